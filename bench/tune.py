@@ -10,6 +10,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median, mode
+from typing import NoReturn
 
 from bench.harness import options, tuned
 from bench.harness.command import requested_sizes
@@ -31,17 +32,19 @@ ROUNDS_A_HEAT = 3  # before the worse half leaves
 LAST_ROUNDS = 24  # for the finalists
 CHUNKS = ("32K", "64K", "128K", "256K", "1M")  # besides the device's own
 FAR_CHUNKS = ("256K", "1M", "2M", "4M")  # of a GPU: each costs a flag across the link
-STORES = ("", "nt", "ntr", "nt+ntr")
+STORES: tuple[str, ...] = ("", "nt", "ntr", "nt+ntr")
 
 
-def candidates(size_bytes: int, far_peers: bool) -> Iterator[str]:
-    """The builds that are worth a trial at a size."""
+def candidates(size_bytes: int, far_peers: bool, memory: str = "mapped") -> Iterator[str]:
+    """The builds that are worth a trial at a size over this kind of memory."""
     # Small results stay in cache: a reader of stores around the caches loses more than the writer
     # gains. A chunk must be shorter than the message.
     stores = STORES if size_bytes >= 1 << 20 else STORES[:2]
     chunks = [chunk for chunk in (FAR_CHUNKS if far_peers else CHUNKS)
               if options.size_bytes(chunk) < size_bytes]
     grids = ["8b", "32b", "256t"] if far_peers else []
+    if memory == "host_staged":  # a GPU caches no stores to it, and each block polls over PCIe
+        stores, grids = STORES[:1], ["2b", *grids]
     if size_bytes <= 32 << 10:
         yield "one_shot_ll"
     if size_bytes <= 64 << 10:
@@ -78,7 +81,8 @@ def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
             tuned.default_folder()
     far_peers = not session.world.device.near_peers
     sweep = SweepOptions(COLLECTIVES["all_reduce"], "float32", "sum", sizes, mode="as_used")
-    suite = prepare_sweep(sweep, session, lambda size: list(candidates(size, far_peers)))
+    memory = session.world.memory
+    suite = prepare_sweep(sweep, session, lambda size: list(candidates(size, far_peers, memory)))
     suite.link_parts.clear()
     return suite
 
@@ -118,8 +122,9 @@ def conclude(table: str | None, result: Result, machine: Machine) -> str:
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
         return "table: none\n"
     ranks = result.run.world["size"]
+    memory = result.cases[0].memory  # all are ours, over one kind of memory
     choices = [TunedChoice("all_reduce", ranks, winner.size_bytes, winner.variant,
-                           winner.link_rtt_ns, winner.name) for winner in winners(result)]
+                           winner.link_rtt_ns, winner.name, memory) for winner in winners(result)]
     if not choices:
         return "table: none, no case was measured often enough; allow more time (--max-time)\n"
     path = Path(table) if table else tuned.default_path(machine)
@@ -127,7 +132,12 @@ def conclude(table: str | None, result: Result, machine: Machine) -> str:
     return f"table: {path}\n"
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """The search, from its command line to its exit status."""
     run_options, sizes = parse()
     policy = RunPolicy(16, ROUNDS_A_HEAT, go_on, partial(conclude, run_options.table))
     start(run_options, lambda session: measure(session, partial(prepare, sizes), policy))
+
+
+if __name__ == "__main__":
+    main()

@@ -36,6 +36,16 @@ def choose(size_bytes: int, ranks: int) -> str:
     return "one_shot_pull" if size_bytes * (ranks - 1) <= 128 << 10 else "two_shot"
 
 
+def choose_through_host(size_bytes: int, ranks: int, registered: bool) -> str:
+    """The default over host memory: a push and a pull both cross PCIe once as stores and once as
+    reads. Two ranks push, because a read is a round trip, and a push leaves only reads of the
+    reader's own slab. More ranks pull: a push stores a copy for each peer. None takes packets, as
+    LL over host memory hung RCCL on gfx12 (ROCm/rocm-systems pull request 7183)."""
+    if size_bytes * (ranks - 1) > 128 << 10:
+        return "two_shot"
+    return "one_shot_push" if ranks == 2 and not registered else "one_shot_pull"
+
+
 def choose_on_gpus(size_bytes: int, ranks: int, registered: bool) -> str:
     """The default all-reduce of GPUs, which store into a peer faster than they read from it:
     packets spare a flag and double the bytes, one_shot_push spares a step and sends most bytes.
@@ -55,6 +65,8 @@ def default_choice(world: World, case: Case, reduces_all: bool) -> str:
         return "direct_pull" if world.device.near_peers or registered else "direct_push"
     if world.device.near_peers:
         return choose(case.segment_bytes, ranks)
+    if world.memory == "host_staged":
+        return choose_through_host(case.segment_bytes, ranks, registered)
     return choose_on_gpus(case.segment_bytes, ranks, registered)
 
 
@@ -63,13 +75,15 @@ def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
     return max(rtt_a_ns, rtt_b_ns) <= SAME_STATE_RATIO * min(rtt_a_ns, rtt_b_ns)
 
 
-def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int) -> list[TunedChoice]:
-    """The best algorithm in each tuned state of the link, at the nearest size that was tuned."""
+def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int,
+                memory: str) -> list[TunedChoice]:
+    """The best algorithm in each tuned state of the link, at the nearest size that was tuned over
+    this kind of memory."""
     if not case.segment_bytes:
         return []
-    key = case.collective.name, ranks, case.variant
+    key = case.collective.name, ranks, case.variant, memory
     comparable = [choice for choice in choices
-                  if (choice.collective, choice.ranks, choice.variant) == key]
+                  if (choice.collective, choice.ranks, choice.variant, choice.memory) == key]
     states: list[list[TunedChoice]] = []
     for choice in sorted(comparable, key=lambda choice: choice.link_rtt_ns):
         if not states or not same_state(states[-1][0].link_rtt_ns, choice.link_rtt_ns):
@@ -89,7 +103,7 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
 
     def bind(world: World, case: Case) -> Bound:
         ranks, by_link = world.communicator.size, dict[float, Operation]()
-        for choice in choices_for(world.choices, case, ranks):
+        for choice in choices_for(world.choices, case, ranks, world.memory):
             bound = bind_named(world, case, choice.algorithm)
             if isinstance(bound, Operation):
                 by_link[choice.link_rtt_ns] = bound

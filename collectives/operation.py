@@ -105,7 +105,8 @@ Bound = Operation | Unsupported  # the reason is a value for the table, not a cr
 
 @dataclass(frozen=True)
 class TunedChoice:
-    """What bench.tune measured as best; a flag's round trip identifies the state of the link."""
+    """What bench.tune measured as best over one kind of memory, `mapped`, `host_staged` or
+    `same_device`; a flag's round trip identifies the state of the link."""
 
     collective: str
     ranks: int
@@ -113,6 +114,7 @@ class TunedChoice:
     variant: str
     link_rtt_ns: float
     algorithm: str
+    memory: str = "mapped"
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,11 @@ class World:
     def clock_shared(self) -> bool:
         """Whether time stamps of different ranks can be compared: CPU ranks of one host."""
         return self.device.clock_shared and not isinstance(self.peers, Unsupported)
+
+    @property
+    def memory(self) -> str:
+        """The kind of the peers' memory, as in tables."""
+        return "mapped" if isinstance(self.peers, Unsupported) else self.peers.kind
 
     @property
     def mapped(self) -> PeerBuffer:

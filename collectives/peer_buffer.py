@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from collectives.communicator import Communicator, Disagreement
+from collectives.refusals import remedy
 from kernels.devices.device import (
     MOST_RANKS,
     PEER_STRUCTURES,
@@ -220,7 +221,7 @@ def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
                 raise
             probe_failed |= isinstance(refusal, ProbeFailed)
             waits.watch.stop = waits.watch.timed_out = 0
-            refusals[sharing] = str(refusal)
+            refusals[sharing] = f"{refusal}{remedy(communicator, str(refusal))}"
     raise (ProbeFailed if probe_failed else Disagreement)("; ".join(_in_words(refusals)))
 
 

@@ -3,6 +3,7 @@
 from collectives.communicator import Communicator, Disagreement
 from collectives.operation import Library, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, ProbeFailed, WaitPolicy, connect
+from collectives.refusals import remedy
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import MOST_RANKS, Device, DeviceError
 
@@ -86,8 +87,8 @@ def open_world(communicator: Communicator, device: Device, waits: WaitPolicy, me
              if memory == "auto" or (memory == "host_staged") == (mode == "host_staged")]
     peers: PeerBuffer | Unsupported
     if communicator.hosts > 1:
-        peers = Unsupported(f"its ranks are on {communicator.hosts} hosts, and memory is mapped "
-                            "within one")
+        reason = f"its ranks are on {communicator.hosts} hosts, and memory is mapped within one"
+        peers = Unsupported(reason + remedy(communicator, reason))
     elif communicator.size > MOST_RANKS:
         peers = Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most")
     elif not modes:

@@ -96,9 +96,16 @@ def use_table(session: Session, machine: Machine) -> None:
     if table is None:
         return
     session.world = replace(session.world, choices=table.picks)
+    memory = session.world.memory
+    picks = [choice for choice in table.picks if choice.memory == memory]
+    if table.picks and not picks:
+        option = "--ranks-share-gpus" if memory == "same_device" else f"--memory {memory}"
+        session.notes.append(f"auto uses its defaults: nothing was tuned over {memory} memory; "
+                             f"run python -m bench.tune {option}.")
+        return
     session.notes.append(f"auto uses the table that bench.tune made in {table.run_id}.")
     trip_ns = communicator.broadcast(round_trip_ns(session))
-    tuned_ns = sorted({round(choice.link_rtt_ns) for choice in table.picks})
+    tuned_ns = sorted({round(choice.link_rtt_ns) for choice in picks})
     if trip_ns and tuned_ns and not any(same_state(trip_ns, state_ns) for state_ns in tuned_ns):
         session.notes.append(
             f"The link's flag takes {trip_ns:.0f} ns now, and bench.tune only measured "

@@ -2,10 +2,11 @@
 guesses nothing: for an unknown fact the page names the command, and if that needs root."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from bench.machine.gpu_state import PEER_STATUS, Facts
-from bench.machine.pci import AMD, describe_rate, gb_s, narrowest
+from bench.machine.pci import AMD, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
+from collectives.refusals import UNSET_LEGACY_IPC
 
 WIDTH = 100
 SMALL_SHM_BYTES = 1 << 30
@@ -23,6 +24,11 @@ AMDGPU_REFUSALS = {"not built": "amdgpu is built without CONFIG_HSA_AMD_P2P",
 
 def problems(facts: Facts) -> Iterator[str]:
     """A sentence for each problem, the worst first."""
+    yield from (f"Peer memory was refused: {refusal}." for refusal in facts["refusals"])
+    yield from _problems_of_the_host(facts)
+
+
+def _problems_of_the_host(facts: Facts) -> Iterator[str]:
     gpus = list(enumerate(facts["gpus"]))
     yield from _refused_peers(facts)
     names = {gpu["bus_id"]: f"GPU {number}" for number, gpu in gpus} | {"switch": "the switch"}
@@ -43,13 +49,10 @@ def problems(facts: Facts) -> Iterator[str]:
     if (shm_bytes := facts["shm_bytes"]) and shm_bytes < SMALL_SHM_BYTES:
         yield (f"/dev/shm holds {shm_bytes >> 20} MiB, NCCL and RCCL may need more:"
                " docker run --ipc=host.")
-    if facts["apart"]:
-        yield ("Ranks in different IPC or PID namespaces cannot map memory: use docker run"
-               " --ipc=host --pid=host.")
 
 
 def _refused_peers(facts: Facts) -> Iterator[str]:
-    """The driver's reasons, each with its pairs, and the refusals of the ranks' own probe."""
+    """The driver's reasons, each with its pairs; pairs without a common root complex; variables."""
     reasons: dict[str, list[str]] = {}
     for pair in facts["pairs"]:
         if pair["status"] not in ("OK", "unknown"):
@@ -57,7 +60,16 @@ def _refused_peers(facts: Facts) -> Iterator[str]:
             reasons.setdefault(_refusal(facts, pair), []).append(name)
     for reason, pairs in reasons.items():
         yield f"No peer access from GPU {', '.join(pairs)}: {reason}."
-    yield from (f"Peer memory was refused: {refusal}." for refusal in facts["refusals"])
+    refused = any("refuses peer access" in refusal for refusal in facts["refusals"])
+    rootless = [f"{pair['reader']} and {pair['owner']}" for pair in facts["pairs"]
+                if pair["path"] in ROOTLESS_PATHS and pair["reader"] < pair["owner"]
+                and (refused or pair["status"] not in ("OK", "unknown"))]
+    if rootless:
+        yield (f"The PCIe paths of GPU {', '.join(rootless)} share no root complex, and peer access"
+               " across root complexes is refused: move a card (lspci -tv shows the slots), or"
+               " measure through the host, first with python -m bench.tune --memory host_staged.")
+    if facts["legacy_ipc"] and not facts["peers"] and not facts["refusals"]:
+        yield f"{UNSET_LEGACY_IPC}."
 
 
 def _refusal(facts: Facts, pair: Facts) -> str:
@@ -154,7 +166,7 @@ def summary(facts: Facts) -> list[str]:
     links = dict.fromkeys(f"{link} (card maximum: {card})" for link, card, _ in rates)
     sentences = [f"Between the GPUs: {'; '.join(paths)}."] if paths else []
     sentences += [f"GPU links at full speed: {'; '.join(links)}."] if links else []
-    sentences = [*sentences, *problems(facts | {"refusals": []})][:3]
+    sentences = [*sentences, *_problems_of_the_host(facts)][:3]
     if any(unknowns(facts)):
         sentences.append("Some facts are unknown: python -m bench.doctor tells how to get them.")
     return sentences
@@ -187,10 +199,15 @@ def page(facts: Facts) -> str:
         if copies:
             lines.append(f"Copies within GPU {number}, read and write, GB/s: {', '.join(copies)}")
     for title, sentences in (("Problems", problems(facts)), ("Unknown", unknowns(facts))):
-        items = [textwrap.fill(sentence, WIDTH, initial_indent="- ", subsequent_indent="  ",
-                               break_on_hyphens=False) for sentence in sentences]
-        lines += ["", f"{title}:", *items] if items else ["", f"{title}: none"]
+        lines += ["", section(title, sentences)]
     return "\n".join(lines)
+
+
+def section(title: str, sentences: Iterable[str]) -> str:
+    """A list of sentences below its title."""
+    items = [textwrap.fill(sentence, WIDTH, initial_indent="- ", subsequent_indent="  ",
+                           break_on_hyphens=False) for sentence in sentences]
+    return "\n".join([f"{title}:", *items]) if items else f"{title}: none"
 
 
 def _table(*titles: str, rows: Sequence[Sequence[str]]) -> list[str]:

@@ -16,10 +16,12 @@ from bench.machine.placement import pin
 from collectives.communicator import Communicator, Disagreement
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy, probe_kernels
+from collectives.refusals import legacy_ipc
 from collectives.world import open_device, open_world
 from kernels.devices.device import Device, DeviceError, Memory, Step, Watch
 
 if TYPE_CHECKING:
+    from collectives.library.gpu import NcclLibrary
     from kernels.devices.gpu import GpuDevice
 
 LOCAL_COPY_BYTES = 256 << 20  # more than a GPU's caches hold
@@ -40,7 +42,8 @@ def examine(bus_ids: Sequence[str]) -> Facts:
     return {"gpus": gpus, "pairs": pairs, "amdgpu_p2p": pci.amdgpu_p2p(),
             "shm_bytes": shutil.disk_usage(SHM).total if os.path.isdir(SHM) else None,
             "virtualisation": virtualisation()["value"],
-            "peers": None, "refusals": [], "apart": False}
+            "legacy_ipc": legacy_ipc() and any(gpu["vendor"] == pci.AMD for gpu in gpus),
+            "peers": None, "refusals": []}
 
 
 def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
@@ -86,12 +89,10 @@ def _pair(reader: Facts, owner: Facts, amd_peers: Facts) -> Facts:
 def examine_peers(communicator: Communicator, device: Device,
                   peers: PeerBuffer | Unsupported) -> Facts:
     """The facts of the GPUs of this host's ranks, and of their peer memory. All ranks call it."""
-    namespaces = [os.readlink(f"/proc/self/ns/{name}") for name in ("ipc", "pid")]
-    ranks = communicator.node_gather((device.facts, namespaces))
-    facts = examine([of_rank["pci_bus_id"] for of_rank, _ in ranks])
-    facts["apart"] = any(of_rank != namespaces for _, of_rank in ranks)
+    ranks = communicator.node_gather(device.facts)
+    facts = examine([of_rank["pci_bus_id"] for of_rank in ranks])
     vendor = {"cuda": pci.NVIDIA, "hip": pci.AMD}[device.name]
-    for gpu, (of_rank, _) in zip(facts["gpus"], ranks, strict=True):
+    for gpu, of_rank in zip(facts["gpus"], ranks, strict=True):
         gpu |= {"name": of_rank["gpu"], "vendor": vendor}
     if isinstance(peers, Unsupported):
         return facts | {"refusals": [peers.reason]}
@@ -151,8 +152,22 @@ def _local_copies_gb_s(world: World) -> dict[str, float]:
     return rates
 
 
-def examine_ranks(communicator: Communicator) -> Facts:
-    """Examines the ranks' GPUs under load; if they do not open, without load, with the reason."""
+def examine_library(world: World) -> list[str]:
+    """Sentences on NCCL or RCCL from its first all-reduce: transport, settings, failure."""
+    try:
+        with world.communicator.together(DeviceError):
+            operation = cast("NcclLibrary", world.library).bind_smallest(world)
+    except Disagreement as refusal:
+        return [f"{refusal}."]
+    notes: list[str] = world.library.describe(world)["notes"]
+    reason = operation.reason.rstrip(".") if isinstance(operation, Unsupported) else ""
+    is_noted = any(reason in note or note.rstrip(".") in reason for note in notes)
+    return notes if is_noted or not reason else [f"{reason}.", *notes]
+
+
+def examine_ranks(communicator: Communicator) -> tuple[Facts, World | None]:
+    """Examines the ranks' GPUs under load; if they do not open, without load, with the reason. The
+    world if peers' memory is mapped."""
     gpu = None
     try:
         device, notes = open_device(communicator, "auto", share_gpus=False)
@@ -166,9 +181,9 @@ def examine_ranks(communicator: Communicator) -> Facts:
         facts = examine_peers(communicator, device, world.peers)
         if facts["peers"]:
             _load(world, facts)
-        return facts
+        return facts, world
     except Disagreement as refusal:
         reason = str(refusal).removesuffix(".")
         if gpu:
-            return examine_peers(communicator, gpu, Unsupported(reason))
-        return examine(pci.gpu_bus_ids()) | {"refusals": [reason]}
+            return examine_peers(communicator, gpu, Unsupported(reason)), None
+        return examine(pci.gpu_bus_ids()) | {"refusals": [reason]}, None

@@ -22,6 +22,10 @@ ACS_CAPABILITY, ACS_REDIRECTS = 0x000D, 0b1100  # P2P request redirect and compl
 XGMI = "11"  # HSA_IOLINK_TYPE_XGMI, a link type of KFD's topology
 IOMMU_TYPES = {"identity": "passthrough", "DMA": "translating", "DMA-FQ": "translating"}
 
+# Paths between devices below different root complexes.
+ROOTLESS_PATHS = ("PCIe, two root complexes, sockets unknown", "PCIe, across sockets",
+                  "PCIe, two root complexes of one socket")
+
 Rate = tuple[float, int]  # GT/s and lanes of a link
 
 
@@ -127,9 +131,8 @@ def path_between(a: str, b: str) -> tuple[str, list[str]]:
         return "PCIe, same root complex", []
     sockets = {_socket(attribute(gpu, "numa_node")) for gpu in (a, b)}
     if "" in sockets:
-        return "PCIe, two root complexes, sockets unknown", []
-    path = "across sockets" if len(sockets) > 1 else "two root complexes of one socket"
-    return f"PCIe, {path}", []
+        return ROOTLESS_PATHS[0], []
+    return ROOTLESS_PATHS[1 if len(sockets) > 1 else 2], []
 
 
 def _socket(node: str) -> str:

@@ -36,11 +36,38 @@ TUNINGS = {"hip": ("NCCL_PROTO=LL", "NCCL_PROTO=Simple"),
                     "NCCL_ALGO=Tree", "CTAs=4", "CTAs=16")}
 TUNING_ROUNDS, TUNING_CALLS = 3, 20
 FIRST_CALL_S = 20.0  # kernels of NCCL and RCCL have no timeout
-LL_ON_GFX12 = "NCCL_PROTO=LL is out: RCCL's LL never ends on gfx12 (ROCm/rocm-systems issue 5480)."
+# On gfx12 LL has no memory order that makes stores visible (ROCm/rocm-systems issue 5480). Pull
+# requests 6966 and 7183 of June 2026 repair it: too late for 2.28.3, and no list of changes names
+# them, so the first release counts that certainly has them. 2.27.7 began to choose LL by itself.
+LL_CHOSEN_SINCE, LL_REPAIRED_SINCE = 22707, 23007
+LL_ON_GFX12 = ("NCCL_PROTO=LL is out: RCCL's LL never ends on gfx12 before 2.30.7 "
+               "(ROCm/rocm-systems issue 5480).")
+SET_SIMPLE = ("RCCL before 2.30.7 chooses LL on gfx12 by itself, and may never end: export "
+              "NCCL_PROTO=Simple, or update ROCm (ROCm/rocm-systems issue 5480).")
 ONCE_A_PROCESS = ("NCCL_P2P_LEVEL=SYS was not tried: RCCL reads it once a process. On AMD CPUs it "
                   "is the default; on others set it for the run, and all of RCCL's rows have it.")
 
 Call = tuple[str, tuple[int, ...]]  # a function, and its arguments before communicator and stream
+
+
+def has_endless_ll(arch: str, version: int) -> bool:
+    """Whether this RCCL's LL protocol may never end on this architecture."""
+    return arch.startswith("gfx12") and version < LL_REPAIRED_SINCE
+
+
+def chooses_endless_ll(arch: str, version: int) -> bool:
+    """Whether this RCCL may use that protocol though the user did not request it."""
+    return (has_endless_ll(arch, version) and version >= LL_CHOSEN_SINCE
+            and "NCCL_PROTO" not in os.environ)
+
+
+def cure_for_staging(memory: str) -> str:
+    """What to type if the library goes through the host while we use this kind of memory."""
+    if memory == "host_staged":
+        return "our kernels go through the host too, and bench.doctor says why"
+    if "NCCL_P2P_DISABLE" in os.environ:
+        return "unset NCCL_P2P_DISABLE"
+    return "our kernels reach the peers: export NCCL_P2P_LEVEL=SYS"
 
 
 class NcclLibrary(Library):
@@ -104,11 +131,15 @@ class NcclLibrary(Library):
         except DeviceError as error:
             return Unsupported(str(error))
 
-    def barrier(self, world: World) -> Step:
-        """An all-reduce of one element: no rank leaves it before all ranks have entered."""
+    def bind_smallest(self, world: World) -> Bound:
+        """Binds an all-reduce of one element. Raises DeviceError."""
         word = self.device.private(4).address
         case = Case(COLLECTIVES["all_reduce"], 1, DATATYPES["int32"], "sum", word, word, True)
-        operation = self.bind(world, case)
+        return self.bind(world, case)
+
+    def barrier(self, world: World) -> Step:
+        """An all-reduce of one element: no rank leaves it before all ranks have entered."""
+        operation = self.bind_smallest(world)
         if isinstance(operation, Unsupported):
             why = world.peers.reason if isinstance(world.peers, Unsupported) else ""
             raise DeviceError(f"{why}; ranks without memory in common need the GPUs' library to "
@@ -125,16 +156,19 @@ class NcclLibrary(Library):
         return {"library": library.name, "binding": library.binding,
                 "transports": {label: pairs for label, pairs in transports.items() if pairs},
                 "channels": {label: nccl.channels(log) for label, log in library.logs.items()},
-                "notes": self._notes(library, transports)}
+                "notes": self._notes(library, transports, world.memory)}
 
-    def _notes(self, library: Nccl, transports: dict[str, dict[str, list[str]]]) -> list[str]:
+    def _notes(self, library: Nccl, transports: dict[str, dict[str, list[str]]],
+               memory: str) -> list[str]:
         notes = list(library.refused.values())
         if self.memories:
             notes.append(f"{library.name} works on buffers from ncclMemAlloc, and our algorithms "
                          "on buffers that all ranks map.")
+        if chooses_endless_ll(self.device.arch, library.version):
+            notes.append(SET_SIMPLE)
         if silent := [label for label, pairs in transports.items() if not pairs]:
             why = ("gave no channel lines" if library.log else
-                   "is set, and only a log file of this program is read")
+                   "is set, and only a log file of this program is read: unset NCCL_DEBUG_FILE")
             notes.append(f"The transport of {library.name} is unknown ({', '.join(silent)}): "
                          f"NCCL_DEBUG_FILE {why}.")
         used = sorted({(transport, pair) for pairs in transports.values()
@@ -143,7 +177,7 @@ class NcclLibrary(Library):
                   if transport.startswith(("SHM", "direct shared", "NET"))]
         if staged and self.ranks.hosts == 1:
             notes.append(f"{library.name} went through host memory ({staged[0]}): it is not a "
-                         "peer-to-peer baseline.")
+                         f"peer-to-peer baseline; {cure_for_staging(memory)}.")
         if self.is_rccl and os.environ.get("HSA_FORCE_FINE_GRAIN_PCIE") != "1":
             notes.append("HSA_FORCE_FINE_GRAIN_PCIE=1 is not set; RCCL's README asks for it if "
                          "GPUs peer over PCIe.")
@@ -243,7 +277,7 @@ class NcclLibrary(Library):
             raise DeviceError(library.refused["plain"])
         if self.is_rccl and "NCCL_P2P_LEVEL" not in os.environ:
             library.refused["NCCL_P2P_LEVEL=SYS"] = ONCE_A_PROCESS
-        if self.device.arch.startswith("gfx12"):
+        if has_endless_ll(self.device.arch, library.version):
             library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
         operations: list[Operation] = []
         groups = self._groups(library, case)

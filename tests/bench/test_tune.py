@@ -1,6 +1,7 @@
 """Builds by name, the search for the best build, and `auto`, which uses this machine's table."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,19 +11,50 @@ from bench import tune
 from bench.harness import tuned
 from bench.harness.head import Machine
 from bench.harness.iteration import Iteration
-from collectives.algorithm import ALGORITHMS, choices_for, named
+from collectives.algorithm import ALGORITHMS, choices_for, choose, choose_through_host, named
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Build, Case, TunedChoice
+from collectives.operation import Build, Case, TunedChoice, Unsupported, World
 from reports.store.result import ResultError, read
 from reports.store.schema import Block
 from reports.tables.tune import FINALISTS, winners
-from tests.launch import mpirun
+from tests import fake_gpu
+from tests.launch import FULL, mpirun
 from tests.reports.synthetic_run import write_run
 
 ANY = {"collective": "all_reduce", "ranks": 2, "size_bytes": 16384, "variant": "copied", "link_rtt_ns": 100.0,
        "algorithm": "ring"}
 QUICK = ("-b", "16K", "-e", "16K", "--max-time", "5")
 KNOWN = ALGORITHMS["all_reduce"]
+# The search among few candidates, without chains of calls: launches of the software GPU are slow.
+TWO_CANDIDATES = """
+import bench.harness.suite as suite
+import bench.tune as tune
+suite.MOST_CHAINED_BYTES = 0
+tune.candidates = lambda size, far_peers, memory: ["one_shot_push+2b", "two_shot"]
+tune.main()
+"""
+# The algorithms behind `auto` without a table, and with one.
+AUTO_OVER_HOST_MEMORY = """
+from dataclasses import replace
+from collectives.algorithm import ALGORITHMS
+from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.communicator import Communicator
+from collectives.operation import Case, TunedChoice
+from collectives.peer_buffer import WaitPolicy
+from collectives.world import open_device, open_world
+from kernels.devices.device import Watch
+ranks = Communicator()
+device, _ = open_device(ranks, "cuda", False)
+world = open_world(ranks, device, WaitPolicy(device.watch(Watch()), yields=True), "host_staged")
+case = Case(COLLECTIVES["all_reduce"], 4096, DATATYPES["float32"], "sum", device.private(16384).address,
+            device.private(16384).address)
+choices = [TunedChoice("all_reduce", 2, 16384, "copied", 100.0, name, memory)
+           for name, memory in (("ring", "mapped"), ("two_shot+2b", "host_staged"))]
+chosen = [ALGORITHMS["all_reduce"]["auto"].bind(world, case).chosen for world in
+          (world, replace(world, choices=choices))]
+if ranks.rank == 0:
+    print(world.memory, *chosen)
+"""
 
 
 def run(folder, *options, command="allreduce", ranks=2):
@@ -70,10 +102,10 @@ def test_an_unwritable_table_is_refused_before_the_search(tmp_path):
     assert done.stderr == "bench.tune: rank 0: cannot write /nowhere/table.json: No such file or directory\n"
 
 
-@pytest.mark.parametrize("gpu", [False, True])
-def test_every_candidate_has_a_meaning_and_a_unique_name(gpu):
+@pytest.mark.parametrize(("gpu", "memory"), [(False, "mapped"), (True, "mapped"), (True, "host_staged")])
+def test_every_candidate_has_a_meaning_and_a_unique_name(gpu, memory):
     for size in (1 << power for power in range(10, 27)):
-        names = list(tune.candidates(size, gpu))
+        names = list(tune.candidates(size, gpu, memory))
         assert len(set(names)) == len(names) >= 4
         for name in names:
             build = Build.parse(named(KNOWN, name).name.partition("+")[2])
@@ -225,7 +257,7 @@ def test_auto_uses_the_nearest_size_with_the_same_number_of_ranks():
 
     def picks(count, ranks, collective="all_reduce"):
         case = Case(COLLECTIVES[collective], count, DATATYPES["float32"], "sum", 0, 0)
-        return [pick.algorithm for pick in choices_for(choices, case, ranks)]
+        return [pick.algorithm for pick in choices_for(choices, case, ranks, "mapped")]
 
     assert [picks(count, 2) for count in (1, 4096, 32000, 33000, 1 << 24)] == [["a"], ["a"], ["a"], ["b"], ["b"]]
     assert picks(4096, 4) == ["c"]
@@ -237,8 +269,62 @@ def test_each_state_uses_its_own_nearest_size():
     choices = [TunedChoice("all_reduce", 2, size, "copied", ns, name) for size, ns, name in
              ((16384, 100.0, "a"), (1 << 20, 115.0, "b"), (65536, 500.0, "c"))]
     case = Case(COLLECTIVES["all_reduce"], 1 << 18, DATATYPES["float32"], "sum", 0, 0)
-    nearest = choices_for(choices, case, 2)
+    nearest = choices_for(choices, case, 2, "mapped")
     assert [(choice.algorithm, choice.link_rtt_ns) for choice in nearest] == [("b", 115.0), ("c", 500.0)]
+
+
+def test_each_kind_of_memory_uses_its_own_choices():
+    choices = [TunedChoice("all_reduce", 2, 16384, "copied", 100.0, name, memory) for name, memory in
+               (("a", "mapped"), ("b", "host_staged"))]
+    case = Case(COLLECTIVES["all_reduce"], 4096, DATATYPES["float32"], "sum", 0, 0)
+    best = {memory: [choice.algorithm for choice in choices_for(choices, case, 2, memory)]
+            for memory in ("mapped", "host_staged", "same_device")}
+    assert best == {"mapped": ["a"], "host_staged": ["b"], "same_device": []}
+
+
+def test_without_a_table_two_ranks_push_small_messages_through_the_host():
+    sizes = 16 << 10, 128 << 10, 256 << 10
+    assert [choose_through_host(size, 2, False) for size in sizes] == ["one_shot_push", "one_shot_push", "two_shot"]
+    assert [choose(size, 2) for size in sizes] == ["one_shot_pull", "one_shot_pull", "two_shot"]
+    assert choose_through_host(16 << 10, 4, False) == "one_shot_pull"
+
+
+def test_the_search_stores_the_kind_of_memory(tmp_path):
+    result = write_run(tmp_path, sizes=[16384], algorithms=["ring", "two_shot"], modes=["isolated"], n_blocks=12)
+    for case in result.cases:
+        case.memory = "host_staged"
+    machine = cast(Any, SimpleNamespace(machine_id="m", software_id="s"))
+    assert tune.conclude(str(tmp_path / "table.json"), result, machine) == f"table: {tmp_path / 'table.json'}\n"
+    assert {choice.memory for choice in tuned.load(tmp_path / "table.json", machine).picks} == {"host_staged"}
+
+
+def test_auto_over_host_memory_uses_its_own_default_and_choices_on_a_fake_gpu():
+    done = mpirun(2, "-c", AUTO_OVER_HOST_MEMORY, **cast(Any, fake_gpu.environment()))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["host_staged", "one_shot_push", "two_shot+2b"]
+
+
+def test_a_run_says_if_its_memory_was_not_tuned(tmp_path):
+    table = tmp_path / "table.json"
+    choice = TunedChoice("all_reduce", 2, 4096, "copied", 100.0, "ring", "host_staged")
+    machine = Machine({}, [], None, "m", "s")
+    tuned.add(table, machine, "run", [choice])
+    ranks = SimpleNamespace(rank=0, broadcast=lambda value: value, together=lambda *errors: nullcontext())
+    world = World(cast(Any, ranks), cast(Any, None), Unsupported("none"), cast(Any, None), cast(Any, None))
+    session = SimpleNamespace(options=SimpleNamespace(tuned=str(table)), communicator=ranks, world=world, notes=[])
+    tuned.use_table(cast(Any, session), machine)
+    assert session.notes == [
+        "auto uses its defaults: nothing was tuned over mapped memory; run python -m bench.tune --memory mapped."]
+
+
+@pytest.mark.skipif(not FULL, reason="slow on the software GPU: make reliability")
+def test_the_search_over_host_memory_on_a_fake_gpu(tmp_path):
+    table, options = tmp_path / "table.json", ("-b", "4K", "-e", "4K", "--max-time", "90", "--device", "cuda")
+    done = mpirun(2, "-c", TWO_CANDIDATES, *options, "--memory", "host_staged", "--table", str(table), "--out",
+                  str(tmp_path / "tune"), **cast(Any, fake_gpu.environment(closed=0)))
+    assert done.returncode == 0, done.stderr
+    picks = json.loads(table.read_text())["picks"]
+    assert {(pick["memory"], pick["variant"]) for pick in picks} == {("host_staged", "copied")}
 
 
 @pytest.mark.parametrize(("changed", "sentence"), [

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from collectives.library import gpu as library_gpu
+from collectives.library.gpu import chooses_endless_ll, cure_for_staging, has_endless_ll
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, mpirun
 
@@ -62,9 +63,8 @@ def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph
             assert len(report["results"]) == 2 * len(request["variants"]) * len(request["cases"])
             assert set(map(tuple, report["results"].values())) == {(0, 0)}
             assert report["environment"]
-        # Each has its own communicator. LL is not tried on the fake's gfx1201.
-        labels = {"plain", *library_gpu.TUNINGS[device]} - ({"NCCL_PROTO=LL"} if device == "hip" else set())
-        assert set(reports[1]["head"]["transports"]) == labels
+        # Each has its own communicator.
+        assert set(reports[1]["head"]["transports"]) == {"plain", *library_gpu.TUNINGS[device]}
         windows = {label for label, number in reports[1]["windows"].items() if number}
         assert windows == ({"registered"} if device == "cuda" else set())
 
@@ -249,10 +249,16 @@ def test_a_setting_that_rccl_refuses_or_ignores_is_left_out_on_a_fake_gpu(faults
 def test_a_transport_through_the_host_is_not_called_a_baseline_on_a_fake_gpu(way):
     head = on_fake_gpus(way=way)[1]["head"]
     assert head["transports"]["plain"] == {"0 -> 1": [way], "1 -> 0": [way]}
-    assert head["notes"] == [
-        OWN_BUFFERS,
-        f"NCCL 2.32.3 went through host memory ({way}, ranks 0 -> 1): it is not a peer-to-peer baseline.",
-        f"NCCL 2.32.3, through nccl4py 0.6.0, uses {way}."]
+    through_the_host = f"NCCL 2.32.3 went through host memory ({way}, ranks 0 -> 1): it is not a peer-to-peer baseline;"
+    assert head["notes"] == [OWN_BUFFERS, f"{through_the_host} our kernels reach the peers: export NCCL_P2P_LEVEL=SYS.",
+                             f"NCCL 2.32.3, through nccl4py 0.6.0, uses {way}."]
+
+
+def test_a_library_that_goes_through_the_host_gets_the_cure_that_fits(monkeypatch):
+    assert "export NCCL_P2P_LEVEL=SYS" in cure_for_staging("mapped")
+    assert "bench.doctor" in cure_for_staging("host_staged"), "no setting of NCCL's gives peer access"
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
+    assert cure_for_staging("mapped") == "unset NCCL_P2P_DISABLE"
 
 
 def test_the_users_debug_settings_still_print_on_a_fake_gpu(tmp_path):
@@ -267,7 +273,7 @@ def test_the_users_debug_settings_still_print_on_a_fake_gpu(tmp_path):
     assert to_file["head"]["notes"] == [
         OWN_BUFFERS,
         "The transport of NCCL 2.32.3 is unknown (plain, registered): NCCL_DEBUG_FILE is set, and only a log "
-        "file of this program is read."
+        "file of this program is read: unset NCCL_DEBUG_FILE."
     ]
 
 
@@ -304,13 +310,24 @@ def test_a_library_that_hangs_is_aborted_and_unsupported_on_a_fake_gpu():
         late = "plain: ncclAllReduce of RCCL 2.32.3 did not end in 1 s."
         case = "float32 sum out 1000"
         assert report["results"] == {f"plain {case}": f"rank 0: {late}", f"tuned {case}": [0, 0]}
-        assert report["chosen"] == {"tuned float32 sum out 1000": "NCCL_PROTO=Simple"}
+        assert report["chosen"][f"tuned {case}"] in library_gpu.TUNINGS["hip"]
         assert late in report["head"]["notes"]
 
 
 def test_a_protocol_that_hangs_on_a_card_is_not_tried_there_on_a_fake_gpu():
-    for report in on_fake_gpus("hip", stands_still="LL"):
+    for report in on_fake_gpus("hip", stands_still="LL", version=22707):
         assert any("LL never ends on gfx12" in note for note in report["head"]["notes"])
+        assert any("may never end: export NCCL_PROTO=Simple" in note for note in report["head"]["notes"])
+
+
+def test_an_rccl_whose_ll_may_hang_is_known_by_its_version(monkeypatch):
+    monkeypatch.delenv("NCCL_PROTO", raising=False)
+    versions = 22703, 22707, 23004, 23007
+    assert [has_endless_ll("gfx1201", version) for version in versions] == [True, True, True, False]
+    assert [chooses_endless_ll("gfx1200", version) for version in versions] == [False, True, True, False]
+    assert not chooses_endless_ll("gfx1100", 22707)
+    monkeypatch.setenv("NCCL_PROTO", "Simple")
+    assert not chooses_endless_ll("gfx1201", 22707)
 
 
 def test_a_peer_lost_during_a_run_is_reported_without_its_address_on_a_fake_gpu():

@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -25,6 +26,7 @@ static const Error ERRORS[] = {
     {2, "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "hipErrorOutOfMemory", "out of memory", nullptr},
     {3, "cudaErrorInitializationError", "CUDA_ERROR_NOT_INITIALIZED", "hipErrorNotInitialized", "initialization error",
      nullptr},
+    {17, "cudaErrorInvalidDevicePointer", nullptr, "hipErrorInvalidDevicePointer", "invalid device pointer", nullptr},
     {35, "cudaErrorInsufficientDriver", nullptr, "hipErrorInsufficientDriver",
      "CUDA driver version is insufficient for CUDA runtime version",
      "driver version is insufficient for runtime version"},
@@ -344,8 +346,16 @@ int gpu_pointer_attributes(void* pointer, int* type, int* device) {
   return !known && hip ? 1 : 0;
 }
 
+// As without AMD's own driver module: ROCm's older IPC fails, and the newer one needs a common network namespace.
+static bool shares_network_with(pid_t pid) {
+  struct stat own, other;
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/ns/net", pid);
+  return !stat("/proc/self/ns/net", &own) && !stat(path, &other) && own.st_ino == other.st_ino;
+}
 int gpu_export(void* pointer, Handle* handle) {
   if (const int status = entering("ipcGetMemHandle")) return status;
+  if (is_hip() && setting("HSA_ENABLE_IPC_MODE_LEGACY", 0)) return 1;
   std::lock_guard<std::mutex> held(lock);
   auto it = holding((uintptr_t)pointer);
   if (it == allocations.end() || it->second.kind != DEVICE_MEMORY) return 1;
@@ -358,6 +368,7 @@ int gpu_import(void** pointer, const Handle* handle, unsigned flags) {
   if (const int status = entering("ipcOpenMemHandle", handle->bytes)) return status;
   if (flags != 1 || memcmp(handle->magic, "sw-gpu", 7)) return 1;
   if (handle->pid == getpid()) return 201;
+  if (is_hip() && !shares_network_with(handle->pid)) return 17;
   if (handle->device != device_now() && setting("FAKE_GPU_PEER", 1) == 0) return 217;
   std::lock_guard<std::mutex> held(lock);
   for (auto& a : allocations)

@@ -67,13 +67,17 @@ def copy_kernels(folder: Path, patches: Iterable[Patch]) -> Path:
     return kernels
 
 
-def tree(folder: Path, *names: str) -> Path:
+def tree(folder: Path, *names: str, breaks_probe: bool = False) -> Path:
     """Makes a project with the named `PATCHES` in its kernels below `folder` and returns `folder`.
 
     A program that runs with this folder as its working directory imports and compiles the patched
-    kernels. Raises ValueError.
+    kernels. The probe of memory would refuse to run most of them, and stays whole unless
+    `breaks_probe`. Raises ValueError.
     """
-    copy_kernels(folder, [patch for name in names for patch in PATCHES[name]])
+    kernels = copy_kernels(folder, [patch for name in names for patch in PATCHES[name]])
+    if not breaks_probe:
+        (kernels / "whole").symlink_to(ROOT / "kernels")
+        (kernels / "memory_probe.cu").write_text('#include "whole/memory_probe.cu"\n')
     for name in UNCHANGED:
         (folder / name).symlink_to(ROOT / name)
     return folder

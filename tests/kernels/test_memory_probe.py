@@ -38,7 +38,7 @@ def test_cpu_memory_passes_and_a_broken_build_does_not(names, accesses, tmp_path
     """The second build has no release for streamed stores, and delays them as the hardware may."""
     if names[0] == "without the wait":
         assert probed()["sharing"] == "memfd"
-    reason = probed(folder=tree(tmp_path / "tree", *names))["reason"]
+    reason = probed(folder=tree(tmp_path / "tree", *names, breaks_probe=True))["reason"]
     assert "within one launch rank " in reason
     assert reason.endswith(f"by accesses of {accesses}"), reason
 
@@ -74,6 +74,6 @@ def test_the_probe_decides_which_memory_is_used_on_a_fake_gpu(faults, sharing, r
 )
 def test_a_build_without_a_part_of_the_protocol_is_found_on_a_fake_gpu(patch, sentence, tmp_path):
     """This memory is right only for kernels that fence: its cache writes back and forgets at fences."""
-    apply(tree(tmp_path / "tree"), [patch])
+    apply(tree(tmp_path / "tree", breaks_probe=True), [patch])
     report = on_a_fake_gpu(folder=tmp_path / "tree", cached=3, coherent="fence")
     assert report["refusals"][0].startswith(f"mapped uncached: {sentence}")

@@ -17,14 +17,16 @@ from bench.machine.diagnosis import page, problems, summary, unknowns
 from bench.machine.gpu_state import link_facts
 from bench.machine.gpus import examine
 from tests.bench.machines import fake_nvml, lay_out, recorded, with_acs, write
-from tests.fake_gpu import environment
-from tests.launch import mpirun
+from tests.fake_gpu import environment, fake_nccl
+from tests.launch import few, mpirun
 
 # The copies within a GPU, 256 MiB, take long on GPUs in software.
 SMALL_COPIES = """
 import bench.machine.gpus as gpus
+import collectives.library.gpu as library
 from bench.doctor import main
 gpus.LOCAL_COPY_BYTES = 1 << 20
+library.FIRST_CALL_S = 1.0
 main()
 """
 VEGA20_PAIR = "two_vega20_under_a_switch"
@@ -240,10 +242,30 @@ def test_the_small_shm_of_a_container_is_a_problem(tmp_path, machine, monkeypatc
     assert only(problems(examine(["0000:3f:00.0"])), "/dev/shm holds 64 MiB", "--ipc=host")
 
 
-def test_ranks_in_several_containers_are_reported_with_the_remedy(tmp_path, machine):
+def test_a_variable_that_breaks_ipc_is_a_problem_until_memory_was_tested(tmp_path, machine, monkeypatch):
     machine(amd_pair(tmp_path))
-    facts = examine(["0000:3f:00.0"]) | {"apart": True}
-    assert only(problems(facts), "docker run --ipc=host --pid=host")
+    monkeypatch.setenv("HSA_ENABLE_IPC_MODE_LEGACY", "1")
+    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
+    assert only(problems(facts), "HSA_ENABLE_IPC_MODE_LEGACY=1 is set", ": unset HSA_ENABLE_IPC_MODE_LEGACY.")
+    assert not [s for s in problems(facts | {"peers": "mapped"}) if "LEGACY" in s]
+    monkeypatch.setenv("HSA_ENABLE_IPC_MODE_LEGACY", "0")
+    assert not [s for s in problems(examine(["0000:3f:00.0"])) if "LEGACY" in s]
+
+
+def test_refused_peers_without_a_common_root_complex_are_named(tmp_path, machine):
+    """The pair's paths are from the recorded machine. That they share no root is a problem only if access is refused:
+    these two cards were peers."""
+    machine(lay_out(tmp_path, "two_mi210_across_sockets"))
+    facts = examine(["0000:23:00.0", "0000:83:00.0"])
+    assert facts["pairs"][0]["path"] == "PCIe, across sockets"
+    assert not [s for s in problems(facts) if "root complex" in s]
+    facts |= {"peers": "host_staged", "refusals": [
+        "mapped: rank 0: the driver refuses peer access from GPU 0000:23:00.0 to GPU 0000:83:00.0"]}
+    sentence = only(problems(facts), "The PCIe paths of GPU 0 and 1 share no root complex")
+    assert "python -m bench.tune --memory host_staged" in sentence
+    assert sentence in summary(facts)
+    facts |= {"refusals": ["mapped: rank 1: ipcOpenMemHandle fails"]}
+    assert not [s for s in problems(facts) if "root complex" in s]
 
 
 def test_a_link_above_the_switch_that_a_pair_shares_does_not_count_on_its_path(tmp_path, machine):
@@ -296,6 +318,25 @@ def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():
     assert done.returncode == 0, done.stderr
     assert re.search(r"0 reads 1 .* host_staged", done.stdout)
     assert "Peer memory was refused: mapped: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("faults", "sentence"),
+    few([
+        ({"way": "SHM/direct/direct"},
+         "NCCL 2.32.3 went through host memory (SHM/direct/direct, ranks 0 -> 1): it is not a peer-to-peer baseline; "
+         "our kernels reach the peers: export NCCL_P2P_LEVEL=SYS."),
+        ({"stands_still": "default"}, "- plain: ncclAllReduce of NCCL 2.32.3 did not end in 1 s."),
+        ({"binding": "none"}, "- The GPUs' own library is not measured: NCCL is not installed: pip install nccl4py"),
+        ({"fail": "ncclAllReduce:rank1"}, "- rank 1: ncclAllReduce of NCCL 2.32.3 fails: unhandled cuda error"),
+    ], 1),
+)  # fmt: skip
+def test_the_library_s_way_and_its_failures_follow_the_page_on_a_fake_gpu(faults, sentence):
+    done = mpirun(2, "-c", SMALL_COPIES, timeout_s=120, **fake_nccl.environment(**faults))
+    assert done.returncode == 0, done.stderr
+    page, _, library = done.stdout.partition("\nLibrary:")
+    assert "0 reads 1" in page
+    assert sentence in " ".join(library.split())
 
 
 def test_gpus_are_examined_even_if_no_peer_memory_works_on_a_fake_gpu():

@@ -15,11 +15,12 @@ from bench.harness.options import RunOptions
 from bench.harness.run import measure
 from bench.harness.session import PING_PONGS, SHARED_PING_PONGS, Session, start
 from bench.harness.suite import Suite
+from collectives.allreduce_copy_engine import pushed, shared_engine
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import Case, Operation
 from collectives.peer_buffer import probe_kernels
-from kernels.devices.device import PEER_STRUCTURES, DeviceError, Memory, Step, Transfer
+from kernels.devices.device import PEER_STRUCTURES, CopyEngine, DeviceError, Memory, Step, Transfer
 from reports.store.schema import CaseHeader
 
 ABOUT = ("Times the wire between every two ranks: push, pull, both ways at once, flags, launches, "
@@ -62,12 +63,14 @@ class Part(NamedTuple):
 @dataclass(frozen=True)
 class Wire:
     """Registered buffers of this rank, and the argument of a launch, with every rank's buffers as
-    mapped here, still without a count and ranks; `keep` are the buffers of its host copy."""
+    mapped here, still without a count and ranks; `keep` are the buffers of its host copy; `engine`
+    if all ranks have one."""
 
     session: Session
     buffers: Buffers
     transfer: Transfer
     keep: tuple[Memory, Memory]
+    engine: CopyEngine | None
 
 
 def parse() -> tuple[RunOptions, tuple[int, ...]]:
@@ -99,15 +102,16 @@ def matchings(ranks: int) -> list[Pairs]:
     return [pairs for pairs in sets if len(pairs) > 1]
 
 
-def parts(ranks: int) -> dict[str, list[Part]]:
-    """All measurements between this many ranks, by algorithm: bandwidths, contention, latencies."""
+def parts(ranks: int, engines: bool = False) -> dict[str, list[Part]]:
+    """All measurements between this many ranks, by algorithm: bandwidths, contention, latencies;
+    with `engines`, pushes by copy engines too."""
     one_way: list[Pairs] = [(pair,) for pair in permutations(range(ranks), 2)]
     both_ways: list[Pairs] = [((a, b), (b, a)) for a, b in combinations(range(ranks), 2)]
     own: list[Pairs] = [((rank, rank),) for rank in range(ranks)]
     measured = {
-        "push": one_way, "pull": one_way, "both_directions": both_ways, "local_copy": own,
-        "disjoint_pairs": matchings(ranks), "host_copy_beside": one_way, "ping_pong": both_ways,
-        "launch": own}
+        "push": one_way, "pull": one_way, "engine_push": one_way if engines else [],
+        "both_directions": both_ways, "local_copy": own, "disjoint_pairs": matchings(ranks),
+        "host_copy_beside": one_way, "ping_pong": both_ways, "launch": own}
     return {algorithm: [Part(algorithm, pairs) for pairs in moves]
             for algorithm, moves in measured.items()}
 
@@ -121,14 +125,16 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     suite = Suite()
     session.flight.note("compile", text="link")
     with session.communicator.together(DeviceError, MemoryError):
-        for algorithm, same_kind in parts(session.communicator.size).items():
+        measured = parts(session.communicator.size, wire.engine is not None)
+        for algorithm, same_kind in measured.items():
             for size, part in product(few_sizes.get(algorithm, sizes), same_kind):
                 header = CaseHeader(
                     collective=LINK.name, shape=dict(part.shape), size_bytes=size,
                     count=size // DATATYPE.size_bytes, datatype=DATATYPE.name, redop="none",
                     algorithm=algorithm, memory=session.world.mapped.kind)
                 suite.add(header, iteration_of_part(wire, part, size))
-        suite.link_parts[contended] = link_parts(session.world, wire.buffers, contended)
+        suite.link_parts[contended] = link_parts(session.world, wire.buffers, contended,
+                                                 wire.engine)
     return suite
 
 
@@ -145,7 +151,7 @@ def open_wire(session: Session, size_bytes: int) -> Wire:
         arguments.sends[rank], arguments.receives[rank] = its_send.address, its_receive.address
     buffers = Buffers(send, receive, session.options.seed)
     transfer = Transfer(arguments, -1, -1, on_host.address, on_device.address, BACKGROUND_BYTES)
-    return Wire(session, buffers, transfer, (on_host, on_device))
+    return Wire(session, buffers, transfer, (on_host, on_device), shared_engine(session.world))
 
 
 def bind(wire: Wire, part: Part, count: int) -> Operation:
@@ -155,11 +161,13 @@ def bind(wire: Wire, part: Part, count: int) -> Operation:
     transfer = Transfer.from_buffer_copy(wire.transfer)
     transfer.ranks.count = count
     blocks = 1 if part.algorithm == "ping_pong" else world.device.blocks_for(4 * count)
+    transfer.to = dict(part.pairs).get(rank, -1)
+    transfer.from_ = {target: source for source, target in part.pairs}.get(rank, -1)
     if part.algorithm == "local_copy":
         step = Step(probe_kernels(world.device, ranks).kernel("copy_local"), transfer.ranks, blocks)
+    elif part.algorithm == "engine_push" and wire.engine:
+        step = pushed(world, wire.engine, transfer)
     else:
-        transfer.to = dict(part.pairs).get(rank, -1)
-        transfer.from_ = {target: source for source, target in part.pairs}.get(rank, -1)
         kernels = world.device.compile("link", {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
         step = Step(kernels.kernel(ENTRIES.get(part.algorithm, "link_push")), transfer, blocks)
     return Operation(step, world.device.caller(step), keep=wire)

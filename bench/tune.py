@@ -20,6 +20,7 @@ from bench.harness.run import Run, RunPolicy, measure
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
+from collectives.allreduce_copy_engine import LEAST_BYTES
 from collectives.collective import COLLECTIVES
 from collectives.operation import TunedChoice
 from reports.store.case import costs_in, find_states
@@ -57,6 +58,11 @@ def candidates(size_bytes: int, far_peers: bool, memory: str = "mapped") -> Iter
     for algorithm, cuts in searched:
         for store, cut in product(stores, ("", *cuts, *grids)):
             yield "+".join(filter(None, (algorithm, store, cut)))
+    if far_peers and size_bytes >= LEAST_BYTES:
+        for algorithm in ("two_shot_copy_engine", "ring_copy_engine"):
+            yield algorithm
+            if size_bytes >= 8 * LEAST_BYTES:  # a quarter of a segment of two ranks is this long
+                yield f"{algorithm}+1M"
 
 
 def parse() -> tuple[RunOptions, tuple[int, ...]]:

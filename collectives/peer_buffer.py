@@ -89,6 +89,7 @@ class PeerBuffer:
     registered: list[list[Memory]] = field(default_factory=list)
     half_bytes: int = HALF_BYTES
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
+    inboxes: list[Memory] = field(default_factory=list)  # every rank's, that copy engines fill
 
     @property
     def kind(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness import verify
+from collectives.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.collective import Array, Collective, Datatype
 from collectives.operation import Case, Operation, World, build_macros, plain_arguments
 from collectives.peer_buffer import PeerBuffer, probe_kernels
@@ -19,6 +20,7 @@ from kernels.devices.device import (
     WRONG_BYTES,
     Action,
     Arguments,
+    CopyEngine,
     Counts,
     Gate,
     Memory,
@@ -211,9 +213,11 @@ def checked_iteration(world: World, case: Case, operation: Operation,
                      keep=[wrong, *tables, keep], by_link=operation.by_link)
 
 
-def link_parts(world: World, buffers: Buffers, size_bytes: int) -> dict[str, Iteration]:
+def link_parts(world: World, buffers: Buffers, size_bytes: int,
+               engine: CopyEngine | None) -> dict[str, Iteration]:
     """The parts at one size: copy into a slab, read a peer's new data, copy through memory; and,
-    if peers are far, store into a peer's slab. None below a word. Raises DeviceError.
+    if peers are far, store into a peer's slab; and copy there by `engine`, if that can pay. None
+    below a word. Raises DeviceError.
 
     As in an all-reduce, a slot is stored into after the peer has read it and read after the peer
     has stored into it, and the caches also hold a send and a receive buffer. At most two chunks are
@@ -247,4 +251,7 @@ def link_parts(world: World, buffers: Buffers, size_bytes: int) -> dict[str, Ite
              "memory_us": part(copy_local, idle, idle, copied_bytes)}
     if not device.near_peers:
         parts["push_us"] = part(push_out, idle, use_buffers, through_slab)
+    if engine and size_bytes >= LEAST_BYTES:
+        by_engine = pushed_to_slab(world, engine, buffers.send.address, size_bytes)
+        parts["engine_us"] = part(by_engine, idle, use_buffers, size_bytes)
     return parts

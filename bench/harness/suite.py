@@ -10,11 +10,13 @@ from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iterat
 from bench.harness.options import FINE, SweepOptions, print_out
 from bench.harness.session import Session
 from collectives.algorithm import ALGORITHMS, default_names, selected
+from collectives.allreduce_copy_engine import shared_engine
 from collectives.collective import DATATYPES, Shape
 from collectives.operation import Algorithm, Case, Operation, Unsupported
 from kernels.devices.device import DeviceError
 from reports.store.schema import CaseHeader
 
+MOST_CHAINED_ENTRIES = 640  # of a stream's 1,000
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.
 MakeIteration = Callable[[Case, Operation, int], Iteration]
@@ -94,6 +96,9 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode:
         if operation.depends_on_size and not axes.requested:
             return None
         reason = operation.reason
+    elif (chain_calls * operation.step.entries > MOST_CHAINED_ENTRIES
+          and not session.world.graph):
+        reason = "a chain of its launches is too long for a stream; -G 1 makes a graph of it"
     header = header_of(session, axes, case, algorithm, operation)
     header.mode, header.reason, header.calls = mode, reason, chain_calls or 1
     if reason or isinstance(operation, Unsupported):
@@ -139,9 +144,10 @@ def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
     if isinstance(session.world.peers, Unsupported):
         return
     sizes = {suite.headers[number].size_bytes for number in suite.iterations}
+    engine = shared_engine(session.world)
     with session.communicator.together(DeviceError):
         for size in sorted(sizes):
-            if parts := link_parts(session.world, buffers, size):
+            if parts := link_parts(session.world, buffers, size, engine):
                 suite.link_parts[size] = parts
 
 

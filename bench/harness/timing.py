@@ -24,7 +24,7 @@ from reports.store.stats import warmup_length
 
 PILOT_S = 0.02
 MOST_WARMUP = 50
-LINK_PARTS = ("copy_in", "push", "peer_read", "memory")
+LINK_PARTS = ("copy_in", "push", "engine", "peer_read", "memory")
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 

@@ -197,6 +197,20 @@ class Counts:
         return number < self.checks or number >= self.warmup + self.timed
 
 
+class CopyEngine(Protocol):
+    """A device's DMA engines, which copy in a stream of their own while kernels run."""
+
+    def copy(self, target: int, source: int, size_bytes: int) -> Step:
+        """A copy between memories that this rank maps. It runs inside of `beside` alone."""
+
+    def beside(self, steps: Sequence[Step]) -> Step:
+        """The steps, copies and kernels, in the copies' stream: after all steps so far, and beside
+        those that follow."""
+
+    def join(self) -> Step:
+        """The steps that follow wait for all copies so far."""
+
+
 class Device(Protocol):
     """A processor with its compiler and its memory."""
 
@@ -254,6 +268,10 @@ class Device(Protocol):
 
     def reason_against_graphs(self) -> str | None:
         """Why operations cannot be launched from a captured graph; None where they can."""
+
+    def copy_engine(self, sharing: str) -> CopyEngine:
+        """The engines, for memory that peers share in this mode. Raises DeviceError without."""
+        raise DeviceError(f"the {self.name} device has no copy engines; GPUs have them")
 
     def run(self, actions: Sequence[Action], check: Step, counts: Counts, watch: Watch,
             graph: bool = False) -> Stamps:

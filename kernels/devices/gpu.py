@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kernels.devices import shared_memory
+from kernels.devices.copy_engine import GpuCopyEngine
 from kernels.devices.device import MOST_BLOCKS, Bytes, Device, DeviceError, Memory, OutOfMemory
 from kernels.devices.gpu_driver import (
     AMD_MODULE,
@@ -84,6 +85,7 @@ class GpuDevice(GpuStream, Device):
         self.sharing: tuple[str, ...] = "mapped", "host_staged"
         if runtime.is_hip:
             self.sharing = *(f"mapped {type}" for type in self.slab_types[:2]), "host_staged"
+        self.copy_engines: dict[str, GpuCopyEngine] = {}
         self.load(self.loop_kernels())
         self.facts = {
             "gpu": properties["name"].decode(), "pci_bus_id": pci_bus_id,
@@ -237,6 +239,11 @@ class GpuDevice(GpuStream, Device):
         with self.calling(name):
             if status := getattr(driver_library(self.name), name)(*arguments):
                 raise RuntimeError(f"error {status}{' OutOfMemory' if status == 2 else ''}")
+
+    def copy_engine(self, sharing: str) -> GpuCopyEngine:
+        if sharing not in self.copy_engines:
+            self.copy_engines[sharing] = GpuCopyEngine(self, sharing)
+        return self.copy_engines[sharing]
 
     def blocks_for(self, size_bytes: int) -> int:
         """A block for every pack of each of its threads, up to the resident ones."""

@@ -3,6 +3,7 @@ blocks of the run: medians and intervals, bandwidth, bound, exposed communicatio
 
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) 
     n = sum(block.n for block in blocks)
     for name in (*OF_ITERATIONS, *OF_BLOCKS):
         medians = [getattr(block, "cost_us" if name == "total_us" else name) for block in blocks]
-        medians = [median for median in medians if median is not None]
+        medians = [value for value in medians if value is not None]
         if not medians:
             continue
         summary = figures[name] = _summary(medians, rho)
@@ -149,6 +150,14 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     case.suspect = high is not None and bool(low_us > high)
 
 
+def _link_times_us(links: Sequence[LinkBlock], name: str) -> list[float]:
+    """The times of a part. A push counts by stores or by copy engines, by the faster of the two."""
+    names = ("push", "engine") if name == "push" else (name,)
+    times_us = ([getattr(link, f"{each}_us") for link in links] for each in names)
+    measured_us = ([time_us for time_us in times if time_us is not None] for times in times_us)
+    return min(filter(None, measured_us), key=median, default=[])
+
+
 def _bound_terms(case: Case, run: Run,
                  links: Sequence[LinkBlock]) -> dict[str, NDArray[np.float64]] | None:
     """The terms of the lower bound of a case's time in us, with the low ends of their intervals: a
@@ -168,8 +177,7 @@ def _bound_terms(case: Case, run: Run,
         if name == "hop":
             times_us, units = [trip / 1e3 for link in links for trip in link.link_rtt_ns or ()], 2
         else:
-            values = [getattr(link, f"{name}_us") for link in links]
-            times_us, units = [value for value in values if value is not None], case.size_bytes
+            times_us, units = _link_times_us(links, name), case.size_bytes
         if not times_us or not units:
             return None
         median_us, low_us, _ = median_interval(times_us)

@@ -126,6 +126,7 @@ class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"
     round: int
     copy_in_us: Bounded | None = None  # into a slab
     push_us: Bounded | None = None  # into the next rank's slab, on GPUs
+    engine_us: Bounded | None = None  # the same by copy engines
     peer_read_us: Bounded | None = None  # of bytes that a peer has just written
     memory_us: Bounded | None = None  # through the memory system
     link_rtt_ns: tuple[Bounded, Bounded] | None = None

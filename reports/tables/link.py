@@ -14,11 +14,13 @@ BENCHMARK = "link"
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
 # The transfers with a bandwidth: the heading, colour (Okabe and Ito's palette) and mark of each.
 RATES = {"push": ("push", "#D55E00", "o"), "pull": ("pull", "#0072B2", "^"),
+         "engine_push": ("by engine", "#CC79A7", "v"),
          "both_directions": ("both, each", "#009E73", "D"),
          "local_copy": ("local copy", "#7F7F7F", "s")}
 # The title and the unit of each matrix.
 PANELS = {"push": ("push, {}: row stores into column; diagonal: local copy", "GB/s"),
           "pull": ("pull, {}: column reads from row", "GB/s"),
+          "engine_push": ("push by copy engine, {}: row copies into column", "GB/s"),
           "both_directions": ("both directions at once, {}: each", "GB/s"),
           "ping_pong": ("flag, one way", "ns")}
 COMPARED = {"push": "by push, {}", "pull": "by pull, {}", "ping_pong": "for a flag, one way"}
@@ -89,7 +91,8 @@ def render(result: Result) -> str:
     names = [name for name in RATES if name in gb_s.index]
     rows = [[size_text(size), *(spans.get((name, size), "-") for name in names)]
             for size in sorted({size for _, size in spans})]
-    columns = {"size": 8} | {RATES[name][0]: 17 for name in names}
+    width = 17 if len(names) < 5 else 14
+    columns = {"size": 8} | {RATES[name][0]: width for name in names}
     tables.append(("GB/s, slowest and fastest of all", plain_table(columns, rows, gap=0)))
     return lay_out_run(result, [], tables, findings(result), 8 * (len(ranks) + 1))
 

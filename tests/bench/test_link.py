@@ -52,8 +52,9 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, r
         assert path.with_suffix(".png").stat().st_size > 10_000
     pairs = ranks * (ranks - 1)
     counted = {name: sum(case.algorithm == name for case in result.cases) for name in parts(ranks)}
-    assert counted == {"push": 2 * pairs, "pull": 2 * pairs, "both_directions": pairs, "local_copy": 2 * ranks,
-                       "disjoint_pairs": 0, "host_copy_beside": pairs, "ping_pong": pairs // 2, "launch": ranks}
+    assert counted == {"push": 2 * pairs, "pull": 2 * pairs, "engine_push": 0, "both_directions": pairs,
+                       "local_copy": 2 * ranks, "disjoint_pairs": 0, "host_copy_beside": pairs,
+                       "ping_pong": pairs // 2, "launch": ranks}
     for case in result.cases:
         assert case.status == "ok", case
         assert case.n_wrong == (None if case.algorithm in ("ping_pong", "launch") else 0)
@@ -159,5 +160,8 @@ def test_link_runs_between_simulated_gpus(tmp_path):
     options = ("--device", "hip", "-e", "16K", "--max-time", "60", "--lean")
     printed = run_link(tmp_path, 2, "-c", COUNTED.format(""), *options, **environment)
     (path,) = tmp_path.glob("*.jsonl")
-    assert {case.status for case in read(path).cases} == {"ok"}
+    cases = read(path).cases
+    assert {case.status for case in cases} == {"ok"}
+    assert {tuple(case.shape.values()) for case in cases if case.algorithm == "engine_push"} == {(0, 1), (1, 0)}
+    assert "push by copy engine, 16 KiB: row copies into column" in printed
     assert "(GPU0-GPU1)" in printed

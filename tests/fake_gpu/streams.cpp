@@ -147,7 +147,31 @@ static void run_blocks(Launch& l) {
 // ------------------------------------------------------------------------------------------------------------ streams
 
 typedef std::function<void()> Task;
-struct Graph { std::vector<Task> tasks; };
+struct Stream;
+// A point in a branch of a graph that other branches wait for; an event that a capturing stream records makes one.
+struct Point {
+  std::mutex lock;
+  std::condition_variable changed;
+  bool reached = false;
+  void set(bool now) {
+    std::lock_guard<std::mutex> held(lock);
+    reached = now, changed.notify_all();
+  }
+  void wait() {
+    std::unique_lock<std::mutex> held(lock);
+    changed.wait(held, [this] { return reached; });
+  }
+};
+// What one capture has recorded: a branch for each of its streams. Branches run at once, ordered by points alone.
+struct Branch {
+  Stream* stream;
+  std::vector<Task> tasks;
+  bool joined;  // whether another branch waits for its last task
+};
+struct Graph {
+  std::deque<Branch> branches;  // the first is the stream's that began the capture
+  std::vector<std::shared_ptr<Point>> points;
+};
 
 static std::mutex streams_lock;  // lock before any stream's lock
 
@@ -158,7 +182,8 @@ struct Stream {
   std::condition_variable changed;
   std::deque<Task> queue;
   bool busy = false, invalidated = false;
-  std::unique_ptr<Graph> capture;
+  std::shared_ptr<Graph> capture;
+  Branch* branch = nullptr;  // of `capture`
   Launch* launch = nullptr;  // the current launch
   unsigned long launches = 0, working = 0;
 
@@ -170,7 +195,7 @@ struct Stream {
   void put(Task task) {
     for (;; usleep(1000)) {
       std::scoped_lock held(streams_lock, lock);
-      if (capture) return capture->tasks.push_back(std::move(task));
+      if (capture) return branch->joined = false, branch->tasks.push_back(std::move(task));
       if (queue.size() >= MOST_QUEUED) continue;
       open_memory(true);
       queue.push_back(std::move(task)), changed.notify_all();
@@ -256,6 +281,9 @@ struct Event {
   enum { NEW, PENDING, DONE, CAPTURED } state = NEW;
   unsigned long records = 0, finished = 0;
   long long ns = 0;
+  std::shared_ptr<Graph> capture;  // the last record's, if its stream was capturing
+  std::shared_ptr<Point> point;
+  Branch* branch;
 };
 
 // Whether this process has memory at an address, even closed memory.
@@ -318,17 +346,20 @@ int gpu_memset(void* to, int value, size_t bytes) {
   stream_of(nullptr).put([=] { usleep(300), memset(to, value, bytes); });
   return 0;
 }
+constexpr int WITHOUT_KERNEL = 1024;  // hipMemcpyDeviceToDeviceNoCU
 // A copy from pageable memory returns when it has read the source, perhaps before it has written device memory.
 static int copy(void* to, const void* from, size_t bytes, int kind, Stream& stream) {
-  const bool to_device = kind == 1 || kind == 3, from_device = kind == 2 || kind == 3;
+  if (kind > 4 && !(is_hip() && kind == WITHOUT_KERNEL)) return 21;
+  const bool between = kind >= 3;  // addresses that the device reaches
+  const bool to_device = kind == 1 || between, from_device = kind == 2 || between;
   if ((to_device && !reachable((uintptr_t)to)) || (from_device && !reachable((uintptr_t)from))) return 1;
   if (kind == 1) {
     const std::vector<char> staged((const char*)from, (const char*)from + bytes);
     stream.put([=] { usleep(300), memcpy(to, staged.data(), bytes); });
     return 0;
   }
-  stream.put([=] { if (kind == 3) usleep(300); memcpy(to, from, bytes); });
-  return kind == 3 ? 0 : wait_for(stream);
+  stream.put([=] { if (between) usleep(300); memcpy(to, from, bytes); });
+  return between ? 0 : wait_for(stream);
 }
 int gpu_memcpy(void* to, const void* from, size_t bytes, int kind) {
   const int status = entering("memcpy", bytes);
@@ -359,17 +390,28 @@ int gpu_begin_capture(void* stream) {
   if (const int status = entering("streamBeginCapture")) return status;
   Stream& s = stream_of(stream);
   std::lock_guard<std::mutex> held(s.lock);
-  s.capture = std::make_unique<Graph>(), s.invalidated = false;
+  s.capture = std::make_shared<Graph>(), s.invalidated = false;
+  s.capture->branches.push_back({&s, {}, true});
+  s.branch = &s.capture->branches.back();
   return 0;
 }
 int gpu_end_capture(void* stream, void** graph) {
   if (const int status = entering("streamEndCapture")) return status;
   Stream& s = stream_of(stream);
-  std::lock_guard<std::mutex> held(s.lock);
+  std::unique_lock<std::mutex> held(s.lock);
   if (!s.capture) return 1;
-  std::unique_ptr<Graph> captured = std::move(s.capture);
-  if (s.invalidated) return 901;
-  return *graph = captured.release(), 0;
+  const std::shared_ptr<Graph> captured = s.capture;
+  const bool invalidated = s.invalidated;
+  held.unlock();
+  bool joined = true;
+  for (Branch& b : captured->branches) {
+    std::lock_guard<std::mutex> its(b.stream->lock);
+    b.stream->capture.reset(), b.stream->branch = nullptr;
+    joined &= b.joined || b.stream == &s;
+  }
+  if (invalidated) return 901;
+  if (!joined) return 904;
+  return *graph = new std::shared_ptr<Graph>(captured), 0;
 }
 int gpu_is_capturing(void* stream, int* capturing) {
   Stream& s = stream_of(stream);
@@ -378,7 +420,18 @@ int gpu_is_capturing(void* stream, int* capturing) {
 }
 int gpu_graph_launch(void* graph, void* stream) {
   if (const int status = entering("graphLaunch")) return status;
-  stream_of(stream).put([=] { for (const Task& task : ((Graph*)graph)->tasks) task(); });
+  // A graph's launches are one after another, also where streams launch it at once.
+  static auto& one_at_a_time = *new std::mutex;
+  const std::shared_ptr<Graph> launched_graph = *(std::shared_ptr<Graph>*)graph;
+  stream_of(stream).put([=] {
+    std::lock_guard<std::mutex> held(one_at_a_time);
+    for (const auto& point : launched_graph->points) point->set(false);
+    std::vector<std::thread> beside;
+    for (size_t b = 1; b < launched_graph->branches.size(); ++b)
+      beside.emplace_back([=] { for (const Task& task : launched_graph->branches[b].tasks) task(); });
+    for (const Task& task : launched_graph->branches[0].tasks) task();
+    for (std::thread& t : beside) t.join();
+  });
   return 0;
 }
 int gpu_event_create(void** event) {
@@ -387,14 +440,23 @@ int gpu_event_create(void** event) {
 }
 int gpu_event_record(Event* event, void* stream) {
   if (const int status = entering("eventRecord")) return status;
-  int capturing;
-  gpu_is_capturing(stream, &capturing);
+  Stream& s = stream_of(stream);
+  std::unique_lock<std::mutex> of_stream(s.lock);
+  const std::shared_ptr<Graph> capture = s.capture;
+  Branch* const branch = s.branch;
+  of_stream.unlock();
   std::unique_lock<std::mutex> held(event->lock);
-  event->state = capturing ? Event::CAPTURED : Event::PENDING;
+  event->state = capture ? Event::CAPTURED : Event::PENDING;
+  event->capture = capture, event->branch = branch;
   const unsigned long record = ++event->records;
+  if (capture) {
+    const auto point = event->point = std::make_shared<Point>();
+    capture->points.push_back(point);
+    branch->tasks.push_back([=] { point->set(true); });
+    return 0;
+  }
   held.unlock();
-  if (capturing) return 0;
-  stream_of(stream).put([=] {
+  s.put([=] {
     std::lock_guard<std::mutex> inside(event->lock);
     event->finished = record;
     if (event->records == record) event->state = Event::DONE, event->ns = (long long)gpu_clock_ns();
@@ -407,8 +469,28 @@ int gpu_stream_wait_event(void* stream, Event* event) {
   if (const int status = entering("streamWaitEvent")) return status;
   std::unique_lock<std::mutex> held(event->lock);
   const unsigned long record = event->records;
+  Stream& s = stream_of(stream);
+  if (event->state == Event::CAPTURED) {  // the stream joins the capture, or its branch waits for the other
+    std::lock_guard<std::mutex> of_stream(s.lock);
+    const std::shared_ptr<Graph> capture = event->capture;
+    if (s.capture && s.capture != capture) return 905;
+    if (!s.capture) {
+      s.capture = capture;
+      Branch* known = nullptr;
+      for (Branch& b : capture->branches) if (b.stream == &s) known = &b;
+      if (!known) capture->branches.push_back({&s, {}, true}), known = &capture->branches.back();
+      s.branch = known;
+    }
+    const auto point = event->point;
+    event->branch->joined = true, s.branch->joined = s.branch == event->branch;
+    s.branch->tasks.push_back([=] { point->wait(); });
+    return 0;
+  }
   held.unlock();
-  stream_of(stream).put([=] {
+  std::unique_lock<std::mutex> of_stream(s.lock);
+  if (s.capture && record) return s.invalidated = true, 905;
+  of_stream.unlock();
+  s.put([=] {
     std::unique_lock<std::mutex> inside(event->lock);
     event->changed.wait(inside, [=] { return event->finished >= record; });
   });

@@ -36,7 +36,7 @@ from tests.kernels.kernel_resources import Resources, compile_for
 
 # The widest kernels: most pointers, two elements per word, rounding.
 WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
-WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong"}
+WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong", "announce", "await_copies", "leave"}
 PACKETS = {"one_shot_ll", "one_shot_sentinel"}  # their main loop polls: each turn must wait once
 PACKET_LOADS = {kind: letters["L"] for kind, letters in LETTERS.items()} | {"sm_": r"ld\.relaxed\.sys\.global\.v2\.u64"}
 # These kernels loop over a token's rows and look up the address of the next row; or over a matrix's rows and compute

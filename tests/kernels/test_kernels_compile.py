@@ -38,8 +38,11 @@ TYPES = [(("ELEMENT", element), ("REDOP", redop)) for element, redop in
          (("Float16", "Avg"), ("Float64", "Prod"), ("Int32", "Min"), ("Int64", "Max"))]
 UNSYNCHRONISED = {"copy_in", "push_out", "read_peer", "copy_local", "read_own", "chain_link", "chain_link_gathered",
                   "chain_link_scattered", "chain_link_exchanged", "one_shot_ll", "one_shot_sentinel", "gemv",
-                  "add_rmsnorm"}
-STREAMLESS = {"allreduce_one_shot_ll", "allreduce_one_shot_sentinel"}  # sends packets, without streaming stores
+                  "add_rmsnorm", "leave", "add_all", "add_two", "add_last_two", "take"}
+# One kernel signals, behind a copy, and the other waits.
+HALVES = {"announce": "no L", "await_copies": "no S"}
+# These send packets or copies, without streaming stores.
+STREAMLESS = {"allreduce_one_shot_ll", "allreduce_one_shot_sentinel", "allreduce_copy_engine"}
 
 
 COMPILERS = ThreadPoolExecutor(2)  # compiles at once
@@ -198,7 +201,7 @@ def test_every_datatype_fits(stem, architecture, macros):
 def test_flags_are_released_and_acquired_in_the_order_of_the_memory_model(stem, architecture):
     for kernel, lines in kernels_in(built(stem, architecture)[0], architecture).items():
         if kernel not in UNSYNCHRONISED:
-            assert not broken(lines, architecture), kernel
+            assert [flaw for flaw in broken(lines, architecture) if flaw != HALVES.get(kernel)] == [], kernel
 
 
 @pytest.mark.parametrize("architecture", ["gfx942", "gfx1100", "gfx1201"])

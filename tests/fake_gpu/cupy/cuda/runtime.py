@@ -16,7 +16,7 @@ streamCaptureModeGlobal, streamCaptureModeThreadLocal, streamCaptureModeRelaxed 
 eventDefault, eventBlockingSync, eventDisableTiming, eventInterprocess = 0, 1, 2, 4
 cudaIpcMemLazyEnablePeerAccess = 1
 cudaDevAttrMultiProcessorCount, cudaDevAttrMaxThreadsPerBlock, cudaDevAttrHostRegisterSupported = 16, 1, 99
-cudaDevAttrCanUseHostPointerForRegisteredMem = 91
+cudaDevAttrCanUseHostPointerForRegisteredMem, cudaDevAttrAsyncEngineCount = 91, 40
 
 
 class CUDARuntimeError(RuntimeError):
@@ -120,7 +120,7 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
 def deviceGetAttribute(attrib: int, device: int) -> int:
     _entering("deviceGetAttribute")
     _physical(device)
-    return {16: setting("SMS", 2), 1: setting("THREADS", 4), 99: 1, 91: 1}[attrib]
+    return {16: setting("SMS", 2), 1: setting("THREADS", 4), 99: 1, 91: 1, 40: setting("ENGINES", 2)}[attrib]
 
 
 def deviceGetPCIBusId(device: int) -> str:

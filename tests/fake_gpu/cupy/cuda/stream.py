@@ -40,13 +40,16 @@ class Stream:
 
     def __enter__(self) -> "Stream":
         _stack().append(self)
+        _thread.current = self
         return self
 
     def __exit__(self, *args: object) -> None:
+        """The stream of the enclosing `with` is current again, and not the stream that `use` chose, as in CuPy."""
         _stack().pop()
+        _thread.current = _stack()[-1]
 
     def use(self) -> "Stream":
-        _stack()[-1] = self
+        _thread.current = self
         return self
 
     @property
@@ -94,4 +97,5 @@ def _stack() -> list[Stream]:
 
 
 def get_current_stream(device_id: int = -1) -> Stream:
-    return _stack()[-1]
+    current: Stream = getattr(_thread, "current", Stream.null)
+    return current

@@ -1,0 +1,337 @@
+"""All-reduces whose transfers the copy engines make, beside the kernels that sum, from 1 MiB on.
+
+Each rank pushes from its own buffers into its peers' inboxes (or registered receive buffers), in a
+stream of its own. Flags order the ranks: an `announce` follows the copies in their stream, and the
+peer's sum follows an `await_copies`. A piece has its own place in an inbox, so a launch needs no
+flags for free places; no copy of a launch starts before all ranks have entered it. See
+kernels/allreduce_copy_engine.cu."""
+
+import ctypes
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from ctypes import c_long
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from collectives.allreduce_ring import RING
+from collectives.communicator import Disagreement
+from collectives.operation import (
+    NOT_MAPPED,
+    PACK_BYTES,
+    Algorithm,
+    Bound,
+    Case,
+    Operation,
+    Traffic,
+    Unsupported,
+    World,
+    build_macros,
+)
+from collectives.peer_buffer import HALF_BYTES, PeerBuffer, share
+from kernels.devices.device import (
+    PEER_STRUCTURES,
+    Arguments,
+    CopyEngine,
+    DeviceError,
+    Memory,
+    Module,
+    Step,
+    Transfer,
+)
+
+LEAST_BYTES = 1 << 20
+FLOAT_BYTES = 4  # an element of bench.link
+LEAST_PIECE_BYTES = 128 << 10  # a copy takes a few microseconds to start
+PIECES = 4  # of a segment: a sum of one piece runs beside the copy of the next
+MARK_THREADS = 32
+MOST_ENTRIES = 500  # of the streams, for one launch
+
+
+class Mark(ctypes.Structure):
+    """`Mark` of allreduce_copy_engine.cu."""
+
+    _fields_ = [("ranks", Arguments), ("peers", c_long), ("step", c_long)]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Bytes of this rank's memory to store into a peer's."""
+
+    target: int
+    source: int
+    size_bytes: int
+
+
+@dataclass
+class Program:
+    """The steps of one launch, in the order in which the host puts them into the streams.
+
+    The message has a segment for each rank, and a segment has `pieces`, given by their offsets. All
+    segments have room for `segment_bytes`. `arrived` numbers this rank's signals."""
+
+    world: World
+    case: Case
+    engine: CopyEngine
+    module: Module
+    arguments: Arguments  # of a launch; sends and receives: the registered buffers of all ranks
+    inboxes: list[Memory]
+    segment_bytes: int
+    pieces: range
+    steps: list[Step] = field(default_factory=list)
+    arrived: int = 0
+
+    @property
+    def rank(self) -> int:
+        return self.world.communicator.rank
+
+    @property
+    def ranks(self) -> int:
+        return self.world.communicator.size
+
+    @property
+    def others(self) -> list[int]:
+        """The other ranks, first the next: otherwise all would copy to rank 0 first."""
+        return [(self.rank + distance) % self.ranks for distance in range(1, self.ranks)]
+
+    def part(self, segment: int, offset: int) -> tuple[int, int]:
+        """The place of a segment's piece in a buffer, and its size, both in bytes."""
+        start = min(segment * self.segment_bytes + offset, self.case.segment_bytes)
+        end = min(start + self.pieces.step, (segment + 1) * self.segment_bytes,
+                  self.case.segment_bytes)
+        return start, max(0, end - start)
+
+    def landing(self, peer: int, slot: int, segment: int, offset: int) -> int:
+        """Where a peer gets sums: in its registered receive buffer or a slot of its inbox."""
+        if self.case.variant == "registered":
+            return int(self.arguments.receives[peer]) + self.part(segment, offset)[0]
+        return self.inbox(peer, slot, offset)
+
+    def inbox(self, peer: int, slot: int, offset: int) -> int:
+        return self.inboxes[peer].address + slot * self.segment_bytes + offset
+
+    def mark(self, entry: str, peers: list[int], number: int) -> Step:
+        bits = sum(1 << peer for peer in peers)
+        return Step(self.module.kernel(entry, MARK_THREADS), Mark(self.arguments, bits, number))
+
+    def enter(self) -> None:
+        """Meets all ranks: no peer still reads what the copies of this launch overwrite."""
+        self.arrived += 1
+        self.steps += [self.mark("announce", self.others, self.arrived),
+                       self.mark("await_copies", self.others, self.arrived)]
+
+    def send(self, copies: list[Copy], peers: list[int]) -> None:
+        """Copies, after all sums so far, and then tells the peers."""
+        self.arrived += 1
+        moved = [self.engine.copy(copy.target, copy.source, copy.size_bytes)
+                 for copy in copies if copy.size_bytes]
+        self.steps.append(
+            self.engine.beside([*moved, self.mark("announce", peers, self.arrived)]))
+
+    def wait(self, peers: list[int], number: int) -> None:
+        self.steps.append(self.mark("await_copies", peers, number))
+
+    def run(self, entry: str, target: int, sources: list[int], size_bytes: int) -> None:
+        """Launches a kernel of sums or copies over `size_bytes`; with all ranks' sources in order,
+        or those of the ring, or one."""
+        if not size_bytes:
+            return
+        build, device = self.case.build, self.world.device
+        arguments = Arguments.from_buffer_copy(self.arguments)
+        arguments.send, arguments.receive = sources[min(self.rank, len(sources) - 1)], target
+        arguments.count = size_bytes // self.case.datatype.size_bytes
+        arguments.sends[: len(sources)] = sources
+        blocks = device.blocks_for(size_bytes)
+        self.steps.append(Step(self.module.kernel(entry, build.threads), arguments,
+                               min(blocks, build.blocks or blocks)))
+
+    def leave(self) -> None:
+        """Ends the launch, after its copies: until then they read this rank's buffers."""
+        self.steps += [self.engine.join(),
+                       Step(self.module.kernel("leave", MARK_THREADS), self.arguments)]
+
+
+def two_shot(program: Program) -> None:
+    """Each rank sums one segment of all inputs and pushes the sums. An inbox has a slot for each
+    writer's inputs, then a slot for each owner's sums."""
+    p, rank, ranks, case = program, program.rank, program.ranks, program.case
+    p.enter()
+    for offset in p.pieces:
+        p.send([Copy(p.inbox(peer, rank, offset), case.send + start, size_bytes)
+                for peer in p.others for start, size_bytes in [p.part(peer, offset)]], p.others)
+    sums_after = p.arrived
+    for number, offset in enumerate(p.pieces, start=2):
+        p.wait(p.others, number)
+        start, size_bytes = p.part(rank, offset)
+        inputs = [case.send + start if peer == rank else p.inbox(rank, peer, offset)
+                  for peer in range(ranks)]
+        p.run("add_all", case.receive + start, inputs, size_bytes)
+        p.send([Copy(p.landing(peer, ranks + rank, rank, offset), case.receive + start, size_bytes)
+                for peer in p.others], p.others)
+    for number, offset in enumerate(p.pieces, start=sums_after + 1):
+        p.wait(p.others, number)
+        for owner in p.others if case.variant == "copied" else []:
+            start, size_bytes = p.part(owner, offset)
+            p.run("take", case.receive + start, [p.inbox(rank, ranks + owner, offset)], size_bytes)
+    p.leave()
+
+
+def ring(program: Program) -> None:
+    """Segments go round twice: the first lap sums them, the second gathers the sums. An inbox has a
+    slot for each stage but the last; piece k is in stage s in beat k + s."""
+    p, ranks = program, program.ranks
+    left, right = (p.rank - 1) % ranks, (p.rank + 1) % ranks
+    stages = 2 * ranks - 1
+    p.enter()
+    for beat in range(len(p.pieces) + stages - 1):
+        if beat:
+            p.wait([left], p.arrived)  # left has sent as often as this rank
+        copies = list[Copy]()
+        for number, offset in enumerate(p.pieces):
+            if 0 <= beat - number < stages:
+                copies += _ring_stage(p, beat - number, offset, right)
+        p.send(copies, [right])
+    p.leave()
+
+
+def _ring_stage(p: Program, stage: int, offset: int, right: int) -> list[Copy]:
+    """Adds this rank's input to a piece, in the first lap, or outputs it; what it sends on."""
+    complete, case = p.ranks - 1, p.case
+    segment = (p.rank - stage) % p.ranks
+    start, size_bytes = p.part(segment, offset)
+    own, output = case.send + start, case.receive + start
+    if stage:
+        received = p.inbox(p.rank, stage - 1, offset)
+        if stage <= complete:
+            entry = "add_two" if stage < complete else "add_last_two"
+            p.run(entry, output, [received, own], size_bytes)
+        elif case.variant == "copied":
+            p.run("take", output, [received], size_bytes)
+    if stage == 2 * complete:
+        return []
+    target = (p.landing(right, stage, segment, offset) if stage >= complete
+              else p.inbox(right, stage, offset))
+    return [Copy(target, output if stage else own, size_bytes)]
+
+
+def _bind(assemble: Callable[[Program], None], slots: Callable[[int], int], world: World,
+          case: Case) -> Bound:
+    if refusal := _refusal(world, case):
+        return refusal
+    peers, ranks = world.mapped, world.communicator.size
+    unit = PACK_BYTES * ranks
+    segment_bytes = -(-case.segment_bytes // unit) * PACK_BYTES
+    # All ranks take part in these calls, so nothing before them may fail on one rank alone.
+    try:
+        engine = _engine(world, peers)
+        inboxes = _inboxes(peers, slots(ranks) * segment_bytes)
+    except Disagreement as refused:
+        # A table of a CPU would repeat the reason at each size.
+        return Unsupported(str(refused), depends_on_size=world.device.near_peers)
+    arguments = peers.arguments(case.send, case.receive, case.count, 0)
+    if case.variant == "registered" and not peers.locate(case.receive, arguments.receives):
+        return NOT_MAPPED
+    most = case.build.chunk_bytes or max(LEAST_PIECE_BYTES, -(-segment_bytes // PIECES))
+    piece_bytes = -(-most // PACK_BYTES) * PACK_BYTES
+    module = _module(world, build_macros(world, case))
+    program = Program(world, case, engine, module, arguments, inboxes, segment_bytes,
+                      range(0, segment_bytes, piece_bytes))
+    assemble(program)
+    step = world.device.sequence(program.steps)
+    if step.entries > MOST_ENTRIES:
+        return Unsupported(f"a launch of {step.entries} kernels, copies and events is too long "
+                           "for a stream: its chunks are too short")
+    return Operation(step, world.device.caller(step), keep=program)
+
+
+def _refusal(world: World, case: Case) -> Unsupported | None:
+    """Why these forms do not fit the case; the same on all ranks."""
+    if isinstance(world.peers, Unsupported):
+        return world.peers
+    if case.segment_bytes < LEAST_BYTES:
+        return Unsupported(f"copy engines pay from {LEAST_BYTES >> 20} MiB on",
+                           depends_on_size=True)
+    if world.communicator.size == 1:
+        return Unsupported("a single rank has no peer to copy to", depends_on_size=True)
+    if case.build.stream_slab or case.build.stream_receive:
+        return Unsupported("copy engines have no stores around the caches to choose")
+    return None
+
+
+def shared_engine(world: World) -> CopyEngine | None:
+    """This rank's engines if all ranks have some; all call it."""
+    if isinstance(world.peers, Unsupported):
+        return None
+    with suppress(Disagreement):
+        return _engine(world, world.peers)
+    return None
+
+
+def _engine(world: World, peers: PeerBuffer) -> CopyEngine:
+    """This rank's engines. Raises Disagreement if a rank has none."""
+    with world.communicator.together(DeviceError):
+        return world.device.copy_engine(peers.sharing)
+
+
+def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
+    """A part in a push between registered buffers, as link.cu does it with stores, by the engines.
+    Ranks without a part only launch."""
+    arguments = transfer.ranks
+    module = _module(world, {"WORLD": str(world.communicator.size)})
+
+    def mark(entry: str, peer: int) -> Step:
+        return Step(module.kernel(entry, MARK_THREADS), Mark(arguments, 1 << peer, 1))
+
+    steps = list[Step]()
+    if transfer.to >= 0:
+        moved = engine.copy(int(arguments.receives[transfer.to]), int(arguments.send),
+                            FLOAT_BYTES * int(arguments.count))
+        steps += [engine.beside([moved, mark("announce", transfer.to)]), engine.join()]
+    if transfer.from_ >= 0:
+        steps.append(mark("await_copies", transfer.from_))
+    steps.append(Step(module.kernel("leave", MARK_THREADS), arguments))
+    return world.device.sequence(steps)
+
+
+def pushed_to_slab(world: World, engine: CopyEngine, source: int, size_bytes: int) -> Step:
+    """Copies of this many bytes into the next rank's slab, again and again over the same place."""
+    peers, ranks = world.mapped, world.communicator.size
+    target = peers.slabs[(world.communicator.rank + 1) % ranks].address
+    room = 2 * HALF_BYTES
+    copies = [engine.copy(target, source + start, min(room, size_bytes - start))
+              for start in range(0, size_bytes, room)]
+    return world.device.sequence([engine.beside(copies), engine.join()])
+
+
+def _module(world: World, macros: dict[str, str]) -> Module:
+    return world.device.compile("allreduce_copy_engine", macros, (*PEER_STRUCTURES, Mark))
+
+
+def _inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
+    """Every rank's inbox as mapped here; all cases share the largest. Raises Disagreement."""
+    if not peers.inboxes or peers.inboxes[0].size_bytes < size_bytes:
+        undo = ExitStack()
+        try:
+            peers.inboxes = share(peers.communicator, peers.device, peers.sharing, size_bytes, undo)
+        except Disagreement:
+            undo.close()
+            raise
+    return peers.inboxes
+
+
+def _two_shot_traffic(ranks: int, case: Case) -> Traffic:
+    others = case.segment_bytes - case.segment_bytes // ranks
+    return Traffic(3, ((others, 0), (others, others)), case.segment_bytes)
+
+
+def _ring_traffic(ranks: int, case: Case) -> Traffic | None:
+    traffic = RING.traffic(ranks, case)
+    return replace(traffic, hops=1 + traffic.hops) if traffic else traffic
+
+
+TWO_SHOT_COPY_ENGINE = Algorithm(
+    "two_shot_copy_engine", "two_shot whose transfers a GPU's copy engines make",
+    partial(_bind, two_shot, lambda ranks: 2 * ranks), _two_shot_traffic, registered=True,
+    pushes=True)
+RING_COPY_ENGINE = Algorithm(
+    "ring_copy_engine", "ring whose transfers a GPU's copy engines make",
+    partial(_bind, ring, lambda ranks: 2 * ranks - 2), _ring_traffic, registered=True, pushes=True)

@@ -1,0 +1,36 @@
+// The kernels of an all-reduce whose transfers copy engines make: flags around the copies, and the
+// sums. collectives/allreduce_copy_engine.py puts them into two streams. An `announce` starts after
+// the copies before it in its stream have ended. A sum is a launch of its own after `await_copies`:
+// ordinary memory shows a peer's stores only to a later launch.
+#include "include/pack.h"
+
+// A flag. All kernels of a collective have one epoch; `step` counts a rank's signals.
+struct Mark {
+  Arguments ranks;
+  long peers, step;  // peers: one bit each
+};
+
+KERNEL announce(LAUNCHED_WITH(Mark) m) {
+  signal(m.ranks, (unsigned)m.peers, stamp(enter_launch(m.ranks), m.step));
+}
+KERNEL await_copies(LAUNCHED_WITH(Mark) m) {
+  wait(m.ranks, (unsigned)m.peers, stamp(enter_launch(m.ranks), m.step));
+}
+RANK_KERNEL(leave) { leave_launch(a, enter_launch(a)); }
+
+// Reduces the `count` elements at the first two of `sends`.
+template <Finish FINISH> DEVICE void add_both(const Arguments& a) {
+  in_parts(a.count, [&](long at, long n) {
+    reduce<FINISH, 2>(Output{a.receive + at}, Sources<2>{{a.sends[0] + at, a.sends[1] + at}}, n);
+  });
+}
+// In rank order. `send` is this rank's input; with all inputs out of `sends` RDNA loads one by one.
+RANK_KERNEL(add_all) {
+  in_parts(a.count, [&](long at, long n) {
+    const auto from_peer = [&](int r) { return of_thread(a.sends, r) + at; };
+    reduce<COMPLETE, WORLD>(Output{a.receive + at}, inputs_of_all(a, a.send + at, from_peer), n);
+  });
+}
+RANK_KERNEL(add_two) { add_both<PARTIAL>(a); }
+RANK_KERNEL(add_last_two) { add_both<COMPLETE>(a); }
+RANK_KERNEL(take) { copy_message(a); }

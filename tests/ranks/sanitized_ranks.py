@@ -17,7 +17,7 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,6 +49,7 @@ from kernels.devices.device import (
     Bytes,
     Control,
     Counts,
+    Device,
     Own,
     Step,
     Transfer,
@@ -133,13 +134,16 @@ class Bed:
             cast(PeerBuffer, world.peers).registered.append(cast(Any, made))
         return [memory.address for memory in made]
 
+    def bind(self, bind: Callable[[World, Case], Any], cases: list[Any]) -> list[Any]:
+        """Each rank's operation. In parallel, because the ranks exchange the addresses of their buffers."""
+        with ThreadPoolExecutor(self.ranks) as ranks:
+            return list(ranks.map(bind, self.worlds, cases))
+
     def add(self, name: str, cases: list[Any], bind: Callable[[World, Case], Any],
             contents: Callable[[int, Operation], tuple[Segments, Segments]]) -> bool:
         """Bind a case on every rank, between writing and checking; `contents(rank, operation)` gives the input and the
         result."""
-        # In parallel, because the ranks exchange the addresses of their buffers.
-        with ThreadPoolExecutor(self.ranks) as ranks:
-            operations = list(ranks.map(bind, self.worlds, cases))
+        operations = self.bind(bind, cases)
         if isinstance(operations[0], Unsupported):
             return False
         self.items[name] = []
@@ -329,6 +333,22 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             bed.items[name] = [([Step(probe.kernel(entry), arguments)], None) for arguments in rounds]
 
 
+def open_bed(devices: Sequence[Device], seed: int, plant: str = "", timeout_s: float = 30.0) -> Bed:
+    """A rank in this process on each device; they map each other's slabs."""
+    ranks = len(devices)
+    slabs = [ExactMemory(SLAB_BYTES) for _ in range(ranks)]
+    controls = [ExactMemory(ctypes.sizeof(Control)) for _ in range(ranks)]
+    worlds, gathering = list[World](), Gathering(ranks)
+    for r, device in enumerate(devices):
+        communicator: Any = SimpleNamespace(rank=r, size=ranks, all_gather=partial(gathering.all_gather, r))
+        waits = WaitPolicy(Watch(), True, timeout_s)
+        peers = PeerBuffer(communicator, device, cast(Any, slabs), cast(Any, controls),
+                           cast(Any, ExactMemory(ctypes.sizeof(Own))), waits, "threads")
+        set_epoch(peers, START_EPOCH)
+        worlds.append(World(communicator, device, peers, cast(Library, None), waits.watch))
+    return Bed(worlds, random.Random(seed), seed, plant)
+
+
 def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:
     """All launches of a rank, each with the next iteration's data.
 
@@ -346,20 +366,12 @@ def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:
 def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
     FLAGS[FLAGS.index("-O3")] = "-Og"  # compiles in a sixth of the time, and reports name the right lines
     device = ExactDevice()
-    slabs = [ExactMemory(SLAB_BYTES) for _ in range(ranks)]
-    controls = [ExactMemory(ctypes.sizeof(Control)) for _ in range(ranks)]
-    watches, worlds, gathering = [Watch() for _ in range(ranks)], list[World](), Gathering(ranks)
-    for r in range(ranks):
-        communicator: Any = SimpleNamespace(rank=r, size=ranks, all_gather=partial(gathering.all_gather, r))
-        peers = PeerBuffer(communicator, device, cast(Any, slabs), cast(Any, controls),
-                           cast(Any, ExactMemory(ctypes.sizeof(Own))), WaitPolicy(watches[r], True, 30.0), "threads")
-        set_epoch(peers, START_EPOCH)
-        worlds.append(World(communicator, device, peers, cast(Library, None), watches[r]))
-    bed = Bed(worlds, random.Random(seed), seed, plant)
+    bed = open_bed([device] * ranks, seed, plant)
+    watches = [world.watch for world in bed.worlds]
     for make in (plain_items, routed_items, fused_items, link_items):
         make(bed, lambda name: not names or any(name.startswith(prefix) for prefix in names))
     order = bed.draw.sample([name for name in bed.items for _ in range(LAUNCHES)], LAUNCHES * len(bed.items))
-    threads = [threading.Thread(target=device.run, args=(actions_of(bed, rank, order), nothing(worlds[rank]),
+    threads = [threading.Thread(target=device.run, args=(actions_of(bed, rank, order), nothing(bed.worlds[rank]),
                                                          Counts(1, 0), watch))
                for rank, watch in enumerate(watches)]
     for thread in threads:

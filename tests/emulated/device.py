@@ -1,0 +1,128 @@
+"""An emulated GPU: the project's Device over machine.py. Its memory is the host's, so processes can share it."""
+
+import ctypes
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from collectives.collective import Array
+from collectives.communicator import Communicator
+from collectives.library.mpi import MpiLibrary
+from collectives.operation import Bound, Case, Library, Unsupported, World
+from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
+from kernels.devices.cpu import CpuDevice
+from kernels.devices.device import Kernel, Step
+from tests.emulated.machine import CodeObject, Launch, Machine
+from tests.kernels.kernel_resources import PRELUDE, clang
+
+FLAGS = ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc", "-O3", "-std=c++17",
+         "-S", "-Xclang", "-emit-obj"]  # an object file: the linker of AMD's code is another package
+CODE: dict[Path, CodeObject] = {}  # never unloaded, because decoded instructions are known by their addresses
+LOADING = threading.Lock()
+
+
+@cache
+def compiler_version() -> str:
+    return subprocess.run([clang(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+class EmulatedModule:
+    def __init__(self, code: CodeObject, device: "EmulatedDevice") -> None:
+        self.code, self.device = code, device
+
+    def kernel(self, name: str, threads: int | None = None) -> Kernel:
+        kernel, device = self.code.kernels[name], self.device
+        threads = min(threads or device.threads, device.threads)
+
+        def enqueue(blocks: int, argument: Any) -> None:
+            device.stream.append(Launch(kernel, blocks, threads, bytes(argument)))
+
+        return Kernel(name, enqueue)
+
+
+class EmulatedDevice(CpuDevice):
+    """One rank's GPU and its stream. `kernels` is the folder of the sources."""
+
+    name = "hip"
+    near_peers = False
+    clock_shared = False
+    far_bytes = 1 << 62
+    most_chunk_bytes = 8 << 10  # short messages then have several chunks
+
+    def __init__(self, machine: Machine, arch: str, threads: int, most_blocks: int, kernels: Path = SOURCES) -> None:
+        super().__init__()
+        self.machine, self.arch, self.threads, self.most_blocks, self.kernels = (
+            machine, arch, threads, most_blocks, kernels)
+        self.compiler = compiler_version()
+        self.stream: list[Launch | Callable[[], object]] = []
+
+    def compile(self, stem: str, macros: Mapping[str, str],
+                structures: Sequence[type[ctypes.Structure]] = ()) -> Any:
+        source = self.kernels / f"{stem}.cu"
+
+        def build(path: Path, options: list[str], checks: str) -> None:
+            command = [clang(), *FLAGS, f"--offload-arch={self.arch}", *options, "-include", str(PRELUDE),
+                       "-include", str(source), "-", "-o", str(path)]
+            done = subprocess.run(command, input=checks, capture_output=True, text=True)
+            if done.returncode:
+                raise CompileError(f"{source.name} does not compile for {self.arch}: {first_complaint(done.stderr)}")
+
+        inputs = [self.arch, self.compiler, PRELUDE.read_text(), *FLAGS]
+        path = compile_once(source, inputs, macros, structures, ".o", build)
+        with LOADING:  # ranks bind in parallel: a second copy would be freed, and its address used again
+            if path not in CODE:
+                CODE[path] = CodeObject(path, self.arch)
+        return EmulatedModule(CODE[path], self)
+
+    def blocks_for(self, size_bytes: int) -> int:
+        return max(1, min(self.most_blocks, -(-size_bytes // (16 * self.threads))))
+
+    def launches(self) -> Iterator[Launch | Callable[[], object]]:
+        """Takes the stream's entries, in order."""
+        entries, self.stream = self.stream, []
+        yield from entries
+
+    def caller(self, step: Step) -> Callable[[], None]:
+        def call() -> None:
+            step.kernel.function(step.blocks, step.argument)
+            self.machine.run([self.launches()])
+
+        return call
+
+    def sequence(self, steps: Sequence[Step]) -> Step:
+        def enqueue(blocks: int, argument: Any) -> None:
+            for step in steps:
+                step.kernel.function(step.blocks, step.argument)
+
+        return Step(Kernel("steps in a row", enqueue), None)
+
+    def on_host(self, name: str, run: Callable[[], object]) -> Step:
+        """A step that the host performs between two launches."""
+        return Step(Kernel(name, lambda blocks, argument: self.stream.append(run)), None)
+
+
+class HostLibrary(Library):
+    """MPI between the launches of emulated ranks, for exchanges between our kernels that pack and unpack."""
+
+    name = "MPI"
+
+    def __init__(self, communicator: Communicator, device: EmulatedDevice) -> None:
+        self.device, self.mpi = device, MpiLibrary(communicator, device)
+
+    def variants(self, world: World) -> tuple[str, ...]:
+        return ("plain",)
+
+    def bind(self, world: World, case: Case) -> Bound:
+        return Unsupported("no kernel of ours takes part")
+
+    def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
+                      counts: tuple[int, int] | None = None) -> Bound:
+        exchange = self.mpi.bind_exchange(world, send, receive, counts)
+        return replace(exchange, step=self.device.on_host("exchange", exchange.call))
+
+    def barrier(self, world: World) -> Step:
+        return self.mpi.barrier(world)

@@ -1,0 +1,315 @@
+"""Executes AMD machine code on this CPU, instruction by instruction: the waves of all ranks interleaved at random.
+
+The instructions come from an emulator in a folder beside the project (`$WIRETAX_EMULATOR`, by default
+../shared/emulator), and from tinygrad's wheel, which `make test-emulated` installs to .venv-emulated. The emulator has
+no caches: every store is visible to all waves at once. So a test shows what the code computes, and that its waits
+suffice in each interleaving tried; it does not show what orders memory on a GPU.
+"""
+
+import ctypes
+import os
+import random
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kernels.devices.compile_cache import CompileError
+from tests.kernels.kernel_resources import clang
+from tests.launch import ROOT
+
+FAMILIES = {"gfx1100": "rdna3", "gfx1201": "rdna4", "gfx942": "cdna"}  # the emulator's names
+EMULATOR = Path(os.environ.get("WIRETAX_EMULATOR", ROOT.parent / "shared/emulator"))
+PACKAGES = ROOT / f".venv-emulated/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+NS_PER_INSTRUCTION = 10  # one step of the constant clock of gfx942 and later
+BURSTS = (1, 3, 20, 200, 1000)  # instructions that a wave executes before another wave continues
+MOST_INSTRUCTIONS = 200_000_000  # of one run; far beyond any time-out
+LOCAL_POISON = 0xA5  # a block's shared memory before its first store
+FP32_DENORMALS = 3 << 4  # in the kernel descriptor's float mode: neither inputs nor results are flushed
+REL32, REL64, REL32_LO, REL32_HI = 4, 5, 10, 11  # relocation types, relative to the place
+CACHE_CONTROL = ("GLOBAL_WB", "GLOBAL_INV", "BUFFER_WBL2", "BUFFER_INV", "BUFFER_GL", "GL0_INV", "GL1_INV",
+                 "SCHED_BARRIER", "DCACHE")
+
+
+def reason_against() -> str | None:
+    """Why machine code cannot be executed here; None if it can."""
+    if not (EMULATOR / "test/mockgpu/amd/emu.py").is_file():
+        return f"no emulator of AMD's instruction sets in {EMULATOR}"
+    if not (PACKAGES / "tinygrad").is_dir():
+        return "tinygrad is not installed: run `make test-emulated`"
+    try:
+        clang()
+    except CompileError:
+        return "system tool absent: clang-22"
+    return None
+
+
+@cache
+def emulator() -> Any:
+    """The emulator's module."""
+    os.environ["CC"] = clang()  # tinygrad compiles each kind of instruction once, with this compiler
+    sys.path.append(str(PACKAGES))
+    sys.path.insert(0, str(EMULATOR))  # before the standard library, which also has a package `test`
+    try:
+        import test.mockgpu.amd.emu as emu  # type: ignore[import-not-found,unused-ignore]
+    finally:
+        sys.path.remove(str(EMULATOR))
+    return emu
+
+
+class CodeObject:
+    """A kernel file's machine code in executable order: a relocatable ELF file, relocated in place."""
+
+    def __init__(self, path: Path, arch: str) -> None:
+        data = path.read_bytes()
+        self.arch = arch
+        self.memory = ctypes.create_string_buffer(len(data) + 1024)  # the decoder reads beyond the last instruction
+        self.base = -(-ctypes.addressof(self.memory) // 256) * 256
+        ctypes.memmove(self.base, data, len(data))
+        (table,), (count, self.names) = struct.unpack_from("<Q", data, 40), struct.unpack_from("<HH", data, 60)
+        self.sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + 64 * i) for i in range(count)]
+        self.kernels: dict[str, MachineKernel] = {}
+        symbols = next(section for section in self.sections if section[1] == 2)
+        names, self.symbols = self.sections[symbols[6]][4], list[int]()
+        for at in range(symbols[4], symbols[4] + symbols[5], 24):
+            name, _, _, section, value, _ = struct.unpack_from("<IBBHQQ", data, at)
+            place = value + (self.sections[section][4] if section < count else 0)
+            self.symbols.append(place)
+            text = data[names + name : data.index(b"\0", names + name)].decode()
+            if text.endswith(".kd"):
+                self.kernels[text[:-3]] = MachineKernel(text[:-3], self, place)
+        for section in self.sections:
+            if section[1] == 4:  # relocations with addends, of the section that field 7 names
+                for at in range(section[4], section[4] + section[5], 24):
+                    self._relocate(self.sections[section[7]][4], *struct.unpack_from("<QQq", data, at))
+
+    def _relocate(self, section: int, offset: int, info: int, addend: int) -> None:
+        value = self.symbols[info >> 32] + addend - (section + offset)
+        kind, place = info & 0xFFFFFFFF, self.base + section + offset
+        if kind == REL64:
+            ctypes.c_int64.from_address(place).value = value
+        elif kind in (REL32, REL32_LO, REL32_HI):
+            ctypes.c_uint32.from_address(place).value = value >> (32 if kind == REL32_HI else 0) & 0xFFFFFFFF
+        else:
+            raise NotImplementedError(f"relocation of type {kind}")
+
+
+class MachineKernel:
+    """A kernel's descriptor: LLVM's "User Guide for AMDGPU Backend", Kernel Descriptor."""
+
+    def __init__(self, name: str, code: CodeObject, descriptor: int) -> None:
+        self.name, self.code, self.descriptor = name, code, code.base + descriptor
+
+    def _field(self, kind: Any, offset: int) -> int:
+        return int(kind.from_address(self.descriptor + offset).value)
+
+    @property
+    def local_bytes(self) -> int:
+        return self._field(ctypes.c_uint32, 0)
+
+    @property
+    def scratch_bytes(self) -> int:
+        return self._field(ctypes.c_uint32, 4)
+
+    @property
+    def argument_bytes(self) -> int:
+        return self._field(ctypes.c_uint32, 8)
+
+    @property
+    def entry(self) -> int:
+        return self.descriptor + self._field(ctypes.c_int64, 16)
+
+    @property
+    def registers2(self) -> int:
+        return self._field(ctypes.c_uint32, 52)
+
+    @property
+    def float_mode(self) -> int:
+        return self._field(ctypes.c_uint32, 48) >> 12 & 0xFF
+
+    def user_registers(self, packet: int, arguments: int) -> list[int]:
+        """The scalar registers that the hardware fills, in the order of the descriptor's bits."""
+        enabled, registers = self._field(ctypes.c_uint16, 56), list[int]()
+        for bit, count, address in ((0, 4, 0), (1, 2, packet), (2, 2, 0), (3, 2, arguments), (4, 2, 0), (5, 2, 0),
+                                    (6, 1, 0)):
+            if enabled >> bit & 1:
+                registers += [address & 0xFFFFFFFF, address >> 32, 0, 0][:count]
+        return registers + [0] * ((self.registers2 >> 1 & 31) - len(registers))
+
+
+@dataclass
+class Launch:
+    """A kernel in a rank's stream. Hidden arguments follow `argument`, as in code object version 5."""
+
+    kernel: MachineKernel
+    blocks: int
+    threads: int
+    argument: bytes
+    keep: list[Any] = field(default_factory=list)
+
+    def waves(self, pace: float) -> "Iterator[Wave]":
+        kernel, emu = self.kernel, emulator()
+        assert kernel.float_mode & FP32_DENORMALS == FP32_DENORMALS, "this CPU would not flush denormals"
+        hidden = -(-len(self.argument) // 8) * 8
+        arguments = ctypes.create_string_buffer(max(kernel.argument_bytes, hidden + 256))
+        ctypes.memmove(arguments, self.argument, len(self.argument))
+        struct.pack_into("<IIIHHHHHH", arguments, hidden, self.blocks, 1, 1, self.threads, 1, 1, 0, 0, 0)
+        packet = ctypes.create_string_buffer(64)
+        struct.pack_into("<HHHHHHIIIII", packet, 0, 0, 1, self.threads, 1, 1, 0, self.blocks * self.threads, 1, 1,
+                         kernel.scratch_bytes, kernel.local_bytes)
+        addresses = ctypes.addressof(packet), ctypes.addressof(arguments)
+        self.keep += [arguments, packet]
+        family = FAMILIES[kernel.code.arch]
+        lanes = emu._wave_size(family)
+        for number in range(self.blocks):
+            firsts = range(0, self.threads, lanes)
+            block = Block(kernel.local_bytes, len(firsts), pace)
+            for first in firsts:
+                state = emu._init_wave(kernel.entry, first, self.threads, self.threads, 1, 1, addresses[1],
+                                       kernel.registers2, kernel.scratch_bytes, family, number, 0, 0,
+                                       kernel.user_registers(*addresses), lanes)
+                yield Wave(self, block, state, lanes)
+
+
+class Block:
+    """A block's shared memory and its barrier. `pace` is the probability that a chosen wave continues."""
+
+    def __init__(self, local_bytes: int, waves: int, pace: float) -> None:
+        self.pace = pace
+        self.shared = ctypes.create_string_buffer(bytes([LOCAL_POISON]) * max(local_bytes, 8))
+        self.waves, self.arrived, self.passed = waves, 0, 0
+
+    def arrive(self) -> None:
+        self.arrived += 1
+        self.release()
+
+    def release(self) -> None:
+        if self.arrived and self.arrived == self.waves:
+            self.arrived, self.passed = 0, self.passed + 1
+
+
+class Wave:
+    """A wave: its registers, and the barrier that it waits for (`awaited`, counted by its block)."""
+
+    def __init__(self, launch: Launch, block: Block, state: Any, lanes: int) -> None:
+        self.launch, self.block, self.state = launch, block, state
+        self.scratch = ctypes.create_string_buffer(launch.kernel.scratch_bytes * lanes + 8)
+        self.arrived_at, self.awaited = 0, -1
+        buffers = (state.sgpr_buf, state.vgpr_buf)
+        # In the order of the emulator's parameters; the second of memory, which starts at address 0.
+        self.addresses = [ctypes.c_uint64(buffer._buf.va_addr) for buffer in buffers]
+        self.addresses += [ctypes.c_uint64(0), ctypes.c_uint64(ctypes.addressof(block.shared)),
+                           ctypes.c_uint64(ctypes.addressof(self.scratch)),
+                           ctypes.c_uint64(state.accvgpr_buf._buf.va_addr)]
+        self.registers = state._sgpr_mv
+
+    @property
+    def can_run(self) -> bool:
+        return self.awaited < self.block.passed
+
+
+NEXT, RUN, SIGNAL, WAIT, BARRIER, CLOCK = range(6)
+KINDS = {"S_BARRIER_SIGNAL": SIGNAL, "S_BARRIER_WAIT": WAIT, "S_BARRIER": BARRIER}
+
+
+@cache
+def decoded(address: int, arch: str) -> tuple[int, int, Any, Any]:
+    """What to do with the instruction at an address: its kind, its size, and the function that executes it with its
+    parameters; for CLOCK the first register of the result."""
+    emu, family = emulator(), FAMILIES[arch]
+    raw = ctypes.string_at(address, 16)
+    if family == "rdna3" and raw[3] >> 2 == 0x38:  # buffer_gl0_inv and buffer_gl1_inv, which the decoder does not know
+        return NEXT, 8, None, None
+    instruction = emu.decode_inst(raw, family)
+    text, size = str(getattr(instruction, "op", "")), instruction.size()
+    if any(part in text for part in CACHE_CONTROL):
+        return NEXT, size, None, None
+    if "SENDMSG_RTN" in text or "MEMREALTIME" in text or "S_MEMTIME" in text:
+        register = instruction.sdst if hasattr(instruction, "sdst") else instruction.sdata
+        return CLOCK, size, getattr(register, "offset", register), None
+    if family == "cdna" and "FLAT_" in text:
+        # The hardware ignores the field of the scalar address in a FLAT instruction; the emulator ignores 127.
+        ctypes.c_uint8.from_address(address + 6).value |= 0x7F
+    program, runtime = emu._decode_at(address, arch=family)[0]
+    kind = next((kind for part, kind in KINDS.items() if part in text), RUN)
+    return kind, size, runtime.fxn, program.arg.globals
+
+
+class Machine:
+    """Executes streams, one a rank. `executed` counts each kernel's instructions, `clock` all of them. `paces` are the
+    ranks' in turn: with 0.1 a rank falls behind others, which then poll ten times as often."""
+
+    def __init__(self, seed: int = 0, paces: Sequence[float] = (1.0,)) -> None:
+        self.paces = paces
+        self.draw, self.clock, self.executed = random.Random(seed), 0, Counter[str]()
+
+    def run(self, streams: Sequence[Iterator[Launch | Callable[[], object]]]) -> None:
+        """Runs all streams at once. A launch starts when the one before it in its stream has ended; the streams know
+        nothing of each other. Raises RuntimeError if they do not end."""
+        waves: list[Wave] = []
+        running = [0] * len(streams)
+        pending = list(range(len(streams)))  # streams that may start their next launch
+        stream_of: dict[int, int] = {}
+        started = self.clock
+        while True:
+            while pending:
+                number = pending.pop()
+                item = next(streams[number], None)
+                if isinstance(item, Launch):
+                    for wave in item.waves(self.paces[number % len(self.paces)]):
+                        waves.append(wave)
+                        stream_of[id(wave)] = number
+                        running[number] += 1
+                elif item:
+                    item()
+                    pending.append(number)
+            if not waves:
+                return
+            wave = self.draw.choice(waves)
+            if wave.can_run and self.draw.random() <= wave.block.pace and self._ends(wave, self.draw.choice(BURSTS)):
+                waves.remove(wave)
+                number = stream_of.pop(id(wave))
+                running[number] -= 1
+                if not running[number]:
+                    pending.append(number)
+            if self.clock - started > MOST_INSTRUCTIONS:
+                raise RuntimeError(f"no end after {MOST_INSTRUCTIONS} instructions: {self.executed}")
+
+    def _ends(self, wave: Wave, most: int) -> bool:
+        """Executes up to `most` instructions of a wave; whether it has ended."""
+        registers, block, addresses = wave.registers, wave.block, wave.addresses
+        arch, begin = wave.launch.kernel.code.arch, self.clock
+        emu = emulator()
+        low, high = emu.PC_LO_IDX, emu.PC_HI_IDX
+        is_done = False
+        for _ in range(most):
+            address = registers[low] | registers[high] << 32
+            if address == emu.ENDPGM_PC:
+                block.waves -= 1
+                block.release()
+                is_done = True
+                break
+            kind, size, function, parameters = decoded(address, arch)
+            self.clock += 1
+            if function is not None and kind != CLOCK:
+                function(*[addresses[p] for p in parameters])
+            else:
+                wave.state.pc = address + size
+            if kind in (RUN, NEXT):
+                continue
+            if kind == CLOCK:
+                registers[function] = self.clock & 0xFFFFFFFF
+                registers[function + 1] = self.clock >> 32
+                continue
+            if kind != WAIT:
+                wave.arrived_at = block.passed
+                block.arrive()
+            if kind != SIGNAL and block.passed == wave.arrived_at:
+                wave.awaited = wave.arrived_at
+                break
+        self.executed[wave.launch.kernel.name] += self.clock - begin
+        return is_done

@@ -1,0 +1,102 @@
+"""Ranks of one process on emulated GPUs, over the examples and items that other tests use too."""
+
+import ctypes
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from collectives.algorithm import ALGORITHMS
+from collectives.operation import Operation, Unsupported
+from collectives.peer_buffer import PeerBuffer, probe_kernels, set_epoch
+from kernels.devices.compile_cache import SOURCES
+from kernels.devices.device import ITERATION_STRUCTURES, Gate, Step
+from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example
+from tests.emulated.device import EmulatedDevice
+from tests.emulated.machine import Machine
+from tests.ranks.sanitized_ranks import Bed, open_bed
+
+TIMEOUT_S = 0.5  # of the emulated clock: 50 million instructions
+
+
+def open_ranks(arch: str, ranks: int, threads: int, blocks: int, seed: int, kernels: Path = SOURCES,
+               paces: Sequence[float] = (1.0,), timeout_s: float = TIMEOUT_S) -> Bed:
+    machine = Machine(seed, paces)
+    devices = [EmulatedDevice(machine, arch, threads, blocks, kernels) for _ in range(ranks)]
+    return open_bed(devices, seed, timeout_s=timeout_s)
+
+
+def devices_of(bed: Bed) -> list[EmulatedDevice]:
+    return [cast(EmulatedDevice, world.device) for world in bed.worlds]
+
+
+def run(bed: Bed) -> Machine:
+    """Runs everything that the ranks' streams hold, all ranks at once."""
+    devices = devices_of(bed)
+    devices[0].machine.run([device.launches() for device in devices])
+    return devices[0].machine
+
+
+def enqueue(step: Step) -> None:
+    step.kernel.function(step.blocks, step.argument)
+
+
+def late_ranks(bed: Bed) -> str | None:
+    """A sentence about the first rank that waited in vain."""
+    return next((f"rank {r}: rank {world.watch.peer} never came" for r, world in enumerate(bed.worlds)
+                 if world.watch.timed_out), None)
+
+
+def run_items(bed: Bed, launches: int) -> dict[str, int]:
+    """Launches each item several times, in an order that is random and the same on every rank. Returns the number of
+    wrong elements by item. The ranks meet once, at the start."""
+    order = random.Random(bed.seed).sample([*bed.items] * launches, launches * len(bed.items))
+    for rank, world in enumerate(bed.worlds):
+        peers = cast(PeerBuffer, world.peers)
+        loop = world.device.compile("iteration", {}, ITERATION_STRUCTURES)
+        begin = Step(loop.kernel("begin_iteration"), Gate(watch=ctypes.addressof(world.watch)))
+        enqueue(Step(probe_kernels(world.device, bed.ranks).kernel("meet"), peers.arguments(0, 0, 0, 0)))
+        for name in order:
+            for step in [begin, *bed.items[name][rank][0]]:
+                enqueue(step)
+    run(bed)
+    return {name: wrong for name, of_ranks in bed.items.items()
+            if (wrong := sum(int(memory.read()[:4].view("u4")[0]) for _, memory in of_ranks if memory))}
+
+
+def examples_on(bed: Bed, epochs: int) -> Callable[[Example, np.ndarray], str | None]:
+    """A function for `collective_examples.check`: performs an example on all ranks and describes the first error. The
+    epoch wraps after `epochs` launches."""
+    rooms = [[device.private(ROOM_BYTES) for device in devices_of(bed)] for _ in range(2)]
+    buffers = [Buffers(r, bed.ranks, *pair) for r, pair in enumerate(zip(*rooms, strict=True))]
+    for world in bed.worlds:
+        peers = cast(PeerBuffer, world.peers)
+        peers.registered += cast(Any, rooms)
+        set_epoch(peers, 2**32 - 1 - epochs)
+
+    def problem(example: Example, every: np.ndarray) -> str | None:
+        if example.algorithm == "library":
+            return None
+        algorithm = ALGORITHMS[example.collective.name][example.algorithm]
+        if example.variant not in algorithm.variants(bed.worlds[0]):
+            return None
+        cases = [buffer.case(example, every) for buffer in buffers]
+        operations = bed.bind(algorithm.bind, cases)
+        if isinstance(operations[0], Unsupported):
+            return None
+        for _ in range(1 if example.in_place else example.launches):
+            for operation in operations:
+                assert isinstance(operation, Operation)
+                enqueue(operation.step)
+        run(bed)
+        wrong = late_ranks(bed)
+        for r, buffer in enumerate(buffers):
+            error = buffer.problem(example, every)
+            wrong = wrong or (f"rank {r}: {error}" if error else None)
+        bits = {buffer.result(example).tobytes() for buffer in buffers}
+        is_alike = len(bits) == 1 or example.collective.name not in ("all_reduce", "all_gather")
+        return wrong or (None if is_alike else "ranks got different bits")
+
+    return problem

@@ -64,7 +64,7 @@ peers: setup $(PEERS:%=.venv-%/.installed)
 	@$(VENV)/bin/python -m reports peers $(PEERS_OUT) --imb $(PEERS_OUT).imb.txt
 
 # Another MPI alone: all else is $(VENV)'s. mpi4py loads the library that lies in its interpreter's own environment.
-$(PEERS:%=.venv-%/.installed): .venv-%/.installed: requirements-%.lock $(VENV)/.installed-runtime
+$(PEERS:%=.venv-%/.installed) .venv-emulated/.installed: .venv-%/.installed: requirements-%.lock $(VENV)/.installed-runtime
 	@echo "Installing $* into $(@D) ..." >&2
 	@$(VENV)/bin/python -m venv --clear --without-pip $(@D)
 	@$(PIP) -r $< --prefix $(@D)

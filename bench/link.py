@@ -19,7 +19,7 @@ from collectives.allreduce_copy_engine import pushed, shared_engine
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import Case, Operation
-from collectives.peer_buffer import probe_kernels
+from collectives.probe import probe_kernels
 from kernels.devices.device import PEER_STRUCTURES, CopyEngine, DeviceError, Memory, Step, Transfer
 from reports.store.schema import CaseHeader
 

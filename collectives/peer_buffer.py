@@ -1,10 +1,7 @@
 """One slab for each rank, mapped by all ranks: allocate, exchange handles, map, probe.
 
-Flags and data are separate allocations. A peer's memory counts as mapped only after every byte of a
-probe was seen through the kernels' own loads and stores, in each direction, sixteen times over the
-same addresses with new contents: a stale cache shows only at the second use. Another probe shows
-whether stores become visible while both kernels run, because an allocator may ignore the requested
-type of memory. If one rank cannot use a sharing mode, all ranks give it up and try the next."""
+Flags and data are separate allocations. If one rank cannot use a sharing mode, or its memory fails
+a probe, all ranks give it up and try the next."""
 
 import ctypes
 import secrets
@@ -16,20 +13,16 @@ from typing import Any
 import numpy as np
 
 from collectives.communicator import Communicator, Disagreement
+from collectives.probe import ProbeFailed, probe, probe_flag, probe_visibility
 from collectives.refusals import remedy
 from kernels.devices.device import (
     MOST_RANKS,
-    PEER_STRUCTURES,
     Arguments,
-    Bytes,
     Control,
     Device,
     DeviceError,
-    Kernel,
     Memory,
-    Module,
     Own,
-    Step,
     Watch,
 )
 from kernels.devices.shared_memory import forget_name
@@ -37,13 +30,6 @@ from kernels.devices.shared_memory import forget_name
 HALF_BYTES = 4 << 20  # of a slab that no message has made larger
 ROUNDING_BYTES = 64 << 10  # beside the chunks of a half, for slots in whole packs and lines
 PACKET_BYTES = 66 << 10  # as in sync.h: behind the halves, each writer's room for packets in each
-PROBE_BYTES = 4096
-PROBE_ROUNDS = 16
-PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
-# As memory_probe.cu numbers them. A pack has 16 B on a GPU and a vector's width on a CPU.
-MEMORY_ACCESSES = "2 B", "4 B", "8 B", "a pack", "a streamed pack", "a polled packet"
-VISIBILITY_ROUNDS = {True: 16, False: 64}  # by near_peers: a loaded CPU may run one rank at a time
-VISIBILITY_BLOCKS = 8  # on as many multiprocessors, with a cache each
 
 
 def half_for(message_bytes: int, most_chunk_bytes: int) -> int:
@@ -57,10 +43,6 @@ def slab_bytes(half_bytes: int) -> int:
 
 
 SLAB_BYTES = slab_bytes(HALF_BYTES)
-
-
-class ProbeFailed(Disagreement):
-    """Peers' memory can be mapped, but a read returns other bytes than were written."""
 
 
 @dataclass(frozen=True)
@@ -250,113 +232,3 @@ def set_epoch(peers: PeerBuffer, epoch: int) -> None:
             flag.value = epoch << 32
     write_own(peers, epoch)
     peers.controls[peers.communicator.rank].write(np.frombuffer(bytes(control), np.uint8))
-
-
-def _pattern(turn: int, writer: int, reader: int) -> Bytes:
-    draw = np.random.default_rng([turn, writer, reader])
-    return draw.integers(0, 256, PROBE_BYTES, np.uint8)
-
-
-def probe_kernels(device: Device, ranks: int, **macros: str) -> Module:
-    return device.compile("link_probe", {"WORLD": str(ranks), **macros}, PEER_STRUCTURES)
-
-
-def probe(peers: PeerBuffer) -> None:
-    """Pushes and pulls patterns between all pairs: rank w writes into slot w of each peer's slab,
-    and into its own last slot, which all peers pull. Raises ProbeFailed and Disagreement."""
-    communicator, device = peers.communicator, peers.device
-    size, rank = communicator.size, communicator.rank
-    with communicator.together(DeviceError):
-        source, sink = device.private(PROBE_BYTES), device.private(PROBE_BYTES)
-        kernels = probe_kernels(device, size)
-
-    def move(target: int, origin: int) -> None:
-        arguments = peers.arguments(origin, target, PROBE_BYTES // 4, PROBE_BYTES)
-        device.caller(Step(kernels.kernel("copy_local"), arguments))()
-
-    def slot(owner: int, number: int) -> int:
-        return peers.slabs[owner].address + number * PROBE_BYTES
-
-    def complaint(turn: int) -> str | None:
-        for peer in range(size):
-            for verb, owner, number, reader in (("pushed", rank, peer, rank),
-                                                ("pulled", peer, size, size)):
-                move(sink.address, slot(owner, number))
-                wrong = np.flatnonzero(sink.read() != _pattern(turn, peer, reader))
-                if wrong.size:
-                    return (f"the memory that rank {peer} {verb} to rank {rank} has wrong bytes "
-                            f"from offset {number * PROBE_BYTES + wrong[0]} of the slab on, in "
-                            f"turn {turn} of the probe")
-        return None
-
-    written = [(peer, rank, peer) for peer in range(size)] + [(rank, size, size)]
-    for turn in range(PROBE_ROUNDS):
-        with communicator.together(DeviceError):
-            for owner, number, reader in written:
-                source.write(_pattern(turn, rank, reader))
-                move(slot(owner, number), source.address)
-        with communicator.together(DeviceError):
-            sentence = complaint(turn)
-        if sentence := communicator.first_word(sentence):
-            raise ProbeFailed(sentence)
-    for memory in (source, sink):
-        memory.close()
-
-
-def probe_flag(peers: PeerBuffer) -> None:
-    """Bounces a flag between pairs. Raises ProbeFailed if one never arrives."""
-    communicator, device = peers.communicator, peers.device
-    with communicator.together(DeviceError):
-        kernels, trip_ns = probe_kernels(device, communicator.size), device.private(8)
-        _probe_once(peers, kernels.kernel("flag_ping_pong"), trip_ns, 16)
-        trip_ns.close()
-    if sentence := communicator.first_word(_missing(peers)):
-        raise ProbeFailed(sentence)
-
-
-def probe_visibility(peers: PeerBuffer) -> None:
-    """Lets all ranks store and read at once in one launch, by every access of the kernels. Raises
-    ProbeFailed if data that were stored before a flag are not there after it."""
-    communicator, device = peers.communicator, peers.device
-    macros = {"WORLD": str(communicator.size), "STREAM_SLAB": "1"}
-    blocks = min(VISIBILITY_BLOCKS, device.blocks_for(SLAB_BYTES))
-    counts = np.zeros((len(MEMORY_ACCESSES), 2, MOST_RANKS), np.uint32)
-    with communicator.together(DeviceError):  # all have compiled before the first rank waits
-        kernels = device.compile("memory_probe", macros, PEER_STRUCTURES)
-    for entry, signal in ("show_stores", "flag"), ("show_packets", "packet"):
-        with communicator.together(DeviceError):
-            wrong, rounds = device.private(counts.nbytes), VISIBILITY_ROUNDS[device.near_peers]
-            _probe_once(peers, kernels.kernel(entry), wrong, rounds, blocks)
-            counts = wrong.read().view(np.uint32).reshape(counts.shape)
-            wrong.close()
-        sentence = _missing(peers, signal) or _stale(counts, communicator.rank)
-        if sentence := communicator.first_word(sentence):
-            raise ProbeFailed(sentence)
-
-
-def _probe_once(peers: PeerBuffer, kernel: Kernel, result: Memory, count: int,
-                blocks: int = 1) -> None:
-    arguments = peers.arguments(0, result.address, count, PROBE_BYTES)
-    arguments.timeout_ns = min(arguments.timeout_ns, PROBE_NS)
-    peers.device.caller(Step(kernel, arguments, blocks))()
-
-
-def _missing(peers: PeerBuffer, name: str = "flag") -> str | None:
-    """A sentence if the last launch waited in vain."""
-    if not peers.waits.watch.timed_out:
-        return None
-    return (f"a {name} from rank {peers.waits.watch.peer} never arrived in the memory of rank "
-            f"{peers.communicator.rank}")
-
-
-def _stale(counts: np.ndarray[Any, Any], rank: int) -> str | None:
-    """The first path with stale data, and all its accesses; None without. `counts` of packs or
-    packets: [access, path, writer]."""
-    for path, verb in enumerate(("pushed to", "left for")):
-        for writer in np.flatnonzero(counts[:, path].sum(0)):
-            accesses = [name for name, count in zip(MEMORY_ACCESSES, counts[:, path, writer],
-                                                    strict=True) if count]
-            return (f"within one launch rank {rank} read stale data after the flag of rank "
-                    f"{writer}: in what it {verb} rank {rank}, by accesses of "
-                    f"{', '.join(accesses)}")
-    return None

@@ -2,7 +2,8 @@
 
 from collectives.communicator import Communicator, Disagreement
 from collectives.operation import Library, Unsupported, World
-from collectives.peer_buffer import PeerBuffer, ProbeFailed, WaitPolicy, connect
+from collectives.peer_buffer import PeerBuffer, WaitPolicy, connect
+from collectives.probe import ProbeFailed
 from collectives.refusals import remedy
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import MOST_RANKS, Device, DeviceError

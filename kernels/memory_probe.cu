@@ -30,7 +30,7 @@ template <bool STREAM> struct WholePack {
   static DEVICE void store(char* at, pack p) { store_aligned_pack(at, 0, p, STREAM); }
   static DEVICE pack load(const char* at) { return load_aligned_pack(at, 0); }
 };
-// As MEMORY_ACCESSES in peer_buffer.py names them.
+// As MEMORY_ACCESSES in probe.py names them.
 template <class Each> DEVICE void for_accesses(Each each) {
   each(0, Halves{});
   each(1, InPieces<unsigned>{});

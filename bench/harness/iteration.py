@@ -13,7 +13,8 @@ from bench.harness import verify
 from collectives.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.collective import Array, Collective, Datatype
 from collectives.operation import Case, Operation, World, build_macros, plain_arguments
-from collectives.peer_buffer import PeerBuffer, probe_kernels
+from collectives.peer_buffer import PeerBuffer
+from collectives.probe import probe_kernels
 from kernels.devices.device import (
     MOST_RANKS,
     NEXT_ITERATION,

@@ -22,7 +22,8 @@ from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
 from bench.machine.placement import Place, pin
 from collectives.communicator import Communicator, Disagreement, launched_rank, scant_memory
 from collectives.operation import Unsupported, World
-from collectives.peer_buffer import WaitPolicy, probe_kernels
+from collectives.peer_buffer import WaitPolicy
+from collectives.probe import probe_kernels
 from collectives.world import open_device, open_world
 from kernels.devices.device import DeviceError, Memory, Step
 from reports.store.result import ResultError

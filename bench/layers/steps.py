@@ -23,7 +23,7 @@ from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
 from collectives.layers.steps import Batch, Net
 from collectives.operation import Bound, Operation, Unsupported, plain_arguments
-from collectives.peer_buffer import probe_kernels
+from collectives.probe import probe_kernels
 from kernels.devices.device import WRONG_BYTES, DeviceError, Memory, Pattern, Step
 from reports.store.schema import CaseHeader
 

@@ -15,7 +15,8 @@ from bench.machine.gpu_state import Facts, nvidia_gpu, nvidia_peer_status
 from bench.machine.placement import pin
 from collectives.communicator import Communicator, Disagreement
 from collectives.operation import Unsupported, World
-from collectives.peer_buffer import PeerBuffer, WaitPolicy, probe_kernels
+from collectives.peer_buffer import PeerBuffer, WaitPolicy
+from collectives.probe import probe_kernels
 from collectives.refusals import legacy_ipc
 from collectives.world import open_device, open_world
 from kernels.devices.device import Device, DeviceError, Memory, Step, Watch

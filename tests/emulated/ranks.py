@@ -10,7 +10,8 @@ import numpy as np
 
 from collectives.algorithm import ALGORITHMS
 from collectives.operation import Operation, Unsupported
-from collectives.peer_buffer import PeerBuffer, probe_kernels, set_epoch
+from collectives.peer_buffer import PeerBuffer, set_epoch
+from collectives.probe import probe_kernels
 from kernels.devices.compile_cache import SOURCES
 from kernels.devices.device import ITERATION_STRUCTURES, Gate, Step
 from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example

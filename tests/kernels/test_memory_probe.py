@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from collectives.peer_buffer import MEMORY_ACCESSES
+from collectives.probe import MEMORY_ACCESSES
 from tests.fake_gpu import environment
 from tests.kernels.broken_kernels import HIP, Patch, apply, tree
 from tests.launch import FULL, ROOT, few, mpirun

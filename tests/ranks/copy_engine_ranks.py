@@ -14,7 +14,7 @@ import numpy as np
 from collectives import allreduce_copy_engine as forms
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Algorithm, Build, Case, Operation, World
-from collectives.peer_buffer import probe_kernels
+from collectives.probe import probe_kernels
 from kernels.devices.copy_engine import GpuCopyEngine
 from kernels.devices.device import Kernel, Memory, Step
 from kernels.devices.gpu import GpuDevice

@@ -37,7 +37,8 @@ from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
 from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Build, Case, Library, Operation, Unsupported, World
-from collectives.peer_buffer import PROBE_BYTES, SLAB_BYTES, PeerBuffer, WaitPolicy, probe_kernels, set_epoch
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
+from collectives.probe import PROBE_BYTES, probe_kernels
 from collectives.quantized import ALGORITHMS as QUANTIZED
 from collectives.quantized import BLOCK
 from collectives.quantized import DATATYPES as QUANTIZED_DATATYPES

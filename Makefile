@@ -63,8 +63,9 @@ peers: setup $(PEERS:%=.venv-%/.installed)
 	  -npmin $(RANKS) -msglog 14:25 >$(PEERS_OUT).imb.txt
 	@$(VENV)/bin/python -m reports peers $(PEERS_OUT) --imb $(PEERS_OUT).imb.txt
 
-# Another MPI alone: all else is $(VENV)'s. mpi4py loads the library that lies in its interpreter's own environment.
-$(PEERS:%=.venv-%/.installed) .venv-emulated/.installed: .venv-%/.installed: requirements-%.lock $(VENV)/.installed-runtime
+# Another MPI, or the emulator's packages, alone: all else is $(VENV)'s. mpi4py loads the library of its interpreter's own
+# environment.
+$(patsubst %,.venv-%/.installed,$(PEERS) emulated): .venv-%/.installed: requirements-%.lock $(VENV)/.installed-runtime
 	@echo "Installing $* into $(@D) ..." >&2
 	@$(VENV)/bin/python -m venv --clear --without-pip $(@D)
 	@$(PIP) -r $< --prefix $(@D)

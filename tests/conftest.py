@@ -48,10 +48,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "emulated: executes machine code in an emulator, see `make test-emulated`")
     config.addinivalue_line("markers", "alone: must not run beside other tests")
     config.addinivalue_line("markers", "unit: launches no ranks and takes seconds")
+    wants_gpu = config.option.markexpr == "gpu"
     for marker in ("gpu", "emulated"):
         if marker not in config.option.markexpr:
             config.option.markexpr = f"not {marker} and ({config.option.markexpr or f'not {marker}'})"
-    if config.option.markexpr == "gpu":
+    if wants_gpu:
         try:
             visible_gpus()
         except DeviceError as error:

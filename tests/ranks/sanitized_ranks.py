@@ -176,6 +176,8 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
                 continue
             is_lossy = algorithm.name in LOSSY
             fitting = QUANTIZED_DATATYPES if is_lossy else list(DATATYPES)
+            if algorithm.name == "one_shot_sentinel":
+                fitting = [name for name in fitting if DATATYPES[name].is_float]
             datatype = DATATYPES[fitting[turn % len(fitting)]]
             redop = "sum" if is_lossy else REDOPS[turn % len(REDOPS)]
             redop = "sum" if reason_against(datatype, redop) else redop
@@ -328,10 +330,12 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
         bed.items[name] = of_ranks
     for entry in ("show_stores", "show_packets"):
         if wanted(name := f"link {entry}"):
-            rounds = [cast(PeerBuffer, world.peers).arguments(0, receives[r], 3, PROBE_BYTES)
-                      for r, world in enumerate(bed.worlds)]
-            probe = bed.worlds[0].device.compile("memory_probe", {"WORLD": str(ranks)}, PEER_STRUCTURES)
-            bed.items[name] = [([Step(probe.kernel(entry), arguments)], None) for arguments in rounds]
+            of_ranks = []
+            for r, world in enumerate(bed.worlds):
+                probe = world.device.compile("memory_probe", {"WORLD": str(ranks)}, PEER_STRUCTURES)
+                rounds = cast(PeerBuffer, world.peers).arguments(0, receives[r], 3, PROBE_BYTES)
+                of_ranks.append(([Step(probe.kernel(entry), rounds)], None))
+            bed.items[name] = of_ranks
 
 
 def open_bed(devices: Sequence[Device], seed: int, plant: str = "", timeout_s: float = 30.0) -> Bed:

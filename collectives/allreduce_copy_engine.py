@@ -225,8 +225,7 @@ def _bind(assemble: Callable[[Program], None], slots: Callable[[int], int], worl
         engine = _engine(world, peers)
         inboxes = _inboxes(peers, slots(ranks) * segment_bytes)
     except Disagreement as refused:
-        # A table of a CPU would repeat the reason at each size.
-        return Unsupported(str(refused), depends_on_size=world.device.near_peers)
+        return Unsupported(str(refused))
     arguments = peers.arguments(case.send, case.receive, case.count, 0)
     if case.variant == "registered" and not peers.locate(case.receive, arguments.receives):
         return NOT_MAPPED
@@ -247,6 +246,10 @@ def _refusal(world: World, case: Case) -> Unsupported | None:
     """Why these forms do not fit the case; the same on all ranks."""
     if isinstance(world.peers, Unsupported):
         return world.peers
+    if world.device.near_peers:
+        # A default table of a CPU would repeat the reason at each size.
+        return Unsupported("the cpu device has no copy engines; GPUs have them",
+                           depends_on_size=True)
     if case.segment_bytes < LEAST_BYTES:
         return Unsupported(f"copy engines pay from {LEAST_BYTES >> 20} MiB on",
                            depends_on_size=True)

@@ -197,5 +197,5 @@ def list_algorithms(sweep: SweepOptions, session: Session) -> int:
         bound = algorithm.bind(world, case)
         why = f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else ""
         if world.communicator.rank == 0:
-            print_out(f"{algorithm.name:14} {algorithm.about}{why}\n")
+            print_out(f"{algorithm.name:22} {algorithm.about}{why}\n")
     return FINE

@@ -23,9 +23,9 @@ from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import SOURCES, CompileError, cache_folder
 from tests.kernels import kernel_code
 from tests.kernels.gpu_builds import cached, sources
-from tests.kernels.kernel_code import broken, kernels_in
+from tests.kernels.kernel_code import kernels_in
 from tests.kernels.kernel_resources import PRELUDE, hip_assembly
-from tests.kernels.test_kernels_compile import COLLECTIVES, FILES, UNSYNCHRONISED
+from tests.kernels.test_kernels_compile import COLLECTIVES, FILES, HALVES, UNSYNCHRONISED, disorder
 from tests.launch import ROOT
 
 # CuPy 14 takes the NVRTC of any CUDA 12 or 13. The newest of each are in the locks of the extras.
@@ -150,13 +150,12 @@ def flaws(compiler: str, stem: str, architecture: str) -> list[str]:
             return [] if kernels else [f"{stem} has no kernel"]
         # NVRTC before 12.8 has no fence.acquire and polls by acquire on every architecture, as on sm_80.
         model = architecture if compiler in CLANGS or "fence.acquire.sys" in text else "sm_80"
-        return [f"{kernel}: {flaw}" for kernel, lines in kernels.items() if kernel not in UNSYNCHRONISED
-                for flaw in broken(lines, model)]
+        return disorder(kernels, model)
 
     checks = [Path(path).read_bytes() for path in (__file__, HIPRTC_NAMES, str(kernel_code.__file__))]
     flags = gpu_driver.compiler_flags(architecture)
     try:
-        return cached(list[str], look, compiler, flags, checks, sorted(UNSYNCHRONISED), sources(stem))
+        return cached(list[str], look, compiler, flags, checks, sorted(UNSYNCHRONISED), HALVES, sources(stem))
     except CompileError as error:
         return [str(error)]
 

@@ -131,11 +131,14 @@ class StreamMatmul:
     def _fill(self) -> list[Any]:
         """Launches the matmul; returns the events of the begin and of each launch's end."""
         events = [self.cupy.cuda.Event() for _ in range(self.launches + 1)]
-        with self.stream:
+        self.stream.use()  # CuPy's `with` would end with its default stream, not with the device's
+        try:
             events[0].record(self.stream)
             for event in events[1:]:
                 self.step.kernel.function(self.step.blocks, self.step.argument)
                 event.record(self.stream)
+        finally:
+            self.device.stream.use()
         return events
 
     def _launches_during(self, row_ns: Any, events: list[Any]) -> float:

@@ -142,8 +142,11 @@ class OtherStream(Lane):
         begin, end = (self.cupy.cuda.Event(disable_timing=True) for _ in range(2))
         begin.record(self.main)
         self.stream.wait_event(begin)
-        with self.stream:
+        self.stream.use()  # CuPy's `with` would end with its default stream, not with the device's
+        try:
             run()
+        finally:
+            self.main.use()
         end.record(self.stream)
         self.ends.append(end)
 

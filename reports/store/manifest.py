@@ -108,12 +108,12 @@ def read_manifest(folder: Path | str) -> Manifest:
                 raise ResultError(f"{path}: the run {record.run} {problem}")
         manifest.add(record)
     own = {MANIFEST, *(launch.run for launch in manifest.launches)}
-    tops = [top for top in path.parent.iterdir() if top.name != WORKTREES]
-    for file in sorted(file for top in tops for file in (top, *top.rglob("*")) if file.is_file()):
-        inside = file.relative_to(path.parent)
-        is_beside_run = any(parent.suffix in BESIDE_A_RUN for parent in inside.parents)
-        if inside.as_posix() not in own and inside.suffix not in REPORTS and not is_beside_run:
-            manifest.foreign.append(file)
+    for parent, _, files in _folders(path.parent):
+        for file in (Path(parent, name) for name in files):
+            inside = file.relative_to(path.parent).as_posix()
+            if inside not in own and file.suffix not in REPORTS and file.is_file():
+                manifest.foreign.append(file)
+    manifest.foreign.sort()
     return manifest
 
 
@@ -121,9 +121,7 @@ def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
     """Each file of JSON lines below `folder`, with an empty string, and each link, which is not
     followed, and each folder that cannot be read, with these words. A manifest is such a file."""
     closed: list[OSError] = []
-    for parent, folders, files in os.walk(folder, onerror=closed.append):
-        folders[:] = sorted(name for name in folders if name != WORKTREES
-                            and Path(name).suffix not in BESIDE_A_RUN)
+    for parent, folders, files in _folders(folder, closed.append):
         for name in sorted([*folders, *files]):
             path = Path(parent, name)
             if os.path.islink(path):
@@ -132,3 +130,13 @@ def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
                 yield path, ""
     for error in closed:
         yield Path(error.filename), "a folder that cannot be read"
+
+
+def _folders(folder: Path, onerror=None) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder below `folder` that may hold runs, with the names of its folders and files.
+
+    A folder that a running benchmark removes meanwhile goes to `onerror`, not to the caller."""
+    for parent, folders, files in os.walk(folder, onerror=onerror):
+        folders[:] = sorted(name for name in folders if name != WORKTREES
+                            and Path(name).suffix not in BESIDE_A_RUN)
+        yield parent, folders, files

@@ -170,10 +170,14 @@ def of_kind(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:
 def read_flight(folder: Path) -> Flight | None:
     """The flight records in `folder`, a page of each rank: JSON, zeros, and at COUNTERS_OFFSET the
     64-bit counters that it names. None without a readable folder. Leaves out torn pages."""
-    if folder.is_symlink() or not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
+    if folder.is_symlink():
+        return None
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError:  # a run that ends removes its folder
         return None
     flight = Flight(ranks={}, ended=None)
-    for path in sorted(folder.iterdir()):
+    for path in paths:
         try:
             content = foreign.read_bytes(path, follow=False, most_bytes=PAGE_BYTES)
             page = foreign.printable_in(msgspec.json.decode(content.split(b"\0", 1)[0], type=dict))

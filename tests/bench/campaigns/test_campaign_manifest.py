@@ -1,5 +1,7 @@
 """Reading the manifest of a campaign, complete or damaged."""
 
+from threading import Event, Thread
+
 import pytest
 from msgspec.structs import replace
 
@@ -95,3 +97,27 @@ def test_foreign_files_are_named(tmp_path):
         (tmp_path / name).write_text("x")
     foreign = [path.relative_to(tmp_path).as_posix() for path in read_manifest(tmp_path).foreign]
     assert foreign == ["b/2.jsonl", "b/notes.txt", "stray.jsonl"]
+
+
+def test_a_run_that_ends_meanwhile_is_no_error(tmp_path):
+    """The benchmark that runs removes folders and files beside its run while reports read the campaign."""
+    write(tmp_path, HEAD, launch(1, "a", "a/1.jsonl"))
+    (tmp_path / "b" / "2.jsonl").unlink()
+    ended = Event()
+
+    def runs():
+        number = 0
+        while not ended.is_set():
+            flight = tmp_path / "a" / f"{(number := number + 1)}.flight"
+            flight.mkdir()
+            (flight / "rank-0").touch()
+            (flight / "rank-0").unlink()
+            flight.rmdir()
+
+    thread = Thread(target=runs)
+    thread.start()
+    try:
+        assert all(read_manifest(tmp_path).foreign == [] for _ in range(200))
+    finally:
+        ended.set()
+        thread.join()

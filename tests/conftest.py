@@ -16,11 +16,14 @@ from kernels.devices.gpu_driver import visible_gpus
 # Tests in these files judge times, look for leftovers of other tests, or launch ranks that wait in
 # loops and would slow others down: they run alone. `bench/cli` is tests/bench/test_cli.py.
 ALONE = {
-    "bench/cli", "bench/collective_commands", "bench/corruption",
+    "bench/cli", "bench/collective_commands", "bench/corruption", "bench/faults",
     "bench/features/arrival_skew", "bench/features/footprint", "bench/features/slowed",
     "bench/features/soak", "bench/harness/flight",
     "bench/layers/fused_commands", "bench/link", "bench/stress", "bench/tune",
-    "collectives/routed", "kernels/background_gpu", "kernels/device_cpu", "kernels/shared_memory",
+    "collectives/collectives", "collectives/copy_engine", "collectives/library_gpu",
+    "collectives/overlap", "collectives/quantized", "collectives/routed",
+    "kernels/background_gpu", "kernels/device_cpu", "kernels/device_gpu", "kernels/gpu",
+    "kernels/shared_memory",
 }
 
 # Tests in these files launch no ranks and take seconds: `make check` runs them before a commit.

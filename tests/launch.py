@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 MPIRUN = Path(sys.executable).parent / "mpirun"
 
 T = TypeVar("T")
 FULL = os.environ.get("FULL_COUNT") == "1"  # as `make reliability` sets it
+SLOW_TEST = pytest.mark.skipif(not FULL, reason="slow: make reliability")
 
 
 def count(full: int) -> int:

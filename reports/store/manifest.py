@@ -2,7 +2,7 @@
 a launch that no longer counts gets another line, with status `orphaned`."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -132,11 +132,10 @@ def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
         yield Path(error.filename), "a folder that cannot be read"
 
 
-def _folders(folder: Path, onerror=None) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Each folder below `folder` that may hold runs, with the names of its folders and files.
-
-    A folder that a running benchmark removes meanwhile goes to `onerror`, not to the caller."""
-    for parent, folders, files in os.walk(folder, onerror=onerror):
+def _folders(folder: Path, failed: Callable[[OSError], object] | None = None
+             ) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder that may hold runs, with the names in it, even while benchmarks remove others."""
+    for parent, folders, files in os.walk(folder, onerror=failed):
         folders[:] = sorted(name for name in folders if name != WORKTREES
                             and Path(name).suffix not in BESIDE_A_RUN)
         yield parent, folders, files

@@ -157,13 +157,13 @@ def test_a_stopped_rank_that_is_not_killed_exits_with_the_others(out):
 
 def test_a_block_with_a_stopped_rank_is_discarded(out):
     """The other ranks wait in MPI, which has no time-out. After SIGCONT, all ranks continue and finish the block."""
-    options = "-n", "12000", "--max-time", "100", "--algorithm", "library"
-    done, _ = struck(out, 1, "operation", 4500, "stop:0", *options)
+    options = "-n", "1200", "--max-time", "100", "--algorithm", "library"
+    done, _ = struck(out, 1, "operation", 600, "stop:0", *options)
     assert "rank 0 was stopped" in sentence(done)
     [run] = out.glob("*.jsonl")
-    means_us = [block["mean_us"] for block in map(json.loads, run.read_text().splitlines()) if block["kind"] == "block"]
-    assert means_us
-    assert max(means_us) < 50 * min(means_us)  # a block with the stop takes about 300 times as long
+    blocks = [block for block in map(json.loads, run.read_text().splitlines()) if block["kind"] == "block"]
+    assert blocks
+    assert max(block["mean_us"] * block["n"] for block in blocks) < TIMEOUT_S * 1e6
 
 
 def test_a_rank_that_is_stopped_during_exit_is_killed(out):
@@ -364,9 +364,9 @@ def test_ranks_wait_for_a_compiler_that_takes_longer_than_the_time_out_and_leave
         out, tmp_path):
     """Rank 0 also may need longer than the time-out for the results, while the other ranks wait."""
     compiler, cache = tmp_path / "compiler", tmp_path / "cache"
-    compiler.write_text('#!/bin/sh\ncase "$*" in *loop_cpu.cpp*) sleep 2;; esac\nexec c++ "$@"\n')
+    compiler.write_text('#!/bin/sh\ncase "$*" in *loop_cpu.cpp*) sleep 3;; esac\nexec c++ "$@"\n')
     compiler.chmod(0o755)
-    options = ["-b", "16K", "-e", "16K", "-n", "10", "--timeout", "1", "--algorithm", "ring", "--out", str(out)]
+    options = ["-b", "16K", "-e", "16K", "-n", "10", "--timeout", "2", "--algorithm", "ring", "--out", str(out)]
     done = mpirun(2, "-m", "bench.allreduce", *options, CXX=str(compiler), XDG_CACHE_HOME=str(cache))
     assert (done.returncode, done.stderr) == (0, "")
     assert {path.suffix for path in out.iterdir()} == {".jsonl", ".png", ".samples"}

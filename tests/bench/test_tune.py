@@ -18,7 +18,7 @@ from reports.store.result import ResultError, read
 from reports.store.schema import Block
 from reports.tables.tune import FINALISTS, winners
 from tests import fake_gpu
-from tests.launch import FULL, mpirun
+from tests.launch import SLOW_TEST, mpirun
 from tests.reports.synthetic_run import write_run
 
 ANY = {"collective": "all_reduce", "ranks": 2, "size_bytes": 16384, "variant": "copied", "link_rtt_ns": 100.0,
@@ -317,7 +317,7 @@ def test_a_run_says_if_its_memory_was_not_tuned(tmp_path):
         "auto uses its defaults: nothing was tuned over mapped memory; run python -m bench.tune --memory mapped."]
 
 
-@pytest.mark.skipif(not FULL, reason="slow on the software GPU: make reliability")
+@SLOW_TEST
 def test_the_search_over_host_memory_on_a_fake_gpu(tmp_path):
     table, options = tmp_path / "table.json", ("-b", "4K", "-e", "4K", "--max-time", "90", "--device", "cuda")
     done = mpirun(2, "-c", TWO_CANDIDATES, *options, "--memory", "host_staged", "--table", str(table), "--out",

@@ -16,7 +16,7 @@ from tests.ranks.world import ROUNDING
 ALL_REDUCE = COLLECTIVES["all_reduce"]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", few([2, 3], 1))
 def test_every_algorithm_is_right_for_fixed_messages(ranks):
     """Drawn examples try more, but may leave an algorithm out."""
     done = mpirun(ranks, "tests/ranks/collective_ranks.py", "fixed", str(ranks))
@@ -27,7 +27,7 @@ def test_every_algorithm_is_right_for_fixed_messages(ranks):
 FENCES = "without the fence before the flag", "without the fence after the launch"
 
 
-@pytest.mark.parametrize("missing", [(), *((fence,) for fence in FENCES)], ids=["whole", *FENCES])
+@pytest.mark.parametrize("missing", few([(FENCES[0],), (), (FENCES[1],)], 2))
 def test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_a_launch(missing, tmp_path):
     """A rank that sees a flag must see the data. On a real CPU a missing fence shows only in rare launches."""
     delayed = tree(tmp_path / "tree", "delayed streaming stores", *missing)
@@ -51,7 +51,7 @@ def test_every_collective_is_correct_and_equal_results_have_equal_bits(ranks, ex
 SENT = "word = ~word ? word : word >> 1;"
 
 
-@pytest.mark.parametrize("replaces", [True, False])
+@pytest.mark.parametrize("replaces", few([True, False], 1))
 def test_data_equal_to_the_sentinel_arrive_as_nan(replaces, tmp_path):
     where = tree(tmp_path / "tree") if not replaces else ROOT
     if not replaces:

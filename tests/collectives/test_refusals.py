@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tests.fake_gpu import environment
-from tests.launch import FULL, MPIRUN, ROOT
+from tests.launch import MPIRUN, ROOT, SLOW_TEST
 from tests.reliability.launch_matrix import UNSHARE, has_namespaces
 
 namespaces = pytest.mark.skipif(not has_namespaces(), reason="no namespace can be had here")
@@ -33,7 +33,7 @@ def run(out, *options, second=(), device="hip", variables=LEGACY, **faults):
     return done, " ".join(f"{done.stdout} {done.stderr}".split())
 
 
-@pytest.mark.skipif(not FULL, reason="the next test reads the same sentence sooner: make reliability")
+@SLOW_TEST  # the next test reads the same sentence sooner
 def test_the_head_of_a_run_names_the_variable_of_public_images_on_a_fake_gpu(tmp_path):
     done, text = run(tmp_path)
     assert done.returncode == 0, done.stderr

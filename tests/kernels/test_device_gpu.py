@@ -27,7 +27,7 @@ from reports.store.result import read
 from tests import fake_gpu
 from tests.bench.test_cli import assert_refused, launch
 from tests.fake_gpu import fake_nccl
-from tests.launch import MPIRUN, ROOT, few, mpirun
+from tests.launch import MPIRUN, ROOT, SLOW_TEST, few, mpirun
 
 ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "2", "-w", "0",
        "--max-time", "10")  # without warm-up, which takes seconds on the software GPU
@@ -202,7 +202,8 @@ def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_f
     assert {case.variant for case in cases if case.library} == {"plain", "tuned"} | windows
 
 
-@pytest.mark.parametrize(("vendor", "graph"), few([("cuda", "1"), ("hip", "0"), ("cuda", "0")], 1))
+@SLOW_TEST
+@pytest.mark.parametrize(("vendor", "graph"), [("cuda", "1"), ("hip", "0"), ("cuda", "0")])
 def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_path, vendor, graph):
     options = ("--experts", "5", "--tokens", "30", "--hidden", "70", "--skew", "zipf:1", "-d", "bfloat16", "--mode",
                "both", "-n", "1", "-w", "0", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)
@@ -218,10 +219,11 @@ def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_pat
     assert ("direct_pull", "registered", "isolated") in right
 
 
+@SLOW_TEST
 def test_registered_uses_ipc_if_nccl_has_no_allocator_with_graphs_on_a_fake_gpu(tmp_path):
     options = ("-b", "12K", "-e", "12K", "--mode", "both", "-n", "1", "-w", "0", "--max-time", "60", "--lean",
                "--device", "cuda", "-G", "1", "--in-place", "--algorithm", "direct_pull,library")
-    for command in few(("allgather", "reduce_scatter"), 1):
+    for command in ("allgather", "reduce_scatter"):
         out = tmp_path / command
         done = launch(out / "results", *options, command=command, **fake_nccl.environment(version=21800))
         assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ from reports.tables.table import render
 from reports.verdicts.sides import case_names, key_of
 from tests import fake_gpu
 from tests.fake_gpu import fake_nccl
-from tests.launch import few, mpirun
+from tests.launch import SLOW_TEST, few, mpirun
 
 LATE_US = 20_000
 N = 4  # timed iterations of a case, each of 20 ms
@@ -133,6 +133,7 @@ def test_the_late_rank_takes_part_in_the_message():
                 assert late_rank(collective, late, ranks) == expected
 
 
+@SLOW_TEST
 def test_on_gpus_only_the_late_rank_waits_after_the_meeting_on_a_fake_gpu(tmp_path):
     options = ("--algorithm", "two_shot", "--arrival-skew", "0,1ms", "--device", "cuda", "--out", str(tmp_path / "out"))
     environment: dict[str, Any] = {**fake_gpu.environment(), "FAKE_NCCL_BINDING": "none"}

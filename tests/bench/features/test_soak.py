@@ -86,7 +86,7 @@ def test_a_soak_also_checks_the_library_and_has_its_own_sizes(tmp_path, collecti
     assert "; 1 to 1024 B\n" in done.stdout
     counted = COUNTED.search(done.stdout)
     assert counted
-    assert int(counted[1]) > 1000
+    assert int(counted[1]) > 10
     assert counted[2] == "0"
     assert not list(tmp_path.iterdir())
 

@@ -58,6 +58,8 @@ def emulator() -> Any:
         import test.mockgpu.amd.emu as emu  # type: ignore[import-not-found,unused-ignore]
     finally:
         sys.path.remove(str(EMULATOR))
+    # An atomic returns the old value if its bit `sc0` is set on gfx942, `glc` on gfx1100. The emulator reads only `glc`.
+    emu.irc.GLOBAL.glc = emu.irc.FLAT.glc = property(lambda instruction: instruction.sc0)
     return emu
 
 

@@ -5,7 +5,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,14 @@ from collectives.library.mpi import MpiLibrary
 from collectives.operation import Bound, Case, Library, Unsupported, World
 from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import Kernel, Step
-from tests.emulated.machine import CodeObject, Launch, Machine
+from kernels.devices.device import CopyEngine, Kernel, Step
+from tests.emulated.machine import CodeObject, Launch, Machine, compiler_version
 from tests.kernels.kernel_resources import PRELUDE, clang
 
 FLAGS = ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc", "-O3", "-std=c++17",
          "-S", "-Xclang", "-emit-obj"]  # an object file: the linker of AMD's code is another package
 CODE: dict[Path, CodeObject] = {}  # never unloaded, because decoded instructions are known by their addresses
 LOADING = threading.Lock()
-
-
-@cache
-def compiler_version() -> str:
-    return subprocess.run([clang(), "--version"], capture_output=True, text=True, check=True).stdout
 
 
 class EmulatedModule:
@@ -42,6 +36,22 @@ class EmulatedModule:
             device.stream.append(Launch(kernel, blocks, threads, bytes(argument)))
 
         return Kernel(name, enqueue)
+
+
+class HostCopies(CopyEngine):
+    """Copies that the host makes in the stream's order, so never beside a kernel of the same rank."""
+
+    def __init__(self, device: "EmulatedDevice") -> None:
+        self.device = device
+
+    def copy(self, target: int, source: int, size_bytes: int) -> Step:
+        return self.device.on_host("copy", lambda: ctypes.memmove(target, source, size_bytes))
+
+    def beside(self, steps: Sequence[Step]) -> Step:
+        return self.device.sequence(steps)
+
+    def join(self) -> Step:
+        return self.device.sequence([])
 
 
 class EmulatedDevice(CpuDevice):
@@ -80,6 +90,9 @@ class EmulatedDevice(CpuDevice):
 
     def blocks_for(self, size_bytes: int) -> int:
         return max(1, min(self.most_blocks, -(-size_bytes // (16 * self.threads))))
+
+    def copy_engine(self, sharing: str) -> CopyEngine:
+        return HostCopies(self)
 
     def launches(self) -> Iterator[Launch | Callable[[], object]]:
         """Takes the stream's entries, in order."""

@@ -7,18 +7,24 @@ suffice in each interleaving tried; it does not show what orders memory on a GPU
 """
 
 import ctypes
+import hashlib
 import os
+import pickle
 import random
+import secrets
 import struct
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kernels.devices.compile_cache import CompileError
+from kernels.devices.compile_cache import CompileError, cache_folder
+from kernels.devices.cpu import compile_kernel, cpu_model
 from tests.kernels.kernel_resources import clang
 from tests.launch import ROOT
 
@@ -49,6 +55,11 @@ def reason_against() -> str | None:
 
 
 @cache
+def compiler_version() -> str:
+    return subprocess.run([clang(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+@cache
 def emulator() -> Any:
     """The emulator's module."""
     os.environ["CC"] = clang()  # tinygrad compiles each kind of instruction once, with this compiler
@@ -58,9 +69,44 @@ def emulator() -> Any:
         import test.mockgpu.amd.emu as emu  # type: ignore[import-not-found,unused-ignore]
     finally:
         sys.path.remove(str(EMULATOR))
-    # An atomic returns the old value if its bit `sc0` is set on gfx942, `glc` on gfx1100. The emulator reads only `glc`.
+    # An atomic returns the old value if its bit sc0 is set on gfx942, glc on gfx1100. The emulator knows only glc.
     emu.irc.GLOBAL.glc = emu.irc.FLAT.glc = property(lambda instruction: instruction.sc0)
+    emu.to_program = stored(emu.to_program)
     return emu
+
+
+def stored(to_program: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """tinygrad's function, which takes 100 ms to compile an instruction, with its results in the compile cache."""
+    tools = hashlib.sha256("\0".join([compiler_version(), version("tinygrad"), *cpu_model()]).encode()).hexdigest()
+    folder = cache_folder() / f"emulated-{tools[:24]}"
+    folder.mkdir(exist_ok=True)
+
+    def load_or_compile(source: Any, renderer: Any) -> Any:
+        path = folder / source.key.hex()
+        if path.is_file():
+            return pickle.loads(path.read_bytes())
+        program, unfinished = to_program(source, renderer), folder / secrets.token_hex(8)
+        unfinished.write_bytes(pickle.dumps(program))
+        unfinished.replace(path)
+        return program
+
+    return load_or_compile
+
+
+class Instruction(ctypes.Structure):
+    """`Instruction` of execute.cpp."""
+
+    _fields_ = [("run", ctypes.c_void_p), ("parameters", ctypes.c_uint8 * 6), ("kind", ctypes.c_uint8),
+                ("size", ctypes.c_uint8)]
+
+
+@cache
+def native_loop() -> Any:
+    function = ctypes.CDLL(str(compile_kernel(Path(__file__).with_name("execute.cpp"), {}, (Instruction,)))).execute
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_long,
+                         ctypes.c_void_p]
+    function.restype = ctypes.c_long
+    return function
 
 
 class CodeObject:
@@ -72,6 +118,7 @@ class CodeObject:
         self.memory = ctypes.create_string_buffer(len(data) + 1024)  # the decoder reads beyond the last instruction
         self.base = -(-ctypes.addressof(self.memory) // 256) * 256
         ctypes.memmove(self.base, data, len(data))
+        self.instructions = (Instruction * (len(data) // 4 + 1))()
         (table,), (count, self.names) = struct.unpack_from("<Q", data, 40), struct.unpack_from("<HH", data, 60)
         self.sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + 64 * i) for i in range(count)]
         self.kernels: dict[str, MachineKernel] = {}
@@ -201,52 +248,53 @@ class Wave:
         self.launch, self.block, self.state = launch, block, state
         self.scratch = ctypes.create_string_buffer(launch.kernel.scratch_bytes * lanes + 8)
         self.arrived_at, self.awaited = 0, -1
-        buffers = (state.sgpr_buf, state.vgpr_buf)
-        # In the order of the emulator's parameters; the second of memory, which starts at address 0.
-        self.addresses = [ctypes.c_uint64(buffer._buf.va_addr) for buffer in buffers]
-        self.addresses += [ctypes.c_uint64(0), ctypes.c_uint64(ctypes.addressof(block.shared)),
-                           ctypes.c_uint64(ctypes.addressof(self.scratch)),
-                           ctypes.c_uint64(state.accvgpr_buf._buf.va_addr)]
+        scalars, vectors, accumulators = (
+            buffer._buf.va_addr for buffer in (state.sgpr_buf, state.vgpr_buf, state.accvgpr_buf))
+        # In the order of the emulator's parameters. The third is all memory, which starts at address 0.
+        self.buffers = (ctypes.c_void_p * 6)(scalars, vectors, 0, ctypes.addressof(block.shared),
+                                             ctypes.addressof(self.scratch), accumulators)
         self.registers = state._sgpr_mv
+        self.counter = ctypes.c_void_p(scalars + 4 * emulator().PC_LO_IDX)
 
     @property
     def can_run(self) -> bool:
         return self.awaited < self.block.passed
 
 
-NEXT, RUN, SIGNAL, WAIT, BARRIER, CLOCK = range(6)
+# The kinds of instructions: execute.cpp executes the first ones, and Machine those from SIGNAL on.
+NOT_DECODED, NO_OPERATION, RUN, SIGNAL, WAIT, BARRIER, CLOCK = range(7)
 KINDS = {"S_BARRIER_SIGNAL": SIGNAL, "S_BARRIER_WAIT": WAIT, "S_BARRIER": BARRIER}
 
 
-@cache
-def decoded(address: int, arch: str) -> tuple[int, int, Any, Any]:
-    """What to do with the instruction at an address: its kind, its size, and the function that executes it with its
-    parameters; for CLOCK the first register of the result."""
+def decoded(address: int, arch: str) -> Instruction:
+    """The instruction at an address; CLOCK's only parameter is the first register of its result."""
     emu, family = emulator(), FAMILIES[arch]
     raw = ctypes.string_at(address, 16)
     if family == "rdna3" and raw[3] >> 2 == 0x38:  # buffer_gl0_inv and buffer_gl1_inv, which the decoder does not know
-        return NEXT, 8, None, None
+        return Instruction(kind=NO_OPERATION, size=8)
     instruction = emu.decode_inst(raw, family)
     text, size = str(getattr(instruction, "op", "")), instruction.size()
     if any(part in text for part in CACHE_CONTROL):
-        return NEXT, size, None, None
+        return Instruction(kind=NO_OPERATION, size=size)
     if "SENDMSG_RTN" in text or "MEMREALTIME" in text or "S_MEMTIME" in text:
         register = instruction.sdst if hasattr(instruction, "sdst") else instruction.sdata
-        return CLOCK, size, getattr(register, "offset", register), None
+        return Instruction(kind=CLOCK, size=size, parameters=(getattr(register, "offset", register),))
+    kind = next((kind for part, kind in KINDS.items() if part in text), RUN)
+    if kind != RUN:
+        return Instruction(kind=kind, size=size)
     if family == "cdna" and "FLAT_" in text:
         # The hardware ignores the field of the scalar address in a FLAT instruction; the emulator ignores 127.
         ctypes.c_uint8.from_address(address + 6).value |= 0x7F
-    program, runtime = emu._decode_at(address, arch=family)[0]
-    kind = next((kind for part, kind in KINDS.items() if part in text), RUN)
-    return kind, size, runtime.fxn, program.arg.globals
+    program, runtime = emu._get_runner(ctypes.string_at(address, size) + bytes(4), family)
+    return Instruction(ctypes.cast(runtime.fxn, ctypes.c_void_p).value, tuple(program.arg.globals), RUN, size)
 
 
 class Machine:
     """Executes streams, one a rank. `executed` counts each kernel's instructions, `clock` all of them. `paces` are the
-    ranks' in turn: with 0.1 a rank falls behind others, which then poll ten times as often."""
+    ranks' in turn: with 0.1 a rank falls behind others, which then poll ten times as often. Processes share `turn`."""
 
     def __init__(self, seed: int = 0, paces: Sequence[float] = (1.0,)) -> None:
-        self.paces = paces
+        self.paces, self.turn = paces, ctypes.c_uint32()
         self.draw, self.clock, self.executed = random.Random(seed), 0, Counter[str]()
 
     def run(self, streams: Sequence[Iterator[Launch | Callable[[], object]]]) -> None:
@@ -283,34 +331,34 @@ class Machine:
 
     def _ends(self, wave: Wave, most: int) -> bool:
         """Executes up to `most` instructions of a wave; whether it has ended."""
-        registers, block, addresses = wave.registers, wave.block, wave.addresses
-        arch, begin = wave.launch.kernel.code.arch, self.clock
-        emu = emulator()
-        low, high = emu.PC_LO_IDX, emu.PC_HI_IDX
-        is_done = False
-        for _ in range(most):
-            address = registers[low] | registers[high] << 32
-            if address == emu.ENDPGM_PC:
+        block, code, begin = wave.block, wave.launch.kernel.code, self.clock
+        stop, is_done = begin + most, False
+        while self.clock < stop:
+            self.clock += native_loop()(wave.counter, wave.buffers, code.instructions, code.base, stop - self.clock,
+                                        ctypes.byref(self.turn))
+            address = wave.state.pc
+            if address == emulator().ENDPGM_PC:
                 block.waves -= 1
                 block.release()
                 is_done = True
                 break
-            kind, size, function, parameters = decoded(address, arch)
+            place = (address - code.base) // 4
+            instruction = code.instructions[place]
+            if instruction.kind == NOT_DECODED:
+                code.instructions[place] = decoded(address, code.arch)
+            if instruction.kind <= RUN or self.clock == stop:
+                continue
             self.clock += 1
-            if function is not None and kind != CLOCK:
-                function(*[addresses[p] for p in parameters])
-            else:
-                wave.state.pc = address + size
-            if kind in (RUN, NEXT):
+            wave.state.pc = address + instruction.size
+            if instruction.kind == CLOCK:
+                register = instruction.parameters[0]
+                wave.registers[register] = self.clock & 0xFFFFFFFF
+                wave.registers[register + 1] = self.clock >> 32
                 continue
-            if kind == CLOCK:
-                registers[function] = self.clock & 0xFFFFFFFF
-                registers[function + 1] = self.clock >> 32
-                continue
-            if kind != WAIT:
+            if instruction.kind != WAIT:
                 wave.arrived_at = block.passed
                 block.arrive()
-            if kind != SIGNAL and block.passed == wave.arrived_at:
+            if instruction.kind != SIGNAL and block.passed == wave.arrived_at:
                 wave.awaited = wave.arrived_at
                 break
         self.executed[wave.launch.kernel.name] += self.clock - begin

@@ -3,6 +3,7 @@
 import ctypes
 import random
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from tests.emulated.device import EmulatedDevice
 from tests.emulated.machine import Machine
 from tests.ranks.sanitized_ranks import Bed, open_bed
 
+INBOX_BYTES = 1 << 18  # of the copy engines, for the largest case
 TIMEOUT_S = 0.5  # of the emulated clock: 50 million instructions
 
 
@@ -26,7 +28,12 @@ def open_ranks(arch: str, ranks: int, threads: int, blocks: int, seed: int, kern
                paces: Sequence[float] = (1.0,), timeout_s: float = TIMEOUT_S) -> Bed:
     machine = Machine(seed, paces)
     devices = [EmulatedDevice(machine, arch, threads, blocks, kernels) for _ in range(ranks)]
-    return open_bed(devices, seed, timeout_s=timeout_s)
+    bed = open_bed(devices, seed, timeout_s=timeout_s)
+    inboxes: Any = [device.private(INBOX_BYTES) for device in devices]
+    for world in bed.worlds:
+        cast(PeerBuffer, world.peers).inboxes = inboxes
+        cast(Any, world.communicator).together = lambda error: nullcontext()
+    return bed
 
 
 def devices_of(bed: Bed) -> list[EmulatedDevice]:

@@ -6,18 +6,20 @@ here; a kernel file that no test executes fails `test_every_kernel_file_is_execu
 
 import re
 from functools import cache
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 
+from collectives import allreduce_copy_engine
 from kernels.devices.compile_cache import SOURCES
 from kernels.devices.device import Step
 from tests.collectives import collective_examples
 from tests.collectives.collective_examples import check
 from tests.emulated import machine
 from tests.emulated.ranks import devices_of, enqueue, examples_on, late_ranks, open_ranks, run, run_items
-from tests.kernels.broken_kernels import PATCHES, SYNC, Patch, copy_kernels
+from tests.kernels.broken_kernels import PATCHES, SYNC, WITH_FAULTS, Patch, copy_kernels
 from tests.launch import count, mpirun
 from tests.ranks.sanitized_ranks import fused_items, link_items, plain_items, routed_items
 
@@ -32,6 +34,12 @@ GRIDS = {
     "gfx942, 2 ranks": ("gfx942", 2, 128, 2),
 }
 ITEMS = {"plain": plain_items, "routed": routed_items, "fused": fused_items, "link": link_items}
+
+
+@pytest.fixture(autouse=True)
+def copy_engines_take_short_messages(monkeypatch):
+    monkeypatch.setattr(allreduce_copy_engine, "LEAST_BYTES", 0)
+    monkeypatch.setattr(allreduce_copy_engine, "LEAST_PIECE_BYTES", 256)
 
 
 @cache
@@ -63,41 +71,56 @@ def test_random_examples_are_right(grid):
 
 
 PROGRAMS = {
-    "collectives": ("collective_ranks", 24),
-    "quantised": ("quantized_ranks", 9, "cpu", "auto", "0"),
-    "routed": ("routed_ranks", 6),
+    "collectives": ("gfx1201", "collective_ranks", 24),
+    "quantised": ("gfx1100", "quantized_ranks", 9, "cpu", "auto", "0"),
+    "routed": ("gfx942", "routed_ranks", 6),
+    "fused": ("gfx942", "fused_ranks", 6),
 }
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_ranks_may_be_processes(program):
-    name, examples, *more = map(str, PROGRAMS[program])
-    done = mpirun(2, "tests/emulated/processes.py", "gfx1201", name, examples, "7", *more, timeout_s=550)
+def test_ranks_may_be_processes(program, tmp_path):
+    arch, name, examples, *more = map(str, PROGRAMS[program])
+    turn = tmp_path / "turn"
+    turn.write_bytes(bytes(4))
+    done = mpirun(2, "tests/emulated/processes.py", arch, turn, name, examples, "7", *more, timeout_s=550)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"{examples} examples right on 2 ranks" in done.stdout
 
 
-# test_every_item_is_right is the control. Fences are not in this table: the emulated memory is sequentially consistent.
+# Fences are not in these tables: the emulated memory is sequentially consistent.
 BARRIER = "  block_barrier();\n"
 WITHOUT = {
     "the barrier before the flags": [Patch(SYNC, "hand_over_stores();\n" + BARRIER, "hand_over_stores();\n")],
     "the barrier after the wait": [Patch(SYNC, "wanted, p);\n" + BARRIER, "wanted, p);\n")],
 }
 OFTEN = Patch("kernels/include/faults.h", "LAUNCHES_PER_FAULT = 1000", "LAUNCHES_PER_FAULT = 3")
+FLAGS, PACKETS = ("one_shot_pull", "two_shot"), ("one_shot_ll", "one_shot_sentinel")
 BROKEN = {
-    **{f"without {name}": patches for name, patches in WITHOUT.items()},
-    **{name: PATCHES[name] for name in ("without the wait", "without the epoch flip")},
-    **{name: [*PATCHES[name], OFTEN] for name in ("flip_bit", "skip_push", "drop_flag", "stale_epoch")},
+    **{f"without {name}": (patches, FLAGS) for name, patches in WITHOUT.items()},
+    **{f"{algorithms[0]} {name}": (PATCHES[name], algorithms) for name in ("without the wait", "without the epoch flip")
+       for algorithms in (FLAGS, *((packets,) for packets in PACKETS))},
+    "without the reset": (PATCHES["without the reset"], PACKETS[1:]),
+    **{name: ([*PATCHES[name], OFTEN], FLAGS) for name in ("flip_bit", "skip_push", "drop_flag", "stale_epoch")},
 }
 
 
+def errors_of(arch: str, patches: list[Patch], algorithms: tuple[str, ...], folder: Path) -> list[object]:
+    kernels = copy_kernels(folder, patches)
+    bed = open_ranks(arch, 2, 128, 2, 1, kernels, paces=(1.0, 0.1), timeout_s=0.03)
+    plain_items(bed, lambda item: item in [f"all_reduce {name} copied" for name in algorithms])
+    return [error for error in (run_items(bed, launches=8), late_ranks(bed)) if error]
+
+
+@pytest.mark.parametrize("arch", machine.FAMILIES)
+def test_broken_kernels_are_the_only_wrong_ones(arch, tmp_path):
+    assert errors_of(arch, [WITH_FAULTS], FLAGS + PACKETS, tmp_path) == []
+
+
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_kernels_are_noticed(name, tmp_path):
-    kernels = copy_kernels(tmp_path, BROKEN[name])
-    bed = open_ranks("gfx1201", 2, 128, 2, 1, kernels, paces=(1.0, 0.1), timeout_s=0.03)
-    plain_items(bed, lambda item: item in ("all_reduce one_shot_pull copied", "all_reduce two_shot copied"))
-    errors = run_items(bed, launches=8), late_ranks(bed)
-    assert any(errors)
+@pytest.mark.parametrize("arch", machine.FAMILIES)
+def test_broken_kernels_are_noticed(arch, name, tmp_path):
+    assert errors_of(arch, *BROKEN[name], tmp_path)
 
 
 def test_a_matmul_is_right():
@@ -128,8 +151,8 @@ def test_a_delay_lasts_its_share():
 
 
 def test_every_kernel_file_is_executed():
-    """Its entries run in a test of this file; these run elsewhere, the last on the software GPU alone."""
-    elsewhere = {"gemm", "slowed", "routed_records", "allreduce_copy_engine"}
+    """Its entries run in test_every_item_is_right; these run in other tests of this file."""
+    elsewhere = {"gemm", "slowed", "routed_records"}
     executed = set.union(*(wrong_items("gfx1201, 2 ranks", kind)[3] for kind in ITEMS))
     missing = set()
     for source in SOURCES.rglob("*.cu"):

@@ -2,7 +2,8 @@
 //   1. add: sum of all sources + residual, rounded and stored in residual_out; adds up the squares
 //   2. scale: residual_out / sqrt(mean of the squares + epsilon) * weight, rounded, into `receive`
 //   3. with OUTPUT, encode: that row as codes of one byte, with one scale a row
-// The order of the fp32 sum does not depend on the row's address, so every rank gets the same bits.
+// Neither the order of the fp32 sum nor its fused multiply-adds depend on the row's address, so every
+// rank gets the same bits; clang fuses in aligned rows alone if it may choose.
 // If it overflows, the norm is 0. A scale is the rounded norm's largest magnitude / the largest
 // code; 0 if that has no inverse in fp32, NaN if an element is not finite, both with codes of 0.
 #pragma once
@@ -57,7 +58,7 @@ template <int SOURCES> DEVICE float add(const Row& row, const Sources<SOURCES>& 
       x = Element::widen(narrow);
       for (int n = 0; n < PACKS_AT_ONCE; ++n)
         if (n == at.number + k)
-          for (floats rounded_x : x.v) squares[n] += rounded_x * rounded_x;
+          for (floats rounded_x : x.v) squares[n] = plus_square(squares[n], rounded_x);
     }
   });
   floats all = squares[0];

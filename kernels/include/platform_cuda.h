@@ -82,3 +82,4 @@ DEVICE unsigned short half_from_float(float f) {
 DEVICE int wave() { return 32; }
 DEVICE float of_lane_xor(float x, int distance) { return __shfl_xor_sync(~0u, x, distance); }
 DEVICE float square_root(float x) { return sqrtf(x); }
+DEVICE float plus_square(float sum, float x) { return fmaf(x, x, sum); }

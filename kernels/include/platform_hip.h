@@ -91,3 +91,4 @@ DEVICE float of_lane_xor(float x, int distance) {
   return reinterpret<float>(__builtin_amdgcn_ds_bpermute(from << 2, reinterpret<int>(x)));
 }
 DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
+DEVICE float plus_square(float sum, float x) { return __builtin_fmaf(x, x, sum); }

@@ -2,8 +2,8 @@
 //   1. add: sum of all sources + residual, rounded and stored in residual_out; adds up the squares
 //   2. scale: residual_out / sqrt(mean of the squares + epsilon) * weight, rounded, into `receive`
 //   3. with OUTPUT, encode: that row as codes of one byte, with one scale a row
-// The order of the fp32 sum does not depend on the row's address, and a GPU always fuses multiply and
-// add: by itself clang for gfx942 does so in aligned rows alone. So every rank gets the same bits.
+// So that every rank gets the same bits, the order of the fp32 sum does not depend on the row's
+// address, and GPUs fuse each multiply with its add: clang for gfx942 would in aligned rows alone.
 // If it overflows, the norm is 0. A scale is the rounded norm's largest magnitude / the largest
 // code; 0 if that has no inverse in fp32, NaN if an element is not finite, both with codes of 0.
 #pragma once

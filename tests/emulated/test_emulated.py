@@ -70,6 +70,7 @@ def test_random_examples_are_right(grid):
         check(examples, 5, examples_on(bed, examples // 2), bed.ranks)
 
 
+# On gfx942 clang 22 loses the sign of a float16 product of -0 (llvm/llvm-project pull request 214544): seed 7 has none.
 PROGRAMS = {
     "collectives": ("gfx1201", "collective_ranks", 24),
     "quantised": ("gfx1100", "quantized_ranks", 9, "cpu", "auto", "0"),

@@ -4,6 +4,7 @@ machine.py says what the emulator shows and what it cannot show. Algorithms of t
 here; a kernel file that no test executes fails `test_every_kernel_file_is_executed`.
 """
 
+import ctypes
 import re
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ GRIDS = {
     "gfx1201, 3 ranks": ("gfx1201", 3, 96, 1),
     "gfx1100, 2 ranks": ("gfx1100", 2, 64, 2),
     "gfx942, 2 ranks": ("gfx942", 2, 128, 2),
+    "gfx942, 3 ranks": ("gfx942", 3, 192, 1),
 }
 ITEMS = {"plain": plain_items, "routed": routed_items, "fused": fused_items, "link": link_items}
 
@@ -122,6 +124,27 @@ def test_broken_kernels_are_the_only_wrong_ones(arch, tmp_path):
 @pytest.mark.parametrize("arch", machine.FAMILIES)
 def test_broken_kernels_are_noticed(arch, name, tmp_path):
     assert errors_of(arch, *BROKEN[name], tmp_path)
+
+
+HIGH_REGISTERS = r"""
+extern "C" __attribute__((global)) void doubled_if_positive(unsigned* values) {
+  unsigned* const value = values + __builtin_amdgcn_workitem_id_x();
+  asm volatile(
+      "v_mov_b32 v200, %0\n v_cvt_f32_f16 v201, v200\n v_cvt_f16_f32 v202, v201\n v_add_f16 v203, v202, v202\n"
+      "v_cmp_lt_f16 vcc, v200, v203\n v_cndmask_b32 %0, v200, v203, vcc"
+      : "+v"(*value) : : "v200", "v201", "v202", "v203", "vcc");
+}
+"""
+
+
+def test_gfx942_has_16_bit_operands_in_high_registers(tmp_path):
+    (tmp_path / "high.cu").write_text(HIGH_REGISTERS)
+    bed = open_ranks("gfx942", 1, 64, 1, 1, tmp_path)
+    device, numbers = devices_of(bed)[0], np.arange(-32, 32).astype(np.float16)
+    memory = device.store(numbers.view(np.uint16).astype(np.uint32) | 0xABCD0000)
+    enqueue(Step(device.compile("high", {}).kernel("doubled_if_positive"), ctypes.c_void_p(memory.address)))
+    run(bed)
+    assert (memory.read().view(np.float16)[::2] == np.where(numbers > 0, 2 * numbers, numbers)).all()
 
 
 def test_a_matmul_is_right():

@@ -234,10 +234,17 @@ class Algorithm:
     registered: bool = False
     pushes: bool = False
     library_variants: int = 0  # the number of the library's variants, if the library performs it
+    peer: str | None = None  # another project that performs it, such as `vLLM 0.33.0`
+
+    @property
+    def is_library(self) -> bool:
+        return bool(self.peer) or self.name.endswith("library")
 
     def variants(self, world: World) -> tuple[str, ...]:
         if self.library_variants:
             return world.library.variants(world)[: self.library_variants]
+        if self.peer:
+            return ("graph" if world.graph else "plain",)
         return ("copied", "registered") if self.registered else ("copied",)
 
     def built(self, words: str) -> "Algorithm":

@@ -77,6 +77,18 @@ def test_without_slowed_launches_everything_else_works(tree):
     assert_unknown(launch(tree, "--slowed-percent", "3"), "--slowed-percent 3")
 
 
+def test_without_the_peers_everything_else_works(tree):
+    shutil.rmtree(tree / "collectives/peers")
+    (tree / "bench/features/peers.py").unlink()
+    (tree / "reports/tables/peers.py").unlink()
+    without(tree / "bench/allreduce.py", "from bench.features.peers import Peers\n", ", Peers")
+    without(tree / "reports/tables/table.py", "from reports.tables.peers import peer_tables\n",
+            ",\n              *peer_tables(result, first, rows, states)",
+            ", *peer_tables(result, view, view_rows, states)")
+    assert_runs(tree)
+    assert_unknown(launch(tree, "--peer", "vllm"), "--peer vllm")
+
+
 def test_without_the_soak_everything_else_works(tree):
     for path in ("bench/soak.py", "bench/features/soak.py", "bench/features/soak_options.py"):
         (tree / path).unlink()

@@ -3,13 +3,13 @@
 A feature is a file of `bench/features/` and a line in its `__init__`; all else works without."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.harness.iteration import Iteration
 from bench.harness.options import Parser
 from collectives.collective import Shape
-from collectives.operation import Case
+from collectives.operation import Algorithm, Case
 from reports.store.schema import CaseHeader
 
 if TYPE_CHECKING:  # a session loads the devices, which no command line needs
@@ -33,6 +33,10 @@ class Feature:
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """The shapes to measure, given the shapes of the collective."""
         return list(shapes)
+
+    def algorithms(self, session: "Session") -> Mapping[str, Algorithm]:
+        """Algorithms by name beside the collective's own. All ranks call it."""
+        return {}
 
     def change(self, session: "Session", header: CaseHeader, case: Case,
                iteration: Iteration) -> Iteration:

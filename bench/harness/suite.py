@@ -89,8 +89,7 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode:
     if reason and axes.mode is None:
         return None
     # A library's ranks talk to each other here, so a failed one cannot be waited for.
-    is_library = algorithm.name.endswith("library")
-    with nullcontext() if is_library else communicator.together(DeviceError):
+    with nullcontext() if algorithm.is_library else communicator.together(DeviceError):
         operation = algorithm.bind(session.world, case)
     if isinstance(operation, Unsupported):
         if operation.depends_on_size and not axes.requested:
@@ -115,14 +114,14 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode:
 def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
               operation: Operation | Unsupported) -> CaseHeader:
     """The header of a bound case. Raises Disagreement."""
-    world, is_library = session.world, algorithm.name.endswith("library")
+    world, is_library = session.world, algorithm.is_library
     kind = "mapped" if isinstance(world.peers, Unsupported) else world.peers.kind
     header = CaseHeader(
         collective=case.collective.name, shape=dict(case.shape) or None,
         size_bytes=case.size_bytes, count=case.count, datatype=case.datatype.name,
         redop=case.redop, algorithm=algorithm.name, in_place=case.in_place, variant=case.variant,
         memory="private" if is_library else kind,
-        library=world.library.name if is_library else None)
+        library=algorithm.peer or (world.library.name if is_library else None))
     if isinstance(operation, Operation):
         header.chosen = operation.chosen
         header.blocks = None if is_library else operation.step.blocks
@@ -161,8 +160,12 @@ def prepare(sweep: SweepOptions, session: Session,
     buffers = Buffers(send, receive, session.options.seed)
     own_send, own_receive = own
     listed = sweep.algorithms or default_names(sweep.collective.name, world.device.near_peers)
-    axes = Axes(ALGORITHMS[sweep.collective.name], names or (lambda size_bytes: listed),
-                sweep.algorithms is not None, sweep.mode)
+    added: dict[str, Algorithm] = {}
+    for feature in session.options.features:
+        added |= feature.algorithms(session)
+    axes = Axes(ALGORITHMS[sweep.collective.name] | added,
+                names or (lambda size_bytes: [*listed, *added]), sweep.algorithms is not None,
+                sweep.mode)
     if own_send and own_receive:
         library_buffers = Buffers(own_send, own_receive, session.options.seed)
         axes = replace(axes, for_library=partial(buffers.moved_to, library_buffers))

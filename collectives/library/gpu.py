@@ -71,15 +71,16 @@ def cure_for_staging(memory: str) -> str:
 
 
 class NcclLibrary(Library):
-    """NCCL or RCCL, or the reason why it cannot be used."""
+    """NCCL or RCCL, or the reason why it cannot be used; or an `opened` library like them."""
 
-    def __init__(self, communicator: Communicator, device: Device) -> None:
+    def __init__(self, communicator: Communicator, device: Device,
+                 opened: Nccl | None = None) -> None:
         assert isinstance(device, GpuDevice)
         self.ranks, self.device, self.is_rccl = communicator, device, device.name == "hip"
         self.name = nccl.LIBRARIES[device.name][0]
         self.nccl: Nccl | Unsupported
         try:
-            self.nccl = open_nccl(communicator, device)
+            self.nccl = opened or open_nccl(communicator, device)
             self.name = self.nccl.name
         except Disagreement as refusal:
             self.nccl = Unsupported(str(refusal))

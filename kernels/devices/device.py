@@ -149,12 +149,14 @@ class Memory(Protocol):
 @dataclass(frozen=True)
 class Step:
     """One thing that an iteration does: `kernel(argument)` on `blocks` blocks of a GPU, which puts
-    at most `entries` entries into the stream. It keeps `argument` alive."""
+    at most `entries` entries into the stream. It keeps `argument` alive. All ranks call
+    `after_capture` once a graph has captured it, before they launch the graph."""
 
     kernel: Kernel
     argument: Any
     blocks: int = 1
     entries: int = 1
+    after_capture: Callable[[], object] | None = None
 
 
 # Where in an iteration a rank is; the watch holds the number.

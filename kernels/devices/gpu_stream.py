@@ -87,7 +87,11 @@ class GpuStream:
     def captured(self, *steps: Step) -> Any:
         self.stream.begin_capture()
         self.enqueue(*steps)
-        return self.stream.end_capture()
+        graph = self.stream.end_capture()
+        for step in {id(step): step for step in steps}.values():
+            if step.after_capture:
+                step.after_capture()
+        return graph
 
     def reason_against_graphs(self) -> str | None:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.schema import Block, Case, FirstWrong, LinkBlock
+from reports.store.schema import Block, Case, CaseFields, FirstWrong, LinkBlock
 from reports.store.stats import link_states
 
 CASE_KEY = ("collective", "shape", "size_bytes", "datatype", "redop", "mode", "variant", "memory",
@@ -45,6 +45,11 @@ class LinkStates:
         if trip_ns and self.rtt_ns:
             return int(np.argmin(np.abs(np.log(self.rtt_ns) - np.log(trip_ns))))
         return None if trip_ns is None else 0
+
+
+def is_peer(case: CaseFields) -> bool:
+    """Whether another project than the run's library performed the case: `--peer`."""
+    return case.library is not None and not case.algorithm.endswith("library")
 
 
 def find_states(blocks: Sequence[Block], least_share: float = 1 / 3) -> LinkStates:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import Costs, LinkStates, beside, costs_in, late_us, paired
+from reports.store.case import Costs, LinkStates, beside, costs_in, is_peer, late_us, paired
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, digits, number, size_text
@@ -54,11 +54,7 @@ class Row:
     @property
     def ratio_text(self) -> str:
         """`1.93 [1.88 1.97]`, at most 16 columns."""
-        if self.ratio is None or self.verdict is None:
-            return "too noisy" if self.ratio else "-"
-        ratio, *ends = (">999" if value >= 999.5 else f"{value:.{digits(value)}f}"
-                        for value in self.ratio if value is not None)
-        return ratio + (f" [{ends[0]} {ends[1]}]" if ends else "")
+        return interval_text(self.ratio) if self.ratio else "-"
 
     @property
     def verdict(self) -> str | None:
@@ -68,13 +64,28 @@ class Row:
         middle, low, high = self.ratio
         if low is None or high is None:
             return "not clearly different (too few blocks)"
-        if low <= 1 <= high > TOO_WIDE * low:
+        if is_noisy(self.ratio):
             return None
         if low > 1 and middle > MARGIN:
             return "faster"
         if high < 1 and middle * MARGIN < 1:
             return "slower"
         return "even" if low * MARGIN >= 1 and high <= MARGIN else "not clearly different"
+
+
+def is_noisy(ratio: Interval) -> bool:
+    """Whether the interval contains 1 and is too wide to say anything."""
+    _, low, high = ratio
+    return low is not None and high is not None and low <= 1 <= high > TOO_WIDE * low
+
+
+def interval_text(interval: Interval) -> str:
+    """A ratio as `1.93 [1.88 1.97]`, at most 16 columns."""
+    if is_noisy(interval):
+        return "too noisy"
+    middle, *ends = (">999" if value >= 999.5 else f"{value:.{digits(value)}f}"
+                     for value in interval if value is not None)
+    return middle + (f" [{ends[0]} {ends[1]}]" if ends else "")
 
 
 def cost_us(case: Case) -> float | None:
@@ -100,7 +111,7 @@ def views(result: Result) -> list[View]:
 
 def shown_cases(result: Result, view: View) -> list[Case]:
     """The cases of a view with its first datatype and redop, out of place if that was measured."""
-    cases = [case for case in result.cases if view_of(case) == view]
+    cases = [case for case in result.cases if view_of(case) == view and not is_peer(case)]
     shown = [(case.datatype, case.redop, case.collective) for case in cases[:1]]
     cases = [case for case in cases if (case.datatype, case.redop, case.collective) in shown]
     cases = [case for case in cases if not case.in_place] or cases

@@ -11,6 +11,7 @@ from reports.store.case import BETWEEN_RANKS, beside, find_states, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences, spread
 from reports.tables.footprint import caption, footprint
+from reports.tables.peers import peer_tables
 from reports.tables.rows import Row, View, cost_us, default_rows, flips, token, view_of, views
 from reports.tables.sentences import lay_out, lay_out_run, number, plain_table, shape_words
 
@@ -44,7 +45,8 @@ def render(result: Result, long: bool = False) -> str:
     rows = default_rows(result, first, states)
     spread.widen(rows, earlier)
     leading = list[tuple[str, Table]]()
-    tables = [("", _default_table(result, rows, first)), *_lossy_tables(result, first)]
+    tables = [("", _default_table(result, rows, first)), *_lossy_tables(result, first),
+              *peer_tables(result, first, rows, states)]
     for view in others:
         if beside(view[1]):
             work = shape_words(view[1])[-1] + ", chained, us of a call" * (view[0] == "chained")
@@ -53,7 +55,7 @@ def render(result: Result, long: bool = False) -> str:
         view_rows = default_rows(result, view, states)
         spread.widen(view_rows, earlier)
         shown = [(_title(view, first, view_rows), _default_table(result, view_rows, view)),
-                 *_lossy_tables(result, view)]
+                 *_lossy_tables(result, view), *peer_tables(result, view, view_rows, states)]
         if view[0] == "chained":
             chained = chained or view_rows
         if not leading and view[0] == "chained" and (stamps := stamps_title(result, first)):

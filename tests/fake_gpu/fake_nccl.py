@@ -9,8 +9,8 @@ from kernels.devices.compile_cache import cache_folder
 from tests import fake_gpu
 
 SOURCE = fake_gpu.HERE / "nccl_library.cc"
-NAMES = {"cuda": "libnccl.so.2", "hip": "librccl.so.1"}
-ALL_TO_ALL = {"cuda": "ncclAlltoAll", "hip": "ncclAllToAll"}
+NAMES = {"cuda": "libnccl.so.2", "hip": "librccl.so.1", "mscclpp": "libmscclpp_nccl.so"}
+ALL_TO_ALL = {"cuda": "ncclAlltoAll", "hip": "ncclAllToAll", "mscclpp": "ncclAllToAll"}
 
 
 @cache
@@ -23,7 +23,7 @@ def library(vendor: str, has_alltoall: bool = True) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         making = folder / f"{path.name}.{id(path)}"
         flags = ["-std=c++17", "-O2", "-fwrapv", "-fPIC", "-shared", f"-Wl,-soname,{NAMES[vendor]}", "-o", str(making)]
-        flags += [f"-DALL_TO_ALL={ALL_TO_ALL[vendor]}"] * has_alltoall
+        flags += [f"-DALL_TO_ALL={ALL_TO_ALL[vendor]}"] * has_alltoall + ["-DVERSION=900"] * (vendor == "mscclpp")
         subprocess.run([str(shutil.which("clang++-22")), *flags, str(SOURCE)], check=True)
         making.rename(path)
     return str(path)

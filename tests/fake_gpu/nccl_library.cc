@@ -12,7 +12,10 @@
 //   FAKE_NCCL_STANDS_STILL=default         calls with this protocol end only by abort
 //   FAKE_NCCL_CACHES_PROTO=1               a process reads NCCL_PROTO only once
 // ALL_TO_ALL is the name of its all-to-all, because NCCL since 2.28 and RCCL use different names; without this macro,
-// the library has no all-to-all.
+// the library has no all-to-all. VERSION is the version that it reports by default.
+#ifndef VERSION
+#define VERSION 23203
+#endif
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -261,7 +264,7 @@ const char* ncclGetLastError(Comm*) { return last_error.c_str(); }
 
 int ncclGetVersion(int* version) {
   const std::string asked = setting("FAKE_NCCL_VERSION");
-  *version = asked.empty() ? 23203 : atoi(asked.c_str());
+  *version = asked.empty() ? VERSION : atoi(asked.c_str());
   return 0;
 }
 
@@ -270,7 +273,7 @@ int ncclGetUniqueId(UniqueId* id) {
   say("INIT", "Bootstrap: Using lo:127.0.0.1<0>");
   if (told_to_fail("ncclGetUniqueId", 0)) return fail(SYSTEM_ERROR, "Bootstrap : no socket interface found");
   memset(id, 0, sizeof *id);
-  snprintf(id->internal, sizeof id->internal, "/fake-nccl-%d-%d", getpid(), ++number);
+  snprintf(id->internal, sizeof id->internal, "/fake-nccl-%d-%d-%d", VERSION, getpid(), ++number);
   return 0;
 }
 

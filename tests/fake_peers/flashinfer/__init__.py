@@ -1,0 +1,1 @@
+"""The part of FlashInfer that Wiretax calls."""

@@ -1,0 +1,5 @@
+"""`flashinfer.comm.trtllm_ar`."""
+
+
+class AllReduceFusionPattern:
+    kAllReduce = 0

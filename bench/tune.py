@@ -21,6 +21,7 @@ from bench.harness.session import Session, start
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
 from collectives.allreduce_copy_engine import LEAST_BYTES
+from collectives.allreduce_multimem import ENTRIES as MULTIMEM
 from collectives.collective import COLLECTIVES
 from collectives.operation import TunedChoice
 from reports.store.case import costs_in, find_states
@@ -58,6 +59,8 @@ def candidates(size_bytes: int, far_peers: bool, memory: str = "mapped") -> Iter
     for algorithm, cuts in searched:
         for store, cut in product(stores, ("", *cuts, *grids)):
             yield "+".join(filter(None, (algorithm, store, cut)))
+    if far_peers and memory == "mapped":
+        yield from MULTIMEM if size_bytes <= 2 << 20 else MULTIMEM[1:]
     if far_peers and size_bytes >= LEAST_BYTES:
         for algorithm in ("two_shot_copy_engine", "ring_copy_engine"):
             yield algorithm

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from collectives import allgather, alltoall, quantized, reduce_scatter, sendrecv
+from collectives import allreduce_multimem as multimem
 from collectives.allreduce_copy_engine import RING_COPY_ENGINE, TWO_SHOT_COPY_ENGINE
 from collectives.allreduce_one_shot import PULL, PUSH
 from collectives.allreduce_one_shot_ll import LL
@@ -21,7 +22,7 @@ SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 ti
 # `auto` chooses among these, and a default run measures them.
 EXACT: dict[str, tuple[Algorithm, ...]] = {
     "all_reduce": (LL, SENTINEL, PUSH, PULL, TWO_SHOT, TWO_SHOT_PUSH, RING, TWO_SHOT_COPY_ENGINE,
-                   RING_COPY_ENGINE),
+                   RING_COPY_ENGINE, multimem.ONE_SHOT, multimem.TWO_SHOT),
     "all_gather": allgather.ALGORITHMS,
     "reduce_scatter": reduce_scatter.ALGORITHMS,
     "alltoall": alltoall.ALGORITHMS,

@@ -72,6 +72,7 @@ class PeerBuffer:
     half_bytes: int = HALF_BYTES
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
     inboxes: list[Memory] = field(default_factory=list)  # every rank's, that copy engines fill
+    multicast: Any = None  # of allreduce_multimem.py: slabs behind one address, or why not
 
     @property
     def kind(self) -> str:

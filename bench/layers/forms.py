@@ -71,9 +71,10 @@ def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerO
         is_small = size_bytes < SMALL_BYTES
         skipped = {"ring", "two_shot"} if is_small else {"ring"}
         if is_small or not far_peers:
-            skipped |= {"two_shot_push", "two_shot_copy_engine", "ring_copy_engine"}
+            skipped |= {"two_shot_push", "two_shot_copy_engine", "ring_copy_engine",
+                        "two_shot_multimem"}
         if not (far_peers and is_small):
-            skipped |= {"one_shot_ll", "one_shot_sentinel", "one_shot_push"}
+            skipped |= {"one_shot_ll", "one_shot_sentinel", "one_shot_push", "one_shot_multimem"}
         useful = [name for name in forms if name.removeprefix("then_") not in skipped]
         return list(dict.fromkeys(["compute", *(options.algorithm or useful)]))
 

@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_char, c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from kernels.devices.multicast import GpuMulticast
 
 MOST_RANKS = 8
 MOST_BLOCKS = 128
@@ -274,6 +277,11 @@ class Device(Protocol):
     def copy_engine(self, sharing: str) -> CopyEngine:
         """The engines, for memory that peers share in this mode. Raises DeviceError without."""
         raise DeviceError(f"the {self.name} device has no copy engines; GPUs have them")
+
+    def multicast(self, ranks: int, size_bytes: int) -> "GpuMulticast":
+        """This rank's part of memory behind a multicast address. Raises DeviceError without."""
+        raise DeviceError(f"the {self.name} device has no multicast; NVIDIA GPUs on an NVSwitch "
+                          "have it")
 
     def run(self, actions: Sequence[Action], check: Step, counts: Counts, watch: Watch,
             graph: bool = False) -> Stamps:

@@ -23,6 +23,7 @@ from kernels.devices.gpu_driver import (
     release,
 )
 from kernels.devices.gpu_stream import MAPPED, PORTABLE, GpuModule, GpuStream
+from kernels.devices.multicast import GpuMulticast
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
 ALLOCATION_BYTES = 2 << 20  # the driver's unit: with less a peer would also map its neighbours
@@ -244,6 +245,11 @@ class GpuDevice(GpuStream, Device):
         if sharing not in self.copy_engines:
             self.copy_engines[sharing] = GpuCopyEngine(self, sharing)
         return self.copy_engines[sharing]
+
+    def multicast(self, ranks: int, size_bytes: int) -> GpuMulticast:
+        if self.name == "hip":
+            return super().multicast(ranks, size_bytes)
+        return GpuMulticast(self, ranks, size_bytes)
 
     def blocks_for(self, size_bytes: int) -> int:
         """A block for every pack of each of its threads, up to the resident ones."""

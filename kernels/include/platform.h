@@ -134,6 +134,10 @@ DEVICE words most_of(words a, words b) { return a > b ? a : b; }
 #define POLL_FLAG "ld.acquire.sys.global.u64"
 #define FENCE_ACQUIRE ""
 #endif
+// multimem, with sums in fp32, needs sm_90 and PTX 8.2. Elsewhere no rank has a multicast address.
+#if __CUDA_ARCH__ >= 900 && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1202
+#define HAS_MULTIMEM true
+#endif
 #if defined(__gfx942__) || defined(__gfx950__)
 #define STORE_16_BYTES_SYSTEM "global_store_dwordx4 %0, %1, off sc0 sc1"
 #elif defined(__GFX12__)
@@ -202,4 +206,14 @@ DEVICE half_words halves_from_floats(floats f) {
 #endif
 #include "platform_cpu.h"
 
+#endif
+
+#ifndef HAS_MULTIMEM
+#define HAS_MULTIMEM false
+#endif
+#ifndef LOAD_MULTIMEM
+#define LOAD_MULTIMEM(x, from, instruction, type) ((void)x, (void)from)
+#endif
+#ifndef MULTIMEM_PART  // a rank's part of a multicast address, for the software GPU of the tests
+#define MULTIMEM_PART(address, rank) ((void)(rank), address)
 #endif

@@ -53,6 +53,16 @@ DEVICE void stream_16_bytes(void* p, pack x) {
   asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};"
                ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
 }
+// 16 bytes at a multicast address: see multimem.h. Relaxed, as a cache could serve a weak access.
+#define LOAD_MULTIMEM(x, from, instruction, type)                                             \
+  asm volatile("multimem.ld_reduce.relaxed.sys.global." instruction ".v4." type               \
+               " {%0,%1,%2,%3}, [%4];" : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3]) \
+               : "l"(from) : "memory")
+DEVICE void store_multimem(void* p, pack x) {
+  asm volatile("multimem.st.relaxed.sys.global.v4.f32 [%0], {%1,%2,%3,%4};"
+               ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
+}
+DEVICE void fence_alias() { asm volatile("fence.proxy.alias;" ::: "memory"); }
 DEVICE u64 load_8_bytes(const void* p) {
   u64 x;
   asm volatile("ld.global.u64 %0, [%1];" : "=l"(x) : "l"(p) : "memory");

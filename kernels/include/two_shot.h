@@ -6,11 +6,12 @@
 // and then signals. One flag per beat orders all, since each part needs only the peers' previous
 // beat: in it they read the data, two beats old, that A and B overwrite. One rank makes each sum.
 // If PUSHES, A stores into the owners' slabs and B into all slabs: a rank reads its own slab alone.
+// If MULTICASTS, B sums and stores through a multicast address: see multimem.h.
 #pragma once
 #include "pack.h"
 
 enum Segments { OTHERS, EVERY };  // that A and C copy: without or with the own segment
-enum Transfer { PULLS, PUSHES };
+enum Transfer { PULLS, PUSHES, MULTICASTS };
 
 // Calls copy_in(s, to), add(s, input, sums) and copy_out(s, from) for segments of units of UNIT
 // elements, at most `most` of them in a chunk. input(rank) is where that rank copied its part, and
@@ -20,14 +21,14 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
                      CopyOut copy_out) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const int chunks = (int)((a.count + most - 1) / most);
-  // A half of a slab: two chunks of input, then two segments of sums; if PUSHES, two of each owner.
+  // A half of a slab: two chunks of input, then two segments of sums; without PULLS two of each owner.
   const auto input = [&](long writer, long chunk, long owner) {
     const long slot = (chunk & 1) * WORLD + (TRANSFER == PUSHES ? writer : owner);
     return half_of(a, TRANSFER == PUSHES ? owner : writer, epoch) + slot * segment_bytes;
   };
   const auto sums = [&](long owner, long chunk, long reader) {
-    const long slot = TRANSFER == PUSHES ? (chunk & 1) * WORLD + owner : chunk & 1;
-    return half_of(a, TRANSFER == PUSHES ? reader : owner, epoch) +
+    const long slot = TRANSFER != PULLS ? (chunk & 1) * WORLD + owner : chunk & 1;
+    return half_of(a, TRANSFER != PULLS ? reader : owner, epoch) +
            (2 * WORLD + slot) * segment_bytes;
   };
   const auto part = [&](long chunk, long segment) {
@@ -52,6 +53,7 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
         copy_out(part(beat - 2, owner), sums(owner, beat - 2, a.rank));
       }
 
+    if (TRANSFER == MULTICASTS) fence_aliases();
     if (beat < chunks + 1) signal(a, peers, stamp(epoch, beat + 1));
   }
   leave_launch(a, epoch);

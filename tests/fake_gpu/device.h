@@ -11,6 +11,9 @@ int device_status();
 bool is_hip();
 // Whether a kernel may use an address: device memory, or host memory that the driver knows.
 bool reachable(uintptr_t address);
+// Device memory of another source; without `opens` no access is ever allowed.
+void add_memory(void* at, size_t bytes, bool opens);
+void remove_memory(void* at);
 long setting(const char* name, long otherwise);
 // Whether device memory can be read and written from this process.
 void open_memory(bool open);

@@ -29,7 +29,9 @@ void gpu_fence(int order, const char* scope);
 void gpu_loaded(const void* at, int order);
 void gpu_stored(const void* at);
 unsigned long long gpu_clock_ns();
+char* gpu_multimem_part(const void* address, int part);
 }
+#define MULTIMEM_PART(address, part) gpu_multimem_part(address, part)
 
 #define __builtin_amdgcn_workitem_id_x() (gpu_lane()->thread)
 #define __builtin_amdgcn_workgroup_size_x() (gpu_lane()->threads)

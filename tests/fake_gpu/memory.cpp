@@ -184,6 +184,16 @@ void open_memory(bool open) {
       mprotect((void*)a.first, a.second.bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
+void add_memory(void* at, size_t bytes, bool opens) {
+  std::lock_guard<std::mutex> held(lock);
+  allocations[(uintptr_t)at] = {bytes, -1, opens ? PEER : PINNED, device_now(), getpid(), ++serials, 1};
+  if (opens && closes() && !opened) mprotect(at, bytes, PROT_NONE);
+}
+void remove_memory(void* at) {
+  std::lock_guard<std::mutex> held(lock);
+  allocations.erase((uintptr_t)at);
+}
+
 // ------------------------------------------------------------------------------------------------------------- caches
 
 // FAKE_GPU_CACHED lists flags of hipExtMallocWithFlags: this process reaches parts of a peer's large allocation of such

@@ -11,6 +11,7 @@ FAKE_GPU_PEER         0: the driver refuses peer access
 FAKE_GPU_CLOSED       1: a host access to device memory ends the process
 FAKE_GPU_FAIL         call[:rankN][:error name][:>bytes], ...: calls that fail
 FAKE_GPU_ENGINES      copy engines of a device, with CUDA (2)
+FAKE_GPU_MULTICAST    1: CUDA devices have multicast; 2: with wrong sums
 FAKE_GPU_UNCACHED     0: HIP has no uncached memory
 FAKE_GPU_CACHED       flags of hipExtMallocWithFlags whose memory peers reach through a cache, such as 3
 FAKE_GPU_COHERENT     launch (default), fence or hdp: when that cache writes back and forgets: see memory.cpp

@@ -1,0 +1,195 @@
+"""All-reduces whose sums an NVSwitch makes (NVLS). See kernels/allreduce_multimem.cu.
+
+All ranks' slabs lie behind one multicast address, serve all cases, and are made for the first. The
+forms are offered only if the sums of a probe are right."""
+
+import contextlib
+import os
+import secrets
+import socket
+import struct
+from functools import partial
+
+import numpy as np
+
+from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.communicator import Communicator, Disagreement
+from collectives.operation import (
+    Algorithm,
+    Bound,
+    Case,
+    Operation,
+    Traffic,
+    Unsupported,
+    World,
+    bind_kernel,
+)
+from collectives.peer_buffer import half_for
+from collectives.probe import PROBE_NS
+from kernels.devices.device import MOST_RANKS, DeviceError, Memory
+from kernels.devices.multicast import GpuMulticast
+
+# What multimem combines in 16 bytes, as in multimem.h: not integers, fp64, or fp32's minimum.
+COMBINED = {"float32": ("sum",), "float16": ("sum", "min", "max"),
+            "bfloat16": ("sum", "min", "max")}
+CHUNKS, REST_BYTES = 4, 4096  # of a half: two chunks of input and two of sums, in whole packs
+PROBE_COUNT, PROBE_ROUNDS = 4003, 4  # with a tail
+HAND_OVER_S = 10.0
+CREDENTIALS = "iII"  # struct ucred: process, user, group
+
+
+def _bind(entry: str, world: World, case: Case) -> Bound:
+    if refusal := _refusal(world, case):
+        return refusal
+    peers = world.mapped
+    if peers.multicast is None:
+        peers.multicast = _probed_slabs(world)
+    if isinstance(peers.multicast, Unsupported):
+        return peers.multicast
+    return _bind_slabs(entry, world, case, peers.multicast)
+
+
+def _refusal(world: World, case: Case) -> Unsupported | None:
+    """Why these forms do not fit the case; the same on all ranks."""
+    if isinstance(world.peers, Unsupported):
+        return world.peers
+    if world.device.near_peers:
+        # A default table of a CPU would repeat the reason at each size.
+        return Unsupported("the cpu device has no multicast; NVIDIA GPUs on an NVSwitch have it",
+                           depends_on_size=True)
+    if world.communicator.size == 1:
+        return Unsupported("a single rank has no peer to sum with", depends_on_size=True)
+    if world.memory == "same_device":
+        return Unsupported("ranks share a GPU, and a multicast address takes each GPU once")
+    if case.redop not in COMBINED.get(case.datatype.name, ()):
+        return Unsupported(f"multimem has no {case.redop} of {case.datatype.name} in 16 bytes")
+    return None
+
+
+def _half_bytes(world: World) -> int:
+    return half_for(world.device.most_chunk_bytes, world.device.most_chunk_bytes)
+
+
+def _bind_slabs(entry: str, world: World, case: Case, slabs: GpuMulticast) -> Bound:
+    half_bytes = _half_bytes(world)
+    bound = bind_kernel(world, case, "allreduce_multimem", entry,
+                        (half_bytes - REST_BYTES) / CHUNKS)
+    if isinstance(bound, Operation):
+        arguments = bound.step.argument
+        arguments.slab[:] = [slabs.own] * MOST_RANKS
+        arguments.half_bytes, arguments.more = half_bytes, slabs.address
+    return bound
+
+
+def _probed_slabs(world: World) -> GpuMulticast | Unsupported:
+    """This rank's slab and the address of all, or why there are none; the same on all ranks."""
+    communicator, undo = world.communicator, contextlib.ExitStack()
+    try:
+        with communicator.together(DeviceError):
+            slabs = world.device.multicast(communicator.size, 2 * _half_bytes(world))
+            undo.callback(slabs.close)
+        _connect(communicator, slabs)
+        _probe(world, slabs)
+    except Disagreement as refusal:
+        undo.close()
+        return Unsupported(str(refusal))
+    return slabs
+
+
+def _connect(communicator: Communicator, slabs: GpuMulticast) -> None:
+    """Binds every rank's memory to one multicast object. Raises Disagreement."""
+    descriptor = -1
+    try:
+        with communicator.together(DeviceError):
+            if communicator.rank == 0:
+                descriptor = slabs.create()
+        descriptor = _hand_over(communicator, descriptor)
+        with communicator.together(DeviceError):
+            slabs.join(descriptor)
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    with communicator.together(DeviceError):  # all have joined
+        slabs.bind()
+
+
+def _hand_over(communicator: Communicator, descriptor: int) -> int:
+    """Rank 0's file descriptor in each rank's process. Raises Disagreement."""
+    name = communicator.broadcast(f"\0wiretax-{secrets.token_hex(16)}")  # leaves no file behind
+    with socket.socket(socket.AF_UNIX) as sender:
+        sender.settimeout(HAND_OVER_S)
+        with communicator.together(OSError):
+            if communicator.rank == 0:
+                sender.bind(name)
+                sender.listen(MOST_RANKS)
+        with communicator.together(OSError):
+            if communicator.rank > 0:
+                sender.connect(name)
+                descriptor = socket.recv_fds(sender, 1, 1)[1][0]
+            else:
+                _send_descriptor(sender, descriptor, communicator.size - 1)
+    return descriptor
+
+
+def _send_descriptor(listener: socket.socket, descriptor: int, peers: int) -> None:
+    """Hands the descriptor to processes of this user alone. Raises OSError."""
+    while peers:
+        connection, _ = listener.accept()
+        with connection:
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED,
+                                                struct.calcsize(CREDENTIALS))
+            if struct.unpack(CREDENTIALS, credentials)[1] == os.geteuid():
+                socket.send_fds(connection, [b"1"], [descriptor])
+                peers -= 1
+
+
+def _probe(world: World, slabs: GpuMulticast) -> None:
+    """Sums small integers by both forms. Raises Disagreement if a sum is wrong or never ends."""
+    communicator, watch, problem = world.communicator, world.mapped.waits.watch, None
+    ranks, size_bytes = communicator.size, 4 * PROBE_COUNT
+    with communicator.together(DeviceError):
+        send, receive = world.device.private(size_bytes), world.device.private(size_bytes)
+        case = Case(COLLECTIVES["all_reduce"], PROBE_COUNT, DATATYPES["float32"], "sum",
+                    send.address, receive.address)
+        bound = {entry: _bind_slabs(entry, world, case, slabs) for entry in ENTRIES}
+    for entry, turn in [(entry, turn) for entry in ENTRIES for turn in range(PROBE_ROUNDS)]:
+        inputs = [np.random.default_rng([turn, rank]).integers(-999, 999, PROBE_COUNT)
+                  for rank in range(ranks)]
+        with communicator.together(DeviceError):
+            send.write(inputs[communicator.rank].astype(np.float32))
+            problem = problem or _wrong_sum(bound[entry], receive, np.sum(inputs, axis=0))
+        if watch.timed_out:
+            problem = f"a flag from rank {watch.peer} never arrived"
+    watch.stop = watch.timed_out = 0
+    for memory in (send, receive):
+        memory.close()
+    if sentence := communicator.first_word(problem):
+        raise Disagreement(f"a probe of multimem failed: {sentence}")
+
+
+def _wrong_sum(bound: Bound, receive: Memory, expected: np.ndarray) -> str | None:
+    """Performs the operation; a sentence if its result is not as expected."""
+    if isinstance(bound, Unsupported):
+        return bound.reason
+    bound.step.argument.timeout_ns = min(bound.step.argument.timeout_ns, PROBE_NS)
+    bound.call()
+    wrong = np.flatnonzero(receive.read().view(np.float32) != expected)
+    if not wrong.size:
+        return None
+    return f"{bound.step.kernel.name} made {wrong.size} wrong sums of {expected.size}"
+
+
+def _one_shot_traffic(ranks: int, case: Case) -> Traffic:
+    return Traffic(1, ((0, case.segment_bytes),), case.segment_bytes)
+
+
+def _two_shot_traffic(ranks: int, case: Case) -> Traffic:
+    own = case.segment_bytes // ranks
+    return Traffic(2, ((own, own),), case.segment_bytes)
+
+
+ENTRIES = "one_shot_multimem", "two_shot_multimem"
+ONE_SHOT = Algorithm(ENTRIES[0], "each rank reads the sum of all slabs from the NVSwitch (NVLS)",
+                     partial(_bind, ENTRIES[0]), _one_shot_traffic)
+TWO_SHOT = Algorithm(ENTRIES[1], "each rank reads one segment's sum, and the NVSwitch stores it to "
+                     "all (NVLS)", partial(_bind, ENTRIES[1]), _two_shot_traffic)

@@ -1,0 +1,83 @@
+// Sums and stores that an NVSwitch makes (NVLS): an access to a multicast address reaches the same
+// place of every rank's slab. PTX ISA, "multimem.ld_reduce": no other access may use such an address;
+// the order and the rounding of a sum are the switch's.
+//
+// A rank fills its slab through another address of the same memory. PTX ISA, "Causality Order":
+// accesses through aliases are ordered only if a `fence.proxy.alias` lies on the path between them.
+// One thread of a block makes it before each signal; the ends of kernels order aliases too.
+#pragma once
+#include "pack.h"
+
+// Stands for the instruction of a type and an operation; most have none for 16 bytes.
+template <class Type, class Operation> struct Multimem {
+  static constexpr bool EXISTS = false;
+  static DEVICE void load(pack&, const char*) {}
+};
+#define MULTIMEM(TYPE, OPERATION, instruction, type)     \
+  template <> struct Multimem<TYPE, OPERATION> {         \
+    static constexpr bool EXISTS = HAS_MULTIMEM;         \
+    static DEVICE void load(pack& x, const char* from) { \
+      LOAD_MULTIMEM(x, from, instruction, type);         \
+    }                                                    \
+  };
+MULTIMEM(Float32, Sum, "add", "f32")
+MULTIMEM(Float16, Sum, "add.acc::f32", "f16x2")
+MULTIMEM(Float16, Min, "min", "f16x2")
+MULTIMEM(Float16, Max, "max", "f16x2")
+MULTIMEM(Bfloat16, Sum, "add.acc::f32", "bf16x2")
+MULTIMEM(Bfloat16, Min, "min", "bf16x2")
+MULTIMEM(Bfloat16, Max, "max", "bf16x2")
+using Switch = Multimem<Element, REDOP>;
+
+// The ranks' elements at a place, combined. Without multimem a loop over the ranks' parts.
+template <int N> DEVICE pack load_combined(Packs<N> place, const char* from, int k) {
+  if constexpr (Switch::EXISTS) {
+    pack x;
+    Switch::load(x, from + place.at(k) * sizeof(pack));
+    return x;
+  } else {
+    return combined<COMPLETE, WORLD>(
+        [&](int r) { return place.load(MULTIMEM_PART(from, r), k); });
+  }
+}
+DEVICE pack load_combined(SingleElement place, const char* from, int k) {
+  if constexpr (Switch::EXISTS) {  // the element moves to the front of its pack
+    const unsigned at = place.at() % sizeof(pack);
+    pack x = load_combined(Packs<1>{place.at() / (unsigned)sizeof(pack), 0}, from, 0);
+    UNROLLED for (int i = 1; i < REGISTERS; ++i)
+      if (at / 4 == (unsigned)i) x.r[0] = x.r[i];
+    x.r[0] = x.r[0] >> at % 4 * 8;
+    return x;
+  } else {
+    return combined<COMPLETE, WORLD>(
+        [&](int r) { return place.load(MULTIMEM_PART(from, r), k); });
+  }
+}
+
+// A destination in all slabs, for whole packs.
+struct AllSlabs {
+  char* at;
+  DEVICE bool aligned() const { return true; }
+  template <int N> DEVICE void put(Packs<N> place, int k, pack p) const {
+    if constexpr (Switch::EXISTS) store_multimem(at + place.at(k) * sizeof(pack), p);
+    else
+      for (int r = 0; r < WORLD; ++r) place.store(MULTIMEM_PART(at, r), k, p);
+  }
+  DEVICE void put(SingleElement, int, pack) const {}
+};
+
+// Combines `count` elements of all ranks' slabs into `to`.
+template <class To> DEVICE void reduce_multimem(To to, const char* from, long count) {
+  for_places<4>(count, to.aligned(), whole_grid(), [&](auto place) INLINED {
+    constexpr int N = decltype(place)::COUNT;
+    pack batch[N];
+    for (int k = 0; k < N; ++k) batch[k] = load_combined(place, from, k);
+    if (N > 1) loads_first<N * WORLD>();
+    for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
+  });
+}
+
+// The multicast address of a place in this rank's slab; `more` is the slab's.
+DEVICE char* multicast(const Arguments& a, const char* place) {
+  return (char*)a.more + (place - a.slab[afresh((int)a.rank)]);
+}

@@ -5,10 +5,10 @@ forms are offered only if the sums of a probe are right."""
 
 import contextlib
 import os
-import secrets
 import socket
-import struct
+import tempfile
 from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from collectives.operation import (
 )
 from collectives.peer_buffer import half_for
 from collectives.probe import PROBE_NS
-from kernels.devices.device import MOST_RANKS, DeviceError, Memory
+from kernels.devices.device import MOST_RANKS, DeviceError
 from kernels.devices.multicast import GpuMulticast
 
 # What multimem combines in 16 bytes, as in multimem.h: not integers, fp64, or fp32's minimum.
@@ -35,7 +35,6 @@ COMBINED = {"float32": ("sum",), "float16": ("sum", "min", "max"),
 CHUNKS, REST_BYTES = 4, 4096  # of a half: two chunks of input and two of sums, in whole packs
 PROBE_COUNT, PROBE_ROUNDS = 4003, 4  # with a tail
 HAND_OVER_S = 10.0
-CREDENTIALS = "iII"  # struct ucred: process, user, group
 
 
 def _bind(entry: str, world: World, case: Case) -> Bound:
@@ -71,6 +70,7 @@ def _half_bytes(world: World) -> int:
 
 
 def _bind_slabs(entry: str, world: World, case: Case, slabs: GpuMulticast) -> Bound:
+    """Raises DeviceError."""
     half_bytes = _half_bytes(world)
     bound = bind_kernel(world, case, "allreduce_multimem", entry,
                         (half_bytes - REST_BYTES) / CHUNKS)
@@ -115,68 +115,50 @@ def _connect(communicator: Communicator, slabs: GpuMulticast) -> None:
 
 def _hand_over(communicator: Communicator, descriptor: int) -> int:
     """Rank 0's file descriptor in each rank's process. Raises Disagreement."""
-    name = communicator.broadcast(f"\0wiretax-{secrets.token_hex(16)}")  # leaves no file behind
-    with socket.socket(socket.AF_UNIX) as sender:
-        sender.settimeout(HAND_OVER_S)
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as end:
+        path = communicator.broadcast(f"{folder}/wiretax")  # in a folder of this user alone
+        end.settimeout(HAND_OVER_S)
         with communicator.together(OSError):
             if communicator.rank == 0:
-                sender.bind(name)
-                sender.listen(MOST_RANKS)
+                end.bind(path)
+                end.listen(MOST_RANKS)
         with communicator.together(OSError):
             if communicator.rank > 0:
-                sender.connect(name)
-                descriptor = socket.recv_fds(sender, 1, 1)[1][0]
-            else:
-                _send_descriptor(sender, descriptor, communicator.size - 1)
+                end.connect(path)
+                return socket.recv_fds(end, 1, 1)[1][0]
+            for _ in range(1, communicator.size):
+                with end.accept()[0] as peer:
+                    socket.send_fds(peer, [b"1"], [descriptor])
     return descriptor
-
-
-def _send_descriptor(listener: socket.socket, descriptor: int, peers: int) -> None:
-    """Hands the descriptor to processes of this user alone. Raises OSError."""
-    while peers:
-        connection, _ = listener.accept()
-        with connection:
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED,
-                                                struct.calcsize(CREDENTIALS))
-            if struct.unpack(CREDENTIALS, credentials)[1] == os.geteuid():
-                socket.send_fds(connection, [b"1"], [descriptor])
-                peers -= 1
 
 
 def _probe(world: World, slabs: GpuMulticast) -> None:
     """Sums small integers by both forms. Raises Disagreement if a sum is wrong or never ends."""
     communicator, watch, problem = world.communicator, world.mapped.waits.watch, None
-    ranks, size_bytes = communicator.size, 4 * PROBE_COUNT
     with communicator.together(DeviceError):
-        send, receive = world.device.private(size_bytes), world.device.private(size_bytes)
+        send, receive = (world.device.private(4 * PROBE_COUNT) for _ in range(2))
         case = Case(COLLECTIVES["all_reduce"], PROBE_COUNT, DATATYPES["float32"], "sum",
                     send.address, receive.address)
-        bound = {entry: _bind_slabs(entry, world, case, slabs) for entry in ENTRIES}
-    for entry, turn in [(entry, turn) for entry in ENTRIES for turn in range(PROBE_ROUNDS)]:
+        bound = [_bind_slabs(entry, world, case, slabs) for entry in ENTRIES]
+        steps = [operation.step for operation in bound if isinstance(operation, Operation)]
+        assert len(steps) == len(ENTRIES), bound
+    for step, turn in product(steps, range(PROBE_ROUNDS)):
         inputs = [np.random.default_rng([turn, rank]).integers(-999, 999, PROBE_COUNT)
-                  for rank in range(ranks)]
+                  for rank in range(communicator.size)]
         with communicator.together(DeviceError):
             send.write(inputs[communicator.rank].astype(np.float32))
-            problem = problem or _wrong_sum(bound[entry], receive, np.sum(inputs, axis=0))
-        if watch.timed_out:
-            problem = f"a flag from rank {watch.peer} never arrived"
+            step.argument.timeout_ns = min(step.argument.timeout_ns, PROBE_NS)
+            world.device.caller(step)()
+            wrong = np.count_nonzero(receive.read().view(np.float32) != np.sum(inputs, axis=0))
+        if wrong:
+            problem = problem or f"{step.kernel.name} gave {wrong} wrong sums of {PROBE_COUNT}"
+    if watch.timed_out:
+        problem = f"a flag from rank {watch.peer} never arrived"
     watch.stop = watch.timed_out = 0
-    for memory in (send, receive):
-        memory.close()
+    send.close()
+    receive.close()
     if sentence := communicator.first_word(problem):
         raise Disagreement(f"a probe of multimem failed: {sentence}")
-
-
-def _wrong_sum(bound: Bound, receive: Memory, expected: np.ndarray) -> str | None:
-    """Performs the operation; a sentence if its result is not as expected."""
-    if isinstance(bound, Unsupported):
-        return bound.reason
-    bound.step.argument.timeout_ns = min(bound.step.argument.timeout_ns, PROBE_NS)
-    bound.call()
-    wrong = np.flatnonzero(receive.read().view(np.float32) != expected)
-    if not wrong.size:
-        return None
-    return f"{bound.step.kernel.name} made {wrong.size} wrong sums of {expected.size}"
 
 
 def _one_shot_traffic(ranks: int, case: Case) -> Traffic:

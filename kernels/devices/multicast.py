@@ -31,14 +31,14 @@ class GpuMulticast:
         with device.calling("asking NVRTC's version"):
             nvrtc = device.cupy.cuda.nvrtc.getVersion()
         if int(device.arch.removeprefix("sm_")) < LEAST_ARCH or nvrtc < LEAST_NVRTC:
-            raise DeviceError(f"multimem needs sm_{LEAST_ARCH} and NVRTC 12.2 or newer, and GPU "
-                              f"{device.pci_bus_id} has {device.arch} and {device.compiler}")
+            raise DeviceError(f"multimem needs sm_{LEAST_ARCH} and NVRTC 12.2 or newer; here are "
+                              f"{device.arch} and {device.compiler}")
         self._call("cuDeviceGetByPCIBusId", ctypes.byref(number), device.pci_bus_id.encode())
         self._call("cuDeviceGetAttribute", ctypes.byref(supported), MULTICAST_SUPPORTED,
                    number.value)
         if not supported.value:
-            raise DeviceError(f"GPU {device.pci_bus_id} has no multicast: the driver sees no "
-                              "NVSwitch that can sum")
+            raise DeviceError("the driver offers no multicast: this GPU is on no NVSwitch that "
+                              "can sum")
         self.number = number.value
         self._call("cuMulticastGetGranularity", ctypes.byref(unit),
                    self._properties(ranks, size_bytes), RECOMMENDED)

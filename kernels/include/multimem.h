@@ -1,6 +1,6 @@
 // Sums and stores that an NVSwitch makes (NVLS): an access to a multicast address reaches the same
-// place of every rank's slab. PTX ISA, "multimem.ld_reduce": no other access may use such an address;
-// the order and the rounding of a sum are the switch's.
+// place of every rank's slab. PTX ISA, "multimem.ld_reduce": only multimem may use such an address.
+// The switch chooses the order and the rounding of a sum.
 //
 // A rank fills its slab through another address of the same memory. PTX ISA, "Causality Order":
 // accesses through aliases are ordered only if a `fence.proxy.alias` lies on the path between them.
@@ -8,17 +8,16 @@
 #pragma once
 #include "pack.h"
 
-// Stands for the instruction of a type and an operation; most have none for 16 bytes.
+// The instruction of a type and an operation, for a pack and for a word; most have none.
 template <class Type, class Operation> struct Multimem {
   static constexpr bool EXISTS = false;
-  static DEVICE void load(pack&, const char*) {}
+  template <class T> static DEVICE void load(T&, const char*) {}
 };
-#define MULTIMEM(TYPE, OPERATION, instruction, type)     \
-  template <> struct Multimem<TYPE, OPERATION> {         \
-    static constexpr bool EXISTS = HAS_MULTIMEM;         \
-    static DEVICE void load(pack& x, const char* from) { \
-      LOAD_MULTIMEM(x, from, instruction, type);         \
-    }                                                    \
+#define MULTIMEM(TYPE, OPERATION, op, type)                                                        \
+  template <> struct Multimem<TYPE, OPERATION> {                                                   \
+    static constexpr bool EXISTS = HAS_MULTIMEM;                                                   \
+    static DEVICE void load(pack& x, const char* at) { LOAD_MULTIMEM_PACK(x, at, op, type); }      \
+    static DEVICE void load(words& x, const char* at) { LOAD_MULTIMEM_WORD(x, at, op, type); }     \
   };
 MULTIMEM(Float32, Sum, "add", "f32")
 MULTIMEM(Float16, Sum, "add.acc::f32", "f16x2")
@@ -29,29 +28,22 @@ MULTIMEM(Bfloat16, Min, "min", "bf16x2")
 MULTIMEM(Bfloat16, Max, "max", "bf16x2")
 using Switch = Multimem<Element, REDOP>;
 
-// The ranks' elements at a place, combined. Without multimem a loop over the ranks' parts.
-template <int N> DEVICE pack load_combined(Packs<N> place, const char* from, int k) {
-  if constexpr (Switch::EXISTS) {
-    pack x;
-    Switch::load(x, from + place.at(k) * sizeof(pack));
-    return x;
-  } else {
-    return combined<COMPLETE, WORLD>(
-        [&](int r) { return place.load(MULTIMEM_PART(from, r), k); });
-  }
+template <int N> DEVICE pack load_from_switch(Packs<N> place, const char* from, int k) {
+  pack x = {};
+  Switch::load(x, from + place.at(k) * sizeof(pack));
+  return x;
 }
-DEVICE pack load_combined(SingleElement place, const char* from, int k) {
-  if constexpr (Switch::EXISTS) {  // the element moves to the front of its pack
-    const unsigned at = place.at() % sizeof(pack);
-    pack x = load_combined(Packs<1>{place.at() / (unsigned)sizeof(pack), 0}, from, 0);
-    UNROLLED for (int i = 1; i < REGISTERS; ++i)
-      if (at / 4 == (unsigned)i) x.r[0] = x.r[i];
-    x.r[0] = x.r[0] >> at % 4 * 8;
-    return x;
-  } else {
-    return combined<COMPLETE, WORLD>(
-        [&](int r) { return place.load(MULTIMEM_PART(from, r), k); });
-  }
+DEVICE pack load_from_switch(SingleElement place, const char* from, int) {
+  pack x = {};
+  Switch::load(x.r[0], from + place.at() / 4 * 4);
+  x.r[0] = x.r[0] >> place.at() % 4 * 8;  // the element to the front
+  return x;
+}
+// The ranks' elements at a place, combined. Without multimem a loop over the ranks' parts.
+template <class Place> DEVICE pack load_combined(Place place, const char* from, int k) {
+  if constexpr (Switch::EXISTS) return load_from_switch(place, from, k);
+  else return combined<COMPLETE, WORLD>(
+      [&](int r) { return place.load(MULTIMEM_PART(from, r), k); });
 }
 
 // A destination in all slabs, for whole packs.

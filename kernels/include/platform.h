@@ -211,8 +211,9 @@ DEVICE half_words halves_from_floats(floats f) {
 #ifndef HAS_MULTIMEM
 #define HAS_MULTIMEM false
 #endif
-#ifndef LOAD_MULTIMEM
-#define LOAD_MULTIMEM(x, from, instruction, type) ((void)x, (void)from)
+#ifndef LOAD_MULTIMEM_PACK
+#define LOAD_MULTIMEM_PACK(x, from, op, type) ((void)x, (void)from)
+#define LOAD_MULTIMEM_WORD LOAD_MULTIMEM_PACK
 #endif
 #ifndef MULTIMEM_PART  // a rank's part of a multicast address, for the software GPU of the tests
 #define MULTIMEM_PART(address, rank) ((void)(rank), address)

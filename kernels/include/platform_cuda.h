@@ -53,11 +53,13 @@ DEVICE void stream_16_bytes(void* p, pack x) {
   asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};"
                ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
 }
-// 16 bytes at a multicast address: see multimem.h. Relaxed, as a cache could serve a weak access.
-#define LOAD_MULTIMEM(x, from, instruction, type)                                             \
-  asm volatile("multimem.ld_reduce.relaxed.sys.global." instruction ".v4." type               \
-               " {%0,%1,%2,%3}, [%4];" : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3]) \
-               : "l"(from) : "memory")
+// At a multicast address: see multimem.h. Relaxed, as a cache could serve a weak access.
+#define LOAD_MULTIMEM_WORD(x, from, op, type)                                                   \
+  asm volatile("multimem.ld_reduce.relaxed.sys.global." op "." type " %0, [%1];"                \
+               : "=r"(x) : "l"(from) : "memory")
+#define LOAD_MULTIMEM_PACK(x, from, op, type)                                                   \
+  asm volatile("multimem.ld_reduce.relaxed.sys.global." op ".v4." type " {%0,%1,%2,%3}, [%4];"  \
+               : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3]) : "l"(from) : "memory")
 DEVICE void store_multimem(void* p, pack x) {
   asm volatile("multimem.st.relaxed.sys.global.v4.f32 [%0], {%1,%2,%3,%4};"
                ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");

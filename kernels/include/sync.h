@@ -54,7 +54,7 @@ struct Arguments {
   Own* own;
   const char* sends[MOST_RANKS];  // every rank's buffers, as mapped here, if they are registered
   char* receives[MOST_RANKS];
-  const void* more;               // a kernel's further arguments: Routing, Norm, Gemv, a multicast slab
+  const void* more;               // further arguments: Routing, Norm, Gemv; a multicast address
 };
 
 #define RANK_KERNEL(name) KERNEL name(LAUNCHED_WITH(Arguments) a)
@@ -121,8 +121,8 @@ DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
       store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, value);
 }
 
-// Orders this block's accesses before those, through other addresses of the same memory, that follow
-// the next signal: PTX wants one fence on the path.
+// With the next signal, orders this block's accesses before later accesses through other addresses
+// of the same memory: PTX wants one fence on the path.
 DEVICE void fence_aliases() {
   block_barrier();
   if (thread_in_block() == 0) fence_alias();

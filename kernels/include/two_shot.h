@@ -21,7 +21,7 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
                      CopyOut copy_out) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const int chunks = (int)((a.count + most - 1) / most);
-  // A half of a slab: two chunks of input, then two segments of sums; without PULLS two of each owner.
+  // A half of a slab: two chunks of input, two segments of sums; without PULLS two of each owner.
   const auto input = [&](long writer, long chunk, long owner) {
     const long slot = (chunk & 1) * WORLD + (TRANSFER == PUSHES ? writer : owner);
     return half_of(a, TRANSFER == PUSHES ? owner : writer, epoch) + slot * segment_bytes;

@@ -26,9 +26,10 @@ class Access:
 
 
 def access(line: str) -> Access | None:
-    ptx = re.match(r"(?:@!?%p\d+ )?(ld|st)\.(?:volatile\.|weak\.|relaxed\.\w+\.)?(?:global|local)(\S*)", line)
+    ptx = re.match(r"(?:@!?%p\d+ )?(?:multimem\.)?(ld|st)(?:_reduce)?\.(?:volatile\.|weak\.|relaxed\.\w+\.)?"
+                   r"(?:global|local)(\S*)", line)
     if ptx:
-        return Access(ptx[1] == "ld", ".v4.u32" in ptx[2], ptx[2] == ".u16")
+        return Access(ptx[1] == "ld", bool(re.search(r"\.v4\.(u32|f32|b?f16x2)", ptx[2])), ptx[2] == ".u16")
     amd = re.match(r"(?:global|flat|scratch|buffer)_(load|store)_(\S+)", line)
     return Access(amd[1] == "load", amd[2] in ("dwordx4", "b128"), bool(re.search("short|16", amd[2]))) if amd else None
 

@@ -138,7 +138,7 @@ def test_help_and_list_print_once_for_all_ranks(tmp_path):
     listed = launch(tmp_path / "results", "--list", "-d", "bfloat16")
     assert (listed.returncode, listed.stderr) == (0, "")
     about = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines())
-    engines = {"two_shot_copy_engine", "ring_copy_engine"}
+    engines = {"two_shot_copy_engine", "ring_copy_engine", "one_shot_multimem", "two_shot_multimem"}
     assert set(about) == {"library", *OURS, "two_shot_push", *engines, "two_shot_int8", "two_shot_fp8", "two_shot_int4"}
     assert {name for name in about if "not here: " in about[name]} == {"library", *engines}
     assert "does not reduce bfloat16" in about["library"]

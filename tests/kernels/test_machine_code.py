@@ -1,12 +1,15 @@
 """The bars of tests.kernels.machine_code on the all-reduces, and builds that must miss them."""
 
+import re
+
 import pytest
 
 from kernels.devices.compile_cache import CompileError
 from tests.kernels.broken_kernels import CUDA, HIP, PACKETS, Patch, copy_kernels
-from tests.kernels.machine_code import figures, misses, nvdisasm
+from tests.kernels.gpu_builds import compiled
+from tests.kernels.machine_code import figures, misses, nvdisasm, sass_in
 
-LL, SENTINEL = "allreduce_one_shot_ll", "allreduce_one_shot_sentinel"
+LL, SENTINEL, MULTIMEM = "allreduce_one_shot_ll", "allreduce_one_shot_sentinel", "allreduce_multimem"
 
 
 @pytest.fixture(autouse=True)
@@ -19,11 +22,22 @@ def disassembler(request):
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_120", "gfx942", "gfx1100", "gfx1201"])
-@pytest.mark.parametrize("stem", [LL, SENTINEL, "allreduce_one_shot", "allreduce_two_shot"])
+@pytest.mark.parametrize("stem", [LL, SENTINEL, "allreduce_one_shot", "allreduce_two_shot", MULTIMEM])
 def test_every_kernel_meets_the_bars(stem, architecture):
     rows = figures(stem, architecture)
     assert rows
     assert [sentence for row in rows for sentence in misses(row)] == []
+
+
+@pytest.mark.parametrize("architecture", ["sm_90", "sm_120"])
+@pytest.mark.parametrize(("element", "sum"), [("Float32", "ADD.F32x4"), ("Bfloat16", "F32ADD.BF16x8")])
+def test_a_switch_sums_16_bytes_at_once_in_fp32(element, sum, architecture):
+    """LDGMC is the load of multimem; four of 16 bytes are in flight in the main loop. The store to all is a plain one."""
+    for name, lines in sass_in(compiled(MULTIMEM, architecture, (("ELEMENT", element),)).binary).items():
+        loads = [i for i, line in enumerate(lines) if f"LDGMC.E.{sum}.RN.STRONG.SYS" in line]
+        assert len(loads) >= 5, name
+        stores = [i for i, line in enumerate(lines) if re.match(r"STG?\.E\.128", line) and i > loads[0]]
+        assert len([i for i in loads if i < stores[0]]) == 4, name
 
 
 HALVES = ("st.relaxed.sys.global.v2.u64 [%0], {%1,%2};",

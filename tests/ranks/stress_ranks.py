@@ -111,7 +111,7 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
         datatype, algorithms = datatypes[collective.name], ALGORITHMS[collective.name]
         fitting = [name for name in algorithms
                    if name != "library" and (datatype.name in QUANTIZED_DATATYPES or name not in lossy)
-                   and (datatype.is_float or name != SENTINEL.name) and not name.endswith("copy_engine")]
+                   and (datatype.is_float or name != SENTINEL.name) and not name.endswith(("copy_engine", "multimem"))]
         launch = dealt(session, draw, buffers, algorithms[draw.choice(names or fitting)], collective, datatype,
                        redops[collective.name])
         hand.append(launch)

@@ -1,4 +1,4 @@
-"""All-reduces whose sums an NVSwitch makes (NVLS). See kernels/allreduce_multimem.cu.
+"""All-reduces summed by an NVSwitch (NVLS). See kernels/allreduce_multimem.cu.
 
 All ranks' slabs lie behind one multicast address, serve all cases, and are made for the first. The
 forms are offered only if the sums of a probe are right."""

@@ -1,4 +1,4 @@
-// All-reduces whose sums an NVSwitch makes: see multimem.h. All entries of `slab` are this rank's
+// All-reduces summed by an NVSwitch: see multimem.h. All entries of `slab` are this rank's
 // slab, and `more` is its multicast address.
 #include "include/exchange.h"
 #include "include/multimem.h"

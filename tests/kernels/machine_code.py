@@ -114,7 +114,7 @@ def lane_strides(ptx: list[str]) -> list[tuple[int, int | None]]:
                 result = max(known[:2], key=abs) if name.startswith(("or", "min", "selp")) else sum(known)
             elif name.startswith("sub"):
                 result = known[0] - known[1]
-            elif name.startswith(("mul", "mad")):
+            elif name.startswith(("mul.", "mad")):
                 scale = rest[1]
                 product = known[0] * int(scale) if re.fullmatch(r"-?\d+", scale) else None if any(known[:2]) else 0
                 result = None if product is None else product + (known[2] if len(known) > 2 else 0)
@@ -166,7 +166,7 @@ def figures(stem: str, architecture: str, macros: tuple[tuple[str, str], ...] = 
 def misses(row: Figures) -> list[str]:
     """The bars that a kernel misses."""
     # The fence between aliases, of one thread, is another fence of the system.
-    is_multimem = row.kernel.endswith("_multimem") and row.architecture in ("sm_90", "sm_120")
+    is_multimem = row.kernel.endswith("_multimem") and row.architecture.startswith("sm_")
     bars = {
         f"{row.trips} round trips of a poll": row.trips <= 1,
         f"{row.fences} fences a signal": row.fences <= (0 if row.kernel in PACKETS else MOST_FENCES + is_multimem),

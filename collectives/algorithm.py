@@ -21,8 +21,8 @@ SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 ti
 
 # `auto` chooses among these, and a default run measures them.
 EXACT: dict[str, tuple[Algorithm, ...]] = {
-    "all_reduce": (LL, SENTINEL, PUSH, PULL, TWO_SHOT, TWO_SHOT_PUSH, RING, TWO_SHOT_COPY_ENGINE,
-                   RING_COPY_ENGINE, multimem.ONE_SHOT, multimem.TWO_SHOT),
+    "all_reduce": (LL, SENTINEL, PUSH, PULL, TWO_SHOT, TWO_SHOT_PUSH, RING, multimem.ONE_SHOT,
+                   multimem.TWO_SHOT, TWO_SHOT_COPY_ENGINE, RING_COPY_ENGINE),
     "all_gather": allgather.ALGORITHMS,
     "reduce_scatter": reduce_scatter.ALGORITHMS,
     "alltoall": alltoall.ALGORITHMS,

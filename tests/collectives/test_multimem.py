@@ -8,13 +8,12 @@ import pytest
 from bench.tune import candidates
 from collectives.allreduce_multimem import COMBINED, ENTRIES
 from collectives.collective import DATATYPES, REDOPS, reason_against
-from kernels.devices.compile_cache import CompileError
+from kernels.devices.compile_cache import SOURCES, CompileError
 from reports.store.result import read
 from tests import fake_gpu
 from tests.bench.test_cli import launch
 from tests.kernels.broken_kernels import tree
 from tests.kernels.compile_matrix import OLDEST_CUDA12, code
-from tests.kernels.compile_matrix import SOURCES as KERNELS
 from tests.kernels.gpu_builds import compiled
 from tests.kernels.kernel_code import kernels_in
 from tests.launch import ROOT, few, mpirun
@@ -84,7 +83,7 @@ def test_what_has_an_instruction_is_offered_and_nothing_else(name, redop):
 def test_older_compilers_and_gpus_leave_multimem_out():
     assert "multimem" not in re.sub(r"\w*_multimem\w*", "", compiled(STEM, "sm_80").text)
     try:
-        text = code(OLDEST_CUDA12, KERNELS / f"{STEM}.cu", "sm_90")
+        text = code(OLDEST_CUDA12, SOURCES / f"{STEM}.cu", "sm_90")
     except CompileError as error:
         pytest.skip(str(error))
     assert "multimem" not in re.sub(r"\w*_multimem\w*", "", text)

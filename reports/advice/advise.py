@@ -127,8 +127,8 @@ def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
 
 def _span(span: Span, unit: str = "") -> str:
     """`33.0 us [31.0 36.0]`; without the interval if it is unknown."""
-    value, low, high = span
-    return number(value) + unit + (f" [{number(low)} {number(high)}]" if low < high else "")
+    value, low, high = map(number, span)
+    return value + unit + (f" [{low} {high}]" if low != high else "")
 
 
 def _tables(load: Split, splits: dict[str, Split]) -> list[tuple[str, Table]]:
@@ -168,7 +168,7 @@ def _link_table(load: Split) -> tuple[str, Table]:
             ms = {n: split.figures[figure][0] / 1e3 for n, split in splits.items()}
             table.add_row(f"{name}, {label}", *(number(ms.get(n)) for n in WORLDS),
                           str(min(ms, key=lambda n: ms[n])), rule)
-    return f"ms if joined by {', '.join(links)}, with NCCL's latencies", table
+    return f"ms if joined by {', '.join(links)}, with typical published latencies", table
 
 
 def _recommendation(load: Split, splits: dict[str, Split]) -> list[str]:
@@ -224,4 +224,6 @@ def _break_even(load: Split, splits: dict[str, Split]) -> list[str]:
     if even_us <= 0:
         return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
     return [f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
-            f"{size_text(size)} takes {number(even_us)} us; here it takes {_span(each_us, ' us')}."]
+            f"{size_text(size)} takes {number(even_us)} us; here it takes {_span(each_us, ' us')}.",
+            *["Published latencies of this link lie on both sides: measure before you decide."]
+            * bool(not load.times.spans and each_us[1] < even_us < each_us[2])]

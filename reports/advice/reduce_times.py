@@ -24,7 +24,6 @@ from reports.trends.lines import Fit, predict_us
 
 CHAINED_UP_TO = 512 << 10  # bytes
 LARGE = 1 << 20  # bytes; the time of a smaller message says little about bandwidth
-RING_BASE_US = 3.6  # NCCL's cost model: src/graph/tuning.cc at 01afd20, ring with protocol LL
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
 HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before other types
 
@@ -57,11 +56,10 @@ class Times:
         """The time, and a suffix that names its origin if it was not measured at this size. Without
         a fit, times are linear between sizes, in logarithms, and constant below the smallest.
         Beyond the largest they grow with the bytes, by the link if the largest is below 1 MiB."""
-        if not self.spans:  # a ring in NCCL's cost model: base + 2 (n-1) steps + bytes sent
-            steps_us = 2 * (self.gpus - 1) * self.link.step_us
-            sent_bytes = wire_factor(self.gpus) * size_bytes
-            sent_us = sent_bytes / self.link.total_gb_s(self.gpus) / 1e3
-            return np.full(3, RING_BASE_US + steps_us + sent_us), ""
+        if not self.spans:  # the typical, best and worst published latency, plus the bytes sent
+            known_us, sent_bytes = self.link.latencies_us, wire_factor(self.gpus) * size_bytes
+            band_us = np.array([np.median(known_us), known_us[0], known_us[-1]])
+            return band_us + sent_bytes / self.link.total_gb_s(self.gpus) / 1e3, ""
         if size_bytes in self.spans:
             return self.spans[int(size_bytes)], ""
         sizes = sorted(self.spans)
@@ -93,8 +91,13 @@ def read_times(runs: Sequence[Result | Imported], gpus: int, link: Link) -> Time
             return _from_log(run, gpus, link)
     if runs:
         return _from_results([run for run in runs if isinstance(run, Result)], gpus, link)
+    known_us = link.latencies_us
     return Times(gpus, f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way "
-                       f"({number(link.both_ways_gb_s)} both ways; {link.source})", link)
+                       f"({number(link.both_ways_gb_s)} both ways; {link.source}), and a latency "
+                       f"of {number(float(np.median(known_us)))} us, best {number(known_us[0])}, "
+                       f"worst {number(known_us[-1])}, of {len(known_us)} published ones over "
+                       f"{link.kind} (reports/advice/specs.toml); brackets: best to worst",
+                 link)
 
 
 def check_run(run: Result | Imported, gpus: int) -> None:

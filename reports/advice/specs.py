@@ -113,13 +113,13 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Link:
-    """`gb_s` is one direction between two GPUs, `step_us` the latency of a ring step; a `mesh` has
-    such a link to each peer."""
+    """`gb_s` is one direction between two GPUs; a `mesh` has such a link to each peer. `kind` names
+    its published latencies."""
 
     name: str
+    kind: str
     gb_s: float
     both_ways_gb_s: float
-    step_us: float
     source: str
     mesh: bool = False
     most_gpus: int = 64
@@ -127,6 +127,11 @@ class Link:
     def total_gb_s(self, gpus: int) -> float:
         """GB/s that a GPU can send to all its peers together."""
         return self.gb_s * (gpus - 1 if self.mesh else 1)
+
+    @property
+    def latencies_us(self) -> list[float]:
+        """The published times of a small all-reduce over this kind of link, in order."""
+        return sorted(float(entry["us"]) for entry in SECTIONS["latencies"][self.kind])
 
 
 SECTIONS = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())

@@ -130,6 +130,25 @@ def test_an_nvlink_that_is_down_is_reported(tmp_path):
     assert "ASSUMED, not measured: pcie5x16, 63.0 GB/s one way (126 both ways" in words
 
 
+@pytest.mark.parametrize(("link", "band", "speedups"), [
+    ("pcie5x16", r"36\.3 us \[7\.46 54\.4\]", (1.6, 1.8)), ("nvlink4", r"11\.8 us \[6\.01 29\.0\]", (1.85, 1.9))])
+def test_without_a_run_the_band_of_published_latencies_is_shown(link, band, speedups):
+    """PCIe and NVLink must not look alike, and the gain from a second card must be what people report for its link."""
+    text, words = answer("--model", "llama-3.1-70b", *R9700, "--link", link)
+    assert f"ASSUMED, not measured: {link}" in words
+    assert re.search(rf"160 x {band}", words)
+    assert "brackets: best to worst" in words
+    (speed,) = re.findall(r"^TP 2 +[\d.]+ +([\d.]+) \[", text, re.MULTILINE)
+    assert speedups[0] <= float(speed) * 62.5e-3 <= speedups[1]
+    assert "lie on both sides" not in words
+
+
+def test_latencies_on_both_sides_of_the_break_even_time_are_reported():
+    """A buyer must not take the typical latency for this machine's if another published latency turns the answer."""
+    options = ("--model", "qwen3-32b", "--weights", "q4", "--gpu", "rtxpro6000", "--context", "0")
+    assert "Published latencies of this link lie on both sides: measure before you decide." in answer(*options)[1]
+
+
 def test_times_of_other_hardware_are_named(tmp_path):
     """Figures of CPU cores or of another card must not pass for this card's."""
     run = write(tmp_path / "cpu", {16384: 2, LARGE: 600}, ranks=CPUS)
@@ -156,12 +175,12 @@ def test_the_advice_for_eight_gpus_depends_on_their_links():
     text, _ = answer("--model", "llama-3.1-70b", "--weights", "fp16", "--gpu", "h100", "--gpus", "8")
     lines = re.findall(r"^(.*, (?:decode|prompt))  +(.*)$", text, re.MULTILINE)
     rows = {name: cells.split() for name, cells in lines}
-    # 141.1 GB over 8 x 3350 GB/s and 160 x (3.6 + 14 x 0.47 + 1.75 x 16384 / 450e3) us, 80 x 4096 x 1,024 B of cache.
-    decode = (141.105 / 26.8 + 4096 * 327680 / 26.8e9 + 0.160 * (3.6 + 14 * 0.47 + 1.75 * 16384 / 450e3))
+    # 141.1 GB over 8 x 3350 GB/s and 160 x (11.765 + 1.75 x 16384 / 450e3) us, 80 x 4096 x 1,024 B of cache.
+    decode = (141.105 / 26.8 + 4096 * 327680 / 26.8e9 + 0.160 * (11.765 + 1.75 * 16384 / 450e3))
     assert float(rows["NVLink or the like, decode"][3]) == pytest.approx(decode, rel=2e-3)
     assert [row[-1] for row in rows.values()] == ["8", "8", "4", "4", "2", "2"]
     assert rows["NVLink or the like, prompt"][-2:] == ["8", "8"]
-    prompt = (2 * 70.5524e9 * 2048 + 2 * 2048**2 * 8192 * 80) / 989e9 / 2 + 0.160 * (3.6 + 2 + 33_554_432 / 24e3)
+    prompt = (2 * 70.5524e9 * 2048 + 2 * 2048**2 * 8192 * 80) / 989e9 / 2 + 0.160 * (54.18 + 33_554_432 / 24e3)
     assert float(rows["PCIe, across sockets, prompt"][1]) == pytest.approx(prompt, rel=2e-3)
     assert rows["PCIe, across sockets, prompt"][-2:] == ["2", "2"]
 

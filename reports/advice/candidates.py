@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from reports.advice.reduce_times import gpus_of, read_times, warnings, wire_factor
-from reports.advice.serving import Split
+from reports.advice.serving import ONE, TENSOR, Split
 from reports.advice.specs import BITS, GPUS, LINKS, MODELS, close_names, convert
 from reports.imports.imported import Imported, read_imported
 from reports.store.case import find_states
@@ -29,6 +29,7 @@ FORMS = {"us": r"(\d{1,9})([KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
 # The first method of any launch counts. A token waits for dependent calls, as a chain does.
 METHODS = "ours, chained", "ours, isolated", "library, chained", "library, isolated"
 DOES_NOT_FIT = "does not fit"
+ONE_GPU, DATA_SHEET = "one GPU needs no all-reduce", "data sheet"
 
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
 Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]  # ISO 4217
@@ -64,7 +65,7 @@ class Candidate(Table):
     the power of all GPUs in watts; None stands for the data sheet."""
 
     gpu: str
-    gpus: Annotated[int, msgspec.Meta(ge=2, le=1024)]
+    gpus: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     price: Price
     runs: list[str] = []
     power_w: Positive | None = None
@@ -154,7 +155,7 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Machine], dict[str, tuple[Key
 
 def measure(machine: Machine, spec: Spec) -> None:
     """Reads the runs of a candidate and adds its samples. Raises ResultError without runs, and for
-    runs of several kinds of machine."""
+    runs of several kinds of machine. One GPU needs none: its data sheet gives its tokens."""
     gpu, gpus, samples = GPUS.find(machine.candidate.gpu), machine.candidate.gpus, machine.samples
     read_runs(machine)
     _sample_launches(machine)
@@ -178,12 +179,16 @@ def measure(machine: Machine, spec: Spec) -> None:
     for label, named in spec.models.items():
         model, bits = MODELS.find(named.model), BITS.find(named.weights)
         split = Split(model, gpu, gpus, named.weights, model.parameters * bits / 8,
-                      read_times([], gpus, link), named.context)
+                      read_times([], gpus, link), named.context,
+                      kind=ONE if gpus == 1 else TENSOR)
         if split.spare_bytes < 0:
             samples["tok/s", label] = DOES_NOT_FIT, []
+        elif gpus == 1:
+            samples["tok/s", label] = DATA_SHEET, [split.figures["rate"][0]]
         elif all_times:
             speeds = [replace(split, times=times).figures["rate"][0] for times in all_times]
-            samples["tok/s", label] = "arithmetic", speeds
+            origin = "arithmetic" if machine.launches else "arithmetic, imported"
+            samples["tok/s", label] = origin, speeds
 
 
 def read_runs(machine: Machine) -> None:
@@ -202,6 +207,8 @@ def read_runs(machine: Machine) -> None:
     for run_id, run in runs.items():
         size = run.run.world["size"]
         if isinstance(run, Imported):
+            if any(case.status == "wrong" for case in run.cases):
+                machine.wrong.append(f"wrong results in {run_id}, imported")
             if size not in (None, gpus):
                 notes.append(f"{run_id}, imported, has {size} ranks and not {gpus}")
             elif any(case.collective == "all_reduce" for case in run.cases):
@@ -216,7 +223,7 @@ def read_runs(machine: Machine) -> None:
             raise ResultError(f"candidate {name} has {gpus} GPUs and its run {run_id} {size} ranks")
         elif run.run.benchmark == "allreduce":
             machine.launches.append(run)
-    if not runs:
+    if not runs and gpus > 1:
         raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
     kinds = {f"machine_id {launch.run.machine_id}" for launch in machine.launches}
     kinds = kinds or {", ".join(sorted(set(gpus_of([log])))) for log in machine.logs} - {""}

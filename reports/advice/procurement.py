@@ -32,6 +32,8 @@ from reports.verdicts.verdict import FAMILY_P, POWER
 LEAST_LAUNCHES = 5
 MOST_LAUNCHES = 10_000  # the search for the number of launches needed ends here
 MOST_COLUMNS = 4  # candidates in one table
+# A figure of an imported log or of a data sheet is UNVERIFIED: nobody counted launches or checks.
+WORDS = "PASS", "FAIL", "UNDECIDED", "UNVERIFIED", "N/A"
 PER_MILLION = "per million tokens, "
 
 
@@ -55,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--html", metavar="FILE", type=Path, help="also write a page")
     add("--csv", metavar="FILE", type=Path, help="also write a row for each candidate")
     parser.epilog = (f"{parser.epilog}; exit status: 0 every requirement passes, 1 one fails, 2 "
-                     "the command line, the spec or a run is unusable, 3 one is undecided")
+                     "the command line, the spec or a run is unusable, 3 one is undecided or "
+                     "unverified")
 
 
 def procure(arguments: argparse.Namespace) -> int:
@@ -71,7 +74,9 @@ def procure(arguments: argparse.Namespace) -> int:
     if arguments.csv:
         write_named(arguments.csv, as_csv(procurement).encode())
     sys.stdout.write(as_text(procurement))
-    return 1 if procurement.verdicts["FAIL"] else 3 if procurement.verdicts["UNDECIDED"] else 0
+    if procurement.verdicts["FAIL"]:
+        return 1
+    return 3 if set(procurement.verdicts) - {"PASS"} else 0
 
 
 def as_text(procurement: Procurement) -> str:
@@ -165,7 +170,8 @@ def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> P
         counts.update(verdict for verdict, _ in machine.verdicts.values())
         machine.figures = [*figures.values(), *_money(machine, spec, figures)]
     name = machines[0].name if len(machines) == 1 else f"{len(machines)} candidates"
-    words = ", ".join(f"{counts[word]} {word}" for word in ("PASS", "FAIL", "UNDECIDED"))
+    words = ", ".join(f"{counts[word]} {word}" for word in WORDS
+                      if counts[word] or word in WORDS[:3])
     headline = f"{name}: {words if requirements else 'nothing is required'}"
     return Procurement(headline, counts, machines,
                        _sentences(spec, machines, n_verdicts, confidence))
@@ -175,7 +181,8 @@ def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
     """The geometric mean over launches, with Student's interval from five launches on."""
     unit, label = key
     name = label if isinstance(label, str) else size_text(label) + " busbw" * (unit == "GB/s")
-    note, values = machine.samples.get(key, ("not in its runs", []))
+    missing = candidates.ONE_GPU if machine.candidate.gpus == 1 else "not in its runs"
+    note, values = machine.samples.get(key, (missing, []))
     figure, logs, n = Figure(name, unit, note, values), np.log(values), len(values)
     if values:
         figure.value = float(np.exp(np.mean(logs)))
@@ -213,17 +220,23 @@ def _money(machine: Machine, spec: Spec, figures: dict[Key, Figure]) -> list[Fig
 
 def judge(limit: float, figure: Figure, machine: Machine, confidence: float) -> tuple[str, str]:
     """The verdict and its reason: PASS if the whole interval meets the limit; FAIL if all of it
-    misses the limit, or if a result was wrong."""
-    hardware = other_hardware(machine.launches, GPUS.find(machine.candidate.gpu))
+    misses the limit, if a result was wrong, or if one GPU's data sheet misses it; UNVERIFIED for
+    other figures without launches."""
+    n, unit = len(figure.values), figure.unit
+    hardware = other_hardware(machine.launches or machine.logs, GPUS.find(machine.candidate.gpu))
     if machine.wrong:
         return "FAIL", "; ".join(machine.wrong)
     if figure.value is None:
-        return "FAIL" if figure.note == candidates.DOES_NOT_FIT else "UNDECIDED", figure.note
-    if not machine.launches:
-        return "UNDECIDED", "imported, never judged"
+        unknown = "N/A" if figure.note == candidates.ONE_GPU else "UNDECIDED"
+        return "FAIL" if figure.note == candidates.DOES_NOT_FIT else unknown, figure.note
     if hardware:
         return "UNDECIDED", hardware.partition(":")[0].rstrip(".")
-    n, unit = len(figure.values), figure.unit
+    if not machine.launches:
+        is_ceiling = figure.note == candidates.DATA_SHEET
+        meets = figure.value <= limit if unit == "us" else figure.value >= limit
+        origin = "by its data sheet, a ceiling" if is_ceiling else "imported"
+        return ("FAIL" if is_ceiling and not meets else "UNVERIFIED",
+                f"{number(figure.value)} {unit} {'meets' if meets else 'misses'} it, {origin}")
     if figure.low is None or figure.high is None:
         return "UNDECIDED", f"{n} launch{'es' * (n != 1)}; {LEAST_LAUNCHES} are needed"
     reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
@@ -251,6 +264,9 @@ def _sentences(spec: Spec, machines: list[Machine], n_verdicts: int,
         lines.append("PASS: the whole interval meets the requirement; FAIL: all of it misses it. "
                      f"The chance that any of the {n_verdicts} verdicts is wrong is at most "
                      f"{FAMILY_P:.1%} (Bonferroni).")
+        if any(not machine.launches for machine in machines):
+            lines.append("UNVERIFIED: the figure comes from an imported log or a data sheet. Only "
+                         "five launches of bench.allreduce on that machine can PASS.")
     lines.append(f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, "
                  f"and {spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for "
                  "the GPUs alone; nothing is converted or ranked across currencies.")
@@ -258,11 +274,14 @@ def _sentences(spec: Spec, machines: list[Machine], n_verdicts: int,
               "cached, split by tensor over all GPUs; the arithmetic of advise."
               for name, model in spec.models.items()]
     costs: dict[str, list[tuple[float, float, float, str]]] = defaultdict(list)
+    unranked: dict[str, list[str]] = defaultdict(list)
     for machine in machines:
         for figure in machine.figures:
             if figure.name.startswith(PER_MILLION) and figure.low and figure.high:
                 costs[f"{figure.name} in {figure.unit}"].append(
                     (figure.value or 0.0, figure.low, figure.high, machine.name))
+            elif figure.name.startswith(PER_MILLION) and figure.value:
+                unranked[f"{figure.name} in {figure.unit}"].append(machine.name)
     for title, ranked in costs.items():
         words, highest = "", 0.0
         for _, low, high, name in sorted(ranked):
@@ -271,4 +290,6 @@ def _sentences(spec: Spec, machines: list[Machine], n_verdicts: int,
             highest = max(highest, high)
         if len(ranked) > 1:
             lines.append(f"Cheapest first, {title}: {words}.")
+    lines += [f"Not ranked, {title}, without five launches: {', '.join(names)}."
+              for title, names in unranked.items() if len(machines) > 1]
     return lines + [f"{machine.name}: {note}." for machine in machines for note in machine.notes]

@@ -27,7 +27,8 @@ NO_HISTORY = "in no run that a history can use"
 CLASSES = {**dict.fromkeys(("SLOWER", "WORSE", "WRONG", "FAIL"), "worse"),
            **dict.fromkeys(("FASTER", "BETTER", "PASS"), "better"),
            **dict.fromkeys(("AMBIGUOUS", "UNREPLICATED", "TOO EARLY", "NOISY", "TOO FEW BLOCKS",
-                            "INCOMPLETE", "UNDECIDED", NO_HISTORY.upper()), "unknown")}
+                            "INCOMPLETE", "UNDECIDED", "UNVERIFIED", NO_HISTORY.upper()),
+                           "unknown")}
 # The CSS variable for each colour that matplotlib writes; other greys are `muted`.
 VARIABLES = {"#000000": "currentColor", "#ffffff": "Canvas", "#f0c808": "var(--gold)",
              "#bbbbbb": "var(--band)", "#dddddd": "var(--band)",

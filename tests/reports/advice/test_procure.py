@@ -113,8 +113,37 @@ def test_few_launches_copies_and_imports_are_shown_but_never_judged(tmp_path, la
     assert "repeats the run" in " ".join(ask(capsys, path)[1].split())
     write_imported(tmp_path / "log", *imported(47.3, 10.0))
     procurement = evaluate(spec(tmp_path, ["16K <= 80 us"], MODELS + BOX.format(name="log")))
-    assert verdict_of(procurement) == ("UNDECIDED", "imported, never judged")
+    assert verdict_of(procurement) == ("UNVERIFIED", "47.3 us meets it, imported")
     assert figure(procurement, "16 KiB").value == pytest.approx(47.3)
+    assert procurement.headline == "log: 0 PASS, 0 FAIL, 0 UNDECIDED, 1 UNVERIFIED"
+    late = spec(tmp_path, ["16K <= 40 us"], MODELS + BOX.format(name="log"))
+    assert verdict_of(evaluate(late)) == ("UNVERIFIED", "47.3 us misses it, imported")
+    assert ask(capsys, late)[0] == 3
+    run, cases, end = imported(47.3, None)
+    cases[0].status = "wrong"
+    write_imported(tmp_path / "log", run, cases, end)
+    assert verdict_of(evaluate(late)) == ("FAIL", "wrong results in import-abc-1, imported")
+
+
+def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches, tmp_path, capsys):
+    """Otherwise two cards could not be asked beside one larger card, or a data sheet would pass as a measurement."""
+    two = BOX.format(name="two").replace("two/", f"{launches}/box/")
+    one = BOX.format(name="one").replace('runs = ["one/*.jsonl"]\n', "").replace("r9700", "w7900").replace("= 2", "= 1")
+    path = spec(tmp_path, ["16K <= 8 us", "70b-q4 >= 15 tok/s"], MODELS + two + one)
+    procurement = evaluate(path)
+    card = procurement.machines[1]
+    step_us = specs.MODELS["llama-3.1-70b"].parameters * 4.5 / 8 / 864e3
+    assert figure(procurement, "70b-q4", 1).value == pytest.approx(1e6 / step_us)
+    assert [verdict for verdict, _ in card.verdicts.values()] == ["N/A", "UNVERIFIED"]
+    assert procurement.headline == "2 candidates: 2 PASS, 0 FAIL, 0 UNDECIDED, 1 UNVERIFIED, 1 N/A"
+    assert figure(procurement, "per tok/s, 70b-q4", 1).value == pytest.approx(5200 * step_us / 1e6)
+    status, out, _ = ask(capsys, path)
+    assert status == 3
+    assert "Not ranked, per million tokens, 70b-q4 in EUR, without five launches: one." in " ".join(out.split())
+    path = spec(tmp_path, ["70b-q4 >= 30 tok/s"], MODELS + one)  # the ceiling misses it: certain
+    assert verdict_of(evaluate(path)) == ("FAIL", "21.8 tok/s misses it, by its data sheet, a ceiling")
+    small = one.replace("w7900", "r9700")
+    assert verdict_of(evaluate(spec(tmp_path, ["70b-q4 >= 1 tok/s"], MODELS + small))) == ("FAIL", "does not fit")
 
 
 def imported(us, gb_s, size=16384, world=2):
@@ -223,7 +252,7 @@ BAD = {
         "price = {amount = 1, currency = '=cmd()', date = 2026-11-01}": "currency",
         "prize = {amount = 1, currency = 'EUR', date = 2026-11-01}": "unknown field `prize`; did you mean price"},
     "gpu = 'r9700'": {"gpu = 'r9800'": "unknown GPU 'r9800'; did you mean r9700"},
-    "gpus = 2": {"gpus = 4": "has 4 GPUs and its run", "gpus = 1": ">= 2"},
+    "gpus = 2": {"gpus = 4": "has 4 GPUs and its run", "gpus = 0": ">= 1"},
     "model = 'llama-3.1-70b'": {"model = 'llama-3.1-71b'": "did you mean llama-3.1-70b"},
     "weights = 'q4'": {"weights = 'q5'": "unknown weights 'q5'"},
     "runs = ['box/*.jsonl']": {"": "candidate box has no run", "runs = ['gone.jsonl']": "no run at"},

@@ -109,11 +109,12 @@ def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
         return lines
     size, calls = model.all_reduce_bytes(load.batch), model.all_reduces
     (each_us, origin), factor, gb_s = times.look_up(size), wire_factor(n), times.link.total_gb_s(n)
+    us = number(factor * calls * size / gb_s / 1e3)
+    by_bytes = f"{us} us by bytes alone at {number(gb_s)} GB/s; " if times.hosts == 1 else ""
     lines += [
         f"all-reduce: {times.source}", *warnings(times, runs, gpu),
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
-        f"{number(calls * size / 1e6)} MB, each GPU sending 2(n-1)/n = {factor:g} of it: "
-        f"{number(factor * calls * size / gb_s / 1e3)} us by bytes alone at {number(gb_s)} GB/s; "
+        f"{number(calls * size / 1e6)} MB, each GPU sending 2(n-1)/n = {factor:g} of it: {by_bytes}"
         f"{calls} x {_span(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms."]
     if model.experts > 1 and not model.experts % n:
         chunk = min(load.prompt, serving.CHUNK_TOKENS)

@@ -40,7 +40,8 @@ def wire_factor(gpus: int) -> float:
 class Times:
     """All-reduce times over `gpus` ranks; call it with a message size in bytes for microseconds.
     `spans` has the measured times by size; `fits` predict other sizes. Without `spans`, all times
-    come from `link`. `source` describes the origin in one line."""
+    come from `link`. `source` describes the origin in one line. Ranks on several `hosts` (None:
+    unknown) use a network and not `link`."""
 
     gpus: int
     source: str
@@ -48,6 +49,7 @@ class Times:
     spans: dict[int, Span] = field(default_factory=dict)
     fits: Sequence[Fit] = ()
     notes: Sequence[str] = ()
+    hosts: int | None = 1
 
     def __call__(self, size_bytes: float) -> Span:
         return self.look_up(size_bytes)[0]
@@ -64,6 +66,9 @@ class Times:
             return self.spans[int(size_bytes)], ""
         sizes = sorted(self.spans)
         largest_us, largest = self.spans[sizes[-1]], sizes[-1]
+        if largest < min(size_bytes, LARGE) and self.hosts != 1:
+            return (largest_us * size_bytes / largest,
+                    f", ASSUMED to grow with the bytes from {size_text(largest)} on")
         if largest < min(size_bytes, LARGE):
             more_bytes = wire_factor(self.gpus) * (size_bytes - largest)
             return (largest_us + more_bytes / self.link.gb_s / 1e3,
@@ -141,7 +146,7 @@ def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
     source = (f"measured: {every[0].library or every[0].algorithm}, {every[0].datatype}, "
               f"{len(results)} launch{'es' * (len(results) > 1)}; {machine(results[0])}")
     notes += [line for result in results for line in opening(result)]
-    return Times(gpus, source, link, spans, fits, notes)
+    return Times(gpus, source, link, spans, fits, notes, results[0].run.world.get("hosts", 1))
 
 
 def _best_cases(results: Sequence[Result]) -> dict[int, list[Case]]:
@@ -184,8 +189,13 @@ def _from_log(log: Imported, gpus: int, link: Link) -> Times:
     notes = [f"INCOMPLETE: {log.end.reason}."] if log.end.status != "complete" else []
     ranks = log.run.world["size"] or "an unknown number of"
     notes.append("The log has means of single calls, not of dependent calls; it is never judged.")
-    return Times(gpus, f"imported from {log.run.imported_from.file}, one launch, {ranks} ranks, "
-                       f"{datatype or 'of unknown type'}", link, us_by_type[datatype], notes=notes)
+    n_suspect = sum(case.suspect for case in log.cases)
+    notes += [f"Suspect figures of the log, left out: {n_suspect}."] if n_suspect else []
+    hosts = log.run.world.get("hosts")
+    place = "an unknown number of hosts" if hosts is None else f"{hosts} host{'s' * (hosts > 1)}"
+    return Times(gpus, f"imported from {log.run.imported_from.file}, one launch, {ranks} ranks on "
+                       f"{place}, {datatype or 'of unknown type'}", link, us_by_type[datatype],
+                 notes=notes, hosts=hosts)
 
 
 def gpus_of(runs: Iterable[Result | Imported]) -> list[str]:
@@ -209,10 +219,14 @@ def warnings(times: Times, runs: Sequence[Result | Imported], gpu: Gpu) -> list[
     """The reasons why these times may not apply to this GPU's link."""
     lines = [*times.notes, *filter(None, [other_hardware(runs, gpu)])]
     size = max(times.spans, default=0)
-    if 0 < size < LARGE:
+    if times.spans and times.hosts != 1:
+        place = f"on {times.hosts} hosts" if times.hosts else "perhaps on several hosts"
+        lines.append(f"The ranks are {place}: the times include their network and say nothing "
+                     f"about {times.link.name}.")
+    elif 0 < size < LARGE:
         lines.append(f"Nothing above {size_text(size)} was measured: larger all-reduces are "
                      f"ASSUMED to have the bandwidth of {times.link.name}.")
-    if size >= LARGE and gpus_of(runs):
+    elif size and gpus_of(runs):
         expected = LINKS[gpu.peer] if gpu.peer else times.link
         bus_gb_s = wire_factor(times.gpus) * size / times.spans[size][0] / 1e3
         if bus_gb_s < DOWN * expected.gb_s:

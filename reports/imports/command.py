@@ -131,7 +131,7 @@ def store(path: Path, content: bytes, tests: Sequence[LoggedTest], folder: Path)
                 file=printable(path.name), format=test.format, first_line=test.first_line,
                 last_line=max(test.first_line, test.last_line)),
             statistic=test.statistic,
-            world={"size": test.world_size, "ranks": [
+            world={"size": test.world_size, "hosts": test.hosts, "ranks": [
                 {"rank": rank, "gpu": gpu} for rank, gpu in sorted(test.gpus.items())]},
             footer_avg_bus_bw=test.footer_avg_bus_bw, out_of_bounds=test.out_of_bounds)
         wrong = [case.n_wrong for case in test.cases if case.n_wrong is not None]
@@ -140,5 +140,6 @@ def store(path: Path, content: bytes, tests: Sequence[LoggedTest], folder: Path)
         size = "unknown" if test.world_size is None else test.world_size
         rows = max(sum(case.in_place == place for case in test.cases) for place in (False, True))
         note = "" if state == "new" else f" ({state})"
-        print(f"{test.format} {test.collective or 'unknown'}, {size} rank{'s' * (size != 1)}, "
-              f"{rows} row{'s' * (rows != 1)}, {test.status}: {file}{note}")
+        hosts = f" on {test.hosts} hosts" if (test.hosts or 1) > 1 else ""
+        print(f"{test.format} {test.collective or 'unknown'}, {size} rank{'s' * (size != 1)}"
+              f"{hosts}, {rows} row{'s' * (rows != 1)}, {test.status}: {file}{note}")

@@ -19,9 +19,13 @@ class ImportedRank(TypedDict):
     gpu: str
 
 
-class ImportedWorld(TypedDict):
+class LoggedWorld(TypedDict):
     size: Positive | None  # None if it is uncertain
     ranks: list[ImportedRank]  # those whose GPU the log names
+
+
+class ImportedWorld(LoggedWorld, total=False):
+    hosts: Positive | None  # their number; None if the log does not name them
 
 
 class ImportedFrom(msgspec.Struct, kw_only=True):

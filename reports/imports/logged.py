@@ -59,6 +59,7 @@ class LoggedTest:
     collective: str | None = None
     last_line: int = 0
     world_size: int | None = None
+    hosts: int | None = None
     status: str = "complete"
     reason: str | None = None
     gpus: dict[int, str] = field(default_factory=dict)

@@ -44,8 +44,8 @@ ROW = row_pattern("|".join([*TYPES, "bfloat16", "u?int(?:8|32|64)"]), 4, 2, "?")
 class NcclTest(LoggedTest):
     """A test while its lines are read. `stage` is its last part; `headless` means rows at the start
     of the log or after a footer, `mixed` two runs in one output, `torn` a last row without its end.
-    `listed` has ranks with group and GPU; `rows` have their line, the fields of their case, whether
-    each half is in place, and their figures. The header, or a default, sets `pattern`, a half's
+    `listed` has ranks with group, GPU and host; `rows` have their line, the fields of their case,
+    whether each half is in place, and their figures. The header, or a default, sets `pattern`, a half's
     `columns` and `places`: whether each half is in place, and the end of its time column."""
 
     stage: Stage = Stage.BANNER
@@ -59,7 +59,7 @@ class NcclTest(LoggedTest):
     milliseconds: bool = False
     rows: list[tuple[int, dict[str, Any], list[bool], list[str]]] = field(default_factory=list)
     names: set[str | None] = field(default_factory=set)
-    listed: list[tuple[int, str, str]] = field(default_factory=list)
+    listed: list[tuple[int, str, str, str | None]] = field(default_factory=list)
     nranks: set[int] = field(default_factory=set)
     commands: list[str] = field(default_factory=list)
 
@@ -99,11 +99,13 @@ class NcclTest(LoggedTest):
         self.collective = only(self.names or {collective_of(match[1]) for match in programs})
         self.world_size = only(set(map(_ranks_started, programs)))
         if self.listed:
-            counts = Counter(rank for rank, _, _ in self.listed)
-            groups = {group for _, group, _ in self.listed}
+            counts = Counter(rank for rank, *_ in self.listed)
+            groups = {group for _, group, *_ in self.listed}
+            hosts = {host for *_, host in self.listed}
             is_one_run = len(groups) == len(set(counts.values())) == 1
             self.world_size = max(counts) + 1 if is_one_run else None
-            models = {(rank, gpu) for rank, _, gpu in self.listed}
+            self.hosts = len(hosts) if is_one_run and None not in hosts else None
+            models = {(rank, gpu) for rank, _, gpu, _ in self.listed}
             models_of = Counter(rank for rank, _ in models)  # a rank with two models has none
             self.gpus = {rank: gpu for rank, gpu in models if models_of[rank] == 1}
         elif self.nranks:

@@ -21,7 +21,8 @@ HEAD = re.compile(
     r"(?P<SIZES>(?:nThread \d+ nGpus \d+ )?minBytes \d+ maxBytes \d+ )|"
     r"(?P<DEVICES>Using devices|Initializing MSCCL\+\+)|"
     r"(?P<RANKS>(?:Device +(?P<device>\d{1,7}) +->|"
-    r"Rank +(?P<rank>\d{1,7})(?: +Group +(?P<group>\d+))?(?: +Pid +\d+)? +on +\S+ +device)"
+    r"Rank +(?P<rank>\d{1,7})(?: +Group +(?P<group>\d+))?(?: +Pid +\d+)? +on +"
+    r"(?P<host>\S+) +device)"
     r" +\d+ +\[[^\]]*\] *)")
 NAME = re.compile(r"Collective test (?:starting|concluded): (\w+?)(?:_test)?(?:_perf)?(?:_mpi)?$")
 FAILURE = re.compile(r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
@@ -152,7 +153,7 @@ class Reader:
         elif head is not None and test.stage == Stage.RANKS:
             rank = int(head["rank"] or head["device"])
             test.format = "NCCL 1.x" if head["device"] else test.format
-            test.listed.append((rank, head["group"] or "0", text[head.end():]))
+            test.listed.append((rank, head["group"] or "0", text[head.end():], head["host"]))
         elif bounds := re.match(r"Out of bounds values *: *(\d{1,18} (?:OK|FAILED))", text):
             test.mixed |= test.out_of_bounds is not None
             test.out_of_bounds, test.stage = bounds[1], Stage.FOOTER
@@ -215,6 +216,8 @@ def _reported(report: Any, last_line: int) -> NcclTest:
     devices = config.get("devices") or []
     test.gpus = {_index(device["rank"]): printable(device.get("device_info") or "")
                  for device in devices}
+    hosts = {str(device.get("hostname") or "") for device in devices} or {""}
+    test.hosts = None if "" in hosts else len(hosts)
     per_process = _index(config.get("nthreads", 1)) * _index(config.get("ngpus", 1))
     if len({device.get("group", 0) for device in devices}) == 1:
         # nccl-tests lists only the first GPU of each process; other writers list every rank.

@@ -69,18 +69,19 @@ def imported_text(imported: Imported) -> str:
     rows = []
     for case in imported.cases:
         errors = case.n_wrong if is_checked else case.max_error
-        bus_bw = number(case.bus_bw_gb_s) + "!" * case.suspect
+        figures = case.time_us and case.time_us.mean, case.alg_bw_gb_s, case.bus_bw_gb_s
+        us, alg_bw, bus_bw = (number(figure) + "!" * (case.suspect and figure is not None)
+                              for figure in figures)
         rows.append([
             "-" if case.size_bytes is None else size_text(case.size_bytes), case.collective or "-",
             case.datatype or "-", case.redop or "-", "in" if case.in_place else "out",
-            number(case.time_us.mean if case.time_us else None), number(case.alg_bw_gb_s),
-            "WRONG" if case.status == "wrong" else bus_bw,
+            us, alg_bw, "WRONG" if case.status == "wrong" else bus_bw,
             "-" if errors is None else f"{errors:g}"])
-    average, wrong = run.footer_avg_bus_bw, run.out_of_bounds
     is_suspect = any(case.suspect for case in imported.cases)
+    average, wrong = run.footer_avg_bus_bw, run.out_of_bounds
     marks = [
         *["! suspect: one rank alone, or a busbw that no machine has"] * is_suspect,
-        *[f"as printed: average busbw {average} GB/s"] * (average is not None),
+        *[f"as printed: average busbw {average}{'!' * is_suspect} GB/s"] * (average is not None),
         *[f"as printed: out of bounds values {wrong}"] * (wrong is not None)]
     return lay_out(None, head, [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))], marks)
 
@@ -90,5 +91,6 @@ def imported_machine(imported: Imported) -> str:
     world = imported.run.world
     gpus = " and ".join(dict.fromkeys(rank["gpu"] for rank in world["ranks"]))
     size = "an unknown number of" if world["size"] is None else world["size"]
-    return (f"{imported.run.benchmark}: {size} rank{'s' * (world['size'] != 1)}"
-            f"{' on ' * bool(gpus)}{gpus}")
+    hosts = {None: "", 1: " on 1 host"}.get(n := world.get("hosts"), f" on {n} hosts")
+    return (f"{imported.run.benchmark}: {size} rank{'s' * (world['size'] != 1)}{hosts}"
+            f"{', ' if hosts else ' on '}{gpus}".removesuffix(" on ").removesuffix(", "))

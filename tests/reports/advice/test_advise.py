@@ -321,13 +321,14 @@ def test_a_model_on_disk_gives_the_same_advice_as_its_specs(tmp_path):
     assert "missing required field `num_hidden_layers`" in refusal("--config", path, "--gpu", "r9700")
 
 
-def printed(folder, *rows, status="complete", name="abc", gpu=None):
+def printed(folder, *rows, status="complete", name="abc", gpu=None, hosts=1, suspect=False):
     """Write an imported log of all-reduces over two ranks: (size in bytes, microseconds, type)."""
     run = ImportedRun(run_id=f"import-{name}-1", benchmark="rccl-tests all_reduce", statistic="mean over iterations",
-                      world={"size": 2, "ranks": [{"rank": 0, "gpu": gpu}] if gpu else []},
+                      world={"size": 2, "hosts": hosts, "ranks": [{"rank": 0, "gpu": gpu}] if gpu else []},
                       imported_from=ImportedFrom(file="two-hosts.log", format="rccl-tests", first_line=1, last_line=9))
     cases = [ImportedCase(case=number, collective="all_reduce", size_bytes=size, datatype=datatype,
-                          time_us=ImportedSummary(mean=us)) for number, (size, us, datatype) in enumerate(rows)]
+                          time_us=ImportedSummary(mean=us), suspect=suspect and not number)
+             for number, (size, us, datatype) in enumerate(rows)]
     return write_imported(folder, run, cases, End(status=status, reason="the log ends before the test does"))[0]
 
 
@@ -346,6 +347,28 @@ def test_an_imported_log_gives_marked_advice(tmp_path):
     assert "INCOMPLETE: the log ends before the test does." in words
     failed = printed(tmp_path, (16384, 47.3, "float16"), status="failed", name="failed")
     assert "its times say nothing" in refusal("--model", "llama-3.1-70b", *R9700, "--run", failed)
+
+
+@pytest.mark.parametrize(("hosts", "place"), [(1, None), (2, "on 2 hosts"), (None, "perhaps on several hosts")])
+def test_a_log_over_a_network_is_not_held_against_a_slot(tmp_path, hosts, place):
+    """Two PCs with one R9700 each reached 3.5 GB/s over RoCE, which says nothing about PCIe within one PC."""
+    rows = (16384, 47.3, None), (LARGE, LARGE / 3.5e3, None)
+    path = printed(tmp_path, *rows, gpu="AMD Radeon AI PRO R9700", hosts=hosts)
+    _, words = answer("--model", "llama-3.1-70b", *R9700, "--run", path)
+    assert ("DOWN" in words) == ("by bytes alone at 63.0 GB/s" in words) == (place is None)
+    assert place is None or f"The ranks are {place}: the times include their network" in words
+    small = printed(tmp_path, (16384, 47.3, None), hosts=hosts, name="small")
+    prompt_ms = float(re.findall(r"^TP 2 .* (\S+) +\S+$", answer("--model", "llama-3.1-70b", *R9700, "--run", small)[0],
+                                 re.MULTILINE)[0])
+    assert (prompt_ms > 5_000) == (place is not None)  # 2,048 times the bytes take as many times as long
+
+
+def test_suspect_figures_of_a_log_are_left_out_and_counted(tmp_path):
+    """Advice must not use 0.2 us that no machine has."""
+    path = printed(tmp_path, (16384, 0.2, None), (16384, 47.3, None), suspect=True)
+    _, words = answer("--model", "llama-3.1-70b", *R9700, "--run", path)
+    assert "160 x 47.3 us" in words
+    assert "Suspect figures of the log, left out: 1." in words
 
 
 def test_the_link_gives_the_time_of_larger_sizes_and_the_output_marks_it(tmp_path):

@@ -151,7 +151,7 @@ def test_imports_are_shown_without_verdicts(tmp_path, capsys):
     assert main(["show", str(path)]) == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
-    for text in ("all_reduce: 2 ranks on NVIDIA GH200", "a.log, lines 1 to 15", "failed", "WRONG", "0.5 GB/s", "16 B"):
+    for text in ("all_reduce: 2 ranks on 1 host, NVIDIA GH200", "a.log, lines 1 to 15", "failed", "WRONG", "0.5 GB/s", "16 B"):
         assert text in shown
     measured = write_run(tmp_path / "measured").path
     assert not is_imported(measured)
@@ -207,6 +207,19 @@ def test_hostile_strings_do_not_reach_the_terminal_or_file_names(evil, tmp_path,
         assert all(re.fullmatch("[a-z0-9_-]+", case.collective or "none") for case in read_imported(path).cases)
     out, err = capsys.readouterr()
     assert all(letter.isprintable() or letter == "\n" for letter in out + err)
+
+
+def test_every_figure_of_a_suspect_case_is_marked(tmp_path, capsys):
+    """One GPU alone takes 0.2 us for an all-reduce of nothing: a reader must not take it for a latency."""
+    one = WHOLE.replace("#  Rank  1 Group  0 Pid 204200 on  nid005471 device  1 [0019:01:00] NVIDIA GH200 120GB\n", "")
+    (path,) = imported(tmp_path / "out", put(tmp_path / "one.log", one))
+    assert main(["show", str(path)]) == 0
+    out = capsys.readouterr().out
+    rows = [line.split()[6:9] for line in out.splitlines() if "all_reduce  float32" in line]
+    assert len(rows) == 4
+    assert all(figure.endswith("!") for row in rows for figure in row)
+    assert "average busbw 0.5! GB/s" in out
+    assert "! suspect: one rank alone" in out
 
 
 def test_the_command_loads_no_large_libraries():

@@ -54,6 +54,9 @@ def test_a_complete_log_is_read():
     assert (test.collective, test.world_size, test.status) == ("all_reduce", 2, "complete")
     assert test.library == "NCCL 2.29.2"
     assert test.gpus == {0: "NVIDIA GH200 120GB", 1: "NVIDIA GH200 120GB"}
+    assert test.hosts == 1
+    assert only(WHOLE.replace("204200 on  nid005471", "204200 on  nid005472")).hosts == 2
+    assert only(TABLE + ROW_8 + FOOTER).hosts is None
     assert {(case.datatype, case.redop, case.root, case.n_wrong) for case in test.cases} == {("float32", "sum", -1, 0)}
 
 
@@ -328,6 +331,8 @@ def test_the_json_report_of_nccl_tests_is_read():
               "out_of_bounds": {"count": 0, "okay": "true"}, "average_bus_bandwidth": {"bandwidth": 0.2, "okay": "unchecked"}}
     test = only(json.dumps(report))
     assert (test.collective, test.world_size, test.status, test.out_of_bounds) == ("all_reduce", 8, "complete", "0 OK")
+    assert test.hosts == 2
+    assert only(json.dumps(report).replace('"hostname": "host1", ', "")).hosts is None
     assert halves(test) == [(8, True, 17.93, 0.2), (16, False, 17.93, None), (16, True, 17.93, 0.2)]
     assert only(json.dumps(report | {"out_of_bounds": {"count": 2, "okay": "false"}})).status == "failed"
     assert only(json.dumps(report).replace('"nwrong": 0', '"nwrong": 3', 1)).status == "failed"

@@ -3,7 +3,6 @@
 import argparse
 import re
 import sys
-from bisect import bisect_left
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from reports.advice import serving, validate
-from reports.advice.reduce_times import Span, read_times, warnings, wire_factor
-from reports.advice.serving import GB, LARGER, OFFLOAD, ONE, REPLICAS, TENSOR, Split, rate
+from reports.advice import serving, validate, versus
+from reports.advice.reduce_times import read_times, span_text, warnings, wire_factor
+from reports.advice.serving import GB, ONE, REPLICAS, TENSOR, Split, rate
 from reports.advice.specs import BITS, GPUS, LINKS, MODELS, link_between, model_of
 from reports.imports.imported import Imported, read_imported
 from reports.store.foreign import printable
@@ -21,8 +20,6 @@ from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.tables.sentences import lay_out, number, plain_table, size_text
 
-MOST_STREAMS = 1 << 16
-MARGIN = 1.1  # the arithmetic is too coarse to rank two splits that are closer
 WORLDS = (1, 2, 4, 8)
 RULE_OF_THUMB = {"NVLink or the like": "8", "PCIe, one socket": "4", "PCIe, across sockets": "2"}
 
@@ -47,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{text} (%(default)s)")
     add("--skew", metavar="X", type=float, default=1.0,
         help="load of the busiest rank of an expert split, over the mean (%(default)s)")
+    add("--versus", metavar="GPU[:N]", help="also compare with N (1) GPUs of this name")
+    add("--prices", metavar="PRICE", nargs=2, type=versus.price,
+        help="of all your GPUs and of those of --versus, in one currency")
     add("--validate", metavar="RUN", type=Path,
         help="run of bench.decode to predict from a --run of bench.allreduce and one of bench.link")
 
@@ -82,10 +82,16 @@ def advise(arguments: argparse.Namespace) -> int:
                  read_times(runs, gpus, link), arguments.context, arguments.prompt,
                  arguments.batch, arguments.slots, arguments.skew)
     splits = serving.all_splits(load)
+    rival = versus.rival_of(load, arguments.versus) if arguments.versus else None
+    if arguments.prices and rival is None:
+        raise ResultError("--prices needs --versus GPU[:N]")
+    compared = versus.compare(load, rival, arguments.prices) if rival else None
     obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
-    sys.stdout.write(lay_out(None, _question(load, runs), _tables(load, splits), [
-        *obstacles, *_recommendation(load, splits), "", "Before trusting it, check the path of the "
-        "GPUs (bench.doctor) and the chained all-reduces of the engine's own library."]))
+    tables = [*_tables(load, splits), *([compared[0]] if compared else [])]
+    sentences = [*obstacles, *_recommendation(load, splits), *(compared[1] if compared else [])]
+    sys.stdout.write(lay_out(None, _question(load, runs), tables, [
+        *sentences, "", "Before trusting it, check the path of the GPUs (bench.doctor) and the "
+        "chained all-reduces of the engine's own library."]))
     return 0
 
 
@@ -115,7 +121,7 @@ def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
         f"all-reduce: {times.source}", *warnings(times, runs, gpu),
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
         f"{number(calls * size / 1e6)} MB, each GPU sending 2(n-1)/n = {factor:g} of it: {by_bytes}"
-        f"{calls} x {_span(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms."]
+        f"{calls} x {span_text(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms."]
     if model.experts > 1 and not model.experts % n:
         chunk = min(load.prompt, serving.CHUNK_TOKENS)
         sent, shared = (model.dispatch_bytes(n, chunk / n, once) / 1e6 for once in (False, True))
@@ -124,12 +130,6 @@ def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
             f"other ranks in each layer, {number(shared)} if all experts of a rank share a copy, "
             f"times the skew of {load.skew:g}, and receives as many.")
     return lines
-
-
-def _span(span: Span, unit: str = "") -> str:
-    """`33.0 us [31.0 36.0]`; without the interval if it is unknown."""
-    value, low, high = map(number, span)
-    return value + unit + (f" [{low} {high}]" if low != high else "")
 
 
 def _tables(load: Split, splits: dict[str, Split]) -> list[tuple[str, Table]]:
@@ -150,7 +150,7 @@ def _tables(load: Split, splits: dict[str, Split]) -> list[tuple[str, Table]]:
     for name, split in splits.items():
         if split.obstacle is None:
             step_us, prompt_us, tokens, prompt_tokens = split.figures.values()
-            speed.add_row(name, number(step_us[0] / 1e3), _span(rate(1, step_us)),
+            speed.add_row(name, number(step_us[0] / 1e3), span_text(rate(1, step_us)),
                           number(tokens[0]), number(prompt_us[0] / 1e3), number(prompt_tokens[0]))
     tables = [("GB a GPU, split by tensor over", memory), ("", speed)]
     return [*tables, _link_table(load)] if load.gpus == max(WORLDS) else tables
@@ -173,35 +173,29 @@ def _link_table(load: Split) -> tuple[str, Table]:
 
 
 def _recommendation(load: Split, splits: dict[str, Split]) -> list[str]:
-    possible = {name: split for name, split in splits.items() if split.obstacle is None
-                and split.gpus == load.gpus and split.kind not in (OFFLOAD, LARGER)}
+    possible = serving.possible_splits(load, splits)
     if not possible:
         return [f"RECOMMENDATION: nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
                 "a larger card, fewer bits or less context."]
-    full = dict(_at_capacity(*item) for item in possible.items()) if load.context else {}
+    full = [serving.at_capacity(split) for split in possible.values()] if load.context else []
     streams = f"{load.batch} stream{'s' * (load.batch > 1)}"
     goals = [(f"Decode, latency of {streams}", possible, "step_us"),
              (f"Decode, throughput of {load.slots} streams", possible, "rate"),
-             ("Decode, throughput of as many streams as fit", full, "rate"),
+             ("Decode, throughput of as many streams as fit",
+              {f"{name} with {split.slots}": split
+               for name, split in zip(possible, full, strict=bool(full))}, "rate"),
              (f"Prefill, latency of one prompt of {load.prompt}", possible, "prompt_us"),
              ("Prefill, throughput of many", possible, "prompt_rate")]
     return ["RECOMMENDATION", *(f"{goal}: {_best(rivals, figure)}" for goal, rivals, figure in goals
                                 if rivals), *_break_even(load, possible)]
 
 
-def _at_capacity(name: str, split: Split) -> tuple[str, Split]:
-    """A split with as many streams as fit, at most MOST_STREAMS."""
-    streams = max(1, bisect_left(
-        range(1, MOST_STREAMS + 1), True,
-        key=lambda count: replace(split, batch=1, slots=count).obstacle is not None))
-    return f"{name} with {streams}", replace(split, batch=1, slots=streams)
-
-
 def _best(splits: dict[str, Split], figure: str) -> str:
     spans, is_rate = {name: splits[name].figures[figure] for name in splits}, "rate" in figure
     power, scale, unit = (1, 1.0, "tokens/s") if is_rate else (-1, 1e-3, "ms")
     ordered = sorted(spans, key=lambda name: spans[name][0], reverse=is_rate)
-    close = [name for name in ordered if min((spans[ordered[0]] / spans[name]) ** power) < MARGIN]
+    close = [name for name in ordered if min((spans[ordered[0]] / spans[name]) ** power)
+             < serving.MARGIN]
     first = next((name for name in close if splits[name].kind == REPLICAS), ordered[0])
     answer = f"{first}, {number(spans[first][0] * scale)} {unit}"
     equals = " and ".join(name for name in close if name != first)
@@ -209,7 +203,7 @@ def _best(splits: dict[str, Split], figure: str) -> str:
     after = next((name for name in ordered if name not in close), None)
     if after is not None:
         gain = (spans[first] / spans[after]) ** power
-        answer += f", {_span(np.array([gain[0], min(gain), max(gain)]), 'x')} {after}"
+        answer += f", {span_text(np.array([gain[0], min(gain), max(gain)]), 'x')} {after}"
     return f"{answer}."
 
 
@@ -225,6 +219,7 @@ def _break_even(load: Split, splits: dict[str, Split]) -> list[str]:
     if even_us <= 0:
         return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
     return [f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
-            f"{size_text(size)} takes {number(even_us)} us; here it takes {_span(each_us, ' us')}.",
+            f"{size_text(size)} takes {number(even_us)} us; here it takes "
+            f"{span_text(each_us, ' us')}.",
             *["Published latencies of this link lie on both sides: measure before you decide."]
             * bool(not load.times.spans and each_us[1] < even_us < each_us[2])]

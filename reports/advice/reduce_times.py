@@ -30,6 +30,12 @@ HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before ot
 Span = NDArray[np.float64]  # a value and the ends of its interval, the value if they are unknown
 
 
+def span_text(span: Span, unit: str = "") -> str:
+    """`33.0 us [31.0 36.0]`; without the interval if it is unknown."""
+    value, low, high = map(number, span)
+    return value + unit + (f" [{low} {high}]" if low != high else "")
+
+
 def wire_factor(gpus: int) -> float:
     """Bytes that each GPU sends per message byte: 2 (n-1) / n, the minimum of any all-reduce
     (Patarasuk and Yuan, JPDC 69:2, 2009; nccl-tests, doc/PERFORMANCE.md)."""

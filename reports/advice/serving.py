@@ -1,6 +1,7 @@
 """The ways to serve a model with GPUs: whether they fit, their latency and their throughput, by the
 roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus all communication."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -13,6 +14,8 @@ from reports.tables.sentences import number
 
 GB = 1e9
 HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
+MOST_STREAMS = 1 << 16
+MARGIN = 1.1  # the arithmetic is too coarse to rank two splits that are closer
 CHUNK_TOKENS = 2048  # most prompt tokens in one forward pass
 TENSOR, PIPELINE, REPLICAS, EXPERTS = "TP", "PP", "replicas", "EP"
 ONE, OFFLOAD, LARGER = "one GPU", "CPU offload", "larger card"
@@ -171,6 +174,20 @@ class Split:
             return f"{model.experts} experts do not go into {n}"
         spare = self.spare_bytes + (self.memory_bytes["weights"] if self.kind == OFFLOAD else 0)
         return f"does not fit, {number(-spare / GB)} GB short" if spare < 0 else None
+
+
+def at_capacity(split: Split) -> Split:
+    """A split with as many streams as fit, at most MOST_STREAMS."""
+    streams = max(1, bisect_left(
+        range(1, MOST_STREAMS + 1), True,
+        key=lambda count: replace(split, batch=1, slots=count).obstacle is not None))
+    return replace(split, batch=1, slots=streams)
+
+
+def possible_splits(load: Split, splits: dict[str, Split]) -> dict[str, Split]:
+    """The splits that fit on the GPUs of `load`, without another card or host memory."""
+    return {name: split for name, split in splits.items() if split.obstacle is None
+            and split.gpus == load.gpus and split.kind not in (OFFLOAD, LARGER)}
 
 
 def all_splits(split: Split) -> dict[str, Split]:

@@ -45,8 +45,8 @@ class NcclTest(LoggedTest):
     """A test while its lines are read. `stage` is its last part; `headless` means rows at the start
     of the log or after a footer, `mixed` two runs in one output, `torn` a last row without its end.
     `listed` has ranks with group, GPU and host; `rows` have their line, the fields of their case,
-    whether each half is in place, and their figures. The header, or a default, sets `pattern`, a half's
-    `columns` and `places`: whether each half is in place, and the end of its time column."""
+    whether each half is in place, and their figures. The header, or a default, sets `pattern`, a
+    half's `columns` and `places`: whether each half is in place, and the end of its time column."""
 
     stage: Stage = Stage.BANNER
     headless: bool = False

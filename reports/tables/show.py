@@ -69,7 +69,8 @@ def imported_text(imported: Imported) -> str:
     rows = []
     for case in imported.cases:
         errors = case.n_wrong if is_checked else case.max_error
-        figures = case.time_us and case.time_us.mean, case.alg_bw_gb_s, case.bus_bw_gb_s
+        mean_us = case.time_us.mean if case.time_us else None
+        figures = mean_us, case.alg_bw_gb_s, case.bus_bw_gb_s
         us, alg_bw, bus_bw = (number(figure) + "!" * (case.suspect and figure is not None)
                               for figure in figures)
         rows.append([

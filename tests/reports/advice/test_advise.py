@@ -380,6 +380,31 @@ def test_the_link_gives_the_time_of_larger_sizes_and_the_output_marks_it(tmp_pat
     assert prompt_ms[0] == pytest.approx(prompt_ms[1], rel=0.02)
 
 
+def test_two_cards_beside_one_larger_card(tmp_path):
+    """Two R9700s or one card of 48 GB: the question of most buyers, for one chat, for many, and for the money."""
+    run = write(tmp_path, {16384: 33, 131072: 66, LARGE: 600})
+    options = ("--model", "llama-3.1-70b", *R9700[:-1], "4096", "--run", run, "--versus")
+    text, words = answer(*options, "w7900", "--prices", "2600", "3500")
+    # One W7900 reads 40 GB and 1.34 GB of cache at 864 GB/s; two R9700s half of it each at 640, and 160 x 33 us.
+    one, two = 864 / 41.342, 1e3 / (41.342 / 1.28 + 160 * 0.033)
+    rows = re.findall(r"^ +([\d.]+) +([\d.]+)\ntokens/s of 1 stream +TP 2 +one GPU +([\d.]+)x", text, re.MULTILINE)
+    assert [float(figure) for figure in rows[0]] == pytest.approx([two, one, two / one], rel=3e-3)
+    assert f"tokens/s of 1 stream, for the same money: 2 x r9700, {two / one * 35 / 26:.2f}x 1 x w7900." in words
+    assert re.search(r"tokens/s of 8 streams +TP 2 +does not fit +-", text)
+    assert "tokens/s of 8 streams: does not fit on 1 x w7900." in words
+    assert re.search(r"tokens/s of many +TP 2, \d+ streams +one GPU, \d streams? +[\d.]+x", text)
+    assert "ASSUMED" not in words
+    text, words = answer(*options, "a6000:2")
+    assert "Its all-reduce: ASSUMED, not measured: nvlink3-bridge" in words
+    assert "for the same money" not in words
+    rival = re.search(r"W by their data sheets +600 +600 +1\.00x", text)
+    assert rival
+    assert "unknown GPU 'w7800'; did you mean w7900" in refusal(*options, "w7800")
+    assert "N is from 1 to 64" in refusal(*options, "w7900:65")
+    assert "--prices needs --versus" in refusal(*options[:-1], "--prices", "1", "2")
+    assert "'free' is no price" in refusal(*options, "w7900", "--prices", "1", "free")
+
+
 def test_a_bridge_joins_two_cards_and_no_more():
     """Four cards in a box with bridges use PCIe between the pairs."""
     options = ("--model", "llama-3.1-70b", "--gpu", "rtx3090")

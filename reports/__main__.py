@@ -18,6 +18,8 @@ from reports.store.result import ResultError
 # For each command: the module with its arguments and its function, help, and an example.
 COMMANDS = {
     "show": ("tables.show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
+    "export": ("tables.export", "writes the cases of runs as CSV, Parquet or OpenMetrics",
+               "results/ --openmetrics"),
     "import": ("imports.command", "imports logs of nccl-tests, rccl-tests, mscclpp-test, OSU, IMB",
                "slurm-1234.out"),
     "compare": ("verdicts.compare", "compares runs or campaigns: ratios, intervals, verdicts",

@@ -137,7 +137,8 @@ def as_csv(procurement: Procurement) -> str:
         for requirement, (verdict, reason) in machine.verdicts.items():
             row |= {requirement: verdict, f"{requirement} why": reason}
         rows.append(row)
-    frame = pd.DataFrame(rows).map(spreadsheet_cell).rename(columns=spreadsheet_cell)
+    frame = pd.DataFrame(rows).dropna(axis="columns", how="all")
+    frame = frame.map(spreadsheet_cell).rename(columns=spreadsheet_cell)
     return frame.to_csv(index=False, lineterminator="\n")
 
 

@@ -3,8 +3,9 @@ test of nccl-tests has the means of one algorithm, a row for each size with an o
 in-place half: each algorithm of a run becomes one test, the library first."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,6 +13,11 @@ from reports.store.case import case_bus_factor
 from reports.store.foreign import spreadsheet_cell
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables.sentences import shape_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.imports.imported import Imported
 
 # The parts of each field that is a summary.
 PARTS = {field.name: kind.__struct_fields__ for field in msgspec.structs.fields(Case)
@@ -47,11 +53,26 @@ END = """\
 
 def as_csv(result: Result) -> str:
     """A header and a row for each case; a part of a summary is named `time_us_median`."""
+    return as_csv_text(list(case_rows(result)))
+
+
+def as_csv_text(rows: Iterable[dict[str, Any]]) -> str:
+    """A header and these rows, in which no cell is a formula; empty without rows."""
+    table = as_table({name: spreadsheet_cell(value) for name, value in row.items()} for row in rows)
+    return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
+
+
+def as_table(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
+    """The rows without the columns that are empty throughout."""
     import pandas as pd  # takes 0.3 s, which a run's own table does not need
 
-    rows = []
-    for case in result.cases:
-        row = {"run_id": result.run.run_id, "world_size": result.run.world["size"]}
+    return pd.DataFrame(list(rows), dtype=object).dropna(axis="columns", how="all")
+
+
+def case_rows(run: "Result | Imported") -> Iterator[dict[str, Any]]:
+    """The fields of each case by column, led by its run and its number of ranks."""
+    for case in run.cases:
+        row = {"run_id": run.run.run_id, "world_size": run.run.world["size"]}
         for name, value in msgspec.structs.asdict(case).items():
             if name in PARTS:
                 row |= {f"{name}_{part}": getattr(value, part, None) for part in PARTS[name]}
@@ -59,8 +80,7 @@ def as_csv(result: Result) -> str:
                 row[name] = json.dumps(value, default=msgspec.to_builtins) if value != [] else None
             else:
                 row[name] = value
-        rows.append({name: spreadsheet_cell(value) for name, value in row.items()})
-    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n") if rows else ""
+        yield row
 
 
 def as_json(result: Result) -> dict[str, Any]:

@@ -115,7 +115,8 @@ def _frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 
 FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
     "text": as_text, "markdown": as_markdown,
-    "csv": lambda comparisons: _frame(comparisons).map(spreadsheet_cell).to_csv(index=False),
+    "csv": lambda comparisons: _frame(comparisons).dropna(axis="columns", how="all").map(
+        spreadsheet_cell).to_csv(index=False),
     "json": lambda comparisons: f"{_frame(comparisons).to_json(orient='records', indent=1)}\n"}
 
 

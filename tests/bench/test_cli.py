@@ -250,7 +250,7 @@ def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert {row["algorithm"] for row in rows} == {"library", *OURS}
     for row in rows:
-        assert row["n_wrong"] == ""
+        assert "n_wrong" not in row
         if row["algorithm"] == "library":
             assert (row["status"], row["bus_bw_gb_s"], row["memory"]) == ("unsupported", "", "private")
             assert "does not reduce bfloat16" in row["reason"]

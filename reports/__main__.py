@@ -71,6 +71,9 @@ def main(argv: list[str] | None = None) -> int:
         if argv[:1] == [name]:  # the modules of other commands are not imported
             module = importlib.import_module(f"reports.{module_name}")
             module.add_arguments(subparser)
+            if name != "export":
+                subparser.add_argument("--json", action="store_true",
+                                       help="print one JSON object (docs/results.md)")
             function = "import_logs" if name == "import" else name  # `import` is no name in Python
             subparser.set_defaults(run_command=getattr(module, function))
     arguments = parser.parse_args(argv)

@@ -16,6 +16,7 @@ from reports.advice.serving import GB, ONE, REPLICAS, TENSOR, Split, rate
 from reports.advice.specs import BITS, GPUS, LINKS, MODELS, link_between, model_of
 from reports.imports.imported import Imported, read_imported
 from reports.store.foreign import printable
+from reports.store.report_json import write_json
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.tables.sentences import lay_out, number, plain_table, size_text
@@ -65,7 +66,11 @@ def advise(arguments: argparse.Namespace) -> int:
     if len(results) < len(runs) > 1:
         raise ResultError("an imported log is one launch of another program: name it alone")
     if arguments.validate:
-        sys.stdout.write(validate.render(read(arguments.validate), results))
+        text, records = validate.render(read(arguments.validate), results)
+        if arguments.json:
+            write_json("advise", validated=records)
+        else:
+            sys.stdout.write(text)
         return 0
     if (arguments.model is None) == (arguments.config is None) or arguments.gpu is None:
         raise ResultError("advise needs --gpu, and either --model or --config")
@@ -87,12 +92,35 @@ def advise(arguments: argparse.Namespace) -> int:
         raise ResultError("--prices needs --versus GPU[:N]")
     compared = versus.compare(load, rival, arguments.prices) if rival else None
     obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
+    if arguments.json:
+        write_json("advise", **_record(load, splits),
+                   recommendation=_recommendation(load, splits),
+                   versus=compared[2] if compared else None)
+        return 0
     tables = [*_tables(load, splits), *([compared[0]] if compared else [])]
-    sentences = [*obstacles, *_recommendation(load, splits), *(compared[1] if compared else [])]
+    sentences = [*obstacles, "RECOMMENDATION", *_recommendation(load, splits),
+                 *(compared[1] if compared else [])]
     sys.stdout.write(lay_out(None, _question(load, runs), tables, [
         *sentences, "", "Before trusting it, check the path of the GPUs (bench.doctor) and the "
         "chained all-reduces of the engine's own library."]))
     return 0
+
+
+def _record(load: Split, splits: dict[str, Split]) -> dict[str, object]:
+    """The load, its all-reduce and its splits for `--json`; a span is [value, low, high]."""
+    size = load.model.all_reduce_bytes(load.batch)
+    units = {"step_us": "step_us", "prompt_us": "prompt_us", "rate": "tokens_per_s",
+             "prompt_rate": "prompt_tokens_per_s"}
+    return {
+        "model": load.model.name, "weights_bytes": load.weights_bytes, "gpu": load.gpu.name,
+        "gpus": load.gpus, "context": load.context, "batch": load.batch, "slots": load.slots,
+        "all_reduce": {"source": load.times.source, "is_assumed": not load.times.spans,
+                       "size_bytes": size, "us": load.times(size) if load.gpus > 1 else None,
+                       "calls": load.model.all_reduces, "hosts": load.times.hosts},
+        "splits": [{"name": name, "obstacle": split.obstacle} | (
+            {} if split.obstacle else
+            {unit: split.figures[figure] for figure, unit in units.items()})
+            for name, split in splits.items()]}
 
 
 def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
@@ -175,7 +203,7 @@ def _link_table(load: Split) -> tuple[str, Table]:
 def _recommendation(load: Split, splits: dict[str, Split]) -> list[str]:
     possible = serving.possible_splits(load, splits)
     if not possible:
-        return [f"RECOMMENDATION: nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
+        return [f"Nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
                 "a larger card, fewer bits or less context."]
     full = [serving.at_capacity(split) for split in possible.values()] if load.context else []
     streams = f"{load.batch} stream{'s' * (load.batch > 1)}"
@@ -186,7 +214,7 @@ def _recommendation(load: Split, splits: dict[str, Split]) -> list[str]:
                for name, split in zip(possible, full, strict=bool(full))}, "rate"),
              (f"Prefill, latency of one prompt of {load.prompt}", possible, "prompt_us"),
              ("Prefill, throughput of many", possible, "prompt_rate")]
-    return ["RECOMMENDATION", *(f"{goal}: {_best(rivals, figure)}" for goal, rivals, figure in goals
+    return [*(f"{goal}: {_best(rivals, figure)}" for goal, rivals, figure in goals
                                 if rivals), *_break_even(load, possible)]
 
 

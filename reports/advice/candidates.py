@@ -5,10 +5,12 @@ import glob
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
 from reports.advice.reduce_times import gpus_of, read_times, warnings, wire_factor
 from reports.advice.serving import ONE, TENSOR, Split
@@ -29,6 +31,7 @@ FORMS = {"us": r"(\d{1,9})([KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
 # The first method of any launch counts. A token waits for dependent calls, as a chain does.
 METHODS = "ours, chained", "ours, isolated", "library, chained", "library, isolated"
 DOES_NOT_FIT = "does not fit"
+PER_MILLION = "per million tokens, "
 ONE_GPU, DATA_SHEET = "one GPU needs no all-reduce", "data sheet"
 
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
@@ -253,3 +256,30 @@ def _sample_launches(machine: Machine) -> None:
         machine.notes.append(f"its runs differ in software (software_id {', '.join(software)})")
     if machine.launches and machine.logs:
         machine.notes.append(f"{len(machine.logs)} imported logs beside its own launches: ignored")
+
+
+def money(machine: Machine, spec: Spec, figures: dict[Key, Figure]) -> list[Figure]:
+    """The price, the power, and the cost of a rate and of a million tokens of each model."""
+    candidate, price = machine.candidate, machine.candidate.price
+    # The median over the blocks with the power of all GPUs, then over launches.
+    sums = [[sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks if block.gpus
+             and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)]
+            for launch in machine.launches]
+    medians = [np.median(of_launch) for of_launch in sums if of_launch]
+    data_sheet_w = candidate.power_w or candidate.gpus * GPUS.find(candidate.gpu).tdp_w
+    power_w = float(np.median(medians)) if medians else data_sheet_w
+    costs = [Figure("price", price.currency, price.date.isoformat(), value=price.amount),
+             Figure("power of the GPUs", "W", "measured" if medians else "data sheet",
+                    value=power_w)]
+    hourly = (price.amount / (spec.hours_per_year * spec.lifetime_years)
+              + power_w / 1e3 * spec.electricity.price_per_kwh)
+    is_payable = spec.electricity.currency == price.currency
+    amounts = {"per tok/s, ": price.amount,
+               PER_MILLION: hourly / 3600 * 1e6 if is_payable else None}
+    for model, (name, amount) in product(spec.models, amounts.items()):
+        speed = figures["tok/s", model]  # the fastest speed gives the lowest cost
+        value, high, low = (amount / end if amount and end else None
+                            for end in (speed.value, speed.low, speed.high))
+        note = speed.note if amount else "electricity is in another currency"
+        costs.append(Figure(name + model, price.currency, note, speed.values, value, low, high))
+    return costs

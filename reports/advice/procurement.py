@@ -10,7 +10,6 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from reports.advice.candidates import Figure, Key, Machine, Spec
 from reports.advice.reduce_times import other_hardware
 from reports.advice.specs import GPUS
 from reports.store.foreign import printable, spreadsheet_cell
+from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.page import Page, Row, Section, to_html
@@ -34,7 +34,6 @@ MOST_LAUNCHES = 10_000  # the search for the number of launches needed ends here
 MOST_COLUMNS = 4  # candidates in one table
 # A figure of an imported log or of a data sheet is UNVERIFIED: nobody counted launches or checks.
 WORDS = "PASS", "FAIL", "UNDECIDED", "UNVERIFIED", "N/A"
-PER_MILLION = "per million tokens, "
 
 
 @dataclass
@@ -73,10 +72,24 @@ def procure(arguments: argparse.Namespace) -> int:
         write_named(arguments.html, to_html(procure_page(procurement, command)).encode())
     if arguments.csv:
         write_named(arguments.csv, as_csv(procurement).encode())
-    sys.stdout.write(as_text(procurement))
+    if arguments.json:
+        write_json("procure", headline=procurement.headline, verdicts=procurement.verdicts,
+                   candidates=[_record(machine) for machine in procurement.machines],
+                   sentences=procurement.sentences)
+    else:
+        sys.stdout.write(as_text(procurement))
     if procurement.verdicts["FAIL"]:
         return 1
     return 3 if set(procurement.verdicts) - {"PASS"} else 0
+
+
+def _record(machine: Machine) -> dict[str, object]:
+    """A candidate for `--json`."""
+    return {"name": machine.name, "gpu": machine.candidate.gpu, "gpus": machine.candidate.gpus,
+            "run_ids": machine.run_ids, "launches": len(machine.launches),
+            "figures": list(map(vars, machine.figures)),
+            "requirements": [{"requirement": requirement, "verdict": verdict, "reason": reason}
+                             for requirement, (verdict, reason) in machine.verdicts.items()]}
 
 
 def as_text(procurement: Procurement) -> str:
@@ -169,7 +182,7 @@ def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> P
         machine.verdicts = {text: judge(limit, figures[key], machine, confidence)
                             for text, (key, limit) in requirements.items()}
         counts.update(verdict for verdict, _ in machine.verdicts.values())
-        machine.figures = [*figures.values(), *_money(machine, spec, figures)]
+        machine.figures = [*figures.values(), *candidates.money(machine, spec, figures)]
     name = machines[0].name if len(machines) == 1 else f"{len(machines)} candidates"
     words = ", ".join(f"{counts[word]} {word}" for word in WORDS
                       if counts[word] or word in WORDS[:3])
@@ -191,32 +204,6 @@ def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
         reach = np.exp(stdtrit(n - 1, (1 + confidence) / 2) * np.std(logs, ddof=1) / np.sqrt(n))
         figure.low, figure.high = figure.value / float(reach), figure.value * float(reach)
     return figure
-
-
-def _money(machine: Machine, spec: Spec, figures: dict[Key, Figure]) -> list[Figure]:
-    candidate, price = machine.candidate, machine.candidate.price
-    # The median over the blocks with the power of all GPUs, then over launches.
-    sums = [[sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks if block.gpus
-             and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)]
-            for launch in machine.launches]
-    medians = [np.median(of_launch) for of_launch in sums if of_launch]
-    data_sheet_w = candidate.power_w or candidate.gpus * GPUS.find(candidate.gpu).tdp_w
-    power_w = float(np.median(medians)) if medians else data_sheet_w
-    money = [Figure("price", price.currency, price.date.isoformat(), value=price.amount),
-             Figure("power of the GPUs", "W", "measured" if medians else "data sheet",
-                    value=power_w)]
-    hourly = (price.amount / (spec.hours_per_year * spec.lifetime_years)
-              + power_w / 1e3 * spec.electricity.price_per_kwh)
-    is_payable = spec.electricity.currency == price.currency
-    amounts = {"per tok/s, ": price.amount,
-               PER_MILLION: hourly / 3600 * 1e6 if is_payable else None}
-    for model, (name, amount) in product(spec.models, amounts.items()):
-        speed = figures["tok/s", model]  # the fastest speed gives the lowest cost
-        value, high, low = (amount / end if amount and end else None
-                            for end in (speed.value, speed.low, speed.high))
-        note = speed.note if amount else "electricity is in another currency"
-        money.append(Figure(name + model, price.currency, note, speed.values, value, low, high))
-    return money
 
 
 def judge(limit: float, figure: Figure, machine: Machine, confidence: float) -> tuple[str, str]:
@@ -278,10 +265,10 @@ def _sentences(spec: Spec, machines: list[Machine], n_verdicts: int,
     unranked: dict[str, list[str]] = defaultdict(list)
     for machine in machines:
         for figure in machine.figures:
-            if figure.name.startswith(PER_MILLION) and figure.low and figure.high:
+            if figure.name.startswith(candidates.PER_MILLION) and figure.low and figure.high:
                 costs[f"{figure.name} in {figure.unit}"].append(
                     (figure.value or 0.0, figure.low, figure.high, machine.name))
-            elif figure.name.startswith(PER_MILLION) and figure.value:
+            elif figure.name.startswith(candidates.PER_MILLION) and figure.value:
                 unranked[f"{figure.name} in {figure.unit}"].append(machine.name)
     for title, ranked in costs.items():
         words, highest = "", 0.0

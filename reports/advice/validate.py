@@ -17,9 +17,9 @@ from reports.tables.sentences import lay_out, machine, number, plain_table
 BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int32": 4, "int64": 8}
 
 
-def render(decode: Result, results: Sequence[Result]) -> str:
-    """Prediction, measurement and error of each split, at most 80 columns. Raises ResultError for
-    runs of other benchmarks or of several machines."""
+def render(decode: Result, results: Sequence[Result]) -> tuple[str, list[dict[str, object]]]:
+    """Prediction, measurement and error of each split, as text of at most 80 columns and as records
+    for `--json`. Raises ResultError for runs of other benchmarks or of several machines."""
     if decode.run.benchmark != "decode":
         raise ResultError(f"{decode.path} is a run of {decode.run.benchmark}, not of decode")
     links = [result for result in results if result.run.benchmark == "link"]
@@ -32,7 +32,7 @@ def render(decode: Result, results: Sequence[Result]) -> str:
     if not reduces or not links:
         raise ResultError("--validate needs a --run of bench.allreduce and one of bench.link")
     memory_gb_s = _memory_bandwidth(links)
-    tables, errors = [], []
+    tables, errors, records = [], [], list[dict[str, object]]()
     for cases in shapes(decode):
         table = plain_table({"": 25, "measured": 9, "from\nthe link": 9, "error": 7,
                              "from\ncompute": 9, "\nerror": 7})
@@ -42,6 +42,8 @@ def render(decode: Result, results: Sequence[Result]) -> str:
                 cells += [number(us / 1e3), f"{us / step_us - 1:+.1%}"] if us else "--"
             table.add_row(name, *cells)
             errors.append(abs(by_memory_us / step_us - 1))
+            records.append({"step": steps.title(cases[0]), "split": name, "measured_us": step_us,
+                            "from_link_us": by_memory_us, "from_compute_us": by_compute_us})
         tables.append((steps.title(cases[0]), table))
     if not errors:
         raise ResultError(f"{decode.path} has no measured step")
@@ -49,7 +51,8 @@ def render(decode: Result, results: Sequence[Result]) -> str:
     return lay_out(decode, [
         machine(decode), f"memory: {number(memory_gb_s[0])} GB/s a rank read and written while all "
         f"copy, {number(memory_gb_s[1])} while one does"], tables, [
-        f"ms a step. The worst error from the link is {max(errors):.1%}: {verdict} the aim, 5%."])
+        f"ms a step. The worst error from the link is {max(errors):.1%}: {verdict} the aim, 5%."]
+    ), records
 
 
 def _memory_bandwidth(links: Sequence[Result]) -> tuple[float, float]:

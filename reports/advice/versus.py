@@ -35,9 +35,9 @@ def rival_of(load: Split, text: str) -> Split:
 
 
 def compare(load: Split, rival: Split, prices: Sequence[float] | None,
-            ) -> tuple[tuple[str, Table], list[str]]:
-    """The table of both, and sentences about them. A ratio above 1 speaks for the GPUs of `load`,
-    and its brackets hold the worst and the best combination of both intervals."""
+            ) -> tuple[tuple[str, Table], list[str], dict[str, object]]:
+    """The table of both, sentences about them, and a record for `--json`. A ratio above 1 speaks
+    for the GPUs of `load`; its brackets hold the worst and the best combination of intervals."""
     pair = load, rival
     names = [f"{side.gpus} x {side.gpu.name}" for side in pair]
     table = plain_table({"": 22, names[0]: 17, names[1]: 17, "ratio": 18})
@@ -49,24 +49,31 @@ def compare(load: Split, rival: Split, prices: Sequence[float] | None,
             table.add_row(name, *map(number, values), f"{values[0] / values[1]:.2f}x")
     sentences = ["", f"VERSUS {names[1]}", *[f"Its all-reduce: {rival.times.source}."]
                  * (rival.gpus > 1)]
+    goals: list[dict[str, object]] = []
     for goal, choices in _goals(pair).items():
         best = [max(speeds.items(), key=lambda item: item[1][0], default=None)
                 for speeds in choices]
         cells = ["does not fit" if item is None else f"{span_text(item[1])}\n{item[0]}"
                  for item in best]
+        goals.append({"goal": goal, "ratio": None} | {
+            side: item and {"split": item[0], "tokens_per_s": item[1]}
+            for side, item in zip(("ours", "theirs"), best, strict=True)})
         if best[0] is None or best[1] is None:
             table.add_row(goal, *cells, "-")
             losers = [name for name, item in zip(names, best, strict=True) if item is None]
             sentences.append(f"{goal}: does not fit on {' and on '.join(losers)}.")
             continue
         ratio = best[0][1] / best[1][1][[0, 2, 1]]
+        goals[-1]["ratio"] = ratio
         table.add_row(goal, *cells, span_text(ratio, "x"))
         sentences.append(f"{goal}: {_verdict(names, ratio)}.")
         if prices:
             ratio = ratio * prices[1] / prices[0]
             table.add_row("  for the same money", "", "", span_text(ratio, "x"))
             sentences.append(f"{goal}, for the same money: {_verdict(names, ratio)}.")
-    return (f"{names[0]} beside {names[1]}", table), sentences
+    record = {"gpu": rival.gpu.name, "gpus": rival.gpus, "prices": prices, "goals": goals,
+              "all_reduce": rival.times.source if rival.gpus > 1 else None}
+    return (f"{names[0]} beside {names[1]}", table), sentences, record
 
 
 def _goals(pair: tuple[Split, Split]) -> dict[str, list[dict[str, Span]]]:

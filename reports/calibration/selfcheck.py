@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from reports.calibration import calibrated_gates, calibrated_trends, synthetic
 from reports.calibration.synthetic import ROUNDS, Figure, Rng, Scenario, Simulation, blocks
 from reports.store import stats
+from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent
 from reports.verdicts import verdict
 
@@ -165,24 +166,31 @@ def selfcheck(arguments: argparse.Namespace) -> int:
     started_s = time.monotonic()
     seed = time.time_ns() // 1_000_000 if arguments.seed is None else abs(arguments.seed)
     n = max(BATCH, round(REPLICATIONS * arguments.scale))
-    print(f"{f'seed {seed}, {n} replications':<38}    rate   95 % interval  limit, %")
+    say = (lambda *words, **options: None) if arguments.json else print
+    records = []
+    say(f"{f'seed {seed}, {n} replications':<38}    rate   95 % interval  limit, %")
     failed, n_limited, numbers = list[str](), 0, count()
     with ProcessPoolExecutor(os.cpu_count(), initializer=end_with_parent) as executor:
         futures = {title: [
             executor.submit(simulation, np.random.default_rng([seed, next(numbers)]), n)
             for simulation in simulations] for title, simulations in CLAIMS.items()}
         for title, of_claim in futures.items():
-            print(title)
+            say(title)
             for figure in chain.from_iterable(future.result() for future in of_claim):
                 passes, (low, high), (least, most) = figure.judge(n / REPLICATIONS)
                 is_limited = (figure.least, figure.most) != (0.0, 1.0)
                 limits = f"{100 * least:.3g}-{100 * most:.3g}" if is_limited else ""
-                print(f"  {figure.name:<36}{np.mean(figure.values):>8.2%}{low:>8.2%} {high:>7.2%}"
+                records.append({"claim": title, "name": figure.name, "least": least, "most": most,
+                                "rate": np.mean(figure.values), "low": low, "high": high,
+                                "passes": passes})
+                say(f"  {figure.name:<36}{np.mean(figure.values):>8.2%}{low:>8.2%} {high:>7.2%}"
                       f"  {limits}{'' if passes else ' FAIL'}".rstrip(), flush=True)
                 n_limited += is_limited
                 if not passes:
                     failed.append(f"{title}, {figure.name}")
     outcome = (f"FAIL: {'; '.join(failed)}" if failed
                else f"pass: {n_limited} figures meet their limits")
-    print(f"{outcome} (seed {seed}, {time.monotonic() - started_s:.0f} s)")
+    say(f"{outcome} (seed {seed}, {time.monotonic() - started_s:.0f} s)")
+    if arguments.json:
+        write_json("selfcheck", seed=seed, replications=n, outcome=outcome, figures=records)
     return 1 if failed else 0

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from reports.imports.imported import ImportedFrom, ImportedRun, write_imported
 from reports.imports.logged import IN_SECONDS, SECONDS, LoggedTest, clean_line
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_tests import parse_json, parse_nccl
 from reports.store.foreign import MOST_BYTES, printable
+from reports.store.report_json import write_json
 from reports.store.result import ResultError, content_of
 from reports.store.schema import End
 
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def import_logs(arguments: argparse.Namespace) -> int:
     """Writes and prints the run files. Raises ResultError if the folder is not writable."""
-    status = 0
+    status, stored = 0, list[dict[str, Any]]()
     for path in arguments.files:
         try:
             content = content_of(path)
@@ -45,14 +47,18 @@ def import_logs(arguments: argparse.Namespace) -> int:
             print(f"reports: {printable(str(error))}", file=sys.stderr)
             status = 2
             continue
-        store(path, content, tests, arguments.out)
         unread = sorted({line for test in tests for line in test.unread})
+        stored += store(path, content, tests, arguments.out)
+        if not arguments.json:
+            print("\n".join(record.pop("text") for record in stored[-len(tests):]))
         if unread:
             unit = "results" if tests[0].format.endswith("JSON") else "lines"
             numbers = ", ".join(map(str, unread[:MOST_LISTED]))
             more = ", ..." * (len(unread) > MOST_LISTED)
             print(f"reports: {printable(str(path))}: {unit} that look like data and could not be "
                   f"read: {numbers}{more} ({len(unread)} in all)", file=sys.stderr)
+    if arguments.json:
+        write_json("import", tests=[record for record in stored if record.pop("text")])
     return status
 
 
@@ -119,8 +125,10 @@ def decode(path: Path, content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def store(path: Path, content: bytes, tests: Sequence[LoggedTest], folder: Path) -> None:
-    """Writes a run file for each test and prints a line."""
+def store(path: Path, content: bytes, tests: Sequence[LoggedTest], folder: Path
+          ) -> list[dict[str, Any]]:
+    """Writes a run file for each test. Returns a record of each, with the line about it."""
+    records: list[dict[str, Any]] = []
     digest = hashlib.sha256(content).hexdigest()[:12]
     for position, test in enumerate(tests, 1):
         program = test.format if test.format == "NCCL 1.x" else test.format.split()[0]
@@ -141,5 +149,11 @@ def store(path: Path, content: bytes, tests: Sequence[LoggedTest], folder: Path)
         rows = max(sum(case.in_place == place for case in test.cases) for place in (False, True))
         note = "" if state == "new" else f" ({state})"
         hosts = f" on {test.hosts} hosts" if (test.hosts or 1) > 1 else ""
-        print(f"{test.format} {test.collective or 'unknown'}, {size} rank{'s' * (size != 1)}"
-              f"{hosts}, {rows} row{'s' * (rows != 1)}, {test.status}: {file}{note}")
+        records.append({
+            "log": printable(path.name), "file": str(file), "run_id": run.run_id,
+            "format": test.format, "collective": test.collective, "ranks": test.world_size,
+            "hosts": test.hosts, "rows": rows, "status": test.status, "reason": test.reason,
+            "stored": state, "unread": sorted(test.unread), "text":
+            f"{test.format} {test.collective or 'unknown'}, {size} rank{'s' * (size != 1)}{hosts}, "
+            f"{rows} row{'s' * (rows != 1)}, {test.status}: {file}{note}"})
+    return records

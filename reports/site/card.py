@@ -12,6 +12,7 @@ from typing import Any
 from reports.imports.imported import Imported, read_imported
 from reports.site import shared
 from reports.store.case import FUSED_BENCHMARKS, find_states
+from reports.store.report_json import write_json
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
@@ -51,6 +52,9 @@ def card(arguments: argparse.Namespace) -> int:
         faults, (answers, plot) = sentences.opening(result), _answer(result)
     texts = [*faults, *(answers or ["Nothing was measured."])]
     draw(arguments.picture, [machine, *texts, command, source], bool(faults), plot)
+    if arguments.json:
+        write_json("card", picture=arguments.picture, machine=machine, sentences=texts,
+                   reproduce=command, source=source, faults=faults)
     return 0
 
 

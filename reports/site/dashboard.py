@@ -17,6 +17,7 @@ import msgspec
 from reports.site import across, shared
 from reports.site.run_page import run_page
 from reports.store import foreign
+from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent, read_once
 from reports.store.writing import write_whole
 from reports.tables.page import Page, Section, to_html
@@ -58,7 +59,10 @@ def dashboard(arguments: argparse.Namespace) -> int:
         (site / name).unlink(missing_ok=True)
     for sentence in store.left_out:
         print(f"reports: {foreign.printable(sentence)}", file=sys.stderr)
-    print(f"{foreign.printable(str(site / 'index.html'))}: {len(pages)} pages")
+    if arguments.json:
+        write_json("dashboard", index=site / "index.html", pages=names, left_out=store.left_out)
+    else:
+        print(f"{foreign.printable(str(site / 'index.html'))}: {len(pages)} pages")
     named = {shared.file_name("procure", str(spec)) for spec in arguments.spec}
     return 2 if any(page.complaint for page in pages if page.file in named) else 0
 

@@ -5,8 +5,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from reports.imports.imported import Imported, read_imported
 from reports.store.case import FUSED_BENCHMARKS
+from reports.store.report_json import write_json
 from reports.store.result import ImportedRunError, is_imported, read
 from reports.store.schema import Result
 from reports.tables import exposed_table, link, steps, tune
@@ -38,12 +41,21 @@ def show(arguments: argparse.Namespace) -> int:
         if arguments.plot or arguments.format != "table":
             raise ImportedRunError(
                 f"{arguments.run} was imported from a log: it is shown as a table alone")
-        sys.stdout.write(imported_text(read_imported(arguments.run)))
+        imported = read_imported(arguments.run)
+        if arguments.json:
+            write_json("show", run=imported.run, cases=imported.cases, end=imported.end)
+        else:
+            sys.stdout.write(imported_text(imported))
         return 0
     result = read(arguments.run)
     if arguments.plot:
         plot(result, arguments.plot)
-    sys.stdout.write(text(result, arguments.format, arguments.long))
+    if arguments.json:
+        run = msgspec.to_builtins(result.run)
+        del run["cases"]  # the plan of the cases that follow
+        write_json("show", run=run, cases=result.cases, end=result.end)
+    else:
+        sys.stdout.write(text(result, arguments.format, arguments.long))
     return 0
 
 

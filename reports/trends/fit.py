@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY, TOGETHER, find_states
+from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.writing import to_line, write_named
@@ -190,7 +191,10 @@ def fit(arguments: argparse.Namespace) -> int:
         write_named(arguments.out, b"".join(map(to_line, records)))
     for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
-    sys.stdout.write(text(fits, crossovers))
+    if arguments.json:
+        write_json("fit", fits=fits, crossovers=crossovers)
+    else:
+        sys.stdout.write(text(fits, crossovers))
     return 0
 
 

@@ -3,7 +3,6 @@ dispatch and state of the link; prints and draws the events in which they change
 one side of a campaign ran close together in time: they are one point, their median."""
 
 import argparse
-import json
 import re
 import textwrap
 from collections import Counter, defaultdict
@@ -19,6 +18,7 @@ import pandas as pd
 
 from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST, run_files
+from reports.store.report_json import write_json
 from reports.store.result import (
     ImportedRunError,
     NewerSchemaError,
@@ -232,7 +232,6 @@ def _event(runs: Sequence[Run], place: int, changes: list[tuple[Series, Step]]) 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="runs at any depth")
     parser.add_argument("--since", metavar="RUN", help="only changes at this run id or later")
-    parser.add_argument("--json", action="store_true", help="print series and events as JSON")
     parser.add_argument("--plot", metavar="OUT", type=Path, help="draw changes; .svg or .png")
     parser.epilog = ("With --since or --json the exit status is 1 if a series is worse, otherwise "
                      f"0; it is 2 if RUN is unknown or DIR has no usable run. {parser.epilog}")
@@ -257,8 +256,8 @@ def history(arguments: argparse.Namespace) -> int:
         events = [{"run": event.run, "machine_id": event.machine_id, "benchmark": event.benchmark,
                    "cases": [series.label for series, _ in event.changes],
                    "sentences": event.sentences} for event in history.events]
-        print(json.dumps({"runs": len(history.runs), "left_out": history.skipped, "events": events,
-                          "series": [series.record() for series in history.series]}, indent=1))
+        write_json("history", runs=len(history.runs), left_out=history.skipped, events=events,
+                   series=[series.record() for series in history.series])
     else:
         print("\n".join(text_of(history)))
     is_worse = any(series.word == "worse" for series in history.series)

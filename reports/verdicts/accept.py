@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from reports.store.report_json import write_json
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.writing import write_whole
 from reports.verdicts.compare import add_allow
@@ -71,8 +72,11 @@ def accept(arguments: argparse.Namespace) -> int:
         cells = comparison.cells[["title", "verdict", "ratio", "low", "high"]]
         entry.effects = cells.rename(columns={"title": "case"}).to_dict("records")
     _store(folder, entry, current)
-    print(f"{len(runs)} launches of {current.name} are now the baseline of machine {machine_id} in "
-          f"{folder}")
+    if arguments.json:
+        write_json("accept", folder=folder, **msgspec.to_builtins(entry))
+    else:
+        print(f"{len(runs)} launches of {current.name} are now the baseline of machine "
+              f"{machine_id} in {folder}")
     return 0
 
 

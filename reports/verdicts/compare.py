@@ -16,6 +16,7 @@ import pandas as pd
 
 from reports.store.case import CASE_KEY
 from reports.store.foreign import markdown_text, spreadsheet_cell
+from reports.store.report_json import write_json
 from reports.store.stats import STATE_RATIO
 from reports.tables.figure import figure
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some, wrapped
@@ -67,7 +68,12 @@ def compare(arguments: argparse.Namespace) -> int:
         print(f"reports: {note}", file=sys.stderr)
     if arguments.plot:
         plot(comparisons, arguments.plot)
-    sys.stdout.write(FORMATS[arguments.format](comparisons))
+    if arguments.json:
+        write_json("compare", comparisons=[
+            {"baseline": each.baseline.name, "compared": each.variant.name, "margin": each.margin,
+             "sentences": sentences(each), "cells": _frame([each])} for each in comparisons])
+    else:
+        sys.stdout.write(FORMATS[arguments.format](comparisons))
     return 0
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from reports.store.case import find_states
 from reports.store.manifest import CONTROL
+from reports.store.report_json import write_json
 from reports.store.result import ResultError, content_of
 from reports.store.stats import STATE_RATIO
 from reports.tables.rows import default_rows
@@ -36,6 +37,13 @@ def peers(arguments: argparse.Namespace) -> int:
         print(f"reports: {note}", file=sys.stderr)
     sides = [side for side in sides if side.name != CONTROL]
     lines = render(sides)
+    if arguments.json:
+        tables = [{"mode": mode, "link_rtt_ns": [launches.trip_ns.min(), launches.trip_ns.max()],
+                   "libraries": summaries(launches).drop(columns="text")} for (_, mode), launches
+                  in measurements(sides).groupby(["state", "mode"], sort=False)]
+        write_json("peers", tables=tables,
+                   imb=render_imb(sides, arguments.imb)[1:] if arguments.imb else None)
+        return 0
     if arguments.imb:
         lines += render_imb(sides, arguments.imb)
     print("\n".join(lines))
@@ -67,10 +75,12 @@ def summaries(frame: pd.DataFrame) -> pd.DataFrame:
     for key, launches in frame.groupby(keys):
         result = evidence(launches.log_ratio.to_numpy()[None])
         ratio, low, high = np.exp([result.estimate[0], result.low[0], result.high[0]])
+        time_us = launches.library_us.median()
         interval = f"[{low:.2f} {high:.2f}]" if np.isfinite(high) else ""
-        text = f"{number(launches.library_us.median()):>6} {ratio:5.2f} {interval}"
-        rows.append((*key, ratio, text))
-    return pd.DataFrame(rows, columns=[*keys, "ratio", "text"]).sort_values("ratio", kind="stable")
+        text = f"{number(time_us):>6} {ratio:5.2f} {interval}"
+        rows.append((*key, ratio, text, time_us, low, high))
+    columns = [*keys, "ratio", "text", "library_us", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).sort_values("ratio", kind="stable")
 
 
 def render(sides: Sequence[Side]) -> list[str]:

@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 import numpy as np
 
 from reports.store.foreign import markdown_text
+from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.page import Page, Section, draw_picture, to_html
@@ -102,6 +103,9 @@ def regress(arguments: argparse.Namespace) -> int:
             write_named(path, content(outcome).encode())
     if problem:
         raise problem
+    if arguments.json:
+        write_json("regress", **record(outcome))
+        return outcome.status
     lines = wrapped([outcome.headline])
     if outcome.comparison:
         allowed, notes = comparison.allowed, table.warnings(comparison)[len(comparison.allowed):]
@@ -111,6 +115,15 @@ def regress(arguments: argparse.Namespace) -> int:
                       f"{quote(arguments.current)}"]
     print("\n".join(lines))
     return outcome.status
+
+
+def record(outcome: Outcome) -> dict[str, Any]:
+    """The outcome for `--json`."""
+    figures = "mode", "outcome", "verdict", "baseline_us", "variant_us", "ratio", "low", "high"
+    return {"status": outcome.status, "headline": outcome.headline, "findings": outcome.findings,
+            "faults": [{"name": name, "sentence": sentence} for name, sentence in outcome.faults],
+            "cells": [{"case": cell.title} | {name: getattr(cell, name) for name in figures}
+                      for cell in outcome.rows]}
 
 
 def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),

@@ -106,11 +106,14 @@ TARGETS = [
         ("", "*.toml"), ("", "*"), ("--html h --csv c", "*"))),
     Target("accept --baseline kept --current new --reason x", "runs", "new/*.jsonl", frozenset({0, 2, 4, 5})),
     Target("peers campaign", "campaigns", "**/*.jsonl"),
+    *(Target(f"export {option} run.jsonl", folder, "run.jsonl") for option in ("--csv", "--openmetrics")
+      for folder in ("run", "imported")),
 ]
 # Every command over the runs of every benchmark; `fuzz` leaves out a command that refuses the undamaged run.
 EXPLAINED, EVERY = frozenset({0, 2, 4}), frozenset(range(6))
 COMMANDS = [*(f"show {option} run.jsonl" for option in ("", "--long", "--format=csv", "--format=nccl-tests")),
-            "show --plot o.svg run.jsonl", "card run.jsonl card.png", "history .", "dashboard . -o site",
+            "show --plot o.svg run.jsonl", "show --json run.jsonl", "export --openmetrics run.jsonl",
+            "card run.jsonl card.png", "fit --json run.jsonl", "history --json .", "history .", "dashboard . -o site",
             "fit run.jsonl other.jsonl", "fit --plot o.svg run.jsonl", "compare other.jsonl run.jsonl",
             "compare --format=csv run.jsonl other.jsonl", "regress --baseline other.jsonl --current run.jsonl --html h",
             f"{ADVISE} --model llama-3.1-70b --run run.jsonl"]

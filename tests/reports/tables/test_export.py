@@ -13,6 +13,7 @@ from reports.__main__ import main
 from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
 from reports.store.result import read
 from reports.store.schema import End
+from reports.tables.export import as_openmetrics, rows_of
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import rewrite_head
 from tests.reports.synthetic_run import write_run
@@ -23,12 +24,13 @@ RUN_ID = "2026-11-20T06-15-0{}Z-allreduce-1a2b3c"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Two launches in folders of their own, one slowed on purpose, an imported log, and a file that is no run."""
+    """Three launches in folders of their own, the last with another machine, one slowed on purpose, an imported log, and a file that is no run."""
     folder = tmp_path_factory.mktemp("store")
-    for number in range(3):
+    for number in range(4):
         made = write_run(folder / f"day{number}", sizes=SIZES, algorithms=ALGORITHMS, n_blocks=6, n=4, seed=number,
                          run_id=RUN_ID.format(number))  # fmt: skip
     rewrite_head(made.path, world__slowed_percent=10)
+    rewrite_head(folder / "day2" / f"{RUN_ID.format(2)}.jsonl", machine_id='quote " and \\n')
     log = ImportedRun(run_id="import-abc-1", benchmark="nccl-tests all_reduce", statistic="mean over iterations",
                       world={"size": 2, "hosts": 2, "ranks": []},
                       imported_from=ImportedFrom(file="=cmd().log", format="nccl-tests", first_line=1, last_line=9))
@@ -56,7 +58,7 @@ def test_the_csv_has_a_row_for_each_case_and_no_empty_column(store, capsysbinary
     assert err.startswith("reports: left out: other.jsonl: ")
     assert err.count("\n") == 1
     head, *rows = csv.reader(io.StringIO(out.decode()))
-    cases = [case for number in range(3) for case in read(store / f"day{number}/{RUN_ID.format(number)}.jsonl").cases]
+    cases = [case for number in range(4) for case in read(store / f"day{number}/{RUN_ID.format(number)}.jsonl").cases]
     assert len(rows) == len(cases) + 1
     assert all(any(column) for column in zip(*rows, strict=True))
     assert not {"snr_db", "routing", "shape"} & set(head)  # which no case of an all-reduce has
@@ -84,7 +86,6 @@ def test_parquet_has_the_same_figures_as_csv(store, tmp_path, capsysbinary):
 
 def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store, capsysbinary):
     """Prometheus refuses a whole file for one point out of order, one wrong unit or one bare quote."""
-    rewrite_head(store / "day1" / f"{RUN_ID.format(1)}.jsonl", machine_id='quote " and \\ and\nline')
     out, _ = export(capsysbinary, store, "--openmetrics")
     text = out.decode()
     assert text.endswith("# EOF\n")
@@ -93,8 +94,8 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
     assert (times.type, times.unit) == ("gauge", "seconds")
     points = {(float(sample.timestamp), sample.labels["size_bytes"], sample.labels["algorithm"],
                sample.labels["mode"]): sample for sample in times.samples}
-    assert len(points) == len(times.samples) == 2 * 6  # neither the slowed run nor the log
-    runs = [read(store / f"day{number}/{RUN_ID.format(number)}.jsonl") for number in range(2)]
+    assert len(points) == len(times.samples) == 3 * 6  # neither the slowed run nor the log
+    runs = [read(store / f"day{number}/{RUN_ID.format(number)}.jsonl") for number in range(3)]
     for number, run in enumerate(runs):
         for case in run.cases:
             sample = points[1795155300 + number, str(case.size_bytes), case.algorithm, case.mode]
@@ -103,6 +104,13 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
     busbw = families["wiretax_bus_bandwidth_bytes_per_second"]
     assert (busbw.unit, 1e8 < busbw.samples[0].value < 1e11) == ("bytes_per_second", True)
     assert families["wiretax_wrong_elements"].samples[0].value == 0
+
+
+def test_suspect_figures_are_no_metrics(store):
+    """A metric has no mark, so a figure that beats its bound must not become one."""
+    row = next(rows_of(read(store / f"day0/{RUN_ID.format(0)}.jsonl")))
+    assert "wiretax_collective_time_seconds{" in as_openmetrics([row])
+    assert "{" not in as_openmetrics([row | {"suspect": True}])
 
 
 def test_bad_commands_are_refused_in_one_sentence(store, tmp_path, capsysbinary, monkeypatch):

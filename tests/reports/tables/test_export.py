@@ -24,7 +24,7 @@ RUN_ID = "2026-11-20T06-15-0{}Z-allreduce-1a2b3c"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Three launches in folders of their own, the last with another machine, one slowed on purpose, an imported log, and a file that is no run."""
+    """Four launches, the third of another machine, the fourth slowed on purpose, a log, and a file that is no run."""
     folder = tmp_path_factory.mktemp("store")
     for number in range(4):
         made = write_run(folder / f"day{number}", sizes=SIZES, algorithms=ALGORITHMS, n_blocks=6, n=4, seed=number,

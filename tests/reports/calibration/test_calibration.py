@@ -168,10 +168,10 @@ def test_the_command_names_the_failed_figure_and_exits_with_1(monkeypatch, capsy
     monkeypatch.setattr(selfcheck, "ProcessPoolExecutor", ThreadPoolExecutor)
     coverage = partial(launch_coverage, Scenario("rho 0.6", rho=0.6), 84, False)
     monkeypatch.setattr(selfcheck, "CLAIMS", {"95 % interval of a launch": [coverage]})
-    assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025)) == 0
+    assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025, json=False)) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("pass: 1 figures meet their limits (seed 1, ")
     blocks_taken_for_independent(monkeypatch)
-    assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025)) == 1
+    assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025, json=False)) == 1
     *_, row, outcome = capsys.readouterr().out.splitlines()
     assert row.endswith(" FAIL")
     assert outcome.startswith("FAIL: 95 % interval of a launch, rho 0.6, 84 cases (seed 1, ")

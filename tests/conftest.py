@@ -21,7 +21,8 @@ ALONE = {
     "bench/features/soak", "bench/harness/flight",
     "bench/layers/fused_commands", "bench/link", "bench/stress", "bench/tune",
     "collectives/collectives", "collectives/copy_engine", "collectives/library_gpu",
-    "collectives/overlap", "collectives/peers", "collectives/quantized", "collectives/routed",
+    "collectives/multimem", "collectives/overlap", "collectives/peers", "collectives/quantized",
+    "collectives/routed",
     "kernels/background_gpu", "kernels/device_cpu", "kernels/device_gpu", "kernels/gpu",
     "kernels/shared_memory",
 }

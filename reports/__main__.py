@@ -13,7 +13,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: nothing is lost here
 
 from reports.store.foreign import printable
-from reports.store.result import ResultError
 
 # For each command: the module with its arguments and its function, help, and an example.
 COMMANDS = {
@@ -59,6 +58,8 @@ def open_closed_streams() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    from reports.store.result import ResultError  # not at the top: --help needs no numpy
+
     open_closed_streams()
     parser = OneLineParser(
         prog="python -m reports", description="Reads stored runs.",
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             name, help=about, description=f"{about[0].upper()}{about[1:]}.",
             epilog=f"example: python -m reports {name} {example}")
         if argv[:1] == [name]:  # the modules of other commands are not imported
-            module = importlib.import_module(f"reports.{module_name}")
+            module = importlib.import_module(f"{__package__}.{module_name}")
             module.add_arguments(subparser)
             if name != "export":
                 subparser.add_argument("--json", action="store_true",

@@ -144,6 +144,9 @@ def check_out(variant: Variant, folder: Path) -> None:
         archive.extractall(folder, filter="data")
     if not (folder / "bench").is_dir():  # Python would import the bench of this tree
         raise Stop(USAGE, f"{subject}: its revision has no benchmarks")
+    uses_wiretax = "wiretax" in (Path(word).name for word in variant.launcher)
+    if uses_wiretax and not (folder / "wiretax").is_dir():  # the installed one would run
+        raise Stop(USAGE, f"{subject}: its revision has no command wiretax: use python -m bench.X")
     locks = [root / "requirements.lock" for root in (folder, ROOT)]
     theirs, ours = (lock.read_bytes() if lock.is_file() else b"" for lock in locks)
     if theirs not in (b"", ours):

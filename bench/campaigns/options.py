@@ -32,8 +32,8 @@ LEAST_LAUNCH_S = 4.0
 FRESH_SHARE = 0.5  # of the time of other launches: a fresh launch has fewer sizes
 RESERVED_NAMES = (manifest.CONTROL, manifest.MANIFEST, manifest.WORKTREES)
 # These store no run, or not in the campaign's folder.
-RESERVED_WORD = re.compile(r"bench\.(campaign|soak)|-J.*|--(out|output_file|list|soak)(=.*)?")
-HARMLESS_WORD = re.compile(r"mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
+RESERVED_WORD = re.compile(r"(bench\.)?(campaign|soak)|-J.*|--(out|output_file|list|soak)(=.*)?")
+HARMLESS_WORD = re.compile(r"wiretax|mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
 # The options that decide, with the variants, which launches a campaign makes.
 PLAN_OPTIONS = ("budget", "pairs", "fresh", "margin", "seed", "grow", "no_control")
 EPILOG = """\
@@ -49,8 +49,8 @@ exit status:
 
 @dataclass(frozen=True)
 class Variant:
-    """A command under a name: `launcher` ends with `-m bench.SOMETHING`, whose options `arguments`
-    are. `commit` is its revision; None: the code of this tree."""
+    """A command under a name: `launcher` ends with `-m bench.SOMETHING` or `wiretax SOMETHING`,
+    whose options `arguments` are. `commit` is its revision; None: the code of this tree."""
 
     name: str
     launcher: list[str]
@@ -100,9 +100,10 @@ def parse_variant(text: str) -> Variant:
     variables = list(takewhile(re.compile(r"[A-Za-z_]\w*=").match, words))
     command = words[len(variables) :]
     ends = [end for end, (word, module) in enumerate(pairwise(command), 2)
-            if word == "-m" and module.startswith("bench.")]
+            if (word == "-m" and module.startswith("bench.")) or Path(word).name == "wiretax"]
     if not ends:
-        raise ArgumentTypeError(f"variant {name} does not run `-m bench.SOMETHING`: {line}")
+        raise ArgumentTypeError(f"variant {name} does not run `-m bench.SOMETHING` or `wiretax "
+                                f"SOMETHING`: {line}")
     launcher, arguments = command[: ends[0]], command[ends[0] :]
     if reserved := next(filter(RESERVED_WORD.fullmatch, [launcher[-1], *arguments]), None):
         raise ArgumentTypeError(f"variant {name}: a campaign cannot launch {reserved}")

@@ -29,6 +29,7 @@ STATUS_TEXT = ("exit status:\n  0 fine; 1 a result was wrong or a rank was lost;
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 1 << 30
 MOST_S = 1_000_000
+IS_INSTALLED = __name__.startswith("wiretax.")  # then -n belongs to `wiretax`, which starts ranks
 MOST_CHECKS = 1000  # warm-up or checked iterations of a block; a stop waits for the block's end
 
 AddOption = Callable[..., argparse.Action]  # an argument group's add_argument
@@ -190,6 +191,9 @@ def rank_parser(command: str, about: str, example: str,
     parser.set_defaults(command=command)
     what, how, output = (parser.add_argument_group(title).add_argument
                          for title in ("what", "how", "output"))
+    if IS_INSTALLED:
+        how("-n", "--ranks", metavar="N", help="ranks to start (one per GPU that CuPy can use, "
+            "else two); not under mpirun or srun")
     return parser, what, how, output
 
 
@@ -226,7 +230,7 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
 
 def add_iterations(add: AddOption, default_text: str, graph: int | None = 0) -> None:
     number = partial(whole_number, 0)
-    add("-n", "--iters", type=number, default=0, metavar="N", dest="iterations",
+    add(*["-n", "--iters"][IS_INSTALLED:], type=number, default=0, metavar="N", dest="iterations",
         help=f"timed iterations a case, in 12 blocks; 0: {default_text} (0)")
     where = "where the device has graphs" if graph is None else graph
     add("-G", "--cudagraph", type=number, default=graph, metavar="N", dest="graph",

@@ -67,8 +67,8 @@ def procure(arguments: argparse.Namespace) -> int:
         # The page may not disclose folders.
         runs = [re.sub("[^=]*/(?=.)", "", run) for run in arguments.runs]
         only = ["--candidate", arguments.candidate] if arguments.candidate else []
-        command = printable(shlex.join(["python", "-m", "reports", "procure", arguments.spec.name,
-                                        *runs, *only, "--html", arguments.html.name]))
+        command = "python -m reports " + printable(shlex.join(
+            ["procure", arguments.spec.name, *runs, *only, "--html", arguments.html.name]))
         write_named(arguments.html, to_html(procure_page(procurement, command)).encode())
     if arguments.csv:
         write_named(arguments.csv, as_csv(procurement).encode())

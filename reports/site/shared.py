@@ -93,8 +93,8 @@ def counts_text(counts: Counter[str]) -> str:
 
 def command_of(run: Run) -> str:
     """The command that made the run; its file has each path as `<path>`."""
-    words = ["mpirun", "-n", str(run.world["size"]), "python", "-m", f"bench.{run.benchmark}"]
-    return " ".join([*words, *map(shlex.quote, run.argv)])
+    program = f"mpirun -n {run.world['size']} python -m bench.{run.benchmark}"
+    return " ".join([program, *map(shlex.quote, run.argv)])
 
 
 def command_without_seed(run: Run) -> str:

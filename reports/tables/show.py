@@ -10,7 +10,7 @@ import msgspec
 from reports.imports.imported import Imported, read_imported
 from reports.store.case import FUSED_BENCHMARKS
 from reports.store.report_json import write_json
-from reports.store.result import ImportedRunError, is_imported, read
+from reports.store.result import ImportedRunError, ResultError, is_imported, read, run_files
 from reports.store.schema import Result
 from reports.tables import exposed_table, link, steps, tune
 from reports.tables.formats import as_csv, as_nccl_tests
@@ -25,8 +25,8 @@ RENDER: dict[str, Callable[[Result], str]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", type=Path,
-                        help="a run file, such as results/2026-...-1a2b3c.jsonl")
+    parser.add_argument("run", metavar="RUN", type=Path, nargs="?", default=Path("results"),
+                        help="a run file, or a folder: the newest run below it (results)")
     parser.add_argument("--plot", metavar="OUT", type=Path,
                         help="draw time and busbw against size; .svg or .png")
     parser.add_argument("--long", action="store_true",
@@ -36,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def show(arguments: argparse.Namespace) -> int:
     """Prints the run; the exit status, 0. Raises ResultError for a file that cannot be read or
-    drawn."""
+    drawn, or for a folder without runs."""
+    if arguments.run.is_dir():
+        if not (files := run_files(arguments.run)):
+            raise ResultError(f"{arguments.run} holds no run")
+        arguments.run = files[-1]
     if is_imported(arguments.run):
         if arguments.plot or arguments.format != "table":
             raise ImportedRunError(

@@ -1,0 +1,251 @@
+"""The wheel, and the command `wiretax` in it: everything lies in one package, and other packages and folders with our
+folders' names do not change what runs. `make reliability` builds and installs it, also from a source distribution.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reports.__main__ import COMMANDS as REPORTS
+from setup import FOLDERS, installed
+from tests.launch import MPIRUN, ROOT, SLOW_TEST
+from tests.test_house import imported
+from wiretax.__main__ import BENCHMARKS, gpu_count, is_rank
+
+SOURCES = [path for folder in (*FOLDERS, "wiretax") for path in sorted((ROOT / folder).rglob("*.py"))]
+SMALL = "-b", "16K", "-e", "16K", "--iters", "2", "--lean", "--max-time", "30"
+LAUNCHERS = "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "SLURM_STEP_ID"
+
+
+def run(*words, cwd=ROOT, **variables):
+    """The outcome of a command with more environment variables, outside of any launcher."""
+    plain = {name: value for name, value in os.environ.items() if name not in (*LAUNCHERS, "PYTHONPATH")}
+    return subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=300,
+                          env=plain | variables)
+
+
+def wiretax(*words, **options):
+    return run(sys.executable, "-m", "wiretax", *words, **options)
+
+
+@pytest.fixture
+def mpirun(tmp_path):
+    """A folder with an `mpirun` that prints its arguments, and a function that reads them."""
+    script = tmp_path / "bin" / "mpirun"
+    script.parent.mkdir()
+    script.write_text('#!/bin/sh\nprintf "%s\\n" "$*"\nexit 7\n')
+    script.chmod(0o755)
+    return script
+
+
+# The command finds mpirun beside its interpreter. This one looks in PATH alone.
+ELSEWHERE = """
+import sys, sysconfig
+sys.executable, sys.argv[0] = "/nowhere/python", "wiretax/__main__.py"
+sysconfig.get_path = lambda name: "/"
+from wiretax.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("line", "started"), [
+    ("allreduce -n 3 --iters 9", "-n 3 /nowhere/python -m wiretax allreduce --iters 9"),
+    ("decode", "-n 2 /nowhere/python -m wiretax decode"),
+    ("link --ranks=4", "-n 4 /nowhere/python -m wiretax link"),
+    ("doctor -n8", "-n 8 /nowhere/python -m wiretax doctor"),
+])
+def test_a_benchmark_becomes_mpirun_with_its_ranks(mpirun, line, started):
+    done = run(sys.executable, "-c", ELSEWHERE, *line.split(), PATH=str(mpirun.parent))
+    assert (done.stdout, done.stderr, done.returncode) == (f"{started}\n", "", 7)
+
+
+def test_without_mpirun_one_sentence_says_what_to_install(tmp_path):
+    done = run(sys.executable, "-c", ELSEWHERE, "link", PATH=str(tmp_path))
+    assert done.stderr == "wiretax link: there is no mpirun, which starts the ranks: pip install mpich\n"
+    assert done.returncode == 3
+
+
+def test_a_gpu_each_gets_a_rank_unless_the_cpu_is_chosen(monkeypatch):
+    monkeypatch.setattr("kernels.devices.gpu_driver.visible_gpus", lambda: ("cuda", ["0000:01:00.0", "0000:02:00.0"]))
+    assert gpu_count(["-b", "16K"]) == 2
+    assert gpu_count(["--device", "cpu"]) == gpu_count(["--device=cpu"]) == 0
+
+
+@pytest.mark.parametrize(("line", "variables", "sentence"), [
+    ("allreduce -n 9", {}, "wiretax allreduce: -n 9 is more than the 8 ranks that are supported; --iters is the number "
+     "of iterations"),
+    ("allreduce -n 0", {}, "wiretax allreduce: -n needs a number of ranks of at least 1"),
+    ("allreduce -n 20", {"PMI_RANK": "0"}, "wiretax allreduce: the launcher has chosen the number of ranks: leave out "
+     "-n 20; --iters 20 is the number of iterations"),
+    ("allredcue", {}, "wiretax: unknown command 'allredcue': did you mean allreduce?"),
+    ("", {}, "wiretax: name a command: wiretax --help lists the commands"),
+])
+def test_a_bad_command_line_is_refused_in_one_line(line, variables, sentence):
+    done = wiretax(*line.split(), **variables)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{sentence}\n")
+    if variables:
+        assert wiretax(*line.split(), PMI_RANK="1").stderr == "", "rank 0 alone prints"
+
+
+@pytest.mark.parametrize(("variables", "rank"), [
+    ({}, False), ({"PMI_RANK": "1"}, True), ({"PMIX_RANK": "0"}, True), ({"OMPI_COMM_WORLD_RANK": "0"}, True),
+    ({"SLURM_PROCID": "0"}, False),  # the script of a job
+    ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967291"}, False),  # the same, as later versions number it
+    ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}, True),  # srun
+])
+def test_a_process_of_a_launcher_is_a_rank(monkeypatch, variables, rank):
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_rank() == rank
+
+
+def test_help_lists_every_command_at_once():
+    started_s = time.monotonic()
+    done = wiretax("--help")
+    elapsed_s = time.monotonic() - started_s
+    modules = {path.stem for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text()}
+    assert set(BENCHMARKS) == modules
+    assert {*BENCHMARKS, *REPORTS} <= {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    loaded = run(sys.executable, "-X", "importtime", "-m", "wiretax", "--help").stderr
+    assert "numpy" not in loaded
+    assert elapsed_s < 0.3 or os.getloadavg()[0] > 1, f"{elapsed_s:.2f} s"
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("wiretax allr", {"allreduce", "allreduce_rmsnorm"}), ("wiretax ", {"allreduce", "doctor", "show", "campaign"}),
+    ("wiretax allreduce --mo", {"--mode"}), ("wiretax allreduce --mode ", {"isolated", "chained", "both"}),
+    ("wiretax show --form", {"--format"}), ("wiretax campaign --var", {"--variant"}),
+])
+def test_the_shell_completes_commands_and_options(line, words):
+    """As `register-python-argcomplete wiretax` lets the shell call it: the completions go to file descriptor 8."""
+    script = f"{sys.executable} -m wiretax 8>&1 9>/dev/null 1>/dev/null"
+    done = run("bash", "-c", script, _ARGCOMPLETE="1", _ARGCOMPLETE_IFS="\n", COMP_LINE=line, COMP_TYPE="9",
+               COMP_POINT=str(len(line)))
+    assert words <= {word.strip() for word in done.stdout.splitlines()}, done
+    assert len(line.split()) == 1 or "--seed" not in done.stdout
+
+
+def test_in_a_checkout_the_command_starts_ranks_and_reads_runs(tmp_path):
+    done = wiretax("allreduce", "--list")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[0] for line in done.stdout.splitlines()].count("two_shot") == 1, "rank 0 alone prints"
+    done = wiretax("show", tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"reports: {tmp_path} holds no run\n")
+
+
+def test_the_wheel_imports_our_folders_from_one_package_and_names_its_command():
+    for path in SOURCES:
+        source = installed(path.read_text(), str(path))
+        assert not {name.split(".")[0] for name in imported(ast.parse(source))} & {*FOLDERS}, path
+        assert not re.search(r"python -m (bench\.[a-z{]|reports)", source), path
+
+
+def test_a_plain_import_of_a_folder_cannot_be_built():
+    with pytest.raises(ValueError, match=r"x.py, line 1: write `from ... import`"):
+        installed("import bench.harness\n", "x.py")
+    code = 'from bench import a\n# from bench\nx = "from bench import a"; from kernels.devices import b\n'
+    assert installed(code, "x.py") == code.replace("from bench import a\n#", "from wiretax.bench import a\n#").replace(
+        "from kernels", "from wiretax.kernels")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A fresh environment with the wheel, made from a source distribution. It sees this environment's packages, and
+    another package `kernels`."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = sys.executable, "-m", "pip"
+    tree = folder / "tree"
+    answer = run("git", "ls-files", "-co", "--exclude-standard")
+    for name in answer.stdout.splitlines():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes((ROOT / name).read_bytes())
+    build = "import setuptools.build_meta as backend, sys; backend.build_sdist(sys.argv[1])"
+    tools = run(*pip, "install", "--quiet", "--target", folder / "tools", "setuptools>=77")
+    assert tools.returncode == 0, tools.stderr
+    done = run(sys.executable, "-c", build, folder, cwd=tree, PYTHONPATH=str(folder / "tools"))
+    assert done.returncode == 0, done.stderr
+    (archive,) = folder.glob("*.tar.gz")
+    done = run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, archive)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    programs = folder / "environment" / "bin"
+    assert run(sys.executable, "-m", "venv", "--without-pip", folder / "environment").returncode == 0
+    [site] = (folder / "environment" / "lib").glob("python*/site-packages")
+    [packages] = Path(sys.prefix, "lib").glob("python*/site-packages")
+    (site / "shared.pth").write_text(f"{packages}\n")
+    for path in (*Path(sys.prefix, "lib").glob("[!p]*"), MPIRUN, *MPIRUN.parent.glob("hydra*")):
+        (folder / "environment" / path.relative_to(sys.prefix)).symlink_to(path)  # the MPI, beside the interpreter
+    done = run(*pip, "--python", programs / "python", "install", "--quiet", "--no-deps", wheel)
+    assert done.returncode == 0, done.stderr
+    (site / "kernels").mkdir()
+    (site / "kernels" / "__init__.py").write_text("raise ImportError('another package')")
+    return programs
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A user's folder with names of ours."""
+    for name in ("reports", "bench"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('the folder of a user')")
+    return tmp_path
+
+
+@SLOW_TEST
+def test_the_wheel_has_one_package(environment):
+    [site] = environment.parent.glob("lib/python*/site-packages")
+    ours = [path.name for path in site.iterdir() if path.suffix not in {".pth", ".dist-info"}]
+    assert sorted(ours) == ["kernels", "wiretax"]
+    sources = {path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")
+               if path.is_file() and "__pycache__" not in path.parts}
+    assert sources <= {path.relative_to(site / "wiretax") for path in (site / "wiretax").rglob("*")}
+
+
+@SLOW_TEST
+def test_the_installed_command_runs_beside_packages_of_the_same_names(environment, work):
+    program = environment / "wiretax"
+    assert run(program, "--version", cwd=work).stdout == "wiretax 0.1.0\n"
+    for launcher in ([], [environment / "mpirun", "-n", "2"]):
+        done = run(*launcher, program, "allreduce", *SMALL, cwd=work)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("allreduce: 2 ranks")
+    assert run(program, "show", cwd=work).stdout.splitlines()[0] == done.stdout.splitlines()[0]
+    doctor = run(program, "doctor", cwd=work)
+    assert doctor.returncode == 0 or doctor.stdout.startswith("No GPU to examine")
+    code = "import wiretax; assert set(wiretax.load('results').ranks) == {2}"
+    assert run(environment / "python", "-P", "-c", code, cwd=work).stderr == ""
+    helped = run(program, "allreduce", "--help", cwd=work).stdout
+    assert helped.startswith("usage: wiretax allreduce [OPTION ...]")
+    assert "-n, --ranks N" in helped.replace("-n N, ", "-n, ")
+    refused = run(program, "allreduce", "--list", "-d", "double-double", cwd=work)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert refused.stderr.startswith("wiretax allreduce: ")
+    pair = [word for name in "ab" for word in ("--variant", f"{name}=wiretax allreduce -n 2 --sizes 16K --max-time 4")]
+    campaign = run(program, "campaign", "--pairs", "1", "--fresh", "1", *pair, cwd=work)
+    assert campaign.returncode == 0, campaign.stderr
+
+
+@SLOW_TEST
+def test_ctrl_c_reaches_the_ranks_and_the_status_comes_back(environment, work):
+    command = [environment / "wiretax", "allreduce", "-e", "1M"]
+    process = subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(work.glob("results/*.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    os.killpg(process.pid, 2)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, errors
+    assert "INCOMPLETE: " in run(environment / "wiretax", "show", cwd=work).stdout
+    refused = run(environment / "wiretax", "allreduce", *SMALL, "--out", "/proc/results", cwd=work)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)

@@ -1,0 +1,200 @@
+"""The command `wiretax`: every benchmark and every report command by its name.
+
+A benchmark starts its own ranks with mpirun, or is a rank itself if a launcher has started it.
+`-n` is the number of ranks, so that the number of iterations is `--iters` alone."""
+
+import argparse
+import os
+import re
+import runpy
+import shutil
+import signal
+import sys
+import sysconfig
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import NoReturn
+
+from bench import VERSION
+from bench import __name__ as BENCH
+from collectives.communicator import RANK_VARIABLES
+from reports.__main__ import COMMANDS as REPORTS
+from reports.__main__ import main as run_report
+
+CANNOT = 3  # exit status of a benchmark that this machine cannot run
+GROUPS = {
+    "Collectives": {
+        "allreduce": "times all-reduce beside the library's",
+        "allgather": "times all-gather beside the library's",
+        "reduce_scatter": "times reduce-scatter beside the library's",
+        "alltoall": "times all-to-all, also of a mixture of experts",
+        "sendrecv": "times a message to the next rank"},
+    "Compute and communication together": {
+        "allreduce_rmsnorm": "times all-reduce and RMSNorm in one launch",
+        "gemv_allreduce": "times a matrix-vector product and its all-reduce",
+        "gemm_reduce_scatter": "times a matmul and its reduce-scatter",
+        "allgather_gemm": "times an all-gather and its matmul",
+        "decode": "times a whole decode step of a model",
+        "prefill": "times a whole prefill of a model",
+        "footprint": "times a collective and a matmul that run together"},
+    "The machine": {
+        "doctor": "shows the GPUs, their links and the obstacles between them",
+        "link": "measures the link between ranks",
+        "tune": "finds the fastest algorithm of this machine for auto",
+        "soak": "checks launches of everything mixed, for hours"},
+    "Several launches": {"campaign": "launches two variants in turn, and compares them"},
+    "Stored runs": {name: about for name, (_, about, _) in REPORTS.items()}}
+BENCHMARKS = [name for title, commands in GROUPS.items() if title != "Stored runs"
+              for name in commands]
+HELP = """\
+usage: wiretax COMMAND [-n RANKS] [OPTION ...]
+       wiretax COMMAND --help | --version | --help
+
+Benchmarks collectives between GPUs or CPU cores, and reads the stored runs.
+A benchmark starts its own ranks: one for each GPU that CuPy can use, else two.
+-n RANKS chooses their number; --iters N is the number of iterations.
+Under mpirun or srun each process is one rank, and -n is refused."""
+ENDING = """
+completion: eval "$(register-python-argcomplete wiretax)"
+exit status: 0 fine; 1 a wrong result or a lost rank; 2 the command line;
+3 this machine cannot run that; 4 runs that cannot be compared"""
+
+
+def help_text() -> str:
+    lines = [HELP]
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {name:20} {about}" for name, about in commands.items())]
+    return "\n".join([*lines, ENDING])
+
+
+def refuse(command: str, sentence: str) -> NoReturn:
+    """Ends the process with status 2 and one sentence, which only rank 0 prints."""
+    from bench.harness.options import Parser  # not at the top: --help needs no numpy
+
+    Parser(prog=f"wiretax {command}".strip()).error(sentence)
+
+
+def is_rank() -> bool:
+    """Whether a launcher has started this process. The script of a Slurm job also has a
+    SLURM_PROCID, and a step number that Slurm reserves, or none."""
+    launchers = [variable for variable in RANK_VARIABLES if variable in os.environ]
+    if launchers == ["SLURM_PROCID"]:
+        step = os.environ.get("SLURM_STEP_ID", "")
+        return step.isdecimal() and int(step) < 1 << 31
+    return bool(launchers)
+
+
+def complete() -> list[str]:
+    """Completes the command's name for the shell and exits, or returns the command line so far:
+    then the parser of its command completes in place of parsing."""
+    import argcomplete
+
+    line = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]
+    command, *rest = line.split()[1:] or [""]
+    if not rest and not line[-1:].isspace():
+        command = ""
+    parser = argparse.ArgumentParser(prog="wiretax")
+    parser.add_argument("--version", action="store_true")
+    parser.add_argument("command", choices=[*BENCHMARKS, *REPORTS])
+    if command not in (*BENCHMARKS, *REPORTS):
+        argcomplete.autocomplete(parser)
+    if command in BENCHMARKS:
+        from bench.harness.options import Parser
+
+        os.environ["_ARGCOMPLETE"] = "2"  # the line of this parser begins with the second word
+        setattr(Parser, "error", argparse.ArgumentParser.error)  # noqa: B010 - which only raises
+    setattr(argparse.ArgumentParser, "parse_args",  # noqa: B010
+            lambda parser, *_: argcomplete.autocomplete(parser))
+    return [command, *rest]
+
+
+def take_ranks(command: str, arguments: list[str]) -> tuple[int | None, list[str]]:
+    """The number of `-n` or `--ranks`, None without, and the other arguments."""
+    ranks, rest = None, list[str]()
+    words = iter(arguments)
+    for word in words:
+        if match := re.fullmatch(r"(?:-n|--ranks=)(\d+)|-n|--ranks", word):
+            text = match[1] or next(words, "")
+            if not re.fullmatch(r"[1-9]\d{0,8}", text):
+                refuse(command, f"{word} needs a number of ranks of at least 1")
+            ranks = int(text)
+        else:
+            rest.append(word)
+    return ranks, rest
+
+
+def gpu_count(arguments: list[str]) -> int:
+    """How many GPUs a benchmark with these arguments can use; 0 where it would use the CPU."""
+    from kernels.devices.device import DeviceError
+    from kernels.devices.gpu_driver import visible_gpus
+
+    if "--device=cpu" in arguments or ("--device", "cpu") in pairwise(arguments):
+        return 0
+    try:
+        return len(visible_gpus()[1])
+    except DeviceError:
+        return 0
+
+
+def find_mpirun() -> str | None:
+    """The mpirun beside this interpreter, whose library mpi4py loads; otherwise that of PATH."""
+    folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
+    return shutil.which("mpirun", path=os.pathsep.join(folders)) or shutil.which("mpirun")
+
+
+def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
+    """Becomes mpirun, so that signals, output and the exit status are mpirun's own."""
+    mpirun = find_mpirun()
+    if not mpirun:
+        print(f"wiretax {command}: there is no mpirun, which starts the ranks: pip install mpich",
+              file=sys.stderr)
+        sys.exit(CANNOT)
+    main_file = Path(sys.argv[0])
+    program = ["-m", "wiretax"] if main_file.name == "__main__.py" else [str(main_file.resolve())]
+    os.execv(mpirun, [mpirun, "-n", str(ranks), sys.executable, *program, command, *arguments])
+
+
+def run_benchmark(command: str, arguments: list[str]) -> None:
+    """Runs the benchmark here, or starts ranks that do."""
+    ranks, rest = (None, arguments) if command == "campaign" else take_ranks(command, arguments)
+    alone = (command == "campaign" or {"-h", "--help"}.intersection(rest)
+             or "_ARGCOMPLETE" in os.environ)
+    if is_rank() and ranks:
+        refuse(command, f"the launcher has chosen the number of ranks: leave out -n {ranks}; "
+               f"--iters {ranks} is the number of iterations")
+    if not alone and not is_rank():
+        from kernels.devices.device import MOST_RANKS
+
+        if ranks and ranks > MOST_RANKS:
+            refuse(command, f"-n {ranks} is more than the {MOST_RANKS} ranks that are supported; "
+                   "--iters is the number of iterations")
+        gpus = 0 if ranks else min(gpu_count(rest), MOST_RANKS)
+        if ranks or gpus or command != "doctor":
+            start_ranks(command, ranks or gpus or 2, rest)
+    sys.argv[1:] = rest
+    runpy.run_module(f"{BENCH}.{command}", run_name="__main__", alter_sys=True)
+
+
+def main() -> int:
+    """Runs the command that the command line names; returns its exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a benchmark has something to keep
+    line = complete() if "_ARGCOMPLETE" in os.environ else sys.argv[1:]
+    command, *arguments = line or [""]
+    if command in ("-h", "--help"):
+        print(help_text())
+    elif command in ("-V", "--version"):
+        print(f"wiretax {VERSION}")
+    elif command in REPORTS:
+        return run_report([command, *arguments])
+    elif command in BENCHMARKS:
+        run_benchmark(command, arguments)
+    else:
+        near = get_close_matches(command, [*BENCHMARKS, *REPORTS], 1)
+        hint = f"did you mean {near[0]}?" if near else "wiretax --help lists the commands"
+        refuse("", f"{f'unknown command {command!r}' if command else 'name a command'}: {hint}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from bench import VERSION
 from reports.__main__ import COMMANDS as REPORTS
 from setup import FOLDERS, installed
 from tests.launch import MPIRUN, ROOT, SLOW_TEST
@@ -20,6 +22,7 @@ from wiretax.__main__ import BENCHMARKS, gpu_count, is_rank
 
 SOURCES = [path for folder in (*FOLDERS, "wiretax") for path in sorted((ROOT / folder).rglob("*.py"))]
 SMALL = "-b", "16K", "-e", "16K", "--iters", "2", "--lean", "--max-time", "30"
+WORKFLOW = yaml.safe_load((ROOT / "examples" / "github-workflow.yml").read_text())
 LAUNCHERS = "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "SLURM_STEP_ID"
 
 
@@ -157,6 +160,29 @@ def test_a_plain_import_of_a_folder_cannot_be_built():
         "from kernels", "from wiretax.kernels")
 
 
+def test_the_files_of_the_project_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    settings = (ROOT / "pyproject.toml").read_text()
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == VERSION == re.findall(r'^version = "(.*)"$', settings, re.MULTILINE)[0]
+    assert f"## {VERSION}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert citation["license"] == re.findall(r'^license = "(.*)"$', settings, re.MULTILINE)[0] == "Apache-2.0"
+    assert "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 50, "one page"
+    text = "".join((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "Dockerfile", "examples/wiretax.sbatch"))
+    for link in re.findall(r"\]\(([\w/.-]+)\)", text):
+        assert (ROOT / link).exists(), link
+    assert set(re.findall(r"(?<![\w/-])wiretax (\w+)", "\n".join(lines_of_commands()))) <= {*BENCHMARKS, *REPORTS}
+
+
+def lines_of_commands():
+    """The commands of the examples: the job's, which bash accepts, and the workflow's."""
+    job = ROOT / "examples" / "wiretax.sbatch"
+    assert run("bash", "-n", job).returncode == 0
+    yield from (line for line in job.read_text().splitlines() if not line.startswith("#"))
+    yield from (step["run"] for step in WORKFLOW["jobs"]["compare"]["steps"] if "run" in step)
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """A fresh environment with the wheel, made from a source distribution. It sees this environment's packages, and
@@ -232,6 +258,49 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     pair = [word for name in "ab" for word in ("--variant", f"{name}=wiretax allreduce -n 2 --sizes 16K --max-time 4")]
     campaign = run(program, "campaign", "--pairs", "1", "--fresh", "1", *pair, cwd=work)
     assert campaign.returncode == 0, campaign.stderr
+
+
+@SLOW_TEST
+def test_the_job_of_slurm_and_the_workflow_run(environment, work):
+    """`srun` is a stand-in that starts MPICH's mpirun. The workflow compares HEAD with itself."""
+    programs = work / "programs"
+    programs.mkdir()
+    (programs / "srun").write_text(f'#!/bin/sh\n[ "$1" = --mpi=pmi2 ] || exit 9\nshift\n'
+                                   f'exec {environment}/mpirun -launcher fork -n $SLURM_NTASKS "$@"\n')
+    (programs / "srun").chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_TASKS_PER_NODE": "2",
+           "MAX_TIME_S": "12", "WIRETAX_ENV": str(environment.parent), "PATH": f"{programs}:{os.environ['PATH']}"}
+    done = run("bash", ROOT / "examples" / "wiretax.sbatch", cwd=work, **job)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("allreduce: 2 ranks") == 2, "once from the ranks, once from `wiretax show`"
+
+    tree = work / "clone"
+    assert run("git", "clone", "--quiet", ROOT, tree).returncode == 0
+    assert run("git", "update-ref", "refs/remotes/origin/main", "HEAD", cwd=tree).returncode == 0
+    settings = WORKFLOW["env"] | {"BUDGET": "60s", "GITHUB_STEP_SUMMARY": str(work / "summary.md"),
+                                  "PATH": f"{environment}:{os.environ['PATH']}"}
+    assert "mpirun -n 2 python -m bench.allreduce" in settings["COMMAND"]
+    settings["COMMAND"] += " -e 16K"
+    steps = [step["run"] for step in WORKFLOW["jobs"]["compare"]["steps"] if "run" in step]
+    assert steps.pop(0) == "python -m pip install ."  # the environment has the wheel
+    for step in steps:
+        done = run("bash", "-e", "-c", step, cwd=tree, **settings)
+        assert done.returncode == 0, (step, done.stdout, done.stderr)
+    assert (work / "summary.md").read_text()
+
+
+@SLOW_TEST
+def test_the_commands_of_the_dockerfile_install_the_command(tmp_path):
+    """Only the image itself and its apt-get are not tried: that needs a registry."""
+    lines = [line.removeprefix("RUN ") for line in (ROOT / "Dockerfile").read_text().splitlines() if "RUN" in line[:3]]
+    assert [line.split()[0] for line in lines] == ["apt-get", "python"]
+    assert run("git", "clone", "--quiet", ROOT, tmp_path / "src").returncode == 0
+    assert run(sys.executable, "-m", "venv", tmp_path / "environment").returncode == 0
+    path = f"{tmp_path}/environment/bin:{os.environ['PATH']}"
+    done = run("sh", "-c", lines[1], cwd=tmp_path / "src", PATH=path, EXTRA="")
+    assert done.returncode == 0, done.stderr
+    done = run("wiretax", "allreduce", *SMALL, cwd=tmp_path, PATH=path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @SLOW_TEST

@@ -80,7 +80,7 @@ class Peer:
 
 def algorithm_of(name: str, world: World) -> Algorithm:
     """The peer of this name as an algorithm; its first case starts it. All ranks call it."""
-    peer: Peer = importlib.import_module(f"collectives.peers.{name}").PEER
+    peer: Peer = importlib.import_module(f"{__package__}.{name}").PEER
     version = ""
     with suppress(importlib.metadata.PackageNotFoundError):
         version = importlib.metadata.version(peer.distribution)

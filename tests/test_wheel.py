@@ -269,7 +269,7 @@ def test_the_job_of_slurm_and_the_workflow_run(environment, work):
                                    f'exec {environment}/mpirun -launcher fork -n $SLURM_NTASKS "$@"\n')
     (programs / "srun").chmod(0o755)
     job = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_TASKS_PER_NODE": "2",
-           "MAX_TIME_S": "12", "WIRETAX_ENV": str(environment.parent), "PATH": f"{programs}:{os.environ['PATH']}"}
+           "MAX_TIME_S": "40", "WIRETAX_ENV": str(environment.parent), "PATH": f"{programs}:{os.environ['PATH']}"}
     done = run("bash", ROOT / "examples" / "wiretax.sbatch", cwd=work, **job)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("allreduce: 2 ranks") == 2, "once from the ranks, once from `wiretax show`"
@@ -277,7 +277,7 @@ def test_the_job_of_slurm_and_the_workflow_run(environment, work):
     tree = work / "clone"
     assert run("git", "clone", "--quiet", ROOT, tree).returncode == 0
     assert run("git", "update-ref", "refs/remotes/origin/main", "HEAD", cwd=tree).returncode == 0
-    settings = WORKFLOW["env"] | {"BUDGET": "60s", "GITHUB_STEP_SUMMARY": str(work / "summary.md"),
+    settings = WORKFLOW["env"] | {"BUDGET": "2m", "GITHUB_STEP_SUMMARY": str(work / "summary.md"),
                                   "PATH": f"{environment}:{os.environ['PATH']}"}
     assert "mpirun -n 2 python -m bench.allreduce" in settings["COMMAND"]
     settings["COMMAND"] += " -e 16K"

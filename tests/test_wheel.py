@@ -80,6 +80,14 @@ def test_a_gpu_each_gets_a_rank_unless_the_cpu_is_chosen(monkeypatch):
     assert gpu_count(["--device", "cpu"]) == gpu_count(["--device=cpu"]) == 0
 
 
+def test_more_gpus_than_ranks_are_supported_are_named(mpirun):
+    gpus = "from kernels.devices import gpu_driver; gpu_driver.visible_gpus = lambda: ('cuda', [''] * 16)"
+    code = f"{gpus}\n{ELSEWHERE}"
+    done = run(sys.executable, "-c", code, "link", PATH=str(mpirun.parent))
+    assert done.stderr == "wiretax link: 8 ranks for 16 GPUs: more are not supported\n"
+    assert done.stdout.startswith("-n 8 ")
+
+
 @pytest.mark.parametrize(("line", "variables", "sentence"), [
     ("allreduce -n 9", {}, "wiretax allreduce: -n 9 is more than the 8 ranks that are supported; --iters is the number "
      "of iterations"),

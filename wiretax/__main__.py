@@ -169,9 +169,12 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
         if ranks and ranks > MOST_RANKS:
             refuse(command, f"-n {ranks} is more than the {MOST_RANKS} ranks that are supported; "
                    "--iters is the number of iterations")
-        gpus = 0 if ranks else min(gpu_count(rest), MOST_RANKS)
+        gpus = 0 if ranks else gpu_count(rest)
+        if gpus > MOST_RANKS:
+            print(f"wiretax {command}: {MOST_RANKS} ranks for {gpus} GPUs: more are not supported",
+                  file=sys.stderr)
         if ranks or gpus or command != "doctor":
-            start_ranks(command, ranks or gpus or 2, rest)
+            start_ranks(command, ranks or min(gpus, MOST_RANKS) or 2, rest)
     sys.argv[1:] = rest
     runpy.run_module(f"{BENCH}.{command}", run_name="__main__", alter_sys=True)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-PARTS = "README.md", "bench", "collectives", "docs", "kernels", "reports", "tests"
+PARTS = "README.md", "bench", "collectives", "docs", "kernels", "reports", "tests", "wiretax"
 SENTENCE_WORDS = 6  # a string literal with this many words is prose
 FORMS = (
     "so many", "so often", "so much", "so long", "so manieth", "that of", "those of", "of which",

@@ -255,7 +255,7 @@ def test_few_branches_depend_on_the_kind_of_device():
     assert len(branches) <= MOST_DEVICE_BRANCHES, f"{len(branches)} branches: {branches}"
 
 
-@pytest.mark.parametrize("folder", [*PACKAGES, "tests", "docs", "README.md"])
+@pytest.mark.parametrize("folder", [*PACKAGES, "tests", "docs", "README.md", "wiretax"])
 def test_prose_is_plain(folder):
     paths = [path for path in prose.project_files() if path.parts[0] == folder]
     count = prose.count_folders(paths)[folder]

@@ -289,7 +289,8 @@ def test_the_job_of_slurm_and_the_workflow_run(environment, work):
     tree = work / "clone"
     assert run("git", "clone", "--quiet", ROOT, tree).returncode == 0
     assert run("git", "update-ref", "refs/remotes/origin/main", "HEAD", cwd=tree).returncode == 0
-    settings = WORKFLOW["env"] | {"BUDGET": "5m", "GITHUB_STEP_SUMMARY": str(work / "summary.md")}
+    settings = WORKFLOW["env"] | {"BUDGET": "5m", "GITHUB_STEP_SUMMARY": str(work / "summary.md"),
+                                  "GATE_ARGS": "-b 16K -e 16K --algorithm library --mode isolated"}
     (tree / ".venv").symlink_to(sys.prefix)
     for step in (step["run"] for step in WORKFLOW["jobs"]["gate"]["steps"] if "run" in step):
         step = step.replace("make ", "make -o .venv/.installed-runtime ")  # this environment has the packages

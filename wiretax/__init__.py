@@ -35,8 +35,9 @@ def load(path: "str | PathLike[str]", level: Literal["case", "block"] = "case") 
     printed mean.
 
     A block has medians over its `n` iterations under the same names, and `block`, `round`,
-    `mean_us`, `measure_s`, `link_rtt_before_ns` and `link_rtt_after_ns`. What was not measured is
-    missing (NaN or None). `frame.attrs["unreadable"]` names files of a folder that were left out.
+    `mean_us`, `measure_s`, `link_rtt_before_ns` and `link_rtt_after_ns`. Figures that were
+    not measured are missing (NaN or None). `frame.attrs["unreadable"]` names files of a folder that
+    were left out.
     Raises ValueError, in one sentence, if no run can be read."""
     from reports.tables.frame import load_frame  # not at the top: pandas takes half a second
 

@@ -52,7 +52,7 @@ usage: wiretax COMMAND [-n RANKS] [OPTION ...]
        wiretax COMMAND --help | --version | --help
 
 Benchmarks collectives between GPUs or CPU cores, and reads the stored runs.
-A benchmark starts its own ranks: one for each GPU that CuPy can use, else two.
+A benchmark starts its own ranks: one for each GPU that CuPy can use, or two without GPUs.
 -n RANKS chooses their number; --iters N is the number of iterations.
 Under mpirun or srun each process is one rank, and -n is refused."""
 ENDING = """
@@ -125,7 +125,7 @@ def take_ranks(command: str, arguments: list[str]) -> tuple[int | None, list[str
 
 
 def gpu_count(arguments: list[str]) -> int:
-    """How many GPUs a benchmark with these arguments can use; 0 where it would use the CPU."""
+    """How many GPUs a benchmark with these arguments can use; 0 if it uses the CPU."""
     from kernels.devices.device import DeviceError
     from kernels.devices.gpu_driver import visible_gpus
 
@@ -138,7 +138,7 @@ def gpu_count(arguments: list[str]) -> int:
 
 
 def find_mpirun() -> str | None:
-    """The mpirun beside this interpreter, whose library mpi4py loads; otherwise that of PATH."""
+    """The mpirun beside this interpreter, which mpi4py needs, or the first in PATH."""
     folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
     return shutil.which("mpirun", path=os.pathsep.join(folders)) or shutil.which("mpirun")
 

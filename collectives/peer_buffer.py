@@ -120,6 +120,7 @@ class PeerBuffer:
             probe_visibility(larger)
         except Disagreement as refusal:
             undo.close()
+            self.waits.watch.stop = self.waits.watch.timed_out = 0  # of a packet that never arrived
             reason = f"{self.sharing} slabs with halves of {half_bytes >> 20} MiB: {refusal}"
             self.refusals = (*self.refusals, reason)
             return

@@ -115,17 +115,23 @@ def _connect(communicator: Communicator, slabs: GpuMulticast) -> None:
 
 def _hand_over(communicator: Communicator, descriptor: int) -> int:
     """Rank 0's file descriptor in each rank's process. Raises Disagreement."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as end:
-        path = communicator.broadcast(f"{folder}/wiretax")  # in a folder of this user alone
-        end.settimeout(HAND_OVER_S)
+    path = ""
+    with contextlib.ExitStack() as undo:
         with communicator.together(OSError):
+            end = undo.enter_context(socket.socket(socket.AF_UNIX))
+            end.settimeout(HAND_OVER_S)
             if communicator.rank == 0:
+                folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+                path = undo.enter_context(folder) + "/wiretax"  # a folder of this user alone
                 end.bind(path)
                 end.listen(MOST_RANKS)
+        path = communicator.broadcast(path)
         with communicator.together(OSError):
             if communicator.rank > 0:
                 end.connect(path)
-                return socket.recv_fds(end, 1, 1)[1][0]
+                if not (received := socket.recv_fds(end, 1, 1)[1]):
+                    raise OSError("no descriptor of the multicast object arrived from rank 0")
+                return received[0]
             for _ in range(1, communicator.size):
                 with end.accept()[0] as peer:
                     socket.send_fds(peer, [b"1"], [descriptor])

@@ -52,6 +52,15 @@ def test_a_driver_that_refuses_a_step_leaves_the_reason_on_a_fake_gpu(faults, se
     assert re.fullmatch(rf"refused: {sentence}\.", line), line
 
 
+@pytest.mark.parametrize(("room", "line"), [
+    (0, r"rank 1: .*Too many open files"), (1, "rank 1: no descriptor of the multicast object arrived from rank 0"),
+    (2, "the same file")])
+def test_the_descriptor_arrives_or_all_ranks_get_the_reason(room, line):
+    done = mpirun(2, "-m", "tests.ranks.hand_over_ranks", str(room), timeout_s=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.fullmatch(rf"({line}\n){{2}}", done.stdout), done.stdout
+
+
 def test_a_run_times_and_checks_both_with_a_bound_on_a_fake_gpu(tmp_path):
     options = ("-b", "4K", "-e", "4K", "-n", "2", "-w", "0", "--max-time", "120", "--lean", "--device", "cuda",
                "--mode", "isolated", "--algorithm", ",".join(ENTRIES))

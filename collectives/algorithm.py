@@ -149,7 +149,9 @@ def default_names(collective: str, near_peers: bool = False) -> list[str]:
 def named(algorithms: Mapping[str, Algorithm], name: str) -> Algorithm:
     """The algorithm with this name, in the build that the words after a plus spell, as in
     `two_shot+nt+128K`. Raises ValueError for a wrong word, KeyError for an unknown name."""
-    base, _, words = name.partition("+")
+    base, plus, words = name.partition("+")
+    if plus and not words:
+        raise ValueError("no word follows the plus")
     if words and base in ("library", "auto", "then_library", "compute"):
         raise ValueError(f"{base} is not ours to build")
     return algorithms[base].built(words)

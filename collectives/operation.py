@@ -50,12 +50,15 @@ class Build:
         fields: dict[str, Any] = {}
         for word in words.split("+") if words else ():
             if word in ("nt", "ntr"):
-                fields["stream_slab" if word == "nt" else "stream_receive"] = True
+                name, value = "stream_slab" if word == "nt" else "stream_receive", 1
             elif re.fullmatch(r"[1-9]\d{0,4}[KMbt]", word):
-                limit, unit = LIMITS[word[-1]]
-                fields[limit] = int(word[:-1]) * unit
+                name, unit = LIMITS[word[-1]]
+                value = int(word[:-1]) * unit
             else:
                 raise ValueError(f"{word!r} is not one of nt, ntr, 128K, 16b and 256t")
+            if name in fields:
+                raise ValueError(f"{word!r} sets {name} a second time")
+            fields[name] = value
         return cls(**fields)
 
 

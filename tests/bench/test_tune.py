@@ -80,6 +80,14 @@ def test_a_name_with_an_unknown_build_is_refused(words):
         named(KNOWN, f"two_shot+{words}")
 
 
+@pytest.mark.parametrize(("words", "sentence"), [
+    ("2M+4M", "'4M' sets chunk_bytes a second time"), ("nt+16b+nt", "'nt' sets stream_slab a second time"),
+    ("", "no word follows the plus")])
+def test_a_name_with_a_build_that_says_two_things_or_none_is_refused(words, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        named(KNOWN, f"two_shot+{words}")
+
+
 def test_builds_are_measured_by_name_with_right_results(tmp_path):
     """16392 B leave a tail in every build, and no whole number of packs in the receive buffer."""
     names = "one_shot_ll,one_shot_push+nt,two_shot+nt+ntr+64K,ring+32K,ring+ntr"

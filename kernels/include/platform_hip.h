@@ -37,8 +37,8 @@ DEVICE void block_barrier() {
   __builtin_amdgcn_s_barrier();
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
-// One wave's write-back covers the stores of a block's waves that are in L2, no store in flight.
 DEVICE void fence_alias() {}
+// One wave's write-back covers the stores of a block's waves that are in L2, no store in flight.
 DEVICE void hand_over_stores() { asm volatile(WAIT_FOR_STORES ::: "memory"); }
 // LLVM up to 22 (gfx9) and 20 (gfx12) does not wait for a write-back when no store is in flight
 // (pull requests 178316, 135340): a flag could overtake data in L2.

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from bench.tune import candidates
 from reports.__main__ import COMMANDS
 from reports.store.case import COMPUTE
 from reports.tables.show import text
@@ -52,6 +53,13 @@ def test_the_page_of_commands_has_the_current_options(help_texts):
     assert stale == [], "write it anew: python -m tests.commands_page > docs/commands.md"
     lines = "".join(help_texts.values()).splitlines()
     assert max(len(line) for line in lines if OPTION_LINE.match(line)) <= 80
+
+
+def test_the_example_of_an_all_reduce_runs_without_a_gpu_too():
+    page = (ROOT / "docs/commands.md").read_text()
+    examples = re.findall(r"bench\.(?:allreduce|footprint) -e 1M .*--algorithm (\w+),library", page)
+    assert len(examples) == 2
+    assert set(examples) <= set(candidates(1 << 20, far_peers=False))
 
 
 def test_the_table_has_the_current_columns(tmp_path):

@@ -8,7 +8,7 @@ from typing import NoReturn
 from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import AddOption, Parser, RunOptions, SweepOptions
-from collectives.algorithm import ALGORITHMS, default_names
+from collectives.algorithm import ALGORITHMS, EXACT
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, reason_against
 
 
@@ -32,7 +32,7 @@ def run_sweep(run: RunOptions, sweep: SweepOptions) -> NoReturn:
 def sweep_parser(command: str, collective: Collective, about: str,
                  features: Sequence[type[Feature]]) -> Parser:
     """The parser of `python -m bench.<command>`."""
-    algorithm = default_names(collective.name)[-2]  # one of ours: the last is auto
+    algorithm = next(each.name for each in EXACT[collective.name] if each.registered)
     parser, what, how, output = options.rank_parser(
         command, about,
         f"mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm {algorithm},library",

@@ -89,6 +89,17 @@ def test_what_has_an_instruction_is_offered_and_nothing_else(name, redop):
         assert ("multimem.ld_reduce" in text) == (redop in COMBINED.get(name, ())), (name, redop)
 
 
+def test_a_single_16_bit_element_is_shifted_out_of_the_word_that_the_switch_sums():
+    """The software GPU has no such instruction, and sums element by element."""
+    text = compiled(STEM, "sm_90", (("ELEMENT", "Bfloat16"), ("REDOP", "Sum"))).text
+    entry = text[text.index(f".entry {ENTRIES[0]}") : text.index(f".entry {ENTRIES[1]}")]
+    words = re.findall(r"multimem.ld_reduce[\w.:]*\.bf16x2 (%r\d+),", entry)
+    shifted = {word: re.findall(rf"shr.u32\s+(%r\d+), {word}, %r\d+;", entry) for word in words}
+    assert words
+    assert all(len(places) == 1 and re.search(rf"st\S*\.u16\s+\[%rd\d+\], {places[0]};", entry)
+               for places in shifted.values()), shifted
+
+
 def test_older_compilers_and_gpus_leave_multimem_out():
     assert "multimem" not in re.sub(r"\w*_multimem\w*", "", compiled(STEM, "sm_80").text)
     try:

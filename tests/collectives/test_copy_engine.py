@@ -31,8 +31,8 @@ def wrong_results(ranks, graph, fault, memory="auto", **faults):
 
 
 @pytest.mark.parametrize(("ranks", "graph", "vendor", "memory"), few([
-    (2, "1", "hip", "auto"), (3, "0", "cuda", "auto"), (2, "0", "hip", "host_staged"), (3, "1", "cuda", "auto"),
-    (4, "0", "hip", "auto"), (2, "0", "cuda", "host_staged")], 1))
+    (2, "1", "hip", "auto"), (2, "0", "cuda", "host_staged"), (3, "0", "cuda", "auto"), (3, "1", "cuda", "auto"),
+    (4, "0", "hip", "auto"), (2, "0", "hip", "host_staged")], 2))
 def test_sums_are_right_in_streams_and_in_graphs_on_a_fake_gpu(ranks, graph, vendor, memory):
     assert wrong_results(ranks, graph, "none", memory, vendor=vendor) == 0
 

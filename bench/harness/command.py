@@ -11,6 +11,8 @@ from bench.harness.options import AddOption, Parser, RunOptions, SweepOptions
 from collectives.algorithm import ALGORITHMS, EXACT
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, reason_against
 
+MOST_SIZES = 1000
+
 
 def main(command: str, collective: str, about: str, features: Sequence[type[Feature]]) -> NoReturn:
     """`python -m bench.<command>` of a collective, from its command line to its exit status."""
@@ -52,7 +54,9 @@ def sweep_parser(command: str, collective: Collective, about: str,
 
 
 def add_case_options(add: AddOption, collective: Collective) -> None:
-    options.add_sizes(add, "32M", 2, "2")
+    options.add_sizes(add, "32M", None, "2")
+    add("-i", "--stepbytes", type=options.size_bytes, default=None, metavar="SIZE",
+        help="sizes grow by this instead of -f")
     sizes = partial(options.comma_separated, options.size_bytes)
     add("--sizes", type=sizes, default=None, metavar="A,B",
         help="exactly these sizes instead of -b, -e and -f")
@@ -121,7 +125,13 @@ def requested_sizes(parser: Parser, namespace: argparse.Namespace,
         if size < element_bytes and (size or not allow_zero):
             parser.error(f"{size} B hold no {namespace.datatype}, which has {element_bytes} B")
     chosen = namespace.sizes or sizes_between(namespace.minbytes, namespace.maxbytes,
-                                              namespace.stepfactor, element_bytes)
+                                              namespace.stepfactor or 2, element_bytes)
+    if step := getattr(namespace, "stepbytes", None):
+        if namespace.stepfactor:
+            parser.error("-i adds to a size and -f multiplies it: choose one")
+        chosen = range(namespace.minbytes, namespace.maxbytes + 1, step)
+        if len(chosen) > MOST_SIZES:
+            parser.error(f"-i {step} makes {len(chosen)} sizes: at most {MOST_SIZES}")
     return tuple(sorted({size // element_bytes * element_bytes for size in chosen}))
 
 

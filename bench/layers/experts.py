@@ -66,7 +66,7 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     if batch.top_k > batch.experts:
         parser.error(f"--top-k {batch.top_k} is more than the {batch.experts} experts")
     sizes = namespace.minbytes, namespace.maxbytes, namespace.stepfactor
-    if namespace.sizes or sizes != (16 << 10, 32 << 20, 2):
+    if namespace.sizes or namespace.stepbytes or sizes != (16 << 10, 32 << 20, None):
         parser.error("with --experts the size is --tokens times --hidden: leave out the sizes")
     if not namespace.keeps_run:
         parser.error("--list names the same algorithms without --experts")

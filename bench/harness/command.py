@@ -109,9 +109,22 @@ def sweep_options(parser: Parser, namespace: argparse.Namespace,
     if namespace.keeps_run:
         parser.require_ranks()
     mode = namespace.mode or next((feature.mode for feature in active if feature.mode), None)
-    sweep = SweepOptions(collective, namespace.datatype, namespace.redop, sizes,
-                         namespace.algorithm, namespace.in_place, mode)
+    algorithms, places = namespace.algorithm, [namespace.in_place]
+    if namespace.format == "nccl-tests":  # one test with two halves, and the library's
+        algorithms, mode = one_test(parser, algorithms), mode or "isolated"
+        places = [False, True] if not (namespace.in_place or collective.no_place) else places
+    sweep = SweepOptions(collective, namespace.datatype, namespace.redop, sizes, algorithms,
+                         places, mode)
     return options.run_options(namespace, features=active), sweep
+
+
+def one_test(parser: Parser, algorithms: list[str] | None) -> list[str]:
+    """The algorithms of a run in the format of nccl-tests: one, and the library."""
+    ours = [name for name in algorithms or ["auto"] if name != "library"]
+    if len(ours) > 1:
+        parser.error("--format nccl-tests prints one test: name one algorithm, not "
+                     f"{', '.join(ours)}")
+    return [*ours, "library"]
 
 
 def requested_sizes(parser: Parser, namespace: argparse.Namespace,

@@ -71,7 +71,8 @@ def print_out(text: str, file: TextIO | None = None) -> None:
 class RunOptions:
     """Every benchmark has these. `graph` None: where the device has graphs. `iterations` 0: until
     precise or out of time. `warmup` None: by a changepoint test. `tuned` None: this machine's
-    table. `table`: a file for bench.tune's. Without `keeps_run` the command only prints."""
+    table. `table`: a file for bench.tune's. Without `keeps_run` the command only prints.
+    `local_register`: which buffers nccl-tests' format has, 0 copied, 1 or 2 registered ones."""
 
     command: str
     timeout_s: float = 30.0
@@ -93,6 +94,7 @@ class RunOptions:
     long: bool = False
     lean: bool = False
     json_file: str | None = None
+    local_register: int | None = None
     table: str | None = None
     keeps_run: bool = True
     features: tuple["Feature", ...] = ()
@@ -107,7 +109,7 @@ class SweepOptions:
     redop: str
     sizes: tuple[int, ...]
     algorithms: Sequence[str] | None = None
-    in_place: bool = False
+    in_place: Sequence[bool] = (False,)
     mode: str | None = None
 
 

@@ -210,14 +210,33 @@ def print_result(result: Result, options: RunOptions) -> None:
     from reports.tables.show import text
 
     picture = draw(result, options)
-    print_out(text(result, options.format, options.long))
+    output, library = text(result, options.format, options.long), ""
+    if options.format == "nccl-tests":
+        output, library = nccl_texts(result, options)
+    print_out(output)
     # Output that other programs parse stays pure.
     stream = sys.stdout if options.format == "table" else sys.stderr
     for note in head.feature_notes(options) if options.format != "table" else ():
         print_out(f"{note}\n", stream)
     print_out(f"run: {result.path}\npicture: {picture}\n", stream)
+    if library:
+        path = result.path.with_suffix(".library.txt")
+        write_whole(path, library.encode())
+        print_out(f"library: {path}\n", stream)
     if options.json_file:
         write_named(Path(options.json_file), json.dumps(as_json(result), indent=1).encode())
+
+
+def nccl_texts(result: Result, options: RunOptions) -> tuple[str, str]:
+    """The chosen algorithm's test in the text of nccl-tests, and the library's: "" if that is the
+    chosen one, or was not measured."""
+    from reports.tables.formats import as_nccl_tests, nccl_algorithm
+
+    chosen, registered = nccl_algorithm(result), bool(options.local_register)
+    is_measured = any(case.algorithm == "library" and case.time_us for case in result.cases)
+    library = (as_nccl_tests(result, "library", registered)
+               if is_measured and chosen != "library" else "")
+    return as_nccl_tests(result, chosen, registered), library
 
 
 def draw(result: Result, options: RunOptions) -> str:

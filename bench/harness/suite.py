@@ -176,17 +176,17 @@ def prepare(sweep: SweepOptions, session: Session,
 
 
 def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iterator[Case]:
-    """Every size in every shape."""
+    """Every size in every shape, in each place."""
     collective, datatype = sweep.collective, DATATYPES[sweep.datatype]
     rank, ranks = session.communicator.rank, session.communicator.size
     shapes: Sequence[Shape] = collective.shapes
     for feature in session.options.features:
         shapes = feature.shapes(shapes)
-    for requested_bytes, shape in product(sweep.sizes, shapes):
+    for requested_bytes, shape, in_place in product(sweep.sizes, shapes, sweep.in_place):
         count = collective.count(requested_bytes, ranks, datatype)
         segment_bytes = count * datatype.size_bytes
-        send, receive = buffers.addresses(collective, segment_bytes, rank, sweep.in_place)
-        yield Case(collective, count, datatype, sweep.redop, send, receive, sweep.in_place,
+        send, receive = buffers.addresses(collective, segment_bytes, rank, in_place)
+        yield Case(collective, count, datatype, sweep.redop, send, receive, in_place,
                    shape=shape, size_bytes=segment_bytes * (ranks if collective.cut else 1))
 
 

@@ -68,6 +68,9 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     sizes = namespace.minbytes, namespace.maxbytes, namespace.stepfactor
     if namespace.sizes or namespace.stepbytes or sizes != (16 << 10, 32 << 20, None):
         parser.error("with --experts the size is --tokens times --hidden: leave out the sizes")
+    if namespace.format == "nccl-tests":
+        parser.error("with --experts rows differ in skew, which nccl-tests has no column for: "
+                     "--format csv has")
     if not namespace.keeps_run:
         parser.error("--list names the same algorithms without --experts")
     try:

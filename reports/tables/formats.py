@@ -1,16 +1,18 @@
 """A run in other programs' formats: csv, the text of nccl-tests, and its JSON report of `-J`. A
 test of nccl-tests has the means of one algorithm, a row for each size with an out-of-place and an
-in-place half: each algorithm of a run becomes one test, the library first."""
+in-place half. The text is one test; the report has a test for each algorithm, the library first."""
 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from reports.store.case import case_bus_factor
 from reports.store.foreign import spreadsheet_cell
+from reports.store.result import ResultError
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables.sentences import shape_text
 
@@ -26,13 +28,13 @@ NCCL_TYPES = {"float16": "half", "bfloat16": "bfloat16", "float32": "float", "fl
 
 # A test in the text of nccl-tests: its head and its end. {end} keeps the blanks before it.
 HEAD = """\
+# wiretax {version}: {name}
 # Collective test starting: {program}
-# nThread 1 nGpus 1 minBytes {low} maxBytes {high} step: {factor}(factor) warmup iters: 0 \
+# nThread 1 nGpus 1 minBytes {low} maxBytes {high} step: {step} warmup iters: 0 \
 iters: {iterations} agg iters: 1 validation: {validation} graph: 0 unalign: 0
-# algorithm: {name}
 # time: mean over iterations of the slowest rank, while the link was in its longest state
 # iters: the most of any row; warm-up is not counted
-#
+{others}#
 # Using devices
 {devices}#
 #                                                              out-of-place                       \
@@ -48,6 +50,7 @@ END = """\
 #
 # Collective test concluded: {program}
 #
+
 """
 
 
@@ -149,31 +152,51 @@ def _tests(result: Result) -> list[tuple[str, list[dict[str, Any]], list[int], f
     return tests
 
 
-def as_nccl_tests(result: Result) -> str:
-    """The text of nccl-tests: `#` lines, its columns and footer, a test for each algorithm and
-    variant. Times are means over iterations of the collective alone, as in nccl-tests."""
-    texts = [f"# wiretax {result.run.version}: columns of nccl-tests, a test for each algorithm\n"]
-    isolated = [case for case in result.cases if case.mode == "isolated"]
-    if 0 < len(isolated) < len(result.cases):
-        texts.append("# chained cases are left out here; --format csv has them\n")
-    devices = [
-        f"#  Rank {rank.get('rank', 0):2d} Group  0 Pid {0:6d} on {'host0':>10} device "
-        f"{(rank.get('cpus') or [0])[0]:2d} [{(rank.get('pci_bus_id') or '0000:00:00')[:10]}] "
-        f"{rank.get('gpu') or rank.get('device', '')} {rank.get('arch', '')}\n"
-        for rank in result.run.world.get("ranks", [])]
-    for name, rows, counts, bus_bw in _tests(replace(result, cases=isolated or result.cases)):
-        sizes, wrong = sorted({row["size"] for row in rows}), sum(map(bool, counts))
-        values = {
-            "program": f"{result.cases[0].collective}_perf", "name": name, "low": sizes[0],
-            "high": sizes[-1], "iterations": max(row["actual_iterations"] for row in rows),
-            "factor": round(sizes[-1] / sizes[-2]) if len(sizes) > 1 and sizes[-2] else 1,
-            "validation": int(bool(counts)), "wrong": wrong, "verdict": "FAILED" if wrong else "OK",
-            "bus_bw": bus_bw, "end": "", "devices": "".join(devices)}
-        lines = [f"{row['size']:12d}  {row['count']:12d}  {row['type']:>8}  {row['redop']:>6}  "
-                 f"{row['root']:>6}{_figures(row['out_of_place'])}{_figures(row['in_place'])}\n"
-                 for row in rows]
-        texts += [HEAD.format_map(values), *lines, END.format_map(values)]
-    return "".join(texts)
+def nccl_algorithm(result: Result) -> str:
+    """The algorithm whose test is printed: `auto`, else the first of ours, else the library."""
+    names = [case.algorithm for case in result.cases if case.algorithm != "library"]
+    return "auto" if "auto" in names else [*names, "library"][0]
+
+
+def as_nccl_tests(result: Result, algorithm: str | None = None, registered: bool = False) -> str:
+    """The text of nccl-tests for an algorithm, in its layout: one test of isolated calls of the
+    first shape, over copied or `registered` buffers if both were measured. Times are means over
+    iterations of the collective alone, as in nccl-tests. Raises ResultError for an algorithm that
+    the run does not have."""
+    name = algorithm or nccl_algorithm(result)
+    cases = [case for case in result.cases if case.algorithm == name]
+    if not cases:
+        raise ResultError(f"{result.path} has no algorithm {name}")
+    cases = [case for case in cases if case.mode == "isolated"] or cases
+    cases = [case for case in cases if case.shape == cases[0].shape]
+    variants = dict.fromkeys(case.variant for case in cases)
+    variant = "registered" if registered and "registered" in variants else next(iter(variants))
+    shown = [case for case in cases if case.variant == variant]
+    left_out = len(result.cases) - len(shown)
+    devices = []
+    for rank in result.run.world.get("ranks", []):
+        number, model = rank.get("rank", 0), rank.get("gpu") or rank.get("device", "")
+        device = number if rank.get("gpu") else (rank.get("cpus") or [0])[0]
+        pci = (rank.get("pci_bus_id") or "0000:00:00")[:10]
+        devices.append(f"#  Rank {number:2d} Group  0 Pid {0:6d} on {'host0':>10} device "
+                       f"{device:2d} [{pci}] {model} {rank.get('arch', '')}\n")
+    [(title, rows, counts, bus_bw)] = _tests(replace(result, cases=shown))
+    rows.sort(key=lambda row: (row["type"], row["redop"], row["size"]))
+    sizes, wrong = sorted({row["size"] for row in rows}), sum(map(bool, counts))
+    steps = {high - low for low, high in pairwise(sizes)}
+    values = {
+        "program": f"{shown[0].collective}_perf", "name": title, "version": result.run.version,
+        "others": f"# {left_out} other cases: reports show --format csv\n" * bool(left_out),
+        "low": sizes[0], "high": sizes[-1],
+        "iterations": max(row["actual_iterations"] for row in rows),
+        "step": f"{steps.pop()}(bytes)" if len(steps) == 1 and len(sizes) > 2 else (
+            f"{round(sizes[-1] / sizes[-2]) if len(sizes) > 1 and sizes[-2] else 1}(factor)"),
+        "validation": int(bool(counts)), "wrong": wrong, "verdict": "FAILED" if wrong else "OK",
+        "bus_bw": bus_bw, "end": "", "devices": "".join(devices)}
+    lines = [f"{row['size']:12d}  {row['count']:12d}  {row['type']:>8}  {row['redop']:>6}  "
+             f"{row['root']:>6}{_figures(row['out_of_place'])}{_figures(row['in_place'])}\n"
+             for row in rows]
+    return "".join([HEAD.format_map(values), *lines, END.format_map(values)])
 
 
 def _figures(half: dict[str, Any] | None) -> str:

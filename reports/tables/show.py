@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--long", action="store_true",
                         help="one row for each algorithm, variant, mode and size")
     parser.add_argument("--format", choices=["table", "nccl-tests", "csv"], default="table")
+    parser.add_argument("--algorithm", metavar="NAME",
+                        help="the test that --format nccl-tests prints (auto)")
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -58,6 +60,8 @@ def show(arguments: argparse.Namespace) -> int:
         run = msgspec.to_builtins(result.run)
         del run["cases"]  # the plan of the cases that follow
         write_json("show", run=run, cases=result.cases, end=result.end)
+    elif arguments.format == "nccl-tests":
+        sys.stdout.write(as_nccl_tests(result, arguments.algorithm))
     else:
         sys.stdout.write(text(result, arguments.format, arguments.long))
     return 0

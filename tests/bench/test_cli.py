@@ -198,27 +198,32 @@ def test_sizes_below_a_word_of_the_links_probe_are_measured(tmp_path):
     assert bounds == {(2, False), (4, True)}
 
 
-def test_nccl_tests_format_json_in_place_and_iterations(tmp_path):
-    """Parsers for nccl-tests must be able to read our output, and -n must set the exact number of iterations."""
-    report = tmp_path / "report.json"
-    done = launch(tmp_path / "results", "--format", "nccl-tests", "-J", str(report), "--in-place", "-d", "half",
-                  "-b", "1000", "-e", "4000", "-n", "20", "--max-time", "30", "--algorithm", "library,two_shot")
+def test_nccl_tests_format_json_both_places_and_iterations(tmp_path):
+    """Parsers for nccl-tests must be able to read our output, and -n must set the exact number of iterations. Flags
+    without a choice here get a note each; -R 1 prints registered buffers."""
+    report, folder = tmp_path / "report.json", tmp_path / "results"
+    done = launch(folder, "--format", "nccl-tests", "-J", str(report), "-d", "half", "-b", "1000", "-e", "3000",
+                  "-i", "1000", "-n", "20", "--max-time", "60", "--algorithm", "two_shot", "-g", "1", "-t", "1",
+                  "-R", "1")
     assert done.returncode == 0
-    result = stored(tmp_path / "results", lean=False)
-    assert done.stderr.splitlines() == [f"run: {result.path}", f"picture: {result.path.with_suffix('.png')}"]
+    (path,) = folder.glob("*.jsonl")
+    result, library = read(path), path.with_suffix(".library.txt")
+    assert [line[:5] for line in done.stderr.splitlines()[:3]] == ["-g 1:", "-t 1:", "-R 1:"]
+    assert done.stderr.splitlines()[3:] == [
+        f"run: {path}", f"picture: {path.with_suffix('.png')}", f"library: {library}"]
 
-    rows = [line.split() for line in done.stdout.splitlines() if line and not line.startswith("#")]
-    # One row for the library, and two for two_shot: copied and registered.
-    assert [row[:4] for row in rows] == 3 * [[str(size), str(size // 2), "half", "sum"] for size in (1000, 2000, 4000)]
-    assert all(row[5:9] == ["N/A"] * 4 and float(row[9]) > 0 and row[12] == "0" for row in rows)
-    assert len(re.findall(r"^# Avg bus bandwidth +: [\d.]+ $", done.stdout, re.MULTILINE)) == 3
+    for text in (done.stdout, library.read_text()):
+        rows = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+        assert [row[:4] for row in rows] == [[str(size), str(size // 2), "half", "sum"] for size in (1000, 2000, 3000)]
+        assert all(float(row[5]) > 0 and float(row[9]) > 0 and row[8] == row[12] == "0" for row in rows)
+        assert len(re.findall(r"^# Avg bus bandwidth +: [\d.]+ $", text, re.MULTILINE)) == 1
+    assert "two_shot (registered, mapped, isolated)" in done.stdout
+    assert "step: 1000(bytes)" in done.stdout
 
     entries = json.loads(report.read_text())["results"]
     assert {(entry["algorithm"], entry["mode"]) for entry in entries} == {
-        (name, mode) for name in ("library", "two_shot") for mode in ("isolated", "chained")}
-    assert all(entry["out_of_place"] is None and entry["in_place"]["nwrong"] == 0 for entry in entries)
-
-    assert all(case.in_place for case in result.cases)
+        (name, "isolated") for name in ("library", "two_shot")}
+    assert all(entry[half]["nwrong"] == 0 for entry in entries for half in ("out_of_place", "in_place"))
     for case in result.cases:
         assert sum(block.n for block in result.blocks if block.case == case.case) == 20
 

@@ -252,18 +252,23 @@ def parse_nccl_tests(text: str) -> list[tuple[str, list[dict[str, str]], float]]
 
 
 def test_a_parser_for_nccl_tests_reads_the_text(result):
-    tests = parse_nccl_tests(as_nccl_tests(result))
-    assert [len(rows) for _, rows, _ in tests] == [len(SIZES)] * len(ALGORITHMS)
-    library = [case for case in result.cases if case.algorithm == "library" and case.mode == "isolated"]
-    _, rows, average = tests[0]
-    for row, out_of_place, in_place in zip(rows, library[::2], library[1::2], strict=True):
-        assert (int(row["size"]), int(row["count"])) == (out_of_place.size_bytes, out_of_place.count)
-        assert (row["type"], row["redop"], row["root"], row["#wrong"]) == ("float", "sum", "-1", "0")
-        assert float(row["time"]) == pytest.approx(out_of_place.time_us.mean, abs=0.06)
-        assert float(row["in_place_time"]) == pytest.approx(in_place.time_us.mean, abs=0.06)
-        assert float(row["busbw"]) == pytest.approx(out_of_place.size_bytes / out_of_place.time_us.mean / 1e3, abs=0.01)
-    both = [float(row[name]) for row in rows for name in ("busbw", "in_place_busbw")]
-    assert average == pytest.approx(sum(both) / len(both), abs=0.01)
+    """One test: `auto` unless another algorithm is named."""
+    for algorithm in (None, "library"):
+        [(_, rows, average)] = parse_nccl_tests(as_nccl_tests(result, algorithm))
+        cases = [case for case in result.cases
+                 if case.algorithm == (algorithm or "auto") and case.mode == "isolated"]
+        assert len(rows) == len(SIZES)
+        for row, out_of_place, in_place in zip(rows, cases[::2], cases[1::2], strict=True):
+            assert (int(row["size"]), int(row["count"])) == (out_of_place.size_bytes, out_of_place.count)
+            assert (row["type"], row["redop"], row["root"], row["#wrong"]) == ("float", "sum", "-1", "0")
+            assert float(row["time"]) == pytest.approx(out_of_place.time_us.mean, abs=0.06)
+            assert float(row["in_place_time"]) == pytest.approx(in_place.time_us.mean, abs=0.06)
+            assert float(row["busbw"]) == pytest.approx(out_of_place.size_bytes / out_of_place.time_us.mean / 1e3,
+                                                        abs=0.01)
+        both = [float(row[name]) for row in rows for name in ("busbw", "in_place_busbw")]
+        assert average == pytest.approx(sum(both) / len(both), abs=0.01)
+    with pytest.raises(ResultError, match="has no algorithm ringg"):
+        as_nccl_tests(result, "ringg")
 
 
 def test_busbw_of_four_ranks_is_three_halves_of_algbw_in_every_format(tmp_path):

@@ -58,7 +58,12 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
     world, options, features = session.world, session.options, session.options.features
     communicator = world.communicator
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
-    notes = [*feature_notes(options), preflight(world), *overhead_note(session, ceilings)]
+    notes = [*feature_notes(options), *session.notes]
+    if session.place.crowded:
+        cores = {cpu for rank in machine.ranks for cpu in rank["cpus"]}
+        notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and "
+                     "the scheduler decides the times.")
+    notes += [preflight(world), *overhead_note(session, ceilings)]
     world_facts: dict[str, Any] = {
         "size": communicator.size, "hosts": communicator.hosts, "ranks": machine.ranks,
         "mpi_library": communicator.library, "mpi_thread_level": communicator.thread_level,
@@ -70,11 +75,6 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": machine.gpus,
                         "library": library}
         notes += [*summary(machine.gpus), *library["notes"]]
-    notes += session.notes
-    if session.place.crowded:
-        cores = {cpu for rank in machine.ranks for cpu in rank["cpus"]}
-        notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and "
-                     "the scheduler decides the times.")
     return Run(
         run_id=session.flight.run_id, benchmark=options.command, version=VERSION,
         argv=environment.scrub_argv(sys.argv[1:]), seed=options.seed,

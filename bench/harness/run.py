@@ -210,7 +210,7 @@ def print_result(result: Result, options: RunOptions) -> None:
     from reports.tables.show import text
 
     picture = draw(result, options)
-    output, library = text(result, options.format, options.long), ""
+    output, library = text(result, options.format, options.long, brief=True), ""
     if options.format == "nccl-tests":
         output, library = nccl_texts(result, options)
     print_out(output)

@@ -18,9 +18,10 @@ from reports.store.schema import Result
 from reports.store.writing import write_named
 from reports.tables import exposed_table, link, rows, sentences, steps
 from reports.tables.figure import COLOURS, dress, figure, styles_of
+from reports.tables.headline import headline
 from reports.tables.rows import token
-from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text
-from reports.tables.show import imported_machine
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number
+from reports.tables.show import headline_of, imported_machine, imported_points
 
 OURS = "ours"
 INCHES, DOTS_PER_INCH = (12, 6.3), 100
@@ -44,13 +45,15 @@ def card(arguments: argparse.Namespace) -> int:
         machine, command = imported_machine(imported), "the log does not say its command"
         source = f"imported from a log of {imported.run.imported_from.format}; no interval"
         faults, answers, plot = _imported_answer(imported)
+        title = headline([imported], imported_points)
     else:
         result = read(arguments.run)
         machine, command = sentences.machine(result), shared.command_of(result.run)
         source = (f"Wiretax {result.run.version}, {shared.start_time(result.run)}; [ ]: 95 % "
                   "interval, this launch")
         faults, (answers, plot) = sentences.opening(result), _answer(result)
-    texts = [*faults, *(answers or ["Nothing was measured."])]
+        title = headline_of(result)
+    texts = [*faults, title, *answers]
     draw(arguments.picture, [machine, *texts, command, source], bool(faults), plot)
     if arguments.json:
         write_json("card", picture=arguments.picture, machine=machine, sentences=texts,
@@ -120,17 +123,12 @@ def _imported_answer(imported: Imported) -> tuple[list[str], list[str], Plot]:
     faults = [] if end.status == "complete" else [f"{end.status.upper()}: {end.reason}."]
     if any(case.status == "wrong" for case in imported.cases):
         faults.append("WRONG RESULTS.")
-    timed = {case.size_bytes: (case.time_us.mean, case.bus_bw_gb_s)
+    timed = {case.size_bytes: case.time_us.mean
              for case in sorted(imported.cases, key=lambda case: not case.in_place)
              if case.size_bytes and case.status == "ok" and not case.suspect
              and case.time_us and case.time_us.mean}
-    answers = []
-    if timed:
-        small = TOKEN_CALL_SIZE_BYTES if TOKEN_CALL_SIZE_BYTES in timed else min(timed)
-        answers = [f"{run.benchmark}: {number(timed[small][0])} us at {size_text(small)}",
-                   *_busbw_sentence(timed[max(timed)][1], size_text(max(timed)))]
-    lines = {run.benchmark: [(size, us) for size, (us, _) in sorted(timed.items())]}
-    return (faults, [*answers, "Imported: shown, never judged."],
+    lines = {run.benchmark: sorted(timed.items())}
+    return (faults, ["Imported: shown, never judged."],
             (f"us, {run.statistic}", lines, {}))
 
 

@@ -36,7 +36,8 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
     """The page of a run, with a fit over `launches` of one command. Raises ResultError."""
     result = read(path)
     run = result.run
-    head = [f"Run of {shared.start_time(run)}: {shared.status_text(result)}",
+    head = [show.headline_of(result),
+            f"Run of {shared.start_time(run)}: {shared.status_text(result)}",
             *sentences.opening(result), *sentences.link_lines(find_states(result.blocks)),
             *run.notes]
     draw = plot.own_picture(result)

@@ -15,6 +15,7 @@ from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
 from reports.tables import sentences
 from reports.tables.figure import Bar, draw_bars
+from reports.tables.headline import Point, contains_one, headline, without_version
 from reports.tables.rows import best, costs_of, rounds_of
 from reports.tables.sentences import lay_out_run, number, plain_table
 
@@ -125,7 +126,23 @@ def render(result: Result) -> str:
         verdicts += [verdict(cases[0], forms)] if forms else []
     types = ", ".join(sorted({case.datatype for case in result.cases}))
     work = f"{types} on the wire, isolated; seed {result.run.seed}"
-    return lay_out_run(result, [work, UNITS], tables, verdicts)
+    return lay_out_run(result, headline([result], points), [work, UNITS], tables, verdicts)
+
+
+def points(result: Result) -> list[Point]:
+    """The headline's figures: the faster of ours and fused at the first and the last shape."""
+    figures = []
+    for cases, forms in groups(result):
+        measured = [kind for kind in (FUSED, OURS) if kind in forms and forms[kind].median_us]
+        if measured:
+            kind = min(measured, key=lambda kind: forms[kind].median_us or 0.0)
+            ratio, shape = compare(forms, LIBRARY, kind, np.divide), cases[0].shape or {}
+            label = (f"{shape['tokens']} tokens" if "tokens" in shape else
+                     sentences.size_text(cases[0].size_bytes))
+            library = forms[LIBRARY].case.library if LIBRARY in forms else None
+            figures.append(Point(label, forms[kind].median_us or 0.0, "us", ratio and ratio[0],
+                                 without_version(library), not contains_one(ratio)))
+    return [*figures[:1], *figures[1:][-1:]]
 
 
 def title(case: Case) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from reports.store.result import ResultError
 from reports.store.schema import Result, Summary
 from reports.tables.figure import Target, dress, figure, figure_title
+from reports.tables.headline import Point, headline
 from reports.tables.sentences import has_gpus, lay_out_run, number, plain_table, size_text
 
 BENCHMARK = "link"
@@ -94,7 +95,22 @@ def render(result: Result) -> str:
     width = 17 if len(names) < 5 else 14
     columns = {"size": 8} | {RATES[name][0]: width for name in names}
     tables.append(("GB/s, slowest and fastest of all", plain_table(columns, rows, gap=0)))
-    return lay_out_run(result, [], tables, findings(result), 8 * (len(ranks) + 1))
+    return lay_out_run(result, headline([result], points), [], tables, findings(result),
+                       8 * (len(ranks) + 1))
+
+
+def points(result: Result) -> list[Point]:
+    """The headline's figures: the slowest push, or else pull, and the slowest flag."""
+    shown, figures = transfers(result)[1], list[Point]()
+    for name in ("push", "pull"):
+        cases = shown[shown.algorithm == name]
+        if len(cases) and not figures:
+            label = f"{size_text(int(cases.size_bytes.max()))} {name}"
+            figures.append(Point(label, float(cases.gb_s.min()), "GB/s"))
+    flags = shown[shown.algorithm == "ping_pong"]
+    if len(flags):
+        figures.append(Point("flag", 1e3 * float(flags.us.max()), "ns one way"))
+    return figures
 
 
 def findings(result: Result) -> list[str]:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from reports.store.stats import MIN_PRECISE_BLOCKS
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
 WIDTH = 80
+MOST_LINES = 40  # that a command prints by default
 LEFT = ("", "algorithm", "variant", "mode", "place", "status", "collective", "type", "redop",
         "best", "next", "winner")
 MARGIN = 1.01  # a smaller ratio of two costs is no difference
@@ -69,10 +71,18 @@ def some(names: Sequence[str], most: int = 3, rest: str = "") -> str:
     return ", ".join(names[:most]) + more
 
 
+def spoken(algorithm: str) -> str:
+    """The name of an algorithm in a sentence: `two-shot push, built +nt+128K`."""
+    name, plus, build = algorithm.partition("+")
+    words = re.sub(r"\b(one|two)_shot", r"\1-shot", name).replace("_", " ")
+    return words + f", built {plus}{build}" * bool(build)
+
+
 def describe(case: Case) -> str:
-    """`one_shot_push 64 KiB isolated`."""
+    """`one-shot push 64 KiB isolated`."""
     place = "in place" if case.in_place else ""
-    words = (case.algorithm, size_text(case.size_bytes), case.mode, shape_text(case.shape), place)
+    words = (spoken(case.algorithm), size_text(case.size_bytes), case.mode,
+             shape_text(case.shape), place)
     return " ".join(filter(None, words))
 
 
@@ -174,7 +184,7 @@ def footnotes(result: Result) -> list[str]:
     unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
-            unmeasured[case.status, case.reason or case.status].add(case.algorithm)
+            unmeasured[case.status, case.reason or case.status].add(spoken(case.algorithm))
     return notes + [f"- {status}: {', '.join(sorted(names))}: {reason}"
                     for (status, reason), names in unmeasured.items()]
 
@@ -199,9 +209,9 @@ def plain_table(columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]]
 
 
 def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[str, Table]],
-            sentences: Iterable[str], width: int = 0) -> str:
-    """The text of a run: its warnings in bold (none without `result`), the head, each table under
-    its title, and the sentences; ends with a newline."""
+            sentences: Iterable[str], width: int = 0, headline: str = "") -> str:
+    """The text of a run: its warnings (none without `result`) and headline in bold, the head, each
+    table under its title, and the sentences; ends with a newline."""
     text = io.StringIO()
     has_style = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     console = Console(file=text, width=max(width, WIDTH), force_terminal=has_style,
@@ -209,6 +219,8 @@ def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[s
     for line in opening(result) if result else ():
         # Scripts search for the rank that stopped first: its line stays whole.
         console.print(line, style="bold", soft_wrap=line.startswith("stopped first"))
+    if headline:
+        console.print(headline, style="bold")
     for line in head:
         console.print(line)
     for title, table in tables:
@@ -220,9 +232,41 @@ def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[s
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n") + "\n"
 
 
-def lay_out_run(result: Result, head: Sequence[str], tables: Iterable[tuple[str, Table]],
-                conclusions: Iterable[str], width: int = 0) -> str:
+def lay_out_run(result: Result, headline: str, head: Sequence[str],
+                tables: Iterable[tuple[str, Table]], conclusions: Iterable[str],
+                width: int = 0) -> str:
     """The same below the machine, the link and the notes of the run, and with its footnotes."""
     head = [machine(result), *head, *link_lines(find_states(result.blocks)),
             *(f"note: {note}" for note in result.run.notes)]
-    return lay_out(result, head, tables, [*footnotes(result), *conclusions], width)
+    return lay_out(result, head, tables, [*footnotes(result), *conclusions], width, headline)
+
+
+def lay_out_brief(result: Result, headline: str, head: Sequence[str],
+                  tables: Sequence[tuple[str, Table]], conclusions: Sequence[str],
+                  details: Sequence[str]) -> str:
+    """The same in MOST_LINES with the two lines of the paths: the first table, and as much of the
+    other tables, notes up to the one on peer memory, footnotes, conclusions, other notes and
+    details as fits, in this order."""
+    head = [machine(result), *head, *link_lines(find_states(result.blocks))]
+    room = MOST_LINES - 5 - len(wrapped([*opening(result), *head]))
+    shown, sentences, notes = list[tuple[str, Table]](), list[str](), list[str]()
+    for title, table in tables:
+        lines = 1 + len(wrapped([title])) + table.row_count + max(
+            str(column.header).count("\n") + 1 for column in table.columns)
+        if not shown or lines <= room:
+            shown.append((title, table))
+            room -= lines
+    # The notes before that on peer memory are of this run, the others of this machine.
+    of_run = list(takewhile(lambda note: not note.startswith("Peer memory"), result.run.notes))
+    of_machine = result.run.notes[len(of_run):]
+    for place, lines_of_place in (
+            (notes, [f"note: {note}" for note in of_run]),
+            (sentences, [*footnotes(result), *conclusions]),
+            (notes, [f"note: {note}" for note in [*of_machine[1:], *of_machine[:1]]]),
+            (sentences, details)):
+        for sentence in lines_of_place:
+            if (lines := len(wrapped([sentence]))) <= room:
+                place.append(sentence)
+                room -= lines
+    pointer = "More notes and tables: python -m reports show RUN; every case: with --long."
+    return lay_out(result, [*head, *notes], shown, [*sentences, pointer], headline=headline)

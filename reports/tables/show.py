@@ -14,14 +14,19 @@ from reports.store.result import ImportedRunError, ResultError, is_imported, rea
 from reports.store.schema import Result
 from reports.tables import exposed_table, link, steps, tune
 from reports.tables.formats import as_csv, as_nccl_tests
+from reports.tables.headline import Point, headline, points
 from reports.tables.plot import plot
-from reports.tables.sentences import lay_out, number, plain_table, size_text
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, lay_out, number, plain_table, size_text
 from reports.tables.table import render
 
 RENDER: dict[str, Callable[[Result], str]] = {
     "tune": tune.render, link.BENCHMARK: link.render,
     **dict.fromkeys(FUSED_BENCHMARKS, exposed_table.render),
     **dict.fromkeys(steps.BENCHMARKS, steps.render)}
+POINTS: dict[str, Callable[[Result], list[Point]]] = {
+    "tune": tune.points, link.BENCHMARK: link.points,
+    **dict.fromkeys(FUSED_BENCHMARKS, exposed_table.points),
+    **dict.fromkeys(steps.BENCHMARKS, steps.points)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,13 +72,21 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def text(result: Result, format: str = "table", long: bool = False) -> str:
-    """The run in `format`: `table`, `nccl-tests` or `csv`; `long` is for the table only."""
+def headline_of(*results: Result) -> str:
+    """The headline of a run, or of several launches of one command."""
+    benchmark = results[0].run.benchmark if results else ""
+    return headline(results, POINTS.get(benchmark, points))
+
+
+def text(result: Result, format: str = "table", long: bool = False, brief: bool = False) -> str:
+    """The run in `format`: `table`, `nccl-tests` or `csv`; `long` and `brief` are for the table."""
     if format == "csv":
         return as_csv(result)
     if format == "nccl-tests":
         return as_nccl_tests(result)
-    return render(result, long) if long else RENDER.get(result.run.benchmark, render)(result)
+    if long or result.run.benchmark not in RENDER:
+        return render(result, long, brief)
+    return RENDER[result.run.benchmark](result)
 
 
 def imported_text(imported: Imported) -> str:
@@ -104,7 +117,22 @@ def imported_text(imported: Imported) -> str:
         *["! suspect: one rank alone, or a busbw that no machine has"] * is_suspect,
         *[f"as printed: average busbw {average}{'!' * is_suspect} GB/s"] * (average is not None),
         *[f"as printed: out of bounds values {wrong}"] * (wrong is not None)]
-    return lay_out(None, head, [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))], marks)
+    return lay_out(None, head, [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))], marks,
+                   headline=headline([imported], imported_points))
+
+
+def imported_points(imported: Imported) -> list[Point]:
+    """The headline's figures, out of place where the log has both, without suspect ones."""
+    timed = {case.size_bytes: (case.time_us.mean, case.bus_bw_gb_s)
+             for case in sorted(imported.cases, key=lambda case: not case.in_place)
+             if case.size_bytes and case.status == "ok" and not case.suspect
+             and case.time_us and case.time_us.mean}
+    if not timed:
+        return []
+    small = TOKEN_CALL_SIZE_BYTES if TOKEN_CALL_SIZE_BYTES in timed else min(timed)
+    bus_bw_gb_s = timed[max(timed)][1]
+    return [Point(size_text(small), timed[small][0], "us"),
+            *([Point(size_text(max(timed)), bus_bw_gb_s, "GB/s")] if bus_bw_gb_s else [])]
 
 
 def imported_machine(imported: Imported) -> str:

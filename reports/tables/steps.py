@@ -12,6 +12,7 @@ from reports.store.schema import Case, Result
 from reports.tables import sentences
 from reports.tables.exposed_table import Form, compare, exposed_us, interval_text, shapes
 from reports.tables.figure import Bar, draw_bars
+from reports.tables.headline import Point, contains_one, headline
 from reports.tables.rows import costs_of
 from reports.tables.sentences import MARGIN, has_gpus, lay_out_run, number, plain_table
 
@@ -58,11 +59,24 @@ def render(result: Result) -> str:
         verdicts += verdict(result, steps)
     case = result.cases[0]
     shape = {name: value for name, value in case.shape.items() if name not in ("tokens", "slots")}
-    return lay_out_run(result, [
+    return lay_out_run(result, headline([result], points), [
         f"{', '.join(sentences.shape_words(shape))}; {calls(case)} dependent all-reduces a step, "
         f"{case.datatype} on the wire; seed {result.run.seed}",
         "exposed = a step less the compute of a step split by tensor, in the same rounds"],
         tables, verdicts)
+
+
+def points(result: Result) -> list[Point]:
+    """The headline's figures: a step split by tensor with the fewest and the most chats or tokens,
+    and how many times as fast it is as one split by layers."""
+    figures = []
+    for steps in groups(result):
+        if TENSOR in steps and (time_us := steps[TENSOR].median_us):
+            ratio = compare(steps, PIPELINE, TENSOR, np.divide)
+            figures.append(Point(title(steps[TENSOR].case).partition(";")[0], time_us / 1e3,
+                                 "ms a step", ratio and ratio[0], "pipeline parallel",
+                                 not contains_one(ratio)))
+    return [*figures[:1], *figures[1:][-1:]]
 
 
 def calls(case: Case) -> int:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import groupby
 
 from rich.table import Table
@@ -11,9 +12,17 @@ from reports.store.case import BETWEEN_RANKS, beside, find_states, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences, spread
 from reports.tables.footprint import caption, footprint
+from reports.tables.headline import headline, points
 from reports.tables.peers import peer_tables
 from reports.tables.rows import Row, View, cost_us, default_rows, flips, token, view_of, views
-from reports.tables.sentences import lay_out, lay_out_run, number, plain_table, shape_words
+from reports.tables.sentences import (
+    lay_out,
+    lay_out_brief,
+    lay_out_run,
+    number,
+    plain_table,
+    shape_words,
+)
 
 ROUTED_COLUMNS = {"\nskew": 8, "experts\nmax/mean": 7, "\nCV": 4, "ranks\nmax/mean": 7,
                   "leaves\nMB": 6}
@@ -27,8 +36,9 @@ STAMPS_SHARE = 0.25
 FLIP_COLUMNS = ("size", "round trip", "library us", "ours us", "best of ours us", "winner")
 
 
-def render(result: Result, long: bool = False) -> str:
-    """The table, at most 80 columns, or with `long` a row for each case; ends with a newline."""
+def render(result: Result, long: bool = False, brief: bool = False) -> str:
+    """The table, at most 80 columns, with all tables, notes and conclusions, or `brief` as many as
+    fit a screen; or with `long` a row for each case. Ends with a newline."""
     elapsed = []
     if result.end and result.end.elapsed_s and result.end.measuring_s is not None:
         outside = 1 - result.end.measuring_s / result.end.elapsed_s
@@ -38,7 +48,7 @@ def render(result: Result, long: bool = False) -> str:
         cells = [long_cells(case) for case in sorted(result.cases, key=lambda case: (
             case.size_bytes, case.mode != "isolated", case.in_place))]
         table = plain_table(dict.fromkeys(cells[0], 0), [row.values() for row in cells], gap=2)
-        return lay_out(result, [], [("", table)], elapsed, width=400)
+        return lay_out(result, [], [("", table)], elapsed, 400, headline([result], points))
     states = find_states(result.blocks)
     first, *others = views(result)
     earlier, chained = spread.earlier_costs(result), list[Row]()
@@ -65,8 +75,12 @@ def render(result: Result, long: bool = False) -> str:
     if flipped := flips(result, rows, states):
         tables.append(("where the winner changes with the link",
                        plain_table(dict.fromkeys(FLIP_COLUMNS, 0), flipped, gap=2)))
-    return lay_out_run(result, head(result, first, rows), [*leading, *tables],
-                       [*closing(result, rows, chained), *elapsed])
+    title, lines = headline([result], partial(points, rows=rows)), head(result, first, rows)
+    conclusions, details = closing(result, rows, chained)
+    tables, details = [*leading, *tables], [*details, *elapsed]
+    if brief:
+        return lay_out_brief(result, title, lines, tables, conclusions, details)
+    return lay_out_run(result, title, lines, tables, [*conclusions, *details])
 
 
 def stamps_title(result: Result, view: View) -> str:
@@ -86,8 +100,8 @@ def _title(view: View, first: View, rows: Sequence[Row]) -> str:
         words[-1] += ": us are after it has come"
     if mode == "chained":
         calls = max((row.ours.calls for row in rows if row.ours), default=1)
-        words.append(f"chained: {calls} dependent calls; us and busbw of a call and making the "
-                     "next send buffer")
+        words.append(f"chained: {calls} dependent calls; us, busbw of a call with its next send "
+                     "buffer")
     return ", ".join(words)
 
 
@@ -205,9 +219,6 @@ def head(result: Result, view: View, rows: Sequence[Row]) -> list[str]:
         ranks = ("slowest rank, after the late one has come; waits = from the first arrival to the "
                  "last" if result.run.clock_shared else "the late rank alone")
     lines.append(f"us = {'collective + reading its result' if is_read else 'one call'}, {ranks}")
-    if any(row.ratio for row in rows):
-        lines.append("library/auto: median over pairs of blocks that stood close in time; odd "
-                     "rounds choose between variants, even ones report")
     types = {name for case in result.cases for name in (case.datatype, case.redop)}
     if cases and types != {cases[0].datatype, cases[0].redop}:
         lines.append("note: other types and operations are in --long")
@@ -216,10 +227,11 @@ def head(result: Result, view: View, rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
-    """The marks of the rows, then at most three sentences."""
+def closing(result: Result, rows: Sequence[Row],
+            chained: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """The marks of the rows with the verdict against the library, and at most three sentences."""
     marks = []
-    better = [f"{row.better[0]} at {row.label} ({row.better[1]:.2f}x{mode})"
+    better = [f"{sentences.spoken(row.better[0])} at {row.label} ({row.better[1]:.2f}x{mode})"
               for group, mode in ((rows, ""), (chained, ", chained"))
               for row in group if row.better]
     if better:
@@ -239,7 +251,10 @@ def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list
     scope = f"by the spread of {launches} launches" if launches > 1 else "in this one launch"
     if parts:
         marks.append(f"Against the library, {scope}{late}, {ours} is {'; '.join(parts)}.")
-    return [*marks, *filter(None, [_what_limits(rows, ours), token(result, chained or rows)])]
+    paired = ("library/auto: median over pairs of blocks that stood close in time; odd rounds "
+              "choose between variants, even ones report.")
+    return marks, [*filter(None, [_what_limits(rows, ours), token(result, chained or rows)]),
+                   *[paired] * any(row.ratio for row in rows)]
 
 
 def _what_limits(rows: Sequence[Row], ours: str) -> str | None:

@@ -5,7 +5,8 @@ from typing import Any
 
 from reports.store.case import costs_in, find_states
 from reports.store.schema import Result
-from reports.tables.sentences import lay_out, number, plain_table, size_text
+from reports.tables.headline import Point, headline
+from reports.tables.sentences import lay_out, number, plain_table, size_text, spoken
 
 FINALISTS = 4
 LEAST_BLOCKS = 3  # of a finalist in a state of the link
@@ -49,4 +50,13 @@ def render(result: Result) -> str:
             for best in winners(result)]
     table = plain_table({"size": 8, "variant": 10, "link ns": 7, "us": 8, "best": 22, "tried": 5,
                          "next": 0}, rows)
-    return lay_out(result, head, [("", table)], [])
+    return lay_out(result, head, [("", table)], [], headline=headline([result], points))
+
+
+def points(result: Result) -> list[Point]:
+    """The headline's figures: the best at the smallest and the largest size, beside the next."""
+    best = sorted(winners(result), key=lambda each: each.size_bytes)
+    return [Point(size_text(each.size_bytes), each.cost_us, "us",
+                  each.next_us / each.cost_us if each.next_us > 0 else None,
+                  spoken(str(each.next_name)))
+            for each in (*best[:1], *best[1:][-1:])]

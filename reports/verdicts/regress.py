@@ -17,6 +17,7 @@ from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.page import Page, Section, draw_picture, to_html
 from reports.tables.sentences import size_text, some, wrapped
+from reports.tables.show import headline_of
 from reports.verdicts import compare as table
 from reports.verdicts.accept import UNUSABLE, baseline_side
 from reports.verdicts.compare import add_allow, percent
@@ -204,12 +205,20 @@ def _findings(rows: Sequence[Any]) -> list[str]:
 
 def markdown(outcome: Outcome) -> str:
     """The outcome, and the whole table folded."""
-    title = f"## {markdown_text(outcome.headline)}\n"
+    title = f"## {markdown_text(outcome.headline)}\n{figures_of(outcome)}"
     if outcome.comparison is None:
         return title
     lines = "".join(f"- {markdown_text(line)}\n" for line in outcome.findings)
     rows = table.as_markdown([outcome.comparison], MOST_ROWS_BYTES)
     return f"{title}\n{lines}\n<details><summary>all cells</summary>\n\n{rows}\n</details>\n"
+
+
+def figures_of(outcome: Outcome) -> str:
+    """The headline of the current's launches in Markdown; empty without a comparison."""
+    if outcome.comparison is None:
+        return ""
+    launches = [launch.result for launch in outcome.comparison.variant.launches]
+    return f"\n**{markdown_text(headline_of(*launches))}**\n"
 
 
 def junit(outcome: Outcome) -> str:
@@ -260,7 +269,8 @@ def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
 def html(outcome: Outcome) -> str:
     """The outcome, and the plot, sentences and table of its comparison."""
     sections = sections_of([outcome.comparison]) if outcome.comparison else []
-    return to_html(Page(outcome.headline, outcome.findings, sections))
+    figures = [figures_of(outcome).strip("*\n")] if outcome.comparison else []
+    return to_html(Page(outcome.headline, [*figures, *outcome.findings], sections))
 
 
 FILES: dict[str, tuple[str, Callable[[Outcome], str]]] = {

@@ -34,6 +34,7 @@ def test_the_answer_and_the_command_match_the_table(tmp_path):
     row = default_rows(result, ("isolated", None), find_states(result.blocks))[0]
     assert row.ratio
     ratio, low, high = row.ratio
+    assert re.fullmatch(r"allreduce: 16 KiB 4\.\d us \(1\.7\dx MPICH\), 32 MiB 7\.\d GB/s \(1\.4\dx\)", words.pop(1))
     assert words[:2] == ["allreduce: 2 ranks on AMD EPYC 9B45, cores 0 1",
                          f"ours {ratio:.2f}x as fast as MPICH 5.0.2 at 16 KiB [{low:.2f} {high:.2f}]"]  # fmt: skip
     assert re.fullmatch(r"busbw 7\.\d\d GB/s at 32 MiB, \d\d% of the bound\.", words[2])
@@ -52,7 +53,7 @@ def test_an_incomplete_or_wrong_run_is_marked_first(tmp_path):
 
     cut_off = drawn(tmp_path, write_run(tmp_path / "cut", n_blocks=4, finish=False).path).splitlines()
     assert cut_off[1] == "INCOMPLETE: the run was cut off."
-    assert re.fullmatch(r"ours .*, MPICH 5\.0\.2 .* us at 16 KiB: no clear difference \(too few blocks\)", cut_off[2])
+    assert re.fullmatch(r"ours .*, MPICH 5\.0\.2 .* us at 16 KiB: no clear difference \(too few blocks\)", cut_off[3])
     lines = drawn(tmp_path, write_run(tmp_path / "wrong", change=wrong).path).splitlines()
     assert lines[1].startswith("WRONG RESULTS: auto 16 KiB isolated")
     assert "as fast as" not in "".join(lines)
@@ -82,7 +83,7 @@ def test_an_imported_log_is_marked_as_one(tmp_path):
     path, _ = write_imported(tmp_path, run, [case], End(status="failed", reason="it hung"))
     description = drawn(tmp_path, path)
     assert description.splitlines()[1] == "FAILED: it hung."
-    assert "33.0 us at 16 KiB" in description
+    assert "nccl-tests all_reduce: 16 KiB 33 us" in description
     assert "Imported: shown, never judged." in description
     assert "NVIDIA H200" in description
 

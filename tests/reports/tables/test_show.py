@@ -177,7 +177,7 @@ def test_an_algorithm_that_clearly_beats_auto_is_marked_and_named_once(tmp_path)
     text = render(write_run(tmp_path / "a", **options, change=slow(1, 2)))
     assert rows_of(text)["16 KiB"][2] == "one_shot_push*"
     assert rows_of(text)["32 KiB"][2] == "one_shot_push"
-    assert re.search(r"\* another variant beat auto by more than 5 %: one_shot_pull at 16 KiB \(1\.\d\dx\)\n", text)
+    assert re.search(r"\* another variant beat auto by more than 5 %: one-shot pull at 16 KiB \(1\.\d\dx\)\n", text)
     assert "*" not in render(write_run(tmp_path / "b", **options, change=slow(1, 3, 4, 5)))
     # Five even rounds of ten give no interval, so no algorithm clearly beats auto.
     assert "*" not in render(write_run(tmp_path / "c", **{**options, "n_blocks": 10}, change=slow(1, 2)))

@@ -73,13 +73,15 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path):
     assert len(facts["run_ids"].split()) == len(facts["seeds"].split()) == 18
 
     text = markdown.read_text()
-    assert text.startswith("## REGRESSION: 1 of 6")
+    figures = r"allreduce: 16 KiB \d+\.\d us \(\d\.\d+x MPICH\), .* GB/s \(\d\.\d+x\)"
+    assert re.match(rf"## REGRESSION: 1 of 6.*\n\n\*\*{figures}\*\*\n", text), text[:200]
     assert "- 16 KiB two_shot: 1.0" in text
     assert re.search(r"<details>.*\| two_shot \| 16 KiB \|.*\| SLOWER\\\* \|.*</details>", text, re.DOTALL)
 
     page = html.read_text()
     assert "http" not in page
     assert len(page) < 200_000
+    assert re.search(f"<p>{figures}</p>", page)
     for words in ("REGRESSION: 1 of 6", "SLOWER*", "<svg", "16 KiB two_shot", "note: virtual machine",
                   "color-scheme: light dark", "width=device-width"):
         assert words in page
@@ -214,13 +216,13 @@ def test_wrong_results_are_always_unusable(slowed, tmp_path, capsys):
     junit = tmp_path / "junit.xml"
     status, printed = gate(capsys, folder / "main", folder / "new", "--junit", junit)
     assert status == 5
-    assert printed.startswith(f"UNUSABLE: one_shot_push 16 KiB isolated is wrong in {run}: 12 elements were wrong")
+    assert printed.startswith(f"UNUSABLE: one-shot push 16 KiB isolated is wrong in {run}: 12 elements were wrong")
     assert [error.get("type") for error in ElementTree.parse(junit).iter("error")] == ["unusable"]
     assert main(["compare", str(folder)]) == 0
     assert capsys.readouterr().out.startswith("16 KiB one_shot_push wrong; ")
     rewrite_head(run, machine_id="ffffff")
     status, printed = gate(capsys, folder / "main", folder / "new")
-    assert (status, "one_shot_push 16 KiB" in printed, "machine differs" in printed) == (5, True, True)
+    assert (status, "one-shot push 16 KiB" in printed, "machine differs" in printed) == (5, True, True)
     # A fault of the baseline does not make the current side unusable.
     assert gate(capsys, folder / "new", folder / "main", "--allow", "machine")[0] != 5
 

@@ -1,0 +1,88 @@
+"""The headline with which every table, page, card and comment of a gate starts, such as
+`allreduce: 16 KiB 2.5 us (4.5x MPICH), 32 MiB 5.6 GB/s (3.1x)`."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from reports.store.case import find_states
+from reports.store.schema import Result
+from reports.store.stats import Interval
+from reports.tables.rows import Row, default_rows, views
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number
+
+
+@dataclass(frozen=True)
+class Point:
+    """A figure of the headline; `ratio`: ours is this many times as fast as `other`. `is_clear`:
+    the interval of the ratio does not contain 1."""
+
+    label: str
+    value: float
+    unit: str
+    ratio: float | None = None
+    other: str = ""
+    is_clear: bool = True
+
+
+def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]) -> str:
+    """The headline of a run or an imported log, or of several launches: medians, and ratios that
+    are clear if all launches are on one side of 1. Wrong results replace the figures."""
+    start = f"{results[-1].run.benchmark}: " if results else ""
+    cases = [case for result in results for case in result.cases]
+    if wrong := sum(case.status == "wrong" for case in cases):
+        return f"{start}WRONG RESULTS in {wrong} of {len(cases)} cases"
+    launches = [{(point.label, point.unit): point for point in points_of(result)}
+                for result in results]
+    texts, named = list[str](), ""
+    for key, point in max(launches, key=len, default={}).items():
+        points = [launch[key] for launch in launches if key in launch]
+        text = f"{point.label} {_short(median(each.value for each in points))} {point.unit}"
+        if ratios := [each.ratio for each in points if each.ratio]:
+            other = f" {point.other}" * (point.other != named)
+            is_clear = point.is_clear if len(ratios) == 1 else min(ratios) > 1 or max(ratios) < 1
+            unclear = "" if is_clear else ", unclear"
+            text += f" ({_short(median(ratios))}x{other}{unclear})"
+            named = point.other
+        texts.append(text)
+    return start + (", ".join(texts) or "nothing was measured")
+
+
+def points(result: Result, rows: Sequence[Row] | None = None) -> list[Point]:
+    """The headline's figures: the time of decode's size, or else of the smallest, and the busbw of
+    the largest; `rows` of the first view, if they are known."""
+    if rows is None:
+        rows = default_rows(result, views(result)[0], find_states(result.blocks))
+    timed = [row for row in rows if (row.ours_us or row.library_us) is not None]
+    if not timed:
+        return []
+    small = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
+    figures = []
+    for row in [small, *timed[-1:]] if small is not timed[-1] else [small]:
+        case = row.ours or row.library
+        name = without_version(row.library.library if row.library else None)
+        unit = "us" if row.ours_us is not None else f"us by {name}"
+        value, ratio = row.ours_us or row.library_us or 0.0, row.ratio if row.verdict else None
+        if row is not small and case and case.bus_bw_gb_s and not row.skew and (
+                result.run.world["size"] > 1):
+            value, unit = case.bus_bw_gb_s, unit.replace("us", "GB/s")
+        is_clear = not (row.verdict or "").startswith("not clearly")
+        figures.append(Point(row.label, value, unit, ratio and ratio[0], name, is_clear))
+    return figures
+
+
+def without_version(library: str | None) -> str:
+    """`MPICH` of `MPICH 5.0.2`."""
+    return re.sub(r" \d.*", "", library or "the library")
+
+
+def contains_one(interval: Interval | None) -> bool:
+    """Whether a ratio's interval contains 1, or has no ends."""
+    return interval is not None and (interval[1] or 0.0) <= 1 <= (interval[2] or float("inf"))
+
+
+def _short(value: float) -> str:
+    """`0.83`, `2.5`, `17` or `8718`; two decimals next to 1."""
+    return number(value) if value < 1.95 else f"{value:.{int(value < 9.95)}f}"

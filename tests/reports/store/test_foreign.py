@@ -176,7 +176,7 @@ def half_a_gigabyte(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "why"), [
-    (Path.mkdir, "directory"), (os.mkfifo, "ordinary file"), (half_a_gigabyte, "500 MB are more")])
+    (Path.mkdir, "holds no run"), (os.mkfifo, "ordinary file"), (half_a_gigabyte, "500 MB are more")])
 def test_only_a_regular_file_is_read(tmp_path, make, why):
     path = tmp_path / "run.jsonl"
     make(path)

@@ -310,15 +310,17 @@ def _module(world: World, macros: dict[str, str]) -> Module:
 
 
 def _inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
-    """Every rank's inbox as mapped here; all cases share the largest. Raises Disagreement."""
-    if not peers.inboxes or peers.inboxes[0].size_bytes < size_bytes:
+    """Every rank's inbox as mapped here: new cases share the largest, earlier ones go on with
+    theirs. Raises Disagreement."""
+    if not peers.inboxes or peers.inboxes[-1][0].size_bytes < size_bytes:
         undo = ExitStack()
         try:
-            peers.inboxes = share(peers.communicator, peers.device, peers.sharing, size_bytes, undo)
+            peers.inboxes.append(
+                share(peers.communicator, peers.device, peers.sharing, size_bytes, undo))
         except Disagreement:
             undo.close()
             raise
-    return peers.inboxes
+    return peers.inboxes[-1]
 
 
 def _two_shot_traffic(ranks: int, case: Case) -> Traffic:

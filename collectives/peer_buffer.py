@@ -71,7 +71,8 @@ class PeerBuffer:
     registered: list[list[Memory]] = field(default_factory=list)
     half_bytes: int = HALF_BYTES
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
-    inboxes: list[Memory] = field(default_factory=list)  # every rank's, that copy engines fill
+    # Every rank's memory that copy engines fill; each entry has larger ones than the entry before.
+    inboxes: list[list[Memory]] = field(default_factory=list)
     multicast: Any = None  # of allreduce_multimem.py: slabs behind one address, or why not
 
     @property

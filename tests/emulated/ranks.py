@@ -31,7 +31,7 @@ def open_ranks(arch: str, ranks: int, threads: int, blocks: int, seed: int, kern
     bed = open_bed(devices, seed, timeout_s=timeout_s)
     inboxes: Any = [device.private(INBOX_BYTES) for device in devices]
     for world in bed.worlds:
-        cast(PeerBuffer, world.peers).inboxes = inboxes
+        cast(PeerBuffer, world.peers).inboxes = [inboxes]
         cast(Any, world.communicator).together = lambda error: nullcontext()
     return bed
 

@@ -3,9 +3,11 @@
 Every rank prints how many results were wrong. FAULT names an ordering of streams or ranks that this program leaves out.
 """
 
+import gc
 import os
 import sys
 import time
+from collections.abc import Callable
 from itertools import product
 from typing import Any, cast
 
@@ -125,14 +127,35 @@ def in_turn(world: World, memories: list[Memory]) -> int:
                    for memory, count in parts))
 
 
+def in_the_first_inbox(world: World, memories: list[Memory]) -> Callable[[], int]:
+    """A function that launches a case that is bound now, and counts its wrong elements. Its inbox must stay mapped when
+    later cases have larger ones."""
+    send, receive, *_ = memories
+    case = Case(COLLECTIVES["all_reduce"], 256, DATATYPES["float32"], "sum", send.address, receive.address)
+    step = bound(world, forms.TWO_SHOT_COPY_ENGINE, case)
+
+    def launch() -> int:
+        gc.collect()
+        send.write(np.full(256, world.communicator.rank + 1, np.float32))
+        world.communicator.barrier()
+        gpu(world).enqueue(step)
+        gpu(world).stream.synchronize()
+        expected = sum(range(world.communicator.size + 1))
+        return int(np.count_nonzero(receive.read()[:1024].view(np.float32) != expected))
+
+    return launch
+
+
 def main() -> None:
     graph, fault = sys.argv[1] == "1", sys.argv[2]
     leave_out(fault)
     world, watch = connect(20.0, os.environ.get("FAKE_GPU_VENDOR", "cuda"), os.environ.get("MEMORY", "auto"))
     memories = [world.mapped.register((16 << 10) + 64) for _ in range(4)]
+    launch_early = in_the_first_inbox(world, memories)
     wrong = each_form(world, graph, memories) if fault != "entry" else 0
     if not graph:
         wrong += in_turn(world, memories)
+        wrong += launch_early()
     print(f"wrong: {wrong}, timed out: {watch.timed_out}", flush=True)
     world.communicator.barrier()
 

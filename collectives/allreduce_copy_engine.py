@@ -26,6 +26,7 @@ from collectives.operation import (
     Unsupported,
     World,
     build_macros,
+    without_gpus,
 )
 from collectives.peer_buffer import HALF_BYTES, PeerBuffer, share
 from kernels.devices.device import (
@@ -244,12 +245,8 @@ def _bind(assemble: Callable[[Program], None], slots: Callable[[int], int], worl
 
 def _refusal(world: World, case: Case) -> Unsupported | None:
     """Why these forms do not fit the case; the same on all ranks."""
-    if isinstance(world.peers, Unsupported):
-        return world.peers
-    if world.device.near_peers:
-        # A default table of a CPU would repeat the reason at each size.
-        return Unsupported("the cpu device has no copy engines; GPUs have them",
-                           depends_on_size=True)
+    if refusal := without_gpus(world, "copy engines; GPUs have them"):
+        return refusal
     if case.segment_bytes < LEAST_BYTES:
         return Unsupported(f"copy engines pay from {LEAST_BYTES >> 20} MiB on",
                            depends_on_size=True)
@@ -310,8 +307,7 @@ def _module(world: World, macros: dict[str, str]) -> Module:
 
 
 def _inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
-    """Every rank's inbox as mapped here: new cases share the largest, earlier ones go on with
-    theirs. Raises Disagreement."""
+    """Every rank's inbox as mapped here; earlier cases go on with theirs. Raises Disagreement."""
     if not peers.inboxes or peers.inboxes[-1][0].size_bytes < size_bytes:
         undo = ExitStack()
         try:

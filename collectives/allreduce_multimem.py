@@ -23,6 +23,7 @@ from collectives.operation import (
     Unsupported,
     World,
     bind_kernel,
+    without_gpus,
 )
 from collectives.peer_buffer import half_for
 from collectives.probe import PROBE_NS
@@ -50,12 +51,8 @@ def _bind(entry: str, world: World, case: Case) -> Bound:
 
 def _refusal(world: World, case: Case) -> Unsupported | None:
     """Why these forms do not fit the case; the same on all ranks."""
-    if isinstance(world.peers, Unsupported):
-        return world.peers
-    if world.device.near_peers:
-        # A default table of a CPU would repeat the reason at each size.
-        return Unsupported("the cpu device has no multicast; NVIDIA GPUs on an NVSwitch have it",
-                           depends_on_size=True)
+    if refusal := without_gpus(world, "multicast; NVIDIA GPUs on an NVSwitch have it"):
+        return refusal
     if world.communicator.size == 1:
         return Unsupported("a single rank has no peer to sum with", depends_on_size=True)
     if world.memory == "same_device":

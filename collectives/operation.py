@@ -293,6 +293,14 @@ def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: flo
     return Operation(step, world.device.caller(step))
 
 
+def without_gpus(world: World, lacks: str) -> Unsupported | None:
+    """The refusal without mapped peers or on a CPU. The default table of a CPU omits it."""
+    if isinstance(world.peers, Unsupported):
+        return world.peers
+    on_cpus = Unsupported(f"the cpu device has no {lacks}", depends_on_size=True)
+    return on_cpus if world.device.near_peers else None
+
+
 def build_macros(world: World, case: Case) -> dict[str, str]:
     ranks = world.communicator.size
     macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element}

@@ -71,8 +71,7 @@ class PeerBuffer:
     registered: list[list[Memory]] = field(default_factory=list)
     half_bytes: int = HALF_BYTES
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
-    # Every rank's memory that copy engines fill; each entry has larger ones than the entry before.
-    inboxes: list[list[Memory]] = field(default_factory=list)
+    inboxes: list[list[Memory]] = field(default_factory=list)  # for copy engines, largest last
     multicast: Any = None  # of allreduce_multimem.py: slabs behind one address, or why not
 
     @property

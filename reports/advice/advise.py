@@ -14,10 +14,10 @@ from reports.advice import serving, validate, versus
 from reports.advice.reduce_times import read_times, span_text, warnings, wire_factor
 from reports.advice.serving import GB, ONE, REPLICAS, TENSOR, Split, rate
 from reports.advice.specs import BITS, GPUS, LINKS, MODELS, link_between, model_of
-from reports.imports.imported import Imported, read_imported
+from reports.imports.imported import Imported, read_any
 from reports.store.foreign import printable
 from reports.store.report_json import write_json
-from reports.store.result import ResultError, is_imported, read
+from reports.store.result import ResultError, read
 from reports.store.schema import Result
 from reports.tables.sentences import lay_out, number, plain_table, size_text
 
@@ -61,7 +61,7 @@ def whole(least: int, most: int, text: str) -> int:
 
 def advise(arguments: argparse.Namespace) -> int:
     """Prints the advice and returns 0. Raises ResultError for unknown names and unusable files."""
-    runs = [read_imported(path) if is_imported(path) else read(path) for path in arguments.run]
+    runs = [read_any(path) for path in arguments.run]
     results = [run for run in runs if isinstance(run, Result)]
     if len(results) < len(runs) > 1:
         raise ResultError("an imported log is one launch of another program: name it alone")

@@ -15,10 +15,10 @@ import numpy as np
 from reports.advice.reduce_times import gpus_of, read_times, warnings, wire_factor
 from reports.advice.serving import ONE, TENSOR, Split
 from reports.advice.specs import BITS, GPUS, LINKS, MODELS, close_names, convert
-from reports.imports.imported import Imported, read_imported
+from reports.imports.imported import Imported, read_any
 from reports.store.case import find_states
 from reports.store.foreign import printable_in
-from reports.store.result import ResultError, content_of, is_imported, read
+from reports.store.result import ResultError, content_of
 from reports.store.schema import Result
 from reports.tables.rows import default_rows
 from reports.tables.sentences import number
@@ -204,7 +204,7 @@ def read_runs(machine: Machine) -> None:
         if not files:
             raise ResultError(f"candidate {name}: no run at {path}")
         for file in files:
-            run = read_imported(file) if is_imported(file) else read(file)
+            run = read_any(file)
             if runs.setdefault(run.run.run_id, run) is not run:
                 notes.append(f"{file.name} repeats the run {run.run.run_id}: left out")
     for run_id, run in runs.items():

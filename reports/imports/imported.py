@@ -9,8 +9,8 @@ from typing import NamedTuple, TypedDict
 import msgspec
 from msgspec.structs import replace
 
-from reports.store.result import ResultError, content_of, of_kind, read_lines
-from reports.store.schema import SCHEMA, Count, End, NotNegative, Positive
+from reports.store.result import ResultError, content_of, is_imported, of_kind, read, read_lines
+from reports.store.schema import SCHEMA, Count, End, NotNegative, Positive, Result
 from reports.store.writing import to_line, write_errors, write_whole
 
 
@@ -108,6 +108,11 @@ def read_imported(path: Path) -> Imported:
         raise ResultError(f"{path} was cut off: import its log again")
     [run], cases = of_kind(ImportedRun, records), of_kind(ImportedCase, records)
     return Imported(path, run, cases, ends[-1])
+
+
+def read_any(path: Path) -> Result | Imported:
+    """The measured or imported run at `path`. Raises ResultError."""
+    return read_imported(path) if is_imported(path) else read(path)
 
 
 def write_imported(folder: Path, run: ImportedRun, cases: list[ImportedCase],

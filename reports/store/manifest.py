@@ -4,12 +4,13 @@ a launch that no longer counts gets another line, with status `orphaned`."""
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from reports.store.result import ResultError, of_kind, read_lines
+from reports.store.result import ResultError, of_kind, read_lines, time_of
 
 SCHEMA = 1
 MOST_RECORDS = 10_000  # `add` compares an orphaned launch with all earlier launches
@@ -130,6 +131,17 @@ def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
                 yield path, ""
     for error in closed:
         yield Path(error.filename), "a folder that cannot be read"
+
+
+def runs_by_time(folder: Path) -> list[Path]:
+    """The files of runs and imported logs below a folder, by the time in the name or of import."""
+
+    def time_s(path: Path) -> float:
+        started = time_of(path.name)
+        return started.replace(tzinfo=timezone.utc).timestamp() if started else path.stat().st_mtime
+
+    return sorted((path for path, problem in run_files(folder)
+                   if not problem and path.name != MANIFEST), key=time_s)
 
 
 def _folders(folder: Path, failed: Callable[[OSError], object] | None = None

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -244,17 +244,6 @@ def places(runs: Iterable[Run]) -> dict[str, int]:
             else:
                 order[stack.pop()] = len(order)
     return order
-
-
-def run_files(folder: Path) -> list[Path]:
-    """The files of runs and imported logs below a folder, by the time in the name or of import."""
-
-    def time_s(path: Path) -> float:
-        started = time_of(path.name)
-        return started.replace(tzinfo=timezone.utc).timestamp() if started else path.stat().st_mtime
-
-    files = (path for path in folder.rglob("*.jsonl") if path.name != "campaign.jsonl")
-    return sorted(files, key=time_s)
 
 
 def latest(folder: Path) -> list[str]:

@@ -8,10 +8,10 @@ from datetime import timezone
 from pathlib import Path
 from typing import Any
 
-from reports.imports.imported import Imported, read_imported
+from reports.imports.imported import Imported, read_any
 from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST, run_files
-from reports.store.result import ResultError, is_imported, read, time_of
+from reports.store.result import ResultError, time_of
 from reports.store.schema import Result
 from reports.store.writing import write_named
 from reports.tables.formats import as_csv_text, as_table, case_rows
@@ -71,13 +71,12 @@ def read_runs(paths: Iterable[Path]) -> list[Result | Imported]:
     runs: dict[str, Result | Imported] = {}
     for path in paths:
         if not path.is_dir():
-            runs.setdefault(path.stem, read_imported(path) if is_imported(path) else read(path))
+            runs.setdefault(path.stem, read_any(path))
             continue
         for file, problem in run_files(path):
             try:
                 if not problem and file.name != MANIFEST:
-                    runs.setdefault(file.stem, read_imported(file) if is_imported(file)
-                                    else read(file))
+                    runs.setdefault(file.stem, read_any(file))
             except ResultError as error:
                 problem = str(error)
             if problem:

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from reports.imports.imported import Imported, read_imported
-from reports.store.result import ResultError, is_imported, read, run_files, time_of
+from reports.imports.imported import Imported, read_any
+from reports.store.manifest import runs_by_time
+from reports.store.result import ResultError, is_imported, read, time_of
 from reports.store.schema import Result
 
 LEVELS = "case", "block"
@@ -33,7 +34,7 @@ def load_frame(path: str | os.PathLike[str], level: str = "case") -> pd.DataFram
     if level not in LEVELS:
         raise ValueError(f"level is {level!r}, and must be one of: {', '.join(LEVELS)}")
     rows, unreadable = list[dict[str, Any]](), list[str]()
-    paths = run_files(Path(path)) if Path(path).is_dir() else [Path(path)]
+    paths = runs_by_time(Path(path)) if Path(path).is_dir() else [Path(path)]
     for file in paths:
         try:
             rows += block_rows(file) if level == "block" else case_rows(file)
@@ -48,7 +49,7 @@ def load_frame(path: str | os.PathLike[str], level: str = "case") -> pd.DataFram
 
 def case_rows(path: Path) -> Iterator[dict[str, Any]]:
     """A row per case. An imported log has no median: its `time_us` is the printed mean."""
-    run = read_imported(path) if is_imported(path) else read(path)
+    run = read_any(path)
     for case in run.cases:
         row = run_columns(run, path) | columns(case, ("case", *CASE_COLUMNS))
         for name in QUANTITIES:

@@ -9,8 +9,9 @@ import msgspec
 
 from reports.imports.imported import Imported, read_imported
 from reports.store.case import FUSED_BENCHMARKS
+from reports.store.manifest import runs_by_time
 from reports.store.report_json import write_json
-from reports.store.result import ImportedRunError, ResultError, is_imported, read, run_files
+from reports.store.result import ImportedRunError, ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.tables import exposed_table, link, steps, tune
 from reports.tables.formats import as_csv, as_nccl_tests
@@ -45,7 +46,7 @@ def show(arguments: argparse.Namespace) -> int:
     """Prints the run; the exit status, 0. Raises ResultError for a file that cannot be read or
     drawn, or for a folder without runs."""
     if arguments.run.is_dir():
-        if not (files := run_files(arguments.run)):
+        if not (files := runs_by_time(arguments.run)):
             raise ResultError(f"{arguments.run} holds no run")
         arguments.run = files[-1]
     if is_imported(arguments.run):

@@ -27,11 +27,13 @@ def run_campaign(options: CampaignOptions) -> int:
     """Runs the rest of the campaign, prints the comparison, and returns the exit status."""
     campaign = OpenCampaign(options)
     if campaign.manifest.end:
-        say(f"{options.folder} holds this campaign, finished")
+        campaign.tell(f"{options.folder} holds this campaign, finished")
     else:
         if campaign.manifest.launches:
-            say(f"continuing in {options.folder} after {len(campaign.finished())} launches")
+            campaign.tell(f"continuing in {options.folder} after {len(campaign.finished())} "
+                          "launches")
         run_launches(campaign)
+    campaign.progress.clear()
     allowed = [word for key in COMPARABLE for word in ("--allow", key)]
     compare_status = reports(["compare", str(options.folder), *allowed])
     print(f"campaign: {options.folder} ({len(campaign.manifest.launches)} launches)")

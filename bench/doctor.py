@@ -9,6 +9,7 @@ import sys
 from typing import NoReturn
 
 from bench.harness.options import CANNOT, FINE, Parser, print_out
+from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
 from bench.machine.gpus import examine, examine_library, examine_ranks
 from bench.machine.pci import gpu_bus_ids
@@ -21,15 +22,24 @@ NO_GPU = ("No GPU to examine: /sys/bus/pci/devices lists no GPU of NVIDIA or AMD
 
 def main() -> NoReturn:
     """Prints the page; exits with 0, with 2 for a wrong command line, with 3 without a GPU."""
-    Parser(
-        prog="bench.doctor", usage="[mpirun -n RANKS] python -m bench.doctor", description=__doc__,
-        epilog="exit status: 0 page printed; 2 wrong command line; 3 no GPU").parse_args()
+    parser = Parser(
+        prog="bench.doctor", usage="[mpirun -n RANKS] python -m bench.doctor [--quiet]",
+        description=__doc__,
+        epilog="exit status: 0 page printed; 2 wrong command line; 3 no GPU")
+    parser.add_argument("--quiet", action="store_true",
+                        help="print no progress on standard error")
+    progress = Progress("doctor", parser.parse_args().quiet)
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)  # no rank waits for a lost one for ever
+    progress.show("examine the GPUs and their links")
     communicator = None if launched_rank() is None else Communicator()
     facts, world = examine_ranks(communicator) if communicator else (examine(gpu_bus_ids()), None)
+    progress.clear()
     say(communicator, page(facts) if facts["gpus"] else "\n".join([NO_GPU, *facts["refusals"]]))
     if world:  # after the page: a library's first call may hang
-        say(communicator, f"\n{section('Library', examine_library(world))}")
+        progress.show("call the GPUs' library")
+        library = section("Library", examine_library(world))
+        progress.clear()
+        say(communicator, f"\n{library}")
     sys.exit(FINE if facts["gpus"] else CANNOT)
 
 

@@ -48,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise each of hundreds of launches compiles all modules
     data = tempfile.TemporaryDirectory(prefix="wiretax-tests-")
     config.add_cleanup(data.cleanup)
+    os.environ["WIRETAX_QUIET"] = "1"  # tests read what a command prints otherwise
     os.environ["XDG_DATA_HOME"] = data.name  # tests do not use this machine's tuning table
     config.addinivalue_line("markers", "gpu: needs a real GPU and the CuPy for it")
     config.addinivalue_line("markers", "emulated: executes machine code in an emulator, see `make test-emulated`")

@@ -24,6 +24,7 @@ import msgspec
 
 from bench.campaigns.options import FRESH_SHARE, LEAST_LAUNCH_S, CampaignOptions, Variant
 from bench.harness.options import CANNOT, FINE, USAGE, WRONG, print_out
+from bench.harness.progress import CLEAR, Progress
 from reports.store.manifest import MANIFEST, WORKTREES, Launch, read_manifest
 from reports.store.result import ResultError, read
 from reports.store.writing import to_line
@@ -48,7 +49,7 @@ class Stop(Exception):
 
 def say(sentence: str) -> None:
     """Writes a sentence to standard error, if anybody reads it. Raises OSError."""
-    print_out(f"{sentence}\n", sys.stderr)
+    print_out(f"{CLEAR if sys.stderr.isatty() else ''}{sentence}\n", sys.stderr)
 
 
 class OpenCampaign:
@@ -58,6 +59,7 @@ class OpenCampaign:
     def __init__(self, options: CampaignOptions) -> None:
         self.options, self.folder = options, options.folder
         self.ready_for: Variant | None = None
+        self.progress = Progress("campaign", options.quiet)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / MANIFEST
         self.file = path.open("a+b")
@@ -77,6 +79,11 @@ class OpenCampaign:
         if self.manifest.campaign.plan != options.head.plan:
             raise Stop(USAGE, f"{self.folder} holds another campaign: remove it, or name another "
                        "folder with --out")
+
+    def tell(self, sentence: str) -> None:
+        """Writes a sentence about the course of the campaign, unless it is quiet."""
+        if not self.options.quiet:
+            say(sentence)
 
     def record(self, line: msgspec.Struct) -> None:
         """Adds a line to the manifest; returns when it is on disk."""
@@ -228,6 +235,8 @@ def launch_once(campaign: OpenCampaign, launch: Launch) -> None:
         max_time_s = max_time_s and max(max_time_s * FRESH_SHARE, LEAST_LAUNCH_S)
     command = command_line(variant, folder, options.head.seed + launch.pair, max_time_s, sizes)
     tree = campaign.revision_folder(variant)
+    campaign.progress.show(f"launch {len(campaign.manifest.launches) + 1}",
+                           f"{launch.stage}, {variant.name}")
     started_s = time.monotonic()
     launch.exit, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
     launch.elapsed_s = time.monotonic() - started_s

@@ -21,6 +21,7 @@ import msgspec
 
 from bench import VERSION
 from bench.harness.options import Parser, duration_s, whole_number
+from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
 from reports.store import manifest
@@ -59,7 +60,8 @@ class Variant:
     commit: str | None = None
 
     def environment(self, folder: Path | None) -> dict[str, str]:
-        """With this interpreter's programs in PATH, behind the programs of a revision's folder."""
+        """With this interpreter's programs in PATH, behind the programs of a revision's folder. A
+        launch shows no progress: the campaign reads its last line."""
         environment = dict(os.environ)
         programs = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
         if folder:
@@ -67,7 +69,7 @@ class Variant:
             modules = f"{folder}{os.pathsep}{environment.get('PYTHONPATH', '')}"
             # A rank that is ending could make the removed folder again for its bytecode.
             environment |= {"PYTHONPATH": modules, "PYTHONDONTWRITEBYTECODE": "1"}
-        return environment | {"PATH": os.pathsep.join(programs)} | self.variables
+        return environment | {"PATH": os.pathsep.join(programs), QUIET: "1"} | self.variables
 
     def recorded(self) -> manifest.Variant:
         """The variant for the manifest. Before the benchmark's own words only options and counts
@@ -135,6 +137,7 @@ class CampaignOptions:
     budget_s: float | None
     launch_s: float | None
     pause: bool
+    quiet: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -177,6 +180,7 @@ def make_parser(program: str = "bench.campaign") -> Parser:
     option("--pause", action="store_true",
            help="wait for Enter before another variant: drivers, settings, cables by hand")
     option("--no-control", action="store_true", help="do not launch the baseline against itself")
+    option("--quiet", action="store_true", help="print no progress on standard error")
     return parser
 
 
@@ -214,7 +218,8 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     if launch_s and launch_s < LEAST_LAUNCH_S:
         least = time_text(LEAST_LAUNCH_S * launches)
         parser.error(f"--budget: {launches:.0f} launches need at least {least}")
-    return CampaignOptions(by_name, head, looks, folder, values.budget, launch_s, values.pause)
+    return CampaignOptions(by_name, head, looks, folder, values.budget, launch_s, values.pause,
+                           values.quiet)
 
 
 def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec.structs import replace
 
-from bench.campaigns.launches import ATTEMPTS, OpenCampaign, StageName, Stop, retry_launch, say
+from bench.campaigns.launches import ATTEMPTS, OpenCampaign, StageName, Stop, retry_launch
 from bench.campaigns.options import FRESH_SHARE, MORE_PILOTS, time_text
 from bench.harness.options import CANNOT, WRONG
 from reports.store.manifest import Stage
@@ -43,12 +43,12 @@ def announce(campaign: OpenCampaign) -> None:
     more = f"judged after {', '.join(map(str, options.looks))} pairs"
     if head.fresh:
         more = f"with {head.fresh} fresh pairs of the sizes in doubt at most {duration}"
-    say(f"{pairs} pairs of all sizes, {np.mean([*launch_s.values()]):.1f} s per launch: "
-        f"{time_text(first_s)}; {more}")
+    campaign.tell(f"{pairs} pairs of all sizes, {np.mean([*launch_s.values()]):.1f} s per "
+                  f"launch: {time_text(first_s)}; {more}")
     # The user chose what to compare: every difference is allowed, and listed now and in the table.
     compared = comparison.compare(pilots, list(sides.COMPARABLE))
     for sentence in dict.fromkeys(line for each in compared for line in each.allowed):
-        say(sentence)
+        campaign.tell(sentence)
     effects, twice = (pilot.visible_effects(
         pilots[0], n * pairs, n * head.fresh, head.margin, len(compared[0].cells)) for n in (1, 2))
     if not any(costs_us for launch in pilots[0].launches for costs_us in launch.costs.values()):
@@ -56,12 +56,13 @@ def announce(campaign: OpenCampaign) -> None:
                    "needs more time (--budget, --max-time) or fewer cases")
     effect = max(effects.values(), default=np.inf)
     if np.isinf(effect):
-        say(f"{pairs} pairs of all sizes and {head.fresh} fresh pairs are too few to see any "
-            "difference, or no two pilots have five blocks of a case in one state of the link.")
+        campaign.tell(f"{pairs} pairs of all sizes and {head.fresh} fresh pairs are too few to see "
+                      "any difference, or no two pilots have five blocks of a case in one state "
+                      "of the link.")
     else:
-        say(f"In {duration} this machine decides {effect:.1%} (80 %; half of the sizes: "
-            f"{np.median([*effects.values()]):.1%}), {max(twice.values()):.1%} with twice the "
-            f"pairs in {time_text(2 * (first_s + fresh_s))}.")
+        campaign.tell(f"In {duration} this machine decides {effect:.1%} (80 %; half of the sizes: "
+                      f"{np.median([*effects.values()]):.1%}), {max(twice.values()):.1%} with "
+                      f"twice the pairs in {time_text(2 * (first_s + fresh_s))}.")
     if not campaign.manifest.stages:
         visible = None if np.isinf(effect) else effect
         campaign.record(Stage(stage="first", visible_effect=visible, expected_s=first_s))
@@ -95,12 +96,14 @@ def choose_sizes(campaign: OpenCampaign) -> None:
     last, cells = pairs, comparison.cells_of(folder)  # whose times do not decide on more pairs
     while last < 2 * pairs and (lacking := pairs - int(cells.pairs.median())) > 0:
         more = range(last + 1, min(last + lacking, 2 * pairs) + 1)
-        say(f"half of the cells lack {lacking} pairs in one state of the link: {len(more)} more")
+        campaign.tell(f"half of the cells lack {lacking} pairs in one state of the link: "
+                      f"{len(more)} more")
         run_rounds(campaign, "first", more)
         last, cells = more[-1], comparison.cells_of(folder)
     sizes = sorted(cells[cells.is_suspect].size_bytes.unique().tolist())
     campaign.record(Stage(stage="fresh", sizes=sizes))
-    say(f"in doubt: {', '.join(map(size_text, sizes))}" if sizes else "no size is in doubt")
+    doubtful = ", ".join(map(size_text, sizes))
+    campaign.tell(f"in doubt: {doubtful}" if sizes else "no size is in doubt")
 
 
 def run_rounds(campaign: OpenCampaign, stage: StageName, pairs: range) -> None:
@@ -116,7 +119,7 @@ def run_rounds(campaign: OpenCampaign, stage: StageName, pairs: range) -> None:
         lost = [launch for launch in made if launch.attempt == ATTEMPTS]
         if {launch.variant for launch in finished + lost} == set(names):
             continue
-        say(f"{stage} pairs: {pair} of {pairs.stop - 1}")
+        campaign.tell(f"{stage} pairs: {pair} of {pairs.stop - 1}")
         for launch in finished:
             campaign.record(replace(launch, status="orphaned", reason="its round started again"))
         for place, name in enumerate(order):

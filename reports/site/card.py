@@ -17,7 +17,7 @@ from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
 from reports.tables import exposed_table, link, rows, sentences, steps
-from reports.tables.figure import COLOURS, dress, figure, styles_of
+from reports.tables.figure import dress, figure, styles_of
 from reports.tables.headline import headline
 from reports.tables.rows import token
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number
@@ -26,9 +26,11 @@ from reports.tables.show import headline_of, imported_machine, imported_points
 OURS = "ours"
 INCHES, DOTS_PER_INCH = (12, 6.3), 100
 WIDTH_PIXELS, LEAST_POINTS = 1130, 6  # of the card's text
+OTHER_BAR = "#BBBBBB"
 
 Lines = Mapping[str, Sequence[tuple[int, float]]]  # (size in bytes, value) by name
-Plot = tuple[str, Lines, Mapping[str, float]]  # the unit, and lines over sizes or bars
+Bars = Mapping[str, tuple[float, str]]  # (value, colour) by name
+Plot = tuple[str, Lines, Bars]  # the unit, and lines over sizes or bars
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,15 +74,16 @@ def _answer(result: Result) -> tuple[list[str], Plot]:
     if benchmark in steps.BENCHMARKS:
         groups = steps.groups(result)
         title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
-        bars = {form.name: form.median_us / 1e3 for form in groups[0].values() if form.median_us}
+        bars = {form.name: (form.median_us / 1e3, steps.COLOURS.get(kind, OTHER_BAR))
+                for kind, form in groups[0].items() if form.median_us}
         return ([line for group in groups for line in steps.verdict(result, group)],
                 (f"ms a step, {title}", {}, bars))
     if benchmark in FUSED_BENCHMARKS:
         shapes = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
-        bars = {form.name: form.median_us for _, forms in shapes[:1] for form in forms.values()
-                if form.median_us}
+        bars = {form.name: (form.median_us, exposed_table.COLOURS.get(kind, OTHER_BAR))
+                for _, forms in shapes[:1] for kind, form in forms.items() if form.median_us}
         return ([exposed_table.verdict(*shape) for shape in shapes],
-                ("us of the first shape", {}, bars))
+                ("time, us, of the first shape", {}, bars))
     return _against_library(result)
 
 
@@ -182,16 +185,18 @@ def _shrink(text: Any, width_pixels: float) -> None:
         text.set_fontsize(text.get_fontsize() - 1)
 
 
-def _plot(axes: Any, unit: str, lines: Lines, bars: Mapping[str, float]) -> None:
+def _plot(axes: Any, unit: str, lines: Lines, bars: Bars) -> None:
     width_pixels = axes.bbox.width
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=13)
-    keys = [("library", ""), ("auto", "copied")]  # ours has the colour of `auto` in all pictures
-    for (name, points), style in zip(lines.items(), styles_of(keys), strict=False):
+    # Ours has the colour of `auto`, and a transfer its own, as in the other pictures.
+    keys = [("auto", "copied") if name == OURS else (name if name in link.RATES else "library", "")
+            for name in lines]
+    for (name, points), style in zip(lines.items(), styles_of(keys), strict=True):
         wide = style | {"markersize": 7, "linewidth": 2.6}
         axes.plot(*zip(*points, strict=True), label=textwrap.fill(name, 36), **wide)
-    for row, (name, value) in enumerate(list(bars.items())[:6]):
-        axes.barh(row, value, color=COLOURS[row], alpha=0.4)
+    for row, (name, (value, colour)) in enumerate(bars.items()):
+        axes.barh(row, value, color=colour, alpha=0.4)
         _shrink(axes.annotate(f" {name}: {number(value)}", (0, row), va="center", fontsize=14),
                 width_pixels)
     sizes = sorted({size for points in lines.values() for size, _ in points})

@@ -73,8 +73,9 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
     """Start-up time and bandwidth of each algorithm, and the crossovers between algorithms."""
     fits = fits_of([read(path) for path in paths])
     fitted = [fit for fit in fits if fit.regimes]
-    lines = [f"time = alpha + size / beta, over {len(paths)} launches of this command on this "
-             "machine and software; in brackets 95 % intervals."]
+    launches = f"{len(paths)} launch{'es' * (len(paths) > 1)}"
+    lines = [f"time = alpha + size / beta, over {launches} of this command on this machine and "
+             "software; in brackets 95 % intervals."]
     crossovers = find_crossovers(fits)
     for members in by_title(fits).values():
         lines += [f"{members[0].mode}: {line}"

@@ -17,7 +17,7 @@ from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
 from reports.tables import exposed_table, link, rows, sentences, steps
-from reports.tables.figure import COLOURS, dress, figure, styles_of
+from reports.tables.figure import dress, figure, styles_of
 from reports.tables.headline import headline
 from reports.tables.rows import token
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number
@@ -25,9 +25,12 @@ from reports.tables.show import headline_of, imported_machine, imported_points
 
 OURS = "ours"
 INCHES, DOTS_PER_INCH = (12, 6.3), 100
+WIDTH_PIXELS, LEAST_POINTS = 1130, 6  # of the card's text
+OTHER_BAR = "#BBBBBB"
 
 Lines = Mapping[str, Sequence[tuple[int, float]]]  # (size in bytes, value) by name
-Plot = tuple[str, Lines, Mapping[str, float]]  # the unit, and lines over sizes or bars
+Bars = Mapping[str, tuple[float, str]]  # (value, colour) by name
+Plot = tuple[str, Lines, Bars]  # the unit, and lines over sizes or bars
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,15 +74,16 @@ def _answer(result: Result) -> tuple[list[str], Plot]:
     if benchmark in steps.BENCHMARKS:
         groups = steps.groups(result)
         title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
-        bars = {form.name: form.median_us / 1e3 for form in groups[0].values() if form.median_us}
+        bars = {form.name: (form.median_us / 1e3, steps.COLOURS.get(kind, OTHER_BAR))
+                for kind, form in groups[0].items() if form.median_us}
         return ([line for group in groups for line in steps.verdict(result, group)],
                 (f"ms a step, {title}", {}, bars))
     if benchmark in FUSED_BENCHMARKS:
         shapes = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
-        bars = {form.name: form.median_us for _, forms in shapes[:1] for form in forms.values()
-                if form.median_us}
+        bars = {form.name: (form.median_us, exposed_table.COLOURS.get(kind, OTHER_BAR))
+                for _, forms in shapes[:1] for kind, form in forms.items() if form.median_us}
         return ([exposed_table.verdict(*shape) for shape in shapes],
-                ("us of the first shape", {}, bars))
+                ("time, us, of the first shape", {}, bars))
     return _against_library(result)
 
 
@@ -109,7 +113,7 @@ def _against_library(result: Result) -> tuple[list[str], Plot]:
     lines = {library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
              OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us]}
     return ([answer, *busbw, *filter(None, [token(result, chained or table)])],
-            (f"us, {view[0]}", lines, {}))
+            (f"time, us, {view[0]}", lines, {}))
 
 
 def _busbw_sentence(busbw_gb_s: float | None, size: str, share: float | None = None) -> list[str]:
@@ -129,7 +133,7 @@ def _imported_answer(imported: Imported) -> tuple[list[str], list[str], Plot]:
              and case.time_us and case.time_us.mean}
     lines = {run.benchmark: sorted(timed.items())}
     return (faults, ["Imported: shown, never judged."],
-            (f"us, {run.statistic}", lines, {}))
+            (f"time, us, {run.statistic}", lines, {}))
 
 
 def draw(path: Path, texts: Sequence[str], is_faulty: bool, plot: Plot) -> None:
@@ -137,54 +141,76 @@ def draw(path: Path, texts: Sequence[str], is_faulty: bool, plot: Plot) -> None:
     more sentences, the command and the source. Raises ResultError if it cannot be written."""
     file = io.BytesIO()
     with warnings.catch_warnings(), figure(
-            file, 1, 1, INCHES, dpi=DOTS_PER_INCH, format="png",
+            file, 1, 1, INCHES, margins=(0.62, 0.27, 0.97, 0.5), dpi=DOTS_PER_INCH, format="png",
             metadata={"Description": "\n".join(texts)}) as (drawing, ((axes,),)):
         warnings.simplefilter("ignore")  # a letter without a glyph is an empty box
-        drawing.set_layout_engine("none")
         machine, answer, *more, command, source = texts
         grey = "#444444"
-        _write(drawing, 0.965, [machine], 1, fontsize=16, color=grey)
-        y = _write(drawing, 0.9, [answer], 4, fontsize=25 if len(answer) < 150 else 19,
-                   weight="bold", color="#B3261E" if is_faulty else "black")
-        _write(drawing, y - 0.02, more, 10, 590, fontsize=16)
-        _write(drawing, 0.14, [command], 2, fontsize=15, family="monospace")
-        _write(drawing, 0.055, [source], 1, fontsize=15, color=grey)
-        axes.set_position((0.62, 0.27, 0.35, y - 0.36))
+        y = _write(drawing, (0.965, 0.07, WIDTH_PIXELS), [machine], 16, color=grey)
+        y = _write(drawing, (y - 0.015, 0.2, WIDTH_PIXELS), [answer], 25, weight="bold",
+                   color="#B3261E" if is_faulty else "black")
+        _write(drawing, (y - 0.02, y - 0.18, 590), more, 16)
+        _write(drawing, (0.14, 0.085, WIDTH_PIXELS), [command], 15, family="monospace")
+        _write(drawing, (0.055, 0.045, WIDTH_PIXELS), [source], 15, color=grey)
+        axes.set_position((0.62, 0.25, 0.35, y - 0.34))
         _plot(axes, *plot)
     write_named(path, file.getvalue())
 
 
-def _write(drawing: Any, y: float, paragraphs: Sequence[str], most_lines: int,
-           width_pixels: int = 1130, **style: Any) -> float:
-    """Write text at height `y`, cut to its lines. Returns the height of the next line."""
-    size_pixels = style["fontsize"] * DOTS_PER_INCH / 72
-    letters = int(width_pixels / (0.56 * size_pixels))  # of mean width
-    lines = [line for text in paragraphs for line in textwrap.wrap(text, letters)]
-    if len(lines) > most_lines:
+def _write(drawing: Any, box: tuple[float, float, float], paragraphs: Sequence[str],
+           points: int, **style: Any) -> float:
+    """Write text from the top of a box of (top, height, width in pixels) downwards, in letters of
+    at most this size, small enough for the box; cut if even the smallest are too large. Returns the
+    height of the next line."""
+    y, most_height, width_pixels = box
+    for size in range(points, LEAST_POINTS - 1, -1):
+        size_pixels = size * DOTS_PER_INCH / 72
+        letters = int(width_pixels / (0.56 * size_pixels))  # of mean width
+        line_height = 1.33 * size_pixels / (INCHES[1] * DOTS_PER_INCH)
+        lines = [line for text in paragraphs for line in textwrap.wrap(text, letters)]
+        most_lines = int(most_height / line_height)
+        if len(lines) <= most_lines:
+            break
+    else:
         lines = [*lines[: most_lines - 1], f"{lines[most_lines - 1]} ..."]
     for line in lines:
-        text = drawing.text(0.035, y, line, va="top", **style)
-        while text.get_window_extent().width > width_pixels:  # capitals are wide
-            text.set_fontsize(text.get_fontsize() - 1)
-        y -= 1.33 * size_pixels / (INCHES[1] * DOTS_PER_INCH)
+        text = drawing.text(0.035, y, line, va="top", fontsize=size, **style)
+        _shrink(text, width_pixels)  # capitals are wide
+        y -= line_height
     return y
 
 
-def _plot(axes: Any, unit: str, lines: Lines, bars: Mapping[str, float]) -> None:
-    axes.set_title(unit, fontsize=14, loc="left")
+def _shrink(text: Any, width_pixels: float) -> None:
+    while text.get_window_extent().width > width_pixels and text.get_fontsize() > 2:
+        text.set_fontsize(text.get_fontsize() - 1)
+
+
+def _plot(axes: Any, unit: str, lines: Lines, bars: Bars) -> None:
+    width_pixels = axes.bbox.width
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=13)
-    for (name, points), style in zip(lines.items(), styles_of(["library", OURS]), strict=False):
+    # Ours has the colour of `auto`, and a transfer its own, as in the other pictures.
+    keys = [("auto", "copied") if name == OURS else (name if name in link.RATES else "library", "")
+            for name in lines]
+    for (name, points), style in zip(lines.items(), styles_of(keys), strict=True):
         wide = style | {"markersize": 7, "linewidth": 2.6}
-        axes.plot(*zip(*points, strict=True), label=name[:20], **wide)
-    for row, (name, value) in enumerate(list(bars.items())[:6]):
-        axes.barh(row, value, color=COLOURS[row], alpha=0.4)
-        axes.annotate(f" {name[:24]}: {number(value)}", (0, row), va="center", fontsize=14)
+        axes.plot(*zip(*points, strict=True), label=textwrap.fill(name, 36), **wide)
+    for row, (name, (value, colour)) in enumerate(bars.items()):
+        axes.barh(row, value, color=colour, alpha=0.4)
+        _shrink(axes.annotate(f" {name}: {number(value)}", (0, row), va="center", fontsize=14),
+                width_pixels)
     sizes = sorted({size for points in lines.values() for size, _ in points})
     if sizes:
         dress(axes, sizes, most_ticks=5)
-        axes.legend(fontsize=14, frameon=False, loc="lower right")
+        legend = axes.legend(title=unit, fontsize=14, title_fontsize=14, frameon=False, borderpad=0,
+                             alignment="left", loc="lower left", bbox_to_anchor=(0, 1.03))
+        for text in (legend.get_title(), *legend.texts):
+            _shrink(text, 0.85 * width_pixels)
+        left, bottom, width, height = axes.get_position().bounds
+        height -= legend.get_window_extent().height / (INCHES[1] * DOTS_PER_INCH) - 0.04
+        axes.set_position((left, bottom, width, height))
     elif bars:
+        _shrink(axes.set_title(unit, fontsize=14, loc="left"), width_pixels)
         axes.set_yticks([])
         axes.invert_yaxis()
     else:

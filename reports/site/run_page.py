@@ -14,7 +14,7 @@ from reports.store.case import find_states
 from reports.store.result import ResultError, SamplesGone, read, read_samples
 from reports.store.schema import Case, Result
 from reports.tables import plot, sentences, show
-from reports.tables.figure import Line, figure, lines_of, round_ticks
+from reports.tables.figure import Line, figure, legend_below, lines_of, round_ticks
 from reports.tables.page import Page, Picture, Row, Section, draw_picture
 from reports.tables.rows import View, view_of, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, shape_words, size_text
@@ -73,8 +73,9 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
     """Start-up time and bandwidth of each algorithm, and the crossovers between algorithms."""
     fits = fits_of([read(path) for path in paths])
     fitted = [fit for fit in fits if fit.regimes]
-    lines = [f"time = alpha + size / beta, over {len(paths)} launches of this command on this "
-             "machine and software; in brackets 95 % intervals."]
+    launches = f"{len(paths)} launch{'es' * (len(paths) > 1)}"
+    lines = [f"time = alpha + size / beta, over {launches} of this command on this machine and "
+             "software; in brackets 95 % intervals."]
     crossovers = find_crossovers(fits)
     for members in by_title(fits).values():
         lines += [f"{members[0].mode}: {line}"
@@ -120,8 +121,7 @@ def drawn_views(result: Result) -> Drawn:
     """The first four views; each has all lines of the run in order, with its own cases."""
     shown = [(view, plot.drawn_cases(result, view)) for view in views(result)[:4]]
     lines = lines_of([case for _, cases in shown for case in cases])
-    return [(view, [replace(line, name=line.name[:36],
-                            cases=[case for case in line.cases if view_of(case) == view])
+    return [(view, [replace(line, cases=[case for case in line.cases if view_of(case) == view])
                     for line in lines]) for view, cases in shown if cases]
 
 
@@ -136,8 +136,8 @@ def time_and_bandwidth(drawn: Drawn, world_size: int) -> Section:
             title = f"{plot.axis_title(lines, factor)}, against size, {words}"
             pictures += [_against_size(f"{quantity}{place}{scale}", title, lines, factor, scale)
                          for scale in SCALES]
-    samples = [(line.name, draw_picture(f"sample{place}", partial(_draw_sample, line)).svg)
-               for place, line in enumerate(drawn[0][1])]
+    samples = [(line.name, draw_picture(f"sample{place}", partial(_draw_sample, line)).svg,
+                line.is_main) for place, line in enumerate(drawn[0][1])]
     return Section("Time and bandwidth", pictures=pictures, lines=samples)
 
 
@@ -245,7 +245,10 @@ def _distribution(name: str, size_bytes: int, times_us: Mapping[int, Times],
             axes.minorticks_off()
             axes.grid(True, alpha=0.25)
             axes.tick_params(labelsize=8)
-            drawing.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+            legend = legend_below(drawing, *axes.get_legend_handles_labels(), fontsize=8)
+            for place, *parts in zip(times_us, legend.legend_handles, legend.texts, strict=True):
+                for part in parts:
+                    part.set_gid(f"line{place}")
 
     return draw_picture(
         name, draw, f"Iterations at {size_text(size_bytes)}: the part that took no longer",

@@ -152,11 +152,12 @@ def title(case: Case) -> str:
 
 def verdict(case: Case, forms: Mapping[str, Form]) -> str:
     """Whether fusing pays at this shape."""
-    work = title(case).partition(";")[0]
+    work = sentences.spoken(title(case).partition(";")[0])
     gain, loss = compare(forms, OURS, FUSED), compare(forms, FUSED, OURS)
     if gain is None or loss is None or COMPUTE not in forms:
         return f"{work}: not all forms were measured."
-    name, ours_us = forms[OURS].name, exposed_us(forms, OURS)
+    name = sentences.spoken(forms[OURS].name.replace("then_", "unfused ", 1))
+    ours_us = exposed_us(forms, OURS)
     if (gain[1] or 0) > 0:
         words = f"fused exposes {interval_text(gain)} us less than {name}"
         if ours_us and ours_us[0] > 0:

@@ -202,6 +202,7 @@ def draw(result: Result, path: Target) -> None:
                 rate, label = gb_s.loc[name], name.replace("_", " ")
                 sizes.plot(rate["median"], color=colour, marker=marker, label=label)
                 sizes.fill_between(rate.index, rate["min"], rate["max"], color=colour, alpha=0.2)
+        sizes.set_ylabel("GB/s")
         dress(sizes, sorted(gb_s.index.unique("size_bytes")))
         sizes.set_title("GB/s against size: median pair, slowest to fastest", fontsize=10)
         sizes.legend(frameon=False, fontsize=9)
@@ -222,8 +223,9 @@ def _draw_map(axes: Any, title: str, unit: str, values: Any) -> None:
     axes.imshow(link, cmap="cividis" if is_rate else "cividis_r", vmin=low, vmax=high)
     for row, column in np.argwhere(np.isfinite(values)):
         # Local copies stand on the white page, which a dark page inverts together with black text.
+        # Cells keep their colours on a dark page, and so must their texts: no pure white or grey.
         is_dark = (link[row, column] < (low + high) / 2) == is_rate
-        colour = "white" if is_dark else "#111111"
+        colour = "#fefeff" if is_dark else "#101112"
         axes.text(column, row, number(float(values[row, column])), ha="center", va="center",
                   color="black" if row == column else colour, fontsize=13 if len(ranks) < 5 else 9)
     axes.set(xticks=ranks, yticks=ranks, xlabel="to rank" if is_rate else "rank",

@@ -30,7 +30,7 @@ CLASSES = {**dict.fromkeys(("SLOWER", "WORSE", "WRONG", "FAIL"), "worse"),
                             "INCOMPLETE", "UNDECIDED", "UNVERIFIED", NO_HISTORY.upper()),
                            "unknown")}
 # The CSS variable for each colour that matplotlib writes; other greys are `muted`.
-VARIABLES = {"#000000": "currentColor", "#ffffff": "Canvas", "#f0c808": "var(--gold)",
+VARIABLES = {"#000000": "currentColor", "#ffffff": "Canvas", "#999999": "var(--edge)",
              "#bbbbbb": "var(--band)", "#dddddd": "var(--band)",
              **{colour.lower(): f"var(--line{number})" for number, colour in enumerate(COLOURS)}}
 
@@ -50,14 +50,15 @@ class Picture:
 
 @dataclass
 class Section:
-    """A heading and its content. `lines` are the names of the pictures' lines, with a sample each;
-    `text` is preformatted; a `folded` section opens on demand. `table` is the id of the table, and
-    `filters` are columns to choose rows by. A row that begins with a link `#id` has that id."""
+    """A heading and its content. `lines` are the names of the pictures' lines, each with a sample
+    and whether it is shown before a reader chooses; `text` is preformatted; a `folded` section
+    opens on demand. `table` is the id of the table, and `filters` are columns to choose rows by. A
+    row that begins with a link `#id` has that id."""
 
     heading: str
     sentences: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
-    lines: Sequence[tuple[str, Markup]] = ()
+    lines: Sequence[tuple[str, Markup, bool]] = ()
     table: str = ""
     rows: Sequence[Row] = ()
     filters: Sequence[str] = ()

@@ -101,7 +101,8 @@ def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
     _, low, high = ratio
     faster = ("TP is faster" if (low or 0) > MARGIN else
               "PP is faster" if (high or np.inf) * MARGIN < 1 else "no clear difference")
-    chosen = f" (TP by {steps[TENSOR].case.chosen})" if steps[TENSOR].case.chosen else ""
+    chosen = steps[TENSOR].case.chosen
+    by = f" (TP by {sentences.spoken(chosen)})" if chosen else ""
     here_us, flip_us = (interval[0] / calls(case) for interval in (exposed, flip))
     change = (f"The answer flips where an all-reduce exposes {number(flip_us)} us; here it exposes "
               f"{number(here_us)} us.")
@@ -109,7 +110,7 @@ def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
         change = "TP's compute alone is no faster than PP: no all-reduce is fast enough."
     if not has_gpus(result):
         change += " This holds for these cores, which share one memory; cards have one each."
-    return [f"{work}: {faster}, PP/TP {interval_text(ratio)}{chosen}.", change]
+    return [f"{work}: {faster}, PP/TP {interval_text(ratio)}{by}.", change]
 
 
 def draw(result: Result, path: Path | IO[Any]) -> None:

@@ -18,7 +18,16 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.writing import to_line, write_named
-from reports.tables.figure import Style, dress, figure, styles_of
+from reports.tables.figure import (
+    OTHERS,
+    THIN_GREY,
+    Style,
+    dress,
+    figure,
+    legend_below,
+    name_ends,
+    styles_of,
+)
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import lay_out, number, plain_table, tick_text
 from reports.trends import lines
@@ -262,39 +271,47 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
     groups = by_title([fit for fit in fits if fit.regimes])
     if not groups:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")
-    algorithms = list(dict.fromkeys(fit.algorithm for group in groups.values() for fit in group))
-    styles = dict(zip(algorithms, styles_of(algorithms), strict=True))
+    keys = list(dict.fromkeys((fit.algorithm, fit.variant) for fit in fits if fit.regimes))
+    styles = dict(zip(keys, styles_of(keys), strict=True))
+    if any(algorithm == "auto" for algorithm, _ in keys):
+        styles |= {key: THIN_GREY for key in keys if key[0] not in ("library", "auto")}
     columns, rows = min(2, len(groups)), -(-len(groups) // 2)
     with figure(target, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (made, axes):
         handles = {}
         for panel, (title, group) in zip(axes.flat, groups.items(), strict=False):
+            ends = []
             for fit in group:
-                handles[fit.name] = _draw(panel, fit, styles[fit.algorithm])
+                style = styles[fit.algorithm, fit.variant]
+                name = OTHERS if style is THIN_GREY else fit.name
+                handles[name] = panel.plot([], [], **style)[0]
+                _draw(panel, fit, style)
+                if style is THIN_GREY:
+                    ends.append((fit.name, fit.sizes_bytes[-1],
+                                 float(np.median(fit.times_us, axis=0)[-1])))
             panel.set_title(title.replace("; ", "\n"), fontsize=10, loc="left")
             panel.set_ylabel("time, us")
             dress(panel, sorted({size for fit in group for size in fit.sizes_bytes}))
+            if ends:
+                name_ends(panel, ends)
         for panel in axes.flat[len(groups) :]:
             panel.set_axis_off()
-        made.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False)
+        legend_below(made, [*handles.values()], [*handles])
         made.suptitle("Medians with 95 % intervals, lines alpha + size / beta, bars at breaks")
 
 
-def _draw(panel: Any, fit: Fit, style: Style) -> Any:
-    """Draws one fit, a registered variant with hollow marks and a thin line; returns its handle."""
-    is_plain = fit.variant in ("copied", "plain")
+def _draw(panel: Any, fit: Fit, style: Style) -> None:
+    """Draws the medians, the lines and the breaks of one fit."""
     line = {"color": style["color"], "zorder": style["zorder"]}
     times_us = np.array(fit.times_us)
     median, low, high = lines.interval(
         lines.walsh_means(times_us.T), len(times_us) * bool(fit.interval))
     bars = [median - low, high - median] if fit.interval else None
-    handle = panel.errorbar(fit.sizes_bytes, median, yerr=bars, linestyle="none", elinewidth=1,
-                            marker=style["marker"], markersize=5, **line,
-                            markerfacecolor=style["color"] if is_plain else "white")
+    panel.errorbar(fit.sizes_bytes, median, yerr=bars, linestyle="none", elinewidth=1,
+                   marker=style["marker"], markersize=5, **line)
     at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
-    width = 1.5 if is_plain else 0.9
-    panel.plot(at, np.median(curves_us(fit, at), axis=0), linewidth=width, **line)
+    panel.plot(at, np.median(curves_us(fit, at), axis=0), linestyle=style["linestyle"],
+               linewidth=min(style["linewidth"], 1.8), **line)
     breaks = [np.sqrt(before.to_bytes * after.from_bytes)
               for before, after in pairwise(fit.regimes)]
     panel.plot(breaks, np.median(curves_us(fit, breaks), axis=0), "|", markersize=14,
                markeredgewidth=1.6, **line)
-    return handle

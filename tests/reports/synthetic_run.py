@@ -55,14 +55,14 @@ def parts_of(algorithm: str, size: int, n: int) -> dict[str, Any]:
 
 def plan(sizes: Sequence[int], algorithms: Sequence[str], modes: Sequence[str], in_place: Sequence[bool],
          unsupported: Sequence[str], datatype: str, world_size: int,
-         library_variants: Sequence[str] = ("plain",)) -> list[CaseHeader]:
+         library_variants: Sequence[str] = ("plain",), ours: Sequence[str] = ("copied",)) -> list[CaseHeader]:
     cases = []
     for size in sizes:
         for mode in modes:
             if mode == "chained" and size > CHAINED_UP_TO:
                 continue
             for algorithm in algorithms:
-                variants = library_variants if algorithm == "library" else ("copied",)
+                variants = library_variants if algorithm == "library" else ours
                 for place, variant in product(in_place, variants):
                     missing = algorithm in unsupported
                     cases.append(CaseHeader(
@@ -82,15 +82,16 @@ def write_run(folder: Path, *, sizes: Sequence[int] = SIZES, algorithms: Sequenc
               modes: Sequence[str] = ("isolated", "chained"), in_place: Sequence[bool] = (False,),
               unsupported: Sequence[str] = (), world_size: int = 2, n_blocks: int = 10, n: int = 20,
               fast_rounds: Sequence[int] = (), datatype: str = "float32", change: Change = lambda block: block,
-              library_variants: Sequence[str] = ("plain",), scale: float = 1.0, seed: int = 7, finish: bool = True,
-              status: str = "complete",
+              library_variants: Sequence[str] = ("plain",), variants: Sequence[str] = ("copied",),
+              scale: float = 1.0, seed: int = 7, finish: bool = True, status: str = "complete",
               run_id: str = "2026-11-20T06-15-00Z-allreduce-1a2b3c") -> Result:
     """Write a run and return it; without `finish`, the run is cut off after its last block.
 
     The link is in its fast state in `fast_rounds`; `change` may replace a block, or drop it by returning None.
     """
     rng = np.random.default_rng(seed)
-    cases = plan(sizes, algorithms, modes, in_place, unsupported, datatype, world_size, library_variants)
+    cases = plan(sizes, algorithms, modes, in_place, unsupported, datatype, world_size, library_variants,
+                 variants)
     run = Run(run_id=run_id, benchmark="allreduce", version="0.1.0", argv=["--seed", str(seed)], seed=seed,
               machine_id="a1b2c3", software_id="d4e5f6",
               environment={"cpu.model": {"value": "AMD EPYC 9B45", "source": "/proc/cpuinfo", "status": "ok"},

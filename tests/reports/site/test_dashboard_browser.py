@@ -150,6 +150,16 @@ def test_the_keyboard_can_hide_a_line_in_every_picture(browser, pages):
     assert len(seen(browser, '[data-line="1"]')) == parts
 
 
+def test_other_algorithms_are_hidden_until_chosen(browser, pages):
+    """Lines that nobody asked for hide those of the library and of auto."""
+    opened(browser, pages, SWEEP)
+    boxes = seen(browser, "[data-toggle]")
+    assert [box.is_selected() for box in boxes] == [True, True, False, False, False, False]
+    assert [bool(seen(browser, f'[data-line="{place}"]')) for place in range(6)] == [True, True] + [False] * 4
+    boxes[3].click()
+    assert len(seen(browser, '[data-line="3"]')) >= 6
+
+
 def test_the_linear_axis_has_its_own_figure(browser, pages):
     """A stretched picture would keep the ticks of the logarithmic axis."""
     opened(browser, pages, SWEEP)

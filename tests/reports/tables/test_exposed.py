@@ -59,7 +59,7 @@ def test_a_form_that_was_never_measured_in_that_state_has_no_exposed_time(tmp_pa
 def test_a_named_build_is_shown_and_judged(tmp_path):
     result = Made(tmp_path).run({COMPUTE: always(10.0), "fused+nt": always(11.0), f"{THEN}+nt": always(15.0)})
     assert "fused+nt 11.0 1.00" in words(result)
-    assert "fused exposes 4.00 [4.00 4.00] us less than then_one_shot_pull+nt, 80% of its" in words(result)
+    assert "fused exposes 4.00 [4.00 4.00] us less than unfused one-shot pull, built +nt, 80% of its" in words(result)
 
 
 def test_every_block_counts_if_the_link_never_settled(tmp_path):
@@ -69,7 +69,7 @@ def test_every_block_counts_if_the_link_never_settled(tmp_path):
     exposed = by_name(result)["fused copied"].exposed_us
     assert (exposed.median, exposed.n_blocks) == (2.0, 12)
     assert "never settled; every block counts" in words(result)
-    assert "fused exposes 3.00 [3.00 3.00] us less than then_one_shot_pull" in words(result)
+    assert "fused exposes 3.00 [3.00 3.00] us less than unfused one-shot pull" in words(result)
 
 
 def test_a_negative_exposed_time_is_kept(tmp_path):
@@ -104,8 +104,9 @@ def test_a_row_names_the_build_or_the_number_of_chunks(tmp_path):
 
 
 VERDICTS = {
-    "wins": (11.0, 15.0, "fused exposes 4.00 [4.00 4.00] us less than then_one_shot_pull, 80% of its communication."),
-    "loses": (18.0, 15.0, "fused exposes 3.00 [3.00 3.00] us more than then_one_shot_pull."),
+    "wins": (11.0, 15.0, "fused exposes 4.00 [4.00 4.00] us less than unfused one-shot pull, 80% of its "
+                         "communication."),
+    "loses": (18.0, 15.0, "fused exposes 3.00 [3.00 3.00] us more than unfused one-shot pull."),
 }
 
 
@@ -114,7 +115,7 @@ def test_the_verdict_names_the_form_to_use(tmp_path, name):
     fused, then, sentence = VERDICTS[name]
     result = Made(tmp_path).run({COMPUTE: always(10.0), MPI: always(20.0), THEN: always(then), FUSED: always(fused)})
     printed = words(result)
-    assert ("model llama-3.1-70b, layer attention_output, tokens 1, hidden 8192, inner 64, weights float16, "
+    assert ("model llama-3.1-70b, layer attention output, tokens 1, hidden 8192, inner 64, weights float16, "
             f"scale 1/64: {sentence}") in printed
     # hidden: the share of the library's exposed 10 us that this form does not expose
     exposed = interval_text((fused - 10, fused - 10, fused - 10))
@@ -124,7 +125,8 @@ def test_the_verdict_names_the_form_to_use(tmp_path, name):
 def test_the_verdict_says_if_two_forms_do_not_clearly_differ(tmp_path):
     result = Made(tmp_path).run({COMPUTE: always(10.0), FUSED: lambda turn: 14.0 + turn % 4, THEN: always(15.5)})
     printed = words(result)
-    assert re.search(r"fused and then_one_shot_pull do not clearly differ \(-?0\.00 \[-1\.\d\d 1\.\d\d\] us\)", printed)
+    assert re.search(r"fused and unfused one-shot pull do not clearly differ \(-?0\.00 \[-1\.\d\d 1\.\d\d\] us\)",
+                     printed)
 
 
 def test_too_few_rounds_give_no_interval_and_no_winner(tmp_path):
@@ -163,7 +165,7 @@ def test_extreme_figures_stay_within_80_columns(tmp_path, command, shape, title,
 def test_the_break_even_time_follows_from_three_times(tmp_path):
     """64 all-reduces: (12 - 10) ms are 31.2 us each, and (20 - 10) ms would be 156 us each."""
     printed = words(steps(tmp_path, 10.0, 12.0, 20.0))
-    assert ("slots 2: TP is faster, PP/TP 1.67 [1.67 1.67] (TP by gemv_allreduce). The answer flips where an "
+    assert ("slots 2: TP is faster, PP/TP 1.67 [1.67 1.67] (TP by gemv allreduce). The answer flips where an "
             "all-reduce exposes 156 us; here it exposes 31.2 us.") in printed
     assert "tensor_parallel 12.0 167 2.00 [2.00 2.00] 17% 0" in printed  # 2 chats / 12 ms
     assert "tensor_parallel, MPICH 5.0.2 24.0 83.3 14.0 [14.0 14.0] 58% 0" in printed
@@ -173,7 +175,7 @@ def test_the_break_even_time_follows_from_three_times(tmp_path):
 
 def test_a_slow_all_reduce_makes_the_pipeline_faster(tmp_path):
     printed = words(steps(tmp_path, 10.0, 40.0, 16.0, devices=[{"rank": 0, "device": "cuda", "gpu": "NVIDIA"}]))
-    assert "PP is faster, PP/TP 0.40 [0.40 0.40] (TP by gemv_allreduce)." in printed
+    assert "PP is faster, PP/TP 0.40 [0.40 0.40] (TP by gemv allreduce)." in printed
     assert "flips where an all-reduce exposes 93.8 us; here it exposes 469 us." in printed
     assert "share one memory" not in printed
 
@@ -192,7 +194,7 @@ def test_the_break_even_time_uses_differences_within_rounds(tmp_path):
 @pytest.mark.parametrize(("times", "sentence"), [
     ((10.0, 12.0, 9.0), "TP's compute alone is no faster than PP: no all-reduce is fast enough."),
     ((10.0, 9.5, 20.0), "The answer flips where an all-reduce exposes 156 us; here it exposes -7.81 us."),
-    ((10.0, 16.0, 16.1), "no clear difference, PP/TP 1.01 [1.01 1.01] (TP by gemv_allreduce). The answer flips "
+    ((10.0, 16.0, 16.1), "no clear difference, PP/TP 1.01 [1.01 1.01] (TP by gemv allreduce). The answer flips "
                          "where an all-reduce exposes 95.3 us; here it exposes 93.8 us."),
 ])
 def test_other_sentences_about_a_step(tmp_path, times, sentence):

@@ -13,7 +13,7 @@ from bench.harness.command import requested_sizes
 from bench.harness.iteration import Buffers, Iteration, case_iteration, link_parts, nothing
 from bench.harness.options import RunOptions
 from bench.harness.run import measure
-from bench.harness.session import PING_PONGS, SHARED_PING_PONGS, Session, start
+from bench.harness.session import PING_PONGS, SHARED_PING_PONGS, Session, require_memory, start
 from bench.harness.suite import Suite
 from collectives.allreduce_copy_engine import pushed, shared_engine
 from collectives.collective import DATATYPES, Array, Collective, Shape
@@ -83,7 +83,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
     options.add_run_options(how)
     options.add_format(output, "table", "csv")
     options.add_output(output)
-    parser.set_defaults(sizes=None, datatype=DATATYPE.name)
+    parser.set_defaults(sizes=None, datatypes=[DATATYPE.name])
     namespace = parser.parse_args()
     sizes = requested_sizes(parser, namespace)
     parser.require_ranks()
@@ -141,6 +141,7 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
 def open_wire(session: Session, size_bytes: int) -> Wire:
     """Buffers of this size on all ranks. Raises Disagreement if no memory is mapped."""
     communicator, device, peers = session.communicator, session.world.device, session.world.mapped
+    require_memory(session, size_bytes)
     with communicator.together(DeviceError, MemoryError):
         on_host = (device.private(BACKGROUND_BYTES) if device.near_peers
                    else device.allocate(BACKGROUND_BYTES, "host_staged"))

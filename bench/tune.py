@@ -76,7 +76,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
     options.add_run_options(how, max_time_s=180.0)
     output("--table", metavar="FILE", help="file for the table (where auto looks for it)")
     options.add_output(output)
-    parser.set_defaults(sizes=None, datatype="float32")
+    parser.set_defaults(sizes=None, datatypes=["float32"])
     namespace = parser.parse_args()
     sizes = requested_sizes(parser, namespace)
     parser.require_ranks()
@@ -89,7 +89,7 @@ def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
         if not session.options.table:
             tuned.default_folder()
     far_peers = not session.world.device.near_peers
-    sweep = SweepOptions(COLLECTIVES["all_reduce"], "float32", "sum", sizes, mode="as_used")
+    sweep = SweepOptions(COLLECTIVES["all_reduce"], ["float32"], ["sum"], sizes, mode="as_used")
     memory = session.world.memory
     suite = prepare_sweep(sweep, session, lambda size: list(candidates(size, far_peers, memory)))
     suite.link_parts.clear()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,12 +11,49 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
+class Float8:
+    """A format of 8 bits, as OCP defines it: `largest` is the code of the largest finite value.
+    NaN is above it; e5m2 also has infinity."""
+
+    mantissa_bits: int
+    bias: int
+    largest: int
+
+    def values(self) -> Array:
+        """The value of each of the 256 codes."""
+        values: Array = _values_of(self)
+        return values
+
+    def encode(self, values: Array) -> Array:
+        """The nearest codes, ties to even. Values beyond the largest become the largest, as in
+        cvt.rn.satfinite of PTX."""
+        finite = self.values()[: self.largest + 1]
+        size = np.fmin(np.abs(values), finite[-1])
+        step = np.exp2(np.maximum(np.frexp(size)[1] - 1, 1 - self.bias) - self.mantissa_bits)
+        codes = np.searchsorted(finite, np.rint(size / step) * step)
+        return (np.where(np.isnan(values), 0x7F, codes) | np.signbit(values) << 7).astype(np.uint8)
+
+
+@cache
+def _values_of(kind: Float8) -> Any:
+    magnitude, one = np.arange(128), 1 << kind.mantissa_bits
+    exponent, fraction = magnitude >> kind.mantissa_bits, magnitude & one - 1
+    scale = np.exp2(np.maximum(exponent, 1) - kind.bias - kind.mantissa_bits)
+    values = (fraction + one * (exponent > 0)) * scale
+    values[kind.largest + 1 :] = np.nan
+    if (kind.largest + 1) % one == 0:  # the first code of the last exponent
+        values[kind.largest + 1] = np.inf
+    return np.concatenate([values, -values])
+
+
+@dataclass(frozen=True)
 class Datatype:
-    """A type on the wire. numpy has no bf16, so 16-bit integers store it."""
+    """A type on the wire. numpy has neither bf16 nor fp8, so unsigned integers store them."""
 
     name: str
     storage: type
     is_float: bool
+    float8: Float8 | None = None
 
     @property
     def element(self) -> str:
@@ -28,7 +65,10 @@ class Datatype:
         return np.dtype(self.storage).itemsize
 
     def encode(self, values: Array) -> Array:
-        """float64 (or integer) values to stored elements, to the nearest, ties to even."""
+        """float64 (or integer) values to stored elements, to the nearest, ties to even. Integers
+        wrap."""
+        if self.float8:
+            return self.float8.encode(values)
         if self.name != "bfloat16":
             return values.astype(self.storage)
         bits = values.astype(np.float32).view(np.uint32)
@@ -40,33 +80,46 @@ class Datatype:
         """Stored elements to float64, or to int64."""
         if self.name == "bfloat16":
             return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        if self.float8:
+            decoded: Array = self.float8.values()[stored]
+            return decoded
         return stored.astype(np.float64 if self.is_float else np.int64)
 
 
 DATATYPES = {datatype.name: datatype for datatype in (
     Datatype("float32", np.float32, True), Datatype("float16", np.float16, True),
     Datatype("bfloat16", np.uint16, True), Datatype("float64", np.float64, True),
-    Datatype("int32", np.int32, False), Datatype("int64", np.int64, False))}
-# The names of nccl-tests, and the short ones.
+    Datatype("int32", np.int32, False), Datatype("int64", np.int64, False),
+    Datatype("int8", np.int8, False), Datatype("uint8", np.uint8, False),
+    Datatype("float8_e4m3", np.uint8, True, Float8(3, 7, 0x7E)),
+    Datatype("float8_e5m2", np.uint8, True, Float8(2, 15, 0x7B)))}
+# The names of nccl-tests and rccl-tests, and the short ones.
 DATATYPE_ALIASES = {"float": "float32", "half": "float16", "double": "float64", "fp32": "float32",
-                    "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
-REDOPS = ("sum", "prod", "min", "max", "avg")
+                    "fp16": "float16", "bf16": "bfloat16", "fp64": "float64",
+                    "f8e4m3": "float8_e4m3", "f8e5m2": "float8_e5m2",
+                    "fp8_e4m3": "float8_e4m3", "fp8_e5m2": "float8_e5m2"}
+REDOPS = ("sum", "prod", "max", "min", "avg")  # in the order of nccl-tests
 COMBINE = {"sum": np.add, "avg": np.add, "prod": np.multiply, "min": np.minimum,
            "max": np.maximum}
 
 
-def reason_against(datatype: Datatype, redop: str) -> str | None:
-    """Why an operation is not defined for a datatype; None if it is."""
-    if redop == "avg" and not datatype.is_float:
-        return f"avg is not defined for {datatype.name}: the mean of integers is no integer"
-    return None
+def quotient(total: Array, ranks: int) -> Array:
+    """A sum divided by the number of ranks; of integers the whole part, as C and NCCL divide."""
+    is_whole = total.dtype.kind != "f"
+    mean: Array = (total - np.fmod(total, ranks)) // ranks if is_whole else total / ranks
+    return mean
 
 
-def combined(inputs: Sequence[Array], redop: str) -> Array:
-    """Decoded inputs reduced in rank order, in float64; integers exactly, modulo 2^64."""
+def combined(inputs: Sequence[Array], redop: str, datatype: Datatype | None = None) -> Array:
+    """Decoded inputs reduced in rank order, in float64; integers exactly, modulo 2^64. A mean of
+    integers divides the sum that their `datatype` holds."""
     with np.errstate(over="ignore", invalid="ignore"):
         result: Array = reduce(COMBINE[redop], inputs)
-        return result / len(inputs) if redop == "avg" else result
+        if redop != "avg":
+            return result
+        if datatype and not datatype.is_float:
+            result = datatype.decode(datatype.encode(result))
+        return quotient(result, len(inputs))
 
 
 Shape = Mapping[str, Any]
@@ -105,10 +158,12 @@ class Collective:
         """The whole elements of a segment at a size."""
         return size_bytes // datatype.size_bytes // (ranks if self.cut else 1)
 
-    def reason_against_chain(self, shape: Shape, redop: str) -> str | None:
-        """Why a chain of calls has no meaning; None if it has."""
+    def reason_against_chain(self, shape: Shape, redop: str, datatype: Datatype) -> str | None:
+        """Why a chain of calls has no meaning, or no exact result; None if it has."""
         if redop == "prod":
             return "a chain of products leaves every datatype's range"
+        if datatype.float8 and redop in ("sum", "avg"):
+            return f"a chain of sums rounds in {datatype.name}: its result is not exact"
         return self.no_chain.get(shape.get("way"))
 
 

@@ -62,7 +62,9 @@ KERNEL count_wrong(LAUNCHED_WITH(Pattern) p) {
       for (long e = start; e < end; e += p.element_bytes)
         if (bits_of(got + e, p.element_bytes) != bits_of(table + e, p.element_bytes))
           if (wrong++ == 0) first = e;
-      if (!wrong || add_relaxed_device((unsigned*)&p.wrong->elements, wrong)) continue;
+      // A count past 2^32 would wrap, to 0 if all of 4 GiB are wrong.
+      if (!wrong || *(volatile unsigned*)&p.wrong->elements >> 31) continue;
+      if (add_relaxed_device((unsigned*)&p.wrong->elements, wrong)) continue;
       p.wrong->iteration = *(volatile const u64*)&p.watch->iteration;
       p.wrong->offset = (u64)(got + first - p.buffer);
       p.wrong->expected = bits_of(table + first, p.element_bytes);

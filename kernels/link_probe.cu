@@ -91,6 +91,8 @@ RANK_KERNEL(copy_local) { copy_message(a); }
 template <class Op, class Lane> DEVICE Lane next_of(Op, Lane a, short) { return a; }
 // Not a product, which only some compilers fuse with the sum: results would differ.
 template <class Lane> DEVICE Lane next_of(Sum, Lane a, short offset) { return a / WORLD + offset; }
+DEVICE int8s next_of(Sum, int8s a, short offset) { return a / WORLD + (signed char)offset; }
+DEVICE uint8s next_of(Sum, uint8s a, short offset) { return a / WORLD + (unsigned char)offset; }
 struct NextSend {
   Output send;
   short offset;

@@ -1,5 +1,6 @@
-"""Flags of nccl-tests that have nothing to choose here. The value for which a run does what the
-flag says is taken with a note; another value is refused, because taking it would lie."""
+"""Flags of nccl-tests that have nothing to choose here. A value is taken with a note if a run does
+what it says, or if it is nccl-tests' default: a script that repeats a default asks for nothing that
+one without the flag does not. Another value is refused, because taking it would lie."""
 
 import argparse
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ FLAGS = (
     Flag("-y", "--stream_null", "no effect: calls have a stream of their own"),
     Flag("-C", "--report_cputime", "times are of the collective, not of the CPU that launches it",
          (0,)),
-    Flag("-a", "--average", "a time is the slowest rank's, which is -a 3", (3,)),
+    Flag("-a", "--average", "a time is the slowest rank's, as with -a 3; the mean of -a 1 is "
+         "lower", (1, 3)),
     Flag("-R", "--local_register", "copied and registered buffers are both measured; --format "
          "nccl-tests prints registered ones from -R 1 on", (0, 1, 2)),
     Flag("-u", "--unalign", "timed buffers are aligned; bench.soak checks others", (0,)),

@@ -18,11 +18,11 @@ import numpy as np
 from bench.harness import verify
 from bench.harness.iteration import Buffers, Iteration, case_iteration, come_late, nothing
 from bench.harness.options import FINE, INTERRUPTED, WRONG, print_out
-from bench.harness.session import Session
+from bench.harness.session import Session, require_memory
 from collectives.algorithm import default_names
 from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_PACKET_BYTES
 from collectives.allreduce_one_shot_sentinel import MOST_BYTES as MOST_SENTINEL_BYTES
-from collectives.collective import Collective, Datatype, reason_against
+from collectives.collective import Collective, Datatype
 from collectives.communicator import Disagreement
 from collectives.operation import Algorithm, Case, Unsupported, World, first_failure
 from collectives.peer_buffer import PeerBuffer, set_epoch
@@ -82,8 +82,7 @@ def types_and_operations(draw: random.Random, soak: SoakOptions) -> list[tuple[D
     """Every requested datatype and operation at least once; each further pair would compile."""
     types = draw.sample(soak.datatypes, len(soak.datatypes))
     redops = draw.sample(soak.redops, len(soak.redops))
-    pairs = islice(zip(cycle(types), cycle(redops)), max(len(types), len(redops)))
-    return [(kind, "max" if reason_against(kind, redop) else redop) for kind, redop in pairs]
+    return [*islice(zip(cycle(types), cycle(redops)), max(len(types), len(redops)))]
 
 
 def draw_count(draw: random.Random, least: int, most: int) -> int:
@@ -215,6 +214,7 @@ def soak(soak: SoakOptions, session: Session) -> int:
     world, communicator, peers = session.world, session.communicator, session.world.mapped
     session.world = world = replace(world, graph=world.device.reason_against_graphs() is None)
     room, seed = soak.largest + MARGIN_BYTES, session.options.seed
+    require_memory(session, room)
     send, receive = (peers.register(room) for _ in range(2))
     dealer = Dealer(session, soak, random.Random(seed), Buffers(send, receive, seed))
     names = ", ".join(algorithm.name for algorithm in soak.algorithms)

@@ -10,7 +10,7 @@ from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import Parser
 from collectives.algorithm import ALGORITHMS, default_names, selected
-from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, reason_against
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS
 
 if TYPE_CHECKING:
     from bench.features.soak import SoakOptions
@@ -58,10 +58,10 @@ def soak_parser(command: str) -> Parser:
         help="smallest size (one element)")
     add("-e", "--maxbytes", type=options.size_bytes, default=MOST_BYTES, metavar="SIZE",
         help="largest size (2.3M)")
-    add("-d", "--datatype", type=options.datatype_name, default=None, metavar="TYPE",
-        help="only this datatype (every datatype)")
-    add("-o", "--op", type=partial(options.name_among, "operation", REDOPS), default=None,
-        metavar="OP", help="only this operation (every operation)")
+    add("-d", "--datatype", type=options.datatype_names, default=[*DATATYPES], metavar="A,B",
+        dest="datatypes", help="only these datatypes (all)")
+    add("-o", "--op", type=options.redop_names, default=None, metavar="A,B", dest="redops",
+        help="only these operations (all)")
     names = {name: algorithm for collective in ALGORITHMS.values()
              for name, algorithm in collective.items()}
     add("--algorithm", default=None, metavar="A,B",
@@ -76,18 +76,14 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions"
     """The options, or the end of the process with status 2 and one sentence."""
     from bench.features.soak import SoakOptions
 
-    collective, smallest, largest, redop = (
-        COLLECTIVES[namespace.collective], namespace.minbytes, namespace.maxbytes, namespace.op)
+    collective, smallest, largest = (
+        COLLECTIVES[namespace.collective], namespace.minbytes, namespace.maxbytes)
     if not largest:
         parser.error("-e 0: a soak checks elements, and 0 B hold no element")
     if largest < smallest:
         parser.error(f"the sizes begin at {smallest} B, above their end at {largest} B")
-    if redop and not collective.reduces:
+    if namespace.redops and not collective.reduces:
         parser.error(f"-o: {collective.name} reduces nothing")
-    named = [DATATYPES[namespace.datatype]] if namespace.datatype else [*DATATYPES.values()]
-    datatypes = [each for each in named if not (redop and reason_against(each, redop))]
-    if not datatypes:
-        parser.error(str(reason_against(named[0], redop)))
     known = ALGORITHMS[collective.name]
     names = namespace.algorithm or [
         name for name in default_names(collective.name) if name != "library"]
@@ -95,6 +91,7 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions"
         if name.partition("+")[0] not in known:
             parser.error(f"{collective.name} has no algorithm {name}")
     parser.require_ranks()
-    redops = [redop] if redop else REDOPS if collective.reduces else ["none"]
+    redops = namespace.redops or (REDOPS if collective.reduces else ["none"])
+    datatypes = [DATATYPES[name] for name in namespace.datatypes]
     return SoakOptions(collective, namespace.soak, smallest, largest, datatypes, redops,
                        selected(known, names))

@@ -9,7 +9,7 @@ from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import AddOption, Parser, RunOptions, SweepOptions
 from collectives.algorithm import ALGORITHMS, EXACT
-from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, reason_against
+from collectives.collective import COLLECTIVES, DATATYPES, Collective
 
 MOST_SIZES = 1000
 
@@ -39,7 +39,7 @@ def sweep_parser(command: str, collective: Collective, about: str,
         command, about,
         f"mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm {algorithm},library",
         "the results so far are kept")
-    parser.set_defaults(collective=collective.name, redop="none")
+    parser.set_defaults(collective=collective.name, redops=["none"])
     add_case_options(what, collective)
     for feature in features:
         feature.add_options(what)
@@ -60,11 +60,13 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     sizes = partial(options.comma_separated, options.size_bytes)
     add("--sizes", type=sizes, default=None, metavar="A,B",
         help="exactly these sizes instead of -b, -e and -f")
-    add("-d", "--datatype", type=options.datatype_name, default="float32", metavar="TYPE",
-        help="float, half, bfloat16, double, int32 or int64 (float)")
+    add("-d", "--datatype", type=options.datatype_names, default=["float32"], metavar="A,B",
+        dest="datatypes",
+        help="float, half, bfloat16, double, int32, int64, int8, uint8, f8e4m3, "
+        "f8e5m2 or all (float)")
     if collective.reduces:
-        add("-o", "--op", type=partial(options.name_among, "operation", REDOPS), default="sum",
-            metavar="OP", dest="redop", help="sum, prod, min, max or avg (sum)")
+        add("-o", "--op", type=options.redop_names, default=["sum"], metavar="A,B",
+            dest="redops", help="sum, prod, min, max, avg or all (sum)")
     name = partial(options.algorithm_name, ALGORITHMS[collective.name])
     add("--algorithm", type=partial(options.comma_separated, name), default=None, metavar="A,B",
         help="only these; --list names them (all but lossy ones)")
@@ -101,8 +103,6 @@ def sweep_options(parser: Parser, namespace: argparse.Namespace,
     collective = COLLECTIVES[namespace.collective]
     if namespace.in_place and collective.no_place:
         parser.error(f"--in-place: {collective.no_place}")
-    if reason := reason_against(DATATYPES[namespace.datatype], namespace.redop):
-        parser.error(reason)
     if namespace.graph and namespace.dispatch == "python":
         parser.error("-G launches from a graph, and --dispatch python call by call: choose one")
     sizes = requested_sizes(parser, namespace, allow_zero=True)
@@ -113,7 +113,7 @@ def sweep_options(parser: Parser, namespace: argparse.Namespace,
     if namespace.format == "nccl-tests":  # one test with two halves, and the library's
         algorithms, mode = one_test(parser, algorithms), mode or "isolated"
         places = [False, True] if not (namespace.in_place or collective.no_place) else places
-    sweep = SweepOptions(collective, namespace.datatype, namespace.redop, sizes, algorithms,
+    sweep = SweepOptions(collective, namespace.datatypes, namespace.redops, sizes, algorithms,
                          places, mode)
     return options.run_options(namespace, features=active), sweep
 
@@ -129,14 +129,15 @@ def one_test(parser: Parser, algorithms: list[str] | None) -> list[str]:
 
 def requested_sizes(parser: Parser, namespace: argparse.Namespace,
                     allow_zero: bool = False) -> tuple[int, ...]:
-    """The sizes in bytes, in whole elements, ascending; or the end of the process."""
+    """The sizes in bytes, in whole elements of every type, ascending; or the end of the process."""
     if namespace.maxbytes < namespace.minbytes and not namespace.sizes:
         parser.error(f"the sizes begin at {namespace.minbytes} B, above their end at "
                      f"{namespace.maxbytes} B")
-    element_bytes = DATATYPES[namespace.datatype].size_bytes
+    widest = max(namespace.datatypes, key=lambda name: DATATYPES[name].size_bytes)
+    element_bytes = DATATYPES[widest].size_bytes
     for size in namespace.sizes or [namespace.minbytes]:
         if size < element_bytes and (size or not allow_zero):
-            parser.error(f"{size} B hold no {namespace.datatype}, which has {element_bytes} B")
+            parser.error(f"{size} B hold no {widest}, which has {element_bytes} B")
     chosen = namespace.sizes or sizes_between(namespace.minbytes, namespace.maxbytes,
                                               namespace.stepfactor or 2, element_bytes)
     if step := getattr(namespace, "stepbytes", None):

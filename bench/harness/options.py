@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from collectives.algorithm import named
-from collectives.collective import DATATYPE_ALIASES, DATATYPES, Collective
+from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective
 from collectives.communicator import THREAD_LEVELS, launched_rank
 from collectives.operation import Algorithm
 
@@ -27,7 +27,7 @@ FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
 STATUS_TEXT = ("exit status:\n  0 fine; 1 a result was wrong or a rank was lost; "
                "2 the command line;\n  3 this machine cannot run that; 130 interrupted, ")
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-MOST_BYTES = 1 << 30
+MOST_BYTES = 16 << 30
 MOST_S = 1_000_000
 IS_INSTALLED = __name__.startswith("wiretax.")  # then -n belongs to `wiretax`, which starts ranks
 MOST_CHECKS = 1000  # warm-up or checked iterations of a block; a stop waits for the block's end
@@ -106,8 +106,8 @@ class SweepOptions:
     """Which cases of a collective a run has. `algorithms` None: all that `auto` chooses among."""
 
     collective: Collective
-    datatype: str
-    redop: str
+    datatypes: Sequence[str]
+    redops: Sequence[str]
     sizes: tuple[int, ...]
     algorithms: Sequence[str] | None = None
     in_place: Sequence[bool] = (False,)
@@ -121,7 +121,7 @@ def size_bytes(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 16384, 16K or 32M")
     size = int(match[1]) * UNITS[match[2].upper()]
     if size > MOST_BYTES:
-        raise argparse.ArgumentTypeError(f"{text} is above the largest size, 1G")
+        raise argparse.ArgumentTypeError(f"{text} is above the largest size, 16G")
     return size
 
 
@@ -177,7 +177,16 @@ def comma_separated(parse: Callable[[str], Any], text: str) -> list[Any]:
     return list(dict.fromkeys(map(parse, text.split(","))))
 
 
-datatype_name = partial(name_among, "datatype", list(DATATYPES), aliases=DATATYPE_ALIASES)
+def names_among(kind: str, names: Sequence[str], text: str,
+                aliases: Mapping[str, str] | None = None) -> list[str]:
+    """The names of a list such as `half,float`; "all" means every name."""
+    if text.lower() == "all":
+        return list(names)
+    return comma_separated(partial(name_among, kind, names, aliases=aliases), text)
+
+
+datatype_names = partial(names_among, "datatype", list(DATATYPES), aliases=DATATYPE_ALIASES)
+redop_names = partial(names_among, "operation", REDOPS)
 
 
 def rank_parser(command: str, about: str, example: str,

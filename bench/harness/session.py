@@ -34,6 +34,7 @@ from collectives.probe import probe_kernels
 from collectives.world import open_device, open_world
 from kernels.devices import compile_cache
 from kernels.devices.device import DeviceError, Memory, Step
+from kernels.devices.shared_memory import available_bytes
 from reports.store.result import ResultError
 from reports.store.writing import check_named
 
@@ -154,6 +155,20 @@ def open_session(options: RunOptions, communicator: Communicator, flight: Flight
     waits = WaitPolicy(flight.watch, place.crowded, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
     return Session(options, world, flight, place, notes)
+
+
+def require_memory(session: Session, buffer_bytes: int, buffers: int = 2) -> None:
+    """Raises Disagreement if the ranks of a host cannot have their buffers in its memory: the
+    system would kill a rank that touches what it granted. A GPU's driver refuses by itself."""
+    communicator, device = session.communicator, session.world.device
+    ranks, sentence = len(communicator.node_gather(0)), None
+    needed_bytes = ranks * buffers * buffer_bytes
+    sharing = "" if isinstance(session.world.peers, Unsupported) else session.world.peers.sharing
+    if device.near_peers and (free_bytes := available_bytes(sharing)) < needed_bytes:
+        sentence = (f"{buffers} buffers of {buffer_bytes / 1e9:.1f} GB for each of {ranks} ranks "
+                    f"are {needed_bytes / 1e9:.1f} GB, and {free_bytes / 1e9:.1f} GB are free here")
+    if sentence := communicator.first_word(sentence):
+        raise Disagreement(sentence)
 
 
 def say(communicator: Communicator, options: RunOptions, refusal: Disagreement) -> None:

@@ -8,7 +8,7 @@ from itertools import product
 
 from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration, link_parts
 from bench.harness.options import FINE, SweepOptions, print_out
-from bench.harness.session import Session
+from bench.harness.session import Session, require_memory
 from collectives.algorithm import ALGORITHMS, default_names, selected
 from collectives.allreduce_copy_engine import shared_engine
 from collectives.collective import DATATYPES, Shape
@@ -84,8 +84,9 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode:
     # None if nobody requested the case and it cannot be.
     communicator, features = session.communicator, session.options.features
     chain_calls = axes.chain_calls if mode == "chained" else 0
-    reason = (case.collective.reason_against_chain(case.shape, case.redop) if chain_calls
-              else None)
+    reason = None
+    if chain_calls:
+        reason = case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
     if reason and axes.mode is None:
         return None
     # A library's ranks talk to each other here, so a failed one cannot be waited for.
@@ -154,6 +155,7 @@ def prepare(sweep: SweepOptions, session: Session,
             names: Callable[[int], Sequence[str]] | None = None) -> Suite:
     """The suite of a sweep. `names(size_bytes)` replaces its algorithms. Raises Disagreement."""
     world = session.world
+    require_memory(session, max(sweep.sizes))
     with session.communicator.together(DeviceError, MemoryError):
         send, receive = (world.library.allocate(world, max(sweep.sizes)) for _ in range(2))
         own = [world.library.allocate_own(world, max(sweep.sizes)) for _ in range(2)]
@@ -176,17 +178,19 @@ def prepare(sweep: SweepOptions, session: Session,
 
 
 def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iterator[Case]:
-    """Every size in every shape, in each place."""
-    collective, datatype = sweep.collective, DATATYPES[sweep.datatype]
+    """Every datatype and operation, at every size in every shape, in each place."""
+    collective = sweep.collective
     rank, ranks = session.communicator.rank, session.communicator.size
     shapes: Sequence[Shape] = collective.shapes
     for feature in session.options.features:
         shapes = feature.shapes(shapes)
-    for requested_bytes, shape, in_place in product(sweep.sizes, shapes, sweep.in_place):
+    for name, redop, requested_bytes, shape, in_place in product(
+            sweep.datatypes, sweep.redops, sweep.sizes, shapes, sweep.in_place):
+        datatype = DATATYPES[name]
         count = collective.count(requested_bytes, ranks, datatype)
         segment_bytes = count * datatype.size_bytes
         send, receive = buffers.addresses(collective, segment_bytes, rank, in_place)
-        yield Case(collective, count, datatype, sweep.redop, send, receive, in_place,
+        yield Case(collective, count, datatype, redop, send, receive, in_place,
                    shape=shape, size_bytes=segment_bytes * (ranks if collective.cut else 1))
 
 

@@ -3,7 +3,8 @@
 Element i of a segment of rank r's send buffer in iteration t is element (i + t) mod 31 of that
 segment's table, so a right result of one iteration is wrong everywhere in the thirty before and
 after it. Values are small integers (for products, powers of two or small integers) that no datatype
-rounds, in any order of summation, for up to eight ranks: results are compared bit by bit."""
+rounds, in any order of summation, for up to eight ranks: results are compared bit by bit. Sums of
+fp8 have too few exact values: there a result of another iteration is wrong in many places only."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from collectives.collective import Array, Collective, Datatype, Shape, combined
+from collectives.collective import Array, Collective, Datatype, Shape, combined, quotient
 from collectives.communicator import Disagreement
 from kernels.devices.device import Wrong
 from reports.store.schema import FirstWrong
 
 PERIOD = 31  # a prime: no chunk, segment or pack is a multiple, so data at a wrong offset mismatch
 REPEATS = 64
+FP8_CODES = 0x30  # of fp8: those that follow are finite and not tiny
 
 
 class WrongResult(Disagreement):
@@ -40,19 +42,11 @@ def first_wrong(counts: Sequence[Wrong], datatype: Datatype) -> FirstWrong | Non
     return None
 
 
-def segment_table(datatype: Datatype, redop: str, rank: int, segment: int, seed: int) -> Array:
-    """A period of a rank's data for a segment, decoded, (31,): neighbours differ, none neutral."""
-    if redop == "prod":
-        table: list[float] = _factors(datatype, [seed, rank, segment])
-    else:
-        first = 7 * rank + 5 * segment + seed
-        table = [1 + ((rank + 1) * i + first) % PERIOD for i in range(PERIOD)]
-    return np.array(table, np.float64 if datatype.is_float else np.int64)
-
-
 def _factors(datatype: Datatype, seed: list[int]) -> list[float]:
-    # No factor equals one of the two before it, around the period.
+    # No factor equals one of the two before it, around the period. Eight even ones are 0 in 8 bits.
     choices: list[float] = [2.0, -2.0, 0.5, -0.5] if datatype.is_float else [2, -2, 3, -3]
+    if not datatype.is_float and datatype.size_bytes == 1:
+        choices = [3, -3, 5, -5]
     draw = np.random.default_rng(seed)
     table = choices[:2]
     while len(table) < PERIOD:
@@ -78,8 +72,30 @@ class Data:
     def sent(self) -> Array:
         """The data that all ranks send, decoded."""
         segments = self.collective.segments(self.ranks)[0]
-        return np.array([[segment_table(self.datatype, self.redop, rank, segment, self.seed)
-                          for segment in range(segments)] for rank in range(self.ranks)])
+        return np.array([[self.table(rank, segment) for segment in range(segments)]
+                         for rank in range(self.ranks)])
+
+    def table(self, rank: int, segment: int) -> Array:
+        """A period of a rank's data for a segment, decoded, (31,): neighbours differ, none neutral
+        (in sums of fp8, none neutral)."""
+        datatype, adds = self.datatype, self.redop in ("sum", "avg")
+        if self.redop == "prod":
+            factors = _factors(datatype, [self.seed, rank, segment])
+            return np.array(factors, np.float64 if datatype.is_float else np.int64)
+        first = 7 * rank + 5 * segment + self.seed
+        numbers = 1 + ((rank + 1) * np.arange(PERIOD) + first) % PERIOD
+        if datatype.float8 and adds:  # e5m2 holds whole numbers up to 8
+            draw = np.random.default_rng([self.seed, rank, segment])
+            most = max(1, 8 // self.ranks)
+            return draw.choice([-1.0, 1.0], PERIOD) * draw.integers(1, most + 1, PERIOD)
+        if datatype.float8:
+            return datatype.decode(numbers + FP8_CODES)
+        if not datatype.is_float and self.redop == "avg":
+            numbers *= self.ranks  # a lost remainder would hide a wrong contribution
+        elif not datatype.is_float and datatype.size_bytes == 1 and not adds:
+            # On both sides of 0, or of 128, where a comparison of the other sign errs.
+            numbers += (0 if datatype.name == "int8" else 128) - PERIOD // 2
+        return numbers.astype(np.float64 if datatype.is_float else np.int64)
 
     def received(self, shape: Shape) -> Array:
         """The results of all ranks, stored."""
@@ -89,8 +105,8 @@ class Data:
         return self.collective.result(inputs, shape, self.expected_sum or self._combine)
 
     def _combine(self, values: Array) -> Array:
-        if self.redop != "avg":
-            return combined(list(values), self.redop)
+        if self.redop != "avg" or not self.datatype.is_float:
+            return combined(list(values), self.redop, self.datatype)
         # The kernels take a mean in fp32, or in fp64 for fp64.
         fp: Any = np.float64 if self.datatype.name == "float64" else np.float32
         mean: Array = combined(list(values), "sum").astype(fp) * (fp(1) / fp(len(values)))
@@ -130,5 +146,6 @@ class Data:
         sends, receives = self.collective.segments(self.ranks)
         table = result[[(segment + rank + 1) % receives for segment in range(sends)]]
         if self.redop == "sum" and self.collective.reduces:
-            table = table / self.ranks + (int(rank == 0) - int(rank == self.ranks - 1))
+            offset = int(rank == 0) - int(rank == self.ranks - 1)
+            table = quotient(table, self.ranks) + offset
         return table

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.harness import options, verify
 from bench.harness.iteration import Buffers, Iteration, Segments, checked_iteration, consume_step
-from bench.harness.options import MOST_BYTES, AddOption, RunOptions, SweepOptions
+from bench.harness.options import AddOption, RunOptions, SweepOptions
 from bench.harness.run import measure
 from bench.harness.session import Session, start
 from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
@@ -24,6 +24,7 @@ from collectives.experts.routing import Array, Routes
 from collectives.operation import Case, Operation
 from kernels.devices.device import DeviceError
 
+MOST_BYTES = 1 << 30  # MPI_Alltoallv has 32-bit offsets
 REPEATS = 8  # of a row's table; there are many rows
 CHAIN_ROUND_TRIPS = 58  # of one token of DeepSeek-V3: its layers with experts
 
@@ -61,8 +62,13 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
             parser.error(f"--{name.replace('_', '-')} is for a routed all-to-all: add --experts N")
         return None
     batch = ExpertOptions(**values)
-    if not DATATYPES[namespace.datatype].is_float:
-        parser.error(f"the weights of experts are fractions, and {namespace.datatype} has none")
+    if len(namespace.datatypes) > 1:
+        parser.error("with --experts -d takes one datatype")
+    datatype = DATATYPES[namespace.datatypes[0]]
+    if not datatype.is_float:
+        parser.error(f"the weights of experts are fractions, and {datatype.name} has none")
+    if datatype.float8:
+        parser.error(f"rows of tokens cannot be {datatype.name}: choose half or bfloat16")
     if batch.top_k > batch.experts:
         parser.error(f"--top-k {batch.top_k} is more than the {batch.experts} experts")
     sizes = namespace.minbytes, namespace.maxbytes, namespace.stepfactor
@@ -89,7 +95,7 @@ def run(batch: ExpertOptions, run_options: RunOptions, sweep: SweepOptions) -> N
 def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suite:
     """The cases of every way and skew. Raises Disagreement if a buffer would be too large."""
     world, ranks, seed = session.world, session.communicator.size, session.options.seed
-    row_bytes = batch.hidden * DATATYPES[sweep.datatype].size_bytes
+    row_bytes = batch.hidden * DATATYPES[sweep.datatypes[0]].size_bytes
     batches: dict[str, Routes] = {}
     for skew in batch.skew:
         session.flight.note("draw the routes", text=skew.partition(":")[0])
@@ -115,7 +121,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
                        partial(routed_iteration, session, buffers))
     for header in suite.headers:
         header.routing = load_of(batches[header.shape["skew"]], header.shape["way"], row_bytes)
-        header.count = tokens_bytes // DATATYPES[sweep.datatype].size_bytes
+        header.count = tokens_bytes // DATATYPES[sweep.datatypes[0]].size_bytes
     add_link_parts(session, suite, buffers)
     return suite
 
@@ -132,7 +138,7 @@ def routed_cases(batch: ExpertOptions, sweep: SweepOptions, session: Session, bu
         source = of_skew.rows if shape["way"] == "combine" else buffers.send
         target = of_skew.rows if shape["way"] == "dispatch" else buffers.receive
         yield RoutedCase(
-            sweep.collective, batch.hidden, DATATYPES[sweep.datatype], "none", source.address,
+            sweep.collective, batch.hidden, DATATYPES[sweep.datatypes[0]], "none", source.address,
             target.address, shape={**shape, "skew": of_skew.routes.skew},
             size_bytes=buffers.send.size_bytes, tables=of_skew)
 

@@ -6,6 +6,7 @@ communicator, so that they do not change the other variants."""
 
 import ctypes
 import os
+import re
 import time
 from functools import partial
 from typing import Any
@@ -21,11 +22,13 @@ from kernels.devices.device import Device, DeviceError, Gate, Kernel, Memory, St
 from kernels.devices.gpu import GpuDevice, GpuMemory
 
 # Numbers of nccl.h.
-TYPES = {"int32": 2, "int64": 4, "float16": 6, "float32": 7, "float64": 8, "bfloat16": 9}
+TYPES = {"int8": 0, "uint8": 1, "int32": 2, "int64": 4, "float16": 6, "float32": 7, "float64": 8,
+         "bfloat16": 9, "float8_e4m3": 10, "float8_e5m2": 11}
 OPS = {"sum": 0, "prod": 1, "max": 2, "min": 3, "avg": 4}
-MOVED_TYPES = {2: "float16", 4: "int32", 8: "int64"}  # by element size, without a reduction
+# By element size, without a reduction.
+MOVED_TYPES = {1: "int8", 2: "float16", 4: "int32", 8: "int64"}
 SYMMETRIC = 1  # NCCL_WIN_COLL_SYMMETRIC
-MEMORY_SINCE, WINDOWS_SINCE = 21900, 22700
+MEMORY_SINCE, FLOAT8_SINCE, WINDOWS_SINCE = 21900, 22400, 22700
 
 # RCCL reads NCCL_PROTO for each communicator (ncclTopoTuneModel), but NCCL_P2P_LEVEL once in a
 # process (ncclTopoUserP2pLevel): in RCCL 2.21 and in the source of 2026.
@@ -59,6 +62,18 @@ def chooses_endless_ll(arch: str, version: int) -> bool:
     """Whether this RCCL may use that protocol though the user did not request it."""
     return (has_endless_ll(arch, version) and version >= LL_CHOSEN_SINCE
             and "NCCL_PROTO" not in os.environ)
+
+
+def reason_against_float8(name: str, version: int, arch: str) -> str | None:
+    """Why a library does not reduce fp8, or not as OCP defines it: NCCL's manual names sm_90, and
+    gfx942 has other values for the same codes (FNUZ)."""
+    if version < FLOAT8_SINCE:
+        return f"{name} has no fp8; 2.24 has"
+    if arch.startswith("sm_") and int(re.sub(r"\D", "", arch)) < 90:
+        return f"{name} reduces fp8 from sm_90 on, and this is {arch}"
+    if arch.startswith("gfx") and not arch.startswith(("gfx950", "gfx12")):
+        return f"{name} reduces OCP's fp8 on gfx950 and gfx12, and this is {arch}"
+    return None
 
 
 def cure_for_staging(memory: str) -> str:
@@ -108,6 +123,9 @@ class NcclLibrary(Library):
     def bind(self, world: World, case: Case) -> Bound:
         if isinstance(library := self.nccl, Unsupported):
             return library
+        reason = reason_against_float8(library.name, library.version, self.device.arch)
+        if reason and case.collective.reduces and case.datatype.float8:
+            return Unsupported(reason)
         try:
             if case.variant == "tuned":
                 return self._tuned(library, case)

@@ -13,9 +13,12 @@ from collectives.operation import Bound, Case, Library, Operation, Unsupported, 
 from kernels.devices.cpu import CpuDevice, LibraryCall
 from kernels.devices.device import Device, Step
 
-TYPES = {"float32": "FLOAT", "float64": "DOUBLE", "int32": "INT32_T", "int64": "INT64_T"}
+TYPES = {"float32": "FLOAT", "float64": "DOUBLE", "int32": "INT32_T", "int64": "INT64_T",
+         "int8": "INT8_T", "uint8": "UINT8_T"}
 MPICH_5_TYPES = {"float16": "FLOAT16_T"}  # measured: MPICH 5.0.2 reduces its MPIX_C_FLOAT16
-MOVED_TYPES = {2: "INT16_T", 4: "INT32_T", 8: "INT64_T"}  # by element size, without a reduction
+# By element size, without a reduction.
+MOVED_TYPES = {1: "INT8_T", 2: "INT16_T", 4: "INT32_T", 8: "INT64_T"}
+MOST_COUNT = 2**31 - 1  # of a C int; longer messages need MPI-4's functions MPI_..._c
 OPS = {"sum": "SUM", "prod": "PROD", "min": "MIN", "max": "MAX"}
 
 Call = tuple[str, tuple[int, ...], tuple[object, ...]]  # MPI_NAME, its arguments, those of mpi4py
@@ -45,6 +48,8 @@ class MpiLibrary(Library):
                 return Unsupported(f"MPI has no {case.redop}")
         else:
             type_name, op_name = MOVED_TYPES[case.datatype.size_bytes], "SUM"
+        if case.count > MOST_COUNT and not self.ranks.function("MPI_Allreduce_c"):
+            return Unsupported(f"{self.name} has no MPI_Allreduce_c and counts up to {MOST_COUNT}")
         if case.in_place and case.collective.name == "reduce_scatter":
             return Unsupported("MPI leaves the result of an in-place reduce-scatter in the first "
                                "segment, not in its own")
@@ -75,7 +80,8 @@ class MpiLibrary(Library):
                 case.shape, rank, ranks,
                 ("Send", (send, count, kind, other, 0, comm), (source, other)),
                 ("Recv", (receive, count, kind, other, 0, comm, status), (target, other)))}
-        return [self._call(*call) for call in calls[case.collective.name]]
+        suffix = "_c" * (count > MOST_COUNT)
+        return [self._call(*call, suffix) for call in calls[case.collective.name]]
 
     def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
                       counts: tuple[int, int] | None = None) -> Operation:
@@ -100,9 +106,9 @@ class MpiLibrary(Library):
         return self._call("Barrier", (self.comm,), ()).step
 
     def _call(self, name: str, arguments: tuple[int, ...],
-              python_arguments: tuple[object, ...]) -> Operation:
+              python_arguments: tuple[object, ...], suffix: str = "") -> Operation:
         """One call of MPI_`name`. The operation keeps `python_arguments`, the arrays of both."""
-        call = LibraryCall(self.ranks.function(f"MPI_{name}"), (c_long * 9)(*arguments))
+        call = LibraryCall(self.ranks.function(f"MPI_{name}{suffix}"), (c_long * 9)(*arguments))
 
         def failure() -> str | None:
             error = call.failed

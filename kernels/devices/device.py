@@ -240,8 +240,8 @@ class Device(Protocol):
         with Python. Raises CompileError with the compiler's first complaint."""
 
     def loop_kernels(self) -> Module:
-        """The kernels of iteration.cu."""
-        return self.compile("iteration", {}, ITERATION_STRUCTURES)
+        """The kernels of iteration.cu, for buffers at any address."""
+        return self.compile("iteration", {"ELEMENT": "Uint8"}, ITERATION_STRUCTURES)
 
     def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False,
                  label: str = "") -> Memory:

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import stat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from kernels.devices.device import Bytes, DeviceError
 MEMFD, NAMED = "memfd", "posix shared memory"
 HANDLES = {MEMFD: rb"/proc/[1-9][0-9]{0,9}/fd/[0-9]{1,9}",
            NAMED: rb"/dev/shm/wiretax-[0-9]{1,10}-[0-9]{1,10}-[0-9a-f]{32}"}
+MEMORY_FACTS, CONTROL_GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 # Without these seals a peer could cut the memory off; touching it then raises SIGBUS.
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -48,6 +50,23 @@ class HostMemory:
         self.map.close()
         if self.fd is not None:
             os.close(self.fd)
+
+
+def available_bytes(sharing: str = "") -> int:
+    """The host memory that processes can still take: as the kernel estimates it, within the limit
+    of this control group (version 2), and for NAMED memory in /dev/shm."""
+    facts = dict(line.split()[:2] for line in MEMORY_FACTS.read_text().splitlines())
+    free_bytes = int(facts["MemAvailable:"]) << 10
+    with contextlib.suppress(OSError, ValueError):  # no version 2, or no limit
+        limit = int((CONTROL_GROUP / "memory.max").read_text())
+        facts = dict(map(str.split, (CONTROL_GROUP / "memory.stat").read_text().splitlines()))
+        cached = int(facts["inactive_file"]) + int(facts["active_file"])
+        used = int((CONTROL_GROUP / "memory.current").read_text()) - cached
+        free_bytes = min(free_bytes, limit - used)
+    if sharing == NAMED:
+        room = os.statvfs("/dev/shm")
+        free_bytes = min(free_bytes, room.f_bavail * room.f_frsize)
+    return max(0, free_bytes)
 
 
 def stamp_offset(size_bytes: int) -> int:

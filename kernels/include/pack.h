@@ -1,6 +1,7 @@
 // Elements in packs, and their reduction. A pack is the machine's widest access. Arithmetic widens
-// fp16 and bf16 to `values` of fp32. A result is rounded to the wire type once, when narrowed.
+// fp16, bf16 and fp8 to `values` of fp32. A result is rounded to the wire type once, when narrowed.
 #pragma once
+#include "float8.h"
 #include "sync.h"
 
 // A type that is computed with as stored.
@@ -19,8 +20,30 @@ struct Float32 : Plain<floats, unsigned> {
 struct Float64 : Plain<doubles, u64> {};
 struct Int32 : Plain<ints, unsigned> {};
 struct Int64 : Plain<longs, u64> {};
+struct Int8 : Plain<int8s, unsigned char> {};
+struct Uint8 : Plain<uint8s, unsigned char> {};
 
-// A 16-bit type, two elements per word, computed with in fp32. Every type of floats has also
+// fp8, four elements per word, computed with in fp32.
+template <class Format> struct Coded {
+  typedef unsigned char bits;
+  struct values { floats v[4 * REGISTERS]; };
+  static DEVICE values widen(pack p) {
+    values v;
+    for (int i = 0; i < REGISTERS; ++i)
+      for (int k = 0; k < 4; ++k) v.v[4 * i + k] = Format::values(p.r[i] >> 8 * k);
+    return v;
+  }
+  static DEVICE pack narrow(values v) {
+    pack p = {};
+    for (int i = 0; i < REGISTERS; ++i)
+      for (int k = 0; k < 4; ++k) p.r[i] |= Format::codes(v.v[4 * i + k]) << 8 * k;
+    return p;
+  }
+};
+struct Float8_e4m3 : Coded<E4m3> {};
+struct Float8_e5m2 : Coded<E5m2> {};
+
+// A 16-bit type, two elements per word, computed with in fp32. Like Float32, it has also
 //   in_order: the elements of a register as fp32, in the order of memory (low and high may not be)
 //   store_sums: stores a pack of fp32 as elements; half a pack, of 16 bits, cannot stream
 template <class Type> struct Widened {
@@ -73,6 +96,7 @@ struct Max : Unscaled {
 struct Avg : Sum {
   static DEVICE floats finish(floats a) { return a * (1.0f / WORLD); }
   static DEVICE doubles finish(doubles a) { return a * (1.0 / WORLD); }
+  template <class Lane> static DEVICE Lane finish(Lane a) { return a / WORLD; }  // as NCCL divides
 };
 
 typedef ELEMENT Element;
@@ -87,12 +111,14 @@ DEVICE pack load_pack(const char* from, long i) {
   const char* at = from + i * (long)sizeof(pack);
   if (is_aligned(at)) return load_aligned_pack(at, 0);
   if ((u64)at % 4 == 0) return load_pieces<unsigned>(at);
+  if (ELEMENT_BYTES == 1 && (u64)at % 2) return load_pieces<unsigned char>(at);
   return load_pieces<unsigned short>(at);
 }
 DEVICE void store_pack(char* to, long i, pack p) {
   char* at = to + i * (long)sizeof(pack);
   if (is_aligned(at)) store_aligned_pack(at, 0, p);
   else if ((u64)at % 4 == 0) store_pieces<unsigned>(at, p);
+  else if (ELEMENT_BYTES == 1 && (u64)at % 2) store_pieces<unsigned char>(at, p);
   else store_pieces<unsigned short>(at, p);
 }
 

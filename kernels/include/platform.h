@@ -5,7 +5,7 @@
 #ifndef WORLD      // number of ranks; a run-time number costs up to 20 % at small sizes
 #define WORLD 2
 #endif
-#ifndef ELEMENT    // Float32 Float16 Bfloat16 Float64 Int32 Int64: see pack.h
+#ifndef ELEMENT    // Float32 Float16 Bfloat16 Float64 Int32 Int64 Int8 Uint8, fp8: see pack.h
 #define ELEMENT Float32
 #endif
 #ifndef REDOP      // Sum Prod Min Max Avg: see pack.h
@@ -55,6 +55,8 @@ typedef float floats;
 typedef double doubles;
 typedef int ints;
 typedef long long longs;
+typedef signed char int8s;
+typedef unsigned char uint8s;
 
 #else  // a host CPU
 
@@ -86,6 +88,8 @@ typedef float floats __attribute__((VECTOR));
 typedef double doubles __attribute__((VECTOR));
 typedef int ints __attribute__((VECTOR));
 typedef long long longs __attribute__((VECTOR));
+typedef signed char int8s __attribute__((VECTOR));
+typedef unsigned char uint8s __attribute__((VECTOR));
 typedef unsigned any_words __attribute__((VECTOR, aligned(1), may_alias));
 typedef unsigned aligned_words __attribute__((VECTOR, may_alias));
 

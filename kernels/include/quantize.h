@@ -6,11 +6,6 @@
 #pragma once
 #include "pack.h"
 
-DEVICE words magnitude(floats x) { return reinterpret<words>(x) & 0x7fffffffu; }
-DEVICE words clamped_magnitude(unsigned limit_bits, floats x) {
-  return least_of(magnitude(x), words{} + limit_bits);
-}
-
 // The nearest integer, ties to even, clamped to +-limit, in the low bits of each lane: 1.5 * 2^23
 // leaves no bits for a fraction. The clamp keeps a compiler from fusing this sum with a product in
 // x; in integers it needs no masks, for which AMD has too few scalar registers.
@@ -18,18 +13,6 @@ DEVICE words rounded(unsigned limit_bits, floats x) {
   const words sign = reinterpret<words>(x) & 0x80000000u;
   const floats clamped = reinterpret<floats>(clamped_magnitude(limit_bits, x) | sign);
   return reinterpret<words>(clamped + 12582912.0f);
-}
-
-// e4m3 (4 bits of exponent, 3 of mantissa): to the nearest, ties to even, saturating at 448. From
-// 2^-6 (code 8) on, `normal` rounds the bits of fp32. Below, the steps are 2^-9, as for fp32 at
-// 2^14: `small` adds 2^14. Each is clamped to 2^-6 on the other's side; their sum gives the code.
-DEVICE words e4m3_codes(floats x) {
-  const words size = clamped_magnitude(0x43e00000u, x), boundary = words{} + 0x3c800000u;
-  const words high = most_of(size, boundary);
-  const words normal = (high + 0x7ffffu + (high >> 20 & 1u)) >> 20;
-  const words small = reinterpret<words>(reinterpret<floats>(least_of(size, boundary)) + 16384.0f);
-  const words code = normal + small - (0x46800000u + (120u << 3) + 8u);
-  return code | (reinterpret<words>(x) >> 24 & 0x80u);
 }
 
 // codes() encodes scaled elements; values() decodes the low BITS of each lane, ignoring the others.
@@ -47,7 +30,7 @@ typedef IntBlocks<4, 0x40e00000u> Int4Blocks;
 struct Fp8Blocks {
   static constexpr int BITS = 8;
   static constexpr float LARGEST = 448;
-  static DEVICE words codes(floats x) { return e4m3_codes(x); }
+  static DEVICE words codes(floats x) { return E4m3::finite_codes(x); }
   static DEVICE floats values(words codes) {  // the exponent of fp32 begins 120 lower
     return reinterpret<floats>((codes & 0x7fu) << 20 | (codes & 0x80u) << 24) * 0x1p120f;
   }

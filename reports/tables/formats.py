@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 # The parts of each field that is a summary.
 PARTS = {field.name: kind.__struct_fields__ for field in msgspec.structs.fields(Case)
          for kind in (Summary, Range) if field.type == kind | None}
-NCCL_TYPES = {"float16": "half", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
+NCCL_TYPES = {"float16": "half", "float32": "float", "float64": "double",
+              "float8_e4m3": "f8e4m3", "float8_e5m2": "f8e5m2"}
 
 # A test in the text of nccl-tests: its head and its end. {end} keeps the blanks before it.
 HEAD = """\
@@ -181,7 +182,8 @@ def as_nccl_tests(result: Result, algorithm: str | None = None, registered: bool
         devices.append(f"#  Rank {number:2d} Group  0 Pid {0:6d} on {'host0':>10} device "
                        f"{device:2d} [{pci}] {model} {rank.get('arch', '')}\n")
     [(title, rows, counts, bus_bw)] = _tests(replace(result, cases=shown))
-    rows.sort(key=lambda row: (row["type"], row["redop"], row["size"]))
+    pairs = [(NCCL_TYPES.get(case.datatype, case.datatype), case.redop) for case in result.cases]
+    rows.sort(key=lambda row: (pairs.index((row["type"], row["redop"])), row["size"]))
     sizes, wrong = sorted({row["size"] for row in rows}), sum(map(bool, counts))
     steps = {high - low for low, high in pairwise(sizes)}
     values = {

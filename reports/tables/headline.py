@@ -10,7 +10,7 @@ from typing import Any
 from reports.store.case import find_states
 from reports.store.schema import Result
 from reports.store.stats import Interval
-from reports.tables.rows import Row, default_rows, views
+from reports.tables.rows import Row, by_type, default_rows, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number
 
 
@@ -60,6 +60,8 @@ def points(result: Result, rows: Sequence[Row] | None = None) -> list[Point]:
         return []
     small = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
     figures = []
+    first, *others = by_type(result)
+    of_type = f"{first} " * bool(others)
     for row in [small, *timed[-1:]] if small is not timed[-1] else [small]:
         case = row.ours or row.library
         name = without_version(row.library.library if row.library else None)
@@ -69,7 +71,8 @@ def points(result: Result, rows: Sequence[Row] | None = None) -> list[Point]:
                 result.run.world["size"] > 1):
             value, unit = case.bus_bw_gb_s, unit.replace("us", "GB/s")
         is_clear = not (row.verdict or "").startswith("not clearly")
-        figures.append(Point(row.label, value, unit, ratio and ratio[0], name, is_clear))
+        label = of_type + row.label
+        figures.append(Point(label, value, unit, ratio and ratio[0], name, is_clear))
     return figures
 
 

@@ -120,6 +120,15 @@ def shown_cases(result: Result, view: View) -> list[Case]:
     return lossless if any(case.algorithm != "library" for case in lossless) else cases
 
 
+def by_type(result: Result) -> dict[str, list[Case]]:
+    """The cases of the run's collective by datatype and operation, such as `int8 sum`."""
+    groups: dict[str, list[Case]] = {}
+    for case in result.cases:
+        if case.collective == result.cases[0].collective:
+            groups.setdefault(f"{case.datatype} {case.redop}", []).append(case)
+    return groups
+
+
 def row_key(case: Case) -> Key:
     return case.size_bytes, (case.shape or {}).get("skew")
 

@@ -1,20 +1,31 @@
 """The default table of a run with its head and its sentences, and the table of all cases."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.case import BETWEEN_RANKS, beside, find_states, late_us
+from reports.store.case import BETWEEN_RANKS, LinkStates, beside, find_states, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences, spread
 from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
 from reports.tables.peers import peer_tables
-from reports.tables.rows import Row, View, cost_us, default_rows, flips, token, view_of, views
+from reports.tables.rows import (
+    Row,
+    View,
+    by_type,
+    cost_us,
+    default_rows,
+    flips,
+    token,
+    view_of,
+    views,
+)
 from reports.tables.sentences import (
     lay_out,
     lay_out_brief,
@@ -75,6 +86,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     if flipped := flips(result, rows, states):
         tables.append(("where the winner changes with the link",
                        plain_table(dict.fromkeys(FLIP_COLUMNS, 0), flipped, gap=2)))
+    tables += list(_other_types(result, states, earlier))
     title, lines = headline([result], partial(points, rows=rows)), head(result, first, rows)
     conclusions, details = closing(result, rows, chained)
     tables, details = [*leading, *tables], [*details, *elapsed]
@@ -103,6 +115,18 @@ def _title(view: View, first: View, rows: Sequence[Row]) -> str:
         words.append(f"chained: {calls} dependent calls; us, busbw of a call with its next send "
                      "buffer")
     return ", ".join(words)
+
+
+def _other_types(result: Result, states: LinkStates,
+                 earlier: list[dict[str, float]]) -> Iterator[tuple[str, Table]]:
+    """The tables of all datatypes and operations but the first, under their names."""
+    for name, cases in [*by_type(result).items()][1:]:
+        part = replace(result, cases=cases)
+        for view in views(part):
+            rows = default_rows(part, view, states)
+            spread.widen(rows, earlier)
+            title = ", ".join(filter(None, (name, _title(view, ("", None), rows))))
+            yield title, _default_table(part, rows, view)
 
 
 def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
@@ -219,9 +243,6 @@ def head(result: Result, view: View, rows: Sequence[Row]) -> list[str]:
         ranks = ("slowest rank, after the late one has come; waits = from the first arrival to the "
                  "last" if result.run.clock_shared else "the late rank alone")
     lines.append(f"us = {'collective + reading its result' if is_read else 'one call'}, {ranks}")
-    types = {name for case in result.cases for name in (case.datatype, case.redop)}
-    if cases and types != {cases[0].datatype, cases[0].redop}:
-        lines.append("note: other types and operations are in --long")
     if size == 1:
         lines.append("note: busbw means nothing with one rank; start two with mpirun -n 2")
     return lines

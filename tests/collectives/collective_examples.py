@@ -15,17 +15,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from collectives.algorithm import default_names
-from collectives.collective import (
-    COLLECTIVES,
-    COMBINE,
-    DATATYPES,
-    REDOPS,
-    Collective,
-    Datatype,
-    Shape,
-    combined,
-    reason_against,
-)
+from collectives.collective import COLLECTIVES, COMBINE, DATATYPES, REDOPS, Collective, Datatype, Shape, combined
 from collectives.operation import Case
 from kernels.devices.device import Memory
 from tests.ranks.world import ROUNDING
@@ -94,8 +84,6 @@ def check(
     )
     @given(st.one_of(*(examples_of(COLLECTIVES[name], ranks) for name in names or COLLECTIVES)))
     def try_one(example: Example) -> None:
-        if example.collective.reduces and reason_against(example.datatype, example.redop):
-            return
         error = problem(example, inputs(example, ranks))
         assert not error, f"{example}: {error}"
 
@@ -145,7 +133,8 @@ def error_bound(inputs: list[np.ndarray], redop: str, datatype: Datatype, wire_r
     else:
         magnitude = combined([np.abs(x) for x in inputs], "sum") / (n if redop == "avg" else 1)
     relative = (wire_roundings + 1) * ROUNDING[datatype.name] + (n + 2) * accumulate
-    step = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 2.0**-1074}[datatype.name]
+    step = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 2.0**-1074,
+            "float8_e4m3": 2.0**-9, "float8_e5m2": 2.0**-16}[datatype.name]
     return magnitude * relative * 1.01 + wire_roundings * step * max(1, n)
 
 
@@ -162,7 +151,8 @@ def inputs(example: Example, ranks: int) -> np.ndarray:
     if not datatype.is_float:
         return datatype.encode(draw.integers(-1000, 1000, shape))
     values: np.ndarray = draw.normal(size=shape) * (1.0 if example.redop == "prod" else 10.0)
-    if example.special and example.count and example.redop != "prod":
+    # A ring saturates partial sums of fp8 too, in another order.
+    if example.special and example.count and example.redop != "prod" and not datatype.float8:
         at = draw.random(shape) < 1 / 7
         values[at] = draw.choice(SPECIAL, at.sum()) / (ranks if example.redop in ("sum", "avg") else 1)
     return datatype.encode(values)
@@ -230,7 +220,7 @@ class Buffers:
                 beyond = ~np.isfinite(datatype.decode(datatype.encode(want))) & (values == np.sign(want) * largest)
                 wrong = np.argwhere(~((np.abs(values - want) <= bound) | beyond))
             else:
-                want = result(lambda sent: combined(sent, example.redop))
+                want = result(lambda sent: combined(sent, example.redop, datatype))
                 wrong = np.argwhere(got != datatype.encode(want))
         if len(wrong):
             at = tuple(wrong[0])

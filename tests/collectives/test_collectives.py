@@ -6,7 +6,7 @@ import pytest
 
 from bench.harness import verify
 from collectives.algorithm import ALGORITHMS, choose, choose_on_gpus
-from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined, reason_against
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
 from collectives.library.mpi import types_of
 from collectives.peer_buffer import HALF_BYTES, half_for
 from tests.kernels.broken_kernels import SENTINEL, Patch, apply, tree
@@ -58,30 +58,40 @@ def test_data_equal_to_the_sentinel_arrive_as_nan(replaces, tmp_path):
         apply(where, [Patch(SENTINEL, SENT, "word = word;")])
     done = mpirun(2, "tests/ranks/sentinel_ranks.py", tree=where)
     assert (done.returncode == 0) == replaces, done.stderr[-3000:]
-    assert ("24 launches right" in done.stdout) == replaces
+    assert ("36 launches right" in done.stdout) == replaces
 
 
 @pytest.mark.parametrize("redop", REDOPS)
 @pytest.mark.parametrize("datatype", DATATYPES.values(), ids=DATATYPES)
 @pytest.mark.parametrize("ranks", [2, 3, 8])
 def test_the_expected_result_is_exact_and_no_error_matches_it(datatype, redop, ranks):
-    if reason_against(datatype, redop):
-        return
-    tables = [verify.segment_table(datatype, redop, rank, 0, seed=5) for rank in range(ranks)]
-    exact = combined(tables, redop)
     data = verify.Data(ALL_REDUCE, datatype, redop, ranks, seed=5)
-    expected = datatype.decode(data.received({})[0, 0])
+    tables = [data.table(rank, 0) for rank in range(ranks)]
+
+    def result(inputs):
+        values = combined(inputs, redop, datatype)
+        return values if datatype.is_float else datatype.decode(datatype.encode(values))
+
+    exact, expected = result(tables), datatype.decode(data.received({})[0, 0])
     tolerance = 2 * np.abs(exact) * (ROUNDING[datatype.name] + 2.0**-24) if redop == "avg" else 0
     assert np.all(np.abs(expected - exact) <= tolerance)
     stale = [np.roll(tables[0], -1), *tables[1:]]
-    assert np.all(tables[0] != stale[0])
-    if redop in ("sum", "prod", "avg"):
-        assert np.all(combined(stale, redop) != exact), "one stale contribution"
-        assert np.all(combined([*tables[1:], tables[0] * 0 + (redop == "prod")], redop) != exact), (
-            "a missing contribution"
-        )
+    adds = redop in ("sum", "avg")
+    # Sums of fp8 have two to sixteen exact values, and a quotient of a sum that wraps may lose the difference.
+    least_stale = 0.3 if datatype.float8 and adds else 1.0
+    least = 0.9 if redop == "avg" and datatype.size_bytes == 1 else 1.0
+    assert np.mean(tables[0] != stale[0]) >= least_stale
+    if adds or redop == "prod":
+        assert np.mean(result(stale) != exact) >= min(least, least_stale), "one stale contribution"
+        missing = [*tables[1:], tables[0] * 0 + (redop == "prod")]
+        assert np.mean(result(missing) != exact) >= least, "a missing contribution"
         doubled = [*tables[1:], tables[0] * (tables[0] if redop == "prod" else 2)]
-        assert np.all(combined(doubled, redop) != exact), "a doubled contribution"
+        assert np.mean(result(doubled) != exact) >= least, "a doubled contribution"
+    elif not datatype.is_float and datatype.size_bytes == 1:
+        other_sign = DATATYPES["int8" if datatype.name == "uint8" else "uint8"]
+        seen = [other_sign.decode(datatype.encode(table).view(other_sign.storage)) for table in tables]
+        misread = datatype.decode(other_sign.encode(combined(seen, redop)).view(datatype.storage))
+        assert np.any(misread != exact), "a comparison of the other sign"
 
 
 def test_bfloat16_rounds_to_nearest_even_and_keeps_nan():
@@ -92,6 +102,36 @@ def test_bfloat16_rounds_to_nearest_even_and_keeps_nan():
     assert np.isnan(decoded[4])
     assert np.isinf(decoded[5:7]).all()
     assert decoded[7] == pytest.approx(1e-40, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3", "float8_e5m2"])
+def test_fp8_has_the_values_of_ocp_and_rounds_to_nearest_even_and_saturates(name):
+    """OCP 8-bit Floating Point Specification, tables 1 and 2. The nearest code is found here by trying all."""
+    fp8, (mantissa, largest, least) = DATATYPES[name], {"float8_e4m3": (3, 448.0, 2.0**-9),
+                                                        "float8_e5m2": (2, 57344.0, 2.0**-16)}[name]
+    values = fp8.decode(np.arange(256, dtype=np.uint8))
+    finite = values[np.isfinite(values)]
+    assert (finite.max(), finite[finite > 0].min(), np.isinf(values).sum()) == (largest, least, 2 * (mantissa == 2))
+    assert np.isnan(values).sum() == (2 if mantissa == 3 else 6)
+    positive = finite[: len(finite) // 2]
+    assert np.all(np.diff(positive) > 0)
+    assert np.array_equal(values[128:][np.isfinite(values[128:])], -positive)
+    middles = (positive[1:] + positive[:-1]) / 2
+    drawn = np.exp2(np.random.default_rng(1).uniform(-20, 18, 3000))
+    for tried in (positive, middles, np.nextafter(middles, 0), np.nextafter(middles, 1e9), drawn):
+        distances = np.abs(np.minimum(tried, largest)[:, None] - positive)
+        codes = [min(np.flatnonzero(of_one == of_one.min()), key=lambda code: code % 2) for of_one in distances]
+        assert np.array_equal(fp8.encode(tried), codes)
+        assert np.array_equal(fp8.encode(-tried), np.array(codes) | 128)
+    assert np.isnan(fp8.decode(fp8.encode(np.array([np.nan])))).all()
+    assert fp8.decode(fp8.encode(np.array([np.inf, -np.inf]))).tolist() == [largest, -largest]
+
+
+def test_a_mean_of_integers_is_the_quotient_of_the_sum_that_wraps():
+    """As NCCL divides: towards 0."""
+    inputs = [np.array([100, -7, -128]), np.array([100, 2, -128])]
+    assert combined(inputs, "avg", DATATYPES["int8"]).tolist() == [-28, -2, 0]
+    assert combined(inputs, "avg", DATATYPES["int32"]).tolist() == [100, -2, -128]
 
 
 def test_a_table_of_versions_gives_the_types_that_a_library_reduces():
@@ -127,8 +167,10 @@ def test_a_collective_gives_its_least_bytes_and_its_reason_against_a_chain():
     least = {name: collective.least_bytes(300, 3) for name, collective in COLLECTIVES.items()}
     assert least == {"all_reduce": (400, 300), "all_gather": (600, 300), "reduce_scatter": (600, 300),
                      "alltoall": (600, 300), "sendrecv": (300, 0)}
-    assert ALL_REDUCE.reason_against_chain({}, "sum") is None
-    assert "range" in (ALL_REDUCE.reason_against_chain({}, "prod") or "")
+    fp32, fp8 = DATATYPES["float32"], DATATYPES["float8_e5m2"]
+    assert ALL_REDUCE.reason_against_chain({}, "sum", fp32) is None
+    assert "range" in (ALL_REDUCE.reason_against_chain({}, "prod", fp32) or "")
+    assert "rounds in float8_e5m2" in (ALL_REDUCE.reason_against_chain({}, "sum", fp8) or "")
     for name, way, meaningless in (("sendrecv", "one_way", True), ("sendrecv", "ping_pong", False),
                                    ("alltoall", "combine", True), ("alltoall", "round_trip", False)):
-        assert bool(COLLECTIVES[name].reason_against_chain({"way": way}, "none")) == meaningless
+        assert bool(COLLECTIVES[name].reason_against_chain({"way": way}, "none", fp32)) == meaningless

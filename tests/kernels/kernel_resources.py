@@ -29,7 +29,8 @@ BLOCK_THREADS = 512  # the kernels' launch bounds
 SM_THREADS = {"sm_80": 2048, "sm_90": 2048, "sm_120": 1536}
 AMD_FIGURES = ("vgpr_count", "sgpr_count", "group_segment_fixed_size", "private_segment_fixed_size",
                "vgpr_spill_count", "sgpr_spill_count")
-DATATYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
+DATATYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64", "int8", "uint8", "float8_e4m3",
+             "float8_e5m2")
 # Kernels that take the first three types only.
 COMPUTED_IN_FP32 = {"allreduce_rmsnorm", "allreduce_two_shot_quantized", "gemv_allreduce"}
 LAYOUT = "{:<30} {:<8} {:>9} {:>5} {:>6} {:>5} {:>6} {:>6} {:>4}"

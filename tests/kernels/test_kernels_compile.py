@@ -35,7 +35,8 @@ ENTRY = r'^(?:RANK_KERNEL\(|(?:KERNEL|extern "C" __global__ \w+ void)\s+)(\w+)'
 NO_COLLECTIVES = "gemm", "link", "link_probe", "memory_probe", "iteration", "slowed", "experts/routed_records"
 COLLECTIVES = [stem for stem in FILES if stem not in NO_COLLECTIVES]
 TYPES = [(("ELEMENT", element), ("REDOP", redop)) for element, redop in
-         (("Float16", "Avg"), ("Float64", "Prod"), ("Int32", "Min"), ("Int64", "Max"))]
+         (("Float16", "Avg"), ("Float64", "Prod"), ("Int32", "Min"), ("Int64", "Max"), ("Int8", "Sum"),
+          ("Uint8", "Avg"), ("Float8_e4m3", "Sum"), ("Float8_e5m2", "Avg"))]
 UNSYNCHRONISED = {"copy_in", "push_out", "read_peer", "copy_local", "read_own", "chain_link", "chain_link_gathered",
                   "chain_link_scattered", "chain_link_exchanged", "one_shot_ll", "one_shot_sentinel", "gemv",
                   "add_rmsnorm", "leave", "add_all", "add_two", "add_last_two", "take"}

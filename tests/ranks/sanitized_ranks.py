@@ -31,7 +31,7 @@ from bench.harness.iteration import Segments, nothing, pattern_of
 from bench.layers import fused
 from bench.layers.experts import combined_rows, row_tables
 from collectives.algorithm import ALGORITHMS
-from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Collective, Datatype, reason_against
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Collective, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
@@ -180,7 +180,6 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
                 fitting = [name for name in fitting if DATATYPES[name].is_float]
             datatype = DATATYPES[fitting[turn % len(fitting)]]
             redop = "sum" if is_lossy else REDOPS[turn % len(REDOPS)]
-            redop = "sum" if reason_against(datatype, redop) else redop
             for shape in collective.shapes:
                 for variant in algorithm.variants(bed.worlds[0]):
                     for place in ("", " in place") if collective.no_place is None else ("",):

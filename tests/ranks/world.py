@@ -12,7 +12,7 @@ from kernels.devices.device import Device, Step, Watch
 
 # The largest relative error of one rounding: half a unit in the last place.
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53,
-            "int32": 0.0, "int64": 0.0}
+            "int32": 0.0, "int64": 0.0, "int8": 0.0, "uint8": 0.0, "float8_e4m3": 2.0**-4, "float8_e5m2": 2.0**-3}
 WITHOUT_MACROS = ("iteration", "link_probe", "memory_probe")  # they measure; no test checks them
 
 

@@ -1,0 +1,78 @@
+"""Compares the kernels' fp8 with collective.py's: in vectors, as on this CPU, and in scalars, as on GPUs."""
+
+import ctypes
+import subprocess
+
+import numpy as np
+import pytest
+
+from collectives.collective import DATATYPES
+from kernels.devices.compile_cache import SOURCES
+from kernels.devices.cpu import FLAGS, find_compiler
+
+# What a GPU has in place of vectors.
+SCALARS = """#pragma once
+#define DEVICE inline
+typedef unsigned words;
+typedef float floats;
+template <class To, class From> DEVICE To reinterpret(From from) {
+  To to;
+  __builtin_memcpy(&to, &from, sizeof to);
+  return to;
+}
+DEVICE words least_of(words a, words b) { return a < b ? a : b; }
+DEVICE words most_of(words a, words b) { return a > b ? a : b; }
+"""
+PROGRAM = """
+#include "float8.h"
+template <class To, class From, class Convert> void each(From* from, To* to, long n, Convert convert) {
+  for (long i = 0; i < n; i += sizeof(words) / 4) {
+    decltype(convert.take(0)) x;
+    __builtin_memcpy(&x, from + i, sizeof x);
+    const auto y = convert(x);
+    __builtin_memcpy(to + i, &y, sizeof y);
+  }
+}
+struct Values { words take(int); floats operator()(words x) { return FORMAT::values(x); } };
+struct Codes { floats take(int); words operator()(floats x) { return FORMAT::codes(x); } };
+struct Finite { floats take(int); words operator()(floats x) { return FORMAT::finite_codes(x); } };
+extern "C" void values(unsigned* from, float* to, long n) { each(from, to, n, Values{}); }
+extern "C" void codes(float* from, unsigned* to, long n) { each(from, to, n, Codes{}); }
+extern "C" void finite_codes(float* from, unsigned* to, long n) { each(from, to, n, Finite{}); }
+"""
+
+
+@pytest.mark.parametrize("machine", ["vectors", "scalars"])
+@pytest.mark.parametrize("name", ["float8_e4m3", "float8_e5m2"])
+def test_kernels_decode_all_codes_and_round_all_kinds_of_floats_as_the_expected_results_do(name, machine, tmp_path):
+    header = (SOURCES / "include" / "float8.h").read_text()
+    folder = SOURCES / "include"
+    if machine == "scalars":
+        folder = tmp_path
+        (folder / "float8.h").write_text(header)
+        (folder / "platform.h").write_text(SCALARS)
+    source, binary = tmp_path / "program.cpp", tmp_path / "program.so"
+    source.write_text(PROGRAM)
+    subprocess.run([*find_compiler(), *FLAGS, f"-DFORMAT={name.removeprefix('float8_').capitalize()}", f"-I{folder}",
+                    str(source), "-o", str(binary)], check=True)
+    library, fp8 = ctypes.CDLL(str(binary)), DATATYPES[name]
+
+    def call(entry: str, given: np.ndarray, result_type: type) -> np.ndarray:
+        result: np.ndarray = np.zeros(len(given), result_type)
+        getattr(library, entry)(given.ctypes.data_as(ctypes.c_void_p), result.ctypes.data_as(ctypes.c_void_p),
+                                ctypes.c_long(len(given)))
+        return result
+
+    codes = np.arange(256, dtype=np.uint32)
+    values = call("values", codes | 0xABCDEF00, np.float32)  # only the low byte counts
+    expected = fp8.decode(codes.astype(np.uint8))
+    assert np.array_equal(values, expected.astype(np.float32), equal_nan=True)
+    assert np.array_equal(np.signbit(values), np.signbit(expected))
+    # Every sign, exponent and first 8 bits of mantissa, at, next to and between the places where rounding changes.
+    bits = (np.arange(1 << 17, dtype=np.uint32)[:, None] << 15 | np.array([0, 1, 0x4000, 0x7FFF], np.uint32)).ravel()
+    floats = bits.view(np.float32)
+    with np.errstate(invalid="ignore"):
+        rounded = fp8.encode(floats.astype(np.float64))
+    assert np.array_equal(call("codes", floats, np.uint32), rounded)
+    is_number = ~np.isnan(floats)
+    assert np.array_equal(call("finite_codes", floats, np.uint32)[is_number], rounded[is_number])

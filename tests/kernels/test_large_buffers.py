@@ -1,0 +1,70 @@
+"""Checks that kernels address buffers beyond 4 GiB, over mappings that take little memory."""
+
+import ctypes
+import mmap
+
+import numpy as np
+import pytest
+
+from collectives.operation import plain_arguments
+from collectives.probe import probe_kernels
+from kernels.devices.cpu import CpuDevice
+from kernels.devices.device import Pattern, Step, Watch, Wrong
+from tests.launch import FULL, few, mpirun
+from tests.ranks.large_ranks import MAP_NORESERVE
+
+FAR = 1 << 32
+SIZE_BYTES = FAR + (3 << 20)
+
+
+@pytest.fixture(scope="module")
+def zeros():
+    """Zeros that take no memory while they are only read."""
+    pages = mmap.mmap(-1, SIZE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    return np.frombuffer(pages, np.uint8)
+
+
+@pytest.mark.parametrize("element", few(["Float64", "Uint8"], 1))
+def test_an_element_beyond_4_gib_is_read(element, zeros):
+    """read_own reports when its digest is a certain word, which here lies beyond 4 GiB."""
+    device, watch, place = CpuDevice(), Watch(), FAR + (1 << 20)
+    count = SIZE_BYTES // (8 if element == "Float64" else 1)
+    step = Step(probe_kernels(device, 1, ELEMENT=element).kernel("read_own"),
+                plain_arguments(0, 0, zeros.ctypes.data, count, watch))
+    zeros[place : place + 4] = np.array([0x5CA1AB1E], np.uint32).view(np.uint8)
+    device.caller(step)()
+    assert watch.phase >> 32 == 0x5CA1AB1E
+    zeros[place : place + 4] = 0
+
+
+def checked(pattern_address: int, size_bytes: int, wrong: Wrong) -> None:
+    device, watch = CpuDevice(), Watch()
+    table = np.zeros(65 * 31, np.uint8)
+    pattern = Pattern(pattern_address, table.ctypes.data, 1, size_bytes, 64 * 31, 31, 1, ctypes.addressof(wrong),
+                      ctypes.addressof(watch))
+    device.caller(Step(device.loop_kernels().kernel("count_wrong"), pattern))()
+
+
+def test_a_wrong_element_beyond_4_gib_is_counted_at_its_place(zeros):
+    wrong, place = Wrong(), FAR + 54321
+    zeros[place] = 7
+    checked(zeros.ctypes.data, SIZE_BYTES, wrong)
+    assert (wrong.elements, wrong.offset, wrong.expected, wrong.got) == (1, place, 0, 7)
+    zeros[place] = 0
+
+
+def test_the_count_of_wrong_elements_never_wraps_to_none():
+    """All elements of 4 GiB wrong would be 2^32, so 0 in the 32 bits that all threads add to."""
+    buffer = np.ones(4096, np.uint8)
+    for before in ((1 << 32) - 4096, (1 << 32) - 64, 1 << 31):
+        wrong = Wrong(elements=before)
+        checked(buffer.ctypes.data, len(buffer), wrong)
+        assert wrong.elements == before
+
+
+@pytest.mark.skipif(not FULL, reason="takes seconds: make reliability")
+@pytest.mark.parametrize("name", ["two_shot", "one_shot_pull", "one_shot_push", "two_shot_push", "ring"])
+def test_messages_beyond_4_gib_are_reduced(name):
+    done = mpirun(2, "tests/ranks/large_ranks.py", name)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{name}: right beyond 4 GiB" in done.stdout

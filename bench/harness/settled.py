@@ -23,12 +23,15 @@ def settled_sizes(suite: Suite, blocks: Sequence[Block], shown: set[str]) -> Ite
         if block.cost_us > 0:
             costs_us.setdefault(block.case, {})[block.round] = block.cost_us
     places: dict[str, dict[str, list[int]]] = {}
+    has_types = len({(header.datatype, header.redop) for header in suite.headers}) > 1
     for case in costs_us:
         header = suite.headers[case]
         if header.mode == "isolated" and len(costs_us[case]) >= MIN_INTERVAL_VALUES:
-            shape = " ".join(f"{name} {value}" for name, value in (header.shape or {}).items())
-            place = " ".join([size_text(header.size_bytes), *["in place"] * header.in_place, shape])
-            places.setdefault(place.strip(), {}).setdefault(header.algorithm, []).append(case)
+            words = [size_text(header.size_bytes)]
+            words += [header.datatype, header.redop] * has_types
+            words += ["in place"] * header.in_place
+            words += [f"{name} {value}" for name, value in (header.shape or {}).items()]
+            places.setdefault(" ".join(words), {}).setdefault(header.algorithm, []).append(case)
     for place, cases in places.items():
         if place in shown or not {"library", "auto"} <= cases.keys():
             continue

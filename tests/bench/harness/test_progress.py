@@ -127,9 +127,9 @@ def blocks_of(case, costs_us):
             for round_, cost_us in enumerate(costs_us)]
 
 
-def suite_of(*algorithms, mode="isolated"):
+def suite_of(*algorithms, mode="isolated", datatype="float32"):
     suite = Suite()
-    suite.headers = [CaseHeader(collective="all_reduce", size_bytes=16384, count=4096, datatype="float32", redop="sum",
+    suite.headers = [CaseHeader(collective="all_reduce", size_bytes=16384, count=4096, datatype=datatype, redop="sum",
                                 algorithm=algorithm, memory="mapped", mode=mode, library="Open MPI 5.0.11")
                      for algorithm in algorithms]
     return suite
@@ -147,6 +147,9 @@ def test_a_size_is_shown_once_and_only_when_its_ratio_has_settled():
     assert list(settled_sizes(suite, six, shown)) == [
         "16 KiB: Open MPI 10.0 us, auto 2.00 us, 5.00x [4.95 5.05] after 6 rounds"]
     assert list(settled_sizes(suite, six, shown)) == []
+    suite.headers += suite_of("auto", datatype="int8").headers  # without a block so far
+    [line] = settled_sizes(suite, six, set())
+    assert line.startswith("16 KiB float32 sum: Open MPI 10.0 us, ")
 
 
 @pytest.mark.parametrize("suite", [suite_of("library", "ring"), suite_of("auto", "ring"),

@@ -31,7 +31,9 @@ class Float8:
         size = np.fmin(np.abs(values), finite[-1])
         step = np.exp2(np.maximum(np.frexp(size)[1] - 1, 1 - self.bias) - self.mantissa_bits)
         codes = np.searchsorted(finite, np.rint(size / step) * step)
-        return (np.where(np.isnan(values), 0x7F, codes) | np.signbit(values) << 7).astype(np.uint8)
+        size_codes = np.where(np.isnan(values), 0x7F, codes)
+        signed: Array = (size_codes | np.signbit(values) << 7).astype(np.uint8)
+        return signed
 
 
 @cache

@@ -99,7 +99,7 @@ struct NextSend {
   DEVICE bool aligned() const { return send.aligned(); }
   template <class Place> DEVICE void put(Place place, int k, pack p) const {
     typename Element::values v = Element::widen(p);
-    for (auto& lane : v.v) lane = next_of(REDOP{}, lane, offset);
+    UNROLLED for (auto& lane : v.v) lane = next_of(REDOP{}, lane, offset);
     send.put(place, k, Element::narrow(v));
   }
 };

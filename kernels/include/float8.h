@@ -1,5 +1,5 @@
-// fp8 as OCP defines it: a sign, an exponent and MANTISSA bits. Codes above LARGEST are NaN, but the
-// first of e5m2 is infinity. In integers, because only some GPUs have instructions for it.
+// fp8 as OCP defines it: a sign, an exponent and MANTISSA bits. Codes above LARGEST are NaN, except
+// the first of e5m2, which is infinity. In integers: only some GPUs have instructions for it.
 #pragma once
 #include "platform.h"
 

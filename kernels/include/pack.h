@@ -29,14 +29,14 @@ template <class Format> struct Coded {
   struct values { floats v[4 * REGISTERS]; };
   static DEVICE values widen(pack p) {
     values v;
-    for (int i = 0; i < REGISTERS; ++i)
-      for (int k = 0; k < 4; ++k) v.v[4 * i + k] = Format::values(p.r[i] >> 8 * k);
+    UNROLLED for (int i = 0; i < REGISTERS; ++i)
+      UNROLLED for (int k = 0; k < 4; ++k) v.v[4 * i + k] = Format::values(p.r[i] >> 8 * k);
     return v;
   }
   static DEVICE pack narrow(values v) {
     pack p = {};
-    for (int i = 0; i < REGISTERS; ++i)
-      for (int k = 0; k < 4; ++k) p.r[i] |= Format::codes(v.v[4 * i + k]) << 8 * k;
+    UNROLLED for (int i = 0; i < REGISTERS; ++i)
+      UNROLLED for (int k = 0; k < 4; ++k) p.r[i] |= Format::codes(v.v[4 * i + k]) << 8 * k;
     return p;
   }
 };
@@ -148,10 +148,10 @@ template <Finish FINISH, int SOURCES, class Load> DEVICE pack combined(Load load
   typename Element::values sum = Element::widen(load(0));
   for (int s = 1; s < SOURCES; ++s) {
     const typename Element::values next = Element::widen(load(s));
-    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::combine(sum.v[k], next.v[k]);
+    UNROLLED for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::combine(sum.v[k], next.v[k]);
   }
   if (FINISH == COMPLETE)
-    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::finish(sum.v[k]);
+    UNROLLED for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::finish(sum.v[k]);
   return Element::narrow(sum);
 }
 
@@ -234,14 +234,15 @@ DEVICE void for_places(long count, bool aligned, Team team, Each each) {
 // batch precede its stores: the compiler must not reorder them, since the buffers could overlap.
 template <Finish FINISH, int SOURCES, class To>
 DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_grid()) {
-  constexpr int BATCH = SOURCES * REGISTERS <= 16 ? 4 : 2;  // a GPU thread has 128 registers
+  constexpr bool FITS = SOURCES * REGISTERS <= 16 && (SOURCES == 1 || VALUES <= 8);
+  constexpr int BATCH = FITS ? 4 : 2;  // a GPU thread has 128 registers
   for_places<BATCH>(count, to.aligned() && from.aligned(), team, [&](auto place) INLINED {
     constexpr int N = decltype(place)::COUNT;
     pack batch[N];
-    for (int k = 0; k < N; ++k)
+    UNROLLED for (int k = 0; k < N; ++k)
       batch[k] = combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); });
     if (N > 1) loads_first<N * SOURCES>();
-    for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
+    UNROLLED for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
   });
 }
 template <class To>

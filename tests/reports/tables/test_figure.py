@@ -15,6 +15,7 @@ from reports.store.result import read
 from reports.tables import link
 from reports.tables.figure import OTHERS, THIN_GREY, lines_of, name_ends, styles_of
 from reports.tables.page import draw_picture
+from tests.bench.test_link import made_up
 from tests.reports.synthetic_benchmarks import BENCHMARKS, rewritten, write_benchmark
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.synthetic_run import write_run
@@ -102,7 +103,8 @@ def test_each_variant_of_auto_has_a_colour_and_the_other_algorithms_are_grey(tmp
         assert THIN_GREY["color"] not in autos
         colours.append(autos)
     assert colours[0] == colours[1]
-    check(drawings[2], MACHINE, LIBRARY)
+    check(drawings[2], MACHINE)
+    assert letters(LIBRARY) in [letters(text.get_text()) for text in drawings[2].axes[0].get_legend().texts]
 
 
 def test_a_variant_of_auto_keeps_its_colour_in_every_picture():
@@ -133,11 +135,9 @@ def test_names_beside_lines_do_not_overlap(drawings):
 
 def test_figures_in_a_heat_map_keep_their_colours_on_a_dark_page(tmp_path):
     """The colours of a page would make them dark on dark cells and bright on bright cells."""
-    write_benchmark(tmp_path, "link")
-    picture = draw_picture("own", partial(link.draw, read(tmp_path / "run.jsonl")))
-    fills = set(re.findall(r"fill: ([^;\"]+)", picture.svg))
-    assert {"#101112", "#fefeff"} & fills
-    assert picture.svg.count("fill: #101112") + picture.svg.count("fill: #fefeff") >= 12
+    run = made_up(tmp_path, 4, lambda src, dst: 5.0 if src < dst else 25.0, blocks=6)
+    svg = draw_picture("own", partial(link.draw, run)).svg
+    assert min(svg.count("fill: #101112"), svg.count("fill: #fefeff")) >= 6
 
 
 def test_comparisons_and_histories_keep_their_titles_whole(tmp_path, drawings):

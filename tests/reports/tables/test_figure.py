@@ -23,7 +23,7 @@ from tests.reports.synthetic_run import write_run
 MACHINE = ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition (sm_120) and AMD Radeon AI PRO R9700 of the second "
            "chassis, at the second socket of an AMD EPYC 9B45 96-Core Processor")  # fmt: skip
 LIBRARY = "Intel(R) MPI Library 2021.18 for Linux* OS, built with a name of eighty letters or more"
-DRAWN = ("allreduce", "late", "sendrecv", "alltoall", "footprint", "gemv_allreduce", "decode", "link")  # each differently
+DRAWN = ("allreduce", "late", "sendrecv", "alltoall", "footprint", "gemv_allreduce", "decode", "link")
 VARIANTS = ("copied", "registered", "a_third_variant")
 SMALL: dict[str, Any] = {"sizes": [16384, 262144, 4 << 20], "n": 2, "n_blocks": 6}
 

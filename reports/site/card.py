@@ -17,7 +17,7 @@ from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
 from reports.tables import exposed_table, link, rows, sentences, steps
-from reports.tables.figure import dress, figure, styles_of
+from reports.tables.figure import COLOURS, dress, figure, styles_of
 from reports.tables.headline import headline
 from reports.tables.rows import token
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number
@@ -112,8 +112,11 @@ def _against_library(result: Result) -> tuple[list[str], Plot]:
     chained = rows.default_rows(result, ("chained", None), states)
     lines = {library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
              OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us]}
+    bars = {f"{name}, {each.label}": (us, colour) for each in (timed[0], timed[-1]) if each.skew
+            for name, us, colour in ((library, each.library_us, "black"),
+                                     (OURS, each.ours_us, COLOURS[0])) if us}
     return ([answer, *busbw, *filter(None, [token(result, chained or table)])],
-            (f"time, us, {view[0]}", lines, {}))
+            (f"time, us, {view[0]}", {} if bars else lines, bars))
 
 
 def _busbw_sentence(busbw_gb_s: float | None, size: str, share: float | None = None) -> list[str]:
@@ -197,8 +200,9 @@ def _plot(axes: Any, unit: str, lines: Lines, bars: Bars) -> None:
         axes.plot(*zip(*points, strict=True), label=textwrap.fill(name, 36), **wide)
     for row, (name, (value, colour)) in enumerate(bars.items()):
         axes.barh(row, value, color=colour, alpha=0.4)
-        _shrink(axes.annotate(f" {name}: {number(value)}", (0, row), va="center", fontsize=14),
-                width_pixels)
+        words = textwrap.fill(f"{name}: {number(value)}", 40)
+        _shrink(axes.annotate(words, (0, row), (5, 0), textcoords="offset points", va="center",
+                              fontsize=14 - 2 * words.count("\n")), 0.96 * width_pixels)
     sizes = sorted({size for points in lines.values() for size, _ in points})
     if sizes:
         dress(axes, sizes, most_ticks=5)

@@ -20,6 +20,7 @@ from reports.tables.rows import View, view_of, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, shape_words, size_text
 from reports.tables.table import long_cells
 from reports.trends import fit as fitting
+from reports.trends import fit_figure
 from reports.trends.fit import find_crossovers, fits_of
 from reports.trends.lines import by_title
 
@@ -83,7 +84,7 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
     rows: list[Row] = [{"algorithm": fit.name, "mode": fit.mode, **fitting.cells(regime)}
                        for fit in fitted for regime in fit.regimes]
     picture = draw_picture(
-        "fits", partial(fitting.plot, fitted),
+        "fits", partial(fit_figure.plot, fitted),
         "Fits: time against size, a line for each regime",
         f"{len(fitted)} fits with {len(rows)} regimes; a bar marks the change from one regime to "
         "the next. Logarithmic axes.", "fits")

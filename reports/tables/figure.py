@@ -26,7 +26,9 @@ DASHES = ["-", (0, (8, 1.5)), "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (1
 REGIMES = [(16384, "left", "latency-bound:\ndecode, 16 KB"),
            (33554432, "right", "bandwidth-bound:\nprefill, 32 MB")]
 # The ticks in each power of ten on a logarithmic axis, by the largest ratio of its ends.
-TICKS: dict[float, list[float]] = {3: [1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9],
+TICKS: dict[float, list[float]] = {1.1: [step / 10 for step in range(10, 100)],
+                                   1.4: [step / 5 for step in range(5, 50)],
+                                   3: [1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9],
                                    20: [1, 1.5, 2, 3, 4, 5, 6, 8], 1e3: [1, 2, 5], np.inf: [1]}
 
 Style = dict[str, Any]
@@ -265,7 +267,7 @@ def draw_bars(path: Target, result: Result, panels: Sequence[tuple[str, Sequence
                                    ecolor="#777777", capsize=3, fmt="none")
                 place.annotate(bar.text, (max(bar.value, high, 0), row), va="center", fontsize=9,
                                xytext=(6, 0), textcoords="offset points")
-            place.set_yticks(range(len(bars)), [bar.name for bar in bars])
+            place.set_yticks(range(len(bars)), [textwrap.fill(bar.name, 30) for bar in bars])
             place.invert_yaxis()
             place.axvline(0, color="#444444", linewidth=0.8)
             place.margins(x=0.25)

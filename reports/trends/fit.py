@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise, product
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,19 +18,10 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.writing import to_line, write_named
-from reports.tables.figure import (
-    OTHERS,
-    THIN_GREY,
-    Style,
-    dress,
-    figure,
-    legend_below,
-    name_ends,
-    styles_of,
-)
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import lay_out, number, plain_table, tick_text
 from reports.trends import lines
+from reports.trends.fit_figure import plot
 from reports.trends.lines import Crossover, Estimate, Fit, Regime, by_title, curves_us
 from reports.verdicts.comparison import Incomparable
 from reports.verdicts.sides import COMPARABLE, Key, key_of, notes_of, side_of
@@ -263,55 +254,3 @@ def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]
             end += f" ({above} is at the largest size)" if above else ""
             pairs["Not certain which is faster"].append(f"{pair.first} or {pair.second}{end}")
     return texts + [f"{relation}: {', '.join(names)}." for relation, names in pairs.items()]
-
-
-def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
-    """Draws time in us against size into an .svg or .png file, or a stream. Raises ResultError for
-    another suffix, without a line, and if the file cannot be written."""
-    groups = by_title([fit for fit in fits if fit.regimes])
-    if not groups:
-        raise ResultError("nothing to draw: no case has the three sizes that a line takes")
-    keys = list(dict.fromkeys((fit.algorithm, fit.variant) for fit in fits if fit.regimes))
-    styles = dict(zip(keys, styles_of(keys), strict=True))
-    if any(algorithm == "auto" for algorithm, _ in keys):
-        styles |= {key: THIN_GREY for key in keys if key[0] not in ("library", "auto")}
-    columns, rows = min(2, len(groups)), -(-len(groups) // 2)
-    with figure(target, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (made, axes):
-        handles = {}
-        for panel, (title, group) in zip(axes.flat, groups.items(), strict=False):
-            ends = []
-            for fit in group:
-                style = styles[fit.algorithm, fit.variant]
-                name = OTHERS if style is THIN_GREY else fit.name
-                handles[name] = panel.plot([], [], **style)[0]
-                _draw(panel, fit, style)
-                if style is THIN_GREY:
-                    ends.append((fit.name, fit.sizes_bytes[-1],
-                                 float(np.median(fit.times_us, axis=0)[-1])))
-            panel.set_title(title.replace("; ", "\n"), fontsize=10, loc="left")
-            panel.set_ylabel("time, us")
-            dress(panel, sorted({size for fit in group for size in fit.sizes_bytes}))
-            if ends:
-                name_ends(panel, ends)
-        for panel in axes.flat[len(groups) :]:
-            panel.set_axis_off()
-        legend_below(made, [*handles.values()], [*handles])
-        made.suptitle("Medians with 95 % intervals, lines alpha + size / beta, bars at breaks")
-
-
-def _draw(panel: Any, fit: Fit, style: Style) -> None:
-    """Draws the medians, the lines and the breaks of one fit."""
-    line = {"color": style["color"], "zorder": style["zorder"]}
-    times_us = np.array(fit.times_us)
-    median, low, high = lines.interval(
-        lines.walsh_means(times_us.T), len(times_us) * bool(fit.interval))
-    bars = [median - low, high - median] if fit.interval else None
-    panel.errorbar(fit.sizes_bytes, median, yerr=bars, linestyle="none", elinewidth=1,
-                   marker=style["marker"], markersize=5, **line)
-    at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
-    panel.plot(at, np.median(curves_us(fit, at), axis=0), linestyle=style["linestyle"],
-               linewidth=min(style["linewidth"], 1.8), **line)
-    breaks = [np.sqrt(before.to_bytes * after.from_bytes)
-              for before, after in pairwise(fit.regimes)]
-    panel.plot(breaks, np.median(curves_us(fit, breaks), axis=0), "|", markersize=14,
-               markeredgewidth=1.6, **line)

@@ -15,13 +15,15 @@ from reports.store.result import read
 from reports.tables import link
 from reports.tables.figure import OTHERS, THIN_GREY, lines_of, name_ends, styles_of
 from reports.tables.page import draw_picture
-from tests.reports.synthetic_benchmarks import BENCHMARKS, rewritten, write_benchmark
+from tests.bench.test_link import made_up
+from tests.reports.synthetic_benchmarks import rewritten, write_benchmark
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.synthetic_run import write_run
 
 MACHINE = ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition (sm_120) and AMD Radeon AI PRO R9700 of the second "
            "chassis, at the second socket of an AMD EPYC 9B45 96-Core Processor")  # fmt: skip
 LIBRARY = "Intel(R) MPI Library 2021.18 for Linux* OS, built with a name of eighty letters or more"
+DRAWN = ("allreduce", "late", "sendrecv", "alltoall", "footprint", "gemv_allreduce", "decode", "link")
 VARIANTS = ("copied", "registered", "a_third_variant")
 SMALL: dict[str, Any] = {"sizes": [16384, 262144, 4 << 20], "n": 2, "n_blocks": 6}
 
@@ -65,7 +67,7 @@ def long_named(path):
     return str(path)
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", DRAWN)
 def test_no_picture_of_a_run_cuts_a_name(tmp_path, drawings, name):
     write_benchmark(tmp_path, name)
     run = long_named(tmp_path / "run.jsonl")
@@ -102,7 +104,8 @@ def test_each_variant_of_auto_has_a_colour_and_the_other_algorithms_are_grey(tmp
         assert THIN_GREY["color"] not in autos
         colours.append(autos)
     assert colours[0] == colours[1]
-    check(drawings[2], MACHINE, LIBRARY)
+    check(drawings[2], MACHINE)
+    assert letters(LIBRARY) in [letters(text.get_text()) for text in drawings[2].axes[0].get_legend().texts]
 
 
 def test_a_variant_of_auto_keeps_its_colour_in_every_picture():
@@ -133,11 +136,9 @@ def test_names_beside_lines_do_not_overlap(drawings):
 
 def test_figures_in_a_heat_map_keep_their_colours_on_a_dark_page(tmp_path):
     """The colours of a page would make them dark on dark cells and bright on bright cells."""
-    write_benchmark(tmp_path, "link")
-    picture = draw_picture("own", partial(link.draw, read(tmp_path / "run.jsonl")))
-    fills = set(re.findall(r"fill: ([^;\"]+)", picture.svg))
-    assert {"#101112", "#fefeff"} & fills
-    assert picture.svg.count("fill: #101112") + picture.svg.count("fill: #fefeff") >= 12
+    run = made_up(tmp_path, 4, lambda src, dst: 5.0 if src < dst else 25.0, blocks=6)
+    svg = draw_picture("own", partial(link.draw, run)).svg
+    assert min(svg.count("fill: #101112"), svg.count("fill: #fefeff")) >= 6
 
 
 def test_comparisons_and_histories_keep_their_titles_whole(tmp_path, drawings):

@@ -13,8 +13,15 @@ from contextlib import contextmanager
 
 import pytest
 
+from bench import link, tune
+from bench.features import FEATURES
+from bench.features.peers import Peers
+from bench.features.soak_options import soak_parser
+from bench.harness.command import sweep_options, sweep_parser
+from bench.layers import command as layers
 from bench.survey import main
-from bench.surveys.steps import GPU_STEPS, LEFT_TO_DO, without_names
+from bench.surveys.steps import GPU_STEPS, LEFT_TO_DO, Survey, command_line, plan, without_names
+from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign import until
@@ -216,3 +223,30 @@ def test_gpus_that_cannot_be_used_are_no_reason_to_measure_the_cpu(tmp_path, ref
     status, err = refused(tmp_path / "survey", "-n", "2")
     assert (status, err) == (2, "bench.survey: -n 2 exceeds the number of GPUs, 1: leave it out, or add --device cpu\n")
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("step", [*plan(True, False), *plan(True, True)], ids=lambda step: step.line)
+def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch, step):
+    """Otherwise a step would fail on every GPU, where nobody has tried it yet."""
+    monkeypatch.setenv("PMI_RANK", "0")
+    survey = Survey(tmp_path, tmp_path / "a.tar.gz", 2, "mpirun", True, "auto", False, 0.0, [])
+    (tmp_path / "tuned.json").touch()
+    words = command_line(survey, step, 5.0)
+    assert words[:2] == ["mpirun", "-n"]
+    assert words[5] == f"bench.{step.command}"
+    monkeypatch.setattr(sys, "argv", words[5:])
+    if step.command == "allreduce":
+        features = [*FEATURES, Peers]
+        parser = sweep_parser("allreduce", COLLECTIVES["all_reduce"], "", features)
+        options, _ = sweep_options(parser, parser.parse_args(), features)
+        assert options.tuned == ("none" if step.name == "host_staged" else str(tmp_path / "tuned.json"))
+    elif step.command == "soak":
+        assert soak_parser("soak").parse_args().soak == 5.0
+        return
+    elif step.command == "doctor":
+        assert words[6:] == []
+        return
+    else:
+        parse = {"link": link.parse, "tune": tune.parse, "decode": lambda: layers.parse("decode")}[step.command]
+        options = parse()[0]
+    assert (options.max_time_s, options.lean, options.out) == (5.0, True, str(tmp_path / "results" / step.name))

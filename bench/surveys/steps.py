@@ -162,6 +162,8 @@ def judge(survey: Survey, outcome: Outcome, exit_status: int, complaint: str) ->
     if exit_status == FINE:
         outcome.status = "done"
         outcome.sentence = headline_of(result) if result else last_words(survey, outcome.step)
+        if outcome.sentence.endswith("nothing was measured"):
+            outcome.status, outcome.sentence = "failed", f"{outcome.sentence}: time ran out"
     elif is_wrong or (exit_status == WRONG and "wrong" in complaint.lower()):
         outcome.status, outcome.sentence = "wrong", complaint
     elif exit_status == CANNOT and outcome.step.command == "doctor" and not survey.on_gpus:

@@ -8,9 +8,8 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
-from bench.campaigns.launches import OpenCampaign, Stop, check_out, say
+from bench.campaigns.launches import SIGNALS, OpenCampaign, Stop, check_out, interrupt, say
 from bench.campaigns.options import CampaignOptions, parse
 from bench.campaigns.stages import announce, run_pilot, run_stages
 from bench.harness.options import FINE, INTERRUPTED, USAGE, WRONG
@@ -19,8 +18,6 @@ from reports.__main__ import open_closed_streams
 from reports.store.manifest import WORKTREES, End
 from reports.store.result import ResultError
 from reports.verdicts.sides import COMPARABLE
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_campaign(options: CampaignOptions) -> int:
@@ -53,13 +50,6 @@ def run_launches(campaign: OpenCampaign) -> None:
         campaign.record(End(status="complete"))
     finally:
         shutil.rmtree(campaign.options.folder / WORKTREES, ignore_errors=True)
-
-
-def interrupt(*_: Any) -> NoReturn:
-    """Ends the campaign in order. Later signals are ignored: they would cut the ending short."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:

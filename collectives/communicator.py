@@ -3,8 +3,12 @@
 import ctypes
 import os
 import re
+import shutil
+import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
@@ -33,6 +37,12 @@ def _number_in(variables: Iterable[str]) -> int | None:
         if match := re.match(r"\d+", os.environ.get(variable, "")):
             return int(match[0])
     return None
+
+
+def find_mpirun() -> str | None:
+    """The mpirun beside this interpreter, which mpi4py needs, or the first in PATH."""
+    folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
+    return shutil.which("mpirun", path=os.pathsep.join(folders)) or shutil.which("mpirun")
 
 
 def launched_rank() -> int | None:

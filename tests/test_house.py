@@ -50,10 +50,12 @@ BELOW = {
     "bench.machine": ("collectives", "kernels", "reports", *REPORTS),
     "bench.harness": ("bench.machine", "collectives", "kernels", "reports", *REPORTS),
     "bench.features": ("bench.harness", "bench.machine", "collectives", "kernels", "reports", *REPORTS),
+    "bench.surveys": ("bench.campaigns", "bench.harness", "bench.machine", "collectives", "kernels",
+                      "reports", *REPORTS),
     "bench.campaigns": ("bench.harness", "bench.machine", "collectives", "kernels", "reports", *REPORTS),
     "bench.layers": ("bench.harness", "bench.machine", "collectives.layers", "collectives",
                      "kernels", "reports", *REPORTS),
-    "bench": ("bench.layers", "bench.features", "bench.campaigns", "bench.harness", "bench.machine",
+    "bench": ("bench.layers", "bench.features", "bench.surveys", "bench.campaigns", "bench.harness", "bench.machine",
               "collectives.layers", "collectives", "kernels", "reports", *REPORTS),
 }
 # A module that may import one more room.

@@ -255,8 +255,12 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     for launcher in ([], [environment / "mpirun", "-n", "2"]):
         done = run(*launcher, program, "allreduce", *SMALL, cwd=work)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith("allreduce: 2 ranks")
+        assert "\nallreduce: 2 ranks" in done.stdout
     assert run(program, "show", cwd=work).stdout.splitlines()[0] == done.stdout.splitlines()[0]
+    survey = run(program, "survey", "--quick", "--max-time", "90", "--out", "vendor", cwd=work)
+    assert survey.returncode in (0, 3), survey.stderr  # 3: 90 s are too short for a step
+    assert "survey: allreduce: done" in survey.stderr
+    assert "bench." not in survey.stderr + (work / "vendor" / "index.html").read_text()
     doctor = run(program, "doctor", cwd=work)
     assert doctor.returncode == 0 or doctor.stdout.startswith("No GPU to examine")
     code = "import wiretax; assert set(wiretax.load('results').ranks) == {2}"

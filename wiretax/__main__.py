@@ -7,10 +7,8 @@ import argparse
 import os
 import re
 import runpy
-import shutil
 import signal
 import sys
-import sysconfig
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +16,12 @@ from typing import NoReturn
 
 from bench import VERSION
 from bench import __name__ as BENCH
-from collectives.communicator import RANK_VARIABLES
+from collectives.communicator import RANK_VARIABLES, find_mpirun
 from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
 
 CANNOT = 3  # exit status of a benchmark that this machine cannot run
+STARTERS = "campaign", "survey"  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
         "allreduce": "times all-reduce beside the library's",
@@ -42,7 +41,8 @@ GROUPS = {
         "doctor": "shows the GPUs, their links and the obstacles between them",
         "link": "measures the link between ranks",
         "tune": "finds the fastest algorithm of this machine for auto",
-        "soak": "checks launches of everything mixed, for hours"},
+        "soak": "checks launches of everything mixed, for hours",
+        "survey": "runs doctor, link, tune, allreduce and decode, into an archive to send"},
     "Several launches": {"campaign": "launches two variants in turn, and compares them"},
     "Stored runs": {name: about for name, (_, about, _) in REPORTS.items()}}
 BENCHMARKS = [name for title, commands in GROUPS.items() if title != "Stored runs"
@@ -137,12 +137,6 @@ def gpu_count(arguments: list[str]) -> int:
         return 0
 
 
-def find_mpirun() -> str | None:
-    """The mpirun beside this interpreter, which mpi4py needs, or the first in PATH."""
-    folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
-    return shutil.which("mpirun", path=os.pathsep.join(folders)) or shutil.which("mpirun")
-
-
 def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
     """Becomes mpirun, so that signals, output and the exit status are mpirun's own."""
     mpirun = find_mpirun()
@@ -157,8 +151,8 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
 
 def run_benchmark(command: str, arguments: list[str]) -> None:
     """Runs the benchmark here, or starts ranks that do."""
-    ranks, rest = (None, arguments) if command == "campaign" else take_ranks(command, arguments)
-    alone = (command == "campaign" or {"-h", "--help"}.intersection(rest)
+    ranks, rest = (None, arguments) if command in STARTERS else take_ranks(command, arguments)
+    alone = (command in STARTERS or {"-h", "--help"}.intersection(rest)
              or "_ARGCOMPLETE" in os.environ)
     if is_rank() and ranks:
         refuse(command, f"the launcher has chosen the number of ranks: leave out -n {ranks}; "

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NoReturn, TextIO, cast
 
 import msgspec
 
@@ -34,6 +34,7 @@ GRACE_S = 60.0
 LONGEST_PILOT_S = 3600.0  # without a budget
 StageName = Literal["pilot", "first", "fresh"]
 PR_SET_PDEATHSIG = 1
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The signals that end a command, and the patience after each. On SIGINT a run writes its results.
 ENDINGS = ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, None))
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,13 @@ class Stop(Exception):
 def say(sentence: str) -> None:
     """Writes a sentence to standard error, if anybody reads it. Raises OSError."""
     print_out(f"{CLEAR if sys.stderr.isatty() else ''}{sentence}\n", sys.stderr)
+
+
+def interrupt(*_: Any) -> NoReturn:
+    """Ends the command in order. Later signals are ignored: they would cut the ending short."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 class OpenCampaign:
@@ -103,16 +111,17 @@ class OpenCampaign:
 
 
 def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping[str, str],
-               limit_s: float | None = None) -> tuple[int, str]:
-    """The exit status of a command in `folder` and its last line on standard error.
+               limit_s: float | None = None, log: Path | None = None) -> tuple[int, str]:
+    """The exit status of a command in `folder` and its last line on standard error. `log` keeps
+    its output, in `log`.out.txt and `log`.err.txt.
 
     No process of the command's group keeps running, also if a signal raises KeyboardInterrupt here.
     If this process is killed, the kernel sends SIGTERM to the command; mpirun ends its ranks."""
     prctl = ctypes.CDLL(None).prctl
-    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+    with open_output(log, "out") as output, open_output(log, "err") as errors:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
+            stdout=output, stderr=errors, start_new_session=True,
             preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
         reason = None
         try:
@@ -125,6 +134,13 @@ def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping
         lines = errors.read().strip().splitlines()
     silent = f"exit status {process.returncode} without a message"
     return process.returncode, reason or (lines[-1].strip() if lines else silent)
+
+
+def open_output(log: Path | None, stream: str) -> TextIO:
+    """A file for a stream of a command's output: beside `log`, or one that nobody sees."""
+    if log is None:
+        return cast(TextIO, tempfile.TemporaryFile("w+", errors="replace"))
+    return log.with_suffix(f".{stream}.txt").open("w+", errors="replace")
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:

@@ -1,0 +1,180 @@
+"""`python -m bench.survey` examines and measures this machine for somebody who decides about it.
+
+Doctor, link, tuning, all-reduce and decode step, each a launch with a time limit; on GPUs also what
+only a card can tell. A folder receives the runs, what each step printed, and one page; an archive
+holds it all, to send. The survey goes on past a step that fails, and says so."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from bench import STARTED_S
+from bench.campaigns.launches import SIGNALS, Stop, interrupt, say
+from bench.campaigns.options import time_text
+from bench.harness import options
+from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, Parser, print_out
+from bench.surveys import steps
+from bench.surveys.steps import LOGS, RESULTS, Outcome, Survey
+from collectives.communicator import find_mpirun, launched_rank
+from kernels.devices.device import MOST_RANKS, DeviceError
+from reports.__main__ import open_closed_streams
+from reports.store.result import ResultError
+from reports.store.writing import check_named
+
+FULL_S, QUICK_S = 900.0, 180.0
+CLOSING_SHARE, MOST_CLOSING_S = 0.2, 30.0  # to end a step that hangs, and for the page
+EPILOG = """\
+example:
+  python -m bench.survey --quick
+
+exit status:
+  0 all steps are done; 1 a result was wrong; 2 the command line, or files that
+  cannot be written; 3 a step failed, or this machine cannot run it;
+  130 interrupted. Page and archive are there with 0, 1, 3 and 130."""
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="bench.survey", usage="python -m bench.survey [OPTION ...]", description=__doc__,
+        epilog=EPILOG, allow_abbrev=False,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26))
+    option = parser.add_argument
+    option("-n", "--ranks", type=partial(options.whole_number, 1, most=MOST_RANKS), metavar="N",
+           help="ranks of each launch (one per GPU that CuPy can use, else two)")
+    option("--quick", action="store_true",
+           help="three minutes: fewer sizes, and only the main steps")
+    option("--max-time", type=partial(options.positive_number, "seconds", options.MOST_S),
+           metavar="S", dest="max_time_s",
+           help="seconds for the whole survey (900; 180 with --quick)")
+    option("--device", choices=("auto", "cuda", "hip", "cpu"), default="auto", metavar="DEVICE",
+           help="auto, cuda, hip or cpu (auto)")
+    option("--out", type=Path, metavar="FOLDER",
+           help="a new folder; the archive is FOLDER.tar.gz (results/survey-TIME)")
+    return parser
+
+
+def open_survey(arguments: argparse.Namespace) -> Survey:
+    """The survey in its new folder. Raises Stop if it cannot begin, OSError."""
+    gpus = count_gpus(arguments.device)
+    ranks = arguments.ranks or min(gpus, MOST_RANKS) or 2
+    if 0 < gpus < ranks:
+        raise Stop(USAGE, f"-n {ranks} exceeds the number of GPUs, {gpus}: leave it out, or add "
+                   "--device cpu")
+    mpirun = find_mpirun()
+    if not mpirun:
+        raise Stop(CANNOT, "there is no mpirun, which starts the ranks: pip install mpich")
+    started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+    folder = arguments.out or Path(f"results/survey-{started}")
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    archive = named.with_name(f"{named.name}.tar.gz")
+    if archive.exists() or (folder.exists() and any(folder.iterdir())):
+        raise Stop(USAGE, f"{archive if archive.exists() else folder} is there already: name a new "
+                   "folder with --out")
+    for name in (LOGS, RESULTS):
+        (folder / name).mkdir(parents=True)
+    check_named(archive)
+    max_time_s = arguments.max_time_s or (QUICK_S if arguments.quick else FULL_S)
+    outcomes = list(map(Outcome, steps.plan(gpus > 0, arguments.quick)))
+    return Survey(folder, archive, ranks, mpirun, gpus > 0, arguments.device, arguments.quick,
+                  STARTED_S + max_time_s, outcomes)
+
+
+def count_gpus(device: str) -> int:
+    """The number of GPUs to measure. Raises Stop if GPUs are here and cannot be used: a survey of
+    the CPU would surprise their owner."""
+    from kernels.devices import gpu_driver  # not at the top: --help needs no GPU
+
+    if device == "cpu":
+        return 0
+    try:
+        vendor, bus_ids = gpu_driver.visible_gpus()
+        if device not in ("auto", vendor):
+            raise DeviceError(f"there is no {device} device here, CuPy is built for {vendor}")
+    except DeviceError as error:
+        if device == "auto" and not any(map(os.path.exists, gpu_driver.DEVICE_NODES)):
+            return 0
+        raise Stop(CANNOT, f"{error}; to measure the CPU add --device cpu") from error
+    return len(bus_ids)
+
+
+def run_survey(survey: Survey) -> int:
+    """Runs the steps, writes page and archive, and returns the exit status. Raises OSError,
+    ResultError if page or archive cannot be written."""
+    from bench.surveys import page  # not at the top: scipy and its kin take a second
+
+    is_interrupted = False
+    try:
+        run_steps(survey)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+    except KeyboardInterrupt:  # `interrupt` ignores later signals
+        is_interrupted = True
+        for outcome in survey.outcomes:
+            if outcome.status == "not run":
+                outcome.sentence = "the survey was interrupted before"
+        tell("interrupted; the page and the archive will hold what was measured")
+    made = page.write(survey, is_interrupted)
+    print_out(f"{made.title}\npage: {survey.folder / page.PAGE}\narchive: {survey.archive}\n")
+    statuses = {outcome.status for outcome in survey.outcomes}
+    if is_interrupted:
+        return INTERRUPTED
+    return WRONG if "wrong" in statuses else CANNOT if statuses - {"done"} else FINE
+
+
+def run_steps(survey: Survey) -> None:
+    """Gives each step its share of the time that is left."""
+    total_s = survey.deadline_s - STARTED_S
+    end_s = survey.deadline_s - min(CLOSING_SHARE * total_s, MOST_CLOSING_S)
+    for place, outcome in enumerate(survey.outcomes):
+        shares = [each.step.share for each in survey.outcomes[place:]]
+        left_s = end_s - time.monotonic()
+        share_s = left_s * shares[0] / sum(shares)
+        name = outcome.step.name
+        if share_s < steps.LEAST_STEP_S:
+            tell(f"{name}: not run, the time is up")
+            continue
+        tell(f"{name}: starts, about {time_text(share_s)}; {left_text(survey)}")
+        steps.perform(survey, outcome, share_s, left_s)
+        tell(f"{name}: {outcome.status} after {time_text(outcome.elapsed_s)}, {outcome.sentence}; "
+             f"{left_text(survey)}")
+
+
+def left_text(survey: Survey) -> str:
+    return f"{time_text(max(0.0, survey.deadline_s - time.monotonic()))} left"
+
+
+def tell(sentence: str) -> None:
+    """Reports progress. A survey whose terminal is gone continues."""
+    with suppress(OSError):
+        say(f"survey: {sentence}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `python -m bench.survey` and returns the exit status."""
+    open_closed_streams()
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
+    parser = make_parser()
+    try:
+        arguments = parser.parse_args(argv)
+        if launched_rank() is not None and "SLURM_PROCID" not in os.environ:
+            parser.error("a survey starts mpirun itself: run it without mpirun")
+        return run_survey(open_survey(arguments))
+    except (Stop, ResultError) as error:
+        status, sentence = error.exit_status, str(error)
+    except OSError as error:
+        status, sentence = USAGE, f"{error.filename or 'the survey'}: {error.strerror}"
+    except KeyboardInterrupt:
+        status, sentence = INTERRUPTED, "interrupted before the first step"
+    say(f"bench.survey: {sentence}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

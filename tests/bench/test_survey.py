@@ -1,0 +1,252 @@
+"""Tests surveys with real launches: the folder, the page and the archive of a survey, also of one in which a step fails
+or hangs, or which is interrupted. The launches are as short as possible; their figures mean nothing."""
+
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from bench import link, tune
+from bench.features import FEATURES
+from bench.features.peers import Peers
+from bench.features.soak_options import soak_parser
+from bench.harness.command import sweep_options, sweep_parser
+from bench.layers import command as layers
+from bench.survey import main
+from bench.surveys.steps import GPU_STEPS, LEFT_TO_DO, Survey, command_line, plan, without_names
+from collectives.collective import COLLECTIVES
+from kernels.devices import gpu_driver
+from reports.store.result import read
+from tests.bench.campaigns.test_campaign import until
+from tests.bench.test_cli import carriers
+from tests.launch import ROOT, SLOW_TEST, few
+from wiretax import load
+
+# Python imports a sitecustomize at its start. This one breaks the benchmark that FAULT names.
+FAULTY = """
+import os, signal, sys, time
+module, _, fault = os.environ.get("FAULT", "").partition("=")
+if module in sys.orig_argv:
+    if fault == "hangs":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        while True:
+            time.sleep(1)
+    os.write(2, b"bench.decode: no memory is left, says a test in /home/alice/secret/file.py\\nMPI: bad end\\n")
+    os._exit(3)
+"""
+
+
+@contextmanager
+def started(folder, *options, **variables):
+    """Starts a survey in `folder`, and checks that no process of the survey survives."""
+    mark = secrets.token_hex(8)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.survey", "--out", str(folder), *options], cwd=ROOT, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "WIRETAX_TEST": mark, "API_TOKEN": "s3cret", **variables})
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for _ in range(30):
+            if not (running := carriers(mark)):
+                break
+            time.sleep(0.1)
+        assert not running, f"left running: {running}"
+
+
+def run(folder, *options, **variables):
+    """Exit status, standard output and standard error of a survey."""
+    with started(folder, *options, **variables) as process:
+        out, err = process.communicate(timeout=200)
+    assert "Traceback" not in out + err, err
+    return process.returncode, out, err
+
+
+def archived(folder):
+    """The archive's members and the text of all of them, for a folder named `survey`."""
+    with tarfile.open(folder.with_name("survey.tar.gz")) as archive:
+        members = archive.getmembers()
+        opened = [archive.extractfile(member) for member in members]
+        text = b"".join(file.read() for file in opened if file)
+    assert {(member.uid, member.uname, member.gname) for member in members} == {(0, "", "")}
+    inside = {path.relative_to(folder.parent).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {member.name for member in members if member.isfile()} == inside
+    return inside, text.decode(errors="replace")
+
+
+def faulty(tmp_path, fault):
+    (tmp_path / "faulty").mkdir()
+    (tmp_path / "faulty" / "sitecustomize.py").write_text(FAULTY)
+    return {"FAULT": fault, "PYTHONPATH": str(tmp_path / "faulty")}
+
+
+@SLOW_TEST
+def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
+    """Every step runs and one of them fails: the page has the others' figures and the failed step's sentence, and the
+    archive has everything, without names of folders and users."""
+    folder = tmp_path / "survey"
+    status, out, err = run(folder, "--quick", "--max-time", "90", **faulty(tmp_path, "bench.link=fails"))
+    assert status == 3, err
+    page = (folder / "index.html").read_text()
+    headline, *paths = out.splitlines()
+    assert re.match(r"allreduce: \d+ KiB \d", headline)
+    assert paths == [f"page: {folder}/index.html", f"archive: {folder}.tar.gz"]
+    assert f"<h1>{headline}" in page
+    sentence = "bench.decode: no memory is left, says a test in &lt;path&gt;/file.py"
+    assert f"Link: {sentence}. To run it again: mpirun -n 2 python -m bench.link</li>" in page
+    done = re.findall(r"^survey: (\w+): (done|failed) after \d+ s, (.*); \d+ s left$", err, re.MULTILINE)
+    assert [(name, status) for name, status, _ in done] == [
+        ("doctor", "done"), ("link", "failed"), ("tune", "done"), ("allreduce", "done"), ("decode", "done")]
+    assert done[3][2] == headline
+    files, text = archived(folder)
+    names = "index.html", "tuned.json", "logs/link.err.txt", "logs/tune.out.txt"
+    assert {f"survey/{name}" for name in names} <= files
+    assert [word for word in ("/home/alice", "s3cret", str(tmp_path), str(ROOT)) if word in text] == []
+    frame = load(folder)
+    assert set(frame.benchmark) == {"tune", "allreduce", "decode"}
+    [run_file] = (folder / "results" / "allreduce").glob("*.jsonl")
+    tuned = read(next((folder / "results" / "tune").glob("*.jsonl"))).run.run_id
+    assert any(tuned in note for note in read(run_file).run.notes), "auto uses what the survey has tuned"
+
+
+@pytest.mark.parametrize("number", few([signal.SIGINT, signal.SIGTERM], 1))
+def test_an_interrupted_survey_keeps_what_it_has(tmp_path, number):
+    folder = tmp_path / "survey"
+    with started(folder, "--quick", "--max-time", "900") as process:
+        path = until(lambda: next(folder.glob("results/link/*.jsonl"), None))
+        until(lambda: b'"kind":"block"' in path.read_bytes())
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out.startswith("link: ")
+    assert "survey: interrupted; " in err
+    page = (folder / "index.html").read_text()
+    assert "1 of 5 steps are done, then the survey was interrupted." in page
+    assert "All-reduce: the survey was interrupted before. To run it again: mpirun -n 2 python -m bench.a" in page
+    archived(folder)
+    end = read(path).end
+    assert end
+    assert end.reason == "interrupted"
+
+
+@SLOW_TEST
+def test_a_step_that_hangs_is_ended_in_time(tmp_path):
+    """The step ignores the signals that end a benchmark. The time of the steps after it is over then."""
+    folder, started_s = tmp_path / "survey", time.monotonic()
+    status, out, err = run(folder, "--max-time", "20", **faulty(tmp_path, "bench.link=hangs"))
+    assert status == 3
+    assert out.startswith("Survey: nothing was measured\n")
+    assert re.search(r"^survey: link: failed after \d+ s, took longer than \d+ s; ", err, re.MULTILINE)
+    assert "survey: decode: not run, the time is up\n" in err
+    archived(folder)
+    assert time.monotonic() - started_s < 40
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """A function that starts a survey in this process, which must refuse: its status and its one sentence."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+
+    def start(folder, *options):
+        status: object
+        try:
+            status = main(["--out", str(folder), *options])
+        except SystemExit as ended:
+            status = ended.code
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err.count("\n")) == ("", 1)
+        return status, printed.err
+
+    return start
+
+
+def test_files_that_cannot_be_written_are_refused_before_the_first_step(tmp_path, refused):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "thesis.tex").write_text("years of work")
+    (tmp_path / "sent.tar.gz").write_text("an archive of last week")
+    for name, sentence in {
+        "/dev/null/survey": "/dev/null/survey/logs: Not a directory", "/proc/survey": "/proc/survey: No such file",
+        tmp_path / "used": f"{tmp_path}/used is there already: name a new folder with --out",
+        tmp_path / "sent": f"{tmp_path}/sent.tar.gz is there already: name a new folder with --out"}.items():
+        status, err = refused(name)
+        assert status == 2
+        assert re.fullmatch(rf"bench\.survey: {re.escape(sentence)}.*\n", err), err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["sent.tar.gz", "thesis.tex", "used"]
+
+
+@pytest.mark.parametrize(("options", "variables", "status", "sentence"), [
+    (["-n", "9"], {}, 2, "argument -n/--ranks: 9 is above the most, 8"),
+    ([], {"PMI_RANK": "0"}, 2, "a survey starts mpirun itself: run it without mpirun"),
+    (["--device", "hip"], {}, 3, "no GPU driver is here: "),
+])
+def test_a_survey_that_cannot_begin_is_refused(tmp_path, refused, monkeypatch, options, variables, status, sentence):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ended, err = refused(tmp_path / "survey", *options)
+    assert ended == status
+    assert err.startswith(f"bench.survey: {sentence}")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_names_are_taken_out_of_logs(monkeypatch):
+    monkeypatch.setenv("HOME", "/users/alice")
+    monkeypatch.setattr("socket.gethostname", lambda: "gpu-box")
+    assert without_names("in /users/alice, /users/alice/x and /mnt/secret/y.py on gpu-box:3") == (
+        "in <home>, <home>/x and <path>/y.py on <host>:3")
+    kept = "/sys/bus/pci/devices, 16 KiB/s, see https://example.org/a/b; results/survey/run.jsonl; GB/s 1/2"
+    assert without_names(kept) == kept
+
+
+def test_the_questions_of_a_survey_stand_on_the_page_of_gpus():
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    questions = {step.title for step in GPU_STEPS if step.name != "copy_engines_graph"} | {*LEFT_TO_DO}
+    assert [question for question in questions if f"| {question} |" not in page] == []
+
+
+def test_gpus_that_cannot_be_used_are_no_reason_to_measure_the_cpu(tmp_path, refused, monkeypatch):
+    """Their owner would wait a quarter of an hour for another machine's figures."""
+    monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/null",))
+    status, err = refused(tmp_path / "survey")
+    assert (status, err.endswith("; to measure the CPU add --device cpu\n")) == (3, True), err
+    monkeypatch.setattr(gpu_driver, "visible_gpus", lambda: ("cuda", ["0000:01:00.0"]))
+    status, err = refused(tmp_path / "survey", "-n", "2")
+    assert (status, err) == (2, "bench.survey: -n 2 exceeds the number of GPUs, 1: leave it out, or add --device cpu\n")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("step", [*plan(True, False), *plan(True, True)], ids=lambda step: step.line)
+def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch, step):
+    """Otherwise a step would fail on every GPU, where nobody has tried it yet."""
+    monkeypatch.setenv("PMI_RANK", "0")
+    survey = Survey(tmp_path, tmp_path / "a.tar.gz", 2, "mpirun", True, "auto", False, 0.0, [])
+    (tmp_path / "tuned.json").touch()
+    words = command_line(survey, step, 5.0)
+    assert words[:2] == ["mpirun", "-n"]
+    assert words[5] == f"bench.{step.command}"
+    monkeypatch.setattr(sys, "argv", words[5:])
+    if step.command == "allreduce":
+        features = [*FEATURES, Peers]
+        parser = sweep_parser("allreduce", COLLECTIVES["all_reduce"], "", features)
+        options, _ = sweep_options(parser, parser.parse_args(), features)
+        assert options.tuned == ("none" if step.name == "host_staged" else str(tmp_path / "tuned.json"))
+    elif step.command == "soak":
+        assert soak_parser("soak").parse_args().soak == 5.0
+        return
+    elif step.command == "doctor":
+        assert words[6:] == []
+        return
+    else:
+        parse = {"link": link.parse, "tune": tune.parse, "decode": lambda: layers.parse("decode")}[step.command]
+        options = parse()[0]
+    assert (options.max_time_s, options.lean, options.out) == (5.0, True, str(tmp_path / "results" / step.name))

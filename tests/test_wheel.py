@@ -263,7 +263,7 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     assert "bench." not in survey.stderr + (work / "vendor" / "index.html").read_text()
     doctor = run(program, "doctor", cwd=work)
     assert doctor.returncode == 0 or doctor.stdout.startswith("No GPU to examine")
-    code = "import wiretax; assert set(wiretax.load('results').ranks) == {2}"
+    code = "import wiretax; assert set(wiretax.load('results').world_size) == {2}"
     assert run(environment / "python", "-P", "-c", code, cwd=work).stderr == ""
     helped = run(program, "allreduce", "--help", cwd=work).stdout
     assert helped.startswith("usage: wiretax allreduce [OPTION ...]")

@@ -3,16 +3,25 @@
 In a checkout the folders bench, collectives, kernels and reports stand beside this one. setup.py
 puts them inside this package when it builds a wheel."""
 
-from typing import TYPE_CHECKING, Literal
-
-from bench import VERSION as __version__
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from os import PathLike
 
     import pandas as pd
 
+    from bench import VERSION as __version__
+
 __all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """The version. Importing `bench` changes the environment, and pytest imports this package."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bench import VERSION
+
+    return VERSION
 
 
 def load(path: "str | PathLike[str]", level: Literal["case", "block"] = "case") -> "pd.DataFrame":
@@ -21,20 +30,20 @@ def load(path: "str | PathLike[str]", level: Literal["case", "block"] = "case") 
     Units are in the names: `_us` microseconds, `_ns` nanoseconds, `_bytes`, `_s` seconds, `_gb_s`
     1e9 bytes per second, `_gflop_s`. Both levels have:
 
-    - `run_id`, `path`, `started` (UTC), `benchmark`, `version`, `machine_id`, `software_id`,
-      `ranks`, `gpus` (models, "" on CPUs) and `imported` (from a log of another benchmark);
+    - `run_id`, `path`, `started` (UTC), `run_status`, `benchmark`, `version`, `machine_id`,
+      `software_id`, `world_size` (ranks), `hosts`, `gpus` (models; None on CPUs),
+      `slowed_percent`, and of an imported log its file `imported_from` and `statistic`;
     - `case` (its number in the run), `collective`, `algorithm`, `chosen` (behind `auto`),
       `library`, `variant`, `memory`, `size_bytes`, `count`, `datatype`, `redop`, `in_place`,
       `mode`, `shape` (JSON, or None), `status` and `reason`.
 
-    A case has medians over its blocks, each with its 95 % interval in `_ci_low` and `_ci_high`:
-    `time_us` (the collective), `total_us` (with reading the result), `consume_us` (the reading),
-    `chain_only_us`, `arrival_skew_us`, `compute_us`, `exposed_us`, `matmul_gflop_s` and
-    `matmul_alone_gflop_s`. It also has `alg_bw_gb_s`, `bus_bw_gb_s`, `bound_us`, `share_of_bound`
-    (0 to 1), `n_wrong`, `suspect` and `state` (of the link). Of an imported log, `time_us` is the
-    printed mean.
+    A case has all fields of docs/results.md, the columns of `wiretax export`, with `across_ranks`
+    (whose times) and `matmul_gflop_s`, `matmul_alone_gflop_s` (of a matmul beside). A quantity, as
+    `time_us` (the collective), `consume_us` (reading the result) or `total_us` (both), has a column
+    for each part: `time_us_median` over blocks, its 95 % interval `time_us_ci_low` to
+    `time_us_ci_high`, and over iterations `time_us_mean`, which alone an imported log has.
 
-    A block has medians over its `n` iterations under the same names, and `block`, `round`,
+    A block has medians over its `n` iterations as `time_us` and so on, and `block`, `round`,
     `mean_us`, `measure_s`, `link_rtt_before_ns` and `link_rtt_after_ns`. Figures that were
     not measured are missing (NaN or None). `frame.attrs["unreadable"]` names files of a folder that
     were left out.

@@ -102,8 +102,16 @@ def advise(arguments: argparse.Namespace) -> int:
                  *(compared[1] if compared else [])]
     sys.stdout.write(lay_out(None, _question(load, runs), tables, [
         *sentences, "", "Before trusting it, check the path of the GPUs (bench.doctor) and the "
-        "chained all-reduces of the engine's own library."]))
+        "chained all-reduces of the engine's own library."], headline=_headline(load, splits)))
     return 0
+
+
+def _headline(load: Split, splits: dict[str, Split]) -> str:
+    """The split with the shortest decode step."""
+    possible = serving.possible_splits(load, splits)
+    answer = _best(possible, "step_us") if possible else "nothing fits."
+    streams = f"{load.batch} stream{'s' * (load.batch > 1)}"
+    return f"{load.model.name} on {load.gpus} x {load.gpu.name}, a token of {streams}: {answer}"
 
 
 def _record(load: Split, splits: dict[str, Split]) -> dict[str, object]:

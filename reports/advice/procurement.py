@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from rich.table import Table
 from scipy.special import stdtrit
 
@@ -21,10 +20,11 @@ from reports.advice import candidates
 from reports.advice.candidates import Figure, Key, Machine, Spec
 from reports.advice.reduce_times import other_hardware
 from reports.advice.specs import GPUS
-from reports.store.foreign import printable, spreadsheet_cell
+from reports.store.foreign import printable
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.writing import write_named
+from reports.tables.formats import as_csv_text
 from reports.tables.page import Page, Row, Section, to_html
 from reports.tables.sentences import lay_out, number, size_text
 from reports.verdicts.verdict import FAMILY_P, POWER
@@ -108,7 +108,8 @@ def as_text(procurement: Procurement) -> str:
         for row in _figure_rows(machines):
             table.add_row(*row.values())
         tables.append(("", table))
-    return lay_out(None, [procurement.headline], tables, [*reasons, *procurement.sentences])
+    return lay_out(None, [], tables, [*reasons, *procurement.sentences],
+                   headline=procurement.headline)
 
 
 def _figure_rows(machines: Sequence[Machine]) -> list[dict[str, str]]:
@@ -150,9 +151,7 @@ def as_csv(procurement: Procurement) -> str:
         for requirement, (verdict, reason) in machine.verdicts.items():
             row |= {requirement: verdict, f"{requirement} why": reason}
         rows.append(row)
-    frame = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    frame = frame.map(spreadsheet_cell).rename(columns=spreadsheet_cell)
-    return frame.to_csv(index=False, lineterminator="\n")
+    return as_csv_text(rows)
 
 
 def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> Procurement:

@@ -17,8 +17,8 @@ from reports.store.result import places
 from reports.store.schema import Result
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
 from reports.tables.sentences import describe, number, some
-from reports.tables.show import imported_text
-from reports.trends.history import Series, load
+from reports.tables.show import headline_of, imported_text
+from reports.trends.history import Series, headline, load
 from reports.trends.history_figure import plot
 from reports.verdicts.comparison import compare, shown
 from reports.verdicts.regress import sections_of
@@ -58,8 +58,10 @@ def overview_page(store: shared.Store, others: Sequence[Page]) -> Page:
                              for case in results[-1].cases)
     cells = sum((page.counts for page in pages.values()), Counter[str]())
     cards = _cards({"cases over runs": series, "cells of campaigns": cells})
-    return Page("Wiretax: all runs and their verdicts", [], _tables(store, pages, history, wrong),
-                reproduce, [*cards, ("last run", "", last_run)], file="index.html")
+    newest = [f"The newest run: {headline_of(result)}" for result in store.results[-1:]]
+    return Page("Wiretax: all runs and their verdicts", newest,
+                _tables(store, pages, history, wrong), reproduce,
+                [*cards, ("last run", "", last_run)], file="index.html")
 
 
 def _cards(counts_of: Mapping[str, Counter[str]]) -> list[tuple[str, str, str]]:
@@ -118,7 +120,8 @@ def campaign_page(folder: Path) -> Page:
     runs = [launch.result.run for side in variants for launch in side.launches]
     return Page(
         f"{folder.name}: {', '.join(map(label, variants[1:]))} against {label(variants[0])}",
-        [f"{shared.counts_text(counts)}; of {counts.total()} cells.", *notes_of(variants)],
+        [*(each.headline for each in shown(comparisons)),
+         f"{shared.counts_text(counts)}; of {counts.total()} cells.", *notes_of(variants)],
         [*sections_of(comparisons), _differences(variants)], shared.how_to_reproduce(runs),
         verdicts={(runs[0].machine_id, runs[0].benchmark): counts}, runs=runs)
 
@@ -167,7 +170,8 @@ def history_page(folder: Path) -> Page:
                             filters=["benchmark", "verdict"]))
     counts = shared.counts_text(sum(verdicts.values(), Counter()))
     return Page(
-        "History", [f"{len(history.runs)} runs, {len(history.series)} series: {counts}.",
+        "History", [headline(history),
+                    f"{len(history.runs)} runs, {len(history.series)} series: {counts}.",
                     "Where nothing changes, 5 % of months with 30 runs have an alarm.",
                     *(f"{line}." for line in history.skipped)],
         sections, shared.how_to_reproduce(list(history.runs.values())), verdicts=verdicts)

@@ -52,10 +52,8 @@ def _summarise(case: Case, of_case: Sequence[tuple[Block, int | None]], states: 
     groups: dict[int | None, list[Block]] = {}
     for block, state_of_block in of_case:
         groups.setdefault(state_of_block, []).append(block)
-    state = states.longest
-    if state is None or state not in groups:
-        settled = [label for label in groups if label is not None]
-        state = max(settled, key=lambda label: len(groups[label]), default=None)
+    state = facts.counted_state([label for _, label in of_case], states.longest)
+    if state != states.longest or state is None:
         case.state = "mixed" if state is None else "own"
     for name, figure in _figures(groups[state], samples, rho).items():
         setattr(case, name, figure)

@@ -81,6 +81,25 @@ def round_trip_ns(block: Block | LinkBlock) -> float | None:
     return float(np.sqrt(before * after))
 
 
+def counted_state(labels: Sequence[int | None], longest: int | None) -> int | None:
+    """The state of the link whose blocks make a case's figures: the run's longest, otherwise the
+    longest of the case, with these states of its blocks. None: those in which the link changed."""
+    settled = [label for label in labels if label is not None]
+    return longest if longest in settled else max(settled, key=settled.count, default=None)
+
+
+def counted_blocks(blocks: Sequence[Block]) -> dict[int, list[Block]]:
+    """The blocks that make the figures of each measured case of a run, by its number."""
+    states, by_case = find_states(blocks), dict[int, list[tuple[Block, int | None]]]()
+    for block, label in zip(blocks, states.of_block, strict=True):
+        by_case.setdefault(block.case, []).append((block, label))
+    counted = dict[int, list[Block]]()
+    for case, labelled in by_case.items():
+        state = counted_state([label for _, label in labelled], states.longest)
+        counted[case] = [block for block, label in labelled if label == state]
+    return counted
+
+
 def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None],
              state: int | None) -> Costs:
     """The cost in us, above 0, of every block in `state` of the link, by case and round."""

@@ -3,18 +3,15 @@
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import timezone
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reports.imports.imported import Imported, read_any
 from reports.store.foreign import printable
-from reports.store.manifest import MANIFEST, run_files
-from reports.store.result import ResultError, time_of
-from reports.store.schema import Result
+from reports.store.result import ResultError
 from reports.store.writing import write_named
-from reports.tables.formats import as_csv_text, as_table, case_rows
+from reports.tables.formats import as_csv_text, as_table
+from reports.tables.frame import case_rows, read_runs
 
 # The metrics: the column, the name, the scale to base units and a sentence.
 METRICS = (
@@ -50,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def export(arguments: argparse.Namespace) -> int:
     """Writes the table. Returns 0. Raises ResultError if no run can be read, and without pyarrow
     for Parquet."""
-    rows = [row for run in read_runs(arguments.runs) for row in rows_of(run)]
+    left_out = list[str]()
+    rows = [row for run in read_runs(arguments.runs, left_out) for row in case_rows(run)]
+    for sentence in left_out:
+        print(f"reports: left out: {printable(sentence)}", file=sys.stderr)
     if arguments.parquet:
         content = as_parquet(rows)
     elif arguments.csv:
@@ -63,46 +63,6 @@ def export(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
     return 0
-
-
-def read_runs(paths: Iterable[Path]) -> list[Result | Imported]:
-    """The runs of files and folders, each once, oldest first. Names the files in folders that
-    cannot be read on standard error; raises ResultError for a named one, and without any run."""
-    runs: dict[str, Result | Imported] = {}
-    for path in paths:
-        if not path.is_dir():
-            runs.setdefault(path.stem, read_any(path))
-            continue
-        for file, problem in run_files(path):
-            try:
-                if not problem and file.name != MANIFEST:
-                    runs.setdefault(file.stem, read_any(file))
-            except ResultError as error:
-                problem = str(error)
-            if problem:
-                print(f"reports: left out: {printable(f'{file.name}: {problem}')}",
-                      file=sys.stderr)
-    if not runs:
-        raise ResultError(f"{', '.join(map(str, paths))} has no run that can be read")
-    return sorted(runs.values(), key=lambda run: run.run.run_id)
-
-
-def rows_of(run: Result | Imported) -> Iterator[dict[str, Any]]:
-    """A row for each case, led by the facts of its run. Rows of imports name their log."""
-    start = time_of(run.run.run_id)
-    facts: dict[str, Any] = {
-        "started": start.replace(tzinfo=timezone.utc) if start else None,
-        "benchmark": run.run.benchmark, "hosts": run.run.world.get("hosts")}
-    if isinstance(run, Imported):
-        facts |= {"imported_from": run.run.imported_from.file, "statistic": run.run.statistic,
-                  "run_status": run.end.status}
-    else:
-        facts |= {"machine_id": run.run.machine_id, "software_id": run.run.software_id,
-                  "version": run.run.version,
-                  "slowed_percent": run.run.world.get("slowed_percent"),
-                  "run_status": run.end.status if run.end else "cut off"}
-    for row in case_rows(run):
-        yield {"run_id": row.pop("run_id")} | facts | row
 
 
 def as_parquet(rows: Sequence[dict[str, Any]]) -> bytes:

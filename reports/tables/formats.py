@@ -2,28 +2,21 @@
 test of nccl-tests has the means of one algorithm, a row for each size with an out-of-place and an
 in-place half. The text is one test; the report has a test for each algorithm, the library first."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from reports.store.case import case_bus_factor
 from reports.store.foreign import spreadsheet_cell
 from reports.store.result import ResultError
-from reports.store.schema import Case, Range, Result, Summary
+from reports.store.schema import Case, Result, Summary
+from reports.tables.frame import case_rows
 from reports.tables.sentences import shape_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from reports.imports.imported import Imported
-
-# The parts of each field that is a summary.
-PARTS = {field.name: kind.__struct_fields__ for field in msgspec.structs.fields(Case)
-         for kind in (Summary, Range) if field.type == kind | None}
 NCCL_TYPES = {"float16": "half", "float32": "float", "float64": "double",
               "float8_e4m3": "f8e4m3", "float8_e5m2": "f8e5m2"}
 
@@ -56,35 +49,23 @@ END = """\
 
 
 def as_csv(result: Result) -> str:
-    """A header and a row for each case; a part of a summary is named `time_us_median`."""
-    return as_csv_text(list(case_rows(result)))
+    """A header and a row for each case."""
+    return as_csv_text(case_rows(result))
 
 
-def as_csv_text(rows: Iterable[dict[str, Any]]) -> str:
+def as_csv_text(rows: Iterable[Mapping[Any, Any]]) -> str:
     """A header and these rows, in which no cell is a formula; empty without rows."""
-    table = as_table({name: spreadsheet_cell(value) for name, value in row.items()} for row in rows)
+    table = as_table(rows).map(spreadsheet_cell).rename(columns=spreadsheet_cell)
     return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
 
 
-def as_table(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
-    """The rows without the columns that are empty throughout."""
+def as_table(rows: Iterable[Mapping[Any, Any]]) -> "pd.DataFrame":
+    """The rows without the columns that are empty throughout: of None, NaN, "" or empty lists."""
     import pandas as pd  # takes 0.3 s, which a run's own table does not need
 
-    return pd.DataFrame(list(rows), dtype=object).dropna(axis="columns", how="all")
-
-
-def case_rows(run: "Result | Imported") -> Iterator[dict[str, Any]]:
-    """The fields of each case by column, led by its run and its number of ranks."""
-    for case in run.cases:
-        row = {"run_id": run.run.run_id, "world_size": run.run.world["size"]}
-        for name, value in msgspec.structs.asdict(case).items():
-            if name in PARTS:
-                row |= {f"{name}_{part}": getattr(value, part, None) for part in PARTS[name]}
-            elif isinstance(value, list | dict):
-                row[name] = json.dumps(value, default=msgspec.to_builtins) if value != [] else None
-            else:
-                row[name] = value
-        yield row
+    table = pd.DataFrame(list(rows), dtype=object)
+    is_empty = table.isna() | table.map(lambda cell: isinstance(cell, str | list) and not cell)
+    return table.loc[:, ~is_empty.all()]
 
 
 def as_json(result: Result) -> dict[str, Any]:

@@ -1,98 +1,130 @@
-"""Runs as a pandas DataFrame, a row per case or per block of a case: what `wiretax.load` returns.
-docs/results.md describes the fields; units are in their names."""
+"""Runs as flat rows, one per case or per block of a case: the table of `wiretax.load`, CSV, Parquet
+and OpenMetrics. docs/results.md describes the fields; units are in their names."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pandas as pd
 
 from reports.imports.imported import Imported, read_any
-from reports.store.manifest import runs_by_time
-from reports.store.result import ResultError, is_imported, read, time_of
-from reports.store.schema import Result
+from reports.store.manifest import MANIFEST, run_files
+from reports.store.result import ResultError, time_of
+from reports.store.schema import Case, Range, Result, Summary
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEVELS = "case", "block"
+# The parts of each field that is a summary.
+PARTS = {field.name: kind.__struct_fields__ for field in msgspec.structs.fields(Case)
+         for kind in (Summary, Range) if field.type == kind | None}
+# A row of a block has these fields of its case.
 CASE_COLUMNS = ("collective", "algorithm", "chosen", "library", "variant", "memory", "size_bytes",
                 "count", "datatype", "redop", "in_place", "mode", "shape", "status", "reason")
-# A quantity of a case is a median over blocks; `_ci_low` and `_ci_high` end its 95 % interval.
-QUANTITIES = ("time_us", "total_us", "consume_us", "chain_only_us", "arrival_skew_us", "compute_us",
-              "exposed_us", "matmul_gflop_s", "matmul_alone_gflop_s")
-FIGURES = ("alg_bw_gb_s", "bus_bw_gb_s", "bound_us", "share_of_bound", "n_wrong", "suspect",
-           "state")
 BLOCK_COLUMNS = ("block", "round", "n", "time_us", "mean_us", "total_us", "consume_us",
                  "chain_only_us", "arrival_skew_us", "matmul_gflop_s", "matmul_alone_gflop_s",
                  "n_wrong", "measure_s")
 
 
-def load_frame(path: str | os.PathLike[str], level: str = "case") -> pd.DataFrame:
+def load_frame(path: str | os.PathLike[str], level: str = "case") -> "pd.DataFrame":
     """The runs of a file or below a folder. Imported logs have rows of cases alone. A folder's
     broken files are left out, and named in `attrs["unreadable"]`. Raises ValueError for an unknown
     level and where no run can be read."""
+    import pandas as pd  # takes 0.3 s, which a run's own table does not need
+
     if level not in LEVELS:
         raise ValueError(f"level is {level!r}, and must be one of: {', '.join(LEVELS)}")
-    rows, unreadable = list[dict[str, Any]](), list[str]()
-    paths = runs_by_time(Path(path)) if Path(path).is_dir() else [Path(path)]
-    for file in paths:
-        try:
-            rows += block_rows(file) if level == "block" else case_rows(file)
-        except ResultError as error:
-            unreadable.append(str(error))
-    if len(unreadable) == len(paths):
-        raise ValueError(unreadable[0] if unreadable else f"{path} holds no run")
+    rows_of, left_out = {"case": case_rows, "block": block_rows}[level], list[str]()
+    try:
+        rows = [row | {"path": str(run.path)} for run in read_runs([Path(path)], left_out)
+                for row in rows_of(run)]
+    except ResultError as error:
+        raise ValueError(str(error)) from error
     frame = pd.DataFrame(rows).infer_objects()
-    frame.attrs["unreadable"] = unreadable
+    frame.attrs["unreadable"] = left_out
     return frame
 
 
-def case_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """A row per case. An imported log has no median: its `time_us` is the printed mean."""
-    run = read_any(path)
+def read_runs(paths: Iterable[Path], left_out: list[str]) -> Iterator[Result | Imported]:
+    """The runs of files and folders, each once, by name and so by time. Adds a sentence to
+    `left_out` for each file in a folder that cannot be read; raises ResultError for a named one,
+    and without any run."""
+    files, seen, paths = list[tuple[str, Path]](), set[str](), list(paths)
+    for path in paths:
+        if not path.is_dir():
+            files.append((path.stem, path))
+            continue
+        for file, problem in run_files(path):
+            if problem:
+                left_out.append(f"{file.name}: {problem}")
+            elif file.name != MANIFEST:
+                files.append((file.stem, file))
+    for run_id, file in sorted(files):
+        try:
+            if run_id not in seen:
+                yield read_any(file)
+                seen.add(run_id)
+        except ResultError as error:
+            if file in paths:
+                raise
+            left_out.append(f"{file.name}: {error}")
+    if not seen:
+        raise ResultError("; ".join([f"{', '.join(map(str, paths))} holds no run", *left_out[:1]]))
+
+
+def case_rows(run: Result | Imported) -> Iterator[dict[str, Any]]:
+    """A row for each case: the facts of its run, and its fields. A part of a summary is named
+    `time_us_median`; lists and objects are JSON."""
+    facts = run_facts(run)
     for case in run.cases:
-        row = run_columns(run, path) | columns(case, ("case", *CASE_COLUMNS))
-        for name in QUANTITIES:
-            summary = getattr(case, name, None)
-            median = summary and (summary.mean if summary.median is None else summary.median)
-            row |= {name: median, f"{name}_ci_low": getattr(summary, "ci_low", None),
-                    f"{name}_ci_high": getattr(summary, "ci_high", None)}
-        yield row | columns(case, FIGURES)
+        row = dict(facts)
+        for name, value in msgspec.structs.asdict(case).items():
+            if name in PARTS:
+                row |= {f"{name}_{part}": getattr(value, part, None) for part in PARTS[name]}
+            else:
+                row[name] = as_cell(value)
+        yield row
 
 
-def block_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """A row per measured block, with the columns of its case."""
-    if is_imported(path):
+def block_rows(run: Result | Imported) -> Iterator[dict[str, Any]]:
+    """A row for each measured block, with the columns of its case; none of an imported log."""
+    if isinstance(run, Imported):
         return
-    run = read(path)
+    facts = run_facts(run)
     for block in run.blocks:
-        header = columns(run.run.cases[block.case], CASE_COLUMNS)
+        header = run.run.cases[block.case]
         before_ns, after_ns = block.link_rtt_ns or (None, None)
-        row = run_columns(run, path) | {"case": block.case} | header | columns(block, BLOCK_COLUMNS)
-        yield row | {"chosen": block.chosen or header["chosen"], "link_rtt_before_ns": before_ns,
+        row = facts | {"case": block.case}
+        row |= {name: as_cell(getattr(header, name)) for name in CASE_COLUMNS}
+        row |= {name: getattr(block, name) for name in BLOCK_COLUMNS}
+        yield row | {"chosen": block.chosen or header.chosen, "link_rtt_before_ns": before_ns,
                      "link_rtt_after_ns": after_ns}
 
 
-def columns(record: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """These fields of a record, None for absent ones; a shape as JSON, which can be a key."""
-    row = {name: getattr(record, name, None) for name in names}
-    if row.get("shape") is not None:
-        row["shape"] = msgspec.json.encode(row["shape"], order="sorted").decode()
-    return row
+def as_cell(value: Any) -> Any:
+    """Lists and objects as JSON, which can be a key; None for an empty list."""
+    if not isinstance(value, list | dict):
+        return value
+    return json.dumps(value, default=msgspec.to_builtins, sort_keys=True) if value != [] else None
 
 
-def started_at(run_id: str) -> Any:
-    """The time in a run_id, in UTC; NaT for an imported log, which has none."""
-    started = time_of(run_id)
-    return pd.Timestamp(started, tz="UTC") if started else pd.NaT
-
-
-def run_columns(result: Result | Imported, path: Path) -> dict[str, Any]:
-    """What all rows of a run share. `gpus`: the models of the ranks' GPUs, "" on CPUs."""
-    run = result.run
-    gpus = [rank.get("gpu") for rank in run.world.get("ranks", [])]
-    names = ("run_id", "benchmark", "version", "machine_id", "software_id")
-    return columns(run, names) | {
-        "path": str(path), "started": started_at(run.run_id),
-        "imported": isinstance(result, Imported), "ranks": run.world["size"],
-        "gpus": ", ".join(sorted({gpu for gpu in gpus if gpu}))}
+def run_facts(run: Result | Imported) -> dict[str, Any]:
+    """What all rows of a run share; None for what it lacks. Rows of imports name their log."""
+    head, world, start = run.run, run.run.world, time_of(run.run.run_id)
+    gpus = {rank["gpu"] for rank in world.get("ranks", []) if rank.get("gpu")}
+    facts: dict[str, Any] = {
+        "run_id": head.run_id, "started": start.replace(tzinfo=timezone.utc) if start else None,
+        "benchmark": head.benchmark, "hosts": world.get("hosts"),
+        "gpus": ", ".join(sorted(gpus)) or None, "world_size": world["size"]}
+    names = "imported_from", "statistic", "machine_id", "software_id", "version", "slowed_percent"
+    facts |= dict.fromkeys(names)
+    if isinstance(run, Imported):
+        return facts | {"imported_from": run.run.imported_from.file,
+                        "statistic": run.run.statistic, "run_status": run.end.status}
+    return facts | {"machine_id": run.run.machine_id, "software_id": run.run.software_id,
+                    "version": run.run.version, "slowed_percent": world.get("slowed_percent"),
+                    "run_status": run.end.status if run.end else "cut off"}

@@ -2,16 +2,19 @@
 `allreduce: 16 KiB 2.5 us (4.5x MPICH), 32 MiB 5.6 GB/s (3.1x)`."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reports.store.case import find_states
 from reports.store.schema import Result
 from reports.store.stats import Interval
 from reports.tables.rows import Row, by_type, default_rows, views
-from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text, spoken
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,43 @@ def without_version(library: str | None) -> str:
 def contains_one(interval: Interval | None) -> bool:
     """Whether a ratio's interval contains 1, or has no ends."""
     return interval is not None and (interval[1] or 0.0) <= 1 <= (interval[2] or float("inf"))
+
+
+def ratios_text(cells: "pd.DataFrame", baseline: str, variant: str) -> str:
+    """`head takes 1.00x the time of base at 16 KiB, 0.97x at 8 MiB (auto)`: of the isolated cells
+    of `auto`, or else the median of all algorithms; empty if no cell has a ratio."""
+    cells = cells[cells.ratio.notna()]
+    for name, value in (("algorithm", "auto"), ("mode", "isolated")):
+        cells = cells[cells[name] == value] if value in {*cells[name]} else cells
+    at_size = cells.groupby("size_bytes").ratio.median()
+    if at_size.empty:
+        return ""
+    texts = [f"{at_size[size]:.2f}x at {size_text(size)}" for size in ends(at_size.index)]
+    texts[0] = texts[0].replace(" at", f" the time of {baseline} at", 1)
+    names = {*cells.algorithm}
+    of = spoken(min(names)) if len(names) == 1 else f"median of {len(names)} algorithms"
+    return f"{variant} takes {', '.join(texts)} ({of})"
+
+
+def lines_text(fits: Sequence[Any]) -> str:
+    """`auto: alpha 1.0 us, beta 5.6 GB/s; MPICH 5.0.2: alpha 4.4 us, beta 3.3 GB/s`, of the first
+    and the last regime of `auto`, or else of the first of ours, and of the library."""
+    group = [fit for fit in fits if fit.title == fits[0].title and fit.regimes]
+    ours = [fit for fit in group if not fit.library]
+    ours.sort(key=lambda fit: fit.algorithm != "auto")
+    texts = []
+    for fit in [*ours[:1], *[fit for fit in group if fit.library][:1]]:
+        alpha_us, beta_gb_s = fit.regimes[0].alpha_us.value, fit.regimes[-1].beta_gb_s.value
+        alpha = number(None if alpha_us is None else max(alpha_us, 0.0))
+        texts.append(f"{spoken(fit.name)}: alpha {alpha} us, beta {number(beta_gb_s)} GB/s")
+    return "; ".join(texts) or "no case has the three sizes that a line takes"
+
+
+def ends(sizes_bytes: Iterable[int]) -> list[int]:
+    """Decode's size, or else the smallest, and the largest."""
+    sizes = sorted(sizes_bytes)
+    small = TOKEN_CALL_SIZE_BYTES if TOKEN_CALL_SIZE_BYTES in sizes else sizes[0]
+    return list(dict.fromkeys([small, sizes[-1]]))
 
 
 def _short(value: float) -> str:

@@ -18,8 +18,9 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.writing import to_line, write_named
+from reports.tables.headline import lines_text
 from reports.tables.rows import MIN_STATE_BLOCKS
-from reports.tables.sentences import lay_out, number, plain_table, tick_text
+from reports.tables.sentences import lay_out, number, plain_table, spoken, tick_text, wrapped
 from reports.trends import lines
 from reports.trends.fit_figure import plot
 from reports.trends.lines import Crossover, Estimate, Fit, Regime, by_title, curves_us
@@ -209,7 +210,7 @@ def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
             column.no_wrap = False  # a cut figure would be wrong
         texts.append(lay_out(None, [title], [("", table)] if rows else [],
                              sentences(group, crossovers)))
-    return "\n".join(texts)
+    return "\n".join([*wrapped([lines_text(fits)]), "", *texts])
 
 
 def cells(regime: Regime) -> dict[str, str]:
@@ -232,25 +233,24 @@ def _with_interval(estimate: Estimate) -> str:
 
 def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]:
     """Sentences on fits with one title: their limits, and how the pairs compare."""
-    texts = [f"{fit.name} has no line: {fit.reason}." for fit in fits if fit.reason]
-    bent = [f"{fit.name} at {cells(regime)['sizes']}" for fit in fits for regime in fit.regimes
-            if regime.alpha_us.value is None]
+    texts = [f"{spoken(fit.name)} has no line: {fit.reason}." for fit in fits if fit.reason]
+    bent = [f"{spoken(fit.name)} at {cells(regime)['sizes']}"
+            for fit in fits for regime in fit.regimes if regime.alpha_us.value is None]
     texts += [f"No line, the times bend; measure more sizes: {', '.join(bent)}."] * bool(bent)
     intervals = {fit.interval for fit in fits}
     texts += [meaning for interval, meaning in INTERVALS.items() if interval in intervals]
     pairs = defaultdict[str, list[str]](list)
-    for pair in crossovers:
-        below, above = pair.faster_below, pair.faster_above
-        if not pair.interval or pair.title != fits[0].title:
-            continue
+    for pair in (each for each in crossovers if each.interval and each.title == fits[0].title):
+        below, above = (name and spoken(name) for name in (pair.faster_below, pair.faster_above))
         if pair.size_bytes:
             sizes = [tick_text(round(size)) for size in msgspec.structs.astuple(pair.size_bytes)]
             texts.append(f"{above} overtakes {below} at {sizes[0]} [{sizes[1]} {sizes[2]}].")
         elif below and below == above:
-            slower = pair.second if below == pair.first else pair.first
+            slower = spoken(pair.second if pair.faster_below == pair.first else pair.first)
             pairs[f"Faster than {slower} over all measured sizes"].append(below)
         else:
             end = f" ({below} is at the smallest size)" if below else ""
             end += f" ({above} is at the largest size)" if above else ""
-            pairs["Not certain which is faster"].append(f"{pair.first} or {pair.second}{end}")
+            pairs["Not certain which is faster"].append(
+                f"{spoken(pair.first)} or {spoken(pair.second)}{end}")
     return texts + [f"{relation}: {', '.join(names)}." for relation, names in pairs.items()]

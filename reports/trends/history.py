@@ -29,7 +29,7 @@ from reports.store.result import (
 )
 from reports.store.schema import Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
-from reports.tables.sentences import WIDTH, number, size_text, some, wrapped
+from reports.tables.sentences import WIDTH, number, size_text, some, spoken, wrapped
 from reports.trends.changes import Step
 from reports.trends.history_figure import plot
 from reports.trends.latest import LEAST_BASE, judge
@@ -264,12 +264,26 @@ def history(arguments: argparse.Namespace) -> int:
     return int(is_worse and bool(arguments.since or arguments.json))
 
 
+def headline(history: History) -> str:
+    """`1 worse, 0 better of 84 series over 40 runs; most: 16 KiB auto +12.3% from 2026-11-20 on`,
+    by the last change of each series."""
+    counts = Counter(series.word for series in history.series)
+    text = (f"{counts['worse']} worse, {counts['better']} better of {len(history.series)} series "
+            f"over {len(history.runs)} runs")
+    changed = [series for series in history.series if series.steps]
+    if changed:
+        most = max(changed, key=lambda series: abs(series.steps[-1].size[0]))
+        change = np.expm1(most.steps[-1].size[0])
+        text += f"; most: {spoken(most.label)} {change:+.1%} from {str(most.since)[:10]} on"
+    return text
+
+
 def text_of(history: History) -> list[str]:
     machines = {run.machine_id for run in history.runs.values()}
     words = Counter(series.word for series in history.series)
     counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
-    lines = wrapped([f"runs {len(history.runs)}, machines {len(machines)}, last run "
-                     f"{[*history.runs][-1]}; series: {counts or 'none changed'}. Of months "
+    lines = wrapped([headline(history), f"runs {len(history.runs)}, machines {len(machines)}, last "
+                     f"run {[*history.runs][-1]}; series: {counts or 'none changed'}. Of months "
                      "without a change 5 % have an alarm.", *history.skipped])
     for event in history.events:
         words = Counter(step.word for _, step in event.changes)

@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY
-from reports.store.foreign import markdown_text, spreadsheet_cell
+from reports.store.foreign import markdown_text
 from reports.store.report_json import write_json
 from reports.store.stats import STATE_RATIO
 from reports.tables.figure import figure
+from reports.tables.formats import as_csv_text
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some, wrapped
 from reports.verdicts import comparison as comparing
 from reports.verdicts.comparison import Comparison, shown
@@ -82,7 +83,7 @@ def as_text(comparisons: Sequence[Comparison]) -> str:
     lines = []
     for comparison in shown(comparisons):
         rows = [figures(cell) for cell in comparison.cells.itertuples()]
-        opening = [comparison.summary(), *head(comparison), *warnings(comparison)]
+        opening = [comparison.headline, *head(comparison), *warnings(comparison)]
         lines += [*wrapped(opening), "", ROW.format(*rows[0])]
         for name, of_name in groupby(rows, lambda row: row["algorithm"]):
             lines += [name, *(ROW.format(*row.values()) for row in of_name)]
@@ -121,8 +122,7 @@ def _frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 
 FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
     "text": as_text, "markdown": as_markdown,
-    "csv": lambda comparisons: _frame(comparisons).dropna(axis="columns", how="all").map(
-        spreadsheet_cell).to_csv(index=False),
+    "csv": lambda comparisons: as_csv_text(_frame(comparisons).to_dict("records")),
     "json": lambda comparisons: f"{_frame(comparisons).to_json(orient='records', indent=1)}\n"}
 
 
@@ -156,8 +156,7 @@ def _ratio(value: float) -> str:
 
 def sentences(comparison: Comparison) -> list[str]:
     """All sentences on a comparison, for a page."""
-    title, *rest = head(comparison)
-    return [title, comparison.summary(), *rest, *warnings(comparison), *closing(comparison)]
+    return [comparison.headline, *head(comparison), *warnings(comparison), *closing(comparison)]
 
 
 def head(comparison: Comparison) -> list[str]:

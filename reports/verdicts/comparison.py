@@ -15,10 +15,19 @@ from reports.store.case import CASE_KEY
 from reports.store.manifest import CONTROL
 from reports.store.result import ResultError
 from reports.store.schema import CaseHeader
-from reports.tables.sentences import size_text, some
+from reports.tables.headline import ratios_text
+from reports.tables.sentences import size_text, some, spoken
 from reports.verdicts import shrinkage, verdict
 from reports.verdicts.days import spread_between_days
-from reports.verdicts.sides import COMPARABLE, Side, case_names, find_ratios, key_of, read_sides
+from reports.verdicts.sides import (
+    COMPARABLE,
+    Side,
+    case_names,
+    find_ratios,
+    key_of,
+    label,
+    read_sides,
+)
 from reports.verdicts.verdict import LOOKS, MIN_PAIRS, POWER, UNREPLICATED
 
 WRONG = "wrong in"  # the note of a cell that was wrong in some launch begins so
@@ -115,6 +124,15 @@ class Comparison:
         sentence = "; ".join(part for part, applies in parts.items() if applies)
         return sentence + ", by machine or code" * (self.design == "once")
 
+    @property
+    def ratios(self) -> str:
+        """The ratios at two sizes, which with `summary` are the `headline`."""
+        return ratios_text(self.cells, label(self.baseline), label(self.variant))
+
+    @property
+    def headline(self) -> str:
+        return ": ".join(filter(None, [self.ratios, self.summary()]))
+
     def pairs(self, stage: str) -> list[tuple[Any, Any]]:
         """(baseline, variant) launches of a stage; without a campaign all are in the first, the
         newest of the longer side."""
@@ -165,7 +183,8 @@ def compare(sides: Sequence[Side], allowed: Sequence[str] = (), margin: float | 
             ours, theirs = ({str(getattr(case, name)) for case in side.cases}
                             for side in (baseline, variant))
             if len(ours) == len(theirs) == 1 and ours != theirs:
-                comparison.about[name] = f"{name}: {min(ours)} against {min(theirs)}"
+                words = spoken(name), f"{spoken(min(ours))} against {spoken(min(theirs))}"
+                comparison.about[name] = ": ".join(words)
         _add_cells(comparison, is_chosen)
         _add_notes(comparison)
         comparisons.append(comparison)
@@ -200,7 +219,7 @@ def _add_cells(comparison: Comparison, is_chosen: Callable[[int], bool]) -> None
     judged = _judge(comparison, [() if key in wrong else key for key in cases], without, groups)
     fields = pd.DataFrame(map(attrgetter(*CASE_KEY), common), columns=list(CASE_KEY))
     cells = judged.join(fields).assign(case=common, name=case_names(common))
-    cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name
+    cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name.map(spoken)
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
     cells["place"] = pd.factorize(cells.name)[0]
     comparison.cells = cells.sort_values(["place", "size_bytes"], ignore_index=True)

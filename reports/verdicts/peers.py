@@ -4,8 +4,9 @@ A ratio comes from one run and one state of the link; times of two launches are 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from reports.store.manifest import CONTROL
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, content_of
 from reports.store.stats import STATE_RATIO
+from reports.tables.headline import contains_one, ends
 from reports.tables.rows import default_rows
 from reports.tables.sentences import number, size_text
 from reports.verdicts.sides import Side, notes_of, read_sides
@@ -83,6 +85,16 @@ def summaries(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).sort_values("ratio", kind="stable")
 
 
+def headline(table: pd.DataFrame, names: Mapping[str, str], mode: str) -> str:
+    """Ours beside the closest library, at decode's size or the smallest, and at the largest."""
+    texts = []
+    for size in ends(table.size_bytes):
+        cell: Any = table[table.size_bytes == size].iloc[0]  # the least ratio comes first
+        unclear = ", unclear" * bool(contains_one((cell.ratio, cell.low, cell.high)))
+        texts.append(f"{size_text(size)} {cell.ratio:.2f}x {names[cell.variant]}{unclear}")
+    return f"Ours beside the closest of {len(names)} libraries, {mode}: {', '.join(texts)}"
+
+
 def render(sides: Sequence[Side]) -> list[str]:
     """A table for each state of the link and mode: a row per size, a column per library."""
     frame = measurements(sides)
@@ -93,7 +105,9 @@ def render(sides: Sequence[Side]) -> list[str]:
         name: case.library for name, run in runs[::-1] for case in run.cases[::-1] if case.library}
     levels = {str(run.run.world.get("mpi_thread_level")) for _, run in runs}
     fewest = min(len(side.launches) for side in sides)
-    lines = [f"us = the library's time, then library/auto [95 %] over {fewest} launches or more;",
+    (_, mode), launches = next(iter(frame.groupby(["state", "mode"], sort=False)))
+    lines = [headline(summaries(launches), names, str(mode)),
+             f"us = the library's time, then library/auto [95 %] over {fewest} launches or more;",
              f"thread level {', '.join(sorted(levels))}"]
     header = f"{'':8}{''.join(f'  {name:<28}' for name in names.values())}closest to ours"
     for (_, mode), launches in frame.groupby(["state", "mode"], sort=False):

@@ -110,7 +110,8 @@ def regress(arguments: argparse.Namespace) -> int:
     lines = wrapped([outcome.headline])
     if outcome.comparison:
         allowed, notes = comparison.allowed, table.warnings(comparison)[len(comparison.allowed):]
-        lines = wrapped([*lines, *allowed, *outcome.findings, table.head(comparison)[0], *notes])
+        lines = wrapped([*lines, *figures_of(outcome), *allowed, *outcome.findings,
+                         table.head(comparison)[0], *notes])
         # A screen has 24 lines.
         lines[22:] = [f"all cells: python -m reports compare {quote(arguments.baseline)} "
                       f"{quote(arguments.current)}"]
@@ -205,20 +206,21 @@ def _findings(rows: Sequence[Any]) -> list[str]:
 
 def markdown(outcome: Outcome) -> str:
     """The outcome, and the whole table folded."""
-    title = f"## {markdown_text(outcome.headline)}\n{figures_of(outcome)}"
+    title = f"## {markdown_text(outcome.headline)}\n"
     if outcome.comparison is None:
         return title
+    title += "".join(f"\n**{markdown_text(line)}**\n" for line in figures_of(outcome))
     lines = "".join(f"- {markdown_text(line)}\n" for line in outcome.findings)
     rows = table.as_markdown([outcome.comparison], MOST_ROWS_BYTES)
     return f"{title}\n{lines}\n<details><summary>all cells</summary>\n\n{rows}\n</details>\n"
 
 
-def figures_of(outcome: Outcome) -> str:
-    """The headline of the current's launches in Markdown; empty without a comparison."""
+def figures_of(outcome: Outcome) -> list[str]:
+    """The headline of the current's launches, and its ratios to the baseline."""
     if outcome.comparison is None:
-        return ""
+        return []
     launches = [launch.result for launch in outcome.comparison.variant.launches]
-    return f"\n**{markdown_text(headline_of(*launches))}**\n"
+    return [headline_of(*launches), *filter(None, [outcome.comparison.ratios])]
 
 
 def junit(outcome: Outcome) -> str:
@@ -269,8 +271,7 @@ def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
 def html(outcome: Outcome) -> str:
     """The outcome, and the plot, sentences and table of its comparison."""
     sections = sections_of([outcome.comparison]) if outcome.comparison else []
-    figures = [figures_of(outcome).strip("*\n")] if outcome.comparison else []
-    return to_html(Page(outcome.headline, [*figures, *outcome.findings], sections))
+    return to_html(Page(outcome.headline, [*figures_of(outcome), *outcome.findings], sections))
 
 
 FILES: dict[str, tuple[str, Callable[[Outcome], str]]] = {

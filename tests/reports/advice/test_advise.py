@@ -75,6 +75,7 @@ def test_two_r9700_for_one_chat(tmp_path, us, tokens_per_s, times):
     assert re.search(rf"TP 2 +[\d.]+ +{tokens_per_s}", text)
     assert re.search(r"PP 2 +62\.[56]", text)
     assert re.search(rf"Decode, latency of 1 stream: TP 2, 3\d\.\d ms, {times}x PP 2\.", words)
+    assert re.match(rf"llama-3\.1-70b on 2 x r9700, a token of 1 stream: TP 2, 3\d\.\d ms, {times}x PP 2\.\n", text)
     assert "an all-reduce of 16 KiB takes 195 us" in words or "takes 196 us" in words
     assert "160 all-reduces (2 a layer) of 16,384 B: 2.62 MB" in words
     assert "41.6 us by bytes alone at 63.0 GB/s" in words
@@ -316,7 +317,7 @@ def test_a_model_on_disk_gives_the_same_advice_as_its_specs(tmp_path):
     path.write_text(json.dumps({"num_hidden_layers": 80, "hidden_size": 8192, "num_attention_heads": 64,
                                 "num_key_value_heads": 8, "intermediate_size": 28672, "vocab_size": 128256}))
     by_name, _ = answer("--model", "llama-3.1-70b", "--gpu", "r9700")
-    assert answer("--config", path, "--gpu", "r9700")[0] == by_name.replace("llama-3.1-70b", "mine")
+    assert answer("--config", path, "--gpu", "r9700")[1].split() == by_name.replace("llama-3.1-70b", "mine").split()
     path.write_text('{"hidden_size": 8192}')
     assert "missing required field `num_hidden_layers`" in refusal("--config", path, "--gpu", "r9700")
 

@@ -94,6 +94,8 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
                   scale=1.0 if number < 14 else 1.2, **SMALL | {"algorithms": ["library", "two_shot"]})
     page = history_page(tmp_path / "results")
     assert page.counts["worse"] == sum(page.counts.values()) == 4
+    assert re.fullmatch(r"4 worse, 0 better of 4 series over 24 runs; most: 16 KiB .* \+\d\d\.\d% from 2026-11-15 on",
+                        page.sentences[0])
     assert page.verdicts == {("a1b2c3", "allreduce"): page.counts}
     (tmp_path / "history.html").write_text(to_html(page))
     document = Read(tmp_path / "history.html")

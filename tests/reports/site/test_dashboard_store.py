@@ -47,6 +47,7 @@ def test_wrong_results_are_worse_until_a_right_run_follows(tmp_path):
     for night in (2, 3):
         mark_wrong(write_run(results, run_id=run_id(night), **SMALLEST).path, 1)
     worse, _, unknown, _ = cards_of(make_site(results, tmp_path / "site"))
+    assert "The newest run: allreduce: WRONG RESULTS in 1 of 2 cases" in Read(tmp_path / "site" / "index.html").text
     assert worse.startswith("1 worse")
     assert "WRONG" in worse
     assert unknown.startswith("2 unknown")  # one run has no history
@@ -54,6 +55,7 @@ def test_wrong_results_are_worse_until_a_right_run_follows(tmp_path):
     assert page_of(tmp_path / "site", "run-2026-11-02").name in links
     write_run(results, run_id=run_id(4), **SMALLEST)
     assert cards_of(make_site(results, tmp_path / "site"))[0].startswith("0 worse")
+    assert "The newest run: allreduce: 16 KiB " in Read(tmp_path / "site" / "index.html").text
 
 
 @pytest.mark.parametrize(("options", "why"), [({"n_blocks": 4}, "too few blocks"), ({}, "too early"),

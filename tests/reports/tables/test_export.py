@@ -13,7 +13,8 @@ from reports.__main__ import main
 from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
 from reports.store.result import read
 from reports.store.schema import End
-from reports.tables.export import as_openmetrics, rows_of
+from reports.tables.export import as_openmetrics
+from reports.tables.frame import case_rows
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import rewrite_head
 from tests.reports.synthetic_run import write_run
@@ -108,7 +109,7 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
 
 def test_suspect_figures_are_no_metrics(store):
     """A metric has no mark, so a figure that beats its bound must not become one."""
-    row = next(rows_of(read(store / f"day0/{RUN_ID.format(0)}.jsonl")))
+    row = next(case_rows(read(store / f"day0/{RUN_ID.format(0)}.jsonl")))
     assert "wiretax_collective_time_seconds{" in as_openmetrics([row])
     assert "{" not in as_openmetrics([row | {"suspect": True}])
 

@@ -1,6 +1,7 @@
 """`wiretax.load`: runs as a pandas DataFrame; and `show` of the newest run."""
 
 import os
+import re
 import shutil
 
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 
 import wiretax
 from reports.__main__ import main as reports
+from tests.launch import ROOT
 from tests.reports.synthetic_run import write_run
 
 OLD, NEW = "2026-11-20T06-15-00Z-allreduce-1a2b3c", "2026-11-21T06-15-00Z-allreduce-0a2b3c"
@@ -29,14 +31,14 @@ def test_a_row_per_case_has_the_figures_of_the_file(store):
     for (_, row), case in zip(frame.iterrows(), store.cases, strict=True):
         assert (row.case, row.algorithm, row.size_bytes, row["mode"]) == (
             case.case, case.algorithm, case.size_bytes, case.mode)
-        assert row.time_us == case.time_us.median
+        assert (row.time_us_median, row.time_us_mean) == (case.time_us.median, case.time_us.mean)
         assert (row.time_us_ci_low, row.time_us_ci_high) == (case.time_us.ci_low, case.time_us.ci_high)
         assert row.bus_bw_gb_s == case.bus_bw_gb_s or pd.isna(row.bus_bw_gb_s)
     assert set(frame.run_id) == {NEW}
     assert frame.started[0] == pd.Timestamp("2026-11-21 06:15", tz="UTC")
     assert frame.size_bytes.dtype.kind == "i"
-    assert frame.time_us.dtype.kind == "f"
-    assert not frame.imported.any()
+    assert frame.time_us_median.dtype.kind == "f"
+    assert frame.imported_from.isna().all()
 
 
 def test_a_row_per_block_has_the_columns_of_its_case(store):
@@ -50,9 +52,28 @@ def test_a_row_per_block_has_the_columns_of_its_case(store):
 
 @pytest.mark.parametrize("level", ["case", "block"])
 def test_every_column_is_documented(store, level):
-    text = str(wiretax.load.__doc__)
-    columns = {str(name).removesuffix("_ci_low").removesuffix("_ci_high") for name in wiretax.load(store.path, level)}
-    assert [name for name in columns if f"`{name}`" not in text and name != "n"] == []
+    """A column's name is in `load`'s docstring or among the fields of docs/results.md, a part without its field."""
+    text = str(wiretax.load.__doc__) + (ROOT / "docs" / "results.md").read_text()
+    names = {re.sub("_(ci_low|ci_high|median|mean|p25|p75|p95|p99|min|max|n|n_blocks)$", "", str(name))
+             for name in wiretax.load(store.path, level)}
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_csv_and_parquet_have_the_cells_of_load(store, tmp_path):
+    """Three tables of one store with other names would be three formats to learn."""
+    frame = wiretax.load(store.path.parent).dropna(axis="columns", how="all").drop(columns="path")
+    for kind, read_back in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
+        file = tmp_path / f"store.{kind}"
+        assert reports(["export", f"--{kind}", str(store.path.parent), "-o", str(file)]) == 0
+        table = read_back(file)
+        table["started"] = pd.to_datetime(table.started)
+        assert list(table.columns) == list(frame.columns), kind
+        for name in frame:
+            assert table[name].isna().equals(frame[name].isna()), (kind, name)
+            if frame[name].dtype.kind in "fi":
+                assert table[name].astype(float).tolist() == pytest.approx(frame[name].tolist(), nan_ok=True), name
+            else:
+                assert table[name].dropna().tolist() == frame[name].dropna().tolist(), (kind, name)
 
 
 def test_a_folder_gives_all_runs_below_it_and_names_what_it_left_out(store):
@@ -60,7 +81,7 @@ def test_a_folder_gives_all_runs_below_it_and_names_what_it_left_out(store):
     (folder / "2026-11-22T06-15-00Z-allreduce-bad.jsonl").write_text("{}\n")
     frame = wiretax.load(str(folder))
     assert list(dict.fromkeys(frame.run_id)) == [OLD, NEW]
-    assert dict(frame.groupby("run_id").ranks.first()) == {OLD: 4, NEW: 2}
+    assert dict(frame.groupby("run_id").world_size.first()) == {OLD: 4, NEW: 2}
     (sentence,) = frame.attrs["unreadable"]
     assert "-bad.jsonl" in sentence
 
@@ -75,8 +96,9 @@ def test_an_imported_log_has_its_means_and_is_marked(store, tmp_path, capsys):
 """)
     assert reports(["import", str(log), "--out", str(store.path.parent)]) == 0
     frame = wiretax.load(store.path.parent)
-    imported = frame[frame.imported]
-    assert list(imported.time_us) == [10.0, 11.0]
+    imported = frame[frame.imported_from.notna()]
+    assert list(imported.time_us_mean) == [10.0, 11.0]
+    assert imported.time_us_median.isna().all()
     assert imported.started.isna().all()
 
 

@@ -203,7 +203,8 @@ def test_the_command_prints_stores_and_draws(six, tmp_path, capsys):
     assert printed == text(fits, find_crossovers(fits))
     assert out.read_text().count("\n") == 1 + len(fits) + len(find_crossovers(fits))
     assert max(map(len, printed.splitlines())) <= 80
-    assert re.search(r"\nring overtakes two_shot at 3[89]\d(\.\d)?K \[3", printed)
+    assert re.match(r"\S+: alpha \S+ us, beta \S+ GB/s", printed), printed[:200]
+    assert re.search(r"\nring overtakes two-shot at 3[89]\d(\.\d)?K \[3", printed)
     assert "two_shot" in picture.read_text()
     assert main(["fit", str(folder), "--plot", "fit.gif"]) == 2
     assert main(["fit", str(tmp_path / "none.jsonl")]) == 2

@@ -88,6 +88,7 @@ def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(st
     assert "Changed there: software_id: old -> new?[2J" in text
     assert "os.kernel: 6.12 -> 6.18?|<script>" in text
     assert "os.load" not in text
+    assert text.startswith("3 worse, 0 better of 4 series over ")
     assert re.search(r"\+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\] worse 16 KiB two_shot", text)
     assert f"last run {run_id(RUNS - 1)}" in text
     assert "series: 3 worse, 1 steady." in text

@@ -46,13 +46,13 @@ def test_a_baseline_is_stored_by_machine_and_moved_with_its_effects_and_used(ali
     *_, second, third = entries(baselines)
     assert second["reason"] == "slower, but right"
     effects = {effect["case"]: effect for effect in second["effects"]}
-    assert effects["16 KiB two_shot"]["low"] < effects["16 KiB two_shot"]["ratio"] == pytest.approx(1.05, abs=0.01)
+    assert effects["16 KiB two-shot"]["low"] < effects["16 KiB two-shot"]["ratio"] == pytest.approx(1.05, abs=0.01)
     assert len(effects) == 6
     # The former runs are gone.
     assert sorted(third["run_ids"]) == sorted(run.stem for run in (baselines / "a1b2c3").iterdir())
 
     status, printed = gate(capsys, baselines, write_launches(tmp_path / "c", 14, seed=3, effect=slower(20)))
-    assert (status, re.search(r"16 KiB two_shot: 1\.(19|20)", printed) is not None) == (1, True)
+    assert (status, re.search(r"16 KiB two-shot: 1\.(19|20)", printed) is not None) == (1, True)
     assert "14 launches against 14, not interleaved" in printed
     assert "samples" not in printed
 

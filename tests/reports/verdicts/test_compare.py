@@ -71,7 +71,8 @@ def test_a_slowdown_of_one_case_is_named_and_the_others_are_the_same(campaign, c
     assert (mde[-1], pairs) == ("%", "10")
     assert {row[5] for row in rows.values()} == {"SAME"}
     printed = " ".join(out.split())
-    assert re.match(r"16 KiB two_shot slower; nothing else slower than 0\.\d% anywhere new against main", printed)
+    assert re.match(r"new takes 1\.00x the time of main at 16 KiB, 1\.00x at 64 KiB \(median of 3 algorithms\): 16 KiB "
+                    r"two-shot slower; nothing else slower than 0\.\d% anywhere new against main", printed)
     for words in ("new against main, the baseline: 8 interleaved pairs of launches, 10 fresh ones of 16 KiB",
                   "above 1, the variant is slower", "flag round trip 5", "ns 100% of the pairs",
                   "SLOWER 1, FASTER 0, SAME 5, within +-x% 0",
@@ -188,7 +189,7 @@ def test_an_algorithm_can_be_compared_with_another(tmp_path, capsys):
     new = write_launches(tmp_path / "b", 6, algorithms=["ring"], seed=1)
     assert main(["compare", str(base), str(new)]) == 0
     out = capsys.readouterr().out
-    assert "algorithm: two_shot against ring" in out
+    assert "algorithm: two-shot against ring" in out
     assert float(rows_of(out)["16 KiB ring"][2]) > 1.1
 
 

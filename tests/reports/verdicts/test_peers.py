@@ -40,6 +40,8 @@ def peers(capsys, *words):
 def test_every_library_is_compared_with_our_kernels_with_an_interval_over_launches(campaign, capsys):
     status, out, err = peers(capsys, campaign)
     assert (status, err) == (0, "")
+    assert re.match(r"Ours beside the closest of 2 libraries, isolated: 16 KiB (\d\.\d\d)x MPICH 5\.0\.2, "
+                    r"64 KiB \d\.\d\dx MPICH 5\.0\.2\n", out), out[:200]
     expected = cost_us("library", 16384, SLOW_NS, 2) / min(
         cost_us(name, 16384, SLOW_NS, 2) for name in ("one_shot_push", "two_shot"))
     row = next(line for line in out.splitlines() if line.startswith("  16 KiB"))

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from reports.__main__ import main
+from reports.tables.sentences import spoken
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import (
     no_effect,
@@ -60,12 +61,15 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path):
                *forms([junit, markdown, html])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ})
     assert done.returncode == 1
-    expected = "REGRESSION: 1 of 6 cells slower by 1.0% or more (exit status 1)\n16 KiB two_shot: 1.0"
-    assert done.stdout.startswith(expected)
+    expected = "REGRESSION: 1 of 6 cells slower by 1.0% or more (exit status 1)\n"
+    figures = r"allreduce: 16 KiB \d+\.\d us \(\d\.\d+x MPICH\), .* GB/s \(\d\.\d+x\)"
+    ratios = r"new takes 1\.00x the time of main at 16 KiB, 1\.00x at 64 KiB \(median of 3 algorithms\)"
+    wrapped = ratios.replace(" algo", "\nalgo")
+    assert re.match(rf"{re.escape(expected)}{figures}\n{wrapped}\n16 KiB two-shot: 1\.0", done.stdout), done.stdout
 
     (suite,) = ElementTree.parse(junit).getroot()
     failed = [case for case in suite.findall("testcase") if case.find("failure") is not None]
-    assert [(case.get("classname"), case.get("name")) for case in failed] == [("allreduce.isolated", "16 KiB two_shot")]
+    assert [(case.get("classname"), case.get("name")) for case in failed] == [("allreduce.isolated", "16 KiB two-shot")]
     assert [failure.get("type") for failure in suite.iter("failure")] == ["regression"]
     assert [suite.get(name) for name in ("tests", "failures", "errors", "skipped")] == ["6", "1", "0", "0"]
     facts = {fact.attrib["name"]: fact.attrib["value"] for fact in suite.iter("property")}
@@ -73,16 +77,15 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path):
     assert len(facts["run_ids"].split()) == len(facts["seeds"].split()) == 18
 
     text = markdown.read_text()
-    figures = r"allreduce: 16 KiB \d+\.\d us \(\d\.\d+x MPICH\), .* GB/s \(\d\.\d+x\)"
-    assert re.match(rf"## REGRESSION: 1 of 6.*\n\n\*\*{figures}\*\*\n", text), text[:200]
-    assert "- 16 KiB two_shot: 1.0" in text
+    assert re.match(rf"## REGRESSION: 1 of 6.*\n\n\*\*{figures}\*\*\n\n\*\*{ratios}\*\*\n", text), text[:400]
+    assert "- 16 KiB two-shot: 1.0" in text
     assert re.search(r"<details>.*\| two_shot \| 16 KiB \|.*\| SLOWER\\\* \|.*</details>", text, re.DOTALL)
 
     page = html.read_text()
     assert "http" not in page
     assert len(page) < 200_000
     assert re.search(f"<p>{figures}</p>", page)
-    for words in ("REGRESSION: 1 of 6", "SLOWER*", "<svg", "16 KiB two_shot", "note: virtual machine",
+    for words in ("REGRESSION: 1 of 6", "SLOWER*", "<svg", "16 KiB two-shot", "note: virtual machine",
                   "color-scheme: light dark", "width=device-width"):
         assert words in page
     tags = Tags()
@@ -198,7 +201,7 @@ def test_an_inconclusive_result_names_the_largest_slowdown_that_could_hide(tmp_p
     main(["compare", str(folder), "--format", "json"])
     cells = json.loads(capsys.readouterr().out)
     worst = max((cell for cell in cells if cell["verdict"] == "AMBIGUOUS"), key=lambda cell: cell["high"])
-    assert f"the most is {worst['high'] - 1:.1%}, in 16 KiB {worst['algorithm']}" in printed
+    assert f"the most is {worst['high'] - 1:.1%}, in 16 KiB {spoken(worst['algorithm'])}" in printed
     assert gate(capsys, folder / "main", folder / "new", "--min-effect", "90")[0] == 0  # no slowdown of 90 % can hide
 
 
@@ -206,7 +209,7 @@ def test_improvements_pass_and_call_the_baseline_stale(tmp_path, capsys):
     folder = write_campaign(tmp_path / "faster", {"main": no_effect, "new": slower(-8)}, fresh=10, fresh_sizes=[16384])
     status, printed = gate(capsys, folder / "main", folder / "new")
     assert status == 0
-    assert "baseline is stale: FASTER in 1 of 6 cells: 16 KiB two_shot" in printed
+    assert "baseline is stale: FASTER in 1 of 6 cells: 16 KiB two-shot" in printed
 
 
 def test_wrong_results_are_always_unusable(slowed, tmp_path, capsys):
@@ -219,7 +222,7 @@ def test_wrong_results_are_always_unusable(slowed, tmp_path, capsys):
     assert printed.startswith(f"UNUSABLE: one-shot push 16 KiB isolated is wrong in {run}: 12 elements were wrong")
     assert [error.get("type") for error in ElementTree.parse(junit).iter("error")] == ["unusable"]
     assert main(["compare", str(folder)]) == 0
-    assert capsys.readouterr().out.startswith("16 KiB one_shot_push wrong; ")
+    assert capsys.readouterr().out.split(": ")[1].startswith("16 KiB one-shot push wrong; ")
     rewrite_head(run, machine_id="ffffff")
     status, printed = gate(capsys, folder / "main", folder / "new")
     assert (status, "one-shot push 16 KiB" in printed, "machine differs" in printed) == (5, True, True)
@@ -362,7 +365,7 @@ def test_one_common_state_is_enough_to_find_a_regression(tmp_path, capsys):
                             n_blocks=14, options={"main": {"fast_rounds": range(9)}, "new": {"fast_rounds": []}})
     status, printed = gate(capsys, folder / "main", folder / "new")
     assert status == 1
-    assert re.search(r"16 KiB two_shot: 1.0[45]", printed)
+    assert re.search(r"16 KiB two-shot: 1.0[45]", printed)
 
 
 def test_the_fast_state_is_faster_in_synthetic_runs(tmp_path):

@@ -1,0 +1,158 @@
+"""The plugin of pytest: real ranks in a pytest of its own, read back from what pytest-benchmark prints and stores."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reports.store.result import read
+from tests.launch import ROOT, SLOW_TEST
+from wiretax.pytest_plugin import judge
+
+SHORT = "--mode isolated --max-time 10 --iters 24 --lean"
+COMMAND = f"allreduce -n 2 --sizes 16K,64K --algorithm one_shot_pull,library {SHORT}"
+WITH_PLUGIN = "-p", "wiretax.pytest_plugin"
+MINE = f"""
+def test_mine(wiretax):
+    cases = wiretax("allreduce -n 2 --sizes 16K --algorithm two_shot {SHORT}")
+    assert set(cases.algorithm) == {{"two_shot"}}
+    assert cases.bus_bw_gb_s.min() > 0
+"""
+THEIRS = """
+import os, sys
+def test_theirs():
+    ours = "bench", "collectives", "kernels", "reports", "numpy", "pandas"
+    assert not set(ours) & set(sys.modules)
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+"""
+
+
+def run_pytest(folder: Path, *words: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Runs pytest in a user's folder with the plugin of this checkout."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    environment.pop("OPENBLAS_NUM_THREADS", None)
+    return subprocess.run([sys.executable, "-m", "pytest", *WITH_PLUGIN, *map(str, words)], cwd=folder,
+                          env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A user's folder after a run with the option and with the fixture, and what pytest printed."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "test_mine.py").write_text(MINE)
+    done = run_pytest(folder, "--wiretax", COMMAND, "--benchmark-json=rows.json", "--benchmark-save=one")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def rows_of(folder: Path) -> dict:
+    return {row["name"]: row for row in json.loads((folder / "rows.json").read_text())["benchmarks"]}
+
+
+def copies(source: Path, target: Path, scale: float = 1.0, number: int = 6) -> Path:
+    """As many launches as a verdict takes: copies of a run, `scale` times as slow, each within 1 % of that."""
+    (run,) = source.glob("*.jsonl")
+    target.mkdir()
+    for copy in range(number):
+        lines = [json.loads(line) for line in run.read_text().splitlines()]
+        run_id = f"2026-11-20T06-{copy + 10}-00Z-allreduce-{target.name}"
+        lines[0]["run_id"] = run_id
+        for line in lines:
+            if line["kind"] == "block":
+                line |= {name: line[name] * scale * (1 + 0.001 * copy) for name in ("time_us", "total_us")}
+        (target / f"{run_id}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return target
+
+
+def test_cases_are_rows_of_the_table_and_the_json_with_our_figures(work):
+    """A user of pytest-benchmark must read the figures of our own table there."""
+    folder, printed = work
+    assert "2 passed" in printed
+    for line in (r"benchmark 'allreduce 16 KiB isolated, 2 ranks': 5 tests",
+                 r"benchmark 'allreduce 64 KiB isolated, 2 ranks': 3 tests",
+                 r"\nallreduce: 16 KiB \S+ us \(\S+x MPICH.*\), 64 KiB \S+ GB/s .*\n  the run: results/pytest-"):
+        assert re.search(line, printed), printed
+    rows = rows_of(folder)
+    algorithms = "library", "one_shot_pull copied", "one_shot_pull registered"
+    ours = {f"allreduce[{size} KiB {algorithm}]" for size in (16, 64) for algorithm in algorithms}
+    assert rows.keys() - ours == {f"test_mine[16 KiB two_shot {variant}]" for variant in ("copied", "registered")}
+    for name in ours:
+        row = rows[name]
+        (path,) = row["extra_info"]["runs"]
+        (case,) = (case for case in read(folder / path).cases
+                   if name.startswith(f"allreduce[{case.size_bytes >> 10} KiB {case.algorithm}")
+                   and (case.library or case.variant in name))
+        assert case.total_us is not None
+        assert row["stats"]["median"] * 1e6 == pytest.approx(case.total_us.median)
+        assert row["stats"]["rounds"] == case.total_us.n_blocks == len(row["stats"]["data"])
+        assert row["extra_info"]["bus_bw_gb_s"] == [case.bus_bw_gb_s]
+        assert row["extra_info"]["n_wrong"] == [0]
+        assert row["extra_info"]["library"] == case.library
+
+
+def test_pytest_benchmark_compares_two_saved_runs(work):
+    folder, _ = work
+    (saved,) = folder.glob(".benchmarks/*/0001_one.json")
+    shutil.copy(saved, saved.with_name("0002_two.json"))
+    words = "compare", "--group-by=fullname", "--columns=median", "--sort=name"
+    compared = subprocess.run([Path(sys.executable).parent / "pytest-benchmark", *words], cwd=folder,
+                              capture_output=True, text=True, check=True).stdout
+    for name in rows_of(folder):
+        assert re.search(rf"{re.escape(name)} \(0001_one\) .*\n{re.escape(name)} \(0002_two\) ", compared), compared
+
+
+def test_a_slower_build_fails_by_the_verdict_and_one_launch_is_skipped(work, tmp_path):
+    """Through the command `regress`, over six launches of either side."""
+    path = next(row["extra_info"]["runs"][0] for name, row in rows_of(work[0]).items() if name.startswith("allreduce["))
+    folder = (work[0] / path).parent
+    baseline = copies(folder, tmp_path / "baseline")
+    judge(copies(folder, tmp_path / "faster", 0.9), str(baseline))
+    slower = r"^REGRESSION: 6 of 6 cells slower by 1\.0% or more, by machine or code \(exit status 1\)\n\d+ KiB "
+    with pytest.raises(pytest.fail.Exception, match=slower) as error:
+        judge(copies(folder, tmp_path / "slow", 1.5), str(baseline))
+    assert re.search(r"KiB one-shot pull registered: 1\.5", str(error.value))
+    with pytest.raises(pytest.skip.Exception, match=r"^INCONCLUSIVE: "):
+        judge(copies(folder, tmp_path / "one", number=1), str(baseline))
+    with pytest.raises(pytest.fail.Exception, match=r"^reports: no run file at .*/nowhere$"):
+        judge(folder, str(tmp_path / "nowhere"))
+
+
+@SLOW_TEST
+def test_kernels_slowed_on_purpose_fail_the_test(tmp_path):
+    """Real launches on both sides."""
+    assert run_pytest(tmp_path, "--wiretax", COMMAND, "--wiretax-launches", "6").returncode == 0
+    (baseline,) = (tmp_path / "results").iterdir()
+    done = run_pytest(tmp_path, "--wiretax", f"{COMMAND} --slowed-percent 100", "--wiretax-baseline", baseline)
+    assert "1 failed" in done.stdout
+    assert re.search(r"^REGRESSION: \d of 6 cells slower by 1\.0% or more", done.stdout, re.MULTILINE), done.stdout
+    assert len([*tmp_path.glob("results/*/*.jsonl")]) == 12
+
+
+def test_a_bad_command_line_is_one_sentence(tmp_path):
+    commands = {
+        "allreduce -n 2 -d double-double": r".*unknown datatype 'double-double': did you mean double\?.*",
+        "allreduse": r".*unknown command 'allreduse': did you mean allreduce\? \(exit status 2\)",
+        "allreduce 'open": r"wiretax allreduce 'open: No closing quotation",
+        "allreduce -n 2 --out /proc/results": r"wiretax .*/proc/results.*"}
+    done = run_pytest(tmp_path, *[word for command in commands for word in ("--wiretax", command)])
+    assert "4 failed" in done.stdout
+    assert "Traceback" not in done.stdout
+    for sentence in commands.values():
+        assert re.search(f"^{sentence}$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_the_plugin_changes_nothing_for_others(tmp_path):
+    """It is installed beside the tests of other projects, maybe without pytest-benchmark."""
+    (tmp_path / "test_theirs.py").write_text(THEIRS)
+    assert "1 passed" in run_pytest(tmp_path, "-p", "no:benchmark").stdout
+    done = run_pytest(tmp_path, "-p", "no:benchmark", "--wiretax", COMMAND)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "ERROR: --wiretax needs pytest-benchmark: pip install pytest-benchmark\n" in done.stderr
+    done = run_pytest(tmp_path, "--wiretax", COMMAND, "--benchmark-disable")
+    assert "1 passed, 1 skipped" in done.stdout
+    assert not (tmp_path / "results").exists()

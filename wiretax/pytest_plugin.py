@@ -1,0 +1,190 @@
+"""A plugin of pytest: collectives as rows of pytest-benchmark, and our verdict as a test's outcome.
+
+`pytest --wiretax "allreduce -b 16K -e 1M -f 8"` adds a test that launches this command. Tests of
+your own launch one with the fixture `wiretax`. Pytest imports this file in every project of an
+environment, so at its top it imports nothing of ours."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from shlex import split
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.store.schema import Result
+
+LAUNCHES_OF_A_VERDICT = 6  # with fewer no cell has a verdict
+NOT_ENOUGH_DATA = 3  # the exit status of `regress`
+LINES = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    option = parser.getgroup("wiretax").addoption
+    option("--wiretax", metavar="COMMAND", action="append", default=[],
+           help='launch this as a test: "allreduce -b 16K -e 1M -f 8"; may be repeated')
+    option("--wiretax-baseline", metavar="FOLDER",
+           help="fail if the launches are slower than these: a folder of `accept`, or of runs")
+    option("--wiretax-launches", metavar="N", type=int,
+           help=f"launches of a command (1; {LAUNCHES_OF_A_VERDICT} with a baseline)")
+
+
+@pytest.hookimpl(tryfirst=True)  # so that -k and --benchmark-only see these tests
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config,
+                                  items: list[pytest.Item]) -> None:
+    items += [Launches.from_parent(session, name=f"wiretax {command}",
+                                   nodeid=f"wiretax::{command}", command=command)
+              for command in config.getoption("wiretax")]
+    if config.getoption("wiretax") and not config.pluginmanager.has_plugin("pytest-benchmark"):
+        raise pytest.UsageError("--wiretax needs pytest-benchmark: pip install pytest-benchmark")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if lines := config.stash.get(LINES, []):
+        terminalreporter.section("wiretax")
+        terminalreporter.write("".join(f"{line}\n" for line in lines))
+
+
+@pytest.fixture
+def wiretax(request: pytest.FixtureRequest) -> "Callable[..., pd.DataFrame]":
+    """`cases = wiretax("allreduce -b 16K", baseline="baselines")` in a test: see `measure`."""
+    return partial(measure, request.node)
+
+
+class Launches(pytest.Item):
+    """The test of one `--wiretax`."""
+
+    def __init__(self, *, command: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.command = command
+        self.fixturenames = ["benchmark"]  # by which pytest-benchmark knows a benchmark
+
+    def runtest(self) -> None:
+        measure(self, self.command)
+
+    def reportinfo(self) -> tuple[str, int, str]:
+        return "wiretax", 0, self.command  # a skipped test needs a line
+
+
+def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd.DataFrame":
+    """Launches the command line, adds a row to pytest-benchmark for each measured case, and returns
+    the cases as `wiretax.load` does. Fails the test in one sentence if a launch fails, a result is
+    wrong, or the verdict beside the baseline (by default `--wiretax-baseline`) is a regression.
+    Skips the test if there is too little data for a verdict, or if benchmarks are off."""
+    config = node.config
+    session = config.pluginmanager.get_plugin("pytest-benchmark")
+    if session is None:
+        pytest.fail("wiretax needs pytest-benchmark: pip install pytest-benchmark", pytrace=False)
+    if session.disabled or session.skip:
+        pytest.skip("pytest-benchmark is disabled or runs beside other tests: nothing is launched")
+    baseline = baseline or config.getoption("wiretax_baseline")
+    launches = config.getoption("wiretax_launches") or (LAUNCHES_OF_A_VERDICT if baseline else 1)
+    try:
+        folder = launch(command, launches)
+    except (OSError, ValueError) as error:  # an unwritable folder, an open quotation mark
+        pytest.fail(f"wiretax {command}: {error}", pytrace=False)
+    session.benchmarks += rows_of(node, folder)
+    if baseline:
+        judge(folder, baseline)
+    from wiretax import load
+
+    return load(folder)
+
+
+def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":
+    """Runs `wiretax` in a process of its own: an interpreter that has MPI cannot start ranks."""
+    environment = dict(os.environ)
+    package = Path(__file__).parent
+    if not (package / "bench").is_dir():  # in a checkout, which is not installed
+        paths = str(package.parent), environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return subprocess.run([sys.executable, "-m", "wiretax", *words], env=environment, text=True,
+                          capture_output=True)
+
+
+def launch(command: str, launches: int) -> Path:
+    """Launches the command line as often, and returns the folder of its runs, below its `--out`.
+    Fails the test if a launch fails."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options, words = parser.parse_known_args(split(command))
+    options.out.mkdir(parents=True, exist_ok=True)
+    started = f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', time.gmtime())}"
+    folder = Path(tempfile.mkdtemp(prefix=f"pytest-{started}-", dir=options.out))
+    for _ in range(launches):
+        done = run_wiretax(*words, "--out", str(folder))
+        print(done.stdout, done.stderr, sep="", end="")  # which pytest shows if the test fails
+        if done.returncode:
+            text = done.stderr.strip() or done.stdout.strip() or "it printed nothing"
+            sentence = f"{text.splitlines()[-1]} (exit status {done.returncode})"
+            pytest.fail(sentence, pytrace=False)
+    if not any(folder.glob("*.jsonl")):
+        pytest.fail(f"wiretax {command} stored no run", pytrace=False)
+    return folder
+
+
+def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
+    """A row of pytest-benchmark for each measured case. A round is a block; its time is the
+    collective's with reading its result, as in our table, and only blocks in the state of the link
+    that our table shows count. Several launches of a case share a row."""
+    from pytest_benchmark import stats
+
+    from reports.store.case import counted_blocks
+    from reports.store.result import read
+    from reports.tables.sentences import size_text
+    from reports.tables.show import headline_of
+    from reports.verdicts.sides import case_names
+
+    results: list[Result] = [read(path) for path in sorted(folder.glob("*.jsonl"))]
+    lines = node.config.stash.setdefault(LINES, [])
+    lines += [headline_of(*results), f"  the run{'s' * (len(results) > 1)}: {folder}"]
+    run, rows = results[0].run, []
+    metadata: Any = stats.Metadata  # without types
+    test = run.benchmark if isinstance(node, Launches) else node.name
+    blocks_of = [counted_blocks(result.blocks) for result in results]
+    for number, (header, name) in enumerate(zip(run.cases, case_names(run.cases), strict=True)):
+        blocks = [block for by_case in blocks_of for block in by_case.get(number, [])]
+        if not blocks:
+            continue
+        size, ranks = size_text(header.size_bytes), run.world["size"]
+        title, cases = f"{size} {name}", [result.cases[number] for result in results]
+        row: Any = metadata(SimpleNamespace(
+            name=f"{test}[{title}]", fullname=f"{node.nodeid}[{title}]", param=title,
+            group=f"{run.benchmark} {size} {header.mode}, {ranks} ranks",
+            params={"size_bytes": header.size_bytes, "algorithm": header.algorithm,
+                    "mode": header.mode, "ranks": ranks},
+            extra_info={"bus_bw_gb_s": [case.bus_bw_gb_s for case in cases],
+                        "n_wrong": [case.n_wrong for case in cases],
+                        "library": header.library, "chosen": cases[-1].chosen,
+                        "runs": [str(result.path) for result in results]},
+            cprofile_stats=None, has_error=False),
+            iterations=blocks[0].n, options={"timer": "wiretax"})
+        for block in blocks:
+            row.stats.update(block.cost_us / 1e6)
+        rows.append(row)
+    return rows
+
+
+def judge(folder: Path, baseline: str) -> None:
+    """Fails the test with the verdict of `regress`, or skips it if that is not enough data."""
+    done = run_wiretax("regress", "--json", "--baseline", baseline, "--current", str(folder))
+    if done.stdout:
+        outcome = json.loads(done.stdout)
+        sentence = "\n".join([outcome["headline"], *outcome["findings"]])
+    else:
+        sentence = done.stderr.strip()
+    if done.returncode == NOT_ENOUGH_DATA:
+        pytest.skip(sentence)
+    if done.returncode:
+        pytest.fail(sentence, pytrace=False)

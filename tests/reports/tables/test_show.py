@@ -331,7 +331,7 @@ def test_show_prints_the_stored_table_and_refuses_in_one_line(tmp_path, result):
         refused = show("show", path)
         assert refused.returncode == 2
         assert re.fullmatch(rf"reports: {path}.*\n", refused.stderr)
-    for arguments in ((), ("shew",), ("show",), ("show", result.path, "--format", "xml")):
+    for arguments in ((), ("shew",), ("show", result.path, "--format", "xml")):
         refused = show(*arguments)
         assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
 

@@ -79,8 +79,9 @@ def main(argv: list[str] | None = None) -> int:
             subparser.set_defaults(run_command=getattr(module, function))
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Otherwise, unbuffered, a reader that leaves would change the status.
-        sys.stdout.reconfigure(write_through=False)
+        # Otherwise, unbuffered, a reader that leaves would change the status; and a name that the
+        # terminal's encoding lacks would end the report.
+        sys.stdout.reconfigure(write_through=False, errors="replace")
     status: int = 0
     try:
         status = arguments.run_command(arguments)

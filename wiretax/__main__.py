@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from bench import VERSION
 from bench import __name__ as BENCH
-from collectives.communicator import RANK_VARIABLES, find_mpirun
+from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank
 from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
 
@@ -58,7 +58,7 @@ Under mpirun or srun each process is one rank, and -n is refused."""
 ENDING = """
 completion: eval "$(register-python-argcomplete wiretax)"
 exit status: 0 fine; 1 a wrong result or a lost rank; 2 the command line;
-3 this machine cannot run that; 4 runs that cannot be compared"""
+3 this machine cannot run that, or measured nothing in time; 4 runs that cannot be compared"""
 
 
 def help_text() -> str:
@@ -66,6 +66,19 @@ def help_text() -> str:
     for title, commands in GROUPS.items():
         lines += ["", f"{title}:", *(f"  {name:20} {about}" for name, about in commands.items())]
     return "\n".join([*lines, ENDING])
+
+
+def put(text: str) -> int:
+    """Prints a text, unless its reader has left. Returns the exit status."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Python would complain again while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"wiretax: cannot write: {error.strerror}", file=sys.stderr)
+            return 2
+    return 0
 
 
 def refuse(command: str, sentence: str) -> NoReturn:
@@ -116,7 +129,7 @@ def take_ranks(command: str, arguments: list[str]) -> tuple[int | None, list[str
     for word in words:
         if match := re.fullmatch(r"(?:-n|--ranks=)(\d+)|-n|--ranks", word):
             text = match[1] or next(words, "")
-            if not re.fullmatch(r"[1-9]\d{0,8}", text):
+            if not re.fullmatch(r"[1-9]\d*", text):
                 refuse(command, f"{word} needs a number of ranks of at least 1")
             ranks = int(text)
         else:
@@ -139,6 +152,10 @@ def gpu_count(arguments: list[str]) -> int:
 
 def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
     """Becomes mpirun, so that signals, output and the exit status are mpirun's own."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        refuse(command, "the current folder has been removed: change to another")
     mpirun = find_mpirun()
     if not mpirun:
         print(f"wiretax {command}: there is no mpirun, which starts the ranks: pip install mpich",
@@ -176,14 +193,14 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
 def main() -> int:
     """Runs the command that the command line names; returns its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a benchmark has something to keep
-    line = complete() if "_ARGCOMPLETE" in os.environ else sys.argv[1:]
+    line = complete() if {"_ARGCOMPLETE", "COMP_LINE"} <= os.environ.keys() else sys.argv[1:]
     command, *arguments = line or [""]
     if command in ("-h", "--help"):
-        print(help_text())
+        return put(help_text())
     elif command in ("-V", "--version"):
-        print(f"wiretax {VERSION}")
+        return put(f"wiretax {VERSION}")
     elif command in REPORTS:
-        return run_report([command, *arguments])
+        return 0 if launched_rank() else run_report([command, *arguments])  # rank 0 reports
     elif command in BENCHMARKS:
         run_benchmark(command, arguments)
     else:

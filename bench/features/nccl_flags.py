@@ -23,9 +23,10 @@ class Flag:
 
 # As in nccl-tests 2.19.6; -F is a flag of rccl-tests, and so is its name.
 FLAGS = (
-    Flag("-g", "--ngpus", "a rank is one process with one GPU or core: mpirun -n starts more",
+    Flag("-g", "--ngpus", "a rank is one process with one GPU or core; for more start more ranks",
          (1,)),
-    Flag("-t", "--nthreads", "a rank is one process with one thread: mpirun -n starts more", (1,)),
+    Flag("-t", "--nthreads", "a rank is one process with one thread; for more start more ranks",
+         (1,)),
     Flag("-m", "--agg_iters", "calls are not aggregated; --mode chained times calls in a row",
          (1,)),
     Flag("-p", "--parallel_init", "no effect: no thread initialises the library"),

@@ -211,6 +211,12 @@ def _link_table(load: Split) -> tuple[str, Table]:
 def _recommendation(load: Split, splits: dict[str, Split]) -> list[str]:
     possible = serving.possible_splits(load, splits)
     if not possible:
+        single = serving.all_splits(replace(load, batch=1, slots=1))
+        if fitting := serving.possible_splits(load, single):
+            most = max(serving.at_capacity(split).slots for split in fitting.values())
+            return [f"{max(load.batch, load.slots)} streams do not fit on {load.gpus} x "
+                    f"{load.gpu.name}, {most} do: ask for --batch 1 --slots {most}, or take more "
+                    "GPUs, a larger card, fewer bits or less context."]
         return [f"Nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
                 "a larger card, fewer bits or less context."]
     full = [serving.at_capacity(split) for split in possible.values()] if load.context else []

@@ -216,6 +216,8 @@ def read_runs(machine: Machine) -> None:
                 notes.append(f"{run_id}, imported, has {size} ranks and not {gpus}")
             elif any(case.collective == "all_reduce" for case in run.cases):
                 machine.logs.append(run)
+            elif not all(case.collective for case in run.cases):
+                notes.append(f"{run_id}, imported, does not name its collective: left out")
             continue
         if any(case.n_wrong for case in run.cases):
             machine.wrong.append(f"wrong results in {run_id}")
@@ -223,7 +225,8 @@ def read_runs(machine: Machine) -> None:
             reason = "slowed on purpose" if run.complete else "incomplete"
             notes.append(f"{run_id} is {reason}: left out")
         elif run.run.benchmark == "allreduce" and size != gpus:
-            raise ResultError(f"candidate {name} has {gpus} GPUs and its run {run_id} {size} ranks")
+            raise ResultError(f"candidate {name} has {gpus} GPU{'s' * (gpus > 1)} and its run "
+                              f"{run_id} {size} ranks")
         elif run.run.benchmark == "allreduce":
             machine.launches.append(run)
     if not runs and gpus > 1:

@@ -19,7 +19,7 @@ MOST_GPUS = 64
 
 
 def price(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,2})?", text) or not float(text):
+    if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,2})?", text) or float(text) < 1:
         raise argparse.ArgumentTypeError(f"{printable(text)!r} is no price, such as 5200")
     return float(text)
 

@@ -169,7 +169,8 @@ def as_nccl_tests(result: Result, algorithm: str | None = None, registered: bool
     steps = {high - low for low, high in pairwise(sizes)}
     values = {
         "program": f"{shown[0].collective}_perf", "name": title, "version": result.run.version,
-        "others": f"# {left_out} other cases: reports show --format csv\n" * bool(left_out),
+        "others": f"# {left_out} other cases: python -m reports show --format csv\n"
+                  * bool(left_out),
         "low": sizes[0], "high": sizes[-1],
         "iterations": max(row["actual_iterations"] for row in rows),
         "step": f"{steps.pop()}(bytes)" if len(steps) == 1 and len(sizes) > 2 else (

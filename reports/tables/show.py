@@ -44,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def show(arguments: argparse.Namespace) -> int:
     """Prints the run; the exit status, 0. Raises ResultError for a file that cannot be read or
-    drawn, or for a folder without runs."""
+    drawn, for a folder without runs, or for two forms at once."""
+    if arguments.json + arguments.long + (arguments.format != "table") > 1:
+        raise ResultError("--json, --long and --format each print the run in another form: "
+                          "choose one")
+    if arguments.algorithm and arguments.format != "nccl-tests":
+        raise ResultError("--algorithm chooses the test of --format nccl-tests")
     if arguments.run.is_dir():
         if not (files := runs_by_time(arguments.run)):
             raise ResultError(f"{arguments.run} holds no run")

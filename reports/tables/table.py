@@ -244,7 +244,7 @@ def head(result: Result, view: View, rows: Sequence[Row]) -> list[str]:
                  "last" if result.run.clock_shared else "the late rank alone")
     lines.append(f"us = {'collective + reading its result' if is_read else 'one call'}, {ranks}")
     if size == 1:
-        lines.append("note: busbw means nothing with one rank; start two with mpirun -n 2")
+        lines.append("note: busbw means nothing with one rank; start at least two")
     return lines
 
 

@@ -83,7 +83,7 @@ def test_every_format_and_the_plot_distinguish_skews(skewed, tmp_path):
     assert "round trip, dispatch and combine" in printed
     rows = list(csv.DictReader(io.StringIO(text(result, "csv"))))
     assert len({(row["shape"], row["algorithm"], row["variant"], row["mode"]) for row in rows}) == len(rows)
-    assert "other cases: reports show --format csv" in text(result, "nccl-tests"), "the format is one test"
+    assert "other cases: python -m reports show --format csv" in text(result, "nccl-tests"), "the format is one test"
     long = text(result, long=True)
     assert all(word in long for word in ("uniform", "zipf:1.2", "hot:2", "combine"))
     plot(result, tmp_path / "routed.svg")

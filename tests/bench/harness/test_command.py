@@ -38,7 +38,7 @@ BAD = [
     ("allreduce --format nccl-tests --algorithm ring,library,two_shot",
      "prints one test: name one algorithm, not ring, two_shot"),
     (f"{ROUTED} 4 --format nccl-tests", "with --experts rows differ in skew, which nccl-tests has no column for"),
-    ("allreduce -g 8", "-g 8: a rank is one process with one GPU or core: mpirun -n starts more"),
+    ("allreduce -g 8", "-g 8: a rank is one process with one GPU or core; for more start more ranks"),
     ("allreduce --nthreads 2", "-t 2: a rank is one process with one thread"),
     ("allreduce -m 4", "-m 4: calls are not aggregated"),
     ("allreduce -C 1", "-C 1: times are of the collective, not of the CPU"),

@@ -165,7 +165,9 @@ def test_a_model_that_does_not_fit_is_reported():
                          "--batch", "64", "--context", "4096")
     assert re.search(r"weights +140 +70\.0 +35\.0 +17\.5", text)
     assert re.search(r"KV cache, 64 x 4096 tokens +85\.9 +42\.9 +21\.5 +10\.7", text)
-    assert "RECOMMENDATION Nothing fits on 4 x a100-40gb" in words
+    assert "RECOMMENDATION 64 streams do not fit on 4 x a100-40gb, 2 do: ask for --batch 1 --slots 2" in words
+    _, words = answer("--model", "llama-3.1-70b", "--gpu", "rtx4090", "--gpus", "1")
+    assert "RECOMMENDATION Nothing fits on 1 x rtx4090" in words
     text, _ = answer("--model", "llama-3.1-70b", "--gpu", "r9700")
     assert re.search(r"1 x h100 +\d", text)
     assert re.search(r"CPU offload +\d", text)

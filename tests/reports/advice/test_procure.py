@@ -123,6 +123,11 @@ def test_few_launches_copies_and_imports_are_shown_but_never_judged(tmp_path, la
     cases[0].status = "wrong"
     write_imported(tmp_path / "log", run, cases, end)
     assert verdict_of(evaluate(late)) == ("FAIL", "wrong results in import-abc-1, imported")
+    run, cases, end = imported(47.3, None)
+    cases[0].collective = None
+    write_imported(tmp_path / "nameless", run, cases, end)
+    nameless = spec(tmp_path, ["16K <= 40 us"], MODELS + BOX.format(name="nameless"))
+    assert "does not name its collective: left out" in " ".join(ask(capsys, nameless)[1].split())
 
 
 def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches, tmp_path, capsys):

@@ -331,7 +331,8 @@ def test_show_prints_the_stored_table_and_refuses_in_one_line(tmp_path, result):
         refused = show("show", path)
         assert refused.returncode == 2
         assert re.fullmatch(rf"reports: {path}.*\n", refused.stderr)
-    for arguments in ((), ("shew",), ("show", result.path, "--format", "xml")):
+    two_forms = [("show", result.path, "--json", "--long"), ("show", result.path, "--algorithm", "ring")]
+    for arguments in ((), ("shew",), ("show", result.path, "--format", "xml"), *two_forms):
         refused = show(*arguments)
         assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
 

@@ -110,8 +110,8 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
 
 def test_no_csv_has_an_empty_column(store, capsys):
     """A spreadsheet of columns without a figure hides those with one."""
-    rows = [{"a": 1, "b": "", "c": None, "d": [], "e": math.nan, "f": "", "g": False},
-            {"a": None, "b": "", "c": None, "d": [], "e": math.nan, "f": "=x", "g": False}]
+    rows: list[dict] = [{"a": 1, "b": "", "c": None, "d": [], "e": math.nan, "f": "", "g": False},
+                        {"a": None, "b": "", "c": None, "d": [], "e": math.nan, "f": "=x", "g": False}]
     assert as_csv_text(rows) == "a,f,g\n1,,False\n,'=x,False\n"
     runs = [str(store / f"day{number}/{RUN_ID.format(number)}.jsonl") for number in (0, 1)]
     for words in (["compare", *runs, "--format", "csv"], ["show", runs[0], "--format", "csv"]):

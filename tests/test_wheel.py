@@ -265,6 +265,8 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     assert doctor.returncode == 0 or doctor.stdout.startswith("No GPU to examine")
     code = "import wiretax; assert set(wiretax.load('results').world_size) == {2}"
     assert run(environment / "python", "-P", "-c", code, cwd=work).stderr == ""
+    rows = run(environment / "python", "-m", "pytest", "--wiretax", f"allreduce {' '.join(SMALL)}", cwd=work)
+    assert "benchmark 'allreduce 16 KiB isolated, 2 ranks'" in rows.stdout, rows.stdout
     helped = run(program, "allreduce", "--help", cwd=work).stdout
     assert helped.startswith("usage: wiretax allreduce [OPTION ...]")
     assert "-n, --ranks N" in helped.replace("-n N, ", "-n, ")

@@ -171,7 +171,7 @@ def history_page(folder: Path) -> Page:
     counts = shared.counts_text(sum(verdicts.values(), Counter()))
     return Page(
         "History", [headline(history),
-                    f"{len(history.runs)} runs, {len(history.series)} series: {counts}.",
+                    f"By verdict: {counts}.",
                     "Where nothing changes, 5 % of months with 30 runs have an alarm.",
                     *(f"{line}." for line in history.skipped)],
         sections, shared.how_to_reproduce(list(history.runs.values())), verdicts=verdicts)

@@ -55,7 +55,8 @@ def as_csv(result: Result) -> str:
 
 def as_csv_text(rows: Iterable[Mapping[Any, Any]]) -> str:
     """A header and these rows, in which no cell is a formula; empty without rows."""
-    table = as_table(rows).map(spreadsheet_cell).rename(columns=spreadsheet_cell)
+    table = as_table({spreadsheet_cell(name): spreadsheet_cell(value)
+                      for name, value in row.items()} for row in rows)
     return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reports.store.build import build_cases
-from reports.store.case import find_states
+from reports.store.case import counted_blocks, find_states
 from reports.store.schema import Block, Case, CaseHeader, LinkBlock, Run
 from reports.store.stats import autocorrelation, median_interval
 from tests.reports.synthetic_run import write_run
@@ -32,6 +32,22 @@ def blocks_of(times: list[float], rtt_ns: float | list[float] = 500.0, case: int
 def only(cases: list[Case]) -> Case:
     assert len(cases) == 1
     return cases[0]
+
+
+def test_the_counted_blocks_make_the_figures_of_each_case():
+    """Of a case in the run's longest state, of one that was never in it, and of one whose link always changed."""
+    blocks = blocks_of([20.0, 9.0, 22.0, 21.0, 23.0], [500.0, 100.0, 500.0, 500.0, 500.0])
+    blocks += blocks_of([7.0, 5.0], 100.0, case=1)
+    mixed = blocks_of([30.0, 50.0], case=2)
+    for block in mixed:
+        block.link_rtt_ns = 100.0, 500.0
+    blocks += mixed
+    cases, counted = build_cases(run_of(PLANNED, PLANNED, PLANNED), blocks, []), counted_blocks(blocks)
+    assert [case.state for case in cases] == ["run", "own", "mixed"]
+    assert {case: [block.time_us for block in of_case] for case, of_case in counted.items()} == {
+        0: [20.0, 22.0, 21.0, 23.0], 1: [7.0, 5.0], 2: [30.0, 50.0]}
+    medians = {case: np.median([block.time_us for block in of_case]) for case, of_case in counted.items()}
+    assert medians == {case.case: case.time_us.median for case in cases if case.time_us}
 
 
 def test_bandwidth_and_bound_match_a_hand_calculation():

@@ -14,6 +14,7 @@ from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, Im
 from reports.store.result import read
 from reports.store.schema import End
 from reports.tables.export import as_openmetrics
+from reports.tables.formats import as_csv_text
 from reports.tables.frame import case_rows
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import rewrite_head
@@ -105,6 +106,19 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
     busbw = families["wiretax_bus_bandwidth_bytes_per_second"]
     assert (busbw.unit, 1e8 < busbw.samples[0].value < 1e11) == ("bytes_per_second", True)
     assert families["wiretax_wrong_elements"].samples[0].value == 0
+
+
+def test_no_csv_has_an_empty_column(store, capsys):
+    """A spreadsheet of columns without a figure hides those with one."""
+    rows: list[dict] = [{"a": 1, "b": "", "c": None, "d": [], "e": math.nan, "f": "", "g": False},
+                        {"a": None, "b": "", "c": None, "d": [], "e": math.nan, "f": "=x", "g": False}]
+    assert as_csv_text(rows) == "a,f,g\n1,,False\n,'=x,False\n"
+    runs = [str(store / f"day{number}/{RUN_ID.format(number)}.jsonl") for number in (0, 1)]
+    for words in (["compare", *runs, "--format", "csv"], ["show", runs[0], "--format", "csv"]):
+        assert main(words) == 0
+        head, *cells = csv.reader(io.StringIO(capsys.readouterr().out))
+        assert len(cells) >= 6
+        assert [name for name, column in zip(head, zip(*cells, strict=True), strict=True) if not any(column)] == []
 
 
 def test_suspect_figures_are_no_metrics(store):

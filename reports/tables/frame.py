@@ -33,7 +33,7 @@ BLOCK_COLUMNS = ("block", "round", "n", "time_us", "mean_us", "total_us", "consu
 def load_frame(path: str | os.PathLike[str], level: str = "case") -> "pd.DataFrame":
     """The runs of a file or below a folder. Imported logs have rows of cases alone. A folder's
     broken files are left out, and named in `attrs["unreadable"]`. Raises ValueError for an unknown
-    level and where no run can be read."""
+    level, where no run can be read, and where no run has a block to show."""
     import pandas as pd  # takes 0.3 s, which a run's own table does not need
 
     if level not in LEVELS:
@@ -44,13 +44,15 @@ def load_frame(path: str | os.PathLike[str], level: str = "case") -> "pd.DataFra
                 for row in rows_of(run)]
     except ResultError as error:
         raise ValueError(str(error)) from error
+    if not rows:
+        raise ValueError(f"{path} has no {level} of a run")
     frame = pd.DataFrame(rows).infer_objects()
     frame.attrs["unreadable"] = left_out
     return frame
 
 
 def read_runs(paths: Iterable[Path], left_out: list[str]) -> Iterator[Result | Imported]:
-    """The runs of files and folders, each once, by name and so by time. Adds a sentence to
+    """The runs of files and folders, each `run_id` once, by name and so by time. Adds a sentence to
     `left_out` for each file in a folder that cannot be read; raises ResultError for a named one,
     and without any run."""
     files, seen, paths = list[tuple[str, Path]](), set[str](), list(paths)
@@ -63,15 +65,17 @@ def read_runs(paths: Iterable[Path], left_out: list[str]) -> Iterator[Result | I
                 left_out.append(f"{file.name}: {problem}")
             elif file.name != MANIFEST:
                 files.append((file.stem, file))
-    for run_id, file in sorted(files):
+    for _, file in sorted(files):
         try:
-            if run_id not in seen:
-                yield read_any(file)
-                seen.add(run_id)
+            run = read_any(file)
         except ResultError as error:
             if file in paths:
                 raise
             left_out.append(f"{file.name}: {error}")
+            continue
+        if run.run.run_id not in seen:
+            seen.add(run.run.run_id)
+            yield run
     if not seen:
         raise ResultError("; ".join([f"{', '.join(map(str, paths))} holds no run", *left_out[:1]]))
 

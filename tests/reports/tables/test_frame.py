@@ -50,6 +50,18 @@ def test_a_row_per_block_has_the_columns_of_its_case(store):
         assert (row.link_rtt_before_ns, row.link_rtt_after_ns) == tuple(block.link_rtt_ns)
 
 
+def test_a_run_counts_once_under_any_name_and_runs_of_one_name_both_count(store):
+    """Otherwise a copied file would weigh twice, and files renamed to run.jsonl would lose all runs but one."""
+    shutil.copy(store.path, store.path.with_name("copy.jsonl"))
+    for path in [*store.path.parent.rglob("20*.jsonl")]:
+        folder = store.path.parent / path.stem
+        folder.mkdir()
+        path.rename(folder / "run.jsonl")
+    frame = wiretax.load(store.path.parent)
+    assert {OLD, NEW} == set(frame.run_id)
+    assert not frame.duplicated(["run_id", "case"]).any()
+
+
 @pytest.mark.parametrize("level", ["case", "block"])
 def test_every_column_is_documented(store, level):
     """A column's name is in `load`'s docstring or among the fields of docs/results.md, a part without its field."""

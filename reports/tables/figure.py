@@ -260,10 +260,11 @@ def draw_bars(path: Target, result: Result, panels: Sequence[tuple[str, Sequence
         for place, (title, bars) in zip(axes[:, 0], panels, strict=True):
             for row, bar in enumerate(bars):
                 low, high = (bar.value if end is None else end for end in bar.ends)
-                end = bar.value - bar.hatched
+                hatched = min(bar.hatched, bar.value)  # medians of different rounds may disagree
+                end = bar.value - hatched
                 place.barh(row, end, color=bar.colour)
-                if bar.hatched:
-                    place.barh(row, bar.hatched, left=end, color=bar.colour, alpha=0.5, hatch="///")
+                if hatched:
+                    place.barh(row, hatched, left=end, color=bar.colour, alpha=0.5, hatch="///")
                 if high > low:
                     place.errorbar(bar.value, row, xerr=[[bar.value - low], [high - bar.value]],
                                    ecolor="#777777", capsize=3, fmt="none")

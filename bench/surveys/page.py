@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.surveys import steps
 from bench.surveys.steps import LOGS, RESULTS, TABLE, Outcome, Survey, to_type, without_names
-from reports.site.run_page import drawn_views, fact_text, time_and_bandwidth
+from reports.site.run_page import fact_text
 from reports.site.shared import how_to_reproduce, start_time
 from reports.store.case import find_states
 from reports.store.result import ResultError
@@ -77,15 +77,11 @@ def section_of(survey: Survey, outcome: Outcome) -> Section:
 
 
 def draw(section: Section, name: str, result: Result) -> None:
-    """Adds the pictures of the main steps. Raises ResultError for a run without figures."""
-    own = plot.own_picture(result)
-    if own:
-        section.pictures = [draw_picture(name, partial(own, result), sentences.machine(result),
+    """Adds the picture of a main step. Raises ResultError for a run without figures."""
+    if name == "allreduce" or plot.own_picture(result):
+        section.pictures = [draw_picture(name, partial(plot.plot, result),
+                                         sentences.machine(result),
                                          "Its figures stand in the text below.")]
-    elif name == "allreduce":
-        drawn = time_and_bandwidth(drawn_views(result), result.run.world["size"])
-        section.lines = drawn.lines
-        section.pictures = [each for each in drawn.pictures if each.scale != "linear"]
 
 
 def left_to_do(survey: Survey) -> list[Section]:

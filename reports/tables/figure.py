@@ -25,11 +25,11 @@ MARKERS = ["o", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "8"]
 DASHES = ["-", (0, (8, 1.5)), "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (12, 2)), "-"]
 REGIMES = [(16384, "left", "latency-bound:\ndecode, 16 KB"),
            (33554432, "right", "bandwidth-bound:\nprefill, 32 MB")]
-# The ticks in each power of ten on a logarithmic axis, by the largest ratio of its ends.
-TICKS: dict[float, list[float]] = {1.1: [step / 10 for step in range(10, 100)],
-                                   1.4: [step / 5 for step in range(5, 50)],
-                                   3: [1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9],
-                                   20: [1, 1.5, 2, 3, 4, 5, 6, 8], 1e3: [1, 2, 5], np.inf: [1]}
+# Ticks in each power of ten on a logarithmic axis. The first that has four inside is drawn.
+TICKS: list[Any] = [
+    [1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8], [1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9],
+    *(np.arange(1, 10, step) for step in (0.5, 0.2, 0.1, 0.05))]
+FEWEST_TICKS = 4
 
 Style = dict[str, Any]
 # Of the lines beside the library's and those of `auto`, where a picture cannot hide them.
@@ -207,9 +207,11 @@ def styles_of(keys: Sequence[tuple[str, str]]) -> list[Style]:
 def round_ticks(axis: Any) -> None:
     """Round values on a logarithmic axis, closer together on a short one."""
     low, high = axis.get_view_interval()
-    steps = next(steps for most, steps in TICKS.items() if high / low < most)
-    ticks = [step * 10.0**power for power in range(-6, 13) for step in steps]
-    ticks = [tick for tick in ticks if low <= tick <= high]
+    for steps in TICKS:
+        ticks = [step * 10.0**power for power in range(-6, 13) for step in steps]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= FEWEST_TICKS:
+            break
     axis.set_ticks(ticks, [np.format_float_positional(float(f"{tick:.9g}"), trim="-")
                            for tick in ticks])
 
@@ -258,10 +260,11 @@ def draw_bars(path: Target, result: Result, panels: Sequence[tuple[str, Sequence
         for place, (title, bars) in zip(axes[:, 0], panels, strict=True):
             for row, bar in enumerate(bars):
                 low, high = (bar.value if end is None else end for end in bar.ends)
-                end = bar.value - bar.hatched
+                hatched = min(bar.hatched, bar.value)  # medians of different rounds may disagree
+                end = bar.value - hatched
                 place.barh(row, end, color=bar.colour)
-                if bar.hatched:
-                    place.barh(row, bar.hatched, left=end, color=bar.colour, alpha=0.5, hatch="///")
+                if hatched:
+                    place.barh(row, hatched, left=end, color=bar.colour, alpha=0.5, hatch="///")
                 if high > low:
                     place.errorbar(bar.value, row, xerr=[[bar.value - low], [high - bar.value]],
                                    ecolor="#777777", capsize=3, fmt="none")

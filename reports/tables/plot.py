@@ -53,7 +53,7 @@ def plot(result: Result, path: Target) -> None:
         for axes, factor in zip(panels, drawn, strict=True):
             draw_against_size(axes, lines, factor, is_named=axes is panels[-1])
             axes.tick_params(labelsize=9)
-        without = "; no busbw with " + ("a late rank" if late_us(view[1]) else "one rank")
+        without = "\nno busbw with " + ("a late rank" if late_us(view[1]) else "one rank")
         library = next((f"; against {case.library}" for case in cases if case.library), "")
         operation = cases[0].datatype + f" {cases[0].redop}" * (cases[0].redop != "none")
         work = [operation, view[0], *shape_words(view[1])]

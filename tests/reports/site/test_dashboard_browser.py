@@ -39,6 +39,10 @@ return contrasts;
 """
 
 
+CUT_CELLS = """return [...document.querySelectorAll("th, td")].filter(
+  (cell) => cell.scrollWidth > cell.clientWidth + 1).map((cell) => cell.textContent)"""
+
+
 @pytest.fixture(scope="module")
 def browser():
     chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
@@ -106,6 +110,13 @@ def test_no_page_scrolls_sideways_on_a_phone(browser, pages):
         opened(browser, pages, re.escape(page.name), 360)
         wide = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
         assert wide[0] <= wide[1] == 360, page
+
+
+def test_no_cell_of_a_table_is_cut(browser, pages):
+    """A long name must wrap: its end may be what distinguishes two rows."""
+    for page in pages:
+        opened(browser, pages, re.escape(page.name))
+        assert browser.execute_script(CUT_CELLS) == [], page
 
 
 def test_the_first_screen_shows_the_worse_better_and_unknown_cards(browser, pages):

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from reports.__main__ import main
 from reports.store.result import read
 from reports.tables import link
-from reports.tables.figure import OTHERS, THIN_GREY, lines_of, name_ends, styles_of
+from reports.tables.figure import OTHERS, THIN_GREY, Bar, draw_bars, lines_of, name_ends, styles_of
 from reports.tables.page import draw_picture
 from tests.bench.test_link import made_up
 from tests.reports.synthetic_benchmarks import rewritten, write_benchmark
@@ -141,6 +141,13 @@ def test_figures_in_a_heat_map_keep_their_colours_on_a_dark_page(tmp_path):
     assert min(svg.count("fill: #101112"), svg.count("fill: #fefeff")) >= 6
 
 
+def test_a_hatched_end_is_no_longer_than_its_bar(tmp_path, drawings):
+    """Otherwise a step with much exposed communication would begin before 0."""
+    run = write_run(tmp_path, **SMALL)
+    draw_bars(tmp_path / "a.svg", run, [("steps", [Bar("a", 2.0, "2.0", "#0072B2", hatched=2.5)])], "ms a step")
+    assert min(bar.get_x() for bar in drawings[0].axes[0].patches) == 0
+
+
 def test_comparisons_and_histories_keep_their_titles_whole(tmp_path, drawings):
     long = "a-variant-" + "of-a-branch-with-a-long-name-" * 4
     folder = write_campaign(tmp_path / "c", {"main": no_effect, long: slower(5)}, fresh=6, fresh_sizes=[16384])
@@ -148,7 +155,8 @@ def test_comparisons_and_histories_keep_their_titles_whole(tmp_path, drawings):
     check(drawings[0], long)
     for number in range(20):
         path = write_run(tmp_path / "results", run_id=f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}", n=2,
-                         n_blocks=6, sizes=[16384], modes=["isolated"], seed=number, scale=1 + 0.2 * (number > 12)).path
+                         n_blocks=6, sizes=[16384], algorithms=["two_shot"], modes=["isolated"], seed=number,
+                         scale=1 + 0.2 * (number > 12)).path
         long_named(path)
     assert main(["history", str(tmp_path / "results"), "--plot", str(tmp_path / "b.svg")]) in (0, 1)
     check(drawings[1], "two_shot")

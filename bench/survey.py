@@ -135,7 +135,7 @@ def run_steps(survey: Survey) -> None:
         shares = [each.step.share for each in survey.outcomes[place:]]
         left_s = end_s - time.monotonic()
         share_s = left_s * shares[0] / sum(shares)
-        name = outcome.step.name
+        name = outcome.step.name.replace("_", " ")
         if share_s < steps.LEAST_STEP_S:
             tell(f"{name}: not run, the time is up")
             continue

@@ -95,9 +95,9 @@ GPU_STEPS = (
 # What a survey leaves to its user: a question, and the command that answers it.
 LEFT_TO_DO = {
     "Does the driver load the code of an old NVRTC? Does the real hipRTC accept all kernels?":
-        "make test-gpu GPU=cuda12, cuda13, rocm",
+        "make test-gpu GPU=cuda13, or cuda12, or rocm",
     "Do vLLM, mscclpp and FlashInfer run on our buffers and stream?":
-        "bench.allreduce --peer vllm,mscclpp,flashinfer -d half"}
+        "mpirun -n 2 python -m bench.allreduce --peer vllm,mscclpp,flashinfer -d half"}
 
 
 def plan(on_gpus: bool, is_quick: bool) -> list[Step]:

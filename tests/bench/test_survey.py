@@ -18,6 +18,7 @@ from bench.features import FEATURES
 from bench.features.peers import Peers
 from bench.features.soak_options import soak_parser
 from bench.harness.command import sweep_options, sweep_parser
+from bench.harness.progress import Progress
 from bench.layers import command as layers
 from bench.survey import main
 from bench.surveys.steps import GPU_STEPS, LEFT_TO_DO, Survey, command_line, plan, without_names
@@ -51,7 +52,7 @@ def started(folder, *options, **variables):
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.survey", "--out", str(folder), *options], cwd=ROOT, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "WIRETAX_TEST": mark, "API_TOKEN": "s3cret", **variables})
+        env={**os.environ, "WIRETAX_TEST": mark, "API_TOKEN": "s3cret", "WIRETAX_QUIET": "", **variables})
     try:
         yield process
     finally:
@@ -98,13 +99,14 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     status, out, err = run(folder, "--quick", "--max-time", "90", **faulty(tmp_path, "bench.link=fails"))
     assert status == 3, err
     page = (folder / "index.html").read_text()
-    headline, *paths = out.splitlines()
+    headline, failure, *paths = out.splitlines()
+    assert failure.startswith("Link, failed: bench.decode: no memory is left, says a test in <path>/file.py")
     assert re.match(r"allreduce: \d+ KiB \d", headline)
     assert paths == [f"page: {folder}/index.html", f"archive: {folder}.tar.gz"]
     assert f"<h1>{headline}" in page
     sentence = "bench.decode: no memory is left, says a test in &lt;path&gt;/file.py"
     assert f"Link: {sentence}. To run it again: mpirun -n 2 python -m bench.link</li>" in page
-    done = re.findall(r"^survey: (\w+): (done|failed) after \d+ s, (.*); \d+ s left$", err, re.MULTILINE)
+    done = re.findall(r"^\[survey \d+ s\] (\w+): (done|failed) after \d+ s, (.*); \d+ s left$", err, re.MULTILINE)
     assert [(name, status) for name, status, _ in done] == [
         ("doctor", "done"), ("link", "failed"), ("tune", "done"), ("allreduce", "done"), ("decode", "done")]
     assert done[3][2] == headline
@@ -129,7 +131,7 @@ def test_an_interrupted_survey_keeps_what_it_has(tmp_path, number):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out.startswith("link: ")
-    assert "survey: interrupted; " in err
+    assert "] interrupted; " in err
     page = (folder / "index.html").read_text()
     assert "1 of 5 steps are done, then the survey was interrupted." in page
     assert "All-reduce: the survey was interrupted before. To run it again: mpirun -n 2 python -m bench.a" in page
@@ -146,8 +148,8 @@ def test_a_step_that_hangs_is_ended_in_time(tmp_path):
     status, out, err = run(folder, "--max-time", "20", **faulty(tmp_path, "bench.link=hangs"))
     assert status == 3
     assert out.startswith("Survey: nothing was measured\n")
-    assert re.search(r"^survey: link: failed after \d+ s, took longer than \d+ s; ", err, re.MULTILINE)
-    assert "survey: decode: not run, the time is up\n" in err
+    assert re.search(r"^\[survey \d+ s\] link: failed after \d+ s, took longer than \d+ s; ", err, re.MULTILINE)
+    assert "] decode: not run, the time is up\n" in err
     archived(folder)
     assert time.monotonic() - started_s < 40
 
@@ -229,7 +231,8 @@ def test_gpus_that_cannot_be_used_are_no_reason_to_measure_the_cpu(tmp_path, ref
 def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch, step):
     """Otherwise a step would fail on every GPU, where nobody has tried it yet."""
     monkeypatch.setenv("PMI_RANK", "0")
-    survey = Survey(tmp_path, tmp_path / "a.tar.gz", 2, "mpirun", True, "auto", False, 0.0, [])
+    progress = Progress("survey", quiet=True)
+    survey = Survey(tmp_path, tmp_path / "a.tar.gz", 2, "mpirun", True, "auto", False, 0.0, [], progress)
     (tmp_path / "tuned.json").touch()
     words = command_line(survey, step, 5.0)
     assert words[:2] == ["mpirun", "-n"]

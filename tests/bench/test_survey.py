@@ -20,14 +20,15 @@ from bench.features.soak_options import soak_parser
 from bench.harness.command import sweep_options, sweep_parser
 from bench.harness.progress import Progress
 from bench.layers import command as layers
-from bench.survey import main
-from bench.surveys.steps import GPU_STEPS, LEFT_TO_DO, Survey, command_line, plan, without_names
+from bench.survey import main, run_survey
+from bench.surveys.steps import GPU_STEPS, LEFT_TO_DO, Outcome, Survey, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign import until
 from tests.bench.test_cli import carriers
 from tests.launch import ROOT, SLOW_TEST, few
+from tests.reports.synthetic_run import mark_wrong, write_run
 from wiretax import load
 
 # Python imports a sitecustomize at its start. This one breaks the benchmark that FAULT names.
@@ -96,7 +97,7 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     """Every step runs and one of them fails: the page has the others' figures and the failed step's sentence, and the
     archive has everything, without names of folders and users."""
     folder = tmp_path / "survey"
-    status, out, err = run(folder, "--quick", "--max-time", "90", **faulty(tmp_path, "bench.link=fails"))
+    status, out, err = run(folder, "--quick", "--max-time", "150", **faulty(tmp_path, "bench.link=fails"))
     assert status == 3, err
     page = (folder / "index.html").read_text()
     headline, failure, *paths = out.splitlines()
@@ -145,13 +146,13 @@ def test_an_interrupted_survey_keeps_what_it_has(tmp_path, number):
 def test_a_step_that_hangs_is_ended_in_time(tmp_path):
     """The step ignores the signals that end a benchmark. The time of the steps after it is over then."""
     folder, started_s = tmp_path / "survey", time.monotonic()
-    status, out, err = run(folder, "--max-time", "20", **faulty(tmp_path, "bench.link=hangs"))
+    status, out, err = run(folder, "--max-time", "60", **faulty(tmp_path, "bench.link=hangs"))
     assert status == 3
     assert out.startswith("Survey: nothing was measured\n")
     assert re.search(r"^\[survey \d+ s\] link: failed after \d+ s, took longer than \d+ s; ", err, re.MULTILINE)
     assert "] decode: not run, the time is up\n" in err
     archived(folder)
-    assert time.monotonic() - started_s < 40
+    assert time.monotonic() - started_s < 90
 
 
 @pytest.fixture
@@ -253,3 +254,28 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
         parse = {"link": link.parse, "tune": tune.parse, "decode": lambda: layers.parse("decode")}[step.command]
         options = parse()[0]
     assert (options.max_time_s, options.lean, options.out) == (5.0, True, str(tmp_path / "results" / step.name))
+
+
+def test_a_wrong_result_is_the_status_and_the_headline(tmp_path, monkeypatch):
+    """The launcher of this survey stores a run with a wrong result, in place of a launch."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    made = write_run(tmp_path / "made", sizes=(16384,)).path
+    mark_wrong(made, 0)
+    launcher = tmp_path / "mpirun"
+    launcher.write_text(f"""#!/bin/sh
+for word; do case $word in --out=*) mkdir -p "${{word#--out=}}" && cp {made} "${{word#--out=}}";; esac; done
+echo "wiretax: auto 16384 B, block 0: element 3 of rank 1" >&2
+exit 1
+""")
+    launcher.chmod(0o755)
+    folder = tmp_path / "survey"
+    for name in ("logs", "results"):
+        (folder / name).mkdir(parents=True)
+    outcomes = [Outcome(step) for step in plan(False, True) if step.name == "allreduce"]
+    survey = Survey(folder, tmp_path / "survey.tar.gz", 2, str(launcher), False, "auto", True, time.monotonic() + 60,
+                    outcomes, Progress("survey", quiet=True))
+    assert run_survey(survey) == 1
+    page = (folder / "index.html").read_text()
+    assert re.search(r"<h1>allreduce: WRONG RESULTS in 1 of \d+ cases</h1>", page)
+    assert '<strong class="worse">All-reduce</strong> <span>wrong: wiretax: auto 16384 B, block 0' in page
+    archived(folder)

@@ -114,7 +114,7 @@ def plan(on_gpus: bool, is_quick: bool) -> list[Step]:
 
 def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     """`mpirun`, this interpreter and the step's module with its options."""
-    folder, command = survey.folder, [sys.executable, "-m", f"{BENCH}.{step.command}"]
+    folder, command = survey.folder.resolve(), [sys.executable, "-m", f"{BENCH}.{step.command}"]
     if step.command == "doctor":
         return [survey.mpirun, "-n", str(survey.ranks), *command] if survey.on_gpus else command
     time_option = f"--soak={time_s:.1f}s" if step.command == "soak" else f"--max-time={time_s:.1f}"

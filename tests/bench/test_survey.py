@@ -69,7 +69,7 @@ def started(folder, *options, **variables):
 def run(folder, *options, **variables):
     """Exit status, standard output and standard error of a survey."""
     with started(folder, *options, **variables) as process:
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=240)
     assert "Traceback" not in out + err, err
     return process.returncode, out, err
 
@@ -97,7 +97,7 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     """Every step runs and one of them fails: the page has the others' figures and the failed step's sentence, and the
     archive has everything, without names of folders and users."""
     folder = tmp_path / "survey"
-    status, out, err = run(folder, "--quick", "--max-time", "150", **faulty(tmp_path, "bench.link=fails"))
+    status, out, err = run(folder, "--quick", **faulty(tmp_path, "bench.link=fails"))
     assert status == 3, err
     page = (folder / "index.html").read_text()
     headline, failure, *paths = out.splitlines()

@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from bench.campaigns.launches import SIGNALS, Stop, interrupt, say
 from bench.campaigns.options import time_text
 from bench.harness import options
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, Parser, print_out
+from bench.harness.progress import Progress
 from bench.surveys import steps
 from bench.surveys.steps import LOGS, RESULTS, Outcome, Survey
 from collectives.communicator import find_mpirun, launched_rank
@@ -56,6 +56,7 @@ def make_parser() -> Parser:
            help="auto, cuda, hip or cpu (auto)")
     option("--out", type=Path, metavar="FOLDER",
            help="a new folder; the archive is FOLDER.tar.gz (results/survey-TIME)")
+    option("--quiet", action="store_true", help="print no progress on standard error")
     return parser
 
 
@@ -82,7 +83,7 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
     max_time_s = arguments.max_time_s or (QUICK_S if arguments.quick else FULL_S)
     outcomes = list(map(Outcome, steps.plan(gpus > 0, arguments.quick)))
     return Survey(folder, archive, ranks, mpirun, gpus > 0, arguments.device, arguments.quick,
-                  STARTED_S + max_time_s, outcomes)
+                  STARTED_S + max_time_s, outcomes, Progress("survey", arguments.quiet))
 
 
 def count_gpus(device: str) -> int:
@@ -118,9 +119,12 @@ def run_survey(survey: Survey) -> int:
         for outcome in survey.outcomes:
             if outcome.status == "not run":
                 outcome.sentence = "the survey was interrupted before"
-        tell("interrupted; the page and the archive will hold what was measured")
+        survey.progress.keep("interrupted; the page and the archive will hold what was measured")
     made = page.write(survey, is_interrupted)
-    print_out(f"{made.title}\npage: {survey.folder / page.PAGE}\narchive: {survey.archive}\n")
+    failed = [f"{outcome.step.title}, {outcome.status}: {outcome.sentence}"
+              for outcome in survey.outcomes if outcome.status != "done"]
+    print_out("\n".join([made.title, *failed, f"page: {survey.folder / page.PAGE}",
+                         f"archive: {survey.archive}\n"]))
     statuses = {outcome.status for outcome in survey.outcomes}
     if is_interrupted:
         return INTERRUPTED
@@ -135,24 +139,19 @@ def run_steps(survey: Survey) -> None:
         shares = [each.step.share for each in survey.outcomes[place:]]
         left_s = end_s - time.monotonic()
         share_s = left_s * shares[0] / sum(shares)
-        name = outcome.step.name
+        name = outcome.step.name.replace("_", " ")
         if share_s < steps.LEAST_STEP_S:
-            tell(f"{name}: not run, the time is up")
+            survey.progress.keep(f"{name}: not run, the time is up")
             continue
-        tell(f"{name}: starts, about {time_text(share_s)}; {left_text(survey)}")
+        survey.progress.keep(f"{name}: starts, about {time_text(share_s)}; {left_text(survey)}")
         steps.perform(survey, outcome, share_s, left_s)
-        tell(f"{name}: {outcome.status} after {time_text(outcome.elapsed_s)}, {outcome.sentence}; "
-             f"{left_text(survey)}")
+        took = time_text(outcome.elapsed_s)
+        survey.progress.keep(f"{name}: {outcome.status} after {took}, {outcome.sentence}; "
+                             f"{left_text(survey)}")
 
 
 def left_text(survey: Survey) -> str:
     return f"{time_text(max(0.0, survey.deadline_s - time.monotonic()))} left"
-
-
-def tell(sentence: str) -> None:
-    """Reports progress. A survey whose terminal is gone continues."""
-    with suppress(OSError):
-        say(f"survey: {sentence}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

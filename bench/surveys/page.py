@@ -44,11 +44,12 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     lines = [f"{done}, then the survey was interrupted." if is_interrupted else f"{done}."]
     if first:
         lines = [sentences.machine(first), f"Survey of {start_time(first.run)}: {lines[0]}",
-                 *sentences.link_lines(find_states(first.blocks)), *first.run.notes]
+                 *sentences.link_lines(find_states(first.blocks))]
     failed = [f"{outcome.step.title}: {outcome.sentence}. To run it again: "
               f"{to_type(survey, outcome.step)}"
               for outcome in outcomes if outcome.status != "done"]
     sections = [Section("What failed", failed),
+                Section("Machine", first.run.notes if first else ()),
                 *(section_of(survey, outcome) for outcome in outcomes),
                 *left_to_do(survey)]
     sections = [section for section in sections

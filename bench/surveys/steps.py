@@ -13,6 +13,7 @@ from typing import Literal
 from bench import __name__ as BENCH
 from bench.campaigns.launches import run_to_end
 from bench.harness.options import CANNOT, FINE, WRONG
+from bench.harness.progress import QUIET, Progress
 from reports.store.foreign import printable, read_bytes
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
@@ -73,6 +74,7 @@ class Survey:
     is_quick: bool
     deadline_s: float
     outcomes: list[Outcome]
+    progress: Progress
 
 
 # Also on GPUs, unless it must be quick.
@@ -95,9 +97,9 @@ GPU_STEPS = (
 # What a survey leaves to its user: a question, and the command that answers it.
 LEFT_TO_DO = {
     "Does the driver load the code of an old NVRTC? Does the real hipRTC accept all kernels?":
-        "make test-gpu GPU=cuda12, cuda13, rocm",
+        "make test-gpu GPU=cuda13, or cuda12, or rocm",
     "Do vLLM, mscclpp and FlashInfer run on our buffers and stream?":
-        "bench.allreduce --peer vllm,mscclpp,flashinfer -d half"}
+        "mpirun -n 2 python -m bench.allreduce --peer vllm,mscclpp,flashinfer -d half"}
 
 
 def plan(on_gpus: bool, is_quick: bool) -> list[Step]:
@@ -112,7 +114,7 @@ def plan(on_gpus: bool, is_quick: bool) -> list[Step]:
 
 def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     """`mpirun`, this interpreter and the step's module with its options."""
-    folder, command = survey.folder, [sys.executable, "-m", f"{BENCH}.{step.command}"]
+    folder, command = survey.folder.resolve(), [sys.executable, "-m", f"{BENCH}.{step.command}"]
     if step.command == "doctor":
         return [survey.mpirun, "-n", str(survey.ranks), *command] if survey.on_gpus else command
     time_option = f"--soak={time_s:.1f}s" if step.command == "soak" else f"--max-time={time_s:.1f}"
@@ -141,9 +143,9 @@ def perform(survey: Survey, outcome: Outcome, share_s: float, left_s: float) -> 
     outcome.status, outcome.sentence = "interrupted", "interrupted"
     command = command_line(survey, step, MEASURING_SHARE * share_s)
     log, started_s = survey.folder / LOGS / step.name, time.monotonic()
-    exit_status, last_line = WRONG, ""
+    environment, exit_status, last_line = os.environ | {QUIET: "1"}, WRONG, ""
     try:
-        exit_status, last_line = run_to_end(command, None, os.environ, limit_s, log)
+        exit_status, last_line = run_to_end(command, None, environment, limit_s, log)
     finally:
         outcome.elapsed_s = time.monotonic() - started_s
         with suppress(ResultError):

@@ -13,6 +13,7 @@ from typing import Literal
 from bench import __name__ as BENCH
 from bench.campaigns.launches import run_to_end
 from bench.harness.options import CANNOT, FINE, WRONG
+from bench.harness.progress import QUIET
 from reports.store.foreign import printable, read_bytes
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
@@ -141,9 +142,10 @@ def perform(survey: Survey, outcome: Outcome, share_s: float, left_s: float) -> 
     outcome.status, outcome.sentence = "interrupted", "interrupted"
     command = command_line(survey, step, MEASURING_SHARE * share_s)
     log, started_s = survey.folder / LOGS / step.name, time.monotonic()
+    environment = {**os.environ, QUIET: "1"}  # the log holds sentences, not progress
     exit_status, last_line = WRONG, ""
     try:
-        exit_status, last_line = run_to_end(command, None, os.environ, limit_s, log)
+        exit_status, last_line = run_to_end(command, None, environment, limit_s, log)
     finally:
         outcome.elapsed_s = time.monotonic() - started_s
         with suppress(ResultError):

@@ -104,7 +104,7 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
 
 def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":
     """Runs `wiretax` in a process of its own: an interpreter that has MPI cannot start ranks."""
-    environment = dict(os.environ)
+    environment = {**os.environ, "WIRETAX_QUIET": "1"}  # standard error has sentences alone
     package = Path(__file__).parent
     if not (package / "bench").is_dir():  # in a checkout, which is not installed
         paths = str(package.parent), environment.get("PYTHONPATH")

@@ -39,6 +39,12 @@ class Progress:
         with self.lock:
             self._show(phase, details)
 
+    def compiling(self, file_name: str) -> None:
+        """Shows that the current phase compiles a file, which takes seconds."""
+        with self.lock:
+            self.due_s = 0.0
+            self._show(self.phase, f"compile {file_name}")
+
     def show_again(self) -> None:
         """Shows the current phase if the last line is old enough."""
         with self.lock:
@@ -61,9 +67,9 @@ class Progress:
 
     def _show(self, phase: str, details: str) -> None:
         now_s = time.monotonic()
-        if self.is_silent or (phase == self.phase and now_s < self.due_s):
+        is_new, self.phase, self.details = phase != self.phase, phase, details
+        if self.is_silent or not (is_new or now_s >= self.due_s):
             return
-        self.phase, self.details = phase, details
         self.due_s = now_s + (REWRITE_S if self.columns else LINE_S)
         line = self._line(f"{phase}: {readable(details)}" if details else phase)
         # The cursor stays in the first column, so that other output overwrites the line.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -97,7 +97,7 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
         time.sleep(WARNING_S)
     progress = Progress(options.command, options.quiet or not options.keeps_run)
     progress.show(f"start MPI, {launched_ranks() or 1} ranks")
-    compile_cache.listeners.append(partial(progress.show, "compile"))
+    compile_cache.listeners.append(progress.compiling)
     communicator = Communicator(options.mpi_thread_level)
     try:
         require_one_run(communicator, options)

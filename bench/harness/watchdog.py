@@ -35,7 +35,8 @@ ALONE = ("open the device", "map the peers", "describe the machine", "compile", 
 LONGEST_ALONE = 10
 # The steps that `Progress` shows, in its words. `measure_all` shows the rounds.
 SHOWN = {"open the device": "open the device", "map the peers": "map the peers' memory",
-         "describe the machine": "describe the machine", "pilot": "try each case",
+         "describe the machine": "describe the machine", "compile": "prepare the cases",
+         "pilot": "try each case",
          "draw the weights": "draw the weights", "reference": "compute the reference",
          "plan the splits": "plan the splits", "draw the routes": "draw the routes",
          "try numbers of chunks": "try numbers of chunks", "results": "store the results"}

@@ -54,7 +54,7 @@ def test_the_first_line_comes_before_anything_is_compiled(tmp_path, launcher):
                           stderr=subprocess.PIPE, text=True, env=variables) as run:
         assert run.stderr
         lines = [run.stderr.readline()]
-        while not lines[-1].endswith("compile: loop_cpu.cpp\n"):
+        while not lines[-1].endswith("open the device: compile loop_cpu.cpp\n"):
             assert lines[-1], "".join(lines)
             lines.append(run.stderr.readline())
         (tmp_path / "read").touch()
@@ -62,8 +62,8 @@ def test_the_first_line_comes_before_anything_is_compiled(tmp_path, launcher):
     assert run.returncode == 0, rest
     assert phases(lines[0]) == ["start MPI, 2 ranks"]
     seen = phases("".join(lines) + rest)
-    order = ["start MPI, 2 ranks", "open the device", "compile", "map the peers' memory", "try each case", "measure",
-             "store the results"]
+    order = ["start MPI, 2 ranks", "open the device", "map the peers' memory", "prepare the cases", "try each case",
+             "measure", "store the results"]
     assert [seen.index(phase) for phase in order] == sorted(seen.index(phase) for phase in order), seen
     assert "\x1b" not in rest + output
     assert "against " in output

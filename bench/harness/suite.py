@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
+from typing import TypeVar
 
 from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration, link_parts
 from bench.harness.options import FINE, SweepOptions, print_out
@@ -12,12 +13,13 @@ from bench.harness.session import Session, require_memory
 from collectives.algorithm import ALGORITHMS, default_names, selected
 from collectives.allreduce_copy_engine import shared_engine
 from collectives.collective import DATATYPES, Shape
-from collectives.operation import Algorithm, Case, Operation, Unsupported
+from collectives.operation import Algorithm, Case, Operation, Unsupported, World
 from kernels.devices.device import DeviceError
 from reports.store.schema import CaseHeader
 
 MOST_CHAINED_ENTRIES = 640  # of a stream's 1,000
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has
+T = TypeVar("T")
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.
 MakeIteration = Callable[[Case, Operation, int], Iteration]
 
@@ -151,16 +153,23 @@ def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
                 suite.link_parts[size] = parts
 
 
+def noted(session: Session, allocate: Callable[[World, int], T], size_bytes: int) -> T:
+    """A buffer. Filling 16 GiB with zeros takes seconds, in which the rank must not seem stuck."""
+    session.flight.note("allocate", text=f"{size_bytes} B")
+    return allocate(session.world, size_bytes)
+
+
 def prepare(sweep: SweepOptions, session: Session,
             names: Callable[[int], Sequence[str]] | None = None) -> Suite:
     """The suite of a sweep. `names(size_bytes)` replaces its algorithms. Raises Disagreement."""
     world = session.world
-    require_memory(session, max(sweep.sizes))
+    largest = max(sweep.sizes)
+    require_memory(session, largest)
     with session.communicator.together(DeviceError, MemoryError):
-        send, receive = (world.library.allocate(world, max(sweep.sizes)) for _ in range(2))
-        own = [world.library.allocate_own(world, max(sweep.sizes)) for _ in range(2)]
+        send, receive = (noted(session, world.library.allocate, largest) for _ in range(2))
+        own_send, own_receive = (
+            noted(session, world.library.allocate_own, largest) for _ in range(2))
     buffers = Buffers(send, receive, session.options.seed)
-    own_send, own_receive = own
     listed = sweep.algorithms or default_names(sweep.collective.name, world.device.near_peers)
     added: dict[str, Algorithm] = {}
     for feature in session.options.features:

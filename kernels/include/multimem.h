@@ -63,9 +63,9 @@ template <class To> DEVICE void reduce_multimem(To to, const char* from, long co
   for_places<4>(count, to.aligned(), whole_grid(), [&](auto place) INLINED {
     constexpr int N = decltype(place)::COUNT;
     pack batch[N];
-    for (int k = 0; k < N; ++k) batch[k] = load_combined(place, from, k);
+    UNROLLED for (int k = 0; k < N; ++k) batch[k] = load_combined(place, from, k);
     if (N > 1) loads_first<N * WORLD>();
-    for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
+    UNROLLED for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
   });
 }
 

@@ -234,8 +234,8 @@ DEVICE void for_places(long count, bool aligned, Team team, Each each) {
 // batch precede its stores: the compiler must not reorder them, since the buffers could overlap.
 template <Finish FINISH, int SOURCES, class To>
 DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_grid()) {
-  constexpr bool FITS = SOURCES * REGISTERS <= 16 && (SOURCES == 1 || VALUES <= 8);
-  constexpr int BATCH = FITS ? 4 : 2;  // a GPU thread has 128 registers
+  // A GPU thread has 128 registers, and sums of fp8 take twice as many as sums of halves.
+  constexpr int BATCH = (SOURCES * REGISTERS <= 16 ? 4 : 2) / (SOURCES > 1 && VALUES > 8 ? 2 : 1);
   for_places<BATCH>(count, to.aligned() && from.aligned(), team, [&](auto place) INLINED {
     constexpr int N = decltype(place)::COUNT;
     pack batch[N];

@@ -64,7 +64,7 @@ def points(result: Result, rows: Sequence[Row] | None = None) -> list[Point]:
     small = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
     figures = []
     first, *others = by_type(result)
-    of_type = f"{first} " * bool(others)
+    of_type = f"{first} " * bool(others)  # before the first figure
     for row in [small, *timed[-1:]] if small is not timed[-1] else [small]:
         case = row.ours or row.library
         name = without_version(row.library.library if row.library else None)
@@ -74,7 +74,7 @@ def points(result: Result, rows: Sequence[Row] | None = None) -> list[Point]:
                 result.run.world["size"] > 1):
             value, unit = case.bus_bw_gb_s, unit.replace("us", "GB/s")
         is_clear = not (row.verdict or "").startswith("not clearly")
-        label = of_type + row.label
+        label = of_type * (row is small) + row.label
         figures.append(Point(label, value, unit, ratio and ratio[0], name, is_clear))
     return figures
 

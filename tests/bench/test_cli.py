@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from kernels.devices.shared_memory import available_bytes
 from reports.store.result import read
 from reports.store.schema import Result
 from reports.tables.plot import plot
@@ -284,6 +285,38 @@ def test_types_and_operations_give_correct_results(tmp_path, options):
         unread = "in-place" in options and case.variant == "registered" and case.algorithm in ("one_shot_pull", "auto")
         assert case.status == ("unsupported" if lacking or chained_product or unread else "ok"), case.reason
         assert case.n_wrong == (0 if case.status == "ok" else None)
+
+
+def test_a_run_has_every_listed_type_and_operation_in_its_own_table(tmp_path):
+    """As nccl-tests prints a row for each; the library has no fp8, and says so once."""
+    pairs = [("int8", "max"), ("int8", "avg"), ("float8_e4m3", "max"), ("float8_e4m3", "avg")]
+    done = launch(tmp_path, "--format", "nccl-tests", "-d", "int8,f8e4m3", "-o", "max,avg", "-b", "16K", *QUICK,
+                  "--algorithm", "two_shot", "-a", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("-a 1: a time is the slowest rank's, as with -a 3; the mean of -a 1 is lower.")
+    rows = [line.split() for line in done.stdout.splitlines() if line and not line.startswith("#")]
+    assert [row[:4] for row in rows] == [
+        ["16384", "16384", "f8e4m3" if "float8" in name else name, redop] for name, redop in pairs]
+    assert all(row[8] == row[12] == "0" for row in rows)
+    (path,) = tmp_path.glob("*.jsonl")
+    result = read(path)
+    assert {(case.datatype, case.redop) for case in result.cases} == set(pairs)
+    measured = {(case.datatype, case.redop) for case in result.cases if case.algorithm == "library" and case.time_us}
+    assert measured == {("int8", "max")}
+    shown = show(result)
+    assert "int8 max, isolated, out of place" in shown
+    titles = re.findall(r"^(?:int8|float8_e4m3) (?:max|avg)$", shown, re.MULTILINE)
+    assert titles == [" ".join(pair) for pair in pairs[1:]]
+    assert len(re.findall("does not reduce float8_e4m3", shown)) == 1
+    assert "allreduce: int8 max 16 KiB " in shown
+
+
+@pytest.mark.skipif(available_bytes() > 60e9, reason="the memory suffices")
+def test_buffers_that_memory_cannot_hold_are_refused_before_they_are_touched(tmp_path):
+    """The system would kill a rank."""
+    done = launch(tmp_path / "results", "-b", "16G", "-e", "16G")
+    sentence = r"2 buffers of 17\.2 GB for each of 2 ranks are 68\.7 GB, and [0-9.]+ GB are free here"
+    assert_refused(done, 3, sentence, tmp_path)
 
 
 def test_a_run_without_a_case_that_can_be_measured_is_refused(tmp_path):

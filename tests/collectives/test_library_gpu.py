@@ -9,7 +9,7 @@ import re
 import pytest
 
 from collectives.library import gpu as library_gpu
-from collectives.library.gpu import chooses_endless_ll, cure_for_staging, has_endless_ll
+from collectives.library.gpu import chooses_endless_ll, cure_for_staging, has_endless_ll, reason_against_float8
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, mpirun
 
@@ -43,7 +43,7 @@ def each_on_fake_gpus(device, ranks, requests, own=None, **faults) -> list[list[
     return report
 
 
-TYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
+TYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64", "int8")
 CASES = [f"{kind} {op} out" for kind in TYPES for op in ("sum", "prod", "max", "min")]
 
 
@@ -349,3 +349,10 @@ def test_ranks_that_share_a_gpu_on_a_fake_gpu(allowed):
         assert all(text.startswith("NCCL 2.32.3 wants one GPU a rank, and 2 ranks share one")
                    for text in report["results"].values())
     assert report["environment"]
+
+
+def test_fp8_is_reduced_where_the_library_has_the_codes_of_ocp():
+    assert reason_against_float8("NCCL", 22304, "sm_90") == "NCCL has no fp8; 2.24 has"
+    assert reason_against_float8("NCCL", 22400, "sm_89") == "NCCL reduces fp8 from sm_90 on, and this is sm_89"
+    assert "gfx942" in (reason_against_float8("RCCL", 22707, "gfx942") or "")
+    assert not any(reason_against_float8("", 22707, arch) for arch in ("sm_90", "sm_120", "gfx950", "gfx1201"))

@@ -216,6 +216,8 @@ static void collective(void* argument) {
       if (call.what == ALL_GATHER || call.what == EVERY_TO_EVERY)
         for (int r = 0; r < c.ranks; ++r) memcpy(to + r * call.bytes, slots[r], bytes);
       else switch (call.type) {
+        case 0: reduce<int8_t, int64_t>(c, slots, to, bytes, call.op); break;
+        case 1: reduce<uint8_t, int64_t>(c, slots, to, bytes, call.op); break;
         case 2: reduce<int32_t, int64_t>(c, slots, to, bytes, call.op); break;
         case 4: reduce<int64_t, int64_t>(c, slots, to, bytes, call.op); break;
         case 6: reduce<Half, double>(c, slots, to, bytes, call.op); break;
@@ -329,7 +331,7 @@ int ncclCommGetAsyncError(Comm* c, int* status) { return *status = c->asynchrono
 
 // Checks a call before it enters a stream, and logs the connections at the first call.
 static int look_at(const char* name, Comm* c, int type, int op) {
-  if (type < 2 || type > 9 || op < 0 || op > 4) return fail(INVALID_ARGUMENT, std::string(name) + " : invalid type or op");
+  if (type < 0 || type > 9 || op < 0 || op > 4) return fail(INVALID_ARGUMENT, std::string(name) + " : invalid type or op");
   if (told_to_fail(name, c->rank)) return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'unspecified launch failure'");
   if (c->protocol == "LL" && setting("FAKE_NCCL_NO_LL") == "1")
     return fail(INVALID_USAGE, "Error : no algorithm/protocol available for function AllReduce with datatype ncclFloat32. "

@@ -58,7 +58,7 @@ def test_the_first_line_comes_before_anything_is_compiled(tmp_path, launcher):
             assert lines[-1], "".join(lines)
             lines.append(run.stderr.readline())
         (tmp_path / "read").touch()
-        output, rest = run.communicate(timeout=100)
+        output, rest = run.communicate(timeout=240)
     assert run.returncode == 0, rest
     assert phases(lines[0]) == ["start MPI, 2 ranks"]
     seen = phases("".join(lines) + rest)
@@ -72,7 +72,7 @@ def test_the_first_line_comes_before_anything_is_compiled(tmp_path, launcher):
 @pytest.mark.parametrize("launcher", few([OPEN_MPI, MPICH], 1))
 def test_quiet_is_silent(tmp_path, launcher):
     line = command(launcher, 2, *allreduce(tmp_path, *SMALL, "--quiet"))
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=100, env=environment())
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment())
     assert (done.returncode, done.stderr) == (0, "")
 
 

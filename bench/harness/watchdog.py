@@ -39,7 +39,8 @@ SHOWN = {"open the device": "open the device", "map the peers": "map the peers' 
          "pilot": "try each case",
          "draw the weights": "draw the weights", "reference": "compute the reference",
          "plan the splits": "plan the splits", "draw the routes": "draw the routes",
-         "try numbers of chunks": "try numbers of chunks", "results": "store the results"}
+         "try numbers of chunks": "try numbers of chunks", "allocate": "allocate the buffers",
+         "results": "store the results"}
 
 
 class FlightRecord:

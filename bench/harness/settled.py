@@ -7,15 +7,16 @@ from statistics import median
 from bench.harness.suite import Suite
 from reports.store.case import paired
 from reports.store.schema import Block
-from reports.store.stats import MIN_INTERVAL_VALUES, median_interval
+from reports.store.stats import median_interval
 
-SETTLED = 0.1  # half the 95 % interval of the ratio, of the ratio
+LEAST_ROUNDS = 3
+SETTLED = 0.1  # half the width of the bracket beside a ratio, of the ratio
 
 
 def settled_sizes(suite: Suite, blocks: Sequence[Block], shown: set[str]) -> Iterator[str]:
     """A line for each size at which the library's time over auto's has settled. `shown` holds the
-    places of earlier lines and gets the new ones. The table is more exact: it leaves out blocks in
-    other states of the link."""
+    places of earlier lines and gets the new ones. The bracket is the 95 % interval, and before six
+    rounds the range. The table is more exact: it leaves out blocks in other states of the link."""
     from reports.tables.sentences import number, size_text  # not at the top: other ranks show none
 
     costs_us: dict[int, dict[int, float]] = {}
@@ -26,7 +27,7 @@ def settled_sizes(suite: Suite, blocks: Sequence[Block], shown: set[str]) -> Ite
     has_types = len({(header.datatype, header.redop) for header in suite.headers}) > 1
     for case in costs_us:
         header = suite.headers[case]
-        if header.mode == "isolated" and len(costs_us[case]) >= MIN_INTERVAL_VALUES:
+        if header.mode == "isolated" and len(costs_us[case]) >= LEAST_ROUNDS:
             words = [size_text(header.size_bytes)]
             words += [header.datatype, header.redop] * has_types
             words += ["in place"] * header.in_place
@@ -39,8 +40,12 @@ def settled_sizes(suite: Suite, blocks: Sequence[Block], shown: set[str]) -> Ite
         rivals = [min(cases[name], key=lambda case: median(costs_us[case].values()))
                   for name in ("library", "auto")]
         costs = paired(*(costs_us[case] for case in rivals))
-        ratio, low, high = median_interval(costs[0] / costs[1])
-        if low and high and (high - low) / 2 <= SETTLED * ratio:
+        if costs.shape[1] < LEAST_ROUNDS:
+            continue
+        ratios = costs[0] / costs[1]
+        ratio, low, high = median_interval(ratios)
+        low, high = low or ratios.min(), high or ratios.max()
+        if (high - low) / 2 <= SETTLED * ratio:
             shown.add(place)
             library = re.sub(r" \d.*", "", suite.headers[rivals[0]].library or "the library")
             library_us, auto_us = (number(median(costs_us[case].values())) for case in rivals)

@@ -140,8 +140,11 @@ STEADY, NOISY = [10.0, 10.1, 9.9, 10.0, 10.1, 9.9], [10.0, 20.0, 5.0, 30.0, 8.0,
 
 def test_a_size_is_shown_once_and_only_when_its_ratio_has_settled():
     suite, shown = suite_of("library", "auto"), set[str]()
-    five = blocks_of(0, STEADY[:5]) + blocks_of(1, [2.0] * 5)
-    assert list(settled_sizes(suite, five, shown)) == []
+    two = blocks_of(0, STEADY[:2]) + blocks_of(1, [2.0] * 2)
+    assert list(settled_sizes(suite, two, shown)) == []
+    assert list(settled_sizes(suite, blocks_of(0, NOISY[:5]) + blocks_of(1, [2.0] * 5), shown)) == []
+    [line] = settled_sizes(suite, blocks_of(0, STEADY[:3]) + blocks_of(1, [2.0] * 3), set())
+    assert line.endswith("5.00x [4.95 5.05] after 3 rounds")
     assert list(settled_sizes(suite, blocks_of(0, NOISY) + blocks_of(1, [2.0] * 6), shown)) == []
     six = blocks_of(0, STEADY) + blocks_of(1, [2.0] * 6)
     assert list(settled_sizes(suite, six, shown)) == [

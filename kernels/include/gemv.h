@@ -13,10 +13,6 @@ struct Gemv {
   long step_rows;           // rows of a block in one step; a multiple of the rows of its subgroups
 };
 
-struct Int8 {
-  typedef signed char bits;
-  static DEVICE void in_order(words w, floats* to) { widen_chars(w, to); }
-};
 constexpr long WEIGHT_BYTES = sizeof(WEIGHT::bits);
 
 constexpr int ROWS = sizeof(pack) / 4;  // of a tile: its sums fill a pack of fp32

@@ -20,7 +20,10 @@ struct Float32 : Plain<floats, unsigned> {
 struct Float64 : Plain<doubles, u64> {};
 struct Int32 : Plain<ints, unsigned> {};
 struct Int64 : Plain<longs, u64> {};
-struct Int8 : Plain<int8s, unsigned char> {};
+struct Int8 : Plain<int8s, unsigned char> {
+  // The elements of a register as fp32, in the order of memory.
+  static DEVICE void in_order(words w, floats* to) { widen_chars(w, to); }
+};
 struct Uint8 : Plain<uint8s, unsigned char> {};
 
 // fp8, four elements per word, computed with in fp32.

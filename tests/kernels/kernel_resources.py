@@ -6,6 +6,7 @@ NVIDIA's figures come from NVRTC's log of the cubin, AMD's from clang's assembly
 """
 
 import argparse
+import os
 import re
 import shutil
 import signal
@@ -93,7 +94,8 @@ def hip_assembly(compiler: str, source: Path, architecture: str, options: Sequen
     """The assembly that this clang makes of a kernel file for an AMD GPU. Raises CompileError."""
     hip = ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc", "-S", "-o", "-"]
     command = [compiler, *hip, *compiler_flags(architecture), *options, str(source)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # A copy of the environment: pytest changes the real one for each test, in another thread, and exec would fail.
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     if done.returncode:
         complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)
         raise CompileError(f"{source.name} does not compile for {architecture}: {complaint[:200]}")

@@ -6,6 +6,7 @@ root.
 """
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -138,7 +139,9 @@ def started_by_slurm(line: Sequence[str], ranks: int, pmi: bool) -> "list[subpro
         processes.append(subprocess.Popen(
             line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=keep,
             env={**os.environ, "PYTHONPATH": str(ROOT), **AS_ROOT, **{k: str(v) for k, v in variables.items()}}))
-    keys, meeting = {"PMI_process_mapping": f"(vector,(0,1,{ranks}))"}, threading.Barrier(max(1, len(pipes)))
+    # MPICH names its shared memory after the job: one name for all would join what a killed rank has left.
+    keys = {"PMI_process_mapping": f"(vector,(0,1,{ranks}))", "kvsname": f"job-{secrets.token_hex(8)}"}
+    meeting = threading.Barrier(max(1, len(pipes)))
     for ours, theirs in pipes:
         theirs.close()
         threading.Thread(target=answer_pmi, args=(ours, ranks, keys, meeting), daemon=True).start()
@@ -162,7 +165,7 @@ def answer_pmi(connection: socket.socket, ranks: int, keys: dict[str, str], meet
                 case "get_appnum":
                     answer = "appnum rc=0 appnum=0"
                 case "get_my_kvsname":
-                    answer = "my_kvsname rc=0 kvsname=job"
+                    answer = f"my_kvsname rc=0 kvsname={keys['kvsname']}"
                 case "get_universe_size":
                     answer = f"universe_size rc=0 size={ranks}"
                 case "put":

@@ -114,9 +114,9 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 
 def test_a_launch_that_refuses_its_command_line_or_the_machine_ends_the_campaign(tmp_path):
     """The campaign must not retry such a launch three times, and must print the launch's own message."""
-    status, out, err = run(tmp_path / "c", *named(a=f"{QUICK} -d int32 -o avg", b=QUICK))
+    status, out, err = run(tmp_path / "c", *named(a=f"{QUICK} --sizes 2", b=QUICK))
     assert (status, out) == (2, "")
-    assert re.fullmatch(r"bench\.campaign: variant a: bench\.allreduce: avg is not defined for int32[^\n]*\n", err)
+    assert re.fullmatch(r"bench\.campaign: variant a: bench\.allreduce: 2 B hold no float32[^\n]*\n", err)
     status, out, err = run(tmp_path / "d", *named(a=f"{QUICK} --device hip", b=QUICK))
     assert (status, out) == (3, "")
     assert re.fullmatch(r"bench\.campaign: variant a: [^\n]+\n", err)

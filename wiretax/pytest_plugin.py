@@ -120,7 +120,7 @@ def launch(command: str, launches: int) -> Path:
     parser.add_argument("--out", type=Path, default=Path("results"))
     options, words = parser.parse_known_args(split(command))
     options.out.mkdir(parents=True, exist_ok=True)
-    started = f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', time.gmtime())}"
+    started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     folder = Path(tempfile.mkdtemp(prefix=f"pytest-{started}-", dir=options.out))
     for _ in range(launches):
         done = run_wiretax(*words, "--out", str(folder))

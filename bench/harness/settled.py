@@ -1,6 +1,5 @@
 """Shows the figures of a size as soon as they settle, before there is a table; on rank 0."""
 
-import re
 from collections.abc import Iterator, Sequence
 from statistics import median
 
@@ -17,7 +16,8 @@ def settled_sizes(suite: Suite, blocks: Sequence[Block], shown: set[str]) -> Ite
     """A line for each size at which the library's time over auto's has settled. `shown` holds the
     places of earlier lines and gets the new ones. The bracket is the 95 % interval, and before six
     rounds the range. The table is more exact: it leaves out blocks in other states of the link."""
-    from reports.tables.sentences import number, size_text  # not at the top: other ranks show none
+    from reports.tables.headline import without_version  # not at the top: other ranks show none
+    from reports.tables.sentences import number, size_text
 
     costs_us: dict[int, dict[int, float]] = {}
     for block in blocks:
@@ -47,7 +47,7 @@ def settled_sizes(suite: Suite, blocks: Sequence[Block], shown: set[str]) -> Ite
         low, high = low or ratios.min(), high or ratios.max()
         if (high - low) / 2 <= SETTLED * ratio:
             shown.add(place)
-            library = re.sub(r" \d.*", "", suite.headers[rivals[0]].library or "the library")
+            library = without_version(suite.headers[rivals[0]].library)
             library_us, auto_us = (number(median(costs_us[case].values())) for case in rivals)
             yield (f"{place}: {library} {library_us} us, auto {auto_us} us, {number(ratio)}x "
                    f"[{number(low)} {number(high)}] after {costs.shape[1]} rounds")

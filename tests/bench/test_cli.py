@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,6 +57,25 @@ def carriers(mark):
             if process.environ().get("WIRETAX_TEST") == mark:
                 names.append(process.name())
     return names
+
+
+@contextmanager
+def watched(*words, tree=ROOT, stdin=subprocess.DEVNULL, **variables):
+    """Starts `python WORDS` with pipes, kills it at the end, and checks that no process of it survives."""
+    mark = secrets.token_hex(8)
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=tree, stdin=stdin, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "WIRETAX_TEST": mark, **variables})
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for _ in range(30):
+            if not (running := carriers(mark)):
+                break
+            time.sleep(0.1)
+        assert not running, f"left running: {running}"
 
 
 def stored(folder, lean=True) -> Result:

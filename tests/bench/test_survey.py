@@ -3,13 +3,10 @@ or hangs, or which is interrupted. The launches are as short as possible; their 
 
 import os
 import re
-import secrets
 import signal
-import subprocess
 import sys
 import tarfile
 import time
-from contextlib import contextmanager
 
 import pytest
 
@@ -26,7 +23,7 @@ from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign import until
-from tests.bench.test_cli import carriers
+from tests.bench.test_cli import watched
 from tests.launch import ROOT, SLOW_TEST, few
 from tests.reports.synthetic_run import mark_wrong, write_run
 from wiretax import load
@@ -46,24 +43,10 @@ if module in sys.orig_argv:
 """
 
 
-@contextmanager
 def started(folder, *options, **variables):
-    """Starts a survey in `folder`, and checks that no process of the survey survives."""
-    mark = secrets.token_hex(8)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.survey", "--out", str(folder), *options], cwd=ROOT, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "WIRETAX_TEST": mark, "API_TOKEN": "s3cret", "WIRETAX_QUIET": "", **variables})
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for _ in range(30):
-            if not (running := carriers(mark)):
-                break
-            time.sleep(0.1)
-        assert not running, f"left running: {running}"
+    """Starts a survey in `folder`, as `watched` does."""
+    return watched("-m", "bench.survey", "--out", str(folder), *options,
+                   **{"API_TOKEN": "s3cret", "WIRETAX_QUIET": "", **variables})
 
 
 def run(folder, *options, **variables):

@@ -7,13 +7,9 @@ import fcntl
 import os
 import pty
 import re
-import secrets
 import shlex
 import signal
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 
 import msgspec
 import pandas as pd
@@ -30,29 +26,14 @@ from reports.store.manifest import MANIFEST, End, Launch, Stage, read_manifest
 from reports.store.result import read
 from reports.verdicts import comparison
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, named
-from tests.bench.test_cli import carriers
-from tests.launch import ROOT, few
+from tests.bench.test_cli import watched
+from tests.launch import few
 from tests.reports.synthetic_run import write_run
 
 
-@contextmanager
-def started(folder, *options, tree=ROOT, stdin=subprocess.DEVNULL, **variables):
-    """Run a campaign in `folder`, and check that no process of the campaign survives."""
-    mark = secrets.token_hex(8)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.campaign", "--out", str(folder), *options], cwd=tree, stdin=stdin, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "WIRETAX_TEST": mark, **variables},
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for _ in range(30):
-            if not (running := carriers(mark)):
-                break
-            time.sleep(0.1)
-        assert not running, f"left running: {running}"
+def started(folder, *options, **more):
+    """Starts a campaign in `folder`, as `watched` does."""
+    return watched("-m", "bench.campaign", "--out", str(folder), *options, **more)
 
 
 def run(folder, *options, timeout_s=120, **more):

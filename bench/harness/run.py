@@ -17,7 +17,6 @@ from bench.harness import head, tuned
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, WRONG, RunOptions, print_out
 from bench.harness.schedule import set_block_lengths, shorten, take_turns, visits
 from bench.harness.session import Session
-from bench.harness.settled import settled_sizes
 from bench.harness.suite import Suite
 from bench.harness.timing import link_ceilings, measure_block, measure_link, pilot
 from bench.machine.environment import cpu_ticks, steal_share
@@ -144,7 +143,7 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
             if agreed_stop(run):
                 return
         round_ += 1
-        show_settled_sizes(run)
+        show_figures(run, round_)
         if round_ < policy.least_rounds and not options.iterations:
             # The link may have become slower, and the remaining rounds must fit.
             round_s, left_s = time.monotonic() - started_s, run.deadline_s - time.monotonic()
@@ -176,10 +175,14 @@ def show_block(run: Run, number: int | None, round_: int) -> None:
         "measure", f"round {round_ + 1}, {case}, at most {left_s:.0f} s left")
 
 
-def show_settled_sizes(run: Run) -> None:
-    """Shows the sizes that have settled since the last round, on rank 0."""
+def show_figures(run: Run, rounds: int) -> None:
+    """Shows the first round's figures, then the sizes that have settled since, on rank 0."""
     progress = run.session.flight.progress
     if run.file and not progress.is_silent:
+        from bench.harness.settled import first_figures, settled_sizes  # other ranks show none
+
+        if rounds == 1 and (first := first_figures(run.suite, run.blocks)):
+            progress.keep(first)
         for line in settled_sizes(run.suite, run.blocks, run.settled):
             progress.keep(line)
 

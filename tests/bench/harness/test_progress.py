@@ -11,9 +11,10 @@ import subprocess
 import sys
 import termios
 
+import msgspec
 import pytest
 
-from bench.harness.settled import settled_sizes
+from bench.harness.settled import first_figures, settled_sizes
 from bench.harness.suite import Suite
 from reports.store.schema import Block, CaseHeader
 from tests.launch import ROOT, few, mpirun
@@ -155,10 +156,21 @@ def test_a_size_is_shown_once_and_only_when_its_ratio_has_settled():
     assert line.startswith("16 KiB float32 sum: Open MPI 10.0 us, ")
 
 
+def test_the_first_round_shows_the_smallest_and_the_largest_size():
+    suite = suite_of("library", "auto", "library", "auto", "library", "auto")
+    suite.headers[2:4] = [msgspec.structs.replace(header, size_bytes=1 << 20) for header in suite.headers[2:4]]
+    suite.headers[4:] = [msgspec.structs.replace(header, size_bytes=1 << 25) for header in suite.headers[4:]]
+    blocks = [blocks_of(case, [cost_us])[0] for case, cost_us in enumerate([10.0, 2.0, 200.0, 50.0, 9000.0, 4500.0])]
+    assert first_figures(suite, blocks[::-1]) == (
+        "so far, after 1 round: 16 KiB: Open MPI 10.0 us, auto 2.00 us; 32 MiB: Open MPI 9000 us, auto 4500 us")
+    assert first_figures(suite, blocks[:2]) == "so far, after 1 round: 16 KiB: Open MPI 10.0 us, auto 2.00 us"
+
+
 @pytest.mark.parametrize("suite", [suite_of("library", "ring"), suite_of("auto", "ring"),
                                    suite_of("library", "auto", mode="chained")])
 def test_no_figures_are_shown_without_both_sides(suite):
     assert list(settled_sizes(suite, blocks_of(0, STEADY) + blocks_of(1, STEADY), set())) == []
+    assert first_figures(suite, blocks_of(0, STEADY[:1]) + blocks_of(1, STEADY[:1])) == ""
 
 
 def test_the_campaign_silences_its_launches():

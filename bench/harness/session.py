@@ -98,7 +98,14 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
     progress = Progress(options.command, options.quiet or not options.keeps_run)
     progress.show(f"start MPI, {launched_ranks() or 1} ranks")
     compile_cache.listeners.append(progress.compiling)
-    communicator = Communicator(options.mpi_thread_level)
+    try:
+        communicator = Communicator(options.mpi_thread_level)
+    except (ImportError, RuntimeError) as error:  # mpi4py's
+        if not launched_rank():
+            print(f"bench.{options.command}: mpi4py cannot load an MPI library: "
+                  f"{str(error).splitlines()[-1]}; pip install mpich brings one, or name yours in "
+                  "MPI4PY_LIBMPI", file=sys.stderr, flush=True)
+        sys.exit(CANNOT)
     try:
         require_one_run(communicator, options)
         flight = open_flight(communicator, options)

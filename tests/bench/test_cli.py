@@ -25,7 +25,7 @@ from kernels.devices.shared_memory import available_bytes
 from reports.store.result import read
 from reports.store.schema import Result
 from reports.tables.plot import plot
-from tests.launch import MPIRUN, ROOT, few
+from tests.launch import MPIRUN, ROOT, few, mpirun
 
 LAYERS = ("bench", "collectives", "kernels", "reports")
 OURS = ("one_shot_ll", "one_shot_sentinel", "one_shot_push", "one_shot_pull", "two_shot", "ring", "auto")
@@ -141,6 +141,15 @@ def test_a_graph_is_refused_on_a_device_without_graphs(tmp_path):
 
 
 @pytest.mark.skipif(find_spec("ziglang") is not None, reason="the ziglang wheel serves as a compiler here")
+def test_a_python_without_an_mpi_library_is_told_what_to_install():
+    done = mpirun(2, "-m", "bench.allreduce", MPI4PY_LIBMPI="/nonexistent/libmpi.so")
+    assert (done.returncode, done.stdout) == (3, "")
+    refusals = [line for line in done.stderr.splitlines() if not line.startswith("[allreduce ")]
+    assert len(refusals) == 1, done.stderr
+    assert "cannot load an MPI library" in refusals[0]
+    assert "pip install mpich" in refusals[0]
+
+
 def test_a_missing_compiler_is_reported_with_the_names_searched_for(tmp_path):
     """The user must learn which compiler to install."""
     (tmp_path / "bin").mkdir()

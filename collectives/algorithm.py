@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from collectives import allgather, alltoall, quantized, reduce_scatter, sendrecv
+from collectives import allgather, alltoall, hierarchical, quantized, reduce_scatter, sendrecv
 from collectives import allreduce_multimem as multimem
 from collectives.allreduce_copy_engine import RING_COPY_ENGINE, TWO_SHOT_COPY_ENGINE
 from collectives.allreduce_one_shot import PULL, PUSH
@@ -15,14 +15,16 @@ from collectives.allreduce_one_shot_sentinel import SENTINEL
 from collectives.allreduce_ring import RING
 from collectives.allreduce_two_shot import PUSH as TWO_SHOT_PUSH
 from collectives.allreduce_two_shot import TWO_SHOT
-from collectives.operation import Algorithm, Bound, Case, Operation, Traffic, TunedChoice, World
+from collectives.operation import Algorithm, Bound, Case, Operation, TunedChoice, World
+from collectives.traffic import Traffic
 
 SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 times apart
 
 # `auto` chooses among these, and a default run measures them.
 EXACT: dict[str, tuple[Algorithm, ...]] = {
     "all_reduce": (LL, SENTINEL, PUSH, PULL, TWO_SHOT, TWO_SHOT_PUSH, RING, multimem.ONE_SHOT,
-                   multimem.TWO_SHOT, TWO_SHOT_COPY_ENGINE, RING_COPY_ENGINE),
+                   multimem.TWO_SHOT, TWO_SHOT_COPY_ENGINE, RING_COPY_ENGINE,
+                   hierarchical.HIERARCHICAL, hierarchical.WHOLE),
     "all_gather": allgather.ALGORITHMS,
     "reduce_scatter": reduce_scatter.ALGORITHMS,
     "alltoall": alltoall.ALGORITHMS,
@@ -98,7 +100,7 @@ def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int,
 
 def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -> Algorithm:
     """`auto`: binds the tuned choice for each state of the link, or the default."""
-    by_name = {algorithm.name: algorithm for algorithm in algorithms}
+    by_name = {algorithm.name: algorithm for algorithm in (*algorithms, hierarchical.FLAT)}
 
     def bind_named(world: World, case: Case, name: str) -> Bound:
         bound = named(by_name, name).bind(world, case)
@@ -112,7 +114,15 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
                 by_link[choice.link_rtt_ns] = bound
         if by_link:
             return replace(next(iter(by_link.values())), by_link=by_link)
-        return bind_named(world, case, default_choice(world, case, reduces_all))
+        names = (hierarchical.preferred(world, case) if world.node
+                 else [default_choice(world, case, reduces_all)])
+        bounds = (bind_named(world, case, name) for name in names if name in by_name)
+        refusals = []
+        for bound in bounds:
+            if isinstance(bound, Operation):
+                return bound
+            refusals.append(bound)
+        return refusals[-1]
 
     return Algorithm("auto", "the best for the size: as bench.tune measured, or a default", bind,
                      registered=True)
@@ -131,7 +141,8 @@ LIBRARY = Algorithm(
 
 def _registered(collective: str) -> dict[str, Algorithm]:
     automatic = choosing_among(EXACT[collective], collective == "all_reduce")
-    listed = (LIBRARY, *EXACT[collective], *ON_REQUEST.get(collective, ()), automatic)
+    listed = (LIBRARY, *EXACT[collective], *ON_REQUEST.get(collective, ()), hierarchical.FLAT,
+              automatic)
     return {algorithm.name: algorithm for algorithm in listed}
 
 
@@ -140,7 +151,7 @@ ALGORITHMS: dict[str, dict[str, Algorithm]] = {name: _registered(name) for name 
 
 def default_names(collective: str, near_peers: bool = False) -> list[str]:
     """The algorithms of a run that names none. Between near peers pushing gains little."""
-    skipped = {algorithm.name for algorithm in ON_REQUEST.get(collective, ())}
+    skipped = {hierarchical.FLAT.name, *(each.name for each in ON_REQUEST.get(collective, ()))}
     if near_peers:
         skipped.add(TWO_SHOT_PUSH.name)
     return [name for name in ALGORITHMS[collective] if name not in skipped]

@@ -22,13 +22,13 @@ from collectives.operation import (
     Bound,
     Case,
     Operation,
-    Traffic,
     Unsupported,
     World,
     build_macros,
     without_gpus,
 )
 from collectives.peer_buffer import HALF_BYTES, PeerBuffer, share
+from collectives.traffic import Traffic
 from kernels.devices.device import (
     PEER_STRUCTURES,
     Arguments,

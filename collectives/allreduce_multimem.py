@@ -19,7 +19,6 @@ from collectives.operation import (
     Bound,
     Case,
     Operation,
-    Traffic,
     Unsupported,
     World,
     bind_kernel,
@@ -27,6 +26,7 @@ from collectives.operation import (
 )
 from collectives.peer_buffer import half_for
 from collectives.probe import PROBE_NS
+from collectives.traffic import Traffic
 from kernels.devices.device import MOST_RANKS, DeviceError
 from kernels.devices.multicast import GpuMulticast
 

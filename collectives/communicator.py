@@ -6,10 +6,14 @@ import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
 # The launchers' variables, which a process can read before MPI is up.
@@ -79,7 +83,8 @@ def scant_memory() -> str | None:
 
 
 class Communicator:
-    """All ranks, through MPI. `thread_level` None: the fastest for these ranks and cores."""
+    """All ranks, through MPI, or some: `among`. `nodes` are the ranks of each host in order.
+    `thread_level` None: the fastest for these ranks and cores."""
 
     def __init__(self, thread_level: str | None = None) -> None:
         import mpi4py
@@ -88,14 +93,25 @@ class Communicator:
         from mpi4py import MPI
 
         self.mpi = MPI
-        self.world = MPI.COMM_WORLD
-        self.rank, self.size = self.world.rank, self.world.size
+        self._join(MPI.COMM_WORLD)
         self.launched = launched_ranks() or 1
-        self.node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank = self.node.rank
-        self.hosts = self.world.allreduce(int(self.local_rank == 0))
         levels = {getattr(MPI, f"THREAD_{level.upper()}"): level for level in THREAD_LEVELS}
         self.thread_level = levels[MPI.Query_thread()]
+
+    def _join(self, world: "MPI.Intracomm") -> None:
+        self.world, self.rank, self.size = world, world.rank, world.size
+        self.node = world.Split_type(self.mpi.COMM_TYPE_SHARED)
+        self.local_rank = self.node.rank
+        leaders = world.allgather(self.node.bcast(self.rank))
+        self.nodes = [tuple(rank for rank in range(self.size) if leaders[rank] == leader)
+                      for leader in sorted(set(leaders))]
+        self.hosts = len(self.nodes)
+
+    def among(self, ranks: Sequence[int]) -> "Communicator":
+        """A communicator of these ranks in this order; they call it together."""
+        part = copy(self)
+        part._join(self.world.Create_group(self.world.group.Incl(ranks)))
+        return part
 
     @property
     def library(self) -> str:
@@ -157,3 +173,7 @@ class Communicator:
     def handle(self, name: str) -> int:
         """The C handle of `FLOAT`, `SUM`, `COMM_WORLD`, ...: 4 bytes in MPICH, 8 in Open MPI."""
         return int(self.mpi._handleof(getattr(self.mpi, name)))
+
+    @property
+    def world_handle(self) -> int:
+        return int(self.mpi._handleof(self.world))

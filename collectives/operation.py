@@ -13,6 +13,7 @@ import numpy as np
 from collectives.collective import Array, Collective, Datatype, Shape
 from collectives.communicator import Communicator, Disagreement
 from collectives.peer_buffer import PeerBuffer
+from collectives.traffic import Traffic
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Device, Memory, Step, Watch
 
 PACK_BYTES = 64  # of the widest CPU
@@ -123,7 +124,9 @@ class TunedChoice:
 @dataclass(frozen=True)
 class World:
     """An algorithm's surroundings. With `graph` every operation is launched from a captured graph.
-    `choices` is bench.tune's table for this machine."""
+    `choices` is bench.tune's table for this machine. If the ranks are on several hosts, `node` is
+    the world of this host's ranks; `parts` keeps worlds of ranks between hosts, and `scratch` the
+    memory for what they receive."""
 
     communicator: Communicator
     device: Device
@@ -132,6 +135,14 @@ class World:
     watch: Watch
     graph: bool = False
     choices: Sequence[TunedChoice] = ()
+    node: "World | None" = None
+    parts: dict[tuple[int, ...], "World"] = field(default_factory=dict)
+    scratch: list[Memory] = field(default_factory=list)
+
+    @property
+    def shared(self) -> PeerBuffer | Unsupported:
+        """The memory that this host's ranks map."""
+        return self.node.peers if self.node else self.peers
 
     @property
     def clock_shared(self) -> bool:
@@ -175,18 +186,23 @@ class Library(ABC):
         do not: such a program would have to wait for its GPU."""
 
     @abstractmethod
+    def among(self, communicator: Communicator) -> "Library":
+        """The same library between these ranks, which call it together."""
+
+    @abstractmethod
     def barrier(self, world: World) -> Step:
         """A barrier for ranks that cannot map each other's memory. Raises DeviceError."""
 
     def allocate(self, world: World, size_bytes: int) -> Memory:
         """A buffer for every variant, mapped if possible, and slabs for messages of its size.
         Raises DeviceError and Disagreement."""
-        if not isinstance(world.peers, Unsupported):
-            world.peers.make_room(size_bytes)
+        peers = world.shared
+        if not isinstance(peers, Unsupported):
+            peers.make_room(size_bytes)
         # A library would be slow in host_staged memory.
-        if isinstance(world.peers, Unsupported) or world.peers.kind == "host_staged":
+        if isinstance(peers, Unsupported) or peers.kind == "host_staged":
             return world.device.private(size_bytes)
-        return world.peers.register(size_bytes)
+        return peers.register(size_bytes)
 
     def allocate_own(self, world: World, size_bytes: int) -> Memory | None:
         """A buffer from the library's own allocator for its own cases; None if it has none. Raises
@@ -196,33 +212,6 @@ class Library(ABC):
     def describe(self, world: World) -> dict[str, Any]:
         """Facts for the head of a run, once all cases are bound; `notes` are sentences."""
         return {}
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """The least that a collective costs a rank: flags in a row; for each stage the bytes copied
-    into peer memory and read from it; bytes copied from send to receive buffer."""
-
-    hops: int
-    stages: tuple[tuple[int, int], ...]
-    memory_bytes: int
-
-
-def direct_traffic(ranks: int, case: Case, copies: int | None = None) -> Traffic:
-    """One step in which a rank gets a segment from every other. It stores `copies` (default: one a
-    peer); over registered buffers none, and a second flag tells that these are free again."""
-    segment, others = case.segment_bytes, ranks - 1
-    if case.variant == "registered":
-        return Traffic(2, ((0, others * segment),), segment)
-    copied = min(others if copies is None else copies, others) * segment
-    return Traffic(1, ((copied, 0), (0, others * segment)), segment)
-
-
-def ring_traffic(ranks: int, case: Case) -> Traffic:
-    """Segments that go once around a ring."""
-    segment, hops = case.segment_bytes, ranks - 1
-    forwarded = [(segment, segment)] * (hops - 1)
-    return Traffic(hops, ((segment, 0), *forwarded, (0, segment)) if hops else (), segment)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Opens the foundation of a run: the requested device, and the peers' memory on it."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from collectives.communicator import Communicator, Disagreement
 from collectives.operation import Library, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy, connect
@@ -92,22 +95,43 @@ def open_world(communicator: Communicator, device: Device, waits: WaitPolicy, me
     `host_staged`. Raises Disagreement if memory cannot be shared."""
     modes = [mode for mode in device.sharing
              if memory == "auto" or (memory == "host_staged") == (mode == "host_staged")]
-    peers: PeerBuffer | Unsupported
-    if communicator.hosts > 1:
-        reason = f"its ranks are on {communicator.hosts} hosts, and memory is mapped within one"
-        peers = Unsupported(reason + remedy(communicator, reason))
-    elif communicator.size > MOST_RANKS:
-        peers = Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most")
-    elif not modes:
+    if not modes:
         raise Disagreement(f"--memory {memory}: the {device.name} device has "
                            f"{', '.join(device.sharing)}")
-    else:
-        try:
-            peers = connect(communicator, device, waits, modes)
-        except ProbeFailed as failure:
-            peers = Unsupported(str(failure))
     library = _open_library(communicator, device)
-    return World(communicator, device, peers, library, waits.watch, graph)
+    if communicator.hosts == 1:
+        peers = _map_peers(communicator, device, waits, modes)
+        return World(communicator, device, peers, library, waits.watch, graph)
+    reason = f"its ranks are on {communicator.hosts} hosts, and memory is mapped within one"
+    unmapped = Unsupported(reason + remedy(communicator, reason), depends_on_size=True)
+    world = World(communicator, device, unmapped, library, waits.watch, graph)
+    return replace(world, node=_open_node(world, waits, modes))
+
+
+def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
+    """The world of this host's ranks. Its memory is mapped on all hosts or on none."""
+    communicator = world.communicator.among(
+        next(ranks for ranks in world.communicator.nodes if world.communicator.rank in ranks))
+    peers: PeerBuffer | Unsupported
+    try:
+        peers = _map_peers(communicator, world.device, waits, modes)
+    except Disagreement as refusal:
+        peers = Unsupported(str(refusal))
+    reason = peers.reason if isinstance(peers, Unsupported) else None
+    if reason := world.communicator.first_word(reason):
+        peers = Unsupported(f"the ranks of a host cannot map each other's memory: {reason}")
+    return replace(world, communicator=communicator, peers=peers,
+                   library=world.library.among(communicator), parts={})
+
+
+def _map_peers(communicator: Communicator, device: Device, waits: WaitPolicy,
+               modes: Sequence[str]) -> PeerBuffer | Unsupported:
+    if communicator.size > MOST_RANKS:
+        return Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most")
+    try:
+        return connect(communicator, device, waits, modes)
+    except ProbeFailed as failure:
+        return Unsupported(str(failure))
 
 
 def _open_library(communicator: Communicator, device: Device) -> Library:

@@ -15,7 +15,6 @@ from collectives.operation import (
     Algorithm,
     Case,
     Operation,
-    Traffic,
     Unsupported,
     World,
     attached,
@@ -23,6 +22,7 @@ from collectives.operation import (
     chunk_that_fits,
     in_a_row,
 )
+from collectives.traffic import Traffic
 from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Step
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])

@@ -8,6 +8,7 @@ import ctypes
 import os
 import re
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -101,6 +102,13 @@ class NcclLibrary(Library):
             self.nccl = Unsupported(str(refusal))
         self.memories: list[GpuMemory] = []
         self.windows: dict[int, bool] = {}  # memory address: whether NCCL made a window of it
+
+    def among(self, communicator: Communicator) -> "NcclLibrary":
+        library = self.nccl
+        if isinstance(library, Unsupported):
+            return self
+        return NcclLibrary(communicator, self.device, replace(
+            library, ranks=communicator, communicators={}, logs={}, refused={}))
 
     def variants(self, world: World) -> tuple[str, ...]:
         return "graph" if world.graph else "plain", *["registered"] * (not self.is_rccl), "tuned"

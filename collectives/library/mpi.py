@@ -33,8 +33,11 @@ class MpiLibrary(Library):
     def __init__(self, communicator: Communicator, device: Device) -> None:
         assert isinstance(device, CpuDevice)
         self.ranks, self.device, self.name = communicator, device, communicator.library
-        self.mpi, self.comm = communicator.mpi, communicator.handle("COMM_WORLD")
+        self.mpi, self.comm = communicator.mpi, communicator.world_handle
         self.status = self.mpi.Status()
+
+    def among(self, communicator: Communicator) -> "MpiLibrary":
+        return MpiLibrary(communicator, self.device)
 
     def variants(self, world: World) -> tuple[str, ...]:
         return ("plain",)

@@ -1,0 +1,153 @@
+"""Collectives over several hosts: our kernels within each host, the library between hosts.
+
+`hierarchical` cuts a message among the ranks of a host, so that each byte crosses between two hosts
+once; `hierarchical_whole` sends whole messages in fewer steps. A step is a world and its case."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise
+
+from collectives import allgather, reduce_scatter
+from collectives import allreduce_one_shot as one_shot
+from collectives.collective import COLLECTIVES
+from collectives.communicator import Disagreement
+from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World, in_a_row
+from kernels.devices.device import DeviceError
+
+Steps = Callable[[World, World, Case], Iterator[tuple[World, Case]]]
+
+ONE_HOST = Unsupported("its ranks are on one host", depends_on_size=True)
+BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
+MOST_WHOLE_BYTES = 16 << 10
+# By collective: the form that reads from peers, and the form that stores into them.
+WITHIN = {"all_reduce": (one_shot.PULL, one_shot.PUSH),
+          "reduce_scatter": (reduce_scatter.PULL, reduce_scatter.PUSH),
+          "all_gather": (allgather.PULL, allgather.PUSH)}
+
+
+def between(world: World, ranks: tuple[int, ...]) -> World:
+    """The world of some ranks, one of each host, with the library alone; they call it together."""
+    if ranks not in world.parts:
+        communicator = world.communicator.among(ranks)
+        world.parts[ranks] = replace(
+            world, communicator=communicator, library=world.library.among(communicator),
+            peers=BETWEEN_HOSTS, node=None, parts={})
+    return world.parts[ranks]
+
+
+def scratch(world: World, size_bytes: int) -> int:
+    """The address of memory that all cases use in turn. Raises DeviceError."""
+    if not world.scratch or world.scratch[-1].size_bytes < size_bytes:
+        world.scratch.append(world.device.private(size_bytes))
+    return world.scratch[-1].address
+
+
+def shards(nodes: list[tuple[int, ...]]) -> Iterator[tuple[Fraction, Fraction, tuple[int, ...]]]:
+    """Cuts a message wherever a host cuts it among its ranks: start, end and each host's owner."""
+    cuts = {Fraction(place, len(ranks)) for ranks in nodes for place in range(len(ranks) + 1)}
+    for start, end in pairwise(sorted(cuts)):
+        yield start, end, tuple(ranks[int(start * len(ranks))] for ranks in nodes)
+
+
+def lanes(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """For each place on the largest host, a rank of every host: with this place, or in turn."""
+    return [tuple(ranks[place % len(ranks)] for ranks in nodes)
+            for place in range(max(map(len, nodes)))]
+
+
+def all_reduce(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]:
+    nodes, rank, size = world.communicator.nodes, world.communicator.rank, case.datatype.size_bytes
+    unit = math.lcm(*map(len, nodes))
+    cut = case.count // unit * unit  # the elements that every host can cut alike
+    if cut:
+        own = cut // node.communicator.size
+        place = case.receive + node.communicator.rank * own * size
+        yield node, replace(case, collective=COLLECTIVES["reduce_scatter"], count=own,
+                            receive=place)
+        for start, end, owners in shards(nodes):
+            if rank in owners:
+                at = case.receive + int(start * cut) * size
+                yield between(world, owners), replace(
+                    case, count=int((end - start) * cut), send=at, receive=at, in_place=True)
+        yield node, replace(case, collective=COLLECTIVES["all_gather"], count=own, send=place,
+                            in_place=True)
+    if cut < case.count or not cut:
+        yield from whole(world, node, replace(
+            case, count=case.count - cut, send=case.send + cut * size,
+            receive=case.receive + cut * size, variant="copied"))
+
+
+def whole(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]:
+    own = [ranks for ranks in lanes(world.communicator.nodes) if world.communicator.rank in ranks]
+    # A rank with several lanes sends the same sum in each.
+    sums = case.receive if len(own) == 1 else scratch(world, case.segment_bytes)
+    yield node, replace(case, receive=sums)
+    for ranks in own:
+        yield between(world, ranks), replace(case, send=sums, in_place=len(own) == 1)
+
+
+def bind(steps: Steps, world: World, case: Case) -> Bound:
+    """Binds the steps on all ranks, or refuses on all. All ranks call it. Raises Disagreement."""
+    if world.node is None:
+        return ONE_HOST
+    node, nodes = world.node, world.communicator.nodes
+    if isinstance(node.peers, Unsupported):
+        return node.peers
+    if all(len(ranks) == 1 for ranks in nodes):
+        return bind_flat(world, case)
+    if case.redop == "avg":
+        return Unsupported("a mean of the hosts' means rounds twice")
+    listed = list(steps(world, node, case))
+    bounds: dict[int, Bound] = {}
+    failure = None
+    try:  # our kernels first: a rank without a compiler must not let another wait in the library
+        for number, (part, step) in enumerate(listed):
+            if part is node:
+                with node.communicator.together(DeviceError):
+                    bounds[number] = bind_within(node, step)
+    except Disagreement as refusal:
+        failure = str(refusal)
+    if failure := world.communicator.first_word(failure):
+        raise Disagreement(failure)
+    bounds |= {number: bind_flat(part, step) for number, (part, step) in enumerate(listed)
+               if part is not node}
+    operations = [bound for _, bound in sorted(bounds.items()) if isinstance(bound, Operation)]
+    reasons = [bound.reason for bound in bounds.values() if isinstance(bound, Unsupported)]
+    if reason := world.communicator.first_word(next(iter(reasons), None)):
+        return Unsupported(reason)
+    return in_a_row(world, operations)
+
+
+def bind_within(node: World, case: Case) -> Bound:
+    pull, push = WITHIN[case.collective.name]
+    reads = node.device.near_peers or case.variant == "registered"
+    return (pull if reads else push).bind(node, case)
+
+
+def bind_flat(world: World, case: Case) -> Bound:
+    """The library's plain call."""
+    return world.library.bind(world, replace(case, variant=world.library.variants(world)[0]))
+
+
+def preferred(world: World, case: Case) -> tuple[str, ...]:
+    """The default choices of `auto` between hosts; the first that can be bound counts."""
+    if case.collective.name == "all_reduce" and case.segment_bytes <= MOST_WHOLE_BYTES:
+        return "hierarchical_whole", "flat"
+    return "hierarchical", "flat"
+
+
+def _bind_flat(world: World, case: Case) -> Bound:
+    return bind_flat(world, case) if world.node else ONE_HOST
+
+
+FLAT = Algorithm("flat", "between hosts: the library over all ranks, as auto may choose it",
+                 _bind_flat)
+HIERARCHICAL = Algorithm(
+    "hierarchical", "between hosts: reduce-scatter and all-gather within each, the library between",
+    partial(bind, all_reduce), registered=True)
+WHOLE = Algorithm(
+    "hierarchical_whole", "between hosts: one-shot within each, the library between, whole",
+    partial(bind, whole))

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from operator import attrgetter
+from functools import cache, reduce
+from operator import attrgetter, or_
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,7 +119,8 @@ def is_imported(path: Path | str) -> bool:
     """Whether the first line of the file is the head of a run imported from a log."""
     try:
         with foreign.open_file(Path(path)) as file:
-            head = msgspec.json.decode(file.readline(MOST_LINE_BYTES), type=dict)
+            line = file.readline(MOST_LINE_BYTES)
+        head = msgspec.json.decode(line, type=dict) if b'"imported_from"' in line else {}
     except (OSError, *NOT_JSON):
         return False
     return head.get("kind") == "run" and "imported_from" in head
@@ -131,7 +133,7 @@ def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]]
     records: list[msgspec.Struct] = []
     lines = content_of(path, MOST_RUN_BYTES).split(b"\n")
     by_tag = {kind.__struct_config__.tag: kind for kind in kinds}
-    head = kinds[0].__struct_config__.tag
+    head, decode = kinds[0].__struct_config__.tag, _decoder(*kinds).decode
     for number, line in enumerate(lines, 1):
         place = f"{path}, line {number}"
         if not line:
@@ -139,8 +141,15 @@ def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]]
         if len(line) > MOST_LINE_BYTES:
             raise ResultError(f"{place}: its {len(line) / 1e6:.0f} MB are more than the "
                               f"{MOST_LINE_BYTES / 1e6:.0f} MB that are read")
+        if records and _is_plain(line) and b'"schema"' not in line:
+            with suppress(*NOT_JSON):
+                record = decode(line)
+                if not isinstance(record, kinds[0]):
+                    records.append(record)
+                    continue
         try:
-            raw = foreign.printable_in(msgspec.json.decode(line))
+            raw = msgspec.json.decode(line)
+            raw = raw if _is_plain(line) else foreign.printable_in(raw)
         except NOT_JSON as error:
             if number == len(lines) and records:
                 break
@@ -161,6 +170,16 @@ def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]]
     if not records:
         raise ResultError(f"{path} is empty, not a {file_type}")
     return records
+
+
+@cache
+def _decoder(*kinds: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(reduce(or_, kinds))
+
+
+def _is_plain(line: bytes) -> bool:
+    """Whether all strings of a line of JSON are printable: it has no escape sequence."""
+    return line.isascii() and b"\\" not in line and b"\x7f" not in line
 
 
 def of_kind(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:

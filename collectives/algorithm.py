@@ -23,8 +23,7 @@ SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 ti
 # `auto` chooses among these, and a default run measures them.
 EXACT: dict[str, tuple[Algorithm, ...]] = {
     "all_reduce": (LL, SENTINEL, PUSH, PULL, TWO_SHOT, TWO_SHOT_PUSH, RING, multimem.ONE_SHOT,
-                   multimem.TWO_SHOT, TWO_SHOT_COPY_ENGINE, RING_COPY_ENGINE,
-                   hierarchical.HIERARCHICAL, hierarchical.WHOLE),
+                   multimem.TWO_SHOT, TWO_SHOT_COPY_ENGINE, RING_COPY_ENGINE),
     "all_gather": allgather.ALGORITHMS,
     "reduce_scatter": reduce_scatter.ALGORITHMS,
     "alltoall": alltoall.ALGORITHMS,
@@ -33,6 +32,14 @@ EXACT: dict[str, tuple[Algorithm, ...]] = {
 # Measured only where the command line names them.
 ON_REQUEST: dict[str, tuple[Algorithm, ...]] = {
     "all_reduce": quantized.ALGORITHMS,
+}
+# These and the library perform a collective between hosts.
+BETWEEN_HOSTS: dict[str, tuple[Algorithm, ...]] = {
+    "all_reduce": (hierarchical.ALL_REDUCE, hierarchical.WHOLE, hierarchical.FLAT),
+    "all_gather": (hierarchical.ALL_GATHER, hierarchical.FLAT),
+    "reduce_scatter": (hierarchical.REDUCE_SCATTER, hierarchical.FLAT),
+    "alltoall": (hierarchical.FLAT,),
+    "sendrecv": (hierarchical.FLAT,),
 }
 
 
@@ -100,7 +107,7 @@ def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int,
 
 def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -> Algorithm:
     """`auto`: binds the tuned choice for each state of the link, or the default."""
-    by_name = {algorithm.name: algorithm for algorithm in (*algorithms, hierarchical.FLAT)}
+    by_name = {algorithm.name: algorithm for algorithm in algorithms}
 
     def bind_named(world: World, case: Case, name: str) -> Bound:
         bound = named(by_name, name).bind(world, case)
@@ -114,15 +121,9 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
                 by_link[choice.link_rtt_ns] = bound
         if by_link:
             return replace(next(iter(by_link.values())), by_link=by_link)
-        names = (hierarchical.preferred(world, case) if world.node
-                 else [default_choice(world, case, reduces_all)])
-        bounds = (bind_named(world, case, name) for name in names if name in by_name)
-        refusals = []
-        for bound in bounds:
-            if isinstance(bound, Operation):
-                return bound
-            refusals.append(bound)
-        return refusals[-1]
+        if world.node and hierarchical.FLAT.name in by_name:
+            return bind_named(world, case, hierarchical.choose(world, case))
+        return bind_named(world, case, default_choice(world, case, reduces_all))
 
     return Algorithm("auto", "the best for the size: as bench.tune measured, or a default", bind,
                      registered=True)
@@ -140,18 +141,21 @@ LIBRARY = Algorithm(
 
 
 def _registered(collective: str) -> dict[str, Algorithm]:
-    automatic = choosing_among(EXACT[collective], collective == "all_reduce")
-    listed = (LIBRARY, *EXACT[collective], *ON_REQUEST.get(collective, ()), hierarchical.FLAT,
-              automatic)
+    exact = *EXACT[collective], *BETWEEN_HOSTS[collective]
+    automatic = choosing_among(exact, collective == "all_reduce")
+    listed = (LIBRARY, *exact, *ON_REQUEST.get(collective, ()), automatic)
     return {algorithm.name: algorithm for algorithm in listed}
 
 
 ALGORITHMS: dict[str, dict[str, Algorithm]] = {name: _registered(name) for name in EXACT}
 
 
-def default_names(collective: str, near_peers: bool = False) -> list[str]:
+def default_names(collective: str, near_peers: bool = False, hosts: int = 1) -> list[str]:
     """The algorithms of a run that names none. Between near peers pushing gains little."""
-    skipped = {hierarchical.FLAT.name, *(each.name for each in ON_REQUEST.get(collective, ()))}
+    between = [algorithm.name for algorithm in BETWEEN_HOSTS[collective]]
+    if hosts > 1:
+        return [LIBRARY.name, *between[:-1], "auto"]  # flat is the library
+    skipped = {*between, *(algorithm.name for algorithm in ON_REQUEST.get(collective, ()))}
     if near_peers:
         skipped.add(TWO_SHOT_PUSH.name)
     return [name for name in ALGORITHMS[collective] if name not in skipped]

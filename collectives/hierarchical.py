@@ -77,16 +77,82 @@ def all_reduce(world: World, node: World, case: Case) -> Iterator[tuple[World, C
     if cut < case.count or not cut:
         yield from whole(world, node, replace(
             case, count=case.count - cut, send=case.send + cut * size,
-            receive=case.receive + cut * size, variant="copied"))
+            receive=case.receive + cut * size))
 
 
 def whole(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]:
     own = [ranks for ranks in lanes(world.communicator.nodes) if world.communicator.rank in ranks]
     # A rank with several lanes sends the same sum in each.
     sums = case.receive if len(own) == 1 else scratch(world, case.segment_bytes)
-    yield node, replace(case, receive=sums)
+    yield node, replace(case, receive=sums, variant="copied")
     for ranks in own:
         yield between(world, ranks), replace(case, send=sums, in_place=len(own) == 1)
+
+
+def in_blocks(nodes: list[tuple[int, ...]]) -> bool:
+    """Whether the ranks of each host follow one another, so that their segments do."""
+    return all(ranks[-1] - ranks[0] == len(ranks) - 1 for ranks in nodes)
+
+
+def windows(world: World, node: World, case: Case) -> Iterator[tuple[int, int, int, int]]:
+    """What a host's ranks do in turn for the segments of each host, as many at a time as they are:
+    turn, host, offset of the first segment in bytes, and the number of segments."""
+    for turn in range(math.ceil(max(map(len, world.communicator.nodes)) / node.communicator.size)):
+        for host, ranks in enumerate(world.communicator.nodes):
+            first = turn * node.communicator.size
+            if first < len(ranks):
+                yield (turn, host, (ranks[0] + first) * case.segment_bytes,
+                       min(node.communicator.size, len(ranks) - first))
+
+
+def in_lanes(world: World, node: World) -> Iterator[tuple[int, World]]:
+    """The lanes of this rank, each by its turn."""
+    every = lanes(world.communicator.nodes)[node.communicator.rank :: node.communicator.size]
+    for turn, ranks in enumerate(every):
+        yield turn, between(world, ranks)
+
+
+def scatter(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]:
+    """For each host a reduce-scatter here; then each lane adds up its segments of all hosts."""
+    ranks, size = node.communicator.size, case.segment_bytes
+    row = world.communicator.hosts * size
+    rows = math.ceil(max(map(len, world.communicator.nodes)) / ranks)
+    sums = scratch(world, rows * row + (ranks + 1) * size)
+    spare, unused = sums + rows * row, sums + rows * row + ranks * size
+    for turn, host, at, n in windows(world, node, case):
+        send = case.send + at
+        if n < ranks:  # the message may end before a segment for each rank
+            yield own(world), replace(case, collective=COLLECTIVES["all_gather"], send=send,
+                                      count=n * case.count, receive=spare, in_place=False)
+            send = spare
+        yield node, replace(case, send=send, receive=sums + turn * row + host * size,
+                            in_place=False)
+    for turn, lane in in_lanes(world, node):
+        yield lane, replace(case, send=sums + turn * row, in_place=False,
+                            receive=unused if turn else case.receive)
+
+
+def gather(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]:
+    """Each lane gathers its segments of all hosts; then for each host an all-gather here."""
+    ranks, size = node.communicator.size, case.segment_bytes
+    row = world.communicator.hosts * size
+    rows = math.ceil(max(map(len, world.communicator.nodes)) / ranks)
+    parts = scratch(world, rows * row + ranks * size)
+    spare = parts + rows * row
+    for turn, lane in in_lanes(world, node):
+        yield lane, replace(case, receive=parts + turn * row, in_place=False)
+    for turn, host, at, n in windows(world, node, case):
+        target = case.receive + at
+        yield node, replace(case, send=parts + turn * row + host * size,
+                            receive=target if n == ranks else spare, in_place=False)
+        if n < ranks:
+            yield own(world), replace(case, count=n * case.count, send=spare, receive=target,
+                                      in_place=False)
+
+
+def own(world: World) -> World:
+    """The world of this rank alone, in which an all-gather is a copy."""
+    return between(world, (world.communicator.rank,))
 
 
 def bind(steps: Steps, world: World, case: Case) -> Bound:
@@ -100,6 +166,11 @@ def bind(steps: Steps, world: World, case: Case) -> Bound:
         return bind_flat(world, case)
     if case.redop == "avg":
         return Unsupported("a mean of the hosts' means rounds twice")
+    if steps is not all_reduce:
+        case = replace(case, variant="copied")  # scratch memory is not mapped
+    if case.collective.cut and not in_blocks(nodes):
+        return Unsupported("the ranks of a host do not follow one another: start them in blocks "
+                           "(mpirun -ppn N, srun -m block)")
     listed = list(steps(world, node, case))
     bounds: dict[int, Bound] = {}
     failure = None
@@ -132,11 +203,15 @@ def bind_flat(world: World, case: Case) -> Bound:
     return world.library.bind(world, replace(case, variant=world.library.variants(world)[0]))
 
 
-def preferred(world: World, case: Case) -> tuple[str, ...]:
-    """The default choices of `auto` between hosts; the first that can be bound counts."""
-    if case.collective.name == "all_reduce" and case.segment_bytes <= MOST_WHOLE_BYTES:
-        return "hierarchical_whole", "flat"
-    return "hierarchical", "flat"
+def choose(world: World, case: Case) -> str:
+    """The default of `auto` between hosts."""
+    sizes = [len(ranks) for ranks in world.communicator.nodes]
+    unmapped = world.node is None or isinstance(world.node.peers, Unsupported)
+    if unmapped or max(sizes) == 1 or case.redop == "avg" or case.collective.name not in WITHIN:
+        return "flat"
+    if case.collective.name == "all_reduce":
+        return "hierarchical_whole" if case.segment_bytes <= MOST_WHOLE_BYTES else "hierarchical"
+    return "hierarchical" if in_blocks(world.communicator.nodes) else "flat"
 
 
 def _bind_flat(world: World, case: Case) -> Bound:
@@ -145,9 +220,15 @@ def _bind_flat(world: World, case: Case) -> Bound:
 
 FLAT = Algorithm("flat", "between hosts: the library over all ranks, as auto may choose it",
                  _bind_flat)
-HIERARCHICAL = Algorithm(
+ALL_REDUCE = Algorithm(
     "hierarchical", "between hosts: reduce-scatter and all-gather within each, the library between",
     partial(bind, all_reduce), registered=True)
+REDUCE_SCATTER = Algorithm(
+    "hierarchical", "between hosts: reduce-scatter within each, then the library's between",
+    partial(bind, scatter))
+ALL_GATHER = Algorithm(
+    "hierarchical", "between hosts: the library's all-gather, then one within each",
+    partial(bind, gather))
 WHOLE = Algorithm(
     "hierarchical_whole", "between hosts: one-shot within each, the library between, whole",
     partial(bind, whole))

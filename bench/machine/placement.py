@@ -25,13 +25,13 @@ def pin(communicator: Communicator) -> Place:
     allowed = sorted(os.sched_getaffinity(0))
     masks = _on_host(communicator, allowed)
     every_cpu = set[int]().union(*masks.values())
-    if len(every_cpu) < len(masks):
-        return Place(True, allowed, None)
-    index = sorted(masks).index(communicator.rank)
-    if all(mask == allowed for mask in masks.values()):
+    crowded, index = len(every_cpu) < len(masks), sorted(masks).index(communicator.rank)
+    if not crowded and all(mask == allowed for mask in masks.values()):
         os.sched_setaffinity(0, {one_per_core(allowed)[index]})
     cpus = sorted(os.sched_getaffinity(0))
-    taken = set[int]().union(*_on_host(communicator, cpus).values())
+    taken = set[int]().union(*_on_host(communicator, cpus).values())  # hosts differ: all call it
+    if crowded:
+        return Place(True, cpus, None)
     free = [core[0] for core in cores(sorted(every_cpu)) if not taken & set(core)]
     return Place(False, cpus, free[index] if len(free) >= len(masks) else None)
 

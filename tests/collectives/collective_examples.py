@@ -25,7 +25,8 @@ MARGIN_BYTES = 64 << 10  # behind a buffer: no launch may write there
 ROOM_BYTES = MOST_BYTES + MARGIN_BYTES
 UNTOUCHED = 0xA5
 SPECIAL = [0.0, -0.0, 1e-40, 6e-8, 1e-5, 65504.0, 3.0e4]
-IN_ANY_ORDER = "ring", "library"  # the other algorithms reduce in rank order
+# The other algorithms reduce in rank order.
+IN_ANY_ORDER = "ring", "library", "flat", "hierarchical", "hierarchical_whole"
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def error_bound(inputs: list[np.ndarray], redop: str, datatype: Datatype, wire_r
 def wire_roundings(algorithm: str, ranks: int) -> int:
     """The number of times that a sum is rounded to the wire type: once per hop in the ring, and in a library, because
     its algorithm is unknown; once in the other forms."""
-    return max(1, ranks - 1) if algorithm in ("ring", "library") else 1
+    return max(1, ranks - 1) if algorithm in IN_ANY_ORDER else 1
 
 
 def inputs(example: Example, ranks: int) -> np.ndarray:

@@ -1,0 +1,96 @@
+"""Run by mpirun on several hosts: every collective between hosts beside numpy, and the bytes that cross.
+
+`host_ranks.py right` tries types, operations, counts, places and variants. `host_ranks.py bytes NAME SIZE CALLS`
+prints what leaves rank 0's host in each call of an algorithm, as its network interface counts it.
+"""
+
+import hashlib
+import sys
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from bench.harness.iteration import Buffers as PlainBuffers
+from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS
+from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.operation import Case, Operation, Unsupported, World
+from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example, inputs
+from tests.ranks.world import connect, launch
+
+# Counts, with types and operations.
+REDUCED = [*product((5,), [("float32", "prod"), ("float64", "max"), ("int32", "min"), ("int64", "sum"),
+                           ("int8", "prod"), ("uint8", "sum"), ("float16", "sum")]),
+           *product((0, 1, 1003, 40_001), [("float32", "sum")])]
+MOVED = [*product((5,), [("bfloat16", "none"), ("float64", "none")]), *product((0, 40_001), [("int8", "none")])]
+
+
+def main(world: World) -> None:
+    communicator, shared = world.communicator, world.shared
+    assert not isinstance(shared, Unsupported), shared.reason
+    shared.make_room(ROOM_BYTES)
+    send, receive = (shared.register(ROOM_BYTES) for _ in range(2))
+    buffers = Buffers(communicator.rank, communicator.size, send, receive)
+    done, refusals = 0, set()
+    for collective, in_place in product(list(COLLECTIVES.values())[:3], (False, True)):
+        algorithms = [*BETWEEN_HOSTS[collective.name][:-1], ALGORITHMS[collective.name]["auto"]]
+        examples = REDUCED if collective.reduces else MOVED
+        for algorithm, (count, (name, redop)) in product(algorithms, examples):
+            for variant in algorithm.variants(world):
+                example = Example(collective, {}, algorithm.name, variant, DATATYPES[name], redop, count, in_place,
+                                  shift=3, data_seed=count, special=False, launches=2)
+                every = inputs(example, communicator.size)
+                operation = algorithm.bind(world, buffers.case(example, every))
+                if isinstance(operation, Unsupported):
+                    refusals.add((algorithm.name, operation.reason))
+                    continue
+                example = replace(example, algorithm=operation.chosen or algorithm.name)
+                communicator.barrier()
+                launch(world.device, operation.step, 1 if in_place else example.launches)
+                error = operation.failure() or buffers.problem(example, every)
+                bits = set(communicator.all_gather(hashlib.md5(buffers.result(example).tobytes()).digest()))
+                if collective.name == "all_reduce" and len(bits) > 1 and example.algorithm != "flat":
+                    error = error or "ranks got different bits"
+                error = communicator.first_word(error)
+                assert not error, f"{algorithm.name} of {example}: {error}"
+                done += 1
+    if communicator.rank == 0:
+        print(f"{done} right on {communicator.nodes}; refused: {sorted(refusals)}")
+
+
+def sent_bytes() -> int:
+    """The bytes that left this host: the ninth number of its interface's line."""
+    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if "eth0:" in line)
+    return int(line.split(":")[1].split()[8])
+
+
+def count_bytes(world: World, collective: str, name: str, size: int, calls: int) -> None:
+    """The bytes of a call, less those that leave in the same time without calls."""
+    communicator, kind = world.communicator, COLLECTIVES[collective]
+    buffers = PlainBuffers(world.library.allocate(world, size), world.library.allocate(world, size), 0)
+    count = kind.count(size, communicator.size, DATATYPES["float32"])
+    case = Case(kind, count, DATATYPES["float32"], "sum" if kind.reduces else "none",
+                *buffers.addresses(kind, 4 * count, communicator.rank, False))
+    operation = ALGORITHMS[collective][name].bind(world, case)
+    assert isinstance(operation, Operation), operation
+    launch(world.device, operation.step, 2)
+    figures, took_s = [], 0.0
+    for n in (calls, 0):
+        communicator.barrier()
+        before, start_s = sent_bytes(), time.monotonic()
+        for _ in range(n):
+            launch(world.device, operation.step, 1)
+        time.sleep(took_s)
+        communicator.barrier()
+        took_s = time.monotonic() - start_s
+        figures.append(sent_bytes() - before)
+    if communicator.rank == 0:
+        print(f"{(figures[0] - figures[1]) / calls:.0f} bytes a call, {figures[1]} bytes idle")
+
+
+if __name__ == "__main__":
+    opened, _ = connect(30.0)
+    if sys.argv[1] == "right":
+        main(opened)
+    else:
+        count_bytes(opened, sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

@@ -97,8 +97,9 @@ def explanations(group: Group) -> Iterator[str]:
 def summary(group: Group) -> list[str]:
     """What was compared, what would be found, and the nodes that lack sizes."""
     screen, launches = group.screen, int(np.median(group.screen.launches))
-    lines = [f"{group.title}: {counted(len(group.names), group.kind)}, "
-             f"{counted(int(screen.launches.sum()), 'run')}, {counted(len(group.sizes_bytes), 'size')}."]
+    runs, sizes = int(screen.launches.sum()), len(group.sizes_bytes)
+    lines = [f"{group.title}: {counted(len(group.names), group.kind)}, {counted(runs, 'run')}, "
+             f"{counted(sizes, 'size')}."]
     if np.isfinite(screen.detectable):
         lines[0] += (f" With {counted(launches, 'run')} each, {screen.detectable:.1%} slower is "
                      f"found four times in five; of fleets with equal {group.kind}s at most 5 % "

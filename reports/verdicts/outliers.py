@@ -26,8 +26,8 @@ class Screen:
     """Each node against its peers. Arrays have a row for each node: `launches`; `excess` (nodes,
     sizes), the log of its cost over the peers' median, NaN if it was not measured; `level`, its
     mean over the sizes, with a 95 % interval from `low` to `high`; `is_slow` (nodes, sizes) and
-    `is_slow_overall`; `is_replicated`: more than one launch shows it. `slow_racks` has the excess
-    of each slow rack. `detectable` is the slowdown (0.03: 3 %) that would be found in four of five
+    `is_slow_overall`; `is_replicated`: most of several launches show it. `slow_racks` has the
+    excess of each slow rack. `detectable` is the slowdown (0.03: 3 %) that would be found in four of five
     fleets, infinite below LEAST_NODES."""
 
     launches: Integers
@@ -54,8 +54,7 @@ def screen(logs: Floats, node_of: Integers, racks: Sequence[str] = (), families:
 
     A node's value is the median of its launches. It is compared with the median node, in robust
     standard deviations of all nodes, by Student's test; Bonferroni's correction covers nodes, sizes
-    and racks. A single launch cannot tell a slow node from a disturbed launch, and of two launches
-    both must be slow: `is_replicated`."""
+    and racks. A single launch cannot tell a slow node from a disturbed launch: `is_replicated`."""
     by_node = by_launch(logs, node_of)
     launches = np.sum(np.isfinite(by_node).any(axis=2), axis=1)
     centre = median(median(by_node, 1), 0)
@@ -74,8 +73,7 @@ def screen(logs: Floats, node_of: Integers, racks: Sequence[str] = (), families:
         error = spread_of(excess[rows, size], launches[rows], noise)
         least = _least(SIZE_P * p / nodes / sizes, error)
         is_slow[rows, size] = excess[rows, size] > np.maximum(least, np.log1p(margin))
-        fastest = np.nanmin(by_node[rows, :, size], axis=1)
-        replicated[rows, size] = is_replicated(fastest, launches[rows], least, margin)
+        replicated[rows, size] = is_replicated(by_node[rows, :, size], least, margin)
     own_levels = mean(by_node, 2)
     noise = launch_variance(own_levels)
     error = spread_of(level, launches, noise)
@@ -85,8 +83,7 @@ def screen(logs: Floats, node_of: Integers, racks: Sequence[str] = (), families:
         error = np.sqrt(error**2 + rest**2 * lacking / np.maximum(sizes - lacking, 1) / sizes)
     least = _least(LEVEL_P * p / nodes, error)
     overall = level > np.maximum(least, np.log1p(margin))
-    fastest = np.nanmin(own_levels, axis=1) - np.median(part)
-    certain = is_replicated(fastest, launches, least, margin)
+    certain = is_replicated(own_levels - np.median(part), least, margin)
     typical = float(np.median(error))
     within = np.sqrt(noise * median_variance(launches)) if np.isfinite(noise) else error
     half = -stdtrit(max(FREEDOM * (nodes - 1), 1), 0.025) * np.hypot(
@@ -159,11 +156,14 @@ def spread_of(excess: Floats, launches: Integers, noise: float) -> Floats:
     return np.full(len(excess), np.sqrt(variance))
 
 
-def is_replicated(fastest: Floats, launches: Integers, least: Floats, margin: float) -> Bools:
-    """Whether more than one launch shows that a node is slow: the median of three launches, or both
-    of two. `least` is what a node must exceed, and `fastest` its fastest launch."""
-    both = fastest > np.maximum(least * np.sqrt(1 / median_variance(2)), np.log1p(margin))
-    return np.asarray((launches > 2) | ((launches == 2) & both))
+def is_replicated(by_node: Floats, least: Floats, margin: float) -> Bools:
+    """Whether most launches of each node, (nodes, launches), are slow beyond the margin: three
+    quarters of them, or both of two beyond what a single launch must exceed. `least` is what the
+    median must exceed. One launch replicates nothing."""
+    launches = np.sum(np.isfinite(by_node), axis=1)
+    quartile = np.sort(by_node, axis=1)[np.arange(len(launches)), (launches - 1) // 4]
+    single = np.where(launches == 2, least / np.sqrt(median_variance(2)), 0.0)
+    return np.asarray((launches > 1) & (quartile > np.maximum(single, np.log1p(margin))))
 
 
 def _least(p: float, error: Floats) -> Floats:

@@ -29,6 +29,8 @@ COMMANDS = {
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
     "history": ("trends.history", "tells which cases changed in a folder of runs, and when",
                 "results/ --plot history.svg"),
+    "fleet": ("trends.fleet", "names the nodes that are slower than their peers, wrong or failed",
+              "results/"),
     "advise": ("advice.advise", "advises how to split a model over GPUs, from a run's all-reduces",
                "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl"),
     "peers": ("verdicts.peers", "shows Wiretax beside several MPI libraries", "peers"),

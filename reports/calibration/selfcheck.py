@@ -1,6 +1,6 @@
 """`selfcheck`: compares every rate that the verdicts promise with its limit. Synthetic launches go
-through the statistics that judge real launches; `calibrated_gates` checks `regress`, and
-`calibrated_trends` fits and histories."""
+through the statistics that judge real launches; `calibrated_gates` checks `regress`,
+`calibrated_trends` fits and histories, `calibrated_fleets` fleets."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.calibration import calibrated_gates, calibrated_trends, synthetic
+from reports.calibration import calibrated_fleets, calibrated_gates, calibrated_trends, synthetic
 from reports.calibration.synthetic import ROUNDS, Figure, Rng, Scenario, Simulation, blocks
 from reports.store import stats
 from reports.store.report_json import write_json
@@ -148,6 +148,7 @@ CLAIMS: dict[str, list[Simulation]] = {
         partial(one_launch_alarms, spread) for spread in (0.005, 0.015, 0.03)],
     **calibrated_gates.CLAIMS,
     **calibrated_trends.CLAIMS,
+    **calibrated_fleets.CLAIMS,
 }
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from reports.advice.procurement import evaluate, procure_page
 from reports.imports.imported import read_imported
 from reports.site import shared
+from reports.site.fleet_page import FLEET
 from reports.site.run_page import fact_text
 from reports.store.result import places
 from reports.store.schema import Result
@@ -59,6 +60,8 @@ def overview_page(store: shared.Store, others: Sequence[Page]) -> Page:
     cells = sum((page.counts for page in pages.values()), Counter[str]())
     cards = _cards({"cases over runs": series, "cells of campaigns": cells})
     newest = [f"The newest run: {headline_of(result)}" for result in store.results[-1:]]
+    if FLEET in pages:
+        newest += [f"The fleet: {sentence}" for sentence in pages[FLEET].sentences[:1]]
     return Page("Wiretax: all runs and their verdicts", newest,
                 _tables(store, pages, history, wrong), reproduce,
                 [*cards, ("last run", "", last_run)], file="index.html")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from reports.site import across, shared
+from reports.site import across, fleet_page, shared
 from reports.site.run_page import run_page
 from reports.store import foreign
 from reports.store.report_json import write_json
@@ -119,6 +119,8 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
         yield shared.file_name("compare", str(path)), "", partial(across.campaign_page, path)
     if store.results or store.campaigns:
         yield across.HISTORY, "History", partial(across.history_page, store.folder)
+    if len({node for result in store.results for node in result.run.nodes}) > 1:
+        yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, store.folder)
     if store.imported:
         yield "imported.html", "Imported logs", partial(across.imported_page, store.imported)
     for spec in store.specs:

@@ -24,10 +24,11 @@ MOST_CHARACTERS = 4000  # of one line of a value
 NUMBER = re.compile(r"[<>+-]?\d[\d.]*(e[+-]?\d+)?( ?[A-Za-z%/]{1,4})?!?( \[[^]]*\])?|-")
 NO_HISTORY = "in no run that a history can use"
 # The style of each verdict or reason; the dashboard's first page counts them by these words.
-CLASSES = {**dict.fromkeys(("SLOWER", "WORSE", "WRONG", "FAIL"), "worse"),
+CLASSES = {**dict.fromkeys(("SLOWER", "SLOW", "WORSE", "WRONG", "FAIL", "FAILED"), "worse"),
            **dict.fromkeys(("FASTER", "BETTER", "PASS"), "better"),
            **dict.fromkeys(("AMBIGUOUS", "UNREPLICATED", "TOO EARLY", "NOISY", "TOO FEW BLOCKS",
-                            "INCOMPLETE", "UNDECIDED", "UNVERIFIED", NO_HISTORY.upper()),
+                            "INCOMPLETE", "UNDECIDED", "UNVERIFIED", "SUSPECT",
+                            NO_HISTORY.upper()),
                            "unknown")}
 # The CSS variable for each colour that matplotlib writes; other greys are `muted`.
 VARIABLES = {"#000000": "currentColor", "#ffffff": "Canvas", "#999999": "var(--edge)",

@@ -1,0 +1,178 @@
+"""Claims on `fleet`: how often equal nodes have an alarm, and how often slow nodes, racks and
+cables are named."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+
+from reports.calibration import synthetic
+from reports.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Floats, Rng, Simulation
+from reports.verdicts.outliers import Screen, explain_pairs, screen
+
+NODES, SIZES, RACK = 200, 12, 20
+SLOWER = 0.05
+
+
+@dataclass(frozen=True)
+class Machines:
+    """How the launches of a fleet scatter. `spread` is the standard deviation of the log of a
+    launch's median, 70 % of its variance common to all sizes; `between` is the one of nodes.
+    `outliers`: 3 % of launches are slower by 10 % on average. `recorded`: the launches of a real
+    campaign. `lacking`: the share of nodes without the larger half of the sizes. `heavy`: nodes
+    differ by Student's t with 5 degrees of freedom."""
+
+    launches: int
+    spread: float = 0.015
+    between: float = 0.005
+    nodes: int = NODES
+    outliers: bool = False
+    recorded: bool = False
+    lacking: float = 0.0
+    heavy: bool = False
+
+    def __str__(self) -> str:
+        words = [f"{self.nodes} nodes x {self.launches}", f"{self.spread * 100:g} %",
+                 "outliers" * self.outliers, "lacking sizes" * (self.lacking > 0),
+                 "nodes vary by t with 5 df" * self.heavy]
+        if self.recorded:
+            words[1] = "recorded"
+        return ", ".join(filter(None, words))
+
+    def draw(self, rng: Rng) -> Floats:
+        """Log costs, (nodes, launches, sizes)."""
+        shape = self.nodes, self.launches, SIZES
+        logs = self.between * _common(rng, (self.nodes, 1, SIZES))
+        if self.heavy:  # a normal value over a chi of 5 degrees of freedom, with variance 1
+            logs *= np.sqrt(3 / rng.chisquare(5, (self.nodes, 1, 1)))
+        if self.recorded:
+            logs = logs + _recorded(rng, shape)
+        else:
+            logs = logs + self.spread * _common(rng, shape)
+        if self.outliers:
+            excess = rng.exponential(LAUNCH_EXCESS, shape[:2])
+            logs += (excess * (rng.random(shape[:2]) < OUTLYING))[..., None]
+        logs[: round(self.lacking * self.nodes), :, SIZES // 2 :] = np.nan
+        return np.asarray(logs)
+
+
+def _common(rng: Rng, shape: tuple[int, ...]) -> Floats:
+    """Deviates with variance 1, of which 0.7 is common along the last axis."""
+    shared = rng.standard_normal((*shape[:-1], 1))
+    return np.asarray(np.sqrt(0.7) * shared + np.sqrt(0.3) * rng.standard_normal(shape))
+
+
+def _recorded(rng: Rng, shape: tuple[int, ...]) -> Floats:
+    """Launches of the recorded campaign, in the state of the link that most of them have."""
+    logs = np.load(synthetic.RECORDED)["log_medians"]
+    logs = logs[..., np.argmax(np.isfinite(logs).sum(axis=(0, 1)))]
+    logs = logs[np.isfinite(logs).sum(axis=1) >= SIZES]
+    cases = np.flatnonzero(np.isfinite(logs).sum(axis=0) > len(logs) // 2)[:SIZES]
+    centred = logs[:, cases] - np.nanmedian(logs[:, cases], axis=0)
+    order = np.argsort(rng.random((shape[0], len(centred))), axis=1)  # a node's launches differ
+    return np.asarray(centred[order[:, : shape[1]]])
+
+
+def screened(logs: Floats, racks: Sequence[str] = ()) -> Screen:
+    """The screen of (nodes, launches, sizes)."""
+    nodes, launches, sizes = logs.shape
+    return screen(logs.reshape(-1, sizes).astype(float), np.repeat(np.arange(nodes), launches),
+                  racks)
+
+
+def rack_names(nodes: int) -> list[str]:
+    return [f"r{node // RACK}" for node in range(nodes)]
+
+
+def equal_nodes(machines: Machines, most: float, rng: Rng, n: int) -> list[Figure]:
+    """The share of fleets with an alarm if no node is slow: any node or rack is named; and those
+    in which more than one launch shows it. `most` limits the second with outliers, otherwise the
+    first. Runs a fifth of the replications."""
+    alarmed, replicated = list[bool](), list[bool]()
+    for _ in range(n // 5):
+        seen = screened(machines.draw(rng), rack_names(machines.nodes))
+        alarmed.append(bool(seen.is_named.any() or seen.slow_racks))
+        is_slow = seen.is_named & seen.is_replicated
+        replicated.append(bool(is_slow.any() or seen.slow_racks))
+    limits = (1.0, most) if machines.outliers else (most, 1.0)
+    return [Figure(f"{machines}: any", alarmed, most=limits[0]),
+            Figure(f"{machines}: SLOW", replicated, most=limits[1])]
+
+
+def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) -> list[Figure]:
+    """Some nodes are slower by 5 %: how often all of them are named, with no other, and their
+    intervals cover the truth. Runs a fifth of the replications."""
+    named, others, covered = list[bool](), list[bool](), list[float]()
+    for _ in range(n // 5):
+        levels = machines.between * _common(rng, (machines.nodes, 1, SIZES))
+        levels[:number] += np.log1p(SLOWER)
+        still = Machines(**{**machines.__dict__, "between": 0.0})
+        seen = screened(still.draw(rng) + levels)
+        named.append(bool(seen.is_named[:number].all()))
+        others.append(bool(seen.is_named[number:].any()))
+        truth = levels[:number].mean(axis=(1, 2))
+        covered.append(float(np.mean((seen.low[:number] <= truth) & (truth <= seen.high[:number]))))
+    name = f"{machines}, {number} slow"
+    most = 0.10 if machines.outliers else 0.05
+    return [Figure(f"{name}: named", named, least), Figure(f"{name}: another", others, most=most),
+            Figure(f"{name}: interval", covered, 0.93)]
+
+
+def slow_rack(machines: Machines, slower: float, least: float, rng: Rng, n: int) -> list[Figure]:
+    """A rack of 20 is slower: how often it is named, and another rack or its node is. Runs a
+    fifth of the replications."""
+    named, others = list[bool](), list[bool]()
+    for _ in range(n // 5):
+        logs = machines.draw(rng)
+        logs[:RACK] += np.log1p(slower)
+        seen = screened(logs, rack_names(machines.nodes))
+        named.append("r0" in seen.slow_racks)
+        others.append(bool(seen.is_named[RACK:].any() or {*seen.slow_racks} - {"r0"}))
+    name = f"rack +{slower:.0%}"
+    return [Figure(f"{name}: named", named, least), Figure(f"{name}: another", others, most=0.05)]
+
+
+def slow_cables(nodes: int, slower: float, rng: Rng, n: int) -> list[Figure]:
+    """All pairs of some nodes, 3 launches each: one node is slower, or one pair is; how often this
+    alone is what explains the slow pairs. Runs a fifth of the replications."""
+    names = [f"n{node}" for node in range(nodes)]
+    pairs = list(combinations(names, 2))
+    with_node = np.array(["n1" in pair for pair in pairs])
+    is_explained: dict[str, list[bool]] = {"node": [], "pair": []}
+    for _ in range(n // 5):
+        machines = Machines(3, spread=0.01, nodes=len(pairs))
+        for kind, is_slow in (("node", with_node), ("pair", np.arange(len(pairs)) == 2)):
+            logs = machines.draw(rng)
+            logs[is_slow] += np.log1p(slower)
+            seen = screened(logs)
+            causes = explain_pairs(pairs, seen.is_named, seen.level)
+            expected = "n1" if kind == "node" else ""
+            is_explained[kind].append(
+                [node for node, _ in causes] == [expected]
+                and (kind == "node" or causes[0][1] == [2]))
+    return [Figure(f"{nodes} nodes, +{slower:.0%}: the {kind}", values, 0.90)
+            for kind, values in is_explained.items()]
+
+
+CLAIMS: dict[str, list[Simulation]] = {
+    "A fleet of equal nodes: any alarm": [
+        *(partial(equal_nodes, machines, 0.05) for machines in (
+            Machines(5), Machines(1), Machines(3, 0.005, 0.0), Machines(2, 0.03, 0.01),
+            Machines(5, recorded=True), Machines(5, lacking=0.1), Machines(3, nodes=20),
+            Machines(1, nodes=8), Machines(3, nodes=4))),
+        partial(equal_nodes, Machines(5, heavy=True), 1.0),
+        partial(equal_nodes, Machines(5, outliers=True), 0.05),
+        partial(equal_nodes, Machines(3, outliers=True), 0.10),
+        partial(equal_nodes, Machines(1, outliers=True), 0.01)],
+    "Nodes slower by 5 %": [
+        partial(slow_nodes, Machines(5), 1, 0.95), partial(slow_nodes, Machines(5), 2, 0.90),
+        partial(slow_nodes, Machines(1, 0.005), 1, 0.95),
+        partial(slow_nodes, Machines(5, outliers=True), 1, 0.90),
+        partial(slow_nodes, Machines(1), 1, 0.0)],
+    "A slow rack of 20 among 200 nodes x 5": [
+        partial(slow_rack, Machines(5), 0.05, 0.95), partial(slow_rack, Machines(5), 0.03, 0.0)],
+    "Which cable: pairs of nodes x 3": [
+        partial(slow_cables, 6, 0.25), partial(slow_cables, 12, 0.10)],
+}

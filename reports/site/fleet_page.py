@@ -1,0 +1,75 @@
+"""The page about the nodes of a store: each against its peers, over all sizes and at each size."""
+
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from reports.site import shared
+from reports.tables.figure import COLOURS, figure
+from reports.tables.page import Page, Row, Section, draw_picture
+from reports.tables.sentences import size_text
+from reports.trends.fleet import headline, order, summary
+from reports.trends.fleet_groups import FAILED, WRONG, Fleet, Group, load
+
+FLEET = "fleet.html"
+MOST_LABELS = 8  # named nodes with their names in the picture
+
+
+def fleet_page(folder: Path) -> Page:
+    """The nodes of the runs below `folder`. Raises ResultError without a labelled run."""
+    fleet = load(folder)
+    sections = [_bad_runs(fleet)]
+    for number, group in enumerate(fleet.groups):
+        picture = draw_picture(
+            f"fleet-{number}", lambda target, group=group: plot(group, target),
+            f"Each {group.kind}, {group.title}", "A mark for each, in the order of the names, with "
+            "its 95 % interval; named ones are filled and labelled.", f"fleet-{number}")
+        rows = [_row(group, row) for row in order(group)]
+        sections.append(Section(f"{group.title}: {group.kind}s", summary(group), [picture],
+                                table=f"fleet-{number}", rows=rows, filters=["verdict"]))
+    return Page("Fleet", [f"{headline(fleet)}.", *fleet.left_out], sections,
+                shared.how_to_reproduce(fleet.runs))
+
+
+def _bad_runs(fleet: Fleet) -> Section:
+    """The nodes with wrong results and those without a finished run."""
+    rows: list[Row] = [
+        {"node": node, "verdict": verdict, "run": (run_id, shared.file_name("run", run_id))}
+        for verdict, of_node in ((WRONG, fleet.wrong), (FAILED, fleet.failed))
+        for node, run_ids in of_node.items() for run_id in run_ids]
+    return Section("Wrong and failed", table="wrong-nodes", rows=rows)
+
+
+def _row(group: Group, row: int) -> Row:
+    """A node's cells; a column for each size."""
+    screen = group.screen
+    value, low, high = np.expm1([screen.level[row], screen.low[row], screen.high[row]])
+    sizes = {size_text(size): "-" if np.isnan(excess) else f"{np.expm1(excess):+.1%}"
+             for size, excess in zip(group.sizes_bytes, screen.excess[row], strict=True)}
+    return {group.kind: group.names[row], "verdict": group.verdict(row),
+            "slower": f"{value:+.1%} [{low:+.1%} {high:+.1%}]",
+            "runs": str(screen.launches[row]), **sizes}
+
+
+def plot(group: Group, target: Path | IO[str]) -> None:
+    """Draws the excess of each node with its interval, in the order of the names."""
+    screen, places = group.screen, np.arange(len(group.names))
+    level, low, high = 100 * np.expm1([screen.level, screen.low, screen.high])
+    with figure(target, 1, 1, (9.2, 3.4)) as (_, panels):
+        axes = panels.flat[0]
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.vlines(places, low, high, color="#bbbbbb", linewidth=1.2)
+        for is_named, colour in ((False, "#555555"), (True, COLOURS[0])):
+            rows = np.flatnonzero(screen.is_named == is_named)
+            axes.plot(places[rows], level[rows], "o", color=colour,
+                      markersize=5 if is_named else 2.6)
+        for row in [row for row in order(group) if screen.is_named[row]][:MOST_LABELS]:
+            is_right = row > len(places) / 2
+            axes.annotate(f"{group.names[row]} {level[row]:+.1f} %", (row, level[row]),
+                          xytext=(-7 if is_right else 7, 0), textcoords="offset points",
+                          ha="right" if is_right else "left", va="center", fontsize=8)
+        axes.set_xticks([])
+        axes.set_xlabel(f"{group.kind}s by name", fontsize=9)
+        axes.set_ylabel("slower than the median, %", fontsize=9)
+        axes.tick_params(axis="y", labelsize=8)

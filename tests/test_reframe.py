@@ -1,0 +1,123 @@
+"""The ReFrame check and the sbatch array of examples/, with the real ReFrame. The default suite starts ranks with
+mpirun; `make reliability` also uses a real Slurm of two nodes. The gate reads the runs that they leave.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.broken_kernels import tree
+from tests.launch import ROOT, SLOW_TEST
+
+REFRAME = ROOT / ".venv-reframe" / "bin"
+CLUSTER = Path(os.environ.get("WIRETAX_CLUSTER", ROOT.parent / "shared" / "cluster")) / "slurm_here.sh"
+SITE = """site_configuration = {"systems": [{"name": "site", "hostnames": [".*"], "partitions": [
+    {"name": "slurm", "scheduler": "squeue", "launcher": "srun", "environs": ["builtin"]},
+    {"name": "here", "scheduler": "local", "launcher": "mpirun", "environs": ["builtin"]}]}]}"""
+CASES = "-b 16K -e 16K --mode isolated --iters 240 --algorithm"
+PROGRAM = f"{sys.executable} -m wiretax"
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+LIBRARY = "all_reduce_library_16KiB_us"
+
+pytestmark = pytest.mark.skipif(not (REFRAME / "reframe").exists(),
+                                reason="system tool absent: ReFrame; make .venv-reframe/.installed")
+
+
+def reframe(folder, *options, partition="here", kernels=ROOT, enter=()):
+    """Runs the check from `folder`, with the kernels of a tree. Returns ReFrame's output and performance variables."""
+    (folder / "site.py").write_text(SITE)
+    command = (REFRAME / "python", REFRAME / "reframe", "-C", "site.py", "-c", ROOT / "examples/reframe_wiretax.py")
+    done = subprocess.run(
+        [*enter, *command, "-r", "--system", f"site:{partition}", "--exec-policy=serial", "--report-file=report.json",
+         "--nocolor", "-S", f"executable={PROGRAM}", *options],
+        cwd=folder, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PATH": PATH, "PYTHONPATH": f"{kernels}:{ROOT}"})
+    return done, dict(re.findall(r"P: (\w+): ([\d.]+) us", done.stdout))
+
+
+def gate(folder, baseline, current):
+    return subprocess.run([sys.executable, "-m", "reports", "regress", "--baseline", folder / baseline, "--current",
+                           folder / current], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_check_names_each_case_and_fails_where_a_reference_is_missed(tmp_path):
+    done, variables = reframe(tmp_path, "-S", f"options={CASES} library", "-S", f"store={tmp_path}/store",
+                              "-S", f"references={LIBRARY}:0.001")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert list(variables) == [LIBRARY]
+    assert re.search(rf"Reason: performance error: failed to meet reference\(s\): {LIBRARY}=", done.stdout)
+    [run] = (tmp_path / "store").glob("*.jsonl")
+    case = next(record for record in map(json.loads, run.read_text().splitlines()) if record["kind"] == "case")
+    assert float(variables[LIBRARY]) == pytest.approx(case["total_us"]["median"])
+
+
+def test_a_wrong_result_fails_the_sanity_of_the_check_and_the_gate(tmp_path):
+    broken = tree(tmp_path / "tree", "flip_bit")
+    done, _ = reframe(tmp_path, "-S", "options=-b 16K -e 16K --mode chained --iters 12 --algorithm one_shot_ll", "-S",
+                      f"store={tmp_path}/store", kernels=broken)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Failing phase: sanity" in done.stdout
+    reason = re.search("sanity error: (.*)", done.stdout)[1]
+    assert re.search(r"all_reduce_one_shot_ll_16KiB_chained_us: \d+ elements were wrong", reason), reason
+    answer = gate(tmp_path, "store", "store")
+    assert (answer.returncode, "wrong" in answer.stdout) == (5, True), answer.stdout + answer.stderr
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """The words that enter the network of a real Slurm with nodes wt1 and wt2."""
+    if not CLUSTER.exists() or os.geteuid() != 0:
+        pytest.skip("no script for a cluster, or not root")
+    with tempfile.TemporaryDirectory(prefix="wts-") as folder:
+        places = {"WT_SLURM_DIR": f"{folder}/s", "WT_HOSTS_DIR": f"{folder}/h", "SLURM_CONF": f"{folder}/s/slurm.conf"}
+        os.environ.update(places)
+        network = subprocess.Popen(["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 900"],
+                                   stdout=subprocess.PIPE, text=True)
+        enter = "nsenter", f"--net=/proc/{network.pid}/ns/net"
+        try:
+            up = network.stdout.readline() and subprocess.run(
+                [*enter, CLUSTER, "up", "2", "2"], capture_output=True, text=True, timeout=120)
+            if not up or up.stdout.count("idle") < 2:
+                pytest.skip("no Slurm can be started here")
+            yield enter
+        finally:
+            subprocess.run([*enter, CLUSTER, "down"], capture_output=True, timeout=60)
+            network.kill()
+            network.wait()
+            for name in places:
+                os.environ.pop(name)
+
+
+@SLOW_TEST
+def test_reframe_measures_each_node_of_slurm(slurm, tmp_path):
+    options = f"options={CASES} library"
+    done, _ = reframe(tmp_path, "-S", options, "-S", f"store={tmp_path}/store", "--distribute=idle", partition="slurm",
+                      enter=slurm)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((tmp_path / "store").glob("*.jsonl"))) == 2
+    assert {node for node in ("wt1", "wt2") if f"nid={node}" in done.stdout} == {"wt1", "wt2"}
+    done, _ = reframe(tmp_path, "-S", "options=--no-such-option", partition="slurm", enter=slurm)
+    assert "no run was stored: bench.allreduce: unrecognized arguments: --no-such-option" in done.stdout
+
+
+@SLOW_TEST
+def test_an_array_of_jobs_leaves_a_run_each(slurm, tmp_path):
+    wiretax = tmp_path / "bin" / "wiretax"
+    wiretax.parent.mkdir()
+    wiretax.write_text(f"#!/bin/sh\nPYTHONPATH={ROOT} exec {PROGRAM} \"$@\"\n")
+    wiretax.chmod(0o755)
+    (wiretax.parent / "activate").write_text(f"PATH={wiretax.parent}:$PATH\n")
+    job = (ROOT / "examples/wiretax-array.sbatch").read_text().replace("#SBATCH --gpus-per-node=2\n", "")
+    (tmp_path / "array.sbatch").write_text(job)
+    done = subprocess.run(
+        [*slurm, "sbatch", "--wait", "array.sbatch", *CASES.split(), "library"], cwd=tmp_path, capture_output=True,
+        text=True, timeout=300, env={**os.environ, "WIRETAX_ENV": str(tmp_path), "RESULTS": str(tmp_path / "store")})
+    outputs = "".join(path.read_text() for path in tmp_path.glob("wiretax-*.out"))
+    assert done.returncode == 0, done.stderr + outputs
+    assert len(list((tmp_path / "store").glob("*.jsonl"))) == 2, outputs

@@ -96,8 +96,8 @@ def series_of(entries: Sequence[Entry], costs: Costs, variant: str,
 
 def n_unjudged(costs: Costs) -> int:
     """The number of series that no run has enough blocks for."""
-    has_cost = np.isfinite(costs.us).any(axis=(0, 2))
-    is_measured = costs.is_measured.max(axis=0)
+    has_cost: NDArray[np.bool_] = np.isfinite(costs.us).max(axis=(0, 2))
+    is_measured: NDArray[np.bool_] = costs.is_measured.max(axis=0)
     return sum(bool(is_measured[own].any() and not has_cost[own].any())
                for own in _columns(costs).values())
 
@@ -107,8 +107,10 @@ def _columns(costs: Costs) -> dict[Key, list[int]]:
     within a series."""
     columns: dict[Key, list[int]] = defaultdict(list)
     for column, key in enumerate(costs.keys):
-        columns[*key[:-1], re.split(r"\s*\d", key[-1] or "")[0]].append(column)
+        columns[(*key[:-1], re.split(r"\s*\d", key[-1] or "")[0])].append(column)
     return columns
+
+
 def _points_us(costs_us: Floats, points: NDArray[np.int64]) -> Floats:
     """The median of costs, (runs, columns), at each point, or NaN; `points` has those of runs."""
     if costs_us.shape[1] == 1 and len(points) == points[-1] + 1:

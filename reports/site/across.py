@@ -19,8 +19,9 @@ from reports.store.schema import Result
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
 from reports.tables.sentences import describe, number, some
 from reports.tables.show import headline_of, imported_text
-from reports.trends.history import Series, headline, load
+from reports.trends.history import headline, load
 from reports.trends.history_figure import plot
+from reports.trends.series import Series
 from reports.verdicts.comparison import compare, shown
 from reports.verdicts.regress import sections_of
 from reports.verdicts.sides import COMPARABLE, Side, key_of, label, notes_of, read_sides
@@ -151,7 +152,7 @@ def history_page(folder: Path) -> Page:
     rows: list[Row] = []
     for series in sorted(history.series, key=lambda series: WORST_FIRST.index(series.word)):
         verdicts[series.machine_id, series.benchmark][series.word] += 1
-        last, last_us = list(series.costs_us.items())[-1]
+        last, last_us = series.run_ids[-1], float(series.costs_us[-1])
         rows.append({"case": series.label, "benchmark": series.benchmark,
                      "machine": series.machine_id, "runs": str(len(series.costs_us)),
                      "each run": sparkline(series), "last, us": number(last_us),
@@ -182,7 +183,7 @@ def history_page(folder: Path) -> Page:
 
 def sparkline(series: Series) -> Markup:
     """A mark for each run of a series, and a line before the first run after each change."""
-    logs = np.log(list(series.costs_us.values()))[-MOST_MARKS:]
+    logs = np.log(series.costs_us)[-MOST_MARKS:]
     low, high = logs.min(), max(logs.max(), logs.min() + 0.02)
     marks = "".join(f"M{place} {24 * (high - log) / (high - low):.1f}h0"
                     for place, log in enumerate(logs.tolist()))

@@ -15,7 +15,7 @@ from reports.store.result import ResultError, of_kind, read_lines, time_of
 SCHEMA = 1
 MOST_RECORDS = 10_000  # `add` compares an orphaned launch with all earlier launches
 MANIFEST, CONTROL, WORKTREES = "campaign.jsonl", "control", "worktrees"
-BESIDE_A_RUN = {".samples", ".flight"}
+BESIDE_A_RUN = {".samples", ".flight", ".index"}
 REPORTS = {"", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # output of reports on a campaign
 
 

@@ -131,9 +131,16 @@ def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]]
     """The records of `kinds`, the head's first, without lines of other kinds and an incomplete last
     line. Raises ResultError for a line that does not fit `schema`; `file_type` names the file."""
     records: list[msgspec.Struct] = []
-    lines = content_of(path, MOST_RUN_BYTES).split(b"\n")
-    by_tag = {kind.__struct_config__.tag: kind for kind in kinds}
-    head, decode = kinds[0].__struct_config__.tag, _decoder(*kinds).decode
+    head, by_tag = kinds[0].__struct_config__.tag, {each.__struct_config__.tag: each
+                                                    for each in kinds}
+    first, *rest = content_of(path, MOST_RUN_BYTES).split(b"\n", 1)
+    # Almost every file can be decoded at once. Errors, and what is rare, come from the loop.
+    others: list[msgspec.Struct] | None = None
+    if first and rest and len(rest[0]) <= MOST_LINE_BYTES and b'"schema"' not in rest[0]:
+        with suppress(*NOT_JSON):
+            if _is_plain(rest[0]):
+                others = _decoder(*kinds[1:]).decode_lines(rest[0])
+    lines = [first] if others is not None else [first, *b"".join(rest).split(b"\n")]
     for number, line in enumerate(lines, 1):
         place = f"{path}, line {number}"
         if not line:
@@ -141,12 +148,6 @@ def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]]
         if len(line) > MOST_LINE_BYTES:
             raise ResultError(f"{place}: its {len(line) / 1e6:.0f} MB are more than the "
                               f"{MOST_LINE_BYTES / 1e6:.0f} MB that are read")
-        if records and _is_plain(line) and b'"schema"' not in line:
-            with suppress(*NOT_JSON):
-                record = decode(line)
-                if not isinstance(record, kinds[0]):
-                    records.append(record)
-                    continue
         try:
             raw = msgspec.json.decode(line)
             raw = raw if _is_plain(line) else foreign.printable_in(raw)
@@ -169,7 +170,7 @@ def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]]
                 f"{place}: not a `{tag}` line of schema {schema} ({error})") from error
     if not records:
         raise ResultError(f"{path} is empty, not a {file_type}")
-    return records
+    return records + (others or [])
 
 
 @cache
@@ -177,9 +178,9 @@ def _decoder(*kinds: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(reduce(or_, kinds))
 
 
-def _is_plain(line: bytes) -> bool:
-    """Whether all strings of a line of JSON are printable: it has no escape sequence."""
-    return line.isascii() and b"\\" not in line and b"\x7f" not in line
+def _is_plain(text: bytes) -> bool:
+    """Whether all strings of this JSON are printable: it has no escape sequence."""
+    return text.isascii() and b"\\" not in text and b"\x7f" not in text
 
 
 def of_kind(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:

@@ -65,6 +65,8 @@ def find_steps(values: Floats, n_series: int) -> list[list[Step]]:
         places = [[step.first for step in own] for own in steps]
         levels = np.zeros_like(values)
         for runs, level, own in zip(values, levels, steps, strict=True):
+            if not own:
+                continue
             for start, stop in pairwise([0, *(step.first for step in own), len(runs)]):
                 level[start:stop] = np.median(runs[start:stop])
             scatter = np.median(np.abs(runs - level))

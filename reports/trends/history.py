@@ -1,79 +1,40 @@
-"""`history`: reads the runs of a folder as series, one for each case, machine, benchmark, world,
-dispatch and state of the link; prints and draws the events in which they change. The launches of
-one side of a campaign ran close together in time: they are one point, their median."""
+"""`history`: reads the runs of a folder as `series`; prints and draws the events in which they
+change."""
 
 import argparse
-import re
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
+from reports.store.columns import Entry
 from reports.store.foreign import printable
-from reports.store.manifest import MANIFEST, run_files
+from reports.store.index import Contents, read_entries
+from reports.store.manifest import MANIFEST
 from reports.store.report_json import write_json
-from reports.store.result import (
-    ImportedRunError,
-    NewerSchemaError,
-    ResultError,
-    places,
-    read,
-    time_of,
-)
-from reports.store.schema import Result, Run
+from reports.store.result import ImportedRunError, NewerSchemaError, ResultError, places, time_of
+from reports.store.schema import Run
 from reports.tables.rows import MIN_STATE_BLOCKS
-from reports.tables.sentences import WIDTH, number, size_text, some, spoken, wrapped
+from reports.tables.sentences import WIDTH, some, spoken, wrapped
 from reports.trends.changes import Step
 from reports.trends.history_figure import plot
 from reports.trends.latest import LEAST_BASE, judge
-from reports.verdicts.sides import COMPARABLE, Key, Launch, case_names, find_costs, key_of
+from reports.trends.series import Series, n_unjudged, series_of
+from reports.verdicts.sides import Key, world_of
+from reports.verdicts.store_costs import find_costs
 
 # Why `read` refused a file.
 REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema",
            ResultError: "not a run that can be read"}
 NEAR_RUNS = 2  # steps of several series at most this far apart are one event
 LeftOut = defaultdict[str, list[str]]  # names of files by the reason
-
-
-@dataclass(eq=False)
-class Series:
-    """One case over runs. `costs_us` are median costs in one state of the link by run_id, in order
-    of time; `steps` are the changes between them, and `word` is the verdict."""
-
-    label: str
-    machine_id: str
-    benchmark: str
-    costs_us: dict[str, float]
-    steps: list[Step] = field(default_factory=list)
-    word: str = "too early"
-
-    @property
-    def since(self) -> str | None:
-        """The first run after the last change."""
-        return [*self.costs_us][self.steps[-1].first] if self.steps else None
-
-    def record(self) -> dict[str, Any]:
-        """The series for `--json`; the change is a share of the cost, with its 95 % interval."""
-        change = np.expm1(self.steps[-1].size).round(5).tolist() if self.steps else None
-        return {"case": self.label, "machine_id": self.machine_id, "benchmark": self.benchmark,
-                "verdict": self.word, "since": self.since, "change": change,
-                "runs": len(self.costs_us), "last_us": [*self.costs_us.values()][-1]}
-
-    def row(self, step: Step) -> dict[str, str]:
-        """A step as cells of a table by column; the costs are medians of up to eight runs."""
-        costs_us = list(self.costs_us.values())
-        estimate, low, high = np.exp(step.size) - 1
-        return {"case": self.label, "verdict": step.word,
-                "before, us": number(median(costs_us[: step.first][-8:])),
-                "after, us": number(median(costs_us[step.first :][:8])),
-                "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]"}
+Changes = list[tuple[Series, Step]]
 
 
 @dataclass
@@ -86,6 +47,12 @@ class Event:
     run: str
     changes: list[tuple[Series, Step]]
     sentences: list[str]
+    node: str | None = None
+
+    @property
+    def machine(self) -> str:
+        """The machine and, if it is known, the node."""
+        return f"{self.machine_id}, node {self.node}" if self.node else self.machine_id
 
 
 @dataclass
@@ -103,119 +70,113 @@ class History:
 def load(folder: Path | str) -> History:
     """The history of the runs below `folder`. Links are not followed; unusable files are named.
     Raises ResultError if `folder` is not a folder or has no usable run."""
+    return history_of(read_entries(Path(folder)))
+
+
+def history_of(contents: Contents) -> History:
+    """The history of these runs. Raises ResultError without a usable run."""
     left_out: LeftOut = defaultdict(list)
-    results = _usable(list(_readable(Path(folder), left_out)), left_out)
+    for path, problem in contents.problems:
+        left_out[problem].append(printable(path.name))
+    for path, error in contents.refused:
+        left_out[REFUSED.get(type(error), REFUSED[ResultError])].append(printable(path.name))
+    entries = _usable(contents.entries, left_out)
     skipped = [f"left out, {reason}: {len(names)} ({some(names)})"
                for reason, names in left_out.items()]
-    if not results:
-        raise ResultError("; ".join([f"{folder} has no usable run", *skipped]))
-    history = History({result.run.run_id: result.run for result in results}, skipped)
-    groups: dict[tuple[str, ...], list[Launch]] = defaultdict(list)
-    for result in results:
-        side = result.path.parent
-        variant = printable(side.name) if (side.parent / MANIFEST).is_file() else ""
-        alike = (str(COMPARABLE[name](result)) for name in ("machine", "world", "statistic"))
-        groups[(variant, *alike)].append(Launch(result, "first", 0))
-    for (variant, *_), launches in groups.items():
-        _add_series(history, launches, variant)
-    few = [not costs for launch in chain(*groups.values()) for costs in launch.costs.values()]
-    if any(few):
+    if not entries:
+        raise ResultError("; ".join([f"{contents.folder} has no usable run", *skipped]))
+    history = History({entry.run.run_id: entry.run for entry in entries}, skipped)
+    groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+    is_side = {place: (place.parent / MANIFEST).is_file()
+               for place in {entry.path.parent for entry in entries}}
+    for entry in entries:
+        side, run = entry.path.parent, entry.run
+        groups[printable(side.name) if is_side[side] else "", run.node or "", run.machine_id,
+               str(world_of(entry.run)), run.benchmark, run.world.get("dispatch", "native"),
+               entry.across_ranks].append(entry)
+    costs_of = find_costs(contents, list(groups.values()))
+    names: dict[tuple[Key, ...], list[str]] = {}
+    for (variant, *_), of_group, costs in zip(groups, groups.values(), costs_of, strict=True):
+        history.series += series_of(of_group, costs, variant, names)
+        if n := n_unjudged(costs):
+            run = of_group[0].run
+            history.unjudged[run.machine_id, run.benchmark] += n
+    n_few = sum(int((costs.is_measured & np.isnan(costs.us).all(axis=-1)).sum())
+                for costs in costs_of)
+    if n_few:
+        n_results = sum(int(costs.is_measured.sum()) for costs in costs_of)
         skipped.append(f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the "
-                       f"link: {sum(few)} of {len(few)} results")
-    _add_events(history)
+                       f"link: {n_few} of {n_results} results")
+    _add_events(history, contents, {entry.run.run_id: entry for entry in entries})
     return history
 
 
-def _readable(folder: Path, left_out: LeftOut) -> Iterator[Result]:
-    for path, problem in run_files(folder):
-        try:
-            if not problem and path.name != MANIFEST:
-                yield read(path)
-        except ResultError as error:
-            problem = REFUSED.get(type(error), REFUSED[ResultError])
-        if problem:
-            left_out[problem].append(printable(path.name))
-
-
-def _usable(results: Sequence[Result], left_out: LeftOut) -> list[Result]:
+def _usable(entries: Sequence[Entry], left_out: LeftOut) -> list[Entry]:
     """The complete and correct runs, each once, in order of time."""
-    usable: dict[str, Result] = {}
-    place = places(result.run for result in results)
-    for result in sorted(results, key=lambda result: place[result.run.run_id]):
-        run_id = result.run.run_id
-        problems = {"with wrong results": any(case.status == "wrong" for case in result.cases),
-                    "incomplete": not result.complete,
+    usable: dict[str, Entry] = {}
+    place = places(entry.run for entry in entries)
+    for entry in sorted(entries, key=lambda entry: place[entry.run.run_id]):
+        run_id = entry.run.run_id
+        problems = {"with wrong results": "wrong" in entry.statuses,
+                    "incomplete": not entry.complete,
                     "without a time in its run_id": time_of(run_id) is None,
                     "a run once more": run_id in usable}
         reasons = [reason for reason, applies in problems.items() if applies]
         if reasons:
-            left_out[reasons[0]].append(printable(result.path.name))
+            left_out[reasons[0]].append(printable(entry.path.name))
         else:
-            usable[run_id] = result
+            usable[run_id] = entry
     return list(usable.values())
 
 
-def _add_series(history: History, launches: Sequence[Launch], variant: str) -> None:
-    """Adds the series of launches that were measured alike, of a `variant` of campaigns or, if it
-    is empty, outside. The library's version may change within a series."""
-    rtt_ns, run = find_costs(launches, ()), launches[0].result.run
-    planned = {key_of(case): case for launch in launches for case in launch.result.run.cases}
-    # The last value of a key is the library.
-    series_keys = {key: (*key[:-1], re.split(r"\s*\d", key[-1] or "")[0]) for key in planned}
-    cases = {series_keys[key]: case for key, case in planned.items()}
-    names = dict(zip(cases, case_names(list(cases.values())), strict=True))
-    points: dict[Path, str] = {}  # the first run of each side of a campaign
-    costs_us: dict[tuple[Key, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for launch in launches:
-        run_id = launch.result.run.run_id
-        point = points.setdefault(launch.result.path.parent, run_id) if variant else run_id
-        for key, by_state in launch.costs.items():
-            for state, cost_us in by_state.items():
-                costs_us[series_keys[key], state][point].append(cost_us)
-    for key, state in sorted(costs_us, key=lambda item: (cases[item[0]].size_bytes, str(item))):
-        link = f"link {rtt_ns[state]:.0f} ns" if len(rtt_ns) > 1 else ""
-        words = [size_text(cases[key].size_bytes), names[key], link, variant]
-        medians = {point: median(costs) for point, costs in costs_us[key, state].items()}
-        history.series.append(
-            Series(" ".join(filter(None, words)), run.machine_id, run.benchmark, medians))
-    measured = {series_keys[key] for launch in launches for key in launch.costs}
-    if unjudged := measured - {key for key, _ in costs_us}:
-        history.unjudged[run.machine_id, run.benchmark] += len(unjudged)
-
-
-def _add_events(history: History) -> None:
+def _add_events(history: History, contents: Contents, entries: dict[str, Entry]) -> None:
     """Series over the same runs are tested together; their steps close together are one event."""
-    panels: dict[tuple[str, ...], list[Series]] = defaultdict(list)
+    panels: dict[tuple[Any, ...], list[Series]] = defaultdict(list)
     for series in history.series:
         if len(series.costs_us) > LEAST_BASE:
-            panels[(series.machine_id, series.benchmark, *series.costs_us)].append(series)
-    n_series = sum(map(len, panels.values()))
+            panels[(series.machine_id, series.node, series.benchmark, *series.run_ids)].append(
+                series)
+    n_series, pending = sum(map(len, panels.values())), list[tuple[int, Changes]]()
     for panel in panels.values():
-        costs_us = [list(series.costs_us.values()) for series in panel]
+        costs_us = np.array([series.costs_us for series in panel])
         for series, judged in zip(panel, judge(np.log(costs_us), n_series), strict=True):
             series.steps, series.word = judged
         changes = [(series, step) for series in panel for step in series.steps]
         common = Counter(step.first for _, step in changes)
-        at: dict[int, list[tuple[Series, Step]]] = defaultdict(list)
+        at: dict[int, Changes] = defaultdict(list)
         for series, step in changes:
             near = [place for place in common if abs(place - step.first) <= NEAR_RUNS]
             place = max(near, key=lambda place: (common[place], place == step.first))
             at[place].append((series, step))
-        runs = [history.runs[run_id] for run_id in panel[0].costs_us]
-        history.events += [_event(runs, place, changes) for place, changes in at.items()]
+        pending += at.items()
+    ids = {run_id for _, changes in pending for run_id in changes[0][0].run_ids}
+    environments = {entry.run.run_id: entry.environment for entry in contents.load(
+        "environment", [entries[run_id] for run_id in ids])}
+    facts: dict[int, pd.DataFrame] = {}
+    for place, changes in pending:
+        run_ids = changes[0][0].run_ids
+        runs = [history.runs[run_id] for run_id in run_ids]
+        if id(run_ids) not in facts:
+            facts[id(run_ids)] = _facts(runs, environments)
+        history.events.append(_event(runs, facts[id(run_ids)], place, changes))
     history.events.sort(key=lambda event: -sum(abs(step.size[0]) for _, step in event.changes))
 
 
-def _event(runs: Sequence[Run], place: int, changes: list[tuple[Series, Step]]) -> Event:
+def _facts(runs: Sequence[Run], environments: dict[str, bytes | None]) -> pd.DataFrame:
+    """The recorded facts of these runs as text: a row a run."""
+    return pd.DataFrame([{
+        "software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv),
+        "slowed_percent": run.world.get("slowed_percent"),
+        **msgspec.json.decode(environments[run.run_id] or b"{}")} for run in runs],
+        dtype=object).map(lambda fact: str(fact.get("value") if isinstance(fact, dict) else fact),
+                          na_action="ignore").fillna("nothing")
+
+
+def _event(runs: Sequence[Run], facts: pd.DataFrame, place: int, changes: Changes) -> Event:
     """The event, with sentences on the recorded facts that changed near `place`, the nearest first,
     and that rarely change elsewhere, so without the load."""
     ends = np.median([(step.low, step.high) for _, step in changes], axis=0)
     low, high = ends.astype(int).tolist()
-    facts = pd.DataFrame([{
-        "software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv),
-        "slowed_percent": run.world.get("slowed_percent"), **run.environment} for run in runs],
-        dtype=object).map(lambda fact: str(fact.get("value") if isinstance(fact, dict) else fact),
-                          na_action="ignore").fillna("nothing")
     changed = facts.ne(facts.shift()).iloc[1:]
     rare = [name for name in facts if changed[name].sum() <= 1 + len(runs) // 10]
     sentences = []
@@ -226,7 +187,7 @@ def _event(runs: Sequence[Run], place: int, changes: list[tuple[Series, Step]]) 
     return Event(runs[0].machine_id, runs[0].benchmark, runs[place].run_id,
                  sorted(changes, key=lambda change: -abs(change[1].size[0])),
                  [f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",
-                  *(sentences or ["Nothing recorded changed there."])])
+                  *(sentences or ["Nothing recorded changed there."])], runs[0].node)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -253,7 +214,8 @@ def history(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         plot(history.events, arguments.plot)
     if arguments.json:
-        events = [{"run": event.run, "machine_id": event.machine_id, "benchmark": event.benchmark,
+        events = [{"run": event.run, "machine_id": event.machine_id,
+                   "node": event.node, "benchmark": event.benchmark,
                    "cases": [series.label for series, _ in event.changes],
                    "sentences": event.sentences} for event in history.events]
         write_json("history", runs=len(history.runs), left_out=history.skipped, events=events,
@@ -288,7 +250,7 @@ def text_of(history: History) -> list[str]:
     for event in history.events:
         words = Counter(step.word for _, step in event.changes)
         counts = ", ".join(f"{n} series {word}" for word, n in words.most_common())
-        lines += ["", *wrapped([f"{counts}: machine {event.machine_id}, {event.benchmark}, "
+        lines += ["", *wrapped([f"{counts}: machine {event.machine}, {event.benchmark}, "
                                 f"first at {event.run}", *event.sentences])]
         for series, step in event.changes[:8]:
             row = "  {2:>7} -> {3:>7} us {4:>24}  {1:<8}{0}".format(*series.row(step).values())

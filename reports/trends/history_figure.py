@@ -12,7 +12,8 @@ from reports.store.result import ResultError, time_of
 from reports.tables.figure import COLOURS, figure
 
 if TYPE_CHECKING:
-    from reports.trends.history import Event, Series
+    from reports.trends.history import Event
+    from reports.trends.series import Series
 
 
 def plot(events: "Sequence[Event]", target: Path | IO[str]) -> None:
@@ -35,7 +36,7 @@ def plot(events: "Sequence[Event]", target: Path | IO[str]) -> None:
 
 def draw(axes: Any, series: "Series") -> None:
     """One panel: a mark for each run, the median between changes, and each change with its word."""
-    values, run_ids = np.array(list(series.costs_us.values())), list(series.costs_us)
+    values, run_ids = series.costs_us, series.run_ids
     axes.plot(values, "o", markersize=2.6, color="#555555")
     low, high = np.percentile(values, [1, 99])
     for start, stop in pairwise([0, *(step.first for step in series.steps), len(values)]):

@@ -16,22 +16,26 @@ import pandas as pd
 from reports.store.case import CASE_KEY, find_states
 from reports.store.manifest import CONTROL, MANIFEST, Manifest, read_manifest
 from reports.store.result import ResultError, places, read
-from reports.store.schema import Case, CaseHeader, Result
+from reports.store.schema import Case, CaseHeader, Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import describe, fact, shape_text
 from reports.verdicts.verdict import Floats, Integers
 
 Key = tuple[Any, ...]
 
+def world_of(run: Run) -> tuple[Any, ...]:
+    """The number of ranks and of hosts, and what each rank runs on."""
+    return (run.world["size"], run.world.get("hosts", 1),
+            sorted(str(tuple(map(rank.get, ("device", "arch", "gpu"))))
+                   for rank in run.world.get("ranks", [])))
+
+
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
     "machine": lambda result: result.run.machine_id,
     "clock": lambda result: (result.run.clock_shared, fact(result, "cpu.governor"),
                              fact(result, "cpu.turbo")),
-    "world": lambda result: (
-        result.run.world["size"], result.run.world.get("hosts", 1),
-        sorted(str(tuple(map(rank.get, ("device", "arch", "gpu"))))
-               for rank in result.run.world.get("ranks", []))),
+    "world": lambda result: world_of(result.run),
     "type": lambda result: sorted({(case.datatype, case.redop) for case in result.run.cases}),
     "statistic": lambda result: (result.run.benchmark, result.run.world.get("dispatch", "native"),
                                  sorted({case.across_ranks for case in result.cases})),

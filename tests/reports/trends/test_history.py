@@ -18,9 +18,10 @@ from matplotlib import pyplot
 
 from reports.__main__ import main
 from reports.trends.changes import Step
-from reports.trends.history import Series, load
+from reports.trends.history import load
 from reports.trends.history_figure import draw
 from reports.trends.latest import judge
+from reports.trends.series import Series
 from tests.reports.synthetic_run import mark_wrong, write_run
 
 RUNS, STEP = 44, 30
@@ -195,8 +196,8 @@ def test_labels_of_changes_that_lie_close_do_not_overlap(tmp_path):
     """Three changes in a week must be readable."""
     steps = [Step(first, first, first + 1, (0.2 if first % 2 else -0.2, -0.3, 0.3))
              for first in (10, 13, 16, 30, 41, 44, 46, 50)]
-    costs_us = {run_id(number): 1 + number % 2 / 5 for number in range(60)}
-    series = Series("16 KiB ring", "a1b2c3", "allreduce", costs_us, steps)
+    costs_us = np.array([1 + number % 2 / 5 for number in range(60)])
+    series = Series("16 KiB ring", "a1b2c3", "allreduce", [run_id(number) for number in range(60)], costs_us, steps)
     made, panel = pyplot.subplots(figsize=(4.6, 2.7), layout="constrained")
     draw(panel, series)
     made.canvas.draw()

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import sys
@@ -94,6 +95,7 @@ class Communicator:
         self.node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = self.node.rank
         self.hosts = self.world.allreduce(int(self.local_rank == 0))
+        self.host_names: list[str] = self.world.allgather(platform.node())  # of each rank
         levels = {getattr(MPI, f"THREAD_{level.upper()}"): level for level in THREAD_LEVELS}
         self.thread_level = levels[MPI.Query_thread()]
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import sys
@@ -106,6 +107,7 @@ class Communicator:
         self.nodes = [tuple(rank for rank in range(self.size) if leaders[rank] == leader)
                       for leader in sorted(set(leaders))]
         self.hosts = len(self.nodes)
+        self.host_names: list[str] = world.allgather(platform.node())  # of each rank
 
     def among(self, ranks: Sequence[int]) -> "Communicator":
         """A communicator of these ranks in this order; they call it together."""

@@ -211,11 +211,12 @@ def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord
             run_id = reserve_run(options)
     folder = Path(options.out) / f"{communicator.broadcast(run_id)}.flight"
     pids = dict(communicator.node_gather((rank, os.getpid())))
+    hosts = communicator.host_names if communicator.hosts > 1 else []
     try:
         with communicator.together(ResultError), or_cannot(f"watch over the ranks in {folder}"):
             if communicator.local_rank == 0:
-                start_witness(folder, pids)
-            return FlightRecord(folder.stem, folder, rank, options.timeout_s, pids)
+                start_witness(folder, pids, hosts[rank] if hosts else "")
+            return FlightRecord(folder.stem, folder, rank, options.timeout_s, pids, hosts)
     except Disagreement:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -15,9 +15,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bench.harness.neighbours import ANSWER_S, addresses_of, answering_hosts
 from bench.harness.options import INTERRUPTED, WRONG
 from bench.harness.progress import Progress
 from bench.harness.witness import claim, state_of
@@ -28,6 +30,8 @@ COUNTERS = [field[0] for field in Watch._fields_]
 LOOK_S = 0.1  # looks are counted: the time in which a job is suspended does not count
 GRACE_S = 0.6  # a kernel's wait knows more, so it times out first
 INTERRUPT_S = 1.3  # from Ctrl-C to the end, even if a rank waits
+VERDICT_S = 0.5  # a host leaves its neighbours this time to name a rank of their own
+UNREACHABLE = "could not be reached"
 LAUNCHER_S = 0.4  # until MPICH's launcher may know that a rank has exited
 # In these steps ranks compile, read or write alone, for at most LONGEST_ALONE time-outs.
 ALONE = ("open the device", "map the peers", "describe the machine", "compile", "draw the weights",
@@ -47,8 +51,11 @@ class FlightRecord:
     """This rank's record and watchdog; without a folder (`--list`) nobody reads or watches it."""
 
     def __init__(self, run_id: str, folder: Path | None, rank: int, timeout_s: float,
-                 pids: dict[int, int]) -> None:  # {rank: process id} of this host
+                 pids: dict[int, int], hosts: Sequence[str] = ()) -> None:
+        # `pids`: {rank: process id} of this host. `hosts`: the host of each rank, if there are
+        # several: their clocks are not compared, and one rank of each asks whether others answer.
         self.run_id, self.rank, self.timeout_s, self.pids = run_id, rank, timeout_s, pids
+        self.hosts, self.neighbours = hosts, dict[str, Any]()
         self.folder = folder or Path(os.devnull)  # no file can be below it
         self.page = mmap.mmap(-1, PAGE_BYTES)
         if folder:
@@ -68,6 +75,8 @@ class FlightRecord:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, lambda *_: None)
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+            if hosts and rank == min(pids):
+                threading.Thread(target=self._meet_neighbours, daemon=True).start()
 
     def note(self, step: str, **state: Any) -> None:
         """Records that this rank begins `step`; pass case=, block=, text= where they change. All
@@ -88,16 +97,17 @@ class FlightRecord:
         """Ends the run by the fault of a rank, unless another rank did so first."""
         if claim(self.folder, culprit["rank"], why, f"rank {self.rank}", status):
             self.progress.clear()
-            _say(culprit, why, details)
+            self._say(culprit, why, details)
             for pid in self.pids.values():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)  # a stopped rank must exit itself
         self._leave_if_ended()
         os._exit(status)
 
-    def end_if_stuck(self, during: str = "") -> None:
+    def end_if_stuck(self, during: str = "", still_s: float | None = None) -> None:
         """Ends the run by the fault of the rank that holds the others up, if its time is over or a
-        kernel's wait on this rank has timed out, in the work `during`."""
+        kernel's wait on this rank has timed out, in the work `during`. `still_s`: how long this
+        rank has stood still."""
         w, details = self.watch, f", {during}" if during else ""
         if w.timed_out:
             details += (f", kernel block {w.block}: epoch {w.seen >> 32} step {w.seen % 2**32} "
@@ -115,10 +125,13 @@ class FlightRecord:
             return states.get(rank) != "T", position, states.get(rank) == "R", rank != w.peer
 
         culprit = records[min(records, key=order)]
-        is_stopped = states.get(culprit["rank"]) == "T"
+        is_here, is_stopped = culprit["rank"] in self.pids, states.get(culprit["rank"]) == "T"
+        if self.hosts and not is_stopped and self._waits_for_hosts(still_s):
+            return
         is_alone = culprit["step"] in ALONE and not is_stopped
         patience_s = self.timeout_s * (LONGEST_ALONE if is_alone else 1)
-        if w.timed_out or time.monotonic() - culprit["noted_s"] > patience_s + GRACE_S:
+        age_s = time.monotonic() - culprit["noted_s"] if is_here else still_s or 0.0
+        if w.timed_out or age_s > patience_s + GRACE_S:
             why = "was stopped" if is_stopped else "did not go on"
             self.end(culprit, f"{why} for {patience_s:g} s and held the others up", WRONG, details)
 
@@ -146,8 +159,38 @@ class FlightRecord:
                 ctypes.pointer(self.page_watch)[0] = self.watch
             last_position, position = position, bytes(self.page)
             still_s = still_s + LOOK_S if position == last_position else 0.0
+            if still_s > self.timeout_s + (VERDICT_S if self.rank else 0):
+                self._end_if_cut_off()
             if still_s > self.timeout_s + GRACE_S:
-                self.end_if_stuck()
+                self.end_if_stuck(still_s=still_s)
+
+    def _meet_neighbours(self) -> None:
+        self.neighbours = addresses_of({*self.hosts} - {self.hosts[self.rank]})
+
+    def _unreachable(self) -> list[str]:
+        """The hosts that answered when the run began, and do not answer now."""
+        return sorted({*self.neighbours} - answering_hosts(self.neighbours))
+
+    def _end_if_cut_off(self) -> None:
+        """Ends the run if a host does not answer. One rank of each host asks."""
+        if self.neighbours and (hosts := self._unreachable()):
+            self.end(self._lost_rank(hosts), self._lost_why(), WRONG)
+
+    def _waits_for_hosts(self, still_s: float | None) -> bool:
+        """Whether another host may still name the rank that holds this one up."""
+        turn_s = VERDICT_S if self.rank == min(self.pids) else 2 * VERDICT_S + ANSWER_S
+        if still_s is None:  # the watchdog thread leaves if another rank ends the run
+            time.sleep(turn_s)
+            self._end_if_cut_off()
+        return still_s is not None and still_s < self.timeout_s + GRACE_S + turn_s
+
+    def _lost_rank(self, hosts: Sequence[str]) -> dict[str, Any]:
+        """The record of the first rank on these hosts, or what this rank knows in its place."""
+        rank, flight = self.hosts.index(hosts[0]), read_flight(self.folder)
+        return (flight.ranks.get(rank) if flight else None) or self.record | {"rank": rank}
+
+    def _lost_why(self) -> str:
+        return f"{UNREACHABLE} for {self.timeout_s:g} s, because its host does not answer"
 
     def _leave_if_ended(self) -> None:
         if not (self.folder / "ended").exists():
@@ -161,23 +204,30 @@ class FlightRecord:
         flight, status = read_flight(self.folder), WRONG  # a full disk leaves the file empty
         if flight and (ended := flight.ended):
             status, culprit = ended["status"], flight.ranks.get(ended["rank"])
-            if ended["by"] == "witness" and culprit and self.rank == int(culprit["rank"] == 0):
-                _say(culprit, ended["why"])  # one survivor speaks for the witness
+            if self.hosts:  # each witness speaks itself, but not across a link that is cut
+                is_here = ended["by"] in [f"rank {rank}" for rank in self.pids]
+                if (ended["why"].startswith(UNREACHABLE) and not is_here
+                        and (hosts := self._unreachable())):
+                    self._say(self._lost_rank(hosts), self._lost_why())
+            elif ended["by"] == "witness" and culprit and self.rank == int(culprit["rank"] == 0):
+                self._say(culprit, ended["why"])  # one survivor speaks for the witness
         os._exit(status)
 
+    def _say(self, culprit: dict[str, Any], why: str, details: str = "") -> None:
+        counters, block, phase = culprit["counters"], culprit["block"], culprit["counters"]["phase"]
+        host = f" on {self.hosts[culprit['rank']]}" if self.hosts else ""
+        place = [culprit["text"], "" if block is None else f"block {block}",
+                 f"step {culprit['step']}", PHASES[phase] if phase else "",
+                 f"epoch {counters['epoch']}",
+                 f"call {counters['calls']} of a chain" if phase and counters["calls"] else ""]
+        sentence = f"rank {culprit['rank']}{host} {why}: {', '.join(filter(None, place))}{details}"
+        with contextlib.suppress(OSError):  # the launcher has gone
+            print(f"wiretax: {sentence}", file=sys.stderr, flush=True)
 
-def _say(culprit: dict[str, Any], why: str, details: str = "") -> None:
-    counters, block, phase = culprit["counters"], culprit["block"], culprit["counters"]["phase"]
-    place = [culprit["text"], "" if block is None else f"block {block}", f"step {culprit['step']}",
-             PHASES[phase] if phase else "", f"epoch {counters['epoch']}",
-             f"call {counters['calls']} of a chain" if phase and counters["calls"] else ""]
-    with contextlib.suppress(OSError):  # the launcher has gone
-        print(f"wiretax: rank {culprit['rank']} {why}: {', '.join(filter(None, place))}{details}",
-              file=sys.stderr, flush=True)
 
-
-def start_witness(folder: Path, pids: dict[int, int]) -> None:
-    """Starts this host's witness: a process in its own session that exits after the ranks."""
+def start_witness(folder: Path, pids: dict[int, int], host: str = "") -> None:
+    """Starts this host's witness: a process in its own session that exits after the ranks. With the
+    name of the host, which a run on several hosts has, it prints which rank died."""
     script, null = Path(__file__).with_name("witness.py"), subprocess.DEVNULL
-    subprocess.Popen([sys.executable, "-S", "-E", script, folder, json.dumps(pids)],
-                     stdin=null, stdout=null, stderr=null, start_new_session=True)
+    subprocess.Popen([sys.executable, "-S", "-E", script, folder, json.dumps(pids), host],
+                     stdin=null, stdout=null, stderr=None if host else null, start_new_session=True)

@@ -10,12 +10,25 @@ import select
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 LEFT_BEHIND_S, SILENT = 2.0, "ended without a word"
+LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "prterun", "prte", "prted"}
+REMOTE_SHELLS = {"ssh", "rsh"}  # by which a launcher reaches other hosts
+LAUNCHER_ENDS_S, LAUNCHER_OBEYS_S = 0.5, 0.3
 
 
-def main(folder: Path, pids: dict[int, int]) -> None:
+def main(folder: Path, pids: dict[int, int], host: str) -> None:
+    launchers = ancestors([*pids.values()]) if host else []
+    watch(folder, pids, host)
+    if launchers and (folder / "ended").exists():
+        end_launchers(launchers)
+    clear_up(folder, [*pids.values()])
+
+
+def watch(folder: Path, pids: dict[int, int], host: str) -> None:
+    """Waits for the deaths of all ranks of this host, and claims the first one that is a fault."""
     deaths, alive = select.epoll(), dict[int, int]()  # {pidfd: rank}
     for rank, pid in pids.items():
         try:
@@ -29,11 +42,57 @@ def main(folder: Path, pids: dict[int, int]) -> None:
         for pidfd, _ in dead:
             rank = alive.pop(pidfd)
             if (folder / f"rank-{rank}").exists():  # a rank that has finished removes its record
-                claim(folder, rank, SILENT, by="witness", status=1)
+                is_first = claim(folder, rank, SILENT, by="witness", status=1)
+                if is_first and host:
+                    with contextlib.suppress(OSError):  # the launcher has gone
+                        print(f"wiretax: rank {rank} on {host} {SILENT}", file=sys.stderr, flush=True)
         for rank in [] if dead else alive.values():
             if state_of(pids[rank]) == "T":  # the launcher would wait forever
                 os.kill(pids[rank], signal.SIGKILL)
-    clear_up(folder, [*pids.values()])
+
+
+def ancestors(pids: list[int]) -> list[int]:
+    """The launchers of these processes on this host, in which they run."""
+    found = dict[int, None]()
+    for pid in pids:
+        while (pid := int(stat_of(pid)[1])) > 1:
+            if name_of(pid) in LAUNCHERS:
+                found[pid] = None
+    return [*found]
+
+
+def end_launchers(launchers: list[int]) -> None:
+    """Ends the launchers that outlive the ranks of a failed run: over a cut link they would wait for
+    minutes. Their remote shells, too, which have a session of their own."""
+    late_s = time.monotonic() + LAUNCHER_ENDS_S
+    while time.monotonic() < late_s and any(map(is_launcher, launchers)):
+        time.sleep(0.02)
+    for number in signal.SIGTERM, signal.SIGKILL:
+        alive = [pid for pid in launchers if is_launcher(pid)]
+        shells = [int(path.name) for path in Path("/proc").glob("[0-9]*")
+                  if name_of(int(path.name)) in REMOTE_SHELLS
+                  and int(stat_of(int(path.name))[1]) in alive]
+        for pid in [*shells, *alive]:
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+        time.sleep(LAUNCHER_OBEYS_S if alive and number == signal.SIGTERM else 0)
+
+
+def is_launcher(pid: int) -> bool:
+    return state_of(pid) not in "XZ" and name_of(pid) in LAUNCHERS
+
+
+def name_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def stat_of(pid: int) -> list[str]:
+    """A process's state, parent and so on, as in proc(5); of one that has gone, X and 0."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return ["X", "0"]
 
 
 def claim(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
@@ -48,9 +107,7 @@ def claim(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
 
 def state_of(pid: int) -> str:
     """The state of a process's main thread, a letter as in proc(5); X if it is gone."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    return "X"
+    return stat_of(pid)[0]
 
 
 def clear_up(folder: Path, pids: list[int]) -> None:
@@ -70,4 +127,5 @@ def clear_up(folder: Path, pids: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), {int(rank): pid for rank, pid in json.loads(sys.argv[2]).items()})
+    main(Path(sys.argv[1]), {int(rank): pid for rank, pid in json.loads(sys.argv[2]).items()},
+         sys.argv[3])

@@ -31,8 +31,9 @@ def load(path: "str | PathLike[str]", level: Literal["case", "block"] = "case") 
     1e9 bytes per second, `_gflop_s`. Both levels have:
 
     - `run_id`, `path`, `started` (UTC), `run_status`, `benchmark`, `version`, `machine_id`,
-      `software_id`, `world_size` (ranks), `hosts`, `gpus` (models; None on CPUs),
-      `slowed_percent`, and of an imported log its file `imported_from` and `statistic`;
+      `node` (the label of its host), `software_id`, `world_size` (ranks), `hosts`, `gpus` (models;
+      None on CPUs), `slowed_percent`, and of an imported log its file `imported_from` and
+      `statistic`;
     - `case` (its number in the run), `collective`, `algorithm`, `chosen` (behind `auto`),
       `library`, `variant`, `memory`, `size_bytes`, `count`, `datatype`, `redop`, `in_place`,
       `mode`, `shape` (JSON, or None), `status` and `reason`.

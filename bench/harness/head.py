@@ -7,7 +7,7 @@ from bench import VERSION
 from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.suite import Suite
-from bench.machine import environment
+from bench.machine import environment, node
 from bench.machine.diagnosis import summary
 from bench.machine.gpu_state import link_facts
 from bench.machine.gpus import examine_peers
@@ -36,7 +36,7 @@ def examine(session: Session) -> Machine:
                                  "status": "ok"}
     rank: dict[str, Any] = {
         "rank": communicator.rank, "device": device.name, "arch": device.arch, "cpus": cpus,
-        "numa": environment.numa_node(cpus[0]), **device.facts}
+        "node": node.label(communicator), "numa": environment.numa_node(cpus[0]), **device.facts}
     bus_id = device.facts.get("pci_bus_id")
     if bus_id:
         rank["throttle"] = link_facts(bus_id).get("throttle")

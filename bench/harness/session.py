@@ -20,6 +20,7 @@ from bench.harness.options import CANNOT, USAGE, WRONG, RunOptions, print_out
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
+from bench.machine import node
 from bench.machine.placement import Place, pin
 from collectives.communicator import (
     Communicator,
@@ -189,6 +190,8 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
         if line != lines[0]:
             raise Disagreement(f"rank {rank} was started with other options than rank 0, and a run "
                                "has one command line")
+    with communicator.together(ValueError):
+        node.chosen_name()
 
 
 def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord:

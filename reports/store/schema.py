@@ -79,6 +79,17 @@ class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     link: dict[str, Any] = msgspec.field(default_factory=dict)
     clock_shared: bool = True
 
+    @property
+    def nodes(self) -> list[str]:
+        """The labels of the run's hosts in the order of their ranks; [] if it stores none."""
+        labels = [rank.get("node") for rank in self.world.get("ranks", [])]
+        return list(dict.fromkeys(filter(None, labels))) if all(labels) else []
+
+    @property
+    def node(self) -> str | None:
+        """The label of its host, or of its hosts, joined by `+`; None if it stores none."""
+        return "+".join(self.nodes) or None
+
 
 class FirstWrong(msgspec.Struct, kw_only=True):
     """The first wrong element of a check, in the receive buffer; values as `13.0 (0x41500000)`."""
@@ -227,6 +238,7 @@ Routing = TypedDict("Routing", {  # noqa: UP013
     "rank_max_over_mean": NotNegative, "rank_cv": NotNegative})
 Rank = TypedDict("Rank", {  # noqa: UP013
     "rank": int, "device": str, "arch": str, "cpus": list[int] | None, "gpu": str | None,
+    "node": Annotated[str, msgspec.Meta(max_length=64)] | None,
     "pci_bus_id": str | None, "multiprocessors": int}, total=False)
 # The parts of a shape that reports need, by benchmark, and of a case with routing.
 NEEDED = {"decode": ("layers", "hidden", "inner", "weights", "slots"),

@@ -29,8 +29,9 @@ METRICS = (
      "Time of the bound over the time of the collective alone."),
     ("n_wrong", "wiretax_wrong_elements", 1.0, "Elements with wrong bits."))
 UNITS = "bytes_per_second", "seconds", "ratio"
-LABELS = ("benchmark", "machine_id", "world_size", "collective", "size_bytes", "datatype", "redop",
-          "mode", "variant", "memory", "in_place", "algorithm", "library", "shape", "status")
+LABELS = ("benchmark", "machine_id", "node", "world_size", "collective", "size_bytes", "datatype",
+          "redop", "mode", "variant", "memory", "in_place", "algorithm", "library", "shape",
+          "status")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

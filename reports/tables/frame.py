@@ -124,11 +124,13 @@ def run_facts(run: Result | Imported) -> dict[str, Any]:
         "run_id": head.run_id, "started": start.replace(tzinfo=timezone.utc) if start else None,
         "benchmark": head.benchmark, "hosts": world.get("hosts"),
         "gpus": ", ".join(sorted(gpus)) or None, "world_size": world["size"]}
-    names = "imported_from", "statistic", "machine_id", "software_id", "version", "slowed_percent"
+    names = ("imported_from", "statistic", "machine_id", "node", "software_id", "version",
+             "slowed_percent")
     facts |= dict.fromkeys(names)
     if isinstance(run, Imported):
         return facts | {"imported_from": run.run.imported_from.file,
                         "statistic": run.run.statistic, "run_status": run.end.status}
-    return facts | {"machine_id": run.run.machine_id, "software_id": run.run.software_id,
-                    "version": run.run.version, "slowed_percent": world.get("slowed_percent"),
+    return facts | {"machine_id": run.run.machine_id, "node": run.run.node,
+                    "software_id": run.run.software_id, "version": run.run.version,
+                    "slowed_percent": world.get("slowed_percent"),
                     "run_status": run.end.status if run.end else "cut off"}

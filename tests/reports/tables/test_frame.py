@@ -41,6 +41,15 @@ def test_a_row_per_case_has_the_figures_of_the_file(store):
     assert frame.imported_from.isna().all()
 
 
+def test_the_column_node_has_the_labels_of_a_runs_hosts_and_older_runs_have_none(store, tmp_path):
+    head, *lines = store.path.read_text().splitlines(keepends=True)
+    for number, rank in enumerate(range(2), 1):
+        head = head.replace(f'{{"rank":{rank},', f'{{"rank":{rank},"node":"n{number}",')
+    (tmp_path / "two.jsonl").write_text("".join([head, *lines]))
+    assert set(wiretax.load(tmp_path / "two.jsonl").node) == {"n1+n2"}
+    assert wiretax.load(store.path).node.isna().all()
+
+
 def test_a_row_per_block_has_the_columns_of_its_case(store):
     frame = wiretax.load(store.path, level="block")
     assert len(frame) == len(store.blocks)

@@ -34,9 +34,12 @@ def examine(session: Session) -> Machine:
                                  with_hostname=session.options.with_hostname)
     facts["mpi.thread_level"] = {"value": communicator.thread_level, "source": "MPI_Query_thread",
                                  "status": "ok"}
+    host = next(number for number, ranks in enumerate(communicator.nodes)
+                if communicator.rank in ranks)
     rank: dict[str, Any] = {
-        "rank": communicator.rank, "device": device.name, "arch": device.arch, "cpus": cpus,
-        "node": node.label(communicator), "numa": environment.numa_node(cpus[0]), **device.facts}
+        "rank": communicator.rank, "host": host, "node": node.label(communicator),
+        "device": device.name, "arch": device.arch, "cpus": cpus,
+        "numa": environment.numa_node(cpus[0]), **device.facts}
     bus_id = device.facts.get("pci_bus_id")
     if bus_id:
         rank["throttle"] = link_facts(bus_id).get("throttle")

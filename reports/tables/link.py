@@ -17,14 +17,20 @@ SLOWER = 1.25  # sentences name pairs and directions that differ by more
 RATES = {"push": ("push", "#D55E00", "o"), "pull": ("pull", "#0072B2", "^"),
          "engine_push": ("by engine", "#CC79A7", "v"),
          "both_directions": ("both, each", "#009E73", "D"),
-         "local_copy": ("local copy", "#7F7F7F", "s")}
+         "local_copy": ("local copy", "#7F7F7F", "s"),
+         "send_library": ("between hosts", "#E69F00", "P")}
 # The title and the unit of each matrix.
 PANELS = {"push": ("push, {}: row stores into column; diagonal: local copy", "GB/s"),
           "pull": ("pull, {}: column reads from row", "GB/s"),
           "engine_push": ("push by copy engine, {}: row copies into column", "GB/s"),
           "both_directions": ("both directions at once, {}: each", "GB/s"),
           "ping_pong": ("flag, one way", "ns")}
-COMPARED = {"push": "by push, {}", "pull": "by pull, {}", "ping_pong": "for a flag, one way"}
+# Between hosts the library moves the data: what stands in the matrix of each transfer.
+FAR = {"push": "send_library", "both_directions": "both_directions_library",
+       "ping_pong": "ping_pong_library"}
+COMPARED = {"push": "by push, {}", "pull": "by pull, {}", "ping_pong": "for a flag, one way",
+            "send_library": "by message, {}", "ping_pong_library": "for a message, one way"}
+LATENCIES = "ping_pong", "ping_pong_library"
 CONTENTION = {
     "disjoint_pairs": "Disjoint pairs at once take up to {:.2f}x as long as the slowest alone: {}.",
     "host_copy_beside": "Beside a host copy at its target, a push takes up to {:.2f}x as long: {}."}
@@ -33,7 +39,8 @@ CONTENTION = {
 def transfers(result: Result) -> tuple[Any, Any]:
     """The cases with a time: the `pairs` of ranks at once, the first as `src`, `dst` and as text;
     GB/s, and the median above 0 with its interval in us. Then those of them at one size, the
-    largest at which every push and pull has an interval, or else a time; a flag has no size."""
+    largest at which every push, pull and message has an interval, or else a time; and latencies,
+    which have one size."""
     import pandas as pd  # takes 0.3 s, which other runs do not need
 
     name = "GPU" if has_gpus(result) else "rank"
@@ -47,11 +54,12 @@ def transfers(result: Result) -> tuple[Any, Any]:
                      time.ci_high or np.nan))
     frame = pd.DataFrame(rows, columns=["algorithm", "size_bytes", "status", "src", "dst", "pairs",
                                         "pair", "gb_s", "us", "low", "high"])
-    one_way = frame[frame.algorithm.isin(["push", "pull"])]
+    one_way = frame[frame.algorithm.isin(["push", "pull", FAR["push"]])]
     unsure = set(one_way.size_bytes[one_way.high.isna()])
     sizes = set(one_way.size_bytes) - unsure or set(one_way.size_bytes[one_way.us.notna()])
     frame = frame[(frame.status == "ok") & frame.us.notna()]
-    return frame, frame[frame.size_bytes.isin([0, max(sizes, default=0)])]
+    has_one_size = frame.algorithm.isin(LATENCIES)
+    return frame, frame[has_one_size | frame.size_bytes.isin([0, max(sizes, default=0)])]
 
 
 def panels(result: Result) -> list[tuple[str, str, Any]]:
@@ -60,14 +68,23 @@ def panels(result: Result) -> list[tuple[str, str, Any]]:
     shown = transfers(result)[1].replace({"algorithm": {"local_copy": "push"}})
     ranks, measured = 1 + max([*shown.src, *shown.dst], default=0), []
     for algorithm, (title, unit) in PANELS.items():
-        cases = shown[shown.algorithm == algorithm]
-        if len(cases):
-            values = np.full((ranks, ranks), np.nan)
+        far = shown[shown.algorithm == FAR.get(algorithm)]
+        near = shown[shown.algorithm == algorithm]
+        values = np.full((ranks, ranks), np.nan)
+        for cases in (near, far):
             values[cases.src, cases.dst] = cases.gb_s if unit == "GB/s" else 1e3 * cases.us
             if algorithm in ("both_directions", "ping_pong"):
                 values[cases.dst, cases.src] = values[cases.src, cases.dst]
-            measured.append((title.format(size_text(cases.size_bytes.max())), unit, values))
+        if np.isfinite(values).any():
+            size = size_text(max(near.size_bytes.max(), far.size_bytes.max()))
+            between = f"; between hosts: {library_of(result)}" * bool(len(far))
+            measured.append((title.format(size) + between, unit, values))
     return measured
+
+
+def library_of(result: Result) -> str:
+    """The library that moves data between hosts, such as `MPICH 5.0.2`."""
+    return next((case.library for case in result.cases if case.library), "the library")
 
 
 def rates(result: Result) -> Any:

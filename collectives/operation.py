@@ -160,7 +160,7 @@ class World:
     @property
     def memory(self) -> str:
         """The kind of the peers' memory, as in tables."""
-        return "mapped" if isinstance(self.peers, Unsupported) else self.peers.kind
+        return "mapped" if isinstance(self.shared, Unsupported) else self.shared.kind
 
     @property
     def mapped(self) -> PeerBuffer:

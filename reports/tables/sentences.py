@@ -141,12 +141,17 @@ def machine(result: Result) -> str:
 
 
 def host_names(run: Run) -> list[str]:
-    """By rank: the name or label of its host, or `host 1`; [] if the run does not say."""
-    ranks = run.world.get("ranks", [])
-    if any(rank.get("host") is None for rank in ranks):
-        return []
-    return [rank.get("hostname") or rank.get("node") or f"host {rank['host'] + 1}"
-            for rank in ranks]
+    """By rank: the name or label of its host, or `host 1`; [] if the run does not say. Two
+    hosts with one label are `a1b2c3d4` and `a1b2c3d4#2`."""
+    names: dict[int, str] = {}
+    for rank in run.world.get("ranks", []):
+        if (host := rank.get("host")) is None:
+            return []
+        if host not in names:
+            name = rank.get("hostname") or rank.get("node") or f"host {host + 1}"
+            same = [*(re.sub("#.*", "", other) for other in names.values())].count(name)
+            names[host] = f"{name}#{same + 1}" if same else name
+    return [names[rank["host"]] for rank in run.world.get("ranks", [])]
 
 
 def hosts_text(run: Run) -> str:

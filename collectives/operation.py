@@ -146,13 +146,21 @@ class World:
 
     @property
     def clock_shared(self) -> bool:
-        """Whether time stamps of different ranks can be compared: CPU ranks of one host."""
-        return self.device.clock_shared and not isinstance(self.peers, Unsupported)
+        """Whether time stamps of all ranks can be compared."""
+        return self.shares_clock()
+
+    def shares_clock(self, ranks: Sequence[int] = ()) -> bool:
+        """Whether time stamps of these ranks (default: all) can be compared: CPU ranks of one host
+        that map each other's memory. Clocks of hosts are never compared."""
+        ranks = ranks or range(self.communicator.size)
+        is_mapped = not isinstance(self.shared, Unsupported)
+        on_one_host = any({*ranks} <= {*node} for node in self.communicator.nodes)
+        return self.device.clock_shared and is_mapped and on_one_host
 
     @property
     def memory(self) -> str:
         """The kind of the peers' memory, as in tables."""
-        return "mapped" if isinstance(self.peers, Unsupported) else self.peers.kind
+        return "mapped" if isinstance(self.shared, Unsupported) else self.shared.kind
 
     @property
     def mapped(self) -> PeerBuffer:
@@ -160,6 +168,16 @@ class World:
         if isinstance(self.peers, Unsupported):
             raise Disagreement(f"peer memory is not mapped: {self.peers.reason}")
         return self.peers
+
+
+@dataclass(frozen=True)
+class Message:
+    """Bytes at an address, for `peer` if it `is_sent`, otherwise from `peer`."""
+
+    is_sent: bool
+    peer: int
+    address: int
+    size_bytes: int
 
 
 class Library(ABC):
@@ -188,6 +206,11 @@ class Library(ABC):
     @abstractmethod
     def among(self, communicator: Communicator) -> "Library":
         """The same library between these ranks, which call it together."""
+
+    @abstractmethod
+    def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
+        """Binds this rank's messages: those of a group at once, groups in turn. A rank may have
+        none. NCCL and RCCL end a group when its data have left; MPI may end before."""
 
     @abstractmethod
     def barrier(self, world: World) -> Step:

@@ -1,6 +1,8 @@
 """The head of a run: the machine, the ranks, the cases, and notes made before measuring."""
 
+import socket
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bench import VERSION
@@ -17,13 +19,15 @@ from reports.store.schema import Run
 
 
 class Machine(NamedTuple):
-    """The host's facts, the ranks, their GPUs (None on CPUs), and ids of hardware and software."""
+    """The facts of rank 0's host, the ranks, their GPUs (None on CPUs), ids of hardware and
+    software, and the names of the hosts by rank, which a run stores only on request."""
 
     facts: environment.Environment
     ranks: list[dict[str, Any]]
     gpus: dict[str, Any] | None
     machine_id: str
     software_id: str
+    hostnames: Sequence[str] = ()
 
 
 def examine(session: Session) -> Machine:
@@ -34,9 +38,14 @@ def examine(session: Session) -> Machine:
                                  with_hostname=session.options.with_hostname)
     facts["mpi.thread_level"] = {"value": communicator.thread_level, "source": "MPI_Query_thread",
                                  "status": "ok"}
+    host = next(number for number, ranks in enumerate(communicator.nodes)
+                if communicator.rank in ranks)
     rank: dict[str, Any] = {
-        "rank": communicator.rank, "device": device.name, "arch": device.arch, "cpus": cpus,
-        "node": node.label(communicator), "numa": environment.numa_node(cpus[0]), **device.facts}
+        "rank": communicator.rank, "host": host, "node": node.label(communicator),
+        "device": device.name, "arch": device.arch, "cpus": cpus,
+        "numa": environment.numa_node(cpus[0]), **device.facts}
+    if session.options.with_hostname:
+        rank["hostname"] = socket.gethostname()
     bus_id = device.facts.get("pci_bus_id")
     if bus_id:
         rank["throttle"] = link_facts(bus_id).get("throttle")
@@ -49,7 +58,9 @@ def examine(session: Session) -> Machine:
         facts["gpu.links"] = {"value": sorted(links), "source": "/sys/bus/pci/devices, NVML, KFD",
                               "status": "unknown" if "unknown" in links else "ok"}
     ids = environment.identities(facts, world.library.name, device.compiler)
-    machine: Machine = communicator.broadcast(Machine(facts, ranks, gpus, *ids))
+    session.notes += differences(communicator.all_gather(ids))
+    hostnames = communicator.all_gather(socket.gethostname())
+    machine: Machine = communicator.broadcast(Machine(facts, ranks, gpus, *ids, hostnames))
     return machine
 
 
@@ -60,7 +71,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
     notes = [*feature_notes(options), *session.notes]
     if session.place.crowded:
-        cores = {cpu for rank in machine.ranks for cpu in rank["cpus"]}
+        cores = {(rank["host"], cpu) for rank in machine.ranks for cpu in rank["cpus"]}
         notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and "
                      "the scheduler decides the times.")
     notes += [preflight(world), *overhead_note(session, ceilings)]
@@ -85,6 +96,26 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         notes=[*notes, *environment.threats(machine.facts, ranks_here)])
 
 
+def differences(ids: Sequence[tuple[str, str]]) -> list[str]:
+    """A sentence for each kind of id in which some ranks' hosts differ from the host of rank 0,
+    whose facts the head stores; `ids` of hardware and software by rank."""
+    sentences = []
+    for kind, of_kind in zip(("hardware", "software"), zip(*ids, strict=True), strict=True):
+        others = [str(rank) for rank, own in enumerate(of_kind) if own != of_kind[0]]
+        if others:
+            sentences.append(f"The hosts differ in {kind}: ranks {' '.join(others)} have other "
+                             f"{kind} than rank 0, whose host the facts of this run describe.")
+    return sentences
+
+
+def names_of_hosts(machine: Machine) -> str:
+    """A line that tells the user which host has which label; "" for one host."""
+    names = {rank["node"] or f"host {rank['host'] + 1}": name
+             for rank, name in zip(machine.ranks, machine.hostnames, strict=True)}
+    texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
+    return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
+
+
 def feature_notes(options: RunOptions) -> list[str]:
     """Sentences that a reader must know before any figure."""
     return [note for feature in options.features for note in feature.notes()]
@@ -104,14 +135,15 @@ def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
 
 def memory_facts(world: World) -> dict[str, str]:
     """The allocators of peer memory, what was requested, and what behaved as the kernels need."""
-    if isinstance(world.peers, Unsupported):
-        return {"behaved": f"none: {world.peers.reason}"}
-    return world.peers.types
+    peers = world.shared
+    if isinstance(peers, Unsupported):
+        return {"behaved": f"none: {peers.reason}"}
+    return peers.types
 
 
 def preflight(world: World) -> str:
     """A sentence on how ranks reach each other's memory."""
-    peers = world.peers
+    peers = world.shared
     if isinstance(peers, Unsupported):
         return f"Peer memory is not mapped: {peers.reason}."
     ways = {"host_staged": ", through the host",
@@ -121,6 +153,8 @@ def preflight(world: World) -> str:
     versions = (f", with driver {facts['driver']}, runtime {facts['runtime']} and module "
                 f"{facts['module']}" if facts else "")
     flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
-    return (f"Peer memory is {peers.kind}{ways.get(peers.kind, '')} ({peers.types['data']}) and "
-            "was probed byte by byte in every direction, between launches and within "
-            f"one{versions}.{flush}{refusals}")
+    places = " within each host" if world.node else ""
+    between = f" Between hosts {world.library.name} moves the data." if world.node else ""
+    return (f"Peer memory is {peers.kind}{places}{ways.get(peers.kind, '')} "
+            f"({peers.types['data']}) and was probed byte by byte in every direction, between "
+            f"launches and within one{versions}.{flush}{refusals}{between}")

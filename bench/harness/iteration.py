@@ -154,7 +154,7 @@ def nothing(world: World) -> Step:
 
 def come_late(world: World, delay_ns: int = 0) -> Step:
     """A launch that only waits."""
-    yields = isinstance(world.peers, PeerBuffer) and world.peers.waits.yields
+    yields = isinstance(world.shared, PeerBuffer) and world.shared.waits.yields
     arguments = Arguments(timeout_ns=delay_ns, yields=yields)
     return Step(world.device.loop_kernels().kernel("come_late"), arguments)
 

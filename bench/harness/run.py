@@ -110,7 +110,7 @@ def measure(session: Session, prepare: Callable[[Session], Suite],
     status = exit_status(run, result)
     last_words = policy.conclude(result, machine)
     communicator.broadcast(status)
-    print_result(result, options)
+    print_result(result, options, head.names_of_hosts(machine))
     print_out(last_words)
     return status
 
@@ -228,8 +228,9 @@ def exit_status(run: Run, result: Result) -> int:
     return FINE
 
 
-def print_result(result: Result, options: RunOptions) -> None:
-    """The table, the paths of the run and its picture, and the requested JSON; on rank 0."""
+def print_result(result: Result, options: RunOptions, hosts: str = "") -> None:
+    """The table, the names of `hosts`, the paths of the run and its picture, and the requested
+    JSON; on rank 0."""
     from reports.tables.formats import as_json  # not at the top: other ranks never print
     from reports.tables.show import text
 
@@ -242,7 +243,7 @@ def print_result(result: Result, options: RunOptions) -> None:
     stream = sys.stdout if options.format == "table" else sys.stderr
     for note in head.feature_notes(options) if options.format != "table" else ():
         print_out(f"{note}\n", stream)
-    print_out(f"run: {result.path}\npicture: {picture}\n", stream)
+    print_out(f"{hosts}run: {result.path}\npicture: {picture}\n", stream)
     if library:
         path = result.path.with_suffix(".library.txt")
         write_whole(path, library.encode())

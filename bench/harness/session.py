@@ -171,7 +171,8 @@ def require_memory(session: Session, buffer_bytes: int, buffers: int = 2) -> Non
     communicator, device = session.communicator, session.world.device
     ranks, sentence = len(communicator.node_gather(0)), None
     needed_bytes = ranks * buffers * buffer_bytes
-    sharing = "" if isinstance(session.world.peers, Unsupported) else session.world.peers.sharing
+    peers = session.world.shared
+    sharing = "" if isinstance(peers, Unsupported) else peers.sharing
     if device.near_peers and (free_bytes := available_bytes(sharing)) < needed_bytes:
         sentence = (f"{buffers} buffers of {buffer_bytes / 1e9:.1f} GB for each of {ranks} ranks "
                     f"are {needed_bytes / 1e9:.1f} GB, and {free_bytes / 1e9:.1f} GB are free here")

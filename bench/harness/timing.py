@@ -141,8 +141,8 @@ def pilot(session: Session, iteration: Iteration) -> None:
         verdict = None
         gathered = session.communicator.gather(stamps)
         if gathered is not None:
-            times = times_us(gathered, session.world.clock_shared, iteration.ranks,
-                             iteration.movers)
+            times = times_us(gathered, session.world.shares_clock(iteration.ranks),
+                             iteration.ranks, iteration.movers)
             more = int(min(100, PILOT_S / elapsed_s)) if count == 1 else 0
             verdict = elapsed_s, warmup_length(times.time), more if more >= 3 else 0
         iteration.iteration_s, warmup, count = session.communicator.broadcast(verdict)
@@ -187,7 +187,8 @@ def measure_block(session: Session, iteration: Iteration, block: int,
     flight.note("store")
     if gathered is None:
         return None
-    record, samples = summary(iteration, block, gathered, session.world.clock_shared)
+    shares_clock = session.world.shares_clock(iteration.ranks)
+    record, samples = summary(iteration, block, gathered, shares_clock)
     record.measure_s = session.measuring_s - measured_before_s
     wrongs = [part.wrong for part in gathered if part.wrong is not None]
     if len(wrongs) == len(gathered):

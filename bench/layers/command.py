@@ -203,7 +203,8 @@ def main(name: str) -> NoReturn:
     run_options, layer_options = parse(name)
 
     def prepare(session: Session) -> Suite:
-        _ = session.world.mapped  # refused here, before anything is allocated
+        world = session.world
+        _ = (world.node or world).mapped  # refused here, before anything is allocated
         return COMMANDS[name].prepare(layer_options, session)
 
     start(run_options, lambda session: measure(session, prepare, COMMANDS[name].policy))

@@ -19,7 +19,14 @@ from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
 from collectives.collective import DATATYPES, Datatype, Shape
 from collectives.communicator import Disagreement
 from collectives.experts import routing
-from collectives.experts.alltoall_routed import ALGORITHMS, WAYS, RoutedCase, Tables, make_tables
+from collectives.experts.alltoall_routed import (
+    ALGORITHMS,
+    FLAT,
+    WAYS,
+    RoutedCase,
+    Tables,
+    make_tables,
+)
 from collectives.experts.routing import Array, Routes
 from collectives.operation import Case, Operation
 from kernels.devices.device import DeviceError
@@ -113,8 +120,8 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     with world.communicator.together(DeviceError, MemoryError):
         tables = [make_tables(world, routes, rows, row_bytes) for routes in batches.values()]
     buffers = Buffers(send, receive, seed)
-    algorithms = {algorithm.name: algorithm for algorithm in ALGORITHMS}
-    names = sweep.algorithms or list(algorithms)
+    algorithms = {algorithm.name: algorithm for algorithm in (*ALGORITHMS, FLAT)}
+    names = sweep.algorithms or [algorithm.name for algorithm in ALGORITHMS]
     axes = Axes(algorithms, lambda size_bytes: names, sweep.algorithms is not None, sweep.mode,
                 CHAIN_ROUND_TRIPS)
     suite = bind_cases(session, axes, routed_cases(batch, sweep, session, buffers, tables),

@@ -33,6 +33,7 @@ MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 ele
 TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
 TENSOR_FORMS = {"decode": ("gemv_allreduce", "allreduce_rmsnorm", "one_shot_pull"),
                 "prefill": ("two_shot", "allreduce_rmsnorm")}
+BETWEEN_HOSTS = "hierarchical", "hierarchical_whole"
 Image = Sequence[tuple[int, Array]]  # values at the begin of a step, by address
 
 
@@ -82,8 +83,8 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
     columns = sum(model.columns(layer, ranks, scale) for layer in LAYERS)
     layer_bytes = columns * model.hidden * weights.size_bytes
     free = (session.world.device.facts.get("memory_bytes")
-            or psutil.virtual_memory().available / ranks)  # of this rank's GPU, or of the host
-    room = ROOM * session.communicator.broadcast(free)
+            or psutil.virtual_memory().available / len(session.communicator.node_gather(0)))
+    room = ROOM * min(session.communicator.all_gather(free))  # of a rank's GPU, or of a host
     copies = min(ranks, 2)  # a share of each layer, and a stage's layers
     held = min(layers, int(room / (copies * layer_bytes)))
     if held < ranks:
@@ -138,13 +139,16 @@ class Splits:
     def add_by_tensor(self) -> None:
         alone = self.whole("compute", steps.split_by_tensor(self.batch, "compute", "copied"))
         self.add(replace(alone, result=None))
-        names = product(TENSOR_FORMS[self.session.options.command], ("registered", "copied"))
-        forms = {name: steps.split_by_tensor(self.batch, *name) for name in names}
+        names = (BETWEEN_HOSTS if self.session.world.node
+                 else TENSOR_FORMS[self.session.options.command])
+        forms = {name: steps.split_by_tensor(self.batch, *name)
+                 for name in product(names, ("registered", "copied"))}
         idle, prepare = self.idle(), self.prepare(alone.image)
-        best = fastest(self.session, {
+        candidates = {
             name: Iteration(-1, " ".join(name), prepare, bound, idle, idle,
                             from_python=self.batch.net.in_python)
-            for name, bound in forms.items() if isinstance(bound, Operation)})
+            for name, bound in forms.items() if isinstance(bound, Operation)}
+        best = fastest(self.session, candidates) if candidates else next(iter(forms))
         self.add(self.whole("tensor_parallel", forms[best]), chosen=best[0], variant=best[1])
         library = self.session.world.library
         for variant in library.variants(self.session.world):
@@ -168,7 +172,8 @@ class Splits:
                        f"{len(self.start)} chats do not divide evenly into {groups} stages")
             self.add(self.whole("pipeline_parallel", Unsupported(refusal)))
             return
-        inboxes = [world.mapped.register(self.batch.size_bytes // groups) for _ in range(ranks)]
+        inbox = world.device.private if world.node else world.mapped.register
+        inboxes = [inbox(self.batch.size_bytes // groups) for _ in range(ranks)]
         net.keep.append(inboxes)
         batches = [self.batch] if groups == 1 else [Batch(net, tokens) for _ in range(groups)]
         once = steps.pipeline(batches, inboxes) if self.scale > 1 else None
@@ -199,7 +204,7 @@ class Splits:
         header = CaseHeader(
             collective=self.session.options.command, shape=dict(self.shape),
             size_bytes=self.batch.size_bytes, count=self.batch.count, datatype=datatype.name,
-            redop="sum", algorithm=split.algorithm, memory=world.mapped.kind, **facts)
+            redop="sum", algorithm=split.algorithm, memory=world.memory, **facts)
         if isinstance(split.bound, Unsupported):
             header.status, header.reason = "unsupported", split.bound.reason
             self.suite.add(header, None)

@@ -194,4 +194,5 @@ PULL = Algorithm("direct_pull", "each rank stores tokens and sums into its own s
                  "them from it", partial(_bind, "pull"), _traffic, registered=True)
 LIBRARY = Algorithm("library", "MPI_Alltoallv, or a group of ncclSend and ncclRecv, between our "
                     "kernels that pack and unpack", _bind_library, _traffic, library_variants=1)
-ALGORITHMS = (LIBRARY, choosing_among((PUSH, PULL)), PUSH, PULL)
+FLAT = replace(LIBRARY, name="flat", library_variants=0)  # what auto takes between hosts
+ALGORITHMS = (LIBRARY, choosing_among((PUSH, PULL, FLAT)), PUSH, PULL)

@@ -24,6 +24,7 @@ from collectives.operation import (
     chunk_that_fits,
     in_a_row,
 )
+from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Module, Step
 
 ROW_ALIGNMENT = 64  # bytes; of a row in a slab
@@ -85,16 +86,25 @@ class GemvCase(Case):
 
 def _compile(world: World, case: Case, stem: str, structure: type[ctypes.Structure],
              macros: dict[str, str]) -> Module:
-    macros = {"WORLD": str(world.communicator.size), "ELEMENT": case.datatype.element, **macros}
+    ranks = mapped_here(world).communicator.size
+    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element, **macros}
     if case.build.stream_slab:
         macros["STREAM_SLAB"] = "1"
     return world.device.compile(stem, macros, (*PEER_STRUCTURES, structure))
 
 
+def mapped_here(world: World) -> PeerBuffer:
+    """The memory that this host's ranks map, of which the compute alone uses this rank's."""
+    assert not isinstance(world.shared, Unsupported), MAPPED
+    return world.shared
+
+
 def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     """The residual and norm of the sums at this address; None: of all ranks' parts, in one launch
     with their all-reduce. All ranks call it."""
-    assert not isinstance(world.peers, Unsupported), MAPPED
+    if sums is None and isinstance(world.peers, Unsupported):
+        return world.peers
+    peers = mapped_here(world)
     structure = Norm.from_buffer_copy(case.norm)
     structure.tokens, structure.epsilon = case.count // structure.hidden, EPSILON
     row_bytes = structure.hidden * case.datatype.size_bytes
@@ -104,14 +114,14 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
         entry = "allreduce_rmsnorm_pull_registered"
     elif sums is None:
         entry = "allreduce_rmsnorm_pull"
-        chunk_bytes = chunk_that_fits(world, case, world.peers.half_bytes / 2)
+        chunk_bytes = chunk_that_fits(world, case, peers.half_bytes / 2)
     structure.step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
     if chunk_bytes and not structure.step_tokens:
         return Unsupported(f"a token's {row_bytes} B are more than a slot of {chunk_bytes} B",
                            depends_on_size=True)
-    arguments = world.peers.arguments(case.send if sums is None else sums, case.receive, case.count,
-                                      chunk_bytes)
-    if is_registered and not world.peers.locate(case.send, arguments.sends):
+    arguments = peers.arguments(case.send if sums is None else sums, case.receive, case.count,
+                                chunk_bytes)
+    if is_registered and not peers.locate(case.send, arguments.sends):
         return NOT_MAPPED
     macros = {"OUTPUT": OUTPUTS[case.quantized]} if case.quantized else {}
     module = _compile(world, case, "allreduce_rmsnorm", Norm, macros)
@@ -129,15 +139,17 @@ def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bo
 
 def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     """This rank's products; `fused`: in one launch with their all-reduce, which all ranks call."""
-    assert not isinstance(world.peers, Unsupported), MAPPED
+    if fused and isinstance(world.peers, Unsupported):
+        return world.peers
     ranks, entry = world.communicator.size, "gemv_allreduce" if fused else "gemv"
-    if fused and (ranks + 1) * case.segment_bytes > world.peers.half_bytes:
+    peers = mapped_here(world)
+    if fused and (ranks + 1) * case.segment_bytes > peers.half_bytes:
         return Unsupported(f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
                            depends_on_size=True)
-    arguments = world.peers.arguments(case.send, case.receive, case.count, 0)
+    arguments = peers.arguments(case.send, case.receive, case.count, 0)
     if fused and case.variant == "registered":
         entry += "_registered"
-        if not world.peers.locate(case.receive, arguments.receives):
+        if not peers.locate(case.receive, arguments.receives):
             return NOT_MAPPED
     macros = {"TOKENS": str(case.tokens), "WEIGHT": WEIGHTS[case.weight_type].element}
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)

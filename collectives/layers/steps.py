@@ -18,7 +18,7 @@ from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.layers import fused
 from collectives.layers.models import LAYERS, Model
 from collectives.layers.overlap import array_of, driven, runs_in_python
-from collectives.operation import Bound, Case, Operation, World, in_a_row
+from collectives.operation import Bound, Case, Message, Operation, World, in_a_row
 from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
 
 PAD = 0.01  # the activations beyond `hidden`
@@ -206,22 +206,27 @@ def split_by_sequence(batch: Batch) -> Bound:
                    receive=batch.parts)
     gather = Case(COLLECTIVES["all_gather"], share, net.datatype, "none", batch.parts,
                   batch.activations)
-    after = [ALGORITHMS["reduce_scatter"]["direct_pull"].bind(world, scatter),
+    name = "auto" if world.node else "direct_pull"
+    after = [ALGORITHMS["reduce_scatter"][name].bind(world, scatter),
              fused.norm(world, case, batch.sums),
-             ALGORITHMS["all_gather"]["direct_pull"].bind(world, gather)]
+             ALGORITHMS["all_gather"][name].bind(world, gather)]
     return in_turn(net, batch.layers(net.shares, after))
 
 
-def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: int) -> Operation:
-    """Sends `count` elements to a rank, gets as many from another; -1: none. All ranks call it."""
-    world = net.world
+def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: int) -> Bound:
+    """Sends `count` elements to a rank, gets as many from another; -1: none. With ranks on several
+    hosts the library sends them. All ranks call it."""
+    world, size_bytes = net.world, count * net.datatype.size_bytes
+    if world.node:
+        messages = [Message(is_sent, peer, address, size_bytes) for is_sent, peer, address in
+                    ((True, target, send), (False, source, receive)) if peer >= 0]
+        return world.library.bind_messages(world, [messages] if messages else [])
     arguments = world.mapped.arguments(send, receive, count, 0)
     is_mapped = world.mapped.locate(receive, arguments.receives)
     assert is_mapped, "a stage receives into memory that all ranks have mapped"
     macros = {"WORLD": str(world.communicator.size), "ELEMENT": net.datatype.element}
     kernel = world.device.compile("link", macros, (*PEER_STRUCTURES, Transfer)).kernel("link_push")
-    blocks = world.device.blocks_for(count * net.datatype.size_bytes)
-    step = Step(kernel, Transfer(arguments, target, source), blocks)
+    step = Step(kernel, Transfer(arguments, target, source), world.device.blocks_for(size_bytes))
     return Operation(step, world.device.caller(step))
 
 

@@ -8,6 +8,7 @@ import ctypes
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from collectives.collective import COLLECTIVES, DATATYPES, Array, in_turn, partn
 from collectives.communicator import Communicator, Disagreement
 from collectives.library import nccl
 from collectives.library.nccl import Nccl, environment, open_nccl
-from collectives.operation import Bound, Case, Library, Operation, Unsupported, World
+from collectives.operation import Bound, Case, Library, Message, Operation, Unsupported, World
 from kernels.devices.device import Device, DeviceError, Gate, Kernel, Memory, Step
 from kernels.devices.gpu import GpuDevice, GpuMemory
 
@@ -148,15 +149,26 @@ class NcclLibrary(Library):
                       counts: tuple[int, int] | None = None) -> Bound:
         if isinstance(library := self.nccl, Unsupported):
             return library
-        group: list[Call] = []
-        for name, (address, sizes) in (("ncclSend", send), ("ncclRecv", receive)):
+        messages: list[Message] = []
+        for is_sent, (address, sizes) in ((True, send), (False, receive)):
             begins = address + np.cumsum(sizes) - sizes
-            group += [(name, (int(begins[peer]), int(size) // 8, TYPES["int64"], peer))
-                      for peer, size in enumerate(sizes) if size]
+            messages += [Message(is_sent, peer, int(begins[peer]), int(size))
+                         for peer, size in enumerate(sizes) if size]
+        return self.bind_messages(world, [messages] if messages else [])
+
+    def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
+        if isinstance(library := self.nccl, Unsupported):
+            return library
+        calls: list[list[Call]] = [
+            [("ncclSend" if each.is_sent else "ncclRecv",
+              (each.address, each.size_bytes, TYPES["int8"], each.peer)) for each in group]
+            for group in groups]
         try:
-            return self._operation(library, [group] if group else [], "plain")
+            operation = self._operation(library, calls, "plain")
         except DeviceError as error:
             return Unsupported(str(error))
+        step = replace(operation.step, entries=max(1, len(groups)))
+        return replace(operation, step=step, call=self.device.caller(step))
 
     def bind_smallest(self, world: World) -> Bound:
         """Binds an all-reduce of one element. Raises DeviceError."""

@@ -2,14 +2,25 @@
 
 Tables say what MPI can reduce. Never try it inside a job: MPICH aborts the job on MPIX_BFLOAT16."""
 
+from collections.abc import Sequence
 from ctypes import c_long
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from collectives.collective import Array, in_turn, partner
 from collectives.communicator import Communicator
-from collectives.operation import Bound, Case, Library, Operation, Unsupported, World, in_a_row
+from collectives.operation import (
+    Bound,
+    Case,
+    Library,
+    Message,
+    Operation,
+    Unsupported,
+    World,
+    in_a_row,
+)
 from kernels.devices.cpu import CpuDevice, LibraryCall
 from kernels.devices.device import Device, Step
 
@@ -105,18 +116,47 @@ class MpiLibrary(Library):
         calls.append(self._call("Alltoallv", (*arguments, self.comm), tuple(buffers)))
         return in_a_row(world, calls)
 
+    def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
+        longest = max((each.size_bytes for group in groups for each in group), default=0)
+        if longest > MOST_COUNT and not self.ranks.function("MPI_Send_c"):
+            return Unsupported(f"{self.name} has no MPI_Send_c and counts up to {MOST_COUNT}")
+        return in_a_row(world, [self._at_once(world, group) for group in groups])
+
+    def _at_once(self, world: World, messages: Sequence[Message]) -> Operation:
+        """Begins the sends, then waits for the receives, then for the sends."""
+        byte, address_of = self.ranks.handle("BYTE"), self.mpi._addressof
+        sends, receives, waits = list[Operation](), list[Operation](), list[Operation]()
+        requests, status = [self.mpi.Request() for _ in messages], int(address_of(self.status))
+        for message, request in zip(messages, requests, strict=True):
+            suffix = "_c" * (message.size_bytes > MOST_COUNT)
+            arguments = message.address, message.size_bytes, byte, message.peer, 0, self.comm
+            if not message.is_sent:
+                receives.append(self._native(f"Recv{suffix}", (*arguments, status)))
+            elif len(messages) == 1:
+                sends.append(self._native(f"Send{suffix}", arguments))
+            else:
+                handle = int(address_of(request))
+                sends.append(self._native(f"Isend{suffix}", (*arguments, handle)))
+                waits.append(self._native("Wait", (handle, status)))
+        every = [*sends, *receives, *waits]
+        return replace(in_a_row(world, every), keep=(every, requests))
+
     def barrier(self, world: World) -> Step:
         return self._call("Barrier", (self.comm,), ()).step
 
     def _call(self, name: str, arguments: tuple[int, ...],
               python_arguments: tuple[object, ...], suffix: str = "") -> Operation:
         """One call of MPI_`name`. The operation keeps `python_arguments`, the arrays of both."""
-        call = LibraryCall(self.ranks.function(f"MPI_{name}{suffix}"), (c_long * 9)(*arguments))
+        from_python = partial(getattr(self.ranks.world, name), *python_arguments)
+        native = self._native(f"{name}{suffix}", arguments)
+        return replace(native, call=from_python, keep=python_arguments)
+
+    def _native(self, name: str, arguments: tuple[int, ...]) -> Operation:
+        call = LibraryCall(self.ranks.function(f"MPI_{name}"), (c_long * 9)(*arguments))
 
         def failure() -> str | None:
             error = call.failed
             return f"MPI_{name} of {self.name} returned error {error}" if error else None
 
-        from_python = partial(getattr(self.ranks.world, name), *python_arguments)
         step = Step(self.device.loop.kernel("call_library"), call)
-        return Operation(step, from_python, failure=failure, keep=python_arguments)
+        return Operation(step, self.device.caller(step), failure=failure)

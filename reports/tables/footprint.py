@@ -13,7 +13,7 @@ from reports.store.case import CASE_KEY, LinkStates
 from reports.store.schema import Result
 from reports.store.stats import median_interval
 from reports.tables.rows import View, cost_us, costs_of, default_rows, ratios_of
-from reports.tables.sentences import count, number, plain_table
+from reports.tables.sentences import count, has_gpus, number, plain_table
 
 
 def caption(result: Result) -> str:
@@ -21,7 +21,7 @@ def caption(result: Result) -> str:
     rates = [block.matmul_alone_gflop_s for block in result.blocks if block.matmul_alone_gflop_s]
     rate = f"{number(float(np.median(rates)))} GFLOP/s a rank" if rates else "unknown speed"
     place = "on a core that no rank has"
-    if not result.run.clock_shared:
+    if has_gpus(result):
         ranks = result.run.world.get("ranks", [])
         most = max((rank.get("multiprocessors", 0) for rank in ranks), default=0)
         place = f"in a separate stream on each GPU of {most} multiprocessors"
@@ -31,7 +31,7 @@ def caption(result: Result) -> str:
 
 def footprint(result: Result, view: View, states: LinkStates) -> Table:
     """The table of a view, at most 80 columns: rows for the library and for ours."""
-    is_cpu, key, cells = result.run.clock_shared, attrgetter(*CASE_KEY), []
+    is_cpu, key, cells = not has_gpus(result), attrgetter(*CASE_KEY), []
     costs = costs_of(result, states, states.longest)
     for row in default_rows(result, view, states):
         for case in filter(None, (row.library, row.ours)):

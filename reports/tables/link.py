@@ -17,14 +17,25 @@ SLOWER = 1.25  # sentences name pairs and directions that differ by more
 RATES = {"push": ("push", "#D55E00", "o"), "pull": ("pull", "#0072B2", "^"),
          "engine_push": ("by engine", "#CC79A7", "v"),
          "both_directions": ("both, each", "#009E73", "D"),
-         "local_copy": ("local copy", "#7F7F7F", "s")}
+         "local_copy": ("local copy", "#7F7F7F", "s"),
+         "send_library": ("between hosts", "#E69F00", "P")}
 # The title and the unit of each matrix.
 PANELS = {"push": ("push, {}: row stores into column; diagonal: local copy", "GB/s"),
           "pull": ("pull, {}: column reads from row", "GB/s"),
           "engine_push": ("push by copy engine, {}: row copies into column", "GB/s"),
           "both_directions": ("both directions at once, {}: each", "GB/s"),
           "ping_pong": ("flag, one way", "ns")}
-COMPARED = {"push": "by push, {}", "pull": "by pull, {}", "ping_pong": "for a flag, one way"}
+# Between hosts the library moves the data: what stands in the matrix of each transfer.
+FAR = {"push": "send_library", "both_directions": "both_directions_library",
+       "ping_pong": "ping_pong_library"}
+# Its title if no pair of ranks is on one host.
+FAR_TITLES = {"push": "message, {}: row sends to column; diagonal: local copy",
+              "both_directions": PANELS["both_directions"][0],
+              "ping_pong": "message of one element, one way"}
+COMPARED = {"push": "by push, {}", "pull": "by pull, {}", "ping_pong": "for a flag, one way",
+            "send_library": "by message, {}", "ping_pong_library": "for a message, one way"}
+ONE_WAY = "push", "pull", "send_library"
+LATENCIES = "ping_pong", "ping_pong_library"
 CONTENTION = {
     "disjoint_pairs": "Disjoint pairs at once take up to {:.2f}x as long as the slowest alone: {}.",
     "host_copy_beside": "Beside a host copy at its target, a push takes up to {:.2f}x as long: {}."}
@@ -33,7 +44,8 @@ CONTENTION = {
 def transfers(result: Result) -> tuple[Any, Any]:
     """The cases with a time: the `pairs` of ranks at once, the first as `src`, `dst` and as text;
     GB/s, and the median above 0 with its interval in us. Then those of them at one size, the
-    largest at which every push and pull has an interval, or else a time; a flag has no size."""
+    largest at which every push, pull and message has an interval, or else a time; and latencies,
+    which have one size."""
     import pandas as pd  # takes 0.3 s, which other runs do not need
 
     name = "GPU" if has_gpus(result) else "rank"
@@ -47,11 +59,12 @@ def transfers(result: Result) -> tuple[Any, Any]:
                      time.ci_high or np.nan))
     frame = pd.DataFrame(rows, columns=["algorithm", "size_bytes", "status", "src", "dst", "pairs",
                                         "pair", "gb_s", "us", "low", "high"])
-    one_way = frame[frame.algorithm.isin(["push", "pull"])]
+    one_way = frame[frame.algorithm.isin(ONE_WAY)]
     unsure = set(one_way.size_bytes[one_way.high.isna()])
     sizes = set(one_way.size_bytes) - unsure or set(one_way.size_bytes[one_way.us.notna()])
     frame = frame[(frame.status == "ok") & frame.us.notna()]
-    return frame, frame[frame.size_bytes.isin([0, max(sizes, default=0)])]
+    has_one_size = frame.algorithm.isin(LATENCIES)
+    return frame, frame[has_one_size | frame.size_bytes.isin([0, max(sizes, default=0)])]
 
 
 def panels(result: Result) -> list[tuple[str, str, Any]]:
@@ -60,14 +73,23 @@ def panels(result: Result) -> list[tuple[str, str, Any]]:
     shown = transfers(result)[1].replace({"algorithm": {"local_copy": "push"}})
     ranks, measured = 1 + max([*shown.src, *shown.dst], default=0), []
     for algorithm, (title, unit) in PANELS.items():
-        cases = shown[shown.algorithm == algorithm]
+        is_far = shown.algorithm == FAR.get(algorithm)
+        cases = shown[is_far | (shown.algorithm == algorithm)]
         if len(cases):
             values = np.full((ranks, ranks), np.nan)
             values[cases.src, cases.dst] = cases.gb_s if unit == "GB/s" else 1e3 * cases.us
             if algorithm in ("both_directions", "ping_pong"):
                 values[cases.dst, cases.src] = values[cases.src, cases.dst]
+            if is_far.any():
+                title = FAR_TITLES[algorithm] if is_far[cases.index].all() else title
+                title += f"; between hosts {library_of(result)}"
             measured.append((title.format(size_text(cases.size_bytes.max())), unit, values))
     return measured
+
+
+def library_of(result: Result) -> str:
+    """The library that moves data between hosts, such as `MPICH 5.0.2`."""
+    return next((case.library for case in result.cases if case.library), "the library")
 
 
 def rates(result: Result) -> Any:
@@ -92,7 +114,7 @@ def render(result: Result) -> str:
     names = [name for name in RATES if name in gb_s.index]
     rows = [[size_text(size), *(spans.get((name, size), "-") for name in names)]
             for size in sorted({size for _, size in spans})]
-    width = 17 if len(names) < 5 else 14
+    width = {5: 14, 6: 12}.get(len(names), 17)
     columns = {"size": 8} | {RATES[name][0]: width for name in names}
     tables.append(("GB/s, slowest and fastest of all", plain_table(columns, rows, gap=0)))
     return lay_out_run(result, headline([result], points), [], tables, findings(result),
@@ -100,16 +122,20 @@ def render(result: Result) -> str:
 
 
 def points(result: Result) -> list[Point]:
-    """The headline's figures: the slowest push, or else pull, and the slowest flag."""
+    """The headline's figures: the slowest push, or else pull, and the slowest flag; and of those
+    between hosts."""
     shown, figures = transfers(result)[1], list[Point]()
-    for name in ("push", "pull"):
+    for name in ONE_WAY:
         cases = shown[shown.algorithm == name]
-        if len(cases) and not figures:
-            label = f"{size_text(int(cases.size_bytes.max()))} {name}"
+        if len(cases) and (name != "pull" or not figures):
+            label = f"{size_text(int(cases.size_bytes.max()))} " + (
+                "between hosts" if name == FAR["push"] else name)
             figures.append(Point(label, float(cases.gb_s.min()), "GB/s"))
-    flags = shown[shown.algorithm == "ping_pong"]
-    if len(flags):
-        figures.append(Point("flag", 1e3 * float(flags.us.max()), "ns one way"))
+    for name, label in (("ping_pong", "flag"), (FAR["ping_pong"], "message")):
+        trips = shown[shown.algorithm == name]
+        if len(trips):
+            unit, scale = ("ns", 1e3) if name == "ping_pong" else ("us", 1.0)
+            figures.append(Point(label, scale * float(trips.us.max()), f"{unit} one way"))
     return figures
 
 
@@ -117,17 +143,19 @@ def findings(result: Result) -> list[str]:
     """The run in sentences: slow pairs and directions, latencies, and the cost of contention."""
     frame, shown = transfers(result)
     name, ranks = "GPU" if has_gpus(result) else "rank", result.run.world.get("ranks", [])
-    places = [[rank["pci_bus_id"]] if rank.get("pci_bus_id") else rank.get("cpus") or [number]
-              for number, rank in enumerate(ranks)]
-    take_turns = len({part for place in places for part in place}) < len(ranks)
+    places = [(rank.get("host"), place) for number, rank in enumerate(ranks) for place in
+              ([rank["pci_bus_id"]] if rank.get("pci_bus_id") else rank.get("cpus") or [number])]
+    take_turns = len({*places}) < len(ranks)
     sentences = ["Pairs are not compared: ranks take turns, so that times are the scheduler's."]
     if not take_turns:
-        sentences = _comparisons(shown, result.run.world["size"], name)
+        sentences = _comparisons(shown, name)
     trips, launches = (shown[shown.algorithm == kind] for kind in ("ping_pong", "launch"))
     if len(trips):
         nearest = trips.loc[trips.us.idxmin()]
         sentences.append(f"A flag takes {number(1e3 * nearest.us)} ns one way ({nearest.pair}"
-                         f"{', the nearest' * (len(trips) > 1)}), the floor of any collective.")
+                         f"{', the nearest' * (len(trips) > 1)}), the floor of any collective"
+                         f"{' within a host' * (result.run.world.get('hosts', 1) != 1)}.")
+    sentences += _between_hosts(result, shown)
     if len(launches):
         slowest = launches.loc[launches.us.idxmax()]
         sentences.append(f"To launch an empty kernel and wait for it takes {number(slowest.us)} us "
@@ -135,7 +163,26 @@ def findings(result: Result) -> list[str]:
     return sentences if take_turns else [*sentences, *_contention(frame, name)]
 
 
-def _comparisons(shown: Any, ranks: int, name: str) -> list[str]:
+def _between_hosts(result: Result, shown: Any) -> list[str]:
+    """What a message between hosts takes, beside the slowest transfer within a host."""
+    sends, pushes, trips = (shown[shown.algorithm == kind]
+                            for kind in (FAR["push"], "push", FAR["ping_pong"]))
+    sentences = []
+    if len(trips):
+        nearest = trips.loc[trips.us.idxmin()]
+        sentences.append(f"Between hosts an element takes {number(nearest.us)} us one way "
+                         f"({nearest.pair}{', the nearest' * (len(trips) > 1)}) by "
+                         f"{library_of(result)}, the floor of any collective over hosts.")
+    if len(sends) and len(pushes):
+        slowest, push = sends.loc[sends.us.idxmax()], pushes.loc[pushes.us.idxmax()]
+        sentences.append(f"{size_text(slowest.size_bytes)} between hosts take "
+                         f"{slowest.us / push.us:.1f}x as long as within one ({slowest.pair} "
+                         f"{number(slowest.gb_s)} GB/s, {push.pair} {number(push.gb_s)} GB/s; "
+                         "the slowest of each).")
+    return sentences
+
+
+def _comparisons(shown: Any, name: str) -> list[str]:
     """The slowest pair by push, by pull and for a flag, or why pairs are not compared; and the pair
     with the largest difference between its directions."""
     # Pairs are comparable if all have an interval.
@@ -145,27 +192,29 @@ def _comparisons(shown: Any, ranks: int, name: str) -> list[str]:
     for algorithm, cases in ordered.groupby("algorithm", sort=False):
         fastest, slowest = cases.iloc[0], cases.iloc[-1]
         slow = cases[(cases.low > fastest.high) & (cases.us / fastest.us > SLOWER)]
-        if algorithm in COMPARED and slowest.name in slow.index:
+        if algorithm in COMPARED and slowest.name in slow.index and cases.pair.nunique() > 1:
             pairs = slow.pair.nunique()
             more = f"; {pairs} pairs are slower than that" if pairs > 1 else ""
             words = COMPARED[algorithm].format(size_text(slowest.size_bytes))
             sentences.append(f"{slowest.pair} is {slowest.us / fastest.us:.1f}x slower than "
                              f"{fastest.pair} {words}{more}.")
-    if ranks < 3:
-        sentences = ["One pair: there is no other to compare it with."] * (ranks == 2)
-    elif "push" not in set(comparable.algorithm):
+    pairs = shown[shown.algorithm.isin(ONE_WAY)].groupby("algorithm").pair.nunique()
+    several = pairs[pairs > 1].index
+    if not len(several):
+        sentences = ["One pair: there is no other to compare it with."] * bool(len(pairs))
+    elif not {*several} & {*comparable.algorithm}:
         sentences = ["Pairs are not compared: too few blocks for intervals; --max-time gives more."]
     elif not sentences:
         sentences = [f"No pair is more than {SLOWER:.2f}x slower than another."]
-    both = comparable[comparable.algorithm.isin(["push", "pull"])]
+    both = comparable[comparable.algorithm.isin(ONE_WAY)]
     both = both.merge(both, left_on=["algorithm", "src", "dst"], suffixes=("", "_back"),
                       right_on=["algorithm", "dst", "src"])
     both["ratio"] = both.us / both.us_back
     unequal = both[(both.low > both.high_back) & (both.ratio > SLOWER)]
     for worst in unequal.sort_values("ratio", ascending=False, kind="stable")[:1].itertuples():
         src, dst = f"{name}{worst.src}", f"{name}{worst.dst}"
-        sentences.append(f"{src} to {dst} is {worst.ratio:.1f}x slower than {dst} to {src} by "
-                         f"{worst.algorithm}, {size_text(worst.size_bytes)}.")
+        sentences.append(f"{src} to {dst} is {worst.ratio:.1f}x slower than {dst} to {src} "
+                         f"{COMPARED[worst.algorithm].format(size_text(worst.size_bytes))}.")
     return sentences
 
 

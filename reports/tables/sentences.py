@@ -16,11 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.store.case import LinkStates, find_states, where_wrong
-from reports.store.schema import Case, Result
+from reports.store.schema import Case, Result, Run
 from reports.store.stats import MIN_PRECISE_BLOCKS
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
 WIDTH = 80
+MOST_HOSTS = 8  # that a line names
 MOST_LINES = 40  # that a command prints by default
 LEFT = ("", "algorithm", "variant", "mode", "place", "status", "collective", "type", "redop",
         "best", "next", "winner")
@@ -135,8 +136,31 @@ def machine(result: Result) -> str:
     cpus = [rank.get("cpus") or [] for rank in ranks]
     is_pinned = cpus and all(len(of_rank) == 1 for of_rank in cpus)
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
-    hosts = f" on {run.world['hosts']} hosts," if run.world.get("hosts", 1) != 1 else ""
+    hosts = f" on {hosts_text(run)}," if run.world.get("hosts", 1) != 1 else ""
     return f"{run.benchmark}: {size} rank{'s' * (size != 1)}{hosts} on {model}, {cores}"
+
+
+def host_names(run: Run) -> list[str]:
+    """By rank: the name or label of its host, or `host 1`; [] if the run does not say. Two
+    hosts with one label are `a1b2c3d4` and `a1b2c3d4#2`."""
+    names: dict[int, str] = {}
+    for rank in run.world.get("ranks", []):
+        if (host := rank.get("host")) is None:
+            return []
+        if host not in names:
+            name = rank.get("hostname") or rank.get("node") or f"host {host + 1}"
+            same = [*(re.sub("#.*", "", other) for other in names.values())].count(name)
+            names[host] = f"{name}#{same + 1}" if same else name
+    return [names[rank["host"]] for rank in run.world.get("ranks", [])]
+
+
+def hosts_text(run: Run) -> str:
+    """`2 hosts (node-3f: 0 1, node-a2: 2 3)`, each with its ranks."""
+    ranks_of: dict[str, list[int]] = {}
+    for rank, name in enumerate(host_names(run)):
+        ranks_of.setdefault(name, []).append(rank)
+    texts = [f"{name}: {' '.join(map(str, ranks))}" for name, ranks in ranks_of.items()]
+    return f"{run.world['hosts']} hosts" + f" ({some(texts, MOST_HOSTS)})" * bool(texts)
 
 
 def has_gpus(result: Result) -> bool:

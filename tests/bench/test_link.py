@@ -51,7 +51,7 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, r
     if ranks == 2:
         assert path.with_suffix(".png").stat().st_size > 10_000
     pairs = ranks * (ranks - 1)
-    counted = {name: sum(case.algorithm == name for case in result.cases) for name in parts(ranks)}
+    counted = {name: sum(case.algorithm == name for case in result.cases) for name in parts([range(ranks)])}
     assert counted == {"push": 2 * pairs, "pull": 2 * pairs, "engine_push": 0, "both_directions": pairs,
                        "local_copy": 2 * ranks, "disjoint_pairs": 0, "host_copy_beside": pairs,
                        "ping_pong": pairs // 2, "launch": ranks}
@@ -93,7 +93,7 @@ def test_the_flag_is_as_fast_as_in_a_minimal_loop():
 
 @pytest.mark.parametrize("ranks", range(2, 9))
 def test_disjoint_pairs_are_disjoint_and_complete(ranks):
-    sets = matchings(ranks)
+    sets = matchings(range(ranks))
     assert all(len({rank for pair in pairs for rank in pair}) == 2 * len(pairs) for pairs in sets)
     assert {pair for pairs in sets for pair in pairs} == (set(combinations(range(ranks), 2)) if ranks > 3 else set())
 
@@ -102,13 +102,13 @@ def test_disjoint_pairs_are_disjoint_and_complete(ranks):
 def made_up(folder, ranks, gb_s, blocks=12, one_way_us=2.0):
     """A synthetic run on GPUs in which pair (src, dst) pushes and pulls at `gb_s(src, dst)`, written through the real
     store."""
-    shapes = [("push", pair.shape) for pair in parts(ranks)["push"]] + [("pull", pair.shape) for pair in
-                                                                        parts(ranks)["pull"]]
+    shapes = [("push", pair.shape) for pair in parts([range(ranks)])["push"]] + [("pull", pair.shape) for pair in
+                                                                        parts([range(ranks)])["pull"]]
     size = 64 << 20
     cases = [CaseHeader(collective="link", algorithm=name, shape=shape, size_bytes=size, count=size // 4,
                      datatype="float32", redop="none") for name, shape in shapes]
     cases += [CaseHeader(collective="link", algorithm="ping_pong", shape=part.shape, size_bytes=0, count=0,
-                      datatype="float32", redop="none") for part in parts(ranks)["ping_pong"]]
+                      datatype="float32", redop="none") for part in parts([range(ranks)])["ping_pong"]]
     run = Run(run_id=f"2026-11-20T06-15-00Z-link-{ranks}", benchmark="link", version="0.1.0", argv=[], seed=0,
               machine_id="a", software_id="b", environment={}, clock_shared=False, cases=cases,
               world={"size": ranks, "hosts": 1, "ranks": [

@@ -43,7 +43,7 @@ def main(pairs: int) -> None:
     assert not place.crowded
     session = Session(RunOptions("link"), world, flight, place)
     link = open_wire(session, 1 << 20)
-    iteration = iteration_of_part(link, parts(2)["ping_pong"][0], 0)
+    iteration = iteration_of_part(link, parts([[0, 1]])["ping_pong"][0], 0)
     sends = link.transfer.ranks.sends
     bare, rank = bare_loop(), communicator.rank
     ours_ns, bare_ns = [], []

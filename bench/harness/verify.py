@@ -88,13 +88,14 @@ class Data:
             draw = np.random.default_rng([self.seed, rank, segment])
             most = max(1, 8 // self.ranks)
             return draw.choice([-1.0, 1.0], PERIOD) * draw.integers(1, most + 1, PERIOD)
-        if datatype.float8:
-            return datatype.decode(numbers + FP8_CODES)
+        compares = self.redop in ("min", "max")
+        if datatype.float8:  # the upper half of the codes is negative
+            return datatype.decode(numbers + FP8_CODES + 128 * (compares & numbers % 2))
         if not datatype.is_float and self.redop == "avg":
             numbers *= self.ranks  # a lost remainder would hide a wrong contribution
-        elif not datatype.is_float and datatype.size_bytes == 1 and not adds:
+        elif compares:
             # On both sides of 0, or of 128, where a comparison of the other sign errs.
-            numbers += (0 if datatype.name == "int8" else 128) - PERIOD // 2
+            numbers += (128 if datatype.name == "uint8" else 0) - PERIOD // 2
         return numbers.astype(np.float64 if datatype.is_float else np.int64)
 
     def received(self, shape: Shape) -> Array:

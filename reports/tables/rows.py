@@ -112,8 +112,7 @@ def views(result: Result) -> list[View]:
 def shown_cases(result: Result, view: View) -> list[Case]:
     """The cases of a view with its first datatype and redop, out of place if that was measured."""
     cases = [case for case in result.cases if view_of(case) == view and not is_peer(case)]
-    shown = [(case.datatype, case.redop, case.collective) for case in cases[:1]]
-    cases = [case for case in cases if (case.datatype, case.redop, case.collective) in shown]
+    cases = [case for case in cases if type_of(case) == type_of(cases[0])]
     cases = [case for case in cases if not case.in_place] or cases
     # Quantised algorithms compete only if they are all there is, or `auto` chose one.
     lossless = [case for case in cases if case.snr_db is None or case.algorithm == "auto"]
@@ -127,6 +126,10 @@ def by_type(result: Result) -> dict[str, list[Case]]:
         if case.collective == result.cases[0].collective:
             groups.setdefault(f"{case.datatype} {case.redop}", []).append(case)
     return groups
+
+
+def type_of(case: Case) -> tuple[str, str, str]:
+    return case.datatype, case.redop, case.collective
 
 
 def row_key(case: Case) -> Key:
@@ -186,7 +189,8 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
                 variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
                 better = f"{fastest.algorithm}{variant}", gain[0]
         wrong = [case.n_wrong for case in result.cases if case.n_wrong is not None
-                 and row_key(case) == key and view_of(case) == view]
+                 and row_key(case) == key and view_of(case) == view
+                 and type_of(case) == type_of(groups[key][0])]
         rows.append(Row(*key, groups[key], library, ours, _median_us(library, report),
                         _median_us(ours, report), _ratio(library, ours, report, rho), better,
                         sum(wrong) if wrong else None))

@@ -106,8 +106,9 @@ def opening(result: Result) -> list[str]:
     if not result.complete:
         reason = result.end.reason if result.end else None
         lines.append(f"INCOMPLETE: {reason or 'the run was cut off'}.")
-    wrong = [f"{describe(case)} ({case.n_wrong} elements)"
-             for case in result.cases if case.status == "wrong"]
+    has_types = len({(case.datatype, case.redop) for case in result.cases}) > 1
+    wrong = [f"{describe(case)}{f' {case.datatype} {case.redop}' * has_types} "
+             f"({case.n_wrong} elements)" for case in result.cases if case.status == "wrong"]
     if wrong:
         lines.append(f"WRONG RESULTS: {some(wrong, 3, ' cases')}.")
         first = where_wrong(result.blocks)

@@ -198,6 +198,7 @@ def long_cells(case: Case) -> dict[str, str]:
     snr = " ".join(f"{ratio:.1f}" for ratio in (case.snr_db or {}).values())
     name = f"{case.library or case.algorithm}{chosen} {sentences.shape_text(case.shape)}"
     return {"size": sentences.size_text(case.size_bytes), "algorithm": name.rstrip(),
+            "type": f"{case.datatype} {case.redop}".removesuffix(" none"),
             "variant": case.variant, "mode": case.mode, "place": "in" if case.in_place else "out",
             "time us": _median(time), "[95 %]": interval, "consume us": _median(case.consume_us),
             "total us": _median(case.total_us), "p95 us": number(time.p95 if time else None),

@@ -26,6 +26,7 @@ from reports.store.result import read
 from reports.store.schema import Result
 from reports.tables.plot import plot
 from tests.launch import MPIRUN, ROOT, few, mpirun
+from tests.reports.synthetic_run import mark_wrong
 
 LAYERS = ("bench", "collectives", "kernels", "reports")
 OURS = ("one_shot_ll", "one_shot_sentinel", "one_shot_push", "one_shot_pull", "two_shot", "ring", "auto")
@@ -337,6 +338,15 @@ def test_a_run_has_every_listed_type_and_operation_in_its_own_table(tmp_path):
     assert titles == [" ".join(pair) for pair in pairs[1:]]
     assert len(re.findall("does not reduce float8_e4m3", shown)) == 1
     assert "allreduce: int8 max 16 KiB " in shown
+
+    number = next(case.case for case in result.cases if (case.datatype, case.redop, case.algorithm) == (
+        "float8_e4m3", "avg", "two_shot"))
+    mark_wrong(path, number)
+    shown = show(read(path))
+    assert "WRONG RESULTS: two-shot 16 KiB isolated float8_e4m3 avg (12 elements)" in shown
+    assert [row.split()[-1] for row in shown.splitlines() if row.startswith("  16 KiB ")] == ["0", "0", "0", "12"]
+    long = show(result, "--long")
+    assert all(f" {' '.join(pair)} " in long for pair in pairs)
 
 
 @pytest.mark.skipif(available_bytes() > 60e9, reason="the memory suffices")

@@ -109,7 +109,8 @@ class FlightRecord:
         kernel's wait on this rank has timed out, in the work `during`. `still_s`: how long this
         rank has stood still."""
         w, details = self.watch, f", {during}" if during else ""
-        peer = dict(enumerate(self.pids)).get(w.peer, w.peer)  # a kernel counts the ranks of this host
+        # A kernel counts the ranks of this host.
+        peer = dict(enumerate(self.pids)).get(w.peer, w.peer)
         if w.timed_out:
             details += (f", kernel block {w.block}: epoch {w.seen >> 32} step {w.seen % 2**32} "
                         f"seen, epoch {w.wanted >> 32} step {w.wanted % 2**32} wanted by rank "

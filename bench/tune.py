@@ -20,6 +20,7 @@ from bench.harness.run import Run, RunPolicy, measure
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
+from collectives.algorithm import BETWEEN_HOSTS
 from collectives.allreduce_copy_engine import LEAST_BYTES
 from collectives.allreduce_multimem import ENTRIES as MULTIMEM
 from collectives.collective import COLLECTIVES
@@ -91,7 +92,10 @@ def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
     far_peers = not session.world.device.near_peers
     sweep = SweepOptions(COLLECTIVES["all_reduce"], ["float32"], ["sum"], sizes, mode="as_used")
     memory = session.world.memory
-    suite = prepare_sweep(sweep, session, lambda size: list(candidates(size, far_peers, memory)))
+    between = [algorithm.name for algorithm in BETWEEN_HOSTS["all_reduce"]]
+    suite = prepare_sweep(
+        sweep, session, lambda size: between if session.world.node
+        else list(candidates(size, far_peers, memory)))
     suite.link_parts.clear()
     return suite
 
@@ -132,8 +136,10 @@ def conclude(table: str | None, result: Result, machine: Machine) -> str:
         return "table: none\n"
     ranks = result.run.world["size"]
     memory = result.cases[0].memory  # all are ours, over one kind of memory
+    hosts = result.run.world["hosts"]
     choices = [TunedChoice("all_reduce", ranks, winner.size_bytes, winner.variant,
-                           winner.link_rtt_ns, winner.name, memory) for winner in winners(result)]
+                           winner.link_rtt_ns, winner.name, memory, hosts)
+               for winner in winners(result)]
     if not choices:
         return "table: none, no case was measured often enough; allow more time (--max-time)\n"
     path = Path(table) if table else tuned.default_path(machine)

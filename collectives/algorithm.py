@@ -87,15 +87,15 @@ def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
     return max(rtt_a_ns, rtt_b_ns) <= SAME_STATE_RATIO * min(rtt_a_ns, rtt_b_ns)
 
 
-def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int,
-                memory: str) -> list[TunedChoice]:
+def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int, memory: str,
+                hosts: int = 1) -> list[TunedChoice]:
     """The best algorithm in each tuned state of the link, at the nearest size that was tuned over
     this kind of memory."""
     if not case.segment_bytes:
         return []
-    key = case.collective.name, ranks, case.variant, memory
-    comparable = [choice for choice in choices
-                  if (choice.collective, choice.ranks, choice.variant, choice.memory) == key]
+    key = case.collective.name, ranks, case.variant, memory, hosts
+    comparable = [choice for choice in choices if (choice.collective, choice.ranks, choice.variant,
+                                                   choice.memory, choice.hosts) == key]
     states: list[list[TunedChoice]] = []
     for choice in sorted(comparable, key=lambda choice: choice.link_rtt_ns):
         if not states or not same_state(states[-1][0].link_rtt_ns, choice.link_rtt_ns):
@@ -114,8 +114,8 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
         return replace(bound, chosen=name) if isinstance(bound, Operation) else bound
 
     def bind(world: World, case: Case) -> Bound:
-        ranks, by_link = world.communicator.size, dict[float, Operation]()
-        for choice in choices_for(world.choices, case, ranks, world.memory):
+        ranks, by_link = world.communicator, dict[float, Operation]()
+        for choice in choices_for(world.choices, case, ranks.size, world.memory, ranks.hosts):
             bound = bind_named(world, case, choice.algorithm)
             if isinstance(bound, Operation):
                 by_link[choice.link_rtt_ns] = bound

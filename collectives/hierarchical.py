@@ -89,70 +89,71 @@ def whole(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]
         yield between(world, ranks), replace(case, send=sums, in_place=len(own) == 1)
 
 
-def in_blocks(nodes: list[tuple[int, ...]]) -> bool:
-    """Whether the ranks of each host follow one another, so that their segments do."""
-    return all(ranks[-1] - ranks[0] == len(ranks) - 1 for ranks in nodes)
-
-
-def windows(world: World, node: World, case: Case) -> Iterator[tuple[int, int, int, int]]:
-    """What a host's ranks do in turn for the segments of each host, as many at a time as they are:
-    turn, host, offset of the first segment in bytes, and the number of segments."""
-    for turn in range(math.ceil(max(map(len, world.communicator.nodes)) / node.communicator.size)):
+def windows(world: World, node: World) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """The ranks of each host, as many at a time as this host has: turn, host and ranks."""
+    n = node.communicator.size
+    for turn in range(turns(world, node)):
         for host, ranks in enumerate(world.communicator.nodes):
-            first = turn * node.communicator.size
-            if first < len(ranks):
-                yield (turn, host, (ranks[0] + first) * case.segment_bytes,
-                       min(node.communicator.size, len(ranks) - first))
+            if here := ranks[turn * n : (turn + 1) * n]:
+                yield turn, host, here
+
+
+def turns(world: World, node: World) -> int:
+    return math.ceil(max(map(len, world.communicator.nodes)) / node.communicator.size)
 
 
 def in_lanes(world: World, node: World) -> Iterator[tuple[int, World]]:
-    """The lanes of this rank, each by its turn."""
+    """The lanes of this rank, one a turn."""
     every = lanes(world.communicator.nodes)[node.communicator.rank :: node.communicator.size]
     for turn, ranks in enumerate(every):
         yield turn, between(world, ranks)
 
 
+def in_a_block(ranks: tuple[int, ...], n: int) -> bool:
+    """Whether their segments are those of `n` ranks and follow one another."""
+    return len(ranks) == n and ranks[-1] - ranks[0] == n - 1
+
+
 def scatter(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]:
     """For each host a reduce-scatter here; then each lane adds up its segments of all hosts."""
-    ranks, size = node.communicator.size, case.segment_bytes
-    row = world.communicator.hosts * size
-    rows = math.ceil(max(map(len, world.communicator.nodes)) / ranks)
-    sums = scratch(world, rows * row + (ranks + 1) * size)
-    spare, unused = sums + rows * row, sums + rows * row + ranks * size
-    for turn, host, at, n in windows(world, node, case):
-        send = case.send + at
-        if n < ranks:  # the message may end before a segment for each rank
-            yield own(world), replace(case, collective=COLLECTIVES["all_gather"], send=send,
-                                      count=n * case.count, receive=spare, in_place=False)
+    n, size, hosts = node.communicator.size, case.segment_bytes, world.communicator.hosts
+    sums = scratch(world, (turns(world, node) * hosts + n + 1) * size)
+    unused = sums + turns(world, node) * hosts * size
+    spare = unused + size
+    for turn, host, ranks in windows(world, node):
+        send = case.send + ranks[0] * size
+        if not in_a_block(ranks, n):
+            yield from copies(world, case, [(case.send + rank * size, spare + place * size)
+                                            for place, rank in enumerate(ranks)])
             send = spare
-        yield node, replace(case, send=send, receive=sums + turn * row + host * size,
+        yield node, replace(case, send=send, receive=sums + (turn * hosts + host) * size,
                             in_place=False)
     for turn, lane in in_lanes(world, node):
-        yield lane, replace(case, send=sums + turn * row, in_place=False,
+        yield lane, replace(case, send=sums + turn * hosts * size, in_place=False,
                             receive=unused if turn else case.receive)
 
 
 def gather(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]:
     """Each lane gathers its segments of all hosts; then for each host an all-gather here."""
-    ranks, size = node.communicator.size, case.segment_bytes
-    row = world.communicator.hosts * size
-    rows = math.ceil(max(map(len, world.communicator.nodes)) / ranks)
-    parts = scratch(world, rows * row + ranks * size)
-    spare = parts + rows * row
+    n, size, hosts = node.communicator.size, case.segment_bytes, world.communicator.hosts
+    parts = scratch(world, (turns(world, node) * hosts + n) * size)
+    spare = parts + turns(world, node) * hosts * size
     for turn, lane in in_lanes(world, node):
-        yield lane, replace(case, receive=parts + turn * row, in_place=False)
-    for turn, host, at, n in windows(world, node, case):
-        target = case.receive + at
-        yield node, replace(case, send=parts + turn * row + host * size,
-                            receive=target if n == ranks else spare, in_place=False)
-        if n < ranks:
-            yield own(world), replace(case, count=n * case.count, send=spare, receive=target,
-                                      in_place=False)
+        yield lane, replace(case, receive=parts + turn * hosts * size, in_place=False)
+    for turn, host, ranks in windows(world, node):
+        block = in_a_block(ranks, n)
+        yield node, replace(case, send=parts + (turn * hosts + host) * size, in_place=False,
+                            receive=case.receive + ranks[0] * size if block else spare)
+        if not block:
+            yield from copies(world, case, [(spare + place * size, case.receive + rank * size)
+                                            for place, rank in enumerate(ranks)])
 
 
-def own(world: World) -> World:
-    """The world of this rank alone, in which an all-gather is a copy."""
-    return between(world, (world.communicator.rank,))
+def copies(world: World, case: Case, places: list[tuple[int, int]]) -> Iterator[tuple[World, Case]]:
+    """Copies of a segment: the library's all-gather of this rank alone."""
+    for send, receive in places:
+        yield between(world, (world.communicator.rank,)), replace(
+            case, collective=COLLECTIVES["all_gather"], send=send, receive=receive, in_place=False)
 
 
 def bind(steps: Steps, world: World, case: Case) -> Bound:
@@ -168,9 +169,6 @@ def bind(steps: Steps, world: World, case: Case) -> Bound:
         return Unsupported("a mean of the hosts' means rounds twice")
     if steps is not all_reduce:
         case = replace(case, variant="copied")  # scratch memory is not mapped
-    if case.collective.cut and not in_blocks(nodes):
-        return Unsupported("the ranks of a host do not follow one another: start them in blocks "
-                           "(mpirun -ppn N, srun -m block)")
     listed = list(steps(world, node, case))
     bounds: dict[int, Bound] = {}
     failure = None
@@ -211,7 +209,7 @@ def choose(world: World, case: Case) -> str:
         return "flat"
     if case.collective.name == "all_reduce":
         return "hierarchical_whole" if case.segment_bytes <= MOST_WHOLE_BYTES else "hierarchical"
-    return "hierarchical" if in_blocks(world.communicator.nodes) else "flat"
+    return "hierarchical"
 
 
 def _bind_flat(world: World, case: Case) -> Bound:

@@ -119,6 +119,7 @@ class TunedChoice:
     link_rtt_ns: float
     algorithm: str
     memory: str = "mapped"
+    hosts: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The least that a collective costs a rank, for the bound of its time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,3 +33,14 @@ def ring_traffic(ranks: int, case: "Case") -> Traffic:
     segment, hops = case.segment_bytes, ranks - 1
     forwarded = [(segment, segment)] * (hops - 1)
     return Traffic(hops, ((segment, 0), *forwarded, (0, segment)) if hops else (), segment)
+
+
+def between_bytes(nodes: Sequence[Sequence[int]], case: "Case") -> int | None:
+    """The least that the busiest host must send or receive; `nodes` are the ranks of each host.
+    None for collectives whose least is unknown."""
+    hosts, segment, collective = len(nodes), case.segment_bytes, case.collective
+    if not collective.cut and collective.reduces:
+        return collective.least_bytes(segment, hosts)[0]
+    if collective.sends_all != collective.receives_all:  # what a host lacks, or gives away
+        return (sum(map(len, nodes)) - min(map(len, nodes))) * segment
+    return None

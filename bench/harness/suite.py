@@ -7,13 +7,21 @@ from functools import partial
 from itertools import product
 from typing import TypeVar
 
-from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration, link_parts
+from bench.harness.iteration import (
+    CHAIN_CALLS,
+    Buffers,
+    Iteration,
+    between_hosts,
+    case_iteration,
+    link_parts,
+)
 from bench.harness.options import FINE, SweepOptions, print_out
 from bench.harness.session import Session, require_memory
 from collectives.algorithm import ALGORITHMS, default_names, selected
 from collectives.allreduce_copy_engine import shared_engine
 from collectives.collective import DATATYPES, Shape
 from collectives.operation import Algorithm, Case, Operation, Unsupported, World
+from collectives.traffic import between_bytes
 from kernels.devices.device import DeviceError
 from reports.store.schema import CaseHeader
 
@@ -132,7 +140,10 @@ def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
             header.snr_db = operation.signal_to_noise_db(session.options.seed)
         if operation.chosen and not is_library:
             algorithm = axes.algorithms[operation.chosen.partition("+")[0]]
-    if traffic := algorithm.traffic(world.communicator.size, case):
+    if world.node:
+        least_bytes = between_bytes(world.communicator.nodes, case)
+        header.bound_parts = {"between_bytes": least_bytes} if least_bytes else None
+    elif traffic := algorithm.traffic(world.communicator.size, case):
         header.bound_parts = asdict(traffic)
         if case.in_place:  # nothing moves from one buffer to the other
             header.bound_parts["memory_bytes"] = 0
@@ -142,14 +153,20 @@ def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
 
 
 def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
-    """Adds the link's parts at each measured size, if memory is mapped. Raises Disagreement."""
-    if isinstance(session.world.peers, Unsupported):
+    """Adds the link's parts at each measured size: in mapped memory, or between hosts. Raises
+    Disagreement."""
+    world, headers = session.world, [suite.headers[number] for number in suite.iterations]
+    if world.node:
+        for header in headers:
+            if header.bound_parts:
+                suite.link_parts[header.size_bytes] = between_hosts(
+                    world, buffers, header.size_bytes, header.bound_parts["between_bytes"])
+    if isinstance(world.peers, Unsupported):
         return
-    sizes = {suite.headers[number].size_bytes for number in suite.iterations}
-    engine = shared_engine(session.world)
+    engine = shared_engine(world)
     with session.communicator.together(DeviceError):
-        for size in sorted(sizes):
-            if parts := link_parts(session.world, buffers, size, engine):
+        for size in sorted({header.size_bytes for header in headers}):
+            if parts := link_parts(world, buffers, size, engine):
                 suite.link_parts[size] = parts
 
 
@@ -170,7 +187,8 @@ def prepare(sweep: SweepOptions, session: Session,
         own_send, own_receive = (
             noted(session, world.library.allocate_own, largest) for _ in range(2))
     buffers = Buffers(send, receive, session.options.seed)
-    listed = sweep.algorithms or default_names(sweep.collective.name, world.device.near_peers)
+    listed = sweep.algorithms or default_names(
+        sweep.collective.name, world.device.near_peers, world.communicator.hosts)
     added: dict[str, Algorithm] = {}
     for feature in session.options.features:
         added |= feature.algorithms(session)

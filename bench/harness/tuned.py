@@ -11,7 +11,7 @@ import msgspec
 from bench.harness.head import Machine
 from bench.harness.session import Session
 from bench.harness.timing import round_trip_ns
-from collectives.algorithm import ALGORITHMS, EXACT, named, same_state
+from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT, named, same_state
 from collectives.operation import TunedChoice
 from reports.store.result import ResultError
 from reports.store.writing import write_named
@@ -61,7 +61,8 @@ def load(path: Path, machine: Machine) -> Table:
         raise ResultError(f"{path} was made on another machine or with other software "
                           f"({table_ids}; this is {own_ids}): run bench.tune here")
     # Tables of older versions may hold algorithms that `auto` no longer chooses.
-    names = {algorithm.name for algorithms in EXACT.values() for algorithm in algorithms}
+    names = {algorithm.name for group in (EXACT, BETWEEN_HOSTS) for algorithms in group.values()
+             for algorithm in algorithms}
     picks = [choice for choice in table.picks if choice.algorithm.partition("+")[0] in names]
     return replace(table, picks=picks)
 
@@ -97,7 +98,12 @@ def use_table(session: Session, machine: Machine) -> None:
         return
     session.world = replace(session.world, choices=table.picks)
     memory = session.world.memory
-    picks = [choice for choice in table.picks if choice.memory == memory]
+    picks = [choice for choice in table.picks
+             if choice.memory == memory and choice.hosts == communicator.hosts]
+    if table.picks and not picks and communicator.hosts > 1:
+        session.notes.append("auto uses its defaults: nothing was tuned between "
+                             f"{communicator.hosts} hosts; run bench.tune with these ranks.")
+        return
     if table.picks and not picks:
         option = "--ranks-share-gpus" if memory == "same_device" else f"--memory {memory}"
         session.notes.append(f"auto uses its defaults: nothing was tuned over {memory} memory; "

@@ -109,10 +109,12 @@ class FlightRecord:
         kernel's wait on this rank has timed out, in the work `during`. `still_s`: how long this
         rank has stood still."""
         w, details = self.watch, f", {during}" if during else ""
+        # A kernel counts the ranks of this host.
+        peer = dict(enumerate(self.pids)).get(w.peer, w.peer)
         if w.timed_out:
             details += (f", kernel block {w.block}: epoch {w.seen >> 32} step {w.seen % 2**32} "
                         f"seen, epoch {w.wanted >> 32} step {w.wanted % 2**32} wanted by rank "
-                        f"{self.rank} from rank {w.peer}")
+                        f"{self.rank} from rank {peer}")
         states = {rank: state_of(pid) for rank, pid in self.pids.items()}
         flight = read_flight(self.folder)
         records = flight.ranks if flight else {self.rank: self.record}
@@ -122,7 +124,7 @@ class FlightRecord:
             because a rank that waits spins; then the kernel's peer, which may wait itself."""
             record, counters = records[rank], records[rank]["counters"]
             position = record["turn"], counters["iteration"], counters["calls"]
-            return states.get(rank) != "T", position, states.get(rank) == "R", rank != w.peer
+            return states.get(rank) != "T", position, states.get(rank) == "R", rank != peer
 
         culprit = records[min(records, key=order)]
         is_here, is_stopped = culprit["rank"] in self.pids, states.get(culprit["rank"]) == "T"

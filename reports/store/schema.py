@@ -140,6 +140,7 @@ class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"
     engine_us: Bounded | None = None  # the same by copy engines
     peer_read_us: Bounded | None = None  # of bytes that a peer has just written
     memory_us: Bounded | None = None  # through the memory system
+    between_us: Bounded | None = None  # of the least bytes that a host sends to the others
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
 
 
@@ -230,7 +231,7 @@ Shape = TypedDict("Shape", {  # noqa: UP013 - by kind of value
     "arrival_skew_us": float, "hidden": Positive, "inner": Positive | list[Positive],
     "layers": Positive, "tokens": Positive, "slots": Positive}, total=False)
 BoundParts = TypedDict("BoundParts", {  # noqa: UP013
-    "hops": NotNegative, "memory_bytes": NotNegative,
+    "hops": NotNegative, "memory_bytes": NotNegative, "between_bytes": NotNegative,
     "stages": list[tuple[NotNegative, NotNegative]]}, total=False)
 Routing = TypedDict("Routing", {  # noqa: UP013
     "leaving_bytes": Annotated[list[NotNegative], msgspec.Meta(min_length=1)],

@@ -11,7 +11,7 @@ from reports.tables.rows import Row, token
 
 LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer",
           "push": "storing into the peer's memory", "peer_read": "reading the peer's data",
-          "memory": "memory traffic", "launch": "launching"}
+          "memory": "memory traffic", "launch": "launching", "between": "the wire between hosts"}
 
 
 def closing(result: Result, rows: Sequence[Row],
@@ -50,7 +50,7 @@ def _what_limits(rows: Sequence[Row], ours: str) -> str | None:
         parts = defaultdict(float, (row.ours and row.ours.bound_parts_us) or {})
         # Memory traffic and transfers between ranks overlap: the slower one counts.
         is_memory = parts["memory"] > sum(parts[name] for name in BETWEEN_RANKS)
-        terms = ["hop", "launch", *(["memory"] if is_memory else BETWEEN_RANKS)]
+        terms = ["hop", "between", "launch", *(["memory"] if is_memory else BETWEEN_RANKS)]
         names.append(LIMITS[max(terms, key=parts.__getitem__)] if any(parts.values()) else None)
     limits = "; ".join(f"{name} at {sizes}" for name, sizes in _sizes(rows, names).items())
     shares = [row.ours.share_of_bound for row in rows

@@ -33,9 +33,9 @@ def main(world: World) -> None:
     buffers = Buffers(communicator.rank, communicator.size, send, receive)
     done, refusals = 0, set()
     for collective, in_place in product(list(COLLECTIVES.values())[:3], (False, True)):
-        algorithms = [*BETWEEN_HOSTS[collective.name][:-1], ALGORITHMS[collective.name]["auto"]]
-        examples = REDUCED if collective.reduces else MOVED
-        for algorithm, (count, (name, redop)) in product(algorithms, examples):
+        examples = [*product(BETWEEN_HOSTS[collective.name][:-1], REDUCED if collective.reduces else MOVED),
+                    *product([ALGORITHMS[collective.name]["auto"]], (REDUCED if collective.reduces else MOVED)[-2:])]
+        for algorithm, (count, (name, redop)) in examples:
             for variant in algorithm.variants(world):
                 example = Example(collective, {}, algorithm.name, variant, DATATYPES[name], redop, count, in_place,
                                   shift=3, data_seed=count, special=False, launches=2)

@@ -73,6 +73,9 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     folder = arguments.out or Path(f"results/survey-{started}")
     named = folder if folder.name not in ("", "..") else folder.resolve()
+    if not named.name:
+        raise Stop(USAGE, f"{folder} has no place for an archive beside it: name a new folder with "
+                   "--out")
     archive = named.with_name(f"{named.name}.tar.gz")
     if archive.exists() or (folder.exists() and any(folder.iterdir())):
         raise Stop(USAGE, f"{archive if archive.exists() else folder} is there already: name a new "
@@ -90,6 +93,7 @@ def count_gpus(device: str) -> int:
     """The number of GPUs to measure. Raises Stop if GPUs are here and cannot be used: a survey of
     the CPU would surprise their owner."""
     from kernels.devices import gpu_driver  # not at the top: --help needs no GPU
+    from kernels.devices.preflight import driver_here
 
     if device == "cpu":
         return 0
@@ -98,7 +102,8 @@ def count_gpus(device: str) -> int:
         if device not in ("auto", vendor):
             raise DeviceError(f"there is no {device} device here, CuPy is built for {vendor}")
     except DeviceError as error:
-        if device == "auto" and not any(map(os.path.exists, gpu_driver.DEVICE_NODES)):
+        nodes = any(map(os.path.exists, gpu_driver.DEVICE_NODES))
+        if device == "auto" and not nodes and not driver_here():
             return 0
         raise Stop(CANNOT, f"{error}; to measure the CPU add --device cpu") from error
     return len(bus_ids)
@@ -128,7 +133,8 @@ def run_survey(survey: Survey) -> int:
     statuses = {outcome.status for outcome in survey.outcomes}
     if is_interrupted:
         return INTERRUPTED
-    return WRONG if "wrong" in statuses else CANNOT if statuses - {"done"} else FINE
+    return (WRONG if "wrong" in statuses else
+            CANNOT if statuses - {"done", "incomplete"} else FINE)
 
 
 def run_steps(survey: Survey) -> None:

@@ -10,7 +10,7 @@ from collectives.probe import ProbeFailed
 from collectives.refusals import remedy
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import MOST_RANKS, Device, DeviceError
-from kernels.devices.preflight import missing_cupy
+from kernels.devices.preflight import missing_cupy, unusable_gpu
 
 
 def choose_gpus(visible: list[list[str]]) -> list[str]:
@@ -26,7 +26,7 @@ def choose_gpus(visible: list[list[str]]) -> list[str]:
 def open_device(communicator: Communicator, name: str,
                 share_gpus: bool) -> tuple[Device, list[str]]:
     """The device, and a note on what `auto` chose. Raises Disagreement, also if `auto` would choose
-    the CPU beside a GPU for which CuPy is not installed."""
+    the CPU beside a GPU that CuPy cannot use."""
     if name == "cpu":
         with communicator.together(DeviceError, OSError):
             return CpuDevice(), []
@@ -36,6 +36,9 @@ def open_device(communicator: Communicator, name: str,
                 raise DeviceError(sentence)
     chosen, refusal = _visible_gpus(communicator, name)
     if name == "auto":
+        with communicator.together(DeviceError):
+            if refusal and (sentence := unusable_gpu(refusal)):
+                raise DeviceError(sentence)
         if len(set(chosen)) < len(chosen) and not share_gpus:
             refusal = f"{len(chosen)} ranks see {len(set(chosen))} GPU between them"
         if refusal := communicator.first_word(refusal):

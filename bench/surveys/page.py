@@ -48,7 +48,7 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     failed = [f"{outcome.step.title}: {outcome.sentence}. To run it again: "
               f"{to_type(survey, outcome.step)}"
               for outcome in outcomes if outcome.status != "done"]
-    sections = [Section("What failed", failed),
+    sections = [Section("What is missing", failed),
                 Section("Machine", first.run.notes if first else ()),
                 *(section_of(survey, outcome) for outcome in outcomes),
                 *left_to_do(survey)]

@@ -28,7 +28,7 @@ QUICK_MODEL = "--model llama-3.1-8b --slots 1"
 SYSTEM_FOLDERS = "dev|etc|lib|lib64|opt|proc|sys|usr"
 # A folder that could name a user or a project; the system's own folders tell nobody anything.
 PRIVATE_FOLDER = re.compile(rf"(?<![\w/.>])~?/(?!(?:{SYSTEM_FOLDERS})/)(?:[^\s/'\":,;()]+/)+")
-Status = Literal["done", "wrong", "failed", "interrupted", "not run"]
+Status = Literal["done", "incomplete", "wrong", "failed", "interrupted", "not run"]
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,15 @@ def judge(survey: Survey, outcome: Outcome, exit_status: int, complaint: str) ->
         outcome.sentence = headline_of(result) if result else last_words(survey, outcome.step)
         if outcome.sentence.endswith("nothing was measured"):
             outcome.status, outcome.sentence = "failed", f"{outcome.sentence}: time ran out"
+        elif result and not result.complete:
+            outcome.status = "incomplete"
+            outcome.sentence += f"; {result.end.reason if result.end else 'the run was cut off'}"
     elif is_wrong or (exit_status == WRONG and "wrong" in complaint.lower()):
         outcome.status, outcome.sentence = "wrong", complaint
     elif exit_status == CANNOT and outcome.step.command == "doctor" and not survey.on_gpus:
-        outcome.status, outcome.sentence = "done", "this machine has no GPU"
+        outcome.status = "done"
+        outcome.sentence = ("the survey is of the CPU" if survey.device == "cpu"
+                            else "this machine has no GPU")
     else:
         outcome.status, outcome.sentence = "failed", complaint
 

@@ -15,20 +15,29 @@ NVIDIA_GPU, AMD_DRIVER = Path("/dev/nvidia0"), Path("/dev/kfd")
 
 def missing_cupy() -> str | None:
     """One sentence if a GPU could be measured and CuPy is not installed; None otherwise."""
-    if find_spec("cupy"):
+    if find_spec("cupy") or not (driver := driver_here()):
         return None
-    if cuda := cuda_version():
-        driver = f"A driver of NVIDIA for CUDA {cuda // 1000}.{cuda // 10 % 100}"
-        extra = "cuda13" if cuda >= CUDA_13 else "cuda12"
-    elif cuda is None and NVIDIA_GPU.exists():
-        driver, extra = f"A GPU of NVIDIA ({NVIDIA_GPU})", "cuda13"
-    elif AMD_DRIVER.exists():
-        driver, extra = f"A driver of AMD ({AMD_DRIVER})", "rocm"
-    else:
-        return None
-    return (f"{driver} is here and CuPy is not: type `make allreduce GPU={extra}` (with pip: "
+    name, extra = driver
+    return (f"{name} is here and CuPy is not: type `make allreduce GPU={extra}` (with pip: "
             f"`pip install '.[{extra}]'`), or measure the CPU with `--device cpu` (`make allreduce "
             "ARGS=\"--device cpu\"`)")
+
+
+def unusable_gpu(reason: str) -> str | None:
+    """One sentence if a GPU is here that CuPy, for this reason, cannot use; None otherwise."""
+    driver = driver_here()
+    return driver and (f"{driver[0]} is here and CuPy cannot use it: {reason}; to measure the CPU "
+                       "add --device cpu")
+
+
+def driver_here() -> tuple[str, str] | None:
+    """The driver of a GPU that could be measured, and the extra that installs its CuPy."""
+    if cuda := cuda_version():
+        name = f"A driver of NVIDIA for CUDA {cuda // 1000}.{cuda // 10 % 100}"
+        return name, "cuda13" if cuda >= CUDA_13 else "cuda12"
+    if cuda is None and NVIDIA_GPU.exists():
+        return f"A GPU of NVIDIA ({NVIDIA_GPU})", "cuda13"
+    return (f"A driver of AMD ({AMD_DRIVER})", "rocm") if AMD_DRIVER.exists() else None
 
 
 def cuda_version() -> int | None:

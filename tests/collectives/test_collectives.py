@@ -88,7 +88,7 @@ def test_the_expected_result_is_exact_and_no_error_matches_it(datatype, redop, r
         doubled = [*tables[1:], tables[0] * (tables[0] if redop == "prod" else 2)]
         assert np.mean(result(doubled) != exact) >= least, "a doubled contribution"
     elif datatype.is_float or datatype.name.startswith("int"):
-        by_size = combined(np.abs(tables), redop)
+        by_size = combined([np.abs(table) for table in tables], redop)
         assert np.any(by_size != np.abs(exact)), "a comparison of sizes"
     if not adds and redop != "prod" and datatype.name in ("int8", "uint8"):
         other_sign = DATATYPES["int8" if datatype.name == "uint8" else "uint8"]

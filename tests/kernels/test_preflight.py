@@ -97,3 +97,13 @@ def test_ranks_refuse_to_measure_the_cpu_by_accident(driver, tmp_path):
     assert done.stderr.startswith("bench.allreduce: A driver of NVIDIA for CUDA 13.2 is here and CuPy is not: ")
     done = mpirun(2, *options, "--device", "cpu", **variables)
     assert done.returncode == 0, done.stderr
+
+
+def test_ranks_refuse_a_gpu_that_cupy_cannot_use(driver, tmp_path):
+    """As with a driver that is older than CuPy's CUDA: the installed CuPy is real, the driver a stub."""
+    variables = driver()
+    (tmp_path / "sitecustomize.py").unlink()
+    done = mpirun(2, "-m", "bench.allreduce", "--quiet", "--out", str(tmp_path / "results"), *SMALL, **variables)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert done.stderr.startswith("bench.allreduce: A driver of NVIDIA for CUDA 13.2 is here and CuPy cannot use it: ")
+    assert done.stderr.endswith("; to measure the CPU add --device cpu\n")

@@ -139,13 +139,26 @@ def test_a_bad_command_line_is_one_sentence(tmp_path):
     commands = {
         "allreduce -n 2 -d double-double": r".*unknown datatype 'double-double': did you mean double\?.*",
         "allreduse": r".*unknown command 'allreduse': did you mean allreduce\? \(exit status 2\)",
+        "": "wiretax : a test launches a benchmark that stores a run, such as allreduce",
+        "show": "wiretax show: a test launches a benchmark that stores a run, such as allreduce",
         "allreduce 'open": r"wiretax allreduce 'open: No closing quotation",
         "allreduce -n 2 --out /proc/results": r"wiretax .*/proc/results.*"}
     done = run_pytest(tmp_path, *[word for command in commands for word in ("--wiretax", command)])
-    assert "4 failed" in done.stdout
+    assert "6 failed" in done.stdout
+    assert "During handling" not in done.stdout
     assert "Traceback" not in done.stdout
     for sentence in commands.values():
         assert re.search(f"^{sentence}$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_what_cannot_be_judged_is_refused_before_a_launch(tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = run_pytest(tmp_path, "--wiretax", COMMAND, "--wiretax-baseline", tmp_path / "empty")
+    assert re.search(r"^--wiretax-baseline: no run file at \S+/empty$", done.stdout, re.MULTILINE), done.stdout
+    done = run_pytest(tmp_path, "--wiretax", COMMAND, "--wiretax-launches", "0")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "'0' is not a number of launches" in done.stderr
+    assert not (tmp_path / "results").exists()
 
 
 def test_the_plugin_changes_nothing_for_others(tmp_path):

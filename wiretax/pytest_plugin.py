@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -36,8 +36,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
            help='launch this as a test: "allreduce -b 16K -e 1M -f 8"; may be repeated')
     option("--wiretax-baseline", metavar="FOLDER",
            help="fail if the launches are slower than these: a folder of `accept`, or of runs")
-    option("--wiretax-launches", metavar="N", type=int,
+    option("--wiretax-launches", metavar="N", type=positive,
            help=f"launches of a command (1; {LAUNCHES_OF_A_VERDICT} with a baseline)")
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"{text!r} is not a number of launches")
+    return int(text)
 
 
 @pytest.hookimpl(tryfirst=True)  # so that -k and --benchmark-only see these tests
@@ -90,16 +96,33 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
         pytest.skip("pytest-benchmark is disabled or runs beside other tests: nothing is launched")
     baseline = baseline or config.getoption("wiretax_baseline")
     launches = config.getoption("wiretax_launches") or (LAUNCHES_OF_A_VERDICT if baseline else 1)
+    if baseline:
+        require_runs(baseline)
     try:
         folder = launch(command, launches)
     except (OSError, ValueError) as error:  # an unwritable folder, an open quotation mark
-        pytest.fail(f"wiretax {command}: {error}", pytrace=False)
+        sentence = f"wiretax {command}: {error}"
+        raise pytest.fail.Exception(sentence, pytrace=False) from None
     session.benchmarks += rows_of(node, folder)
     if baseline:
         judge(folder, baseline)
     from wiretax import load
 
     return load(folder)
+
+
+def require_runs(baseline: str) -> None:
+    """Fails the test, before minutes of launches, if a baseline names no runs."""
+    from reports.store.result import ResultError
+    from reports.verdicts.accept import ACCEPTED
+    from reports.verdicts.sides import side_of
+
+    if not (Path(baseline) / ACCEPTED).exists():
+        try:
+            side_of(baseline)
+        except ResultError as error:
+            sentence = f"--wiretax-baseline: {error}"
+            raise pytest.fail.Exception(sentence, pytrace=False) from None
 
 
 def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -116,9 +139,13 @@ def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":
 def launch(command: str, launches: int) -> Path:
     """Launches the command line as often, and returns the folder of its runs, below its `--out`.
     Fails the test if a launch fails."""
+    from wiretax.__main__ import REPORTS, STARTERS
+
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("results"))
     options, words = parser.parse_known_args(split(command))
+    if not words or words[0] in ("doctor", *STARTERS, *REPORTS):
+        raise ValueError("a test launches a benchmark that stores a run, such as allreduce")
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     folder = Path(tempfile.mkdtemp(prefix=f"pytest-{started}-", dir=options.out))

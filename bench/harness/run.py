@@ -199,7 +199,7 @@ def agreed_stop(run: Run) -> bool:
 
 def finish(run: Run, file: RunFile, stolen: float | None) -> Result:
     """Builds the cases and ends the file, on rank 0."""
-    session, total, reason = run.session, len(run.suite.iterations), None
+    session, total, reason = run.session, len(run.suite.iterations) + run.suite.n_late, None
     if run.interrupted:
         reason = "interrupted"
     elif len(run.samples) < total:

@@ -1,5 +1,6 @@
 """The cases of a run: each requested case by every algorithm, in each variant and mode."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -7,6 +8,7 @@ from functools import partial
 from itertools import product
 from typing import TypeVar
 
+from bench import STARTED_S
 from bench.harness.iteration import (
     CHAIN_CALLS,
     Buffers,
@@ -25,6 +27,8 @@ from collectives.traffic import between_bytes
 from kernels.devices.device import DeviceError
 from reports.store.schema import CaseHeader
 
+COMPILE_SHARE = 0.7  # of --max-time; later the remaining cases are not compiled
+LATE = Unsupported("the run ended first")
 MOST_CHAINED_ENTRIES = 640  # of a stream's 1,000
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has
 T = TypeVar("T")
@@ -38,6 +42,7 @@ class Suite:
 
     headers: list[CaseHeader] = field(default_factory=list)
     iterations: dict[int, Iteration] = field(default_factory=dict)
+    n_late: int = 0  # cases for whose compiling there was no time
     link_parts: dict[int, dict[str, Iteration]] = field(default_factory=dict)
 
     def add(self, header: CaseHeader, iteration: Iteration | None) -> None:
@@ -74,17 +79,24 @@ class Axes:
 
 def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
                make_iteration: MakeIteration) -> Suite:
-    """Every case of the run, bound if it can be. All ranks call it. Raises Disagreement."""
-    suite = Suite()
+    """Every case of the run, bound if it can be and if time is left to measure it. All ranks call
+    it. Raises Disagreement."""
+    suite, late_s = Suite(), STARTED_S + COMPILE_SHARE * session.options.max_time_s
     for case in cases:
         for algorithm in selected(axes.algorithms, axes.names(case.size_bytes)):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
             variants, modes = algorithm.variants(session.world), axes.modes(case.size_bytes)
             placed = axes.for_library(case) if algorithm.library_variants else case
+            is_late = bool(suite.iterations) and time.monotonic() > late_s
+            is_late = session.communicator.broadcast(is_late)
             for variant, mode in product(variants, modes):
-                bound = _bound(session, axes, replace(placed, variant=variant), algorithm, mode,
-                               make_iteration)
-                if bound:
+                varied = replace(placed, variant=variant)
+                if is_late:
+                    header = header_of(session, axes, varied, algorithm, LATE)
+                    header.mode = mode
+                    suite.add(header, None)
+                    suite.n_late += 1
+                elif bound := _bound(session, axes, varied, algorithm, mode, make_iteration):
                     suite.add(*bound)
     return suite
 

@@ -192,7 +192,8 @@ def last_words(survey: Survey, step: Step) -> str:
 def sentence_of(log: Path) -> str:
     """The sentence that a benchmark printed before it ended; MPI may print lines of its own."""
     lines = log_text(log, "err").splitlines()
-    return next((line for line in lines if re.match(r"(bench\.|wiretax\b)[^:]*: ", line)), "")
+    spoken = (re.fullmatch(r"(?:bench\.|wiretax\b)[^:]*: (.*)", line) for line in lines)
+    return next((match[1] for match in spoken if match), "")
 
 
 def log_text(log: Path, stream: str) -> str:

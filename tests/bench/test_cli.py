@@ -192,6 +192,20 @@ def test_a_run_whose_time_ends_before_its_first_case_says_so(tmp_path):
     assert done.stderr == "wiretax: time ran out before a case was measured: give it more --max-time\n"
 
 
+def test_a_run_with_too_much_to_compile_measures_what_is_compiled_in_time(tmp_path):
+    done = launch(tmp_path / "results", "-d", "all", "-o", "all", "--sizes", "1K", "--max-time", "7", "--lean",
+                  XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "results").glob("*.jsonl")
+    result = read(path)
+    assert result.end
+    assert result.end.reason
+    assert result.end.status == "incomplete"
+    assert re.fullmatch(r"time ran out before \d+ of \d+ cases were measured", result.end.reason)
+    assert any(case.time_us for case in result.cases)
+    assert {case.reason for case in result.cases if case.datatype == "uint8"} == {"the run ended first"}
+
+
 def test_every_algorithm_is_measured_and_correct_at_every_size(default_run):
     _, result = default_run
     isolated = {(case.algorithm, case.size_bytes) for case in result.cases if case.mode == "isolated"}

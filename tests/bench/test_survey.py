@@ -18,7 +18,7 @@ from bench.harness.command import sweep_options, sweep_parser
 from bench.harness.progress import Progress
 from bench.layers import command as layers
 from bench.survey import main, run_survey
-from bench.surveys.steps import GPU_STEPS, LEFT_TO_DO, Outcome, Survey, command_line, plan, without_names
+from bench.surveys.steps import GPU_STEPS, LEFT_TO_DO, Outcome, Survey, command_line, judge, plan, without_names
 from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
 from reports.store.result import read
@@ -174,6 +174,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_first_step(tmp_path
 
 
 @pytest.mark.parametrize(("options", "variables", "status", "sentence"), [
+    (["--out", "/"], {}, 2, "/ has no place for an archive beside it: name a new folder with --out"),
     (["-n", "9"], {}, 2, "argument -n/--ranks: 9 is above the most, 8"),
     ([], {"PMI_RANK": "0"}, 2, "a survey starts mpirun itself: run it without mpirun"),
     (["--device", "hip"], {}, 3, "no GPU driver is here: "),
@@ -262,5 +263,15 @@ exit 1
     assert run_survey(survey) == 1
     page = (folder / "index.html").read_text()
     assert re.search(r"<h1>allreduce: WRONG RESULTS in 1 of \d+ cases</h1>", page)
-    assert '<strong class="worse">All-reduce</strong> <span>wrong: wiretax: auto 16384 B, block 0' in page
+    assert '<strong class="worse">All-reduce</strong> <span>wrong: auto 16384 B, block 0' in page
     archived(folder)
+
+
+def test_a_step_whose_time_ran_out_is_incomplete(tmp_path):
+    """Its figures are shown, but a buyer must see that some are missing."""
+    outcome = Outcome(next(step for step in plan(False, True) if step.name == "allreduce"))
+    outcome.result = write_run(tmp_path, sizes=(16384,), status="incomplete")
+    survey = Survey(tmp_path, tmp_path, 2, "", False, "auto", True, 0.0, [outcome], Progress("survey", quiet=True))
+    judge(survey, outcome, 0, "")
+    assert outcome.status == "incomplete"
+    assert outcome.sentence.startswith("allreduce: 16 KiB ")

@@ -258,7 +258,7 @@ def pair_by_node(baseline: Sequence[Launch],
     common = [node for node in by_node[0] if node in by_node[1]]
     if not common or min(map(len, by_node)) < 2:
         common, by_node = [None], [{None: [*baseline]}, {None: [*variant]}]
-    pairs = []
+    pairs = list[tuple[Launch, Launch]]()
     for node in common:
         ours, theirs = (of_side[node] for of_side in by_node)
         n = min(len(ours), len(theirs))

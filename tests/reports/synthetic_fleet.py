@@ -15,7 +15,7 @@ def write_fleet(folder: Path, names: Collection[str], runs: int = 3, slower: Map
                 machine_id: str = "a1b2c3", hosts: int = 1) -> list[Path]:
     """Writes `runs` of each node and returns their files; a pair of nodes is `n1+n2`. `slower` has the share by which a
     node is slower. Nodes differ by 0.3 %, launches by 0.6 %."""
-    rng, paths = np.random.default_rng(len(names)), []
+    rng, paths = np.random.default_rng(len(names)), list[Path]()
     for name in names:
         level = np.log1p(slower.get(name, 0.0)) + 0.003 * rng.standard_normal()
         for number in range(runs):

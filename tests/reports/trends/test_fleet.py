@@ -116,7 +116,7 @@ def test_pairs_tell_a_node_from_a_cable(is_slow, headline, tmp_path, capsys):
 
 def test_a_run_over_many_hosts_compares_the_pairs_of_its_link_cases(tmp_path):
     result = write_run(tmp_path, sizes=[16384], modes=["isolated"], algorithms=["library"], n_blocks=6, n=1)
-    case, run = result.cases[0], cast("Any", SimpleNamespace(nodes=["b", "a", "c"]))
+    case, run = result.run.cases[0], cast("Any", SimpleNamespace(nodes=["b", "a", "c"]))
     run.world = {"ranks": [{"node": node} for node in ("b", "b", "a", "c")]}
     assert place_of(case, run) is None
     case.shape = {"src": 2, "dst": 1}

@@ -12,7 +12,7 @@ import numpy as np
 from reports.store.case import CASE_KEY
 from reports.store.columns import Entry
 from reports.store.foreign import printable
-from reports.store.index import read_entries
+from reports.store.index import Contents, read_entries
 from reports.store.result import ResultError
 from reports.store.schema import CaseHeader, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
@@ -117,8 +117,12 @@ class Fleet:
 def load(folder: Path) -> Fleet:
     """The fleet whose runs lie below `folder`. Raises ResultError if `folder` is not a folder or
     has no run of a labelled node."""
-    contents, fleet = read_entries(folder), Fleet()
-    left_out: dict[str, list[str]] = defaultdict(list)
+    return fleet_of(read_entries(folder))
+
+
+def fleet_of(contents: Contents) -> Fleet:
+    """The fleet of these runs. Raises ResultError without a run of a labelled node."""
+    fleet, left_out = Fleet(), defaultdict[str, list[str]](list)
     for path, problem in contents.problems:
         left_out[problem].append(printable(path.name))
     for path, _ in contents.refused:
@@ -133,8 +137,8 @@ def load(folder: Path) -> Fleet:
     if some_left := sum(len(runs) for node, runs in unfinished.items() if node in finished):
         fleet.left_out.append(f"left out, unfinished on nodes with finished runs: {some_left}")
     if not fleet.runs:
-        raise ResultError("; ".join([f"{folder} has no run with the label of a node: runs store it "
-                                     "since this version, in containers with WIRETAX_NODE",
+        raise ResultError("; ".join([f"{contents.folder} has no run with the label of a node: runs "
+                                     "store it since this version, in containers with WIRETAX_NODE",
                                      *fleet.left_out]))
     fleet.groups.sort(key=lambda group: -len(group.names))
     return fleet

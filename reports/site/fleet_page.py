@@ -1,5 +1,6 @@
 """The page about the nodes of a store: each against its peers, over all sizes and at each size."""
 
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +23,7 @@ def fleet_page(folder: Path) -> Page:
     sections = [_bad_runs(fleet)]
     for number, group in enumerate(fleet.groups):
         picture = draw_picture(
-            f"fleet-{number}", lambda target, group=group: plot(group, target),
+            f"fleet-{number}", partial(plot, group),
             f"Each {group.kind}, {group.title}", "A mark for each, in the order of the names, with "
             "its 95 % interval; named ones are filled and labelled.", f"fleet-{number}")
         rows = [_row(group, row) for row in order(group)]

@@ -2,7 +2,7 @@
 are slow. Runs over two hosts compare pairs of nodes. `fleet` prints it."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 
 from reports.store.case import CASE_KEY
+from reports.store.columns import Entry
 from reports.store.foreign import printable
-from reports.store.manifest import MANIFEST, run_files
-from reports.store.result import ResultError, read
-from reports.store.schema import Case, Result, Run
+from reports.store.index import Contents, read_entries
+from reports.store.result import ResultError
+from reports.store.schema import CaseHeader, Run
+from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import some
 from reports.verdicts.outliers import (
     LEAST_NODES,
@@ -24,12 +26,13 @@ from reports.verdicts.outliers import (
     median,
     screen,
 )
-from reports.verdicts.sides import COMPARABLE, Key, Launch, find_costs, key_of
+from reports.verdicts.sides import Key, key_of, world_of
+from reports.verdicts.store_costs import Costs, find_costs
 
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
 VERDICTS = WRONG, FAILED, SLOW, SUSPECT, EQUAL = "WRONG", "FAILED", "SLOW", "SUSPECT", "fine"
 Column = tuple[Key, int]  # a case in a state of the link
-Costs = dict[Column, list[float]]  # of a launch, in us
+CostsOfRun = dict[Column, list[float]]  # in us
 PAIR = "+"  # between the labels of a pair, as in the column `node`
 
 
@@ -111,68 +114,64 @@ class Fleet:
         return FINE if is_judged and not self.named(SUSPECT) else UNDECIDED
 
 
-def read_runs(folder: Path, left_out: dict[str, list[str]]) -> Iterator[Result]:
-    """Each run below `folder` once; `left_out` gets the other files by reason."""
-    run_ids = set[str]()
-    for path, problem in run_files(folder):
-        if path.name == MANIFEST:
-            continue
-        try:
-            result = None if problem else read(path)
-        except ResultError:
-            result, problem = None, "not a run that can be read"
-        if result and result.run.run_id in run_ids:
-            result, problem = None, "a run once more"
-        if result:
-            run_ids.add(result.run.run_id)
-            yield result
-        else:
-            left_out[problem].append(printable(path.name))
-
-
 def load(folder: Path) -> Fleet:
-    """The fleet whose runs lie below `folder`. Raises ResultError without a run of a labelled
-    node."""
-    left_out: dict[str, list[str]] = defaultdict(list)
-    fleet, finished = Fleet(), set[str]()
-    unfinished: dict[str, list[str]] = defaultdict(list)
-    alike: dict[tuple[str, ...], list[Launch]] = defaultdict(list)
-    for result in read_runs(folder, left_out):
-        run = result.run
-        if not run.nodes:
-            left_out["without the label of a node"].append(printable(result.path.name))
-            continue
-        fleet.runs.append(run)
-        if any(case.status == "wrong" for case in result.cases):
-            for node in run.nodes:
-                fleet.wrong.setdefault(node, []).append(run.run_id)
-        elif not result.complete:
-            for node in run.nodes:
-                unfinished[node].append(run.run_id)
-        else:
-            finished.update(run.nodes)
-            facts = (str(COMPARABLE[name](result)) for name in ("machine", "world", "statistic"))
-            alike[tuple(facts)].append(Launch(result, "first", 0))
+    """The fleet whose runs lie below `folder`. Raises ResultError if `folder` is not a folder or
+    has no run of a labelled node."""
+    return fleet_of(read_entries(folder))
+
+
+def fleet_of(contents: Contents) -> Fleet:
+    """The fleet of these runs. Raises ResultError without a run of a labelled node."""
+    fleet, left_out = Fleet(), defaultdict[str, list[str]](list)
+    for path, problem in contents.problems:
+        left_out[problem].append(printable(path.name))
+    for path, _ in contents.refused:
+        left_out["not a run that can be read"].append(printable(path.name))
+    alike, unfinished = _sorted_out(contents.entries, fleet, left_out)
+    finished = {node for entries in alike for entry in entries for node in entry.run.nodes}
     fleet.failed = {node: runs for node, runs in unfinished.items() if node not in finished}
-    for launches in alike.values():
-        groups = _groups(launches, len(alike))
-        fleet.groups += groups
-        if not groups:
-            left_out["over more than two hosts"] += [each.result.path.name for each in launches]
-    some_left = sum(len(runs) for node, runs in unfinished.items() if node in finished)
+    for entries, costs in zip(alike, find_costs(contents, alike), strict=True):
+        fleet.groups += _groups(entries, costs, len(alike), left_out)
     fleet.left_out = [f"left out, {reason}: {len(names)} ({some(names)})"
                       for reason, names in left_out.items()]
-    if some_left:
+    if some_left := sum(len(runs) for node, runs in unfinished.items() if node in finished):
         fleet.left_out.append(f"left out, unfinished on nodes with finished runs: {some_left}")
     if not fleet.runs:
-        raise ResultError("; ".join([f"{folder} has no run with the label of a node: runs store it "
-                                     "since this version, in containers with WIRETAX_NODE",
+        raise ResultError("; ".join([f"{contents.folder} has no run with the label of a node: runs "
+                                     "store it since this version, in containers with WIRETAX_NODE",
                                      *fleet.left_out]))
     fleet.groups.sort(key=lambda group: -len(group.names))
     return fleet
 
 
-def place_of(case: Case, run: Run) -> tuple[str, Key] | None:
+def _sorted_out(entries: Sequence[Entry], fleet: Fleet, left_out: dict[str, list[str]]
+                ) -> tuple[list[list[Entry]], dict[str, list[str]]]:
+    """The finished and right runs, those that were measured alike together; and the unfinished runs
+    of each node. Adds the wrong ones to `fleet`, and the unlabelled ones to `left_out`."""
+    alike: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
+    unfinished: dict[str, list[str]] = defaultdict(list)
+    run_ids = set[str]()
+    for entry in entries:
+        run = entry.run
+        if run.run_id in run_ids or not run.nodes:
+            reason = "without the label of a node" if not run.nodes else "a run once more"
+            left_out[reason].append(printable(entry.path.name))
+            continue
+        run_ids.add(run.run_id)
+        fleet.runs.append(run)
+        if "wrong" in entry.statuses:
+            for node in run.nodes:
+                fleet.wrong.setdefault(node, []).append(run.run_id)
+        elif not entry.complete:
+            for node in run.nodes:
+                unfinished[node].append(run.run_id)
+        else:
+            alike[run.machine_id, str(world_of(run)), run.benchmark,
+                  run.world.get("dispatch", "native"), entry.across_ranks].append(entry)
+    return list(alike.values()), unfinished
+
+
+def place_of(case: CaseHeader, run: Run) -> tuple[str, Key] | None:
     """The node or the pair that a case measured, and the key that it shares with its peers; None
     if it spans more nodes."""
     key, shape = key_of(case), case.shape if isinstance(case.shape, dict) else {}
@@ -190,25 +189,34 @@ def place_of(case: Case, run: Run) -> tuple[str, Key] | None:
     return (PAIR.join(ends), key) if len(ends) <= 2 else None
 
 
-def _groups(launches: Sequence[Launch], families: int) -> list[Group]:
-    """The groups of nodes and of pairs of launches that were measured alike."""
-    find_costs(launches, ())
-    rows: dict[tuple[str, int], Costs] = defaultdict(lambda: defaultdict(list))
+def _groups(entries: Sequence[Entry], costs: Costs, families: int,
+            left_out: dict[str, list[str]]) -> list[Group]:
+    """The groups of nodes and of pairs of runs that were measured alike; `left_out` gets the runs
+    that no group can use."""
+    rows: dict[tuple[str, int], CostsOfRun] = defaultdict(lambda: defaultdict(list))
     sizes: dict[Column, int] = {}
-    for number, launch in enumerate(launches):
-        for case in launch.result.cases:
-            costs_us = launch.costs.get(key_of(case))
-            if costs_us and (place := place_of(case, launch.result.run)):
-                for state, cost_us in costs_us.items():
-                    rows[place[0], number][place[1], state].append(cost_us)
+    column_of = {key: column for column, key in enumerate(costs.keys)}
+    for number, entry in enumerate(entries):
+        for case in entry.run.cases:
+            costs_us = costs.us[number, column_of[key_of(case)]]
+            states = np.flatnonzero(np.isfinite(costs_us)).tolist()
+            if states and (place := place_of(case, entry.run)):
+                for state in states:
+                    rows[place[0], number][place[1], state].append(costs_us[state])
                     sizes[place[1], state] = case.size_bytes
-    head = launches[-1].result.run
+    used = {number for _, number in rows}
+    for number, entry in enumerate(entries):
+        if number not in used:
+            reason = ("over more than two hosts" if np.isfinite(costs.us[number]).any() else
+                      f"with fewer than {MIN_STATE_BLOCKS} blocks in one state of the link")
+            left_out[reason].append(printable(entry.path.name))
+    head = entries[-1].run
     of_kinds = ({row: costs for row, costs in rows.items() if (PAIR in row[0]) == is_pair}
                 for is_pair in (False, True))
     return [_group(head, of_kind, sizes, families) for of_kind in of_kinds if of_kind]
 
 
-def _group(head: Run, rows: Mapping[tuple[str, int], Costs], sizes: Mapping[Column, int],
+def _group(head: Run, rows: Mapping[tuple[str, int], CostsOfRun], sizes: Mapping[Column, int],
            families: int) -> Group:
     """Screens the rows of a launch on a node or pair. A case counts in the state of the link that
     most nodes had."""

@@ -87,11 +87,17 @@ def history_of(contents: Contents) -> History:
         raise ResultError("; ".join([f"{contents.folder} has no usable run", *skipped]))
     history = History({entry.run.run_id: entry.run for entry in entries}, skipped)
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+    nodes: dict[str, set[str]] = defaultdict(set)  # labels by machine; former versions stored none
+    for entry in entries:
+        if label := entry.run.node:
+            nodes[entry.run.machine_id].add(label)
     is_side = {place: (place.parent / MANIFEST).is_file()
                for place in {entry.path.parent for entry in entries}}
     for entry in entries:
         side, run = entry.path.parent, entry.run
-        groups[printable(side.name) if is_side[side] else "", run.node or "", run.machine_id,
+        labels = nodes[run.machine_id]
+        node = run.node or (min(labels) if len(labels) == 1 else "")
+        groups[printable(side.name) if is_side[side] else "", node, run.machine_id,
                str(world_of(entry.run)), run.benchmark, run.world.get("dispatch", "native"),
                entry.across_ranks].append(entry)
     costs_of = find_costs(contents, list(groups.values()))

@@ -22,6 +22,7 @@ from reports.trends.history import load
 from reports.trends.history_figure import draw
 from reports.trends.latest import judge
 from reports.trends.series import Series
+from tests.reports.synthetic_fleet import label
 from tests.reports.synthetic_run import mark_wrong, write_run
 
 RUNS, STEP = 44, 30
@@ -236,6 +237,19 @@ def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, ca
     assert "series: 8 steady, 4 too early." in text
     write(tmp_path, 99, world_size=4, fast_rounds=range(6))
     assert len(load(tmp_path).series) == len(history.series) + 4
+
+
+def test_each_node_is_a_series_and_runs_of_a_former_version_belong_to_the_only_node(tmp_path):
+    """A slow node must not drown among equal ones, and an upgrade must not cut a history in two."""
+    for number in range(6):
+        made = write(tmp_path, number)
+        if number >= 3:
+            label(made, "n1")
+    assert {len(series.costs_us) for series in load(tmp_path).series} == {6}
+    for number in range(6, 9):
+        label(write(tmp_path, number), "n2")
+    assert sorted({len(series.costs_us) for series in load(tmp_path).series}) == [3]
+    assert {series.node for series in load(tmp_path).series} == {None, "n1", "n2"}
 
 
 def test_runs_that_agree_to_the_last_digit_have_no_alarm(tmp_path):

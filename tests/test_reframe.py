@@ -63,7 +63,7 @@ def test_a_wrong_result_fails_the_sanity_of_the_check_and_the_gate(tmp_path):
                       f"store={tmp_path}/store", kernels=broken)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Failing phase: sanity" in done.stdout
-    reason = re.search("sanity error: (.*)", done.stdout)[1]
+    [reason] = re.findall("sanity error: (.*)", done.stdout)
     assert re.search(r"all_reduce_one_shot_ll_16KiB_chained_us: \d+ elements were wrong", reason), reason
     answer = gate(tmp_path, "store", "store")
     assert (answer.returncode, "wrong" in answer.stdout) == (5, True), answer.stdout + answer.stderr
@@ -81,6 +81,7 @@ def slurm():
                                    stdout=subprocess.PIPE, text=True)
         enter = "nsenter", f"--net=/proc/{network.pid}/ns/net"
         try:
+            assert network.stdout
             up = network.stdout.readline() and subprocess.run(
                 [*enter, CLUSTER, "up", "2", "2"], capture_output=True, text=True, timeout=120)
             if not up or up.stdout.count("idle") < 2:

@@ -92,6 +92,8 @@ def advise(arguments: argparse.Namespace) -> int:
         raise ResultError("a model of 0 GB has no weights")
     link = LINKS.find(arguments.link) if arguments.link else link_between(gpu, arguments.gpus)
     times = read_times(runs, arguments.gpus, link)
+    if nodes > 1 and times.hosts != 1:
+        raise ResultError(f"{runs[0].path} is of several hosts: with --nodes give a run of one")
     if nodes > 1:
         network = NETWORKS.find(arguments.network or link.network)
         times = scaling.cluster_times(times, nodes, network)
@@ -168,7 +170,7 @@ def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
     us = number(factor * calls * size / gb_s / 1e3)
     by_bytes = f"{us} us by bytes alone at {number(gb_s)} GB/s; " if times.hosts == 1 else ""
     lines += [
-        f"all-reduce: {times.source}", *warnings(times, runs, gpu),
+        f"all-reduce: {times.source}", *warnings(getattr(times, "node", times), runs, gpu),
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
         f"{number(calls * size / 1e6)} MB, each GPU sending 2(n-1)/n = {factor:g} of it: {by_bytes}"
         f"{calls} x {span_text(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms."]

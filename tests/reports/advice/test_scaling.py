@@ -53,6 +53,13 @@ def test_one_gpu_a_node_leaves_the_library_alone():
     assert times["hierarchical"][0] == pytest.approx(min(times[name][0] for name in FLAT))
 
 
+def test_more_nodes_are_never_faster_than_one():
+    """Published times over PCIe are above those by NCCL's latencies."""
+    node = read_times([], 4, LINKS["pcie4x16"])
+    times = cluster_times(node, 2, NETWORKS["eth-100g"])
+    assert (times(4096) >= node(4096)).all()
+
+
 def test_adapters_of_a_node_are_shared_by_its_gpus():
     slow = replace(NDR, adapters=1)
     times = [cluster_times(read_times([], 8, NVLINK), 2, network).by_algorithm(1 << 30)["hierarchical"][0]
@@ -92,3 +99,11 @@ def test_a_run_of_one_node_gives_the_times_within_a_node(tmp_path):
 ])
 def test_bad_nodes_are_refused_in_one_sentence(options, sentence):
     assert sentence in refusal(*LLAMA, *options)
+
+
+def test_a_run_over_several_hosts_is_not_a_nodes(tmp_path):
+    ranks = [{"rank": rank, "device": "cuda", "arch": "sm_90", "gpu": "NVIDIA H100 80GB HBM3"} for rank in range(8)]
+    path = write(tmp_path, {32768: 9}, ranks=ranks)
+    run = tmp_path / "two.jsonl"
+    run.write_text(path.read_text().replace('"world":{"size":8', '"world":{"hosts":2,"size":8'))
+    assert "is of several hosts: with --nodes give a run of one" in refusal(*LLAMA, "--nodes", "2", "--run", run)

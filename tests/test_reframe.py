@@ -96,13 +96,29 @@ def slurm():
 
 
 @SLOW_TEST
-def test_reframe_measures_each_node_of_slurm(slurm, tmp_path):
+def test_reframe_measures_each_node_of_slurm_for_the_gate_and_the_fleet(slurm, tmp_path):
     options = f"options={CASES} library"
     done, _ = reframe(tmp_path, "-S", options, "-S", f"store={tmp_path}/store", "--distribute=idle", partition="slurm",
                       enter=slurm)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list((tmp_path / "store").glob("*.jsonl"))) == 2
+    runs = list((tmp_path / "store").glob("*.jsonl"))
+    assert len(runs) == 2
     assert {node for node in ("wt1", "wt2") if f"nid={node}" in done.stdout} == {"wt1", "wt2"}
+    answer = gate(tmp_path, *runs)
+    assert "library" in answer.stdout, answer.stderr
+    assert answer.returncode in (0, 1, 3), "the gate compares one launch of each node"
+    fleet = subprocess.run([sys.executable, "-m", "reports", "fleet", tmp_path / "store"], cwd=ROOT,
+                           capture_output=True, text=True)
+    assert (fleet.returncode, "2 nodes, 2 runs" in fleet.stdout) == (3, True), fleet.stdout + fleet.stderr
+
+
+@SLOW_TEST
+def test_reframe_measures_across_nodes_and_names_a_bad_option(slurm, tmp_path):
+    done, variables = reframe(tmp_path, "-S", f"options={CASES} library", "-S", f"store={tmp_path}/store", "-S",
+                              "num_tasks=2", "-S", "num_tasks_per_node=1", partition="slurm", enter=slurm)
+    assert (done.returncode, list(variables)) == (0, [LIBRARY]), done.stdout + done.stderr
+    [run] = (tmp_path / "store").glob("*.jsonl")
+    assert json.loads(run.read_text().splitlines()[0])["world"]["hosts"] == 2
     done, _ = reframe(tmp_path, "-S", "options=--no-such-option", partition="slurm", enter=slurm)
     assert "no run was stored: bench.allreduce: unrecognized arguments: --no-such-option" in done.stdout
 

@@ -107,3 +107,22 @@ def test_a_run_over_several_hosts_is_not_a_nodes(tmp_path):
     run = tmp_path / "two.jsonl"
     run.write_text(path.read_text().replace('"world":{"size":8', '"world":{"hosts":2,"size":8'))
     assert "is of several hosts: with --nodes give a run of one" in refusal(*LLAMA, "--nodes", "2", "--run", run)
+
+
+def splits(*options):
+    """The splits of `advise --json` by name."""
+    status, record, _ = advise(*LLAMA, *options, "--json")
+    assert status == 0
+    return {split["name"]: split for split in json.loads(record)["splits"]}
+
+
+def test_nodes_as_replicas_double_the_rate_and_nodes_as_stages_halve_the_weights():
+    one, two = splits("--slots", "4"), splits("--slots", "8", "--nodes", "2")
+    for rate in ("tokens_per_s", "prompt_tokens_per_s"):
+        assert two["2 x TP 8"][rate][0] == pytest.approx(2 * one["TP 8"][rate][0])
+    assert two["2 x TP 8"]["step_us"] == pytest.approx(one["TP 8"]["step_us"])
+    handoffs_us = two["TP 8 x PP 2"]["step_us"][0] - one["TP 8"]["step_us"][0]
+    assert 2 * 20 < handoffs_us < 2 * 40, "two hand-offs, each at most an all-reduce of a token over two nodes"
+    large = splits("--weights", "fp16", "--nodes", "2")  # 812 GB; a node has 576 GB for it
+    assert "does not fit" in large["2 x TP 8"]["obstacle"]
+    assert large["TP 8 x PP 2"]["obstacle"] is None

@@ -20,6 +20,7 @@ CLUSTER = Path(os.environ.get("WIRETAX_CLUSTER", ROOT.parent / "shared" / "clust
 SITE = """site_configuration = {"systems": [{"name": "site", "hostnames": [".*"], "partitions": [
     {"name": "slurm", "scheduler": "squeue", "launcher": "srun", "environs": ["builtin"]},
     {"name": "here", "scheduler": "local", "launcher": "mpirun", "environs": ["builtin"]}]}]}"""
+CHECK = ROOT / "examples" / "reframe_wiretax.py"
 CASES = "-b 16K -e 16K --mode isolated --iters 240 --algorithm"
 PROGRAM = f"{sys.executable} -m wiretax"
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.skipif(not (REFRAME / "reframe").exists(),
 def reframe(folder, *options, partition="here", kernels=ROOT, enter=()):
     """Runs the check from `folder`, with the kernels of a tree. Returns ReFrame's output and performance variables."""
     (folder / "site.py").write_text(SITE)
-    command = (REFRAME / "python", REFRAME / "reframe", "-C", "site.py", "-c", ROOT / "examples/reframe_wiretax.py")
+    command = (REFRAME / "python", REFRAME / "reframe", "-C", "site.py", "-c", CHECK)
     done = subprocess.run(
         [*enter, *command, "-r", "--system", f"site:{partition}", "--exec-policy=serial", "--report-file=report.json",
          "--nocolor", "-S", f"executable={PROGRAM}", *options],
@@ -55,6 +56,18 @@ def test_the_check_names_each_case_and_fails_where_a_reference_is_missed(tmp_pat
     [run] = (tmp_path / "store").glob("*.jsonl")
     case = next(record for record in map(json.loads, run.read_text().splitlines()) if record["kind"] == "case")
     assert float(variables[LIBRARY]) == pytest.approx(case["total_us"]["median"])
+
+
+def test_variables_are_named_after_their_cases():
+    case = {"kind": "case", "collective": "all_reduce", "algorithm": "auto", "size_bytes": 8204, "mode": "isolated",
+            "variant": "copied", "datatype": "float32", "redop": "sum", "in_place": False}
+    other = {"size_bytes": 3 << 20, "mode": "chained", "variant": "registered", "datatype": "bfloat16",
+             "in_place": True}
+    program = "import runpy, sys; print(*runpy.run_path(sys.argv[1])['measured'](eval(sys.argv[2])))"
+    done = subprocess.run([REFRAME / "python", "-c", program, CHECK, str([case, case | other])], capture_output=True,
+                          text=True)
+    assert done.stdout.split() == ["all_reduce_auto_8204B_us",
+                                   "all_reduce_auto_3MiB_chained_registered_bfloat16_in_place_us"], done.stderr
 
 
 def test_a_wrong_result_fails_the_sanity_of_the_check_and_the_gate(tmp_path):

@@ -54,7 +54,7 @@ class WiretaxAllReduce(rfm.RunOnlyRegressionTest):
 
     @run_after("setup")
     def set_launcher(self):
-        if self.current_partition.launcher_type.registered_name == "srun":
+        if self.current_partition.launcher_type.registered_name.startswith("srun"):
             self.job.launcher.options = [f"--mpi={self.mpi}"]
 
     @sanity_function
@@ -102,8 +102,8 @@ def measured(records):
     names = {}
     for case in (record for record in records if record["kind"] == "case"):
         size = case["size_bytes"]
-        unit, shift = [each for each in UNITS if size >> each[1] or not each[1]][-1]
-        parts = [case["collective"], case["algorithm"], f"{size / (1 << shift):g}{unit}"]
+        unit, shift = [each for each in UNITS if max(size, 1) % (1 << each[1]) == 0][-1]
+        parts = [case["collective"], case["algorithm"], f"{size >> shift}{unit}"]
         parts += [case[field] for field in DEFAULTS if case[field] not in DEFAULTS[field]]
         names["_".join([*parts, *["in_place"] * case["in_place"], "us"])] = case
     return names

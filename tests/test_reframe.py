@@ -20,6 +20,7 @@ CLUSTER = Path(os.environ.get("WIRETAX_CLUSTER", ROOT.parent / "shared" / "clust
 SITE = """site_configuration = {"systems": [{"name": "site", "hostnames": [".*"], "partitions": [
     {"name": "slurm", "scheduler": "squeue", "launcher": "srun", "environs": ["builtin"]},
     {"name": "here", "scheduler": "local", "launcher": "mpirun", "environs": ["builtin"]}]}]}"""
+CHECK = ROOT / "examples" / "reframe_wiretax.py"
 CASES = "-b 16K -e 16K --mode isolated --iters 240 --algorithm"
 PROGRAM = f"{sys.executable} -m wiretax"
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.skipif(not (REFRAME / "reframe").exists(),
 def reframe(folder, *options, partition="here", kernels=ROOT, enter=()):
     """Runs the check from `folder`, with the kernels of a tree. Returns ReFrame's output and performance variables."""
     (folder / "site.py").write_text(SITE)
-    command = (REFRAME / "python", REFRAME / "reframe", "-C", "site.py", "-c", ROOT / "examples/reframe_wiretax.py")
+    command = (REFRAME / "python", REFRAME / "reframe", "-C", "site.py", "-c", CHECK)
     done = subprocess.run(
         [*enter, *command, "-r", "--system", f"site:{partition}", "--exec-policy=serial", "--report-file=report.json",
          "--nocolor", "-S", f"executable={PROGRAM}", *options],
@@ -57,13 +58,25 @@ def test_the_check_names_each_case_and_fails_where_a_reference_is_missed(tmp_pat
     assert float(variables[LIBRARY]) == pytest.approx(case["total_us"]["median"])
 
 
+def test_variables_are_named_after_their_cases():
+    case = {"kind": "case", "collective": "all_reduce", "algorithm": "auto", "size_bytes": 8204, "mode": "isolated",
+            "variant": "copied", "datatype": "float32", "redop": "sum", "in_place": False}
+    other = {"size_bytes": 3 << 20, "mode": "chained", "variant": "registered", "datatype": "bfloat16",
+             "in_place": True}
+    program = "import runpy, sys; print(*runpy.run_path(sys.argv[1])['measured'](eval(sys.argv[2])))"
+    done = subprocess.run([REFRAME / "python", "-c", program, CHECK, str([case, case | other])], capture_output=True,
+                          text=True)
+    assert done.stdout.split() == ["all_reduce_auto_8204B_us",
+                                   "all_reduce_auto_3MiB_chained_registered_bfloat16_in_place_us"], done.stderr
+
+
 def test_a_wrong_result_fails_the_sanity_of_the_check_and_the_gate(tmp_path):
     broken = tree(tmp_path / "tree", "flip_bit")
     done, _ = reframe(tmp_path, "-S", "options=-b 16K -e 16K --mode chained --iters 12 --algorithm one_shot_ll", "-S",
                       f"store={tmp_path}/store", kernels=broken)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Failing phase: sanity" in done.stdout
-    reason = re.search("sanity error: (.*)", done.stdout)[1]
+    [reason] = re.findall("sanity error: (.*)", done.stdout)
     assert re.search(r"all_reduce_one_shot_ll_16KiB_chained_us: \d+ elements were wrong", reason), reason
     answer = gate(tmp_path, "store", "store")
     assert (answer.returncode, "wrong" in answer.stdout) == (5, True), answer.stdout + answer.stderr
@@ -81,6 +94,7 @@ def slurm():
                                    stdout=subprocess.PIPE, text=True)
         enter = "nsenter", f"--net=/proc/{network.pid}/ns/net"
         try:
+            assert network.stdout
             up = network.stdout.readline() and subprocess.run(
                 [*enter, CLUSTER, "up", "2", "2"], capture_output=True, text=True, timeout=120)
             if not up or up.stdout.count("idle") < 2:
@@ -95,13 +109,29 @@ def slurm():
 
 
 @SLOW_TEST
-def test_reframe_measures_each_node_of_slurm(slurm, tmp_path):
+def test_reframe_measures_each_node_of_slurm_for_the_gate_and_the_fleet(slurm, tmp_path):
     options = f"options={CASES} library"
     done, _ = reframe(tmp_path, "-S", options, "-S", f"store={tmp_path}/store", "--distribute=idle", partition="slurm",
                       enter=slurm)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list((tmp_path / "store").glob("*.jsonl"))) == 2
+    runs = list((tmp_path / "store").glob("*.jsonl"))
+    assert len(runs) == 2
     assert {node for node in ("wt1", "wt2") if f"nid={node}" in done.stdout} == {"wt1", "wt2"}
+    answer = gate(tmp_path, *runs)
+    assert "library" in answer.stdout, answer.stderr
+    assert answer.returncode in (0, 1, 3), "the gate compares one launch of each node"
+    fleet = subprocess.run([sys.executable, "-m", "reports", "fleet", tmp_path / "store"], cwd=ROOT,
+                           capture_output=True, text=True)
+    assert (fleet.returncode, "2 nodes, 2 runs" in fleet.stdout) == (3, True), fleet.stdout + fleet.stderr
+
+
+@SLOW_TEST
+def test_reframe_measures_across_nodes_and_names_a_bad_option(slurm, tmp_path):
+    done, variables = reframe(tmp_path, "-S", f"options={CASES} library", "-S", f"store={tmp_path}/store", "-S",
+                              "num_tasks=2", "-S", "num_tasks_per_node=1", partition="slurm", enter=slurm)
+    assert (done.returncode, list(variables)) == (0, [LIBRARY]), done.stdout + done.stderr
+    [run] = (tmp_path / "store").glob("*.jsonl")
+    assert json.loads(run.read_text().splitlines()[0])["world"]["hosts"] == 2
     done, _ = reframe(tmp_path, "-S", "options=--no-such-option", partition="slurm", enter=slurm)
     assert "no run was stored: bench.allreduce: unrecognized arguments: --no-such-option" in done.stdout
 

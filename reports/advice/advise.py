@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from reports.advice import serving, validate, versus
+from reports.advice import scaling, serving, validate, versus
 from reports.advice.reduce_times import read_times, span_text, warnings, wire_factor
 from reports.advice.serving import GB, ONE, REPLICAS, TENSOR, Split, rate
-from reports.advice.specs import BITS, GPUS, LINKS, MODELS, link_between, model_of
+from reports.advice.specs import BITS, GPUS, LINKS, MODELS, NETWORKS, link_between, model_of
 from reports.imports.imported import Imported, read_any
 from reports.store.foreign import printable
 from reports.store.report_json import write_json
@@ -36,13 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="launches of bench.allreduce over N ranks of one machine; or one imported log")
     add("--link", metavar="NAME", help="link without a run, such as pcie5x16 (the GPU's own)")
     for name, unit, least, most, default, text in (
-            ("--gpus", "N", 1, 64, 2, "number of GPUs"),
+            ("--gpus", "N", 1, 64, 2, "number of GPUs, of each node with --nodes"),
+            ("--nodes", "N", 1, 64, 1, "number of nodes, above 1 by a model, see docs/scaling.md"),
             ("--context", "TOKENS", 0, 10**8, 4096, "cached tokens of each stream"),
             ("--prompt", "TOKENS", 1, 10**7, 2048, "length of a prompt"),
             ("--batch", "N", 1, 10**5, 1, "streams for latency"),
             ("--slots", "N", 1, 10**5, 8, "streams for throughput")):
         add(name, metavar=unit, type=partial(whole, least, most), default=default,
             help=f"{text} (%(default)s)")
+    add("--network", metavar="NAME",
+        help="between nodes: ib-hdr, ib-ndr, eth-100g ... (the usual one for the GPU's link)")
     add("--skew", metavar="X", type=float, default=1.0,
         help="load of the busiest rank of an expert split, over the mean (%(default)s)")
     add("--versus", metavar="GPU[:N]", help="also compare with N (1) GPUs of this name")
@@ -75,18 +78,28 @@ def advise(arguments: argparse.Namespace) -> int:
     if (arguments.model is None) == (arguments.config is None) or arguments.gpu is None:
         raise ResultError("advise needs --gpu, and either --model or --config")
     model = MODELS.find(arguments.model) if arguments.model else model_of(arguments.config)
-    gpu, gpus, weights = GPUS.find(arguments.gpu), arguments.gpus, arguments.weights
+    gpu, weights = GPUS.find(arguments.gpu), arguments.weights
+    nodes, gpus = arguments.nodes, arguments.nodes * arguments.gpus
+    if nodes == 1 and arguments.network:
+        raise ResultError("--network joins nodes: give their number as --nodes")
+    if nodes > 1 and arguments.versus:
+        raise ResultError("--versus compares GPUs of one machine: leave out --nodes")
     size = re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", weights, re.IGNORECASE)
     weights_bytes = float(size[1]) * GB if size else model.parameters * BITS.find(weights) / 8
     if not 1 <= arguments.skew <= gpus:
         raise ResultError(f"--skew {arguments.skew:g} is not from 1 (even) to {gpus} (one GPU)")
     if not weights_bytes:
         raise ResultError("a model of 0 GB has no weights")
-    link = LINKS.find(arguments.link) if arguments.link else link_between(gpu, gpus)
-    load = Split(model, gpu, gpus, printable(weights), weights_bytes,
-                 read_times(runs, gpus, link), arguments.context, arguments.prompt,
-                 arguments.batch, arguments.slots, arguments.skew)
-    splits = serving.all_splits(load)
+    link = LINKS.find(arguments.link) if arguments.link else link_between(gpu, arguments.gpus)
+    times = read_times(runs, arguments.gpus, link)
+    if nodes > 1 and times.hosts != 1:
+        raise ResultError(f"{runs[0].path} is of several hosts: with --nodes give a run of one")
+    if nodes > 1:
+        network = NETWORKS.find(arguments.network or link.network)
+        times = scaling.cluster_times(times, nodes, network)
+    load = Split(model, gpu, gpus, printable(weights), weights_bytes, times, arguments.context,
+                 arguments.prompt, arguments.batch, arguments.slots, arguments.skew)
+    splits = scaling.all_splits(load)
     rival = versus.rival_of(load, arguments.versus) if arguments.versus else None
     if arguments.prices and rival is None:
         raise ResultError("--prices needs --versus GPU[:N]")
@@ -111,7 +124,10 @@ def _headline(load: Split, splits: dict[str, Split]) -> str:
     possible = serving.possible_splits(load, splits)
     answer = _best(possible, "step_us") if possible else "nothing fits."
     streams = f"{load.batch} stream{'s' * (load.batch > 1)}"
-    return f"{load.model.name} on {load.gpus} x {load.gpu.name}, a token of {streams}: {answer}"
+    place, times = f"{load.gpus} x {load.gpu.name}", load.times
+    if isinstance(times, scaling.ClusterTimes):
+        place = f"{times.nodes} nodes of {times.node.gpus} x {load.gpu.name}, MODELLED"
+    return f"{load.model.name} on {place}, a token of {streams}: {answer}"
 
 
 def _record(load: Split, splits: dict[str, Split]) -> dict[str, object]:
@@ -154,7 +170,7 @@ def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
     us = number(factor * calls * size / gb_s / 1e3)
     by_bytes = f"{us} us by bytes alone at {number(gb_s)} GB/s; " if times.hosts == 1 else ""
     lines += [
-        f"all-reduce: {times.source}", *warnings(times, runs, gpu),
+        f"all-reduce: {times.source}", *warnings(getattr(times, "node", times), runs, gpu),
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
         f"{number(calls * size / 1e6)} MB, each GPU sending 2(n-1)/n = {factor:g} of it: {by_bytes}"
         f"{calls} x {span_text(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms."]
@@ -189,7 +205,8 @@ def _tables(load: Split, splits: dict[str, Split]) -> list[tuple[str, Table]]:
             speed.add_row(name, number(step_us[0] / 1e3), span_text(rate(1, step_us)),
                           number(tokens[0]), number(prompt_us[0] / 1e3), number(prompt_tokens[0]))
     tables = [("GB a GPU, split by tensor over", memory), ("", speed)]
-    return [*tables, _link_table(load)] if load.gpus == max(WORLDS) else tables
+    is_table = load.gpus == max(WORLDS) and load.times.hosts == 1
+    return [*tables, _link_table(load)] if is_table else tables
 
 
 def _link_table(load: Split) -> tuple[str, Table]:
@@ -211,7 +228,7 @@ def _link_table(load: Split) -> tuple[str, Table]:
 def _recommendation(load: Split, splits: dict[str, Split]) -> list[str]:
     possible = serving.possible_splits(load, splits)
     if not possible:
-        single = serving.all_splits(replace(load, batch=1, slots=1))
+        single = scaling.all_splits(replace(load, batch=1, slots=1))
         if fitting := serving.possible_splits(load, single):
             most = max(serving.at_capacity(split).slots for split in fitting.values())
             return [f"{max(load.batch, load.slots)} streams do not fit on {load.gpus} x "
@@ -263,5 +280,5 @@ def _break_even(load: Split, splits: dict[str, Split]) -> list[str]:
     return [f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
             f"{size_text(size)} takes {number(even_us)} us; here it takes "
             f"{span_text(each_us, ' us')}.",
-            *["Published latencies of this link lie on both sides: measure before you decide."]
+            *["The known errors of these times reach both sides: measure before you decide."]
             * bool(not load.times.spans and each_us[1] < even_us < each_us[2])]

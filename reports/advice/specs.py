@@ -114,7 +114,7 @@ class Gpu:
 @dataclass(frozen=True)
 class Link:
     """`gb_s` is one direction between two GPUs; a `mesh` has such a link to each peer. `kind` names
-    its published latencies."""
+    its published latencies, `network` the usual one between nodes of such GPUs."""
 
     name: str
     kind: str
@@ -123,6 +123,7 @@ class Link:
     source: str
     mesh: bool = False
     most_gpus: int = 64
+    network: str = "eth-100g"
 
     def total_gb_s(self, gpus: int) -> float:
         """GB/s that a GPU can send to all its peers together."""
@@ -132,6 +133,22 @@ class Link:
     def latencies_us(self) -> list[float]:
         """The published times of a small all-reduce over this kind of link, in order."""
         return sorted(float(entry["us"]) for entry in SECTIONS["latencies"][self.kind])
+
+
+@dataclass(frozen=True)
+class Network:
+    """`gb_s` is one direction of one of the `adapters` of a node (0: one for each GPU); `hop_us` is
+    added to NCCL's latency between two nodes."""
+
+    name: str
+    gb_s: float
+    source: str
+    adapters: int = 0
+    hop_us: float = 0.0
+
+    def total_gb_s(self, gpus: int) -> float:
+        """GB/s that a node with this number of GPUs can send."""
+        return self.gb_s * (self.adapters or gpus)
 
 
 SECTIONS = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())
@@ -162,6 +179,7 @@ def close_names(name: str, names: Iterable[str]) -> str:
 
 MODELS, GPUS = Table("model", "models", Model), Table("GPU", "gpus", Gpu)
 LINKS, BITS = Table("link", "links", Link), Table("weights", "bits", float)
+NETWORKS = Table("network", "networks", Network)
 
 
 def link_between(gpu: Gpu, gpus: int) -> Link:

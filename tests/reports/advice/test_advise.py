@@ -141,13 +141,13 @@ def test_without_a_run_the_band_of_published_latencies_is_shown(link, band, spee
     assert "brackets: best to worst" in words
     (speed,) = re.findall(r"^TP 2 +[\d.]+ +([\d.]+) \[", text, re.MULTILINE)
     assert speedups[0] <= float(speed) * 62.5e-3 <= speedups[1]
-    assert "lie on both sides" not in words
+    assert "reach both sides" not in words
 
 
 def test_latencies_on_both_sides_of_the_break_even_time_are_reported():
     """A buyer must not take the typical latency for this machine's if another published latency turns the answer."""
     options = ("--model", "qwen3-32b", "--weights", "q4", "--gpu", "rtxpro6000", "--context", "0")
-    assert "Published latencies of this link lie on both sides: measure before you decide." in answer(*options)[1]
+    assert "The known errors of these times reach both sides: measure before you decide." in answer(*options)[1]
 
 
 def test_times_of_other_hardware_are_named(tmp_path):

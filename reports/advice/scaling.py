@@ -1,0 +1,162 @@
+"""All-reduce over several nodes by the alpha-beta model, for `advise --nodes`: the library's ring
+and tree, `hierarchical` and `hierarchical_whole`. docs/scaling.md states the errors.
+
+Steps and bytes: Thakur, Rabenseifner and Gropp, IJHPCA 19:1, 2005; Patarasuk and Yuan, JPDC 69:2,
+2009; the two trees of Sanders, Speck and Traeff, Parallel Computing 35:12, 2009."""
+
+from dataclasses import dataclass, field
+from math import ceil, log2
+
+import numpy as np
+
+from reports.advice import serving
+from reports.advice.reduce_times import Span, Times, wire_factor
+from reports.advice.serving import CHUNK_TOKENS, PIPELINE, REPLICAS, TENSOR, Split, rate
+from reports.advice.specs import SECTIONS, Network
+from reports.tables.sentences import number
+
+# The least and the most of published times over the model's (docs/scaling.md).
+ERROR = np.array([1.0, 0.85, 2.5])
+FLAT = "ring", "tree"
+
+
+def library_us(algorithm: str, nodes: int, gpus: int, size_bytes: float, kind: str,
+               node_gb_s: float, network: Network) -> float:
+    """The library's all-reduce over `nodes` x `gpus` GPUs by ring or tree, in the fastest protocol.
+    `network` carries what leaves a node with `gpus` GPUs; `kind` is the link within a node."""
+    ranks, hops, times_us = nodes * gpus, max(1, int(log2(nodes))), []
+    for protocol, by_tree in zip(*(SECTIONS["protocols"][name] for name in (algorithm, "tree")),
+                                 strict=True):
+        within_us = protocol["nvlink_us" if kind in ("nvlink", "xgmi") else "pcie_us"]
+        # With one GPU a node the latency of each hop is exposed: NCCL takes the tree's.
+        between_us = (by_tree if gpus == 1 else protocol)["network_us"] + network.hop_us
+        if algorithm == "ring":
+            # 2 (n-1) steps of 1/n; all adapters carry rings. Each byte passes both kinds of links.
+            alpha_us = 2 * ((ranks - nodes) * within_us + (nodes - 1) * between_us)
+            sent, crossing = wire_factor(ranks), wire_factor(ranks)
+        else:
+            # Up a chain in each node and a tree over the nodes, and down again, in a pipeline.
+            alpha_us = 2 * ((gpus - 1) * within_us + hops * between_us)
+            sent, crossing = 2.0, wire_factor(nodes)
+        ns_per_byte = crossing / network.total_gb_s(gpus)
+        if gpus > 1:
+            ns_per_byte = max(ns_per_byte, sent / node_gb_s)
+        ns_per_byte /= protocol["share"]
+        if most := protocol.get("most_gb_s"):
+            ns_per_byte = max(ns_per_byte, sent / most[nodes > 2])
+        times_us.append(protocol["start_us"] + alpha_us + size_bytes * ns_per_byte / 1e3)
+    return float(min(times_us))
+
+
+@dataclass
+class ClusterTimes(Times):
+    """Modelled all-reduce times over `nodes` nodes; `node` has the times within a node, from a run
+    or from published figures. The best of ring, tree and both hierarchical algorithms counts."""
+
+    node: Times = field(kw_only=True)
+    nodes: int = field(kw_only=True)
+    network: Network = field(kw_only=True)
+
+    def by_algorithm(self, size_bytes: float) -> dict[str, Span]:
+        """The time of each algorithm with its stated error."""
+        gpus, link = self.node.gpus, self.link
+        adapter_gb_s = self.network.total_gb_s(gpus) / gpus
+        own = Network(self.network.name, adapter_gb_s, "", 0, self.network.hop_us)
+
+        def between_us(size: float) -> Span:  # one GPU of each node, all groups at the same time
+            return ERROR * min(library_us(name, self.nodes, 1, size, link.kind, 0.0, own)
+                               for name in FLAT)
+
+        within_us = self.node(size_bytes) if gpus > 1 else np.zeros(3)
+        flat = {name: ERROR * library_us(name, self.nodes, gpus, size_bytes, link.kind,
+                                         link.total_gb_s(gpus), self.network) for name in FLAT}
+        # More ranks take no less; NCCL's latencies over PCIe are below published times.
+        flat = {name: np.maximum(us, within_us) for name, us in flat.items()}
+        phase_us = self.node(1) if gpus > 1 else np.zeros(3)  # the start of a second phase
+        # A reduce-scatter and an all-gather move the bytes of one all-reduce.
+        return flat | {
+            "hierarchical": within_us + phase_us + between_us(size_bytes / gpus),
+            "hierarchical_whole": within_us + between_us(size_bytes)}
+
+    def look_up(self, size_bytes: float) -> tuple[Span, str]:
+        times_us = self.by_algorithm(size_bytes)
+        name = min(times_us, key=lambda name: times_us[name][0])
+        return times_us[name], f", MODELLED: {name}"
+
+
+def cluster_times(node: Times, nodes: int, network: Network) -> ClusterTimes:
+    """Times over `nodes` nodes with the all-reduce times of `node` within each."""
+    source = (f"MODELLED, not measured, over {nodes} nodes of {node.gpus}: {network.name}, "
+              f"{number(network.total_gb_s(node.gpus))} GB/s one way a node ({network.source}), "
+              f"and NCCL's latencies; brackets: {ERROR[1]:g} to {ERROR[2]:g} times the library's "
+              f"part, as published times are (docs/scaling.md). Within a node: {node.source}")
+    return ClusterTimes(nodes * node.gpus, source, node.link, notes=node.notes, hosts=nodes,
+                        node=node, nodes=nodes, network=network)
+
+
+@dataclass(frozen=True)
+class NodeSplit(Split):
+    """TP over the GPUs of each node. The nodes are replicas or, with `kind` PP, pipeline stages."""
+
+    @property
+    def cluster(self) -> ClusterTimes:
+        assert isinstance(self.times, ClusterTimes)
+        return self.times
+
+    @property
+    def inner(self) -> Split:
+        """All layers of the model on one node, for the streams that are there at a time."""
+        nodes, node = self.cluster.nodes, self.cluster.node
+        return Split(self.model, self.gpu, node.gpus, self.weights, self.weights_bytes, node,
+                     self.context, self.prompt, ceil(self.batch / nodes), ceil(self.slots / nodes))
+
+    def handoff_us(self, tokens: float) -> Span:
+        """An activation that goes to the next node: at most an all-reduce of its bytes."""
+        return self.times(self.model.all_reduce_bytes(tokens))
+
+    def decode_us(self, streams: int) -> Span:
+        nodes = self.cluster.nodes
+        if self.kind == REPLICAS:
+            return self.inner.decode_us(ceil(streams / nodes))
+        group = ceil(streams / min(nodes, streams))
+        return self.inner.decode_us(group) + nodes * self.handoff_us(group)
+
+    def prompts(self) -> tuple[Span, Span]:
+        nodes, chunks = self.cluster.nodes, ceil(self.prompt / CHUNK_TOKENS)
+        us, tokens_per_s = self.inner.prompts()
+        if self.kind == REPLICAS:
+            return us, nodes * tokens_per_s
+        tokens = self.prompt / chunks
+        stage_us, handoff_us = us / nodes / chunks, self.handoff_us(tokens)
+        period_us = np.maximum(stage_us, handoff_us)
+        return (nodes * stage_us + (nodes - 1) * handoff_us + (chunks - 1) * period_us,
+                rate(tokens, period_us))
+
+    @property
+    def memory_bytes(self) -> dict[str, float]:
+        parts = dict(self.inner.memory_bytes)
+        if self.kind == PIPELINE:
+            parts["weights"] /= self.cluster.nodes
+        return parts
+
+    @property
+    def obstacle(self) -> str | None:
+        nodes, gpus = self.cluster.nodes, self.cluster.node.gpus
+        if self.model.heads % gpus:
+            return f"{self.model.heads} heads do not go into {gpus}"
+        if self.kind == PIPELINE and self.model.layers < nodes:
+            return f"{self.model.layers} layers make no {nodes} stages"
+        short = -self.spare_bytes / 1e9
+        return f"does not fit, {number(short)} GB short" if short > 0 else None
+
+
+def all_splits(load: Split) -> dict[str, Split]:
+    """Every way to serve this load by name. Over several nodes the first are TP within each node,
+    with the nodes as pipeline stages or as replicas."""
+    splits = serving.all_splits(load)
+    if not isinstance(load.times, ClusterTimes) or load.times.node.gpus == 1:
+        return splits
+    fields = {name: getattr(load, name) for name in Split.__dataclass_fields__}
+    gpus, nodes = load.times.node.gpus, load.times.nodes
+    return {f"{TENSOR} {gpus} x {PIPELINE} {nodes}": NodeSplit(**fields | {"kind": PIPELINE}),
+            f"{nodes} x {TENSOR} {gpus}": NodeSplit(**fields | {"kind": REPLICAS})} | splits

@@ -81,7 +81,8 @@ def panels(result: Result) -> list[tuple[str, str, Any]]:
             if algorithm in ("both_directions", "ping_pong"):
                 values[cases.dst, cases.src] = values[cases.src, cases.dst]
             if is_far.any():
-                title = FAR_TITLES[algorithm] if is_far[cases.index].all() else title
+                is_near = (cases.algorithm == algorithm) & (cases.src != cases.dst)
+                title = title if is_near.any() else FAR_TITLES[algorithm]
                 title += f"; between hosts {library_of(result)}"
             measured.append((title.format(size_text(cases.size_bytes.max())), unit, values))
     return measured

@@ -113,7 +113,8 @@ def differences(ids: Sequence[tuple[str, str]]) -> list[str]:
 def names_of_hosts(machine: Machine) -> str:
     """A line that tells the user which host has which label; "" for one host."""
     names = {rank["node"] or f"host {rank['host'] + 1}": name
-             for rank, name in zip(machine.ranks, machine.hostnames, strict=True)}
+             for rank, name in zip(machine.ranks, machine.hostnames, strict=True)
+             if "hostname" not in rank}
     texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
 

@@ -35,10 +35,15 @@ def earlier_costs(result: Result) -> list[dict[str, float]]:
                     and most_ns < STATE_RATIO * least_ns and run.machine_id == this.machine_id
                     and run.software_id == this.software_id
                     and run.world.get("size") == this.world["size"]
-                    and run.world.get("hosts", 1) == this.world.get("hosts", 1)
-                    and host_names(run) == host_names(this)):
+                    and _places(run) == _places(this)):
                 launches.append({str(KEY_OF(case)): cost_us(case) or 0.0 for case in cases})
     return launches
+
+
+def _places(run: Run) -> tuple[int, list[str]]:
+    """The number of hosts, and if there are several the host of each rank."""
+    hosts = run.world.get("hosts", 1)
+    return hosts, host_names(run) if hosts != 1 else []
 
 
 def _round_trip_ns(cases: Sequence[Case]) -> float:

@@ -99,14 +99,14 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
 
 
 def differences(ids: Sequence[tuple[str, str]]) -> list[str]:
-    """A sentence for each kind of id in which some ranks' hosts differ from the host of rank 0,
-    whose facts the head stores; `ids` of hardware and software by rank."""
+    """A sentence for each kind of id in which some hosts differ from the host of rank 0; the head
+    stores the facts of that host. `ids` of hardware and software by rank."""
     sentences = []
     for kind, of_kind in zip(("hardware", "software"), zip(*ids, strict=True), strict=True):
         others = [str(rank) for rank, own in enumerate(of_kind) if own != of_kind[0]]
         if others:
             sentences.append(f"The hosts differ in {kind}: ranks {' '.join(others)} have other "
-                             f"{kind} than rank 0, whose host the facts of this run describe.")
+                             f"{kind} than rank 0, and this run stores the facts of its host.")
     return sentences
 
 
@@ -132,7 +132,7 @@ def pairs_note(communicator: Communicator, suite: Suite) -> list[str]:
     if any(not any(pair <= {*node} for node in communicator.nodes) for pair in pairs):
         return []
     return ["No message of this run crosses between hosts, because each rank and its partner are "
-            "on one host: bench.link measures between hosts, and so does one rank a host."]
+            "on one host. bench.link measures between hosts; so does a run with one rank a host."]
 
 
 def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:

@@ -94,7 +94,7 @@ def _compile(world: World, case: Case, stem: str, structure: type[ctypes.Structu
 
 
 def mapped_here(world: World) -> PeerBuffer:
-    """The memory that this host's ranks map, of which the compute alone uses this rank's."""
+    """The memory that the ranks of this host map. The compute alone uses only this rank's part."""
     assert not isinstance(world.shared, Unsupported), MAPPED
     return world.shared
 

@@ -165,7 +165,7 @@ def findings(result: Result) -> list[str]:
 
 
 def _between_hosts(result: Result, shown: Any, take_turns: bool) -> list[str]:
-    """What a message between hosts takes, beside the slowest transfer within a host unless ranks
+    """The time of messages between hosts, beside the slowest transfer within a host unless ranks
     take turns."""
     sends, pushes, trips = (shown[shown.algorithm == kind]
                             for kind in (FAR["push"], "push", FAR["ping_pong"]))
@@ -248,9 +248,10 @@ def draw(result: Result, path: Target) -> None:
             _draw_map(place, *panel)
         sizes, *unused = axes.flat[len(maps):]
         # The median pair as a line, in a band from the slowest to the fastest.
-        for name, (_, colour, marker) in RATES.items():
+        for name, (heading, colour, marker) in RATES.items():
             if name in gb_s.index:
-                rate, label = gb_s.loc[name], name.replace("_", " ")
+                rate = gb_s.loc[name]
+                label = heading if name == FAR["push"] else name.replace("_", " ")
                 sizes.plot(rate["median"], color=colour, marker=marker, label=label)
                 sizes.fill_between(rate.index, rate["min"], rate["max"], color=colour, alpha=0.2)
         sizes.set_ylabel("GB/s")

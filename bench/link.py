@@ -165,9 +165,8 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
             if isinstance(iteration, Unsupported):
                 header.status, header.reason = "unsupported", iteration.reason
             suite.add(header, None if isinstance(iteration, Unsupported) else iteration)
-    if not world.node:
-        with communicator.together(DeviceError, MemoryError):
-            suite.link_parts[contended] = link_parts(world, wire.buffers, contended, wire.engine)
+    with communicator.together(DeviceError, MemoryError):
+        suite.link_parts[contended] = link_parts(wire.near, wire.buffers, contended, wire.engine)
     return suite
 
 

@@ -210,8 +210,8 @@ class Library(ABC):
 
     @abstractmethod
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
-        """Binds this rank's messages: those of a group at once, groups in turn. A rank may have
-        none. NCCL and RCCL end a group when its data have left; MPI may end before."""
+        """Binds this rank's messages, which may be none: the messages of a group at once, and
+        groups in turn. NCCL and RCCL end a group when its data have left; MPI may end before."""
 
     @abstractmethod
     def barrier(self, world: World) -> Step:

@@ -19,7 +19,7 @@ from bench.harness import verify
 from bench.harness.iteration import Buffers, Iteration, case_iteration, come_late, nothing
 from bench.harness.options import FINE, INTERRUPTED, WRONG, print_out
 from bench.harness.session import Session, require_memory
-from collectives.algorithm import default_names
+from collectives.algorithm import ALGORITHMS, LIBRARY, ON_REQUEST, default_names, selected
 from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_PACKET_BYTES
 from collectives.allreduce_one_shot_sentinel import MOST_BYTES as MOST_SENTINEL_BYTES
 from collectives.collective import Collective, Datatype
@@ -43,7 +43,8 @@ DELAYS = 64  # that each rank draws from
 
 @dataclass(frozen=True)
 class SoakOptions:
-    """What to soak, in sizes from `smallest` to `largest` bytes."""
+    """What to soak, in sizes from `smallest` to `largest` bytes. `algorithms` None: all of ours for
+    these hosts but lossy ones."""
 
     collective: Collective
     time_s: float
@@ -51,7 +52,7 @@ class SoakOptions:
     largest: int
     datatypes: Sequence[Datatype]
     redops: Sequence[str]
-    algorithms: Sequence[Algorithm]
+    algorithms: Sequence[Algorithm] | None
 
 
 @dataclass
@@ -97,7 +98,7 @@ def delay_steps(world: World, draw: random.Random) -> list[Step]:
     """Delays of a rank: on a CPU mostly below a flag's round trip; on a GPU seldom, and longer."""
     steps = []
     for _ in range(DELAYS):
-        if world.clock_shared:
+        if world.device.near_peers:
             delay_ns = draw.randrange(300 if draw.random() < 0.75 else 5000)
         else:
             delay_ns = draw.randrange(2_000_000) if draw.random() < 0.05 else 0
@@ -111,13 +112,16 @@ class Dealer:
     def __init__(self, session: Session, soak: SoakOptions, draw: random.Random,
                  buffers: Buffers) -> None:
         self.session, self.soak, self.draw, self.buffers = session, soak, draw, buffers
+        name, hosts = soak.collective.name, session.communicator.hosts
+        names = [each for each in default_names(name, hosts=hosts) if each != LIBRARY.name]
+        self.algorithms = soak.algorithms or selected(ALGORITHMS[name], names)
         self.pairs = types_and_operations(draw, soak)
 
     def deal(self, is_first: bool = False) -> list[Launch]:
         """A hand: every algorithm with every pair. Raises Disagreement."""
         ranks, soak = self.session.communicator.size, self.soak
         hand = []
-        for algorithm, (datatype, redop) in product(soak.algorithms, self.pairs):
+        for algorithm, (datatype, redop) in product(self.algorithms, self.pairs):
             name = f"{algorithm.name} {datatype.name} {redop}"
             self.session.flight.note("compile", block=None, text=name)
             least = max(1, soak.collective.count(soak.smallest, ranks, datatype))
@@ -152,7 +156,7 @@ class Dealer:
         elif base == "one_shot_sentinel":
             room_bytes = MOST_SENTINEL_BYTES // world.communicator.size
             count = min(count, room_bytes // datatype.size_bytes)
-        elif base not in default_names(self.soak.collective.name):  # quantised
+        elif base in {each.name for each in ON_REQUEST.get(self.soak.collective.name, ())}:
             count = -(-count // QUANTIZED_BLOCK) * QUANTIZED_BLOCK
         case = self.case(algorithm, datatype, redop, count)
         with world.communicator.together(DeviceError):
@@ -211,17 +215,19 @@ class Player:
 
 def soak(soak: SoakOptions, session: Session) -> int:
     """Runs the soak. Returns the exit status, the same on every rank. Raises Disagreement."""
-    world, communicator, peers = session.world, session.communicator, session.world.mapped
+    world, communicator = session.world, session.communicator
+    peers = (world.node or world).mapped
     session.world = world = replace(world, graph=world.device.reason_against_graphs() is None)
     room, seed = soak.largest + MARGIN_BYTES, session.options.seed
     require_memory(session, room)
     send, receive = (peers.register(room) for _ in range(2))
     dealer = Dealer(session, soak, random.Random(seed), Buffers(send, receive, seed))
-    names = ", ".join(algorithm.name for algorithm in soak.algorithms)
+    names = ", ".join(algorithm.name for algorithm in dealer.algorithms)
+    hosts = f" on {communicator.hosts} hosts" * (communicator.hosts > 1)
     pairs = ", ".join(f"{datatype.name} {redop}" for datatype, redop in dealer.pairs)
     if communicator.rank == 0:
         print_out(f"soak of {soak.collective.name} for {soak.time_s:g} s on {communicator.size} "
-                  f"ranks ({world.device.name}, {peers.kind}), seed {seed}, from epoch "
+                  f"ranks{hosts} ({world.device.name}, {peers.kind}), seed {seed}, from epoch "
                   f"{START_EPOCH} on: {names}; {pairs}; {soak.smallest} to {soak.largest} B\n")
     hand = dealer.deal(is_first=True)
     if not hand:

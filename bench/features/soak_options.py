@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import Parser
-from collectives.algorithm import ALGORITHMS, default_names, selected
+from collectives.algorithm import ALGORITHMS, selected
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS
 
 if TYPE_CHECKING:
@@ -85,13 +85,12 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions"
     if namespace.redops and not collective.reduces:
         parser.error(f"-o: {collective.name} reduces nothing")
     known = ALGORITHMS[collective.name]
-    names = namespace.algorithm or [
-        name for name in default_names(collective.name) if name != "library"]
-    for name in names:
+    names = namespace.algorithm
+    for name in names or ():
         if name.partition("+")[0] not in known:
             parser.error(f"{collective.name} has no algorithm {name}")
     parser.require_ranks()
     redops = namespace.redops or (REDOPS if collective.reduces else ["none"])
     datatypes = [DATATYPES[name] for name in namespace.datatypes]
     return SoakOptions(collective, namespace.soak, smallest, largest, datatypes, redops,
-                       selected(known, names))
+                       selected(known, names) if names else None)

@@ -14,6 +14,8 @@ from bench.machine.diagnosis import summary
 from bench.machine.gpu_state import link_facts
 from bench.machine.gpus import examine_peers
 from bench.machine.pci import describe_rate
+from collectives.collective import partner
+from collectives.communicator import Communicator
 from collectives.operation import Unsupported, World
 from reports.store.schema import Run
 
@@ -74,7 +76,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         cores = {(rank["host"], cpu) for rank in machine.ranks for cpu in rank["cpus"]}
         notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and "
                      "the scheduler decides the times.")
-    notes += [preflight(world), *overhead_note(session, ceilings)]
+    notes += [*pairs_note(communicator, suite), preflight(world), *overhead_note(session, ceilings)]
     world_facts: dict[str, Any] = {
         "size": communicator.size, "hosts": communicator.hosts, "ranks": machine.ranks,
         "mpi_library": communicator.library, "mpi_thread_level": communicator.thread_level,
@@ -97,21 +99,22 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
 
 
 def differences(ids: Sequence[tuple[str, str]]) -> list[str]:
-    """A sentence for each kind of id in which some ranks' hosts differ from the host of rank 0,
-    whose facts the head stores; `ids` of hardware and software by rank."""
+    """A sentence for each kind of id in which some hosts differ from the host of rank 0; the head
+    stores the facts of that host. `ids` of hardware and software by rank."""
     sentences = []
     for kind, of_kind in zip(("hardware", "software"), zip(*ids, strict=True), strict=True):
         others = [str(rank) for rank, own in enumerate(of_kind) if own != of_kind[0]]
         if others:
             sentences.append(f"The hosts differ in {kind}: ranks {' '.join(others)} have other "
-                             f"{kind} than rank 0, whose host the facts of this run describe.")
+                             f"{kind} than rank 0, and this run stores the facts of its host.")
     return sentences
 
 
 def names_of_hosts(machine: Machine) -> str:
     """A line that tells the user which host has which label; "" for one host."""
     names = {rank["node"] or f"host {rank['host'] + 1}": name
-             for rank, name in zip(machine.ranks, machine.hostnames, strict=True)}
+             for rank, name in zip(machine.ranks, machine.hostnames, strict=True)
+             if "hostname" not in rank}
     texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
 
@@ -119,6 +122,17 @@ def names_of_hosts(machine: Machine) -> str:
 def feature_notes(options: RunOptions) -> list[str]:
     """Sentences that a reader must know before any figure."""
     return [note for feature in options.features for note in feature.notes()]
+
+
+def pairs_note(communicator: Communicator, suite: Suite) -> list[str]:
+    """A sentence if a send and receive between several hosts has no pair on two hosts."""
+    if communicator.hosts == 1 or suite.headers[0].collective != "sendrecv":
+        return []
+    pairs = [{rank, partner(rank, communicator.size)} for rank in range(communicator.size)]
+    if any(not any(pair <= {*node} for node in communicator.nodes) for pair in pairs):
+        return []
+    return ["No message of this run crosses between hosts, because each rank and its partner are "
+            "on one host. bench.link measures between hosts; so does a run with one rank a host."]
 
 
 def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:

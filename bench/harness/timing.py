@@ -122,7 +122,8 @@ def times_us(stamps: Sequence[Stamps], clock_shared: bool, ranks: tuple[int, ...
     arrived_ns, skew_us = stamps_ns[:, :, ARRIVED], np.full(stamps_ns.shape[1], np.nan)
     after_us = (stamps_ns[:, :, DONE] - stamps_ns[:, :, BEGUN]) / 1e3
     if clock_shared:
-        skew_us = np.ptp(arrived_ns, axis=0) / 1e3
+        if len(ranks) > 1 or len(stamps) == 1:
+            skew_us = np.ptp(arrived_ns, axis=0) / 1e3
         arrived_ns = arrived_ns[[ranks.index(rank) for rank in movers or ranks]].max(axis=0)
     time_us = (stamps_ns[:, :, LEFT] - arrived_ns) / 1e3
     return Times(time_us.max(axis=0), after_us.max(axis=0), skew_us, time_us, after_us)
@@ -211,13 +212,13 @@ def summary(iteration: Iteration, block: int, parts: Sequence[RankBlock],
     chained = iteration.chain_calls > 0
     calls = max(1, iteration.chain_calls) / iteration.scale
     time, after = times.time / calls, times.after / calls
-    after_us = float(np.median(after))
+    after_us, skew_us = float(np.median(after)), float(np.median(times.skew))
     record = Block(
         case=iteration.number, block=block, round=block, n=len(time),
         time_us=float(np.median(time)), mean_us=float(time.mean()),
         total_us=float(np.median(time if chained else time + after)),
         consume_us=None if chained else after_us, chain_only_us=after_us if chained else None,
-        arrival_skew_us=float(np.median(times.skew)) if clock_shared else None,
+        arrival_skew_us=None if np.isnan(skew_us) else skew_us,
         link_rtt_ns=link_rtt_ns([part.trips_ns for part in parts]),
         gpus=[part.gpu for part in parts if part.gpu] or None,
         chosen=iteration.operation.chosen if iteration.by_link else None)

@@ -11,6 +11,7 @@ from bench.harness.iteration import Iteration, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases
 from bench.harness.timing import perform, times_us
+from collectives.algorithm import BETWEEN_HOSTS
 from collectives.operation import Algorithm, Bound, Build, Case, Unsupported, World
 from kernels.devices.device import Counts
 
@@ -19,6 +20,8 @@ SMALL_BYTES = 256 << 10  # below it, a latency decides
 # Round trips of a flag in two states of an EPYC's link. In the first plain stores were faster; in
 # the second, stores around the caches: they exposed 3 us of 32 KiB after a GEMV, plain stores 10.
 PLAIN_NS, STREAMS_NS = 100.0, 500.0
+# The names of what performs a collective between hosts, beside the library.
+SPANNING = {algorithm.name for algorithms in BETWEEN_HOSTS.values() for algorithm in algorithms}
 TRIES = 4  # of each candidate, after one that warms up
 
 
@@ -55,7 +58,8 @@ def following_link(form: Algorithm) -> Algorithm:
         plain, streams = replace(plain, chosen=form.name), replace(streams, chosen=streaming.name)
         return replace(plain, by_link={PLAIN_NS: plain, STREAMS_NS: streams})
 
-    return form if form.name in ("compute", "then_library") else replace(form, bind=bind)
+    is_plain = form.name == "compute" or form.name.removeprefix("then_") in SPANNING | {"library"}
+    return form if is_plain else replace(form, bind=bind)
 
 
 def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerOptions,
@@ -75,7 +79,10 @@ def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerO
                         "two_shot_multimem"}
         if not (far_peers and is_small):
             skipped |= {"one_shot_ll", "one_shot_sentinel", "one_shot_push", "one_shot_multimem"}
-        useful = [name for name in forms if name.removeprefix("then_") not in skipped]
+        collective = {name: name.removeprefix("then_") for name in forms}
+        useful = [name for name in forms if collective[name] not in skipped | SPANNING]
+        if session.world.node:
+            useful = [name for name in forms if collective[name] in SPANNING | {"library"}]
         return list(dict.fromkeys(["compute", *(options.algorithm or useful)]))
 
     # A form that does not support a size is listed with its reason.

@@ -33,7 +33,6 @@ MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 ele
 TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
 TENSOR_FORMS = {"decode": ("gemv_allreduce", "allreduce_rmsnorm", "one_shot_pull"),
                 "prefill": ("two_shot", "allreduce_rmsnorm")}
-BETWEEN_HOSTS = "hierarchical", "hierarchical_whole"
 Image = Sequence[tuple[int, Array]]  # values at the begin of a step, by address
 
 
@@ -139,8 +138,10 @@ class Splits:
     def add_by_tensor(self) -> None:
         alone = self.whole("compute", steps.split_by_tensor(self.batch, "compute", "copied"))
         self.add(replace(alone, result=None))
-        names = (BETWEEN_HOSTS if self.session.world.node
-                 else TENSOR_FORMS[self.session.options.command])
+        names: Sequence[str] = TENSOR_FORMS[self.session.options.command]
+        if self.session.world.node:  # with one rank a host nothing is hierarchical
+            has_several = max(map(len, self.session.communicator.nodes)) > 1
+            names = ("hierarchical", "hierarchical_whole") if has_several else ("flat",)
         forms = {name: steps.split_by_tensor(self.batch, *name)
                  for name in product(names, ("registered", "copied"))}
         idle, prepare = self.idle(), self.prepare(alone.image)

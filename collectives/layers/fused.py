@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.algorithm import ALGORITHMS, EXACT
+from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import (
     NOT_MAPPED,
@@ -94,7 +94,7 @@ def _compile(world: World, case: Case, stem: str, structure: type[ctypes.Structu
 
 
 def mapped_here(world: World) -> PeerBuffer:
-    """The memory that this host's ranks map, of which the compute alone uses this rank's."""
+    """The memory that the ranks of this host map. The compute alone uses only this rank's part."""
     assert not isinstance(world.shared, Unsupported), MAPPED
     return world.shared
 
@@ -182,7 +182,8 @@ def forms(collective: str, alone: Bind, then: Callable[[Algorithm, World, Any], 
           fused: Bind, about: str) -> dict[str, Algorithm]:
     """Compute alone, then each algorithm of a collective, or fused; compute has no bound."""
     listed = [Algorithm("compute", "the compute alone", alone)]
-    for algorithm in (ALGORITHMS[collective]["library"], *EXACT[collective]):
+    between_hosts = BETWEEN_HOSTS[collective][:-1]  # the last is the library
+    for algorithm in (ALGORITHMS[collective]["library"], *EXACT[collective], *between_hosts):
         listed.append(replace(
             algorithm, name=f"then_{algorithm.name}", bind=partial(then, algorithm),
             about=f"compute and {algorithm.name}, one after the other",

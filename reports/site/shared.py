@@ -11,6 +11,7 @@ from pathlib import Path
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.result import ImportedRunError, ResultError, places, read, time_of
 from reports.store.schema import Result, Run
+from reports.tables.sentences import host_names
 
 MOST_NAMES = 40  # run ids, campaigns or logs in the footer
 
@@ -93,8 +94,16 @@ def counts_text(counts: Counter[str]) -> str:
 
 def command_of(run: Run) -> str:
     """The command that made the run; its file has each path as `<path>`."""
-    program = f"mpirun -n {run.world['size']} python -m bench.{run.benchmark}"
+    program = f"mpirun {hosts_of(run)}-n {run.world['size']} python -m bench.{run.benchmark}"
     return " ".join([program, *map(shlex.quote, run.argv)])
+
+
+def hosts_of(run: Run) -> str:
+    """`-hosts a1b2:2,c3d4:2 ` with the label of each host and its number of ranks; "" for one."""
+    if run.world.get("hosts", 1) == 1 or not (names := host_names(run)):
+        return ""
+    option = "--host" if "Open MPI" in run.world.get("mpi_library", "") else "-hosts"
+    return f"{option} {','.join(f'{name}:{n}' for name, n in Counter(names).items())} "
 
 
 def command_without_seed(run: Run) -> str:

@@ -124,6 +124,8 @@ def render(result: Result) -> str:
                  for case in cases if case.status == "wrong"]
         tables.append((title(cases[0]), plain_table(COLUMNS, rows)))
         verdicts += [verdict(cases[0], forms)] if forms else []
+    if result.run.world.get("hosts", 1) != 1:
+        verdicts = ["No fused form spans hosts: its ranks must map each other's memory."]
     types = ", ".join(sorted({case.datatype for case in result.cases}))
     work = f"{types} on the wire, isolated; seed {result.run.seed}"
     return lay_out_run(result, headline([result], points), [work, UNITS], tables, verdicts)

@@ -160,8 +160,9 @@ def as_nccl_tests(result: Result, algorithm: str | None = None, registered: bool
     for rank in result.run.world.get("ranks", []):
         number, model = rank.get("rank", 0), rank.get("gpu") or rank.get("device", "")
         device = number if rank.get("gpu") else (rank.get("cpus") or [0])[0]
+        host = f"host{rank.get('host') or 0}"
         pci = (rank.get("pci_bus_id") or "0000:00:00")[:10]
-        devices.append(f"#  Rank {number:2d} Group  0 Pid {0:6d} on {'host0':>10} device "
+        devices.append(f"#  Rank {number:2d} Group  0 Pid {0:6d} on {host:>10} device "
                        f"{device:2d} [{pci}] {model} {rank.get('arch', '')}\n")
     [(title, rows, counts, bus_bw)] = _tests(replace(result, cases=shown))
     pairs = [(NCCL_TYPES.get(case.datatype, case.datatype), case.redop) for case in result.cases]

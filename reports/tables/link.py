@@ -81,7 +81,8 @@ def panels(result: Result) -> list[tuple[str, str, Any]]:
             if algorithm in ("both_directions", "ping_pong"):
                 values[cases.dst, cases.src] = values[cases.src, cases.dst]
             if is_far.any():
-                title = FAR_TITLES[algorithm] if is_far[cases.index].all() else title
+                is_near = (cases.algorithm == algorithm) & (cases.src != cases.dst)
+                title = title if is_near.any() else FAR_TITLES[algorithm]
                 title += f"; between hosts {library_of(result)}"
             measured.append((title.format(size_text(cases.size_bytes.max())), unit, values))
     return measured
@@ -114,9 +115,9 @@ def render(result: Result) -> str:
     names = [name for name in RATES if name in gb_s.index]
     rows = [[size_text(size), *(spans.get((name, size), "-") for name in names)]
             for size in sorted({size for _, size in spans})]
-    width = {5: 14, 6: 12}.get(len(names), 17)
-    columns = {"size": 8} | {RATES[name][0]: width for name in names}
-    tables.append(("GB/s, slowest and fastest of all", plain_table(columns, rows, gap=0)))
+    width = {5: 13, 6: 11}.get(len(names), 16)
+    columns = {"size": 7} | {RATES[name][0]: width for name in names}
+    tables.append(("GB/s, slowest and fastest of all", plain_table(columns, rows)))
     return lay_out_run(result, headline([result], points), [], tables, findings(result),
                        8 * (len(ranks) + 1))
 
@@ -155,7 +156,7 @@ def findings(result: Result) -> list[str]:
         sentences.append(f"A flag takes {number(1e3 * nearest.us)} ns one way ({nearest.pair}"
                          f"{', the nearest' * (len(trips) > 1)}), the floor of any collective"
                          f"{' within a host' * (result.run.world.get('hosts', 1) != 1)}.")
-    sentences += _between_hosts(result, shown)
+    sentences += _between_hosts(result, shown, take_turns)
     if len(launches):
         slowest = launches.loc[launches.us.idxmax()]
         sentences.append(f"To launch an empty kernel and wait for it takes {number(slowest.us)} us "
@@ -163,8 +164,9 @@ def findings(result: Result) -> list[str]:
     return sentences if take_turns else [*sentences, *_contention(frame, name)]
 
 
-def _between_hosts(result: Result, shown: Any) -> list[str]:
-    """What a message between hosts takes, beside the slowest transfer within a host."""
+def _between_hosts(result: Result, shown: Any, take_turns: bool) -> list[str]:
+    """The time of messages between hosts, beside the slowest transfer within a host unless ranks
+    take turns."""
     sends, pushes, trips = (shown[shown.algorithm == kind]
                             for kind in (FAR["push"], "push", FAR["ping_pong"]))
     sentences = []
@@ -173,7 +175,7 @@ def _between_hosts(result: Result, shown: Any) -> list[str]:
         sentences.append(f"Between hosts an element takes {number(nearest.us)} us one way "
                          f"({nearest.pair}{', the nearest' * (len(trips) > 1)}) by "
                          f"{library_of(result)}, the floor of any collective over hosts.")
-    if len(sends) and len(pushes):
+    if len(sends) and len(pushes) and not take_turns:
         slowest, push = sends.loc[sends.us.idxmax()], pushes.loc[pushes.us.idxmax()]
         sentences.append(f"{size_text(slowest.size_bytes)} between hosts take "
                          f"{slowest.us / push.us:.1f}x as long as within one ({slowest.pair} "
@@ -246,9 +248,10 @@ def draw(result: Result, path: Target) -> None:
             _draw_map(place, *panel)
         sizes, *unused = axes.flat[len(maps):]
         # The median pair as a line, in a band from the slowest to the fastest.
-        for name, (_, colour, marker) in RATES.items():
+        for name, (heading, colour, marker) in RATES.items():
             if name in gb_s.index:
-                rate, label = gb_s.loc[name], name.replace("_", " ")
+                rate = gb_s.loc[name]
+                label = heading if name == FAR["push"] else name.replace("_", " ")
                 sizes.plot(rate["median"], color=colour, marker=marker, label=label)
                 sizes.fill_between(rate.index, rate["min"], rate["max"], color=colour, alpha=0.2)
         sizes.set_ylabel("GB/s")

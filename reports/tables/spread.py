@@ -11,6 +11,7 @@ from reports.store.result import KEY_OF, NOT_JSON, ResultError, content_of, is_i
 from reports.store.schema import SCHEMA, Case, End, Result, Run
 from reports.store.stats import STATE_RATIO, student_quantile
 from reports.tables.rows import Row, cost_us
+from reports.tables.sentences import host_names
 
 MIN_EARLIER, MOST_EARLIER = 3, 10
 
@@ -33,9 +34,16 @@ def earlier_costs(result: Result) -> list[dict[str, float]]:
                     and not (run.world.get("slowed_percent") or is_imported(path.with_name(name)))
                     and most_ns < STATE_RATIO * least_ns and run.machine_id == this.machine_id
                     and run.software_id == this.software_id
-                    and run.world.get("size") == this.world["size"]):
+                    and run.world.get("size") == this.world["size"]
+                    and _places(run) == _places(this)):
                 launches.append({str(KEY_OF(case)): cost_us(case) or 0.0 for case in cases})
     return launches
+
+
+def _places(run: Run) -> tuple[int, list[str]]:
+    """The number of hosts, and if there are several the host of each rank."""
+    hosts = run.world.get("hosts", 1)
+    return hosts, host_names(run) if hosts != 1 else []
 
 
 def _round_trip_ns(cases: Sequence[Case]) -> float:

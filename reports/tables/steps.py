@@ -109,7 +109,9 @@ def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
     if flip_us <= 0:
         change = "TP's compute alone is no faster than PP: no all-reduce is fast enough."
     if not has_gpus(result):
-        change += " This holds for these cores, which share one memory; cards have one each."
+        hosts = " a host" * (result.run.world.get("hosts", 1) != 1)
+        change += (f" This holds for these cores, which share one memory{hosts}; cards have one "
+                   "each.")
     return [f"{work}: {faster}, PP/TP {interval_text(ratio)}{by}.", change]
 
 

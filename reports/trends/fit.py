@@ -88,8 +88,8 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, blocks: pd
                  for launch, group in zip(costs.index, groups, strict=True) for _ in group],
         interval="launches" if is_replicated else "this launch" if is_grouped else None,
         machine_id=run.machine_id, software_id=run.software_id, world_size=run.world["size"],
-        link_rtt_ns=rtt_ns, sizes_bytes=sizes, times_us=times_us.tolist(),
-        cost="total_us" if has_total else "time_us",
+        hosts=run.world.get("hosts", 1), link_rtt_ns=rtt_ns, sizes_bytes=sizes,
+        times_us=times_us.tolist(), cost="total_us" if has_total else "time_us",
         **{name: getattr(case, name) for name in CASE_KEY if name != "size_bytes"})
     if len(sizes) < lines.MIN_SIZES:
         fit.reason = f"a line takes three sizes with five blocks, not {len(sizes)}"

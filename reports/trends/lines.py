@@ -54,6 +54,7 @@ class Conditions(msgspec.Struct, kw_only=True):
     machine_id: str
     software_id: str
     world_size: int
+    hosts: int = 1
     collective: str
     shape: Any
     datatype: str
@@ -69,7 +70,7 @@ class Conditions(msgspec.Struct, kw_only=True):
         """`all_reduce, float32 sum, isolated, 2 ranks; flag round trip 113 ns`."""
         words = [self.collective, f"{self.datatype} {self.redop}", self.mode,
                  *shape_words(self.shape), *["in place"] * self.in_place,
-                 f"{self.world_size} ranks"]
+                 f"{self.world_size} ranks" + f" on {self.hosts} hosts" * (self.hosts != 1)]
         link = f"; flag round trip {self.link_rtt_ns:.0f} ns" if self.link_rtt_ns else ""
         return ", ".join(words) + link
 

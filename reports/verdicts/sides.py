@@ -23,11 +23,15 @@ from reports.verdicts.verdict import Floats, Integers
 
 Key = tuple[Any, ...]
 
+
 def world_of(run: Run) -> tuple[Any, ...]:
-    """The number of ranks and of hosts, and what each rank runs on."""
-    return (run.world["size"], run.world.get("hosts", 1),
-            sorted(str(tuple(map(rank.get, ("device", "arch", "gpu"))))
-                   for rank in run.world.get("ranks", [])))
+    """The number of ranks, of hosts (or of ranks on each of several hosts), and what each rank runs
+    on."""
+    ranks, hosts = run.world.get("ranks", []), run.world.get("hosts", 1)
+    if hosts != 1:
+        hosts = sorted(Counter(rank.get("host") for rank in ranks).values()) or hosts
+    return (run.world["size"], hosts,
+            sorted(str(tuple(map(rank.get, ("device", "arch", "gpu")))) for rank in ranks))
 
 
 # The facts that must be equal on all sides, by their names in --allow.

@@ -52,6 +52,7 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, r
         assert path.with_suffix(".png").stat().st_size > 10_000
     pairs = ranks * (ranks - 1)
     counted = {name: sum(case.algorithm == name for case in result.cases) for name in parts([range(ranks)])}
+    assert not any(counted.pop(name) for name in [*counted] if name.endswith("library"))
     assert counted == {"push": 2 * pairs, "pull": 2 * pairs, "engine_push": 0, "both_directions": pairs,
                        "local_copy": 2 * ranks, "disjoint_pairs": 0, "host_copy_beside": pairs,
                        "ping_pong": pairs // 2, "launch": ranks}
@@ -79,6 +80,51 @@ def test_data_that_a_kernel_does_not_move_is_reported_as_wrong(tmp_path):
     assert done.returncode == 1
     assert re.search(r"WRONG RESULTS: push 16 KiB", done.stdout)
     assert {case.algorithm for case in read(next(tmp_path.glob("*.jsonl"))).cases if case.status == "wrong"} == {"push"}
+
+
+def test_between_hosts_the_library_moves_the_data(tmp_path):
+    """A variable makes MPICH see a host for each rank. Stamps of different hosts are not compared."""
+    printed = run_link(tmp_path, 2, "-c", COUNTED.format(""), "-e", "16K", "--max-time", "80", "--lean",
+                       MPIR_CVAR_NUM_CLIQUES="2")
+    result = read(next(tmp_path.glob("*.jsonl")))
+    shapes = {(case.algorithm, *case.shape.values()) for case in result.cases}
+    assert shapes == {
+        *((name, rank, rank) for name in ("local_copy", "launch") for rank in (0, 1)), ("send_library", 0, 1),
+        ("send_library", 1, 0), ("both_directions_library", 0, 1), ("ping_pong_library", 0, 1)}
+    for case in result.cases:
+        is_checked = case.algorithm not in ("ping_pong_library", "launch")
+        assert (case.status, case.n_wrong) == ("ok", 0 if is_checked else None), case
+        assert ("MPICH" in (case.library or "")) == case.algorithm.endswith("library")
+    assert not result.run.clock_shared
+    assert all(block.arrival_skew_us is None for block in result.blocks
+               if result.cases[block.case].algorithm == "both_directions_library")
+    assert [rank["host"] for rank in result.run.world["ranks"]] == [0, 1]
+    words = " ".join(printed.split())
+    assert "message, 16 KiB: row sends to column; diagonal: local copy; between hosts MPICH" in words
+    assert re.search(r"Between hosts an element takes \S+ us one way \(rank0-rank1\) by MPICH", words), words
+
+
+def test_a_message_that_ends_early_is_reported_as_wrong(tmp_path):
+    ends_early = ("message = link.Message\n"
+                  "link.Message = lambda sent, peer, at, size: message(sent, peer, at, size - 4 * (size > 4))")
+    done = mpirun(2, "-c", COUNTED.format(ends_early), "-e", "16K", "--max-time", "60", "--lean", "--out",
+                  str(tmp_path), MPIR_CVAR_NUM_CLIQUES="2")
+    assert done.returncode == 1
+    assert re.search(r"WRONG RESULTS: send library 16 KiB", done.stdout)
+
+
+def test_pairs_are_mapped_within_a_host_and_the_librarys_between_hosts():
+    """With many ranks only the ranks at one place of their hosts exchange messages, as the time does not suffice."""
+    measured = parts([(0, 2), (1, 3)])
+    assert {part.pairs[0] for part in measured["push"]} == {(0, 2), (2, 0), (1, 3), (3, 1)}
+    assert {part.pairs[0] for part in measured["send_library"]} == {
+        (a, b) for a in range(4) for b in range(4) if a % 2 != b % 2}
+    assert next(part.pairs for part in measured["both_directions_library"]) == ((0, 1), (1, 0))
+    large = parts([range(8), range(8, 16)])
+    assert {part.pairs[0] for part in large["send_library"]} == {
+        pair for rank in range(8) for pair in ((rank, rank + 8), (rank + 8, rank))}
+    assert {pair for part in large["disjoint_pairs"] for pair in part.pairs} == {
+        part.pairs[0] for part in large["push"] if part.pairs[0][0] < part.pairs[0][1]}
 
 
 def test_the_flag_is_as_fast_as_in_a_minimal_loop():
@@ -135,6 +181,50 @@ def test_a_pair_that_is_slow_in_one_direction_is_named(tmp_path):
     result = made_up(tmp_path, 2, lambda src, dst: 12.0 if (src, dst) == (1, 0) else 24.0)
     words = " ".join(text(result).split())
     assert re.search(r"GPU1 to GPU0 is 2\.0x slower than GPU0 to GPU1 by (push|pull), 64 MiB\.", words), words
+
+
+def over_hosts(folder, gb_s, message_us=20.0):
+    """The same on two hosts, each with two GPUs at the same PCI addresses; messages at `gb_s(src, dst)`."""
+    nodes = [(0, 1), (2, 3)]
+    shown = [part for name in ("push", "pull", "ping_pong", "send_library", "ping_pong_library")
+             for part in parts(nodes)[name]]
+    cases = []
+    for part in shown:
+        size = {"ping_pong": 0, "ping_pong_library": 4}.get(part.algorithm, 64 << 20)
+        cases.append(CaseHeader(collective="link", algorithm=part.algorithm, shape=part.shape, size_bytes=size,
+                                count=size // 4, datatype="float32", redop="none",
+                                library="NCCL 2.28.3" if part.is_far else None))
+    run = Run(run_id="2026-11-20T06-15-00Z-link-hosts", benchmark="link", version="0.1.0", argv=[], seed=0,
+              machine_id="a", software_id="b", environment={}, clock_shared=False, cases=cases,
+              world={"size": 4, "hosts": 2, "ranks": [
+                  {"rank": r, "host": r // 2, "node": "ab"[r // 2], "device": "cuda", "arch": "sm_90",
+                   "gpu": "NVIDIA H200", "cpus": [r], "pci_bus_id": f"0000:{r % 2:02x}:00.0"} for r in range(4)]})
+    file, rng = RunFile.create(folder, run), np.random.default_rng(1)
+    for turn in range(12):
+        for number, case in enumerate(cases):
+            rate = gb_s(*case.shape.values()) if case.library else 200.0
+            time_us = {0: 2.0, 4: message_us}.get(case.size_bytes, case.size_bytes / rate / 1e3)
+            file.append(Block(case=number, block=turn, round=turn, n=5, time_us=time_us * rng.normal(1, 0.01),
+                              n_wrong=0))
+    return file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0))
+
+
+def test_a_slow_pair_of_hosts_is_named_and_a_network_is_not_held_against_a_link(tmp_path):
+    """Transfers between hosts are slower by design: the report compares them with each other, in the same matrix."""
+    printed = text(over_hosts(tmp_path / "even", lambda src, dst: 20.0))
+    words = " ".join(printed.split())
+    assert "4 ranks on 2 hosts (a: 0 1, b: 2 3)" in words
+    assert "No pair is more than 1.25x slower than another." in words, words
+    assert re.search(r"64 MiB between hosts take 10\.\dx as long as within one", words), words
+    assert re.search(r"Between hosts an element takes \d+\.\d us one way \(GPU\d-GPU\d, the nearest\)", words), words
+    (row,) = [line.split() for line in printed.splitlines() if re.match(r" +0 +- +20", line)][:1]
+    assert float(row[2]) == pytest.approx(200, rel=0.02)
+    assert float(row[3]) == pytest.approx(20, rel=0.02)
+    slow = over_hosts(tmp_path / "slow", lambda src, dst: 5.0 if (src, dst) == (1, 2) else 20.0)
+    words = " ".join(text(slow).split())
+    assert re.search(r"GPU1-GPU2 is 4\.\dx slower than GPU\d-GPU\d by message, 64 MiB", words), words
+    assert re.search(r"GPU1 to GPU2 is 4\.\dx slower than GPU2 to GPU1 by message", words), words
+    plot(slow, tmp_path / "hosts.png")
 
 
 def test_similar_pairs_are_not_reported(tmp_path):

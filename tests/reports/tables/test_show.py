@@ -86,6 +86,26 @@ def test_a_gpu_run_names_the_cards_and_uses_the_librarys_best_variant(tmp_path):
     assert "funneled" not in text
 
 
+def test_the_head_names_the_hosts_and_which_ranks_are_where(tmp_path):
+    """By label; by name if the run stores names. Hosts may share a label, as cloned images do."""
+    result = write_run(tmp_path, world_size=4)
+    world = result.run.world
+    world["hosts"] = 2
+    assert "4 ranks on 2 hosts, on AMD" in render(result)  # older runs do not say which ranks are where
+    for rank, label in enumerate(("a1b2", "c3d4", "a1b2", "c3d4")):
+        world["ranks"][rank] |= {"host": rank % 2, "node": label}
+    assert "allreduce: 4 ranks on 2 hosts (a1b2: 0 2, c3d4: 1 3), on AMD EPYC" in render(result)
+    for rank in world["ranks"]:
+        rank["node"] = "a1b2"
+    assert "2 hosts (a1b2: 0 2, a1b2#2: 1 3)" in render(result)
+    for rank in world["ranks"]:
+        rank["node"] = None
+    assert "2 hosts (host 1: 0 2, host 2: 1 3)" in render(result)
+    for rank in world["ranks"]:
+        rank["hostname"] = f"box{rank['host']}"
+    assert "2 hosts (box0: 0 2, box1: 1 3)" in render(result)
+
+
 def test_the_token_sentence_uses_160_chained_calls(result):
     case = next(case for case in result.cases
                 if (case.algorithm, case.mode, case.size_bytes, case.in_place) == ("auto", "chained", 16384, False))

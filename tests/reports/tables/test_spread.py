@@ -10,7 +10,8 @@ from reports.tables.table import render
 from tests.reports.synthetic_run import write_run
 
 SPREAD = 0.05
-EDITS = {"incomplete": (b'"status":"complete"', b'"status":"incomplete"'), "newer": (b'"schema":1', b'"schema":2'),
+EDITS = {"hosts": (b'"hosts":1', b'"hosts":2'),
+         "incomplete": (b'"status":"complete"', b'"status":"incomplete"'), "newer": (b'"schema":1', b'"schema":2'),
          "slowed": (b'"world":{', b'"world":{"slowed_percent":300,'),
          "imported": (b'"run_id"', b'"imported_from":{},"run_id"'),
          "impossible": (b'"total_us":{"median":', b'"total_us":{"median":5e-324,"was":')}
@@ -62,7 +63,7 @@ def test_three_earlier_launches_widen_the_interval(tmp_path, alone):
 
 
 @pytest.mark.parametrize("other", ["machine", "link", "later", "benchmark", "damaged", "incomplete", "cut off",
-                                   "slowed", "newer", "imported", "impossible"])
+                                   "slowed", "hosts", "newer", "imported", "impossible"])
 def test_only_launches_of_the_same_thing_before_it_count(tmp_path, alone, other):
     """The spread of another machine, or of another state of the link, is not this one's."""
     for number in range(4):

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from reports.__main__ import main
+from reports.store.result import read
 from reports.verdicts.compare import FORMATS
 from reports.verdicts.comparison import cells_of, compare
 from reports.verdicts.sides import read_sides, within_one_state
@@ -130,6 +131,16 @@ def test_a_difference_is_named_and_stays_visible_if_allowed(key, tmp_path, capsy
     for kind in ("text", "markdown", "csv", "json"):
         assert main(["compare", str(base), str(new), "--allow", key, "--format", kind]) == 0
         assert f"allowed to differ: {key} differs" in " ".join(capsys.readouterr().out.split())
+
+
+def test_ranks_spread_otherwise_over_the_hosts_are_another_world(tmp_path, capsys):
+    base, new = (write_launch(tmp_path, number, world_size=4).path for number in (1, 2))
+    for path, places in ((base, (0, 0, 1, 1)), (new, (0, 0, 0, 1))):
+        world = read(path).run.world
+        ranks = [rank | {"host": host} for rank, host in zip(world["ranks"], places, strict=True)]
+        rewrite_head(path, world=world | {"hosts": 2, "ranks": ranks})
+    assert main(["compare", str(base), str(new)]) == 4
+    assert "world differs: (4, [2, 2]," in capsys.readouterr().err
 
 
 def test_another_type_is_not_comparable(tmp_path, capsys):

@@ -1,7 +1,8 @@
 """Run by mpirun on several hosts: every collective between hosts beside numpy, and the bytes that cross.
 
 `host_ranks.py right` tries types, operations, counts, places and variants. `host_ranks.py bytes NAME SIZE CALLS`
-prints what leaves rank 0's host in each call of an algorithm, as its network interface counts it.
+prints what leaves rank 0's host in a call of an algorithm, as its network interface counts it. `host_ranks.py same`
+compares the calls on hosts of one rank.
 """
 
 import hashlib
@@ -58,39 +59,58 @@ def main(world: World) -> None:
         print(f"{done} right on {communicator.nodes}; refused: {sorted(refusals)}")
 
 
+def same_call(world: World) -> None:
+    """Hosts of one rank need no step of ours."""
+    memory = world.library.allocate(world, 1 << 20)
+    case = Case(COLLECTIVES["all_reduce"], 1000, DATATYPES["float32"], "sum", memory.address, memory.address + 4000)
+    calls = []
+    named = ALGORITHMS["all_reduce"]
+    for algorithm in named["library"], *BETWEEN_HOSTS["all_reduce"], named["auto"]:
+        operation = algorithm.bind(world, case)
+        assert isinstance(operation, Operation)
+        call = operation.step.argument
+        calls.append((operation.step.kernel.function, call.function, list(call.arguments)))
+    assert calls == calls[:1] * 5
+    if world.communicator.rank == 0:
+        print("hierarchical, hierarchical_whole and flat are one call with equal arguments")
+
+
 def sent_bytes() -> int:
     """The bytes that left this host: the ninth number of its interface's line."""
     line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if "eth0:" in line)
     return int(line.split(":")[1].split()[8])
 
 
-def count_bytes(world: World, collective: str, name: str, size: int, calls: int) -> None:
-    """The bytes of a call, less those that leave in the same time without calls."""
-    communicator, kind = world.communicator, COLLECTIVES[collective]
+def count_bytes(world: World, name: str, size: int, calls: int) -> None:
+    """The bytes of a call of each collective, less those that leave in the same time without calls."""
+    communicator = world.communicator
     buffers = PlainBuffers(world.library.allocate(world, size), world.library.allocate(world, size), 0)
-    count = kind.count(size, communicator.size, DATATYPES["float32"])
-    case = Case(kind, count, DATATYPES["float32"], "sum" if kind.reduces else "none",
-                *buffers.addresses(kind, 4 * count, communicator.rank, False))
-    operation = ALGORITHMS[collective][name].bind(world, case)
-    assert isinstance(operation, Operation), operation
-    launch(world.device, operation.step, 2)
-    figures, took_s = [], 0.0
-    for n in (calls, 0):
-        communicator.barrier()
-        before, start_s = sent_bytes(), time.monotonic()
-        for _ in range(n):
-            launch(world.device, operation.step, 1)
-        time.sleep(took_s)
-        communicator.barrier()
-        took_s = time.monotonic() - start_s
-        figures.append(sent_bytes() - before)
-    if communicator.rank == 0:
-        print(f"{(figures[0] - figures[1]) / calls:.0f} bytes a call, {figures[1]} bytes idle")
+    for collective in list(COLLECTIVES.values())[:3]:
+        count = collective.count(size, communicator.size, DATATYPES["float32"])
+        case = Case(collective, count, DATATYPES["float32"], "sum" if collective.reduces else "none",
+                    *buffers.addresses(collective, 4 * count, communicator.rank, False))
+        operation = ALGORITHMS[collective.name][name].bind(world, case)
+        assert isinstance(operation, Operation), operation
+        launch(world.device, operation.step, 2)
+        figures, took_s = [], 0.0
+        for n in (calls, 0):
+            communicator.barrier()
+            before, start_s = sent_bytes(), time.monotonic()
+            for _ in range(n):
+                launch(world.device, operation.step, 1)
+            time.sleep(took_s)
+            communicator.barrier()
+            took_s = time.monotonic() - start_s
+            figures.append(sent_bytes() - before)
+        if communicator.rank == 0:
+            print(f"{collective.name}: {(figures[0] - figures[1]) / calls:.0f} bytes a call, {figures[1]} bytes idle")
 
 
 if __name__ == "__main__":
     opened, _ = connect(30.0)
     if sys.argv[1] == "right":
         main(opened)
+    elif sys.argv[1] == "same":
+        same_call(opened)
     else:
-        count_bytes(opened, sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+        count_bytes(opened, sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

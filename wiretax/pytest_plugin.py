@@ -139,12 +139,13 @@ def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":
 def launch(command: str, launches: int) -> Path:
     """Launches the command line as often, and returns the folder of its runs, below its `--out`.
     Fails the test if a launch fails."""
-    from wiretax.__main__ import REPORTS, STARTERS
+    from reports.__main__ import COMMANDS
+    from wiretax.__main__ import STARTERS
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("results"))
     options, words = parser.parse_known_args(split(command))
-    if not words or words[0] in ("doctor", *STARTERS, *REPORTS):
+    if not words or words[0] in ("doctor", *STARTERS, *COMMANDS):
         raise ValueError("a test launches a benchmark that stores a run, such as allreduce")
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())

@@ -1,10 +1,12 @@
 """The nodes of a store against their peers of equal hardware: which gave wrong results, failed or
 are slow. Runs over two hosts compare pairs of nodes. `fleet` prints it."""
 
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,6 +34,7 @@ from reports.verdicts.store_costs import Costs, find_costs
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
 VERDICTS = WRONG, FAILED, SLOW, SUSPECT, EQUAL = "WRONG", "FAILED", "SLOW", "SUSPECT", "fine"
 Column = tuple[Key, int]  # a case in a state of the link
+Planned = tuple[str, Key, int, int]  # a case's place and key, its column and size
 CostsOfRun = dict[Column, list[float]]  # in us
 PAIR = "+"  # between the labels of a pair, as in the column `node`
 
@@ -196,14 +199,18 @@ def _groups(entries: Sequence[Entry], costs: Costs, families: int,
     rows: dict[tuple[str, int], CostsOfRun] = defaultdict(lambda: defaultdict(list))
     sizes: dict[Column, int] = {}
     column_of = {key: column for column, key in enumerate(costs.keys)}
+    plans: dict[tuple[Any, ...], list[Planned]] = {}  # runs of an index share their cases
     for number, entry in enumerate(entries):
-        for case in entry.run.cases:
-            costs_us = costs.us[number, column_of[key_of(case)]]
-            states = np.flatnonzero(np.isfinite(costs_us)).tolist()
-            if states and (place := place_of(case, entry.run)):
-                for state in states:
-                    rows[place[0], number][place[1], state].append(costs_us[state])
-                    sizes[place[1], state] = case.size_bytes
+        run, of_run = entry.run, costs.us[number].tolist()
+        plan = (id(run.cases), *(rank["node"] for rank in run.world["ranks"]))
+        if plan not in plans:
+            plans[plan] = [(*place, column_of[key_of(case)], case.size_bytes)
+                           for case in run.cases if (place := place_of(case, run))]
+        for name, key, column, size_bytes in plans[plan]:
+            for state, cost_us in enumerate(of_run[column]):
+                if cost_us == cost_us:  # not NaN
+                    rows[name, number][key, state].append(cost_us)
+                    sizes[key, state] = size_bytes
     used = {number for _, number in rows}
     for number, entry in enumerate(entries):
         if number not in used:
@@ -227,7 +234,8 @@ def _group(head: Run, rows: Mapping[tuple[str, int], CostsOfRun], sizes: Mapping
         columns[column[0]] = column
     names = sorted({name for name, _ in rows})
     node_of = np.array([names.index(name) for name, _ in rows])
-    logs = np.log([[np.median(costs_us.get(column, np.nan)) for column in columns.values()]
+    nothing = [float("nan")]
+    logs = np.log([[statistics.median(costs_us.get(column, nothing)) for column in columns.values()]
                    for costs_us in rows.values()])
     excess = logs - median(median(by_launch(logs, node_of), 1), 0)
     size_of = np.array([sizes[column] for column in columns.values()])

@@ -12,6 +12,7 @@ from tests.launch import ROOT
 from tests.reports.advice.test_procure import ONE_BOX, spec, write_launches
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
+from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import write_run
 
 PAGE = (ROOT / "docs/results.md").read_text()
@@ -35,13 +36,14 @@ def answers(tmp_path_factory):
     sizes = [16384 << step for step in range(5)]
     run = write_run(folder / "runs", sizes=sizes, algorithms=("library", "auto", "two_shot"), n_blocks=12, n=4).path
     write_launches(folder / "box", 6)
+    write_fleet(folder / "fleet", ["n1", "n2", "n3", "n4", "n5"])
     (folder / "a.log").write_text(WHOLE)
     buyer = spec(folder, ["16K <= 8 us", "70b-q4 >= 1000 tok/s"], ONE_BOX)
     arguments = {
         "show": [run], "import": [folder / "a.log", "--out", folder / "imports"], "compare": [campaign],
         "regress": ["--baseline", campaign / "main", "--current", campaign / "new"],
         "accept": ["--baseline", folder / "baselines", "--current", campaign / "main", "--reason", "first"],
-        "history": [folder / "runs"], "fit": [run], "card": [run, folder / "card.png"],
+        "history": [folder / "runs"], "fleet": [folder / "fleet"], "fit": [run], "card": [run, folder / "card.png"],
         "advise": ["--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 2, "--versus", "w7900", "--prices", 1, 2],
         "peers": [campaign], "procure": [buyer], "dashboard": [folder / "runs", "-o", folder / "site"],
         "selfcheck": ["--seed", 1, "--scale", 0.001]}
@@ -65,6 +67,7 @@ def test_every_command_prints_the_documented_fields_as_strict_json(answers, comm
                 "regress": lambda: answer["status"] == status == 1 and answer["cells"][0]["outcome"] == "regression",
                 "accept": lambda: len(answer["run_ids"]) == 8,
                 "history": lambda: answer["runs"] == 1 and answer["series"][0]["verdict"] == "too early",
+                "fleet": lambda: len(answer["groups"][0]["nodes"]) == 5 and answer["status"] == status,
                 "fit": lambda: answer["fits"][0]["regimes"] and answer["crossovers"],
                 "card": lambda: answer["sentences"] and (folder / "card.png").exists(),
                 "advise": lambda: answer["all_reduce"]["is_assumed"] and answer["versus"]["goals"][0]["ratio"][0] > 1,

@@ -1,0 +1,203 @@
+"""`fleet` on stores of synthetic fleets: slow, wrong and failed nodes, racks and cables are named, and nothing else."""
+
+import re
+from functools import partial
+from itertools import combinations
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from reports.__main__ import main
+from reports.calibration.calibrated_fleets import Machines, equal_nodes, slow_cables, slow_nodes
+from reports.calibration.selfcheck import REPLICATIONS
+from reports.store.result import read
+from reports.trends.fleet_groups import load, place_of
+from reports.verdicts import outliers
+from tests.reports.synthetic_fleet import write_fleet
+from tests.reports.synthetic_run import mark_wrong, write_run
+
+NODES = [f"n{number:02d}" for number in range(12)]
+
+
+def fleet(capsys, *arguments):
+    """The exit status, and the text or the error."""
+    status = main(["fleet", *map(str, arguments)])
+    out, error = capsys.readouterr()
+    return status, out or error
+
+
+def test_a_slow_node_is_named_with_its_interval(tmp_path, capsys):
+    write_fleet(tmp_path, NODES, slower={"n07": 0.08})
+    status, text = fleet(capsys, tmp_path)
+    assert status == 1
+    values = re.match(r"n07 SLOW \+([\d.]+)% \[\+([\d.]+)% \+([\d.]+)%\]; of 12 nodes\n", text)
+    assert values, text
+    value, low, high = map(float, values.groups())
+    assert low < 8 < high
+    assert 7 < value < 9
+    assert re.search(r"^11 other nodes: -\d\.\d% to \+\d\.\d% from the median$", text, re.MULTILINE)
+
+
+def test_equal_nodes_have_no_alarm_and_the_report_says_what_it_could_find(tmp_path, capsys):
+    write_fleet(tmp_path, NODES)
+    status, text = fleet(capsys, tmp_path)
+    assert (status, text.splitlines()[0]) == (0, "no node differs, of 12 nodes")
+    assert re.search(r"With 3 runs each, \d\.\d% slower is found four times in five", " ".join(text.split()))
+
+
+def test_two_hundred_nodes_with_one_run_each_fit_on_a_page_and_the_slow_one_is_a_suspect(tmp_path, capsys):
+    names = [f"r{number // 20}-n{number:03d}" for number in range(200)]
+    write_fleet(tmp_path, names, runs=1, slower={"r3-n071": 0.09})
+    status, text = fleet(capsys, tmp_path)
+    assert text.startswith("r3-n071 SUSPECT +")
+    assert status == 3
+    assert "run it there again" in text
+    lines = text.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    _, every = fleet(capsys, tmp_path, "--long")
+    assert len(every.splitlines()) > 200
+
+
+def test_wrong_nodes_come_first_and_then_failed_ones(tmp_path, capsys):
+    """A wrong result matters more than any time."""
+    paths = write_fleet(tmp_path, NODES, runs=2, slower={"n05": 0.3})
+    mark_wrong(paths[2 * 9])  # the other run of n09 is right
+    for path in paths[2 * 3 : 2 * 4]:
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    status, text = fleet(capsys, tmp_path)
+    assert status == 1
+    assert re.match(r"n09 WRONG; n03 FAILED; n05 SLOW \+", text)
+    assert f"WRONG: n09 ({paths[18].stem})" in text
+
+
+def test_a_node_with_fewer_sizes_is_compared_by_the_others(tmp_path, capsys):
+    *_, last = write_fleet(tmp_path, NODES, runs=1)
+    text = re.sub(r'{"kind":"block","case":1,[^\n]*\n', "", last.read_text())
+    case = r'({"kind":"case",[^\n]*"size_bytes":1048576[^\n]*?"status":)"ok"'
+    last.write_text(re.sub(case, r'\1"not measured"', text))
+    status, text = fleet(capsys, tmp_path)
+    assert status == 0, text
+    assert "Without some sizes: n11." in text
+
+
+def test_other_hardware_has_its_own_peers(tmp_path, capsys):
+    """Nodes of another model must neither be slow nor make the spread wide."""
+    write_fleet(tmp_path, NODES, runs=2)
+    write_fleet(tmp_path, [f"m{number}" for number in range(6)], runs=2, machine_id="d4e5f6",
+                slower={**{f"m{number}": 1.0 for number in range(6)}, "m2": 1.3})
+    status, text = fleet(capsys, tmp_path)
+    assert status == 1
+    assert re.match(r"m2 SLOW \+1\d\.\d% .*; of 18 nodes\n", text)
+
+
+def test_a_rack_is_the_first_part_of_the_labels(tmp_path, capsys):
+    names = [f"r{number // 8}-n{number}" for number in range(40)]
+    write_fleet(tmp_path, names, runs=2, slower=dict.fromkeys(names[16:24], 0.05))
+    status, text = fleet(capsys, tmp_path)
+    assert status == 1
+    assert re.match(r"rack r2 SLOW \+[45]\.\d%; ", text)
+    assert "Rack r2: its 8 nodes are +" in text
+
+
+@pytest.mark.parametrize(("is_slow", "headline"), [
+    (lambda pair: "n03" in pair, "n03 or its cable SLOW in 6 of 6 pairs; of 7 nodes"),
+    (lambda pair: pair == ("n01", "n04"), r"n01\+n04 SLOW \+[23]\d\.\d% \[.*\]; of 7 nodes")])
+def test_pairs_tell_a_node_from_a_cable(is_slow, headline, tmp_path, capsys):
+    pairs = list(combinations(NODES[:7], 2))
+    write_fleet(tmp_path, ["+".join(pair) for pair in pairs], runs=2,
+                slower={"+".join(pair): 0.3 for pair in pairs if is_slow(pair)})
+    status, text = fleet(capsys, tmp_path)
+    assert status == 1
+    assert re.match(headline, text), text
+
+
+def test_a_run_over_many_hosts_compares_the_pairs_of_its_link_cases(tmp_path):
+    result = write_run(tmp_path, sizes=[16384], modes=["isolated"], algorithms=["library"], n_blocks=6, n=1)
+    case, run = result.cases[0], cast("Any", SimpleNamespace(nodes=["b", "a", "c"]))
+    run.world = {"ranks": [{"node": node} for node in ("b", "b", "a", "c")]}
+    assert place_of(case, run) is None
+    case.shape = {"src": 2, "dst": 1}
+    name, key = place_of(case, run) or ("", ())
+    case.shape = {"src": 3, "dst": 2}
+    assert (name, place_of(case, run)) == ("a+b", ("a+c", key))
+    case.shape = {"src": 0, "dst": 1}
+    name, own_key = place_of(case, run) or ("", ())
+    assert (name, own_key == key) == ("b", False)
+    case.shape = {"src": 0, "dst": 9}
+    assert place_of(case, run) is None
+
+
+@pytest.mark.parametrize(("names", "sentence"), [
+    (["n1"], "1 node: too few to tell, 4 with equal hardware and runs are needed"),
+    (["n1", "n2", "n3"], "3 nodes: too few to tell, 4 with equal hardware and runs are needed")])
+def test_few_nodes_are_no_fleet(names, sentence, tmp_path, capsys):
+    write_fleet(tmp_path, names, slower={"n1": 1.0})
+    status, text = fleet(capsys, tmp_path)
+    assert (status, text.splitlines()[0]) == (3, sentence)
+
+
+def test_a_store_without_labels_is_refused_in_one_sentence(tmp_path, capsys):
+    """Runs of former versions have none."""
+    path = write_run(tmp_path / "old", sizes=[16384], modes=["isolated"], n_blocks=6, n=1).path
+    status, error = fleet(capsys, tmp_path)
+    assert status == 2
+    assert re.fullmatch(r"reports: [^\n]* no run with the label of a node: [^\n]*\n", error)
+    write_fleet(tmp_path / "new", NODES, runs=1)
+    _, text = fleet(capsys, tmp_path)
+    assert f"left out, without the label of a node: 1 ({path.name})" in " ".join(text.split())
+
+
+def test_the_figures_are_those_of_the_runs(tmp_path):
+    """The excess of a node is its median cost over the median of all nodes."""
+    paths = write_fleet(tmp_path, NODES, slower={"n02": 0.04})
+    (group,) = load(tmp_path).groups
+    costs_us = np.array([[np.median([block.cost_us for block in result.blocks if block.case == case])
+                          for case in (0, 1)] for result in map(read, paths)]).reshape(12, 3, 2)
+    of_node = np.median(np.log(costs_us), axis=1)
+    np.testing.assert_allclose(group.screen.excess, of_node - np.median(of_node, axis=0), atol=1e-12)
+
+
+def no_correction_for_many_nodes(monkeypatch):
+    least = outliers._least
+    monkeypatch.setattr(outliers, "_least", lambda p, error: least(200 * p, error))
+    monkeypatch.setattr(outliers, "MARGIN", 1e-9)
+
+
+def slow_nodes_counted_in_the_spread(monkeypatch):
+    monkeypatch.setattr(outliers, "CLIP", 1e9)
+    monkeypatch.setattr(outliers, "KEPT", 1.0)
+
+
+def one_launch_taken_for_several(monkeypatch):
+    monkeypatch.setattr(outliers, "is_replicated", lambda by_node, least, margin: np.ones(len(by_node), bool))
+
+
+def the_launches_of_a_node_unseen(monkeypatch):
+    monkeypatch.setattr(outliers, "median_variance", lambda n: np.full(np.shape(n), 1e-9))
+
+
+def a_cable_for_every_slow_pair(monkeypatch):
+    monkeypatch.setattr(outliers, "LEAST_PEERS", 99)
+
+
+CLAIMS = [(no_correction_for_many_nodes, partial(equal_nodes, Machines(5, 0.03), 0.05)),
+          (slow_nodes_counted_in_the_spread, partial(slow_nodes, Machines(9, 0.01, 0.003, nodes=20), 2, 0.90)),
+          (one_launch_taken_for_several, partial(equal_nodes, Machines(1, outliers=True), 0.05)),
+          (the_launches_of_a_node_unseen, partial(slow_nodes, Machines(5), 1, 0.95)),
+          (a_cable_for_every_slow_pair, partial(slow_cables, 8, 0.25))]
+
+
+@pytest.mark.parametrize(("breaks", "claim"), CLAIMS, ids=[breaks.__name__ for breaks, _ in CLAIMS])
+def test_a_broken_statistic_is_caught(breaks, claim, monkeypatch):
+    n = 400
+
+    def passes():
+        figures = claim(np.random.default_rng(1), n)
+        return [figure.name for figure in figures if not figure.judge(n / REPLICATIONS)[0]]
+
+    assert passes() == []
+    breaks(monkeypatch)
+    assert passes()

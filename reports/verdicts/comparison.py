@@ -26,6 +26,7 @@ from reports.verdicts.sides import (
     find_ratios,
     key_of,
     label,
+    pair_by_node,
     read_sides,
 )
 from reports.verdicts.verdict import LOOKS, MIN_PAIRS, POWER, UNREPLICATED
@@ -134,12 +135,11 @@ class Comparison:
         return ": ".join(filter(None, [self.ratios, self.summary()]))
 
     def pairs(self, stage: str) -> list[tuple[Any, Any]]:
-        """(baseline, variant) launches of a stage; without a campaign all are in the first, the
-        newest of the longer side."""
+        """(baseline, variant) launches of a stage; without a campaign all are in the first, by
+        `pair_by_node`."""
         sides = self.baseline.launches, self.variant.launches
         if self.design == "once":
-            n = min(map(len, sides)) if stage == "first" else 0
-            return list(zip(*(side[len(side) - n:] for side in sides), strict=True))
+            return pair_by_node(*sides) if stage == "first" else []
         first, second = ({launch.pair: launch for launch in launches if launch.stage == stage}
                          for launches in sides)
         return [(first[pair], second[pair]) for pair in sorted(first.keys() & second.keys())]
@@ -283,6 +283,10 @@ def _add_notes(comparison: Comparison) -> None:
     notes += [f"Only the newest {newest} of {len(side.launches)} launches of {side.name} count."
               for side in (baseline, variant)
               if comparison.design == "once" and len(side.launches) > newest]
+    nodes = [{launch.result.run.node for launch in side.launches} for side in (baseline, variant)]
+    if all(nodes) and None not in set.union(*nodes) and not set.intersection(*nodes):
+        here, there = (some(sorted(map(str, names))) for names in nodes)
+        notes.append(f"The sides ran on different nodes, {here} and {there}, and nodes differ.")
     if lacking := len(comparison.lacking):
         notes.append(f"{lacking} cases of {baseline.name} are not in {variant.name}.")
 

@@ -27,8 +27,8 @@ class Screen:
     sizes), the log of its cost over the peers' median, NaN if it was not measured; `level`, its
     mean over the sizes, with a 95 % interval from `low` to `high`; `is_slow` (nodes, sizes) and
     `is_slow_overall`; `is_replicated`: most of several launches show it. `slow_racks` has the
-    excess of each slow rack. `detectable` is the slowdown (0.03: 3 %) that would be found in four of five
-    fleets, infinite below LEAST_NODES."""
+    excess of each slow rack. `detectable` is the slowdown (0.03: 3 %) that would be found in four
+    of five fleets, infinite below LEAST_NODES."""
 
     launches: Integers
     excess: Floats

@@ -247,6 +247,25 @@ def within_one_state(log_ratios: Floats) -> tuple[Floats, Integers]:
     return ratios, np.where(np.isfinite(ratios), states, -1)
 
 
+def pair_by_node(baseline: Sequence[Launch],
+                 variant: Sequence[Launch]) -> list[tuple[Launch, Launch]]:
+    """The newest launches of two sides in pairs. Sides with several nodes are paired on each node
+    that both have, because nodes with equal hardware differ too."""
+    by_node: list[dict[str | None, list[Launch]]] = [defaultdict(list), defaultdict(list)]
+    for of_side, launches in zip(by_node, (baseline, variant), strict=True):
+        for launch in launches:
+            of_side[launch.result.run.node].append(launch)
+    common = [node for node in by_node[0] if node in by_node[1]]
+    if not common or min(map(len, by_node)) < 2:
+        common, by_node = [None], [{None: [*baseline]}, {None: [*variant]}]
+    pairs = []
+    for node in common:
+        ours, theirs = (of_side[node] for of_side in by_node)
+        n = min(len(ours), len(theirs))
+        pairs += zip(ours[len(ours) - n:], theirs[len(theirs) - n:], strict=True)
+    return pairs
+
+
 def case_names(cases: Sequence[CaseHeader]) -> list[str]:
     """Each case's algorithm, and the fields in which the algorithm's cases differ, without size."""
     fields = [name for name in CASE_KEY if name not in ("size_bytes", "algorithm", "library")]

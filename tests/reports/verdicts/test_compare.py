@@ -29,6 +29,7 @@ from tests.reports.synthetic_campaign import (
     write_launch,
     write_launches,
 )
+from tests.reports.synthetic_fleet import label
 
 DIFFERENT: dict[str, dict[str, Any]] = {  # the fields that differ in the current run's head
     "machine": {"machine_id": "ffffff"},
@@ -305,3 +306,19 @@ def test_json_has_no_infinity(tmp_path, capsys):
     comparison.cells.loc[0, "needed"] = np.inf  # no number of pairs settles an estimate that equals the margin
     assert json.loads(FORMATS["json"]([comparison]))[0]["needed"] is None
     assert "inf" not in FORMATS["csv"]([comparison])
+
+
+def test_launches_of_several_nodes_are_paired_on_each_node(tmp_path, capsys):
+    """Nodes with equal hardware differ by more than a change of code does."""
+    factors = {"n1": 1.0, "n2": 1.2, "n3": 1.5}
+    for side, order in (("old", ("n1", "n2", "n3")), ("new", ("n3", "n1", "n2"))):
+        for number, node in enumerate(2 * order):
+            serial, factor = number + 10 * (side == "new"), factors[node]
+            label(write_launch(tmp_path / side, serial, effect=lambda _, factor=factor: factor).path, node)
+    assert main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    ratios = [float(row[2]) for row in rows_of(capsys.readouterr().out).values()]
+    assert max(abs(ratio - 1) for ratio in ratios) < 0.05
+    first, other = (min((tmp_path / side).glob("*.jsonl")) for side in ("old", "new"))  # n1 and n3
+    main(["compare", str(first), str(other)])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "The sides ran on different nodes, n1 and n3, and nodes differ." in printed

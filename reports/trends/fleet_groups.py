@@ -14,6 +14,7 @@ from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result, Run
+from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import some
 from reports.verdicts.outliers import (
     LEAST_NODES,
@@ -155,10 +156,7 @@ def load(folder: Path) -> Fleet:
             alike[tuple(facts)].append(Launch(result, "first", 0))
     fleet.failed = {node: runs for node, runs in unfinished.items() if node not in finished}
     for launches in alike.values():
-        groups = _groups(launches, len(alike))
-        fleet.groups += groups
-        if not groups:
-            left_out["over more than two hosts"] += [each.result.path.name for each in launches]
+        fleet.groups += _groups(launches, len(alike), left_out)
     some_left = sum(len(runs) for node, runs in unfinished.items() if node in finished)
     fleet.left_out = [f"left out, {reason}: {len(names)} ({some(names)})"
                       for reason, names in left_out.items()]
@@ -190,8 +188,10 @@ def place_of(case: Case, run: Run) -> tuple[str, Key] | None:
     return (PAIR.join(ends), key) if len(ends) <= 2 else None
 
 
-def _groups(launches: Sequence[Launch], families: int) -> list[Group]:
-    """The groups of nodes and of pairs of launches that were measured alike."""
+def _groups(launches: Sequence[Launch], families: int,
+            left_out: dict[str, list[str]]) -> list[Group]:
+    """The groups of nodes and of pairs of launches that were measured alike; `left_out` gets the
+    launches that no group can use."""
     find_costs(launches, ())
     rows: dict[tuple[str, int], Costs] = defaultdict(lambda: defaultdict(list))
     sizes: dict[Column, int] = {}
@@ -202,6 +202,12 @@ def _groups(launches: Sequence[Launch], families: int) -> list[Group]:
                 for state, cost_us in costs_us.items():
                     rows[place[0], number][place[1], state].append(cost_us)
                     sizes[place[1], state] = case.size_bytes
+    used = {number for _, number in rows}
+    for number, launch in enumerate(launches):
+        if number not in used:
+            reason = ("over more than two hosts" if any(launch.costs.values()) else
+                      f"with fewer than {MIN_STATE_BLOCKS} blocks in one state of the link")
+            left_out[reason].append(printable(launch.result.path.name))
     head = launches[-1].result.run
     of_kinds = ({row: costs for row, costs in rows.items() if (PAIR in row[0]) == is_pair}
                 for is_pair in (False, True))

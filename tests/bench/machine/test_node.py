@@ -2,6 +2,8 @@
 
 import re
 import socket
+import subprocess
+import sys
 from typing import Any, cast
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from bench.machine import node
 from reports.store.result import read
 from tests.bench.machines import write
-from tests.launch import mpirun
+from tests.launch import ROOT, mpirun
 
 SMALL = ("-m", "bench.allreduce", "-b", "16K", "-e", "16K", "-n", "12", "--lean", "--algorithm", "library")
 
@@ -48,6 +50,19 @@ def test_a_container_whose_name_changes_has_no_label(host, monkeypatch):
     assert host("4fa6e0f0c678", etc__machine_id="3d12") is None
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     assert host("bench-7d9f-x2b", etc__machine_id="3d12") is None
+
+
+def test_two_real_hosts_of_one_machine_id_differ():
+    """Hosts out of namespaces, as `unshare` makes them."""
+    words = "hostname $0 && exec $1 -c 'from bench.machine import node; print(node.host_label())'"
+    seen = []
+    for name in ("wt1", "wt2", "wt1"):
+        done = subprocess.run(["unshare", "--uts", "sh", "-c", words, name, sys.executable], cwd=ROOT,
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no namespace can be made: {done.stderr.strip()[-80:]}")
+        seen.append(done.stdout)
+    assert seen[0] == seen[2] != seen[1]
 
 
 class Ranks:

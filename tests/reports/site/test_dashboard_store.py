@@ -17,6 +17,7 @@ from reports.tables.page import Page, Section, to_html
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
+from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import mark_wrong, write_run
 from tests.reports.synthetic_site import LOG, SPEC, make_site
 
@@ -218,3 +219,16 @@ def test_a_column_of_hashes_is_not_aligned_like_numbers(tmp_path):
     page = Page("a", sections=[Section("a", rows=[dict(zip("abcd", row, strict=True)) for row in rows])])
     (tmp_path / "a.html").write_text(to_html(page))
     assert [attrs.get("class") for attrs in Read(tmp_path / "a.html").all("td")] == [None, "n", "n"] * 3
+
+
+def test_a_store_of_several_nodes_has_a_page_of_the_fleet(tmp_path):
+    """One slow node of many must not drown among them, and one node needs no such page."""
+    write_fleet(tmp_path / "one", ["n1"], runs=1)
+    assert not (make_site(tmp_path / "one", tmp_path / "site-1") / "fleet.html").exists()
+    paths = write_fleet(tmp_path / "many", [f"n{number}" for number in range(8)], runs=2, slower={"n3": 0.2})
+    mark_wrong(paths[-1])
+    site = make_site(tmp_path / "many", tmp_path / "site-2")
+    page = Read(site / "fleet.html")
+    for words in ("n7 WRONG; n3 SLOW +", "n7\nWRONG", "slower than the median"):
+        assert " ".join(words.split()) in " ".join(page.text.split())
+    assert "The fleet: n7 WRONG; n3 SLOW +" in Read(site / "index.html").text

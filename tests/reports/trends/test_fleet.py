@@ -150,6 +150,17 @@ def test_a_store_without_labels_is_refused_in_one_sentence(tmp_path, capsys):
     assert f"left out, without the label of a node: 1 ({path.name})" in " ".join(text.split())
 
 
+def test_runs_that_no_group_can_use_are_counted(tmp_path, capsys):
+    first, second, *_ = write_fleet(tmp_path, NODES, runs=2)
+    first.write_text(re.sub(r'{"kind":"block",[^\n]*"block":[345],[^\n]*\n', "", first.read_text()))
+    second.write_text(second.read_text().replace('"node":"n00"', '"node":"n99"', 1).replace('"hosts":1', '"hosts":3')
+                      .replace('"ranks":[', '"ranks":[{"rank":9,"node":"n98"},'))
+    _, text = fleet(capsys, tmp_path)
+    words = " ".join(text.split())
+    assert "with fewer than 5 blocks in one state of the link: 1" in words
+    assert "over more than two hosts: 1" in words
+
+
 def test_the_figures_are_those_of_the_runs(tmp_path):
     """The excess of a node is its median cost over the median of all nodes."""
     paths = write_fleet(tmp_path, NODES, slower={"n02": 0.04})

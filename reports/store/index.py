@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from reports.store.columns import Blocks, Entry, cells_of, entry_of
+from reports.store.columns import CELLS, Blocks, Entry, cells_of, entry_of
 from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.report_json import write_json
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FOLDER, SUFFIX = ".wiretax.index", ".v1.parquet"
 PART_RUNS = 256  # at most; a part of half as many is not written again
 LEAST_RUNS = 200  # a store of fewer has an index only if `reports index` made one
-FEW = 8  # runs to read in this process
+FEW = 64  # runs that one process reads
 SHARED = ("head", "cases", "statuses", "across_ranks")  # columns that are equal in many runs
 SMALL = ("path", "size_bytes", "mtime_ns", "run_id", "after", "end", "round_trips", *SHARED)
 BLOCKS = ("case", "bin", "cost_us")
@@ -56,6 +56,7 @@ class Contents:
     refused: Refused = field(default_factory=list)
     parts: list[Any] = field(default_factory=list)
     n_read: int = 0
+    _cells: dict[int, Any] = field(default_factory=dict)  # of the last part
 
     def load(self, column: str, entries: Iterable[Entry]) -> Iterator[Entry]:
         """These entries with their `blocks` or `environment`, part after part; entries of the index
@@ -74,6 +75,20 @@ class Contents:
                     setattr(entry, column, _value(entry, column, table))
                 yield entry
                 setattr(entry, column, kept)
+
+
+    def cells(self, entry: Entry) -> dict[str, list[Any]]:
+        """The cells of an entry's cases, as `cells_of` has them."""
+        with suppress(*_torn()):
+            if entry.part >= 0:
+                part = self.parts[entry.part]
+                if entry.part not in self._cells:
+                    names = [name for name in part.schema_arrow.names if name.startswith(CELL)]
+                    self._cells = {entry.part: part.read(columns=names)}
+                row = self._cells[entry.part].slice(entry.row, 1).to_pylist()[0]
+                none = [None] * len(entry.statuses)
+                return {name: row.get(f"{CELL}{name}") or none for name in CELLS}
+        return cells_of(read(entry.path).cases)
 
 
 def _value(entry: Entry, column: str, table: dict[str, Any] | None) -> Any:
@@ -105,9 +120,14 @@ def read_entries(folder: Path, always: bool = False) -> Contents:
         elif path.name == MANIFEST:
             contents.manifests.append(path)
         else:
-            with suppress(FileNotFoundError):
+            name = str(path.relative_to(folder))
+            try:
                 status = path.stat()
-                missing[str(path.relative_to(folder))] = status.st_size, status.st_mtime_ns
+                missing[name] = status.st_size, status.st_mtime_ns
+            except FileNotFoundError:  # deleted since it was listed
+                continue
+            except OSError:
+                missing[name] = -1, -1  # `read` says why
     place, is_large = folder / FOLDER, len(missing) >= LEAST_RUNS
     is_indexed = has_pyarrow() and (always or is_large or place.is_dir())
     if is_large and not has_pyarrow():
@@ -129,12 +149,20 @@ def read_entries(folder: Path, always: bool = False) -> Contents:
     return contents
 
 
+def is_worthwhile(folder: Path) -> bool:
+    """Whether an index of this folder exists or would be made."""
+    if not has_pyarrow() or not folder.is_dir():
+        return False
+    files = (path for path, problem in run_files(folder) if not problem)
+    return (folder / FOLDER).is_dir() or sum(1 for _ in files) >= LEAST_RUNS
+
+
 def _read_missing(contents: Contents, missing: dict[str, Stamp], current: dict[str, Stamp],
                   small: Sequence[Path] | None) -> None:
     """Reads the files that the index lacks and adds them to it, in parts: the last one takes the
     runs of `small` parts. Without an index `small` is None."""
     names = sorted(missing, key=lambda name: (os.path.basename(name), name))
-    length = PART_RUNS if len(names) > 2 * PART_RUNS else max(FEW, -(-len(names) // 2))
+    length = max(FEW, min(PART_RUNS, -(-len(names) // 2)))
     chunks = [names[start : start + length] for start in range(0, len(names), length)]
     former: list[Sequence[Path] | None] = [None if small is None else () for _ in chunks]
     former[-1] = small

@@ -1,28 +1,30 @@
 """The page about the nodes of a store: each against its peers, over all sizes and at each size."""
 
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from reports.site import shared
+from reports.store.index import Contents
 from reports.tables.figure import COLOURS, figure
 from reports.tables.page import Page, Row, Section, draw_picture
 from reports.tables.sentences import size_text
 from reports.trends.fleet import headline, order, summary
-from reports.trends.fleet_groups import FAILED, WRONG, Fleet, Group, load
+from reports.trends.fleet_groups import FAILED, WRONG, Fleet, Group, fleet_of
 
 FLEET = "fleet.html"
 MOST_LABELS = 8  # named nodes with their names in the picture
 
 
-def fleet_page(folder: Path) -> Page:
-    """The nodes of the runs below `folder`. Raises ResultError without a labelled run."""
-    fleet = load(folder)
+def fleet_page(contents: Contents) -> Page:
+    """The nodes of these runs. Raises ResultError without a labelled run."""
+    fleet = fleet_of(contents)
     sections = [_bad_runs(fleet)]
     for number, group in enumerate(fleet.groups):
         picture = draw_picture(
-            f"fleet-{number}", lambda target, group=group: plot(group, target),
+            f"fleet-{number}", partial(plot, group),
             f"Each {group.kind}, {group.title}", "A mark for each, in the order of the names, with "
             "its 95 % interval; named ones are filled and labelled.", f"fleet-{number}")
         rows = [_row(group, row) for row in order(group)]

@@ -16,7 +16,7 @@ from reports.store.columns import Entry
 from reports.store.foreign import printable
 from reports.store.index import Contents, read_entries
 from reports.store.result import ResultError
-from reports.store.schema import CaseHeader, Run
+from reports.store.schema import CaseFields, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import some
 from reports.verdicts.outliers import (
@@ -165,7 +165,7 @@ def fleet_of(contents: Contents) -> Fleet:
     return fleet
 
 
-def place_of(case: CaseHeader, run: Run) -> tuple[str, Key] | None:
+def place_of(case: CaseFields, run: Run) -> tuple[str, Key] | None:
     """The node or the pair that a case measured, and the key that it shares with its peers; None
     if it spans more nodes."""
     key, shape = key_of(case), case.shape if isinstance(case.shape, dict) else {}

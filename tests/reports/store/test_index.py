@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from reports.__main__ import main
 from reports.store import index
 from reports.store.columns import entry_of
-from reports.store.index import FOLDER, Contents, read_entries
+from reports.store.index import Contents, read_entries
+from reports.store.parts import FOLDER, SUFFIX
 from reports.store.result import read
 from reports.verdicts import sides, store_costs
 from tests.launch import ROOT
@@ -131,11 +135,9 @@ def test_a_damaged_index_costs_time_and_no_run(store, reports, damage, monkeypat
     elif damage == "empty":
         part.write_bytes(b"")
     elif damage == "foreign":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
         pq.write_table(pa.table({"path": [b"a"], "head": [b"{}"]}), part)
     else:
-        (store / FOLDER / f"0{index.SUFFIX}").symlink_to("nothing")
+        (store / FOLDER / f"0{SUFFIX}").symlink_to("nothing")
     assert all_of(reports) == before
     assert all_of(reports) == before
 
@@ -151,7 +153,6 @@ def test_without_pyarrow_a_large_store_says_once_what_helps(store, reports, monk
     before = all_of(reports)
     monkeypatch.setattr(index, "LEAST_RUNS", 4)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setattr(index, "has_pyarrow", lambda: False)
     captured = reports("history", "--json")
     assert [captured.out] == before[:1]
     assert captured.err.count("\n") == 1
@@ -182,8 +183,6 @@ def test_a_large_store_gets_an_index_by_itself_and_series_for_each_node(tmp_path
 
 def test_a_store_can_be_read_while_it_grows(store, reports):
     """Reports at the same time as writers and each other: nobody fails, and in the end all runs are there."""
-    import subprocess
-
     readers = [subprocess.Popen([sys.executable, "-m", "reports", "index", str(store)], cwd=ROOT,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
     for night in range(20, 26):

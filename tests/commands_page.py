@@ -34,8 +34,8 @@ GROUPS = (
     Group("Stored runs",
           "They read run files, and measure nothing. [Measure](measure.md), [watch](watch.md), [fit](fit.md), "
           "[advise](advise.md), [buy](buy.md) and [import](import.md) explain their output.",
-          ("reports show", "reports card", "reports history", "reports fleet", "reports dashboard", "reports fit",
-           "reports advise", "reports procure", "reports import", "reports export")),
+          ("reports show", "reports card", "reports index", "reports history", "reports fleet", "reports dashboard",
+           "reports fit", "reports advise", "reports procure", "reports import", "reports export")),
 )
 
 HEAD = """# Commands

@@ -14,12 +14,12 @@ from reports.imports.imported import read_imported
 from reports.site import shared
 from reports.site.fleet_page import FLEET
 from reports.site.run_page import fact_text
-from reports.store.result import places
-from reports.store.schema import Result
+from reports.store.columns import Entry
+from reports.store.result import places, read
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
 from reports.tables.sentences import describe, number, some
 from reports.tables.show import headline_of, imported_text
-from reports.trends.history import headline, load
+from reports.trends.history import Event, History, headline
 from reports.trends.history_figure import plot
 from reports.trends.series import Series
 from reports.verdicts.comparison import compare, shown
@@ -29,6 +29,7 @@ from reports.verdicts.sides import COMPARABLE, Side, key_of, label, notes_of, re
 HISTORY = "history.html"
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
 WORST_FIRST = ("worse", "better", "noisy", "too early", "steady")
+MOST_SERIES, MOST_EVENTS = 300, 40  # on a page
 MOST_MARKS = 120  # runs of a series in its row, the newest
 
 
@@ -37,11 +38,11 @@ def overview_page(store: shared.Store, others: Sequence[Page]) -> Page:
     pages, groups = {page.file: page for page in others}, store.groups
     history = pages.pop(HISTORY, Page("History"))
     # No complete and correct run of the same machine and benchmark has followed these.
-    wrong = list[Result]()
-    for results in groups.values():
-        last = takewhile(lambda run: shared.status_text(run) != "complete", reversed(results))
-        wrong += [result for result in last if shared.status_text(result) != "incomplete"]
-    runs = [result.run for result in store.results]
+    wrong = list[Entry]()
+    for entries in groups.values():
+        last = takewhile(lambda run: shared.status_text(run) != "complete", reversed(entries))
+        wrong += [entry for entry in last if shared.status_text(entry) != "incomplete"]
+    runs = [entry.run for entry in store.runs]
     runs += [run for page in others for run in page.runs]
     place = places(runs)
     runs.sort(key=lambda run: place[run.run_id])
@@ -53,14 +54,14 @@ def overview_page(store: shared.Store, others: Sequence[Page]) -> Page:
         reproduce[name] = shared.listing([path.name for path in paths], shared.MOST_NAMES)
     # Cases by the last change of their series, by wrong results, or by their lack of a series.
     series = history.counts
-    series["WRONG"] = len({(result.run.machine_id, result.run.benchmark, key_of(case))
-                           for result in wrong for case in result.cases if case.status == "wrong"})
-    series[NO_HISTORY] = sum(case.status not in ("wrong", "unsupported")
-                             for group, results in groups.items() if group not in history.verdicts
-                             for case in results[-1].cases)
+    series["WRONG"] = len({(entry.run.machine_id, entry.run.benchmark, key_of(case))
+                           for entry in wrong for case in entry.wrong})
+    series[NO_HISTORY] = sum(status not in ("wrong", "unsupported")
+                             for group, entries in groups.items() if group not in history.verdicts
+                             for status in entries[-1].statuses)
     cells = sum((page.counts for page in pages.values()), Counter[str]())
     cards = _cards({"cases over runs": series, "cells of campaigns": cells})
-    newest = [f"The newest run: {headline_of(result)}" for result in store.results[-1:]]
+    newest = [f"The newest run: {headline_of(read(entry.path))}" for entry in store.runs[-1:]]
     if FLEET in pages:
         newest += [f"The fleet: {sentence}" for sentence in pages[FLEET].sentences[:1]]
     return Page("Wiretax: all runs and their verdicts", newest,
@@ -85,35 +86,47 @@ def _cards(counts_of: Mapping[str, Counter[str]]) -> list[tuple[str, str, str]]:
 
 
 def _tables(store: shared.Store, pages: Mapping[str, Page], history: Page,
-            wrong: Sequence[Result]) -> list[Section]:
+            wrong: Sequence[Entry]) -> list[Section]:
     groups, machines, campaigns = store.groups, list[Row](), list[Row]()
-    for key, results in reversed(groups.items()):
-        run, counts = results[-1].run, history.verdicts.get(key, Counter())
+    for key, entries in reversed(groups.items()):
+        run, counts = entries[-1].run, history.verdicts.get(key, Counter())
         machines.append({
             "machine and benchmark": (" ".join(key), shared.file_name("run", run.run_id)),
-            "last run": shared.start_time(run), "runs": str(len(results)),
-            "newest": shared.status_text(results[-1]), "ranks": str(run.world["size"]),
+            "last run": shared.start_time(run), "runs": str(len(entries)),
+            "newest": shared.status_text(entries[-1]), "ranks": str(run.world["size"]),
             "series over runs": shared.counts_text(counts) or "-"})
     for path in reversed(store.campaigns):
         file = shared.file_name("compare", str(path))
         campaigns.append({"campaign": (path.name, file),
                           "cells": shared.counts_text(pages[file].counts) or "-"})
-    newest = [result for results in groups.values() for result in results[-MOST_RUNS:]]
+    of_nodes: dict[tuple[str, str | None], Counter[str]] = defaultdict(Counter)
+    for series in store.history.series if store.history else ():
+        of_nodes[series.machine_id, series.node][series.word] += 1
+    nodes: list[Row] = [
+        {"node": (node, shared.file_name("node", f"{machine_id} {node}")), "machine": machine_id,
+         "runs": str(len(entries)), "last run": shared.start_time(entries[-1].run),
+         "newest": shared.status_text(entries[-1]),
+         "series over runs": shared.counts_text(of_nodes[machine_id, node]) or "-"}
+        for (machine_id, node), entries in store.nodes.items()]
+    newest = [entry for entries in groups.values() for entry in entries[-MOST_RUNS:]]
     return [
         Section("Wrong results that no correct run has followed", table="wrong",
                 rows=list(map(_run_row, wrong))),
         Section("Machines and benchmarks", table="machines", rows=machines),
+        Section("Nodes", table="nodes", rows=nodes),
         Section("Campaigns", table="campaigns", rows=campaigns),
         Section("Left out", store.left_out),
         Section(f"The newest {MOST_RUNS} runs of each machine and benchmark", table="runs",
                 rows=list(map(_run_row, reversed(newest))), filters=["benchmark", "machine"])]
 
 
-def _run_row(result: Result) -> Row:
-    run, wrong = result.run, [describe(case) for case in result.cases if case.status == "wrong"]
+def _run_row(entry: Entry) -> Row:
+    run = entry.run
+    node = {"node": run.node} if run.node else {}
     return {"when": (shared.start_time(run), shared.file_name("run", run.run_id)),
-            "benchmark": run.benchmark, "machine": run.machine_id,
-            "status": f"{shared.status_text(result)}\n{some(wrong)}", "run id": run.run_id}
+            "benchmark": run.benchmark, "machine": run.machine_id, **node,
+            "status": f"{shared.status_text(entry)}\n{some(list(map(describe, entry.wrong)))}",
+            "run id": run.run_id}
 
 
 def campaign_page(folder: Path) -> Page:
@@ -145,40 +158,73 @@ def _differences(variants: Sequence[Side]) -> Section:
     return Section("What differs", [] if rows else [same], table="differences", rows=rows)
 
 
-def history_page(folder: Path) -> Page:
-    """The series of the runs below `folder`, and their changes. Raises ResultError without runs."""
-    history = load(folder)
+def history_page(history: History) -> Page:
+    """The series of many runs, and their changes."""
     verdicts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    rows: list[Row] = []
-    for series in sorted(history.series, key=lambda series: WORST_FIRST.index(series.word)):
+    for series in history.series:
         verdicts[series.machine_id, series.benchmark][series.word] += 1
-        last, last_us = series.run_ids[-1], float(series.costs_us[-1])
-        rows.append({"case": series.label, "benchmark": series.benchmark,
-                     "machine": series.machine_id, "runs": str(len(series.costs_us)),
-                     "each run": sparkline(series), "last, us": number(last_us),
-                     "verdict": series.word,
-                     "last run": (last, shared.file_name("run", last))})
     for group, count in history.unjudged.items():
         verdicts[group]["too few blocks"] += count
+    counts = shared.counts_text(sum(verdicts.values(), Counter()))
+    page = _series_page("History", history, history.series, history.events)
+    page.sentences = [headline(history), f"By verdict: {counts}.",
+                      "Where nothing changes, 5 % of months with 30 runs have an alarm.",
+                      *(f"{line}." for line in history.skipped), *page.sentences]
+    page.reproduce = shared.how_to_reproduce(list(history.runs.values()))
+    page.verdicts = verdicts
+    return page
+
+
+def node_page(history: History | None, node: str, entries: Sequence[Entry]) -> Page:
+    """A node: its series, their changes, and its newest runs."""
+    series, events = [], []
+    if history:
+        machine_id = entries[0].run.machine_id
+        series = [each for each in history.series
+                  if (each.machine_id, each.node) == (machine_id, node)]
+        events = [event for event in history.events
+                  if (event.machine_id, event.node) == (machine_id, node)]
+    counts = shared.counts_text(Counter(each.word for each in series))
+    page = _series_page(f"Node {node}", history, series, events)
+    page.sentences = [f"By verdict: {counts or 'no series'}.", *page.sentences]
+    rows = list(map(_run_row, reversed(entries[-shared.MOST_NAMES:])))
+    page.sections = [*page.sections, Section("Newest runs", table="runs", rows=rows)]
+    page.reproduce = shared.how_to_reproduce([entry.run for entry in entries])
+    return page
+
+
+def _series_page(title: str, history: History | None, series: Sequence[Series],
+                 events: Sequence[Event]) -> Page:
+    """The changes of these series, and a row for each; with many, of the first by verdict."""
+    sentences = []
+    worst = sorted(series, key=lambda each: WORST_FIRST.index(each.word))
+    if len(series) > MOST_SERIES or len(events) > MOST_EVENTS:
+        sentences = [f"Shown are the first {min(len(series), MOST_SERIES)} of {len(series)} series "
+                     f"and the {min(len(events), MOST_EVENTS)} largest of {len(events)} changes; "
+                     "the page of a node has all of its own."]
+    rows: list[Row] = []
+    for each in worst[:MOST_SERIES]:
+        last = each.run_ids[-1]
+        node = {"node": each.node} if each.node else {}
+        rows.append({"case": each.label, "benchmark": each.benchmark,
+                     "machine": each.machine_id, **node, "runs": str(len(each.costs_us)),
+                     "each run": sparkline(each), "last, us": number(float(each.costs_us[-1])),
+                     "verdict": each.word, "last run": (last, shared.file_name("run", last))})
+    if rows and len({*map(len, rows)}) > 1:  # runs from before nodes had labels
+        rows = [{"node": "-", **row} if "node" not in row else row for row in rows]
     sections = [Section("Series that changed", ["No series changed."])]
-    if history.events:
+    if events:
         sections = [Section("Series that changed", pictures=[draw_picture(
-            "history", lambda target: plot(history.events, target),
+            "history", lambda target: plot(events, target),
             "Series that changed, a panel each", "A mark for each run, the level of each stretch, "
             "and at each change a line and the word worse or better.", "series")])]
-    for place, event in enumerate(history.events, 1):
-        heading = f"Change {place}: {event.benchmark} on {event.machine_id}, first at {event.run}"
+    for place, event in enumerate(events[:MOST_EVENTS], 1):
+        heading = f"Change {place}: {event.benchmark} on {event.machine}, first at {event.run}"
         sections.append(Section(heading, event.sentences, table=f"event-{place}",
-                                rows=[series.row(step) for series, step in event.changes]))
-    sections.append(Section("Every series", table="series", rows=rows,
-                            filters=["benchmark", "verdict"]))
-    counts = shared.counts_text(sum(verdicts.values(), Counter()))
-    return Page(
-        "History", [headline(history),
-                    f"By verdict: {counts}.",
-                    "Where nothing changes, 5 % of months with 30 runs have an alarm.",
-                    *(f"{line}." for line in history.skipped)],
-        sections, shared.how_to_reproduce(list(history.runs.values())), verdicts=verdicts)
+                                rows=[each.row(step) for each, step in event.changes]))
+    sections.append(Section("Every series" if len(rows) == len(series) else "The first series",
+                            table="series", rows=rows, filters=["benchmark", "verdict"]))
+    return Page(title, sentences, sections)
 
 
 def sparkline(series: Series) -> Markup:

@@ -21,6 +21,7 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent, read_once
 from reports.store.writing import write_whole
 from reports.tables.page import Page, Section, to_html
+from reports.trends.history import History, history_of
 
 MARKER = ".wiretax-site"  # the file in a folder of pages that lists their names
 MOST_BYTES = 1_000_000
@@ -28,6 +29,7 @@ MOST_LAUNCHES = 8  # behind a run's fit, the newest
 
 # A page to make: its file, its name in the navigation if it is there, and its maker.
 Job = tuple[str, str, Callable[[], Page]]
+_jobs: list[Job] = []  # for the processes of `build`, which are forks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("results", metavar="RESULTS", type=Path, help="a folder of runs and campaigns")
     add("-o", "--out", metavar="SITE", type=Path, default=Path("site"),
         help="the folder of the pages (site): a new folder, or one that this command made")
+    add("--run", metavar="RUN", action="append", default=[],
+        help="make only the page of the run with this id, beside the pages of an earlier build; "
+             "may be repeated")
     add("--spec", metavar="SPEC.toml", type=Path, action="append", default=[],
         help="a spec of `procure`, for another page; may be repeated (every .toml of RESULTS)")
 
@@ -48,21 +53,22 @@ def dashboard(arguments: argparse.Namespace) -> int:
         store = shared.find(arguments.results)
         store.specs = arguments.spec or sorted(
             path for path in arguments.results.glob("*.toml") if not os.path.islink(path))
+        check_runs(store, arguments.run)
         former = claim(site)
-        pages = build(store, f"python -m reports dashboard {shlex.join(plain)}")
+        pages = build(store, f"python -m reports dashboard {shlex.join(plain)}", arguments.run)
     # Until all pages are written, the marker lists the former ones too: a build can be killed.
     names = [page.file for page in pages]
     write_whole(site / MARKER, msgspec.json.encode(sorted({*names, *former})))
     for page in pages:
         write_whole(site / page.file, page.html.encode(errors="replace"))
-    for name in {*former} - {*names}:
+    for name in {*former} - {*names} if not arguments.run else ():
         (site / name).unlink(missing_ok=True)
     for sentence in store.left_out:
         print(f"reports: {foreign.printable(sentence)}", file=sys.stderr)
     if arguments.json:
-        write_json("dashboard", index=site / "index.html", pages=names, left_out=store.left_out)
+        write_json("dashboard", index=site / pages[-1].file, pages=names, left_out=store.left_out)
     else:
-        print(f"{foreign.printable(str(site / 'index.html'))}: {len(pages)} pages")
+        print(f"{foreign.printable(str(site / pages[-1].file))}: {len(pages)} pages")
     named = {shared.file_name("procure", str(spec)) for spec in arguments.spec}
     return 2 if any(page.complaint for page in pages if page.file in named) else 0
 
@@ -86,41 +92,67 @@ def claim(site: Path) -> list[str]:
     return [name for name in names if re.fullmatch(r"[A-Za-z0-9-]+\.html", name)]
 
 
-def build(store: shared.Store, command: str) -> list[Page]:
-    """Make every page, several at a time, the overview last. Adds to `store.left_out` what cannot
-    be shown. Within `read_once` the processes share the runs that were read before."""
-    jobs = list(plan_pages(store))
+def check_runs(store: shared.Store, run_ids: Sequence[str]) -> None:
+    """Raises ResultError for the id of a run that has no page."""
+    unknown = {*run_ids}.difference(entry.run.run_id for entry in store.runs)
+    if unknown:
+        raise ResultError(f"--run {min(unknown)}: no run here has this id")
+
+
+def build(store: shared.Store, command: str, run_ids: Sequence[str]) -> list[Page]:
+    """Make every page, several at a time, the overview last; or the pages of these runs alone. Adds
+    to `store.left_out` what cannot be shown. Processes share what was read before."""
+    global _jobs
+    jobs = _jobs = list(plan_runs(store, run_ids) if run_ids else plan_pages(store))
     names = {"index.html": "Overview", **{file: name for file, name, _ in jobs}}
+    if run_ids:
+        names[across.HISTORY] = "History"
     finish = partial(render, pages=names, command=command,
-                     private_folders=[store.folder, *(spec.parent for spec in store.specs)])
+                     private_folders=[store.contents.folder,
+                                      *(spec.parent for spec in store.specs)])
     with ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs) + 1),
                              get_context("fork"), initializer=end_with_parent) as pool:
-        pages = list(pool.map(partial(make_page, finish=finish), jobs))
+        pages = list(pool.map(partial(make_page, finish=finish), range(len(jobs))))
     store.left_out += [page.complaint for page in pages if page.complaint]
+    if run_ids:
+        return pages
     overview = across.overview_page(store, pages)
     finish(overview)
     return [*pages, overview]
 
 
+def plan_runs(store: shared.Store, run_ids: Sequence[str] = ()) -> Iterator[Job]:
+    """The pages of these runs; without any, of the newest of each machine and benchmark."""
+    chosen = {*run_ids} or {entry.run.run_id for entries in store.groups.values()
+                            for entry in entries[-across.MOST_RUNS:]}
+    launches_of: dict[tuple[str | None, ...], list[Path]] = defaultdict(list)
+    for entry in store.runs:
+        run = entry.run
+        launches = launches_of[run.machine_id, run.node, run.software_id, run.version,
+                               shared.command_without_seed(run)]
+        launches.append(entry.path)
+        if run.run_id in chosen:
+            yield (shared.file_name("run", run.run_id), "",
+                   partial(run_page, entry.path, launches[-MOST_LAUNCHES:]))
+
+
 def plan_pages(store: shared.Store) -> Iterator[Job]:
     """Each page but the overview."""
-    newest = {result.path for results in store.groups.values()
-              for result in results[-across.MOST_RUNS:]}
-    launches_of: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for result in store.results:
-        run, path = result.run, result.path
-        launches = launches_of[run.machine_id, run.software_id, run.version,
-                               shared.command_without_seed(run)]
-        launches.append(path)
-        if path in newest:
-            yield (shared.file_name("run", run.run_id), "",
-                   partial(run_page, path, launches[-MOST_LAUNCHES:]))
+    problem: ResultError | None = None
+    if store.runs or store.campaigns:
+        try:
+            store.history = history_of(store.contents)
+        except ResultError as error:
+            problem = error
+        yield across.HISTORY, "History", partial(history_job, store.history, problem)
+    for (machine_id, node), entries in store.nodes.items():
+        yield (shared.file_name("node", f"{machine_id} {node}"), "",
+               partial(across.node_page, store.history, node, entries))
+    yield from plan_runs(store)
     for path in store.campaigns:
         yield shared.file_name("compare", str(path)), "", partial(across.campaign_page, path)
-    if store.results or store.campaigns:
-        yield across.HISTORY, "History", partial(across.history_page, store.folder)
-    if len({node for result in store.results for node in result.run.nodes}) > 1:
-        yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, store.folder)
+    if len({node for entry in store.runs for node in entry.run.nodes}) > 1:
+        yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, store.contents)
     if store.imported:
         yield "imported.html", "Imported logs", partial(across.imported_page, store.imported)
     for spec in store.specs:
@@ -128,9 +160,16 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
         yield shared.file_name("procure", str(spec)), name, partial(across.procurement_page, spec)
 
 
-def make_page(job: Job, finish: Callable[[Page], None]) -> Page:
+def history_job(history: History | None, problem: ResultError | None) -> Page:
+    """The page of the history. Raises the ResultError that there is in place of a history."""
+    if not history:
+        raise problem or ResultError("no history")
+    return across.history_page(history)
+
+
+def make_page(number: int, finish: Callable[[Page], None]) -> Page:
     """A page with its HTML and without its sections. A page that cannot be made has a complaint."""
-    file, name, make = job
+    file, name, make = _jobs[number]
     try:
         page = make()
     except (ResultError, OSError) as error:

@@ -7,19 +7,20 @@ from typing import IO
 import numpy as np
 
 from reports.site import shared
+from reports.store.index import Contents
 from reports.tables.figure import COLOURS, figure
 from reports.tables.page import Page, Row, Section, draw_picture
 from reports.tables.sentences import size_text
 from reports.trends.fleet import headline, order, summary
-from reports.trends.fleet_groups import FAILED, WRONG, Fleet, Group, load
+from reports.trends.fleet_groups import FAILED, WRONG, Fleet, Group, fleet_of
 
 FLEET = "fleet.html"
 MOST_LABELS = 8  # named nodes with their names in the picture
 
 
-def fleet_page(folder: Path) -> Page:
-    """The nodes of the runs below `folder`. Raises ResultError without a labelled run."""
-    fleet = load(folder)
+def fleet_page(contents: Contents) -> Page:
+    """The nodes of these runs. Raises ResultError without a labelled run."""
+    fleet = fleet_of(contents)
     sections = [_bad_runs(fleet)]
     for number, group in enumerate(fleet.groups):
         picture = draw_picture(

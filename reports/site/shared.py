@@ -6,65 +6,73 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from reports.store.manifest import MANIFEST, run_files
-from reports.store.result import ImportedRunError, ResultError, places, read, time_of
+from reports.store.columns import Entry
+from reports.store.index import Contents, read_entries
+from reports.store.result import ImportedRunError, places, time_of
 from reports.store.schema import Result, Run
 from reports.tables.sentences import host_names
+from reports.trends.history import History
 
 MOST_NAMES = 40  # run ids, campaigns or logs in the footer
 
 
 @dataclass
 class Store:
-    """The content of a folder: runs (oldest first), folders of campaigns, imported logs, specs of
-    procurements, and sentences about files that are left out."""
+    """The content of a folder: runs (oldest first, without those of campaigns), folders of
+    campaigns, imported logs, specs of procurements, sentences about files that are left out, and
+    the history of all runs, if there is one."""
 
-    folder: Path
-    results: list[Result] = field(default_factory=list)
+    contents: Contents
+    runs: list[Entry] = field(default_factory=list)
     campaigns: list[Path] = field(default_factory=list)
     imported: list[Path] = field(default_factory=list)
     specs: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    history: History | None = None
 
-    @property
-    def groups(self) -> dict[tuple[str, str], list[Result]]:
+    @cached_property
+    def groups(self) -> dict[tuple[str, str], list[Entry]]:
         """The runs by machine and benchmark; the group with the newest run is the last."""
-        groups: dict[tuple[str, str], list[Result]] = {}
-        for result in self.results:
-            key = result.run.machine_id, result.run.benchmark
-            groups[key] = [*groups.pop(key, []), result]
-        return groups
+        groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+        for entry in self.runs:
+            groups[entry.run.machine_id, entry.run.benchmark].append(entry)
+        order = {entry.path: place for place, entry in enumerate(self.runs)}
+        return dict(sorted(groups.items(), key=lambda item: order[item[1][-1].path]))
+
+    @cached_property
+    def nodes(self) -> dict[tuple[str, str], list[Entry]]:
+        """The runs by machine and node; empty if all are of one node."""
+        nodes: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+        for entry in self.runs:
+            if entry.run.node:
+                nodes[entry.run.machine_id, entry.run.node].append(entry)
+        return dict(sorted(nodes.items())) if len(nodes) > 1 else {}
 
 
 def find(folder: Path) -> Store:
-    """Read the runs below `folder`. Raises ResultError if `folder` is not a folder."""
-    if not folder.is_dir():
-        raise ResultError(f"{folder} is not a folder of results")
-    files = list(run_files(folder))
-    store = Store(folder, campaigns=[path.parent for path, problem in files
-                                     if path.name == MANIFEST and not problem])
-    copies: dict[str, list[Result]] = defaultdict(list)
-    for path, problem in files:
-        try:
-            if problem:
-                raise ResultError(f"{path} is {problem}")
-            if path.name != MANIFEST:
-                result = read(path)  # a campaign's too: its comparison and the history share it
-                if set(path.parents).isdisjoint(store.campaigns):
-                    copies[result.run.run_id].append(result)
-        except ImportedRunError:
+    """The runs below `folder`. Raises ResultError if `folder` is not a folder."""
+    contents = read_entries(folder)
+    store = Store(contents, campaigns=[path.parent for path in contents.manifests])
+    store.left_out += [f"{path} is {problem}" for path, problem in contents.problems]
+    for path, error in contents.refused:
+        if isinstance(error, ImportedRunError):
             store.imported.append(path)
-        except ResultError as error:
+        else:
             store.left_out.append(str(error))
-    whole: dict[str, Result] = {}
-    for run_id, results in copies.items():
+    copies: dict[str, list[Entry]] = defaultdict(list)
+    for entry in contents.entries:
+        if not store.campaigns or set(entry.path.parents).isdisjoint(store.campaigns):
+            copies[entry.run.run_id].append(entry)
+    whole: dict[str, Entry] = {}
+    for run_id, entries in copies.items():
         # A copy can be cut off; of two equal copies the first counts.
-        whole[run_id] = max(results, key=lambda copy: (copy.complete, len(copy.blocks)))
+        whole[run_id] = max(entries, key=lambda copy: (copy.complete, copy.n_blocks))
         store.left_out += [f"{copy.path} is the run of {whole[run_id].path} once more"
-                           for copy in results if copy is not whole[run_id]]
-    store.results = [whole[run_id] for run_id in places(result.run for result in whole.values())]
+                           for copy in entries if copy is not whole[run_id]]
+    store.runs = [whole[run_id] for run_id in places(entry.run for entry in whole.values())]
     return store
 
 
@@ -81,10 +89,11 @@ def start_time(run: Run) -> str:
     return f"{time:%Y-%m-%d %H:%M} UTC" if time else "an unknown time"
 
 
-def status_text(result: Result) -> str:
+def status_text(run: Entry | Result) -> str:
     """`complete`, `incomplete`, or `WRONG: 2 cases`."""
-    wrong = sum(case.status == "wrong" for case in result.cases)
-    status = "complete" if result.complete else "incomplete"
+    statuses = run.statuses if isinstance(run, Entry) else [case.status for case in run.cases]
+    wrong = list(statuses).count("wrong")
+    status = "complete" if run.complete else "incomplete"
     return f"WRONG: {wrong} case{'s' * (wrong > 1)}" if wrong else status
 
 

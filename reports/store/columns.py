@@ -21,6 +21,8 @@ UNPROBED, MIXED = 32_000, 32_001
 # The parts of each field of a case that is a summary.
 PARTS = {field.name: kind.__struct_fields__ for field in msgspec.structs.fields(Case)
          for kind in (Summary, Range) if field.type == kind | None}
+CELLS = [cell for name in Case.__struct_fields__  # the names of a case's cells
+         for cell in ([f"{name}_{part}" for part in PARTS[name]] if name in PARTS else [name])]
 Integers = NDArray[np.integer[Any]]
 
 
@@ -53,6 +55,10 @@ class Entry:
     @property
     def complete(self) -> bool:
         return self.end is not None and self.end.status == "complete"
+
+    @property
+    def n_blocks(self) -> int:
+        return int(self.round_trips[:, 1].sum())
 
     @property
     def wrong(self) -> list[CaseHeader]:

@@ -4,43 +4,44 @@ torn or older than its run is read again, and without pyarrow all runs are."""
 
 import argparse
 import os
-import secrets
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-import numpy as np
-
-from reports.store.columns import Blocks, Entry, cells_of, entry_of
+from reports.store.columns import CELLS, Blocks, Entry, cells_of, entry_of
 from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST, run_files
+from reports.store.parts import (
+    BLOCKS,
+    CELL,
+    FOLDER,
+    SHARED,
+    SMALL,
+    SUFFIX,
+    Refused,
+    Stamp,
+    entries_of,
+    has_pyarrow,
+    lists_of,
+    make_part,
+    torn_errors,
+    warn,
+    with_shared,
+)
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent, read
-from reports.store.schema import CaseHeader, End, Run
-from reports.store.writing import write_whole
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
-FOLDER, SUFFIX = ".wiretax.index", ".v1.parquet"
 PART_RUNS = 256  # at most; a part of half as many is not written again
 LEAST_RUNS = 200  # a store of fewer has an index only if `reports index` made one
-FEW = 8  # runs to read in this process
-SHARED = ("head", "cases", "statuses", "across_ranks")  # columns that are equal in many runs
-SMALL = ("path", "size_bytes", "mtime_ns", "run_id", "after", "end", "round_trips", *SHARED)
-BLOCKS = ("case", "bin", "cost_us")
-CELL = "cell_"  # starts the name of a column of cases, as `export` has them
-Stamp = tuple[int, int]  # of a file: its size in bytes, its time of change in ns
-Refused = list[tuple[Path, ResultError]]
+FEW = 64  # runs that one process reads
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Contents:
     refused: Refused = field(default_factory=list)
     parts: list[Any] = field(default_factory=list)
     n_read: int = 0
+    _cells: dict[int, Any] = field(default_factory=dict)  # of the last part
 
     def load(self, column: str, entries: Iterable[Entry]) -> Iterator[Entry]:
         """These entries with their `blocks` or `environment`, part after part; entries of the index
@@ -65,15 +67,29 @@ class Contents:
             by_part[entry.part].append(entry)
         for number, of_part in sorted(by_part.items()):
             table = None
-            with suppress(*_torn()):
+            with suppress(*torn_errors()):
                 names = BLOCKS if column == "blocks" else [column]
-                table = _lists(self.parts[number], names) if number >= 0 else None
+                table = lists_of(self.parts[number], names) if number >= 0 else None
             for entry in of_part:
                 kept = getattr(entry, column)
                 if kept is None:
                     setattr(entry, column, _value(entry, column, table))
                 yield entry
                 setattr(entry, column, kept)
+
+
+    def cells(self, entry: Entry) -> dict[str, list[Any]]:
+        """The cells of an entry's cases, as `cells_of` has them."""
+        with suppress(*torn_errors()):
+            if entry.part >= 0:
+                part = self.parts[entry.part]
+                if entry.part not in self._cells:
+                    names = [name for name in part.schema_arrow.names if name.startswith(CELL)]
+                    self._cells = {entry.part: part.read(columns=names)}
+                row = self._cells[entry.part].slice(entry.row, 1).to_pylist()[0]
+                none = [None] * len(entry.statuses)
+                return {name: row.get(f"{CELL}{name}") or none for name in CELLS}
+        return cells_of(read(entry.path).cases)
 
 
 def _value(entry: Entry, column: str, table: dict[str, Any] | None) -> Any:
@@ -83,14 +99,6 @@ def _value(entry: Entry, column: str, table: dict[str, Any] | None) -> Any:
         return Blocks(*(values[offsets[entry.row] : offsets[entry.row + 1]]
                         for offsets, values in table.values()))
     return table[column][entry.row].as_py()
-
-
-def _lists(part: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Columns of a part: of lists as the offsets and values of all runs."""
-    table = part.read(columns=list(names))
-    columns = {name: table[name].combine_chunks() for name in names}
-    return {name: (array.offsets.to_numpy(), array.values.to_numpy(zero_copy_only=False))
-            if hasattr(array, "offsets") else array for name, array in columns.items()}
 
 
 def read_entries(folder: Path, always: bool = False) -> Contents:
@@ -105,13 +113,18 @@ def read_entries(folder: Path, always: bool = False) -> Contents:
         elif path.name == MANIFEST:
             contents.manifests.append(path)
         else:
-            with suppress(FileNotFoundError):
+            name = str(path.relative_to(folder))
+            try:
                 status = path.stat()
-                missing[str(path.relative_to(folder))] = status.st_size, status.st_mtime_ns
+                missing[name] = status.st_size, status.st_mtime_ns
+            except FileNotFoundError:  # deleted since it was listed
+                continue
+            except OSError:
+                missing[name] = -1, -1  # `read` says why
     place, is_large = folder / FOLDER, len(missing) >= LEAST_RUNS
     is_indexed = has_pyarrow() and (always or is_large or place.is_dir())
     if is_large and not has_pyarrow():
-        _warn(f"{len(missing)} runs are read one by one: an index needs pyarrow "
+        warn(f"{len(missing)} runs are read one by one: an index needs pyarrow "
               "(python -m pip install pyarrow)")
     current = dict(missing)
     small = [path for path in sorted(place.glob(f"*{SUFFIX}")) if is_indexed
@@ -122,11 +135,19 @@ def read_entries(folder: Path, always: bool = False) -> Contents:
             place.mkdir(exist_ok=True)
         except OSError as error:
             is_indexed = False
-            _warn(f"{place} cannot be made: {error.strerror}; {len(missing)} runs are read anew")
+            warn(f"{place} cannot be made: {error.strerror}; {len(missing)} runs are read anew")
     if missing:
         _read_missing(contents, missing, current, small if is_indexed else None)
     contents.entries.sort(key=lambda entry: (entry.path.stem, str(entry.path)))
     return contents
+
+
+def is_worthwhile(folder: Path) -> bool:
+    """Whether an index of this folder exists or would be made."""
+    if not has_pyarrow() or not folder.is_dir():
+        return False
+    files = (path for path, problem in run_files(folder) if not problem)
+    return (folder / FOLDER).is_dir() or sum(1 for _ in files) >= LEAST_RUNS
 
 
 def _read_missing(contents: Contents, missing: dict[str, Stamp], current: dict[str, Stamp],
@@ -134,115 +155,28 @@ def _read_missing(contents: Contents, missing: dict[str, Stamp], current: dict[s
     """Reads the files that the index lacks and adds them to it, in parts: the last one takes the
     runs of `small` parts. Without an index `small` is None."""
     names = sorted(missing, key=lambda name: (os.path.basename(name), name))
-    length = PART_RUNS if len(names) > 2 * PART_RUNS else max(FEW, -(-len(names) // 2))
+    length = max(FEW, min(PART_RUNS, -(-len(names) // 2)))
     chunks = [names[start : start + length] for start in range(0, len(names), length)]
     former: list[Sequence[Path] | None] = [None if small is None else () for _ in chunks]
     former[-1] = small
     stamps = [{name: missing[name] for name in chunk} for chunk in chunks]
     folders = [contents.folder] * len(chunks)
     if len(chunks) == 1:
-        made = list(map(_make_part, folders, stamps, former, [current]))
+        made = list(map(make_part, folders, stamps, former, [current]))
     else:
         with ProcessPoolExecutor(min(os.cpu_count() or 1, len(chunks)), get_context("fork"),
                                  initializer=end_with_parent) as pool:
-            made = list(pool.map(_make_part, folders, stamps, former, [current] * len(chunks)))
+            made = list(pool.map(make_part, folders, stamps, former, [current] * len(chunks)))
     for path, entries, refused in made:
         contents.refused += refused
         for name in (str(entry.path.relative_to(contents.folder)) for entry in entries):
             missing.pop(name)
-        contents.entries += map(_with_shared, entries)
+        contents.entries += map(with_shared, entries)
         if path:
             _add_part(contents, path, missing)
     if small and made[-1][0]:
         for path in small:
             path.unlink(missing_ok=True)
-
-
-def _make_part(folder: Path, stamps: dict[str, Stamp], former: Sequence[Path] | None,
-               current: dict[str, Stamp]) -> tuple[Path | None, list[Entry], Refused]:
-    """Reads these files and writes them as a part of the index, with the current runs of `former`
-    parts. Returns its path; otherwise, without an index or if it cannot be written, the entries."""
-    entries, cells, refused = list[Entry](), list[dict[str, list[Any]]](), Refused()
-    for name in stamps:
-        try:
-            result = read(folder / name)
-        except ResultError as error:
-            refused.append((folder / name, error))
-            continue
-        entries.append(entry_of(result))
-        if former is not None:
-            cells.append(cells_of(result.cases))
-    if former is None or not entries:
-        return None, entries, refused
-    tables = [_table_of(folder, entries, cells, stamps)]
-    for path in former:
-        with suppress(*_torn()):
-            tables.append(_current_rows(path, current))
-    path = folder / FOLDER / f"{secrets.token_hex(8)}{SUFFIX}"
-    try:
-        write_part(path, tables)
-    except ResultError as error:
-        _warn(str(error))
-        return None, entries, refused
-    return path, [], refused
-
-
-def _table_of(folder: Path, entries: Sequence[Entry], cells: Sequence[dict[str, list[Any]]],
-              stamps: dict[str, Stamp]) -> "pa.Table":
-    """A row for each run."""
-    import pyarrow as pa
-
-    names = [str(entry.path.relative_to(folder)) for entry in entries]
-    encode = msgspec.json.encode
-    heads = [{name: getattr(entry.run, name) for name in Run.__struct_fields__
-              if name not in ("run_id", "after", "environment", "cases")} for entry in entries]
-    columns: dict[str, Any] = {
-        "path": pa.array([os.fsencode(name) for name in names], pa.binary()),
-        "size_bytes": [stamps[name][0] for name in names],
-        "mtime_ns": [stamps[name][1] for name in names],
-        "run_id": [entry.run.run_id for entry in entries],
-        "after": [encode(entry.run.after) for entry in entries],
-        "end": [encode(entry.end) for entry in entries],
-        "head": list(map(encode, heads)),
-        "cases": [encode(entry.run.cases) for entry in entries],
-        "statuses": [encode(entry.statuses) for entry in entries],
-        "across_ranks": [encode(entry.across_ranks) for entry in entries],
-        "environment": [entry.environment for entry in entries],
-        "round_trips": _list_array([entry.round_trips.ravel() for entry in entries])}
-    for place, name in enumerate(BLOCKS):
-        columns[name] = _list_array([entry.blocks[place] for entry in entries if entry.blocks])
-    for name in cells[0]:
-        lists = [of_run[name] for of_run in cells]
-        if any(values.count(None) < len(values) for values in lists):
-            columns[f"{CELL}{name}"] = lists
-    return pa.table(columns)
-
-
-def _list_array(arrays: Sequence[Any]) -> Any:
-    import pyarrow as pa
-
-    ends = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
-    return pa.ListArray.from_arrays(ends, np.concatenate(arrays))
-
-
-def _current_rows(path: Path, current: dict[str, Stamp]) -> "pa.Table":
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(path, page_checksum_verification=True).read()
-    columns = (table[name].to_pylist() for name in ("path", "size_bytes", "mtime_ns"))
-    return table.take([row for row, (name, *stamp) in enumerate(zip(*columns, strict=True))
-                       if current.get(os.fsdecode(name)) == tuple(stamp)])
-
-
-def write_part(path: Path, tables: Sequence["pa.Table"]) -> None:
-    """Writes a part of the index at once. Raises ResultError."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables, promote_options="default"), sink, compression="zstd",
-                   write_page_checksum=True)
-    write_whole(path, sink.getvalue().to_pybytes())
 
 
 def _add_part(contents: Contents, path: Path, missing: dict[str, Stamp]) -> int:
@@ -254,71 +188,16 @@ def _add_part(contents: Contents, path: Path, missing: dict[str, Stamp]) -> int:
         part = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=list(SHARED))
         table = part.read(columns=list(SMALL))
         columns = {name: table[name].combine_chunks() for name in SMALL}
-        entries = list(_entries_of(contents, columns, missing))
+        entries = list(entries_of(contents.folder, len(contents.parts), columns, missing))
     except FileNotFoundError:  # merged by another process
         return 0
-    except _torn():
+    except torn_errors():
         with suppress(OSError):
             path.unlink()
         return 0
     contents.parts.append(part)
     contents.entries += entries
     return len(entries)
-
-
-def _entries_of(contents: Contents, columns: dict[str, Any],
-                missing: dict[str, Stamp]) -> Iterator[Entry]:
-    ends = columns["round_trips"].offsets.to_numpy()
-    round_trips = columns["round_trips"].values.to_numpy().reshape(-1, 2)
-    shared = {}
-    for name in SHARED:
-        values = [_decode(name, value) for value in columns[name].dictionary.to_pylist()]
-        shared[name] = [values[place] for place in columns[name].indices.to_pylist()]
-    rows = zip(*(columns[name].to_pylist() for name in SMALL[:6]), strict=True)
-    for row, (name, size_bytes, mtime_ns, run_id, after, end) in enumerate(rows):
-        name = os.fsdecode(name)
-        if missing.get(name) != (size_bytes, mtime_ns):
-            continue
-        run = Run(run_id=run_id, after=msgspec.json.decode(after), environment={},
-                  cases=shared["cases"][row], **shared["head"][row])
-        yield Entry(contents.folder / name, run, msgspec.json.decode(end, type=End | None),
-                    shared["statuses"][row], shared["across_ranks"][row],
-                    round_trips[ends[row] // 2 : ends[row + 1] // 2],
-                    part=len(contents.parts), row=row)
-        del missing[name]
-
-
-@lru_cache(maxsize=4096)
-def _decode(name: str, value: bytes) -> Any:
-    """A value that runs have in common, as one object."""
-    types = {"head": dict[str, Any], "cases": list[CaseHeader]}
-    return msgspec.json.decode(value, type=types.get(name, tuple[str, ...]))
-
-
-def _with_shared(entry: Entry) -> Entry:
-    """The entry, with what runs have in common as one object."""
-    encode = msgspec.json.encode
-    entry.run.cases = _decode("cases", encode(entry.run.cases))
-    entry.statuses = _decode("statuses", encode(entry.statuses))
-    return entry
-
-
-@cache
-def has_pyarrow() -> bool:
-    return find_spec("pyarrow") is not None
-
-
-def _torn() -> tuple[type[Exception], ...]:
-    """What pyarrow and msgspec raise for a torn or changed file."""
-    if not has_pyarrow():
-        return (OSError,)
-    import pyarrow as pa
-
-    return (OSError, KeyError, ValueError, TypeError, pa.ArrowException)
-
-
-def _warn(sentence: str) -> None:
-    print(f"reports: {printable(sentence)}", file=sys.stderr)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.store.case import LinkStates, find_states, where_wrong
-from reports.store.schema import Case, Result, Run
+from reports.store.schema import CaseFields, Result, Run
 from reports.store.stats import MIN_PRECISE_BLOCKS
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
@@ -79,7 +79,7 @@ def spoken(algorithm: str) -> str:
     return words + f", built {plus}{build}" * bool(build)
 
 
-def describe(case: Case) -> str:
+def describe(case: CaseFields) -> str:
     """`one-shot push 64 KiB isolated`."""
     place = "in place" if case.in_place else ""
     words = (spoken(case.algorithm), size_text(case.size_bytes), case.mode,

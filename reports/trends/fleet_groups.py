@@ -1,22 +1,22 @@
 """The nodes of a store against their peers of equal hardware: which gave wrong results, failed or
 are slow. Runs over two hosts compare pairs of nodes. `fleet` prints it."""
 
-import statistics
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from reports.store.case import CASE_KEY
 from reports.store.columns import Entry
 from reports.store.foreign import printable
 from reports.store.index import Contents, read_entries
 from reports.store.result import ResultError
-from reports.store.schema import CaseHeader, Run
+from reports.store.schema import CaseFields, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import some
 from reports.verdicts.outliers import (
@@ -28,14 +28,12 @@ from reports.verdicts.outliers import (
     median,
     screen,
 )
-from reports.verdicts.sides import Key, key_of, world_of
-from reports.verdicts.store_costs import Costs, find_costs
+from reports.verdicts.sides import Key, key_of
+from reports.verdicts.store_costs import Costs, alike_of, find_costs
+from reports.verdicts.verdict import Floats
 
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
 VERDICTS = WRONG, FAILED, SLOW, SUSPECT, EQUAL = "WRONG", "FAILED", "SLOW", "SUSPECT", "fine"
-Column = tuple[Key, int]  # a case in a state of the link
-Planned = tuple[str, Key, int, int]  # a case's place and key, its column and size
-CostsOfRun = dict[Column, list[float]]  # in us
 PAIR = "+"  # between the labels of a pair, as in the column `node`
 
 
@@ -118,63 +116,56 @@ class Fleet:
 
 
 def load(folder: Path) -> Fleet:
-    """The fleet whose runs lie below `folder`. Raises ResultError if `folder` is not a folder or
-    has no run of a labelled node."""
+    """The fleet whose runs lie below `folder`. Raises ResultError without a run of a labelled
+    node."""
     return fleet_of(read_entries(folder))
 
 
 def fleet_of(contents: Contents) -> Fleet:
-    """The fleet of these runs. Raises ResultError without a run of a labelled node."""
-    fleet, left_out = Fleet(), defaultdict[str, list[str]](list)
+    """The fleet of these runs, each once. Raises ResultError without a run of a labelled node."""
+    left_out: dict[str, list[str]] = defaultdict(list)
     for path, problem in contents.problems:
         left_out[problem].append(printable(path.name))
     for path, _ in contents.refused:
         left_out["not a run that can be read"].append(printable(path.name))
-    alike, unfinished = _sorted_out(contents.entries, fleet, left_out)
-    finished = {node for entries in alike for entry in entries for node in entry.run.nodes}
-    fleet.failed = {node: runs for node, runs in unfinished.items() if node not in finished}
-    for entries, costs in zip(alike, find_costs(contents, alike), strict=True):
-        fleet.groups += _groups(entries, costs, len(alike), left_out)
-    fleet.left_out = [f"left out, {reason}: {len(names)} ({some(names)})"
-                      for reason, names in left_out.items()]
-    if some_left := sum(len(runs) for node, runs in unfinished.items() if node in finished):
-        fleet.left_out.append(f"left out, unfinished on nodes with finished runs: {some_left}")
-    if not fleet.runs:
-        raise ResultError("; ".join([f"{contents.folder} has no run with the label of a node: runs "
-                                     "store it since this version, in containers with WIRETAX_NODE",
-                                     *fleet.left_out]))
-    fleet.groups.sort(key=lambda group: -len(group.names))
-    return fleet
-
-
-def _sorted_out(entries: Sequence[Entry], fleet: Fleet, left_out: dict[str, list[str]]
-                ) -> tuple[list[list[Entry]], dict[str, list[str]]]:
-    """The finished and right runs, those that were measured alike together; and the unfinished runs
-    of each node. Adds the wrong ones to `fleet`, and the unlabelled ones to `left_out`."""
-    alike: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
+    fleet, finished, run_ids = Fleet(), set[str](), set[str]()
     unfinished: dict[str, list[str]] = defaultdict(list)
-    run_ids = set[str]()
-    for entry in entries:
+    alike: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+    for entry in contents.entries:
         run = entry.run
         if run.run_id in run_ids or not run.nodes:
-            reason = "without the label of a node" if not run.nodes else "a run once more"
+            reason = "a run once more" if run.run_id in run_ids else "without the label of a node"
             left_out[reason].append(printable(entry.path.name))
             continue
         run_ids.add(run.run_id)
         fleet.runs.append(run)
-        if "wrong" in entry.statuses:
+        if entry.wrong:
             for node in run.nodes:
                 fleet.wrong.setdefault(node, []).append(run.run_id)
         elif not entry.complete:
             for node in run.nodes:
                 unfinished[node].append(run.run_id)
         else:
-            alike[run.machine_id, str(world_of(run)), run.benchmark,
-                  run.world.get("dispatch", "native"), entry.across_ranks].append(entry)
-    return list(alike.values()), unfinished
+            finished.update(run.nodes)
+            alike[alike_of(entry)].append(entry)
+    fleet.failed = {node: runs for node, runs in unfinished.items() if node not in finished}
+    for entries, costs in zip(alike.values(), find_costs(contents, list(alike.values())),
+                              strict=True):
+        fleet.groups += _groups(entries, costs, len(alike), left_out)
+    some_left = sum(len(runs) for node, runs in unfinished.items() if node in finished)
+    fleet.left_out = [f"left out, {reason}: {len(names)} ({some(names)})"
+                      for reason, names in left_out.items()]
+    if some_left:
+        fleet.left_out.append(f"left out, unfinished on nodes with finished runs: {some_left}")
+    if not fleet.runs:
+        problem = (f"{contents.folder} has no run with the label of a node: runs store it since "
+                   "this version, in containers with WIRETAX_NODE")
+        raise ResultError("; ".join([problem, *fleet.left_out]))
+    fleet.groups.sort(key=lambda group: -len(group.names))
+    return fleet
 
 
-def place_of(case: CaseHeader, run: Run) -> tuple[str, Key] | None:
+def place_of(case: CaseFields, run: Run) -> tuple[str, Key] | None:
     """The node or the pair that a case measured, and the key that it shares with its peers; None
     if it spans more nodes."""
     key, shape = key_of(case), case.shape if isinstance(case.shape, dict) else {}
@@ -196,49 +187,62 @@ def _groups(entries: Sequence[Entry], costs: Costs, families: int,
             left_out: dict[str, list[str]]) -> list[Group]:
     """The groups of nodes and of pairs of runs that were measured alike; `left_out` gets the runs
     that no group can use."""
-    rows: dict[tuple[str, int], CostsOfRun] = defaultdict(lambda: defaultdict(list))
-    sizes: dict[Column, int] = {}
-    column_of = {key: column for column, key in enumerate(costs.keys)}
-    plans: dict[tuple[Any, ...], list[Planned]] = {}  # runs of an index share their cases
-    for number, entry in enumerate(entries):
-        run, of_run = entry.run, costs.us[number].tolist()
-        plan = (id(run.cases), *(rank["node"] for rank in run.world["ranks"]))
-        if plan not in plans:
-            plans[plan] = [(*place, column_of[key_of(case)], case.size_bytes)
-                           for case in run.cases if (place := place_of(case, run))]
-        for name, key, column, size_bytes in plans[plan]:
-            for state, cost_us in enumerate(of_run[column]):
-                if cost_us == cost_us:  # not NaN
-                    rows[name, number][key, state].append(cost_us)
-                    sizes[key, state] = size_bytes
-    used = {number for _, number in rows}
-    for number, entry in enumerate(entries):
-        if number not in used:
-            reason = ("over more than two hosts" if np.isfinite(costs.us[number]).any() else
+    numbers: dict[Key, int] = {}
+    layouts: dict[Any, dict[str, dict[int, list[int]]]] = {}
+    ids = [(id(entry.run.cases), *(rank.get("node") for rank in entry.run.world["ranks"]))
+           for entry in entries]
+    for plan, entry in zip(ids, entries, strict=True):
+        if plan not in layouts:
+            layouts[plan] = _layout(entry.run, costs, numbers)
+    names, rows = list[str](), list[Floats]()
+    for entry, plan, costs_us in zip(entries, ids, costs.us, strict=True):
+        former = len(rows)
+        for name, layout in layouts[plan].items():
+            row_us = np.full((len(numbers), costs_us.shape[1]), np.nan)
+            own = [columns[0] for columns in layout.values()]
+            row_us[list(layout)] = costs_us[own]
+            for number, columns in layout.items():
+                if len(columns) > 1:
+                    row_us[number] = median(costs_us[columns], 0)
+            if np.isfinite(row_us).any():
+                names.append(name)
+                rows.append(row_us)
+        if len(rows) == former:
+            reason = ("over more than two hosts" if np.isfinite(costs_us).any() else
                       f"with fewer than {MIN_STATE_BLOCKS} blocks in one state of the link")
             left_out[reason].append(printable(entry.path.name))
-    head = entries[-1].run
-    of_kinds = ({row: costs for row, costs in rows.items() if (PAIR in row[0]) == is_pair}
-                for is_pair in (False, True))
-    return [_group(head, of_kind, sizes, families) for of_kind in of_kinds if of_kind]
+    sizes = np.array([key[CASE_KEY.index("size_bytes")] for key in numbers])
+    is_pair = np.array([PAIR in name for name in names], dtype=bool)
+    return [_group(entries[-1].run, [names[row] for row in of_kind],
+                   np.array([rows[row] for row in of_kind]), sizes, families)
+            for of_kind in (np.flatnonzero(~is_pair), np.flatnonzero(is_pair)) if len(of_kind)]
 
 
-def _group(head: Run, rows: Mapping[tuple[str, int], CostsOfRun], sizes: Mapping[Column, int],
+def _layout(run: Run, costs: Costs, numbers: dict[Key, int]) -> dict[str, dict[int, list[int]]]:
+    """For each node or pair of a run the columns of `costs` that are its figures, by the number of
+    the key that it shares with its peers. Adds new keys to `numbers`."""
+    column_of = {key: column for column, key in enumerate(costs.keys)}
+    layout: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for case in run.cases:
+        if place := place_of(case, run):
+            number = numbers.setdefault(place[1], len(numbers))
+            layout[place[0]][number].append(column_of[key_of(case)])
+    return layout
+
+
+def _group(head: Run, names_of_rows: Sequence[str], costs_us: Floats, sizes: NDArray[Any],
            families: int) -> Group:
-    """Screens the rows of a launch on a node or pair. A case counts in the state of the link that
-    most nodes had."""
-    nodes_of = Counter(column for column, _ in {
-        (column, name) for (name, _), costs_us in rows.items() for column in costs_us})
-    columns: dict[Key, Column] = {}
-    for column in sorted(nodes_of, key=lambda column: (nodes_of[column], -column[1])):
-        columns[column[0]] = column
-    names = sorted({name for name, _ in rows})
-    node_of = np.array([names.index(name) for name, _ in rows])
-    nothing = [float("nan")]
-    logs = np.log([[statistics.median(costs_us.get(column, nothing)) for column in columns.values()]
-                   for costs_us in rows.values()])
+    """Screens the rows of a run on a node or pair, (rows, keys, states). A case counts in the state
+    of the link that most nodes had."""
+    names = sorted({*names_of_rows})
+    node_of = np.array([names.index(name) for name in names_of_rows])
+    nodes_of = sum(np.isfinite(costs_us[node_of == node]).any(axis=0).astype(int)
+                   for node in range(len(names)))
+    state_of = np.argmax(nodes_of, axis=-1)  # the fastest of equally frequent ones
+    has_costs = np.max(nodes_of, axis=-1) > 0
+    logs = np.log(costs_us[:, np.arange(len(sizes)), state_of][:, has_costs])
+    size_of = sizes[has_costs]
     excess = logs - median(median(by_launch(logs, node_of), 1), 0)
-    size_of = np.array([sizes[column] for column in columns.values()])
     sizes_bytes = sorted({*size_of.tolist()})
     by_size = np.column_stack([mean(excess[:, size_of == size], 1) for size in sizes_bytes])
     racks = [name.rpartition("-")[0] if PAIR not in name else "" for name in names]

@@ -26,8 +26,8 @@ from reports.trends.changes import Step
 from reports.trends.history_figure import plot
 from reports.trends.latest import LEAST_BASE, judge
 from reports.trends.series import Series, n_unjudged, series_of
-from reports.verdicts.sides import Key, world_of
-from reports.verdicts.store_costs import find_costs
+from reports.verdicts.sides import Key
+from reports.verdicts.store_costs import alike_of, find_costs
 
 # Why `read` refused a file.
 REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema",
@@ -95,11 +95,10 @@ def history_of(contents: Contents) -> History:
                for place in {entry.path.parent for entry in entries}}
     for entry in entries:
         side, run = entry.path.parent, entry.run
+        variant = printable(side.name) if is_side[side] else ""
         labels = nodes[run.machine_id]
         node = run.node or (min(labels) if len(labels) == 1 else "")
-        groups[printable(side.name) if is_side[side] else "", node, run.machine_id,
-               str(world_of(entry.run)), run.benchmark, run.world.get("dispatch", "native"),
-               entry.across_ranks].append(entry)
+        groups[(variant, node, *alike_of(entry))].append(entry)
     costs_of = find_costs(contents, list(groups.values()))
     names: dict[tuple[Key, ...], list[str]] = {}
     for (variant, *_), of_group, costs in zip(groups, groups.values(), costs_of, strict=True):

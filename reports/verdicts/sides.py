@@ -16,7 +16,7 @@ import pandas as pd
 from reports.store.case import CASE_KEY, find_states
 from reports.store.manifest import CONTROL, MANIFEST, Manifest, read_manifest
 from reports.store.result import ResultError, places, read
-from reports.store.schema import Case, CaseHeader, Result, Run
+from reports.store.schema import CaseFields, CaseHeader, Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import describe, fact, shape_text
 from reports.verdicts.verdict import Floats, Integers
@@ -76,7 +76,7 @@ class Side:
         return list({key_of(case): case for case in cases}.values())
 
 
-def key_of(case: Case | CaseHeader, without: Sequence[str] = ()) -> Key:
+def key_of(case: CaseFields, without: Sequence[str] = ()) -> Key:
     """The values that identify a case, except for the fields in `without`."""
     values = (getattr(case, name) for name in CASE_KEY if name not in without)
     return tuple(msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value

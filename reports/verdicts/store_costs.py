@@ -12,7 +12,7 @@ from reports.store.columns import MIXED, UNPROBED, Blocks, Entry, Integers
 from reports.store.index import Contents
 from reports.store.stats import BIN, link_valleys
 from reports.tables.rows import MIN_STATE_BLOCKS
-from reports.verdicts.sides import Key, key_of
+from reports.verdicts.sides import Key, key_of, world_of
 from reports.verdicts.verdict import Floats
 
 
@@ -25,6 +25,13 @@ class Costs:
     rtt_ns: list[float]
     us: Floats
     is_measured: NDArray[np.bool_]
+
+
+def alike_of(entry: Entry) -> tuple[Any, ...]:
+    """What runs that can be compared share: machine, world, benchmark, dispatch and statistic."""
+    run = entry.run
+    return (run.machine_id, str(world_of(run)), run.benchmark,
+            run.world.get("dispatch", "native"), entry.across_ranks)
 
 
 class States(NamedTuple):

@@ -72,7 +72,8 @@ def medians(case: np.ndarray, values: np.ndarray, n_cases: int) -> list[float]:
     ordered = values[np.lexsort((values, case))]
     counts = np.bincount(case, minlength=n_cases)
     starts = np.cumsum(counts) - counts
-    return ((ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) / 2).tolist()
+    middles = (ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) / 2
+    return list(map(float, middles))
 
 
 def write_store(folder: Path, runs: int, nodes: int, sizes: Sequence[int] = SIZES, rounds: int = 12,

@@ -43,7 +43,8 @@ def answers(tmp_path_factory):
         "show": [run], "import": [folder / "a.log", "--out", folder / "imports"], "compare": [campaign],
         "regress": ["--baseline", campaign / "main", "--current", campaign / "new"],
         "accept": ["--baseline", folder / "baselines", "--current", campaign / "main", "--reason", "first"],
-        "history": [folder / "runs"], "fleet": [folder / "fleet"], "fit": [run], "card": [run, folder / "card.png"],
+        "history": [folder / "runs"], "index": [folder / "runs"],
+        "fleet": [folder / "fleet"], "fit": [run], "card": [run, folder / "card.png"],
         "advise": ["--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 2, "--versus", "w7900", "--prices", 1, 2],
         "peers": [campaign], "procure": [buyer], "dashboard": [folder / "runs", "-o", folder / "site"],
         "selfcheck": ["--seed", 1, "--scale", 0.001]}
@@ -67,6 +68,7 @@ def test_every_command_prints_the_documented_fields_as_strict_json(answers, comm
                 "regress": lambda: answer["status"] == status == 1 and answer["cells"][0]["outcome"] == "regression",
                 "accept": lambda: len(answer["run_ids"]) == 8,
                 "history": lambda: answer["runs"] == 1 and answer["series"][0]["verdict"] == "too early",
+                "index": lambda: answer["runs"] == answer["read"] == 1,
                 "fleet": lambda: len(answer["groups"][0]["nodes"]) == 5 and answer["status"] == status,
                 "fit": lambda: answer["fits"][0]["regimes"] and answer["crossovers"],
                 "card": lambda: answer["sentences"] and (folder / "card.png").exists(),

@@ -14,6 +14,7 @@ from reports.site.across import MOST_RUNS, history_page
 from reports.site.dashboard import MARKER
 from reports.store.result import read
 from reports.tables.page import to_html
+from reports.trends.history import load
 from tests.reports.synthetic_run import write_run
 from tests.reports.synthetic_site import HOSTILE, make_site, write_hostile
 
@@ -92,7 +93,7 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
     for number in range(24):
         write_run(tmp_path / "results", run_id=f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}", seed=number,
                   scale=1.0 if number < 14 else 1.2, **SMALL | {"algorithms": ["library", "two_shot"]})
-    page = history_page(tmp_path / "results")
+    page = history_page(load(tmp_path / "results"))
     assert page.counts["worse"] == sum(page.counts.values()) == 4
     assert re.fullmatch(r"4 worse, 0 better of 4 series over 24 runs; most: 16 KiB .* \+\d\d\.\d% from 2026-11-15 on",
                         page.sentences[0])

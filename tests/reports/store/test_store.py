@@ -42,10 +42,10 @@ def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path, claimed
             continue
         store = shared.find(tmp_path / "runs")
         assert store.left_out == []
-        complete = [result for result in store.results if result.complete]
+        complete = [entry for entry in store.runs if entry.complete]
         n_blocks = store_writers.BLOCKS * store_writers.CASES
-        assert all(len(result.blocks) == n_blocks for result in complete)
-        most_incomplete = max(most_incomplete, len(store.results) - len(complete))
+        assert all(entry.n_blocks == n_blocks for entry in complete)
+        most_incomplete = max(most_incomplete, len(store.runs) - len(complete))
     assert most_incomplete > 1  # some runs were read while their writers still ran
     lost = int(writers.communicate()[0])
     results = [read(path) for path in (tmp_path / "runs").glob("*.jsonl")]
@@ -67,7 +67,7 @@ def test_a_clock_that_jumps_back_keeps_the_order_of_runs(tmp_path):
 
     def orders():
         readers = (history.load(out).runs.values(),
-                   [result.run for result in shared.find(out).results],
+                   [entry.run for entry in shared.find(out).runs],
                    [launch.result.run for launch in side_of(str(out)).launches])
         return [[run.run_id[11:19] for run in runs] for runs in readers]
 

@@ -1,0 +1,194 @@
+"""The index of a store: the reports say the same with it and without it, whatever happens to its files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from reports.__main__ import main
+from reports.store import index
+from reports.store.columns import entry_of
+from reports.store.index import Contents, read_entries
+from reports.store.parts import FOLDER, SUFFIX
+from reports.store.result import read
+from reports.verdicts import sides, store_costs
+from tests.launch import ROOT
+from tests.reports.synthetic_run import mark_wrong, write_run
+from tests.reports.synthetic_store import write_store
+
+NIGHTS = 8
+SMALL: dict[str, Any] = {"sizes": [16384, 65536], "algorithms": ["library", "two_shot"], "modes": ["isolated"], "n": 4}
+
+
+def run_id(night: int) -> str:
+    return f"2026-11-{night + 1:02d}T03-00-00Z-allreduce-{night:06d}"
+
+
+def write(folder: Path, night: int, **options: Any) -> Path:
+    """Writes a run that is in both states of the link, each long enough to count."""
+    fast = range(night % 3, night % 3 + 6)
+    return write_run(folder, n_blocks=12, fast_rounds=fast, seed=night, run_id=run_id(night), **SMALL | options).path
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Nights, one of which was cut off and one wrong, a campaign's run, and a file that is no run."""
+    folder = tmp_path / "results"
+    for night in range(NIGHTS):
+        write(folder / f"week{night // 4}", night, finish=night != 5)
+    mark_wrong(folder / "week1" / f"{run_id(6)}.jsonl")
+    (folder / "other.jsonl").write_text("hello\n")
+    return folder
+
+
+@pytest.fixture
+def reports(store, capsys):
+    """Prints reports on the store."""
+    def run(*words: str) -> Any:
+        assert main([words[0], str(store), *words[1:]]) in (0, 1)
+        return capsys.readouterr()
+
+    return run
+
+
+def all_of(reports: Any) -> list[str]:
+    return [text for words in (["history", "--json"], ["export", "--csv"], ["export", "--openmetrics"])
+            for text in reports(*words)]
+
+
+def test_reports_are_the_same_with_and_without_an_index(store, reports, tmp_path, capsys):
+    before = all_of(reports)
+    assert main(["dashboard", str(store), "-o", str(tmp_path / "site")]) == 0
+    pages = {path.name: path.read_text() for path in (tmp_path / "site").glob("*.html")}
+    capsys.readouterr()
+    assert not (store / FOLDER).exists()  # a small store gets an index on demand only
+    assert json.loads(reports("index", "--json").out)["runs"] == NIGHTS
+    assert all_of(reports) == before
+    assert main(["dashboard", str(store), "-o", str(tmp_path / "site")]) == 0
+    assert {path.name: path.read_text() for path in (tmp_path / "site").glob("*.html")} == pages
+    assert read_entries(store).n_read == 1  # the file that is no run
+
+
+def test_costs_are_those_that_verdicts_use(tmp_path):
+    """Launches with two states of the link, blocks between states, and without probes."""
+    def change(block):
+        trips = {0: None, 1: (100.0, 300.0)}.get(block.round, block.link_rtt_ns)
+        return msgspec.structs.replace(block, link_rtt_ns=trips)
+
+    results = [read(write(tmp_path, night, change=change)) for night in range(3)]
+    launches = [sides.Launch(result, "first", 0) for result in results]
+    rtt_ns = sides.find_costs(launches, ())
+    entries = list(map(entry_of, results))
+    [costs] = store_costs.find_costs(Contents(tmp_path, entries), [entries])
+    assert costs.rtt_ns == pytest.approx(rtt_ns, rel=0.005)
+    assert len(rtt_ns) == 2
+    for row, launch in enumerate(launches):
+        for column, key in enumerate(costs.keys):
+            own = {state: cost_us for state, cost_us in enumerate(costs.us[row, column].tolist())
+                   if not np.isnan(cost_us)}
+            assert own == launch.costs[key] != {}
+
+
+def test_a_new_run_is_added_and_a_changed_one_read_again(store, reports):
+    def n_read() -> int:
+        return int(json.loads(reports("index", "--json").out)["read"])
+
+    assert [n_read(), n_read()] == [NIGHTS, 0]
+    write(store / "week1", 20)
+    assert n_read() == 1
+    shutil.rmtree(store / "week0")
+    cut_off = store / "week1" / f"{run_id(5)}.jsonl"
+    cut_off.write_bytes(cut_off.read_bytes()[:-100])  # as a run that is being written has another length later
+    assert n_read() == 1
+    assert len(list((store / FOLDER).iterdir())) == 1  # small parts are joined
+    after = all_of(reports)
+    shutil.rmtree(store / FOLDER)
+    assert all_of(reports) == after
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign", "gone while read"])
+def test_a_damaged_index_costs_time_and_no_run(store, reports, damage, monkeypatch):
+    before = all_of(reports)
+    reports("index")
+    [part] = (store / FOLDER).iterdir()
+    content = bytearray(part.read_bytes())
+    if damage == "cut":
+        part.write_bytes(content[: len(content) // 2])
+    elif damage == "flip":  # every page of blocks: the small columns are still fine
+        contents = read_entries(store)
+        metadata = contents.parts[0].metadata.row_group(0)
+        for place in range(metadata.num_columns):
+            column = metadata.column(place)
+            if column.path_in_schema.split(".")[0] in ("case", "bin", "cost_us", "environment", "cell_time_us_median"):
+                content[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
+        part.write_bytes(content)
+    elif damage == "empty":
+        part.write_bytes(b"")
+    elif damage == "foreign":
+        pq.write_table(pa.table({"path": [b"a"], "head": [b"{}"]}), part)
+    else:
+        (store / FOLDER / f"0{SUFFIX}").symlink_to("nothing")
+    assert all_of(reports) == before
+    assert all_of(reports) == before
+
+
+def test_an_index_that_cannot_be_kept_is_done_without(store, reports):
+    before = all_of(reports)
+    (store / FOLDER).write_text("in the way")
+    assert "cannot be made" in reports("index").err
+    assert all_of(reports) == before
+
+
+def test_without_pyarrow_a_large_store_says_once_what_helps(store, reports, monkeypatch):
+    before = all_of(reports)
+    monkeypatch.setattr(index, "LEAST_RUNS", 4)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    captured = reports("history", "--json")
+    assert [captured.out] == before[:1]
+    assert captured.err.count("\n") == 1
+    assert "pip install pyarrow" in captured.err
+    assert main(["index", str(store)]) == 2
+
+
+def test_a_large_store_gets_an_index_by_itself_and_series_for_each_node(tmp_path, capsys, monkeypatch):
+    """Two nodes with the same hardware are two series, and each has a page; an older run's page is made on demand."""
+    monkeypatch.setattr(index, "LEAST_RUNS", 20)
+    folder = write_store(tmp_path / "results", 60, 2, sizes=[16384], rounds=6)
+    assert main(["history", str(folder), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {series["node"] for series in answer["series"]} == {"n000", "n001"}
+    assert {series["runs"] for series in answer["series"]} == {30}
+    assert (folder / FOLDER).is_dir()
+    site = tmp_path / "site"
+    assert main(["dashboard", str(folder), "-o", str(site)]) == 0
+    assert len(list(site.glob("node-*.html"))) == 2
+    assert len(list(site.glob("run-*.html"))) == 12
+    older = min(path.stem for path in folder.glob("*/*.jsonl"))
+    assert main(["dashboard", str(folder), "-o", str(site), "--run", older]) == 0
+    assert len(list(site.glob(f"run-{older[:20]}*.html"))) == 1
+    assert len(list(site.glob("run-*.html"))) == 13
+    assert main(["dashboard", str(folder), "-o", str(site), "--run", "none"]) == 2
+    assert "no run here has this id" in capsys.readouterr().err
+
+
+def test_a_store_can_be_read_while_it_grows(store, reports):
+    """Reports at the same time as writers and each other: nobody fails, and in the end all runs are there."""
+    readers = [subprocess.Popen([sys.executable, "-m", "reports", "index", str(store)], cwd=ROOT,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
+    for night in range(20, 26):
+        write(store / "week2", night)
+    assert [reader.communicate()[1] for reader in readers] == [b"", b""]
+    assert [reader.returncode for reader in readers] == [0, 0]
+    after = all_of(reports)
+    shutil.rmtree(store / FOLDER)
+    assert all_of(reports) == after

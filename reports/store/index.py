@@ -71,11 +71,11 @@ class Contents:
                 names = BLOCKS if column == "blocks" else [column]
                 table = lists_of(self.parts[number], names) if number >= 0 else None
             for entry in of_part:
-                kept = getattr(entry, column)
-                if kept is None:
+                former = getattr(entry, column)
+                if former is None:
                     setattr(entry, column, _value(entry, column, table))
                 yield entry
-                setattr(entry, column, kept)
+                setattr(entry, column, former)
 
 
     def cells(self, entry: Entry) -> dict[str, list[Any]]:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from reports.store.columns import Entry, cells_of, entry_of
-from reports.store.foreign import printable
+from reports.store.foreign import printable, printable_in
 from reports.store.result import ResultError, read
 from reports.store.schema import CaseHeader, End, Run
 from reports.store.writing import write_whole
@@ -140,7 +140,7 @@ def entries_of(folder: Path, part: int, columns: dict[str, Any],
         name = os.fsdecode(name)
         if missing.get(name) != (size_bytes, mtime_ns):
             continue
-        run = Run(run_id=run_id, after=msgspec.json.decode(after), environment={},
+        run = Run(run_id=printable(run_id), after=msgspec.json.decode(after), environment={},
                   cases=shared["cases"][row], **shared["head"][row])
         yield Entry(folder / name, run, msgspec.json.decode(end, type=End | None),
                     shared["statuses"][row], shared["across_ranks"][row],
@@ -153,7 +153,9 @@ def entries_of(folder: Path, part: int, columns: dict[str, Any],
 def _decode(name: str, value: bytes) -> Any:
     """A value that runs have in common, as one object."""
     types = {"head": dict[str, Any], "cases": list[CaseHeader]}
-    return msgspec.json.decode(value, type=types.get(name, tuple[str, ...]))
+    # The index may be from anywhere, as runs may.
+    return msgspec.convert(printable_in(msgspec.json.decode(value)),
+                           types.get(name, tuple[str, ...]))
 
 
 def with_shared(entry: Entry) -> Entry:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.columns import Entry
-from reports.store.foreign import printable
+from reports.store.foreign import printable, printable_in
 from reports.store.index import Contents, read_entries
 from reports.store.manifest import MANIFEST
 from reports.store.report_json import write_json
@@ -172,7 +172,7 @@ def _facts(runs: Sequence[Run], environments: dict[str, bytes | None]) -> pd.Dat
     return pd.DataFrame([{
         "software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv),
         "slowed_percent": run.world.get("slowed_percent"),
-        **msgspec.json.decode(environments[run.run_id] or b"{}")} for run in runs],
+        **printable_in(msgspec.json.decode(environments[run.run_id] or b"{}"))} for run in runs],
         dtype=object).map(lambda fact: str(fact.get("value") if isinstance(fact, dict) else fact),
                           na_action="ignore").fillna("nothing")
 

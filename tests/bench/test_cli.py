@@ -387,7 +387,7 @@ def test_one_rank_runs_and_reports_that_busbw_means_nothing(tmp_path):
 
 def test_ranks_on_two_hosts_run_what_spans_them(tmp_path):
     """A variable makes MPICH see two nodes on one machine. Ranks map memory only within a node; this is no error."""
-    done = launch(tmp_path / "results", *QUICK, MPIR_CVAR_NUM_CLIQUES="2")
+    done = launch(tmp_path / "results", *QUICK, "--mode", "isolated", MPIR_CVAR_NUM_CLIQUES="2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Peer memory is mapped within each host" in done.stdout.replace("\n", " ")
     cases = drawn(stored(tmp_path / "results")).cases

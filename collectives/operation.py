@@ -126,8 +126,8 @@ class TunedChoice:
 class World:
     """An algorithm's surroundings. With `graph` every operation is launched from a captured graph.
     `choices` is bench.tune's table for this machine. If the ranks are on several hosts, `node` is
-    the world of this host's ranks; `parts` keeps worlds of ranks between hosts, and `scratch` the
-    memory for what they receive."""
+    the world of this host's ranks; `parts` keeps worlds of ranks between hosts, and `scratch`
+    their memory."""
 
     communicator: Communicator
     device: Device

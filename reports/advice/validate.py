@@ -29,6 +29,10 @@ def render(decode: Result, results: Sequence[Result]) -> tuple[str, list[dict[st
     for result in results:
         if result.run.machine_id != decode.run.machine_id:
             raise ResultError(f"{result.path} is of another machine than {decode.path}")
+        hosts, others = (run.world.get("hosts", 1) for run in (decode.run, result.run))
+        if hosts != others:
+            raise ResultError(f"{result.path} has its ranks on {others} hosts, and {decode.path} "
+                              f"on {hosts}")
     if not reduces or not links:
         raise ResultError("--validate needs a --run of bench.allreduce and one of bench.link")
     memory_gb_s = _memory_bandwidth(links)

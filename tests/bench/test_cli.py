@@ -385,17 +385,16 @@ def test_one_rank_runs_and_reports_that_busbw_means_nothing(tmp_path):
     assert {case.n_wrong for case in drawn(stored(tmp_path / "results")).cases} == {0}
 
 
-def test_ranks_on_two_hosts_run_only_the_library(tmp_path):
+def test_ranks_on_two_hosts_run_what_spans_them(tmp_path):
     """A variable makes MPICH see two nodes on one machine. Ranks map memory only within a node; this is no error."""
-    done = launch(tmp_path / "results", *QUICK, MPIR_CVAR_NUM_CLIQUES="2")
+    done = launch(tmp_path / "results", *QUICK, "--mode", "isolated", MPIR_CVAR_NUM_CLIQUES="2")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "its ranks are on 2 hosts, and memory is mapped within one" in done.stdout.replace("\n", " ")
-    for case in drawn(stored(tmp_path / "results")).cases:
-        if case.algorithm == "library":
-            assert (case.status, case.n_wrong) == ("ok", 0)
-        else:
-            assert (case.status, case.bus_bw_gb_s) == ("unsupported", None)
-            assert "2 hosts" in str(case.reason)
+    assert "Peer memory is mapped within each host" in done.stdout.replace("\n", " ")
+    cases = drawn(stored(tmp_path / "results")).cases
+    assert {"library", "auto"} <= {case.algorithm for case in cases} <= {
+        "library", "auto", "hierarchical", "hierarchical_whole"}
+    assert {(case.status, case.n_wrong) for case in cases} == {("ok", 0)}
+    assert {case.chosen for case in cases if case.algorithm == "auto"} == {"flat"}
 
 
 def test_the_seed_decides_the_order_and_n_counts_the_timed_iterations_of_a_case(tmp_path):

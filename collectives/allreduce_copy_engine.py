@@ -1,4 +1,4 @@
-"""All-reduces whose transfers the copy engines make, beside the kernels that sum, from 1 MiB on.
+"""All-reduces with transfers by the copy engines, beside the kernels that sum, from 1 MiB on.
 
 Each rank pushes from its own buffers into its peers' inboxes (or registered receive buffers), in a
 stream of its own. Flags order the ranks: an `announce` follows the copies in their stream, and the
@@ -330,9 +330,9 @@ def _ring_traffic(ranks: int, case: Case) -> Traffic | None:
 
 
 TWO_SHOT_COPY_ENGINE = Algorithm(
-    "two_shot_copy_engine", "two_shot whose transfers a GPU's copy engines make",
+    "two_shot_copy_engine", "two_shot: a GPU's copy engines make its transfers",
     partial(_bind, two_shot, lambda ranks: 2 * ranks), _two_shot_traffic, registered=True,
     pushes=True)
 RING_COPY_ENGINE = Algorithm(
-    "ring_copy_engine", "ring whose transfers a GPU's copy engines make",
+    "ring_copy_engine", "ring: a GPU's copy engines make its transfers",
     partial(_bind, ring, lambda ranks: 2 * ranks - 2), _ring_traffic, registered=True, pushes=True)

@@ -110,7 +110,7 @@ def in_lanes(world: World, node: World) -> Iterator[tuple[int, World]]:
 
 
 def in_a_block(ranks: tuple[int, ...], n: int) -> bool:
-    """Whether their segments are those of `n` ranks and follow one another."""
+    """Whether these are the segments of `n` ranks and follow one another."""
     return len(ranks) == n and ranks[-1] - ranks[0] == n - 1
 
 

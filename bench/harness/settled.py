@@ -1,5 +1,5 @@
-"""Shows figures before there is a table, on rank 0: those of the first round, and those of a size
-as soon as they settle."""
+"""Shows figures before the table, on rank 0: after the first round, and for each size as soon as its
+figures settle."""
 
 from collections.abc import Iterator, Sequence
 from statistics import median
@@ -52,8 +52,8 @@ def _costs_us(blocks: Sequence[Block]) -> Costs:
 
 
 def _rivals(suite: Suite, costs_us: Costs, rounds: int) -> Iterator[tuple[str, list[int]]]:
-    """The case of the library and that of auto, of several variants the fastest, at each place
-    where both have so many rounds."""
+    """The fastest case of the library and the fastest of auto, at each place at which both have at
+    least `rounds` rounds."""
     places: dict[str, dict[str, list[int]]] = {}
     has_types = len({(header.datatype, header.redop) for header in suite.headers}) > 1
     for case in sorted(costs_us):

@@ -17,6 +17,7 @@ from reports.store.writing import RunFile
 from reports.tables.plot import plot
 from reports.tables.show import text
 from tests import fake_gpu
+from tests.fake_gpu import fake_nccl
 from tests.launch import mpirun
 from tests.reports.synthetic_run import without_fsync
 
@@ -255,3 +256,17 @@ def test_link_runs_between_simulated_gpus(tmp_path):
     assert {tuple(case.shape.values()) for case in cases if case.algorithm == "engine_push"} == {(0, 1), (1, 0)}
     assert "push by copy engine, 16 KiB: row copies into column" in printed
     assert "(GPU0-GPU1)" in printed
+
+
+def test_between_hosts_of_simulated_gpus_nccl_moves_the_data(tmp_path):
+    """The stand-in for NCCL refuses two ranks on one GPU, which both hosts call GPU 0, unless a variable allows it."""
+    environment: dict[str, Any] = fake_nccl.environment("cuda", count=2) | {
+        "MPIR_CVAR_NUM_CLIQUES": "2", "NCCL_MULTI_RANK_GPU_ENABLE": "1"}
+    options = ("--device", "cuda", "-e", "16K", "--max-time", "60", "--lean", "--quiet")
+    printed = run_link(tmp_path, 2, "-c", COUNTED.format(""), *options, **environment)
+    cases = read(next(tmp_path.glob("*.jsonl"))).cases
+    assert {case.status for case in cases} == {"ok"}
+    far = [case for case in cases if case.library]
+    assert {case.algorithm for case in far} == {"send_library", "both_directions_library", "ping_pong_library"}
+    assert {case.n_wrong for case in far if case.algorithm != "ping_pong_library"} == {0}
+    assert "(GPU0-GPU1) by NCCL" in " ".join(printed.split())

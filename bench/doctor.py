@@ -13,7 +13,7 @@ from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
 from bench.machine.gpus import examine, examine_library, examine_ranks
 from bench.machine.pci import gpu_bus_ids
-from collectives.communicator import Communicator, launched_rank
+from collectives.communicator import Communicator, Disagreement, launched_rank
 
 TIME_LIMIT_S = 120.0
 NO_GPU = ("No GPU to examine: /sys/bus/pci/devices lists no GPU of NVIDIA or AMD; on WSL, run"
@@ -31,7 +31,10 @@ def main() -> NoReturn:
     progress = Progress("doctor", parser.parse_args().quiet)
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)  # no rank waits for a lost one for ever
     progress.show("examine the GPUs and their links")
-    communicator = None if launched_rank() is None else Communicator()
+    try:
+        communicator = None if launched_rank() is None else Communicator()
+    except Disagreement as refusal:
+        parser.error(str(refusal))
     facts, world = examine_ranks(communicator) if communicator else (examine(gpu_bus_ids()), None)
     progress.clear()
     say(communicator, page(facts) if facts["gpus"] else "\n".join([NO_GPU, *facts["refusals"]]))

@@ -10,6 +10,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
+from ctypes import c_int
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,23 @@ def launched_ranks() -> int | None:
     return _number_in(SIZE_VARIABLES)
 
 
+def wrong_launcher(library: str) -> str | None:
+    """What to type instead, if this library cannot speak to the launcher of this process: MPICH
+    then aborts, and Open MPI makes each rank a world. `library` describes itself."""
+    in_step = "SLURM_STEP_ID" in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ
+    has_pmi, has_pmix = "PMI_RANK" in os.environ, "PMIX_RANK" in os.environ
+    pmi_only, pmix_only = has_pmi and not has_pmix, has_pmix and not has_pmi
+    if pmix_only and library.startswith("MPICH Version") and "pmix" not in library:
+        name, launcher, right = "MPICH", "PMIx", "srun --mpi=pmi2"
+    elif pmi_only and in_step and library.startswith("Open MPI"):
+        name, launcher, right = "Open MPI", "PMI", "srun --mpi=pmix"
+    else:
+        return None
+    own = f"the mpirun that came with {name}"
+    return (f"this {name} does not speak {launcher}, which the launcher speaks: start the ranks "
+            f"with {f'{right}, or with {own}' if in_step else own}")
+
+
 def best_thread_level() -> str:
     """The thread level at which MPI is fastest, decided before MPI is up. MULTIPLE, the default of
     mpi4py, makes MPICH four to six times slower at 4 to 16 KB. But when ranks outnumber cores,
@@ -85,19 +103,30 @@ def scant_memory() -> str | None:
 
 class Communicator:
     """All ranks, through MPI, or some: `among`. `nodes` are the ranks of each host in order.
-    `thread_level` None: the fastest for these ranks and cores."""
+    `thread_level` None: the fastest for these ranks and cores. Raises Disagreement before MPI is up
+    if its library cannot speak to the launcher."""
 
     def __init__(self, thread_level: str | None = None) -> None:
         import mpi4py
 
-        mpi4py.rc.thread_level = thread_level or best_thread_level()
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
 
         self.mpi = MPI
+        if sentence := wrong_launcher(MPI.Get_library_version()):
+            raise Disagreement(sentence)
+        self._initialize(thread_level or best_thread_level())
         self._join(MPI.COMM_WORLD)
         self.launched = launched_ranks() or 1
         levels = {getattr(MPI, f"THREAD_{level.upper()}"): level for level in THREAD_LEVELS}
         self.thread_level = levels[MPI.Query_thread()]
+
+    def _initialize(self, thread_level: str) -> None:
+        """Starts MPI, which waits for all ranks. It bypasses mpi4py as `finish` does."""
+        level = getattr(self.mpi, f"THREAD_{thread_level.upper()}")
+        ctypes.CDLL(self.mpi.__file__).MPI_Init_thread(None, None, level, ctypes.byref(c_int()))
+        for communicator in self.mpi.COMM_SELF, self.mpi.COMM_WORLD:  # as mpi4py does
+            communicator.Set_errhandler(self.mpi.ERRORS_RETURN)
 
     def _join(self, world: "MPI.Intracomm") -> None:
         self.world, self.rank, self.size = world, world.rank, world.size
@@ -163,8 +192,12 @@ class Communicator:
             sentence = failures[failed[0]][0]
             is_everywhere = len(failed) == self.size and len(set(failures)) == 1
             types = frozenset(failures[rank][1] for rank in failed)
-            raise Disagreement(sentence if is_everywhere else f"rank {failed[0]}: {sentence}",
-                               types)
+            raise Disagreement(sentence if is_everywhere else
+                               f"{self.rank_name(failed[0])}: {sentence}", types)
+
+    def rank_name(self, rank: int) -> str:
+        """`rank 2`, and on several hosts `rank 2 on wt2`."""
+        return f"rank {rank}" + (f" on {self.host_names[rank]}" if self.hosts > 1 else "")
 
     def function(self, name: str) -> int:
         """The address of an MPI function in the library that mpi4py loaded; 0 if it has none."""

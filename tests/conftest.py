@@ -19,7 +19,7 @@ ALONE = {
     "bench/cli", "bench/collective_commands", "bench/corruption", "bench/faults",
     "bench/features/arrival_skew", "bench/features/footprint", "bench/features/slowed",
     "bench/features/soak", "bench/harness/flight", "bench/harness/progress",
-    "bench/layers/fused_commands", "bench/link", "bench/stress", "bench/tune",
+    "bench/host_faults", "bench/layers/fused_commands", "bench/link", "bench/stress", "bench/tune",
     "collectives/collectives", "collectives/copy_engine", "collectives/library_gpu",
     "collectives/multimem", "collectives/overlap", "collectives/peers", "collectives/quantized",
     "collectives/routed",

@@ -34,7 +34,7 @@ def addresses_of(hosts: Iterable[str]) -> dict[str, Address]:
 
 def answering_hosts(addresses: dict[str, Address]) -> set[str]:
     """The hosts that answer within ANSWER_S; all are asked at the same time."""
-    answering, asked, poll = set[str](), dict[int, tuple[str, socket.socket]](), select.poll()
+    answering, pending, poll = set[str](), dict[int, tuple[str, socket.socket]](), select.poll()
     late_s = time.monotonic() + ANSWER_S
     with ExitStack() as stack:
         for host, (family, address) in addresses.items():
@@ -42,13 +42,13 @@ def answering_hosts(addresses: dict[str, Address]) -> set[str]:
             connection.setblocking(False)
             error = connection.connect_ex(address)
             if error == errno.EINPROGRESS:
-                asked[connection.fileno()] = host, connection
+                pending[connection.fileno()] = host, connection
                 poll.register(connection, select.POLLOUT)
             elif error in ANSWERS:
                 answering.add(host)
-        while asked and (left_s := late_s - time.monotonic()) > 0:
+        while pending and (left_s := late_s - time.monotonic()) > 0:
             for number, _ in poll.poll(1000 * left_s):
-                host, connection = asked.pop(number)
+                host, connection = pending.pop(number)
                 poll.unregister(number)
                 if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in ANSWERS:
                     answering.add(host)

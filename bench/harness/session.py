@@ -1,11 +1,13 @@
 """A command from its first line to its exit status: start MPI, agree, work, end together."""
 
+import hashlib
 import os
 import secrets
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,7 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
-from bench.harness.options import CANNOT, USAGE, WRONG, RunOptions, print_out
+from bench import VERSION
+from bench.harness.options import CANNOT, USAGE, WRONG, Parser, RunOptions, print_out
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
@@ -39,6 +42,7 @@ from kernels.devices.shared_memory import available_bytes
 from reports.store.result import ResultError
 from reports.store.writing import check_named
 
+SOURCES = ".py", ".cu", ".cpp", ".h"
 START_S = 20.0  # for MPI to start all ranks
 WARNING_S = 0.3  # for mpirun to forward a warning before MPI can crash (1 in 6 runs lost it)
 LEAST_FREE_BYTES = 1 << 20  # for the head, the flight records and some blocks
@@ -88,10 +92,13 @@ class Session:
 
 def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
     """Does `work` on all ranks, and exits with the status that they agreed on."""
-    # Until the flight record exists, a signal or a timer simply kills the process. MPI starts all
-    # ranks or none, and no Python thread runs while it waits for a rank that never comes.
+    # Until the flight record exists, a signal simply kills the process.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, max(options.timeout_s, START_S))
+    limit_s = max(options.timeout_s, START_S)
+    signal.setitimer(signal.ITIMER_REAL, limit_s + 2)  # in case that no thread runs
+    late = threading.Timer(limit_s, end_the_start, (options, limit_s))
+    late.daemon = True
+    late.start()
     if warning := scant_memory():
         if not launched_rank():
             print(f"bench.{options.command}: {warning}", file=sys.stderr, flush=True)
@@ -107,6 +114,8 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
                   f"{str(error).splitlines()[-1]}; pip install mpich brings one, or name yours in "
                   "MPI4PY_LIBMPI", file=sys.stderr, flush=True)
         sys.exit(CANNOT)
+    except Disagreement as refusal:
+        Parser(prog=f"bench.{options.command}").error(str(refusal))
     try:
         require_one_run(communicator, options)
         flight = open_flight(communicator, options)
@@ -115,12 +124,23 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
         say(communicator, options, refusal)
         status = USAGE
     else:
+        late.cancel()
         signal.setitimer(signal.ITIMER_REAL, 0)
         status = guarded(options, communicator, flight, work)
         communicator.finish()
         flight.close()
     print_out("")
     sys.exit(status)
+
+
+def end_the_start(options: RunOptions, limit_s: float) -> None:
+    """Ends a rank whose MPI still waits for other ranks."""
+    if not launched_rank():
+        print(f"bench.{options.command}: MPI has not started all {launched_ranks() or 1} ranks in "
+              f"{limit_s:g} s: a host or the network between the hosts does not answer, or the "
+              "launcher does not belong to this MPI; docs/cluster.md lists what to type",
+              file=sys.stderr, flush=True)
+    os._exit(WRONG)
 
 
 def guarded(options: RunOptions, communicator: Communicator, flight: FlightRecord,
@@ -194,12 +214,26 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
             "one alone: start them with the mpirun that came with it, or in a job of Slurm with "
             "srun --mpi=pmi2 (for Open MPI --mpi=pmix)")
     lines = communicator.all_gather([options.command, *sys.argv[1:]])
-    for rank, line in enumerate(lines):
+    programs = communicator.all_gather(program_digest() if communicator.hosts > 1 else VERSION)
+    name, first = communicator.rank_name, communicator.rank_name(0)
+    for rank, (line, program) in enumerate(zip(lines, programs, strict=True)):
+        if program != programs[0]:
+            raise Disagreement(f"{name(rank)} runs Wiretax {program}, and {first} Wiretax "
+                               f"{programs[0]}: install one version on all hosts")
         if line != lines[0]:
-            raise Disagreement(f"rank {rank} was started with other options than rank 0, and a run "
-                               "has one command line")
+            raise Disagreement(f"{name(rank)} was started with other options than {first}, and a "
+                               "run has one command line")
     with communicator.together(ValueError):
         node.chosen_name()
+
+
+def program_digest() -> str:
+    """The version of this program and a digest of its sources: checkouts share a version."""
+    root, digest = Path(__file__).parents[2], hashlib.sha256()
+    for path in sorted(path for package in ("bench", "collectives", "kernels")
+                       for path in (root / package).rglob("*.*") if path.suffix in SOURCES):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return f"{VERSION} ({digest.hexdigest()[:7]})"
 
 
 def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord:
@@ -215,6 +249,10 @@ def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord
     hosts = communicator.host_names if communicator.hosts > 1 else []
     try:
         with communicator.together(ResultError), or_cannot(f"watch over the ranks in {folder}"):
+            if not folder.is_dir():
+                raise ResultError(f"this host does not see the results folder {options.out} of "
+                                  f"{communicator.rank_name(0)}: name one that all hosts share, "
+                                  "with --out")
             if communicator.local_rank == 0:
                 start_witness(folder, pids, hosts[rank] if hosts else "")
             return FlightRecord(folder.stem, folder, rank, options.timeout_s, pids, hosts)

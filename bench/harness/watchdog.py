@@ -231,5 +231,6 @@ def start_witness(folder: Path, pids: dict[int, int], host: str = "") -> None:
     """Starts this host's witness: a process in its own session that exits after the ranks. With the
     name of the host, which a run on several hosts has, it prints which rank died."""
     script, null = Path(__file__).with_name("witness.py"), subprocess.DEVNULL
-    subprocess.Popen([sys.executable, "-S", "-E", script, folder, json.dumps(pids), host],
+    subprocess.Popen([sys.executable, "-S", "-E", script, folder, json.dumps(pids),
+                      *filter(None, [host])],
                      stdin=null, stdout=null, stderr=None if host else null, start_new_session=True)

@@ -19,10 +19,11 @@ REMOTE_SHELLS = {"ssh", "rsh"}  # by which a launcher reaches other hosts
 LAUNCHER_ENDS_S, LAUNCHER_OBEYS_S = 0.5, 0.3
 
 
-def main(folder: Path, pids: dict[int, int], host: str) -> None:
+def main(folder: Path, pids: dict[int, int], host: str = "") -> None:
     launchers = ancestors([*pids.values()]) if host else []
     watch(folder, pids, host)
     if launchers and (folder / "ended").exists():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a launcher waits for its ranks' pipes
         end_launchers(launchers)
     clear_up(folder, [*pids.values()])
 
@@ -45,7 +46,7 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
                 is_first = claim(folder, rank, SILENT, by="witness", status=1)
                 if is_first and host:
                     with contextlib.suppress(OSError):  # the launcher has gone
-                        print(f"wiretax: rank {rank} on {host} {SILENT}", file=sys.stderr, flush=True)
+                        print(f"wiretax: rank {rank} on {host} {SILENT}", file=sys.stderr)
         for rank in [] if dead else alive.values():
             if state_of(pids[rank]) == "T":  # the launcher would wait forever
                 os.kill(pids[rank], signal.SIGKILL)
@@ -53,17 +54,17 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
 
 def ancestors(pids: list[int]) -> list[int]:
     """The launchers of these processes on this host, in which they run."""
-    found = dict[int, None]()
+    launchers = dict[int, None]()
     for pid in pids:
         while (pid := int(stat_of(pid)[1])) > 1:
             if name_of(pid) in LAUNCHERS:
-                found[pid] = None
-    return [*found]
+                launchers[pid] = None
+    return [*launchers]
 
 
 def end_launchers(launchers: list[int]) -> None:
-    """Ends the launchers that outlive the ranks of a failed run: over a cut link they would wait for
-    minutes. Their remote shells, too, which have a session of their own."""
+    """Ends the launchers that outlive the ranks of a failed run, and their remote shells: over a
+    cut link they would wait for minutes."""
     late_s = time.monotonic() + LAUNCHER_ENDS_S
     while time.monotonic() < late_s and any(map(is_launcher, launchers)):
         time.sleep(0.02)
@@ -128,4 +129,4 @@ def clear_up(folder: Path, pids: list[int]) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), {int(rank): pid for rank, pid in json.loads(sys.argv[2]).items()},
-         sys.argv[3])
+         *sys.argv[3:])

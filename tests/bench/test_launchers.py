@@ -152,6 +152,18 @@ def test_srun_ranks_that_mpi_takes_for_separate_runs_are_refused_once(out, launc
     assert not out.exists()
 
 
+@pytest.mark.parametrize(("launcher", "variable", "right"),
+                         [("mpich", "PMIX_RANK", "srun --mpi=pmi2"), ("openmpi", "PMI_RANK", "srun --mpi=pmix")])
+def test_a_step_of_slurm_that_the_library_cannot_speak_to_is_refused_before_mpi_starts(out, launcher, variable, right):
+    line = [str(LAUNCHERS[launcher].programs / "python"), *allreduce(out)]
+    step = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}
+    done = [launched(line, **step, **{variable: rank}) for rank in "01"]  # type: ignore[arg-type]
+    assert [rank.returncode for rank in done] == [2, 2]
+    refusal = rf"bench.allreduce: this (MPICH|Open MPI) does not speak .*: start the ranks with {right}, or .*\n"
+    assert re.fullmatch(refusal, done[0].stderr)
+    assert done[1].stderr == ""
+
+
 def test_the_mpirun_of_another_library_is_named_as_the_error(out):
     line = command("mpich", 2, *allreduce(out))
     line[line.index(str(LAUNCHERS["mpich"].programs / "python"))] = str(LAUNCHERS["openmpi"].programs / "python")

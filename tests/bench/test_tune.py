@@ -11,9 +11,9 @@ from bench import tune
 from bench.harness import tuned
 from bench.harness.head import Machine
 from bench.harness.iteration import Iteration
-from collectives.algorithm import ALGORITHMS, choices_for, choose, choose_through_host, named
+from collectives.algorithm import ALGORITHMS, TunedChoice, choices_for, choose, choose_through_host, named
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Build, Case, TunedChoice, Unsupported, World
+from collectives.operation import Build, Case, Unsupported, World
 from reports.store.result import ResultError, read
 from reports.store.schema import Block
 from reports.tables.tune import FINALISTS, winners
@@ -39,7 +39,8 @@ from dataclasses import replace
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Communicator
-from collectives.operation import Case, TunedChoice
+from collectives.algorithm import TunedChoice
+from collectives.operation import Case
 from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world
 from kernels.devices.device import Watch

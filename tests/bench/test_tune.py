@@ -318,7 +318,7 @@ def test_a_run_says_if_its_memory_was_not_tuned(tmp_path):
     choice = TunedChoice("all_reduce", 2, 4096, "copied", 100.0, "ring", "host_staged")
     machine = Machine({}, [], None, "m", "s")
     tuned.add(table, machine, "run", [choice])
-    ranks = SimpleNamespace(rank=0, broadcast=lambda value: value, together=lambda *errors: nullcontext())
+    ranks = SimpleNamespace(rank=0, hosts=1, broadcast=lambda value: value, together=lambda *errors: nullcontext())
     world = World(cast(Any, ranks), cast(Any, None), Unsupported("none"), cast(Any, None), cast(Any, None))
     session = SimpleNamespace(options=SimpleNamespace(tuned=str(table)), communicator=ranks, world=world, notes=[])
     tuned.use_table(cast(Any, session), machine)

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from tests.cluster import OF_SLURM, VENVS, Cluster, cluster, missing
 
-PATIENCE_S = 30
-SMALL = ("-b", "16K", "-e", "16K", "--algorithm", "library", "--mode", "isolated", "--lean", "--device", "cpu",
-         "--max-time", "5")
+PATIENCE_S = 60
+SMALL = ("-b", "16K", "-e", "16K", "--algorithm", "library", "--mode", "isolated", "--lean", "--device", "cpu")
 NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 PMI = {"mpich": "pmi2", "openmpi": "pmix"}
 OTHER = {"mpich": "openmpi", "openmpi": "mpich"}

@@ -40,7 +40,7 @@ def test_hosts_of_one_rank_run_the_call_of_the_library_itself():
 def on_hosts(tmp_path_factory):
     """Runs `python COMMAND` on ranks of real hosts, such as `wt1:2,wt2:1`, in a network namespace of this test."""
     if missing := [tool for tool in NEEDED if not shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]:
-        pytest.skip(f"system tool absent: {', '.join(missing)}")
+        pytest.skip(f"no cluster here: {', '.join(missing)} is not installed")
     if os.geteuid() or not HOSTS.exists():
         pytest.skip("hosts out of namespaces need root, and two_hosts.sh in $WIRETAX_CLUSTER")
     folder = tmp_path_factory.mktemp("hosts")

@@ -20,11 +20,10 @@ from bench.harness.run import Run, RunPolicy, measure
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
-from collectives.algorithm import BETWEEN_HOSTS
+from collectives.algorithm import BETWEEN_HOSTS, TunedChoice
 from collectives.allreduce_copy_engine import LEAST_BYTES
 from collectives.allreduce_multimem import ENTRIES as MULTIMEM
 from collectives.collective import COLLECTIVES
-from collectives.operation import TunedChoice
 from reports.store.case import costs_in, find_states
 from reports.store.result import ResultError
 from reports.store.schema import Result

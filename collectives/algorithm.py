@@ -3,7 +3,7 @@ bench.tune measured as best here, or a choice that is reasonable everywhere."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from collectives import allgather, alltoall, hierarchical, quantized, reduce_scatter, sendrecv
 from collectives import allreduce_multimem as multimem
@@ -15,8 +15,8 @@ from collectives.allreduce_one_shot_sentinel import SENTINEL
 from collectives.allreduce_ring import RING
 from collectives.allreduce_two_shot import PUSH as TWO_SHOT_PUSH
 from collectives.allreduce_two_shot import TWO_SHOT
-from collectives.operation import Algorithm, Bound, Case, Operation, TunedChoice, World
-from collectives.traffic import Traffic
+from collectives.collective import Traffic
+from collectives.operation import Algorithm, Bound, Case, Operation, World
 
 SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 times apart
 
@@ -80,6 +80,21 @@ def default_choice(world: World, case: Case, reduces_all: bool) -> str:
     if world.memory == "host_staged":
         return choose_through_host(case.segment_bytes, ranks, registered)
     return choose_on_gpus(case.segment_bytes, ranks, registered)
+
+
+@dataclass(frozen=True)
+class TunedChoice:
+    """What bench.tune measured as best over one kind of memory, `mapped`, `host_staged` or
+    `same_device`; a flag's round trip identifies the state of the link."""
+
+    collective: str
+    ranks: int
+    size_bytes: int
+    variant: str
+    link_rtt_ns: float
+    algorithm: str
+    memory: str = "mapped"
+    hosts: int = 1
 
 
 def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:

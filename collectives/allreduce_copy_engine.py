@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from collectives.allreduce_ring import RING
+from collectives.collective import Traffic
 from collectives.communicator import Disagreement
 from collectives.operation import (
     NOT_MAPPED,
@@ -28,7 +29,6 @@ from collectives.operation import (
     without_gpus,
 )
 from collectives.peer_buffer import HALF_BYTES, PeerBuffer, share
-from collectives.traffic import Traffic
 from kernels.devices.device import (
     PEER_STRUCTURES,
     Arguments,

@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.collective import COLLECTIVES, DATATYPES, Traffic
 from collectives.communicator import Communicator, Disagreement
 from collectives.operation import (
     Algorithm,
@@ -26,7 +26,6 @@ from collectives.operation import (
 )
 from collectives.peer_buffer import half_for
 from collectives.probe import PROBE_NS
-from collectives.traffic import Traffic
 from kernels.devices.device import MOST_RANKS, DeviceError
 from kernels.devices.multicast import GpuMulticast
 

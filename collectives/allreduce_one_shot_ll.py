@@ -1,7 +1,7 @@
 """One-shot all-reduce in packets of data and epoch. See kernels/allreduce_one_shot_ll.cu."""
 
+from collectives.collective import Traffic
 from collectives.operation import Algorithm, Bound, Case, Unsupported, World, bind_kernel
-from collectives.traffic import Traffic
 
 MOST_BYTES = 32 << 10
 

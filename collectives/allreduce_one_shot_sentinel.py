@@ -1,7 +1,7 @@
 """One-shot all-reduce whose data are its flags. See kernels/allreduce_one_shot_sentinel.cu."""
 
+from collectives.collective import direct_traffic
 from collectives.operation import Algorithm, Bound, Case, Unsupported, World, bind_kernel
-from collectives.traffic import direct_traffic
 
 MOST_BYTES = 512 << 10  # from all ranks together
 

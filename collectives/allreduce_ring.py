@@ -1,8 +1,8 @@
 """Ring all-reduce: every rank passes segments to its right. See kernels/allreduce_ring.cu. It sums
 in rotated order and rounds once a hop, so at most n-1 times; one- and two-shot forms round once."""
 
+from collectives.collective import Traffic
 from collectives.operation import Algorithm, Case, binder
-from collectives.traffic import Traffic
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:

@@ -1,7 +1,7 @@
 """Two-shot all-reduce: reduce-scatter, then all-gather. See kernels/allreduce_two_shot.cu."""
 
+from collectives.collective import Traffic
 from collectives.operation import Algorithm, Case, binder
-from collectives.traffic import Traffic
 
 
 def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> Traffic:

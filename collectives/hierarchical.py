@@ -29,7 +29,7 @@ WITHIN = {"all_reduce": (one_shot.PULL, one_shot.PUSH),
 
 
 def between(world: World, ranks: tuple[int, ...]) -> World:
-    """The world of some ranks, one of each host, with the library alone; they call it together."""
+    """The world of some ranks, one of each host, without mapped memory; they call it together."""
     if ranks not in world.parts:
         communicator = world.communicator.among(ranks)
         world.parts[ranks] = replace(
@@ -90,7 +90,7 @@ def whole(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]
 
 
 def windows(world: World, node: World) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-    """The ranks of each host, as many at a time as this host has: turn, host and ranks."""
+    """The ranks of each host, in groups of this host's number of ranks: turn, host and ranks."""
     n = node.communicator.size
     for turn in range(turns(world, node)):
         for host, ranks in enumerate(world.communicator.nodes):
@@ -110,7 +110,7 @@ def in_lanes(world: World, node: World) -> Iterator[tuple[int, World]]:
 
 
 def in_a_block(ranks: tuple[int, ...], n: int) -> bool:
-    """Whether these are the segments of `n` ranks and follow one another."""
+    """Whether these are `n` ranks in a row, so that their segments lie back to back."""
     return len(ranks) == n and ranks[-1] - ranks[0] == n - 1
 
 

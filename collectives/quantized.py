@@ -7,9 +7,8 @@ from functools import partial, reduce
 import numpy as np
 
 from collectives.allreduce_two_shot import two_shot_traffic
-from collectives.collective import Array, Datatype, combined
+from collectives.collective import Array, Datatype, Traffic, combined
 from collectives.operation import Algorithm, Bound, Case, Unsupported, World, bind_kernel
-from collectives.traffic import Traffic
 from kernels.devices.device import DeviceError
 
 BLOCK = 32  # elements that share a scale

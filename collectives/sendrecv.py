@@ -2,8 +2,8 @@
 
 from functools import partial
 
+from collectives.collective import Traffic
 from collectives.operation import Algorithm, Bound, Case, World, bind_kernel
-from collectives.traffic import Traffic
 
 # The receiver starts after the first chunk. sendrecv.cu has room for 8 in each half of a slab.
 MOST_CHUNK_BYTES = 64 << 10

@@ -7,16 +7,15 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.cluster import OF_SLURM, cluster, missing
 from tests.kernels.broken_kernels import tree
 from tests.launch import ROOT, SLOW_TEST
 
 REFRAME = ROOT / ".venv-reframe" / "bin"
-CLUSTER = Path(os.environ.get("WIRETAX_CLUSTER", ROOT.parent / "shared" / "cluster")) / "slurm_here.sh"
 SITE = """site_configuration = {"systems": [{"name": "site", "hostnames": [".*"], "partitions": [
     {"name": "slurm", "scheduler": "squeue", "launcher": "srun", "environs": ["builtin"]},
     {"name": "here", "scheduler": "local", "launcher": "mpirun", "environs": ["builtin"]}]}]}"""
@@ -85,27 +84,11 @@ def test_a_wrong_result_fails_the_sanity_of_the_check_and_the_gate(tmp_path):
 @pytest.fixture(scope="module")
 def slurm():
     """The words that enter the network of a real Slurm with nodes wt1 and wt2."""
-    if not CLUSTER.exists() or os.geteuid() != 0:
-        pytest.skip("no script for a cluster, or not root")
-    with tempfile.TemporaryDirectory(prefix="wts-") as folder:
-        places = {"WT_SLURM_DIR": f"{folder}/s", "WT_HOSTS_DIR": f"{folder}/h", "SLURM_CONF": f"{folder}/s/slurm.conf"}
-        os.environ.update(places)
-        network = subprocess.Popen(["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 900"],
-                                   stdout=subprocess.PIPE, text=True)
-        enter = "nsenter", f"--net=/proc/{network.pid}/ns/net"
-        try:
-            assert network.stdout
-            up = network.stdout.readline() and subprocess.run(
-                [*enter, CLUSTER, "up", "2", "2"], capture_output=True, text=True, timeout=120)
-            if not up or up.stdout.count("idle") < 2:
-                pytest.skip("no Slurm can be started here")
-            yield enter
-        finally:
-            subprocess.run([*enter, CLUSTER, "down"], capture_output=True, timeout=60)
-            network.kill()
-            network.wait()
-            for name in places:
-                os.environ.pop(name)
+    if reason := missing(*OF_SLURM):
+        pytest.skip(reason)
+    with cluster(slurm=True) as made, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", made.environment["SLURM_CONF"])
+        yield made.prefix
 
 
 @SLOW_TEST

@@ -1,5 +1,5 @@
-"""Shows figures before the table, on rank 0: after the first round, and for each size as soon as its
-figures settle."""
+"""Shows figures before the table, on rank 0: after the first round, and for each size as soon as
+its figures settle."""
 
 from collections.abc import Iterator, Sequence
 from statistics import median

@@ -21,9 +21,8 @@ from bench.harness.options import FINE, SweepOptions, print_out
 from bench.harness.session import Session, require_memory
 from collectives.algorithm import ALGORITHMS, default_names, selected
 from collectives.allreduce_copy_engine import shared_engine
-from collectives.collective import DATATYPES, Shape
+from collectives.collective import DATATYPES, Shape, between_bytes
 from collectives.operation import Algorithm, Case, Operation, Unsupported, World
-from collectives.traffic import between_bytes
 from kernels.devices.device import DeviceError
 from reports.store.schema import CaseHeader
 

@@ -11,8 +11,7 @@ import msgspec
 from bench.harness.head import Machine
 from bench.harness.session import Session
 from bench.harness.timing import round_trip_ns
-from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT, named, same_state
-from collectives.operation import TunedChoice
+from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT, TunedChoice, named, same_state
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 

@@ -3,8 +3,9 @@
 Element i of a segment of rank r's send buffer in iteration t is element (i + t) mod 31 of that
 segment's table, so a right result of one iteration is wrong everywhere in the thirty before and
 after it. Values are small integers (for products, powers of two or small integers) that no datatype
-rounds, in any order of summation, for up to eight ranks: results are compared bit by bit. Sums of
-fp8 have too few exact values: there a result of another iteration is wrong in many places only."""
+rounds, in any order of summation: results are compared bit by bit. Sums of fp8, and of bf16 beyond
+eight ranks, have too few exact values: a result of another iteration is wrong in many places only.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from reports.store.schema import FirstWrong
 
 PERIOD = 31  # a prime: no chunk, segment or pack is a multiple, so data at a wrong offset mismatch
 REPEATS = 64
+# Whole numbers up to these are exact; in e5m2 up to 8, in float32 up to 2^24.
+EXACT_SUMS = {"bfloat16": 256, "float16": 2048}
 FP8_CODES = 0x30  # of fp8: those that follow are finite and not tiny
 
 
@@ -84,9 +87,10 @@ class Data:
             return np.array(factors, np.float64 if datatype.is_float else np.int64)
         first = 7 * rank + 5 * segment + self.seed
         numbers = 1 + ((rank + 1) * np.arange(PERIOD) + first) % PERIOD
-        if datatype.float8 and adds:  # e5m2 holds whole numbers up to 8
+        exact = 8 if datatype.float8 else EXACT_SUMS.get(datatype.name, 1 << 24)
+        if adds and datatype.is_float and (datatype.float8 or PERIOD * self.ranks > exact):
             draw = np.random.default_rng([self.seed, rank, segment])
-            most = max(1, 8 // self.ranks)
+            most = max(1, exact // self.ranks)
             return draw.choice([-1.0, 1.0], PERIOD) * draw.integers(1, most + 1, PERIOD)
         compares = self.redop in ("min", "max")
         if datatype.float8:  # the upper half of the codes is negative

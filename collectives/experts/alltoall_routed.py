@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from collectives.algorithm import choosing_among
+from collectives.collective import Traffic
 from collectives.experts.routing import Array, Routes
 from collectives.operation import (
     Algorithm,
@@ -22,7 +23,6 @@ from collectives.operation import (
     chunk_that_fits,
     in_a_row,
 )
-from collectives.traffic import Traffic
 from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Step
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])

@@ -6,12 +6,12 @@ import argparse
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reports.store.columns import CELLS, Blocks, Entry, cells_of, entry_of
 from reports.store.foreign import printable
@@ -35,9 +35,6 @@ from reports.store.parts import (
 )
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent, read
-
-if TYPE_CHECKING:
-    pass
 
 PART_RUNS = 256  # at most; a part of half as many is not written again
 LEAST_RUNS = 200  # a store of fewer has an index only if `reports index` made one
@@ -65,18 +62,26 @@ class Contents:
         by_part: dict[int, list[Entry]] = defaultdict(list)
         for entry in entries:
             by_part[entry.part].append(entry)
-        for number, of_part in sorted(by_part.items()):
-            table = None
-            with suppress(*torn_errors()):
-                names = BLOCKS if column == "blocks" else [column]
-                table = lists_of(self.parts[number], names) if number >= 0 else None
-            for entry in of_part:
-                former = getattr(entry, column)
-                if former is None:
-                    setattr(entry, column, _value(entry, column, table))
-                yield entry
-                setattr(entry, column, former)
+        numbers = sorted(by_part)
+        with ThreadPoolExecutor(1) as reader:  # reads the next part meanwhile
+            ahead = [reader.submit(self._table, column, number) for number in numbers[:1]]
+            for place, number in enumerate(numbers, 1):
+                table = ahead.pop().result()
+                ahead += [reader.submit(self._table, column, after)
+                          for after in numbers[place : place + 1]]
+                for entry in by_part[number]:
+                    former = getattr(entry, column)
+                    if former is None:
+                        setattr(entry, column, _value(entry, column, table))
+                    yield entry
+                    setattr(entry, column, former)
 
+    def _table(self, column: str, number: int) -> dict[str, Any] | None:
+        # None for a torn part, and for runs that are in no part.
+        with suppress(*torn_errors()):
+            names = BLOCKS if column == "blocks" else [column]
+            return lists_of(self.parts[number], names) if number >= 0 else None
+        return None
 
     def cells(self, entry: Entry) -> dict[str, list[Any]]:
         """The cells of an entry's cases, as `cells_of` has them."""

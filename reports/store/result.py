@@ -32,6 +32,7 @@ SAMPLES_HEAD = re.compile(rb"\x93NUMPY\x01\x00v\x00\{'descr': '<f4', 'fortran_or
                           rb"'shape': \((\d{1,9}), 5\), \} *\n")
 MAX_SAMPLES_BYTES = 40_000_000
 ENDED_EARLY = "the run ended first"
+RUN_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ", re.ASCII)  # at the start of a run_id
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 KEY_OF = attrgetter(*CASE_KEY)
@@ -241,8 +242,10 @@ def read_samples(result: Result, case: Case) -> NDArray[Any] | None:
 
 def time_of(run_id: str) -> datetime | None:
     """The UTC start time in a run_id, if it has one."""
+    if not RUN_TIME.match(run_id):
+        return None
     try:
-        return datetime.strptime(run_id[:20], "%Y-%m-%dT%H-%M-%SZ")
+        return datetime.fromisoformat(f"{run_id[:11]}{run_id[11:19].replace('-', ':')}")
     except ValueError:
         return None
 

@@ -148,10 +148,15 @@ def _cells(row: Row) -> list[str | Text]:
             # At most six columns.
             f"{leaving_mb:.1g}" if 0 < leaving_mb < 1e-3 else number(leaving_mb),
             _cost(row.library, row.library_us), _cost(ours, row.ours_us),
-            algorithm[: 14 - len(mark)] + mark, row.ratio_text,
+            _fit(algorithm, 14 - len(mark)) + mark, row.ratio_text,
             _median(ours.arrival_skew_us if ours else None),
             number(ours.bus_bw_gb_s if ours else None), _share_of_bound(ours),
             Text(sentences.count(row.n_wrong), style="bold red" if row.n_wrong else "")]
+
+
+def _fit(name: str, width: int) -> str:
+    """`hierar.._whole`: both ends of a name that is too long, because names differ at their ends."""
+    return name if len(name) <= width else f"{name[: width - 8]}..{name[-6:]}"
 
 
 def _lossy_tables(result: Result, view: View) -> list[tuple[str, Table]]:

@@ -11,9 +11,9 @@ from bench import tune
 from bench.harness import tuned
 from bench.harness.head import Machine
 from bench.harness.iteration import Iteration
-from collectives.algorithm import ALGORITHMS, choices_for, choose, choose_through_host, named
+from collectives.algorithm import ALGORITHMS, TunedChoice, choices_for, choose, choose_through_host, named
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Build, Case, TunedChoice, Unsupported, World
+from collectives.operation import Build, Case, Unsupported, World
 from reports.store.result import ResultError, read
 from reports.store.schema import Block
 from reports.tables.tune import FINALISTS, winners
@@ -39,7 +39,8 @@ from dataclasses import replace
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Communicator
-from collectives.operation import Case, TunedChoice
+from collectives.algorithm import TunedChoice
+from collectives.operation import Case
 from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world
 from kernels.devices.device import Watch
@@ -317,7 +318,7 @@ def test_a_run_says_if_its_memory_was_not_tuned(tmp_path):
     choice = TunedChoice("all_reduce", 2, 4096, "copied", 100.0, "ring", "host_staged")
     machine = Machine({}, [], None, "m", "s")
     tuned.add(table, machine, "run", [choice])
-    ranks = SimpleNamespace(rank=0, broadcast=lambda value: value, together=lambda *errors: nullcontext())
+    ranks = SimpleNamespace(rank=0, hosts=1, broadcast=lambda value: value, together=lambda *errors: nullcontext())
     world = World(cast(Any, ranks), cast(Any, None), Unsupported("none"), cast(Any, None), cast(Any, None))
     session = SimpleNamespace(options=SimpleNamespace(tuned=str(table)), communicator=ranks, world=world, notes=[])
     tuned.use_table(cast(Any, session), machine)

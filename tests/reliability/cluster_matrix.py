@@ -14,9 +14,8 @@ from pathlib import Path
 
 from tests.cluster import OF_SLURM, VENVS, Cluster, cluster, missing
 
-PATIENCE_S = 30
-SMALL = ("-b", "16K", "-e", "16K", "--algorithm", "library", "--mode", "isolated", "--lean", "--device", "cpu",
-         "--max-time", "5")
+PATIENCE_S = 60
+SMALL = ("-b", "16K", "-e", "16K", "--algorithm", "library", "--mode", "isolated", "--lean", "--device", "cpu")
 NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 PMI = {"mpich": "pmi2", "openmpi": "pmix"}
 OTHER = {"mpich": "openmpi", "openmpi": "mpich"}
@@ -32,7 +31,8 @@ def lines(made: Cluster, mpi: str, nodes: int, out: Path) -> dict[str, list[str]
     """The command line of each launcher."""
     python, mpirun = made.python(mpi), str(VENVS[mpi] / "bin/mpirun")
     program = [python, "-m", "bench.allreduce", *SMALL, "-n", "12", "--out", str(out)]
-    size, hosts = ["-N", str(nodes), "-n", "2"], ["wt1", "wt2"][:nodes]
+    hosts = ["wt1", "wt2"][:nodes]
+    size = ["-N", str(nodes), "-w", ",".join(hosts), "-n", "2"]
     allocated, job = ["salloc", "-Q", *size], out.with_suffix(".sh")
     if mpi == "mpich":
         on_hosts = [mpirun, "-hosts", ",".join(hosts), "-n", "2"]

@@ -28,6 +28,8 @@ LOOP = "tests/kernels/test_device_cpu.py"
 MEASURE = "tests/bench/harness/test_measure.py"
 FAULTS = "tests/bench/test_faults.py"
 CORRUPTION = "tests/bench/test_corruption.py"
+BETWEEN = ("tests/collectives/test_between_hosts.py::"
+           "test_every_collective_between_hosts_is_right[3-2-[(0, 2), (1,)]]")
 STATS, CASE, STORED = (
     f"tests/reports/store/test_{name}.py" for name in ("stats", "case", "result"))
 VERDICT, REGRESS, ACCEPT = (
@@ -146,6 +148,12 @@ PARSERS = {
         "sizes[0] <= size < sizes[1]", (REGRESS,)),
 }
 ELSEWHERE = {
+    "shard-at-another's-place": Mutant(
+        "collectives/hierarchical.py", "at = case.receive + int(start * cut) * size",
+        "at = case.receive + int(start * cut) * size * (start < 1 / 2)", (BETWEEN,)),
+    "lane-out-of-turn": Mutant(
+        "collectives/hierarchical.py", "sums + (turn * hosts + host) * size",
+        "sums + host * size", (BETWEEN,)),
     "longer-samples-accepted": Mutant(
         "reports/store/result.py", ".st_size != 128", ".st_size < 128", (STORED,)),
     "machines-mixed": Mutant(

@@ -168,7 +168,12 @@ def preflight(world: World) -> str:
                 f"{facts['module']}" if facts else "")
     flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
     places = " within each host" if world.node else ""
-    between = f" Between hosts {world.library.name} moves the data." if world.node else ""
+    between = ""
+    if world.node and isinstance(world.peers, Unsupported):
+        # A remedy, in parentheses, follows the reason if these are containers of one machine.
+        reason = world.peers.reason
+        remedy = f": {reason}" if reason.endswith(")") else ""
+        between = f" Between hosts {world.library.name} moves the data{remedy}."
     return (f"Peer memory is {peers.kind}{places}{ways.get(peers.kind, '')} "
             f"({peers.types['data']}) and was probed byte by byte in every direction, between "
             f"launches and within one{versions}.{flush}{refusals}{between}")

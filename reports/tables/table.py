@@ -155,7 +155,7 @@ def _cells(row: Row) -> list[str | Text]:
 
 
 def _fit(name: str, width: int) -> str:
-    """`hierar.._whole`: both ends of a name that is too long, because names differ at their ends."""
+    """`hierar.._whole`: both ends of a name that is too long, because names differ there."""
     return name if len(name) <= width else f"{name[: width - 8]}..{name[-6:]}"
 
 

@@ -58,8 +58,8 @@ def test_the_bounds_reject_a_wrong_product():
 
 
 def test_sizes_that_do_not_fit_give_one_sentence():
-    world = cast(Any, SimpleNamespace(communicator=SimpleNamespace(size=2),
-                                      peers=SimpleNamespace(half_bytes=HALF_BYTES),
+    peers = SimpleNamespace(half_bytes=HALF_BYTES)
+    world = cast(Any, SimpleNamespace(communicator=SimpleNamespace(size=2), peers=peers, shared=peers,
                                       device=SimpleNamespace(most_chunk_bytes=1 << 30)))
     common: dict[str, Any] = {"datatype": DATATYPES["float32"], "redop": "sum", "send": 0, "receive": 0}
     norm = NormCase(COLLECTIVE["allreduce_rmsnorm"], count=1 << 20, norm=Norm(hidden=1 << 20), summed=0,

@@ -23,7 +23,7 @@ RECORDS = [
     Patch(LOOP, "  if (begins || action.call) watch->calls = (u64)action.call;\n", ""),
 ]
 WATCHERS = [
-    Patch(SESSION, "start_witness(folder, pids)\n", "folder.rmdir()\n"),
+    Patch(SESSION, "start_witness(folder, pids, hosts[rank] if hosts else \"\")\n", "folder.rmdir()\n"),
     Patch(SESSION, "FlightRecord(folder.stem, folder,", "FlightRecord(folder.stem, None,"),
 ]
 KERNEL_GUARDS = WAITS + RECORDS

@@ -169,8 +169,10 @@ def test_help_and_list_print_once_for_all_ranks(tmp_path):
     assert (listed.returncode, listed.stderr) == (0, "")
     about = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines())
     engines = {"two_shot_copy_engine", "ring_copy_engine", "one_shot_multimem", "two_shot_multimem"}
-    assert set(about) == {"library", *OURS, "two_shot_push", *engines, "two_shot_int8", "two_shot_fp8", "two_shot_int4"}
-    assert {name for name in about if "not here: " in about[name]} == {"library", *engines}
+    between = {"flat", "hierarchical", "hierarchical_whole"}
+    assert set(about) == {"library", *OURS, "two_shot_push", *engines, "two_shot_int8", "two_shot_fp8", "two_shot_int4",
+                          *between}
+    assert {name for name in about if "not here: " in about[name]} == {"library", *engines, *between}
     assert "does not reduce bfloat16" in about["library"]
     slurm = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}  # the variables of a batch script outside srun
     assert launch(tmp_path / "results", "--list", "-d", "bfloat16", ranks=None, **slurm).stdout == listed.stdout

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import tune
-from collectives.algorithm import ALGORITHMS, TunedChoice, default_names, selected
+from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, TunedChoice, default_names, selected
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Case, Unsupported
 from collectives.quantized import ALGORITHMS as QUANTIZED
@@ -78,7 +78,7 @@ def test_cases_that_cannot_be_quantised_are_refused_with_one_sentence(name, chan
 def test_quantised_algorithms_run_only_by_name():
     """Neither a run without --algorithm nor bench.tune uses them."""
     assert not set(default_names("all_reduce")) & set(NAMES)
-    assert set(KNOWN) == {*default_names("all_reduce"), *NAMES}
+    assert set(KNOWN) == {*default_names("all_reduce"), *NAMES, *(each.name for each in BETWEEN_HOSTS["all_reduce"])}
     (algorithm,) = selected(KNOWN, ["two_shot_fp8+64K"])
     assert algorithm.name == "two_shot_fp8+64K"
     for far_peers in (False, True):

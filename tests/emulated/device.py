@@ -11,7 +11,7 @@ from typing import Any
 from collectives.collective import Array
 from collectives.communicator import Communicator
 from collectives.library.mpi import MpiLibrary
-from collectives.operation import Bound, Case, Library, Unsupported, World
+from collectives.operation import Bound, Case, Library, Message, Unsupported, World
 from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import CopyEngine, Kernel, Step
@@ -136,6 +136,12 @@ class HostLibrary(Library):
                       counts: tuple[int, int] | None = None) -> Bound:
         exchange = self.mpi.bind_exchange(world, send, receive, counts)
         return replace(exchange, step=self.device.on_host("exchange", exchange.call))
+
+    def among(self, communicator: Communicator) -> "HostLibrary":
+        return HostLibrary(communicator, self.device)
+
+    def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
+        return Unsupported("emulated ranks are on one host")
 
     def barrier(self, world: World) -> Step:
         return self.mpi.barrier(world)

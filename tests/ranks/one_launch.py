@@ -38,7 +38,7 @@ def main(examples: int, seed: int, ranks: int) -> None:
     for r in range(ranks):
         own = device.private(ctypes.sizeof(Own))
         waits = WaitPolicy(watches[r], timeout_s=20.0)
-        communicator: Any = SimpleNamespace(rank=r, size=ranks, all_gather=lambda place: [place])
+        communicator: Any = SimpleNamespace(rank=r, size=ranks, hosts=1, all_gather=lambda place: [place])
         peers = PeerBuffer(communicator, device, slabs, controls, own, waits, "same_device")
         set_epoch(peers, 2**32 - 1 - examples // 2)  # the epoch wraps during the examples
         worlds.append(World(communicator, device, peers, cast(Library, None), watches[r]))

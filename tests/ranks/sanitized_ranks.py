@@ -344,7 +344,7 @@ def open_bed(devices: Sequence[Device], seed: int, plant: str = "", timeout_s: f
     controls = [ExactMemory(ctypes.sizeof(Control)) for _ in range(ranks)]
     worlds, gathering = list[World](), Gathering(ranks)
     for r, device in enumerate(devices):
-        communicator: Any = SimpleNamespace(rank=r, size=ranks, all_gather=partial(gathering.all_gather, r))
+        communicator: Any = SimpleNamespace(rank=r, size=ranks, hosts=1, all_gather=partial(gathering.all_gather, r))
         waits = WaitPolicy(Watch(), True, timeout_s)
         peers = PeerBuffer(communicator, device, cast(Any, slabs), cast(Any, controls),
                            cast(Any, ExactMemory(ctypes.sizeof(Own))), waits, "threads")

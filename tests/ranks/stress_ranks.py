@@ -26,7 +26,7 @@ from bench.harness.watchdog import FlightRecord
 from bench.layers import fused
 from bench.layers.experts import combined_rows, row_tables
 from bench.machine.placement import Place
-from collectives.algorithm import ALGORITHMS
+from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS
 from collectives.allreduce_one_shot_sentinel import SENTINEL
 from collectives.collective import COLLECTIVES, DATATYPES, Collective, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
@@ -109,8 +109,9 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
     for _ in range(PLAIN_LAUNCHES):
         collective = COLLECTIVES[draw.choice(list(COLLECTIVES) if not names else ["all_reduce"])]
         datatype, algorithms = datatypes[collective.name], ALGORITHMS[collective.name]
+        other = {"library", *(each.name for each in BETWEEN_HOSTS[collective.name])}
         fitting = [name for name in algorithms
-                   if name != "library" and (datatype.name in QUANTIZED_DATATYPES or name not in lossy)
+                   if name not in other and (datatype.name in QUANTIZED_DATATYPES or name not in lossy)
                    and (datatype.is_float or name != SENTINEL.name) and not name.endswith(("copy_engine", "multimem"))]
         launch = dealt(session, draw, buffers, algorithms[draw.choice(names or fitting)], collective, datatype,
                        redops[collective.name])

@@ -208,9 +208,11 @@ class FlightRecord:
             status, culprit = ended["status"], flight.ranks.get(ended["rank"])
             if self.hosts:  # each witness speaks itself, but not across a link that is cut
                 is_here = ended["by"] in [f"rank {rank}" for rank in self.pids]
-                if (ended["why"].startswith(UNREACHABLE) and not is_here
-                        and (hosts := self._unreachable())):
-                    self._say(self._lost_rank(hosts), self._lost_why())
+                if ended["why"].startswith(UNREACHABLE) and not is_here:
+                    if hosts := self._unreachable():
+                        self._say(self._lost_rank(hosts), self._lost_why())
+                    elif not self.neighbours:  # the launcher would end the rank that asks
+                        time.sleep(ANSWER_S + VERDICT_S)
             elif ended["by"] == "witness" and culprit and self.rank == int(culprit["rank"] == 0):
                 self._say(culprit, ended["why"])  # one survivor speaks for the witness
         os._exit(status)

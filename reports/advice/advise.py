@@ -93,7 +93,8 @@ def advise(arguments: argparse.Namespace) -> int:
     link = LINKS.find(arguments.link) if arguments.link else link_between(gpu, arguments.gpus)
     times = read_times(runs, arguments.gpus, link)
     if nodes > 1 and times.hosts != 1:
-        raise ResultError(f"{runs[0].path} is of several hosts: with --nodes give a run of one")
+        hosts = times.hosts or "an unknown number of"
+        raise ResultError(f"{runs[0].path} is of {hosts} hosts: with --nodes give a run of one")
     if nodes > 1:
         network = NETWORKS.find(arguments.network or link.network)
         times = scaling.cluster_times(times, nodes, network)

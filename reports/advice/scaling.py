@@ -137,6 +137,8 @@ class NodeSplit(Split):
         parts = dict(self.inner.memory_bytes)
         if self.kind == PIPELINE:
             parts["weights"] /= self.cluster.nodes
+            cached = max(self.batch, self.slots) / self.cluster.nodes  # of a stage's layers
+            parts["KV cache"] = self.kv_bytes(cached * self.model.kv_share(self.cluster.node.gpus))
         return parts
 
     @property

@@ -179,6 +179,12 @@ def _read_missing(contents: Contents, missing: dict[str, Stamp], current: dict[s
         contents.entries += map(with_shared, entries)
         if path:
             _add_part(contents, path, missing)
+    unread = {path for path, _ in contents.refused}
+    for name in [name for name in missing if contents.folder / name not in unread]:
+        try:  # another process has merged the part, or this file system's names defeat pyarrow
+            contents.entries.append(with_shared(entry_of(read(contents.folder / name))))
+        except ResultError as error:
+            contents.refused.append((contents.folder / name, error))
     if small and made[-1][0]:
         for path in small:
             path.unlink(missing_ok=True)

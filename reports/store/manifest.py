@@ -15,7 +15,8 @@ from reports.store.result import ResultError, of_kind, read_lines, time_of
 SCHEMA = 1
 MOST_RECORDS = 10_000  # `add` compares an orphaned launch with all earlier launches
 MANIFEST, CONTROL, WORKTREES = "campaign.jsonl", "control", "worktrees"
-BESIDE_A_RUN = {".samples", ".flight", ".index"}
+BESIDE_A_RUN = {".samples", ".flight"}
+INDEX = ".wiretax.index"
 REPORTS = {"", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # output of reports on a campaign
 
 
@@ -148,6 +149,6 @@ def _folders(folder: Path, failed: Callable[[OSError], object] | None = None
              ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Each folder that may hold runs, with the names in it, even while benchmarks remove others."""
     for parent, folders, files in os.walk(folder, onerror=failed):
-        folders[:] = sorted(name for name in folders if name != WORKTREES
+        folders[:] = sorted(name for name in folders if name not in (WORKTREES, INDEX)
                             and Path(name).suffix not in BESIDE_A_RUN)
         yield parent, folders, files

@@ -15,6 +15,7 @@ import numpy as np
 
 from reports.store.columns import Entry, cells_of, entry_of
 from reports.store.foreign import printable, printable_in
+from reports.store.manifest import INDEX
 from reports.store.result import ResultError, read
 from reports.store.schema import CaseHeader, End, Run
 from reports.store.writing import write_whole
@@ -22,7 +23,7 @@ from reports.store.writing import write_whole
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FOLDER, SUFFIX = ".wiretax.index", ".v1.parquet"
+FOLDER, SUFFIX = INDEX, ".v1.parquet"
 SHARED = ("head", "cases", "statuses", "across_ranks")  # columns that are equal in many runs
 SMALL = ("path", "size_bytes", "mtime_ns", "run_id", "after", "end", "round_trips", *SHARED)
 BLOCKS = ("case", "bin", "cost_us")
@@ -47,7 +48,11 @@ def make_part(folder: Path, stamps: dict[str, Stamp], former: Sequence[Path] | N
             cells.append(cells_of(result.cases))
     if former is None or not entries:
         return None, entries, refused
-    tables = [_table_of(folder, entries, cells, stamps)]
+    try:
+        tables = [_table_of(folder, entries, cells, stamps)]
+    except torn_errors() as error:  # a number that no column holds
+        warn(f"{len(entries)} runs cannot be kept in an index: {error}")
+        return None, entries, refused
     for path in former:
         with suppress(*torn_errors()):
             tables.append(_current_rows(path, current))
@@ -176,7 +181,8 @@ def torn_errors() -> tuple[type[Exception], ...]:
         return (OSError,)
     import pyarrow as pa
 
-    return (OSError, KeyError, ValueError, TypeError, pa.ArrowException)
+    return (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, OverflowError,
+            msgspec.MsgspecError, pa.ArrowException)
 
 
 def warn(sentence: str) -> None:

@@ -108,8 +108,10 @@ class Fleet:
     def status(self) -> int:
         """FOUND if a node is wrong, failed or slow, or a rack slow; UNDECIDED if some node should
         run once more or no group has enough nodes."""
-        has_rack = any(group.screen.slow_racks for group in self.groups)
-        if self.wrong or self.failed or has_rack or self.named(SLOW):
+        # A rack's nodes, or several pairs of a node, replicate what one launch would not.
+        is_replicated = any(group.screen.slow_racks or any(node for node, _ in group.explained)
+                            for group in self.groups)
+        if self.wrong or self.failed or is_replicated or self.named(SLOW):
             return FOUND
         is_judged = any(len(group.names) >= LEAST_NODES for group in self.groups)
         return FINE if is_judged and not self.named(SUSPECT) else UNDECIDED
@@ -131,7 +133,8 @@ def fleet_of(contents: Contents) -> Fleet:
     fleet, finished, run_ids = Fleet(), set[str](), set[str]()
     unfinished: dict[str, list[str]] = defaultdict(list)
     alike: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
-    for entry in contents.entries:
+    # Of copies of a run, a complete one counts.
+    for entry in sorted(contents.entries, key=lambda entry: not entry.complete):
         run = entry.run
         if run.run_id in run_ids or not run.nodes:
             reason = "a run once more" if run.run_id in run_ids else "without the label of a node"
@@ -233,14 +236,18 @@ def _layout(run: Run, costs: Costs, numbers: dict[Key, int]) -> dict[str, dict[i
 def _group(head: Run, names_of_rows: Sequence[str], costs_us: Floats, sizes: NDArray[Any],
            families: int) -> Group:
     """Screens the rows of a run on a node or pair, (rows, keys, states). A case counts in the state
-    of the link that most nodes had."""
+    of the link that most nodes had; of a node that never had it in its own, so that a node with a
+    slow link shows."""
     names = sorted({*names_of_rows})
     node_of = np.array([names.index(name) for name in names_of_rows])
-    nodes_of = sum(np.isfinite(costs_us[node_of == node]).any(axis=0).astype(int)
-                   for node in range(len(names)))
-    state_of = np.argmax(nodes_of, axis=-1)  # the fastest of equally frequent ones
-    has_costs = np.max(nodes_of, axis=-1) > 0
-    logs = np.log(costs_us[:, np.arange(len(sizes)), state_of][:, has_costs])
+    counts = np.array([np.isfinite(costs_us[node_of == node]).sum(axis=0)
+                       for node in range(len(names))])  # (nodes, keys, states)
+    common = np.argmax((counts > 0).sum(axis=0), axis=-1)  # the fastest of equally frequent ones
+    had_it = np.take_along_axis(counts, common[None, :, None], axis=2)[:, :, 0] > 0
+    state_of = np.where(had_it, common, np.argmax(counts, axis=-1))
+    has_costs = (counts > 0).any(axis=(0, 2))
+    of_state = np.take_along_axis(costs_us, state_of[node_of][:, :, None], axis=2)[:, :, 0]
+    logs = np.log(of_state[:, has_costs])
     size_of = sizes[has_costs]
     excess = logs - median(median(by_launch(logs, node_of), 1), 0)
     sizes_bytes = sorted({*size_of.tolist()})

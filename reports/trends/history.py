@@ -101,8 +101,9 @@ def history_of(contents: Contents) -> History:
         groups[(variant, node, *alike_of(entry))].append(entry)
     costs_of = find_costs(contents, list(groups.values()))
     names: dict[tuple[Key, ...], list[str]] = {}
-    for (variant, *_), of_group, costs in zip(groups, groups.values(), costs_of, strict=True):
-        history.series += series_of(of_group, costs, variant, names)
+    for (variant, node, *_), of_group, costs in zip(groups, groups.values(), costs_of,
+                                                    strict=True):
+        history.series += series_of(of_group, costs, variant, node or None, names)
         if n := n_unjudged(costs):
             run = of_group[0].run
             history.unjudged[run.machine_id, run.benchmark] += n
@@ -192,7 +193,7 @@ def _event(runs: Sequence[Run], facts: pd.DataFrame, place: int, changes: Change
     return Event(runs[0].machine_id, runs[0].benchmark, runs[place].run_id,
                  sorted(changes, key=lambda change: -abs(change[1].size[0])),
                  [f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",
-                  *(sentences or ["Nothing recorded changed there."])], runs[0].node)
+                  *(sentences or ["Nothing recorded changed there."])], changes[0][0].node)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

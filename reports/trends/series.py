@@ -59,10 +59,10 @@ class Series:
                 "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]"}
 
 
-def series_of(entries: Sequence[Entry], costs: Costs, variant: str,
+def series_of(entries: Sequence[Entry], costs: Costs, variant: str, node: str | None,
               names: dict[tuple[Key, ...], list[str]]) -> Iterator[Series]:
-    """The series of runs that were measured alike, of a `variant` of campaigns or, if it is empty,
-    outside. `names` are names of cases by their keys, as far as they are known."""
+    """The series of runs that were measured alike on a `node`, of a `variant` of campaigns or, if
+    it is empty, outside. `names` are names of cases by their keys, as far as they are known."""
     run, rtt_ns, columns = entries[0].run, costs.rtt_ns, _columns(costs)
     planned = tuple(columns)
     if planned not in names:
@@ -91,7 +91,7 @@ def series_of(entries: Sequence[Entry], costs: Costs, variant: str,
         link = f"link {rtt_ns[state]:.0f} ns" if len(rtt_ns) > 1 else ""
         words = [size_text(key[size]), label_of[key], link, variant]
         yield Series(" ".join(filter(None, words)), run.machine_id, run.benchmark,
-                     ids_of[is_there.tobytes()], medians_us[is_there], node=run.node)
+                     ids_of[is_there.tobytes()], medians_us[is_there], node=node)
 
 
 def n_unjudged(costs: Costs) -> int:

@@ -106,7 +106,7 @@ def test_a_run_over_several_hosts_is_not_a_nodes(tmp_path):
     path = write(tmp_path, {32768: 9}, ranks=ranks)
     run = tmp_path / "two.jsonl"
     run.write_text(path.read_text().replace('"world":{"size":8', '"world":{"hosts":2,"size":8'))
-    assert "is of several hosts: with --nodes give a run of one" in refusal(*LLAMA, "--nodes", "2", "--run", run)
+    assert "is of 2 hosts: with --nodes give a run of one" in refusal(*LLAMA, "--nodes", "2", "--run", run)
 
 
 def splits(*options):

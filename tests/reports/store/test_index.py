@@ -20,7 +20,7 @@ from reports.site import across
 from reports.store import index
 from reports.store.columns import entry_of
 from reports.store.index import Contents, read_entries
-from reports.store.parts import FOLDER, SUFFIX
+from reports.store.parts import FOLDER, SUFFIX, make_part
 from reports.store.result import read
 from reports.verdicts import sides, store_costs
 from tests.launch import ROOT
@@ -141,6 +141,20 @@ def test_a_damaged_index_costs_time_and_no_run(store, reports, damage, monkeypat
     else:
         (store / FOLDER / f"0{SUFFIX}").symlink_to("nothing")
     assert all_of(reports) == before
+    assert all_of(reports) == before
+
+
+def test_a_part_that_another_process_has_merged_loses_no_run(store, reports, monkeypatch):
+    before = all_of(reports)
+
+    def merged(*arguments: Any) -> Any:
+        path, *rest = make_part(*arguments)
+        if path:
+            path.unlink()
+        return path, *rest
+
+    monkeypatch.setattr("reports.store.index.make_part", merged)
+    reports("index")
     assert all_of(reports) == before
 
 

@@ -124,7 +124,9 @@ class Communicator:
     def _initialize(self, thread_level: str) -> None:
         """Starts MPI, which waits for all ranks. It bypasses mpi4py as `finish` does."""
         level = getattr(self.mpi, f"THREAD_{thread_level.upper()}")
-        ctypes.CDLL(self.mpi.__file__).MPI_Init_thread(None, None, level, ctypes.byref(c_int()))
+        library = ctypes.CDLL(self.mpi.__file__)
+        if error := library.MPI_Init_thread(None, None, level, ctypes.byref(c_int())):
+            raise RuntimeError(f"MPI_Init_thread returned error {error}")
         for communicator in self.mpi.COMM_SELF, self.mpi.COMM_WORLD:  # as mpi4py does
             communicator.Set_errhandler(self.mpi.ERRORS_RETURN)
 

@@ -110,7 +110,7 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
         communicator = Communicator(options.mpi_thread_level)
     except (ImportError, RuntimeError) as error:  # mpi4py's
         if not launched_rank():
-            print(f"bench.{options.command}: mpi4py cannot load an MPI library: "
+            print(f"bench.{options.command}: cannot load or start an MPI library: "
                   f"{str(error).splitlines()[-1]}; pip install mpich brings one, or name yours in "
                   "MPI4PY_LIBMPI", file=sys.stderr, flush=True)
         sys.exit(CANNOT)
@@ -140,6 +140,8 @@ def end_the_start(options: RunOptions, limit_s: float) -> None:
               f"{limit_s:g} s: a host or the network between the hosts does not answer, or the "
               "launcher does not belong to this MPI; docs/cluster.md lists what to type",
               file=sys.stderr, flush=True)
+    else:
+        time.sleep(1)  # the launcher would kill rank 0 before it has spoken
     os._exit(WRONG)
 
 

@@ -117,8 +117,8 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode:
         if operation.depends_on_size and not axes.requested:
             return None
         reason = operation.reason
-    elif (chain_calls * operation.step.entries > MOST_CHAINED_ENTRIES
-          and not session.world.graph):
+    elif (chain_calls and not session.world.graph and chain_calls * max(
+            communicator.all_gather(operation.step.entries)) > MOST_CHAINED_ENTRIES):
         reason = "a chain of its launches is too long for a stream; -G 1 makes a graph of it"
     header = header_of(session, axes, case, algorithm, operation)
     header.mode, header.reason, header.calls = mode, reason, chain_calls or 1

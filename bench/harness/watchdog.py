@@ -209,7 +209,8 @@ class FlightRecord:
             if self.hosts:  # each witness speaks itself, but not across a link that is cut
                 is_here = ended["by"] in [f"rank {rank}" for rank in self.pids]
                 if ended["why"].startswith(UNREACHABLE) and not is_here:
-                    if hosts := self._unreachable():
+                    claimant = self.hosts[int(ended["by"].split()[1])]
+                    if claimant in (hosts := self._unreachable()):  # else its words arrive
                         self._say(self._lost_rank(hosts), self._lost_why())
                     elif not self.neighbours:  # the launcher would end the rank that asks
                         time.sleep(ANSWER_S + VERDICT_S)

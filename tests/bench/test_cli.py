@@ -147,7 +147,7 @@ def test_a_python_without_an_mpi_library_is_told_what_to_install():
     assert (done.returncode, done.stdout) == (3, "")
     refusals = [line for line in done.stderr.splitlines() if not line.startswith("[allreduce ")]
     assert len(refusals) == 1, done.stderr
-    assert "cannot load an MPI library" in refusals[0]
+    assert "cannot load or start an MPI library" in refusals[0]
     assert "pip install mpich" in refusals[0]
 
 

@@ -3,6 +3,7 @@ row a run, spare the reports from reading the runs. The runs stay the record: wh
 torn or older than its run is read again, and without pyarrow all runs are."""
 
 import argparse
+import gc
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -170,7 +171,7 @@ def _read_missing(contents: Contents, missing: dict[str, Stamp], current: dict[s
         made = list(map(make_part, folders, stamps, former, [current]))
     else:
         with ProcessPoolExecutor(min(os.cpu_count() or 1, len(chunks)), get_context("fork"),
-                                 initializer=end_with_parent) as pool:
+                                 initializer=begin_worker) as pool:
             made = list(pool.map(make_part, folders, stamps, former, [current] * len(chunks)))
     for path, entries, refused in made:
         contents.refused += refused
@@ -188,6 +189,12 @@ def _read_missing(contents: Contents, missing: dict[str, Stamp], current: dict[s
     if small and made[-1][0]:
         for path in small:
             path.unlink(missing_ok=True)
+
+
+def begin_worker() -> None:
+    """Starts a process that reads runs. Their objects have no cycles, so none are looked for."""
+    gc.disable()
+    end_with_parent()
 
 
 def _add_part(contents: Contents, path: Path, missing: dict[str, Stamp]) -> int:

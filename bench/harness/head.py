@@ -1,6 +1,5 @@
 """The head of a run: the machine, the ranks, the cases, and notes made before measuring."""
 
-import socket
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -47,7 +46,7 @@ def examine(session: Session) -> Machine:
         "device": device.name, "arch": device.arch, "cpus": cpus,
         "numa": environment.numa_node(cpus[0]), **device.facts}
     if session.options.with_hostname:
-        rank["hostname"] = socket.gethostname()
+        rank["hostname"] = communicator.host_names[communicator.rank]
     bus_id = device.facts.get("pci_bus_id")
     if bus_id:
         rank["throttle"] = link_facts(bus_id).get("throttle")
@@ -61,8 +60,8 @@ def examine(session: Session) -> Machine:
                               "status": "unknown" if "unknown" in links else "ok"}
     ids = environment.identities(facts, world.library.name, device.compiler)
     session.notes += differences(communicator.all_gather(ids))
-    hostnames = communicator.all_gather(socket.gethostname())
-    machine: Machine = communicator.broadcast(Machine(facts, ranks, gpus, *ids, hostnames))
+    machine: Machine = communicator.broadcast(
+        Machine(facts, ranks, gpus, *ids, communicator.host_names))
     return machine
 
 

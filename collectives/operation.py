@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PACK_BYTES = 64  # of the widest CPU
 # The words of a build, by their last letter: the field, and the unit of its number.
+FLAGS = {"nt": ("stream_slab", 1), "ntr": ("stream_receive", 1), "swap": ("swap", 1),
+         "noswap": ("swap", 0)}
 LIMITS = {"K": ("chunk_bytes", 1 << 10), "M": ("chunk_bytes", 1 << 20), "b": ("blocks", 1),
           "t": ("threads", 1)}
 
@@ -43,6 +45,7 @@ class Build:
 
     stream_slab: bool = False
     stream_receive: bool = False
+    swap: bool | None = None
     chunk_bytes: int | None = None
     blocks: int | None = None
     threads: int | None = None
@@ -52,8 +55,8 @@ class Build:
         """The build of words joined by "+"; "" is the default. Raises ValueError."""
         fields: dict[str, Any] = {}
         for word in words.split("+") if words else ():
-            if word in ("nt", "ntr"):
-                name, value = "stream_slab" if word == "nt" else "stream_receive", 1
+            if word in FLAGS:
+                name, value = FLAGS[word]
             elif re.fullmatch(r"[1-9]\d{0,4}[KMbt]", word):
                 name, unit = LIMITS[word[-1]]
                 value = int(word[:-1]) * unit
@@ -309,6 +312,8 @@ def build_macros(world: World, case: Case) -> dict[str, str]:
     buffer_bytes = case.segment_bytes * max(case.collective.segments(ranks))
     flags = {"STREAM_SLAB": case.build.stream_slab, "STREAM_RECEIVE": case.build.stream_receive,
              "SEVERAL_PAGES": buffer_bytes >= world.device.far_bytes}
+    if case.build.swap is not None:
+        macros["SWAP"] = str(case.build.swap)
     return macros | {name: "1" for name, is_set in flags.items() if is_set}
 
 

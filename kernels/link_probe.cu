@@ -35,13 +35,14 @@ RANK_KERNEL(flag_ping_pong) {
   leave_launch(a, epoch);
 }
 
-// Stores by chunks into lines that the peer read two launches ago. Run it between barriers.
+// Stores by chunks into lines that the peer, or with SWAP this rank, read two launches ago. Run it between barriers.
 DEVICE void store_into(const Arguments& a, long rank) {
   const unsigned epoch = enter_launch(a);
   const long most = a.chunk_bytes / ELEMENT_BYTES;
+  const long slab = slab_in_turn(rank, turn_of(epoch, 0));
   long slot = 0;
   for (long start = 0; start < a.count; start += most, slot ^= 1)
-    copy(Slab{half_of(a, rank, epoch) + slot * a.chunk_bytes}, a.send + start * ELEMENT_BYTES,
+    copy(Slab{half_of(a, slab, epoch) + slot * a.chunk_bytes}, a.send + start * ELEMENT_BYTES,
          smaller(most, a.count - start));
   fence_system();
   leave_launch(a, epoch);
@@ -68,7 +69,9 @@ DEVICE void use(const Arguments& a, words digest) {
 // Reads `count` elements that the next rank stored with its last copy_in.
 RANK_KERNEL(read_peer) {
   const long most = a.chunk_bytes / ELEMENT_BYTES;
-  const char* half = half_of(a, (a.rank + 1) % WORLD, (unsigned)a.own->epoch.value);
+  const unsigned epoch = (unsigned)a.own->epoch.value;
+  const long slab = slab_in_turn((a.rank + 1) % WORLD, turn_of(epoch, 0));
+  const char* half = half_of(a, slab, epoch);
   words digest = {};
   long slot = 0;
   for (long start = 0; start < a.count; start += most, slot ^= 1)

@@ -17,8 +17,9 @@ template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
     for (long chunk = 0; chunk < chunks; ++chunk) {
       const long start = chunk * most, n = smaller(most, a.count - start);
       const long done = 2 + leg * chunks + chunk;  // the step that ends this chunk
+      // With SWAP the answer goes back through the slots of the message.
       const auto slot = [&](long owner) {
-        return half_of(a, owner, epoch) + (chunk % SLOTS) * a.chunk_bytes;
+        return half_of(a, owner ^ (SWAP && leg == 1), epoch) + (chunk % SLOTS) * a.chunk_bytes;
       };
       if (sends) {
         if (chunk >= SLOTS) wait(a, 1u << partner, stamp(epoch, done - SLOTS));

@@ -30,9 +30,10 @@ DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long co
   do {
     const long n = smaller(most, count - start);
     const auto slot = [&](long reader, long writer) {
-      const long index = SHARED ? 0 : PATH == PUSH ? writer : reader;
-      return half_of(a, PATH == PUSH ? reader : writer, epoch) +
-             ((step & 1) * SLOTS + index) * a.chunk_bytes;
+      const unsigned turn = turn_of(epoch, step);
+      const Place place = SHARED ? Place{slab_in_turn(writer, turn), 0}
+                                 : place_between(writer, reader, PATH == PUSH, turn);
+      return half_of(a, place.slab, epoch) + ((step & 1) * SLOTS + place.slot) * a.chunk_bytes;
     };
     // Each rank starts with the next rank. Otherwise all ranks would store into rank 0 first.
     for (int d = 1; d < (SHARED ? smaller(2, WORLD) : WORLD); ++d) {
@@ -160,7 +161,8 @@ template <bool REDUCES, bool GATHERS> struct Ring {
     // An empty message too has beats enough for each rank to wait, through others, for all.
     const long beats = (chunks > 0 ? chunks : 1) + STAGES - 1;
     const auto inbox = [&](long rank, long s, long chunk) {
-      return half_of(a, rank, epoch) + (s * 2 + chunk % 2) * slot_bytes;
+      return half_of(a, slab_in_turn(rank, turn_of(epoch, chunk)), epoch) +
+             (s * 2 + chunk % 2) * slot_bytes;
     };
     for (long beat = 0; beat < beats; ++beat) {
       // Left has sent the data of this beat; right has read the slots that this beat overwrites.

@@ -32,6 +32,13 @@
 #ifndef HDP_FLUSH       // 1: flush the host data path of peers' AMD GPUs before a flag: see sync.h
 #define HDP_FLUSH 0
 #endif
+#ifndef SWAP            // 1: ranks write next where they read last: see sync.h
+#if defined(__CUDACC__) || defined(__HIP__)
+#define SWAP 0
+#else
+#define SWAP 1
+#endif
+#endif
 #ifndef SEVERAL_PAGES   // 1: a CPU walks several pages at once; no effect on a GPU
 #define SEVERAL_PAGES 0
 #endif

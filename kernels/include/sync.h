@@ -156,6 +156,25 @@ DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
   return a.slab[afresh((int)rank)] + (epoch & 1) * a.half_bytes;
 }
 
+// With SWAP, the places where ranks leave data change hands by turns: a rank writes where it last
+// read from the same peer. Its core still holds these lines; those that the peer read last would
+// have to be fetched back first, which costs more than reading them. A turn ends when no rank reads
+// a place any more: after a launch of the same half, or after two steps with the same slot.
+DEVICE unsigned turn_of(unsigned epoch, long step) { return (epoch >> 1) + (unsigned)(step >> 1); }
+
+// The slab and slot where `writer` leaves what `reader` alone reads. Without SWAP: a push leaves it
+// in its reader's slab, in the writer's slot, and a pull the other way round.
+struct Place { long slab, slot; };
+DEVICE Place place_between(long writer, long reader, bool pushes, unsigned turn) {
+  const bool at_reader = pushes != (SWAP && (turn & 1));
+  return at_reader ? Place{reader, writer} : Place{writer, reader};
+}
+// The slab where `writer` leaves what all others read, and, on a ring, what its neighbour reads in
+// the slab of `writer` + 1: in the next turn this is where the rank itself has read.
+DEVICE long slab_in_turn(long writer, unsigned turn) {
+  return SWAP ? (writer + WORLD - turn % WORLD) % WORLD : writer;
+}
+
 // The last block to leave advances the epoch: before, another block could enter with the next one.
 DEVICE void leave_launch(const Arguments& a, unsigned epoch) {
   if (STREAM_RECEIVE) fence_streams();

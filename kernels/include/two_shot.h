@@ -23,13 +23,15 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
   const int chunks = (int)((a.count + most - 1) / most);
   // A half of a slab: two chunks of input, two segments of sums; without PULLS two of each owner.
   const auto input = [&](long writer, long chunk, long owner) {
-    const long slot = (chunk & 1) * WORLD + (TRANSFER == PUSHES ? writer : owner);
-    return half_of(a, TRANSFER == PUSHES ? owner : writer, epoch) + slot * segment_bytes;
+    const Place place = place_between(writer, owner, TRANSFER == PUSHES, turn_of(epoch, chunk));
+    return half_of(a, place.slab, epoch) + ((chunk & 1) * WORLD + place.slot) * segment_bytes;
   };
   const auto sums = [&](long owner, long chunk, long reader) {
-    const long slot = TRANSFER != PULLS ? (chunk & 1) * WORLD + owner : chunk & 1;
-    return half_of(a, TRANSFER != PULLS ? reader : owner, epoch) +
-           (2 * WORLD + slot) * segment_bytes;
+    const unsigned turn = turn_of(epoch, chunk);
+    const Place place = TRANSFER == PULLS ? Place{slab_in_turn(owner, turn), 0}
+                                          : place_between(owner, reader, true, turn);
+    const long slot = (chunk & 1) * (TRANSFER == PULLS ? 1 : WORLD) + place.slot;
+    return half_of(a, place.slab, epoch) + (2 * WORLD + slot) * segment_bytes;
   };
   const auto part = [&](long chunk, long segment) {
     const Segment s = segment_of<UNIT>(smaller(most, a.count - chunk * most), segment);

@@ -35,3 +35,15 @@ PUSH = Algorithm(
     # Two chunks of input and two of sums, each rounded up to whole packs.
     binder("allreduce_two_shot", "two_shot_push", lambda ranks: 4, 4096), _push_traffic,
     registered=True, pushes=True)
+
+
+def _direct_traffic(ranks: int, case: Case) -> Traffic:
+    own = case.segment_bytes // ranks
+    others = case.segment_bytes - own
+    return Traffic(2, ((others, others),) if ranks > 1 else (), own)
+
+
+DIRECT = Algorithm(
+    "two_shot_direct", "each rank sums one segment of all send buffers into all receive buffers",
+    binder("allreduce_two_shot", "two_shot_direct", lambda ranks: 4), _direct_traffic, copied=False,
+    registered=True)

@@ -230,13 +230,15 @@ class Library(ABC):
 
 @dataclass(frozen=True)
 class Algorithm:
-    """Performs a collective. `traffic(ranks, case)` is None if it does more than move bytes. If
-    `registered`, it also works on users' buffers; if it `pushes`, it stores into peers' memory."""
+    """Performs a collective. `traffic(ranks, case)` is None if it does more than move bytes. It
+    works over slabs if `copied`, over users' buffers if `registered`; if it `pushes`, it stores into
+    peers' memory."""
 
     name: str
     about: str
     bind: Callable[[World, Case], Bound]
     traffic: Callable[[int, Case], Traffic | None] = lambda ranks, case: None
+    copied: bool = True
     registered: bool = False
     pushes: bool = False
     library_variants: int = 0  # the number of the library's variants, if the library performs it
@@ -251,7 +253,7 @@ class Algorithm:
             return world.library.variants(world)[: self.library_variants]
         if self.peer:
             return ("graph" if world.graph else "plain",)
-        return ("copied", "registered") if self.registered else ("copied",)
+        return ("copied",) * self.copied + ("registered",) * self.registered
 
     def built(self, words: str) -> "Algorithm":
         """The algorithm in a build such as "nt+128K". Raises ValueError."""

@@ -1,5 +1,6 @@
 // Two-shot all-reduce: see two_shot.h. The own segment is summed from the send buffer into the
 // output. If REGISTERED, an owner reads all inputs in their users' buffers, and A copies nothing.
+#include "include/exchange.h"
 #include "include/two_shot.h"
 
 template <bool REGISTERED> DEVICE void two_shot(const Arguments& a) {
@@ -58,3 +59,22 @@ RANK_KERNEL(two_shot_push) { two_shot_push<false>(a); }
 RANK_KERNEL(two_shot_push_registered) { two_shot_push<true>(a); }
 RANK_KERNEL(two_shot) { two_shot<false>(a); }
 RANK_KERNEL(two_shot_registered) { two_shot<true>(a); }
+
+// An owner reads its segment in all ranks' send buffers and stores the sums into all receive buffers:
+// nothing passes through a slab. In place too, since no other rank touches the segment.
+RANK_KERNEL(two_shot_direct_registered) {
+  in_users_buffers(a, [] {}, [&] {
+    const Segment own = segment_of(a.count, a.rank);
+    in_parts(own.count, [&](long part, long n) {
+      const long at = own.start * ELEMENT_BYTES + part;
+      const Output output{a.receive + at};
+      const auto place = [&](long d) {
+        return Slab{of_thread(a.receives, (int)((a.rank + d) % WORLD)) + at};
+      };
+      if (WORLD == 1) return copy(output, a.send + at, n);
+      const auto inputs = inputs_of_all(a, a.send + at, [&](int r) { return a.sends[r] + at; });
+      reduce<COMPLETE, WORLD>(OutputAndSlab{output, place(1)}, inputs, n);
+      for (int d = 2; d < afresh(WORLD); ++d) copy(place(d), output.at, n);
+    });
+  });
+}

@@ -145,12 +145,17 @@ template <class WIRE, int N, class Load, class Store>
 DEVICE void exchange_each(const Arguments& a, unsigned epoch, long first_packet, long units,
                           Load load, Store store) {
   typedef typename WIRE::word word;
+  const auto packets = [&](long writer, long reader) {
+    // A reader that resets its packets owns their lines: to swap takes 1.01 to 1.05 times as long.
+    const unsigned turn = WIRE::RESETS ? 0 : turn_of(epoch, 0);
+    const Place place = place_between(writer, reader, true, turn);
+    return packets_of(a, (int)place.slab) + WIRE::offset((int)place.slot, epoch) + first_packet;
+  };
   for (long i = thread(); i < units; i += threads()) {
     const pack own = WIRE::sent(load(i));
     word data[N];
     for (int d = 1; d < WORLD; ++d) {
-      const int reader = (int)((a.rank + d) % WORLD);
-      u64* to = packets_of(a, reader) + WIRE::offset((int)a.rank, epoch) + first_packet + i * N;
+      u64* to = packets(a.rank, (a.rank + d) % WORLD) + i * N;
       copy_bits(data, &own, sizeof data);
       for (int k = 0; k < N; ++k) store_release_system(to + k, WIRE::packet(data[k], epoch));
     }
@@ -158,7 +163,7 @@ DEVICE void exchange_each(const Arguments& a, unsigned epoch, long first_packet,
   for (long i = thread(); i < units; i += threads())
     store(i, combined<COMPLETE, WORLD>([&](int r) {
       if (r == a.rank) return WIRE::sent(load(i));
-      u64* from = packets_of(a, (int)a.rank) + WIRE::offset(r, epoch) + first_packet + i * N;
+      u64* from = packets(r, a.rank) + i * N;
       word data[N];
       const u64 all_here = WIRE::packet(0, epoch);  // no packet that is missing
       const auto poll = [&](u64& seen) {

@@ -19,6 +19,7 @@ from collectives.allreduce_two_shot import TWO_SHOT
 from collectives.collective import Traffic
 from collectives.operation import Algorithm, Bound, Case, Operation, World
 
+NEAR_NS, FAR_NS = 100.0, 400.0
 SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 times apart
 
 # `auto` chooses among these, and a default run measures them.
@@ -44,9 +45,17 @@ BETWEEN_HOSTS: dict[str, tuple[Algorithm, ...]] = {
 }
 
 
-def choose(size_bytes: int, ranks: int) -> str:
-    """The default all-reduce of CPUs: fewest steps for short messages, then fewest bytes."""
-    return "one_shot_pull" if size_bytes * (ranks - 1) <= 128 << 10 else "two_shot"
+def choose(size_bytes: int, ranks: int, registered: bool) -> Mapping[float, str]:
+    """The default all-reduce of CPUs by the round trip of a flag, in ns: cores that share a cache
+    have about 100, others 400. Fewest steps for short messages, then fewest bytes. Stores into
+    lines that the peer has just read pay only for long messages; to a far cache they go around it.
+    docs/experiments/performance.md has the measurements behind the limits."""
+    if not registered:
+        name = "one_shot_pull" if size_bytes * (ranks - 1) <= 32 << 10 else "two_shot"
+        return {NEAR_NS: name}
+    near = "two_shot" if size_bytes < 1 << 20 else "two_shot_direct"
+    return {NEAR_NS: near if size_bytes < 8 << 20 else "two_shot_direct+nt",
+            FAR_NS: "two_shot" if size_bytes < 512 << 10 else "two_shot_direct+nt"}
 
 
 def choose_through_host(size_bytes: int, ranks: int, registered: bool) -> str:
@@ -71,16 +80,19 @@ def choose_on_gpus(size_bytes: int, ranks: int, registered: bool) -> str:
     return "one_shot_push" if sent_bytes <= 512 << 10 else "two_shot_push"
 
 
-def default_choice(world: World, case: Case, reduces_all: bool) -> str:
-    """Without an all-reduce a direct form: the fewest stores on CPUs, stores alone on GPUs."""
+def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[float, str]:
+    """By a flag's round trip in ns; only one if it makes no difference. Without an all-reduce a
+    direct form: the fewest stores on CPUs, stores alone on GPUs."""
     ranks, registered = world.communicator.size, case.variant == "registered"
+    if reduces_all and world.device.near_peers:
+        return choose(case.segment_bytes, ranks, registered)
     if not reduces_all:
-        return "direct_pull" if world.device.near_peers or registered else "direct_push"
-    if world.device.near_peers:
-        return choose(case.segment_bytes, ranks)
-    if world.memory == "host_staged":
-        return choose_through_host(case.segment_bytes, ranks, registered)
-    return choose_on_gpus(case.segment_bytes, ranks, registered)
+        name = "direct_pull" if world.device.near_peers or registered else "direct_push"
+    elif world.memory == "host_staged":
+        name = choose_through_host(case.segment_bytes, ranks, registered)
+    else:
+        name = choose_on_gpus(case.segment_bytes, ranks, registered)
+    return {FAR_NS: name}
 
 
 @dataclass(frozen=True)
@@ -129,17 +141,23 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
         bound = named(by_name, name).bind(world, case)
         return replace(bound, chosen=name) if isinstance(bound, Operation) else bound
 
-    def bind(world: World, case: Case) -> Bound:
-        ranks, by_link = world.communicator, dict[float, Operation]()
-        for choice in choices_for(world.choices, case, ranks.size, world.memory, ranks.hosts):
-            bound = bind_named(world, case, choice.algorithm)
-            if isinstance(bound, Operation):
-                by_link[choice.link_rtt_ns] = bound
-        if by_link:
+    def bind_by_link(world: World, case: Case, names: Mapping[float, str]) -> Bound:
+        bound = [bind_named(world, case, name) for name in names.values()]
+        by_link = {state_ns: operation for state_ns, operation in zip(names, bound, strict=True)
+                   if isinstance(operation, Operation)}
+        if len(by_link) > 1:
             return replace(next(iter(by_link.values())), by_link=by_link)
+        return next(iter(by_link.values()), bound[0])
+
+    def bind(world: World, case: Case) -> Bound:
+        ranks = world.communicator
+        tuned = choices_for(world.choices, case, ranks.size, world.memory, ranks.hosts)
+        names = {choice.link_rtt_ns: choice.algorithm for choice in tuned}
+        if names and isinstance(bound := bind_by_link(world, case, names), Operation):
+            return bound
         if world.node and hierarchical.FLAT.name in by_name:
             return bind_named(world, case, hierarchical.choose(world, case))
-        return bind_named(world, case, default_choice(world, case, reduces_all))
+        return bind_by_link(world, case, default_choices(world, case, reduces_all))
 
     return Algorithm("auto", "the best for the size: as bench.tune measured, or a default", bind,
                      registered=True)

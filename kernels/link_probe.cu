@@ -39,7 +39,7 @@ RANK_KERNEL(flag_ping_pong) {
 DEVICE void store_into(const Arguments& a, long rank) {
   const unsigned epoch = enter_launch(a);
   const long most = a.chunk_bytes / ELEMENT_BYTES;
-  const long slab = slab_in_turn(rank, turn_of(epoch, 0));
+  const long slab = slab_in_turn(rank, turn_of(epoch, 0, 1));
   long slot = 0;
   for (long start = 0; start < a.count; start += most, slot ^= 1)
     copy(Slab{half_of(a, slab, epoch) + slot * a.chunk_bytes}, a.send + start * ELEMENT_BYTES,
@@ -70,7 +70,7 @@ DEVICE void use(const Arguments& a, words digest) {
 RANK_KERNEL(read_peer) {
   const long most = a.chunk_bytes / ELEMENT_BYTES;
   const unsigned epoch = (unsigned)a.own->epoch.value;
-  const long slab = slab_in_turn((a.rank + 1) % WORLD, turn_of(epoch, 0));
+  const long slab = slab_in_turn((a.rank + 1) % WORLD, turn_of(epoch, 0, 1));
   const char* half = half_of(a, slab, epoch);
   words digest = {};
   long slot = 0;

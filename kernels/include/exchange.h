@@ -26,11 +26,12 @@ DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long co
   constexpr bool SHARED = PATH != PUSH && READERS == ALL;  // all readers share one slot
   constexpr int SLOTS = SHARED ? 1 : WORLD;
   const unsigned peers = everyone_but(a.rank);
+  const long steps = (count + most - 1) / most;
   long start = 0;
   do {
     const long n = smaller(most, count - start);
     const auto slot = [&](long reader, long writer) {
-      const unsigned turn = turn_of(epoch, step);
+      const unsigned turn = turn_of(epoch, step, steps);
       const Place place = SHARED ? Place{slab_in_turn(writer, turn), 0}
                                  : place_between(writer, reader, PATH == PUSH, turn);
       return half_of(a, place.slab, epoch) + ((step & 1) * SLOTS + place.slot) * a.chunk_bytes;
@@ -161,7 +162,7 @@ template <bool REDUCES, bool GATHERS> struct Ring {
     // An empty message too has beats enough for each rank to wait, through others, for all.
     const long beats = (chunks > 0 ? chunks : 1) + STAGES - 1;
     const auto inbox = [&](long rank, long s, long chunk) {
-      return half_of(a, slab_in_turn(rank, turn_of(epoch, chunk)), epoch) +
+      return half_of(a, slab_in_turn(rank, turn_of(epoch, chunk, chunks)), epoch) +
              (s * 2 + chunk % 2) * slot_bytes;
     };
     for (long beat = 0; beat < beats; ++beat) {

@@ -147,7 +147,7 @@ DEVICE void exchange_each(const Arguments& a, unsigned epoch, long first_packet,
   typedef typename WIRE::word word;
   const auto packets = [&](long writer, long reader) {
     // A reader that resets its packets owns their lines: to swap takes 1.01 to 1.05 times as long.
-    const unsigned turn = WIRE::RESETS ? 0 : turn_of(epoch, 0);
+    const unsigned turn = WIRE::RESETS ? 0 : turn_of(epoch, 0, 1);
     const Place place = place_between(writer, reader, true, turn);
     return packets_of(a, (int)place.slab) + WIRE::offset((int)place.slot, epoch) + first_packet;
   };

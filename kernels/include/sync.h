@@ -158,9 +158,12 @@ DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
 
 // With SWAP, the places where ranks leave data change hands by turns: a rank writes where it last
 // read from the same peer. Its core still holds these lines; those that the peer read last would
-// have to be fetched back first, which costs more than reading them. A turn ends when no rank reads
-// a place any more: after a launch of the same half, or after two steps with the same slot.
-DEVICE unsigned turn_of(unsigned epoch, long step) { return (epoch >> 1) + (unsigned)(step >> 1); }
+// have to be fetched back first, which costs more than reading them. A place has a turn whenever it
+// is used: in every second of a launch's `steps`, in every second launch.
+DEVICE unsigned turn_of(unsigned epoch, long step, long steps) {
+  const long uses = (steps + 1 - (step & 1)) >> 1;
+  return (epoch >> 1) * (unsigned)uses + (unsigned)(step >> 1);
+}
 
 // The slab and slot where `writer` leaves what `reader` alone reads. Without SWAP: a push leaves it
 // in its reader's slab, in the writer's slot, and a pull the other way round.

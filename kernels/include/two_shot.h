@@ -23,11 +23,11 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
   const int chunks = (int)((a.count + most - 1) / most);
   // A half of a slab: two chunks of input, two segments of sums; without PULLS two of each owner.
   const auto input = [&](long writer, long chunk, long owner) {
-    const Place place = place_between(writer, owner, TRANSFER == PUSHES, turn_of(epoch, chunk));
+    const Place place = place_between(writer, owner, TRANSFER == PUSHES, turn_of(epoch, chunk, chunks));
     return half_of(a, place.slab, epoch) + ((chunk & 1) * WORLD + place.slot) * segment_bytes;
   };
   const auto sums = [&](long owner, long chunk, long reader) {
-    const unsigned turn = turn_of(epoch, chunk);
+    const unsigned turn = turn_of(epoch, chunk, chunks);
     const Place place = TRANSFER == PULLS ? Place{slab_in_turn(owner, turn), 0}
                                           : place_between(owner, reader, true, turn);
     const long slot = (chunk & 1) * (TRANSFER == PULLS ? 1 : WORLD) + place.slot;

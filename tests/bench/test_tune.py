@@ -11,7 +11,7 @@ from bench import tune
 from bench.harness import tuned
 from bench.harness.head import Machine
 from bench.harness.iteration import Iteration
-from collectives.algorithm import ALGORITHMS, TunedChoice, choices_for, choose, choose_through_host, named
+from collectives.algorithm import ALGORITHMS, TunedChoice, choices_for, choose_through_host, named
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Build, Case, Unsupported, World
 from reports.store.result import ResultError, read
@@ -294,7 +294,6 @@ def test_each_kind_of_memory_uses_its_own_choices():
 def test_without_a_table_two_ranks_push_small_messages_through_the_host():
     sizes = 16 << 10, 128 << 10, 256 << 10
     assert [choose_through_host(size, 2, False) for size in sizes] == ["one_shot_push", "one_shot_push", "two_shot"]
-    assert [choose(size, 2) for size in sizes] == ["one_shot_pull", "one_shot_pull", "two_shot"]
     assert choose_through_host(16 << 10, 4, False) == "one_shot_pull"
 
 

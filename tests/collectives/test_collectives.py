@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bench.harness import verify
-from collectives.algorithm import ALGORITHMS, choose, choose_on_gpus
+from collectives.algorithm import ALGORITHMS, FAR_NS, NEAR_NS, choose, choose_on_gpus
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
 from collectives.library.mpi import types_of
 from collectives.peer_buffer import HALF_BYTES, half_for
@@ -145,9 +145,14 @@ def test_a_table_of_versions_gives_the_types_that_a_library_reduces():
 
 
 def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones():
-    assert choose(16 << 10, 2) == "one_shot_pull"
-    assert choose(32 << 20, 2) == "two_shot"
-    assert choose(64 << 10, 8) == "two_shot"
+    assert choose(16 << 10, 2, registered=False) == {NEAR_NS: "one_shot_pull"}
+    assert choose(32 << 20, 2, registered=False) == {NEAR_NS: "two_shot"}
+    assert choose(16 << 10, 8, registered=False) == {NEAR_NS: "two_shot"}
+
+
+def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_long():
+    assert choose(16 << 10, 2, registered=True) == {NEAR_NS: "two_shot", FAR_NS: "two_shot"}
+    assert choose(1 << 20, 2, registered=True) == {NEAR_NS: "two_shot_direct", FAR_NS: "two_shot_direct+nt"}
 
 
 def test_auto_on_gpus_stores_first_and_sends_fewer_bytes_the_longer_a_message_is():

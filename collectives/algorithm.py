@@ -13,9 +13,8 @@ from collectives.allreduce_one_shot_ll import LL
 from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_LL_BYTES
 from collectives.allreduce_one_shot_sentinel import SENTINEL
 from collectives.allreduce_ring import RING
-from collectives.allreduce_two_shot import DIRECT
+from collectives.allreduce_two_shot import DIRECT, TWO_SHOT
 from collectives.allreduce_two_shot import PUSH as TWO_SHOT_PUSH
-from collectives.allreduce_two_shot import TWO_SHOT
 from collectives.collective import Traffic
 from collectives.operation import Algorithm, Bound, Case, Operation, World
 
@@ -24,8 +23,8 @@ SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 ti
 
 # `auto` chooses among these, and a default run measures them.
 EXACT: dict[str, tuple[Algorithm, ...]] = {
-    "all_reduce": (LL, SENTINEL, PUSH, PULL, TWO_SHOT, TWO_SHOT_PUSH, DIRECT, RING, multimem.ONE_SHOT,
-                   multimem.TWO_SHOT, TWO_SHOT_COPY_ENGINE, RING_COPY_ENGINE),
+    "all_reduce": (LL, SENTINEL, PUSH, PULL, TWO_SHOT, TWO_SHOT_PUSH, DIRECT, RING,
+                   multimem.ONE_SHOT, multimem.TWO_SHOT, TWO_SHOT_COPY_ENGINE, RING_COPY_ENGINE),
     "all_gather": allgather.ALGORITHMS,
     "reduce_scatter": reduce_scatter.ALGORITHMS,
     "alltoall": alltoall.ALGORITHMS,

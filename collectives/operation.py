@@ -231,8 +231,8 @@ class Library(ABC):
 @dataclass(frozen=True)
 class Algorithm:
     """Performs a collective. `traffic(ranks, case)` is None if it does more than move bytes. It
-    works over slabs if `copied`, over users' buffers if `registered`; if it `pushes`, it stores into
-    peers' memory."""
+    works over slabs if `copied`, over users' buffers if `registered`; if it `pushes`, it stores
+    into peers' memory."""
 
     name: str
     about: str

@@ -8,6 +8,9 @@ constexpr int SLOTS = 8;
 template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const long partner = a.rank ^ 1;
+  // With SWAP the answer goes back through the slots of the message, in the same slab.
+  constexpr bool BACK = SWAP && LEGS > 1;
+  const long owner_of_both = PATH == PUSH ? a.rank | 1 : a.rank & ~1L;
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
   // The first stamp says that this rank has entered. All ranks wait for it: a rank ahead of another
   // pair would overwrite data that this pair still reads in a launch of another collective.
@@ -17,17 +20,16 @@ template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
     for (long chunk = 0; chunk < chunks; ++chunk) {
       const long start = chunk * most, n = smaller(most, a.count - start);
       const long done = 2 + leg * chunks + chunk;  // the step that ends this chunk
-      // With SWAP the answer goes back through the slots of the message.
       const auto slot = [&](long owner) {
-        return half_of(a, owner ^ (SWAP && leg == 1), epoch) + (chunk % SLOTS) * a.chunk_bytes;
+        return half_of(a, owner, epoch) + (chunk % SLOTS) * a.chunk_bytes;
       };
       if (sends) {
         if (chunk >= SLOTS) wait(a, 1u << partner, stamp(epoch, done - SLOTS));
-        const Slab slab{slot(PATH == PUSH ? partner : a.rank)};
+        const Slab slab{slot(BACK ? owner_of_both : PATH == PUSH ? partner : a.rank)};
         copy(slab, a.send + start * ELEMENT_BYTES, n);
       } else {
         wait(a, 1u << partner, stamp(epoch, done));
-        const char* slab = slot(PATH == PUSH ? a.rank : partner);
+        const char* slab = slot(BACK ? owner_of_both : PATH == PUSH ? a.rank : partner);
         copy(Output{a.receive + start * ELEMENT_BYTES}, slab, n);
       }
       signal(a, 1u << partner, stamp(epoch, done));

@@ -162,8 +162,8 @@ template <bool REDUCES, bool GATHERS> struct Ring {
     // An empty message too has beats enough for each rank to wait, through others, for all.
     const long beats = (chunks > 0 ? chunks : 1) + STAGES - 1;
     const auto inbox = [&](long rank, long s, long chunk) {
-      return half_of(a, slab_in_turn(rank, turn_of(epoch, chunk, chunks)), epoch) +
-             (s * 2 + chunk % 2) * slot_bytes;
+      if constexpr (SWAP) rank = slab_in_turn(rank, turn_of(epoch, chunk, chunks));
+      return half_of(a, rank, epoch) + (s * 2 + chunk % 2) * slot_bytes;
     };
     for (long beat = 0; beat < beats; ++beat) {
       // Left has sent the data of this beat; right has read the slots that this beat overwrites.

@@ -162,20 +162,20 @@ DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
 // is used: in every second of a launch's `steps`, in every second launch.
 DEVICE unsigned turn_of(unsigned epoch, long step, long steps) {
   const long uses = (steps + 1 - (step & 1)) >> 1;
-  return (epoch >> 1) * (unsigned)uses + (unsigned)(step >> 1);
+  return (epoch >> 1) % (2 * WORLD) * (unsigned)uses + (unsigned)(step >> 1);  // wraps in no launch
 }
 
 // The slab and slot where `writer` leaves what `reader` alone reads. Without SWAP: a push leaves it
 // in its reader's slab, in the writer's slot, and a pull the other way round.
 struct Place { long slab, slot; };
 DEVICE Place place_between(long writer, long reader, bool pushes, unsigned turn) {
-  const bool at_reader = pushes != (SWAP && (turn & 1));
+  const bool at_reader = SWAP ? pushes != (turn & 1) : pushes;
   return at_reader ? Place{reader, writer} : Place{writer, reader};
 }
 // The slab where `writer` leaves what all others read, and, on a ring, what its neighbour reads in
 // the slab of `writer` + 1: in the next turn this is where the rank itself has read.
 DEVICE long slab_in_turn(long writer, unsigned turn) {
-  return SWAP ? (writer + WORLD - turn % WORLD) % WORLD : writer;
+  return SWAP ? (int)((unsigned)writer + WORLD - turn % WORLD) % WORLD : writer;
 }
 
 // The last block to leave advances the epoch: before, another block could enter with the next one.

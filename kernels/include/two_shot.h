@@ -22,15 +22,18 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const int chunks = (int)((a.count + most - 1) / most);
   // A half of a slab: two chunks of input, two segments of sums; without PULLS two of each owner.
+  const auto turn = [&](long chunk) {  // a multicast address reaches the same place of all slabs
+    return TRANSFER == MULTICASTS ? 0 : turn_of(epoch, chunk, chunks);
+  };
   const auto input = [&](long writer, long chunk, long owner) {
-    const Place place = place_between(writer, owner, TRANSFER == PUSHES, turn_of(epoch, chunk, chunks));
-    return half_of(a, place.slab, epoch) + ((chunk & 1) * WORLD + place.slot) * segment_bytes;
+    const Place place = place_between(writer, owner, TRANSFER == PUSHES, turn(chunk));
+    const long slot = (chunk & 1) * WORLD + place.slot;
+    return half_of(a, place.slab, epoch) + slot * segment_bytes;
   };
   const auto sums = [&](long owner, long chunk, long reader) {
-    const unsigned turn = turn_of(epoch, chunk, chunks);
-    const Place place = TRANSFER == PULLS ? Place{slab_in_turn(owner, turn), 0}
-                                          : place_between(owner, reader, true, turn);
-    const long slot = (chunk & 1) * (TRANSFER == PULLS ? 1 : WORLD) + place.slot;
+    const Place place = TRANSFER == PULLS ? Place{slab_in_turn(owner, turn(chunk)), 0}
+                                          : place_between(owner, reader, true, turn(chunk));
+    const long slot = TRANSFER != PULLS ? (chunk & 1) * WORLD + place.slot : chunk & 1;
     return half_of(a, place.slab, epoch) + (2 * WORLD + slot) * segment_bytes;
   };
   const auto part = [&](long chunk, long segment) {

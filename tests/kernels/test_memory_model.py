@@ -11,6 +11,7 @@ import pytest
 from tests.kernels.memory_model import (
     BLOCK_BARRIER,
     FENCE_SYSTEM,
+    Location,
     Op,
     Outcome,
     Thread,
@@ -21,6 +22,7 @@ from tests.kernels.memory_model import (
     store,
     store_release,
 )
+from tests.launch import SLOW_TEST
 
 BITS = 6  # bits of a stamp: a 3-bit epoch above a 3-bit step; the kernels use 32 and 32
 FIRST_EPOCH = 7  # the second launch then has epoch 0
@@ -50,6 +52,21 @@ def signal(rank: int, peers: Iterable[int], launch: int, step: int) -> list[Op]:
 
 def wait(rank: int, peers: Iterable[int], launch: int, step: int, compare: Compare = reached) -> list[Op]:
     return [await_acquire(("flag", rank, peer), until=compare(stamp(launch, step))) for peer in peers]
+
+
+def turn_of(launch: int, step: int, n_steps: int = 2) -> int:
+    """The turn of sync.h; `n_steps` steps make a turn. The turn jumps where the epoch wraps, in the second launch."""
+    return (FIRST_EPOCH + launch) % 8 // 2 + step // n_steps
+
+
+def place_between(writer: int, reader: int, pushes: bool, turn: int) -> tuple[int, int]:
+    """The slab and slot of sync.h for the data of one reader, with SWAP."""
+    return (reader, writer) if pushes != bool(turn & 1) else (writer, reader)
+
+
+def slab_in_turn(writer: int, turn: int, ranks: int) -> int:
+    """The slab of sync.h for the data of all readers, or of a ring's neighbour, with SWAP."""
+    return (writer - turn) % ranks
 
 
 REMOVALS: dict[str, Callable[[Op], Op | None]] = {
@@ -112,6 +129,57 @@ def exchange(direction: str, launches: int, chunks: int = 1, words: int = 1, slo
     return threads
 
 
+def swapped_exchange(direction: str, launches: int, chunks: int = 1, ranks: int = 2, slots: int = 2, flips: bool = True,
+                     n_steps: int = 2) -> list[Thread]:
+    """exchange.h with SWAP. `direction`: push and pull give each reader its own data, shared gives all readers the
+    same."""
+
+    def place(writer: int, reader: int, launch: int, step: int) -> Location:
+        turn = turn_of(launch, step, n_steps)
+        slab = ((slab_in_turn(writer, turn, ranks), 0) if direction == "shared"
+                else place_between(writer, reader, direction == "push", turn))
+        return ("slab", *slab, launch & 1 if flips else 0, step % slots)
+
+    threads = []
+    for rank in range(ranks):
+        peers = [(rank + d) % ranks for d in range(1, ranks)]
+        ops: list[Op] = []
+        for launch in range(launches):
+            for step in range(chunks):
+                value = 10 * launch + step + 1
+                readers = peers[:1] if direction == "shared" else peers
+                ops += [store(place(rank, peer, launch, step), value) for peer in readers]
+                ops += [*signal(rank, peers, launch, step + 1), *wait(rank, peers, launch, step + 1)]
+                ops += [load(place(peer, rank, launch, step), value) for peer in peers]
+        threads.append(Thread(rank, ops))
+    return threads
+
+
+def ping_pong(chunks: int, launches: int = 1, slots: int = 2, swaps: bool = True, pushes: bool = False,
+              waits_for_slot: bool = True, flips: bool = True) -> list[Thread]:
+    """sendrecv.cu: rank 0 sends a message by chunks, rank 1 sends an answer. With `swaps` both pass through the same
+    slots; the answer's sender has read them."""
+    threads = []
+    for rank, peer in ((0, 1), (1, 0)):
+        ops: list[Op] = []
+        for launch in range(launches):
+            ops += signal(rank, [peer], launch, 1)
+            for leg in range(2):
+                owner = (leg if not pushes else 1 - leg) ^ (swaps and leg == 1)
+                for chunk in range(chunks):
+                    done, value = 2 + leg * chunks + chunk, 10 * launch + leg * chunks + chunk + 1
+                    place = ("slab", owner, launch & 1 if flips else 0, chunk % slots)
+                    if rank == leg:
+                        ops += wait(rank, [peer], launch, done - slots) if chunk >= slots and waits_for_slot else []
+                        ops.append(store(place, value))
+                    else:
+                        ops += [*wait(rank, [peer], launch, done), load(place, value)]
+                    ops += signal(rank, [peer], launch, done)
+            ops += wait(rank, [peer], launch, 1)
+        threads.append(Thread(rank, ops))
+    return threads
+
+
 def packets(launches: int, flips: bool = True, torn: bool = False, any_epoch: bool = False) -> list[Thread]:
     """allreduce_one_shot_ll.cu: one relaxed store writes a packet of data and epoch, and the reader waits until the
     epoch is equal. `torn`: two stores write the packet, first the data, then the epoch."""
@@ -168,39 +236,54 @@ def sentinel(launches: int, boundary: Iterable[Op] = (FENCE_SYSTEM,), ordered: b
 
 
 def two_shot(n_chunks: int, launches: int = 1, slots: int = 2, pushes: bool = False,
-             over_users: bool = False) -> list[Thread]:
+             over_users: bool = False, swaps: bool = False) -> list[Thread]:
     """Two ranks: in each beat a rank copies a chunk in, sums the previous chunk, and gathers the chunk before the
     previous one. `pushes`: inputs and sums go into the peer's slab; `over_users`: the sums into the peer's receive
     buffer, which its user writes before a launch and reads after it.
 
-    Two-shot alone does not need the epoch's two halves. The one-shot form needs them and uses the same slab.
+    Two-shot alone does not need the epoch's two halves. The one-shot form needs them and uses the same slab. `swaps`:
+    the writers of a place change as in two_shot.h with SWAP.
     """
+
+    def input_place(writer: int, owner: int, launch: int, chunk: int) -> Location:
+        slab = ((owner if pushes else writer), writer if pushes else owner)
+        return ("input", *(place_between(writer, owner, pushes, turn_of(launch, chunk)) if swaps else slab))
+
+    def sums_place(owner: int, reader: int, launch: int, chunk: int) -> Location:
+        turn = turn_of(launch, chunk) if swaps else 0
+        return ("sums", *(place_between(owner, reader, True, turn) if pushes else (slab_in_turn(owner, turn, 2), 0)))
+
     threads = []
     for rank, peer in ((0, 1), (1, 0)):
         ops: list[Op] = []
-        writes, reads = (peer, rank) if pushes else (rank, peer)
         for launch in range(launches):
             ops += [store(("user", rank, chunk), -1) for chunk in range(n_chunks) if over_users]
             for beat in range(n_chunks + 2):
                 half, value = launch & 1, 10 * launch + beat + 1
                 ops += wait(rank, [peer], launch, beat) if beat > 0 else []
                 if beat < n_chunks:
-                    ops.append(store(("input", writes, half, beat % slots), value))
+                    ops.append(store((*input_place(rank, peer, launch, beat), half, beat % slots), value))
                 if 1 <= beat <= n_chunks:
-                    ops.append(load(("input", reads, half, (beat - 1) % slots), value - 1))
-                    place = ("user", peer, beat - 1) if over_users else ("sums", writes, half, (beat - 1) % slots)
-                    ops.append(store(place, value - 1))
+                    slot = half, (beat - 1) % slots
+                    ops.append(load((*input_place(peer, rank, launch, beat - 1), *slot), value - 1))
+                    place = (*sums_place(rank, peer, launch, beat - 1), *slot)
+                    ops.append(store(("user", peer, beat - 1) if over_users else place, value - 1))
                 if beat >= 2 and not over_users:
-                    ops.append(load(("sums", reads, half, beat % slots), value - 2))
+                    ops.append(load((*sums_place(peer, rank, launch, beat - 2), half, beat % slots), value - 2))
                 ops += signal(rank, [peer], launch, beat + 1) if beat < n_chunks + 1 else []
             ops += [load(("user", rank, chunk), 10 * launch + chunk + 1) for chunk in range(n_chunks) if over_users]
         threads.append(Thread(rank, ops))
     return threads
 
 
-def ring(n_beats: int, slots: int = 2, waits_for: str = "left right") -> list[Thread]:
+def ring(n_beats: int, slots: int = 2, waits_for: str = "left right", swaps: bool = False) -> list[Thread]:
     """Three ranks: in each beat a rank fills a slot of its right neighbour's inbox and reads the left neighbour's data.
-    The first beat signals every peer; with three ranks all peers are neighbours."""
+    The first beat signals every peer; with three ranks all peers are neighbours. `swaps`: the inboxes change slabs, so
+    that a rank fills what it has read."""
+
+    def inbox(rank: int, beat: int) -> Location:
+        return ("inbox", slab_in_turn(rank, turn_of(0, beat), 3) if swaps else rank, beat % slots)
+
     threads = []
     for rank in range(3):
         neighbours = {"left": (rank - 1) % 3, "right": (rank + 1) % 3}
@@ -208,9 +291,9 @@ def ring(n_beats: int, slots: int = 2, waits_for: str = "left right") -> list[Th
         for beat in range(n_beats):
             if beat > 0:
                 ops += wait(rank, [neighbours[side] for side in waits_for.split()], 0, beat)
-                ops.append(load(("inbox", rank, (beat - 1) % slots), beat))
+                ops.append(load(inbox(rank, beat - 1), beat))
             if beat < n_beats - 1:
-                ops.append(store(("inbox", neighbours["right"], beat % slots), beat + 1))
+                ops.append(store(inbox(neighbours["right"], beat), beat + 1))
                 ops += signal(rank, neighbours.values(), 0, beat + 1)
         threads.append(Thread(rank, ops))
     return threads
@@ -227,6 +310,28 @@ def registered(launches: int, says_come: bool = True, says_done: bool = True) ->
             ops += [*signal(rank, [peer], launch, 1), *wait(rank, [peer], launch, 1)] if says_come else []
             ops.append(load(("buffer", peer), launch + 1))
             ops += [*signal(rank, [peer], launch, 2), *wait(rank, [peer], launch, 2)] if says_done else []
+        threads.append(Thread(rank, ops))
+    return threads
+
+
+def direct(launches: int, ranks: int = 2, in_place: bool = False, says_come: bool = True,
+           says_done: bool = True) -> list[Thread]:
+    """two_shot_direct: each rank reads its segment in all send buffers and stores the sum into all receive buffers.
+    Users write their buffers before a launch, and read the sums after it."""
+    receive = "send" if in_place else "receive"
+    threads = []
+    for rank in range(ranks):
+        peers = [other for other in range(ranks) if other != rank]
+        ops: list[Op] = []
+        for launch in range(launches):
+            value = 10 * launch + 1
+            ops += [store((buffer, rank, segment), value) for buffer in dict.fromkeys(("send", receive))
+                    for segment in range(ranks)]
+            ops += [*signal(rank, peers, launch, 1), *wait(rank, peers, launch, 1)] if says_come else []
+            ops += [load(("send", peer, rank), value) for peer in peers]
+            ops += [store((receive, each, rank), value + 1) for each in range(ranks)]
+            ops += [*signal(rank, peers, launch, 2), *wait(rank, peers, launch, 2)] if says_done else []
+            ops += [load((receive, rank, segment), value + 1) for segment in range(ranks)]
         threads.append(Thread(rank, ops))
     return threads
 
@@ -266,6 +371,18 @@ HOLDS = {
     "exchange of packs in two words": exchange("push", 2, words=2),
     "exchange of three chunks by push": exchange("push", 1, chunks=3),
     "exchange of three chunks by pull": exchange("pull", 1, chunks=3),
+    "swap by push": swapped_exchange("push", 3),
+    "swap by pull": swapped_exchange("pull", 4),
+    "swap of five chunks by push": swapped_exchange("push", 1, chunks=5),
+    "swap of three chunks by pull, launch after launch": swapped_exchange("pull", 2, chunks=3),
+    "swap of a shared slab": swapped_exchange("shared", 2, chunks=3),
+    "swap of a shared slab, three ranks": swapped_exchange("shared", 1, ranks=3),
+    # A rank that writes what only it has read needs no second slot. The slabs that ranks share need it, and so do the
+    # forms without SWAP.
+    "swap over one slot, in turns of one step": swapped_exchange("push", 1, chunks=4, slots=1, n_steps=1),
+    "ping-pong over the same slots": ping_pong(3),
+    "ping-pong over the same slots by push": ping_pong(3, pushes=True),
+    "ping-pong over the same slots, launch after launch": ping_pong(1, launches=3),
     "packets": packets(3),
     "packets between two others, as a GPU's launches": packets_between_two_others([FENCE_SYSTEM], ordered=False),
     "packets between two others, as a CPU's calls": packets_between_two_others([], ordered=True),
@@ -277,7 +394,14 @@ HOLDS = {
     "two-shot by push": two_shot(3, pushes=True),
     "two-shot by push, launch after launch": two_shot(1, launches=3, pushes=True),
     "two-shot by push, over users' buffers": two_shot(2, launches=2, pushes=True, over_users=True),
+    "two-shot with swap": two_shot(3, swaps=True),
+    "two-shot with swap, launch after launch": two_shot(1, launches=3, swaps=True),
+    "two-shot with swap by push": two_shot(3, pushes=True, swaps=True),
+    "two-shot with swap by push, launch after launch": two_shot(1, launches=3, pushes=True, swaps=True),
     "ring": ring(4),
+    "ring with swap": ring(4, swaps=True),
+    "direct": direct(1),
+    "direct in place": direct(2, in_place=True),
     "over users' buffers": registered(3),
     "blocks of a launch, the first of them last": blocks(1, 0),
     "blocks of a launch, the second of them last": blocks(1, 1),
@@ -290,6 +414,15 @@ HOLDS = {
     "over users' buffers without the fence": without(registered(3), "fence"),
     # A fence before the flag in the same thread has the effect of the flag's release.
     "exchange without the release": without(exchange("push", 3), "release"),
+}
+
+LONG = {
+    "swap of a shared slab, three ranks and chunks": swapped_exchange("shared", 1, ranks=3, chunks=3),
+    "swap of a shared slab, three ranks and launches": swapped_exchange("shared", 3, ranks=3),
+    "two-shot with swap, five chunks": two_shot(5, swaps=True),
+    "two-shot with swap by push, five chunks": two_shot(5, pushes=True, swaps=True),
+    "ring with swap, five beats": ring(5, swaps=True),
+    "direct, two launches": direct(2),
 }
 
 # {the removed part: (the protocol without it, the error)}
@@ -313,6 +446,20 @@ FAILS = {
     "sentinel: epoch flip": (sentinel(2, halves=1), "wrong value"),
     "sentinel: order between launches": (sentinel(4, boundary=()), "wrong value"),
     "sentinel: three buffers for a reset in the next launch": (sentinel(3, resets="next launch"), "deadlock"),
+    "swap: epoch flip": (swapped_exchange("push", 3, flips=False), "wrong value"),
+    "swap of a shared slab: epoch flip": (swapped_exchange("shared", 2, ranks=3, flips=False), "wrong value"),
+    "swap in turns of two steps: second slot": (swapped_exchange("push", 1, chunks=2, slots=1), "wrong value"),
+    "swap of a shared slab in turns of one step: second slot": (
+        swapped_exchange("shared", 1, chunks=2, ranks=3, slots=1, n_steps=1), "wrong value"),
+    "ping-pong over the same slots: waiting for a free slot": (ping_pong(3, waits_for_slot=False), "wrong value"),
+    "two-shot with swap: one slot": (two_shot(3, slots=1, swaps=True), "wrong value"),
+    "two-shot with swap by push: one slot": (two_shot(3, slots=1, pushes=True, swaps=True), "wrong value"),
+    "ring with swap: one slot": (ring(4, slots=1, swaps=True), "wrong value"),
+    "ring with swap: waiting for the left": (ring(4, waits_for="right", swaps=True), "wrong value"),
+    "direct: saying that one has come": (direct(1, says_come=False), "wrong value"),
+    "direct: saying that one is done": (direct(1, says_done=False), "wrong value"),
+    "direct in place: saying that one has come": (direct(1, in_place=True, says_come=False), "wrong value"),
+    "direct in place: saying that one is done": (direct(1, in_place=True, says_done=False), "wrong value"),
     "two-shot: one slot": (two_shot(2, slots=1), "wrong value"),
     "two-shot by push: one slot": (two_shot(2, slots=1, pushes=True), "wrong value"),
     "ring: one slot": (ring(4, slots=1), "wrong value"),
@@ -327,16 +474,18 @@ FAILS = {
         ("push", exchange("push", 1)), ("pull", exchange("pull", 1)), ("three chunks", exchange("push", 1, chunks=3)),
         ("two-shot", two_shot(1)), ("two-shot by push", two_shot(1, pushes=True)),
         ("into users' buffers", two_shot(1, pushes=True, over_users=True)), ("ring", ring(3)),
-        ("users' buffers", registered(1)))
+        ("users' buffers", registered(1)), ("swap", swapped_exchange("pull", 1)),
+        ("two-shot with swap", two_shot(1, swaps=True)), ("ring with swap", ring(3, swaps=True)),
+        ("ping-pong over the same slots", ping_pong(1)), ("direct", direct(1)))
        for parts in (("fence", "release"), ("acquire",), ("wait",))},
     **{f"{direction}: {part}": (threads, "wrong value") for direction in ("push", "pull") for part, threads in (
         ("epoch flip", exchange(direction, 2, flips=False)), ("one slot", exchange(direction, 1, chunks=2, slots=1)))},
 }
 
 
-@pytest.mark.parametrize("name", HOLDS)
+@pytest.mark.parametrize("name", [*HOLDS, *(pytest.param(name, marks=SLOW_TEST) for name in LONG)])
 def test_a_protocol_is_correct_in_every_execution(name):
-    outcome = outcome_of(HOLDS[name])
+    outcome = outcome_of((HOLDS | LONG)[name])
     assert outcome.error is None, outcome.trace
     assert outcome.n_states > (10_000 if name == "one-shot, blocks of two threads" else 10)
 

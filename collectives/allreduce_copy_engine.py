@@ -17,6 +17,7 @@ from collectives.allreduce_ring import RING
 from collectives.collective import Traffic
 from collectives.communicator import Disagreement
 from collectives.operation import (
+    NO_SWAP,
     NOT_MAPPED,
     PACK_BYTES,
     Algorithm,
@@ -254,6 +255,8 @@ def _refusal(world: World, case: Case) -> Unsupported | None:
         return Unsupported("a single rank has no peer to copy to", depends_on_size=True)
     if case.build.stream_slab or case.build.stream_receive:
         return Unsupported("copy engines have no stores around the caches to choose")
+    if case.build.swap is not None:
+        return NO_SWAP
     return None
 
 

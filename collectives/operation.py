@@ -35,17 +35,23 @@ class Unsupported:
 
 
 NOT_MAPPED = Unsupported("its buffers are not mapped by the other ranks")
+NO_SWAP = Unsupported("swap and noswap change nothing here: no rank writes where it has read")
+# The kernels in which SWAP changes nothing; on GPUs one_shot_ll, too.
+WITHOUT_SWAP = re.compile(
+    r"one_shot_(sentinel|multimem)|two_shot_(multimem|direct_registered)|one_way_\w+|"
+    r"(one_shot|all_gather|reduce_scatter|all_to_all|ping_pong)\w+_registered")
 
 
 @dataclass(frozen=True)
 class Build:
     """How a kernel is built, as in `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`: `nt` and
-    `ntr` store around the caches, into the slab and into the receive buffer. The others are upper
-    limits; None leaves the choice to the device."""
+    `ntr` store around the caches, into the slab and into the receive buffer; with `swap` ranks
+    write where they last read, with `noswap` they do not. The others are upper limits; None leaves
+    the choice to the device."""
 
     stream_slab: bool = False
     stream_receive: bool = False
-    swap: bool | None = None
+    swap: int | None = None
     chunk_bytes: int | None = None
     blocks: int | None = None
     threads: int | None = None
@@ -61,7 +67,8 @@ class Build:
                 name, unit = LIMITS[word[-1]]
                 value = int(word[:-1]) * unit
             else:
-                raise ValueError(f"{word!r} is not one of nt, ntr, 128K, 16b and 256t")
+                raise ValueError(f"{word!r} is not one of nt, ntr, swap, noswap, 128K, 16b "
+                                 "and 256t")
             if name in fields:
                 raise ValueError(f"{word!r} sets {name} a second time")
             fields[name] = value
@@ -292,6 +299,9 @@ def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: flo
         if not (peers.locate(case.send, arguments.sends)
                 and peers.locate(case.receive, arguments.receives)):
             return NOT_MAPPED
+    packets_stay = entry == "one_shot_ll" and not world.device.near_peers
+    if build.swap is not None and (packets_stay or WITHOUT_SWAP.fullmatch(entry)):
+        return NO_SWAP
     module = world.device.compile(stem, build_macros(world, case) | macros, PEER_STRUCTURES)
     blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
     step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))

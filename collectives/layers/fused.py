@@ -13,6 +13,7 @@ import numpy as np
 from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import (
+    NO_SWAP,
     NOT_MAPPED,
     Algorithm,
     Bound,
@@ -90,6 +91,8 @@ def _compile(world: World, case: Case, stem: str, structure: type[ctypes.Structu
     macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element, **macros}
     if case.build.stream_slab:
         macros["STREAM_SLAB"] = "1"
+    if case.build.swap is not None:
+        macros["SWAP"] = str(case.build.swap)
     return world.device.compile(stem, macros, (*PEER_STRUCTURES, structure))
 
 
@@ -123,6 +126,8 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
                                 chunk_bytes)
     if is_registered and not peers.locate(case.send, arguments.sends):
         return NOT_MAPPED
+    if is_registered and case.build.swap is not None:
+        return NO_SWAP
     macros = {"OUTPUT": OUTPUTS[case.quantized]} if case.quantized else {}
     module = _compile(world, case, "allreduce_rmsnorm", Norm, macros)
     memory = attached(world, arguments, structure)

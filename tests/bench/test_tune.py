@@ -72,17 +72,20 @@ def test_a_name_says_how_a_kernel_is_built():
     assert Build.parse("") == Build()
     assert Build.parse("nt+ntr+128K") == Build(stream_slab=True, stream_receive=True, chunk_bytes=128 << 10)
     assert Build.parse("1M+16b+256t") == Build(chunk_bytes=1 << 20, blocks=16, threads=256)
+    assert Build.parse("swap") == Build(swap=1)
+    assert Build.parse("noswap+nt") == Build(stream_slab=True, swap=0)
     assert named(KNOWN, "two_shot+nt").name == "two_shot+nt"
 
 
-@pytest.mark.parametrize("words", ["nt+", "NT", "128", "0K", "-1K", "128k", "b", "999999K"])
+@pytest.mark.parametrize("words", ["nt+", "Swap", "NT", "128", "0K", "-1K", "128k", "b", "999999K"])
 def test_a_name_with_an_unknown_build_is_refused(words):
-    with pytest.raises(ValueError, match="is not one of nt, ntr, 128K, 16b and 256t"):
+    with pytest.raises(ValueError, match="is not one of nt, ntr, swap, noswap, 128K, 16b and 256t"):
         named(KNOWN, f"two_shot+{words}")
 
 
 @pytest.mark.parametrize(("words", "sentence"), [
     ("2M+4M", "'4M' sets chunk_bytes a second time"), ("nt+16b+nt", "'nt' sets stream_slab a second time"),
+    ("swap+noswap", "'noswap' sets swap a second time"),
     ("", "no word follows the plus")])
 def test_a_name_with_a_build_that_says_two_things_or_none_is_refused(words, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -91,15 +94,21 @@ def test_a_name_with_a_build_that_says_two_things_or_none_is_refused(words, sent
 
 def test_builds_are_measured_by_name_with_right_results(tmp_path):
     """16392 B leave a tail in every build, and no whole number of packs in the receive buffer."""
-    names = "one_shot_ll,one_shot_push+nt,two_shot+nt+ntr+64K,ring+32K,ring+ntr"
+    names = ("one_shot_ll+noswap,one_shot_sentinel+swap,one_shot_push+nt+noswap,one_shot_pull+swap,two_shot+nt+ntr+64K,"
+             "two_shot_direct+swap,ring+32K+noswap,ring+ntr")
     options = ("--sizes", "16392,1M", "-d", "half", "--algorithm", names, "-n", "2", "--mode", "isolated")
     _, result = run(tmp_path, *options)
     assert {case.algorithm for case in result.cases} == set(names.split(","))
     measured = [case for case in result.cases if case.status != "unsupported"]
     assert {(case.status, case.n_wrong) for case in measured} == {("ok", 0)}
     reasons = {(case.algorithm, case.size_bytes): case.reason for case in result.cases if case.reason}
-    assert set(reasons) == {("one_shot_ll", 1 << 20), ("two_shot+nt+ntr+64K", 16392), ("ring+ntr", 16392)}
-    assert reasons["one_shot_ll", 1 << 20] == "a slab has room for 32 KiB in packets"
+    swaps_nowhere = {("one_shot_sentinel+swap", 16392),
+                     *((f"{name}+swap", size) for name in ("two_shot_direct", "one_shot_pull") for size in (16392, 1 << 20))}
+    assert {reasons[case] for case in swaps_nowhere} == {
+        "swap and noswap change nothing here: no rank writes where it has read"}
+    assert set(reasons) - swaps_nowhere == {("one_shot_ll+noswap", 1 << 20), ("one_shot_sentinel+swap", 1 << 20),
+                                            ("two_shot+nt+ntr+64K", 16392), ("ring+ntr", 16392)}
+    assert reasons["one_shot_ll+noswap", 1 << 20] == "a slab has room for 32 KiB in packets"
     assert reasons["ring+ntr", 16392].startswith("stores around the caches take whole packs")
 
 

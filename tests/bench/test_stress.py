@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.kernels.broken_kernels import tree
-from tests.launch import ROOT, count, few, mpirun
+from tests.launch import ROOT, SLOW_TEST, count, few, mpirun
 
 LAUNCHES = 5000
 
@@ -40,8 +40,19 @@ def test_back_to_back_fused_launches_among_others_are_right(ranks, seed):
     assert report == {"launches": 1500, "wrong_elements": 0, "timed_out": False}
 
 
+CHUNKED = "one_shot_pull+32K", "one_shot_push+4K", "two_shot+32K", "two_shot_push+4K", "ring+32K", "two_shot_direct"
+
+
+@pytest.mark.parametrize("ranks", few([3, 2, 4], 1))
+def test_back_to_back_launches_of_many_chunks_through_the_same_slots_are_right(ranks):
+    launches = count(LAUNCHES if ranks < 4 else LAUNCHES // 5)
+    report = stress(ranks, *CHUNKED, launches=launches, seed=ranks)
+    assert report == {"launches": launches, "wrong_elements": 0, "timed_out": False}
+
+
 COPIED = "one_shot_push", "two_shot"
 RESET = "without the reset"
+SWAP = "swap in place of the epoch flip"
 FENCE, FLIP, WAIT = "without the fence before the flag", "without the epoch flip", "without the wait"
 
 
@@ -72,3 +83,17 @@ def test_without_a_part_of_the_protocol_results_are_wrong(patch, settings, launc
     # Chance decides how soon an error appears; a run without errors is repeated with other delays, data and kernels.
     runs = (stress(2, *settings, launches=launches, seed=seed, tree=broken) for seed in range(1, 13))
     assert any(run["wrong_elements"] > 0 or (waits_in_vain and run["timed_out"]) for run in runs)
+
+
+@pytest.mark.parametrize(("patch", "ranks"), few([(SWAP, 3), (FLIP, 2), (SWAP, 4), (FLIP, 3), (FLIP, 4)], 2))
+def test_swapped_places_need_the_epoch_flip(patch, ranks, tmp_path):
+    broken = tree(tmp_path / "tree", patch)
+    runs = (stress(ranks, "one_shot_pull", launches=LAUNCHES, seed=seed, tree=broken) for seed in range(1, 13))
+    assert any(run["wrong_elements"] > 0 for run in runs)
+
+
+@SLOW_TEST
+def test_two_ranks_that_swap_places_of_one_reader_need_no_epoch_flip(tmp_path):
+    """The reader of a place writes there next, after its own read: the control of the test above."""
+    broken = tree(tmp_path / "tree", SWAP)
+    assert stress(2, "one_shot_pull", "one_shot_push", launches=8 * LAUNCHES, tree=broken)["wrong_elements"] == 0

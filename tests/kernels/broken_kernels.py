@@ -131,6 +131,11 @@ PATCHES = {
         Patch(LL, "(epoch & 1) * MOST_RANKS", "0 * MOST_RANKS"),
         Patch(SENTINEL, "(epoch & 1) * WORLD", "0 * WORLD"),
     ],
+    # Right for a place with one reader, which writes there next. Other readers of a slab may still read.
+    "swap in place of the epoch flip": [
+        Patch(SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes"),
+        Patch(SYNC, "(epoch >> 1) % (2 * WORLD)", "epoch % (2 * WORLD)"),
+    ],
     # The meeting before each iteration still waits. Without it the ranks would not run at the same
     # time, and nothing would break.
     "without the wait": [

@@ -26,7 +26,7 @@ from bench.harness.watchdog import FlightRecord
 from bench.layers import fused
 from bench.layers.experts import combined_rows, row_tables
 from bench.machine.placement import Place
-from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS
+from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, named
 from collectives.allreduce_one_shot_sentinel import SENTINEL
 from collectives.collective import COLLECTIVES, DATATYPES, Collective, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
@@ -42,6 +42,7 @@ from tests.ranks.world import connect
 
 START_EPOCH = 2**32 - 5
 PLAIN_LAUNCHES = 24
+CHUNKS = "", "", "", "+32K"  # of a message that passes through the slots in many steps
 STREAMS = {"nt": "STREAM_SLAB", "ntr": "STREAM_RECEIVE"}
 Make = Callable[[Session, random.Random], Launch]
 
@@ -113,7 +114,10 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
         fitting = [name for name in algorithms
                    if name not in other and (datatype.name in QUANTIZED_DATATYPES or name not in lossy)
                    and (datatype.is_float or name != SENTINEL.name) and not name.endswith(("copy_engine", "multimem"))]
-        launch = dealt(session, draw, buffers, algorithms[draw.choice(names or fitting)], collective, datatype,
+        name = draw.choice(names or fitting)
+        if not names and name != "auto":
+            name += draw.choice(CHUNKS)
+        launch = dealt(session, draw, buffers, named(algorithms, name), collective, datatype,
                        redops[collective.name])
         hand.append(launch)
     return hand

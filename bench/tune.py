@@ -1,9 +1,10 @@
 """Finds the best all-reduce for `auto` on this machine: `mpirun -n 2 python -m bench.tune`
 
-For each size and each state of the link it finds the algorithm, and how to compile and cut it, by
+For each size, mode and state of the link it finds the algorithm, and how to compile and cut it, by
 successive halving (Jamieson and Talwalkar, AISTATS 2016): all candidates are measured for a few
 rounds in random order, then the better half, and so on, until the best are hard to distinguish.
-A state of the link that appears later gets its own search."""
+A state of the link that appears later gets its own search. The untuned `auto` takes part until the
+end, and only a candidate that is clearly faster replaces its choice."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -17,17 +18,18 @@ from bench.harness.command import requested_sizes
 from bench.harness.head import Machine
 from bench.harness.options import RunOptions, SweepOptions
 from bench.harness.run import Run, RunPolicy, measure
-from bench.harness.session import Session, start
+from bench.harness.session import MEASURED, Session, program_digest, start
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
 from collectives.algorithm import BETWEEN_HOSTS, TunedChoice
 from collectives.allreduce_copy_engine import LEAST_BYTES
 from collectives.allreduce_multimem import ENTRIES as MULTIMEM
+from collectives.allreduce_two_shot import DIRECT
 from collectives.collective import COLLECTIVES
 from reports.store.case import costs_in, find_states
 from reports.store.result import ResultError
 from reports.store.schema import Result
-from reports.tables.tune import FINALISTS, winners
+from reports.tables.tune import FINALISTS, UNTUNED, winners
 
 ABOUT = "Finds what auto should run on this machine, by size and state of the link."
 ROUNDS_A_HEAT = 3  # before the worse half leaves
@@ -51,14 +53,18 @@ def candidates(size_bytes: int, far_peers: bool, memory: str = "mapped") -> Iter
         yield "one_shot_ll"
     if size_bytes <= 64 << 10:
         yield "one_shot_sentinel"
-    searched = [("two_shot", chunks), ("ring", chunks)]
+    searched = [("two_shot", chunks), ("ring", chunks), (DIRECT.name, [])]
     if far_peers:
         searched = [("two_shot_push", chunks), *searched]
     if size_bytes <= 2 << 20:
         searched = [("one_shot_push", []), ("one_shot_pull", []), *searched]
     for algorithm, cuts in searched:
-        for store, cut in product(stores, ("", *cuts, *grids)):
+        # Direct sums gain from stores around the caches also at small sizes.
+        own_stores = STORES if algorithm == DIRECT.name and len(stores) > 1 else stores
+        for store, cut in product(own_stores, ("", *cuts, *grids)):
             yield "+".join(filter(None, (algorithm, store, cut)))
+        if far_peers and algorithm != DIRECT.name:  # on CPUs every build swaps
+            yield f"{algorithm}+swap"
     if far_peers and memory == "mapped":
         yield from MULTIMEM if size_bytes <= 2 << 20 else MULTIMEM[1:]
     if far_peers and size_bytes >= LEAST_BYTES:
@@ -89,67 +95,78 @@ def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
         if not session.options.table:
             tuned.default_folder()
     far_peers = not session.world.device.near_peers
-    sweep = SweepOptions(COLLECTIVES["all_reduce"], ["float32"], ["sum"], sizes, mode="as_used")
+    sweep = SweepOptions(COLLECTIVES["all_reduce"], ["float32"], ["sum"], sizes)
     memory = session.world.memory
     between = [algorithm.name for algorithm in BETWEEN_HOSTS["all_reduce"]]
     suite = prepare_sweep(
-        sweep, session, lambda size: between if session.world.node
-        else list(candidates(size, far_peers, memory)))
+        sweep, session, lambda size: [UNTUNED, *(
+            between if session.world.node else candidates(size, far_peers, memory))])
     suite.link_parts.clear()
     return suite
 
 
 def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
-    """The cases that have another round, by rank 0's figures. Cases of one size and variant compete
-    in a search for each state of the link; the state of the last round continues its own."""
+    """The cases that have another round, by rank 0's figures. Cases of one size, variant and mode
+    compete in a search for each state of the link; the state of the last round continues its own.
+    A candidate that the untuned `auto` also runs does not go on."""
     chosen: set[int] = set()
     if run.file:
         states = find_states(run.blocks)
         last_states = [state for block, state in zip(run.blocks, states.of_block, strict=True)
                        if block.round == rounds - 1 and state is not None]
         costs_us = costs_in(run.blocks, states.of_block, mode(last_states or [states.longest]))
-        heats: dict[tuple[int, str], dict[int, list[float]]] = {}
+        heats: dict[tuple[int, str, str], dict[int, list[float]]] = {}
+        untuned: dict[tuple[int, str, str], int] = {}
         for number in run.suite.iterations:
             header = run.suite.headers[number]
-            heat = heats.setdefault((header.size_bytes, header.variant), {})
-            heat[number] = [*costs_us.get(number, {}).values()]
-        chosen = set().union(*map(survivors, heats.values()))
+            key = header.size_bytes, header.variant, header.mode
+            if header.algorithm == UNTUNED:
+                untuned[key] = number
+            heats.setdefault(key, {})[number] = [*costs_us.get(number, {}).values()]
+        for key, number in untuned.items():
+            heats[key] = {other: costs for other, costs in heats[key].items() if other == number or
+                          run.suite.headers[other].algorithm != run.suite.headers[number].chosen}
+        chosen = set().union(*(survivors(heat, untuned.get(key)) for key, heat in heats.items()))
     return list(run.session.communicator.broadcast(sorted(chosen)))
 
 
-def survivors(costs_us: dict[int, list[float]]) -> set[int]:
+def survivors(costs_us: dict[int, list[float]], untuned: int | None = None) -> set[int]:
     """The cases of a heat that have another round, by the costs of their blocks in one state of the
     link: cases with fewer than three blocks, and the best, fewer the longer the state has lasted.
-    The finalists stay until the end, in case another state appears."""
+    The finalists stay until the end, in case another state appears; so does `untuned`."""
     halvings = max(map(len, costs_us.values())) // ROUNDS_A_HEAT
     places = max(FINALISTS, len(costs_us) >> halvings)
     ranked = sorted(filter(costs_us.get, costs_us), key=lambda number: median(costs_us[number]))
     newcomers = {number for number, costs in costs_us.items() if len(costs) < ROUNDS_A_HEAT}
-    unsettled = {number for number in ranked[:places] if len(costs_us[number]) < LAST_ROUNDS}
+    finalists = {*ranked[:places], *(number for number in ranked if number == untuned)}
+    unsettled = {number for number in finalists if len(costs_us[number]) < LAST_ROUNDS}
     return newcomers | (unsettled or set(ranked[:1]))
 
 
-def conclude(table: str | None, result: Result, machine: Machine) -> str:
+def conclude(table: str | None, program: str, result: Result, machine: Machine) -> str:
     """Stores the winners, even if time ran out; the last line of the output. Raises OSError."""
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
         return "table: none\n"
     ranks = result.run.world["size"]
     memory = result.cases[0].memory  # all are ours, over one kind of memory
     hosts = result.run.world["hosts"]
+    two_modes = {case.size_bytes for case in result.cases if case.mode == "chained"}
     choices = [TunedChoice("all_reduce", ranks, winner.size_bytes, winner.variant,
-                           winner.link_rtt_ns, winner.name, memory, hosts)
+                           winner.link_rtt_ns, winner.name, memory, hosts,
+                           winner.mode if winner.size_bytes in two_modes else "any")
                for winner in winners(result)]
     if not choices:
         return "table: none, no case was measured often enough; allow more time (--max-time)\n"
     path = Path(table) if table else tuned.default_path(machine)
-    tuned.add(path, machine, result.run.run_id, choices)
+    tuned.add(path, machine, result.run.run_id, choices, program)
     return f"table: {path}\n"
 
 
 def main() -> NoReturn:
     """The search, from its command line to its exit status."""
     run_options, sizes = parse()
-    policy = RunPolicy(16, ROUNDS_A_HEAT, go_on, partial(conclude, run_options.table))
+    program = program_digest(*MEASURED)  # of the code that is measured: it may change meanwhile
+    policy = RunPolicy(16, ROUNDS_A_HEAT, go_on, partial(conclude, run_options.table, program))
     start(run_options, lambda session: measure(session, partial(prepare, sizes), policy))
 
 

@@ -20,6 +20,7 @@ from collectives.operation import Algorithm, Bound, Case, Operation, World
 
 NEAR_NS, FAR_NS = 100.0, 400.0
 SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 times apart
+REACH = 8  # beyond this factor from all sizes that were tuned `auto` takes its default
 
 # `auto` chooses among these, and a default run measures them.
 EXACT: dict[str, tuple[Algorithm, ...]] = {
@@ -97,7 +98,8 @@ def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[floa
 @dataclass(frozen=True)
 class TunedChoice:
     """What bench.tune measured as best over one kind of memory, `mapped`, `host_staged` or
-    `same_device`; a flag's round trip identifies the state of the link."""
+    `same_device`; a flag's round trip identifies the state of the link. It is for calls of `mode`,
+    `isolated` or `chained`; `any` if the size was measured in one mode only."""
 
     collective: str
     ranks: int
@@ -107,6 +109,7 @@ class TunedChoice:
     algorithm: str
     memory: str = "mapped"
     hosts: int = 1
+    mode: str = "any"
 
 
 def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
@@ -116,13 +119,14 @@ def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
 
 def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int, memory: str,
                 hosts: int = 1) -> list[TunedChoice]:
-    """The best algorithm in each tuned state of the link, at the nearest size that was tuned over
-    this kind of memory."""
-    if not case.segment_bytes:
-        return []
+    """The best algorithm for the case's mode in each tuned state of the link, at the nearest size
+    that was tuned over this kind of memory."""
     key = case.collective.name, ranks, case.variant, memory, hosts
-    comparable = [choice for choice in choices if (choice.collective, choice.ranks, choice.variant,
-                                                   choice.memory, choice.hosts) == key]
+    comparable = [choice for choice in choices if choice.mode in ("any", case.mode) and key == (
+        choice.collective, choice.ranks, choice.variant, choice.memory, choice.hosts)]
+    sizes = [choice.size_bytes for choice in comparable]
+    if not sizes or not min(sizes) / REACH <= case.segment_bytes <= max(sizes) * REACH:
+        return []
     states: list[list[TunedChoice]] = []
     for choice in sorted(comparable, key=lambda choice: choice.link_rtt_ns):
         if not states or not same_state(states[-1][0].link_rtt_ns, choice.link_rtt_ns):

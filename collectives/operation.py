@@ -78,7 +78,8 @@ class Build:
 @dataclass(frozen=True)
 class Case:
     """One collective to perform: `count` elements in each segment of the buffers at `send` and
-    `receive`. `size_bytes` is the size that nccl-tests would print."""
+    `receive`. `size_bytes` is the size that nccl-tests would print. `mode`, `isolated` or
+    `chained`, only matters to a tuned `auto`."""
 
     collective: Collective
     count: int
@@ -91,6 +92,7 @@ class Case:
     shape: Shape = field(default_factory=dict)
     build: Build = Build()
     size_bytes: int = 0
+    mode: str = "isolated"
 
     @property
     def segment_bytes(self) -> int:

@@ -43,6 +43,7 @@ from reports.store.result import ResultError
 from reports.store.writing import check_named
 
 SOURCES = ".py", ".cu", ".cpp", ".h"
+MEASURED = "collectives", "kernels"  # the packages whose code is measured
 START_S = 20.0  # for MPI to start all ranks
 WARNING_S = 0.3  # for mpirun to forward a warning before MPI can crash (1 in 6 runs lost it)
 LEAST_FREE_BYTES = 1 << 20  # for the head, the flight records and some blocks
@@ -216,7 +217,8 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
             "one alone: start them with the mpirun that came with it, or in a job of Slurm with "
             "srun --mpi=pmi2 (for Open MPI --mpi=pmix)")
     lines = communicator.all_gather([options.command, *sys.argv[1:]])
-    programs = communicator.all_gather(program_digest() if communicator.hosts > 1 else VERSION)
+    program = program_digest("bench", *MEASURED) if communicator.hosts > 1 else VERSION
+    programs = communicator.all_gather(program)
     name, first = communicator.rank_name, communicator.rank_name(0)
     for rank, (line, program) in enumerate(zip(lines, programs, strict=True)):
         if program != programs[0]:
@@ -229,10 +231,10 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
         node.chosen_name()
 
 
-def program_digest() -> str:
+def program_digest(*packages: str) -> str:
     """The version of this program and a digest of its sources: checkouts share a version."""
     root, digest = Path(__file__).parents[2], hashlib.sha256()
-    for path in sorted(path for package in ("bench", "collectives", "kernels")
+    for path in sorted(path for package in packages
                        for path in (root / package).rglob("*.*") if path.suffix in SOURCES):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return f"{VERSION} ({digest.hexdigest()[:7]})"

@@ -90,22 +90,20 @@ def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
             is_late = bool(suite.iterations) and time.monotonic() > late_s
             is_late = session.communicator.broadcast(is_late)
             for variant, mode in product(variants, modes):
-                varied = replace(placed, variant=variant)
+                varied = replace(placed, variant=variant, mode=mode)
                 if is_late:
-                    header = header_of(session, axes, varied, algorithm, LATE)
-                    header.mode = mode
-                    suite.add(header, None)
+                    suite.add(header_of(session, axes, varied, algorithm, LATE), None)
                     suite.n_late += 1
-                elif bound := _bound(session, axes, varied, algorithm, mode, make_iteration):
+                elif bound := _bound(session, axes, varied, algorithm, make_iteration):
                     suite.add(*bound)
     return suite
 
 
-def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode: str,
+def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
            make_iteration: MakeIteration) -> tuple[CaseHeader, Iteration | None] | None:
     # None if nobody requested the case and it cannot be.
     communicator, features = session.communicator, session.options.features
-    chain_calls = axes.chain_calls if mode == "chained" else 0
+    chain_calls = axes.chain_calls if case.mode == "chained" else 0
     reason = None
     if chain_calls:
         reason = case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
@@ -122,7 +120,7 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode:
             communicator.all_gather(operation.step.entries)) > MOST_CHAINED_ENTRIES):
         reason = "a chain of its launches is too long for a stream; -G 1 makes a graph of it"
     header = header_of(session, axes, case, algorithm, operation)
-    header.mode, header.reason, header.calls = mode, reason, chain_calls or 1
+    header.reason, header.calls = reason, chain_calls or 1
     if reason or isinstance(operation, Unsupported):
         header.status = "unsupported"
         return header, None
@@ -130,7 +128,7 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode:
         iteration = make_iteration(case, operation, chain_calls)
         for feature in features:
             iteration = feature.change(session, header, case, iteration)
-    iteration.text = f"{algorithm.name} {case.size_bytes} B {mode}"
+    iteration.text = f"{algorithm.name} {case.size_bytes} B {case.mode}"
     return header, iteration
 
 
@@ -142,7 +140,8 @@ def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
     header = CaseHeader(
         collective=case.collective.name, shape=dict(case.shape) or None,
         size_bytes=case.size_bytes, count=case.count, datatype=case.datatype.name,
-        redop=case.redop, algorithm=algorithm.name, in_place=case.in_place, variant=case.variant,
+        redop=case.redop, mode=case.mode, algorithm=algorithm.name, in_place=case.in_place,
+        variant=case.variant,
         memory="private" if is_library else kind,
         library=algorithm.peer or (world.library.name if is_library else None))
     if isinstance(operation, Operation):

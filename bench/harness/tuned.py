@@ -1,4 +1,5 @@
-"""The table of `bench.tune` for `auto`: a JSON file, used only on the machine that it names."""
+"""The table of `bench.tune` for `auto`: a JSON file, used only on the machine that it names, and by
+the code that made it unless --tuned names it."""
 
 import os
 from collections.abc import Sequence
@@ -9,21 +10,25 @@ from pathlib import Path
 import msgspec
 
 from bench.harness.head import Machine
-from bench.harness.session import Session
+from bench.harness.session import MEASURED, Session, program_digest
 from bench.harness.timing import round_trip_ns
 from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT, TunedChoice, named, same_state
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 
+MODES = "isolated", "chained", "any"
+
 
 @dataclass(frozen=True)
 class Table:
-    """The choices (`picks` in the file) that the run `run_id` measured as best."""
+    """The choices (`picks` in the file) that the run `run_id` measured as best with `program`, such
+    as `0.1.0 (1a2b3c4)`; "" in tables of older versions, whose choices are for both modes."""
 
     machine_id: str
     software_id: str
     run_id: str
     picks: list[TunedChoice]
+    program: str = ""
 
 
 def default_folder() -> Path:
@@ -41,24 +46,35 @@ def default_path(machine: Machine) -> Path:
     return default_folder() / f"tuned-{machine.machine_id}-{machine.software_id}.json"
 
 
-def load(path: Path, machine: Machine) -> Table:
-    """Reads a table. Raises ResultError, also for another machine's or other software's."""
+def decoded(path: Path, machine: Machine) -> Table:
+    """The table in a file. Raises ResultError, also for another machine's or other software's."""
     try:
         table = msgspec.json.decode(path.read_bytes(), type=Table)
+    except OSError as error:
+        raise ResultError(f"{path}: {error.strerror}") from error
+    except (ValueError, msgspec.DecodeError) as error:
+        raise ResultError(f"{path} is not a table of bench.tune: {error}") from error
+    table_ids, own_ids = (f"{owner.machine_id}, {owner.software_id}" for owner in (table, machine))
+    if table_ids != own_ids:
+        raise ResultError(f"{path} was made on another machine or with other software "
+                          f"({table_ids}; this is {own_ids}): run bench.tune here")
+    return table
+
+
+def load(path: Path, machine: Machine) -> Table:
+    """The same with the algorithms that `auto` can choose. Raises ResultError for unknown ones."""
+    table = decoded(path, machine)
+    try:
         for choice in table.picks:
             named(ALGORITHMS[choice.collective], choice.algorithm)
             if min(choice.size_bytes, choice.link_rtt_ns) <= 0:
                 raise ValueError(f"a size of {choice.size_bytes} B, a round trip of "
                                  f"{choice.link_rtt_ns} ns")
-    except OSError as error:
-        raise ResultError(f"{path}: {error.strerror}") from error
-    except (KeyError, ValueError, msgspec.DecodeError) as error:
+            if choice.mode not in MODES:
+                raise ValueError(f"{choice.mode!r} is not one of {', '.join(MODES)}")
+    except (KeyError, ValueError) as error:
         message = f"{error.args[0]} does not exist" if isinstance(error, KeyError) else error
         raise ResultError(f"{path} is not a table of bench.tune: {message}") from error
-    table_ids, own_ids = (f"{owner.machine_id}, {owner.software_id}" for owner in (table, machine))
-    if table_ids != own_ids:
-        raise ResultError(f"{path} was made on another machine or with other software "
-                          f"({table_ids}; this is {own_ids}): run bench.tune here")
     # Tables of older versions may hold algorithms that `auto` no longer chooses.
     names = {algorithm.name for group in (EXACT, BETWEEN_HOSTS) for algorithms in group.values()
              for algorithm in algorithms}
@@ -66,34 +82,54 @@ def load(path: Path, machine: Machine) -> Table:
     return replace(table, picks=picks)
 
 
-def add(path: Path, machine: Machine, run_id: str, choices: Sequence[TunedChoice]) -> None:
-    """Adds choices to the table at `path`, atomically. Older ones for other sizes or states of the
-    link stay. A file that is no table of this machine is replaced. Raises OSError, ResultError."""
+def add(path: Path, machine: Machine, run_id: str, choices: Sequence[TunedChoice],
+        program: str) -> None:
+    """Adds the choices of a run of `program` to the table at `path`, atomically. Older ones of this
+    program for other sizes, modes or states of the link stay. A file that is no table of this
+    machine is replaced. Raises OSError, ResultError."""
     older: list[TunedChoice] = []
     with suppress(ResultError):
-        older = [choice for choice in load(path, machine).picks
-                 if not any(same_key(choice, new) for new in choices)]
-    table = Table(machine.machine_id, machine.software_id, run_id, [*choices, *older])
+        table = load(path, machine)
+        older = [choice for choice in table.picks if table.program == program
+                 and not any(same_key(choice, new) for new in choices)]
+    table = Table(machine.machine_id, machine.software_id, run_id, [*choices, *older], program)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_named(path, msgspec.json.format(msgspec.json.encode(table)))
 
 
 def same_key(a: TunedChoice, b: TunedChoice) -> bool:
-    """Whether both are for one size and variant in one state of the link."""
+    """Whether both are for one size, variant and mode in one state of the link."""
     return (replace(a, link_rtt_ns=0.0, algorithm="") == replace(b, link_rtt_ns=0.0, algorithm="")
             and same_state(a.link_rtt_ns, b.link_rtt_ns))
 
 
+def find(name: str | None, machine: Machine) -> tuple[Table | None, str]:
+    """The named table, or this machine's if this code made it, and a sentence on its origin, or on
+    why it is not used: a choice can be wrong for changed kernels. Raises ResultError."""
+    path, code = Path(name) if name else default_path(machine), program_digest(*MEASURED)
+    if not name and not os.path.exists(path):
+        return None, ""
+    table = decoded(path, machine)
+    maker = f"Wiretax {table.program}" if table.program else "an older Wiretax"
+    origin = f"the table that bench.tune made in {table.run_id} with {maker}"
+    if table.program == code:
+        return load(path, machine), f"auto uses {origin}."
+    if name:
+        return load(path, machine), f"auto uses {origin}; this code is {code}."
+    return None, (f"auto uses its defaults: this code is {code}, and {origin}. Run python -m "
+                  "bench.tune for a new one.")
+
+
 def use_table(session: Session, machine: Machine) -> None:
-    """Gives the session's world the named table, or this machine's. Raises Disagreement."""
+    """Gives the session's world the table of `find`. Raises Disagreement."""
     name, communicator = session.options.tuned, session.communicator
-    table = None
+    table, sentence = None, ""
     with communicator.together(ResultError):
         if communicator.rank == 0 and name != "none":
-            path = Path(name) if name else default_path(machine)
-            table = load(path, machine) if name or os.path.exists(path) else None
-    table = communicator.broadcast(table)
+            table, sentence = find(name, machine)
+    table, sentence = communicator.broadcast((table, sentence))
     if table is None:
+        session.notes += [sentence] * bool(sentence)
         return
     session.world = replace(session.world, choices=table.picks)
     memory = session.world.memory
@@ -108,7 +144,7 @@ def use_table(session: Session, machine: Machine) -> None:
         session.notes.append(f"auto uses its defaults: nothing was tuned over {memory} memory; "
                              f"run python -m bench.tune {option}.")
         return
-    session.notes.append(f"auto uses the table that bench.tune made in {table.run_id}.")
+    session.notes.append(sentence)
     trip_ns = communicator.broadcast(round_trip_ns(session))
     tuned_ns = sorted({round(choice.link_rtt_ns) for choice in picks})
     if trip_ns and tuned_ns and not any(same_state(trip_ns, state_ns) for state_ns in tuned_ns):

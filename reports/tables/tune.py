@@ -1,62 +1,141 @@
-"""The results of `bench.tune`: the best variant for each size, in each state of the link."""
+"""The results of `bench.tune`: the best candidate for each size, mode and state of the link. The
+untuned `auto` is a candidate: another wins only if it is clearly faster, round by round."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
-from typing import Any
 
-from reports.store.case import costs_in, find_states
+import numpy as np
+from numpy.typing import NDArray
+
+from reports.store.case import Rounds, costs_in, find_states, paired
 from reports.store.schema import Result
+from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.headline import Point, headline
-from reports.tables.sentences import lay_out, number, plain_table, size_text, spoken
+from reports.tables.rows import interval_text
+from reports.tables.sentences import lay_out, number, plain_table, size_text
 
 FINALISTS = 4
 LEAST_BLOCKS = 3  # of a finalist in a state of the link
 ENOUGH_BLOCKS = 12  # enough for a finalist, however many another one has
+UNTUNED = "auto"  # the candidate that runs what `auto` takes without a table
+Heat = tuple[str, int, str, float, bool]  # of a Winner's first four fields, and whether it is lossy
 
 
-def winners(result: Result) -> list[Any]:
-    """The best of `tried` candidates by `variant`, `size_bytes` and state of the link, with a flag
-    round trip of `link_rtt_ns`: `name` and `cost_us`, and those of the next, NaN without. Quantised
-    candidates have their own winner, if it is faster than the exact one."""
-    import pandas as pd  # not at the top: only rank 0 of bench.tune looks for winners
+@dataclass(frozen=True)
+class Candidate:
+    """A build with its costs in one state of the link; `is_untuned`: the choice of `auto`."""
 
-    heat = ["variant", "size_bytes", "link_rtt_ns", "is_lossy"]
-    states = find_states(result.blocks)
-    rows = []
+    name: str
+    rounds: Rounds
+    is_untuned: bool
+
+    @cached_property
+    def cost_us(self) -> float:
+        return median(self.rounds.values())
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best candidate for calls in a state of the link, with a flag round trip of `link_rtt_ns`;
+    `gain` is the cost of the untuned choice over its own, None if it is that choice or if that was
+    not measured."""
+
+    variant: str
+    size_bytes: int
+    mode: str
+    link_rtt_ns: float
+    name: str
+    cost_us: float
+    gain: Interval | None
+
+
+def winners(result: Result) -> list[Winner]:
+    """The winner of each heat. Quantised candidates have their own, if it is faster than the exact
+    one."""
+    heats = heats_of(result)
+    settled = {heat: settled_of(candidates) for heat, candidates in heats.items()}
+    untuned = {heat: candidate for heat, candidates in heats.items()
+               for candidate in candidates if candidate.is_untuned}
+    rho = autocorrelation([gains(default, settled[heat][0]) for heat, default in untuned.items()
+                           if settled[heat]])
+    best = list[Winner]()
+    for heat, candidates in sorted(settled.items()):
+        exact = settled.get((*heat[:4], False)) if heat[4] else None
+        if not candidates or (exact and exact[0].cost_us <= candidates[0].cost_us):
+            continue
+        winner, gain = candidates[0], None
+        if default := untuned.get(heat):
+            winner, gain = clear_winner(candidates, default, rho)
+        best.append(Winner(*heat[:4], winner.name, winner.cost_us, gain))
+    return best
+
+
+def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
+    """The candidates that compete, without those that the untuned `auto` also runs."""
+    states, heats = find_states(result.blocks), dict[Heat, list[Candidate]]()
     for state, rtt_ns in enumerate(states.rtt_ns) if states.rtt_ns else [(states.longest, 1.0)]:
         costs_us = costs_in(result.blocks, states.of_block, state)
-        rows += [(case.variant, case.size_bytes, rtt_ns, case.snr_db is not None, case.algorithm,
-                  len(costs_us[case.case]), median(costs_us[case.case].values()))
-                 for case in result.cases if case.status == "ok" and case.case in costs_us]
-    frame = pd.DataFrame(rows, columns=[*heat, "name", "blocks", "cost_us"])
-    frame["is_lossy"] = frame.is_lossy.astype(bool)
-    blocks = frame.groupby(heat).blocks
-    frame["tried"] = blocks.transform("size")
-    # Early losers have few blocks: the best of them would be luck.
-    frame = frame[frame.blocks >= (blocks.transform("max") / 2).clip(LEAST_BLOCKS, ENOUGH_BLOCKS)]
-    exact_us = frame.cost_us.where(~frame.is_lossy)
-    exact_us = exact_us.groupby([frame[name] for name in heat[:-1]]).transform("min")
-    frame = frame[~frame.is_lossy | (frame.cost_us < exact_us)].sort_values([*heat, "cost_us"])
-    frame[["next_name", "next_us"]] = frame.groupby(heat)[["name", "cost_us"]].shift(-1)
-    return [*frame.groupby(heat).head(1).itertuples(index=False)]
+        for case in result.cases:
+            if case.status == "ok" and case.case in costs_us:
+                heat = case.variant, case.size_bytes, case.mode, rtt_ns, case.snr_db is not None
+                is_untuned = case.algorithm == UNTUNED
+                name = case.chosen if is_untuned and case.chosen else case.algorithm
+                heats.setdefault(heat, []).append(
+                    Candidate(name, costs_us[case.case], is_untuned))
+    for candidates in heats.values():
+        default = {candidate.name for candidate in candidates if candidate.is_untuned}
+        candidates[:] = [candidate for candidate in candidates
+                         if candidate.is_untuned or candidate.name not in default]
+    return heats
+
+
+def settled_of(candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates with enough blocks, the fastest first. Early losers have few blocks: the best
+    of them would be luck."""
+    half = max(len(candidate.rounds) for candidate in candidates) / 2
+    least = min(max(half, LEAST_BLOCKS), ENOUGH_BLOCKS)
+    return sorted((candidate for candidate in candidates if len(candidate.rounds) >= least),
+                  key=lambda candidate: candidate.cost_us)
+
+
+def clear_winner(candidates: list[Candidate], default: Candidate,
+                 rho: float) -> tuple[Candidate, Interval | None]:
+    """The fastest candidate whose gain over the default has an interval above 1, and this gain; or
+    the default."""
+    for candidate in candidates:
+        ratios = gains(default, candidate)
+        if not candidate.is_untuned and len(ratios):
+            gain = median_interval(ratios, rho=rho)
+            if (gain[1] or 0.0) > 1:
+                return candidate, gain
+    return default, None
+
+
+def gains(default: Candidate, candidate: Candidate) -> NDArray[np.float64]:
+    """The default's cost over the candidate's, in their common rounds."""
+    return np.asarray(np.divide(*paired(default.rounds, candidate.rounds)))
 
 
 def render(result: Result) -> str:
-    """One line for each size, variant and state of the link; ends with a newline."""
-    head = ["the best in each state of the link (a flag's round trip); us of a call: up to",
-            "512 KiB one of 160 dependent ones, beyond alone with the reading of its result"]
-    rows = [[size_text(best.size_bytes), best.variant, f"{best.link_rtt_ns:.0f}",
-             number(best.cost_us), best.name, str(best.tried),
-             f"{best.next_name} {best.next_us / best.cost_us:.2f}x" if best.next_us > 0 else "-"]
-            for best in winners(result)]
-    table = plain_table({"size": 8, "variant": 10, "link ns": 7, "us": 8, "best": 22, "tried": 5,
-                         "next": 0}, rows)
-    return lay_out(result, head, [("", table)], [], headline=headline([result], points))
+    """A table for each mode with a line for each size, variant and state of the link; ends with a
+    newline."""
+    head = ["the best in each state of the link (a flag's round trip); us with reading the",
+            "result; gain: the choice of the untuned auto over the best, - if it is the best"]
+    best, tables = winners(result), []
+    for mode in sorted({winner.mode for winner in best}, reverse=True):
+        rows = [[size_text(winner.size_bytes), winner.variant, f"{winner.link_rtt_ns:.0f}",
+                 number(winner.cost_us), winner.name,
+                 interval_text(winner.gain) if winner.gain else "-"]
+                for winner in best if winner.mode == mode]
+        title = mode + ": a call of a chain" * (mode == "chained")
+        tables.append((title, plain_table({"size": 8, "variant": 10, "link ns": 7, "us": 8,
+                                           "best": 22, "gain [95 %]": 16}, rows)))
+    return lay_out(result, head, tables, [], headline=headline([result], points))
 
 
 def points(result: Result) -> list[Point]:
-    """The headline's figures: the best at the smallest and the largest size, beside the next."""
-    best = sorted(winners(result), key=lambda each: each.size_bytes)
-    return [Point(size_text(each.size_bytes), each.cost_us, "us",
-                  each.next_us / each.cost_us if each.next_us > 0 else None,
-                  spoken(str(each.next_name)))
-            for each in (*best[:1], *best[1:][-1:])]
+    """The headline's figures: the best at the smallest and the largest size, and its gain."""
+    best = sorted(winners(result), key=lambda each: (each.size_bytes, each.mode != "isolated"))
+    return [Point(size_text(each.size_bytes), each.cost_us, "us", each.gain and each.gain[0],
+                  "untuned") for each in (*best[:1], *best[1:][-1:])]

@@ -155,12 +155,12 @@ def test_a_disk_that_fills_at_the_end_costs_only_the_picture_and_the_json(disk_o
 def test_a_tuning_table_that_does_not_fit_stays_unchanged(disk_of):
     disk = disk_of(8192)
     table, here = disk.at / "table.json", Machine({}, [], None, "a1b2c3", "d4e5f6")
-    tuned.add(table, here, "first", [])
+    tuned.add(table, here, "first", [], "1.0")
     disk.fill()
     before = files(disk.at)
     choices = [TunedChoice("all_reduce", 2, 16384 << step, "copied", 100.0, "ring") for step in range(200)]
     with pytest.raises(ResultError, match=f"table.json cannot be written: {FULL}"):
-        tuned.add(table, here, "second", choices)
+        tuned.add(table, here, "second", choices, "1.0")
     assert files(disk.at) == before
     assert tuned.load(table, here).run_id == "first"
 

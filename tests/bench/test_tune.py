@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from bench import tune
 from bench.harness import tuned
 from bench.harness.head import Machine
 from bench.harness.iteration import Iteration
+from bench.harness.session import MEASURED, program_digest
 from collectives.algorithm import ALGORITHMS, TunedChoice, choices_for, choose_through_host, named
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Build, Case, Unsupported, World
@@ -23,7 +25,7 @@ from tests.reports.synthetic_run import write_run
 
 ANY = {"collective": "all_reduce", "ranks": 2, "size_bytes": 16384, "variant": "copied", "link_rtt_ns": 100.0,
        "algorithm": "ring"}
-QUICK = ("-b", "16K", "-e", "16K", "--max-time", "5")
+QUICK = ("-b", "16K", "-e", "16K", "--max-time", "8")
 KNOWN = ALGORITHMS["all_reduce"]
 # The search among few candidates, without chains of calls: launches of the software GPU are slow.
 TWO_CANDIDATES = """
@@ -136,11 +138,12 @@ def test_every_candidate_has_a_meaning_and_a_unique_name(gpu, memory):
 FAST, SLOW = (100.0, 101.0), (500.0, 505.0)  # round trips
 
 
-def go_on(costs_us, *rounds):
+def go_on(costs_us, *rounds, cases=None):
     """Returns the candidates that go on after `rounds`, each a state of the link and the candidates it measured.
-    `costs_us` has each candidate's cost in each state."""
+    `costs_us` has each candidate's cost in each state, `cases` the algorithms of some."""
     everyone = range(len(costs_us[FAST]))
-    headers = [SimpleNamespace(size_bytes=1 << 20, variant="copied") for _ in everyone]
+    headers = [SimpleNamespace(size_bytes=1 << 20, variant="copied", mode="isolated", **(cases or {}).get(
+        number, {"algorithm": f"a{number}"})) for number in everyone]
     suite = SimpleNamespace(headers=headers, iterations=dict.fromkeys(everyone))
     blocks = [Block(case=number, block=turn, round=turn, n=3, time_us=costs_us[state][number], link_rtt_ns=state)
               for turn, (state, numbers) in enumerate(rounds) for number in numbers]
@@ -191,10 +194,10 @@ def test_a_table_keeps_its_entries_for_other_sizes_and_states(tmp_path):
     machine = cast(Any, SimpleNamespace(machine_id="m", software_id="s"))
     path = tmp_path / "tables" / "table.json"
 
-    def add(*triples):
+    def add(*triples, program="1.0 (a)"):
         choices = [TunedChoice("all_reduce", 2, size, "copied", ns, name)
                    for size, ns, name in triples]
-        tuned.add(path, machine, "run", choices)
+        tuned.add(path, machine, "run", choices, program)
         return {(choice.size_bytes, choice.link_rtt_ns): choice.algorithm
                 for choice in tuned.load(path, machine).picks}
 
@@ -202,8 +205,49 @@ def test_a_table_keeps_its_entries_for_other_sizes_and_states(tmp_path):
     assert add((1024, 120.0, "two_shot"), (2048, 500.0, "ring+nt")) == {
         (1024, 120.0): "two_shot", (2048, 500.0): "ring+nt"}
     assert add((1024, 500.0, "ring")) == {(1024, 120.0): "two_shot", (2048, 500.0): "ring+nt", (1024, 500.0): "ring"}
+    assert add((2048, 100.0, "ring"), program="1.0 (b)") == {(2048, 100.0): "ring"}, "choices of other code must go"
     path.write_text("spoiled")
     assert add((1024, 100.0, "ring")) == {(1024, 100.0): "ring"}
+
+
+def test_the_untuned_choice_goes_on_to_the_end_and_its_copy_does_not():
+    """Only rounds that both were measured in show whether a candidate is faster."""
+    costs = {FAST: [float(10 + number) for number in range(16)]}
+    everyone, last = list(range(16)), [1, 2, 3, 4, 15]
+    cases = {15: {"algorithm": "auto", "chosen": "a0"}}
+    begun = [(FAST, everyone)] * 3
+    assert 0 not in go_on(costs, *begun, cases=cases)
+    assert go_on(costs, *begun, *[(FAST, last)] * 9, cases=cases) == last
+    assert go_on(costs, *begun, *[(FAST, last)] * (tune.LAST_ROUNDS - 3), cases=cases) == [1]
+
+
+@pytest.mark.parametrize(("costs_us", "rounds", "winner"), [
+    ({"ring": [5.0], "two_shot": [4.0]}, 12, "two_shot"),
+    ({"ring": [5.9, 6.2], "two_shot": [6.5]}, 12, "one_shot_pull"),
+    ({"ring": [5.0], "two_shot": [4.0]}, 5, "one_shot_pull"),  # too few rounds for an interval
+    ({"ring": [4.0] * 7 + [20.0] * 5, "two_shot": [5.0]}, 12, "two_shot"),  # the ring's median is the lowest
+])
+def test_the_default_wins_unless_another_is_clearly_faster(tmp_path, costs_us, rounds, winner):
+    """Otherwise a table would make `auto` slower than it is without one. The default costs 6 us."""
+    result = write_run(tmp_path, sizes=[16384], algorithms=["one_shot_pull", *costs_us], modes=["isolated"],
+                       n_blocks=12)
+    cases = {case.algorithm: case for case in result.cases if case.variant == "copied"}
+    cases["one_shot_pull"].algorithm, cases["one_shot_pull"].chosen = "auto", "one_shot_pull"
+    costs_us = {"one_shot_pull": [6.0]} | costs_us
+    result.blocks = [Block(case=cases[name].case, block=turn, round=turn, n=3, time_us=of[turn % len(of)],
+                           link_rtt_ns=FAST) for turn in range(rounds) for name, of in costs_us.items()]
+    (best,) = winners(result)
+    gain = None if winner == "one_shot_pull" else pytest.approx(6 / costs_us[winner][0])
+    assert (best.name, best.gain and best.gain[0]) == (winner, gain)
+
+
+def test_direct_sums_and_on_gpus_swapped_builds_are_candidates():
+    for size in (16 << 10, 4 << 20):
+        cpu, gpu = (set(tune.candidates(size, far_peers)) for far_peers in (False, True))
+        direct = {"two_shot_direct", "two_shot_direct+nt", "two_shot_direct+ntr", "two_shot_direct+nt+ntr"}
+        assert direct <= cpu & gpu
+        assert not any("swap" in name for name in cpu)
+        assert {"two_shot+swap", "two_shot_push+swap"} <= gpu
 
 
 def test_each_state_has_a_winner_and_a_lucky_early_loser_never_wins(tmp_path):
@@ -215,8 +259,8 @@ def test_each_state_has_a_winner_and_a_lucky_early_loser_never_wins(tmp_path):
         for turn in range(12) for rtt in [100.0 if turn % 2 else 500.0]
         for name, cost in (("ring", 5.0 if turn % 2 else 9.0), ("two_shot", 6.0), ("one_shot_pull", 1.0))
         if name != "one_shot_pull" or turn < 4]
-    best = {round(w.link_rtt_ns): (w.name, w.cost_us, w.tried) for w in winners(result)}
-    assert best == {100: ("ring", 5.0, 3), 500: ("two_shot", 6.0, 3)}
+    best = {round(w.link_rtt_ns): (w.name, w.cost_us) for w in winners(result)}
+    assert best == {100: ("ring", 5.0), 500: ("two_shot", 6.0)}
 
 
 def test_auto_uses_the_choices_that_the_search_stored(tmp_path):
@@ -234,7 +278,8 @@ def test_auto_uses_the_choices_that_the_search_stored(tmp_path):
         assert pick["algorithm"] in printed
     _, result = run(tmp_path / "auto", "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), "--mode",
                     "isolated", "-n", "2")
-    assert f"auto uses the table that bench.tune made in {content['run_id']}." in result.run.notes
+    made = f"bench.tune made in {content['run_id']} with Wiretax {content['program']}"
+    assert f"auto uses the table that {made}." in result.run.notes
     for case in result.cases:
         assert (case.status, case.n_wrong) == ("ok", 0)
         assert case.chosen in {pick["algorithm"] for pick in content["picks"] if pick["variant"] == case.variant}
@@ -277,8 +322,9 @@ def test_auto_uses_the_nearest_size_with_the_same_number_of_ranks():
         case = Case(COLLECTIVES[collective], count, DATATYPES["float32"], "sum", 0, 0)
         return [pick.algorithm for pick in choices_for(choices, case, ranks, "mapped")]
 
-    assert [picks(count, 2) for count in (1, 4096, 32000, 33000, 1 << 24)] == [["a"], ["a"], ["a"], ["b"], ["b"]]
-    assert picks(4096, 4) == ["c"]
+    assert [picks(count, 2) for count in (512, 4096, 32000, 33000, 1 << 21)] == [["a"], ["a"], ["a"], ["b"], ["b"]]
+    assert picks(511, 2) == picks((1 << 21) + 1, 2) == [], "far from all tuned sizes the default may be faster"
+    assert picks(1 << 18, 4) == ["c"]
     assert picks(4096, 3) == picks(0, 2) == picks(4096, 2, "all_gather") == []
 
 
@@ -300,6 +346,27 @@ def test_each_kind_of_memory_uses_its_own_choices():
     assert best == {"mapped": ["a"], "host_staged": ["b"], "same_device": []}
 
 
+def test_each_mode_uses_its_own_choices():
+    """A choice that won in a chain made single calls 1.2 to 1.4 times slower than without a table."""
+    choices = [TunedChoice("all_reduce", 2, size, "copied", 100.0, name, mode=mode) for size, name, mode in
+               ((16384, "a", "isolated"), (16384, "b", "chained"), (1 << 20, "c", "any"))]
+    case = Case(COLLECTIVES["all_reduce"], 4096, DATATYPES["float32"], "sum", 0, 0)
+    cases = [replace(case, count=count, mode=mode) for count in (4096, 1 << 18) for mode in ("isolated", "chained")]
+    assert [[pick.algorithm for pick in choices_for(choices, each, 2, "mapped")] for each in cases] == [
+        ["a"], ["b"], ["c"], ["c"]]
+
+
+def test_a_run_binds_the_choice_of_each_mode(tmp_path, here):
+    choices = [TunedChoice("all_reduce", 2, 16384, "copied", 100.0, name, mode=mode)
+               for name, mode in (("ring", "isolated"), ("two_shot", "chained"))]
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps(here | {"picks": [vars(choice) for choice in choices]}))
+    _, result = run(tmp_path / "out", "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), "--mode",
+                    "both", "-n", "2")
+    assert {case.mode: case.chosen for case in result.cases if case.variant == "copied"} == {
+        "isolated": "ring", "chained": "two_shot"}
+
+
 def test_without_a_table_two_ranks_push_small_messages_through_the_host():
     sizes = 16 << 10, 128 << 10, 256 << 10
     assert [choose_through_host(size, 2, False) for size in sizes] == ["one_shot_push", "one_shot_push", "two_shot"]
@@ -311,8 +378,21 @@ def test_the_search_stores_the_kind_of_memory(tmp_path):
     for case in result.cases:
         case.memory = "host_staged"
     machine = cast(Any, SimpleNamespace(machine_id="m", software_id="s"))
-    assert tune.conclude(str(tmp_path / "table.json"), result, machine) == f"table: {tmp_path / 'table.json'}\n"
-    assert {choice.memory for choice in tuned.load(tmp_path / "table.json", machine).picks} == {"host_staged"}
+    assert tune.conclude(str(tmp_path / "table.json"), "1.0 (a)", result, machine) == (
+        f"table: {tmp_path / 'table.json'}\n")
+    picks = tuned.load(tmp_path / "table.json", machine).picks
+    assert {(choice.memory, choice.mode) for choice in picks} == {("host_staged", "any")}
+
+
+def test_the_search_stores_the_mode(tmp_path):
+    sizes, modes = [16384, 1 << 20], ["isolated", "chained"]
+    result = write_run(tmp_path, sizes=sizes, algorithms=["ring"], modes=modes, n_blocks=12)
+    result.cases = [case for case in result.cases if (case.size_bytes, case.mode) != (1 << 20, "chained")]
+    machine = cast(Any, SimpleNamespace(machine_id="m", software_id="s"))
+    tune.conclude(str(tmp_path / "table.json"), "1.0 (a)", result, machine)
+    picks = tuned.load(tmp_path / "table.json", machine).picks
+    assert {(choice.size_bytes, choice.mode) for choice in picks} == {
+        (16384, "isolated"), (16384, "chained"), (1 << 20, "any")}
 
 
 def test_auto_over_host_memory_uses_its_own_default_and_choices_on_a_fake_gpu():
@@ -325,7 +405,7 @@ def test_a_run_says_if_its_memory_was_not_tuned(tmp_path):
     table = tmp_path / "table.json"
     choice = TunedChoice("all_reduce", 2, 4096, "copied", 100.0, "ring", "host_staged")
     machine = Machine({}, [], None, "m", "s")
-    tuned.add(table, machine, "run", [choice])
+    tuned.add(table, machine, "run", [choice], "1.0 (a)")
     ranks = SimpleNamespace(rank=0, hosts=1, broadcast=lambda value: value, together=lambda *errors: nullcontext())
     world = World(cast(Any, ranks), cast(Any, None), Unsupported("none"), cast(Any, None), cast(Any, None))
     session = SimpleNamespace(options=SimpleNamespace(tuned=str(table)), communicator=ranks, world=world, notes=[])
@@ -350,9 +430,10 @@ def test_the_search_over_host_memory_on_a_fake_gpu(tmp_path):
     ({"picks": [{"collective": "all_reduce"}]}, "is not a table of bench.tune: "),
     ({"picks": [ANY | {"algorithm": "two_shot+fast"}]}, "is not a table of bench.tune: 'fast' is not one of nt, ntr"),
     ({"picks": [ANY | {"algorithm": "three_shot"}]}, "is not a table of bench.tune: three_shot does not exist"),
+    ({"picks": [ANY | {"mode": "as_used"}]}, "is not a table of bench.tune: 'as_used' is not one of isolated, "),
     ({"picks": [ANY | {"link_rtt_ns": 0}]}, "is not a table of bench.tune: a size of 16384 B, a round trip of 0.0 ns"),
     (None, "table.json: No such file or directory"),
-], ids=["machine", "software", "fields", "build", "algorithm", "state", "absent"])
+], ids=["machine", "software", "fields", "build", "algorithm", "mode", "state", "absent"])
 def test_a_table_from_another_machine_or_a_damaged_table_is_refused(tmp_path, changed, sentence):
     """Otherwise the run would measure another machine's best choice as this machine's."""
     table, machine = tmp_path / "table.json", Machine({}, [], None, "a1b2c3", "d4e5f6")
@@ -362,6 +443,41 @@ def test_a_table_from_another_machine_or_a_damaged_table_is_refused(tmp_path, ch
     with pytest.raises(ResultError) as refusal:
         tuned.load(table, machine)
     assert sentence in str(refusal.value)
+
+
+def test_this_machines_table_is_used_only_by_the_code_that_made_it(tmp_path, monkeypatch):
+    """A table of another checkout was used silently: it chose up to 1.35 times slower than the best."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    machine, own = Machine({}, [], None, "a1b2c3", "d4e5f6"), program_digest(*MEASURED)
+    path, choice = tuned.default_path(machine), TunedChoice("all_reduce", 2, 4096, "copied", 100.0, "ring")
+    assert tuned.find(None, machine) == (None, "")
+
+    def found(name, program):
+        tuned.add(path, machine, "2026-tune", [choice], program)
+        table, sentence = tuned.find(name, machine)
+        return table and table.picks, sentence
+
+    made = "the table that bench.tune made in 2026-tune with"
+    assert found(None, own) == ([choice], f"auto uses {made} Wiretax {own}.")
+    assert found(None, "0.1.0 (0000000)") == (None, (
+        f"auto uses its defaults: this code is {own}, and {made} Wiretax 0.1.0 (0000000). Run python -m bench.tune "
+        "for a new one."))
+    assert found(str(path), "0.1.0 (0000000)") == ([choice], (
+        f"auto uses {made} Wiretax 0.1.0 (0000000); this code is {own}."))
+    # An older version knew algorithms that are gone, and neither the modes nor its own code.
+    old = {"machine_id": "a1b2c3", "software_id": "d4e5f6", "run_id": "2026-tune", "picks": [ANY]}
+    path.write_text(json.dumps(old))
+    table, sentence = tuned.find(str(path), machine)
+    assert table
+    assert (table.picks[0].mode, sentence) == ("any", f"auto uses {made} an older Wiretax; this code is {own}.")
+    path.write_text(json.dumps(old | {"picks": [ANY | {"algorithm": "three_shot"}]}))
+    assert tuned.find(None, machine)[0] is None
+
+
+def test_the_program_of_a_table_depends_on_kernels_and_collectives_alone():
+    programs = {program_digest(*packages) for packages in (
+        ("collectives", "kernels"), ("kernels", "collectives"), ("collectives",), ("bench", "collectives", "kernels"))}
+    assert len(programs) == 3
 
 
 def test_a_run_with_a_refused_table_prints_one_sentence_and_measures_nothing(tmp_path):

@@ -101,7 +101,7 @@ def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGI
     is_rejected = np.zeros(len(p), bool)
     is_rejected[is_suspect] = holm(p[is_suspect], FAMILY_P)
     is_fresh = is_suspect & (fresh.pairs > 0)
-    cells: "pd.DataFrame" = pd.concat([fresh[is_fresh], first[~is_fresh]]).sort_index()
+    cells: pd.DataFrame = pd.concat([fresh[is_fresh], first[~is_fresh]]).sort_index()
     alpha = np.where(is_fresh, FAMILY_P / max(1, is_suspect.sum()), SUSPECT_P)
     cells = cells.assign(is_suspect=is_suspect, is_fresh=is_fresh, alpha=alpha,
                          verdict=_verdict(cells, is_rejected, margin))

@@ -89,16 +89,17 @@ def history_of(contents: Contents) -> History:
     history = History({entry.run.run_id: entry.run for entry in entries}, skipped)
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     nodes: dict[str, set[str]] = defaultdict(set)  # labels by machine; former versions stored none
+    own_nodes = {entry: entry.run.node or "" for entry in entries}
     for entry in entries:
-        if label := entry.run.node:
-            nodes[entry.run.machine_id].add(label)
+        if own_nodes[entry]:
+            nodes[entry.run.machine_id].add(own_nodes[entry])
     is_side = {place: (place.parent / MANIFEST).is_file()
                for place in {entry.path.parent for entry in entries}}
     for entry in entries:
         side, run = entry.path.parent, entry.run
         variant = printable(side.name) if is_side[side] else ""
         labels = nodes[run.machine_id]
-        node = run.node or (min(labels) if len(labels) == 1 else "")
+        node = own_nodes[entry] or (min(labels) if len(labels) == 1 else "")
         groups[(variant, node, *alike_of(entry))].append(entry)
     costs_of = find_costs(contents, list(groups.values()))
     names: dict[tuple[Key, ...], list[str]] = {}

@@ -24,6 +24,7 @@ from reports.store.columns import (
     Integers,
     cells_of,
     entry_of,
+    is_number,
 )
 from reports.store.foreign import printable, printable_in
 from reports.store.manifest import INDEX
@@ -70,7 +71,7 @@ def make_part(folder: Path, stamps: dict[str, Stamp], former: Rows | None
         table = _table_of(folder, entries, cells, stamps)
         try:
             write_part(path, [table, *(open_part(of_part).read().take(rows)
-                                       for of_part, rows in former)])
+                                       for of_part, rows in former if rows)])
         except torn_errors():  # one is torn or has other types: its runs are read the next time
             write_part(path, [table])
     except torn_errors() as error:  # a number that no column holds
@@ -181,9 +182,14 @@ def environments_of(path: Path, entries: Sequence[Entry]) -> list[bytes]:
 
 def cells_of_part(path: Path) -> "pa.Table":
     """The columns of cases of a part. Raises one of `torn_errors`."""
+    import pyarrow as pa
+
     part = open_part(path)
-    names = {f"{CELL}{name}" for name in CELLS}
-    return part.read(columns=[name for name in part.schema_arrow.names if name in names])
+    columns = {name: part.schema_arrow.field(f"{CELL}{name}").type.value_type for name in CELLS
+               if f"{CELL}{name}" in part.schema_arrow.names}
+    if any(pa.types.is_string(kind) for name, kind in columns.items() if is_number(name)):
+        raise ValueError("text in place of numbers")
+    return part.read(columns=[f"{CELL}{name}" for name in columns])
 
 
 def entries_of(path: Path, number: int, paths: dict[str, Path],

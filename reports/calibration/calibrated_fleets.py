@@ -212,10 +212,10 @@ CLAIMS: dict[str, list[Simulation]] = {
         partial(equal_nodes, Machines(5, heavy=True), 1.0),
         *(partial(equal_nodes, machines, 0.05) for machines in (
             Machines(5, outliers=True), Machines(3, outliers=True), Machines(1, outliers=True),
-            Machines(5, 0.03, disturbed=0.3), Machines(3, 0.03, disturbed=0.3),
+            Machines(5, disturbed=0.3), Machines(3, 0.03, disturbed=0.3),
             Machines(2, disturbed=0.3), Machines(1, disturbed=0.3),
             Machines(1, disturbed=0.3, rack=4), Machines(2, disturbed=0.3, rack=4))),
-        many_questions],
+        partial(equal_nodes, Machines(5, 0.03, disturbed=0.3), 0.10), many_questions],
     "One launch a node, suspects measured again": [
         partial(measured_again, Machines(3, disturbed=0.3), 0.0, 0.0),
         partial(measured_again, Machines(3, outliers=True), 0.0, 0.0),

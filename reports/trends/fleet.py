@@ -33,8 +33,9 @@ def fleet(arguments: argparse.Namespace) -> int:
     fleet = load(arguments.folder)
     if arguments.json:
         write_json("fleet", status=fleet.status, headline=headline(fleet), wrong=fleet.wrong,
-                   failed=fleet.failed, running=fleet.running, left_out=fleet.left_out,
-                   groups=[record(group, fleet.store) for group in fleet.groups])
+                   failed=fleet.failed, running=fleet.running,
+                   groups=[record(group, fleet.store) for group in fleet.groups],
+                   left_out=fleet.left_out)
     else:
         print("\n".join(text_of(fleet, arguments.long)))
     return fleet.status

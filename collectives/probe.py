@@ -140,7 +140,7 @@ def _stale(counts: np.ndarray[Any, Any], communicator: Communicator) -> str | No
     packets: [access, path, writer]."""
     name, rank = communicator.rank_name, communicator.rank
     for path, verb in enumerate(("pushed to", "left for")):
-        for writer in np.flatnonzero(counts[:, path].sum(0)):
+        for writer in map(int, np.flatnonzero(counts[:, path].sum(0))):
             accesses = [name for name, count in zip(MEMORY_ACCESSES, counts[:, path, writer],
                                                     strict=True) if count]
             return (f"within one launch {name(rank)} read stale data after the flag of "

@@ -82,6 +82,7 @@ def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
     """Every case of the run, bound if it can be and if time is left to measure it. All ranks call
     it. Raises Disagreement."""
     suite, late_s = Suite(), STARTED_S + COMPILE_SHARE * session.options.max_time_s
+    refused: dict[tuple[str, str, str], bool] = {}  # whether the last such case could not be
     for case in cases:
         for algorithm in selected(axes.algorithms, axes.names(case.size_bytes)):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
@@ -90,15 +91,27 @@ def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
             is_late = bool(suite.iterations) and time.monotonic() > late_s
             is_late = session.communicator.broadcast(is_late)
             for variant, mode in product(variants, modes):
-                varied = replace(placed, variant=variant)
+                varied, kind = replace(placed, variant=variant), (algorithm.name, variant, mode)
+                if is_late and (refused.get(kind) or reason_against(axes, varied, mode)):
+                    continue
                 if is_late:
                     header = header_of(session, axes, varied, algorithm, LATE)
                     header.mode = mode
                     suite.add(header, None)
                     suite.n_late += 1
-                elif bound := _bound(session, axes, varied, algorithm, mode, make_iteration):
+                    continue
+                bound = _bound(session, axes, varied, algorithm, mode, make_iteration)
+                refused[kind] = not bound or bound[1] is None
+                if bound:
                     suite.add(*bound)
     return suite
+
+
+def reason_against(axes: Axes, case: Case, mode: str) -> str | None:
+    """Why a case has no chain, if the mode is chained."""
+    if mode != "chained" or not axes.chain_calls:
+        return None
+    return case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
 
 
 def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode: str,
@@ -106,9 +119,7 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode:
     # None if nobody requested the case and it cannot be.
     communicator, features = session.communicator, session.options.features
     chain_calls = axes.chain_calls if mode == "chained" else 0
-    reason = None
-    if chain_calls:
-        reason = case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
+    reason = reason_against(axes, case, mode)
     if reason and axes.mode is None:
         return None
     # A library's ranks talk to each other here, so a failed one cannot be waited for.
@@ -138,12 +149,11 @@ def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
               operation: Operation | Unsupported) -> CaseHeader:
     """The header of a bound case. Raises Disagreement."""
     world, is_library = session.world, algorithm.is_library
-    kind = "mapped" if isinstance(world.peers, Unsupported) else world.peers.kind
     header = CaseHeader(
         collective=case.collective.name, shape=dict(case.shape) or None,
         size_bytes=case.size_bytes, count=case.count, datatype=case.datatype.name,
         redop=case.redop, algorithm=algorithm.name, in_place=case.in_place, variant=case.variant,
-        memory="private" if is_library else kind,
+        memory="private" if is_library else world.memory,
         library=algorithm.peer or (world.library.name if is_library else None))
     if isinstance(operation, Operation):
         header.chosen = operation.chosen

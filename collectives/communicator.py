@@ -30,11 +30,13 @@ VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH",
 
 
 class Disagreement(Exception):
-    """Some rank cannot continue. All raise it, with one sentence and all exceptions' `types`."""
+    """Some rank cannot continue. All raise it, with one sentence and all exceptions' `types`.
+    `culprit` is the first such rank of the run, with its own words."""
 
-    def __init__(self, sentence: str, types: frozenset[str] = frozenset()) -> None:
+    def __init__(self, sentence: str, types: frozenset[str] = frozenset(),
+                 culprit: tuple[int, str] | None = None) -> None:
         super().__init__(sentence)
-        self.types = types
+        self.types, self.culprit = types, culprit
 
 
 def _number_in(variables: Iterable[str]) -> int | None:
@@ -103,6 +105,7 @@ def scant_memory() -> str | None:
 
 class Communicator:
     """All ranks, through MPI, or some: `among`. `nodes` are the ranks of each host in order.
+    `whole` are all ranks of the run, `ranks` the numbers of these ranks there.
     `thread_level` None: the fastest for these ranks and cores. Raises Disagreement before MPI is up
     if its library cannot speak to the launcher."""
 
@@ -117,6 +120,7 @@ class Communicator:
             raise Disagreement(sentence)
         self._initialize(thread_level or best_thread_level())
         self._join(MPI.COMM_WORLD)
+        self.whole, self.ranks = self, [*range(self.size)]
         self.launched = launched_ranks() or 1
         levels = {getattr(MPI, f"THREAD_{level.upper()}"): level for level in THREAD_LEVELS}
         self.thread_level = levels[MPI.Query_thread()]
@@ -144,6 +148,7 @@ class Communicator:
         """A communicator of these ranks in this order; they call it together."""
         part = copy(self)
         part._join(self.world.Create_group(self.world.group.Incl(ranks)))
+        part.ranks = [self.ranks[rank] for rank in ranks]
         return part
 
     @property
@@ -182,24 +187,29 @@ class Communicator:
     @contextmanager
     def together(self, *expected: type[Exception]) -> Iterator[None]:
         """If one rank raises an `expected` exception inside, all ranks raise one Disagreement that
-        names it. Inside, no rank may wait for another: the rank that raised has already left."""
+        names it. Inside, no rank may wait for another: the rank that raised has already left. Only
+        if a Disagreement is `expected`, the ranks of a host may agree inside."""
         failure = None
         try:
             yield
         except expected as error:
-            failure = (str(error), type(error).__name__)
+            culprit = error.culprit if isinstance(error, Disagreement) else None
+            failure = *(culprit or (self.ranks[self.rank], str(error))), type(error).__name__
         failures = self.all_gather(failure)
-        failed = [rank for rank, failure in enumerate(failures) if failure]
-        if failed:
-            sentence = failures[failed[0]][0]
-            is_everywhere = len(failed) == self.size and len(set(failures)) == 1
-            types = frozenset(failures[rank][1] for rank in failed)
-            raise Disagreement(sentence if is_everywhere else
-                               f"{self.rank_name(failed[0])}: {sentence}", types)
+        if failed := [failure for failure in failures if failure]:
+            rank, words, _ = failed[0]
+            types = frozenset(kind for *_, kind in failed)
+            is_everywhere = len({failure[1:] for failure in failed}) == 1
+            if is_everywhere and [number for number, *_ in failed] == [*range(self.whole.size)]:
+                raise Disagreement(words, types)
+            name = self.rank_name(self.ranks.index(rank))
+            raise Disagreement(f"{name}: {words}", types, (rank, words))
 
     def rank_name(self, rank: int) -> str:
-        """`rank 2`, and on several hosts `rank 2 on wt2`."""
-        return f"rank {rank}" + (f" on {self.host_names[rank]}" if self.hosts > 1 else "")
+        """`rank 2`, and of a run on several hosts `rank 2 on wt2`. A part names no host, because
+        runs store its sentences."""
+        on_host = f" on {self.host_names[rank]}" if self is self.whole and self.hosts > 1 else ""
+        return f"rank {self.ranks[rank]}{on_host}"
 
     def function(self, name: str) -> int:
         """The address of an MPI function in the library that mpi4py loaded; 0 if it has none."""

@@ -1,7 +1,8 @@
 """Collectives over several hosts: our kernels within each host, the library between hosts.
 
 `hierarchical` cuts a message among the ranks of a host, so that each byte crosses between two hosts
-once; `hierarchical_whole` sends whole messages in fewer steps. A step is a world and its case."""
+once; `hierarchical_whole` sends whole messages in fewer steps. A step is a case of the world of
+this host, or of ranks on several hosts."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ from collectives.communicator import Disagreement
 from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World, in_a_row
 from kernels.devices.device import DeviceError
 
-Steps = Callable[[World, World, Case], Iterator[tuple[World, Case]]]
+Step = tuple[World | tuple[int, ...], Case]
+Steps = Callable[[World, World, Case], Iterator[Step]]
 
 ONE_HOST = Unsupported("its ranks are on one host", depends_on_size=True)
 BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
@@ -58,7 +60,7 @@ def lanes(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
             for place in range(max(map(len, nodes)))]
 
 
-def all_reduce(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]:
+def all_reduce(world: World, node: World, case: Case) -> Iterator[Step]:
     nodes, rank, size = world.communicator.nodes, world.communicator.rank, case.datatype.size_bytes
     unit = math.lcm(*map(len, nodes))
     cut = case.count // unit * unit  # the elements that every host can cut alike
@@ -70,7 +72,7 @@ def all_reduce(world: World, node: World, case: Case) -> Iterator[tuple[World, C
         for start, end, owners in shards(nodes):
             if rank in owners:
                 at = case.receive + int(start * cut) * size
-                yield between(world, owners), replace(
+                yield owners, replace(
                     case, count=int((end - start) * cut), send=at, receive=at, in_place=True)
         yield node, replace(case, collective=COLLECTIVES["all_gather"], count=own, send=place,
                             in_place=True)
@@ -80,13 +82,13 @@ def all_reduce(world: World, node: World, case: Case) -> Iterator[tuple[World, C
             receive=case.receive + cut * size))
 
 
-def whole(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]:
+def whole(world: World, node: World, case: Case) -> Iterator[Step]:
     own = [ranks for ranks in lanes(world.communicator.nodes) if world.communicator.rank in ranks]
     # A rank with several lanes sends the same sum in each.
     sums = case.receive if len(own) == 1 else scratch(world, case.segment_bytes)
     yield node, replace(case, receive=sums, variant="copied")
     for ranks in own:
-        yield between(world, ranks), replace(case, send=sums, in_place=len(own) == 1)
+        yield ranks, replace(case, send=sums, in_place=len(own) == 1)
 
 
 def windows(world: World, node: World) -> Iterator[tuple[int, int, tuple[int, ...]]]:
@@ -102,11 +104,10 @@ def turns(world: World, node: World) -> int:
     return math.ceil(max(map(len, world.communicator.nodes)) / node.communicator.size)
 
 
-def in_lanes(world: World, node: World) -> Iterator[tuple[int, World]]:
+def in_lanes(world: World, node: World) -> Iterator[tuple[int, tuple[int, ...]]]:
     """The lanes of this rank, one a turn."""
-    every = lanes(world.communicator.nodes)[node.communicator.rank :: node.communicator.size]
-    for turn, ranks in enumerate(every):
-        yield turn, between(world, ranks)
+    yield from enumerate(
+        lanes(world.communicator.nodes)[node.communicator.rank :: node.communicator.size])
 
 
 def in_a_block(ranks: tuple[int, ...], n: int) -> bool:
@@ -114,7 +115,7 @@ def in_a_block(ranks: tuple[int, ...], n: int) -> bool:
     return len(ranks) == n and ranks[-1] - ranks[0] == n - 1
 
 
-def scatter(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]:
+def scatter(world: World, node: World, case: Case) -> Iterator[Step]:
     """For each host a reduce-scatter here; then each lane adds up its segments of all hosts."""
     n, size, hosts = node.communicator.size, case.segment_bytes, world.communicator.hosts
     sums = scratch(world, (turns(world, node) * hosts + n + 1) * size)
@@ -133,7 +134,7 @@ def scatter(world: World, node: World, case: Case) -> Iterator[tuple[World, Case
                             receive=unused if turn else case.receive)
 
 
-def gather(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]]:
+def gather(world: World, node: World, case: Case) -> Iterator[Step]:
     """Each lane gathers its segments of all hosts; then for each host an all-gather here."""
     n, size, hosts = node.communicator.size, case.segment_bytes, world.communicator.hosts
     parts = scratch(world, (turns(world, node) * hosts + n) * size)
@@ -149,10 +150,10 @@ def gather(world: World, node: World, case: Case) -> Iterator[tuple[World, Case]
                                             for place, rank in enumerate(ranks)])
 
 
-def copies(world: World, case: Case, places: list[tuple[int, int]]) -> Iterator[tuple[World, Case]]:
+def copies(world: World, case: Case, places: list[tuple[int, int]]) -> Iterator[Step]:
     """Copies of a segment: the library's all-gather of this rank alone."""
     for send, receive in places:
-        yield between(world, (world.communicator.rank,)), replace(
+        yield (world.communicator.rank,), replace(
             case, collective=COLLECTIVES["all_gather"], send=send, receive=receive, in_place=False)
 
 
@@ -169,20 +170,17 @@ def bind(steps: Steps, world: World, case: Case) -> Bound:
         return Unsupported("a mean of the hosts' means rounds twice")
     if steps is not all_reduce:
         case = replace(case, variant="copied")  # scratch memory is not mapped
-    listed = list(steps(world, node, case))
+    with world.communicator.together(DeviceError, MemoryError):
+        listed = list(steps(world, node, case))
     bounds: dict[int, Bound] = {}
-    failure = None
-    try:  # our kernels first: a rank without a compiler must not let another wait in the library
+    # Our kernels first: a rank without a compiler must not let another wait in the library.
+    with world.communicator.together(Disagreement):
         for number, (part, step) in enumerate(listed):
-            if part is node:
+            if isinstance(part, World):
                 with node.communicator.together(DeviceError):
                     bounds[number] = bind_within(node, step)
-    except Disagreement as refusal:
-        failure = str(refusal)
-    if failure := world.communicator.first_word(failure):
-        raise Disagreement(failure)
-    bounds |= {number: bind_flat(part, step) for number, (part, step) in enumerate(listed)
-               if part is not node}
+    bounds |= {number: bind_flat(between(world, part), step)
+               for number, (part, step) in enumerate(listed) if not isinstance(part, World)}
     operations = [bound for _, bound in sorted(bounds.items()) if isinstance(bound, Operation)]
     reasons = [bound.reason for bound in bounds.values() if isinstance(bound, Unsupported)]
     if reason := world.communicator.first_word(next(iter(reasons), None)):

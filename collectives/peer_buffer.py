@@ -128,9 +128,11 @@ class PeerBuffer:
         self.slabs, self.half_bytes = slabs, half_bytes
 
     def register(self, size_bytes: int) -> Memory:
-        """A new buffer on every rank, mapped by all; this rank's. Raises Disagreement."""
-        self.registered.append(share(self.communicator, self.device, self.sharing,
-                                     max(1, size_bytes), ExitStack(), ordinary=True))
+        """A new buffer on every rank, mapped by all; this rank's. The ranks of all hosts call it.
+        Raises Disagreement on all."""
+        with self.communicator.whole.together(Disagreement):
+            self.registered.append(share(self.communicator, self.device, self.sharing,
+                                         max(1, size_bytes), ExitStack(), ordinary=True))
         return self.registered[-1][self.communicator.rank]
 
     def locate(self, address: int, targets: Any) -> bool:
@@ -156,7 +158,7 @@ def share(communicator: Communicator, device: Device, sharing: str, size_bytes: 
     it fails. Raises Disagreement if any rank cannot map another's."""
     # Other runs, ranks and allocations have other labels.
     token = communicator.broadcast(secrets.token_hex(16))
-    with communicator.together(OSError, DeviceError):
+    with communicator.together(OSError, DeviceError, MemoryError):
         label = f"{token} of rank {communicator.rank}"
         own = device.allocate(size_bytes, sharing, ordinary, label)
         undo.callback(own.close)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collectives.communicator import Disagreement
+from collectives.communicator import Communicator, Disagreement
 from kernels.devices.device import (
     MOST_RANKS,
     PEER_STRUCTURES,
@@ -50,7 +50,7 @@ def probe(peers: "PeerBuffer") -> None:
     """Pushes and pulls patterns between all pairs: rank w writes into slot w of each peer's slab,
     and into its own last slot, which all peers pull. Raises ProbeFailed and Disagreement."""
     communicator, device = peers.communicator, peers.device
-    size, rank = communicator.size, communicator.rank
+    size, rank, name = communicator.size, communicator.rank, communicator.rank_name
     with communicator.together(DeviceError):
         source, sink = device.private(PROBE_BYTES), device.private(PROBE_BYTES)
         kernels = probe_kernels(device, size)
@@ -69,7 +69,7 @@ def probe(peers: "PeerBuffer") -> None:
                 move(sink.address, slot(owner, number))
                 wrong = np.flatnonzero(sink.read() != _pattern(turn, peer, reader))
                 if wrong.size:
-                    return (f"the memory that rank {peer} {verb} to rank {rank} has wrong bytes "
+                    return (f"the memory that {name(peer)} {verb} to {name(rank)} has wrong bytes "
                             f"from offset {number * PROBE_BYTES + wrong[0]} of the slab on, in "
                             f"turn {turn} of the probe")
         return None
@@ -114,7 +114,7 @@ def probe_visibility(peers: "PeerBuffer") -> None:
             _probe_once(peers, kernels.kernel(entry), wrong, rounds, blocks)
             counts = wrong.read().view(np.uint32).reshape(counts.shape)
             wrong.close()
-        sentence = _missing(peers, signal) or _stale(counts, communicator.rank)
+        sentence = _missing(peers, signal) or _stale(counts, communicator)
         if sentence := communicator.first_word(sentence):
             raise ProbeFailed(sentence)
 
@@ -130,18 +130,20 @@ def _missing(peers: "PeerBuffer", name: str = "flag") -> str | None:
     """A sentence if the last launch waited in vain."""
     if not peers.waits.watch.timed_out:
         return None
-    return (f"a {name} from rank {peers.waits.watch.peer} never arrived in the memory of rank "
-            f"{peers.communicator.rank}")
+    rank_name, peer = peers.communicator.rank_name, peers.waits.watch.peer
+    return (f"a {name} from {rank_name(peer)} never arrived in the memory of "
+            f"{rank_name(peers.communicator.rank)}")
 
 
-def _stale(counts: np.ndarray[Any, Any], rank: int) -> str | None:
+def _stale(counts: np.ndarray[Any, Any], communicator: Communicator) -> str | None:
     """The first path with stale data, and all its accesses; None without. `counts` of packs or
     packets: [access, path, writer]."""
+    name, rank = communicator.rank_name, communicator.rank
     for path, verb in enumerate(("pushed to", "left for")):
-        for writer in np.flatnonzero(counts[:, path].sum(0)):
+        for writer in map(int, np.flatnonzero(counts[:, path].sum(0))):
             accesses = [name for name, count in zip(MEMORY_ACCESSES, counts[:, path, writer],
                                                     strict=True) if count]
-            return (f"within one launch rank {rank} read stale data after the flag of rank "
-                    f"{writer}: in what it {verb} rank {rank}, by accesses of "
+            return (f"within one launch {name(rank)} read stale data after the flag of "
+                    f"{name(writer)}: in what it {verb} {name(rank)}, by accesses of "
                     f"{', '.join(accesses)}")
     return None

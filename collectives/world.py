@@ -84,8 +84,9 @@ def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -
     names, blocks, threads, sharing = zip(*communicator.all_gather(own), strict=True)
     for rank, name in enumerate(names):
         if name != names[0]:
-            raise Disagreement(f"rank 0 has a {names[0]} device and rank {rank} a {name} device; "
-                               "a run uses one kind")
+            raise Disagreement(f"{communicator.rank_name(0)} has a {names[0]} device and "
+                               f"{communicator.rank_name(rank)} a {name} device; a run uses one "
+                               "kind")
     device.most_blocks, device.threads = min(blocks), min(threads)
     if max(sharing) > 1:  # then no figure of this run measures a wire
         device.sharing = tuple(mode.replace("mapped", "same_device") for mode in device.sharing)
@@ -123,6 +124,11 @@ def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
     reason = peers.reason if isinstance(peers, Unsupported) else None
     if reason := world.communicator.first_word(reason):
         peers = Unsupported(f"the ranks of a host cannot map each other's memory: {reason}")
+    elif isinstance(peers, PeerBuffer):
+        kinds = world.communicator.all_gather(peers.kind)
+        if other := next((kind for kind in kinds if kind != kinds[0]), None):
+            peers = Unsupported(f"the hosts differ: memory is {kinds[0]} for rank 0 and {other} "
+                                f"for rank {kinds.index(other)}; --memory host_staged is alike")
     return replace(world, communicator=communicator, peers=peers,
                    library=world.library.among(communicator), parts={})
 

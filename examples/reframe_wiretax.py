@@ -5,11 +5,12 @@
 
 `wiretax` comes from the environment that ReFrame loads. Each measured case is a performance
 variable, such as all_reduce_auto_16KiB_us. The check fails if a result is wrong, if the run is
-incomplete, or if a variable is above its reference by more than `tolerance`. `reports` reads the
-runs in `store`.
+incomplete, if a reference names no measured case, or if a variable is above its reference by more
+than `tolerance`. `reports` reads the runs in `store`.
 """
 
 import json
+import re
 from pathlib import Path
 from shlex import quote
 
@@ -19,6 +20,7 @@ import reframe.utility.typecheck as typ
 from reframe.core.builtins import run_after, run_before, sanity_function, variable
 
 FILES = "results"  # in the stage folder
+MOST_NAMES = 8  # of measured cases in a message
 DEFAULTS = {"mode": ["isolated"], "variant": ["copied", "plain"], "datatype": ["float32"],
             "redop": ["sum"]}
 UNITS = ("B", 0), ("KiB", 10), ("MiB", 20), ("GiB", 30)
@@ -63,14 +65,19 @@ class WiretaxAllReduce(rfm.RunOnlyRegressionTest):
         if not records:
             return sn.assert_true(False, msg=f"no run was stored: {self.last_words()}")
         end, cases = records[-1], measured(records)
+        ok = [name for name, case in cases.items() if case["status"] == "ok"]
         if end["kind"] != "end":
             return sn.assert_true(False, msg=f"the run was cut: {self.last_words()}")
         problems = [f"{name}: {case['reason'] or case['status']}" for name, case in cases.items()
                     if case["status"] in ("wrong", "not measured")]
         if end["status"] != "complete":
             problems.insert(0, f"the run is {end['status']}: {end['reason']}")
-        if not any(case["status"] == "ok" for case in cases.values()):
+        if not ok:
             problems.append("no case was measured")
+        elif unknown := sorted(self.references.keys() - set(ok)):
+            problems.append(f"references name no measured case: {', '.join(unknown)}; "
+                            f"measured were {', '.join(ok[:MOST_NAMES])}"
+                            + ", ..." * (len(ok) > MOST_NAMES))
         return sn.assert_false(problems, msg="; ".join(problems))
 
     @run_before("performance")
@@ -97,13 +104,19 @@ class WiretaxAllReduce(rfm.RunOnlyRegressionTest):
 
 
 def measured(records):
-    """The cases by the name of their performance variable: collective, algorithm and size, then
-    each field that is not in DEFAULTS."""
+    """The cases by the name of their performance variable: collective, algorithm and size, each
+    field that is not in DEFAULTS, and the parts of the shape. Of cases with one name the second
+    and later ones end with their number, so that none hides another."""
     names = {}
     for case in (record for record in records if record["kind"] == "case"):
         size = case["size_bytes"]
         unit, shift = [each for each in UNITS if max(size, 1) % (1 << each[1]) == 0][-1]
         parts = [case["collective"], case["algorithm"], f"{size >> shift}{unit}"]
         parts += [case[field] for field in DEFAULTS if case[field] not in DEFAULTS[field]]
-        names["_".join([*parts, *["in_place"] * case["in_place"], "us"])] = case
+        parts += ["in_place"] * case["in_place"]
+        for key, value in (case.get("shape") or {}).items():
+            parts += re.findall(r"\w+", f"{key}_{value}")
+        if "_".join([*parts, "us"]) in names:
+            parts.append(f"case{case['case']}")
+        names["_".join([*parts, "us"])] = case
     return names

@@ -62,11 +62,21 @@ def test_variables_are_named_after_their_cases():
             "variant": "copied", "datatype": "float32", "redop": "sum", "in_place": False}
     other = {"size_bytes": 3 << 20, "mode": "chained", "variant": "registered", "datatype": "bfloat16",
              "in_place": True}
+    late, again = {"shape": {"arrival_skew_us": 2.5}, "case": 2}, {"case": 3}  # `again`: the name of the first case
     program = "import runpy, sys; print(*runpy.run_path(sys.argv[1])['measured'](eval(sys.argv[2])))"
-    done = subprocess.run([REFRAME / "python", "-c", program, CHECK, str([case, case | other])], capture_output=True,
-                          text=True)
+    cases = str([case, case | other, case | late, case | again])
+    done = subprocess.run([REFRAME / "python", "-c", program, CHECK, cases], capture_output=True, text=True)
     assert done.stdout.split() == ["all_reduce_auto_8204B_us",
-                                   "all_reduce_auto_3MiB_chained_registered_bfloat16_in_place_us"], done.stderr
+                                   "all_reduce_auto_3MiB_chained_registered_bfloat16_in_place_us",
+                                   "all_reduce_auto_8204B_arrival_skew_us_2_5_us",
+                                   "all_reduce_auto_8204B_case3_us"], done.stderr
+
+
+def test_a_misspelt_reference_fails_in_one_sentence(tmp_path):
+    done, _ = reframe(tmp_path, "-S", f"options={CASES} library", "-S", "references=all_reduce_libary_16KiB_us:7.5")
+    assert done.returncode == 1, done.stdout + done.stderr
+    [reason] = re.findall("Reason: sanity error: (.*)", done.stdout)
+    assert reason == f"references name no measured case: all_reduce_libary_16KiB_us; measured were {LIBRARY}"
 
 
 def test_a_wrong_result_fails_the_sanity_of_the_check_and_the_gate(tmp_path):

@@ -280,7 +280,7 @@ def gather_wrongs(session: Session, hand: list[Launch]) -> tuple[list[list[Wrong
         ([launch.wrong() for launch in hand], is_interrupted, failure))
     for rank, (_, _, sentence) in enumerate(votes):
         if sentence:
-            raise DeviceError(f"rank {rank}: {sentence}")
+            raise DeviceError(f"{session.communicator.rank_name(rank)}: {sentence}")
     return [vote[0] for vote in votes], any(vote[1] for vote in votes)
 
 

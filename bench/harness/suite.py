@@ -82,6 +82,7 @@ def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
     """Every case of the run, bound if it can be and if time is left to measure it. All ranks call
     it. Raises Disagreement."""
     suite, late_s = Suite(), STARTED_S + COMPILE_SHARE * session.options.max_time_s
+    refused: dict[tuple[str, str, str], bool] = {}  # whether the last such case could not be
     for case in cases:
         for algorithm in selected(axes.algorithms, axes.names(case.size_bytes)):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
@@ -91,12 +92,25 @@ def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
             is_late = session.communicator.broadcast(is_late)
             for variant, mode in product(variants, modes):
                 varied = replace(placed, variant=variant, mode=mode)
+                kind = algorithm.name, variant, mode
+                if is_late and (refused.get(kind) or reason_against(axes, varied)):
+                    continue
                 if is_late:
                     suite.add(header_of(session, axes, varied, algorithm, LATE), None)
                     suite.n_late += 1
-                elif bound := _bound(session, axes, varied, algorithm, make_iteration):
+                    continue
+                bound = _bound(session, axes, varied, algorithm, make_iteration)
+                refused[kind] = not bound or bound[1] is None
+                if bound:
                     suite.add(*bound)
     return suite
+
+
+def reason_against(axes: Axes, case: Case) -> str | None:
+    """Why a case has no chain, if its mode is chained."""
+    if case.mode != "chained" or not axes.chain_calls:
+        return None
+    return case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
 
 
 def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
@@ -104,9 +118,7 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
     # None if nobody requested the case and it cannot be.
     communicator, features = session.communicator, session.options.features
     chain_calls = axes.chain_calls if case.mode == "chained" else 0
-    reason = None
-    if chain_calls:
-        reason = case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
+    reason = reason_against(axes, case)
     if reason and axes.mode is None:
         return None
     # A library's ranks talk to each other here, so a failed one cannot be waited for.
@@ -136,13 +148,11 @@ def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
               operation: Operation | Unsupported) -> CaseHeader:
     """The header of a bound case. Raises Disagreement."""
     world, is_library = session.world, algorithm.is_library
-    kind = "mapped" if isinstance(world.peers, Unsupported) else world.peers.kind
     header = CaseHeader(
         collective=case.collective.name, shape=dict(case.shape) or None,
         size_bytes=case.size_bytes, count=case.count, datatype=case.datatype.name,
         redop=case.redop, mode=case.mode, algorithm=algorithm.name, in_place=case.in_place,
-        variant=case.variant,
-        memory="private" if is_library else kind,
+        variant=case.variant, memory="private" if is_library else world.memory,
         library=algorithm.peer or (world.library.name if is_library else None))
     if isinstance(operation, Operation):
         header.chosen = operation.chosen

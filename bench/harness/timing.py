@@ -179,7 +179,7 @@ def measure_block(session: Session, iteration: Iteration, block: int,
         wrong = Wrong.from_buffer_copy(bytes(iteration.wrong.read()))
     for rank, failure in enumerate(communicator.all_gather(iteration.operation.failure())):
         if failure:
-            raise DeviceError(f"rank {rank}: {failure}")
+            raise DeviceError(f"{communicator.rank_name(rank)}: {failure}")
     facts = iteration.facts(stamps) if iteration.facts else None
     bus_id = session.world.device.facts.get("pci_bus_id")
     gpu = {"pci_bus_id": bus_id, **link_facts(bus_id)} if bus_id else None

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from bench.harness.neighbours import ANSWER_S, addresses_of, answering_hosts
 from bench.harness.options import INTERRUPTED, WRONG
 from bench.harness.progress import Progress
-from bench.harness.witness import claim, state_of
+from bench.harness.witness import UNREACHABLE, claim, state_of
 from kernels.devices.device import PHASES, Watch
 from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, read_flight
 
@@ -31,7 +31,7 @@ LOOK_S = 0.1  # looks are counted: the time in which a job is suspended does not
 GRACE_S = 0.6  # a kernel's wait knows more, so it times out first
 INTERRUPT_S = 1.3  # from Ctrl-C to the end, even if a rank waits
 VERDICT_S = 0.5  # a host leaves its neighbours this time to name a rank of their own
-UNREACHABLE = "could not be reached"
+SILENCES = 2  # in a row: one lost packet is no cut link
 LAUNCHER_S = 0.4  # until MPICH's launcher may know that a rank has exited
 # In these steps ranks compile, read or write alone, for at most LONGEST_ALONE time-outs.
 ALONE = ("open the device", "map the peers", "describe the machine", "compile", "draw the weights",
@@ -56,6 +56,7 @@ class FlightRecord:
         # several: their clocks are not compared, and one rank of each asks whether others answer.
         self.run_id, self.rank, self.timeout_s, self.pids = run_id, rank, timeout_s, pids
         self.hosts, self.neighbours = hosts, dict[str, Any]()
+        self.silences, self.asked_s = dict[str, int](), 0.0  # in a row, by host
         self.folder = folder or Path(os.devnull)  # no file can be below it
         self.page = mmap.mmap(-1, PAGE_BYTES)
         if folder:
@@ -161,8 +162,12 @@ class FlightRecord:
                 ctypes.pointer(self.page_watch)[0] = self.watch
             last_position, position = position, bytes(self.page)
             still_s = still_s + LOOK_S if position == last_position else 0.0
-            if still_s > self.timeout_s + (VERDICT_S if self.rank else 0):
+            if self.hosts and still_s > self.timeout_s / 2:
+                self.page.flush()  # over NFS other hosts see what has left this one
+            if still_s > self.timeout_s - ANSWER_S + (VERDICT_S if self.rank else 0):
                 self._end_if_cut_off()
+            else:
+                self.silences = {}
             if still_s > self.timeout_s + GRACE_S:
                 self.end_if_stuck(still_s=still_s)
 
@@ -174,16 +179,22 @@ class FlightRecord:
         return sorted({*self.neighbours} - answering_hosts(self.neighbours))
 
     def _end_if_cut_off(self) -> None:
-        """Ends the run if a host does not answer. One rank of each host asks."""
-        if self.neighbours and (hosts := self._unreachable()):
-            self.end(self._lost_rank(hosts), self._lost_why(), WRONG)
+        """Ends the run if a host was silent several times in a row. One rank of each host asks,
+        once a second at most."""
+        if not self.neighbours or time.monotonic() < self.asked_s + ANSWER_S:
+            return
+        self.asked_s = time.monotonic()
+        self.silences = {host: self.silences.get(host, 0) + 1 for host in self._unreachable()}
+        if lost := [host for host, number in self.silences.items() if number == SILENCES]:
+            self.end(self._lost_rank(lost), self._lost_why(), WRONG)
 
     def _waits_for_hosts(self, still_s: float | None) -> bool:
         """Whether another host may still name the rank that holds this one up."""
-        turn_s = VERDICT_S if self.rank == min(self.pids) else 2 * VERDICT_S + ANSWER_S
-        if still_s is None:  # the watchdog thread leaves if another rank ends the run
+        turn_s = VERDICT_S
+        if still_s is None or self.rank != min(self.pids):
+            turn_s = 2 * VERDICT_S + SILENCES * ANSWER_S
+        if still_s is None:  # meanwhile the watchdog thread asks, and leaves if the run has ended
             time.sleep(turn_s)
-            self._end_if_cut_off()
         return still_s is not None and still_s < self.timeout_s + GRACE_S + turn_s
 
     def _lost_rank(self, hosts: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from pathlib import Path
 LEFT_BEHIND_S, SILENT = 2.0, "ended without a word"
 LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "prterun", "prte", "prted"}
 REMOTE_SHELLS = {"ssh", "rsh"}  # by which a launcher reaches other hosts
-LAUNCHER_ENDS_S, LAUNCHER_OBEYS_S = 0.5, 0.3
+UNREACHABLE = "could not be reached"  # the words for a host behind a cut link
+# How long a launcher may take to end by itself with our status, and over a cut link.
+LAUNCHER_ENDS_S, CUT_OFF_S, LAUNCHER_OBEYS_S = 4.0, 0.5, 0.3
 
 
 def main(folder: Path, pids: dict[int, int], host: str = "") -> None:
@@ -24,7 +26,8 @@ def main(folder: Path, pids: dict[int, int], host: str = "") -> None:
     watch(folder, pids, host)
     if launchers and (folder / "ended").exists():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a launcher waits for its ranks' pipes
-        end_launchers(launchers)
+        is_cut_off = UNREACHABLE in (folder / "ended").read_text()
+        end_launchers(launchers, CUT_OFF_S if is_cut_off else LAUNCHER_ENDS_S)
     clear_up(folder, [*pids.values()])
 
 
@@ -62,10 +65,10 @@ def ancestors(pids: list[int]) -> list[int]:
     return [*launchers]
 
 
-def end_launchers(launchers: list[int]) -> None:
-    """Ends the launchers that outlive the ranks of a failed run, and their remote shells: over a
-    cut link they would wait for minutes."""
-    late_s = time.monotonic() + LAUNCHER_ENDS_S
+def end_launchers(launchers: list[int], patience_s: float) -> None:
+    """Ends the launchers that outlive the ranks of a failed run by this time, and their remote
+    shells: over a cut link they would wait for minutes."""
+    late_s = time.monotonic() + patience_s
     while time.monotonic() < late_s and any(map(is_launcher, launchers)):
         time.sleep(0.02)
     for number in signal.SIGTERM, signal.SIGKILL:

@@ -117,7 +117,8 @@ class MpiLibrary(Library):
         return in_a_row(world, calls)
 
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
-        longest = max((each.size_bytes for group in groups for each in group), default=0)
+        own = max((each.size_bytes for group in groups for each in group), default=0)
+        longest = max(self.ranks.all_gather(own))  # all ranks refuse, or none
         if longest > MOST_COUNT and not self.ranks.function("MPI_Send_c"):
             return Unsupported(f"{self.name} has no MPI_Send_c and counts up to {MOST_COUNT}")
         return in_a_row(world, [self._at_once(world, group) for group in groups])

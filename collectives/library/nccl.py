@@ -103,7 +103,7 @@ class Nccl:
         if failures := [failure for failure in complaints if failure[0]]:
             # To the other ranks a failed rank is only a remote process that has exited.
             text, rank = min(failures, key=lambda failure: "remote process" in failure[0])
-            raise DeviceError(f"rank {rank}: {text}")
+            raise DeviceError(f"rank {self.ranks.ranks[rank]}: {text}")
 
     def connect(self, label: str) -> int:
         """The communicator with this label; all ranks make it, or all raise DeviceError."""

@@ -2,7 +2,7 @@
 cables are named."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 
@@ -10,7 +10,14 @@ import numpy as np
 
 from reports.calibration import synthetic
 from reports.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Floats, Rng, Simulation
-from reports.verdicts.outliers import Screen, explain_pairs, screen
+from reports.verdicts.outliers import (
+    LEAST_LAUNCHES,
+    REPORT_P,
+    Screen,
+    explain_pairs,
+    screen,
+    shares,
+)
 
 NODES, SIZES, RACK = 200, 12, 20
 SLOWER = 0.05
@@ -20,8 +27,9 @@ SLOWER = 0.05
 class Machines:
     """How the launches of a fleet scatter. `spread` is the standard deviation of the log of a
     launch's median, 70 % of its variance common to all sizes; `between` is the one of nodes.
-    `outliers`: 3 % of launches are slower by 10 % on average. `recorded`: the launches of a real
-    campaign. `lacking`: the share of nodes without the larger half of the sizes. `heavy`: nodes
+    `outliers`: 3 % of launches are slower by 10 % on average; `disturbed`: 3 % of launches are
+    slower by this share. `rack`: nodes in a rack. `recorded`: the launches of a real campaign.
+    `lacking`: the share of nodes without the larger half of the sizes. `heavy`: nodes
     differ by Student's t with 5 degrees of freedom."""
 
     launches: int
@@ -32,10 +40,15 @@ class Machines:
     recorded: bool = False
     lacking: float = 0.0
     heavy: bool = False
+    disturbed: float = 0.0
+    rack: int = RACK
 
     def __str__(self) -> str:
         words = [f"{self.nodes} nodes x {self.launches}", f"{self.spread * 100:g} %",
-                 "outliers" * self.outliers, "lacking sizes" * (self.lacking > 0),
+                 "outliers" * self.outliers,
+                 f"3 % of launches +{self.disturbed:.0%}" * (self.disturbed > 0),
+                 f"racks of {self.rack}" * (self.rack != RACK),
+                 "lacking sizes" * (self.lacking > 0),
                  "nodes vary by t with 5 df" * self.heavy]
         if self.recorded:
             words[1] = "recorded"
@@ -54,6 +67,7 @@ class Machines:
         if self.outliers:
             excess = rng.exponential(LAUNCH_EXCESS, shape[:2])
             logs += (excess * (rng.random(shape[:2]) < OUTLYING))[..., None]
+        logs += (np.log1p(self.disturbed) * (rng.random(shape[:2]) < OUTLYING))[..., None]
         logs[: round(self.lacking * self.nodes), :, SIZES // 2 :] = np.nan
         return np.asarray(logs)
 
@@ -75,30 +89,63 @@ def _recorded(rng: Rng, shape: tuple[int, ...]) -> Floats:
     return np.asarray(centred[order[:, : shape[1]]])
 
 
-def screened(logs: Floats, racks: Sequence[str] = ()) -> Screen:
+def screened(logs: Floats, racks: Sequence[str] = (), p: float = REPORT_P) -> Screen:
     """The screen of (nodes, launches, sizes)."""
     nodes, launches, sizes = logs.shape
     return screen(logs.reshape(-1, sizes).astype(float), np.repeat(np.arange(nodes), launches),
-                  racks)
+                  racks, p)
 
 
-def rack_names(nodes: int) -> list[str]:
-    return [f"r{node // RACK}" for node in range(nodes)]
+def rack_names(machines: Machines) -> list[str]:
+    return [f"r{node // machines.rack}" for node in range(machines.nodes)]
 
 
 def equal_nodes(machines: Machines, most: float, rng: Rng, n: int) -> list[Figure]:
     """The share of fleets with an alarm if no node is slow: any node or rack is named; and those
-    in which more than one launch shows it. `most` limits the second with outliers, otherwise the
+    in which its launches agree. `most` limits the second if launches are disturbed, otherwise the
     first. Runs a fifth of the replications."""
     alarmed, replicated = list[bool](), list[bool]()
     for _ in range(n // 5):
-        seen = screened(machines.draw(rng), rack_names(machines.nodes))
+        seen = screened(machines.draw(rng), rack_names(machines))
         alarmed.append(bool(seen.is_named.any() or seen.slow_racks))
         is_slow = seen.is_named & seen.is_replicated
         replicated.append(bool(is_slow.any() or seen.slow_racks))
-    limits = (1.0, most) if machines.outliers else (most, 1.0)
+    limits = (1.0, most) if machines.outliers or machines.disturbed else (most, 1.0)
     return [Figure(f"{machines}: any", alarmed, most=limits[0]),
             Figure(f"{machines}: SLOW", replicated, most=limits[1])]
+
+
+def many_questions(rng: Rng, n: int) -> list[Figure]:
+    """A report on several fleets of equal nodes and of pairs, 8 each with one launch,
+    at a spread at which the margin hides nothing: any alarm. Runs a fifth of the replications."""
+    kinds = ["node"] * 3 + ["pair"] * 6
+    alarmed = list[bool]()
+    for _ in range(n // 5):
+        alarmed.append(any(
+            screened(Machines(1, 0.03, nodes=8).draw(rng), p=p).is_named.any()
+            for p in shares(kinds)))
+    return [Figure("3 groups of 8 nodes and 6 of pairs x 1, 3 %: any", alarmed, most=0.05)]
+
+
+def measured_again(machines: Machines, slower: float, least: float, rng: Rng,
+                   n: int) -> list[Figure]:
+    """One launch of each node and two more of each suspect: how often an equal node is SLOW, and
+    how often a slower one is a suspect first and SLOW then. Runs a fifth of the replications."""
+    alarmed, suspected, found = list[bool](), list[bool](), list[bool]()
+    for _ in range(n // 5):
+        logs = machines.draw(rng)
+        logs[0] += np.log1p(slower)
+        first = screened(logs[:, :1], rack_names(machines))
+        logs[~first.is_named, 1:] = np.nan
+        seen = screened(logs, rack_names(machines))
+        is_slow = seen.is_named & seen.is_replicated
+        alarmed.append(bool(is_slow[slower > 0 :].any() or first.slow_racks or seen.slow_racks))
+        suspected.append(bool(first.is_named[0]))
+        found.append(bool(is_slow[0]))
+    name = f"{replace(machines, launches=1)}, suspects x {LEAST_LAUNCHES}"
+    figures = [Figure(f"{name}: an equal node SLOW", alarmed, most=0.05)]
+    return figures if slower == 0 else [*figures, Figure(f"{name}: suspected", suspected, least),
+                                        Figure(f"{name}: the slow one SLOW", found, least)]
 
 
 def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) -> list[Figure]:
@@ -127,7 +174,7 @@ def slow_rack(machines: Machines, slower: float, least: float, rng: Rng, n: int)
     for _ in range(n // 5):
         logs = machines.draw(rng)
         logs[:RACK] += np.log1p(slower)
-        seen = screened(logs, rack_names(machines.nodes))
+        seen = screened(logs, rack_names(machines))
         named.append("r0" in seen.slow_racks)
         others.append(bool(seen.is_named[RACK:].any() or {*seen.slow_racks} - {"r0"}))
     name = f"rack +{slower:.0%}"
@@ -147,7 +194,7 @@ def slow_cables(nodes: int, slower: float, rng: Rng, n: int) -> list[Figure]:
             logs = machines.draw(rng)
             logs[is_slow] += np.log1p(slower)
             seen = screened(logs)
-            causes = explain_pairs(pairs, seen.is_named, seen.level)
+            causes = explain_pairs(pairs, seen)
             expected = "n1" if kind == "node" else ""
             is_explained[kind].append(
                 [node for node, _ in causes] == [expected]
@@ -163,9 +210,16 @@ CLAIMS: dict[str, list[Simulation]] = {
             Machines(5, recorded=True), Machines(5, lacking=0.1), Machines(3, nodes=20),
             Machines(1, nodes=8), Machines(3, nodes=4))),
         partial(equal_nodes, Machines(5, heavy=True), 1.0),
-        partial(equal_nodes, Machines(5, outliers=True), 0.05),
-        partial(equal_nodes, Machines(3, outliers=True), 0.10),
-        partial(equal_nodes, Machines(1, outliers=True), 0.01)],
+        *(partial(equal_nodes, machines, 0.05) for machines in (
+            Machines(5, outliers=True), Machines(3, outliers=True), Machines(1, outliers=True),
+            Machines(5, disturbed=0.3), Machines(3, 0.03, disturbed=0.3),
+            Machines(2, disturbed=0.3), Machines(1, disturbed=0.3),
+            Machines(1, disturbed=0.3, rack=4), Machines(2, disturbed=0.3, rack=4))),
+        partial(equal_nodes, Machines(5, 0.03, disturbed=0.3), 0.10), many_questions],
+    "One launch a node, suspects measured again": [
+        partial(measured_again, Machines(3, disturbed=0.3), 0.0, 0.0),
+        partial(measured_again, Machines(3, outliers=True), 0.0, 0.0),
+        partial(measured_again, Machines(3, 0.005, disturbed=0.3), SLOWER, 0.95)],
     "Nodes slower by 5 %": [
         partial(slow_nodes, Machines(5), 1, 0.95), partial(slow_nodes, Machines(5), 2, 0.90),
         partial(slow_nodes, Machines(1, 0.005), 1, 0.95),

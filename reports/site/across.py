@@ -16,6 +16,7 @@ from reports.site.fleet_page import FLEET
 from reports.site.run_page import fact_text
 from reports.store.columns import Entry
 from reports.store.result import places, read
+from reports.tables.command import command_without_seed
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
 from reports.tables.sentences import describe, number, some
 from reports.tables.show import headline_of, imported_text
@@ -149,7 +150,7 @@ def _differences(variants: Sequence[Side]) -> Section:
     facts = pd.DataFrame([{
         **{name: fact_text(fact) for name, fact in run.environment.items()},
         "machine_id": run.machine_id, "software_id": run.software_id, "version": run.version,
-        "command": shared.command_without_seed(run), "side": side} for side, run in runs])
+        "command": command_without_seed(run), "side": side} for side, run in runs])
     values = facts.fillna("-").groupby("side", sort=False).agg(frozenset)
     rows = [{"fact": str(name),
              **{str(side): some(sorted(texts)) for side, texts in values[name].items()}}

@@ -17,6 +17,7 @@ from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
 from reports.tables import exposed_table, link, rows, sentences, steps
+from reports.tables.command import command_of
 from reports.tables.figure import COLOURS, dress, figure, styles_of
 from reports.tables.headline import headline
 from reports.tables.rows import token
@@ -51,7 +52,7 @@ def card(arguments: argparse.Namespace) -> int:
         title = headline([imported], imported_points)
     else:
         result = read(arguments.run)
-        machine, command = sentences.machine(result), shared.command_of(result.run)
+        machine, command = sentences.machine(result), command_of(result.run)
         source = (f"Wiretax {result.run.version}, {shared.start_time(result.run)}; [ ]: 95 % "
                   "interval, this launch")
         faults, (answers, plot) = sentences.opening(result), _answer(result)

@@ -20,6 +20,7 @@ from reports.store import foreign
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent, read_once
 from reports.store.writing import write_whole
+from reports.tables.command import command_without_seed
 from reports.tables.page import Page, Section, to_html
 from reports.trends.history import History, history_of
 
@@ -129,7 +130,7 @@ def plan_runs(store: shared.Store, run_ids: Sequence[str] = ()) -> Iterator[Job]
     for entry in store.runs:
         run = entry.run
         launches = launches_of[run.machine_id, run.node, run.software_id, run.version,
-                               shared.command_without_seed(run)]
+                               command_without_seed(run)]
         launches.append(entry.path)
         if run.run_id in chosen:
             yield (shared.file_name("run", run.run_id), "",

@@ -11,8 +11,8 @@ from reports.store.index import Contents
 from reports.tables.figure import COLOURS, figure
 from reports.tables.page import Page, Row, Section, draw_picture
 from reports.tables.sentences import size_text
-from reports.trends.fleet import headline, order, summary
-from reports.trends.fleet_groups import FAILED, WRONG, Fleet, Group, fleet_of
+from reports.trends.fleet import headline, order, summary, to_repeat
+from reports.trends.fleet_groups import Fleet, Group, fleet_of
 
 FLEET = "fleet.html"
 MOST_LABELS = 8  # named nodes with their names in the picture
@@ -28,7 +28,8 @@ def fleet_page(contents: Contents) -> Page:
             f"Each {group.kind}, {group.title}", "A mark for each, in the order of the names, with "
             "its 95 % interval; named ones are filled and labelled.", f"fleet-{number}")
         rows = [_row(group, row) for row in order(group)]
-        sections.append(Section(f"{group.title}: {group.kind}s", summary(group), [picture],
+        sections.append(Section(f"{group.title}: {group.kind}s",
+                                [*summary(group), *to_repeat(group, fleet.store)], [picture],
                                 table=f"fleet-{number}", rows=rows, filters=["verdict"]))
     return Page("Fleet", [f"{headline(fleet)}.", *fleet.left_out], sections,
                 shared.how_to_reproduce(fleet.runs))
@@ -38,7 +39,7 @@ def _bad_runs(fleet: Fleet) -> Section:
     """The nodes with wrong results and those without a finished run."""
     rows: list[Row] = [
         {"node": node, "verdict": verdict, "run": (run_id, shared.file_name("run", run_id))}
-        for verdict, of_node in ((WRONG, fleet.wrong), (FAILED, fleet.failed))
+        for verdict, of_node in fleet.bad_runs
         for node, run_ids in of_node.items() for run_id in run_ids]
     return Section("Wrong and failed", table="wrong-nodes", rows=rows)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from reports.store.columns import Entry
 from reports.store.index import Contents, read_entries
 from reports.store.result import ImportedRunError, places, time_of
 from reports.store.schema import Result, Run
-from reports.tables.sentences import host_names
+from reports.tables.command import command_of
 from reports.trends.history import History
 
 MOST_NAMES = 40  # run ids, campaigns or logs in the footer
@@ -99,25 +98,6 @@ def status_text(run: Entry | Result) -> str:
 
 def counts_text(counts: Counter[str]) -> str:
     return ", ".join(f"{word} {count}" for word, count in counts.items())
-
-
-def command_of(run: Run) -> str:
-    """The command that made the run; its file has each path as `<path>`."""
-    program = f"mpirun {hosts_of(run)}-n {run.world['size']} python -m bench.{run.benchmark}"
-    return " ".join([program, *map(shlex.quote, run.argv)])
-
-
-def hosts_of(run: Run) -> str:
-    """`-hosts a1b2:2,c3d4:2 ` with the label of each host and its number of ranks; "" for one."""
-    if run.world.get("hosts", 1) == 1 or not (names := host_names(run)):
-        return ""
-    option = "--host" if "Open MPI" in run.world.get("mpi_library", "") else "-hosts"
-    return f"{option} {','.join(f'{name}:{n}' for name, n in Counter(names).items())} "
-
-
-def command_without_seed(run: Run) -> str:
-    """The command without its seed, which the launches of one experiment share."""
-    return re.sub(r" --seed \S+", "", command_of(run))
 
 
 def how_to_reproduce(runs: Sequence[Run]) -> dict[str, str]:

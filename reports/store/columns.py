@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import msgspec.inspect
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +24,9 @@ PARTS = {field.name: kind.__struct_fields__ for field in msgspec.structs.fields(
          for kind in (Summary, Range) if field.type == kind | None}
 CELLS = [cell for name in Case.__struct_fields__  # the names of a case's cells
          for cell in ([f"{name}_{part}" for part in PARTS[name]] if name in PARTS else [name])]
+KINDS = {field.name: field.type for field in msgspec.structs.fields(Case)}
+OTHER_KINDS = (msgspec.inspect.StrType, msgspec.inspect.AnyType, msgspec.inspect.DictType,
+               msgspec.inspect.ListType)
 Integers = NDArray[np.integer[Any]]
 
 
@@ -65,6 +69,15 @@ class Entry:
         """The cases with wrong results."""
         return [case for case, status in zip(self.run.cases, self.statuses, strict=True)
                 if status == "wrong"]
+
+
+def is_number(cell: str) -> bool:
+    """Whether the cells of this name are numbers."""
+    if cell not in Case.__struct_fields__:  # a part of a summary
+        return True
+    kind = msgspec.inspect.type_info(KINDS[cell])
+    kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+    return not any(isinstance(each, OTHER_KINDS) for each in kinds)
 
 
 def entry_of(result: Result) -> Entry:

@@ -8,27 +8,27 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from reports.store.columns import CELLS, Blocks, Entry, cells_of, entry_of
+from reports.store.columns import CELLS, Entry, cells_of, entry_of
 from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.parts import (
-    BLOCKS,
     CELL,
     FOLDER,
-    SHARED,
-    SMALL,
     SUFFIX,
     Refused,
+    Rows,
     Stamp,
+    blocks_of,
+    cells_of_part,
+    discard,
     entries_of,
+    environments_of,
     has_pyarrow,
-    lists_of,
     make_part,
     torn_errors,
     warn,
@@ -40,12 +40,13 @@ from reports.store.result import ResultError, end_with_parent, read
 PART_RUNS = 256  # at most; a part of half as many is not written again
 LEAST_RUNS = 200  # a store of fewer has an index only if `reports index` made one
 FEW = 64  # runs that one process reads
+MOST_CELLS = 8  # parts whose cells are kept: racks that were added one after the other overlap
 
 
 @dataclass
 class Contents:
     """The content of a folder: its runs by name, and so by time; manifests of campaigns; links and
-    folders that are left out, and why; files that are no runs; the open parts of the index, and the
+    folders that are left out, and why; files that are no runs; the parts of the index, and the
     number of files that were read because it lacked them."""
 
     folder: Path
@@ -53,9 +54,9 @@ class Contents:
     manifests: list[Path] = field(default_factory=list)
     problems: list[tuple[Path, str]] = field(default_factory=list)
     refused: Refused = field(default_factory=list)
-    parts: list[Any] = field(default_factory=list)
+    parts: list[Path] = field(default_factory=list)
     n_read: int = 0
-    _cells: dict[int, Any] = field(default_factory=dict)  # of the last part
+    _cells: dict[int, Any] = field(default_factory=dict)  # of the parts that were used last
 
     def load(self, column: str, entries: Iterable[Entry]) -> Iterator[Entry]:
         """These entries with their `blocks` or `environment`, part after part; entries of the index
@@ -63,48 +64,51 @@ class Contents:
         by_part: dict[int, list[Entry]] = defaultdict(list)
         for entry in entries:
             by_part[entry.part].append(entry)
-        numbers = sorted(by_part)
+        groups = [by_part[number] for number in sorted(by_part)]
         with ThreadPoolExecutor(1) as reader:  # reads the next part meanwhile
-            ahead = [reader.submit(self._table, column, number) for number in numbers[:1]]
-            for place, number in enumerate(numbers, 1):
-                table = ahead.pop().result()
-                ahead += [reader.submit(self._table, column, after)
-                          for after in numbers[place : place + 1]]
-                for entry in by_part[number]:
+            ahead = [reader.submit(self._values, column, group) for group in groups[:1]]
+            for place, group in enumerate(groups, 1):
+                values = ahead.pop().result()
+                ahead += [reader.submit(self._values, column, after)
+                          for after in groups[place : place + 1]]
+                for number, entry in enumerate(group):
                     former = getattr(entry, column)
                     if former is None:
-                        setattr(entry, column, _value(entry, column, table))
+                        value = (values[number] if values
+                                 else getattr(entry_of(read(entry.path)), column))
+                        setattr(entry, column, value)
                     yield entry
                     setattr(entry, column, former)
 
-    def _table(self, column: str, number: int) -> dict[str, Any] | None:
-        # None for a torn part, and for runs that are in no part.
-        with suppress(*torn_errors()):
-            names = BLOCKS if column == "blocks" else [column]
-            return lists_of(self.parts[number], names) if number >= 0 else None
+    def _values(self, column: str, group: Sequence[Entry]) -> Sequence[Any] | None:
+        # Of entries of one part. None for a torn part, and for runs that are in no part.
+        if group[0].part < 0:
+            return None
+        path = self.parts[group[0].part]
+        try:
+            return (blocks_of if column == "blocks" else environments_of)(path, group)
+        except torn_errors() as error:
+            discard(path, error)
         return None
 
     def cells(self, entry: Entry) -> dict[str, list[Any]]:
         """The cells of an entry's cases, as `cells_of` has them."""
-        with suppress(*torn_errors()):
-            if entry.part >= 0:
-                part = self.parts[entry.part]
-                if entry.part not in self._cells:
-                    names = [name for name in part.schema_arrow.names if name.startswith(CELL)]
-                    self._cells = {entry.part: part.read(columns=names)}
-                row = self._cells[entry.part].slice(entry.row, 1).to_pylist()[0]
-                none = [None] * len(entry.statuses)
-                return {name: row.get(f"{CELL}{name}") or none for name in CELLS}
+        if entry.part >= 0:
+            path, n_cases = self.parts[entry.part], len(entry.statuses)
+            try:
+                table = self._cells.pop(entry.part, None)
+                table = cells_of_part(path) if table is None else table
+                self._cells[entry.part] = table  # the last of them
+                if len(self._cells) > MOST_CELLS:
+                    del self._cells[next(iter(self._cells))]
+                row = table.slice(entry.row, 1).to_pylist()[0]
+                lists = {name: row.get(f"{CELL}{name}") or [None] * n_cases for name in CELLS}
+                if any(len(values) != n_cases for values in lists.values()):
+                    raise ValueError("cells that belong to no case")
+                return lists
+            except torn_errors() as error:
+                discard(path, error)
         return cells_of(read(entry.path).cases)
-
-
-def _value(entry: Entry, column: str, table: dict[str, Any] | None) -> Any:
-    if table is None:
-        return getattr(entry_of(read(entry.path)), column)
-    if column == "blocks":
-        return Blocks(*(values[offsets[entry.row] : offsets[entry.row + 1]]
-                        for offsets, values in table.values()))
-    return table[column][entry.row].as_py()
 
 
 def read_entries(folder: Path, always: bool = False) -> Contents:
@@ -112,7 +116,7 @@ def read_entries(folder: Path, always: bool = False) -> Contents:
     one for a large store or if `always`. Raises ResultError if `folder` is not a folder."""
     if not folder.is_dir():
         raise ResultError(f"{folder} is not a folder of results")
-    contents, missing = Contents(folder), dict[str, Stamp]()
+    contents, missing, paths = Contents(folder), dict[str, Stamp](), dict[str, Path]()
     for path, problem in run_files(folder):
         if problem:
             contents.problems.append((path, problem))
@@ -120,6 +124,7 @@ def read_entries(folder: Path, always: bool = False) -> Contents:
             contents.manifests.append(path)
         else:
             name = str(path.relative_to(folder))
+            paths[name] = path
             try:
                 status = path.stat()
                 missing[name] = status.st_size, status.st_mtime_ns
@@ -132,18 +137,22 @@ def read_entries(folder: Path, always: bool = False) -> Contents:
     if is_large and not has_pyarrow():
         warn(f"{len(missing)} runs are read one by one: an index needs pyarrow "
               "(python -m pip install pyarrow)")
-    current = dict(missing)
-    small = [path for path in sorted(place.glob(f"*{SUFFIX}")) if is_indexed
-             and _add_part(contents, path, missing) < PART_RUNS // 2]
+    small: Rows | None = None
+    if is_indexed:
+        rows_of = {path: _add_part(contents, path, paths, missing)
+                   for path in sorted(place.glob(f"*{SUFFIX}"))}
+        # Rows that an earlier part has too are not written again.
+        small = [(path, rows) for path, rows in rows_of.items()
+                 if rows is not None and len(rows) < PART_RUNS // 2]
     contents.n_read = len(missing)
     if missing and is_indexed:
         try:
             place.mkdir(exist_ok=True)
         except OSError as error:
-            is_indexed = False
+            small = None
             warn(f"{place} cannot be made: {error.strerror}; {len(missing)} runs are read anew")
     if missing:
-        _read_missing(contents, missing, current, small if is_indexed else None)
+        _read_missing(contents, paths, missing, small)
     contents.entries.sort(key=lambda entry: (entry.path.stem, str(entry.path)))
     return contents
 
@@ -156,38 +165,38 @@ def is_worthwhile(folder: Path) -> bool:
     return (folder / FOLDER).is_dir() or sum(1 for _ in files) >= LEAST_RUNS
 
 
-def _read_missing(contents: Contents, missing: dict[str, Stamp], current: dict[str, Stamp],
-                  small: Sequence[Path] | None) -> None:
+def _read_missing(contents: Contents, paths: dict[str, Path], missing: dict[str, Stamp],
+                  small: Rows | None) -> None:
     """Reads the files that the index lacks and adds them to it, in parts: the last one takes the
-    runs of `small` parts. Without an index `small` is None."""
+    rows of `small` parts. Without an index `small` is None."""
     names = sorted(missing, key=lambda name: (os.path.basename(name), name))
     length = max(FEW, min(PART_RUNS, -(-len(names) // 2)))
     chunks = [names[start : start + length] for start in range(0, len(names), length)]
-    former: list[Sequence[Path] | None] = [None if small is None else () for _ in chunks]
+    former: list[Rows | None] = [None if small is None else () for _ in chunks]
     former[-1] = small
     stamps = [{name: missing[name] for name in chunk} for chunk in chunks]
     folders = [contents.folder] * len(chunks)
     if len(chunks) == 1:
-        made = list(map(make_part, folders, stamps, former, [current]))
+        made = list(map(make_part, folders, stamps, former))
     else:
         with ProcessPoolExecutor(min(os.cpu_count() or 1, len(chunks)), get_context("fork"),
                                  initializer=begin_worker) as pool:
-            made = list(pool.map(make_part, folders, stamps, former, [current] * len(chunks)))
+            made = list(pool.map(make_part, folders, stamps, former))
     for path, entries, refused in made:
         contents.refused += refused
         for name in (str(entry.path.relative_to(contents.folder)) for entry in entries):
             missing.pop(name)
         contents.entries += map(with_shared, entries)
         if path:
-            _add_part(contents, path, missing)
+            _add_part(contents, path, paths, missing)
     unread = {path for path, _ in contents.refused}
-    for name in [name for name in missing if contents.folder / name not in unread]:
+    for name in [name for name in missing if paths[name] not in unread]:
         try:  # another process has merged the part, or this file system's names defeat pyarrow
-            contents.entries.append(with_shared(entry_of(read(contents.folder / name))))
+            contents.entries.append(with_shared(entry_of(read(paths[name]))))
         except ResultError as error:
-            contents.refused.append((contents.folder / name, error))
+            contents.refused.append((paths[name], error))
     if small and made[-1][0]:
-        for path in small:
+        for path, _ in small:
             path.unlink(missing_ok=True)
 
 
@@ -197,25 +206,20 @@ def begin_worker() -> None:
     end_with_parent()
 
 
-def _add_part(contents: Contents, path: Path, missing: dict[str, Stamp]) -> int:
+def _add_part(contents: Contents, path: Path, paths: dict[str, Path],
+              missing: dict[str, Stamp]) -> list[int] | None:
     """Adds the runs of a part whose files are as they were, and removes them from `missing`.
-    Returns their number. Deletes a torn part."""
-    import pyarrow.parquet as pq
-
+    Returns their rows, or None for a part that cannot be read. Deletes a damaged part."""
     try:
-        part = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=list(SHARED))
-        table = part.read(columns=list(SMALL))
-        columns = {name: table[name].combine_chunks() for name in SMALL}
-        entries = list(entries_of(contents.folder, len(contents.parts), columns, missing))
-    except FileNotFoundError:  # merged by another process
-        return 0
-    except torn_errors():
-        with suppress(OSError):
-            path.unlink()
-        return 0
-    contents.parts.append(part)
-    contents.entries += entries
-    return len(entries)
+        entries = entries_of(path, len(contents.parts), paths, missing)
+    except torn_errors() as error:  # also if another process has merged it
+        discard(path, error)
+        return None
+    contents.parts.append(path)
+    contents.entries += entries.values()
+    for name in entries:
+        del missing[name]
+    return [entry.row for entry in entries.values()]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

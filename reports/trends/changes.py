@@ -233,7 +233,7 @@ def estimate_noise(values: Floats) -> tuple[Floats, Noise]:
     calm = winsorise(values, MOST_VALUE)
     rho = correlations(calm)
     new = winsorise(calm[:, 1:] - rho * calm[:, :-1], MOST_INNOVATION)
-    away = new - np.median(new, axis=-1, keepdims=True)
+    away = new - row_medians(new)
     squares, fourth = np.mean(np.square(away), axis=-1), np.mean(away**4, axis=-1)
     kurtosis = np.divide(fourth, squares**2, out=np.full_like(squares, 3.0), where=squares > 0)
     logs, own = np.log(difference_variance(new)), new.shape[-1] * DIFFERENCE_RUNS
@@ -246,8 +246,14 @@ def estimate_noise(values: Floats) -> tuple[Floats, Noise]:
 def winsorise(values: Floats, most: float) -> Floats:
     """The values, (series, runs), at most `most` robust standard deviations from their median."""
     medians = running_median(values, OUTLIER_RUNS)
-    limit = most * 1.4826 * np.median(np.abs(values - medians), axis=-1, keepdims=True)
+    limit = most * 1.4826 * row_medians(np.abs(values - medians))
     return np.asarray(medians + np.clip(values - medians, -limit, limit))
+
+
+def row_medians(values: Floats) -> Floats:
+    """The median of each row, (..., 1). For short rows np.median takes twice as long."""
+    n, ordered = values.shape[-1], np.sort(values, axis=-1)
+    return np.asarray((ordered[..., [(n - 1) // 2]] + ordered[..., [n // 2]]) / 2)
 
 
 def running_median(values: Floats, width: int) -> Floats:
@@ -284,7 +290,7 @@ def correlations(calm: Floats) -> Floats:
 def squared_differences(values: Floats, lag: int) -> Floats:
     """Squared differences over `lag` runs; large ones, as across a step, are capped."""
     squares = np.square(values[:, lag:] - values[:, :-lag])
-    return np.asarray(np.minimum(squares, 20 * np.median(squares, axis=-1, keepdims=True)))
+    return np.asarray(np.minimum(squares, 20 * row_medians(squares)))
 
 
 def difference_variance(new: Floats) -> Floats:

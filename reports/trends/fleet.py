@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from reports.store.report_json import write_json
+from reports.tables.command import command_again
 from reports.tables.sentences import size_text, some, wrapped
-from reports.trends.fleet_groups import FAILED, PAIR, SLOW, SUSPECT, WRONG, Fleet, Group, load
-from reports.verdicts.outliers import LEAST_NODES, LEAST_PEERS
+from reports.trends.fleet_groups import PAIR, SLOW, SUSPECT, Fleet, Group, load
+from reports.verdicts.outliers import LEAST_LAUNCHES, LEAST_NODES, LEAST_PEERS
 
 MOST_ROWS = 20  # named nodes in the table of a group, unless --long
 MOST_GROUPS = 3
@@ -23,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="runs of all nodes, at any depth")
     parser.add_argument("--long", action="store_true", help="a row for every node")
     parser.epilog = (f"{parser.epilog}; exit status: 0 no node differs, 1 a node is wrong, failed "
-                     "or slow, 2 the command line or a file, 3 a suspect by one launch, or fewer "
-                     f"than {LEAST_NODES} equal nodes")
+                     "or slow, 2 the command line or a file, 3 a suspect to measure again, a "
+                     f"node that still runs, or fewer than {LEAST_NODES} equal nodes")
 
 
 def fleet(arguments: argparse.Namespace) -> int:
@@ -32,7 +33,8 @@ def fleet(arguments: argparse.Namespace) -> int:
     fleet = load(arguments.folder)
     if arguments.json:
         write_json("fleet", status=fleet.status, headline=headline(fleet), wrong=fleet.wrong,
-                   failed=fleet.failed, groups=list(map(record, fleet.groups)),
+                   failed=fleet.failed, running=fleet.running,
+                   groups=[record(group, fleet.store) for group in fleet.groups],
                    left_out=fleet.left_out)
     else:
         print("\n".join(text_of(fleet, arguments.long)))
@@ -42,7 +44,7 @@ def fleet(arguments: argparse.Namespace) -> int:
 def headline(fleet: Fleet) -> str:
     """`n07 WRONG; n31 SLOW +5.1% [+3.9% +6.2%]; of 200 nodes`, worst first."""
     parts = [f"{some([*of_node])} {verdict}"
-             for verdict, of_node in ((WRONG, fleet.wrong), (FAILED, fleet.failed)) if of_node]
+             for verdict, of_node in fleet.bad_runs if of_node]
     for group in fleet.groups:
         parts += [f"rack {rack} SLOW {np.expm1(level):+.1%}"
                   for rack, level in group.screen.slow_racks.items()]
@@ -101,18 +103,27 @@ def summary(group: Group) -> list[str]:
     lines = [f"{group.title}: {counted(len(group.names), group.kind)}, {counted(runs, 'run')}, "
              f"{counted(sizes, 'size')}."]
     if np.isfinite(screen.detectable):
-        lines[0] += (f" With {counted(launches, 'run')} each, {screen.detectable:.1%} slower is "
-                     f"found four times in five; of fleets with equal {group.kind}s at most 5 % "
-                     "have an alarm.")
+        lines[0] += (f" With {counted(launches, 'run')} each, a {group.kind} that is "
+                     f"{screen.detectable:.1%} slower than its peers is found four times in five.")
     else:
         lines[0] += f" Fewer than {LEAST_NODES}: no verdict."
     lacking = np.flatnonzero(np.isnan(screen.excess).any(axis=1))
     if len(lacking):
         lines.append(f"Without some sizes: {some([group.names[row] for row in lacking])}.")
-    if any(group.verdict(row) == SUSPECT for row in range(len(group.names))):
-        lines.append(f"{SUSPECT}: one launch may have been disturbed; run it there again, "
-                     "three launches decide.")
     return [*lines, *explanations(group)]
+
+
+def to_repeat(group: Group, store: Path) -> list[str]:
+    """A sentence on the suspects that should be measured again, and the line to type there."""
+    rows = [row for row in order(group)
+            if group.verdict(row) == SUSPECT and row not in explained(group)]
+    if not rows:
+        return []
+    fewest = group.screen.launches[rows].min()
+    times = "twice" if fewest % 2 else "once"  # an odd number of launches has a majority
+    return [f"{SUSPECT}: some launches may have been disturbed, and {LEAST_LAUNCHES} that agree "
+            f"decide. Measure {times} more on {some([group.names[row] for row in rows])}:",
+            command_again(group.head, store)]
 
 
 def order(group: Group) -> list[int]:
@@ -133,12 +144,13 @@ def span(group: Group, rows: list[int]) -> str:
     """`198 other nodes: -1.2% to +1.4% from the median`."""
     low, high = np.expm1([group.screen.level[rows].min(), group.screen.level[rows].max()])
     other = "other " * (len(rows) < len(group.names))
-    return (f"{counted(len(rows), other + group.kind)}: {low:+.1%} to {high:+.1%} from the median")
+    return (f"{counted(len(rows), other + group.kind)}: {low:+.1%} to {high:+.1%} slower than the "
+            "median")
 
 
 def text_of(fleet: Fleet, long: bool = False) -> list[str]:
     lines = wrapped([headline(fleet)])
-    for verdict, of_node in ((WRONG, fleet.wrong), (FAILED, fleet.failed)):
+    for verdict, of_node in fleet.bad_runs:
         texts = [f"{node} ({some(runs, 1)})" for node, runs in of_node.items()]
         lines += wrapped([f"{verdict}: {some(texts)}"] if texts else [])
     groups = fleet.groups if long else fleet.groups[:MOST_GROUPS]
@@ -151,12 +163,14 @@ def text_of(fleet: Fleet, long: bool = False) -> list[str]:
         lines += [ROW.format(group.kind, "runs", "slower [95 %]", "", "").rstrip()] * bool(shown)
         lines += [ROW.format(*cells(group, row)).rstrip() for row in shown]
         lines += [span(group, rest)] if rest else []
+        repeat = to_repeat(group, fleet.store)
+        lines += [*wrapped(repeat[:1]), *(f"  {command}" for command in repeat[1:])]
     if len(groups) < len(fleet.groups):
         lines += [f"{len(fleet.groups) - len(groups)} more groups of equal nodes: --long"]
     return [*lines, *wrapped(fleet.left_out)]
 
 
-def record(group: Group) -> dict[str, Any]:
+def record(group: Group, store: Path) -> dict[str, Any]:
     """A group for `--json`; differences are shares, NaN becomes null."""
     screen = group.screen
     nodes = [{"node": name, "verdict": group.verdict(row), "runs": int(screen.launches[row]),
@@ -167,4 +181,4 @@ def record(group: Group) -> dict[str, Any]:
             "world_size": group.head.world["size"], "kind": group.kind,
             "sizes_bytes": group.sizes_bytes, "detectable": screen.detectable, "nodes": nodes,
             "slow_racks": {rack: np.expm1(level) for rack, level in screen.slow_racks.items()},
-            "explanations": [*explanations(group)]}
+            "explanations": [*explanations(group)], "to_repeat": to_repeat(group, store)}

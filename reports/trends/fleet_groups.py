@@ -1,11 +1,12 @@
-"""The nodes of a store against their peers of equal hardware: which gave wrong results, failed or
-are slow. Runs over two hosts compare pairs of nodes. `fleet` prints it."""
+"""The nodes of a store, or pairs of nodes by runs over two hosts, against their peers of equal
+hardware: which gave wrong results, failed or are slow. `fleet` prints it."""
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,14 +28,17 @@ from reports.verdicts.outliers import (
     mean,
     median,
     screen,
+    shares,
 )
 from reports.verdicts.sides import Key, key_of
 from reports.verdicts.store_costs import Costs, alike_of, find_costs
 from reports.verdicts.verdict import Floats
 
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
-VERDICTS = WRONG, FAILED, SLOW, SUSPECT, EQUAL = "WRONG", "FAILED", "SLOW", "SUSPECT", "fine"
+WRONG, FAILED, RUNNING, SLOW, SUSPECT, EQUAL = (
+    "WRONG", "FAILED", "RUNNING", "SLOW", "SUSPECT", "fine")
 PAIR = "+"  # between the labels of a pair, as in the column `node`
+QUIET_S = 900  # a run without an end that was not written to for so long was cut off
 
 
 @dataclass
@@ -84,19 +88,25 @@ class Group:
 
 @dataclass
 class Fleet:
-    """The groups of a store; by node, the runs with wrong results, and those that did not finish
-    on a node without any that did; sentences on what is left out."""
+    """The groups of a store; by node, the runs with wrong results, and those that failed or are
+    still written on a node without any that finished; sentences on what is left out."""
 
+    store: Path
     groups: list[Group] = field(default_factory=list)
     wrong: dict[str, list[str]] = field(default_factory=dict)
     failed: dict[str, list[str]] = field(default_factory=dict)
+    running: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
 
     @property
     def nodes(self) -> list[str]:
-        """Every node with a run, by name."""
         return sorted({node for run in self.runs for node in run.nodes})
+
+    @property
+    def bad_runs(self) -> list[tuple[str, dict[str, list[str]]]]:
+        """The verdicts on runs, worst first, with the runs of each node."""
+        return [(WRONG, self.wrong), (FAILED, self.failed), (RUNNING, self.running)]
 
     def named(self, verdict: str) -> list[tuple[Group, int]]:
         """The rows with a verdict, slowest first."""
@@ -107,14 +117,14 @@ class Fleet:
     @property
     def status(self) -> int:
         """FOUND if a node is wrong, failed or slow, or a rack slow; UNDECIDED if some node should
-        run once more or no group has enough nodes."""
-        # A rack's nodes, or several pairs of a node, replicate what one launch would not.
+        run once more or still runs, or no group has enough nodes."""
         is_replicated = any(group.screen.slow_racks or any(node for node, _ in group.explained)
                             for group in self.groups)
         if self.wrong or self.failed or is_replicated or self.named(SLOW):
             return FOUND
         is_judged = any(len(group.names) >= LEAST_NODES for group in self.groups)
-        return FINE if is_judged and not self.named(SUSPECT) else UNDECIDED
+        is_open = self.running or self.named(SUSPECT)
+        return FINE if is_judged and not is_open else UNDECIDED
 
 
 def load(folder: Path) -> Fleet:
@@ -130,8 +140,8 @@ def fleet_of(contents: Contents) -> Fleet:
         left_out[problem].append(printable(path.name))
     for path, _ in contents.refused:
         left_out["not a run that can be read"].append(printable(path.name))
-    fleet, finished, run_ids = Fleet(), set[str](), set[str]()
-    unfinished: dict[str, list[str]] = defaultdict(list)
+    fleet, finished, run_ids = Fleet(contents.folder), set[str](), set[str]()
+    failed, running = (defaultdict[str, list[str]](list) for _ in range(2))
     alike: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     # Of copies of a run, a complete one counts.
     for entry in sorted(contents.entries, key=lambda entry: not entry.complete):
@@ -147,25 +157,36 @@ def fleet_of(contents: Contents) -> Fleet:
                 fleet.wrong.setdefault(node, []).append(run.run_id)
         elif not entry.complete:
             for node in run.nodes:
-                unfinished[node].append(run.run_id)
+                (running if is_running(entry) else failed)[node].append(run.run_id)
         else:
             finished.update(run.nodes)
             alike[alike_of(entry)].append(entry)
-    fleet.failed = {node: runs for node, runs in unfinished.items() if node not in finished}
-    for entries, costs in zip(alike.values(), find_costs(contents, list(alike.values())),
-                              strict=True):
-        fleet.groups += _groups(entries, costs, len(alike), left_out)
-    some_left = sum(len(runs) for node, runs in unfinished.items() if node in finished)
+    fleet.failed = {node: runs for node, runs in failed.items() if node not in finished}
+    fleet.running = {node: runs for node, runs in running.items()
+                     if node not in finished | failed.keys()}
+    families = [family for entries, costs in zip(
+        alike.values(), find_costs(contents, list(alike.values())), strict=True)
+        for family in _families(entries, costs, left_out)]
+    fleet.groups = judged(families)
     fleet.left_out = [f"left out, {reason}: {len(names)} ({some(names)})"
                       for reason, names in left_out.items()]
-    if some_left:
-        fleet.left_out.append(f"left out, unfinished on nodes with finished runs: {some_left}")
+    for reason, all_of, named in (("incomplete", failed, fleet.failed),
+                                  ("still running", running, fleet.running)):
+        if rest := {run for node in all_of.keys() - named.keys() for run in all_of[node]}:
+            fleet.left_out.append(f"left out, {reason}, on nodes with other runs: {len(rest)}")
     if not fleet.runs:
         problem = (f"{contents.folder} has no run with the label of a node: runs store it since "
                    "this version, in containers with WIRETAX_NODE")
         raise ResultError("; ".join([problem, *fleet.left_out]))
-    fleet.groups.sort(key=lambda group: -len(group.names))
     return fleet
+
+
+def is_running(entry: Entry) -> bool:
+    """Whether a run may still be written: it has no end, and was written to a short time ago."""
+    try:
+        return entry.end is None and time.time() - entry.path.stat().st_mtime < QUIET_S
+    except OSError:
+        return False
 
 
 def place_of(case: CaseFields, run: Run) -> tuple[str, Key] | None:
@@ -186,10 +207,20 @@ def place_of(case: CaseFields, run: Run) -> tuple[str, Key] | None:
     return (PAIR.join(ends), key) if len(ends) <= 2 else None
 
 
-def _groups(entries: Sequence[Entry], costs: Costs, families: int,
-            left_out: dict[str, list[str]]) -> list[Group]:
-    """The groups of nodes and of pairs of runs that were measured alike; `left_out` gets the runs
-    that no group can use."""
+class Family(NamedTuple):
+    """Runs on nodes, or on pairs of nodes, that were measured alike: the head of one, the name of
+    each row of `costs_us` (rows, keys, states), and the sizes of the keys in bytes."""
+
+    head: Run
+    names: list[str]
+    costs_us: Floats
+    sizes: NDArray[Any]
+
+
+def _families(entries: Sequence[Entry], costs: Costs,
+              left_out: dict[str, list[str]]) -> list[Family]:
+    """The runs that were measured alike, on nodes and on pairs; `left_out` gets the runs that
+    cannot be used."""
     numbers: dict[Key, int] = {}
     layouts: dict[Any, dict[str, dict[int, list[int]]]] = {}
     ids = [(id(entry.run.cases), *(rank.get("node") for rank in entry.run.world["ranks"]))
@@ -216,8 +247,8 @@ def _groups(entries: Sequence[Entry], costs: Costs, families: int,
             left_out[reason].append(printable(entry.path.name))
     sizes = np.array([key[CASE_KEY.index("size_bytes")] for key in numbers])
     is_pair = np.array([PAIR in name for name in names], dtype=bool)
-    return [_group(entries[-1].run, [names[row] for row in of_kind],
-                   np.array([rows[row] for row in of_kind]), sizes, families)
+    return [Family(entries[-1].run, [names[row] for row in of_kind],
+                   np.array([rows[row] for row in of_kind]), sizes)
             for of_kind in (np.flatnonzero(~is_pair), np.flatnonzero(is_pair)) if len(of_kind)]
 
 
@@ -233,11 +264,20 @@ def _layout(run: Run, costs: Costs, numbers: dict[Key, int]) -> dict[str, dict[i
     return layout
 
 
+def judged(families: Sequence[Family]) -> list[Group]:
+    """The families, screened. Those with enough nodes share the false alarms of the report."""
+    families = sorted(families, key=lambda family: -len({*family.names}))
+    large = [family for family in families if len({*family.names}) >= LEAST_NODES]
+    parts = shares([PAIR in family.names[0] for family in large])
+    parts += [0.0] * (len(families) - len(large))
+    return [_group(*family, p) for family, p in zip(families, parts, strict=True)]
+
+
 def _group(head: Run, names_of_rows: Sequence[str], costs_us: Floats, sizes: NDArray[Any],
-           families: int) -> Group:
-    """Screens the rows of a run on a node or pair, (rows, keys, states). A case counts in the state
-    of the link that most nodes had; of a node that never had it in its own, so that a node with a
-    slow link shows."""
+           p: float) -> Group:
+    """Screens a family, with the chance `p` of a false alarm. A case counts in the state of the
+    link that most nodes had; of a node that never had it in its own, so that a node with a slow
+    link shows."""
     names = sorted({*names_of_rows})
     node_of = np.array([names.index(name) for name in names_of_rows])
     counts = np.array([np.isfinite(costs_us[node_of == node]).sum(axis=0)
@@ -253,8 +293,8 @@ def _group(head: Run, names_of_rows: Sequence[str], costs_us: Floats, sizes: NDA
     sizes_bytes = sorted({*size_of.tolist()})
     by_size = np.column_stack([mean(excess[:, size_of == size], 1) for size in sizes_bytes])
     racks = [name.rpartition("-")[0] if PAIR not in name else "" for name in names]
-    group = Group(head, names, sizes_bytes, screen(by_size, node_of, racks, families))
+    group = Group(head, names, sizes_bytes, screen(by_size, node_of, racks, p))
     if group.kind == "pair":
         pairs = [(name.split(PAIR)[0], name.split(PAIR)[1]) for name in names]
-        group.explained = explain_pairs(pairs, group.screen.is_named, group.screen.level)
+        group.explained = explain_pairs(pairs, group.screen)
     return group

@@ -6,12 +6,13 @@ import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise, starmap
+from operator import ne
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import pandas as pd
 
 from reports.store.columns import Entry
 from reports.store.foreign import printable, printable_in
@@ -88,16 +89,17 @@ def history_of(contents: Contents) -> History:
     history = History({entry.run.run_id: entry.run for entry in entries}, skipped)
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     nodes: dict[str, set[str]] = defaultdict(set)  # labels by machine; former versions stored none
+    own_nodes = {entry: entry.run.node or "" for entry in entries}
     for entry in entries:
-        if label := entry.run.node:
-            nodes[entry.run.machine_id].add(label)
+        if own_nodes[entry]:
+            nodes[entry.run.machine_id].add(own_nodes[entry])
     is_side = {place: (place.parent / MANIFEST).is_file()
                for place in {entry.path.parent for entry in entries}}
     for entry in entries:
         side, run = entry.path.parent, entry.run
         variant = printable(side.name) if is_side[side] else ""
         labels = nodes[run.machine_id]
-        node = run.node or (min(labels) if len(labels) == 1 else "")
+        node = own_nodes[entry] or (min(labels) if len(labels) == 1 else "")
         groups[(variant, node, *alike_of(entry))].append(entry)
     costs_of = find_costs(contents, list(groups.values()))
     names: dict[tuple[Key, ...], list[str]] = {}
@@ -158,7 +160,7 @@ def _add_events(history: History, contents: Contents, entries: dict[str, Entry])
     ids = {run_id for _, changes in pending for run_id in changes[0][0].run_ids}
     environments = {entry.run.run_id: entry.environment for entry in contents.load(
         "environment", [entries[run_id] for run_id in ids])}
-    facts: dict[int, pd.DataFrame] = {}
+    facts: dict[int, dict[str, list[str]]] = {}
     for place, changes in pending:
         run_ids = changes[0][0].run_ids
         runs = [history.runs[run_id] for run_id in run_ids]
@@ -168,28 +170,34 @@ def _add_events(history: History, contents: Contents, entries: dict[str, Entry])
     history.events.sort(key=lambda event: -sum(abs(step.size[0]) for _, step in event.changes))
 
 
-def _facts(runs: Sequence[Run], environments: dict[str, bytes | None]) -> pd.DataFrame:
-    """The recorded facts of these runs as text: a row a run."""
-    return pd.DataFrame([{
+def _facts(runs: Sequence[Run], environments: dict[str, bytes | None]) -> dict[str, list[str]]:
+    """The recorded facts of these runs as text, by name: a text for each run."""
+    of_runs: list[dict[str, Any]] = [{
         "software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv),
         "slowed_percent": run.world.get("slowed_percent"),
-        **printable_in(msgspec.json.decode(environments[run.run_id] or b"{}"))} for run in runs],
-        dtype=object).map(lambda fact: str(fact.get("value") if isinstance(fact, dict) else fact),
-                          na_action="ignore").fillna("nothing")
+        **printable_in(msgspec.json.decode(environments[run.run_id] or b"{}"))} for run in runs]
+    names = dict.fromkeys(name for facts in of_runs for name in facts)
+    return {name: [_fact(facts.get(name)) for facts in of_runs] for name in names}
 
 
-def _event(runs: Sequence[Run], facts: pd.DataFrame, place: int, changes: Changes) -> Event:
+def _fact(fact: Any) -> str:
+    value = fact.get("value") if isinstance(fact, dict) else fact
+    return "nothing" if fact is None else str(value)
+
+
+def _event(runs: Sequence[Run], facts: dict[str, list[str]], place: int,
+           changes: Changes) -> Event:
     """The event, with sentences on the recorded facts that changed near `place`, the nearest first,
     and that rarely change elsewhere, so without the load."""
     ends = np.median([(step.low, step.high) for _, step in changes], axis=0)
     low, high = ends.astype(int).tolist()
-    changed = facts.ne(facts.shift()).iloc[1:]
-    rare = [name for name in facts if changed[name].sum() <= 1 + len(runs) // 10]
+    rare = [texts for texts in facts.items()
+            if sum(starmap(ne, pairwise(texts[1]))) <= 1 + len(runs) // 10]
     sentences = []
     for at in sorted(range(min(low, place), max(high, place) + 1), key=lambda at: abs(at - place)):
         suffix = f" (at {runs[at].run_id})" if at != place else ""
-        sentences += [f"Changed there: {name}: {facts[name][at - 1]:.48} -> {facts[name][at]:.48}"
-                      f"{suffix}" for name in rare if changed[name][at]]
+        sentences += [f"Changed there: {name}: {texts[at - 1]:.48} -> {texts[at]:.48}{suffix}"
+                      for name, texts in rare if texts[at - 1] != texts[at]]
     return Event(runs[0].machine_id, runs[0].benchmark, runs[place].run_id,
                  sorted(changes, key=lambda change: -abs(change[1].size[0])),
                  [f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",

@@ -18,6 +18,7 @@ from reports.trends.changes import (
     Step,
     find_steps,
     normal,
+    row_medians,
     threshold,
 )
 from reports.verdicts.verdict import Floats
@@ -150,7 +151,7 @@ def standardise(runs: Floats, window: int, least: float) -> tuple[Floats, Floats
     """The runs as deviations from the mean of the runs before the window, in their standard
     deviations, and these, (series, 1). Outliers count up to three standard deviations."""
     before = runs[:, : runs.shape[1] - window]
-    middle = np.median(before, axis=-1, keepdims=True)
+    middle = row_medians(before)
     most = 3 * np.sqrt(np.pi / 2) * np.mean(np.abs(before - middle), axis=-1, keepdims=True)
     away = np.clip(before - middle, -most, most)
     mean = away.mean(axis=-1, keepdims=True)

@@ -98,6 +98,8 @@ def n_unjudged(costs: Costs) -> int:
     """The number of series that no run has enough blocks for."""
     has_cost: NDArray[np.bool_] = np.isfinite(costs.us).max(axis=(0, 2))
     is_measured: NDArray[np.bool_] = costs.is_measured.max(axis=0)
+    if (has_cost >= is_measured).all():
+        return 0
     return sum(bool(is_measured[own].any() and not has_cost[own].any())
                for own in _columns(costs).values())
 

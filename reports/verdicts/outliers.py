@@ -1,7 +1,8 @@
 """Slow nodes among equal ones: `screen` compares each node with its peers, size by size and over
 all sizes; `explain_pairs` tells a slow node from a slow cable. Values are logs of costs."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,9 @@ from reports.verdicts.verdict import POWER, Bools, Floats, Integers
 
 MARGIN = 0.02  # a node that is slower by less is not named
 LEAST_NODES = 4  # below, the spread of peers is unknown
+LEAST_LAUNCHES = 3  # that replicate a slow node
 LEAST_IN_RACK, LEAST_PEERS = 3, 2  # nodes of a rack; other pairs of a node, to separate it
-FAMILY_P = 0.05  # chance of any alarm in a fleet without a slow node
+REPORT_P = 0.05  # chance of any alarm in a report on fleets without a slow node
 LEVEL_P, SIZE_P, RACK_P = 0.4, 0.4, 0.2  # its shares: tests over all sizes, of one size, of racks
 # Deviations count up to CLIP robust standard deviations, so that slow nodes do not hide each other;
 # a normal distribution keeps KEPT of its variance. The standard deviation of n clipped values then
@@ -25,16 +27,18 @@ ALL = -1  # the column of a finding over all sizes
 class Screen:
     """Each node against its peers. Arrays have a row for each node: `launches`; `excess` (nodes,
     sizes), the log of its cost over the peers' median, NaN if it was not measured; `level`, its
-    mean over the sizes, with a 95 % interval from `low` to `high`; `is_slow` (nodes, sizes) and
-    `is_slow_overall`; `is_replicated`: most of several launches show it. `slow_racks` has the
-    excess of each slow rack. `detectable` is the slowdown (0.03: 3 %) that would be found in four
-    of five fleets, infinite below LEAST_NODES."""
+    mean over the sizes, with a 95 % interval from `low` to `high`, and `of_launch` (nodes,
+    launches), the same of each launch; `is_slow` (nodes, sizes) and `is_slow_overall`;
+    `is_replicated`: its launches agree. `slow_racks` has the excess of each slow rack.
+    `detectable` is the slowdown (0.03: 3 %) that would be found in four of five fleets, infinite
+    below LEAST_NODES."""
 
     launches: Integers
     excess: Floats
     level: Floats
     low: Floats
     high: Floats
+    of_launch: Floats
     is_slow: Bools
     is_slow_overall: Bools
     is_replicated: Bools
@@ -46,15 +50,22 @@ class Screen:
         return np.asarray(self.is_slow_overall | self.is_slow.any(axis=1))
 
 
-def screen(logs: Floats, node_of: Integers, racks: Sequence[str] = (), families: int = 1,
+def shares(kinds: Sequence[Hashable]) -> list[float]:
+    """The chance of a false alarm for each screen of a report, by what the screen compares, such as
+    nodes or pairs: REPORT_P in all, an equal part for each kind, in equal parts for its screens."""
+    counts = Counter(kinds)
+    return [REPORT_P / len(counts) / counts[kind] for kind in kinds]
+
+
+def screen(logs: Floats, node_of: Integers, racks: Sequence[str] = (), p: float = REPORT_P,
            margin: float = MARGIN) -> Screen:
     """Screens nodes by their launches, (launches, sizes), NaN where nothing was measured. `node_of`
-    is the node of each launch, from 0; `racks` the rack of each node, "" for none; `families` the
-    number of such screens in one report, which share the false alarms.
+    is the node of each launch, from 0; `racks` the rack of each node, "" for none; `p` the chance
+    of any alarm if no node is slow.
 
     A node's value is the median of its launches. It is compared with the median node, in robust
     standard deviations of all nodes, by Student's test; Bonferroni's correction covers nodes, sizes
-    and racks. A single launch cannot tell a slow node from a disturbed launch: `is_replicated`."""
+    and racks. Fewer than three launches cannot tell a slow node from disturbed launches."""
     by_node = by_launch(logs, node_of)
     launches = np.sum(np.isfinite(by_node).any(axis=2), axis=1)
     centre = median(median(by_node, 1), 0)
@@ -64,7 +75,6 @@ def screen(logs: Floats, node_of: Integers, racks: Sequence[str] = (), families:
     measured = np.isfinite(excess)
     part = mean(excess, 1)
     level = part - median(part, 0)
-    p = FAMILY_P / families
     is_slow = np.zeros(excess.shape, bool)
     replicated = np.zeros(excess.shape, bool)
     for size in range(sizes):
@@ -73,7 +83,8 @@ def screen(logs: Floats, node_of: Integers, racks: Sequence[str] = (), families:
         error = spread_of(excess[rows, size], launches[rows], noise)
         least = _least(SIZE_P * p / nodes / sizes, error)
         is_slow[rows, size] = excess[rows, size] > np.maximum(least, np.log1p(margin))
-        replicated[rows, size] = is_replicated(by_node[rows, :, size], least, margin)
+        for row in np.flatnonzero(is_slow[:, size]):
+            replicated[row, size] = agree(by_node[row, :, size], margin)
     own_levels = mean(by_node, 2)
     noise = launch_variance(own_levels)
     error = spread_of(level, launches, noise)
@@ -83,15 +94,18 @@ def screen(logs: Floats, node_of: Integers, racks: Sequence[str] = (), families:
         error = np.sqrt(error**2 + rest**2 * lacking / np.maximum(sizes - lacking, 1) / sizes)
     least = _least(LEVEL_P * p / nodes, error)
     overall = level > np.maximum(least, np.log1p(margin))
-    certain = is_replicated(own_levels - median(part, 0), least, margin)
+    own_levels = own_levels - median(part, 0)
+    certain = [slow and agree(own, margin) for slow, own in zip(overall, own_levels, strict=True)]
     typical = float(np.median(error))
     within = np.sqrt(noise * median_variance(launches)) if np.isfinite(noise) else error
     half = -stdtrit(max(FREEDOM * (nodes - 1), 1), 0.025) * np.hypot(
         within, typical * np.sqrt(median_variance(nodes)))
     found = float(np.expm1(np.median(least) + ndtri(POWER) * typical))
-    return Screen(launches, excess, level, level - half, level + half, is_slow, overall,
-                  np.where(overall, certain, (is_slow & replicated).any(axis=1)),
-                  _slow_racks(level, typical, racks, RACK_P * p, margin),
+    found_racks = _slow_racks(level, typical, racks, RACK_P * p, margin)
+    slow_racks = {rack: excess for rack, excess in found_racks.items()
+                  if agree(own_levels[[other == rack for other in racks]])}
+    return Screen(launches, excess, level, level - half, level + half, own_levels, is_slow, overall,
+                  np.where(overall, certain, (is_slow & replicated).any(axis=1)), slow_racks,
                   max(found, margin) if nodes >= LEAST_NODES else np.inf)
 
 
@@ -151,19 +165,21 @@ def spread_of(excess: Floats, launches: Integers, noise: float) -> Floats:
     by the variance `noise` between launches."""
     variance = robust_deviation(excess - np.median(excess)) ** 2
     if np.isfinite(noise):
-        own = noise * median_variance(launches)
+        share = median_variance(launches)
+        # Nodes that were launched again because of a disturbed launch must not set the noise.
+        own = min(noise, variance / float(np.mean(share))) * share
         return np.sqrt(np.maximum(variance + own - np.mean(own), variance / 4))
     return np.full(len(excess), np.sqrt(variance))
 
 
-def is_replicated(by_node: Floats, least: Floats, margin: float) -> Bools:
-    """Whether most launches of each node, (nodes, launches), are slow beyond the margin: three
-    quarters of them, or both of two beyond what a single launch must exceed. `least` is what the
-    median must exceed. One launch replicates nothing."""
-    launches = np.sum(np.isfinite(by_node), axis=1)
-    quartile = np.sort(by_node, axis=1)[np.arange(len(launches)), (launches - 1) // 4]
-    single = np.where(launches == 2, least / np.sqrt(median_variance(2)), 0.0)
-    return np.asarray((launches > 1) & (quartile > np.maximum(single, np.log1p(margin))))
+def agree(launches: Floats, margin: float = 0.0) -> bool:
+    """Whether launches, NaN for none, replicate that something is slow: there are three or more,
+    and three quarters of them exceed the margin and half of their median. Disturbed launches, even
+    two of three, seldom do."""
+    ordered = np.sort(launches[np.isfinite(launches)])
+    n = len(ordered)
+    return n >= LEAST_LAUNCHES and bool(
+        ordered[(n - 1) // 4] > max(np.median(ordered) / 2, np.log1p(margin)))
 
 
 def _least(p: float, error: Floats) -> Floats:
@@ -188,12 +204,13 @@ def _slow_racks(level: Floats, error: float, racks: Sequence[str], p: float,
             if np.median(own) > max(least * np.sqrt(median_variance(len(own))), np.log1p(margin))}
 
 
-def explain_pairs(pairs: Sequence[tuple[str, str]], is_named: Bools,
-                  level: Floats) -> list[tuple[str, list[int]]]:
-    """What explains the slow pairs: (a node, its slow pairs) if most of the node's pairs are slow,
-    otherwise ("", the pair). A node with fewer than LEAST_PEERS other pairs explains nothing. The
-    node with the most slow pairs comes first, as each pair is explained once."""
-    open_pairs = {int(pair) for pair in np.flatnonzero(is_named)}
+def explain_pairs(pairs: Sequence[tuple[str, str]],
+                  screen: Screen) -> list[tuple[str, list[int]]]:
+    """What explains the slow pairs: (a node, its slow pairs) if most of the node's pairs are slow
+    and their launches agree, otherwise ("", the pair). A node with fewer than LEAST_PEERS other
+    pairs explains nothing. The node with the most slow pairs comes first, as each pair is explained
+    once."""
+    level, open_pairs = screen.level, {int(pair) for pair in np.flatnonzero(screen.is_named)}
     explained = list[tuple[str, list[int]]]()
     while open_pairs:
         own = {node: [number for number, pair in enumerate(pairs) if node in pair]
@@ -201,7 +218,8 @@ def explain_pairs(pairs: Sequence[tuple[str, str]], is_named: Bools,
         slow = {node: sorted(open_pairs.intersection(numbers)) for node, numbers in own.items()
                 if len(numbers) > LEAST_PEERS}
         slow = {node: numbers for node, numbers in slow.items()
-                if len(numbers) > 1 and 2 * len(numbers) > len(own[node])}
+                if len(numbers) > 1 and 2 * len(numbers) > len(own[node])
+                and agree(screen.of_launch[own[node]])}
         if not slow:
             break
         worst = max(slow, key=lambda node: (len(slow[node]), float(np.sum(level[slow[node]]))))

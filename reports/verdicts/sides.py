@@ -5,13 +5,12 @@ import glob
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import compress, product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import pandas as pd
 
 from reports.store.case import CASE_KEY, find_states
 from reports.store.manifest import CONTROL, MANIFEST, Manifest, read_manifest
@@ -20,6 +19,9 @@ from reports.store.schema import CaseFields, CaseHeader, Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import describe, fact, shape_text
 from reports.verdicts.verdict import Floats, Integers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Key = tuple[Any, ...]
 
@@ -209,8 +211,10 @@ def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float
     return states.rtt_ns
 
 
-def log_costs(launches: Sequence[Launch]) -> pd.DataFrame:
+def log_costs(launches: Sequence[Launch]) -> "pd.DataFrame":
     """A row with the log of the cost for each launch (its index), case and state of the link."""
+    import pandas as pd  # takes 0.3 s, which a history does not need
+
     find_costs(launches, ())
     return pd.DataFrame(
         [(number, str(key), key[CASE_KEY.index("size_bytes")], state, np.log(cost_us))
@@ -220,9 +224,11 @@ def log_costs(launches: Sequence[Launch]) -> pd.DataFrame:
 
 
 def find_ratios(pairs: Sequence[tuple[Launch, Launch]], keys: Sequence[Key],
-                without: Sequence[str]) -> tuple[Floats, pd.DataFrame]:
+                without: Sequence[str]) -> tuple[Floats, "pd.DataFrame"]:
     """The log ratio of each case and pair, (keys, pairs), NaN without a common state of the link
     and for an unknown key; and `states`, `baseline_us` and `variant_us` of the cells."""
+    import pandas as pd
+
     rtt_ns = find_costs([launch for pair in pairs for launch in pair], without)
     # By cell, side (baseline first), pair and state of the link.
     costs_us = np.full((len(keys), 2, len(pairs), max(len(rtt_ns), 1)), np.nan)
@@ -275,9 +281,11 @@ def case_names(cases: Sequence[CaseHeader]) -> list[str]:
     fields = [name for name in CASE_KEY if name not in ("size_bytes", "algorithm", "library")]
     forms: dict[str, Any] = {
         "shape": shape_text, "in_place": lambda value: ("out of place", "in place")[value]}
-    texts = pd.DataFrame(
-        [[forms.get(name, str)(getattr(case, name)) for name in fields] for case in cases],
-        columns=fields, index=[case.algorithm for case in cases])
-    differs = texts.groupby(level=0).transform("nunique") > 1
-    rows = zip(texts.index, texts.to_numpy(), differs.to_numpy(), strict=True)
-    return [" ".join(filter(None, [name, *values[several]])) for name, values, several in rows]
+    texts = [[forms.get(name, str)(getattr(case, name)) for name in fields] for case in cases]
+    by_algorithm: dict[str, list[list[str]]] = defaultdict(list)
+    for case, text in zip(cases, texts, strict=True):
+        by_algorithm[case.algorithm].append(text)
+    differs = {algorithm: [len({*column}) > 1 for column in zip(*rows, strict=True)]
+               for algorithm, rows in by_algorithm.items()}
+    return [" ".join(filter(None, [case.algorithm, *compress(text, differs[case.algorithm])]))
+            for case, text in zip(cases, texts, strict=True)]

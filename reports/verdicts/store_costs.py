@@ -45,6 +45,7 @@ def find_costs(contents: Contents, groups: Sequence[Sequence[Entry]]) -> list[Co
     """The costs of each group of entries of `contents`. The entries of a group share the states of
     the link."""
     plans: dict[int, Any] = {}  # by the identity of a plan: its keys
+    ok_cases: dict[int, NDArray[np.bool_]] = {}  # by the identity of the statuses
     of_group, place_of = list[Costs](), dict[Entry, tuple[int, int]]()
     states, columns = list[States](), list[dict[int, Integers]]()
     for number, entries in enumerate(groups):
@@ -64,7 +65,9 @@ def find_costs(contents: Contents, groups: Sequence[Sequence[Entry]]) -> list[Co
     for entry in contents.load("blocks", place_of):
         number, row = place_of[entry]
         costs, column_of = of_group[number], columns[number][id(entry.run.cases)]
-        is_ok = np.array([status == "ok" for status in entry.statuses])
+        if id(entry.statuses) not in ok_cases:
+            ok_cases[id(entry.statuses)] = np.array([status == "ok" for status in entry.statuses])
+        is_ok = ok_cases[id(entry.statuses)]
         assert entry.blocks
         medians_us = _medians_us(entry.blocks, states[number], costs.us.shape[-1], len(is_ok))
         costs.us[row, column_of[is_ok]] = medians_us[is_ok]
@@ -97,13 +100,17 @@ def _states(entries: Sequence[Entry]) -> tuple[States, list[float]]:
 def _medians_us(blocks: Blocks, states: States, n_states: int, n_cases: int) -> Floats:
     """The median cost of each case in each state, (cases, states)."""
     medians_us = np.full((n_cases, n_states), np.nan)
-    of_block = np.searchsorted(states.valleys, blocks.bin)
+    # Comparisons are faster than a search for one or two valleys.
+    of_block = np.zeros(len(blocks.bin), dtype=np.int8)
+    for valley in states.valleys.tolist():
+        of_block += blocks.bin > valley
     of_block[blocks.bin == UNPROBED] = 0
     of_block[blocks.bin == MIXED] = states.of_mixed
     for state in range(n_states):
         is_own = of_block == state
-        cost_us = blocks.cost_us[is_own]
-        counts = np.bincount(blocks.case[is_own], minlength=n_cases)
+        is_all = bool(is_own.all())  # as with one state: nothing to select
+        cost_us = blocks.cost_us if is_all else blocks.cost_us[is_own]
+        counts = np.bincount(blocks.case if is_all else blocks.case[is_own], minlength=n_cases)
         cases = np.flatnonzero(counts >= MIN_STATE_BLOCKS)
         first, n = (np.cumsum(counts) - counts)[cases], counts[cases]
         middles_us = (cost_us[first + (n - 1) // 2] + cost_us[first + n // 2]) / 2

@@ -5,17 +5,20 @@ nothing else. Ratios are (cells, pairs), log of variant over baseline, NaN for a
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit  # scipy.stats takes four times as long to import
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
-Test = Callable[[Floats, float, float], pd.DataFrame]  # `evidence`, or one that gives its columns
+# `evidence`, or a test that gives its columns.
+Test = Callable[[Floats, float, float], "pd.DataFrame"]
 
 # The verdicts on a cell. SLOWER: the variant takes longer than the baseline.
 VERDICTS = SLOWER, FASTER, SAME, AMBIGUOUS, UNREPLICATED = (
@@ -30,7 +33,7 @@ LOOKS = (0.25, 0.5, 1.0)  # shares of all pairs
 
 
 def evidence(log_ratios: Floats, margin: float = MARGIN,
-             same_confidence: float = SAME_CONFIDENCE) -> pd.DataFrame:
+             same_confidence: float = SAME_CONFIDENCE) -> "pd.DataFrame":
     """Tests every cell over its pairs, all from the Walsh means (i <= j) of its log ratios.
 
     `estimate` is their median (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963). The
@@ -41,6 +44,8 @@ def evidence(log_ratios: Floats, margin: float = MARGIN,
     `is_same` is two one-sided tests (Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15,
     1987): the interval of `same_confidence` lies within the margin. Below six pairs the interval is
     infinite and p is 1."""
+    import pandas as pd  # takes 0.3 s, which a history does not need
+
     pairs = np.sum(np.isfinite(log_ratios), axis=-1)
     blank = {"estimate": np.nan, "low": -np.inf, "high": np.inf, "standard_error": np.inf,
              "p_slower": 1.0, "p_faster": 1.0, "is_same": False}
@@ -79,13 +84,15 @@ def signed_rank_cdf(n: int) -> Floats:
 
 
 def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGIN,
-               is_finished: bool = True) -> pd.DataFrame:
+               is_finished: bool = True) -> "pd.DataFrame":
     """Verdicts by two stages: only a suspect can be SLOWER or FASTER, and only by its fresh pairs.
     They are tested in the direction of the first; Holm's procedure keeps the chance of any false
     verdict in the table below 2.5 %. Until the campaign is finished suspects are AMBIGUOUS: each
     look would be another chance of a false one. Returns the columns of `evidence`, over fresh pairs
     if `is_fresh`; `is_suspect`; `verdict`; `alpha`, the level of the one-sided test; `detectable`,
     the minimum detectable effect (0.03: 3 %), if AMBIGUOUS at least the interval's far end."""
+    import pandas as pd
+
     first = evidence(first_ratios, margin)
     is_significant = np.minimum(first.p_slower, first.p_faster) < SUSPECT_P
     is_suspect = is_significant & (np.abs(first.estimate) > np.log1p(margin))
@@ -104,7 +111,7 @@ def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGI
     return cells.assign(detectable=left_open(cells, margin, power))
 
 
-def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN) -> pd.DataFrame:
+def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN) -> "pd.DataFrame":
     """Verdicts, as of `two_stages`, after looks at growing numbers of pairs, such as [10, 20].
     A look's level is its share of the new pairs, so that few cells are decided early (Kim and
     DeMets, Biometrika 74, 1987, with exponent 1). Holm's procedure holds it over all cells; levels
@@ -118,21 +125,21 @@ def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN) -> pd.
 
 
 def once(ratios: Floats, margin: float = MARGIN, test: Test = evidence,
-         family_p: float = FAMILY_P) -> pd.DataFrame:
+         family_p: float = FAMILY_P) -> "pd.DataFrame":
     """Verdicts after a single look at all pairs: Holm's procedure over all cells, two-sided."""
     cells = test(ratios, margin, SAME_CONFIDENCE)
     is_rejected = holm(2 * np.minimum(cells.p_slower, cells.p_faster), family_p)
     return _without_stages(cells, _verdict(cells, is_rejected, margin), margin, family_p)
 
 
-def _without_stages(cells: pd.DataFrame, verdict: NDArray[np.str_], margin: float,
-                    family_p: float) -> pd.DataFrame:
+def _without_stages(cells: "pd.DataFrame", verdict: NDArray[np.str_], margin: float,
+                    family_p: float) -> "pd.DataFrame":
     cells = cells.assign(is_suspect=False, is_fresh=False, alpha=family_p / 2 / len(cells),
                          verdict=verdict)
     return cells.assign(detectable=left_open(cells, margin))
 
 
-def _verdict(cells: pd.DataFrame, is_rejected: Bools, margin: float) -> NDArray[np.str_]:
+def _verdict(cells: "pd.DataFrame", is_rejected: Bools, margin: float) -> NDArray[np.str_]:
     is_beyond = np.abs(cells.estimate) > np.log1p(margin)
     direction = np.where(cells.estimate > 0, SLOWER, FASTER)
     return np.where(is_rejected & is_beyond, direction, np.where(cells.is_same, SAME, AMBIGUOUS))
@@ -158,7 +165,7 @@ def detectable(standard_error: Any, pairs: Any, alpha: Any, margin: float = MARG
     return np.asarray(np.where(is_hopeless, np.inf, np.expm1(np.maximum(by_test, by_margin))))
 
 
-def left_open(cells: pd.DataFrame, margin: float, power: Floats | float = POWER) -> Floats:
+def left_open(cells: "pd.DataFrame", margin: float, power: Floats | float = POWER) -> Floats:
     """The column `detectable` of `two_stages`."""
     effects = detectable(cells.standard_error, cells.pairs, cells.alpha, margin, power,
                          cells.get("freedom"))
@@ -166,7 +173,7 @@ def left_open(cells: pd.DataFrame, margin: float, power: Floats | float = POWER)
     return np.where(cells.verdict == AMBIGUOUS, np.maximum(effects, reaches), effects)
 
 
-def pairs_needed(cells: pd.DataFrame, alpha: Any, margin: float = MARGIN) -> Floats:
+def pairs_needed(cells: "pd.DataFrame", alpha: Any, margin: float = MARGIN) -> Floats:
     """The number of pairs that settle each cell with power 0.8 if its estimate is true: as SLOWER
     or FASTER beyond the margin, as SAME within. Infinite on the margin and without an interval."""
     size, needed = np.abs(cells.estimate), np.full(len(cells), np.inf)

@@ -31,6 +31,14 @@ def test_hosts_of_one_rank_run_the_call_of_the_library_itself():
     assert "hierarchical, hierarchical_whole and flat are one call with equal arguments" in done.stdout
 
 
+def test_a_failure_of_one_rank_is_told_by_all_ranks_of_all_hosts():
+    done = mpirun(4, RANKS, "refused", MPIR_CVAR_NUM_CLIQUES="2", timeout_s=60)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[:2] == [f"{step}: ['rank 3 on HOST: no room']" for step in ("register", "scratch")]
+    assert re.search(r"messages: \['\S.* has no MPI_Send_c and counts up to 10'\]", done.stdout)
+    assert "kinds: ['the hosts differ: memory is mapped for rank 0 and host_staged for rank 1; " in done.stdout
+
+
 @pytest.fixture(scope="module")
 def on_hosts():
     """Runs `python COMMAND` on ranks of real hosts, such as `wt1:2,wt2:1`."""

@@ -2,20 +2,28 @@
 
 `host_ranks.py right` tries types, operations, counts, places and variants. `host_ranks.py bytes NAME SIZE CALLS`
 prints what leaves rank 0's host in a call of an algorithm, as its network interface counts it. `host_ranks.py same`
-compares the calls on hosts of one rank.
+compares the calls on hosts of one rank. `host_ranks.py refused` prints what all ranks say if one rank fails.
 """
 
 import hashlib
+import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from bench.harness.iteration import Buffers as PlainBuffers
 from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Case, Operation, Unsupported, World
+from collectives.communicator import Disagreement
+from collectives.library import mpi
+from collectives.operation import Case, Message, Operation, Unsupported, World
+from collectives.peer_buffer import PeerBuffer, WaitPolicy
+from collectives.world import open_world
+from kernels.devices.device import DeviceError
 from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example, inputs
 from tests.ranks.world import connect, launch
 
@@ -106,9 +114,50 @@ def count_bytes(world: World, name: str, size: int, calls: int) -> None:
             print(f"{collective.name}: {(figures[0] - figures[1]) / calls:.0f} bytes a call, {figures[1]} bytes idle")
 
 
+def refuse(world: World) -> None:
+    """One rank fails in each step that others wait in; or hosts share memory in different ways."""
+    communicator, device = world.communicator, world.device
+    memory, own = world.library.allocate(world, 1 << 20), communicator.rank
+    allocate, private = device.allocate, device.private
+    case = Case(COLLECTIVES["all_gather"], 1000, DATATYPES["int32"], "none", memory.address, memory.address + 4000)
+
+    def fail(*_: object) -> Any:
+        raise DeviceError("no room")
+
+    def said(work: Callable[[], object]) -> list[str]:
+        try:
+            result = work()
+            sentence = result.reason if isinstance(result, Unsupported) else "nothing"
+        except Disagreement as refusal:
+            sentence = str(refusal)
+        device.allocate, device.private = allocate, private  # type: ignore
+        return sorted(set(communicator.all_gather(re.sub(r" on \S+:", " on HOST:", sentence))))
+
+    if own == 3:
+        device.allocate = fail  # type: ignore
+    print_on_first(world, "register", said(lambda: world.library.allocate(world, 1 << 20)))
+    if own == 3:
+        device.private = fail  # type: ignore
+    print_on_first(world, "scratch", said(lambda: ALGORITHMS["all_gather"]["hierarchical"].bind(world, case)))
+    mpi.MOST_COUNT, world.library.ranks.function = 10, lambda name: 0  # type: ignore
+    messages = [[Message(own == 0, 3 - own, memory.address, 64)]] if own in (0, 3) else []
+    print_on_first(world, "messages", said(lambda: world.library.bind_messages(world, messages)))
+    if own in communicator.nodes[1]:
+        PeerBuffer.kind = property(lambda _: "host_staged")  # type: ignore
+    other = open_world(communicator, device, WaitPolicy(world.watch, True), "auto")
+    print_on_first(world, "kinds", said(lambda: other.shared))
+
+
+def print_on_first(world: World, name: str, sentences: list[str]) -> None:
+    if world.communicator.rank == 0:
+        print(f"{name}: {sentences}")
+
+
 if __name__ == "__main__":
     opened, _ = connect(30.0)
-    if sys.argv[1] == "right":
+    if sys.argv[1] == "refused":
+        refuse(opened)
+    elif sys.argv[1] == "right":
         main(opened)
     elif sys.argv[1] == "same":
         same_call(opened)

@@ -3,6 +3,7 @@
 A good run ends with status 0, a bad run prints one sentence, and other users' files stay unchanged.
 """
 
+import json
 import os
 import platform
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.harness import witness
 from bench.harness.watchdog import FlightRecord
 from bench.harness.witness import clear_up
 from tests.bench.faulty_runs import Launch, processes, said_in, wait_for
@@ -116,3 +118,32 @@ def test_named_shared_memory_of_a_killed_rank_is_removed(out):
         assert others.exists()
     finally:
         others.unlink()
+
+
+def test_one_silence_of_a_host_is_no_cut_link(monkeypatch):
+    record = FlightRecord("", None, 0, 1.0, {0: os.getpid()}, ["a", "b"])
+    answers, lost = [["b"], [], ["b"], ["b"]], []
+    record.neighbours = {"b": None}
+    monkeypatch.setattr(record, "_unreachable", lambda: answers.pop(0))
+    monkeypatch.setattr(record, "end", lambda culprit, *_: lost.append((culprit["rank"], len(answers))))
+    record._end_if_cut_off()
+    record._end_if_cut_off()  # too soon to ask again
+    assert len(answers) == 3
+    while answers:
+        record.asked_s = 0.0
+        record._end_if_cut_off()
+    assert lost == [(1, 0)]
+
+
+def test_a_launcher_may_end_by_itself_unless_a_host_was_cut_off(tmp_path, monkeypatch):
+    given_s = []
+    monkeypatch.setattr(witness, "ancestors", lambda pids: [1])
+    monkeypatch.setattr(witness, "watch", lambda *_: None)
+    monkeypatch.setattr(witness.os, "dup2", lambda *_: None)
+    monkeypatch.setattr(witness, "end_launchers", lambda launchers, patience_s: given_s.append(patience_s))
+    for why in "ended without a word", "could not be reached for 5 s":
+        folder = tmp_path / f"{len(given_s)}.flight"
+        folder.mkdir()
+        (folder / "ended").write_text(json.dumps({"why": why}))
+        witness.main(folder, {0: 2**22}, "wt1")
+    assert given_s == [4.0, 0.5]

@@ -225,7 +225,7 @@ def test_a_store_of_several_nodes_has_a_page_of_the_fleet(tmp_path):
     """One slow node of many must not drown among them, and one node needs no such page."""
     write_fleet(tmp_path / "one", ["n1"], runs=1)
     assert not (make_site(tmp_path / "one", tmp_path / "site-1") / "fleet.html").exists()
-    paths = write_fleet(tmp_path / "many", [f"n{number}" for number in range(8)], runs=2, slower={"n3": 0.2})
+    paths = write_fleet(tmp_path / "many", [f"n{number}" for number in range(8)], slower={"n3": 0.2})
     mark_wrong(paths[-1])
     site = make_site(tmp_path / "many", tmp_path / "site-2")
     page = Read(site / "fleet.html")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.site import across
-from reports.store import index
+from reports.store import index, parts
 from reports.store.columns import entry_of
 from reports.store.index import Contents, read_entries
 from reports.store.parts import FOLDER, SUFFIX, make_part
@@ -127,8 +130,7 @@ def test_a_damaged_index_costs_time_and_no_run(store, reports, damage, monkeypat
     if damage == "cut":
         part.write_bytes(content[: len(content) // 2])
     elif damage == "flip":  # every page of blocks: the small columns are still fine
-        contents = read_entries(store)
-        metadata = contents.parts[0].metadata.row_group(0)
+        metadata = pq.ParquetFile(part).metadata.row_group(0)
         for place in range(metadata.num_columns):
             column = metadata.column(place)
             if column.path_in_schema.split(".")[0] in ("case", "bin", "cost_us", "environment", "cell_time_us_median"):
@@ -142,6 +144,138 @@ def test_a_damaged_index_costs_time_and_no_run(store, reports, damage, monkeypat
         (store / FOLDER / f"0{SUFFIX}").symlink_to("nothing")
     assert all_of(reports) == before
     assert all_of(reports) == before
+    assert read_entries(store).n_read == 1  # it was repaired; the file that is no run
+
+
+def senseless(column: str, rows: list[Any]) -> list[Any]:
+    """The values of a column of a part, of which some are such as no run has."""
+    first, rest = rows[0], rows[1:]
+    changed: dict[str, Callable[[], list[Any]]] = {
+        "case": lambda: [[number + 2**30 for number in first], *rest],
+        "bin": lambda: [first[1:], *rest],
+        "cost_us": lambda: [[float("inf"), *first[1:]], *rest],
+        "round_trips": lambda: [[2**30, 1], *rest],
+        "head": lambda: [first.replace(b'"ranks":[', b'"ranks":["no rank",'), *rest],
+        "statuses": lambda: [b'["ok"]' for _ in rows],
+        "path": lambda: [first] * len(rows),
+        "cell_time_us_median": lambda: [["text"] * len(values) for values in rows],
+        "cell_bus_bw_gb_s": lambda: [values[1:] for values in rows]}
+    return changed[column]()
+
+
+@pytest.mark.parametrize("column", ["case", "bin", "cost_us", "round_trips", "head", "statuses", "path",
+                                    "cell_time_us_median", "cell_bus_bw_gb_s"])
+def test_senseless_values_in_an_index_are_read_from_the_runs(store, reports, column):
+    before = all_of(reports)
+    reports("index")
+    [path] = (store / FOLDER).iterdir()
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(column)
+    values = senseless(column, table[column].to_pylist())
+    is_text = column.startswith("cell_time")
+    column_type = pa.list_(pa.string()) if is_text else table.schema.field(column).type
+    pq.write_table(table.set_column(place, column, pa.array(values, column_type)), path)
+    assert all_of(reports) == before
+    assert all_of(reports) == before
+    assert read_entries(store).n_read == 1
+
+
+def test_an_environment_that_is_no_object_is_read_from_the_run(store, reports):
+    reports("index")
+    [path] = (store / FOLDER).iterdir()
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("environment")
+    contents = read_entries(store)
+    sound = [entry.environment for entry in contents.load("environment", contents.entries)]
+    pq.write_table(table.set_column(place, "environment", pa.array([b"[1]"] * len(table), pa.binary())), path)
+    contents = read_entries(store)
+    assert [entry.environment for entry in contents.load("environment", contents.entries)] == sound
+    assert not path.exists()
+
+
+def test_a_small_file_that_claims_many_rows_is_refused_unread(store, reports, monkeypatch):
+    reports("index")
+    [path] = (store / FOLDER).iterdir()
+    table = pq.read_table(path)
+    monkeypatch.setattr(parts, "MOST_VALUES", table["case"].combine_chunks().values.nbytes // 4 - 1)
+    with pytest.raises(ValueError, match="more values than runs can have"):
+        parts.open_part(path)
+    monkeypatch.undo()
+    many = store / FOLDER / f"0{SUFFIX}"
+    rows = parts.MOST_ROWS + 1
+    pq.write_table(pa.table({name: pa.repeat(table[name][0], rows) for name in parts.SMALL}), many)
+    assert many.stat().st_size < 100_000
+    with pytest.raises(ValueError, match="10001 rows"):
+        parts.open_part(many)
+    assert read_entries(store).n_read == 1
+    assert not many.exists()
+
+
+def test_a_pipe_in_the_index_is_left_alone(store, reports):
+    reports("index")
+    pipe = store / FOLDER / f"0{SUFFIX}"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "reports", "index", "--json", str(store)]
+    answer = subprocess.run(command, cwd=ROOT, timeout=60, capture_output=True, check=True)
+    assert json.loads(answer.stdout)["read"] == 0
+    assert pipe.exists()
+
+
+def test_a_sound_part_is_kept_where_the_system_fails(store, reports):
+    """Here with too many open files."""
+    reports("index")
+    [path] = (store / FOLDER).iterdir()
+    read_entries(store)  # imports what it needs
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    contents, paths = Contents(store), {str(run.relative_to(store)): run for run in store.glob("*/*.jsonl")}
+    stamps = {name: (run.stat().st_size, run.stat().st_mtime_ns) for name, run in paths.items()}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        assert index._add_part(contents, path, paths, stamps) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(stamps) == NIGHTS
+    assert path.exists()
+    assert read_entries(store).n_read == 1
+
+
+def test_rows_that_two_builders_wrote_are_written_once(store, reports):
+    reports("index")
+    [path] = (store / FOLDER).iterdir()
+    shutil.copy(path, store / FOLDER / f"zz{SUFFIX}")
+    assert read_entries(store).n_read == 1
+    write(store / "week1", 20)
+    reports("index")
+    [path] = (store / FOLDER).iterdir()
+    names = pq.read_table(path, columns=["path"])["path"].to_pylist()
+    assert len(names) == len({*names}) == NIGHTS + 1
+
+
+def test_parts_whose_runs_alternate_are_each_read_once(store, reports, monkeypatch):
+    before = all_of(reports)
+    reports("index")
+    [path] = (store / FOLDER).iterdir()
+    table = pq.read_table(path)
+    order = np.argsort(table["path"].to_pylist())
+    for number in range(2):
+        pq.write_table(table.take(order[number::2]), store / FOLDER / f"{number}{SUFFIX}")
+    path.unlink()
+    paths = list[Path]()
+
+    def counted(path: Path) -> Any:
+        paths.append(path)
+        return parts.cells_of_part(path)
+
+    monkeypatch.setattr(index, "cells_of_part", counted)
+    assert all_of(reports) == before
+    assert len(paths) == 2 * 2  # for each export
+
+
+def test_a_history_needs_no_pandas(store, reports):
+    """Its import takes 0.3 s."""
+    code = "import sys; from reports.__main__ import main; main(sys.argv[1:]); assert 'pandas' not in sys.modules"
+    reports("index")
+    subprocess.run([sys.executable, "-c", code, "history", str(store)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_a_part_that_another_process_has_merged_loses_no_run(store, reports, monkeypatch):

@@ -6,6 +6,19 @@
 // A launch uses the half of the slab that its epoch's low bit names. No rank waits at the end of a
 // launch: a rank in launch e+2, which writes into the half of e again, has finished e+1, in which
 // every peer signalled, having left e. So every launch must wait for every peer, directly or not.
+//
+// Who may write what when, whoever wrote or read there last (SWAP needs no more than this):
+//   Launch e+2: nobody uses the half of e any more, so a rank may write any place of it.
+//   Exchange: after step s a rank waits for each peer's signal of s, which follows the peer's reads
+//   of s-1. So a rank in step s+1 may write any place of step s-1.
+//   Two-shot: data of beat b are read in b+1, and each rank signals the end of its beat to all. So a
+//   rank in beat b+2 may write any place of beat b.
+//   Ring: a rank waits for its neighbours alone. In beat b+2 it writes a place of beat b that its
+//   right neighbour read in b+1 and signalled, or, with SWAP, that it read itself.
+//   Send and receive: a sender waits until the receiver has signalled the slot's last chunk. With
+//   SWAP the answer's sender has read all its slots itself.
+// One rank writes a place in a step, and all ranks compute which from the same epoch and step. Slots
+// keep their layout, and a pack its place in a slot, so a block waits only for its like.
 #pragma once
 #include "platform.h"
 

@@ -84,7 +84,8 @@ def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(out, rank, point, call
 
 @pytest.mark.parametrize(
     ("rank", "call", "ranks", "algorithm", "mode"),
-    few([(1, 40, 3, "ring", "isolated"), (1, 200, 2, "ring", "chained"), (0, 40, 2, "one_shot_push", "isolated")], 1),
+    few([(1, 40, 3, "ring", "isolated"), (1, 40, 2, "two_shot_direct", "isolated"), (1, 200, 2, "ring", "chained"),
+         (0, 40, 2, "one_shot_push", "isolated")], 2),
 )
 def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call, ranks, algorithm, mode):
     # In a ring, each rank waits for its neighbour; the sentence must still name the sleeping rank.
@@ -100,6 +101,16 @@ def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call
     assert last, message
     assert int(last[1]) + int(last[2] or 1) == wanted[0]
     assert took_s < SOON_S
+
+
+def test_a_rank_that_times_out_stores_into_users_buffers_and_so_does_the_late_rank():
+    done = mpirun(2, "tests/ranks/late_peer_ranks.py")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    stale, untouched, late = [1.0], [-1.0], [3.0]
+    assert report["before"] == [[stale, untouched]] * 2  # rank 1 has not launched
+    assert report["after"] == [[stale, late]] * 2
+    assert report["timed_out"] == [True, False]
 
 
 def test_a_rank_may_spend_ten_time_outs_on_the_results_and_the_run_stays_readable(out):
@@ -200,6 +211,7 @@ KILLED = [
 ]
 KILLED_BY_A_PEER = [
     (1, "operation", 40, 0, 2, "ring", SPINNING),
+    (1, "operation", 40, 0, 2, "two_shot_direct", SPINNING.replace("ring", "two_shot_direct")),
     (1, "operation", 40, 0, 2, "library", REDUCING),
 ]
 FAULT = ("rank", "point", "call", "victim", "ranks", "algorithm", "place")
@@ -207,7 +219,7 @@ FAULT = ("rank", "point", "call", "victim", "ranks", "algorithm", "place")
 
 def shown_as_killed(out, victim, place):
     """Whether `reports show` names the killed rank. The sentence has 16384 B and the phase; `show` has 16 KiB."""
-    step = place.replace("16384 B", "16 KiB").replace(", the collective", "").replace(", check", "")
+    step = place.replace("16384 B", "16 KiB").replace("two_shot_direct", "two-shot direct").replace(", the collective", "").replace(", check", "")
     return re.search(rf"stopped first: rank {victim}, {step} \(ended without a word\)", show(out))
 
 

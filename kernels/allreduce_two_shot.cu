@@ -60,8 +60,8 @@ RANK_KERNEL(two_shot_push_registered) { two_shot_push<true>(a); }
 RANK_KERNEL(two_shot) { two_shot<false>(a); }
 RANK_KERNEL(two_shot_registered) { two_shot<true>(a); }
 
-// An owner reads its segment in all ranks' send buffers and stores the sums into all receive buffers:
-// nothing passes through a slab. In place too, since no other rank touches the segment.
+// An owner reads its segment in all ranks' send buffers and stores the sums into all receive
+// buffers: nothing passes through a slab. In place too, since no other rank touches the segment.
 RANK_KERNEL(two_shot_direct_registered) {
   in_users_buffers(a, [] {}, [&] {
     const Segment own = segment_of(a.count, a.rank);

@@ -35,7 +35,8 @@ RANK_KERNEL(flag_ping_pong) {
   leave_launch(a, epoch);
 }
 
-// Stores by chunks into lines that the peer, or with SWAP this rank, read two launches ago. Run it between barriers.
+// Stores by chunks into lines that the peer, or with SWAP this rank, read two launches ago. Run it
+// between barriers.
 DEVICE void store_into(const Arguments& a, long rank) {
   const unsigned epoch = enter_launch(a);
   const long most = a.chunk_bytes / ELEMENT_BYTES;

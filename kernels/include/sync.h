@@ -7,12 +7,12 @@
 // launch: a rank in launch e+2, which writes into the half of e again, has finished e+1, in which
 // every peer signalled, having left e. So every launch must wait for every peer, directly or not.
 //
-// Who may write what when, whoever wrote or read there last (SWAP needs no more than this):
-//   Launch e+2: nobody uses the half of e any more, so a rank may write any place of it.
-//   Exchange: after step s a rank waits for each peer's signal of s, which follows the peer's reads
-//   of s-1. So a rank in step s+1 may write any place of step s-1.
-//   Two-shot: data of beat b are read in b+1, and each rank signals the end of its beat to all. So a
-//   rank in beat b+2 may write any place of beat b.
+// Which places may a rank write? Any rank may write them: SWAP needs no more than these rules.
+//   Launch e+2: no rank uses the half of e any more, so all its places are free.
+//   Exchange: in step s a rank waits for each peer's signal of s, which follows the peer's reads of
+//   s-1. So in step s+1 all places of s-1 are free.
+//   Two-shot: data of beat b are read in b+1, and each rank signals the end of b+1 to all. So in
+//   beat b+2 all places of b are free.
 //   Ring: a rank waits for its neighbours alone. In beat b+2 it writes a place of beat b that its
 //   right neighbour read in b+1 and signalled, or, with SWAP, that it read itself.
 //   Send and receive: a sender waits until the receiver has signalled the slot's last chunk. With

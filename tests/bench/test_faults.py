@@ -1,6 +1,7 @@
 """Faults of a rank (error, stall, stop, kill) and interrupts by the user: the other ranks end soon, one sentence names
 the rank and its step, the run keeps its blocks, and no process, memory or file is left."""
 
+import functools
 import json
 import re
 import signal
@@ -219,7 +220,8 @@ FAULT = ("rank", "point", "call", "victim", "ranks", "algorithm", "place")
 
 def shown_as_killed(out, victim, place):
     """Whether `reports show` names the killed rank. The sentence has 16384 B and the phase; `show` has 16 KiB."""
-    step = place.replace("16384 B", "16 KiB").replace("two_shot_direct", "two-shot direct").replace(", the collective", "").replace(", check", "")
+    shown = {"16384 B": "16 KiB", "two_shot_direct": "two-shot direct", ", the collective": "", ", check": ""}
+    step = functools.reduce(lambda text, words: text.replace(*words), shown.items(), place)
     return re.search(rf"stopped first: rank {victim}, {step} \(ended without a word\)", show(out))
 
 

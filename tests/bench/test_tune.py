@@ -105,7 +105,8 @@ def test_builds_are_measured_by_name_with_right_results(tmp_path):
     assert {(case.status, case.n_wrong) for case in measured} == {("ok", 0)}
     reasons = {(case.algorithm, case.size_bytes): case.reason for case in result.cases if case.reason}
     swaps_nowhere = {("one_shot_sentinel+swap", 16392),
-                     *((f"{name}+swap", size) for name in ("two_shot_direct", "one_shot_pull") for size in (16392, 1 << 20))}
+                     *((f"{name}+swap", size) for name in ("two_shot_direct", "one_shot_pull")
+                       for size in (16392, 1 << 20))}
     assert {reasons[case] for case in swaps_nowhere} == {
         "swap and noswap change nothing here: no rank writes where it has read"}
     assert set(reasons) - swaps_nowhere == {("one_shot_ll+noswap", 1 << 20), ("one_shot_sentinel+swap", 1 << 20),

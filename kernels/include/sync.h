@@ -15,9 +15,9 @@
 //   beat b+2 all places of b are free.
 //   Ring: a rank waits for its neighbours alone. In beat b+2 it writes a place of beat b that its
 //   right neighbour read in b+1 and signalled, or, with SWAP, that it read itself.
-//   Send and receive: a sender waits until the receiver has signalled the slot's last chunk. With
-//   SWAP the answer's sender has read all its slots itself.
-// One rank writes a place in a step, and all ranks compute which from the same epoch and step. Slots
+//   Send and receive: a sender waits until the receiver has signalled the slot's last chunk.
+//   With SWAP the answer's sender has read all its slots itself.
+//   Send and receive: a sender waits until the receiver has signalled the slot's last chunk.
 // keep their layout, and a pack its place in a slot, so a block waits only for its like.
 #pragma once
 #include "platform.h"

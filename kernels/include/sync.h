@@ -17,7 +17,7 @@
 //   right neighbour read in b+1 and signalled, or, with SWAP, that it read itself.
 //   Send and receive: a sender waits until the receiver has signalled the slot's last chunk.
 //   With SWAP the answer's sender has read all its slots itself.
-//   Send and receive: a sender waits until the receiver has signalled the slot's last chunk.
+// In a step one rank writes a place; all ranks compute which, from the same epoch and step. Slots
 // keep their layout, and a pack its place in a slot, so a block waits only for its like.
 #pragma once
 #include "platform.h"

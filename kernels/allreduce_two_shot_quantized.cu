@@ -59,25 +59,25 @@ DEVICE constexpr int batch_of(int packs) { return (3 + packs) / packs; }
 
 RANK_KERNEL(two_shot_quantized) {
   const long most = a.chunk_bytes / ELEMENT_BYTES / UNIT_ELEMENTS * UNIT_ELEMENTS;
-  const long segment_bytes =
-      (units_of(segment_of<UNIT_ELEMENTS>(most, 0).count) * UNIT_BYTES + 127) / 128 * 128;
+  const unsigned room = units_of(segment_of<UNIT_ELEMENTS>(most, 0).count);
+  const long segment_bytes = (room * UNIT_BYTES + 127) / 128 * 128;
   const auto copy_in = [&](Segment s, char* codes) {
-    const CodedSlab to{codes, units_of(s.count)};
+    const CodedSlab to{codes, units_of(s.count), room};
     const char* from = a.send + s.start * ELEMENT_BYTES;
     if (is_aligned(from)) quantize<true>(to, from, s.count);
     else quantize<false>(to, from, s.count);
   };
   const auto add = [&](Segment s, auto input, auto sums) {
-    const CodedSlab to{sums(a.rank), units_of(s.count)};
+    const CodedSlab to{sums(a.rank), units_of(s.count), room};
     CodedSlab inputs[WORLD];
-    UNROLLED for (int r = 0; r < WORLD; ++r) inputs[r] = {input(r), to.units};
+    UNROLLED for (int r = 0; r < WORLD; ++r) inputs[r] = {input(r), to.units, room};
     add_up<batch_of(WORLD * CODE_PACKS)>(inputs, [&](unsigned u, WideUnit total) {
       UNROLLED for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::finish(total.f[k]);
       to.put(u, quantized(total));
     });
   };
   const auto copy_out = [&](Segment s, char* sums) {
-    const CodedSlab from[1] = {{sums, units_of(s.count)}};
+    const CodedSlab from[1] = {{sums, units_of(s.count), room}};
     const Output to = {a.receive + s.start * ELEMENT_BYTES};
     const unsigned packs = (unsigned)(s.count / PACK_ELEMENTS);
     if (to.aligned())

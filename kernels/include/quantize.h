@@ -85,13 +85,14 @@ DEVICE WideUnit dequantized(const CodedUnit& q) {
   return x;
 }
 
-// `units` units in a slab: all codes, then all scales. A GPU's thread moves whole packs of codes
-// and one scale; the scales of neighbouring threads are adjacent, so a wave moves 64 or 128 bytes.
+// `units` units in a slab with `room` for more: codes, then, behind their room, scales. So a place
+// belongs to one block, however long a segment is. A GPU's thread moves whole packs of codes and
+// one scale; the scales of neighbouring threads are adjacent, so a wave moves 64 or 128 bytes.
 struct CodedSlab {
   char* at;
-  unsigned units;
+  unsigned units, room;
   DEVICE char* scale(unsigned u, int b) const {
-    return at + (units * (unsigned)(CODE_PACKS * sizeof(pack)) + (u * BLOCKS + b) * 2);
+    return at + (room * (unsigned)(CODE_PACKS * sizeof(pack)) + (u * BLOCKS + b) * 2);
   }
   DEVICE CodedUnit load(unsigned u) const {
     CodedUnit q;

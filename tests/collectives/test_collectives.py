@@ -1,6 +1,8 @@
 """Tests every algorithm against numpy in float64: any count, type, operation and alignment, in place or not, one to
 eight ranks."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from bench.harness import verify
 from collectives.algorithm import ALGORITHMS, FAR_NS, NEAR_NS, choose, choose_on_gpus
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
 from collectives.library.mpi import types_of
+from collectives.operation import World
 from collectives.peer_buffer import HALF_BYTES, half_for
 from tests.kernels.broken_kernels import SENTINEL, Patch, apply, tree
 from tests.launch import ROOT, count, few, mpirun
@@ -148,6 +151,12 @@ def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones(
     assert choose(16 << 10, 2, registered=False) == {NEAR_NS: "one_shot_pull"}
     assert choose(32 << 20, 2, registered=False) == {NEAR_NS: "two_shot"}
     assert choose(16 << 10, 8, registered=False) == {NEAR_NS: "two_shot"}
+
+
+def test_direct_sums_have_no_copied_variant():
+    variants = {name: ALGORITHMS["all_reduce"][name].variants(cast(World, None))
+                for name in ("two_shot_direct", "two_shot", "ring")}
+    assert variants == {"two_shot_direct": ("registered",), "two_shot": ("copied", "registered"), "ring": ("copied",)}
 
 
 def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_long():

@@ -1,15 +1,16 @@
 """The results of `bench.tune`: the best candidate for each size, mode and state of the link. The
 untuned `auto` is a candidate: another wins only if it is clearly faster, round by round."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
+from statistics import median, mode
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reports.store.case import Rounds, costs_in, find_states, paired
-from reports.store.schema import Result
+from reports.store.schema import Block, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.headline import Point, headline
 from reports.tables.rows import interval_text
@@ -76,18 +77,29 @@ def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
     states, heats = find_states(result.blocks), dict[Heat, list[Candidate]]()
     for state, rtt_ns in enumerate(states.rtt_ns) if states.rtt_ns else [(states.longest, 1.0)]:
         costs_us = costs_in(result.blocks, states.of_block, state)
+        chosen = chosen_in(result.blocks, states.of_block, state)
         for case in result.cases:
             if case.status == "ok" and case.case in costs_us:
                 heat = case.variant, case.size_bytes, case.mode, rtt_ns, case.snr_db is not None
                 is_untuned = case.algorithm == UNTUNED
-                name = case.chosen if is_untuned and case.chosen else case.algorithm
+                name = chosen.get(case.case, case.chosen) if is_untuned else case.algorithm
                 heats.setdefault(heat, []).append(
-                    Candidate(name, costs_us[case.case], is_untuned))
+                    Candidate(name or UNTUNED, costs_us[case.case], is_untuned))
     for candidates in heats.values():
         default = {candidate.name for candidate in candidates if candidate.is_untuned}
         candidates[:] = [candidate for candidate in candidates
                          if candidate.is_untuned or candidate.name not in default]
     return heats
+
+
+def chosen_in(blocks: Sequence[Block], of_block: Sequence[int | None],
+              state: int | None) -> dict[int, str]:
+    """The build that a case with several builds ran most often in this state, by the case."""
+    builds: dict[int, list[str]] = {}
+    for block, state_of_block in zip(blocks, of_block, strict=True):
+        if block.chosen and state_of_block == state:
+            builds.setdefault(block.case, []).append(block.chosen)
+    return {case: mode(names) for case, names in builds.items()}
 
 
 def settled_of(candidates: list[Candidate]) -> list[Candidate]:
@@ -123,12 +135,12 @@ def render(result: Result) -> str:
     head = ["the best in each state of the link (a flag's round trip); us with reading the",
             "result; gain: the choice of the untuned auto over the best, - if it is the best"]
     best, tables = winners(result), []
-    for mode in sorted({winner.mode for winner in best}, reverse=True):
+    for calls in sorted({winner.mode for winner in best}, reverse=True):
         rows = [[size_text(winner.size_bytes), winner.variant, f"{winner.link_rtt_ns:.0f}",
                  number(winner.cost_us), winner.name,
                  interval_text(winner.gain) if winner.gain else "-"]
-                for winner in best if winner.mode == mode]
-        title = mode + ": a call of a chain" * (mode == "chained")
+                for winner in best if winner.mode == calls]
+        title = calls + ": a call of a chain" * (calls == "chained")
         tables.append((title, plain_table({"size": 8, "variant": 10, "link ns": 7, "us": 8,
                                            "best": 22, "gain [95 %]": 16}, rows)))
     return lay_out(result, head, tables, [], headline=headline([result], points))

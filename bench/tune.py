@@ -154,14 +154,16 @@ def conclude(table: str | None, program: str, result: Result, machine: Machine) 
     memory = result.cases[0].memory  # all are ours, over one kind of memory
     hosts = result.run.world["hosts"]
     two_modes = {case.size_bytes for case in result.cases if case.mode == "chained"}
-    choices = [TunedChoice("all_reduce", ranks, winner.size_bytes, winner.variant,
-                           winner.link_rtt_ns, winner.name, memory, hosts,
-                           winner.mode if winner.size_bytes in two_modes else "any")
-               for winner in winners(result)]
-    if not choices:
+    choices: dict[bool, list[TunedChoice]] = {True: [], False: []}
+    for winner in winners(result):
+        calls = winner.mode if winner.size_bytes in two_modes else "any"
+        choices[winner.is_settled].append(TunedChoice(
+            "all_reduce", ranks, winner.size_bytes, winner.variant, winner.link_rtt_ns, winner.name,
+            memory, hosts, calls))
+    if not any(choices.values()):
         return "table: none, no case was measured often enough; allow more time (--max-time)\n"
     path = Path(table) if table else tuned.default_path(machine)
-    tuned.add(path, machine, result.run.run_id, choices, program)
+    tuned.add(path, machine, result.run.run_id, choices[True], program, choices[False])
     return f"table: {path}\n"
 
 

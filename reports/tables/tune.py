@@ -40,7 +40,7 @@ class Candidate:
 class Winner:
     """The best candidate for calls in a state of the link, with a flag round trip of `link_rtt_ns`;
     `gain` is the cost of the untuned choice over its own, None if it is that choice or if that was
-    not measured."""
+    not measured. `is_settled`: the rounds sufficed to compare both."""
 
     variant: str
     size_bytes: int
@@ -49,6 +49,7 @@ class Winner:
     name: str
     cost_us: float
     gain: Interval | None
+    is_settled: bool = True
 
 
 def winners(result: Result) -> list[Winner]:
@@ -65,10 +66,10 @@ def winners(result: Result) -> list[Winner]:
         exact = settled.get((*heat[:4], False)) if heat[4] else None
         if not candidates or (exact and exact[0].cost_us <= candidates[0].cost_us):
             continue
-        winner, gain = candidates[0], None
+        winner, gain, is_settled = candidates[0], None, True
         if default := untuned.get(heat):
-            winner, gain = clear_winner(candidates, default, rho)
-        best.append(Winner(*heat[:4], winner.name, winner.cost_us, gain))
+            winner, gain, is_settled = clear_winner(candidates, default, rho)
+        best.append(Winner(*heat[:4], winner.name, winner.cost_us, gain, is_settled))
     return best
 
 
@@ -112,16 +113,16 @@ def settled_of(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def clear_winner(candidates: list[Candidate], default: Candidate,
-                 rho: float) -> tuple[Candidate, Interval | None]:
+                 rho: float) -> tuple[Candidate, Interval | None, bool]:
     """The fastest candidate whose gain over the default has an interval above 1, and this gain; or
-    the default."""
-    for candidate in candidates:
-        ratios = gains(default, candidate)
-        if not candidate.is_untuned and len(ratios):
-            gain = median_interval(ratios, rho=rho)
-            if (gain[1] or 0.0) > 1:
-                return candidate, gain
-    return default, None
+    the default, and whether the gain of the fastest other candidate has an interval."""
+    others = [candidate for candidate in candidates if not candidate.is_untuned]
+    ratios = [gains(default, candidate) for candidate in others]
+    intervals = [median_interval(each, rho=rho) if len(each) else None for each in ratios]
+    for candidate, gain in zip(others, intervals, strict=True):
+        if gain and (gain[1] or 0.0) > 1:
+            return candidate, gain, True
+    return default, None, all(gain and gain[1] is not None for gain in intervals[:1])
 
 
 def gains(default: Candidate, candidate: Candidate) -> NDArray[np.float64]:
@@ -138,7 +139,8 @@ def render(result: Result) -> str:
     for calls in sorted({winner.mode for winner in best}, reverse=True):
         rows = [[size_text(winner.size_bytes), winner.variant, f"{winner.link_rtt_ns:.0f}",
                  number(winner.cost_us), winner.name,
-                 interval_text(winner.gain) if winner.gain else "-"]
+                 interval_text(winner.gain) if winner.gain else
+                 "-" if winner.is_settled else "too few rounds"]
                 for winner in best if winner.mode == calls]
         title = calls + ": a call of a chain" * (calls == "chained")
         tables.append((title, plain_table({"size": 8, "variant": 10, "link ns": 7, "us": 8,

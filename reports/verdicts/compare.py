@@ -129,26 +129,22 @@ FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
 
 def figures(cell: Any) -> dict[str, str]:
     """The texts of a row by their headings."""
-    ratio = _text(cell.ratio, _ratio)
     noisy = is_noisy((cell.ratio, cell.low, cell.high))
-    if noisy:
-        ratio = "too noisy"
-    elif np.isfinite(cell.low):
-        ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
+    ends = f" [{_ratio(cell.low)} {_ratio(cell.high)}]" * bool(np.isfinite(cell.low))
+    ratio = "too noisy" if noisy else _text(cell.ratio, _ratio) + ends
     pairs = str(cell.pairs)
     if cell.verdict == AMBIGUOUS and cell.needed > 0:
         pairs += f" ({cell.needed:.0f})" if cell.needed < 1000 else " (>999)"
-    effect = _text(cell.detectable, _effect)
     word, reach = cell.verdict, max(cell.high - 1, 1 - cell.low)
     if word == AMBIGUOUS:
-        is_known = reach < 10 and not noisy
-        word = f"within +-{reach:.{int(reach < 0.1)}%}" if is_known else "undecided"
+        word = "undecided" if noisy or not reach < 10 else f"within +-{reach:.{int(reach < 0.1)}%}"
     elif word in (SLOWER, FASTER) and cell.about != "code":
         word = "differs"
     return {"algorithm": cell.name, "size": size_text(cell.size_bytes),
             "base us": _text(cell.baseline_us, number),
             "variant us": _text(cell.variant_us, number), "ratio [95 %]": ratio,
-            "verdict": word + "*" * cell.is_fresh, "MDE": effect, "pairs": pairs}
+            "verdict": word + "*" * cell.is_fresh, "MDE": _text(cell.detectable, _effect),
+            "pairs": pairs}
 
 
 def _text(value: float, form: Callable[[float], str]) -> str:
@@ -229,8 +225,8 @@ def closing(comparison: Comparison) -> list[str]:
         lines.append("unreplicated: one pair gives no verdict; python -m bench.campaign makes more")
     effects = cells.detectable.dropna()
     if len(effects):
-        lines.append(f"MDE, the minimum detectable effect: median {_effect(effects.median())}, "
-                     f"at most {_effect(effects.max())}.")
+        median, most = _effect(effects.median()), _effect(effects.max())
+        lines.append(f"MDE, the minimum detectable effect: median {median}, at most {most}.")
     if (cells.needed > 0).any():
         lines.append("In brackets: the pairs that would settle the cell.")
     if cells.is_fresh.any():

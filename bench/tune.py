@@ -29,7 +29,7 @@ from collectives.collective import COLLECTIVES
 from reports.store.case import costs_in, find_states
 from reports.store.result import ResultError
 from reports.store.schema import Result
-from reports.tables.tune import FINALISTS, UNTUNED, winners
+from reports.tables.tune import FINALISTS, UNTUNED, chosen_in, winners
 
 ABOUT = "Finds what auto should run on this machine, by size and state of the link."
 ROUNDS_A_HEAT = 3  # before the worse half leaves
@@ -114,7 +114,9 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
         states = find_states(run.blocks)
         last_states = [state for block, state in zip(run.blocks, states.of_block, strict=True)
                        if block.round == rounds - 1 and state is not None]
-        costs_us = costs_in(run.blocks, states.of_block, mode(last_states or [states.longest]))
+        state = mode(last_states or [states.longest])
+        costs_us = costs_in(run.blocks, states.of_block, state)
+        builds = chosen_in(run.blocks, states.of_block, state)
         heats: dict[tuple[int, str, str], dict[int, list[float]]] = {}
         untuned: dict[tuple[int, str, str], int] = {}
         for number in run.suite.iterations:
@@ -124,8 +126,9 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
                 untuned[key] = number
             heats.setdefault(key, {})[number] = [*costs_us.get(number, {}).values()]
         for key, number in untuned.items():
-            heats[key] = {other: costs for other, costs in heats[key].items() if other == number or
-                          run.suite.headers[other].algorithm != run.suite.headers[number].chosen}
+            name = builds.get(number, run.suite.headers[number].chosen)
+            heats[key] = {other: costs for other, costs in heats[key].items()
+                          if run.suite.headers[other].algorithm != name}
         chosen = set().union(*(survivors(heat, untuned.get(key)) for key, heat in heats.items()))
     return list(run.session.communicator.broadcast(sorted(chosen)))
 
@@ -151,14 +154,16 @@ def conclude(table: str | None, program: str, result: Result, machine: Machine) 
     memory = result.cases[0].memory  # all are ours, over one kind of memory
     hosts = result.run.world["hosts"]
     two_modes = {case.size_bytes for case in result.cases if case.mode == "chained"}
-    choices = [TunedChoice("all_reduce", ranks, winner.size_bytes, winner.variant,
-                           winner.link_rtt_ns, winner.name, memory, hosts,
-                           winner.mode if winner.size_bytes in two_modes else "any")
-               for winner in winners(result)]
-    if not choices:
+    choices: dict[bool, list[TunedChoice]] = {True: [], False: []}
+    for winner in winners(result):
+        calls = winner.mode if winner.size_bytes in two_modes else "any"
+        choices[winner.is_settled].append(TunedChoice(
+            "all_reduce", ranks, winner.size_bytes, winner.variant, winner.link_rtt_ns, winner.name,
+            memory, hosts, calls))
+    if not any(choices.values()):
         return "table: none, no case was measured often enough; allow more time (--max-time)\n"
     path = Path(table) if table else tuned.default_path(machine)
-    tuned.add(path, machine, result.run.run_id, choices, program)
+    tuned.add(path, machine, result.run.run_id, choices[True], program, choices[False])
     return f"table: {path}\n"
 
 

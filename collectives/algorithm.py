@@ -144,23 +144,27 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
         bound = named(by_name, name).bind(world, case)
         return replace(bound, chosen=name) if isinstance(bound, Operation) else bound
 
-    def bind_by_link(world: World, case: Case, names: Mapping[float, str]) -> Bound:
-        bound = [bind_named(world, case, name) for name in names.values()]
-        by_link = {state_ns: operation for state_ns, operation in zip(names, bound, strict=True)
-                   if isinstance(operation, Operation)}
-        if len(by_link) > 1:
-            return replace(next(iter(by_link.values())), by_link=by_link)
-        return next(iter(by_link.values()), bound[0])
+    def operations(world: World, case: Case, names: Mapping[float, str]) -> dict[float, Operation]:
+        bound = {state_ns: bind_named(world, case, name) for state_ns, name in names.items()}
+        return {state_ns: operation for state_ns, operation in bound.items()
+                if isinstance(operation, Operation)}
 
     def bind(world: World, case: Case) -> Bound:
-        ranks = world.communicator
+        ranks, between = world.communicator, world.node and hierarchical.FLAT.name in by_name
         tuned = choices_for(world.choices, case, ranks.size, world.memory, ranks.hosts)
-        names = {choice.link_rtt_ns: choice.algorithm for choice in tuned}
-        if names and isinstance(bound := bind_by_link(world, case, names), Operation):
-            return bound
-        if world.node and hierarchical.FLAT.name in by_name:
-            return bind_named(world, case, hierarchical.choose(world, case))
-        return bind_by_link(world, case, default_choices(world, case, reduces_all))
+        by_link = operations(world, case, {each.link_rtt_ns: each.algorithm for each in tuned})
+        names = ({FAR_NS: hierarchical.choose(world, case)} if between
+                 else default_choices(world, case, reduces_all))
+        if by_link:  # two CPU cores keep the default in a state of their link that was not tuned
+            states_ns = (NEAR_NS, FAR_NS) if world.device.near_peers and not between else ()
+            names = {state_ns: names.get(state_ns, next(iter(names.values())))
+                     for state_ns in states_ns
+                     if not any(same_state(state_ns, tuned_ns) for tuned_ns in by_link)}
+        by_link |= operations(world, case, names)
+        if not by_link:
+            return bind_named(world, case, next(iter(names.values())))
+        first = next(iter(by_link.values()))
+        return replace(first, by_link=by_link) if len(by_link) > 1 else first
 
     return Algorithm("auto", "the best for the size: as bench.tune measured, or a default", bind,
                      registered=True)

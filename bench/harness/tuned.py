@@ -83,16 +83,18 @@ def load(path: Path, machine: Machine) -> Table:
 
 
 def add(path: Path, machine: Machine, run_id: str, choices: Sequence[TunedChoice],
-        program: str) -> None:
+        program: str, unsettled: Sequence[TunedChoice] = ()) -> None:
     """Adds the choices of a run of `program` to the table at `path`, atomically. Older ones of this
-    program for other sizes, modes or states of the link stay. A file that is no table of this
-    machine is replaced. Raises OSError, ResultError."""
+    program for other sizes, modes or states of the link stay, and replace `unsettled` ones. A file
+    that is no table of this machine is replaced. Raises OSError, ResultError."""
     older: list[TunedChoice] = []
     with suppress(ResultError):
         table = load(path, machine)
         older = [choice for choice in table.picks if table.program == program
                  and not any(same_key(choice, new) for new in choices)]
-    table = Table(machine.machine_id, machine.software_id, run_id, [*choices, *older], program)
+    new = [choice for choice in unsettled if not any(same_key(choice, other) for other in older)]
+    picks = [*choices, *new, *older]
+    table = Table(machine.machine_id, machine.software_id, run_id, picks, program)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_named(path, msgspec.json.format(msgspec.json.encode(table)))
 

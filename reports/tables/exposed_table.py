@@ -16,7 +16,7 @@ from reports.store.stats import Interval, median_interval
 from reports.tables import sentences
 from reports.tables.figure import Bar, draw_bars
 from reports.tables.headline import Point, contains_one, headline, without_version
-from reports.tables.rows import best, costs_of, rounds_of
+from reports.tables.rows import best, costs_of, ratio_value, rounds_of
 from reports.tables.sentences import lay_out_run, number, plain_table
 
 OURS = "ours"
@@ -142,7 +142,7 @@ def points(result: Result) -> list[Point]:
             label = (f"{shape['tokens']} tokens" if "tokens" in shape else
                      sentences.size_text(cases[0].size_bytes))
             library = forms[LIBRARY].case.library if LIBRARY in forms else None
-            figures.append(Point(label, forms[kind].median_us or 0.0, "us", ratio and ratio[0],
+            figures.append(Point(label, forms[kind].median_us or 0.0, "us", ratio_value(ratio),
                                  without_version(library), not contains_one(ratio)))
     return [*figures[:1], *figures[1:][-1:]]
 

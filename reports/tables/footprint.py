@@ -12,7 +12,7 @@ from rich.table import Table
 from reports.store.case import CASE_KEY, LinkStates
 from reports.store.schema import Result
 from reports.store.stats import median_interval
-from reports.tables.rows import View, cost_us, costs_of, default_rows, ratios_of
+from reports.tables.rows import View, cost_us, costs_of, default_rows, is_noisy, ratios_of
 from reports.tables.sentences import count, has_gpus, number, plain_table
 
 
@@ -59,6 +59,7 @@ def _percent(ratios: ArrayLike, sign: int) -> str:
     """`31 % [28 35]`, the median change of ratios from 1 with its interval."""
     if not np.size(ratios):
         return "-"
-    middle, *ends = (round(100 * sign * (value - 1))
-                     for value in median_interval(ratios) if value is not None)
+    if is_noisy(interval := median_interval(ratios)):
+        return "too noisy"
+    middle, *ends = (round(100 * sign * (value - 1)) for value in interval if value is not None)
     return f"{middle} %" + (f" [{min(ends)} {max(ends)}]" if ends else "")

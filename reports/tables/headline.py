@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reports.store.case import find_states
 from reports.store.schema import Result
 from reports.store.stats import Interval
-from reports.tables.rows import Row, by_type, default_rows, views
+from reports.tables.rows import Row, by_type, default_rows, is_noisy, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text, spoken
 
 if TYPE_CHECKING:
@@ -91,8 +91,10 @@ def contains_one(interval: Interval | None) -> bool:
 
 def ratios_text(cells: "pd.DataFrame", baseline: str, variant: str) -> str:
     """`head takes 1.00x the time of base at 16 KiB, 0.97x at 8 MiB (auto)`: of the isolated cells
-    of `auto`, or else the median of all algorithms; empty if no cell has a ratio."""
-    cells = cells[cells.ratio.notna()]
+    of `auto`, or else the median of all algorithms; empty if no cell has a ratio, or all are too
+    noisy."""
+    intervals = zip(cells.ratio, cells.low, cells.high, strict=True)
+    cells = cells.loc[[ratio > 0 and not is_noisy((ratio, *ends)) for ratio, *ends in intervals]]
     for name, value in (("algorithm", "auto"), ("mode", "isolated")):
         cells = cells[cells[name] == value] if value in {*cells[name]} else cells
     at_size = cells.groupby("size_bytes").ratio.median()

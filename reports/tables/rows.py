@@ -17,7 +17,8 @@ from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, digits, numb
 
 BEATEN_BY = 1.05
 MIN_STATE_BLOCKS = 5
-TOO_WIDE = 4  # an interval around 1 with this quotient of its ends says nothing
+# An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
+TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
 # One token of a 70B model: it reads 70.6e9 weights (Llama 3 70B) of 4.5 bits (32 weights of 4 bits
 # share a scale) once; each of 80 layers has two all-reduces of 8192 x 2 bytes. The card is a Radeon
 # AI PRO R9700 with 640 GB/s by AMD's data sheet.
@@ -74,9 +75,16 @@ class Row:
 
 
 def is_noisy(ratio: Interval) -> bool:
-    """Whether the interval contains 1 and is too wide to say anything."""
+    """Whether the interval is too wide to say anything."""
     _, low, high = ratio
-    return low is not None and high is not None and low <= 1 <= high > TOO_WIDE * low
+    if low is None or high is None:
+        return False
+    return high > (TOO_WIDE if low <= 1 <= high else TOO_WIDE_ANYWHERE) * low
+
+
+def ratio_value(ratio: Interval | None) -> float | None:
+    """The median of a ratio; None without one, and if it is too noisy."""
+    return None if ratio is None or is_noisy(ratio) else ratio[0]
 
 
 def interval_text(interval: Interval) -> str:

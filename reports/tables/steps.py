@@ -13,7 +13,8 @@ from reports.tables import sentences
 from reports.tables.exposed_table import Form, compare, exposed_us, interval_text, shapes
 from reports.tables.figure import Bar, draw_bars
 from reports.tables.headline import Point, contains_one, headline
-from reports.tables.rows import costs_of
+from reports.tables.rows import costs_of, ratio_value
+from reports.tables.rows import interval_text as ratio_text
 from reports.tables.sentences import MARGIN, has_gpus, lay_out_run, number, plain_table
 
 BENCHMARKS = ("decode", "prefill")
@@ -74,7 +75,7 @@ def points(result: Result) -> list[Point]:
         if TENSOR in steps and (time_us := steps[TENSOR].median_us):
             ratio = compare(steps, PIPELINE, TENSOR, np.divide)
             figures.append(Point(title(steps[TENSOR].case).partition(";")[0], time_us / 1e3,
-                                 "ms a step", ratio and ratio[0], "pipeline parallel",
+                                 "ms a step", ratio_value(ratio), "pipeline parallel",
                                  not contains_one(ratio)))
     return [*figures[:1], *figures[1:][-1:]]
 
@@ -112,7 +113,7 @@ def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
         hosts = " a host" * (result.run.world.get("hosts", 1) != 1)
         change += (f" This holds for these cores, which share one memory{hosts}; cards have one "
                    "each.")
-    return [f"{work}: {faster}, PP/TP {interval_text(ratio)}{by}.", change]
+    return [f"{work}: {faster}, PP/TP {ratio_text(ratio)}{by}.", change]
 
 
 def draw(result: Result, path: Path | IO[Any]) -> None:

@@ -1,15 +1,16 @@
 """The results of `bench.tune`: the best candidate for each size, mode and state of the link. The
 untuned `auto` is a candidate: another wins only if it is clearly faster, round by round."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
+from statistics import median, mode
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reports.store.case import Rounds, costs_in, find_states, paired
-from reports.store.schema import Result
+from reports.store.schema import Block, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.headline import Point, headline
 from reports.tables.rows import interval_text
@@ -39,7 +40,7 @@ class Candidate:
 class Winner:
     """The best candidate for calls in a state of the link, with a flag round trip of `link_rtt_ns`;
     `gain` is the cost of the untuned choice over its own, None if it is that choice or if that was
-    not measured."""
+    not measured. `is_settled`: the rounds sufficed to compare both."""
 
     variant: str
     size_bytes: int
@@ -48,6 +49,7 @@ class Winner:
     name: str
     cost_us: float
     gain: Interval | None
+    is_settled: bool = True
 
 
 def winners(result: Result) -> list[Winner]:
@@ -64,10 +66,10 @@ def winners(result: Result) -> list[Winner]:
         exact = settled.get((*heat[:4], False)) if heat[4] else None
         if not candidates or (exact and exact[0].cost_us <= candidates[0].cost_us):
             continue
-        winner, gain = candidates[0], None
+        winner, gain, is_settled = candidates[0], None, True
         if default := untuned.get(heat):
-            winner, gain = clear_winner(candidates, default, rho)
-        best.append(Winner(*heat[:4], winner.name, winner.cost_us, gain))
+            winner, gain, is_settled = clear_winner(candidates, default, rho)
+        best.append(Winner(*heat[:4], winner.name, winner.cost_us, gain, is_settled))
     return best
 
 
@@ -76,18 +78,29 @@ def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
     states, heats = find_states(result.blocks), dict[Heat, list[Candidate]]()
     for state, rtt_ns in enumerate(states.rtt_ns) if states.rtt_ns else [(states.longest, 1.0)]:
         costs_us = costs_in(result.blocks, states.of_block, state)
+        chosen = chosen_in(result.blocks, states.of_block, state)
         for case in result.cases:
             if case.status == "ok" and case.case in costs_us:
                 heat = case.variant, case.size_bytes, case.mode, rtt_ns, case.snr_db is not None
                 is_untuned = case.algorithm == UNTUNED
-                name = case.chosen if is_untuned and case.chosen else case.algorithm
+                name = chosen.get(case.case, case.chosen) if is_untuned else case.algorithm
                 heats.setdefault(heat, []).append(
-                    Candidate(name, costs_us[case.case], is_untuned))
+                    Candidate(name or UNTUNED, costs_us[case.case], is_untuned))
     for candidates in heats.values():
         default = {candidate.name for candidate in candidates if candidate.is_untuned}
         candidates[:] = [candidate for candidate in candidates
                          if candidate.is_untuned or candidate.name not in default]
     return heats
+
+
+def chosen_in(blocks: Sequence[Block], of_block: Sequence[int | None],
+              state: int | None) -> dict[int, str]:
+    """The build that a case with several builds ran most often in this state, by the case."""
+    builds: dict[int, list[str]] = {}
+    for block, state_of_block in zip(blocks, of_block, strict=True):
+        if block.chosen and state_of_block == state:
+            builds.setdefault(block.case, []).append(block.chosen)
+    return {case: mode(names) for case, names in builds.items()}
 
 
 def settled_of(candidates: list[Candidate]) -> list[Candidate]:
@@ -100,16 +113,16 @@ def settled_of(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def clear_winner(candidates: list[Candidate], default: Candidate,
-                 rho: float) -> tuple[Candidate, Interval | None]:
+                 rho: float) -> tuple[Candidate, Interval | None, bool]:
     """The fastest candidate whose gain over the default has an interval above 1, and this gain; or
-    the default."""
-    for candidate in candidates:
-        ratios = gains(default, candidate)
-        if not candidate.is_untuned and len(ratios):
-            gain = median_interval(ratios, rho=rho)
-            if (gain[1] or 0.0) > 1:
-                return candidate, gain
-    return default, None
+    the default, and whether the gain of the fastest other candidate has an interval."""
+    others = [candidate for candidate in candidates if not candidate.is_untuned]
+    ratios = [gains(default, candidate) for candidate in others]
+    intervals = [median_interval(each, rho=rho) if len(each) else None for each in ratios]
+    for candidate, gain in zip(others, intervals, strict=True):
+        if gain and (gain[1] or 0.0) > 1:
+            return candidate, gain, True
+    return default, None, all(gain and gain[1] is not None for gain in intervals[:1])
 
 
 def gains(default: Candidate, candidate: Candidate) -> NDArray[np.float64]:
@@ -123,12 +136,13 @@ def render(result: Result) -> str:
     head = ["the best in each state of the link (a flag's round trip); us with reading the",
             "result; gain: the choice of the untuned auto over the best, - if it is the best"]
     best, tables = winners(result), []
-    for mode in sorted({winner.mode for winner in best}, reverse=True):
+    for calls in sorted({winner.mode for winner in best}, reverse=True):
         rows = [[size_text(winner.size_bytes), winner.variant, f"{winner.link_rtt_ns:.0f}",
                  number(winner.cost_us), winner.name,
-                 interval_text(winner.gain) if winner.gain else "-"]
-                for winner in best if winner.mode == mode]
-        title = mode + ": a call of a chain" * (mode == "chained")
+                 interval_text(winner.gain) if winner.gain else
+                 "-" if winner.is_settled else "too few rounds"]
+                for winner in best if winner.mode == calls]
+        title = calls + ": a call of a chain" * (calls == "chained")
         tables.append((title, plain_table({"size": 8, "variant": 10, "link ns": 7, "us": 8,
                                            "best": 22, "gain [95 %]": 16}, rows)))
     return lay_out(result, head, tables, [], headline=headline([result], points))

@@ -20,6 +20,7 @@ from reports.store.report_json import write_json
 from reports.store.stats import STATE_RATIO
 from reports.tables.figure import figure
 from reports.tables.formats import as_csv_text
+from reports.tables.rows import is_noisy
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some, wrapped
 from reports.verdicts import comparison as comparing
 from reports.verdicts.comparison import Comparison, shown
@@ -128,22 +129,22 @@ FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
 
 def figures(cell: Any) -> dict[str, str]:
     """The texts of a row by their headings."""
-    ratio = _text(cell.ratio, _ratio)
-    if np.isfinite(cell.low):
-        ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
+    noisy = is_noisy((cell.ratio, cell.low, cell.high))
+    ends = f" [{_ratio(cell.low)} {_ratio(cell.high)}]" * bool(np.isfinite(cell.low))
+    ratio = "too noisy" if noisy else _text(cell.ratio, _ratio) + ends
     pairs = str(cell.pairs)
     if cell.verdict == AMBIGUOUS and cell.needed > 0:
         pairs += f" ({cell.needed:.0f})" if cell.needed < 1000 else " (>999)"
-    effect = _text(cell.detectable, lambda share: f"{share:.1%}" if share < 1 else ">99%")
     word, reach = cell.verdict, max(cell.high - 1, 1 - cell.low)
     if word == AMBIGUOUS:
-        word = f"within +-{reach:.{int(reach < 0.1)}%}" if reach < 10 else "undecided"
+        word = "undecided" if noisy or not reach < 10 else f"within +-{reach:.{int(reach < 0.1)}%}"
     elif word in (SLOWER, FASTER) and cell.about != "code":
         word = "differs"
     return {"algorithm": cell.name, "size": size_text(cell.size_bytes),
             "base us": _text(cell.baseline_us, number),
             "variant us": _text(cell.variant_us, number), "ratio [95 %]": ratio,
-            "verdict": word + "*" * cell.is_fresh, "MDE": effect, "pairs": pairs}
+            "verdict": word + "*" * cell.is_fresh, "MDE": _text(cell.detectable, _effect),
+            "pairs": pairs}
 
 
 def _text(value: float, form: Callable[[float], str]) -> str:
@@ -152,6 +153,10 @@ def _text(value: float, form: Callable[[float], str]) -> str:
 
 def _ratio(value: float) -> str:
     return f"{value:.3f}" if value < 9.9995 else f"{value:.1f}" if value < 999.95 else ">999"
+
+
+def _effect(share: float) -> str:
+    return f"{share:.1%}" if share < 1 else ">99%"
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -220,8 +225,8 @@ def closing(comparison: Comparison) -> list[str]:
         lines.append("unreplicated: one pair gives no verdict; python -m bench.campaign makes more")
     effects = cells.detectable.dropna()
     if len(effects):
-        lines.append(f"MDE, the minimum detectable effect: median {effects.median():.1%}, at most "
-                     f"{effects.max():.1%}.")
+        median, most = _effect(effects.median()), _effect(effects.max())
+        lines.append(f"MDE, the minimum detectable effect: median {median}, at most {most}.")
     if (cells.needed > 0).any():
         lines.append("In brackets: the pairs that would settle the cell.")
     if cells.is_fresh.any():

@@ -17,7 +17,7 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError, content_of
 from reports.store.stats import STATE_RATIO
 from reports.tables.headline import contains_one, ends
-from reports.tables.rows import default_rows
+from reports.tables.rows import default_rows, is_noisy
 from reports.tables.sentences import number, size_text
 from reports.verdicts.sides import Side, notes_of, read_sides
 from reports.verdicts.verdict import evidence
@@ -41,7 +41,8 @@ def peers(arguments: argparse.Namespace) -> int:
     lines = render(sides)
     if arguments.json:
         tables = [{"mode": mode, "link_rtt_ns": [launches.trip_ns.min(), launches.trip_ns.max()],
-                   "libraries": summaries(launches).drop(columns="text")} for (_, mode), launches
+                   "libraries": summaries(launches).drop(columns=["text", "noisy"])}
+                  for (_, mode), launches
                   in measurements(sides).groupby(["state", "mode"], sort=False)]
         write_json("peers", tables=tables,
                    imb=render_imb(sides, arguments.imb)[1:] if arguments.imb else None)
@@ -71,18 +72,20 @@ def measurements(sides: Sequence[Side]) -> pd.DataFrame:
 
 
 def summaries(frame: pd.DataFrame) -> pd.DataFrame:
-    """For each size and variant, the least ratio first: library over ours, above 1 if ours is
-    faster, and a text with the library's median time, that ratio and its 95 % interval."""
+    """For each size and variant, the least ratio first, those that are too noisy last: library over
+    ours, above 1 if ours is faster, and a text with the library's median time, that ratio and its
+    95 % interval."""
     rows, keys = [], ["size_bytes", "variant"]
     for key, launches in frame.groupby(keys):
         result = evidence(launches.log_ratio.to_numpy()[None])
         ratio, low, high = np.exp([result.estimate[0], result.low[0], result.high[0]])
         time_us = launches.library_us.median()
+        noisy = bool(np.isfinite(high)) and is_noisy((ratio, low, high))
         interval = f"[{low:.2f} {high:.2f}]" if np.isfinite(high) else ""
-        text = f"{number(time_us):>6} {ratio:5.2f} {interval}"
-        rows.append((*key, ratio, text, time_us, low, high))
-    columns = [*keys, "ratio", "text", "library_us", "low", "high"]
-    return pd.DataFrame(rows, columns=columns).sort_values("ratio", kind="stable")
+        text = f"{number(time_us):>6} " + ("too noisy" if noisy else f"{ratio:5.2f} {interval}")
+        rows.append((*key, ratio, text, noisy, time_us, low, high))
+    columns = [*keys, "ratio", "text", "noisy", "library_us", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["noisy", "ratio"], kind="stable")
 
 
 def headline(table: pd.DataFrame, names: Mapping[str, str], mode: str) -> str:
@@ -91,7 +94,8 @@ def headline(table: pd.DataFrame, names: Mapping[str, str], mode: str) -> str:
     for size in ends(table.size_bytes):
         cell: Any = table[table.size_bytes == size].iloc[0]  # the least ratio comes first
         unclear = ", unclear" * bool(contains_one((cell.ratio, cell.low, cell.high)))
-        texts.append(f"{size_text(size)} {cell.ratio:.2f}x {names[cell.variant]}{unclear}")
+        text = f"{cell.ratio:.2f}x {names[cell.variant]}{unclear}"
+        texts.append(f"{size_text(size)} {'too noisy' if cell.noisy else text}")
     return f"Ours beside the closest of {len(names)} libraries, {mode}: {', '.join(texts)}"
 
 
@@ -119,9 +123,10 @@ def render(sides: Sequence[Side]) -> list[str]:
             texts = dict(zip(at_size.variant, at_size.text, strict=True))
             columns = "".join(f"  {texts.get(variant, '-'):<28}" for variant in names)
             best = at_size.iloc[0]
-            lines.append(f"{size_text(best.size_bytes):>8}{columns}{names[best.variant]}")
+            closest = "-" if best.noisy else names[best.variant]
+            lines.append(f"{size_text(best.size_bytes):>8}{columns}{closest}")
         least = table.iloc[0]
-        lines += ["", f"Ours gains least over {names[least.variant]} at "
+        lines += [""] if least.noisy else ["", f"Ours gains least over {names[least.variant]} at "
                   f"{size_text(least.size_bytes)}, {mode}: {least.ratio:.2f}x."]
     return lines
 

@@ -180,6 +180,15 @@ def test_a_slow_all_reduce_makes_the_pipeline_faster(tmp_path):
     assert "share one memory" not in printed
 
 
+def test_a_ratio_whose_interval_says_nothing_is_not_printed(tmp_path):
+    made = Made(tmp_path, benchmark="decode", shape=STEP)
+    result = made.run({COMPUTE: always(10e3), "tensor_parallel": lambda turn: 12e3 * 8 ** (turn % 3),
+                       "pipeline_parallel": lambda turn: 20e3 * 8 ** (turn % 5 - 2)})
+    printed = words(result)
+    assert "no clear difference, PP/TP too noisy." in printed
+    assert printed.startswith("decode: slots 2 96 ms a step decode: "), "the headline must not name a ratio either"
+
+
 def test_the_break_even_time_uses_differences_within_rounds(tmp_path):
     """Three medians, each over its own rounds, would contradict the table's exposed time."""
     def drifting(ms, rounds):

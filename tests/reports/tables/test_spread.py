@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from reports.tables import footprint, rows
 from reports.tables.table import render
 from tests.reports.synthetic_run import write_run
 
@@ -80,6 +81,19 @@ def test_only_launches_of_the_same_thing_before_it_count(tmp_path, alone, other)
         assert old in path.read_bytes()
         path.write_bytes(path.read_bytes().replace(old, new, 1))
     assert ratio_of(render(launch(tmp_path, 20, run_id=THIS))) == alone
+
+
+@pytest.mark.parametrize(("interval", "value"), [
+    ((1.4, 0.6, 2.3), 1.4), ((1.4, 0.55, 2.3), None), ((4.97, 0.04, 569.0), None), ((4.97, None, None), 4.97),
+    ((9.0, 1.1, 100.0), 9.0), ((24.4, 1.03, 519.0), None), ((0.1, 0.001, 0.9), None)])
+def test_an_interval_says_nothing_if_its_ends_are_too_far_apart(interval, value):
+    assert rows.ratio_value(interval) == value
+    assert (rows.interval_text(interval) == "too noisy") == (value is None)
+
+
+def test_a_loss_whose_interval_says_nothing_is_not_printed():
+    assert footprint._percent([1.3] * 7, 1) == "30 % [30 30]"
+    assert footprint._percent([0.1, 0.1, 0.2, 1.3, 9.0, 30.0, 60.0], 1) == "too noisy"
 
 
 def test_an_interval_that_says_nothing_is_not_printed(tmp_path):

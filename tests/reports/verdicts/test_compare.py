@@ -202,7 +202,19 @@ def test_an_algorithm_can_be_compared_with_another(tmp_path, capsys):
     assert main(["compare", str(base), str(new)]) == 0
     out = capsys.readouterr().out
     assert "algorithm: two-shot against ring" in out
-    assert float(rows_of(out)["16 KiB ring"][2]) > 1.1
+    base_us, new_us = map(float, rows_of(out)["16 KiB ring"][:2])
+    assert new_us / base_us > 1.1
+
+
+def test_a_ratio_whose_interval_says_nothing_is_not_printed(tmp_path, capsys):
+    """`1.201 [0.000 >999]` looks like a slowdown of 20 %, and an MDE of 5601394.2% like a figure."""
+    sides = [write_launches(tmp_path / name, 6, algorithms=[name], seed=seed)
+             for seed, name in enumerate(("two_shot", "ring"))]
+    main(["compare", *map(str, sides)])
+    out = capsys.readouterr().out
+    assert [row[2:6] for row in rows_of(out).values()] == [["too", "noisy", "undecided", ">99%"]] * 2
+    assert "MDE, the minimum detectable effect: median >99%, at most >99%." in out
+    assert out.startswith("16 KiB ring, 64 KiB ring undecided"), "the headline must not name a ratio either"
 
 
 def test_a_threat_on_only_one_side_comes_first(tmp_path, capsys):

@@ -94,7 +94,7 @@ def test_very_wide_intervals_end_in_arrows_and_the_other_rows_stay_readable():
     assert ticks(wide) == ticks(narrow)
     assert max(ticks(wide)) < 1.1
     assert arrows(wide) == arrows(narrow) + 2
-    assert any("[0.002 503.5]" in word for word in words(wide))
+    assert sum(bool(re.search("undecided +too noisy", word)) for word in words(wide)) == 1
 
 
 @pytest.mark.parametrize("ratio", [0.001, 0.02, 0.3, 0.9, 1.0, 1.2, 4.0, 60.0, 5000.0])

@@ -58,6 +58,16 @@ def test_every_library_is_compared_with_our_kernels_with_an_interval_over_launch
     assert re.search(r"^Ours gains least over MPICH 5\.0\.2 at (16|64) KiB, isolated: \d\.\d\dx\.$", out, re.MULTILINE)
 
 
+def test_a_ratio_whose_interval_says_nothing_is_not_printed(tmp_path, capsys):
+    folder = write_campaign(tmp_path / "peers", {"mpich": no_effect, "other": as_long(1.5)}, pairs=7, spread=6.0)
+    status, out, _ = peers(capsys, folder)
+    assert status == 0
+    assert out.startswith("Ours beside the closest of 2 libraries, isolated: 16 KiB too noisy, 64 KiB too noisy\n")
+    rows = [line.split() for line in out.splitlines() if re.match(r" +\d+ KiB ", line)]
+    assert [row[3:5] + row[6:8] + row[8:] for row in rows] == [["too", "noisy"] * 2 + ["-"]] * 2
+    assert "gains least" not in out
+
+
 def test_each_state_of_the_link_has_its_own_table(tmp_path, capsys):
     """A mean over both states would hide a library that is ahead in one state and behind in the other."""
     options = {"fast": {"fast_rounds": range(40)}, "slow": {}}

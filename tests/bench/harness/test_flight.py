@@ -139,7 +139,7 @@ def test_a_launcher_may_end_by_itself_unless_a_host_was_cut_off(tmp_path, monkey
     given_s = []
     monkeypatch.setattr(witness, "ancestors", lambda pids: [1])
     monkeypatch.setattr(witness, "watch", lambda *_: None)
-    monkeypatch.setattr(witness.os, "dup2", lambda *_: None)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
     monkeypatch.setattr(witness, "end_launchers", lambda launchers, patience_s: given_s.append(patience_s))
     for why in "ended without a word", "could not be reached for 5 s":
         folder = tmp_path / f"{len(given_s)}.flight"

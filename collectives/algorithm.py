@@ -9,9 +9,7 @@ from collectives import allgather, alltoall, hierarchical, quantized, reduce_sca
 from collectives import allreduce_multimem as multimem
 from collectives.allreduce_copy_engine import RING_COPY_ENGINE, TWO_SHOT_COPY_ENGINE
 from collectives.allreduce_one_shot import PULL, PUSH
-from collectives.allreduce_one_shot_ll import LL
-from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_LL_BYTES
-from collectives.allreduce_one_shot_sentinel import SENTINEL
+from collectives.allreduce_packets import LL, MOST_LL_BYTES, SENTINEL
 from collectives.allreduce_ring import RING
 from collectives.allreduce_two_shot import DIRECT, TWO_SHOT
 from collectives.allreduce_two_shot import PUSH as TWO_SHOT_PUSH

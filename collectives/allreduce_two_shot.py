@@ -1,7 +1,7 @@
 """Two-shot all-reduce: reduce-scatter, then all-gather. See kernels/allreduce_two_shot.cu."""
 
 from collectives.collective import Traffic
-from collectives.operation import Algorithm, Case, binder
+from collectives.operation import Algorithm, Bound, Case, Unsupported, World, binder
 
 
 def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> Traffic:
@@ -43,7 +43,12 @@ def _direct_traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(2, ((others, others),) if ranks > 1 else (), own)
 
 
+def _bind_direct(world: World, case: Case) -> Bound:
+    if case.variant == "copied":
+        return Unsupported("its sums go straight into registered buffers")
+    return binder("allreduce_two_shot", "two_shot_direct", lambda ranks: 4)(world, case)
+
+
 DIRECT = Algorithm(
     "two_shot_direct", "each rank sums one segment of all send buffers into all receive buffers",
-    binder("allreduce_two_shot", "two_shot_direct", lambda ranks: 4), _direct_traffic, copied=False,
-    registered=True)
+    _bind_direct, _direct_traffic, copied=False, registered=True)

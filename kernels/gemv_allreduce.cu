@@ -21,6 +21,14 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
     const long first = smaller(at + block() * g.step_rows, end);
     return Segment{first, smaller(first + g.step_rows, smaller(at + step_rows, end)) - first};
   };
+  // Where `writer` leaves rows of an owner's segment for `reader`; row 0 of all would be at the
+  // pointer. A segment begins with its slot: in the next turn the same lines serve the reader.
+  enum { PARTS, SUMS = WORLD };
+  const auto place = [&](long writer, long reader, long owner, long first_slot) {
+    const Place p = place_between(writer, reader, true, turn_of(epoch, 0, 1));
+    return half_of(a, p.slab, epoch) + (first_slot + p.slot) * bytes -
+           owner * segment * ELEMENT_BYTES;
+  };
   const auto copy_rows = [&](auto to, const char* from, Segment rows) {  // `to`: Slab or Output
     block_barrier();  // other threads of this block wrote some of the rows
     for (int t = 0; t < TOKENS; ++t) {
@@ -34,13 +42,12 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
     for (long step = 0; step < steps; ++step) {
       const long owner = (a.rank + d) % WORLD;
       const Segment rows = rows_of(owner, step);
-      char* parts = half_of(a, owner, epoch) + a.rank * bytes;
+      char* parts = place(a.rank, owner, owner, PARTS);
       compute_rows(g, rows.start, rows.start + rows.count, [&](long at, pack part) {
         Element::store_sums(parts + at, part, STREAM_SLAB);
       });
       signal(a, peers, stamp(epoch, ++done));
     }
-  const char* parts = half_of(a, a.rank, epoch);
   for (long step = 0; step < steps; ++step) {  // 2
     const Segment rows = rows_of(a.rank, step);
     const auto keep = [&](long at, pack part) { Element::store_sums(a.receive + at, part); };
@@ -51,12 +58,12 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
       const long at = (t * hidden + rows.start) * ELEMENT_BYTES;
       Sources<WORLD> all;
       for (int r = 0; r < WORLD; ++r)
-        all.at[r] = (r == a.rank ? a.receive : parts + r * bytes) + at;
+        all.at[r] = (r == a.rank ? a.receive : place(r, a.rank, a.rank, PARTS)) + at;
       reduce<COMPLETE, WORLD>(Output{a.receive + at}, all, rows.count, this_block());
     }
     for (long d = 1; d < afresh(WORLD); ++d) {
       const long r = (a.rank + d) % WORLD;
-      char* to = REGISTERED ? a.receives[r] : half_of(a, r, epoch) + WORLD * bytes;
+      char* to = REGISTERED ? a.receives[r] : place(a.rank, r, a.rank, SUMS);
       copy_rows(Slab{to}, a.receive, rows);
     }
     signal(a, peers, stamp(epoch, ++done));
@@ -64,8 +71,10 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
   wait(a, peers, stamp(epoch, WORLD * steps));  // 3
   if (!REGISTERED)
     for (long d = 1; d < afresh(WORLD); ++d)
-      for (long step = 0; step < steps; ++step)
-        copy_rows(Output{a.receive}, parts + WORLD * bytes, rows_of((a.rank + d) % WORLD, step));
+      for (long step = 0; step < steps; ++step) {
+        const long owner = (a.rank + d) % WORLD;
+        copy_rows(Output{a.receive}, place(owner, a.rank, owner, SUMS), rows_of(owner, step));
+      }
   leave_launch(a, epoch);
 }
 

@@ -20,8 +20,7 @@ from bench.harness.iteration import Buffers, Iteration, case_iteration, come_lat
 from bench.harness.options import FINE, INTERRUPTED, WRONG, print_out
 from bench.harness.session import Session, require_memory
 from collectives.algorithm import ALGORITHMS, LIBRARY, ON_REQUEST, default_names, selected
-from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_PACKET_BYTES
-from collectives.allreduce_one_shot_sentinel import MOST_BYTES as MOST_SENTINEL_BYTES
+from collectives.allreduce_packets import MOST_LL_BYTES, MOST_SENTINEL_BYTES
 from collectives.collective import Collective, Datatype
 from collectives.communicator import Disagreement
 from collectives.operation import Algorithm, Case, Unsupported, World, first_failure
@@ -152,7 +151,7 @@ class Dealer:
         world = self.session.world
         base = algorithm.name.partition("+")[0]
         if base == "one_shot_ll":
-            count = min(count, MOST_PACKET_BYTES // datatype.size_bytes)
+            count = min(count, MOST_LL_BYTES // datatype.size_bytes)
         elif base == "one_shot_sentinel":
             room_bytes = MOST_SENTINEL_BYTES // world.communicator.size
             count = min(count, room_bytes // datatype.size_bytes)

@@ -1,7 +1,7 @@
 """What all layers' benchmarks share: options, the forms of a case, its iteration, and trials."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -12,14 +12,11 @@ from bench.harness.session import Session
 from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases
 from bench.harness.timing import perform, times_us
 from collectives.algorithm import BETWEEN_HOSTS
-from collectives.operation import Algorithm, Bound, Build, Case, Unsupported, World
+from collectives.operation import Algorithm, Case
 from kernels.devices.device import Counts
 
 CPU_SCALE = Fraction(1, 64)  # of a layer's columns, because a CPU computes slowly
 SMALL_BYTES = 256 << 10  # below it, a latency decides
-# Round trips of a flag in two states of an EPYC's link. In the first plain stores were faster; in
-# the second, stores around the caches: they exposed 3 us of 32 KiB after a GEMV, plain stores 10.
-PLAIN_NS, STREAMS_NS = 100.0, 500.0
 # The names of what performs a collective between hosts, beside the library.
 SPANNING = {algorithm.name for algorithms in BETWEEN_HOSTS.values() for algorithm in algorithms}
 TRIES = 4  # of each candidate, after one that warms up
@@ -45,23 +42,6 @@ def scale_for(options: LayerOptions, session: Session) -> Fraction:
     return options.scale or (CPU_SCALE if session.world.device.near_peers else Fraction(1))
 
 
-def following_link(form: Algorithm) -> Algorithm:
-    """Between near peers with plain or streaming stores, by the link; a requested build stays."""
-    def bind(world: World, case: Case) -> Bound:
-        plain = form.bind(world, case)
-        if not world.device.near_peers or case.build != Build() or isinstance(plain, Unsupported):
-            return plain
-        streaming = form.built("nt")
-        streams = streaming.bind(world, case)
-        if isinstance(streams, Unsupported):
-            return plain
-        plain, streams = replace(plain, chosen=form.name), replace(streams, chosen=streaming.name)
-        return replace(plain, by_link={PLAIN_NS: plain, STREAMS_NS: streams})
-
-    is_plain = form.name == "compute" or form.name.removeprefix("then_") in SPANNING | {"library"}
-    return form if is_plain else replace(form, bind=bind)
-
-
 def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerOptions,
                cases: Iterable[Case], make_iteration: MakeIteration,
                for_library: Callable[[Case], Case] = lambda case: case) -> Suite:
@@ -73,7 +53,7 @@ def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerO
 
     def names(size_bytes: int) -> list[str]:
         is_small = size_bytes < SMALL_BYTES
-        skipped = {"ring", "two_shot"} if is_small else {"ring"}
+        skipped = {"ring", "two_shot", "two_shot_direct"} if is_small else {"ring"}
         if is_small or not far_peers:
             skipped |= {"two_shot_push", "two_shot_copy_engine", "ring_copy_engine",
                         "two_shot_multimem"}

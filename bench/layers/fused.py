@@ -10,15 +10,13 @@ from bench.harness.iteration import Iteration, Segments, checked_iteration
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import PERIOD, Data
-from bench.layers.forms import LayerOptions, bind_forms, following_link, scale_for
+from bench.layers.forms import LayerOptions, bind_forms, scale_for
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers import fused
 from collectives.layers.models import LAYERS, MODELS
 from collectives.operation import Case, Operation, World
 from kernels.devices.device import DeviceError, Memory
 
-FORMS = {kernel: {form.name: following_link(form) for form in forms.values()}
-         for kernel, forms in fused.FUSED.items()}
 WEIGHT_BYTES = 256 << 20  # of a GPU's copies of a matrix: more than any last-level cache holds
 NORM_WEIGHT = 1.5
 ROW_SCALE = 0.5  # of int8 weights: exact in every datatype
@@ -88,7 +86,8 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
                     Segments(case.receive, case.size_bytes, outputs))
         return checked_iteration(session.world, case, operation, contents, keep)
 
-    return bind_forms(session, FORMS["allreduce_rmsnorm"], options, cases(), iteration, for_library)
+    forms = fused.FUSED["allreduce_rmsnorm"]
+    return bind_forms(session, forms, options, cases(), iteration, for_library)
 
 
 def matrix(rows: int, inner: int, rank: int, seed: int) -> Array:
@@ -171,4 +170,5 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
                     Segments(case.receive, hidden * size, datatype.encode(outputs)))
         return checked_iteration(session.world, case, operation, contents, keep)
 
-    return bind_forms(session, FORMS["gemv_allreduce"], options, cases(), iteration, for_library)
+    forms = fused.FUSED["gemv_allreduce"]
+    return bind_forms(session, forms, options, cases(), iteration, for_library)

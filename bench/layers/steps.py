@@ -32,7 +32,7 @@ MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 ele
 # Of the error / the result's root mean square: 160 sums are rounded, and the residual after each.
 TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
 TENSOR_FORMS = {"decode": ("gemv_allreduce", "allreduce_rmsnorm", "one_shot_pull"),
-                "prefill": ("two_shot", "allreduce_rmsnorm")}
+                "prefill": ("two_shot", "two_shot_direct", "allreduce_rmsnorm")}
 Image = Sequence[tuple[int, Array]]  # values at the begin of a step, by address
 
 

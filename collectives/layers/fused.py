@@ -148,7 +148,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
         return world.peers
     ranks, entry = world.communicator.size, "gemv_allreduce" if fused else "gemv"
     peers = mapped_here(world)
-    if fused and (ranks + 1) * case.segment_bytes > peers.half_bytes:
+    if fused and 2 * ranks * case.segment_bytes > peers.half_bytes:
         return Unsupported(f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
                            depends_on_size=True)
     arguments = peers.arguments(case.send, case.receive, case.count, 0)

@@ -186,7 +186,7 @@ def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
     sums = {"allreduce_rmsnorm": None, "compute": batch.parts}.get(form, batch.sums)
     after = [fused.norm(world, case, sums)]
     if form in ALGORITHMS["all_reduce"]:
-        reduce = replace(fused.all_reduce(case, batch.parts, batch.sums), mode="chained")
+        reduce = fused.all_reduce(case, batch.parts, batch.sums)
         after.insert(0, ALGORITHMS["all_reduce"][form].bind(world, reduce))
     in_variant = variant if form == "gemv_allreduce" else None
     return in_turn(net, batch.layers(net.shares, after, in_variant))

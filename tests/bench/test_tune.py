@@ -14,8 +14,9 @@ from bench.harness.head import Machine
 from bench.harness.iteration import Iteration
 from bench.harness.session import MEASURED, program_digest
 from collectives.algorithm import ALGORITHMS, TunedChoice, choices_for, choose, choose_through_host, named
+from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Build, Case, Unsupported, World
+from collectives.operation import Case, Unsupported, World
 from reports.store.result import ResultError, read
 from reports.store.schema import Block
 from reports.tables.tune import FINALISTS, winners

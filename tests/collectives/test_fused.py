@@ -7,10 +7,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from bench.layers.forms import following_link
+from collectives.build import Build
 from collectives.collective import DATATYPES
 from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
-from collectives.operation import Algorithm, Build, Case, Operation, Unsupported
+from collectives.operation import Unsupported
 from collectives.peer_buffer import HALF_BYTES
 from reports.store.result import read
 from tests.launch import count, few, mpirun
@@ -94,23 +94,3 @@ def test_quantised_output_requires_whole_packs():
     done = mpirun(2, "-m", "bench.allreduce_rmsnorm", "--hidden", "100", "--output", "int8")
     assert (done.returncode, done.stdout, done.stderr) == (
         2, "", "bench.allreduce_rmsnorm: --output quantises 64 elements at a time, which do not divide 100\n")
-
-
-@pytest.mark.parametrize(("near_peers", "build", "takes"), [
-    (True, Build(), {100.0: ("fused", False), 500.0: ("fused+nt", True)}),
-    (True, Build(stream_slab=True), {}),  # the build is requested
-    (False, Build(), {}),
-])
-def test_on_a_cpu_a_form_follows_the_link_unless_a_build_is_requested(near_peers, build, takes):
-    """Otherwise, on a slow link, a form with plain stores would be compared with forms that bypass the caches."""
-    def bind(world: Any, case: Case) -> Operation:
-        return Operation(cast(Any, case.build), lambda: None)
-
-    form = following_link(Algorithm("fused", "", cast(Any, bind), lambda ranks, case: None))
-    world = SimpleNamespace(device=SimpleNamespace(near_peers=near_peers))
-    case = Case(COLLECTIVE["gemv_allreduce"], 64, DATATYPES["float32"], "sum", 0, 0, build=build)
-    operation = form.bind(cast(Any, world), case)
-    assert isinstance(operation, Operation)
-    assert {ns: (choice.chosen, cast(Any, choice.step).stream_slab)
-            for ns, choice in operation.by_link.items()} == takes
-    assert operation.step == build

@@ -2,7 +2,7 @@
 
 import pytest
 
-from collectives.operation import WITHOUT_SWAP
+from collectives.build import WITHOUT_SWAP
 from tests.kernels.gpu_builds import compiled
 from tests.kernels.kernel_code import kernels_in
 from tests.launch import few

@@ -14,8 +14,9 @@ from typing import Any, cast
 import numpy as np
 
 from collectives import allreduce_copy_engine as forms
+from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Algorithm, Build, Case, Operation, World
+from collectives.operation import Algorithm, Case, Operation, World
 from collectives.probe import probe_kernels
 from kernels.devices.copy_engine import GpuCopyEngine
 from kernels.devices.device import Kernel, Memory, Step

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from collectives.build import Build
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
-from collectives.operation import Build, Case, Operation, Unsupported, World
+from collectives.operation import Case, Operation, Unsupported, World
 from collectives.peer_buffer import set_epoch
 from kernels.devices.device import Memory
 from tests.ranks.world import ROUNDING, connect, launch

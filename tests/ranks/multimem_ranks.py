@@ -12,8 +12,9 @@ import numpy as np
 
 from collectives.algorithm import EXACT
 from collectives.allreduce_multimem import COMBINED, ONE_SHOT, TWO_SHOT
+from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
-from collectives.operation import Bound, Build, Case, Operation, Unsupported, World
+from collectives.operation import Bound, Case, Operation, Unsupported, World
 from kernels.devices.device import Memory
 from tests.ranks.world import connect, launch
 

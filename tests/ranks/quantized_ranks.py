@@ -8,8 +8,9 @@ import sys
 import numpy as np
 
 from collectives.algorithm import ALGORITHMS
+from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Build, Case, Operation, Unsupported
+from collectives.operation import Case, Operation, Unsupported
 from collectives.peer_buffer import set_epoch
 from collectives.quantized import ALGORITHMS as QUANTIZED
 from collectives.quantized import BLOCK

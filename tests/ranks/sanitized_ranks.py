@@ -31,12 +31,13 @@ from bench.harness.iteration import Segments, nothing, pattern_of
 from bench.layers import fused
 from bench.layers.experts import combined_rows, row_tables
 from collectives.algorithm import ALGORITHMS
+from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Collective, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
 from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
-from collectives.operation import Algorithm, Build, Case, Library, Operation, Unsupported, World
+from collectives.operation import Algorithm, Case, Library, Operation, Unsupported, World
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
 from collectives.probe import PROBE_BYTES, probe_kernels
 from collectives.quantized import ALGORITHMS as QUANTIZED

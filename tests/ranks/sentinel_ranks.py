@@ -5,7 +5,7 @@ Each element must be NaN, and all ranks must get the same bits. Rank 0 prints th
 
 import numpy as np
 
-from collectives.allreduce_one_shot_sentinel import SENTINEL
+from collectives.allreduce_packets import SENTINEL
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Case, Operation, Unsupported
 from collectives.peer_buffer import PeerBuffer

@@ -27,7 +27,7 @@ from bench.layers import fused
 from bench.layers.experts import combined_rows, row_tables
 from bench.machine.placement import Place
 from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, named
-from collectives.allreduce_one_shot_sentinel import SENTINEL
+from collectives.allreduce_packets import SENTINEL
 from collectives.collective import COLLECTIVES, DATATYPES, Collective, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import RoutedCase, make_tables

@@ -7,13 +7,14 @@ import json
 import os
 import platform
 import re
+import socket
 import stat
 import time
 from pathlib import Path
 
 import pytest
 
-from bench.harness import witness
+from bench.harness import neighbours, witness
 from bench.harness.watchdog import FlightRecord
 from bench.harness.witness import clear_up
 from tests.bench.faulty_runs import Launch, processes, said_in, wait_for
@@ -133,6 +134,12 @@ def test_one_silence_of_a_host_is_no_cut_link(monkeypatch):
         record.asked_s = 0.0
         record._end_if_cut_off()
     assert lost == [(1, 0)]
+
+
+def test_a_host_that_answered_while_a_busy_host_did_not_let_us_run_is_not_silent(monkeypatch):
+    monkeypatch.setattr(neighbours, "ANSWER_S", 0.0)  # the time is over before the first look
+    here = {"a": (socket.AF_INET, ("127.0.0.1", neighbours.PORT))}
+    assert neighbours.answering_hosts(here) == {"a"}
 
 
 def test_a_launcher_may_end_by_itself_unless_a_host_was_cut_off(tmp_path, monkeypatch):

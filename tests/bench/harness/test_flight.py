@@ -142,6 +142,17 @@ def test_a_host_that_answered_while_a_busy_host_did_not_let_us_run_is_not_silent
     assert neighbours.answering_hosts(here) == {"a"}
 
 
+def test_ranks_of_other_hosts_have_time_to_read_why_a_run_ended_before_its_first_line(tmp_path, monkeypatch):
+    slept_s, folder = [], tmp_path / "run.flight"
+    folder.mkdir()
+    (folder / "ended").write_text(json.dumps({"why": "could not be reached for 5 s"}))
+    monkeypatch.setattr(witness, "watch", lambda *_: None)
+    monkeypatch.setattr(witness.time, "sleep", lambda s: slept_s.append((s, folder.exists())))
+    witness.main(folder, {0: 2**22}, "wt1")
+    assert slept_s == [(witness.OTHERS_LOOK_S, True)]
+    assert not folder.exists()
+
+
 def test_a_launcher_may_end_by_itself_unless_a_host_was_cut_off(tmp_path, monkeypatch):
     given_s = []
     monkeypatch.setattr(witness, "ancestors", lambda pids: [1])

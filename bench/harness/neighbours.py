@@ -46,8 +46,9 @@ def answering_hosts(addresses: dict[str, Address]) -> set[str]:
                 poll.register(connection, select.POLLOUT)
             elif error in ANSWERS:
                 answering.add(host)
-        while pending and (left_s := late_s - time.monotonic()) > 0:
-            for number, _ in poll.poll(1000 * left_s):
+        # The last look is after the time: a busy host may not have let this process run meanwhile.
+        while pending and (ready := poll.poll(max(0, 1000 * (late_s - time.monotonic())))):
+            for number, _ in ready:
                 host, connection = pending.pop(number)
                 poll.unregister(number)
                 if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in ANSWERS:

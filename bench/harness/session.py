@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import secrets
 import shutil
 import signal
@@ -23,6 +24,7 @@ from bench.harness.options import CANNOT, USAGE, WRONG, Parser, RunOptions, prin
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
+from bench.harness.witness import claim
 from bench.machine import node
 from bench.machine.placement import Place, pin
 from collectives.communicator import (
@@ -141,8 +143,12 @@ def end_the_start(options: RunOptions, limit_s: float) -> None:
               f"{limit_s:g} s: a host or the network between the hosts does not answer, or the "
               "launcher does not belong to this MPI; docs/cluster.md lists what to type",
               file=sys.stderr, flush=True)
-    else:
-        time.sleep(1)  # the launcher would kill rank 0 before it has spoken
+    signal.setitimer(signal.ITIMER_REAL, 0)  # this thread runs
+    with suppress(OSError):  # over a cut link the launcher would wait for minutes
+        folder = Path(tempfile.mkdtemp(suffix=".flight"))
+        claim(folder, launched_rank() or 0, "did not start MPI", "its start", WRONG)
+        start_witness(folder, {launched_rank() or 0: os.getpid()}, platform.node())
+    time.sleep(1)  # the launcher would kill rank 0 before it has spoken
     os._exit(WRONG)
 
 

@@ -19,6 +19,7 @@ REMOTE_SHELLS = {"ssh", "rsh"}  # by which a launcher reaches other hosts
 UNREACHABLE = "could not be reached"  # the words for a host behind a cut link
 # How long a launcher may take to end by itself with our status, and over a cut link.
 LAUNCHER_ENDS_S, CUT_OFF_S, LAUNCHER_OBEYS_S = 4.0, 0.5, 0.3
+OTHERS_LOOK_S = 2.0  # in which other hosts read `ended`, before `clear_up` takes it away
 
 
 def main(folder: Path, pids: dict[int, int], host: str = "") -> None:
@@ -28,6 +29,8 @@ def main(folder: Path, pids: dict[int, int], host: str = "") -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a launcher waits for its ranks' pipes
         is_cut_off = UNREACHABLE in (folder / "ended").read_text()
         end_launchers(launchers, CUT_OFF_S if is_cut_off else LAUNCHER_ENDS_S)
+    if host and (folder / "ended").exists() and not folder.with_suffix(".jsonl").exists():
+        time.sleep(OTHERS_LOOK_S)
     clear_up(folder, [*pids.values()])
 
 

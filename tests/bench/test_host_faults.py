@@ -88,6 +88,23 @@ def test_a_stopped_rank_on_the_other_host_is_named(hosts):
     assert re.match(r"wiretax: rank 1 on wt2 (did not go on|was stopped) for 2 s", sentences[0])
 
 
+@SLOW_TEST
+def test_a_link_cut_before_mpi_has_started_ends_the_run(hosts):
+    begun = hosts.shared / "begun"
+    line = [*hosts.launcher("mpich", ["wt1", "wt2"], 2), "sh", "-c",
+            ON_WT2.format(change=f"touch {begun}; sleep 200"), hosts.python("mpich")]
+    run = hosts.start(*line, "-m", "bench.allreduce", *SMALL, "-T", "5", "--out", hosts.shared / "out")
+    try:
+        wait_for(begun.exists, 40)
+        hosts.script("link", "cut", "wt2")
+        _, stderr = run.communicate(timeout=40)  # the start may take 20 s
+    finally:
+        run.kill()
+        hosts.script("link", "off")
+    assert run.returncode != 0
+    assert stderr.count("MPI has not started all 2 ranks in 20 s") == 1, stderr
+
+
 def test_hosts_with_other_programs_are_refused(hosts, tmp_path):
     other = tmp_path / "other"
     for package in ("bench", "collectives", "kernels", "reports"):

@@ -7,13 +7,14 @@ import json
 import os
 import platform
 import re
+import socket
 import stat
 import time
 from pathlib import Path
 
 import pytest
 
-from bench.harness import witness
+from bench.harness import neighbours, witness
 from bench.harness.watchdog import FlightRecord
 from bench.harness.witness import clear_up
 from tests.bench.faulty_runs import Launch, processes, said_in, wait_for
@@ -133,6 +134,23 @@ def test_one_silence_of_a_host_is_no_cut_link(monkeypatch):
         record.asked_s = 0.0
         record._end_if_cut_off()
     assert lost == [(1, 0)]
+
+
+def test_a_host_that_answered_while_a_busy_host_did_not_let_us_run_is_not_silent(monkeypatch):
+    monkeypatch.setattr(neighbours, "ANSWER_S", 0.0)  # the time is over before the first look
+    here = {"a": (socket.AF_INET, ("127.0.0.1", neighbours.PORT))}
+    assert neighbours.answering_hosts(here) == {"a"}
+
+
+def test_ranks_of_other_hosts_have_time_to_read_why_a_run_ended_before_its_first_line(tmp_path, monkeypatch):
+    slept_s, folder = [], tmp_path / "run.flight"
+    folder.mkdir()
+    (folder / "ended").write_text(json.dumps({"why": "could not be reached for 5 s"}))
+    monkeypatch.setattr(witness, "watch", lambda *_: None)
+    monkeypatch.setattr(witness.time, "sleep", lambda s: slept_s.append((s, folder.exists())))
+    witness.main(folder, {0: 2**22}, "wt1")
+    assert slept_s == [(witness.OTHERS_LOOK_S, True)]
+    assert not folder.exists()
 
 
 def test_a_launcher_may_end_by_itself_unless_a_host_was_cut_off(tmp_path, monkeypatch):

@@ -142,7 +142,11 @@ def test_an_array_of_jobs_leaves_a_run_each(slurm, tmp_path):
     (tmp_path / "array.sbatch").write_text(job)
     done = subprocess.run(
         [*slurm, "sbatch", "--wait", "array.sbatch", *CASES.split(), "library"], cwd=tmp_path, capture_output=True,
-        text=True, timeout=300, env={**os.environ, "WIRETAX_ENV": str(tmp_path), "RESULTS": str(tmp_path / "store")})
+        text=True, timeout=300, env={**os.environ, "WIRETAX_ENV": str(tmp_path), "RESULTS": str(tmp_path / "store"),
+                                       "WIRETAX_NODE": "login"})
     outputs = "".join(path.read_text() for path in tmp_path.glob("wiretax-*.out"))
     assert done.returncode == 0, done.stderr + outputs
-    assert len(list((tmp_path / "store").glob("*.jsonl"))) == 2, outputs
+    runs = list((tmp_path / "store").glob("*.jsonl"))
+    assert len(runs) == 2, outputs
+    labels = {rank["node"] for run in runs for rank in json.loads(run.read_text().splitlines()[0])["world"]["ranks"]}
+    assert "login" not in labels, "nodes of one label are one node to `reports fleet`"

@@ -47,7 +47,8 @@ def gate(folder, baseline, current):
 
 
 def test_the_check_names_each_case_and_fails_where_a_reference_is_missed(tmp_path):
-    done, variables = reframe(tmp_path, "-S", f"options={CASES} library", "-S", f"store={tmp_path}/store",
+    options = f"{CASES} library --out elsewhere"  # the folder of the check's files counts
+    done, variables = reframe(tmp_path, "-S", f"options={options}", "-S", f"store={tmp_path}/store",
                               "-S", f"references={LIBRARY}:0.001")
     assert done.returncode == 1, done.stdout + done.stderr
     assert list(variables) == [LIBRARY]
@@ -77,6 +78,13 @@ def test_a_misspelt_reference_fails_in_one_sentence(tmp_path):
     assert done.returncode == 1, done.stdout + done.stderr
     [reason] = re.findall("Reason: sanity error: (.*)", done.stdout)
     assert reason == f"references name no measured case: all_reduce_libary_16KiB_us; measured were {LIBRARY}"
+
+
+def test_a_launcher_that_starts_nothing_is_quoted(tmp_path):
+    (tmp_path / "launcher").write_text("#!/bin/sh\necho 'srun: error: Invalid MPI type' >&2\nexit 1\n")
+    (tmp_path / "launcher").chmod(0o755)
+    done, _ = reframe(tmp_path, "-S", f"executable={tmp_path}/launcher")
+    assert "sanity error: no run was stored: srun: error: Invalid MPI type" in done.stdout
 
 
 def test_a_wrong_result_fails_the_sanity_of_the_check_and_the_gate(tmp_path):

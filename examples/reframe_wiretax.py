@@ -48,7 +48,7 @@ class WiretaxAllReduce(rfm.RunOnlyRegressionTest):
 
     @run_before("run")
     def set_command(self):
-        self.executable_opts = ["allreduce", "--lean", "--out", FILES, self.options]
+        self.executable_opts = ["allreduce", "--lean", self.options, "--out", FILES]
         if self.store:
             store = quote(self.store)
             copy = f"mkdir -p {store} && cp {FILES}/*.jsonl {store}"
@@ -97,9 +97,10 @@ class WiretaxAllReduce(rfm.RunOnlyRegressionTest):
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def last_words(self):
-        """The last line on standard error, without those of the launcher."""
+        """The last line on standard error, of the launcher if nobody else wrote one."""
         text = Path(self.stagedir, sn.evaluate(self.stderr)).read_text(errors="replace")
-        lines = [line for line in text.splitlines() if line and not line.startswith("srun: ")]
+        lines = [line for line in text.splitlines() if line]
+        lines = [line for line in lines if not line.startswith("srun: ")] or lines
         return lines[-1] if lines else "nothing on standard error"
 
 

@@ -47,7 +47,8 @@ def gate(folder, baseline, current):
 
 
 def test_the_check_names_each_case_and_fails_where_a_reference_is_missed(tmp_path):
-    done, variables = reframe(tmp_path, "-S", f"options={CASES} library", "-S", f"store={tmp_path}/store",
+    options = f"{CASES} library --out elsewhere"  # the folder of the check's files counts
+    done, variables = reframe(tmp_path, "-S", f"options={options}", "-S", f"store={tmp_path}/store",
                               "-S", f"references={LIBRARY}:0.001")
     assert done.returncode == 1, done.stdout + done.stderr
     assert list(variables) == [LIBRARY]
@@ -79,8 +80,17 @@ def test_a_misspelt_reference_fails_in_one_sentence(tmp_path):
     assert reason == f"references name no measured case: all_reduce_libary_16KiB_us; measured were {LIBRARY}"
 
 
+def test_a_launcher_that_starts_nothing_is_quoted(tmp_path):
+    (tmp_path / "launcher").write_text("#!/bin/sh\necho 'srun: error: Invalid MPI type' >&2\nexit 1\n")
+    (tmp_path / "launcher").chmod(0o755)
+    done, _ = reframe(tmp_path, "-S", f"executable={tmp_path}/launcher")
+    assert "sanity error: no run was stored: srun: error: Invalid MPI type" in done.stdout
+
+
 def test_a_wrong_result_fails_the_sanity_of_the_check_and_the_gate(tmp_path):
     broken = tree(tmp_path / "tree", "flip_bit")
+    faults = broken / "kernels/include/faults.h"  # on a busy machine a run has fewer launches than 1,000
+    faults.write_text(faults.read_text().replace("LAUNCHES_PER_FAULT = 1000", "LAUNCHES_PER_FAULT = 20"))
     done, _ = reframe(tmp_path, "-S", "options=-b 16K -e 16K --mode chained --iters 12 --algorithm one_shot_ll", "-S",
                       f"store={tmp_path}/store", kernels=broken)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -140,7 +150,11 @@ def test_an_array_of_jobs_leaves_a_run_each(slurm, tmp_path):
     (tmp_path / "array.sbatch").write_text(job)
     done = subprocess.run(
         [*slurm, "sbatch", "--wait", "array.sbatch", *CASES.split(), "library"], cwd=tmp_path, capture_output=True,
-        text=True, timeout=300, env={**os.environ, "WIRETAX_ENV": str(tmp_path), "RESULTS": str(tmp_path / "store")})
+        text=True, timeout=300, env={**os.environ, "WIRETAX_ENV": str(tmp_path), "RESULTS": str(tmp_path / "store"),
+                                       "WIRETAX_NODE": "login"})
     outputs = "".join(path.read_text() for path in tmp_path.glob("wiretax-*.out"))
     assert done.returncode == 0, done.stderr + outputs
-    assert len(list((tmp_path / "store").glob("*.jsonl"))) == 2, outputs
+    runs = list((tmp_path / "store").glob("*.jsonl"))
+    assert len(runs) == 2, outputs
+    labels = {rank["node"] for run in runs for rank in json.loads(run.read_text().splitlines()[0])["world"]["ranks"]}
+    assert "login" not in labels, "nodes of one label are one node to `reports fleet`"

@@ -41,7 +41,7 @@ def _bad_runs(fleet: Fleet) -> Section:
         {"node": node, "verdict": verdict, "run": (run_id, shared.file_name("run", run_id))}
         for verdict, of_node in fleet.bad_runs
         for node, run_ids in of_node.items() for run_id in run_ids]
-    return Section("Wrong and failed", table="wrong-nodes", rows=rows)
+    return Section("Wrong, failed or still running", table="wrong-nodes", rows=rows)
 
 
 def _row(group: Group, row: int) -> Row:
@@ -50,7 +50,8 @@ def _row(group: Group, row: int) -> Row:
     value, low, high = np.expm1([screen.level[row], screen.low[row], screen.high[row]])
     sizes = {size_text(size): "-" if np.isnan(excess) else f"{np.expm1(excess):+.1%}"
              for size, excess in zip(group.sizes_bytes, screen.excess[row], strict=True)}
-    return {group.kind: group.names[row], "verdict": group.verdict(row),
+    file = shared.file_name("node", f"{group.head.machine_id} {group.names[row]}")
+    return {group.kind: (group.names[row], file), "verdict": group.verdict(row),
             "slower": f"{value:+.1%} [{low:+.1%} {high:+.1%}]",
             "runs": str(screen.launches[row]), **sizes}
 

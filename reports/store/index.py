@@ -227,12 +227,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def index(arguments: argparse.Namespace) -> int:
-    """Brings the index up to date. Returns 0. Raises ResultError without a folder or pyarrow."""
+    """Brings the index up to date. Returns 0. Raises ResultError if there is none then."""
     if not has_pyarrow():
         raise ResultError("an index needs pyarrow: python -m pip install pyarrow")
     contents = read_entries(arguments.store, always=True)
     n_runs, place = len(contents.entries), arguments.store / FOLDER
     n_bytes = sum(path.stat().st_size for path in place.glob(f"*{SUFFIX}"))
+    if not n_bytes:
+        raise ResultError(f"{arguments.store} has no index: none of its {n_runs} runs can be kept")
     if arguments.json:
         write_json("index", runs=n_runs, read=contents.n_read - len(contents.refused),
                    size_bytes=n_bytes)

@@ -78,7 +78,7 @@ def explained(group: Group) -> set[int]:
 
 
 def explanations(group: Group) -> Iterator[str]:
-    """Sentences on what is slow beyond single nodes: racks, cables and software."""
+    """Sentences on what is slow beyond single nodes: racks and cables."""
     for rack, level in group.screen.slow_racks.items():
         names = [name for name in group.names if name.rpartition("-")[0] == rack]
         yield (f"Rack {rack}: its {len(names)} nodes are {np.expm1(level):+.1%} from the fleet's "

@@ -232,3 +232,6 @@ def test_a_store_of_several_nodes_has_a_page_of_the_fleet(tmp_path):
     for words in ("n7 WRONG; n3 SLOW +", "n7\nWRONG", "slower than the median"):
         assert " ".join(words.split()) in " ".join(page.text.split())
     assert "The fleet: n7 WRONG; n3 SLOW +" in Read(site / "index.html").text
+    of_nodes = {path.name for path in site.glob("node-*.html")}
+    assert {attrs.get("href") for attrs in page.all("a")} >= of_nodes, "each node leads to its page"
+    assert "Wrong, failed or still running" in page.text

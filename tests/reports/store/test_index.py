@@ -278,7 +278,7 @@ def test_a_history_needs_no_pandas(store, reports):
     subprocess.run([sys.executable, "-c", code, "history", str(store)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def test_a_part_that_another_process_has_merged_loses_no_run(store, reports, monkeypatch):
+def test_a_part_that_another_process_has_merged_loses_no_run(store, reports, capsys, monkeypatch):
     before = all_of(reports)
 
     def merged(*arguments: Any) -> Any:
@@ -288,14 +288,22 @@ def test_a_part_that_another_process_has_merged_loses_no_run(store, reports, mon
         return path, *rest
 
     monkeypatch.setattr("reports.store.index.make_part", merged)
-    reports("index")
+    assert main(["index", str(store)]) == 2
+    capsys.readouterr()
     assert all_of(reports) == before
 
 
-def test_an_index_that_cannot_be_kept_is_done_without(store, reports):
+def test_an_index_that_cannot_be_kept_is_done_without(store, reports, tmp_path, capsys):
+    """Only the command that makes one fails."""
     before = all_of(reports)
     (store / FOLDER).write_text("in the way")
-    assert "cannot be made" in reports("index").err
+    (tmp_path / "empty").mkdir()
+    for folder, n_runs in ((store, 8), (tmp_path / "empty", 0)):
+        assert main(["index", str(folder)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.splitlines()[-1] == f"reports: {folder} has no index: none of its {n_runs} runs can be kept"
+        assert ("cannot be made" in captured.err) == (n_runs > 0)
     assert all_of(reports) == before
 
 

@@ -138,7 +138,7 @@ def test_one_silence_of_a_host_is_no_cut_link(monkeypatch):
 
 def test_a_host_that_answered_while_a_busy_host_did_not_let_us_run_is_not_silent(monkeypatch):
     monkeypatch.setattr(neighbours, "ANSWER_S", 0.0)  # the time is over before the first look
-    here = {"a": (socket.AF_INET, ("127.0.0.1", neighbours.PORT))}
+    here: dict[str, neighbours.Address] = {"a": (socket.AF_INET, ("127.0.0.1", neighbours.PORT))}
     assert neighbours.answering_hosts(here) == {"a"}
 
 
@@ -147,7 +147,7 @@ def test_ranks_of_other_hosts_have_time_to_read_why_a_run_ended_before_its_first
     folder.mkdir()
     (folder / "ended").write_text(json.dumps({"why": "could not be reached for 5 s"}))
     monkeypatch.setattr(witness, "watch", lambda *_: None)
-    monkeypatch.setattr(witness.time, "sleep", lambda s: slept_s.append((s, folder.exists())))
+    monkeypatch.setattr("time.sleep", lambda s: slept_s.append((s, folder.exists())))
     witness.main(folder, {0: 2**22}, "wt1")
     assert slept_s == [(witness.OTHERS_LOOK_S, True)]
     assert not folder.exists()

@@ -173,6 +173,8 @@ def preflight(world: World) -> str:
         reason = world.peers.reason
         remedy = f": {reason}" if reason.endswith(")") else ""
         between = f" Between hosts {world.library.name} moves the data{remedy}."
+        if max(map(len, world.communicator.nodes)) == 1:
+            return f"No two ranks share a host.{between}"
     return (f"Peer memory is {peers.kind}{places}{ways.get(peers.kind, '')} "
             f"({peers.types['data']}) and was probed byte by byte in every direction, between "
             f"launches and within one{versions}.{flush}{refusals}{between}")

@@ -15,7 +15,7 @@ from reports.trends.fleet import headline, order, summary, to_repeat
 from reports.trends.fleet_groups import Fleet, Group, fleet_of
 
 FLEET = "fleet.html"
-MOST_LABELS = 8  # named nodes with their names in the picture
+LABEL = 1 / 6  # of the width of the picture, for the name of a node
 
 
 def fleet_page(contents: Contents) -> Page:
@@ -25,8 +25,8 @@ def fleet_page(contents: Contents) -> Page:
     for number, group in enumerate(fleet.groups):
         picture = draw_picture(
             f"fleet-{number}", partial(plot, group),
-            f"Each {group.kind}, {group.title}", "A mark for each, in the order of the names, with "
-            "its 95 % interval; named ones are filled and labelled.", f"fleet-{number}")
+            f"Each {group.kind}, {group.title}", "A mark for each, by name, with its 95 % "
+            "interval; named ones are filled, and labelled if there is room.", f"fleet-{number}")
         rows = [_row(group, row) for row in order(group)]
         sections.append(Section(f"{group.title}: {group.kind}s",
                                 [*summary(group), *to_repeat(group, fleet.store)], [picture],
@@ -68,12 +68,12 @@ def plot(group: Group, target: Path | IO[str]) -> None:
             rows = np.flatnonzero(screen.is_named == is_named)
             axes.plot(places[rows], level[rows], "o", color=colour,
                       markersize=5 if is_named else 2.6)
-        for row in [row for row in order(group) if screen.is_named[row]][:MOST_LABELS]:
-            is_right = row > len(places) / 2
+        has_room = screen.is_named.copy()
+        for row in (row for row in order(group) if has_room[row]):
+            has_room[abs(places - row) < LABEL * len(places)] = False
+            is_right = row > (1 - LABEL) * len(places)
             axes.annotate(f"{group.names[row]} {level[row]:+.1f} %", (row, level[row]),
                           xytext=(-7 if is_right else 7, 0), textcoords="offset points",
                           ha="right" if is_right else "left", va="center", fontsize=8)
-        axes.set_xticks([])
-        axes.set_xlabel(f"{group.kind}s by name", fontsize=9)
-        axes.set_ylabel("slower than the median, %", fontsize=9)
+        axes.set(xticks=[], xlabel=f"{group.kind}s by name", ylabel="slower than the median, %")
         axes.tick_params(axis="y", labelsize=8)

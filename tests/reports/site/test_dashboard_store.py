@@ -1,6 +1,7 @@
 """The dashboard on unusual stores: wrong results, too few blocks, unreadable folders, names in other encodings, copies,
 and stores with only campaigns or only imports."""
 
+import io
 import os
 import re
 import subprocess
@@ -9,11 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from reports.__main__ import main
+from reports.site.fleet_page import plot
 from reports.store import result
 from reports.tables.page import Page, Section, to_html
+from reports.trends.fleet_groups import load
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
@@ -235,3 +239,14 @@ def test_a_store_of_several_nodes_has_a_page_of_the_fleet(tmp_path):
     of_nodes = {path.name for path in site.glob("node-*.html")}
     assert {attrs.get("href") for attrs in page.all("a")} >= of_nodes, "each node leads to its page"
     assert "Wrong, failed or still running" in page.text
+
+
+def test_labels_of_slow_neighbours_do_not_cover_each_other(tmp_path):
+    """As in a slow rack: the slowest has its label."""
+    slow = {"r1-n07": 0.2, "r1-n08": 0.3, "r1-n09": 0.2}
+    write_fleet(tmp_path, [f"r{number // 6}-n{number:02d}" for number in range(24)], slower=slow)
+    (group,) = load(tmp_path).groups
+    assert {group.names[row] for row in np.flatnonzero(group.screen.is_named)} == {*slow}
+    picture = io.StringIO()
+    plot(group, picture)
+    assert re.findall(r">(r1-n\d\d) ", picture.getvalue()) == ["r1-n08"]

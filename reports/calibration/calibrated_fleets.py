@@ -10,14 +10,7 @@ import numpy as np
 
 from reports.calibration import synthetic
 from reports.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Floats, Rng, Simulation
-from reports.verdicts.outliers import (
-    LEAST_LAUNCHES,
-    REPORT_P,
-    Screen,
-    explain_pairs,
-    screen,
-    shares,
-)
+from reports.verdicts.outliers import REPORT_P, Screen, explain_pairs, screen, shares
 
 NODES, SIZES, RACK = 200, 12, 20
 SLOWER = 0.05
@@ -44,9 +37,10 @@ class Machines:
     rack: int = RACK
 
     def __str__(self) -> str:
-        words = [f"{self.nodes} nodes x {self.launches}", f"{self.spread * 100:g} %",
+        words = [f"{self.nodes} nodes x {self.launches}",
+                 f"{self.spread * 100:g} %" * (self.spread != Machines.spread),
                  "outliers" * self.outliers,
-                 f"3 % of launches +{self.disturbed:.0%}" * (self.disturbed > 0),
+                 f"+{self.disturbed:.0%}" * (self.disturbed > 0),
                  f"racks of {self.rack}" * (self.rack != RACK),
                  "lacking sizes" * (self.lacking > 0),
                  "nodes vary by t with 5 df" * self.heavy]
@@ -124,7 +118,7 @@ def many_questions(rng: Rng, n: int) -> list[Figure]:
         alarmed.append(any(
             screened(Machines(1, 0.03, nodes=8).draw(rng), p=p).is_named.any()
             for p in shares(kinds)))
-    return [Figure("3 groups of 8 nodes and 6 of pairs x 1, 3 %: any", alarmed, most=0.05)]
+    return [Figure("3 groups of nodes, 6 of pairs, 3 %: any", alarmed, most=0.05)]
 
 
 def measured_again(machines: Machines, slower: float, least: float, rng: Rng,
@@ -142,10 +136,10 @@ def measured_again(machines: Machines, slower: float, least: float, rng: Rng,
         alarmed.append(bool(is_slow[slower > 0 :].any() or first.slow_racks or seen.slow_racks))
         suspected.append(bool(first.is_named[0]))
         found.append(bool(is_slow[0]))
-    name = f"{replace(machines, launches=1)}, suspects x {LEAST_LAUNCHES}"
-    figures = [Figure(f"{name}: an equal node SLOW", alarmed, most=0.05)]
+    name = str(replace(machines, launches=1))
+    figures = [Figure(f"{name}: another", alarmed, most=0.05)]
     return figures if slower == 0 else [*figures, Figure(f"{name}: suspected", suspected, least),
-                                        Figure(f"{name}: the slow one SLOW", found, least)]
+                                        Figure(f"{name}: SLOW", found, least)]
 
 
 def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) -> list[Figure]:

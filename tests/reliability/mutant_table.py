@@ -60,7 +60,7 @@ KERNELS = {
         EXCHANGE, "a.send, reader) + start * ELEMENT_BYTES, n);", "a.send, reader), n);",
         (f"{FIXED}[2]",)),
     "one-slot-for-all-chunks": Mutant(
-        EXCHANGE, "((step & 1) * SLOTS + index)", "index", (f"{FIXED}[2]",)),
+        EXCHANGE, "((step & 1) * SLOTS + place.slot)", "place.slot", (f"{FIXED}[2]",)),
     "flag-store-relaxed": Mutant(
         CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)",
         (RACES,)),

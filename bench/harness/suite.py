@@ -249,7 +249,7 @@ def list_algorithms(sweep: SweepOptions, session: Session) -> int:
     buffers = Buffers(world.device.private(size), world.device.private(size), 0)
     case = next(sweep_cases(replace(sweep, sizes=(size,)), session, buffers))
     for algorithm in ALGORITHMS[sweep.collective.name].values():
-        bound = algorithm.bind(world, case)
+        bound = algorithm.bind(world, case) if algorithm.copied else world.peers
         why = f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else ""
         if world.communicator.rank == 0:
             print_out(f"{algorithm.name:22} {algorithm.about}{why}\n")

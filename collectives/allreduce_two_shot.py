@@ -38,9 +38,9 @@ PUSH = Algorithm(
 
 
 def _direct_traffic(ranks: int, case: Case) -> Traffic:
-    own = case.segment_bytes // ranks
-    others = case.segment_bytes - own
-    return Traffic(2, ((others, others),) if ranks > 1 else (), own)
+    others = case.segment_bytes - case.segment_bytes // ranks
+    stages = ((0, others), (others, 0)) if ranks > 1 else ()
+    return Traffic(2, stages, case.segment_bytes)
 
 
 def _bind_direct(world: World, case: Case) -> Bound:

@@ -30,6 +30,12 @@ class Build:
     blocks: int | None = None
     threads: int | None = None
 
+    @property
+    def slab_macros(self) -> dict[str, str]:
+        """What a kernel is compiled with for its use of slabs."""
+        macros = {"STREAM_SLAB": "1"} if self.stream_slab else {}
+        return macros if self.swap is None else macros | {"SWAP": str(self.swap)}
+
     @classmethod
     def parse(cls, words: str) -> "Build":
         """The build of words joined by "+"; "" is the default. Raises ValueError."""

@@ -282,11 +282,9 @@ def build_macros(world: World, case: Case) -> dict[str, str]:
     if case.collective.reduces:
         macros["REDOP"] = case.redop.capitalize()
     buffer_bytes = case.segment_bytes * max(case.collective.segments(ranks))
-    flags = {"STREAM_SLAB": case.build.stream_slab, "STREAM_RECEIVE": case.build.stream_receive,
+    flags = {"STREAM_RECEIVE": case.build.stream_receive,
              "SEVERAL_PAGES": buffer_bytes >= world.device.far_bytes}
-    if case.build.swap is not None:
-        macros["SWAP"] = str(case.build.swap)
-    return macros | {name: "1" for name, is_set in flags.items() if is_set}
+    return macros | case.build.slab_macros | {name: "1" for name, is_set in flags.items() if is_set}
 
 
 def first_failure(operations: Sequence[Operation]) -> str | None:

@@ -93,11 +93,10 @@ def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
             for variant, mode in product(variants, modes):
                 varied = replace(placed, variant=variant, mode=mode)
                 kind = algorithm.name, variant, mode
-                if is_late and (refused.get(kind) or reason_against(axes, varied)):
-                    continue
                 if is_late:
-                    suite.add(header_of(session, axes, varied, algorithm, LATE), None)
-                    suite.n_late += 1
+                    if not refused.get(kind) and not reason_against(axes, varied):
+                        suite.add(header_of(session, axes, varied, algorithm, LATE), None)
+                        suite.n_late += 1
                     continue
                 bound = _bound(session, axes, varied, algorithm, make_iteration)
                 refused[kind] = not bound or bound[1] is None

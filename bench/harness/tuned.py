@@ -108,10 +108,10 @@ def same_key(a: TunedChoice, b: TunedChoice) -> bool:
 def find(name: str | None, machine: Machine) -> tuple[Table | None, str]:
     """The named table, or this machine's if this code made it, and a sentence on its origin, or on
     why it is not used: a choice can be wrong for changed kernels. Raises ResultError."""
-    path, code = Path(name) if name else default_path(machine), program_digest(*MEASURED)
+    path = Path(name) if name else default_path(machine)
     if not name and not os.path.exists(path):
         return None, ""
-    table = decoded(path, machine)
+    table, code = decoded(path, machine), program_digest(*MEASURED)
     maker = f"Wiretax {table.program}" if table.program else "an older Wiretax"
     origin = f"the table that bench.tune made in {table.run_id} with {maker}"
     if table.program == code:

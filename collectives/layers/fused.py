@@ -88,11 +88,8 @@ class GemvCase(Case):
 def _compile(world: World, case: Case, stem: str, structure: type[ctypes.Structure],
              macros: dict[str, str]) -> Module:
     ranks = mapped_here(world).communicator.size
-    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element, **macros}
-    if case.build.stream_slab:
-        macros["STREAM_SLAB"] = "1"
-    if case.build.swap is not None:
-        macros["SWAP"] = str(case.build.swap)
+    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element, **macros,
+              **case.build.slab_macros}
     return world.device.compile(stem, macros, (*PEER_STRUCTURES, structure))
 
 

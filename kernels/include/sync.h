@@ -9,10 +9,8 @@
 //
 // Which places may a rank write? Any rank may write them: SWAP needs no more than these rules.
 //   Launch e+2: no rank uses the half of e any more, so all its places are free.
-//   Exchange: in step s a rank waits for each peer's signal of s, which follows the peer's reads of
-//   s-1. So in step s+1 all places of s-1 are free.
-//   Two-shot: data of beat b are read in b+1, and each rank signals the end of b+1 to all. So in
-//   beat b+2 all places of b are free.
+//   Exchange: a peer's signal of step s follows its reads of s-1. In s+1 places of s-1 are free.
+//   Two-shot: data of beat b are read in b+1, which all signal. In b+2 all places of b are free.
 //   Ring: a rank waits for its neighbours alone. In beat b+2 it writes a place of beat b that its
 //   right neighbour read in b+1 and signalled, or, with SWAP, that it read itself.
 //   Send and receive: a sender waits until the receiver has signalled the slot's last chunk.
@@ -169,10 +167,9 @@ DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
   return a.slab[afresh((int)rank)] + (epoch & 1) * a.half_bytes;
 }
 
-// With SWAP, the places where ranks leave data change hands by turns: a rank writes where it last
-// read from the same peer. Its core still holds these lines; those that the peer read last would
-// have to be fetched back first, which costs more than reading them. A place has a turn whenever it
-// is used: in every second of a launch's `steps`, in every second launch.
+// With SWAP, places change hands by turns: a rank writes where it last read from the same peer. Its
+// core still holds these lines; those that the peer read last it would have to fetch back first. A
+// place has a turn at each use: in every second of a launch's `steps`, in every second launch.
 DEVICE unsigned turn_of(unsigned epoch, long step, long steps) {
   const long uses = (steps + 1 - (step & 1)) >> 1;
   return (epoch >> 1) % (2 * WORLD) * (unsigned)uses + (unsigned)(step >> 1);  // wraps in no launch

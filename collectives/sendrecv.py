@@ -5,13 +5,14 @@ from functools import partial
 from collectives.collective import Traffic
 from collectives.operation import Algorithm, Bound, Case, World, bind_kernel
 
-# The receiver starts after the first chunk. sendrecv.cu has room for 8 in each half of a slab.
-MOST_CHUNK_BYTES = 64 << 10
+# The receiver starts after the first chunk. sendrecv.cu needs room for 8 in each half of a slab.
+MOST_CHUNK_BYTES, NEAR_CHUNK_BYTES = 64 << 10, 16 << 10  # to a near core a flag takes less time
 
 
 def _bind(direction: str, world: World, case: Case) -> Bound:
+    is_short = world.device.near_peers and not case.build.chunk_bytes
     return bind_kernel(world, case, "sendrecv", f"{case.shape['way']}_{direction}",
-                       MOST_CHUNK_BYTES)
+                       NEAR_CHUNK_BYTES if is_short else MOST_CHUNK_BYTES)
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:

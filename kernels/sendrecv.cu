@@ -12,6 +12,10 @@ template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
   constexpr bool BACK = SWAP && LEGS > 1;
   const long owner_of_both = PATH == PUSH ? a.rank | 1 : a.rank & ~1L;
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
+  // One way, nothing comes back through which places could change hands. With SWAP each launch goes
+  // on through its half: lines that have left the receiver's cache are cheaper to store into.
+  const long slots = SWAP ? a.half_bytes / a.chunk_bytes : SLOTS;
+  const long first_slot = SWAP && !BACK ? (epoch >> 1) * chunks : 0;
   // The first stamp says that this rank has entered. All ranks wait for it: a rank ahead of another
   // pair would overwrite data that this pair still reads in a launch of another collective.
   signal(a, peers, stamp(epoch, 1));
@@ -21,10 +25,10 @@ template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
       const long start = chunk * most, n = smaller(most, a.count - start);
       const long done = 2 + leg * chunks + chunk;  // the step that ends this chunk
       const auto slot = [&](long owner) {
-        return half_of(a, owner, epoch) + (chunk % SLOTS) * a.chunk_bytes;
+        return half_of(a, owner, epoch) + ((first_slot + chunk) % slots) * a.chunk_bytes;
       };
       if (sends) {
-        if (chunk >= SLOTS) wait(a, 1u << partner, stamp(epoch, done - SLOTS));
+        if (chunk >= slots) wait(a, 1u << partner, stamp(epoch, done - slots));
         const Slab slab{slot(BACK ? owner_of_both : PATH == PUSH ? partner : a.rank)};
         copy(slab, a.send + start * ELEMENT_BYTES, n);
       } else {

@@ -16,7 +16,8 @@ from collectives.allreduce_two_shot import PUSH as TWO_SHOT_PUSH
 from collectives.collective import Traffic
 from collectives.operation import Algorithm, Bound, Case, Operation, World
 
-NEAR_NS, FAR_NS = 100.0, 400.0
+FAR_NS = 512.0
+STATES_NS = 100.0, 225.0, FAR_NS  # round trips of a flag between two cores, as measured
 SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 times apart
 REACH = 8  # beyond this factor from all sizes that were tuned `auto` takes its default
 
@@ -43,17 +44,25 @@ BETWEEN_HOSTS: dict[str, tuple[Algorithm, ...]] = {
 }
 
 
-def choose(size_bytes: int, ranks: int, registered: bool) -> Mapping[float, str]:
-    """The default all-reduce of CPUs by the round trip of a flag, in ns: cores that share a cache
-    have about 100, others 400. Fewest steps for short messages, then fewest bytes. Stores into
-    lines that the peer has just read pay only for long messages; to a far cache they go around it.
-    docs/experiments/performance.md has the measurements behind the limits."""
+def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
+           in_place: bool = False) -> str:
+    """The default all-reduce of CPUs between which a flag goes there and back in `trip_ns`: a model
+    of two crossovers, of which docs/experiments/performance.md has the measurements. A second step
+    costs a trip: up to 256 B for each ns of it one step is faster. A store into lines that the peer
+    has read costs more than a copy out of a slab while the caches hold all buffers: up to 4096 B
+    for each ns. In place a rank stores where it has just read."""
     if not registered:
-        name = "one_shot_pull" if size_bytes * (ranks - 1) <= 32 << 10 else "two_shot"
-        return {NEAR_NS: name}
-    near = "two_shot" if size_bytes < 1 << 20 else "two_shot_direct"
-    return {NEAR_NS: near if size_bytes < 8 << 20 else "two_shot_direct+nt",
-            FAR_NS: "two_shot" if size_bytes < 512 << 10 else "two_shot_direct+nt"}
+        if size_bytes * (ranks - 1) <= 256 * trip_ns:
+            return "one_shot_pull"
+        build = "+ntr" * (size_bytes > 16 << 20) or "+128K" * (size_bytes >= 512 << 10)
+        return f"two_shot{build}"
+    if in_place:
+        return "two_shot_direct"
+    if size_bytes < 4096 * trip_ns:
+        return "two_shot"
+    # Without a cache in common, or beyond it, stores go around the caches.
+    build = "+nt" * (trip_ns >= FAR_NS or size_bytes >= 8 << 20)
+    return f"two_shot_direct{build}" + "+ntr" * (size_bytes > 16 << 20 and trip_ns < FAR_NS)
 
 
 def choose_through_host(size_bytes: int, ranks: int, registered: bool) -> str:
@@ -79,11 +88,12 @@ def choose_on_gpus(size_bytes: int, ranks: int, registered: bool) -> str:
 
 
 def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[float, str]:
-    """By a flag's round trip in ns; only one if it makes no difference. Without an all-reduce a
-    direct form: the fewest stores on CPUs, stores alone on GPUs."""
+    """By a flag's round trip in ns; on GPUs only one. Without an all-reduce a direct form: the
+    fewest stores on CPUs, stores alone on GPUs."""
     ranks, registered = world.communicator.size, case.variant == "registered"
     if reduces_all and world.device.near_peers:
-        return choose(case.segment_bytes, ranks, registered)
+        return {trip_ns: choose(case.segment_bytes, ranks, trip_ns, registered, case.in_place)
+                for trip_ns in STATES_NS}
     if not reduces_all:
         name = "direct_pull" if world.device.near_peers or registered else "direct_push"
     elif world.memory == "host_staged":
@@ -119,6 +129,8 @@ def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int, memory: 
                 hosts: int = 1) -> list[TunedChoice]:
     """The best algorithm for the case's mode in each tuned state of the link, at the nearest size
     that was tuned over this kind of memory."""
+    if case.in_place and case.variant == "registered":  # bench.tune measures out of place
+        return []
     key = case.collective.name, ranks, case.variant, memory, hosts
     comparable = [choice for choice in choices if choice.mode in ("any", case.mode) and key == (
         choice.collective, choice.ranks, choice.variant, choice.memory, choice.hosts)]
@@ -154,15 +166,15 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
         names = ({FAR_NS: hierarchical.choose(world, case)} if between
                  else default_choices(world, case, reduces_all))
         if by_link:  # two CPU cores keep the default in a state of their link that was not tuned
-            states_ns = (NEAR_NS, FAR_NS) if world.device.near_peers and not between else ()
-            names = {state_ns: names.get(state_ns, next(iter(names.values())))
-                     for state_ns in states_ns
-                     if not any(same_state(state_ns, tuned_ns) for tuned_ns in by_link)}
+            keeps = world.device.near_peers and not between
+            names = {state_ns: name for state_ns, name in names.items()
+                     if keeps and not any(same_state(state_ns, tuned_ns) for tuned_ns in by_link)}
         by_link |= operations(world, case, names)
         if not by_link:
             return bind_named(world, case, next(iter(names.values())))
         first = next(iter(by_link.values()))
-        return replace(first, by_link=by_link) if len(by_link) > 1 else first
+        several = len({operation.chosen for operation in by_link.values()}) > 1
+        return replace(first, by_link=by_link) if several else first
 
     return Algorithm("auto", "the best for the size: as bench.tune measured, or a default", bind,
                      registered=True)

@@ -108,6 +108,7 @@ constexpr long ELEMENT_BYTES = sizeof(Element::bits);
 constexpr long PACK_ELEMENTS = sizeof(pack) / ELEMENT_BYTES;
 // Limit of one `reduce`: a GPU's access adds a 32-bit offset; 64 bits take half of all registers.
 constexpr long MOST_ELEMENTS = 1L << 28;
+constexpr long CLAIMED_ELEMENTS = CLAIMED_BYTES ? CLAIMED_BYTES / ELEMENT_BYTES : MOST_ELEMENTS;
 
 // Pack i of a user's buffer, which may start anywhere.
 DEVICE pack load_pack(const char* from, long i) {
@@ -254,9 +255,9 @@ DEVICE void copy(To to, const char* from, long count, Team team = whole_grid()) 
 }
 
 // Calls body(offset in bytes, elements) for parts of a message that one `reduce` can take.
-template <class Body> DEVICE void in_parts(long count, Body body) {
-  for (long start = 0; start < count; start += MOST_ELEMENTS)
-    body(start * ELEMENT_BYTES, smaller(count - start, MOST_ELEMENTS));
+template <long MOST = MOST_ELEMENTS, class Body> DEVICE void in_parts(long count, Body body) {
+  for (long start = 0; start < count; start += MOST)
+    body(start * ELEMENT_BYTES, smaller(count - start, MOST));
 }
 DEVICE void copy_message(const Arguments& a) {
   in_parts(a.count, [&](long at, long n) { copy(Output{a.receive + at}, a.send + at, n); });

@@ -64,6 +64,11 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = f
   if (stream) stream_pack(buffer, i, x);
   else ((any_words*)buffer)[i] = (any_words)x.r[0];
 }
+// Fetches the lines that will be stored into from the core that holds them, at most CLAIMED_BYTES.
+constexpr long CLAIMED_BYTES = 2048;
+DEVICE void claim(const char* at, long bytes) {
+  for (long i = 0; i < bytes && i < CLAIMED_BYTES; i += 64) __builtin_prefetch(at + i, 1);
+}
 // A pack at any address; a CPU needs no pieces.
 template <class> DEVICE pack load_pieces(const char* from) {
   pack p;

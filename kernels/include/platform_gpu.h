@@ -24,6 +24,8 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = f
 }
 
 constexpr bool PACKS_OF_PACKETS = false;
+constexpr long CLAIMED_BYTES = 0;  // its stores do not wait for lines
+DEVICE void claim(const char*, long) {}
 
 // A pack in pieces; the address must be a multiple of a piece's size.
 template <class Piece> struct Pieces { Piece of[16 / sizeof(Piece)]; };

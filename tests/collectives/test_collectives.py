@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench.harness import verify
-from collectives.algorithm import ALGORITHMS, FAR_NS, NEAR_NS, choose, choose_on_gpus
+from collectives.algorithm import ALGORITHMS, FAR_NS, STATES_NS, choose, choose_on_gpus
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
 from collectives.library.mpi import types_of
 from collectives.operation import World
@@ -148,9 +148,13 @@ def test_a_table_of_versions_gives_the_types_that_a_library_reduces():
 
 
 def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones():
-    assert choose(16 << 10, 2, registered=False) == {NEAR_NS: "one_shot_pull"}
-    assert choose(32 << 20, 2, registered=False) == {NEAR_NS: "two_shot"}
-    assert choose(16 << 10, 8, registered=False) == {NEAR_NS: "two_shot"}
+    """The slower a flag is, the longer one step beats two."""
+    near, middle, far = ([choose(1 << power, 2, trip_ns, registered=False) for power in range(12, 26)]
+                         for trip_ns in STATES_NS)
+    assert [names.count("one_shot_pull") for names in (near, middle, far)] == [3, 4, 6]  # up to 16, 32 and 128 KiB
+    for names in (near, middle, far):
+        assert list(dict.fromkeys(names)) == ["one_shot_pull", "two_shot", "two_shot+128K", "two_shot+ntr"]
+    assert choose(16 << 10, 8, 100.0, registered=False) == "two_shot"
 
 
 def test_direct_sums_have_no_copied_variant():
@@ -159,9 +163,13 @@ def test_direct_sums_have_no_copied_variant():
     assert variants == {"two_shot_direct": ("registered",), "two_shot": ("copied", "registered"), "ring": ("copied",)}
 
 
-def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_long():
-    assert choose(16 << 10, 2, registered=True) == {NEAR_NS: "two_shot", FAR_NS: "two_shot"}
-    assert choose(1 << 20, 2, registered=True) == {NEAR_NS: "two_shot_direct", FAR_NS: "two_shot_direct+nt"}
+def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_long_or_in_place():
+    sizes = 256 << 10, 512 << 10, 2 << 20, 8 << 20, 32 << 20
+    near, far = ([choose(size, 2, trip_ns, registered=True) for size in sizes] for trip_ns in (100.0, FAR_NS))
+    direct, around = "two_shot_direct", "two_shot_direct+nt"
+    assert near == ["two_shot", direct, direct, around, f"{around}+ntr"]
+    assert far == ["two_shot", "two_shot", around, around, around]
+    assert choose(16 << 10, 2, 100.0, registered=True, in_place=True) == direct
 
 
 def test_auto_on_gpus_stores_first_and_sends_fewer_bytes_the_longer_a_message_is():

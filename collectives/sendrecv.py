@@ -5,14 +5,15 @@ from functools import partial
 from collectives.collective import Traffic
 from collectives.operation import Algorithm, Bound, Case, World, bind_kernel
 
-# The receiver starts after the first chunk. sendrecv.cu needs room for 8 in each half of a slab.
-MOST_CHUNK_BYTES, NEAR_CHUNK_BYTES = 64 << 10, 16 << 10  # to a near core a flag takes less time
+# The receiver starts after the first chunk. sendrecv.cu has room for 8 in each half of a slab.
+MOST_CHUNK_BYTES, NEAR_CHUNK_BYTES = 64 << 10, 16 << 10
 
 
 def _bind(direction: str, world: World, case: Case) -> Bound:
-    is_short = world.device.near_peers and not case.build.chunk_bytes
-    return bind_kernel(world, case, "sendrecv", f"{case.shape['way']}_{direction}",
-                       NEAR_CHUNK_BYTES if is_short else MOST_CHUNK_BYTES)
+    room_bytes = MOST_CHUNK_BYTES
+    if world.device.near_peers and not case.build.chunk_bytes:  # a flag costs little
+        room_bytes = min(room_bytes, max(NEAR_CHUNK_BYTES, case.segment_bytes // 32))
+    return bind_kernel(world, case, "sendrecv", f"{case.shape['way']}_{direction}", room_bytes)
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:

@@ -4,6 +4,7 @@
 #include "include/exchange.h"
 
 constexpr int SLOTS = 8;
+constexpr long WINDOW_BYTES = SLOTS * 65536l;  // eight of the longest chunks
 
 template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
@@ -12,9 +13,9 @@ template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
   constexpr bool BACK = SWAP && LEGS > 1;
   const long owner_of_both = PATH == PUSH ? a.rank | 1 : a.rank & ~1L;
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
-  // One way, nothing comes back through which places could change hands. With SWAP each launch goes
-  // on through its half: lines that have left the receiver's cache are cheaper to store into.
-  const long slots = SWAP ? a.half_bytes / a.chunk_bytes : SLOTS;
+  // One way, nothing comes back through which places could change hands. With SWAP a launch goes on
+  // where the last but one ended: stores into lines that the receiver has just read cost most.
+  const long slots = SWAP ? WINDOW_BYTES / a.chunk_bytes : SLOTS;
   const long first_slot = SWAP && !BACK ? (epoch >> 1) * chunks : 0;
   // The first stamp says that this rank has entered. All ranks wait for it: a rank ahead of another
   // pair would overwrite data that this pair still reads in a launch of another collective.

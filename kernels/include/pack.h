@@ -249,8 +249,13 @@ DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_g
     UNROLLED for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
   });
 }
+template <class To> DEVICE bool copied_as_string(To, const char*, long) { return false; }
+DEVICE bool copied_as_string(Destination<false> to, const char* from, long count) {
+  return copied_as_string(to.at, from, count * ELEMENT_BYTES);
+}
 template <class To>
 DEVICE void copy(To to, const char* from, long count, Team team = whole_grid()) {
+  if (copied_as_string(to, from, count)) return;
   reduce<PARTIAL, 1>(to, Sources<1>{{from}}, count, team);
 }
 

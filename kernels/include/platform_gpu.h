@@ -26,6 +26,7 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = f
 constexpr bool PACKS_OF_PACKETS = false;
 constexpr long CLAIMED_BYTES = 0;  // its stores do not wait for lines
 DEVICE void claim(const char*, long) {}
+DEVICE bool copied_as_string(char*, const char*, long) { return false; }
 
 // A pack in pieces; the address must be a multiple of a piece's size.
 template <class Piece> struct Pieces { Piece of[16 / sizeof(Piece)]; };

@@ -25,9 +25,9 @@ import msgspec
 from bench.campaigns.options import FRESH_SHARE, LEAST_LAUNCH_S, CampaignOptions, Variant
 from bench.harness.options import CANNOT, FINE, USAGE, WRONG, print_out
 from bench.harness.progress import CLEAR, Progress
-from reports.store.manifest import MANIFEST, WORKTREES, Launch, read_manifest
+from reports.store.manifest import LOCK, MANIFEST, WORKTREES, Launch, read_manifest
 from reports.store.result import ResultError, read
-from reports.store.writing import to_line
+from reports.store.writing import to_line, write_whole
 
 ATTEMPTS = 3
 GRACE_S = 60.0
@@ -69,20 +69,20 @@ class OpenCampaign:
         self.ready_for: Variant | None = None
         self.progress = Progress("campaign", options.quiet)
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / MANIFEST
-        self.file = path.open("a+b")
+        self.lock = (self.folder / LOCK).open("ab")
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Stop(USAGE, f"a campaign is running in {self.folder}") from None
-        content = path.read_bytes()
+        path = self.folder / MANIFEST
+        content = path.read_bytes() if path.exists() else b""
         if not content.startswith(b'{"kind":"campaign"'[: len(content)]):
             raise Stop(USAGE, f"{path} is not the manifest of a campaign")
-        complete = content.rfind(b"\n") + 1
-        self.file.truncate(complete)  # a killed campaign may have left half a line
-        if not complete:
-            self.file.write(to_line(options.head))
-            self.file.flush()
+        if complete := content.rfind(b"\n") + 1:
+            os.truncate(path, complete)  # a killed campaign may have left half a line
+        else:
+            write_whole(path, to_line(options.head))  # no reader sees it without its head
+        self.file = path.open("ab")
         self.manifest = read_manifest(self.folder)
         if self.manifest.campaign.plan != options.head.plan:
             raise Stop(USAGE, f"{self.folder} holds another campaign: remove it, or name another "

@@ -15,9 +15,10 @@ from reports.store.result import ResultError, of_kind, read_lines, time_of
 SCHEMA = 1
 MOST_RECORDS = 10_000  # `add` compares an orphaned launch with all earlier launches
 MANIFEST, CONTROL, WORKTREES = "campaign.jsonl", "control", "worktrees"
+LOCK = ".lock"  # a running campaign holds a lock on this file
 BESIDE_A_RUN = {".samples", ".flight"}
 INDEX = ".wiretax.index"
-REPORTS = {"", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # output of reports on a campaign
+NO_RUNS = {"", ".part", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # reports, torn files
 
 
 class Variant(msgspec.Struct, kw_only=True):
@@ -113,7 +114,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     for parent, _, files in _folders(path.parent):
         for file in (Path(parent, name) for name in files):
             inside = file.relative_to(path.parent).as_posix()
-            if inside not in own and file.suffix not in REPORTS and file.is_file():
+            if inside not in own and file.suffix not in NO_RUNS and file.is_file():
                 manifest.foreign.append(file)
     manifest.foreign.sort()
     return manifest

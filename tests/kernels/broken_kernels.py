@@ -19,6 +19,7 @@ UNCHANGED = "bench", "collectives", "reports", "tests"  # folders that trees sha
 SYNC, EXCHANGE, PACK, TWO_SHOT = (
     f"kernels/include/{name}.h" for name in ("sync", "exchange", "pack", "two_shot"))
 CPU, HIP, CUDA = (f"kernels/include/platform_{name}.h" for name in ("cpu", "hip", "cuda"))
+PROBE = "kernels/memory_probe.cu"
 PLATFORM, PACKETS = "kernels/include/platform.h", "kernels/include/packets.h"
 LL, SENTINEL = "kernels/allreduce_one_shot_ll.cu", "kernels/allreduce_one_shot_sentinel.cu"
 
@@ -93,6 +94,7 @@ GIVE = "give(reader, start, n, slot(reader, a.rank));"
 MARKED = "WIRE::packet(data[k], epoch)"
 STAGE, SENT = "stage(a, s, chunk * most,", "Slab{inbox(right, s, chunk)});"
 INPUT = "copy_in(part(beat, owner), input(a.rank, beat, owner));"
+ENTER_STORES = "RANK_KERNEL(show_stores) {\n  const unsigned epoch = enter_launch(a);\n"
 ENCODE, SEND = "const pack own = WIRE::sent(load(i));", "store_release_system(to + k,"
 WITH_FAULTS = Patch(SYNC, '#include "platform.h"\n', '#include "platform.h"\n#include "faults.h"\n')
 
@@ -143,6 +145,12 @@ PATCHES = {
         Patch(PACKETS, "return seen == all_here;", "return true;"),
         Patch(PACKETS, "return !missing;", "return true;"),
     ],
+    # Rank 1 enters the probe only when rank 0 has signalled its last round. Without the wait, rank 0 has then compared
+    # all earlier rounds before rank 1 stores anything.
+    "a rank that starts late": [Patch(PROBE, ENTER_STORES, ENTER_STORES + """\
+  if (a.rank == 1)
+    await_acquire_system(a, &a.control[1]->flags[block()][0].value, stamp(epoch, a.count), 0);
+""")],
     "without the reset": [Patch(SENTINEL, "RESETS = true", "RESETS = false")],
     "without the release": [Patch(CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)")],
     "without the acquire": [Patch(CPU, "(p, __ATOMIC_ACQUIRE)", "(p, __ATOMIC_RELAXED)")],

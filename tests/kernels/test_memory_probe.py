@@ -30,12 +30,13 @@ def on_a_fake_gpu(*words, folder=ROOT, **faults):
 @pytest.mark.parametrize(
     ("names", "accesses"),
     [
-        (("without the wait",), STORES),
+        (("without the wait", "a rank that starts late"), STORES),
         (("without the fence before the flag", "delayed streaming stores"), "a streamed pack"),
     ],
 )
 def test_cpu_memory_passes_and_a_broken_build_does_not(names, accesses, tmp_path):
-    """The second build has no release for streamed stores, and delays them as the hardware may."""
+    """A late rank in the first build, and delayed streaming stores in the second, make stale data certain: otherwise
+    the ranks' speed would decide which accesses see them."""
     if names[0] == "without the wait":
         assert probed()["sharing"] == "memfd"
     reason = probed(folder=tree(tmp_path / "tree", *names, breaks_probe=True))["reason"]

@@ -22,8 +22,9 @@ from bench.campaign import run_campaign
 from bench.campaigns import launches, stages
 from bench.campaigns.launches import OpenCampaign
 from bench.campaigns.options import parse, parse_variant
-from reports.store.manifest import MANIFEST, End, Launch, Stage, read_manifest
+from reports.store.manifest import LOCK, MANIFEST, End, Launch, Stage, read_manifest
 from reports.store.result import read
+from reports.store.writing import write_whole
 from reports.verdicts import comparison
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, named
 from tests.bench.test_cli import watched
@@ -158,7 +159,7 @@ def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
     status, _, err = run(folder, *options, "--pairs", "2")
     assert (status, err.count("\n")) == (2, 1)
     assert "holds another campaign" in err
-    with (folder / MANIFEST).open() as held:
+    with (folder / LOCK).open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         status, _, err = run(folder, *options)
     assert (status, err) == (2, f"bench.campaign: a campaign is running in {folder}\n")
@@ -190,6 +191,60 @@ def test_a_killed_campaign_continues_where_it_stopped(tmp_path):
     assert sorted(made(folder, "first")) == [("first", pair, name) for pair in (1, 2) for name in "ab"]
     assert sorted(made(folder, status="orphaned")) == [("first", 2, "a"), ("first", 2, "b")]
     assert len(manifest.launches) == 4 + 4 + 2
+
+
+# Kills this process when the first line of a file should reach the disk.
+KILLED_AT_FSYNC = """
+import os, signal, sys
+from bench.campaigns.launches import OpenCampaign
+from bench.campaigns.options import parse
+os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+OpenCampaign(parse(sys.argv[1:]))
+"""
+
+
+def test_a_campaign_killed_while_it_creates_its_manifest_starts_anew(tmp_path):
+    """Otherwise a reader would meet an empty manifest, and the same command could never run in this folder."""
+    argv = ["--out", str(tmp_path), *named(a=QUICK, b=QUICK)]
+    with watched("-c", KILLED_AT_FSYNC, *argv) as process:
+        assert process.wait(60) == -signal.SIGKILL
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {LOCK, f"{MANIFEST}.{process.pid}.part"}
+    options = parse(argv)
+    campaign = OpenCampaign(options)
+    manifest = read_manifest(tmp_path)
+    assert (manifest.campaign, manifest.launches, manifest.foreign) == (options.head, [], [])
+    assert {path.name for path in tmp_path.iterdir()} == {MANIFEST, *left}
+    campaign.record(End(status="complete"))
+    campaign.lock.close()
+    assert OpenCampaign(options).manifest.end
+
+
+@pytest.mark.parametrize("left", ["", '{"kind":"camp', '{"kind":"campaign","schema":1,"campaign_id":"c-1"'])
+def test_a_manifest_without_a_complete_head_is_started_anew(tmp_path, left):
+    """Former versions created the manifest before its head. Runs that lie in the folder stay."""
+    (tmp_path / MANIFEST).write_text(left)
+    run_before = write_run(tmp_path / "a").path
+    content = run_before.read_bytes()
+    options = parse(["--out", str(tmp_path), *named(a=QUICK, b=QUICK)])
+    OpenCampaign(options)
+    manifest = read_manifest(tmp_path)
+    assert (manifest.campaign, manifest.launches, manifest.foreign) == (options.head, [], [run_before])
+    assert run_before.read_bytes() == content
+
+
+def test_a_campaign_that_creates_its_manifest_keeps_others_out(tmp_path, monkeypatch):
+    """Otherwise the second of two campaigns that start at once would replace the manifest of the first."""
+    options = parse(["--out", str(tmp_path), *named(a=QUICK, b=QUICK)])
+
+    def start_another(path, content):
+        with pytest.raises(launches.Stop, match="a campaign is running"):
+            OpenCampaign(options)
+        write_whole(path, content)
+
+    monkeypatch.setattr(launches, "write_whole", start_another)
+    campaign = OpenCampaign(options)
+    assert campaign.manifest.campaign == read_manifest(tmp_path).campaign == options.head
 
 
 @pytest.mark.parametrize("ending", few([signal.SIGINT, signal.SIGTERM], 1))

@@ -9,6 +9,7 @@ import socket
 import tempfile
 from functools import partial
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +28,9 @@ from collectives.operation import (
 from collectives.peer_buffer import half_for
 from collectives.probe import PROBE_NS
 from kernels.devices.device import MOST_RANKS, DeviceError
-from kernels.devices.multicast import GpuMulticast
+
+if TYPE_CHECKING:
+    from kernels.devices.multicast import GpuMulticast
 
 # What multimem combines in 16 bytes, as in multimem.h: not integers, fp64, or fp32's minimum.
 COMBINED = {"float32": ("sum",), "float16": ("sum", "min", "max"),
@@ -65,7 +68,7 @@ def _half_bytes(world: World) -> int:
     return half_for(world.device.most_chunk_bytes, world.device.most_chunk_bytes)
 
 
-def _bind_slabs(entry: str, world: World, case: Case, slabs: GpuMulticast) -> Bound:
+def _bind_slabs(entry: str, world: World, case: Case, slabs: "GpuMulticast") -> Bound:
     """Raises DeviceError."""
     half_bytes = _half_bytes(world)
     bound = bind_kernel(world, case, "allreduce_multimem", entry,
@@ -77,7 +80,7 @@ def _bind_slabs(entry: str, world: World, case: Case, slabs: GpuMulticast) -> Bo
     return bound
 
 
-def _probed_slabs(world: World) -> GpuMulticast | Unsupported:
+def _probed_slabs(world: World) -> "GpuMulticast | Unsupported":
     """This rank's slab and the address of all, or why there are none; the same on all ranks."""
     communicator, undo = world.communicator, contextlib.ExitStack()
     try:
@@ -92,7 +95,7 @@ def _probed_slabs(world: World) -> GpuMulticast | Unsupported:
     return slabs
 
 
-def _connect(communicator: Communicator, slabs: GpuMulticast) -> None:
+def _connect(communicator: Communicator, slabs: "GpuMulticast") -> None:
     """Binds every rank's memory to one multicast object. Raises Disagreement."""
     descriptor = -1
     try:
@@ -134,7 +137,7 @@ def _hand_over(communicator: Communicator, descriptor: int) -> int:
     return descriptor
 
 
-def _probe(world: World, slabs: GpuMulticast) -> None:
+def _probe(world: World, slabs: "GpuMulticast") -> None:
     """Sums small integers by both forms. Raises Disagreement if a sum is wrong or never ends."""
     communicator, watch, problem = world.communicator, world.mapped.waits.watch, None
     with communicator.together(DeviceError):

@@ -10,14 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.harness.feature import Feature
-from bench.harness.iteration import Iteration
 from bench.harness.options import Parser, positive_number
 from collectives.operation import Case, Operation, World
 from kernels.devices.device import Step
-from reports.store.schema import CaseHeader
 
 if TYPE_CHECKING:
+    from bench.harness.iteration import Iteration
     from bench.harness.session import Session
+    from reports.store.schema import CaseHeader
 
 
 class Slowdown(ctypes.Structure):
@@ -41,8 +41,8 @@ class Slowed(Feature):
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Slowed | None":
         return cls(namespace.slowed_percent) if namespace.slowed_percent else None
 
-    def change(self, session: "Session", header: CaseHeader, case: Case,
-               iteration: Iteration) -> Iteration:
+    def change(self, session: "Session", header: "CaseHeader", case: Case,
+               iteration: "Iteration") -> "Iteration":
         if header.library:
             return iteration
         return replace(

@@ -9,7 +9,6 @@ import socket
 import tempfile
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,9 +27,7 @@ from collectives.operation import (
 from collectives.peer_buffer import half_for
 from collectives.probe import PROBE_NS
 from kernels.devices.device import MOST_RANKS, DeviceError
-
-if TYPE_CHECKING:
-    from kernels.devices.multicast import GpuMulticast
+from kernels.devices.multicast import GpuMulticast
 
 # What multimem combines in 16 bytes, as in multimem.h: not integers, fp64, or fp32's minimum.
 COMBINED = {"float32": ("sum",), "float16": ("sum", "min", "max"),
@@ -68,7 +65,7 @@ def _half_bytes(world: World) -> int:
     return half_for(world.device.most_chunk_bytes, world.device.most_chunk_bytes)
 
 
-def _bind_slabs(entry: str, world: World, case: Case, slabs: "GpuMulticast") -> Bound:
+def _bind_slabs(entry: str, world: World, case: Case, slabs: GpuMulticast) -> Bound:
     """Raises DeviceError."""
     half_bytes = _half_bytes(world)
     bound = bind_kernel(world, case, "allreduce_multimem", entry,
@@ -80,7 +77,7 @@ def _bind_slabs(entry: str, world: World, case: Case, slabs: "GpuMulticast") -> 
     return bound
 
 
-def _probed_slabs(world: World) -> "GpuMulticast | Unsupported":
+def _probed_slabs(world: World) -> GpuMulticast | Unsupported:
     """This rank's slab and the address of all, or why there are none; the same on all ranks."""
     communicator, undo = world.communicator, contextlib.ExitStack()
     try:
@@ -95,7 +92,7 @@ def _probed_slabs(world: World) -> "GpuMulticast | Unsupported":
     return slabs
 
 
-def _connect(communicator: Communicator, slabs: "GpuMulticast") -> None:
+def _connect(communicator: Communicator, slabs: GpuMulticast) -> None:
     """Binds every rank's memory to one multicast object. Raises Disagreement."""
     descriptor = -1
     try:
@@ -137,7 +134,7 @@ def _hand_over(communicator: Communicator, descriptor: int) -> int:
     return descriptor
 
 
-def _probe(world: World, slabs: "GpuMulticast") -> None:
+def _probe(world: World, slabs: GpuMulticast) -> None:
     """Sums small integers by both forms. Raises Disagreement if a sum is wrong or never ends."""
     communicator, watch, problem = world.communicator, world.mapped.waits.watch, None
     with communicator.together(DeviceError):

@@ -66,7 +66,6 @@ class ArrivalSkew(Feature):
     def change(self, session: "Session", header: "CaseHeader", case: Case,
                iteration: "Iteration") -> "Iteration":
         from bench.harness.iteration import come_late  # not at the top: --help would load it
-
         late_us = case.shape.get("arrival_skew_us")
         if not late_us:
             return iteration

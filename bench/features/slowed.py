@@ -4,7 +4,6 @@ docs/calibration.md uses it; `--slowed-percent` is a hidden option. A library is
 
 import argparse
 import ctypes
-from ctypes import c_double, c_void_p
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 class Slowdown(ctypes.Structure):
     """`Slowdown` of slowed.cu: the time at the start, and the share of it to add."""
 
-    _fields_ = [("start_ns", c_void_p), ("share", c_double)]
+    _fields_ = [("start_ns", ctypes.c_void_p), ("share", ctypes.c_double)]
 
 
 @dataclass(frozen=True)

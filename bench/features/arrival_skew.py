@@ -8,15 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.harness.feature import Feature
-from bench.harness.iteration import Iteration, come_late
 from bench.harness.options import Parser, comma_separated
 from collectives.collective import Collective, Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import Case
-from reports.store.schema import CaseHeader
 
 if TYPE_CHECKING:
+    from bench.harness.iteration import Iteration
     from bench.harness.session import Session
+    from reports.store.schema import CaseHeader
 
 MOST_LATE_US = 100_000
 
@@ -63,8 +63,9 @@ class ArrivalSkew(Feature):
         return [{**shape, "arrival_skew_us": delay_us} if delay_us else shape
                 for shape in shapes for delay_us in self.delays_us]
 
-    def change(self, session: "Session", header: CaseHeader, case: Case,
-               iteration: Iteration) -> Iteration:
+    def change(self, session: "Session", header: "CaseHeader", case: Case,
+               iteration: "Iteration") -> "Iteration":
+        from bench.harness.iteration import come_late  # not at the top: --help would load it
         late_us = case.shape.get("arrival_skew_us")
         if not late_us:
             return iteration

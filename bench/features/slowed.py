@@ -4,26 +4,25 @@ docs/calibration.md uses it; `--slowed-percent` is a hidden option. A library is
 
 import argparse
 import ctypes
-from ctypes import c_double, c_void_p
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.harness.feature import Feature
-from bench.harness.iteration import Iteration
 from bench.harness.options import Parser, positive_number
 from collectives.operation import Case, Operation, World
 from kernels.devices.device import Step
-from reports.store.schema import CaseHeader
 
 if TYPE_CHECKING:
+    from bench.harness.iteration import Iteration
     from bench.harness.session import Session
+    from reports.store.schema import CaseHeader
 
 
 class Slowdown(ctypes.Structure):
     """`Slowdown` of slowed.cu: the time at the start, and the share of it to add."""
 
-    _fields_ = [("start_ns", c_void_p), ("share", c_double)]
+    _fields_ = [("start_ns", ctypes.c_void_p), ("share", ctypes.c_double)]
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,8 @@ class Slowed(Feature):
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Slowed | None":
         return cls(namespace.slowed_percent) if namespace.slowed_percent else None
 
-    def change(self, session: "Session", header: CaseHeader, case: Case,
-               iteration: Iteration) -> Iteration:
+    def change(self, session: "Session", header: "CaseHeader", case: Case,
+               iteration: "Iteration") -> "Iteration":
         if header.library:
             return iteration
         return replace(

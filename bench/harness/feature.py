@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.harness.iteration import Iteration
 from bench.harness.options import Parser
 from collectives.collective import Shape
 from collectives.operation import Algorithm, Case
-from reports.store.schema import CaseHeader
 
-if TYPE_CHECKING:  # a session loads the devices, which no command line needs
+if TYPE_CHECKING:  # no command line needs these modules
+    from bench.harness.iteration import Iteration
     from bench.harness.session import Session
+    from reports.store.schema import CaseHeader
 
 
 class Feature:
@@ -38,8 +38,8 @@ class Feature:
         """Algorithms by name beside the collective's own. All ranks call it."""
         return {}
 
-    def change(self, session: "Session", header: CaseHeader, case: Case,
-               iteration: Iteration) -> Iteration:
+    def change(self, session: "Session", header: "CaseHeader", case: Case,
+               iteration: "Iteration") -> "Iteration":
         """The iteration of a case with this feature. Raises DeviceError."""
         return iteration
 

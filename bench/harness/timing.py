@@ -24,6 +24,7 @@ from reports.store.stats import warmup_length
 
 PILOT_S = 0.02
 MOST_WARMUP = 50
+CEILING_BYTES = 1 << 30  # that 3 to 20 iterations of a link part move for the head
 LINK_PARTS = ("copy_in", "push", "engine", "peer_read", "memory")
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -272,7 +273,7 @@ def link_ceilings(session: Session, parts: dict[int, dict[str, Iteration]]) -> d
         session.overhead_us = 0.0 if world.clock_shared else overhead_us
     size = max(parts)
     for part in parts[size].values():
-        part.count = 20
+        part.count = min(20, max(3, CEILING_BYTES // size))
     record = measure_link(session, parts[size], size, -1)
     if record is None:
         return {}

@@ -1,0 +1,262 @@
+"""`python -m bench.tune_library` finds the best settings of an MPI library, as bench.tune of ours.
+
+It launches a benchmark with the library alone: once in each setting that the documentation of the
+library lists, then in the better half and in combinations of the best, and so on until the time is
+over (successive halving). Settings compete at each size, in one state of the link, by the median of
+their launches. It prints the settings that are together the fastest, at most three, as variants for
+`bench.campaign --file`."""
+
+import argparse
+import json
+import random
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench import STARTED_S
+from bench.campaigns.launches import SIGNALS, Stop, interrupt, reason_against, run_to_end, say
+from bench.campaigns.library_settings import DEFAULT, Setting, combined, settings_for
+from bench.campaigns.options import Variant, parse_variant
+from bench.harness import options
+from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, Parser, print_out
+from bench.harness.progress import Progress
+from collectives.communicator import launched_rank
+from reports.__main__ import open_closed_streams
+from reports.store.case import CASE_KEY
+from reports.store.result import ResultError, read
+from reports.tables.sentences import number, size_text
+from reports.verdicts.sides import Key, Launch, find_costs
+
+MOST_SETTINGS = 3  # each is another variant of a campaign
+TOLERANCE = 1.02  # a setting within 2 % of the best one is as good
+FINALISTS = 4
+LIMIT_S = 20.0  # for the start and the end of a launch, beyond its --max-time
+EPILOG = """\
+example:
+  python -m bench.tune_library --variant \\
+    mpich="mpirun -n 2 python -m bench.allreduce --mode isolated" >mpich.toml
+
+exit status:
+  0 done; 1 the command cannot run, or its result was wrong; 2 bad command line;
+  3 this machine cannot run it, or nothing was measured; 130 interrupted"""
+
+Launches = dict[Setting, list[Launch]]
+Costs = dict[Key, dict[Setting, float]]  # in us, by case
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, or the end of the process with status 2 and one sentence."""
+    parser = Parser(
+        prog="bench.tune_library", allow_abbrev=False, epilog=EPILOG,
+        usage='python -m bench.tune_library --variant NAME="COMMAND" [OPTION ...]',
+        description="Finds the best settings of the MPI library that a command runs with.",
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26))
+    option = parser.add_argument
+    seconds = partial(options.positive_number, "seconds", options.MOST_S)
+    option("--variant", type=parse_variant, required=True, metavar="NAME=COMMAND",
+           help="the benchmark to launch; environment variables go before the command")
+    option("--max-time", type=seconds, default=180.0, metavar="S", dest="max_time_s",
+           help="seconds for the whole search (180)")
+    option("--launch-time", type=seconds, default=3.0, metavar="S", dest="launch_s",
+           help="seconds for each launch (3)")
+    option("--out", type=Path, default=Path("results"), metavar="DIR",
+           help="folder that receives the runs (results)")
+    option("--seed", type=partial(options.whole_number, 0), default=0, metavar="N",
+           help="seed of the order (0)")
+    option("--quiet", action="store_true", help="print no progress on standard error")
+    values = parser.parse_args(argv)
+    if launched_rank() is not None:
+        parser.error("the search starts mpirun itself: run it without mpirun")
+    return values
+
+
+def with_setting(variant: Variant, setting: Setting) -> Variant:
+    """The variant's command in this setting."""
+    words = [word for word in setting if word.startswith("--")]
+    variables = dict(word.split("=", 1) for word in setting if not word.startswith("--"))
+    return replace(variant, arguments=[*variant.arguments, *words],
+                   variables=variant.variables | variables)
+
+
+def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence[int]) -> Launch:
+    """Launches the library in a setting at these sizes (none: the command's). Raises Stop with the
+    reason if the launch fails or measures a wrong result."""
+    variant, folder = with_setting(values.variant, setting), values.out
+    folder.mkdir(parents=True, exist_ok=True)
+    runs_before = set(folder.glob("*.jsonl"))
+    command = [*variant.launcher, *variant.arguments, "--algorithm", "library", "--lean",
+               "--max-time", f"{values.launch_s:.1f}", "--out", str(folder.resolve())]
+    command += ["--sizes", ",".join(map(str, sizes))] if sizes else []
+    limit_s = values.launch_s + LIMIT_S
+    status, last_line = run_to_end(command, None, variant.environment(None), limit_s)
+    run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
+    if reason := reason_against(status, last_line, run):
+        raise Stop(status if status in (USAGE, CANNOT) else WRONG, reason)
+    if status == WRONG:
+        raise Stop(WRONG, "a result was wrong")
+    return Launch(read(str(run)), "first", 0)
+
+
+def search(values: argparse.Namespace, progress: Progress) -> Launches:
+    """The launches of every setting that was tried and works. Raises Stop if the command does not
+    run in its default setting."""
+    first = launch_library(values, DEFAULT, ())
+    case = first.result.run.cases[0]
+    every = sorted({each.size_bytes for each in first.result.run.cases})
+    sizes = sorted({*every[::2], every[-1]})
+    active = settings_for(str(case.library), case.collective)
+    tried, launches, longest_s = len(active), Launches({DEFAULT: [first]}), 0.0
+    order = random.Random(values.seed)
+    for heat in range(1000):
+        for place, setting in enumerate(sorted(order.sample(active, len(active)), key=bool)):
+            begin_s = time.monotonic()
+            if begin_s + longest_s > STARTED_S + values.max_time_s:
+                if not heat:
+                    say(f"time for {place} of {tried} settings: give it more --max-time")
+                return launches
+            progress.show(f"heat {heat + 1}, setting {place + 1} of {len(active)}", shown(setting))
+            try:
+                launches.setdefault(setting, []).append(launch_library(values, setting, sizes))
+            except Stop as stop:
+                launches.pop(setting, None)
+                progress.keep(f"left out: {shown(setting)}: {stop}")
+            longest_s = max(longest_s, time.monotonic() - begin_s)
+        costs = costs_of(launches)
+        active = better_half(costs, [setting for setting in active if setting in launches])
+        active += [] if heat else combinations_of(costs)
+    return launches
+
+
+def shown(setting: Setting) -> str:
+    """The words of a setting."""
+    return " ".join(setting) or "default"
+
+
+def costs_of(launches: Launches) -> Costs:
+    """The median cost of each setting over its launches, in the state of the link in which most
+    settings were measured, if the default was."""
+    find_costs([launch for own in launches.values() for launch in own], ())
+    cells: dict[Key, dict[int, dict[Setting, list[float]]]] = {}
+    for setting, own in launches.items():
+        for key, state, cost_us in ((key, state, cost_us) for launch in own
+                                    for key, by_state in launch.costs.items()
+                                    for state, cost_us in by_state.items()):
+            by_setting = cells.setdefault(key, {}).setdefault(state, {})
+            by_setting.setdefault(setting, []).append(cost_us)
+    costs = Costs()
+    for key in sorted(cells, key=lambda key: facts_of(key)["size_bytes"]):
+        most = max(cells[key].values(), key=len)
+        if DEFAULT in most:
+            costs[key] = {setting: median(times_us) for setting, times_us in most.items()}
+    return costs
+
+
+def facts_of(key: Key) -> dict[str, Any]:
+    """The facts of a case by name."""
+    return dict(zip(CASE_KEY, key, strict=True))
+
+
+def better_half(costs: Costs, settings: Sequence[Setting]) -> list[Setting]:
+    """The default and the better half of the settings, by the case in which each comes closest to
+    the best; four or more."""
+    def distance(setting: Setting) -> float:
+        return min((by_setting[setting] / min(by_setting.values())
+                    for by_setting in costs.values() if setting in by_setting), default=1e9)
+
+    ranked = sorted((setting for setting in settings if setting), key=distance)
+    return [DEFAULT, *ranked[:max(FINALISTS, len(ranked) // 2)]]
+
+
+def combinations_of(costs: Costs) -> list[Setting]:
+    """For each case the best settings of all names that beat the default, and the best two,
+    together in one setting."""
+    together = set[Setting]()
+    for by_setting in costs.values():
+        best: dict[str, Setting] = {}
+        for setting in sorted(by_setting, key=by_setting.__getitem__):
+            if by_setting[setting] * TOLERANCE < by_setting[DEFAULT]:
+                best.setdefault(setting[0].partition("=")[0], setting)
+        if len(best) > 1:
+            together |= {combined([*best.values()][:count]) for count in (2, len(best))}
+    return sorted(together)
+
+
+def choose(costs: Costs, settings: Sequence[Setting]) -> tuple[Setting, ...]:
+    """The fewest settings, at most three, of which one is within 2 % of the best in every case; if
+    three are too few, those with the least loss."""
+    ranked, group = sorted(settings, key=lambda setting: (len(setting), setting)), (DEFAULT,)
+
+    def loss(group: tuple[Setting, ...]) -> float:
+        return max(min(by_setting.get(setting, float("inf")) for setting in group)
+                   / min(by_setting[setting] for setting in ranked if setting in by_setting)
+                   for by_setting in costs.values())
+
+    for count in range(1, min(MOST_SETTINGS, len(ranked)) + 1):
+        group = min(combinations(ranked, count), key=lambda group: max(loss(group), TOLERANCE))
+        if loss(group) <= TOLERANCE:
+            break
+    return group
+
+
+def as_variants(variant: Variant, costs: Costs, group: Sequence[Setting]) -> str:
+    """The settings as variants in TOML, after a comment for each case."""
+    lines = list[str]()
+    for key, by_setting in costs.items():
+        setting = min((each for each in group if each in by_setting), key=by_setting.__getitem__)
+        facts = facts_of(key)
+        lines.append(f"# {facts['library']}, {facts['collective']} {facts['mode']}, "
+                     f"{size_text(facts['size_bytes'])}: {number(by_setting[setting])} us, default "
+                     f"{number(by_setting[DEFAULT])} us: {shown(setting)}")
+    for place, setting in enumerate(group, 1):
+        tuned = with_setting(variant, setting)
+        name = variant.name + f"-{place}" * (place > 1)
+        lines += ["[[variant]]", f"name = {json.dumps(name)}",
+                  f"command = {json.dumps(shlex.join([*tuned.launcher, *tuned.arguments]))}",
+                  "[variant.environment]",
+                  *(f"{each} = {json.dumps(value)}" for each, value in tuned.variables.items())]
+    return "\n".join([*lines, ""])
+
+
+def tune(values: argparse.Namespace) -> int:
+    """Searches, prints the variants and returns the exit status."""
+    progress = Progress("tune_library", values.quiet)
+    try:
+        launches = search(values, progress)
+    finally:
+        progress.clear()
+    costs = costs_of(launches)
+    if not costs:
+        raise Stop(CANNOT, "no launch measured the default setting five times in one state of the "
+                   "link: give it more --launch-time, or more --max-time")
+    several = [setting for setting, own in launches.items() if len(own) > 1]
+    print_out(as_variants(values.variant, costs, choose(costs, several or [*launches])))
+    return FINE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `python -m bench.tune_library` and returns the exit status."""
+    open_closed_streams()
+    for each in SIGNALS:
+        signal.signal(each, interrupt)
+    try:
+        return tune(parse(argv))
+    except (Stop, ResultError) as error:
+        status, sentence = error.exit_status, str(error)
+    except OSError as error:
+        status, sentence = USAGE, f"{error.filename or 'the output'}: {error.strerror}"
+    except KeyboardInterrupt:
+        status, sentence = INTERRUPTED, "interrupted; the runs so far are kept"
+    say(f"bench.tune_library: {sentence}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""Tests the search for the best settings of an MPI library, with real launches of MPICH and with made-up costs."""
+
+import re
+import signal
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from bench import tune_library
+from bench.campaigns.launches import Stop
+from bench.campaigns.library_settings import DEFAULT, combined, settings_for
+from bench.campaigns.options import parse as parse_campaign
+from bench.campaigns.options import parse_variant
+from bench.machine.environment import VARIABLES
+from bench.tune_library import better_half, choose, combinations_of, search, with_setting
+from reports.store.result import read
+from reports.verdicts.sides import Launch
+from tests.bench.test_cli import watched
+from tests.reports.synthetic_campaign import write_launch
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "sendrecv")
+LIBRARIES = ("Intel MPI 2021.18.1", "Open MPI 5.0.11", "MPICH 5.0.2")
+ONE_RANK = "mpirun -n 1 python -m bench.allreduce -b 16K -e 16K"
+TUNED, WORSE, BROKEN = ("A=1",), ("A=2",), ("B=1",)
+
+
+def cell(size, **costs_us):
+    """The costs of one size."""
+    return {(size,): {DEFAULT if name == "default" else (f"{name}=1",): us for name, us in costs_us.items()}}
+
+
+# -- the settings
+
+@pytest.mark.parametrize("collective", COLLECTIVES)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_run_and_a_campaign_record_every_variable_that_is_tried(library, collective):
+    """Otherwise two runs in different settings would look equal."""
+    settings = settings_for(library, collective)
+    assert settings[0] == DEFAULT
+    assert len(set(settings)) == len(settings) >= 10
+    words = [word.split("=", 1) for setting in settings for word in setting]
+    assert {name for name, _ in words if not name.startswith("--")} <= set(VARIABLES)
+
+
+def test_an_unknown_library_has_its_thread_levels():
+    assert settings_for("Cray MPICH 8.1", "all_reduce") == [
+        DEFAULT, ("--mpi-thread-level=single",), ("--mpi-thread-level=multiple",)]
+
+
+def test_a_setting_becomes_variables_and_options_of_the_command():
+    variant = with_setting(parse_variant(f"a=X=1 {ONE_RANK}"), ("Y=2=3", "--mpi-thread-level=multiple"))
+    assert variant.variables == {"X": "1", "Y": "2=3"}
+    assert variant.arguments[-1] == "--mpi-thread-level=multiple"
+    assert combined([("A=1", "R=1"), ("B=1", "R=1"), ("A=2",)]) == ("A=1", "R=1", "B=1")
+
+
+# -- the search
+
+def test_the_better_half_keeps_the_best_of_every_size_and_the_default():
+    costs = cell(1, default=9.0, **{f"S{i}": 10.0 + i for i in range(10)}) | cell(2, default=5.0, S9=1.0, S8=2.0)
+    half = better_half(costs, [("S9=1",), *((f"S{i}=1",) for i in range(9)), DEFAULT])
+    assert half[:2] == [DEFAULT, ("S9=1",)]
+    assert set(half[2:]) == {(f"S{i}=1",) for i in range(4)}
+
+
+def test_settings_of_different_names_that_beat_the_default_are_combined():
+    costs = cell(1, default=10.0, A=8.0, B=9.0, C=9.5, D=10.0) | cell(2, default=10.0, A=9.9, B=9.0)
+    assert combinations_of(costs) == [("A=1", "B=1"), ("A=1", "B=1", "C=1")]
+
+
+@pytest.mark.parametrize(("costs", "expected"), [
+    (cell(1, default=1.0, A=0.99), (DEFAULT,)),  # within 2 %: the default is simpler
+    (cell(1, default=1.0, A=0.9), (("A=1",),)),
+    (cell(1, default=1.0, A=0.9) | cell(2, default=1.0, A=1.1), (DEFAULT, ("A=1",))),
+    (cell(1, default=2.0, A=1.0, B=3.0) | cell(2, default=2.0, A=3.0, B=1.0), (("A=1",), ("B=1",))),
+])
+def test_the_fewest_settings_within_2_percent_of_the_best_are_chosen(costs, expected):
+    settings = list({setting for by_setting in costs.values() for setting in by_setting})
+    assert choose(costs, settings) == expected
+
+
+def test_at_most_three_settings_are_chosen():
+    costs = {key: value for size in range(5)
+             for key, value in cell(size, default=2.0, **{f"S{i}": 1.0 + (i != size) for i in range(5)}).items()}
+    assert len(choose(costs, [DEFAULT, *((f"S{i}=1",) for i in range(5))])) == 3
+
+
+@pytest.fixture
+def fake_library(tmp_path, monkeypatch):
+    """Launches that write runs with made-up costs: in TUNED half of the default's, in WORSE twice; BROKEN fails."""
+    factors, made = {DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0}, []
+
+    def launch(values, setting, sizes):
+        made.append((setting, tuple(sizes)))
+        if setting == BROKEN:
+            raise Stop(1, "took longer than 5 s")
+        result = write_launch(tmp_path, len(made), effect=lambda _: factors[setting], algorithms=["library"])
+        return Launch(read(result.path), "first", 0)
+
+    monkeypatch.setattr(tune_library, "launch_library", launch)
+    monkeypatch.setattr(tune_library, "settings_for", lambda *_: [DEFAULT, TUNED, WORSE, BROKEN])
+    return made
+
+
+def values(max_time_s):
+    """Options with the time counted from now."""
+    passed_s = tune_library.time.monotonic() - tune_library.STARTED_S
+    return SimpleNamespace(max_time_s=passed_s + max_time_s, seed=0, variant=parse_variant(f"a={ONE_RANK}"), quiet=True)
+
+
+def test_the_search_finds_the_best_setting_and_drops_one_that_fails(fake_library, monkeypatch, capsys):
+    monkeypatch.delenv("WIRETAX_QUIET")
+    launches = search(values(2.0), tune_library.Progress("tune_library", quiet=False))
+    assert set(launches) == {DEFAULT, TUNED, WORSE}
+    assert min(len(own) for own in launches.values()) > 1  # it used its time
+    assert [setting for setting, _ in fake_library].count(BROKEN) == 1
+    assert {sizes for _, sizes in fake_library} == {(), (16384, 65536)}
+    assert "left out: B=1: took longer than 5 s\n" in capsys.readouterr().err
+    costs = tune_library.costs_of(launches)
+    assert choose(costs, [*launches]) == (TUNED,)
+    text = tune_library.as_variants(parse_variant(f"a={ONE_RANK}"), costs, [TUNED, WORSE])
+    assert re.search(r"^# MPICH 5\.0\.2, all_reduce isolated, 16 KiB: \S+ us, default \S+ us: A=1$", text, re.MULTILINE)
+    variants = msgspec.toml.decode(text)["variant"]
+    assert [(each["name"], each["environment"]) for each in variants] == [("a", {"A": "1"}), ("a-2", {"A": "2"})]
+
+
+def test_a_search_that_is_too_short_says_how_many_settings_it_tried(fake_library, capsys):
+    search(values(0.0), tune_library.Progress("tune_library", quiet=True))
+    assert capsys.readouterr().err == "time for 0 of 4 settings: give it more --max-time\n"
+
+
+def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path):
+    command = "mpirun -n 2 python -m bench.allreduce -b 16K -e 64K --mode isolated"
+    with watched("-m", "bench.tune_library", "--variant", f"mpich={command}", "--max-time", "12", "--launch-time", "2",
+                 "--out", str(tmp_path), "--quiet") as process:
+        out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, err
+    assert re.fullmatch(r"(time for \d+ of 23 settings: give it more --max-time\n)?", err)
+    (tmp_path / "peers.toml").write_text(out + out.replace('"mpich', '"again'))
+    variants = parse_campaign(["--file", str(tmp_path / "peers.toml")]).head.variants
+    assert variants[0].name == "mpich"
+    assert len({*map(str, (variant.environment for variant in variants))}) <= 3
+    assert list(tmp_path.glob("*.jsonl"))
+
+
+# -- bad input
+
+@pytest.mark.parametrize(("options", "status", "sentence"), [
+    ([], 2, "the following arguments are required: --variant"),
+    (["--variant", "a=mpirun -n 1 python"], 2, "argument --variant: variant a does not run"),
+    (["--variant", f"a={ONE_RANK}", "--max-time", "0"], 2, "argument --max-time: '0' is not a number of seconds"),
+    (["--variant", "a=nowhere -m bench.allreduce"], 2, "nowhere: No such file or directory"),
+    (["--variant", f"a={ONE_RANK} -b 3"], 2, "wiretax"),
+    (["--variant", "a=python -m bench.allreduce"], 2, "this is one process, and a collective needs ranks"),
+    (["--variant", "a=false -m bench.allreduce"], 1, "exit status 1 without a message"),
+])
+def test_bad_input_is_refused_in_one_sentence(tmp_path, options, status, sentence):
+    with watched("-m", "bench.tune_library", "--out", str(tmp_path / "out"), *options) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (status, "", 1), err
+    assert err.startswith("bench.tune_library: ")
+    assert sentence in err or sentence == "wiretax"
+
+
+def test_a_search_under_mpirun_is_refused(tmp_path):
+    with watched("-m", "bench.tune_library", "--variant", f"a={ONE_RANK}", PMI_RANK="0") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (
+        2, "", "bench.tune_library: the search starts mpirun itself: run it without mpirun\n")
+
+
+def test_an_interrupted_search_leaves_nothing_running(tmp_path):
+    with watched("-m", "bench.tune_library", "--variant", f"a={ONE_RANK}", "--out", str(tmp_path),
+                 WIRETAX_QUIET="") as process:
+        assert "heat 1" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.endswith("bench.tune_library: interrupted; the runs so far are kept\n")

@@ -1,10 +1,10 @@
 """`python -m bench.tune_library` finds the best settings of an MPI library, as bench.tune of ours.
 
 It launches a benchmark with the library alone: once in each setting that the documentation of the
-library lists, then in the better half and in combinations of the best, and so on until the time is
-over (successive halving). Settings compete at each size, in one state of the link, by the median of
-their launches. It prints the settings that are together the fastest, at most three, as variants for
-`bench.campaign --file`."""
+library lists, then in the best four at each size and in combinations of the best, then in the best
+two, and until the time is over in the best one (successive halving). Settings compete in one state
+of the link by the median of their launches. It prints the settings that are together the fastest,
+at most three, as variants for `bench.campaign --file`."""
 
 import argparse
 import json
@@ -16,14 +16,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench import STARTED_S
 from bench.campaigns.launches import SIGNALS, Stop, interrupt, reason_against, run_to_end, say
-from bench.campaigns.library_settings import DEFAULT, Setting, combined, settings_for
+from bench.campaigns.library_settings import DEFAULT, Setting, settings_for
 from bench.campaigns.options import Variant, parse_variant
 from bench.harness import options
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, Parser, print_out
@@ -37,7 +37,7 @@ from reports.verdicts.sides import Key, Launch, find_costs
 
 MOST_SETTINGS = 3  # each is another variant of a campaign
 TOLERANCE = 1.02  # a setting within 2 % of the best one is as good
-FINALISTS = 4
+PLACES = 4, 2, 1  # that stay at each size after the first heat, the second, and each later one
 LIMIT_S = 20.0  # for the start and the end of a launch, beyond its --max-time
 EPILOG = """\
 example:
@@ -105,34 +105,37 @@ def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence
     return Launch(read(str(run)), "first", 0)
 
 
-def search(values: argparse.Namespace, progress: Progress) -> Launches:
-    """The launches of every setting that was tried and works. Raises Stop if the command does not
-    run in its default setting."""
+def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, list[Setting]]:
+    """The launches of every setting that works, and the settings that were not beaten. Raises Stop
+    if the command does not run in its default setting."""
     first = launch_library(values, DEFAULT, ())
     case = first.result.run.cases[0]
     every = sorted({each.size_bytes for each in first.result.run.cases})
     sizes = sorted({*every[::2], every[-1]})
     active = settings_for(str(case.library), case.collective)
-    tried, launches, longest_s = len(active), Launches({DEFAULT: [first]}), 0.0
+    launches, tried, longest_s = Launches({DEFAULT: [first]}), set[Setting](), 0.0
     order = random.Random(values.seed)
-    for heat in range(1000):
+    for heat in count():
         for place, setting in enumerate(sorted(order.sample(active, len(active)), key=bool)):
             begin_s = time.monotonic()
             if begin_s + longest_s > STARTED_S + values.max_time_s:
                 if not heat:
-                    say(f"time for {place} of {tried} settings: give it more --max-time")
-                return launches
+                    say(f"time for {place} of {len(active)} settings: give it more --max-time")
+                return launches, [each for each in active if each in launches]
             progress.show(f"heat {heat + 1}, setting {place + 1} of {len(active)}", shown(setting))
+            tried.add(setting)
             try:
                 launches.setdefault(setting, []).append(launch_library(values, setting, sizes))
+                longest_s = max(longest_s, time.monotonic() - begin_s)
             except Stop as stop:
-                launches.pop(setting, None)
                 progress.keep(f"left out: {shown(setting)}: {stop}")
-            longest_s = max(longest_s, time.monotonic() - begin_s)
+                if setting:
+                    launches.pop(setting)
+        active = [setting for setting in active if setting in launches]
         costs = costs_of(launches)
-        active = better_half(costs, [setting for setting in active if setting in launches])
-        active += [] if heat else combinations_of(costs)
-    return launches
+        active = survivors(costs, active, PLACES[min(heat, len(PLACES) - 1)])
+        active += combinations_of(costs, active) - tried
+    raise AssertionError
 
 
 def shown(setting: Setting) -> str:
@@ -164,29 +167,31 @@ def facts_of(key: Key) -> dict[str, Any]:
     return dict(zip(CASE_KEY, key, strict=True))
 
 
-def better_half(costs: Costs, settings: Sequence[Setting]) -> list[Setting]:
-    """The default and the better half of the settings, by the case in which each comes closest to
-    the best; four or more."""
-    def distance(setting: Setting) -> float:
-        return min((by_setting[setting] / min(by_setting.values())
-                    for by_setting in costs.values() if setting in by_setting), default=1e9)
-
-    ranked = sorted((setting for setting in settings if setting), key=distance)
-    return [DEFAULT, *ranked[:max(FINALISTS, len(ranked) // 2)]]
+def survivors(costs: Costs, settings: Sequence[Setting], places: int) -> list[Setting]:
+    """The default, and the best settings of each case, this many."""
+    best = {DEFAULT}
+    for by_setting in costs.values():
+        measured = [setting for setting in settings if setting in by_setting]
+        best |= {*sorted(measured, key=by_setting.__getitem__)[:places]}
+    return [setting for setting in settings if setting in best]
 
 
-def combinations_of(costs: Costs) -> list[Setting]:
-    """For each case the best settings of all names that beat the default, and the best two,
-    together in one setting."""
+def combinations_of(costs: Costs, settings: Sequence[Setting]) -> set[Setting]:
+    """For each case the best setting, together with the best one that sets other names; both beat
+    the default."""
     together = set[Setting]()
     for by_setting in costs.values():
-        best: dict[str, Setting] = {}
-        for setting in sorted(by_setting, key=by_setting.__getitem__):
-            if by_setting[setting] * TOLERANCE < by_setting[DEFAULT]:
-                best.setdefault(setting[0].partition("=")[0], setting)
-        if len(best) > 1:
-            together |= {combined([*best.values()][:count]) for count in (2, len(best))}
-    return sorted(together)
+        better = [setting for setting in settings if setting in by_setting
+                  and by_setting[setting] * TOLERANCE < by_setting[DEFAULT]]
+        best, *others = sorted(better, key=by_setting.__getitem__) or [DEFAULT]
+        if free := [other for other in others if not names_of(best) & names_of(other)]:
+            together.add(tuple(sorted(best + free[0])))
+    return together
+
+
+def names_of(setting: Setting) -> set[str]:
+    """The names that a setting sets."""
+    return {word.partition("=")[0] for word in setting}
 
 
 def choose(costs: Costs, settings: Sequence[Setting]) -> tuple[Setting, ...]:
@@ -199,8 +204,8 @@ def choose(costs: Costs, settings: Sequence[Setting]) -> tuple[Setting, ...]:
                    / min(by_setting[setting] for setting in ranked if setting in by_setting)
                    for by_setting in costs.values())
 
-    for count in range(1, min(MOST_SETTINGS, len(ranked)) + 1):
-        group = min(combinations(ranked, count), key=lambda group: max(loss(group), TOLERANCE))
+    for length in range(1, min(MOST_SETTINGS, len(ranked)) + 1):
+        group = min(combinations(ranked, length), key=lambda group: max(loss(group), TOLERANCE))
         if loss(group) <= TOLERANCE:
             break
     return group
@@ -229,15 +234,14 @@ def tune(values: argparse.Namespace) -> int:
     """Searches, prints the variants and returns the exit status."""
     progress = Progress("tune_library", values.quiet)
     try:
-        launches = search(values, progress)
+        launches, settings = search(values, progress)
     finally:
         progress.clear()
     costs = costs_of(launches)
     if not costs:
         raise Stop(CANNOT, "no launch measured the default setting five times in one state of the "
                    "link: give it more --launch-time, or more --max-time")
-    several = [setting for setting, own in launches.items() if len(own) > 1]
-    print_out(as_variants(values.variant, costs, choose(costs, several or [*launches])))
+    print_out(as_variants(values.variant, costs, choose(costs, settings)))
     return FINE
 
 

@@ -1,8 +1,7 @@
 """The settings of MPI libraries that `bench.tune_library` tries, from the libraries' documentation.
 
 A setting is a tuple of words: environment variables (`NAME=VALUE`) and options of the benchmark.
-Settings with the same first name are alternatives; the search combines the best ones of different
-first names. The sources:
+The search also combines settings of different names. The sources:
 
 - Intel MPI: `impi_info -all` of 2021.18, and its Developer Reference for Linux 2021.13, pages
   "I_MPI_ADJUST Family Environment Variables" and "Shared Memory Control". I_MPI_TUNING_MODE, with
@@ -71,12 +70,3 @@ def settings_for(library: str, collective: str) -> list[Setting]:
         lines += MPICH_DEVICE.get(collective, []) + MPICH
     settings = [tuple(prefix + word for word in line.split()) for line in lines]
     return [DEFAULT, *settings, *((option,) for option in THREAD_LEVELS)]
-
-
-def combined(settings: list[Setting]) -> Setting:
-    """All words of several settings; of two words for one name the first setting's."""
-    words: dict[str, str] = {}
-    for setting in settings:
-        for word in setting:
-            words.setdefault(word.partition("=")[0], word)
-    return tuple(words.values())

@@ -65,7 +65,7 @@ def setting_of(side: Side) -> str:
 
 
 def measurements(sides: Sequence[Side]) -> pd.DataFrame:
-    """A row for each launch, mode and size of each library's fastest setting there: the library's
+    """A row for each launch, mode and size of each library's fastest variant there: the library's
     time in us, the log of library over ours, the flag's round trip in the launch's longest state in
     ns, and the number of that state."""
     rows = []
@@ -73,19 +73,20 @@ def measurements(sides: Sequence[Side]) -> pd.DataFrame:
     for side, run in runs:
         states = find_states(run.blocks)
         trip_ns = states.rtt_ns[states.longest or 0] if states.rtt_ns else 0.0
-        rows += [(row.library.library or side.name, setting_of(side), trip_ns, mode,
+        rows += [(row.library.library or side.name, side.name, setting_of(side), trip_ns, mode,
                   row.size_bytes, row.library_us, np.log(row.ratio[0]))
                  for mode in MODES for row in default_rows(run, (mode, None), states)
                  if row.library and row.ratio and row.library_us]
-    columns = ["library", "setting", "trip_ns", "mode", "size_bytes", "library_us", "log_ratio"]
+    columns = ["library", "variant", "setting", "trip_ns", "mode", "size_bytes", "library_us",
+               "log_ratio"]
     frame = pd.DataFrame(rows, columns=columns).sort_values("trip_ns", kind="stable")
     if (frame.trip_ns > 0).any():  # launches without a state count only if no launch has one
         frame = frame[frame.trip_ns > 0]
     is_first = frame.trip_ns > STATE_RATIO * frame.trip_ns.shift(fill_value=0.0)
     frame = frame.assign(state=is_first.cumsum())
     cell = ["state", "mode", "size_bytes", "library"]
-    times = frame.groupby([*cell, "setting"], as_index=False).library_us.median()
-    fastest = times.loc[times.groupby(cell).library_us.idxmin(), [*cell, "setting"]]
+    times = frame.groupby([*cell, "variant"], as_index=False).library_us.median()
+    fastest = times.loc[times.groupby(cell).library_us.idxmin(), [*cell, "variant"]]
     return frame.merge(fastest)
 
 
@@ -93,7 +94,7 @@ def summaries(frame: pd.DataFrame) -> pd.DataFrame:
     """For each size and library, the least ratio first, those that are too noisy last: library over
     ours, above 1 if ours is faster, and a text with the library's median time, that ratio and its
     95 % interval."""
-    rows, keys = [], ["size_bytes", "library", "setting"]
+    rows, keys = [], ["size_bytes", "library", "variant", "setting"]
     for key, launches in frame.groupby(keys):
         result = evidence(launches.log_ratio.to_numpy()[None])
         ratio, low, high = np.exp([result.estimate[0], result.low[0], result.high[0]])

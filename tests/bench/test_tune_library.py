@@ -9,11 +9,11 @@ import pytest
 
 from bench import tune_library
 from bench.campaigns.launches import Stop
-from bench.campaigns.library_settings import DEFAULT, combined, settings_for
+from bench.campaigns.library_settings import DEFAULT, settings_for
 from bench.campaigns.options import parse as parse_campaign
 from bench.campaigns.options import parse_variant
 from bench.machine.environment import VARIABLES
-from bench.tune_library import better_half, choose, combinations_of, search, with_setting
+from bench.tune_library import choose, combinations_of, search, survivors, with_setting
 from reports.store.result import read
 from reports.verdicts.sides import Launch
 from tests.bench.test_cli import watched
@@ -52,21 +52,23 @@ def test_a_setting_becomes_variables_and_options_of_the_command():
     variant = with_setting(parse_variant(f"a=X=1 {ONE_RANK}"), ("Y=2=3", "--mpi-thread-level=multiple"))
     assert variant.variables == {"X": "1", "Y": "2=3"}
     assert variant.arguments[-1] == "--mpi-thread-level=multiple"
-    assert combined([("A=1", "R=1"), ("B=1", "R=1"), ("A=2",)]) == ("A=1", "R=1", "B=1")
 
 
 # -- the search
 
-def test_the_better_half_keeps_the_best_of_every_size_and_the_default():
-    costs = cell(1, default=9.0, **{f"S{i}": 10.0 + i for i in range(10)}) | cell(2, default=5.0, S9=1.0, S8=2.0)
-    half = better_half(costs, [("S9=1",), *((f"S{i}=1",) for i in range(9)), DEFAULT])
-    assert half[:2] == [DEFAULT, ("S9=1",)]
-    assert set(half[2:]) == {(f"S{i}=1",) for i in range(4)}
+def test_the_best_of_every_size_and_the_default_stay():
+    costs = cell(1, default=9.0, A=10.0, B=11.0, C=12.0) | cell(2, default=5.0, A=4.0, B=2.0, C=1.0)
+    settings = [("C=1",), ("A=1",), DEFAULT, ("B=1",)]
+    assert survivors(costs, settings, 1) == [("C=1",), DEFAULT]
+    assert survivors(costs, settings, 2) == [("C=1",), ("A=1",), DEFAULT, ("B=1",)]
+    assert survivors({}, settings, 1) == [DEFAULT]
 
 
 def test_settings_of_different_names_that_beat_the_default_are_combined():
-    costs = cell(1, default=10.0, A=8.0, B=9.0, C=9.5, D=10.0) | cell(2, default=10.0, A=9.9, B=9.0)
-    assert combinations_of(costs) == [("A=1", "B=1"), ("A=1", "B=1", "C=1")]
+    costs = cell(1, default=10.0, A=8.0, B=9.0, C=9.5) | cell(2, default=10.0, A=9.9, B=9.0)
+    costs |= {(3,): {DEFAULT: 10.0, ("A=1", "R=1"): 7.0, ("A=2", "R=1"): 8.0, ("C=1",): 9.0}}
+    settings = {setting for by_setting in costs.values() for setting in by_setting}
+    assert combinations_of(costs, list(settings)) == {("A=1", "B=1"), ("A=1", "C=1", "R=1")}
 
 
 @pytest.mark.parametrize(("costs", "expected"), [
@@ -111,14 +113,15 @@ def values(max_time_s):
 
 def test_the_search_finds_the_best_setting_and_drops_one_that_fails(fake_library, monkeypatch, capsys):
     monkeypatch.delenv("WIRETAX_QUIET")
-    launches = search(values(2.0), tune_library.Progress("tune_library", quiet=False))
+    launches, active = search(values(2.0), tune_library.Progress("tune_library", quiet=False))
     assert set(launches) == {DEFAULT, TUNED, WORSE}
-    assert min(len(own) for own in launches.values()) > 1  # it used its time
+    assert active == [DEFAULT, TUNED]
+    assert min(len(launches[setting]) for setting in active) > 3  # it used its time
     assert [setting for setting, _ in fake_library].count(BROKEN) == 1
     assert {sizes for _, sizes in fake_library} == {(), (16384, 65536)}
     assert "left out: B=1: took longer than 5 s\n" in capsys.readouterr().err
     costs = tune_library.costs_of(launches)
-    assert choose(costs, [*launches]) == (TUNED,)
+    assert choose(costs, active) == (TUNED,)
     text = tune_library.as_variants(parse_variant(f"a={ONE_RANK}"), costs, [TUNED, WORSE])
     assert re.search(r"^# MPICH 5\.0\.2, all_reduce isolated, 16 KiB: \S+ us, default \S+ us: A=1$", text, re.MULTILINE)
     variants = msgspec.toml.decode(text)["variant"]

@@ -2,9 +2,9 @@
 
 It launches a benchmark with the library alone: once in each setting that the documentation of the
 library lists, then in the best four at each size and in combinations of the best, then in the best
-two, and until the time is over in the best one (successive halving). Settings compete in one state
-of the link by the median of their launches. It prints the settings that are together the fastest,
-at most three, as variants for `bench.campaign --file`."""
+two, and until the time is over in the best one (successive halving). What counts is the median over
+launches of the time over the default's in the same state of the link. It prints the settings that
+are together the fastest, at most three, as variants for `bench.campaign --file`."""
 
 import argparse
 import json
@@ -19,7 +19,6 @@ from functools import partial
 from itertools import combinations, count
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from bench import STARTED_S
 from bench.campaigns.launches import SIGNALS, Stop, interrupt, reason_against, run_to_end, say
@@ -32,7 +31,7 @@ from collectives.communicator import launched_rank
 from reports.__main__ import open_closed_streams
 from reports.store.case import CASE_KEY
 from reports.store.result import ResultError, read
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import size_text
 from reports.verdicts.sides import Key, Launch, find_costs
 
 MOST_SETTINGS = 3  # each is another variant of a campaign
@@ -49,7 +48,7 @@ exit status:
   3 this machine cannot run it, or nothing was measured; 130 interrupted"""
 
 Launches = dict[Setting, list[Launch]]
-Costs = dict[Key, dict[Setting, float]]  # in us, by case
+Costs = dict[Key, dict[Setting, float]]  # over the default's, by case
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -144,32 +143,34 @@ def shown(setting: Setting) -> str:
 
 
 def costs_of(launches: Launches) -> Costs:
-    """The median cost of each setting over its launches, in the state of the link in which most
-    settings were measured, if the default was."""
+    """The time of each setting over the default's in the same state of the link: the median over
+    its launches, for the cases with two settings or more."""
     find_costs([launch for own in launches.values() for launch in own], ())
-    cells: dict[Key, dict[int, dict[Setting, list[float]]]] = {}
-    for setting, own in launches.items():
-        for key, state, cost_us in ((key, state, cost_us) for launch in own
-                                    for key, by_state in launch.costs.items()
-                                    for state, cost_us in by_state.items()):
-            by_setting = cells.setdefault(key, {}).setdefault(state, {})
-            by_setting.setdefault(setting, []).append(cost_us)
-    costs = Costs()
-    for key in sorted(cells, key=lambda key: facts_of(key)["size_bytes"]):
-        most = max(cells[key].values(), key=len)
-        if DEFAULT in most:
-            costs[key] = {setting: median(times_us) for setting, times_us in most.items()}
-    return costs
+    times_us: dict[tuple[Key, int], list[tuple[Setting, float]]] = {}
+    for setting, launch in ((setting, launch) for setting, own in launches.items()
+                            for launch in own):
+        for key, by_state in launch.costs.items():
+            for state, cost_us in by_state.items():
+                times_us.setdefault((key, state), []).append((setting, cost_us))
+    ratios: dict[Key, dict[Setting, list[float]]] = {}
+    for (key, _), times in times_us.items():
+        if default_us := [cost_us for setting, cost_us in times if setting == DEFAULT]:
+            for setting, cost_us in times:
+                own = ratios.setdefault(key, {}).setdefault(setting, [])
+                own.append(cost_us / median(default_us))
+    return {key: {setting: median(own) for setting, own in by_setting.items()}
+            for key, by_setting in sorted(ratios.items(), key=lambda each: size_of(each[0]))
+            if len(by_setting) > 1}
 
 
-def facts_of(key: Key) -> dict[str, Any]:
-    """The facts of a case by name."""
-    return dict(zip(CASE_KEY, key, strict=True))
+def size_of(key: Key) -> int:
+    """The size of a case in bytes."""
+    return int(key[CASE_KEY.index("size_bytes")])
 
 
 def survivors(costs: Costs, settings: Sequence[Setting], places: int) -> list[Setting]:
-    """The default, and the best settings of each case, this many."""
-    best = {DEFAULT}
+    """The default, the best settings of each case, this many, and those without a cost so far."""
+    best = {DEFAULT, *settings} - {setting for own in costs.values() for setting in own if setting}
     for by_setting in costs.values():
         measured = [setting for setting in settings if setting in by_setting]
         best |= {*sorted(measured, key=by_setting.__getitem__)[:places]}
@@ -181,8 +182,8 @@ def combinations_of(costs: Costs, settings: Sequence[Setting]) -> set[Setting]:
     the default."""
     together = set[Setting]()
     for by_setting in costs.values():
-        better = [setting for setting in settings if setting in by_setting
-                  and by_setting[setting] * TOLERANCE < by_setting[DEFAULT]]
+        better = [setting for setting in settings
+                  if setting in by_setting and by_setting[setting] * TOLERANCE < 1]
         best, *others = sorted(better, key=by_setting.__getitem__) or [DEFAULT]
         if free := [other for other in others if not names_of(best) & names_of(other)]:
             together.add(tuple(sorted(best + free[0])))
@@ -197,7 +198,8 @@ def names_of(setting: Setting) -> set[str]:
 def choose(costs: Costs, settings: Sequence[Setting]) -> tuple[Setting, ...]:
     """The fewest settings, at most three, of which one is within 2 % of the best in every case; if
     three are too few, those with the least loss."""
-    ranked, group = sorted(settings, key=lambda setting: (len(setting), setting)), (DEFAULT,)
+    ranked = sorted(settings, key=lambda setting: (len(setting), setting))
+    group: tuple[Setting, ...] = (DEFAULT,)
 
     def loss(group: tuple[Setting, ...]) -> float:
         return max(min(by_setting.get(setting, float("inf")) for setting in group)
@@ -216,10 +218,9 @@ def as_variants(variant: Variant, costs: Costs, group: Sequence[Setting]) -> str
     lines = list[str]()
     for key, by_setting in costs.items():
         setting = min((each for each in group if each in by_setting), key=by_setting.__getitem__)
-        facts = facts_of(key)
-        lines.append(f"# {facts['library']}, {facts['collective']} {facts['mode']}, "
-                     f"{size_text(facts['size_bytes'])}: {number(by_setting[setting])} us, default "
-                     f"{number(by_setting[DEFAULT])} us: {shown(setting)}")
+        lines.append(f"# {key[CASE_KEY.index('library')]}, {size_text(size_of(key))}, "
+                     f"{key[CASE_KEY.index('mode')]}: {1 / by_setting[setting]:.2f}x as fast as "
+                     f"the default: {shown(setting)}")
     for place, setting in enumerate(group, 1):
         tuned = with_setting(variant, setting)
         name = variant.name + f"-{place}" * (place > 1)

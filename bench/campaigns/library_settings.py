@@ -42,8 +42,9 @@ MPICH_ALGORITHMS = {
 MPICH_DEVICE = {  # collectives of its shared-memory device, which replace the algorithms above
     "all_reduce": ["ALLREDUCE_POSIX_INTRA_ALGORITHM=release_gather", "ALLREDUCE_COMPOSITION=1",
                    "ALLREDUCE_COMPOSITION=2", "ALLREDUCE_COMPOSITION=4",
-                   "REDUCE_INTRANODE_BUFFER_TOTAL_SIZE=262144 "
-                   "BCAST_INTRANODE_BUFFER_TOTAL_SIZE=262144"],
+                   *(f"REDUCE_INTRANODE_BUFFER_TOTAL_SIZE={size} "
+                     f"BCAST_INTRANODE_BUFFER_TOTAL_SIZE={size}"
+                     for size in (65536, 262144, 1048576))],
     "all_gather": ["ALLGATHER_POSIX_INTRA_ALGORITHM=ipc_read"],
     "alltoall": ["ALLTOALL_POSIX_INTRA_ALGORITHM=ipc_read"]}
 MPICH = ["DEVICE_COLLECTIVES=none", "CH4_CMA_ENABLE=0", "CH4_IPC_CMA_P2P_THRESHOLD=65536",

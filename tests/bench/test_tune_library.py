@@ -2,16 +2,18 @@
 
 import re
 import signal
+import time
 from types import SimpleNamespace
 
 import msgspec
 import pytest
 
-from bench import tune_library
+from bench import STARTED_S, tune_library
 from bench.campaigns.launches import Stop
 from bench.campaigns.library_settings import DEFAULT, settings_for
 from bench.campaigns.options import parse as parse_campaign
 from bench.campaigns.options import parse_variant
+from bench.harness.progress import Progress
 from bench.machine.environment import VARIABLES
 from bench.tune_library import choose, combinations_of, search, survivors, with_setting
 from reports.store.result import read
@@ -26,8 +28,9 @@ TUNED, WORSE, BROKEN = ("A=1",), ("A=2",), ("B=1",)
 
 
 def cell(size, **costs_us):
-    """The costs of one size."""
-    return {(size,): {DEFAULT if name == "default" else (f"{name}=1",): us for name, us in costs_us.items()}}
+    """The costs of one size over the default's."""
+    return {(size,): {DEFAULT if name == "default" else (f"{name}=1",): us / costs_us["default"]
+                      for name, us in costs_us.items()}}
 
 
 # -- the settings
@@ -61,12 +64,13 @@ def test_the_best_of_every_size_and_the_default_stay():
     settings = [("C=1",), ("A=1",), DEFAULT, ("B=1",)]
     assert survivors(costs, settings, 1) == [("C=1",), DEFAULT]
     assert survivors(costs, settings, 2) == [("C=1",), ("A=1",), DEFAULT, ("B=1",)]
-    assert survivors({}, settings, 1) == [DEFAULT]
+    assert survivors({}, settings, 1) == settings
+    assert survivors(costs, [*settings, ("D=1",)], 1) == [("C=1",), DEFAULT, ("D=1",)]  # without a cost so far
 
 
 def test_settings_of_different_names_that_beat_the_default_are_combined():
     costs = cell(1, default=10.0, A=8.0, B=9.0, C=9.5) | cell(2, default=10.0, A=9.9, B=9.0)
-    costs |= {(3,): {DEFAULT: 10.0, ("A=1", "R=1"): 7.0, ("A=2", "R=1"): 8.0, ("C=1",): 9.0}}
+    costs |= {(3,): {DEFAULT: 1.0, ("A=1", "R=1"): 0.7, ("A=2", "R=1"): 0.8, ("C=1",): 0.9}}
     settings = {setting for by_setting in costs.values() for setting in by_setting}
     assert combinations_of(costs, list(settings)) == {("A=1", "B=1"), ("A=1", "C=1", "R=1")}
 
@@ -107,13 +111,13 @@ def fake_library(tmp_path, monkeypatch):
 
 def values(max_time_s):
     """Options with the time counted from now."""
-    passed_s = tune_library.time.monotonic() - tune_library.STARTED_S
+    passed_s = time.monotonic() - STARTED_S
     return SimpleNamespace(max_time_s=passed_s + max_time_s, seed=0, variant=parse_variant(f"a={ONE_RANK}"), quiet=True)
 
 
 def test_the_search_finds_the_best_setting_and_drops_one_that_fails(fake_library, monkeypatch, capsys):
     monkeypatch.delenv("WIRETAX_QUIET")
-    launches, active = search(values(2.0), tune_library.Progress("tune_library", quiet=False))
+    launches, active = search(values(2.0), Progress("tune_library", quiet=False))
     assert set(launches) == {DEFAULT, TUNED, WORSE}
     assert active == [DEFAULT, TUNED]
     assert min(len(launches[setting]) for setting in active) > 3  # it used its time
@@ -123,13 +127,31 @@ def test_the_search_finds_the_best_setting_and_drops_one_that_fails(fake_library
     costs = tune_library.costs_of(launches)
     assert choose(costs, active) == (TUNED,)
     text = tune_library.as_variants(parse_variant(f"a={ONE_RANK}"), costs, [TUNED, WORSE])
-    assert re.search(r"^# MPICH 5\.0\.2, all_reduce isolated, 16 KiB: \S+ us, default \S+ us: A=1$", text, re.MULTILINE)
+    line = r"^# MPICH 5\.0\.2, 16 KiB, isolated: (1\.9|2\.0)\dx as fast as the default: A=1$"
+    assert re.search(line, text, re.MULTILINE)
     variants = msgspec.toml.decode(text)["variant"]
     assert [(each["name"], each["environment"]) for each in variants] == [("a", {"A": "1"}), ("a-2", {"A": "2"})]
 
 
+def test_times_are_compared_in_one_state_of_the_link(tmp_path):
+    """A setting that ran while the link was slow would lose to the default otherwise."""
+    def launch(number, factor, rounds):
+        result = write_launch(tmp_path, number, effect=lambda _: factor, algorithms=["library"], fast_rounds=rounds)
+        return Launch(read(result.path), "first", 0)
+
+    fast, slow = range(40), ()
+    launches = {DEFAULT: [launch(1, 1.0, fast), launch(2, 1.0, slow)], ("A=1",): [launch(3, 0.8, slow)],
+                ("B=1",): [launch(4, 1.2, fast)]}
+    for by_setting in tune_library.costs_of(launches).values():
+        assert by_setting[DEFAULT] == pytest.approx(1.0, rel=0.02)
+        assert by_setting["A=1",] == pytest.approx(0.8, rel=0.02)
+        assert by_setting["B=1",] == pytest.approx(1.2, rel=0.02)
+    del launches[DEFAULT][1]
+    assert not any(("A=1",) in by_setting for by_setting in tune_library.costs_of(launches).values())
+
+
 def test_a_search_that_is_too_short_says_how_many_settings_it_tried(fake_library, capsys):
-    search(values(0.0), tune_library.Progress("tune_library", quiet=True))
+    search(values(0.0), Progress("tune_library", quiet=True))
     assert capsys.readouterr().err == "time for 0 of 4 settings: give it more --max-time\n"
 
 
@@ -139,7 +161,7 @@ def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path):
                  "--out", str(tmp_path), "--quiet") as process:
         out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
-    assert re.fullmatch(r"(time for \d+ of 23 settings: give it more --max-time\n)?", err)
+    assert re.fullmatch(r"(time for \d+ of 25 settings: give it more --max-time\n)?", err)
     (tmp_path / "peers.toml").write_text(out + out.replace('"mpich', '"again'))
     variants = parse_campaign(["--file", str(tmp_path / "peers.toml")]).head.variants
     assert variants[0].name == "mpich"

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import subprocess
 import time
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from bench.tune_library import choose, combinations_of, search, survivors, with_
 from reports.store.result import read
 from reports.verdicts.sides import Launch
 from tests.bench.test_cli import watched
+from tests.launch import ROOT
 from tests.reports.synthetic_campaign import write_launch
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "sendrecv")
@@ -203,3 +205,17 @@ def test_an_interrupted_search_leaves_nothing_running(tmp_path):
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert err.endswith("bench.tune_library: interrupted; the runs so far are kept\n")
+
+
+# -- make peers
+
+@pytest.mark.parametrize(("bench", "ours"), [("allreduce", 3), ("allgather", 0)])
+def test_make_peers_tunes_ours_and_each_library_for_the_same_time(tmp_path, bench, ours):
+    """A reader would not trust a comparison in which only ours was tuned. `auto` has a table for all-reduce alone."""
+    words = ["make", "-n", "peers", f"BENCH={bench}", f"PEERS_OUT={tmp_path / 'peers'}", "PEERS_TUNE_S=77"]
+    steps = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert len(re.findall(r"-m bench\.tune --max-time 77 ", steps)) == ours
+    searches = re.findall(r"-m bench\.tune_library --max-time 77 .* --variant (\w+)=\".* -m bench\.(\w+) ", steps)
+    assert searches == [("mpich", bench), ("openmpi", bench), ("impi", bench)]
+    assert f"-m bench.campaign --file {tmp_path / 'peers'}.toml" in steps
+    assert ("IMB-MPI1" in steps) == bool(ours)

@@ -1,10 +1,10 @@
 """`python -m bench.tune_library` finds the best settings of an MPI library, as bench.tune of ours.
 
 It launches a benchmark with the library alone: once in each setting that the documentation of the
-library lists, then in the best four at each size and in combinations of the best, then in the best
-two, and until the time is over in the best one (successive halving). What counts is the median over
-launches of the time over the default's in the same state of the link. It prints the settings that
-are together the fastest, at most three, as variants for `bench.campaign --file`."""
+library lists, then in the best two for each size and state of the link and in combinations of the
+best, then in the best one until the time is over (successive halving). What counts is the median
+over launches of the time over the default's in the same state. It prints the settings that are
+together the fastest, at most three, as variants for `bench.campaign --file`."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import combinations, count
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 
@@ -36,7 +36,8 @@ from reports.verdicts.sides import Key, Launch, find_costs
 
 MOST_SETTINGS = 3  # each is another variant of a campaign
 TOLERANCE = 1.02  # a setting within 2 % of the best one is as good
-PLACES = 4, 2, 1  # that stay at each size after the first heat, the second, and each later one
+UNKNOWN = 10.0  # the cost of a setting that no launch measured
+PLACES = 2, 1  # that stay in each cell after the first heat, and after each later one
 LIMIT_S = 20.0  # for the start and the end of a launch, beyond its --max-time
 EPILOG = """\
 example:
@@ -48,7 +49,8 @@ exit status:
   3 this machine cannot run it, or nothing was measured; 130 interrupted"""
 
 Launches = dict[Setting, list[Launch]]
-Costs = dict[Key, dict[Setting, float]]  # over the default's, by case
+Cell = tuple[Key, float]  # a case, and a flag's round trip in ns in one state of the link
+Costs = dict[Cell, dict[Setting, float]]  # over the default's
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -113,8 +115,8 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
     sizes = sorted({*every[::2], every[-1]})
     active = settings_for(str(case.library), case.collective)
     launches, tried, longest_s = Launches({DEFAULT: [first]}), set[Setting](), 0.0
-    order = random.Random(values.seed)
-    for heat in count():
+    order, heat = random.Random(values.seed), 0
+    while True:
         for place, setting in enumerate(sorted(order.sample(active, len(active)), key=bool)):
             begin_s = time.monotonic()
             if begin_s + longest_s > STARTED_S + values.max_time_s:
@@ -134,7 +136,7 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
         costs = costs_of(launches)
         active = survivors(costs, active, PLACES[min(heat, len(PLACES) - 1)])
         active += combinations_of(costs, active) - tried
-    raise AssertionError
+        heat += 1
 
 
 def shown(setting: Setting) -> str:
@@ -143,29 +145,35 @@ def shown(setting: Setting) -> str:
 
 
 def costs_of(launches: Launches) -> Costs:
-    """The time of each setting over the default's in the same state of the link: the median over
-    its launches, for the cases with two settings or more."""
-    find_costs([launch for own in launches.values() for launch in own], ())
-    times_us: dict[tuple[Key, int], list[tuple[Setting, float]]] = {}
-    for setting, launch in ((setting, launch) for setting, own in launches.items()
-                            for launch in own):
-        for key, by_state in launch.costs.items():
+    """The time of each setting over the default's, for every case and state of the link in which
+    another setting was measured too: the median over the launches there, or in other states."""
+    ratios, everywhere = ratios_of(launches), dict[Key, dict[Setting, list[float]]]()
+    for (key, _), by_setting in ratios.items():
+        for setting, own in by_setting.items():
+            everywhere.setdefault(key, {}).setdefault(setting, []).extend(own)
+    return {cell: {setting: median(own)
+                   for setting, own in (everywhere[cell[0]] | ratios[cell]).items()}
+            for cell in sorted(ratios, key=lambda cell: (cell[1], size_of(cell)))}
+
+
+def ratios_of(launches: Launches) -> dict[Cell, dict[Setting, list[float]]]:
+    """The time of each launch over the default's median in the same state of the link."""
+    trips_ns = find_costs([launch for own in launches.values() for launch in own], ())
+    times_us: dict[Cell, dict[Setting, list[float]]] = {}
+    for setting, own in launches.items():
+        for key, by_state in (each for launch in own for each in launch.costs.items()):
             for state, cost_us in by_state.items():
-                times_us.setdefault((key, state), []).append((setting, cost_us))
-    ratios: dict[Key, dict[Setting, list[float]]] = {}
-    for (key, _), times in times_us.items():
-        if default_us := [cost_us for setting, cost_us in times if setting == DEFAULT]:
-            for setting, cost_us in times:
-                own = ratios.setdefault(key, {}).setdefault(setting, [])
-                own.append(cost_us / median(default_us))
-    return {key: {setting: median(own) for setting, own in by_setting.items()}
-            for key, by_setting in sorted(ratios.items(), key=lambda each: size_of(each[0]))
-            if len(by_setting) > 1}
+                cell = times_us.setdefault((key, trips_ns[state] if trips_ns else 0.0), {})
+                cell.setdefault(setting, []).append(cost_us)
+    return {cell: {setting: [cost_us / median(by_setting[DEFAULT]) for cost_us in own]
+                   for setting, own in by_setting.items()}
+            for cell, by_setting in times_us.items()
+            if DEFAULT in by_setting and len(by_setting) > 1}
 
 
-def size_of(key: Key) -> int:
+def size_of(cell: Cell) -> int:
     """The size of a case in bytes."""
-    return int(key[CASE_KEY.index("size_bytes")])
+    return int(cell[0][CASE_KEY.index("size_bytes")])
 
 
 def survivors(costs: Costs, settings: Sequence[Setting], places: int) -> list[Setting]:
@@ -196,19 +204,19 @@ def names_of(setting: Setting) -> set[str]:
 
 
 def choose(costs: Costs, settings: Sequence[Setting]) -> tuple[Setting, ...]:
-    """The fewest settings, at most three, of which one is within 2 % of the best in every case; if
-    three are too few, those with the least loss."""
+    """The fewest settings, at most three, of which one is within 2 % of the best in every cell; if
+    three are too few, those with the least mean loss beyond 2 %."""
     ranked = sorted(settings, key=lambda setting: (len(setting), setting))
     group: tuple[Setting, ...] = (DEFAULT,)
 
-    def loss(group: tuple[Setting, ...]) -> float:
-        return max(min(by_setting.get(setting, float("inf")) for setting in group)
-                   / min(by_setting[setting] for setting in ranked if setting in by_setting)
-                   for by_setting in costs.values())
+    def losses(group: tuple[Setting, ...]) -> list[float]:
+        return [max(TOLERANCE, min(by_setting.get(setting, UNKNOWN) for setting in group)
+                    / min(by_setting.get(setting, UNKNOWN) for setting in ranked))
+                for by_setting in costs.values()]
 
     for length in range(1, min(MOST_SETTINGS, len(ranked)) + 1):
-        group = min(combinations(ranked, length), key=lambda group: max(loss(group), TOLERANCE))
-        if loss(group) <= TOLERANCE:
+        group = min(combinations(ranked, length), key=lambda group: sum(losses(group)))
+        if max(losses(group)) <= TOLERANCE:
             break
     return group
 
@@ -216,11 +224,13 @@ def choose(costs: Costs, settings: Sequence[Setting]) -> tuple[Setting, ...]:
 def as_variants(variant: Variant, costs: Costs, group: Sequence[Setting]) -> str:
     """The settings as variants in TOML, after a comment for each case."""
     lines = list[str]()
-    for key, by_setting in costs.items():
-        setting = min((each for each in group if each in by_setting), key=by_setting.__getitem__)
-        lines.append(f"# {key[CASE_KEY.index('library')]}, {size_text(size_of(key))}, "
-                     f"{key[CASE_KEY.index('mode')]}: {1 / by_setting[setting]:.2f}x as fast as "
-                     f"the default: {shown(setting)}")
+    for cell, by_setting in costs.items():
+        setting = min((each for each in group if each in by_setting), key=by_setting.__getitem__,
+                      default=DEFAULT)
+        facts = dict(zip(CASE_KEY, cell[0], strict=True))
+        trip = f", round trip {cell[1]:.0f} ns" * bool(cell[1])
+        lines.append(f"# {facts['library']}, {size_text(size_of(cell))}, {facts['mode']}{trip}: "
+                     f"{1 / by_setting[setting]:.2f}x as fast as the default: {shown(setting)}")
     for place, setting in enumerate(group, 1):
         tuned = with_setting(variant, setting)
         name = variant.name + f"-{place}" * (place > 1)

@@ -48,7 +48,7 @@ MPICH_DEVICE = {  # collectives of its shared-memory device, which replace the a
     "all_gather": ["ALLGATHER_POSIX_INTRA_ALGORITHM=ipc_read"],
     "alltoall": ["ALLTOALL_POSIX_INTRA_ALGORITHM=ipc_read"]}
 MPICH = ["DEVICE_COLLECTIVES=none", "CH4_CMA_ENABLE=0", "CH4_IPC_CMA_P2P_THRESHOLD=65536",
-         "CH4_IPC_CMA_P2P_THRESHOLD=524288", "CH4_SHM_POSIX_IQUEUE_CELL_SIZE=65536",
+         "CH4_IPC_CMA_P2P_THRESHOLD=524288", "CH4_SHM_POSIX_IQUEUE_CELL_SIZE=16384",
          "CH4_NETMOD=ofi", "NOLOCAL=1"]
 
 

@@ -31,7 +31,7 @@ TUNED, WORSE, BROKEN = ("A=1",), ("A=2",), ("B=1",)
 
 def cell(size, **costs_us):
     """The costs of one size over the default's."""
-    return {(size,): {DEFAULT if name == "default" else (f"{name}=1",): us / costs_us["default"]
+    return {((size,), 0.0): {DEFAULT if name == "default" else (f"{name}=1",): us / costs_us["default"]
                       for name, us in costs_us.items()}}
 
 
@@ -72,7 +72,7 @@ def test_the_best_of_every_size_and_the_default_stay():
 
 def test_settings_of_different_names_that_beat_the_default_are_combined():
     costs = cell(1, default=10.0, A=8.0, B=9.0, C=9.5) | cell(2, default=10.0, A=9.9, B=9.0)
-    costs |= {(3,): {DEFAULT: 1.0, ("A=1", "R=1"): 0.7, ("A=2", "R=1"): 0.8, ("C=1",): 0.9}}
+    costs |= {((3,), 0.0): {DEFAULT: 1.0, ("A=1", "R=1"): 0.7, ("A=2", "R=1"): 0.8, ("C=1",): 0.9}}
     settings = {setting for by_setting in costs.values() for setting in by_setting}
     assert combinations_of(costs, list(settings)) == {("A=1", "B=1"), ("A=1", "C=1", "R=1")}
 
@@ -129,7 +129,7 @@ def test_the_search_finds_the_best_setting_and_drops_one_that_fails(fake_library
     costs = tune_library.costs_of(launches)
     assert choose(costs, active) == (TUNED,)
     text = tune_library.as_variants(parse_variant(f"a={ONE_RANK}"), costs, [TUNED, WORSE])
-    line = r"^# MPICH 5\.0\.2, 16 KiB, isolated: (1\.9|2\.0)\dx as fast as the default: A=1$"
+    line = r"^# MPICH 5\.0\.2, 16 KiB, isolated, round trip 5\d\d ns: (1\.9|2\.0)\dx as fast as the default: A=1$"
     assert re.search(line, text, re.MULTILINE)
     variants = msgspec.toml.decode(text)["variant"]
     assert [(each["name"], each["environment"]) for each in variants] == [("a", {"A": "1"}), ("a-2", {"A": "2"})]
@@ -142,12 +142,14 @@ def test_times_are_compared_in_one_state_of_the_link(tmp_path):
         return Launch(read(result.path), "first", 0)
 
     fast, slow = range(40), ()
-    launches = {DEFAULT: [launch(1, 1.0, fast), launch(2, 1.0, slow)], ("A=1",): [launch(3, 0.8, slow)],
-                ("B=1",): [launch(4, 1.2, fast)]}
-    for by_setting in tune_library.costs_of(launches).values():
+    launches = {DEFAULT: [launch(1, 1.0, fast), launch(2, 1.0, slow)],
+                ("A=1",): [launch(3, 0.8, slow)], ("B=1",): [launch(4, 0.9, fast), launch(5, 1.2, slow)]}
+    costs = tune_library.costs_of(launches)
+    assert [trip_ns for _, trip_ns in costs] == pytest.approx([100, 100, 500, 500], rel=0.1)
+    for (_, trip_ns), by_setting in costs.items():
         assert by_setting[DEFAULT] == pytest.approx(1.0, rel=0.02)
-        assert by_setting["A=1",] == pytest.approx(0.8, rel=0.02)
-        assert by_setting["B=1",] == pytest.approx(1.2, rel=0.02)
+        assert by_setting["A=1",] == pytest.approx(0.8, rel=0.02)  # in the fast state it has the slow one's
+        assert by_setting["B=1",] == pytest.approx(0.9 if trip_ns < 200 else 1.2, rel=0.02)
     del launches[DEFAULT][1]
     assert not any(("A=1",) in by_setting for by_setting in tune_library.costs_of(launches).values())
 

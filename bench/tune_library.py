@@ -13,7 +13,9 @@ import shlex
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -38,6 +40,7 @@ MOST_SETTINGS = 3  # each is another variant of a campaign
 TOLERANCE = 1.02  # a setting within 2 % of the best one is as good
 UNKNOWN = 10.0  # the cost of a setting that no launch measured
 PLACES = 2, 1  # that stay in each cell after the first heat, and after each later one
+LAUNCH_S, BLOCKS = 3.0, 7  # the least time of a launch, and blocks of each case that it should have
 LIMIT_S = 20.0  # for the start and the end of a launch, beyond its --max-time
 EPILOG = """\
 example:
@@ -66,8 +69,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
            help="the benchmark to launch; environment variables go before the command")
     option("--max-time", type=seconds, default=180.0, metavar="S", dest="max_time_s",
            help="seconds for the whole search (180)")
-    option("--launch-time", type=seconds, default=3.0, metavar="S", dest="launch_s",
-           help="seconds for each launch (3)")
     option("--out", type=Path, default=Path("results"), metavar="DIR",
            help="folder that receives the runs (results)")
     option("--seed", type=partial(options.whole_number, 0), default=0, metavar="N",
@@ -87,17 +88,17 @@ def with_setting(variant: Variant, setting: Setting) -> Variant:
                    variables=variant.variables | variables)
 
 
-def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence[int]) -> Launch:
+def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence[int],
+                   launch_s: float) -> Launch:
     """Launches the library in a setting at these sizes (none: the command's). Raises Stop with the
     reason if the launch fails or measures a wrong result."""
     variant, folder = with_setting(values.variant, setting), values.out
     folder.mkdir(parents=True, exist_ok=True)
     runs_before = set(folder.glob("*.jsonl"))
     command = [*variant.launcher, *variant.arguments, "--algorithm", "library", "--lean",
-               "--max-time", f"{values.launch_s:.1f}", "--out", str(folder.resolve())]
+               "--max-time", f"{launch_s:.1f}", "--out", str(folder.resolve())]
     command += ["--sizes", ",".join(map(str, sizes))] if sizes else []
-    limit_s = values.launch_s + LIMIT_S
-    status, last_line = run_to_end(command, None, variant.environment(None), limit_s)
+    status, last_line = run_to_end(command, None, variant.environment(None), launch_s + LIMIT_S)
     run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
     if reason := reason_against(status, last_line, run):
         raise Stop(status if status in (USAGE, CANNOT) else WRONG, reason)
@@ -106,13 +107,29 @@ def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence
     return Launch(read(str(run)), "first", 0)
 
 
+def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
+    """A launch in the default setting; the sizes of all launches, about every third of the
+    command's; and their time, if possible long enough for BLOCKS blocks of each case. Raises Stop
+    if the command does not run."""
+    launch_s, most_s = LAUNCH_S, max(LAUNCH_S, values.max_time_s / 30)
+    first = launch_library(values, DEFAULT, (), most_s)
+    every = sorted({case.size_bytes for case in first.result.cases})
+    sizes = sorted({*every[::3], every[-1]})
+    while launch_s < most_s:
+        with suppress(Stop):  # a launch of this time measures nothing
+            launch = launch_library(values, DEFAULT, sizes, launch_s)
+            blocks = Counter(block.case for block in launch.result.blocks)
+            if min(blocks[case.case] for case in launch.result.cases) >= BLOCKS:
+                return launch, sizes, launch_s
+        launch_s = min(1.5 * launch_s, most_s)
+    return first, sizes, most_s
+
+
 def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, list[Setting]]:
     """The launches of every setting that works, and the settings that were not beaten. Raises Stop
     if the command does not run in its default setting."""
-    first = launch_library(values, DEFAULT, ())
+    first, sizes, launch_s = calibrate(values)
     case = first.result.run.cases[0]
-    every = sorted({each.size_bytes for each in first.result.run.cases})
-    sizes = sorted({*every[::2], every[-1]})
     active = settings_for(str(case.library), case.collective)
     launches, tried, longest_s = Launches({DEFAULT: [first]}), set[Setting](), 0.0
     order, heat = random.Random(values.seed), 0
@@ -126,12 +143,13 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
             progress.show(f"heat {heat + 1}, setting {place + 1} of {len(active)}", shown(setting))
             tried.add(setting)
             try:
-                launches.setdefault(setting, []).append(launch_library(values, setting, sizes))
+                launch = launch_library(values, setting, sizes, launch_s)
+                launches.setdefault(setting, []).append(launch)
                 longest_s = max(longest_s, time.monotonic() - begin_s)
             except Stop as stop:
                 progress.keep(f"left out: {shown(setting)}: {stop}")
                 if setting:
-                    launches.pop(setting)
+                    launches.pop(setting, None)
         active = [setting for setting in active if setting in launches]
         costs = costs_of(launches)
         active = survivors(costs, active, PLACES[min(heat, len(PLACES) - 1)])
@@ -250,8 +268,8 @@ def tune(values: argparse.Namespace) -> int:
         progress.clear()
     costs = costs_of(launches)
     if not costs:
-        raise Stop(CANNOT, "no launch measured the default setting five times in one state of the "
-                   "link: give it more --launch-time, or more --max-time")
+        raise Stop(CANNOT, "no launch measured two settings in one state of the link: give it more "
+                   "--max-time")
     print_out(as_variants(values.variant, costs, choose(costs, settings)))
     return FINE
 

@@ -99,11 +99,12 @@ def fake_library(tmp_path, monkeypatch):
     """Launches that write runs with made-up costs: in TUNED half of the default's, in WORSE twice; BROKEN fails."""
     factors, made = {DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0}, []
 
-    def launch(values, setting, sizes):
+    def launch(values, setting, sizes, launch_s):
         made.append((setting, tuple(sizes)))
         if setting == BROKEN:
             raise Stop(1, "took longer than 5 s")
-        result = write_launch(tmp_path, len(made), effect=lambda _: factors[setting], algorithms=["library"])
+        result = write_launch(tmp_path, len(made), effect=lambda _: factors[setting], algorithms=["library"],
+                              n_blocks=8)
         return Launch(read(result.path), "first", 0)
 
     monkeypatch.setattr(tune_library, "launch_library", launch)
@@ -161,8 +162,8 @@ def test_a_search_that_is_too_short_says_how_many_settings_it_tried(fake_library
 
 def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path):
     command = "mpirun -n 2 python -m bench.allreduce -b 16K -e 64K --mode isolated"
-    with watched("-m", "bench.tune_library", "--variant", f"mpich={command}", "--max-time", "12", "--launch-time", "2",
-                 "--out", str(tmp_path), "--quiet") as process:
+    with watched("-m", "bench.tune_library", "--variant", f"mpich={command}", "--max-time", "15", "--out",
+                 str(tmp_path), "--quiet") as process:
         out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
     assert re.fullmatch(r"(time for \d+ of 25 settings: give it more --max-time\n)?", err)

@@ -27,9 +27,10 @@ WHEEL_impi := impi-rt>=2021.14
 WHEEL_emulated := tinygrad==0.14.0; python_version>='3.11'
 WHEEL_reframe := ReFrame-HPC>=4.10
 EMULATOR := $(or $(WIRETAX_EMULATOR),../shared/emulator)
-PEERS_OUT ?= peers
+BENCH ?= allreduce
+PEERS_OUT ?= $(if $(filter allreduce,$(BENCH)),peers,peers-$(BENCH))
 PEERS_PAIRS ?= 6
-PEERS_TUNE_S ?= 120
+PEERS_TUNE_S ?= 180
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
 .PHONY: setup gpu-or-cpu allreduce gate peers check test test-gpu test-emulated reliability docs lock clean
@@ -54,22 +55,33 @@ gate: setup
 	  --markdown $(GATE_OUT)/summary.md --junit $(GATE_OUT)/junit.xml --html $(GATE_OUT)/index.html $(REGRESS_ARGS); \
 	  status=$$?; echo $$status > $(GATE_OUT)/status; exit $$status
 
-# Ours beside MPICH, Open MPI and Intel MPI, as a campaign; then Intel's own benchmark of its library, which its wheel
-# brings, so that our harness can be held against it.
-PEER = --variant $(1)="$(CURDIR)/$(2)/bin/mpiexec -n $(RANKS) $(CURDIR)/$(2)/bin/python -m bench.allreduce $(PEERS_ARGS)"
-peers: setup $(PEERS:%=.venv-%/.installed)
-	@export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; \
-	for venv in $(VENV) $(PEERS:%=.venv-%); do \
-	  echo "Tuning auto beside the library of $$venv ..." >&2; \
-	  $$venv/bin/mpiexec -n $(RANKS) $$venv/bin/python -m bench.tune --max-time $(PEERS_TUNE_S) --out $(PEERS_OUT).tune \
-	    >/dev/null || exit; \
-	done; \
-	$(VENV)/bin/python -m bench.campaign --out $(PEERS_OUT) \
-	  --pairs $(PEERS_PAIRS) --fresh 1 --no-control $(call PEER,mpich,$(VENV)) \
-	  $(foreach peer,$(PEERS),$(call PEER,$(peer),.venv-$(peer))) >/dev/null || [ $$? -eq 1 ]
+# Ours beside MPICH, Open MPI and Intel MPI, as a campaign. The first target tunes `auto` and the settings of each
+# library, both for PEERS_TUNE_S; `make peers` again continues the campaign, and without PEERS_OUT.toml tunes anew.
+# Last, Intel's own benchmark of its all-reduce, which its wheel brings, as a check of our harness.
+PEER = $(1)="$(CURDIR)/$(2)/bin/mpiexec -n $(RANKS) $(CURDIR)/$(2)/bin/python -m bench.$(BENCH) $(PEERS_ARGS)"
+TUNED := --max-time $(PEERS_TUNE_S) --out $(PEERS_OUT).tune
+define TUNE
+@echo "Tuning auto and the library of $(2) ..." >&2
+$(if $(filter allreduce,$(BENCH)),@$(2)/bin/mpiexec -n $(RANKS) $(2)/bin/python -m bench.tune $(TUNED) >/dev/null)
+@$(VENV)/bin/python -m bench.tune_library $(TUNED) --variant $(call PEER,$(1),$(2)) >>$@.part
+
+endef
+peers $(PEERS_OUT).toml: export OMPI_ALLOW_RUN_AS_ROOT = 1
+peers $(PEERS_OUT).toml: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+$(PEERS_OUT).toml: | setup $(PEERS:%=.venv-%/.installed)
+	@rm -f $@.part
+	$(call TUNE,mpich,$(VENV))
+	$(foreach peer,$(PEERS),$(call TUNE,$(peer),.venv-$(peer)))
+	@mv $@.part $@
+
+peers: $(PEERS_OUT).toml
+	@$(VENV)/bin/python -m bench.campaign --file $< --out $(PEERS_OUT) \
+	  --pairs $(PEERS_PAIRS) --fresh 1 --no-control >/dev/null || [ $$? -eq 1 ]
+ifeq ($(BENCH),allreduce)
 	@LD_LIBRARY_PATH=.venv-impi/lib .venv-impi/bin/mpiexec -n $(RANKS) .venv-impi/bin/IMB-MPI1 Allreduce \
 	  -npmin $(RANKS) -msglog 14:25 >$(PEERS_OUT).imb.txt
-	@$(VENV)/bin/python -m reports peers $(PEERS_OUT) --imb $(PEERS_OUT).imb.txt
+endif
+	@$(VENV)/bin/python -m reports peers $(PEERS_OUT) $(if $(filter allreduce,$(BENCH)),--imb $(PEERS_OUT).imb.txt)
 
 # Another MPI, the emulator's packages or ReFrame, alone: all else is $(VENV)'s. mpi4py loads the library of its interpreter's own
 # environment.

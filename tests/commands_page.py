@@ -29,8 +29,8 @@ GROUPS = (
           ("bench.link", "bench.doctor", "bench.tune", "bench.soak", "bench.survey")),
     Group("Comparison",
           "They run without `mpirun`. [Compare and gate](compare.md) explains the verdicts.",
-          ("bench.campaign", "reports compare", "reports regress", "reports accept", "reports peers",
-           "reports selfcheck")),
+          ("bench.campaign", "bench.tune_library", "reports compare", "reports regress", "reports accept",
+           "reports peers", "reports selfcheck")),
     Group("Stored runs",
           "They read run files, and measure nothing. [Measure](measure.md), [watch](watch.md), [fit](fit.md), "
           "[advise](advise.md), [buy](buy.md) and [import](import.md) explain their output.",

@@ -21,7 +21,7 @@ from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
 
 CANNOT = 3  # exit status of a benchmark that this machine cannot run
-STARTERS = "campaign", "survey"  # which start mpirun themselves, several times
+STARTERS = "campaign", "survey", "tune_library"  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
         "allreduce": "times all-reduce beside the library's",
@@ -43,7 +43,9 @@ GROUPS = {
         "tune": "finds the fastest algorithm of this machine for auto",
         "soak": "checks launches of everything mixed, for hours",
         "survey": "runs doctor, link, tune, allreduce and decode, into an archive to send"},
-    "Several launches": {"campaign": "launches two variants in turn, and compares them"},
+    "Several launches": {
+        "campaign": "launches two variants in turn, and compares them",
+        "tune_library": "finds the best settings of an MPI library"},
     "Stored runs": {name: about for name, (_, about, _) in REPORTS.items()}}
 BENCHMARKS = [name for title, commands in GROUPS.items() if title != "Stored runs"
               for name in commands]

@@ -131,7 +131,7 @@ def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping
         finally:
             end_group(process)
         errors.seek(0)
-        lines = errors.read().strip().splitlines()
+        lines = [line for line in errors.read().splitlines() if re.search(r"\w", line)]
     silent = f"exit status {process.returncode} without a message"
     return process.returncode, reason or (lines[-1].strip() if lines else silent)
 

@@ -34,7 +34,7 @@ FRESH_SHARE = 0.5  # of the time of other launches: a fresh launch has fewer siz
 RESERVED_NAMES = (manifest.CONTROL, manifest.MANIFEST, manifest.WORKTREES)
 # These store no run, or not in the campaign's folder.
 RESERVED_WORD = re.compile(
-    r"(bench\.)?(campaign|soak|survey)|-J.*|--(out|output_file|list|soak)(=.*)?")
+    r"(bench\.)?(campaign|soak|survey|tune_library)|-J.*|--(out|output_file|list|soak)(=.*)?")
 HARMLESS_WORD = re.compile(r"wiretax|mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
 # The options that decide, with the variants, which launches a campaign makes.
 PLAN_OPTIONS = ("budget", "pairs", "fresh", "margin", "seed", "grow", "no_control")

@@ -1,0 +1,295 @@
+"""`python -m bench.tune_library` finds the best settings of an MPI library, as bench.tune of ours.
+
+It launches a benchmark with the library alone: once in each setting that the documentation of the
+library lists, then in the best two for each size and state of the link and in combinations of the
+best, then in the best one until the time is over (successive halving). What counts is the median
+over launches of the time over the default's in the same state. It prints the settings that are
+together the fastest, at most three, as variants for `bench.campaign --file`."""
+
+import argparse
+import json
+import random
+import shlex
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+
+from bench import STARTED_S
+from bench.campaigns.launches import SIGNALS, Stop, interrupt, reason_against, run_to_end, say
+from bench.campaigns.library_settings import DEFAULT, Setting, settings_for
+from bench.campaigns.options import Variant, parse_variant
+from bench.harness import options
+from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, Parser, print_out
+from bench.harness.progress import Progress
+from collectives.communicator import launched_rank
+from reports.__main__ import open_closed_streams
+from reports.store.case import CASE_KEY
+from reports.store.result import ResultError, read
+from reports.tables.sentences import size_text
+from reports.verdicts.sides import Key, Launch, find_costs
+
+MOST_SETTINGS = 3  # each is another variant of a campaign
+TOLERANCE = 1.02  # a setting within 2 % of the best one is as good
+UNKNOWN = 10.0  # the cost of a setting that no launch measured
+PLACES = 2, 1  # that stay in each cell after the first heat, and after each later one
+LAUNCH_S, BLOCKS = 3.0, 7  # the least time of a launch, and blocks of each case that it should have
+LIMIT_S = 20.0  # for the start and the end of a launch, beyond its --max-time
+EPILOG = """\
+example:
+  python -m bench.tune_library --variant \\
+    mpich="mpirun -n 2 python -m bench.allreduce --mode isolated" >mpich.toml
+
+exit status:
+  0 done; 1 the command cannot run, or its result was wrong; 2 bad command line;
+  3 this machine cannot run it, or nothing was measured; 130 interrupted"""
+
+Launches = dict[Setting, list[Launch]]
+Cell = tuple[Key, float]  # a case, and a flag's round trip in ns in one state of the link
+Costs = dict[Cell, dict[Setting, float]]  # over the default's
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, or the end of the process with status 2 and one sentence."""
+    parser = Parser(
+        prog="bench.tune_library", allow_abbrev=False, epilog=EPILOG,
+        usage='python -m bench.tune_library --variant NAME="COMMAND" [OPTION ...]',
+        description="Finds the best settings of the MPI library that a command runs with.",
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26))
+    option = parser.add_argument
+    seconds = partial(options.positive_number, "seconds", options.MOST_S)
+    option("--variant", type=parse_variant, required=True, metavar="NAME=COMMAND",
+           help="the benchmark to launch; environment variables go before the command")
+    option("--max-time", type=seconds, default=180.0, metavar="S", dest="max_time_s",
+           help="seconds for the whole search (180)")
+    option("--out", type=Path, default=Path("results"), metavar="DIR",
+           help="folder that receives the runs (results)")
+    option("--seed", type=partial(options.whole_number, 0), default=0, metavar="N",
+           help="seed of the order (0)")
+    option("--quiet", action="store_true", help="print no progress on standard error")
+    values = parser.parse_args(argv)
+    if launched_rank() is not None:
+        parser.error("the search starts mpirun itself: run it without mpirun")
+    return values
+
+
+def with_setting(variant: Variant, setting: Setting) -> Variant:
+    """The variant's command in this setting."""
+    words = [word for word in setting if word.startswith("--")]
+    variables = dict(word.split("=", 1) for word in setting if not word.startswith("--"))
+    return replace(variant, arguments=[*variant.arguments, *words],
+                   variables=variant.variables | variables)
+
+
+def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence[int],
+                   launch_s: float) -> Launch:
+    """Launches the library in a setting at these sizes (none: the command's). Raises Stop with the
+    reason if the launch fails or measures a wrong result."""
+    variant, folder = with_setting(values.variant, setting), values.out
+    folder.mkdir(parents=True, exist_ok=True)
+    runs_before = set(folder.glob("*.jsonl"))
+    command = [*variant.launcher, *variant.arguments, "--algorithm", "library", "--lean",
+               "--max-time", f"{launch_s:.1f}", "--out", str(folder.resolve())]
+    command += ["--sizes", ",".join(map(str, sizes))] if sizes else []
+    status, last_line = run_to_end(command, None, variant.environment(None), launch_s + LIMIT_S)
+    run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
+    if reason := reason_against(status, last_line, run):
+        raise Stop(status if status in (USAGE, CANNOT) else WRONG, reason)
+    if status == WRONG:
+        raise Stop(WRONG, "a result was wrong")
+    return Launch(read(str(run)), "first", 0)
+
+
+def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
+    """A launch in the default setting; the sizes of all launches, about every third of the
+    command's; and their time, if possible long enough for BLOCKS blocks of each case. Raises Stop
+    if the command does not run."""
+    launch_s, most_s = LAUNCH_S, max(LAUNCH_S, values.max_time_s / 30)
+    first = launch_library(values, DEFAULT, (), most_s)
+    every = sorted({case.size_bytes for case in first.result.cases})
+    sizes = sorted({*every[::3], every[-1]})
+    while launch_s < most_s:
+        with suppress(Stop):  # a launch of this time measures nothing
+            launch = launch_library(values, DEFAULT, sizes, launch_s)
+            blocks = Counter(block.case for block in launch.result.blocks)
+            if min(blocks[case.case] for case in launch.result.cases) >= BLOCKS:
+                return launch, sizes, launch_s
+        launch_s = min(1.5 * launch_s, most_s)
+    return first, sizes, most_s
+
+
+def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, list[Setting]]:
+    """The launches of every setting that works, and the settings that were not beaten. Raises Stop
+    if the command does not run in its default setting."""
+    first, sizes, launch_s = calibrate(values)
+    case = first.result.run.cases[0]
+    active = settings_for(str(case.library), case.collective)
+    launches, tried, longest_s = Launches({DEFAULT: [first]}), set[Setting](), 0.0
+    order, heat = random.Random(values.seed), 0
+    while True:
+        for place, setting in enumerate(sorted(order.sample(active, len(active)), key=bool)):
+            begin_s = time.monotonic()
+            if begin_s + longest_s > STARTED_S + values.max_time_s:
+                if not heat:
+                    say(f"time for {place} of {len(active)} settings: give it more --max-time")
+                return launches, [each for each in active if each in launches]
+            progress.show(f"heat {heat + 1}, setting {place + 1} of {len(active)}", shown(setting))
+            tried.add(setting)
+            try:
+                launch = launch_library(values, setting, sizes, launch_s)
+                launches.setdefault(setting, []).append(launch)
+                longest_s = max(longest_s, time.monotonic() - begin_s)
+            except Stop as stop:
+                progress.keep(f"left out: {shown(setting)}: {stop}")
+                if setting:
+                    launches.pop(setting, None)
+        active = [setting for setting in active if setting in launches]
+        costs = costs_of(launches)
+        active = survivors(costs, active, PLACES[min(heat, len(PLACES) - 1)])
+        active += combinations_of(costs, active) - tried
+        heat += 1
+
+
+def shown(setting: Setting) -> str:
+    """The words of a setting."""
+    return " ".join(setting) or "default"
+
+
+def costs_of(launches: Launches) -> Costs:
+    """The time of each setting over the default's, for every case and state of the link in which
+    another setting was measured too: the median over the launches there, or in other states."""
+    ratios, everywhere = ratios_of(launches), dict[Key, dict[Setting, list[float]]]()
+    for (key, _), by_setting in ratios.items():
+        for setting, own in by_setting.items():
+            everywhere.setdefault(key, {}).setdefault(setting, []).extend(own)
+    return {cell: {setting: median(own)
+                   for setting, own in (everywhere[cell[0]] | ratios[cell]).items()}
+            for cell in sorted(ratios, key=lambda cell: (cell[1], size_of(cell)))}
+
+
+def ratios_of(launches: Launches) -> dict[Cell, dict[Setting, list[float]]]:
+    """The time of each launch over the default's median in the same state of the link."""
+    trips_ns = find_costs([launch for own in launches.values() for launch in own], ())
+    times_us: dict[Cell, dict[Setting, list[float]]] = {}
+    for setting, own in launches.items():
+        for key, by_state in (each for launch in own for each in launch.costs.items()):
+            for state, cost_us in by_state.items():
+                cell = times_us.setdefault((key, trips_ns[state] if trips_ns else 0.0), {})
+                cell.setdefault(setting, []).append(cost_us)
+    return {cell: {setting: [cost_us / median(by_setting[DEFAULT]) for cost_us in own]
+                   for setting, own in by_setting.items()}
+            for cell, by_setting in times_us.items()
+            if DEFAULT in by_setting and len(by_setting) > 1}
+
+
+def size_of(cell: Cell) -> int:
+    """The size of a case in bytes."""
+    return int(cell[0][CASE_KEY.index("size_bytes")])
+
+
+def survivors(costs: Costs, settings: Sequence[Setting], places: int) -> list[Setting]:
+    """The default, the best settings of each case, this many, and those without a cost so far."""
+    best = {DEFAULT, *settings} - {setting for own in costs.values() for setting in own if setting}
+    for by_setting in costs.values():
+        measured = [setting for setting in settings if setting in by_setting]
+        best |= {*sorted(measured, key=by_setting.__getitem__)[:places]}
+    return [setting for setting in settings if setting in best]
+
+
+def combinations_of(costs: Costs, settings: Sequence[Setting]) -> set[Setting]:
+    """For each case the best setting, together with the best one that sets other names; both beat
+    the default."""
+    together = set[Setting]()
+    for by_setting in costs.values():
+        better = [setting for setting in settings
+                  if setting in by_setting and by_setting[setting] * TOLERANCE < 1]
+        best, *others = sorted(better, key=by_setting.__getitem__) or [DEFAULT]
+        if free := [other for other in others if not names_of(best) & names_of(other)]:
+            together.add(tuple(sorted(best + free[0])))
+    return together
+
+
+def names_of(setting: Setting) -> set[str]:
+    """The names that a setting sets."""
+    return {word.partition("=")[0] for word in setting}
+
+
+def choose(costs: Costs, settings: Sequence[Setting]) -> tuple[Setting, ...]:
+    """The fewest settings, at most three, of which one is within 2 % of the best in every cell; if
+    three are too few, those with the least mean loss beyond 2 %."""
+    ranked = sorted(settings, key=lambda setting: (len(setting), setting))
+    group: tuple[Setting, ...] = (DEFAULT,)
+
+    def losses(group: tuple[Setting, ...]) -> list[float]:
+        return [max(TOLERANCE, min(by_setting.get(setting, UNKNOWN) for setting in group)
+                    / min(by_setting.get(setting, UNKNOWN) for setting in ranked))
+                for by_setting in costs.values()]
+
+    for length in range(1, min(MOST_SETTINGS, len(ranked)) + 1):
+        group = min(combinations(ranked, length), key=lambda group: sum(losses(group)))
+        if max(losses(group)) <= TOLERANCE:
+            break
+    return group
+
+
+def as_variants(variant: Variant, costs: Costs, group: Sequence[Setting]) -> str:
+    """The settings as variants in TOML, after a comment for each case."""
+    lines = list[str]()
+    for cell, by_setting in costs.items():
+        setting = min((each for each in group if each in by_setting), key=by_setting.__getitem__,
+                      default=DEFAULT)
+        facts = dict(zip(CASE_KEY, cell[0], strict=True))
+        trip = f", round trip {cell[1]:.0f} ns" * bool(cell[1])
+        lines.append(f"# {facts['library']}, {size_text(size_of(cell))}, {facts['mode']}{trip}: "
+                     f"{1 / by_setting[setting]:.2f}x as fast as the default: {shown(setting)}")
+    for place, setting in enumerate(group, 1):
+        tuned = with_setting(variant, setting)
+        name = variant.name + f"-{place}" * (place > 1)
+        lines += ["[[variant]]", f"name = {json.dumps(name)}",
+                  f"command = {json.dumps(shlex.join([*tuned.launcher, *tuned.arguments]))}",
+                  "[variant.environment]",
+                  *(f"{each} = {json.dumps(value)}" for each, value in tuned.variables.items())]
+    return "\n".join([*lines, ""])
+
+
+def tune(values: argparse.Namespace) -> int:
+    """Searches, prints the variants and returns the exit status."""
+    progress = Progress("tune_library", values.quiet)
+    try:
+        launches, settings = search(values, progress)
+    finally:
+        progress.clear()
+    costs = costs_of(launches)
+    if not costs:
+        raise Stop(CANNOT, "no launch measured two settings in one state of the link: give it more "
+                   "--max-time")
+    print_out(as_variants(values.variant, costs, choose(costs, settings)))
+    return FINE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `python -m bench.tune_library` and returns the exit status."""
+    open_closed_streams()
+    for each in SIGNALS:
+        signal.signal(each, interrupt)
+    try:
+        return tune(parse(argv))
+    except (Stop, ResultError) as error:
+        status, sentence = error.exit_status, str(error)
+    except OSError as error:
+        status, sentence = USAGE, f"{error.filename or 'the output'}: {error.strerror}"
+    except KeyboardInterrupt:
+        status, sentence = INTERRUPTED, "interrupted; the runs so far are kept"
+    say(f"bench.tune_library: {sentence}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""Tests the search for the best settings of an MPI library, with real launches of MPICH and with made-up costs."""
+
+import re
+import signal
+import subprocess
+import time
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from bench import STARTED_S, tune_library
+from bench.campaigns.launches import Stop
+from bench.campaigns.library_settings import DEFAULT, settings_for
+from bench.campaigns.options import parse as parse_campaign
+from bench.campaigns.options import parse_variant
+from bench.harness.progress import Progress
+from bench.machine.environment import VARIABLES
+from bench.tune_library import choose, combinations_of, search, survivors, with_setting
+from reports.store.result import read
+from reports.verdicts.sides import Launch
+from tests.bench.test_cli import watched
+from tests.launch import ROOT
+from tests.reports.synthetic_campaign import write_launch
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "sendrecv")
+LIBRARIES = ("Intel MPI 2021.18.1", "Open MPI 5.0.11", "MPICH 5.0.2")
+ONE_RANK = "mpirun -n 1 python -m bench.allreduce -b 16K -e 16K"
+TUNED, WORSE, BROKEN = ("A=1",), ("A=2",), ("B=1",)
+
+
+def cell(size, **costs_us):
+    """The costs of one size over the default's."""
+    return {((size,), 0.0): {DEFAULT if name == "default" else (f"{name}=1",): us / costs_us["default"]
+                      for name, us in costs_us.items()}}
+
+
+# -- the settings
+
+@pytest.mark.parametrize("collective", COLLECTIVES)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_run_and_a_campaign_record_every_variable_that_is_tried(library, collective):
+    """Otherwise two runs in different settings would look equal."""
+    settings = settings_for(library, collective)
+    assert settings[0] == DEFAULT
+    assert len(set(settings)) == len(settings) >= 10
+    words = [word.split("=", 1) for setting in settings for word in setting]
+    assert {name for name, _ in words if not name.startswith("--")} <= set(VARIABLES)
+
+
+def test_an_unknown_library_has_its_thread_levels():
+    assert settings_for("Cray MPICH 8.1", "all_reduce") == [
+        DEFAULT, ("--mpi-thread-level=single",), ("--mpi-thread-level=multiple",)]
+
+
+def test_a_setting_becomes_variables_and_options_of_the_command():
+    variant = with_setting(parse_variant(f"a=X=1 {ONE_RANK}"), ("Y=2=3", "--mpi-thread-level=multiple"))
+    assert variant.variables == {"X": "1", "Y": "2=3"}
+    assert variant.arguments[-1] == "--mpi-thread-level=multiple"
+
+
+# -- the search
+
+def test_the_best_of_every_size_and_the_default_stay():
+    costs = cell(1, default=9.0, A=10.0, B=11.0, C=12.0) | cell(2, default=5.0, A=4.0, B=2.0, C=1.0)
+    settings = [("C=1",), ("A=1",), DEFAULT, ("B=1",)]
+    assert survivors(costs, settings, 1) == [("C=1",), DEFAULT]
+    assert survivors(costs, settings, 2) == [("C=1",), ("A=1",), DEFAULT, ("B=1",)]
+    assert survivors({}, settings, 1) == settings
+    assert survivors(costs, [*settings, ("D=1",)], 1) == [("C=1",), DEFAULT, ("D=1",)]  # without a cost so far
+
+
+def test_settings_of_different_names_that_beat_the_default_are_combined():
+    costs = cell(1, default=10.0, A=8.0, B=9.0, C=9.5) | cell(2, default=10.0, A=9.9, B=9.0)
+    costs |= {((3,), 0.0): {DEFAULT: 1.0, ("A=1", "R=1"): 0.7, ("A=2", "R=1"): 0.8, ("C=1",): 0.9}}
+    settings = {setting for by_setting in costs.values() for setting in by_setting}
+    assert combinations_of(costs, list(settings)) == {("A=1", "B=1"), ("A=1", "C=1", "R=1")}
+
+
+@pytest.mark.parametrize(("costs", "expected"), [
+    (cell(1, default=1.0, A=0.99), (DEFAULT,)),  # within 2 %: the default is simpler
+    (cell(1, default=1.0, A=0.9), (("A=1",),)),
+    (cell(1, default=1.0, A=0.9) | cell(2, default=1.0, A=1.1), (DEFAULT, ("A=1",))),
+    (cell(1, default=2.0, A=1.0, B=3.0) | cell(2, default=2.0, A=3.0, B=1.0), (("A=1",), ("B=1",))),
+])
+def test_the_fewest_settings_within_2_percent_of_the_best_are_chosen(costs, expected):
+    settings = list({setting for by_setting in costs.values() for setting in by_setting})
+    assert choose(costs, settings) == expected
+
+
+def test_at_most_three_settings_are_chosen():
+    costs = {key: value for size in range(5)
+             for key, value in cell(size, default=2.0, **{f"S{i}": 1.0 + (i != size) for i in range(5)}).items()}
+    assert len(choose(costs, [DEFAULT, *((f"S{i}=1",) for i in range(5))])) == 3
+
+
+@pytest.fixture
+def fake_library(tmp_path, monkeypatch):
+    """Launches that write runs with made-up costs: in TUNED half of the default's, in WORSE twice; BROKEN fails."""
+    factors, made = {DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0}, []
+
+    def launch(values, setting, sizes, launch_s):
+        made.append((setting, tuple(sizes)))
+        if setting == BROKEN:
+            raise Stop(1, "took longer than 5 s")
+        result = write_launch(tmp_path, len(made), effect=lambda _: factors[setting], algorithms=["library"],
+                              n_blocks=8)
+        return Launch(read(result.path), "first", 0)
+
+    monkeypatch.setattr(tune_library, "launch_library", launch)
+    monkeypatch.setattr(tune_library, "settings_for", lambda *_: [DEFAULT, TUNED, WORSE, BROKEN])
+    return made
+
+
+def values(max_time_s):
+    """Options with the time counted from now."""
+    passed_s = time.monotonic() - STARTED_S
+    return SimpleNamespace(max_time_s=passed_s + max_time_s, seed=0, variant=parse_variant(f"a={ONE_RANK}"), quiet=True)
+
+
+def test_the_search_finds_the_best_setting_and_drops_one_that_fails(fake_library, monkeypatch, capsys):
+    monkeypatch.delenv("WIRETAX_QUIET")
+    launches, active = search(values(2.0), Progress("tune_library", quiet=False))
+    assert set(launches) == {DEFAULT, TUNED, WORSE}
+    assert active == [DEFAULT, TUNED]
+    assert min(len(launches[setting]) for setting in active) > 3  # it used its time
+    assert [setting for setting, _ in fake_library].count(BROKEN) == 1
+    assert {sizes for _, sizes in fake_library} == {(), (16384, 65536)}
+    assert "left out: B=1: took longer than 5 s\n" in capsys.readouterr().err
+    costs = tune_library.costs_of(launches)
+    assert choose(costs, active) == (TUNED,)
+    text = tune_library.as_variants(parse_variant(f"a={ONE_RANK}"), costs, [TUNED, WORSE])
+    line = r"^# MPICH 5\.0\.2, 16 KiB, isolated, round trip 5\d\d ns: (1\.9|2\.0)\dx as fast as the default: A=1$"
+    assert re.search(line, text, re.MULTILINE)
+    variants = msgspec.toml.decode(text)["variant"]
+    assert [(each["name"], each["environment"]) for each in variants] == [("a", {"A": "1"}), ("a-2", {"A": "2"})]
+
+
+def test_times_are_compared_in_one_state_of_the_link(tmp_path):
+    """A setting that ran while the link was slow would lose to the default otherwise."""
+    def launch(number, factor, rounds):
+        result = write_launch(tmp_path, number, effect=lambda _: factor, algorithms=["library"], fast_rounds=rounds)
+        return Launch(read(result.path), "first", 0)
+
+    fast, slow = range(40), ()
+    launches = {DEFAULT: [launch(1, 1.0, fast), launch(2, 1.0, slow)],
+                ("A=1",): [launch(3, 0.8, slow)], ("B=1",): [launch(4, 0.9, fast), launch(5, 1.2, slow)]}
+    costs = tune_library.costs_of(launches)
+    assert [trip_ns for _, trip_ns in costs] == pytest.approx([100, 100, 500, 500], rel=0.1)
+    for (_, trip_ns), by_setting in costs.items():
+        assert by_setting[DEFAULT] == pytest.approx(1.0, rel=0.02)
+        assert by_setting["A=1",] == pytest.approx(0.8, rel=0.02)  # in the fast state it has the slow one's
+        assert by_setting["B=1",] == pytest.approx(0.9 if trip_ns < 200 else 1.2, rel=0.02)
+    del launches[DEFAULT][1]
+    assert not any(("A=1",) in by_setting for by_setting in tune_library.costs_of(launches).values())
+
+
+def test_a_search_that_is_too_short_says_how_many_settings_it_tried(fake_library, capsys):
+    search(values(0.0), Progress("tune_library", quiet=True))
+    assert capsys.readouterr().err == "time for 0 of 4 settings: give it more --max-time\n"
+
+
+def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path):
+    command = "mpirun -n 2 python -m bench.allreduce -b 16K -e 64K --mode isolated"
+    with watched("-m", "bench.tune_library", "--variant", f"mpich={command}", "--max-time", "15", "--out",
+                 str(tmp_path), "--quiet") as process:
+        out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, err
+    assert re.fullmatch(r"(time for \d+ of 25 settings: give it more --max-time\n)?", err)
+    (tmp_path / "peers.toml").write_text(out + out.replace('"mpich', '"again'))
+    variants = parse_campaign(["--file", str(tmp_path / "peers.toml")]).head.variants
+    assert variants[0].name == "mpich"
+    assert len({*map(str, (variant.environment for variant in variants))}) <= 3
+    assert list(tmp_path.glob("*.jsonl"))
+
+
+# -- bad input
+
+@pytest.mark.parametrize(("options", "status", "sentence"), [
+    ([], 2, "the following arguments are required: --variant"),
+    (["--variant", "a=mpirun -n 1 python"], 2, "argument --variant: variant a does not run"),
+    (["--variant", f"a={ONE_RANK}", "--max-time", "0"], 2, "argument --max-time: '0' is not a number of seconds"),
+    (["--variant", "a=nowhere -m bench.allreduce"], 2, "nowhere: No such file or directory"),
+    (["--variant", f"a={ONE_RANK} -b 3"], 2, "wiretax"),
+    (["--variant", "a=python -m bench.allreduce"], 2, "this is one process, and a collective needs ranks"),
+    (["--variant", "a=false -m bench.allreduce"], 1, "exit status 1 without a message"),
+])
+def test_bad_input_is_refused_in_one_sentence(tmp_path, options, status, sentence):
+    with watched("-m", "bench.tune_library", "--out", str(tmp_path / "out"), *options) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (status, "", 1), err
+    assert err.startswith("bench.tune_library: ")
+    assert sentence in err or sentence == "wiretax"
+
+
+def test_a_search_under_mpirun_is_refused(tmp_path):
+    with watched("-m", "bench.tune_library", "--variant", f"a={ONE_RANK}", PMI_RANK="0") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (
+        2, "", "bench.tune_library: the search starts mpirun itself: run it without mpirun\n")
+
+
+def test_an_interrupted_search_leaves_nothing_running(tmp_path):
+    with watched("-m", "bench.tune_library", "--variant", f"a={ONE_RANK}", "--out", str(tmp_path),
+                 WIRETAX_QUIET="") as process:
+        assert "heat 1" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.endswith("bench.tune_library: interrupted; the runs so far are kept\n")
+
+
+# -- make peers
+
+@pytest.mark.parametrize(("bench", "ours"), [("allreduce", 3), ("allgather", 0)])
+def test_make_peers_tunes_ours_and_each_library_for_the_same_time(tmp_path, bench, ours):
+    """A reader would not trust a comparison in which only ours was tuned. `auto` has a table for all-reduce alone."""
+    words = ["make", "-n", "peers", f"BENCH={bench}", f"PEERS_OUT={tmp_path / 'peers'}", "PEERS_TUNE_S=77"]
+    steps = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert len(re.findall(r"-m bench\.tune --max-time 77 ", steps)) == ours
+    searches = re.findall(r"-m bench\.tune_library --max-time 77 .* --variant (\w+)=\".* -m bench\.(\w+) ", steps)
+    assert searches == [("mpich", bench), ("openmpi", bench), ("impi", bench)]
+    assert f"-m bench.campaign --file {tmp_path / 'peers'}.toml" in steps
+    assert ("IMB-MPI1" in steps) == bool(ours)

@@ -39,7 +39,8 @@ PUSH = Algorithm(
 
 def _direct_traffic(ranks: int, case: Case) -> Traffic:
     others = case.segment_bytes - case.segment_bytes // ranks
-    stages = ((0, others), (others, 0)) if ranks > 1 else ()
+    stores = () if case.in_place else ((others, 0),)  # in place into lines that have just been read
+    stages = ((0, others), *stores) if ranks > 1 else ()
     return Traffic(2, stages, case.segment_bytes)
 
 

@@ -39,6 +39,9 @@
 #define SWAP 1
 #endif
 #endif
+#ifndef LEAST_STRING_BYTES  // of a copy by a CPU's string loop, which sanitizers do not see
+#define LEAST_STRING_BYTES 16384
+#endif
 #ifndef SEVERAL_PAGES   // 1: a CPU walks several pages at once; no effect on a GPU
 #define SEVERAL_PAGES 0
 #endif
@@ -176,7 +179,7 @@ DEVICE void fence_system() { asm volatile("sfence" ::: "memory"); }
 // 0.9 times as long; below 16 KiB its start costs more. Later stores, such as a flag, follow it
 // (Intel SDM 3A, "Fast-String Operation and Out-of-Order Stores"). Returns whether it has copied.
 DEVICE bool copied_as_string(char* to, const char* from, long bytes) {
-  if (bytes < 16384) return false;
+  if (bytes < LEAST_STRING_BYTES) return false;
   asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes)::"memory");
   return true;
 }

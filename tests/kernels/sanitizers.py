@@ -41,8 +41,9 @@ def start(kind: str, ranks: int, seed: int, *words: str, compiler: str = "g++",
     # The timed loop calls every kernel with a pointer, although kernels take a reference; -fsanitize=function rejects
     # this.
     shared = "" if compiler == "g++" else " -shared-libsan -fno-sanitize=function"
-    environment = {"CXX": f"{compiler} -g {FLAGS[kind]}{shared}", "LD_PRELOAD": str(runtime(compiler, kind)),
-                   "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1",
+    environment = {"CXX": f"{compiler} -g {FLAGS[kind]}{shared} -DLEAST_STRING_BYTES={1 << 40}",
+                   "LD_PRELOAD": str(runtime(compiler, kind)), "ASAN_OPTIONS": "detect_leaks=0",
+                   "UBSAN_OPTIONS": "print_stacktrace=1",
                    "PYTHONPATH": str(tree)}
     command = [sys.executable, "tests/ranks/sanitized_ranks.py", str(ranks), str(seed), *words]
     if kind == "thread" and int(Path("/proc/sys/vm/mmap_rnd_bits").read_text()) > MOST_RANDOM_BITS:

@@ -156,19 +156,20 @@ def swapped_exchange(direction: str, launches: int, chunks: int = 1, ranks: int 
 
 
 def ping_pong(chunks: int, launches: int = 1, slots: int = 2, swaps: bool = True, pushes: bool = False,
-              waits_for_slot: bool = True, flips: bool = True) -> list[Thread]:
-    """sendrecv.cu: rank 0 sends a message by chunks, rank 1 sends an answer. With `swaps` both pass through the same
-    slots; the answer's sender has read them."""
+              waits_for_slot: bool = True, flips: bool = True, legs: int = 2) -> list[Thread]:
+    """sendrecv.cu: rank 0 sends a message by chunks, with two `legs` rank 1 sends an answer. With `swaps` both pass
+    through the same slots; the answer's sender has read them. One way, a launch goes on after the last but one."""
     threads = []
     for rank, peer in ((0, 1), (1, 0)):
         ops: list[Op] = []
         for launch in range(launches):
             ops += signal(rank, [peer], launch, 1)
-            for leg in range(2):
+            first_slot = launch // 2 * chunks if swaps and legs == 1 else 0
+            for leg in range(legs):
                 owner = (leg if not pushes else 1 - leg) ^ (swaps and leg == 1)
                 for chunk in range(chunks):
                     done, value = 2 + leg * chunks + chunk, 10 * launch + leg * chunks + chunk + 1
-                    place = ("slab", owner, launch & 1 if flips else 0, chunk % slots)
+                    place = ("slab", owner, launch & 1 if flips else 0, (first_slot + chunk) % slots)
                     if rank == leg:
                         ops += wait(rank, [peer], launch, done - slots) if chunk >= slots and waits_for_slot else []
                         ops.append(store(place, value))
@@ -383,6 +384,9 @@ HOLDS = {
     "ping-pong over the same slots": ping_pong(3),
     "ping-pong over the same slots by push": ping_pong(3, pushes=True),
     "ping-pong over the same slots, launch after launch": ping_pong(1, launches=3),
+    "one way, slots in turn": ping_pong(3, slots=2, legs=1),
+    "one way, launch after launch": ping_pong(2, launches=4, slots=3, legs=1),
+    "one way, launch after launch by push": ping_pong(2, launches=4, slots=3, legs=1, pushes=True),
     "packets": packets(3),
     "packets between two others, as a GPU's launches": packets_between_two_others([FENCE_SYSTEM], ordered=False),
     "packets between two others, as a CPU's calls": packets_between_two_others([], ordered=True),
@@ -451,6 +455,8 @@ FAILS = {
     "swap in turns of two steps: second slot": (swapped_exchange("push", 1, chunks=2, slots=1), "wrong value"),
     "swap of a shared slab in turns of one step: second slot": (
         swapped_exchange("shared", 1, chunks=2, ranks=3, slots=1, n_steps=1), "wrong value"),
+    "one way: waiting for a free slot": (ping_pong(3, slots=2, legs=1, waits_for_slot=False), "wrong value"),
+    "one way: epoch flip": (ping_pong(1, launches=2, slots=1, legs=1, flips=False), "wrong value"),
     "ping-pong over the same slots: waiting for a free slot": (ping_pong(3, waits_for_slot=False), "wrong value"),
     "two-shot with swap: one slot": (two_shot(3, slots=1, swaps=True), "wrong value"),
     "two-shot with swap by push: one slot": (two_shot(3, slots=1, pushes=True, swaps=True), "wrong value"),

@@ -13,7 +13,7 @@ LIMITS = {"K": ("chunk_bytes", 1 << 10), "M": ("chunk_bytes", 1 << 20), "b": ("b
 # The kernels in which SWAP changes nothing; on GPUs one_shot_ll, too.
 WITHOUT_SWAP = re.compile(
     r"one_shot_(sentinel|multimem)|two_shot_(multimem|direct_registered)|"
-    r"(one_shot|all_gather|reduce_scatter|all_to_all|ping_pong)\w+_registered")
+    r"(one_shot|all_gather|reduce_scatter|all_to_all|ping_pong|one_way)\w+_registered")
 
 
 @dataclass(frozen=True)

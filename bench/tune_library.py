@@ -18,12 +18,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
-from statistics import median
 
 from bench import STARTED_S
 from bench.campaigns.launches import SIGNALS, Stop, interrupt, reason_against, run_to_end, say
+from bench.campaigns.library_costs import (
+    UNKNOWN,
+    Costs,
+    Launches,
+    choose,
+    combinations_of,
+    costs_of,
+    schedule,
+    size_of,
+    survivors,
+)
 from bench.campaigns.library_settings import DEFAULT, Setting, settings_for
 from bench.campaigns.options import Variant, parse_variant
 from bench.harness import options
@@ -34,11 +43,8 @@ from reports.__main__ import open_closed_streams
 from reports.store.case import CASE_KEY
 from reports.store.result import ResultError, read
 from reports.tables.sentences import size_text
-from reports.verdicts.sides import Key, Launch, find_costs
+from reports.verdicts.sides import Launch
 
-MOST_SETTINGS = 3  # each is another variant of a campaign
-TOLERANCE = 1.02  # a setting within 2 % of the best one is as good
-UNKNOWN = 10.0  # the cost of a setting that no launch measured
 PLACES = 2, 1  # that stay in each cell after the first heat, and after each later one
 LAUNCH_S, BLOCKS = 3.0, 7  # the least time of a launch, and blocks of each case that it should have
 LIMIT_S = 20.0  # for the start and the end of a launch, beyond its --max-time
@@ -50,10 +56,6 @@ example:
 exit status:
   0 done; 1 the command cannot run, or its result was wrong; 2 bad command line;
   3 this machine cannot run it, or nothing was measured; 130 interrupted"""
-
-Launches = dict[Setting, list[Launch]]
-Cell = tuple[Key, float]  # a case, and a flag's round trip in ns in one state of the link
-Costs = dict[Cell, dict[Setting, float]]  # over the default's
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -83,7 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def with_setting(variant: Variant, setting: Setting) -> Variant:
     """The variant's command in this setting."""
     words = [word for word in setting if word.startswith("--")]
-    variables = dict(word.split("=", 1) for word in setting if not word.startswith("--"))
+    variables = dict(word.split("=", 1) for word in setting if word not in words)
     return replace(variant, arguments=[*variant.arguments, *words],
                    variables=variant.variables | variables)
 
@@ -134,13 +136,14 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
     launches, tried, longest_s = Launches({DEFAULT: [first]}), set[Setting](), 0.0
     order, heat = random.Random(values.seed), 0
     while True:
-        for place, setting in enumerate(sorted(order.sample(active, len(active)), key=bool)):
+        plan = schedule(order.sample(active, len(active)))
+        for place, setting in enumerate(plan):
             begin_s = time.monotonic()
             if begin_s + longest_s > STARTED_S + values.max_time_s:
                 if not heat:
-                    say(f"time for {place} of {len(active)} settings: give it more --max-time")
+                    say(f"time for {place} of {len(plan)} launches: give it more --max-time")
                 return launches, [each for each in active if each in launches]
-            progress.show(f"heat {heat + 1}, setting {place + 1} of {len(active)}", shown(setting))
+            progress.show(f"heat {heat + 1}, launch {place + 1} of {len(plan)}", shown(setting))
             tried.add(setting)
             try:
                 launch = launch_library(values, setting, sizes, launch_s)
@@ -162,97 +165,18 @@ def shown(setting: Setting) -> str:
     return " ".join(setting) or "default"
 
 
-def costs_of(launches: Launches) -> Costs:
-    """The time of each setting over the default's, for every case and state of the link in which
-    another setting was measured too: the median over the launches there, or in other states."""
-    ratios, everywhere = ratios_of(launches), dict[Key, dict[Setting, list[float]]]()
-    for (key, _), by_setting in ratios.items():
-        for setting, own in by_setting.items():
-            everywhere.setdefault(key, {}).setdefault(setting, []).extend(own)
-    return {cell: {setting: median(own)
-                   for setting, own in (everywhere[cell[0]] | ratios[cell]).items()}
-            for cell in sorted(ratios, key=lambda cell: (cell[1], size_of(cell)))}
-
-
-def ratios_of(launches: Launches) -> dict[Cell, dict[Setting, list[float]]]:
-    """The time of each launch over the default's median in the same state of the link."""
-    trips_ns = find_costs([launch for own in launches.values() for launch in own], ())
-    times_us: dict[Cell, dict[Setting, list[float]]] = {}
-    for setting, own in launches.items():
-        for key, by_state in (each for launch in own for each in launch.costs.items()):
-            for state, cost_us in by_state.items():
-                cell = times_us.setdefault((key, trips_ns[state] if trips_ns else 0.0), {})
-                cell.setdefault(setting, []).append(cost_us)
-    return {cell: {setting: [cost_us / median(by_setting[DEFAULT]) for cost_us in own]
-                   for setting, own in by_setting.items()}
-            for cell, by_setting in times_us.items()
-            if DEFAULT in by_setting and len(by_setting) > 1}
-
-
-def size_of(cell: Cell) -> int:
-    """The size of a case in bytes."""
-    return int(cell[0][CASE_KEY.index("size_bytes")])
-
-
-def survivors(costs: Costs, settings: Sequence[Setting], places: int) -> list[Setting]:
-    """The default, the best settings of each case, this many, and those without a cost so far."""
-    best = {DEFAULT, *settings} - {setting for own in costs.values() for setting in own if setting}
-    for by_setting in costs.values():
-        measured = [setting for setting in settings if setting in by_setting]
-        best |= {*sorted(measured, key=by_setting.__getitem__)[:places]}
-    return [setting for setting in settings if setting in best]
-
-
-def combinations_of(costs: Costs, settings: Sequence[Setting]) -> set[Setting]:
-    """For each case the best setting, together with the best one that sets other names; both beat
-    the default."""
-    together = set[Setting]()
-    for by_setting in costs.values():
-        better = [setting for setting in settings
-                  if setting in by_setting and by_setting[setting] * TOLERANCE < 1]
-        best, *others = sorted(better, key=by_setting.__getitem__) or [DEFAULT]
-        if free := [other for other in others if not names_of(best) & names_of(other)]:
-            together.add(tuple(sorted(best + free[0])))
-    return together
-
-
-def names_of(setting: Setting) -> set[str]:
-    """The names that a setting sets."""
-    return {word.partition("=")[0] for word in setting}
-
-
-def choose(costs: Costs, settings: Sequence[Setting]) -> tuple[Setting, ...]:
-    """The fewest settings, at most three, of which one is within 2 % of the best in every cell; if
-    three are too few, those with the least mean loss beyond 2 %."""
-    ranked = sorted(settings, key=lambda setting: (len(setting), setting))
-    group: tuple[Setting, ...] = (DEFAULT,)
-
-    def losses(group: tuple[Setting, ...]) -> list[float]:
-        return [max(TOLERANCE, min(by_setting.get(setting, UNKNOWN) for setting in group)
-                    / min(by_setting.get(setting, UNKNOWN) for setting in ranked))
-                for by_setting in costs.values()]
-
-    for length in range(1, min(MOST_SETTINGS, len(ranked)) + 1):
-        group = min(combinations(ranked, length), key=lambda group: sum(losses(group)))
-        if max(losses(group)) <= TOLERANCE:
-            break
-    return group
-
-
 def as_variants(variant: Variant, costs: Costs, group: Sequence[Setting]) -> str:
     """The settings as variants in TOML, after a comment for each case."""
     lines = list[str]()
     for cell, by_setting in costs.items():
-        setting = min((each for each in group if each in by_setting), key=by_setting.__getitem__,
-                      default=DEFAULT)
+        setting = min(group, key=lambda setting: by_setting.get(setting, UNKNOWN))
         facts = dict(zip(CASE_KEY, cell[0], strict=True))
         trip = f", round trip {cell[1]:.0f} ns" * bool(cell[1])
         lines.append(f"# {facts['library']}, {size_text(size_of(cell))}, {facts['mode']}{trip}: "
-                     f"{1 / by_setting[setting]:.2f}x as fast as the default: {shown(setting)}")
-    for place, setting in enumerate(group, 1):
-        tuned = with_setting(variant, setting)
-        name = variant.name + f"-{place}" * (place > 1)
-        lines += ["[[variant]]", f"name = {json.dumps(name)}",
+                     f"{1 / by_setting.get(setting, UNKNOWN):.2f}x as fast as the default: "
+                     f"{shown(setting)}")
+    for place, tuned in enumerate((with_setting(variant, setting) for setting in group), 1):
+        lines += ["[[variant]]", f'name = "{variant.name}{f"-{place}" * (place > 1)}"',
                   f"command = {json.dumps(shlex.join([*tuned.launcher, *tuned.arguments]))}",
                   "[variant.environment]",
                   *(f"{each} = {json.dumps(value)}" for each, value in tuned.variables.items())]

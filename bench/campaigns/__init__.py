@@ -2,4 +2,4 @@
 surveys for their launches, and `bench.tune_library`.
 
 `options` describes a campaign, `launches` keeps the manifest and makes a launch, `stages` all.
-`library_settings` lists the settings of MPI libraries."""
+`library_settings` lists the settings of MPI libraries, `library_costs` compares them."""

@@ -5,18 +5,15 @@
 3. Fresh pairs of the sizes that seem to differ decide."""
 
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 
-from bench.campaigns.launches import SIGNALS, OpenCampaign, Stop, check_out, interrupt, say
+from bench.campaigns.launches import OpenCampaign, check_out, run_command
 from bench.campaigns.options import CampaignOptions, parse
 from bench.campaigns.stages import announce, run_pilot, run_stages
-from bench.harness.options import FINE, INTERRUPTED, USAGE, WRONG
+from bench.harness.options import FINE, WRONG
 from reports.__main__ import main as reports
-from reports.__main__ import open_closed_streams
 from reports.store.manifest import WORKTREES, End
-from reports.store.result import ResultError
 from reports.verdicts.sides import COMPARABLE
 
 
@@ -54,21 +51,9 @@ def run_launches(campaign: OpenCampaign) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.campaign` and returns the exit status."""
-    open_closed_streams()
-    for number in SIGNALS:
-        signal.signal(number, interrupt)
-    try:
-        return run_campaign(parse(argv))
-    except (Stop, ResultError) as error:
-        status, sentence = error.exit_status, str(error)
-    except OSError as error:
-        subject = error.filename or "the campaign cannot be written"
-        status, sentence = USAGE, f"{subject}: {error.strerror}"
-    except KeyboardInterrupt:
-        status = INTERRUPTED
-        sentence = "interrupted; finished launches are kept, and the same command continues"
-    say(f"bench.campaign: {sentence}")
-    return status
+    return run_command(
+        "bench.campaign", lambda: run_campaign(parse(argv)), "the campaign cannot be written",
+        "interrupted; finished launches are kept, and the same command continues")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import STARTED_S
-from bench.campaigns.launches import SIGNALS, Stop, interrupt, say
+from bench.campaigns.launches import SIGNALS, Stop, run_command
 from bench.campaigns.options import time_text
 from bench.harness import options
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, Parser, print_out
@@ -23,8 +23,6 @@ from bench.surveys import steps
 from bench.surveys.steps import LOGS, RESULTS, Outcome, Survey
 from collectives.communicator import find_mpirun, launched_rank
 from kernels.devices.device import MOST_RANKS, DeviceError
-from reports.__main__ import open_closed_streams
-from reports.store.result import ResultError
 from reports.store.writing import check_named
 
 FULL_S, QUICK_S = 900.0, 180.0
@@ -160,25 +158,19 @@ def left_text(survey: Survey) -> str:
     return f"{time_text(max(0.0, survey.deadline_s - time.monotonic()))} left"
 
 
+def open_from(argv: Sequence[str] | None) -> Survey:
+    """The survey of a command line, or the end of the process with status 2. Raises Stop."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if launched_rank() is not None and "SLURM_PROCID" not in os.environ:
+        parser.error("a survey starts mpirun itself: run it without mpirun")
+    return open_survey(arguments)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.survey` and returns the exit status."""
-    open_closed_streams()
-    for number in SIGNALS:
-        signal.signal(number, interrupt)
-    parser = make_parser()
-    try:
-        arguments = parser.parse_args(argv)
-        if launched_rank() is not None and "SLURM_PROCID" not in os.environ:
-            parser.error("a survey starts mpirun itself: run it without mpirun")
-        return run_survey(open_survey(arguments))
-    except (Stop, ResultError) as error:
-        status, sentence = error.exit_status, str(error)
-    except OSError as error:
-        status, sentence = USAGE, f"{error.filename or 'the survey'}: {error.strerror}"
-    except KeyboardInterrupt:
-        status, sentence = INTERRUPTED, "interrupted before the first step"
-    say(f"bench.survey: {sentence}")
-    return status
+    return run_command("bench.survey", lambda: run_survey(open_from(argv)), "the survey",
+                       "interrupted before the first step")
 
 
 if __name__ == "__main__":

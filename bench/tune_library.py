@@ -10,7 +10,6 @@ import argparse
 import json
 import random
 import shlex
-import signal
 import sys
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import STARTED_S
-from bench.campaigns.launches import SIGNALS, Stop, interrupt, reason_against, run_to_end, say
+from bench.campaigns.launches import Stop, reason_against, run_command, run_to_end, say
 from bench.campaigns.library_costs import (
     UNKNOWN,
     Costs,
@@ -36,12 +35,11 @@ from bench.campaigns.library_costs import (
 from bench.campaigns.library_settings import DEFAULT, Setting, settings_for
 from bench.campaigns.options import Variant, parse_variant
 from bench.harness import options
-from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, Parser, print_out
+from bench.harness.options import CANNOT, FINE, USAGE, WRONG, Parser, print_out
 from bench.harness.progress import Progress
 from collectives.communicator import launched_rank
-from reports.__main__ import open_closed_streams
 from reports.store.case import CASE_KEY
-from reports.store.result import ResultError, read
+from reports.store.result import read
 from reports.tables.sentences import size_text
 from reports.verdicts.sides import Launch
 
@@ -200,19 +198,8 @@ def tune(values: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.tune_library` and returns the exit status."""
-    open_closed_streams()
-    for each in SIGNALS:
-        signal.signal(each, interrupt)
-    try:
-        return tune(parse(argv))
-    except (Stop, ResultError) as error:
-        status, sentence = error.exit_status, str(error)
-    except OSError as error:
-        status, sentence = USAGE, f"{error.filename or 'the output'}: {error.strerror}"
-    except KeyboardInterrupt:
-        status, sentence = INTERRUPTED, "interrupted; the runs so far are kept"
-    say(f"bench.tune_library: {sentence}")
-    return status
+    return run_command("bench.tune_library", lambda: tune(parse(argv)), "the output",
+                       "interrupted; the runs so far are kept")
 
 
 if __name__ == "__main__":

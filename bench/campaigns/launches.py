@@ -15,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, cast
@@ -23,8 +23,9 @@ from typing import Any, Literal, NoReturn, TextIO, cast
 import msgspec
 
 from bench.campaigns.options import FRESH_SHARE, LEAST_LAUNCH_S, CampaignOptions, Variant
-from bench.harness.options import CANNOT, FINE, USAGE, WRONG, print_out
+from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
 from bench.harness.progress import CLEAR, Progress
+from reports.__main__ import open_closed_streams
 from reports.store.manifest import LOCK, MANIFEST, WORKTREES, Launch, read_manifest
 from reports.store.result import ResultError, read
 from reports.store.writing import to_line, write_whole
@@ -58,6 +59,24 @@ def interrupt(*_: Any) -> NoReturn:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def run_command(name: str, run: Callable[[], int], subject: str, interrupted: str) -> int:
+    """Runs a command that starts launches, and returns its exit status; a failure is one sentence.
+    `subject`: what an error without a file's name is about."""
+    open_closed_streams()
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
+    try:
+        return run()
+    except (Stop, ResultError) as error:
+        status, sentence = error.exit_status, str(error)
+    except OSError as error:
+        status, sentence = USAGE, f"{error.filename or subject}: {error.strerror}"
+    except KeyboardInterrupt:
+        status, sentence = INTERRUPTED, interrupted
+    say(f"{name}: {sentence}")
+    return status
 
 
 class OpenCampaign:

@@ -76,9 +76,7 @@ struct Float16 : Widened<Float16> {
 struct Bfloat16 : Widened<Bfloat16> {
   static DEVICE floats low(words w) { return reinterpret<floats>(w << 16); }
   static DEVICE floats high(words w) { return reinterpret<floats>(w & 0xffff0000u); }
-  static DEVICE words join(floats low, floats high) {
-    return rounded_to_bfloat16(low) >> 16 | (rounded_to_bfloat16(high) & 0xffff0000u);
-  }
+  static DEVICE words join(floats low, floats high) { return bfloat16s(low, high); }
   static DEVICE void in_order(words w, floats* to) { widen_bfloat16s(w, to); }
   static DEVICE void store_sums(char* at, pack sums, bool = false) { store_bfloat16s(at, sums); }
 };
@@ -240,9 +238,20 @@ template <Finish FINISH, int SOURCES, class To>
 DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_grid()) {
   // A GPU thread has 128 registers, and sums of fp8 take twice as many as sums of halves.
   constexpr int BATCH = (SOURCES * REGISTERS <= 16 ? 4 : 2) / (SOURCES > 1 && VALUES > 8 ? 2 : 1);
+  // Widening fills the window of instructions in which a CPU finds its next loads.
+  constexpr bool WIDENS = SOURCES > 1 && sizeof(Element::values) > sizeof(pack);
+  constexpr bool FETCHES = FETCHED_PACKS && WIDENS && !SEVERAL_PAGES;
+  if (FETCHES)
+    for (long i = 0; i < smaller(FETCHED_PACKS, count / PACK_ELEMENTS); ++i)
+      for (const char* source : from.at) fetch(source + i * (long)sizeof(pack));
   for_places<BATCH>(count, to.aligned() && from.aligned(), team, [&](auto place) INLINED {
     constexpr int N = decltype(place)::COUNT;
     pack batch[N];
+    if constexpr (FETCHES && N > 1)
+      if ((place.at(N - 1) + FETCHED_PACKS) * PACK_ELEMENTS < count)
+        for (const char* source : from.at)
+          UNROLLED for (int k = 0; k < N; ++k)
+            fetch(source + (place.at(k) + FETCHED_PACKS) * (long)sizeof(pack));
     UNROLLED for (int k = 0; k < N; ++k)
       batch[k] = combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); });
     if (N > 1) loads_first<N * SOURCES>();

@@ -227,6 +227,26 @@ DEVICE half_words halves_from_floats(floats f) {
   return reinterpret<half_words>(__builtin_convertvector(f, float16s));
 }
 #endif
+
+#if defined(__AVX512BF16__)
+typedef unsigned short all_shorts __attribute__((VECTOR));
+// Rounds to bf16, into the lower and the upper half of each word, with an instruction that takes
+// subnormal numbers for 0. Returns false if there are any.
+DEVICE bool rounded_at_once(floats low, floats high, words& both) {
+  unsigned short low_subnormal, high_subnormal;
+  asm("vfpclassps $0x20, %1, %0" : "=k"(low_subnormal) : "v"(low));
+  asm("vfpclassps $0x20, %1, %0" : "=k"(high_subnormal) : "v"(high));
+  if (low_subnormal | high_subnormal) return false;
+  all_shorts h;
+  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(h) : "v"(low), "v"(high));
+  both = reinterpret<words>(__builtin_shufflevector(
+      h, h, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27,
+      12, 28, 13, 29, 14, 30, 15, 31));
+  return true;
+}
+#else
+DEVICE bool rounded_at_once(floats, floats, words&) { return false; }
+#endif
 #include "platform_cpu.h"
 
 #endif

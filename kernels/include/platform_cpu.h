@@ -69,6 +69,9 @@ constexpr long CLAIMED_BYTES = 2048;
 DEVICE void claim(const char* at, long bytes) {
   for (long i = 0; i < bytes && i < CLAIMED_BYTES; i += 64) __builtin_prefetch(at + i, 1);
 }
+// How far ahead a reduction of widened elements fetches its inputs: 0.7 to 1.0 times as long.
+constexpr long FETCHED_PACKS = 4096 / VECTOR_BYTES;
+DEVICE void fetch(const char* at) { __builtin_prefetch(at); }
 // A pack at any address; a CPU needs no pieces.
 template <class> DEVICE pack load_pieces(const char* from) {
   pack p;
@@ -93,6 +96,11 @@ DEVICE words halves(floats low, floats high) {
 DEVICE words rounded_to_bfloat16(floats f) {
   const words w = reinterpret<words>(f);
   return f != f ? w | 0x00400000u : w + 0x7fffu + (w >> 16 & 1u);
+}
+DEVICE words bfloat16s(floats low, floats high) {
+  words both;
+  if (rounded_at_once(low, high, both)) return both;
+  return rounded_to_bfloat16(low) >> 16 | (rounded_to_bfloat16(high) & 0xffff0000u);
 }
 // The elements of a register, in the order of memory.
 DEVICE void widen_bfloat16s(words w, floats* to) {

@@ -26,6 +26,8 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = f
 constexpr bool PACKS_OF_PACKETS = false;
 constexpr long CLAIMED_BYTES = 0;  // its stores do not wait for lines
 DEVICE void claim(const char*, long) {}
+constexpr long FETCHED_PACKS = 0;  // its threads have enough loads under way
+DEVICE void fetch(const char*) {}
 DEVICE bool copied_as_string(char*, const char*, long) { return false; }
 
 // A pack in pieces; the address must be a multiple of a piece's size.
@@ -47,6 +49,9 @@ template <class Piece> DEVICE void store_pieces(char* to, pack p) {
 DEVICE words rounded_to_bfloat16(floats f) {
   const words w = reinterpret<words>(f), sign = w & 0x80000000u;
   return sign | least_of((w ^ sign) + 0x7fffu + (w >> 16 & 1u), 0x7fffffffu);
+}
+DEVICE words bfloat16s(floats low, floats high) {
+  return rounded_to_bfloat16(low) >> 16 | (rounded_to_bfloat16(high) & 0xffff0000u);
 }
 
 DEVICE words largest_of_lanes(words w) { return w; }
@@ -73,8 +78,7 @@ DEVICE void store_halves(char* at, pack p) {
 DEVICE void store_bfloat16s(char* at, pack p) {
   for (int i = 0; i < 2; ++i)
     ((volatile unsigned*)at)[i] =
-        rounded_to_bfloat16(reinterpret<floats>(p.r[2 * i])) >> 16 |
-        (rounded_to_bfloat16(reinterpret<floats>(p.r[2 * i + 1])) & 0xffff0000u);
+        bfloat16s(reinterpret<floats>(p.r[2 * i]), reinterpret<floats>(p.r[2 * i + 1]));
 }
 // Stores the low byte of each word.
 template <int N> DEVICE void store_low_bytes(char* at, const words (&w)[N]) {

@@ -1,0 +1,47 @@
+"""Compares the CPU's rounding of sums to bf16 with collective.py's: with the processor's instruction, and without."""
+
+import ctypes
+import subprocess
+
+import numpy as np
+import pytest
+
+from collectives.collective import DATATYPES
+from kernels.devices.compile_cache import SOURCES
+from kernels.devices.cpu import FLAGS, find_compiler
+
+PROGRAM = """
+#include "platform.h"
+extern "C" void join(const float* low, const float* high, unsigned* to, long n) {
+  for (long i = 0; i < n; i += sizeof(words) / 4) {
+    floats x, y;
+    __builtin_memcpy(&x, low + i, sizeof x);
+    __builtin_memcpy(&y, high + i, sizeof y);
+    const words both = bfloat16s(x, y);
+    __builtin_memcpy(to + i, &both, sizeof both);
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["-mno-avx512bf16"]], ids=["instruction", "integers"])
+def test_all_kinds_of_floats_are_rounded_as_the_expected_results_are(flags, tmp_path):
+    source, binary = tmp_path / "program.cpp", tmp_path / "program.so"
+    source.write_text(PROGRAM)
+    subprocess.run([*find_compiler(), *FLAGS, *flags, f"-I{SOURCES / 'include'}", str(source), "-o", str(binary)],
+                   check=True)
+    # Every sign, exponent and first 8 bits of mantissa, at, next to and between the places where rounding changes. In
+    # this order most vectors have no subnormal number; in random order most have one.
+    low_bits = np.array([0, 1, 0x4000, 0x7FFF], np.uint32)
+    bits = (np.arange(1 << 17, dtype=np.uint32)[:, None] << 15 | low_bits).ravel()
+    for low in (bits, np.random.default_rng(1).permutation(bits)):
+        high = np.roll(low, 5)
+        both = np.zeros_like(low)
+        ctypes.CDLL(str(binary)).join(*(array.ctypes.data_as(ctypes.c_void_p) for array in (low, high, both)),
+                                      ctypes.c_long(len(low)))
+        for got, exact in ((both & 0xFFFF, low), (both >> 16, high)):
+            is_number = ~np.isnan(exact.view(np.float32))
+            with np.errstate(invalid="ignore"):
+                expected = DATATYPES["bfloat16"].encode(exact.view(np.float32).astype(np.float64))
+            assert np.array_equal(got[is_number], expected[is_number])
+            assert np.array_equal(got[~is_number], exact[~is_number] >> 16 | 0x40), "a NaN keeps its sign, and is quiet"

@@ -1,10 +1,10 @@
 """`python -m bench.tune_library` finds the best settings of an MPI library, as bench.tune of ours.
 
 It launches a benchmark with the library alone: once in each setting that the documentation of the
-library lists, then in the best two for each size and state of the link and in combinations of the
-best, then in the best one until the time is over (successive halving). What counts is the median
-over launches of the time over the default's in the same state. It prints the settings that are
-together the fastest, at most three, as variants for `bench.campaign --file`."""
+library lists, then in the best one for each size and state of the link and in combinations of all
+good ones, until the time is over. What counts is the median over at least two launches of the time
+over the default's in the same state. It prints the settings that are together the fastest, at most
+three, as variants for `bench.campaign --file`."""
 
 import argparse
 import json
@@ -43,7 +43,6 @@ from reports.store.result import read
 from reports.tables.sentences import size_text
 from reports.verdicts.sides import Launch
 
-PLACES = 2, 1  # that stay in each cell after the first heat, and after each later one
 LAUNCH_S, BLOCKS = 3.0, 7  # the least time of a launch, and blocks of each case that it should have
 LIMIT_S = 20.0  # for the start and the end of a launch, beyond its --max-time
 EPILOG = """\
@@ -100,7 +99,8 @@ def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence
     command += ["--sizes", ",".join(map(str, sizes))] if sizes else []
     status, last_line = run_to_end(command, None, variant.environment(None), launch_s + LIMIT_S)
     run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
-    if reason := reason_against(status, last_line, run):
+    sentence = last_line if status or run else "it stored no run"
+    if reason := reason_against(status, sentence, run):
         raise Stop(status if status in (USAGE, CANNOT) else WRONG, reason)
     if status == WRONG:
         raise Stop(WRONG, "a result was wrong")
@@ -126,8 +126,8 @@ def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
 
 
 def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, list[Setting]]:
-    """The launches of every setting that works, and the settings that were not beaten. Raises Stop
-    if the command does not run in its default setting."""
+    """The launches of every setting that works; the default, and the unbeaten settings with at
+    least two launches. Raises Stop if the command does not run in the default, or in no other."""
     first, sizes, launch_s = calibrate(values)
     case = first.result.run.cases[0]
     active = settings_for(str(case.library), case.collective)
@@ -138,9 +138,11 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
         for place, setting in enumerate(plan):
             begin_s = time.monotonic()
             if begin_s + longest_s > STARTED_S + values.max_time_s:
-                if not heat:
-                    say(f"time for {place} of {len(plan)} launches: give it more --max-time")
-                return launches, [each for each in active if each in launches]
+                if heat < 3:  # until the first combinations have two launches
+                    say(f"time for {place} of {len(plan)} launches of heat {heat + 1}: three heats "
+                        "need more --max-time")
+                return launches, [each for each in active
+                                  if not each or len(launches.get(each, ())) > 1]
             progress.show(f"heat {heat + 1}, launch {place + 1} of {len(plan)}", shown(setting))
             tried.add(setting)
             try:
@@ -151,10 +153,14 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
                 progress.keep(f"left out: {shown(setting)}: {stop}")
                 if setting:
                     launches.pop(setting, None)
-        active = [setting for setting in active if setting in launches]
-        costs = costs_of(launches)
-        active = survivors(costs, active, PLACES[min(heat, len(PLACES) - 1)])
-        active += combinations_of(costs, active) - tried
+        if list(launches) == [DEFAULT]:
+            raise Stop(CANNOT, "every setting but the default failed")
+        active, costs = [setting for setting in active if setting in launches], costs_of(launches)
+        once = [setting for setting in active if heat and len(launches[setting]) == 1]
+        new = [each for each in combinations_of(costs, list(launches)) if each not in tried]
+        active = list(dict.fromkeys([*survivors(costs, active), *once, *new]))
+        if active == [DEFAULT]:
+            return launches, active
         heat += 1
 
 

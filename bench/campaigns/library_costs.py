@@ -4,7 +4,7 @@ The cost of a setting is its time over the default's in the same state of the li
 
 from collections.abc import Sequence
 from itertools import combinations
-from statistics import median
+from statistics import fmean, median
 
 from bench.campaigns.library_settings import DEFAULT, Setting
 from reports.store.case import CASE_KEY
@@ -58,26 +58,29 @@ def size_of(cell: Cell) -> int:
     return int(cell[0][CASE_KEY.index("size_bytes")])
 
 
-def survivors(costs: Costs, settings: Sequence[Setting], places: int) -> list[Setting]:
-    """The default, the best settings of each case, this many, and those without a cost so far."""
+def survivors(costs: Costs, settings: Sequence[Setting]) -> list[Setting]:
+    """The default, the best setting of each case, and the settings without a cost so far."""
     best = {DEFAULT, *settings} - {setting for own in costs.values() for setting in own if setting}
     for by_setting in costs.values():
-        measured = [setting for setting in settings if setting in by_setting]
-        best |= {*sorted(measured, key=by_setting.__getitem__)[:places]}
+        best.add(min((each for each in settings if each in by_setting), key=by_setting.__getitem__))
     return [setting for setting in settings if setting in best]
 
 
-def combinations_of(costs: Costs, settings: Sequence[Setting]) -> set[Setting]:
-    """For each case the best setting, together with the best one that sets other names; both beat
-    the default."""
-    together = set[Setting]()
-    for by_setting in costs.values():
-        better = [setting for setting in settings
-                  if setting in by_setting and by_setting[setting] * TOLERANCE < 1]
-        best, *others = sorted(better, key=by_setting.__getitem__) or [DEFAULT]
-        if free := [other for other in others if not names_of(best) & names_of(other)]:
-            together.add(tuple(sorted(best + free[0])))
-    return together
+def combinations_of(costs: Costs, settings: Sequence[Setting]) -> list[Setting]:
+    """For each case, and for the mean over the cases, the best setting of every variable in one
+    combination. Each of its settings beats the default there."""
+    means = {setting: fmean([own.get(setting, 1.0) for own in costs.values()] or [1.0])
+             for setting in settings}
+    together = list[Setting]()
+    for by_setting in (*costs.values(), means):
+        better = [setting for setting in settings if by_setting.get(setting, 1.0) * TOLERANCE < 1]
+        parts = list[Setting]()
+        for setting in sorted(better, key=by_setting.__getitem__):
+            if not names_of(sum(parts, DEFAULT)) & names_of(setting):
+                parts.append(setting)
+        if len(parts) > 1:
+            together.append(tuple(sorted(sum(parts, DEFAULT))))
+    return list(dict.fromkeys(together))
 
 
 def names_of(setting: Setting) -> set[str]:

@@ -65,10 +65,9 @@ def test_a_setting_becomes_variables_and_options_of_the_command():
 def test_the_best_of_every_size_and_the_default_stay():
     costs = cell(1, default=9.0, A=10.0, B=11.0, C=12.0) | cell(2, default=5.0, A=4.0, B=2.0, C=1.0)
     settings = [("C=1",), ("A=1",), DEFAULT, ("B=1",)]
-    assert survivors(costs, settings, 1) == [("C=1",), DEFAULT]
-    assert survivors(costs, settings, 2) == [("C=1",), ("A=1",), DEFAULT, ("B=1",)]
-    assert survivors({}, settings, 1) == settings
-    assert survivors(costs, [*settings, ("D=1",)], 1) == [("C=1",), DEFAULT, ("D=1",)]  # without a cost so far
+    assert survivors(costs, settings) == [("C=1",), DEFAULT]
+    assert survivors({}, settings) == settings
+    assert survivors(costs, [*settings, ("D=1",)]) == [("C=1",), DEFAULT, ("D=1",)]  # without a cost so far
 
 
 def test_the_default_runs_between_the_other_settings():
@@ -78,11 +77,20 @@ def test_the_default_runs_between_the_other_settings():
     assert schedule([DEFAULT]) == [DEFAULT]
 
 
-def test_settings_of_different_names_that_beat_the_default_are_combined():
+def test_the_best_of_every_variable_in_a_cell_and_in_the_mean_are_combined_in_a_fixed_order():
     costs = cell(1, default=10.0, A=8.0, B=9.0, C=9.5) | cell(2, default=10.0, A=9.9, B=9.0)
     costs |= {((3,), 0.0): {DEFAULT: 1.0, ("A=1", "R=1"): 0.7, ("A=2", "R=1"): 0.8, ("C=1",): 0.9}}
-    settings = {setting for by_setting in costs.values() for setting in by_setting}
-    assert combinations_of(costs, list(settings)) == {("A=1", "B=1"), ("A=1", "C=1", "R=1")}
+    settings = {setting: None for by_setting in costs.values() for setting in by_setting}
+    assert combinations_of(costs, list(settings)) == [
+        ("A=1", "B=1", "C=1"), ("A=1", "C=1", "R=1"), ("A=1", "B=1", "C=1", "R=1")]
+    assert combinations_of({}, list(settings)) == []
+
+
+def test_a_setting_that_is_third_in_each_cell_is_combined():
+    """I_MPI_SHM=bdw_avx2 was third at 1 MiB, so that no search combined it with I_MPI_ADJUST_ALLREDUCE=13."""
+    costs = cell(1, default=1.58, HEAP=1.0, CMA=1.03, SHM=1.06) | cell(2, default=1.3, ADJUST=1.0, HEAP=1.1, SHM=1.2)
+    settings = list({setting: None for by_setting in costs.values() for setting in by_setting})
+    assert any({"ADJUST=1", "SHM=1"} <= {*combination} for combination in combinations_of(costs, settings))
 
 
 @pytest.mark.parametrize(("costs", "expected"), [
@@ -104,20 +112,23 @@ def test_at_most_three_settings_are_chosen():
 
 @pytest.fixture
 def fake_library(tmp_path, monkeypatch):
-    """Launches that write runs with made-up costs: in TUNED half of the default's, in WORSE twice; BROKEN fails."""
-    factors, made = {DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0}, []
+    """Launches that write runs with made-up costs: a setting takes `factors` times the default's, or fails. The time is
+    over after `most` launches; `made` holds the setting and the sizes of each."""
+    fake = SimpleNamespace(factors={DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0, BROKEN: None}, made=[], most=None)
 
     def launch(values, setting, sizes, launch_s):
-        made.append((setting, tuple(sizes)))
-        if setting == BROKEN:
+        fake.made.append((setting, tuple(sizes)))
+        if len(fake.made) == fake.most:
+            values.max_time_s = 0.0
+        factor = fake.factors.get(setting, 1.5)
+        if factor is None:
             raise Stop(1, "took longer than 5 s")
-        result = write_launch(tmp_path, len(made), effect=lambda _: factors[setting], algorithms=["library"],
-                              n_blocks=8)
+        result = write_launch(tmp_path, len(fake.made), effect=lambda _: factor, algorithms=["library"], n_blocks=8)
         return Launch(read(result.path), "first", 0)
 
     monkeypatch.setattr(tune_library, "launch_library", launch)
-    monkeypatch.setattr(tune_library, "settings_for", lambda *_: [DEFAULT, TUNED, WORSE, BROKEN])
-    return made
+    monkeypatch.setattr(tune_library, "settings_for", lambda *_: list(fake.factors))
+    return fake
 
 
 def values(max_time_s):
@@ -132,8 +143,8 @@ def test_the_search_finds_the_best_setting_and_drops_one_that_fails(fake_library
     assert set(launches) == {DEFAULT, TUNED, WORSE}
     assert active == [DEFAULT, TUNED]
     assert min(len(launches[setting]) for setting in active) > 3  # it used its time
-    assert [setting for setting, _ in fake_library].count(BROKEN) == 1
-    assert {sizes for _, sizes in fake_library} == {(), (16384, 65536)}
+    assert [setting for setting, _ in fake_library.made].count(BROKEN) == 1
+    assert {sizes for _, sizes in fake_library.made} == {(), (16384, 65536)}
     assert "left out: B=1: took longer than 5 s\n" in capsys.readouterr().err
     costs = costs_of(launches)
     assert choose(costs, active) == (TUNED,)
@@ -142,6 +153,40 @@ def test_the_search_finds_the_best_setting_and_drops_one_that_fails(fake_library
     assert re.search(line, text, re.MULTILINE)
     variants = msgspec.toml.decode(text)["variant"]
     assert [(each["name"], each["environment"]) for each in variants] == [("a", {"A": "1"}), ("a-2", {"A": "2"})]
+
+
+def test_a_search_in_which_every_setting_fails_ends_at_once(fake_library):
+    """It launched the default until the time was over."""
+    fake_library.factors, fake_library.most = {DEFAULT: 1.0, BROKEN: None}, 20
+    with pytest.raises(Stop, match="every setting but the default failed") as stop:
+        search(values(60.0), Progress("tune_library", quiet=True))
+    assert stop.value.exit_status == 3
+    assert len(fake_library.made) == 3  # one to calibrate
+
+
+def test_a_search_that_only_the_default_wins_ends_at_once(fake_library):
+    fake_library.factors, fake_library.most = {DEFAULT: 1.0, WORSE: 2.0, BROKEN: None}, 20
+    launches, settings = search(values(60.0), Progress("tune_library", quiet=True))
+    assert (settings, len(fake_library.made)) == ([DEFAULT], 4)
+    assert choose(costs_of(launches), settings) == (DEFAULT,)
+
+
+def test_a_combination_is_dropped_only_after_two_launches(fake_library):
+    """One launch can be unlucky."""
+    fake_library.factors, fake_library.most = {DEFAULT: 1.0, TUNED: 0.5, ("C=1",): 0.8}, 20
+    _, settings = search(values(60.0), Progress("tune_library", quiet=True))
+    assert [setting for setting, _ in fake_library.made].count(("A=1", "C=1")) == 2
+    assert settings == [DEFAULT, TUNED]
+
+
+@pytest.mark.parametrize(("most", "expected"), [(5, {DEFAULT}), (8, {DEFAULT, TUNED})])
+def test_a_setting_with_one_launch_is_not_chosen(fake_library, most, expected, capsys):
+    """The best of many single launches is mostly a lucky one."""
+    fake_library.factors, fake_library.most = {DEFAULT: 1.0, TUNED: 0.5, ("C=1",): 0.8, WORSE: 2.0}, most
+    launches, settings = search(values(60.0), Progress("tune_library", quiet=True))
+    assert set(settings) == expected
+    assert len(launches) > len(expected)
+    assert capsys.readouterr().err.startswith("time for 0 of 3 launches of heat ")
 
 
 def test_times_are_compared_in_one_state_of_the_link(tmp_path):
@@ -165,7 +210,7 @@ def test_times_are_compared_in_one_state_of_the_link(tmp_path):
 
 def test_a_search_that_is_too_short_says_how_many_settings_it_tried(fake_library, capsys):
     search(values(0.0), Progress("tune_library", quiet=True))
-    assert capsys.readouterr().err == "time for 0 of 4 launches: give it more --max-time\n"
+    assert capsys.readouterr().err == "time for 0 of 4 launches of heat 1: three heats need more --max-time\n"
 
 
 def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path):
@@ -174,7 +219,7 @@ def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path):
                  str(tmp_path), "--quiet") as process:
         out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
-    assert re.fullmatch(r"(time for \d+ of \d+ launches: give it more --max-time\n)?", err)
+    assert re.fullmatch(r"(time for \d+ of \d+ launches of heat \d: three heats need more --max-time\n)?", err)
     (tmp_path / "peers.toml").write_text(out + out.replace('"mpich', '"again'))
     variants = parse_campaign(["--file", str(tmp_path / "peers.toml")]).head.variants
     assert variants[0].name == "mpich"
@@ -191,6 +236,9 @@ def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path):
     (["--variant", "a=nowhere -m bench.allreduce"], 2, "nowhere: No such file or directory"),
     (["--variant", f"a={ONE_RANK} -b 3"], 2, "wiretax"),
     (["--variant", "a=python -m bench.allreduce"], 2, "this is one process, and a collective needs ranks"),
+    (["--variant", f"a={ONE_RANK} --help"], 1, "it stored no run"),
+    (["--variant", "a=python -m bench.nothing"], 1, "No module named bench.nothing"),
+    (["--variant", "a=python -m bench.doctor"], 2, "bench.doctor: unrecognized arguments"),
     (["--variant", "a=false -m bench.allreduce"], 1, "exit status 1 without a message"),
 ])
 def test_bad_input_is_refused_in_one_sentence(tmp_path, options, status, sentence):

@@ -50,14 +50,17 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
     of two crossovers, of which docs/experiments/performance.md has the measurements. A second step
     costs a trip: up to 256 B for each ns of it one step is faster. A store into lines that the peer
     has read costs more than a copy out of a slab while the caches hold all buffers: up to 4096 B
-    for each ns. In place a rank stores where it has just read."""
+    for each ns. In place a rank stores where it has just read. More than two ranks were measured
+    on two cores, where each step may wait for a core: long chunks and few steps win."""
     if not registered:
         if size_bytes * (ranks - 1) <= 256 * trip_ns:
             return "one_shot_pull"
-        build = "+ntr" * (size_bytes > 16 << 20) or "+128K" * (size_bytes >= 512 << 10)
-        return f"two_shot{build}"
+        short_chunks = "+128K" * (size_bytes >= 512 << 10 and ranks == 2)
+        return "two_shot" + ("+ntr" * (size_bytes > 16 << 20) or short_chunks)
     if in_place:
         return "two_shot_direct"
+    if ranks > 2:
+        return "two_shot_push" if size_bytes < ranks << 18 else "two_shot_direct"
     if size_bytes < 4096 * trip_ns:
         return "two_shot"
     # Without a cache in common, or beyond it, stores go around the caches.

@@ -54,18 +54,23 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
     compute_rows(g, rows.start, rows.start + rows.count, keep);
     // The left neighbour reaches this segment last: after WORLD - 2 others.
     wait(a, peers, stamp(epoch, (WORLD - 2) * steps + step + 1));
+    const auto to = [&](long d) {  // of the sums, for the d-th rank from here
+      const long r = (a.rank + d) % WORLD;
+      return REGISTERED ? of_thread(a.receives, (int)r) : place(a.rank, r, a.rank, SUMS);
+    };
     for (int t = 0; t < TOKENS; ++t) {
       const long at = (t * hidden + rows.start) * ELEMENT_BYTES;
       Sources<WORLD> all;
       for (int r = 0; r < WORLD; ++r)
         all.at[r] = (r == a.rank ? a.receive : place(r, a.rank, a.rank, PARTS)) + at;
-      reduce<COMPLETE, WORLD>(Output{a.receive + at}, all, rows.count, this_block());
+      // Registered: each store into the lines that a peer's user has read would hold up the sums.
+      const Output sums{a.receive + at};
+      const OutputAndSlab both{sums, {to(1) + at}};
+      if (REGISTERED) reduce<COMPLETE, WORLD>(sums, all, rows.count, this_block());
+      else reduce<COMPLETE, WORLD>(both, all, rows.count, this_block());
     }
-    for (long d = 1; d < afresh(WORLD); ++d) {
-      const long r = (a.rank + d) % WORLD;
-      char* to = REGISTERED ? a.receives[r] : place(a.rank, r, a.rank, SUMS);
-      copy_rows(Slab{to}, a.receive, rows);
-    }
+    for (long d = REGISTERED ? 1 : 2; d < afresh(WORLD); ++d)
+      copy_rows(Slab{to(d)}, a.receive, rows);
     signal(a, peers, stamp(epoch, ++done));
   }
   wait(a, peers, stamp(epoch, WORLD * steps));  // 3

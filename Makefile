@@ -30,7 +30,7 @@ EMULATOR := $(or $(WIRETAX_EMULATOR),../shared/emulator)
 BENCH ?= allreduce
 PEERS_OUT ?= $(if $(filter allreduce,$(BENCH)),peers,peers-$(BENCH))
 PEERS_PAIRS ?= 6
-PEERS_TUNE_S ?= 180
+PEERS_TUNE_S ?= 300
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
 .PHONY: setup gpu-or-cpu allreduce gate peers check test test-gpu test-emulated reliability docs lock clean

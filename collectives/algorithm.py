@@ -46,12 +46,12 @@ BETWEEN_HOSTS: dict[str, tuple[Algorithm, ...]] = {
 
 def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
            in_place: bool = False) -> str:
-    """The default all-reduce of CPUs between which a flag goes there and back in `trip_ns`: a model
-    of two crossovers, of which docs/experiments/performance.md has the measurements. A second step
-    costs a trip: up to 256 B for each ns of it one step is faster. A store into lines that the peer
-    has read costs more than a copy out of a slab while the caches hold all buffers: up to 4096 B
-    for each ns. In place a rank stores where it has just read. More than two ranks were measured
-    on two cores, where each step may wait for a core: long chunks and few steps win."""
+    """The default all-reduce of CPUs between which a flag goes there and back in `trip_ns`, as in
+    docs/experiments/performance.md. Copied, a second step costs a trip: up to 256 B for each ns of
+    it one step is faster. Registered, sums go straight into the receive buffers from 256 KiB on: a
+    store into lines that the peer has read costs more than a copy out of a slab. In place a rank
+    stores where it has just read. More than two ranks were measured on two cores, where each step
+    may wait for a core: long chunks win, and direct sums only from 256 KiB for each rank on."""
     if not registered:
         if size_bytes * (ranks - 1) <= 256 * trip_ns:
             return "one_shot_pull"
@@ -61,10 +61,10 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
         return "two_shot_direct"
     if ranks > 2:
         return "two_shot_push" if size_bytes < ranks << 18 else "two_shot_direct"
-    if size_bytes < 4096 * trip_ns:
+    if size_bytes < 256 << 10:
         return "two_shot"
     # Without a cache in common, or beyond it, stores go around the caches.
-    build = "+nt" * (trip_ns >= FAR_NS or size_bytes >= 8 << 20)
+    build = "+nt" * (trip_ns >= FAR_NS or size_bytes > 8 << 20)
     return f"two_shot_direct{build}" + "+ntr" * (size_bytes > 16 << 20 and trip_ns < FAR_NS)
 
 

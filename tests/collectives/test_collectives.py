@@ -155,6 +155,10 @@ def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones(
     for names in (near, middle, far):
         assert list(dict.fromkeys(names)) == ["one_shot_pull", "two_shot", "two_shot+128K", "two_shot+ntr"]
     assert choose(16 << 10, 8, 100.0, registered=False) == "two_shot"
+    copied, registered = ([choose(size, 4, 100.0, is_registered) for size in (512 << 10, 1 << 20, 32 << 20)]
+                          for is_registered in (False, True))
+    assert copied == ["two_shot", "two_shot", "two_shot+ntr"]
+    assert registered == ["two_shot_push", "two_shot_direct", "two_shot_direct"]
 
 
 def test_direct_sums_have_no_copied_variant():
@@ -164,11 +168,11 @@ def test_direct_sums_have_no_copied_variant():
 
 
 def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_long_or_in_place():
-    sizes = 256 << 10, 512 << 10, 2 << 20, 8 << 20, 32 << 20
+    sizes = 128 << 10, 256 << 10, 8 << 20, 16 << 20, 32 << 20
     near, far = ([choose(size, 2, trip_ns, registered=True) for size in sizes] for trip_ns in (100.0, FAR_NS))
     direct, around = "two_shot_direct", "two_shot_direct+nt"
     assert near == ["two_shot", direct, direct, around, f"{around}+ntr"]
-    assert far == ["two_shot", "two_shot", around, around, around]
+    assert far == ["two_shot", around, around, around, around]
     assert choose(16 << 10, 2, 100.0, registered=True, in_place=True) == direct
 
 

@@ -132,36 +132,36 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
     case = first.result.run.cases[0]
     active = settings_for(str(case.library), case.collective)
     launches, tried, longest_s = Launches({DEFAULT: [first]}), set[Setting](), 0.0
-    order, heat = random.Random(values.seed), 0
+    order, rounds = random.Random(values.seed), 0
     while True:
         plan = schedule(order.sample(active, len(active)))
         for place, setting in enumerate(plan):
             begin_s = time.monotonic()
             if begin_s + longest_s > STARTED_S + values.max_time_s:
-                if heat < 3:  # until the first combinations have two launches
-                    say(f"time for {place} of {len(plan)} launches of heat {heat + 1}: three heats "
-                        "need more --max-time")
+                if rounds < 3:  # until the first combinations have two launches
+                    say(f"the time ended in round {rounds + 1} of at least 3: settings with fewer "
+                        "than two launches do not count; give it more --max-time")
                 return launches, [each for each in active
                                   if not each or len(launches.get(each, ())) > 1]
-            progress.show(f"heat {heat + 1}, launch {place + 1} of {len(plan)}", shown(setting))
+            progress.show(f"round {rounds + 1}, launch {place + 1} of {len(plan)}", shown(setting))
             tried.add(setting)
             try:
                 launch = launch_library(values, setting, sizes, launch_s)
                 launches.setdefault(setting, []).append(launch)
-                longest_s = max(longest_s, time.monotonic() - begin_s)
             except Stop as stop:
                 progress.keep(f"left out: {shown(setting)}: {stop}")
                 if setting:
                     launches.pop(setting, None)
+            longest_s = max(longest_s, time.monotonic() - begin_s)
         if list(launches) == [DEFAULT]:
             raise Stop(CANNOT, "every setting but the default failed")
         active, costs = [setting for setting in active if setting in launches], costs_of(launches)
-        once = [setting for setting in active if heat and len(launches[setting]) == 1]
+        once = [setting for setting in active if rounds and len(launches[setting]) == 1]
         new = [each for each in combinations_of(costs, list(launches)) if each not in tried]
         active = list(dict.fromkeys([*survivors(costs, active), *once, *new]))
         if active == [DEFAULT]:
             return launches, active
-        heat += 1
+        rounds += 1
 
 
 def shown(setting: Setting) -> str:

@@ -46,12 +46,14 @@ BETWEEN_HOSTS: dict[str, tuple[Algorithm, ...]] = {
 
 def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
            in_place: bool = False) -> str:
-    """The default all-reduce of CPUs between which a flag goes there and back in `trip_ns`, as in
-    docs/experiments/performance.md. Copied, a second step costs a trip: up to 256 B for each ns of
-    it one step is faster. Registered, sums go straight into the receive buffers from 256 KiB on: a
-    store into lines that the peer has read costs more than a copy out of a slab. In place a rank
-    stores where it has just read. More than two ranks were measured on two cores, where each step
-    may wait for a core: long chunks win, and direct sums only from 256 KiB for each rank on."""
+    """The default all-reduce of CPUs between which a flag goes there and back in `trip_ns`: limits
+    that were measured (docs/experiments/performance.md).
+
+    Copied, a second step costs a trip: one step is faster up to 256 B for each ns of the trip.
+    Registered, direct sums save a pass, but store into lines that the peer has read: they win from
+    4096 B for each ns on, or, around the caches of cores without a common one, from 256 KiB on. In
+    place a rank stores into lines that it has just read itself, so direct sums always win. More
+    than two ranks were measured on two cores only, where each step may wait for a core."""
     if not registered:
         if size_bytes * (ranks - 1) <= 256 * trip_ns:
             return "one_shot_pull"
@@ -61,7 +63,7 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
         return "two_shot_direct"
     if ranks > 2:
         return "two_shot_push" if size_bytes < ranks << 18 else "two_shot_direct"
-    if size_bytes < 256 << 10:
+    if size_bytes < (256 << 10 if trip_ns >= FAR_NS else 4096 * trip_ns):
         return "two_shot"
     # Without a cache in common, or beyond it, stores go around the caches.
     build = "+nt" * (trip_ns >= FAR_NS or size_bytes > 8 << 20)
@@ -204,13 +206,13 @@ def _registered(collective: str) -> dict[str, Algorithm]:
 ALGORITHMS: dict[str, dict[str, Algorithm]] = {name: _registered(name) for name in EXACT}
 
 
-def default_names(collective: str, near_peers: bool = False, hosts: int = 1) -> list[str]:
-    """The algorithms of a run that names none. Between near peers pushing gains little."""
+def default_names(collective: str, two_cores: bool = False, hosts: int = 1) -> list[str]:
+    """The algorithms of a run that names none. Between two CPU cores pushing gains little."""
     between = [algorithm.name for algorithm in BETWEEN_HOSTS[collective]]
     if hosts > 1:
         return [LIBRARY.name, *between[:-1], "auto"]  # flat is the library
     skipped = {*between, *(algorithm.name for algorithm in ON_REQUEST.get(collective, ()))}
-    if near_peers:
+    if two_cores:
         skipped.add(TWO_SHOT_PUSH.name)
     return [name for name in ALGORITHMS[collective] if name not in skipped]
 

@@ -64,7 +64,8 @@ RANK_KERNEL(two_shot_registered) { two_shot<true>(a); }
 // buffers: nothing passes through a slab. In place too, since no other rank touches the segment.
 // A peer's user has read its receive buffer: a CPU claims the lines that the next part stores there
 // (at 2 to 8 MiB 0.8 to 0.9 times as long), since stores fetch lines almost one by one. Stores
-// around the caches need no lines: without claims they take 0.7 times as long.
+// around the caches need no lines. Claims would make them 1.2 to 1.4 times as long between cores
+// without a common cache, where `auto` uses them.
 RANK_KERNEL(two_shot_direct_registered) {
   in_users_buffers(a, [] {}, [&] {
     const Segment own = segment_of(a.count, a.rank);

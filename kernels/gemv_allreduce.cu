@@ -54,8 +54,8 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
     compute_rows(g, rows.start, rows.start + rows.count, keep);
     // The left neighbour reaches this segment last: after WORLD - 2 others.
     wait(a, peers, stamp(epoch, (WORLD - 2) * steps + step + 1));
-    const auto to = [&](long d) {  // of the sums, for the d-th rank from here
-      const long r = (a.rank + d) % WORLD;
+    const auto sums_at = [&](long distance) {  // where the rank at this distance reads the sums
+      const long r = (a.rank + distance) % WORLD;
       return REGISTERED ? of_thread(a.receives, (int)r) : place(a.rank, r, a.rank, SUMS);
     };
     for (int t = 0; t < TOKENS; ++t) {
@@ -63,14 +63,14 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
       Sources<WORLD> all;
       for (int r = 0; r < WORLD; ++r)
         all.at[r] = (r == a.rank ? a.receive : place(r, a.rank, a.rank, PARTS)) + at;
-      // Registered: each store into the lines that a peer's user has read would hold up the sums.
+      // Registered, the peer's user has read these lines: stores into them would delay the sums.
       const Output sums{a.receive + at};
-      const OutputAndSlab both{sums, {to(1) + at}};
+      const OutputAndSlab sums_for_two{sums, {sums_at(1) + at}};
       if (REGISTERED) reduce<COMPLETE, WORLD>(sums, all, rows.count, this_block());
-      else reduce<COMPLETE, WORLD>(both, all, rows.count, this_block());
+      else reduce<COMPLETE, WORLD>(sums_for_two, all, rows.count, this_block());
     }
     for (long d = REGISTERED ? 1 : 2; d < afresh(WORLD); ++d)
-      copy_rows(Slab{to(d)}, a.receive, rows);
+      copy_rows(Slab{sums_at(d)}, a.receive, rows);
     signal(a, peers, stamp(epoch, ++done));
   }
   wait(a, peers, stamp(epoch, WORLD * steps));  // 3

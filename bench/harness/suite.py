@@ -207,8 +207,9 @@ def prepare(sweep: SweepOptions, session: Session,
         own_send, own_receive = (
             noted(session, world.library.allocate_own, largest) for _ in range(2))
     buffers = Buffers(send, receive, session.options.seed)
+    two_cores = world.device.near_peers and world.communicator.size == 2
     listed = sweep.algorithms or default_names(
-        sweep.collective.name, world.device.near_peers, world.communicator.hosts)
+        sweep.collective.name, two_cores, world.communicator.hosts)
     added: dict[str, Algorithm] = {}
     for feature in session.options.features:
         added |= feature.algorithms(session)

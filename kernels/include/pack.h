@@ -239,18 +239,18 @@ DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_g
   // A GPU thread has 128 registers, and sums of fp8 take twice as many as sums of halves.
   constexpr int BATCH = (SOURCES * REGISTERS <= 16 ? 4 : 2) / (SOURCES > 1 && VALUES > 8 ? 2 : 1);
   // Widening fills the window of instructions in which a CPU finds its next loads.
-  constexpr bool WIDENS = SOURCES > 1 && sizeof(Element::values) > sizeof(pack);
-  constexpr bool FETCHES = FETCHED_PACKS && WIDENS && !SEVERAL_PAGES;
-  if (FETCHES)
-    for (long i = 0; i < smaller(FETCHED_PACKS, count / PACK_ELEMENTS); ++i)
+  constexpr bool IS_WIDENED = SOURCES > 1 && sizeof(Element::values) > sizeof(pack);
+  constexpr bool IS_FETCHED = FETCHED_PACKS && IS_WIDENED && !SEVERAL_PAGES;
+  if (IS_FETCHED)
+    for (long i = 0; i < smaller(FETCHED_PACKS, count / PACK_ELEMENTS); i += LINE_PACKS)
       for (const char* source : from.at) fetch(source + i * (long)sizeof(pack));
   for_places<BATCH>(count, to.aligned() && from.aligned(), team, [&](auto place) INLINED {
     constexpr int N = decltype(place)::COUNT;
     pack batch[N];
-    if constexpr (FETCHES && N > 1)
+    if constexpr (IS_FETCHED && N > 1)
       if ((place.at(N - 1) + FETCHED_PACKS) * PACK_ELEMENTS < count)
         for (const char* source : from.at)
-          UNROLLED for (int k = 0; k < N; ++k)
+          UNROLLED for (int k = 0; k < N; k += LINE_PACKS)
             fetch(source + (place.at(k) + FETCHED_PACKS) * (long)sizeof(pack));
     UNROLLED for (int k = 0; k < N; ++k)
       batch[k] = combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); });

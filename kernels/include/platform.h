@@ -231,7 +231,7 @@ DEVICE half_words halves_from_floats(floats f) {
 #if defined(__AVX512BF16__)
 typedef unsigned short all_shorts __attribute__((VECTOR));
 // Rounds to bf16, into the lower and the upper half of each word, with an instruction that takes
-// subnormal numbers for 0. Returns false if there are any.
+// subnormal numbers for 0. Does nothing and returns false if a number is subnormal.
 DEVICE bool rounded_at_once(floats low, floats high, words& both) {
   unsigned short low_subnormal, high_subnormal;
   asm("vfpclassps $0x20, %1, %0" : "=k"(low_subnormal) : "v"(low));

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench.harness import verify
-from collectives.algorithm import ALGORITHMS, FAR_NS, STATES_NS, choose, choose_on_gpus
+from collectives.algorithm import ALGORITHMS, STATES_NS, choose, choose_on_gpus
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
 from collectives.library.mpi import types_of
 from collectives.operation import World
@@ -168,11 +168,12 @@ def test_direct_sums_have_no_copied_variant():
 
 
 def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_long_or_in_place():
-    sizes = 128 << 10, 256 << 10, 8 << 20, 16 << 20, 32 << 20
-    near, far = ([choose(size, 2, trip_ns, registered=True) for size in sizes] for trip_ns in (100.0, FAR_NS))
+    sizes = 128 << 10, 256 << 10, 512 << 10, 1 << 20, 8 << 20, 16 << 20, 32 << 20
+    near, middle, far = ([choose(size, 2, trip_ns, registered=True) for size in sizes] for trip_ns in STATES_NS)
     direct, around = "two_shot_direct", "two_shot_direct+nt"
-    assert near == ["two_shot", direct, direct, around, f"{around}+ntr"]
-    assert far == ["two_shot", around, around, around, around]
+    assert near == ["two_shot"] * 2 + [direct] * 3 + [around, f"{around}+ntr"]
+    assert middle == ["two_shot"] * 3 + [direct] * 2 + [around, f"{around}+ntr"]
+    assert far == ["two_shot"] + [around] * 6
     assert choose(16 << 10, 2, 100.0, registered=True, in_place=True) == direct
 
 

@@ -94,13 +94,16 @@ def choose_on_gpus(size_bytes: int, ranks: int, registered: bool) -> str:
 
 def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[float, str]:
     """By a flag's round trip in ns; on GPUs only one. Without an all-reduce a direct form: the
-    fewest stores on CPUs, stores alone on GPUs."""
+    fewest stores on CPUs, in short chunks if a message exceeds a cache; stores alone on GPUs."""
     ranks, registered = world.communicator.size, case.variant == "registered"
     if reduces_all and world.device.near_peers:
         return {trip_ns: choose(case.segment_bytes, ranks, trip_ns, registered, case.in_place)
                 for trip_ns in STATES_NS}
     if not reduces_all:
         name = "direct_pull" if world.device.near_peers or registered else "direct_push"
+        chunks = not registered and case.collective.name != "sendrecv"  # which has shorter ones
+        if world.device.near_peers and chunks and case.segment_bytes >= 4 << 20:
+            name += "+128K"
     elif world.memory == "host_staged":
         name = choose_through_host(case.segment_bytes, ranks, registered)
     else:

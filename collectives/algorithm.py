@@ -191,7 +191,8 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
 def _library_traffic(ranks: int, case: Case) -> Traffic:
     """A lower bound for every algorithm: each rank must receive the data that it lacks."""
     each_way, own = case.collective.least_bytes(case.segment_bytes, ranks)
-    return Traffic(1, ((each_way, each_way),), own)
+    legs = sendrecv.LEGS.get(case.shape.get("way", ""), 1)
+    return Traffic(legs, ((each_way, each_way),) * legs, own)
 
 
 LIBRARY = Algorithm(

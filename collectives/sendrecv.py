@@ -5,6 +5,7 @@ from functools import partial
 from collectives.collective import Traffic
 from collectives.operation import Algorithm, Bound, Case, World, bind_kernel
 
+LEGS = {"one_way": 1, "ping_pong": 2}
 # The receiver starts after the first chunk. sendrecv.cu has room for 8 in each half of a slab.
 MOST_CHUNK_BYTES, NEAR_CHUNK_BYTES = 64 << 10, 16 << 10
 
@@ -17,10 +18,11 @@ def _bind(direction: str, world: World, case: Case) -> Bound:
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
-    """One way. Over registered buffers both ranks of a pair move half of the message."""
-    registered = case.variant == "registered"
+    """Leg by leg. Over registered buffers both ranks of a pair move half of the message, and a
+    flag before the first leg tells that the buffers are free."""
+    registered, legs = case.variant == "registered", LEGS[case.shape["way"]]
     moved = case.segment_bytes // 2 if registered else case.segment_bytes
-    return Traffic(2 if registered else 1, ((moved, moved),) if ranks > 1 else (), 0)
+    return Traffic(legs + registered, ((moved, moved),) * legs if ranks > 1 else (), 0)
 
 
 ALGORITHMS = (

@@ -32,6 +32,7 @@ ROW_ALIGNMENT = 64  # bytes; of a row in a slab
 # Rows that a GPU's block finishes before it signals: 4096 rows then occupy 128 blocks. A CPU
 # finishes a whole segment, because each further flag cost 0.2 to 0.4 us.
 BLOCK_ROWS, BLOCK_THREADS = 32, 256
+CPU_STEPS = 4  # of a segment: a CPU sums one while the peer computes the next
 EPSILON = 1e-5
 MAPPED = "a fused benchmark begins with mapped memory"
 UNIT_CODES = 64  # elements that are quantised at once: two of the widest packs
@@ -156,7 +157,8 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     macros = {"TOKENS": str(case.tokens), "WEIGHT": WEIGHTS[case.weight_type].element}
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)
     structure = Gemv.from_buffer_copy(case.layer)
-    structure.step_rows = structure.hidden if world.device.near_peers else BLOCK_ROWS
+    step_rows = -(-structure.hidden // (CPU_STEPS * ranks * 64)) * 64  # whole groups of tiles
+    structure.step_rows = step_rows if world.device.near_peers else BLOCK_ROWS
     memory = attached(world, arguments, structure)
     step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
     return Operation(step, world.device.caller(step), keep=memory)

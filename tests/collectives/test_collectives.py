@@ -10,7 +10,7 @@ from bench.harness import verify
 from collectives.algorithm import ALGORITHMS, STATES_NS, choose, choose_on_gpus
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
 from collectives.library.mpi import types_of
-from collectives.operation import World
+from collectives.operation import Case, World
 from collectives.peer_buffer import HALF_BYTES, half_for
 from tests.kernels.broken_kernels import SENTINEL, Patch, apply, tree
 from tests.launch import ROOT, count, few, mpirun
@@ -186,6 +186,18 @@ def test_auto_on_gpus_stores_first_and_sends_fewer_bytes_the_longer_a_message_is
         assert registered == {"one_shot_pull", "two_shot_push"}
     assert choose_on_gpus(32 << 10, 2, False) == "one_shot_ll"
     assert choose_on_gpus(33 << 10, 2, False) == "one_shot_push", "packets have no room for more"
+
+
+@pytest.mark.parametrize("variant", ["copied", "registered"])
+def test_the_bound_of_a_message_there_and_back_counts_both_legs(variant):
+    for name in ("library", "direct_pull"):
+        one_way, ping_pong = (ALGORITHMS["sendrecv"][name].traffic(2, Case(
+            COLLECTIVES["sendrecv"], 1024, DATATYPES["float32"], "none", 0, 0, variant=variant, shape={"way": way}))
+            for way in ("one_way", "ping_pong"))
+        assert one_way
+        assert ping_pong
+        assert ping_pong.stages == 2 * one_way.stages
+        assert ping_pong.hops == one_way.hops + 1
 
 
 def test_slabs_hold_four_chunks_of_a_message_and_stay_small_on_a_cpu():

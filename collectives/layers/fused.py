@@ -29,10 +29,9 @@ from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Module, Step
 
 ROW_ALIGNMENT = 64  # bytes; of a row in a slab
-# Rows that a GPU's block finishes before it signals: 4096 rows then occupy 128 blocks. A CPU
-# finishes a whole segment, because each further flag cost 0.2 to 0.4 us.
+# Rows that a GPU's block finishes before it signals: 4096 rows then occupy 128 blocks.
 BLOCK_ROWS, BLOCK_THREADS = 32, 256
-CPU_STEPS = 4  # of a segment: a CPU sums one while the peer computes the next
+CPU_STEPS = 4  # of a segment: more flags cost more than they save (docs/experiments/performance.md)
 EPSILON = 1e-5
 MAPPED = "a fused benchmark begins with mapped memory"
 UNIT_CODES = 64  # elements that are quantised at once: two of the widest packs

@@ -7,13 +7,16 @@ from collectives.operation import Algorithm, Bound, Case, World, bind_kernel
 
 LEGS = {"one_way": 1, "ping_pong": 2}
 # The receiver starts after the first chunk. sendrecv.cu has room for 8 in each half of a slab.
-MOST_CHUNK_BYTES, NEAR_CHUNK_BYTES = 64 << 10, 16 << 10
+MOST_CHUNK_BYTES = 64 << 10
+# Between CPU cores a flag costs little: chunks of a message from so many bytes on.
+NEAR_CHUNKS = {2 << 20: MOST_CHUNK_BYTES, 512 << 10: 32 << 10, 0: 16 << 10}
 
 
 def _bind(direction: str, world: World, case: Case) -> Bound:
     room_bytes = MOST_CHUNK_BYTES
-    if world.device.near_peers and not case.build.chunk_bytes:  # a flag costs little
-        room_bytes = min(room_bytes, max(NEAR_CHUNK_BYTES, case.segment_bytes // 32))
+    if world.device.near_peers and not case.build.chunk_bytes:
+        room_bytes = next(chunk for least, chunk in NEAR_CHUNKS.items()
+                          if case.segment_bytes >= least)
     return bind_kernel(world, case, "sendrecv", f"{case.shape['way']}_{direction}", room_bytes)
 
 

@@ -127,7 +127,7 @@ DEVICE void store_pack(char* to, long i, pack p) {
 // Destinations of a reduction. A user's buffer may start anywhere.
 template <bool STREAM> struct Destination {
   char* at;
-  DEVICE bool aligned() const { return is_aligned(at, STREAM); }
+  DEVICE bool aligned() const { return is_aligned(at); }
   template <class Place> DEVICE void put(Place place, int k, pack p) const {
     place.store(at, k, p, STREAM);
   }

@@ -13,7 +13,7 @@ struct Timer {
   }
 };
 
-DEVICE bool is_aligned(const char* p, bool = false) { return ((u64)p & 15) == 0; }
+DEVICE bool is_aligned(const char* p) { return ((u64)p & 15) == 0; }
 constexpr unsigned PAGE_PACKS = 0;
 DEVICE void fence_streams() {}  // the end of a kernel is a fence
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) {

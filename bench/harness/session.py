@@ -79,8 +79,8 @@ class Session:
 
     @cached_property
     def link_probe(self) -> tuple[Step, Memory] | None:
-        """Bounces a flag between pairs of ranks, and stores the mean round trip in ns; None where
-        no memory is mapped. All ranks make it together. Raises Disagreement."""
+        """Bounces a flag between pairs of ranks, and stores the round trip in ns; None where no
+        memory is mapped. All ranks make it together. Raises Disagreement."""
         if isinstance(self.world.peers, Unsupported):
             return None
         trips = SHARED_PING_PONGS if self.world.peers.kind == "same_device" else PING_PONGS

@@ -85,7 +85,7 @@ def perform_from_python(session: Session, iteration: Iteration, actions: Sequenc
 
 
 def round_trip_ns(session: Session) -> float:
-    """This rank's mean round trip of the flag; 0 without a partner or mapped memory."""
+    """This rank's round trip of the flag; 0 without a partner or mapped memory."""
     if session.link_probe is None:
         return 0.0
     step, trip_ns = session.link_probe

@@ -21,13 +21,14 @@ class Place(NamedTuple):
 
 
 def pin(communicator: Communicator) -> Place:
-    """Binds each rank to a core, unless cores are too few or the launcher did it; collective."""
+    """Binds each rank to a core, and more ranks than cores to these in turn, unless the launcher
+    did it; collective."""
     allowed = sorted(os.sched_getaffinity(0))
     masks = _on_host(communicator, allowed)
     every_cpu = set[int]().union(*masks.values())
     crowded, index = len(every_cpu) < len(masks), sorted(masks).index(communicator.rank)
-    if not crowded and all(mask == allowed for mask in masks.values()):
-        os.sched_setaffinity(0, {one_per_core(allowed)[index]})
+    if all(mask == allowed for mask in masks.values()):
+        os.sched_setaffinity(0, {one_per_core(allowed)[index % len(allowed)]})
     cpus = sorted(os.sched_getaffinity(0))
     taken = set[int]().union(*_on_host(communicator, cpus).values())  # hosts differ: all call it
     if crowded:

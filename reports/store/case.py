@@ -54,7 +54,7 @@ def is_peer(case: CaseFields) -> bool:
 
 def find_states(blocks: Sequence[Block], least_share: float = 1 / 3) -> LinkStates:
     """Clusters the round trips before and after each block, without looking at the times. The link
-    never settled if no state has `least_share` of the blocks, as if ranks share cores."""
+    never settled if no state has `least_share` of the blocks."""
     trips_ns = [round_trip_ns(block) for block in blocks]
     probed = [trip for trip in trips_ns if trip]
     labels = iter(link_states(np.log(probed)).tolist() if probed else [])

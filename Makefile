@@ -68,6 +68,7 @@ $(if $(filter allreduce,$(BENCH)),@$(2)/bin/mpiexec -n $(RANKS) $(2)/bin/python 
 endef
 peers $(PEERS_OUT).toml: export OMPI_ALLOW_RUN_AS_ROOT = 1
 peers $(PEERS_OUT).toml: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+peers $(PEERS_OUT).toml: export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 $(PEERS_OUT).toml: | setup $(PEERS:%=.venv-%/.installed)
 	@rm -f $@.part
 	$(call TUNE,mpich,$(VENV))

@@ -17,7 +17,8 @@ THREAD_LEVELS = "--mpi-thread-level=single", "--mpi-thread-level=multiple"
 INTEL_PRESETS = {"all_reduce": ("ALLREDUCE", 32), "all_gather": ("ALLGATHER", 6),
                  "reduce_scatter": ("REDUCE_SCATTER_BLOCK", 4), "alltoall": ("ALLTOALL", 18)}
 INTEL = ["FABRICS=shm", "SHM=bdw_sse", "SHM=bdw_avx2", "SHM=skx_avx512", "SHM=icx",
-         "SHM_CELL_FWD_SIZE=32768", "SHM_CELL_FWD_SIZE=262144", "SHM_HEAP=1", "SHM_CMA=1"]
+         "SHM_CELL_FWD_SIZE=32768", "SHM_CELL_FWD_SIZE=262144", "SHM_HEAP=1", "SHM_CMA=1",
+         "THREAD_YIELD=2", "THREAD_YIELD=3", "WAIT_MODE=1"]  # for more ranks than cores
 
 # The number of algorithms of the component `tuned` for each collective.
 OPEN_MPI_ALGORITHMS = {"all_reduce": ("allreduce", 7), "all_gather": ("allgather", 7),
@@ -30,7 +31,8 @@ OPEN_MPI_ALLREDUCE = [  # the component `sm`, and the segmented ring of `tuned`
 OPEN_MPI = ["smsc=^cma", "btl_sm_eager_limit=32768",
             "btl_sm_eager_limit=131072 btl_sm_rndv_eager_limit=131072",
             "btl_sm_max_send_size=131072", "btl_sm_max_send_size=1048576",
-            "btl_sm_fbox_size=65536", "pml=ucx pml_ucx_tls=any pml_ucx_devices=any", "pml=cm"]
+            "btl_sm_fbox_size=65536", "pml=ucx pml_ucx_tls=any pml_ucx_devices=any", "pml=cm",
+            "mpi_yield_when_idle=1"]
 
 MPICH_ALGORITHMS = {
     "all_reduce": ("ALLREDUCE", "nb recursive_doubling recursive_multiplying ring tree recexch "
@@ -49,7 +51,7 @@ MPICH_DEVICE = {  # collectives of its shared-memory device, which replace the a
     "alltoall": ["ALLTOALL_POSIX_INTRA_ALGORITHM=ipc_read"]}
 MPICH = ["DEVICE_COLLECTIVES=none", "CH4_CMA_ENABLE=0", "CH4_IPC_CMA_P2P_THRESHOLD=65536",
          "CH4_IPC_CMA_P2P_THRESHOLD=524288", "CH4_SHM_POSIX_IQUEUE_CELL_SIZE=16384",
-         "CH4_NETMOD=ofi", "NOLOCAL=1"]
+         "CH4_NETMOD=ofi", "NOLOCAL=1", "POLLS_BEFORE_YIELD=10", "POSIX_POLL_FREQUENCY=10"]
 
 
 def settings_for(library: str, collective: str) -> list[Setting]:

@@ -36,18 +36,18 @@ _FAMILIES = {
         CH4_CMA_ENABLE CH4_IPC_CMA_P2P_THRESHOLD CH4_NETMOD CH4_OFI_EAGER_THRESHOLD CH4_SHM
         CH4_SHM_POSIX_EAGER CH4_SHM_POSIX_IQUEUE_CELL_SIZE CH4_SHM_POSIX_IQUEUE_NUM_CELLS
         CH4_XPMEM_ENABLE COLLECTIVE_FALLBACK COLL_SHM_LIMIT_PER_NODE DEFAULT_THREAD_LEVEL
-        DEVICE_COLLECTIVES NOLOCAL NUM_CLIQUES ODD_EVEN_CLIQUES POSIX_NUM_COLLS_THRESHOLD
-        POSIX_POLL_FREQUENCY REDUCE_INTRANODE_BUFFER_TOTAL_SIZE
+        DEVICE_COLLECTIVES NOLOCAL NUM_CLIQUES ODD_EVEN_CLIQUES POLLS_BEFORE_YIELD
+        POSIX_NUM_COLLS_THRESHOLD POSIX_POLL_FREQUENCY REDUCE_INTRANODE_BUFFER_TOTAL_SIZE
         REDUCE_SCATTER_BLOCK_INTRA_ALGORITHM""",
     "OMPI_MCA_": """
         btl btl_sm_eager_limit btl_sm_fbox_size btl_sm_max_send_size btl_sm_rndv_eager_limit coll
         coll_sm_fragment_size coll_sm_priority coll_tuned_allgather_algorithm
         coll_tuned_allreduce_algorithm coll_tuned_allreduce_algorithm_segmentsize
         coll_tuned_alltoall_algorithm coll_tuned_reduce_scatter_block_algorithm
-        coll_tuned_use_dynamic_rules pml pml_ucx_devices pml_ucx_tls smsc""",
+        coll_tuned_use_dynamic_rules mpi_yield_when_idle pml pml_ucx_devices pml_ucx_tls smsc""",
     "I_MPI_": """
         ADJUST_ALLGATHER ADJUST_ALLREDUCE ADJUST_ALLTOALL ADJUST_REDUCE_SCATTER_BLOCK FABRICS PIN
-        SHM SHM_CELL_FWD_SIZE SHM_CMA SHM_HEAP""",
+        SHM SHM_CELL_FWD_SIZE SHM_CMA SHM_HEAP THREAD_YIELD WAIT_MODE""",
     "NCCL_": """
         ALGO BUFFSIZE CUMEM_ENABLE LAUNCH_ORDER_IMPLICIT MAX_CTAS MAX_NCHANNELS MIN_CTAS
         MIN_NCHANNELS MULTI_RANK_GPU_ENABLE NTHREADS NVLS_ENABLE P2P_DISABLE P2P_LEVEL PROTO

@@ -49,25 +49,39 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
     """The default all-reduce of CPUs between which a flag goes there and back in `trip_ns`: limits
     that were measured (docs/experiments/performance.md).
 
-    Copied, a second step costs a trip: one step is faster up to 256 B for each ns of the trip.
-    Registered, direct sums save a pass, but store into lines that the peer has read: they win from
-    4096 B for each ns on, or, around the caches of cores without a common one, from 256 KiB on. In
-    place a rank stores into lines that it has just read itself, so direct sums always win. More
-    than two ranks were measured on two cores only, where each step may wait for a core."""
+    Registered, direct sums save a pass, but store into lines that the peer has read: two ranks gain
+    from 4096 B for each ns of the trip on, or, around the caches of cores without a common one,
+    from 256 KiB on. Shorter messages go through slabs between such cores: there places change
+    hands. In place a rank stores into lines that it has just read, so direct sums always win."""
+    is_far, is_long = trip_ns >= FAR_NS, size_bytes > 16 << 20
+    over_slabs = choose_copied(size_bytes, ranks, trip_ns)
     if not registered:
-        if size_bytes * (ranks - 1) <= 256 * trip_ns:
-            return "one_shot_pull"
-        short_chunks = "+128K" * (size_bytes >= 512 << 10 and ranks == 2)
-        return "two_shot" + ("+ntr" * (size_bytes > 16 << 20) or short_chunks)
+        return over_slabs
     if in_place:
         return "two_shot_direct"
-    if ranks > 2:
-        return "two_shot_push" if size_bytes < ranks << 18 else "two_shot_direct"
-    if size_bytes < (256 << 10 if trip_ns >= FAR_NS else 4096 * trip_ns):
+    if is_far and size_bytes < (256 << 10 if ranks == 2 else 4 << 20):
+        return f"{over_slabs}+slabs"
+    if ranks > 2 and size_bytes <= 32 << 10:
+        return f"{over_slabs}+slabs"
+    if not is_far and ranks == 2 and size_bytes < 4096 * trip_ns:
         return "two_shot"
+    if not is_far and ranks > 2 and size_bytes < ranks << 17:
+        return "two_shot_push"
     # Without a cache in common, or beyond it, stores go around the caches.
-    build = "+nt" * (trip_ns >= FAR_NS or size_bytes > 8 << 20)
-    return f"two_shot_direct{build}" + "+ntr" * (size_bytes > 16 << 20 and trip_ns < FAR_NS)
+    build = "+nt" * (is_far or size_bytes > 8 << 20) + "+ntr" * (is_long and not is_far)
+    return f"two_shot_direct{build}"
+
+
+def choose_copied(size_bytes: int, ranks: int, trip_ns: float) -> str:
+    """The same for buffers that are not registered. A second step costs a trip: one step is faster
+    up to 256 B for each ns of the trip, and with more than two ranks up to 32 KiB. These were
+    measured on two cores only, where each step may wait for a core."""
+    if size_bytes <= (256 * trip_ns if ranks == 2 else 32 << 10):
+        return "one_shot_pull"
+    if 2 < ranks <= 4 and trip_ns >= FAR_NS and size_bytes <= 4 << 20:
+        return "two_shot_push"
+    short_chunks = "+128K" * (size_bytes >= 512 << 10 and ranks == 2)
+    return "two_shot" + ("+ntr" * (size_bytes > 16 << 20) or short_chunks)
 
 
 def choose_through_host(size_bytes: int, ranks: int, registered: bool) -> str:
@@ -92,23 +106,30 @@ def choose_on_gpus(size_bytes: int, ranks: int, registered: bool) -> str:
     return "one_shot_push" if sent_bytes <= 512 << 10 else "two_shot_push"
 
 
+def choose_direct(collective: str, size_bytes: int, trip_ns: float, registered: bool) -> str:
+    """The default on CPUs of a collective other than all-reduce: the fewest stores, in short chunks
+    if a message exceeds a cache. Over registered buffers a message needs a flag more."""
+    if collective == "sendrecv":  # whose chunks are shorter
+        return "direct_pull" + "+slabs" * (
+            registered and trip_ns >= FAR_NS and size_bytes <= 16 << 10)
+    return "direct_pull" + "+128K" * (not registered and size_bytes >= 4 << 20)
+
+
 def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[float, str]:
-    """By a flag's round trip in ns; on GPUs only one. Without an all-reduce a direct form: the
-    fewest stores on CPUs, in short chunks if a message exceeds a cache; stores alone on GPUs."""
+    """By a flag's round trip in ns; on GPUs only one."""
     ranks, registered = world.communicator.size, case.variant == "registered"
-    if reduces_all and world.device.near_peers:
-        return {trip_ns: choose(case.segment_bytes, ranks, trip_ns, registered, case.in_place)
+    size_bytes = case.segment_bytes
+    if world.device.near_peers and reduces_all:
+        return {trip_ns: choose(size_bytes, ranks, trip_ns, registered, case.in_place)
+                for trip_ns in STATES_NS}
+    if world.device.near_peers:
+        return {trip_ns: choose_direct(case.collective.name, size_bytes, trip_ns, registered)
                 for trip_ns in STATES_NS}
     if not reduces_all:
-        name = "direct_pull" if world.device.near_peers or registered else "direct_push"
-        chunks = not registered and case.collective.name != "sendrecv"  # which has shorter ones
-        if world.device.near_peers and chunks and case.segment_bytes >= 4 << 20:
-            name += "+128K"
-    elif world.memory == "host_staged":
-        name = choose_through_host(case.segment_bytes, ranks, registered)
-    else:
-        name = choose_on_gpus(case.segment_bytes, ranks, registered)
-    return {FAR_NS: name}
+        return {FAR_NS: "direct_pull" if registered else "direct_push"}
+    through_host = world.memory == "host_staged"
+    choose_far = choose_through_host if through_host else choose_on_gpus
+    return {FAR_NS: choose_far(size_bytes, ranks, registered)}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 # The words of a build, by their last letter: the field, and the unit of its number.
 FLAGS = {"nt": ("stream_slab", 1), "ntr": ("stream_receive", 1), "swap": ("swap", 1),
-         "noswap": ("swap", 0)}
+         "noswap": ("swap", 0), "slabs": ("slabs", 1)}
 LIMITS = {"K": ("chunk_bytes", 1 << 10), "M": ("chunk_bytes", 1 << 20), "b": ("blocks", 1),
           "t": ("threads", 1)}
 
@@ -20,12 +20,13 @@ WITHOUT_SWAP = re.compile(
 class Build:
     """How a kernel is built, as in `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`: `nt` and
     `ntr` store around the caches, into the slab and into the receive buffer; with `swap` ranks
-    write where they last read, with `noswap` they do not. The others are upper limits; None leaves
-    the choice to the device."""
+    write where they last read, with `noswap` they do not. With `slabs` registered buffers are used
+    as if they were not. The others are upper limits; None leaves the choice to the device."""
 
     stream_slab: bool = False
     stream_receive: bool = False
     swap: int | None = None
+    slabs: bool = False
     chunk_bytes: int | None = None
     blocks: int | None = None
     threads: int | None = None
@@ -47,8 +48,8 @@ class Build:
                 name, unit = LIMITS[word[-1]]
                 value = int(word[:-1]) * unit
             else:
-                raise ValueError(f"{word!r} is not one of nt, ntr, swap, noswap, 128K, 16b "
-                                 "and 256t")
+                raise ValueError(f"{word!r} is not one of nt, ntr, swap, noswap, slabs, "
+                                 "128K, 16b and 256t")
             if name in fields:
                 raise ValueError(f"{word!r} sets {name} a second time")
             fields[name] = value

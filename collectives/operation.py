@@ -227,8 +227,17 @@ class Algorithm:
         if not words:
             return self
         build = Build.parse(words)
-        return replace(self, name=f"{self.name}+{words}",
-                       bind=lambda world, case: self.bind(world, replace(case, build=build)))
+        if build.slabs and not self.copied:
+            raise ValueError(f"{self.name} uses no slabs")
+
+        def changed(case: Case) -> Case:
+            return replace(case, build=build, variant="copied" if build.slabs else case.variant)
+
+        return replace(
+            self, name=f"{self.name}+{words}", copied=self.copied and not build.slabs,
+            registered=self.registered or build.slabs,
+            bind=lambda world, case: self.bind(world, changed(case)),
+            traffic=lambda ranks, case: self.traffic(ranks, changed(case)))
 
 
 def binder(stem: str, entry: str, chunks: Callable[[int], float],

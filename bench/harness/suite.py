@@ -19,7 +19,7 @@ from bench.harness.iteration import (
 )
 from bench.harness.options import FINE, SweepOptions, print_out
 from bench.harness.session import Session, require_memory
-from collectives.algorithm import ALGORITHMS, default_names, selected
+from collectives.algorithm import ALGORITHMS, default_names, named, selected
 from collectives.allreduce_copy_engine import shared_engine
 from collectives.collective import DATATYPES, Shape, between_bytes
 from collectives.operation import Algorithm, Case, Operation, Unsupported, World
@@ -159,7 +159,7 @@ def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
         if operation.signal_to_noise_db:
             header.snr_db = operation.signal_to_noise_db(session.options.seed)
         if operation.chosen and not is_library:
-            algorithm = axes.algorithms[operation.chosen.partition("+")[0]]
+            algorithm = named(axes.algorithms, operation.chosen)
     if world.node:
         least_bytes = between_bytes(world.communicator.nodes, case)
         header.bound_parts = {"between_bytes": least_bytes} if least_bytes else None

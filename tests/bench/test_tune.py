@@ -82,12 +82,13 @@ def test_a_name_says_how_a_kernel_is_built():
     assert Build.parse("1M+16b+256t") == Build(chunk_bytes=1 << 20, blocks=16, threads=256)
     assert Build.parse("swap") == Build(swap=1)
     assert Build.parse("noswap+nt") == Build(stream_slab=True, swap=0)
+    assert Build.parse("slabs") == Build(slabs=True)
     assert named(KNOWN, "two_shot+nt").name == "two_shot+nt"
 
 
 @pytest.mark.parametrize("words", ["nt+", "Swap", "NT", "128", "0K", "-1K", "128k", "b", "999999K"])
 def test_a_name_with_an_unknown_build_is_refused(words):
-    with pytest.raises(ValueError, match="is not one of nt, ntr, swap, noswap, 128K, 16b and 256t"):
+    with pytest.raises(ValueError, match="is not one of nt, ntr, swap, noswap, slabs, 128K, 16b and 256t"):
         named(KNOWN, f"two_shot+{words}")
 
 
@@ -103,7 +104,7 @@ def test_a_name_with_a_build_that_says_two_things_or_none_is_refused(words, sent
 def test_builds_are_measured_by_name_with_right_results(tmp_path):
     """16392 B leave a tail in every build, and no whole number of packs in the receive buffer."""
     names = ("one_shot_ll+noswap,one_shot_sentinel+swap,one_shot_push+nt+noswap,one_shot_pull+swap,two_shot+nt+ntr+64K,"
-             "two_shot_direct+swap,ring+32K+noswap,ring+ntr")
+             "two_shot_direct+swap,ring+32K+noswap,ring+ntr,two_shot+slabs")
     options = ("--sizes", "16392,1M", "-d", "half", "--algorithm", names, "-n", "2", "--mode", "isolated")
     _, result = run(tmp_path, *options)
     assert {case.algorithm for case in result.cases} == set(names.split(","))

@@ -1,13 +1,14 @@
 """Tests every algorithm against numpy in float64: any count, type, operation and alignment, in place or not, one to
 eight ranks."""
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
 import pytest
 
 from bench.harness import verify
-from collectives.algorithm import ALGORITHMS, STATES_NS, choose, choose_on_gpus
+from collectives.algorithm import ALGORITHMS, STATES_NS, choose, choose_on_gpus, named
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
 from collectives.library.mpi import types_of
 from collectives.operation import Case, World
@@ -154,11 +155,30 @@ def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones(
     assert [names.count("one_shot_pull") for names in (near, middle, far)] == [3, 4, 6]  # up to 16, 32 and 128 KiB
     for names in (near, middle, far):
         assert list(dict.fromkeys(names)) == ["one_shot_pull", "two_shot", "two_shot+128K", "two_shot+ntr"]
-    assert choose(16 << 10, 8, 100.0, registered=False) == "two_shot"
-    copied, registered = ([choose(size, 4, 100.0, is_registered) for size in (512 << 10, 1 << 20, 32 << 20)]
-                          for is_registered in (False, True))
-    assert copied == ["two_shot", "two_shot", "two_shot+ntr"]
-    assert registered == ["two_shot_push", "two_shot_direct", "two_shot_direct"]
+
+
+def test_auto_with_more_ranks_than_two_chooses_by_the_link_too():
+    sizes = 32 << 10, 256 << 10, 1 << 20, 8 << 20, 32 << 20
+    chosen = {(ranks, trip_ns, registered): [choose(size, ranks, trip_ns, registered) for size in sizes]
+              for ranks in (4, 8) for trip_ns in (100.0, 512.0) for registered in (False, True)}
+    copied = ["one_shot_pull", "two_shot", "two_shot", "two_shot", "two_shot+ntr"]
+    assert chosen[4, 100.0, False] == chosen[8, 100.0, False] == chosen[8, 512.0, False] == copied
+    assert chosen[4, 512.0, False] == ["one_shot_pull", "two_shot_push", "two_shot_push", *copied[3:]]
+    direct, around = ["two_shot_direct"] * 2, ["two_shot_direct+nt"] * 2
+    assert chosen[4, 100.0, True] == ["one_shot_pull+slabs", "two_shot_push", *direct, "two_shot_direct+nt+ntr"]
+    assert chosen[8, 512.0, True] == [f"{name}+slabs" for name in copied[:3]] + around
+
+
+def test_a_build_over_slabs_has_only_a_registered_variant_and_moves_what_the_copied_one_moves():
+    algorithms = ALGORITHMS["all_reduce"]
+    built = named(algorithms, "two_shot+slabs")
+    assert built.variants(cast(World, None)) == ("registered",)
+    case = Case(ALL_REDUCE, 1024, DATATYPES["float32"], "sum", 0, 0, variant="registered")
+    copied = built.traffic(2, case)
+    assert copied == algorithms["two_shot"].traffic(2, replace(case, variant="copied"))
+    assert copied != algorithms["two_shot"].traffic(2, case)
+    with pytest.raises(ValueError, match="two_shot_direct uses no slabs"):
+        named(algorithms, "two_shot_direct+slabs")
 
 
 def test_direct_sums_have_no_copied_variant():
@@ -173,7 +193,7 @@ def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_lon
     direct, around = "two_shot_direct", "two_shot_direct+nt"
     assert near == ["two_shot"] * 2 + [direct] * 3 + [around, f"{around}+ntr"]
     assert middle == ["two_shot"] * 3 + [direct] * 2 + [around, f"{around}+ntr"]
-    assert far == ["two_shot"] + [around] * 6
+    assert far == ["one_shot_pull+slabs"] + [around] * 6
     assert choose(16 << 10, 2, 100.0, registered=True, in_place=True) == direct
 
 

@@ -55,7 +55,7 @@ BAD = [
     ("allreduce --algorithm two_shott,library", "unknown algorithm 'two_shott': did you mean two_shot?"),
     ("allreduce --algorithm two_sht+nt", "unknown algorithm 'two_sht': did you mean two_shot?"),
     ("allreduce --algorithm two_shot+fast",
-     "algorithm 'two_shot+fast': 'fast' is not one of nt, ntr, swap, noswap, 128K, 16b and 256t"),
+     "algorithm 'two_shot+fast': 'fast' is not one of nt, ntr, swap, noswap, slabs, 128K, 16b and 256t"),
     ("allreduce --algorithm library+nt", "algorithm 'library+nt': library is not ours to build"),
     ("allreduce -d flaot", "unknown datatype 'flaot': did you mean float?"),
     ("allreduce -o summ", "unknown operation 'summ': did you mean sum?"),

@@ -53,7 +53,7 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
     from 4096 B for each ns of the trip on, or, around the caches of cores without a common one,
     from 256 KiB on. Shorter messages go through slabs between such cores: there places change
     hands. In place a rank stores into lines that it has just read, so direct sums always win."""
-    is_far, is_long = trip_ns >= FAR_NS, size_bytes > 16 << 20
+    is_far = trip_ns >= FAR_NS
     over_slabs = choose_copied(size_bytes, ranks, trip_ns)
     if not registered:
         return over_slabs
@@ -68,8 +68,9 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
     if not is_far and ranks > 2 and size_bytes < ranks << 17:
         return "two_shot_push"
     # Without a cache in common, or beyond it, stores go around the caches.
-    build = "+nt" * (is_far or size_bytes > 8 << 20) + "+ntr" * (is_long and not is_far)
-    return f"two_shot_direct{build}"
+    stores = "+nt" * (is_far or size_bytes > 8 << 20)
+    stores += "+ntr" * (size_bytes > 16 << 20 and ranks == 2 and not is_far)
+    return f"two_shot_direct{stores}"
 
 
 def choose_copied(size_bytes: int, ranks: int, trip_ns: float) -> str:

@@ -140,8 +140,8 @@ def test_the_flag_is_as_fast_as_in_a_minimal_loop():
 
 def test_ranks_that_share_cores_still_measure_the_link_and_not_the_scheduler(tmp_path):
     """A mean over 100 round trips of four ranks on two cores took 0.3 to 17 us. A flag takes 0.1 to 0.6 us."""
-    done = mpirun(4, "-m", "bench.allreduce", "--sizes", "64K", "--algorithm", "two_shot", "--mode", "isolated", "-n", "9",
-                  "--lean", "--out", str(tmp_path))
+    options = ("--sizes", "64K", "--algorithm", "two_shot", "--mode", "isolated", "-n", "9", "--lean")
+    done = mpirun(4, "-m", "bench.allreduce", *options, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     [path] = tmp_path.glob("*.jsonl")
     trips_ns = [trip for block in read(str(path)).blocks for trip in block.link_rtt_ns or ()]

@@ -165,7 +165,7 @@ def test_auto_with_more_ranks_than_two_chooses_by_the_link_too():
     assert chosen[4, 100.0, False] == chosen[8, 100.0, False] == chosen[8, 512.0, False] == copied
     assert chosen[4, 512.0, False] == ["one_shot_pull", "two_shot_push", "two_shot_push", *copied[3:]]
     direct, around = ["two_shot_direct"] * 2, ["two_shot_direct+nt"] * 2
-    assert chosen[4, 100.0, True] == ["one_shot_pull+slabs", "two_shot_push", *direct, "two_shot_direct+nt+ntr"]
+    assert chosen[4, 100.0, True] == ["one_shot_pull+slabs", "two_shot_push", *direct, "two_shot_direct+nt"]
     assert chosen[8, 512.0, True] == [f"{name}+slabs" for name in copied[:3]] + around
 
 

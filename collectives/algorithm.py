@@ -111,6 +111,8 @@ def choose_direct(collective: str, size_bytes: int, trip_ns: float, registered: 
     """The default on CPUs of a collective other than all-reduce: the fewest stores, in short chunks
     if a message exceeds a cache. Over registered buffers a message needs a flag more."""
     if collective == "sendrecv":  # whose chunks are shorter
+        if not registered and trip_ns < FAR_NS and size_bytes > 16 << 20:
+            return "direct_push+ntr"
         return "direct_pull" + "+slabs" * (
             registered and trip_ns >= FAR_NS and size_bytes <= 16 << 10)
     return "direct_pull" + "+128K" * (not registered and size_bytes >= 4 << 20)
@@ -182,7 +184,10 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
 
     def bind_named(world: World, case: Case, name: str) -> Bound:
         bound = named(by_name, name).bind(world, case)
-        return replace(bound, chosen=name) if isinstance(bound, Operation) else bound
+        if isinstance(bound, Operation):
+            return replace(bound, chosen=name)
+        base, _, words = name.partition("+")  # stores around the caches do not fit every message
+        return bind_named(world, case, base) if words else bound
 
     def operations(world: World, case: Case, names: Mapping[float, str]) -> dict[float, Operation]:
         bound = {state_ns: bind_named(world, case, name) for state_ns, name in names.items()}

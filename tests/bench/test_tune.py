@@ -122,6 +122,13 @@ def test_builds_are_measured_by_name_with_right_results(tmp_path):
     assert reasons["ring+ntr", 16392].startswith("stores around the caches take whole packs")
 
 
+def test_auto_takes_messages_that_are_no_whole_packs(tmp_path):
+    """From 16 MiB on it stores results around the caches, which takes whole packs."""
+    _, result = run(tmp_path, "--sizes", "17825796", "--algorithm", "auto", "-n", "2", "--mode", "isolated")
+    assert {(case.variant, case.status) for case in result.cases} == {("copied", "ok"), ("registered", "ok")}
+    assert next(case.chosen for case in result.cases if case.variant == "copied") == "two_shot"
+
+
 # -- the search
 
 def test_an_unwritable_table_is_refused_before_the_search(tmp_path):

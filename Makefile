@@ -28,7 +28,7 @@ WHEEL_emulated := tinygrad==0.14.0; python_version>='3.11'
 WHEEL_reframe := ReFrame-HPC>=4.10
 EMULATOR := $(or $(WIRETAX_EMULATOR),../shared/emulator)
 BENCH ?= allreduce
-PEERS_OUT ?= $(if $(filter allreduce,$(BENCH)),peers,peers-$(BENCH))
+PEERS_OUT ?= peers$(if $(filter-out allreduce,$(BENCH)),-$(BENCH))$(if $(filter-out 2,$(RANKS)),-$(RANKS))
 PEERS_PAIRS ?= 6
 PEERS_TUNE_S ?= 300
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
@@ -68,7 +68,9 @@ $(if $(filter allreduce,$(BENCH)),@$(2)/bin/mpiexec -n $(RANKS) $(2)/bin/python 
 endef
 peers $(PEERS_OUT).toml: export OMPI_ALLOW_RUN_AS_ROOT = 1
 peers $(PEERS_OUT).toml: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+ifneq ($(shell test $(RANKS) -gt $$(nproc); echo $$?),1)  # with it Open MPI binds no rank
 peers $(PEERS_OUT).toml: export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
+endif
 $(PEERS_OUT).toml: | setup $(PEERS:%=.venv-%/.installed)
 	@rm -f $@.part
 	$(call TUNE,mpich,$(VENV))

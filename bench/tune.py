@@ -65,7 +65,7 @@ def candidates(size_bytes: int, far_peers: bool, memory: str = "mapped") -> Iter
             yield "+".join(filter(None, (algorithm, store, cut)))
         if far_peers and algorithm != DIRECT.name:  # on CPUs every build swaps
             yield f"{algorithm}+swap"
-        # Between cores without a common cache lines that change hands are worth a copy.
+        # Between cores that share no cache, a copy into lines that change hands pays off.
         if not far_peers and algorithm in ("one_shot_pull", "two_shot") and size_bytes <= 1 << 20:
             yield f"{algorithm}+slabs"
     if far_peers and memory == "mapped":

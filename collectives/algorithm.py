@@ -2,7 +2,7 @@
 bench.tune measured as best here, or a choice that is reasonable everywhere."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from collectives import allgather, alltoall, hierarchical, quantized, reduce_scatter, sendrecv
@@ -52,7 +52,8 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
     Registered, direct sums save a pass, but store into lines that the peer has read: two ranks gain
     from 4096 B for each ns of the trip on, or, around the caches of cores without a common one,
     from 256 KiB on. Shorter messages go through slabs between such cores: there places change
-    hands. In place a rank stores into lines that it has just read, so direct sums always win."""
+    hands. In place a rank stores into lines that it has just read, so direct sums always win. More
+    ranks gain from direct sums later, since all but one of them store for a peer."""
     is_far = trip_ns >= FAR_NS
     over_slabs = choose_copied(size_bytes, ranks, trip_ns)
     if not registered:
@@ -74,9 +75,9 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
 
 
 def choose_copied(size_bytes: int, ranks: int, trip_ns: float) -> str:
-    """The same for buffers that are not registered. A second step costs a trip: one step is faster
-    up to 256 B for each ns of the trip, and with more than two ranks up to 32 KiB. These were
-    measured on two cores only, where each step may wait for a core."""
+    """The default for buffers that are not registered. A second step costs a trip: between two
+    ranks one step is faster up to 256 B for each ns of the trip, between more up to 32 KiB. More
+    than two were measured on two cores only, where each step may wait for a core."""
     if size_bytes <= (256 * trip_ns if ranks == 2 else 32 << 10):
         return "one_shot_pull"
     if 2 < ranks <= 4 and trip_ns >= FAR_NS and size_bytes <= 4 << 20:
@@ -157,6 +158,11 @@ def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
     return max(rtt_a_ns, rtt_b_ns) <= SAME_STATE_RATIO * min(rtt_a_ns, rtt_b_ns)
 
 
+def nearest_state(states_ns: Iterable[float], trip_ns: float) -> float:
+    """The state of the link, by its round trip, that is nearest to this round trip."""
+    return min(states_ns, key=lambda state_ns: abs(math.log(state_ns / trip_ns)))
+
+
 def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int, memory: str,
                 hosts: int = 1) -> list[TunedChoice]:
     """The best algorithm for the case's mode in each tuned state of the link, at the nearest size
@@ -186,13 +192,14 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
         bound = named(by_name, name).bind(world, case)
         if isinstance(bound, Operation):
             return replace(bound, chosen=name)
-        base, _, words = name.partition("+")  # stores around the caches do not fit every message
-        return bind_named(world, case, base) if words else bound
+        # Stores around the caches do not fit every message. Peers need not know how a rank stores.
+        plain = "+".join(word for word in name.split("+") if word not in ("nt", "ntr"))
+        return bind_named(world, case, plain) if plain != name else bound
 
     def operations(world: World, case: Case, names: Mapping[float, str]) -> dict[float, Operation]:
-        bound = {state_ns: bind_named(world, case, name) for state_ns, name in names.items()}
-        return {state_ns: operation for state_ns, operation in bound.items()
-                if isinstance(operation, Operation)}
+        bound = {name: bind_named(world, case, name) for name in dict.fromkeys(names.values())}
+        return {state_ns: operation for state_ns, name in names.items()
+                if isinstance(operation := bound[name], Operation)}
 
     def bind(world: World, case: Case) -> Bound:
         ranks, between = world.communicator, world.node and hierarchical.FLAT.name in by_name

@@ -20,8 +20,8 @@ WITHOUT_SWAP = re.compile(
 class Build:
     """How a kernel is built, as in `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`: `nt` and
     `ntr` store around the caches, into the slab and into the receive buffer; with `swap` ranks
-    write where they last read, with `noswap` they do not. With `slabs` registered buffers are used
-    as if they were not. The others are upper limits; None leaves the choice to the device."""
+    write where they last read, with `noswap` they do not. `slabs` treats registered buffers as
+    unregistered. The others are upper limits; None leaves the choice to the device."""
 
     stream_slab: bool = False
     stream_receive: bool = False

@@ -4,6 +4,7 @@
 #include "include/exchange.h"
 
 constexpr int SLOTS = 8;
+constexpr long WINDOW_BYTES = 262144, WINDOW_WITH_ANSWER_BYTES = 524288;  // with SWAP, of a half
 
 template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
@@ -13,10 +14,11 @@ template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
   const long owner_of_both = PATH == PUSH ? a.rank | 1 : a.rank & ~1L;
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
   // One way, nothing comes back through which places could change hands. With SWAP a launch goes on
-  // where the last but one ended: stores into lines that the receiver has just read cost most. It
-  // stays within 256 KiB of its half: both halves of 512 KiB fill a second-level cache of 1 MiB,
-  // and whole blocks of 128 KiB took 5 us for 2. With an answer, places change hands: none did.
-  const long slots = SWAP ? (BACK ? 524288 : 262144) / a.chunk_bytes : SLOTS;
+  // where the last but one ended: stores into lines that the receiver has just read cost most. Two
+  // windows of 512 KiB fill a second-level cache of 1 MiB: then 128 KiB took 5 us for 2 in some
+  // blocks. With an answer places change hands, and no block was slow.
+  const long window = BACK ? WINDOW_WITH_ANSWER_BYTES : WINDOW_BYTES;
+  const long slots = SWAP ? window / a.chunk_bytes : SLOTS;
   const long first_slot = SWAP && !BACK ? (epoch >> 1) * chunks : 0;
   // The first stamp says that this rank has entered. All ranks wait for it: a rank ahead of another
   // pair would overwrite data that this pair still reads in a launch of another collective.

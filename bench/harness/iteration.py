@@ -2,7 +2,6 @@
 one of three executors: the native loop of a CPU, the stream of a GPU, or Python."""
 
 import ctypes
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from bench.harness import verify
 from collectives import hierarchical
+from collectives.algorithm import nearest_state
 from collectives.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Collective, Datatype
 from collectives.operation import (
@@ -85,8 +85,7 @@ class Iteration:
 
     def follow_link(self, round_trip_ns: float) -> None:
         """Switches to the operation for the state of the link nearest to this round trip."""
-        nearest_ns = min(self.by_link, key=lambda state_ns: abs(math.log(state_ns / round_trip_ns)))
-        self.operation = self.by_link[nearest_ns]
+        self.operation = self.by_link[nearest_state(self.by_link, round_trip_ns)]
 
     def actions(self, meet: Step) -> list[Action]:
         """The one description of an iteration, which all executors follow."""

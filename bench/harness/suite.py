@@ -19,7 +19,8 @@ from bench.harness.iteration import (
 )
 from bench.harness.options import FINE, SweepOptions, print_out
 from bench.harness.session import Session, require_memory
-from collectives.algorithm import ALGORITHMS, default_names, named, selected
+from bench.harness.timing import round_trip_ns
+from collectives.algorithm import ALGORITHMS, default_names, named, nearest_state, selected
 from collectives.allreduce_copy_engine import shared_engine
 from collectives.collective import DATATYPES, Shape, between_bytes
 from collectives.operation import Algorithm, Case, Operation, Unsupported, World
@@ -154,6 +155,9 @@ def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
         variant=case.variant, memory="private" if is_library else world.memory,
         library=algorithm.peer or (world.library.name if is_library else None))
     if isinstance(operation, Operation):
+        trip_ns = session.communicator.broadcast(round_trip_ns(session)) if operation.by_link else 0
+        if trip_ns:  # the bound is that of the algorithm for the link as it is now
+            operation = operation.by_link[nearest_state(operation.by_link, trip_ns)]
         header.chosen = operation.chosen
         header.blocks = None if is_library else operation.step.blocks
         if operation.signal_to_noise_db:

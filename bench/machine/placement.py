@@ -21,8 +21,8 @@ class Place(NamedTuple):
 
 
 def pin(communicator: Communicator) -> Place:
-    """Binds each rank to a core, and more ranks than cores to these in turn, unless the launcher
-    did it; collective."""
+    """Binds each rank to a core, if ranks outnumber cores to these in turn, unless the launcher did
+    it; collective."""
     allowed = sorted(os.sched_getaffinity(0))
     masks = _on_host(communicator, allowed)
     every_cpu = set[int]().union(*masks.values())

@@ -26,7 +26,7 @@
 #ifndef STREAM_SLAB     // 1: stores into the slab bypass the caches
 #define STREAM_SLAB 0
 #endif
-#ifndef STREAM_RECEIVE  // 1: stores into the receive buffer too; on a CPU it must then be aligned
+#ifndef STREAM_RECEIVE  // 1: stores into the receive buffer too
 #define STREAM_RECEIVE 0
 #endif
 #ifndef HDP_FLUSH       // 1: flush the host data path of peers' AMD GPUs before a flag: see sync.h

@@ -88,10 +88,11 @@ DEVICE void give_up(const Arguments& a, int peer, u64 seen, u64 wanted) {
   w->stop = 1;
 }
 
-// Calls poll(seen) until it returns true, the host stops the wait, or the wait times out. `seen` is
-// local: outside the loop it would take scalar registers that gfx942 lacks.
+// Calls poll(seen) until it returns true, the host stops the wait, or the wait times out. A rank
+// that shares its core yields it after so many `looks` at the stop. `seen` is local: outside the
+// loop it would take scalar registers that gfx942 lacks.
 template <class Poll, class TimedOut>
-DEVICE void spin(const Arguments& a, Poll poll, TimedOut timed_out, bool yields = true) {
+DEVICE void spin(const Arguments& a, Poll poll, TimedOut timed_out, int looks = 1) {
   Timer timer;
   for (int polls = 1;; ++polls) {
     u64 seen;
@@ -100,15 +101,15 @@ DEVICE void spin(const Arguments& a, Poll poll, TimedOut timed_out, bool yields 
     if (polls % POLLS_PER_LOOK) continue;
     if (*(volatile u64*)&a.watch->stop) return;
     if (timer.passed(a.timeout_ns)) return timed_out(seen);
-    if (a.yields && yields) yield();
+    if (a.yields && polls % (looks * POLLS_PER_LOOK) == 0) yield();
   }
 }
 
 // Waits until `flag` reaches `wanted`: before, the peer has yet to write the slab.
 DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted, int peer,
-                                 bool yields = true) {
+                                 int looks = 1) {
   spin(a, [&](u64& seen) { return reached(seen = load_flag_system(flag), wanted); },
-       [&](u64 seen) { give_up(a, peer, seen, wanted); }, yields);
+       [&](u64 seen) { give_up(a, peer, seen, wanted); }, looks);
   fence_acquire_system();
 }
 
@@ -149,14 +150,15 @@ DEVICE void wait(const Arguments& a, unsigned peers, u64 wanted) {
 }
 
 // The lower rank sends its partner a flag, and gets one back: `count` times, stamps from `step` on.
-// The upper rank keeps its core: two ranks that both yield theirs might never run at one time.
-DEVICE void bounce(const Arguments& a, int partner, unsigned epoch, long step, long count) {
+// The upper rank yields its core only after so many `looks`.
+DEVICE void bounce(const Arguments& a, int partner, unsigned epoch, long step, long count,
+                   int looks = 1) {
   if (thread() != 0) return;
   u64* ping = &of_thread(a.control, partner)->flags[0][a.rank].value;
   const u64* pong = &a.control[a.rank]->flags[0][partner].value;
   for (long i = step; i < step + count; ++i) {
     if (a.rank < partner) store_release_system(ping, stamp(epoch, i));
-    await_acquire_system(a, pong, stamp(epoch, i), partner, a.rank < partner);
+    await_acquire_system(a, pong, stamp(epoch, i), partner, a.rank < partner ? 1 : looks);
     if (a.rank > partner) store_release_system(ping, stamp(epoch, i));
   }
 }

@@ -158,7 +158,7 @@ PATCHES = {
     "delayed streaming stores": [
         Patch(PLATFORM, "DEVICE words least_of", '#include "delayed_stores.h"\nDEVICE words least_of'),
         Patch(PLATFORM, "void fence_system() {", "void fence_system() { end_delays();", times=2),
-        Patch(CPU, "if (stream) stream_pack(", "if (stream) delay_store("),
+        Patch(CPU, "VECTOR_BYTES == 0) stream_pack(", "VECTOR_BYTES == 0) delay_store("),
     ],
     "without the fence after the launch": [Patch(SYNC, "if (STREAM_RECEIVE) fence_streams();", "")],
     # A bit changes in the data that a rank has stored for a peer, before it sets the flag.

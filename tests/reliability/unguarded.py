@@ -16,7 +16,7 @@ from tests.launch import ROOT
 LOOP, SESSION = "kernels/devices/loop_cpu.cpp", "bench/harness/session.py"
 WAITS = [
     Patch(SYNC, "  Timer timer;\n", "  for (u64 seen; !poll(seen);) breathe();\n",
-          until="    if (a.yields) yield();\n  }\n"),
+          until="    if (a.yields && polls % (looks * POLLS_PER_LOOK) == 0) yield();\n  }\n"),
 ]
 RECORDS = [
     Patch(LOOP, "  watch->phase = (u64)action.phase;\n", ""),

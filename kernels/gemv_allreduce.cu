@@ -1,7 +1,7 @@
 // A row-parallel linear layer in decoding (GEMV) and the all-reduce after it, in one launch. A rank
-// has `inner` columns of the matrix: its product for a row is one part of a sum. It owns, and sums,
-// a segment of the `hidden` rows, which is cut into steps. Each rank
-//   1. computes the others' segments, its right neighbour's first; pushes each part to its owner
+// has `inner` columns of the matrix: its product for a row is one part of a sum. Two ranks exchange
+// all parts at once. Of more, each owns, and sums, a segment of the `hidden` rows, cut into steps:
+//   1. it computes the others' segments, its right neighbour's first; pushes each part to its owner
 //   2. computes its own segment; in each step it adds all parts in rank order, rounds once, and
 //      pushes the sums into every rank's output (registered) or slab (copied)
 //   3. waits for the sums of the other segments; copied: copies them from its slab to its output
@@ -83,20 +83,57 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
   leave_launch(a, epoch);
 }
 
+// This block's rows of the whole matrix.
+DEVICE Segment rows_of_block(const Gemv& g) {
+  const long share = (g.hidden / ROWS + blocks() - 1) / blocks() * ROWS;
+  const long first = smaller(block() * share, g.hidden);
+  return {first, smaller(first + share, g.hidden) - first};
+}
+
+// Two ranks whose places change hands: each leaves its part of every row for the other as it is
+// made, and adds the other's to its own, which it keeps in the receive buffer: lines that the other
+// reads it would have to fetch back. One flag, and nothing is copied.
+DEVICE void gemv_allreduce_of_two(const Gemv& g) {
+  const Arguments& a = g.ranks;
+  const unsigned epoch = enter_launch(a), turn = turn_of(epoch, 0, 1);
+  const long peer = a.rank ^ 1, bytes = TOKENS * g.hidden * ELEMENT_BYTES;
+  const auto parts_of = [&](long writer) {
+    const Place p = place_between(writer, writer ^ 1, true, turn);
+    return half_of(a, p.slab, epoch) + p.slot * bytes;
+  };
+  const Segment rows = rows_of_block(g);
+  char* parts = parts_of(a.rank);
+  compute_rows(g, rows.start, rows.start + rows.count, [&](long at, pack part) {
+    Element::store_sums(parts + at, part, STREAM_SLAB);
+    Element::store_sums(a.receive + at, part);
+  });
+  signal(a, 1u << peer, stamp(epoch, 1));
+  wait(a, 1u << peer, stamp(epoch, 1));
+  for (int t = 0; t < TOKENS; ++t) {
+    char* own = a.receive + (t * g.hidden + rows.start) * ELEMENT_BYTES;
+    const char* other = parts_of(peer) + (own - a.receive);
+    const auto inputs = inputs_of_all(a, own, [&](long) { return other; });
+    reduce<COMPLETE, WORLD>(Output{own}, inputs, rows.count, this_block());
+  }
+  leave_launch(a, epoch);
+}
+
 DEVICE const Gemv& gemv_of(const Arguments& a) { return *(const Gemv*)a.more; }
 
 extern "C" __global__ UP_TO_256_THREADS void gemv_allreduce(LAUNCHED_WITH(Arguments) a) {
-  gemv_allreduce<false>(gemv_of(a));
+  if constexpr (SWAP && WORLD == 2) gemv_allreduce_of_two(gemv_of(a));
+  else gemv_allreduce<false>(gemv_of(a));
 }
 extern "C" __global__ UP_TO_256_THREADS void gemv_allreduce_registered(LAUNCHED_WITH(Arguments) a) {
-  gemv_allreduce<true>(gemv_of(a));
+  if constexpr (SWAP && WORLD == 2) gemv_allreduce_of_two(gemv_of(a));
+  else gemv_allreduce<true>(gemv_of(a));
 }
 
 // The compute alone, into `send`.
 extern "C" __global__ UP_TO_256_THREADS void gemv(LAUNCHED_WITH(Arguments) launched) {
   const Gemv& g = gemv_of(launched);
-  const long share = (g.hidden / ROWS + blocks() - 1) / blocks() * ROWS;
+  const Segment rows = rows_of_block(g);
   char* to = const_cast<char*>(g.ranks.send);
-  const long first = smaller(block() * share, g.hidden), end = smaller(first + share, g.hidden);
-  compute_rows(g, first, end, [&](long at, pack sums) { Element::store_sums(to + at, sums); });
+  compute_rows(g, rows.start, rows.start + rows.count,
+               [&](long at, pack sums) { Element::store_sums(to + at, sums); });
 }

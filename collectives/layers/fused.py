@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT, FAR_NS, STATES_NS
+from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import (
     NO_SWAP,
@@ -31,9 +31,7 @@ from kernels.devices.device import PEER_STRUCTURES, Arguments, Module, Step
 ROW_ALIGNMENT = 64  # bytes; of a row in a slab
 # Rows that a GPU's block finishes before it signals: 4096 rows then occupy 128 blocks.
 BLOCK_ROWS, BLOCK_THREADS = 32, 256
-# Steps of a segment on CPUs, by a flag's round trip in ns: more flags cost more than they save
-# (docs/experiments/performance.md).
-CPU_STEPS = {STATES_NS[0]: 4, FAR_NS: 2}
+CPU_STEPS = 4  # of a segment of three ranks or more
 EPSILON = 1e-5
 MAPPED = "a fused benchmark begins with mapped memory"
 UNIT_CODES = 64  # elements that are quantised at once: two of the widest packs
@@ -145,35 +143,24 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     """This rank's products; `fused`: in one launch with their all-reduce, which all ranks call."""
     if fused and isinstance(world.peers, Unsupported):
         return world.peers
-    ranks, peers = world.communicator.size, mapped_here(world)
-    is_registered = fused and case.variant == "registered"
+    ranks, entry = world.communicator.size, "gemv_allreduce" if fused else "gemv"
+    peers = mapped_here(world)
     if fused and 2 * ranks * case.segment_bytes > peers.half_bytes:
         return Unsupported(f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
                            depends_on_size=True)
-    receives = peers.arguments(case.send, case.receive, case.count, 0).receives
-    if is_registered and not peers.locate(case.receive, receives):
-        return NOT_MAPPED
+    arguments = peers.arguments(case.send, case.receive, case.count, 0)
+    if fused and case.variant == "registered":
+        entry += "_registered"
+        if not peers.locate(case.receive, arguments.receives):
+            return NOT_MAPPED
     macros = {"TOKENS": str(case.tokens), "WEIGHT": WEIGHTS[case.weight_type].element}
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)
-    blocks = world.device.blocks_for(1 << 30)
-
-    def operation(entry: str, step_rows: int) -> Operation:
-        structure = Gemv.from_buffer_copy(case.layer)
-        structure.step_rows = step_rows
-        arguments = peers.arguments(case.send, case.receive, case.count, 0)
-        arguments.receives = receives
-        memory = attached(world, arguments, structure)
-        step = Step(module.kernel(entry, BLOCK_THREADS), arguments, blocks)
-        return Operation(step, world.device.caller(step), keep=memory)
-
-    entry = "gemv_allreduce" + "_registered" * is_registered if fused else "gemv"
-    if not (fused and world.device.near_peers):
-        return operation(entry, BLOCK_ROWS)
-    by_link = dict[float, Operation]()
-    for trip_ns, steps in CPU_STEPS.items():  # far, sums go through slabs as in `auto`
-        step_rows = -(-case.layer.hidden // (steps * ranks * 64)) * 64  # whole groups of tiles
-        by_link[trip_ns] = operation("gemv_allreduce" if trip_ns >= FAR_NS else entry, step_rows)
-    return replace(by_link[STATES_NS[0]], by_link=by_link)
+    structure = Gemv.from_buffer_copy(case.layer)
+    step_rows = -(-structure.hidden // (CPU_STEPS * ranks * 64)) * 64  # whole groups of tiles
+    structure.step_rows = step_rows if world.device.near_peers else BLOCK_ROWS
+    memory = attached(world, arguments, structure)
+    step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
+    return Operation(step, world.device.caller(step), keep=memory)
 
 
 def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bound:

@@ -1,6 +1,6 @@
 // A row-parallel linear layer in decoding (GEMV) and the all-reduce after it, in one launch. A rank
-// has `inner` columns of the matrix: its product for a row is one part of a sum. Two ranks exchange
-// all parts at once. Of more, each owns, and sums, a segment of the `hidden` rows, cut into steps:
+// has `inner` columns of the matrix: its product for a row is one part of a sum. Two ranks built
+// with SWAP exchange all parts at once. Else each owns and sums a segment of the `hidden` rows:
 //   1. it computes the others' segments, its right neighbour's first; pushes each part to its owner
 //   2. computes its own segment; in each step it adds all parts in rank order, rounds once, and
 //      pushes the sums into every rank's output (registered) or slab (copied)

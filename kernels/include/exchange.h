@@ -115,7 +115,8 @@ template <Path PATH, Readers READERS> DEVICE void exchange_and_gather(const Argu
         if (own != place(a.rank, at)) copy(Output{place(a.rank, at)}, own, n);
       },
       [&](long at, long n, auto from) {
-        for (int d = 1; d < WORLD; ++d) {
+        // afresh against unrolling: gfx9 has too few scalar registers.
+        for (int d = 1; d < afresh(WORLD); ++d) {
           const long writer = (a.rank + d) % WORLD;
           copy(Output{place(writer, at)}, from(writer), n);
         }

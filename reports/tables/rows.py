@@ -264,7 +264,7 @@ def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[
             if (medians_us[0] or np.inf) < (medians_us[2] or np.inf):
                 winner = "library"
             trip = f"{rtt_ns:.0f} ns"
-            flipped.append([row.label, trip, *map(number, medians_us), winner[:22]])
+            flipped.append([row.label, trip, *map(number, medians_us), winner[:25]])
     return flipped
 
 

@@ -30,7 +30,7 @@ STATES = {"run": "", "mixed": " (the link never settled)"}
 # From this share of the shortest isolated time on, stamps and an empty launch hide a difference
 # between algorithms; on AMD's GPUs they take microseconds.
 STAMPS_SHARE = 0.25
-FLIP_COLUMNS = ("size", "round trip", "library us", "ours us", "best of ours us", "winner")
+FLIP_COLUMNS = ("size", "round trip", "library us", "ours us", "our best us", "winner")
 
 
 def render(result: Result, long: bool = False, brief: bool = False) -> str:

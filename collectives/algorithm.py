@@ -45,24 +45,25 @@ BETWEEN_HOSTS: dict[str, tuple[Algorithm, ...]] = {
 
 
 def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
-           in_place: bool = False) -> str:
+           in_place: bool = False, chained: bool = False) -> str:
     """The default all-reduce of CPUs between which a flag goes there and back in `trip_ns`: limits
     that were measured (docs/experiments/performance.md).
 
     Registered, direct sums save a pass, but store into lines that the peer has read: two ranks gain
     from 4096 B for each ns of the trip on, or, around the caches of cores without a common one,
     from 256 KiB on. Shorter messages go through slabs between such cores: there places change
-    hands. In place a rank stores into lines that it has just read, so direct sums always win. More
-    ranks gain from direct sums later, since all but one of them store for a peer."""
+    hands. In a chain two ranks gain from slabs up to 1024 B for each ns. In place a rank stores
+    into lines that it has just read, so direct sums always win. More ranks gain from direct sums
+    later, since all but one of them store for a peer."""
     is_far = trip_ns >= FAR_NS
     over_slabs = choose_copied(size_bytes, ranks, trip_ns)
     if not registered:
         return over_slabs
     if in_place:
         return "two_shot_direct"
-    if is_far and size_bytes < (256 << 10 if ranks == 2 else 4 << 20):
-        return f"{over_slabs}+slabs"
-    if ranks > 2 and size_bytes <= 32 << 10:
+    short_bytes = 32 << 10 if ranks > 2 else 1024 * trip_ns if chained else 0
+    far_bytes = 256 << 10 if ranks == 2 else 4 << 20
+    if size_bytes <= short_bytes or (is_far and size_bytes < far_bytes):
         return f"{over_slabs}+slabs"
     if not is_far and ranks == 2 and size_bytes < 4096 * trip_ns:
         return "two_shot"
@@ -124,8 +125,8 @@ def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[floa
     ranks, registered = world.communicator.size, case.variant == "registered"
     size_bytes = case.segment_bytes
     if world.device.near_peers and reduces_all:
-        return {trip_ns: choose(size_bytes, ranks, trip_ns, registered, case.in_place)
-                for trip_ns in STATES_NS}
+        return {trip_ns: choose(size_bytes, ranks, trip_ns, registered, case.in_place,
+                                case.mode == "chained") for trip_ns in STATES_NS}
     if world.device.near_peers:
         return {trip_ns: choose_direct(case.collective.name, size_bytes, trip_ns, registered)
                 for trip_ns in STATES_NS}

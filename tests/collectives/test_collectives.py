@@ -195,6 +195,11 @@ def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_lon
     assert middle == ["two_shot"] * 3 + [direct] * 2 + [around, f"{around}+ntr"]
     assert far == ["one_shot_pull+slabs"] + [around] * 6
     assert choose(16 << 10, 2, 100.0, registered=True, in_place=True) == direct
+    # In a chain a rank sends what it has just received: lines that its peer holds as well.
+    in_chains = [choose(64 << 10, 2, trip_ns, registered=True, chained=True) for trip_ns in (100.0, 512.0)]
+    assert in_chains == ["two_shot+slabs", "one_shot_pull+slabs"]
+    assert choose(512 << 10, 2, 512.0, registered=True, chained=True) == "two_shot+128K+slabs"
+    assert choose(128 << 10, 2, 100.0, registered=True, chained=True) == "two_shot"
 
 
 def test_auto_on_gpus_stores_first_and_sends_fewer_bytes_the_longer_a_message_is():

@@ -40,6 +40,7 @@ from bench.harness.progress import Progress
 from collectives.communicator import launched_rank
 from reports.store.case import CASE_KEY
 from reports.store.result import read
+from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import size_text
 from reports.verdicts.sides import Launch
 
@@ -110,19 +111,21 @@ def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence
 def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
     """A launch in the default setting; the sizes of all launches, about every third of the
     command's; and their time, if possible long enough for BLOCKS blocks of each case. Raises Stop
-    if the command does not run."""
-    launch_s, most_s = LAUNCH_S, max(LAUNCH_S, values.max_time_s / 30)
-    first = launch_library(values, DEFAULT, (), most_s)
-    every = sorted({case.size_bytes for case in first.result.cases})
-    sizes = sorted({*every[::3], every[-1]})
-    while launch_s < most_s:
+    if the command does not run, or a thirtieth of the search is too short for a launch."""
+    launch_s, most_s = 0.0, max(LAUNCH_S, values.max_time_s / 30)
+    launch = launch_library(values, DEFAULT, (), most_s)
+    every = sorted({case.size_bytes for case in launch.result.cases})
+    sizes, fewest = sorted({*every[::3], every[-1]}), 0
+    while fewest < BLOCKS and launch_s < most_s:
+        launch_s, fewest = min(max(LAUNCH_S, 1.5 * launch_s), most_s), 0
         with suppress(Stop):  # a launch of this time measures nothing
             launch = launch_library(values, DEFAULT, sizes, launch_s)
             blocks = Counter(block.case for block in launch.result.blocks)
-            if min(blocks[case.case] for case in launch.result.cases) >= BLOCKS:
-                return launch, sizes, launch_s
-        launch_s = min(1.5 * launch_s, most_s)
-    return first, sizes, most_s
+            fewest = min(blocks[case.case] for case in launch.result.cases)
+    if fewest < MIN_STATE_BLOCKS:
+        raise Stop(CANNOT, f"a launch of {launch_s:.0f} s, a thirtieth of the search, has {fewest} "
+                   f"blocks of a case, and {MIN_STATE_BLOCKS} are needed: give it more --max-time")
+    return launch, sizes, launch_s
 
 
 def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, list[Setting]]:

@@ -116,7 +116,8 @@ def test_at_most_three_settings_are_chosen():
 def fake_library(tmp_path, monkeypatch):
     """Launches that write runs with made-up costs: a setting takes `factors` times the default's, or fails. The time is
     over after `most` launches; `made` holds the setting and the sizes of each."""
-    fake = SimpleNamespace(factors={DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0, BROKEN: None}, made=[], most=None)
+    fake = SimpleNamespace(factors={DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0, BROKEN: None}, made=[], most=None,
+                           n_blocks=8)
 
     def launch(values, setting, sizes, launch_s):
         fake.made.append((setting, tuple(sizes)))
@@ -125,7 +126,8 @@ def fake_library(tmp_path, monkeypatch):
         factor = fake.factors.get(setting, 1.5)
         if factor is None:
             raise Stop(1, "took longer than 5 s")
-        result = write_launch(tmp_path, len(fake.made), effect=lambda _: factor, algorithms=["library"], n_blocks=8)
+        result = write_launch(tmp_path, len(fake.made), effect=lambda _: factor, algorithms=["library"],
+                              n_blocks=fake.n_blocks)
         return Launch(read(result.path), "first", 0)
 
     monkeypatch.setattr(tune_library, "STARTED_S", time.monotonic())  # not since pytest started
@@ -162,13 +164,22 @@ def test_a_search_in_which_every_setting_fails_ends_at_once(fake_library):
     with pytest.raises(Stop, match="every setting but the default failed") as stop:
         search(values(60.0), Progress("tune_library", quiet=True))
     assert stop.value.exit_status == 3
-    assert len(fake_library.made) == 3  # one to calibrate
+    assert len(fake_library.made) == 4  # two to calibrate
+
+
+def test_a_search_with_launches_too_short_to_compare_ends_at_once(fake_library):
+    """It ended without a result when its whole time was over: Open MPI's reduce-scatter has 3 blocks in 4 s."""
+    fake_library.n_blocks = 3
+    with pytest.raises(Stop, match="of 4 s, a thirtieth of the search, has 3 blocks of a case, and 5 are") as stop:
+        search(values(120.0), Progress("tune_library", quiet=True))
+    assert stop.value.exit_status == 3
+    assert len(fake_library.made) == 3
 
 
 def test_a_search_that_only_the_default_wins_ends_at_once(fake_library):
     fake_library.factors, fake_library.most = {DEFAULT: 1.0, WORSE: 2.0, BROKEN: None}, 20
     launches, settings = search(values(60.0), Progress("tune_library", quiet=True))
-    assert (settings, len(fake_library.made)) == ([DEFAULT], 4)
+    assert (settings, len(fake_library.made)) == ([DEFAULT], 5)
     assert choose(costs_of(launches), settings) == (DEFAULT,)
 
 
@@ -180,7 +191,7 @@ def test_a_combination_is_dropped_only_after_two_launches(fake_library):
     assert settings == [DEFAULT, TUNED]
 
 
-@pytest.mark.parametrize(("most", "expected"), [(5, {DEFAULT}), (8, {DEFAULT, TUNED})])
+@pytest.mark.parametrize(("most", "expected"), [(6, {DEFAULT}), (9, {DEFAULT, TUNED})])
 def test_a_setting_with_one_launch_is_not_chosen(fake_library, most, expected, capsys):
     """The best of many single launches is mostly a lucky one."""
     fake_library.factors, fake_library.most = {DEFAULT: 1.0, TUNED: 0.5, ("C=1",): 0.8, WORSE: 2.0}, most

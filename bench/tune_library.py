@@ -111,7 +111,7 @@ def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence
 def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
     """A launch in the default setting; the sizes of all launches, about every third of the
     command's; and their time, if possible long enough for BLOCKS blocks of each case. Raises Stop
-    if the command does not run, or a thirtieth of the search is too short for a launch."""
+    if the command does not run, or no launch has the blocks to be compared."""
     launch_s, most_s = 0.0, max(LAUNCH_S, values.max_time_s / 30)
     launch = launch_library(values, DEFAULT, (), most_s)
     every = sorted({case.size_bytes for case in launch.result.cases})
@@ -123,8 +123,8 @@ def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
             blocks = Counter(block.case for block in launch.result.blocks)
             fewest = min(blocks[case.case] for case in launch.result.cases)
     if fewest < MIN_STATE_BLOCKS:
-        raise Stop(CANNOT, f"a launch of {launch_s:.0f} s, a thirtieth of the search, has {fewest} "
-                   f"blocks of a case, and {MIN_STATE_BLOCKS} are needed: give it more --max-time")
+        raise Stop(CANNOT, f"launches of {launch_s:.0f} s have only {fewest} blocks of a case, and "
+                   f"{MIN_STATE_BLOCKS} are needed: give it more --max-time")
     return launch, sizes, launch_s
 
 

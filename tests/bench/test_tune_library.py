@@ -170,7 +170,7 @@ def test_a_search_in_which_every_setting_fails_ends_at_once(fake_library):
 def test_a_search_with_launches_too_short_to_compare_ends_at_once(fake_library):
     """It ended without a result when its whole time was over: Open MPI's reduce-scatter has 3 blocks in 4 s."""
     fake_library.n_blocks = 3
-    with pytest.raises(Stop, match="of 4 s, a thirtieth of the search, has 3 blocks of a case, and 5 are") as stop:
+    with pytest.raises(Stop, match="launches of 4 s have only 3 blocks of a case, and 5 are") as stop:
         search(values(120.0), Progress("tune_library", quiet=True))
     assert stop.value.exit_status == 3
     assert len(fake_library.made) == 3

@@ -1,10 +1,9 @@
 """`python -m bench.tune_library` finds the best settings of an MPI library, as bench.tune of ours.
 
-It launches a benchmark with the library alone: once in each setting that the documentation of the
-library lists, then in the best one for each size and state of the link and in combinations of all
-good ones, until the time is over. What counts is the median over at least two launches of the time
-over the default's in the same state. It prints the settings that are together the fastest, at most
-three, as variants for `bench.campaign --file`."""
+It launches a benchmark with the library alone: once in each documented setting, then in the best
+one for each size and state of the link and in combinations of all good ones, until its time ends.
+What counts is the median of at least two launches, over the default's in the same state. It
+prints at most three, together the fastest, as variants for `bench.campaign --file`."""
 
 import argparse
 import json
@@ -111,7 +110,7 @@ def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence
 def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
     """A launch in the default setting; the sizes of all launches, about every third of the
     command's; and their time, if possible long enough for BLOCKS blocks of each case. Raises Stop
-    if the command does not run, or no launch has the blocks to be compared."""
+    if the command does not run, or a launch is too short to be compared."""
     launch_s, most_s = 0.0, max(LAUNCH_S, values.max_time_s / 30)
     launch = launch_library(values, DEFAULT, (), most_s)
     every = sorted({case.size_bytes for case in launch.result.cases})
@@ -199,8 +198,7 @@ def tune(values: argparse.Namespace) -> int:
         progress.clear()
     costs = costs_of(launches)
     if not costs:
-        raise Stop(CANNOT, "no launch measured two settings in one state of the link: give it more "
-                   "--max-time")
+        raise Stop(CANNOT, "no two settings ran in one state of the link: give it more --max-time")
     print_out(as_variants(values.variant, costs, choose(costs, settings)))
     return FINE
 

@@ -131,8 +131,8 @@ class OpenCampaign:
 
 def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping[str, str],
                limit_s: float | None = None, log: Path | None = None) -> tuple[int, str]:
-    """The exit status of a command in `folder` and its last line on standard error. `log` keeps
-    its output, in `log`.out.txt and `log`.err.txt.
+    """The exit status of a command in `folder` and its last line on standard error, before those
+    that Open MPI's mpirun adds. `log` keeps its output, in `log`.out.txt and `log`.err.txt.
 
     No process of the command's group keeps running, also if a signal raises KeyboardInterrupt here.
     If this process is killed, the kernel sends SIGTERM to the command; mpirun ends its ranks."""
@@ -150,7 +150,7 @@ def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping
         finally:
             end_group(process)
         errors.seek(0)
-        lines = [line for line in errors.read().splitlines() if re.search(r"\w", line)]
+        lines = re.findall(r".*\w.*", errors.read().partition("prterun detected")[0])
     silent = f"exit status {process.returncode} without a message"
     return process.returncode, reason or (lines[-1].strip() if lines else silent)
 

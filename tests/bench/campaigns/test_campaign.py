@@ -304,6 +304,20 @@ def test_a_launch_that_hangs_is_killed_with_all_its_processes(tmp_path, monkeypa
     until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 5)
 
 
+def test_the_sentence_of_a_launch_is_our_own_although_open_mpi_adds_lines():
+    """The reason was "Exit code:    3"."""
+    said = """wiretax: time ran out
+--------------------------------------------------------------------------
+prterun detected that one or more processes exited with non-zero status,
+thus causing the job to be terminated. The first process to do so was:
+
+   Process name: [prterun-host-7@1,1]
+   Exit code:    3
+--------------------------------------------------------------------------"""
+    command = ["sh", "-c", 'echo "$0" >&2; exit 3', said]
+    assert launches.run_to_end(command, None, os.environ) == (3, "wiretax: time ran out")
+
+
 def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypatch):
     """A variant with wrong results must be reported as wrong, not launched three times until its pairs are lost."""
     monkeypatch.setattr(os, "fsync", lambda file: None)

@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -99,8 +98,7 @@ def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence
     command += ["--sizes", ",".join(map(str, sizes))] if sizes else []
     status, last_line = run_to_end(command, None, variant.environment(None), launch_s + LIMIT_S)
     run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
-    sentence = last_line if status or run else "it stored no run"
-    if reason := reason_against(status, sentence, run):
+    if reason := reason_against(status, last_line if status or run else "it stored no run", run):
         raise Stop(status if status in (USAGE, CANNOT) else WRONG, reason)
     if status == WRONG:
         raise Stop(WRONG, "a result was wrong")
@@ -117,10 +115,13 @@ def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
     sizes, fewest = sorted({*every[::3], every[-1]}), 0
     while fewest < BLOCKS and launch_s < most_s:
         launch_s, fewest = min(max(LAUNCH_S, 1.5 * launch_s), most_s), 0
-        with suppress(Stop):  # a launch of this time measures nothing
+        try:
             launch = launch_library(values, DEFAULT, sizes, launch_s)
             blocks = Counter(block.case for block in launch.result.blocks)
             fewest = min(blocks[case.case] for case in launch.result.cases)
+        except Stop as stop:
+            if stop.exit_status != CANNOT:  # it measured nothing in this time: longer
+                raise
     if fewest < MIN_STATE_BLOCKS:
         raise Stop(CANNOT, f"launches of {launch_s:.0f} s have only {fewest} blocks of a case, and "
                    f"{MIN_STATE_BLOCKS} are needed: give it more --max-time")
@@ -196,8 +197,7 @@ def tune(values: argparse.Namespace) -> int:
         launches, settings = search(values, progress)
     finally:
         progress.clear()
-    costs = costs_of(launches)
-    if not costs:
+    if not (costs := costs_of(launches)):
         raise Stop(CANNOT, "no two settings ran in one state of the link: give it more --max-time")
     print_out(as_variants(values.variant, costs, choose(costs, settings)))
     return FINE

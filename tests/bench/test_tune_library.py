@@ -115,14 +115,17 @@ def test_at_most_three_settings_are_chosen():
 @pytest.fixture
 def fake_library(tmp_path, monkeypatch):
     """Launches that write runs with made-up costs: a setting takes `factors` times the default's, or fails. The time is
-    over after `most` launches; `made` holds the setting and the sizes of each."""
+    over after `most` launches, `stops` says which launches end with which Stop; `made` holds the setting and the
+    sizes of each."""
     fake = SimpleNamespace(factors={DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0, BROKEN: None}, made=[], most=None,
-                           n_blocks=8)
+                           n_blocks=8, stops={})
 
     def launch(values, setting, sizes, launch_s):
         fake.made.append((setting, tuple(sizes)))
         if len(fake.made) == fake.most:
             values.max_time_s = 0.0
+        if stop := fake.stops.get(len(fake.made)):
+            raise stop
         factor = fake.factors.get(setting, 1.5)
         if factor is None:
             raise Stop(1, "took longer than 5 s")
@@ -174,6 +177,21 @@ def test_a_search_with_launches_too_short_to_compare_ends_at_once(fake_library):
         search(values(120.0), Progress("tune_library", quiet=True))
     assert stop.value.exit_status == 3
     assert len(fake_library.made) == 3
+
+
+def test_a_short_first_launch_may_measure_nothing(fake_library):
+    fake_library.stops, fake_library.most = {2: Stop(3, "nothing was measured")}, 9
+    launches, _ = search(values(120.0), Progress("tune_library", quiet=True))
+    assert TUNED in launches
+
+
+def test_a_launch_that_fails_for_another_reason_ends_the_search_with_that_reason(fake_library):
+    """The search said that it had 0 blocks of a case and needed more time."""
+    fake_library.stops = {3: Stop(1, "rank 1 was lost")}
+    fake_library.n_blocks = 3
+    with pytest.raises(Stop, match="rank 1 was lost") as stop:
+        search(values(120.0), Progress("tune_library", quiet=True))
+    assert stop.value.exit_status == 1
 
 
 def test_a_search_that_only_the_default_wins_ends_at_once(fake_library):

@@ -118,7 +118,8 @@ def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
         try:
             launch = launch_library(values, DEFAULT, sizes, launch_s)
             blocks = Counter(block.case for block in launch.result.blocks)
-            fewest = min(blocks[case.case] for case in launch.result.cases)
+            fewest = min(blocks[case.case] for case in launch.result.cases
+                         if case.status != "unsupported")
         except Stop as stop:
             if stop.exit_status != CANNOT:  # it measured nothing in this time: longer
                 raise
@@ -152,9 +153,10 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
                 launch = launch_library(values, setting, sizes, launch_s)
                 launches.setdefault(setting, []).append(launch)
             except Stop as stop:
+                if not setting:
+                    raise
                 progress.keep(f"left out: {shown(setting)}: {stop}")
-                if setting:
-                    launches.pop(setting, None)
+                launches.pop(setting, None)
             longest_s = max(longest_s, time.monotonic() - begin_s)
         if list(launches) == [DEFAULT]:
             raise Stop(CANNOT, "every setting but the default failed")

@@ -115,10 +115,10 @@ def test_at_most_three_settings_are_chosen():
 @pytest.fixture
 def fake_library(tmp_path, monkeypatch):
     """Launches that write runs with made-up costs: a setting takes `factors` times the default's, or fails. The time is
-    over after `most` launches, `stops` says which launches end with which Stop; `made` holds the setting and the
-    sizes of each."""
+    over after `most` launches, `stops` says which launches end with which Stop, and the case `refused` is unsupported;
+    `made` holds the setting and the sizes of each."""
     fake = SimpleNamespace(factors={DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0, BROKEN: None}, made=[], most=None,
-                           n_blocks=8, stops={})
+                           n_blocks=8, stops={}, refused=None)
 
     def launch(values, setting, sizes, launch_s):
         fake.made.append((setting, tuple(sizes)))
@@ -131,7 +131,11 @@ def fake_library(tmp_path, monkeypatch):
             raise Stop(1, "took longer than 5 s")
         result = write_launch(tmp_path, len(fake.made), effect=lambda _: factor, algorithms=["library"],
                               n_blocks=fake.n_blocks)
-        return Launch(read(result.path), "first", 0)
+        loaded = read(result.path)
+        if fake.refused is not None:
+            loaded.cases[fake.refused].status = "unsupported"
+            loaded.blocks = [block for block in loaded.blocks if block.case != fake.refused]
+        return Launch(loaded, "first", 0)
 
     monkeypatch.setattr(tune_library, "STARTED_S", time.monotonic())  # not since pytest started
     monkeypatch.setattr(tune_library, "launch_library", launch)
@@ -192,6 +196,22 @@ def test_a_launch_that_fails_for_another_reason_ends_the_search_with_that_reason
     with pytest.raises(Stop, match="rank 1 was lost") as stop:
         search(values(120.0), Progress("tune_library", quiet=True))
     assert stop.value.exit_status == 1
+
+
+def test_a_case_that_the_library_cannot_perform_does_not_end_the_search(fake_library):
+    """It said that launches had 0 blocks of a case and needed more time: no MPI library has bfloat16."""
+    fake_library.refused, fake_library.most = 0, 9
+    launches, _ = search(values(120.0), Progress("tune_library", quiet=True))
+    assert TUNED in launches
+
+
+def test_a_default_with_a_wrong_result_ends_the_search(fake_library):
+    """It was only left out, although every ratio is over the default."""
+    fake_library.factors, fake_library.most = {DEFAULT: 1.0, TUNED: 0.5}, 40
+    for number in range(5, 40):
+        fake_library.stops[number] = Stop(1, "a result was wrong")
+    with pytest.raises(Stop, match="a result was wrong"):
+        search(values(120.0), Progress("tune_library", quiet=True))
 
 
 def test_a_search_that_only_the_default_wins_ends_at_once(fake_library):

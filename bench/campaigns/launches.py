@@ -131,7 +131,7 @@ class OpenCampaign:
 
 def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping[str, str],
                limit_s: float | None = None, log: Path | None = None) -> tuple[int, str]:
-    """The exit status of a command in `folder` and its last line on standard error, before those
+    """The exit status of a command in `folder` and its last line on standard error, without those
     that Open MPI's mpirun adds. `log` keeps its output, in `log`.out.txt and `log`.err.txt.
 
     No process of the command's group keeps running, also if a signal raises KeyboardInterrupt here.
@@ -150,7 +150,8 @@ def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping
         finally:
             end_group(process)
         errors.seek(0)
-        lines = re.findall(r".*\w.*", errors.read().partition("prterun detected")[0])
+        said = re.sub(r"(?s)-{20,}\nprterun detected.*?(\n-{20,}|\Z)", "", errors.read())
+        lines = re.findall(r".*\w.*", said)
     silent = f"exit status {process.returncode} without a message"
     return process.returncode, reason or (lines[-1].strip() if lines else silent)
 
@@ -216,7 +217,7 @@ def reason_against(status: int, last_line: str, run: Path | None) -> str | None:
                 return None
         except ResultError as error:
             reason = str(error)
-    reason = re.sub(r"\S*[/@\\]\S*|\S+:\S+|\d+\.\d+\.\d+\S*", "<set>", reason)
+    reason = re.sub(r"\S*[/@\\]\S*|\S+:\S+|\d+(\.\d+){3}\S*", "<set>", reason)
     return re.sub(rf"\b{re.escape(socket.gethostname())}\b", "<set>", reason)[:300]
 
 

@@ -304,17 +304,17 @@ def test_a_launch_that_hangs_is_killed_with_all_its_processes(tmp_path, monkeypa
     until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 5)
 
 
-def test_the_sentence_of_a_launch_is_our_own_although_open_mpi_adds_lines():
+@pytest.mark.parametrize(("before", "after"), [("wiretax: time ran out\n", ""), ("", "\nwiretax: time ran out")])
+def test_the_sentence_of_a_launch_is_our_own_although_open_mpi_adds_lines(before, after):
     """The reason was "Exit code:    3"."""
-    said = """wiretax: time ran out
---------------------------------------------------------------------------
+    banner = """--------------------------------------------------------------------------
 prterun detected that one or more processes exited with non-zero status,
 thus causing the job to be terminated. The first process to do so was:
 
    Process name: [prterun-host-7@1,1]
    Exit code:    3
 --------------------------------------------------------------------------"""
-    command = ["sh", "-c", 'echo "$0" >&2; exit 3', said]
+    command = ["sh", "-c", 'echo "$0" >&2; exit 3', before + banner + after]
     assert launches.run_to_end(command, None, os.environ) == (3, "wiretax: time ran out")
 
 
@@ -326,8 +326,8 @@ def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypa
     assert launches.reason_against(1, "", path) is None
     assert launches.reason_against(9, "killed", path) == "killed"
     assert launches.reason_against(0, "no run", None) == "no run"
-    message = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, ann@there said 3.5"
-    assert launches.reason_against(3, message, path) == "bench.x: node <set> at <set> lost <set> <set> said 3.5"
+    message = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, ann@there said MPI 5.0.2"
+    assert launches.reason_against(3, message, path) == "bench.x: node <set> at <set> lost <set> <set> said MPI 5.0.2"
     path.write_bytes(path.read_bytes()[: path.read_bytes().rindex(b'{"kind":"end"')])
     assert launches.reason_against(0, "cut", path) == "cut"
 

@@ -84,7 +84,7 @@ def choose_copied(size_bytes: int, ranks: int, trip_ns: float) -> str:
     if 2 < ranks <= 4 and trip_ns >= FAR_NS and size_bytes <= 4 << 20:
         return "two_shot_push"
     short_chunks = "+128K" * (size_bytes >= 512 << 10 and ranks == 2)
-    return "two_shot" + ("+ntr" * (size_bytes > 16 << 20) or short_chunks)
+    return "two_shot" + "+ntr" * (size_bytes >= 16 << 20) + short_chunks
 
 
 def choose_through_host(size_bytes: int, ranks: int, registered: bool) -> str:
@@ -193,8 +193,8 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
         bound = named(by_name, name).bind(world, case)
         if isinstance(bound, Operation):
             return replace(bound, chosen=name)
-        # Stores around the caches do not fit every message. Peers need not know how a rank stores.
-        plain = "+".join(word for word in name.split("+") if word not in ("nt", "ntr"))
+        # These stores around the caches do not fit every message. Peers need not know of them.
+        plain = "+".join(word for word in name.split("+") if word != "ntr")
         return bind_named(world, case, plain) if plain != name else bound
 
     def operations(world: World, case: Case, names: Mapping[float, str]) -> dict[float, Operation]:

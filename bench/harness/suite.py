@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bench import STARTED_S
 from bench.harness.iteration import (
@@ -155,25 +155,37 @@ def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
         variant=case.variant, memory="private" if is_library else world.memory,
         library=algorithm.peer or (world.library.name if is_library else None))
     if isinstance(operation, Operation):
-        trip_ns = session.communicator.broadcast(round_trip_ns(session)) if operation.by_link else 0
-        if trip_ns:  # the bound is that of the algorithm for the link as it is now
-            operation = operation.by_link[nearest_state(operation.by_link, trip_ns)]
+        by_link = operation.by_link
+        trip_ns = session.communicator.broadcast(round_trip_ns(session)) if by_link else 0
+        if trip_ns:  # the algorithm for the link as it is now
+            operation = by_link[nearest_state(by_link, trip_ns)]
         header.chosen = operation.chosen
         header.blocks = None if is_library else operation.step.blocks
         if operation.signal_to_noise_db:
             header.snr_db = operation.signal_to_noise_db(session.options.seed)
         if operation.chosen and not is_library:
             algorithm = named(axes.algorithms, operation.chosen)
+        header.other_bound_parts = {
+            name: parts for each in by_link.values()
+            if (name := each.chosen) and name != header.chosen
+            and (parts := bound_parts(world, case, named(axes.algorithms, name)))}
+    header.bound_parts = bound_parts(world, case, algorithm)
+    return header
+
+
+def bound_parts(world: World, case: Case, algorithm: Algorithm) -> dict[str, Any] | None:
+    """What bounds the algorithm's time from below: flags and bytes. None if that is not known."""
     if world.node:
         least_bytes = between_bytes(world.communicator.nodes, case)
-        header.bound_parts = {"between_bytes": least_bytes} if least_bytes else None
-    elif traffic := algorithm.traffic(world.communicator.size, case):
-        header.bound_parts = asdict(traffic)
-        if case.in_place:  # nothing moves from one buffer to the other
-            header.bound_parts["memory_bytes"] = 0
-        if algorithm.pushes and not world.device.near_peers:
-            header.bound_parts["pushes"] = True
-    return header
+        return {"between_bytes": least_bytes} if least_bytes else None
+    if not (traffic := algorithm.traffic(world.communicator.size, case)):
+        return None
+    parts = asdict(traffic)
+    if case.in_place:  # nothing moves from one buffer to the other
+        parts["memory_bytes"] = 0
+    if algorithm.pushes and not world.device.near_peers:
+        parts["pushes"] = True
+    return parts
 
 
 def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:

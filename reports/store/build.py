@@ -162,7 +162,8 @@ def _bound_terms(case: Case, run: Run,
     """The terms of the lower bound of a case's time in us, with the low ends of their intervals: a
     flag hop (half a round trip) for each hop of the algorithm, the bytes that it moves, the launch,
     and the chain without collectives. None if `links` lack a needed part."""
-    parts = run.cases[case.case].bound_parts
+    header = run.cases[case.case]
+    parts = header.other_bound_parts.get(case.chosen or "", header.bound_parts)
     if parts is None:
         return None
     store = "push" if parts.get("pushes") else "copy_in"

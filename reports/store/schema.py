@@ -54,9 +54,11 @@ class CaseFields(Timed, kw_only=True):
 
 class CaseHeader(CaseFields, kw_only=True):
     """A planned case; its index in `Run.cases` is its number. A stage of `bound_parts` is [bytes
-    copied into peer memory or, if "pushes", across the link, bytes read from it] in one pass."""
+    copied into peer memory or, if "pushes", across the link, bytes read from it] in one pass.
+    `other_bound_parts` are those of what `auto` runs in other states of the link, by name."""
 
     bound_parts: dict[str, Any] | None = None
+    other_bound_parts: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     blocks: int | None = None  # thread blocks of our launch; 1 on a CPU
 
 
@@ -256,6 +258,7 @@ class OpenParts(msgspec.Struct):
     shape: Shape | None
     routing: Routing | None
     bound_parts: BoundParts | None = None
+    other_bound_parts: dict[str, BoundParts] = {}
 
 
 @dataclass

@@ -126,7 +126,8 @@ def test_auto_takes_messages_that_are_no_whole_packs(tmp_path):
     """From 16 MiB on it stores results around the caches, which takes whole packs."""
     _, result = run(tmp_path, "--sizes", "17825796", "--algorithm", "auto", "-n", "2", "--mode", "isolated")
     assert {(case.variant, case.status) for case in result.cases} == {("copied", "ok"), ("registered", "ok")}
-    assert next(case.chosen for case in result.cases if case.variant == "copied") == "two_shot"
+    assert {case.variant: case.chosen for case in result.cases} == {
+        "copied": "two_shot+128K", "registered": "two_shot_direct+nt"}
 
 
 # -- the search
@@ -333,6 +334,9 @@ def test_auto_follows_the_link(tmp_path, here):
     copied = next(case for case in result.cases if case.variant == "copied")
     assert copied.chosen == "ring"
     assert {block.chosen for block in result.blocks if block.case == copied.case} == {"ring"}
+    others = result.run.cases[copied.case].other_bound_parts
+    assert {"two_shot+nt", "two_shot"} <= others.keys()
+    assert others["two_shot"]["hops"] == 2
     nothing = cast(Any, None)
     iteration = Iteration(0, "", nothing, nothing, nothing, nothing,
                           by_link=cast(Any, {100.0: "fast", 500.0: "slow"}))

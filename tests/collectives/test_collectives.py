@@ -154,7 +154,7 @@ def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones(
                          for trip_ns in STATES_NS)
     assert [names.count("one_shot_pull") for names in (near, middle, far)] == [3, 4, 6]  # up to 16, 32 and 128 KiB
     for names in (near, middle, far):
-        assert list(dict.fromkeys(names)) == ["one_shot_pull", "two_shot", "two_shot+128K", "two_shot+ntr"]
+        assert list(dict.fromkeys(names)) == ["one_shot_pull", "two_shot", "two_shot+128K", "two_shot+ntr+128K"]
 
 
 def test_auto_with_more_ranks_than_two_chooses_by_the_link_too():

@@ -80,6 +80,18 @@ def test_an_algorithm_that_pushes_is_bound_by_stores_across_the_link():
     assert only(build_cases(run_of(pushing), blocks_of([20.0]), links)).bound_us is None
 
 
+def test_the_bound_is_that_of_the_build_that_most_blocks_ran():
+    """It was that of the link's state while the case was bound, although the blocks ran in another."""
+    links = [LinkBlock(size_bytes=SIZE, round=0, copy_in_us=4.0, peer_read_us=6.0, memory_us=2.0,
+                       link_rtt_ns=(500.0, 500.0))]
+    auto = msgspec.structs.replace(PLANNED, algorithm="auto", chosen="two_shot", other_bound_parts={
+        "one_shot_pull": {"hops": 1, "stages": [[SIZE, 0], [0, SIZE]], "memory_bytes": 0}})
+    for chosen, bound_us in (("two_shot", 8.5), ("one_shot_pull", 0.25 + 4 + 6)):
+        case = only(build_cases(run_of(auto), blocks_of([20.0] * 3, chosen=chosen), links))
+        assert case.chosen == chosen
+        assert case.bound_us == pytest.approx(bound_us)
+
+
 def test_a_chains_bound_includes_the_chain_without_collectives():
     links = [LinkBlock(size_bytes=SIZE, round=0, copy_in_us=4.0, peer_read_us=6.0, memory_us=2.0,
                        link_rtt_ns=(500.0, 500.0))]

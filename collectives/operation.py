@@ -37,7 +37,7 @@ NO_SWAP = Unsupported("swap and noswap change nothing here: no rank writes where
 class Case:
     """One collective to perform: `count` elements in each segment of the buffers at `send` and
     `receive`. `size_bytes` is the size that nccl-tests would print. `mode`, `isolated` or
-    `chained`, only matters to a tuned `auto`."""
+    `chained`, only matters to `auto`."""
 
     collective: Collective
     count: int

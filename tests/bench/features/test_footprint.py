@@ -74,22 +74,24 @@ def test_progress_is_the_number_of_launches_within_a_span():
 
 def test_a_matmul_on_a_shared_core_has_about_half_the_rate():
     """Otherwise its loss would mean nothing. A waiting rank takes about half of its core. The warm-up is
-    as long as the numpy threads of another test's matmul may spin."""
+    as long as the numpy threads of another test's matmul may spin. Of three turns the middle one counts: other work of
+    the machine left 0.19 of the rate once."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         pytest.skip("one core")
     device = CpuDevice()
-    rates = {}
+    rates: dict[int, list[float]] = {core: [] for core in cpus[:2]}
     try:
         os.sched_setaffinity(0, {cpus[0]})
-        for core in cpus[:2]:
+        for core in cpus[:2] * 3:
             matmul = CoreMatmul(world_of(device), core)
             stamps, progress = matmul.during(waits(device, 20_000_000), Counts(20, 20))
             assert (stamps.shape, progress.shape) == ((20, 4), (20,))
-            rates[core] = np.nansum(progress) / (stamps[:, LEFT] - stamps[:, ARRIVED]).sum()
+            rates[core].append(np.nansum(progress) / (stamps[:, LEFT] - stamps[:, ARRIVED]).sum())
     finally:
         os.sched_setaffinity(0, set(cpus))
-    assert 0.2 < rates[cpus[0]] / rates[cpus[1]] < 0.8
+    shared, alone = rates.values()
+    assert 0.2 < np.median(np.divide(shared, alone)) < 0.8
 
 
 def test_a_short_call_is_measured_in_a_chain_beside_the_matmul():

@@ -41,6 +41,7 @@ from kernels.devices.device import (
 )
 
 WORD_BYTES = 4  # an element of link_probe.cu, where no case sets another
+STREAMED_BYTES = 8 << 20  # through memory; below, stores around the caches take longer
 CHAIN_CALLS = 160  # all-reduces of one token of a 70B model: 80 layers, two each
 ARRIVED, LEFT, BEGUN, DONE = range(4)  # columns of the stamps
 # Entries of link_probe.cu by whether the send and the receive buffer hold a segment for each rank.
@@ -224,9 +225,9 @@ def checked_iteration(world: World, case: Case, operation: Operation,
 
 def link_parts(world: World, buffers: Buffers, size_bytes: int,
                engine: CopyEngine | None) -> dict[str, Iteration]:
-    """The parts at one size: copy into a slab, read a peer's new data, copy through memory; and,
-    if peers are far, store into a peer's slab; and copy there by `engine`, if that can pay. None
-    below a word. Raises DeviceError.
+    """The parts at one size: copy into a slab, read a peer's new data, copy through memory, long
+    messages between cores also around the caches; and, if peers are far, store into a peer's slab,
+    and copy there by `engine`, if that can pay. None below a word. Raises DeviceError.
 
     As in an all-reduce, a slot is stored into after the peer has read it and read after the peer
     has stored into it, and the caches also hold a send and a receive buffer. At most two chunks are
@@ -238,9 +239,9 @@ def link_parts(world: World, buffers: Buffers, size_bytes: int,
     chunk_bytes = min(device.most_chunk_bytes, peers.half_bytes // 2)
     through_slab = min(copied_bytes, 2 * chunk_bytes)
     macros = {"SEVERAL_PAGES": "1"} if copied_bytes >= device.far_bytes else {}
-    kernels = probe_kernels(device, world.communicator.size, **macros)
 
-    def step(entry: str, timed_bytes: int, pass_bytes: int) -> Step:
+    def step(entry: str, timed_bytes: int, pass_bytes: int, **stores: str) -> Step:
+        kernels = probe_kernels(device, world.communicator.size, **macros, **stores)
         arguments = peers.arguments(buffers.send.address, buffers.receive.address,
                                     timed_bytes // WORD_BYTES, chunk_bytes)
         return Step(kernels.kernel(entry), arguments, device.blocks_for(pass_bytes))
@@ -258,6 +259,9 @@ def link_parts(world: World, buffers: Buffers, size_bytes: int,
     parts = {"copy_in_us": part(copy_in, read_peer, use_buffers, through_slab),
              "peer_read_us": part(read_peer, copy_in, use_buffers, through_slab),
              "memory_us": part(copy_local, idle, idle, copied_bytes)}
+    if device.near_peers and copied_bytes >= STREAMED_BYTES:
+        copy_around = step("copy_local", copied_bytes, copied_bytes, STREAM_RECEIVE="1")
+        parts["memory_nt_us"] = part(copy_around, idle, idle, copied_bytes)
     if not device.near_peers:
         parts["push_us"] = part(push_out, idle, use_buffers, through_slab)
     if engine and size_bytes >= LEAST_BYTES:

@@ -150,8 +150,9 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
 
 
 def _link_times_us(links: Sequence[LinkBlock], name: str) -> list[float]:
-    """The times of a part. A push counts by stores or by copy engines, by the faster of the two."""
-    names = ("push", "engine") if name == "push" else (name,)
+    """The times of a part in the faster of its ways: a push by stores or by copy engines, a copy
+    through memory by stores through or around the caches."""
+    names = {"push": ("push", "engine"), "memory": ("memory", "memory_nt")}.get(name, (name,))
     times_us = ([getattr(link, f"{each}_us") for link in links] for each in names)
     measured_us = ([time_us for time_us in times if time_us is not None] for times in times_us)
     return min(filter(None, measured_us), key=median, default=[])

@@ -143,6 +143,7 @@ class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"
     engine_us: Bounded | None = None  # the same by copy engines
     peer_read_us: Bounded | None = None  # of bytes that a peer has just written
     memory_us: Bounded | None = None  # through the memory system
+    memory_nt_us: Bounded | None = None  # the same with stores around the caches
     between_us: Bounded | None = None  # of the least bytes that a host sends to the others
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
 

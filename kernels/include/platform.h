@@ -247,6 +247,15 @@ DEVICE bool rounded_at_once(floats low, floats high, words& both) {
 #else
 DEVICE bool rounded_at_once(floats, floats, words&) { return false; }
 #endif
+#if defined(__AVX2__) && !defined(__AVX512F__)
+DEVICE bool may_have_nan(floats a, floats b) {
+  floats unordered;
+  asm("vcmpunordps %2, %1, %0" : "=x"(unordered) : "x"(a), "x"(b));
+  return __builtin_ia32_movmskps256(unordered);
+}
+#else
+DEVICE bool may_have_nan(floats, floats) { return true; }
+#endif
 #include "platform_cpu.h"
 
 #endif

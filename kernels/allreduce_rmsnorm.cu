@@ -6,7 +6,8 @@
 //   with OUTPUT: codes of one byte and a scale for the row, from the rounded `normed`
 // The bits are those of a one- or two-shot all-reduce and `add_rmsnorm`, the compute alone; this
 // saves a launch, and storing and reading the sum. One hop; each rank sends (n-1) S bytes, whole
-// tokens at a time, through its slab or its registered send buffer. A block takes a token.
+// tokens at a time, through its slab or its registered send buffer. A block takes a token. Direct,
+// each rank sums a segment of the tokens and stores it for the others: 2 (n-1)/n S bytes.
 #include "include/exchange.h"
 #include "include/norm.h"
 
@@ -55,6 +56,31 @@ KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
       norm_row<WORLD>(n, t, rows);
     });
   });
+}
+
+// As two_shot_direct_registered: sums go into the peers' receive buffers, where the norm then takes
+// their place. 16 tokens of 32 KiB take two CPU cores 0.83 to 0.87 times as long as by pulling.
+KERNEL allreduce_rmsnorm_direct_registered(LAUNCHED_WITH(Arguments) launched) {
+  const Norm& n = norm_of(launched);
+  const Arguments& a = n.ranks;
+  const long row_bytes = n.hidden * ELEMENT_BYTES;
+  const auto for_tokens_of = [&](long rank, auto each) {
+    const Segment segment = segment_of<1>(n.tokens, rank);
+    for_tokens_of_block(segment.start, segment.start + segment.count, each);
+  };
+  in_users_buffers(a, [] {}, [&] {
+    for_tokens_of(a.rank, [&](long t) {
+      SumsForPeers<WORLD> sums;
+      for (int d = 1; d < WORLD; ++d)
+        sums.at[d] = Slab{of_thread(a.receives, (int)((a.rank + d) % WORLD)) + t * row_bytes};
+      const auto from_peer = [&](int r) { return a.sends[r] + t * row_bytes; };
+      norm_row<WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer), sums);
+    });
+  });
+  for (int d = 1; d < WORLD; ++d)
+    for_tokens_of((a.rank + d) % WORLD, [&](long t) {
+      norm_row<1>(n, t, Sources<1>{{a.receive + t * row_bytes}});
+    });
 }
 
 // The compute alone: `send` is the sum.

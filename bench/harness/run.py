@@ -15,7 +15,7 @@ import numpy as np
 from bench import STARTED_S
 from bench.harness import head, tuned
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, WRONG, RunOptions, print_out
-from bench.harness.schedule import set_block_lengths, shorten, take_turns, visits
+from bench.harness.schedule import set_block_lengths, shorten, take_turns, visits, warm_up_alike
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.timing import link_ceilings, measure_block, measure_link, pilot
@@ -124,6 +124,7 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
         pilot(session, iteration)
         if agreed_stop(run):
             return
+    warm_up_alike(iterations)
     left_s = 0.85 * (run.deadline_s - time.monotonic())
     budget_s, rounds = session.communicator.broadcast(left_s), ROUNDS
     if not options.iterations:

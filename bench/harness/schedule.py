@@ -24,6 +24,17 @@ def block_cost_s(iteration: Iteration, checks: int, block_s: float) -> float:
     return 0.001 + iteration.iteration_s * (timed + iteration.warmup + 2 * checks) * repeats
 
 
+def warm_up_alike(iterations: Sequence[Iteration]) -> None:
+    """Gives all cases of a group, which are compared, its longest warm-up. A pilot may find data in
+    a cache, unlike the blocks."""
+    longest: dict[str, int] = {}
+    for iteration in iterations:
+        longest[iteration.group] = max(iteration.warmup, longest.get(iteration.group, 0))
+    for iteration in iterations:
+        if iteration.group:
+            iteration.warmup = longest[iteration.group]
+
+
 def take_turns(iterations: Sequence[Iteration], checks: int, budget_s: float, rounds: int) -> int:
     """Returns the number of rounds that fit the budget. Where even the shortest blocks of all
     groups do not fit `rounds` times, slow groups run only in every k-th round (k odd, so that they

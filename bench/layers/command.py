@@ -150,7 +150,8 @@ COMMANDS = {
                 metavar="TYPE",
                 help="also write the norm as int8 or fp8 codes, with a scale a token (neither)"),
          algorithms(FUSED["allreduce_rmsnorm"])),
-        fused.prepare_norm, mistake_in_norm),
+        # A round of all forms with 2048 tokens takes two CPU cores 5 s; 60 s hold too few.
+        fused.prepare_norm, mistake_in_norm, max_time_s=120.0),
     "gemv_allreduce": Command(
         f"Times GEMV + all-reduce, fused and {HIDES}",
         (one_model(), SCALE, counts("--tokens", up_to_8, "1", "chats at once, a token each"),

@@ -110,9 +110,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     row_bytes = structure.hidden * case.datatype.size_bytes
     entry, chunk_bytes = "add_rmsnorm", 0
     is_registered = sums is None and case.variant == "registered"
-    if is_registered:
-        entry = "allreduce_rmsnorm_pull_registered"
-    elif sums is None:
+    if sums is None and not is_registered:
         entry = "allreduce_rmsnorm_pull"
         chunk_bytes = chunk_that_fits(world, case, peers.half_bytes / 2)
     structure.step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
@@ -121,10 +119,15 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
                            depends_on_size=True)
     arguments = peers.arguments(case.send if sums is None else sums, case.receive, case.count,
                                 chunk_bytes)
-    if is_registered and not peers.locate(case.send, arguments.sends):
-        return NOT_MAPPED
-    if is_registered and case.build.swap is not None:
-        return NO_SWAP
+    if is_registered:
+        if not peers.locate(case.send, arguments.sends):
+            return NOT_MAPPED
+        if case.build.swap is not None:
+            return NO_SWAP
+        # A GPU pulls, since direct sums were not measured there.
+        is_direct = (world.device.near_peers and structure.tokens >= peers.communicator.size
+                     and peers.locate(case.receive, arguments.receives))
+        entry = f"allreduce_rmsnorm_{'direct' if is_direct else 'pull'}_registered"
     macros = {"OUTPUT": OUTPUTS[case.quantized]} if case.quantized else {}
     module = _compile(world, case, "allreduce_rmsnorm", Norm, macros)
     memory = attached(world, arguments, structure)

@@ -1,5 +1,6 @@
 // Residual addition and RMSNorm of a token's row, by one block, in passes over the row:
-//   1. add: sum of all sources + residual, rounded and stored in residual_out; adds up the squares
+//   1. add: sum of all sources + residual, rounded and stored in residual_out; adds up the squares.
+//      `sums` gets the rounded sums without the residual
 //   2. scale: residual_out / sqrt(mean of the squares + epsilon) * weight, rounded, into `receive`
 //   3. with OUTPUT, encode: that row as codes of one byte, with one scale a row
 // So that every rank gets the same bits, the order of the fp32 sum does not depend on the row's
@@ -38,8 +39,22 @@ struct Row {
   bool aligned;
 };
 
+// Where peers want a row's sums, by distance from this rank, which is not one of them.
+template <int RANKS> struct SumsForPeers {
+  Slab at[RANKS];
+  DEVICE bool aligned() const {
+    bool all = true;
+    for (int d = 1; d < RANKS; ++d) all &= at[d].aligned();
+    return all;
+  }
+  template <class Place> DEVICE void put(Place place, int k, pack sum) const {
+    for (int d = 1; d < RANKS; ++d) at[d].put(place, k, sum);
+  }
+};
+
 // Returns the sum of the squares. A thread's packs add to the sum with the pack's number.
-template <int SOURCES> DEVICE float add(const Row& row, const Sources<SOURCES>& inputs) {
+template <int SOURCES, int RANKS>
+DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const SumsForPeers<RANKS>& sums) {
   floats squares[PACKS_AT_ONCE] = {};
   for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
     constexpr int N = decltype(at)::COUNT;
@@ -50,6 +65,7 @@ template <int SOURCES> DEVICE float add(const Row& row, const Sources<SOURCES>& 
     }
     loads_first<N * (SOURCES + 1)>();
     for (int k = 0; k < N; ++k) {
+      sums.put(at, k, sum[k]);
       typename Element::values x = Element::widen(sum[k]);
       const typename Element::values y = Element::widen(old[k]);
       for (unsigned j = 0; j < VALUES; ++j) x.v[j] += y.v[j];
@@ -125,13 +141,15 @@ DEVICE float encode(const Row& row, unsigned largest_bits) {
 }
 
 // All passes over one token's row, by one block.
-template <int SOURCES> DEVICE void norm_row(const Norm& n, long token, Sources<SOURCES> inputs) {
+template <int SOURCES, int RANKS = 1>
+DEVICE void norm_row(const Norm& n, long token, Sources<SOURCES> inputs,
+                     SumsForPeers<RANKS> sums = {}) {
   const long hidden = n.hidden, start = token * hidden * ELEMENT_BYTES;
   Row row = {n.residual + start, n.weight, n.residual_out + start, n.ranks.receive + start,
              n.codes + token * hidden, hidden, true};
-  row.aligned = inputs.aligned() && is_aligned(row.residual) && is_aligned(row.residual_out) &&
-                is_aligned(row.normed) && is_aligned(row.weight);
-  const float mean = add(row, inputs) / (float)hidden;
+  row.aligned = inputs.aligned() && sums.aligned() && is_aligned(row.residual) &&
+                is_aligned(row.residual_out) && is_aligned(row.normed) && is_aligned(row.weight);
+  const float mean = add(row, inputs, sums) / (float)hidden;
   const words largest = scale(row, 1.0f / square_root(mean + (float)n.epsilon));
   if (!QUANTIZED) return;
   const float step = encode(row, largest_over_block(largest));

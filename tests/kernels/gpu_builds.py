@@ -42,7 +42,7 @@ PACKET_LOADS = {kind: letters["L"] for kind, letters in LETTERS.items()} | {"sm_
 # These kernels loop over a token's rows and look up the address of the next row; or over a matrix's rows and compute
 # their addresses (AMD's compiler then loads for the next turn before a turn ends); or over tokens in all ranks'
 # buffers.
-LOOKING_UP = re.compile(r"(combine|round_trip)_\w+|(un)?pack_parts|gemv\w*|allreduce_rmsnorm_pull_registered")
+LOOKING_UP = re.compile(r"(combine|round_trip)_\w+|(un)?pack_parts|gemv\w*|allreduce_rmsnorm_\w+_registered")
 BLOCK_SUMS = re.compile(r"allreduce_rmsnorm_\w+|add_rmsnorm")  # 16 subgroups store a float each in shared memory
 # Each block of 32 codes has one scale, and the thread that moves the block moves its scale. Adjacent threads move
 # adjacent scales, so a wave makes one access of 64 or 128 bytes. In whole packs, a thread would have eight blocks, and

@@ -25,6 +25,8 @@ STRESS = "tests/bench/test_stress.py::test_back_to_back_launches_are_right_when_
 RACES = "tests/kernels/test_sanitizers.py::test_threadsanitizer_finds_no_race_in_one_whole_kernel"
 BFLOAT16 = ("tests/kernels/test_bfloat16.py::test_all_kinds_of_floats_are_rounded_as_the_expected_"
             "results_are[integers]")
+FUSED = ("tests/collectives/test_fused.py::"
+         "test_every_element_is_correct_and_bit_identical_to_two_launches[2-60]")
 CODE = "tests/kernels/test_kernels_compile.py::test_flags_are_released_and_acquired_in_the_order"
 LOOP = "tests/kernels/test_device_cpu.py"
 MEASURE = "tests/bench/harness/test_measure.py"
@@ -73,6 +75,9 @@ KERNELS = {
         "floats finish(floats a) { return a * (1.0f / (WORLD - 1)); }", (f"{FIXED}[2]",)),
     "bfloat16-ties-away": Mutant(
         CPU, "w + 0x7fffu + (w >> 16 & 1u);", "w + 0x8000u;", (BFLOAT16,)),
+    "residual-in-the-sums-for-peers": Mutant(
+        "kernels/include/norm.h", "sums.put(at, k, sum[k]);", "sums.put(at, k, old[k]);",
+        (FUSED,)),
     "registered-from-the-start": Mutant(
         "collectives/peer_buffer.py", "[number][peer].address + offset", "[number][peer].address",
         (f"{FIXED}[2]",)),

@@ -8,7 +8,7 @@ import pytest
 
 from bench.harness import timing, verify
 from bench.harness.iteration import Iteration
-from bench.harness.schedule import LEAST_TURNS, block_cost_s, take_turns
+from bench.harness.schedule import LEAST_TURNS, block_cost_s, take_turns, warm_up_alike
 from bench.harness.timing import RankBlock, summary, times_us
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Operation
@@ -176,3 +176,13 @@ def test_slow_groups_run_in_fewer_rounds(budget_s, turns):
     cost_s = sum(rounds / iteration.every * block_cost_s(iteration, 1, 0.0)
                  for iteration in iterations if iteration.group)
     assert cost_s <= budget_s or rounds == LEAST_TURNS
+
+
+def test_compared_cases_warm_up_alike():
+    """A case whose weights its pilot had found in a cache was timed cold in each block, beside others that were not."""
+    iterations = []
+    for group, warmup in (("one", 1), ("one", 9), ("other", 3), ("", 2), ("", 5)):
+        iterations.append(iteration_of())
+        iterations[-1].group, iterations[-1].warmup = group, warmup
+    warm_up_alike(iterations)
+    assert [iteration.warmup for iteration in iterations] == [9, 9, 3, 2, 5]

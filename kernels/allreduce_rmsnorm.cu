@@ -5,9 +5,10 @@
 //   normed = residual_out / sqrt(mean(residual_out^2) + epsilon) * weight, in fp32, rounded
 //   with OUTPUT: codes of one byte and a scale for the row, from the rounded `normed`
 // The bits are those of a one- or two-shot all-reduce and `add_rmsnorm`, the compute alone; this
-// saves a launch, and storing and reading the sum. One hop; each rank sends (n-1) S bytes, whole
-// tokens at a time, through its slab or its registered send buffer. A block takes a token. Direct,
-// each rank sums a segment of the tokens and stores it for the others: 2 (n-1)/n S bytes.
+// saves a launch. A block takes a token.
+//   pull: one hop, (n-1) S bytes a rank, whole tokens at a time, through its slab or its registered
+//     send buffer; no sum is stored
+//   direct: two hops, 2 (n-1)/n S bytes; each rank sums a segment of the tokens for all
 #include "include/exchange.h"
 #include "include/norm.h"
 
@@ -58,8 +59,8 @@ KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
   });
 }
 
-// As two_shot_direct_registered: sums go into the peers' receive buffers, where the norm then takes
-// their place. 16 tokens of 32 KiB take two CPU cores 0.83 to 0.87 times as long as by pulling.
+// Sums go into the peers' receive buffers, as in two_shot_direct_registered. A peer overwrites each
+// with its norm. 16 tokens of 32 KiB take two CPU cores 0.83 to 0.87 times as long as by pulling.
 KERNEL allreduce_rmsnorm_direct_registered(LAUNCHED_WITH(Arguments) launched) {
   const Norm& n = norm_of(launched);
   const Arguments& a = n.ranks;
@@ -70,11 +71,11 @@ KERNEL allreduce_rmsnorm_direct_registered(LAUNCHED_WITH(Arguments) launched) {
   };
   in_users_buffers(a, [] {}, [&] {
     for_tokens_of(a.rank, [&](long t) {
-      SumsForPeers<WORLD> sums;
+      PeerRows<WORLD> peers;
       for (int d = 1; d < WORLD; ++d)
-        sums.at[d] = Slab{of_thread(a.receives, (int)((a.rank + d) % WORLD)) + t * row_bytes};
+        peers.at[d] = Slab{of_thread(a.receives, (int)((a.rank + d) % WORLD)) + t * row_bytes};
       const auto from_peer = [&](int r) { return a.sends[r] + t * row_bytes; };
-      norm_row<WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer), sums);
+      norm_row<WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer), peers);
     });
   });
   for (int d = 1; d < WORLD; ++d)

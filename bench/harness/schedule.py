@@ -7,6 +7,7 @@ import numpy as np
 
 from bench.harness.iteration import Iteration
 from bench.harness.suite import Suite
+from bench.harness.timing import PILOT_S
 
 LONGEST_BLOCK_S = 0.1  # a stop waits for the block's end
 LEAST_TURNS = 16  # of a slow group: six even rounds give an interval in the longest state
@@ -25,14 +26,15 @@ def block_cost_s(iteration: Iteration, checks: int, block_s: float) -> float:
 
 
 def warm_up_alike(iterations: Sequence[Iteration]) -> None:
-    """Gives all cases of a group, which are compared, its longest warm-up. A pilot may find data in
-    a cache, unlike the blocks."""
-    longest: dict[str, int] = {}
-    for iteration in iterations:
-        longest[iteration.group] = max(iteration.warmup, longest.get(iteration.group, 0))
-    for iteration in iterations:
-        if iteration.group:
-            iteration.warmup = longest[iteration.group]
+    """Gives every case of a group the group's longest warm-up, of at most a pilot's length, because
+    their times are subtracted: a pilot from warm caches finds too short a warm-up."""
+    grouped = [iteration for iteration in iterations if iteration.group]
+    longest = dict.fromkeys((iteration.group for iteration in grouped), 0)
+    for iteration in grouped:
+        longest[iteration.group] = max(longest[iteration.group], iteration.warmup)
+    for iteration in grouped:
+        most = int(PILOT_S / iteration.iteration_s)
+        iteration.warmup = max(iteration.warmup, min(longest[iteration.group], most))
 
 
 def take_turns(iterations: Sequence[Iteration], checks: int, budget_s: float, rounds: int) -> int:

@@ -216,7 +216,7 @@ def summary(iteration: Iteration, block: int, parts: Sequence[RankBlock],
     after_us, skew_us = float(np.median(after)), float(np.median(times.skew))
     record = Block(
         case=iteration.number, block=block, round=block, n=len(time),
-        time_us=float(np.median(time)), mean_us=float(time.mean()),
+        warmup=iteration.warmup, time_us=float(np.median(time)), mean_us=float(time.mean()),
         total_us=float(np.median(time if chained else time + after)),
         consume_us=None if chained else after_us, chain_only_us=after_us if chained else None,
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,

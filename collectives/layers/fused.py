@@ -65,9 +65,10 @@ class Gemv(ctypes.Structure):
 @dataclass(frozen=True, kw_only=True)
 class NormCase(Case):
     """Rows of `norm.hidden` elements, one a token: `send` has this rank's parts of the sums,
-    `receive` gets the norm. `norm` has the other addresses, but of the sums between a collective
-    and the norm, which lie at `summed`. `quantized` (one of OUTPUTS) also writes the norm as codes,
-    a byte an element, aligned to 64, with a float32 a token; UNIT_CODES must divide `hidden`."""
+    `receive`, which overlaps no other buffer, gets the norm. `norm` has the other addresses, but of
+    the sums between a collective and the norm, which lie at `summed`. `quantized` (one of OUTPUTS)
+    also writes the norm as codes, a byte an element, aligned to 64, with a float32 a token;
+    UNIT_CODES must divide `hidden`."""
 
     norm: Norm
     summed: int
@@ -124,7 +125,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
             return NOT_MAPPED
         if case.build.swap is not None:
             return NO_SWAP
-        # A GPU pulls, since direct sums were not measured there.
+        # With fewer tokens a rank would sum none. On GPUs direct sums were not measured.
         is_direct = (world.device.near_peers and structure.tokens >= peers.communicator.size
                      and peers.locate(case.receive, arguments.receives))
         entry = f"allreduce_rmsnorm_{'direct' if is_direct else 'pull'}_registered"

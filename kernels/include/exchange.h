@@ -51,7 +51,7 @@ DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long co
 }
 
 // Reads or writes in the users' registered buffers. The first wait protects a buffer that its user
-// still fills or reads; the second keeps it until every peer has read it.
+// still fills or reads; the second keeps it until every peer has finished with it.
 template <class Meanwhile, class Take>
 DEVICE void in_users_buffers(const Arguments& a, Meanwhile meanwhile, Take take) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);

@@ -1,10 +1,11 @@
 // Residual addition and RMSNorm of a token's row, by one block, in passes over the row:
 //   1. add: sum of all sources + residual, rounded and stored in residual_out; adds up the squares.
-//      `sums` gets the rounded sums without the residual
+//      Also stores the rounded sum, without the residual, in the peers' rows, if there are any
 //   2. scale: residual_out / sqrt(mean of the squares + epsilon) * weight, rounded, into `receive`
 //   3. with OUTPUT, encode: that row as codes of one byte, with one scale a row
-// So that every rank gets the same bits, the order of the fp32 sum does not depend on the row's
-// address, and GPUs fuse each multiply with its add: clang for gfx942 would in aligned rows alone.
+// So that every rank gets the same bits (but of NaNs), the order of the fp32 sum does not depend on
+// the row's address, and GPUs fuse each multiply with its add: clang for gfx942 would in aligned
+// rows alone.
 // If it overflows, the norm is 0. A scale is the rounded norm's largest magnitude / the largest
 // code; 0 if that has no inverse in fp32, NaN if an element is not finite, both with codes of 0.
 #pragma once
@@ -39,22 +40,22 @@ struct Row {
   bool aligned;
 };
 
-// Where peers want a row's sums, by distance from this rank, which is not one of them.
-template <int RANKS> struct SumsForPeers {
+// A row in the peers' receive buffers: at[d] is that of rank (own + d) % RANKS, at[0] is unused.
+template <int RANKS> struct PeerRows {
   Slab at[RANKS];
   DEVICE bool aligned() const {
     bool all = true;
     for (int d = 1; d < RANKS; ++d) all &= at[d].aligned();
     return all;
   }
-  template <class Place> DEVICE void put(Place place, int k, pack sum) const {
+  template <class Place> DEVICE void store(Place place, int k, pack sum) const {
     for (int d = 1; d < RANKS; ++d) at[d].put(place, k, sum);
   }
 };
 
 // Returns the sum of the squares. A thread's packs add to the sum with the pack's number.
 template <int SOURCES, int RANKS>
-DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const SumsForPeers<RANKS>& sums) {
+DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const PeerRows<RANKS>& peers) {
   floats squares[PACKS_AT_ONCE] = {};
   for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
     constexpr int N = decltype(at)::COUNT;
@@ -65,7 +66,7 @@ DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const SumsForPe
     }
     loads_first<N * (SOURCES + 1)>();
     for (int k = 0; k < N; ++k) {
-      sums.put(at, k, sum[k]);
+      peers.store(at, k, sum[k]);
       typename Element::values x = Element::widen(sum[k]);
       const typename Element::values y = Element::widen(old[k]);
       for (unsigned j = 0; j < VALUES; ++j) x.v[j] += y.v[j];
@@ -143,13 +144,13 @@ DEVICE float encode(const Row& row, unsigned largest_bits) {
 // All passes over one token's row, by one block.
 template <int SOURCES, int RANKS = 1>
 DEVICE void norm_row(const Norm& n, long token, Sources<SOURCES> inputs,
-                     SumsForPeers<RANKS> sums = {}) {
+                     PeerRows<RANKS> peers = {}) {
   const long hidden = n.hidden, start = token * hidden * ELEMENT_BYTES;
   Row row = {n.residual + start, n.weight, n.residual_out + start, n.ranks.receive + start,
              n.codes + token * hidden, hidden, true};
-  row.aligned = inputs.aligned() && sums.aligned() && is_aligned(row.residual) &&
+  row.aligned = inputs.aligned() && peers.aligned() && is_aligned(row.residual) &&
                 is_aligned(row.residual_out) && is_aligned(row.normed) && is_aligned(row.weight);
-  const float mean = add(row, inputs, sums) / (float)hidden;
+  const float mean = add(row, inputs, peers) / (float)hidden;
   const words largest = scale(row, 1.0f / square_root(mean + (float)n.epsilon));
   if (!QUANTIZED) return;
   const float step = encode(row, largest_over_block(largest));

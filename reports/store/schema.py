@@ -112,6 +112,7 @@ class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
     block: int
     round: int
     n: Count
+    warmup: Count | None = None  # iterations before these
     time_us: NotNegative
     mean_us: Bounded | None = None
     consume_us: Bounded | None = None

@@ -162,6 +162,10 @@ class Bed:
         if isinstance(operation, Unsupported):
             return operation.reason
         assert isinstance(operation, Operation)
+        if isinstance(case, NormCase) and form == "fused" and case.variant == "registered":
+            tokens, ranks = case.count // case.norm.hidden, self.world.communicator.size
+            is_direct = self.world.device.near_peers and tokens >= ranks
+            assert ("direct" if is_direct else "pull") in operation.step.kernel.name
         launch(self.world.device, operation.step, times)
         return None
 

@@ -258,16 +258,18 @@ def routed_item(bed: Bed, name: str, algorithm: Any, way: str, variant: str, dat
 def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     """All-reduce and norm of rows of similar size; a matrix of +1 and -1 times tokens, with the all-reduce."""
     datatype = DATATYPES[QUANTIZED_DATATYPES[bed.seed % len(QUANTIZED_DATATYPES)]]
+    # Registered, a single token is pulled, and others are summed directly.
+    for variant, tokens in (("copied", 3), ("registered", 1), ("registered", 9)):
+        if wanted(name := f"allreduce_rmsnorm {variant} {tokens}"):
+            norm_item(bed, name, variant, datatype, tokens)
     for variant in ("copied", "registered"):
-        if wanted(name := f"allreduce_rmsnorm {variant}"):
-            norm_item(bed, name, variant, datatype)
         if wanted(name := f"gemv_allreduce {variant}"):
             gemv_item(bed, name, variant, datatype)
 
 
-def norm_item(bed: Bed, name: str, variant: str, datatype: Datatype) -> None:
+def norm_item(bed: Bed, name: str, variant: str, datatype: Datatype, tokens: int) -> None:
     hidden, ranks = bed.draw.choice([31, 248, 1024]), bed.ranks
-    count = bed.draw.choice([1, 3, 9]) * hidden
+    count = tokens * hidden
     size = count * datatype.size_bytes
     parts, residual, total = fused.tables_of_norm(datatype, ranks, bed.seed)
     sends, receives = (bed.buffers(2 * size, datatype.size_bytes) for _ in range(2))

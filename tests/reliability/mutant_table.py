@@ -76,7 +76,8 @@ KERNELS = {
     "bfloat16-ties-away": Mutant(
         CPU, "w + 0x7fffu + (w >> 16 & 1u);", "w + 0x8000u;", (BFLOAT16,)),
     "residual-in-the-sums-for-peers": Mutant(
-        "kernels/include/norm.h", "sums.put(at, k, sum[k]);", "sums.put(at, k, old[k]);",
+        "kernels/include/norm.h", "peers.store(at, k, sum[k]);",
+        "peers.store(at, k, old[k]);",
         (FUSED,)),
     "registered-from-the-start": Mutant(
         "collectives/peer_buffer.py", "[number][peer].address + offset", "[number][peer].address",

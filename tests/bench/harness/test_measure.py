@@ -181,8 +181,9 @@ def test_slow_groups_run_in_fewer_rounds(budget_s, turns):
 def test_compared_cases_warm_up_alike():
     """A case whose weights its pilot had found in a cache was timed cold in each block, beside others that were not."""
     iterations = []
-    for group, warmup in (("one", 1), ("one", 9), ("other", 3), ("", 2), ("", 5)):
+    for group, warmup, iteration_s in (("one", 1, 1e-4), ("one", 9, 1e-4), ("one", 2, 0.004), ("one", 1, 0.5),
+                                       ("other", 3, 1e-4), ("", 2, 1e-4), ("", 5, 1e-4)):
         iterations.append(iteration_of())
-        iterations[-1].group, iterations[-1].warmup = group, warmup
+        iterations[-1].group, iterations[-1].warmup, iterations[-1].iteration_s = group, warmup, iteration_s
     warm_up_alike(iterations)
-    assert [iteration.warmup for iteration in iterations] == [9, 9, 3, 2, 5]
+    assert [iteration.warmup for iteration in iterations] == [9, 9, 5, 1, 3, 2, 5]

@@ -159,6 +159,28 @@ FORMS = {
 APART = {"decode": {"pipeline_parallel", "one_rank"}, "prefill": {"pipeline_parallel", "one_rank"}}
 
 
+PILOTS_THAT_DIFFER = """
+from bench.harness import run
+from bench.layers.command import main
+
+def pilot(session, iteration):
+    iteration.iteration_s, iteration.warmup = 1e-4, 1 + iteration.number % 7
+
+run.pilot = pilot
+main("gemv_allreduce")
+"""
+
+
+def test_the_forms_of_a_shape_warm_up_alike(tmp_path):
+    """Otherwise a difference would compare cold caches with warm ones."""
+    done = mpirun(2, "-c", PILOTS_THAT_DIFFER, *SMALL, "-n", "12", "--lean", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = read(next(tmp_path.glob("*.jsonl")))
+    shape_of = {case.case: str(case.shape) for case in result.cases}
+    warmups = {(shape_of[block.case], block.warmup) for block in result.blocks}
+    assert len(warmups) == len({shape for shape, _ in warmups}) == 2
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_small_run_is_correct_and_its_exposed_times_follow_from_its_blocks(command, tmp_path):
     """`exposed` must be the measured difference to the compute alone."""

@@ -60,7 +60,7 @@ KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
 }
 
 // Sums go into the peers' receive buffers, as in two_shot_direct_registered. A peer overwrites each
-// with its norm. 16 tokens of 32 KiB take two CPU cores 0.83 to 0.87 times as long as by pulling.
+// with its norm.
 KERNEL allreduce_rmsnorm_direct_registered(LAUNCHED_WITH(Arguments) launched) {
   const Norm& n = norm_of(launched);
   const Arguments& a = n.ranks;

@@ -4,8 +4,8 @@
 //   2. scale: residual_out / sqrt(mean of the squares + epsilon) * weight, rounded, into `receive`
 //   3. with OUTPUT, encode: that row as codes of one byte, with one scale a row
 // So that every rank gets the same bits (but of NaNs), the order of the fp32 sum does not depend on
-// the row's address, and GPUs fuse each multiply with its add: clang for gfx942 would in aligned
-// rows alone.
+// the row's address, and multiplies are fused with their adds always (GPU) or never: a compiler
+// would in some rows or kernels alone.
 // If it overflows, the norm is 0. A scale is the rounded norm's largest magnitude / the largest
 // code; 0 if that has no inverse in fp32, NaN if an element is not finite, both with codes of 0.
 #pragma once

@@ -154,7 +154,11 @@ DEVICE float sum_over_block(floats f) {
   return reinterpret<floats>(sums_over_lanes(rows).r[0])[0];
 }
 DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
-DEVICE floats plus_square(floats sum, floats x) { return sum + x * x; }
+DEVICE floats plus_square(floats sum, floats x) {
+  floats square = x * x;
+  asm("" : "+x"(square));  // a compiler would fuse multiply and add in some kernels alone
+  return sum + square;
+}
 // The largest lane, in all lanes: compares lanes 1, 2, 4 and 8 places apart.
 #define WITH_LANES(step) \
   w = most_of(w, __builtin_shufflevector(w, w, WORD_NUMBERS(^ (step & (VECTOR_BYTES / 4 - 1)))));

@@ -139,6 +139,7 @@ class Bed:
 
     world: World
     rooms: dict[str, Memory]
+    turn: int = 0  # of the operations for different states of the link
 
     def fill(self, name: str, stored: Array, shift_bytes: int = 0) -> int:
         """Writes `stored` into a buffer and returns its address."""
@@ -164,8 +165,10 @@ class Bed:
         assert isinstance(operation, Operation)
         if isinstance(case, NormCase) and form == "fused" and case.variant == "registered":
             tokens, ranks = case.count // case.norm.hidden, self.world.communicator.size
-            is_direct = self.world.device.near_peers and tokens >= ranks
-            assert ("direct" if is_direct else "pull") in operation.step.kernel.name
+            assert bool(operation.by_link) == (self.world.device.near_peers and tokens >= ranks)
+        if operation.by_link:
+            self.turn += 1
+            operation = list(operation.by_link.values())[self.turn % len(operation.by_link)]
         launch(self.world.device, operation.step, times)
         return None
 

@@ -192,7 +192,10 @@ def norm_launch(session: Session, draw: random.Random) -> Launch:
                               weight=weight.address))
     contents = (Segments(case.send, size, datatype.encode(np.stack([parts[rank], residual]))),
                 Segments(case.receive, size, datatype.encode(np.stack([fused.normed(total), total]))))
-    return layer_launch(session, form, case, contents, weight)
+    launch = layer_launch(session, form, case, contents, weight)
+    if by_link := launch.iteration.by_link:
+        launch.iteration.operation = draw.choice(list(by_link.values()))
+    return launch
 
 
 def gemv_launch(session: Session, draw: random.Random) -> Launch:

@@ -75,6 +75,8 @@ KERNELS = {
         "floats finish(floats a) { return a * (1.0f / (WORLD - 1)); }", (f"{FIXED}[2]",)),
     "bfloat16-ties-away": Mutant(
         CPU, "w + 0x7fffu + (w >> 16 & 1u);", "w + 0x8000u;", (BFLOAT16,)),
+    "squares-fused-in-some-kernels": Mutant(
+        CPU, '  asm("" : "+x"(square));', "", (FUSED,)),
     "residual-in-the-sums-for-peers": Mutant(
         "kernels/include/norm.h", "peers.store(at, k, sum[k]);",
         "peers.store(at, k, old[k]);",

@@ -15,8 +15,8 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, cast
 
@@ -59,6 +59,23 @@ def interrupt(*_: Any) -> NoReturn:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Delays `interrupt` to the end of the block: Python drops what a signal raises within a fork,
+    and the signals after it would be ignored."""
+    waiting: list[int] = []
+    delayed = [number for number in SIGNALS if signal.getsignal(number) is interrupt]
+    for number in delayed:
+        signal.signal(number, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        for number in delayed:
+            signal.signal(number, interrupt)
+        if waiting:
+            interrupt()
 
 
 def run_command(name: str, run: Callable[[], int], subject: str, interrupted: str) -> int:
@@ -138,17 +155,18 @@ def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping
     If this process is killed, the kernel sends SIGTERM to the command; mpirun ends its ranks."""
     prctl = ctypes.CDLL(None).prctl
     with open_output(log, "out") as output, open_output(log, "err") as errors:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=errors, start_new_session=True,
-            preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
         reason = None
-        try:
-            process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            reason = f"took longer than {limit_s:.0f} s"
-        finally:
-            end_group(process)
+        with ExitStack() as ending:
+            with signals_wait():
+                process = subprocess.Popen(
+                    command, cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+                    stdout=output, stderr=errors, start_new_session=True,
+                    preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
+                ending.callback(end_group, process)
+            try:
+                process.wait(limit_s)
+            except subprocess.TimeoutExpired:
+                reason = f"took longer than {limit_s:.0f} s"
         errors.seek(0)
         said = re.sub(r"(?s)-{20,}\nprterun detected.*?(\n-{20,}|\Z)", "", errors.read())
         lines = re.findall(r".*\w.*", said)

@@ -316,6 +316,26 @@ def test_an_interrupted_search_leaves_nothing_running(tmp_path):
     assert err.endswith("bench.tune_library: interrupted; the runs so far are kept\n")
 
 
+SIGNAL_IN_A_FORK = """
+import os, runpy, signal
+
+def send():
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+        signal.raise_signal(signal.SIGINT)
+
+os.register_at_fork(after_in_parent=send)
+runpy.run_module("bench.tune_library", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_signal_while_a_launch_starts_ends_the_search(tmp_path):
+    """Python drops an exception there, so the search went on, and ignored every further Ctrl-C."""
+    with watched("-c", SIGNAL_IN_A_FORK, "--variant", f"a={ONE_RANK}", "--out", str(tmp_path)) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == "bench.tune_library: interrupted; the runs so far are kept\n"
+
+
 # -- make peers
 
 @pytest.mark.parametrize(("bench", "ours"), [("allreduce", 3), ("allgather", 0)])

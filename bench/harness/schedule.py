@@ -28,13 +28,11 @@ def block_cost_s(iteration: Iteration, checks: int, block_s: float) -> float:
 def warm_up_alike(iterations: Sequence[Iteration]) -> None:
     """Gives every case of a group the group's longest warm-up, of at most a pilot's length, because
     their times are subtracted: a pilot from warm caches finds too short a warm-up."""
-    grouped = [iteration for iteration in iterations if iteration.group]
-    longest = dict.fromkeys((iteration.group for iteration in grouped), 0)
-    for iteration in grouped:
-        longest[iteration.group] = max(longest[iteration.group], iteration.warmup)
-    for iteration in grouped:
-        most = int(PILOT_S / iteration.iteration_s)
-        iteration.warmup = max(iteration.warmup, min(longest[iteration.group], most))
+    for iteration in iterations:
+        if iteration.group:
+            longest = max(each.warmup for each in iterations if each.group == iteration.group)
+            most = int(PILOT_S / iteration.iteration_s)
+            iteration.warmup = max(iteration.warmup, min(longest, most))
 
 
 def take_turns(iterations: Sequence[Iteration], checks: int, budget_s: float, rounds: int) -> int:

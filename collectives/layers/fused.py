@@ -32,8 +32,8 @@ ROW_ALIGNMENT = 64  # bytes; of a row in a slab
 # Rows that a GPU's block finishes before it signals: 4096 rows then occupy 128 blocks.
 BLOCK_ROWS, BLOCK_THREADS = 32, 256
 CPU_STEPS = 4  # of a segment of three ranks or more
-# Of tokens that near cores sum directly: two take 1.06 times as long with 64 MiB. With 512 KiB they
-# take 0.85 times as long, but far ones 1.3 times.
+# Up to this size two near cores sum tokens directly: 0.85 times as long as pulling with 512 KiB,
+# 1.06 times with 64 MiB. Far cores take 1.3 times as long with 512 KiB, and pull.
 MOST_DIRECT_BYTES = 8 << 20
 EPSILON = 1e-5
 MAPPED = "a fused benchmark begins with mapped memory"
@@ -139,8 +139,8 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     # A block handles whole tokens.
     blocks = min(structure.tokens, world.device.blocks_for(1 << 30))
 
-    def operation(entry: str) -> Operation:
-        step = Step(module.kernel(entry), arguments, blocks)
+    def operation(name: str) -> Operation:
+        step = Step(module.kernel(name), arguments, blocks)
         return Operation(step, world.device.caller(step), keep=memory)
 
     if not is_direct:

@@ -5,7 +5,6 @@ on the machine affects it; its kernels are slowed in the same code.
 """
 
 import json
-from statistics import median
 
 import pytest
 
@@ -15,7 +14,7 @@ from collectives.collective import COLLECTIVES
 from reports.store.result import read
 from tests.launch import count, mpirun
 
-ONE_RANK = ("--mode", "both", "-n", "40", "--max-time", "20")
+ONE_RANK = ("--mode", "both", "-n", "100", "--max-time", "20")
 SENTENCE = "Slowed on purpose: our kernels take 50 % longer than they need."
 
 
@@ -36,7 +35,7 @@ def pairs(tmp_path_factory):
             launched(folder / f"slowed-{pair}", 1, *ONE_RANK, "--slowed-percent", "50"),
             launched(folder / f"ordinary-{pair}", 1, *ONE_RANK),
         )
-        for pair in range(count(12))
+        for pair in range(count(36))
     ]
 
 
@@ -44,28 +43,23 @@ def pairs(tmp_path_factory):
 def test_slowed_kernels_take_longer_by_the_requested_percentage(pairs, quantity):
     """Otherwise nothing would show that the gate detects 3 %.
 
-    Times are relative to the library, which is not slowed, in the same launch; other effects of a launch act on both.
+    The least of the launches counts. A launch of LL takes 1.2 us, in some launches 1.4: what disturbs only adds time.
     """
 
-    def against_the_library(result):
-        medians = {
-            (case.algorithm, case.size_bytes, case.mode): getattr(case, quantity).median
-            for case in result.cases
-            if getattr(case, quantity)
-        }
-        return {key: us / medians["library", key[1], key[2]] for key, us in medians.items() if key[0] != "library"}
+    def least(results):
+        times = {}
+        for result in results:
+            assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
+            for case in result.cases:
+                if getattr(case, quantity):
+                    times.setdefault((case.algorithm, case.mode), []).append(getattr(case, quantity).median)
+        return {key: min(of_case) for key, of_case in times.items()}
 
-    ratios: dict[str, list[float]] = {}
-    for (slowed, _), (ordinary, _) in pairs:
-        assert {(case.status, case.n_wrong) for case in slowed.cases + ordinary.cases} == {("ok", 0)}
-        a, b = against_the_library(slowed), against_the_library(ordinary)
-        assert a.keys() == b.keys()
-        for key in a:
-            ratios.setdefault(key[0], []).append(a[key] / b[key])
-    medians = {algorithm: median(of_cases) for algorithm, of_cases in ratios.items()}
-    assert len(medians) == 9
-    # A launch of LL takes 1.0 to 1.4 us here by itself, so two pairs of launches differ by that much.
-    assert all(1.2 < ratio < 3 for ratio in medians.values()), medians
+    slowed, ordinary = (least([pair[i][0] for pair in pairs]) for i in range(2))
+    ratios = {key: slowed[key] / us for key, us in ordinary.items() if key[0] != "library"}
+    assert len({algorithm for algorithm, _ in ratios}) == 9
+    assert all(1.2 < ratio < 2 for ratio in ratios.values()), ratios
+    assert all(slowed[key] / us < 1.2 for key, us in ordinary.items() if key[0] == "library")
 
 
 def test_only_a_slowed_run_says_that_it_is_slowed(pairs):

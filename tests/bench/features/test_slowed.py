@@ -47,7 +47,7 @@ def test_slowed_kernels_take_longer_by_the_requested_percentage(pairs, quantity)
     """
 
     def least(results):
-        times = {}
+        times: dict[tuple[str, str], list[float]] = {}
         for result in results:
             assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
             for case in result.cases:

@@ -43,8 +43,8 @@ def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.
         half = _student_half_width(np.log(ordered), confidence, rho)
         return median, median * float(np.exp(-half)), median * float(np.exp(half))
     j, weight = _order_statistics(n, confidence, rho)
-    low = (1 - weight) * ordered[j - 1] + weight * ordered[j]
-    high = (1 - weight) * ordered[n - j] + weight * ordered[n - j - 1]
+    low = ordered[j - 1] + weight * (ordered[j] - ordered[j - 1])  # of two equal values, the value
+    high = ordered[n - j] + weight * (ordered[n - j - 1] - ordered[n - j])
     return median, float(low), float(high)
 
 

@@ -37,6 +37,13 @@ def test_median_interval_uses_the_tabulated_order_statistics():
         median_interval([])
 
 
+def test_an_interval_of_equal_values_is_the_value():
+    """Rounded to beside it, it put a bar's median outside its interval, and matplotlib refused to draw the picture."""
+    for value in (7.941999999999999, 1.146, 0.1, 128.937):
+        for n in range(6, 300):
+            assert median_interval([value] * n) == (value, value, value)
+
+
 @pytest.mark.parametrize("freedom", [1.0, 1.1, 1.7, 4.2, 30.0])
 def test_students_quantile_is_scipys(freedom):
     assert student_quantile(0.975, freedom) == pytest.approx(stdtrit(freedom, 0.975), rel=2e-3)

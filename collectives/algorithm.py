@@ -50,22 +50,22 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
     that were measured (docs/experiments/performance.md).
 
     Registered, direct sums save a pass, but store into lines that the peer has read: two ranks gain
-    from 4096 B for each ns of the trip on, or, around the caches of cores without a common one,
-    from 256 KiB on. Shorter messages go through slabs between such cores: there places change
-    hands. In a chain two ranks gain from slabs up to 1024 B for each ns. In place a rank stores
-    into lines that it has just read, so direct sums always win. More ranks gain from direct sums
-    later, since all but one of them store for a peer."""
+    from 1 MiB on, or, around the caches of cores without a common one, from 256 KiB on. Shorter
+    messages go through slabs between such cores: there places change hands. In a chain two ranks
+    gain from slabs up to 256 KiB, without a common cache at any size. In place a rank stores into
+    lines that it has just read, so direct sums always win. More ranks gain from direct sums later,
+    since all but one of them store for a peer."""
     is_far = trip_ns >= FAR_NS
     over_slabs = choose_copied(size_bytes, ranks, trip_ns)
     if not registered:
         return over_slabs
     if in_place:
         return "two_shot_direct"
-    short_bytes = 32 << 10 if ranks > 2 else 1024 * trip_ns if chained else 0
-    far_bytes = 256 << 10 if ranks == 2 else 4 << 20
-    if size_bytes <= short_bytes or (is_far and size_bytes < far_bytes):
+    most_bytes, most_far_bytes = ((32 << 10, 2 << 20) if ranks > 2 else
+                                  (256 << 10, math.inf) if chained else (0, 128 << 10))
+    if size_bytes <= (most_far_bytes if is_far else most_bytes):
         return f"{over_slabs}+slabs"
-    if not is_far and ranks == 2 and size_bytes < 4096 * trip_ns:
+    if not is_far and ranks == 2 and size_bytes <= 512 << 10:
         return "two_shot"
     if not is_far and ranks > 2 and size_bytes < ranks << 17:
         return "two_shot_push"

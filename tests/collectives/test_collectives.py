@@ -191,15 +191,17 @@ def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_lon
     sizes = 128 << 10, 256 << 10, 512 << 10, 1 << 20, 8 << 20, 16 << 20, 32 << 20
     near, middle, far = ([choose(size, 2, trip_ns, registered=True) for size in sizes] for trip_ns in STATES_NS)
     direct, around = "two_shot_direct", "two_shot_direct+nt"
-    assert near == ["two_shot"] * 2 + [direct] * 3 + [around, f"{around}+ntr"]
-    assert middle == ["two_shot"] * 3 + [direct] * 2 + [around, f"{around}+ntr"]
+    assert near == middle == ["two_shot"] * 3 + [direct] * 2 + [around, f"{around}+ntr"]
     assert far == ["one_shot_pull+slabs"] + [around] * 6
     assert choose(16 << 10, 2, 100.0, registered=True, in_place=True) == direct
     # In a chain a rank sends what it has just received: lines that its peer holds as well.
     in_chains = [choose(64 << 10, 2, trip_ns, registered=True, chained=True) for trip_ns in (100.0, 512.0)]
     assert in_chains == ["two_shot+slabs", "one_shot_pull+slabs"]
-    assert choose(512 << 10, 2, 512.0, registered=True, chained=True) == "two_shot+128K+slabs"
-    assert choose(128 << 10, 2, 100.0, registered=True, chained=True) == "two_shot"
+    near, far = ([choose(size, 2, trip_ns, registered=True, chained=True) for size in sizes]
+                 for trip_ns in (100.0, 512.0))
+    assert near == ["two_shot+slabs"] * 2 + ["two_shot"] + [direct] * 2 + [around, f"{around}+ntr"]
+    chunked = "two_shot+128K+slabs"
+    assert far == ["one_shot_pull+slabs", "two_shot+slabs"] + [chunked] * 3 + ["two_shot+ntr+128K+slabs"] * 2
 
 
 def test_auto_on_gpus_stores_first_and_sends_fewer_bytes_the_longer_a_message_is():

@@ -153,10 +153,11 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
                 launch = launch_library(values, setting, sizes, launch_s)
                 launches.setdefault(setting, []).append(launch)
             except Stop as stop:
-                if not setting:
-                    raise
                 progress.keep(f"left out: {shown(setting)}: {stop}")
-                launches.pop(setting, None)
+                if setting:
+                    launches.pop(setting, None)
+                elif stop.exit_status != CANNOT:  # or this launch measured nothing; others did
+                    raise
             longest_s = max(longest_s, time.monotonic() - begin_s)
         if list(launches) == [DEFAULT]:
             raise Stop(CANNOT, "every setting but the default failed")

@@ -65,10 +65,8 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
                                   (256 << 10, math.inf) if chained else (0, 128 << 10))
     if size_bytes <= (most_far_bytes if is_far else most_bytes):
         return f"{over_slabs}+slabs"
-    if not is_far and ranks == 2 and size_bytes <= 512 << 10:
-        return "two_shot"
-    if not is_far and ranks > 2 and size_bytes < ranks << 17:
-        return "two_shot_push"
+    if not is_far and size_bytes < (1 << 20 if ranks == 2 else ranks << 17):
+        return "two_shot" if ranks == 2 else "two_shot_push"
     # Without a cache in common, or beyond it, stores go around the caches.
     stores = "+nt" * (is_far or size_bytes > 8 << 20)
     stores += "+ntr" * (size_bytes > 16 << 20 and ranks == 2 and not is_far)

@@ -153,11 +153,12 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
                 launch = launch_library(values, setting, sizes, launch_s)
                 launches.setdefault(setting, []).append(launch)
             except Stop as stop:
-                progress.keep(f"left out: {shown(setting)}: {stop}")
-                if setting:
-                    launches.pop(setting, None)
-                elif stop.exit_status != CANNOT:  # or this launch measured nothing; others did
+                unlucky = stop.exit_status == CANNOT and setting in launches  # it measured nothing
+                if not (setting or unlucky):
                     raise
+                progress.keep(f"{'a launch ' * unlucky}left out: {shown(setting)}: {stop}")
+                if not unlucky:
+                    launches.pop(setting, None)
             longest_s = max(longest_s, time.monotonic() - begin_s)
         if list(launches) == [DEFAULT]:
             raise Stop(CANNOT, "every setting but the default failed")

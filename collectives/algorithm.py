@@ -14,7 +14,7 @@ from collectives.allreduce_ring import RING
 from collectives.allreduce_two_shot import DIRECT, TWO_SHOT
 from collectives.allreduce_two_shot import PUSH as TWO_SHOT_PUSH
 from collectives.collective import Traffic
-from collectives.operation import Algorithm, Bound, Case, Operation, World
+from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Bound, Case, Operation, World
 
 FAR_NS = 512.0
 STATES_NS = 100.0, 225.0, FAR_NS  # round trips of a flag between two cores, as measured
@@ -50,23 +50,22 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
     that were measured (docs/experiments/performance.md).
 
     Registered, direct sums save a pass, but store into lines that the peer has read: two ranks gain
-    from 1 MiB on, or, around the caches of cores without a common one, from 256 KiB on. Shorter
-    messages go through slabs between such cores: there places change hands. In a chain two ranks
-    gain from slabs up to 256 KiB, without a common cache at any size. In place a rank stores into
-    lines that it has just read, so direct sums always win. More ranks gain from direct sums later,
-    since all but one of them store for a peer."""
+    from 1 MiB on, or, around the caches of cores without a common one, from 256 KiB on. Between
+    such cores shorter messages and all of a chain go through slabs, where places change hands, and
+    those of other chains up to 256 KiB. In place a rank stores into lines that it has just read, so
+    direct sums always win. More ranks gain later, since all but one of them store for a peer."""
     is_far = trip_ns >= FAR_NS
     over_slabs = choose_copied(size_bytes, ranks, trip_ns)
     if not registered:
         return over_slabs
     if in_place:
         return "two_shot_direct"
-    most_bytes, most_far_bytes = ((32 << 10, 2 << 20) if ranks > 2 else
-                                  (256 << 10, math.inf) if chained else (0, 128 << 10))
-    if size_bytes <= (most_far_bytes if is_far else most_bytes):
+    short_bytes, far_bytes = ((32 << 10, 4 << 20) if ranks > 2 else
+                              (256 << 10, math.inf) if chained else (0, 256 << 10))
+    if size_bytes <= short_bytes or (is_far and size_bytes < far_bytes):
         return f"{over_slabs}+slabs"
-    if not is_far and size_bytes < (1 << 20 if ranks == 2 else ranks << 17):
-        return "two_shot" if ranks == 2 else "two_shot_push"
+    if not is_far and size_bytes < (1 << 20 if ranks <= 2 else ranks << 17):
+        return "two_shot" if ranks <= 2 else "two_shot_push"
     # Without a cache in common, or beyond it, stores go around the caches.
     stores = "+nt" * (is_far or size_bytes > 8 << 20)
     stores += "+ntr" * (size_bytes > 16 << 20 and ranks == 2 and not is_far)
@@ -166,7 +165,8 @@ def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int, memory: 
                 hosts: int = 1) -> list[TunedChoice]:
     """The best algorithm for the case's mode in each tuned state of the link, at the nearest size
     that was tuned over this kind of memory."""
-    if case.in_place and case.variant == "registered":  # bench.tune measures out of place
+    is_long = case.mode == "chained" and case.segment_bytes > MOST_CHAINED_BYTES
+    if case.variant == "registered" and (case.in_place or is_long):  # bench.tune measures neither
         return []
     key = case.collective.name, ranks, case.variant, memory, hosts
     comparable = [choice for choice in choices if choice.mode in ("any", case.mode) and key == (

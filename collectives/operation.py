@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collectives.algorithm import TunedChoice
 
 PACK_BYTES = 64  # of the widest CPU
+MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has: longer ones have a chain on request
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from bench.harness.timing import round_trip_ns
 from collectives.algorithm import ALGORITHMS, default_names, named, nearest_state, selected
 from collectives.allreduce_copy_engine import shared_engine
 from collectives.collective import DATATYPES, Shape, between_bytes
-from collectives.operation import Algorithm, Case, Operation, Unsupported, World
+from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Case, Operation, Unsupported, World
 from kernels.devices.device import DeviceError
 from reports.store.result import ENDED_EARLY
 from reports.store.schema import CaseHeader
@@ -31,7 +31,6 @@ from reports.store.schema import CaseHeader
 COMPILE_SHARE = 0.7  # of --max-time; later the remaining cases are not compiled
 LATE = Unsupported(ENDED_EARLY)  # no time was left to compile the case
 MOST_CHAINED_ENTRIES = 640  # of a stream's 1,000
-MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has
 T = TypeVar("T")
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.
 MakeIteration = Callable[[Case, Operation, int], Iteration]

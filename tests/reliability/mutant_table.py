@@ -108,8 +108,8 @@ HARNESS = {
 }
 STATISTICS = {
     "interval-one-order-statistic-off": Mutant(
-        "reports/store/stats.py", "low = (1 - weight) * ordered[j - 1]",
-        "low = (1 - weight) * ordered[j]", (STATS,)),
+        "reports/store/stats.py", "low = ordered[j - 1] + weight",
+        "low = ordered[j] + weight", (STATS,)),
     "correlation-of-blocks-ignored": Mutant(
         "reports/store/build.py", "median_interval(values, rho=rho)",
         "median_interval(values)", (CASE,)),

@@ -50,7 +50,7 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
     that were measured (docs/experiments/performance.md).
 
     Registered, direct sums save a pass, but store into lines that the peer has read: two ranks gain
-    from 1 MiB on, or, around the caches of cores without a common one, from 256 KiB on. Between
+    from 1 MiB on, or, around the caches of cores without a common one, from 64 KiB on. Between
     such cores shorter messages and all of a chain go through slabs, where places change hands, and
     those of other chains up to 256 KiB. In place a rank stores into lines that it has just read, so
     direct sums always win. More ranks gain later, since all but one of them store for a peer."""
@@ -61,7 +61,7 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
     if in_place:
         return "two_shot_direct"
     short_bytes, far_bytes = ((32 << 10, 4 << 20) if ranks > 2 else
-                              (256 << 10, math.inf) if chained else (0, 256 << 10))
+                              (256 << 10, math.inf) if chained else (0, 64 << 10))
     if size_bytes <= short_bytes or (is_far and size_bytes < far_bytes):
         return f"{over_slabs}+slabs"
     if not is_far and size_bytes < (1 << 20 if ranks <= 2 else ranks << 17):

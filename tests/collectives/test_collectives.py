@@ -192,8 +192,9 @@ def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_lon
     near, middle, far = ([choose(size, 2, trip_ns, registered=True) for size in sizes] for trip_ns in STATES_NS)
     direct, around = "two_shot_direct", "two_shot_direct+nt"
     assert near == middle == ["two_shot"] * 3 + [direct] * 2 + [around, f"{around}+ntr"]
-    assert far == ["one_shot_pull+slabs"] + [around] * 6
-    assert choose(192 << 10, 2, 512.0, registered=True) == "two_shot+slabs"
+    assert far == [around] * 7
+    assert [choose(size << 10, 2, 512.0, registered=True) for size in (32, 63, 64)] == ["one_shot_pull+slabs"] * 2 + [
+        around]
     assert choose(16 << 10, 2, 100.0, registered=True, in_place=True) == direct
     # In a chain a rank sends what it has just received: lines that its peer holds as well.
     in_chains = [choose(64 << 10, 2, trip_ns, registered=True, chained=True) for trip_ns in (100.0, 512.0)]

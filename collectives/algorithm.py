@@ -16,8 +16,8 @@ from collectives.allreduce_two_shot import PUSH as TWO_SHOT_PUSH
 from collectives.collective import Traffic
 from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Bound, Case, Operation, World
 
-FAR_NS = 512.0
-STATES_NS = 100.0, 225.0, FAR_NS  # round trips of a flag between two cores, as measured
+FAR_NS = 380.0
+STATES_NS = 100.0, 225.0, FAR_NS, 512.0  # round trips of a flag between two cores, as measured
 SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 times apart
 REACH = 8  # beyond this factor from all sizes that were tuned `auto` takes its default
 
@@ -44,24 +44,34 @@ BETWEEN_HOSTS: dict[str, tuple[Algorithm, ...]] = {
 }
 
 
-def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
+@dataclass(frozen=True)
+class Cores:
+    """What the defaults of CPUs depend on: how long a flag takes there and back, and how much a
+    core's own cache holds (0: unknown)."""
+
+    trip_ns: float
+    second_level_bytes: int
+
+
+def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
            in_place: bool = False, chained: bool = False) -> str:
-    """The default all-reduce of CPUs between which a flag goes there and back in `trip_ns`: limits
-    that were measured (docs/experiments/performance.md).
+    """The default all-reduce of CPUs: limits that were measured (docs/experiments/performance.md).
 
     Registered, direct sums save a pass, but store into lines that the peer has read: two ranks gain
     from 1 MiB on, or, around the caches of cores without a common one, from 64 KiB on. Between
     such cores shorter messages and all of a chain go through slabs, where places change hands, and
-    those of other chains up to 256 KiB. In place a rank stores into lines that it has just read, so
-    direct sums always win. More ranks gain later, since all but one of them store for a peer."""
-    is_far = trip_ns >= FAR_NS
-    over_slabs = choose_copied(size_bytes, ranks, trip_ns)
+    those of other chains while a core holds their buffers. In place a rank stores into lines that
+    it has just read, so direct sums always win. More ranks gain later, since all but one of them
+    store for a peer."""
+    is_far = cores.trip_ns >= FAR_NS
+    over_slabs = choose_copied(size_bytes, ranks, cores)
     if not registered:
         return over_slabs
     if in_place:
         return "two_shot_direct"
+    most_held = 256 << 10 if cores.second_level_bytes >= 1 << 20 else 128 << 10
     short_bytes, far_bytes = ((32 << 10, 4 << 20) if ranks > 2 else
-                              (256 << 10, math.inf) if chained else (0, 64 << 10))
+                              (most_held, math.inf) if chained else (0, 64 << 10))
     if size_bytes <= short_bytes or (is_far and size_bytes < far_bytes):
         return f"{over_slabs}+slabs"
     if not is_far and size_bytes < (1 << 20 if ranks <= 2 else ranks << 17):
@@ -72,15 +82,16 @@ def choose(size_bytes: int, ranks: int, trip_ns: float, registered: bool,
     return f"two_shot_direct{stores}"
 
 
-def choose_copied(size_bytes: int, ranks: int, trip_ns: float) -> str:
+def choose_copied(size_bytes: int, ranks: int, cores: Cores) -> str:
     """The default for buffers that are not registered. A second step costs a trip: between two
     ranks one step is faster up to 256 B for each ns of the trip, between more up to 32 KiB. More
     than two were measured on two cores only, where each step may wait for a core."""
-    if size_bytes <= (256 * trip_ns if ranks == 2 else 32 << 10):
+    if size_bytes <= (256 * cores.trip_ns if ranks == 2 else 32 << 10):
         return "one_shot_pull"
-    if 2 < ranks <= 4 and trip_ns >= FAR_NS and size_bytes <= 4 << 20:
+    if 2 < ranks <= 4 and cores.trip_ns >= FAR_NS and size_bytes <= 4 << 20:
         return "two_shot_push"
-    short_chunks = "+128K" * (size_bytes >= 512 << 10 and ranks == 2)
+    cut_from_bytes = 2 << 20 if cores.second_level_bytes >= 1 << 20 else 512 << 10
+    short_chunks = "+128K" * (size_bytes >= cut_from_bytes and ranks == 2)
     return "two_shot" + "+ntr" * (size_bytes >= 16 << 20) + short_chunks
 
 
@@ -122,8 +133,9 @@ def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[floa
     ranks, registered = world.communicator.size, case.variant == "registered"
     size_bytes = case.segment_bytes
     if world.device.near_peers and reduces_all:
-        return {trip_ns: choose(size_bytes, ranks, trip_ns, registered, case.in_place,
-                                case.mode == "chained") for trip_ns in STATES_NS}
+        second_level_bytes = world.device.second_level_bytes
+        return {trip_ns: choose(size_bytes, ranks, Cores(trip_ns, second_level_bytes), registered,
+                                case.in_place, case.mode == "chained") for trip_ns in STATES_NS}
     if world.device.near_peers:
         return {trip_ns: choose_direct(case.collective.name, size_bytes, trip_ns, registered)
                 for trip_ns in STATES_NS}

@@ -145,7 +145,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
 
     if not is_direct:
         return operation(entry)
-    near_ns, other_ns, _ = STATES_NS
+    near_ns, other_ns, *_ = STATES_NS
     direct = operation("allreduce_rmsnorm_direct_registered")
     return replace(direct, by_link={near_ns: direct, other_ns: operation(entry)})
 

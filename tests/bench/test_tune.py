@@ -13,7 +13,16 @@ from bench.harness import tuned
 from bench.harness.head import Machine
 from bench.harness.iteration import Iteration
 from bench.harness.session import MEASURED, program_digest
-from collectives.algorithm import ALGORITHMS, STATES_NS, TunedChoice, choices_for, choose, choose_through_host, named
+from collectives.algorithm import (
+    ALGORITHMS,
+    STATES_NS,
+    Cores,
+    TunedChoice,
+    choices_for,
+    choose,
+    choose_through_host,
+    named,
+)
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Case, Unsupported, World
@@ -310,7 +319,8 @@ def test_auto_uses_the_choices_that_the_search_stored(tmp_path):
         assert (case.status, case.n_wrong) == ("ok", 0)
         picks = {pick["algorithm"] for pick in content["picks"] if pick["variant"] == case.variant}
         # The link can have changed meanwhile into a state that was not tuned.
-        assert case.chosen in picks | {choose(16384, 2, trip_ns, case.variant == "registered") for trip_ns in STATES_NS}
+        assert case.chosen in picks | {choose(16384, 2, Cores(trip_ns, 0), case.variant == "registered")
+                                       for trip_ns in STATES_NS}
 
 
 # -- the table

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.harness import verify
-from collectives.algorithm import ALGORITHMS, STATES_NS, choose, choose_on_gpus, named
+from collectives.algorithm import ALGORITHMS, STATES_NS, Cores, choose, choose_on_gpus, named
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
 from collectives.library.mpi import types_of
 from collectives.operation import Case, World
@@ -150,16 +150,30 @@ def test_a_table_of_versions_gives_the_types_that_a_library_reduces():
 
 def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones():
     """The slower a flag is, the longer one step beats two."""
-    near, middle, far = ([choose(1 << power, 2, trip_ns, registered=False) for power in range(12, 26)]
-                         for trip_ns in STATES_NS)
-    assert [names.count("one_shot_pull") for names in (near, middle, far)] == [3, 4, 6]  # up to 16, 32 and 128 KiB
-    for names in (near, middle, far):
+    near, middle, far, farther = ([choose(1 << power, 2, Cores(trip_ns, 0), registered=False)
+                                   for power in range(12, 26)] for trip_ns in STATES_NS)
+    steps = [names.count("one_shot_pull") for names in (near, middle, far, farther)]
+    assert steps == [3, 4, 5, 6]  # up to 16, 32, 64 and 128 KiB
+    for names in (near, middle, far, farther):
         assert list(dict.fromkeys(names)) == ["one_shot_pull", "two_shot", "two_shot+128K", "two_shot+ntr+128K"]
+
+
+def test_auto_cuts_copied_messages_that_a_core_does_not_hold_and_keeps_long_chains_in_slabs_that_it_does():
+    sizes = 128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20
+    small, large = ([choose(size, 2, Cores(100.0, held), registered=False) for size in sizes]
+                    for held in (512 << 10, 1 << 20))
+    assert small == ["two_shot"] * 2 + ["two_shot+128K"] * 3
+    assert large == ["two_shot"] * 4 + ["two_shot+128K"]
+    small, large = ([choose(size, 2, Cores(100.0, held), registered=True, chained=True) for size in sizes[:3]]
+                    for held in (512 << 10, 1 << 20))
+    assert small == ["two_shot+slabs"] + ["two_shot"] * 2
+    assert large == ["two_shot+slabs"] * 2 + ["two_shot"]
 
 
 def test_auto_with_more_ranks_than_two_chooses_by_the_link_too():
     sizes = 32 << 10, 256 << 10, 1 << 20, 8 << 20, 32 << 20
-    chosen = {(ranks, trip_ns, registered): [choose(size, ranks, trip_ns, registered) for size in sizes]
+    chosen = {(ranks, trip_ns, registered): [choose(size, ranks, Cores(trip_ns, 1 << 20), registered)
+                                             for size in sizes]
               for ranks in (4, 8) for trip_ns in (100.0, 512.0) for registered in (False, True)}
     copied = ["one_shot_pull", "two_shot", "two_shot", "two_shot", "two_shot+ntr"]
     assert chosen[4, 100.0, False] == chosen[8, 100.0, False] == chosen[8, 512.0, False] == copied
@@ -189,21 +203,25 @@ def test_direct_sums_have_no_copied_variant():
 
 def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_long_or_in_place():
     sizes = 128 << 10, 256 << 10, 512 << 10, 1 << 20, 8 << 20, 16 << 20, 32 << 20
-    near, middle, far = ([choose(size, 2, trip_ns, registered=True) for size in sizes] for trip_ns in STATES_NS)
+    states = [Cores(trip_ns, 1 << 20) for trip_ns in STATES_NS]
+    near, middle, far, farther = ([choose(size, 2, cores, registered=True) for size in sizes] for cores in states)
     direct, around = "two_shot_direct", "two_shot_direct+nt"
     assert near == middle == ["two_shot"] * 3 + [direct] * 2 + [around, f"{around}+ntr"]
-    assert far == [around] * 7
-    assert [choose(size << 10, 2, 512.0, registered=True) for size in (32, 63, 64)] == ["one_shot_pull+slabs"] * 2 + [
-        around]
-    assert choose(16 << 10, 2, 100.0, registered=True, in_place=True) == direct
-    # In a chain a rank sends what it has just received: lines that its peer holds as well.
-    in_chains = [choose(64 << 10, 2, trip_ns, registered=True, chained=True) for trip_ns in (100.0, 512.0)]
-    assert in_chains == ["two_shot+slabs", "one_shot_pull+slabs"]
-    near, far = ([choose(size, 2, trip_ns, registered=True, chained=True) for size in sizes]
+    assert far == farther == [around] * 7
+    assert [choose(size << 10, 2, states[-1], registered=True) for size in (32, 63, 64)] == [
+        "one_shot_pull+slabs"] * 2 + [around]
+    assert choose(16 << 10, 2, states[0], registered=True, in_place=True) == direct
+
+
+def test_chains_on_cpus_go_over_slabs():
+    """A rank sends what it has just received: lines that its peer holds as well."""
+    sizes = 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 8 << 20, 16 << 20, 32 << 20
+    near, far = ([choose(size, 2, Cores(trip_ns, 1 << 20), registered=True, chained=True) for size in sizes]
                  for trip_ns in (100.0, 512.0))
-    assert near == ["two_shot+slabs"] * 2 + ["two_shot"] + [direct] * 2 + [around, f"{around}+ntr"]
-    chunked = "two_shot+128K+slabs"
-    assert far == ["one_shot_pull+slabs", "two_shot+slabs"] + [chunked] * 3 + ["two_shot+ntr+128K+slabs"] * 2
+    direct, around = "two_shot_direct", "two_shot_direct+nt"
+    assert near == ["two_shot+slabs"] * 3 + ["two_shot"] + [direct] * 2 + [around, f"{around}+ntr"]
+    long = ["two_shot+128K+slabs"] + ["two_shot+ntr+128K+slabs"] * 2
+    assert far == ["one_shot_pull+slabs"] * 2 + ["two_shot+slabs"] * 3 + long
 
 
 def test_auto_on_gpus_stores_first_and_sends_fewer_bytes_the_longer_a_message_is():

@@ -152,6 +152,9 @@ class CpuDevice(Device):
         structures = NativeAction, NativeBlock, LibraryCall
         self.loop = CpuModule(compile_kernel(source, {}, structures))
         self.second_level_bytes = second_level_bytes()
+        # A sum walks its sources' pages at once anyway: a Xeon gains 1.2 times from 4 MiB on; an
+        # EPYC 1.07 from 8 MiB on, and loses 1.25 at 2 MiB (docs/experiments/performance.md).
+        self.far_sums_bytes = self.far_bytes if "Intel" in self.arch else 8 << 20
 
     def compile(self, stem: str, macros: Mapping[str, str],
                 structures: Sequence[type[ctypes.Structure]] = ()) -> CpuModule:

@@ -13,10 +13,10 @@ template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
   constexpr bool BACK = SWAP && LEGS > 1;
   const long owner_of_both = PATH == PUSH ? a.rank | 1 : a.rank & ~1L;
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
-  // One way, nothing comes back through which places could change hands. With SWAP a launch goes on
-  // where the last but one ended: stores into lines that the receiver has just read cost most. Two
-  // windows of 512 KiB fill a second-level cache of 1 MiB: then 128 KiB took 5 us for 2 in some
-  // blocks. With an answer places change hands, and no block was slow.
+  // One way, nothing comes back through which places could change hands. So with SWAP a launch
+  // goes on where the last but one ended, and the receiver takes over the lines that the same
+  // sender will store into again. Two windows of 512 KiB fill a second-level cache of 1 MiB: then
+  // 128 KiB took 5 us for 2 in some blocks. With an answer places change hands.
   const long window = BACK ? WINDOW_WITH_ANSWER_BYTES : WINDOW_BYTES;
   const long slots = SWAP ? window / a.chunk_bytes : SLOTS;
   const long first_slot = SWAP && !BACK ? (epoch >> 1) * chunks : 0;
@@ -38,7 +38,11 @@ template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
       } else {
         wait(a, 1u << partner, stamp(epoch, done));
         const char* slab = slot(BACK ? owner_of_both : PATH == PUSH ? a.rank : partner);
-        copy(Output{a.receive + start * ELEMENT_BYTES}, slab, n);
+        const bool sent_again = SWAP && (!BACK || chunk + slots < chunks);
+        in_parts<TAKEN_BYTES / ELEMENT_BYTES>(n, [&](long at, long m) {
+          copy(Output{a.receive + start * ELEMENT_BYTES + at}, slab + at, m);
+          if (sent_again) take_over(slab + at, m * ELEMENT_BYTES);
+        });
       }
       signal(a, 1u << partner, stamp(epoch, done));
     }

@@ -13,8 +13,9 @@
 //   Two-shot: data of beat b are read in b+1, which all signal. In b+2 all places of b are free.
 //   Ring: a rank waits for its neighbours alone. In beat b+2 it writes a place of beat b that its
 //   right neighbour read in b+1 and signalled, or, with SWAP, that it read itself.
-//   Send and receive: a sender waits until the receiver has signalled the slot's last chunk.
-//   With SWAP the answer's sender has read all its slots itself.
+//   Send and receive: a sender waits until the receiver has signalled the slot's last chunk. With
+//   SWAP the answer's sender has read all its slots itself, and a receiver stores into slots that
+//   it has read, before it signals.
 // In a step one rank writes a place; all ranks compute which, from the same epoch and step. Slots
 // keep their layout, and a pack its place in a slot, so a block waits only for its like.
 #pragma once

@@ -156,9 +156,10 @@ def swapped_exchange(direction: str, launches: int, chunks: int = 1, ranks: int 
 
 
 def ping_pong(chunks: int, launches: int = 1, slots: int = 2, swaps: bool = True, pushes: bool = False,
-              waits_for_slot: bool = True, flips: bool = True, legs: int = 2) -> list[Thread]:
+              waits_for_slot: bool = True, flips: bool = True, legs: int = 2, takes_late: bool = False) -> list[Thread]:
     """sendrecv.cu: rank 0 sends a message by chunks, with two `legs` rank 1 sends an answer. With `swaps` both pass
-    through the same slots; the answer's sender has read them. One way, a launch goes on after the last but one."""
+    through the same slots; the answer's sender has read them. One way, a launch goes on after the last but one. A
+    receiver stores into slots that the same sender uses again, before its signal, or, if it `takes_late`, after it."""
     threads = []
     for rank, peer in ((0, 1), (1, 0)):
         ops: list[Op] = []
@@ -175,7 +176,10 @@ def ping_pong(chunks: int, launches: int = 1, slots: int = 2, swaps: bool = True
                         ops.append(store(place, value))
                     else:
                         ops += [*wait(rank, [peer], launch, done), load(place, value)]
-                    ops += signal(rank, [peer], launch, done)
+                    takes = rank != leg and swaps and (legs == 1 or chunk + slots < chunks)
+                    taken = [store(place, 0)] if takes else []
+                    told = signal(rank, [peer], launch, done)
+                    ops += [*told, *taken] if takes_late else [*taken, *told]
             ops += wait(rank, [peer], launch, 1)
         threads.append(Thread(rank, ops))
     return threads
@@ -456,6 +460,7 @@ FAILS = {
     "swap of a shared slab in turns of one step: second slot": (
         swapped_exchange("shared", 1, chunks=2, ranks=3, slots=1, n_steps=1), "wrong value"),
     "one way: waiting for a free slot": (ping_pong(3, slots=2, legs=1, waits_for_slot=False), "wrong value"),
+    "one way: slots taken over before the signal": (ping_pong(2, slots=1, legs=1, takes_late=True), "wrong value"),
     "one way: epoch flip": (ping_pong(1, launches=2, slots=1, legs=1, flips=False), "wrong value"),
     "ping-pong over the same slots: waiting for a free slot": (ping_pong(3, waits_for_slot=False), "wrong value"),
     "two-shot with swap: one slot": (two_shot(3, slots=1, swaps=True), "wrong value"),

@@ -18,7 +18,7 @@ from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Bound, Case, Op
 
 FAR_NS = 380.0
 STATES_NS = 100.0, 225.0, FAR_NS, 512.0  # round trips of a flag between two cores, as measured
-SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 times apart
+SAME_STATE_RATIO = 1.5  # of two round trips in one state; the last two defaults are one state
 REACH = 8  # beyond this factor from all sizes that were tuned `auto` takes its default
 
 # `auto` chooses among these, and a default run measures them.
@@ -46,11 +46,11 @@ BETWEEN_HOSTS: dict[str, tuple[Algorithm, ...]] = {
 
 @dataclass(frozen=True)
 class Cores:
-    """What the defaults of CPUs depend on: how long a flag takes there and back, and how much a
-    core's own cache holds (0: unknown)."""
+    """What the defaults of CPUs depend on: how long a flag takes there and back, and whether a
+    core's own cache holds a mebibyte (see CpuDevice)."""
 
     trip_ns: float
-    second_level_bytes: int
+    hold_a_mebibyte: bool = False
 
 
 def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
@@ -69,7 +69,7 @@ def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
         return over_slabs
     if in_place:
         return "two_shot_direct"
-    most_held = 256 << 10 if cores.second_level_bytes >= 1 << 20 else 128 << 10
+    most_held = 256 << 10 if cores.hold_a_mebibyte else 128 << 10
     short_bytes, far_bytes = ((32 << 10, 4 << 20) if ranks > 2 else
                               (most_held, math.inf) if chained else (0, 64 << 10))
     if size_bytes <= short_bytes or (is_far and size_bytes < far_bytes):
@@ -90,7 +90,7 @@ def choose_copied(size_bytes: int, ranks: int, cores: Cores) -> str:
         return "one_shot_pull"
     if 2 < ranks <= 4 and cores.trip_ns >= FAR_NS and size_bytes <= 4 << 20:
         return "two_shot_push"
-    cut_from_bytes = 2 << 20 if cores.second_level_bytes >= 1 << 20 else 512 << 10
+    cut_from_bytes = 2 << 20 if cores.hold_a_mebibyte else 512 << 10
     short_chunks = "+128K" * (size_bytes >= cut_from_bytes and ranks == 2)
     return "two_shot" + "+ntr" * (size_bytes >= 16 << 20) + short_chunks
 
@@ -131,8 +131,8 @@ def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[floa
     ranks, registered = world.communicator.size, case.variant == "registered"
     size_bytes = case.segment_bytes
     if world.device.near_peers and reduces_all:
-        second_level_bytes = world.device.second_level_bytes
-        return {trip_ns: choose(size_bytes, ranks, Cores(trip_ns, second_level_bytes), registered,
+        holds = world.device.holds_a_mebibyte
+        return {trip_ns: choose(size_bytes, ranks, Cores(trip_ns, holds), registered,
                                 case.in_place, case.mode == "chained") for trip_ns in STATES_NS}
     if world.device.near_peers:
         return {trip_ns: choose_direct(case.collective.name, size_bytes, trip_ns, registered)
@@ -164,6 +164,13 @@ class TunedChoice:
 def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
     """Whether two round trips of a flag, perhaps of two launches, show one state of the link."""
     return max(rtt_a_ns, rtt_b_ns) <= SAME_STATE_RATIO * min(rtt_a_ns, rtt_b_ns)
+
+
+def untuned_states(states_ns: Iterable[float], tuned_ns: Iterable[float]) -> list[float]:
+    """Those of no state that was tuned, nor of one that shares a state with such a one."""
+    states_ns, tuned_ns = list(states_ns), list(tuned_ns)
+    met_ns = [a for a in states_ns if any(same_state(a, b) for b in tuned_ns)]
+    return [a for a in states_ns if not any(same_state(a, b) for b in met_ns)]
 
 
 def nearest_state(states_ns: Iterable[float], trip_ns: float) -> float:
@@ -218,8 +225,7 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
                  else default_choices(world, case, reduces_all))
         if by_link:  # two CPU cores keep the default in a state of their link that was not tuned
             keeps = world.device.near_peers and not between
-            names = {state_ns: name for state_ns, name in names.items()
-                     if keeps and not any(same_state(state_ns, tuned_ns) for tuned_ns in by_link)}
+            names = {ns: names[ns] for ns in untuned_states(names, by_link)} if keeps else {}
         by_link |= operations(world, case, names)
         if not by_link:
             return bind_named(world, case, next(iter(names.values())))

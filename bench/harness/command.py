@@ -82,7 +82,7 @@ def add_method_options(add: AddOption) -> None:
     few = partial(number, most=options.MOST_CHECKS)
     options.add_iterations(add, "until precise or out of time")
     add("-w", "--warmup_iters", type=few, default=None, metavar="N", dest="warmup",
-        help="warm-up iterations a block (as many as a changepoint test finds)")
+        help="warm-up iterations a block (by a changepoint test; 4 calls a rank or 5 ms at least)")
     add("-c", "--check", type=few, default=1, metavar="N", dest="checks",
         help="iterations checked before and after each block; 0: none (1)")
     add("-r", "--root", type=number, default=0, metavar="RANK",

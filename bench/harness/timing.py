@@ -23,9 +23,9 @@ from reports.store.schema import Block, LinkBlock
 from reports.store.stats import warmup_length
 
 PILOT_S = 0.02
-# Another case leaves the lines of slabs with the wrong ranks: the next three calls of two ranks
-# took up to five times as long. So calls warm up until each rank has had all places of both halves
-# twice, but only for this long.
+# Another case leaves the lines of slabs with the wrong ranks: the next three all-reduces of two
+# ranks took up to five times as long. So calls warm up until ranks that exchange messages have had
+# all places of both halves twice, but only for this long.
 TURNS_S = 0.005
 MOST_WARMUP = 50
 CEILING_BYTES = 1 << 30  # that 3 to 20 iterations of a link part move for the head
@@ -134,6 +134,11 @@ def times_us(stamps: Sequence[Stamps], clock_shared: bool, ranks: tuple[int, ...
     return Times(time_us.max(axis=0), after_us.max(axis=0), skew_us, time_us, after_us)
 
 
+def least_warmup(ranks: int, chain_calls: int, iteration_s: float) -> int:
+    """The iterations until all places have changed hands twice, within TURNS_S."""
+    return min(4 * ranks // max(1, chain_calls), int(TURNS_S / iteration_s))
+
+
 def pilot(session: Session, iteration: Iteration) -> None:
     """Measures how long an iteration takes and how many warm up; all ranks take rank 0's word."""
     session.flight.note("pilot", case=iteration.number, block=None, text=iteration.text)
@@ -152,8 +157,7 @@ def pilot(session: Session, iteration: Iteration) -> None:
             more = int(min(100, PILOT_S / elapsed_s)) if count == 1 else 0
             verdict = elapsed_s, warmup_length(times.time), more if more >= 3 else 0
         iteration.iteration_s, warmup, count = session.communicator.broadcast(verdict)
-    turns = 4 * session.communicator.size // max(1, iteration.chain_calls)
-    least = min(turns, int(TURNS_S / iteration.iteration_s))
+    least = least_warmup(session.communicator.size, iteration.chain_calls, iteration.iteration_s)
     fixed = session.options.warmup
     iteration.warmup = min(MOST_WARMUP, max(1 + warmup, least)) if fixed is None else fixed
 

@@ -99,8 +99,10 @@ def cpu_model() -> tuple[str, str]:
 
 def second_level_bytes() -> int:
     """What a core's second-level cache holds; 0 if the system does not say."""
-    size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
-    return int(size.read_text().rstrip("K\n")) << 10 if size.exists() else 0
+    with contextlib.suppress(OSError, ValueError):
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text()
+        return int(size.rstrip("K\n")) << 10
+    return 0
 
 
 def compile_kernel(source: Path, macros: Mapping[str, str],
@@ -151,10 +153,12 @@ class CpuDevice(Device):
         source = Path(__file__).with_name("loop_cpu.cpp")
         structures = NativeAction, NativeBlock, LibraryCall
         self.loop = CpuModule(compile_kernel(source, {}, structures))
-        self.second_level_bytes = second_level_bytes()
-        # A sum walks its sources' pages at once anyway: a Xeon gains 1.2 times from 4 MiB on; an
-        # EPYC 1.07 from 8 MiB on, and loses 1.25 at 2 MiB (docs/experiments/performance.md).
-        self.far_sums_bytes = self.far_bytes if "Intel" in self.arch else 8 << 20
+        # A Xeon with such a cache was faster in short chunks. A sum walks its sources' pages at
+        # once anyway: there it gains 1.2 times from 4 MiB on, and an EPYC's 1.07 from 8 MiB on,
+        # which loses 1.25 at 2 MiB (docs/experiments/performance.md).
+        is_intel = "Intel" in self.arch
+        self.holds_a_mebibyte = second_level_bytes() >= 1 << 20 and not is_intel
+        self.far_sums_bytes = self.far_bytes if is_intel else 8 << 20
 
     def compile(self, stem: str, macros: Mapping[str, str],
                 structures: Sequence[type[ctypes.Structure]] = ()) -> CpuModule:

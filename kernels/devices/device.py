@@ -229,7 +229,7 @@ class Device(Protocol):
     most_chunk_bytes: int  # the largest useful chunk of a message
     far_bytes: float  # from here on, buffers are not in a cache: copies walk several pages at once
     far_sums_bytes: float = float("inf")  # and sums from here on
-    second_level_bytes: int = 0  # of the cache of a CPU's core, if known
+    holds_a_mebibyte: bool = False  # a core's own cache, as of an EPYC of the fourth generation
     facts: dict[str, Any]  # for readers of results
     xp: Any  # the array module of its memory, numpy or cupy
 

@@ -68,8 +68,8 @@ DEVICE void claim(const char* at, long bytes) {
   for (long i = 0; i < bytes && i < CLAIMED_BYTES; i += 64) __builtin_prefetch(at + i, 1);
 }
 // Stores into each line that this core has just read, as long as they lie in its first-level cache.
-// An EPYC hands a line that one core has changed to the next that stores into it 7 times as fast
-// between far cores, and twice as fast between near ones, as a line of which two have copies.
+// An EPYC hands a line that one core has changed to the next that stores into it up to 6 times as
+// fast between far cores, and twice as fast between near ones, as one of which both have copies.
 constexpr long TAKEN_BYTES = 16384;
 DEVICE void take_over(const char* at, long bytes) {
   for (long i = 0; i < bytes; i += 64) *(volatile char*)(at + i) = 0;

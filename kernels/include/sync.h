@@ -16,8 +16,8 @@
 //   Send and receive: a sender waits until the receiver has signalled the slot's last chunk. With
 //   SWAP the answer's sender has read all its slots itself, and a receiver stores into slots that
 //   it has read, before it signals.
-// In a step one rank writes a place; all ranks compute which, from the same epoch and step. Slots
-// keep their layout, and a pack its place in a slot, so a block waits only for its like.
+// In a step one rank writes data into a place; all ranks compute which, from the same epoch and
+// step. Slots keep their layout, and a pack its place in a slot: a block waits only for its like.
 #pragma once
 #include "platform.h"
 

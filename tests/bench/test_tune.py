@@ -319,7 +319,7 @@ def test_auto_uses_the_choices_that_the_search_stored(tmp_path):
         assert (case.status, case.n_wrong) == ("ok", 0)
         picks = {pick["algorithm"] for pick in content["picks"] if pick["variant"] == case.variant}
         # The link can have changed meanwhile into a state that was not tuned.
-        assert case.chosen in picks | {choose(16384, 2, Cores(trip_ns, 0), case.variant == "registered")
+        assert case.chosen in picks | {choose(16384, 2, Cores(trip_ns), case.variant == "registered")
                                        for trip_ns in STATES_NS}
 
 

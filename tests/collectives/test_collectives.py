@@ -2,16 +2,26 @@
 eight ranks."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
 
 from bench.harness import verify
-from collectives.algorithm import ALGORITHMS, STATES_NS, Cores, choose, choose_on_gpus, named
+from collectives.algorithm import (
+    ALGORITHMS,
+    STATES_NS,
+    Cores,
+    choose,
+    choose_direct,
+    choose_on_gpus,
+    named,
+    untuned_states,
+)
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
 from collectives.library.mpi import types_of
-from collectives.operation import Case, World
+from collectives.operation import Case, World, build_macros
 from collectives.peer_buffer import HALF_BYTES, half_for
 from tests.kernels.broken_kernels import SENTINEL, Patch, apply, tree
 from tests.launch import ROOT, count, few, mpirun
@@ -150,7 +160,7 @@ def test_a_table_of_versions_gives_the_types_that_a_library_reduces():
 
 def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones():
     """The slower a flag is, the longer one step beats two."""
-    near, middle, far, farther = ([choose(1 << power, 2, Cores(trip_ns, 0), registered=False)
+    near, middle, far, farther = ([choose(1 << power, 2, Cores(trip_ns), registered=False)
                                    for power in range(12, 26)] for trip_ns in STATES_NS)
     steps = [names.count("one_shot_pull") for names in (near, middle, far, farther)]
     assert steps == [3, 4, 5, 6]  # up to 16, 32, 64 and 128 KiB
@@ -161,22 +171,23 @@ def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones(
 def test_auto_cuts_copied_messages_that_a_core_does_not_hold_and_keeps_long_chains_in_slabs_that_it_does():
     sizes = 128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20
     small, large = ([choose(size, 2, Cores(100.0, held), registered=False) for size in sizes]
-                    for held in (512 << 10, 1 << 20))
+                    for held in (False, True))
     assert small == ["two_shot"] * 2 + ["two_shot+128K"] * 3
     assert large == ["two_shot"] * 4 + ["two_shot+128K"]
     small, large = ([choose(size, 2, Cores(100.0, held), registered=True, chained=True) for size in sizes[:3]]
-                    for held in (512 << 10, 1 << 20))
+                    for held in (False, True))
     assert small == ["two_shot+slabs"] + ["two_shot"] * 2
     assert large == ["two_shot+slabs"] * 2 + ["two_shot"]
 
 
 def test_auto_with_more_ranks_than_two_chooses_by_the_link_too():
     sizes = 32 << 10, 256 << 10, 1 << 20, 8 << 20, 32 << 20
-    chosen = {(ranks, trip_ns, registered): [choose(size, ranks, Cores(trip_ns, 1 << 20), registered)
+    chosen = {(ranks, trip_ns, registered): [choose(size, ranks, Cores(trip_ns, True), registered)
                                              for size in sizes]
               for ranks in (4, 8) for trip_ns in (100.0, 512.0) for registered in (False, True)}
     copied = ["one_shot_pull", "two_shot", "two_shot", "two_shot", "two_shot+ntr"]
     assert chosen[4, 100.0, False] == chosen[8, 100.0, False] == chosen[8, 512.0, False] == copied
+    assert choose(256 << 10, 4, Cores(380.0), registered=False) == "two_shot_push"
     assert chosen[4, 512.0, False] == ["one_shot_pull", "two_shot_push", "two_shot_push", *copied[3:]]
     direct, around = ["two_shot_direct"] * 2, ["two_shot_direct+nt"] * 2
     assert chosen[4, 100.0, True] == ["one_shot_pull+slabs", "two_shot_push", *direct, "two_shot_direct+nt"]
@@ -203,7 +214,7 @@ def test_direct_sums_have_no_copied_variant():
 
 def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_long_or_in_place():
     sizes = 128 << 10, 256 << 10, 512 << 10, 1 << 20, 8 << 20, 16 << 20, 32 << 20
-    states = [Cores(trip_ns, 1 << 20) for trip_ns in STATES_NS]
+    states = [Cores(trip_ns, True) for trip_ns in STATES_NS]
     near, middle, far, farther = ([choose(size, 2, cores, registered=True) for size in sizes] for cores in states)
     direct, around = "two_shot_direct", "two_shot_direct+nt"
     assert near == middle == ["two_shot"] * 3 + [direct] * 2 + [around, f"{around}+ntr"]
@@ -216,12 +227,43 @@ def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_lon
 def test_chains_on_cpus_go_over_slabs():
     """A rank sends what it has just received: lines that its peer holds as well."""
     sizes = 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 8 << 20, 16 << 20, 32 << 20
-    near, far = ([choose(size, 2, Cores(trip_ns, 1 << 20), registered=True, chained=True) for size in sizes]
+    near, far = ([choose(size, 2, Cores(trip_ns, True), registered=True, chained=True) for size in sizes]
                  for trip_ns in (100.0, 512.0))
     direct, around = "two_shot_direct", "two_shot_direct+nt"
     assert near == ["two_shot+slabs"] * 3 + ["two_shot"] + [direct] * 2 + [around, f"{around}+ntr"]
     long = ["two_shot+128K+slabs"] + ["two_shot+ntr+128K+slabs"] * 2
     assert far == ["one_shot_pull+slabs"] * 2 + ["two_shot+slabs"] * 3 + long
+
+
+def test_a_tuned_state_replaces_all_defaults_of_its_state():
+    """Round trips of 380 and 512 ns are one state of the link, in which tables hold either."""
+    assert untuned_states(STATES_NS, [340.0]) == untuned_states(STATES_NS, [600.0]) == [100.0, 225.0]
+    assert untuned_states(STATES_NS, [95.0]) == [225.0, 380.0, 512.0]
+    assert untuned_states(STATES_NS, [222.0]) == [100.0, 380.0, 512.0]
+
+
+def test_auto_reads_one_message_from_the_sender_or_far_through_slabs():
+    sizes = 16 << 10, 32 << 10, 8 << 20, 16 << 20
+    chosen = {(trip_ns, registered): [choose_direct("sendrecv", size, trip_ns, registered) for size in sizes]
+              for trip_ns in STATES_NS for registered in (False, True)}
+    plain, slabs = "direct_pull", "direct_pull+slabs"
+    assert {trip_ns for trip_ns in STATES_NS if chosen[trip_ns, False] == [plain] * 4} == {*STATES_NS}
+    assert chosen[100.0, True] == chosen[225.0, True] == [plain] * 4
+    assert chosen[380.0, True] == [slabs] * 3 + [plain]
+    assert chosen[512.0, True] == [slabs] + [plain] * 3
+    assert [choose_direct("alltoall", size, 100.0, False) for size in (2 << 20, 4 << 20)] == [plain, f"{plain}+128K"]
+
+
+def test_sums_walk_several_pages_at_once_only_if_they_are_long():
+    device = SimpleNamespace(far_bytes=2 << 20, far_sums_bytes=8 << 20)
+    world = cast(World, SimpleNamespace(communicator=SimpleNamespace(size=2), device=device))
+    walks = {(collective, size): "SEVERAL_PAGES" in build_macros(
+        world, Case(COLLECTIVES[collective], size // 8, DATATYPES["float32"], "sum", 0, 0))
+        for collective in ("reduce_scatter", "all_gather") for size in (1 << 20, 2 << 20, 4 << 20, 8 << 20)}
+    assert [size for (collective, size), walked in walks.items() if walked and collective == "reduce_scatter"] == [
+        8 << 20]
+    assert [size for (collective, size), walked in walks.items() if walked and collective == "all_gather"] == [
+        2 << 20, 4 << 20, 8 << 20]
 
 
 def test_auto_on_gpus_stores_first_and_sends_fewer_bytes_the_longer_a_message_is():

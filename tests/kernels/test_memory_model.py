@@ -461,6 +461,7 @@ FAILS = {
         swapped_exchange("shared", 1, chunks=2, ranks=3, slots=1, n_steps=1), "wrong value"),
     "one way: waiting for a free slot": (ping_pong(3, slots=2, legs=1, waits_for_slot=False), "wrong value"),
     "one way: slots taken over before the signal": (ping_pong(2, slots=1, legs=1, takes_late=True), "wrong value"),
+    "ping-pong over the same slots: taken over before the signal": (ping_pong(3, takes_late=True), "wrong value"),
     "one way: epoch flip": (ping_pong(1, launches=2, slots=1, legs=1, flips=False), "wrong value"),
     "ping-pong over the same slots: waiting for a free slot": (ping_pong(3, waits_for_slot=False), "wrong value"),
     "two-shot with swap: one slot": (two_shot(3, slots=1, swaps=True), "wrong value"),

@@ -9,7 +9,7 @@ import pytest
 from bench.harness import timing, verify
 from bench.harness.iteration import Iteration
 from bench.harness.schedule import LEAST_TURNS, block_cost_s, take_turns, warm_up_alike
-from bench.harness.timing import RankBlock, summary, times_us
+from bench.harness.timing import RankBlock, least_warmup, summary, times_us
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
@@ -176,6 +176,12 @@ def test_slow_groups_run_in_fewer_rounds(budget_s, turns):
     cost_s = sum(rounds / iteration.every * block_cost_s(iteration, 1, 0.0)
                  for iteration in iterations if iteration.group)
     assert cost_s <= budget_s or rounds == LEAST_TURNS
+
+
+@pytest.mark.parametrize(("ranks", "chain_calls", "iteration_s", "calls"), [
+    (2, 0, 1e-5, 8), (4, 0, 1e-5, 16), (2, 160, 1e-3, 0), (2, 0, 0.001, 5), (2, 0, 0.1, 0)])
+def test_calls_warm_up_until_places_have_changed_hands_twice_but_not_for_long(ranks, chain_calls, iteration_s, calls):
+    assert least_warmup(ranks, chain_calls, iteration_s) == calls
 
 
 def test_compared_cases_warm_up_alike():

@@ -38,9 +38,11 @@ template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
       } else {
         wait(a, 1u << partner, stamp(epoch, done));
         const char* slab = slot(BACK ? owner_of_both : PATH == PUSH ? a.rank : partner);
+        char* to = a.receive + start * ELEMENT_BYTES;
         const bool sent_again = SWAP && (!BACK || chunk + slots < chunks);
-        in_parts<TAKEN_BYTES / ELEMENT_BYTES>(n, [&](long at, long m) {
-          copy(Output{a.receive + start * ELEMENT_BYTES + at}, slab + at, m);
+        if constexpr (TAKEN_BYTES == 0) copy(Output{to}, slab, n);
+        else in_parts<TAKEN_BYTES / ELEMENT_BYTES>(n, [&](long at, long m) {
+          copy(Output{to + at}, slab + at, m);
           if (sent_again) take_over(slab + at, m * ELEMENT_BYTES);
         });
       }

@@ -26,7 +26,7 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = f
 constexpr bool PACKS_OF_PACKETS = false;
 constexpr long CLAIMED_BYTES = 0;  // its stores do not wait for lines
 DEVICE void claim(const char*, long) {}
-constexpr long TAKEN_BYTES = 1L << 40;
+constexpr long TAKEN_BYTES = 0;
 DEVICE void take_over(const char*, long) {}
 constexpr long FETCHED_PACKS = 0, LINE_PACKS = 1;  // its threads have enough loads under way
 DEVICE void fetch(const char*) {}

@@ -121,7 +121,7 @@ def choose_direct(collective: str, size_bytes: int, trip_ns: float, registered: 
     """The default on CPUs of a collective other than all-reduce: the fewest stores, in short chunks
     if a message exceeds a cache. Over registered buffers a message needs a flag more."""
     if collective == "sendrecv":  # whose chunks are shorter
-        most_bytes = 0 if trip_ns < FAR_NS else 8 << 20 if trip_ns < 512 else 16 << 10
+        most_bytes = 0 if trip_ns < FAR_NS else 8 << 20 if trip_ns < STATES_NS[-1] else 16 << 10
         return "direct_pull" + "+slabs" * (registered and size_bytes <= most_bytes)
     return "direct_pull" + "+128K" * (not registered and size_bytes >= 4 << 20)
 

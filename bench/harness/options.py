@@ -72,8 +72,8 @@ class RunOptions:
     """Every benchmark has these. `graph` None: where the device has graphs. `iterations` 0: until
     precise or out of time. `warmup` None: by a changepoint test, at least least_warmup's. `tuned`
     None: this machine's table. `table`: a file for bench.tune's. Without `keeps_run` the command
-    only prints.
-    `local_register`: which buffers nccl-tests' format has, 0 copied, 1 or 2 registered ones."""
+    only prints. `local_register`: which buffers nccl-tests' format has, 0 copied, 1 or 2 registered
+    ones."""
 
     command: str
     timeout_s: float = 30.0

@@ -64,32 +64,41 @@ DEVICE void in_users_buffers(const Arguments& a, Meanwhile meanwhile, Take take)
   leave_launch(a, epoch);
 }
 
-// The segment of `count` elements that `reader` gets out of a rank's send buffer.
+// `at` bytes into the segment of `count` elements that `reader` gets out of a rank's send buffer.
 template <Readers READERS>
-DEVICE const char* segment_for(const Arguments& a, const char* send, long reader) {
-  return READERS == ONE ? send + reader * a.count * ELEMENT_BYTES : send;
+DEVICE const char* segment_for(const Arguments& a, const char* send, long reader, long at) {
+  return (READERS == ONE ? send + reader * a.count * ELEMENT_BYTES : send) + at;
 }
 
-// A launch that only hands over segments. For each part of n elements, `at` bytes into them, calls
-// meanwhile(at, n) and then take(at, n, from): from(writer) has these elements.
-template <Path PATH, Readers READERS, class Meanwhile, class Take>
-DEVICE void exchange(const Arguments& a, Meanwhile meanwhile, Take take) {
+// A launch that only hands over segments. own_place(at): where `at` bytes into this rank's own
+// segment go, or null. Then calls take(at, n, from) for n elements: from(writer) has them.
+template <Path PATH, Readers READERS, class OwnPlace, class Take>
+DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
+  const auto copy_own = [&](long at, long n) {
+    if (char* to = own_place(at)) copy(Output{to}, segment_for<READERS>(a, a.send, a.rank, at), n);
+  };
   if constexpr (PATH == REGISTERED) {
-    in_users_buffers(a, [&] { in_parts(a.count, meanwhile); }, [&] {
+    in_users_buffers(a, [&] { in_parts(a.count, copy_own); }, [&] {
       in_parts(a.count, [&](long at, long n) {
         take(at, n, [&](long writer) {
-          return segment_for<READERS>(a, of_thread(a.sends, (int)writer), a.rank) + at;
+          return segment_for<READERS>(a, of_thread(a.sends, (int)writer), a.rank, at);
         });
       });
     });
   } else {
+    // What all ranks read goes into a slab and its own place in one pass: 0.9 of the time.
+    constexpr bool BOTH = READERS == ALL && WORLD > 1;
     const unsigned epoch = enter_launch(a);
     exchange_from<PATH, READERS>(
         a, epoch, 0, a.count, a.chunk_bytes / ELEMENT_BYTES,
         [&](long reader, long start, long n, char* slot) {
-          copy(Slab{slot}, segment_for<READERS>(a, a.send, reader) + start * ELEMENT_BYTES, n);
+          const long at = start * ELEMENT_BYTES;
+          char* to = BOTH && reader == (a.rank + 1) % WORLD ? own_place(at) : nullptr;
+          const char* from = segment_for<READERS>(a, a.send, reader, at);
+          if (to) copy(OutputAndSlab{{to}, {slot}}, from, n);
+          else copy(Slab{slot}, from, n);
         },
-        [&](long start, long n) { meanwhile(start * ELEMENT_BYTES, n); },
+        [&](long start, long n) { if (!BOTH) copy_own(start * ELEMENT_BYTES, n); },
         [&](long start, long n, auto inbox) { take(start * ELEMENT_BYTES, n, inbox); });
     leave_launch(a, epoch);
   }
@@ -97,8 +106,9 @@ DEVICE void exchange(const Arguments& a, Meanwhile meanwhile, Take take) {
 
 // Reduces the segments that all ranks have for this rank, in rank order and rounded once.
 template <Path PATH, Readers READERS> DEVICE void exchange_and_reduce(const Arguments& a) {
-  exchange<PATH, READERS>(a, [](long, long) {}, [&](long at, long n, auto from) {
-    const char* own = segment_for<READERS>(a, a.send, a.rank) + at;
+  const auto nowhere = [](long) -> char* { return nullptr; };
+  exchange<PATH, READERS>(a, nowhere, [&](long at, long n, auto from) {
+    const char* own = segment_for<READERS>(a, a.send, a.rank, at);
     reduce<COMPLETE, WORLD>(Output{a.receive + at}, inputs_of_all(a, own, from), n);
   });
 }
@@ -108,12 +118,9 @@ template <Path PATH, Readers READERS> DEVICE void exchange_and_gather(const Argu
   const auto place = [&](long writer, long at) {
     return a.receive + writer * a.count * ELEMENT_BYTES + at;
   };
+  const bool in_place = segment_for<READERS>(a, a.send, a.rank, 0) == place(a.rank, 0);
   exchange<PATH, READERS>(
-      a,
-      [&](long at, long n) {
-        const char* own = segment_for<READERS>(a, a.send, a.rank) + at;
-        if (own != place(a.rank, at)) copy(Output{place(a.rank, at)}, own, n);
-      },
+      a, [&](long at) { return in_place ? nullptr : place(a.rank, at); },
       [&](long at, long n, auto from) {
         // afresh against unrolling: gfx9 has too few scalar registers.
         for (int d = 1; d < afresh(WORLD); ++d) {

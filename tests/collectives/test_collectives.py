@@ -15,6 +15,7 @@ from collectives.algorithm import (
     Cores,
     choose,
     choose_direct,
+    choose_message,
     choose_on_gpus,
     named,
     untuned_states,
@@ -244,26 +245,36 @@ def test_a_tuned_state_replaces_all_defaults_of_its_state():
 
 def test_auto_reads_one_message_from_the_sender_or_far_through_slabs():
     sizes = 16 << 10, 32 << 10, 8 << 20, 16 << 20
-    chosen = {(trip_ns, registered): [choose_direct("sendrecv", size, trip_ns, registered) for size in sizes]
+    chosen = {(trip_ns, registered): [choose_message(size, trip_ns, registered, answered=False) for size in sizes]
               for trip_ns in STATES_NS for registered in (False, True)}
     plain, slabs = "direct_pull", "direct_pull+slabs"
     assert {trip_ns for trip_ns in STATES_NS if chosen[trip_ns, False] == [plain] * 4} == {*STATES_NS}
     assert chosen[100.0, True] == chosen[225.0, True] == [plain] * 4
     assert chosen[380.0, True] == [slabs] * 3 + [plain]
     assert chosen[512.0, True] == [slabs] + [plain] * 3
-    assert [choose_direct("alltoall", size, 100.0, False) for size in (2 << 20, 4 << 20)] == [plain, f"{plain}+128K"]
+
+
+def test_auto_pushes_a_long_message_and_its_answer_around_near_caches():
+    answered = {(trip_ns, registered): choose_message(16 << 20, trip_ns, registered, answered=True)
+                for trip_ns in STATES_NS for registered in (False, True)}
+    pushed = {key for key, choice in answered.items() if choice == "direct_push+ntr"}
+    assert pushed == {(100.0, False), (225.0, False)}
+    assert {*answered.values()} == {"direct_push+ntr", "direct_pull"}
+    assert choose_message(8 << 20, 100.0, registered=False, answered=True) == "direct_pull"
+
+
+def test_auto_cuts_long_segments_into_short_chunks():
+    assert [choose_direct(size, registered=False) for size in (2 << 20, 4 << 20)] == ["direct_pull", "direct_pull+128K"]
+    assert choose_direct(4 << 20, registered=True) == "direct_pull"
 
 
 def test_sums_walk_several_pages_at_once_only_if_they_are_long():
-    device = SimpleNamespace(far_bytes=2 << 20, far_sums_bytes=8 << 20)
+    device = SimpleNamespace(far_sums_bytes=8 << 20)
     world = cast(World, SimpleNamespace(communicator=SimpleNamespace(size=2), device=device))
     walks = {(collective, size): "SEVERAL_PAGES" in build_macros(
         world, Case(COLLECTIVES[collective], size // 8, DATATYPES["float32"], "sum", 0, 0))
         for collective in ("reduce_scatter", "all_gather") for size in (1 << 20, 2 << 20, 4 << 20, 8 << 20)}
-    assert [size for (collective, size), walked in walks.items() if walked and collective == "reduce_scatter"] == [
-        8 << 20]
-    assert [size for (collective, size), walked in walks.items() if walked and collective == "all_gather"] == [
-        2 << 20, 4 << 20, 8 << 20]
+    assert [key for key, walked in walks.items() if walked] == [("reduce_scatter", 8 << 20)]
 
 
 def test_auto_on_gpus_stores_first_and_sends_fewer_bytes_the_longer_a_message_is():

@@ -60,7 +60,7 @@ KERNELS = {
         LL, "return packet >> 32 != mark_of(epoch);",
         "return packet >> 32 < mark_of(epoch);", (f"{FIXED}[2]",)),
     "chunks-from-the-start": Mutant(
-        EXCHANGE, "a.send, reader) + start * ELEMENT_BYTES, n);", "a.send, reader), n);",
+        EXCHANGE, "segment_for<READERS>(a, a.send, reader, at);", "segment_for<READERS>(a, a.send, reader, 0);",
         (f"{FIXED}[2]",)),
     "one-slot-for-all-chunks": Mutant(
         EXCHANGE, "((step & 1) * SLOTS + place.slot)", "place.slot", (f"{FIXED}[2]",)),

@@ -216,12 +216,14 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
     by_name = {algorithm.name: algorithm for algorithm in algorithms}
 
     def bind_named(world: World, case: Case, name: str) -> Bound:
+        # Without stores around the caches into the receive buffer. Peers need not know of them.
+        plain = "+".join(word for word in name.split("+") if word != "ntr")
+        if case.in_place and case.collective.reduces:  # these lines have just been read
+            name = plain
         bound = named(by_name, name).bind(world, case)
         if isinstance(bound, Operation):
             return replace(bound, chosen=name)
-        # These stores around the caches do not fit every message. Peers need not know of them.
-        plain = "+".join(word for word in name.split("+") if word != "ntr")
-        return bind_named(world, case, plain) if plain != name else bound
+        return bind_named(world, case, plain) if plain != name else bound  # it may fit
 
     def operations(world: World, case: Case, names: Mapping[float, str]) -> dict[float, Operation]:
         bound = {name: bind_named(world, case, name) for name in dict.fromkeys(names.values())}

@@ -6,7 +6,7 @@ from collectives.collective import Traffic
 from collectives.operation import Algorithm, Bound, Case, World, bind_kernel
 
 LEGS = {"one_way": 1, "ping_pong": 2}
-# The receiver starts after the first chunk. sendrecv.cu has 4 to 32 in each half of a slab.
+# The receiver starts after the first chunk. sendrecv.cu has 6 to 32 in each half of a slab.
 MOST_CHUNK_BYTES = 64 << 10
 # Between CPU cores a flag costs little: chunks of a message from so many bytes on.
 NEAR_CHUNKS = {2 << 20: MOST_CHUNK_BYTES, 512 << 10: 32 << 10, 0: 16 << 10}

@@ -291,8 +291,10 @@ def build_macros(world: World, case: Case) -> dict[str, str]:
     if case.collective.reduces:
         macros["REDOP"] = case.redop.capitalize()
     buffer_bytes = case.segment_bytes * max(case.collective.segments(ranks))
-    sums_far = case.collective.reduces and buffer_bytes >= world.device.far_sums_bytes
-    flags = {"STREAM_RECEIVE": case.build.stream_receive, "SEVERAL_PAGES": sums_far}
+    device = world.device
+    far_bytes = device.far_sums_bytes if case.collective.reduces else device.far_copies_bytes
+    flags = {"STREAM_RECEIVE": case.build.stream_receive,
+             "SEVERAL_PAGES": buffer_bytes >= far_bytes}
     return macros | case.build.slab_macros | {name: "1" for name, is_set in flags.items() if is_set}
 
 

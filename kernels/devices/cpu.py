@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 import mmap
 import os
 import platform
@@ -153,12 +154,14 @@ class CpuDevice(Device):
         source = Path(__file__).with_name("loop_cpu.cpp")
         structures = NativeAction, NativeBlock, LibraryCall
         self.loop = CpuModule(compile_kernel(source, {}, structures))
-        # A Xeon with such a cache was faster in short chunks. A sum walks its sources' pages at
-        # once anyway: there it gains 1.2 times from 4 MiB on, and an EPYC's 1.07 from 8 MiB on,
-        # which loses 1.25 at 2 MiB (docs/experiments/performance.md).
+        # A Xeon with such a cache was faster in short chunks, and several pages at once gain 1.2
+        # times from 4 MiB on there. A sum, or a copy to two places, walks several anyway: on an
+        # EPYC a sum gains 1.07 from 8 MiB on, and loses 1.25 at 2 MiB, as does the copy
+        # (docs/experiments/performance.md).
         is_intel = "Intel" in self.arch
         self.holds_a_mebibyte = second_level_bytes() >= 1 << 20 and not is_intel
         self.far_sums_bytes = self.far_bytes if is_intel else 8 << 20
+        self.far_copies_bytes = self.far_bytes if is_intel else math.inf
 
     def compile(self, stem: str, macros: Mapping[str, str],
                 structures: Sequence[type[ctypes.Structure]] = ()) -> CpuModule:

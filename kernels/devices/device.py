@@ -227,8 +227,9 @@ class Device(Protocol):
     clock_shared: bool
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
     most_chunk_bytes: int  # the largest useful chunk of a message
-    far_bytes: float  # from here on, buffers are not in a cache: the bound's walk pages at once
-    far_sums_bytes: float = float("inf")  # and from here on those of kernels that sum
+    far_bytes: float  # from here on the bound's probes walk several pages at once: no cache serves
+    far_sums_bytes: float = float("inf")  # and from here on kernels that sum
+    far_copies_bytes: float = float("inf")  # and kernels that only copy
     holds_a_mebibyte: bool = False  # a core's own cache, as of an EPYC of the fourth generation
     facts: dict[str, Any]  # for readers of results
     xp: Any  # the array module of its memory, numpy or cupy

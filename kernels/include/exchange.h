@@ -86,8 +86,8 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
       });
     });
   } else {
-    // What all ranks read goes into a slab and its own place in one pass: 0.9 of the time.
-    constexpr bool BOTH = READERS == ALL && WORLD > 1;
+    // On a CPU what all ranks read goes into a slab and its own place in one pass: 0.9 of the time.
+    constexpr bool BOTH = COPIES_TO_BOTH && READERS == ALL && WORLD > 1;
     const unsigned epoch = enter_launch(a);
     exchange_from<PATH, READERS>(
         a, epoch, 0, a.count, a.chunk_bytes / ELEMENT_BYTES,

@@ -101,7 +101,8 @@ def fixed_examples(ranks: int) -> Iterator[Example]:
              (1003, "registered", False), (most, "copied", False), (most, "registered", False)]
     types = {True: [("float32", "avg"), ("bfloat16", "sum")], False: [("bfloat16", "none")]}
     for (count, variant, in_place), (name, collective) in product(forms, COLLECTIVES.items()):
-        elements = min(count, most // max(collective.segments(ranks)) - 5)
+        room = most if collective.reduces else 2 * most  # two bytes an element: from 2 MiB on other chunks
+        elements = min(room if count == most else count, room // max(collective.segments(ranks)) - 5)
         names = [name for name in default_names(name) if name not in ("library", "auto")]
         for shape, algorithm, (datatype, redop) in product(collective.shapes, names, types[collective.reduces]):
             yield Example(collective, shape, algorithm, variant, DATATYPES[datatype], redop, elements,

@@ -13,6 +13,7 @@ from collectives.algorithm import (
     ALGORITHMS,
     STATES_NS,
     Cores,
+    TunedChoice,
     choose,
     choose_direct,
     choose_message,
@@ -265,15 +266,34 @@ def test_auto_pushes_a_long_message_and_its_answer_around_near_caches():
     assert choose_message(8 << 20, 100.0, registered=False, answered=True) == "direct_pull"
 
 
-def test_auto_sums_in_place_without_stores_around_the_caches():
-    """They would throw out lines that the rank has just read: 16 MiB took 1.7 times as long."""
-    two_shot = Algorithm("two_shot", "", lambda world, case: Operation(cast(Step, None), lambda: None))
-    world = cast(World, SimpleNamespace(choices=(), node=None, memory="mapped", device=SimpleNamespace(
-        near_peers=True, holds_a_mebibyte=True), communicator=SimpleNamespace(size=2, hosts=1)))
-    bound = [choosing_among([two_shot], reduces_all=True).bind(world, Case(
-        ALL_REDUCE, 4 << 20, DATATYPES["float32"], "sum", 0, 0, in_place)) for in_place in (False, True)]
-    chosen = [operation.chosen for operation in bound if isinstance(operation, Operation)]
-    assert chosen == ["two_shot+ntr+128K", "two_shot+128K"]
+def chosen_by_auto(case: Case, *choices: TunedChoice) -> str | None:
+    """The algorithm that `auto` runs between two near cores, if every build of every algorithm fits."""
+    stubs = [Algorithm(name, "", lambda world, case: Operation(cast(Step, None), lambda: None))
+             for name in ("two_shot", "direct_pull", "direct_push")]
+    device = SimpleNamespace(near_peers=True, holds_a_mebibyte=True)
+    world = cast(World, SimpleNamespace(choices=choices, node=None, memory="mapped", device=device,
+                                        communicator=SimpleNamespace(size=2, hosts=1)))
+    bound = choosing_among(stubs, case.collective.name == "all_reduce").bind(world, case)
+    assert isinstance(bound, Operation)
+    return bound.by_link[min(bound.by_link)].chosen if bound.by_link else bound.chosen
+
+
+@pytest.mark.parametrize(("collective", "tuned", "in_place_too"), [
+    ("all_reduce", "two_shot+ntr", "two_shot"), ("all_gather", "direct_pull+ntr", "direct_pull+ntr")])
+def test_auto_sums_in_place_without_stores_around_the_caches(collective, tuned, in_place_too):
+    """They would throw out lines that the rank has just read: 16 MiB took 1.5 to 1.9 times as long."""
+    out, in_place = (Case(COLLECTIVES[collective], 4 << 20, DATATYPES["float32"], "none", 0, 0, place)
+                     for place in (False, True))
+    choice = TunedChoice(collective, 2, 16 << 20, "copied", 100.0, tuned)
+    assert [chosen_by_auto(case, choice) for case in (out, in_place)] == [tuned, in_place_too]
+    if collective == "all_reduce":
+        assert [chosen_by_auto(case) for case in (out, in_place)] == ["two_shot+ntr+128K", "two_shot+128K"]
+
+
+def test_auto_pushes_only_long_messages_that_are_answered():
+    chosen = {way: chosen_by_auto(Case(COLLECTIVES["sendrecv"], 4 << 20, DATATYPES["float32"], "none", 0, 0,
+                                       shape={"way": way})) for way in ("one_way", "ping_pong")}
+    assert chosen == {"one_way": "direct_pull", "ping_pong": "direct_push+ntr"}
 
 
 def test_auto_cuts_long_segments_into_short_chunks():
@@ -282,7 +302,7 @@ def test_auto_cuts_long_segments_into_short_chunks():
 
 
 def test_sums_walk_several_pages_at_once_only_if_they_are_long():
-    device = SimpleNamespace(far_sums_bytes=8 << 20)
+    device = SimpleNamespace(far_sums_bytes=8 << 20, far_copies_bytes=float("inf"))
     world = cast(World, SimpleNamespace(communicator=SimpleNamespace(size=2), device=device))
     walks = {(collective, size): "SEVERAL_PAGES" in build_macros(
         world, Case(COLLECTIVES[collective], size // 8, DATATYPES["float32"], "sum", 0, 0))

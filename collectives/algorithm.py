@@ -122,8 +122,8 @@ def choose_message(size_bytes: int, trip_ns: float, registered: bool, answered: 
     long messages with an answer store around the caches: 1.08 to 1.1 times as fast."""
     is_far = trip_ns >= FAR_NS
     if registered:
-        most_bytes = 0 if not is_far else 8 << 20 if trip_ns < STATES_NS[-1] else 16 << 10
-        return "direct_pull" + "+slabs" * (size_bytes <= most_bytes)
+        through = is_far and trip_ns < STATES_NS[-1] and 512 << 10 < size_bytes <= 8 << 20
+        return "direct_pull" + "+slabs" * through
     goes_around = answered and not is_far and size_bytes >= 16 << 20
     return "direct_push+ntr" if goes_around else "direct_pull"
 

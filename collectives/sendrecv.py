@@ -21,8 +21,8 @@ def _bind(direction: str, world: World, case: Case) -> Bound:
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
-    """Leg by leg. Over registered buffers both ranks of a pair move half of the message, and a
-    flag before the first leg tells that the buffers are free."""
+    """Leg by leg. Over registered buffers both ranks of a pair move half of the message, but up to
+    512 KiB on a CPU, and a flag before the first leg tells that the buffers are free."""
     registered, legs = case.variant == "registered", LEGS[case.shape["way"]]
     moved = case.segment_bytes // 2 if registered else case.segment_bytes
     return Traffic(legs + registered, ((moved, moved),) * legs if ranks > 1 else (), 0)

@@ -247,14 +247,13 @@ def test_a_tuned_state_replaces_all_defaults_of_its_state():
 
 
 def test_auto_reads_one_message_from_the_sender_or_far_through_slabs():
-    sizes = 16 << 10, 32 << 10, 8 << 20, 16 << 20
+    sizes = 16 << 10, 512 << 10, 1 << 20, 8 << 20, 16 << 20
     chosen = {(trip_ns, registered): [choose_message(size, trip_ns, registered, answered=False) for size in sizes]
               for trip_ns in STATES_NS for registered in (False, True)}
     plain, slabs = "direct_pull", "direct_pull+slabs"
-    assert {trip_ns for trip_ns in STATES_NS if chosen[trip_ns, False] == [plain] * 4} == {*STATES_NS}
-    assert chosen[100.0, True] == chosen[225.0, True] == [plain] * 4
-    assert chosen[380.0, True] == [slabs] * 3 + [plain]
-    assert chosen[512.0, True] == [slabs] + [plain] * 3
+    assert {trip_ns for trip_ns in STATES_NS if chosen[trip_ns, False] == [plain] * 5} == {*STATES_NS}
+    assert chosen[100.0, True] == chosen[225.0, True] == chosen[512.0, True] == [plain] * 5
+    assert chosen[380.0, True] == [plain] * 2 + [slabs] * 2 + [plain]
 
 
 def test_auto_pushes_a_long_message_and_its_answer_around_near_caches():

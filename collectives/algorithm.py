@@ -60,9 +60,8 @@ def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
     Registered, direct sums save a pass, but store into lines that the peer has read: two ranks gain
     from 1 MiB on, or, around the caches of cores without a common one, from 64 KiB on. Between
     such cores shorter messages and all of a chain go through slabs, where places change hands, and
-    those of other chains while a core holds their buffers. In place a rank stores into lines that
-    it has just read, so direct sums always win. More ranks gain later, since all but one of them
-    store for a peer."""
+    those of other chains while a core holds their buffers. In place a rank has just read the lines
+    that it stores into, so direct sums always win. More ranks gain later: they store for peers."""
     is_far = cores.trip_ns >= FAR_NS
     over_slabs = choose_copied(size_bytes, ranks, cores)
     if not registered:
@@ -120,11 +119,10 @@ def choose_on_gpus(size_bytes: int, ranks: int, registered: bool) -> str:
 def choose_message(size_bytes: int, trip_ns: float, registered: bool, answered: bool) -> str:
     """The default of a message between CPUs. Over registered buffers it needs a flag more. Near,
     long messages with an answer store around the caches: 1.08 to 1.1 times as fast."""
-    is_far = trip_ns >= FAR_NS
     if registered:
-        through = is_far and trip_ns < STATES_NS[-1] and 512 << 10 < size_bytes <= 8 << 20
+        through = trip_ns == FAR_NS and sendrecv.READ_ALONE_BYTES < size_bytes <= 8 << 20
         return "direct_pull" + "+slabs" * through
-    goes_around = answered and not is_far and size_bytes >= 16 << 20
+    goes_around = answered and trip_ns < FAR_NS and size_bytes >= 16 << 20
     return "direct_push+ntr" if goes_around else "direct_pull"
 
 
@@ -150,8 +148,7 @@ def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[floa
         return dict.fromkeys(STATES_NS, choose_direct(size_bytes, registered))
     if not reduces_all:
         return {FAR_NS: "direct_pull" if registered else "direct_push"}
-    through_host = world.memory == "host_staged"
-    choose_far = choose_through_host if through_host else choose_on_gpus
+    choose_far = choose_through_host if world.memory == "host_staged" else choose_on_gpus
     return {FAR_NS: choose_far(size_bytes, ranks, registered)}
 
 

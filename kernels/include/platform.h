@@ -42,6 +42,9 @@
 #ifndef LEAST_STRING_BYTES  // of a copy by a CPU's string loop, which sanitizers do not see
 #define LEAST_STRING_BYTES 16384
 #endif
+#ifndef READ_ALONE_BYTES  // messages up to this size are read by their receiver: see sendrecv.cu
+#define READ_ALONE_BYTES 0
+#endif
 #ifndef SEVERAL_PAGES   // 1: a CPU walks several pages at once; no effect on a GPU
 #define SEVERAL_PAGES 0
 #endif

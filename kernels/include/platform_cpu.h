@@ -74,7 +74,6 @@ constexpr long TAKEN_BYTES = 16384;
 DEVICE void take_over(const char* at, long bytes) {
   for (long i = 0; i < bytes; i += 64) *(volatile char*)(at + i) = 0;
 }
-constexpr long READ_ALONE_BYTES = 524288;  // of sendrecv.cu: at 64 KiB in half of the time
 constexpr bool COPIES_TO_BOTH = true;  // in one pass, into a slab and the receive buffer
 // A reduction that widens its elements fetches inputs this far ahead. On an EPYC it then takes 0.8
 // times as long from the lines of a far core, and as long as before from those of a near one.

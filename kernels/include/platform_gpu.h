@@ -28,7 +28,6 @@ constexpr long CLAIMED_BYTES = 0;  // its stores do not wait for lines
 DEVICE void claim(const char*, long) {}
 constexpr long TAKEN_BYTES = 0;
 DEVICE void take_over(const char*, long) {}
-constexpr long READ_ALONE_BYTES = 0;
 constexpr bool COPIES_TO_BOTH = false;  // packs of a pass would need both addresses aligned
 constexpr long FETCHED_PACKS = 0, LINE_PACKS = 1;  // its threads have enough loads under way
 DEVICE void fetch(const char*) {}

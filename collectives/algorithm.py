@@ -61,37 +61,69 @@ def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
     from 1 MiB on, or, around the caches of cores without a common one, from 64 KiB on. Between
     such cores shorter messages and all of a chain go through slabs, where places change hands, and
     those of other chains while a core holds their buffers. In place a rank has just read the lines
-    that it stores into, so direct sums always win. More ranks gain later: they store for peers."""
+    that it stores into, so direct sums always win."""
     is_far = cores.trip_ns >= FAR_NS
-    over_slabs = choose_copied(size_bytes, ranks, cores)
+    if registered and in_place:
+        return "two_shot_direct"
+    if ranks > 2:
+        return choose_for_many(size_bytes, ranks, cores, registered)
+    over_slabs = choose_copied(size_bytes, cores)
     if not registered:
         return over_slabs
-    if in_place:
-        return "two_shot_direct"
     most_held = 256 << 10 if cores.hold_a_mebibyte else 128 << 10
-    short_bytes, far_bytes = ((32 << 10, 4 << 20) if ranks > 2 else
-                              (most_held, math.inf) if chained else (0, 64 << 10))
+    short_bytes, far_bytes = (most_held, math.inf) if chained else (0, 64 << 10)
     if size_bytes <= short_bytes or (is_far and size_bytes < far_bytes):
         return f"{over_slabs}+slabs"
-    if not is_far and size_bytes < (1 << 20 if ranks <= 2 else ranks << 17):
-        return "two_shot" if ranks <= 2 else "two_shot_push"
+    if not is_far and size_bytes < 1 << 20:
+        return "two_shot"
     # Without a cache in common, or beyond it, stores go around the caches.
     stores = "+nt" * (is_far or size_bytes > 8 << 20)
-    stores += "+ntr" * (size_bytes > 16 << 20 and ranks == 2 and not is_far)
+    stores += "+ntr" * (size_bytes > 16 << 20 and not is_far)
     return f"two_shot_direct{stores}"
 
 
-def choose_copied(size_bytes: int, ranks: int, cores: Cores) -> str:
-    """The default for buffers that are not registered. A second step costs a trip: between two
-    ranks one step is faster up to 256 B for each ns of the trip, between more up to 32 KiB. More
-    than two were measured on two cores only, where each step may wait for a core."""
-    if size_bytes <= (256 * cores.trip_ns if ranks == 2 else 32 << 10):
+def choose_copied(size_bytes: int, cores: Cores) -> str:
+    """The default of two ranks whose buffers are not registered. A second step costs a trip: one
+    step is faster up to 256 B for each ns of the trip."""
+    if size_bytes <= 256 * cores.trip_ns:
         return "one_shot_pull"
-    if 2 < ranks <= 4 and cores.trip_ns >= FAR_NS and size_bytes <= 4 << 20:
-        return "two_shot_push"
     cut_from_bytes = 2 << 20 if cores.hold_a_mebibyte else 512 << 10
-    short_chunks = "+128K" * (size_bytes >= cut_from_bytes and ranks == 2)
+    short_chunks = "+128K" * (size_bytes >= cut_from_bytes)
     return "two_shot" + "+ntr" * (size_bytes >= 16 << 20) + short_chunks
+
+
+def choose_for_many(size_bytes: int, ranks: int, cores: Cores, registered: bool) -> str:
+    """The default of more than two ranks. They were measured on two cores only: each step may wait
+    for a core. Cores that hold a mebibyte store slowly into lines that several peers have read. So
+    a rank gives each peer a place of its own, or its stores go around the caches."""
+    is_far, holds = cores.trip_ns >= FAR_NS, cores.hold_a_mebibyte
+    over_slabs = choose_copied_for_many(size_bytes, ranks, cores)
+    if not registered:
+        return over_slabs
+    most_near_bytes = 64 << 10 if holds else 32 << 10
+    if size_bytes < ((1 << 20 if holds else 4 << 20) if is_far else most_near_bytes + 1):
+        return f"{over_slabs}+slabs"
+    if not is_far and size_bytes < ranks << 17:
+        return "two_shot_push"
+    if is_far and holds and size_bytes < 8 << 20:
+        return "two_shot_push+nt"
+    return "two_shot_direct" + "+nt" * (is_far or size_bytes > 8 << 20)
+
+
+def choose_copied_for_many(size_bytes: int, ranks: int, cores: Cores) -> str:
+    """The default of more than two ranks whose buffers are not registered."""
+    is_far, holds = cores.trip_ns >= FAR_NS, cores.hold_a_mebibyte
+    if holds and (is_far or ranks <= 4) and size_bytes * ranks <= 1 << 20:
+        return "one_shot_push" if size_bytes * (ranks - 1) <= 128 << 10 else "two_shot_push"
+    if size_bytes <= 32 << 10:
+        return "one_shot_pull"
+    if is_far and not holds and ranks <= 4 and size_bytes <= 4 << 20:
+        return "two_shot_push"
+    if size_bytes >= (8 << 20 if is_far and holds else 16 << 20):
+        return "two_shot+ntr"
+    if holds and is_far:
+        return "two_shot+nt"
+    return "two_shot" + "+128K" * (holds and ranks > 4 and size_bytes >= 1 << 20)
 
 
 def choose_through_host(size_bytes: int, ranks: int, registered: bool) -> str:

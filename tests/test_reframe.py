@@ -37,7 +37,7 @@ def reframe(folder, *options, partition="here", kernels=ROOT, enter=()):
         [*enter, *command, "-r", "--system", f"site:{partition}", "--exec-policy=serial", "--report-file=report.json",
          "--nocolor", "-S", f"executable={PROGRAM}", *options],
         cwd=folder, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PATH": PATH, "PYTHONPATH": f"{kernels}:{ROOT}"})
+        env={**os.environ, "PATH": PATH, "PYTHONPATH": f"{kernels}:{ROOT}", "TMPDIR": str(folder)})
     return done, dict(re.findall(r"P: (\w+): ([\d.]+) us", done.stdout))
 
 

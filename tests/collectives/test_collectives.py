@@ -186,16 +186,31 @@ def test_auto_cuts_copied_messages_that_a_core_does_not_hold_and_keeps_long_chai
 
 def test_auto_with_more_ranks_than_two_chooses_by_the_link_too():
     sizes = 32 << 10, 256 << 10, 1 << 20, 8 << 20, 32 << 20
-    chosen = {(ranks, trip_ns, registered): [choose(size, ranks, Cores(trip_ns, True), registered)
-                                             for size in sizes]
+    chosen = {(ranks, trip_ns, registered): [choose(size, ranks, Cores(trip_ns), registered) for size in sizes]
               for ranks in (4, 8) for trip_ns in (100.0, 512.0) for registered in (False, True)}
     copied = ["one_shot_pull", "two_shot", "two_shot", "two_shot", "two_shot+ntr"]
     assert chosen[4, 100.0, False] == chosen[8, 100.0, False] == chosen[8, 512.0, False] == copied
-    assert choose(256 << 10, 4, Cores(380.0), registered=False) == "two_shot_push"
     assert chosen[4, 512.0, False] == ["one_shot_pull", "two_shot_push", "two_shot_push", *copied[3:]]
     direct, around = ["two_shot_direct"] * 2, ["two_shot_direct+nt"] * 2
     assert chosen[4, 100.0, True] == ["one_shot_pull+slabs", "two_shot_push", *direct, "two_shot_direct+nt"]
     assert chosen[8, 512.0, True] == [f"{name}+slabs" for name in copied[:3]] + around
+
+
+def test_many_ranks_on_cores_that_hold_a_mebibyte_store_for_each_peer_or_around_the_caches():
+    sizes = 16 << 10, 64 << 10, 256 << 10, 1 << 20, 8 << 20, 32 << 20
+    chosen = {(ranks, trip_ns, registered): [choose(size, ranks, Cores(trip_ns, True), registered) for size in sizes]
+              for ranks in (3, 4, 8) for trip_ns in (100.0, 380.0) for registered in (False, True)}
+    short, long = ["one_shot_push", "two_shot_push", "two_shot_push"], ["two_shot+nt", "two_shot+ntr", "two_shot+ntr"]
+    assert chosen[4, 380.0, False] == [*short, *long]
+    assert chosen[8, 380.0, False] == [*short[:2], "two_shot+nt", *long]
+    assert chosen[3, 100.0, False] == ["one_shot_push", *short[:2], "two_shot", "two_shot", "two_shot+ntr"]
+    assert chosen[4, 100.0, False] == [*short, "two_shot", "two_shot", "two_shot+ntr"]
+    cut = ["two_shot+128K", "two_shot+128K", "two_shot+ntr"]
+    assert chosen[8, 100.0, False] == ["one_shot_pull", "two_shot", "two_shot", *cut]
+    around = ["two_shot_push+nt", "two_shot_direct+nt", "two_shot_direct+nt"]
+    assert chosen[4, 380.0, True] == [f"{name}+slabs" for name in short] + around
+    direct = ["two_shot_direct", "two_shot_direct", "two_shot_direct+nt"]
+    assert chosen[4, 100.0, True] == [f"{name}+slabs" for name in short[:2]] + ["two_shot_push", *direct]
 
 
 def test_a_build_over_slabs_has_only_a_registered_variant_and_moves_what_the_copied_one_moves():

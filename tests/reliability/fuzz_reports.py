@@ -363,6 +363,9 @@ def try_some(tally: Tally, target: Target, number: int, ends_s: float) -> None:
 
 if __name__ == "__main__":
     seconds, number = float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    result = fuzz(seconds, number, Path(tempfile.mkdtemp(prefix="fuzz-reports-")))
+    failures = Path(tempfile.mkdtemp(prefix="fuzz-reports-"))
+    result = fuzz(seconds, number, failures)
+    if not result.failures:
+        failures.rmdir()
     print(*result.lines(), sep="\n")
     sys.exit(bool(result.failures))

@@ -97,9 +97,10 @@ def choose_for_many(size_bytes: int, ranks: int, cores: Cores, registered: bool)
     for a core. Cores that hold a mebibyte store slowly into lines that several peers have read. So
     a rank gives each peer a place of its own, or its stores go around the caches."""
     is_far, holds = cores.trip_ns >= FAR_NS, cores.hold_a_mebibyte
-    over_slabs = choose_copied_for_many(size_bytes, ranks, cores)
+    copied = choose_copied_for_many(size_bytes, ranks, cores)
     if not registered:
-        return over_slabs
+        return copied
+    over_slabs = copied.replace("one_shot_push", "two_shot_push")  # the former has no such variant
     most_near_bytes = 64 << 10 if holds else 32 << 10
     if size_bytes < ((1 << 20 if holds else 4 << 20) if is_far else most_near_bytes + 1):
         return f"{over_slabs}+slabs"

@@ -1,6 +1,7 @@
 """Tests every algorithm against numpy in float64: any count, type, operation and alignment, in place or not, one to
 eight ranks."""
 
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
@@ -208,9 +209,18 @@ def test_many_ranks_on_cores_that_hold_a_mebibyte_store_for_each_peer_or_around_
     cut = ["two_shot+128K", "two_shot+128K", "two_shot+ntr"]
     assert chosen[8, 100.0, False] == ["one_shot_pull", "two_shot", "two_shot", *cut]
     around = ["two_shot_push+nt", "two_shot_direct+nt", "two_shot_direct+nt"]
-    assert chosen[4, 380.0, True] == [f"{name}+slabs" for name in short] + around
+    assert chosen[4, 380.0, True] == ["two_shot_push+slabs"] * 3 + around
     direct = ["two_shot_direct", "two_shot_direct", "two_shot_direct+nt"]
-    assert chosen[4, 100.0, True] == [f"{name}+slabs" for name in short[:2]] + ["two_shot_push", *direct]
+    assert chosen[4, 100.0, True] == ["two_shot_push+slabs"] * 2 + ["two_shot_push", *direct]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 8])
+def test_auto_on_cpus_chooses_what_has_the_variant(ranks):
+    sizes, flags = [1 << power for power in range(4, 31)], (False, True)
+    for trip_ns, holds, size, registered, in_place in itertools.product(STATES_NS, flags, sizes, flags, flags):
+        name = choose(size, ranks, Cores(trip_ns, holds), registered, in_place)
+        variants = named(ALGORITHMS["all_reduce"], name).variants(cast(World, None))
+        assert ("registered" if registered else "copied") in variants, (name, trip_ns, holds, size)
 
 
 def test_a_build_over_slabs_has_only_a_registered_variant_and_moves_what_the_copied_one_moves():

@@ -101,7 +101,7 @@ def choose_for_many(size_bytes: int, ranks: int, cores: Cores, registered: bool)
     if not registered:
         return copied
     over_slabs = copied.replace("one_shot_push", "two_shot_push")  # the former has no such variant
-    most_near_bytes = 64 << 10 if holds else 32 << 10
+    most_near_bytes = 128 << 10 if holds else 32 << 10
     if size_bytes < ((1 << 20 if holds else 4 << 20) if is_far else most_near_bytes + 1):
         return f"{over_slabs}+slabs"
     if not is_far and size_bytes < ranks << 17:

@@ -88,8 +88,7 @@ def choose_copied(size_bytes: int, cores: Cores) -> str:
     if size_bytes <= 256 * cores.trip_ns:
         return "one_shot_pull"
     cut_from_bytes = 2 << 20 if cores.hold_a_mebibyte else 512 << 10
-    short_chunks = "+128K" * (size_bytes >= cut_from_bytes)
-    return "two_shot" + "+ntr" * (size_bytes >= 16 << 20) + short_chunks
+    return "two_shot" + "+ntr" * (size_bytes >= 16 << 20) + "+128K" * (size_bytes >= cut_from_bytes)
 
 
 def choose_for_many(size_bytes: int, ranks: int, cores: Cores, registered: bool) -> str:
@@ -101,14 +100,15 @@ def choose_for_many(size_bytes: int, ranks: int, cores: Cores, registered: bool)
     if not registered:
         return copied
     over_slabs = copied.replace("one_shot_push", "two_shot_push")  # the former has no such variant
-    most_near_bytes = 128 << 10 if holds else 32 << 10
-    if size_bytes < ((1 << 20 if holds else 4 << 20) if is_far else most_near_bytes + 1):
+    if is_far:
+        if size_bytes < (1 << 20 if holds else 4 << 20):
+            return f"{over_slabs}+slabs"
+        return "two_shot_push+nt" if holds and size_bytes < 8 << 20 else "two_shot_direct+nt"
+    if size_bytes <= (128 << 10 if holds else 32 << 10):
         return f"{over_slabs}+slabs"
-    if not is_far and size_bytes < ranks << 17:
+    if size_bytes < ranks << 17:
         return "two_shot_push"
-    if is_far and holds and size_bytes < 8 << 20:
-        return "two_shot_push+nt"
-    return "two_shot_direct" + "+nt" * (is_far or size_bytes > 8 << 20)
+    return "two_shot_direct" + "+nt" * (size_bytes > 8 << 20)
 
 
 def choose_copied_for_many(size_bytes: int, ranks: int, cores: Cores) -> str:
@@ -118,12 +118,12 @@ def choose_copied_for_many(size_bytes: int, ranks: int, cores: Cores) -> str:
         return "one_shot_push" if size_bytes * (ranks - 1) <= 128 << 10 else "two_shot_push"
     if size_bytes <= 32 << 10:
         return "one_shot_pull"
-    if is_far and not holds and ranks <= 4 and size_bytes <= 4 << 20:
-        return "two_shot_push"
-    if size_bytes >= (8 << 20 if is_far and holds else 16 << 20):
-        return "two_shot+ntr"
     if holds and is_far:
-        return "two_shot+nt"
+        return "two_shot+ntr" if size_bytes >= 8 << 20 else "two_shot+nt"
+    if is_far and ranks <= 4 and size_bytes <= 4 << 20:
+        return "two_shot_push"
+    if size_bytes >= 16 << 20:
+        return "two_shot+ntr"
     return "two_shot" + "+128K" * (holds and ranks > 4 and size_bytes >= 1 << 20)
 
 

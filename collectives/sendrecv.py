@@ -19,8 +19,8 @@ def _bind(direction: str, world: World, case: Case) -> Bound:
         return bind_kernel(world, case, "sendrecv", entry, MOST_CHUNK_BYTES)
     room_bytes = MOST_CHUNK_BYTES if case.build.chunk_bytes else next(
         chunk for least, chunk in NEAR_CHUNKS.items() if case.segment_bytes >= least)
-    macros = {"READ_ALONE_BYTES": str(READ_ALONE_BYTES)}
-    return bind_kernel(world, case, "sendrecv", entry, room_bytes, **macros)
+    return bind_kernel(world, case, "sendrecv", entry, room_bytes,
+                       READ_ALONE_BYTES=str(READ_ALONE_BYTES))
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:

@@ -191,6 +191,7 @@ def test_auto_with_more_ranks_than_two_chooses_by_the_link_too():
               for ranks in (4, 8) for trip_ns in (100.0, 512.0) for registered in (False, True)}
     copied = ["one_shot_pull", "two_shot", "two_shot", "two_shot", "two_shot+ntr"]
     assert chosen[4, 100.0, False] == chosen[8, 100.0, False] == chosen[8, 512.0, False] == copied
+    assert choose(256 << 10, 4, Cores(380.0), registered=False) == "two_shot_push"
     assert chosen[4, 512.0, False] == ["one_shot_pull", "two_shot_push", "two_shot_push", *copied[3:]]
     direct, around = ["two_shot_direct"] * 2, ["two_shot_direct+nt"] * 2
     assert chosen[4, 100.0, True] == ["one_shot_pull+slabs", "two_shot_push", *direct, "two_shot_direct+nt"]

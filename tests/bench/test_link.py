@@ -293,3 +293,20 @@ def test_between_hosts_of_simulated_gpus_nccl_moves_the_data(tmp_path):
     assert {case.algorithm for case in far} == {"send_library", "both_directions_library", "ping_pong_library"}
     assert {case.n_wrong for case in far if case.algorithm != "ping_pong_library"} == {0}
     assert "(GPU0-GPU1) by NCCL" in " ".join(printed.split())
+
+
+def test_the_copies_of_a_huge_message_leave_room_in_the_stream(tmp_path):
+    """A stream that is full blocks the host behind the closed gate. A GPU with 16 GiB messages did; here slabs are
+    small instead."""
+    program = """
+import runpy
+import collectives.allreduce_copy_engine as copies
+copies.HALF_BYTES = 512
+runpy.run_module("bench.allreduce", run_name="__main__")
+"""
+    options = ["-b", "1M", "-e", "1M", "--algorithm", "two_shot_push", "--mode", "isolated", "--max-time", "10"]
+    done = mpirun(2, "-c", program, "--out", str(tmp_path), *options, timeout_s=90, **fake_gpu.environment())
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = read(next(tmp_path.glob("*.jsonl")))
+    assert result.link_blocks
+    assert all(block.engine_us for block in result.link_blocks)

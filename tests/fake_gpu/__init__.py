@@ -29,7 +29,8 @@ def _folder() -> Path:
     if clang is None:
         pytest.skip("system tool absent: clang-22")
     sources = sorted(p for p in HERE.iterdir() if p.suffix in (".cpp", ".h"))
-    key = hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:16]
+    inputs = [*sources, HERE / "cupy/cuda/nvrtc.py"]  # with the kernels' flags, as the folder also caches kernels
+    key = hashlib.sha256(b"".join(p.read_bytes() for p in inputs)).hexdigest()[:16]
     folder = cache_folder() / f"fake_gpu-{key}"
     if not folder.exists():
         making = Path(tempfile.mkdtemp(dir=cache_folder()))

@@ -20,7 +20,8 @@ from functools import cache
 from pathlib import Path
 
 from kernels.devices import gpu_driver
-from kernels.devices.compile_cache import SOURCES, CompileError, cache_folder
+from kernels.devices.compile_cache import SOURCES, CompileError, cache_folder, source_with_headers
+from kernels.devices.device import ITERATION_STRUCTURES, PEER_STRUCTURES, layout_checks
 from tests.kernels import kernel_code
 from tests.kernels.gpu_builds import cached, sources
 from tests.kernels.kernel_code import kernels_in
@@ -114,8 +115,15 @@ nvrtc_of = cache(Nvrtc)
 PROCESSES = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 
 
-def nvrtc_code(wheel: str, source: Path, flags: list[str], refusal: str) -> str:
-    return gpu_driver.build(nvrtc_of(wheel), source, flags, refusal)[0].decode()
+def layouts(source: Path) -> str:
+    """The checks of the structures that the file shares with Python, as in a run."""
+    text = "".join(path.read_text() for path in source_with_headers(source))
+    structures = dict.fromkeys((*PEER_STRUCTURES, *ITERATION_STRUCTURES))
+    return layout_checks([s for s in structures if re.search(rf"struct (alignas\(\d+\) )?{s.__name__} ", text)])
+
+
+def nvrtc_code(wheel: str, source: Path, flags: list[str], refusal: str, checks: str) -> str:
+    return gpu_driver.build(nvrtc_of(wheel), source, flags, refusal, checks)[0].decode()
 
 
 def nvrtc_architectures(wheel: str) -> list[int]:
@@ -136,7 +144,7 @@ def code(compiler: str, source: Path, architecture: str, *options: str) -> str:
         return hip_assembly(clang_of(compiler), source, architecture, [*headers, *options])
     flags = [*gpu_driver.compiler_flags(architecture), *options]
     refusal = f"{source.name} does not compile for {architecture}"
-    return PROCESSES.submit(nvrtc_code, compiler, source, flags, refusal).result()
+    return PROCESSES.submit(nvrtc_code, compiler, source, flags, refusal, layouts(source)).result()
 
 
 def flaws(compiler: str, stem: str, architecture: str) -> list[str]:
@@ -153,6 +161,7 @@ def flaws(compiler: str, stem: str, architecture: str) -> list[str]:
         return disorder(kernels, model)
 
     checks = [Path(path).read_bytes() for path in (__file__, HIPRTC_NAMES, str(kernel_code.__file__))]
+    checks.append(layouts(SOURCES / f"{stem}.cu").encode())
     flags = gpu_driver.compiler_flags(architecture)
     try:
         return cached(list[str], look, compiler, flags, checks, sorted(UNSYNCHRONISED), HALVES, sources(stem))

@@ -2,12 +2,14 @@
 has all compilers and architectures, with all of their code.
 """
 
+import ctypes
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import SOURCES, CompileError
+from kernels.devices.device import layout_checks
 from tests.kernels import compile_matrix
 from tests.kernels.compile_matrix import CLANGS, HIPRTC_NAMES, OLDEST_CUDA12, code, flaws, install, nvrtc_wheels
 from tests.kernels.gpu_builds import cached, sources
@@ -45,6 +47,15 @@ def test_the_oldest_nvrtc_refuses_a_lambda_without_the_option_of_gpu_driver(olde
     monkeypatch.setattr(gpu_driver, "compiler_flags", lambda architecture: without)
     with pytest.raises(CompileError, match=r"gemm\.cu does not compile for sm_90: .*execution space"):
         code(oldest_nvrtc, SOURCES / "gemm.cu", "sm_90")
+
+
+def test_the_oldest_nvrtc_compares_the_layout_of_structures_with_pythons(oldest_nvrtc, monkeypatch):
+    class Arguments(ctypes.Structure):
+        _fields_ = (("count", ctypes.c_long),)
+
+    monkeypatch.setattr(compile_matrix, "layouts", lambda source: layout_checks([Arguments]))
+    with pytest.raises(CompileError, match=r"Arguments.count is at byte 0 in Python and elsewhere in C\+\+"):
+        code(oldest_nvrtc, SOURCES / "allgather.cu", "sm_90")
 
 
 @pytest.mark.parametrize("architecture", ["gfx942", "gfx1201"])

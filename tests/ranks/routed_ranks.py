@@ -132,7 +132,8 @@ def problem(world: World, buffers: list[Memory], example: Example) -> str | None
     operation = BY_NAME[example.algorithm].bind(world, case)
     if isinstance(operation, Unsupported):
         expected = example.way == "combine" and case.variant == "registered"
-        return None if expected or "not installed" in operation.reason else operation.reason
+        without_library = any(words in operation.reason for words in ("not installed", "wants one GPU a rank"))
+        return None if expected or without_library else operation.reason
     assert isinstance(operation, Operation)
     sent, want = wanted(example, routes, rank)
     for memory in buffers:

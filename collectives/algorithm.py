@@ -46,11 +46,12 @@ BETWEEN_HOSTS: dict[str, tuple[Algorithm, ...]] = {
 
 @dataclass(frozen=True)
 class Cores:
-    """What the defaults of CPUs depend on: how long a flag takes there and back, and whether a
-    core's own cache holds a mebibyte (see CpuDevice)."""
+    """What the defaults of CPUs depend on: how long a flag takes there and back, and CpuDevice's
+    facts about caches."""
 
     trip_ns: float
     hold_a_mebibyte: bool = False
+    share_a_cache: bool = False
 
 
 def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
@@ -59,7 +60,7 @@ def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
 
     Registered, direct sums save a pass, but store into lines that the peer has read: two ranks gain
     from 1 MiB on, or, around the caches of cores without a common one, from 64 KiB on. Between
-    such cores shorter messages and all of a chain go through slabs, where places change hands, and
+    far cores shorter messages and all of a chain go through slabs, where places change hands, and
     those of other chains while a core holds their buffers. In place a rank has just read the lines
     that it stores into, so direct sums always win."""
     is_far = cores.trip_ns >= FAR_NS
@@ -74,8 +75,8 @@ def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
     short_bytes, far_bytes = (most_held, math.inf) if chained else (0, 64 << 10)
     if size_bytes <= short_bytes or (is_far and size_bytes < far_bytes):
         return f"{over_slabs}+slabs"
-    if not is_far and size_bytes < 1 << 20:
-        return "two_shot"
+    if size_bytes < 1 << 20 and (cores.share_a_cache or not is_far):
+        return "two_shot" + "+128K" * (is_far and size_bytes >= 512 << 10)
     # Without a cache in common, or beyond it, stores go around the caches.
     stores = "+nt" * (is_far or size_bytes > 8 << 20)
     stores += "+ntr" * (size_bytes > 16 << 20 and not is_far)
@@ -170,8 +171,8 @@ def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[floa
     ranks, registered = world.communicator.size, case.variant == "registered"
     size_bytes = case.segment_bytes
     if world.device.near_peers and reduces_all:
-        holds = world.device.holds_a_mebibyte
-        return {trip_ns: choose(size_bytes, ranks, Cores(trip_ns, holds), registered,
+        caches = world.device.holds_a_mebibyte, world.device.shares_a_cache
+        return {trip_ns: choose(size_bytes, ranks, Cores(trip_ns, *caches), registered,
                                 case.in_place, case.mode == "chained") for trip_ns in STATES_NS}
     if world.device.near_peers and case.collective.name == "sendrecv":
         answered = case.shape["way"] == "ping_pong"

@@ -297,8 +297,8 @@ def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
 
 def pushed_to_slab(world: World, engine: CopyEngine, source: int,
                    size_bytes: int) -> tuple[Step, int]:
-    """Copies into the next rank's slab, again and again over the same place, and their bytes. A
-    stream has no room for the copies of 16 GiB."""
+    """A step that copies into the next rank's slab, again and again over the same place, and its
+    bytes: a stream has no room for the copies of 16 GiB."""
     peers, ranks = world.mapped, world.communicator.size
     target = peers.slabs[(world.communicator.rank + 1) % ranks].address
     room = 2 * HALF_BYTES

@@ -29,8 +29,8 @@ ALONE = {
 
 # Tests in these files launch no ranks and take seconds: `make check` runs them before a commit.
 UNIT = {
-    "bench/campaigns/campaign_manifest", "bench/harness/measure", "bench/machine/environment",
-    "bench/machine/topology", "collectives/nccl", "collectives/routing", "house", "readme",
+    "bench/campaigns/campaign_manifest", "bench/harness/measure", "bench/layers/steps",
+    "bench/machine/environment", "bench/machine/topology", "collectives/nccl", "collectives/routing", "house", "readme",
     "reliability/mutants",
     "reports/advice/advise", "reports/advice/procure", "reports/advice/scaling",
     "reports/advice/serving",

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 CORE = "bench", "collectives", "kernels"
 PACKAGES = (*CORE, "reports")
 
-MOST_LINES = 19_302
+MOST_LINES = 19_306
 MOST_FILE_LINES = 350
 MOST_REPORTS_FILE_LINES = 300
 MOST_REPORTS_LINES = 15_365

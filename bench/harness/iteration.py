@@ -231,7 +231,8 @@ def link_parts(world: World, buffers: Buffers, size_bytes: int,
 
     As in an all-reduce, a slot is stored into after the peer has read it and read after the peer
     has stored into it, and the caches also hold a send and a receive buffer. At most two chunks are
-    timed, and the result is scaled: a third would overwrite a slot that no peer has read."""
+    timed, and the result is scaled: a third would overwrite a slot that no peer has read. An
+    engine's copies are as many as a stream has room for."""
     if size_bytes < WORD_BYTES:
         return {}
     device, peers = world.device, world.mapped

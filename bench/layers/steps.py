@@ -77,11 +77,11 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
 
 def open_net(options: LayerOptions, session: Session, layers: int, weights: Datatype) -> Net:
     """As many distinct matrices as the device can hold. Raises Disagreement."""
-    model, ranks = MODELS[options.model], session.communicator.size
+    model, ranks, device = MODELS[options.model], session.communicator.size, session.world.device
     scale = float(scale_for(options, session))
     columns = sum(model.columns(layer, ranks, scale) for layer in LAYERS)
     layer_bytes = columns * model.hidden * weights.size_bytes
-    free = (session.world.device.facts.get("memory_bytes")
+    free = (device.facts.get("memory_bytes", 0) / device.sharers
             or psutil.virtual_memory().available / len(session.communicator.node_gather(0)))
     room = ROOM * min(session.communicator.all_gather(free))  # of a rank's GPU, or of a host
     copies = min(ranks, 2)  # a share of each layer, and a stage's layers

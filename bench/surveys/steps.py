@@ -96,7 +96,7 @@ GPU_STEPS = (
          "Do 16-byte stores arrive in whole packets on AMD?", 0.4))
 # What a survey leaves to its user: a question, and the command that answers it.
 LEFT_TO_DO = {
-    "Does the driver load the code of an old NVRTC? Does the real hipRTC accept all kernels?":
+    "Does the real hipRTC accept all kernels? Does the card run them right?":
         "make test-gpu GPU=cuda13, or cuda12, or rocm",
     "Do vLLM, mscclpp and FlashInfer run on our buffers and stream?":
         "mpirun -n 2 python -m bench.allreduce --peer vllm,mscclpp,flashinfer -d half"}

@@ -158,7 +158,7 @@ class CpuDevice(Device):
         # times from 4 MiB on there. A sum, or a copy to two places, walks several anyway: on an
         # EPYC a sum gains 1.07 from 8 MiB on, and loses 1.25 at 2 MiB, as does the copy
         # (docs/experiments/performance.md).
-        is_intel = "Intel" in self.arch
+        is_intel = self.shares_a_cache = "Intel" in self.arch
         self.holds_a_mebibyte = second_level_bytes() >= 1 << 20 and not is_intel
         self.far_sums_bytes = self.far_bytes if is_intel else 8 << 20
         self.far_copies_bytes = self.far_bytes if is_intel else math.inf

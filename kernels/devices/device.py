@@ -105,7 +105,7 @@ ITERATION_STRUCTURES = (Arguments, Watch, Pattern, Wrong, Gate)
 
 def layout_checks(structures: Sequence[type[ctypes.Structure]]) -> str:
     """C++ text that compares structures' sizes and offsets with Python's, where `in` is `in_`."""
-    # NVRTC has __builtin_offsetof from 13.5 on, and in all versions what builds it.
+    # NVRTC has __builtin_offsetof only from 13.5 on. Its front end makes offsetof of __INTADDR__.
     lines = ["", "#ifdef __CUDACC_RTC__",
              "#define OFFSET_OF(type, member) __INTADDR__(&((type*)0)->member)", "#else",
              "#define OFFSET_OF __builtin_offsetof", "#endif"]
@@ -228,12 +228,14 @@ class Device(Protocol):
     sharing: tuple[str, ...]  # the modes in which peers can reach its memory, best first
     near_peers: bool  # a peer's memory is as near as the rank's own
     clock_shared: bool
+    sharers: int = 1  # ranks on it
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
     most_chunk_bytes: int  # the largest useful chunk of a message
     far_bytes: float  # from here on the bound's probes walk several pages at once: no cache serves
     far_sums_bytes: float = float("inf")  # and from here on kernels that sum
     far_copies_bytes: float = float("inf")  # and kernels that only copy
     holds_a_mebibyte: bool = False  # a core's own cache, as of an EPYC of the fourth generation
+    shares_a_cache: bool = False  # each core with all others of its socket, however far
     facts: dict[str, Any]  # for readers of results
     xp: Any  # the array module of its memory, numpy or cupy
 

@@ -19,9 +19,14 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+from bench.features import background
+from bench.features.slowed import Slowdown
+from collectives.allreduce_copy_engine import Mark
+from collectives.experts.alltoall_routed import Routing
+from collectives.layers.fused import Gemv, Norm
 from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import SOURCES, CompileError, cache_folder, source_with_headers
-from kernels.devices.device import ITERATION_STRUCTURES, PEER_STRUCTURES, layout_checks
+from kernels.devices.device import ITERATION_STRUCTURES, PEER_STRUCTURES, Transfer, layout_checks
 from tests.kernels import kernel_code
 from tests.kernels.gpu_builds import cached, sources
 from tests.kernels.kernel_code import kernels_in
@@ -36,6 +41,8 @@ LOCKS = "requirements-cuda12.lock", "requirements-cuda13.lock"
 NVRTC_ARCHITECTURES = 80, 90, 120
 CLANGS = "clang-19", "clang-22"
 AMD_ARCHITECTURES = "gfx942", "gfx1100", "gfx1201"
+STRUCTURES = tuple(dict.fromkeys((*PEER_STRUCTURES, *ITERATION_STRUCTURES, *background.STRUCTURES, Transfer, Slowdown,
+                                  Mark, Norm, Gemv, Routing)))
 HIPRTC_NAMES = Path(__file__).with_name("hiprtc_names.h")
 
 
@@ -115,11 +122,14 @@ nvrtc_of = cache(Nvrtc)
 PROCESSES = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 
 
-def layouts(source: Path) -> str:
-    """The checks of the structures that the file shares with Python, as in a run."""
+def shared_with(source: Path) -> list[type[ctypes.Structure]]:
+    """The structures of Python that the file has too."""
     text = "".join(path.read_text() for path in source_with_headers(source))
-    structures = dict.fromkeys((*PEER_STRUCTURES, *ITERATION_STRUCTURES))
-    return layout_checks([s for s in structures if re.search(rf"struct (alignas\(\d+\) )?{s.__name__} ", text)])
+    return [s for s in STRUCTURES if re.search(rf"struct (alignas\(\d+\) )?{s.__name__} ", text)]
+
+
+def layouts(source: Path) -> str:
+    return layout_checks(shared_with(source))
 
 
 def nvrtc_code(wheel: str, source: Path, flags: list[str], refusal: str, checks: str) -> str:

@@ -13,7 +13,7 @@ from kernels.devices.device import layout_checks
 from tests.kernels import compile_matrix
 from tests.kernels.compile_matrix import CLANGS, HIPRTC_NAMES, OLDEST_CUDA12, code, flaws, install, nvrtc_wheels
 from tests.kernels.gpu_builds import cached, sources
-from tests.kernels.test_kernels_compile import FILES
+from tests.kernels.test_kernels_compile import COLLECTIVES, FILES
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,12 @@ def test_the_oldest_nvrtc_refuses_a_lambda_without_the_option_of_gpu_driver(olde
     monkeypatch.setattr(gpu_driver, "compiler_flags", lambda architecture: without)
     with pytest.raises(CompileError, match=r"gemm\.cu does not compile for sm_90: .*execution space"):
         code(oldest_nvrtc, SOURCES / "gemm.cu", "sm_90")
+
+
+def test_the_matrix_checks_every_structure_in_a_file_that_has_it():
+    found = {stem: {s.__name__ for s in compile_matrix.shared_with(SOURCES / f"{stem}.cu")} for stem in FILES}
+    assert {name for names in found.values() for name in names} == {s.__name__ for s in compile_matrix.STRUCTURES}
+    assert {"Arguments", "Control", "Own", "Watch"} <= set.intersection(*(found[stem] for stem in COLLECTIVES))
 
 
 def test_the_oldest_nvrtc_compares_the_layout_of_structures_with_pythons(oldest_nvrtc, monkeypatch):

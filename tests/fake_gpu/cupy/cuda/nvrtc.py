@@ -9,7 +9,7 @@ from pathlib import Path
 from . import runtime
 
 EMULATION = Path(__file__).parents[2] / "emulation.h"
-# preserve_all, which emulation.h relies on, does not keep AVX's wider registers.
+# A function of clang's kind preserve_all, as in emulation.h, ends with vzeroupper: AVX registers would lose a half.
 FLAGS = ["-x", "c++", "-O2", "-march=native", "-mno-avx", "-fwrapv", "-fPIC", "-shared", "-nostdlib++", "-w"]
 ERRORS = {5: "NVRTC_ERROR_INVALID_OPTION", 6: "NVRTC_ERROR_COMPILATION", 3: "NVRTC_ERROR_INVALID_INPUT"}
 

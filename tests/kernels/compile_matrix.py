@@ -19,20 +19,16 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from bench.features import background
-from bench.features.slowed import Slowdown
-from collectives.allreduce_copy_engine import Mark
-from collectives.experts.alltoall_routed import Routing
-from collectives.layers.fused import Gemv, Norm
 from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import SOURCES, CompileError, cache_folder, source_with_headers
-from kernels.devices.device import ITERATION_STRUCTURES, PEER_STRUCTURES, Transfer, layout_checks
+from kernels.devices.device import layout_checks
 from tests.kernels import kernel_code
 from tests.kernels.gpu_builds import cached, sources
 from tests.kernels.kernel_code import kernels_in
 from tests.kernels.kernel_resources import PRELUDE, hip_assembly
 from tests.kernels.test_kernels_compile import COLLECTIVES, FILES, HALVES, UNSYNCHRONISED, disorder
 from tests.launch import ROOT
+from tests.test_house import structures_compared_in_runs
 
 # CuPy 14 takes the NVRTC of any CUDA 12 or 13. The newest of each are in the locks of the extras.
 OLDEST_CUDA12 = "nvidia-cuda-nvrtc-cu12==12.0.76"
@@ -41,8 +37,6 @@ LOCKS = "requirements-cuda12.lock", "requirements-cuda13.lock"
 NVRTC_ARCHITECTURES = 80, 90, 120
 CLANGS = "clang-19", "clang-22"
 AMD_ARCHITECTURES = "gfx942", "gfx1100", "gfx1201"
-STRUCTURES = tuple(dict.fromkeys((*PEER_STRUCTURES, *ITERATION_STRUCTURES, *background.STRUCTURES, Transfer, Slowdown,
-                                  Mark, Norm, Gemv, Routing)))
 HIPRTC_NAMES = Path(__file__).with_name("hiprtc_names.h")
 
 
@@ -125,7 +119,8 @@ PROCESSES = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 def shared_with(source: Path) -> list[type[ctypes.Structure]]:
     """The structures of Python that the file has too."""
     text = "".join(path.read_text() for path in source_with_headers(source))
-    return [s for s in STRUCTURES if re.search(rf"struct (alignas\(\d+\) )?{s.__name__} ", text)]
+    structures = sorted(structures_compared_in_runs(), key=lambda s: s.__name__)
+    return [s for s in structures if re.search(rf"struct (alignas\(\d+\) )?{s.__name__} ", text)]
 
 
 def layouts(source: Path) -> str:

@@ -3,7 +3,6 @@ has all compilers and architectures, with all of their code.
 """
 
 import ctypes
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -11,7 +10,7 @@ from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import SOURCES, CompileError
 from kernels.devices.device import layout_checks
 from tests.kernels import compile_matrix
-from tests.kernels.compile_matrix import CLANGS, HIPRTC_NAMES, OLDEST_CUDA12, code, flaws, install, nvrtc_wheels
+from tests.kernels.compile_matrix import CLANGS, HIPRTC_NAMES, OLDEST_CUDA12, code, flaws_by_file, install, nvrtc_wheels
 from tests.kernels.gpu_builds import cached, sources
 from tests.kernels.test_kernels_compile import COLLECTIVES, FILES
 from tests.test_house import structures_compared_in_runs
@@ -36,9 +35,7 @@ def oldest_clang():
 
 
 def test_every_file_compiles_with_the_oldest_nvrtc(oldest_nvrtc):
-    with ThreadPoolExecutor(2) as compilers:
-        found = compilers.map(lambda stem: flaws(oldest_nvrtc, stem, "sm_90"), FILES)
-        assert dict(zip(FILES, found, strict=True)) == {stem: [] for stem in FILES}
+    assert flaws_by_file(oldest_nvrtc, "sm_90") == {stem: [] for stem in FILES}
 
 
 def test_the_oldest_nvrtc_refuses_a_lambda_without_the_option_of_gpu_driver(oldest_nvrtc, monkeypatch):

@@ -62,9 +62,10 @@ def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
     from 1 MiB on, or, around the caches of cores without a common one, from 64 KiB on. Between
     far cores shorter messages and all of a chain go through slabs, where places change hands, and
     those of other chains while a core holds their buffers. In place a rank has just read the lines
-    that it stores into, so direct sums always win."""
+    that it stores into, so direct sums win, but not short ones of two far cores."""
     is_far = cores.trip_ns >= FAR_NS
-    if registered and in_place:
+    is_short = size_bytes <= 32 << 10 and cores.hold_a_mebibyte and not cores.share_a_cache
+    if registered and in_place and not (is_short and is_far and ranks == 2):
         return "two_shot_direct"
     if ranks > 2:
         return choose_for_many(size_bytes, ranks, cores, registered)
@@ -79,8 +80,7 @@ def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
         return "two_shot" + "+128K" * (is_far and size_bytes >= 512 << 10)
     # Without a cache in common, or beyond it, stores go around the caches.
     stores = "+nt" * (is_far or size_bytes > 8 << 20)
-    stores += "+ntr" * (size_bytes > 16 << 20 and not is_far)
-    return f"two_shot_direct{stores}"
+    return f"two_shot_direct{stores}" + "+ntr" * (size_bytes > 16 << 20 and not is_far)
 
 
 def choose_copied(size_bytes: int, cores: Cores) -> str:
@@ -100,13 +100,12 @@ def choose_for_many(size_bytes: int, ranks: int, cores: Cores, registered: bool)
     copied = choose_copied_for_many(size_bytes, ranks, cores)
     if not registered:
         return copied
-    over_slabs = copied.replace("one_shot_push", "two_shot_push")  # the former has no such variant
     if is_far:
         if size_bytes < (1 << 20 if holds else 4 << 20):
-            return f"{over_slabs}+slabs"
+            return f"{copied}+slabs"
         return "two_shot_push+nt" if holds and size_bytes < 8 << 20 else "two_shot_direct+nt"
     if size_bytes <= (128 << 10 if holds else 32 << 10):
-        return f"{over_slabs}+slabs"
+        return f"{copied}+slabs"
     if size_bytes < ranks << 17:
         return "two_shot_push"
     return "two_shot_direct" + "+nt" * (size_bytes > 8 << 20)

@@ -228,14 +228,15 @@ class Algorithm:
         if not words:
             return self
         build = Build.parse(words)
-        if build.slabs and not (self.copied and self.registered):
-            raise ValueError(f"{self.name} has no choice between slabs and registered buffers")
+        if build.slabs and not self.copied:
+            raise ValueError(f"{self.name} uses no slabs")
 
         def as_built(case: Case) -> Case:
             return replace(case, build=build, variant="copied" if build.slabs else case.variant)
 
         return replace(
             self, name=f"{self.name}+{words}", copied=self.copied and not build.slabs,
+            registered=self.registered or build.slabs,
             bind=lambda world, case: self.bind(world, as_built(case)),
             traffic=lambda ranks, case: self.traffic(ranks, as_built(case)))
 

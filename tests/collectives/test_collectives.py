@@ -210,9 +210,9 @@ def test_many_ranks_on_cores_that_hold_a_mebibyte_store_for_each_peer_or_around_
     cut = ["two_shot+128K", "two_shot+128K", "two_shot+ntr"]
     assert chosen[8, 100.0, False] == ["one_shot_pull", "two_shot", "two_shot", *cut]
     around = ["two_shot_push+nt", "two_shot_direct+nt", "two_shot_direct+nt"]
-    assert chosen[4, 380.0, True] == ["two_shot_push+slabs"] * 3 + around
+    assert chosen[4, 380.0, True] == [f"{name}+slabs" for name in short] + around
     direct = ["two_shot_direct", "two_shot_direct", "two_shot_direct+nt"]
-    assert chosen[4, 100.0, True] == ["two_shot_push+slabs"] * 2 + ["two_shot_push", *direct]
+    assert chosen[4, 100.0, True] == [f"{name}+slabs" for name in short[:2]] + ["two_shot_push", *direct]
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4, 8])
@@ -233,7 +233,8 @@ def test_a_build_over_slabs_has_only_a_registered_variant_and_moves_what_the_cop
     copied = built.traffic(2, case)
     assert copied == algorithms["two_shot"].traffic(2, replace(case, variant="copied"))
     assert copied != algorithms["two_shot"].traffic(2, case)
-    with pytest.raises(ValueError, match="has no choice between slabs and registered buffers"):
+    assert named(algorithms, "one_shot_push+slabs").variants(cast(World, None)) == ("registered",)
+    with pytest.raises(ValueError, match="two_shot_direct uses no slabs"):
         named(algorithms, "two_shot_direct+slabs")
 
 
@@ -252,7 +253,9 @@ def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_lon
     assert far == farther == [around] * 7
     assert [choose(size << 10, 2, states[-1], registered=True) for size in (32, 63, 64)] == [
         "one_shot_pull+slabs"] * 2 + [around]
-    assert choose(16 << 10, 2, states[0], registered=True, in_place=True) == direct
+    in_place = [choose(size << 10, 2, cores, registered=True, in_place=True)
+                for cores in (states[0], Cores(380.0), states[2]) for size in (32, 64)]
+    assert in_place == [direct] * 4 + ["one_shot_pull+slabs", direct]
 
 
 def test_far_cores_that_share_a_cache_read_each_others_registered_buffers_up_to_512_kib():

@@ -66,7 +66,7 @@ def candidates(size_bytes: int, far_peers: bool, memory: str = "mapped") -> Iter
         if far_peers and algorithm != DIRECT.name:  # on CPUs every build swaps
             yield f"{algorithm}+swap"
         # Between cores that share no cache, a copy into lines that change hands pays off.
-        if not far_peers and algorithm in ("one_shot_pull", "two_shot") and size_bytes <= 4 << 20:
+        if not far_peers and algorithm not in ("ring", DIRECT.name) and size_bytes <= 4 << 20:
             yield f"{algorithm}+slabs"
     if far_peers and memory == "mapped":
         yield from MULTIMEM if size_bytes <= 2 << 20 else MULTIMEM[1:]

@@ -113,7 +113,7 @@ def test_a_name_with_a_build_that_says_two_things_or_none_is_refused(words, sent
 def test_builds_are_measured_by_name_with_right_results(tmp_path):
     """16392 B leave a tail in every build, and no whole number of packs in the receive buffer."""
     names = ("one_shot_ll+noswap,one_shot_sentinel+swap,one_shot_push+nt+noswap,one_shot_pull+swap,two_shot+nt+ntr+64K,"
-             "two_shot_direct+swap,ring+32K+noswap,ring+ntr,two_shot+slabs")
+             "two_shot_direct+swap,ring+32K+noswap,ring+ntr,two_shot+slabs,one_shot_push+slabs")
     options = ("--sizes", "16392,1M", "-d", "half", "--algorithm", names, "-n", "2", "--mode", "isolated")
     _, result = run(tmp_path, *options)
     assert {case.algorithm for case in result.cases} == set(names.split(","))
@@ -129,6 +129,12 @@ def test_builds_are_measured_by_name_with_right_results(tmp_path):
                                             ("two_shot+nt+ntr+64K", 16392), ("ring+ntr", 16392)}
     assert reasons["one_shot_ll+noswap", 1 << 20] == "a slab has room for 32 KiB in packets"
     assert reasons["ring+ntr", 16392].startswith("stores around the caches take whole packs")
+
+
+def test_a_build_over_slabs_sums_registered_buffers_in_place(tmp_path):
+    options = "--sizes", "16392", "--algorithm", "one_shot_pull+slabs", "--in-place", "-n", "2", "--mode", "isolated"
+    _, result = run(tmp_path, *options)
+    assert [(case.variant, case.status, case.n_wrong) for case in result.cases] == [("registered", "ok", 0)]
 
 
 def test_auto_takes_messages_that_are_no_whole_packs(tmp_path):
@@ -278,6 +284,8 @@ def test_direct_sums_and_on_gpus_swapped_builds_are_candidates():
         direct = {"two_shot_direct", "two_shot_direct+nt", "two_shot_direct+ntr", "two_shot_direct+nt+ntr"}
         assert direct <= cpu & gpu
         assert not any("swap" in name for name in cpu)
+        assert "two_shot+slabs" in cpu
+        assert ("one_shot_push+slabs" in cpu) == (size <= 2 << 20)
         assert {"two_shot+swap", "two_shot_push+swap"} <= gpu
 
 

@@ -256,6 +256,10 @@ def test_auto_on_cpus_stores_into_peers_receive_buffers_only_if_messages_are_lon
     in_place = [choose(size << 10, 2, cores, registered=True, in_place=True)
                 for cores in (states[0], Cores(380.0), states[2]) for size in (32, 64)]
     assert in_place == [direct] * 4 + ["one_shot_pull+slabs", direct]
+    intels = Cores(380.0, True, share_a_cache=True)
+    others = [choose(16 << 10, ranks, cores, True, in_place=True, chained=chained)
+              for ranks, cores, chained in ((3, states[2], False), (2, intels, False), (2, states[2], True))]
+    assert others == [direct, direct, "one_shot_pull+slabs"]
 
 
 def test_far_cores_that_share_a_cache_read_each_others_registered_buffers_up_to_512_kib():
@@ -295,13 +299,14 @@ def test_auto_reads_one_message_from_the_sender_or_far_through_slabs():
     assert chosen[380.0, True] == [plain] * 2 + [slabs] * 2 + [plain]
 
 
-def test_auto_pushes_a_long_message_and_its_answer_around_near_caches():
-    answered = {(trip_ns, registered): choose_message(16 << 20, trip_ns, registered, answered=True)
-                for trip_ns in STATES_NS for registered in (False, True)}
-    pushed = {key for key, choice in answered.items() if choice == "direct_push+ntr"}
+@pytest.mark.parametrize(("answered", "least"), [(True, 16 << 20), (False, 32 << 20)])
+def test_auto_pushes_a_long_message_around_near_caches(answered, least):
+    chosen = {(trip_ns, registered): choose_message(least, trip_ns, registered, answered)
+              for trip_ns in STATES_NS for registered in (False, True)}
+    pushed = {key for key, choice in chosen.items() if choice == "direct_push+ntr"}
     assert pushed == {(100.0, False), (225.0, False)}
-    assert {*answered.values()} == {"direct_push+ntr", "direct_pull"}
-    assert choose_message(8 << 20, 100.0, registered=False, answered=True) == "direct_pull"
+    assert {*chosen.values()} == {"direct_push+ntr", "direct_pull"}
+    assert choose_message(least // 2, 100.0, False, answered) == "direct_pull"
 
 
 def chosen_by_auto(case: Case, *choices: TunedChoice) -> str | None:
@@ -328,7 +333,7 @@ def test_auto_sums_in_place_without_stores_around_the_caches(collective, tuned, 
         assert [chosen_by_auto(case) for case in (out, in_place)] == ["two_shot+ntr+128K", "two_shot+128K"]
 
 
-def test_auto_pushes_only_long_messages_that_are_answered():
+def test_auto_pushes_a_long_message_sooner_if_it_is_answered():
     chosen = {way: chosen_by_auto(Case(COLLECTIVES["sendrecv"], 4 << 20, DATATYPES["float32"], "none", 0, 0,
                                        shape={"way": way})) for way in ("one_way", "ping_pong")}
     assert chosen == {"one_way": "direct_pull", "ping_pong": "direct_push+ntr"}

@@ -176,7 +176,7 @@ def flaws(compiler: str, stem: str, architecture: str) -> list[str]:
 
 def flaws_by_file(compiler: str, architecture: str) -> dict[str, list[str]]:
     """`flaws` of every kernel file, two at a time."""
-    structures_compared_in_runs()  # Parses Python, which two threads of Python 3.11 cannot do at once.
+    structures_compared_in_runs()  # It parses Python: two threads of Python 3.11 that do so can fail.
     with ThreadPoolExecutor(2) as compilers:
         return dict(zip(FILES, compilers.map(lambda stem: flaws(compiler, stem, architecture), FILES), strict=True))
 

@@ -57,6 +57,7 @@ BAD = [
     ("allreduce --algorithm two_shot+fast",
      "algorithm 'two_shot+fast': 'fast' is not one of nt, ntr, swap, noswap, slabs, 128K, 16b and 256t"),
     ("allreduce --algorithm library+nt", "algorithm 'library+nt': library is not ours to build"),
+    ("allreduce --algorithm flat+slabs", "algorithm 'flat+slabs': flat is not ours to build"),
     ("allreduce -d flaot", "unknown datatype 'flaot': did you mean float?"),
     ("allreduce -o summ", "unknown operation 'summ': did you mean sum?"),
     ("allreduce -d half,flaot", "unknown datatype 'flaot': did you mean float?"),

@@ -22,7 +22,7 @@ from reports.tables.headline import contains_one, ends
 from reports.tables.rows import default_rows, is_noisy
 from reports.tables.sentences import number, size_text
 from reports.verdicts.sides import Side, notes_of, read_sides
-from reports.verdicts.verdict import evidence
+from reports.verdicts.verdict import MIN_PAIRS, evidence
 
 MODES = "isolated", "chained"
 
@@ -140,18 +140,18 @@ def render(sides: Sequence[Side]) -> list[str]:
     used = dict.fromkeys(case.library for run in runs for case in run.cases)
     libraries = [library for library in used if library in {*frame.library}]
     levels = {str(run.run.world.get("mpi_thread_level")) for run in runs}
-    fewest = min(len(side.launches) for side in sides)
     (_, mode), launches = next(iter(frame.groupby(["state", "mode"], sort=False)))
     lines = [headline(summaries(launches), len(libraries), str(mode)),
              "us = the library's time in its fastest setting (which favours the library), then",
-             f"library/auto [95 %] over {fewest} launches or more; thread level "
+             f"library/auto [95 % interval over {MIN_PAIRS} launches or more]; thread level "
              f"{', '.join(sorted(levels))}"]
     header = f"{'':8}{''.join(f'  {name:<28}' for name in libraries)}closest to ours"
     for (_, mode), launches in frame.groupby(["state", "mode"], sort=False):
         low_ns, high_ns = launches.trip_ns.min(), launches.trip_ns.max()
         trip = f", a flag's round trip {low_ns:.0f} to {high_ns:.0f} ns" if high_ns else ""
         table = summaries(launches)
-        lines += ["", f"{mode}{trip}", header]
+        fewest = launches.groupby(["library", "size_bytes"]).size().min()
+        lines += ["", f"{mode}{trip}; launches of each library: at least {fewest}", header]
         for _, at_size in table.groupby("size_bytes"):
             texts = dict(zip(at_size.library, at_size.text, strict=True))
             columns = "".join(f"  {texts.get(library, '-'):<28}" for library in libraries)

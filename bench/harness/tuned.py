@@ -13,7 +13,7 @@ from bench.harness.head import Machine
 from bench.harness.session import MEASURED, Session, program_digest
 from bench.harness.timing import round_trip_ns
 from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT, TunedChoice, named, same_state
-from reports.store.result import ResultError
+from reports.store.result import ResultError, content_of
 from reports.store.writing import write_named
 
 MODES = "isolated", "chained", "any"
@@ -48,10 +48,9 @@ def default_path(machine: Machine) -> Path:
 
 def decoded(path: Path, machine: Machine) -> Table:
     """The table in a file. Raises ResultError, also for another machine's or other software's."""
+    content = content_of(path)
     try:
-        table = msgspec.json.decode(path.read_bytes(), type=Table)
-    except OSError as error:
-        raise ResultError(f"{path}: {error.strerror}") from error
+        table = msgspec.json.decode(content, type=Table)
     except (ValueError, msgspec.DecodeError) as error:
         raise ResultError(f"{path} is not a table of bench.tune: {error}") from error
     table_ids, own_ids = (f"{owner.machine_id}, {owner.software_id}" for owner in (table, machine))
@@ -67,7 +66,7 @@ def load(path: Path, machine: Machine) -> Table:
     try:
         for choice in table.picks:
             named(ALGORITHMS[choice.collective], choice.algorithm)
-            if min(choice.size_bytes, choice.link_rtt_ns) <= 0:
+            if not 0 < choice.size_bytes < 1 << 63 or choice.link_rtt_ns <= 0:
                 raise ValueError(f"a size of {choice.size_bytes} B, a round trip of "
                                  f"{choice.link_rtt_ns} ns")
             if choice.mode not in MODES:
@@ -134,17 +133,16 @@ def use_table(session: Session, machine: Machine) -> None:
         session.notes += [sentence] * bool(sentence)
         return
     session.world = replace(session.world, choices=table.picks)
-    memory = session.world.memory
-    picks = [choice for choice in table.picks
-             if choice.memory == memory and choice.hosts == communicator.hosts]
-    if table.picks and not picks and communicator.hosts > 1:
-        session.notes.append("auto uses its defaults: nothing was tuned between "
-                             f"{communicator.hosts} hosts; run bench.tune with these ranks.")
-        return
-    if table.picks and not picks:
+    memory, hosts, ranks = session.world.memory, communicator.hosts, communicator.size
+    over = [choice for choice in table.picks if choice.memory == memory and choice.hosts == hosts]
+    picks = [choice for choice in over if choice.ranks == ranks]
+    if not picks:
         option = "--ranks-share-gpus" if memory == "same_device" else f"--memory {memory}"
-        session.notes.append(f"auto uses its defaults: nothing was tuned over {memory} memory; "
-                             f"run python -m bench.tune {option}.")
+        missing, remedy = (
+            (f"with {ranks} ranks", "bench.tune with these ranks") if over else
+            (f"between {hosts} hosts", "bench.tune with these ranks") if hosts > 1 else
+            (f"over {memory} memory", f"python -m bench.tune {option}"))
+        session.notes.append(f"auto uses its defaults: nothing was tuned {missing}; run {remedy}.")
         return
     session.notes.append(sentence)
     trip_ns = communicator.broadcast(round_trip_ns(session))

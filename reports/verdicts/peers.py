@@ -168,11 +168,12 @@ def render(sides: Sequence[Side]) -> list[str]:
 def render_imb(sides: Sequence[Side], path: Path) -> list[str]:
     """The slowest rank's time of a call in us (t_max), as the Intel MPI Benchmarks printed it into
     a file, beside ours. Raises ResultError for another file, and if no launch used Intel MPI."""
-    text = content_of(path).decode(errors="replace")
+    text = content_of(path).decode(errors="replace").partition("# Benchmarking Allreduce")[2]
+    text = text.partition("# Benchmarking")[0]
     row = r"^ +(\d{1,15}) +\d+ +\d+\.\d+ +(\d{1,15}\.\d+) +\d+\.\d+$"
     imb_us = {int(size): float(us) for size, us in re.findall(row, text, re.MULTILINE)
               if float(us) > 0}
-    if "# Benchmarking Allreduce" not in text or not imb_us:
+    if not imb_us:
         raise ResultError(f"{path} has no table of IMB-MPI1 Allreduce")
     times = [(case.size_bytes, case.time_us.median) for side in sides for launch in side.launches
              for case in launch.result.cases if case.mode == "isolated" and case.status == "ok"

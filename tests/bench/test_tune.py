@@ -1,6 +1,7 @@
 """Builds by name, the search for the best build, and `auto`, which uses this machine's table."""
 
 import json
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -475,17 +476,20 @@ def test_auto_over_host_memory_uses_its_own_default_and_choices_on_a_fake_gpu():
     assert done.stdout.split() == ["host_staged", "one_shot_push", "two_shot+2b"]
 
 
-def test_a_run_says_if_its_memory_was_not_tuned(tmp_path):
+@pytest.mark.parametrize(("memory", "ranks", "sentence"), [
+    ("host_staged", 2, "nothing was tuned over mapped memory; run python -m bench.tune --memory mapped."),
+    ("mapped", 3, "nothing was tuned with 3 ranks; run bench.tune with these ranks.")])
+def test_a_run_says_if_its_memory_or_its_ranks_were_not_tuned(tmp_path, memory, ranks, sentence):
     table = tmp_path / "table.json"
-    choice = TunedChoice("all_reduce", 2, 4096, "copied", 100.0, "ring", "host_staged")
+    choice = TunedChoice("all_reduce", 2, 4096, "copied", 100.0, "ring", memory)
     machine = Machine({}, [], None, "m", "s")
     tuned.add(table, machine, "run", [choice], "1.0 (a)")
-    ranks = SimpleNamespace(rank=0, hosts=1, broadcast=lambda value: value, together=lambda *errors: nullcontext())
-    world = World(cast(Any, ranks), cast(Any, None), Unsupported("none"), cast(Any, None), cast(Any, None))
-    session = SimpleNamespace(options=SimpleNamespace(tuned=str(table)), communicator=ranks, world=world, notes=[])
+    ours = SimpleNamespace(rank=0, size=ranks, hosts=1, broadcast=lambda value: value,
+                           together=lambda *errors: nullcontext())
+    world = World(cast(Any, ours), cast(Any, None), Unsupported("none"), cast(Any, None), cast(Any, None))
+    session = SimpleNamespace(options=SimpleNamespace(tuned=str(table)), communicator=ours, world=world, notes=[])
     tuned.use_table(cast(Any, session), machine)
-    assert session.notes == [
-        "auto uses its defaults: nothing was tuned over mapped memory; run python -m bench.tune --memory mapped."]
+    assert session.notes == [f"auto uses its defaults: {sentence}"]
 
 
 @SLOW_TEST
@@ -506,8 +510,9 @@ def test_the_search_over_host_memory_on_a_fake_gpu(tmp_path):
     ({"picks": [ANY | {"algorithm": "three_shot"}]}, "is not a table of bench.tune: three_shot does not exist"),
     ({"picks": [ANY | {"mode": "as_used"}]}, "is not a table of bench.tune: 'as_used' is not one of isolated, "),
     ({"picks": [ANY | {"link_rtt_ns": 0}]}, "is not a table of bench.tune: a size of 16384 B, a round trip of 0.0 ns"),
-    (None, "table.json: No such file or directory"),
-], ids=["machine", "software", "fields", "build", "algorithm", "mode", "state", "absent"])
+    ({"picks": [ANY | {"size_bytes": 10 ** 400}]}, "is not a table of bench.tune: a size of 1000"),
+    (None, "table.json cannot be read: No such file or directory"),
+], ids=["machine", "software", "fields", "build", "algorithm", "mode", "state", "size", "absent"])
 def test_a_table_from_another_machine_or_a_damaged_table_is_refused(tmp_path, changed, sentence):
     """Otherwise the run would measure another machine's best choice as this machine's."""
     table, machine = tmp_path / "table.json", Machine({}, [], None, "a1b2c3", "d4e5f6")
@@ -517,6 +522,13 @@ def test_a_table_from_another_machine_or_a_damaged_table_is_refused(tmp_path, ch
     with pytest.raises(ResultError) as refusal:
         tuned.load(table, machine)
     assert sentence in str(refusal.value)
+
+
+def test_a_table_that_is_a_pipe_is_refused(tmp_path):
+    """The ranks would wait for a writer until the watchdog ends them."""
+    os.mkfifo(tmp_path / "table.json")
+    with pytest.raises(ResultError, match="it is not an ordinary file"):
+        tuned.load(tmp_path / "table.json", Machine({}, [], None, "m", "s"))
 
 
 def test_this_machines_table_is_used_only_by_the_code_that_made_it(tmp_path, monkeypatch):
@@ -558,5 +570,5 @@ def test_a_run_with_a_refused_table_prints_one_sentence_and_measures_nothing(tmp
     table, out = tmp_path / "table.json", tmp_path / "out"
     done = mpirun(2, "-m", "bench.allreduce", "--tuned", str(table), "--out", str(out), "--sizes", "16K")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
-    assert "table.json: No such file or directory" in done.stderr
+    assert "table.json cannot be read: No such file or directory" in done.stderr
     assert list(out.iterdir()) == []

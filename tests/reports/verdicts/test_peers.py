@@ -19,6 +19,13 @@ IMB = """\
        #bytes #repetitions  t_min[usec]  t_max[usec]  t_avg[usec]
             0         1000         0.08         0.10         0.09
         16384         1000         6.01         {time_us:.2f}         6.08
+
+#----------------------------------------------------------------
+# Benchmarking Reduce
+# #processes = 2
+#----------------------------------------------------------------
+       #bytes #repetitions  t_min[usec]  t_max[usec]  t_avg[usec]
+        16384         1000         1.00       500.00         2.00
 """
 
 

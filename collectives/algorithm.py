@@ -79,8 +79,8 @@ def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
     if size_bytes < 1 << 20 and (cores.share_a_cache or not is_far):
         return "two_shot" + "+128K" * (is_far and size_bytes >= 512 << 10)
     # Without a cache in common, or beyond it, stores go around the caches.
-    stores = "+nt" * (is_far or size_bytes > 8 << 20)
-    return f"two_shot_direct{stores}" + "+ntr" * (size_bytes > 16 << 20 and not is_far)
+    return ("two_shot_direct" + "+nt" * (is_far or size_bytes > 8 << 20)
+            + "+ntr" * (size_bytes > 16 << 20 and not is_far))
 
 
 def choose_copied(size_bytes: int, cores: Cores) -> str:

@@ -96,8 +96,9 @@ template <class Each> DEVICE void compute_rows(const Gemv& g, long first, long e
     TileSums sums[GROUP];
     compute_group(g, weights, row, end, sums);
     for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
-      if (lane() == 0)
+      if (lane() == 0) {
         UNROLLED for (int t = 0; t < TOKENS; ++t)
           each((t * hidden + row) * ELEMENT_BYTES, sums[i].of_token[t]);
+      }
   }
 }

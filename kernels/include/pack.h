@@ -32,14 +32,16 @@ template <class Format> struct Coded {
   struct values { floats v[4 * REGISTERS]; };
   static DEVICE values widen(pack p) {
     values v;
-    UNROLLED for (int i = 0; i < REGISTERS; ++i)
+    UNROLLED for (int i = 0; i < REGISTERS; ++i) {
       UNROLLED for (int k = 0; k < 4; ++k) v.v[4 * i + k] = Format::values(p.r[i] >> 8 * k);
+    }
     return v;
   }
   static DEVICE pack narrow(values v) {
     pack p = {};
-    UNROLLED for (int i = 0; i < REGISTERS; ++i)
+    UNROLLED for (int i = 0; i < REGISTERS; ++i) {
       UNROLLED for (int k = 0; k < 4; ++k) p.r[i] |= Format::codes(v.v[4 * i + k]) << 8 * k;
+    }
     return p;
   }
 };
@@ -152,8 +154,9 @@ template <Finish FINISH, int SOURCES, class Load> DEVICE pack combined(Load load
     const typename Element::values next = Element::widen(load(s));
     UNROLLED for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::combine(sum.v[k], next.v[k]);
   }
-  if (FINISH == COMPLETE)
+  if (FINISH == COMPLETE) {
     UNROLLED for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::finish(sum.v[k]);
+  }
   return Element::narrow(sum);
 }
 
@@ -249,9 +252,10 @@ DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_g
     pack batch[N];
     if constexpr (IS_FETCHED && N > 1)
       if ((place.at(N - 1) + FETCHED_PACKS) * PACK_ELEMENTS < count)
-        for (const char* source : from.at)
+        for (const char* source : from.at) {
           UNROLLED for (int k = 0; k < N; k += LINE_PACKS)
             fetch(source + (place.at(k) + FETCHED_PACKS) * (long)sizeof(pack));
+        }
     UNROLLED for (int k = 0; k < N; ++k)
       batch[k] = combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); });
     if (N > 1) loads_first<N * SOURCES>();

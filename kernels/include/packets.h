@@ -96,34 +96,40 @@ template <class WIRE> DEVICE void exchange_in_units(const Arguments& a, unsigned
       return mine + WIRE::offset(k + (k >= here), epoch) + unit(u) * 2;
     };
     const auto poll = [&](u64&) {
-      UNROLLED for (int u = 0; u < UNITS; ++u)
+      UNROLLED for (int u = 0; u < UNITS; ++u) {
         UNROLLED for (int k = 0; k < WORLD - 1; ++k)
           load_packets_system(x[u][k], place(rank, u, k));
+      }
       bool missing = false;
-      UNROLLED for (int u = 0; u < UNITS; ++u)
-        UNROLLED for (int k = 0; k < WORLD - 1; ++k)
+      UNROLLED for (int u = 0; u < UNITS; ++u) {
+        UNROLLED for (int k = 0; k < WORLD - 1; ++k) {
           UNROLLED for (u64 packet : x[u][k]) missing |= WIRE::missing(packet, epoch);
+        }
+      }
       return !missing;
     };
     spin(a, poll, [&](u64) {
       u64 late = 0;
       int from = 0;
-      UNROLLED for (int u = 0; u < UNITS; ++u)
-        UNROLLED for (int k = 0; k < WORLD - 1; ++k)
+      UNROLLED for (int u = 0; u < UNITS; ++u) {
+        UNROLLED for (int k = 0; k < WORLD - 1; ++k) {
           UNROLLED for (u64 packet : x[u][k]) {
             const bool is_late = WIRE::missing(packet, epoch);
             late = is_late ? packet : late, from = is_late ? k : from;
           }
+        }
+      }
       give_up(a, from + (from >= rank), WIRE::seen(late, epoch), wanted<WIRE>(epoch));
     });
     const int here = afresh(rank);
-    UNROLLED for (int u = 0; u < UNITS; ++u)
+    UNROLLED for (int u = 0; u < UNITS; ++u) {
       UNROLLED for (int k = 0; k < WORLD - 1; ++k) {
         const word data[2] = {WIRE::data(x[u][k][0]), WIRE::data(x[u][k][1])};
         copy_bits(&received[u][k], data, sizeof data);
         const u64 zeros[2] = {};
         if (WIRE::RESETS) store_packets_system(place(here, u, k), zeros);
       }
+    }
     UNROLLED for (int u = 0; u < UNITS; ++u) {
       const int i = first + u * step, now = afresh(rank);
       if (i >= units) break;

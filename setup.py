@@ -17,9 +17,12 @@ FOLDERS = "bench", "collectives", "kernels", "reports"
 COMMANDS = "|".join(path.stem for path in sorted((ROOT / "bench").glob("[a-z]*.py")))
 # How strings name a command in a checkout; all of it becomes `wiretax`.
 SPELLINGS = (
-    re.compile(r"(?:mpirun -n (?:2|RANKS) )?(?:python -m )?\bbench\."
-               rf"(?=\{{(?:command|name|options|run)|(?:{COMMANDS})\b)"),
-    re.compile(r"(?:python -m reports\b|(?<=`)reports(?= [a-z]+`)|(?<=[\"'])reports(?=: ))"))
+    re.compile(
+        r"(?:mpirun -n (?:2|RANKS) )?(?:python -m )?\bbench\."
+        rf"(?=\{{(?:command|name|options|run)|(?:{COMMANDS})\b)"
+    ),
+    re.compile(r"(?:python -m reports\b|(?<=`)reports(?= [a-z]+`)|(?<=[\"'])reports(?=: ))"),
+)
 STRINGS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 Edit = tuple[int, int, int, str]  # line from 1, first and last column, new text
 
@@ -85,6 +88,8 @@ def inner_packages() -> list[str]:
 
 
 if __name__ == "__main__":
-    setup(packages=["wiretax", *(f"wiretax.{package}" for package in inner_packages())],
-          package_dir={f"wiretax.{name}": name for name in FOLDERS},
-          cmdclass={"build_py": BuildPy})
+    setup(
+        packages=["wiretax", *(f"wiretax.{package}" for package in inner_packages())],
+        package_dir={f"wiretax.{name}": name for name in FOLDERS},
+        cmdclass={"build_py": BuildPy},
+    )

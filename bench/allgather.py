@@ -4,5 +4,9 @@ from bench.features import FEATURES
 from bench.harness.command import main
 
 if __name__ == "__main__":
-    main("allgather", "all_gather",
-         "Times all-gather, checked, size by size: ours beside the library's.", FEATURES)
+    main(
+        "allgather",
+        "all_gather",
+        "Times all-gather, checked, size by size: ours beside the library's.",
+        FEATURES,
+    )

@@ -5,6 +5,9 @@ from bench.features.peers import Peers
 from bench.harness.command import main
 
 if __name__ == "__main__":
-    main("allreduce", "all_reduce",
-         "Times all-reduce, checked, size by size: ours beside the library's.",
-         [*FEATURES, Peers])
+    main(
+        "allreduce",
+        "all_reduce",
+        "Times all-reduce, checked, size by size: ours beside the library's.",
+        [*FEATURES, Peers],
+    )

@@ -9,8 +9,11 @@ from collectives.collective import COLLECTIVES
 
 if __name__ == "__main__":
     parser = sweep_parser(
-        "alltoall", COLLECTIVES["alltoall"],
-        "Times all-to-all, checked, size by size: ours beside the library's.", FEATURES)
+        "alltoall",
+        COLLECTIVES["alltoall"],
+        "Times all-to-all, checked, size by size: ours beside the library's.",
+        FEATURES,
+    )
     experts.add_options(parser.add_argument_group("experts").add_argument)
     namespace = parser.parse_args()
     options = sweep_options(parser, namespace, FEATURES)

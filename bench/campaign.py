@@ -24,8 +24,9 @@ def run_campaign(options: CampaignOptions) -> int:
         campaign.tell(f"{options.folder} holds this campaign, finished")
     else:
         if campaign.manifest.launches:
-            campaign.tell(f"continuing in {options.folder} after {len(campaign.finished())} "
-                          "launches")
+            campaign.tell(
+                f"continuing in {options.folder} after {len(campaign.finished())} launches"
+            )
         run_launches(campaign)
     campaign.progress.clear()
     allowed = [word for key in COMPARABLE for word in ("--allow", key)]
@@ -52,8 +53,11 @@ def run_launches(campaign: OpenCampaign) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.campaign` and returns the exit status."""
     return run_command(
-        "bench.campaign", lambda: run_campaign(parse(argv)), "the campaign cannot be written",
-        "interrupted; finished launches are kept, and the same command continues")
+        "bench.campaign",
+        lambda: run_campaign(parse(argv)),
+        "the campaign cannot be written",
+        "interrupted; finished launches are kept, and the same command continues",
+    )
 
 
 if __name__ == "__main__":

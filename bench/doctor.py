@@ -16,18 +16,21 @@ from bench.machine.pci import gpu_bus_ids
 from collectives.communicator import Communicator, Disagreement, launched_rank
 
 TIME_LIMIT_S = 120.0
-NO_GPU = ("No GPU to examine: /sys/bus/pci/devices lists no GPU of NVIDIA or AMD; on WSL, run"
-          " mpirun -n 1 python -m bench.doctor, which asks the driver.")
+NO_GPU = (
+    "No GPU to examine: /sys/bus/pci/devices lists no GPU of NVIDIA or AMD; on WSL, run"
+    " mpirun -n 1 python -m bench.doctor, which asks the driver."
+)
 
 
 def main() -> NoReturn:
     """Prints the page; exits with 0, with 2 for a wrong command line, with 3 without a GPU."""
     parser = Parser(
-        prog="bench.doctor", usage="[mpirun -n RANKS] python -m bench.doctor [--quiet]",
+        prog="bench.doctor",
+        usage="[mpirun -n RANKS] python -m bench.doctor [--quiet]",
         description=__doc__,
-        epilog="exit status: 0 page printed; 2 wrong command line; 3 no GPU")
-    parser.add_argument("--quiet", action="store_true",
-                        help="print no progress on standard error")
+        epilog="exit status: 0 page printed; 2 wrong command line; 3 no GPU",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print no progress on standard error")
     progress = Progress("doctor", parser.parse_args().quiet)
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)  # no rank waits for a lost one for ever
     progress.show("examine the GPUs and their links")

@@ -24,8 +24,10 @@ from collectives.probe import probe_kernels
 from kernels.devices.device import PEER_STRUCTURES, CopyEngine, DeviceError, Memory, Step, Transfer
 from reports.store.schema import CaseHeader
 
-ABOUT = ("Times the wire between every two ranks: push, pull, both ways at once, flags, launches, "
-         "and background traffic; between hosts, messages of the library.")
+ABOUT = (
+    "Times the wire between every two ranks: push, pull, both ways at once, flags, launches, "
+    "and background traffic; between hosts, messages of the library."
+)
 DATATYPE = DATATYPES["float32"]
 CONTENDED_BYTES = 16 << 20  # contention is measured at this size, or the largest below
 SLOW_EVERY = 4  # rounds between blocks of larger sizes, which take a second
@@ -33,8 +35,11 @@ FEW_RANKS = 3  # up to this many, every size is affordable
 FLAGS = 5 * PING_PONGS  # round trips in a launch, so that launching and stamping do not show
 BACKGROUND_BYTES = 16 << 20  # of the host copy: whole pieces of link.cu, more than caches hold
 # The kernels of link.cu; others push.
-ENTRIES = {"pull": "link_pull", "host_copy_beside": "link_push_beside_host_copy",
-           "ping_pong": "link_ping_pong"}
+ENTRIES = {
+    "pull": "link_pull",
+    "host_copy_beside": "link_push_beside_host_copy",
+    "ping_pong": "link_ping_pong",
+}
 FAR_TRIPS = 10  # round trips of a message between hosts in an iteration
 MOST_FAR_RANKS = 8  # with more, only ranks at the same place of their hosts exchange messages
 Pairs = tuple[tuple[int, int], ...]  # (source, destination)
@@ -45,8 +50,13 @@ def _from_sources(sent: Array, shape: Shape, _: object) -> Array:
     return sent[[sources.get(rank, rank) for rank in range(len(sent))]]
 
 
-LINK = Collective("link", _from_sources, cut=False, no_place="nothing moves in place",
-                  receives=lambda shape, rank, _: rank in dict(shape["pairs"]).values())
+LINK = Collective(
+    "link",
+    _from_sources,
+    cut=False,
+    no_place="nothing moves in place",
+    receives=lambda shape, rank, _: rank in dict(shape["pairs"]).values(),
+)
 
 
 class Part(NamedTuple):
@@ -86,8 +96,11 @@ class Wire:
 def parse() -> tuple[RunOptions, tuple[int, ...]]:
     """The options and the sizes, or the end of the process with status 2 and one sentence."""
     parser, what, how, output = options.rank_parser(
-        "link", ABOUT, "mpirun -n 2 python -m bench.link --max-time 30",
-        "the results so far are kept")
+        "link",
+        ABOUT,
+        "mpirun -n 2 python -m bench.link --max-time 30",
+        "the results so far are kept",
+    )
     factor = 4 if (launched_ranks() or 1) <= FEW_RANKS else 128
     options.add_sizes(what, "256M", factor, f"4, and 128 with more than {FEW_RANKS} ranks")
     options.add_run_options(how)
@@ -120,22 +133,33 @@ def parts(nodes: Sequence[Sequence[int]], engines: bool = False) -> dict[str, li
     ranks = sorted(host_of)
     near: list[Pairs] = [(pair,) for node in nodes for pair in permutations(node, 2)]
     far: list[Pairs] = [
-        ((a, b),) for a, b in permutations(ranks, 2) if host_of[a] != host_of[b]
-        and (len(ranks) <= MOST_FAR_RANKS or place_of[a] == place_of[b])]
+        ((a, b),)
+        for a, b in permutations(ranks, 2)
+        if host_of[a] != host_of[b] and (len(ranks) <= MOST_FAR_RANKS or place_of[a] == place_of[b])
+    ]
     own: list[Pairs] = [((rank, rank),) for rank in ranks]
 
     def both_ways(one_way: list[Pairs]) -> list[Pairs]:
         return [((a, b), (b, a)) for ((a, b),) in one_way if a < b]
 
     measured = {
-        "push": near, "pull": near, "engine_push": near if engines else [],
-        "both_directions": both_ways(near), "local_copy": own,
+        "push": near,
+        "pull": near,
+        "engine_push": near if engines else [],
+        "both_directions": both_ways(near),
+        "local_copy": own,
         "disjoint_pairs": [pairs for node in nodes for pairs in matchings(node)],
-        "host_copy_beside": near, "ping_pong": both_ways(near), "launch": own,
-        "send_library": far, "both_directions_library": both_ways(far),
-        "ping_pong_library": both_ways(far)}
-    return {algorithm: [Part(algorithm, pairs) for pairs in moves]
-            for algorithm, moves in measured.items()}
+        "host_copy_beside": near,
+        "ping_pong": both_ways(near),
+        "launch": own,
+        "send_library": far,
+        "both_directions_library": both_ways(far),
+        "ping_pong_library": both_ways(far),
+    }
+    return {
+        algorithm: [Part(algorithm, pairs) for pairs in moves]
+        for algorithm, moves in measured.items()
+    }
 
 
 def prepare(sizes: Sequence[int], session: Session) -> Suite:
@@ -143,8 +167,13 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     communicator, world = session.communicator, session.world
     wire = open_wire(session, sizes[-1])
     contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
-    few_sizes = {"disjoint_pairs": [contended], "host_copy_beside": [contended],
-                 "ping_pong": [0], "launch": [0], "ping_pong_library": [DATATYPE.size_bytes]}
+    few_sizes = {
+        "disjoint_pairs": [contended],
+        "host_copy_beside": [contended],
+        "ping_pong": [0],
+        "launch": [0],
+        "ping_pong_library": [DATATYPE.size_bytes],
+    }
     suite = Suite()
     session.flight.note("compile", text="link")
     engines = all(communicator.all_gather(wire.engine is not None))
@@ -152,16 +181,24 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     for algorithm, same_kind in measured.items():
         for size, part in product(few_sizes.get(algorithm, sizes), same_kind):
             header = CaseHeader(
-                collective=LINK.name, shape=dict(part.shape), size_bytes=size,
-                count=size // DATATYPE.size_bytes, datatype=DATATYPE.name, redop="none",
-                algorithm=algorithm, memory=wire.near.mapped.kind)
+                collective=LINK.name,
+                shape=dict(part.shape),
+                size_bytes=size,
+                count=size // DATATYPE.size_bytes,
+                datatype=DATATYPE.name,
+                redop="none",
+                algorithm=algorithm,
+                memory=wire.near.mapped.kind,
+            )
             if part.is_far:
                 header.library, header.memory = world.library.name, "private"
             # A library's ranks talk to each other here, so a failed one cannot be waited for.
-            with (nullcontext() if part.is_far else
-                  communicator.together(DeviceError, MemoryError)):
-                iteration = (iteration_of_messages(wire, part, size) if part.is_far else
-                             iteration_of_part(wire, part, size))
+            with nullcontext() if part.is_far else communicator.together(DeviceError, MemoryError):
+                iteration = (
+                    iteration_of_messages(wire, part, size)
+                    if part.is_far
+                    else iteration_of_part(wire, part, size)
+                )
             if isinstance(iteration, Unsupported):
                 header.status, header.reason = "unsupported", iteration.reason
             suite.add(header, None if isinstance(iteration, Unsupported) else iteration)
@@ -180,8 +217,11 @@ def open_wire(session: Session, size_bytes: int) -> Wire:
     require_memory(session, size_bytes)
     ranks, peers = communicator.node_gather(communicator.rank), near.mapped
     with communicator.together(DeviceError, MemoryError):
-        on_host = (device.private(BACKGROUND_BYTES) if device.near_peers
-                   else device.allocate(BACKGROUND_BYTES, "host_staged"))
+        on_host = (
+            device.private(BACKGROUND_BYTES)
+            if device.near_peers
+            else device.allocate(BACKGROUND_BYTES, "host_staged")
+        )
         on_device = device.private(BACKGROUND_BYTES)
     send, receive = (peers.register(size_bytes) for _ in range(2))
     arguments = peers.arguments(send.address, receive.address, 0, 0)
@@ -241,8 +281,15 @@ def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
 def moving_iteration(wire: Wire, part: Part, count: int, operation: Operation) -> Iteration:
     """The iteration of an operation that moves `count` elements from sources to destinations."""
     world, buffers = wire.session.world, wire.buffers
-    case = Case(LINK, count, DATATYPE, "none", buffers.send.address, buffers.receive.address,
-                shape={"pairs": part.pairs})
+    case = Case(
+        LINK,
+        count,
+        DATATYPE,
+        "none",
+        buffers.send.address,
+        buffers.receive.address,
+        shape={"pairs": part.pairs},
+    )
     iteration = case_iteration(world, buffers, case, operation, 0)
     if world.communicator.rank not in dict(part.pairs):
         iteration.prepare = nothing(world)
@@ -262,8 +309,9 @@ def iteration_of_messages(wire: Wire, part: Part, size_bytes: int) -> Iteration 
     def send(address: int = element.address, length: int = DATATYPE.size_bytes) -> Message:
         return Message(True, peer, address, length)
 
-    def receive(address: int = element.address + DATATYPE.size_bytes,
-                length: int = DATATYPE.size_bytes) -> Message:
+    def receive(
+        address: int = element.address + DATATYPE.size_bytes, length: int = DATATYPE.size_bytes
+    ) -> Message:
         return Message(False, peer, address, length)
 
     to_target, answer = send(buffers.send.address, size_bytes), receive()
@@ -271,10 +319,12 @@ def iteration_of_messages(wire: Wire, part: Part, size_bytes: int) -> Iteration 
         to_target, answer = receive(buffers.receive.address, size_bytes), send()
     groups = {
         "send_library": [[to_target], [answer]],
-        "both_directions_library": [[send(buffers.send.address, size_bytes),
-                                     receive(buffers.receive.address, size_bytes)]],
-        "ping_pong_library": FAR_TRIPS * ([[send()], [receive()]] if own == source else
-                                          [[receive()], [send()]])}[part.algorithm]
+        "both_directions_library": [
+            [send(buffers.send.address, size_bytes), receive(buffers.receive.address, size_bytes)]
+        ],
+        "ping_pong_library": FAR_TRIPS
+        * ([[send()], [receive()]] if own == source else [[receive()], [send()]]),
+    }[part.algorithm]
     arrive = library.bind_messages(world, [[send(), receive()]] if peer >= 0 else [])
     operation = library.bind_messages(world, groups if peer >= 0 else [])
     for bound in (arrive, operation):
@@ -293,8 +343,9 @@ def iteration_of_messages(wire: Wire, part: Part, size_bytes: int) -> Iteration 
     return labelled(iteration, part, size_bytes, (source, target) if both_ways else (source,))
 
 
-def labelled(iteration: Iteration, part: Part, size_bytes: int,
-             ranks: tuple[int, ...]) -> Iteration:
+def labelled(
+    iteration: Iteration, part: Part, size_bytes: int, ranks: tuple[int, ...]
+) -> Iteration:
     shape = "-".join(map(str, part.shape.values()))
     iteration.text, iteration.ranks = f"{part.algorithm} {shape} {size_bytes} B", ranks
     return iteration

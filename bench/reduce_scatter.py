@@ -4,5 +4,9 @@ from bench.features import FEATURES
 from bench.harness.command import main
 
 if __name__ == "__main__":
-    main("reduce_scatter", "reduce_scatter",
-         "Times reduce-scatter, checked, size by size: ours beside the library's.", FEATURES)
+    main(
+        "reduce_scatter",
+        "reduce_scatter",
+        "Times reduce-scatter, checked, size by size: ours beside the library's.",
+        FEATURES,
+    )

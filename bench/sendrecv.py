@@ -4,6 +4,9 @@ from bench.features import FEATURES
 from bench.harness.command import main
 
 if __name__ == "__main__":
-    main("sendrecv", "sendrecv",
-         "Times a message to the next rank, one way and there and back: ours beside the library's.",
-         FEATURES)
+    main(
+        "sendrecv",
+        "sendrecv",
+        "Times a message to the next rank, one way and there and back: ours beside the library's.",
+        FEATURES,
+    )

@@ -39,21 +39,44 @@ exit status:
 
 def make_parser() -> Parser:
     parser = Parser(
-        prog="bench.survey", usage="python -m bench.survey [OPTION ...]", description=__doc__,
-        epilog=EPILOG, allow_abbrev=False,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26))
+        prog="bench.survey",
+        usage="python -m bench.survey [OPTION ...]",
+        description=__doc__,
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
+    )
     option = parser.add_argument
-    option("-n", "--ranks", type=partial(options.whole_number, 1, most=MOST_RANKS), metavar="N",
-           help="ranks of each launch (one per GPU that CuPy can use, else two)")
-    option("--quick", action="store_true",
-           help="three minutes: fewer sizes, and only the main steps")
-    option("--max-time", type=partial(options.positive_number, "seconds", options.MOST_S),
-           metavar="S", dest="max_time_s",
-           help="seconds for the whole survey (900; 180 with --quick)")
-    option("--device", choices=("auto", "cuda", "hip", "cpu"), default="auto", metavar="DEVICE",
-           help="auto, cuda, hip or cpu (auto)")
-    option("--out", type=Path, metavar="FOLDER",
-           help="a new folder; the archive is FOLDER.tar.gz (results/survey-TIME)")
+    option(
+        "-n",
+        "--ranks",
+        type=partial(options.whole_number, 1, most=MOST_RANKS),
+        metavar="N",
+        help="ranks of each launch (one per GPU that CuPy can use, else two)",
+    )
+    option(
+        "--quick", action="store_true", help="three minutes: fewer sizes, and only the main steps"
+    )
+    option(
+        "--max-time",
+        type=partial(options.positive_number, "seconds", options.MOST_S),
+        metavar="S",
+        dest="max_time_s",
+        help="seconds for the whole survey (900; 180 with --quick)",
+    )
+    option(
+        "--device",
+        choices=("auto", "cuda", "hip", "cpu"),
+        default="auto",
+        metavar="DEVICE",
+        help="auto, cuda, hip or cpu (auto)",
+    )
+    option(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="a new folder; the archive is FOLDER.tar.gz (results/survey-TIME)",
+    )
     option("--quiet", action="store_true", help="print no progress on standard error")
     return parser
 
@@ -63,8 +86,10 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
     gpus = count_gpus(arguments.device)
     ranks = arguments.ranks or min(gpus, MOST_RANKS) or 2
     if 0 < gpus < ranks:
-        raise Stop(USAGE, f"-n {ranks} exceeds the number of GPUs, {gpus}: leave it out, or add "
-                   "--device cpu")
+        raise Stop(
+            USAGE,
+            f"-n {ranks} exceeds the number of GPUs, {gpus}: leave it out, or add --device cpu",
+        )
     mpirun = find_mpirun()
     if not mpirun:
         raise Stop(CANNOT, "there is no mpirun, which starts the ranks: pip install mpich")
@@ -72,19 +97,33 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
     folder = arguments.out or Path(f"results/survey-{started}")
     named = folder if folder.name not in ("", "..") else folder.resolve()
     if not named.name:
-        raise Stop(USAGE, f"{folder} has no place for an archive beside it: name a new folder with "
-                   "--out")
+        raise Stop(
+            USAGE, f"{folder} has no place for an archive beside it: name a new folder with --out"
+        )
     archive = named.with_name(f"{named.name}.tar.gz")
     if archive.exists() or (folder.exists() and any(folder.iterdir())):
-        raise Stop(USAGE, f"{archive if archive.exists() else folder} is there already: name a new "
-                   "folder with --out")
+        raise Stop(
+            USAGE,
+            f"{archive if archive.exists() else folder} is there already: name a new "
+            "folder with --out",
+        )
     for name in (LOGS, RESULTS):
         (folder / name).mkdir(parents=True)
     check_named(archive)
     max_time_s = arguments.max_time_s or (QUICK_S if arguments.quick else FULL_S)
     outcomes = list(map(Outcome, steps.plan(gpus > 0, arguments.quick)))
-    return Survey(folder, archive, ranks, mpirun, gpus > 0, arguments.device, arguments.quick,
-                  STARTED_S + max_time_s, outcomes, Progress("survey", arguments.quiet))
+    return Survey(
+        folder,
+        archive,
+        ranks,
+        mpirun,
+        gpus > 0,
+        arguments.device,
+        arguments.quick,
+        STARTED_S + max_time_s,
+        outcomes,
+        Progress("survey", arguments.quiet),
+    )
 
 
 def count_gpus(device: str) -> int:
@@ -124,15 +163,25 @@ def run_survey(survey: Survey) -> int:
                 outcome.sentence = "the survey was interrupted before"
         survey.progress.keep("interrupted; the page and the archive will hold what was measured")
     made = page.write(survey, is_interrupted)
-    failed = [f"{outcome.step.title}, {outcome.status}: {outcome.sentence}"
-              for outcome in survey.outcomes if outcome.status != "done"]
-    print_out("\n".join([made.title, *failed, f"page: {survey.folder / page.PAGE}",
-                         f"archive: {survey.archive}\n"]))
+    failed = [
+        f"{outcome.step.title}, {outcome.status}: {outcome.sentence}"
+        for outcome in survey.outcomes
+        if outcome.status != "done"
+    ]
+    print_out(
+        "\n".join(
+            [
+                made.title,
+                *failed,
+                f"page: {survey.folder / page.PAGE}",
+                f"archive: {survey.archive}\n",
+            ]
+        )
+    )
     statuses = {outcome.status for outcome in survey.outcomes}
     if is_interrupted:
         return INTERRUPTED
-    return (WRONG if "wrong" in statuses else
-            CANNOT if statuses - {"done", "incomplete"} else FINE)
+    return WRONG if "wrong" in statuses else CANNOT if statuses - {"done", "incomplete"} else FINE
 
 
 def run_steps(survey: Survey) -> None:
@@ -150,8 +199,9 @@ def run_steps(survey: Survey) -> None:
         survey.progress.keep(f"{name}: starts, about {time_text(share_s)}; {left_text(survey)}")
         steps.perform(survey, outcome, share_s, left_s)
         took = time_text(outcome.elapsed_s)
-        survey.progress.keep(f"{name}: {outcome.status} after {took}, {outcome.sentence}; "
-                             f"{left_text(survey)}")
+        survey.progress.keep(
+            f"{name}: {outcome.status} after {took}, {outcome.sentence}; {left_text(survey)}"
+        )
 
 
 def left_text(survey: Survey) -> str:
@@ -169,8 +219,12 @@ def open_from(argv: Sequence[str] | None) -> Survey:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.survey` and returns the exit status."""
-    return run_command("bench.survey", lambda: run_survey(open_from(argv)), "the survey",
-                       "interrupted before the first step")
+    return run_command(
+        "bench.survey",
+        lambda: run_survey(open_from(argv)),
+        "the survey",
+        "interrupted before the first step",
+    )
 
 
 if __name__ == "__main__":

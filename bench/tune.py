@@ -44,8 +44,11 @@ def candidates(size_bytes: int, far_peers: bool, memory: str = "mapped") -> Iter
     # Small results stay in cache: a reader of stores around the caches loses more than the writer
     # gains. A chunk must be shorter than the message.
     stores = STORES if size_bytes >= 1 << 20 else STORES[:2]
-    chunks = [chunk for chunk in (FAR_CHUNKS if far_peers else CHUNKS)
-              if options.size_bytes(chunk) < size_bytes]
+    chunks = [
+        chunk
+        for chunk in (FAR_CHUNKS if far_peers else CHUNKS)
+        if options.size_bytes(chunk) < size_bytes
+    ]
     grids = ["8b", "32b", "256t"] if far_peers else []
     if memory == "host_staged":  # a GPU caches no stores to it, and each block polls over PCIe
         stores, grids = STORES[:1], ["2b", *grids]
@@ -80,7 +83,8 @@ def candidates(size_bytes: int, far_peers: bool, memory: str = "mapped") -> Iter
 def parse() -> tuple[RunOptions, tuple[int, ...]]:
     """The options and the sizes to search, or the end of the process with status 2."""
     parser, what, how, output = options.rank_parser(
-        "tune", ABOUT, "mpirun -n 2 python -m bench.tune --max-time 300", "auto gets no table")
+        "tune", ABOUT, "mpirun -n 2 python -m bench.tune --max-time 300", "auto gets no table"
+    )
     options.add_sizes(what, "32M", 2, "2")
     options.add_run_options(how, max_time_s=180.0)
     output("--table", metavar="FILE", help="file for the table (where auto looks for it)")
@@ -102,8 +106,13 @@ def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
     memory = session.world.memory
     between = [algorithm.name for algorithm in BETWEEN_HOSTS["all_reduce"]]
     suite = prepare_sweep(
-        sweep, session, lambda size: [UNTUNED, *(
-            between if session.world.node else candidates(size, far_peers, memory))])
+        sweep,
+        session,
+        lambda size: [
+            UNTUNED,
+            *(between if session.world.node else candidates(size, far_peers, memory)),
+        ],
+    )
     suite.link_parts.clear()
     return suite
 
@@ -115,8 +124,11 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
     chosen: set[int] = set()
     if run.file:
         states = find_states(run.blocks)
-        last_states = [state for block, state in zip(run.blocks, states.of_block, strict=True)
-                       if block.round == rounds - 1 and state is not None]
+        last_states = [
+            state
+            for block, state in zip(run.blocks, states.of_block, strict=True)
+            if block.round == rounds - 1 and state is not None
+        ]
         state = mode(last_states or [states.longest])
         costs_us = costs_in(run.blocks, states.of_block, state)
         builds = chosen_in(run.blocks, states.of_block, state)
@@ -130,8 +142,11 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
             heats.setdefault(key, {})[number] = [*costs_us.get(number, {}).values()]
         for key, number in untuned.items():
             name = builds.get(number, run.suite.headers[number].chosen)
-            heats[key] = {other: costs for other, costs in heats[key].items()
-                          if run.suite.headers[other].algorithm != name}
+            heats[key] = {
+                other: costs
+                for other, costs in heats[key].items()
+                if run.suite.headers[other].algorithm != name
+            }
         chosen = set().union(*(survivors(heat, untuned.get(key)) for key, heat in heats.items()))
     return list(run.session.communicator.broadcast(sorted(chosen)))
 
@@ -160,9 +175,19 @@ def conclude(table: str | None, program: str, result: Result, machine: Machine) 
     choices: dict[bool, list[TunedChoice]] = {True: [], False: []}
     for winner in winners(result):
         calls = winner.mode if winner.size_bytes in two_modes else "any"
-        choices[winner.is_settled].append(TunedChoice(
-            "all_reduce", ranks, winner.size_bytes, winner.variant, winner.link_rtt_ns, winner.name,
-            memory, hosts, calls))
+        choices[winner.is_settled].append(
+            TunedChoice(
+                "all_reduce",
+                ranks,
+                winner.size_bytes,
+                winner.variant,
+                winner.link_rtt_ns,
+                winner.name,
+                memory,
+                hosts,
+                calls,
+            )
+        )
     if not any(choices.values()):
         return "table: none, no case was measured often enough; allow more time (--max-time)\n"
     path = Path(table) if table else tuned.default_path(machine)

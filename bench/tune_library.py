@@ -57,20 +57,44 @@ exit status:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, or the end of the process with status 2 and one sentence."""
     parser = Parser(
-        prog="bench.tune_library", allow_abbrev=False, epilog=EPILOG,
+        prog="bench.tune_library",
+        allow_abbrev=False,
+        epilog=EPILOG,
         usage='python -m bench.tune_library --variant NAME="COMMAND" [OPTION ...]',
         description="Finds the best settings of the MPI library that a command runs with.",
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26))
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
+    )
     option = parser.add_argument
     seconds = partial(options.positive_number, "seconds", options.MOST_S)
-    option("--variant", type=parse_variant, required=True, metavar="NAME=COMMAND",
-           help="the benchmark to launch; environment variables go before the command")
-    option("--max-time", type=seconds, default=180.0, metavar="S", dest="max_time_s",
-           help="seconds for the whole search (180)")
-    option("--out", type=Path, default=Path("results"), metavar="DIR",
-           help="folder that receives the runs (results)")
-    option("--seed", type=partial(options.whole_number, 0), default=0, metavar="N",
-           help="seed of the order (0)")
+    option(
+        "--variant",
+        type=parse_variant,
+        required=True,
+        metavar="NAME=COMMAND",
+        help="the benchmark to launch; environment variables go before the command",
+    )
+    option(
+        "--max-time",
+        type=seconds,
+        default=180.0,
+        metavar="S",
+        dest="max_time_s",
+        help="seconds for the whole search (180)",
+    )
+    option(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder that receives the runs (results)",
+    )
+    option(
+        "--seed",
+        type=partial(options.whole_number, 0),
+        default=0,
+        metavar="N",
+        help="seed of the order (0)",
+    )
     option("--quiet", action="store_true", help="print no progress on standard error")
     values = parser.parse_args(argv)
     if launched_rank() is not None:
@@ -82,19 +106,30 @@ def with_setting(variant: Variant, setting: Setting) -> Variant:
     """The variant's command in this setting."""
     words = [word for word in setting if word.startswith("--")]
     variables = dict(word.split("=", 1) for word in setting if word not in words)
-    return replace(variant, arguments=[*variant.arguments, *words],
-                   variables=variant.variables | variables)
+    return replace(
+        variant, arguments=[*variant.arguments, *words], variables=variant.variables | variables
+    )
 
 
-def launch_library(values: argparse.Namespace, setting: Setting, sizes: Sequence[int],
-                   launch_s: float) -> Launch:
+def launch_library(
+    values: argparse.Namespace, setting: Setting, sizes: Sequence[int], launch_s: float
+) -> Launch:
     """Launches the library in a setting at these sizes (none: the command's). Raises Stop with the
     reason if the launch fails or measures a wrong result."""
     variant, folder = with_setting(values.variant, setting), values.out
     folder.mkdir(parents=True, exist_ok=True)
     runs_before = set(folder.glob("*.jsonl"))
-    command = [*variant.launcher, *variant.arguments, "--algorithm", "library", "--lean",
-               "--max-time", f"{launch_s:.1f}", "--out", str(folder.resolve())]
+    command = [
+        *variant.launcher,
+        *variant.arguments,
+        "--algorithm",
+        "library",
+        "--lean",
+        "--max-time",
+        f"{launch_s:.1f}",
+        "--out",
+        str(folder.resolve()),
+    ]
     command += ["--sizes", ",".join(map(str, sizes))] if sizes else []
     status, last_line = run_to_end(command, None, variant.environment(None), launch_s + LIMIT_S)
     run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
@@ -118,14 +153,18 @@ def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
         try:
             launch = launch_library(values, DEFAULT, sizes, launch_s)
             blocks = Counter(block.case for block in launch.result.blocks)
-            fewest = min(blocks[case.case] for case in launch.result.cases
-                         if case.status != "unsupported")
+            fewest = min(
+                blocks[case.case] for case in launch.result.cases if case.status != "unsupported"
+            )
         except Stop as stop:
             if stop.exit_status != CANNOT:  # it measured nothing in this time: longer
                 raise
     if fewest < MIN_STATE_BLOCKS:
-        raise Stop(CANNOT, f"launches of {launch_s:.0f} s have only {fewest} blocks of a case, and "
-                   f"{MIN_STATE_BLOCKS} are needed: give it more --max-time")
+        raise Stop(
+            CANNOT,
+            f"launches of {launch_s:.0f} s have only {fewest} blocks of a case, and "
+            f"{MIN_STATE_BLOCKS} are needed: give it more --max-time",
+        )
     return launch, sizes, launch_s
 
 
@@ -143,10 +182,13 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
             begin_s = time.monotonic()
             if begin_s + longest_s > STARTED_S + values.max_time_s:
                 if rounds < 3:  # until the first combinations have two launches
-                    say(f"the time ended in round {rounds + 1} of at least 3: settings with fewer "
-                        "than two launches do not count; give it more --max-time")
-                return launches, [each for each in active
-                                  if not each or len(launches.get(each, ())) > 1]
+                    say(
+                        f"the time ended in round {rounds + 1} of at least 3: settings with fewer "
+                        "than two launches do not count; give it more --max-time"
+                    )
+                return launches, [
+                    each for each in active if not each or len(launches.get(each, ())) > 1
+                ]
             progress.show(f"round {rounds + 1}, launch {place + 1} of {len(plan)}", shown(setting))
             tried.add(setting)
             try:
@@ -183,14 +225,19 @@ def as_variants(variant: Variant, costs: Costs, group: Sequence[Setting]) -> str
         setting = min(group, key=lambda setting: by_setting.get(setting, UNKNOWN))
         facts = dict(zip(CASE_KEY, cell[0], strict=True))
         trip = f", round trip {cell[1]:.0f} ns" * bool(cell[1])
-        lines.append(f"# {facts['library']}, {size_text(size_of(cell))}, {facts['mode']}{trip}: "
-                     f"{1 / by_setting.get(setting, UNKNOWN):.2f}x as fast as the default: "
-                     f"{shown(setting)}")
+        lines.append(
+            f"# {facts['library']}, {size_text(size_of(cell))}, {facts['mode']}{trip}: "
+            f"{1 / by_setting.get(setting, UNKNOWN):.2f}x as fast as the default: "
+            f"{shown(setting)}"
+        )
     for place, tuned in enumerate((with_setting(variant, setting) for setting in group), 1):
-        lines += ["[[variant]]", f'name = "{variant.name}{f"-{place}" * (place > 1)}"',
-                  f"command = {json.dumps(shlex.join([*tuned.launcher, *tuned.arguments]))}",
-                  "[variant.environment]",
-                  *(f"{each} = {json.dumps(value)}" for each, value in tuned.variables.items())]
+        lines += [
+            "[[variant]]",
+            f'name = "{variant.name}{f"-{place}" * (place > 1)}"',
+            f"command = {json.dumps(shlex.join([*tuned.launcher, *tuned.arguments]))}",
+            "[variant.environment]",
+            *(f"{each} = {json.dumps(value)}" for each, value in tuned.variables.items()),
+        ]
     return "\n".join([*lines, ""])
 
 
@@ -209,8 +256,12 @@ def tune(values: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.tune_library` and returns the exit status."""
-    return run_command("bench.tune_library", lambda: tune(parse(argv)), "the output",
-                       "interrupted; the runs so far are kept")
+    return run_command(
+        "bench.tune_library",
+        lambda: tune(parse(argv)),
+        "the output",
+        "interrupted; the runs so far are kept",
+    )
 
 
 if __name__ == "__main__":

@@ -23,8 +23,20 @@ REACH = 8  # beyond this factor from all sizes that were tuned `auto` takes its 
 
 # `auto` chooses among these, and a default run measures them.
 EXACT: dict[str, tuple[Algorithm, ...]] = {
-    "all_reduce": (LL, SENTINEL, PUSH, PULL, TWO_SHOT, TWO_SHOT_PUSH, DIRECT, RING,
-                   multimem.ONE_SHOT, multimem.TWO_SHOT, TWO_SHOT_COPY_ENGINE, RING_COPY_ENGINE),
+    "all_reduce": (
+        LL,
+        SENTINEL,
+        PUSH,
+        PULL,
+        TWO_SHOT,
+        TWO_SHOT_PUSH,
+        DIRECT,
+        RING,
+        multimem.ONE_SHOT,
+        multimem.TWO_SHOT,
+        TWO_SHOT_COPY_ENGINE,
+        RING_COPY_ENGINE,
+    ),
     "all_gather": allgather.ALGORITHMS,
     "reduce_scatter": reduce_scatter.ALGORITHMS,
     "alltoall": alltoall.ALGORITHMS,
@@ -54,8 +66,14 @@ class Cores:
     share_a_cache: bool = False
 
 
-def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
-           in_place: bool = False, chained: bool = False) -> str:
+def choose(
+    size_bytes: int,
+    ranks: int,
+    cores: Cores,
+    registered: bool,
+    in_place: bool = False,
+    chained: bool = False,
+) -> str:
     """The default all-reduce of CPUs: limits that were measured (docs/experiments/performance.md).
 
     Registered, direct sums save a pass, but store into lines that the peer has read: two ranks gain
@@ -79,8 +97,11 @@ def choose(size_bytes: int, ranks: int, cores: Cores, registered: bool,
     if size_bytes < 1 << 20 and (cores.share_a_cache or not is_far):
         return "two_shot" + "+128K" * (is_far and size_bytes >= 512 << 10)
     # Without a cache in common, or beyond it, stores go around the caches.
-    return ("two_shot_direct" + "+nt" * (is_far or size_bytes > 8 << 20)
-            + "+ntr" * (size_bytes > 16 << 20 and not is_far))
+    return (
+        "two_shot_direct"
+        + "+nt" * (is_far or size_bytes > 8 << 20)
+        + "+ntr" * (size_bytes > 16 << 20 and not is_far)
+    )
 
 
 def choose_copied(size_bytes: int, cores: Cores) -> str:
@@ -171,12 +192,23 @@ def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[floa
     size_bytes = case.segment_bytes
     if world.device.near_peers and reduces_all:
         caches = world.device.holds_a_mebibyte, world.device.shares_a_cache
-        return {trip_ns: choose(size_bytes, ranks, Cores(trip_ns, *caches), registered,
-                                case.in_place, case.mode == "chained") for trip_ns in STATES_NS}
+        return {
+            trip_ns: choose(
+                size_bytes,
+                ranks,
+                Cores(trip_ns, *caches),
+                registered,
+                case.in_place,
+                case.mode == "chained",
+            )
+            for trip_ns in STATES_NS
+        }
     if world.device.near_peers and case.collective.name == "sendrecv":
         answered = case.shape["way"] == "ping_pong"
-        return {trip_ns: choose_message(size_bytes, trip_ns, registered, answered)
-                for trip_ns in STATES_NS}
+        return {
+            trip_ns: choose_message(size_bytes, trip_ns, registered, answered)
+            for trip_ns in STATES_NS
+        }
     if world.device.near_peers:
         return dict.fromkeys(STATES_NS, choose_direct(size_bytes, registered))
     if not reduces_all:
@@ -219,16 +251,21 @@ def nearest_state(states_ns: Iterable[float], trip_ns: float) -> float:
     return min(states_ns, key=lambda state_ns: abs(math.log(state_ns / trip_ns)))
 
 
-def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int, memory: str,
-                hosts: int = 1) -> list[TunedChoice]:
+def choices_for(
+    choices: Sequence[TunedChoice], case: Case, ranks: int, memory: str, hosts: int = 1
+) -> list[TunedChoice]:
     """The best algorithm for the case's mode in each tuned state of the link, at the nearest size
     that was tuned over this kind of memory."""
     is_long = case.mode == "chained" and case.segment_bytes > MOST_CHAINED_BYTES
     if case.variant == "registered" and (case.in_place or is_long):  # bench.tune measures neither
         return []
     key = case.collective.name, ranks, case.variant, memory, hosts
-    comparable = [choice for choice in choices if choice.mode in ("any", case.mode) and key == (
-        choice.collective, choice.ranks, choice.variant, choice.memory, choice.hosts)]
+    comparable = [
+        choice
+        for choice in choices
+        if choice.mode in ("any", case.mode)
+        and key == (choice.collective, choice.ranks, choice.variant, choice.memory, choice.hosts)
+    ]
     sizes = [choice.size_bytes for choice in comparable]
     if not sizes or not min(sizes) / REACH <= case.segment_bytes <= max(sizes) * REACH:
         return []
@@ -237,8 +274,10 @@ def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int, memory: 
         if not states or not same_state(states[-1][0].link_rtt_ns, choice.link_rtt_ns):
             states.append([])
         states[-1].append(choice)
-    return [min(state, key=lambda choice: abs(math.log(choice.size_bytes / case.segment_bytes)))
-            for state in states]
+    return [
+        min(state, key=lambda choice: abs(math.log(choice.size_bytes / case.segment_bytes)))
+        for state in states
+    ]
 
 
 def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -> Algorithm:
@@ -257,15 +296,21 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
 
     def operations(world: World, case: Case, names: Mapping[float, str]) -> dict[float, Operation]:
         bound = {name: bind_named(world, case, name) for name in dict.fromkeys(names.values())}
-        return {state_ns: operation for state_ns, name in names.items()
-                if isinstance(operation := bound[name], Operation)}
+        return {
+            state_ns: operation
+            for state_ns, name in names.items()
+            if isinstance(operation := bound[name], Operation)
+        }
 
     def bind(world: World, case: Case) -> Bound:
         ranks, between = world.communicator, world.node and hierarchical.FLAT.name in by_name
         tuned = choices_for(world.choices, case, ranks.size, world.memory, ranks.hosts)
         by_link = operations(world, case, {each.link_rtt_ns: each.algorithm for each in tuned})
-        names = ({FAR_NS: hierarchical.choose(world, case)} if between
-                 else default_choices(world, case, reduces_all))
+        names = (
+            {FAR_NS: hierarchical.choose(world, case)}
+            if between
+            else default_choices(world, case, reduces_all)
+        )
         if by_link:  # two CPU cores keep the default in a state of their link that was not tuned
             keeps = world.device.near_peers and not between
             names = {ns: names[ns] for ns in untuned_states(names, by_link)} if keeps else {}
@@ -276,8 +321,9 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
         several = len({operation.chosen for operation in by_link.values()}) > 1
         return replace(first, by_link=by_link) if several else first
 
-    return Algorithm("auto", "the best for the size: as bench.tune measured, or a default", bind,
-                     registered=True)
+    return Algorithm(
+        "auto", "the best for the size: as bench.tune measured, or a default", bind, registered=True
+    )
 
 
 def _library_traffic(ranks: int, case: Case) -> Traffic:
@@ -288,8 +334,12 @@ def _library_traffic(ranks: int, case: Case) -> Traffic:
 
 
 LIBRARY = Algorithm(
-    "library", "NCCL or RCCL on GPUs; on the CPU the MPI that started this",
-    lambda world, case: world.library.bind(world, case), _library_traffic, library_variants=3)
+    "library",
+    "NCCL or RCCL on GPUs; on the CPU the MPI that started this",
+    lambda world, case: world.library.bind(world, case),
+    _library_traffic,
+    library_variants=3,
+)
 
 
 def _registered(collective: str) -> dict[str, Algorithm]:

@@ -6,14 +6,24 @@ from collectives.collective import direct_traffic, ring_traffic
 from collectives.operation import Algorithm, binder
 
 PUSH = Algorithm(
-    "direct_push", "each rank stores its segment into every peer's slab",
-    binder("allgather", "all_gather_push", lambda ranks: 2 * ranks), direct_traffic, pushes=True)
+    "direct_push",
+    "each rank stores its segment into every peer's slab",
+    binder("allgather", "all_gather_push", lambda ranks: 2 * ranks),
+    direct_traffic,
+    pushes=True,
+)
 PULL = Algorithm(
-    "direct_pull", "each rank stores its segment into its own slab; all ranks read it",
-    binder("allgather", "all_gather_pull", lambda ranks: 2), partial(direct_traffic, copies=1),
-    registered=True)
+    "direct_pull",
+    "each rank stores its segment into its own slab; all ranks read it",
+    binder("allgather", "all_gather_pull", lambda ranks: 2),
+    partial(direct_traffic, copies=1),
+    registered=True,
+)
 RING = Algorithm(
-    "ring", "segments travel around the ring",
-    binder("allgather", "all_gather_ring", lambda ranks: 2 * max(1, ranks - 1)), ring_traffic,
-    pushes=True)
+    "ring",
+    "segments travel around the ring",
+    binder("allgather", "all_gather_ring", lambda ranks: 2 * max(1, ranks - 1)),
+    ring_traffic,
+    pushes=True,
+)
 ALGORITHMS = (PUSH, PULL, RING)

@@ -98,8 +98,9 @@ class Program:
     def part(self, segment: int, offset: int) -> tuple[int, int]:
         """The place of a segment's piece in a buffer, and its size, both in bytes."""
         start = min(segment * self.segment_bytes + offset, self.case.segment_bytes)
-        end = min(start + self.pieces.step, (segment + 1) * self.segment_bytes,
-                  self.case.segment_bytes)
+        end = min(
+            start + self.pieces.step, (segment + 1) * self.segment_bytes, self.case.segment_bytes
+        )
         return start, max(0, end - start)
 
     def landing(self, peer: int, slot: int, segment: int, offset: int) -> int:
@@ -118,16 +119,20 @@ class Program:
     def enter(self) -> None:
         """Meets all ranks: no peer still reads what the copies of this launch overwrite."""
         self.arrived += 1
-        self.steps += [self.mark("announce", self.others, self.arrived),
-                       self.mark("await_copies", self.others, self.arrived)]
+        self.steps += [
+            self.mark("announce", self.others, self.arrived),
+            self.mark("await_copies", self.others, self.arrived),
+        ]
 
     def send(self, copies: list[Copy], peers: list[int]) -> None:
         """Copies, after all sums so far, and then tells the peers."""
         self.arrived += 1
-        moved = [self.engine.copy(copy.target, copy.source, copy.size_bytes)
-                 for copy in copies if copy.size_bytes]
-        self.steps.append(
-            self.engine.beside([*moved, self.mark("announce", peers, self.arrived)]))
+        moved = [
+            self.engine.copy(copy.target, copy.source, copy.size_bytes)
+            for copy in copies
+            if copy.size_bytes
+        ]
+        self.steps.append(self.engine.beside([*moved, self.mark("announce", peers, self.arrived)]))
 
     def wait(self, peers: list[int], number: int) -> None:
         self.steps.append(self.mark("await_copies", peers, number))
@@ -143,13 +148,20 @@ class Program:
         arguments.count = size_bytes // self.case.datatype.size_bytes
         arguments.sends[: len(sources)] = sources
         blocks = device.blocks_for(size_bytes)
-        self.steps.append(Step(self.module.kernel(entry, build.threads), arguments,
-                               min(blocks, build.blocks or blocks)))
+        self.steps.append(
+            Step(
+                self.module.kernel(entry, build.threads),
+                arguments,
+                min(blocks, build.blocks or blocks),
+            )
+        )
 
     def leave(self) -> None:
         """Ends the launch, after its copies: until then they read this rank's buffers."""
-        self.steps += [self.engine.join(),
-                       Step(self.module.kernel("leave", MARK_THREADS), self.arguments)]
+        self.steps += [
+            self.engine.join(),
+            Step(self.module.kernel("leave", MARK_THREADS), self.arguments),
+        ]
 
 
 def two_shot(program: Program) -> None:
@@ -158,17 +170,30 @@ def two_shot(program: Program) -> None:
     p, rank, ranks, case = program, program.rank, program.ranks, program.case
     p.enter()
     for offset in p.pieces:
-        p.send([Copy(p.inbox(peer, rank, offset), case.send + start, size_bytes)
-                for peer in p.others for start, size_bytes in [p.part(peer, offset)]], p.others)
+        p.send(
+            [
+                Copy(p.inbox(peer, rank, offset), case.send + start, size_bytes)
+                for peer in p.others
+                for start, size_bytes in [p.part(peer, offset)]
+            ],
+            p.others,
+        )
     sums_after = p.arrived
     for number, offset in enumerate(p.pieces, start=2):
         p.wait(p.others, number)
         start, size_bytes = p.part(rank, offset)
-        inputs = [case.send + start if peer == rank else p.inbox(rank, peer, offset)
-                  for peer in range(ranks)]
+        inputs = [
+            case.send + start if peer == rank else p.inbox(rank, peer, offset)
+            for peer in range(ranks)
+        ]
         p.run("add_all", case.receive + start, inputs, size_bytes)
-        p.send([Copy(p.landing(peer, ranks + rank, rank, offset), case.receive + start, size_bytes)
-                for peer in p.others], p.others)
+        p.send(
+            [
+                Copy(p.landing(peer, ranks + rank, rank, offset), case.receive + start, size_bytes)
+                for peer in p.others
+            ],
+            p.others,
+        )
     for number, offset in enumerate(p.pieces, start=sums_after + 1):
         p.wait(p.others, number)
         for owner in p.others if case.variant == "copied" else []:
@@ -210,13 +235,17 @@ def _ring_stage(p: Program, stage: int, offset: int, right: int) -> list[Copy]:
             p.run("take", output, [received], size_bytes)
     if stage == 2 * complete:
         return []
-    target = (p.landing(right, stage, segment, offset) if stage >= complete
-              else p.inbox(right, stage, offset))
+    target = (
+        p.landing(right, stage, segment, offset)
+        if stage >= complete
+        else p.inbox(right, stage, offset)
+    )
     return [Copy(target, output if stage else own, size_bytes)]
 
 
-def _bind(assemble: Callable[[Program], None], slots: Callable[[int], int], world: World,
-          case: Case) -> Bound:
+def _bind(
+    assemble: Callable[[Program], None], slots: Callable[[int], int], world: World, case: Case
+) -> Bound:
     if refusal := _refusal(world, case):
         return refusal
     peers, ranks = world.mapped, world.communicator.size
@@ -234,13 +263,23 @@ def _bind(assemble: Callable[[Program], None], slots: Callable[[int], int], worl
     most = case.build.chunk_bytes or max(LEAST_PIECE_BYTES, -(-segment_bytes // PIECES))
     piece_bytes = -(-most // PACK_BYTES) * PACK_BYTES
     module = _module(world, build_macros(world, case))
-    program = Program(world, case, engine, module, arguments, inboxes, segment_bytes,
-                      range(0, segment_bytes, piece_bytes))
+    program = Program(
+        world,
+        case,
+        engine,
+        module,
+        arguments,
+        inboxes,
+        segment_bytes,
+        range(0, segment_bytes, piece_bytes),
+    )
     assemble(program)
     step = world.device.sequence(program.steps)
     if step.entries > MOST_ENTRIES:
-        return Unsupported(f"a launch of {step.entries} kernels, copies and events is too long "
-                           "for a stream: its chunks are too short")
+        return Unsupported(
+            f"a launch of {step.entries} kernels, copies and events is too long "
+            "for a stream: its chunks are too short"
+        )
     return Operation(step, world.device.caller(step), keep=program)
 
 
@@ -249,8 +288,9 @@ def _refusal(world: World, case: Case) -> Unsupported | None:
     if refusal := without_gpus(world, "copy engines; GPUs have them"):
         return refusal
     if case.segment_bytes < LEAST_BYTES:
-        return Unsupported(f"copy engines pay from {LEAST_BYTES >> 20} MiB on",
-                           depends_on_size=True)
+        return Unsupported(
+            f"copy engines pay from {LEAST_BYTES >> 20} MiB on", depends_on_size=True
+        )
     if world.communicator.size == 1:
         return Unsupported("a single rank has no peer to copy to", depends_on_size=True)
     if case.build.stream_slab or case.build.stream_receive:
@@ -286,8 +326,11 @@ def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
 
     steps = list[Step]()
     if transfer.to >= 0:
-        moved = engine.copy(int(arguments.receives[transfer.to]), int(arguments.send),
-                            FLOAT_BYTES * int(arguments.count))
+        moved = engine.copy(
+            int(arguments.receives[transfer.to]),
+            int(arguments.send),
+            FLOAT_BYTES * int(arguments.count),
+        )
         steps += [engine.beside([moved, mark("announce", transfer.to)]), engine.join()]
     if transfer.from_ >= 0:
         steps.append(mark("await_copies", transfer.from_))
@@ -295,16 +338,19 @@ def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
     return world.device.sequence(steps)
 
 
-def pushed_to_slab(world: World, engine: CopyEngine, source: int,
-                   size_bytes: int) -> tuple[Step, int]:
+def pushed_to_slab(
+    world: World, engine: CopyEngine, source: int, size_bytes: int
+) -> tuple[Step, int]:
     """A step that copies into the next rank's slab, again and again over the same place, and its
     bytes: a stream has no room for the copies of 16 GiB."""
     peers, ranks = world.mapped, world.communicator.size
     target = peers.slabs[(world.communicator.rank + 1) % ranks].address
     room = 2 * HALF_BYTES
     copied_bytes = min(size_bytes, MOST_ENTRIES // 2 * room)
-    copies = [engine.copy(target, source + start, min(room, copied_bytes - start))
-              for start in range(0, copied_bytes, room)]
+    copies = [
+        engine.copy(target, source + start, min(room, copied_bytes - start))
+        for start in range(0, copied_bytes, room)
+    ]
     return world.device.sequence([engine.beside(copies), engine.join()]), copied_bytes
 
 
@@ -318,7 +364,8 @@ def _inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
         undo = ExitStack()
         try:
             peers.inboxes.append(
-                share(peers.communicator, peers.device, peers.sharing, size_bytes, undo))
+                share(peers.communicator, peers.device, peers.sharing, size_bytes, undo)
+            )
         except Disagreement:
             undo.close()
             raise
@@ -336,9 +383,18 @@ def _ring_traffic(ranks: int, case: Case) -> Traffic | None:
 
 
 TWO_SHOT_COPY_ENGINE = Algorithm(
-    "two_shot_copy_engine", "two_shot: a GPU's copy engines make its transfers",
-    partial(_bind, two_shot, lambda ranks: 2 * ranks), _two_shot_traffic, registered=True,
-    pushes=True)
+    "two_shot_copy_engine",
+    "two_shot: a GPU's copy engines make its transfers",
+    partial(_bind, two_shot, lambda ranks: 2 * ranks),
+    _two_shot_traffic,
+    registered=True,
+    pushes=True,
+)
 RING_COPY_ENGINE = Algorithm(
-    "ring_copy_engine", "ring: a GPU's copy engines make its transfers",
-    partial(_bind, ring, lambda ranks: 2 * ranks - 2), _ring_traffic, registered=True, pushes=True)
+    "ring_copy_engine",
+    "ring: a GPU's copy engines make its transfers",
+    partial(_bind, ring, lambda ranks: 2 * ranks - 2),
+    _ring_traffic,
+    registered=True,
+    pushes=True,
+)

@@ -30,8 +30,11 @@ from kernels.devices.device import MOST_RANKS, DeviceError
 from kernels.devices.multicast import GpuMulticast
 
 # What multimem combines in 16 bytes, as in multimem.h: not integers, fp64, or fp32's minimum.
-COMBINED = {"float32": ("sum",), "float16": ("sum", "min", "max"),
-            "bfloat16": ("sum", "min", "max")}
+COMBINED = {
+    "float32": ("sum",),
+    "float16": ("sum", "min", "max"),
+    "bfloat16": ("sum", "min", "max"),
+}
 CHUNKS, REST_BYTES = 4, 4096  # of a half: two chunks of input and two of sums, in whole packs
 PROBE_COUNT, PROBE_ROUNDS = 4003, 4  # with a tail
 HAND_OVER_S = 10.0
@@ -68,8 +71,9 @@ def _half_bytes(world: World) -> int:
 def _bind_slabs(entry: str, world: World, case: Case, slabs: GpuMulticast) -> Bound:
     """Raises DeviceError."""
     half_bytes = _half_bytes(world)
-    bound = bind_kernel(world, case, "allreduce_multimem", entry,
-                        (half_bytes - REST_BYTES) / CHUNKS)
+    bound = bind_kernel(
+        world, case, "allreduce_multimem", entry, (half_bytes - REST_BYTES) / CHUNKS
+    )
     if isinstance(bound, Operation):
         arguments = bound.step.argument
         arguments.slab[:] = [slabs.own] * MOST_RANKS
@@ -139,14 +143,22 @@ def _probe(world: World, slabs: GpuMulticast) -> None:
     communicator, watch, problem = world.communicator, world.mapped.waits.watch, None
     with communicator.together(DeviceError):
         send, receive = (world.device.private(4 * PROBE_COUNT) for _ in range(2))
-        case = Case(COLLECTIVES["all_reduce"], PROBE_COUNT, DATATYPES["float32"], "sum",
-                    send.address, receive.address)
+        case = Case(
+            COLLECTIVES["all_reduce"],
+            PROBE_COUNT,
+            DATATYPES["float32"],
+            "sum",
+            send.address,
+            receive.address,
+        )
         bound = [_bind_slabs(entry, world, case, slabs) for entry in ENTRIES]
         steps = [operation.step for operation in bound if isinstance(operation, Operation)]
         assert len(steps) == len(ENTRIES), bound
     for step, turn in product(steps, range(PROBE_ROUNDS)):
-        inputs = [np.random.default_rng([turn, rank]).integers(-999, 999, PROBE_COUNT)
-                  for rank in range(communicator.size)]
+        inputs = [
+            np.random.default_rng([turn, rank]).integers(-999, 999, PROBE_COUNT)
+            for rank in range(communicator.size)
+        ]
         with communicator.together(DeviceError):
             send.write(inputs[communicator.rank].astype(np.float32))
             step.argument.timeout_ns = min(step.argument.timeout_ns, PROBE_NS)
@@ -173,7 +185,15 @@ def _two_shot_traffic(ranks: int, case: Case) -> Traffic:
 
 
 ENTRIES = "one_shot_multimem", "two_shot_multimem"
-ONE_SHOT = Algorithm(ENTRIES[0], "each rank reads the sum of all slabs from the NVSwitch (NVLS)",
-                     partial(_bind, ENTRIES[0]), _one_shot_traffic)
-TWO_SHOT = Algorithm(ENTRIES[1], "each rank reads one segment's sum, and the NVSwitch stores it to "
-                     "all (NVLS)", partial(_bind, ENTRIES[1]), _two_shot_traffic)
+ONE_SHOT = Algorithm(
+    ENTRIES[0],
+    "each rank reads the sum of all slabs from the NVSwitch (NVLS)",
+    partial(_bind, ENTRIES[0]),
+    _one_shot_traffic,
+)
+TWO_SHOT = Algorithm(
+    ENTRIES[1],
+    "each rank reads one segment's sum, and the NVSwitch stores it to all (NVLS)",
+    partial(_bind, ENTRIES[1]),
+    _two_shot_traffic,
+)

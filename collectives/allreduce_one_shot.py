@@ -13,10 +13,16 @@ def _bind_pull(world: World, case: Case) -> Bound:
 
 
 PUSH = Algorithm(
-    "one_shot_push", "each rank stores its input into every peer's slab and sums all",
-    binder("allreduce_one_shot", "one_shot_push", lambda ranks: 2 * ranks), direct_traffic,
-    pushes=True)
+    "one_shot_push",
+    "each rank stores its input into every peer's slab and sums all",
+    binder("allreduce_one_shot", "one_shot_push", lambda ranks: 2 * ranks),
+    direct_traffic,
+    pushes=True,
+)
 PULL = Algorithm(
     "one_shot_pull",
-    "each rank stores its input into its own slab, reads every peer's and sums all", _bind_pull,
-    partial(direct_traffic, copies=1), registered=True)
+    "each rank stores its input into its own slab, reads every peer's and sums all",
+    _bind_pull,
+    partial(direct_traffic, copies=1),
+    registered=True,
+)

@@ -10,8 +10,9 @@ MOST_SENTINEL_BYTES = 512 << 10  # from all ranks together
 
 def _bind_ll(world: World, case: Case) -> Bound:
     if case.segment_bytes > MOST_LL_BYTES:
-        return Unsupported(f"a slab has room for {MOST_LL_BYTES >> 10} KiB in packets",
-                           depends_on_size=True)
+        return Unsupported(
+            f"a slab has room for {MOST_LL_BYTES >> 10} KiB in packets", depends_on_size=True
+        )
     return bind_kernel(world, case, "allreduce_one_shot_ll", "one_shot_ll", MOST_LL_BYTES)
 
 
@@ -25,14 +26,23 @@ def _bind_sentinel(world: World, case: Case) -> Bound:
         return Unsupported(f"every value of {case.datatype.name} is data: none can be the sentinel")
     room_bytes = MOST_SENTINEL_BYTES // world.communicator.size
     if case.segment_bytes > room_bytes:
-        return Unsupported(f"a slab has room for {room_bytes >> 10} KiB from each rank",
-                           depends_on_size=True)
+        return Unsupported(
+            f"a slab has room for {room_bytes >> 10} KiB from each rank", depends_on_size=True
+        )
     return bind_kernel(world, case, "allreduce_one_shot_sentinel", "one_shot_sentinel", room_bytes)
 
 
 LL = Algorithm(
-    "one_shot_ll", "one_shot_push in packets that carry their own flag", _bind_ll, _ll_traffic,
-    pushes=True)
+    "one_shot_ll",
+    "one_shot_push in packets that carry their own flag",
+    _bind_ll,
+    _ll_traffic,
+    pushes=True,
+)
 SENTINEL = Algorithm(
-    "one_shot_sentinel", "one_shot_push whose data are their own flags (Lamport)", _bind_sentinel,
-    direct_traffic, pushes=True)
+    "one_shot_sentinel",
+    "one_shot_push whose data are their own flags (Lamport)",
+    _bind_sentinel,
+    direct_traffic,
+    pushes=True,
+)

@@ -13,6 +13,10 @@ def _traffic(ranks: int, case: Case) -> Traffic:
 
 
 RING = Algorithm(
-    "ring", "segments go round twice: the first lap sums them, the second gathers the sums",
+    "ring",
+    "segments go round twice: the first lap sums them, the second gathers the sums",
     # 2(n-1) inboxes of two segments each, in whole packs: less than four chunks and a page.
-    binder("allreduce_ring", "ring", lambda ranks: 4, 4096), _traffic, pushes=True)
+    binder("allreduce_ring", "ring", lambda ranks: 4, 4096),
+    _traffic,
+    pushes=True,
+)

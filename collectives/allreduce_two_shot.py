@@ -15,10 +15,13 @@ def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> T
 
 
 TWO_SHOT = Algorithm(
-    "two_shot", "each rank sums one segment of all inputs, then reads the other segments' sums",
+    "two_shot",
+    "each rank sums one segment of all inputs, then reads the other segments' sums",
     # Two chunks and two segments of sums, each rounded up to whole packs.
-    binder("allreduce_two_shot", "two_shot", lambda ranks: 2 + 2 / ranks, 4096), two_shot_traffic,
-    registered=True)
+    binder("allreduce_two_shot", "two_shot", lambda ranks: 2 + 2 / ranks, 4096),
+    two_shot_traffic,
+    registered=True,
+)
 
 
 def _push_traffic(ranks: int, case: Case) -> Traffic:
@@ -31,10 +34,14 @@ def _push_traffic(ranks: int, case: Case) -> Traffic:
 
 
 PUSH = Algorithm(
-    "two_shot_push", "two_shot by stores: inputs into the owners' slabs, sums into all slabs",
+    "two_shot_push",
+    "two_shot by stores: inputs into the owners' slabs, sums into all slabs",
     # Two chunks of input and two of sums, each rounded up to whole packs.
-    binder("allreduce_two_shot", "two_shot_push", lambda ranks: 4, 4096), _push_traffic,
-    registered=True, pushes=True)
+    binder("allreduce_two_shot", "two_shot_push", lambda ranks: 4, 4096),
+    _push_traffic,
+    registered=True,
+    pushes=True,
+)
 
 
 def _direct_traffic(ranks: int, case: Case) -> Traffic:
@@ -51,5 +58,10 @@ def _bind_direct(world: World, case: Case) -> Bound:
 
 
 DIRECT = Algorithm(
-    "two_shot_direct", "each rank sums one segment of all send buffers into all receive buffers",
-    _bind_direct, _direct_traffic, copied=False, registered=True)
+    "two_shot_direct",
+    "each rank sums one segment of all send buffers into all receive buffers",
+    _bind_direct,
+    _direct_traffic,
+    copied=False,
+    registered=True,
+)

@@ -4,10 +4,18 @@ from collectives.collective import direct_traffic
 from collectives.operation import Algorithm, binder
 
 ALGORITHMS = (
-    Algorithm("direct_push", "each rank stores every segment into its reader's slab",
-              binder("alltoall", "all_to_all_push", lambda ranks: 2 * ranks), direct_traffic,
-              pushes=True),
-    Algorithm("direct_pull",
-              "each rank stores all segments into its own slab; their readers fetch them",
-              binder("alltoall", "all_to_all_pull", lambda ranks: 2 * ranks), direct_traffic,
-              registered=True))
+    Algorithm(
+        "direct_push",
+        "each rank stores every segment into its reader's slab",
+        binder("alltoall", "all_to_all_push", lambda ranks: 2 * ranks),
+        direct_traffic,
+        pushes=True,
+    ),
+    Algorithm(
+        "direct_pull",
+        "each rank stores all segments into its own slab; their readers fetch them",
+        binder("alltoall", "all_to_all_pull", lambda ranks: 2 * ranks),
+        direct_traffic,
+        registered=True,
+    ),
+)

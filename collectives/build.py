@@ -5,15 +5,25 @@ from dataclasses import dataclass
 from typing import Any
 
 # The words of a build, by their last letter: the field, and the unit of its number.
-FLAGS = {"nt": ("stream_slab", 1), "ntr": ("stream_receive", 1), "swap": ("swap", 1),
-         "noswap": ("swap", 0), "slabs": ("slabs", 1)}
-LIMITS = {"K": ("chunk_bytes", 1 << 10), "M": ("chunk_bytes", 1 << 20), "b": ("blocks", 1),
-          "t": ("threads", 1)}
+FLAGS = {
+    "nt": ("stream_slab", 1),
+    "ntr": ("stream_receive", 1),
+    "swap": ("swap", 1),
+    "noswap": ("swap", 0),
+    "slabs": ("slabs", 1),
+}
+LIMITS = {
+    "K": ("chunk_bytes", 1 << 10),
+    "M": ("chunk_bytes", 1 << 20),
+    "b": ("blocks", 1),
+    "t": ("threads", 1),
+}
 
 # The kernels in which SWAP changes nothing; on GPUs one_shot_ll, too.
 WITHOUT_SWAP = re.compile(
     r"one_shot_(sentinel|multimem)|two_shot_(multimem|direct_registered)|"
-    r"(one_shot|all_gather|reduce_scatter|all_to_all|ping_pong|one_way)\w+_registered")
+    r"(one_shot|all_gather|reduce_scatter|all_to_all|ping_pong|one_way)\w+_registered"
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +58,9 @@ class Build:
                 name, unit = LIMITS[word[-1]]
                 value = int(word[:-1]) * unit
             else:
-                raise ValueError(f"{word!r} is not one of nt, ntr, swap, noswap, slabs, "
-                                 "128K, 16b and 256t")
+                raise ValueError(
+                    f"{word!r} is not one of nt, ntr, swap, noswap, slabs, 128K, 16b and 256t"
+                )
             if name in fields:
                 raise ValueError(f"{word!r} sets {name} a second time")
             fields[name] = value

@@ -91,21 +91,37 @@ class Datatype:
         return stored.astype(np.float64 if self.is_float else np.int64)
 
 
-DATATYPES = {datatype.name: datatype for datatype in (
-    Datatype("float32", np.float32, True), Datatype("float16", np.float16, True),
-    Datatype("bfloat16", np.uint16, True), Datatype("float64", np.float64, True),
-    Datatype("int32", np.int32, False), Datatype("int64", np.int64, False),
-    Datatype("int8", np.int8, False), Datatype("uint8", np.uint8, False),
-    Datatype("float8_e4m3", np.uint8, True, Float8(3, 7, 0x7E)),
-    Datatype("float8_e5m2", np.uint8, True, Float8(2, 15, 0x7B)))}
+DATATYPES = {
+    datatype.name: datatype
+    for datatype in (
+        Datatype("float32", np.float32, True),
+        Datatype("float16", np.float16, True),
+        Datatype("bfloat16", np.uint16, True),
+        Datatype("float64", np.float64, True),
+        Datatype("int32", np.int32, False),
+        Datatype("int64", np.int64, False),
+        Datatype("int8", np.int8, False),
+        Datatype("uint8", np.uint8, False),
+        Datatype("float8_e4m3", np.uint8, True, Float8(3, 7, 0x7E)),
+        Datatype("float8_e5m2", np.uint8, True, Float8(2, 15, 0x7B)),
+    )
+}
 # The names of nccl-tests and rccl-tests, and the short ones.
-DATATYPE_ALIASES = {"float": "float32", "half": "float16", "double": "float64", "fp32": "float32",
-                    "fp16": "float16", "bf16": "bfloat16", "fp64": "float64",
-                    "f8e4m3": "float8_e4m3", "f8e5m2": "float8_e5m2",
-                    "fp8_e4m3": "float8_e4m3", "fp8_e5m2": "float8_e5m2"}
+DATATYPE_ALIASES = {
+    "float": "float32",
+    "half": "float16",
+    "double": "float64",
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "fp64": "float64",
+    "f8e4m3": "float8_e4m3",
+    "f8e5m2": "float8_e5m2",
+    "fp8_e4m3": "float8_e4m3",
+    "fp8_e5m2": "float8_e5m2",
+}
 REDOPS = ("sum", "prod", "max", "min", "avg")  # in the order of nccl-tests
-COMBINE = {"sum": np.add, "avg": np.add, "prod": np.multiply, "min": np.minimum,
-           "max": np.maximum}
+COMBINE = {"sum": np.add, "avg": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum}
 
 
 def quotient(total: Array, ranks: int) -> Array:
@@ -151,8 +167,10 @@ class Collective:
     reduces: bool = False
     shapes: tuple[Shape, ...] = ({},)
     receives: Callable[[Shape, int, int], bool] = lambda shape, rank, ranks: True
-    least_bytes: Callable[[int, int], tuple[int, int]] = (
-        lambda segment, ranks: ((ranks - 1) * segment, segment))
+    least_bytes: Callable[[int, int], tuple[int, int]] = lambda segment, ranks: (
+        (ranks - 1) * segment,
+        segment,
+    )
     no_place: str | None = None
     no_chain: Mapping[str | None, str] = field(default_factory=dict)
 
@@ -191,25 +209,48 @@ def _receives_from_partner(shape: Shape, rank: int, ranks: int) -> bool:
 
 
 _NO_RETURN = "a chain must return its data to their senders; use round_trip"
-COLLECTIVES = {collective.name: collective for collective in (
-    Collective("all_reduce", lambda sent, _, combine: np.stack([combine(sent)] * len(sent)),
-               cut=False, reduces=True,
-               least_bytes=lambda segment, ranks: (2 * segment * (ranks - 1) // ranks, segment)),
-    Collective("all_gather", lambda sent, _, __: np.stack([sent[:, 0]] * len(sent)),
-               receives_all=True),
-    Collective("reduce_scatter", lambda sent, _, combine: combine(sent)[:, None], sends_all=True,
-               reduces=True),
-    Collective("alltoall", lambda sent, _, __: np.swapaxes(sent, 0, 1), sends_all=True,
-               receives_all=True, no_place="an all-to-all has no in-place form",
-               no_chain={"dispatch": _NO_RETURN, "combine": _NO_RETURN}),  # routed to experts
-    Collective("sendrecv",
-               lambda sent, _, __: sent[[partner(rank, len(sent)) for rank in range(len(sent))]],
-               cut=False, shapes=({"way": "one_way"}, {"way": "ping_pong"}),
-               receives=_receives_from_partner,
-               least_bytes=lambda segment, ranks: (segment, 0),
-               no_place="a message cannot be received in place",
-               no_chain={"one_way": "one way returns nothing that the next message could depend "
-                                    "on; use ping_pong"}))}
+COLLECTIVES = {
+    collective.name: collective
+    for collective in (
+        Collective(
+            "all_reduce",
+            lambda sent, _, combine: np.stack([combine(sent)] * len(sent)),
+            cut=False,
+            reduces=True,
+            least_bytes=lambda segment, ranks: (2 * segment * (ranks - 1) // ranks, segment),
+        ),
+        Collective(
+            "all_gather", lambda sent, _, __: np.stack([sent[:, 0]] * len(sent)), receives_all=True
+        ),
+        Collective(
+            "reduce_scatter",
+            lambda sent, _, combine: combine(sent)[:, None],
+            sends_all=True,
+            reduces=True,
+        ),
+        Collective(
+            "alltoall",
+            lambda sent, _, __: np.swapaxes(sent, 0, 1),
+            sends_all=True,
+            receives_all=True,
+            no_place="an all-to-all has no in-place form",
+            no_chain={"dispatch": _NO_RETURN, "combine": _NO_RETURN},
+        ),  # routed to experts
+        Collective(
+            "sendrecv",
+            lambda sent, _, __: sent[[partner(rank, len(sent)) for rank in range(len(sent))]],
+            cut=False,
+            shapes=({"way": "one_way"}, {"way": "ping_pong"}),
+            receives=_receives_from_partner,
+            least_bytes=lambda segment, ranks: (segment, 0),
+            no_place="a message cannot be received in place",
+            no_chain={
+                "one_way": "one way returns nothing that the next message could depend "
+                "on; use ping_pong"
+            },
+        ),
+    )
+}
 
 
 @dataclass(frozen=True)

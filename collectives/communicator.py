@@ -19,22 +19,34 @@ if TYPE_CHECKING:
 
 THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
 # The launchers' variables, which a process can read before MPI is up.
-RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID",
-                  "MV2_COMM_WORLD_RANK")
+RANK_VARIABLES = (
+    "PMI_RANK",
+    "PMIX_RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "SLURM_PROCID",
+    "MV2_COMM_WORLD_RANK",
+)
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "MV2_COMM_WORLD_SIZE")
-LOCAL_SIZE_VARIABLES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE",
-                        "MV2_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE",
-                        "SLURM_TASKS_PER_NODE")
-VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH",
-           "Cray": "Cray MPICH"}
+LOCAL_SIZE_VARIABLES = (
+    "MPI_LOCALNRANKS",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+    "SLURM_STEP_TASKS_PER_NODE",
+    "SLURM_TASKS_PER_NODE",
+)
+VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH", "Cray": "Cray MPICH"}
 
 
 class Disagreement(Exception):
     """Some rank cannot continue. All raise it, with one sentence and all exceptions' `types`.
     `culprit` is the first such rank of the run, with its own words."""
 
-    def __init__(self, sentence: str, types: frozenset[str] = frozenset(),
-                 culprit: tuple[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        sentence: str,
+        types: frozenset[str] = frozenset(),
+        culprit: tuple[int, str] | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.types, self.culprit = types, culprit
 
@@ -74,8 +86,10 @@ def wrong_launcher(library: str) -> str | None:
     else:
         return None
     own = f"the mpirun that came with {name}"
-    return (f"this {name} does not speak {launcher}, which the launcher speaks: start the ranks "
-            f"with {f'{right}, or with {own}' if in_step else own}")
+    return (
+        f"this {name} does not speak {launcher}, which the launcher speaks: start the ranks "
+        f"with {f'{right}, or with {own}' if in_step else own}"
+    )
 
 
 def best_thread_level() -> str:
@@ -98,8 +112,10 @@ def scant_memory() -> str | None:
         room = os.statvfs("/dev/shm")  # its size, because other ranks use it while they start
         size_mib = room.f_blocks * room.f_frsize >> 20
         if size_mib < needed_mib:
-            return (f"/dev/shm has {size_mib} MiB, and MPI may die if {ranks} ranks have less than "
-                    f"{needed_mib} there: give a container more, docker run --shm-size=1g")
+            return (
+                f"/dev/shm has {size_mib} MiB, and MPI may die if {ranks} ranks have less than "
+                f"{needed_mib} there: give a container more, docker run --shm-size=1g"
+            )
     return None
 
 
@@ -139,8 +155,10 @@ class Communicator:
         self.node = world.Split_type(self.mpi.COMM_TYPE_SHARED)
         self.local_rank = self.node.rank
         leaders = world.allgather(self.node.bcast(self.rank))
-        self.nodes = [tuple(rank for rank in range(self.size) if leaders[rank] == leader)
-                      for leader in sorted(set(leaders))]
+        self.nodes = [
+            tuple(rank for rank in range(self.size) if leaders[rank] == leader)
+            for leader in sorted(set(leaders))
+        ]
         self.hosts = len(self.nodes)
         self.host_names: list[str] = world.allgather(platform.node())  # of each rank
 

@@ -25,9 +25,11 @@ ONE_HOST = Unsupported("its ranks are on one host", depends_on_size=True)
 BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
 MOST_WHOLE_BYTES = 16 << 10
 # By collective: the form that reads from peers, and the form that stores into them.
-WITHIN = {"all_reduce": (one_shot.PULL, one_shot.PUSH),
-          "reduce_scatter": (reduce_scatter.PULL, reduce_scatter.PUSH),
-          "all_gather": (allgather.PULL, allgather.PUSH)}
+WITHIN = {
+    "all_reduce": (one_shot.PULL, one_shot.PUSH),
+    "reduce_scatter": (reduce_scatter.PULL, reduce_scatter.PUSH),
+    "all_gather": (allgather.PULL, allgather.PUSH),
+}
 
 
 def between(world: World, ranks: tuple[int, ...]) -> World:
@@ -35,8 +37,13 @@ def between(world: World, ranks: tuple[int, ...]) -> World:
     if ranks not in world.parts:
         communicator = world.communicator.among(ranks)
         world.parts[ranks] = replace(
-            world, communicator=communicator, library=world.library.among(communicator),
-            peers=BETWEEN_HOSTS, node=None, parts={})
+            world,
+            communicator=communicator,
+            library=world.library.among(communicator),
+            peers=BETWEEN_HOSTS,
+            node=None,
+            parts={},
+        )
     return world.parts[ranks]
 
 
@@ -56,8 +63,9 @@ def shards(nodes: list[tuple[int, ...]]) -> Iterator[tuple[Fraction, Fraction, t
 
 def lanes(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """For each place on the largest host, a rank of every host: with this place, or in turn."""
-    return [tuple(ranks[place % len(ranks)] for ranks in nodes)
-            for place in range(max(map(len, nodes)))]
+    return [
+        tuple(ranks[place % len(ranks)] for ranks in nodes) for place in range(max(map(len, nodes)))
+    ]
 
 
 def all_reduce(world: World, node: World, case: Case) -> Iterator[Step]:
@@ -67,19 +75,36 @@ def all_reduce(world: World, node: World, case: Case) -> Iterator[Step]:
     if cut:
         own = cut // node.communicator.size
         place = case.receive + node.communicator.rank * own * size
-        yield node, replace(case, collective=COLLECTIVES["reduce_scatter"], count=own,
-                            receive=place)
+        yield (
+            node,
+            replace(case, collective=COLLECTIVES["reduce_scatter"], count=own, receive=place),
+        )
         for start, end, owners in shards(nodes):
             if rank in owners:
                 at = case.receive + int(start * cut) * size
-                yield owners, replace(
-                    case, count=int((end - start) * cut), send=at, receive=at, in_place=True)
-        yield node, replace(case, collective=COLLECTIVES["all_gather"], count=own, send=place,
-                            in_place=True)
+                yield (
+                    owners,
+                    replace(
+                        case, count=int((end - start) * cut), send=at, receive=at, in_place=True
+                    ),
+                )
+        yield (
+            node,
+            replace(
+                case, collective=COLLECTIVES["all_gather"], count=own, send=place, in_place=True
+            ),
+        )
     if cut < case.count or not cut:
-        yield from whole(world, node, replace(
-            case, count=case.count - cut, send=case.send + cut * size,
-            receive=case.receive + cut * size))
+        yield from whole(
+            world,
+            node,
+            replace(
+                case,
+                count=case.count - cut,
+                send=case.send + cut * size,
+                receive=case.receive + cut * size,
+            ),
+        )
 
 
 def whole(world: World, node: World, case: Case) -> Iterator[Step]:
@@ -107,7 +132,8 @@ def turns(world: World, node: World) -> int:
 def in_lanes(world: World, node: World) -> Iterator[tuple[int, tuple[int, ...]]]:
     """The lanes of this rank, one a turn."""
     yield from enumerate(
-        lanes(world.communicator.nodes)[node.communicator.rank :: node.communicator.size])
+        lanes(world.communicator.nodes)[node.communicator.rank :: node.communicator.size]
+    )
 
 
 def in_a_block(ranks: tuple[int, ...], n: int) -> bool:
@@ -124,14 +150,29 @@ def scatter(world: World, node: World, case: Case) -> Iterator[Step]:
     for turn, host, ranks in windows(world, node):
         send = case.send + ranks[0] * size
         if not in_a_block(ranks, n):
-            yield from copies(world, case, [(case.send + rank * size, spare + place * size)
-                                            for place, rank in enumerate(ranks)])
+            yield from copies(
+                world,
+                case,
+                [
+                    (case.send + rank * size, spare + place * size)
+                    for place, rank in enumerate(ranks)
+                ],
+            )
             send = spare
-        yield node, replace(case, send=send, receive=sums + (turn * hosts + host) * size,
-                            in_place=False)
+        yield (
+            node,
+            replace(case, send=send, receive=sums + (turn * hosts + host) * size, in_place=False),
+        )
     for turn, lane in in_lanes(world, node):
-        yield lane, replace(case, send=sums + turn * hosts * size, in_place=False,
-                            receive=unused if turn else case.receive)
+        yield (
+            lane,
+            replace(
+                case,
+                send=sums + turn * hosts * size,
+                in_place=False,
+                receive=unused if turn else case.receive,
+            ),
+        )
 
 
 def gather(world: World, node: World, case: Case) -> Iterator[Step]:
@@ -143,18 +184,39 @@ def gather(world: World, node: World, case: Case) -> Iterator[Step]:
         yield lane, replace(case, receive=parts + turn * hosts * size, in_place=False)
     for turn, host, ranks in windows(world, node):
         block = in_a_block(ranks, n)
-        yield node, replace(case, send=parts + (turn * hosts + host) * size, in_place=False,
-                            receive=case.receive + ranks[0] * size if block else spare)
+        yield (
+            node,
+            replace(
+                case,
+                send=parts + (turn * hosts + host) * size,
+                in_place=False,
+                receive=case.receive + ranks[0] * size if block else spare,
+            ),
+        )
         if not block:
-            yield from copies(world, case, [(spare + place * size, case.receive + rank * size)
-                                            for place, rank in enumerate(ranks)])
+            yield from copies(
+                world,
+                case,
+                [
+                    (spare + place * size, case.receive + rank * size)
+                    for place, rank in enumerate(ranks)
+                ],
+            )
 
 
 def copies(world: World, case: Case, places: list[tuple[int, int]]) -> Iterator[Step]:
     """Copies of a segment: the library's all-gather of this rank alone."""
     for send, receive in places:
-        yield (world.communicator.rank,), replace(
-            case, collective=COLLECTIVES["all_gather"], send=send, receive=receive, in_place=False)
+        yield (
+            (world.communicator.rank,),
+            replace(
+                case,
+                collective=COLLECTIVES["all_gather"],
+                send=send,
+                receive=receive,
+                in_place=False,
+            ),
+        )
 
 
 def bind(steps: Steps, world: World, case: Case) -> Bound:
@@ -179,8 +241,11 @@ def bind(steps: Steps, world: World, case: Case) -> Bound:
             if isinstance(part, World):
                 with node.communicator.together(DeviceError):
                     bounds[number] = bind_within(node, step)
-    bounds |= {number: bind_flat(between(world, part), step)
-               for number, (part, step) in enumerate(listed) if not isinstance(part, World)}
+    bounds |= {
+        number: bind_flat(between(world, part), step)
+        for number, (part, step) in enumerate(listed)
+        if not isinstance(part, World)
+    }
     operations = [bound for _, bound in sorted(bounds.items()) if isinstance(bound, Operation)]
     reasons = [bound.reason for bound in bounds.values() if isinstance(bound, Unsupported)]
     if reason := world.communicator.first_word(next(iter(reasons), None)):
@@ -214,17 +279,27 @@ def _bind_flat(world: World, case: Case) -> Bound:
     return bind_flat(world, case) if world.node else ONE_HOST
 
 
-FLAT = Algorithm("flat", "between hosts: the library over all ranks, as auto may choose it",
-                 _bind_flat)
+FLAT = Algorithm(
+    "flat", "between hosts: the library over all ranks, as auto may choose it", _bind_flat
+)
 ALL_REDUCE = Algorithm(
-    "hierarchical", "between hosts: reduce-scatter and all-gather within each, the library between",
-    partial(bind, all_reduce), registered=True)
+    "hierarchical",
+    "between hosts: reduce-scatter and all-gather within each, the library between",
+    partial(bind, all_reduce),
+    registered=True,
+)
 REDUCE_SCATTER = Algorithm(
-    "hierarchical", "between hosts: reduce-scatter within each, then the library's between",
-    partial(bind, scatter))
+    "hierarchical",
+    "between hosts: reduce-scatter within each, then the library's between",
+    partial(bind, scatter),
+)
 ALL_GATHER = Algorithm(
-    "hierarchical", "between hosts: the library's all-gather, then one within each",
-    partial(bind, gather))
+    "hierarchical",
+    "between hosts: the library's all-gather, then one within each",
+    partial(bind, gather),
+)
 WHOLE = Algorithm(
-    "hierarchical_whole", "between hosts: one-shot within each, the library between, whole",
-    partial(bind, whole))
+    "hierarchical_whole",
+    "between hosts: one-shot within each, the library between, whole",
+    partial(bind, whole),
+)

@@ -154,8 +154,13 @@ class Library(ABC):
         """Binds a case in one of `variants`."""
 
     @abstractmethod
-    def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
-                      counts: tuple[int, int] | None = None) -> Bound:
+    def bind_exchange(
+        self,
+        world: World,
+        send: tuple[int, Array],
+        receive: tuple[int, Array],
+        counts: tuple[int, int] | None = None,
+    ) -> Bound:
         """Binds a variable all-to-all of bytes. `send` and `receive` are an address and the bytes
         for or from each rank, multiples of 8, which lie back to back there. `counts`: the address
         of an int32 table, (ranks, row length), whose own row this rank has filled, and the row
@@ -235,15 +240,20 @@ class Algorithm:
             return replace(case, build=build, variant="copied" if build.slabs else case.variant)
 
         return replace(
-            self, name=f"{self.name}+{words}", copied=self.copied and not build.slabs,
+            self,
+            name=f"{self.name}+{words}",
+            copied=self.copied and not build.slabs,
             registered=self.registered or build.slabs,
             bind=lambda world, case: self.bind(world, as_built(case)),
-            traffic=lambda ranks, case: self.traffic(ranks, as_built(case)))
+            traffic=lambda ranks, case: self.traffic(ranks, as_built(case)),
+        )
 
 
-def binder(stem: str, entry: str, chunks: Callable[[int], float],
-           rest_bytes: int = 0) -> Callable[[World, Case], Bound]:
+def binder(
+    stem: str, entry: str, chunks: Callable[[int], float], rest_bytes: int = 0
+) -> Callable[[World, Case], Bound]:
     """Binds an entry of kernels/<stem>.cu; half a slab holds `chunks(ranks)` and `rest_bytes`."""
+
     def bind(world: World, case: Case) -> Bound:
         if isinstance(world.peers, Unsupported):
             return world.peers
@@ -253,21 +263,26 @@ def binder(stem: str, entry: str, chunks: Callable[[int], float],
     return bind
 
 
-def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: float,
-                **macros: str) -> Bound:
+def bind_kernel(
+    world: World, case: Case, stem: str, entry: str, room_bytes: float, **macros: str
+) -> Bound:
     """Binds an entry of `kernels/<stem>.cu`; a chunk may take up to `room_bytes`. All ranks call
     it for a registered variant. Raises DeviceError."""
     if isinstance(world.peers, Unsupported):
         return world.peers
     peers, build, chunk_bytes = world.peers, case.build, chunk_that_fits(world, case, room_bytes)
     if build.stream_receive and (case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES):
-        return Unsupported("stores around the caches take whole packs, which must divide the "
-                           "receive buffer's address and a segment's size")
+        return Unsupported(
+            "stores around the caches take whole packs, which must divide the "
+            "receive buffer's address and a segment's size"
+        )
     arguments = peers.arguments(case.send, case.receive, case.count, chunk_bytes)
     if case.variant == "registered":
         entry += "_registered"
-        if not (peers.locate(case.send, arguments.sends)
-                and peers.locate(case.receive, arguments.receives)):
+        if not (
+            peers.locate(case.send, arguments.sends)
+            and peers.locate(case.receive, arguments.receives)
+        ):
             return NOT_MAPPED
     packets_stay = entry == "one_shot_ll" and not world.device.near_peers
     if build.swap is not None and (packets_stay or WITHOUT_SWAP.fullmatch(entry)):
@@ -294,8 +309,10 @@ def build_macros(world: World, case: Case) -> dict[str, str]:
     buffer_bytes = case.segment_bytes * max(case.collective.segments(ranks))
     device = world.device
     far_bytes = device.far_sums_bytes if case.collective.reduces else device.far_copies_bytes
-    flags = {"STREAM_RECEIVE": case.build.stream_receive,
-             "SEVERAL_PAGES": buffer_bytes >= far_bytes}
+    flags = {
+        "STREAM_RECEIVE": case.build.stream_receive,
+        "SEVERAL_PAGES": buffer_bytes >= far_bytes,
+    }
     return macros | case.build.slab_macros | {name: "1" for name, is_set in flags.items() if is_set}
 
 
@@ -326,8 +343,9 @@ def attached(world: World, arguments: Arguments, structure: Any) -> Memory:
 
 
 def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch) -> Arguments:
-    return Arguments(rank=rank, send=send, receive=receive, count=count,
-                     watch=ctypes.addressof(watch))
+    return Arguments(
+        rank=rank, send=send, receive=receive, count=count, watch=ctypes.addressof(watch)
+    )
 
 
 def chunk_that_fits(world: World, case: Case, room_bytes: float) -> int:

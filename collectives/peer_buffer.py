@@ -89,20 +89,31 @@ class PeerBuffer:
     def types(self) -> dict[str, str]:
         """The allocators, the requested sharing mode, and the mode that passed the probe."""
         rank = self.communicator.rank
-        return {"flags": self.controls[rank].type, "data": self.slabs[rank].type,
-                "requested": self.requested, "behaved": self.sharing,
-                "hdp_flush": "before each flag" if any(self.hdp_flush) else "none"}
+        return {
+            "flags": self.controls[rank].type,
+            "data": self.slabs[rank].type,
+            "requested": self.requested,
+            "behaved": self.sharing,
+            "hdp_flush": "before each flag" if any(self.hdp_flush) else "none",
+        }
 
     def arguments(self, send: int, receive: int, count: int, chunk_bytes: int) -> Arguments:
         """The kernels' argument for buffers at these addresses; `count` in elements."""
         pointers = ctypes.c_void_p * MOST_RANKS
         return Arguments(
-            send=send, receive=receive, count=count, chunk_bytes=chunk_bytes,
-            half_bytes=self.half_bytes, timeout_ns=int(self.waits.timeout_s * 1e9),
-            rank=self.communicator.rank, yields=self.waits.yields,
+            send=send,
+            receive=receive,
+            count=count,
+            chunk_bytes=chunk_bytes,
+            half_bytes=self.half_bytes,
+            timeout_ns=int(self.waits.timeout_s * 1e9),
+            rank=self.communicator.rank,
+            yields=self.waits.yields,
             slab=pointers(*(slab.address for slab in self.slabs)),
             control=pointers(*(control.address for control in self.controls)),
-            watch=ctypes.addressof(self.waits.watch), own=self.own.address)
+            watch=ctypes.addressof(self.waits.watch),
+            own=self.own.address,
+        )
 
     def make_room(self, message_bytes: int) -> None:
         """Replaces the slabs by larger ones if messages of this size need them. All ranks call it.
@@ -113,8 +124,9 @@ class PeerBuffer:
             return
         undo = ExitStack()
         try:
-            slabs = share(self.communicator, self.device, self.sharing, slab_bytes(half_bytes),
-                          undo)
+            slabs = share(
+                self.communicator, self.device, self.sharing, slab_bytes(half_bytes), undo
+            )
             larger = replace(self, slabs=slabs, half_bytes=half_bytes)
             probe(larger)
             probe_visibility(larger)
@@ -131,8 +143,16 @@ class PeerBuffer:
         """A new buffer on every rank, mapped by all; this rank's. The ranks of all hosts call it.
         Raises Disagreement on all."""
         with self.communicator.whole.together(Disagreement):
-            self.registered.append(share(self.communicator, self.device, self.sharing,
-                                         max(1, size_bytes), ExitStack(), ordinary=True))
+            self.registered.append(
+                share(
+                    self.communicator,
+                    self.device,
+                    self.sharing,
+                    max(1, size_bytes),
+                    ExitStack(),
+                    ordinary=True,
+                )
+            )
         return self.registered[-1][self.communicator.rank]
 
     def locate(self, address: int, targets: Any) -> bool:
@@ -147,13 +167,21 @@ class PeerBuffer:
         places = self.communicator.all_gather(place)
         if None in places:
             return False
-        targets[: len(places)] = [self.registered[number][peer].address + offset
-                                  for peer, (number, offset) in enumerate(places)]
+        targets[: len(places)] = [
+            self.registered[number][peer].address + offset
+            for peer, (number, offset) in enumerate(places)
+        ]
         return True
 
 
-def share(communicator: Communicator, device: Device, sharing: str, size_bytes: int,
-          undo: ExitStack, ordinary: bool = False) -> list[Memory]:
+def share(
+    communicator: Communicator,
+    device: Device,
+    sharing: str,
+    size_bytes: int,
+    undo: ExitStack,
+    ordinary: bool = False,
+) -> list[Memory]:
     """New memory of every rank, mapped in this process, by rank. All ranks call it, and `undo` if
     it fails. Raises Disagreement if any rank cannot map another's."""
     # Other runs, ranks and allocations have other labels.
@@ -180,8 +208,9 @@ def share(communicator: Communicator, device: Device, sharing: str, size_bytes: 
     return memories
 
 
-def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
-            modes: Sequence[str]) -> PeerBuffer:
+def connect(
+    communicator: Communicator, device: Device, waits: WaitPolicy, modes: Sequence[str]
+) -> PeerBuffer:
     """Allocates, maps and probes in the first mode that works. Raises Disagreement if memory is
     short or no mode works, and ProbeFailed if mapped memory failed a probe."""
     refusals, probe_failed = dict[str, str](), False
@@ -193,8 +222,17 @@ def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
             with communicator.together(DeviceError):
                 own = device.private(ctypes.sizeof(Own))
                 undo.callback(own.close)
-            peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing,
-                               _in_words(refusals), modes[0])
+            peers = PeerBuffer(
+                communicator,
+                device,
+                slabs,
+                controls,
+                own,
+                waits,
+                sharing,
+                _in_words(refusals),
+                modes[0],
+            )
             device.flushes_hdp = any(peers.hdp_flush)
             with communicator.together(DeviceError):
                 write_own(peers, 0)

@@ -64,14 +64,18 @@ def probe(peers: "PeerBuffer") -> None:
 
     def complaint(turn: int) -> str | None:
         for peer in range(size):
-            for verb, owner, number, reader in (("pushed", rank, peer, rank),
-                                                ("pulled", peer, size, size)):
+            for verb, owner, number, reader in (
+                ("pushed", rank, peer, rank),
+                ("pulled", peer, size, size),
+            ):
                 move(sink.address, slot(owner, number))
                 wrong = np.flatnonzero(sink.read() != _pattern(turn, peer, reader))
                 if wrong.size:
-                    return (f"the memory that {name(peer)} {verb} to {name(rank)} has wrong bytes "
-                            f"from offset {number * PROBE_BYTES + wrong[0]} of the slab on, in "
-                            f"turn {turn} of the probe")
+                    return (
+                        f"the memory that {name(peer)} {verb} to {name(rank)} has wrong bytes "
+                        f"from offset {number * PROBE_BYTES + wrong[0]} of the slab on, in "
+                        f"turn {turn} of the probe"
+                    )
         return None
 
     written = [(peer, rank, peer) for peer in range(size)] + [(rank, size, size)]
@@ -119,8 +123,9 @@ def probe_visibility(peers: "PeerBuffer") -> None:
             raise ProbeFailed(sentence)
 
 
-def _probe_once(peers: "PeerBuffer", kernel: Kernel, result: Memory, count: int,
-                blocks: int = 1) -> None:
+def _probe_once(
+    peers: "PeerBuffer", kernel: Kernel, result: Memory, count: int, blocks: int = 1
+) -> None:
     arguments = peers.arguments(0, result.address, count, PROBE_BYTES)
     arguments.timeout_ns = min(arguments.timeout_ns, PROBE_NS)
     peers.device.caller(Step(kernel, arguments, blocks))()
@@ -131,8 +136,10 @@ def _missing(peers: "PeerBuffer", name: str = "flag") -> str | None:
     if not peers.waits.watch.timed_out:
         return None
     rank_name, peer = peers.communicator.rank_name, peers.waits.watch.peer
-    return (f"a {name} from {rank_name(peer)} never arrived in the memory of "
-            f"{rank_name(peers.communicator.rank)}")
+    return (
+        f"a {name} from {rank_name(peer)} never arrived in the memory of "
+        f"{rank_name(peers.communicator.rank)}"
+    )
 
 
 def _stale(counts: np.ndarray[Any, Any], communicator: Communicator) -> str | None:
@@ -141,9 +148,14 @@ def _stale(counts: np.ndarray[Any, Any], communicator: Communicator) -> str | No
     name, rank = communicator.rank_name, communicator.rank
     for path, verb in enumerate(("pushed to", "left for")):
         for writer in map(int, np.flatnonzero(counts[:, path].sum(0))):
-            accesses = [name for name, count in zip(MEMORY_ACCESSES, counts[:, path, writer],
-                                                    strict=True) if count]
-            return (f"within one launch {name(rank)} read stale data after the flag of "
-                    f"{name(writer)}: in what it {verb} {name(rank)}, by accesses of "
-                    f"{', '.join(accesses)}")
+            accesses = [
+                name
+                for name, count in zip(MEMORY_ACCESSES, counts[:, path, writer], strict=True)
+                if count
+            ]
+            return (
+                f"within one launch {name(rank)} read stale data after the flag of "
+                f"{name(writer)}: in what it {verb} {name(rank)}, by accesses of "
+                f"{', '.join(accesses)}"
+            )
     return None

@@ -58,24 +58,35 @@ class Wire:
 
     def bind(self, world: World, case: Case) -> Bound:
         if case.datatype.name not in DATATYPES:
-            return Unsupported(f"only {', '.join(DATATYPES)} can be quantised, not "
-                               f"{case.datatype.name}")
+            return Unsupported(
+                f"only {', '.join(DATATYPES)} can be quantised, not {case.datatype.name}"
+            )
         if case.redop not in ("sum", "avg"):
             return Unsupported(f"only sum and avg can be quantised, not {case.redop}")
         if case.count % BLOCK:
-            return Unsupported(f"only whole blocks of {BLOCK} elements can be quantised",
-                               depends_on_size=True)
+            return Unsupported(
+                f"only whole blocks of {BLOCK} elements can be quantised", depends_on_size=True
+            )
         # Two chunks and two segments of sums as codes and scales, each rounded up by 256 B at most.
         if isinstance(world.peers, Unsupported):
             return world.peers
         room = (world.peers.half_bytes - 8192) / (2 + 2 / world.communicator.size)
         room *= BLOCK * case.datatype.size_bytes / self.wire_bytes(BLOCK)
-        bound = bind_kernel(world, case, "allreduce_two_shot_quantized", "two_shot_quantized", room,
-                            WIRE=self.element)
+        bound = bind_kernel(
+            world,
+            case,
+            "allreduce_two_shot_quantized",
+            "two_shot_quantized",
+            room,
+            WIRE=self.element,
+        )
         if isinstance(bound, Unsupported):
             return bound
-        return replace(bound, expected_sum=partial(self.expected_sum, case.redop),
-                       signal_to_noise_db=partial(self.signal_to_noise_db, world, case))
+        return replace(
+            bound,
+            expected_sum=partial(self.expected_sum, case.redop),
+            signal_to_noise_db=partial(self.signal_to_noise_db, world, case),
+        )
 
     def traffic(self, ranks: int, case: Case) -> Traffic:
         return two_shot_traffic(ranks, case, self.wire_bytes(case.count))
@@ -87,13 +98,19 @@ class Wire:
         count = max(LOSS_ELEMENTS, min(case.count, LOSS_BYTES // datatype.size_bytes))
         with communicator.together(DeviceError, MemoryError):
             send, receive = (world.device.private(count * datatype.size_bytes) for _ in range(2))
-            operation = self.bind(world, replace(case, count=count, send=send.address,
-                                                 receive=receive.address, in_place=False))
+            operation = self.bind(
+                world,
+                replace(
+                    case, count=count, send=send.address, receive=receive.address, in_place=False
+                ),
+            )
         assert not isinstance(operation, Unsupported), operation
         ratios_db = {}
         for number, kind in enumerate(("normal", "heavy-tailed", "outlier channels")):
-            inputs = [_random_elements(kind, datatype, count, [seed, number, rank])
-                      for rank in range(communicator.size)]
+            inputs = [
+                _random_elements(kind, datatype, count, [seed, number, rank])
+                for rank in range(communicator.size)
+            ]
             with communicator.together(DeviceError):
                 send.write(inputs[communicator.rank].view(np.uint8))
                 operation.call()
@@ -115,8 +132,17 @@ def _random_elements(kind: str, datatype: Datatype, count: int, seed: list[int])
     return datatype.encode(values)
 
 
-WIRES = (Wire("int8", "Int8Blocks", 8, 127), Wire("fp8", "Fp8Blocks", 8, 448),
-         Wire("int4", "Int4Blocks", 4, 7))
+WIRES = (
+    Wire("int8", "Int8Blocks", 8, 127),
+    Wire("fp8", "Fp8Blocks", 8, 448),
+    Wire("int4", "Int4Blocks", 4, 7),
+)
 ALGORITHMS = tuple(
-    Algorithm(f"two_shot_{wire.name}", f"lossy: two_shot over {wire.name} in blocks of {BLOCK}",
-              wire.bind, wire.traffic) for wire in WIRES)
+    Algorithm(
+        f"two_shot_{wire.name}",
+        f"lossy: two_shot over {wire.name} in blocks of {BLOCK}",
+        wire.bind,
+        wire.traffic,
+    )
+    for wire in WIRES
+)

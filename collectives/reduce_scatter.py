@@ -5,15 +5,24 @@ from collectives.collective import direct_traffic, ring_traffic
 from collectives.operation import Algorithm, binder
 
 PUSH = Algorithm(
-    "direct_push", "each rank stores every segment into its owner's slab; owners sum",
-    binder("reduce_scatter", "reduce_scatter_push", lambda ranks: 2 * ranks), direct_traffic,
-    pushes=True)
+    "direct_push",
+    "each rank stores every segment into its owner's slab; owners sum",
+    binder("reduce_scatter", "reduce_scatter_push", lambda ranks: 2 * ranks),
+    direct_traffic,
+    pushes=True,
+)
 PULL = Algorithm(
-    "direct_pull", "each rank stores all segments into its own slab; owners read and sum",
-    binder("reduce_scatter", "reduce_scatter_pull", lambda ranks: 2 * ranks), direct_traffic,
-    registered=True)
+    "direct_pull",
+    "each rank stores all segments into its own slab; owners read and sum",
+    binder("reduce_scatter", "reduce_scatter_pull", lambda ranks: 2 * ranks),
+    direct_traffic,
+    registered=True,
+)
 RING = Algorithm(
-    "ring", "partial sums travel around the ring",
+    "ring",
+    "partial sums travel around the ring",
     binder("reduce_scatter", "reduce_scatter_ring", lambda ranks: 2 * max(1, ranks - 1)),
-    ring_traffic, pushes=True)
+    ring_traffic,
+    pushes=True,
+)
 ALGORITHMS = (PUSH, PULL, RING)

@@ -15,10 +15,14 @@ LEGACY_IPC = "HSA_ENABLE_IPC_MODE_LEGACY"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # containers show their host's
 OPENING = ("ipcOpenMemHandle", "cannot be opened", "hosts")  # what namespaces can prevent
 NAMESPACES = {"net": "--network=host", "ipc": "--ipc=host", "pid": "--pid=host"}
-UNSET_LEGACY_IPC = (f"{LEGACY_IPC}=1 is set, and hipIpcGetMemHandle then fails without AMD's own "
-                    f"driver module: unset {LEGACY_IPC}")
-NOT_IMPORTED = ("error 17, the kernel did not import the memory: update ROCm and the kernel, or "
-                f"install amdgpu-dkms and export {LEGACY_IPC}=1")
+UNSET_LEGACY_IPC = (
+    f"{LEGACY_IPC}=1 is set, and hipIpcGetMemHandle then fails without AMD's own "
+    f"driver module: unset {LEGACY_IPC}"
+)
+NOT_IMPORTED = (
+    "error 17, the kernel did not import the memory: update ROCm and the kernel, or "
+    f"install amdgpu-dkms and export {LEGACY_IPC}=1"
+)
 
 
 def legacy_ipc() -> bool:
@@ -33,8 +37,11 @@ def separate_namespaces(communicator: Communicator) -> list[str]:
         boot_id = BOOT_ID.read_text()
         own = {name: os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES}
     ranks = communicator.all_gather((boot_id, own))
-    return [name for name in NAMESPACES
-            if len({(boot, links[name]) for boot, links in ranks}) > len({b for b, _ in ranks})]
+    return [
+        name
+        for name in NAMESPACES
+        if len({(boot, links[name]) for boot, links in ranks}) > len({b for b, _ in ranks})
+    ]
 
 
 def remedy(communicator: Communicator, refusal: str) -> str:
@@ -46,8 +53,10 @@ def remedy(communicator: Communicator, refusal: str) -> str:
         return f" ({UNSET_LEGACY_IPC})"
     if separate and any(words in refusal for words in OPENING):
         options = " ".join(NAMESPACES[name] for name in separate)
-        return (f" (the ranks of one machine do not share their {', '.join(separate)} namespace:"
-                f" start all ranks in one container, or each with docker run {options})")
+        return (
+            f" (the ranks of one machine do not share their {', '.join(separate)} namespace:"
+            f" start all ranks in one container, or each with docker run {options})"
+        )
     if "ipcOpenMemHandle" in refusal and "InvalidDevicePointer" in refusal:
         return f" ({NOT_IMPORTED})"
     return ""

@@ -17,10 +17,14 @@ def _bind(direction: str, world: World, case: Case) -> Bound:
     entry = f"{case.shape['way']}_{direction}"
     if not world.device.near_peers:
         return bind_kernel(world, case, "sendrecv", entry, MOST_CHUNK_BYTES)
-    room_bytes = MOST_CHUNK_BYTES if case.build.chunk_bytes else next(
-        chunk for least, chunk in NEAR_CHUNKS.items() if case.segment_bytes >= least)
-    return bind_kernel(world, case, "sendrecv", entry, room_bytes,
-                       READ_ALONE_BYTES=str(READ_ALONE_BYTES))
+    room_bytes = (
+        MOST_CHUNK_BYTES
+        if case.build.chunk_bytes
+        else next(chunk for least, chunk in NEAR_CHUNKS.items() if case.segment_bytes >= least)
+    )
+    return bind_kernel(
+        world, case, "sendrecv", entry, room_bytes, READ_ALONE_BYTES=str(READ_ALONE_BYTES)
+    )
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
@@ -32,7 +36,18 @@ def _traffic(ranks: int, case: Case) -> Traffic:
 
 
 ALGORITHMS = (
-    Algorithm("direct_push", "the sender stores into the receiver's slab", partial(_bind, "push"),
-              _traffic, pushes=True),
-    Algorithm("direct_pull", "the sender stores into its own slab; the receiver reads it",
-              partial(_bind, "pull"), _traffic, registered=True))
+    Algorithm(
+        "direct_push",
+        "the sender stores into the receiver's slab",
+        partial(_bind, "push"),
+        _traffic,
+        pushes=True,
+    ),
+    Algorithm(
+        "direct_pull",
+        "the sender stores into its own slab; the receiver reads it",
+        partial(_bind, "pull"),
+        _traffic,
+        registered=True,
+    ),
+)

@@ -23,8 +23,9 @@ def choose_gpus(visible: list[list[str]]) -> list[str]:
     return chosen
 
 
-def open_device(communicator: Communicator, name: str,
-                share_gpus: bool) -> tuple[Device, list[str]]:
+def open_device(
+    communicator: Communicator, name: str, share_gpus: bool
+) -> tuple[Device, list[str]]:
     """The device, and a note on what `auto` chose. Raises Disagreement, also if `auto` would choose
     the CPU beside a GPU that CuPy cannot use."""
     if name == "cpu":
@@ -60,8 +61,9 @@ def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str
     try:
         vendor, visible = gpu_driver.visible_gpus()
         if name not in ("auto", vendor):
-            raise DeviceError(f"there is no {name} device here: the installed CuPy is built for "
-                              f"{vendor}")
+            raise DeviceError(
+                f"there is no {name} device here: the installed CuPy is built for {vendor}"
+            )
     except DeviceError as error:
         refusal = str(error)
     visible_by_rank = communicator.node_gather(visible)
@@ -76,32 +78,45 @@ def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -
     sharers = [rank for rank, other in enumerate(chosen) if other == bus_id]
     with communicator.together(DeviceError):
         if len(sharers) > 1 and not share_gpus:
-            raise DeviceError(f"ranks {', '.join(map(str, sharers))} of this host would share GPU "
-                              f"{bus_id}: start one rank a GPU, or add --ranks-share-gpus for a "
-                              "test")
+            raise DeviceError(
+                f"ranks {', '.join(map(str, sharers))} of this host would share GPU "
+                f"{bus_id}: start one rank a GPU, or add --ranks-share-gpus for a "
+                "test"
+            )
         device = GpuDevice(bus_id, len(sharers))
     own = device.name, device.most_blocks, device.threads, len(sharers)
     names, blocks, threads, sharing = zip(*communicator.all_gather(own), strict=True)
     for rank, name in enumerate(names):
         if name != names[0]:
-            raise Disagreement(f"{communicator.rank_name(0)} has a {names[0]} device and "
-                               f"{communicator.rank_name(rank)} a {name} device; a run uses one "
-                               "kind")
+            raise Disagreement(
+                f"{communicator.rank_name(0)} has a {names[0]} device and "
+                f"{communicator.rank_name(rank)} a {name} device; a run uses one "
+                "kind"
+            )
     device.most_blocks, device.threads = min(blocks), min(threads)
     if max(sharing) > 1:  # then no figure of this run measures a wire
         device.sharing = tuple(mode.replace("mapped", "same_device") for mode in device.sharing)
     return device
 
 
-def open_world(communicator: Communicator, device: Device, waits: WaitPolicy, memory: str = "auto",
-               graph: bool = False) -> World:
+def open_world(
+    communicator: Communicator,
+    device: Device,
+    waits: WaitPolicy,
+    memory: str = "auto",
+    graph: bool = False,
+) -> World:
     """Maps the peers' memory, or says in `peers` why that failed. `memory` is `auto`, `mapped` or
     `host_staged`. Raises Disagreement if memory cannot be shared."""
-    modes = [mode for mode in device.sharing
-             if memory == "auto" or (memory == "host_staged") == (mode == "host_staged")]
+    modes = [
+        mode
+        for mode in device.sharing
+        if memory == "auto" or (memory == "host_staged") == (mode == "host_staged")
+    ]
     if not modes:
-        raise Disagreement(f"--memory {memory}: the {device.name} device has "
-                           f"{', '.join(device.sharing)}")
+        raise Disagreement(
+            f"--memory {memory}: the {device.name} device has {', '.join(device.sharing)}"
+        )
     library = _open_library(communicator, device)
     if communicator.hosts == 1:
         peers = _map_peers(communicator, device, waits, modes)
@@ -115,7 +130,8 @@ def open_world(communicator: Communicator, device: Device, waits: WaitPolicy, me
 def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
     """The world of this host's ranks. Its memory is mapped on all hosts or on none."""
     communicator = world.communicator.among(
-        next(ranks for ranks in world.communicator.nodes if world.communicator.rank in ranks))
+        next(ranks for ranks in world.communicator.nodes if world.communicator.rank in ranks)
+    )
     peers: PeerBuffer | Unsupported
     try:
         peers = _map_peers(communicator, world.device, waits, modes)
@@ -127,14 +143,22 @@ def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
     elif isinstance(peers, PeerBuffer):
         kinds = world.communicator.all_gather(peers.kind)
         if other := next((kind for kind in kinds if kind != kinds[0]), None):
-            peers = Unsupported(f"the hosts differ: memory is {kinds[0]} for rank 0 and {other} "
-                                f"for rank {kinds.index(other)}; --memory host_staged is alike")
-    return replace(world, communicator=communicator, peers=peers,
-                   library=world.library.among(communicator), parts={})
+            peers = Unsupported(
+                f"the hosts differ: memory is {kinds[0]} for rank 0 and {other} "
+                f"for rank {kinds.index(other)}; --memory host_staged is alike"
+            )
+    return replace(
+        world,
+        communicator=communicator,
+        peers=peers,
+        library=world.library.among(communicator),
+        parts={},
+    )
 
 
-def _map_peers(communicator: Communicator, device: Device, waits: WaitPolicy,
-               modes: Sequence[str]) -> PeerBuffer | Unsupported:
+def _map_peers(
+    communicator: Communicator, device: Device, waits: WaitPolicy, modes: Sequence[str]
+) -> PeerBuffer | Unsupported:
     if communicator.size > MOST_RANKS:
         return Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most")
     try:

@@ -21,8 +21,12 @@ from reframe.core.builtins import run_after, run_before, sanity_function, variab
 
 FILES = "results"  # in the stage folder
 MOST_NAMES = 8  # of measured cases in a message
-DEFAULTS = {"mode": ["isolated"], "variant": ["copied", "plain"], "datatype": ["float32"],
-            "redop": ["sum"]}
+DEFAULTS = {
+    "mode": ["isolated"],
+    "variant": ["copied", "plain"],
+    "datatype": ["float32"],
+    "redop": ["sum"],
+}
 UNITS = ("B", 0), ("KiB", 10), ("MiB", 20), ("GiB", 30)
 
 
@@ -68,16 +72,20 @@ class WiretaxAllReduce(rfm.RunOnlyRegressionTest):
         ok = [name for name, case in cases.items() if case["status"] == "ok"]
         if end["kind"] != "end":
             return sn.assert_true(False, msg=f"the run was cut: {self.last_words()}")
-        problems = [f"{name}: {case['reason'] or case['status']}" for name, case in cases.items()
-                    if case["status"] in ("wrong", "not measured")]
+        problems = [
+            f"{name}: {case['reason'] or case['status']}"
+            for name, case in cases.items()
+            if case["status"] in ("wrong", "not measured")
+        ]
         if end["status"] != "complete":
             problems.insert(0, f"the run is {end['status']}: {end['reason']}")
         if not ok:
             problems.append("no case was measured")
         elif unknown := sorted(self.references.keys() - set(ok)):
-            problems.append(f"references name no measured case: {', '.join(unknown)}; "
-                            f"measured were {', '.join(ok[:MOST_NAMES])}"
-                            + ", ..." * (len(ok) > MOST_NAMES))
+            problems.append(
+                f"references name no measured case: {', '.join(unknown)}; "
+                f"measured were {', '.join(ok[:MOST_NAMES])}" + ", ..." * (len(ok) > MOST_NAMES)
+            )
         return sn.assert_false(problems, msg="; ".join(problems))
 
     @run_before("performance")
@@ -87,8 +95,9 @@ class WiretaxAllReduce(rfm.RunOnlyRegressionTest):
                 times = (case["mode"] != "chained" and case["total_us"]) or case["time_us"]
                 us = sn.defer(times["median"])
                 self.perf_variables[name] = sn.make_performance_function(us, "us")
-        self.reference = {"*": {name: (us, None, self.tolerance, "us")
-                                for name, us in self.references.items()}}
+        self.reference = {
+            "*": {name: (us, None, self.tolerance, "us") for name, us in self.references.items()}
+        }
 
     def records(self):
         """The lines of the run, none if there is no run."""

@@ -19,7 +19,8 @@ KERNEL await_copies(LAUNCHED_WITH(Mark) m) {
 RANK_KERNEL(leave) { leave_launch(a, enter_launch(a)); }
 
 // Reduces the `count` elements at the first two of `sends`.
-template <Finish FINISH> DEVICE void add_both(const Arguments& a) {
+template <Finish FINISH>
+DEVICE void add_both(const Arguments& a) {
   in_parts(a.count, [&](long at, long n) {
     reduce<FINISH, 2>(Output{a.receive + at}, Sources<2>{{a.sends[0] + at, a.sends[1] + at}}, n);
   });

@@ -34,6 +34,6 @@ RANK_KERNEL(two_shot_multimem) {
   const auto copy_out = [&](Segment s, const char* sums) {
     copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums, s.count);
   };
-  in_beats<MULTICASTS, EVERY, PACK_ELEMENTS>(
-      a, most, segment_of(most, 0).count * ELEMENT_BYTES, copy_in, add, copy_out);
+  in_beats<MULTICASTS, EVERY, PACK_ELEMENTS>(a, most, segment_of(most, 0).count * ELEMENT_BYTES,
+                                             copy_in, add, copy_out);
 }

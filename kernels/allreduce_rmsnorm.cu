@@ -49,14 +49,16 @@ KERNEL allreduce_rmsnorm_pull(LAUNCHED_WITH(Arguments) launched) {
 KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
   const Norm& n = norm_of(launched);
   const Arguments& a = n.ranks;
-  in_users_buffers(a, [] {}, [&] {
-    const Sources<WORLD> all = rows_of_all(a, a.send, [&](int r) { return a.sends[r]; });
-    for_tokens_of_block(0, n.tokens, [&](long t) {
-      Sources<WORLD> rows = all;
-      for (const char*& row : rows.at) row += t * n.hidden * ELEMENT_BYTES;
-      norm_row<WORLD>(n, t, rows);
-    });
-  });
+  in_users_buffers(
+      a, [] {},
+      [&] {
+        const Sources<WORLD> all = rows_of_all(a, a.send, [&](int r) { return a.sends[r]; });
+        for_tokens_of_block(0, n.tokens, [&](long t) {
+          Sources<WORLD> rows = all;
+          for (const char*& row : rows.at) row += t * n.hidden * ELEMENT_BYTES;
+          norm_row<WORLD>(n, t, rows);
+        });
+      });
 }
 
 // Sums go into the peers' receive buffers, as in two_shot_direct_registered. A peer overwrites each
@@ -69,19 +71,20 @@ KERNEL allreduce_rmsnorm_direct_registered(LAUNCHED_WITH(Arguments) launched) {
     const Segment segment = segment_of<1>(n.tokens, rank);
     for_tokens_of_block(segment.start, segment.start + segment.count, each);
   };
-  in_users_buffers(a, [] {}, [&] {
-    for_tokens_of(a.rank, [&](long t) {
-      PeerRows<WORLD> peers;
-      for (int d = 1; d < WORLD; ++d)
-        peers.at[d] = Slab{of_thread(a.receives, (int)((a.rank + d) % WORLD)) + t * row_bytes};
-      const auto from_peer = [&](int r) { return a.sends[r] + t * row_bytes; };
-      norm_row<WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer), peers);
-    });
-  });
+  in_users_buffers(
+      a, [] {},
+      [&] {
+        for_tokens_of(a.rank, [&](long t) {
+          PeerRows<WORLD> peers;
+          for (int d = 1; d < WORLD; ++d)
+            peers.at[d] = Slab{of_thread(a.receives, (int)((a.rank + d) % WORLD)) + t * row_bytes};
+          const auto from_peer = [&](int r) { return a.sends[r] + t * row_bytes; };
+          norm_row<WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer), peers);
+        });
+      });
   for (int d = 1; d < WORLD; ++d)
-    for_tokens_of((a.rank + d) % WORLD, [&](long t) {
-      norm_row<1>(n, t, Sources<1>{{a.receive + t * row_bytes}});
-    });
+    for_tokens_of((a.rank + d) % WORLD,
+                  [&](long t) { norm_row<1>(n, t, Sources<1>{{a.receive + t * row_bytes}}); });
 }
 
 // The compute alone: `send` is the sum.

@@ -4,7 +4,8 @@
 #include "include/quantize.h"
 #include "include/two_shot.h"
 
-template <bool ALIGNED> DEVICE void quantize(CodedSlab to, const char* from, long count) {
+template <bool ALIGNED>
+DEVICE void quantize(CodedSlab to, const char* from, long count) {
   const unsigned step = (unsigned)afresh((int)threads());
   const unsigned packs = (unsigned)(count / PACK_ELEMENTS);
   for (unsigned u = (unsigned)thread(); u < to.units; u += step)
@@ -17,26 +18,30 @@ template <int BATCH, int SOURCES, class Put>
 DEVICE void add_up(const CodedSlab (&from)[SOURCES], Put put) {
   constexpr int AT_ONCE = SOURCES < 4 ? SOURCES : 4;
   const unsigned step = (unsigned)afresh((int)threads()), units = from[0].units;
-  const auto load = [&](CodedUnit (&q)[AT_ONCE], unsigned u, int first) {
-    UNROLLED for (int s = 0; s < AT_ONCE; ++s)
+  const auto load = [&](CodedUnit(&q)[AT_ONCE], unsigned u, int first) {
+    UNROLLED
+    for (int s = 0; s < AT_ONCE; ++s)
       if (first + s < SOURCES) q[s] = from[first + s].load(u);
   };
-  const auto add = [&](WideUnit& total, const CodedUnit (&q)[AT_ONCE], int first) {
-    UNROLLED for (int s = first == 0; s < AT_ONCE; ++s)
+  const auto add = [&](WideUnit& total, const CodedUnit(&q)[AT_ONCE], int first) {
+    UNROLLED
+    for (int s = first == 0; s < AT_ONCE; ++s)
       if (first + s < SOURCES) {
         const WideUnit next = dequantized(q[s]);
-        UNROLLED for (int k = 0; k < FLOATS; ++k)
-          total.f[k] = REDOP::combine(total.f[k], next.f[k]);
-        UNROLLED for (int k = 0; k < FLOATS; ++k) summed_so_far(total.f[k]);
+        UNROLLED
+        for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::combine(total.f[k], next.f[k]);
+        UNROLLED
+        for (int k = 0; k < FLOATS; ++k) summed_so_far(total.f[k]);
       }
   };
-  const auto finish = [&](unsigned u, const CodedUnit (&q)[AT_ONCE]) {
+  const auto finish = [&](unsigned u, const CodedUnit(&q)[AT_ONCE]) {
     WideUnit total = dequantized(q[0]);
     add(total, q, 0);
-    UNROLLED for (int first = AT_ONCE; first < SOURCES; first += AT_ONCE) {
+    UNROLLED
+    for (int first = AT_ONCE; first < SOURCES; first += AT_ONCE) {
       CodedUnit more[AT_ONCE];
       load(more, u, first);
-      loads_first<AT_ONCE * (CODE_PACKS + BLOCKS)>();
+      loads_first<AT_ONCE*(CODE_PACKS + BLOCKS)>();
       add(total, more, first);
     }
     put(u, total);
@@ -44,9 +49,11 @@ DEVICE void add_up(const CodedSlab (&from)[SOURCES], Put put) {
   unsigned u = (unsigned)thread();
   for (; u + (BATCH - 1) * step < units; u += BATCH * step) {
     CodedUnit batch[BATCH][AT_ONCE];
-    UNROLLED for (int k = 0; k < BATCH; ++k) load(batch[k], u + k * step, 0);
-    loads_first<BATCH * AT_ONCE * (CODE_PACKS + BLOCKS)>();
-    UNROLLED for (int k = 0; k < BATCH; ++k) finish(u + k * step, batch[k]);
+    UNROLLED
+    for (int k = 0; k < BATCH; ++k) load(batch[k], u + k * step, 0);
+    loads_first<BATCH * AT_ONCE*(CODE_PACKS + BLOCKS)>();
+    UNROLLED
+    for (int k = 0; k < BATCH; ++k) finish(u + k * step, batch[k]);
   }
   for (; BATCH > 1 && u < units; u += step) {
     CodedUnit rest[AT_ONCE];
@@ -64,15 +71,19 @@ RANK_KERNEL(two_shot_quantized) {
   const auto copy_in = [&](Segment s, char* codes) {
     const CodedSlab to{codes, units_of(s.count), room};
     const char* from = a.send + s.start * ELEMENT_BYTES;
-    if (is_aligned(from)) quantize<true>(to, from, s.count);
-    else quantize<false>(to, from, s.count);
+    if (is_aligned(from))
+      quantize<true>(to, from, s.count);
+    else
+      quantize<false>(to, from, s.count);
   };
   const auto add = [&](Segment s, auto input, auto sums) {
     const CodedSlab to{sums(a.rank), units_of(s.count), room};
     CodedSlab inputs[WORLD];
-    UNROLLED for (int r = 0; r < WORLD; ++r) inputs[r] = {input(r), to.units, room};
+    UNROLLED
+    for (int r = 0; r < WORLD; ++r) inputs[r] = {input(r), to.units, room};
     add_up<batch_of(WORLD * CODE_PACKS)>(inputs, [&](unsigned u, WideUnit total) {
-      UNROLLED for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::finish(total.f[k]);
+      UNROLLED
+      for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::finish(total.f[k]);
       to.put(u, quantized(total));
     });
   };

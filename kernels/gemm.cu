@@ -14,8 +14,8 @@ struct Background {
   long items;          // after the last of them the first is next
   long long* ends_ns;  // [most]: the time at which each multiplication ended
   long most;
-  long done;           // multiplications so far; the host reads it meanwhile
-  u64 stop;            // the host sets it
+  long done;  // multiplications so far; the host reads it meanwhile
+  u64 stop;   // the host sets it
 };
 constexpr int ROWS = 8;
 constexpr long PACKS = 64 / sizeof(pack);  // of an item's columns

@@ -9,7 +9,8 @@
 // 2 (n-1)/n S bytes, rounded to ELEMENT: the bits are those of `gemv` and a one-shot all-reduce.
 #include "include/gemv.h"
 
-template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
+template <bool REGISTERED>
+DEVICE void gemv_allreduce(const Gemv& g) {
   const Arguments& a = g.ranks;
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const long hidden = g.hidden, segment = (hidden / WORLD + 63) / 64 * 64;
@@ -43,9 +44,8 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
       const long owner = (a.rank + d) % WORLD;
       const Segment rows = rows_of(owner, step);
       char* parts = place(a.rank, owner, owner, PARTS);
-      compute_rows(g, rows.start, rows.start + rows.count, [&](long at, pack part) {
-        Element::store_sums(parts + at, part, STREAM_SLAB);
-      });
+      compute_rows(g, rows.start, rows.start + rows.count,
+                   [&](long at, pack part) { Element::store_sums(parts + at, part, STREAM_SLAB); });
       signal(a, peers, stamp(epoch, ++done));
     }
   for (long step = 0; step < steps; ++step) {  // 2
@@ -66,8 +66,10 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
       // Registered, the peer's user has read these lines: stores into them would delay the sums.
       const Output sums{a.receive + at};
       const OutputAndSlab sums_for_two{sums, {sums_at(1) + at}};
-      if (REGISTERED) reduce<COMPLETE, WORLD>(sums, all, rows.count, this_block());
-      else reduce<COMPLETE, WORLD>(sums_for_two, all, rows.count, this_block());
+      if (REGISTERED)
+        reduce<COMPLETE, WORLD>(sums, all, rows.count, this_block());
+      else
+        reduce<COMPLETE, WORLD>(sums_for_two, all, rows.count, this_block());
     }
     for (long d = REGISTERED ? 1 : 2; d < afresh(WORLD); ++d)
       copy_rows(Slab{sums_at(d)}, a.receive, rows);
@@ -121,12 +123,16 @@ DEVICE void gemv_allreduce_of_two(const Gemv& g) {
 DEVICE const Gemv& gemv_of(const Arguments& a) { return *(const Gemv*)a.more; }
 
 extern "C" __global__ UP_TO_256_THREADS void gemv_allreduce(LAUNCHED_WITH(Arguments) a) {
-  if constexpr (SWAP && WORLD == 2) gemv_allreduce_of_two(gemv_of(a));
-  else gemv_allreduce<false>(gemv_of(a));
+  if constexpr (SWAP && WORLD == 2)
+    gemv_allreduce_of_two(gemv_of(a));
+  else
+    gemv_allreduce<false>(gemv_of(a));
 }
 extern "C" __global__ UP_TO_256_THREADS void gemv_allreduce_registered(LAUNCHED_WITH(Arguments) a) {
-  if constexpr (SWAP && WORLD == 2) gemv_allreduce_of_two(gemv_of(a));
-  else gemv_allreduce<true>(gemv_of(a));
+  if constexpr (SWAP && WORLD == 2)
+    gemv_allreduce_of_two(gemv_of(a));
+  else
+    gemv_allreduce<true>(gemv_of(a));
 }
 
 // The compute alone, into `send`.

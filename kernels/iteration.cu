@@ -3,7 +3,9 @@
 #include "include/pack.h"
 
 // The number of wrong elements; for the first counted: iteration, offset in bytes, and the bits.
-struct Wrong { u64 elements, iteration, offset, expected, got; };
+struct Wrong {
+  u64 elements, iteration, offset, expected, got;
+};
 
 // A buffer of segments: in iteration t, element i of one is element (i + t) mod `period` of its
 // table, which repeats the period, so that `table_bytes` can be copied from any start.
@@ -16,7 +18,8 @@ struct Pattern {
 };
 
 // Calls each(piece of the buffer, its expected content, bytes) for the pieces of this block.
-template <class Each> DEVICE void for_pieces(const Pattern& p, Each each) {
+template <class Each>
+DEVICE void for_pieces(const Pattern& p, Each each) {
   const u64 iteration = *(volatile const u64*)&p.watch->iteration;
   const char* table = p.tables + (long)(iteration % (u64)p.period) * p.element_bytes;
   for (long s = 0; s < p.segments; ++s, table += p.table_bytes + p.period * p.element_bytes)
@@ -36,7 +39,9 @@ KERNEL write_pattern(LAUNCHED_WITH(Pattern) p) {
   });
 }
 
-struct PackBits { u64 of[sizeof(pack) / 8]; };
+struct PackBits {
+  u64 of[sizeof(pack) / 8];
+};
 DEVICE bool differ(pack x, pack y) {
   const PackBits a = reinterpret<PackBits>(x), b = reinterpret<PackBits>(y);
   u64 bits = 0;

@@ -13,7 +13,8 @@ struct Transfer {
 constexpr long PIECE_BYTES = 64 << 10;  // copied between two looks at the flag
 
 // A rank that waits calls meanwhile(flag, stamp). No rank leaves before everything has moved.
-template <Path PATH, class Meanwhile> DEVICE void move(const Transfer& t, Meanwhile meanwhile) {
+template <Path PATH, class Meanwhile>
+DEVICE void move(const Transfer& t, Meanwhile meanwhile) {
   const Arguments& a = t.ranks;
   const unsigned epoch = enter_launch(a);
   const int other = (int)(PATH == PUSH ? t.to : t.from);
@@ -31,8 +32,12 @@ template <Path PATH, class Meanwhile> DEVICE void move(const Transfer& t, Meanwh
   leave_launch(a, epoch);
 }
 
-KERNEL link_push(LAUNCHED_WITH(Transfer) t) { move<PUSH>(t, [](const u64*, u64) {}); }
-KERNEL link_pull(LAUNCHED_WITH(Transfer) t) { move<PULL>(t, [](const u64*, u64) {}); }
+KERNEL link_push(LAUNCHED_WITH(Transfer) t) {
+  move<PUSH>(t, [](const u64*, u64) {});
+}
+KERNEL link_pull(LAUNCHED_WITH(Transfer) t) {
+  move<PULL>(t, [](const u64*, u64) {});
+}
 
 // On a GPU `beside` is in host memory: a copy from the host during the peer's transfer.
 KERNEL link_push_beside_host_copy(LAUNCHED_WITH(Transfer) t) {

@@ -63,7 +63,8 @@ RANK_KERNEL(push_out) { store_into(a, (a.rank + 1) % WORLD); }
 struct Digest {
   words* digest;
   DEVICE bool aligned() const { return true; }
-  template <class Place> DEVICE void put(Place, int, pack p) const {
+  template <class Place>
+  DEVICE void put(Place, int, pack p) const {
     for (int k = 0; k < REGISTERS; ++k) *digest ^= p.r[k];
   }
 };
@@ -100,23 +101,32 @@ RANK_KERNEL(copy_local) { copy_message(a); }
 
 // A chain's next input, from a result. A sum is divided by WORLD, so that it does not grow; rank 0
 // adds one and the last rank subtracts one, so that ranks' data differ and the sum stays the same.
-template <class Op, class Lane> DEVICE Lane next_of(Op, Lane a, short) { return a; }
+template <class Op, class Lane>
+DEVICE Lane next_of(Op, Lane a, short) {
+  return a;
+}
 // Not a product, which only some compilers fuse with the sum: results would differ.
-template <class Lane> DEVICE Lane next_of(Sum, Lane a, short offset) { return a / WORLD + offset; }
+template <class Lane>
+DEVICE Lane next_of(Sum, Lane a, short offset) {
+  return a / WORLD + offset;
+}
 DEVICE int8s next_of(Sum, int8s a, short offset) { return a / WORLD + (signed char)offset; }
 DEVICE uint8s next_of(Sum, uint8s a, short offset) { return a / WORLD + (unsigned char)offset; }
 struct NextSend {
   Output send;
   short offset;
   DEVICE bool aligned() const { return send.aligned(); }
-  template <class Place> DEVICE void put(Place place, int k, pack p) const {
+  template <class Place>
+  DEVICE void put(Place place, int k, pack p) const {
     typename Element::values v = Element::widen(p);
-    UNROLLED for (auto& lane : v.v) lane = next_of(REDOP{}, lane, offset);
+    UNROLLED
+    for (auto& lane : v.v) lane = next_of(REDOP{}, lane, offset);
     send.put(place, k, Element::narrow(v));
   }
 };
 // For SENT and RECEIVED segments of `count` elements.
-template <int SENT, int RECEIVED> DEVICE void make_next_send(const Arguments& a) {
+template <int SENT, int RECEIVED>
+DEVICE void make_next_send(const Arguments& a) {
   const long segment_bytes = a.count * ELEMENT_BYTES, own = a.rank % SENT;
   for (long d = 1; d <= SENT; ++d) {  // its own last: in place, the others are made from it
     const long segment = (own + d) % SENT, from = (segment + a.rank + 1) % RECEIVED;

@@ -13,25 +13,30 @@ struct Halves {
   unsigned short of[sizeof(pack) / 2];
   static DEVICE void store(char* at, pack p) {
     const Halves h = reinterpret<Halves>(p);
-    UNROLLED for (unsigned k = 0; k < sizeof(pack) / 2; ++k) store_2_bytes(at + 2 * k, h.of[k]);
+    UNROLLED
+    for (unsigned k = 0; k < sizeof(pack) / 2; ++k) store_2_bytes(at + 2 * k, h.of[k]);
   }
   static DEVICE pack load(const char* at) {
     Halves h;
-    UNROLLED for (unsigned k = 0; k < sizeof(pack) / 2; ++k)
+    UNROLLED
+    for (unsigned k = 0; k < sizeof(pack) / 2; ++k)
       h.of[k] = (unsigned short)load_2_bytes(at + 2 * k);
     return reinterpret<pack>(h);
   }
 };
-template <class Piece> struct InPieces {
+template <class Piece>
+struct InPieces {
   static DEVICE void store(char* at, pack p) { store_pieces<Piece>(at, p); }
   static DEVICE pack load(const char* at) { return load_pieces<Piece>(at); }
 };
-template <bool STREAM> struct WholePack {
+template <bool STREAM>
+struct WholePack {
   static DEVICE void store(char* at, pack p) { store_aligned_pack(at, 0, p, STREAM); }
   static DEVICE pack load(const char* at) { return load_aligned_pack(at, 0); }
 };
 // As MEMORY_ACCESSES in probe.py names them.
-template <class Each> DEVICE void for_accesses(Each each) {
+template <class Each>
+DEVICE void for_accesses(Each each) {
   each(0, Halves{});
   each(1, InPieces<unsigned>{});
   each(2, InPieces<u64>{});
@@ -43,8 +48,8 @@ template <class Each> DEVICE void for_accesses(Each each) {
 DEVICE unsigned round_of(unsigned epoch, unsigned step) { return epoch << 8 | step; }
 // A word that differs in both halves from those of other rounds.
 DEVICE unsigned pattern_word(unsigned round, long writer, long owner, unsigned place) {
-  const unsigned x = round * 0x9e37u + (unsigned)(writer * MOST_RANKS + owner) * 0x6a0bu +
-                     place * 0x85ebu;
+  const unsigned x =
+      round * 0x9e37u + (unsigned)(writer * MOST_RANKS + owner) * 0x6a0bu + place * 0x85ebu;
   return (x & 0xffffu) * 0x10001u;
 }
 DEVICE pack pattern(unsigned round, long writer, long owner, unsigned i) {
@@ -70,8 +75,8 @@ DEVICE char* region(const Arguments& a, unsigned epoch, long owner, long writer,
   return half_of(a, owner, epoch) + number * a.chunk_bytes;
 }
 // Calls each(i) for this thread's items of a region. Other threads of its block read than wrote.
-template <class Each> DEVICE void for_items(const Arguments& a, unsigned item_bytes, bool reads,
-                                            Each each) {
+template <class Each>
+DEVICE void for_items(const Arguments& a, unsigned item_bytes, bool reads, Each each) {
   const unsigned items = (unsigned)a.chunk_bytes / item_bytes / blocks(), first = block() * items;
   const unsigned t = reads ? threads_in_block() - 1 - thread_in_block() : thread_in_block();
   for (unsigned i = t; i < items; i += threads_in_block()) each(first + i);
@@ -129,7 +134,8 @@ RANK_KERNEL(show_stores) {
   const unsigned epoch = enter_launch(a);
   for (unsigned step = 1; step <= (unsigned)a.count; ++step) {
     const unsigned round = round_of(epoch, step);
-    AS_WRITTEN for (int d = 0; d < WORLD; ++d) {
+    AS_WRITTEN
+    for (int d = 0; d < WORLD; ++d) {
       const long owner = (a.rank + d) % WORLD;
       for_accesses([&](int access, auto by) {
         char* to = region(a, epoch, owner, a.rank, access, round);
@@ -140,7 +146,8 @@ RANK_KERNEL(show_stores) {
     }
     signal(a, everyone_but(a.rank), stamp(epoch, step));
     wait(a, everyone_but(a.rank), stamp(epoch, step));
-    AS_WRITTEN for (int d = 1; d < WORLD; ++d) {
+    AS_WRITTEN
+    for (int d = 1; d < WORLD; ++d) {
       const long writer = (a.rank + d) % WORLD;
       for_accesses([&](int access, auto by) {
         compare(a, epoch, a.rank, writer, access, round, by);

@@ -7,7 +7,8 @@ constexpr int SLOTS = 8;
 // With SWAP: as many slots as fit into this part of a half, but at least LEAST_SLOTS.
 constexpr long WINDOW_BYTES = 262144, WINDOW_WITH_ANSWER_BYTES = 524288, LEAST_SLOTS = 6;
 
-template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
+template <Path PATH, int LEGS>
+DEVICE void send_receive(const Arguments& a) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const long partner = a.rank ^ 1;
   // With SWAP the answer goes back through the slots of the message, in the same slab.
@@ -42,11 +43,13 @@ template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
         const char* slab = slot(BACK ? owner_of_both : PATH == PUSH ? a.rank : partner);
         char* to = a.receive + start * ELEMENT_BYTES;
         const bool sent_again = SWAP && (!BACK || chunk + slots < chunks);
-        if constexpr (TAKEN_BYTES == 0) copy(Output{to}, slab, n);
-        else in_parts<TAKEN_BYTES / ELEMENT_BYTES>(n, [&](long at, long m) {
-          copy(Output{to + at}, slab + at, m);
-          if (sent_again) take_over(slab + at, m * ELEMENT_BYTES);
-        });
+        if constexpr (TAKEN_BYTES == 0)
+          copy(Output{to}, slab, n);
+        else
+          in_parts<TAKEN_BYTES / ELEMENT_BYTES>(n, [&](long at, long m) {
+            copy(Output{to + at}, slab + at, m);
+            if (sent_again) take_over(slab + at, m * ELEMENT_BYTES);
+          });
       }
       signal(a, 1u << partner, stamp(epoch, done));
     }
@@ -62,7 +65,8 @@ RANK_KERNEL(ping_pong_pull) { send_receive<PULL, 2>(a); }
 
 // Both ranks move a half at once: the receiver reads the first, the sender stores the second. On a
 // CPU the receiver reads a short message alone, as stores go into lines that its user has read.
-template <int LEGS> DEVICE void send_receive_registered(const Arguments& a) {
+template <int LEGS>
+DEVICE void send_receive_registered(const Arguments& a) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const long partner = a.rank ^ 1;
   const long half = (a.count / 2 + PACK_ELEMENTS - 1) / PACK_ELEMENTS * PACK_ELEMENTS;
@@ -75,9 +79,8 @@ template <int LEGS> DEVICE void send_receive_registered(const Arguments& a) {
     const char* from = sends ? a.send : of_thread(a.sends, (int)partner);
     char* to = sends ? of_thread(a.receives, (int)partner) : a.receive;
     const long start = (sends ? first : 0) * ELEMENT_BYTES;
-    in_parts(sends ? a.count - first : first, [&](long at, long n) {
-      copy(Output{to + start + at}, from + start + at, n);
-    });
+    in_parts(sends ? a.count - first : first,
+             [&](long at, long n) { copy(Output{to + start + at}, from + start + at, n); });
     signal(a, 1u << partner, stamp(epoch, 2 + leg));
     wait(a, 1u << partner, stamp(epoch, 2 + leg));
   }

@@ -18,29 +18,59 @@ from reports.store.foreign import printable
 COMMANDS = {
     "show": ("tables.show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
     "index": ("store.index", "keeps the runs of a store in columns, for fast reports", "results/"),
-    "export": ("tables.export", "writes the cases of runs as CSV, Parquet or OpenMetrics",
-               "results/ --openmetrics"),
-    "import": ("imports.command", "imports logs of nccl-tests, rccl-tests, mscclpp-test, OSU, IMB",
-               "slurm-1234.out"),
-    "compare": ("verdicts.compare", "compares runs or campaigns: ratios, intervals, verdicts",
-                "results/campaign-1a2b3c4d --plot ratios.svg"),
-    "regress": ("verdicts.regress", "tells whether the current is slower than the baseline: a gate",
-                "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml"),
-    "accept": ("verdicts.accept", "stores the current runs as the new baseline",
-               '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
-    "history": ("trends.history", "tells which cases changed in a folder of runs, and when",
-                "results/ --plot history.svg"),
-    "fleet": ("trends.fleet", "names the nodes that are slower than their peers, wrong or failed",
-              "results/"),
-    "advise": ("advice.advise", "advises how to split a model over GPUs, from a run's all-reduces",
-               "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl"),
+    "export": (
+        "tables.export",
+        "writes the cases of runs as CSV, Parquet or OpenMetrics",
+        "results/ --openmetrics",
+    ),
+    "import": (
+        "imports.command",
+        "imports logs of nccl-tests, rccl-tests, mscclpp-test, OSU, IMB",
+        "slurm-1234.out",
+    ),
+    "compare": (
+        "verdicts.compare",
+        "compares runs or campaigns: ratios, intervals, verdicts",
+        "results/campaign-1a2b3c4d --plot ratios.svg",
+    ),
+    "regress": (
+        "verdicts.regress",
+        "tells whether the current is slower than the baseline: a gate",
+        "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml",
+    ),
+    "accept": (
+        "verdicts.accept",
+        "stores the current runs as the new baseline",
+        '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"',
+    ),
+    "history": (
+        "trends.history",
+        "tells which cases changed in a folder of runs, and when",
+        "results/ --plot history.svg",
+    ),
+    "fleet": (
+        "trends.fleet",
+        "names the nodes that are slower than their peers, wrong or failed",
+        "results/",
+    ),
+    "advise": (
+        "advice.advise",
+        "advises how to split a model over GPUs, from a run's all-reduces",
+        "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl",
+    ),
     "peers": ("verdicts.peers", "shows Wiretax beside several MPI libraries", "peers"),
-    "procure": ("advice.procurement", "compares candidate machines by figures and requirements",
-                "SPEC.toml --html procure.html"),
+    "procure": (
+        "advice.procurement",
+        "compares candidate machines by figures and requirements",
+        "SPEC.toml --html procure.html",
+    ),
     "card": ("site.card", "draws one picture of a run to share", "results/RUN.jsonl card.png"),
     "dashboard": ("site.dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
-    "fit": ("trends.fit", "fits time = alpha + size / beta to runs, and finds crossovers",
-            "results/campaign-1a2b3c4d/main --plot fit.svg"),
+    "fit": (
+        "trends.fit",
+        "fits time = alpha + size / beta to runs, and finds crossovers",
+        "results/campaign-1a2b3c4d/main --plot fit.svg",
+    ),
     "selfcheck": ("calibration.selfcheck", "simulates the verdicts' error rates", "--seed 1"),
 }
 
@@ -65,19 +95,25 @@ def main(argv: list[str] | None = None) -> int:
 
     open_closed_streams()
     parser = OneLineParser(
-        prog="python -m reports", description="Reads stored runs.",
-        epilog="example: python -m reports show results/RUN.jsonl --plot run.svg")
+        prog="python -m reports",
+        description="Reads stored runs.",
+        epilog="example: python -m reports show results/RUN.jsonl --plot run.svg",
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (module_name, about, example) in COMMANDS.items():
         subparser = commands.add_parser(
-            name, help=about, description=f"{about[0].upper()}{about[1:]}.",
-            epilog=f"example: python -m reports {name} {example}")
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=f"example: python -m reports {name} {example}",
+        )
         if argv[:1] == [name]:  # the modules of other commands are not imported
             module = importlib.import_module(f"{__package__}.{module_name}")
             module.add_arguments(subparser)
             if name != "export":
-                subparser.add_argument("--json", action="store_true",
-                                       help="print one JSON object (docs/results.md)")
+                subparser.add_argument(
+                    "--json", action="store_true", help="print one JSON object (docs/results.md)"
+                )
             function = "import_logs" if name == "import" else name  # `import` is no name in Python
             subparser.set_defaults(run_command=getattr(module, function))
     arguments = parser.parse_args(argv)

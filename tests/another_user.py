@@ -9,7 +9,9 @@ import pytest
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 
 
-def said_as(uid: int, gid: int, function: Callable[..., Any], *arguments: Any, **environment: str | None) -> str:
+def said_as(
+    uid: int, gid: int, function: Callable[..., Any], *arguments: Any, **environment: str | None
+) -> str:
     """The function's result or the message of its exception, as text; `None` removes an environment variable."""
     reader, writer = os.pipe()
     if not (pid := os.fork()):

@@ -25,11 +25,20 @@ OF_SLURM = "srun", "slurmd", "slurmctld", "munged"
 def missing(*tools: str) -> str:
     """Why no hosts can be made here; empty if they can."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    if absent := [tool for tool in ("ip", "sshd", "ssh", "nsenter", *tools) if not shutil.which(tool, path=path)]:
+    if absent := [
+        tool
+        for tool in ("ip", "sshd", "ssh", "nsenter", *tools)
+        if not shutil.which(tool, path=path)
+    ]:
         return f"no cluster here: {', '.join(absent)} is not installed"
     if not (SCRIPTS / "two_hosts.sh").exists():
         return "no cluster here: the scripts that make its hosts are absent"
-    if os.geteuid() or subprocess.run(["unshare", "-n", "-m", "-p", "-f", "true"], capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["unshare", "-n", "-m", "-p", "-f", "true"], capture_output=True
+        ).returncode
+    ):
         return "no cluster here: no namespace can be made"
     return ""
 
@@ -44,16 +53,30 @@ class Cluster:
     def __init__(self, folder: Path, namespace: int) -> None:
         self.folder, self.local, self.shared = folder, folder / "hosts/local", folder / "shared"
         self.prefix = ["nsenter", f"--net=/proc/{namespace}/ns/net"]
-        self.environment = {**os.environ, **AS_ROOT, "PYTHONPATH": str(ROOT), "WIRETAX_QUIET": "1",
-                            "WT_HOSTS_DIR": str(folder / "hosts"), "WT_SLURM_DIR": str(folder / "slurm"),
-                            "SLURM_CONF": str(folder / "slurm/slurm.conf"),
-                            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+        self.environment = {
+            **os.environ,
+            **AS_ROOT,
+            "PYTHONPATH": str(ROOT),
+            "WIRETAX_QUIET": "1",
+            "WT_HOSTS_DIR": str(folder / "hosts"),
+            "WT_SLURM_DIR": str(folder / "slurm"),
+            "SLURM_CONF": str(folder / "slurm/slurm.conf"),
+            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+        }
         self.shared.mkdir()
 
     def run(self, *line: object, timeout_s: float = 60) -> "subprocess.CompletedProcess[str]":
         """Runs a command line in the namespace, beside the hosts."""
-        return subprocess.run([*self.prefix, *map(str, line)], cwd=ROOT, env=self.environment, text=True,
-                              capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL, errors="replace")
+        return subprocess.run(
+            [*self.prefix, *map(str, line)],
+            cwd=ROOT,
+            env=self.environment,
+            text=True,
+            capture_output=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+            errors="replace",
+        )
 
     def script(self, *words: object) -> str:
         """Runs two_hosts.sh, and returns what it prints."""
@@ -61,13 +84,33 @@ class Cluster:
 
     def launcher(self, mpi: str, hosts: Sequence[str], ranks: int, *words: str) -> list[str]:
         """The command line with which wt1 starts ranks on the hosts through ssh."""
-        agent, inside = str(self.folder / "hosts/agent"), [str(SCRIPTS / "two_hosts.sh"), "in", "wt1"]
+        agent, inside = (
+            str(self.folder / "hosts/agent"),
+            [str(SCRIPTS / "two_hosts.sh"), "in", "wt1"],
+        )
         mpirun, each = str(VENVS[mpi] / "bin/mpirun"), ranks // len(hosts)
         if mpi == "mpich":
-            options = ["-launcher", "ssh", "-launcher-exec", agent, "-hosts", ",".join(hosts), "-ppn", str(each)]
+            options = [
+                "-launcher",
+                "ssh",
+                "-launcher-exec",
+                agent,
+                "-hosts",
+                ",".join(hosts),
+                "-ppn",
+                str(each),
+            ]
         else:
-            options = ["--mca", "plm_ssh_agent", agent, "--mca", "btl_tcp_if_include", "eth0",
-                       "--host", ",".join(f"{host}:{each}" for host in hosts)]
+            options = [
+                "--mca",
+                "plm_ssh_agent",
+                agent,
+                "--mca",
+                "btl_tcp_if_include",
+                "eth0",
+                "--host",
+                ",".join(f"{host}:{each}" for host in hosts),
+            ]
         return [*inside, mpirun, *options, *words, "-n", str(ranks)]
 
     def python(self, mpi: str) -> str:
@@ -75,22 +118,35 @@ class Cluster:
 
     def start(self, *line: object) -> "subprocess.Popen[str]":
         """Starts a command line in the background."""
-        return subprocess.Popen([*self.prefix, *map(str, line)], cwd=ROOT, env=self.environment, text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                errors="replace")
+        return subprocess.Popen(
+            [*self.prefix, *map(str, line)],
+            cwd=ROOT,
+            env=self.environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            errors="replace",
+        )
 
     def processes(self, host: str) -> list[str]:
         """The command lines of what still runs on a host, without its first process and its sshd."""
         lines = self.script("in", host, "ps", "-eo", "stat,args").splitlines()[1:]
         own = "wt-host-holder", "sshd", "ps -eo", "slurm"
-        return [line for line in lines if not any(word in line for word in own) and not line.startswith("Z")]
+        return [
+            line
+            for line in lines
+            if not any(word in line for word in own) and not line.startswith("Z")
+        ]
 
 
 @contextmanager
 def cluster(count: int = 2, slurm: bool = False) -> Iterator[Cluster]:
     """A cluster for the time of the context."""
-    with (tempfile.TemporaryDirectory(prefix="wt-cluster-") as name,
-          subprocess.Popen(["unshare", "-n", "sleep", "infinity"]) as holder):
+    with (
+        tempfile.TemporaryDirectory(prefix="wt-cluster-") as name,
+        subprocess.Popen(["unshare", "-n", "sleep", "infinity"]) as holder,
+    ):
         made = Cluster(Path(name), holder.pid)
         script = SCRIPTS / ("slurm_here.sh" if slurm else "two_hosts.sh")
         try:

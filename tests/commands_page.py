@@ -17,25 +17,66 @@ class Group(NamedTuple):
 
 
 GROUPS = (
-    Group("Collectives",
-          "They run under `mpirun`, one rank per core or GPU. [Measure](measure.md) explains their table.",
-          ("bench.allreduce", "bench.allgather", "bench.reduce_scatter", "bench.alltoall", "bench.sendrecv")),
-    Group("Compute and communication together",
-          "[Layers](layers.md) explains their tables.",
-          ("bench.allreduce_rmsnorm", "bench.gemv_allreduce", "bench.gemm_reduce_scatter", "bench.allgather_gemm",
-           "bench.decode", "bench.prefill", "bench.footprint")),
-    Group("The machine",
-          "[Link](link.md), [doctor](doctor.md), [measure](measure.md) and [buy](buy.md) explain their output.",
-          ("bench.link", "bench.doctor", "bench.tune", "bench.soak", "bench.survey")),
-    Group("Comparison",
-          "They run without `mpirun`. [Compare and gate](compare.md) explains the verdicts.",
-          ("bench.campaign", "bench.tune_library", "reports compare", "reports regress", "reports accept",
-           "reports peers", "reports selfcheck")),
-    Group("Stored runs",
-          "They read run files, and measure nothing. [Measure](measure.md), [watch](watch.md), [fit](fit.md), "
-          "[advise](advise.md), [buy](buy.md) and [import](import.md) explain their output.",
-          ("reports show", "reports card", "reports index", "reports history", "reports fleet", "reports dashboard",
-           "reports fit", "reports advise", "reports procure", "reports import", "reports export")),
+    Group(
+        "Collectives",
+        "They run under `mpirun`, one rank per core or GPU. [Measure](measure.md) explains their table.",
+        (
+            "bench.allreduce",
+            "bench.allgather",
+            "bench.reduce_scatter",
+            "bench.alltoall",
+            "bench.sendrecv",
+        ),
+    ),
+    Group(
+        "Compute and communication together",
+        "[Layers](layers.md) explains their tables.",
+        (
+            "bench.allreduce_rmsnorm",
+            "bench.gemv_allreduce",
+            "bench.gemm_reduce_scatter",
+            "bench.allgather_gemm",
+            "bench.decode",
+            "bench.prefill",
+            "bench.footprint",
+        ),
+    ),
+    Group(
+        "The machine",
+        "[Link](link.md), [doctor](doctor.md), [measure](measure.md) and [buy](buy.md) explain their output.",
+        ("bench.link", "bench.doctor", "bench.tune", "bench.soak", "bench.survey"),
+    ),
+    Group(
+        "Comparison",
+        "They run without `mpirun`. [Compare and gate](compare.md) explains the verdicts.",
+        (
+            "bench.campaign",
+            "bench.tune_library",
+            "reports compare",
+            "reports regress",
+            "reports accept",
+            "reports peers",
+            "reports selfcheck",
+        ),
+    ),
+    Group(
+        "Stored runs",
+        "They read run files, and measure nothing. [Measure](measure.md), [watch](watch.md), [fit](fit.md), "
+        "[advise](advise.md), [buy](buy.md) and [import](import.md) explain their output.",
+        (
+            "reports show",
+            "reports card",
+            "reports index",
+            "reports history",
+            "reports fleet",
+            "reports dashboard",
+            "reports fit",
+            "reports advise",
+            "reports procure",
+            "reports import",
+            "reports export",
+        ),
+    ),
 )
 
 HEAD = """# Commands
@@ -49,7 +90,9 @@ def help_text(command: str) -> str:
     """The text that `python -m COMMAND --help` prints."""
     module, *subcommand = command.split()
     sys.argv = [module, *subcommand, "--help"]
-    sys.modules.pop(f"{module}.__main__", None)  # of the previous command; runpy would warn about it
+    sys.modules.pop(
+        f"{module}.__main__", None
+    )  # of the previous command; runpy would warn about it
     output = io.StringIO()
     try:
         with redirect_stdout(output):

@@ -16,49 +16,98 @@ from kernels.devices.gpu_driver import visible_gpus
 # Tests in these files judge times, look for leftovers of other tests, or launch ranks that wait in
 # loops and would slow others down: they run alone. `bench/cli` is tests/bench/test_cli.py.
 ALONE = {
-    "bench/cli", "bench/collective_commands", "bench/corruption", "bench/faults",
-    "bench/features/arrival_skew", "bench/features/footprint", "bench/features/slowed",
-    "bench/features/soak", "bench/harness/flight", "bench/harness/progress",
-    "bench/host_faults", "bench/layers/fused_commands", "bench/link", "bench/stress", "bench/tune",
-    "collectives/collectives", "collectives/copy_engine", "collectives/library_gpu",
-    "collectives/multimem", "collectives/overlap", "collectives/peers", "collectives/quantized",
+    "bench/cli",
+    "bench/collective_commands",
+    "bench/corruption",
+    "bench/faults",
+    "bench/features/arrival_skew",
+    "bench/features/footprint",
+    "bench/features/slowed",
+    "bench/features/soak",
+    "bench/harness/flight",
+    "bench/harness/progress",
+    "bench/host_faults",
+    "bench/layers/fused_commands",
+    "bench/link",
+    "bench/stress",
+    "bench/tune",
+    "collectives/collectives",
+    "collectives/copy_engine",
+    "collectives/library_gpu",
+    "collectives/multimem",
+    "collectives/overlap",
+    "collectives/peers",
+    "collectives/quantized",
     "collectives/routed",
-    "kernels/background_gpu", "kernels/device_cpu", "kernels/device_gpu", "kernels/gpu",
-    "kernels/shared_memory", "pytest_plugin", "reframe",
+    "kernels/background_gpu",
+    "kernels/device_cpu",
+    "kernels/device_gpu",
+    "kernels/gpu",
+    "kernels/shared_memory",
+    "pytest_plugin",
+    "reframe",
 }
 
 # Tests in these files launch no ranks and take seconds: `make check` runs them before a commit.
 UNIT = {
-    "bench/campaigns/campaign_manifest", "bench/harness/measure", "bench/layers/steps",
-    "bench/machine/environment", "bench/machine/topology", "collectives/nccl", "collectives/routing", "house", "readme",
+    "bench/campaigns/campaign_manifest",
+    "bench/harness/measure",
+    "bench/layers/steps",
+    "bench/machine/environment",
+    "bench/machine/topology",
+    "collectives/nccl",
+    "collectives/routing",
+    "house",
+    "readme",
     "reliability/mutants",
-    "reports/advice/advise", "reports/advice/procure", "reports/advice/scaling",
+    "reports/advice/advise",
+    "reports/advice/procure",
+    "reports/advice/scaling",
     "reports/advice/serving",
-    "reports/imports/import", "reports/imports/import_damage", "reports/imports/import_formats",
-    "reports/store/case", "reports/store/foreign", "reports/store/result", "reports/store/stats",
-    "reports/tables/exposed", "reports/tables/frame", "reports/tables/show", "reports/tables/spread",
+    "reports/imports/import",
+    "reports/imports/import_damage",
+    "reports/imports/import_formats",
+    "reports/store/case",
+    "reports/store/foreign",
+    "reports/store/result",
+    "reports/store/stats",
+    "reports/tables/exposed",
+    "reports/tables/frame",
+    "reports/tables/show",
+    "reports/tables/spread",
     "reports/trends/fit",
-    "reports/trends/history", "reports/verdicts/accept", "reports/verdicts/borrowing",
-    "reports/verdicts/compare", "reports/verdicts/forest", "reports/verdicts/page",
+    "reports/trends/history",
+    "reports/verdicts/accept",
+    "reports/verdicts/borrowing",
+    "reports/verdicts/compare",
+    "reports/verdicts/forest",
+    "reports/verdicts/page",
     "reports/verdicts/peers",
-    "reports/verdicts/regress", "reports/verdicts/verdict",
+    "reports/verdicts/regress",
+    "reports/verdicts/verdict",
 }
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise each of hundreds of launches compiles all modules
+    os.environ.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # otherwise each of hundreds of launches compiles all modules
     data = tempfile.TemporaryDirectory(prefix="wiretax-tests-")
     config.add_cleanup(data.cleanup)
     os.environ["WIRETAX_QUIET"] = "1"  # tests read what a command prints otherwise
     os.environ["XDG_DATA_HOME"] = data.name  # tests do not use this machine's tuning table
     config.addinivalue_line("markers", "gpu: needs a real GPU and the CuPy for it")
-    config.addinivalue_line("markers", "emulated: executes machine code in an emulator, see `make test-emulated`")
+    config.addinivalue_line(
+        "markers", "emulated: executes machine code in an emulator, see `make test-emulated`"
+    )
     config.addinivalue_line("markers", "alone: must not run beside other tests")
     config.addinivalue_line("markers", "unit: launches no ranks and takes seconds")
     wants_gpu = config.option.markexpr == "gpu"
     for marker in ("gpu", "emulated"):
         if marker not in config.option.markexpr:
-            config.option.markexpr = f"not {marker} and ({config.option.markexpr or f'not {marker}'})"
+            config.option.markexpr = (
+                f"not {marker} and ({config.option.markexpr or f'not {marker}'})"
+            )
     if wants_gpu:
         try:
             visible_gpus()

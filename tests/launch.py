@@ -35,8 +35,9 @@ def shared_by(pid: int | str) -> set[Path]:
     return {Path(name) for name in re.findall(r" (/dev/shm/wiretax-\S+)$", maps, re.MULTILINE)}
 
 
-def mpirun(ranks: int, *command: str, timeout_s: float = 240, tree: Path | str = ROOT,
-           **environment: str) -> "subprocess.CompletedProcess[str]":
+def mpirun(
+    ranks: int, *command: str, timeout_s: float = 240, tree: Path | str = ROOT, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     """Runs `mpirun -n RANKS python COMMAND` from the root of the project, or of a tree with other kernels, and returns
     its output as text."""
     return subprocess.run(

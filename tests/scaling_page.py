@@ -28,7 +28,10 @@ def cluster(nodes: int) -> ClusterTimes:
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Columns in a block of code, to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in (header, *rows)
+    ]
     return "\n".join(["```", *lines, "```"])
 
 
@@ -38,7 +41,9 @@ def times() -> str:
         for nodes in NODES:
             us = cluster(nodes).by_algorithm(size)
             figures = [number(us[name][0]) for name in (*FLAT, *HIERARCHICAL)]
-            rows.append([size_text(size), str(nodes), *figures, min(us, key=lambda name: us[name][0])])
+            rows.append(
+                [size_text(size), str(nodes), *figures, min(us, key=lambda name: us[name][0])]
+            )
     return table(["size", "nodes", *FLAT, *HIERARCHICAL, "fastest"], rows)
 
 
@@ -61,8 +66,12 @@ def pays() -> str:
         for start, error in CASES.values():
             gains = [gain(nodes, size, start, error) for size in STEPS]
             edges = np.flatnonzero(np.diff([False, *(each > 1 for each in gains), False]))
-            cells.append(", ".join(f"{size_text(STEPS[first])} to {size_text(STEPS[end - 1])}"
-                                   for first, end in zip(edges[::2], edges[1::2], strict=True)))
+            cells.append(
+                ", ".join(
+                    f"{size_text(STEPS[first])} to {size_text(STEPS[end - 1])}"
+                    for first, end in zip(edges[::2], edges[1::2], strict=True)
+                )
+            )
             cells.append(f"{max(gains):.2f} at {size_text(STEPS[int(np.argmax(gains))])}")
         rows.append(cells)
     return table(["nodes", *(word for name in CASES for word in (name, "most"))], rows)
@@ -74,8 +83,12 @@ def ratios() -> dict[str, list[float]]:
     for entry in SECTIONS["scaling"]:
         link, network = LINKS[entry["link"]], NETWORKS[entry["network"]]
         for size, us in entry["us"].items():
-            model = min(library_us(name, entry["nodes"], 8, int(size), link.kind, link.total_gb_s(8), network)
-                        for name in FLAT)
+            model = min(
+                library_us(
+                    name, entry["nodes"], 8, int(size), link.kind, link.total_gb_s(8), network
+                )
+                for name in FLAT
+            )
             found.setdefault(entry["name"], []).append(us / model)
     return found
 
@@ -84,10 +97,27 @@ def errors() -> str:
     rows = []
     for entry in SECTIONS["scaling"]:
         sizes, values = list(map(int, entry["us"])), ratios()[entry["name"]]
-        rows.append([entry["name"], f"{size_text(min(sizes))} to {size_text(max(sizes))}", str(len(sizes)),
-                     f"{min(values):.2f}", f"{np.median(values):.2f}", f"{max(values):.2f}"])
+        rows.append(
+            [
+                entry["name"],
+                f"{size_text(min(sizes))} to {size_text(max(sizes))}",
+                str(len(sizes)),
+                f"{min(values):.2f}",
+                f"{np.median(values):.2f}",
+                f"{max(values):.2f}",
+            ]
+        )
     every = np.concatenate(list(ratios().values()))
-    rows.append(["all", "", str(len(every)), f"{min(every):.2f}", f"{np.median(every):.2f}", f"{max(every):.2f}"])
+    rows.append(
+        [
+            "all",
+            "",
+            str(len(every)),
+            f"{min(every):.2f}",
+            f"{np.median(every):.2f}",
+            f"{max(every):.2f}",
+        ]
+    )
     return table(["published", "sizes", "points", "least", "median", "most"], rows)
 
 

@@ -22,8 +22,16 @@ MOST_LONG_SIGNATURES_PERCENT = 3
 MOST_DEVICE_BRANCHES = 8
 
 # The rooms of reports. Each room may import the rooms before it.
-REPORTS = ("reports.store", "reports.imports", "reports.tables", "reports.verdicts",
-           "reports.trends", "reports.advice", "reports.site", "reports.calibration")
+REPORTS = (
+    "reports.store",
+    "reports.imports",
+    "reports.tables",
+    "reports.verdicts",
+    "reports.trends",
+    "reports.advice",
+    "reports.site",
+    "reports.calibration",
+)
 # The other rooms that each room may import. A module belongs to the room with the longest
 # matching name: collectives/library is part of "collectives", the commands bench/*.py of "bench".
 BELOW = {
@@ -37,14 +45,53 @@ BELOW = {
     **{room: REPORTS[:number] for number, room in enumerate(REPORTS)},
     "bench.machine": ("collectives", "kernels", "reports", *REPORTS),
     "bench.harness": ("bench.machine", "collectives", "kernels", "reports", *REPORTS),
-    "bench.features": ("bench.harness", "bench.machine", "collectives", "kernels", "reports", *REPORTS),
-    "bench.surveys": ("bench.campaigns", "bench.harness", "bench.machine", "collectives", "kernels",
-                      "reports", *REPORTS),
-    "bench.campaigns": ("bench.harness", "bench.machine", "collectives", "kernels", "reports", *REPORTS),
-    "bench.layers": ("bench.harness", "bench.machine", "collectives.layers", "collectives",
-                     "kernels", "reports", *REPORTS),
-    "bench": ("bench.layers", "bench.features", "bench.surveys", "bench.campaigns", "bench.harness", "bench.machine",
-              "collectives.layers", "collectives", "kernels", "reports", *REPORTS),
+    "bench.features": (
+        "bench.harness",
+        "bench.machine",
+        "collectives",
+        "kernels",
+        "reports",
+        *REPORTS,
+    ),
+    "bench.surveys": (
+        "bench.campaigns",
+        "bench.harness",
+        "bench.machine",
+        "collectives",
+        "kernels",
+        "reports",
+        *REPORTS,
+    ),
+    "bench.campaigns": (
+        "bench.harness",
+        "bench.machine",
+        "collectives",
+        "kernels",
+        "reports",
+        *REPORTS,
+    ),
+    "bench.layers": (
+        "bench.harness",
+        "bench.machine",
+        "collectives.layers",
+        "collectives",
+        "kernels",
+        "reports",
+        *REPORTS,
+    ),
+    "bench": (
+        "bench.layers",
+        "bench.features",
+        "bench.surveys",
+        "bench.campaigns",
+        "bench.harness",
+        "bench.machine",
+        "collectives.layers",
+        "collectives",
+        "kernels",
+        "reports",
+        *REPORTS,
+    ),
 }
 # A module that may import one more room.
 DOORS = {
@@ -78,8 +125,12 @@ print("LOADED", *loaded)
 
 def files(*packages: str, suffixes: tuple[str, ...] = (".py",)) -> list[Path]:
     """The files of these packages, relative to the project's root."""
-    return sorted(path.relative_to(ROOT) for package in packages
-                  for path in (ROOT / package).rglob("*") if path.suffix in suffixes)
+    return sorted(
+        path.relative_to(ROOT)
+        for package in packages
+        for path in (ROOT / package).rglob("*")
+        if path.suffix in suffixes
+    )
 
 
 def core_sources() -> dict[Path, list[str]]:
@@ -116,8 +167,11 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 def without_type_checking(tree: ast.Module) -> ast.Module:
     """A module without its `if TYPE_CHECKING` blocks at the top level."""
-    body = [node for node in tree.body
-            if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
     return ast.Module(body, [])
 
 
@@ -128,9 +182,12 @@ def room(module: str) -> str:
 
 
 def test_no_import_is_relative():
-    relative = [f"{path}:{node.lineno}" for path in files(*PACKAGES)
-                for node in ast.walk(parsed(path)) if isinstance(node, ast.ImportFrom)
-                and node.level]
+    relative = [
+        f"{path}:{node.lineno}"
+        for path in files(*PACKAGES)
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
     assert not relative
 
 
@@ -139,15 +196,23 @@ def test_imports_point_downwards():
     for path in files(*PACKAGES):
         module = module_name(path)
         allowed = {room(module), *BELOW[room(module)], DOORS.get(module)}
-        wrong |= {f"{module} imports {name}" for name in imported(parsed(path))
-                  if name.split(".")[0] in OURS and name != VERSION and room(name) not in allowed}
+        wrong |= {
+            f"{module} imports {name}"
+            for name in imported(parsed(path))
+            if name.split(".")[0] in OURS and name != VERSION and room(name) not in allowed
+        }
     assert not wrong
 
 
 def test_imports_form_no_circle():
-    graph = {module_name(path): {name for name in imported(without_type_checking(parsed(path)))
-                                 if name.split(".")[0] in PACKAGES}
-             for path in files(*PACKAGES)}
+    graph = {
+        module_name(path): {
+            name
+            for name in imported(without_type_checking(parsed(path)))
+            if name.split(".")[0] in PACKAGES
+        }
+        for path in files(*PACKAGES)
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -155,8 +220,11 @@ def test_imports_form_no_circle():
 
 
 def test_one_module_imports_mpi():
-    doors = [path.as_posix() for path in files(*PACKAGES)
-             if "mpi4py" in {name.split(".")[0] for name in imported(parsed(path))}]
+    doors = [
+        path.as_posix()
+        for path in files(*PACKAGES)
+        if "mpi4py" in {name.split(".")[0] for name in imported(parsed(path))}
+    ]
     assert doors == ["collectives/communicator.py"]
 
 
@@ -170,15 +238,17 @@ def test_no_module_imports_a_gpu_library_at_its_top():
 def test_only_one_file_has_conditions_for_platforms():
     for path in files("kernels", suffixes=(".cu", ".h")):
         source = (ROOT / path).read_text()
-        conditions = [line for line in source.splitlines()
-                      if line.lstrip().startswith(("#if", "#elif"))]
+        conditions = [
+            line for line in source.splitlines() if line.lstrip().startswith(("#if", "#elif"))
+        ]
         assert bool(conditions) == (path.name == "platform.h"), path
         assert "#include <" not in source, path
 
 
 def test_a_default_run_loads_few_modules():
-    result = subprocess.run([sys.executable, "-c", LOADED_MODULES], cwd=ROOT, capture_output=True,
-                            text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", LOADED_MODULES], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     loaded = result.stdout.splitlines()[-1].split()
     assert loaded.pop(0) == "LOADED"
     assert len(loaded) <= MOST_LOADED_MODULES, f"{len(loaded)} modules: {' '.join(loaded)}"
@@ -192,10 +262,17 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_functions_have_few_parameters():
-    functions = [(path, node) for path in files(*CORE) for node in ast.walk(parsed(path))
-                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    long = [f"{path}:{node.lineno} {node.name}" for path, node in functions
-            if parameters(node) > MOST_PARAMETERS]
+    functions = [
+        (path, node)
+        for path in files(*CORE)
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    long = [
+        f"{path}:{node.lineno} {node.name}"
+        for path, node in functions
+        if parameters(node) > MOST_PARAMETERS
+    ]
     percent = 100 * len(long) / len(functions)
     assert percent <= MOST_LONG_SIGNATURES_PERCENT, f"{percent:.1f} %: {', '.join(long)}"
 
@@ -220,9 +297,11 @@ def test_few_branches_depend_on_the_kind_of_device():
     for path in files("bench", "collectives"):
         nodes = list(ast.walk(parsed(path)))
         for_types = {id(n) for a in nodes if isinstance(a, ast.Assert) for n in ast.walk(a)}
-        branches += [f"{path}:{node.lineno}" for node in nodes
-                     if isinstance(node, ast.expr) and asks_for_device(node)
-                     and id(node) not in for_types]
+        branches += [
+            f"{path}:{node.lineno}"
+            for node in nodes
+            if isinstance(node, ast.expr) and asks_for_device(node) and id(node) not in for_types
+        ]
     assert len(branches) <= MOST_DEVICE_BRANCHES, f"{len(branches)} branches: {branches}"
 
 
@@ -237,8 +316,11 @@ def structures_of_the_core() -> set[type[ctypes.Structure]]:
     for path in files(*CORE):
         if "Structure)" in (ROOT / path).read_text():
             importlib.import_module(module_name(path))
-    return {child for child in subclasses(ctypes.Structure)
-            if child.__module__.split(".")[0] in CORE and child.__name__ not in FOREIGN_STRUCTURES}
+    return {
+        child
+        for child in subclasses(ctypes.Structure)
+        if child.__module__.split(".")[0] in CORE and child.__name__ not in FOREIGN_STRUCTURES
+    }
 
 
 def with_nested(structure: type) -> Iterator[type]:
@@ -253,8 +335,11 @@ def with_nested(structure: type) -> Iterator[type]:
 def compiler_arguments(tree: ast.AST) -> Iterator[str]:
     """The names in the arguments of calls that compile, or that forward structures to a compiler;
     a local variable counts as the expression assigned to it."""
-    local = {ast.unparse(node.targets[0]): node.value for node in ast.walk(tree)
-             if isinstance(node, ast.Assign)}
+    local = {
+        ast.unparse(node.targets[0]): node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+    }
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         if ast.unparse(call.func).split(".")[-1].strip("_") in COMPILERS:
             for argument in (*call.args, *(word.value for word in call.keywords)):
@@ -276,12 +361,18 @@ def compiled_structures(path: Path) -> set[type]:
 @cache
 def structures_compared_in_runs() -> set[type[ctypes.Structure]]:
     """The structures whose layout the compiler compares with Python's when something runs."""
-    return {structure for path in files(*CORE) for structure in compiled_structures(path)
-            if issubclass(structure, ctypes.Structure)}
+    return {
+        structure
+        for path in files(*CORE)
+        for structure in compiled_structures(path)
+        if issubclass(structure, ctypes.Structure)
+    }
 
 
 def test_compiling_checks_the_layout_of_every_structure():
     structures = structures_of_the_core()
-    checked = {nested for structure in structures_compared_in_runs() for nested in with_nested(structure)}
+    checked = {
+        nested for structure in structures_compared_in_runs() for nested in with_nested(structure)
+    }
     assert structures
     assert not {f"{s.__module__}.{s.__name__}" for s in structures - checked}

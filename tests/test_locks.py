@@ -18,7 +18,11 @@ GPUS = "cuda12", "cuda13", "rocm"
 
 
 def locked(name: str) -> set[str]:
-    return set(re.findall(r"^([a-z0-9-]+)==", (ROOT / f"requirements-{name}.lock").read_text(), re.MULTILINE))
+    return set(
+        re.findall(
+            r"^([a-z0-9-]+)==", (ROOT / f"requirements-{name}.lock").read_text(), re.MULTILINE
+        )
+    )
 
 
 def required(extra: str) -> set[str]:
@@ -50,9 +54,14 @@ def test_make_installs_the_lock_of_the_gpu_into_its_own_environment(gpu, target)
 
 def test_make_refuses_a_gpu_without_a_lock_and_a_second_cupy():
     unknown = make("setup", "GPU=cuda11")
-    second = make("check", "GPU=rocm", "-o", ".venv-rocm/.installed-runtime", "-W", "requirements-dev.lock")
+    second = make(
+        "check", "GPU=rocm", "-o", ".venv-rocm/.installed-runtime", "-W", "requirements-dev.lock"
+    )
     unnamed = make("test-gpu", "-o", ".venv/.installed-runtime")
     assert [unknown.returncode, second.returncode, unnamed.returncode] == [2, 2, 2]
     assert "must be one of: cuda12 cuda13 rocm" in unknown.stderr
-    assert "requirements-dev.lock has a CuPy of its own: run make check without GPU=rocm" in second.stderr
+    assert (
+        "requirements-dev.lock has a CuPy of its own: run make check without GPU=rocm"
+        in second.stderr
+    )
     assert "make test-gpu GPU=cuda13, or cuda12, or rocm" in unnamed.stderr

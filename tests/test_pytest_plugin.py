@@ -36,8 +36,14 @@ def run_pytest(folder: Path, *words: str | Path) -> "subprocess.CompletedProcess
     """Runs pytest in a user's folder with the plugin of this checkout."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     environment.pop("OPENBLAS_NUM_THREADS", None)
-    return subprocess.run([sys.executable, "-m", "pytest", *WITH_PLUGIN, *map(str, words)], cwd=folder,
-                          env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *WITH_PLUGIN, *map(str, words)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +51,17 @@ def work(tmp_path_factory):
     """A user's folder after a run with the option and with the fixture, and what pytest printed."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "test_mine.py").write_text(MINE)
-    done = run_pytest(folder, "--wiretax", COMMAND, "--benchmark-json=rows.json", "--benchmark-save=one")
+    done = run_pytest(
+        folder, "--wiretax", COMMAND, "--benchmark-json=rows.json", "--benchmark-save=one"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
 
 
 def rows_of(folder: Path) -> dict:
-    return {row["name"]: row for row in json.loads((folder / "rows.json").read_text())["benchmarks"]}
+    return {
+        row["name"]: row for row in json.loads((folder / "rows.json").read_text())["benchmarks"]
+    }
 
 
 def copies(source: Path, target: Path, scale: float = 1.0, number: int = 6) -> Path:
@@ -64,7 +74,10 @@ def copies(source: Path, target: Path, scale: float = 1.0, number: int = 6) -> P
         lines[0]["run_id"] = run_id
         for line in lines:
             if line["kind"] == "block":
-                line |= {name: line[name] * scale * (1 + 0.001 * copy) for name in ("time_us", "total_us")}
+                line |= {
+                    name: line[name] * scale * (1 + 0.001 * copy)
+                    for name in ("time_us", "total_us")
+                }
                 line["link_rtt_ns"] = [100.0, 100.0]  # one state of the link: every block counts
         (target / f"{run_id}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return target
@@ -74,22 +87,29 @@ def test_cases_are_rows_of_the_table_and_the_json_with_our_figures(work):
     """A user of pytest-benchmark must read the figures of our own table there."""
     folder, printed = work
     assert "2 passed" in printed
-    for line in (r"benchmark 'allreduce 16 KiB isolated, 2 ranks': 5 tests",
-                 r"benchmark 'allreduce 64 KiB isolated, 2 ranks': 3 tests",
-                 # a ratio is left out where its interval is too wide
-                 r"\nallreduce: 16 KiB \S+ us( \(\S+x MPICH.*\))?, 64 KiB \S+ GB/s( \(.*\))?\n"
-                 r"  the run: results/pytest-"):
+    for line in (
+        r"benchmark 'allreduce 16 KiB isolated, 2 ranks': 5 tests",
+        r"benchmark 'allreduce 64 KiB isolated, 2 ranks': 3 tests",
+        # a ratio is left out where its interval is too wide
+        r"\nallreduce: 16 KiB \S+ us( \(\S+x MPICH.*\))?, 64 KiB \S+ GB/s( \(.*\))?\n"
+        r"  the run: results/pytest-",
+    ):
         assert re.search(line, printed), printed
     rows = rows_of(folder)
     algorithms = "library", "one_shot_pull copied", "one_shot_pull registered"
     ours = {f"allreduce[{size} KiB {algorithm}]" for size in (16, 64) for algorithm in algorithms}
-    assert rows.keys() - ours == {f"test_mine[16 KiB two_shot {variant}]" for variant in ("copied", "registered")}
+    assert rows.keys() - ours == {
+        f"test_mine[16 KiB two_shot {variant}]" for variant in ("copied", "registered")
+    }
     for name in ours:
         row = rows[name]
         (path,) = row["extra_info"]["runs"]
-        (case,) = (case for case in read(folder / path).cases
-                   if name.startswith(f"allreduce[{case.size_bytes >> 10} KiB {case.algorithm}")
-                   and (case.library or case.variant in name))
+        (case,) = (
+            case
+            for case in read(folder / path).cases
+            if name.startswith(f"allreduce[{case.size_bytes >> 10} KiB {case.algorithm}")
+            and (case.library or case.variant in name)
+        )
         assert case.total_us is not None
         assert row["stats"]["median"] * 1e6 == pytest.approx(case.total_us.median)
         assert row["stats"]["rounds"] == case.total_us.n_blocks == len(row["stats"]["data"])
@@ -103,15 +123,26 @@ def test_pytest_benchmark_compares_two_saved_runs(work):
     (saved,) = folder.glob(".benchmarks/*/0001_one.json")
     shutil.copy(saved, saved.with_name("0002_two.json"))
     words = "compare", "--group-by=fullname", "--columns=median", "--sort=name"
-    compared = subprocess.run([Path(sys.executable).parent / "pytest-benchmark", *words], cwd=folder,
-                              capture_output=True, text=True, check=True).stdout
+    compared = subprocess.run(
+        [Path(sys.executable).parent / "pytest-benchmark", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     for name in rows_of(folder):
-        assert re.search(rf"{re.escape(name)} \(0001_one\) .*\n{re.escape(name)} \(0002_two\) ", compared), compared
+        assert re.search(
+            rf"{re.escape(name)} \(0001_one\) .*\n{re.escape(name)} \(0002_two\) ", compared
+        ), compared
 
 
 def test_a_slower_build_fails_by_the_verdict_and_one_launch_is_skipped(work, tmp_path):
     """Through the command `regress`, over six launches of either side."""
-    path = next(row["extra_info"]["runs"][0] for name, row in rows_of(work[0]).items() if name.startswith("allreduce["))
+    path = next(
+        row["extra_info"]["runs"][0]
+        for name, row in rows_of(work[0]).items()
+        if name.startswith("allreduce[")
+    )
     folder = (work[0] / path).parent
     baseline = copies(folder, tmp_path / "baseline")
     judge(copies(folder, tmp_path / "faster", 0.9), str(baseline))
@@ -131,9 +162,13 @@ def test_kernels_slowed_on_purpose_fail_the_test(tmp_path):
     command = "allreduce -n 2 --sizes 64K --algorithm one_shot_pull --mode isolated --max-time 60 --iters 240 --lean"
     assert run_pytest(tmp_path, "--wiretax", command, "--wiretax-launches", "6").returncode == 0
     (baseline,) = (tmp_path / "results").iterdir()
-    done = run_pytest(tmp_path, "--wiretax", f"{command} --slowed-percent 100", "--wiretax-baseline", baseline)
+    done = run_pytest(
+        tmp_path, "--wiretax", f"{command} --slowed-percent 100", "--wiretax-baseline", baseline
+    )
     assert "1 failed" in done.stdout, done.stdout
-    assert re.search(r"^REGRESSION: \d of 2 cells slower by 1\.0% or more", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(
+        r"^REGRESSION: \d of 2 cells slower by 1\.0% or more", done.stdout, re.MULTILINE
+    ), done.stdout
     assert len([*tmp_path.glob("results/*/*.jsonl")]) == 12
 
 
@@ -144,7 +179,8 @@ def test_a_bad_command_line_is_one_sentence(tmp_path):
         "": "wiretax : a test launches a benchmark that stores a run, such as allreduce",
         "show": "wiretax show: a test launches a benchmark that stores a run, such as allreduce",
         "allreduce 'open": r"wiretax allreduce 'open: No closing quotation",
-        "allreduce -n 2 --out /proc/results": r"wiretax .*/proc/results.*"}
+        "allreduce -n 2 --out /proc/results": r"wiretax .*/proc/results.*",
+    }
     done = run_pytest(tmp_path, *[word for command in commands for word in ("--wiretax", command)])
     assert "6 failed" in done.stdout
     assert "During handling" not in done.stdout
@@ -156,7 +192,9 @@ def test_a_bad_command_line_is_one_sentence(tmp_path):
 def test_what_cannot_be_judged_is_refused_before_a_launch(tmp_path):
     (tmp_path / "empty").mkdir()
     done = run_pytest(tmp_path, "--wiretax", COMMAND, "--wiretax-baseline", tmp_path / "empty")
-    assert re.search(r"^--wiretax-baseline: no run file at \S+/empty$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(
+        r"^--wiretax-baseline: no run file at \S+/empty$", done.stdout, re.MULTILINE
+    ), done.stdout
     done = run_pytest(tmp_path, "--wiretax", COMMAND, "--wiretax-launches", "0")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "'0' is not a number of launches" in done.stderr

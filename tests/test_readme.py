@@ -33,8 +33,13 @@ def words(text):
 @pytest.fixture(scope="module")
 def help_texts():
     """The help text of each command, as the program prints it."""
-    done = subprocess.run([sys.executable, "-m", "tests.commands_page"], cwd=ROOT, capture_output=True, text=True,
-                          timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.commands_page"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return dict(HELP.findall(done.stdout))
 
@@ -49,7 +54,9 @@ def test_the_page_of_commands_has_the_current_options(help_texts):
     """Otherwise a reader of the page would miss an option, or look for one that no longer exists."""
     on_page = dict(HELP.findall((ROOT / "docs" / "commands.md").read_text()))
     assert on_page.keys() == help_texts.keys()
-    stale = [command for command, text in help_texts.items() if words(on_page[command]) != words(text)]
+    stale = [
+        command for command, text in help_texts.items() if words(on_page[command]) != words(text)
+    ]
     assert stale == [], "write it anew: python -m tests.commands_page > docs/commands.md"
     lines = "".join(help_texts.values()).splitlines()
     assert max(len(line) for line in lines if OPTION_LINE.match(line)) <= 80
@@ -69,17 +76,23 @@ def test_the_table_has_the_current_columns(tmp_path):
     of_today = render(write_run(tmp_path)).splitlines()
     names = next(number for number, line in enumerate(of_today) if line.split()[:1] == ["size"])
     here = next(number for number, line in enumerate(run) if line.split()[:1] == ["size"])
-    assert [line.split() for line in run[here : here + 2]] == [line.split() for line in of_today[names : names + 2]]
+    assert [line.split() for line in run[here : here + 2]] == [
+        line.split() for line in of_today[names : names + 2]
+    ]
     assert max(map(len, run)) <= 80
 
 
 def test_the_tables_of_compute_and_communication_have_the_current_columns(tmp_path):
-    layer = Made(tmp_path / "layer").run({COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)})
+    layer = Made(tmp_path / "layer").run(
+        {COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)}
+    )
     step = steps(tmp_path / "step", 10.0, 12.0, 20.0)
     here = [line.split() for line in (ROOT / "docs" / "layers.md").read_text().splitlines()]
     for result, lines in ((layer, 1), (step, 2)):
         of_today = text(result).splitlines()
-        first = next(at for at, line in enumerate(of_today) if re.search(r"[um]s +exposed [um]s", line))
+        first = next(
+            at for at, line in enumerate(of_today) if re.search(r"[um]s +exposed [um]s", line)
+        )
         names = [line.split() for line in of_today[first : first + lines]]
         assert any(here[at : at + len(names)] == names for at in range(len(here))), names
 

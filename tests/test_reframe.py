@@ -25,8 +25,10 @@ PROGRAM = f"{sys.executable} -m wiretax"
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 LIBRARY = "all_reduce_library_16KiB_us"
 
-pytestmark = pytest.mark.skipif(not (REFRAME / "reframe").exists(),
-                                reason="system tool absent: ReFrame; make .venv-reframe/.installed")
+pytestmark = pytest.mark.skipif(
+    not (REFRAME / "reframe").exists(),
+    reason="system tool absent: ReFrame; make .venv-reframe/.installed",
+)
 
 
 def reframe(folder, *options, partition="here", kernels=ROOT, enter=()):
@@ -34,54 +36,129 @@ def reframe(folder, *options, partition="here", kernels=ROOT, enter=()):
     (folder / "site.py").write_text(SITE)
     command = (REFRAME / "python", REFRAME / "reframe", "-C", "site.py", "-c", CHECK)
     done = subprocess.run(
-        [*enter, *command, "-r", "--system", f"site:{partition}", "--exec-policy=serial", "--report-file=report.json",
-         "--nocolor", "-S", f"executable={PROGRAM}", *options],
-        cwd=folder, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PATH": PATH, "PYTHONPATH": f"{kernels}:{ROOT}", "TMPDIR": str(folder)})
+        [
+            *enter,
+            *command,
+            "-r",
+            "--system",
+            f"site:{partition}",
+            "--exec-policy=serial",
+            "--report-file=report.json",
+            "--nocolor",
+            "-S",
+            f"executable={PROGRAM}",
+            *options,
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PATH": PATH, "PYTHONPATH": f"{kernels}:{ROOT}", "TMPDIR": str(folder)},
+    )
     return done, dict(re.findall(r"P: (\w+): ([\d.]+) us", done.stdout))
 
 
 def gate(folder, baseline, current):
-    return subprocess.run([sys.executable, "-m", "reports", "regress", "--baseline", folder / baseline, "--current",
-                           folder / current], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "reports",
+            "regress",
+            "--baseline",
+            folder / baseline,
+            "--current",
+            folder / current,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_the_check_names_each_case_and_fails_where_a_reference_is_missed(tmp_path):
     options = f"{CASES} library --out elsewhere"  # the folder of the check's files counts
-    done, variables = reframe(tmp_path, "-S", f"options={options}", "-S", f"store={tmp_path}/store",
-                              "-S", f"references={LIBRARY}:0.001")
+    done, variables = reframe(
+        tmp_path,
+        "-S",
+        f"options={options}",
+        "-S",
+        f"store={tmp_path}/store",
+        "-S",
+        f"references={LIBRARY}:0.001",
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert list(variables) == [LIBRARY]
-    assert re.search(rf"Reason: performance error: failed to meet reference\(s\): {LIBRARY}=", done.stdout)
+    assert re.search(
+        rf"Reason: performance error: failed to meet reference\(s\): {LIBRARY}=", done.stdout
+    )
     [run] = (tmp_path / "store").glob("*.jsonl")
-    case = next(record for record in map(json.loads, run.read_text().splitlines()) if record["kind"] == "case")
+    case = next(
+        record
+        for record in map(json.loads, run.read_text().splitlines())
+        if record["kind"] == "case"
+    )
     assert float(variables[LIBRARY]) == pytest.approx(case["total_us"]["median"])
 
 
 def test_variables_are_named_after_their_cases():
-    case = {"kind": "case", "collective": "all_reduce", "algorithm": "auto", "size_bytes": 8204, "mode": "isolated",
-            "variant": "copied", "datatype": "float32", "redop": "sum", "in_place": False}
-    other = {"size_bytes": 3 << 20, "mode": "chained", "variant": "registered", "datatype": "bfloat16",
-             "in_place": True}
-    late, again = {"shape": {"arrival_skew_us": 2.5}, "case": 2}, {"case": 3}  # `again`: the name of the first case
-    program = "import runpy, sys; print(*runpy.run_path(sys.argv[1])['measured'](eval(sys.argv[2])))"
+    case = {
+        "kind": "case",
+        "collective": "all_reduce",
+        "algorithm": "auto",
+        "size_bytes": 8204,
+        "mode": "isolated",
+        "variant": "copied",
+        "datatype": "float32",
+        "redop": "sum",
+        "in_place": False,
+    }
+    other = {
+        "size_bytes": 3 << 20,
+        "mode": "chained",
+        "variant": "registered",
+        "datatype": "bfloat16",
+        "in_place": True,
+    }
+    late, again = (
+        {"shape": {"arrival_skew_us": 2.5}, "case": 2},
+        {"case": 3},
+    )  # `again`: the name of the first case
+    program = (
+        "import runpy, sys; print(*runpy.run_path(sys.argv[1])['measured'](eval(sys.argv[2])))"
+    )
     cases = str([case, case | other, case | late, case | again])
-    done = subprocess.run([REFRAME / "python", "-c", program, CHECK, cases], capture_output=True, text=True)
-    assert done.stdout.split() == ["all_reduce_auto_8204B_us",
-                                   "all_reduce_auto_3MiB_chained_registered_bfloat16_in_place_us",
-                                   "all_reduce_auto_8204B_arrival_skew_us_2_5_us",
-                                   "all_reduce_auto_8204B_case3_us"], done.stderr
+    done = subprocess.run(
+        [REFRAME / "python", "-c", program, CHECK, cases], capture_output=True, text=True
+    )
+    assert done.stdout.split() == [
+        "all_reduce_auto_8204B_us",
+        "all_reduce_auto_3MiB_chained_registered_bfloat16_in_place_us",
+        "all_reduce_auto_8204B_arrival_skew_us_2_5_us",
+        "all_reduce_auto_8204B_case3_us",
+    ], done.stderr
 
 
 def test_a_misspelt_reference_fails_in_one_sentence(tmp_path):
-    done, _ = reframe(tmp_path, "-S", f"options={CASES} library", "-S", "references=all_reduce_libary_16KiB_us:7.5")
+    done, _ = reframe(
+        tmp_path,
+        "-S",
+        f"options={CASES} library",
+        "-S",
+        "references=all_reduce_libary_16KiB_us:7.5",
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     [reason] = re.findall("Reason: sanity error: (.*)", done.stdout)
-    assert reason == f"references name no measured case: all_reduce_libary_16KiB_us; measured were {LIBRARY}"
+    assert (
+        reason
+        == f"references name no measured case: all_reduce_libary_16KiB_us; measured were {LIBRARY}"
+    )
 
 
 def test_a_launcher_that_starts_nothing_is_quoted(tmp_path):
-    (tmp_path / "launcher").write_text("#!/bin/sh\necho 'srun: error: Invalid MPI type' >&2\nexit 1\n")
+    (tmp_path / "launcher").write_text(
+        "#!/bin/sh\necho 'srun: error: Invalid MPI type' >&2\nexit 1\n"
+    )
     (tmp_path / "launcher").chmod(0o755)
     done, _ = reframe(tmp_path, "-S", f"executable={tmp_path}/launcher")
     assert "sanity error: no run was stored: srun: error: Invalid MPI type" in done.stdout
@@ -89,14 +166,26 @@ def test_a_launcher_that_starts_nothing_is_quoted(tmp_path):
 
 def test_a_wrong_result_fails_the_sanity_of_the_check_and_the_gate(tmp_path):
     broken = tree(tmp_path / "tree", "flip_bit")
-    faults = broken / "kernels/include/faults.h"  # on a busy machine a run has fewer launches than 1,000
-    faults.write_text(faults.read_text().replace("LAUNCHES_PER_FAULT = 1000", "LAUNCHES_PER_FAULT = 20"))
-    done, _ = reframe(tmp_path, "-S", "options=-b 16K -e 16K --mode chained --iters 12 --algorithm one_shot_ll", "-S",
-                      f"store={tmp_path}/store", kernels=broken)
+    faults = (
+        broken / "kernels/include/faults.h"
+    )  # on a busy machine a run has fewer launches than 1,000
+    faults.write_text(
+        faults.read_text().replace("LAUNCHES_PER_FAULT = 1000", "LAUNCHES_PER_FAULT = 20")
+    )
+    done, _ = reframe(
+        tmp_path,
+        "-S",
+        "options=-b 16K -e 16K --mode chained --iters 12 --algorithm one_shot_ll",
+        "-S",
+        f"store={tmp_path}/store",
+        kernels=broken,
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Failing phase: sanity" in done.stdout
     [reason] = re.findall("sanity error: (.*)", done.stdout)
-    assert re.search(r"all_reduce_one_shot_ll_16KiB_chained_us: \d+ elements were wrong", reason), reason
+    assert re.search(r"all_reduce_one_shot_ll_16KiB_chained_us: \d+ elements were wrong", reason), (
+        reason
+    )
     answer = gate(tmp_path, "store", "store")
     assert (answer.returncode, "wrong" in answer.stdout) == (5, True), answer.stdout + answer.stderr
 
@@ -114,8 +203,16 @@ def slurm():
 @SLOW_TEST
 def test_reframe_measures_each_node_of_slurm_for_the_gate_and_the_fleet(slurm, tmp_path):
     options = f"options={CASES} library"
-    done, _ = reframe(tmp_path, "-S", options, "-S", f"store={tmp_path}/store", "--distribute=idle", partition="slurm",
-                      enter=slurm)
+    done, _ = reframe(
+        tmp_path,
+        "-S",
+        options,
+        "-S",
+        f"store={tmp_path}/store",
+        "--distribute=idle",
+        partition="slurm",
+        enter=slurm,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     runs = list((tmp_path / "store").glob("*.jsonl"))
     assert len(runs) == 2
@@ -123,38 +220,75 @@ def test_reframe_measures_each_node_of_slurm_for_the_gate_and_the_fleet(slurm, t
     answer = gate(tmp_path, *runs)
     assert "library" in answer.stdout, answer.stderr
     assert answer.returncode in (0, 1, 3), "the gate compares one launch of each node"
-    fleet = subprocess.run([sys.executable, "-m", "reports", "fleet", tmp_path / "store"], cwd=ROOT,
-                           capture_output=True, text=True)
-    assert (fleet.returncode, "2 nodes, 2 runs" in fleet.stdout) == (3, True), fleet.stdout + fleet.stderr
+    fleet = subprocess.run(
+        [sys.executable, "-m", "reports", "fleet", tmp_path / "store"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (fleet.returncode, "2 nodes, 2 runs" in fleet.stdout) == (3, True), (
+        fleet.stdout + fleet.stderr
+    )
 
 
 @SLOW_TEST
 def test_reframe_measures_across_nodes_and_names_a_bad_option(slurm, tmp_path):
-    done, variables = reframe(tmp_path, "-S", f"options={CASES} library", "-S", f"store={tmp_path}/store", "-S",
-                              "num_tasks=2", "-S", "num_tasks_per_node=1", partition="slurm", enter=slurm)
+    done, variables = reframe(
+        tmp_path,
+        "-S",
+        f"options={CASES} library",
+        "-S",
+        f"store={tmp_path}/store",
+        "-S",
+        "num_tasks=2",
+        "-S",
+        "num_tasks_per_node=1",
+        partition="slurm",
+        enter=slurm,
+    )
     assert (done.returncode, list(variables)) == (0, [LIBRARY]), done.stdout + done.stderr
     [run] = (tmp_path / "store").glob("*.jsonl")
     assert json.loads(run.read_text().splitlines()[0])["world"]["hosts"] == 2
     done, _ = reframe(tmp_path, "-S", "options=--no-such-option", partition="slurm", enter=slurm)
-    assert "no run was stored: bench.allreduce: unrecognized arguments: --no-such-option" in done.stdout
+    assert (
+        "no run was stored: bench.allreduce: unrecognized arguments: --no-such-option"
+        in done.stdout
+    )
 
 
 @SLOW_TEST
 def test_an_array_of_jobs_leaves_a_run_each(slurm, tmp_path):
     wiretax = tmp_path / "bin" / "wiretax"
     wiretax.parent.mkdir()
-    wiretax.write_text(f"#!/bin/sh\nPYTHONPATH={ROOT} exec {PROGRAM} \"$@\"\n")
+    wiretax.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {PROGRAM} "$@"\n')
     wiretax.chmod(0o755)
     (wiretax.parent / "activate").write_text(f"PATH={wiretax.parent}:$PATH\n")
-    job = (ROOT / "examples/wiretax-array.sbatch").read_text().replace("#SBATCH --gpus-per-node=2\n", "")
+    job = (
+        (ROOT / "examples/wiretax-array.sbatch")
+        .read_text()
+        .replace("#SBATCH --gpus-per-node=2\n", "")
+    )
     (tmp_path / "array.sbatch").write_text(job)
     done = subprocess.run(
-        [*slurm, "sbatch", "--wait", "array.sbatch", *CASES.split(), "library"], cwd=tmp_path, capture_output=True,
-        text=True, timeout=300, env={**os.environ, "WIRETAX_ENV": str(tmp_path), "RESULTS": str(tmp_path / "store"),
-                                       "WIRETAX_NODE": "login"})
+        [*slurm, "sbatch", "--wait", "array.sbatch", *CASES.split(), "library"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={
+            **os.environ,
+            "WIRETAX_ENV": str(tmp_path),
+            "RESULTS": str(tmp_path / "store"),
+            "WIRETAX_NODE": "login",
+        },
+    )
     outputs = "".join(path.read_text() for path in tmp_path.glob("wiretax-*.out"))
     assert done.returncode == 0, done.stderr + outputs
     runs = list((tmp_path / "store").glob("*.jsonl"))
     assert len(runs) == 2, outputs
-    labels = {rank["node"] for run in runs for rank in json.loads(run.read_text().splitlines()[0])["world"]["ranks"]}
+    labels = {
+        rank["node"]
+        for run in runs
+        for rank in json.loads(run.read_text().splitlines()[0])["world"]["ranks"]
+    }
     assert "login" not in labels, "nodes of one label are one node to `reports fleet`"

@@ -59,8 +59,11 @@ def assert_unknown(done: subprocess.CompletedProcess[str], option: str) -> None:
 
 def test_without_the_arrival_skew_everything_else_works(tree):
     (tree / "bench/features/arrival_skew.py").unlink()
-    without(tree / "bench/features/__init__.py",
-            "from bench.features.arrival_skew import ArrivalSkew\n", "    ArrivalSkew,\n")
+    without(
+        tree / "bench/features/__init__.py",
+        "from bench.features.arrival_skew import ArrivalSkew\n",
+        "    ArrivalSkew,\n",
+    )
     assert_runs(tree)
     assert_unknown(launch(tree, "--arrival-skew", "5us"), "--arrival-skew 5us")
     helped = launch(tree, "--help").stdout
@@ -71,8 +74,11 @@ def test_without_the_arrival_skew_everything_else_works(tree):
 def test_without_slowed_launches_everything_else_works(tree):
     (tree / "bench/features/slowed.py").unlink()
     (tree / "kernels/slowed.cu").unlink()
-    without(tree / "bench/features/__init__.py",
-            "from bench.features.slowed import Slowed\n", "    Slowed,\n")
+    without(
+        tree / "bench/features/__init__.py",
+        "from bench.features.slowed import Slowed\n",
+        "    Slowed,\n",
+    )
     assert_runs(tree)
     assert_unknown(launch(tree, "--slowed-percent", "3"), "--slowed-percent 3")
 
@@ -82,9 +88,12 @@ def test_without_the_peers_everything_else_works(tree):
     (tree / "bench/features/peers.py").unlink()
     (tree / "reports/tables/peers.py").unlink()
     without(tree / "bench/allreduce.py", "from bench.features.peers import Peers\n", ", Peers")
-    without(tree / "reports/tables/table.py", "from reports.tables.peers import peer_tables\n",
-            ",\n              *peer_tables(result, first, rows, states)",
-            ", *peer_tables(result, view, view_rows, states)")
+    without(
+        tree / "reports/tables/table.py",
+        "from reports.tables.peers import peer_tables\n",
+        ",\n              *peer_tables(result, first, rows, states)",
+        ", *peer_tables(result, view, view_rows, states)",
+    )
     assert_runs(tree)
     assert_unknown(launch(tree, "--peer", "vllm"), "--peer vllm")
 
@@ -92,15 +101,22 @@ def test_without_the_peers_everything_else_works(tree):
 def test_without_the_soak_everything_else_works(tree):
     for path in ("bench/soak.py", "bench/features/soak.py", "bench/features/soak_options.py"):
         (tree / path).unlink()
-    without(tree / "bench/features/__init__.py",
-            "from bench.features.soak_options import SoakOption\n", "    SoakOption,\n")
+    without(
+        tree / "bench/features/__init__.py",
+        "from bench.features.soak_options import SoakOption\n",
+        "    SoakOption,\n",
+    )
     assert_runs(tree)
     assert_unknown(launch(tree, "--soak", "1s"), "--soak 1s")
 
 
 def test_without_the_footprint_everything_else_works(tree):
-    for path in ("bench/footprint.py", "bench/features/footprint.py",
-                 "bench/features/background.py", "kernels/gemm.cu"):
+    for path in (
+        "bench/footprint.py",
+        "bench/features/footprint.py",
+        "bench/features/background.py",
+        "kernels/gemm.cu",
+    ):
         (tree / path).unlink()
     assert_runs(tree)
 

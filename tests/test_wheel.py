@@ -20,7 +20,9 @@ from tests.launch import MPIRUN, ROOT, SLOW_TEST
 from tests.test_house import imported
 from wiretax.__main__ import BENCHMARKS, gpu_count, is_rank
 
-SOURCES = [path for folder in (*FOLDERS, "wiretax") for path in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [
+    path for folder in (*FOLDERS, "wiretax") for path in sorted((ROOT / folder).rglob("*.py"))
+]
 SMALL = "-b", "16K", "-e", "16K", "--iters", "2", "--lean", "--max-time", "30"
 WORKFLOW = yaml.safe_load((ROOT / "examples" / "github-workflow.yml").read_text())
 LAUNCHERS = "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "SLURM_STEP_ID"
@@ -28,9 +30,17 @@ LAUNCHERS = "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "SL
 
 def run(*words, cwd=ROOT, timeout_s=300, **variables):
     """The outcome of a command with more environment variables, outside of any launcher."""
-    plain = {name: value for name, value in os.environ.items() if name not in (*LAUNCHERS, "PYTHONPATH")}
-    return subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=timeout_s,
-                          env=plain | variables)
+    plain = {
+        name: value for name, value in os.environ.items() if name not in (*LAUNCHERS, "PYTHONPATH")
+    }
+    return subprocess.run(
+        [str(word) for word in words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=plain | variables,
+    )
 
 
 def wiretax(*words, **options):
@@ -57,12 +67,15 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("line", "started"), [
-    ("allreduce -n 3 --iters 9", "-n 3 /nowhere/python -m wiretax allreduce --iters 9"),
-    ("decode", "-n 2 /nowhere/python -m wiretax decode"),
-    ("link --ranks=4", "-n 4 /nowhere/python -m wiretax link"),
-    ("doctor -n8", "-n 8 /nowhere/python -m wiretax doctor"),
-])
+@pytest.mark.parametrize(
+    ("line", "started"),
+    [
+        ("allreduce -n 3 --iters 9", "-n 3 /nowhere/python -m wiretax allreduce --iters 9"),
+        ("decode", "-n 2 /nowhere/python -m wiretax decode"),
+        ("link --ranks=4", "-n 4 /nowhere/python -m wiretax link"),
+        ("doctor -n8", "-n 8 /nowhere/python -m wiretax doctor"),
+    ],
+)
 def test_a_benchmark_becomes_mpirun_with_its_ranks(mpirun, line, started):
     done = run(sys.executable, "-c", ELSEWHERE, *line.split(), PATH=str(mpirun.parent))
     assert (done.stdout, done.stderr, done.returncode) == (f"{started}\n", "", 7)
@@ -70,12 +83,18 @@ def test_a_benchmark_becomes_mpirun_with_its_ranks(mpirun, line, started):
 
 def test_without_mpirun_one_sentence_says_what_to_install(tmp_path):
     done = run(sys.executable, "-c", ELSEWHERE, "link", PATH=str(tmp_path))
-    assert done.stderr == "wiretax link: there is no mpirun, which starts the ranks: pip install mpich\n"
+    assert (
+        done.stderr
+        == "wiretax link: there is no mpirun, which starts the ranks: pip install mpich\n"
+    )
     assert done.returncode == 3
 
 
 def test_a_gpu_each_gets_a_rank_unless_the_cpu_is_chosen(monkeypatch):
-    monkeypatch.setattr("kernels.devices.gpu_driver.visible_gpus", lambda: ("cuda", ["0000:01:00.0", "0000:02:00.0"]))
+    monkeypatch.setattr(
+        "kernels.devices.gpu_driver.visible_gpus",
+        lambda: ("cuda", ["0000:01:00.0", "0000:02:00.0"]),
+    )
     assert gpu_count(["-b", "16K"]) == 2
     assert gpu_count(["--device", "cpu"]) == gpu_count(["--device=cpu"]) == 0
 
@@ -88,15 +107,26 @@ def test_more_gpus_than_ranks_are_supported_are_named(mpirun):
     assert done.stdout.startswith("-n 8 ")
 
 
-@pytest.mark.parametrize(("line", "variables", "sentence"), [
-    ("allreduce -n 9", {}, "wiretax allreduce: -n 9 is more than the 8 ranks that are supported; --iters is the number "
-     "of iterations"),
-    ("allreduce -n 0", {}, "wiretax allreduce: -n needs a number of ranks of at least 1"),
-    ("allreduce -n 20", {"PMI_RANK": "0"}, "wiretax allreduce: the launcher has chosen the number of ranks: leave out "
-     "-n 20; --iters 20 is the number of iterations"),
-    ("allredcue", {}, "wiretax: unknown command 'allredcue': did you mean allreduce?"),
-    ("", {}, "wiretax: name a command: wiretax --help lists the commands"),
-])
+@pytest.mark.parametrize(
+    ("line", "variables", "sentence"),
+    [
+        (
+            "allreduce -n 9",
+            {},
+            "wiretax allreduce: -n 9 is more than the 8 ranks that are supported; --iters is the number "
+            "of iterations",
+        ),
+        ("allreduce -n 0", {}, "wiretax allreduce: -n needs a number of ranks of at least 1"),
+        (
+            "allreduce -n 20",
+            {"PMI_RANK": "0"},
+            "wiretax allreduce: the launcher has chosen the number of ranks: leave out "
+            "-n 20; --iters 20 is the number of iterations",
+        ),
+        ("allredcue", {}, "wiretax: unknown command 'allredcue': did you mean allreduce?"),
+        ("", {}, "wiretax: name a command: wiretax --help lists the commands"),
+    ],
+)
 def test_a_bad_command_line_is_refused_in_one_line(line, variables, sentence):
     done = wiretax(*line.split(), **variables)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{sentence}\n")
@@ -104,12 +134,21 @@ def test_a_bad_command_line_is_refused_in_one_line(line, variables, sentence):
         assert wiretax(*line.split(), PMI_RANK="1").stderr == "", "rank 0 alone prints"
 
 
-@pytest.mark.parametrize(("variables", "rank"), [
-    ({}, False), ({"PMI_RANK": "1"}, True), ({"PMIX_RANK": "0"}, True), ({"OMPI_COMM_WORLD_RANK": "0"}, True),
-    ({"SLURM_PROCID": "0"}, False),  # the script of a job
-    ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967291"}, False),  # the same, as later versions number it
-    ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}, True),  # srun
-])
+@pytest.mark.parametrize(
+    ("variables", "rank"),
+    [
+        ({}, False),
+        ({"PMI_RANK": "1"}, True),
+        ({"PMIX_RANK": "0"}, True),
+        ({"OMPI_COMM_WORLD_RANK": "0"}, True),
+        ({"SLURM_PROCID": "0"}, False),  # the script of a job
+        (
+            {"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967291"},
+            False,
+        ),  # the same, as later versions number it
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}, True),  # srun
+    ],
+)
 def test_a_process_of_a_launcher_is_a_rank(monkeypatch, variables, rank):
     for name in LAUNCHERS:
         monkeypatch.delenv(name, raising=False)
@@ -122,25 +161,43 @@ def test_help_lists_every_command_at_once():
     started_s = time.monotonic()
     done = wiretax("--help")
     elapsed_s = time.monotonic() - started_s
-    modules = {path.stem for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text()}
+    modules = {
+        path.stem for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text()
+    }
     assert set(BENCHMARKS) == modules
-    assert {*BENCHMARKS, *REPORTS} <= {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert {*BENCHMARKS, *REPORTS} <= {
+        line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")
+    }
     assert max(map(len, done.stdout.splitlines())) <= 100
     loaded = run(sys.executable, "-X", "importtime", "-m", "wiretax", "--help").stderr
     assert "numpy" not in loaded
     assert elapsed_s < 0.3 or os.getloadavg()[0] > 1, f"{elapsed_s:.2f} s"
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ("wiretax allr", {"allreduce", "allreduce_rmsnorm"}), ("wiretax ", {"allreduce", "doctor", "show", "campaign"}),
-    ("wiretax allreduce --mo", {"--mode"}), ("wiretax allreduce --mode ", {"isolated", "chained", "both"}),
-    ("wiretax show --form", {"--format"}), ("wiretax campaign --var", {"--variant"}),
-])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("wiretax allr", {"allreduce", "allreduce_rmsnorm"}),
+        ("wiretax ", {"allreduce", "doctor", "show", "campaign"}),
+        ("wiretax allreduce --mo", {"--mode"}),
+        ("wiretax allreduce --mode ", {"isolated", "chained", "both"}),
+        ("wiretax show --form", {"--format"}),
+        ("wiretax campaign --var", {"--variant"}),
+    ],
+)
 def test_the_shell_completes_commands_and_options(line, words):
     """As `register-python-argcomplete wiretax` lets the shell call it: the completions go to file descriptor 8."""
     script = f"{sys.executable} -m wiretax 8>&1 9>/dev/null 1>/dev/null"
-    done = run("bash", "-c", script, _ARGCOMPLETE="1", _ARGCOMPLETE_IFS="\n", COMP_LINE=line, COMP_TYPE="9",
-               COMP_POINT=str(len(line)))
+    done = run(
+        "bash",
+        "-c",
+        script,
+        _ARGCOMPLETE="1",
+        _ARGCOMPLETE_IFS="\n",
+        COMP_LINE=line,
+        COMP_TYPE="9",
+        COMP_POINT=str(len(line)),
+    )
     assert words <= {word.strip() for word in done.stdout.splitlines()}, done
     assert len(line.split()) == 1 or "--seed" not in done.stdout
 
@@ -148,7 +205,9 @@ def test_the_shell_completes_commands_and_options(line, words):
 def test_in_a_checkout_the_command_starts_ranks_and_reads_runs(tmp_path):
     done = wiretax("allreduce", "--list")
     assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split()[0] for line in done.stdout.splitlines()].count("two_shot") == 1, "rank 0 alone prints"
+    assert [line.split()[0] for line in done.stdout.splitlines()].count("two_shot") == 1, (
+        "rank 0 alone prints"
+    )
     done = wiretax("show", tmp_path)
     assert (done.returncode, done.stderr) == (2, f"reports: {tmp_path} holds no run\n")
 
@@ -157,7 +216,9 @@ def test_the_wheel_imports_our_folders_from_one_package_and_names_its_command():
     for path in SOURCES:
         source = installed(path.read_text(), str(path))
         assert not {name.split(".")[0] for name in imported(ast.parse(source))} & {*FOLDERS}, path
-        assert not re.search(rf"import_module\(f?.(?:{'|'.join(FOLDERS)})\.", source), f"{path}: use __package__"
+        assert not re.search(rf"import_module\(f?.(?:{'|'.join(FOLDERS)})\.", source), (
+            f"{path}: use __package__"
+        )
         assert not re.search(r"python -m (bench\.[a-z{]|reports)", source), path
 
 
@@ -165,26 +226,42 @@ def test_a_plain_import_of_a_folder_cannot_be_built():
     with pytest.raises(ValueError, match=r"x.py, line 1: write `from ... import`"):
         installed("import bench.harness\n", "x.py")
     code = 'from bench import a\n# from bench\nx = "from bench import a"; from kernels.devices import b\n'
-    assert installed(code, "x.py") == code.replace("from bench import a\n#", "from wiretax.bench import a\n#").replace(
-        "from kernels", "from wiretax.kernels")
+    assert installed(code, "x.py") == code.replace(
+        "from bench import a\n#", "from wiretax.bench import a\n#"
+    ).replace("from kernels", "from wiretax.kernels")
 
 
 def test_the_files_of_the_project_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     settings = (ROOT / "pyproject.toml").read_text()
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
-    assert citation["version"] == VERSION == re.findall(r'^version = "(.*)"$', settings, re.MULTILINE)[0]
+    assert (
+        citation["version"]
+        == VERSION
+        == re.findall(r'^version = "(.*)"$', settings, re.MULTILINE)[0]
+    )
     assert f"## {VERSION}\n" in (ROOT / "CHANGELOG.md").read_text()
-    assert citation["license"] == re.findall(r'^license = "(.*)"$', settings, re.MULTILINE)[0] == "Apache-2.0"
-    assert "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
+    assert (
+        citation["license"]
+        == re.findall(r'^license = "(.*)"$', settings, re.MULTILINE)[0]
+        == "Apache-2.0"
+    )
+    assert (
+        "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
+    )
     assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 50, "one page"
-    text = "".join((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "Dockerfile", "examples/wiretax.sbatch"))
+    text = "".join(
+        (ROOT / name).read_text()
+        for name in ("CONTRIBUTING.md", "Dockerfile", "examples/wiretax.sbatch")
+    )
     for link in re.findall(r"\]\(([\w/.-]+)\)", text):
         assert (ROOT / link).exists(), link
     commands = re.findall(r"(?<![\w/-])wiretax (\w+)", "\n".join(lines_of_commands()))
     assert set(commands) == {"doctor", "allreduce", "show"}
     targets = re.findall(r"make (\w+)", "\n".join(lines_of_commands()))
-    assert [target for target in targets if f"\n{target}:" not in (ROOT / "Makefile").read_text()] == []
+    assert [
+        target for target in targets if f"\n{target}:" not in (ROOT / "Makefile").read_text()
+    ] == []
 
 
 def lines_of_commands():
@@ -216,12 +293,16 @@ def environment(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     (wheel,) = folder.glob("*.whl")
     programs = folder / "environment" / "bin"
-    assert run(sys.executable, "-m", "venv", "--without-pip", folder / "environment").returncode == 0
+    assert (
+        run(sys.executable, "-m", "venv", "--without-pip", folder / "environment").returncode == 0
+    )
     [site] = (folder / "environment" / "lib").glob("python*/site-packages")
     [packages] = Path(sys.prefix, "lib").glob("python*/site-packages")
     (site / "shared.pth").write_text(f"{packages}\n")
     for path in (*Path(sys.prefix, "lib").glob("[!p]*"), MPIRUN, *MPIRUN.parent.glob("hydra*")):
-        (folder / "environment" / path.relative_to(sys.prefix)).symlink_to(path)  # the MPI, beside the interpreter
+        (folder / "environment" / path.relative_to(sys.prefix)).symlink_to(
+            path
+        )  # the MPI, beside the interpreter
     done = run(*pip, "--python", programs / "python", "install", "--quiet", "--no-deps", wheel)
     assert done.returncode == 0, done.stderr
     (site / "kernels").mkdir()
@@ -243,8 +324,12 @@ def test_the_wheel_has_one_package(environment):
     [site] = environment.parent.glob("lib/python*/site-packages")
     ours = [path.name for path in site.iterdir() if path.suffix not in {".pth", ".dist-info"}]
     assert sorted(ours) == ["kernels", "wiretax"]
-    sources = {path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")
-               if path.is_file() and "__pycache__" not in path.parts}
+    sources = {
+        path.relative_to(ROOT)
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     assert sources <= {path.relative_to(site / "wiretax") for path in (site / "wiretax").rglob("*")}
 
 
@@ -257,7 +342,17 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
         assert (done.returncode, done.stderr) == (0, "")
         assert "\nallreduce: 2 ranks" in done.stdout
     assert run(program, "show", cwd=work).stdout.splitlines()[0] == done.stdout.splitlines()[0]
-    survey = run(program, "survey", "--quick", "--max-time", "90", "--out", "vendor", cwd=work, WIRETAX_QUIET="")
+    survey = run(
+        program,
+        "survey",
+        "--quick",
+        "--max-time",
+        "90",
+        "--out",
+        "vendor",
+        cwd=work,
+        WIRETAX_QUIET="",
+    )
     assert survey.returncode in (0, 3), survey.stderr  # 3: 90 s are too short for a step
     assert "] allreduce: done" in survey.stderr
     assert "bench." not in survey.stderr + (work / "vendor" / "index.html").read_text()
@@ -265,7 +360,14 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     assert doctor.returncode == 0 or doctor.stdout.startswith("No GPU to examine")
     code = "import wiretax; assert set(wiretax.load('results').world_size) == {2}"
     assert run(environment / "python", "-P", "-c", code, cwd=work).stderr == ""
-    rows = run(environment / "python", "-m", "pytest", "--wiretax", f"allreduce {' '.join(SMALL)}", cwd=work)
+    rows = run(
+        environment / "python",
+        "-m",
+        "pytest",
+        "--wiretax",
+        f"allreduce {' '.join(SMALL)}",
+        cwd=work,
+    )
     assert "benchmark 'allreduce 16 KiB isolated, 2 ranks'" in rows.stdout, rows.stdout
     helped = run(program, "allreduce", "--help", cwd=work).stdout
     assert helped.startswith("usage: wiretax allreduce [OPTION ...]")
@@ -273,7 +375,11 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     refused = run(program, "allreduce", "--list", "-d", "double-double", cwd=work)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert refused.stderr.startswith("wiretax allreduce: ")
-    pair = [word for name in "ab" for word in ("--variant", f"{name}=wiretax allreduce -n 2 --sizes 16K --max-time 4")]
+    pair = [
+        word
+        for name in "ab"
+        for word in ("--variant", f"{name}=wiretax allreduce -n 2 --sizes 16K --max-time 4")
+    ]
     campaign = run(program, "campaign", "--pairs", "1", "--fresh", "1", *pair, cwd=work)
     assert campaign.returncode == 0, campaign.stderr
 
@@ -283,23 +389,38 @@ def test_the_job_of_slurm_and_the_workflow_run(environment, work):
     """`srun` is a stand-in that starts MPICH's mpirun. The workflow compares HEAD with itself."""
     programs = work / "programs"
     programs.mkdir()
-    (programs / "srun").write_text(f'#!/bin/sh\n[ "$1" = --mpi=pmi2 ] || exit 9\nshift\n'
-                                   f'exec {environment}/mpirun -launcher fork -n $SLURM_NTASKS "$@"\n')
+    (programs / "srun").write_text(
+        f'#!/bin/sh\n[ "$1" = --mpi=pmi2 ] || exit 9\nshift\n'
+        f'exec {environment}/mpirun -launcher fork -n $SLURM_NTASKS "$@"\n'
+    )
     (programs / "srun").chmod(0o755)
-    job = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_TASKS_PER_NODE": "2",
-           "WIRETAX_ENV": str(environment.parent), "PATH": f"{programs}:{os.environ['PATH']}"}
+    job = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_PROCID": "0",
+        "SLURM_NTASKS": "2",
+        "SLURM_TASKS_PER_NODE": "2",
+        "WIRETAX_ENV": str(environment.parent),
+        "PATH": f"{programs}:{os.environ['PATH']}",
+    }
     done = run("bash", ROOT / "examples" / "wiretax.sbatch", *SMALL, cwd=work, **job)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("allreduce: 2 ranks") == 2, "once from the ranks, once from `wiretax show`"
+    assert done.stdout.count("allreduce: 2 ranks") == 2, (
+        "once from the ranks, once from `wiretax show`"
+    )
 
     tree = work / "clone"
     assert run("git", "clone", "--quiet", ROOT, tree).returncode == 0
     assert run("git", "update-ref", "refs/remotes/origin/main", "HEAD", cwd=tree).returncode == 0
-    settings = WORKFLOW["env"] | {"BUDGET": "5m", "GITHUB_STEP_SUMMARY": str(work / "summary.md"),
-                                  "GATE_ARGS": "-b 16K -e 16K --algorithm library --mode isolated"}
+    settings = WORKFLOW["env"] | {
+        "BUDGET": "5m",
+        "GITHUB_STEP_SUMMARY": str(work / "summary.md"),
+        "GATE_ARGS": "-b 16K -e 16K --algorithm library --mode isolated",
+    }
     (tree / ".venv").symlink_to(sys.prefix)
     for step in (step["run"] for step in WORKFLOW["jobs"]["gate"]["steps"] if "run" in step):
-        step = step.replace("make ", "make -o .venv/.installed-runtime ")  # this environment has the packages
+        step = step.replace(
+            "make ", "make -o .venv/.installed-runtime "
+        )  # this environment has the packages
         done = run("bash", "-e", "-c", step, cwd=tree, timeout_s=900, **settings)
         assert done.returncode == 0, (step, done.stdout, done.stderr)
     assert (work / "summary.md").read_text()
@@ -308,7 +429,11 @@ def test_the_job_of_slurm_and_the_workflow_run(environment, work):
 @SLOW_TEST
 def test_the_commands_of_the_dockerfile_install_the_command(tmp_path):
     """Only the image itself and its apt-get are not tried: that needs a registry."""
-    lines = [line.removeprefix("RUN ") for line in (ROOT / "Dockerfile").read_text().splitlines() if "RUN" in line[:3]]
+    lines = [
+        line.removeprefix("RUN ")
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if "RUN" in line[:3]
+    ]
     assert [line.split()[0] for line in lines] == ["apt-get", "python"]
     assert run("git", "clone", "--quiet", ROOT, tmp_path / "src").returncode == 0
     assert run(sys.executable, "-m", "venv", tmp_path / "environment").returncode == 0
@@ -322,8 +447,14 @@ def test_the_commands_of_the_dockerfile_install_the_command(tmp_path):
 @SLOW_TEST
 def test_ctrl_c_reaches_the_ranks_and_the_status_comes_back(environment, work):
     command = [environment / "wiretax", "allreduce", "-e", "1M"]
-    process = subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=work,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 60
     while not list(work.glob("results/*.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.1)

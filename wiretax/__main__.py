@@ -28,7 +28,8 @@ GROUPS = {
         "allgather": "times all-gather beside the library's",
         "reduce_scatter": "times reduce-scatter beside the library's",
         "alltoall": "times all-to-all, also of a mixture of experts",
-        "sendrecv": "times a message to the next rank"},
+        "sendrecv": "times a message to the next rank",
+    },
     "Compute and communication together": {
         "allreduce_rmsnorm": "times all-reduce and RMSNorm in one launch",
         "gemv_allreduce": "times a matrix-vector product and its all-reduce",
@@ -36,19 +37,24 @@ GROUPS = {
         "allgather_gemm": "times an all-gather and its matmul",
         "decode": "times a whole decode step of a model",
         "prefill": "times a whole prefill of a model",
-        "footprint": "times a collective and a matmul that run together"},
+        "footprint": "times a collective and a matmul that run together",
+    },
     "The machine": {
         "doctor": "shows the GPUs, their links and the obstacles between them",
         "link": "measures the link between ranks",
         "tune": "finds the fastest algorithm of this machine for auto",
         "soak": "checks launches of everything mixed, for hours",
-        "survey": "runs doctor, link, tune, allreduce and decode, into an archive to send"},
+        "survey": "runs doctor, link, tune, allreduce and decode, into an archive to send",
+    },
     "Several launches": {
         "campaign": "launches two variants in turn, and compares them",
-        "tune_library": "finds the best settings of an MPI library"},
-    "Stored runs": {name: about for name, (_, about, _) in REPORTS.items()}}
-BENCHMARKS = [name for title, commands in GROUPS.items() if title != "Stored runs"
-              for name in commands]
+        "tune_library": "finds the best settings of an MPI library",
+    },
+    "Stored runs": {name: about for name, (_, about, _) in REPORTS.items()},
+}
+BENCHMARKS = [
+    name for title, commands in GROUPS.items() if title != "Stored runs" for name in commands
+]
 HELP = """\
 usage: wiretax COMMAND [-n RANKS] [OPTION ...]
        wiretax COMMAND --help | --version | --help
@@ -119,8 +125,11 @@ def complete() -> list[str]:
 
         os.environ["_ARGCOMPLETE"] = "2"  # the line of this parser begins with the second word
         setattr(Parser, "error", argparse.ArgumentParser.error)  # noqa: B010 - which only raises
-    setattr(argparse.ArgumentParser, "parse_args",  # noqa: B010
-            lambda parser, *_: argcomplete.autocomplete(parser))
+    setattr(
+        argparse.ArgumentParser,
+        "parse_args",  # noqa: B010
+        lambda parser, *_: argcomplete.autocomplete(parser),
+    )
     return [command, *rest]
 
 
@@ -160,8 +169,10 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
         refuse(command, "the current folder has been removed: change to another")
     mpirun = find_mpirun()
     if not mpirun:
-        print(f"wiretax {command}: there is no mpirun, which starts the ranks: pip install mpich",
-              file=sys.stderr)
+        print(
+            f"wiretax {command}: there is no mpirun, which starts the ranks: pip install mpich",
+            file=sys.stderr,
+        )
         sys.exit(CANNOT)
     main_file = Path(sys.argv[0])
     program = ["-m", "wiretax"] if main_file.name == "__main__.py" else [str(main_file.resolve())]
@@ -171,21 +182,30 @@ def start_ranks(command: str, ranks: int, arguments: list[str]) -> NoReturn:
 def run_benchmark(command: str, arguments: list[str]) -> None:
     """Runs the benchmark here, or starts ranks that do."""
     ranks, rest = (None, arguments) if command in STARTERS else take_ranks(command, arguments)
-    alone = (command in STARTERS or {"-h", "--help"}.intersection(rest)
-             or "_ARGCOMPLETE" in os.environ)
+    alone = (
+        command in STARTERS or {"-h", "--help"}.intersection(rest) or "_ARGCOMPLETE" in os.environ
+    )
     if is_rank() and ranks:
-        refuse(command, f"the launcher has chosen the number of ranks: leave out -n {ranks}; "
-               f"--iters {ranks} is the number of iterations")
+        refuse(
+            command,
+            f"the launcher has chosen the number of ranks: leave out -n {ranks}; "
+            f"--iters {ranks} is the number of iterations",
+        )
     if not alone and not is_rank():
         from kernels.devices.device import MOST_RANKS
 
         if ranks and ranks > MOST_RANKS:
-            refuse(command, f"-n {ranks} is more than the {MOST_RANKS} ranks that are supported; "
-                   "--iters is the number of iterations")
+            refuse(
+                command,
+                f"-n {ranks} is more than the {MOST_RANKS} ranks that are supported; "
+                "--iters is the number of iterations",
+            )
         gpus = 0 if ranks else gpu_count(rest)
         if gpus > MOST_RANKS:
-            print(f"wiretax {command}: {MOST_RANKS} ranks for {gpus} GPUs: more are not supported",
-                  file=sys.stderr)
+            print(
+                f"wiretax {command}: {MOST_RANKS} ranks for {gpus} GPUs: more are not supported",
+                file=sys.stderr,
+            )
         if ranks or gpus or command != "doctor":
             start_ranks(command, ranks or min(gpus, MOST_RANKS) or 2, rest)
     sys.argv[1:] = rest

@@ -32,12 +32,24 @@ LINES = pytest.StashKey[list[str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     option = parser.getgroup("wiretax").addoption
-    option("--wiretax", metavar="COMMAND", action="append", default=[],
-           help='launch this as a test: "allreduce -b 16K -e 1M -f 8"; may be repeated')
-    option("--wiretax-baseline", metavar="FOLDER",
-           help="fail if the launches are slower than these: a folder of `accept`, or of runs")
-    option("--wiretax-launches", metavar="N", type=positive,
-           help=f"launches of a command (1; {LAUNCHES_OF_A_VERDICT} with a baseline)")
+    option(
+        "--wiretax",
+        metavar="COMMAND",
+        action="append",
+        default=[],
+        help='launch this as a test: "allreduce -b 16K -e 1M -f 8"; may be repeated',
+    )
+    option(
+        "--wiretax-baseline",
+        metavar="FOLDER",
+        help="fail if the launches are slower than these: a folder of `accept`, or of runs",
+    )
+    option(
+        "--wiretax-launches",
+        metavar="N",
+        type=positive,
+        help=f"launches of a command (1; {LAUNCHES_OF_A_VERDICT} with a baseline)",
+    )
 
 
 def positive(text: str) -> int:
@@ -47,11 +59,15 @@ def positive(text: str) -> int:
 
 
 @pytest.hookimpl(tryfirst=True)  # so that -k and --benchmark-only see these tests
-def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config,
-                                  items: list[pytest.Item]) -> None:
-    items += [Launches.from_parent(session, name=f"wiretax {command}",
-                                   nodeid=f"wiretax::{command}", command=command)
-              for command in config.getoption("wiretax")]
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    items += [
+        Launches.from_parent(
+            session, name=f"wiretax {command}", nodeid=f"wiretax::{command}", command=command
+        )
+        for command in config.getoption("wiretax")
+    ]
     if config.getoption("wiretax") and not config.pluginmanager.has_plugin("pytest-benchmark"):
         raise pytest.UsageError("--wiretax needs pytest-benchmark: pip install pytest-benchmark")
 
@@ -132,8 +148,9 @@ def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":
     if not (package / "bench").is_dir():  # in a checkout, which is not installed
         paths = str(package.parent), environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    return subprocess.run([sys.executable, "-m", "wiretax", *words], env=environment, text=True,
-                          capture_output=True)
+    return subprocess.run(
+        [sys.executable, "-m", "wiretax", *words], env=environment, text=True, capture_output=True
+    )
 
 
 def launch(command: str, launches: int) -> Path:
@@ -187,17 +204,31 @@ def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
             continue
         size, ranks = size_text(header.size_bytes), run.world["size"]
         title, cases = f"{size} {name}", [result.cases[number] for result in results]
-        row: Any = metadata(SimpleNamespace(
-            name=f"{test}[{title}]", fullname=f"{node.nodeid}[{title}]", param=title,
-            group=f"{run.benchmark} {size} {header.mode}, {ranks} ranks",
-            params={"size_bytes": header.size_bytes, "algorithm": header.algorithm,
-                    "mode": header.mode, "ranks": ranks},
-            extra_info={"bus_bw_gb_s": [case.bus_bw_gb_s for case in cases],
-                        "n_wrong": [case.n_wrong for case in cases],
-                        "library": header.library, "chosen": cases[-1].chosen,
-                        "runs": [str(result.path) for result in results]},
-            cprofile_stats=None, has_error=False),
-            iterations=blocks[0].n, options={"timer": "wiretax"})
+        row: Any = metadata(
+            SimpleNamespace(
+                name=f"{test}[{title}]",
+                fullname=f"{node.nodeid}[{title}]",
+                param=title,
+                group=f"{run.benchmark} {size} {header.mode}, {ranks} ranks",
+                params={
+                    "size_bytes": header.size_bytes,
+                    "algorithm": header.algorithm,
+                    "mode": header.mode,
+                    "ranks": ranks,
+                },
+                extra_info={
+                    "bus_bw_gb_s": [case.bus_bw_gb_s for case in cases],
+                    "n_wrong": [case.n_wrong for case in cases],
+                    "library": header.library,
+                    "chosen": cases[-1].chosen,
+                    "runs": [str(result.path) for result in results],
+                },
+                cprofile_stats=None,
+                has_error=False,
+            ),
+            iterations=blocks[0].n,
+            options={"timer": "wiretax"},
+        )
         for block in blocks:
             row.stats.update(block.cost_us / 1e6)
         rows.append(row)

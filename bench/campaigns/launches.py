@@ -121,8 +121,11 @@ class OpenCampaign:
         self.file = path.open("ab")
         self.manifest = read_manifest(self.folder)
         if self.manifest.campaign.plan != options.head.plan:
-            raise Stop(USAGE, f"{self.folder} holds another campaign: remove it, or name another "
-                       "folder with --out")
+            raise Stop(
+                USAGE,
+                f"{self.folder} holds another campaign: remove it, or name another "
+                "folder with --out",
+            )
 
     def tell(self, sentence: str) -> None:
         """Writes a sentence about the course of the campaign, unless it is quiet."""
@@ -138,16 +141,24 @@ class OpenCampaign:
 
     def finished(self, *stages: str) -> list[Launch]:
         """The finished launches of these stages; without arguments, of all stages."""
-        return [launch for launch in self.manifest.launches if launch.status == "finished"
-                and (not stages or launch.stage in stages)]
+        return [
+            launch
+            for launch in self.manifest.launches
+            if launch.status == "finished" and (not stages or launch.stage in stages)
+        ]
 
     def revision_folder(self, variant: Variant) -> Path | None:
         """The folder with the files of the variant's revision, if it has one."""
         return (self.folder / WORKTREES / variant.name).resolve() if variant.commit else None
 
 
-def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping[str, str],
-               limit_s: float | None = None, log: Path | None = None) -> tuple[int, str]:
+def run_to_end(
+    command: Sequence[str],
+    folder: Path | None,
+    environment: Mapping[str, str],
+    limit_s: float | None = None,
+    log: Path | None = None,
+) -> tuple[int, str]:
     """The exit status of a command in `folder` and its last line on standard error, without those
     that Open MPI's mpirun adds. `log` keeps its output, in `log`.out.txt and `log`.err.txt.
 
@@ -159,9 +170,15 @@ def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping
         with ExitStack() as ending:
             with signals_wait():
                 process = subprocess.Popen(
-                    command, cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-                    stdout=output, stderr=errors, start_new_session=True,
-                    preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
+                    command,
+                    cwd=folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=errors,
+                    start_new_session=True,
+                    preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+                )
                 ending.callback(end_group, process)
             try:
                 process.wait(limit_s)
@@ -216,8 +233,9 @@ def check_out(variant: Variant, folder: Path) -> None:
             raise Stop(WRONG, f"{subject}: `make setup` of its revision failed: {last_line}")
 
 
-def command_line(variant: Variant, folder: Path, seed: int, max_time_s: float | None,
-                 sizes: Sequence[int]) -> list[str]:
+def command_line(
+    variant: Variant, folder: Path, seed: int, max_time_s: float | None, sizes: Sequence[int]
+) -> list[str]:
     """The variant's command with the options of a launch; `sizes` in bytes, or the command's."""
     # The last of two equal options counts: the command's own one, except for the sizes.
     command = [*variant.launcher, "--out", str(folder.resolve()), "--seed", str(seed), "--lean"]
@@ -239,12 +257,20 @@ def reason_against(status: int, last_line: str, run: Path | None) -> str | None:
     return re.sub(rf"\b{re.escape(socket.gethostname())}\b", "<set>", reason)[:300]
 
 
-def retry_launch(campaign: OpenCampaign, stage: StageName, pair: int, place: int,
-                 name: str) -> bool:
+def retry_launch(
+    campaign: OpenCampaign, stage: StageName, pair: int, place: int, name: str
+) -> bool:
     """Launches a variant until a launch finishes, at most three times; whether one finished."""
     for attempt in range(1, ATTEMPTS + 1):
-        launch = Launch(stage=stage, pair=pair, place=place, variant=name, attempt=attempt,
-                        status="died", elapsed_s=0.0)
+        launch = Launch(
+            stage=stage,
+            pair=pair,
+            place=place,
+            variant=name,
+            attempt=attempt,
+            status="died",
+            elapsed_s=0.0,
+        )
         record_orphans(campaign, launch)
         launch_once(campaign, launch)
         if launch.status == "finished":
@@ -258,9 +284,15 @@ def record_orphans(campaign: OpenCampaign, next_launch: Launch) -> None:
     for path in campaign.manifest.foreign:
         name = path.parent.name
         if path.suffix == ".jsonl" and name in campaign.options.variants:
-            campaign.record(msgspec.structs.replace(
-                next_launch, variant=name, run=f"{name}/{path.name}", status="orphaned",
-                reason="the campaign ended during the launch"))
+            campaign.record(
+                msgspec.structs.replace(
+                    next_launch,
+                    variant=name,
+                    run=f"{name}/{path.name}",
+                    status="orphaned",
+                    reason="the campaign ended during the launch",
+                )
+            )
     campaign.manifest.foreign = []
 
 
@@ -289,8 +321,9 @@ def launch_once(campaign: OpenCampaign, launch: Launch) -> None:
         max_time_s = max_time_s and max(max_time_s * FRESH_SHARE, LEAST_LAUNCH_S)
     command = command_line(variant, folder, options.head.seed + launch.pair, max_time_s, sizes)
     tree = campaign.revision_folder(variant)
-    campaign.progress.show(f"launch {len(campaign.manifest.launches) + 1}",
-                           f"{launch.stage}, {variant.name}")
+    campaign.progress.show(
+        f"launch {len(campaign.manifest.launches) + 1}", f"{launch.stage}, {variant.name}"
+    )
     started_s = time.monotonic()
     launch.exit, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
     launch.elapsed_s = time.monotonic() - started_s

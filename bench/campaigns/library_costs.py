@@ -22,8 +22,11 @@ Costs = dict[Cell, dict[Setting, float]]  # over the default's
 def schedule(settings: Sequence[Setting]) -> list[Setting]:
     """The settings, with the default before every eight others: the link may change its state."""
     others = [setting for setting in settings if setting]
-    return [setting for place in range(0, max(len(others), 1), 8)
-            for setting in (DEFAULT, *others[place : place + 8])]
+    return [
+        setting
+        for place in range(0, max(len(others), 1), 8)
+        for setting in (DEFAULT, *others[place : place + 8])
+    ]
 
 
 def costs_of(launches: Launches) -> Costs:
@@ -33,9 +36,12 @@ def costs_of(launches: Launches) -> Costs:
     for (key, _), by_setting in ratios.items():
         for setting, own in by_setting.items():
             everywhere.setdefault(key, {}).setdefault(setting, []).extend(own)
-    return {cell: {setting: median(own)
-                   for setting, own in (everywhere[cell[0]] | ratios[cell]).items()}
-            for cell in sorted(ratios, key=lambda cell: (cell[1], size_of(cell)))}
+    return {
+        cell: {
+            setting: median(own) for setting, own in (everywhere[cell[0]] | ratios[cell]).items()
+        }
+        for cell in sorted(ratios, key=lambda cell: (cell[1], size_of(cell)))
+    }
 
 
 def ratios_of(launches: Launches) -> dict[Cell, dict[Setting, list[float]]]:
@@ -47,10 +53,14 @@ def ratios_of(launches: Launches) -> dict[Cell, dict[Setting, list[float]]]:
             for state, cost_us in by_state.items():
                 cell = times_us.setdefault((key, trips_ns[state] if trips_ns else 0.0), {})
                 cell.setdefault(setting, []).append(cost_us)
-    return {cell: {setting: [cost_us / median(by_setting[DEFAULT]) for cost_us in own]
-                   for setting, own in by_setting.items()}
-            for cell, by_setting in times_us.items()
-            if DEFAULT in by_setting and len(by_setting) > 1}
+    return {
+        cell: {
+            setting: [cost_us / median(by_setting[DEFAULT]) for cost_us in own]
+            for setting, own in by_setting.items()
+        }
+        for cell, by_setting in times_us.items()
+        if DEFAULT in by_setting and len(by_setting) > 1
+    }
 
 
 def size_of(cell: Cell) -> int:
@@ -69,8 +79,10 @@ def survivors(costs: Costs, settings: Sequence[Setting]) -> list[Setting]:
 def combinations_of(costs: Costs, settings: Sequence[Setting]) -> list[Setting]:
     """For each case, and for the mean over the cases, the best setting of every variable in one
     combination. Each of its settings beats the default there."""
-    means = {setting: fmean([own.get(setting, 1.0) for own in costs.values()] or [1.0])
-             for setting in settings}
+    means = {
+        setting: fmean([own.get(setting, 1.0) for own in costs.values()] or [1.0])
+        for setting in settings
+    }
     together = list[Setting]()
     for by_setting in (*costs.values(), means):
         better = [setting for setting in settings if by_setting.get(setting, 1.0) * TOLERANCE < 1]
@@ -95,9 +107,14 @@ def choose(costs: Costs, settings: Sequence[Setting]) -> tuple[Setting, ...]:
     group: tuple[Setting, ...] = (DEFAULT,)
 
     def losses(group: tuple[Setting, ...]) -> list[float]:
-        return [max(TOLERANCE, min(by_setting.get(setting, UNKNOWN) for setting in group)
-                    / min(by_setting.get(setting, UNKNOWN) for setting in ranked))
-                for by_setting in costs.values()]
+        return [
+            max(
+                TOLERANCE,
+                min(by_setting.get(setting, UNKNOWN) for setting in group)
+                / min(by_setting.get(setting, UNKNOWN) for setting in ranked),
+            )
+            for by_setting in costs.values()
+        ]
 
     for length in range(1, min(MOST_SETTINGS, len(ranked)) + 1):
         group = min(combinations(ranked, length), key=lambda group: sum(losses(group)))

@@ -34,7 +34,8 @@ FRESH_SHARE = 0.5  # of the time of other launches: a fresh launch has fewer siz
 RESERVED_NAMES = (manifest.CONTROL, manifest.MANIFEST, manifest.WORKTREES)
 # These store no run, or not in the campaign's folder.
 RESERVED_WORD = re.compile(
-    r"(bench\.)?(campaign|soak|survey|tune_library)|-J.*|--(out|output_file|list|soak)(=.*)?")
+    r"(bench\.)?(campaign|soak|survey|tune_library)|-J.*|--(out|output_file|list|soak)(=.*)?"
+)
 HARMLESS_WORD = re.compile(r"wiretax|mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
 # The options that decide, with the variants, which launches a campaign makes.
 PLAN_OPTIONS = ("budget", "pairs", "fresh", "margin", "seed", "grow", "no_control")
@@ -78,8 +79,9 @@ class Variant:
         *launcher, benchmark = self.launcher
         argv = [word if HARMLESS_WORD.fullmatch(word) else "<set>" for word in launcher]
         argv += scrub_argv([benchmark, *self.arguments])
-        values = {name: scrub_value(value) for name, value in self.variables.items()
-                  if name in VARIABLES}
+        values = {
+            name: scrub_value(value) for name, value in self.variables.items() if name in VARIABLES
+        }
         return manifest.Variant(name=self.name, argv=argv, revision=self.commit, environment=values)
 
 
@@ -102,11 +104,15 @@ def parse_variant(text: str) -> Variant:
         raise ArgumentTypeError(f"variant {name}: {error}: {line}") from None
     variables = list(takewhile(re.compile(r"[A-Za-z_]\w*=").match, words))
     command = words[len(variables) :]
-    ends = [end for end, (word, module) in enumerate(pairwise(command), 2)
-            if (word == "-m" and module.startswith("bench.")) or Path(word).name == "wiretax"]
+    ends = [
+        end
+        for end, (word, module) in enumerate(pairwise(command), 2)
+        if (word == "-m" and module.startswith("bench.")) or Path(word).name == "wiretax"
+    ]
     if not ends:
-        raise ArgumentTypeError(f"variant {name} does not run `-m bench.SOMETHING` or `wiretax "
-                                f"SOMETHING`: {line}")
+        raise ArgumentTypeError(
+            f"variant {name} does not run `-m bench.SOMETHING` or `wiretax SOMETHING`: {line}"
+        )
     launcher, arguments = command[: ends[0]], command[ends[0] :]
     if reserved := next(filter(RESERVED_WORD.fullmatch, [launcher[-1], *arguments]), None):
         raise ArgumentTypeError(f"variant {name}: a campaign cannot launch {reserved}")
@@ -154,32 +160,75 @@ def time_text(seconds: float) -> str:
 def make_parser(program: str = "bench.campaign") -> Parser:
     """The parser of `python -m bench.campaign`; its complaints start with `program`."""
     parser = Parser(
-        prog=program, allow_abbrev=False, epilog=EPILOG,
+        prog=program,
+        allow_abbrev=False,
+        epilog=EPILOG,
         usage='python -m bench.campaign --variant NAME="COMMAND" ... [OPTION ...]',
         description="Launches commands in turn, pair by pair, and reports the cases in which they\n"
         "differ from the first. After an interruption the same command continues.",
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26))
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
+    )
     option, count = parser.add_argument, partial(whole_number, 1, most=1000)
-    option("--variant", type=parse_variant, action="append", default=[], metavar="NAME=COMMAND",
-           help="twice or more; environment variables go before the command")
-    option("--revision", type=parse_revision, action="append", default=[], metavar="NAME=REV",
-           help="run this variant with the code of git revision REV")
-    option("--file", metavar="FILE.toml",
-           help="read options from this file; the command line overrides them")
-    option("--budget", type=duration_s, metavar="TIME",
-           help="time for all launches: 90s, 10m, 2h (none: each launch takes its --max-time)")
+    option(
+        "--variant",
+        type=parse_variant,
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="twice or more; environment variables go before the command",
+    )
+    option(
+        "--revision",
+        type=parse_revision,
+        action="append",
+        default=[],
+        metavar="NAME=REV",
+        help="run this variant with the code of git revision REV",
+    )
+    option(
+        "--file",
+        metavar="FILE.toml",
+        help="read options from this file; the command line overrides them",
+    )
+    option(
+        "--budget",
+        type=duration_s,
+        metavar="TIME",
+        help="time for all launches: 90s, 10m, 2h (none: each launch takes its --max-time)",
+    )
     option("--pairs", type=count, default=10, metavar="N", help="pairs of all sizes (10)")
-    option("--fresh", type=count, default=25, metavar="N",
-           help="new pairs of the sizes in doubt; only these decide (25)")
-    option("--margin", type=percent, default=0.01, metavar="PERCENT",
-           help="ignore differences up to this (1)")
-    option("--seed", type=partial(whole_number, 0), default=0, metavar="N",
-           help="seed of the order and, plus its number, of each pair (0)")
+    option(
+        "--fresh",
+        type=count,
+        default=25,
+        metavar="N",
+        help="new pairs of the sizes in doubt; only these decide (25)",
+    )
+    option(
+        "--margin",
+        type=percent,
+        default=0.01,
+        metavar="PERCENT",
+        help="ignore differences up to this (1)",
+    )
+    option(
+        "--seed",
+        type=partial(whole_number, 0),
+        default=0,
+        metavar="N",
+        help="seed of the order and, plus its number, of each pair (0)",
+    )
     option("--out", metavar="FOLDER", help="folder of the campaign (results/campaign-...)")
-    option("--grow", action="store_true",
-           help="judge after 1x, 2x and 4x the pairs of all sizes; no fresh pairs")
-    option("--pause", action="store_true",
-           help="wait for Enter before another variant: drivers, settings, cables by hand")
+    option(
+        "--grow",
+        action="store_true",
+        help="judge after 1x, 2x and 4x the pairs of all sizes; no fresh pairs",
+    )
+    option(
+        "--pause",
+        action="store_true",
+        help="wait for Enter before another variant: drivers, settings, cables by hand",
+    )
     option("--no-control", action="store_true", help="do not launch the baseline against itself")
     option("--quiet", action="store_true", help="print no progress on standard error")
     return parser
@@ -198,29 +247,40 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     check_variants(parser, variants, commits)
     if values.pause and not sys.stdin.isatty():
         parser.error("--pause waits for Enter, but standard input is not a terminal")
-    commands = [[each.name, [*each.launcher, *each.arguments], each.variables, each.commit]
-                for each in variants]
+    commands = [
+        [each.name, [*each.launcher, *each.arguments], each.variables, each.commit]
+        for each in variants
+    ]
     content = json.dumps([commands, {name: getattr(values, name) for name in PLAN_OPTIONS}])
     plan = hashlib.sha256(content.encode()).hexdigest()[:16]
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     head = manifest.Campaign(
-        campaign_id=f"{started}-campaign-{plan[:8]}", plan=plan, version=VERSION, seed=values.seed,
-        design="grow" if values.grow else "two-stage", pairs=values.pairs,
-        fresh=0 if values.grow else values.fresh, margin=values.margin,
-        control=not values.no_control, variants=[each.recorded() for each in variants])
+        campaign_id=f"{started}-campaign-{plan[:8]}",
+        plan=plan,
+        version=VERSION,
+        seed=values.seed,
+        design="grow" if values.grow else "two-stage",
+        pairs=values.pairs,
+        fresh=0 if values.grow else values.fresh,
+        margin=values.margin,
+        control=not values.no_control,
+        variants=[each.recorded() for each in variants],
+    )
     folder = Path(values.out or f"results/campaign-{plan[:8]}")
     by_name = {variant.name: variant for variant in variants}
     if head.control:
         by_name[manifest.CONTROL] = variants[0]
     looks = [values.pairs * multiple for multiple in (LOOKS if values.grow else (1,))]
-    launches = (len(variants) * (1 + FRESH_SHARE * head.fresh) + MORE_PILOTS
-                + looks[-1] * len(by_name))
+    launches = (
+        len(variants) * (1 + FRESH_SHARE * head.fresh) + MORE_PILOTS + looks[-1] * len(by_name)
+    )
     launch_s = values.budget and values.budget / launches
     if launch_s and launch_s < LEAST_LAUNCH_S:
         least = time_text(LEAST_LAUNCH_S * launches)
         parser.error(f"--budget: {launches:.0f} launches need at least {least}")
-    return CampaignOptions(by_name, head, looks, folder, values.budget, launch_s, values.pause,
-                           values.quiet)
+    return CampaignOptions(
+        by_name, head, looks, folder, values.budget, launch_s, values.pause, values.quiet
+    )
 
 
 def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterable[str]) -> None:

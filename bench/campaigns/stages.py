@@ -23,8 +23,11 @@ def run_pilot(campaign: OpenCampaign) -> None:
     for place, name in enumerate([*names, *[names[0]] * MORE_PILOTS]):
         if place not in done and not retry_launch(campaign, "pilot", 0, place, name):
             reason = campaign.manifest.launches[-1].reason
-            raise Stop(WRONG, f"variant {name} cannot run: it died {ATTEMPTS} times, the last time "
-                       f"with: {reason}")
+            raise Stop(
+                WRONG,
+                f"variant {name} cannot run: it died {ATTEMPTS} times, the last time "
+                f"with: {reason}",
+            )
 
 
 def announce(campaign: OpenCampaign) -> None:
@@ -43,26 +46,39 @@ def announce(campaign: OpenCampaign) -> None:
     more = f"judged after {', '.join(map(str, options.looks))} pairs"
     if head.fresh:
         more = f"with {head.fresh} fresh pairs of the sizes in doubt at most {duration}"
-    campaign.tell(f"{pairs} pairs of all sizes, {np.mean([*launch_s.values()]):.1f} s per "
-                  f"launch: {time_text(first_s)}; {more}")
+    campaign.tell(
+        f"{pairs} pairs of all sizes, {np.mean([*launch_s.values()]):.1f} s per "
+        f"launch: {time_text(first_s)}; {more}"
+    )
     # The user chose what to compare: every difference is allowed, and listed now and in the table.
     compared = comparison.compare(pilots, list(sides.COMPARABLE))
     for sentence in dict.fromkeys(line for each in compared for line in each.allowed):
         campaign.tell(sentence)
-    effects, twice = (pilot.visible_effects(
-        pilots[0], n * pairs, n * head.fresh, head.margin, len(compared[0].cells)) for n in (1, 2))
+    effects, twice = (
+        pilot.visible_effects(
+            pilots[0], n * pairs, n * head.fresh, head.margin, len(compared[0].cells)
+        )
+        for n in (1, 2)
+    )
     if not any(costs_us for launch in pilots[0].launches for costs_us in launch.costs.values()):
-        raise Stop(CANNOT, "no pilot has five blocks of a case in one state of the link: a launch "
-                   "needs more time (--budget, --max-time) or fewer cases")
+        raise Stop(
+            CANNOT,
+            "no pilot has five blocks of a case in one state of the link: a launch "
+            "needs more time (--budget, --max-time) or fewer cases",
+        )
     effect = max(effects.values(), default=np.inf)
     if np.isinf(effect):
-        campaign.tell(f"{pairs} pairs of all sizes and {head.fresh} fresh pairs are too few to see "
-                      "any difference, or no two pilots have five blocks of a case in one state "
-                      "of the link.")
+        campaign.tell(
+            f"{pairs} pairs of all sizes and {head.fresh} fresh pairs are too few to see "
+            "any difference, or no two pilots have five blocks of a case in one state "
+            "of the link."
+        )
     else:
-        campaign.tell(f"In {duration} this machine decides {effect:.1%} (80 %; half of the sizes: "
-                      f"{np.median([*effects.values()]):.1%}), {max(twice.values()):.1%} with "
-                      f"twice the pairs in {time_text(2 * (first_s + fresh_s))}.")
+        campaign.tell(
+            f"In {duration} this machine decides {effect:.1%} (80 %; half of the sizes: "
+            f"{np.median([*effects.values()]):.1%}), {max(twice.values()):.1%} with "
+            f"twice the pairs in {time_text(2 * (first_s + fresh_s))}."
+        )
     if not campaign.manifest.stages:
         visible = None if np.isinf(effect) else effect
         campaign.record(Stage(stage="first", visible_effect=visible, expected_s=first_s))
@@ -76,8 +92,11 @@ def run_stages(campaign: OpenCampaign) -> None:
     for look in options.looks:
         run_rounds(campaign, "first", range(1, look + 1))
         # A campaign that was interrupted beyond this look has judged it already.
-        if (is_growing and pairs_before <= look
-                and AMBIGUOUS not in set(comparison.cells_of(campaign.folder).verdict)):
+        if (
+            is_growing
+            and pairs_before <= look
+            and AMBIGUOUS not in set(comparison.cells_of(campaign.folder).verdict)
+        ):
             return
     if is_growing:
         return
@@ -96,8 +115,9 @@ def choose_sizes(campaign: OpenCampaign) -> None:
     last, cells = pairs, comparison.cells_of(folder)  # whose times do not decide on more pairs
     while last < 2 * pairs and (lacking := pairs - int(cells.pairs.median())) > 0:
         more = range(last + 1, min(last + lacking, 2 * pairs) + 1)
-        campaign.tell(f"half of the cells lack {lacking} pairs in one state of the link: "
-                      f"{len(more)} more")
+        campaign.tell(
+            f"half of the cells lack {lacking} pairs in one state of the link: {len(more)} more"
+        )
         run_rounds(campaign, "first", more)
         last, cells = more[-1], comparison.cells_of(folder)
     sizes = sorted(cells[cells.is_suspect].size_bytes.unique().tolist())
@@ -113,8 +133,11 @@ def run_rounds(campaign: OpenCampaign, stage: StageName, pairs: range) -> None:
     names = options.names if stage == "fresh" else [*options.variants]
     drawn = orders(names, len(pairs), f"{options.head.seed} {stage} {pairs.start}")
     for pair, order in zip(pairs, drawn, strict=True):
-        made = [launch for launch in campaign.manifest.launches if launch.status != "orphaned"
-                and (launch.stage, launch.pair) == (stage, pair)]
+        made = [
+            launch
+            for launch in campaign.manifest.launches
+            if launch.status != "orphaned" and (launch.stage, launch.pair) == (stage, pair)
+        ]
         finished = [launch for launch in made if launch.status == "finished"]
         lost = [launch for launch in made if launch.attempt == ATTEMPTS]
         if {launch.variant for launch in finished + lost} == set(names):

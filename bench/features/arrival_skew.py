@@ -46,8 +46,13 @@ class ArrivalSkew(Feature):
 
     @staticmethod
     def add_options(add: Any) -> None:
-        add("--arrival-skew", type=partial(comma_separated, delay_us), default=None, metavar="A,B",
-            help="delay one rank by these times, such as 0,5us,1.5ms; isolated mode only (none)")
+        add(
+            "--arrival-skew",
+            type=partial(comma_separated, delay_us),
+            default=None,
+            metavar="A,B",
+            help="delay one rank by these times, such as 0,5us,1.5ms; isolated mode only (none)",
+        )
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "ArrivalSkew | None":
@@ -60,12 +65,17 @@ class ArrivalSkew(Feature):
         return cls(tuple(namespace.arrival_skew))
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        return [{**shape, "arrival_skew_us": delay_us} if delay_us else shape
-                for shape in shapes for delay_us in self.delays_us]
+        return [
+            {**shape, "arrival_skew_us": delay_us} if delay_us else shape
+            for shape in shapes
+            for delay_us in self.delays_us
+        ]
 
-    def change(self, session: "Session", header: "CaseHeader", case: Case,
-               iteration: "Iteration") -> "Iteration":
+    def change(
+        self, session: "Session", header: "CaseHeader", case: Case, iteration: "Iteration"
+    ) -> "Iteration":
         from bench.harness.iteration import come_late  # not at the top: --help would load it
+
         late_us = case.shape.get("arrival_skew_us")
         if not late_us:
             return iteration

@@ -26,15 +26,23 @@ FEWEST, MOST = 4, 250  # launches during an iteration: a stream has room for abo
 class Gemm(ctypes.Structure):
     """`Gemm` of gemm.cu: a matmul, and the items that a launch computes."""
 
-    _fields_ = [*((name, c_void_p) for name in ("a", "b", "c")),
-                *((name, c_long) for name in ("columns", "inner", "first", "items"))]
+    _fields_ = [
+        *((name, c_void_p) for name in ("a", "b", "c")),
+        *((name, c_long) for name in ("columns", "inner", "first", "items")),
+    ]
 
 
 class Background(ctypes.Structure):
     """`Background` of gemm.cu: a matmul that repeats until it is stopped."""
 
-    _fields_ = [("gemm", Gemm), ("items", c_long), ("ends_ns", c_void_p), ("most", c_long),
-                ("done", c_long), ("stop", c_uint64)]
+    _fields_ = [
+        ("gemm", Gemm),
+        ("items", c_long),
+        ("ends_ns", c_void_p),
+        ("most", c_long),
+        ("done", c_long),
+        ("stop", c_uint64),
+    ]
 
 
 STRUCTURES = (Gemm, Background)
@@ -56,8 +64,10 @@ def _operands(world: World, width: int) -> tuple[list[Memory], Gemm]:
     """The matrices, and the matmul of all of its items. Raises DeviceError."""
     rows = 2 * ROWS * width  # on a GPU enough for 520 threads of each multiprocessor
     draw = np.random.default_rng(0)
-    memories = [world.device.store(draw.standard_normal(size, np.float32))
-                for size in (rows * INNER, INNER * COLUMNS)]
+    memories = [
+        world.device.store(draw.standard_normal(size, np.float32))
+        for size in (rows * INNER, INNER * COLUMNS)
+    ]
     memories.append(world.device.private(4 * rows * COLUMNS))
     addresses = [memory.address for memory in memories]
     items = rows // ROWS * COLUMNS // LANES
@@ -160,6 +170,8 @@ def open_matmul(world: World, core: int | None) -> Matmul:
     if not isinstance(world.device, CpuDevice):
         return StreamMatmul(world)
     if core is None:
-        raise DeviceError("the matmul takes one core for each rank besides the ranks' own, and "
-                          f"{world.communicator.size} ranks leave too few")
+        raise DeviceError(
+            "the matmul takes one core for each rank besides the ranks' own, and "
+            f"{world.communicator.size} ranks leave too few"
+        )
     return CoreMatmul(world, core)

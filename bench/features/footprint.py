@@ -31,21 +31,28 @@ class Footprint(Feature):
 
     @staticmethod
     def add_options(add: Any) -> None:
-        add("--collective", choices=list(COLLECTIVES), default="all_reduce", metavar="NAME",
-            help=f"{', '.join(COLLECTIVES)} (all_reduce)")
+        add(
+            "--collective",
+            choices=list(COLLECTIVES),
+            default="all_reduce",
+            metavar="NAME",
+            help=f"{', '.join(COLLECTIVES)} (all_reduce)",
+        )
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Footprint":
         if namespace.dispatch == "python":
-            parser.error("the footprint is measured in the native loop: leave out --dispatch "
-                         "python")
+            parser.error(
+                "the footprint is measured in the native loop: leave out --dispatch python"
+            )
         return cls()
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [*shapes, *({**shape, "beside": "gemm"} for shape in shapes)]
 
-    def change(self, session: Session, header: CaseHeader, case: Case,
-               iteration: Iteration) -> Iteration:
+    def change(
+        self, session: Session, header: CaseHeader, case: Case, iteration: Iteration
+    ) -> Iteration:
         if "beside" not in case.shape:
             return iteration
         self.matmul = self.matmul or open_matmul(session.world, session.place.beside)

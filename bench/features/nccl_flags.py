@@ -23,25 +23,52 @@ class Flag:
 
 # As in nccl-tests 2.19.6; -F is a flag of rccl-tests, and so is its name.
 FLAGS = (
-    Flag("-g", "--ngpus", "a rank is one process with one GPU or core; for more start more ranks",
-         (1,)),
-    Flag("-t", "--nthreads", "a rank is one process with one thread; for more start more ranks",
-         (1,)),
-    Flag("-m", "--agg_iters", "calls are not aggregated; --mode chained times calls in a row",
-         (1,)),
+    Flag(
+        "-g",
+        "--ngpus",
+        "a rank is one process with one GPU or core; for more start more ranks",
+        (1,),
+    ),
+    Flag(
+        "-t", "--nthreads", "a rank is one process with one thread; for more start more ranks", (1,)
+    ),
+    Flag(
+        "-m", "--agg_iters", "calls are not aggregated; --mode chained times calls in a row", (1,)
+    ),
     Flag("-p", "--parallel_init", "no effect: no thread initialises the library"),
-    Flag("-z", "--blocking", "no effect: each isolated call is waited for, after a barrier that "
-         "is not in its time, as with -z 3"),
+    Flag(
+        "-z",
+        "--blocking",
+        "no effect: each isolated call is waited for, after a barrier that "
+        "is not in its time, as with -z 3",
+    ),
     Flag("-y", "--stream_null", "no effect: calls have a stream of their own"),
-    Flag("-C", "--report_cputime", "times are of the collective, not of the CPU that launches it",
-         (0,)),
-    Flag("-a", "--average", "a time is the slowest rank's, as with -a 3; the mean of -a 1 is "
-         "lower", (1, 3)),
-    Flag("-R", "--local_register", "copied and registered buffers are both measured; --format "
-         "nccl-tests prints registered ones from -R 1 on", (0, 1, 2)),
+    Flag(
+        "-C",
+        "--report_cputime",
+        "times are of the collective, not of the CPU that launches it",
+        (0,),
+    ),
+    Flag(
+        "-a",
+        "--average",
+        "a time is the slowest rank's, as with -a 3; the mean of -a 1 is lower",
+        (1, 3),
+    ),
+    Flag(
+        "-R",
+        "--local_register",
+        "copied and registered buffers are both measured; --format "
+        "nccl-tests prints registered ones from -R 1 on",
+        (0, 1, 2),
+    ),
     Flag("-u", "--unalign", "timed buffers are aligned; bench.soak checks others", (0,)),
-    Flag("-I", "--per_iter_timing", "no columns i_min to i_cv%; --format csv has percentiles of "
-         "single iterations", (0,)),
+    Flag(
+        "-I",
+        "--per_iter_timing",
+        "no columns i_min to i_cv%; --format csv has percentiles of single iterations",
+        (0,),
+    ),
     Flag("-D", "--device_implementation", "--algorithm chooses the implementation", (0,)),
     Flag("-N", "--run_cycles", "a run has one cycle; bench.campaign launches many", (1,)),
     Flag("-S", "--report_timestamps", "rows have no time stamp", (0,)),
@@ -60,10 +87,18 @@ class NcclFlags(Feature):
     def add_options(add: Any) -> None:
         others = " ".join(flag.short for flag in FLAGS[1:])
         for flag in FLAGS:
-            add(flag.short, flag.long, type=partial(whole_number, 0), default=None,
-                dest=flag.long[2:], metavar="N", help=argparse.SUPPRESS if flag != FLAGS[0] else
-                f"this and {others}: flags of nccl-tests, taken with a note or refused with the "
-                "reason")
+            add(
+                flag.short,
+                flag.long,
+                type=partial(whole_number, 0),
+                default=None,
+                dest=flag.long[2:],
+                metavar="N",
+                help=argparse.SUPPRESS
+                if flag != FLAGS[0]
+                else f"this and {others}: flags of nccl-tests, taken with a note or refused with the "
+                "reason",
+            )
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "NcclFlags | None":

@@ -24,9 +24,13 @@ class Peers(Feature):
 
     @staticmethod
     def add_options(add: Any) -> None:
-        add("--peer", type=partial(comma_separated, partial(name_among, "peer", NAMES)),
-            default=None, metavar="A,B",
-            help=f"also time these, on GPUs: {', '.join(NAMES)} (none)")
+        add(
+            "--peer",
+            type=partial(comma_separated, partial(name_among, "peer", NAMES)),
+            default=None,
+            metavar="A,B",
+            help=f"also time these, on GPUs: {', '.join(NAMES)} (none)",
+        )
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Peers | None":

@@ -33,22 +33,31 @@ class Slowed(Feature):
 
     @staticmethod
     def add_options(add: Any) -> None:
-        add("--slowed-percent", type=partial(positive_number, "percent", 100), default=None,
-            help=argparse.SUPPRESS)
+        add(
+            "--slowed-percent",
+            type=partial(positive_number, "percent", 100),
+            default=None,
+            help=argparse.SUPPRESS,
+        )
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Slowed | None":
         return cls(namespace.slowed_percent) if namespace.slowed_percent else None
 
-    def change(self, session: "Session", header: "CaseHeader", case: Case,
-               iteration: "Iteration") -> "Iteration":
+    def change(
+        self, session: "Session", header: "CaseHeader", case: Case, iteration: "Iteration"
+    ) -> "Iteration":
         if header.library:
             return iteration
         return replace(
-            iteration, operation=self.slowed(session.world, iteration.operation),
+            iteration,
+            operation=self.slowed(session.world, iteration.operation),
             consume=self.slowed_step(session.world, iteration.consume),
-            by_link={rtt_ns: self.slowed(session.world, operation)
-                     for rtt_ns, operation in iteration.by_link.items()})
+            by_link={
+                rtt_ns: self.slowed(session.world, operation)
+                for rtt_ns, operation in iteration.by_link.items()
+            },
+        )
 
     def slowed(self, world: World, operation: Operation) -> Operation:
         step = self.slowed_step(world, operation.step)

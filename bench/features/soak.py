@@ -63,9 +63,13 @@ class Launch:
 
     def actions(self, delay: Step) -> list[Action]:
         iteration = self.iteration
-        return [NEXT_ITERATION, Action(iteration.prepare, Phase.PREPARE), Action(delay, Phase.MEET),
-                Action(iteration.operation.step, Phase.OPERATION),
-                Action(iteration.check, Phase.CHECK)]
+        return [
+            NEXT_ITERATION,
+            Action(iteration.prepare, Phase.PREPARE),
+            Action(delay, Phase.MEET),
+            Action(iteration.operation.step, Phase.OPERATION),
+            Action(iteration.check, Phase.CHECK),
+        ]
 
     def wrong(self) -> Wrong:
         assert self.iteration.wrong
@@ -108,8 +112,9 @@ def delay_steps(world: World, draw: random.Random) -> list[Step]:
 class Dealer:
     """Draws launches over the same buffers; all ranks draw alike."""
 
-    def __init__(self, session: Session, soak: SoakOptions, draw: random.Random,
-                 buffers: Buffers) -> None:
+    def __init__(
+        self, session: Session, soak: SoakOptions, draw: random.Random, buffers: Buffers
+    ) -> None:
         self.session, self.soak, self.draw, self.buffers = session, soak, draw, buffers
         name, hosts = soak.collective.name, session.communicator.hosts
         names = [each for each in default_names(name, hosts=hosts) if each != LIBRARY.name]
@@ -140,13 +145,24 @@ class Dealer:
             send_shift = receive_shift
         size = datatype.size_bytes
         send, receive = self.buffers.addresses(
-            collective, count * size, communicator.rank, in_place)
-        return Case(collective, count, datatype, redop, send + send_shift * size,
-                    receive + receive_shift * size, in_place, variant, shape,
-                    size_bytes=count * size * (communicator.size if collective.cut else 1))
+            collective, count * size, communicator.rank, in_place
+        )
+        return Case(
+            collective,
+            count,
+            datatype,
+            redop,
+            send + send_shift * size,
+            receive + receive_shift * size,
+            in_place,
+            variant,
+            shape,
+            size_bytes=count * size * (communicator.size if collective.cut else 1),
+        )
 
-    def launch(self, algorithm: Algorithm, datatype: Datatype, redop: str,
-               count: int) -> Launch | None:
+    def launch(
+        self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int
+    ) -> Launch | None:
         """As drawn; None where the algorithm cannot. All ranks call it. Raises Disagreement."""
         world = self.session.world
         base = algorithm.name.partition("+")[0]
@@ -169,8 +185,15 @@ class Dealer:
             if is_replay:
                 operation = replace(operation, step=world.device.replayed(operation.step))
             iteration = case_iteration(world, self.buffers, case, operation, 0)
-        words = [case.collective.name, algorithm.name, case.variant, *map(str, case.shape.values()),
-                 datatype.name, redop, f"{case.size_bytes} B"]
+        words = [
+            case.collective.name,
+            algorithm.name,
+            case.variant,
+            *map(str, case.shape.values()),
+            datatype.name,
+            redop,
+            f"{case.size_bytes} B",
+        ]
         words += ["in place"] * case.in_place + ["in a graph"] * is_replay
         iteration.text = " ".join(words)
         return Launch(case, iteration)
@@ -225,9 +248,11 @@ def soak(soak: SoakOptions, session: Session) -> int:
     hosts = f" on {communicator.hosts} hosts" * (communicator.hosts > 1)
     pairs = ", ".join(f"{datatype.name} {redop}" for datatype, redop in dealer.pairs)
     if communicator.rank == 0:
-        print_out(f"soak of {soak.collective.name} for {soak.time_s:g} s on {communicator.size} "
-                  f"ranks{hosts} ({world.device.name}, {peers.kind}), seed {seed}, from epoch "
-                  f"{START_EPOCH} on: {names}; {pairs}; {soak.smallest} to {soak.largest} B\n")
+        print_out(
+            f"soak of {soak.collective.name} for {soak.time_s:g} s on {communicator.size} "
+            f"ranks{hosts} ({world.device.name}, {peers.kind}), seed {seed}, from epoch "
+            f"{START_EPOCH} on: {names}; {pairs}; {soak.smallest} to {soak.largest} B\n"
+        )
     hand = dealer.deal(is_first=True)
     if not hand:
         raise Disagreement("--soak: none of these algorithms can do that here")
@@ -251,8 +276,9 @@ def play(session: Session, dealer: Dealer, hand: list[Launch], peers: PeerBuffer
         is_over = now_s - begun_s >= time_s
         if is_over or is_interrupted or wrong_elements:
             break
-        session.flight.progress.show("soak", f"{now_s - begun_s:.0f} s of {time_s:g} s, "
-                                     f"{player.launches} launches")
+        session.flight.progress.show(
+            "soak", f"{now_s - begun_s:.0f} s of {time_s:g} s, {player.launches} launches"
+        )
         if now_s - dealt_s >= HAND_S:
             for launch in hand:
                 launch.close()
@@ -261,9 +287,11 @@ def play(session: Session, dealer: Dealer, hand: list[Launch], peers: PeerBuffer
     if is_first_rank:
         epoch = int(peers.own.read()[:4].view(np.uint32)[0])
         passed = " past 2^32" * (epoch < START_EPOCH)
-        print_out(f"soak: {player.launches} launches in {now_s - begun_s:.0f} s, "
-                  f"{player.moved_bytes / 1e9:.2f} GB of messages, {wrong_elements} wrong elements;"
-                  f" {hands} hands, and the epoch went{passed} to {epoch}\n")
+        print_out(
+            f"soak: {player.launches} launches in {now_s - begun_s:.0f} s, "
+            f"{player.moved_bytes / 1e9:.2f} GB of messages, {wrong_elements} wrong elements;"
+            f" {hands} hands, and the epoch went{passed} to {epoch}\n"
+        )
         if wrong_elements:
             print(f"wiretax: {first_wrong(hand, wrongs)}", file=sys.stderr, flush=True)
     if wrong_elements:
@@ -276,7 +304,8 @@ def gather_wrongs(session: Session, hand: list[Launch]) -> tuple[list[list[Wrong
     failure = first_failure([launch.iteration.operation for launch in hand])
     is_interrupted = session.flight.interrupted_s is not None
     votes = session.communicator.all_gather(
-        ([launch.wrong() for launch in hand], is_interrupted, failure))
+        ([launch.wrong() for launch in hand], is_interrupted, failure)
+    )
     for rank, (_, _, sentence) in enumerate(votes):
         if sentence:
             raise DeviceError(f"{session.communicator.rank_name(rank)}: {sentence}")
@@ -285,8 +314,11 @@ def gather_wrongs(session: Session, hand: list[Launch]) -> tuple[list[list[Wrong
 
 def first_wrong(hand: list[Launch], wrongs: list[list[Wrong]]) -> str:
     """The earliest wrong launch, with its element."""
-    located = [(verify.first_wrong(by_rank, launch.case.datatype), launch.iteration.text)
-               for launch, by_rank in zip(hand, zip(*wrongs, strict=True), strict=True)]
-    wrong, text = min(((wrong, text) for wrong, text in located if wrong),
-                      key=lambda each: each[0].iteration)
+    located = [
+        (verify.first_wrong(by_rank, launch.case.datatype), launch.iteration.text)
+        for launch, by_rank in zip(hand, zip(*wrongs, strict=True), strict=True)
+    ]
+    wrong, text = min(
+        ((wrong, text) for wrong, text in located if wrong), key=lambda each: each[0].iteration
+    )
     return f"{text}, launch {wrong.iteration}: {describe_wrong(wrong)}"

@@ -23,9 +23,14 @@ class SoakOption(Feature):
 
     @staticmethod
     def add_options(add: Any) -> None:
-        add("--soak", type=options.duration_s, default=None, metavar="TIME",
+        add(
+            "--soak",
+            type=options.duration_s,
+            default=None,
+            metavar="TIME",
             help="check launches of everything mixed for this long, such as 90s, 10m or 2h, and "
-            "time nothing: bench.soak")
+            "time nothing: bench.soak",
+        )
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> None:
@@ -48,25 +53,71 @@ def main(command: str, argv: Sequence[str] | None = None) -> NoReturn:
 
 def soak_parser(command: str) -> Parser:
     parser, add, how, output = options.rank_parser(
-        command, "Checks launches of everything mixed, back to back, and times nothing.",
-        "mpirun -n 2 python -m bench.soak --soak 10m", "no wrong element so far")
-    add("--soak", type=options.duration_s, default=600.0, metavar="TIME",
-        help="for this long, such as 90s, 10m or 2h (10m)")
-    add("--collective", choices=list(COLLECTIVES), default="all_reduce", metavar="NAME",
-        help=f"{', '.join(COLLECTIVES)} (all_reduce)")
-    add("-b", "--minbytes", type=options.size_bytes, default=1, metavar="SIZE",
-        help="smallest size (one element)")
-    add("-e", "--maxbytes", type=options.size_bytes, default=MOST_BYTES, metavar="SIZE",
-        help="largest size (2.3M)")
-    add("-d", "--datatype", type=options.datatype_names, default=[*DATATYPES], metavar="A,B",
-        dest="datatypes", help="only these datatypes (all)")
-    add("-o", "--op", type=options.redop_names, default=None, metavar="A,B", dest="redops",
-        help="only these operations (all)")
-    names = {name: algorithm for collective in ALGORITHMS.values()
-             for name, algorithm in collective.items()}
-    add("--algorithm", default=None, metavar="A,B",
+        command,
+        "Checks launches of everything mixed, back to back, and times nothing.",
+        "mpirun -n 2 python -m bench.soak --soak 10m",
+        "no wrong element so far",
+    )
+    add(
+        "--soak",
+        type=options.duration_s,
+        default=600.0,
+        metavar="TIME",
+        help="for this long, such as 90s, 10m or 2h (10m)",
+    )
+    add(
+        "--collective",
+        choices=list(COLLECTIVES),
+        default="all_reduce",
+        metavar="NAME",
+        help=f"{', '.join(COLLECTIVES)} (all_reduce)",
+    )
+    add(
+        "-b",
+        "--minbytes",
+        type=options.size_bytes,
+        default=1,
+        metavar="SIZE",
+        help="smallest size (one element)",
+    )
+    add(
+        "-e",
+        "--maxbytes",
+        type=options.size_bytes,
+        default=MOST_BYTES,
+        metavar="SIZE",
+        help="largest size (2.3M)",
+    )
+    add(
+        "-d",
+        "--datatype",
+        type=options.datatype_names,
+        default=[*DATATYPES],
+        metavar="A,B",
+        dest="datatypes",
+        help="only these datatypes (all)",
+    )
+    add(
+        "-o",
+        "--op",
+        type=options.redop_names,
+        default=None,
+        metavar="A,B",
+        dest="redops",
+        help="only these operations (all)",
+    )
+    names = {
+        name: algorithm
+        for collective in ALGORITHMS.values()
+        for name, algorithm in collective.items()
+    }
+    add(
+        "--algorithm",
+        default=None,
+        metavar="A,B",
         type=partial(options.comma_separated, partial(options.algorithm_name, names)),
-        help="only these (all of ours but lossy ones)")
+        help="only these (all of ours but lossy ones)",
+    )
     options.add_run_options(how, max_time_s=None)  # --soak is the time
     options.add_output(output)
     return parser
@@ -77,7 +128,10 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions"
     from bench.features.soak import SoakOptions
 
     collective, smallest, largest = (
-        COLLECTIVES[namespace.collective], namespace.minbytes, namespace.maxbytes)
+        COLLECTIVES[namespace.collective],
+        namespace.minbytes,
+        namespace.maxbytes,
+    )
     if not largest:
         parser.error("-e 0: a soak checks elements, and 0 B hold no element")
     if largest < smallest:
@@ -92,5 +146,12 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions"
     parser.require_ranks()
     redops = namespace.redops or (REDOPS if collective.reduces else ["none"])
     datatypes = [DATATYPES[name] for name in namespace.datatypes]
-    return SoakOptions(collective, namespace.soak, smallest, largest, datatypes, redops,
-                       selected(known, names) if names else None)
+    return SoakOptions(
+        collective,
+        namespace.soak,
+        smallest,
+        largest,
+        datatypes,
+        redops,
+        selected(known, names) if names else None,
+    )

@@ -31,72 +31,151 @@ def run_sweep(run: RunOptions, sweep: SweepOptions) -> NoReturn:
     start(run, lambda session: measure(session, partial(prepare, sweep)))
 
 
-def sweep_parser(command: str, collective: Collective, about: str,
-                 features: Sequence[type[Feature]]) -> Parser:
+def sweep_parser(
+    command: str, collective: Collective, about: str, features: Sequence[type[Feature]]
+) -> Parser:
     """The parser of `python -m bench.<command>`."""
     algorithm = next(each.name for each in EXACT[collective.name] if each.registered)
     parser, what, how, output = options.rank_parser(
-        command, about,
+        command,
+        about,
         f"mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm {algorithm},library",
-        "the results so far are kept")
+        "the results so far are kept",
+    )
     parser.set_defaults(collective=collective.name, redops=["none"])
     add_case_options(what, collective)
     for feature in features:
         feature.add_options(what)
     add_method_options(how)
     options.add_format(output, "table", "nccl-tests", "csv", row="algorithm and mode")
-    output("-J", "--output_file", metavar="FILE", dest="json_file",
-           help="also write JSON as nccl-tests does")
+    output(
+        "-J",
+        "--output_file",
+        metavar="FILE",
+        dest="json_file",
+        help="also write JSON as nccl-tests does",
+    )
     options.add_output(output)
-    output("--list", action="store_false", dest="keeps_run",
-           help="name every algorithm, and why one is not available, then exit")
+    output(
+        "--list",
+        action="store_false",
+        dest="keeps_run",
+        help="name every algorithm, and why one is not available, then exit",
+    )
     return parser
 
 
 def add_case_options(add: AddOption, collective: Collective) -> None:
     options.add_sizes(add, "32M", None, "2")
-    add("-i", "--stepbytes", type=options.size_bytes, default=None, metavar="SIZE",
-        help="sizes grow by this instead of -f")
+    add(
+        "-i",
+        "--stepbytes",
+        type=options.size_bytes,
+        default=None,
+        metavar="SIZE",
+        help="sizes grow by this instead of -f",
+    )
     sizes = partial(options.comma_separated, options.size_bytes)
-    add("--sizes", type=sizes, default=None, metavar="A,B",
-        help="exactly these sizes instead of -b, -e and -f")
-    add("-d", "--datatype", type=options.datatype_names, default=["float32"], metavar="A,B",
+    add(
+        "--sizes",
+        type=sizes,
+        default=None,
+        metavar="A,B",
+        help="exactly these sizes instead of -b, -e and -f",
+    )
+    add(
+        "-d",
+        "--datatype",
+        type=options.datatype_names,
+        default=["float32"],
+        metavar="A,B",
         dest="datatypes",
         help="float, half, bfloat16, double, int32, int64, int8, uint8, f8e4m3, "
-        "f8e5m2 or all (float)")
+        "f8e5m2 or all (float)",
+    )
     if collective.reduces:
-        add("-o", "--op", type=options.redop_names, default=["sum"], metavar="A,B",
-            dest="redops", help="sum, prod, min, max, avg or all (sum)")
+        add(
+            "-o",
+            "--op",
+            type=options.redop_names,
+            default=["sum"],
+            metavar="A,B",
+            dest="redops",
+            help="sum, prod, min, max, avg or all (sum)",
+        )
     name = partial(options.algorithm_name, ALGORITHMS[collective.name])
-    add("--algorithm", type=partial(options.comma_separated, name), default=None, metavar="A,B",
-        help="only these; --list names them (all but lossy ones)")
-    add("--in-place", action="store_true",
-        help=argparse.SUPPRESS if collective.no_place else "the result overwrites the send buffer")
-    add("--mode", choices=("isolated", "chained", "both"), default=None, metavar="MODE",
+    add(
+        "--algorithm",
+        type=partial(options.comma_separated, name),
+        default=None,
+        metavar="A,B",
+        help="only these; --list names them (all but lossy ones)",
+    )
+    add(
+        "--in-place",
+        action="store_true",
+        help=argparse.SUPPRESS if collective.no_place else "the result overwrites the send buffer",
+    )
+    add(
+        "--mode",
+        choices=("isolated", "chained", "both"),
+        default=None,
+        metavar="MODE",
         help="isolated: one call at a time; chained: 160 dependent calls; both (isolated, and "
-        "chained up to 512K)")
+        "chained up to 512K)",
+    )
 
 
 def add_method_options(add: AddOption) -> None:
     number = partial(options.whole_number, 0)
     few = partial(number, most=options.MOST_CHECKS)
     options.add_iterations(add, "until precise or out of time")
-    add("-w", "--warmup_iters", type=few, default=None, metavar="N", dest="warmup",
-        help="warm-up iterations a block (by a changepoint test; 4 calls a rank or 5 ms at least)")
-    add("-c", "--check", type=few, default=1, metavar="N", dest="checks",
-        help="iterations checked before and after each block; 0: none (1)")
-    add("-r", "--root", type=number, default=0, metavar="RANK",
-        help="no effect: there is no root (0)")
+    add(
+        "-w",
+        "--warmup_iters",
+        type=few,
+        default=None,
+        metavar="N",
+        dest="warmup",
+        help="warm-up iterations a block (by a changepoint test; 4 calls a rank or 5 ms at least)",
+    )
+    add(
+        "-c",
+        "--check",
+        type=few,
+        default=1,
+        metavar="N",
+        dest="checks",
+        help="iterations checked before and after each block; 0: none (1)",
+    )
+    add(
+        "-r",
+        "--root",
+        type=number,
+        default=0,
+        metavar="RANK",
+        help="no effect: there is no root (0)",
+    )
     options.add_run_options(add)
-    add("--dispatch", choices=("native", "python"), default="native", metavar="LANGUAGE",
-        help="language of the timed loop: native or python (native)")
-    add("--tuned", default=None, metavar="FILE",
+    add(
+        "--dispatch",
+        choices=("native", "python"),
+        default="native",
+        metavar="LANGUAGE",
+        help="language of the timed loop: native or python (native)",
+    )
+    add(
+        "--tuned",
+        default=None,
+        metavar="FILE",
         help="tuning table for auto; 'none' disables (this machine's table, if bench.tune made "
-        "one)")
+        "one)",
+    )
 
 
-def sweep_options(parser: Parser, namespace: argparse.Namespace,
-                  features: Sequence[type[Feature]]) -> tuple[RunOptions, SweepOptions]:
+def sweep_options(
+    parser: Parser, namespace: argparse.Namespace, features: Sequence[type[Feature]]
+) -> tuple[RunOptions, SweepOptions]:
     """The options, or the end of the process with status 2 and one sentence."""
     parsed = [feature.parse(parser, namespace) for feature in features]  # a soak ends here
     active = tuple(feature for feature in parsed if feature)
@@ -113,8 +192,9 @@ def sweep_options(parser: Parser, namespace: argparse.Namespace,
     if namespace.format == "nccl-tests":  # one test with two halves, and the library's
         algorithms, mode = one_test(parser, algorithms), mode or "isolated"
         places = [False, True] if not (namespace.in_place or collective.no_place) else places
-    sweep = SweepOptions(collective, namespace.datatypes, namespace.redops, sizes, algorithms,
-                         places, mode)
+    sweep = SweepOptions(
+        collective, namespace.datatypes, namespace.redops, sizes, algorithms, places, mode
+    )
     return options.run_options(namespace, features=active), sweep
 
 
@@ -122,24 +202,28 @@ def one_test(parser: Parser, algorithms: list[str] | None) -> list[str]:
     """The algorithms of a run in the format of nccl-tests: one, and the library."""
     ours = [name for name in algorithms or ["auto"] if name != "library"]
     if len(ours) > 1:
-        parser.error("--format nccl-tests prints one test: name one algorithm, not "
-                     f"{', '.join(ours)}")
+        parser.error(
+            f"--format nccl-tests prints one test: name one algorithm, not {', '.join(ours)}"
+        )
     return [*ours, "library"]
 
 
-def requested_sizes(parser: Parser, namespace: argparse.Namespace,
-                    allow_zero: bool = False) -> tuple[int, ...]:
+def requested_sizes(
+    parser: Parser, namespace: argparse.Namespace, allow_zero: bool = False
+) -> tuple[int, ...]:
     """The sizes in bytes, in whole elements of every type, ascending; or the end of the process."""
     if namespace.maxbytes < namespace.minbytes and not namespace.sizes:
-        parser.error(f"the sizes begin at {namespace.minbytes} B, above their end at "
-                     f"{namespace.maxbytes} B")
+        parser.error(
+            f"the sizes begin at {namespace.minbytes} B, above their end at {namespace.maxbytes} B"
+        )
     widest = max(namespace.datatypes, key=lambda name: DATATYPES[name].size_bytes)
     element_bytes = DATATYPES[widest].size_bytes
     for size in namespace.sizes or [namespace.minbytes]:
         if size < element_bytes and (size or not allow_zero):
             parser.error(f"{size} B hold no {widest}, which has {element_bytes} B")
-    chosen = namespace.sizes or sizes_between(namespace.minbytes, namespace.maxbytes,
-                                              namespace.stepfactor or 2, element_bytes)
+    chosen = namespace.sizes or sizes_between(
+        namespace.minbytes, namespace.maxbytes, namespace.stepfactor or 2, element_bytes
+    )
     if step := getattr(namespace, "stepbytes", None):
         if namespace.stepfactor:
             parser.error("-i adds to a size and -f multiplies it: choose one")

@@ -38,8 +38,9 @@ class Feature:
         """Algorithms by name beside the collective's own. All ranks call it."""
         return {}
 
-    def change(self, session: "Session", header: "CaseHeader", case: Case,
-               iteration: "Iteration") -> "Iteration":
+    def change(
+        self, session: "Session", header: "CaseHeader", case: Case, iteration: "Iteration"
+    ) -> "Iteration":
         """The iteration of a case with this feature. Raises DeviceError."""
         return iteration
 

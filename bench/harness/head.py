@@ -35,16 +35,27 @@ def examine(session: Session) -> Machine:
     """This machine, alike on all ranks."""
     world, cpus = session.world, session.place.cpus
     communicator, device = world.communicator, world.device
-    facts = environment.describe(compiler=device.compiler,
-                                 with_hostname=session.options.with_hostname)
-    facts["mpi.thread_level"] = {"value": communicator.thread_level, "source": "MPI_Query_thread",
-                                 "status": "ok"}
-    host = next(number for number, ranks in enumerate(communicator.nodes)
-                if communicator.rank in ranks)
+    facts = environment.describe(
+        compiler=device.compiler, with_hostname=session.options.with_hostname
+    )
+    facts["mpi.thread_level"] = {
+        "value": communicator.thread_level,
+        "source": "MPI_Query_thread",
+        "status": "ok",
+    }
+    host = next(
+        number for number, ranks in enumerate(communicator.nodes) if communicator.rank in ranks
+    )
     rank: dict[str, Any] = {
-        "rank": communicator.rank, "host": host, "node": node.label(communicator),
-        "device": device.name, "arch": device.arch, "cpus": cpus,
-        "numa": environment.numa_node(cpus[0]), **device.facts}
+        "rank": communicator.rank,
+        "host": host,
+        "node": node.label(communicator),
+        "device": device.name,
+        "arch": device.arch,
+        "cpus": cpus,
+        "numa": environment.numa_node(cpus[0]),
+        **device.facts,
+    }
     if session.options.with_hostname:
         rank["hostname"] = communicator.host_names[communicator.rank]
     bus_id = device.facts.get("pci_bus_id")
@@ -56,12 +67,16 @@ def examine(session: Session) -> Machine:
     if gpus:
         links = {pair["path"] for pair in gpus["pairs"]}
         links |= {describe_rate(gpu["card"]) for gpu in gpus["gpus"]}
-        facts["gpu.links"] = {"value": sorted(links), "source": "/sys/bus/pci/devices, NVML, KFD",
-                              "status": "unknown" if "unknown" in links else "ok"}
+        facts["gpu.links"] = {
+            "value": sorted(links),
+            "source": "/sys/bus/pci/devices, NVML, KFD",
+            "status": "unknown" if "unknown" in links else "ok",
+        }
     ids = environment.identities(facts, world.library.name, device.compiler)
     session.notes += differences(communicator.all_gather(ids))
     machine: Machine = communicator.broadcast(
-        Machine(facts, ranks, gpus, *ids, communicator.host_names))
+        Machine(facts, ranks, gpus, *ids, communicator.host_names)
+    )
     return machine
 
 
@@ -73,28 +88,46 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
     notes = [*feature_notes(options), *session.notes]
     if session.place.crowded:
         cores = {(rank["host"], cpu) for rank in machine.ranks for cpu in rank["cpus"]}
-        notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and "
-                     "the scheduler decides the times.")
+        notes.append(
+            f"{communicator.size} ranks share {len(cores)} cores: they take turns, and "
+            "the scheduler decides the times."
+        )
     notes += [*pairs_note(communicator, suite), preflight(world), *overhead_note(session, ceilings)]
     world_facts: dict[str, Any] = {
-        "size": communicator.size, "hosts": communicator.hosts, "ranks": machine.ranks,
-        "mpi_library": communicator.library, "mpi_thread_level": communicator.thread_level,
-        "dispatch": options.dispatch, "device_asked": options.device}
+        "size": communicator.size,
+        "hosts": communicator.hosts,
+        "ranks": machine.ranks,
+        "mpi_library": communicator.library,
+        "mpi_thread_level": communicator.thread_level,
+        "dispatch": options.dispatch,
+        "device_asked": options.device,
+    }
     for feature in features:
         world_facts |= feature.world_facts()
     if machine.gpus:
         library = world.library.describe(world)
-        world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": machine.gpus,
-                        "library": library}
+        world_facts |= {
+            "launch": "graph" if world.graph else "stream",
+            "gpus": machine.gpus,
+            "library": library,
+        }
         notes += [*summary(machine.gpus), *library["notes"]]
     return Run(
-        run_id=session.flight.run_id, benchmark=options.command, version=VERSION,
-        argv=environment.scrub_argv(sys.argv[1:]), seed=options.seed,
-        machine_id=machine.machine_id, software_id=machine.software_id,
+        run_id=session.flight.run_id,
+        benchmark=options.command,
+        version=VERSION,
+        argv=environment.scrub_argv(sys.argv[1:]),
+        seed=options.seed,
+        machine_id=machine.machine_id,
+        software_id=machine.software_id,
         environment=machine.facts,
-        memory=memory_facts(world), link=ceilings,
-        clock_shared=world.clock_shared, cases=suite.headers, world=world_facts,
-        notes=[*notes, *environment.threats(machine.facts, ranks_here)])
+        memory=memory_facts(world),
+        link=ceilings,
+        clock_shared=world.clock_shared,
+        cases=suite.headers,
+        world=world_facts,
+        notes=[*notes, *environment.threats(machine.facts, ranks_here)],
+    )
 
 
 def differences(ids: Sequence[tuple[str, str]]) -> list[str]:
@@ -104,16 +137,20 @@ def differences(ids: Sequence[tuple[str, str]]) -> list[str]:
     for kind, of_kind in zip(("hardware", "software"), zip(*ids, strict=True), strict=True):
         others = [str(rank) for rank, own in enumerate(of_kind) if own != of_kind[0]]
         if others:
-            sentences.append(f"The hosts differ in {kind}: ranks {' '.join(others)} have other "
-                             f"{kind} than rank 0, and this run stores the facts of its host.")
+            sentences.append(
+                f"The hosts differ in {kind}: ranks {' '.join(others)} have other "
+                f"{kind} than rank 0, and this run stores the facts of its host."
+            )
     return sentences
 
 
 def names_of_hosts(machine: Machine) -> str:
     """A line that tells the user which host has which label; "" for one host."""
-    names = {rank["node"] or f"host {rank['host'] + 1}": name
-             for rank, name in zip(machine.ranks, machine.hostnames, strict=True)
-             if "hostname" not in rank}
+    names = {
+        rank["node"] or f"host {rank['host'] + 1}": name
+        for rank, name in zip(machine.ranks, machine.hostnames, strict=True)
+        if "hostname" not in rank
+    }
     texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
 
@@ -130,8 +167,10 @@ def pairs_note(communicator: Communicator, suite: Suite) -> list[str]:
     pairs = [{rank, partner(rank, communicator.size)} for rank in range(communicator.size)]
     if any(not any(pair <= {*node} for node in communicator.nodes) for pair in pairs):
         return []
-    return ["No message of this run crosses between hosts, because each rank and its partner are "
-            "on one host. bench.link measures between hosts; so does a run with one rank a host."]
+    return [
+        "No message of this run crosses between hosts, because each rank and its partner are "
+        "on one host. bench.link measures between hosts; so does a run with one rank a host."
+    ]
 
 
 def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
@@ -140,10 +179,14 @@ def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
     if device.clock_shared or "overhead_us" not in ceilings:
         return []
     resolution_us = device.facts["event_resolution_us"]
-    resolution = ("the resolution of events is unknown" if resolution_us is None
-                  else f"events resolve {resolution_us:g} us")
-    return [f"Each time contains {ceilings['overhead_us']:.2f} us of an empty launch; "
-            f"{resolution}."]
+    resolution = (
+        "the resolution of events is unknown"
+        if resolution_us is None
+        else f"events resolve {resolution_us:g} us"
+    )
+    return [
+        f"Each time contains {ceilings['overhead_us']:.2f} us of an empty launch; {resolution}."
+    ]
 
 
 def memory_facts(world: World) -> dict[str, str]:
@@ -159,12 +202,17 @@ def preflight(world: World) -> str:
     peers = world.shared
     if isinstance(peers, Unsupported):
         return f"Peer memory is not mapped: {peers.reason}."
-    ways = {"host_staged": ", through the host",
-            "same_device": ": ranks share a GPU, so no time here measures a wire"}
+    ways = {
+        "host_staged": ", through the host",
+        "same_device": ": ranks share a GPU, so no time here measures a wire",
+    }
     refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
     facts = world.device.facts  # of a GPU: its versions decide how memory behaves
-    versions = (f", with driver {facts['driver']}, runtime {facts['runtime']} and module "
-                f"{facts['module']}" if facts else "")
+    versions = (
+        f", with driver {facts['driver']}, runtime {facts['runtime']} and module {facts['module']}"
+        if facts
+        else ""
+    )
     flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
     places = " within each host" if world.node else ""
     between = ""
@@ -175,6 +223,8 @@ def preflight(world: World) -> str:
         between = f" Between hosts {world.library.name} moves the data{remedy}."
         if max(map(len, world.communicator.nodes)) == 1:
             return f"No two ranks share a host.{between}"
-    return (f"Peer memory is {peers.kind}{places}{ways.get(peers.kind, '')} "
-            f"({peers.types['data']}) and was probed byte by byte in every direction, between "
-            f"launches and within one{versions}.{flush}{refusals}{between}")
+    return (
+        f"Peer memory is {peers.kind}{places}{ways.get(peers.kind, '')} "
+        f"({peers.types['data']}) and was probed byte by byte in every direction, between "
+        f"launches and within one{versions}.{flush}{refusals}{between}"
+    )

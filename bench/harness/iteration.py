@@ -45,8 +45,12 @@ STREAMED_BYTES = 8 << 20  # through memory; below, stores around the caches take
 CHAIN_CALLS = 160  # all-reduces of one token of a 70B model: 80 layers, two each
 ARRIVED, LEFT, BEGUN, DONE = range(4)  # columns of the stamps
 # Entries of link_probe.cu by whether the send and the receive buffer hold a segment for each rank.
-CHAIN_LINKS = {(False, False): "chain_link", (False, True): "chain_link_gathered",
-               (True, False): "chain_link_scattered", (True, True): "chain_link_exchanged"}
+CHAIN_LINKS = {
+    (False, False): "chain_link",
+    (False, True): "chain_link_gathered",
+    (True, False): "chain_link_scattered",
+    (True, True): "chain_link_exchanged",
+}
 Executor = Callable[[list[Action], Counts], Stamps]
 
 
@@ -95,12 +99,23 @@ class Iteration:
         launch = self.operation.step
         if not self.chain_calls:
             late = [Action(self.late, Phase.MEET)] if self.late else []
-            return [NEXT_ITERATION, *begin, *late, stamp(ARRIVED), Action(launch, Phase.OPERATION),
-                    stamp(LEFT), consume, stamp(DONE)]
+            return [
+                NEXT_ITERATION,
+                *begin,
+                *late,
+                stamp(ARRIVED),
+                Action(launch, Phase.OPERATION),
+                stamp(LEFT),
+                consume,
+                stamp(DONE),
+            ]
         # The chain without collectives runs first: in place it overwrites the send buffer.
         alone = [stamp(BEGUN), *[consume] * self.chain_calls, stamp(DONE)]
-        chain = [action for call in range(1, self.chain_calls + 1)
-                 for action in (Action(launch, Phase.OPERATION, call=call), consume)]
+        chain = [
+            action
+            for call in range(1, self.chain_calls + 1)
+            for action in (Action(launch, Phase.OPERATION, call=call), consume)
+        ]
         return [NEXT_ITERATION, *begin, *alone, *begin, stamp(ARRIVED), *chain, stamp(LEFT)]
 
 
@@ -117,8 +132,9 @@ class Buffers:
     receive: Memory
     seed: int
 
-    def addresses(self, collective: Collective, segment_bytes: int, rank: int,
-                  in_place: bool) -> tuple[int, int]:
+    def addresses(
+        self, collective: Collective, segment_bytes: int, rank: int, in_place: bool
+    ) -> tuple[int, int]:
         """Of a case's send and receive buffer; in place one begins in the other's own segment."""
         if not in_place:
             return self.send.address, self.receive.address
@@ -128,6 +144,7 @@ class Buffers:
 
     def moved_to(self, target: "Buffers", case: Case) -> Case:
         """A case on these buffers, at the same places of the target's."""
+
         def place(address: int) -> int:
             for memory, other in ((self.send, target.send), (self.receive, target.receive)):
                 if 0 <= address - memory.address < max(1, memory.size_bytes):
@@ -146,13 +163,27 @@ class Segments:
     tables: Array
 
 
-def pattern_of(world: World, datatype: Datatype, segments: Segments, tables: Memory, wrong: Memory,
-               repeats: int = verify.REPEATS) -> Pattern:
+def pattern_of(
+    world: World,
+    datatype: Datatype,
+    segments: Segments,
+    tables: Memory,
+    wrong: Memory,
+    repeats: int = verify.REPEATS,
+) -> Pattern:
     """The argument of write_pattern and count_wrong; the caller keeps `tables` and `wrong`."""
     table_bytes = repeats * verify.PERIOD * datatype.size_bytes
-    return Pattern(segments.address, tables.address, len(segments.tables), segments.segment_bytes,
-                   table_bytes, verify.PERIOD, datatype.size_bytes, wrong.address,
-                   ctypes.addressof(world.watch))
+    return Pattern(
+        segments.address,
+        tables.address,
+        len(segments.tables),
+        segments.segment_bytes,
+        table_bytes,
+        verify.PERIOD,
+        datatype.size_bytes,
+        wrong.address,
+        ctypes.addressof(world.watch),
+    )
 
 
 def nothing(world: World) -> Step:
@@ -168,17 +199,22 @@ def come_late(world: World, delay_ns: int = 0) -> Step:
     return Step(world.device.loop_kernels().kernel("come_late"), arguments)
 
 
-def case_iteration(world: World, buffers: Buffers, case: Case, operation: Operation,
-                   chain_calls: int) -> Iteration:
+def case_iteration(
+    world: World, buffers: Buffers, case: Case, operation: Operation, chain_calls: int
+) -> Iteration:
     """The iteration of a collective: write the send buffer, perform it, and read the result or, in
     a chain, make the next send buffer from it. Raises DeviceError."""
     rank, ranks, collective = world.communicator.rank, world.communicator.size, case.collective
-    data = verify.Data(collective, case.datatype, case.redop, ranks, buffers.seed,
-                       operation.expected_sum)
+    data = verify.Data(
+        collective, case.datatype, case.redop, ranks, buffers.seed, operation.expected_sum
+    )
     receives = collective.segments(ranks)[1] * collective.receives(case.shape, rank, ranks)
     values = data.chain_sent() if chain_calls else data.sent()
-    result = (data.chain_received(case.shape, case.in_place, chain_calls) if chain_calls
-              else data.received(case.shape))
+    result = (
+        data.chain_received(case.shape, case.in_place, chain_calls)
+        if chain_calls
+        else data.received(case.shape)
+    )
     sent = Segments(case.send, case.segment_bytes, case.datatype.encode(values)[rank])
     received = Segments(case.receive, case.segment_bytes, result[rank][:receives])
     iteration = checked_iteration(world, case, operation, (sent, received), buffers)
@@ -195,8 +231,9 @@ def consume_step(world: World, case: Case, entry: str, count: int) -> Step:
     arguments = plain_arguments(rank, case.send, case.receive, count, world.watch)
     # Non-reducing collectives use Max: chain_link then copies its input unchanged.
     redop = build_macros(world, case).get("REDOP", "Max")
-    kernels = probe_kernels(world.device, min(ranks, MOST_RANKS), ELEMENT=case.datatype.element,
-                            REDOP=redop)
+    kernels = probe_kernels(
+        world.device, min(ranks, MOST_RANKS), ELEMENT=case.datatype.element, REDOP=redop
+    )
     moved_bytes = count * case.datatype.size_bytes
     if entry in CHAIN_LINKS.values():  # these go over all segments
         moved_bytes *= max(case.collective.segments(ranks))
@@ -204,9 +241,14 @@ def consume_step(world: World, case: Case, entry: str, count: int) -> Step:
     return Step(kernels.kernel(entry), arguments, blocks)
 
 
-def checked_iteration(world: World, case: Case, operation: Operation,
-                      contents: tuple[Segments, Segments], keep: object,
-                      repeats: int = verify.REPEATS) -> Iteration:
+def checked_iteration(
+    world: World,
+    case: Case,
+    operation: Operation,
+    contents: tuple[Segments, Segments],
+    keep: object,
+    repeats: int = verify.REPEATS,
+) -> Iteration:
     """Writes inputs, performs the operation, reads and checks outputs. Raises DeviceError."""
     wrong, outputs = world.device.private(WRONG_BYTES), contents[1]
     elements = len(outputs.tables) * outputs.segment_bytes // case.datatype.size_bytes
@@ -214,17 +256,29 @@ def checked_iteration(world: World, case: Case, operation: Operation,
     kernels, blocks = world.device.loop_kernels(), world.device.blocks_for(most_bytes)
     # `repeats` periods can start anywhere in the first one.
     tables = [world.device.store(np.tile(part.tables, repeats + 1)) for part in contents]
-    sent, received = (pattern_of(world, case.datatype, part, table, wrong, repeats)
-                      for part, table in zip(contents, tables, strict=True))
+    sent, received = (
+        pattern_of(world, case.datatype, part, table, wrong, repeats)
+        for part, table in zip(contents, tables, strict=True)
+    )
     write = Step(kernels.kernel("write_pattern"), sent, blocks)
     check = Step(kernels.kernel("count_wrong"), received, blocks)
     consume = consume_step(world, case, "read_own", elements)
-    return Iteration(-1, "", write, operation, consume, check, wrong=wrong,
-                     keep=[wrong, *tables, keep], by_link=operation.by_link)
+    return Iteration(
+        -1,
+        "",
+        write,
+        operation,
+        consume,
+        check,
+        wrong=wrong,
+        keep=[wrong, *tables, keep],
+        by_link=operation.by_link,
+    )
 
 
-def link_parts(world: World, buffers: Buffers, size_bytes: int,
-               engine: CopyEngine | None) -> dict[str, Iteration]:
+def link_parts(
+    world: World, buffers: Buffers, size_bytes: int, engine: CopyEngine | None
+) -> dict[str, Iteration]:
     """The parts at one size: copy into a slab, read a peer's new data, copy through memory, long
     messages between cores also around the caches; and, if peers are far, store into a peer's slab,
     and copy there by `engine`, if that can pay. None below a word. Raises DeviceError.
@@ -243,23 +297,35 @@ def link_parts(world: World, buffers: Buffers, size_bytes: int,
 
     def step(entry: str, timed_bytes: int, pass_bytes: int, **stores: str) -> Step:
         kernels = probe_kernels(device, world.communicator.size, **macros, **stores)
-        arguments = peers.arguments(buffers.send.address, buffers.receive.address,
-                                    timed_bytes // WORD_BYTES, chunk_bytes)
+        arguments = peers.arguments(
+            buffers.send.address, buffers.receive.address, timed_bytes // WORD_BYTES, chunk_bytes
+        )
         return Step(kernels.kernel(entry), arguments, device.blocks_for(pass_bytes))
 
     def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Iteration:
         operation = Operation(timed, device.caller(timed))
-        return Iteration(-1, f"link {timed.kernel.name} {size_bytes} B", prepare, operation,
-                         consume, idle, scale=size_bytes / timed_bytes, keep=[buffers])
+        return Iteration(
+            -1,
+            f"link {timed.kernel.name} {size_bytes} B",
+            prepare,
+            operation,
+            consume,
+            idle,
+            scale=size_bytes / timed_bytes,
+            keep=[buffers],
+        )
 
     idle = nothing(world)
     copy_in, read_peer, push_out, use_buffers = (
         step(entry, through_slab, chunk_bytes)
-        for entry in ("copy_in", "read_peer", "push_out", "copy_local"))
+        for entry in ("copy_in", "read_peer", "push_out", "copy_local")
+    )
     copy_local = step("copy_local", copied_bytes, copied_bytes)
-    parts = {"copy_in_us": part(copy_in, read_peer, use_buffers, through_slab),
-             "peer_read_us": part(read_peer, copy_in, use_buffers, through_slab),
-             "memory_us": part(copy_local, idle, idle, copied_bytes)}
+    parts = {
+        "copy_in_us": part(copy_in, read_peer, use_buffers, through_slab),
+        "peer_read_us": part(read_peer, copy_in, use_buffers, through_slab),
+        "memory_us": part(copy_local, idle, idle, copied_bytes),
+    }
     if device.near_peers and copied_bytes >= STREAMED_BYTES:
         copy_around = step("copy_local", copied_bytes, copied_bytes, STREAM_RECEIVE="1")
         parts["memory_nt_us"] = part(copy_around, idle, idle, copied_bytes)
@@ -271,8 +337,9 @@ def link_parts(world: World, buffers: Buffers, size_bytes: int,
     return parts
 
 
-def between_hosts(world: World, buffers: Buffers, size_bytes: int,
-                  least_bytes: int) -> dict[str, Iteration]:
+def between_hosts(
+    world: World, buffers: Buffers, size_bytes: int, least_bytes: int
+) -> dict[str, Iteration]:
     """A ping-pong of the library between hosts, whose half is the least time to send `least_bytes`
     from a host. Ranks with the same place on their hosts send a share each, at the same time."""
     nodes, rank = world.communicator.nodes, world.communicator.rank
@@ -283,10 +350,29 @@ def between_hosts(world: World, buffers: Buffers, size_bytes: int,
     operation: Bound = Operation(idle, world.device.caller(idle))
     for ranks in lanes:
         if rank in ranks:
-            operation = hierarchical.bind_flat(hierarchical.between(world, ranks), Case(
-                COLLECTIVES["sendrecv"], sent_bytes, DATATYPES["uint8"], "none",
-                buffers.send.address, buffers.receive.address, shape={"way": "ping_pong"}))
+            operation = hierarchical.bind_flat(
+                hierarchical.between(world, ranks),
+                Case(
+                    COLLECTIVES["sendrecv"],
+                    sent_bytes,
+                    DATATYPES["uint8"],
+                    "none",
+                    buffers.send.address,
+                    buffers.receive.address,
+                    shape={"way": "ping_pong"},
+                ),
+            )
     if isinstance(operation, Unsupported):
         return {}
-    return {"between_us": Iteration(-1, f"link between hosts {size_bytes} B", idle, operation, idle,
-                                    idle, scale=share_bytes / sent_bytes / 2, keep=[buffers])}
+    return {
+        "between_us": Iteration(
+            -1,
+            f"link between hosts {size_bytes} B",
+            idle,
+            operation,
+            idle,
+            idle,
+            scale=share_bytes / sent_bytes / 2,
+            keep=[buffers],
+        )
+    }

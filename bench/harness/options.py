@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from bench.harness.feature import Feature
 
 FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
-STATUS_TEXT = ("exit status:\n  0 fine; 1 a result was wrong or a rank was lost; "
-               "2 the command line;\n  3 this machine cannot run that; 130 interrupted, ")
+STATUS_TEXT = (
+    "exit status:\n  0 fine; 1 a result was wrong or a rank was lost; "
+    "2 the command line;\n  3 this machine cannot run that; 130 interrupted, "
+)
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 16 << 30
 MOST_S = 1_000_000
@@ -52,8 +54,10 @@ class Parser(argparse.ArgumentParser):
     def require_ranks(self) -> None:
         """Ends the process unless a launcher started it."""
         if launched_rank() is None:
-            self.error("this is one process, and a collective needs ranks: mpirun -n 2 python -m "
-                       f"{self.prog}")
+            self.error(
+                "this is one process, and a collective needs ranks: mpirun -n 2 python -m "
+                f"{self.prog}"
+            )
 
 
 def print_out(text: str, file: TextIO | None = None) -> None:
@@ -126,8 +130,9 @@ def size_bytes(text: str) -> int:
     return size
 
 
-def name_among(kind: str, names: Sequence[str], text: str,
-               aliases: Mapping[str, str] | None = None) -> str:
+def name_among(
+    kind: str, names: Sequence[str], text: str, aliases: Mapping[str, str] | None = None
+) -> str:
     """The name that the text means; otherwise an error that suggests the nearest name."""
     aliases = aliases or {}
     name = aliases.get(text.lower(), text.lower())
@@ -162,7 +167,8 @@ def positive_number(unit: str, most: int, text: str) -> float:
         if 0 < float(text) <= most:
             return float(text)
     raise argparse.ArgumentTypeError(
-        f"{text!r} is not a number of {unit} above 0, and at most {most}")
+        f"{text!r} is not a number of {unit} above 0, and at most {most}"
+    )
 
 
 def duration_s(text: str) -> float:
@@ -178,8 +184,9 @@ def comma_separated(parse: Callable[[str], Any], text: str) -> list[Any]:
     return list(dict.fromkeys(map(parse, text.split(","))))
 
 
-def names_among(kind: str, names: Sequence[str], text: str,
-                aliases: Mapping[str, str] | None = None) -> list[str]:
+def names_among(
+    kind: str, names: Sequence[str], text: str, aliases: Mapping[str, str] | None = None
+) -> list[str]:
     """The names of a list such as `half,float`; "all" means every name."""
     if text.lower() == "all":
         return list(names)
@@ -190,71 +197,154 @@ datatype_names = partial(names_among, "datatype", list(DATATYPES), aliases=DATAT
 redop_names = partial(names_among, "operation", REDOPS)
 
 
-def rank_parser(command: str, about: str, example: str,
-                when_interrupted: str) -> tuple[Parser, AddOption, AddOption, AddOption]:
+def rank_parser(
+    command: str, about: str, example: str, when_interrupted: str
+) -> tuple[Parser, AddOption, AddOption, AddOption]:
     """A parser for ranks of bench.<command>, and add_argument of its groups what, how, output."""
     if launched_rank() is not None:  # Open MPI gives each rank a terminal, wherever output goes
         os.environ.setdefault("NO_COLOR", "1")
     parser = Parser(
-        prog=f"bench.{command}", usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]",
-        description=about, allow_abbrev=False,
+        prog=f"bench.{command}",
+        usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]",
+        description=about,
+        allow_abbrev=False,
         epilog=f"example:\n  {example}\n\n{STATUS_TEXT}{when_interrupted}",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=31))
+            prog, max_help_position=31
+        ),
+    )
     parser.set_defaults(command=command)
-    what, how, output = (parser.add_argument_group(title).add_argument
-                         for title in ("what", "how", "output"))
+    what, how, output = (
+        parser.add_argument_group(title).add_argument for title in ("what", "how", "output")
+    )
     output("--quiet", action="store_true", help="print no progress on standard error")
     if IS_INSTALLED:
-        how("-n", "--ranks", metavar="N", help="ranks to start (one per GPU that CuPy can use, "
-            "else two); not under mpirun or srun")
+        how(
+            "-n",
+            "--ranks",
+            metavar="N",
+            help="ranks to start (one per GPU that CuPy can use, "
+            "else two); not under mpirun or srun",
+        )
     return parser, what, how, output
 
 
 def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str) -> None:
-    add("-b", "--minbytes", type=size_bytes, default=16 << 10, metavar="SIZE",
-        help="smallest size, such as 4096, 16K or 1M (16K)")
-    add("-e", "--maxbytes", type=size_bytes, default=size_bytes(largest), metavar="SIZE",
-        help=f"largest size ({largest})")
-    add("-f", "--stepfactor", type=partial(whole_number, 2), default=factor, metavar="N",
-        help=f"sizes grow by this factor ({factor_text})")
+    add(
+        "-b",
+        "--minbytes",
+        type=size_bytes,
+        default=16 << 10,
+        metavar="SIZE",
+        help="smallest size, such as 4096, 16K or 1M (16K)",
+    )
+    add(
+        "-e",
+        "--maxbytes",
+        type=size_bytes,
+        default=size_bytes(largest),
+        metavar="SIZE",
+        help=f"largest size ({largest})",
+    )
+    add(
+        "-f",
+        "--stepfactor",
+        type=partial(whole_number, 2),
+        default=factor,
+        metavar="N",
+        help=f"sizes grow by this factor ({factor_text})",
+    )
 
 
 def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
     """The options of every run: time, seed, device. Without --max-time if its default is None."""
     seconds = partial(positive_number, "seconds", MOST_S)
-    add("-T", "--timeout", type=seconds, default=30.0, metavar="S", dest="timeout_s",
-        help="end the run when a rank stands still for S seconds (30)")
+    add(
+        "-T",
+        "--timeout",
+        type=seconds,
+        default=30.0,
+        metavar="S",
+        dest="timeout_s",
+        help="end the run when a rank stands still for S seconds (30)",
+    )
     if max_time_s is not None:
-        add("--max-time", type=seconds, default=max_time_s, metavar="S", dest="max_time_s",
-            help=f"seconds for the whole command ({max_time_s:.0f})")
-    add("--seed", type=partial(whole_number, 0), default=0, metavar="N",
-        help="seed of data and order (0)")
-    add("--device", choices=("auto", "cuda", "hip", "cpu"), default="auto", metavar="DEVICE",
-        help="auto, cuda, hip or cpu (auto)")
-    add("--memory", choices=("auto", "mapped", "host_staged"), default="auto", metavar="KIND",
+        add(
+            "--max-time",
+            type=seconds,
+            default=max_time_s,
+            metavar="S",
+            dest="max_time_s",
+            help=f"seconds for the whole command ({max_time_s:.0f})",
+        )
+    add(
+        "--seed",
+        type=partial(whole_number, 0),
+        default=0,
+        metavar="N",
+        help="seed of data and order (0)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cuda", "hip", "cpu"),
+        default="auto",
+        metavar="DEVICE",
+        help="auto, cuda, hip or cpu (auto)",
+    )
+    add(
+        "--memory",
+        choices=("auto", "mapped", "host_staged"),
+        default="auto",
+        metavar="KIND",
         help="how GPUs reach each other's memory: mapped, host_staged, or auto: the first that "
-        "works (auto)")
-    add("--ranks-share-gpus", action="store_true",
-        help="let ranks share a GPU: for tests, it measures no wire")
-    add("--mpi-thread-level", choices=THREAD_LEVELS, default=None, metavar="LEVEL",
+        "works (auto)",
+    )
+    add(
+        "--ranks-share-gpus",
+        action="store_true",
+        help="let ranks share a GPU: for tests, it measures no wire",
+    )
+    add(
+        "--mpi-thread-level",
+        choices=THREAD_LEVELS,
+        default=None,
+        metavar="LEVEL",
         help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber "
-        "cores)")
+        "cores)",
+    )
 
 
 def add_iterations(add: AddOption, default_text: str, graph: int | None = 0) -> None:
     number = partial(whole_number, 0)
-    add(*["-n", "--iters"][IS_INSTALLED:], type=number, default=0, metavar="N", dest="iterations",
-        help=f"timed iterations a case, in 12 blocks; 0: {default_text} (0)")
+    add(
+        *["-n", "--iters"][IS_INSTALLED:],
+        type=number,
+        default=0,
+        metavar="N",
+        dest="iterations",
+        help=f"timed iterations a case, in 12 blocks; 0: {default_text} (0)",
+    )
     where = "where the device has graphs" if graph is None else graph
-    add("-G", "--cudagraph", type=number, default=graph, metavar="N", dest="graph",
-        help=f"launch from a graph, GPUs only ({where})")
+    add(
+        "-G",
+        "--cudagraph",
+        type=number,
+        default=graph,
+        metavar="N",
+        dest="graph",
+        help=f"launch from a graph, GPUs only ({where})",
+    )
 
 
 def add_format(add: AddOption, *formats: str, row: str = "") -> None:
     """`--format`, and `--long` for a table that may have one row for each `row`."""
-    add("--format", choices=formats, default="table", metavar="FORMAT",
-        help=f"{', '.join(formats[:-1])} or {formats[-1]} (table)")
+    add(
+        "--format",
+        choices=formats,
+        default="table",
+        metavar="FORMAT",
+        help=f"{', '.join(formats[:-1])} or {formats[-1]} (table)",
+    )
     if row:
         add("--long", action="store_true", help=f"one table row for each {row}")
 
@@ -267,5 +357,10 @@ def add_output(add: AddOption) -> None:
 
 def run_options(namespace: argparse.Namespace, **more: Any) -> RunOptions:
     """The parsed options that are fields, and `more` that the command sets itself."""
-    return RunOptions(**{name: value for name, value in (vars(namespace) | more).items()
-                         if name in RunOptions.__dataclass_fields__})
+    return RunOptions(
+        **{
+            name: value
+            for name, value in (vars(namespace) | more).items()
+            if name in RunOptions.__dataclass_fields__
+        }
+    )

@@ -77,8 +77,9 @@ class RunPolicy:
 UNTIL_PRECISE = RunPolicy()
 
 
-def measure(session: Session, prepare: Callable[[Session], Suite],
-            policy: RunPolicy = UNTIL_PRECISE) -> int:
+def measure(
+    session: Session, prepare: Callable[[Session], Suite], policy: RunPolicy = UNTIL_PRECISE
+) -> int:
     """Measures the suite that `prepare` builds, and reports. Returns the exit status, the same on
     every rank. Raises Disagreement if this machine cannot."""
     communicator, flight, options = session.communicator, session.flight, session.options
@@ -173,7 +174,8 @@ def show_block(run: Run, number: int | None, round_: int) -> None:
     case = "the link" if number is None else run.suite.iterations[number].text
     left_s = run.deadline_s - time.monotonic()
     run.session.flight.progress.show(
-        "measure", f"round {round_ + 1}, {case}, at most {left_s:.0f} s left")
+        "measure", f"round {round_ + 1}, {case}, at most {left_s:.0f} s left"
+    )
 
 
 def show_figures(run: Run, rounds: int) -> None:
@@ -206,9 +208,13 @@ def finish(run: Run, file: RunFile, stolen: float | None) -> Result:
     elif len(run.samples) < total:
         reason = f"time ran out before {total - len(run.samples)} of {total} cases were measured"
     samples = {number: np.concatenate(rows) for number, rows in run.samples.items()}
-    end = End(status="incomplete" if reason else "complete", reason=reason,
-              elapsed_s=time.monotonic() - STARTED_S, measuring_s=session.measuring_s,
-              steal_share=stolen)
+    end = End(
+        status="incomplete" if reason else "complete",
+        reason=reason,
+        elapsed_s=time.monotonic() - STARTED_S,
+        measuring_s=session.measuring_s,
+        steal_share=stolen,
+    )
     return file.finish(samples, end, keep_samples=not session.options.lean)
 
 
@@ -219,12 +225,18 @@ def exit_status(run: Run, result: Result) -> int:
     if any(case.status == "wrong" for case in result.cases):
         if place := where_wrong(run.blocks):
             number, sentence = place
-            print(f"wiretax: {run.suite.iterations[number].text}, {sentence}", file=sys.stderr,
-                  flush=True)
+            print(
+                f"wiretax: {run.suite.iterations[number].text}, {sentence}",
+                file=sys.stderr,
+                flush=True,
+            )
         return WRONG
     if not run.samples:
-        print("wiretax: time ran out before a case was measured: give it more --max-time",
-              file=sys.stderr, flush=True)
+        print(
+            "wiretax: time ran out before a case was measured: give it more --max-time",
+            file=sys.stderr,
+            flush=True,
+        )
         return CANNOT
     return FINE
 
@@ -260,8 +272,9 @@ def nccl_texts(result: Result, options: RunOptions) -> tuple[str, str]:
 
     chosen, registered = nccl_algorithm(result), bool(options.local_register)
     is_measured = any(case.algorithm == "library" and case.time_us for case in result.cases)
-    library = (as_nccl_tests(result, "library", registered)
-               if is_measured and chosen != "library" else "")
+    library = (
+        as_nccl_tests(result, "library", registered) if is_measured and chosen != "library" else ""
+    )
     return as_nccl_tests(result, chosen, registered), library
 
 

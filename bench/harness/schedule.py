@@ -58,16 +58,20 @@ def take_turns(iterations: Sequence[Iteration], checks: int, budget_s: float, ro
     return rounds
 
 
-def set_block_lengths(iterations: Sequence[Iteration], checks: int, budget_s: float, rounds: int,
-                      requested: int) -> None:
+def set_block_lengths(
+    iterations: Sequence[Iteration], checks: int, budget_s: float, rounds: int, requested: int
+) -> None:
     """Makes blocks so long that `rounds` rounds fit the budget, or hold `requested` iterations."""
+
     def cost_s(length_s: float) -> float:
-        return rounds * sum(block_cost_s(iteration, checks, length_s) / iteration.every
-                            for iteration in iterations)
+        return rounds * sum(
+            block_cost_s(iteration, checks, length_s) / iteration.every for iteration in iterations
+        )
 
     lengths_s = np.geomspace(LONGEST_BLOCK_S, 2e-4, 40)
-    length_s = next((length_s for length_s in lengths_s if cost_s(length_s) <= budget_s),
-                    lengths_s[-1])
+    length_s = next(
+        (length_s for length_s in lengths_s if cost_s(length_s) <= budget_s), lengths_s[-1]
+    )
     for iteration in iterations:
         iteration.count = max(fewest_iterations(iteration), int(length_s / iteration.iteration_s))
         if requested:
@@ -82,8 +86,9 @@ def shorten(iterations: Sequence[Iteration], share: float) -> None:
         iteration.count = max(fewest_iterations(iteration), shorter)
 
 
-def visits(suite: Suite, active: Sequence[int], round_: int,
-           seed: int) -> list[tuple[int, int | None]]:
+def visits(
+    suite: Suite, active: Sequence[int], round_: int, seed: int
+) -> list[tuple[int, int | None]]:
     """The order of a round: sizes at random, and within a size its cases and its probe of the link
     (None) at random, so that compared blocks stand close in time. Returns sizes and cases."""
     groups: dict[tuple[int, str], list[int | None]] = {}

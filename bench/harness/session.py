@@ -113,9 +113,13 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
         communicator = Communicator(options.mpi_thread_level)
     except (ImportError, RuntimeError) as error:  # mpi4py's
         if not launched_rank():
-            print(f"bench.{options.command}: cannot load or start an MPI library: "
-                  f"{str(error).splitlines()[-1]}; pip install mpich brings one, or name yours in "
-                  "MPI4PY_LIBMPI", file=sys.stderr, flush=True)
+            print(
+                f"bench.{options.command}: cannot load or start an MPI library: "
+                f"{str(error).splitlines()[-1]}; pip install mpich brings one, or name yours in "
+                "MPI4PY_LIBMPI",
+                file=sys.stderr,
+                flush=True,
+            )
         sys.exit(CANNOT)
     except Disagreement as refusal:
         Parser(prog=f"bench.{options.command}").error(str(refusal))
@@ -139,10 +143,13 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
 def end_the_start(options: RunOptions, limit_s: float) -> None:
     """Ends a rank whose MPI still waits for other ranks."""
     if not launched_rank():
-        print(f"bench.{options.command}: MPI has not started all {launched_ranks() or 1} ranks in "
-              f"{limit_s:g} s: a host or the network between the hosts does not answer, or the "
-              "launcher does not belong to this MPI; docs/cluster.md lists what to type",
-              file=sys.stderr, flush=True)
+        print(
+            f"bench.{options.command}: MPI has not started all {launched_ranks() or 1} ranks in "
+            f"{limit_s:g} s: a host or the network between the hosts does not answer, or the "
+            "launcher does not belong to this MPI; docs/cluster.md lists what to type",
+            file=sys.stderr,
+            flush=True,
+        )
     signal.setitimer(signal.ITIMER_REAL, 0)  # this thread runs
     with suppress(OSError):  # over a cut link the launcher would wait for minutes
         folder = Path(tempfile.mkdtemp(suffix=".flight"))
@@ -152,8 +159,12 @@ def end_the_start(options: RunOptions, limit_s: float) -> None:
     os._exit(WRONG)
 
 
-def guarded(options: RunOptions, communicator: Communicator, flight: FlightRecord,
-            work: Callable[[Session], int]) -> int:
+def guarded(
+    options: RunOptions,
+    communicator: Communicator,
+    flight: FlightRecord,
+    work: Callable[[Session], int],
+) -> int:
     """Does `work` in a new session; an exception on one rank ends all ranks."""
     try:
         try:
@@ -203,8 +214,10 @@ def require_memory(session: Session, buffer_bytes: int, buffers: int = 2) -> Non
     peers = session.world.shared
     sharing = "" if isinstance(peers, Unsupported) else peers.sharing
     if device.near_peers and (free_bytes := available_bytes(sharing)) < needed_bytes:
-        sentence = (f"{buffers} buffers of {buffer_bytes / 1e9:.1f} GB for each of {ranks} ranks "
-                    f"are {needed_bytes / 1e9:.1f} GB, and {free_bytes / 1e9:.1f} GB are free here")
+        sentence = (
+            f"{buffers} buffers of {buffer_bytes / 1e9:.1f} GB for each of {ranks} ranks "
+            f"are {needed_bytes / 1e9:.1f} GB, and {free_bytes / 1e9:.1f} GB are free here"
+        )
     if sentence := communicator.first_word(sentence):
         raise Disagreement(sentence)
 
@@ -221,18 +234,23 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
         raise Disagreement(
             f"{communicator.launched} ranks are announced, and {communicator.library} sees this "
             "one alone: start them with the mpirun that came with it, or in a job of Slurm with "
-            "srun --mpi=pmi2 (for Open MPI --mpi=pmix)")
+            "srun --mpi=pmi2 (for Open MPI --mpi=pmix)"
+        )
     lines = communicator.all_gather([options.command, *sys.argv[1:]])
     program = program_digest("bench", *MEASURED) if communicator.hosts > 1 else VERSION
     programs = communicator.all_gather(program)
     name, first = communicator.rank_name, communicator.rank_name(0)
     for rank, (line, program) in enumerate(zip(lines, programs, strict=True)):
         if program != programs[0]:
-            raise Disagreement(f"{name(rank)} runs Wiretax {program}, and {first} Wiretax "
-                               f"{programs[0]}: install one version on all hosts")
+            raise Disagreement(
+                f"{name(rank)} runs Wiretax {program}, and {first} Wiretax "
+                f"{programs[0]}: install one version on all hosts"
+            )
         if line != lines[0]:
-            raise Disagreement(f"{name(rank)} was started with other options than {first}, and a "
-                               "run has one command line")
+            raise Disagreement(
+                f"{name(rank)} was started with other options than {first}, and a "
+                "run has one command line"
+            )
     with communicator.together(ValueError):
         node.chosen_name()
 
@@ -240,8 +258,12 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
 def program_digest(*packages: str) -> str:
     """The version of this program and a digest of its sources: checkouts share a version."""
     root, digest = Path(__file__).parents[2], hashlib.sha256()
-    for path in sorted(path for package in packages
-                       for path in (root / package).rglob("*.*") if path.suffix in SOURCES):
+    for path in sorted(
+        path
+        for package in packages
+        for path in (root / package).rglob("*.*")
+        if path.suffix in SOURCES
+    ):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return f"{VERSION} ({digest.hexdigest()[:7]})"
 
@@ -260,9 +282,11 @@ def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord
     try:
         with communicator.together(ResultError), or_cannot(f"watch over the ranks in {folder}"):
             if not folder.is_dir():
-                raise ResultError(f"this host does not see the results folder {options.out} of "
-                                  f"{communicator.rank_name(0)}: name one that all hosts share, "
-                                  "with --out")
+                raise ResultError(
+                    f"this host does not see the results folder {options.out} of "
+                    f"{communicator.rank_name(0)}: name one that all hosts share, "
+                    "with --out"
+                )
             if communicator.local_rank == 0:
                 start_witness(folder, pids, hosts[rank] if hosts else "")
             return FlightRecord(folder.stem, folder, rank, options.timeout_s, pids, hosts)

@@ -19,8 +19,9 @@ Costs = dict[int, dict[int, float]]  # in us, by case and round
 def first_figures(suite: Suite, blocks: Sequence[Block]) -> str:
     """The figures of the first and the last size after one round; empty without both sides."""
     costs_us = _costs_us(blocks)
-    texts = [_figures(suite, costs_us, place, rivals)
-             for place, rivals in _rivals(suite, costs_us, 1)]
+    texts = [
+        _figures(suite, costs_us, place, rivals) for place, rivals in _rivals(suite, costs_us, 1)
+    ]
     ends = "; ".join(dict.fromkeys(texts[:1] + texts[-1:]))
     return f"so far, after 1 round: {ends}" if ends else ""
 
@@ -39,8 +40,10 @@ def settled_sizes(suite: Suite, blocks: Sequence[Block], shown: set[str]) -> Ite
         low, high = low or ratios.min(), high or ratios.max()
         if (high - low) / 2 <= SETTLED * ratio:
             shown.add(place)
-            yield (f"{_figures(suite, costs_us, place, rivals)}, {number(ratio)}x "
-                   f"[{number(low)} {number(high)}] after {costs.shape[1]} rounds")
+            yield (
+                f"{_figures(suite, costs_us, place, rivals)}, {number(ratio)}x "
+                f"[{number(low)} {number(high)}] after {costs.shape[1]} rounds"
+            )
 
 
 def _costs_us(blocks: Sequence[Block]) -> Costs:
@@ -66,8 +69,13 @@ def _rivals(suite: Suite, costs_us: Costs, rounds: int) -> Iterator[tuple[str, l
             places.setdefault(" ".join(words), {}).setdefault(header.algorithm, []).append(case)
     for place, cases in places.items():
         if {"library", "auto"} <= cases.keys():
-            yield place, [min(cases[name], key=lambda case: median(costs_us[case].values()))
-                          for name in ("library", "auto")]
+            yield (
+                place,
+                [
+                    min(cases[name], key=lambda case: median(costs_us[case].values()))
+                    for name in ("library", "auto")
+                ],
+            )
 
 
 def _figures(suite: Suite, costs_us: Costs, place: str, rivals: Sequence[int]) -> str:

@@ -77,8 +77,9 @@ class Axes:
         return [self.mode or "isolated"]
 
 
-def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
-               make_iteration: MakeIteration) -> Suite:
+def bind_cases(
+    session: Session, axes: Axes, cases: Iterable[Case], make_iteration: MakeIteration
+) -> Suite:
     """Every case of the run, bound if it can be and if time is left to measure it. All ranks call
     it. Raises Disagreement."""
     suite, late_s = Suite(), STARTED_S + COMPILE_SHARE * session.options.max_time_s
@@ -112,8 +113,9 @@ def reason_against(axes: Axes, case: Case) -> str | None:
     return case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
 
 
-def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
-           make_iteration: MakeIteration) -> tuple[CaseHeader, Iteration | None] | None:
+def _bound(
+    session: Session, axes: Axes, case: Case, algorithm: Algorithm, make_iteration: MakeIteration
+) -> tuple[CaseHeader, Iteration | None] | None:
     # None if nobody requested the case and it cannot be.
     communicator, features = session.communicator, session.options.features
     chain_calls = axes.chain_calls if case.mode == "chained" else 0
@@ -127,8 +129,12 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
         if operation.depends_on_size and not axes.requested:
             return None
         reason = operation.reason
-    elif (chain_calls and not session.world.graph and chain_calls * max(
-            communicator.all_gather(operation.step.entries)) > MOST_CHAINED_ENTRIES):
+    elif (
+        chain_calls
+        and not session.world.graph
+        and chain_calls * max(communicator.all_gather(operation.step.entries))
+        > MOST_CHAINED_ENTRIES
+    ):
         reason = "a chain of its launches is too long for a stream; -G 1 makes a graph of it"
     header = header_of(session, axes, case, algorithm, operation)
     header.reason, header.calls = reason, chain_calls or 1
@@ -143,16 +149,29 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
     return header, iteration
 
 
-def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
-              operation: Operation | Unsupported) -> CaseHeader:
+def header_of(
+    session: Session,
+    axes: Axes,
+    case: Case,
+    algorithm: Algorithm,
+    operation: Operation | Unsupported,
+) -> CaseHeader:
     """The header of a bound case. Raises Disagreement."""
     world, is_library = session.world, algorithm.is_library
     header = CaseHeader(
-        collective=case.collective.name, shape=dict(case.shape) or None,
-        size_bytes=case.size_bytes, count=case.count, datatype=case.datatype.name,
-        redop=case.redop, mode=case.mode, algorithm=algorithm.name, in_place=case.in_place,
-        variant=case.variant, memory="private" if is_library else world.memory,
-        library=algorithm.peer or (world.library.name if is_library else None))
+        collective=case.collective.name,
+        shape=dict(case.shape) or None,
+        size_bytes=case.size_bytes,
+        count=case.count,
+        datatype=case.datatype.name,
+        redop=case.redop,
+        mode=case.mode,
+        algorithm=algorithm.name,
+        in_place=case.in_place,
+        variant=case.variant,
+        memory="private" if is_library else world.memory,
+        library=algorithm.peer or (world.library.name if is_library else None),
+    )
     if isinstance(operation, Operation):
         by_link = operation.by_link
         trip_ns = session.communicator.broadcast(round_trip_ns(session)) if by_link else 0
@@ -165,9 +184,12 @@ def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
         if operation.chosen and not is_library:
             algorithm = named(axes.algorithms, operation.chosen)
         header.other_bound_parts = {
-            name: parts for each in by_link.values()
-            if (name := each.chosen) and name != header.chosen
-            and (parts := bound_parts(world, case, named(axes.algorithms, name)))}
+            name: parts
+            for each in by_link.values()
+            if (name := each.chosen)
+            and name != header.chosen
+            and (parts := bound_parts(world, case, named(axes.algorithms, name)))
+        }
     header.bound_parts = bound_parts(world, case, algorithm)
     return header
 
@@ -195,7 +217,8 @@ def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
         for header in headers:
             if header.bound_parts:
                 suite.link_parts[header.size_bytes] = between_hosts(
-                    world, buffers, header.size_bytes, header.bound_parts["between_bytes"])
+                    world, buffers, header.size_bytes, header.bound_parts["between_bytes"]
+                )
     if isinstance(world.peers, Unsupported):
         return
     engine = shared_engine(world)
@@ -211,8 +234,9 @@ def noted(session: Session, allocate: Callable[[World, int], T], size_bytes: int
     return allocate(session.world, size_bytes)
 
 
-def prepare(sweep: SweepOptions, session: Session,
-            names: Callable[[int], Sequence[str]] | None = None) -> Suite:
+def prepare(
+    sweep: SweepOptions, session: Session, names: Callable[[int], Sequence[str]] | None = None
+) -> Suite:
     """The suite of a sweep. `names(size_bytes)` replaces its algorithms. Raises Disagreement."""
     world = session.world
     largest = max(sweep.sizes)
@@ -220,22 +244,28 @@ def prepare(sweep: SweepOptions, session: Session,
     with session.communicator.together(DeviceError, MemoryError):
         send, receive = (noted(session, world.library.allocate, largest) for _ in range(2))
         own_send, own_receive = (
-            noted(session, world.library.allocate_own, largest) for _ in range(2))
+            noted(session, world.library.allocate_own, largest) for _ in range(2)
+        )
     buffers = Buffers(send, receive, session.options.seed)
     two_cores = world.device.near_peers and world.communicator.size == 2
     listed = sweep.algorithms or default_names(
-        sweep.collective.name, two_cores, world.communicator.hosts)
+        sweep.collective.name, two_cores, world.communicator.hosts
+    )
     added: dict[str, Algorithm] = {}
     for feature in session.options.features:
         added |= feature.algorithms(session)
-    axes = Axes(ALGORITHMS[sweep.collective.name] | added,
-                names or (lambda size_bytes: [*listed, *added]), sweep.algorithms is not None,
-                sweep.mode)
+    axes = Axes(
+        ALGORITHMS[sweep.collective.name] | added,
+        names or (lambda size_bytes: [*listed, *added]),
+        sweep.algorithms is not None,
+        sweep.mode,
+    )
     if own_send and own_receive:
         library_buffers = Buffers(own_send, own_receive, session.options.seed)
         axes = replace(axes, for_library=partial(buffers.moved_to, library_buffers))
-    suite = bind_cases(session, axes, sweep_cases(sweep, session, buffers),
-                       partial(case_iteration, world, buffers))
+    suite = bind_cases(
+        session, axes, sweep_cases(sweep, session, buffers), partial(case_iteration, world, buffers)
+    )
     add_link_parts(session, suite, buffers)
     return suite
 
@@ -248,13 +278,23 @@ def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iter
     for feature in session.options.features:
         shapes = feature.shapes(shapes)
     for name, redop, requested_bytes, shape, in_place in product(
-            sweep.datatypes, sweep.redops, sweep.sizes, shapes, sweep.in_place):
+        sweep.datatypes, sweep.redops, sweep.sizes, shapes, sweep.in_place
+    ):
         datatype = DATATYPES[name]
         count = collective.count(requested_bytes, ranks, datatype)
         segment_bytes = count * datatype.size_bytes
         send, receive = buffers.addresses(collective, segment_bytes, rank, in_place)
-        yield Case(collective, count, datatype, redop, send, receive, in_place,
-                   shape=shape, size_bytes=segment_bytes * (ranks if collective.cut else 1))
+        yield Case(
+            collective,
+            count,
+            datatype,
+            redop,
+            send,
+            receive,
+            in_place,
+            shape=shape,
+            size_bytes=segment_bytes * (ranks if collective.cut else 1),
+        )
 
 
 def list_algorithms(sweep: SweepOptions, session: Session) -> int:

@@ -52,16 +52,19 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
     return stamps
 
 
-def perform_from_python(session: Session, iteration: Iteration, actions: Sequence[Action],
-                        counts: Counts) -> Stamps:
+def perform_from_python(
+    session: Session, iteration: Iteration, actions: Sequence[Action], counts: Counts
+) -> Stamps:
     """The same actions, called from Python: mpi4py's call for the library, ctypes' for ours."""
     caller, watch = session.world.device.caller, session.flight.watch
     callers = {id(action.step): caller(action.step) for action in actions if action.step}
     callers[id(iteration.operation.step)] = iteration.operation.call
     check = caller(iteration.check)
     # Looked up before the loop, and the phase written only where it changes: both would be timed.
-    phases = [None if before.phase == action.phase else action.phase
-              for before, action in pairwise([Action(), *actions])]
+    phases = [
+        None if before.phase == action.phase else action.phase
+        for before, action in pairwise([Action(), *actions])
+    ]
     calls = [callers[id(action.step)] if action.step else None for action in actions]
     program = list(zip(phases, calls, [action.stamp for action in actions], strict=True))
     stamps = np.zeros((counts.timed, 4), np.int64)
@@ -118,8 +121,12 @@ class Times:
     after_by_rank: Floats
 
 
-def times_us(stamps: Sequence[Stamps], clock_shared: bool, ranks: tuple[int, ...] = (),
-             movers: tuple[int, ...] = ()) -> Times:
+def times_us(
+    stamps: Sequence[Stamps],
+    clock_shared: bool,
+    ranks: tuple[int, ...] = (),
+    movers: tuple[int, ...] = (),
+) -> Times:
     """The times from all ranks' stamps. Only the stamps of `ranks` count, from the arrival of
     `movers` on: a rank without a part in a transfer may arrive when it is over. Empty means all."""
     ranks = ranks or tuple(range(len(stamps)))
@@ -152,8 +159,12 @@ def pilot(session: Session, iteration: Iteration) -> None:
         verdict = None
         gathered = session.communicator.gather(stamps)
         if gathered is not None:
-            times = times_us(gathered, session.world.shares_clock(iteration.ranks),
-                             iteration.ranks, iteration.movers)
+            times = times_us(
+                gathered,
+                session.world.shares_clock(iteration.ranks),
+                iteration.ranks,
+                iteration.movers,
+            )
             more = int(min(100, PILOT_S / elapsed_s)) if count == 1 else 0
             verdict = elapsed_s, warmup_length(times.time), more if more >= 3 else 0
         iteration.iteration_s, warmup, count = session.communicator.broadcast(verdict)
@@ -173,8 +184,9 @@ class RankBlock:
     facts: dict[str, float] | None
 
 
-def measure_block(session: Session, iteration: Iteration, block: int,
-                  datatype: Datatype) -> tuple[Block, np.ndarray[Any, Any]] | None:
+def measure_block(
+    session: Session, iteration: Iteration, block: int, datatype: Datatype
+) -> tuple[Block, np.ndarray[Any, Any]] | None:
     """Measures a block. Rank 0 gets its record, and samples (block, rank, time, consume, arrival
     skew). Raises DeviceError, on all ranks, with the sentence of a library that failed."""
     flight, communicator, checks = session.flight, session.communicator, session.options.checks
@@ -215,43 +227,60 @@ def link_rtt_ns(trips_ns: Sequence[tuple[float, float]]) -> tuple[float, float] 
     return (float(before), float(after)) if before or after else None
 
 
-def summary(iteration: Iteration, block: int, parts: Sequence[RankBlock],
-            clock_shared: bool) -> tuple[Block, np.ndarray[Any, Any]]:
+def summary(
+    iteration: Iteration, block: int, parts: Sequence[RankBlock], clock_shared: bool
+) -> tuple[Block, np.ndarray[Any, Any]]:
     """The record and the samples of a block from all ranks' parts."""
-    times = times_us([part.stamps for part in parts], clock_shared, iteration.ranks,
-                     iteration.movers)
+    times = times_us(
+        [part.stamps for part in parts], clock_shared, iteration.ranks, iteration.movers
+    )
     chained = iteration.chain_calls > 0
     calls = max(1, iteration.chain_calls) / iteration.scale
     time, after = times.time / calls, times.after / calls
     after_us, skew_us = float(np.median(after)), float(np.median(times.skew))
     record = Block(
-        case=iteration.number, block=block, round=block, n=len(time),
-        warmup=iteration.warmup, time_us=float(np.median(time)), mean_us=float(time.mean()),
+        case=iteration.number,
+        block=block,
+        round=block,
+        n=len(time),
+        warmup=iteration.warmup,
+        time_us=float(np.median(time)),
+        mean_us=float(time.mean()),
         total_us=float(np.median(time if chained else time + after)),
-        consume_us=None if chained else after_us, chain_only_us=after_us if chained else None,
+        consume_us=None if chained else after_us,
+        chain_only_us=after_us if chained else None,
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,
         link_rtt_ns=link_rtt_ns([part.trips_ns for part in parts]),
         gpus=[part.gpu for part in parts if part.gpu] or None,
-        chosen=iteration.operation.chosen if iteration.by_link else None)
+        chosen=iteration.operation.chosen if iteration.by_link else None,
+    )
     facts = [part.facts for part in parts if part.facts]
     if len(facts) == len(parts):
         for name in facts[0]:
             setattr(record, name, float(np.mean([fact[name] for fact in facts])))
     n_ranks, n = times.time_by_rank.shape
     consume = np.full((n_ranks, n), np.nan) if chained else times.after_by_rank
-    columns = [np.full(n_ranks * n, block), np.repeat(iteration.ranks or np.arange(n_ranks), n),
-               times.time_by_rank.ravel() / calls, consume.ravel(), np.tile(times.skew, n_ranks)]
+    columns = [
+        np.full(n_ranks * n, block),
+        np.repeat(iteration.ranks or np.arange(n_ranks), n),
+        times.time_by_rank.ravel() / calls,
+        consume.ravel(),
+        np.tile(times.skew, n_ranks),
+    ]
     return record, np.stack(columns, axis=1).astype(np.float32)
 
 
-def measure_link(session: Session, parts: dict[str, Iteration], size_bytes: int,
-                 round_: int) -> LinkBlock | None:
+def measure_link(
+    session: Session, parts: dict[str, Iteration], size_bytes: int, round_: int
+) -> LinkBlock | None:
     """One block of the link's parts at a size; on rank 0."""
     flight = session.flight
     flight.note("link probe", case=None, block=round_, text=f"{size_bytes} B")
     before_ns = round_trip_ns(session)
-    stamps = {name: perform(session, part, Counts(part.warmup, part.count))
-              for name, part in parts.items()}
+    stamps = {
+        name: perform(session, part, Counts(part.warmup, part.count))
+        for name, part in parts.items()
+    }
     after_ns = round_trip_ns(session)
     flight.note("gather")
     gathered = session.communicator.gather((stamps, (before_ns, after_ns)))
@@ -262,8 +291,12 @@ def measure_link(session: Session, parts: dict[str, Iteration], size_bytes: int,
         times = times_us([by_name[name] for by_name, _ in gathered], session.world.clock_shared)
         median_us = float(np.median(times.time)) - session.overhead_us
         medians_us[name] = max(median_us, 0.0) * part.scale
-    return LinkBlock(size_bytes=size_bytes, round=round_,
-                     link_rtt_ns=link_rtt_ns([trips_ns for _, trips_ns in gathered]), **medians_us)
+    return LinkBlock(
+        size_bytes=size_bytes,
+        round=round_,
+        link_rtt_ns=link_rtt_ns([trips_ns for _, trips_ns in gathered]),
+        **medians_us,
+    )
 
 
 def link_ceilings(session: Session, parts: dict[int, dict[str, Iteration]]) -> dict[str, float]:

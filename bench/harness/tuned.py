@@ -36,8 +36,9 @@ def default_folder() -> Path:
     try:
         home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     except RuntimeError as error:  # neither HOME nor an entry for this user
-        raise ResultError("there is no home folder for bench.tune's table: set HOME, or "
-                          "XDG_DATA_HOME") from error
+        raise ResultError(
+            "there is no home folder for bench.tune's table: set HOME, or XDG_DATA_HOME"
+        ) from error
     return home / "wiretax"
 
 
@@ -55,8 +56,10 @@ def decoded(path: Path, machine: Machine) -> Table:
         raise ResultError(f"{path} is not a table of bench.tune: {error}") from error
     table_ids, own_ids = (f"{owner.machine_id}, {owner.software_id}" for owner in (table, machine))
     if table_ids != own_ids:
-        raise ResultError(f"{path} was made on another machine or with other software "
-                          f"({table_ids}; this is {own_ids}): run bench.tune here")
+        raise ResultError(
+            f"{path} was made on another machine or with other software "
+            f"({table_ids}; this is {own_ids}): run bench.tune here"
+        )
     return table
 
 
@@ -67,30 +70,44 @@ def load(path: Path, machine: Machine) -> Table:
         for choice in table.picks:
             named(ALGORITHMS[choice.collective], choice.algorithm)
             if not 0 < choice.size_bytes < 1 << 63 or choice.link_rtt_ns <= 0:
-                raise ValueError(f"a size of {choice.size_bytes} B, a round trip of "
-                                 f"{choice.link_rtt_ns} ns")
+                raise ValueError(
+                    f"a size of {choice.size_bytes} B, a round trip of {choice.link_rtt_ns} ns"
+                )
             if choice.mode not in MODES:
                 raise ValueError(f"{choice.mode!r} is not one of {', '.join(MODES)}")
     except (KeyError, ValueError) as error:
         message = f"{error.args[0]} does not exist" if isinstance(error, KeyError) else error
         raise ResultError(f"{path} is not a table of bench.tune: {message}") from error
     # Tables of older versions may hold algorithms that `auto` no longer chooses.
-    names = {algorithm.name for group in (EXACT, BETWEEN_HOSTS) for algorithms in group.values()
-             for algorithm in algorithms}
+    names = {
+        algorithm.name
+        for group in (EXACT, BETWEEN_HOSTS)
+        for algorithms in group.values()
+        for algorithm in algorithms
+    }
     picks = [choice for choice in table.picks if choice.algorithm.partition("+")[0] in names]
     return replace(table, picks=picks)
 
 
-def add(path: Path, machine: Machine, run_id: str, choices: Sequence[TunedChoice],
-        program: str, unsettled: Sequence[TunedChoice] = ()) -> None:
+def add(
+    path: Path,
+    machine: Machine,
+    run_id: str,
+    choices: Sequence[TunedChoice],
+    program: str,
+    unsettled: Sequence[TunedChoice] = (),
+) -> None:
     """Adds the choices of a run of `program` to the table at `path`, atomically. Older ones of this
     program for other sizes, modes or states of the link stay, and replace `unsettled` ones. A file
     that is no table of this machine is replaced. Raises OSError, ResultError."""
     older: list[TunedChoice] = []
     with suppress(ResultError):
         table = load(path, machine)
-        older = [choice for choice in table.picks if table.program == program
-                 and not any(same_key(choice, new) for new in choices)]
+        older = [
+            choice
+            for choice in table.picks
+            if table.program == program and not any(same_key(choice, new) for new in choices)
+        ]
     new = [choice for choice in unsettled if not any(same_key(choice, other) for other in older)]
     picks = [*choices, *new, *older]
     table = Table(machine.machine_id, machine.software_id, run_id, picks, program)
@@ -100,8 +117,9 @@ def add(path: Path, machine: Machine, run_id: str, choices: Sequence[TunedChoice
 
 def same_key(a: TunedChoice, b: TunedChoice) -> bool:
     """Whether both are for one size, variant and mode in one state of the link."""
-    return (replace(a, link_rtt_ns=0.0, algorithm="") == replace(b, link_rtt_ns=0.0, algorithm="")
-            and same_state(a.link_rtt_ns, b.link_rtt_ns))
+    return replace(a, link_rtt_ns=0.0, algorithm="") == replace(
+        b, link_rtt_ns=0.0, algorithm=""
+    ) and same_state(a.link_rtt_ns, b.link_rtt_ns)
 
 
 def find(name: str | None, machine: Machine) -> tuple[Table | None, str]:
@@ -117,8 +135,10 @@ def find(name: str | None, machine: Machine) -> tuple[Table | None, str]:
         return load(path, machine), f"auto uses {origin}."
     if name:
         return load(path, machine), f"auto uses {origin}; this code is {code}."
-    return None, (f"auto uses its defaults: this code is {code}, and {origin}. Run python -m "
-                  "bench.tune for a new one.")
+    return None, (
+        f"auto uses its defaults: this code is {code}, and {origin}. Run python -m "
+        "bench.tune for a new one."
+    )
 
 
 def use_table(session: Session, machine: Machine) -> None:
@@ -139,9 +159,12 @@ def use_table(session: Session, machine: Machine) -> None:
     if not picks:
         option = "--ranks-share-gpus" if memory == "same_device" else f"--memory {memory}"
         missing, remedy = (
-            (f"with {ranks} ranks", "bench.tune with these ranks") if over else
-            (f"between {hosts} hosts", "bench.tune with these ranks") if hosts > 1 else
-            (f"over {memory} memory", f"python -m bench.tune {option}"))
+            (f"with {ranks} ranks", "bench.tune with these ranks")
+            if over
+            else (f"between {hosts} hosts", "bench.tune with these ranks")
+            if hosts > 1
+            else (f"over {memory} memory", f"python -m bench.tune {option}")
+        )
         session.notes.append(f"auto uses its defaults: nothing was tuned {missing}; run {remedy}.")
         return
     session.notes.append(sentence)
@@ -150,4 +173,5 @@ def use_table(session: Session, machine: Machine) -> None:
     if trip_ns and tuned_ns and not any(same_state(trip_ns, state_ns) for state_ns in tuned_ns):
         session.notes.append(
             f"The link's flag takes {trip_ns:.0f} ns now, and bench.tune only measured "
-            f"{', '.join(map(str, tuned_ns))} ns: run it again in this state for a better choice.")
+            f"{', '.join(map(str, tuned_ns))} ns: run it again in this state for a better choice."
+        )

@@ -39,9 +39,14 @@ def first_wrong(counts: Sequence[Wrong], datatype: Datatype) -> FirstWrong | Non
 
     for rank, wrong in enumerate(counts):
         if wrong.elements:
-            return FirstWrong(rank=rank, iteration=wrong.iteration, offset_bytes=wrong.offset,
-                              element=wrong.offset // size, expected=text(wrong.expected),
-                              got=text(wrong.got))
+            return FirstWrong(
+                rank=rank,
+                iteration=wrong.iteration,
+                offset_bytes=wrong.offset,
+                element=wrong.offset // size,
+                expected=text(wrong.expected),
+                got=text(wrong.got),
+            )
     return None
 
 
@@ -75,8 +80,12 @@ class Data:
     def sent(self) -> Array:
         """The data that all ranks send, decoded."""
         segments = self.collective.segments(self.ranks)[0]
-        return np.array([[self.table(rank, segment) for segment in range(segments)]
-                         for rank in range(self.ranks)])
+        return np.array(
+            [
+                [self.table(rank, segment) for segment in range(segments)]
+                for rank in range(self.ranks)
+            ]
+        )
 
     def table(self, rank: int, segment: int) -> Array:
         """A period of a rank's data for a segment, decoded, (31,): neighbours differ, none neutral

@@ -34,24 +34,46 @@ VERDICT_S = 0.5  # a host leaves its neighbours this time to name a rank of thei
 SILENCES = 2  # in a row: one lost packet is no cut link
 LAUNCHER_S = 0.4  # until MPICH's launcher may know that a rank has exited
 # In these steps ranks compile, read or write alone, for at most LONGEST_ALONE time-outs.
-ALONE = ("open the device", "map the peers", "describe the machine", "compile", "draw the weights",
-         "reference", "plan the splits", "results")
+ALONE = (
+    "open the device",
+    "map the peers",
+    "describe the machine",
+    "compile",
+    "draw the weights",
+    "reference",
+    "plan the splits",
+    "results",
+)
 LONGEST_ALONE = 10
 # The steps that `Progress` shows, in its words. `measure_all` shows the rounds.
-SHOWN = {"open the device": "open the device", "map the peers": "map the peers' memory",
-         "describe the machine": "describe the machine", "compile": "prepare the cases",
-         "pilot": "try each case",
-         "draw the weights": "draw the weights", "reference": "compute the reference",
-         "plan the splits": "plan the splits", "draw the routes": "draw the routes",
-         "try numbers of chunks": "try numbers of chunks", "allocate": "allocate the buffers",
-         "results": "store the results"}
+SHOWN = {
+    "open the device": "open the device",
+    "map the peers": "map the peers' memory",
+    "describe the machine": "describe the machine",
+    "compile": "prepare the cases",
+    "pilot": "try each case",
+    "draw the weights": "draw the weights",
+    "reference": "compute the reference",
+    "plan the splits": "plan the splits",
+    "draw the routes": "draw the routes",
+    "try numbers of chunks": "try numbers of chunks",
+    "allocate": "allocate the buffers",
+    "results": "store the results",
+}
 
 
 class FlightRecord:
     """This rank's record and watchdog; without a folder (`--list`) nobody reads or watches it."""
 
-    def __init__(self, run_id: str, folder: Path | None, rank: int, timeout_s: float,
-                 pids: dict[int, int], hosts: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        folder: Path | None,
+        rank: int,
+        timeout_s: float,
+        pids: dict[int, int],
+        hosts: Sequence[str] = (),
+    ) -> None:
         # `pids`: {rank: process id} of this host. `hosts`: the host of each rank, if there are
         # several: their clocks are not compared, and one rank of each asks whether others answer.
         self.run_id, self.rank, self.timeout_s, self.pids = run_id, rank, timeout_s, pids
@@ -83,8 +105,14 @@ class FlightRecord:
         """Records that this rank begins `step`; pass case=, block=, text= where they change. All
         ranks note the same steps in the same order: the lowest `turn` is furthest behind."""
         self._leave_if_ended()  # a rank that was stopped must not store its block
-        self.state |= {**state, "step": step, "turn": self.state["turn"] + 1, "time": time.time(),
-                       "noted_s": time.monotonic(), "counters": COUNTERS}
+        self.state |= {
+            **state,
+            "step": step,
+            "turn": self.state["turn"] + 1,
+            "time": time.time(),
+            "noted_s": time.monotonic(),
+            "counters": COUNTERS,
+        }
         self.page[:COUNTERS_OFFSET] = json.dumps(self.state).encode().ljust(COUNTERS_OFFSET, b"\0")
         if step in SHOWN:
             self.progress.show(SHOWN[step], self.state["text"])
@@ -113,9 +141,11 @@ class FlightRecord:
         # A kernel counts the ranks of this host.
         peer = dict(enumerate(self.pids)).get(w.peer, w.peer)
         if w.timed_out:
-            details += (f", kernel block {w.block}: epoch {w.seen >> 32} step {w.seen % 2**32} "
-                        f"seen, epoch {w.wanted >> 32} step {w.wanted % 2**32} wanted by rank "
-                        f"{self.rank} from rank {peer}")
+            details += (
+                f", kernel block {w.block}: epoch {w.seen >> 32} step {w.seen % 2**32} "
+                f"seen, epoch {w.wanted >> 32} step {w.wanted % 2**32} wanted by rank "
+                f"{self.rank} from rank {peer}"
+            )
         states = {rank: state_of(pid) for rank, pid in self.pids.items()}
         flight = read_flight(self.folder)
         records = flight.ranks if flight else {self.rank: self.record}
@@ -232,10 +262,14 @@ class FlightRecord:
     def _say(self, culprit: dict[str, Any], why: str, details: str = "") -> None:
         counters, block, phase = culprit["counters"], culprit["block"], culprit["counters"]["phase"]
         host = f" on {self.hosts[culprit['rank']]}" if self.hosts else ""
-        place = [culprit["text"], "" if block is None else f"block {block}",
-                 f"step {culprit['step']}", PHASES[phase] if phase else "",
-                 f"epoch {counters['epoch']}",
-                 f"call {counters['calls']} of a chain" if phase and counters["calls"] else ""]
+        place = [
+            culprit["text"],
+            "" if block is None else f"block {block}",
+            f"step {culprit['step']}",
+            PHASES[phase] if phase else "",
+            f"epoch {counters['epoch']}",
+            f"call {counters['calls']} of a chain" if phase and counters["calls"] else "",
+        ]
         sentence = f"rank {culprit['rank']}{host} {why}: {', '.join(filter(None, place))}{details}"
         with contextlib.suppress(OSError):  # the launcher has gone
             print(f"wiretax: {sentence}", file=sys.stderr, flush=True)
@@ -245,6 +279,10 @@ def start_witness(folder: Path, pids: dict[int, int], host: str = "") -> None:
     """Starts this host's witness: a process in its own session that exits after the ranks. With the
     name of the host, which a run on several hosts has, it prints which rank died."""
     script, null = Path(__file__).with_name("witness.py"), subprocess.DEVNULL
-    subprocess.Popen([sys.executable, "-S", "-E", script, folder, json.dumps(pids),
-                      *filter(None, [host])],
-                     stdin=null, stdout=null, stderr=None if host else null, start_new_session=True)
+    subprocess.Popen(
+        [sys.executable, "-S", "-E", script, folder, json.dumps(pids), *filter(None, [host])],
+        stdin=null,
+        stdout=null,
+        stderr=None if host else null,
+        start_new_session=True,
+    )

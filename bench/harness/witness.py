@@ -76,9 +76,11 @@ def end_launchers(launchers: list[int], patience_s: float) -> None:
         time.sleep(0.02)
     for number in signal.SIGTERM, signal.SIGKILL:
         alive = [pid for pid in launchers if is_launcher(pid)]
-        shells = [int(path.name) for path in Path("/proc").glob("[0-9]*")
-                  if name_of(int(path.name)) in REMOTE_SHELLS
-                  and int(stat_of(int(path.name))[1]) in alive]
+        shells = [
+            int(path.name)
+            for path in Path("/proc").glob("[0-9]*")
+            if name_of(int(path.name)) in REMOTE_SHELLS and int(stat_of(int(path.name))[1]) in alive
+        ]
         for pid in [*shells, *alive]:
             with contextlib.suppress(OSError):
                 os.kill(pid, number)
@@ -134,5 +136,8 @@ def clear_up(folder: Path, pids: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), {int(rank): pid for rank, pid in json.loads(sys.argv[2]).items()},
-         *sys.argv[3:])
+    main(
+        Path(sys.argv[1]),
+        {int(rank): pid for rank, pid in json.loads(sys.argv[2]).items()},
+        *sys.argv[3:],
+    )

@@ -37,7 +37,8 @@ def scale(text: str) -> Fraction:
     is_number = re.fullmatch(r"\d{1,9}(/[1-9]\d{0,8}|\.\d{1,9})?", text)
     if not is_number or not 0 < Fraction(text) <= 1:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a fraction such as 1/64, above 0 and at most 1")
+            f"{text!r} is not a fraction such as 1/64, above 0 and at most 1"
+        )
     return Fraction(text)
 
 
@@ -47,61 +48,93 @@ def option(*flags: str, **settings: object) -> Option:
 
 def one_model(default: str = "llama-3.1-70b") -> Option:
     names = list(MODELS)
-    return option("--model", type=partial(name_among, "model", names), default=default,
-                  metavar="NAME", help=f"{', '.join(names[:-1])} or {names[-1]} ({default})")
+    return option(
+        "--model",
+        type=partial(name_among, "model", names),
+        default=default,
+        metavar="NAME",
+        help=f"{', '.join(names[:-1])} or {names[-1]} ({default})",
+    )
 
 
 def datatype_of_wire(default: str = "float") -> Option:
     names = "float32", "float16", "bfloat16"
-    return option("-d", "--datatype", default=default, metavar="TYPE",
-                  type=partial(name_among, "datatype", names, aliases=DATATYPE_ALIASES),
-                  help=f"on the wire: float, half or bfloat16 ({default})")
+    return option(
+        "-d",
+        "--datatype",
+        default=default,
+        metavar="TYPE",
+        type=partial(name_among, "datatype", names, aliases=DATATYPE_ALIASES),
+        help=f"on the wire: float, half or bfloat16 ({default})",
+    )
 
 
 def counts(flag: str, number: Callable[[str], int], default: str, text: str) -> Option:
-    return option(flag, dest="tokens", type=partial(comma_separated, number), default=default,
-                  metavar="A,B", help=f"{text} ({default})")
+    return option(
+        flag,
+        dest="tokens",
+        type=partial(comma_separated, number),
+        default=default,
+        metavar="A,B",
+        help=f"{text} ({default})",
+    )
 
 
 def tokens_of_matmul(text: str) -> int:
     unit = max(CHUNKS) * (launched_ranks() or 1)
     tokens = whole_number(1, text, 1 << 16)
     if tokens % unit:
-        raise argparse.ArgumentTypeError(f"{tokens} is not a multiple of {unit}: of "
-                                         f"{max(CHUNKS)} chunks times the ranks")
+        raise argparse.ArgumentTypeError(
+            f"{tokens} is not a multiple of {unit}: of {max(CHUNKS)} chunks times the ranks"
+        )
     return tokens
 
 
 def algorithms(forms: Mapping[str, Algorithm]) -> Option:
     name = partial(options.algorithm_name, forms)
-    return option("--algorithm", type=partial(comma_separated, name), default=None, metavar="A,B",
-                  help="fused, then_library or then_ALGORITHM, next to compute (all that suit the "
-                  "size)")
+    return option(
+        "--algorithm",
+        type=partial(comma_separated, name),
+        default=None,
+        metavar="A,B",
+        help="fused, then_library or then_ALGORITHM, next to compute (all that suit the size)",
+    )
 
 
-SCALE = option("--scale", type=scale, default=None, metavar="N",
-               help="shrink the matrices' columns, but no message (1/64 on a CPU, 1 on a GPU)")
+SCALE = option(
+    "--scale",
+    type=scale,
+    default=None,
+    metavar="N",
+    help="shrink the matrices' columns, but no message (1/64 on a CPU, 1 on a GPU)",
+)
 WEIGHT_TYPE = option(
-    "--weights", default="float16", metavar="TYPE",
+    "--weights",
+    default="float16",
+    metavar="TYPE",
     type=partial(name_among, "type of weights", list(WEIGHTS), aliases=DATATYPE_ALIASES),
-    help="half, bfloat16 or int8 with a scale a row (half)")
+    help="half, bfloat16 or int8 with a scale a row (half)",
+)
 
 
 def mistake_in_norm(norm: LayerOptions) -> str | None:
     hidden, tokens = norm.hidden or MODELS[norm.model].hidden, max(norm.tokens)
     size_bytes = tokens * hidden * DATATYPES[norm.datatype].size_bytes
     if norm.output and hidden % UNIT_CODES:
-        return (f"--output quantises {UNIT_CODES} elements at a time, which do not divide {hidden}")
+        return f"--output quantises {UNIT_CODES} elements at a time, which do not divide {hidden}"
     if size_bytes > MOST_BYTES:
-        return (f"{tokens} tokens of {hidden} elements are {size_bytes} B, above "
-                f"{MOST_BYTES >> 20}M")
+        return f"{tokens} tokens of {hidden} elements are {size_bytes} B, above {MOST_BYTES >> 20}M"
     return None
 
 
 def mistake_in_prefill(prefill: LayerOptions) -> str | None:
     layers = MODELS[prefill.model].layers
-    return (f"--layers {prefill.layers}: the {layers} layers of {prefill.model} are not a multiple "
-            "of it" if layers % prefill.layers else None)
+    return (
+        f"--layers {prefill.layers}: the {layers} layers of {prefill.model} are not a multiple "
+        "of it"
+        if layers % prefill.layers
+        else None
+    )
 
 
 def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
@@ -131,51 +164,108 @@ class Command:
 def matmul_command(name: str, about: str) -> Command:
     return Command(
         f"Times {about}, overlapped and {HIDES}",
-        (one_model("llama-3.1-8b"), SCALE,
-         counts("--tokens", tokens_of_matmul, "256,1024,4096",
-                "of a prefill; multiples of 8 chunks times the ranks"),
-         datatype_of_wire(), algorithms(OVERLAPPED[name])),
+        (
+            one_model("llama-3.1-8b"),
+            SCALE,
+            counts(
+                "--tokens",
+                tokens_of_matmul,
+                "256,1024,4096",
+                "of a prefill; multiples of 8 chunks times the ranks",
+            ),
+            datatype_of_wire(),
+            algorithms(OVERLAPPED[name]),
+        ),
         # On a CPU an iteration of 4,096 tokens takes 0.1 s; a difference needs a dozen blocks.
-        overlap.prepare, max_time_s=240.0)
+        overlap.prepare,
+        max_time_s=240.0,
+    )
 
 
 COMMANDS = {
     "allreduce_rmsnorm": Command(
         f"Times all-reduce + residual + RMSNorm, fused and {HIDES}",
-        (one_model(),
-         option("--hidden", type=partial(whole_number, 1, most=1 << 20), default=None, metavar="N",
-                help="elements of a token (the model's)"),
-         counts("--tokens", up_to_4096, "1,16,256,2048", "at once"), datatype_of_wire(),
-         option("--output", type=partial(name_among, "output", list(OUTPUTS)), default=None,
+        (
+            one_model(),
+            option(
+                "--hidden",
+                type=partial(whole_number, 1, most=1 << 20),
+                default=None,
+                metavar="N",
+                help="elements of a token (the model's)",
+            ),
+            counts("--tokens", up_to_4096, "1,16,256,2048", "at once"),
+            datatype_of_wire(),
+            option(
+                "--output",
+                type=partial(name_among, "output", list(OUTPUTS)),
+                default=None,
                 metavar="TYPE",
-                help="also write the norm as int8 or fp8 codes, with a scale a token (neither)"),
-         algorithms(FUSED["allreduce_rmsnorm"])),
+                help="also write the norm as int8 or fp8 codes, with a scale a token (neither)",
+            ),
+            algorithms(FUSED["allreduce_rmsnorm"]),
+        ),
         # A round of all forms with 2048 tokens takes two CPU cores 5 s; 60 s hold too few.
-        fused.prepare_norm, mistake_in_norm, max_time_s=120.0),
+        fused.prepare_norm,
+        mistake_in_norm,
+        max_time_s=120.0,
+    ),
     "gemv_allreduce": Command(
         f"Times GEMV + all-reduce, fused and {HIDES}",
-        (one_model(), SCALE, counts("--tokens", up_to_8, "1", "chats at once, a token each"),
-         datatype_of_wire(), WEIGHT_TYPE, algorithms(FUSED["gemv_allreduce"])),
-        fused.prepare_gemv),
+        (
+            one_model(),
+            SCALE,
+            counts("--tokens", up_to_8, "1", "chats at once, a token each"),
+            datatype_of_wire(),
+            WEIGHT_TYPE,
+            algorithms(FUSED["gemv_allreduce"]),
+        ),
+        fused.prepare_gemv,
+    ),
     "gemm_reduce_scatter": matmul_command("gemm_reduce_scatter", "matmul + reduce-scatter"),
     "allgather_gemm": matmul_command("allgather_gemm", "all-gather + matmul"),
     "decode": Command(
         f"Times a whole decode step: {SPLIT} in a pipeline; and on one rank.",
-        (one_model(), SCALE,
-         counts("--slots", up_to_8, "1,2", "chats at once, a token of each a step"),
-         datatype_of_wire("half"), WEIGHT_TYPE),
-        steps.prepare, policy=RunPolicy(), graph=None),
+        (
+            one_model(),
+            SCALE,
+            counts("--slots", up_to_8, "1,2", "chats at once, a token of each a step"),
+            datatype_of_wire("half"),
+            WEIGHT_TYPE,
+        ),
+        steps.prepare,
+        policy=RunPolicy(),
+        graph=None,
+    ),
     "prefill": Command(
         f"Times a prefill step: {SPLIT} by sequence; in a pipeline; and on one rank.",
-        (one_model(), SCALE,
-         option("--tokens", type=lambda text: [up_to_4096(text)], default=None,
-                metavar="N", help="tokens of the chunk (as many as make a message of 32M: for a "
-                "70B model 2048 in 16 bits, 1024 in float)"),
-         option("--layers", type=partial(whole_number, 1, most=1000), default=4, metavar="N",
-                help="timed layers, a multiple of the ranks (4)"),
-         datatype_of_wire()),
+        (
+            one_model(),
+            SCALE,
+            option(
+                "--tokens",
+                type=lambda text: [up_to_4096(text)],
+                default=None,
+                metavar="N",
+                help="tokens of the chunk (as many as make a message of 32M: for a "
+                "70B model 2048 in 16 bits, 1024 in float)",
+            ),
+            option(
+                "--layers",
+                type=partial(whole_number, 1, most=1000),
+                default=4,
+                metavar="N",
+                help="timed layers, a multiple of the ranks (4)",
+            ),
+            datatype_of_wire(),
+        ),
         # The checked iteration warms up, and an iteration takes a quarter of a second.
-        steps.prepare, mistake_in_prefill, RunPolicy(), 110.0, warmup=0),
+        steps.prepare,
+        mistake_in_prefill,
+        RunPolicy(),
+        110.0,
+        warmup=0,
+    ),
 }
 
 
@@ -183,7 +273,8 @@ def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, Lay
     command = COMMANDS[name]
     example = f"mpirun -n 2 python -m bench.{name} --model llama-3.1-8b"
     parser, what, how, output = options.rank_parser(
-        name, command.about, example, "the results so far are stored")
+        name, command.about, example, "the results so far are stored"
+    )
     for add_to in command.options:
         add_to(what)
     options.add_iterations(how, "as many as fit the time", command.graph)
@@ -192,8 +283,11 @@ def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, Lay
     options.add_output(output)
     namespace = parser.parse_args(argv)
     parser.require_ranks()
-    fields = {field: value for field, value in vars(namespace).items()
-              if field in LayerOptions.__dataclass_fields__ and value is not None}
+    fields = {
+        field: value
+        for field, value in vars(namespace).items()
+        if field in LayerOptions.__dataclass_fields__ and value is not None
+    }
     layer_options = LayerOptions(**fields)
     if mistake := command.mistake(layer_options):
         parser.error(mistake)

@@ -49,15 +49,24 @@ class ExpertOptions:
 
 def add_options(add: AddOption) -> None:
     for flag, most, text in (
-            ("--experts", routing.MOST_EXPERTS, "tokens to N experts on all ranks, and back"),
-            ("--top-k", routing.MOST_CHOICES, "experts of a token (2)"),
-            ("--tokens", 1 << 16, "tokens of all ranks (1024)"),
-            ("--hidden", 1 << 20, "elements of a token (4096)")):
-        add(flag, type=partial(options.whole_number, 1, most=most), metavar="N",
-            help=f"routed: {text}")
-    add("--skew", type=partial(options.comma_separated, str), metavar="A,B",
+        ("--experts", routing.MOST_EXPERTS, "tokens to N experts on all ranks, and back"),
+        ("--top-k", routing.MOST_CHOICES, "experts of a token (2)"),
+        ("--tokens", 1 << 16, "tokens of all ranks (1024)"),
+        ("--hidden", 1 << 20, "elements of a token (4096)"),
+    ):
+        add(
+            flag,
+            type=partial(options.whole_number, 1, most=most),
+            metavar="N",
+            help=f"routed: {text}",
+        )
+    add(
+        "--skew",
+        type=partial(options.comma_separated, str),
+        metavar="A,B",
         help="routed: how unevenly tokens choose experts: uniform, zipf:S, hot:N or "
-        "file:COUNTS.npy (uniform,zipf:1.2,hot:2)")
+        "file:COUNTS.npy (uniform,zipf:1.2,hot:2)",
+    )
 
 
 def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
@@ -82,8 +91,10 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     if namespace.sizes or namespace.stepbytes or sizes != (16 << 10, 32 << 20, None):
         parser.error("with --experts the size is --tokens times --hidden: leave out the sizes")
     if namespace.format == "nccl-tests":
-        parser.error("with --experts rows differ in skew, which nccl-tests has no column for: "
-                     "--format csv has")
+        parser.error(
+            "with --experts rows differ in skew, which nccl-tests has no column for: "
+            "--format csv has"
+        )
     if not namespace.keeps_run:
         parser.error("--list names the same algorithms without --experts")
     try:
@@ -108,24 +119,38 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         session.flight.note("draw the routes", text=skew.partition(":")[0])
         routes = routing.draw(skew, ranks, batch.experts, batch.tokens, batch.top_k, seed)
         batches[routes.skew] = routes
-    most_rows, worst = max((int(routes.rows["rank"].max()), skew)
-                           for skew, routes in batches.items())
+    most_rows, worst = max(
+        (int(routes.rows["rank"].max()), skew) for skew, routes in batches.items()
+    )
     tokens_bytes, rows_bytes = -(-batch.tokens // ranks) * row_bytes, most_rows * row_bytes
     if max(tokens_bytes, rows_bytes) > MOST_BYTES:
-        raise Disagreement(f"with {worst} a rank gets {most_rows} rows of {row_bytes} B, and a "
-                           f"buffer has {MOST_BYTES >> 30} GiB at most")
+        raise Disagreement(
+            f"with {worst} a rank gets {most_rows} rows of {row_bytes} B, and a "
+            f"buffer has {MOST_BYTES >> 30} GiB at most"
+        )
     with world.communicator.together(DeviceError, MemoryError):
-        send, receive, rows = (world.library.allocate(world, size_bytes)
-                               for size_bytes in (tokens_bytes, tokens_bytes, rows_bytes))
+        send, receive, rows = (
+            world.library.allocate(world, size_bytes)
+            for size_bytes in (tokens_bytes, tokens_bytes, rows_bytes)
+        )
     with world.communicator.together(DeviceError, MemoryError):
         tables = [make_tables(world, routes, rows, row_bytes) for routes in batches.values()]
     buffers = Buffers(send, receive, seed)
     algorithms = {algorithm.name: algorithm for algorithm in (*ALGORITHMS, FLAT)}
     names = sweep.algorithms or [algorithm.name for algorithm in ALGORITHMS]
-    axes = Axes(algorithms, lambda size_bytes: names, sweep.algorithms is not None, sweep.mode,
-                CHAIN_ROUND_TRIPS)
-    suite = bind_cases(session, axes, routed_cases(batch, sweep, session, buffers, tables),
-                       partial(routed_iteration, session, buffers))
+    axes = Axes(
+        algorithms,
+        lambda size_bytes: names,
+        sweep.algorithms is not None,
+        sweep.mode,
+        CHAIN_ROUND_TRIPS,
+    )
+    suite = bind_cases(
+        session,
+        axes,
+        routed_cases(batch, sweep, session, buffers, tables),
+        partial(routed_iteration, session, buffers),
+    )
     for header in suite.headers:
         header.routing = load_of(batches[header.shape["skew"]], header.shape["way"], row_bytes)
         header.count = tokens_bytes // DATATYPES[sweep.datatypes[0]].size_bytes
@@ -133,21 +158,40 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     return suite
 
 
-def routed_cases(batch: ExpertOptions, sweep: SweepOptions, session: Session, buffers: Buffers,
-                 tables: Sequence[Tables]) -> Iterator[Case]:
+def routed_cases(
+    batch: ExpertOptions,
+    sweep: SweepOptions,
+    session: Session,
+    buffers: Buffers,
+    tables: Sequence[Tables],
+) -> Iterator[Case]:
     """Each way with each skew: `send` to the experts' rows, rows to `receive`, or both."""
     shapes: Sequence[Shape] = [
-        {"way": way, "experts": batch.experts, "top_k": batch.top_k, "tokens": batch.tokens,
-         "hidden": batch.hidden} for way in WAYS]
+        {
+            "way": way,
+            "experts": batch.experts,
+            "top_k": batch.top_k,
+            "tokens": batch.tokens,
+            "hidden": batch.hidden,
+        }
+        for way in WAYS
+    ]
     for feature in session.options.features:
         shapes = feature.shapes(shapes)
     for shape, of_skew in product(shapes, tables):
         source = of_skew.rows if shape["way"] == "combine" else buffers.send
         target = of_skew.rows if shape["way"] == "dispatch" else buffers.receive
         yield RoutedCase(
-            sweep.collective, batch.hidden, DATATYPES[sweep.datatypes[0]], "none", source.address,
-            target.address, shape={**shape, "skew": of_skew.routes.skew},
-            size_bytes=buffers.send.size_bytes, tables=of_skew)
+            sweep.collective,
+            batch.hidden,
+            DATATYPES[sweep.datatypes[0]],
+            "none",
+            source.address,
+            target.address,
+            shape={**shape, "skew": of_skew.routes.skew},
+            size_bytes=buffers.send.size_bytes,
+            tables=of_skew,
+        )
 
 
 def load_of(routes: Routes, way: str, row_bytes: int) -> dict[str, Any]:
@@ -156,14 +200,22 @@ def load_of(routes: Routes, way: str, row_bytes: int) -> dict[str, Any]:
     return {**routes.imbalance(), "leaving_bytes": [int(n) * row_bytes for n in rows]}
 
 
-def routed_iteration(session: Session, buffers: Buffers, case: Case, operation: Operation,
-                     chain_calls: int) -> Iteration:
+def routed_iteration(
+    session: Session, buffers: Buffers, case: Case, operation: Operation, chain_calls: int
+) -> Iteration:
     assert isinstance(case, RoutedCase)
     sent, expected = source_and_target(
-        case.tables.routes, case.datatype, case.shape["way"], max(1, chain_calls), buffers.seed,
-        session.communicator.rank)
-    contents = (Segments(case.send, case.segment_bytes, case.datatype.encode(sent)),
-                Segments(case.receive, case.segment_bytes, case.datatype.encode(expected)))
+        case.tables.routes,
+        case.datatype,
+        case.shape["way"],
+        max(1, chain_calls),
+        buffers.seed,
+        session.communicator.rank,
+    )
+    contents = (
+        Segments(case.send, case.segment_bytes, case.datatype.encode(sent)),
+        Segments(case.receive, case.segment_bytes, case.datatype.encode(expected)),
+    )
     iteration = checked_iteration(session.world, case, operation, contents, buffers, REPEATS)
     if chain_calls:
         iteration.chain_calls, count = chain_calls, len(expected) * case.count
@@ -171,8 +223,9 @@ def routed_iteration(session: Session, buffers: Buffers, case: Case, operation: 
     return iteration
 
 
-def source_and_target(routes: Routes, datatype: Datatype, way: str, calls: int, seed: int,
-                      rank: int) -> tuple[Array, Array]:
+def source_and_target(
+    routes: Routes, datatype: Datatype, way: str, calls: int, seed: int, rank: int
+) -> tuple[Array, Array]:
     """A rank's source, and its target after `calls` calls: a period of each row, (rows, 31)."""
     is_home = routes.home == rank
     at_experts = [routes.rows_of(expert_rank)[0] for expert_rank in range(routes.ranks)]

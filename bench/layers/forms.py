@@ -42,9 +42,14 @@ def scale_for(options: LayerOptions, session: Session) -> Fraction:
     return options.scale or (CPU_SCALE if session.world.device.near_peers else Fraction(1))
 
 
-def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerOptions,
-               cases: Iterable[Case], make_iteration: MakeIteration,
-               for_library: Callable[[Case], Case] = lambda case: case) -> Suite:
+def bind_forms(
+    session: Session,
+    forms: Mapping[str, Algorithm],
+    options: LayerOptions,
+    cases: Iterable[Case],
+    make_iteration: MakeIteration,
+    for_library: Callable[[Case], Case] = lambda case: case,
+) -> Suite:
     """Compute alone, and the requested or all useful forms; `for_library(case)` is the case on the
     library's own buffers. All ranks call it. Raises Disagreement.
 
@@ -55,8 +60,12 @@ def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerO
         is_small = size_bytes < SMALL_BYTES
         skipped = {"ring", "two_shot", "two_shot_direct"} if is_small else {"ring"}
         if is_small or not far_peers:
-            skipped |= {"two_shot_push", "two_shot_copy_engine", "ring_copy_engine",
-                        "two_shot_multimem"}
+            skipped |= {
+                "two_shot_push",
+                "two_shot_copy_engine",
+                "ring_copy_engine",
+                "two_shot_multimem",
+            }
         if not (far_peers and is_small):
             skipped |= {"one_shot_ll", "one_shot_sentinel", "one_shot_push", "one_shot_multimem"}
         collective = {name: name.removeprefix("then_") for name in forms}

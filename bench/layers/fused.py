@@ -49,7 +49,8 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
     row_bytes, most_tokens = hidden * datatype.size_bytes, max(options.tokens)
     with world.communicator.together(DeviceError, MemoryError):
         send, receive, summed = memories = [
-            world.library.allocate(world, rows * most_tokens * row_bytes) for rows in (2, 2, 1)]
+            world.library.allocate(world, rows * most_tokens * row_bytes) for rows in (2, 2, 1)
+        ]
         own = own_buffers(world, memories)
         weight = world.device.store(datatype.encode(np.full(hidden, NORM_WEIGHT)))
         codes, scales = (world.device.private(most_tokens * size) for size in (hidden, 4))
@@ -63,27 +64,46 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
         norm = fused.Norm.from_buffer_copy(case.norm)
         norm.residual = own[0].address + case.size_bytes
         norm.residual_out = own[1].address + case.size_bytes
-        return replace(case, send=own[0].address, receive=own[1].address, summed=own[2].address,
-                       norm=norm)
+        return replace(
+            case, send=own[0].address, receive=own[1].address, summed=own[2].address, norm=norm
+        )
 
     def cases() -> Iterator[Case]:
         for tokens in options.tokens:
             size_bytes = tokens * row_bytes
-            shape = {"model": "" if options.hidden else options.model, "tokens": tokens,
-                     "hidden": hidden, "output": options.output}
+            shape = {
+                "model": "" if options.hidden else options.model,
+                "tokens": tokens,
+                "hidden": hidden,
+                "output": options.output,
+            }
             norm = fused.Norm(
-                hidden=hidden, residual=send.address + size_bytes, weight=weight.address,
-                residual_out=receive.address + size_bytes, codes=codes.address,
-                scales=scales.address)
+                hidden=hidden,
+                residual=send.address + size_bytes,
+                weight=weight.address,
+                residual_out=receive.address + size_bytes,
+                codes=codes.address,
+                scales=scales.address,
+            )
             yield fused.NormCase(
-                fused.COLLECTIVE["allreduce_rmsnorm"], tokens * hidden, datatype, "sum",
-                send.address, receive.address, norm=norm, summed=summed.address,
+                fused.COLLECTIVE["allreduce_rmsnorm"],
+                tokens * hidden,
+                datatype,
+                "sum",
+                send.address,
+                receive.address,
+                norm=norm,
+                summed=summed.address,
                 shape={name: value for name, value in shape.items() if value},
-                size_bytes=size_bytes, quantized=options.output)
+                size_bytes=size_bytes,
+                quantized=options.output,
+            )
 
     def iteration(case: Case, operation: Operation, chain_calls: int) -> Iteration:
-        contents = (Segments(case.send, case.size_bytes, inputs),
-                    Segments(case.receive, case.size_bytes, outputs))
+        contents = (
+            Segments(case.send, case.size_bytes, inputs),
+            Segments(case.receive, case.size_bytes, outputs),
+        )
         return checked_iteration(session.world, case, operation, contents, keep)
 
     forms = fused.FUSED["allreduce_rmsnorm"]
@@ -118,8 +138,9 @@ def products(inner: int, activations: Array, rank: int, seed: int) -> Array:
 
 def summed_products(inner: int, activations: Array, seed: int) -> Array:
     """The sum of all ranks' products, (tokens, 31), from activations (ranks, tokens, 31)."""
-    return np.asarray(sum(products(inner, of_rank, rank, seed)
-                          for rank, of_rank in enumerate(activations)))
+    return np.asarray(
+        sum(products(inner, of_rank, rank, seed) for rank, of_rank in enumerate(activations))
+    )
 
 
 def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
@@ -131,8 +152,9 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     inner = {layer: model.columns(layer, ranks, float(scale)) for layer in LAYERS}
     row_scale = ROW_SCALE if options.weights == "int8" else 1.0
     with world.communicator.together(DeviceError, MemoryError):
-        send, receive = memories = [world.library.allocate(world, most_tokens * hidden * size)
-                                    for _ in range(2)]
+        send, receive = memories = [
+            world.library.allocate(world, most_tokens * hidden * size) for _ in range(2)
+        ]
         own = own_buffers(world, memories)
         scales = world.device.store(np.full(hidden, row_scale, np.float32))
         activations = world.device.private(most_tokens * max(inner.values()) * size)
@@ -149,25 +171,47 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
                 weights = world.device.store(np.tile(stored, (copies, 1)))
             keep.append(weights)
             gemv = fused.Gemv(
-                hidden=hidden, inner=columns, stride=columns, copies=copies,
-                weights=weights.address, row_scales=scales.address,
-                activations=activations.address)
+                hidden=hidden,
+                inner=columns,
+                stride=columns,
+                copies=copies,
+                weights=weights.address,
+                row_scales=scales.address,
+                activations=activations.address,
+            )
             for tokens in options.tokens:
-                shape = {"model": options.model, "layer": layer, "tokens": tokens,
-                         "hidden": hidden, "inner": columns, "weights": options.weights,
-                         "scale": str(scale)}
+                shape = {
+                    "model": options.model,
+                    "layer": layer,
+                    "tokens": tokens,
+                    "hidden": hidden,
+                    "inner": columns,
+                    "weights": options.weights,
+                    "scale": str(scale),
+                }
                 yield fused.GemvCase(
-                    fused.COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum",
-                    send.address, receive.address, layer=gemv, tokens=tokens, shape=shape,
-                    size_bytes=tokens * hidden * size, weight_type=options.weights)
+                    fused.COLLECTIVE["gemv_allreduce"],
+                    tokens * hidden,
+                    datatype,
+                    "sum",
+                    send.address,
+                    receive.address,
+                    layer=gemv,
+                    tokens=tokens,
+                    shape=shape,
+                    size_bytes=tokens * hidden * size,
+                    weight_type=options.weights,
+                )
 
     def iteration(case: Case, operation: Operation, chain_calls: int) -> Iteration:
         assert isinstance(case, fused.GemvCase)
         drawn = drawn_activations(ranks, case.tokens, seed)
         outputs = summed_products(case.layer.inner, drawn, seed) * row_scale
         row_bytes = case.layer.inner * size
-        contents = (Segments(case.layer.activations, row_bytes, datatype.encode(drawn[rank])),
-                    Segments(case.receive, hidden * size, datatype.encode(outputs)))
+        contents = (
+            Segments(case.layer.activations, row_bytes, datatype.encode(drawn[rank])),
+            Segments(case.receive, hidden * size, datatype.encode(outputs)),
+        )
         return checked_iteration(session.world, case, operation, contents, keep)
 
     forms = fused.FUSED["gemv_allreduce"]

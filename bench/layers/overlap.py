@@ -16,8 +16,10 @@ from collectives.operation import Case, Operation
 from kernels.devices.device import DeviceError, Memory
 
 REPEATS = 8  # of a table, one a token: 4,096 tokens' tables have 4.6 MB
-NO_CORE = ("No core is free for each rank's communication: fused communicates a chunk between two "
-           "matmuls, which hides nothing; it gains or loses only by smaller pieces.")
+NO_CORE = (
+    "No core is free for each rank's communication: fused communicates a chunk between two "
+    "matmuls, which hides nothing; it gains or loses only by smaller pieces."
+)
 
 
 class Matmuls:
@@ -30,12 +32,16 @@ class Matmuls:
         self.scale = scale_for(options, session)
         world, ranks, reduces = self.world, session.communicator.size, self.collective.reduces
         # Of each layer: the dimension of its matrix that the ranks share.
-        self.widths = {layer: self.model.columns(layer, ranks, float(self.scale))
-                       for layer in (LAYERS if reduces else COLUMN_LAYERS)}
+        self.widths = {
+            layer: self.model.columns(layer, ranks, float(self.scale))
+            for layer in (LAYERS if reduces else COLUMN_LAYERS)
+        }
         size, hidden, most_tokens = self.datatype.size_bytes, self.model.hidden, max(options.tokens)
         with world.communicator.together(DeviceError, MemoryError):
-            self.between, part = (world.library.allocate(world, tokens * hidden * size)
-                                  for tokens in (most_tokens, most_tokens // ranks))
+            self.between, part = (
+                world.library.allocate(world, tokens * hidden * size)
+                for tokens in (most_tokens, most_tokens // ranks)
+            )
             other = world.device.private(most_tokens * max(self.widths.values()) * size)
             # The compute alone reads ungathered activations here, and zeros would be faster.
             some = self.datatype.encode(np.arange(1.0, 4.0))
@@ -55,21 +61,40 @@ class Matmuls:
                 weights = self.world.device.store(self.datatype.encode(values))
             self.weights.append(weights)
             for tokens in self.options.tokens:
-                shape = {"model": self.options.model, "layer": layer, "tokens": tokens,
-                         "hidden": hidden, "inner" if collective.reduces else "columns": width,
-                         "scale": str(self.scale)}
+                shape = {
+                    "model": self.options.model,
+                    "layer": layer,
+                    "tokens": tokens,
+                    "hidden": hidden,
+                    "inner" if collective.reduces else "columns": width,
+                    "scale": str(self.scale),
+                }
                 yield overlap.MatmulCase(
-                    collective, tokens // communicator.size * hidden, self.datatype,
-                    "sum" if collective.reduces else "none", self.send.address,
-                    self.receive.address, shape=shape, size_bytes=tokens * hidden * size,
-                    tokens=tokens, inner=inner, columns=columns, weights=weights.address,
-                    between=self.between.address, core=self.session.place.beside)
+                    collective,
+                    tokens // communicator.size * hidden,
+                    self.datatype,
+                    "sum" if collective.reduces else "none",
+                    self.send.address,
+                    self.receive.address,
+                    shape=shape,
+                    size_bytes=tokens * hidden * size,
+                    tokens=tokens,
+                    inner=inner,
+                    columns=columns,
+                    weights=weights.address,
+                    between=self.between.address,
+                    core=self.session.place.beside,
+                )
 
     def iteration(self, case: Case, operation: Operation, chain_calls: int) -> Iteration:
         if not isinstance(operation, overlap.Overlapped):
             return self.iteration_of(case, operation, 1)
-        self.by_chunks.append({chunks: self.iteration_of(case, in_chunks, chunks)
-                               for chunks, in_chunks in operation.by_chunks.items()})
+        self.by_chunks.append(
+            {
+                chunks: self.iteration_of(case, in_chunks, chunks)
+                for chunks, in_chunks in operation.by_chunks.items()
+            }
+        )
         return self.by_chunks[-1][1]
 
     def iteration_of(self, case: Case, operation: Operation, chunks: int) -> Iteration:
@@ -84,8 +109,10 @@ class Matmuls:
             inputs = np.split(drawn[0], ranks)[rank]
             outputs = fused.products(case.inner, drawn[0], rank, seed)
         encode, size = case.datatype.encode, case.datatype.size_bytes
-        contents = (Segments(case.send, case.inner * size, encode(inputs)),
-                    Segments(case.receive, case.columns * size, encode(outputs)))
+        contents = (
+            Segments(case.send, case.inner * size, encode(inputs)),
+            Segments(case.receive, case.columns * size, encode(outputs)),
+        )
         iteration = checked_iteration(self.world, case, operation, contents, self, REPEATS)
         iteration.from_python = overlap.runs_in_python(self.world)
         return iteration

@@ -31,8 +31,10 @@ ROOM = 0.6  # of the free memory
 MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 elements of 16 bits
 # Of the error / the result's root mean square: 160 sums are rounded, and the residual after each.
 TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
-TENSOR_FORMS = {"decode": ("gemv_allreduce", "allreduce_rmsnorm", "one_shot_pull"),
-                "prefill": ("two_shot", "two_shot_direct", "allreduce_rmsnorm")}
+TENSOR_FORMS = {
+    "decode": ("gemv_allreduce", "allreduce_rmsnorm", "one_shot_pull"),
+    "prefill": ("two_shot", "two_shot_direct", "allreduce_rmsnorm"),
+}
 Image = Sequence[tuple[int, Array]]  # values at the begin of a step, by address
 
 
@@ -49,9 +51,14 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         if batches[0] % ranks:
             raise Disagreement(f"--tokens {batches[0]}: not a multiple of {ranks} ranks")
     net = open_net(options, session, layers, datatype if is_prefill else WEIGHTS[options.weights])
-    shape = {"model": options.model, "layers": model.layers, "hidden": model.hidden,
-             "inner": list(net.inner.values()), "weights": net.weights.name,
-             "scale": str(scale_for(options, session))}
+    shape = {
+        "model": options.model,
+        "layers": model.layers,
+        "hidden": model.hidden,
+        "inner": list(net.inner.values()),
+        "weights": net.weights.name,
+        "scale": str(scale_for(options, session)),
+    }
     if is_prefill:
         shape["timed_layers"] = layers
     if net.held < net.layers:
@@ -81,20 +88,33 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
     scale = float(scale_for(options, session))
     columns = sum(model.columns(layer, ranks, scale) for layer in LAYERS)
     layer_bytes = columns * model.hidden * weights.size_bytes
-    free = (device.facts.get("memory_bytes", 0) / device.sharers
-            or psutil.virtual_memory().available / len(session.communicator.node_gather(0)))
+    free = device.facts.get(
+        "memory_bytes", 0
+    ) / device.sharers or psutil.virtual_memory().available / len(
+        session.communicator.node_gather(0)
+    )
     room = ROOM * min(session.communicator.all_gather(free))  # of a rank's GPU, or of a host
     copies = min(ranks, 2)  # a share of each layer, and a stage's layers
     held = min(layers, int(room / (copies * layer_bytes)))
     if held < ranks:
-        raise Disagreement(f"a rank's share of a layer has {layer_bytes} B, and the memory has no "
-                           f"room for {ranks}")
+        raise Disagreement(
+            f"a rank's share of a layer has {layer_bytes} B, and the memory has no room for {ranks}"
+        )
     whole_fits = (copies + ranks) * layers * layer_bytes <= room
     session.flight.note("draw the weights", text=options.model)
     with session.communicator.together(DeviceError, MemoryError):
-        return Net(session.world, model, layers, held, whole_fits, scale,
-                   DATATYPES[options.datatype], weights, session.options.command == "prefill",
-                   session.options.seed)
+        return Net(
+            session.world,
+            model,
+            layers,
+            held,
+            whole_fits,
+            scale,
+            DATATYPES[options.datatype],
+            weights,
+            session.options.command == "prefill",
+            session.options.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -131,8 +151,10 @@ class Splits:
 
     def whole(self, algorithm: str, bound: Bound) -> Split:
         """A split that leaves the whole result on each rank."""
-        image = [(self.batch.activations, steps.normed(self.start)),
-                 (self.batch.residual, self.start)]
+        image = [
+            (self.batch.activations, steps.normed(self.start)),
+            (self.batch.residual, self.start),
+        ]
         return Split(algorithm, bound, image, self.batch.residual, self.expected)
 
     def add_by_tensor(self) -> None:
@@ -142,26 +164,37 @@ class Splits:
         if self.session.world.node:  # with one rank a host nothing is hierarchical
             has_several = max(map(len, self.session.communicator.nodes)) > 1
             names = ("hierarchical", "hierarchical_whole") if has_several else ("flat",)
-        forms = {name: steps.split_by_tensor(self.batch, *name)
-                 for name in product(names, ("registered", "copied"))}
+        forms = {
+            name: steps.split_by_tensor(self.batch, *name)
+            for name in product(names, ("registered", "copied"))
+        }
         idle, prepare = self.idle(), self.prepare(alone.image)
         candidates = {
-            name: Iteration(-1, " ".join(name), prepare, bound, idle, idle,
-                            from_python=self.batch.net.in_python)
-            for name, bound in forms.items() if isinstance(bound, Operation)}
+            name: Iteration(
+                -1, " ".join(name), prepare, bound, idle, idle, from_python=self.batch.net.in_python
+            )
+            for name, bound in forms.items()
+            if isinstance(bound, Operation)
+        }
         best = fastest(self.session, candidates) if candidates else next(iter(forms))
         self.add(self.whole("tensor_parallel", forms[best]), chosen=best[0], variant=best[1])
         library = self.session.world.library
         for variant in library.variants(self.session.world):
             bound = steps.split_by_tensor(self.batch, "library", variant)
-            self.add(self.whole("tensor_parallel_library", bound), library=library.name,
-                     variant=variant)
+            self.add(
+                self.whole("tensor_parallel_library", bound), library=library.name, variant=variant
+            )
 
     def add_by_sequence(self) -> None:
         rank, ranks = self.session.communicator.rank, self.session.communicator.size
         split = self.whole("sequence_parallel", steps.split_by_sequence(self.batch))
-        self.add(replace(split, result=self.batch.residual + rank * self.batch.size_bytes // ranks,
-                         expected=np.split(self.expected, ranks)[rank]))
+        self.add(
+            replace(
+                split,
+                result=self.batch.residual + rank * self.batch.size_bytes // ranks,
+                expected=np.split(self.expected, ranks)[rank],
+            )
+        )
 
     def add_pipeline(self, groups: int) -> None:
         """The batch in equal groups; rank 0 checks the first one's result. If only some layers are
@@ -169,8 +202,11 @@ class Splits:
         net, world, tokens = self.batch.net, self.session.world, len(self.start) // groups
         ranks, is_first = world.communicator.size, world.communicator.rank == 0
         if ranks == 1 or len(self.start) % groups:
-            refusal = ("one rank makes no pipeline" if ranks == 1 else
-                       f"{len(self.start)} chats do not divide evenly into {groups} stages")
+            refusal = (
+                "one rank makes no pipeline"
+                if ranks == 1
+                else f"{len(self.start)} chats do not divide evenly into {groups} stages"
+            )
             self.add(self.whole("pipeline_parallel", Unsupported(refusal)))
             return
         inbox = world.device.private if world.node else world.mapped.register
@@ -182,16 +218,24 @@ class Splits:
         first, expected, result = self.start[:tokens], self.expected, inboxes[-1].address
         if is_first and groups > 1:  # a token's activations depend on its place in the batch
             expected = steps.reference(net, first)
-        self.add(Split("pipeline_parallel", steps.pipeline(batches, inboxes, 1 / self.scale),
-                       [(result, first)], result if is_first else None, expected[:tokens],
-                       once=once))
+        self.add(
+            Split(
+                "pipeline_parallel",
+                steps.pipeline(batches, inboxes, 1 / self.scale),
+                [(result, first)],
+                result if is_first else None,
+                expected[:tokens],
+                once=once,
+            )
+        )
 
     def add_one_rank(self) -> None:
         """Rank 0 does everything, the others wait."""
         net, is_first = self.batch.net, self.session.communicator.rank == 0
         if not net.whole_fits:
             bound: Bound = Unsupported(
-                "the weights of all layers do not fit next to the other splits'")
+                "the weights of all layers do not fit next to the other splits'"
+            )
         elif is_first:
             bound = steps.in_turn(net, self.batch.stage(net.whole))
         else:
@@ -203,9 +247,16 @@ class Splits:
     def add(self, split: Split, **facts: Any) -> None:
         world, datatype = self.session.world, self.batch.net.datatype
         header = CaseHeader(
-            collective=self.session.options.command, shape=dict(self.shape),
-            size_bytes=self.batch.size_bytes, count=self.batch.count, datatype=datatype.name,
-            redop="sum", algorithm=split.algorithm, memory=world.memory, **facts)
+            collective=self.session.options.command,
+            shape=dict(self.shape),
+            size_bytes=self.batch.size_bytes,
+            count=self.batch.count,
+            datatype=datatype.name,
+            redop="sum",
+            algorithm=split.algorithm,
+            memory=world.memory,
+            **facts,
+        )
         if isinstance(split.bound, Unsupported):
             header.status, header.reason = "unsupported", split.bound.reason
             self.suite.add(header, None)
@@ -218,8 +269,12 @@ class Splits:
 
     def prepare(self, image: Image) -> Step:
         net = self.batch.net
-        writes = [self.probe("copy_local", net.on_device(net.datatype.encode(values)), address,
-                             values.size) for address, values in image]
+        writes = [
+            self.probe(
+                "copy_local", net.on_device(net.datatype.encode(values)), address, values.size
+            )
+            for address, values in image
+        ]
         return self.session.world.device.sequence(writes)
 
     def probe(self, entry: str, send: int, receive: int, count: int) -> Step:
@@ -233,10 +288,22 @@ class Splits:
         """Counts wrong elements in a result that is the same in each iteration."""
         world, size_bytes = self.session.world, expected.size_bytes
         element_bytes = self.batch.net.datatype.size_bytes
-        pattern = Pattern(result, expected.address, 1, size_bytes, size_bytes, 1, element_bytes,
-                          wrong.address, ctypes.addressof(world.watch))
-        return Step(world.device.loop_kernels().kernel("count_wrong"), pattern,
-                    world.device.blocks_for(size_bytes))
+        pattern = Pattern(
+            result,
+            expected.address,
+            1,
+            size_bytes,
+            size_bytes,
+            1,
+            element_bytes,
+            wrong.address,
+            ctypes.addressof(world.watch),
+        )
+        return Step(
+            world.device.loop_kernels().kernel("count_wrong"),
+            pattern,
+            world.device.blocks_for(size_bytes),
+        )
 
     def checked_iteration(self, split: Split, operation: Operation) -> Iteration:
         net, world, device = self.batch.net, self.session.world, self.session.world.device
@@ -254,9 +321,18 @@ class Splits:
         if complaint := world.communicator.first_word(mistake):
             raise WrongResult(complaint)
         return Iteration(
-            -1, f"{split.algorithm} {self.batch.size_bytes} B", prepare, operation, consume, check,
+            -1,
+            f"{split.algorithm} {self.batch.size_bytes} B",
+            prepare,
+            operation,
+            consume,
+            check,
             wrong=None if split.once or split.algorithm == "compute" else wrong,
-            scale=self.scale, ranks=split.ranks, from_python=net.in_python, keep=[net, wrong])
+            scale=self.scale,
+            ranks=split.ranks,
+            from_python=net.in_python,
+            keep=[net, wrong],
+        )
 
     def first_result(self, split: Split, result: int) -> tuple[Memory, str | None]:
         """A copy of the first result, and a sentence if it is wrong."""
@@ -269,5 +345,7 @@ class Splits:
         error = float(np.max(np.abs(values - expected)) / np.sqrt(np.mean(expected**2)))
         if error <= TOLERANCE[net.datatype.name]:
             return first, None
-        return first, (f"{split.algorithm} {self.batch.size_bytes} B is off by {error:.2g} of its "
-                       "result's root mean square, so it is not timed")
+        return first, (
+            f"{split.algorithm} {self.batch.size_bytes} B is off by {error:.2g} of its "
+            "result's root mean square, so it is not timed"
+        )

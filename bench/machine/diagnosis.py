@@ -13,13 +13,16 @@ SMALL_SHM_BYTES = 1 << 30
 # The command that shows a fact of a GPU, if the fact is unknown.
 ADVICE = {
     "slot": "PCIe links of GPU {}: run lspci -vv as root on the host (LnkSta and LnkCap of the GPU"
-            " and the ports above it)",
+    " and the ports above it)",
     "iommu": "IOMMU of GPU {}: run dmesg | grep -i -e iommu -e dmar as root on the host",
     "memory_bytes": "resizable BAR of GPU {}: run nvidia-smi -q -d MEMORY, or for AMD"
-                    " dmesg | grep BAR= as root",
-    "nvlinks": "NVLink or xGMI of GPU {}: run nvidia-smi nvlink -s, or for AMD amd-smi topology"}
-AMDGPU_REFUSALS = {"not built": "amdgpu is built without CONFIG_HSA_AMD_P2P",
-                   "N": "amdgpu was loaded with pcie_p2p=0"}
+    " dmesg | grep BAR= as root",
+    "nvlinks": "NVLink or xGMI of GPU {}: run nvidia-smi nvlink -s, or for AMD amd-smi topology",
+}
+AMDGPU_REFUSALS = {
+    "not built": "amdgpu is built without CONFIG_HSA_AMD_P2P",
+    "N": "amdgpu was loaded with pcie_p2p=0",
+}
 
 
 def problems(facts: Facts) -> Iterator[str]:
@@ -33,11 +36,16 @@ def _problems_of_the_host(facts: Facts) -> Iterator[str]:
     yield from _refused_peers(facts)
     names = {gpu["bus_id"]: f"GPU {number}" for number, gpu in gpus} | {"switch": "the switch"}
     for number, gpu in gpus:
-        down = [f"{index} (to {names.get(link['to'], 'an unknown end')})"
-                for index, link in enumerate(gpu["nvlinks"] or []) if not link["up"]]
+        down = [
+            f"{index} (to {names.get(link['to'], 'an unknown end')})"
+            for index, link in enumerate(gpu["nvlinks"] or [])
+            if not link["up"]
+        ]
         if down:
-            yield (f"NVLinks of GPU {number} are down: {', '.join(down)}; check the bridge, and"
-                   " nvidia-smi nvlink -R.")
+            yield (
+                f"NVLinks of GPU {number} are down: {', '.join(down)}; check the bridge, and"
+                " nvidia-smi nvlink -R."
+            )
     for number, gpu in gpus:
         if gpu["links"]:
             yield from _narrow_link(number, gpu)
@@ -47,8 +55,10 @@ def _problems_of_the_host(facts: Facts) -> Iterator[str]:
             share = f"{gpu['bar_bytes'] >> 20} of its {gpu['memory_bytes'] >> 20} MiB"
             yield f"GPU {number} shows {share} over PCIe: resizable BAR is off or not supported."
     if (shm_bytes := facts["shm_bytes"]) and shm_bytes < SMALL_SHM_BYTES:
-        yield (f"/dev/shm holds {shm_bytes >> 20} MiB, NCCL and RCCL may need more:"
-               " docker run --ipc=host.")
+        yield (
+            f"/dev/shm holds {shm_bytes >> 20} MiB, NCCL and RCCL may need more:"
+            " docker run --ipc=host."
+        )
 
 
 def _refused_peers(facts: Facts) -> Iterator[str]:
@@ -61,13 +71,19 @@ def _refused_peers(facts: Facts) -> Iterator[str]:
     for reason, pairs in reasons.items():
         yield f"No peer access from GPU {', '.join(pairs)}: {reason}."
     refused = any("refuses peer access" in refusal for refusal in facts["refusals"])
-    rootless = [f"{pair['reader']} and {pair['owner']}" for pair in facts["pairs"]
-                if pair["path"] in ROOTLESS_PATHS and pair["reader"] < pair["owner"]
-                and (refused or pair["status"] not in ("OK", "unknown"))]
+    rootless = [
+        f"{pair['reader']} and {pair['owner']}"
+        for pair in facts["pairs"]
+        if pair["path"] in ROOTLESS_PATHS
+        and pair["reader"] < pair["owner"]
+        and (refused or pair["status"] not in ("OK", "unknown"))
+    ]
     if rootless:
-        yield (f"The PCIe paths of GPU {', '.join(rootless)} share no root complex, and peer access"
-               " across root complexes is refused: move a card (lspci -tv shows the slots), or"
-               " measure through the host, first with python -m bench.tune --memory host_staged.")
+        yield (
+            f"The PCIe paths of GPU {', '.join(rootless)} share no root complex, and peer access"
+            " across root complexes is refused: move a card (lspci -tv shows the slots), or"
+            " measure through the host, first with python -m bench.tune --memory host_staged."
+        )
     if facts["legacy_ipc"] and not facts["peers"] and not facts["refusals"]:
         yield f"{UNSET_LEGACY_IPC}."
 
@@ -104,9 +120,11 @@ def _narrow_link(number: int, gpu: Facts) -> Iterator[str]:
     elif gpu["slot"]:
         cause = f" The slot supports {describe_rate(gpu['slot'])} at most."
     chipset = " through the chipset" if gpu["chipset"] else ""
-    yield (f"GPU {number} ({gpu['bus_id']}) runs at {describe_rate(rate)}{chipset}, its card"
-           f" supports {describe_rate(gpu['card'])}: 32 MB takes about"
-           f" {card_gb_s / link_gb_s:.3g} times as long.{cause}")
+    yield (
+        f"GPU {number} ({gpu['bus_id']}) runs at {describe_rate(rate)}{chipset}, its card"
+        f" supports {describe_rate(gpu['card'])}: 32 MB takes about"
+        f" {card_gb_s / link_gb_s:.3g} times as long.{cause}"
+    )
 
 
 def _slow_paths(facts: Facts) -> Iterator[str]:
@@ -114,16 +132,22 @@ def _slow_paths(facts: Facts) -> Iterator[str]:
     for pair in facts["pairs"]:
         measured, limit = pair["gb_s"], _limit_gb_s(facts, pair)
         if facts["peers"] == "mapped" and measured and measured < limit / 2:
-            yield (f"GPU {pair['reader']} reads GPU {pair['owner']} at {measured:.1f} GB/s, less"
-                   f" than half of the link's {limit:.1f} GB/s.")
+            yield (
+                f"GPU {pair['reader']} reads GPU {pair['owner']} at {measured:.1f} GB/s, less"
+                f" than half of the link's {limit:.1f} GB/s."
+            )
     if ports := _acs_ports(facts, True):
         commands = "; ".join(f"setpci -s {port} ECAP_ACS+6.w=0000" for port in ports)
-        yield (f"ACS at {', '.join(ports)} sends peer traffic up to the CPU. To turn it off, run"
-               f" as root on the host: {commands}.")
+        yield (
+            f"ACS at {', '.join(ports)} sends peer traffic up to the CPU. To turn it off, run"
+            f" as root on the host: {commands}."
+        )
     over_pcie = any(pair["path"].startswith("PCIe") for pair in facts["pairs"])
     if over_pcie and any(gpu["iommu"] == "translating" for gpu in facts["gpus"]):
-        yield ("The IOMMU translates GPU traffic: peer access may be refused, slow or wrong. Boot"
-               " with iommu=pt.")
+        yield (
+            "The IOMMU translates GPU traffic: peer access may be refused, slow or wrong. Boot"
+            " with iommu=pt."
+        )
 
 
 def _limit_gb_s(facts: Facts, pair: Facts) -> float:
@@ -137,8 +161,14 @@ def _limit_gb_s(facts: Facts, pair: Facts) -> float:
 
 def _acs_ports(facts: Facts, state: bool | None) -> list[str]:
     """The ports with this state of ACS redirection; None stands for unknown."""
-    return sorted({port for pair in facts["pairs"] for port, redirects in pair["acs"].items()
-                   if redirects is state})
+    return sorted(
+        {
+            port
+            for pair in facts["pairs"]
+            for port, redirects in pair["acs"].items()
+            if redirects is state
+        }
+    )
 
 
 def unknowns(facts: Facts) -> Iterator[str]:
@@ -153,8 +183,10 @@ def unknowns(facts: Facts) -> Iterator[str]:
             yield sentence.format(numbers)
     tested = facts["peers"] or facts["refusals"]
     if not tested and any(pair["status"] == "unknown" for pair in pairs):
-        yield (f"peer access: run mpirun -n {len(gpus)} python -m bench.doctor, or nvidia-smi topo"
-               " -p2p r")
+        yield (
+            f"peer access: run mpirun -n {len(gpus)} python -m bench.doctor, or nvidia-smi topo"
+            " -p2p r"
+        )
     if gpus and hypervisor not in ("none", "unknown"):
         yield f"the host of this virtual machine ({hypervisor}): run python -m bench.doctor there"
 
@@ -180,18 +212,28 @@ def _rates(gpu: Facts) -> tuple[str, str, str]:
 
 def page(facts: Facts) -> str:
     """The page of the doctor, at most 100 columns wide."""
-    gpus = [(str(number), gpu["bus_id"], gpu["name"][:32], *_rates(gpu))
-            for number, gpu in enumerate(facts["gpus"])]
+    gpus = [
+        (str(number), gpu["bus_id"], gpu["name"][:32], *_rates(gpu))
+        for number, gpu in enumerate(facts["gpus"])
+    ]
     lines = _table("GPU", "bus id", "name", "link", "card maximum", "slot maximum", rows=gpus)
     if not any(pair["gb_s"] for pair in facts["pairs"]):
         lines.append("link: full speed of both ends; under mpirun, the speed under load")
     pairs = []
     for pair in facts["pairs"]:
         status = {"OK": "allowed", "unknown": "unknown"}.get(pair["status"], "no")
-        speeds = [f"{speed:.1f} GB/s" if speed else "-"
-                  for speed in (pair["gb_s"], _limit_gb_s(facts, pair))]
-        pairs.append((f"{pair['reader']} reads {pair['owner']}", pair["path"],
-                      facts["peers"] or status, *speeds))
+        speeds = [
+            f"{speed:.1f} GB/s" if speed else "-"
+            for speed in (pair["gb_s"], _limit_gb_s(facts, pair))
+        ]
+        pairs.append(
+            (
+                f"{pair['reader']} reads {pair['owner']}",
+                pair["path"],
+                facts["peers"] or status,
+                *speeds,
+            )
+        )
     if pairs:
         lines += ["", *_table("pair", "path", "peer memory", "measured", "link limit", rows=pairs)]
     for number, gpu in enumerate(facts["gpus"]):
@@ -205,8 +247,12 @@ def page(facts: Facts) -> str:
 
 def section(title: str, sentences: Iterable[str]) -> str:
     """A list of sentences below its title."""
-    items = [textwrap.fill(sentence, WIDTH, initial_indent="- ", subsequent_indent="  ",
-                           break_on_hyphens=False) for sentence in sentences]
+    items = [
+        textwrap.fill(
+            sentence, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
+        )
+        for sentence in sentences
+    ]
     return "\n".join([f"{title}:", *items]) if items else f"{title}: none"
 
 

@@ -22,8 +22,16 @@ Environment = dict[str, Fact]
 
 # The facts that identify a machine, and those that identify an installation.
 HARDWARE = ("cpu.model", "cpu.cores", "cpu.caches", "numa.nodes", "gpu.models", "gpu.links")
-SOFTWARE = ("os.kernel", "gpu.driver", "gpu.module", "gpu.runtime", "cupy.version",
-            "python.version", "numpy.version", "mpi4py.version")
+SOFTWARE = (
+    "os.kernel",
+    "gpu.driver",
+    "gpu.module",
+    "gpu.runtime",
+    "cupy.version",
+    "python.version",
+    "numpy.version",
+    "mpi4py.version",
+)
 
 # Exact names only: a whole family, such as NCCL_*, has members that hold addresses and paths.
 _FAMILIES = {
@@ -57,14 +65,24 @@ _FAMILIES = {
         OMP_PLACES OMP_PROC_BIND OPENBLAS_NUM_THREADS CUDA_DEVICE_MAX_CONNECTIONS
         CUDA_MODULE_LOADING CUDA_VISIBLE_DEVICES HIP_VISIBLE_DEVICES HSA_ENABLE_IPC_MODE_LEGACY
         HSA_ENABLE_SDMA HSA_FORCE_FINE_GRAIN_PCIE ROCR_VISIBLE_DEVICES
-        """}
+        """,
+}
 VARIABLES = [prefix + name for prefix, names in _FAMILIES.items() for name in names.split()]
 
 # Words and numbers. A dot outside a number, or more than 32 characters, could name a host or card.
 _PLAIN = re.compile(r"(?!.{33})(?:[\w,^=+*-]*|\d+\.\d+)")
 _PATH_OPTIONS = ("--out", "--output_file", "-J", "--table", "--tuned")
-_HYPERVISORS = ("KVM", "QEMU", "VMware", "VirtualBox", "Virtual Machine", "Xen", "HVM", "Google",
-                "Amazon EC2")
+_HYPERVISORS = (
+    "KVM",
+    "QEMU",
+    "VMware",
+    "VirtualBox",
+    "Virtual Machine",
+    "Xen",
+    "HVM",
+    "Google",
+    "Amazon EC2",
+)
 _CPUS = "sys/devices/system/cpu"
 
 
@@ -76,17 +94,24 @@ def describe(compiler: str = "", with_hostname: bool = False) -> Environment:
         "os.kernel": _fact(platform.release(), "uname"),
         "os.virtualisation": virtualisation(),
         "os.load_1min": _fact(float(load[0]) if load else None, "/proc/loadavg", "uptime"),
-        "os.steal_share_since_boot": _fact(steal_share((0, 0), cpu_ticks()), "/proc/stat",
-                                           "the st column of top"),
-        "os.cgroup_cpu_quota": _fact(_cpu_quota(), "control groups",
-                                     "cpu.max of its control group"),
+        "os.steal_share_since_boot": _fact(
+            steal_share((0, 0), cpu_ticks()), "/proc/stat", "the st column of top"
+        ),
+        "os.cgroup_cpu_quota": _fact(
+            _cpu_quota(), "control groups", "cpu.max of its control group"
+        ),
         "python.version": _fact(platform.python_version(), "platform"),
         "numpy.version": _fact(version("numpy"), "package metadata"),
         "mpi4py.version": _fact(version("mpi4py"), "package metadata"),
-        "compiler": _fact(re.sub(r"\S*[/:@\\]\S*", "<set>", compiler), "the compiler itself",
-                          "$CXX --version")}
-    facts |= {f"env.{name}": _fact(scrub_value(os.environ[name]), "environment variable")
-              for name in VARIABLES if name in os.environ}
+        "compiler": _fact(
+            re.sub(r"\S*[/:@\\]\S*", "<set>", compiler), "the compiler itself", "$CXX --version"
+        ),
+    }
+    facts |= {
+        f"env.{name}": _fact(scrub_value(os.environ[name]), "environment variable")
+        for name in VARIABLES
+        if name in os.environ
+    }
     if with_hostname:
         facts["host.name"] = _fact(socket.gethostname(), "gethostname")
     return facts
@@ -136,8 +161,10 @@ def threats(env: Environment, ranks: Sequence[tuple[int, Collection[int]]] = ())
     for core in cores(sorted({cpu for _, cpus in ranks for cpu in cpus})):
         on_core = [str(rank) for rank, cpus in ranks if {*core} >= {*cpus}]
         if len(core) > 1 and len(on_core) > 1:
-            yield (f"Ranks {' and '.join(on_core)} share a physical core (CPUs"
-                   f" {'-'.join(map(str, core))}): they slow each other down.")
+            yield (
+                f"Ranks {' and '.join(on_core)} share a physical core (CPUs"
+                f" {'-'.join(map(str, core))}): they slow each other down."
+            )
     quota = values.get("os.cgroup_cpu_quota", "none")
     if quota != "none" and quota < values.get("cpu.logical", float("inf")):
         yield f"A cgroup grants {quota:g} CPUs: the kernel stops ranks in mid-run that use more."
@@ -170,15 +197,23 @@ def gpu_facts(ranks: Sequence[Mapping[str, Any]]) -> Environment:
     gpus = [rank for rank in ranks if "gpu" in rank]
     if not gpus:
         return {}
-    keys = {"gpu.models": "gpu", "gpu.driver": "driver", "gpu.runtime": "runtime",
-            "gpu.module": "module", "cupy.version": "cupy"}
-    facts = {name: _fact(sorted({str(gpu[key]) for gpu in gpus}), "CuPy")
-             for name, key in keys.items()}
+    keys = {
+        "gpu.models": "gpu",
+        "gpu.driver": "driver",
+        "gpu.runtime": "runtime",
+        "gpu.module": "module",
+        "cupy.version": "cupy",
+    }
+    facts = {
+        name: _fact(sorted({str(gpu[key]) for gpu in gpus}), "CuPy") for name, key in keys.items()
+    }
     throttles = [gpu.get("throttle") for gpu in gpus]
     reasons = {reason for throttle in throttles for reason in throttle or ()}
     facts["gpu.throttle_reasons"] = _fact(
-        None if None in throttles else " ".join(sorted(reasons)) or "none", "NVML",
-        "nvidia-smi -q -d PERFORMANCE, or amd-smi metric")
+        None if None in throttles else " ".join(sorted(reasons)) or "none",
+        "NVML",
+        "nvidia-smi -q -d PERFORMANCE, or amd-smi metric",
+    )
     return facts
 
 
@@ -215,11 +250,16 @@ def _cpu_facts() -> Environment:
         "cpu.cores": _fact(len(core_lists) or None, "/" + SIBLINGS.format("*"), "lscpu"),
         "cpu.logical": _fact(os.sysconf("SC_NPROCESSORS_ONLN"), "sysconf"),
         "cpu.caches": _fact(_caches(), f"/{_CPUS}/*/cache", "lscpu -C"),
-        "cpu.governor": _fact(" ".join(sorted(governors)), f"/{_CPUS}/*/cpufreq",
-                              "cpupower frequency-info, on the host of a virtual machine"),
-        "cpu.turbo": _fact(turbo, f"/{_CPUS}",
-                           "the firmware's set-up, on the host of a virtual machine"),
-        "numa.nodes": _fact(len(nodes) or None, "/sys/devices/system/node", "numactl --hardware")}
+        "cpu.governor": _fact(
+            " ".join(sorted(governors)),
+            f"/{_CPUS}/*/cpufreq",
+            "cpupower frequency-info, on the host of a virtual machine",
+        ),
+        "cpu.turbo": _fact(
+            turbo, f"/{_CPUS}", "the firmware's set-up, on the host of a virtual machine"
+        ),
+        "numa.nodes": _fact(len(nodes) or None, "/sys/devices/system/node", "numactl --hardware"),
+    }
 
 
 def _caches() -> str:
@@ -227,7 +267,8 @@ def _caches() -> str:
     caches: dict[str, set[str]] = {}
     for path in files.ROOT.glob(f"{_CPUS}/cpu[0-9]*/cache/index[0-9]*"):
         level, kind, size, shared_by = (
-            read(path / name) for name in ("level", "type", "size", "shared_cpu_list"))
+            read(path / name) for name in ("level", "type", "size", "shared_cpu_list")
+        )
         suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
         caches.setdefault(f"L{level}{suffix} {size}", set()).add(shared_by)
     return ", ".join(f"{name} x {len(sharers)}" for name, sharers in sorted(caches.items()))

@@ -17,10 +17,17 @@ PEER_STATUS = {
     "GNS": "the driver does not support this model, nor most GeForce cards",
     "TNS": "the driver does not support this topology",
     "DR": "RegistryDwords in /proc/driver/nvidia/params disables it",
-    "NS": "the driver does not support it"}
+    "NS": "the driver does not support it",
+}
 READ = 0  # NVML_P2P_CAPS_INDEX_READ, for which pynvml has a tuple
-THROTTLES = ("SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown", "HwThermalSlowdown",
-             "HwPowerBrakeSlowdown")
+THROTTLES = (
+    "SwPowerCap",
+    "HwSlowdown",
+    "SyncBoost",
+    "SwThermalSlowdown",
+    "HwThermalSlowdown",
+    "HwPowerBrakeSlowdown",
+)
 
 
 @cache
@@ -63,8 +70,10 @@ def _nvidia_state(gpu: Any) -> Facts:
         "pcie_generation": _ask("nvmlDeviceGetCurrPcieLinkGeneration", gpu),
         "pcie_width": _ask("nvmlDeviceGetCurrPcieLinkWidth", gpu),
         "power_w": None if power_mw is None else power_mw / 1e3,
-        "throttle": (None if reasons is None
-                     else [name for name, bit in bits.items() if reasons & bit])}
+        "throttle": (
+            None if reasons is None else [name for name, bit in bits.items() if reasons & bit]
+        ),
+    }
 
 
 def _amd_state(bus_id: str) -> Facts:
@@ -89,8 +98,12 @@ def nvidia_gpu(bus_id: str) -> Facts:
     memory = _ask("nvmlDeviceGetMemoryInfo", gpu)
     bar1 = _ask("nvmlDeviceGetBAR1MemoryInfo", gpu)
     links = (_nvlink(gpu, link) for link in range(nvml().NVML_NVLINK_MAX_LINKS))
-    return {"name": _ask("nvmlDeviceGetName", gpu), "memory_bytes": memory and memory.total,
-            "bar_bytes": bar1 and bar1.bar1Total, "nvlinks": list(filter(None, links))}
+    return {
+        "name": _ask("nvmlDeviceGetName", gpu),
+        "memory_bytes": memory and memory.total,
+        "bar_bytes": bar1 and bar1.bar1Total,
+        "nvlinks": list(filter(None, links)),
+    }
 
 
 def _nvlink(gpu: Any, link: int) -> Facts | None:

@@ -37,14 +37,25 @@ def examine(bus_ids: Sequence[str]) -> Facts:
     """The facts of these GPUs, their directed pairs and the host; None for an unknown fact."""
     amd_peers = pci.kfd_peers()
     gpus = [_gpu(bus_id, amd_peers) for bus_id in bus_ids]
-    pairs = [{"reader": reader, "owner": owner, "gb_s": None,
-              **_pair(gpus[reader], gpus[owner], amd_peers)}
-             for reader, owner in permutations(range(len(gpus)), 2)]
-    return {"gpus": gpus, "pairs": pairs, "amdgpu_p2p": pci.amdgpu_p2p(),
-            "shm_bytes": shutil.disk_usage(SHM).total if os.path.isdir(SHM) else None,
-            "virtualisation": virtualisation()["value"],
-            "legacy_ipc": legacy_ipc() and any(gpu["vendor"] == pci.AMD for gpu in gpus),
-            "peers": None, "refusals": []}
+    pairs = [
+        {
+            "reader": reader,
+            "owner": owner,
+            "gb_s": None,
+            **_pair(gpus[reader], gpus[owner], amd_peers),
+        }
+        for reader, owner in permutations(range(len(gpus)), 2)
+    ]
+    return {
+        "gpus": gpus,
+        "pairs": pairs,
+        "amdgpu_p2p": pci.amdgpu_p2p(),
+        "shm_bytes": shutil.disk_usage(SHM).total if os.path.isdir(SHM) else None,
+        "virtualisation": virtualisation()["value"],
+        "legacy_ipc": legacy_ipc() and any(gpu["vendor"] == pci.AMD for gpu in gpus),
+        "peers": None,
+        "refusals": [],
+    }
 
 
 def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
@@ -53,13 +64,20 @@ def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
     memory_bytes, bar_bytes = pci.memory_bytes(bus_id)
     vendor = pci.attribute(bus_id, "vendor")
     name = {pci.NVIDIA: "NVIDIA GPU", pci.AMD: "AMD GPU"}.get(vendor, "unknown")
-    return {"bus_id": bus_id, "vendor": vendor, "name": nvml.get("name") or name,
-            "nvlinks": [] if bus_id in amd_peers else nvml.get("nvlinks"),
-            "iommu": pci.iommu(bus_id), "chipset": pci.through_chipset(pci.chain(bus_id)[1:-1]),
-            "memory_bytes": nvml.get("memory_bytes") or memory_bytes,
-            "bar_bytes": nvml.get("bar_bytes") or bar_bytes,
-            "links": pci.rates(bus_id) or None, "slot_at": card, "slot": pci.most(port),
-            "card": pci.most(card)}
+    return {
+        "bus_id": bus_id,
+        "vendor": vendor,
+        "name": nvml.get("name") or name,
+        "nvlinks": [] if bus_id in amd_peers else nvml.get("nvlinks"),
+        "iommu": pci.iommu(bus_id),
+        "chipset": pci.through_chipset(pci.chain(bus_id)[1:-1]),
+        "memory_bytes": nvml.get("memory_bytes") or memory_bytes,
+        "bar_bytes": nvml.get("bar_bytes") or bar_bytes,
+        "links": pci.rates(bus_id) or None,
+        "slot_at": card,
+        "slot": pci.most(port),
+        "card": pci.most(card),
+    }
 
 
 def _pair(reader: Facts, owner: Facts, amd_peers: Facts) -> Facts:
@@ -69,7 +87,8 @@ def _pair(reader: Facts, owner: Facts, amd_peers: Facts) -> Facts:
         return {"path": "the same GPU", "status": "OK", "acs": {}}
     path, ports = pci.path_between(reader_id, owner_id)
     reader_links, owner_links = (
-        [link["to"] for link in gpu["nvlinks"] or () if link["up"]] for gpu in (reader, owner))
+        [link["to"] for link in gpu["nvlinks"] or () if link["up"]] for gpu in (reader, owner)
+    )
     direct = reader_links.count(owner_id)
     switched = min(reader_links.count("switch"), owner_links.count("switch"))
     if direct:
@@ -83,12 +102,16 @@ def _pair(reader: Facts, owner: Facts, amd_peers: Facts) -> Facts:
     else:
         status = nvidia_peer_status(reader_id, owner_id)
     ports = ports if path.startswith("PCIe") else []
-    return {"path": path, "status": status,
-            "acs": {port: pci.acs_redirects(port) for port in ports}}
+    return {
+        "path": path,
+        "status": status,
+        "acs": {port: pci.acs_redirects(port) for port in ports},
+    }
 
 
-def examine_peers(communicator: Communicator, device: Device,
-                  peers: PeerBuffer | Unsupported) -> Facts:
+def examine_peers(
+    communicator: Communicator, device: Device, peers: PeerBuffer | Unsupported
+) -> Facts:
     """The facts of the GPUs of this host's ranks, and of their peer memory. All ranks call it."""
     ranks = communicator.node_gather(device.facts)
     facts = examine([of_rank["pci_bus_id"] for of_rank in ranks])
@@ -122,8 +145,9 @@ def _load(world: World, facts: Facts) -> None:
         gpu["copies_gb_s"] = copies_gb_s
 
 
-def _copy(world: World, sink: Memory, source: int, seconds: float,
-          bus_ids: Sequence[str] = ()) -> tuple[float, list[Facts | None]]:
+def _copy(
+    world: World, sink: Memory, source: int, seconds: float, bus_ids: Sequence[str] = ()
+) -> tuple[float, list[Facts | None]]:
     """Copies for some seconds. Returns the GB/s after that, and these GPUs' links during copies."""
     device, peers = cast("GpuDevice", world.device), cast(PeerBuffer, world.peers)
     kernel = probe_kernels(device, world.communicator.size).kernel("copy_local")
@@ -146,9 +170,11 @@ def _local_copies_gb_s(world: World) -> dict[str, float]:
     device = cast("GpuDevice", world.device)
     rates = {}
     for kind in device.slab_types:
-        with (suppress(DeviceError),
-              closing(device.allocate_as(kind, LOCAL_COPY_BYTES)) as sink,
-              closing(device.allocate_as(kind, LOCAL_COPY_BYTES)) as source):
+        with (
+            suppress(DeviceError),
+            closing(device.allocate_as(kind, LOCAL_COPY_BYTES)) as sink,
+            closing(device.allocate_as(kind, LOCAL_COPY_BYTES)) as source,
+        ):
             rates[kind] = 2 * _copy(world, sink, source.address, LOCAL_COPY_S)[0]
     return rates
 

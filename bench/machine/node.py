@@ -20,8 +20,10 @@ def chosen_name() -> str | None:
     """The name that the user chose for this host, if any. Raises ValueError for a bad one."""
     name = os.environ.get(VARIABLE) or None
     if name and not re.fullmatch(NAME, name):
-        raise ValueError(f"{VARIABLE} is {name[:40]!r}, and the name of a node has 1 to 32 "
-                         "letters, digits, dots, dashes or underscores")
+        raise ValueError(
+            f"{VARIABLE} is {name[:40]!r}, and the name of a node has 1 to 32 "
+            "letters, digits, dots, dashes or underscores"
+        )
     return name
 
 

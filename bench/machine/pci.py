@@ -23,8 +23,11 @@ XGMI = "11"  # HSA_IOLINK_TYPE_XGMI, a link type of KFD's topology
 IOMMU_TYPES = {"identity": "passthrough", "DMA": "translating", "DMA-FQ": "translating"}
 
 # Paths between devices below different root complexes.
-ROOTLESS_PATHS = ("PCIe, two root complexes, sockets unknown", "PCIe, across sockets",
-                  "PCIe, two root complexes of one socket")
+ROOTLESS_PATHS = (
+    "PCIe, two root complexes, sockets unknown",
+    "PCIe, across sockets",
+    "PCIe, two root complexes of one socket",
+)
 
 Rate = tuple[float, int]  # GT/s and lanes of a link
 
@@ -51,8 +54,11 @@ def attribute(bus_id: str, name: str) -> str:
 def gpu_bus_ids() -> list[str]:
     """All NVIDIA and AMD GPUs: display controllers, and AMD's processing accelerators."""
     kinds = {(NVIDIA, "0x03"), (AMD, "0x03"), (AMD, "0x12")}
-    return [bus_id for bus_id in sorted(path.name for path in _folder("").glob("*"))
-            if (attribute(bus_id, "vendor"), attribute(bus_id, "class")[:4]) in kinds]
+    return [
+        bus_id
+        for bus_id in sorted(path.name for path in _folder("").glob("*"))
+        if (attribute(bus_id, "vendor"), attribute(bus_id, "class")[:4]) in kinds
+    ]
 
 
 def chain(bus_id: str) -> list[str]:
@@ -113,9 +119,11 @@ def narrowest(rates: dict[str, Rate]) -> str:
 def through_chipset(ports: list[str]) -> bool:
     """Whether a port belongs to the chipset: all devices of a chipset share one link to the CPU."""
     ids = [(port, attribute(port, "vendor"), attribute(port, "device")) for port in ports]
-    return any((vendor == AMD_CPU and device in AMD_CHIPSETS)
-               or (vendor == INTEL and INTEL_CHIPSET_PORT.match(port))
-               for port, vendor, device in ids)
+    return any(
+        (vendor == AMD_CPU and device in AMD_CHIPSETS)
+        or (vendor == INTEL and INTEL_CHIPSET_PORT.match(port))
+        for port, vendor, device in ids
+    )
 
 
 def path_between(a: str, b: str) -> tuple[str, list[str]]:
@@ -191,8 +199,11 @@ def kfd_peers() -> dict[str, dict[str, str]]:
     peers = {}
     for name, bus_id in bus_ids.items():
         links = map(properties, (nodes / name).glob("*_links/*"))
-        peers[bus_id] = {bus_ids[link["node_to"]]: "xGMI" if link.get("type") == XGMI else "PCIe"
-                         for link in links if link.get("node_to") in bus_ids}
+        peers[bus_id] = {
+            bus_ids[link["node_to"]]: "xGMI" if link.get("type") == XGMI else "PCIe"
+            for link in links
+            if link.get("node_to") in bus_ids
+        }
     return peers
 
 

@@ -26,40 +26,66 @@ PRIVACY = (
     f"{LOGS}/ (what each step printed) and {TABLE} (the tuning table).",
     "They name CPU, GPUs and their PCI addresses, kernel, drivers, libraries, the load, and listed "
     "variables that change the speed, such as NCCL_PROTO. The host's name, users, folders and "
-    "other variables are left out.")
+    "other variables are left out.",
+)
 
 
 def page_of(survey: Survey, is_interrupted: bool) -> Page:
     """The headline, a card and a section for each step, and what failed with what to type."""
     outcomes = survey.outcomes
     results = {outcome.step.name: outcome.result for outcome in outcomes if outcome.result}
-    measured = [name for name in HEADLINES if name in results
-                and any(case.time_us for case in results[name].cases)]
+    measured = [
+        name
+        for name in HEADLINES
+        if name in results and any(case.time_us for case in results[name].cases)
+    ]
     first = results[measured[0]] if measured else None
-    cards = [(outcome.step.title, WORDS.get(outcome.status, "unknown"),
-              outcome.sentence if outcome.status == "done" else
-              f"{outcome.status}: {outcome.sentence}") for outcome in outcomes]
+    cards = [
+        (
+            outcome.step.title,
+            WORDS.get(outcome.status, "unknown"),
+            outcome.sentence
+            if outcome.status == "done"
+            else f"{outcome.status}: {outcome.sentence}",
+        )
+        for outcome in outcomes
+    ]
     n_done = sum(outcome.status == "done" for outcome in outcomes)
     done = f"{n_done} of {len(outcomes)} steps are done"
     lines = [f"{done}, then the survey was interrupted." if is_interrupted else f"{done}."]
     if first:
-        lines = [sentences.machine(first), f"Survey of {start_time(first.run)}: {lines[0]}",
-                 *sentences.link_lines(find_states(first.blocks))]
-    failed = [f"{outcome.step.title}: {outcome.sentence}. To run it again: "
-              f"{to_type(survey, outcome.step)}"
-              for outcome in outcomes if outcome.status != "done"]
-    sections = [Section("What is missing", failed),
-                Section("Machine", first.run.notes if first else ()),
-                *(section_of(survey, outcome) for outcome in outcomes),
-                *left_to_do(survey)]
-    sections = [section for section in sections
-                if section.sentences or section.text or section.pictures]
+        lines = [
+            sentences.machine(first),
+            f"Survey of {start_time(first.run)}: {lines[0]}",
+            *sentences.link_lines(find_states(first.blocks)),
+        ]
+    failed = [
+        f"{outcome.step.title}: {outcome.sentence}. To run it again: "
+        f"{to_type(survey, outcome.step)}"
+        for outcome in outcomes
+        if outcome.status != "done"
+    ]
+    sections = [
+        Section("What is missing", failed),
+        Section("Machine", first.run.notes if first else ()),
+        *(section_of(survey, outcome) for outcome in outcomes),
+        *left_to_do(survey),
+    ]
+    sections = [
+        section for section in sections if section.sentences or section.text or section.pictures
+    ]
     for number, section in enumerate(sections, 1):  # the figures stand below their picture
-        section.pictures = [replace(picture, table=f"section-{number}")
-                            for picture in section.pictures]
+        section.pictures = [
+            replace(picture, table=f"section-{number}") for picture in section.pictures
+        ]
     title = show.headline_of(first) if first else "Survey: nothing was measured"
-    return Page(title, lines, [*sections, *environment(first), Section("In the archive", PRIVACY)],
-                how_to_reproduce([result.run for result in results.values()]), cards)
+    return Page(
+        title,
+        lines,
+        [*sections, *environment(first), Section("In the archive", PRIVACY)],
+        how_to_reproduce([result.run for result in results.values()]),
+        cards,
+    )
 
 
 def section_of(survey: Survey, outcome: Outcome) -> Section:
@@ -80,9 +106,14 @@ def section_of(survey: Survey, outcome: Outcome) -> Section:
 def draw(section: Section, name: str, result: Result) -> None:
     """Adds the picture of a main step. Raises ResultError for a run without figures."""
     if name == "allreduce" or plot.own_picture(result):
-        section.pictures = [draw_picture(name, partial(plot.plot, result),
-                                         sentences.machine(result),
-                                         "Its figures stand in the text below.")]
+        section.pictures = [
+            draw_picture(
+                name,
+                partial(plot.plot, result),
+                sentences.machine(result),
+                "Its figures stand in the text below.",
+            )
+        ]
 
 
 def left_to_do(survey: Survey) -> list[Section]:
@@ -90,10 +121,13 @@ def left_to_do(survey: Survey) -> list[Section]:
     if not survey.on_gpus:
         return []
     names = [outcome.step.name for outcome in survey.outcomes]
-    commands = {step.title: to_type(survey, step) for step in steps.GPU_STEPS
-                if step.name not in names}
-    rows = [f"{question} To type: {command}"
-            for question, command in [*commands.items(), *steps.LEFT_TO_DO.items()]]
+    commands = {
+        step.title: to_type(survey, step) for step in steps.GPU_STEPS if step.name not in names
+    }
+    rows = [
+        f"{question} To type: {command}"
+        for question, command in [*commands.items(), *steps.LEFT_TO_DO.items()]
+    ]
     return [Section("What else only a card can tell", rows)]
 
 
@@ -101,8 +135,9 @@ def environment(result: Result | None) -> list[Section]:
     """The facts of the machine."""
     if not result:
         return []
-    rows: list[Row] = [{"name": name, "value": fact_text(fact)}
-                       for name, fact in result.run.environment.items()]
+    rows: list[Row] = [
+        {"name": name, "value": fact_text(fact)} for name, fact in result.run.environment.items()
+    ]
     return [Section("Environment", table="environment", rows=rows, folded=True)]
 
 

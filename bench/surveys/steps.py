@@ -79,37 +79,67 @@ class Survey:
 
 # Also on GPUs, unless it must be quick.
 GPU_STEPS = (
-    Step("slabs", "allreduce --algorithm two_shot_push,two_shot_push+2M -b 32M",
-         "Are slabs of 8 MiB better than of 2 MiB?", 0.4),
-    Step("copy_engines", f"allreduce {LARGE} --algorithm two_shot,two_shot_copy_engine",
-         "Do copy engines beat the kernels' stores, and from which size?", 0.6),
-    Step("copy_engines_graph", f"allreduce {LARGE} -G 1 --algorithm two_shot,two_shot_copy_engine",
-         "Do copy engines also beat them from a graph?", 0.6),
-    Step("multimem", "allreduce -b 4K -e 256M -f 4 "
-         "--algorithm one_shot_multimem,two_shot_multimem,one_shot_push",
-         "Does NVLS sum right, and faster? What does its fence between aliases cost?", 0.6),
-    Step("library", "allreduce --algorithm library -f 4",
-         "Does NCCL accept our `ncclConfig_t` and symmetric windows?", 0.6),
-    Step("host_staged", "allreduce --memory host_staged -f 8 --tuned none",
-         "What does memory through the host cost?", 0.6),
-    Step("packets", "soak --algorithm one_shot_ll,one_shot_sentinel",
-         "Do 16-byte stores arrive in whole packets on AMD?", 0.4))
+    Step(
+        "slabs",
+        "allreduce --algorithm two_shot_push,two_shot_push+2M -b 32M",
+        "Are slabs of 8 MiB better than of 2 MiB?",
+        0.4,
+    ),
+    Step(
+        "copy_engines",
+        f"allreduce {LARGE} --algorithm two_shot,two_shot_copy_engine",
+        "Do copy engines beat the kernels' stores, and from which size?",
+        0.6,
+    ),
+    Step(
+        "copy_engines_graph",
+        f"allreduce {LARGE} -G 1 --algorithm two_shot,two_shot_copy_engine",
+        "Do copy engines also beat them from a graph?",
+        0.6,
+    ),
+    Step(
+        "multimem",
+        "allreduce -b 4K -e 256M -f 4 "
+        "--algorithm one_shot_multimem,two_shot_multimem,one_shot_push",
+        "Does NVLS sum right, and faster? What does its fence between aliases cost?",
+        0.6,
+    ),
+    Step(
+        "library",
+        "allreduce --algorithm library -f 4",
+        "Does NCCL accept our `ncclConfig_t` and symmetric windows?",
+        0.6,
+    ),
+    Step(
+        "host_staged",
+        "allreduce --memory host_staged -f 8 --tuned none",
+        "What does memory through the host cost?",
+        0.6,
+    ),
+    Step(
+        "packets",
+        "soak --algorithm one_shot_ll,one_shot_sentinel",
+        "Do 16-byte stores arrive in whole packets on AMD?",
+        0.4,
+    ),
+)
 # What a survey leaves to its user: a question, and the command that answers it.
 LEFT_TO_DO = {
-    "Does the real hipRTC accept all kernels? Does the card run them right?":
-        "make test-gpu GPU=cuda13, or cuda12, or rocm",
-    "Do vLLM, mscclpp and FlashInfer run on our buffers and stream?":
-        "mpirun -n 2 python -m bench.allreduce --peer vllm,mscclpp,flashinfer -d half"}
+    "Does the real hipRTC accept all kernels? Does the card run them right?": "make test-gpu GPU=cuda13, or cuda12, or rocm",
+    "Do vLLM, mscclpp and FlashInfer run on our buffers and stream?": "mpirun -n 2 python -m bench.allreduce --peer vllm,mscclpp,flashinfer -d half",
+}
 
 
 def plan(on_gpus: bool, is_quick: bool) -> list[Step]:
     """The steps in their order: `auto` uses what the tuning finds."""
-    return [Step("doctor", "doctor", "Doctor"),
-            Step("link", "link", "Link", 1.5),
-            Step("tune", "tune" + " -f 4" * is_quick, "Tuning", 4.0),
-            Step("allreduce", "allreduce" + f" {QUICK_SIZES}" * is_quick, "All-reduce", 4.0),
-            Step("decode", "decode" + f" {QUICK_MODEL}" * is_quick, "Decode step", 2.0),
-            *(GPU_STEPS if on_gpus and not is_quick else ())]
+    return [
+        Step("doctor", "doctor", "Doctor"),
+        Step("link", "link", "Link", 1.5),
+        Step("tune", "tune" + " -f 4" * is_quick, "Tuning", 4.0),
+        Step("allreduce", "allreduce" + f" {QUICK_SIZES}" * is_quick, "All-reduce", 4.0),
+        Step("decode", "decode" + f" {QUICK_MODEL}" * is_quick, "Decode step", 2.0),
+        *(GPU_STEPS if on_gpus and not is_quick else ()),
+    ]
 
 
 def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
@@ -118,8 +148,12 @@ def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     if step.command == "doctor":
         return [survey.mpirun, "-n", str(survey.ranks), *command] if survey.on_gpus else command
     time_option = f"--soak={time_s:.1f}s" if step.command == "soak" else f"--max-time={time_s:.1f}"
-    options = [time_option, f"--device={survey.device}", "--lean",
-               f"--out={folder / RESULTS / step.name}"]
+    options = [
+        time_option,
+        f"--device={survey.device}",
+        "--lean",
+        f"--out={folder / RESULTS / step.name}",
+    ]
     table = folder / TABLE
     if step.command == "tune":
         options.append(f"--table={table}")

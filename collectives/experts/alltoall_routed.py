@@ -33,11 +33,26 @@ class Routing(ctypes.Structure):
     """`Routing` of routing.h: one rank's tables for a batch. CHOICE is `Choice` there."""
 
     _fields_ = [
-        ("ranks", Arguments), ("tokens", c_long), ("most_tokens", c_long), ("experts", c_long),
-        ("top_k", c_long), ("most_rows", c_long), ("step_tokens", c_long), ("owner", c_void_p),
-        ("tokens_of", c_void_p), ("choices", c_void_p), ("counting", c_void_p), ("first", c_void_p),
-        ("came", c_void_p), ("rows", c_void_p), ("out", c_void_p), ("in_", c_void_p),
-        ("record", c_void_p), ("arrived", c_void_p), ("counts", c_void_p)]
+        ("ranks", Arguments),
+        ("tokens", c_long),
+        ("most_tokens", c_long),
+        ("experts", c_long),
+        ("top_k", c_long),
+        ("most_rows", c_long),
+        ("step_tokens", c_long),
+        ("owner", c_void_p),
+        ("tokens_of", c_void_p),
+        ("choices", c_void_p),
+        ("counting", c_void_p),
+        ("first", c_void_p),
+        ("came", c_void_p),
+        ("rows", c_void_p),
+        ("out", c_void_p),
+        ("in_", c_void_p),
+        ("record", c_void_p),
+        ("arrived", c_void_p),
+        ("counts", c_void_p),
+    ]
 
 
 @dataclass
@@ -79,17 +94,24 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> T
     np.add.at(counts, (home[:, None], routes.chosen), 1)
     sent, arriving = routes.leaving[rank], routes.leaving[:, rank]
     structure = Routing(
-        tokens=int(routes.tokens_of[rank]), most_tokens=most, experts=routes.experts, top_k=top_k,
-        most_rows=len(token), owner=on_device(routes.owner.astype(np.int32)),
+        tokens=int(routes.tokens_of[rank]),
+        most_tokens=most,
+        experts=routes.experts,
+        top_k=top_k,
+        most_rows=len(token),
+        owner=on_device(routes.owner.astype(np.int32)),
         tokens_of=on_device(routes.tokens_of.astype(np.int32)),
         choices=on_device(came[rank, : routes.tokens_of[rank]]),
         counting=on_device(np.zeros((MOST_BLOCKS, routes.experts), np.int32)),
         first=on_device(np.zeros((ranks, routes.experts), np.int32)),
-        came=on_device(came), rows=rows.address,
+        came=on_device(came),
+        rows=rows.address,
         out=on_device(np.zeros(sent.sum() * size_bytes, np.uint8)),
         in_=on_device(np.zeros(arriving.sum() * size_bytes, np.uint8)),
-        record=on_device(_numbered(sent)), arrived=on_device(_numbered(arriving)),
-        counts=on_device(counts))
+        record=on_device(_numbered(sent)),
+        arrived=on_device(_numbered(arriving)),
+        counts=on_device(counts),
+    )
     return Tables(routes, rows, structure, memories)
 
 
@@ -108,8 +130,9 @@ def record_bytes(row_bytes: int, top_k: int) -> int:
     return row_stride(row_bytes) + row_stride(top_k * CHOICE.itemsize)
 
 
-def _with_routing(world: World, case: RoutedCase, arguments: Arguments,
-                  step_tokens: int = 0) -> list[object]:
+def _with_routing(
+    world: World, case: RoutedCase, arguments: Arguments, step_tokens: int = 0
+) -> list[object]:
     routing = Routing.from_buffer_copy(case.tables.structure)
     routing.step_tokens = step_tokens
     return [attached(world, arguments, routing), case.tables]
@@ -122,13 +145,15 @@ def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
         return Unsupported("a combine sums rows before it sends them: it has no copy to save")
     if isinstance(world.peers, Unsupported):
         return world.peers
-    chunk_bytes = chunk_that_fits(world, case,
-                                  world.peers.half_bytes / (2 * world.communicator.size))
+    chunk_bytes = chunk_that_fits(
+        world, case, world.peers.half_bytes / (2 * world.communicator.size)
+    )
     token_bytes = row_stride(case.segment_bytes) + routes.chosen.shape[1] * CHOICE.itemsize
     step_tokens = (chunk_bytes - 4 * routes.experts) // token_bytes
     if step_tokens < 1:
-        return Unsupported(f"a row of {case.segment_bytes} B is longer than a slot of "
-                           f"{chunk_bytes} B")
+        return Unsupported(
+            f"a row of {case.segment_bytes} B is longer than a slot of {chunk_bytes} B"
+        )
     bound = bind_kernel(world, case, "experts/alltoall_routed", f"{way}_{direction}", chunk_bytes)
     if isinstance(bound, Unsupported):
         return bound
@@ -155,8 +180,9 @@ def _bind_library(world: World, case: Case) -> Operation | Unsupported:
     size_bytes = record_bytes(case.segment_bytes, routes.chosen.shape[1])
     out = routing.out, routes.between[rank] * size_bytes
     in_ = routing.in_, routes.between[:, rank] * size_bytes
-    dispatch = partial(world.library.bind_exchange, world, out, in_,
-                       (routing.counts, routes.experts))
+    dispatch = partial(
+        world.library.bind_exchange, world, out, in_, (routing.counts, routes.experts)
+    )
     combine = partial(world.library.bind_exchange, world, in_, out)
     operations: list[Operation] = []
     for way, rows, exchange in (("dispatch", "tokens", dispatch), ("combine", "parts", combine)):
@@ -183,16 +209,34 @@ def _traffic(ranks: int, case: Case) -> Traffic:
     stored, read = int(leaving[busiest]) * row_bytes, int(coming[busiest]) * row_bytes
     dispatch = ((0, read),) if registered else ((stored, 0), (0, read))
     combine = ((read, 0), (0, stored))
-    hops, stages = {"dispatch": (1, dispatch), "combine": (1, combine),
-                    "round_trip": (2, dispatch + combine)}[way]
+    hops, stages = {
+        "dispatch": (1, dispatch),
+        "combine": (1, combine),
+        "round_trip": (2, dispatch + combine),
+    }[way]
     return Traffic(hops + registered, stages, copied * row_bytes)
 
 
-PUSH = Algorithm("direct_push", "each rank stores tokens and sums into their reader's slab",
-                 partial(_bind, "push"), _traffic, pushes=True)
-PULL = Algorithm("direct_pull", "each rank stores tokens and sums into its own slab; readers read "
-                 "them from it", partial(_bind, "pull"), _traffic, registered=True)
-LIBRARY = Algorithm("library", "MPI_Alltoallv, or a group of ncclSend and ncclRecv, between our "
-                    "kernels that pack and unpack", _bind_library, _traffic, library_variants=1)
+PUSH = Algorithm(
+    "direct_push",
+    "each rank stores tokens and sums into their reader's slab",
+    partial(_bind, "push"),
+    _traffic,
+    pushes=True,
+)
+PULL = Algorithm(
+    "direct_pull",
+    "each rank stores tokens and sums into its own slab; readers read them from it",
+    partial(_bind, "pull"),
+    _traffic,
+    registered=True,
+)
+LIBRARY = Algorithm(
+    "library",
+    "MPI_Alltoallv, or a group of ncclSend and ncclRecv, between our kernels that pack and unpack",
+    _bind_library,
+    _traffic,
+    library_variants=1,
+)
 FLAT = replace(LIBRARY, name="flat", library_variants=0)  # what auto takes between hosts
 ALGORITHMS = (LIBRARY, choosing_among((PUSH, PULL, FLAT)), PUSH, PULL)

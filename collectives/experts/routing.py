@@ -28,8 +28,9 @@ def expert_counts(skew: str, experts: int, tokens: int, top_k: int) -> Array:
     if skew.startswith("file:"):
         return _counts_from(Path(skew.removeprefix("file:")), experts, tokens, top_k)
     if not (match := SKEW.fullmatch(skew)):
-        raise ValueError(f"{skew!r} is not a skew such as uniform, zipf:1.2, hot:2 or "
-                         "file:counts.npy")
+        raise ValueError(
+            f"{skew!r} is not a skew such as uniform, zipf:1.2, hot:2 or file:counts.npy"
+        )
     exponent, hot = float(match[1] or 0), match[2]
     expert = np.arange(1, experts + 1, dtype=np.float64)
     if hot is None:
@@ -45,11 +46,18 @@ def _counts_from(path: Path, experts: int, tokens: int, top_k: int) -> Array:
     except (OSError, ValueError, EOFError, MemoryError, BadZipFile) as error:
         why = getattr(error, "strerror", None) or "it is not one of numbers"
         raise ValueError(f"{path} cannot be read as an .npy file: {why}") from error
-    if not (isinstance(counts, np.ndarray) and counts.shape == (experts,)
-            and counts.dtype.kind in "iu" and counts.min() >= 0 and counts.max() <= tokens
-            and counts.sum() == tokens * top_k):
-        raise ValueError(f"{path} must have {experts} integers from 0 to {tokens} (tokens) that "
-                         f"add up to {tokens * top_k} (choices)")
+    if not (
+        isinstance(counts, np.ndarray)
+        and counts.shape == (experts,)
+        and counts.dtype.kind in "iu"
+        and counts.min() >= 0
+        and counts.max() <= tokens
+        and counts.sum() == tokens * top_k
+    ):
+        raise ValueError(
+            f"{path} must have {experts} integers from 0 to {tokens} (tokens) that "
+            f"add up to {tokens * top_k} (choices)"
+        )
     return counts.astype(np.int64)
 
 
@@ -117,8 +125,10 @@ class Routes:
     @property
     def rows(self) -> dict[str, Array]:
         """The number of rows of each expert, (experts,), and of each rank, (ranks,)."""
-        return {"expert": np.bincount(self.chosen.ravel(), minlength=self.experts),
-                "rank": np.bincount(self.owner[self.chosen].ravel(), minlength=self.ranks)}
+        return {
+            "expert": np.bincount(self.chosen.ravel(), minlength=self.experts),
+            "rank": np.bincount(self.owner[self.chosen].ravel(), minlength=self.ranks),
+        }
 
     def imbalance(self) -> dict[str, float]:
         """Maximum over mean, and coefficient of variation, of the rows of experts and of ranks."""
@@ -144,5 +154,16 @@ def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int
     leaving = np.zeros((ranks, ranks, tokens_of.max()), bool)
     leaving[home[:, None], owner[chosen], place[:, None]] = True
     leaving[np.arange(ranks), np.arange(ranks)] = False
-    return Routes(skew, ranks, experts, chosen, weights.astype(np.float32), owner, tokens_of, home,
-                  place, leaving, leaving.sum(axis=2))
+    return Routes(
+        skew,
+        ranks,
+        experts,
+        chosen,
+        weights.astype(np.float32),
+        owner,
+        tokens_of,
+        home,
+        place,
+        leaving,
+        leaving.sum(axis=2),
+    )

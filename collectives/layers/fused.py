@@ -39,10 +39,14 @@ EPSILON = 1e-5
 MAPPED = "a fused benchmark begins with mapped memory"
 UNIT_CODES = 64  # elements that are quantised at once: two of the widest packs
 OUTPUTS = {"int8": "Int8Blocks", "fp8": "Fp8Blocks"}
-WEIGHTS = {datatype.name: datatype for datatype in (
-    DATATYPES["float16"], DATATYPES["bfloat16"], Datatype("int8", np.int8, False))}
-COLLECTIVE = {name: replace(COLLECTIVES["all_reduce"], name=name)
-              for name in ("allreduce_rmsnorm", "gemv_allreduce")}
+WEIGHTS = {
+    datatype.name: datatype
+    for datatype in (DATATYPES["float16"], DATATYPES["bfloat16"], Datatype("int8", np.int8, False))
+}
+COLLECTIVE = {
+    name: replace(COLLECTIVES["all_reduce"], name=name)
+    for name in ("allreduce_rmsnorm", "gemv_allreduce")
+}
 Bind = Callable[[World, Any], Bound]  # its cases are of one subclass of Case
 Join = Callable[[World, Sequence[Operation]], Operation]
 
@@ -51,18 +55,33 @@ class Norm(ctypes.Structure):
     """`Norm` of norm.h: the rows that follow an all-reduce, and the tokens of a step."""
 
     _fields_ = [
-        ("ranks", Arguments), ("residual", c_void_p), ("residual_out", c_void_p),
-        ("weight", c_void_p), ("codes", c_void_p), ("scales", c_void_p), ("hidden", c_long),
-        ("tokens", c_long), ("step_tokens", c_long), ("epsilon", c_double)]
+        ("ranks", Arguments),
+        ("residual", c_void_p),
+        ("residual_out", c_void_p),
+        ("weight", c_void_p),
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("hidden", c_long),
+        ("tokens", c_long),
+        ("step_tokens", c_long),
+        ("epsilon", c_double),
+    ]
 
 
 class Gemv(ctypes.Structure):
     """`Gemv` of gemv.h: a rank's part of a linear layer, and the rows of a step."""
 
     _fields_ = [
-        ("ranks", Arguments), ("weights", c_void_p), ("activations", c_void_p),
-        ("row_scales", c_void_p), ("hidden", c_long), ("inner", c_long), ("stride", c_long),
-        ("copies", c_long), ("step_rows", c_long)]
+        ("ranks", Arguments),
+        ("weights", c_void_p),
+        ("activations", c_void_p),
+        ("row_scales", c_void_p),
+        ("hidden", c_long),
+        ("inner", c_long),
+        ("stride", c_long),
+        ("copies", c_long),
+        ("step_rows", c_long),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +108,16 @@ class GemvCase(Case):
     weight_type: str
 
 
-def _compile(world: World, case: Case, stem: str, structure: type[ctypes.Structure],
-             macros: dict[str, str]) -> Module:
+def _compile(
+    world: World, case: Case, stem: str, structure: type[ctypes.Structure], macros: dict[str, str]
+) -> Module:
     ranks = mapped_here(world).communicator.size
-    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element, **macros,
-              **case.build.slab_macros}
+    macros = {
+        "WORLD": str(ranks),
+        "ELEMENT": case.datatype.element,
+        **macros,
+        **case.build.slab_macros,
+    }
     return world.device.compile(stem, macros, (*PEER_STRUCTURES, structure))
 
 
@@ -119,10 +143,12 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
         chunk_bytes = chunk_that_fits(world, case, peers.half_bytes / 2)
     structure.step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
     if chunk_bytes and not structure.step_tokens:
-        return Unsupported(f"a token's {row_bytes} B are more than a slot of {chunk_bytes} B",
-                           depends_on_size=True)
-    arguments = peers.arguments(case.send if sums is None else sums, case.receive, case.count,
-                                chunk_bytes)
+        return Unsupported(
+            f"a token's {row_bytes} B are more than a slot of {chunk_bytes} B", depends_on_size=True
+        )
+    arguments = peers.arguments(
+        case.send if sums is None else sums, case.receive, case.count, chunk_bytes
+    )
     if is_registered:
         if not peers.locate(case.send, arguments.sends):
             return NOT_MAPPED
@@ -130,9 +156,12 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
             return NO_SWAP
         entry = "allreduce_rmsnorm_pull_registered"
         # With fewer tokens a rank would sum none. On GPUs direct sums were not measured.
-        is_direct = (world.device.near_peers and structure.tokens >= peers.communicator.size
-                     and structure.tokens * row_bytes <= MOST_DIRECT_BYTES
-                     and peers.locate(case.receive, arguments.receives))
+        is_direct = (
+            world.device.near_peers
+            and structure.tokens >= peers.communicator.size
+            and structure.tokens * row_bytes <= MOST_DIRECT_BYTES
+            and peers.locate(case.receive, arguments.receives)
+        )
     macros = {"OUTPUT": OUTPUTS[case.quantized]} if case.quantized else {}
     module = _compile(world, case, "allreduce_rmsnorm", Norm, macros)
     memory = attached(world, arguments, structure)
@@ -162,8 +191,10 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     ranks, entry = world.communicator.size, "gemv_allreduce" if fused else "gemv"
     peers = mapped_here(world)
     if fused and 2 * ranks * case.segment_bytes > peers.half_bytes:
-        return Unsupported(f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
-                           depends_on_size=True)
+        return Unsupported(
+            f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
+            depends_on_size=True,
+        )
     arguments = peers.arguments(case.send, case.receive, case.count, 0)
     if fused and case.variant == "registered":
         entry += "_registered"
@@ -185,8 +216,16 @@ def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bo
 
 
 def all_reduce(case: Case, send: int, receive: int) -> Case:
-    return Case(COLLECTIVES["all_reduce"], case.count, case.datatype, "sum", send, receive,
-                variant=case.variant, build=case.build)
+    return Case(
+        COLLECTIVES["all_reduce"],
+        case.count,
+        case.datatype,
+        "sum",
+        send,
+        receive,
+        variant=case.variant,
+        build=case.build,
+    )
 
 
 def one_after_another(world: World, operations: Sequence[Bound], join: Join = in_a_row) -> Bound:
@@ -197,22 +236,39 @@ def one_after_another(world: World, operations: Sequence[Bound], join: Join = in
     return join(world, [item for item in operations if isinstance(item, Operation)])
 
 
-def forms(collective: str, alone: Bind, then: Callable[[Algorithm, World, Any], Bound],
-          fused: Bind, about: str) -> dict[str, Algorithm]:
+def forms(
+    collective: str,
+    alone: Bind,
+    then: Callable[[Algorithm, World, Any], Bound],
+    fused: Bind,
+    about: str,
+) -> dict[str, Algorithm]:
     """Compute alone, then each algorithm of a collective, or fused; compute has no bound."""
     listed = [Algorithm("compute", "the compute alone", alone)]
     between_hosts = BETWEEN_HOSTS[collective][:-1]  # the last is the library
     for algorithm in (ALGORITHMS[collective]["library"], *EXACT[collective], *between_hosts):
-        listed.append(replace(
-            algorithm, name=f"then_{algorithm.name}", bind=partial(then, algorithm),
-            about=f"compute and {algorithm.name}, one after the other",
-            traffic=lambda ranks, case: None))
+        listed.append(
+            replace(
+                algorithm,
+                name=f"then_{algorithm.name}",
+                bind=partial(then, algorithm),
+                about=f"compute and {algorithm.name}, one after the other",
+                traffic=lambda ranks, case: None,
+            )
+        )
     listed.append(Algorithm("fused", f"compute and {collective} {about}", fused, registered=True))
     return {form.name: form for form in listed}
 
 
 FUSED = {
-    "allreduce_rmsnorm": forms("all_reduce", lambda world, case: norm(world, case, case.send),
-                               _reduce_then_norm, norm, "in one launch"),
-    "gemv_allreduce": forms("all_reduce", gemv, _gemv_then_reduce, partial(gemv, fused=True),
-                            "in one launch")}
+    "allreduce_rmsnorm": forms(
+        "all_reduce",
+        lambda world, case: norm(world, case, case.send),
+        _reduce_then_norm,
+        norm,
+        "in one launch",
+    ),
+    "gemv_allreduce": forms(
+        "all_reduce", gemv, _gemv_then_reduce, partial(gemv, fused=True), "in one launch"
+    ),
+}

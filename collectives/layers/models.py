@@ -28,7 +28,8 @@ class Model:
             "attention_output": self.heads * self.head,
             "mlp_down": self.top_k * self.intermediate,
             "qkv": (self.heads + 2 * self.kv_heads) * self.head,
-            "gate_up": 2 * self.top_k * self.intermediate}[layer]
+            "gate_up": 2 * self.top_k * self.intermediate,
+        }[layer]
         return max(1, -(-int(total * scale) // (ranks * UNIT_COLUMNS))) * UNIT_COLUMNS
 
 

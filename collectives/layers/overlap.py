@@ -60,7 +60,8 @@ class Overlapped(Operation):
 
 COLLECTIVE = {
     "gemm_reduce_scatter": replace(COLLECTIVES["reduce_scatter"], name="gemm_reduce_scatter"),
-    "allgather_gemm": replace(COLLECTIVES["all_gather"], name="allgather_gemm")}
+    "allgather_gemm": replace(COLLECTIVES["all_gather"], name="allgather_gemm"),
+}
 
 
 def own_tokens(rank: int, ranks: int, tokens: int, chunks: int) -> Array:
@@ -90,9 +91,12 @@ def array_of(world: World, datatype: Datatype, address: int, *shape: int) -> Any
 def _matmul(world: World, case: MatmulCase, rows: int, source: int, target: int) -> Run:
     """`rows` rows from the address `source` times the weights, into `target`."""
     array = partial(array_of, world, case.datatype)
-    return partial(world.device.xp.matmul, array(source, rows, case.inner),
-                   array(case.weights, case.inner, case.columns),
-                   out=array(target, rows, case.columns))
+    return partial(
+        world.device.xp.matmul,
+        array(source, rows, case.inner),
+        array(case.weights, case.inner, case.columns),
+        out=array(target, rows, case.columns),
+    )
 
 
 class Lane:
@@ -156,14 +160,19 @@ class OtherStream(Lane):
 
 def driven(world: World, runs: Sequence[Run], parts: Sequence[Operation]) -> Operation:
     """The runs in turn: Python performs them on a CPU, a GPU has them in its stream or graph."""
+
     def perform() -> None:
         for run in runs:
             run()
 
     enqueue = Kernel("matmul and collective", lambda blocks, argument: perform())
     step = Step(enqueue, None, entries=ENTRIES * max(1, len(parts)))
-    return Operation(step, perform if runs_in_python(world) else world.device.caller(step),
-                     failure=partial(first_failure, parts), keep=parts)
+    return Operation(
+        step,
+        perform if runs_in_python(world) else world.device.caller(step),
+        failure=partial(first_failure, parts),
+        keep=parts,
+    )
 
 
 def _runs(world: World, operations: Sequence[Operation]) -> list[Run]:
@@ -173,17 +182,27 @@ def _runs(world: World, operations: Sequence[Operation]) -> list[Run]:
     return [partial(step.kernel.function, step.blocks, step.argument) for step in steps]
 
 
-def _collectives(world: World, case: MatmulCase, algorithm: Algorithm,
-                 chunks: int) -> list[Operation] | Unsupported:
+def _collectives(
+    world: World, case: MatmulCase, algorithm: Algorithm, chunks: int
+) -> list[Operation] | Unsupported:
     reduces, part_bytes = case.collective.reduces, case.segment_bytes // chunks
     collective = COLLECTIVES["reduce_scatter" if reduces else "all_gather"]
     operations: list[Operation] = []
     for chunk in range(chunks):
         between = case.between + chunk * part_bytes * world.communicator.size
         own = (case.receive if reduces else case.send) + chunk * part_bytes
-        bound = algorithm.bind(world, Case(
-            collective, case.count // chunks, case.datatype, case.redop,
-            between if reduces else own, own if reduces else between, variant=case.variant))
+        bound = algorithm.bind(
+            world,
+            Case(
+                collective,
+                case.count // chunks,
+                case.datatype,
+                case.redop,
+                between if reduces else own,
+                own if reduces else between,
+                variant=case.variant,
+            ),
+        )
         if isinstance(bound, Unsupported):
             return bound
         operations.append(bound)
@@ -191,8 +210,9 @@ def _collectives(world: World, case: MatmulCase, algorithm: Algorithm,
 
 
 def _alone(world: World, case: MatmulCase) -> Run:
-    source, target = ((case.send, case.between) if case.collective.reduces
-                      else (case.between, case.receive))
+    source, target = (
+        (case.send, case.between) if case.collective.reduces else (case.between, case.receive)
+    )
     return _matmul(world, case, case.tokens, source, target)
 
 
@@ -219,23 +239,33 @@ def _bind_fused(algorithm: Algorithm, world: World, case: MatmulCase) -> Operati
     overlap = _reduce_beside if case.collective.reduces else _gather_beside
     by_chunks = {
         chunks: driven(world, overlap(world, case, lane, _runs(world, operations)), operations)
-        for chunks, operations in collectives.items()}
+        for chunks, operations in collectives.items()
+    }
     return Overlapped(by_chunks[1].step, by_chunks[1].call, by_chunks=by_chunks)
 
 
-def _reduce_beside(world: World, case: MatmulCase, lane: Lane,
-                   collectives: Sequence[Run]) -> list[Run]:
+def _reduce_beside(
+    world: World, case: MatmulCase, lane: Lane, collectives: Sequence[Run]
+) -> list[Run]:
     rows, size = case.tokens // len(collectives), case.datatype.size_bytes
     runs: list[Run] = []
     for row, collective in zip(range(0, case.tokens, rows), collectives, strict=True):
-        runs += [_matmul(world, case, rows, case.send + row * case.inner * size,
-                         case.between + row * case.columns * size),
-                 partial(lane.submit, collective)]
+        runs += [
+            _matmul(
+                world,
+                case,
+                rows,
+                case.send + row * case.inner * size,
+                case.between + row * case.columns * size,
+            ),
+            partial(lane.submit, collective),
+        ]
     return runs + [lane.wait] * len(collectives)
 
 
-def _gather_beside(world: World, case: MatmulCase, lane: Lane,
-                   collectives: Sequence[Run]) -> list[Run]:
+def _gather_beside(
+    world: World, case: MatmulCase, lane: Lane, collectives: Sequence[Run]
+) -> list[Run]:
     rank, ranks, size = world.communicator.rank, world.communicator.size, case.datatype.size_bytes
     own_rows = case.tokens // ranks
     rows = own_rows // len(collectives)
@@ -250,15 +280,22 @@ def _gather_beside(world: World, case: MatmulCase, lane: Lane,
         for peer in range(ranks):
             if peer != rank:
                 gathered = case.between + (chunk * ranks + peer) * rows * case.inner * size
-                runs.append(_matmul(world, case, rows, gathered,
-                                    result(peer * own_rows + chunk * rows)))
+                runs.append(
+                    _matmul(world, case, rows, gathered, result(peer * own_rows + chunk * rows))
+                )
     return runs
 
 
 OVERLAPPED = {
-    name: forms(collective, lambda world, case: driven(world, [_alone(world, case)], []),
-                _bind_then, partial(_bind_fused, algorithm),
-                "in chunks, one communicated while the next is multiplied")
+    name: forms(
+        collective,
+        lambda world, case: driven(world, [_alone(world, case)], []),
+        _bind_then,
+        partial(_bind_fused, algorithm),
+        "in chunks, one communicated while the next is multiplied",
+    )
     for name, collective, algorithm in (
         ("gemm_reduce_scatter", "reduce_scatter", reduce_scatter.PULL),
-        ("allgather_gemm", "all_gather", allgather.PULL))}
+        ("allgather_gemm", "all_gather", allgather.PULL),
+    )
+}

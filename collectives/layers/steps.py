@@ -64,13 +64,20 @@ class Net:
         rank, ranks = self.world.communicator.rank, self.world.communicator.size
         hidden, drawn = self.model.hidden, np.random.default_rng(self.seed)
         self.inner = {layer: self.model.columns(layer, ranks, self.scale) for layer in LAYERS}
-        rows = {layer: (drawn.standard_normal((hidden, ranks * inner), np.float32)
-                        / np.sqrt(ranks * inner)) for layer, inner in self.inner.items()}
+        rows = {
+            layer: (
+                drawn.standard_normal((hidden, ranks * inner), np.float32) / np.sqrt(ranks * inner)
+            )
+            for layer, inner in self.inner.items()
+        }
         largest = max(float(np.abs(matrix).max()) for matrix in rows.values())
         self.row_scale = 1.0 if self.weights.is_float else largest / 127
-        self.stored = {layer: self.weights.encode(
-            matrix if self.weights.is_float else np.rint(matrix / self.row_scale))
-            for layer, matrix in rows.items()}
+        self.stored = {
+            layer: self.weights.encode(
+                matrix if self.weights.is_float else np.rint(matrix / self.row_scale)
+            )
+            for layer, matrix in rows.items()
+        }
         self.row_scales = self.on_device(np.full(hidden, self.row_scale, np.float32))
         self.norm_weight = self.on_device(self.datatype.encode(np.ones(hidden)))
         of_stage = len(self.numbers) // ranks
@@ -87,8 +94,10 @@ class Net:
     def hold(self, numbers: Sequence[int], first: int, ranks: int) -> list[Matrix]:
         """Matrices on the device, with the columns of `ranks` ranks from rank `first` on."""
         period = len(LAYERS) * self.held
-        parts = {layer: self.stored[layer][:, first * inner : (first + ranks) * inner]
-                 for layer, inner in self.inner.items()}
+        parts = {
+            layer: self.stored[layer][:, first * inner : (first + ranks) * inner]
+            for layer, inner in self.inner.items()
+        }
         distinct = sorted({number % period for number in numbers})
         memory = self.world.device.private(sum(parts[self.layer(n)].nbytes for n in distinct))
         self.keep.append(memory)
@@ -98,8 +107,12 @@ class Net:
             layer = self.layer(number)
             part = np.roll(parts[layer], self.shift(number), axis=0)
             memory.write(part, offset)
-            matrices[number] = Matrix(memory.address + offset, first * self.inner[layer],
-                                      ranks * self.inner[layer], self.stride(layer))
+            matrices[number] = Matrix(
+                memory.address + offset,
+                first * self.inner[layer],
+                ranks * self.inner[layer],
+                self.stride(layer),
+            )
             offset += part.nbytes
         return [matrices[number % period] for number in numbers]
 
@@ -126,20 +139,31 @@ class Batch:
         elements = self.tokens * max(map(net.stride, LAYERS))
         self.count = self.tokens * net.model.hidden
         self.size_bytes = self.count * size
-        memories = [world.library.allocate(world, count * size)
-                    for count in (self.count, self.count, self.count, elements)]
+        memories = [
+            world.library.allocate(world, count * size)
+            for count in (self.count, self.count, self.count, elements)
+        ]
         memories[-1].write(net.datatype.encode(np.full(elements, PAD)))
         net.keep.append(memories)
         self.parts, self.sums, self.residual, self.activations = (
-            memory.address for memory in memories)
+            memory.address for memory in memories
+        )
 
     def norm_case(self, variant: str = "copied", **addresses: int) -> fused.NormCase:
         """The norm of the sums; `addresses` of a residual in place of `residual`."""
         places = {"residual": self.residual, "residual_out": self.residual} | addresses
         norm = fused.Norm(hidden=self.net.model.hidden, weight=self.net.norm_weight, **places)
         return fused.NormCase(
-            fused.COLLECTIVE["allreduce_rmsnorm"], self.count, self.net.datatype, "sum", self.parts,
-            self.activations, variant=variant, norm=norm, summed=self.sums)
+            fused.COLLECTIVE["allreduce_rmsnorm"],
+            self.count,
+            self.net.datatype,
+            "sum",
+            self.parts,
+            self.activations,
+            variant=variant,
+            norm=norm,
+            summed=self.sums,
+        )
 
     def multiply(self, matrix: Matrix, in_variant: str | None) -> Bound:
         """The product, into `parts`; fused with its all-reduce `in_variant`, into `sums`."""
@@ -152,19 +176,36 @@ class Batch:
             result = array(self.parts, self.tokens, net.model.hidden)
             return driven(world, [partial(world.device.xp.matmul, left, right, out=result)], [])
         layer = fused.Gemv(
-            hidden=net.model.hidden, inner=matrix.columns, stride=matrix.stride, copies=1,
-            weights=matrix.address, row_scales=net.row_scales,
-            activations=self.activations + matrix.first * net.datatype.size_bytes)
+            hidden=net.model.hidden,
+            inner=matrix.columns,
+            stride=matrix.stride,
+            copies=1,
+            weights=matrix.address,
+            row_scales=net.row_scales,
+            activations=self.activations + matrix.first * net.datatype.size_bytes,
+        )
         case = fused.GemvCase(
-            fused.COLLECTIVE["gemv_allreduce"], self.count, net.datatype, "sum", self.parts,
-            self.sums, variant=in_variant or "copied", layer=layer, tokens=self.tokens,
-            weight_type=net.weights.name)
+            fused.COLLECTIVE["gemv_allreduce"],
+            self.count,
+            net.datatype,
+            "sum",
+            self.parts,
+            self.sums,
+            variant=in_variant or "copied",
+            layer=layer,
+            tokens=self.tokens,
+            weight_type=net.weights.name,
+        )
         return fused.gemv(world, case, in_variant is not None)
 
-    def layers(self, matrices: Sequence[Matrix], after: Sequence[Bound],
-               in_variant: str | None = None) -> list[Bound]:
-        return [operation for matrix in matrices
-                for operation in (self.multiply(matrix, in_variant), *after)]
+    def layers(
+        self, matrices: Sequence[Matrix], after: Sequence[Bound], in_variant: str | None = None
+    ) -> list[Bound]:
+        return [
+            operation
+            for matrix in matrices
+            for operation in (self.multiply(matrix, in_variant), *after)
+        ]
 
     def stage(self, matrices: Sequence[Matrix]) -> list[Bound]:
         return self.layers(matrices, [fused.norm(self.net.world, self.norm_case(), self.parts)])
@@ -172,6 +213,7 @@ class Batch:
 
 def in_turn(net: Net, operations: Sequence[Bound]) -> Bound:
     """The operations as one; Python performs it if it performs the matmuls."""
+
     def from_python(world: World, bound: Sequence[Operation]) -> Operation:
         return driven(world, [operation.call for operation in bound], bound)
 
@@ -199,17 +241,22 @@ def split_by_sequence(batch: Batch) -> Bound:
     net, world = batch.net, batch.net.world
     rank, share = world.communicator.rank, batch.count // world.communicator.size
     residual = batch.residual + rank * share * net.datatype.size_bytes
-    scatter = Case(COLLECTIVES["reduce_scatter"], share, net.datatype, "sum", batch.parts,
-                   batch.sums)
+    scatter = Case(
+        COLLECTIVES["reduce_scatter"], share, net.datatype, "sum", batch.parts, batch.sums
+    )
     # The norm overwrites the parts, which every rank has copied by then.
-    case = replace(batch.norm_case(residual=residual, residual_out=residual), count=share,
-                   receive=batch.parts)
-    gather = Case(COLLECTIVES["all_gather"], share, net.datatype, "none", batch.parts,
-                  batch.activations)
+    case = replace(
+        batch.norm_case(residual=residual, residual_out=residual), count=share, receive=batch.parts
+    )
+    gather = Case(
+        COLLECTIVES["all_gather"], share, net.datatype, "none", batch.parts, batch.activations
+    )
     name = "auto" if world.node else "direct_pull"
-    after = [ALGORITHMS["reduce_scatter"][name].bind(world, scatter),
-             fused.norm(world, case, batch.sums),
-             ALGORITHMS["all_gather"][name].bind(world, gather)]
+    after = [
+        ALGORITHMS["reduce_scatter"][name].bind(world, scatter),
+        fused.norm(world, case, batch.sums),
+        ALGORITHMS["all_gather"][name].bind(world, gather),
+    ]
     return in_turn(net, batch.layers(net.shares, after))
 
 
@@ -218,8 +265,11 @@ def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: 
     hosts the library sends them. All ranks call it."""
     world, size_bytes = net.world, count * net.datatype.size_bytes
     if world.node:
-        messages = [Message(is_sent, peer, address, size_bytes) for is_sent, peer, address in
-                    ((True, target, send), (False, source, receive)) if peer >= 0]
+        messages = [
+            Message(is_sent, peer, address, size_bytes)
+            for is_sent, peer, address in ((True, target, send), (False, source, receive))
+            if peer >= 0
+        ]
         return world.library.bind_messages(world, [messages] if messages else [])
     arguments = world.mapped.arguments(send, receive, count, 0)
     is_mapped = world.mapped.locate(receive, arguments.receives)
@@ -261,8 +311,9 @@ def normed(residual: Array) -> Array:
 
 def reference(net: Net, residual: Array) -> Array:
     """The residual after a step, (tokens, hidden), in float64."""
-    matrices = {layer: net.weights.decode(stored) * net.row_scale
-                for layer, stored in net.stored.items()}
+    matrices = {
+        layer: net.weights.decode(stored) * net.row_scale for layer, stored in net.stored.items()
+    }
     tokens = len(residual)
     flat = np.full(tokens * max(map(net.stride, LAYERS)), PAD)
     for number in net.numbers:

@@ -24,8 +24,18 @@ from kernels.devices.device import Device, DeviceError, Gate, Kernel, Memory, St
 from kernels.devices.gpu import GpuDevice, GpuMemory
 
 # Numbers of nccl.h.
-TYPES = {"int8": 0, "uint8": 1, "int32": 2, "int64": 4, "float16": 6, "float32": 7, "float64": 8,
-         "bfloat16": 9, "float8_e4m3": 10, "float8_e5m2": 11}
+TYPES = {
+    "int8": 0,
+    "uint8": 1,
+    "int32": 2,
+    "int64": 4,
+    "float16": 6,
+    "float32": 7,
+    "float64": 8,
+    "bfloat16": 9,
+    "float8_e4m3": 10,
+    "float8_e5m2": 11,
+}
 OPS = {"sum": 0, "prod": 1, "max": 2, "min": 3, "avg": 4}
 # By element size, without a reduction.
 MOVED_TYPES = {1: "int8", 2: "float16", 4: "int32", 8: "int64"}
@@ -36,21 +46,36 @@ MEMORY_SINCE, FLOAT8_SINCE, WINDOWS_SINCE = 21900, 22400, 22700
 # process (ncclTopoUserP2pLevel): in RCCL 2.21 and in the source of 2026.
 # NCCL reads both variables for each communicator. LL128 by force can corrupt data (NCCL's manual),
 # so only NCCL's own choice uses it. CTAs go through ncclConfig_t.
-TUNINGS = {"hip": ("NCCL_PROTO=LL", "NCCL_PROTO=Simple"),
-           "cuda": ("registered", "NCCL_PROTO=LL", "NCCL_PROTO=Simple", "NCCL_ALGO=Ring",
-                    "NCCL_ALGO=Tree", "CTAs=4", "CTAs=16")}
+TUNINGS = {
+    "hip": ("NCCL_PROTO=LL", "NCCL_PROTO=Simple"),
+    "cuda": (
+        "registered",
+        "NCCL_PROTO=LL",
+        "NCCL_PROTO=Simple",
+        "NCCL_ALGO=Ring",
+        "NCCL_ALGO=Tree",
+        "CTAs=4",
+        "CTAs=16",
+    ),
+}
 TUNING_ROUNDS, TUNING_CALLS = 3, 20
 FIRST_CALL_S = 20.0  # kernels of NCCL and RCCL have no timeout
 # On gfx12 LL has no memory order that makes stores visible (ROCm/rocm-systems issue 5480). Pull
 # requests 6966 and 7183 of June 2026 repair it: too late for 2.28.3, and no list of changes names
 # them, so the first release counts that certainly has them. 2.27.7 began to choose LL by itself.
 LL_CHOSEN_SINCE, LL_REPAIRED_SINCE = 22707, 23007
-LL_ON_GFX12 = ("NCCL_PROTO=LL is out: RCCL's LL never ends on gfx12 before 2.30.7 "
-               "(ROCm/rocm-systems issue 5480).")
-SET_SIMPLE = ("RCCL before 2.30.7 chooses LL on gfx12 by itself, and may never end: export "
-              "NCCL_PROTO=Simple, or update ROCm (ROCm/rocm-systems issue 5480).")
-ONCE_A_PROCESS = ("NCCL_P2P_LEVEL=SYS was not tried: RCCL reads it once a process. On AMD CPUs it "
-                  "is the default; on others set it for the run, and all of RCCL's rows have it.")
+LL_ON_GFX12 = (
+    "NCCL_PROTO=LL is out: RCCL's LL never ends on gfx12 before 2.30.7 "
+    "(ROCm/rocm-systems issue 5480)."
+)
+SET_SIMPLE = (
+    "RCCL before 2.30.7 chooses LL on gfx12 by itself, and may never end: export "
+    "NCCL_PROTO=Simple, or update ROCm (ROCm/rocm-systems issue 5480)."
+)
+ONCE_A_PROCESS = (
+    "NCCL_P2P_LEVEL=SYS was not tried: RCCL reads it once a process. On AMD CPUs it "
+    "is the default; on others set it for the run, and all of RCCL's rows have it."
+)
 
 Call = tuple[str, tuple[int, ...]]  # a function, and its arguments before communicator and stream
 
@@ -62,8 +87,11 @@ def has_endless_ll(arch: str, version: int) -> bool:
 
 def chooses_endless_ll(arch: str, version: int) -> bool:
     """Whether this RCCL may use that protocol though the user did not request it."""
-    return (has_endless_ll(arch, version) and version >= LL_CHOSEN_SINCE
-            and "NCCL_PROTO" not in os.environ)
+    return (
+        has_endless_ll(arch, version)
+        and version >= LL_CHOSEN_SINCE
+        and "NCCL_PROTO" not in os.environ
+    )
 
 
 def reason_against_float8(name: str, version: int, arch: str) -> str | None:
@@ -90,8 +118,9 @@ def cure_for_staging(memory: str) -> str:
 class NcclLibrary(Library):
     """NCCL or RCCL, or the reason why it cannot be used; or an `opened` library like them."""
 
-    def __init__(self, communicator: Communicator, device: Device,
-                 opened: Nccl | None = None) -> None:
+    def __init__(
+        self, communicator: Communicator, device: Device, opened: Nccl | None = None
+    ) -> None:
         assert isinstance(device, GpuDevice)
         self.ranks, self.device, self.is_rccl = communicator, device, device.name == "hip"
         self.name = nccl.LIBRARIES[device.name][0]
@@ -108,8 +137,11 @@ class NcclLibrary(Library):
         library = self.nccl
         if isinstance(library, Unsupported):
             return self
-        return NcclLibrary(communicator, self.device, replace(
-            library, ranks=communicator, communicators={}, logs={}, refused={}))
+        return NcclLibrary(
+            communicator,
+            self.device,
+            replace(library, ranks=communicator, communicators={}, logs={}, refused={}),
+        )
 
     def variants(self, world: World) -> tuple[str, ...]:
         return "graph" if world.graph else "plain", *["registered"] * (not self.is_rccl), "tuned"
@@ -145,24 +177,38 @@ class NcclLibrary(Library):
         except DeviceError as error:  # all ranks raise it
             return Unsupported(str(error))
 
-    def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
-                      counts: tuple[int, int] | None = None) -> Bound:
+    def bind_exchange(
+        self,
+        world: World,
+        send: tuple[int, Array],
+        receive: tuple[int, Array],
+        counts: tuple[int, int] | None = None,
+    ) -> Bound:
         if isinstance(library := self.nccl, Unsupported):
             return library
         messages: list[Message] = []
         for is_sent, (address, sizes) in ((True, send), (False, receive)):
             begins = address + np.cumsum(sizes) - sizes
-            messages += [Message(is_sent, peer, int(begins[peer]), int(size))
-                         for peer, size in enumerate(sizes) if size]
+            messages += [
+                Message(is_sent, peer, int(begins[peer]), int(size))
+                for peer, size in enumerate(sizes)
+                if size
+            ]
         return self.bind_messages(world, [messages] if messages else [])
 
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
         if isinstance(library := self.nccl, Unsupported):
             return library
         calls: list[list[Call]] = [
-            [("ncclSend" if each.is_sent else "ncclRecv",
-              (each.address, each.size_bytes, TYPES["int8"], each.peer)) for each in group]
-            for group in groups]
+            [
+                (
+                    "ncclSend" if each.is_sent else "ncclRecv",
+                    (each.address, each.size_bytes, TYPES["int8"], each.peer),
+                )
+                for each in group
+            ]
+            for group in groups
+        ]
         try:
             operation = self._operation(library, calls, "plain")
         except DeviceError as error:
@@ -181,8 +227,10 @@ class NcclLibrary(Library):
         operation = self.bind_smallest(world)
         if isinstance(operation, Unsupported):
             why = world.peers.reason if isinstance(world.peers, Unsupported) else ""
-            raise DeviceError(f"{why}; ranks without memory in common need the GPUs' library to "
-                              f"meet: {operation.reason}")
+            raise DeviceError(
+                f"{why}; ranks without memory in common need the GPUs' library to "
+                f"meet: {operation.reason}"
+            )
         return operation.step
 
     def describe(self, world: World) -> dict[str, Any]:
@@ -190,36 +238,61 @@ class NcclLibrary(Library):
             note = f"The GPUs' own library is not measured: {library.reason}."
             return {"library": None, "notes": [note]}
         logs = self.ranks.all_gather(library.logs)
-        transports = {label: nccl.transports("".join(log[label] for log in logs))
-                      for label in library.logs}
-        return {"library": library.name, "binding": library.binding,
-                "transports": {label: pairs for label, pairs in transports.items() if pairs},
-                "channels": {label: nccl.channels(log) for label, log in library.logs.items()},
-                "notes": self._notes(library, transports, world.memory)}
+        transports = {
+            label: nccl.transports("".join(log[label] for log in logs)) for label in library.logs
+        }
+        return {
+            "library": library.name,
+            "binding": library.binding,
+            "transports": {label: pairs for label, pairs in transports.items() if pairs},
+            "channels": {label: nccl.channels(log) for label, log in library.logs.items()},
+            "notes": self._notes(library, transports, world.memory),
+        }
 
-    def _notes(self, library: Nccl, transports: dict[str, dict[str, list[str]]],
-               memory: str) -> list[str]:
+    def _notes(
+        self, library: Nccl, transports: dict[str, dict[str, list[str]]], memory: str
+    ) -> list[str]:
         notes = list(library.refused.values())
         if self.memories:
-            notes.append(f"{library.name} works on buffers from ncclMemAlloc, and our algorithms "
-                         "on buffers that all ranks map.")
+            notes.append(
+                f"{library.name} works on buffers from ncclMemAlloc, and our algorithms "
+                "on buffers that all ranks map."
+            )
         if chooses_endless_ll(self.device.arch, library.version):
             notes.append(SET_SIMPLE)
         if silent := [label for label, pairs in transports.items() if not pairs]:
-            why = ("gave no channel lines" if library.log else
-                   "is set, and only a log file of this program is read: unset NCCL_DEBUG_FILE")
-            notes.append(f"The transport of {library.name} is unknown ({', '.join(silent)}): "
-                         f"NCCL_DEBUG_FILE {why}.")
-        used = sorted({(transport, pair) for pairs in transports.values()
-                       for pair, names in pairs.items() for transport in names})
-        staged = [f"{transport}, ranks {pair}" for transport, pair in used
-                  if transport.startswith(("SHM", "direct shared", "NET"))]
+            why = (
+                "gave no channel lines"
+                if library.log
+                else "is set, and only a log file of this program is read: unset NCCL_DEBUG_FILE"
+            )
+            notes.append(
+                f"The transport of {library.name} is unknown ({', '.join(silent)}): "
+                f"NCCL_DEBUG_FILE {why}."
+            )
+        used = sorted(
+            {
+                (transport, pair)
+                for pairs in transports.values()
+                for pair, names in pairs.items()
+                for transport in names
+            }
+        )
+        staged = [
+            f"{transport}, ranks {pair}"
+            for transport, pair in used
+            if transport.startswith(("SHM", "direct shared", "NET"))
+        ]
         if staged and self.ranks.hosts == 1:
-            notes.append(f"{library.name} went through host memory ({staged[0]}): it is not a "
-                         f"peer-to-peer baseline; {cure_for_staging(memory)}.")
+            notes.append(
+                f"{library.name} went through host memory ({staged[0]}): it is not a "
+                f"peer-to-peer baseline; {cure_for_staging(memory)}."
+            )
         if self.is_rccl and os.environ.get("HSA_FORCE_FINE_GRAIN_PCIE") != "1":
-            notes.append("HSA_FORCE_FINE_GRAIN_PCIE=1 is not set; RCCL's README asks for it if "
-                         "GPUs peer over PCIe.")
+            notes.append(
+                "HSA_FORCE_FINE_GRAIN_PCIE=1 is not set; RCCL's README asks for it if "
+                "GPUs peer over PCIe."
+            )
         if used:
             ways = ", ".join(sorted({transport for transport, _ in used}))
             notes.append(f"{library.name}, through {library.binding}, uses {ways}.")
@@ -227,8 +300,9 @@ class NcclLibrary(Library):
 
     def _groups(self, library: Nccl, case: Case) -> list[list[Call]]:
         rank, ranks, size = self.ranks.rank, self.ranks.size, case.segment_bytes
-        kind = TYPES[case.datatype.name if case.collective.reduces
-                     else MOVED_TYPES[case.datatype.size_bytes]]
+        kind = TYPES[
+            case.datatype.name if case.collective.reduces else MOVED_TYPES[case.datatype.size_bytes]
+        ]
         move = case.send, case.receive, case.count, kind
         reduction = *move, OPS.get(case.redop, 0)
 
@@ -239,8 +313,11 @@ class NcclLibrary(Library):
             return "ncclRecv", (case.receive + segment * size, case.count, kind, peer)
 
         # An older version has no all-to-all; nccl-tests also sends in one group then.
-        all_to_all = [call for peer in range(ranks)
-                      for call in (send_to(peer, peer), receive_from(peer, peer))]
+        all_to_all = [
+            call
+            for peer in range(ranks)
+            for call in (send_to(peer, peer), receive_from(peer, peer))
+        ]
         for name in ("ncclAlltoAll", "ncclAllToAll"):
             if hasattr(library.calls, name):
                 all_to_all = [(name, move)]
@@ -250,11 +327,13 @@ class NcclLibrary(Library):
             "reduce_scatter": [[("ncclReduceScatter", reduction)]],
             "all_gather": [[("ncclAllGather", move)]],
             "alltoall": [all_to_all],
-            "sendrecv": in_turn(case.shape, rank, ranks, [send_to(other)], [receive_from(other)])}
+            "sendrecv": in_turn(case.shape, rank, ranks, [send_to(other)], [receive_from(other)]),
+        }
         return groups[case.collective.name]
 
-    def _operation(self, library: Nccl, groups: list[list[Call]], label: str,
-                   chosen: str | None = None) -> Operation:
+    def _operation(
+        self, library: Nccl, groups: list[list[Call]], label: str, chosen: str | None = None
+    ) -> Operation:
         """These calls on the communicator with this label. Raises DeviceError on all ranks."""
         if label in library.refused:
             raise DeviceError(library.refused[label])
@@ -262,8 +341,13 @@ class NcclLibrary(Library):
         names = {name for group in groups for name, _ in group}
         # The title is the same on all ranks.
         title = next(iter(names - {"ncclSend", "ncclRecv"}), "ncclSend and ncclRecv")
-        calls = [[(name, getattr(library.calls, name), (*arguments, handle, stream))
-                  for name, arguments in group] for group in groups]
+        calls = [
+            [
+                (name, getattr(library.calls, name), (*arguments, handle, stream))
+                for name, arguments in group
+            ]
+            for group in groups
+        ]
         failure = partial(library.failure, handle, title)
 
         def enqueue(blocks: int, argument: Any) -> None:
@@ -296,14 +380,16 @@ class NcclLibrary(Library):
             raise DeviceError(f"{library.name} has no symmetric windows; 2.27 has")
         handle = library.connect("registered")
         for address in (case.send, case.receive):  # all ranks make their windows in the same order
-            memory = next((m for m in self.memories
-                           if m.address <= address < m.address + m.size_bytes), None)
+            memory = next(
+                (m for m in self.memories if m.address <= address < m.address + m.size_bytes), None
+            )
             if memory is None:
                 raise DeviceError("only buffers from NCCL's allocator make symmetric windows")
             if memory.address not in self.windows:
                 window = ctypes.c_void_p()
                 status = library.calls.ncclCommWindowRegister(
-                    handle, memory.address, memory.size_bytes, ctypes.byref(window), SYMMETRIC)
+                    handle, memory.address, memory.size_bytes, ctypes.byref(window), SYMMETRIC
+                )
                 library.agree(library.complaint("ncclCommWindowRegister", status))
                 # A library that cannot make windows here reports success and returns none.
                 self.windows[memory.address] = all(self.ranks.all_gather(bool(window)))
@@ -339,7 +425,9 @@ class NcclLibrary(Library):
                 library.refused[label] = f"{label} is out: {str(error).rstrip('.')}."
         if not operations:
             raise DeviceError(" ".join(library.refused.values()))
-        times_us = [[self.device.time_us(operation.step, TUNING_CALLS) for operation in operations]
-                    for _ in range(TUNING_ROUNDS)]
+        times_us = [
+            [self.device.time_us(operation.step, TUNING_CALLS) for operation in operations]
+            for _ in range(TUNING_ROUNDS)
+        ]
         slowest_us = np.max(self.ranks.all_gather(np.median(times_us, axis=0)), axis=0)
         return operations[int(np.argmin(slowest_us))]

@@ -24,8 +24,14 @@ from collectives.operation import (
 from kernels.devices.cpu import CpuDevice, LibraryCall
 from kernels.devices.device import Device, Step
 
-TYPES = {"float32": "FLOAT", "float64": "DOUBLE", "int32": "INT32_T", "int64": "INT64_T",
-         "int8": "INT8_T", "uint8": "UINT8_T"}
+TYPES = {
+    "float32": "FLOAT",
+    "float64": "DOUBLE",
+    "int32": "INT32_T",
+    "int64": "INT64_T",
+    "int8": "INT8_T",
+    "uint8": "UINT8_T",
+}
 MPICH_5_TYPES = {"float16": "FLOAT16_T"}  # measured: MPICH 5.0.2 reduces its MPIX_C_FLOAT16
 # By element size, without a reduction.
 MOVED_TYPES = {1: "INT8_T", 2: "INT16_T", 4: "INT32_T", 8: "INT64_T"}
@@ -65,8 +71,10 @@ class MpiLibrary(Library):
         if case.count > MOST_COUNT and not self.ranks.function("MPI_Allreduce_c"):
             return Unsupported(f"{self.name} has no MPI_Allreduce_c and counts up to {MOST_COUNT}")
         if case.in_place and case.collective.name == "reduce_scatter":
-            return Unsupported("MPI leaves the result of an in-place reduce-scatter in the first "
-                               "segment, not in its own")
+            return Unsupported(
+                "MPI leaves the result of an in-place reduce-scatter in the first "
+                "segment, not in its own"
+            )
         return in_a_row(world, self._calls(case, type_name, op_name))
 
     def _calls(self, case: Case, type_name: str, op_name: str) -> list[Operation]:
@@ -74,15 +82,21 @@ class MpiLibrary(Library):
         kind, op = map(self.ranks.handle, (type_name, op_name))
         send, receive, count = case.send, case.receive, case.count
         source, target = (
-            [mpi.memory.fromaddress(address, segments * case.segment_bytes),
-             getattr(mpi, type_name)]
-            for address, segments in zip((send, receive), case.collective.segments(ranks),
-                                         strict=True))
+            [
+                mpi.memory.fromaddress(address, segments * case.segment_bytes),
+                getattr(mpi, type_name),
+            ]
+            for address, segments in zip(
+                (send, receive), case.collective.segments(ranks), strict=True
+            )
+        )
         if case.in_place:
             send, source = int(mpi.IN_PLACE), mpi.IN_PLACE
         other = partner(rank, ranks)
-        reduction = ((send, receive, count, kind, op, comm),
-                     (source, target, getattr(mpi, op_name)))
+        reduction = (
+            (send, receive, count, kind, op, comm),
+            (source, target, getattr(mpi, op_name)),
+        )
         move = (send, count, kind, receive, count, kind, comm), (source, target)
         status = int(mpi._addressof(self.status))
         calls: dict[str, list[Call]] = {
@@ -91,14 +105,23 @@ class MpiLibrary(Library):
             "all_gather": [("Allgather", *move)],
             "alltoall": [("Alltoall", *move)],
             "sendrecv": in_turn(
-                case.shape, rank, ranks,
+                case.shape,
+                rank,
+                ranks,
                 ("Send", (send, count, kind, other, 0, comm), (source, other)),
-                ("Recv", (receive, count, kind, other, 0, comm, status), (target, other)))}
+                ("Recv", (receive, count, kind, other, 0, comm, status), (target, other)),
+            ),
+        }
         suffix = "_c" * (count > MOST_COUNT)
         return [self._call(*call, suffix) for call in calls[case.collective.name]]
 
-    def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
-                      counts: tuple[int, int] | None = None) -> Operation:
+    def bind_exchange(
+        self,
+        world: World,
+        send: tuple[int, Array],
+        receive: tuple[int, Array],
+        counts: tuple[int, int] | None = None,
+    ) -> Operation:
         """MPI_Alltoallv; before it, with `counts`, the MPI_Allgather of the counts."""
         mpi, byte, int32 = self.mpi, *map(self.ranks.handle, ("BYTE", "INT32_T"))
         calls = list[Operation]()
@@ -145,8 +168,13 @@ class MpiLibrary(Library):
     def barrier(self, world: World) -> Step:
         return self._call("Barrier", (self.comm,), ()).step
 
-    def _call(self, name: str, arguments: tuple[int, ...],
-              python_arguments: tuple[object, ...], suffix: str = "") -> Operation:
+    def _call(
+        self,
+        name: str,
+        arguments: tuple[int, ...],
+        python_arguments: tuple[object, ...],
+        suffix: str = "",
+    ) -> Operation:
         """One call of MPI_`name`. The operation keeps `python_arguments`, the arrays of both."""
         from_python = partial(getattr(self.ranks.world, name), *python_arguments)
         native = self._native(f"{name}{suffix}", arguments)

@@ -22,8 +22,10 @@ from kernels.devices.gpu import GpuDevice
 OLDEST = 21000  # without bfloat16 and avg, earlier versions would need exceptions everywhere
 CONFIG_SINCE, CONFIG_MAGIC, UNSET = 21700, 0xCAFEBEEF, -(2**31)  # NCCL_API_MAGIC, .._UNDEF_INT
 # By kind of device: the library's name and file, and where it comes from.
-LIBRARIES = {"cuda": ("NCCL", "libnccl.so.2", "pip install nccl4py nvidia-nccl-cu13 (or -cu12)"),
-             "hip": ("RCCL", "librccl.so.1", "it comes with ROCm, as the package rccl")}
+LIBRARIES = {
+    "cuda": ("NCCL", "libnccl.so.2", "pip install nccl4py nvidia-nccl-cu13 (or -cu12)"),
+    "hip": ("RCCL", "librccl.so.1", "it comes with ROCm, as the package rccl"),
+}
 
 
 class UniqueId(ctypes.Structure):
@@ -36,9 +38,12 @@ class Config(ctypes.Structure):
     """ncclConfig_t as NCCL 2.17 defined it; later versions append fields."""
 
     _fields_ = [
-        ("size", ctypes.c_size_t), ("magic", ctypes.c_uint), ("version", ctypes.c_uint),
+        ("size", ctypes.c_size_t),
+        ("magic", ctypes.c_uint),
+        ("version", ctypes.c_uint),
         *((name, ctypes.c_int) for name in ("blocking", "cgaClusterSize", "minCTAs", "maxCTAs")),
-        ("netName", ctypes.c_char_p)]
+        ("netName", ctypes.c_char_p),
+    ]
 
 
 def config_of(ctas: int) -> Config:
@@ -51,15 +56,27 @@ _MOVE = (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER)
 _REDUCE = (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
 _MESSAGE = (_POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
 PROTOTYPES: dict[str, tuple[Any, ...]] = {
-    "ncclGetVersion": (_POINTER,), "ncclGetErrorString": (_INT,), "ncclGetLastError": (_POINTER,),
-    "ncclGetUniqueId": (_POINTER,), "ncclCommInitRank": (_POINTER, _INT, UniqueId, _INT),
+    "ncclGetVersion": (_POINTER,),
+    "ncclGetErrorString": (_INT,),
+    "ncclGetLastError": (_POINTER,),
+    "ncclGetUniqueId": (_POINTER,),
+    "ncclCommInitRank": (_POINTER, _INT, UniqueId, _INT),
     "ncclCommInitRankConfig": (_POINTER, _INT, UniqueId, _INT, _POINTER),
-    "ncclCommGetAsyncError": (_POINTER, _POINTER), "ncclCommAbort": (_POINTER,),
-    "ncclMemAlloc": (_POINTER, _SIZE), "ncclMemFree": (_POINTER,),
+    "ncclCommGetAsyncError": (_POINTER, _POINTER),
+    "ncclCommAbort": (_POINTER,),
+    "ncclMemAlloc": (_POINTER, _SIZE),
+    "ncclMemFree": (_POINTER,),
     "ncclCommWindowRegister": (_POINTER, _POINTER, _SIZE, _POINTER, _INT),
-    "ncclAllReduce": _REDUCE, "ncclReduceScatter": _REDUCE, "ncclAllGather": _MOVE,
-    "ncclAlltoAll": _MOVE, "ncclAllToAll": _MOVE,  # NCCL's spelling, then RCCL's
-    "ncclSend": _MESSAGE, "ncclRecv": _MESSAGE, "ncclGroupStart": (), "ncclGroupEnd": ()}
+    "ncclAllReduce": _REDUCE,
+    "ncclReduceScatter": _REDUCE,
+    "ncclAllGather": _MOVE,
+    "ncclAlltoAll": _MOVE,
+    "ncclAllToAll": _MOVE,  # NCCL's spelling, then RCCL's
+    "ncclSend": _MESSAGE,
+    "ncclRecv": _MESSAGE,
+    "ncclGroupStart": (),
+    "ncclGroupEnd": (),
+}
 
 
 # Calls that progress together: each a name, a function and all its arguments.
@@ -214,8 +231,10 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
     if nccl.version < OLDEST:
         raise Disagreement(f"{nccl.name} is older than {release(OLDEST)}")
     if sharers > 1 and "NCCL_MULTI_RANK_GPU_ENABLE" not in os.environ:
-        raise Disagreement(f"{nccl.name} wants one GPU a rank, and {sharers} ranks share one; from "
-                           "2.30 on, NCCL_MULTI_RANK_GPU_ENABLE=1 lets NCCL try with two")
+        raise Disagreement(
+            f"{nccl.name} wants one GPU a rank, and {sharers} ranks share one; from "
+            "2.30 on, NCCL_MULTI_RANK_GPU_ENABLE=1 lets NCCL try with two"
+        )
     if "NCCL_DEBUG_FILE" not in os.environ:
         # INIT logs channels, ENV the variables that were read. TUNING would log in timed calls.
         level, log = os.environ.get("NCCL_DEBUG", ""), os.memfd_create("log")
@@ -223,7 +242,8 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
         nccl.environment |= {
             "NCCL_DEBUG": level if level.upper() in ("INFO", "TRACE") else "INFO",
             "NCCL_DEBUG_SUBSYS": os.environ.get("NCCL_DEBUG_SUBSYS", "INIT,ENV"),
-            "NCCL_DEBUG_FILE": f"/proc/self/fd/{log}"}
+            "NCCL_DEBUG_FILE": f"/proc/self/fd/{log}",
+        }
     return nccl
 
 
@@ -231,7 +251,8 @@ def transports(text: str) -> dict[str, list[str]]:
     """The transports between ranks in a log: {"0 -> 1": ["P2P/CUMEM"], ...}."""
     line = re.compile(
         r"(?:Channel|Ring) \d+(?:/\d+)? : (\d+)(?:\[\w+\])? -> (\d+)(?:\[\w+\])? "
-        r"(?:\[(?:send|receive)\] )?via (P2P/direct pointer\S*|direct shared memory|\S+)")
+        r"(?:\[(?:send|receive)\] )?via (P2P/direct pointer\S*|direct shared memory|\S+)"
+    )
     by_pair: dict[str, list[str]] = {}
     for source, target, transport in dict.fromkeys(line.findall(text)):
         by_pair.setdefault(f"{source} -> {target}", []).append(transport)

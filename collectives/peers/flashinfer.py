@@ -21,19 +21,39 @@ def start(world: World) -> Binder:
     def bind(case: Case) -> Operation:
         row = math.gcd(case.count, ROW_BYTES // case.datatype.size_bytes)
         shape = case.count // row, row
-        sent, received = (torch_gpu.tensor(at, case).view(shape)
-                          for at in (case.send, case.receive))
+        sent, received = (
+            torch_gpu.tensor(at, case).view(shape) for at in (case.send, case.receive)
+        )
         key = *shape, case.datatype.name
         if key not in workspaces:
             workspaces[key] = comm.create_allreduce_fusion_workspace(
-                backend="auto", world_size=ranks.size, rank=ranks.rank, max_token_num=shape[0],
-                hidden_dim=row, dtype=sent.dtype, comm_backend=backend, group=torch_gpu.group)
-        reduce = partial(comm.allreduce_fusion, input=sent, workspace=workspaces[key],
-                         pattern=comm.AllReduceFusionPattern.kAllReduce, output=received)
+                backend="auto",
+                world_size=ranks.size,
+                rank=ranks.rank,
+                max_token_num=shape[0],
+                hidden_dim=row,
+                dtype=sent.dtype,
+                comm_backend=backend,
+                group=torch_gpu.group,
+            )
+        reduce = partial(
+            comm.allreduce_fusion,
+            input=sent,
+            workspace=workspaces[key],
+            pattern=comm.AllReduceFusionPattern.kAllReduce,
+            output=received,
+        )
         return enqueued(world, "FlashInfer's all-reduce", torch_gpu.on_stream(reduce))
 
     return bind
 
 
-PEER = Peer("FlashInfer", "flashinfer-python", "0.7.2.post1", "pip install flashinfer-python",
-            ("torch", COMM, BACKEND), start, devices=("cuda",))
+PEER = Peer(
+    "FlashInfer",
+    "flashinfer-python",
+    "0.7.2.post1",
+    "pip install flashinfer-python",
+    ("torch", COMM, BACKEND),
+    start,
+    devices=("cuda",),
+)

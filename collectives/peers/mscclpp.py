@@ -37,7 +37,14 @@ def start(world: World) -> Binder:
     return bind
 
 
-PEER = Peer("mscclpp", "mscclpp", "0.9.0",
-            'pip install "mscclpp[cuda12] @ git+https://github.com/microsoft/mscclpp"',
-            ("mscclpp",), start, in_place=True, redops=("sum", "min"),
-            datatypes=("float32", "float16", "bfloat16", "int32"))
+PEER = Peer(
+    "mscclpp",
+    "mscclpp",
+    "0.9.0",
+    'pip install "mscclpp[cuda12] @ git+https://github.com/microsoft/mscclpp"',
+    ("mscclpp",),
+    start,
+    in_place=True,
+    redops=("sum", "min"),
+    datatypes=("float32", "float16", "bfloat16", "int32"),
+)

@@ -91,8 +91,11 @@ def algorithm_of(name: str, world: World) -> Algorithm:
         if not started:
             # No rank begins to talk to the others before all have imported it.
             loaded = agreed(world, peer, version, peer.load)
-            started.append(loaded if isinstance(loaded, Unsupported) else
-                           agreed(world, peer, version, lambda: peer.start(world)))
+            started.append(
+                loaded
+                if isinstance(loaded, Unsupported)
+                else agreed(world, peer, version, lambda: peer.start(world))
+            )
         binder = started[0]
         if isinstance(binder, Unsupported):
             return binder
@@ -100,8 +103,14 @@ def algorithm_of(name: str, world: World) -> Algorithm:
             return Unsupported(reason)
         return agreed(world, peer, version, lambda: tried(world, binder(case)))
 
-    return replace(LIBRARY, name=name, about=f"{peer.title}, where it is installed", bind=bind,
-                   library_variants=0, peer=f"{peer.title} {version}".rstrip())
+    return replace(
+        LIBRARY,
+        name=name,
+        about=f"{peer.title}, where it is installed",
+        bind=bind,
+        library_variants=0,
+        peer=f"{peer.title} {version}".rstrip(),
+    )
 
 
 def agreed(world: World, peer: Peer, version: str, work: Callable[[], T]) -> T | Unsupported:
@@ -140,8 +149,12 @@ def tried(world: World, operation: Operation) -> Operation:
     return operation
 
 
-def enqueued(world: World, title: str, enqueue: Callable[[], object],
-             after_capture: Callable[[], object] | None = None) -> Operation:
+def enqueued(
+    world: World,
+    title: str,
+    enqueue: Callable[[], object],
+    after_capture: Callable[[], object] | None = None,
+) -> Operation:
     """The operation that `enqueue` puts into the device's stream: a copy and a kernel at most."""
     kernel = Kernel(title, lambda blocks, argument: enqueue())
     step = Step(kernel, None, entries=2, after_capture=after_capture)

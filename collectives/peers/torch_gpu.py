@@ -35,14 +35,22 @@ class TorchGpu:
         distributed = self.torch.distributed
         if not distributed.is_initialized():
             distributed.init_process_group(
-                "gloo", init_method=self.address, timeout=timedelta(seconds=MEET_S),
-                world_size=ranks.size, rank=ranks.rank)
+                "gloo",
+                init_method=self.address,
+                timeout=timedelta(seconds=MEET_S),
+                world_size=ranks.size,
+                rank=ranks.rank,
+            )
         self.group = distributed.group.WORLD
 
     def tensor(self, address: int, case: Case) -> Any:
         """A buffer of the case as a tensor of (count,), without a copy. Raises DeviceError."""
-        array = {"shape": (case.count,), "typestr": WORDS[case.datatype.size_bytes],
-                 "data": (address, False), "version": 3}
+        array = {
+            "shape": (case.count,),
+            "typestr": WORDS[case.datatype.size_bytes],
+            "data": (address, False),
+            "version": 3,
+        }
         buffer = SimpleNamespace(__cuda_array_interface__=array)
         tensor = self.torch.as_tensor(buffer, device=self.device)
         if tensor.data_ptr() != address:

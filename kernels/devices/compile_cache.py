@@ -47,8 +47,10 @@ def cache_folder() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
         if status.st_uid != os.getuid() or status.st_mode & 0o022:  # a link has mode 0777
-            raise CompileError(f"the compile cache {folder} belongs to another user, is a link or "
-                               f"can be written by others: {REMEDY}")
+            raise CompileError(
+                f"the compile cache {folder} belongs to another user, is a link or "
+                f"can be written by others: {REMEDY}"
+            )
         folder.chmod(0o700)
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
         raise CompileError(f"the compile cache cannot be made: {error}; {REMEDY}") from error
@@ -67,9 +69,14 @@ def cached_file(folder: Path, name: str, suffix: str) -> Path | None:
     return None
 
 
-def compile_once(source: Path, inputs: Sequence[str], macros: Mapping[str, str],
-                 structures: Sequence[type[ctypes.Structure]], suffix: str,
-                 build: Callable[[Path, list[str], str], object]) -> Path:
+def compile_once(
+    source: Path,
+    inputs: Sequence[str],
+    macros: Mapping[str, str],
+    structures: Sequence[type[ctypes.Structure]],
+    suffix: str,
+    build: Callable[[Path, list[str], str], object],
+) -> Path:
     """The binary of `source`, from the cache or written by `build(path, options, checks)`, where
     `options` define the macros and `checks` is C++ text that follows the source. `inputs`: flags,
     compiler, CPU. Raises CompileError if `build` does or if the cache cannot be used."""

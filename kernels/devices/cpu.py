@@ -30,16 +30,29 @@ FLAGS = ["-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared"]
 class NativeAction(ctypes.Structure):
     """`NativeAction` of loop_cpu.cpp: a function and its argument, or a stamp."""
 
-    _fields_ = [("run", c_void_p), ("argument", c_void_p), ("phase", c_long), ("stamp", c_long),
-                ("call", c_long)]
+    _fields_ = [
+        ("run", c_void_p),
+        ("argument", c_void_p),
+        ("phase", c_long),
+        ("stamp", c_long),
+        ("call", c_long),
+    ]
 
 
 class NativeBlock(ctypes.Structure):
     """`NativeBlock` of loop_cpu.cpp: a block of iterations."""
 
-    _fields_ = [("actions", c_void_p), ("n_actions", c_long), ("check", NativeAction),
-                ("warmup", c_long), ("timed", c_long), ("checks", c_long), ("stamps_ns", c_void_p),
-                ("done", c_long), ("watch", c_void_p)]
+    _fields_ = [
+        ("actions", c_void_p),
+        ("n_actions", c_long),
+        ("check", NativeAction),
+        ("warmup", c_long),
+        ("timed", c_long),
+        ("checks", c_long),
+        ("stamps_ns", c_void_p),
+        ("done", c_long),
+        ("watch", c_void_p),
+    ]
 
 
 class LibraryCall(ctypes.Structure):
@@ -73,8 +86,10 @@ def find_compiler() -> list[str]:
         raise CompileError(f"$CXX names {chosen!r}, which is not a program here")
     if find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "c++", "-nostdlib++"]
-    raise CompileError("no C++ compiler was found: looked for $CXX, c++, g++, clang++ and the "
-                       "ziglang wheel (pip install ziglang)")
+    raise CompileError(
+        "no C++ compiler was found: looked for $CXX, c++, g++, clang++ and the "
+        "ziglang wheel (pip install ziglang)"
+    )
 
 
 @cache
@@ -106,8 +121,9 @@ def second_level_bytes() -> int:
     return 0
 
 
-def compile_kernel(source: Path, macros: Mapping[str, str],
-                   structures: Sequence[type[ctypes.Structure]] = ()) -> Path:
+def compile_kernel(
+    source: Path, macros: Mapping[str, str], structures: Sequence[type[ctypes.Structure]] = ()
+) -> Path:
     """`source`, compiled with -D for each macro. Raises CompileError with the first complaint."""
     compiler = find_compiler()
 
@@ -116,12 +132,14 @@ def compile_kernel(source: Path, macros: Mapping[str, str],
         command = [*compiler, *FLAGS, *options, "-include", str(source), "-x", "c++", "-"]
         command += ["-o", str(path)]
         # A new session: Ctrl-C must not end the compiler, which would look like a compile error.
-        done = subprocess.run(command, input=checks, capture_output=True, text=True,
-                              start_new_session=True)
+        done = subprocess.run(
+            command, input=checks, capture_output=True, text=True, start_new_session=True
+        )
         if done.returncode:
             log = done.stderr.strip() or f"it ends with status {done.returncode}"
-            raise CompileError(f"{compiler[0]} cannot compile {source.name}: "
-                               f"{first_complaint(log)}")
+            raise CompileError(
+                f"{compiler[0]} cannot compile {source.name}: {first_complaint(log)}"
+            )
 
     inputs = [*compiler, compiler_version(), *cpu_model(), *FLAGS]
     return compile_once(source, inputs, macros, structures, ".so", build)
@@ -163,16 +181,21 @@ class CpuDevice(Device):
         self.far_sums_bytes = self.far_bytes if is_intel else 8 << 20
         self.far_copies_bytes = self.far_bytes if is_intel else math.inf
 
-    def compile(self, stem: str, macros: Mapping[str, str],
-                structures: Sequence[type[ctypes.Structure]] = ()) -> CpuModule:
+    def compile(
+        self,
+        stem: str,
+        macros: Mapping[str, str],
+        structures: Sequence[type[ctypes.Structure]] = (),
+    ) -> CpuModule:
         key = stem, tuple(sorted(macros.items()))
         if key not in self.loaded:
             path = compile_kernel(SOURCES / f"{stem}.cu", macros, structures)
             self.loaded[key] = CpuModule(path)
         return self.loaded[key]
 
-    def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False,
-                 label: str = "") -> HostMemory:
+    def allocate(
+        self, size_bytes: int, sharing: str, ordinary: bool = False, label: str = ""
+    ) -> HostMemory:
         return shared_memory.allocate(size_bytes, sharing, label)
 
     def open(self, handle: bytes, size_bytes: int, sharing: str, label: str = "") -> HostMemory:
@@ -198,13 +221,27 @@ class CpuDevice(Device):
     def reason_against_graphs(self) -> str | None:
         return "the cpu device has no graphs; only GPUs have them"
 
-    def run(self, actions: Sequence[Action], check: Step, counts: Counts, watch: Watch,
-            graph: bool = False) -> Stamps:
+    def run(
+        self,
+        actions: Sequence[Action],
+        check: Step,
+        counts: Counts,
+        watch: Watch,
+        graph: bool = False,
+    ) -> Stamps:
         stamps_ns = np.zeros((counts.timed, 4), np.int64)
         listed, last = native_actions(actions), Action(check, Phase.CHECK)
-        block = NativeBlock(ctypes.addressof(listed), len(listed), native_actions([last])[0],
-                            counts.warmup, counts.timed, counts.checks, stamps_ns.ctypes.data, 0,
-                            ctypes.addressof(watch))
+        block = NativeBlock(
+            ctypes.addressof(listed),
+            len(listed),
+            native_actions([last])[0],
+            counts.warmup,
+            counts.timed,
+            counts.checks,
+            stamps_ns.ctypes.data,
+            0,
+            ctypes.addressof(watch),
+        )
         self.loop.library.run_block(ctypes.byref(block))
         return stamps_ns[: block.done]
 

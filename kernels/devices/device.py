@@ -29,9 +29,21 @@ class OutOfMemory(DeviceError):
 class Watch(ctypes.Structure):
     """A rank's progress, and why a wait ended early; `sync.h` names the writer of each field."""
 
-    _fields_ = [(name, c_uint64) for name in (
-        "stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "calls", "phase",
-        "epoch")]
+    _fields_ = [
+        (name, c_uint64)
+        for name in (
+            "stop",
+            "timed_out",
+            "peer",
+            "block",
+            "seen",
+            "wanted",
+            "iteration",
+            "calls",
+            "phase",
+            "epoch",
+        )
+    ]
 
 
 class Line(ctypes.Structure):
@@ -43,8 +55,12 @@ class Line(ctypes.Structure):
 class Own(ctypes.Structure):
     """The counters that only one rank uses, its launches and meetings, and its peers' registers."""
 
-    _fields_ = [("epoch", Line), ("ticket", Line), ("meetings", Line),
-                ("hdp_flush", Line * MOST_RANKS)]
+    _fields_ = [
+        ("epoch", Line),
+        ("ticket", Line),
+        ("meetings", Line),
+        ("hdp_flush", Line * MOST_RANKS),
+    ]
 
 
 class Control(ctypes.Structure):
@@ -57,11 +73,22 @@ class Arguments(ctypes.Structure):
     """The argument of every kernel that talks to peers."""
 
     _fields_ = [
-        ("send", c_void_p), ("receive", c_void_p), ("count", c_long), ("chunk_bytes", c_long),
-        ("half_bytes", c_long), ("timeout_ns", c_uint64), ("rank", c_long), ("yields", c_long),
-        ("slab", c_void_p * MOST_RANKS), ("control", c_void_p * MOST_RANKS), ("watch", c_void_p),
-        ("own", c_void_p), ("sends", c_void_p * MOST_RANKS), ("receives", c_void_p * MOST_RANKS),
-        ("more", c_void_p)]
+        ("send", c_void_p),
+        ("receive", c_void_p),
+        ("count", c_long),
+        ("chunk_bytes", c_long),
+        ("half_bytes", c_long),
+        ("timeout_ns", c_uint64),
+        ("rank", c_long),
+        ("yields", c_long),
+        ("slab", c_void_p * MOST_RANKS),
+        ("control", c_void_p * MOST_RANKS),
+        ("watch", c_void_p),
+        ("own", c_void_p),
+        ("sends", c_void_p * MOST_RANKS),
+        ("receives", c_void_p * MOST_RANKS),
+        ("more", c_void_p),
+    ]
 
 
 PEER_STRUCTURES = (Arguments, Control, Own, Watch)
@@ -70,24 +97,36 @@ PEER_STRUCTURES = (Arguments, Control, Own, Watch)
 class Transfer(ctypes.Structure):
     """A rank's part in moving buffers between ranks."""
 
-    _fields_ = [("ranks", Arguments), ("to", c_long), ("from_", c_long), ("beside", c_void_p),
-                ("kept", c_void_p), ("beside_bytes", c_long)]
+    _fields_ = [
+        ("ranks", Arguments),
+        ("to", c_long),
+        ("from_", c_long),
+        ("beside", c_void_p),
+        ("kept", c_void_p),
+        ("beside_bytes", c_long),
+    ]
 
 
 class Pattern(ctypes.Structure):
     """A buffer of segments that each repeat a table, shifted by the iteration."""
 
     _fields_ = [
-        ("buffer", c_void_p), ("tables", c_void_p), ("segments", c_long), ("segment_bytes", c_long),
-        ("table_bytes", c_long), ("period", c_long), ("element_bytes", c_long), ("wrong", c_void_p),
-        ("watch", c_void_p)]
+        ("buffer", c_void_p),
+        ("tables", c_void_p),
+        ("segments", c_long),
+        ("segment_bytes", c_long),
+        ("table_bytes", c_long),
+        ("period", c_long),
+        ("element_bytes", c_long),
+        ("wrong", c_void_p),
+        ("watch", c_void_p),
+    ]
 
 
 class Wrong(ctypes.Structure):
     """How many elements a check counted as wrong, and where the first one is, with its bits."""
 
-    _fields_ = [(name, c_uint64) for name in (
-        "elements", "iteration", "offset", "expected", "got")]
+    _fields_ = [(name, c_uint64) for name in ("elements", "iteration", "offset", "expected", "got")]
 
 
 WRONG_BYTES = ctypes.sizeof(Wrong)
@@ -96,8 +135,12 @@ WRONG_BYTES = ctypes.sizeof(Wrong)
 class Gate(ctypes.Structure):
     """Holds a GPU's stream back until the host has filled it with a batch of iterations."""
 
-    _fields_ = [("opened", c_void_p), ("wanted", c_uint64), ("timeout_ns", c_uint64),
-                ("watch", c_void_p)]
+    _fields_ = [
+        ("opened", c_void_p),
+        ("wanted", c_uint64),
+        ("timeout_ns", c_uint64),
+        ("watch", c_void_p),
+    ]
 
 
 ITERATION_STRUCTURES = (Arguments, Watch, Pattern, Wrong, Gate)
@@ -106,17 +149,26 @@ ITERATION_STRUCTURES = (Arguments, Watch, Pattern, Wrong, Gate)
 def layout_checks(structures: Sequence[type[ctypes.Structure]]) -> str:
     """C++ text that compares structures' sizes and offsets with Python's, where `in` is `in_`."""
     # NVRTC has __builtin_offsetof only from 13.5 on. Its front end makes offsetof of __INTADDR__.
-    lines = ["", "#ifdef __CUDACC_RTC__",
-             "#define OFFSET_OF(type, member) __INTADDR__(&((type*)0)->member)", "#else",
-             "#define OFFSET_OF __builtin_offsetof", "#endif"]
+    lines = [
+        "",
+        "#ifdef __CUDACC_RTC__",
+        "#define OFFSET_OF(type, member) __INTADDR__(&((type*)0)->member)",
+        "#else",
+        "#define OFFSET_OF __builtin_offsetof",
+        "#endif",
+    ]
     for structure in structures:
         name, size_bytes = structure.__name__, ctypes.sizeof(structure)
         for field, *_ in structure._fields_:
             member, offset = field.rstrip("_"), getattr(structure, field).offset
-            lines.append(f"static_assert(OFFSET_OF({name}, {member}) == {offset}, "
-                         f'"{name}.{member} is at byte {offset} in Python and elsewhere in C++");')
-        lines.append(f"static_assert(sizeof({name}) == {size_bytes}, "
-                     f'"{name} has {size_bytes} B in Python and another size in C++");')
+            lines.append(
+                f"static_assert(OFFSET_OF({name}, {member}) == {offset}, "
+                f'"{name}.{member} is at byte {offset} in Python and elsewhere in C++");'
+            )
+        lines.append(
+            f"static_assert(sizeof({name}) == {size_bytes}, "
+            f'"{name} has {size_bytes} B in Python and another size in C++");'
+        )
     return "\n".join(lines)
 
 
@@ -167,8 +219,14 @@ class Step:
 
 # Where in an iteration a rank is; the watch holds the number.
 Phase = IntEnum("Phase", "IDLE PREPARE MEET OPERATION CONSUME CHECK", start=0)
-PHASES = ("idle", "writing the send buffer", "barrier", "the collective", "reading the result",
-          "check")
+PHASES = (
+    "idle",
+    "writing the send buffer",
+    "barrier",
+    "the collective",
+    "reading the result",
+    "check",
+)
 
 
 class Action(NamedTuple):
@@ -242,8 +300,12 @@ class Device(Protocol):
     def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
         """Device memory as an array of `xp`."""
 
-    def compile(self, stem: str, macros: Mapping[str, str],
-                structures: Sequence[type[ctypes.Structure]] = ()) -> Module:
+    def compile(
+        self,
+        stem: str,
+        macros: Mapping[str, str],
+        structures: Sequence[type[ctypes.Structure]] = (),
+    ) -> Module:
         """`kernels/<stem>.cu` with -D for each macro. `structures` are those that the kernels share
         with Python. Raises CompileError with the compiler's first complaint."""
 
@@ -251,8 +313,9 @@ class Device(Protocol):
         """The kernels of iteration.cu, for buffers at any address."""
         return self.compile("iteration", {"ELEMENT": "Uint8"}, ITERATION_STRUCTURES)
 
-    def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False,
-                 label: str = "") -> Memory:
+    def allocate(
+        self, size_bytes: int, sharing: str, ordinary: bool = False, label: str = ""
+    ) -> Memory:
         """Zeroed memory that peers can map. `ordinary` memory shows a peer's stores from the next
         launch on, other memory within a launch. `label` identifies it among all shared memory."""
 
@@ -288,11 +351,18 @@ class Device(Protocol):
 
     def multicast(self, ranks: int, size_bytes: int) -> "GpuMulticast":
         """This rank's part of memory behind a multicast address. Raises DeviceError without."""
-        raise DeviceError(f"the {self.name} device has no multicast; NVIDIA GPUs on an NVSwitch "
-                          "have it")
+        raise DeviceError(
+            f"the {self.name} device has no multicast; NVIDIA GPUs on an NVSwitch have it"
+        )
 
-    def run(self, actions: Sequence[Action], check: Step, counts: Counts, watch: Watch,
-            graph: bool = False) -> Stamps:
+    def run(
+        self,
+        actions: Sequence[Action],
+        check: Step,
+        counts: Counts,
+        watch: Watch,
+        graph: bool = False,
+    ) -> Stamps:
         """Runs a block of iterations natively; returns their stamps in ns, [timed, 4], fewer rows
         after a stop. `graph` launches the actions between two stamps as one captured graph."""
 

@@ -38,8 +38,15 @@ XGMI = 4  # HSA_AMD_LINK_INFO_TYPE_XGMI
 class GpuMemory:
     """Memory that this process's GPU reaches at `address`."""
 
-    def __init__(self, device: "GpuDevice", address: int, size_bytes: int, type: str,
-                 free: Callable[[], object], handle: bytes = b"") -> None:
+    def __init__(
+        self,
+        device: "GpuDevice",
+        address: int,
+        size_bytes: int,
+        type: str,
+        free: Callable[[], object],
+        handle: bytes = b"",
+    ) -> None:
         self.device, self.address, self.size_bytes, self.type = device, address, size_bytes, type
         self.free, self.handle, self.flush_register = free, handle, 0
 
@@ -70,8 +77,11 @@ class GpuDevice(GpuStream, Device):
         self.sharers, self.xp, runtime = sharers, self.cupy, self.runtime
         with self.calling("opening the device"):
             properties = runtime.getDeviceProperties(self.ordinal)
-        self.arch = (properties["gcnArchName"].decode().split(":")[0] if runtime.is_hip
-                     else f"sm_{properties['major']}{properties['minor']}")
+        self.arch = (
+            properties["gcnArchName"].decode().split(":")[0]
+            if runtime.is_hip
+            else f"sm_{properties['major']}{properties['minor']}"
+        )
         with self.calling("loading the run-time compiler"):
             version = ".".join(map(str, self.cupy.cuda.nvrtc.getVersion()))
         # hipRTC never changes its own version number, so the runtime's version stands beside it.
@@ -89,14 +99,23 @@ class GpuDevice(GpuStream, Device):
         self.copy_engines: dict[str, GpuCopyEngine] = {}
         self.load(self.loop_kernels())
         self.facts = {
-            "gpu": properties["name"].decode(), "pci_bus_id": pci_bus_id,
-            "multiprocessors": multiprocessors, "memory_bytes": properties["totalGlobalMem"],
-            "driver": release(runtime.driverGetVersion()), "runtime": runtime_version,
+            "gpu": properties["name"].decode(),
+            "pci_bus_id": pci_bus_id,
+            "multiprocessors": multiprocessors,
+            "memory_bytes": properties["totalGlobalMem"],
+            "driver": release(runtime.driverGetVersion()),
+            "runtime": runtime_version,
             "module": module_version(AMD_MODULE if runtime.is_hip else NVIDIA_MODULE),
-            "cupy": self.cupy.__version__, "event_resolution_us": self.event_resolution_us()}
+            "cupy": self.cupy.__version__,
+            "event_resolution_us": self.event_resolution_us(),
+        }
 
-    def compile(self, stem: str, macros: Mapping[str, str],
-                structures: Sequence[type[ctypes.Structure]] = ()) -> GpuModule:
+    def compile(
+        self,
+        stem: str,
+        macros: Mapping[str, str],
+        structures: Sequence[type[ctypes.Structure]] = (),
+    ) -> GpuModule:
         if self.flushes_hdp:
             macros = {**macros, "HDP_FLUSH": "1"}
         path = compile_kernel(self.cupy, self.arch, self.compiler, stem, macros, structures)
@@ -113,8 +132,9 @@ class GpuDevice(GpuStream, Device):
         """Zeroed memory of one of `slab_types`, straight from the driver."""
         if flags := HIP_MEMORY.get(type):
             label, pointer = f"hipExtMallocWithFlags {type}", ctypes.c_void_p()
-            self._driver("hipExtMallocWithFlags", ctypes.byref(pointer),
-                         ctypes.c_size_t(size_bytes), flags)
+            self._driver(
+                "hipExtMallocWithFlags", ctypes.byref(pointer), ctypes.c_size_t(size_bytes), flags
+            )
             address = pointer.value or 0
         else:
             label = f"{self.name}Malloc"
@@ -125,8 +145,9 @@ class GpuDevice(GpuStream, Device):
             self.runtime.deviceSynchronize()  # the kernels' stream does not wait for memset's
         return GpuMemory(self, address, size_bytes, label, lambda: self.runtime.free(address))
 
-    def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False,
-                 label: str = "") -> Memory:
+    def allocate(
+        self, size_bytes: int, sharing: str, ordinary: bool = False, label: str = ""
+    ) -> Memory:
         """On HIP, `sharing` names the type of memory, because a running kernel may miss a peer's
         writes to cached memory. Ordinary memory is cached, also for RCCL."""
         if sharing == "host_staged":
@@ -146,8 +167,9 @@ class GpuDevice(GpuStream, Device):
         """The handle of the allocation that holds the memory, and the memory's place within it."""
         base, base_bytes = ctypes.c_void_p(), ctypes.c_size_t()
         name = "hipMemGetAddressRange" if self.name == "hip" else "cuMemGetAddressRange_v2"
-        self._driver(name, ctypes.byref(base), ctypes.byref(base_bytes),
-                     ctypes.c_void_p(memory.address))
+        self._driver(
+            name, ctypes.byref(base), ctypes.byref(base_bytes), ctypes.c_void_p(memory.address)
+        )
         begin = base.value or 0
         with self.calling("ipcGetMemHandle"):
             handle = self.runtime.ipcGetMemHandle(begin)
@@ -162,20 +184,29 @@ class GpuDevice(GpuStream, Device):
         owner, ipc, begin, type = ipc_parts(handle, size_bytes)
         with self.calling(f"asking about GPU {owner}"):
             peer = ordinals(self.runtime).get(owner)
-            allowed = (peer in (None, self.ordinal)
-                       or self.runtime.deviceCanAccessPeer(self.ordinal, peer))
+            allowed = peer in (None, self.ordinal) or self.runtime.deviceCanAccessPeer(
+                self.ordinal, peer
+            )
         if not allowed:
             raise DeviceError(
-                f"the driver refuses peer access from GPU {self.pci_bus_id} to GPU {owner}")
+                f"the driver refuses peer access from GPU {self.pci_bus_id} to GPU {owner}"
+            )
         unseen = ", which this process may not see (Slurm shows it with --gpu-bind=none),"
         try:
-            with self.calling(f"ipcOpenMemHandle of memory on GPU {owner}"
-                              f"{unseen if peer is None else ''}"):
+            with self.calling(
+                f"ipcOpenMemHandle of memory on GPU {owner}{unseen if peer is None else ''}"
+            ):
                 base = self.runtime.ipcOpenMemHandle(ipc, LAZY_PEER_ACCESS)
         except OutOfMemory as error:  # of address space, which host_staged memory does not need
             raise DeviceError(str(error)) from error
-        memory = GpuMemory(self, base + begin, size_bytes, type,
-                           lambda: self.runtime.ipcCloseMemHandle(base), handle)
+        memory = GpuMemory(
+            self,
+            base + begin,
+            size_bytes,
+            type,
+            lambda: self.runtime.ipcCloseMemHandle(base),
+            handle,
+        )
         if self.name == "hip" and peer not in (None, self.ordinal):
             memory.flush_register = self._hdp_register(peer)
         return memory
@@ -184,12 +215,18 @@ class GpuDevice(GpuStream, Device):
         """A peer's HDP_MEM_FLUSH_CNTL as mapped here; 0 over xGMI, or if the driver has none."""
         link, hops, register = ctypes.c_uint32(), ctypes.c_uint32(), ctypes.c_void_p()
         with contextlib.suppress(DeviceError, AttributeError):  # a driver may lack both calls
-            self._driver("hipExtGetLinkTypeAndHopCount", self.ordinal, peer, ctypes.byref(link),
-                         ctypes.byref(hops))
+            self._driver(
+                "hipExtGetLinkTypeAndHopCount",
+                self.ordinal,
+                peer,
+                ctypes.byref(link),
+                ctypes.byref(hops),
+            )
         if link.value != XGMI:
             with contextlib.suppress(DeviceError, AttributeError):
-                self._driver("hipDeviceGetAttribute", ctypes.byref(register), HDP_MEM_FLUSH_CNTL,
-                             peer)
+                self._driver(
+                    "hipDeviceGetAttribute", ctypes.byref(register), HDP_MEM_FLUSH_CNTL, peer
+                )
         address = register.value or 0
         return address if address >> 32 else 0  # a driver that knows it as a number writes 32 bits
 

@@ -14,8 +14,10 @@ from typing import Any
 from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
 from kernels.devices.device import DeviceError, OutOfMemory
 
-DRIVERS = {"cuda": ("libcuda.so.1",),
-           "hip": ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so")}
+DRIVERS = {
+    "cuda": ("libcuda.so.1",),
+    "hip": ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so"),
+}
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # Only AMD's own driver module has a version file, not the amdgpu that belongs to a kernel.
 AMD_MODULE = Path("/sys/module/amdgpu/version")
@@ -23,14 +25,16 @@ NVIDIA_MODULE = Path("/sys/module/nvidia/version")
 # WSL's node serves both vendors. If a node exists and the library does not, CuPy's error says more.
 DRIVER_NODES = {"cuda": "/dev/nvidiactl", "hip": "/dev/kfd"}
 DEVICE_NODES = (*DRIVER_NODES.values(), "/dev/dxg")
-SETUPS = {"cuda": "make setup GPU=cuda13 && . .venv-cuda13/bin/activate "
-                  "(or cuda12, as nvidia-smi says)",
-          "hip": "make setup GPU=rocm && . .venv-rocm/bin/activate"}
+SETUPS = {
+    "cuda": "make setup GPU=cuda13 && . .venv-cuda13/bin/activate (or cuda12, as nvidia-smi says)",
+    "hip": "make setup GPU=rocm && . .venv-rocm/bin/activate",
+}
 CUPY_WHEEL = re.compile(r"cupy(_cuda|_rocm|-)")  # not of a package that only begins with `cupy`
 # A handle: PCI bus id, the driver's 64 bytes, the memory's offset and size in bytes, its kind.
 IPC_HANDLE = re.compile(
     rb"([0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7]) ([0-9a-f]{128}) (\d{1,15}) (\d{1,15}) "
-    rb"((?:cuda|hip)Malloc|hipExtMallocWithFlags [a-z_]{1,20})")
+    rb"((?:cuda|hip)Malloc|hipExtMallocWithFlags [a-z_]{1,20})"
+)
 
 
 @cache
@@ -43,13 +47,16 @@ def load_cupy() -> Any:
         return importlib.import_module("cupy")
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            raise DeviceError("CuPy is not installed: run "
-                              f"{' or '.join(SETUPS.values())}") from error
+            raise DeviceError(
+                f"CuPy is not installed: run {' or '.join(SETUPS.values())}"
+            ) from error
         check_wheels()
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line.strip() for line in lines if ".so" in line), lines[0])
-        raise DeviceError(f"CuPy cannot be imported: {reason} (often because its wheel is for "
-                          "another CUDA or ROCm)") from error
+        raise DeviceError(
+            f"CuPy cannot be imported: {reason} (often because its wheel is for "
+            "another CUDA or ROCm)"
+        ) from error
 
 
 def check_wheels() -> None:
@@ -59,16 +66,23 @@ def check_wheels() -> None:
     if not spec or not spec.origin:
         return
     folder = Path(spec.origin).parents[1]
-    wheels = sorted({path.name.partition("-")[0].replace("_", "-")
-                     for path in folder.glob("cupy*.dist-info") if CUPY_WHEEL.match(path.name)})
+    wheels = sorted(
+        {
+            path.name.partition("-")[0].replace("_", "-")
+            for path in folder.glob("cupy*.dist-info")
+            if CUPY_WHEEL.match(path.name)
+        }
+    )
     here = [vendor for vendor, node in DRIVER_NODES.items() if Path(node).exists()]
     advice = " or ".join(SETUPS[vendor] for vendor in here or SETUPS)
     if len(wheels) > 1:
         raise DeviceError(f"{' and '.join(wheels)} overwrite each other in {folder}: run {advice}")
     vendor = {"cupy-cuda": "cuda", "cupy-rocm": "hip"}.get("".join(wheels)[:9])
     if vendor and here and vendor not in here:
-        raise DeviceError(f"{wheels[0]} is for {vendor}, and {DRIVER_NODES[here[0]]} is another "
-                          f"vendor's driver: run {advice}")
+        raise DeviceError(
+            f"{wheels[0]} is for {vendor}, and {DRIVER_NODES[here[0]]} is another "
+            f"vendor's driver: run {advice}"
+        )
 
 
 def release(version: int) -> str:
@@ -106,8 +120,10 @@ def refusal(runtime: Any, vendor: str, error: RuntimeError) -> str:
     driver, required = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     if not driver:
         return f"there is no {vendor} driver here ({str(error).split(':')[0]})"
-    notes = [f"no {vendor} device can be used: {error}",
-             f"the driver offers {release(driver)}, CuPy wants {release(required)}"]
+    notes = [
+        f"no {vendor} device can be used: {error}",
+        f"the driver offers {release(driver)}, CuPy wants {release(required)}",
+    ]
     if driver // 1000 < required // 1000:
         notes.append("update the driver, or install the CuPy that is built for it")
     notes += [f"{name} is {os.environ[name]!r}" for name in VISIBLE if name in os.environ]
@@ -158,8 +174,14 @@ def compiler_flags(arch: str) -> list[str]:
     return [f"--gpu-architecture={arch}", "-default-device", "-std=c++17"]
 
 
-def compile_kernel(cupy: Any, arch: str, compiler: str, stem: str, macros: Mapping[str, str],
-                   structures: Sequence[type[ctypes.Structure]] = ()) -> Path:
+def compile_kernel(
+    cupy: Any,
+    arch: str,
+    compiler: str,
+    stem: str,
+    macros: Mapping[str, str],
+    structures: Sequence[type[ctypes.Structure]] = (),
+) -> Path:
     """`kernels/<stem>.cu`, compiled by NVRTC or hipRTC for an `arch` such as sm_90 or gfx1201. Our
     own cache keeps it, because CuPy's cache key ignores our headers. Raises CompileError."""
     source, flags = SOURCES / f"{stem}.cu", compiler_flags(arch)
@@ -173,8 +195,9 @@ def compile_kernel(cupy: Any, arch: str, compiler: str, stem: str, macros: Mappi
     return compile_once(source, [compiler, *flags], macros, structures, suffix, write_binary)
 
 
-def build(nvrtc: Any, source: Path, options: Sequence[str], refusal: str,
-          checks: str = "") -> tuple[bytes, bytes, str]:
+def build(
+    nvrtc: Any, source: Path, options: Sequence[str], refusal: str, checks: str = ""
+) -> tuple[bytes, bytes, str]:
     """The compiler's PTX, binary and log. Raises CompileError: `refusal` and the first error."""
     program = nvrtc.createProgram(source.read_text() + checks, source.name, [], [])
     try:

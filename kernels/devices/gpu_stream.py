@@ -75,7 +75,8 @@ class GpuStream:
     def load(self, module: Module) -> None:
         """Takes the kernels of iteration.cu that frame an iteration."""
         self.begin, self.hold, self.nothing = (
-            module.kernel(name) for name in ("begin_iteration", "hold", "nothing"))
+            module.kernel(name) for name in ("begin_iteration", "hold", "nothing")
+        )
 
     def watch(self, record: Watch) -> Watch:
         return self.words
@@ -108,8 +109,14 @@ class GpuStream:
             self.graphs[key] = steps[0], self.captured(*steps)
         self.graphs[key][1].launch(self.stream)
 
-    def run(self, actions: Sequence[Action], check: Step, counts: Counts, watch: Watch,
-            graph: bool = False) -> Stamps:
+    def run(
+        self,
+        actions: Sequence[Action],
+        check: Step,
+        counts: Counts,
+        watch: Watch,
+        graph: bool = False,
+    ) -> Stamps:
         """Runs iterations in batches behind a closed gate, which hides the host's launch time. The
         first iteration of an operation has no gate: a library connects then, and waits for the
         device. Blocks without timed iterations have none either: these may be longer than a stream.
@@ -124,24 +131,38 @@ class GpuStream:
                 stop = min(counts.total, begun + (1 if is_first else batch_size))
                 if counts.timed and not is_first:
                     self._close_gate(watch)
-                marks = [self._iterate(actions, check if counts.is_checked(number) else None,
-                                       number - begun, watch, graph)
-                         for number in range(begun, stop)]
+                marks = [
+                    self._iterate(
+                        actions,
+                        check if counts.is_checked(number) else None,
+                        number - begun,
+                        watch,
+                        graph,
+                    )
+                    for number in range(begun, stop)
+                ]
                 self._open_gate()
-                rows += [self._stamps_ns(events) for number, events in enumerate(marks, begun)
-                         if counts.is_timed(number) and not watch.stop]
+                rows += [
+                    self._stamps_ns(events)
+                    for number, events in enumerate(marks, begun)
+                    if counts.is_timed(number) and not watch.stop
+                ]
                 begun = stop
         return np.array(rows, np.int64).reshape(-1, STAMPS)
 
     def _is_first(self, actions: Sequence[Action]) -> bool:
         """Whether one of these steps is new to the stream; from now on none of them is."""
-        new = [action.step for action in actions
-               if action.step and id(action.step) not in self.launched]
+        new = [
+            action.step
+            for action in actions
+            if action.step and id(action.step) not in self.launched
+        ]
         self.launched.update({id(step): step for step in new})
         return bool(new)
 
-    def _iterate(self, actions: Sequence[Action], check: Step | None, place: int, watch: Watch,
-                 graph: bool) -> dict[int, Any]:
+    def _iterate(
+        self, actions: Sequence[Action], check: Step | None, place: int, watch: Watch, graph: bool
+    ) -> dict[int, Any]:
         """Puts one iteration into the stream and returns its events by column of the stamps."""
         while len(self.events) < STAMPS * (place + 1):
             self.events.append(self.cupy.cuda.Event())
@@ -176,8 +197,14 @@ class GpuStream:
     def _close_gate(self, watch: Watch) -> None:
         """Launches from now on wait for `_open_gate`."""
         self.passes += 1
-        self.enqueue(Step(self.hold, Gate(ctypes.addressof(self.gate_words), self.passes, HOLD_NS,
-                                          ctypes.addressof(watch))))
+        self.enqueue(
+            Step(
+                self.hold,
+                Gate(
+                    ctypes.addressof(self.gate_words), self.passes, HOLD_NS, ctypes.addressof(watch)
+                ),
+            )
+        )
 
     def _open_gate(self) -> None:
         """Lets the stream run. Raises RuntimeError if the gate gave up: launches would be timed."""

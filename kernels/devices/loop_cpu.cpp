@@ -29,9 +29,12 @@ static void perform(const NativeAction& action, volatile Watch* watch, long long
   watch->phase = (u64)action.phase;
   const bool begins = !action.run && action.stamp < 0;
   if (begins || action.call) watch->calls = (u64)action.call;
-  if (action.run) action.run(action.argument);
-  else if (begins) watch->iteration = watch->iteration + 1;
-  else stamps_ns[action.stamp] = (long long)clock_ns();
+  if (action.run)
+    action.run(action.argument);
+  else if (begins)
+    watch->iteration = watch->iteration + 1;
+  else
+    stamps_ns[action.stamp] = (long long)clock_ns();
 }
 
 extern "C" void run_block(NativeBlock* block) {
@@ -40,8 +43,7 @@ extern "C" void run_block(NativeBlock* block) {
   block->done = 0;
   for (long i = 0; i < b.warmup + b.timed + b.checks && !watch->stop; ++i) {
     long long stamps_ns[STAMPS] = {};
-    for (long k = 0; k < b.n_actions && !watch->stop; ++k)
-      perform(b.actions[k], watch, stamps_ns);
+    for (long k = 0; k < b.n_actions && !watch->stop; ++k) perform(b.actions[k], watch, stamps_ns);
     const bool is_timed = i >= b.warmup && i < b.warmup + b.timed;
     if (is_timed && !watch->stop) {
       for (int k = 0; k < STAMPS; ++k) b.stamps_ns[STAMPS * block->done + k] = stamps_ns[k];

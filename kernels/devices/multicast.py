@@ -31,17 +31,25 @@ class GpuMulticast:
         with device.calling("asking NVRTC's version"):
             nvrtc = device.cupy.cuda.nvrtc.getVersion()
         if int(device.arch.removeprefix("sm_")) < LEAST_ARCH or nvrtc < LEAST_NVRTC:
-            raise DeviceError(f"multimem needs sm_{LEAST_ARCH} and NVRTC 12.2 or newer; here are "
-                              f"{device.arch} and {device.compiler}")
+            raise DeviceError(
+                f"multimem needs sm_{LEAST_ARCH} and NVRTC 12.2 or newer; here are "
+                f"{device.arch} and {device.compiler}"
+            )
         self._call("cuDeviceGetByPCIBusId", ctypes.byref(number), device.pci_bus_id.encode())
-        self._call("cuDeviceGetAttribute", ctypes.byref(supported), MULTICAST_SUPPORTED,
-                   number.value)
+        self._call(
+            "cuDeviceGetAttribute", ctypes.byref(supported), MULTICAST_SUPPORTED, number.value
+        )
         if not supported.value:
-            raise DeviceError("the driver offers no multicast: this GPU is on no NVSwitch that "
-                              "can sum")
+            raise DeviceError(
+                "the driver offers no multicast: this GPU is on no NVSwitch that can sum"
+            )
         self.number = number.value
-        self._call("cuMulticastGetGranularity", ctypes.byref(unit),
-                   self._properties(ranks, size_bytes), RECOMMENDED)
+        self._call(
+            "cuMulticastGetGranularity",
+            ctypes.byref(unit),
+            self._properties(ranks, size_bytes),
+            RECOMMENDED,
+        )
         self.unit_bytes = unit.value
         self.size_bytes = -(-size_bytes // self.unit_bytes) * self.unit_bytes
         self.properties = self._properties(ranks, self.size_bytes)
@@ -51,8 +59,13 @@ class GpuMulticast:
         created, descriptor = c_uint64(), ctypes.c_int(-1)
         self._call("cuMulticastCreate", ctypes.byref(created), self.properties)
         try:
-            self._call("cuMemExportToShareableHandle", ctypes.byref(descriptor), created.value,
-                       FILE_DESCRIPTOR, 0)
+            self._call(
+                "cuMemExportToShareableHandle",
+                ctypes.byref(descriptor),
+                created.value,
+                FILE_DESCRIPTOR,
+                0,
+            )
         finally:  # the descriptor keeps the object
             self._call("cuMemRelease", created.value)
         return descriptor.value
@@ -60,8 +73,9 @@ class GpuMulticast:
     def join(self, descriptor: int) -> None:
         """Adds this GPU to the object."""
         joined = c_uint64()
-        self._call("cuMemImportFromShareableHandle", ctypes.byref(joined), descriptor,
-                   FILE_DESCRIPTOR)
+        self._call(
+            "cuMemImportFromShareableHandle", ctypes.byref(joined), descriptor, FILE_DESCRIPTOR
+        )
         self.object = joined.value
         self._at_end("cuMemRelease", self.object)
         self._call("cuMulticastAddDevice", self.object, self.number)
@@ -81,8 +95,9 @@ class GpuMulticast:
 
     def _map(self, handle: int) -> int:
         reserved, access = c_uint64(), struct.pack("iii", ON_DEVICE, self.number, READ_AND_WRITE)
-        self._call("cuMemAddressReserve", ctypes.byref(reserved), self.size_bytes,
-                   self.unit_bytes, 0, 0)
+        self._call(
+            "cuMemAddressReserve", ctypes.byref(reserved), self.size_bytes, self.unit_bytes, 0, 0
+        )
         self._at_end("cuMemAddressFree", reserved.value, self.size_bytes)
         self._call("cuMemMap", reserved.value, self.size_bytes, 0, handle, 0)
         self._at_end("cuMemUnmap", reserved.value, self.size_bytes)

@@ -18,16 +18,19 @@ def missing_cupy() -> str | None:
     if find_spec("cupy") or not (driver := driver_here()):
         return None
     name, extra = driver
-    return (f"{name} is here and CuPy is not: type `make allreduce GPU={extra}` (with pip: "
-            f"`pip install '.[{extra}]'`), or measure the CPU with `--device cpu` (`make allreduce "
-            "ARGS=\"--device cpu\"`)")
+    return (
+        f"{name} is here and CuPy is not: type `make allreduce GPU={extra}` (with pip: "
+        f"`pip install '.[{extra}]'`), or measure the CPU with `--device cpu` (`make allreduce "
+        'ARGS="--device cpu"`)'
+    )
 
 
 def unusable_gpu(reason: str) -> str | None:
     """One sentence if a GPU is here that CuPy, for this reason, cannot use; None otherwise."""
     driver = driver_here()
-    return driver and (f"{driver[0]} is here and CuPy cannot use it: {reason}; to measure the CPU "
-                       "add --device cpu")
+    return driver and (
+        f"{driver[0]} is here and CuPy cannot use it: {reason}; to measure the CPU add --device cpu"
+    )
 
 
 def driver_here() -> tuple[str, str] | None:
@@ -48,8 +51,12 @@ def cuda_version() -> int | None:
     except OSError:
         return None
     gpus, version = ctypes.c_int(), ctypes.c_int()
-    if (driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(gpus)) or not gpus.value
-            or driver.cuDriverGetVersion(ctypes.byref(version))):
+    if (
+        driver.cuInit(0)
+        or driver.cuDeviceGetCount(ctypes.byref(gpus))
+        or not gpus.value
+        or driver.cuDriverGetVersion(ctypes.byref(version))
+    ):
         return 0
     return version.value
 

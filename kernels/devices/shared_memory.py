@@ -21,8 +21,10 @@ import numpy as np
 from kernels.devices.device import Bytes, DeviceError
 
 MEMFD, NAMED = "memfd", "posix shared memory"
-HANDLES = {MEMFD: rb"/proc/[1-9][0-9]{0,9}/fd/[0-9]{1,9}",
-           NAMED: rb"/dev/shm/wiretax-[0-9]{1,10}-[0-9]{1,10}-[0-9a-f]{32}"}
+HANDLES = {
+    MEMFD: rb"/proc/[1-9][0-9]{0,9}/fd/[0-9]{1,9}",
+    NAMED: rb"/dev/shm/wiretax-[0-9]{1,10}-[0-9]{1,10}-[0-9a-f]{32}",
+}
 MEMORY_FACTS, CONTROL_GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 # Without these seals a peer could cut the memory off; touching it then raises SIGBUS.
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -31,8 +33,14 @@ SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 class HostMemory:
     """Host memory, mapped into this process. Its owner keeps `fd` open: a memfd's path needs it."""
 
-    def __init__(self, map: mmap.mmap, size_bytes: int, handle: bytes = b"", type: str = "private",
-                 fd: int | None = None) -> None:
+    def __init__(
+        self,
+        map: mmap.mmap,
+        size_bytes: int,
+        handle: bytes = b"",
+        type: str = "private",
+        fd: int | None = None,
+    ) -> None:
         self.map, self.size_bytes, self.handle, self.type = map, size_bytes, handle, type
         self.fd = fd
         self.view = np.frombuffer(map, np.uint8)

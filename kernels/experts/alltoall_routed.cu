@@ -17,7 +17,8 @@ DEVICE Slot slot_at(const Arguments& a, const Routing& r, char* at) {
 }
 
 // Returns the step after its last. REGISTERED: the peers read rows from the send buffer.
-template <Path PATH> DEVICE long dispatch(const Arguments& a, unsigned epoch) {
+template <Path PATH>
+DEVICE long dispatch(const Arguments& a, unsigned epoch) {
   const Routing& r = routing_of(a);
   const int* counting = number_choices(r);
   const auto give = [&](long reader, long start, long n, char* at) {
@@ -35,24 +36,21 @@ template <Path PATH> DEVICE long dispatch(const Arguments& a, unsigned epoch) {
   };
   const auto take = [&](long start, long n, auto inbox) {
     if (start == 0)
-      place_rows(a, r, [&](long s) {
-        return s == a.rank ? counting : slot_at(a, r, inbox(s)).counts;
-      });
+      place_rows(a, r,
+                 [&](long s) { return s == a.rank ? counting : slot_at(a, r, inbox(s)).counts; });
     for (int d = 0; d < WORLD; ++d) {
       const long s = (a.rank + d) % WORLD;
       for_tokens_of_block(start, smaller(start + n, r.tokens_of[s]), [&](long t) {
-        if (s == a.rank)
-          return store_token(a, r, s, t, choices_of(r, r.choices, t), own_row(a, t));
+        if (s == a.rank) return store_token(a, r, s, t, choices_of(r, r.choices, t), own_row(a, t));
         const Slot slot = slot_at(a, r, inbox(s));
-        const char* row = PATH == REGISTERED
-                              ? of_thread(a.sends, (int)s) + t * row_bytes(a)
-                              : slot.rows + (t - start) * row_stride(a);
+        const char* row = PATH == REGISTERED ? of_thread(a.sends, (int)s) + t * row_bytes(a)
+                                             : slot.rows + (t - start) * row_stride(a);
         store_token(a, r, s, t, choices_of(r, slot.choices, t - start), row);
       });
     }
   };
-  const long step = exchange_from<PATH, ONE>(a, epoch, 0, r.most_tokens, r.step_tokens, give,
-                                                  [](long, long) {}, take);
+  const long step = exchange_from<PATH, ONE>(
+      a, epoch, 0, r.most_tokens, r.step_tokens, give, [](long, long) {}, take);
   if (PATH != REGISTERED) return step;
   // New tokens may be written only after every peer has read the old ones.
   signal(a, everyone_but(a.rank), stamp(epoch, step + 1));
@@ -60,7 +58,8 @@ template <Path PATH> DEVICE long dispatch(const Arguments& a, unsigned epoch) {
   return step + 1;
 }
 
-template <Path PATH> DEVICE void combine(const Arguments& a, unsigned epoch, long step) {
+template <Path PATH>
+DEVICE void combine(const Arguments& a, unsigned epoch, long step) {
   const Routing& r = routing_of(a);
   const long stride = row_stride(a);
   const auto give = [&](long reader, long start, long n, char* slot) {
@@ -77,12 +76,13 @@ template <Path PATH> DEVICE void combine(const Arguments& a, unsigned epoch, lon
                    [&](auto term) { all_terms(a, r, t, part_of, term); });
     });
   };
-  exchange_from<PATH, ONE>(a, epoch, step, r.most_tokens, r.step_tokens, give,
-                                [](long, long) {}, take);
+  exchange_from<PATH, ONE>(
+      a, epoch, step, r.most_tokens, r.step_tokens, give, [](long, long) {}, take);
 }
 
 enum Way { DISPATCH, COMBINE, ROUND_TRIP };
-template <Way WAY, Path PATH> DEVICE void route(const Arguments& launched) {
+template <Way WAY, Path PATH>
+DEVICE void route(const Arguments& launched) {
   const Arguments& a = routing_of(launched).ranks;
   const unsigned epoch = enter_launch(a);
   long step = 0;

@@ -5,24 +5,27 @@
 #pragma once
 #include "../include/exchange.h"
 
-struct Choice { int expert, place; float weight; };
+struct Choice {
+  int expert, place;
+  float weight;
+};
 
 struct Routing {
   Arguments ranks;           // read from memory: by value, all this would not fit in registers
   long tokens, most_tokens;  // of this rank, and of the rank with most
   long experts, top_k, most_rows;
-  long step_tokens;          // tokens of a rank that are handled in one step
-  const int* owner;          // [experts]: the rank that has the expert
-  const int* tokens_of;      // [WORLD]: tokens of each rank
-  Choice* choices;           // [tokens][top_k]; `place`: how many earlier ones chose the expert
-  int* counting;             // [MOST_BLOCKS][experts]: each block's count of this rank's choices
-  int* first;                // [WORLD][experts]: the first row here for a rank's tokens, by expert
-  Choice* came;              // [WORLD][most_tokens][top_k] of all ranks; `place`: row here or -1
-  char* rows;                // the experts' inputs, and later their results
+  long step_tokens;      // tokens of a rank that are handled in one step
+  const int* owner;      // [experts]: the rank that has the expert
+  const int* tokens_of;  // [WORLD]: tokens of each rank
+  Choice* choices;       // [tokens][top_k]; `place`: how many earlier ones chose the expert
+  int* counting;         // [MOST_BLOCKS][experts]: each block's count of this rank's choices
+  int* first;            // [WORLD][experts]: the first row here for a rank's tokens, by expert
+  Choice* came;          // [WORLD][most_tokens][top_k] of all ranks; `place`: row here or -1
+  char* rows;            // the experts' inputs, and later their results
   // For a library, which sends records (a row and its choices), grouped by rank.
-  char *out, *in;            // records of this rank's tokens, and the records that arrive
+  char *out, *in;               // records of this rank's tokens, and the records that arrive
   const int *record, *arrived;  // [WORLD][most_tokens]: a token's record in `out`, in `in`, or -1
-  int* counts;               // [WORLD][experts]: each rank's choices of each expert
+  int* counts;                  // [WORLD][experts]: each rank's choices of each expert
 };
 
 DEVICE const Routing& routing_of(const Arguments& a) { return *(const Routing*)a.more; }

@@ -9,7 +9,8 @@ enum Readers { ONE, ALL };  // a rank's elements: different for each reader, or 
 
 // Calls each(token) for this block's tokens of [start, end): the same places in every step and on
 // every rank, because a block waits only for the same block of each peer.
-template <class Each> DEVICE void for_tokens_of_block(long start, long end, Each each) {
+template <class Each>
+DEVICE void for_tokens_of_block(long start, long end, Each each) {
   for (long t = start + block(); t < end; t += blocks()) each(t);
 }
 // The bytes of a row in a slot, where each row begins its own cache line.
@@ -78,13 +79,15 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
     if (char* to = own_place(at)) copy(Output{to}, segment_for<READERS>(a, a.send, a.rank, at), n);
   };
   if constexpr (PATH == REGISTERED) {
-    in_users_buffers(a, [&] { in_parts(a.count, copy_own); }, [&] {
-      in_parts(a.count, [&](long at, long n) {
-        take(at, n, [&](long writer) {
-          return segment_for<READERS>(a, of_thread(a.sends, (int)writer), a.rank, at);
+    in_users_buffers(
+        a, [&] { in_parts(a.count, copy_own); },
+        [&] {
+          in_parts(a.count, [&](long at, long n) {
+            take(at, n, [&](long writer) {
+              return segment_for<READERS>(a, of_thread(a.sends, (int)writer), a.rank, at);
+            });
+          });
         });
-      });
-    });
   } else {
     // On a CPU what all ranks read goes into a slab and its own place in one pass: 0.9 of the time.
     constexpr bool BOTH = COPIES_TO_BOTH && READERS == ALL && WORLD > 1;
@@ -95,17 +98,22 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
           const long at = start * ELEMENT_BYTES;
           char* to = BOTH && reader == (a.rank + 1) % WORLD ? own_place(at) : nullptr;
           const char* from = segment_for<READERS>(a, a.send, reader, at);
-          if (to) copy(OutputAndSlab{{to}, {slot}}, from, n);
-          else copy(Slab{slot}, from, n);
+          if (to)
+            copy(OutputAndSlab{{to}, {slot}}, from, n);
+          else
+            copy(Slab{slot}, from, n);
         },
-        [&](long start, long n) { if (!BOTH) copy_own(start * ELEMENT_BYTES, n); },
+        [&](long start, long n) {
+          if (!BOTH) copy_own(start * ELEMENT_BYTES, n);
+        },
         [&](long start, long n, auto inbox) { take(start * ELEMENT_BYTES, n, inbox); });
     leave_launch(a, epoch);
   }
 }
 
 // Reduces the segments that all ranks have for this rank, in rank order and rounded once.
-template <Path PATH, Readers READERS> DEVICE void exchange_and_reduce(const Arguments& a) {
+template <Path PATH, Readers READERS>
+DEVICE void exchange_and_reduce(const Arguments& a) {
   const auto nowhere = [](long) -> char* { return nullptr; };
   exchange<PATH, READERS>(a, nowhere, [&](long at, long n, auto from) {
     const char* own = segment_for<READERS>(a, a.send, a.rank, at);
@@ -114,7 +122,8 @@ template <Path PATH, Readers READERS> DEVICE void exchange_and_reduce(const Argu
 }
 
 // Stores the segments that all ranks have for this rank one after another, in rank order.
-template <Path PATH, Readers READERS> DEVICE void exchange_and_gather(const Arguments& a) {
+template <Path PATH, Readers READERS>
+DEVICE void exchange_and_gather(const Arguments& a) {
   const auto place = [&](long writer, long at) {
     return a.receive + writer * a.count * ELEMENT_BYTES + at;
   };
@@ -132,7 +141,8 @@ template <Path PATH, Readers READERS> DEVICE void exchange_and_gather(const Argu
 
 // A ring: REDUCES adds up each segment on its way around, GATHERS passes it, complete, to all. With
 // both, a chunk has a segment per rank; otherwise `send` or `receive` has one of `count` elements.
-template <bool REDUCES, bool GATHERS> struct Ring {
+template <bool REDUCES, bool GATHERS>
+struct Ring {
   static constexpr bool BOTH = REDUCES && GATHERS;
   static constexpr int SUMMED = REDUCES ? WORLD - 1 : 0;  // the stage that completes a segment
   static constexpr int STAGES = SUMMED + (GATHERS ? WORLD : 1);
@@ -148,15 +158,20 @@ template <bool REDUCES, bool GATHERS> struct Ring {
     if (SUMMED > 0 && s == 0) return copy(sent, own, segment.count);
     if (s < SUMMED) return reduce<PARTIAL, 2>(sent, sum, segment.count);
     if (SUMMED > 0 && s == SUMMED) {
-      if (GATHERS) reduce<COMPLETE, 2>(OutputAndSlab{output, sent}, sum, segment.count);
-      else reduce<COMPLETE, 2>(output, sum, segment.count);
+      if (GATHERS)
+        reduce<COMPLETE, 2>(OutputAndSlab{output, sent}, sum, segment.count);
+      else
+        reduce<COMPLETE, 2>(output, sum, segment.count);
       return;
     }
     const char* from = SUMMED == 0 && s == 0 ? own : received;
     const bool in_place = SUMMED == 0 && from == output.at;
-    if (s < STAGES - 1 && !in_place) copy(OutputAndSlab{output, sent}, from, segment.count);
-    else if (s < STAGES - 1) copy(sent, from, segment.count);
-    else if (!in_place) copy(output, from, segment.count);
+    if (s < STAGES - 1 && !in_place)
+      copy(OutputAndSlab{output, sent}, from, segment.count);
+    else if (s < STAGES - 1)
+      copy(sent, from, segment.count);
+    else if (!in_place)
+      copy(output, from, segment.count);
   }
 
   // Chunk k enters in beat k and passes one stage per beat: the right neighbour receives in stage

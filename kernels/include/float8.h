@@ -8,7 +8,8 @@ DEVICE words clamped_magnitude(unsigned limit_bits, floats x) {
   return least_of(magnitude(x), words{} + limit_bits);
 }
 
-template <int MANTISSA, unsigned BIAS, unsigned LARGEST> struct Float8 {
+template <int MANTISSA, unsigned BIAS, unsigned LARGEST>
+struct Float8 {
   static constexpr int SHIFT = 23 - MANTISSA;
   // As bits of fp32: the largest value, the least normal one, and 2^k with the steps below it.
   static constexpr unsigned LARGEST_BITS = (LARGEST << SHIFT) + ((127 - BIAS) << 23);

@@ -10,7 +10,7 @@ struct Gemv {
   const char* row_scales;   // [hidden] fp32, for int8 weights
   long hidden, inner;       // both multiples of 64
   long stride, copies;
-  long step_rows;           // rows of a block in one step; a multiple of the rows of its subgroups
+  long step_rows;  // rows of a block in one step; a multiple of the rows of its subgroups
 };
 
 constexpr long WEIGHT_BYTES = sizeof(WEIGHT::bits);
@@ -24,7 +24,9 @@ constexpr int ACTIVATION_PACKS = ELEMENT_BYTES / WEIGHT_BYTES;  // for one pack 
 // Tokens whose widened activations a lane holds at once: in 32 registers of a GPU.
 constexpr int TOKENS_AT_ONCE = TOKENS < 8 / WIDENED ? TOKENS : 8 / WIDENED;
 
-struct TileSums { pack of_token[TOKENS]; };
+struct TileSums {
+  pack of_token[TOKENS];
+};
 
 // One tile, by a subgroup: `rows` is its first row.
 DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSums& tile_sums) {
@@ -33,22 +35,27 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSum
   const char* activations = g.activations;
   const long activation_bytes = g.stride * ELEMENT_BYTES;
   floats sums[TOKENS][ROWS];
-  UNROLLED for (int r = 0; r < ROWS; r += ROWS_AT_ONCE) {
+  UNROLLED
+  for (int r = 0; r < ROWS; r += ROWS_AT_ONCE) {
     floats part[TOKENS][ROWS_AT_ONCE] = {};
-    AS_WRITTEN for (unsigned i = lane(); i < packs; i += lanes()) {
+    AS_WRITTEN
+    for (unsigned i = lane(); i < packs; i += lanes()) {
       pack w[ROWS_AT_ONCE];
       for (int k = 0; k < ROWS_AT_ONCE; ++k)
         w[k] = load_aligned_pack(rows + (r + k) * row_bytes, i);
-      UNROLLED for (int first = 0; first < TOKENS; first += TOKENS_AT_ONCE) {
+      UNROLLED
+      for (int first = 0; first < TOKENS; first += TOKENS_AT_ONCE) {
         const int n = TOKENS - first < TOKENS_AT_ONCE ? TOKENS - first : TOKENS_AT_ONCE;
         pack x[TOKENS_AT_ONCE][ACTIVATION_PACKS];
-        UNROLLED for (int t = 0; t < n; ++t)
+        UNROLLED
+        for (int t = 0; t < n; ++t)
           for (int p = 0; p < ACTIVATION_PACKS; ++p)
             x[t][p] = load_aligned_pack(activations + (first + t) * activation_bytes,
                                         i * ACTIVATION_PACKS + p);
         loads_first<ROWS_AT_ONCE + TOKENS_AT_ONCE * ACTIVATION_PACKS>();
         floats wide_x[TOKENS_AT_ONCE][REGISTERS * WIDENED];
-        UNROLLED for (int t = 0; t < n; ++t)
+        UNROLLED
+        for (int t = 0; t < n; ++t)
           for (int p = 0; p < ACTIVATION_PACKS; ++p)
             for (int j = 0; j < REGISTERS; ++j)
               Element::in_order(x[t][p].r[j],
@@ -57,7 +64,8 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSum
           for (int j = 0; j < REGISTERS; ++j) {
             floats wide_w[WIDENED];
             WEIGHT::in_order(w[k].r[j], wide_w);
-            UNROLLED for (int t = 0; t < n; ++t)
+            UNROLLED
+            for (int t = 0; t < n; ++t)
               for (int v = 0; v < WIDENED; ++v)
                 part[first + t][k] += wide_w[v] * wide_x[t][j * WIDENED + v];
           }
@@ -87,7 +95,8 @@ SEPARATE void compute_group(const Gemv& g, const char* weights, long row, long e
 
 // Rows [first, end) of the matrix, by this block. One lane calls each(offset, sums) for every tile
 // and token; `offset` is the first sum's place in [TOKENS][hidden], in bytes.
-template <class Each> DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
+template <class Each>
+DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
   const long hidden = g.hidden;
   // A meeting begins each iteration. The watch counts these too, but lies in host memory.
   const u64 copy = g.ranks.own->meetings.value % (u64)g.copies;
@@ -97,7 +106,8 @@ template <class Each> DEVICE void compute_rows(const Gemv& g, long first, long e
     compute_group(g, weights, row, end, sums);
     for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
       if (lane() == 0) {
-        UNROLLED for (int t = 0; t < TOKENS; ++t)
+        UNROLLED
+        for (int t = 0; t < TOKENS; ++t)
           each((t * hidden + row) * ELEMENT_BYTES, sums[i].of_token[t]);
       }
   }

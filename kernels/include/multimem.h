@@ -9,15 +9,18 @@
 #include "pack.h"
 
 // The instruction of a type and an operation, for a pack and for a word; most have none.
-template <class Type, class Operation> struct Multimem {
+template <class Type, class Operation>
+struct Multimem {
   static constexpr bool EXISTS = false;
-  template <class T> static DEVICE void load(T&, const char*) {}
+  template <class T>
+  static DEVICE void load(T&, const char*) {}
 };
-#define MULTIMEM(TYPE, OPERATION, op, type)                                                        \
-  template <> struct Multimem<TYPE, OPERATION> {                                                   \
-    static constexpr bool EXISTS = HAS_MULTIMEM;                                                   \
-    static DEVICE void load(pack& x, const char* at) { LOAD_MULTIMEM_PACK(x, at, op, type); }      \
-    static DEVICE void load(words& x, const char* at) { LOAD_MULTIMEM_WORD(x, at, op, type); }     \
+#define MULTIMEM(TYPE, OPERATION, op, type)                                                    \
+  template <>                                                                                  \
+  struct Multimem<TYPE, OPERATION> {                                                           \
+    static constexpr bool EXISTS = HAS_MULTIMEM;                                               \
+    static DEVICE void load(pack& x, const char* at) { LOAD_MULTIMEM_PACK(x, at, op, type); }  \
+    static DEVICE void load(words& x, const char* at) { LOAD_MULTIMEM_WORD(x, at, op, type); } \
   };
 MULTIMEM(Float32, Sum, "add", "f32")
 MULTIMEM(Float16, Sum, "add.acc::f32", "f16x2")
@@ -28,7 +31,8 @@ MULTIMEM(Bfloat16, Min, "min", "bf16x2")
 MULTIMEM(Bfloat16, Max, "max", "bf16x2")
 using Switch = Multimem<Element, REDOP>;
 
-template <int N> DEVICE pack load_from_switch(Packs<N> place, const char* from, int k) {
+template <int N>
+DEVICE pack load_from_switch(Packs<N> place, const char* from, int k) {
   pack x = {};
   Switch::load(x, from + place.at(k) * sizeof(pack));
   return x;
@@ -40,18 +44,22 @@ DEVICE pack load_from_switch(SingleElement place, const char* from, int) {
   return x;
 }
 // The ranks' elements at a place, combined. Without multimem a loop over the ranks' parts.
-template <class Place> DEVICE pack load_combined(Place place, const char* from, int k) {
-  if constexpr (Switch::EXISTS) return load_from_switch(place, from, k);
-  else return combined<COMPLETE, WORLD>(
-      [&](int r) { return place.load(MULTIMEM_PART(from, r), k); });
+template <class Place>
+DEVICE pack load_combined(Place place, const char* from, int k) {
+  if constexpr (Switch::EXISTS)
+    return load_from_switch(place, from, k);
+  else
+    return combined<COMPLETE, WORLD>([&](int r) { return place.load(MULTIMEM_PART(from, r), k); });
 }
 
 // A destination in all slabs, for whole packs.
 struct AllSlabs {
   char* at;
   DEVICE bool aligned() const { return true; }
-  template <int N> DEVICE void put(Packs<N> place, int k, pack p) const {
-    if constexpr (Switch::EXISTS) store_multimem(at + place.at(k) * sizeof(pack), p);
+  template <int N>
+  DEVICE void put(Packs<N> place, int k, pack p) const {
+    if constexpr (Switch::EXISTS)
+      store_multimem(at + place.at(k) * sizeof(pack), p);
     else
       for (int r = 0; r < WORLD; ++r) place.store(MULTIMEM_PART(at, r), k, p);
   }
@@ -59,13 +67,16 @@ struct AllSlabs {
 };
 
 // Combines `count` elements of all ranks' slabs into `to`.
-template <class To> DEVICE void reduce_multimem(To to, const char* from, long count) {
+template <class To>
+DEVICE void reduce_multimem(To to, const char* from, long count) {
   for_places<4>(count, to.aligned(), whole_grid(), [&](auto place) INLINED {
     constexpr int N = decltype(place)::COUNT;
     pack batch[N];
-    UNROLLED for (int k = 0; k < N; ++k) batch[k] = load_combined(place, from, k);
+    UNROLLED
+    for (int k = 0; k < N; ++k) batch[k] = load_combined(place, from, k);
     if (N > 1) loads_first<N * WORLD>();
-    UNROLLED for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
+    UNROLLED
+    for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
   });
 }
 

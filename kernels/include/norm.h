@@ -12,14 +12,14 @@
 #include "quantize.h"
 
 struct Norm {
-  Arguments ranks;           // `count`: the elements of all tokens
-  const char* residual;      // [tokens][hidden]
-  char* residual_out;        // [tokens][hidden]; may be `residual`
-  const char* weight;        // [hidden]
-  char* codes;               // [tokens][hidden] bytes, aligned to a pack of codes; with OUTPUT
-  char* scales;              // [tokens] fp32; with OUTPUT
+  Arguments ranks;       // `count`: the elements of all tokens
+  const char* residual;  // [tokens][hidden]
+  char* residual_out;    // [tokens][hidden]; may be `residual`
+  const char* weight;    // [hidden]
+  char* codes;           // [tokens][hidden] bytes, aligned to a pack of codes; with OUTPUT
+  char* scales;          // [tokens] fp32; with OUTPUT
   long hidden, tokens;
-  long step_tokens;          // tokens that are handed over in one step
+  long step_tokens;  // tokens that are handed over in one step
   double epsilon;
 };
 
@@ -29,7 +29,7 @@ struct Unquantized {
 };
 constexpr bool QUANTIZED = OUTPUT::LARGEST > 1;
 
-constexpr int PACKS_AT_ONCE = WORLD <= 4 ? 4 : 2;  // a GPU has 128 registers a thread
+constexpr int PACKS_AT_ONCE = WORLD <= 4 ? 4 : 2;              // a GPU has 128 registers a thread
 constexpr int PACK_CODES = PACK_ELEMENTS * 4 / sizeof(words);  // registers with a pack's codes
 
 // A token's row, in work by one block. `aligned`: all its buffers start at a pack.
@@ -41,14 +41,16 @@ struct Row {
 };
 
 // A row in the peers' receive buffers: at[d] is that of rank (own + d) % RANKS, at[0] is unused.
-template <int RANKS> struct PeerRows {
+template <int RANKS>
+struct PeerRows {
   Slab at[RANKS];
   DEVICE bool aligned() const {
     bool all = true;
     for (int d = 1; d < RANKS; ++d) all &= at[d].aligned();
     return all;
   }
-  template <class Place> DEVICE void store(Place place, int k, pack sum) const {
+  template <class Place>
+  DEVICE void store(Place place, int k, pack sum) const {
     for (int d = 1; d < RANKS; ++d) at[d].put(place, k, sum);
   }
 };
@@ -64,7 +66,7 @@ DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const PeerRows<
       sum[k] = combined<COMPLETE, SOURCES>([&](int s) { return at.load(inputs.at[s], k); });
       old[k] = at.load(row.residual, k);
     }
-    loads_first<N * (SOURCES + 1)>();
+    loads_first<N*(SOURCES + 1)>();
     for (int k = 0; k < N; ++k) {
       peers.store(at, k, sum[k]);
       typename Element::values x = Element::widen(sum[k]);
@@ -146,8 +148,13 @@ template <int SOURCES, int RANKS = 1>
 DEVICE void norm_row(const Norm& n, long token, Sources<SOURCES> inputs,
                      PeerRows<RANKS> peers = {}) {
   const long hidden = n.hidden, start = token * hidden * ELEMENT_BYTES;
-  Row row = {n.residual + start, n.weight, n.residual_out + start, n.ranks.receive + start,
-             n.codes + token * hidden, hidden, true};
+  Row row = {n.residual + start,
+             n.weight,
+             n.residual_out + start,
+             n.ranks.receive + start,
+             n.codes + token * hidden,
+             hidden,
+             true};
   row.aligned = inputs.aligned() && peers.aligned() && is_aligned(row.residual) &&
                 is_aligned(row.residual_out) && is_aligned(row.normed) && is_aligned(row.weight);
   const float mean = add(row, inputs, peers) / (float)hidden;

@@ -5,9 +5,12 @@
 #include "sync.h"
 
 // A type that is computed with as stored.
-template <class Lane, class Bits> struct Plain {
+template <class Lane, class Bits>
+struct Plain {
   typedef Bits bits;
-  struct values { Lane v[sizeof(pack) / sizeof(Lane)]; };
+  struct values {
+    Lane v[sizeof(pack) / sizeof(Lane)];
+  };
   static DEVICE values widen(pack p) { return reinterpret<values>(p); }
   static DEVICE pack narrow(values v) { return reinterpret<pack>(v); }
 };
@@ -27,20 +30,27 @@ struct Int8 : Plain<int8s, unsigned char> {
 struct Uint8 : Plain<uint8s, unsigned char> {};
 
 // fp8, four elements per word, computed with in fp32.
-template <class Format> struct Coded {
+template <class Format>
+struct Coded {
   typedef unsigned char bits;
-  struct values { floats v[4 * REGISTERS]; };
+  struct values {
+    floats v[4 * REGISTERS];
+  };
   static DEVICE values widen(pack p) {
     values v;
-    UNROLLED for (int i = 0; i < REGISTERS; ++i) {
-      UNROLLED for (int k = 0; k < 4; ++k) v.v[4 * i + k] = Format::values(p.r[i] >> 8 * k);
+    UNROLLED
+    for (int i = 0; i < REGISTERS; ++i) {
+      UNROLLED
+      for (int k = 0; k < 4; ++k) v.v[4 * i + k] = Format::values(p.r[i] >> 8 * k);
     }
     return v;
   }
   static DEVICE pack narrow(values v) {
     pack p = {};
-    UNROLLED for (int i = 0; i < REGISTERS; ++i) {
-      UNROLLED for (int k = 0; k < 4; ++k) p.r[i] |= Format::codes(v.v[4 * i + k]) << 8 * k;
+    UNROLLED
+    for (int i = 0; i < REGISTERS; ++i) {
+      UNROLLED
+      for (int k = 0; k < 4; ++k) p.r[i] |= Format::codes(v.v[4 * i + k]) << 8 * k;
     }
     return p;
   }
@@ -51,9 +61,12 @@ struct Float8_e5m2 : Coded<E5m2> {};
 // A 16-bit type, two elements per word, computed with in fp32. Like Float32, it has also
 //   in_order: the elements of a register as fp32, in the order of memory (low and high may not be)
 //   store_sums: stores a pack of fp32 as elements; half a pack, of 16 bits, cannot stream
-template <class Type> struct Widened {
+template <class Type>
+struct Widened {
   typedef unsigned short bits;
-  struct values { floats v[2 * REGISTERS]; };
+  struct values {
+    floats v[2 * REGISTERS];
+  };
   static DEVICE values widen(pack p) {
     values v;
     for (int i = 0; i < REGISTERS; ++i) {
@@ -83,23 +96,43 @@ struct Bfloat16 : Widened<Bfloat16> {
   static DEVICE void store_sums(char* at, pack sums, bool = false) { store_bfloat16s(at, sums); }
 };
 
-struct Unscaled { template <class Lane> static DEVICE Lane finish(Lane a) { return a; } };
+struct Unscaled {
+  template <class Lane>
+  static DEVICE Lane finish(Lane a) {
+    return a;
+  }
+};
 struct Sum : Unscaled {
-  template <class Lane> static DEVICE Lane combine(Lane a, Lane b) { return a + b; }  // the sum
+  template <class Lane>
+  static DEVICE Lane combine(Lane a, Lane b) {
+    return a + b;
+  }  // the sum
 };
 struct Prod : Unscaled {
-  template <class Lane> static DEVICE Lane combine(Lane a, Lane b) { return a * b; }
+  template <class Lane>
+  static DEVICE Lane combine(Lane a, Lane b) {
+    return a * b;
+  }
 };
 struct Min : Unscaled {
-  template <class Lane> static DEVICE Lane combine(Lane a, Lane b) { return b < a ? b : a; }
+  template <class Lane>
+  static DEVICE Lane combine(Lane a, Lane b) {
+    return b < a ? b : a;
+  }
 };
 struct Max : Unscaled {
-  template <class Lane> static DEVICE Lane combine(Lane a, Lane b) { return a < b ? b : a; }
+  template <class Lane>
+  static DEVICE Lane combine(Lane a, Lane b) {
+    return a < b ? b : a;
+  }
 };
 struct Avg : Sum {
   static DEVICE floats finish(floats a) { return a * (1.0f / WORLD); }
   static DEVICE doubles finish(doubles a) { return a * (1.0 / WORLD); }
-  template <class Lane> static DEVICE Lane finish(Lane a) { return a / WORLD; }  // as NCCL divides
+  template <class Lane>
+  static DEVICE Lane finish(Lane a) {
+    return a / WORLD;
+  }  // as NCCL divides
 };
 
 typedef ELEMENT Element;
@@ -120,17 +153,23 @@ DEVICE pack load_pack(const char* from, long i) {
 }
 DEVICE void store_pack(char* to, long i, pack p) {
   char* at = to + i * (long)sizeof(pack);
-  if (is_aligned(at)) store_aligned_pack(at, 0, p);
-  else if ((u64)at % 4 == 0) store_pieces<unsigned>(at, p);
-  else if (ELEMENT_BYTES == 1 && (u64)at % 2) store_pieces<unsigned char>(at, p);
-  else store_pieces<unsigned short>(at, p);
+  if (is_aligned(at))
+    store_aligned_pack(at, 0, p);
+  else if ((u64)at % 4 == 0)
+    store_pieces<unsigned>(at, p);
+  else if (ELEMENT_BYTES == 1 && (u64)at % 2)
+    store_pieces<unsigned char>(at, p);
+  else
+    store_pieces<unsigned short>(at, p);
 }
 
 // Destinations of a reduction. A user's buffer may start anywhere.
-template <bool STREAM> struct Destination {
+template <bool STREAM>
+struct Destination {
   char* at;
   DEVICE bool aligned() const { return is_aligned(at); }
-  template <class Place> DEVICE void put(Place place, int k, pack p) const {
+  template <class Place>
+  DEVICE void put(Place place, int k, pack p) const {
     place.store(at, k, p, STREAM);
   }
 };
@@ -140,29 +179,34 @@ struct OutputAndSlab {
   Output output;
   Slab slab;
   DEVICE bool aligned() const { return output.aligned() && slab.aligned(); }
-  template <class Place> DEVICE void put(Place place, int k, pack p) const {
+  template <class Place>
+  DEVICE void put(Place place, int k, pack p) const {
     output.put(place, k, p), slab.put(place, k, p);
   }
 };
 
 // Combines load(s) of every source s, in the order of the sources, and rounds once.
 enum Finish { PARTIAL, COMPLETE };
-template <Finish FINISH, int SOURCES, class Load> DEVICE pack combined(Load load) {
+template <Finish FINISH, int SOURCES, class Load>
+DEVICE pack combined(Load load) {
   if (SOURCES == 1) return load(0);
   typename Element::values sum = Element::widen(load(0));
   for (int s = 1; s < SOURCES; ++s) {
     const typename Element::values next = Element::widen(load(s));
-    UNROLLED for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::combine(sum.v[k], next.v[k]);
+    UNROLLED
+    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::combine(sum.v[k], next.v[k]);
   }
   if (FINISH == COMPLETE) {
-    UNROLLED for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::finish(sum.v[k]);
+    UNROLLED
+    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::finish(sum.v[k]);
   }
   return Element::narrow(sum);
 }
 
 DEVICE long smaller(long a, long b) { return a < b ? a : b; }
 
-template <int SOURCES> struct Sources {
+template <int SOURCES>
+struct Sources {
   const char* at[SOURCES];
   DEVICE bool aligned() const {
     bool all = true;
@@ -180,13 +224,16 @@ DEVICE Sources<WORLD> inputs_of_all(const Arguments& a, const char* own, Peer fr
 }
 
 // The threads that share a piece of work: the whole grid, or one block.
-struct Team { unsigned thread, threads; };
+struct Team {
+  unsigned thread, threads;
+};
 DEVICE Team whole_grid() { return {(unsigned)thread(), (unsigned)threads()}; }
 DEVICE Team this_block() { return {(unsigned)thread_in_block(), (unsigned)threads_in_block()}; }
 
 // A place in a buffer: a batch of N packs, `step` packs apart, or a single element in lane 0 of an
 // empty pack. Pack k of a batch, or any of its elements alone, has the number `number + k`.
-template <int N> struct Packs {
+template <int N>
+struct Packs {
   static constexpr int COUNT = N, number = 0;
   unsigned first, step;
   DEVICE unsigned at(int k) const { return first + k * step; }
@@ -253,16 +300,22 @@ DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_g
     if constexpr (IS_FETCHED && N > 1)
       if ((place.at(N - 1) + FETCHED_PACKS) * PACK_ELEMENTS < count)
         for (const char* source : from.at) {
-          UNROLLED for (int k = 0; k < N; k += LINE_PACKS)
+          UNROLLED
+          for (int k = 0; k < N; k += LINE_PACKS)
             fetch(source + (place.at(k) + FETCHED_PACKS) * (long)sizeof(pack));
         }
-    UNROLLED for (int k = 0; k < N; ++k)
+    UNROLLED
+    for (int k = 0; k < N; ++k)
       batch[k] = combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); });
     if (N > 1) loads_first<N * SOURCES>();
-    UNROLLED for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
+    UNROLLED
+    for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
   });
 }
-template <class To> DEVICE bool copied_as_string(To, const char*, long) { return false; }
+template <class To>
+DEVICE bool copied_as_string(To, const char*, long) {
+  return false;
+}
 DEVICE bool copied_as_string(Destination<false> to, const char* from, long count) {
   return copied_as_string(to.at, from, count * ELEMENT_BYTES);
 }
@@ -273,7 +326,8 @@ DEVICE void copy(To to, const char* from, long count, Team team = whole_grid()) 
 }
 
 // Calls body(offset in bytes, elements) for parts of a message that one `reduce` can take.
-template <long MOST = MOST_ELEMENTS, class Body> DEVICE void in_parts(long count, Body body) {
+template <long MOST = MOST_ELEMENTS, class Body>
+DEVICE void in_parts(long count, Body body) {
   for (long start = 0; start < count; start += MOST)
     body(start * ELEMENT_BYTES, smaller(count - start, MOST));
 }
@@ -282,8 +336,11 @@ DEVICE void copy_message(const Arguments& a) {
 }
 
 // Cuts `count` elements into WORLD segments of whole units; the last may be short or empty.
-struct Segment { long start, count; };
-template <long UNIT = PACK_ELEMENTS> DEVICE Segment segment_of(long count, long index) {
+struct Segment {
+  long start, count;
+};
+template <long UNIT = PACK_ELEMENTS>
+DEVICE Segment segment_of(long count, long index) {
   const long most = (count + WORLD * UNIT - 1) / (WORLD * UNIT) * UNIT;
   const long start = smaller(index * most, count);
   return {start, smaller(most, count - start)};

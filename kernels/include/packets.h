@@ -20,8 +20,11 @@
 DEVICE words selected(bool first, words x, words y) { return first ? x : y; }
 
 // Loads unit i of a user's buffer; elements from `count` on are zeros.
-template <int BYTES> DEVICE pack load_unit(const char* from, int i, int count) {
-  struct { Element::bits of[PACK_ELEMENTS]; } part = {};
+template <int BYTES>
+DEVICE pack load_unit(const char* from, int i, int count) {
+  struct {
+    Element::bits of[PACK_ELEMENTS];
+  } part = {};
   constexpr int N = BYTES / ELEMENT_BYTES;
   const char* at = from + i * BYTES;
   const int n = count - i * N;
@@ -31,12 +34,16 @@ template <int BYTES> DEVICE pack load_unit(const char* from, int i, int count) {
     copy_bits(&part, &whole, sizeof whole);
     return reinterpret<pack>(part);
   }
-  UNROLLED for (int k = 0; k < N; ++k)
+  UNROLLED
+  for (int k = 0; k < N; ++k)
     if (k < n) part.of[k] = ((const volatile Element::bits*)at)[k];
   return reinterpret<pack>(part);
 }
-template <int BYTES> DEVICE void store_unit(char* to, int i, int count, pack p) {
-  struct Part { Element::bits of[PACK_ELEMENTS]; };
+template <int BYTES>
+DEVICE void store_unit(char* to, int i, int count, pack p) {
+  struct Part {
+    Element::bits of[PACK_ELEMENTS];
+  };
   const Part part = reinterpret<Part>(p);
   constexpr int N = BYTES / ELEMENT_BYTES;
   char* at = to + i * BYTES;
@@ -47,7 +54,8 @@ template <int BYTES> DEVICE void store_unit(char* to, int i, int count, pack p) 
     copy_bits(&whole, &p, sizeof whole);
     return store_8_bytes(at, whole);
   }
-  UNROLLED for (int k = 0; k < N; ++k)
+  UNROLLED
+  for (int k = 0; k < N; ++k)
     if (k < n) ((volatile Element::bits*)at)[k] = part.of[k];
 }
 
@@ -62,13 +70,15 @@ template <int BYTES> DEVICE void store_unit(char* to, int i, int count, pack p) 
 DEVICE u64* packets_of(const Arguments& a, int reader) {
   return (u64*)(a.slab[afresh(reader)] + 2 * a.half_bytes);
 }
-template <class WIRE> DEVICE u64 wanted(unsigned epoch) {
+template <class WIRE>
+DEVICE u64 wanted(unsigned epoch) {
   return WIRE::seen(WIRE::packet(0, epoch), epoch);
 }
 
 // On a GPU: a thread stores two packets at once, contiguous over the wave, and loads all packets of
 // a poll before it waits.
-template <class WIRE> DEVICE void exchange_in_units(const Arguments& a, unsigned epoch) {
+template <class WIRE>
+DEVICE void exchange_in_units(const Arguments& a, unsigned epoch) {
   typedef typename WIRE::word word;
   constexpr int BYTES = 2 * sizeof(word), OTHERS = WORLD > 1 ? WORLD - 1 : 1;
   constexpr int UNITS = WORLD > 4 ? 1 : 2;  // of a thread at once; LL has two
@@ -82,28 +92,33 @@ template <class WIRE> DEVICE void exchange_in_units(const Arguments& a, unsigned
     copy_bits(data, &p, sizeof data);
     const u64 x[2] = {WIRE::packet(data[0], epoch), WIRE::packet(data[1], epoch)};
     for (int d = 1; d < WORLD; ++d)
-      store_packets_system(
-          packets_of(a, (rank + d) % WORLD) + WIRE::offset(rank, epoch) + i * 2, x);
+      store_packets_system(packets_of(a, (rank + d) % WORLD) + WIRE::offset(rank, epoch) + i * 2,
+                           x);
   }
   u64* const mine = packets_of(a, rank);
   for (int first = (int)thread(); first < units; first += UNITS * step) {
     pack inputs[UNITS], received[UNITS][OTHERS] = {};
     // Behind the end a thread takes its first unit again; another thread may reset its own.
     const auto unit = [&](int u) { return first + u * step < units ? first + u * step : first; };
-    UNROLLED for (int u = 0; u < UNITS; ++u) inputs[u] = own(unit(u));
+    UNROLLED
+    for (int u = 0; u < UNITS; ++u) inputs[u] = own(unit(u));
     u64 x[UNITS][OTHERS][2];
     const auto place = [&](int here, int u, int k) {
       return mine + WIRE::offset(k + (k >= here), epoch) + unit(u) * 2;
     };
     const auto poll = [&](u64&) {
-      UNROLLED for (int u = 0; u < UNITS; ++u) {
-        UNROLLED for (int k = 0; k < WORLD - 1; ++k)
-          load_packets_system(x[u][k], place(rank, u, k));
+      UNROLLED
+      for (int u = 0; u < UNITS; ++u) {
+        UNROLLED
+        for (int k = 0; k < WORLD - 1; ++k) load_packets_system(x[u][k], place(rank, u, k));
       }
       bool missing = false;
-      UNROLLED for (int u = 0; u < UNITS; ++u) {
-        UNROLLED for (int k = 0; k < WORLD - 1; ++k) {
-          UNROLLED for (u64 packet : x[u][k]) missing |= WIRE::missing(packet, epoch);
+      UNROLLED
+      for (int u = 0; u < UNITS; ++u) {
+        UNROLLED
+        for (int k = 0; k < WORLD - 1; ++k) {
+          UNROLLED
+          for (u64 packet : x[u][k]) missing |= WIRE::missing(packet, epoch);
         }
       }
       return !missing;
@@ -111,9 +126,12 @@ template <class WIRE> DEVICE void exchange_in_units(const Arguments& a, unsigned
     spin(a, poll, [&](u64) {
       u64 late = 0;
       int from = 0;
-      UNROLLED for (int u = 0; u < UNITS; ++u) {
-        UNROLLED for (int k = 0; k < WORLD - 1; ++k) {
-          UNROLLED for (u64 packet : x[u][k]) {
+      UNROLLED
+      for (int u = 0; u < UNITS; ++u) {
+        UNROLLED
+        for (int k = 0; k < WORLD - 1; ++k) {
+          UNROLLED
+          for (u64 packet : x[u][k]) {
             const bool is_late = WIRE::missing(packet, epoch);
             late = is_late ? packet : late, from = is_late ? k : from;
           }
@@ -122,25 +140,30 @@ template <class WIRE> DEVICE void exchange_in_units(const Arguments& a, unsigned
       give_up(a, from + (from >= rank), WIRE::seen(late, epoch), wanted<WIRE>(epoch));
     });
     const int here = afresh(rank);
-    UNROLLED for (int u = 0; u < UNITS; ++u) {
-      UNROLLED for (int k = 0; k < WORLD - 1; ++k) {
+    UNROLLED
+    for (int u = 0; u < UNITS; ++u) {
+      UNROLLED
+      for (int k = 0; k < WORLD - 1; ++k) {
         const word data[2] = {WIRE::data(x[u][k][0]), WIRE::data(x[u][k][1])};
         copy_bits(&received[u][k], data, sizeof data);
         const u64 zeros[2] = {};
         if (WIRE::RESETS) store_packets_system(place(here, u, k), zeros);
       }
     }
-    UNROLLED for (int u = 0; u < UNITS; ++u) {
+    UNROLLED
+    for (int u = 0; u < UNITS; ++u) {
       const int i = first + u * step, now = afresh(rank);
       if (i >= units) break;
       store_unit<BYTES>(a.receive, i, count, combined<COMPLETE, WORLD>([&](int r) {
-        pack p;
-        UNROLLED for (int j = 0; j < REGISTERS; ++j)
-          p.r[j] = selected(r == now, inputs[u].r[j],
-                            selected(r < now, received[u][r < OTHERS ? r : 0].r[j],
-                                     received[u][r > 0 ? r - 1 : 0].r[j]));
-        return p;
-      }));
+                          pack p;
+                          UNROLLED
+                          for (int j = 0; j < REGISTERS; ++j)
+                            p.r[j] =
+                                selected(r == now, inputs[u].r[j],
+                                         selected(r < now, received[u][r < OTHERS ? r : 0].r[j],
+                                                  received[u][r > 0 ? r - 1 : 0].r[j]));
+                          return p;
+                        }));
     }
   }
 }
@@ -168,31 +191,31 @@ DEVICE void exchange_each(const Arguments& a, unsigned epoch, long first_packet,
   }
   for (long i = thread(); i < units; i += threads())
     store(i, combined<COMPLETE, WORLD>([&](int r) {
-      if (r == a.rank) return WIRE::sent(load(i));
-      u64* from = packets(r, a.rank) + i * N;
-      word data[N];
-      const u64 all_here = WIRE::packet(0, epoch);  // no packet that is missing
-      const auto poll = [&](u64& seen) {
-        seen = all_here;
-        for (int k = 0; k < N; ++k) {
-          const u64 packet = load_flag_system(from + k);
-          data[k] = WIRE::data(packet);
-          if (WIRE::missing(packet, epoch)) seen = packet;
-        }
-        return seen == all_here;
-      };
-      spin(a, poll, [&](u64 seen) {
-        give_up(a, r, WIRE::seen(seen, epoch), wanted<WIRE>(epoch));
-      });
-      if (WIRE::RESETS)
-        for (int k = 0; k < N; ++k) store_release_system(from + k, 0);
-      pack p = {};
-      copy_bits(&p, data, sizeof data);
-      return p;
-    }));
+            if (r == a.rank) return WIRE::sent(load(i));
+            u64* from = packets(r, a.rank) + i * N;
+            word data[N];
+            const u64 all_here = WIRE::packet(0, epoch);  // no packet that is missing
+            const auto poll = [&](u64& seen) {
+              seen = all_here;
+              for (int k = 0; k < N; ++k) {
+                const u64 packet = load_flag_system(from + k);
+                data[k] = WIRE::data(packet);
+                if (WIRE::missing(packet, epoch)) seen = packet;
+              }
+              return seen == all_here;
+            };
+            spin(a, poll,
+                 [&](u64 seen) { give_up(a, r, WIRE::seen(seen, epoch), wanted<WIRE>(epoch)); });
+            if (WIRE::RESETS)
+              for (int k = 0; k < N; ++k) store_release_system(from + k, 0);
+            pack p = {};
+            copy_bits(&p, data, sizeof data);
+            return p;
+          }));
 }
 
-template <class WIRE> DEVICE void all_reduce_in_packets(const Arguments& a) {
+template <class WIRE>
+DEVICE void all_reduce_in_packets(const Arguments& a) {
   const unsigned epoch = enter_launch(a);
   if constexpr (PACKS_OF_PACKETS) {
     constexpr int N = sizeof(pack) / sizeof(typename WIRE::word);
@@ -207,7 +230,9 @@ template <class WIRE> DEVICE void all_reduce_in_packets(const Arguments& a) {
     exchange_each<WIRE, OF_ELEMENT>(
         a, epoch, packs * N, elements,
         [&](long i) { return a.count ? at(i).load(a.send, 0) : pack{}; },
-        [&](long i, pack p) { if (a.count) at(i).store(a.receive, 0, p); });
+        [&](long i, pack p) {
+          if (a.count) at(i).store(a.receive, 0, p);
+        });
   } else {
     exchange_in_units<WIRE>(a, epoch);
   }

@@ -2,37 +2,37 @@
 // GNU vector of full width. On a GPU a register is a word, and one access moves a pack of four.
 #pragma once
 
-#ifndef WORLD      // number of ranks; a run-time number costs up to 20 % at small sizes
+#ifndef WORLD  // number of ranks; a run-time number costs up to 20 % at small sizes
 #define WORLD 2
 #endif
-#ifndef ELEMENT    // Float32 Float16 Bfloat16 Float64 Int32 Int64 Int8 Uint8, fp8: see pack.h
+#ifndef ELEMENT  // Float32 Float16 Bfloat16 Float64 Int32 Int64 Int8 Uint8, fp8: see pack.h
 #define ELEMENT Float32
 #endif
-#ifndef REDOP      // Sum Prod Min Max Avg: see pack.h
+#ifndef REDOP  // Sum Prod Min Max Avg: see pack.h
 #define REDOP Sum
 #endif
-#ifndef WEIGHT     // type of a matrix: Float16 Bfloat16 Int8: see gemv.h
+#ifndef WEIGHT  // type of a matrix: Float16 Bfloat16 Int8: see gemv.h
 #define WEIGHT Float16
 #endif
-#ifndef TOKENS     // tokens, 1 to 8, that one pass over a matrix serves
+#ifndef TOKENS  // tokens, 1 to 8, that one pass over a matrix serves
 #define TOKENS 1
 #endif
-#ifndef WIRE       // Int8Blocks Fp8Blocks Int4Blocks: see quantize.h
+#ifndef WIRE  // Int8Blocks Fp8Blocks Int4Blocks: see quantize.h
 #define WIRE Int8Blocks
 #endif
-#ifndef OUTPUT     // additional output of a norm: Unquantized Int8Blocks Fp8Blocks: see norm.h
+#ifndef OUTPUT  // additional output of a norm: Unquantized Int8Blocks Fp8Blocks: see norm.h
 #define OUTPUT Unquantized
 #endif
-#ifndef STREAM_SLAB     // 1: stores into the slab bypass the caches
+#ifndef STREAM_SLAB  // 1: stores into the slab bypass the caches
 #define STREAM_SLAB 0
 #endif
 #ifndef STREAM_RECEIVE  // 1: stores into the receive buffer too
 #define STREAM_RECEIVE 0
 #endif
-#ifndef HDP_FLUSH       // 1: flush the host data path of peers' AMD GPUs before a flag: see sync.h
+#ifndef HDP_FLUSH  // 1: flush the host data path of peers' AMD GPUs before a flag: see sync.h
 #define HDP_FLUSH 0
 #endif
-#ifndef SWAP            // 1: ranks write next where they read last: see sync.h
+#ifndef SWAP  // 1: ranks write next where they read last: see sync.h
 #if defined(__CUDACC__) || defined(__HIP__)
 #define SWAP 0
 #else
@@ -45,7 +45,7 @@
 #ifndef READ_ALONE_BYTES  // messages up to this size are read by their receiver: see sendrecv.cu
 #define READ_ALONE_BYTES 0
 #endif
-#ifndef SEVERAL_PAGES   // 1: a CPU walks several pages at once; no effect on a GPU
+#ifndef SEVERAL_PAGES  // 1: a CPU walks several pages at once; no effect on a GPU
 #define SEVERAL_PAGES 0
 #endif
 
@@ -109,20 +109,29 @@ typedef unsigned aligned_words __attribute__((VECTOR, may_alias));
 typedef unsigned half_words __attribute__((vector_size(VECTOR_BYTES / 2)));
 typedef unsigned short shorts __attribute__((vector_size(VECTOR_BYTES / 2)));
 typedef signed char chars __attribute__((vector_size(VECTOR_BYTES / 4)));
-struct two_half_words { half_words low, high; };
-struct two_shorts { shorts low, high; };
-struct four_chars { chars of[4]; };
+struct two_half_words {
+  half_words low, high;
+};
+struct two_shorts {
+  shorts low, high;
+};
+struct four_chars {
+  chars of[4];
+};
 
 #endif
 
 // ------------------------------------------------------------------------------ for every machine
-struct alignas(REGISTERS * sizeof(words)) pack { words r[REGISTERS]; };
+struct alignas(REGISTERS * sizeof(words)) pack {
+  words r[REGISTERS];
+};
 #if defined(__CUDACC__)
 #define copy_bits memcpy  // NVRTC knows only this name; HIP's clang would call a function
 #else
 #define copy_bits __builtin_memcpy
 #endif
-template <class To, class From> DEVICE To reinterpret(From from) {
+template <class To, class From>
+DEVICE To reinterpret(From from) {
   static_assert(sizeof(To) == sizeof(From), "reinterpret keeps the bits");
   To to;
   copy_bits(&to, &from, sizeof to);
@@ -198,7 +207,7 @@ DEVICE void fence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
   return out;
 #if defined(__AVX2__)
 // In assembly: g++ 12 converts byte by byte.
-DEVICE ints ints_from_chars(chars c) { CONVERT(ints, c, "vm", "vpmovsxbd", " %1, %0") }
+DEVICE ints ints_from_chars(chars c){CONVERT(ints, c, "vm", "vpmovsxbd", " %1, %0")}
 #else
 DEVICE ints ints_from_chars(chars c) { return __builtin_convertvector(c, ints); }
 #endif
@@ -217,8 +226,9 @@ DEVICE void stream_pack(char* buffer, unsigned i, pack x) { ((aligned_words*)buf
 
 #if defined(__F16C__)
 // g++ 12 does not vectorise conversions of _Float16; integer code takes 2.6 to 4 times as long.
-DEVICE floats floats_from_halves(half_words h) { CONVERT(floats, h, "vm", "vcvtph2ps", " %1, %0") }
-DEVICE half_words halves_from_floats(floats f) {
+DEVICE floats floats_from_halves(half_words h){
+    CONVERT(floats, h, "vm", "vcvtph2ps", " %1, %0")} DEVICE half_words
+    halves_from_floats(floats f) {
   CONVERT(half_words, f, "v", "vcvtps2ph", " $0, %1, %0")
 }
 #else  // slow, and correct wherever the compiler supports _Float16
@@ -242,9 +252,9 @@ DEVICE bool rounded_at_once(floats low, floats high, words& both) {
   if (low_subnormal | high_subnormal) return false;
   all_shorts h;
   asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(h) : "v"(low), "v"(high));
-  both = reinterpret<words>(__builtin_shufflevector(
-      h, h, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27,
-      12, 28, 13, 29, 14, 30, 15, 31));
+  both = reinterpret<words>(__builtin_shufflevector(h, h, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21,
+                                                    6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12,
+                                                    28, 13, 29, 14, 30, 15, 31));
   return true;
 }
 #else

@@ -7,9 +7,13 @@ DEVICE int threads_in_block() { return 1; }
 DEVICE int block() { return 0; }
 DEVICE int blocks() { return 1; }
 DEVICE int afresh(int x) { return x; }
-template <int LOADS> DEVICE void loads_first() {}
+template <int LOADS>
+DEVICE void loads_first() {}
 DEVICE void summed_so_far(floats&) {}
-template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) { return of_ranks[rank]; }
+template <class T>
+DEVICE T* of_thread(T* const* of_ranks, int rank) {
+  return of_ranks[rank];
+}
 DEVICE void block_barrier() {}
 DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 DEVICE u64 load_flag_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
@@ -27,7 +31,9 @@ DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
 DEVICE void fence_alias() {}
 // A release store orders all earlier stores but non-temporal ones. For others a fence would only
 // delay a launch until its last store reaches the peer: 0.1 to 0.5 us per flag.
-DEVICE void hand_over_stores() { if (STREAM_SLAB || STREAM_RECEIVE) fence_system(); }
+DEVICE void hand_over_stores() {
+  if (STREAM_SLAB || STREAM_RECEIVE) fence_system();
+}
 // Without it another thread could, after the launch, read memory from before its streaming stores.
 DEVICE void fence_streams() { fence_system(); }
 
@@ -59,8 +65,10 @@ DEVICE pack load_aligned_pack(const char* buffer, unsigned i) {
 }
 // A streaming store at an address that is not aligned would fault.
 DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = false) {
-  if (stream && (u64)buffer % VECTOR_BYTES == 0) stream_pack(buffer, i, x);
-  else ((any_words*)buffer)[i] = (any_words)x.r[0];
+  if (stream && (u64)buffer % VECTOR_BYTES == 0)
+    stream_pack(buffer, i, x);
+  else
+    ((any_words*)buffer)[i] = (any_words)x.r[0];
 }
 // Fetches the lines that will be stored into from the core that holds them, at most CLAIMED_BYTES.
 constexpr long CLAIMED_BYTES = 2048;
@@ -80,12 +88,16 @@ constexpr bool COPIES_TO_BOTH = true;  // in one pass, into a slab and the recei
 constexpr long FETCHED_PACKS = 4096 / VECTOR_BYTES, LINE_PACKS = 64 / VECTOR_BYTES;
 DEVICE void fetch(const char* at) { __builtin_prefetch(at); }
 // A pack at any address; a CPU needs no pieces.
-template <class> DEVICE pack load_pieces(const char* from) {
+template <class>
+DEVICE pack load_pieces(const char* from) {
   pack p;
   copy_bits(&p, from, sizeof p);
   return p;
 }
-template <class> DEVICE void store_pieces(char* to, pack p) { copy_bits(to, &p, sizeof p); }
+template <class>
+DEVICE void store_pieces(char* to, pack p) {
+  copy_bits(to, &p, sizeof p);
+}
 DEVICE u64 load_8_bytes(const void* p) { return *(const volatile u64*)p; }
 DEVICE void store_8_bytes(void* p, u64 x) { *(volatile u64*)p = x; }
 DEVICE unsigned load_2_bytes(const void* p) { return *(const volatile unsigned short*)p; }
@@ -111,8 +123,7 @@ DEVICE words bfloat16s(floats low, floats high) {
   words both;
   if (rounded_at_once(low, high, both)) return both;
   if (!may_have_nan(low, high))  // one test for two vectors: 0.8 times as long in a cache
-    return number_rounded_to_bfloat16(low) >> 16 |
-           (number_rounded_to_bfloat16(high) & 0xffff0000u);
+    return number_rounded_to_bfloat16(low) >> 16 | (number_rounded_to_bfloat16(high) & 0xffff0000u);
   return rounded_to_bfloat16(low) >> 16 | (rounded_to_bfloat16(high) & 0xffff0000u);
 }
 // The elements of a register, in the order of memory.
@@ -137,7 +148,8 @@ DEVICE void store_bfloat16s(char* at, pack p) {
   copy_bits(at, &h, sizeof h);
 }
 // Stores the low byte of each lane.
-template <int N> DEVICE void store_low_bytes(char* at, const words (&w)[N]) {
+template <int N>
+DEVICE void store_low_bytes(char* at, const words (&w)[N]) {
   for (int i = 0; i < N; ++i) {
     const chars c = __builtin_convertvector(reinterpret<ints>(w[i]), chars);
     copy_bits(at + i * sizeof c, &c, sizeof c);
@@ -153,8 +165,8 @@ DEVICE int subgroups() { return 1; }
 DEVICE pack sums_over_lanes(floats (&rows)[VECTOR_BYTES / 4]) {
   for (int n = VECTOR_BYTES / 8; n > 0; n /= 2)
     for (int i = 0; i < n; ++i)
-      rows[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(* 2)) +
-                __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(* 2 + 1));
+      rows[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(*2)) +
+                __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(*2 + 1));
   return {{reinterpret<words>(rows[0])}};
 }
 DEVICE float sum_over_block(floats f) {
@@ -169,10 +181,9 @@ DEVICE floats plus_square(floats sum, floats x) {
 }
 // The largest lane, in all lanes: compares lanes 1, 2, 4 and 8 places apart.
 #define WITH_LANES(step) \
-  w = most_of(w, __builtin_shufflevector(w, w, WORD_NUMBERS(^ (step & (VECTOR_BYTES / 4 - 1)))));
+  w = most_of(w, __builtin_shufflevector(w, w, WORD_NUMBERS(^(step & (VECTOR_BYTES / 4 - 1)))));
 DEVICE words largest_of_lanes(words w) {
-  WITH_LANES(1) WITH_LANES(2) WITH_LANES(4) WITH_LANES(8)
-  return w;
+  WITH_LANES(1) WITH_LANES(2) WITH_LANES(4) WITH_LANES(8) return w;
 }
 DEVICE unsigned largest_over_block(words w) {
   const words largest = largest_of_lanes(w);

@@ -9,9 +9,13 @@ DEVICE int threads_in_block() { return blockDim.x; }
 DEVICE int block() { return blockIdx.x; }
 DEVICE int blocks() { return gridDim.x; }
 DEVICE int afresh(int x) { return x; }
-template <int LOADS> DEVICE void loads_first() {}
+template <int LOADS>
+DEVICE void loads_first() {}
 DEVICE void summed_so_far(floats& x) { asm volatile("" : "+f"(x)); }
-template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) { return of_ranks[rank]; }
+template <class T>
+DEVICE T* of_thread(T* const* of_ranks, int rank) {
+  return of_ranks[rank];
+}
 DEVICE void block_barrier() { __syncthreads(); }
 DEVICE void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 DEVICE void store_release_system(u64* p, u64 v) {
@@ -25,12 +29,14 @@ DEVICE u64 load_flag_system(const u64* p) {
 DEVICE void fence_acquire_system() { asm volatile(FENCE_ACQUIRE ::: "memory"); }
 DEVICE void hand_over_stores() {}  // the barrier orders a block's stores before a thread's release
 DEVICE void store_packets_system(u64* p, const u64 (&x)[2]) {
-  asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1,%2};"
-               ::"l"(p), "l"(x[0]), "l"(x[1]) : "memory");
+  asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1,%2};" ::"l"(p), "l"(x[0]), "l"(x[1])
+               : "memory");
 }
 DEVICE void load_packets_system(u64 (&x)[2], const u64* p) {
   asm volatile("ld.relaxed.sys.global.v2.u64 {%0,%1}, [%2];"
-               : "=l"(x[0]), "=l"(x[1]) : "l"(p) : "memory");
+               : "=l"(x[0]), "=l"(x[1])
+               : "l"(p)
+               : "memory");
 }
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) { return atomicAdd(p, v); }
 DEVICE u64 clock_ns() {
@@ -42,27 +48,36 @@ DEVICE u64 clock_ns() {
 DEVICE pack load_16_bytes(const void* p) {
   pack x;
   asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3]) : "l"(p) : "memory");
+               : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3])
+               : "l"(p)
+               : "memory");
   return x;
 }
 DEVICE void store_16_bytes(void* p, pack x) {
-  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};"
-               ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]),
+               "r"(x.r[2]), "r"(x.r[3])
+               : "memory");
 }
 DEVICE void stream_16_bytes(void* p, pack x) {
-  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};"
-               ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
+  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]),
+               "r"(x.r[2]), "r"(x.r[3])
+               : "memory");
 }
 // At a multicast address: see multimem.h. Relaxed, as a cache could serve a weak access.
-#define LOAD_MULTIMEM_WORD(x, from, op, type)                                                   \
-  asm volatile("multimem.ld_reduce.relaxed.sys.global." op "." type " %0, [%1];"                \
-               : "=r"(x) : "l"(from) : "memory")
-#define LOAD_MULTIMEM_PACK(x, from, op, type)                                                   \
-  asm volatile("multimem.ld_reduce.relaxed.sys.global." op ".v4." type " {%0,%1,%2,%3}, [%4];"  \
-               : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3]) : "l"(from) : "memory")
+#define LOAD_MULTIMEM_WORD(x, from, op, type)                                    \
+  asm volatile("multimem.ld_reduce.relaxed.sys.global." op "." type " %0, [%1];" \
+               : "=r"(x)                                                         \
+               : "l"(from)                                                       \
+               : "memory")
+#define LOAD_MULTIMEM_PACK(x, from, op, type)                                                  \
+  asm volatile("multimem.ld_reduce.relaxed.sys.global." op ".v4." type " {%0,%1,%2,%3}, [%4];" \
+               : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3])                        \
+               : "l"(from)                                                                     \
+               : "memory")
 DEVICE void store_multimem(void* p, pack x) {
-  asm volatile("multimem.st.relaxed.sys.global.v4.f32 [%0], {%1,%2,%3,%4};"
-               ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
+  asm volatile("multimem.st.relaxed.sys.global.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]),
+               "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3])
+               : "memory");
 }
 DEVICE void fence_alias() { asm volatile("fence.proxy.alias;" ::: "memory"); }
 DEVICE u64 load_8_bytes(const void* p) {

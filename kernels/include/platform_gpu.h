@@ -34,16 +34,22 @@ DEVICE void fetch(const char*) {}
 DEVICE bool copied_as_string(char*, const char*, long) { return false; }
 
 // A pack in pieces; the address must be a multiple of a piece's size.
-template <class Piece> struct Pieces { Piece of[16 / sizeof(Piece)]; };
-template <class Piece> DEVICE pack load_pieces(const char* from) {
+template <class Piece>
+struct Pieces {
+  Piece of[16 / sizeof(Piece)];
+};
+template <class Piece>
+DEVICE pack load_pieces(const char* from) {
   Pieces<Piece> x;
-  UNROLLED for (unsigned k = 0; k < 16 / sizeof(Piece); ++k)
-    x.of[k] = ((const volatile Piece*)from)[k];
+  UNROLLED
+  for (unsigned k = 0; k < 16 / sizeof(Piece); ++k) x.of[k] = ((const volatile Piece*)from)[k];
   return reinterpret<pack>(x);
 }
-template <class Piece> DEVICE void store_pieces(char* to, pack p) {
+template <class Piece>
+DEVICE void store_pieces(char* to, pack p) {
   const Pieces<Piece> x = reinterpret<Pieces<Piece>>(p);
-  UNROLLED for (unsigned k = 0; k < 16 / sizeof(Piece); ++k) ((volatile Piece*)to)[k] = x.of[k];
+  UNROLLED
+  for (unsigned k = 0; k < 16 / sizeof(Piece); ++k) ((volatile Piece*)to)[k] = x.of[k];
 }
 
 // The nearest bf16, ties to even, in the upper half of the word. In integers: hardware conversions
@@ -84,10 +90,11 @@ DEVICE void store_bfloat16s(char* at, pack p) {
         bfloat16s(reinterpret<floats>(p.r[2 * i]), reinterpret<floats>(p.r[2 * i + 1]));
 }
 // Stores the low byte of each word.
-template <int N> DEVICE void store_low_bytes(char* at, const words (&w)[N]) {
+template <int N>
+DEVICE void store_low_bytes(char* at, const words (&w)[N]) {
   for (int i = 0; i < N; i += 4)
-    *(volatile unsigned*)(at + i) = (w[i] & 0xffu) | (w[i + 1] & 0xffu) << 8 |
-                                    (w[i + 2] & 0xffu) << 16 | w[i + 3] << 24;
+    *(volatile unsigned*)(at + i) =
+        (w[i] & 0xffu) | (w[i + 1] & 0xffu) << 8 | (w[i + 2] & 0xffu) << 16 | w[i + 3] << 24;
 }
 
 // A subgroup sums across its lanes without a barrier: a warp, a wave, or a smaller block.
@@ -108,7 +115,8 @@ DEVICE float* shared_by_block() {
   return of_subgroups;
 }
 // The same result in every thread, on every rank. Before the first barrier threads read old slots.
-template <class Combine> DEVICE float over_block(float x, Combine combine) {
+template <class Combine>
+DEVICE float over_block(float x, Combine combine) {
   float* of_subgroups = shared_by_block();
   for (int distance = lanes() / 2; distance > 0; distance /= 2)
     x = combine(x, of_lane_xor(x, distance));

@@ -19,7 +19,8 @@ DEVICE int afresh(int x) {
 }
 // Issues LOADS loads before the first arithmetic. By default the scheduler waits for the first two
 // loads before it issues more. The last barrier keeps later loads out of the count.
-template <int LOADS> DEVICE void loads_first() {
+template <int LOADS>
+DEVICE void loads_first() {
   __builtin_amdgcn_sched_group_barrier(0x20, LOADS, 0);  // loads from memory
   __builtin_amdgcn_sched_group_barrier(0x2, 1, 0);       // vector arithmetic
   __builtin_amdgcn_sched_barrier(0);
@@ -27,7 +28,8 @@ template <int LOADS> DEVICE void loads_first() {
 // Completes a partial sum before the next addend: the operands of all sums exceed the registers.
 DEVICE void summed_so_far(floats& x) { asm volatile("" : "+v"(x)); }
 // An argument's element, by thread. Selected in registers: ROCm keeps arguments in host memory.
-template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) {
+template <class T>
+DEVICE T* of_thread(T* const* of_ranks, int rank) {
   T* selected = of_ranks[0];
   for (int r = 1; r < WORLD; ++r) selected = r == rank ? of_ranks[r] : selected;
   return selected;

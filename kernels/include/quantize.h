@@ -16,7 +16,8 @@ DEVICE words rounded(unsigned limit_bits, floats x) {
 }
 
 // codes() encodes scaled elements; values() decodes the low BITS of each lane, ignoring the others.
-template <int WIDTH, unsigned LIMIT_BITS> struct IntBlocks {
+template <int WIDTH, unsigned LIMIT_BITS>
+struct IntBlocks {
   static constexpr int BITS = WIDTH;
   static constexpr unsigned MASK = (1u << BITS) - 1, HALF = 1u << (BITS - 1);
   static constexpr float LARGEST = HALF - 1;
@@ -48,8 +49,13 @@ constexpr int UNIT_PACKS = UNIT_ELEMENTS / PACK_ELEMENTS;
 constexpr long UNIT_BYTES = CODE_PACKS * sizeof(pack) + 2 * BLOCKS;
 
 // A unit, as fp32 and as codes. Word k / WORD_CODES has the codes of register k.
-struct WideUnit { floats f[FLOATS]; };
-struct CodedUnit { pack codes[CODE_PACKS]; unsigned scales[BLOCKS]; };
+struct WideUnit {
+  floats f[FLOATS];
+};
+struct CodedUnit {
+  pack codes[CODE_PACKS];
+  unsigned scales[BLOCKS];
+};
 DEVICE constexpr int code_pack(int k) { return k / WORD_CODES / REGISTERS; }
 DEVICE constexpr int code_register(int k) { return k / WORD_CODES % REGISTERS; }
 DEVICE constexpr int code_shift(int k) { return k % WORD_CODES * Wire::BITS; }
@@ -60,9 +66,11 @@ DEVICE floats scale_in_lanes(unsigned half) {
 
 DEVICE CodedUnit quantized(const WideUnit& x) {
   CodedUnit q = {};
-  UNROLLED for (int b = 0; b < BLOCKS; ++b) {
+  UNROLLED
+  for (int b = 0; b < BLOCKS; ++b) {
     words largest = {};
-    UNROLLED for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k)
+    UNROLLED
+    for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k)
       largest = most_of(largest, magnitude(x.f[k]));
     const floats exact = reinterpret<floats>(largest_of_lanes(largest)) * (1 / Wire::LARGEST);
     const words nearest = halves(exact, exact), nan = words{} + 0x7fff7fffu;
@@ -71,7 +79,8 @@ DEVICE CodedUnit quantized(const WideUnit& x) {
     copy_bits(&q.scales[b], &scale, sizeof q.scales[b]);
     const floats stored = low_halves(scale);
     const floats inverse = stored > floats{} ? 1.0f / stored : floats{};
-    UNROLLED for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k)
+    UNROLLED
+    for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k)
       q.codes[code_pack(k)].r[code_register(k)] |= Wire::codes(x.f[k] * inverse) << code_shift(k);
   }
   return q;
@@ -79,7 +88,8 @@ DEVICE CodedUnit quantized(const WideUnit& x) {
 
 DEVICE WideUnit dequantized(const CodedUnit& q) {
   WideUnit x;
-  UNROLLED for (int k = 0; k < FLOATS; ++k)
+  UNROLLED
+  for (int k = 0; k < FLOATS; ++k)
     x.f[k] = Wire::values(q.codes[code_pack(k)].r[code_register(k)] >> code_shift(k)) *
              scale_in_lanes(q.scales[k / BLOCK_FLOATS]);
   return x;
@@ -96,15 +106,18 @@ struct CodedSlab {
   }
   DEVICE CodedUnit load(unsigned u) const {
     CodedUnit q;
-    UNROLLED for (int k = 0; k < CODE_PACKS; ++k)
-      q.codes[k] = load_aligned_pack(at, u * CODE_PACKS + k);
-    UNROLLED for (int b = 0; b < BLOCKS; ++b) q.scales[b] = load_2_bytes(scale(u, b));
+    UNROLLED
+    for (int k = 0; k < CODE_PACKS; ++k) q.codes[k] = load_aligned_pack(at, u * CODE_PACKS + k);
+    UNROLLED
+    for (int b = 0; b < BLOCKS; ++b) q.scales[b] = load_2_bytes(scale(u, b));
     return q;
   }
   DEVICE void put(unsigned u, const CodedUnit& q) const {
-    UNROLLED for (int k = 0; k < CODE_PACKS; ++k)
+    UNROLLED
+    for (int k = 0; k < CODE_PACKS; ++k)
       store_aligned_pack(at, u * CODE_PACKS + k, q.codes[k], STREAM_SLAB);
-    UNROLLED for (int b = 0; b < BLOCKS; ++b) store_2_bytes(scale(u, b), q.scales[b]);
+    UNROLLED
+    for (int b = 0; b < BLOCKS; ++b) store_2_bytes(scale(u, b), q.scales[b]);
   }
 };
 DEVICE unsigned units_of(long count) {
@@ -112,17 +125,23 @@ DEVICE unsigned units_of(long count) {
 }
 
 // Unit u of a user's buffer with `packs` packs: if not ALIGNED, in parts; the last may be shorter.
-template <bool ALIGNED> DEVICE WideUnit load_unit(const char* from, unsigned u, unsigned packs) {
+template <bool ALIGNED>
+DEVICE WideUnit load_unit(const char* from, unsigned u, unsigned packs) {
   pack loaded[UNIT_PACKS];
-  UNROLLED for (int k = 0; k < UNIT_PACKS; ++k) {
+  UNROLLED
+  for (int k = 0; k < UNIT_PACKS; ++k) {
     const unsigned i = u * UNIT_PACKS + k;
-    if (BLOCKS > 1 && i >= packs) loaded[k] = {};
-    else if (ALIGNED) loaded[k] = load_aligned_pack(from, i);
-    else loaded[k] = load_pieces<Element::bits>(from + i * sizeof(pack));
+    if (BLOCKS > 1 && i >= packs)
+      loaded[k] = {};
+    else if (ALIGNED)
+      loaded[k] = load_aligned_pack(from, i);
+    else
+      loaded[k] = load_pieces<Element::bits>(from + i * sizeof(pack));
   }
   loads_first<UNIT_PACKS>();
   WideUnit x;
-  UNROLLED for (int k = 0; k < UNIT_PACKS; ++k) {
+  UNROLLED
+  for (int k = 0; k < UNIT_PACKS; ++k) {
     const typename Element::values v = Element::widen(loaded[k]);
     copy_bits(&x.f[k * FLOATS / UNIT_PACKS], &v, sizeof v);
   }
@@ -130,12 +149,15 @@ template <bool ALIGNED> DEVICE WideUnit load_unit(const char* from, unsigned u, 
 }
 template <bool ALIGNED>
 DEVICE void put_unit(char* to, unsigned u, unsigned packs, const WideUnit& x) {
-  UNROLLED for (int k = 0; k < UNIT_PACKS; ++k) {
+  UNROLLED
+  for (int k = 0; k < UNIT_PACKS; ++k) {
     const unsigned i = u * UNIT_PACKS + k;
     if (BLOCKS > 1 && i >= packs) break;
     typename Element::values v;
     copy_bits(&v, &x.f[k * FLOATS / UNIT_PACKS], sizeof v);
-    if (ALIGNED) store_aligned_pack(to, i, Element::narrow(v), STREAM_RECEIVE);
-    else store_pieces<Element::bits>(to + i * sizeof(pack), Element::narrow(v));
+    if (ALIGNED)
+      store_aligned_pack(to, i, Element::narrow(v), STREAM_RECEIVE);
+    else
+      store_pieces<Element::bits>(to + i * sizeof(pack), Element::narrow(v));
   }
 }

@@ -29,7 +29,9 @@ constexpr long PACKET_BYTES = 66 << 10;
 constexpr int POLLS_PER_LOOK = 50;
 
 // 128 bytes: the CPU's prefetcher and the GPU fetch cache lines in pairs.
-struct alignas(128) Line { u64 value; };
+struct alignas(128) Line {
+  u64 value;
+};
 
 // A rank's own counters, on its device: a graph replays correctly, and no atomic crosses the wire.
 struct Own {
@@ -55,18 +57,18 @@ struct Watch {
 struct Arguments {
   const char* send;
   char* receive;
-  long count;                     // elements
-  long chunk_bytes;               // part of the message that a step handles
-  long half_bytes;                // of a slab
+  long count;        // elements
+  long chunk_bytes;  // part of the message that a step handles
+  long half_bytes;   // of a slab
   u64 timeout_ns;
-  long rank, yields;              // yields: ranks outnumber cores: a waiting rank yields its core
-  char* slab[MOST_RANKS];         // every rank's slab, as mapped here
+  long rank, yields;       // yields: ranks outnumber cores: a waiting rank yields its core
+  char* slab[MOST_RANKS];  // every rank's slab, as mapped here
   Control* control[MOST_RANKS];
   Watch* watch;
   Own* own;
   const char* sends[MOST_RANKS];  // every rank's buffers, as mapped here, if they are registered
   char* receives[MOST_RANKS];
-  const void* more;               // further arguments: Routing, Norm, Gemv; a multicast address
+  const void* more;  // further arguments: Routing, Norm, Gemv; a multicast address
 };
 
 #define RANK_KERNEL(name) KERNEL name(LAUNCHED_WITH(Arguments) a)
@@ -109,8 +111,9 @@ DEVICE void spin(const Arguments& a, Poll poll, TimedOut timed_out, int looks = 
 // Waits until `flag` reaches `wanted`: before, the peer has yet to write the slab.
 DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted, int peer,
                                  int looks = 1) {
-  spin(a, [&](u64& seen) { return reached(seen = load_flag_system(flag), wanted); },
-       [&](u64 seen) { give_up(a, peer, seen, wanted); }, looks);
+  spin(
+      a, [&](u64& seen) { return reached(seen = load_flag_system(flag), wanted); },
+      [&](u64 seen) { give_up(a, peer, seen, wanted); }, looks);
   fence_acquire_system();
 }
 
@@ -130,7 +133,8 @@ DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
   hand_over_stores();
   block_barrier();
   if (HDP_FLUSH) flush_hdp(a, peers);
-  AS_WRITTEN for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
+  AS_WRITTEN
+  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
     if (peers >> p & 1)
       store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, value);
 }
@@ -182,7 +186,9 @@ DEVICE unsigned turn_of(unsigned epoch, long step, long steps) {
 
 // The slab and slot where `writer` leaves what `reader` alone reads. Without SWAP: a push leaves it
 // in its reader's slab, in the writer's slot, and a pull the other way round.
-struct Place { long slab, slot; };
+struct Place {
+  long slab, slot;
+};
 DEVICE Place place_between(long writer, long reader, bool pushes, unsigned turn) {
   const bool at_reader = SWAP ? pushes != (turn & 1) : pushes;
   return at_reader ? Place{reader, writer} : Place{writer, reader};

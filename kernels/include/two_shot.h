@@ -50,7 +50,8 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
         copy_in(part(beat, owner), input(a.rank, beat, owner));
       }
     if (beat >= 1 && beat <= chunks)  // B
-      add(part(beat - 1, a.rank), [&](long rank) { return input(rank, beat - 1, a.rank); },
+      add(
+          part(beat - 1, a.rank), [&](long rank) { return input(rank, beat - 1, a.rank); },
           [&](long reader) { return sums(a.rank, beat - 1, reader); });
     if (beat >= 2)  // C
       for (int d = COPIED == OTHERS; d < afresh(WORLD); ++d) {

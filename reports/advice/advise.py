@@ -29,36 +29,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", metavar="NAME", help="such as llama-3.1-70b; see reports/advice/specs.toml")
     add("--config", metavar="FILE", type=Path, help="or the config.json of a Hugging Face model")
-    add("--weights", metavar="TYPE", default="q4",
-        help="q4 (4.5 bits), q8 (8.5), fp8, fp16, bf16, or a size such as 42.5GB; %(default)s")
+    add(
+        "--weights",
+        metavar="TYPE",
+        default="q4",
+        help="q4 (4.5 bits), q8 (8.5), fp8, fp16, bf16, or a size such as 42.5GB; %(default)s",
+    )
     add("--gpu", metavar="NAME", help="such as r9700, rtx4090, h100-nvl")
-    add("--run", metavar="RUN", type=Path, nargs="+", action="extend", default=[],
-        help="launches of bench.allreduce over N ranks of one machine; or one imported log")
+    add(
+        "--run",
+        metavar="RUN",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        help="launches of bench.allreduce over N ranks of one machine; or one imported log",
+    )
     add("--link", metavar="NAME", help="link without a run, such as pcie5x16 (the GPU's own)")
     for name, unit, least, most, default, text in (
-            ("--gpus", "N", 1, 64, 2, "number of GPUs, of each node with --nodes"),
-            ("--nodes", "N", 1, 64, 1, "number of nodes, above 1 by a model, see docs/scaling.md"),
-            ("--context", "TOKENS", 0, 10**8, 4096, "cached tokens of each stream"),
-            ("--prompt", "TOKENS", 1, 10**7, 2048, "length of a prompt"),
-            ("--batch", "N", 1, 10**5, 1, "streams for latency"),
-            ("--slots", "N", 1, 10**5, 8, "streams for throughput")):
-        add(name, metavar=unit, type=partial(whole, least, most), default=default,
-            help=f"{text} (%(default)s)")
-    add("--network", metavar="NAME",
-        help="between nodes: ib-hdr, ib-ndr, eth-100g ... (the usual one for the GPU's link)")
-    add("--skew", metavar="X", type=float, default=1.0,
-        help="load of the busiest rank of an expert split, over the mean (%(default)s)")
+        ("--gpus", "N", 1, 64, 2, "number of GPUs, of each node with --nodes"),
+        ("--nodes", "N", 1, 64, 1, "number of nodes, above 1 by a model, see docs/scaling.md"),
+        ("--context", "TOKENS", 0, 10**8, 4096, "cached tokens of each stream"),
+        ("--prompt", "TOKENS", 1, 10**7, 2048, "length of a prompt"),
+        ("--batch", "N", 1, 10**5, 1, "streams for latency"),
+        ("--slots", "N", 1, 10**5, 8, "streams for throughput"),
+    ):
+        add(
+            name,
+            metavar=unit,
+            type=partial(whole, least, most),
+            default=default,
+            help=f"{text} (%(default)s)",
+        )
+    add(
+        "--network",
+        metavar="NAME",
+        help="between nodes: ib-hdr, ib-ndr, eth-100g ... (the usual one for the GPU's link)",
+    )
+    add(
+        "--skew",
+        metavar="X",
+        type=float,
+        default=1.0,
+        help="load of the busiest rank of an expert split, over the mean (%(default)s)",
+    )
     add("--versus", metavar="GPU[:N]", help="also compare with N (1) GPUs of this name")
-    add("--prices", metavar="PRICE", nargs=2, type=versus.price,
-        help="of all your GPUs and of those of --versus, in one currency")
-    add("--validate", metavar="RUN", type=Path,
-        help="run of bench.decode to predict from a --run of bench.allreduce and one of bench.link")
+    add(
+        "--prices",
+        metavar="PRICE",
+        nargs=2,
+        type=versus.price,
+        help="of all your GPUs and of those of --versus, in one currency",
+    )
+    add(
+        "--validate",
+        metavar="RUN",
+        type=Path,
+        help="run of bench.decode to predict from a --run of bench.allreduce and one of bench.link",
+    )
 
 
 def whole(least: int, most: int, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(
-            f"{printable(text)!r} is not a whole number from {least} to {most}")
+            f"{printable(text)!r} is not a whole number from {least} to {most}"
+        )
     return int(text)
 
 
@@ -98,8 +133,19 @@ def advise(arguments: argparse.Namespace) -> int:
     if nodes > 1:
         network = NETWORKS.find(arguments.network or link.network)
         times = scaling.cluster_times(times, nodes, network)
-    load = Split(model, gpu, gpus, printable(weights), weights_bytes, times, arguments.context,
-                 arguments.prompt, arguments.batch, arguments.slots, arguments.skew)
+    load = Split(
+        model,
+        gpu,
+        gpus,
+        printable(weights),
+        weights_bytes,
+        times,
+        arguments.context,
+        arguments.prompt,
+        arguments.batch,
+        arguments.slots,
+        arguments.skew,
+    )
     splits = scaling.all_splits(load)
     rival = versus.rival_of(load, arguments.versus) if arguments.versus else None
     if arguments.prices and rival is None:
@@ -107,16 +153,34 @@ def advise(arguments: argparse.Namespace) -> int:
     compared = versus.compare(load, rival, arguments.prices) if rival else None
     obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
     if arguments.json:
-        write_json("advise", **_record(load, splits),
-                   recommendation=_recommendation(load, splits),
-                   versus=compared[2] if compared else None)
+        write_json(
+            "advise",
+            **_record(load, splits),
+            recommendation=_recommendation(load, splits),
+            versus=compared[2] if compared else None,
+        )
         return 0
     tables = [*_tables(load, splits), *([compared[0]] if compared else [])]
-    sentences = [*obstacles, "RECOMMENDATION", *_recommendation(load, splits),
-                 *(compared[1] if compared else [])]
-    sys.stdout.write(lay_out(None, _question(load, runs), tables, [
-        *sentences, "", "Before trusting it, check the path of the GPUs (bench.doctor) and the "
-        "chained all-reduces of the engine's own library."], headline=_headline(load, splits)))
+    sentences = [
+        *obstacles,
+        "RECOMMENDATION",
+        *_recommendation(load, splits),
+        *(compared[1] if compared else []),
+    ]
+    sys.stdout.write(
+        lay_out(
+            None,
+            _question(load, runs),
+            tables,
+            [
+                *sentences,
+                "",
+                "Before trusting it, check the path of the GPUs (bench.doctor) and the "
+                "chained all-reduces of the engine's own library.",
+            ],
+            headline=_headline(load, splits),
+        )
+    )
     return 0
 
 
@@ -134,18 +198,38 @@ def _headline(load: Split, splits: dict[str, Split]) -> str:
 def _record(load: Split, splits: dict[str, Split]) -> dict[str, object]:
     """The load, its all-reduce and its splits for `--json`; a span is [value, low, high]."""
     size = load.model.all_reduce_bytes(load.batch)
-    units = {"step_us": "step_us", "prompt_us": "prompt_us", "rate": "tokens_per_s",
-             "prompt_rate": "prompt_tokens_per_s"}
+    units = {
+        "step_us": "step_us",
+        "prompt_us": "prompt_us",
+        "rate": "tokens_per_s",
+        "prompt_rate": "prompt_tokens_per_s",
+    }
     return {
-        "model": load.model.name, "weights_bytes": load.weights_bytes, "gpu": load.gpu.name,
-        "gpus": load.gpus, "context": load.context, "batch": load.batch, "slots": load.slots,
-        "all_reduce": {"source": load.times.source, "is_assumed": not load.times.spans,
-                       "size_bytes": size, "us": load.times(size) if load.gpus > 1 else None,
-                       "calls": load.model.all_reduces, "hosts": load.times.hosts},
-        "splits": [{"name": name, "obstacle": split.obstacle} | (
-            {} if split.obstacle else
-            {unit: split.figures[figure] for figure, unit in units.items()})
-            for name, split in splits.items()]}
+        "model": load.model.name,
+        "weights_bytes": load.weights_bytes,
+        "gpu": load.gpu.name,
+        "gpus": load.gpus,
+        "context": load.context,
+        "batch": load.batch,
+        "slots": load.slots,
+        "all_reduce": {
+            "source": load.times.source,
+            "is_assumed": not load.times.spans,
+            "size_bytes": size,
+            "us": load.times(size) if load.gpus > 1 else None,
+            "calls": load.model.all_reduces,
+            "hosts": load.times.hosts,
+        },
+        "splits": [
+            {"name": name, "obstacle": split.obstacle}
+            | (
+                {}
+                if split.obstacle
+                else {unit: split.figures[figure] for figure, unit in units.items()}
+            )
+            for name, split in splits.items()
+        ],
+    }
 
 
 def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
@@ -163,7 +247,8 @@ def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
         f"context {load.context} tokens a stream, prompt {load.prompt}; streams: {load.batch} for "
         f"latency, {load.slots} for throughput",
         f"keys and values: {model.kv_bytes_per_token:,} B a token in fp16 ({model.kv_layers} "
-        f"layers); at TP {n} the cache has room for {tokens:,} tokens"]
+        f"layers); at TP {n} the cache has room for {tokens:,} tokens",
+    ]
     if n == 1:
         return lines
     size, calls = model.all_reduce_bytes(load.batch), model.all_reduces
@@ -171,17 +256,20 @@ def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
     us = number(factor * calls * size / gb_s / 1e3)
     by_bytes = f"{us} us by bytes alone at {number(gb_s)} GB/s; " if times.hosts == 1 else ""
     lines += [
-        f"all-reduce: {times.source}", *warnings(getattr(times, "node", times), runs, gpu),
+        f"all-reduce: {times.source}",
+        *warnings(getattr(times, "node", times), runs, gpu),
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
         f"{number(calls * size / 1e6)} MB, each GPU sending 2(n-1)/n = {factor:g} of it: {by_bytes}"
-        f"{calls} x {span_text(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms."]
+        f"{calls} x {span_text(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms.",
+    ]
     if model.experts > 1 and not model.experts % n:
         chunk = min(load.prompt, serving.CHUNK_TOKENS)
         sent, shared = (model.dispatch_bytes(n, chunk / n, once) / 1e6 for once in (False, True))
         lines.append(
             f"Split by experts a rank sends {number(sent)} MB of a chunk of {chunk} tokens to "
             f"other ranks in each layer, {number(shared)} if all experts of a rank share a copy, "
-            f"times the skew of {load.skew:g}, and receives as many.")
+            f"times the skew of {load.skew:g}, and receives as many."
+        )
     return lines
 
 
@@ -190,21 +278,44 @@ def _tables(load: Split, splits: dict[str, Split]) -> list[tuple[str, Table]]:
     memory = plain_table({"": 37} | {str(n): 9 for n in WORLDS})
     streams = f", {max(load.batch, load.slots)} x {load.context} tokens"
     for part in load.memory_bytes:
-        memory.add_row(part + streams * (part == "KV cache"),
-                       *(number(split.memory_bytes[part] / GB) for split in worlds))
+        memory.add_row(
+            part + streams * (part == "KV cache"),
+            *(number(split.memory_bytes[part] / GB) for split in worlds),
+        )
     limit = f"{number(load.usable_bytes / GB)} GB (90 % of {number(load.gpu.memory_gb)})"
-    memory.add_row(f"fits {limit}", *(
-        "no split" if load.model.heads % split.gpus else "fits" if split.spare_bytes >= 0 else "NO"
-        for split in worlds))
+    memory.add_row(
+        f"fits {limit}",
+        *(
+            "no split"
+            if load.model.heads % split.gpus
+            else "fits"
+            if split.spare_bytes >= 0
+            else "NO"
+            for split in worlds
+        ),
+    )
     memory.add_row("GB to spare (- short)", *(f"{split.spare_bytes / GB:.1f}" for split in worlds))
-    speed = plain_table({"": 15, "decode: ms\na token": 10, "tokens/s a\nstream": 20,
-                         f"tokens/s of\n{load.slots} streams": 12, "prompt:\nms": 9,
-                         "tokens/s\nof many": 9})
+    speed = plain_table(
+        {
+            "": 15,
+            "decode: ms\na token": 10,
+            "tokens/s a\nstream": 20,
+            f"tokens/s of\n{load.slots} streams": 12,
+            "prompt:\nms": 9,
+            "tokens/s\nof many": 9,
+        }
+    )
     for name, split in splits.items():
         if split.obstacle is None:
             step_us, prompt_us, tokens, prompt_tokens = split.figures.values()
-            speed.add_row(name, number(step_us[0] / 1e3), span_text(rate(1, step_us)),
-                          number(tokens[0]), number(prompt_us[0] / 1e3), number(prompt_tokens[0]))
+            speed.add_row(
+                name,
+                number(step_us[0] / 1e3),
+                span_text(rate(1, step_us)),
+                number(tokens[0]),
+                number(prompt_us[0] / 1e3),
+                number(prompt_tokens[0]),
+            )
     tables = [("GB a GPU, split by tensor over", memory), ("", speed)]
     is_table = load.gpus == max(WORLDS) and load.times.hosts == 1
     return [*tables, _link_table(load)] if is_table else tables
@@ -216,13 +327,21 @@ def _link_table(load: Split) -> tuple[str, Table]:
     links = ("nvlink4" if own == slot else own, slot, "sockets")
     table = plain_table({"": 31} | {str(n): 8 for n in WORLDS} | {"fastest": 7, "rule": 4})
     for (name, rule), link in zip(RULE_OF_THUMB.items(), links, strict=True):
-        splits = {n: replace(load, times=read_times([], n, LINKS[link]), gpus=n,
-                             kind=TENSOR if n > 1 else ONE)
-                  for n in WORLDS if not load.model.heads % n}
+        splits = {
+            n: replace(
+                load, times=read_times([], n, LINKS[link]), gpus=n, kind=TENSOR if n > 1 else ONE
+            )
+            for n in WORLDS
+            if not load.model.heads % n
+        }
         for figure, label in (("step_us", "decode"), ("prompt_us", "prompt")):
             ms = {n: split.figures[figure][0] / 1e3 for n, split in splits.items()}
-            table.add_row(f"{name}, {label}", *(number(ms.get(n)) for n in WORLDS),
-                          str(min(ms, key=lambda n: ms[n])), rule)
+            table.add_row(
+                f"{name}, {label}",
+                *(number(ms.get(n)) for n in WORLDS),
+                str(min(ms, key=lambda n: ms[n])),
+                rule,
+            )
     return f"ms if joined by {', '.join(links)}, with typical published latencies", table
 
 
@@ -232,30 +351,44 @@ def _recommendation(load: Split, splits: dict[str, Split]) -> list[str]:
         single = scaling.all_splits(replace(load, batch=1, slots=1))
         if fitting := serving.possible_splits(load, single):
             most = max(serving.at_capacity(split).slots for split in fitting.values())
-            return [f"{max(load.batch, load.slots)} streams do not fit on {load.gpus} x "
-                    f"{load.gpu.name}, {most} do: ask for --batch 1 --slots {most}, or take more "
-                    "GPUs, a larger card, fewer bits or less context."]
-        return [f"Nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
-                "a larger card, fewer bits or less context."]
+            return [
+                f"{max(load.batch, load.slots)} streams do not fit on {load.gpus} x "
+                f"{load.gpu.name}, {most} do: ask for --batch 1 --slots {most}, or take more "
+                "GPUs, a larger card, fewer bits or less context."
+            ]
+        return [
+            f"Nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
+            "a larger card, fewer bits or less context."
+        ]
     full = [serving.at_capacity(split) for split in possible.values()] if load.context else []
     streams = f"{load.batch} stream{'s' * (load.batch > 1)}"
-    goals = [(f"Decode, latency of {streams}", possible, "step_us"),
-             (f"Decode, throughput of {load.slots} streams", possible, "rate"),
-             ("Decode, throughput of as many streams as fit",
-              {f"{name} with {split.slots}": split
-               for name, split in zip(possible, full, strict=bool(full))}, "rate"),
-             (f"Prefill, latency of one prompt of {load.prompt}", possible, "prompt_us"),
-             ("Prefill, throughput of many", possible, "prompt_rate")]
-    return [*(f"{goal}: {_best(rivals, figure)}" for goal, rivals, figure in goals
-                                if rivals), *_break_even(load, possible)]
+    goals = [
+        (f"Decode, latency of {streams}", possible, "step_us"),
+        (f"Decode, throughput of {load.slots} streams", possible, "rate"),
+        (
+            "Decode, throughput of as many streams as fit",
+            {
+                f"{name} with {split.slots}": split
+                for name, split in zip(possible, full, strict=bool(full))
+            },
+            "rate",
+        ),
+        (f"Prefill, latency of one prompt of {load.prompt}", possible, "prompt_us"),
+        ("Prefill, throughput of many", possible, "prompt_rate"),
+    ]
+    return [
+        *(f"{goal}: {_best(rivals, figure)}" for goal, rivals, figure in goals if rivals),
+        *_break_even(load, possible),
+    ]
 
 
 def _best(splits: dict[str, Split], figure: str) -> str:
     spans, is_rate = {name: splits[name].figures[figure] for name in splits}, "rate" in figure
     power, scale, unit = (1, 1.0, "tokens/s") if is_rate else (-1, 1e-3, "ms")
     ordered = sorted(spans, key=lambda name: spans[name][0], reverse=is_rate)
-    close = [name for name in ordered if min((spans[ordered[0]] / spans[name]) ** power)
-             < serving.MARGIN]
+    close = [
+        name for name in ordered if min((spans[ordered[0]] / spans[name]) ** power) < serving.MARGIN
+    ]
     first = next((name for name in close if splits[name].kind == REPLICAS), ordered[0])
     answer = f"{first}, {number(spans[first][0] * scale)} {unit}"
     equals = " and ".join(name for name in close if name != first)
@@ -278,8 +411,10 @@ def _break_even(load: Split, splits: dict[str, Split]) -> list[str]:
     even_us = each_us[0] + (steps_us[other] - tensor_us) / load.model.all_reduces
     if even_us <= 0:
         return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
-    return [f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
-            f"{size_text(size)} takes {number(even_us)} us; here it takes "
-            f"{span_text(each_us, ' us')}.",
-            *["The known errors of these times reach both sides: measure before you decide."]
-            * bool(not load.times.spans and each_us[1] < even_us < each_us[2])]
+    return [
+        f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
+        f"{size_text(size)} takes {number(even_us)} us; here it takes "
+        f"{span_text(each_us, ' us')}.",
+        *["The known errors of these times reach both sides: measure before you decide."]
+        * bool(not load.times.spans and each_us[1] < even_us < each_us[2]),
+    ]

@@ -25,9 +25,11 @@ from reports.tables.sentences import number
 
 SCALES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 # The forms of a requirement by the unit of its limit.
-FORMS = {"us": r"(\d{1,9})([KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
-         "GB/s": r"(\d{1,9})([KMG]?) *>= *(\d{1,12}(?:\.\d+)?) *GB/s",
-         "tok/s": r"(\S+)() *>= *(\d{1,12}(?:\.\d+)?) *tok/s"}
+FORMS = {
+    "us": r"(\d{1,9})([KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
+    "GB/s": r"(\d{1,9})([KMG]?) *>= *(\d{1,12}(?:\.\d+)?) *GB/s",
+    "tok/s": r"(\S+)() *>= *(\d{1,12}(?:\.\d+)?) *tok/s",
+}
 # The first method of any launch counts. A token waits for dependent calls, as a chain does.
 METHODS = "ours, chained", "ours, isolated", "library, chained", "library, isolated"
 DOES_NOT_FIT = "does not fit"
@@ -145,8 +147,10 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Machine], dict[str, tuple[Key
         unit = next((unit for unit in FORMS if text.strip().endswith(unit)), "us")
         match = re.fullmatch(FORMS[unit], text.strip())
         if match is None or float(match[3]) <= 0:
-            raise ResultError(f"{path}: the requirement {text!r} has none of the three forms: "
-                              "16K <= 8 us, 32M >= 50 GB/s (busbw), MODEL >= 25 tok/s")
+            raise ResultError(
+                f"{path}: the requirement {text!r} has none of the three forms: "
+                "16K <= 8 us, 32M >= 50 GB/s (busbw), MODEL >= 25 tok/s"
+            )
         name, scale, limit = match.groups()
         if unit == "tok/s" and name not in spec.models:
             hint = close_names(name, spec.models)
@@ -176,14 +180,23 @@ def measure(machine: Machine, spec: Spec) -> None:
                     samples.setdefault((unit, size), ("imported", []))[1].append(value)
         if spec.models or not machine.launches:
             # Launches that differ only in the figures share a warning.
-            notes |= {warning.partition(", and ")[0]: warning.rstrip(".")
-                      for warning in warnings(times, [run], gpu)}
+            notes |= {
+                warning.partition(", and ")[0]: warning.rstrip(".")
+                for warning in warnings(times, [run], gpu)
+            }
     machine.notes += notes.values()
     for label, named in spec.models.items():
         model, bits = MODELS.find(named.model), BITS.find(named.weights)
-        split = Split(model, gpu, gpus, named.weights, model.parameters * bits / 8,
-                      read_times([], gpus, link), named.context,
-                      kind=ONE if gpus == 1 else TENSOR)
+        split = Split(
+            model,
+            gpu,
+            gpus,
+            named.weights,
+            model.parameters * bits / 8,
+            read_times([], gpus, link),
+            named.context,
+            kind=ONE if gpus == 1 else TENSOR,
+        )
         if split.spare_bytes < 0:
             samples["tok/s", label] = DOES_NOT_FIT, []
         elif gpus == 1:
@@ -225,8 +238,10 @@ def read_runs(machine: Machine) -> None:
             reason = "slowed on purpose" if run.complete else "incomplete"
             notes.append(f"{run_id} is {reason}: left out")
         elif run.run.benchmark == "allreduce" and size != gpus:
-            raise ResultError(f"candidate {name} has {gpus} GPU{'s' * (gpus > 1)} and its run "
-                              f"{run_id} {size} ranks")
+            raise ResultError(
+                f"candidate {name} has {gpus} GPU{'s' * (gpus > 1)} and its run "
+                f"{run_id} {size} ranks"
+            )
         elif run.run.benchmark == "allreduce":
             machine.launches.append(run)
     if not runs and gpus > 1:
@@ -234,8 +249,10 @@ def read_runs(machine: Machine) -> None:
     kinds = {f"machine_id {launch.run.machine_id}" for launch in machine.launches}
     kinds = kinds or {", ".join(sorted(set(gpus_of([log])))) for log in machine.logs} - {""}
     if len(kinds) > 1:
-        raise ResultError(f"candidate {name} is one kind of machine, and its runs come from "
-                          f"{' and from '.join(sorted(kinds))}")
+        raise ResultError(
+            f"candidate {name} is one kind of machine, and its runs come from "
+            f"{' and from '.join(sorted(kinds))}"
+        )
 
 
 def _sample_launches(machine: Machine) -> None:
@@ -265,24 +282,35 @@ def money(machine: Machine, spec: Spec, figures: dict[Key, Figure]) -> list[Figu
     """The price, the power, and the cost of a rate and of a million tokens of each model."""
     candidate, price = machine.candidate, machine.candidate.price
     # The median over the blocks with the power of all GPUs, then over launches.
-    sums = [[sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks if block.gpus
-             and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)]
-            for launch in machine.launches]
+    sums = [
+        [
+            sum(gpu["power_w"] for gpu in block.gpus)
+            for block in launch.blocks
+            if block.gpus and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)
+        ]
+        for launch in machine.launches
+    ]
     medians = [np.median(of_launch) for of_launch in sums if of_launch]
     data_sheet_w = candidate.power_w or candidate.gpus * GPUS.find(candidate.gpu).tdp_w
     power_w = float(np.median(medians)) if medians else data_sheet_w
-    costs = [Figure("price", price.currency, price.date.isoformat(), value=price.amount),
-             Figure("power of the GPUs", "W", "measured" if medians else "data sheet",
-                    value=power_w)]
-    hourly = (price.amount / (spec.hours_per_year * spec.lifetime_years)
-              + power_w / 1e3 * spec.electricity.price_per_kwh)
+    costs = [
+        Figure("price", price.currency, price.date.isoformat(), value=price.amount),
+        Figure("power of the GPUs", "W", "measured" if medians else "data sheet", value=power_w),
+    ]
+    hourly = (
+        price.amount / (spec.hours_per_year * spec.lifetime_years)
+        + power_w / 1e3 * spec.electricity.price_per_kwh
+    )
     is_payable = spec.electricity.currency == price.currency
-    amounts = {"per tok/s, ": price.amount,
-               PER_MILLION: hourly / 3600 * 1e6 if is_payable else None}
+    amounts = {
+        "per tok/s, ": price.amount,
+        PER_MILLION: hourly / 3600 * 1e6 if is_payable else None,
+    }
     for model, (name, amount) in product(spec.models, amounts.items()):
         speed = figures["tok/s", model]  # the fastest speed gives the lowest cost
-        value, high, low = (amount / end if amount and end else None
-                            for end in (speed.value, speed.low, speed.high))
+        value, high, low = (
+            amount / end if amount and end else None for end in (speed.value, speed.low, speed.high)
+        )
         note = speed.note if amount else "electricity is in another currency"
         costs.append(Figure(name + model, price.currency, note, speed.values, value, low, high))
     return costs

@@ -48,16 +48,26 @@ class Procurement:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("spec", metavar="SPEC.toml", type=Path,
-        help="candidates, prices and requirements; docs/buy.md has an example")
-    add("runs", metavar="RUN", nargs="*",
-        help="NAME=RUN: another run, folder or quoted glob of a candidate; RUN for the only one")
+    add(
+        "spec",
+        metavar="SPEC.toml",
+        type=Path,
+        help="candidates, prices and requirements; docs/buy.md has an example",
+    )
+    add(
+        "runs",
+        metavar="RUN",
+        nargs="*",
+        help="NAME=RUN: another run, folder or quoted glob of a candidate; RUN for the only one",
+    )
     add("--candidate", metavar="NAME", help="show and judge only this one")
     add("--html", metavar="FILE", type=Path, help="also write a page")
     add("--csv", metavar="FILE", type=Path, help="also write a row for each candidate")
-    parser.epilog = (f"{parser.epilog}; exit status: 0 every requirement passes, 1 one fails, 2 "
-                     "the command line, the spec or a run is unusable, 3 one is undecided or "
-                     "unverified")
+    parser.epilog = (
+        f"{parser.epilog}; exit status: 0 every requirement passes, 1 one fails, 2 "
+        "the command line, the spec or a run is unusable, 3 one is undecided or "
+        "unverified"
+    )
 
 
 def procure(arguments: argparse.Namespace) -> int:
@@ -67,15 +77,22 @@ def procure(arguments: argparse.Namespace) -> int:
         # The page may not disclose folders.
         runs = [re.sub("[^=]*/(?=.)", "", run) for run in arguments.runs]
         only = ["--candidate", arguments.candidate] if arguments.candidate else []
-        command = "python -m reports " + printable(shlex.join(
-            ["procure", arguments.spec.name, *runs, *only, "--html", arguments.html.name]))
+        command = "python -m reports " + printable(
+            shlex.join(
+                ["procure", arguments.spec.name, *runs, *only, "--html", arguments.html.name]
+            )
+        )
         write_named(arguments.html, to_html(procure_page(procurement, command)).encode())
     if arguments.csv:
         write_named(arguments.csv, as_csv(procurement).encode())
     if arguments.json:
-        write_json("procure", headline=procurement.headline, verdicts=procurement.verdicts,
-                   candidates=[_record(machine) for machine in procurement.machines],
-                   sentences=procurement.sentences)
+        write_json(
+            "procure",
+            headline=procurement.headline,
+            verdicts=procurement.verdicts,
+            candidates=[_record(machine) for machine in procurement.machines],
+            sentences=procurement.sentences,
+        )
     else:
         sys.stdout.write(as_text(procurement))
     if procurement.verdicts["FAIL"]:
@@ -85,11 +102,18 @@ def procure(arguments: argparse.Namespace) -> int:
 
 def _record(machine: Machine) -> dict[str, object]:
     """A candidate for `--json`."""
-    return {"name": machine.name, "gpu": machine.candidate.gpu, "gpus": machine.candidate.gpus,
-            "run_ids": machine.run_ids, "launches": len(machine.launches),
-            "figures": list(map(vars, machine.figures)),
-            "requirements": [{"requirement": requirement, "verdict": verdict, "reason": reason}
-                             for requirement, (verdict, reason) in machine.verdicts.items()]}
+    return {
+        "name": machine.name,
+        "gpu": machine.candidate.gpu,
+        "gpus": machine.candidate.gpus,
+        "run_ids": machine.run_ids,
+        "launches": len(machine.launches),
+        "figures": list(map(vars, machine.figures)),
+        "requirements": [
+            {"requirement": requirement, "verdict": verdict, "reason": reason}
+            for requirement, (verdict, reason) in machine.verdicts.items()
+        ],
+    }
 
 
 def as_text(procurement: Procurement) -> str:
@@ -101,39 +125,53 @@ def as_text(procurement: Procurement) -> str:
         table.add_column("", overflow="fold", max_width=20)
         for machine in machines:
             table.add_column(machine.name, justify="right", overflow="fold", max_width=14)
-            reasons += [f"{machine.name}, {requirement}: {verdict}, {reason}"
-                        for requirement, (verdict, reason) in machine.verdicts.items()]
+            reasons += [
+                f"{machine.name}, {requirement}: {verdict}, {reason}"
+                for requirement, (verdict, reason) in machine.verdicts.items()
+            ]
         for requirement in machines[0].verdicts:
             table.add_row(requirement, *(machine.verdicts[requirement][0] for machine in machines))
         for row in _figure_rows(machines):
             table.add_row(*row.values())
         tables.append(("", table))
-    return lay_out(None, [], tables, [*reasons, *procurement.sentences],
-                   headline=procurement.headline)
+    return lay_out(
+        None, [], tables, [*reasons, *procurement.sentences], headline=procurement.headline
+    )
 
 
 def _figure_rows(machines: Sequence[Machine]) -> list[dict[str, str]]:
     rows = [{"figure": "runs"} | {machine.name: str(len(machine.run_ids)) for machine in machines}]
     for place, figure in enumerate(machines[0].figures):
         cells = {machine.name: machine.figures[place] for machine in machines}
-        rows.append({"figure": figure.name} | {
-            name: f"{each.text}\n{each.note}" for name, each in cells.items()})
+        rows.append(
+            {"figure": figure.name}
+            | {name: f"{each.text}\n{each.note}" for name, each in cells.items()}
+        )
     return rows
 
 
 def procure_page(procurement: Procurement, command: str) -> Page:
     """The page for `procure --html` and for the dashboard; `command` made it."""
     machines = procurement.machines
-    requirements: list[Row] = [{"requirement": requirement} | {
-        machine.name: "\n".join(machine.verdicts[requirement]) for machine in machines}
-        for requirement in machines[0].verdicts]
+    requirements: list[Row] = [
+        {"requirement": requirement}
+        | {machine.name: "\n".join(machine.verdicts[requirement]) for machine in machines}
+        for requirement in machines[0].verdicts
+    ]
     runs = [f"{machine.name}: {run_id}" for machine in machines for run_id in machine.run_ids]
-    return Page(f"Procurement: {procurement.headline}", sections=[
-        Section("Requirements", table="requirements", rows=requirements),
-        Section("Figures, with their intervals over launches", table="figures",
-                rows=_figure_rows(machines)),
-        Section("How to read this", procurement.sentences)],
-        reproduce={"command, without folders": command, "run ids": "\n".join(runs)})
+    return Page(
+        f"Procurement: {procurement.headline}",
+        sections=[
+            Section("Requirements", table="requirements", rows=requirements),
+            Section(
+                "Figures, with their intervals over launches",
+                table="figures",
+                rows=_figure_rows(machines),
+            ),
+            Section("How to read this", procurement.sentences),
+        ],
+        reproduce={"command, without folders": command, "run ids": "\n".join(runs)},
+    )
 
 
 def as_csv(procurement: Procurement) -> str:
@@ -141,13 +179,20 @@ def as_csv(procurement: Procurement) -> str:
     rows = []
     for machine in procurement.machines:
         row: dict[str, object] = {
-            "candidate": machine.name, "launches": len(machine.launches),
-            "imported logs": len(machine.logs), "currency": machine.candidate.price.currency}
+            "candidate": machine.name,
+            "launches": len(machine.launches),
+            "imported logs": len(machine.logs),
+            "currency": machine.candidate.price.currency,
+        }
         for figure in machine.figures:
             name, unit = figure.name, figure.unit
             unit = "in currency" if unit == row["currency"] else unit
-            row |= {f"{name} {unit}": figure.value, f"{name} low {unit}": figure.low,
-                    f"{name} high {unit}": figure.high, f"{name} from": figure.note}
+            row |= {
+                f"{name} {unit}": figure.value,
+                f"{name} low {unit}": figure.low,
+                f"{name} high {unit}": figure.high,
+                f"{name} from": figure.note,
+            }
         for requirement, (verdict, reason) in machine.verdicts.items():
             row |= {requirement: verdict, f"{requirement} why": reason}
         rows.append(row)
@@ -165,8 +210,9 @@ def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> P
     for run in runs:
         names = [name for name in by_name if run.startswith(f"{name}=")]
         if not names and len(by_name) > 1:
-            raise ResultError(f"{run}: which candidate? Use NAME={run} with NAME one of "
-                              f"{', '.join(by_name)}")
+            raise ResultError(
+                f"{run}: which candidate? Use NAME={run} with NAME one of {', '.join(by_name)}"
+            )
         name = max(names or by_name, key=len)
         by_name[name].candidate.runs.append(run.removeprefix(f"{name}="))
     # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model come first.
@@ -178,16 +224,20 @@ def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> P
     for machine in machines:
         candidates.measure(machine, spec)
         figures = {key: make_figure(key, machine, confidence) for key in keys}
-        machine.verdicts = {text: judge(limit, figures[key], machine, confidence)
-                            for text, (key, limit) in requirements.items()}
+        machine.verdicts = {
+            text: judge(limit, figures[key], machine, confidence)
+            for text, (key, limit) in requirements.items()
+        }
         counts.update(verdict for verdict, _ in machine.verdicts.values())
         machine.figures = [*figures.values(), *candidates.money(machine, spec, figures)]
     name = machines[0].name if len(machines) == 1 else f"{len(machines)} candidates"
-    words = ", ".join(f"{counts[word]} {word}" for word in WORDS
-                      if counts[word] or word in WORDS[:3])
+    words = ", ".join(
+        f"{counts[word]} {word}" for word in WORDS if counts[word] or word in WORDS[:3]
+    )
     headline = f"{name}: {words if requirements else 'nothing is required'}"
-    return Procurement(headline, counts, machines,
-                       _sentences(spec, machines, n_verdicts, confidence))
+    return Procurement(
+        headline, counts, machines, _sentences(spec, machines, n_verdicts, confidence)
+    )
 
 
 def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
@@ -222,13 +272,16 @@ def judge(limit: float, figure: Figure, machine: Machine, confidence: float) -> 
         is_ceiling = figure.note == candidates.DATA_SHEET
         meets = figure.value <= limit if unit == "us" else figure.value >= limit
         origin = "by its data sheet, a ceiling" if is_ceiling else "imported"
-        return ("FAIL" if is_ceiling and not meets else "UNVERIFIED",
-                f"{number(figure.value)} {unit} {'meets' if meets else 'misses'} it, {origin}")
+        return (
+            "FAIL" if is_ceiling and not meets else "UNVERIFIED",
+            f"{number(figure.value)} {unit} {'meets' if meets else 'misses'} it, {origin}",
+        )
     if figure.low is None or figure.high is None:
         return "UNDECIDED", f"{n} launch{'es' * (n != 1)}; {LEAST_LAUNCHES} are needed"
     reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
-    low_meets, high_meets = (end <= limit if unit == "us" else end >= limit
-                             for end in (figure.low, figure.high))
+    low_meets, high_meets = (
+        end <= limit if unit == "us" else end >= limit for end in (figure.low, figure.high)
+    )
     if low_meets and unit == "tok/s":
         reason += ", a ceiling by data sheets"
     if low_meets == high_meets:
@@ -243,30 +296,42 @@ def judge(limit: float, figure: Figure, machine: Machine, confidence: float) -> 
     return "UNDECIDED", f"{reason}; {words} settle it"
 
 
-def _sentences(spec: Spec, machines: list[Machine], n_verdicts: int,
-               confidence: float) -> list[str]:
-    lines = ["Figures are geometric means over launches, with Student's intervals at "
-             f"{confidence:.2%} from {LEAST_LAUNCHES} launches on; busbw as in nccl-tests."]
+def _sentences(
+    spec: Spec, machines: list[Machine], n_verdicts: int, confidence: float
+) -> list[str]:
+    lines = [
+        "Figures are geometric means over launches, with Student's intervals at "
+        f"{confidence:.2%} from {LEAST_LAUNCHES} launches on; busbw as in nccl-tests."
+    ]
     if n_verdicts:
-        lines.append("PASS: the whole interval meets the requirement; FAIL: all of it misses it. "
-                     f"The chance that any of the {n_verdicts} verdicts is wrong is at most "
-                     f"{FAMILY_P:.1%} (Bonferroni).")
+        lines.append(
+            "PASS: the whole interval meets the requirement; FAIL: all of it misses it. "
+            f"The chance that any of the {n_verdicts} verdicts is wrong is at most "
+            f"{FAMILY_P:.1%} (Bonferroni)."
+        )
         if any(not machine.launches for machine in machines):
-            lines.append("UNVERIFIED: the figure comes from an imported log or a data sheet. Only "
-                         "five launches of bench.allreduce on that machine can PASS.")
-    lines.append(f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, "
-                 f"and {spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for "
-                 "the GPUs alone; nothing is converted or ranked across currencies.")
-    lines += [f"{name}: {model.model}, {model.weights}, one stream with {model.context} tokens "
-              "cached, split by tensor over all GPUs; the arithmetic of advise."
-              for name, model in spec.models.items()]
+            lines.append(
+                "UNVERIFIED: the figure comes from an imported log or a data sheet. Only "
+                "five launches of bench.allreduce on that machine can PASS."
+            )
+    lines.append(
+        f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, "
+        f"and {spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for "
+        "the GPUs alone; nothing is converted or ranked across currencies."
+    )
+    lines += [
+        f"{name}: {model.model}, {model.weights}, one stream with {model.context} tokens "
+        "cached, split by tensor over all GPUs; the arithmetic of advise."
+        for name, model in spec.models.items()
+    ]
     costs: dict[str, list[tuple[float, float, float, str]]] = defaultdict(list)
     unranked: dict[str, list[str]] = defaultdict(list)
     for machine in machines:
         for figure in machine.figures:
             if figure.name.startswith(candidates.PER_MILLION) and figure.low and figure.high:
                 costs[f"{figure.name} in {figure.unit}"].append(
-                    (figure.value or 0.0, figure.low, figure.high, machine.name))
+                    (figure.value or 0.0, figure.low, figure.high, machine.name)
+                )
             elif figure.name.startswith(candidates.PER_MILLION) and figure.value:
                 unranked[f"{figure.name} in {figure.unit}"].append(machine.name)
     for title, ranked in costs.items():
@@ -277,6 +342,9 @@ def _sentences(spec: Spec, machines: list[Machine], n_verdicts: int,
             highest = max(highest, high)
         if len(ranked) > 1:
             lines.append(f"Cheapest first, {title}: {words}.")
-    lines += [f"Not ranked, {title}, without five launches: {', '.join(names)}."
-              for title, names in unranked.items() if len(machines) > 1]
+    lines += [
+        f"Not ranked, {title}, without five launches: {', '.join(names)}."
+        for title, names in unranked.items()
+        if len(machines) > 1
+    ]
     return lines + [f"{machine.name}: {note}." for machine in machines for note in machine.notes]

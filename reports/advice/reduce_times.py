@@ -73,12 +73,16 @@ class Times:
         sizes = sorted(self.spans)
         largest_us, largest = self.spans[sizes[-1]], sizes[-1]
         if largest < min(size_bytes, LARGE) and self.hosts != 1:
-            return (largest_us * size_bytes / largest,
-                    f", ASSUMED to grow with the bytes from {size_text(largest)} on")
+            return (
+                largest_us * size_bytes / largest,
+                f", ASSUMED to grow with the bytes from {size_text(largest)} on",
+            )
         if largest < min(size_bytes, LARGE):
             more_bytes = wire_factor(self.gpus) * (size_bytes - largest)
-            return (largest_us + more_bytes / self.link.gb_s / 1e3,
-                    f", ASSUMED from {size_text(largest)} on")
+            return (
+                largest_us + more_bytes / self.link.gb_s / 1e3,
+                f", ASSUMED from {size_text(largest)} on",
+            )
         mode = "chained" if size_bytes <= CHAINED_UP_TO else "isolated"
         fitted = [predict_us(fit, size_bytes) for fit in self.fits if fit.mode == mode]
         fitted = [prediction for prediction in fitted if prediction[0] > 0]
@@ -103,12 +107,15 @@ def read_times(runs: Sequence[Result | Imported], gpus: int, link: Link) -> Time
     if runs:
         return _from_results([run for run in runs if isinstance(run, Result)], gpus, link)
     known_us = link.latencies_us
-    return Times(gpus, f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way "
-                       f"({number(link.both_ways_gb_s)} both ways; {link.source}), and a latency "
-                       f"of {number(float(np.median(known_us)))} us, best {number(known_us[0])}, "
-                       f"worst {number(known_us[-1])}, of {len(known_us)} published ones over "
-                       f"{link.kind} (reports/advice/specs.toml); brackets: best to worst",
-                 link)
+    return Times(
+        gpus,
+        f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way "
+        f"({number(link.both_ways_gb_s)} both ways; {link.source}), and a latency "
+        f"of {number(float(np.median(known_us)))} us, best {number(known_us[0])}, "
+        f"worst {number(known_us[-1])}, of {len(known_us)} published ones over "
+        f"{link.kind} (reports/advice/specs.toml); brackets: best to worst",
+        link,
+    )
 
 
 def check_run(run: Result | Imported, gpus: int) -> None:
@@ -139,18 +146,33 @@ def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
             spans[size] = np.where(np.isnan(span), costs_range, span)
         if size <= CHAINED_UP_TO and any(case.mode != "chained" for case in of_size):
             single.append(size_text(size))
-    notes = [f"No chain of dependent calls was measured at {' and '.join(single[:2])}: faster "
-             "single calls replace it."] if single else []
+    notes = (
+        [
+            f"No chain of dependent calls was measured at {' and '.join(single[:2])}: faster "
+            "single calls replace it."
+        ]
+        if single
+        else []
+    )
     every = [case for of_size in cases.values() for case in of_size]
     key = every[0].collective, every[0].algorithm, every[0].datatype
-    fits = [fit for fit in fits_of(results) if fit.regimes and not fit.shape and not fit.in_place
-            and (fit.collective, fit.algorithm, fit.datatype) == key]
+    fits = [
+        fit
+        for fit in fits_of(results)
+        if fit.regimes
+        and not fit.shape
+        and not fit.in_place
+        and (fit.collective, fit.algorithm, fit.datatype) == key
+    ]
     trip_ns = np.median([case.link_rtt_ns.median if case.link_rtt_ns else 1.0 for case in every])
     distances = [abs(np.log((fit.link_rtt_ns or 1.0) / trip_ns)) for fit in fits]
-    fits = [fit for fit, distance in zip(fits, distances, strict=True)
-            if distance == min(distances)]
-    source = (f"measured: {every[0].library or every[0].algorithm}, {every[0].datatype}, "
-              f"{len(results)} launch{'es' * (len(results) > 1)}; {machine(results[0])}")
+    fits = [
+        fit for fit, distance in zip(fits, distances, strict=True) if distance == min(distances)
+    ]
+    source = (
+        f"measured: {every[0].library or every[0].algorithm}, {every[0].datatype}, "
+        f"{len(results)} launch{'es' * (len(results) > 1)}; {machine(results[0])}"
+    )
     notes += [line for result in results for line in opening(result)]
     return Times(gpus, source, link, spans, fits, notes, results[0].run.world.get("hosts", 1))
 
@@ -159,11 +181,23 @@ def _best_cases(results: Sequence[Result]) -> dict[int, list[Case]]:
     """By size, a case of each launch, in the mode that fits the size if all launches have it, of
     the fastest variant: of a 16-bit type if there is one, of `auto` if all launches have it."""
     way = ["size", "other_mode", "variant"]
-    cases = pd.DataFrame([
-        (launch, case, case.datatype, case.algorithm, cost_us(case), case.size_bytes,
-         (case.mode == "chained") != (case.size_bytes <= CHAINED_UP_TO), case.variant)
-        for launch, result in enumerate(results) for case in filter(is_plain, result.cases)],
-        columns=["launch", "case", "datatype", "algorithm", "us", *way])
+    cases = pd.DataFrame(
+        [
+            (
+                launch,
+                case,
+                case.datatype,
+                case.algorithm,
+                cost_us(case),
+                case.size_bytes,
+                (case.mode == "chained") != (case.size_bytes <= CHAINED_UP_TO),
+                case.variant,
+            )
+            for launch, result in enumerate(results)
+            for case in filter(is_plain, result.cases)
+        ],
+        columns=["launch", "case", "datatype", "algorithm", "us", *way],
+    )
     datatype = min(cases.datatype, key=lambda name: name not in HALF_TYPES, default=None)
     cases = cases[cases.datatype == datatype]
     has_auto = cases.launch[cases.algorithm == "auto"].nunique() == len(results)
@@ -176,9 +210,15 @@ def _best_cases(results: Sequence[Result]) -> dict[int, list[Case]]:
 
 def is_plain(case: Case) -> bool:
     """Whether a case is a measured sum, lossless (or of `auto`) and out of place."""
-    return (case.collective == "all_reduce" and case.redop == "sum" and case.size_bytes > 0
-            and not case.shape and not case.in_place and (cost_us(case) or 0) > 0
-            and (case.snr_db is None or case.algorithm == "auto"))
+    return (
+        case.collective == "all_reduce"
+        and case.redop == "sum"
+        and case.size_bytes > 0
+        and not case.shape
+        and not case.in_place
+        and (cost_us(case) or 0) > 0
+        and (case.snr_db is None or case.algorithm == "auto")
+    )
 
 
 def _from_log(log: Imported, gpus: int, link: Link) -> Times:
@@ -199,15 +239,22 @@ def _from_log(log: Imported, gpus: int, link: Link) -> Times:
     notes += [f"Suspect figures of the log, left out: {n_suspect}."] if n_suspect else []
     hosts = log.run.world.get("hosts")
     place = "an unknown number of hosts" if hosts is None else f"{hosts} host{'s' * (hosts > 1)}"
-    return Times(gpus, f"imported from {log.run.imported_from.file}, one launch, {ranks} ranks on "
-                       f"{place}, {datatype or 'of unknown type'}", link, us_by_type[datatype],
-                 notes=notes, hosts=hosts)
+    return Times(
+        gpus,
+        f"imported from {log.run.imported_from.file}, one launch, {ranks} ranks on "
+        f"{place}, {datatype or 'of unknown type'}",
+        link,
+        us_by_type[datatype],
+        notes=notes,
+        hosts=hosts,
+    )
 
 
 def gpus_of(runs: Iterable[Result | Imported]) -> list[str]:
     """The GPU names of all ranks that have one."""
-    return [rank["gpu"] for run in runs for rank in run.run.world.get("ranks", [])
-            if rank.get("gpu")]
+    return [
+        rank["gpu"] for run in runs for rank in run.run.world.get("ranks", []) if rank.get("gpu")
+    ]
 
 
 def other_hardware(runs: Sequence[Result | Imported], gpu: Gpu) -> str | None:
@@ -216,8 +263,9 @@ def other_hardware(runs: Sequence[Result | Imported], gpu: Gpu) -> str | None:
     if any(rank.get("device") == "cpu" for rank in ranks):
         return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
     series = gpu.name.partition("-")[0]
-    others = [name for name in gpus_of(runs)
-              if series not in "".join(filter(str.isalnum, name.lower()))]
+    others = [
+        name for name in gpus_of(runs) if series not in "".join(filter(str.isalnum, name.lower()))
+    ]
     return f"The times come from {others[0]}, not from {gpu.name}." if others else None
 
 
@@ -227,16 +275,22 @@ def warnings(times: Times, runs: Sequence[Result | Imported], gpu: Gpu) -> list[
     size = max(times.spans, default=0)
     if times.spans and times.hosts != 1:
         place = f"on {times.hosts} hosts" if times.hosts else "perhaps on several hosts"
-        lines.append(f"The ranks are {place}: the times include their network and say nothing "
-                     f"about {times.link.name}.")
+        lines.append(
+            f"The ranks are {place}: the times include their network and say nothing "
+            f"about {times.link.name}."
+        )
     elif 0 < size < LARGE:
-        lines.append(f"Nothing above {size_text(size)} was measured: larger all-reduces are "
-                     f"ASSUMED to have the bandwidth of {times.link.name}.")
+        lines.append(
+            f"Nothing above {size_text(size)} was measured: larger all-reduces are "
+            f"ASSUMED to have the bandwidth of {times.link.name}."
+        )
     elif size and gpus_of(runs):
         expected = LINKS[gpu.peer] if gpu.peer else times.link
         bus_gb_s = wire_factor(times.gpus) * size / times.spans[size][0] / 1e3
         if bus_gb_s < DOWN * expected.gb_s:
-            lines.append(f"{expected.name} has {number(expected.gb_s)} GB/s one way, and "
-                         f"{size_text(size)} reached {number(bus_gb_s)}: the link is DOWN or not "
-                         "used; see bench.doctor.")
+            lines.append(
+                f"{expected.name} has {number(expected.gb_s)} GB/s one way, and "
+                f"{size_text(size)} reached {number(bus_gb_s)}: the link is DOWN or not "
+                "used; see bench.doctor."
+            )
     return lines

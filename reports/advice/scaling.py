@@ -20,13 +20,21 @@ ERROR = np.array([1.0, 0.85, 2.5])
 FLAT = "ring", "tree"
 
 
-def library_us(algorithm: str, nodes: int, gpus: int, size_bytes: float, kind: str,
-               node_gb_s: float, network: Network) -> float:
+def library_us(
+    algorithm: str,
+    nodes: int,
+    gpus: int,
+    size_bytes: float,
+    kind: str,
+    node_gb_s: float,
+    network: Network,
+) -> float:
     """The library's all-reduce over `nodes` x `gpus` GPUs by ring or tree, in the fastest protocol.
     `network` carries what leaves a node with `gpus` GPUs; `kind` is the link within a node."""
     ranks, hops, times_us = nodes * gpus, max(1, int(log2(nodes))), []
-    for protocol, by_tree in zip(*(SECTIONS["protocols"][name] for name in (algorithm, "tree")),
-                                 strict=True):
+    for protocol, by_tree in zip(
+        *(SECTIONS["protocols"][name] for name in (algorithm, "tree")), strict=True
+    ):
         within_us = protocol["nvlink_us" if kind in ("nvlink", "xgmi") else "pcie_us"]
         # With one GPU a node the latency of each hop is exposed: NCCL takes the tree's.
         between_us = (by_tree if gpus == 1 else protocol)["network_us"] + network.hop_us
@@ -64,19 +72,26 @@ class ClusterTimes(Times):
         own = Network(self.network.name, adapter_gb_s, "", 0, self.network.hop_us)
 
         def between_us(size: float) -> Span:  # one GPU of each node, all groups at the same time
-            return ERROR * min(library_us(name, self.nodes, 1, size, link.kind, 0.0, own)
-                               for name in FLAT)
+            return ERROR * min(
+                library_us(name, self.nodes, 1, size, link.kind, 0.0, own) for name in FLAT
+            )
 
         within_us = self.node(size_bytes) if gpus > 1 else np.zeros(3)
-        flat = {name: ERROR * library_us(name, self.nodes, gpus, size_bytes, link.kind,
-                                         link.total_gb_s(gpus), self.network) for name in FLAT}
+        flat = {
+            name: ERROR
+            * library_us(
+                name, self.nodes, gpus, size_bytes, link.kind, link.total_gb_s(gpus), self.network
+            )
+            for name in FLAT
+        }
         # More ranks take no less; NCCL's latencies over PCIe are below published times.
         flat = {name: np.maximum(us, within_us) for name, us in flat.items()}
         phase_us = self.node(1) if gpus > 1 else np.zeros(3)  # the start of a second phase
         # A reduce-scatter and an all-gather move the bytes of one all-reduce.
         return flat | {
             "hierarchical": within_us + phase_us + between_us(size_bytes / gpus),
-            "hierarchical_whole": within_us + between_us(size_bytes)}
+            "hierarchical_whole": within_us + between_us(size_bytes),
+        }
 
     def look_up(self, size_bytes: float) -> tuple[Span, str]:
         times_us = self.by_algorithm(size_bytes)
@@ -86,12 +101,22 @@ class ClusterTimes(Times):
 
 def cluster_times(node: Times, nodes: int, network: Network) -> ClusterTimes:
     """Times over `nodes` nodes with the all-reduce times of `node` within each."""
-    source = (f"MODELLED, not measured, over {nodes} nodes of {node.gpus}: {network.name}, "
-              f"{number(network.total_gb_s(node.gpus))} GB/s one way a node ({network.source}), "
-              f"and NCCL's latencies; brackets: {ERROR[1]:g} to {ERROR[2]:g} times the library's "
-              f"part, as published times are (docs/scaling.md). Within a node: {node.source}")
-    return ClusterTimes(nodes * node.gpus, source, node.link, notes=node.notes, hosts=nodes,
-                        node=node, nodes=nodes, network=network)
+    source = (
+        f"MODELLED, not measured, over {nodes} nodes of {node.gpus}: {network.name}, "
+        f"{number(network.total_gb_s(node.gpus))} GB/s one way a node ({network.source}), "
+        f"and NCCL's latencies; brackets: {ERROR[1]:g} to {ERROR[2]:g} times the library's "
+        f"part, as published times are (docs/scaling.md). Within a node: {node.source}"
+    )
+    return ClusterTimes(
+        nodes * node.gpus,
+        source,
+        node.link,
+        notes=node.notes,
+        hosts=nodes,
+        node=node,
+        nodes=nodes,
+        network=network,
+    )
 
 
 @dataclass(frozen=True)
@@ -107,8 +132,18 @@ class NodeSplit(Split):
     def inner(self) -> Split:
         """All layers of the model on one node, for the streams that are there at a time."""
         nodes, node = self.cluster.nodes, self.cluster.node
-        return Split(self.model, self.gpu, node.gpus, self.weights, self.weights_bytes, node,
-                     self.context, self.prompt, ceil(self.batch / nodes), ceil(self.slots / nodes))
+        return Split(
+            self.model,
+            self.gpu,
+            node.gpus,
+            self.weights,
+            self.weights_bytes,
+            node,
+            self.context,
+            self.prompt,
+            ceil(self.batch / nodes),
+            ceil(self.slots / nodes),
+        )
 
     def handoff_us(self, tokens: float) -> Span:
         """An activation that goes to the next node: at most an all-reduce of its bytes."""
@@ -129,8 +164,10 @@ class NodeSplit(Split):
         tokens = self.prompt / chunks
         stage_us, handoff_us = us / nodes / chunks, self.handoff_us(tokens)
         period_us = np.maximum(stage_us, handoff_us)
-        return (nodes * stage_us + (nodes - 1) * handoff_us + (chunks - 1) * period_us,
-                rate(tokens, period_us))
+        return (
+            nodes * stage_us + (nodes - 1) * handoff_us + (chunks - 1) * period_us,
+            rate(tokens, period_us),
+        )
 
     @property
     def memory_bytes(self) -> dict[str, float]:
@@ -160,5 +197,7 @@ def all_splits(load: Split) -> dict[str, Split]:
         return splits
     fields = {name: getattr(load, name) for name in Split.__dataclass_fields__}
     gpus, nodes = load.times.node.gpus, load.times.nodes
-    return {f"{TENSOR} {gpus} x {PIPELINE} {nodes}": NodeSplit(**fields | {"kind": PIPELINE}),
-            f"{nodes} x {TENSOR} {gpus}": NodeSplit(**fields | {"kind": REPLICAS})} | splits
+    return {
+        f"{TENSOR} {gpus} x {PIPELINE} {nodes}": NodeSplit(**fields | {"kind": PIPELINE}),
+        f"{nodes} x {TENSOR} {gpus}": NodeSplit(**fields | {"kind": REPLICAS}),
+    } | splits

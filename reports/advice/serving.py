@@ -89,8 +89,12 @@ class Split:
     def figures(self) -> dict[str, Span]:
         """The latencies of a step and of a prompt, and the rates of streams and of prompts."""
         prompt_us, prompt_rate = self.prompts()
-        return {"step_us": self.decode_us(self.batch), "prompt_us": prompt_us,
-                "rate": rate(self.slots, self.decode_us(self.slots)), "prompt_rate": prompt_rate}
+        return {
+            "step_us": self.decode_us(self.batch),
+            "prompt_us": prompt_us,
+            "rate": rate(self.slots, self.decode_us(self.slots)),
+            "prompt_rate": prompt_rate,
+        }
 
     def decode_us(self, streams: int) -> Span:
         """A decode step: the work of a GPU, and the all-reduces, hand-offs or exchanges."""
@@ -132,8 +136,10 @@ class Split:
             # (GPipe: Huang et al., NeurIPS 2019).
             stage_us, handoff_us = work_us / n / chunks, self.times(model.all_reduce_bytes(tokens))
             period_us = np.maximum(stage_us, handoff_us)
-            return (n * stage_us + (n - 1) * handoff_us + (chunks - 1) * period_us,
-                    rate(tokens, period_us))
+            return (
+                n * stage_us + (n - 1) * handoff_us + (chunks - 1) * period_us,
+                rate(tokens, period_us),
+            )
         if self.kind == TENSOR:
             each_us = self.times(model.all_reduce_bytes(tokens))
             us = work_us / n + chunks * model.all_reduces * each_us
@@ -153,9 +159,11 @@ class Split:
         weights = {TENSOR: 1 / n, PIPELINE: 1 / n, EXPERTS: 1 - share + share / n}
         cached = {TENSOR: streams * self.model.kv_share(n), PIPELINE: streams / n}
         tokens = max(streams, min(self.prompt, CHUNK_TOKENS))
-        return {"weights": self.weights_bytes * weights.get(self.kind, 1.0),
-                "KV cache": self.kv_bytes(cached.get(self.kind, ceil(streams / n))),
-                "activations": self.model.activation_bytes(tokens, n if self.kind == TENSOR else 1)}
+        return {
+            "weights": self.weights_bytes * weights.get(self.kind, 1.0),
+            "KV cache": self.kv_bytes(cached.get(self.kind, ceil(streams / n))),
+            "activations": self.model.activation_bytes(tokens, n if self.kind == TENSOR else 1),
+        }
 
     @property
     def spare_bytes(self) -> float:
@@ -178,16 +186,26 @@ class Split:
 
 def at_capacity(split: Split) -> Split:
     """A split with as many streams as fit, at most MOST_STREAMS."""
-    streams = max(1, bisect_left(
-        range(1, MOST_STREAMS + 1), True,
-        key=lambda count: replace(split, batch=1, slots=count).obstacle is not None))
+    streams = max(
+        1,
+        bisect_left(
+            range(1, MOST_STREAMS + 1),
+            True,
+            key=lambda count: replace(split, batch=1, slots=count).obstacle is not None,
+        ),
+    )
     return replace(split, batch=1, slots=streams)
 
 
 def possible_splits(load: Split, splits: dict[str, Split]) -> dict[str, Split]:
     """The splits that fit on the GPUs of `load`, without another card or host memory."""
-    return {name: split for name, split in splits.items() if split.obstacle is None
-            and split.gpus == load.gpus and split.kind not in (OFFLOAD, LARGER)}
+    return {
+        name: split
+        for name, split in splits.items()
+        if split.obstacle is None
+        and split.gpus == load.gpus
+        and split.kind not in (OFFLOAD, LARGER)
+    }
 
 
 def all_splits(split: Split) -> dict[str, Split]:
@@ -195,8 +213,11 @@ def all_splits(split: Split) -> dict[str, Split]:
     offload to host memory and, if `specs.toml` has one, the smallest larger GPU that can."""
     n, one = split.gpus, replace(split, kind=ONE, gpus=1)
     kinds = {f"TP {n}": TENSOR, f"PP {n}": PIPELINE, f"{n} replicas": REPLICAS, f"EP {n}": EXPERTS}
-    splits = {name: replace(split, kind=kind) for name, kind in kinds.items()
-              if n > 1 and (kind != EXPERTS or split.model.experts > 1)}
+    splits = {
+        name: replace(split, kind=kind)
+        for name, kind in kinds.items()
+        if n > 1 and (kind != EXPERTS or split.model.experts > 1)
+    }
     if one.obstacle is None:
         return splits | {ONE: one}
     splits[OFFLOAD] = replace(one, kind=OFFLOAD)

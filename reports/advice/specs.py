@@ -16,8 +16,15 @@ from reports.store.result import NOT_JSON, ResultError, content_of
 ELEMENT_BYTES = 2  # an activation in fp16 or bf16
 # Fields of attention or experts that the formulas in serving.py do not cover.
 UNSUPPORTED = (
-    "kv_lora_rank", "n_routed_experts", "state_size", "ssm_cfg", "linear_num_value_heads",
-    "shared_expert_intermediate_size", "n_shared_experts", "interleave_moe_layer_step")
+    "kv_lora_rank",
+    "n_routed_experts",
+    "state_size",
+    "ssm_cfg",
+    "linear_num_value_heads",
+    "shared_expert_intermediate_size",
+    "n_shared_experts",
+    "interleave_moe_layer_step",
+)
 
 Count = Annotated[int, msgspec.Meta(gt=0, le=10**9)]
 Spec = TypeVar("Spec")
@@ -209,13 +216,15 @@ def model_of(path: Path) -> Model:
         raw = raw["text_config"] if isinstance(raw.get("text_config"), dict) else raw
         raw = {field: value for field, value in raw.items() if value is not None}
     model = convert(raw, Model, str(path))
-    problems = {f"{field}, which the formulas do not cover": raw.get(field)
-                for field in UNSUPPORTED} | {
+    problems = {
+        f"{field}, which the formulas do not cover": raw.get(field) for field in UNSUPPORTED
+    } | {
         "no moe_intermediate_size or intermediate_size": not model.intermediate,
-        "experts but no num_experts_per_tok":
-            model.experts > 1 and "num_experts_per_tok" not in raw,
+        "experts but no num_experts_per_tok": model.experts > 1
+        and "num_experts_per_tok" not in raw,
         f"{model.heads} heads for {model.kv_heads} KV heads": model.heads % model.kv_heads,
-        "more experts for a token than experts": model.top_k > model.experts}
+        "more experts for a token than experts": model.top_k > model.experts,
+    }
     for problem in filter(problems.get, problems):
         raise ResultError(f"{path} has {problem}")
     model.name = printable(path.parent.name or path.name)

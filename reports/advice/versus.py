@@ -34,30 +34,44 @@ def rival_of(load: Split, text: str) -> Split:
     return replace(load, gpu=gpu, gpus=gpus, times=times, skew=min(load.skew, gpus))
 
 
-def compare(load: Split, rival: Split, prices: Sequence[float] | None,
-            ) -> tuple[tuple[str, Table], list[str], dict[str, object]]:
+def compare(
+    load: Split,
+    rival: Split,
+    prices: Sequence[float] | None,
+) -> tuple[tuple[str, Table], list[str], dict[str, object]]:
     """The table of both, sentences about them, and a record for `--json`. A ratio above 1 speaks
     for the GPUs of `load`; its brackets hold the worst and the best combination of intervals."""
     pair = load, rival
     names = [f"{side.gpus} x {side.gpu.name}" for side in pair]
     table = plain_table({"": 22, names[0]: 17, names[1]: 17, "ratio": 18})
-    facts = {"GB of memory": [side.gpus * side.gpu.memory_gb for side in pair],
-             "W by their data sheets": [side.gpus * side.gpu.tdp_w for side in pair],
-             "price": prices or []}
+    facts = {
+        "GB of memory": [side.gpus * side.gpu.memory_gb for side in pair],
+        "W by their data sheets": [side.gpus * side.gpu.tdp_w for side in pair],
+        "price": prices or [],
+    }
     for name, values in facts.items():
         if values:
             table.add_row(name, *map(number, values), f"{values[0] / values[1]:.2f}x")
-    sentences = ["", f"VERSUS {names[1]}", *[f"Its all-reduce: {rival.times.source}."]
-                 * (rival.gpus > 1)]
+    sentences = [
+        "",
+        f"VERSUS {names[1]}",
+        *[f"Its all-reduce: {rival.times.source}."] * (rival.gpus > 1),
+    ]
     goals: list[dict[str, object]] = []
     for goal, choices in _goals(pair).items():
-        best = [max(speeds.items(), key=lambda item: item[1][0], default=None)
-                for speeds in choices]
-        cells = ["does not fit" if item is None else f"{span_text(item[1])}\n{item[0]}"
-                 for item in best]
-        goals.append({"goal": goal, "ratio": None} | {
-            side: item and {"split": item[0], "tokens_per_s": item[1]}
-            for side, item in zip(("ours", "theirs"), best, strict=True)})
+        best = [
+            max(speeds.items(), key=lambda item: item[1][0], default=None) for speeds in choices
+        ]
+        cells = [
+            "does not fit" if item is None else f"{span_text(item[1])}\n{item[0]}" for item in best
+        ]
+        goals.append(
+            {"goal": goal, "ratio": None}
+            | {
+                side: item and {"split": item[0], "tokens_per_s": item[1]}
+                for side, item in zip(("ours", "theirs"), best, strict=True)
+            }
+        )
         if best[0] is None or best[1] is None:
             table.add_row(goal, *cells, "-")
             losers = [name for name, item in zip(names, best, strict=True) if item is None]
@@ -71,8 +85,13 @@ def compare(load: Split, rival: Split, prices: Sequence[float] | None,
             ratio = ratio * prices[1] / prices[0]
             table.add_row("  for the same money", "", "", span_text(ratio, "x"))
             sentences.append(f"{goal}, for the same money: {_verdict(names, ratio)}.")
-    record = {"gpu": rival.gpu.name, "gpus": rival.gpus, "prices": prices, "goals": goals,
-              "all_reduce": rival.times.source if rival.gpus > 1 else None}
+    record = {
+        "gpu": rival.gpu.name,
+        "gpus": rival.gpus,
+        "prices": prices,
+        "goals": goals,
+        "all_reduce": rival.times.source if rival.gpus > 1 else None,
+    }
     return (f"{names[0]} beside {names[1]}", table), sentences, record
 
 
@@ -83,15 +102,24 @@ def _goals(pair: tuple[Split, Split]) -> dict[str, list[dict[str, Span]]]:
     load = pair[0]
     goals = {
         f"tokens/s of {load.batch} stream{'s' * (load.batch > 1)}": [
-            {name: split.figures["rate"] for name, split in side.items()} for side in few],
+            {name: split.figures["rate"] for name, split in side.items()} for side in few
+        ],
         f"tokens/s of {load.slots} streams": [
-            {name: split.figures["rate"] for name, split in side.items()} for side in many],
+            {name: split.figures["rate"] for name, split in side.items()} for side in many
+        ],
         "tokens/s of many": [
-            {f"{name}, {split.slots} streams": split.figures["rate"] for name, split in (
-                (name, serving.at_capacity(split)) for name, split in side.items())}
-            for side in few],
+            {
+                f"{name}, {split.slots} streams": split.figures["rate"]
+                for name, split in (
+                    (name, serving.at_capacity(split)) for name, split in side.items()
+                )
+            }
+            for side in few
+        ],
         "prompt tokens/s": [
-            {name: split.figures["prompt_rate"] for name, split in side.items()} for side in few]}
+            {name: split.figures["prompt_rate"] for name, split in side.items()} for side in few
+        ],
+    }
     if not load.context:  # without a cache any number of streams fits
         del goals["tokens/s of many"]
     return goals

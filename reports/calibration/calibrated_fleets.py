@@ -37,13 +37,15 @@ class Machines:
     rack: int = RACK
 
     def __str__(self) -> str:
-        words = [f"{self.nodes} nodes x {self.launches}",
-                 f"{self.spread * 100:g} %" * (self.spread != Machines.spread),
-                 "outliers" * self.outliers,
-                 f"+{self.disturbed:.0%}" * (self.disturbed > 0),
-                 f"racks of {self.rack}" * (self.rack != RACK),
-                 "lacking sizes" * (self.lacking > 0),
-                 "nodes vary by t with 5 df" * self.heavy]
+        words = [
+            f"{self.nodes} nodes x {self.launches}",
+            f"{self.spread * 100:g} %" * (self.spread != Machines.spread),
+            "outliers" * self.outliers,
+            f"+{self.disturbed:.0%}" * (self.disturbed > 0),
+            f"racks of {self.rack}" * (self.rack != RACK),
+            "lacking sizes" * (self.lacking > 0),
+            "nodes vary by t with 5 df" * self.heavy,
+        ]
         if self.recorded:
             words[1] = "recorded"
         return ", ".join(filter(None, words))
@@ -86,8 +88,9 @@ def _recorded(rng: Rng, shape: tuple[int, ...]) -> Floats:
 def screened(logs: Floats, racks: Sequence[str] = (), p: float = REPORT_P) -> Screen:
     """The screen of (nodes, launches, sizes)."""
     nodes, launches, sizes = logs.shape
-    return screen(logs.reshape(-1, sizes).astype(float), np.repeat(np.arange(nodes), launches),
-                  racks, p)
+    return screen(
+        logs.reshape(-1, sizes).astype(float), np.repeat(np.arange(nodes), launches), racks, p
+    )
 
 
 def rack_names(machines: Machines) -> list[str]:
@@ -105,8 +108,10 @@ def equal_nodes(machines: Machines, most: float, rng: Rng, n: int) -> list[Figur
         is_slow = seen.is_named & seen.is_replicated
         replicated.append(bool(is_slow.any() or seen.slow_racks))
     limits = (1.0, most) if machines.outliers or machines.disturbed else (most, 1.0)
-    return [Figure(f"{machines}: any", alarmed, most=limits[0]),
-            Figure(f"{machines}: SLOW", replicated, most=limits[1])]
+    return [
+        Figure(f"{machines}: any", alarmed, most=limits[0]),
+        Figure(f"{machines}: SLOW", replicated, most=limits[1]),
+    ]
 
 
 def many_questions(rng: Rng, n: int) -> list[Figure]:
@@ -115,14 +120,18 @@ def many_questions(rng: Rng, n: int) -> list[Figure]:
     kinds = ["node"] * 3 + ["pair"] * 6
     alarmed = list[bool]()
     for _ in range(n // 5):
-        alarmed.append(any(
-            screened(Machines(1, 0.03, nodes=8).draw(rng), p=p).is_named.any()
-            for p in shares(kinds)))
+        alarmed.append(
+            any(
+                screened(Machines(1, 0.03, nodes=8).draw(rng), p=p).is_named.any()
+                for p in shares(kinds)
+            )
+        )
     return [Figure("3 groups of nodes, 6 of pairs, 3 %: any", alarmed, most=0.05)]
 
 
-def measured_again(machines: Machines, slower: float, least: float, rng: Rng,
-                   n: int) -> list[Figure]:
+def measured_again(
+    machines: Machines, slower: float, least: float, rng: Rng, n: int
+) -> list[Figure]:
     """One launch of each node and two more of each suspect: how often an equal node is SLOW, and
     how often a slower one is a suspect first and SLOW then. Runs a fifth of the replications."""
     alarmed, suspected, found = list[bool](), list[bool](), list[bool]()
@@ -138,8 +147,15 @@ def measured_again(machines: Machines, slower: float, least: float, rng: Rng,
         found.append(bool(is_slow[0]))
     name = str(replace(machines, launches=1))
     figures = [Figure(f"{name}: another", alarmed, most=0.05)]
-    return figures if slower == 0 else [*figures, Figure(f"{name}: suspected", suspected, least),
-                                        Figure(f"{name}: SLOW", found, least)]
+    return (
+        figures
+        if slower == 0
+        else [
+            *figures,
+            Figure(f"{name}: suspected", suspected, least),
+            Figure(f"{name}: SLOW", found, least),
+        ]
+    )
 
 
 def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) -> list[Figure]:
@@ -157,8 +173,11 @@ def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) 
         covered.append(float(np.mean((seen.low[:number] <= truth) & (truth <= seen.high[:number]))))
     name = f"{machines}, {number} slow"
     most = 0.10 if machines.outliers else 0.05
-    return [Figure(f"{name}: named", named, least), Figure(f"{name}: another", others, most=most),
-            Figure(f"{name}: interval", covered, 0.93)]
+    return [
+        Figure(f"{name}: named", named, least),
+        Figure(f"{name}: another", others, most=most),
+        Figure(f"{name}: interval", covered, 0.93),
+    ]
 
 
 def slow_rack(machines: Machines, slower: float, least: float, rng: Rng, n: int) -> list[Figure]:
@@ -192,35 +211,66 @@ def slow_cables(nodes: int, slower: float, rng: Rng, n: int) -> list[Figure]:
             expected = "n1" if kind == "node" else ""
             is_explained[kind].append(
                 [node for node, _ in causes] == [expected]
-                and (kind == "node" or causes[0][1] == [2]))
-    return [Figure(f"{nodes} nodes, +{slower:.0%}: the {kind}", values, 0.90)
-            for kind, values in is_explained.items()]
+                and (kind == "node" or causes[0][1] == [2])
+            )
+    return [
+        Figure(f"{nodes} nodes, +{slower:.0%}: the {kind}", values, 0.90)
+        for kind, values in is_explained.items()
+    ]
 
 
 CLAIMS: dict[str, list[Simulation]] = {
     "A fleet of equal nodes: any alarm": [
-        *(partial(equal_nodes, machines, 0.05) for machines in (
-            Machines(5), Machines(1), Machines(3, 0.005, 0.0), Machines(2, 0.03, 0.01),
-            Machines(5, recorded=True), Machines(5, lacking=0.1), Machines(3, nodes=20),
-            Machines(1, nodes=8), Machines(3, nodes=4))),
+        *(
+            partial(equal_nodes, machines, 0.05)
+            for machines in (
+                Machines(5),
+                Machines(1),
+                Machines(3, 0.005, 0.0),
+                Machines(2, 0.03, 0.01),
+                Machines(5, recorded=True),
+                Machines(5, lacking=0.1),
+                Machines(3, nodes=20),
+                Machines(1, nodes=8),
+                Machines(3, nodes=4),
+            )
+        ),
         partial(equal_nodes, Machines(5, heavy=True), 1.0),
-        *(partial(equal_nodes, machines, 0.05) for machines in (
-            Machines(5, outliers=True), Machines(3, outliers=True), Machines(1, outliers=True),
-            Machines(5, disturbed=0.3), Machines(3, 0.03, disturbed=0.3),
-            Machines(2, disturbed=0.3), Machines(1, disturbed=0.3),
-            Machines(1, disturbed=0.3, rack=4), Machines(2, disturbed=0.3, rack=4))),
-        partial(equal_nodes, Machines(5, 0.03, disturbed=0.3), 0.10), many_questions],
+        *(
+            partial(equal_nodes, machines, 0.05)
+            for machines in (
+                Machines(5, outliers=True),
+                Machines(3, outliers=True),
+                Machines(1, outliers=True),
+                Machines(5, disturbed=0.3),
+                Machines(3, 0.03, disturbed=0.3),
+                Machines(2, disturbed=0.3),
+                Machines(1, disturbed=0.3),
+                Machines(1, disturbed=0.3, rack=4),
+                Machines(2, disturbed=0.3, rack=4),
+            )
+        ),
+        partial(equal_nodes, Machines(5, 0.03, disturbed=0.3), 0.10),
+        many_questions,
+    ],
     "One launch a node, suspects measured again": [
         partial(measured_again, Machines(3, disturbed=0.3), 0.0, 0.0),
         partial(measured_again, Machines(3, outliers=True), 0.0, 0.0),
-        partial(measured_again, Machines(3, 0.005, disturbed=0.3), SLOWER, 0.95)],
+        partial(measured_again, Machines(3, 0.005, disturbed=0.3), SLOWER, 0.95),
+    ],
     "Nodes slower by 5 %": [
-        partial(slow_nodes, Machines(5), 1, 0.95), partial(slow_nodes, Machines(5), 2, 0.90),
+        partial(slow_nodes, Machines(5), 1, 0.95),
+        partial(slow_nodes, Machines(5), 2, 0.90),
         partial(slow_nodes, Machines(1, 0.005), 1, 0.95),
         partial(slow_nodes, Machines(5, outliers=True), 1, 0.90),
-        partial(slow_nodes, Machines(1), 1, 0.0)],
+        partial(slow_nodes, Machines(1), 1, 0.0),
+    ],
     "A slow rack of 20 among 200 nodes x 5": [
-        partial(slow_rack, Machines(5), 0.05, 0.95), partial(slow_rack, Machines(5), 0.03, 0.0)],
+        partial(slow_rack, Machines(5), 0.05, 0.95),
+        partial(slow_rack, Machines(5), 0.03, 0.0),
+    ],
     "Which cable: pairs of nodes x 3": [
-        partial(slow_cables, 6, 0.25), partial(slow_cables, 12, 0.10)],
+        partial(slow_cables, 6, 0.25),
+        partial(slow_cables, 12, 0.10),
+    ],
 }

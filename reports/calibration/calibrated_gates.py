@@ -22,8 +22,11 @@ MIN_EFFECT = 0.03
 SLOW = [5, 17]  # a cell of each algorithm
 NIGHT_SPREAD, NIGHT_LAUNCHES = 0.0125, 12
 EVEN = Scenario("spread 1.5 %")
-SCENARIOS = [EVEN, Scenario("rho 0.9 and drift", rho=0.9, drift=0.004),
-             Scenario("70 % common", shared=0.7)]
+SCENARIOS = [
+    EVEN,
+    Scenario("rho 0.9 and drift", rho=0.9, drift=0.004),
+    Scenario("70 % common", shared=0.7),
+]
 HARD = [Scenario("outliers", outliers=True), Scenario("unequal noise", unequal=0.5)]
 
 
@@ -54,9 +57,11 @@ def equal_tables(scenario: Scenario, least: float, rng: Rng, n: int) -> list[Fig
         cells = judge_stages(first, fresh, GROUPS, MARGIN)
         covered.append(float(np.mean((cells.low <= 0) & (cells.high >= 0))))
         statuses.append(status_of(comparison_of(cells), MIN_EFFECT, MIN_EFFECT))
-    return [Figure(f"{scenario.name}: pass", np.array(statuses) == 0, least),
-            Figure(f"{scenario.name}: status 1", np.array(statuses) == 1, most=0.05),
-            Figure(f"{scenario.name}: intervals", covered, 0.93)]
+    return [
+        Figure(f"{scenario.name}: pass", np.array(statuses) == 0, least),
+        Figure(f"{scenario.name}: status 1", np.array(statuses) == 1, most=0.05),
+        Figure(f"{scenario.name}: intervals", covered, 0.93),
+    ]
 
 
 def slow_cells(scenario: Scenario, share: int, most: float, rng: Rng, n: int) -> list[Figure]:
@@ -71,13 +76,16 @@ def slow_cells(scenario: Scenario, share: int, most: float, rng: Rng, n: int) ->
         hidden.append(float(np.mean(~(is_slower | can_hide)[SLOW])))
         contains = (cells.low <= slower[:, 0]) & (slower[:, 0] <= cells.high)
         covered.append(contains.to_numpy())
-    return [Figure(f"{scenario.name}: passes", hidden, most=most),
-            Figure(f"{scenario.name}: its interval", np.mean(np.array(covered)[:, SLOW], 1), 0.83),
-            Figure(f"{scenario.name}: all intervals", np.mean(covered, axis=1), 0.93)]
+    return [
+        Figure(f"{scenario.name}: passes", hidden, most=most),
+        Figure(f"{scenario.name}: its interval", np.mean(np.array(covered)[:, SLOW], 1), 0.83),
+        Figure(f"{scenario.name}: all intervals", np.mean(covered, axis=1), 0.93),
+    ]
 
 
-def kept_baselines(spread: float, n_days: int, effect: float, share: int, rng: Rng,
-                   n: int) -> list[Figure]:
+def kept_baselines(
+    spread: float, n_days: int, effect: float, share: int, rng: Rng, n: int
+) -> list[Figure]:
     """Launches of the last of `n_days` in a store against launches of a later day, which are slower
     by `effect` in all cells. A day's effect on all cases has half of the variance between days.
     Runs 1 / `share` of the replications."""
@@ -96,8 +104,10 @@ def kept_baselines(spread: float, n_days: int, effect: float, share: int, rng: R
     has_store = n_days >= days.MIN_DAYS
     name = f"{spread * 100:g} %, {f'{n_days} days' if has_store else 'no store'}"
     limits = (0.85 if has_store else 0.9, 1.0) if effect else (0.0, 0.05)
-    return [Figure(f"{name}: status 1", np.array(statuses) == 1, *limits),
-            Figure(f"{name}: intervals", covered, 0.93)]
+    return [
+        Figure(f"{name}: status 1", np.array(statuses) == 1, *limits),
+        Figure(f"{name}: intervals", covered, 0.93),
+    ]
 
 
 def forecasts(rng: Rng, n: int) -> list[Figure]:
@@ -108,30 +118,38 @@ def forecasts(rng: Rng, n: int) -> list[Figure]:
     for logs, first, fresh in zip(pilot[0, ..., 0], *draw_tables(EVEN, rng, n // 4), strict=True):
         case, launch = np.indices(logs.shape)
         rows = {"case": case, "launch": launch, "size": case % SIZES, "state": 0, "log": logs}
-        table = pd.DataFrame({name: np.ravel(np.broadcast_to(values, logs.shape))
-                              for name, values in rows.items()})
+        table = pd.DataFrame(
+            {name: np.ravel(np.broadcast_to(values, logs.shape)) for name, values in rows.items()}
+        )
         effect = max(decided_by_pilot(table, FIRST, FRESH, MARGIN, CELLS).values())
         slower = np.log1p(effect) * (np.arange(CELLS) == SLOW[0])[:, None]
         cells = judge_stages(first + slower, fresh + slower, GROUPS, MARGIN)
         is_found.append(cells.verdict[SLOW[0]] == verdict.SLOWER)
         equal = comparison_of(judge_stages(first, fresh, GROUPS, MARGIN))
         is_excluded.append(not equal.can_hide(effect).any())
-    return [Figure("it is SLOWER in one of 24 cells", is_found, 0.75),
-            Figure("all cells exclude it", is_excluded, 0.75)]
+    return [
+        Figure("it is SLOWER in one of 24 cells", is_found, 0.75),
+        Figure("all cells exclude it", is_excluded, 0.75),
+    ]
 
 
 STORES = 1, 3, 5, 10  # days, with the baseline's own
 CLAIMS: dict[str, list[Simulation]] = {
     "A/A, 24 cells, --min-effect 3": [
         *(partial(equal_tables, scenario, 0.90) for scenario in SCENARIOS),
-        *(partial(equal_tables, scenario, 0.0) for scenario in HARD)],
+        *(partial(equal_tables, scenario, 0.0) for scenario in HARD),
+    ],
     "+3 % in a cell of each algorithm, --min-effect 3": [
         *(partial(slow_cells, scenario, 2, 0.13) for scenario in SCENARIOS),
-        *(partial(slow_cells, scenario, 4, 0.15) for scenario in HARD)],
+        *(partial(slow_cells, scenario, 4, 0.15) for scenario in HARD),
+    ],
     "A kept baseline, days differ, nothing else": [
         partial(kept_baselines, spread, n_days, 0.0, 4)
-        for n_days in STORES for spread in (0.01, 0.02, 0.04)],
+        for n_days in STORES
+        for spread in (0.01, 0.02, 0.04)
+    ],
     "A kept baseline, +10 % in all cells": [
-        partial(kept_baselines, 0.02, n_days, 0.10, 1 if n_days == 1 else 8) for n_days in STORES],
+        partial(kept_baselines, 0.02, n_days, 0.10, 1 if n_days == 1 else 8) for n_days in STORES
+    ],
     "The slowdown that a pilot decides (80 %)": [forecasts],
 }

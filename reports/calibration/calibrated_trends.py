@@ -55,8 +55,13 @@ class Launches:
         return np.asarray(times_us[:, :, None] * np.exp(logs))
 
 
-def _coverage(scatter: str, curves_us: Floats, times_us: Floats, at: Sequence[tuple[int, ...]],
-              limits: tuple[float, float] = (0.93, 0.97)) -> list[Figure]:
+def _coverage(
+    scatter: str,
+    curves_us: Floats,
+    times_us: Floats,
+    at: Sequence[tuple[int, ...]],
+    limits: tuple[float, float] = (0.93, 0.97),
+) -> list[Figure]:
     """How often a regime is a line, and how often the intervals of its beta (here us a byte) and of
     the first line's alpha and n_1/2 cover the truth. `curves_us` (n, 1 + sizes) begins with the
     time of no bytes, alpha; beta is the mean over the regime. `at` has the breaks of each curve."""
@@ -72,14 +77,19 @@ def _coverage(scatter: str, curves_us: Floats, times_us: Floats, at: Sequence[tu
             alphas, slopes = map(walsh_means, fitted)
             alpha, slope = curves_us[rows, 0], curves_us[rows, end] - curves_us[rows, start + 1]
             slope /= SIZES[end - 1] - SIZES[start]
-            figures = [("alpha", alpha, alphas), ("n 1/2", alpha / slope, alphas / slopes),
-                       ("beta", slope, slopes)]
-            for name, truth, walsh in figures[2 * (start > 0):]:
+            figures = [
+                ("alpha", alpha, alphas),
+                ("n 1/2", alpha / slope, alphas / slopes),
+                ("beta", slope, slopes),
+            ]
+            for name, truth, walsh in figures[2 * (start > 0) :]:
                 _, low, high = interval(walsh, times_us.shape[-2], may_bend)
                 covered[name] += ((low <= truth) & (truth <= high)).tolist()
             covered["is a line"] += is_line.tolist()
-    return [Figure(f"{scatter}: {name}", values, *(limits if name != "is a line" else (0.0, 1.0)))
-            for name, values in covered.items()]
+    return [
+        Figure(f"{scatter}: {name}", values, *(limits if name != "is a line" else (0.0, 1.0)))
+        for name, values in covered.items()
+    ]
 
 
 def one_line(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
@@ -102,8 +112,10 @@ def two_lines(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
     curves_us *= np.where(is_above, rng.choice([1.3, 1 / 1.3], (n, 1)), 1.0)
     times_us = scatter.draw(rng, curves_us[:, None, 1:])[:, 0]
     at = breaks(SIZES, times_us)
-    return [Figure(f"{scatter}: found", [len(ends) == 1 for ends in at], 0.90),
-            *_coverage(str(scatter), curves_us, times_us, at)]
+    return [
+        Figure(f"{scatter}: found", [len(ends) == 1 for ends in at], 0.90),
+        *_coverage(str(scatter), curves_us, times_us, at),
+    ]
 
 
 def cache_ends(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
@@ -132,25 +144,49 @@ def overtaking(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
     alphas = alphas + np.stack([np.zeros(n), size * (slopes[0] - slopes[1])])
     times_us = np.moveaxis(alphas[..., None] + slopes[..., None] * SIZES, 0, 1)
     reported = [_crossover_sizes(pair) for pair in scatter.draw(rng, times_us)]
-    covered = [len(estimates) == 1 and (estimates[0].low or 0) <= truth <= (estimates[0].high or 0)
-               for estimates, truth in zip(reported, size, strict=True) if estimates]
+    covered = [
+        len(estimates) == 1 and (estimates[0].low or 0) <= truth <= (estimates[0].high or 0)
+        for estimates, truth in zip(reported, size, strict=True)
+        if estimates
+    ]
     equal_us = scatter.draw(rng, times_us[: n // 4, [0, 0]])
-    return [Figure(f"{scatter}: told", list(map(bool, reported))),
-            Figure(f"{scatter}: there", covered, 0.93, 0.97),
-            Figure(f"{scatter}: invented",
-                   [bool(_crossover_sizes(pair)) for pair in equal_us], most=0.05)]
+    return [
+        Figure(f"{scatter}: told", list(map(bool, reported))),
+        Figure(f"{scatter}: there", covered, 0.93, 0.97),
+        Figure(
+            f"{scatter}: invented", [bool(_crossover_sizes(pair)) for pair in equal_us], most=0.05
+        ),
+    ]
 
 
 def _crossover_sizes(pair: Floats) -> list[Estimate]:
     """The sizes at which one of two algorithms, (2, launches, sizes), overtakes the other."""
     sizes_bytes = [int(size) for size in SIZES]
-    fits = [Fit(machine_id="", software_id="", world_size=2, collective="all_reduce", shape=None,
-                datatype="", redop="", mode="", in_place=False, link_rtt_ns=None,
-                interval="launches", variant="", memory="", library=None, cost="",
-                algorithm=str(number), run_ids=[str(launch) for launch in range(len(times_us))],
-                sizes_bytes=sizes_bytes, times_us=times_us.tolist(),
-                regimes=[lines.regime_of(sizes_bytes, times_us, True)])
-            for number, times_us in enumerate(pair)]
+    fits = [
+        Fit(
+            machine_id="",
+            software_id="",
+            world_size=2,
+            collective="all_reduce",
+            shape=None,
+            datatype="",
+            redop="",
+            mode="",
+            in_place=False,
+            link_rtt_ns=None,
+            interval="launches",
+            variant="",
+            memory="",
+            library=None,
+            cost="",
+            algorithm=str(number),
+            run_ids=[str(launch) for launch in range(len(times_us))],
+            sizes_bytes=sizes_bytes,
+            times_us=times_us.tolist(),
+            regimes=[lines.regime_of(sizes_bytes, times_us, True)],
+        )
+        for number, times_us in enumerate(pair)
+    ]
     return [crossover.size_bytes for crossover in find_crossovers(fits) if crossover.size_bytes]
 
 
@@ -161,11 +197,15 @@ def one_launch(rng: Rng, n: int) -> list[Figure]:
     scatter = np.exp(spread * synthetic.blocks(rng, (n, len(SIZES), 12), 0.3).astype(float))
     own_us = curves_us[:, 1:, None] * scatter
     uneven_us = own_us * np.exp(spread * rng.standard_normal((n, len(SIZES), 1)))
-    own, uneven = (np.array([lines.groups_of(curve.tolist(), False) for curve in curves])
-                   for curves in (own_us, uneven_us))
+    own, uneven = (
+        np.array([lines.groups_of(curve.tolist(), False) for curve in curves])
+        for curves in (own_us, uneven_us)
+    )
     invented = [at != () for at in breaks(SIZES, uneven, FEW_LAUNCHES_MISFIT)]
-    return [*_coverage("its own line", curves_us, own, [()] * n, (0.0, 1.0)),
-            Figure("invented, if launches differ by 1.5 %", invented)]
+    return [
+        *_coverage("its own line", curves_us, own, [()] * n, (0.0, 1.0)),
+        Figure("invented, if launches differ by 1.5 %", invented),
+    ]
 
 
 @dataclass(frozen=True)
@@ -194,8 +234,10 @@ class Runs:
 def alarms(scatter: Runs, looks: Sequence[int], most: float, rng: Rng, n: int) -> list[Figure]:
     """The share of histories without a change with an alarm after one of the `looks`, in runs."""
     replications = n // 4 if len(looks) == 1 else max(n // 5, 2)
-    called = [any(any(steps for steps, _ in judge(values[:, :runs], N_SERIES)) for runs in looks)
-              for values in (scatter.draw(rng) for _ in range(replications))]
+    called = [
+        any(any(steps for steps, _ in judge(values[:, :runs], N_SERIES)) for runs in looks)
+        for values in (scatter.draw(rng) for _ in range(replications))
+    ]
     return [Figure(scatter.name, called, most=most)]
 
 
@@ -208,12 +250,27 @@ def late_steps(scatter: Runs, before: int, least: float, rng: Rng, n: int) -> li
         for _ in range(n // 20):
             values = scatter.draw(rng)[:, : before + max(ages)]
             values[:, before:] += size
-            looks = (find_latest(values[:, : before + age], N_SERIES)
-                     for age in range(1, max(ages) + 1))
-            delays.append(next((age for age, look in enumerate(looks, 1)
-                                if 2 * sum(map(bool, look)) >= N_SERIES), max(ages) + 1))
-        figures += [Figure(f"{scatter.name}: {size:g} by run {age}", np.array(delays) <= age,
-                           least if age == limited_age else 0.0) for age in ages]
+            looks = (
+                find_latest(values[:, : before + age], N_SERIES) for age in range(1, max(ages) + 1)
+            )
+            delays.append(
+                next(
+                    (
+                        age
+                        for age, look in enumerate(looks, 1)
+                        if 2 * sum(map(bool, look)) >= N_SERIES
+                    ),
+                    max(ages) + 1,
+                )
+            )
+        figures += [
+            Figure(
+                f"{scatter.name}: {size:g} by run {age}",
+                np.array(delays) <= age,
+                least if age == limited_age else 0.0,
+            )
+            for age in ages
+        ]
     return figures
 
 
@@ -228,51 +285,90 @@ def detect(scatter: Runs, every: int, least: float, share: int, rng: Rng, n: int
         values = scatter.draw(rng)
         values[::every, place:] += STEP
         for runs in looks:
-            steps = [[step for step in steps
-                      if abs(step.first - place) <= 2 or step.low <= place <= step.high]
-                     for steps, _ in judge(values[:, : place + runs], N_SERIES)[::every]]
+            steps = [
+                [
+                    step
+                    for step in steps
+                    if abs(step.first - place) <= 2 or step.low <= place <= step.high
+                ]
+                for steps, _ in judge(values[:, : place + runs], N_SERIES)[::every]
+            ]
             if is_detected := 2 * sum(map(bool, steps)) >= len(steps):
                 break
         detected.append(is_detected)
         place_covered += [step.low <= place <= step.high for step in steps[0]]
         size_covered += [step.size[1] <= STEP <= step.size[2] for step in steps[0]]
-    figures = [Figure(f"{scatter.name}: found", detected, least),
-               Figure(f"{scatter.name}: place inside", place_covered),
-               Figure(f"{scatter.name}: size inside", size_covered)]
+    figures = [
+        Figure(f"{scatter.name}: found", detected, least),
+        Figure(f"{scatter.name}: place inside", place_covered),
+        Figure(f"{scatter.name}: size inside", size_covered),
+    ]
     return figures if every == N_SERIES else figures[:1]
 
 
-LAUNCHES = [Launches(5, 0.005, "common"), Launches(5, 0.03), Launches(5, 0.03, "heavy"),
-            Launches(10, 0.005, "heavy"), Launches(10, 0.03), Launches(20, 0.015, "common"),
-            Launches(20, 0.03, "heavy")]
+LAUNCHES = [
+    Launches(5, 0.005, "common"),
+    Launches(5, 0.03),
+    Launches(5, 0.03, "heavy"),
+    Launches(10, 0.005, "heavy"),
+    Launches(10, 0.03),
+    Launches(20, 0.015, "common"),
+    Launches(20, 0.03, "heavy"),
+]
 NORMAL = [Runs(f"rho {rho:g}", (rho, rho)) for rho in (0.0, 0.2, 0.4)]
 HEAVY = [Runs(f"rho {rho:g}, t with 3 df", (rho, rho), heavy=True) for rho in (0.0, 0.4)]
 SHARED = [Runs(f"rho {rho:g}, hang together", (rho, rho), shared=0.7) for rho in (0.0, 0.4)]
 SERIES_OUTLIERS = Runs("rho 0, series go astray", (0.0, 0.0), outliers="series")
 CLAIMS: dict[str, list[Simulation]] = {
-    "A fit to one line": [partial(one_line, scatter) for scatter in (
-        *LAUNCHES, Launches(5, 0.1), Launches(20, 0.1))],
+    "A fit to one line": [
+        partial(one_line, scatter) for scatter in (*LAUNCHES, Launches(5, 0.1), Launches(20, 0.1))
+    ],
     "A fit to two lines": [partial(two_lines, scatter) for scatter in LAUNCHES],
     "A fit where a cache ends": [partial(cache_ends, scatter) for scatter in LAUNCHES],
-    "Crossovers": [partial(overtaking, scatter) for scatter in (
-        Launches(5, 0.03), Launches(10, 0.015, "heavy"), Launches(20, 0.005, "common"))],
+    "Crossovers": [
+        partial(overtaking, scatter)
+        for scatter in (
+            Launches(5, 0.03),
+            Launches(10, 0.015, "heavy"),
+            Launches(20, 0.005, "common"),
+        )
+    ],
     "A fit to one launch": [one_launch],
     "A history where nothing changed: any alarm": [
-        partial(alarms, scatter, [RUNS], 0.05) for scatter in (
-            *NORMAL, *HEAVY, *SHARED, SERIES_OUTLIERS,
+        partial(alarms, scatter, [RUNS], 0.05)
+        for scatter in (
+            *NORMAL,
+            *HEAVY,
+            *SHARED,
+            SERIES_OUTLIERS,
             Runs("rho 0.4, runs go astray", (0.4, 0.4), outliers="runs"),
-            Runs("rho from 0 to 0.4", (0.0, 0.4)))],
+            Runs("rho from 0 to 0.4", (0.0, 0.4)),
+        )
+    ],
     "The same, looked at after each of 30 runs": [
-        partial(alarms, scatter, MONTH, 0.05) for scatter in (NORMAL[0], NORMAL[2], *SHARED)],
-    **{f"Steps of 10, 5, 3 spreads in all series after {before} runs": [
-        partial(late_steps, scatter, before, least) for scatter in scatters]
-       for before, least, scatters in ((10, 0.0, (NORMAL[0], SHARED[1])),
-                                       (20, 0.0, (NORMAL[0], SHARED[1])),
-                                       (40, 0.8, (NORMAL[0], NORMAL[2], *SHARED)))},
+        partial(alarms, scatter, MONTH, 0.05) for scatter in (NORMAL[0], NORMAL[2], *SHARED)
+    ],
+    **{
+        f"Steps of 10, 5, 3 spreads in all series after {before} runs": [
+            partial(late_steps, scatter, before, least) for scatter in scatters
+        ]
+        for before, least, scatters in (
+            (10, 0.0, (NORMAL[0], SHARED[1])),
+            (20, 0.0, (NORMAL[0], SHARED[1])),
+            (40, 0.8, (NORMAL[0], NORMAL[2], *SHARED)),
+        )
+    },
     "A step of 3 spreads in one of 84 series, within eight runs": [
-        partial(detect, scatter, N_SERIES, least, share) for scatter, least, share in (
-            (NORMAL[0], 0.90, 8), (NORMAL[1], 0.90, 8), (NORMAL[2], 0.80, 4), (HEAVY[1], 0.75, 4),
-            (SHARED[1], 0.80, 8))],
+        partial(detect, scatter, N_SERIES, least, share)
+        for scatter, least, share in (
+            (NORMAL[0], 0.90, 8),
+            (NORMAL[1], 0.90, 8),
+            (NORMAL[2], 0.80, 4),
+            (HEAVY[1], 0.75, 4),
+            (SHARED[1], 0.80, 8),
+        )
+    ],
     "The same in a third of the series, within four runs": [
-        partial(detect, scatter, 3, 0.90, 8) for scatter in (NORMAL[0], NORMAL[2], *SHARED)],
+        partial(detect, scatter, 3, 0.90, 8) for scatter in (NORMAL[0], NORMAL[2], *SHARED)
+    ],
 }

@@ -29,17 +29,25 @@ PLAIN = Scenario("spread 1.5 %")
 DRIFT = Scenario("rho 0.9 and drift", rho=0.9, drift=0.004)
 FLIPPING = Scenario("two states at 3x", rho=0.6, states=2)
 OUTLIERS = Scenario("outliers", outliers=True)
-NULLS = [Scenario("spread 0.5 %", spread=0.005), PLAIN, Scenario("spread 3 %", spread=0.03), DRIFT,
-         FLIPPING, OUTLIERS, Scenario("cases hang together", shared=0.7),
-         Scenario("two states at 1.2x", rho=0.6, states=2, state_ratio=1.2),
-         Scenario("two placements, 3 % apart", placement=0.03),
-         Scenario("a fifth throttled by 10 %", throttle=0.1),
-         Scenario("a neighbour costs 5 % for a while", neighbour=0.05),
-         Scenario("recorded launches", recorded=True)]
+NULLS = [
+    Scenario("spread 0.5 %", spread=0.005),
+    PLAIN,
+    Scenario("spread 3 %", spread=0.03),
+    DRIFT,
+    FLIPPING,
+    OUTLIERS,
+    Scenario("cases hang together", shared=0.7),
+    Scenario("two states at 1.2x", rho=0.6, states=2, state_ratio=1.2),
+    Scenario("two placements, 3 % apart", placement=0.03),
+    Scenario("a fifth throttled by 10 %", throttle=0.1),
+    Scenario("a neighbour costs 5 % for a while", neighbour=0.05),
+    Scenario("recorded launches", recorded=True),
+]
 
 
-def tables(design: str, scenario: Scenario, rng: Rng, n: int,
-           effect: float = 0.0) -> tuple[NDArray[np.str_], verdict.Floats]:
+def tables(
+    design: str, scenario: Scenario, rng: Rng, n: int, effect: float = 0.0
+) -> tuple[NDArray[np.str_], verdict.Floats]:
     """The verdicts of `n` tables, (n, cells), and the effect that the first cell could detect."""
     launches = synthetic.launches_of(scenario, rng)
     pairs = GROWN if design == GROWING else FIRST + FRESH
@@ -54,16 +62,20 @@ def tables(design: str, scenario: Scenario, rng: Rng, n: int,
         else:
             stages = medians[:, :, :, :FIRST], medians[:, :, :, FIRST:]
             judgements += map(verdict.two_stages, *map(synthetic.log_ratios, stages))
-    return (np.array([judgement.verdict for judgement in judgements]),
-            np.array([judgement.detectable[0] for judgement in judgements]))
+    return (
+        np.array([judgement.verdict for judgement in judgements]),
+        np.array([judgement.detectable[0] for judgement in judgements]),
+    )
 
 
 def false_alarms(design: str, scenario: Scenario, rng: Rng, n: int) -> list[Figure]:
     """The shares of tables and of cells with FASTER or SLOWER if nothing differs."""
     verdicts, _ = tables(design, scenario, rng, n)
     called = np.isin(verdicts, (verdict.SLOWER, verdict.FASTER))
-    return [Figure(f"{scenario.name}: tables", np.any(called, axis=1), most=0.05),
-            Figure(f"{scenario.name}: cells", np.mean(called, axis=1), most=0.005)]
+    return [
+        Figure(f"{scenario.name}: tables", np.any(called, axis=1), most=0.05),
+        Figure(f"{scenario.name}: cells", np.mean(called, axis=1), most=0.005),
+    ]
 
 
 def power(design: str, spread: float, least: float, rng: Rng, n: int) -> list[Figure]:
@@ -72,9 +84,11 @@ def power(design: str, spread: float, least: float, rng: Rng, n: int) -> list[Fi
     first, is_slower = verdicts[:, 0], verdicts[:, 0] == verdict.SLOWER
     is_open = (first == verdict.AMBIGUOUS) & (detectable >= EFFECT)
     name = f"spread {spread * 100:g} %"
-    return [Figure(f"{name}: SLOWER", is_slower, least),
-            Figure(f"{name}: SLOWER, or MDE >= 3 %", is_slower | is_open, 0.90),
-            Figure(f"{name}: SAME", first == verdict.SAME, most=0.05)]
+    return [
+        Figure(f"{name}: SLOWER", is_slower, least),
+        Figure(f"{name}: SLOWER, or MDE >= 3 %", is_slower | is_open, 0.90),
+        Figure(f"{name}: SAME", first == verdict.SAME, most=0.05),
+    ]
 
 
 def sameness(rng: Rng, n: int) -> list[Figure]:
@@ -89,8 +103,14 @@ def campaign_coverage(scenario: Scenario, pairs: int, rng: Rng, n: int) -> list[
     medians = synthetic.campaigns(scenario, launches, rng, 10 * n, 1, pairs)
     evidence = verdict.evidence(synthetic.log_ratios(medians)[:, 0])
     covered = (evidence.low <= 0) & (evidence.high >= 0)
-    return [Figure(f"{scenario.name}, {pairs} pairs",
-                   covered[evidence.pairs >= verdict.MIN_PAIRS].to_numpy(), 0.93, 0.97)]
+    return [
+        Figure(
+            f"{scenario.name}, {pairs} pairs",
+            covered[evidence.pairs >= verdict.MIN_PAIRS].to_numpy(),
+            0.93,
+            0.97,
+        )
+    ]
 
 
 def launch_coverage(scenario: Scenario, cases: int, stops: bool, rng: Rng, n: int) -> list[Figure]:
@@ -129,23 +149,40 @@ def one_launch_alarms(spread: float, rng: Rng, n: int) -> list[Figure]:
 
 RHOS = (0.0, 0.3, 0.6, 0.9)
 CLAIMS: dict[str, list[Simulation]] = {
-    **{f"A/A, {design}: FASTER or SLOWER": [
-        partial(false_alarms, design, scenario) for scenario in NULLS] for design in DESIGNS},
-    **{f"+3 % in one of 84 cells, {design}": [
-        partial(power, design, *case) for case in (
-            (0.015, 0.90), (0.02, 0.80), (0.025, 0.0), (0.03, 0.0))] for design in DESIGNS},
+    **{
+        f"A/A, {design}: FASTER or SLOWER": [
+            partial(false_alarms, design, scenario) for scenario in NULLS
+        ]
+        for design in DESIGNS
+    },
+    **{
+        f"+3 % in one of 84 cells, {design}": [
+            partial(power, design, *case)
+            for case in ((0.015, 0.90), (0.02, 0.80), (0.025, 0.0), (0.03, 0.0))
+        ]
+        for design in DESIGNS
+    },
     f"Nothing differs, {GROWING}": [sameness],
     "95 % interval of a campaign": [
         partial(campaign_coverage, scenario, pairs)
-        for scenario in (PLAIN, DRIFT, FLIPPING, OUTLIERS) for pairs in (FIRST, FRESH, GROWN)],
+        for scenario in (PLAIN, DRIFT, FLIPPING, OUTLIERS)
+        for pairs in (FIRST, FRESH, GROWN)
+    ],
     "95 % interval of a launch": [
-        *(partial(launch_coverage, Scenario(f"rho {rho}", rho=rho), cases, False)
-          for cases in (CELLS, 24, 1) for rho in RHOS),
+        *(
+            partial(launch_coverage, Scenario(f"rho {rho}", rho=rho), cases, False)
+            for cases in (CELLS, 24, 1)
+            for rho in RHOS
+        ),
         partial(launch_coverage, FLIPPING, CELLS, False),
-        *(partial(launch_coverage, Scenario(f"rho {rho}, until precise", 0.02, rho), 24, True)
-          for rho in RHOS)],
+        *(
+            partial(launch_coverage, Scenario(f"rho {rho}, until precise", 0.02, rho), 24, True)
+            for rho in RHOS
+        ),
+    ],
     "One launch against one, by the intervals within them": [
-        partial(one_launch_alarms, spread) for spread in (0.005, 0.015, 0.03)],
+        partial(one_launch_alarms, spread) for spread in (0.005, 0.015, 0.03)
+    ],
     **calibrated_gates.CLAIMS,
     **calibrated_trends.CLAIMS,
     **calibrated_fleets.CLAIMS,
@@ -154,9 +191,13 @@ CLAIMS: dict[str, list[Simulation]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of the random numbers (default: from the clock)")
-    parser.add_argument("--scale", type=float, default=1.0, metavar="X",
-                        help=f"a share of the {REPLICATIONS} replications; "
-                             "fewer widen the limits (default: 1)")
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help=f"a share of the {REPLICATIONS} replications; fewer widen the limits (default: 1)",
+    )
 
 
 def selfcheck(arguments: argparse.Namespace) -> int:
@@ -172,25 +213,42 @@ def selfcheck(arguments: argparse.Namespace) -> int:
     say(f"{f'seed {seed}, {n} replications':<38}    rate   95 % interval  limit, %")
     failed, n_limited, numbers = list[str](), 0, count()
     with ProcessPoolExecutor(os.cpu_count(), initializer=end_with_parent) as executor:
-        futures = {title: [
-            executor.submit(simulation, np.random.default_rng([seed, next(numbers)]), n)
-            for simulation in simulations] for title, simulations in CLAIMS.items()}
+        futures = {
+            title: [
+                executor.submit(simulation, np.random.default_rng([seed, next(numbers)]), n)
+                for simulation in simulations
+            ]
+            for title, simulations in CLAIMS.items()
+        }
         for title, of_claim in futures.items():
             say(title)
             for figure in chain.from_iterable(future.result() for future in of_claim):
                 passes, (low, high), (least, most) = figure.judge(n / REPLICATIONS)
                 is_limited = (figure.least, figure.most) != (0.0, 1.0)
                 limits = f"{100 * least:.3g}-{100 * most:.3g}" if is_limited else ""
-                records.append({"claim": title, "name": figure.name, "least": least, "most": most,
-                                "rate": np.mean(figure.values), "low": low, "high": high,
-                                "passes": passes})
-                say(f"  {figure.name:<36}{np.mean(figure.values):>8.2%}{low:>8.2%} {high:>7.2%}"
-                      f"  {limits}{'' if passes else ' FAIL'}".rstrip(), flush=True)
+                records.append(
+                    {
+                        "claim": title,
+                        "name": figure.name,
+                        "least": least,
+                        "most": most,
+                        "rate": np.mean(figure.values),
+                        "low": low,
+                        "high": high,
+                        "passes": passes,
+                    }
+                )
+                say(
+                    f"  {figure.name:<36}{np.mean(figure.values):>8.2%}{low:>8.2%} {high:>7.2%}"
+                    f"  {limits}{'' if passes else ' FAIL'}".rstrip(),
+                    flush=True,
+                )
                 n_limited += is_limited
                 if not passes:
                     failed.append(f"{title}, {figure.name}")
-    outcome = (f"FAIL: {'; '.join(failed)}" if failed
-               else f"pass: {n_limited} figures meet their limits")
+    outcome = (
+        f"FAIL: {'; '.join(failed)}" if failed else f"pass: {n_limited} figures meet their limits"
+    )
     say(f"{outcome} (seed {seed}, {time.monotonic() - started_s:.0f} s)")
     if arguments.json:
         write_json("selfcheck", seed=seed, replications=n, outcome=outcome, figures=records)

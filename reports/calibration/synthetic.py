@@ -100,15 +100,25 @@ def launches_of(scenario: Scenario, rng: Rng) -> tuple[Floats, float]:
     within[::2] += scenario.placement
     within[::5, :, 2 * ROUNDS // 3 :] += scenario.throttle
     n_states = scenario.states if scenario.state_ratio >= STATE_RATIO else 1
-    medians = np.stack([launch_medians(costs, link * (n_states > 1), n_states)
-                        for costs, link in zip(np.exp(within), links, strict=True)])
+    medians = np.stack(
+        [
+            launch_medians(costs, link * (n_states > 1), n_states)
+            for costs, link in zip(np.exp(within), links, strict=True)
+        ]
+    )
     own = rng.standard_normal((*medians.shape[:2], 1), dtype=np.float32)
     medians = medians + between * np.sqrt(1 - scenario.shared) * own
     return np.asarray(medians, np.float32), float(between * np.sqrt(scenario.shared))
 
 
-def campaigns(scenario: Scenario, launches: tuple[Floats, float], rng: Rng, tables: int, cells: int,
-              pairs: int) -> Floats:
+def campaigns(
+    scenario: Scenario,
+    launches: tuple[Floats, float],
+    rng: Rng,
+    tables: int,
+    cells: int,
+    pairs: int,
+) -> Floats:
     """Log medians, (2, tables, cells, pairs, states), baseline first, drawn from `launches_of`.
     Which launch of a pair ran first is random for every other pair, and reversed for the next."""
     medians, shared = launches
@@ -117,14 +127,20 @@ def campaigns(scenario: Scenario, launches: tuple[Floats, float], rng: Rng, tabl
     if sequences > 1:
         other = rng.integers(1, sequences, size=sequence[0].shape)
         sequence[1] = (sequence[0] + other) % sequences
-    member = (np.resize(np.arange(members), (cells, 1)) if scenario.recorded
-              else rng.integers(members, size=(2, tables, cells, pairs)))
+    member = (
+        np.resize(np.arange(members), (cells, 1))
+        if scenario.recorded
+        else rng.integers(members, size=(2, tables, cells, pairs))
+    )
     drawn = rng.integers(2, size=(tables, -(-pairs // 2)))
     variant_first = np.stack([drawn, 1 - drawn], axis=-1).reshape(tables, -1)[:, :pairs]
     place = 2 * np.arange(pairs) + np.stack([variant_first, 1 - variant_first])
     busy = link_sequences(rng, tables, 2 * pairs, 2)[np.arange(tables)[:, None], place]
-    of_launch = (scenario.drift * place + scenario.neighbour * busy
-                 + shared * rng.standard_normal(place.shape))
+    of_launch = (
+        scenario.drift * place
+        + scenario.neighbour * busy
+        + shared * rng.standard_normal(place.shape)
+    )
     if scenario.outliers:
         excess = rng.exponential(LAUNCH_EXCESS, place.shape)
         of_launch += excess * (rng.random(place.shape) < OUTLYING)
@@ -159,8 +175,9 @@ class Figure:
         wider for `scale` < 1: the share of the replications that ran."""
         n = self.weight
         low, high = clopper_pearson(float(np.mean(self.values)), n)
-        least, most = (_widened(limit, n / min(scale, 1.0), n)
-                       for limit in (1 - self.least, self.most))
+        least, most = (
+            _widened(limit, n / min(scale, 1.0), n) for limit in (1 - self.least, self.most)
+        )
         return low >= 1 - least and high <= most, (low, high), (1 - least, most)
 
 

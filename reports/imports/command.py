@@ -25,10 +25,20 @@ MOST_LISTED = 20  # unreadable lines of a file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path,
-                        help=f"a log of at most {MOST_BYTES // 10**6} MB: {FORMATS}")
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("results"),
-                        help="folder of the run files (results/)")
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        help=f"a log of at most {MOST_BYTES // 10**6} MB: {FORMATS}",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path("results"),
+        help="folder of the run files (results/)",
+    )
 
 
 def import_logs(arguments: argparse.Namespace) -> int:
@@ -41,8 +51,9 @@ def import_logs(arguments: argparse.Namespace) -> int:
             if not tests:
                 raise ResultError(f"{path} is not a known format; known are {FORMATS}")
             if len(tests) > MOST_TESTS or sum(len(test.cases) for test in tests) > 2 * MOST_ROWS:
-                raise ResultError(f"{path} has more than {MOST_TESTS:,} tests or "
-                                  f"{MOST_ROWS:,} rows")
+                raise ResultError(
+                    f"{path} has more than {MOST_TESTS:,} tests or {MOST_ROWS:,} rows"
+                )
         except ResultError as error:
             print(f"reports: {printable(str(error))}", file=sys.stderr)
             status = 2
@@ -50,13 +61,16 @@ def import_logs(arguments: argparse.Namespace) -> int:
         unread = sorted({line for test in tests for line in test.unread})
         stored += store(path, content, tests, arguments.out)
         if not arguments.json:
-            print("\n".join(record.pop("text") for record in stored[-len(tests):]))
+            print("\n".join(record.pop("text") for record in stored[-len(tests) :]))
         if unread:
             unit = "results" if tests[0].format.endswith("JSON") else "lines"
             numbers = ", ".join(map(str, unread[:MOST_LISTED]))
             more = ", ..." * (len(unread) > MOST_LISTED)
-            print(f"reports: {printable(str(path))}: {unit} that look like data and could not be "
-                  f"read: {numbers}{more} ({len(unread)} in all)", file=sys.stderr)
+            print(
+                f"reports: {printable(str(path))}: {unit} that look like data and could not be "
+                f"read: {numbers}{more} ({len(unread)} in all)",
+                file=sys.stderr,
+            )
     if arguments.json:
         write_json("import", tests=[record for record in stored if record.pop("text")])
     return status
@@ -125,8 +139,9 @@ def decode(path: Path, content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def store(path: Path, content: bytes, tests: Sequence[LoggedTest], folder: Path
-          ) -> list[dict[str, Any]]:
+def store(
+    path: Path, content: bytes, tests: Sequence[LoggedTest], folder: Path
+) -> list[dict[str, Any]]:
     """Writes a run file for each test. Returns a record of each, with the line about it."""
     records: list[dict[str, Any]] = []
     digest = hashlib.sha256(content).hexdigest()[:12]
@@ -136,12 +151,20 @@ def store(path: Path, content: bytes, tests: Sequence[LoggedTest], folder: Path
             run_id=f"import-{digest}-{position}",
             benchmark=" ".join(filter(None, [program, test.collective])),
             imported_from=ImportedFrom(
-                file=printable(path.name), format=test.format, first_line=test.first_line,
-                last_line=max(test.first_line, test.last_line)),
+                file=printable(path.name),
+                format=test.format,
+                first_line=test.first_line,
+                last_line=max(test.first_line, test.last_line),
+            ),
             statistic=test.statistic,
-            world={"size": test.world_size, "hosts": test.hosts, "ranks": [
-                {"rank": rank, "gpu": gpu} for rank, gpu in sorted(test.gpus.items())]},
-            footer_avg_bus_bw=test.footer_avg_bus_bw, out_of_bounds=test.out_of_bounds)
+            world={
+                "size": test.world_size,
+                "hosts": test.hosts,
+                "ranks": [{"rank": rank, "gpu": gpu} for rank, gpu in sorted(test.gpus.items())],
+            },
+            footer_avg_bus_bw=test.footer_avg_bus_bw,
+            out_of_bounds=test.out_of_bounds,
+        )
         wrong = [case.n_wrong for case in test.cases if case.n_wrong is not None]
         end = End(status=test.status, reason=test.reason, n_wrong=sum(wrong) if wrong else None)
         file, state = write_imported(folder, run, test.cases, end)
@@ -149,11 +172,22 @@ def store(path: Path, content: bytes, tests: Sequence[LoggedTest], folder: Path
         rows = max(sum(case.in_place == place for case in test.cases) for place in (False, True))
         note = "" if state == "new" else f" ({state})"
         hosts = f" on {test.hosts} hosts" if (test.hosts or 1) > 1 else ""
-        records.append({
-            "log": printable(path.name), "file": str(file), "run_id": run.run_id,
-            "format": test.format, "collective": test.collective, "ranks": test.world_size,
-            "hosts": test.hosts, "rows": rows, "status": test.status, "reason": test.reason,
-            "stored": state, "unread": sorted(test.unread), "text":
-            f"{test.format} {test.collective or 'unknown'}, {size} rank{'s' * (size != 1)}{hosts}, "
-            f"{rows} row{'s' * (rows != 1)}, {test.status}: {file}{note}"})
+        records.append(
+            {
+                "log": printable(path.name),
+                "file": str(file),
+                "run_id": run.run_id,
+                "format": test.format,
+                "collective": test.collective,
+                "ranks": test.world_size,
+                "hosts": test.hosts,
+                "rows": rows,
+                "status": test.status,
+                "reason": test.reason,
+                "stored": state,
+                "unread": sorted(test.unread),
+                "text": f"{test.format} {test.collective or 'unknown'}, {size} rank{'s' * (size != 1)}{hosts}, "
+                f"{rows} row{'s' * (rows != 1)}, {test.status}: {file}{note}",
+            }
+        )
     return records

@@ -115,8 +115,9 @@ def read_any(path: Path) -> Result | Imported:
     return read_imported(path) if is_imported(path) else read(path)
 
 
-def write_imported(folder: Path, run: ImportedRun, cases: list[ImportedCase],
-                   end: End) -> tuple[Path, str]:
+def write_imported(
+    folder: Path, run: ImportedRun, cases: list[ImportedCase], end: End
+) -> tuple[Path, str]:
     """Writes the run to `folder`, which it creates, and returns the path and `new`, `is there
     already` or `written anew`. A file that differs only in the log's name stays. Raises ResultError
     if the file cannot be written."""

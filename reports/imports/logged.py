@@ -26,27 +26,36 @@ LABELS = re.compile(
     r"(?:\]:? ?|[ \t:]|(?=\[\d+,))"
     r"|\[?[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?: [A-Z]+)? \d{4}\]?(?: |(?=\[\d+,))"
     r"|[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d \S+ [^\s:\[]+(?:\[\d+\])?: "  # journalctl
-    r"|[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?:\.\d+)? )")  # ts
+    r"|[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?:\.\d+)? )"
+)  # ts
 # Seconds since 1970 or the start. A row may begin with such a figure, a comment may not.
 SECONDS = re.compile(r"^ {0,20}(?:\[ {0,20})?(?:1\d{9}|\d{1,10}\.\d{1,9})\]?:?(?: |\r?$)", re.M)
 IN_SECONDS = re.compile(SECONDS.pattern + " {0,20}#", re.M)
 # host:pid:thread [device] NCCL INFO ...: other ranks may write it into the middle of a line.
 MESSAGE = re.compile(
     r"(?:\[[^\]]{1,40}\] )?(?<![A-Za-z_])[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
-    r"\bNCCL (?:INFO|WARN|version) ")
+    r"\bNCCL (?:INFO|WARN|version) "
+)
 NUMBER = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 # A figure that may be negative, cut off or European.
 LIKE_A_FIGURE = re.compile(r"[+-]?(?:\.?\d[\w.,+-]*|nan|inf)")
-CUT = re.compile(r"BAD TERMINATION|exited on signal|MPI_ABORT was invoked|CANCELLED AT|Bus error|"
-                 r"DUE TO TIME LIMIT|Segmentation fault|[Rr]eceived signal|Caught signal|Killed$|"
-                 r"\(core dumped\)|terminate called after|Out Of Memory|oom[-_]kill event|"
-                 r"srun: error: \S+: tasks? \S+: |\bAbort\(-?\d+\) on node|MPI_ERRORS_ARE_FATAL|"
-                 r"Fatal error in (?:internal_)?P?MPI_|Primary job +terminated normally, but|"
-                 r"\b(?:mpi|prte|orte)(?:run|exec) (?:detected|noticed) that ")
+CUT = re.compile(
+    r"BAD TERMINATION|exited on signal|MPI_ABORT was invoked|CANCELLED AT|Bus error|"
+    r"DUE TO TIME LIMIT|Segmentation fault|[Rr]eceived signal|Caught signal|Killed$|"
+    r"\(core dumped\)|terminate called after|Out Of Memory|oom[-_]kill event|"
+    r"srun: error: \S+: tasks? \S+: |\bAbort\(-?\d+\) on node|MPI_ERRORS_ARE_FATAL|"
+    r"Fatal error in (?:internal_)?P?MPI_|Primary job +terminated normally, but|"
+    r"\b(?:mpi|prte|orte)(?:run|exec) (?:detected|noticed) that "
+)
 LAUNCHER = re.compile(r"\b(?:mpirun|mpiexec(?:\.hydra)?|srun|orterun|prun)\b")
 RANKS_FLAG = re.compile(r"\s(?:-np|-n|--n|--np|--ntasks)(?:=|\s*)(\d{1,8})(?=\s)")
-COLLECTIVES = {"allreduce": "all_reduce", "allgather": "all_gather", "alltoall": "alltoall",
-               "reducescatter": "reduce_scatter", "bcast": "broadcast"}
+COLLECTIVES = {
+    "allreduce": "all_reduce",
+    "allgather": "all_gather",
+    "alltoall": "alltoall",
+    "reducescatter": "reduce_scatter",
+    "bcast": "broadcast",
+}
 
 
 @dataclass

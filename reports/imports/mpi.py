@@ -12,19 +12,36 @@ from reports.imports.logged import LIKE_A_FIGURE, LoggedTest, collective_of, num
 
 MEBI = 2**20 / 1e6
 NO_ROWS = "it has no rows"
-MPI_TYPES = {"MPI_CHAR": "int8", "MPI_BYTE": "uint8", "MPI_INT": "int32", "MPI_FLOAT": "float32",
-             "MPI_DOUBLE": "float64"}
+MPI_TYPES = {
+    "MPI_CHAR": "int8",
+    "MPI_BYTE": "uint8",
+    "MPI_INT": "int32",
+    "MPI_FLOAT": "float32",
+    "MPI_DOUBLE": "float64",
+}
 
-OSU_TITLE = re.compile(r"OSU (?:(?:MPI|[NRX]CCL|UPC|UPC\+\+|UPCXX|OpenSHMEM)(?:-\w+)? )?"
-                       r"([\w/ -]{1,60}) Test \(?(?:v|Version )([\w.]{1,12})\)?")
-PROGRAMS = {"Latency": "osu_latency", "Multiple Bandwidth / Message Rate": "osu_mbw_mr",
-            "Multi Latency": "osu_multi_lat", "Multi-threaded Latency": "osu_latency_mt",
-            "Multi-process Latency": "osu_latency_mp", "Bandwidth": "osu_bw",
-            "Bi-Directional Bandwidth": "osu_bibw", "Hello World": "osu_hello"}
-COLLECTIVE = re.compile(r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|"
-                        r"(?:gather|scatter)v?")
-OSU_COLUMN = re.compile(r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
-                        r"MB/s|Messages/s|Iterations|Validation")
+OSU_TITLE = re.compile(
+    r"OSU (?:(?:MPI|[NRX]CCL|UPC|UPC\+\+|UPCXX|OpenSHMEM)(?:-\w+)? )?"
+    r"([\w/ -]{1,60}) Test \(?(?:v|Version )([\w.]{1,12})\)?"
+)
+PROGRAMS = {
+    "Latency": "osu_latency",
+    "Multiple Bandwidth / Message Rate": "osu_mbw_mr",
+    "Multi Latency": "osu_multi_lat",
+    "Multi-threaded Latency": "osu_latency_mt",
+    "Multi-process Latency": "osu_latency_mp",
+    "Bandwidth": "osu_bw",
+    "Bi-Directional Bandwidth": "osu_bibw",
+    "Hello World": "osu_hello",
+}
+COLLECTIVE = re.compile(
+    r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|"
+    r"(?:gather|scatter)v?"
+)
+OSU_COLUMN = re.compile(
+    r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
+    r"MB/s|Messages/s|Iterations|Validation"
+)
 OSU_SENTENCE = re.compile(r"This is a test with (\d{1,8}) processes|nprocs: (\d{1,8}), min:")
 
 IMB_SETTING = re.compile(r"MPI_(Datatype|Datatype for reductions|Op) *: *(MPI_\w+)")
@@ -32,10 +49,18 @@ IMB_PROCESSES = re.compile(r"processes = (\d{1,8})|\( \d+ groups of (\d{1,8}) pr
 
 # The figure in a column: the first pattern that matches the name in lower case, without blanks.
 FIGURES = {
-    "size": r"(?:message)?size|bytes", "n": "iterations|repetitions", "group": "group",
-    "validation": "validation", "defects": "defects", "p99": r"p99taillat\(us\)",
-    "min": r"minlatency\(us\)|t_min\[usec\]", "max": r"maxlatency\(us\)|t_max\[usec\]",
-    "mean": r".*\(us\)|t(?:_avg|_ovrl)?\[usec\]", "mb_s": r".*mb/s\)?|mbytes/sec", "other": ".*"}
+    "size": r"(?:message)?size|bytes",
+    "n": "iterations|repetitions",
+    "group": "group",
+    "validation": "validation",
+    "defects": "defects",
+    "p99": r"p99taillat\(us\)",
+    "min": r"minlatency\(us\)|t_min\[usec\]",
+    "max": r"maxlatency\(us\)|t_max\[usec\]",
+    "mean": r".*\(us\)|t(?:_avg|_ovrl)?\[usec\]",
+    "mb_s": r".*mb/s\)?|mbytes/sec",
+    "other": ".*",
+}
 
 
 @dataclass
@@ -62,8 +87,10 @@ class MpiTest(LoggedTest):
         elif is_osu_header or re.fullmatch("(?:group )?(?:bytes )?repetitions .+", names):
             columns = OSU_COLUMN.findall(text) if is_osu_header else names.split()
             lower = [column.lower().replace(" ", "") for column in columns]
-            self.figures = [next(figure for figure, pattern in FIGURES.items()
-                                 if re.fullmatch(pattern, column)) for column in lower]
+            self.figures = [
+                next(figure for figure, pattern in FIGURES.items() if re.fullmatch(pattern, column))
+                for column in lower
+            ]
         elif text == "All processes entering MPI_Finalize":
             self.end(*(("complete", None) if self.cases else ("incomplete", NO_ROWS)))
         elif logged.CUT.search(text):
@@ -82,14 +109,21 @@ class MpiTest(LoggedTest):
         texts = dict(reversed(pairs))  # the first column of each figure counts
         values = {figure: number(word) for figure, word in texts.items()}
         is_damaged = len(words) != len(self.figures) or any(
-            number(word) is None for figure, word in pairs if figure != "validation")
+            number(word) is None for figure, word in pairs if figure != "validation"
+        )
         size, n = (whole_number(texts.get(figure, "")) for figure in ("size", "n"))
         if is_damaged or (size is None and "size" in texts) or (n is None and "n" in texts):
             self.unread.append(line_number)
             return
         group = {"group": texts["group"]} if "group" in texts else None
-        case = ImportedCase(case=0, collective=self.collective, line=line_number, size_bytes=size,
-                            shape=group, n_wrong=0 if "Pass" in words else None)
+        case = ImportedCase(
+            case=0,
+            collective=self.collective,
+            line=line_number,
+            size_bytes=size,
+            shape=group,
+            n_wrong=0 if "Pass" in words else None,
+        )
         if size is not None:
             case.datatype, case.redop = self.datatype, self.redop
         mean, low, high = (values.get(figure) for figure in ("mean", "min", "max"))
@@ -112,7 +146,8 @@ class MpiTest(LoggedTest):
         if any(case.status == "wrong" for case in self.cases):
             self.end("failed", logged.WRONG_RESULTS)
         elif self.format.startswith("OSU") and len(self.cases) > len(
-                {(case.datatype, case.size_bytes) for case in self.cases}):
+            {(case.datatype, case.size_bytes) for case in self.cases}
+        ):
             self.end("incomplete", logged.TWO_RUNS)
         highest, ratio = 0.0, 0.0
         for case in self.cases if self.format.startswith("IMB") else ():
@@ -137,8 +172,17 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
             program = _osu_name(osu[1])
             is_pair = program in ("osu_latency", "osu_bw", "osu_bibw")
             n_ranks = 2 if is_pair else logged.only(rank_counts) or command_ranks
-            tests.append(MpiTest(f"OSU {osu[2]}", line_number, logged.MEAN_OVER_RANKS, program,
-                                 status="incomplete", reason=NO_ROWS, world_size=n_ranks))
+            tests.append(
+                MpiTest(
+                    f"OSU {osu[2]}",
+                    line_number,
+                    logged.MEAN_OVER_RANKS,
+                    program,
+                    status="incomplete",
+                    reason=NO_ROWS,
+                    world_size=n_ranks,
+                )
+            )
             rank_counts, command_ranks = set(), None
         elif imb := re.fullmatch(r"Benchmarking ((?:Multi-)?\w{1,40})", text):
             if tests and tests[-1].format == version and tests[-1].cases:
@@ -146,10 +190,18 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
             name = collective_of(imb[1])
             is_reduction = bool(re.search("reduce|accumulate", name or ""))  # ireduce_scatter too
             datatype = settings.get("Datatype for reductions" if is_reduction else "Datatype", "")
-            tests.append(MpiTest(
-                version, line_number, logged.MEAN_OVER_RANKS, name, status="incomplete",
-                reason="the log ends before the test does", datatype=MPI_TYPES.get(datatype),
-                redop="sum" if is_reduction and settings.get("Op") == "MPI_SUM" else None))
+            tests.append(
+                MpiTest(
+                    version,
+                    line_number,
+                    logged.MEAN_OVER_RANKS,
+                    name,
+                    status="incomplete",
+                    reason="the log ends before the test does",
+                    datatype=MPI_TYPES.get(datatype),
+                    redop="sum" if is_reduction and settings.get("Op") == "MPI_SUM" else None,
+                )
+            )
         elif head := re.match(r"Intel ?\(R\) MPI Benchmark(?:s| Suite) V?([\d.]+)", text):
             version = f"IMB {head[1]}"
             settings.pop("Op", None)
@@ -163,8 +215,11 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
             tests[-1].read_line(text, line_number)
     for test in tests:
         test.end_test()
-    return [test for test in tests if test.cases or test.figures or test.world_size
-            or not test.format.startswith("IMB")]
+    return [
+        test
+        for test in tests
+        if test.cases or test.figures or test.world_size or not test.format.startswith("IMB")
+    ]
 
 
 def _osu_name(words: str) -> str:

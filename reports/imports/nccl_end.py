@@ -14,13 +14,22 @@ from reports.imports.logged import LoggedTest, collective_of, number, only, rank
 
 PROGRAM = re.compile(
     r"(?:^|[\s/'\"`])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?allv?|sendrecv|broadcast|"
-    r"bcast|reduce|scatter|gather|hypercube)(?:_test_perf|_perf|_test)(?:_mpi)?(?=$|[\s'\"`;|&)])")
+    r"bcast|reduce|scatter|gather|hypercube)(?:_test_perf|_perf|_test)(?:_mpi)?(?=$|[\s'\"`;|&)])"
+)
 # The start of a command line without a launcher.
 NO_LAUNCHER = re.compile(r"(?:^|[$#>%] |Running: ?)\s*(?:\w+=\S* )*[\w./-]*$")
 # The store's names of the types, if they differ; `char` comes from NCCL 1.x, `fp8_` from RCCL.
-TYPES = {"half": "float16", "float": "float32", "double": "float64", "char": "int8", "int": "int32",
-         "f8e4m3": "float8_e4m3", "f8e5m2": "float8_e5m2",
-         "fp8_e4m3": "float8_e4m3", "fp8_e5m2": "float8_e5m2"}
+TYPES = {
+    "half": "float16",
+    "float": "float32",
+    "double": "float64",
+    "char": "int8",
+    "int": "int32",
+    "f8e4m3": "float8_e4m3",
+    "f8e5m2": "float8_e5m2",
+    "fp8_e4m3": "float8_e4m3",
+    "fp8_e5m2": "float8_e5m2",
+}
 FIGURE = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?\*?|N/A|-?nan|-?inf")
 OLD_ERROR = re.compile(r"\de-\d\d|0e\+00")  # the maximum error of older programs, not a count
 # The parts of a test in their order.
@@ -30,8 +39,11 @@ Stage = IntEnum("Stage", "BANNER STARTED SIZES DEVICES RANKS TABLE ROWS FOOTER")
 def row_pattern(kind: str, n_columns: int, n_halves: int, n_roots: str) -> re.Pattern[str]:
     """Matches the words of a row: datatype (`kind`, empty without types), redop, root, figures.
     `n_roots` is `?` for an optional root, `{1}` or `{0}`: a cut row must not take it for a time."""
-    typed = (rf" (?i:(?P<datatype>{kind}))(?: (?!(?:nan|inf) )(?P<redop>[A-Za-z]\w{{1,15}}))?"
-             if kind else "")
+    typed = (
+        rf" (?i:(?P<datatype>{kind}))(?: (?!(?:nan|inf) )(?P<redop>[A-Za-z]\w{{1,15}}))?"
+        if kind
+        else ""
+    )
     root = rf"(?: (?P<root>-?[0-9]{{1,9}})){n_roots}"
     figures = rf"(?P<figures>(?:(?: (?:{FIGURE.pattern})){{{n_columns}}}){{0,{n_halves}}})"
     return re.compile(rf"\S+ \S+{typed}{root}{figures}(?: \d{{4}}-\d\d-\d\d \S+)?")
@@ -66,10 +78,14 @@ class NcclTest(LoggedTest):
     def add_row(self, row: re.Match[str], words: list[tuple[str, int]], line: int) -> None:
         """Adds a row that matches `pattern`. The column of a single half decides its place."""
         kind, redop, root = map(row.groupdict().get, ("datatype", "redop", "root"))
-        fields = {"line": line, "size_bytes": whole_number(words[0][0]),
-                  "count": whole_number(words[1][0]),
-                  "datatype": kind and TYPES.get(kind.lower(), kind.lower()),
-                  "redop": redop and redop.lower(), "root": root and int(root)}
+        fields = {
+            "line": line,
+            "size_bytes": whole_number(words[0][0]),
+            "count": whole_number(words[1][0]),
+            "datatype": kind and TYPES.get(kind.lower(), kind.lower()),
+            "redop": redop and redop.lower(),
+            "root": root and int(root),
+        }
         figures, width = row["figures"].split(), len(self.columns)
         places = [place for place, _ in self.places[: len(figures) // width]]
         if len(figures) == width:
@@ -113,8 +129,11 @@ class NcclTest(LoggedTest):
         if self.format == "mscclpp-test":
             self.library = "MSCCL++"
         width = len(self.columns)
-        if not self.headers and width == 4 and any(
-                OLD_ERROR.fullmatch(figure) for row in self.rows for figure in row[3][3::4]):
+        if (
+            not self.headers
+            and width == 4
+            and any(OLD_ERROR.fullmatch(figure) for row in self.rows for figure in row[3][3::4])
+        ):
             self.columns = (*self.columns[:3], "error")
             self.milliseconds = self.format == "NCCL 1.x"
         for line, fields, places, row_figures in self.rows:
@@ -126,8 +145,9 @@ class NcclTest(LoggedTest):
                 elif set(texts) != {"N/A"}:
                     self.unread.append(line)
 
-    def _case(self, in_place: bool, figures: dict[str, str],
-              fields: dict[str, Any]) -> ImportedCase | None:
+    def _case(
+        self, in_place: bool, figures: dict[str, str], fields: dict[str, Any]
+    ) -> ImportedCase | None:
         time, alg_bw, bus_bw = (number(figures[name]) for name in ("time", "algbw", "busbw"))
         n_wrong = whole_number(figures.get("wrong", ""), decimals=True)
         if time is None or (n_wrong is None and figures.get("wrong", "N/A") != "N/A"):
@@ -135,17 +155,27 @@ class NcclTest(LoggedTest):
         time_us = time * (1e3 if self.milliseconds else 1.0)
         summary = ImportedSummary(mean=round(time_us, 9), n=whole_number(figures.get("n", "")))
         summary.min, summary.max, summary.p99 = (
-            number(figures.get(name, "")) for name in ("i_min", "i_max", "i_p99"))
+            number(figures.get(name, "")) for name in ("i_min", "i_max", "i_p99")
+        )
         case = ImportedCase(
-            case=0, collective=self.collective, in_place=in_place, time_us=summary, n_wrong=n_wrong,
-            alg_bw_gb_s=alg_bw, bus_bw_gb_s=bus_bw, **fields,
-            max_error=number(figures.get("error", figures.get("res", ""))))
+            case=0,
+            collective=self.collective,
+            in_place=in_place,
+            time_us=summary,
+            n_wrong=n_wrong,
+            alg_bw_gb_s=alg_bw,
+            bus_bw_gb_s=bus_bw,
+            **fields,
+            max_error=number(figures.get("error", figures.get("res", ""))),
+        )
         is_gather = self.collective in ("all_gather", "reduce_scatter")
         if is_gather and time and alg_bw is not None and alg_bw == bus_bw:
             # In 2019 and 2020 this algbw included the factor (n-1)/n of busbw.
             computed = fields["size_bytes"] / time_us / 1e3
-            half_digits = [0.5 * 10.0 ** int(Decimal(figures[name]).as_tuple().exponent)
-                           for name in ("time", "algbw")]
+            half_digits = [
+                0.5 * 10.0 ** int(Decimal(figures[name]).as_tuple().exponent)
+                for name in ("time", "algbw")
+            ]
             rounding = computed * half_digits[0] / time + half_digits[1]
             if computed - alg_bw > 1.01 * rounding:
                 case.reported_alg_bw_gb_s, case.alg_bw_gb_s = alg_bw, computed
@@ -169,7 +199,7 @@ class NcclTest(LoggedTest):
 
 def _ranks_started(program: re.Match[str]) -> int | None:
     """The number of ranks, if the command line around the name of the program makes it certain."""
-    before, after = program.string[: program.start(1)], f"{program.string[program.end():]} "
+    before, after = program.string[: program.start(1)], f"{program.string[program.end() :]} "
     per_process = 1
     for flag in (r"-g|--ngpus", r"-t|--nthreads"):
         counts = re.findall(rf"\s(?:{flag})(?:=|\s*)(\d{{1,7}})(?=\s)", after)
@@ -187,9 +217,11 @@ def end_tests(tests: list[NcclTest]) -> list[NcclTest]:
         test.unread += [line for line, _, _, figures in test.rows if not figures]
         test.rows = [row for row in test.rows if row[3]]
         # In one run, sizes grow within a type, an operation and a root.
-        repeats = any(0 < after["size_bytes"] <= before["size_bytes"]
-                      and all(before[name] == after[name] for name in ("datatype", "redop", "root"))
-                      for (_, before, *_), (_, after, *_) in pairwise(test.rows))
+        repeats = any(
+            0 < after["size_bytes"] <= before["size_bytes"]
+            and all(before[name] == after[name] for name in ("datatype", "redop", "root"))
+            for (_, before, *_), (_, after, *_) in pairwise(test.rows)
+        )
         within_rows = bool(merged) and merged[-1].stage == Stage.ROWS  # of a run without its footer
         if following and following.headless and (test.headless or repeats or within_rows):
             test.mixed = following.mixed = True

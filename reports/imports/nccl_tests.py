@@ -13,8 +13,10 @@ from reports.imports.nccl_end import PROGRAM, NcclTest, Stage, end_tests
 from reports.store.foreign import printable
 
 HALF = r"(?: (?:cpu)?time algbw busbw(?: (?:wrong|error|res))?(?: i_\S+)*)"
-HEADER = re.compile(rf"(?:size|bytes) (?:count|n)( type)?(?: redop| op)?( root)?({HALF})({HALF})?"
-                    r"( timestamp)?")
+HEADER = re.compile(
+    rf"(?:size|bytes) (?:count|n)( type)?(?: redop| op)?( root)?({HALF})({HALF})?"
+    r"( timestamp)?"
+)
 # A line before the table; the name of its group is the stage that it begins.
 HEAD = re.compile(
     r"(?P<BANNER>nccl-tests version )|(?P<STARTED>Collective test starting: )|"
@@ -23,10 +25,13 @@ HEAD = re.compile(
     r"(?P<RANKS>(?:Device +(?P<device>\d{1,7}) +->|"
     r"Rank +(?P<rank>\d{1,7})(?: +Group +(?P<group>\d+))?(?: +Pid +\d+)? +on +"
     r"(?P<host>\S+) +device)"
-    r" +\d+ +\[[^\]]*\] *)")
+    r" +\d+ +\[[^\]]*\] *)"
+)
 NAME = re.compile(r"Collective test (?:starting|concluded): (\w+?)(?:_test)?(?:_perf)?(?:_mpi)?$")
-FAILURE = re.compile(r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
-                     r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+")
+FAILURE = re.compile(
+    r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
+    r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+"
+)
 VERSION = re.compile(r"\b([NR]CCL) version {0,4}:? {0,4}(\d{1,4}\.\d{1,4}\.\d{1,4})")
 
 
@@ -70,8 +75,11 @@ class Reader:
         words, text = logged.cells(text), text.strip(" #")
         if not words:
             return
-        if (self.read_row(line, words) or self.read_header(line, text, words)
-                or self.read_text(line, text)):
+        if (
+            self.read_row(line, words)
+            or self.read_header(line, text, words)
+            or self.read_text(line, text)
+        ):
             self.test.last_line = line
         elif not text.startswith("Linking"):
             programs = {match[1] for match in PROGRAM.finditer(text)}
@@ -87,8 +95,9 @@ class Reader:
             test = NcclTest("nccl-tests", line, headless=True)
         row = test.pattern.fullmatch(" ".join(texts)) if is_sized else None
         if row is None or not (row["figures"] or test.headers):
-            has_figures = (len(texts) >= 2 + len(test.columns)
-                           and all(map(logged.LIKE_A_FIGURE.fullmatch, texts[:2])))
+            has_figures = len(texts) >= 2 + len(test.columns) and all(
+                map(logged.LIKE_A_FIGURE.fullmatch, texts[:2])
+            )
             has_size = len(texts) == 1 and whole_number(texts[0]) is not None
             is_in_table = test.stage in (Stage.TABLE, Stage.ROWS)
             is_damaged = is_in_table and (is_sized or has_figures or has_size)
@@ -153,7 +162,7 @@ class Reader:
         elif head is not None and test.stage == Stage.RANKS:
             rank = int(head["rank"] or head["device"])
             test.format = "NCCL 1.x" if head["device"] else test.format
-            test.listed.append((rank, head["group"] or "0", text[head.end():], head["host"]))
+            test.listed.append((rank, head["group"] or "0", text[head.end() :], head["host"]))
         elif bounds := re.match(r"Out of bounds values *: *(\d{1,18} (?:OK|FAILED))", text):
             test.mixed |= test.out_of_bounds is not None
             test.out_of_bounds, test.stage = bounds[1], Stage.FOOTER
@@ -164,8 +173,13 @@ class Reader:
             if not self.tests or (self.commands and test.stage == Stage.FOOTER):
                 self.begin(Stage.DEVICES, line)
             self.test.torn |= whole_number(text.split()[0]) is not None
-            self.test.end(*(("incomplete", "the run crashed within a row") if self.test.torn else
-                            ("failed", None)))
+            self.test.end(
+                *(
+                    ("incomplete", "the run crashed within a row")
+                    if self.test.torn
+                    else ("failed", None)
+                )
+            )
         elif head is None and logged.CUT.search(text) and test.stage in (Stage.TABLE, Stage.ROWS):
             if test.status != "failed":
                 test.end("incomplete", logged.ENDED_EARLY)
@@ -184,7 +198,7 @@ def parse_json(text: str) -> list[NcclTest]:
         try:
             report, end = json.JSONDecoder().raw_decode(text, begin.start())
         except ValueError:
-            report, end = _whole_part(text[begin.start():]), len(text)
+            report, end = _whole_part(text[begin.start() :]), len(text)
             if report is None and not tests:
                 raise
         if report is not None:
@@ -208,14 +222,18 @@ def _whole_part(text: str) -> Any:
 def _reported(report: Any, last_line: int) -> NcclTest:
     base, suffix, _ = (report.get("args") or [""])[0].rpartition("/")[2].partition("_perf")
     test = NcclTest(
-        "nccl-tests JSON", 1, last_line=last_line,
+        "nccl-tests JSON",
+        1,
+        last_line=last_line,
         names={logged.collective_of(base.removesuffix("_test")) if suffix else None},
         library=logged.nccl_version(str(report.get("nccl_version"))),
-        columns=("time", "algbw", "busbw", "wrong", "n"))
+        columns=("time", "algbw", "busbw", "wrong", "n"),
+    )
     config = report["config"]
     devices = config.get("devices") or []
-    test.gpus = {_index(device["rank"]): printable(device.get("device_info") or "")
-                 for device in devices}
+    test.gpus = {
+        _index(device["rank"]): printable(device.get("device_info") or "") for device in devices
+    }
     hosts = {str(device.get("hostname") or "") for device in devices} or {""}
     test.hosts = None if "" in hosts else len(hosts)
     per_process = _index(config.get("nthreads", 1)) * _index(config.get("ngpus", 1))
@@ -250,8 +268,13 @@ def _add_halves(test: NcclTest, position: int, row: dict[str, Any]) -> None:
         if half is None:
             continue
         test.statistic = logged.CPU_TIME if "cpu_time" in half else logged.MEAN
-        values = (half.get("cpu_time", half.get("time")), half.get("alg_bw"), half.get("bus_bw"),
-                  half.get("nwrong"), row.get("count"))
+        values = (
+            half.get("cpu_time", half.get("time")),
+            half.get("alg_bw"),
+            half.get("bus_bw"),
+            half.get("nwrong"),
+            row.get("count"),
+        )
         figures = ["N/A" if value is None else str(value) for value in values]
         size, count = (whole_number(text, decimals=True) for text in (str(row["size"]), figures[4]))
         is_counted = count is not None or figures[4] == "N/A"
@@ -259,9 +282,12 @@ def _add_halves(test: NcclTest, position: int, row: dict[str, Any]) -> None:
             test.unread.append(position)
             continue
         kind, redop, root = row.get("type"), row.get("redop"), row.get("root")
-        fields = {"size_bytes": size, "count": count,
-                  "datatype": nccl_end.TYPES.get(kind, printable(kind)) if kind else None,
-                  "redop": printable(redop) if redop else None,
-                  "root": None if root is None else _index(root)}
+        fields = {
+            "size_bytes": size,
+            "count": count,
+            "datatype": nccl_end.TYPES.get(kind, printable(kind)) if kind else None,
+            "redop": printable(redop) if redop else None,
+            "root": None if root is None else _index(root),
+        }
         figures[4] = str(row.get("actual_iterations"))
         test.rows.append((position, fields, [in_place], figures))

@@ -53,15 +53,24 @@ def card(arguments: argparse.Namespace) -> int:
     else:
         result = read(arguments.run)
         machine, command = sentences.machine(result), command_of(result.run)
-        source = (f"Wiretax {result.run.version}, {shared.start_time(result.run)}; [ ]: 95 % "
-                  "interval, this launch")
+        source = (
+            f"Wiretax {result.run.version}, {shared.start_time(result.run)}; [ ]: 95 % "
+            "interval, this launch"
+        )
         faults, (answers, plot) = sentences.opening(result), _answer(result)
         title = headline_of(result)
     texts = [*faults, title, *answers]
     draw(arguments.picture, [machine, *texts, command, source], bool(faults), plot)
     if arguments.json:
-        write_json("card", picture=arguments.picture, machine=machine, sentences=texts,
-                   reproduce=command, source=source, faults=faults)
+        write_json(
+            "card",
+            picture=arguments.picture,
+            machine=machine,
+            sentences=texts,
+            reproduce=command,
+            source=source,
+            faults=faults,
+        )
     return 0
 
 
@@ -70,21 +79,34 @@ def _answer(result: Result) -> tuple[list[str], Plot]:
     if benchmark == link.BENCHMARK:
         gb_s = link.rates(result)["min"]
         lines = {name: list(gb_s[name].items()) for name in ("push", "pull") if name in gb_s}
-        return (sorted(link.findings(result), key=lambda line: line.startswith("One pair")),
-                ("GB/s of the slowest pair", lines, {}))
+        return (
+            sorted(link.findings(result), key=lambda line: line.startswith("One pair")),
+            ("GB/s of the slowest pair", lines, {}),
+        )
     if benchmark in steps.BENCHMARKS:
         groups = steps.groups(result)
         title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
-        bars = {form.name: (form.median_us / 1e3, steps.COLOURS.get(kind, OTHER_BAR))
-                for kind, form in groups[0].items() if form.median_us}
-        return ([line for group in groups for line in steps.verdict(result, group)],
-                (f"ms a step, {title}", {}, bars))
+        bars = {
+            form.name: (form.median_us / 1e3, steps.COLOURS.get(kind, OTHER_BAR))
+            for kind, form in groups[0].items()
+            if form.median_us
+        }
+        return (
+            [line for group in groups for line in steps.verdict(result, group)],
+            (f"ms a step, {title}", {}, bars),
+        )
     if benchmark in FUSED_BENCHMARKS:
         shapes = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
-        bars = {form.name: (form.median_us, exposed_table.COLOURS.get(kind, OTHER_BAR))
-                for _, forms in shapes[:1] for kind, form in forms.items() if form.median_us}
-        return ([exposed_table.verdict(*shape) for shape in shapes],
-                ("time, us, of the first shape", {}, bars))
+        bars = {
+            form.name: (form.median_us, exposed_table.COLOURS.get(kind, OTHER_BAR))
+            for _, forms in shapes[:1]
+            for kind, form in forms.items()
+            if form.median_us
+        }
+        return (
+            [exposed_table.verdict(*shape) for shape in shapes],
+            ("time, us, of the first shape", {}, bars),
+        )
     return _against_library(result)
 
 
@@ -111,13 +133,24 @@ def _against_library(result: Result) -> tuple[list[str], Plot]:
     assert largest
     busbw = _busbw_sentence(largest.bus_bw_gb_s, timed[-1].label, largest.share_of_bound)
     chained = rows.default_rows(result, ("chained", None), states)
-    lines = {library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
-             OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us]}
-    bars = {f"{name}, {each.label}": (us, colour) for each in (timed[0], timed[-1]) if each.skew
-            for name, us, colour in ((library, each.library_us, "black"),
-                                     (OURS, each.ours_us, COLOURS[0])) if us}
-    return ([answer, *busbw, *filter(None, [token(result, chained or table)])],
-            (f"time, us, {view[0]}", {} if bars else lines, bars))
+    lines = {
+        library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
+        OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us],
+    }
+    bars = {
+        f"{name}, {each.label}": (us, colour)
+        for each in (timed[0], timed[-1])
+        if each.skew
+        for name, us, colour in (
+            (library, each.library_us, "black"),
+            (OURS, each.ours_us, COLOURS[0]),
+        )
+        if us
+    }
+    return (
+        [answer, *busbw, *filter(None, [token(result, chained or table)])],
+        (f"time, us, {view[0]}", {} if bars else lines, bars),
+    )
 
 
 def _busbw_sentence(busbw_gb_s: float | None, size: str, share: float | None = None) -> list[str]:
@@ -131,28 +164,48 @@ def _imported_answer(imported: Imported) -> tuple[list[str], list[str], Plot]:
     faults = [] if end.status == "complete" else [f"{end.status.upper()}: {end.reason}."]
     if any(case.status == "wrong" for case in imported.cases):
         faults.append("WRONG RESULTS.")
-    timed = {case.size_bytes: case.time_us.mean
-             for case in sorted(imported.cases, key=lambda case: not case.in_place)
-             if case.size_bytes and case.status == "ok" and not case.suspect
-             and case.time_us and case.time_us.mean}
+    timed = {
+        case.size_bytes: case.time_us.mean
+        for case in sorted(imported.cases, key=lambda case: not case.in_place)
+        if case.size_bytes
+        and case.status == "ok"
+        and not case.suspect
+        and case.time_us
+        and case.time_us.mean
+    }
     lines = {run.benchmark: sorted(timed.items())}
-    return (faults, ["Imported: shown, never judged."],
-            (f"time, us, {run.statistic}", lines, {}))
+    return (faults, ["Imported: shown, never judged."], (f"time, us, {run.statistic}", lines, {}))
 
 
 def draw(path: Path, texts: Sequence[str], is_faulty: bool, plot: Plot) -> None:
     """Write the card. `texts`, its description for screen readers too, are the machine, the answer,
     more sentences, the command and the source. Raises ResultError if it cannot be written."""
     file = io.BytesIO()
-    with warnings.catch_warnings(), figure(
-            file, 1, 1, INCHES, margins=(0.62, 0.27, 0.97, 0.5), dpi=DOTS_PER_INCH, format="png",
-            metadata={"Description": "\n".join(texts)}) as (drawing, ((axes,),)):
+    with (
+        warnings.catch_warnings(),
+        figure(
+            file,
+            1,
+            1,
+            INCHES,
+            margins=(0.62, 0.27, 0.97, 0.5),
+            dpi=DOTS_PER_INCH,
+            format="png",
+            metadata={"Description": "\n".join(texts)},
+        ) as (drawing, ((axes,),)),
+    ):
         warnings.simplefilter("ignore")  # a letter without a glyph is an empty box
         machine, answer, *more, command, source = texts
         grey = "#444444"
         y = _write(drawing, (0.965, 0.07, WIDTH_PIXELS), [machine], 16, color=grey)
-        y = _write(drawing, (y - 0.015, 0.2, WIDTH_PIXELS), [answer], 25, weight="bold",
-                   color="#B3261E" if is_faulty else "black")
+        y = _write(
+            drawing,
+            (y - 0.015, 0.2, WIDTH_PIXELS),
+            [answer],
+            25,
+            weight="bold",
+            color="#B3261E" if is_faulty else "black",
+        )
         _write(drawing, (y - 0.02, y - 0.18, 590), more, 16)
         _write(drawing, (0.14, 0.085, WIDTH_PIXELS), [command], 15, family="monospace")
         _write(drawing, (0.055, 0.045, WIDTH_PIXELS), [source], 15, color=grey)
@@ -161,8 +214,13 @@ def draw(path: Path, texts: Sequence[str], is_faulty: bool, plot: Plot) -> None:
     write_named(path, file.getvalue())
 
 
-def _write(drawing: Any, box: tuple[float, float, float], paragraphs: Sequence[str],
-           points: int, **style: Any) -> float:
+def _write(
+    drawing: Any,
+    box: tuple[float, float, float],
+    paragraphs: Sequence[str],
+    points: int,
+    **style: Any,
+) -> float:
     """Write text from the top of a box of (top, height, width in pixels) downwards, in letters of
     at most this size, small enough for the box; cut if even the smallest are too large. Returns the
     height of the next line."""
@@ -194,21 +252,40 @@ def _plot(axes: Any, unit: str, lines: Lines, bars: Bars) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=13)
     # Ours has the colour of `auto`, and a transfer its own, as in the other pictures.
-    keys = [("auto", "copied") if name == OURS else (name if name in link.RATES else "library", "")
-            for name in lines]
+    keys = [
+        ("auto", "copied") if name == OURS else (name if name in link.RATES else "library", "")
+        for name in lines
+    ]
     for (name, points), style in zip(lines.items(), styles_of(keys), strict=True):
         wide = style | {"markersize": 7, "linewidth": 2.6}
         axes.plot(*zip(*points, strict=True), label=textwrap.fill(name, 36), **wide)
     for row, (name, (value, colour)) in enumerate(bars.items()):
         axes.barh(row, value, color=colour, alpha=0.4)
         words = textwrap.fill(f"{name}: {number(value)}", 40)
-        _shrink(axes.annotate(words, (0, row), (5, 0), textcoords="offset points", va="center",
-                              fontsize=14 - 2 * words.count("\n")), 0.96 * width_pixels)
+        _shrink(
+            axes.annotate(
+                words,
+                (0, row),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=14 - 2 * words.count("\n"),
+            ),
+            0.96 * width_pixels,
+        )
     sizes = sorted({size for points in lines.values() for size, _ in points})
     if sizes:
         dress(axes, sizes, most_ticks=5)
-        legend = axes.legend(title=unit, fontsize=14, title_fontsize=14, frameon=False, borderpad=0,
-                             alignment="left", loc="lower left", bbox_to_anchor=(0, 1.03))
+        legend = axes.legend(
+            title=unit,
+            fontsize=14,
+            title_fontsize=14,
+            frameon=False,
+            borderpad=0,
+            alignment="left",
+            loc="lower left",
+            bbox_to_anchor=(0, 1.03),
+        )
         for text in (legend.get_title(), *legend.texts):
             _shrink(text, 0.85 * width_pixels)
         left, bottom, width, height = axes.get_position().bounds

@@ -36,13 +36,30 @@ _jobs: list[Job] = []  # for the processes of `build`, which are forks
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("results", metavar="RESULTS", type=Path, help="a folder of runs and campaigns")
-    add("-o", "--out", metavar="SITE", type=Path, default=Path("site"),
-        help="the folder of the pages (site): a new folder, or one that this command made")
-    add("--run", metavar="RUN", action="append", default=[],
+    add(
+        "-o",
+        "--out",
+        metavar="SITE",
+        type=Path,
+        default=Path("site"),
+        help="the folder of the pages (site): a new folder, or one that this command made",
+    )
+    add(
+        "--run",
+        metavar="RUN",
+        action="append",
+        default=[],
         help="make only the page of the run with this id, beside the pages of an earlier build; "
-             "may be repeated")
-    add("--spec", metavar="SPEC.toml", type=Path, action="append", default=[],
-        help="a spec of `procure`, for another page; may be repeated (every .toml of RESULTS)")
+        "may be repeated",
+    )
+    add(
+        "--spec",
+        metavar="SPEC.toml",
+        type=Path,
+        action="append",
+        default=[],
+        help="a spec of `procure`, for another page; may be repeated (every .toml of RESULTS)",
+    )
 
 
 def dashboard(arguments: argparse.Namespace) -> int:
@@ -53,7 +70,8 @@ def dashboard(arguments: argparse.Namespace) -> int:
     with read_once():
         store = shared.find(arguments.results)
         store.specs = arguments.spec or sorted(
-            path for path in arguments.results.glob("*.toml") if not os.path.islink(path))
+            path for path in arguments.results.glob("*.toml") if not os.path.islink(path)
+        )
         check_runs(store, arguments.run)
         former = claim(site)
         pages = build(store, f"python -m reports dashboard {shlex.join(plain)}", arguments.run)
@@ -82,8 +100,9 @@ def claim(site: Path) -> list[str]:
         names = msgspec.json.decode(foreign.read_bytes(marker, follow=False), type=list[str])
     except FileNotFoundError:
         if site.exists() and any(site.iterdir()):
-            raise ResultError(f"{site} holds other files: the pages need a folder of their own"
-                              ) from None
+            raise ResultError(
+                f"{site} holds other files: the pages need a folder of their own"
+            ) from None
         site.mkdir(parents=True, exist_ok=True)
         names = []
     except (OSError, msgspec.DecodeError) as error:
@@ -108,11 +127,15 @@ def build(store: shared.Store, command: str, run_ids: Sequence[str]) -> list[Pag
     names = {"index.html": "Overview", **{file: name for file, name, _ in jobs}}
     if run_ids:
         names[across.HISTORY] = "History"
-    finish = partial(render, pages=names, command=command,
-                     private_folders=[store.contents.folder,
-                                      *(spec.parent for spec in store.specs)])
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs) + 1),
-                             get_context("fork"), initializer=end_with_parent) as pool:
+    finish = partial(
+        render,
+        pages=names,
+        command=command,
+        private_folders=[store.contents.folder, *(spec.parent for spec in store.specs)],
+    )
+    with ProcessPoolExecutor(
+        min(os.cpu_count() or 1, len(jobs) + 1), get_context("fork"), initializer=end_with_parent
+    ) as pool:
         pages = list(pool.map(partial(make_page, finish=finish), range(len(jobs))))
     store.left_out += [page.complaint for page in pages if page.complaint]
     if run_ids:
@@ -124,17 +147,24 @@ def build(store: shared.Store, command: str, run_ids: Sequence[str]) -> list[Pag
 
 def plan_runs(store: shared.Store, run_ids: Sequence[str] = ()) -> Iterator[Job]:
     """The pages of these runs; without any, of the newest of each machine and benchmark."""
-    chosen = {*run_ids} or {entry.run.run_id for entries in store.groups.values()
-                            for entry in entries[-across.MOST_RUNS:]}
+    chosen = {*run_ids} or {
+        entry.run.run_id
+        for entries in store.groups.values()
+        for entry in entries[-across.MOST_RUNS :]
+    }
     launches_of: dict[tuple[str | None, ...], list[Path]] = defaultdict(list)
     for entry in store.runs:
         run = entry.run
-        launches = launches_of[run.machine_id, run.node, run.software_id, run.version,
-                               command_without_seed(run)]
+        launches = launches_of[
+            run.machine_id, run.node, run.software_id, run.version, command_without_seed(run)
+        ]
         launches.append(entry.path)
         if run.run_id in chosen:
-            yield (shared.file_name("run", run.run_id), "",
-                   partial(run_page, entry.path, launches[-MOST_LAUNCHES:]))
+            yield (
+                shared.file_name("run", run.run_id),
+                "",
+                partial(run_page, entry.path, launches[-MOST_LAUNCHES:]),
+            )
 
 
 def plan_pages(store: shared.Store) -> Iterator[Job]:
@@ -147,8 +177,11 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
             problem = error
         yield across.HISTORY, "History", partial(history_job, store.history, problem)
     for (machine_id, node), entries in store.nodes.items():
-        yield (shared.file_name("node", f"{machine_id} {node}"), "",
-               partial(across.node_page, store.history, node, entries))
+        yield (
+            shared.file_name("node", f"{machine_id} {node}"),
+            "",
+            partial(across.node_page, store.history, node, entries),
+        )
     yield from plan_runs(store)
     for path in store.campaigns:
         yield shared.file_name("compare", str(path)), "", partial(across.campaign_page, path)
@@ -181,14 +214,16 @@ def make_page(number: int, finish: Callable[[Page], None]) -> Page:
     return page
 
 
-def render(page: Page, pages: Mapping[str, str], command: str,
-           private_folders: Sequence[Path]) -> None:
+def render(
+    page: Page, pages: Mapping[str, str], command: str, private_folders: Sequence[Path]
+) -> None:
     """Set the HTML of a page, at most 1 MB. Until it fits, the page loses half of its text and
     sentences at a time, and the drawings with another vertical axis before half of its rows."""
     parts: list[Page | Section] = [page, *page.sections]
     for part in parts:
-        part.sentences = [foreign.printable(hide_folders(line, private_folders))
-                          for line in part.sentences]
+        part.sentences = [
+            foreign.printable(hide_folders(line, private_folders)) for line in part.sentences
+        ]
     page.reproduce["this page"] = command
     page.html, former_length = to_html(page, pages), 0
     while len(page.html.encode()) > MOST_BYTES and len(page.html) != former_length:

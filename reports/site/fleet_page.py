@@ -24,15 +24,30 @@ def fleet_page(contents: Contents) -> Page:
     sections = [_bad_runs(fleet)]
     for number, group in enumerate(fleet.groups):
         picture = draw_picture(
-            f"fleet-{number}", partial(plot, group),
-            f"Each {group.kind}, {group.title}", "A mark for each, by name, with its 95 % "
-            "interval; named ones are filled, and labelled if there is room.", f"fleet-{number}")
+            f"fleet-{number}",
+            partial(plot, group),
+            f"Each {group.kind}, {group.title}",
+            "A mark for each, by name, with its 95 % "
+            "interval; named ones are filled, and labelled if there is room.",
+            f"fleet-{number}",
+        )
         rows = [_row(group, row) for row in order(group)]
-        sections.append(Section(f"{group.title}: {group.kind}s",
-                                [*summary(group), *to_repeat(group, fleet.store)], [picture],
-                                table=f"fleet-{number}", rows=rows, filters=["verdict"]))
-    return Page("Fleet", [f"{headline(fleet)}.", *fleet.left_out], sections,
-                shared.how_to_reproduce(fleet.runs))
+        sections.append(
+            Section(
+                f"{group.title}: {group.kind}s",
+                [*summary(group), *to_repeat(group, fleet.store)],
+                [picture],
+                table=f"fleet-{number}",
+                rows=rows,
+                filters=["verdict"],
+            )
+        )
+    return Page(
+        "Fleet",
+        [f"{headline(fleet)}.", *fleet.left_out],
+        sections,
+        shared.how_to_reproduce(fleet.runs),
+    )
 
 
 def _bad_runs(fleet: Fleet) -> Section:
@@ -40,7 +55,9 @@ def _bad_runs(fleet: Fleet) -> Section:
     rows: list[Row] = [
         {"node": node, "verdict": verdict, "run": (run_id, shared.file_name("run", run_id))}
         for verdict, of_node in fleet.bad_runs
-        for node, run_ids in of_node.items() for run_id in run_ids]
+        for node, run_ids in of_node.items()
+        for run_id in run_ids
+    ]
     return Section("Wrong, failed or still running", table="wrong-nodes", rows=rows)
 
 
@@ -48,12 +65,18 @@ def _row(group: Group, row: int) -> Row:
     """A node's cells; a column for each size."""
     screen = group.screen
     value, low, high = np.expm1([screen.level[row], screen.low[row], screen.high[row]])
-    sizes = {size_text(size): "-" if np.isnan(excess) else f"{np.expm1(excess):+.1%}"
-             for size, excess in zip(group.sizes_bytes, screen.excess[row], strict=True)}
+    sizes = {
+        size_text(size): "-" if np.isnan(excess) else f"{np.expm1(excess):+.1%}"
+        for size, excess in zip(group.sizes_bytes, screen.excess[row], strict=True)
+    }
     file = shared.file_name("node", f"{group.head.machine_id} {group.names[row]}")
-    return {group.kind: (group.names[row], file), "verdict": group.verdict(row),
-            "slower": f"{value:+.1%} [{low:+.1%} {high:+.1%}]",
-            "runs": str(screen.launches[row]), **sizes}
+    return {
+        group.kind: (group.names[row], file),
+        "verdict": group.verdict(row),
+        "slower": f"{value:+.1%} [{low:+.1%} {high:+.1%}]",
+        "runs": str(screen.launches[row]),
+        **sizes,
+    }
 
 
 def plot(group: Group, target: Path | IO[str]) -> None:
@@ -66,14 +89,21 @@ def plot(group: Group, target: Path | IO[str]) -> None:
         axes.vlines(places, low, high, color="#bbbbbb", linewidth=1.2)
         for is_named, colour in ((False, "#555555"), (True, COLOURS[0])):
             rows = np.flatnonzero(screen.is_named == is_named)
-            axes.plot(places[rows], level[rows], "o", color=colour,
-                      markersize=5 if is_named else 2.6)
+            axes.plot(
+                places[rows], level[rows], "o", color=colour, markersize=5 if is_named else 2.6
+            )
         has_room = screen.is_named.copy()
         for row in (row for row in order(group) if has_room[row]):
             has_room[abs(places - row) < LABEL * len(places)] = False
             is_right = row > (1 - LABEL) * len(places)
-            axes.annotate(f"{group.names[row]} {level[row]:+.1f} %", (row, level[row]),
-                          xytext=(-7 if is_right else 7, 0), textcoords="offset points",
-                          ha="right" if is_right else "left", va="center", fontsize=8)
+            axes.annotate(
+                f"{group.names[row]} {level[row]:+.1f} %",
+                (row, level[row]),
+                xytext=(-7 if is_right else 7, 0),
+                textcoords="offset points",
+                ha="right" if is_right else "left",
+                va="center",
+                fontsize=8,
+            )
         axes.set(xticks=[], xlabel=f"{group.kind}s by name", ylabel="slower than the median, %")
         axes.tick_params(axis="y", labelsize=8)

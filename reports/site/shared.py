@@ -69,8 +69,11 @@ def find(folder: Path) -> Store:
     for run_id, entries in copies.items():
         # A copy can be cut off; of two equal copies the first counts.
         whole[run_id] = max(entries, key=lambda copy: (copy.complete, copy.n_blocks))
-        store.left_out += [f"{copy.path} is the run of {whole[run_id].path} once more"
-                           for copy in entries if copy is not whole[run_id]]
+        store.left_out += [
+            f"{copy.path} is the run of {whole[run_id].path} once more"
+            for copy in entries
+            if copy is not whole[run_id]
+        ]
     store.runs = [whole[run_id] for run_id in places(entry.run for entry in whole.values())]
     return store
 
@@ -102,11 +105,13 @@ def counts_text(counts: Counter[str]) -> str:
 
 def how_to_reproduce(runs: Sequence[Run]) -> dict[str, str]:
     """Each command, version, machine and software behind a page, for its footer."""
-    return {"command": listing(map(command_of, runs)),
-            "version": listing(run.version for run in runs),
-            "run ids": listing((run.run_id for run in runs), MOST_NAMES, ", "),
-            "machine_id": listing(run.machine_id for run in runs),
-            "software_id": listing(run.software_id for run in runs)}
+    return {
+        "command": listing(map(command_of, runs)),
+        "version": listing(run.version for run in runs),
+        "run ids": listing((run.run_id for run in runs), MOST_NAMES, ", "),
+        "machine_id": listing(run.machine_id for run in runs),
+        "software_id": listing(run.software_id for run in runs),
+    }
 
 
 def listing(values: Iterable[str], most: int = 8, separator: str = "\n") -> str:

@@ -18,8 +18,13 @@ OF_ITERATIONS = ("time_us", "consume_us", "total_us", "arrival_skew_us")
 OF_BLOCKS = ("chain_only_us", "matmul_gflop_s", "matmul_alone_gflop_s")
 
 
-def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlock],
-                samples: Samples | None = None, reason: str = "time ran out") -> list[Case]:
+def build_cases(
+    run: Run,
+    blocks: Sequence[Block],
+    link_blocks: Sequence[LinkBlock],
+    samples: Samples | None = None,
+    reason: str = "time ran out",
+) -> list[Case]:
     """One case for each case header of the run, in the same order. `samples[case]` has shape
     (rows, 5): block, rank, time_us, consume_us, arrival_skew_us, in the order of the iterations;
     percentiles need them. `reason` is the reason of cases without a block."""
@@ -27,12 +32,20 @@ def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlo
     blocks_of: list[list[tuple[Block, int | None]]] = [[] for _ in run.cases]
     for block, state in zip(blocks, states.of_block, strict=True):
         blocks_of[block.case].append((block, state))
-    rho = autocorrelation([
-        [block.time_us for block, state in of_case if state == states.longest and block.time_us > 0]
-        for of_case in blocks_of])
-    cases = [Case(case=number, **{name: getattr(header, name)
-                                  for name in CaseFields.__struct_fields__})
-             for number, header in enumerate(run.cases)]
+    rho = autocorrelation(
+        [
+            [
+                block.time_us
+                for block, state in of_case
+                if state == states.longest and block.time_us > 0
+            ]
+            for of_case in blocks_of
+        ]
+    )
+    cases = [
+        Case(case=number, **{name: getattr(header, name) for name in CaseFields.__struct_fields__})
+        for number, header in enumerate(run.cases)
+    ]
     for case, of_case in zip(cases, blocks_of, strict=True):
         if case.status == "ok" and not of_case:
             case.status, case.reason = "not measured", reason
@@ -45,8 +58,13 @@ def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlo
     return cases
 
 
-def _summarise(case: Case, of_case: Sequence[tuple[Block, int | None]], states: facts.LinkStates,
-               samples: NDArray[Any] | None, rho: float) -> int | None:
+def _summarise(
+    case: Case,
+    of_case: Sequence[tuple[Block, int | None]],
+    states: facts.LinkStates,
+    samples: NDArray[Any] | None,
+    rho: float,
+) -> int | None:
     """Fills in the figures of a case and returns the state of the link that they are from: the
     run's longest, otherwise the case's longest. None stands for all blocks of a mixed case."""
     groups: dict[int | None, list[Block]] = {}
@@ -78,8 +96,11 @@ def _summarise(case: Case, of_case: Sequence[tuple[Block, int | None]], states: 
 def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) -> dict[str, Any]:
     """The quantities of these blocks, without those that no block has, and `link_rtt_ns`."""
     trips = [trip for block in blocks if block.link_rtt_ns for trip in block.link_rtt_ns]
-    figures: dict[str, Any] = {"link_rtt_ns": Range(
-        median=float(np.median(trips)), min=min(trips), max=max(trips)) if trips else None}
+    figures: dict[str, Any] = {
+        "link_rtt_ns": Range(median=float(np.median(trips)), min=min(trips), max=max(trips))
+        if trips
+        else None
+    }
     iterations = np.empty((0, 4)) if samples is None else _iterations(blocks, samples)
     n = sum(block.n for block in blocks)
     for name in (*OF_ITERATIONS, *OF_BLOCKS):
@@ -140,8 +161,9 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     # Moving data between ranks and through the memory system overlap.
     between_ranks = sum(terms.get(name, 0.0) for name in facts.BETWEEN_RANKS)
     moving = np.maximum(between_ranks, terms["memory"])
-    bound_us, low_us = (terms["hop"] + terms["between"] + terms["launch"] + moving
-                        + terms.get("chain_only", 0.0))
+    bound_us, low_us = (
+        terms["hop"] + terms["between"] + terms["launch"] + moving + terms.get("chain_only", 0.0)
+    )
     case.bound_us = float(bound_us)
     case.bound_parts_us = {name: float(term[0]) for name, term in terms.items()}
     case.share_of_bound = case.bound_us / case.time_us.median
@@ -158,8 +180,9 @@ def _link_times_us(links: Sequence[LinkBlock], name: str) -> list[float]:
     return min(filter(None, measured_us), key=median, default=[])
 
 
-def _bound_terms(case: Case, run: Run,
-                 links: Sequence[LinkBlock]) -> dict[str, NDArray[np.float64]] | None:
+def _bound_terms(
+    case: Case, run: Run, links: Sequence[LinkBlock]
+) -> dict[str, NDArray[np.float64]] | None:
     """The terms of the lower bound of a case's time in us, with the low ends of their intervals: a
     flag hop (half a round trip) for each hop of the algorithm, the bytes that it moves, the launch,
     and the chain without collectives. None if `links` lack a needed part."""
@@ -169,11 +192,17 @@ def _bound_terms(case: Case, run: Run,
         return None
     store = "push" if parts.get("pushes") else "copy_in"
     # An algorithm that pushes reads at home, so its reads do not count.
-    stages = [(stored_bytes, 0 if store == "push" else read_bytes)
-              for stored_bytes, read_bytes in parts.get("stages", [])]
-    amounts = {"hop": parts.get("hops", 0), store: sum(stored for stored, _ in stages),
-               "peer_read": sum(read for _, read in stages), "memory": parts.get("memory_bytes", 0),
-               "between": parts.get("between_bytes", 0)}
+    stages = [
+        (stored_bytes, 0 if store == "push" else read_bytes)
+        for stored_bytes, read_bytes in parts.get("stages", [])
+    ]
+    amounts = {
+        "hop": parts.get("hops", 0),
+        store: sum(stored for stored, _ in stages),
+        "peer_read": sum(read for _, read in stages),
+        "memory": parts.get("memory_bytes", 0),
+        "between": parts.get("between_bytes", 0),
+    }
     costs_us = dict.fromkeys(amounts, np.zeros(2))
     for name in (name for name, amount in amounts.items() if amount):
         if name == "hop":
@@ -185,8 +214,10 @@ def _bound_terms(case: Case, run: Run,
             return None
         median_us, low_us, _ = median_interval(times_us)
         costs_us[name] = np.array([median_us, median_us if low_us is None else low_us]) / units
-    terms = {name: np.zeros(2) if name in facts.BETWEEN_RANKS else amount * costs_us[name]
-             for name, amount in amounts.items()}
+    terms = {
+        name: np.zeros(2) if name in facts.BETWEEN_RANKS else amount * costs_us[name]
+        for name, amount in amounts.items()
+    }
     for stored_bytes, read_bytes in stages:
         # A stage stores and reads in one pass, so only the slower of the two counts.
         store_us, read_us = stored_bytes * costs_us[store], read_bytes * costs_us["peer_read"]
@@ -204,14 +235,18 @@ def _bound_terms(case: Case, run: Run,
 def _set_exposed(cases: Sequence[Case], costs_us: facts.Costs) -> None:
     """Fills in `compute_us` and `exposed_us`, the extra time of a form over its compute alone by
     round: negative by chance, or if the reader gets the result of the compute alone slowly."""
-    alone = {facts.work_of(case): case for case in cases
-             if case.algorithm == facts.COMPUTE and case.status == "ok"}
+    alone = {
+        facts.work_of(case): case
+        for case in cases
+        if case.algorithm == facts.COMPUTE and case.status == "ok"
+    }
     for case in cases:
         compute = alone.get(facts.work_of(case))
         communicates = case.algorithm.startswith(facts.COMMUNICATES)
         if case.status != "ok" or compute is None or not communicates:
             continue
-        case_us, compute_us = facts.paired(costs_us.get(case.case, {}),
-                                           costs_us.get(compute.case, {}))
+        case_us, compute_us = facts.paired(
+            costs_us.get(case.case, {}), costs_us.get(compute.case, {})
+        )
         if len(case_us):
             case.compute_us, case.exposed_us = _summary(compute_us), _summary(case_us - compute_us)

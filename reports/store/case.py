@@ -12,8 +12,19 @@ from numpy.typing import NDArray
 from reports.store.schema import Block, Case, CaseFields, FirstWrong, LinkBlock
 from reports.store.stats import link_states
 
-CASE_KEY = ("collective", "shape", "size_bytes", "datatype", "redop", "mode", "variant", "memory",
-            "in_place", "algorithm", "library")
+CASE_KEY = (
+    "collective",
+    "shape",
+    "size_bytes",
+    "datatype",
+    "redop",
+    "mode",
+    "variant",
+    "memory",
+    "in_place",
+    "algorithm",
+    "library",
+)
 FUSED_BENCHMARKS = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
 TOGETHER = (*FUSED_BENCHMARKS, "decode", "prefill")  # these also compute, and have no bandwidth
 COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
@@ -24,7 +35,8 @@ MIXED_RATIO = 1.3
 BUS_FACTORS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     **dict.fromkeys(("all_gather", "reduce_scatter", "alltoall"), lambda n: (n - 1) / n),
-    **dict.fromkeys(("sendrecv", "link"), lambda n: 1.0)}
+    **dict.fromkeys(("sendrecv", "link"), lambda n: 1.0),
+}
 Rounds = Mapping[int, float]  # costs in microseconds by round
 Costs = Mapping[int, Rounds]  # by case
 
@@ -66,8 +78,18 @@ def find_states(blocks: Sequence[Block], least_share: float = 1 / 3) -> LinkStat
     longest = max(sorted(counts), key=counts.__getitem__)
     if counts[longest] < least_share * len(blocks):
         return LinkStates([None] * len(blocks), [], None)
-    rtt_ns = [float(np.median([trip for trip, other in zip(trips_ns, of_block, strict=True)
-                               if trip and other == state])) for state in sorted(counts)]
+    rtt_ns = [
+        float(
+            np.median(
+                [
+                    trip
+                    for trip, other in zip(trips_ns, of_block, strict=True)
+                    if trip and other == state
+                ]
+            )
+        )
+        for state in sorted(counts)
+    ]
     return LinkStates(of_block, rtt_ns, longest)
 
 
@@ -100,8 +122,7 @@ def counted_blocks(blocks: Sequence[Block]) -> dict[int, list[Block]]:
     return counted
 
 
-def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None],
-             state: int | None) -> Costs:
+def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None], state: int | None) -> Costs:
     """The cost in us, above 0, of every block in `state` of the link, by case and round."""
     costs_us: dict[int, dict[int, float]] = {}
     for block, state_of_block in zip(blocks, of_block, strict=True):
@@ -118,14 +139,17 @@ def paired(first: Rounds, second: Rounds) -> NDArray[np.float64]:
 
 def work_of(case: Case) -> str:
     """The work of a case without its algorithm: cases with equal work are comparable."""
-    return repr((case.collective, case.shape, case.size_bytes, case.datatype, case.redop,
-                 case.mode))
+    return repr(
+        (case.collective, case.shape, case.size_bytes, case.datatype, case.redop, case.mode)
+    )
 
 
 def describe_wrong(wrong: FirstWrong) -> str:
     """`rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected`."""
-    return (f"rank {wrong.rank} got {wrong.got} at offset {wrong.offset_bytes}, "
-            f"element {wrong.element}; {wrong.expected} expected")
+    return (
+        f"rank {wrong.rank} got {wrong.got} at offset {wrong.offset_bytes}, "
+        f"element {wrong.element}; {wrong.expected} expected"
+    )
 
 
 def where_wrong(blocks: Iterable[Block]) -> tuple[int, str] | None:

@@ -20,13 +20,24 @@ from reports.store.stats import link_bins
 # In place of a bin: without a probe of the link, and with probes that disagree.
 UNPROBED, MIXED = 32_000, 32_001
 # The parts of each field of a case that is a summary.
-PARTS = {field.name: kind.__struct_fields__ for field in msgspec.structs.fields(Case)
-         for kind in (Summary, Range) if field.type == kind | None}
-CELLS = [cell for name in Case.__struct_fields__  # the names of a case's cells
-         for cell in ([f"{name}_{part}" for part in PARTS[name]] if name in PARTS else [name])]
+PARTS = {
+    field.name: kind.__struct_fields__
+    for field in msgspec.structs.fields(Case)
+    for kind in (Summary, Range)
+    if field.type == kind | None
+}
+CELLS = [
+    cell
+    for name in Case.__struct_fields__  # the names of a case's cells
+    for cell in ([f"{name}_{part}" for part in PARTS[name]] if name in PARTS else [name])
+]
 KINDS = {field.name: field.type for field in msgspec.structs.fields(Case)}
-OTHER_KINDS = (msgspec.inspect.StrType, msgspec.inspect.AnyType, msgspec.inspect.DictType,
-               msgspec.inspect.ListType)
+OTHER_KINDS = (
+    msgspec.inspect.StrType,
+    msgspec.inspect.AnyType,
+    msgspec.inspect.DictType,
+    msgspec.inspect.ListType,
+)
 Integers = NDArray[np.integer[Any]]
 
 
@@ -67,8 +78,11 @@ class Entry:
     @property
     def wrong(self) -> list[CaseHeader]:
         """The cases with wrong results."""
-        return [case for case, status in zip(self.run.cases, self.statuses, strict=True)
-                if status == "wrong"]
+        return [
+            case
+            for case, status in zip(self.run.cases, self.statuses, strict=True)
+            if status == "wrong"
+        ]
 
 
 def is_number(cell: str) -> bool:
@@ -92,10 +106,15 @@ def entry_of(result: Result) -> Entry:
     order = np.lexsort((cost_us, case))
     counts = np.array(sorted(Counter(bins.tolist()).items()), dtype=np.int32)
     return Entry(
-        result.path, msgspec.structs.replace(run, environment={}), result.end,
+        result.path,
+        msgspec.structs.replace(run, environment={}),
+        result.end,
         tuple(case.status for case in result.cases),
-        tuple(sorted({case.across_ranks for case in result.cases})), counts.reshape(-1, 2),
-        msgspec.json.encode(run.environment), Blocks(case[order], bins[order], cost_us[order]))
+        tuple(sorted({case.across_ranks for case in result.cases})),
+        counts.reshape(-1, 2),
+        msgspec.json.encode(run.environment),
+        Blocks(case[order], bins[order], cost_us[order]),
+    )
 
 
 def cells_of(cases: Sequence[msgspec.Struct]) -> dict[str, list[Any]]:
@@ -108,8 +127,10 @@ def cells_of(cases: Sequence[msgspec.Struct]) -> dict[str, list[Any]]:
         if name in PARTS and kinds == {type(None)}:
             columns |= {f"{name}_{part}": values for part in PARTS[name]}
         elif name in PARTS:
-            columns |= {f"{name}_{part}": [getattr(value, part, None) for value in values]
-                        for part in PARTS[name]}
+            columns |= {
+                f"{name}_{part}": [getattr(value, part, None) for value in values]
+                for part in PARTS[name]
+            }
         else:
             columns[name] = list(map(as_cell, values)) if kinds & {list, dict} else values
     return columns

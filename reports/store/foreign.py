@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 
 MOST_BYTES = 200_000_000  # a run stays below 50 MB, a log with NCCL's debug output below 100 MB
 # Control characters, line separators, and marks that turn the direction of writing.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
-                         "\ud800-\udfff\ufeff]")
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
 
 
 def open_file(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> BinaryIO:
@@ -24,8 +25,12 @@ def open_file(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> 
     if is_regular and status.st_size <= most_bytes:
         return file
     file.close()
-    problem = (f"its {status.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB "
-               "that are read" if is_regular else "it is not an ordinary file")
+    problem = (
+        f"its {status.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB "
+        "that are read"
+        if is_regular
+        else "it is not an ordinary file"
+    )
     raise OSError(0, problem, str(path))
 
 

@@ -69,13 +69,18 @@ class Contents:
             ahead = [reader.submit(self._values, column, group) for group in groups[:1]]
             for place, group in enumerate(groups, 1):
                 values = ahead.pop().result()
-                ahead += [reader.submit(self._values, column, after)
-                          for after in groups[place : place + 1]]
+                ahead += [
+                    reader.submit(self._values, column, after)
+                    for after in groups[place : place + 1]
+                ]
                 for number, entry in enumerate(group):
                     former = getattr(entry, column)
                     if former is None:
-                        value = (values[number] if values
-                                 else getattr(entry_of(read(entry.path)), column))
+                        value = (
+                            values[number]
+                            if values
+                            else getattr(entry_of(read(entry.path)), column)
+                        )
                         setattr(entry, column, value)
                     yield entry
                     setattr(entry, column, former)
@@ -135,15 +140,22 @@ def read_entries(folder: Path, always: bool = False) -> Contents:
     place, is_large = folder / FOLDER, len(missing) >= LEAST_RUNS
     is_indexed = has_pyarrow() and (always or is_large or place.is_dir())
     if is_large and not has_pyarrow():
-        warn(f"{len(missing)} runs are read one by one: an index needs pyarrow "
-              "(python -m pip install pyarrow)")
+        warn(
+            f"{len(missing)} runs are read one by one: an index needs pyarrow "
+            "(python -m pip install pyarrow)"
+        )
     small: Rows | None = None
     if is_indexed:
-        rows_of = {path: _add_part(contents, path, paths, missing)
-                   for path in sorted(place.glob(f"*{SUFFIX}"))}
+        rows_of = {
+            path: _add_part(contents, path, paths, missing)
+            for path in sorted(place.glob(f"*{SUFFIX}"))
+        }
         # Rows that an earlier part has too are not written again.
-        small = [(path, rows) for path, rows in rows_of.items()
-                 if rows is not None and len(rows) < PART_RUNS // 2]
+        small = [
+            (path, rows)
+            for path, rows in rows_of.items()
+            if rows is not None and len(rows) < PART_RUNS // 2
+        ]
     contents.n_read = len(missing)
     if missing and is_indexed:
         try:
@@ -165,8 +177,9 @@ def is_worthwhile(folder: Path) -> bool:
     return (folder / FOLDER).is_dir() or sum(1 for _ in files) >= LEAST_RUNS
 
 
-def _read_missing(contents: Contents, paths: dict[str, Path], missing: dict[str, Stamp],
-                  small: Rows | None) -> None:
+def _read_missing(
+    contents: Contents, paths: dict[str, Path], missing: dict[str, Stamp], small: Rows | None
+) -> None:
     """Reads the files that the index lacks and adds them to it, in parts: the last one takes the
     rows of `small` parts. Without an index `small` is None."""
     names = sorted(missing, key=lambda name: (os.path.basename(name), name))
@@ -179,8 +192,9 @@ def _read_missing(contents: Contents, paths: dict[str, Path], missing: dict[str,
     if len(chunks) == 1:
         made = list(map(make_part, folders, stamps, former))
     else:
-        with ProcessPoolExecutor(min(os.cpu_count() or 1, len(chunks)), get_context("fork"),
-                                 initializer=begin_worker) as pool:
+        with ProcessPoolExecutor(
+            min(os.cpu_count() or 1, len(chunks)), get_context("fork"), initializer=begin_worker
+        ) as pool:
             made = list(pool.map(make_part, folders, stamps, former))
     for path, entries, refused in made:
         contents.refused += refused
@@ -206,8 +220,9 @@ def begin_worker() -> None:
     end_with_parent()
 
 
-def _add_part(contents: Contents, path: Path, paths: dict[str, Path],
-              missing: dict[str, Stamp]) -> list[int] | None:
+def _add_part(
+    contents: Contents, path: Path, paths: dict[str, Path], missing: dict[str, Stamp]
+) -> list[int] | None:
     """Adds the runs of a part whose files are as they were, and removes them from `missing`.
     Returns their rows, or None for a part that cannot be read. Deletes a damaged part."""
     try:
@@ -236,9 +251,12 @@ def index(arguments: argparse.Namespace) -> int:
     if not n_bytes:
         raise ResultError(f"{arguments.store} has no index: none of its {n_runs} runs can be kept")
     if arguments.json:
-        write_json("index", runs=n_runs, read=contents.n_read - len(contents.refused),
-                   size_bytes=n_bytes)
+        write_json(
+            "index", runs=n_runs, read=contents.n_read - len(contents.refused), size_bytes=n_bytes
+        )
     else:
-        print(f"{printable(str(place))}: {n_runs} runs, {n_bytes / 1e6:.1f} MB; "
-              f"{contents.n_read - len(contents.refused)} were read now")
+        print(
+            f"{printable(str(place))}: {n_runs} runs, {n_bytes / 1e6:.1f} MB; "
+            f"{contents.n_read - len(contents.refused)} were read now"
+        )
     return 0

@@ -105,7 +105,8 @@ def read_manifest(folder: Path | str) -> Manifest:
             elif not (path.parent / record.run).is_file():
                 problem = "is not there"
             elif record.status == "finished" and any(
-                    other.run == record.run for other in manifest.launches):
+                other.run == record.run for other in manifest.launches
+            ):
                 problem = "belongs to another launch"
             if problem:
                 raise ResultError(f"{path}: the run {record.run} {problem}")
@@ -142,14 +143,20 @@ def runs_by_time(folder: Path) -> list[Path]:
         started = time_of(path.name)
         return started.replace(tzinfo=timezone.utc).timestamp() if started else path.stat().st_mtime
 
-    return sorted((path for path, problem in run_files(folder)
-                   if not problem and path.name != MANIFEST), key=time_s)
+    return sorted(
+        (path for path, problem in run_files(folder) if not problem and path.name != MANIFEST),
+        key=time_s,
+    )
 
 
-def _folders(folder: Path, failed: Callable[[OSError], object] | None = None
-             ) -> Iterator[tuple[str, list[str], list[str]]]:
+def _folders(
+    folder: Path, failed: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
     """Each folder that may hold runs, with the names in it, even while benchmarks remove others."""
     for parent, folders, files in os.walk(folder, onerror=failed):
-        folders[:] = sorted(name for name in folders if name not in (WORKTREES, INDEX)
-                            and Path(name).suffix not in BESIDE_A_RUN)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in (WORKTREES, INDEX) and Path(name).suffix not in BESIDE_A_RUN
+        )
         yield parent, folders, files

@@ -50,8 +50,9 @@ Refused = list[tuple[Path, ResultError]]
 Rows = Sequence[tuple[Path, Sequence[int]]]  # of parts
 
 
-def make_part(folder: Path, stamps: dict[str, Stamp], former: Rows | None
-              ) -> tuple[Path | None, list[Entry], Refused]:
+def make_part(
+    folder: Path, stamps: dict[str, Stamp], former: Rows | None
+) -> tuple[Path | None, list[Entry], Refused]:
     """Reads these files and writes them as a part of the index, with these rows of `former` parts.
     Returns its path; otherwise, without an index or if it cannot be written, the entries."""
     entries, cells, refused = list[Entry](), list[dict[str, list[Any]]](), Refused()
@@ -70,8 +71,13 @@ def make_part(folder: Path, stamps: dict[str, Stamp], former: Rows | None
     try:
         table = _table_of(folder, entries, cells, stamps)
         try:
-            write_part(path, [table, *(open_part(of_part).read().take(rows)
-                                       for of_part, rows in former if rows)])
+            write_part(
+                path,
+                [
+                    table,
+                    *(open_part(of_part).read().take(rows) for of_part, rows in former if rows),
+                ],
+            )
         except torn_errors():  # one is torn or has other types: its runs are read the next time
             write_part(path, [table])
     except torn_errors() as error:  # a number that no column holds
@@ -83,15 +89,25 @@ def make_part(folder: Path, stamps: dict[str, Stamp], former: Rows | None
     return None, entries, refused
 
 
-def _table_of(folder: Path, entries: Sequence[Entry], cells: Sequence[dict[str, list[Any]]],
-              stamps: dict[str, Stamp]) -> "pa.Table":
+def _table_of(
+    folder: Path,
+    entries: Sequence[Entry],
+    cells: Sequence[dict[str, list[Any]]],
+    stamps: dict[str, Stamp],
+) -> "pa.Table":
     """A row for each run."""
     import pyarrow as pa
 
     names = [str(entry.path.relative_to(folder)) for entry in entries]
     encode = msgspec.json.encode
-    heads = [{name: getattr(entry.run, name) for name in Run.__struct_fields__
-              if name not in ("run_id", "after", "environment", "cases")} for entry in entries]
+    heads = [
+        {
+            name: getattr(entry.run, name)
+            for name in Run.__struct_fields__
+            if name not in ("run_id", "after", "environment", "cases")
+        }
+        for entry in entries
+    ]
     columns: dict[str, Any] = {
         "path": pa.array([os.fsencode(name) for name in names], pa.binary()),
         "size_bytes": [stamps[name][0] for name in names],
@@ -104,7 +120,8 @@ def _table_of(folder: Path, entries: Sequence[Entry], cells: Sequence[dict[str, 
         "statuses": [encode(entry.statuses) for entry in entries],
         "across_ranks": [encode(entry.across_ranks) for entry in entries],
         "environment": [entry.environment for entry in entries],
-        "round_trips": _list_array([entry.round_trips.ravel() for entry in entries])}
+        "round_trips": _list_array([entry.round_trips.ravel() for entry in entries]),
+    }
     for place, name in enumerate(BLOCKS):
         columns[name] = _list_array([entry.blocks[place] for entry in entries if entry.blocks])
     for name in cells[0]:
@@ -127,8 +144,12 @@ def write_part(path: Path, tables: Sequence["pa.Table"]) -> None:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables, promote_options="default"), sink, compression="zstd",
-                   write_page_checksum=True)
+    pq.write_table(
+        pa.concat_tables(tables, promote_options="default"),
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+    )
     write_whole(path, sink.getvalue().to_pybytes())
 
 
@@ -138,8 +159,7 @@ def open_part(path: Path, dictionaries: Sequence[str] = ()) -> Any:
 
     if not stat.S_ISREG(path.lstat().st_mode):
         raise OSError(errno.EINVAL, "not an ordinary file", str(path))
-    part = pq.ParquetFile(path, page_checksum_verification=True,
-                          read_dictionary=list(dictionaries))
+    part = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=list(dictionaries))
     rows, groups = part.metadata.num_rows, part.metadata.num_row_groups
     if groups != 1 or rows > MOST_ROWS:
         raise ValueError(f"{rows} rows in {groups} groups")
@@ -156,10 +176,14 @@ def blocks_of(path: Path, entries: Sequence[Entry]) -> list[Blocks]:
     lists = [table[name].combine_chunks() for name in BLOCKS]
     # pyarrow's own `to_numpy` imports pandas, which takes 0.3 s.
     ends, *others = (np.from_dlpack(each.offsets) for each in lists)
-    case, bins, cost_us = (np.from_dlpack(each.values).astype(kind, copy=False)
-                           for each, kind in zip(lists, BLOCKS.values(), strict=True))
-    if (not all(np.array_equal(ends, other) for other in others)
-            or not (np.abs(cost_us) < MOST_COST_US).all()):
+    case, bins, cost_us = (
+        np.from_dlpack(each.values).astype(kind, copy=False)
+        for each, kind in zip(lists, BLOCKS.values(), strict=True)
+    )
+    if (
+        not all(np.array_equal(ends, other) for other in others)
+        or not (np.abs(cost_us) < MOST_COST_US).all()
+    ):
         raise ValueError("blocks that no run has")
     blocks, bounds = list[Blocks](), ends.tolist()
     for entry in entries:
@@ -185,23 +209,28 @@ def cells_of_part(path: Path) -> "pa.Table":
     import pyarrow as pa
 
     part = open_part(path)
-    columns = {name: part.schema_arrow.field(f"{CELL}{name}").type.value_type for name in CELLS
-               if f"{CELL}{name}" in part.schema_arrow.names}
+    columns = {
+        name: part.schema_arrow.field(f"{CELL}{name}").type.value_type
+        for name in CELLS
+        if f"{CELL}{name}" in part.schema_arrow.names
+    }
     if any(pa.types.is_string(kind) for name, kind in columns.items() if is_number(name)):
         raise ValueError("text in place of numbers")
     return part.read(columns=[f"{CELL}{name}" for name in columns])
 
 
-def entries_of(path: Path, number: int, paths: dict[str, Path],
-               missing: dict[str, Stamp]) -> dict[str, Entry]:
+def entries_of(
+    path: Path, number: int, paths: dict[str, Path], missing: dict[str, Stamp]
+) -> dict[str, Entry]:
     """The `missing` runs of a part, the `number`-th that is read, by the names of their files;
     `paths` have these too. Raises one of `torn_errors`."""
     with open_part(path, SHARED) as part:
         table = part.read(columns=list(SMALL))
     columns = {name: table[name].combine_chunks() for name in SMALL}
     ends = np.from_dlpack(columns["round_trips"].offsets)
-    round_trips: Integers = np.from_dlpack(columns["round_trips"].values).astype(
-        np.int32, copy=False).reshape(-1, 2)
+    round_trips: Integers = (
+        np.from_dlpack(columns["round_trips"].values).astype(np.int32, copy=False).reshape(-1, 2)
+    )
     bins, counts = round_trips.T
     is_bin = ((bins >= -MOST_BIN) & (bins <= MOST_BIN)) | (bins == UNPROBED) | (bins == MIXED)
     if (ends % 2).any() or not is_bin.all() or not (counts > 0).all():
@@ -217,12 +246,21 @@ def entries_of(path: Path, number: int, paths: dict[str, Path],
         if missing.get(name) != (size_bytes, mtime_ns):
             continue
         if place not in heads:
-            heads[place] = _head(*(shared[column][at]
-                                   for column, at in zip(SHARED, place, strict=True)))
+            heads[place] = _head(
+                *(shared[column][at] for column, at in zip(SHARED, place, strict=True))
+            )
         head, statuses, across_ranks = heads[place]
         run = msgspec.structs.replace(head, run_id=printable(run_id), after=AFTER.decode(after))
-        entries[name] = Entry(paths[name], run, _end(end), statuses, across_ranks,
-                              round_trips[ends[row] : ends[row + 1]], part=number, row=row)
+        entries[name] = Entry(
+            paths[name],
+            run,
+            _end(end),
+            statuses,
+            across_ranks,
+            round_trips[ends[row] : ends[row + 1]],
+            part=number,
+            row=row,
+        )
     return entries
 
 
@@ -234,8 +272,9 @@ def _end(value: bytes) -> End | None:
 
 
 @lru_cache(maxsize=4096)
-def _head(head: bytes, cases: bytes, statuses: bytes, across_ranks: bytes
-          ) -> tuple[Run, tuple[str, ...], tuple[str, ...]]:
+def _head(
+    head: bytes, cases: bytes, statuses: bytes, across_ranks: bytes
+) -> tuple[Run, tuple[str, ...], tuple[str, ...]]:
     """A run without what it shares with no other; the statuses of its cases, and `across_ranks`."""
     # The index may be from anywhere, as runs may.
     own = printable_in(msgspec.json.decode(head, type=dict))
@@ -251,8 +290,10 @@ def _head(head: bytes, cases: bytes, statuses: bytes, across_ranks: bytes
 @lru_cache(maxsize=4096)
 def _decode(name: str, value: bytes) -> Any:
     """A value that runs have in common, as one object."""
-    return msgspec.convert(printable_in(msgspec.json.decode(value)),
-                           list[CaseHeader] if name == "cases" else tuple[str, ...])
+    return msgspec.convert(
+        printable_in(msgspec.json.decode(value)),
+        list[CaseHeader] if name == "cases" else tuple[str, ...],
+    )
 
 
 def with_shared(entry: Entry) -> Entry:
@@ -282,8 +323,17 @@ def torn_errors() -> tuple[type[Exception], ...]:
         return (OSError,)
     import pyarrow as pa
 
-    return (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, OverflowError,
-            msgspec.MsgspecError, pa.ArrowException)
+    return (
+        OSError,
+        KeyError,
+        IndexError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        msgspec.MsgspecError,
+        pa.ArrowException,
+    )
 
 
 def warn(sentence: str) -> None:

@@ -28,8 +28,10 @@ MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory
 HEAD_BYTES = 16384  # of a run's file: `after` is near the beginning
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
 # 128 bytes, as np.save writes them. numpy's own reader evaluates them; its errors are undocumented.
-SAMPLES_HEAD = re.compile(rb"\x93NUMPY\x01\x00v\x00\{'descr': '<f4', 'fortran_order': False, "
-                          rb"'shape': \((\d{1,9}), 5\), \} *\n")
+SAMPLES_HEAD = re.compile(
+    rb"\x93NUMPY\x01\x00v\x00\{'descr': '<f4', 'fortran_order': False, "
+    rb"'shape': \((\d{1,9}), 5\), \} *\n"
+)
 MAX_SAMPLES_BYTES = 40_000_000
 ENDED_EARLY = "the run ended first"
 RUN_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ", re.ASCII)  # at the start of a run_id
@@ -93,11 +95,19 @@ def read(path: Path | str) -> Result:
         return _results[path]
     if is_imported(path):
         raise ImportedRunError(
-            f"{path} was imported from a log: `reports show` shows it, nothing judges it")
+            f"{path} was imported from a log: `reports show` shows it, nothing judges it"
+        )
     lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, End), SCHEMA)
     [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
-    result = Result(path, run, cases, of_kind(Block, lines), of_kind(LinkBlock, lines),
-                    ends[-1] if ends else None, read_flight(path.with_suffix(".flight")))
+    result = Result(
+        path,
+        run,
+        cases,
+        of_kind(Block, lines),
+        of_kind(LinkBlock, lines),
+        ends[-1] if ends else None,
+        read_flight(path.with_suffix(".flight")),
+    )
     try:
         result.check_open_parts()
     except msgspec.ValidationError as error:
@@ -127,13 +137,16 @@ def is_imported(path: Path | str) -> bool:
     return head.get("kind") == "run" and "imported_from" in head
 
 
-def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]],
-               schema: int) -> list[msgspec.Struct]:
+def read_lines(
+    path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]], schema: int
+) -> list[msgspec.Struct]:
     """The records of `kinds`, the head's first, without lines of other kinds and an incomplete last
     line. Raises ResultError for a line that does not fit `schema`; `file_type` names the file."""
     records: list[msgspec.Struct] = []
-    head, by_tag = kinds[0].__struct_config__.tag, {each.__struct_config__.tag: each
-                                                    for each in kinds}
+    head, by_tag = (
+        kinds[0].__struct_config__.tag,
+        {each.__struct_config__.tag: each for each in kinds},
+    )
     first, *rest = content_of(path, MOST_RUN_BYTES).split(b"\n", 1)
     # Almost every file can be decoded at once. Errors, and what is rare, come from the loop.
     others: list[msgspec.Struct] | None = None
@@ -147,8 +160,10 @@ def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]]
         if not line:
             continue
         if len(line) > MOST_LINE_BYTES:
-            raise ResultError(f"{place}: its {len(line) / 1e6:.0f} MB are more than the "
-                              f"{MOST_LINE_BYTES / 1e6:.0f} MB that are read")
+            raise ResultError(
+                f"{place}: its {len(line) / 1e6:.0f} MB are more than the "
+                f"{MOST_LINE_BYTES / 1e6:.0f} MB that are read"
+            )
         try:
             raw = msgspec.json.decode(line)
             raw = raw if _is_plain(line) else foreign.printable_in(raw)
@@ -162,13 +177,16 @@ def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]]
         if not isinstance(tag, str) or tag not in by_tag:
             continue
         if isinstance(newer := raw.get("schema"), int) and newer > schema:
-            raise NewerSchemaError(f"{place}: schema {newer} is newer than this program's "
-                                   f"{schema}; use a newer program")
+            raise NewerSchemaError(
+                f"{place}: schema {newer} is newer than this program's "
+                f"{schema}; use a newer program"
+            )
         try:
             records.append(msgspec.convert(raw, by_tag[tag]))
         except msgspec.ValidationError as error:
             raise ResultError(
-                f"{place}: not a `{tag}` line of schema {schema} ({error})") from error
+                f"{place}: not a `{tag}` line of schema {schema} ({error})"
+            ) from error
     if not records:
         raise ResultError(f"{path} is empty, not a {file_type}")
     return records + (others or [])

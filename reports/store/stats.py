@@ -164,8 +164,11 @@ def link_valleys(bins: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[
         is_far = all((way.stop - way.start) * BIN >= np.log(STATE_RATIO) for way in ways)
         if is_far and all(density[way].min() < 0.5 * density[peak] for way in ways):
             states.append(peak)
-    return np.asarray(grid[[left + int(np.argmin(density[left:right]))
-                 for left, right in pairwise(sorted(states))]])
+    return np.asarray(
+        grid[
+            [left + int(np.argmin(density[left:right])) for left, right in pairwise(sorted(states))]
+        ]
+    )
 
 
 def link_states(log_rtt: ArrayLike) -> NDArray[np.int64]:

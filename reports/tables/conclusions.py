@@ -9,18 +9,28 @@ from reports.store.schema import Result
 from reports.tables import sentences
 from reports.tables.rows import Row, token
 
-LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer",
-          "push": "storing into the peer's memory", "peer_read": "reading the peer's data",
-          "memory": "memory traffic", "launch": "launching", "between": "the wire between hosts"}
+LIMITS = {
+    "hop": "the flag hop",
+    "copy_in": "copying to the peer",
+    "push": "storing into the peer's memory",
+    "peer_read": "reading the peer's data",
+    "memory": "memory traffic",
+    "launch": "launching",
+    "between": "the wire between hosts",
+}
 
 
-def closing(result: Result, rows: Sequence[Row],
-            chained: Sequence[Row]) -> tuple[list[str], list[str]]:
+def closing(
+    result: Result, rows: Sequence[Row], chained: Sequence[Row]
+) -> tuple[list[str], list[str]]:
     """The marks of the rows with the verdict against the library, and at most three sentences."""
     marks = []
-    better = [f"{sentences.spoken(row.better[0])} at {row.label} ({row.better[1]:.2f}x{mode})"
-              for group, mode in ((rows, ""), (chained, ", chained"))
-              for row in group if row.better]
+    better = [
+        f"{sentences.spoken(row.better[0])} at {row.label} ({row.better[1]:.2f}x{mode})"
+        for group, mode in ((rows, ""), (chained, ", chained"))
+        for row in group
+        if row.better
+    ]
     if better:
         marks.append("* another variant beat auto by more than 5 %: " + sentences.some(better, 4))
     if any(row.ours and row.ours.suspect for row in (*rows, *chained)):
@@ -38,10 +48,14 @@ def closing(result: Result, rows: Sequence[Row],
     scope = f"by the spread of {launches} launches" if launches > 1 else "in this one launch"
     if parts:
         marks.append(f"Against the library, {scope}{late}, {ours} is {'; '.join(parts)}.")
-    paired = ("library/auto: median over pairs of blocks that stood close in time; odd rounds "
-              "choose between variants, even ones report.")
-    return marks, [*filter(None, [_what_limits(rows, ours), token(result, chained or rows)]),
-                   *[paired] * any(row.ratio for row in rows)]
+    paired = (
+        "library/auto: median over pairs of blocks that stood close in time; odd rounds "
+        "choose between variants, even ones report."
+    )
+    return marks, [
+        *filter(None, [_what_limits(rows, ours), token(result, chained or rows)]),
+        *[paired] * any(row.ratio for row in rows),
+    ]
 
 
 def _what_limits(rows: Sequence[Row], ours: str) -> str | None:
@@ -53,12 +67,15 @@ def _what_limits(rows: Sequence[Row], ours: str) -> str | None:
         terms = ["hop", "between", "launch", *(["memory"] if is_memory else BETWEEN_RANKS)]
         names.append(LIMITS[max(terms, key=parts.__getitem__)] if any(parts.values()) else None)
     limits = "; ".join(f"{name} at {sizes}" for name, sizes in _sizes(rows, names).items())
-    shares = [row.ours.share_of_bound for row in rows
-              if row.ours and row.ours.share_of_bound is not None]
+    shares = [
+        row.ours.share_of_bound for row in rows if row.ours and row.ours.share_of_bound is not None
+    ]
     if not limits or not shares:
         return None
-    return (f"The bound of the machine's measured parts comes from {limits}; {ours} reaches "
-            f"{_span(f'{min(shares):.0%}', f'{max(shares):.0%}')} of it.")
+    return (
+        f"The bound of the machine's measured parts comes from {limits}; {ours} reaches "
+        f"{_span(f'{min(shares):.0%}', f'{max(shares):.0%}')} of it."
+    )
 
 
 def _sizes(rows: Sequence[Row], names: Iterable[str | None]) -> dict[str, str]:

@@ -23,7 +23,8 @@ OURS = "ours"
 UNITS = (
     "us = all work and reading the result, slowest rank; exposed = us less the compute alone in "
     "the same rounds, negative by chance or if the result reaches its reader faster; hidden = "
-    "share of the library's exposed us. Odd rounds choose between variants, even ones report.")
+    "share of the library's exposed us. Odd rounds choose between variants, even ones report."
+)
 COLUMNS = {"": 31, "us": 7, "exposed us [95 %]": 21, "hidden": 6, "#wrong": 6}
 COLOURS = {LIBRARY: "black", FUSED: "#D55E00", OURS: "#0072B2"}  # from Okabe and Ito's palette
 
@@ -83,8 +84,12 @@ def _forms(cases: Sequence[Case], costs: Mapping[int, Mapping[int, float]]) -> d
     return forms
 
 
-def compare(forms: Mapping[str, Form], kind: str, other: str,
-            operation: Callable[..., NDArray[np.float64]] = np.subtract) -> Interval | None:
+def compare(
+    forms: Mapping[str, Form],
+    kind: str,
+    other: str,
+    operation: Callable[..., NDArray[np.float64]] = np.subtract,
+) -> Interval | None:
     """A form's cost less another's in microseconds, or over it with np.divide, round by round; None
     if a form is missing or they have no round in common."""
     if kind not in forms or other not in forms:
@@ -118,10 +123,20 @@ def render(result: Result) -> str:
             exposed, hidden = exposed_us(forms, kind), "-"
             if exposed and library and library[0] > 0 and kind != LIBRARY:
                 hidden = f"{(library[0] - exposed[0]) / library[0]:.0%}"
-            rows.append([form.name, number(form.median_us), interval_text(exposed), hidden,
-                         sentences.count(form.case.n_wrong)])
-        rows += [[case.algorithm, "WRONG", "-", "-", sentences.count(case.n_wrong)]
-                 for case in cases if case.status == "wrong"]
+            rows.append(
+                [
+                    form.name,
+                    number(form.median_us),
+                    interval_text(exposed),
+                    hidden,
+                    sentences.count(form.case.n_wrong),
+                ]
+            )
+        rows += [
+            [case.algorithm, "WRONG", "-", "-", sentences.count(case.n_wrong)]
+            for case in cases
+            if case.status == "wrong"
+        ]
         tables.append((title(cases[0]), plain_table(COLUMNS, rows)))
         verdicts += [verdict(cases[0], forms)] if forms else []
     if result.run.world.get("hosts", 1) != 1:
@@ -139,11 +154,22 @@ def points(result: Result) -> list[Point]:
         if measured:
             kind = min(measured, key=lambda kind: forms[kind].median_us or 0.0)
             ratio, shape = compare(forms, LIBRARY, kind, np.divide), cases[0].shape or {}
-            label = (f"{shape['tokens']} tokens" if "tokens" in shape else
-                     sentences.size_text(cases[0].size_bytes))
+            label = (
+                f"{shape['tokens']} tokens"
+                if "tokens" in shape
+                else sentences.size_text(cases[0].size_bytes)
+            )
             library = forms[LIBRARY].case.library if LIBRARY in forms else None
-            figures.append(Point(label, forms[kind].median_us or 0.0, "us", ratio_value(ratio),
-                                 without_version(library), not contains_one(ratio)))
+            figures.append(
+                Point(
+                    label,
+                    forms[kind].median_us or 0.0,
+                    "us",
+                    ratio_value(ratio),
+                    without_version(library),
+                    not contains_one(ratio),
+                )
+            )
     return [*figures[:1], *figures[1:][-1:]]
 
 
@@ -177,10 +203,23 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
     panels = []
     for cases, forms in groups(result):
         exposed = {kind: exposed_us(forms, kind) for kind in forms}
-        bars = [Bar(forms[kind].name, interval[0], interval_text(interval), COLOURS[kind],
-                    ends=interval[1:]) for kind, interval in exposed.items() if interval]
+        bars = [
+            Bar(
+                forms[kind].name,
+                interval[0],
+                interval_text(interval),
+                COLOURS[kind],
+                ends=interval[1:],
+            )
+            for kind, interval in exposed.items()
+            if interval
+        ]
         if bars:
             alone = f"compute alone {number(forms[COMPUTE].median_us)} us"
             panels.append((textwrap.fill(f"{title(cases[0])}; {alone}", 90), bars))
-    draw_bars(path, result, panels,
-              "exposed communication, us: the time of a form less the time of the compute alone")
+    draw_bars(
+        path,
+        result,
+        panels,
+        "exposed communication, us: the time of a form less the time of the compute alone",
+    )

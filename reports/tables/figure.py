@@ -23,27 +23,45 @@ COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 # More marks than colours: two lines of one colour differ in their marks.
 MARKERS = ["o", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "8"]
 DASHES = ["-", (0, (8, 1.5)), "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (12, 2)), "-"]
-REGIMES = [(16384, "left", "latency-bound:\ndecode, 16 KB"),
-           (33554432, "right", "bandwidth-bound:\nprefill, 32 MB")]
+REGIMES = [
+    (16384, "left", "latency-bound:\ndecode, 16 KB"),
+    (33554432, "right", "bandwidth-bound:\nprefill, 32 MB"),
+]
 # Ticks in each power of ten on a logarithmic axis. The first that has four inside is drawn.
 TICKS: list[Any] = [
-    [1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8], [1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9],
-    *(np.arange(1, 10, step) for step in (0.5, 0.2, 0.1, 0.05))]
+    [1],
+    [1, 2, 5],
+    [1, 1.5, 2, 3, 4, 5, 6, 8],
+    [1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9],
+    *(np.arange(1, 10, step) for step in (0.5, 0.2, 0.1, 0.05)),
+]
 FEWEST_TICKS = 4
 
 Style = dict[str, Any]
 # Of the lines beside the library's and those of `auto`, where a picture cannot hide them.
-THIN_GREY: Style = {"color": "#999999", "marker": ".", "linestyle": "-", "linewidth": 0.9,
-                    "markersize": 3, "zorder": 0.8}
+THIN_GREY: Style = {
+    "color": "#999999",
+    "marker": ".",
+    "linestyle": "-",
+    "linewidth": 0.9,
+    "markersize": 3,
+    "zorder": 0.8,
+}
 OTHERS = "other algorithms"
 SMALL_POINTS = 7.5  # the size of a name beside its line
 Target = Path | IO[Any]  # a file, a stream of text for svg, or a stream of bytes for png
 
 
 @contextmanager
-def figure(target: Target, rows: int, columns: int, size: tuple[float, float],
-           sharey: bool = False, margins: tuple[float, float, float, float] | None = None,
-           **saving: Any) -> Iterator[tuple[Any, Any]]:
+def figure(
+    target: Target,
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    sharey: bool = False,
+    margins: tuple[float, float, float, float] | None = None,
+    **saving: Any,
+) -> Iterator[tuple[Any, Any]]:
     """A matplotlib figure of `size` in inches and its axes, of shape (rows, columns); written to
     `target` at the end. `margins` are left, bottom, right and top, as shares of the figure; None
     computes them. Raises ResultError for another suffix, and if the file cannot be written."""
@@ -59,8 +77,14 @@ def figure(target: Target, rows: int, columns: int, size: tuple[float, float],
     matplotlib.use("Agg")
     # Text stays text in an .svg, for searches and screen readers; a dollar starts no formula.
     matplotlib.rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
-    drawing, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, sharey=sharey,
-                                    layout="none" if margins else "constrained")
+    drawing, axes = pyplot.subplots(
+        rows,
+        columns,
+        figsize=size,
+        squeeze=False,
+        sharey=sharey,
+        layout="none" if margins else "constrained",
+    )
     if margins:
         drawing.subplots_adjust(*margins)
     try:
@@ -91,8 +115,10 @@ def _wrap_titles(drawing: Any) -> None:
         right = min((box.x0 for box in boxes if box.x0 >= axes.bbox.x1), default=width)
         texts = [child for child in axes.get_children() if isinstance(child, Text)]
         row = axes.get_subplotspec().rowspan.start
-        points = sum(_wrap(text, (left, right), (0, height))
-                     for text in (*texts, axes.xaxis.label, axes.yaxis.label))
+        points = sum(
+            _wrap(text, (left, right), (0, height))
+            for text in (*texts, axes.xaxis.label, axes.yaxis.label)
+        )
         of_row[row] = max(of_row[row], points)
     more_points += sum(of_row.values())
     drawing.set_figheight(drawing.get_figheight() + more_points / 72)
@@ -115,13 +141,18 @@ def _wrap(text: Any, ends: tuple[float, float], heights: tuple[float, float]) ->
     return 0.0 if is_rotated else 1.2 * text.get_fontsize() * new_lines
 
 
-def legend_below(drawing: Any, handles: Sequence[Any], names: Sequence[str],
-                 **style: Any) -> Any:
+def legend_below(drawing: Any, handles: Sequence[Any], names: Sequence[str], **style: Any) -> Any:
     """A legend under the axes with whole names, in as many columns as the figure has room for."""
     names = [textwrap.fill(name, 60) for name in names]
     for columns in range(min(len(names), 7), -1, -1):
-        legend = drawing.legend(handles, names, loc="outside lower center", ncols=max(columns, 1),
-                                frameon=False, **style)
+        legend = drawing.legend(
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=max(columns, 1),
+            frameon=False,
+            **style,
+        )
         if columns < 2 or legend.get_window_extent().width <= drawing.bbox.width:
             break
         legend.remove()
@@ -132,7 +163,8 @@ def name_ends(axes: Any, ends: Sequence[tuple[str, float, float]]) -> None:
     """Writes its name at the last point, (name, x, y), of each line: in the right margin, one below
     another, or beside a point further left. Only the first name if there is no room for all."""
     heights = axes.transAxes.inverted().transform(
-        axes.transData.transform([point for _, *point in ends]))[:, 1]
+        axes.transData.transform([point for _, *point in ends])
+    )[:, 1]
     gap = 1.25 * SMALL_POINTS / (axes.bbox.height * 72 / axes.figure.dpi)
     last = max(x for _, x, _ in ends)
     in_margin = [place for place in np.argsort(heights) if ends[place][1] == last]
@@ -143,12 +175,25 @@ def name_ends(axes: Any, ends: Sequence[tuple[str, float, float]]) -> None:
         at[place] = max(at[place], at[place - 1] + gap)
     at = np.minimum(at, 1 - gap * np.arange(len(at))[::-1])
     style = {"fontsize": SMALL_POINTS, "va": "center", "color": "#555555"}
-    leader = {"arrowstyle": "-", "color": "#BBBBBB", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0,
-              "relpos": (0, 0.5)}
+    leader = {
+        "arrowstyle": "-",
+        "color": "#BBBBBB",
+        "linewidth": 0.6,
+        "shrinkA": 0,
+        "shrinkB": 0,
+        "relpos": (0, 0.5),
+    }
     for place, height in zip(in_margin, at, strict=True):
         name, *point = ends[place]
-        axes.annotate(name, point, xytext=(1.03, height), textcoords="axes fraction",
-                      annotation_clip=False, arrowprops=leader, **style)
+        axes.annotate(
+            name,
+            point,
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            annotation_clip=False,
+            arrowprops=leader,
+            **style,
+        )
     for name, *point in (end for end in ends if end[1] != last):
         axes.annotate(name, point, xytext=(4, 0), textcoords="offset points", **style)
 
@@ -185,8 +230,15 @@ def styles_of(keys: Sequence[tuple[str, str]]) -> list[Style]:
     """A style for each (algorithm, variant); the library and `auto` have their own, which every
     picture shares."""
     names = ("color", "marker", "linestyle", "linewidth", "markersize", "zorder")
-    autos = list(dict.fromkeys(["copied", "registered", *(
-        variant for algorithm, variant in keys if algorithm == "auto")]))
+    autos = list(
+        dict.fromkeys(
+            [
+                "copied",
+                "registered",
+                *(variant for algorithm, variant in keys if algorithm == "auto"),
+            ]
+        )
+    )
     has_auto, libraries = any(algorithm == "auto" for algorithm, _ in keys), count()
     others = zip(cycle(COLOURS[min(len(autos), 4) * has_auto :]), cycle(MARKERS), cycle(DASHES))
     styles = list[Style]()
@@ -212,8 +264,9 @@ def round_ticks(axis: Any) -> None:
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) >= FEWEST_TICKS:
             break
-    axis.set_ticks(ticks, [np.format_float_positional(float(f"{tick:.9g}"), trim="-")
-                           for tick in ticks])
+    axis.set_ticks(
+        ticks, [np.format_float_positional(float(f"{tick:.9g}"), trim="-") for tick in ticks]
+    )
 
 
 def dress(axes: Any, sizes: list[int], scale: str = "log", most_ticks: int = 13) -> None:
@@ -234,9 +287,17 @@ def dress(axes: Any, sizes: list[int], scale: str = "log", most_ticks: int = 13)
     for size, side, name in REGIMES:
         if sizes[0] <= size <= sizes[-1]:
             axes.axvline(size, color="#888888", linestyle=":", linewidth=1, zorder=0)
-            axes.annotate(name, (size, 0.98), xycoords=axes.get_xaxis_transform(), ha=side,
-                          va="top", fontsize=9, color="#444444", textcoords="offset points",
-                          xytext=(5 if side == "left" else -5, 0))
+            axes.annotate(
+                name,
+                (size, 0.98),
+                xycoords=axes.get_xaxis_transform(),
+                ha=side,
+                va="top",
+                fontsize=9,
+                color="#444444",
+                textcoords="offset points",
+                xytext=(5 if side == "left" else -5, 0),
+            )
 
 
 @dataclass
@@ -251,8 +312,9 @@ class Bar:
     hatched: float = 0.0
 
 
-def draw_bars(path: Target, result: Result, panels: Sequence[tuple[str, Sequence[Bar]]],
-              xlabel: str) -> None:
+def draw_bars(
+    path: Target, result: Result, panels: Sequence[tuple[str, Sequence[Bar]]], xlabel: str
+) -> None:
     """A panel of horizontal bars under each title. Raises ResultError without a panel."""
     if not panels:
         raise ResultError(f"{result.path} has no measured case to draw")
@@ -266,10 +328,22 @@ def draw_bars(path: Target, result: Result, panels: Sequence[tuple[str, Sequence
                 if hatched:
                     place.barh(row, hatched, left=end, color=bar.colour, alpha=0.5, hatch="///")
                 if high > low:
-                    place.errorbar(bar.value, row, xerr=[[bar.value - low], [high - bar.value]],
-                                   ecolor="#777777", capsize=3, fmt="none")
-                place.annotate(bar.text, (max(bar.value, high, 0), row), va="center", fontsize=9,
-                               xytext=(6, 0), textcoords="offset points")
+                    place.errorbar(
+                        bar.value,
+                        row,
+                        xerr=[[bar.value - low], [high - bar.value]],
+                        ecolor="#777777",
+                        capsize=3,
+                        fmt="none",
+                    )
+                place.annotate(
+                    bar.text,
+                    (max(bar.value, high, 0), row),
+                    va="center",
+                    fontsize=9,
+                    xytext=(6, 0),
+                    textcoords="offset points",
+                )
             place.set_yticks(range(len(bars)), [textwrap.fill(bar.name, 30) for bar in bars])
             place.invert_yaxis()
             place.axvline(0, color="#444444", linewidth=0.8)

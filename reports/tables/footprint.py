@@ -25,8 +25,10 @@ def caption(result: Result) -> str:
         ranks = result.run.world.get("ranks", [])
         most = max((rank.get("multiprocessors", 0) for rank in ranks), default=0)
         place = f"in a separate stream on each GPU of {most} multiprocessors"
-    return (f"what each loses to the other. The matmul (fp32, ours, {rate} beside ranks that only "
-            f"wait) runs {place}.")
+    return (
+        f"what each loses to the other. The matmul (fp32, ours, {rate} beside ranks that only "
+        f"wait) runs {place}."
+    )
 
 
 def footprint(result: Result, view: View, states: LinkStates) -> Table:
@@ -40,19 +42,37 @@ def footprint(result: Result, view: View, states: LinkStates) -> Table:
             key_alone = key(replace(case, shape=shape or None))
             alone = next((other for other in result.cases if key(other) == key_alone), None)
             # The rate of the matmul beside the case over its rate beside ranks that wait.
-            rates = [block.matmul_gflop_s / block.matmul_alone_gflop_s
-                     for block, state in zip(result.blocks, states.of_block, strict=True)
-                     if block.case == case.case and state == states.longest
-                     and block.matmul_gflop_s is not None and block.matmul_alone_gflop_s]
-            figures = [number(cost_us(alone) if alone else None), number(cost_us(case)),
-                       _percent(ratios_of(case, alone, costs), 1), _percent(rates, -1)]
+            rates = [
+                block.matmul_gflop_s / block.matmul_alone_gflop_s
+                for block, state in zip(result.blocks, states.of_block, strict=True)
+                if block.case == case.case
+                and state == states.longest
+                and block.matmul_gflop_s is not None
+                and block.matmul_alone_gflop_s
+            ]
+            figures = [
+                number(cost_us(alone) if alone else None),
+                number(cost_us(case)),
+                _percent(ratios_of(case, alone, costs), 1),
+                _percent(rates, -1),
+            ]
             if case.status != "ok":
                 figures = ["-", "-", case.status.upper(), "-"]
             name = "library" if case.library else (case.chosen or case.algorithm).partition("+")[0]
             cells.append([row.label, name, str(blocks or "-"), *figures, count(case.n_wrong)])
     return plain_table(
-        {"size\n": 8, "\nalgorithm": 13, "\ncores" if is_cpu else "\nblocks": 6, "alone\nus": 6,
-         "beside\nus": 6, "loses\n[95 %]": 13, "matmul loses\n[95 %]": 13, "\n#wrong": 6}, cells)
+        {
+            "size\n": 8,
+            "\nalgorithm": 13,
+            "\ncores" if is_cpu else "\nblocks": 6,
+            "alone\nus": 6,
+            "beside\nus": 6,
+            "loses\n[95 %]": 13,
+            "matmul loses\n[95 %]": 13,
+            "\n#wrong": 6,
+        },
+        cells,
+    )
 
 
 def _percent(ratios: ArrayLike, sign: int) -> str:

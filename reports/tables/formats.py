@@ -17,8 +17,13 @@ from reports.tables.sentences import shape_text
 if TYPE_CHECKING:
     import pandas as pd
 
-NCCL_TYPES = {"float16": "half", "float32": "float", "float64": "double",
-              "float8_e4m3": "f8e4m3", "float8_e5m2": "f8e5m2"}
+NCCL_TYPES = {
+    "float16": "half",
+    "float32": "float",
+    "float64": "double",
+    "float8_e4m3": "f8e4m3",
+    "float8_e5m2": "f8e5m2",
+}
 
 # A test in the text of nccl-tests: its head and its end. {end} keeps the blanks before it.
 HEAD = """\
@@ -55,8 +60,10 @@ def as_csv(result: Result) -> str:
 
 def as_csv_text(rows: Iterable[Mapping[Any, Any]]) -> str:
     """A header and these rows, in which no cell is a formula; empty without rows."""
-    table = as_table({spreadsheet_cell(name): spreadsheet_cell(value)
-                      for name, value in row.items()} for row in rows)
+    table = as_table(
+        {spreadsheet_cell(name): spreadsheet_cell(value) for name, value in row.items()}
+        for row in rows
+    )
     return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
 
 
@@ -78,22 +85,42 @@ def as_json(result: Result) -> dict[str, Any]:
     counts = [case.n_wrong for case in result.cases if case.n_wrong is not None]
     wrong = sum(map(bool, counts))
     day, _, clock = run.run_id[:20].partition("T")
-    devices = [{"rank": rank.get("rank"), "group": 0, "device": (rank.get("cpus") or [0])[0],
-                "device_info": f"{rank.get('device', '')} {rank.get('arch', '')}".strip()}
-               for rank in run.world.get("ranks", [])]
+    devices = [
+        {
+            "rank": rank.get("rank"),
+            "group": 0,
+            "device": (rank.get("cpus") or [0])[0],
+            "device_info": f"{rank.get('device', '')} {rank.get('arch', '')}".strip(),
+        }
+        for rank in run.world.get("ranks", [])
+    ]
     reason = result.end.reason if result.end else None
     return {
-        "version": 3, "program": f"wiretax {run.version}", "run_id": run.run_id,
-        "start_time": f"{day} {clock.rstrip('Z').replace('-', ':')}", "args": run.argv, "env": [],
-        "config": {"nthreads": 1, "ngpus": 1, "minimum_bytes": min(sizes),
-                   "maximum_bytes": max(sizes), "aggregated_iterations": 1,
-                   "validation": int(bool(counts)), "graph": 0,
-                   "blocking_collectives": "false", "parallel_init": "false", "devices": devices},
+        "version": 3,
+        "program": f"wiretax {run.version}",
+        "run_id": run.run_id,
+        "start_time": f"{day} {clock.rstrip('Z').replace('-', ':')}",
+        "args": run.argv,
+        "env": [],
+        "config": {
+            "nthreads": 1,
+            "ngpus": 1,
+            "minimum_bytes": min(sizes),
+            "maximum_bytes": max(sizes),
+            "aggregated_iterations": 1,
+            "validation": int(bool(counts)),
+            "graph": 0,
+            "blocking_collectives": "false",
+            "parallel_init": "false",
+            "devices": devices,
+        },
         "results": rows,
         "out_of_bounds": {"count": wrong, "okay": "false" if wrong else "true"},
         # A mean over several algorithms would mean nothing: each has its own.
-        "average_bus_bandwidth": [{"experiment_name": name, "bandwidth": mean, "okay": "unchecked"}
-                                  for name, _, _, mean in tests],
+        "average_bus_bandwidth": [
+            {"experiment_name": name, "bandwidth": mean, "okay": "unchecked"}
+            for name, _, _, mean in tests
+        ],
         "errors": [] if result.complete else [reason or "the run was cut off"],
     }
 
@@ -113,13 +140,25 @@ def _tests(result: Result) -> list[tuple[str, list[dict[str, Any]], list[int], f
         bus_bws = []
         cases.sort(key=lambda case: (case.size_bytes, case.datatype, case.redop, case.in_place))
         for case in cases:
-            row = rows.setdefault((case.size_bytes, case.datatype, case.redop), {
-                "size": case.size_bytes, "count": case.count,
-                "type": NCCL_TYPES.get(case.datatype, case.datatype), "redop": case.redop,
-                "root": "-1", "actual_iterations": 0, "experiment_name": name,
-                "out_of_place": None, "in_place": None, "algorithm": case.algorithm,
-                "library": case.library, "variant": case.variant, "mode": case.mode,
-                "chosen": case.chosen})
+            row = rows.setdefault(
+                (case.size_bytes, case.datatype, case.redop),
+                {
+                    "size": case.size_bytes,
+                    "count": case.count,
+                    "type": NCCL_TYPES.get(case.datatype, case.datatype),
+                    "redop": case.redop,
+                    "root": "-1",
+                    "actual_iterations": 0,
+                    "experiment_name": name,
+                    "out_of_place": None,
+                    "in_place": None,
+                    "algorithm": case.algorithm,
+                    "library": case.library,
+                    "variant": case.variant,
+                    "mode": case.mode,
+                    "chosen": case.chosen,
+                },
+            )
             time = case.time_us or Summary(median=0.0)
             row["actual_iterations"] = max(row["actual_iterations"], time.n or 0)
             if time.mean is not None:
@@ -129,7 +168,11 @@ def _tests(result: Result) -> list[tuple[str, list[dict[str, Any]], list[int], f
                     bus_bw = alg_bw * case_bus_factor(case, result.run.world["size"])
                     bus_bws.append(bus_bw)
                 row["in_place" if case.in_place else "out_of_place"] = {
-                    "time": time.mean, "alg_bw": alg_bw, "bus_bw": bus_bw, "nwrong": case.n_wrong}
+                    "time": time.mean,
+                    "alg_bw": alg_bw,
+                    "bus_bw": bus_bw,
+                    "nwrong": case.n_wrong,
+                }
         counts = [case.n_wrong for case in cases if case.n_wrong is not None]
         tests.append((name, [*rows.values()], counts, sum(bus_bws) / max(len(bus_bws), 1)))
     return tests
@@ -162,26 +205,39 @@ def as_nccl_tests(result: Result, algorithm: str | None = None, registered: bool
         device = number if rank.get("gpu") else (rank.get("cpus") or [0])[0]
         host = f"host{rank.get('host') or 0}"
         pci = (rank.get("pci_bus_id") or "0000:00:00")[:10]
-        devices.append(f"#  Rank {number:2d} Group  0 Pid {0:6d} on {host:>10} device "
-                       f"{device:2d} [{pci}] {model} {rank.get('arch', '')}\n")
+        devices.append(
+            f"#  Rank {number:2d} Group  0 Pid {0:6d} on {host:>10} device "
+            f"{device:2d} [{pci}] {model} {rank.get('arch', '')}\n"
+        )
     [(title, rows, counts, bus_bw)] = _tests(replace(result, cases=shown))
     pairs = [(NCCL_TYPES.get(case.datatype, case.datatype), case.redop) for case in result.cases]
     rows.sort(key=lambda row: (pairs.index((row["type"], row["redop"])), row["size"]))
     sizes, wrong = sorted({row["size"] for row in rows}), sum(map(bool, counts))
     steps = {high - low for low, high in pairwise(sizes)}
     values = {
-        "program": f"{shown[0].collective}_perf", "name": title, "version": result.run.version,
+        "program": f"{shown[0].collective}_perf",
+        "name": title,
+        "version": result.run.version,
         "others": f"# {left_out} other cases: python -m reports show --format csv\n"
-                  * bool(left_out),
-        "low": sizes[0], "high": sizes[-1],
+        * bool(left_out),
+        "low": sizes[0],
+        "high": sizes[-1],
         "iterations": max(row["actual_iterations"] for row in rows),
-        "step": f"{steps.pop()}(bytes)" if len(steps) == 1 and len(sizes) > 2 else (
-            f"{round(sizes[-1] / sizes[-2]) if len(sizes) > 1 and sizes[-2] else 1}(factor)"),
-        "validation": int(bool(counts)), "wrong": wrong, "verdict": "FAILED" if wrong else "OK",
-        "bus_bw": bus_bw, "end": "", "devices": "".join(devices)}
-    lines = [f"{row['size']:12d}  {row['count']:12d}  {row['type']:>8}  {row['redop']:>6}  "
-             f"{row['root']:>6}{_figures(row['out_of_place'])}{_figures(row['in_place'])}\n"
-             for row in rows]
+        "step": f"{steps.pop()}(bytes)"
+        if len(steps) == 1 and len(sizes) > 2
+        else (f"{round(sizes[-1] / sizes[-2]) if len(sizes) > 1 and sizes[-2] else 1}(factor)"),
+        "validation": int(bool(counts)),
+        "wrong": wrong,
+        "verdict": "FAILED" if wrong else "OK",
+        "bus_bw": bus_bw,
+        "end": "",
+        "devices": "".join(devices),
+    }
+    lines = [
+        f"{row['size']:12d}  {row['count']:12d}  {row['type']:>8}  {row['redop']:>6}  "
+        f"{row['root']:>6}{_figures(row['out_of_place'])}{_figures(row['in_place'])}\n"
+        for row in rows
+    ]
     return "".join([HEAD.format_map(values), *lines, END.format_map(values)])
 
 
@@ -190,8 +246,11 @@ def _figures(half: dict[str, Any] | None) -> str:
     *values, n_wrong = half.values() if half else [None] * 4
     cells = []
     for value, width in zip(values, (7, 6, 6), strict=True):
-        texts = ["N/A"] if value is None else [
-            *(f"{value:.{digits}f}" for digits in (2, 1, 0)), f"{value:.{width - 6}e}"]
+        texts = (
+            ["N/A"]
+            if value is None
+            else [*(f"{value:.{digits}f}" for digits in (2, 1, 0)), f"{value:.{width - 6}e}"]
+        )
         text = next((text for text in texts if len(text) <= width), texts[-1])
         cells.append(f"  {text:>{width}}")
     return "".join(cells) + f"  {'N/A' if n_wrong is None else f'{float(n_wrong):g}':>6}"

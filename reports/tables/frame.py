@@ -19,11 +19,38 @@ if TYPE_CHECKING:
 
 LEVELS = "case", "block"
 # A row of a block has these fields of its case.
-CASE_COLUMNS = ("collective", "algorithm", "chosen", "library", "variant", "memory", "size_bytes",
-                "count", "datatype", "redop", "in_place", "mode", "shape", "status", "reason")
-BLOCK_COLUMNS = ("block", "round", "n", "time_us", "mean_us", "total_us", "consume_us",
-                 "chain_only_us", "arrival_skew_us", "matmul_gflop_s", "matmul_alone_gflop_s",
-                 "n_wrong", "measure_s")
+CASE_COLUMNS = (
+    "collective",
+    "algorithm",
+    "chosen",
+    "library",
+    "variant",
+    "memory",
+    "size_bytes",
+    "count",
+    "datatype",
+    "redop",
+    "in_place",
+    "mode",
+    "shape",
+    "status",
+    "reason",
+)
+BLOCK_COLUMNS = (
+    "block",
+    "round",
+    "n",
+    "time_us",
+    "mean_us",
+    "total_us",
+    "consume_us",
+    "chain_only_us",
+    "arrival_skew_us",
+    "matmul_gflop_s",
+    "matmul_alone_gflop_s",
+    "n_wrong",
+    "measure_s",
+)
 
 
 def load_frame(path: str | os.PathLike[str], level: str = "case") -> "pd.DataFrame":
@@ -36,8 +63,11 @@ def load_frame(path: str | os.PathLike[str], level: str = "case") -> "pd.DataFra
         raise ValueError(f"level is {level!r}, and must be one of: {', '.join(LEVELS)}")
     left_out = list[str]()
     try:
-        of_runs = (rows_of_runs([Path(path)], left_out) if level == "case" else
-                   ((run.path, block_rows(run)) for run in read_runs([Path(path)], left_out)))
+        of_runs = (
+            rows_of_runs([Path(path)], left_out)
+            if level == "case"
+            else ((run.path, block_rows(run)) for run in read_runs([Path(path)], left_out))
+        )
         rows = [row | {"path": str(file)} for file, of_run in of_runs for row in of_run]
     except ResultError as error:
         raise ValueError(str(error)) from error
@@ -77,8 +107,9 @@ def read_runs(paths: Iterable[Path], left_out: list[str]) -> Iterator[Result | I
         raise ResultError("; ".join([f"{', '.join(map(str, paths))} holds no run", *left_out[:1]]))
 
 
-def rows_of_runs(paths: Sequence[Path], left_out: list[str]
-                 ) -> Iterator[tuple[Path, Iterator[dict[str, Any]]]]:
+def rows_of_runs(
+    paths: Sequence[Path], left_out: list[str]
+) -> Iterator[tuple[Path, Iterator[dict[str, Any]]]]:
     """The path and the rows of cases of each run of `read_runs`, by the index of a folder if it has
     one."""
     if len(paths) != 1 or not is_worthwhile(paths[0]):
@@ -97,8 +128,10 @@ def rows_of_runs(paths: Sequence[Path], left_out: list[str]
             continue
         if each.run.run_id not in seen:
             seen.add(each.run.run_id)
-            yield path, (_rows(each, contents.cells(each)) if isinstance(each, Entry)
-                         else case_rows(each))
+            yield (
+                path,
+                (_rows(each, contents.cells(each)) if isinstance(each, Entry) else case_rows(each)),
+            )
     if not seen:
         raise ResultError("; ".join([f"{paths[0]} holds no run", *left_out[:1]]))
 
@@ -125,8 +158,11 @@ def block_rows(run: Result | Imported) -> Iterator[dict[str, Any]]:
         row = facts | {"case": block.case}
         row |= {name: as_cell(getattr(header, name)) for name in CASE_COLUMNS}
         row |= {name: getattr(block, name) for name in BLOCK_COLUMNS}
-        yield row | {"chosen": block.chosen or header.chosen, "link_rtt_before_ns": before_ns,
-                     "link_rtt_after_ns": after_ns}
+        yield row | {
+            "chosen": block.chosen or header.chosen,
+            "link_rtt_before_ns": before_ns,
+            "link_rtt_after_ns": after_ns,
+        }
 
 
 def run_facts(run: Result | Imported | Entry) -> dict[str, Any]:
@@ -134,16 +170,34 @@ def run_facts(run: Result | Imported | Entry) -> dict[str, Any]:
     head, world, start = run.run, run.run.world, time_of(run.run.run_id)
     gpus = {rank["gpu"] for rank in world.get("ranks", []) if rank.get("gpu")}
     facts: dict[str, Any] = {
-        "run_id": head.run_id, "started": start.replace(tzinfo=timezone.utc) if start else None,
-        "benchmark": head.benchmark, "hosts": world.get("hosts"),
-        "gpus": ", ".join(sorted(gpus)) or None, "world_size": world["size"]}
-    names = ("imported_from", "statistic", "machine_id", "node", "software_id", "version",
-             "slowed_percent")
+        "run_id": head.run_id,
+        "started": start.replace(tzinfo=timezone.utc) if start else None,
+        "benchmark": head.benchmark,
+        "hosts": world.get("hosts"),
+        "gpus": ", ".join(sorted(gpus)) or None,
+        "world_size": world["size"],
+    }
+    names = (
+        "imported_from",
+        "statistic",
+        "machine_id",
+        "node",
+        "software_id",
+        "version",
+        "slowed_percent",
+    )
     facts |= dict.fromkeys(names)
     if isinstance(run, Imported):
-        return facts | {"imported_from": run.run.imported_from.file,
-                        "statistic": run.run.statistic, "run_status": run.end.status}
-    return facts | {"machine_id": run.run.machine_id, "node": run.run.node,
-                    "software_id": run.run.software_id, "version": run.run.version,
-                    "slowed_percent": world.get("slowed_percent"),
-                    "run_status": run.end.status if run.end else "cut off"}
+        return facts | {
+            "imported_from": run.run.imported_from.file,
+            "statistic": run.run.statistic,
+            "run_status": run.end.status,
+        }
+    return facts | {
+        "machine_id": run.run.machine_id,
+        "node": run.run.node,
+        "software_id": run.run.software_id,
+        "version": run.run.version,
+        "slowed_percent": world.get("slowed_percent"),
+        "run_status": run.end.status if run.end else "cut off",
+    }

@@ -37,8 +37,9 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
     cases = [case for result in results for case in result.cases]
     if wrong := sum(case.status == "wrong" for case in cases):
         return f"{start}WRONG RESULTS in {wrong} of {len(cases)} cases"
-    launches = [{(point.label, point.unit): point for point in points_of(result)}
-                for result in results]
+    launches = [
+        {(point.label, point.unit): point for point in points_of(result)} for result in results
+    ]
     texts, named = list[str](), ""
     for key, point in max(launches, key=len, default={}).items():
         points = [launch[key] for launch in launches if key in launch]
@@ -70,8 +71,13 @@ def points(result: Result, rows: Sequence[Row] | None = None) -> list[Point]:
         name = without_version(row.library.library if row.library else None)
         unit = "us" if row.ours_us is not None else f"us by {name}"
         value, ratio = row.ours_us or row.library_us or 0.0, row.ratio if row.verdict else None
-        if row is not small and case and case.bus_bw_gb_s and not row.skew and (
-                result.run.world["size"] > 1):
+        if (
+            row is not small
+            and case
+            and case.bus_bw_gb_s
+            and not row.skew
+            and (result.run.world["size"] > 1)
+        ):
             value, unit = case.bus_bw_gb_s, unit.replace("us", "GB/s")
         is_clear = not (row.verdict or "").startswith("not clearly")
         label = of_type * (row is small) + row.label

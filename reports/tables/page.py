@@ -24,16 +24,34 @@ MOST_CHARACTERS = 4000  # of one line of a value
 NUMBER = re.compile(r"[<>+-]?\d[\d.]*(e[+-]?\d+)?( ?[A-Za-z%/]{1,4})?!?( \[[^]]*\])?|-")
 NO_HISTORY = "in no run that a history can use"
 # The style of each verdict or reason; the dashboard's first page counts them by these words.
-CLASSES = {**dict.fromkeys(("SLOWER", "SLOW", "WORSE", "WRONG", "FAIL", "FAILED"), "worse"),
-           **dict.fromkeys(("FASTER", "BETTER", "PASS"), "better"),
-           **dict.fromkeys(("AMBIGUOUS", "UNREPLICATED", "TOO EARLY", "NOISY", "TOO FEW BLOCKS",
-                            "INCOMPLETE", "UNDECIDED", "UNVERIFIED", "SUSPECT",
-                            NO_HISTORY.upper()),
-                           "unknown")}
+CLASSES = {
+    **dict.fromkeys(("SLOWER", "SLOW", "WORSE", "WRONG", "FAIL", "FAILED"), "worse"),
+    **dict.fromkeys(("FASTER", "BETTER", "PASS"), "better"),
+    **dict.fromkeys(
+        (
+            "AMBIGUOUS",
+            "UNREPLICATED",
+            "TOO EARLY",
+            "NOISY",
+            "TOO FEW BLOCKS",
+            "INCOMPLETE",
+            "UNDECIDED",
+            "UNVERIFIED",
+            "SUSPECT",
+            NO_HISTORY.upper(),
+        ),
+        "unknown",
+    ),
+}
 # The CSS variable for each colour that matplotlib writes; other greys are `muted`.
-VARIABLES = {"#000000": "currentColor", "#ffffff": "Canvas", "#999999": "var(--edge)",
-             "#bbbbbb": "var(--band)", "#dddddd": "var(--band)",
-             **{colour.lower(): f"var(--line{number})" for number, colour in enumerate(COLOURS)}}
+VARIABLES = {
+    "#000000": "currentColor",
+    "#ffffff": "Canvas",
+    "#999999": "var(--edge)",
+    "#bbbbbb": "var(--band)",
+    "#dddddd": "var(--band)",
+    **{colour.lower(): f"var(--line{number})" for number, colour in enumerate(COLOURS)},
+}
 
 # By column: a text, with small print below its first line, or a text and its link to a page.
 Row = Mapping[str, str | tuple[str, str]]
@@ -71,8 +89,12 @@ class Section:
         """The columns in which each cell is a number, with or without unit and interval, or a dash.
         A column of hashes does not count, even if some of them look like numbers."""
         cells = {name: {row[name] for row in self.rows} for name in self.rows[0]}
-        return {name for name, texts in cells.items() if texts != {"-"}
-                and all(isinstance(text, str) and NUMBER.fullmatch(text) for text in texts)}
+        return {
+            name
+            for name, texts in cells.items()
+            if texts != {"-"}
+            and all(isinstance(text, str) and NUMBER.fullmatch(text) for text in texts)
+        }
 
 
 @dataclass
@@ -103,27 +125,45 @@ def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     the navigation. A page without a site has no navigation and no script."""
     script = (FOLDER / "page.js").read_text()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _template().render(page=page, pages=pages or {}, classes=CLASSES, script=Markup(script),
-                              script_hash=script_hash)
+    return _template().render(
+        page=page,
+        pages=pages or {},
+        classes=CLASSES,
+        script=Markup(script),
+        script_hash=script_hash,
+    )
 
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True,
-                                     trim_blocks=True, lstrip_blocks=True, finalize=_literal)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_literal,
+    )
     return environment.get_template("page.html")
 
 
 def _literal(value: Any) -> Any:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    lines = [line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]} ..."
-             for line in value.split("\n")]
+    lines = [
+        line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]} ..."
+        for line in value.split("\n")
+    ]
     return Markup("\n").join(escape(printable(line)) for line in lines)
 
 
-def draw_picture(name: str, draw: Callable[[IO[str]], None], title: str = "", description: str = "",
-                 table: str = "", scale: str = "") -> Picture:
+def draw_picture(
+    name: str,
+    draw: Callable[[IO[str]], None],
+    title: str = "",
+    description: str = "",
+    table: str = "",
+    scale: str = "",
+) -> Picture:
     """The picture that `draw` writes as an SVG, in the page's colours, so that one drawing serves
     light and dark. `name` starts its ids; without a title it is decoration. An artist with the gid
     `line3-7-8` belongs to line 3, its marks to the cases 7 and 8."""
@@ -141,8 +181,10 @@ def draw_picture(name: str, draw: Callable[[IO[str]], None], title: str = "", de
     role, words = ' aria-hidden="true"', ""
     if title:
         role = f' role="img" aria-labelledby="{name}-t {name}-d"'
-        words = (f'<title id="{name}-t">{escape(title)}</title>'
-                 f'<desc id="{name}-d">{escape(description)}</desc>')
+        words = (
+            f'<title id="{name}-t">{escape(title)}</title>'
+            f'<desc id="{name}-d">{escape(description)}</desc>'
+        )
     style = f"--drawn: {float(box.split()[2]):.0f}px"
     svg = Markup(f'<svg{role} viewBox="{box}" style="{style}">{words}{body}')
     return Picture(title, table, svg, scale)

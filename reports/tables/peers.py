@@ -20,12 +20,16 @@ from reports.tables.rows import (
 from reports.tables.sentences import count, number, plain_table, size_text
 
 
-def peer_tables(result: Result, view: View, rows: Sequence[Row],
-                states: LinkStates) -> list[tuple[str, Table]]:
+def peer_tables(
+    result: Result, view: View, rows: Sequence[Row], states: LinkStates
+) -> list[tuple[str, Table]]:
     """A row for each size and peer; no table without peers. Even rounds, because odd ones chose
     among our variants."""
-    cases = [case for case in result.cases
-             if is_peer(case) and view_of(case) == view and case.status != "unsupported"]
+    cases = [
+        case
+        for case in result.cases
+        if is_peer(case) and view_of(case) == view and case.status != "unsupported"
+    ]
     if not cases:
         return []
     even = rounds_of(result.cases, costs_of(result, states, states.longest), 0)
@@ -38,5 +42,11 @@ def peer_tables(result: Result, view: View, rows: Sequence[Row],
         name = case.library or case.algorithm
         cells.append([size_text(case.size_bytes), name, us, ratio, count(case.n_wrong)])
     mode = ", chained" * (view[0] == "chained")
-    return [(f"peers{mode}: the same buffers, clock and checks", plain_table(
-        {"size": 8, "peer": 24, "us": 8, "peer/ours [95 %]": 18, "#wrong": 6}, cells))]
+    return [
+        (
+            f"peers{mode}: the same buffers, clock and checks",
+            plain_table(
+                {"size": 8, "peer": 24, "us": 8, "peer/ours [95 %]": 18, "#wrong": 6}, cells
+            ),
+        )
+    ]

@@ -27,8 +27,11 @@ from reports.tables.figure import (
 from reports.tables.rows import View, cost_us, imbalance, shown_cases, views
 from reports.tables.sentences import WAYS, shape_words
 
-DRAW = {link.BENCHMARK: link.draw, **dict.fromkeys(FUSED_BENCHMARKS, exposed_table.draw),
-        **dict.fromkeys(steps.BENCHMARKS, steps.draw)}
+DRAW = {
+    link.BENCHMARK: link.draw,
+    **dict.fromkeys(FUSED_BENCHMARKS, exposed_table.draw),
+    **dict.fromkeys(steps.BENCHMARKS, steps.draw),
+}
 
 
 def own_picture(result: Result) -> Callable[[Result, Target], None] | None:
@@ -58,18 +61,25 @@ def plot(result: Result, path: Target) -> None:
         operation = cases[0].datatype + f" {cases[0].redop}" * (cases[0].redop != "none")
         work = [operation, view[0], *shape_words(view[1])]
         place = ["in place"] * cases[0].in_place
-        drawing.suptitle(f"{figure_title(result)}\n{', '.join(work + place)}{library}"
-                         + without * (len(drawn) == 1))
+        drawing.suptitle(
+            f"{figure_title(result)}\n{', '.join(work + place)}{library}"
+            + without * (len(drawn) == 1)
+        )
         # Of the grey lines one stands in the legend.
-        handles = {OTHERS if line.style is THIN_GREY else line.name: handle
-                   for line, handle in zip(lines, panels[0].lines, strict=False)}
+        handles = {
+            OTHERS if line.style is THIN_GREY else line.name: handle
+            for line, handle in zip(lines, panels[0].lines, strict=False)
+        }
         legend_below(drawing, [*handles.values()], [*handles])
 
 
 def drawn_cases(result: Result, view: View) -> list[Case]:
     """The measured cases of a view."""
-    return [case for case in shown_cases(result, view)
-            if cost_us(case) is not None and case.size_bytes > 0]
+    return [
+        case
+        for case in shown_cases(result, view)
+        if cost_us(case) is not None and case.size_bytes > 0
+    ]
 
 
 def factors(view: View, lines: Sequence[Line], world_size: int) -> dict[str, float]:
@@ -97,32 +107,44 @@ def interval(case: Case, factor: float = 0.0) -> NDArray[np.float64]:
     return case.size_bytes * factor / 1e3 / np.maximum(times_us, 1e-9) if factor else times_us
 
 
-def draw_against_size(axes: Any, lines: Sequence[Line], factor: float, scale: str = "log",
-                      is_named: bool = False) -> None:
+def draw_against_size(
+    axes: Any, lines: Sequence[Line], factor: float, scale: str = "log", is_named: bool = False
+) -> None:
     """Time against size, or busbw if `factor` is not 0; `scale` is vertical. The dashed line is the
     lowest bound of all algorithms, from the measured parts of the machine. If `is_named`, grey
     lines have their names beside them."""
     _draw_lines(axes, lines, lambda case: case.size_bytes, factor)
     cases = [case for line in lines for case in line.cases]
     # A dict keeps the last entry of a size, here the lowest bound.
-    bounds_us = dict(sorted(((case.size_bytes, case.bound_us) for case in cases if case.bound_us),
-                            reverse=True))
-    bounds = [(size, size * factor / us / 1e3 if factor else us)
-              for size, us in sorted(bounds_us.items())]
+    bounds_us = dict(
+        sorted(((case.size_bytes, case.bound_us) for case in cases if case.bound_us), reverse=True)
+    )
+    bounds = [
+        (size, size * factor / us / 1e3 if factor else us) for size, us in sorted(bounds_us.items())
+    ]
     ends = [("bound", *bounds[-1])] if bounds else []
     if bounds:
-        axes.plot(*zip(*bounds, strict=True), color="#444444", linestyle="--", linewidth=1.2,
-                  marker="_" if len(bounds) == 1 else None)
+        axes.plot(
+            *zip(*bounds, strict=True),
+            color="#444444",
+            linestyle="--",
+            linewidth=1.2,
+            marker="_" if len(bounds) == 1 else None,
+        )
     axes.set_ylabel(axis_title(lines, factor))
     dress(axes, sorted({case.size_bytes for case in cases}), scale)
-    ends += [(line.name, line.cases[-1].size_bytes, interval(line.cases[-1], factor)[0])
-             for line in lines if line.style is THIN_GREY and is_named]
+    ends += [
+        (line.name, line.cases[-1].size_bytes, interval(line.cases[-1], factor)[0])
+        for line in lines
+        if line.style is THIN_GREY and is_named
+    ]
     if ends:
         name_ends(axes, ends)
 
 
-def _draw_lines(axes: Any, lines: Sequence[Line], at: Callable[[Case], float],
-                factor: float = 0.0) -> None:
+def _draw_lines(
+    axes: Any, lines: Sequence[Line], at: Callable[[Case], float], factor: float = 0.0
+) -> None:
     """Each line with its intervals as a band; `at` places a case on the horizontal axis."""
     for line in lines:
         cases = sorted(line.cases, key=at)
@@ -138,8 +160,11 @@ def _draw_routed(result: Result, path: Target) -> None:
     panels: dict[str, list[Case]] = {}
     for view in views(result):
         # auto is one of the others.
-        cases = [case for case in shown_cases(result, view)
-                 if case.algorithm != "auto" and case.routing and cost_us(case) is not None]
+        cases = [
+            case
+            for case in shown_cases(result, view)
+            if case.algorithm != "auto" and case.routing and cost_us(case) is not None
+        ]
         if cases:
             title = WAYS[view[1]["way"]] + ", chained" * (view[0] == "chained")
             panels[title] = sorted(cases, key=imbalance)
@@ -149,16 +174,24 @@ def _draw_routed(result: Result, path: Target) -> None:
     lines = lines_of([case for cases in panels.values() for case in cases])
     with figure(path, 1, len(panels), (4.6 * len(panels) + 0.6, 5.4)) as (drawing, (places,)):
         for place, (title, cases) in zip(places, panels.items(), strict=True):
-            _draw_lines(place, [replace(line, cases=[case for case in line.cases if case in cases])
-                                for line in lines], imbalance)
+            _draw_lines(
+                place,
+                [
+                    replace(line, cases=[case for case in line.cases if case in cases])
+                    for line in lines
+                ],
+                imbalance,
+            )
             skews = {imbalance(case): case.shape["skew"] for case in cases}
             place.set_xticks([*skews], [f"{load:.2f}\n{skew}" for load, skew in skews.items()])
-            place.set(ylim=(0, None), xmargin=0.12,
-                      xlabel="rows of the busiest rank / mean, and the skew")
+            place.set(
+                ylim=(0, None), xmargin=0.12, xlabel="rows of the busiest rank / mean, and the skew"
+            )
             place.grid(True, alpha=0.25)
             place.set_title(title, fontsize=11)
         places[0].set_ylabel("time, us: collective + reading its result")
         legend_below(drawing, *places[0].get_legend_handles_labels())
-        detail = ", ".join(f"{name} {value}" for name, value in shape.items()
-                           if name not in ("way", "skew"))
+        detail = ", ".join(
+            f"{name} {value}" for name, value in shape.items() if name not in ("way", "skew")
+        )
         drawing.suptitle(f"{figure_title(result)}\n{detail}", fontsize=12)

@@ -91,8 +91,11 @@ def interval_text(interval: Interval) -> str:
     """A ratio as `1.93 [1.88 1.97]`, at most 16 columns."""
     if is_noisy(interval):
         return "too noisy"
-    middle, *ends = (">999" if value >= 999.5 else f"{value:.{digits(value)}f}"
-                     for value in interval if value is not None)
+    middle, *ends = (
+        ">999" if value >= 999.5 else f"{value:.{digits(value)}f}"
+        for value in interval
+        if value is not None
+    )
     return middle + (f" [{ends[0]} {ends[1]}]" if ends else "")
 
 
@@ -113,8 +116,10 @@ def views(result: Result) -> list[View]:
     Unsupported cases have a view only if nothing else ran."""
     cases = [case for case in result.cases if case.status != "unsupported"] or result.cases
     distinct = {repr(view_of(case)): view_of(case) for case in cases}
-    return sorted(distinct.values(), key=lambda view: (
-        beside(view[1]) is not None, view[0] != "isolated", late_us(view[1])))
+    return sorted(
+        distinct.values(),
+        key=lambda view: (beside(view[1]) is not None, view[0] != "isolated", late_us(view[1])),
+    )
 
 
 def shown_cases(result: Result, view: View) -> list[Case]:
@@ -152,14 +157,17 @@ def imbalance(case: Case) -> float:
 def costs_of(result: Result, states: LinkStates, state: int | None) -> Costs:
     """The costs in a state of the link by case and round; none of a wrong case."""
     costs = costs_in(result.blocks, states.of_block, state)
-    return {case.case: costs.get(case.case, {}) if case.status == "ok" else {}
-            for case in result.cases}
+    return {
+        case.case: costs.get(case.case, {}) if case.status == "ok" else {} for case in result.cases
+    }
 
 
 def rounds_of(cases: Sequence[Case], costs: Costs, parity: int) -> Costs:
     """The costs of these cases in even rounds (0) or in odd ones (1)."""
-    return {case.case: {number: us for number, us in costs[case.case].items()
-                        if number % 2 == parity} for case in cases}
+    return {
+        case.case: {number: us for number, us in costs[case.case].items() if number % 2 == parity}
+        for case in cases
+    }
 
 
 def ratios_of(case: Case | None, other: Case | None, costs: Costs) -> NDArray[np.float64]:
@@ -174,8 +182,9 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     costs = costs_of(result, states, states.longest)
     even = rounds_of(result.cases, costs, 0)
     groups: dict[Key, list[Case]] = {}
-    for case in sorted(shown_cases(result, view),
-                       key=lambda case: (case.size_bytes, imbalance(case))):
+    for case in sorted(
+        shown_cases(result, view), key=lambda case: (case.size_bytes, imbalance(case))
+    ):
         groups.setdefault(row_key(case), []).append(case)
     rivals = {}
     for key, cases in groups.items():
@@ -189,19 +198,38 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     for key, (library, ours, report) in rivals.items():
         better = None
         if ours and ours.algorithm == "auto":
-            others = [case for case in groups[key] if cost_us(case) is not None
-                      and case.algorithm not in ("library", "auto", ours.chosen)]
+            others = [
+                case
+                for case in groups[key]
+                if cost_us(case) is not None
+                and case.algorithm not in ("library", "auto", ours.chosen)
+            ]
             fastest = best(_candidates(others), costs)
             gain = _ratio(ours, fastest, even, rho)
             if fastest and gain and gain[0] > BEATEN_BY and (gain[1] or 0) > 1:
                 variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
                 better = f"{fastest.algorithm}{variant}", gain[0]
-        wrong = [case.n_wrong for case in result.cases if case.n_wrong is not None
-                 and row_key(case) == key and view_of(case) == view
-                 and type_of(case) == type_of(groups[key][0])]
-        rows.append(Row(*key, groups[key], library, ours, _median_us(library, report),
-                        _median_us(ours, report), _ratio(library, ours, report, rho), better,
-                        sum(wrong) if wrong else None))
+        wrong = [
+            case.n_wrong
+            for case in result.cases
+            if case.n_wrong is not None
+            and row_key(case) == key
+            and view_of(case) == view
+            and type_of(case) == type_of(groups[key][0])
+        ]
+        rows.append(
+            Row(
+                *key,
+                groups[key],
+                library,
+                ours,
+                _median_us(library, report),
+                _median_us(ours, report),
+                _ratio(library, ours, report, rho),
+                better,
+                sum(wrong) if wrong else None,
+            )
+        )
     return rows
 
 
@@ -228,8 +256,9 @@ def _median_us(case: Case | None, costs: Costs) -> float | None:
     return float(np.median(costs_us)) if costs_us else cost_us(case)
 
 
-def _ratio(case: Case | None, other: Case | None, costs: Costs,
-           rho: float = 0.0) -> Interval | None:
+def _ratio(
+    case: Case | None, other: Case | None, costs: Costs, rho: float = 0.0
+) -> Interval | None:
     """The paired ratio of two cases; of medians, without interval, if they share no round."""
     ratios = ratios_of(case, other, costs)
     if len(ratios):
@@ -243,20 +272,27 @@ def _ratio(case: Case | None, other: Case | None, costs: Costs,
 def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[str]]:
     """The rows that the library or another algorithm of ours wins in another state of the link: the
     row, the round trip, the library's cost, ours and our best in us, and the winner."""
-    others = [(rtt_ns, costs_of(result, states, state))
-              for state, rtt_ns in enumerate(states.rtt_ns) if state != states.longest]
+    others = [
+        (rtt_ns, costs_of(result, states, state))
+        for state, rtt_ns in enumerate(states.rtt_ns)
+        if state != states.longest
+    ]
     flipped = []
     for row, (rtt_ns, costs) in product(rows, others):
         cases = [case for case in row.cases if len(costs[case.case]) >= MIN_STATE_BLOCKS]
         ours, library = (case if case in cases else None for case in (row.ours, row.library))
         if ours is None:
             continue
-        fastest = best([case for case in cases
-                        if case.algorithm not in ("library", ours.chosen)], costs)
+        fastest = best(
+            [case for case in cases if case.algorithm not in ("library", ours.chosen)], costs
+        )
         even = rounds_of(cases, costs, 0)
         ratio, gain = _ratio(library, ours, costs), _ratio(ours, fastest, even)
-        is_crossed = ratio and row.ratio and (
-            min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
+        is_crossed = (
+            ratio
+            and row.ratio
+            and (min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
+        )
         is_outrun = gain and gain[0] > BEATEN_BY and row.better is None
         if fastest and (is_crossed or is_outrun):
             medians_us = [_median_us(case, costs) for case in (library, ours, fastest)]
@@ -278,7 +314,9 @@ def token(result: Result, rows: Sequence[Row]) -> str | None:
         return None
     saved_us = TOKEN_BYTES / CARD_GB_S / 1e3 * (1 - 1 / n)
     total_ms, flips_us = TOKEN_CALLS * row.ours_us / 1e3, saved_us / TOKEN_CALLS
-    return (f"A 70B 4-bit token at TP {n}: {TOKEN_CALLS} x {number(row.ours_us)} us "
-            f"({row.ours.mode}, {size_text(row.size_bytes)}) = {number(total_ms)} ms; flips at "
-            f"{number(flips_us)} us (arithmetic, not measured here: weights read at "
-            f"{CARD_GB_S:.0f} GB/s, an R9700's).")
+    return (
+        f"A 70B 4-bit token at TP {n}: {TOKEN_CALLS} x {number(row.ours_us)} us "
+        f"({row.ours.mode}, {size_text(row.size_bytes)}) = {number(total_ms)} ms; flips at "
+        f"{number(flips_us)} us (arithmetic, not measured here: weights read at "
+        f"{CARD_GB_S:.0f} GB/s, an R9700's)."
+    )

@@ -23,13 +23,29 @@ TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
 WIDTH = 80
 MOST_HOSTS = 8  # that a line names
 MOST_LINES = 40  # that a command prints by default
-LEFT = ("", "algorithm", "variant", "mode", "place", "status", "collective", "type", "redop",
-        "best", "next", "winner")
+LEFT = (
+    "",
+    "algorithm",
+    "variant",
+    "mode",
+    "place",
+    "status",
+    "collective",
+    "type",
+    "redop",
+    "best",
+    "next",
+    "winner",
+)
 MARGIN = 1.01  # a smaller ratio of two costs is no difference
 MOST_STEAL_SHARE = 0.01  # below this the margin of a verdict covers the stolen time
-WAYS = {"one_way": "one way", "ping_pong": "ping-pong, there and back",
-        "dispatch": "dispatch, to the experts", "combine": "combine, back from the experts",
-        "round_trip": "round trip, dispatch and combine"}
+WAYS = {
+    "one_way": "one way",
+    "ping_pong": "ping-pong, there and back",
+    "dispatch": "dispatch, to the experts",
+    "combine": "combine, back from the experts",
+    "round_trip": "round trip, dispatch and combine",
+}
 
 
 def size_text(size_bytes: int) -> str:
@@ -82,8 +98,13 @@ def spoken(algorithm: str) -> str:
 def describe(case: CaseFields) -> str:
     """`one-shot push 64 KiB isolated`."""
     place = "in place" if case.in_place else ""
-    words = (spoken(case.algorithm), size_text(case.size_bytes), case.mode,
-             shape_text(case.shape), place)
+    words = (
+        spoken(case.algorithm),
+        size_text(case.size_bytes),
+        case.mode,
+        shape_text(case.shape),
+        place,
+    )
     return " ".join(filter(None, words))
 
 
@@ -96,8 +117,12 @@ def shape_text(shape: Any) -> str:
 def shape_words(shape: Any) -> list[str]:
     """The same for readers without knowledge of the run."""
     terms = WAYS | {"gemm": "beside a matmul"}
-    return [f"one rank late by {value:g} us" if name == "arrival_skew_us"
-            else terms.get(str(value), f"{name} {value}") for name, value in (shape or {}).items()]
+    return [
+        f"one rank late by {value:g} us"
+        if name == "arrival_skew_us"
+        else terms.get(str(value), f"{name} {value}")
+        for name, value in (shape or {}).items()
+    ]
 
 
 def opening(result: Result) -> list[str]:
@@ -107,8 +132,11 @@ def opening(result: Result) -> list[str]:
         reason = result.end.reason if result.end else None
         lines.append(f"INCOMPLETE: {reason or 'the run was cut off'}.")
     has_types = len({(case.datatype, case.redop) for case in result.cases}) > 1
-    wrong = [f"{describe(case)}{f' {case.datatype} {case.redop}' * has_types} "
-             f"({case.n_wrong} elements)" for case in result.cases if case.status == "wrong"]
+    wrong = [
+        f"{describe(case)}{f' {case.datatype} {case.redop}' * has_types} ({case.n_wrong} elements)"
+        for case in result.cases
+        if case.status == "wrong"
+    ]
     if wrong:
         lines.append(f"WRONG RESULTS: {some(wrong, 3, ' cases')}.")
         first = where_wrong(result.blocks)
@@ -119,8 +147,11 @@ def opening(result: Result) -> list[str]:
         words, case = [f"rank {ended['rank']}"], page.get("case")
         if isinstance(case, int) and 0 <= case < len(result.cases):
             words.append(f"case {case} ({describe(result.cases[case])})")
-        place = {"block": page.get("block"), "step": page.get("step") or None,
-                 "epoch": page.get("counters", {}).get("epoch")}
+        place = {
+            "block": page.get("block"),
+            "step": page.get("step") or None,
+            "epoch": page.get("counters", {}).get("epoch"),
+        }
         words += [f"{name} {value}" for name, value in place.items() if value is not None]
         reason = f" ({ended['why']})" if ended.get("why") else ""
         lines.append(f"stopped first: {', '.join(words)}{reason}")
@@ -182,13 +213,18 @@ def link_lines(states: LinkStates) -> list[str]:
         return ["link: its flag round trip never settled; every block counts"]
     if state is None or not states.rtt_ns:
         return []
-    others = [f"{rtt:.0f} ns {states.share(other):.0%}"
-              for other, rtt in enumerate(states.rtt_ns) if other != state]
+    others = [
+        f"{rtt:.0f} ns {states.share(other):.0%}"
+        for other, rtt in enumerate(states.rtt_ns)
+        if other != state
+    ]
     if mixed:
         others.append(f"changing {mixed / len(states.of_block):.0%}")
     changes = f" ({', '.join(others)})" if others else ""
-    return [f"link: flag round trip {states.rtt_ns[state]:.0f} ns, held {states.share(state):.0%} "
-            f"of the blocks{changes}"]
+    return [
+        f"link: flag round trip {states.rtt_ns[state]:.0f} ns, held {states.share(state):.0%} "
+        f"of the blocks{changes}"
+    ]
 
 
 def footnotes(result: Result) -> list[str]:
@@ -201,8 +237,10 @@ def footnotes(result: Result) -> list[str]:
     blocks = Counter(block.case for block in result.blocks)
     few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured)
     if few:
-        notes.append(f"time ran out: {few} of {len(measured)} cases have fewer than "
-                     f"{MIN_PRECISE_BLOCKS} blocks")
+        notes.append(
+            f"time ran out: {few} of {len(measured)} cases have fewer than "
+            f"{MIN_PRECISE_BLOCKS} blocks"
+        )
     stolen = result.end.steal_share if result.end else None
     if stolen and stolen > MOST_STEAL_SHARE:
         notes.append(f"the hypervisor withheld {stolen:.1%} of the ranks' CPU time")
@@ -210,8 +248,10 @@ def footnotes(result: Result) -> list[str]:
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
             unmeasured[case.status, case.reason or case.status].add(spoken(case.algorithm))
-    return notes + [f"- {status}: {', '.join(sorted(names))}: {reason}"
-                    for (status, reason), names in unmeasured.items()]
+    return notes + [
+        f"- {status}: {', '.join(sorted(names))}: {reason}"
+        for (status, reason), names in unmeasured.items()
+    ]
 
 
 def wrapped(sentences: Sequence[str]) -> list[str]:
@@ -220,27 +260,45 @@ def wrapped(sentences: Sequence[str]) -> list[str]:
     return [line for sentence in sentences for line in wrapper.wrap(sentence)]
 
 
-def plain_table(columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]] = (),
-                gap: int = 1) -> Table:
+def plain_table(
+    columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]] = (), gap: int = 1
+) -> Table:
     """A table without lines from the headings with their least widths, and the cells of each row.
     The columns of words, LEFT, are left-aligned."""
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for heading, width in columns.items():
-        table.add_column(heading, justify="left" if heading.strip() in LEFT else "right",
-                         no_wrap=True, min_width=width, vertical="bottom")
+        table.add_column(
+            heading,
+            justify="left" if heading.strip() in LEFT else "right",
+            no_wrap=True,
+            min_width=width,
+            vertical="bottom",
+        )
     for cells in rows:
         table.add_row(*cells)
     return table
 
 
-def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[str, Table]],
-            sentences: Iterable[str], width: int = 0, headline: str = "") -> str:
+def lay_out(
+    result: Result | None,
+    head: Iterable[str],
+    tables: Iterable[tuple[str, Table]],
+    sentences: Iterable[str],
+    width: int = 0,
+    headline: str = "",
+) -> str:
     """The text of a run: its warnings (none without `result`) and headline in bold, the head, each
     table under its title, and the sentences; ends with a newline."""
     text = io.StringIO()
     has_style = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    console = Console(file=text, width=max(width, WIDTH), force_terminal=has_style,
-                      highlight=False, markup=False, emoji=False)
+    console = Console(
+        file=text,
+        width=max(width, WIDTH),
+        force_terminal=has_style,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
     for line in opening(result) if result else ():
         # Scripts search for the rank that stopped first: its line stays whole.
         console.print(line, style="bold", soft_wrap=line.startswith("stopped first"))
@@ -257,18 +315,32 @@ def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[s
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n") + "\n"
 
 
-def lay_out_run(result: Result, headline: str, head: Sequence[str],
-                tables: Iterable[tuple[str, Table]], conclusions: Iterable[str],
-                width: int = 0) -> str:
+def lay_out_run(
+    result: Result,
+    headline: str,
+    head: Sequence[str],
+    tables: Iterable[tuple[str, Table]],
+    conclusions: Iterable[str],
+    width: int = 0,
+) -> str:
     """The same below the machine, the link and the notes of the run, and with its footnotes."""
-    head = [machine(result), *head, *link_lines(find_states(result.blocks)),
-            *(f"note: {note}" for note in result.run.notes)]
+    head = [
+        machine(result),
+        *head,
+        *link_lines(find_states(result.blocks)),
+        *(f"note: {note}" for note in result.run.notes),
+    ]
     return lay_out(result, head, tables, [*footnotes(result), *conclusions], width, headline)
 
 
-def lay_out_brief(result: Result, headline: str, head: Sequence[str],
-                  tables: Sequence[tuple[str, Table]], conclusions: Sequence[str],
-                  details: Sequence[str]) -> str:
+def lay_out_brief(
+    result: Result,
+    headline: str,
+    head: Sequence[str],
+    tables: Sequence[tuple[str, Table]],
+    conclusions: Sequence[str],
+    details: Sequence[str],
+) -> str:
     """The same in MOST_LINES with the two lines of the paths: the first table, and as much of the
     other tables, notes up to the one on peer memory, footnotes, conclusions, other notes and
     details as fits, in this order."""
@@ -276,19 +348,24 @@ def lay_out_brief(result: Result, headline: str, head: Sequence[str],
     room = MOST_LINES - 5 - len(wrapped([*opening(result), *head]))
     shown, sentences, notes = list[tuple[str, Table]](), list[str](), list[str]()
     for title, table in tables:
-        lines = 1 + len(wrapped([title])) + table.row_count + max(
-            str(column.header).count("\n") + 1 for column in table.columns)
+        lines = (
+            1
+            + len(wrapped([title]))
+            + table.row_count
+            + max(str(column.header).count("\n") + 1 for column in table.columns)
+        )
         if not shown or lines <= room:
             shown.append((title, table))
             room -= lines
     # The notes before that on peer memory are of this run, the others of this machine.
     of_run = list(takewhile(lambda note: not note.startswith("Peer memory"), result.run.notes))
-    of_machine = result.run.notes[len(of_run):]
+    of_machine = result.run.notes[len(of_run) :]
     for place, lines_of_place in (
-            (notes, [f"note: {note}" for note in of_run]),
-            (sentences, [*footnotes(result), *conclusions]),
-            (notes, [f"note: {note}" for note in [*of_machine[1:], *of_machine[:1]]]),
-            (sentences, details)):
+        (notes, [f"note: {note}" for note in of_run]),
+        (sentences, [*footnotes(result), *conclusions]),
+        (notes, [f"note: {note}" for note in [*of_machine[1:], *of_machine[:1]]]),
+        (sentences, details),
+    ):
         for sentence in lines_of_place:
             if (lines := len(wrapped([sentence]))) <= room:
                 place.append(sentence)

@@ -21,33 +21,47 @@ from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, lay_out, number, pla
 from reports.tables.table import render
 
 RENDER: dict[str, Callable[[Result], str]] = {
-    "tune": tune.render, link.BENCHMARK: link.render,
+    "tune": tune.render,
+    link.BENCHMARK: link.render,
     **dict.fromkeys(FUSED_BENCHMARKS, exposed_table.render),
-    **dict.fromkeys(steps.BENCHMARKS, steps.render)}
+    **dict.fromkeys(steps.BENCHMARKS, steps.render),
+}
 POINTS: dict[str, Callable[[Result], list[Point]]] = {
-    "tune": tune.points, link.BENCHMARK: link.points,
+    "tune": tune.points,
+    link.BENCHMARK: link.points,
     **dict.fromkeys(FUSED_BENCHMARKS, exposed_table.points),
-    **dict.fromkeys(steps.BENCHMARKS, steps.points)}
+    **dict.fromkeys(steps.BENCHMARKS, steps.points),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", type=Path, nargs="?", default=Path("results"),
-                        help="a run file, or a folder: the newest run below it (results)")
-    parser.add_argument("--plot", metavar="OUT", type=Path,
-                        help="draw time and busbw against size; .svg or .png")
-    parser.add_argument("--long", action="store_true",
-                        help="one row for each algorithm, variant, mode and size")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        type=Path,
+        nargs="?",
+        default=Path("results"),
+        help="a run file, or a folder: the newest run below it (results)",
+    )
+    parser.add_argument(
+        "--plot", metavar="OUT", type=Path, help="draw time and busbw against size; .svg or .png"
+    )
+    parser.add_argument(
+        "--long", action="store_true", help="one row for each algorithm, variant, mode and size"
+    )
     parser.add_argument("--format", choices=["table", "nccl-tests", "csv"], default="table")
-    parser.add_argument("--algorithm", metavar="NAME",
-                        help="the test that --format nccl-tests prints (auto)")
+    parser.add_argument(
+        "--algorithm", metavar="NAME", help="the test that --format nccl-tests prints (auto)"
+    )
 
 
 def show(arguments: argparse.Namespace) -> int:
     """Prints the run; the exit status, 0. Raises ResultError for a file that cannot be read or
     drawn, for a folder without runs, or for two forms at once."""
     if arguments.json + arguments.long + (arguments.format != "table") > 1:
-        raise ResultError("--json, --long and --format each print the run in another form: "
-                          "choose one")
+        raise ResultError(
+            "--json, --long and --format each print the run in another form: choose one"
+        )
     if arguments.algorithm and arguments.format != "nccl-tests":
         raise ResultError("--algorithm chooses the test of --format nccl-tests")
     if arguments.run.is_dir():
@@ -57,7 +71,8 @@ def show(arguments: argparse.Namespace) -> int:
     if is_imported(arguments.run):
         if arguments.plot or arguments.format != "table":
             raise ImportedRunError(
-                f"{arguments.run} was imported from a log: it is shown as a table alone")
+                f"{arguments.run} was imported from a log: it is shown as a table alone"
+            )
         imported = read_imported(arguments.run)
         if arguments.json:
             write_json("show", run=imported.run, cases=imported.cases, end=imported.end)
@@ -98,47 +113,81 @@ def text(result: Result, format: str = "table", long: bool = False, brief: bool 
 def imported_text(imported: Imported) -> str:
     """An imported run as a table of at most 80 columns with its origin and its status."""
     run, end, origin = imported.run, imported.end, imported.run.imported_from
-    head = [imported_machine(imported),
-            f"imported from {origin.file}, lines {origin.first_line} to {origin.last_line}, by "
-            f"{origin.format}: shown, never judged",
-            f"{end.status}: {end.reason}" if end.reason else end.status, f"us = {run.statistic}"]
+    head = [
+        imported_machine(imported),
+        f"imported from {origin.file}, lines {origin.first_line} to {origin.last_line}, by "
+        f"{origin.format}: shown, never judged",
+        f"{end.status}: {end.reason}" if end.reason else end.status,
+        f"us = {run.statistic}",
+    ]
     is_checked = any(case.n_wrong is not None for case in imported.cases)
-    columns = ("size", "collective", "type", "redop", "place", "us", "algbw\nGB/s", "busbw\nGB/s",
-               "#wrong" if is_checked else "max\nerror")
+    columns = (
+        "size",
+        "collective",
+        "type",
+        "redop",
+        "place",
+        "us",
+        "algbw\nGB/s",
+        "busbw\nGB/s",
+        "#wrong" if is_checked else "max\nerror",
+    )
     rows = []
     for case in imported.cases:
         errors = case.n_wrong if is_checked else case.max_error
         mean_us = case.time_us.mean if case.time_us else None
         figures = mean_us, case.alg_bw_gb_s, case.bus_bw_gb_s
-        us, alg_bw, bus_bw = (number(figure) + "!" * (case.suspect and figure is not None)
-                              for figure in figures)
-        rows.append([
-            "-" if case.size_bytes is None else size_text(case.size_bytes), case.collective or "-",
-            case.datatype or "-", case.redop or "-", "in" if case.in_place else "out",
-            us, alg_bw, "WRONG" if case.status == "wrong" else bus_bw,
-            "-" if errors is None else f"{errors:g}"])
+        us, alg_bw, bus_bw = (
+            number(figure) + "!" * (case.suspect and figure is not None) for figure in figures
+        )
+        rows.append(
+            [
+                "-" if case.size_bytes is None else size_text(case.size_bytes),
+                case.collective or "-",
+                case.datatype or "-",
+                case.redop or "-",
+                "in" if case.in_place else "out",
+                us,
+                alg_bw,
+                "WRONG" if case.status == "wrong" else bus_bw,
+                "-" if errors is None else f"{errors:g}",
+            ]
+        )
     is_suspect = any(case.suspect for case in imported.cases)
     average, wrong = run.footer_avg_bus_bw, run.out_of_bounds
     marks = [
         *["! suspect: one rank alone, or a busbw that no machine has"] * is_suspect,
         *[f"as printed: average busbw {average}{'!' * is_suspect} GB/s"] * (average is not None),
-        *[f"as printed: out of bounds values {wrong}"] * (wrong is not None)]
-    return lay_out(None, head, [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))], marks,
-                   headline=headline([imported], imported_points))
+        *[f"as printed: out of bounds values {wrong}"] * (wrong is not None),
+    ]
+    return lay_out(
+        None,
+        head,
+        [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))],
+        marks,
+        headline=headline([imported], imported_points),
+    )
 
 
 def imported_points(imported: Imported) -> list[Point]:
     """The headline's figures, out of place where the log has both, without suspect ones."""
-    timed = {case.size_bytes: (case.time_us.mean, case.bus_bw_gb_s)
-             for case in sorted(imported.cases, key=lambda case: not case.in_place)
-             if case.size_bytes and case.status == "ok" and not case.suspect
-             and case.time_us and case.time_us.mean}
+    timed = {
+        case.size_bytes: (case.time_us.mean, case.bus_bw_gb_s)
+        for case in sorted(imported.cases, key=lambda case: not case.in_place)
+        if case.size_bytes
+        and case.status == "ok"
+        and not case.suspect
+        and case.time_us
+        and case.time_us.mean
+    }
     if not timed:
         return []
     small = TOKEN_CALL_SIZE_BYTES if TOKEN_CALL_SIZE_BYTES in timed else min(timed)
     bus_bw_gb_s = timed[max(timed)][1]
-    return [Point(size_text(small), timed[small][0], "us"),
-            *([Point(size_text(max(timed)), bus_bw_gb_s, "GB/s")] if bus_bw_gb_s else [])]
+    return [
+        Point(size_text(small), timed[small][0], "us"),
+        *([Point(size_text(max(timed)), bus_bw_gb_s, "GB/s")] if bus_bw_gb_s else []),
+    ]
 
 
 def imported_machine(imported: Imported) -> str:
@@ -147,5 +196,7 @@ def imported_machine(imported: Imported) -> str:
     gpus = " and ".join(dict.fromkeys(rank["gpu"] for rank in world["ranks"]))
     size = "an unknown number of" if world["size"] is None else world["size"]
     hosts = {None: "", 1: " on 1 host"}.get(n := world.get("hosts"), f" on {n} hosts")
-    return (f"{imported.run.benchmark}: {size} rank{'s' * (world['size'] != 1)}{hosts}"
-            f"{', ' if hosts else ' on '}{gpus}".removesuffix(" on ").removesuffix(", "))
+    return (
+        f"{imported.run.benchmark}: {size} rank{'s' * (world['size'] != 1)}{hosts}"
+        f"{', ' if hosts else ' on '}{gpus}".removesuffix(" on ").removesuffix(", ")
+    )

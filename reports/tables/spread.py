@@ -20,22 +20,32 @@ def earlier_costs(result: Result) -> list[dict[str, float]]:
     """The cost in us of each case in complete launches, not slowed deliberately, of the same ranks,
     machine, software and state of the link, among the benchmark's ten last runs in the folder."""
     launches, path, this = [], result.path, result.run
-    names = sorted(other.name for other in path.parent.glob("*.jsonl")
-                   if f"-{this.benchmark}-" in other.name and other.name < path.name)
+    names = sorted(
+        other.name
+        for other in path.parent.glob("*.jsonl")
+        if f"-{this.benchmark}-" in other.name and other.name < path.name
+    )
     for name in names[-MOST_EARLIER:]:
         with suppress(ResultError, *NOT_JSON):
             lines = content_of(path.with_name(name)).strip().split(b"\n")
             run = msgspec.json.decode(lines[0], type=Run)
             end = msgspec.json.decode(lines[-1], type=End)
-            cases = [msgspec.json.decode(line, type=Case) for line in lines
-                     if line.startswith(b'{"kind":"case"')]
+            cases = [
+                msgspec.json.decode(line, type=Case)
+                for line in lines
+                if line.startswith(b'{"kind":"case"')
+            ]
             least_ns, most_ns = sorted([_round_trip_ns(cases), _round_trip_ns(result.cases)])
-            if (end.status == "complete" and run.schema <= SCHEMA
-                    and not (run.world.get("slowed_percent") or is_imported(path.with_name(name)))
-                    and most_ns < STATE_RATIO * least_ns and run.machine_id == this.machine_id
-                    and run.software_id == this.software_id
-                    and run.world.get("size") == this.world["size"]
-                    and _places(run) == _places(this)):
+            if (
+                end.status == "complete"
+                and run.schema <= SCHEMA
+                and not (run.world.get("slowed_percent") or is_imported(path.with_name(name)))
+                and most_ns < STATE_RATIO * least_ns
+                and run.machine_id == this.machine_id
+                and run.software_id == this.software_id
+                and run.world.get("size") == this.world["size"]
+                and _places(run) == _places(this)
+            ):
                 launches.append({str(KEY_OF(case)): cost_us(case) or 0.0 for case in cases})
     return launches
 
@@ -48,8 +58,12 @@ def _places(run: Run) -> tuple[int, list[str]]:
 
 def _round_trip_ns(cases: Sequence[Case]) -> float:
     """The median round trip of a flag in the state of the link that the run held longest."""
-    return float(np.median([case.link_rtt_ns.median for case in cases
-                            if case.link_rtt_ns and case.state == "run"] or [1.0]))
+    return float(
+        np.median(
+            [case.link_rtt_ns.median for case in cases if case.link_rtt_ns and case.state == "run"]
+            or [1.0]
+        )
+    )
 
 
 def widen(rows: Sequence[Row], launches: Sequence[Mapping[str, float]]) -> None:

@@ -19,10 +19,21 @@ from reports.tables.sentences import MARGIN, has_gpus, lay_out_run, number, plai
 
 BENCHMARKS = ("decode", "prefill")
 TENSOR, LIBRARY, PIPELINE = "tensor_parallel", "tensor_parallel_library", "pipeline_parallel"
-COLOURS = {TENSOR: "#D55E00", LIBRARY: "#444444", PIPELINE: "#0072B2", COMPUTE: "#BBBBBB",
-           "sequence_parallel": "#009E73"}  # from Okabe and Ito's palette
-COLUMNS = {"": 25, "ms\na step": 7, "tokens/s": 8, "exposed ms\n[95 %]": 19, "of\nstep": 5,
-           "#wrong": 6}
+COLOURS = {
+    TENSOR: "#D55E00",
+    LIBRARY: "#444444",
+    PIPELINE: "#0072B2",
+    COMPUTE: "#BBBBBB",
+    "sequence_parallel": "#009E73",
+}  # from Okabe and Ito's palette
+COLUMNS = {
+    "": 25,
+    "ms\na step": 7,
+    "tokens/s": 8,
+    "exposed ms\n[95 %]": 19,
+    "of\nstep": 5,
+    "#wrong": 6,
+}
 
 
 def groups(result: Result) -> list[dict[str, Form]]:
@@ -51,8 +62,12 @@ def render(result: Result) -> str:
                 exposed, shape = exposed_us(steps, algorithm), step.case.shape
                 tokens = shape.get("tokens") or shape["slots"]
                 speed = "-" if algorithm == COMPUTE else number(1e6 * tokens / time_us)
-                cells = [number(time_us / 1e3), speed, interval_text(exposed, 1e3),
-                         f"{exposed[0] / time_us:.0%}" if exposed else "-"]
+                cells = [
+                    number(time_us / 1e3),
+                    speed,
+                    interval_text(exposed, 1e3),
+                    f"{exposed[0] / time_us:.0%}" if exposed else "-",
+                ]
             elif step.case.status == "wrong":
                 cells[2] = "WRONG"
             rows.append([step.name, *cells, sentences.count(step.case.n_wrong)])
@@ -60,11 +75,17 @@ def render(result: Result) -> str:
         verdicts += verdict(result, steps)
     case = result.cases[0]
     shape = {name: value for name, value in case.shape.items() if name not in ("tokens", "slots")}
-    return lay_out_run(result, headline([result], points), [
-        f"{', '.join(sentences.shape_words(shape))}; {calls(case)} dependent all-reduces a step, "
-        f"{case.datatype} on the wire; seed {result.run.seed}",
-        "exposed = a step less the compute of a step split by tensor, in the same rounds"],
-        tables, verdicts)
+    return lay_out_run(
+        result,
+        headline([result], points),
+        [
+            f"{', '.join(sentences.shape_words(shape))}; {calls(case)} dependent all-reduces a step, "
+            f"{case.datatype} on the wire; seed {result.run.seed}",
+            "exposed = a step less the compute of a step split by tensor, in the same rounds",
+        ],
+        tables,
+        verdicts,
+    )
 
 
 def points(result: Result) -> list[Point]:
@@ -74,9 +95,16 @@ def points(result: Result) -> list[Point]:
     for steps in groups(result):
         if TENSOR in steps and (time_us := steps[TENSOR].median_us):
             ratio = compare(steps, PIPELINE, TENSOR, np.divide)
-            figures.append(Point(title(steps[TENSOR].case).partition(";")[0], time_us / 1e3,
-                                 "ms a step", ratio_value(ratio), "pipeline parallel",
-                                 not contains_one(ratio)))
+            figures.append(
+                Point(
+                    title(steps[TENSOR].case).partition(";")[0],
+                    time_us / 1e3,
+                    "ms a step",
+                    ratio_value(ratio),
+                    "pipeline parallel",
+                    not contains_one(ratio),
+                )
+            )
     return [*figures[:1], *figures[1:][-1:]]
 
 
@@ -100,19 +128,27 @@ def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
     if ratio is None or exposed is None or flip is None:
         return [f"{work}: no verdict, compute, tensor and pipeline have no round in common."]
     _, low, high = ratio
-    faster = ("TP is faster" if (low or 0) > MARGIN else
-              "PP is faster" if (high or np.inf) * MARGIN < 1 else "no clear difference")
+    faster = (
+        "TP is faster"
+        if (low or 0) > MARGIN
+        else "PP is faster"
+        if (high or np.inf) * MARGIN < 1
+        else "no clear difference"
+    )
     chosen = steps[TENSOR].case.chosen
     by = f" (TP by {sentences.spoken(chosen)})" if chosen else ""
     here_us, flip_us = (interval[0] / calls(case) for interval in (exposed, flip))
-    change = (f"The answer flips where an all-reduce exposes {number(flip_us)} us; here it exposes "
-              f"{number(here_us)} us.")
+    change = (
+        f"The answer flips where an all-reduce exposes {number(flip_us)} us; here it exposes "
+        f"{number(here_us)} us."
+    )
     if flip_us <= 0:
         change = "TP's compute alone is no faster than PP: no all-reduce is fast enough."
     if not has_gpus(result):
         hosts = " a host" * (result.run.world.get("hosts", 1) != 1)
-        change += (f" This holds for these cores, which share one memory{hosts}; cards have one "
-                   "each.")
+        change += (
+            f" This holds for these cores, which share one memory{hosts}; cards have one each."
+        )
     return [f"{work}: {faster}, PP/TP {ratio_text(ratio)}{by}.", change]
 
 
@@ -126,8 +162,15 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
             if step.median_us is None:
                 continue
             time_ms, exposed = step.median_us / 1e3, exposed_us(steps, algorithm)
-            bars.append(Bar(step.name, time_ms, number(time_ms), COLOURS.get(algorithm, "#CC79A7"),
-                            hatched=max(exposed[0] / 1e3, 0.0) if exposed else 0.0))
+            bars.append(
+                Bar(
+                    step.name,
+                    time_ms,
+                    number(time_ms),
+                    COLOURS.get(algorithm, "#CC79A7"),
+                    hatched=max(exposed[0] / 1e3, 0.0) if exposed else 0.0,
+                )
+            )
         if bars:
             panels.append((title(next(iter(steps.values())).case), bars))
     draw_bars(path, result, panels, "ms a step; hatched: exposed communication")

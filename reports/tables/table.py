@@ -24,8 +24,13 @@ from reports.tables.sentences import (
     shape_words,
 )
 
-ROUTED_COLUMNS = {"\nskew": 8, "experts\nmax/mean": 7, "\nCV": 4, "ranks\nmax/mean": 7,
-                  "leaves\nMB": 6}
+ROUTED_COLUMNS = {
+    "\nskew": 8,
+    "experts\nmax/mean": 7,
+    "\nCV": 4,
+    "ranks\nmax/mean": 7,
+    "leaves\nMB": 6,
+}
 STATES = {"run": "", "mixed": " (the link never settled)"}
 # From this share of the shortest isolated time on, stamps and an empty launch hide a difference
 # between algorithms; on AMD's GPUs they take microseconds.
@@ -39,11 +44,18 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     elapsed = []
     if result.end and result.end.elapsed_s and result.end.measuring_s is not None:
         outside = 1 - result.end.measuring_s / result.end.elapsed_s
-        elapsed.append(f"{result.end.elapsed_s:.0f} s before this table, {outside:.0%} of them "
-                       "outside measuring loops.")
+        elapsed.append(
+            f"{result.end.elapsed_s:.0f} s before this table, {outside:.0%} of them "
+            "outside measuring loops."
+        )
     if long:
-        cells = [long_cells(case) for case in sorted(result.cases, key=lambda case: (
-            case.size_bytes, case.mode != "isolated", case.in_place))]
+        cells = [
+            long_cells(case)
+            for case in sorted(
+                result.cases,
+                key=lambda case: (case.size_bytes, case.mode != "isolated", case.in_place),
+            )
+        ]
         table = plain_table(dict.fromkeys(cells[0], 0), [row.values() for row in cells], gap=2)
         return lay_out(result, [], [("", table)], elapsed, 400, headline([result], points))
     states = find_states(result.blocks)
@@ -52,8 +64,11 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     rows = default_rows(result, first, states)
     spread.widen(rows, earlier)
     leading = list[tuple[str, Table]]()
-    tables = [("", _default_table(result, rows, first)), *_lossy_tables(result, first),
-              *peer_tables(result, first, rows, states)]
+    tables = [
+        ("", _default_table(result, rows, first)),
+        *_lossy_tables(result, first),
+        *peer_tables(result, first, rows, states),
+    ]
     for view in others:
         if beside(view[1]):
             work = shape_words(view[1])[-1] + ", chained, us of a call" * (view[0] == "chained")
@@ -61,8 +76,11 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             continue
         view_rows = default_rows(result, view, states)
         spread.widen(view_rows, earlier)
-        shown = [(_title(view, first, view_rows), _default_table(result, view_rows, view)),
-                 *_lossy_tables(result, view), *peer_tables(result, view, view_rows, states)]
+        shown = [
+            (_title(view, first, view_rows), _default_table(result, view_rows, view)),
+            *_lossy_tables(result, view),
+            *peer_tables(result, view, view_rows, states),
+        ]
         if view[0] == "chained":
             chained = chained or view_rows
         if not leading and view[0] == "chained" and (stamps := stamps_title(result, first)):
@@ -70,8 +88,12 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
         else:
             tables += shown
     if flipped := flips(result, rows, states):
-        tables.append(("where the winner changes with the link",
-                       plain_table(dict.fromkeys(FLIP_COLUMNS, 0), flipped, gap=2)))
+        tables.append(
+            (
+                "where the winner changes with the link",
+                plain_table(dict.fromkeys(FLIP_COLUMNS, 0), flipped, gap=2),
+            )
+        )
     tables += list(_other_types(result, states, earlier))
     title, lines = headline([result], partial(points, rows=rows)), head(result, first, rows)
     conclusions, details = closing(result, rows, chained)
@@ -84,8 +106,11 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
 def stamps_title(result: Result, view: View) -> str:
     """The title of an isolated view below the chained one; empty if stamps take little of it."""
     stamps_us = 0.0 if result.run.clock_shared else result.run.link.get("overhead_us", 0.0)
-    times_us = [case.time_us.median for case in result.cases
-                if view_of(case) == view and case.time_us and case.status == "ok"]
+    times_us = [
+        case.time_us.median
+        for case in result.cases
+        if view_of(case) == view and case.time_us and case.status == "ok"
+    ]
     if view[0] != "isolated" or not times_us or stamps_us < STAMPS_SHARE * min(times_us):
         return ""
     return f"isolated: two stamps and an empty launch take {number(stamps_us)} us of each time"
@@ -98,13 +123,15 @@ def _title(view: View, first: View, rows: Sequence[Row]) -> str:
         words[-1] += ": us are after it has come"
     if mode == "chained":
         calls = max((row.ours.calls for row in rows if row.ours), default=1)
-        words.append(f"chained: {calls} dependent calls; us, busbw of a call with its next send "
-                     "buffer")
+        words.append(
+            f"chained: {calls} dependent calls; us, busbw of a call with its next send buffer"
+        )
     return ", ".join(words)
 
 
-def _other_types(result: Result, states: LinkStates,
-                 earlier: list[dict[str, float]]) -> Iterator[tuple[str, Table]]:
+def _other_types(
+    result: Result, states: LinkStates, earlier: list[dict[str, float]]
+) -> Iterator[tuple[str, Table]]:
     """The tables of all datatypes and operations but the first, under their names."""
     for name, cases in [*by_type(result).items()][1:]:
         part = replace(result, cases=cases)
@@ -119,9 +146,18 @@ def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     ours, routed = "auto" if is_auto else "best", any(row.skew for row in rows)
     width = 7 if routed else 8
-    columns = {"size\n": 8, **ROUTED_COLUMNS, "library\nus": width, f"{ours}\nus": width,
-               "\nalgorithm": 14, f"library/{ours}\n[95 %]": 16, "waits\nus": 6,
-               "busbw\nGB/s": 6, "of\nbound": 5, "\n#wrong": 6}
+    columns = {
+        "size\n": 8,
+        **ROUTED_COLUMNS,
+        "library\nus": width,
+        f"{ours}\nus": width,
+        "\nalgorithm": 14,
+        f"library/{ours}\n[95 %]": 16,
+        "waits\nus": 6,
+        "busbw\nGB/s": 6,
+        "of\nbound": 5,
+        "\n#wrong": 6,
+    }
     cells = [dict(zip(columns, _cells(row), strict=True)) for row in rows]
     unrouted = ["size\n", "\nalgorithm", "busbw\nGB/s", "of\nbound"]
     hidden = unrouted if routed else list(ROUTED_COLUMNS)
@@ -142,16 +178,24 @@ def _cells(row: Row) -> list[str | Text]:
     skew = row.label[:9] if row.label.startswith("file:") else row.label
     leaving_mb = max(routing.get("leaving_bytes", [0])) / 1e6
     algorithm = (ours.chosen or ours.algorithm).partition("+")[0] if ours else "-"
-    return [row.label, skew + mark,
-            *(number(routing.get(name))
-              for name in ("expert_max_over_mean", "expert_cv", "rank_max_over_mean")),
-            # At most six columns.
-            f"{leaving_mb:.1g}" if 0 < leaving_mb < 1e-3 else number(leaving_mb),
-            _cost(row.library, row.library_us), _cost(ours, row.ours_us),
-            _fit(algorithm, 14 - len(mark)) + mark, row.ratio_text,
-            _median(ours.arrival_skew_us if ours else None),
-            number(ours.bus_bw_gb_s if ours else None), _share_of_bound(ours),
-            Text(sentences.count(row.n_wrong), style="bold red" if row.n_wrong else "")]
+    return [
+        row.label,
+        skew + mark,
+        *(
+            number(routing.get(name))
+            for name in ("expert_max_over_mean", "expert_cv", "rank_max_over_mean")
+        ),
+        # At most six columns.
+        f"{leaving_mb:.1g}" if 0 < leaving_mb < 1e-3 else number(leaving_mb),
+        _cost(row.library, row.library_us),
+        _cost(ours, row.ours_us),
+        _fit(algorithm, 14 - len(mark)) + mark,
+        row.ratio_text,
+        _median(ours.arrival_skew_us if ours else None),
+        number(ours.bus_bw_gb_s if ours else None),
+        _share_of_bound(ours),
+        Text(sentences.count(row.n_wrong), style="bold red" if row.n_wrong else ""),
+    ]
 
 
 def _fit(name: str, width: int) -> str:
@@ -161,16 +205,26 @@ def _fit(name: str, width: int) -> str:
 
 def _lossy_tables(result: Result, view: View) -> list[tuple[str, Table]]:
     """The quantised algorithms of a view; none without any."""
-    cases = [case for case in result.cases
-             if view_of(case) == view and case.snr_db and case.algorithm != "auto"]
+    cases = [
+        case
+        for case in result.cases
+        if view_of(case) == view and case.snr_db and case.algorithm != "auto"
+    ]
     if not cases:
         return []
     kinds = dict.fromkeys(kind for case in cases for kind in case.snr_db or ())
     table = plain_table(
         {"size": 8, "algorithm": 14, "us": 8, **{kind.replace(" ", "\n"): 0 for kind in kinds}},
-        [[sentences.size_text(case.size_bytes), case.algorithm[:22], _cost(case, cost_us(case)),
-          *(f"{(case.snr_db or {}).get(kind, float('nan')):.1f}" for kind in kinds)]
-         for case in sorted(cases, key=lambda case: case.size_bytes)])
+        [
+            [
+                sentences.size_text(case.size_bytes),
+                case.algorithm[:22],
+                _cost(case, cost_us(case)),
+                *(f"{(case.snr_db or {}).get(kind, float('nan')):.1f}" for kind in kinds),
+            ]
+            for case in sorted(cases, key=lambda case: case.size_bytes)
+        ],
+    )
     return [("quantised: signal-to-noise ratio against fp64 on three kinds of data, in dB", table)]
 
 
@@ -202,16 +256,29 @@ def long_cells(case: Case) -> dict[str, str]:
         interval = f"[{number(time.ci_low)} {number(time.ci_high)}]"
     snr = " ".join(f"{ratio:.1f}" for ratio in (case.snr_db or {}).values())
     name = f"{case.library or case.algorithm}{chosen} {sentences.shape_text(case.shape)}"
-    return {"size": sentences.size_text(case.size_bytes), "algorithm": name.rstrip(),
-            "type": f"{case.datatype} {case.redop}".removesuffix(" none"),
-            "variant": case.variant, "mode": case.mode, "place": "in" if case.in_place else "out",
-            "time us": _median(time), "[95 %]": interval, "consume us": _median(case.consume_us),
-            "total us": _median(case.total_us), "p95 us": number(time.p95 if time else None),
-            "algbw GB/s": number(case.alg_bw_gb_s), "busbw GB/s": number(case.bus_bw_gb_s),
-            "bound us": number(case.bound_us), "of bound": _share_of_bound(case),
-            "skew us": _median(case.arrival_skew_us), "rtt ns": _median(case.link_rtt_ns),
-            "SNR dB": snr or "-", "blocks (mixed)": blocks,
-            "#wrong": sentences.count(case.n_wrong), "status": status}
+    return {
+        "size": sentences.size_text(case.size_bytes),
+        "algorithm": name.rstrip(),
+        "type": f"{case.datatype} {case.redop}".removesuffix(" none"),
+        "variant": case.variant,
+        "mode": case.mode,
+        "place": "in" if case.in_place else "out",
+        "time us": _median(time),
+        "[95 %]": interval,
+        "consume us": _median(case.consume_us),
+        "total us": _median(case.total_us),
+        "p95 us": number(time.p95 if time else None),
+        "algbw GB/s": number(case.alg_bw_gb_s),
+        "busbw GB/s": number(case.bus_bw_gb_s),
+        "bound us": number(case.bound_us),
+        "of bound": _share_of_bound(case),
+        "skew us": _median(case.arrival_skew_us),
+        "rtt ns": _median(case.link_rtt_ns),
+        "SNR dB": snr or "-",
+        "blocks (mixed)": blocks,
+        "#wrong": sentences.count(case.n_wrong),
+        "status": status,
+    }
 
 
 def head(result: Result, view: View, rows: Sequence[Row]) -> list[str]:
@@ -226,14 +293,20 @@ def head(result: Result, view: View, rows: Sequence[Row]) -> list[str]:
         names = [row.library.library or "the library" for row in rows if row.library]
         # On GPUs the library is NCCL or RCCL, which have no thread level.
         level = None if sentences.has_gpus(result) else sentences.fact(result, "mpi.thread_level")
-        against = ", ".join(filter(None, [f"against {names[0]}", level])) if names else (
-            "without the library")
+        against = (
+            ", ".join(filter(None, [f"against {names[0]}", level]))
+            if names
+            else ("without the library")
+        )
         lines.append(f"{', '.join(words)}; {against}; seed {result.run.seed}")
     is_read = any(case.consume_us for case in cases)
     ranks = "slowest rank" + "; busbw = collective alone" * (is_read and size > 1)
     if late_us(shape):
-        ranks = ("slowest rank, after the late one has come; waits = from the first arrival to the "
-                 "last" if result.run.clock_shared else "the late rank alone")
+        ranks = (
+            "slowest rank, after the late one has come; waits = from the first arrival to the last"
+            if result.run.clock_shared
+            else "the late rank alone"
+        )
     lines.append(f"us = {'collective + reading its result' if is_read else 'one call'}, {ranks}")
     if size == 1:
         lines.append("note: busbw means nothing with one rank; start at least two")

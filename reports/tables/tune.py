@@ -57,10 +57,15 @@ def winners(result: Result) -> list[Winner]:
     one."""
     heats = heats_of(result)
     settled = {heat: settled_of(candidates) for heat, candidates in heats.items()}
-    untuned = {heat: candidate for heat, candidates in heats.items()
-               for candidate in candidates if candidate.is_untuned}
-    rho = autocorrelation([gains(default, settled[heat][0]) for heat, default in untuned.items()
-                           if settled[heat]])
+    untuned = {
+        heat: candidate
+        for heat, candidates in heats.items()
+        for candidate in candidates
+        if candidate.is_untuned
+    }
+    rho = autocorrelation(
+        [gains(default, settled[heat][0]) for heat, default in untuned.items() if settled[heat]]
+    )
     best = list[Winner]()
     for heat, candidates in sorted(settled.items()):
         exact = settled.get((*heat[:4], False)) if heat[4] else None
@@ -85,16 +90,21 @@ def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
                 is_untuned = case.algorithm == UNTUNED
                 name = chosen.get(case.case, case.chosen) if is_untuned else case.algorithm
                 heats.setdefault(heat, []).append(
-                    Candidate(name or UNTUNED, costs_us[case.case], is_untuned))
+                    Candidate(name or UNTUNED, costs_us[case.case], is_untuned)
+                )
     for candidates in heats.values():
         default = {candidate.name for candidate in candidates if candidate.is_untuned}
-        candidates[:] = [candidate for candidate in candidates
-                         if candidate.is_untuned or candidate.name not in default]
+        candidates[:] = [
+            candidate
+            for candidate in candidates
+            if candidate.is_untuned or candidate.name not in default
+        ]
     return heats
 
 
-def chosen_in(blocks: Sequence[Block], of_block: Sequence[int | None],
-              state: int | None) -> dict[int, str]:
+def chosen_in(
+    blocks: Sequence[Block], of_block: Sequence[int | None], state: int | None
+) -> dict[int, str]:
     """The build that a case with several builds ran most often in this state, by the case."""
     builds: dict[int, list[str]] = {}
     for block, state_of_block in zip(blocks, of_block, strict=True):
@@ -108,12 +118,15 @@ def settled_of(candidates: list[Candidate]) -> list[Candidate]:
     of them would be luck."""
     half = max(len(candidate.rounds) for candidate in candidates) / 2
     least = min(max(half, LEAST_BLOCKS), ENOUGH_BLOCKS)
-    return sorted((candidate for candidate in candidates if len(candidate.rounds) >= least),
-                  key=lambda candidate: candidate.cost_us)
+    return sorted(
+        (candidate for candidate in candidates if len(candidate.rounds) >= least),
+        key=lambda candidate: candidate.cost_us,
+    )
 
 
-def clear_winner(candidates: list[Candidate], default: Candidate,
-                 rho: float) -> tuple[Candidate, Interval | None, bool]:
+def clear_winner(
+    candidates: list[Candidate], default: Candidate, rho: float
+) -> tuple[Candidate, Interval | None, bool]:
     """The fastest candidate whose gain over the default has an interval above 1, and this gain; or
     the default, and whether the gain of the fastest other candidate has an interval."""
     others = [candidate for candidate in candidates if not candidate.is_untuned]
@@ -133,23 +146,52 @@ def gains(default: Candidate, candidate: Candidate) -> NDArray[np.float64]:
 def render(result: Result) -> str:
     """A table for each mode with a line for each size, variant and state of the link; ends with a
     newline."""
-    head = ["the best in each state of the link (a flag's round trip); us with reading the",
-            "result; gain: the choice of the untuned auto over the best, - if it is the best"]
+    head = [
+        "the best in each state of the link (a flag's round trip); us with reading the",
+        "result; gain: the choice of the untuned auto over the best, - if it is the best",
+    ]
     best, tables = winners(result), []
     for calls in sorted({winner.mode for winner in best}, reverse=True):
-        rows = [[size_text(winner.size_bytes), winner.variant, f"{winner.link_rtt_ns:.0f}",
-                 number(winner.cost_us), winner.name,
-                 interval_text(winner.gain) if winner.gain else
-                 "-" if winner.is_settled else "too few rounds"]
-                for winner in best if winner.mode == calls]
+        rows = [
+            [
+                size_text(winner.size_bytes),
+                winner.variant,
+                f"{winner.link_rtt_ns:.0f}",
+                number(winner.cost_us),
+                winner.name,
+                interval_text(winner.gain)
+                if winner.gain
+                else "-"
+                if winner.is_settled
+                else "too few rounds",
+            ]
+            for winner in best
+            if winner.mode == calls
+        ]
         title = calls + ": a call of a chain" * (calls == "chained")
-        tables.append((title, plain_table({"size": 8, "variant": 10, "link ns": 7, "us": 8,
-                                           "best": 22, "gain [95 %]": 16}, rows)))
+        tables.append(
+            (
+                title,
+                plain_table(
+                    {
+                        "size": 8,
+                        "variant": 10,
+                        "link ns": 7,
+                        "us": 8,
+                        "best": 22,
+                        "gain [95 %]": 16,
+                    },
+                    rows,
+                ),
+            )
+        )
     return lay_out(result, head, tables, [], headline=headline([result], points))
 
 
 def points(result: Result) -> list[Point]:
     """The headline's figures: the best at the smallest and the largest size, and its gain."""
     best = sorted(winners(result), key=lambda each: (each.size_bytes, each.mode != "isolated"))
-    return [Point(size_text(each.size_bytes), each.cost_us, "us", each.gain and each.gain[0],
-                  "untuned") for each in (*best[:1], *best[1:][-1:])]
+    return [
+        Point(size_text(each.size_bytes), each.cost_us, "us", each.gain and each.gain[0], "untuned")
+        for each in (*best[:1], *best[1:][-1:])
+    ]

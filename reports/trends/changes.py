@@ -88,8 +88,12 @@ def _find_steps(values: Floats, levels: Floats, n_series: int) -> list[list[Step
     new = new + levels[:, 1:] - noise.rho * levels[:, :-1]
     of_series = [noise._replace(rho=rho) for rho in noise.rho]
     scores, _ = best_steps(new, noise, n_series, 0, runs)
-    places = [split(partial(best_steps, new[[series]], of_series[series], n_series), 0, runs)
-              if score > 1 else [] for series, score in enumerate(scores)]
+    places = [
+        split(partial(best_steps, new[[series]], of_series[series], n_series), 0, runs)
+        if score > 1
+        else []
+        for series, score in enumerate(scores)
+    ]
     shared = split(partial(best_shared_step, new, noise), 0, runs) if len(values) > 1 else []
     for start, place, stop in zip([0, *shared], shared, [*shared[1:], runs], strict=False):
         _, deviates, *_ = t_of_steps(new[:, start : stop - 1], noise, SHARED_EDGE)
@@ -97,10 +101,13 @@ def _find_steps(values: Floats, levels: Floats, n_series: int) -> list[list[Step
         for series in np.flatnonzero(at_place > MEMBER).tolist():
             apart = [other for other in places[series] if abs(other - place) >= EDGE]
             places[series] = sorted([place, *apart])
-    return [[_locate(new[series, start : stop - 1], of_series[series], start, place,
-                     place in shared)
-             for start, place, stop in zip([0, *own], own, [*own[1:], runs], strict=False)]
-            for series, own in enumerate(places)]
+    return [
+        [
+            _locate(new[series, start : stop - 1], of_series[series], start, place, place in shared)
+            for start, place, stop in zip([0, *own], own, [*own[1:], runs], strict=False)
+        ]
+        for series, own in enumerate(places)
+    ]
 
 
 def split(best: Callable[[int, int], tuple[Any, Any]], start: int, stop: int) -> list[int]:
@@ -149,8 +156,9 @@ def best_shared_step(new: Floats, noise: Noise, start: int, stop: int) -> tuple[
     unit, common = common_correlation(new - new.mean(axis=-1, keepdims=True))
     _, deviates, *_ = t_of_steps(new, noise, SHARED_EDGE)
     scale = 1 - np.sqrt((1 - common) / (1 + (series - 1) * common))
-    apart, own = ((part - scale * part.mean(axis=0)) / np.sqrt(1 - common)
-                  for part in (deviates, unit))
+    apart, own = (
+        (part - scale * part.mean(axis=0)) / np.sqrt(1 - common) for part in (deviates, unit)
+    )
     products = np.einsum("it,jt->ij", own, own)
     spread = np.sum(np.square(products)) / (n - 1) ** 2 - series**2 / (n - 1)
     freedom = series**2 / max(spread, series) / (1 + noise.excess / SHARED_EDGE)

@@ -33,10 +33,12 @@ FEW_LAUNCHES_MISFIT = 0.10
 MOST_SIZES = 200  # every two of them are tried as breaks
 STEPS_AN_OCTAVE, FINE_STEPS = 8, 64  # sizes that are compared, and those within a crossover
 SHARED_FACTS = {name: COMPARABLE[name] for name in ("machine", "clock", "world", "version")} | {
-    "software": lambda result: result.run.software_id}
+    "software": lambda result: result.run.software_id
+}
 INTERVALS = {
     "this launch": "Intervals are of this launch alone: another may lie outside.",
-    None: "Fewer than five launches have no intervals: which algorithm is faster is not certain."}
+    None: "Fewer than five launches have no intervals: which algorithm is faster is not certain.",
+}
 
 
 def fits_of(results: Sequence[Result]) -> list[Fit]:
@@ -47,15 +49,20 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
         raise ResultError(f"{max(run_ids, key=run_ids.count)} is given twice")
     for (name, fact), result in product(SHARED_FACTS.items(), results):
         if fact(result) != fact(results[0]):
-            raise Incomparable(f"launches of different things: {name} differs between "
-                               f"{run_ids[0]} and {result.run.run_id}")
+            raise Incomparable(
+                f"launches of different things: {name} differs between "
+                f"{run_ids[0]} and {result.run.run_id}"
+            )
     states = find_states([block for result in results for block in result.blocks], least_share=0.0)
     labels = iter(states.of_block if states.longest is not None else [0] * len(states.of_block))
     heads: dict[Key, Case] = {}
     rows = []
     for launch, result in enumerate(results):
-        keys = {case.case: key_of(case, ("size_bytes",)) for case in result.cases
-                if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER}
+        keys = {
+            case.case: key_of(case, ("size_bytes",))
+            for case in result.cases
+            if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER
+        }
         heads |= {key: result.cases[number] for number, key in keys.items()}
         places = {key: place for place, key in enumerate(heads)}
         for block in result.blocks:
@@ -66,8 +73,12 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     blocks: Any = pd.DataFrame(rows, columns=["case", "state", "launch", "size", "cost_us"])
     n_blocks = blocks.groupby(["case", "state", "size"])["cost_us"].transform("size")
     cases, rtt_ns = list(heads.values()), dict(enumerate(states.rtt_ns))
-    return [_fit(results, cases[case], rtt_ns.get(state), of_case) for (case, state), of_case
-            in blocks[n_blocks >= MIN_STATE_BLOCKS].groupby(["case", "state"])]
+    return [
+        _fit(results, cases[case], rtt_ns.get(state), of_case)
+        for (case, state), of_case in blocks[n_blocks >= MIN_STATE_BLOCKS].groupby(
+            ["case", "state"]
+        )
+    ]
 
 
 def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, blocks: pd.DataFrame) -> Fit:
@@ -84,13 +95,22 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, blocks: pd
     is_grouped = len(costs) == 1 and len(times_us) >= lines.MIN_LAUNCHES
     run, has_total = results[0].run, case.mode != "chained" and case.total_us is not None
     fit = Fit(
-        run_ids=[results[launch].run.run_id
-                 for launch, group in zip(costs.index, groups, strict=True) for _ in group],
+        run_ids=[
+            results[launch].run.run_id
+            for launch, group in zip(costs.index, groups, strict=True)
+            for _ in group
+        ],
         interval="launches" if is_replicated else "this launch" if is_grouped else None,
-        machine_id=run.machine_id, software_id=run.software_id, world_size=run.world["size"],
-        hosts=run.world.get("hosts", 1), link_rtt_ns=rtt_ns, sizes_bytes=sizes,
-        times_us=times_us.tolist(), cost="total_us" if has_total else "time_us",
-        **{name: getattr(case, name) for name in CASE_KEY if name != "size_bytes"})
+        machine_id=run.machine_id,
+        software_id=run.software_id,
+        world_size=run.world["size"],
+        hosts=run.world.get("hosts", 1),
+        link_rtt_ns=rtt_ns,
+        sizes_bytes=sizes,
+        times_us=times_us.tolist(),
+        cost="total_us" if has_total else "time_us",
+        **{name: getattr(case, name) for name in CASE_KEY if name != "size_bytes"},
+    )
     if len(sizes) < lines.MIN_SIZES:
         fit.reason = f"a line takes three sizes with five blocks, not {len(sizes)}"
         return fit
@@ -101,7 +121,8 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, blocks: pd
     at = lines.breaks(np.array(sizes, dtype=float), times_us[None], misfit)[0]
     fit.regimes = [
         lines.regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None, misfit)
-        for i, j in pairwise([0, *at, len(sizes)])]
+        for i, j in pairwise([0, *at, len(sizes)])
+    ]
     return fit
 
 
@@ -140,7 +161,8 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
     _, order = compare(lambda fit: curves_us(fit, grid))
     if common := sorted({*first.sizes_bytes} & {*second.sizes_bytes}):
         _, measured = compare(
-            lambda fit: np.array(fit.times_us)[:, np.isin(fit.sizes_bytes, common)])
+            lambda fit: np.array(fit.times_us)[:, np.isin(fit.sizes_bytes, common)]
+        )
         nearest = np.argmin(np.abs(np.log(grid[:, None] / common)), axis=1)
         certain = np.flatnonzero(order)
         for stretch in np.split(certain, np.flatnonzero(np.diff(order[certain])) + 1):
@@ -148,12 +170,23 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
                 order[stretch] = 0  # no measured size confirms it
     faster = {1: second.name, -1: first.name, 0: None}
     head = {name: getattr(first, name) for name in lines.Conditions.__struct_fields__} | {
-        "run_ids": run_ids, "interval": first.interval if has_interval else None,
-        "first": first.name, "second": second.name, "from_bytes": low, "to_bytes": high}
+        "run_ids": run_ids,
+        "interval": first.interval if has_interval else None,
+        "first": first.name,
+        "second": second.name,
+        "from_bytes": low,
+        "to_bytes": high,
+    }
     changes = [(i, j) for i, j in pairwise(np.flatnonzero(order).tolist()) if order[i] != order[j]]
-    return [Crossover(**head, faster_below=faster[order[i]], faster_above=faster[order[j]],
-                      size_bytes=_zero(compare, grid[i], grid[j]) if changes else None)
-            for i, j in changes or [(0, -1)]]
+    return [
+        Crossover(
+            **head,
+            faster_below=faster[order[i]],
+            faster_above=faster[order[j]],
+            size_bytes=_zero(compare, grid[i], grid[j]) if changes else None,
+        )
+        for i, j in changes or [(0, -1)]
+    ]
 
 
 def _zero(compare: Any, low: float, high: float) -> Estimate:
@@ -169,8 +202,12 @@ def _zero(compare: Any, low: float, high: float) -> Estimate:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", metavar="RUN", nargs="+", help=(
-        "launches of one thing: runs, folders, quoted globs, FOLDER/VARIANT of a campaign"))
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help=("launches of one thing: runs, folders, quoted globs, FOLDER/VARIANT of a campaign"),
+    )
     parser.add_argument("--out", metavar="FITS", type=Path, help="store the fits; .jsonl")
     parser.add_argument("--plot", metavar="OUT", type=Path, help="draw the fits; .svg or .png")
 
@@ -203,13 +240,17 @@ def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
     """A table for each title, with sentences below it, in 80 columns."""
     texts = []
     for title, group in by_title(fits).items():
-        rows = [{"algorithm": fit.name, "runs": str(len({*fit.run_ids})), **cells(regime)}
-                for fit in group for regime in fit.regimes]
+        rows = [
+            {"algorithm": fit.name, "runs": str(len({*fit.run_ids})), **cells(regime)}
+            for fit in group
+            for regime in fit.regimes
+        ]
         table = plain_table(dict.fromkeys(next(iter(rows), ()), 0), [row.values() for row in rows])
         for column in table.columns:
             column.no_wrap = False  # a cut figure would be wrong
-        texts.append(lay_out(None, [title], [("", table)] if rows else [],
-                             sentences(group, crossovers)))
+        texts.append(
+            lay_out(None, [title], [("", table)] if rows else [], sentences(group, crossovers))
+        )
     return "\n".join([*wrapped([lines_text(fits)]), "", *texts])
 
 
@@ -218,12 +259,15 @@ def cells(regime: Regime) -> dict[str, str]:
     alpha, beta, half_size = regime.alpha_us, regime.beta_gb_s, regime.half_size_bytes
     low, high = (end if end is not None else alpha.value or 0.0 for end in (alpha.low, alpha.high))
     is_bent = alpha.value is None
-    return {"sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
-            "alpha us [95 %]": (_with_interval(alpha) if low > 0 or is_bent
-                                else f"up to {number(high)}"),
-            "beta GB/s [95 %]": _with_interval(beta) if beta.value or is_bent else "flat",
-            "n 1/2": tick_text(round(half_size.value)) if half_size.value else "-",
-            "miss": f"{regime.worst_residual:.1%}"}
+    return {
+        "sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
+        "alpha us [95 %]": (
+            _with_interval(alpha) if low > 0 or is_bent else f"up to {number(high)}"
+        ),
+        "beta GB/s [95 %]": _with_interval(beta) if beta.value or is_bent else "flat",
+        "n 1/2": tick_text(round(half_size.value)) if half_size.value else "-",
+        "miss": f"{regime.worst_residual:.1%}",
+    }
 
 
 def _with_interval(estimate: Estimate) -> str:
@@ -234,8 +278,12 @@ def _with_interval(estimate: Estimate) -> str:
 def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]:
     """Sentences on fits with one title: their limits, and how the pairs compare."""
     texts = [f"{spoken(fit.name)} has no line: {fit.reason}." for fit in fits if fit.reason]
-    bent = [f"{spoken(fit.name)} at {cells(regime)['sizes']}"
-            for fit in fits for regime in fit.regimes if regime.alpha_us.value is None]
+    bent = [
+        f"{spoken(fit.name)} at {cells(regime)['sizes']}"
+        for fit in fits
+        for regime in fit.regimes
+        if regime.alpha_us.value is None
+    ]
     texts += [f"No line, the times bend; measure more sizes: {', '.join(bent)}."] * bool(bent)
     intervals = {fit.interval for fit in fits}
     texts += [meaning for interval, meaning in INTERVALS.items() if interval in intervals]
@@ -252,5 +300,6 @@ def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]
             end = f" ({below} is at the smallest size)" if below else ""
             end += f" ({above} is at the largest size)" if above else ""
             pairs["Not certain which is faster"].append(
-                f"{spoken(pair.first)} or {spoken(pair.second)}{end}")
+                f"{spoken(pair.first)} or {spoken(pair.second)}{end}"
+            )
     return texts + [f"{relation}: {', '.join(names)}." for relation, names in pairs.items()]

@@ -43,8 +43,9 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
                 handles[name] = panel.plot([], [], **style)[0]
                 _draw(panel, fit, style)
                 if style is THIN_GREY:
-                    ends.append((fit.name, fit.sizes_bytes[-1],
-                                 float(np.median(fit.times_us, axis=0)[-1])))
+                    ends.append(
+                        (fit.name, fit.sizes_bytes[-1], float(np.median(fit.times_us, axis=0)[-1]))
+                    )
             panel.set_title(title.replace("; ", "\n"), fontsize=10, loc="left")
             panel.set_ylabel("time, us")
             dress(panel, sorted({size for fit in group for size in fit.sizes_bytes}))
@@ -61,14 +62,35 @@ def _draw(panel: Any, fit: Fit, style: Style) -> None:
     line = {"color": style["color"], "zorder": style["zorder"]}
     times_us = np.array(fit.times_us)
     median, low, high = lines.interval(
-        lines.walsh_means(times_us.T), len(times_us) * bool(fit.interval))
+        lines.walsh_means(times_us.T), len(times_us) * bool(fit.interval)
+    )
     bars = [median - low, high - median] if fit.interval else None
-    panel.errorbar(fit.sizes_bytes, median, yerr=bars, linestyle="none", elinewidth=1,
-                   marker=style["marker"], markersize=5, **line)
+    panel.errorbar(
+        fit.sizes_bytes,
+        median,
+        yerr=bars,
+        linestyle="none",
+        elinewidth=1,
+        marker=style["marker"],
+        markersize=5,
+        **line,
+    )
     at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
-    panel.plot(at, np.median(curves_us(fit, at), axis=0), linestyle=style["linestyle"],
-               linewidth=min(style["linewidth"], 1.8), **line)
-    breaks = [np.sqrt(before.to_bytes * after.from_bytes)
-              for before, after in pairwise(fit.regimes)]
-    panel.plot(breaks, np.median(curves_us(fit, breaks), axis=0), "|", markersize=14,
-               markeredgewidth=1.6, **line)
+    panel.plot(
+        at,
+        np.median(curves_us(fit, at), axis=0),
+        linestyle=style["linestyle"],
+        linewidth=min(style["linewidth"], 1.8),
+        **line,
+    )
+    breaks = [
+        np.sqrt(before.to_bytes * after.from_bytes) for before, after in pairwise(fit.regimes)
+    ]
+    panel.plot(
+        breaks,
+        np.median(curves_us(fit, breaks), axis=0),
+        "|",
+        markersize=14,
+        markeredgewidth=1.6,
+        **line,
+    )

@@ -36,7 +36,13 @@ from reports.verdicts.verdict import Floats
 
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
 WRONG, FAILED, RUNNING, SLOW, SUSPECT, EQUAL = (
-    "WRONG", "FAILED", "RUNNING", "SLOW", "SUSPECT", "fine")
+    "WRONG",
+    "FAILED",
+    "RUNNING",
+    "SLOW",
+    "SUSPECT",
+    "fine",
+)
 PAIR = "+"  # between the labels of a pair, as in the column `node`
 QUIET_S = 900  # a run without an end that was not written to for so long was cut off
 
@@ -58,8 +64,10 @@ class Group:
 
     @property
     def title(self) -> str:
-        return (f"{self.head.benchmark}, {self.head.world['size']} ranks, machine "
-                f"{self.head.machine_id}")
+        return (
+            f"{self.head.benchmark}, {self.head.world['size']} ranks, machine "
+            f"{self.head.machine_id}"
+        )
 
     def verdict(self, row: int) -> str:
         if not self.screen.is_named[row]:
@@ -110,16 +118,22 @@ class Fleet:
 
     def named(self, verdict: str) -> list[tuple[Group, int]]:
         """The rows with a verdict, slowest first."""
-        rows = [(group, row) for group in self.groups for row in range(len(group.names))
-                if group.verdict(row) == verdict]
+        rows = [
+            (group, row)
+            for group in self.groups
+            for row in range(len(group.names))
+            if group.verdict(row) == verdict
+        ]
         return sorted(rows, key=lambda item: -item[0].size_of_excess(item[1]))
 
     @property
     def status(self) -> int:
         """FOUND if a node is wrong, failed or slow, or a rack slow; UNDECIDED if some node should
         run once more or still runs, or no group has enough nodes."""
-        is_replicated = any(group.screen.slow_racks or any(node for node, _ in group.explained)
-                            for group in self.groups)
+        is_replicated = any(
+            group.screen.slow_racks or any(node for node, _ in group.explained)
+            for group in self.groups
+        )
         if self.wrong or self.failed or is_replicated or self.named(SLOW):
             return FOUND
         is_judged = any(len(group.names) >= LEAST_NODES for group in self.groups)
@@ -162,21 +176,31 @@ def fleet_of(contents: Contents) -> Fleet:
             finished.update(run.nodes)
             alike[alike_of(entry)].append(entry)
     fleet.failed = {node: runs for node, runs in failed.items() if node not in finished}
-    fleet.running = {node: runs for node, runs in running.items()
-                     if node not in finished | failed.keys()}
-    families = [family for entries, costs in zip(
-        alike.values(), find_costs(contents, list(alike.values())), strict=True)
-        for family in _families(entries, costs, left_out)]
+    fleet.running = {
+        node: runs for node, runs in running.items() if node not in finished | failed.keys()
+    }
+    families = [
+        family
+        for entries, costs in zip(
+            alike.values(), find_costs(contents, list(alike.values())), strict=True
+        )
+        for family in _families(entries, costs, left_out)
+    ]
     fleet.groups = judged(families)
-    fleet.left_out = [f"left out, {reason}: {len(names)} ({some(names)})"
-                      for reason, names in left_out.items()]
-    for reason, all_of, named in (("incomplete", failed, fleet.failed),
-                                  ("still running", running, fleet.running)):
+    fleet.left_out = [
+        f"left out, {reason}: {len(names)} ({some(names)})" for reason, names in left_out.items()
+    ]
+    for reason, all_of, named in (
+        ("incomplete", failed, fleet.failed),
+        ("still running", running, fleet.running),
+    ):
         if rest := {run for node in all_of.keys() - named.keys() for run in all_of[node]}:
             fleet.left_out.append(f"left out, {reason}, on nodes with other runs: {len(rest)}")
     if not fleet.runs:
-        problem = (f"{contents.folder} has no run with the label of a node: runs store it since "
-                   "this version, in containers with WIRETAX_NODE")
+        problem = (
+            f"{contents.folder} has no run with the label of a node: runs store it since "
+            "this version, in containers with WIRETAX_NODE"
+        )
         raise ResultError("; ".join([problem, *fleet.left_out]))
     return fleet
 
@@ -200,8 +224,10 @@ def place_of(case: CaseFields, run: Run) -> tuple[str, Key] | None:
         ends = sorted({ranks[shape[end]]["node"] for end in ("src", "dst")})
         if len(ends) == 2:
             rest = {name: part for name, part in shape.items() if name not in ("src", "dst")}
-            key = tuple(msgspec.json.encode(rest).decode() if name == "shape" else value
-                        for name, value in zip(CASE_KEY, key, strict=True))
+            key = tuple(
+                msgspec.json.encode(rest).decode() if name == "shape" else value
+                for name, value in zip(CASE_KEY, key, strict=True)
+            )
     else:
         ends = sorted(run.nodes)
     return (PAIR.join(ends), key) if len(ends) <= 2 else None
@@ -217,14 +243,17 @@ class Family(NamedTuple):
     sizes: NDArray[Any]
 
 
-def _families(entries: Sequence[Entry], costs: Costs,
-              left_out: dict[str, list[str]]) -> list[Family]:
+def _families(
+    entries: Sequence[Entry], costs: Costs, left_out: dict[str, list[str]]
+) -> list[Family]:
     """The runs that were measured alike, on nodes and on pairs; `left_out` gets the runs that
     cannot be used."""
     numbers: dict[Key, int] = {}
     layouts: dict[Any, dict[str, dict[int, list[int]]]] = {}
-    ids = [(id(entry.run.cases), *(rank.get("node") for rank in entry.run.world["ranks"]))
-           for entry in entries]
+    ids = [
+        (id(entry.run.cases), *(rank.get("node") for rank in entry.run.world["ranks"]))
+        for entry in entries
+    ]
     for plan, entry in zip(ids, entries, strict=True):
         if plan not in layouts:
             layouts[plan] = _layout(entry.run, costs, numbers)
@@ -242,14 +271,24 @@ def _families(entries: Sequence[Entry], costs: Costs,
                 names.append(name)
                 rows.append(row_us)
         if len(rows) == former:
-            reason = ("over more than two hosts" if np.isfinite(costs_us).any() else
-                      f"with fewer than {MIN_STATE_BLOCKS} blocks in one state of the link")
+            reason = (
+                "over more than two hosts"
+                if np.isfinite(costs_us).any()
+                else f"with fewer than {MIN_STATE_BLOCKS} blocks in one state of the link"
+            )
             left_out[reason].append(printable(entry.path.name))
     sizes = np.array([key[CASE_KEY.index("size_bytes")] for key in numbers])
     is_pair = np.array([PAIR in name for name in names], dtype=bool)
-    return [Family(entries[-1].run, [names[row] for row in of_kind],
-                   np.array([rows[row] for row in of_kind]), sizes)
-            for of_kind in (np.flatnonzero(~is_pair), np.flatnonzero(is_pair)) if len(of_kind)]
+    return [
+        Family(
+            entries[-1].run,
+            [names[row] for row in of_kind],
+            np.array([rows[row] for row in of_kind]),
+            sizes,
+        )
+        for of_kind in (np.flatnonzero(~is_pair), np.flatnonzero(is_pair))
+        if len(of_kind)
+    ]
 
 
 def _layout(run: Run, costs: Costs, numbers: dict[Key, int]) -> dict[str, dict[int, list[int]]]:
@@ -273,15 +312,17 @@ def judged(families: Sequence[Family]) -> list[Group]:
     return [_group(*family, p) for family, p in zip(families, parts, strict=True)]
 
 
-def _group(head: Run, names_of_rows: Sequence[str], costs_us: Floats, sizes: NDArray[Any],
-           p: float) -> Group:
+def _group(
+    head: Run, names_of_rows: Sequence[str], costs_us: Floats, sizes: NDArray[Any], p: float
+) -> Group:
     """Screens a family, with the chance `p` of a false alarm. A case counts in the state of the
     link that most nodes had; of a node that never had it in its own, so that a node with a slow
     link shows."""
     names = sorted({*names_of_rows})
     node_of = np.array([names.index(name) for name in names_of_rows])
-    counts = np.array([np.isfinite(costs_us[node_of == node]).sum(axis=0)
-                       for node in range(len(names))])  # (nodes, keys, states)
+    counts = np.array(
+        [np.isfinite(costs_us[node_of == node]).sum(axis=0) for node in range(len(names))]
+    )  # (nodes, keys, states)
     common = np.argmax((counts > 0).sum(axis=0), axis=-1)  # the fastest of equally frequent ones
     had_it = np.take_along_axis(counts, common[None, :, None], axis=2)[:, :, 0] > 0
     state_of = np.where(had_it, common, np.argmax(counts, axis=-1))

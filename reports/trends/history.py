@@ -31,8 +31,11 @@ from reports.verdicts.sides import Key
 from reports.verdicts.store_costs import alike_of, find_costs
 
 # Why `read` refused a file.
-REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema",
-           ResultError: "not a run that can be read"}
+REFUSED = {
+    ImportedRunError: "imported from a log",
+    NewerSchemaError: "of a newer schema",
+    ResultError: "not a run that can be read",
+}
 NEAR_RUNS = 2  # steps of several series at most this far apart are one event
 LeftOut = defaultdict[str, list[str]]  # names of files by the reason
 Changes = list[tuple[Series, Step]]
@@ -82,8 +85,9 @@ def history_of(contents: Contents) -> History:
     for path, error in contents.refused:
         left_out[REFUSED.get(type(error), REFUSED[ResultError])].append(printable(path.name))
     entries = _usable(contents.entries, left_out)
-    skipped = [f"left out, {reason}: {len(names)} ({some(names)})"
-               for reason, names in left_out.items()]
+    skipped = [
+        f"left out, {reason}: {len(names)} ({some(names)})" for reason, names in left_out.items()
+    ]
     if not entries:
         raise ResultError("; ".join([f"{contents.folder} has no usable run", *skipped]))
     history = History({entry.run.run_id: entry.run for entry in entries}, skipped)
@@ -93,8 +97,10 @@ def history_of(contents: Contents) -> History:
     for entry in entries:
         if own_nodes[entry]:
             nodes[entry.run.machine_id].add(own_nodes[entry])
-    is_side = {place: (place.parent / MANIFEST).is_file()
-               for place in {entry.path.parent for entry in entries}}
+    is_side = {
+        place: (place.parent / MANIFEST).is_file()
+        for place in {entry.path.parent for entry in entries}
+    }
     for entry in entries:
         side, run = entry.path.parent, entry.run
         variant = printable(side.name) if is_side[side] else ""
@@ -103,18 +109,20 @@ def history_of(contents: Contents) -> History:
         groups[(variant, node, *alike_of(entry))].append(entry)
     costs_of = find_costs(contents, list(groups.values()))
     names: dict[tuple[Key, ...], list[str]] = {}
-    for (variant, node, *_), of_group, costs in zip(groups, groups.values(), costs_of,
-                                                    strict=True):
+    for (variant, node, *_), of_group, costs in zip(groups, groups.values(), costs_of, strict=True):
         history.series += series_of(of_group, costs, variant, node or None, names)
         if n := n_unjudged(costs):
             run = of_group[0].run
             history.unjudged[run.machine_id, run.benchmark] += n
-    n_few = sum(int((costs.is_measured & np.isnan(costs.us).all(axis=-1)).sum())
-                for costs in costs_of)
+    n_few = sum(
+        int((costs.is_measured & np.isnan(costs.us).all(axis=-1)).sum()) for costs in costs_of
+    )
     if n_few:
         n_results = sum(int(costs.is_measured.sum()) for costs in costs_of)
-        skipped.append(f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the "
-                       f"link: {n_few} of {n_results} results")
+        skipped.append(
+            f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the "
+            f"link: {n_few} of {n_results} results"
+        )
     _add_events(history, contents, {entry.run.run_id: entry for entry in entries})
     return history
 
@@ -125,10 +133,12 @@ def _usable(entries: Sequence[Entry], left_out: LeftOut) -> list[Entry]:
     place = places(entry.run for entry in entries)
     for entry in sorted(entries, key=lambda entry: place[entry.run.run_id]):
         run_id = entry.run.run_id
-        problems = {"with wrong results": "wrong" in entry.statuses,
-                    "incomplete": not entry.complete,
-                    "without a time in its run_id": time_of(run_id) is None,
-                    "a run once more": run_id in usable}
+        problems = {
+            "with wrong results": "wrong" in entry.statuses,
+            "incomplete": not entry.complete,
+            "without a time in its run_id": time_of(run_id) is None,
+            "a run once more": run_id in usable,
+        }
         reasons = [reason for reason, applies in problems.items() if applies]
         if reasons:
             left_out[reasons[0]].append(printable(entry.path.name))
@@ -143,7 +153,8 @@ def _add_events(history: History, contents: Contents, entries: dict[str, Entry])
     for series in history.series:
         if len(series.costs_us) > LEAST_BASE:
             panels[(series.machine_id, series.node, series.benchmark, *series.run_ids)].append(
-                series)
+                series
+            )
     n_series, pending = sum(map(len, panels.values())), list[tuple[int, Changes]]()
     for panel in panels.values():
         costs_us = np.array([series.costs_us for series in panel])
@@ -158,8 +169,10 @@ def _add_events(history: History, contents: Contents, entries: dict[str, Entry])
             at[place].append((series, step))
         pending += at.items()
     ids = {run_id for _, changes in pending for run_id in changes[0][0].run_ids}
-    environments = {entry.run.run_id: entry.environment for entry in contents.load(
-        "environment", [entries[run_id] for run_id in ids])}
+    environments = {
+        entry.run.run_id: entry.environment
+        for entry in contents.load("environment", [entries[run_id] for run_id in ids])
+    }
     facts: dict[int, dict[str, list[str]]] = {}
     for place, changes in pending:
         run_ids = changes[0][0].run_ids
@@ -172,10 +185,16 @@ def _add_events(history: History, contents: Contents, entries: dict[str, Entry])
 
 def _facts(runs: Sequence[Run], environments: dict[str, bytes | None]) -> dict[str, list[str]]:
     """The recorded facts of these runs as text, by name: a text for each run."""
-    of_runs: list[dict[str, Any]] = [{
-        "software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv),
-        "slowed_percent": run.world.get("slowed_percent"),
-        **printable_in(msgspec.json.decode(environments[run.run_id] or b"{}"))} for run in runs]
+    of_runs: list[dict[str, Any]] = [
+        {
+            "software_id": run.software_id,
+            "version": run.version,
+            "argv": " ".join(run.argv),
+            "slowed_percent": run.world.get("slowed_percent"),
+            **printable_in(msgspec.json.decode(environments[run.run_id] or b"{}")),
+        }
+        for run in runs
+    ]
     names = dict.fromkeys(name for facts in of_runs for name in facts)
     return {name: [_fact(facts.get(name)) for facts in of_runs] for name in names}
 
@@ -185,31 +204,45 @@ def _fact(fact: Any) -> str:
     return "nothing" if fact is None else str(value)
 
 
-def _event(runs: Sequence[Run], facts: dict[str, list[str]], place: int,
-           changes: Changes) -> Event:
+def _event(runs: Sequence[Run], facts: dict[str, list[str]], place: int, changes: Changes) -> Event:
     """The event, with sentences on the recorded facts that changed near `place`, the nearest first,
     and that rarely change elsewhere, so without the load."""
     ends = np.median([(step.low, step.high) for _, step in changes], axis=0)
     low, high = ends.astype(int).tolist()
-    rare = [texts for texts in facts.items()
-            if sum(starmap(ne, pairwise(texts[1]))) <= 1 + len(runs) // 10]
+    rare = [
+        texts
+        for texts in facts.items()
+        if sum(starmap(ne, pairwise(texts[1]))) <= 1 + len(runs) // 10
+    ]
     sentences = []
     for at in sorted(range(min(low, place), max(high, place) + 1), key=lambda at: abs(at - place)):
         suffix = f" (at {runs[at].run_id})" if at != place else ""
-        sentences += [f"Changed there: {name}: {texts[at - 1]:.48} -> {texts[at]:.48}{suffix}"
-                      for name, texts in rare if texts[at - 1] != texts[at]]
-    return Event(runs[0].machine_id, runs[0].benchmark, runs[place].run_id,
-                 sorted(changes, key=lambda change: -abs(change[1].size[0])),
-                 [f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",
-                  *(sentences or ["Nothing recorded changed there."])], changes[0][0].node)
+        sentences += [
+            f"Changed there: {name}: {texts[at - 1]:.48} -> {texts[at]:.48}{suffix}"
+            for name, texts in rare
+            if texts[at - 1] != texts[at]
+        ]
+    return Event(
+        runs[0].machine_id,
+        runs[0].benchmark,
+        runs[place].run_id,
+        sorted(changes, key=lambda change: -abs(change[1].size[0])),
+        [
+            f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",
+            *(sentences or ["Nothing recorded changed there."]),
+        ],
+        changes[0][0].node,
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="runs at any depth")
     parser.add_argument("--since", metavar="RUN", help="only changes at this run id or later")
     parser.add_argument("--plot", metavar="OUT", type=Path, help="draw changes; .svg or .png")
-    parser.epilog = ("With --since or --json the exit status is 1 if a series is worse, otherwise "
-                     f"0; it is 2 if RUN is unknown or DIR has no usable run. {parser.epilog}")
+    parser.epilog = (
+        "With --since or --json the exit status is 1 if a series is worse, otherwise "
+        f"0; it is 2 if RUN is unknown or DIR has no usable run. {parser.epilog}"
+    )
 
 
 def history(arguments: argparse.Namespace) -> int:
@@ -220,20 +253,36 @@ def history(arguments: argparse.Namespace) -> int:
     if since := arguments.since:
         if since not in history.runs:
             raise ResultError(f"--since {since}: no usable run here has this id")
-        later = [*history.runs][[*history.runs].index(since):]
+        later = [*history.runs][[*history.runs].index(since) :]
         history.events = [event for event in history.events if event.run in later]
-        last = {series for event in history.events for series, step in event.changes
-                if step == series.steps[-1]}
+        last = {
+            series
+            for event in history.events
+            for series, step in event.changes
+            if step == series.steps[-1]
+        }
         history.series = [series for series in history.series if series in last]
     if arguments.plot:
         plot(history.events, arguments.plot)
     if arguments.json:
-        events = [{"run": event.run, "machine_id": event.machine_id,
-                   "node": event.node, "benchmark": event.benchmark,
-                   "cases": [series.label for series, _ in event.changes],
-                   "sentences": event.sentences} for event in history.events]
-        write_json("history", runs=len(history.runs), left_out=history.skipped, events=events,
-                   series=[series.record() for series in history.series])
+        events = [
+            {
+                "run": event.run,
+                "machine_id": event.machine_id,
+                "node": event.node,
+                "benchmark": event.benchmark,
+                "cases": [series.label for series, _ in event.changes],
+                "sentences": event.sentences,
+            }
+            for event in history.events
+        ]
+        write_json(
+            "history",
+            runs=len(history.runs),
+            left_out=history.skipped,
+            events=events,
+            series=[series.record() for series in history.series],
+        )
     else:
         print("\n".join(text_of(history)))
     is_worse = any(series.word == "worse" for series in history.series)
@@ -244,8 +293,10 @@ def headline(history: History) -> str:
     """`1 worse, 0 better of 84 series over 40 runs; most: 16 KiB auto +12.3% from 2026-11-20 on`,
     by the last change of each series."""
     counts = Counter(series.word for series in history.series)
-    text = (f"{counts['worse']} worse, {counts['better']} better of {len(history.series)} series "
-            f"over {len(history.runs)} runs")
+    text = (
+        f"{counts['worse']} worse, {counts['better']} better of {len(history.series)} series "
+        f"over {len(history.runs)} runs"
+    )
     changed = [series for series in history.series if series.steps]
     if changed:
         most = max(changed, key=lambda series: abs(series.steps[-1].size[0]))
@@ -258,14 +309,27 @@ def text_of(history: History) -> list[str]:
     machines = {run.machine_id for run in history.runs.values()}
     words = Counter(series.word for series in history.series)
     counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
-    lines = wrapped([headline(history), f"runs {len(history.runs)}, machines {len(machines)}, last "
-                     f"run {[*history.runs][-1]}; series: {counts or 'none changed'}. Of months "
-                     "without a change 5 % have an alarm.", *history.skipped])
+    lines = wrapped(
+        [
+            headline(history),
+            f"runs {len(history.runs)}, machines {len(machines)}, last "
+            f"run {[*history.runs][-1]}; series: {counts or 'none changed'}. Of months "
+            "without a change 5 % have an alarm.",
+            *history.skipped,
+        ]
+    )
     for event in history.events:
         words = Counter(step.word for _, step in event.changes)
         counts = ", ".join(f"{n} series {word}" for word, n in words.most_common())
-        lines += ["", *wrapped([f"{counts}: machine {event.machine}, {event.benchmark}, "
-                                f"first at {event.run}", *event.sentences])]
+        lines += [
+            "",
+            *wrapped(
+                [
+                    f"{counts}: machine {event.machine}, {event.benchmark}, first at {event.run}",
+                    *event.sentences,
+                ]
+            ),
+        ]
         for series, step in event.changes[:8]:
             row = "  {2:>7} -> {3:>7} us {4:>24}  {1:<8}{0}".format(*series.row(step).values())
             lines += textwrap.wrap(row, WIDTH, subsequent_indent=" " * 6)

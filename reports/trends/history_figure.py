@@ -48,12 +48,20 @@ def draw(axes: Any, series: "Series") -> None:
         colour, at = COLOURS[step.word == "better"], step.first - 0.5
         is_late = step.first > 0.6 * len(values)  # then its label stands to its left
         axes.axvspan(step.low - 0.5, step.high - 0.5, color=colour, alpha=0.15, linewidth=0)
-        axes.axvline(at, color=colour, linewidth=1.2,
-                     linestyle="-" if step.word == "worse" else "--")
-        axes.annotate(f"{step.word} {np.expm1(step.size[0]):+.1%}",
-                      (at, 0.99 - 0.08 * (place % 8)), color=colour, fontsize=8,
-                      xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-                      xytext=(-4 if is_late else 4, 0), ha="right" if is_late else "left", va="top")
+        axes.axvline(
+            at, color=colour, linewidth=1.2, linestyle="-" if step.word == "worse" else "--"
+        )
+        axes.annotate(
+            f"{step.word} {np.expm1(step.size[0]):+.1%}",
+            (at, 0.99 - 0.08 * (place % 8)),
+            color=colour,
+            fontsize=8,
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            xytext=(-4 if is_late else 4, 0),
+            ha="right" if is_late else "left",
+            va="top",
+        )
     ticks = np.linspace(0, len(values) - 1, 4, dtype=int)
     axes.set_xticks(ticks, [f"{time_of(run_ids[tick]):%Y-%m-%d}" for tick in ticks], fontsize=8)
     axes.tick_params(axis="y", labelsize=8)

@@ -63,8 +63,11 @@ class Look(NamedTuple):
             has_step &= 4 * has_step.sum() >= len(levels)
         half = stdtrit(self.freedom, 0.975) * self.error
         ends = np.hstack([levels, levels - half, levels + half]) * self.spread
-        return {series: (size, low, high) for series, (size, low, high) in enumerate(ends.tolist())
-                if has_step[series]}
+        return {
+            series: (size, low, high)
+            for series, (size, low, high) in enumerate(ends.tolist())
+            if has_step[series]
+        }
 
 
 def judge(values: Floats, n_series: int) -> list[tuple[list[Step], str]]:
@@ -75,8 +78,10 @@ def judge(values: Floats, n_series: int) -> list[tuple[list[Step], str]]:
     early = find_steps(without(values, late), n_series)
     if any(early):
         late = find_latest(without(values, early), n_series)
-    steps = [sorted([*own, *last], key=lambda step: step.first)
-             for own, last in zip(early, late, strict=True)]
+    steps = [
+        sorted([*own, *last], key=lambda step: step.first)
+        for own, last in zip(early, late, strict=True)
+    ]
     _, spread = standardise(without(values, steps)[:, -MOST_BASE:], 0, LEAST_VARIANCE)
     if values.shape[1] < MIN_RUNS:
         words = ["too early"] * len(values)
@@ -103,8 +108,9 @@ def find_latest(values: Floats, n_series: int) -> list[list[Step]]:
         ends = [*range(1, min(runs - LEAST_BASE, MOST_WINDOW) + 1)]
     if not ends:
         return steps
-    looks = [look for start, end in pairwise([0, *ends])
-             for look in take_looks(values, start + 1, end)]
+    looks = [
+        look for start, end in pairwise([0, *ends]) for look in take_looks(values, start + 1, end)
+    ]
     p = np.full((1 + len(values), 1), SINGLE_ALPHA / n_series / MOST_WINDOW)
     p[0] = COMMON_ALPHA * len(values) / n_series / MOST_WINDOW
     limits = [threshold(p, look.excess, 0.0, window) for window, look in enumerate(looks, 1)]
@@ -142,8 +148,9 @@ def take_looks(values: Floats, least: int, most: int) -> list[Look]:
         if window == 1:  # one run is no step of one or two series
             deviates[len(values) > 2 :] = 0
         levels = window_levels(units[:, -window:])
-        looks.append(Look(levels, spread, shifts * scale, deviates, plain_deviates, excess, error,
-                          freedom))
+        looks.append(
+            Look(levels, spread, shifts * scale, deviates, plain_deviates, excess, error, freedom)
+        )
     return looks
 
 

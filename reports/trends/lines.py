@@ -68,9 +68,14 @@ class Conditions(msgspec.Struct, kw_only=True):
     @property
     def title(self) -> str:
         """`all_reduce, float32 sum, isolated, 2 ranks; flag round trip 113 ns`."""
-        words = [self.collective, f"{self.datatype} {self.redop}", self.mode,
-                 *shape_words(self.shape), *["in place"] * self.in_place,
-                 f"{self.world_size} ranks" + f" on {self.hosts} hosts" * (self.hosts != 1)]
+        words = [
+            self.collective,
+            f"{self.datatype} {self.redop}",
+            self.mode,
+            *shape_words(self.shape),
+            *["in place"] * self.in_place,
+            f"{self.world_size} ranks" + f" on {self.hosts} hosts" * (self.hosts != 1),
+        ]
         link = f"; flag round trip {self.link_rtt_ns:.0f} ns" if self.link_rtt_ns else ""
         return ", ".join(words) + link
 
@@ -119,8 +124,9 @@ def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
     return groups
 
 
-def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool,
-              least_misfit: float = LEAST_MISFIT) -> Regime:
+def regime_of(
+    sizes: Sequence[int], times_us: Floats, has_interval: bool, least_misfit: float = LEAST_MISFIT
+) -> Regime:
     """The line through these times, (launches, sizes)."""
     at = np.array(sizes, dtype=float)
     p = bend_p(at, times_us, least_misfit) if has_interval else np.ones(())
@@ -136,10 +142,14 @@ def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool,
         if half.value and half.value > 0:
             half_size = Estimate(half.value, half.low and max(half.low, 0.0), half.high)
     return Regime(
-        from_bytes=sizes[0], to_bytes=sizes[-1], beta_gb_s=beta, half_size_bytes=half_size,
+        from_bytes=sizes[0],
+        to_bytes=sizes[-1],
+        beta_gb_s=beta,
+        half_size_bytes=half_size,
         alpha_us=estimate(alphas, n, may_bend) if p > BEND_P else Estimate(),
         lines=np.stack([alpha, slope], axis=-1).tolist(),
-        worst_residual=float(np.max(np.abs(residuals(at, times_us)))))
+        worst_residual=float(np.max(np.abs(residuals(at, times_us)))),
+    )
 
 
 def fit_lines(sizes: Floats, times_us: Floats) -> tuple[Floats, Floats]:
@@ -161,14 +171,18 @@ def residuals(sizes: Floats, times_us: Floats) -> Floats:
     return np.asarray((1 - line_us / median_us)[..., 0, :])
 
 
-def breaks(sizes: Floats, times_us: Floats,
-           least_misfit: float = LEAST_MISFIT) -> list[tuple[int, ...]]:
+def breaks(
+    sizes: Floats, times_us: Floats, least_misfit: float = LEAST_MISFIT
+) -> list[tuple[int, ...]]:
     """The indices of sizes at which new lines begin, for each of `times_us` (n, launches, sizes).
     As many breaks as are significant, at most two, at the places with the least squares of
     residuals: without a break its two lines would bend. Each line has at least three sizes."""
     n = times_us.shape[-1]
-    squares = {(i, j): np.sum(residuals(sizes[i:j], times_us[..., i:j]) ** 2, axis=-1)
-               for i, j in combinations(range(n + 1), 2) if j - i >= MIN_SIZES}
+    squares = {
+        (i, j): np.sum(residuals(sizes[i:j], times_us[..., i:j]) ** 2, axis=-1)
+        for i, j in combinations(range(n + 1), 2)
+        if j - i >= MIN_SIZES
+    }
     chosen: list[tuple[int, ...]] = [()] * len(times_us)
     for count in range(1, MOST_BREAKS + 1):
         splits = [list(pairwise([0, *place, n])) for place in combinations(range(n), count)]
@@ -179,8 +193,10 @@ def breaks(sizes: Floats, times_us: Floats,
         best = np.argmin(sums, axis=0)
         for number in np.unique(best).tolist():
             rows = np.flatnonzero(best == number)
-            significant = [bend_p(sizes[i:k], times_us[rows, :, i:k], least_misfit) < BREAK_P
-                           for (i, _), (_, k) in pairwise(splits[number])]
+            significant = [
+                bend_p(sizes[i:k], times_us[rows, :, i:k], least_misfit) < BREAK_P
+                for (i, _), (_, k) in pairwise(splits[number])
+            ]
             for row in rows[np.all(significant, axis=0)].tolist():
                 chosen[row] = tuple(start for start, _ in splits[number][1:])
     return chosen
@@ -218,8 +234,9 @@ def groups_of(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
     correlated, groups hardly are (Schmeiser, Operations Research 30, 1982)."""
     n = min(map(len, by_size))
     count = 1 if is_one else min(10, max(n // 3, min(MIN_LAUNCHES, n)))
-    return np.array([[np.median(group) for group in np.array_split(blocks, count)]
-                     for blocks in by_size]).T
+    return np.array(
+        [[np.median(group) for group in np.array_split(blocks, count)] for blocks in by_size]
+    ).T
 
 
 def walsh_means(values: Any) -> Floats:

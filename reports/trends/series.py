@@ -45,22 +45,38 @@ class Series:
     def record(self) -> dict[str, Any]:
         """The series for `--json`; the change is a share of the cost, with its 95 % interval."""
         change = np.expm1(self.steps[-1].size).round(5).tolist() if self.steps else None
-        return {"case": self.label, "machine_id": self.machine_id, "node": self.node,
-                "benchmark": self.benchmark, "verdict": self.word, "since": self.since,
-                "change": change, "runs": len(self.costs_us), "last_us": float(self.costs_us[-1])}
+        return {
+            "case": self.label,
+            "machine_id": self.machine_id,
+            "node": self.node,
+            "benchmark": self.benchmark,
+            "verdict": self.word,
+            "since": self.since,
+            "change": change,
+            "runs": len(self.costs_us),
+            "last_us": float(self.costs_us[-1]),
+        }
 
     def row(self, step: Step) -> dict[str, str]:
         """A step as cells of a table by column; the costs are medians of up to eight runs."""
         costs_us = self.costs_us.tolist()
         estimate, low, high = np.exp(step.size) - 1
-        return {"case": self.label, "verdict": step.word,
-                "before, us": number(median(costs_us[: step.first][-8:])),
-                "after, us": number(median(costs_us[step.first :][:8])),
-                "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]"}
+        return {
+            "case": self.label,
+            "verdict": step.word,
+            "before, us": number(median(costs_us[: step.first][-8:])),
+            "after, us": number(median(costs_us[step.first :][:8])),
+            "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]",
+        }
 
 
-def series_of(entries: Sequence[Entry], costs: Costs, variant: str, node: str | None,
-              names: dict[tuple[Key, ...], list[str]]) -> Iterator[Series]:
+def series_of(
+    entries: Sequence[Entry],
+    costs: Costs,
+    variant: str,
+    node: str | None,
+    names: dict[tuple[Key, ...], list[str]],
+) -> Iterator[Series]:
     """The series of runs that were measured alike on a `node`, of a `variant` of campaigns or, if
     it is empty, outside. `names` are names of cases by their keys, as far as they are known."""
     run, rtt_ns, columns = entries[0].run, costs.rtt_ns, _columns(costs)
@@ -71,8 +87,10 @@ def series_of(entries: Sequence[Entry], costs: Costs, variant: str, node: str | 
         names[planned] = case_names([cases[costs.keys[columns[key][-1]]] for key in planned])
     size = CASE_KEY.index("size_bytes")
     run_ids = [entry.run.run_id for entry in entries]
-    sides = [entry.path.parent if variant else run_id
-             for entry, run_id in zip(entries, run_ids, strict=True)]
+    sides = [
+        entry.path.parent if variant else run_id
+        for entry, run_id in zip(entries, run_ids, strict=True)
+    ]
     ids: dict[Any, str] = {}
     for side, run_id in zip(sides, run_ids, strict=True):
         ids.setdefault(side, run_id)  # the first run of each side stands for it
@@ -80,8 +98,9 @@ def series_of(entries: Sequence[Entry], costs: Costs, variant: str, node: str | 
     points, all_ids = np.array([place[side] for side in sides]), list(ids.values())
     label_of = dict(zip(planned, names[planned], strict=True))
     ids_of: dict[bytes, list[str]] = {}
-    for key, state in sorted(product(columns, range(costs.us.shape[-1])),
-                             key=lambda item: (item[0][size], str(item))):
+    for key, state in sorted(
+        product(columns, range(costs.us.shape[-1])), key=lambda item: (item[0][size], str(item))
+    ):
         medians_us = _points_us(costs.us[:, columns[key], state], points)
         is_there = np.isfinite(medians_us)
         if not is_there.any():
@@ -90,8 +109,14 @@ def series_of(entries: Sequence[Entry], costs: Costs, variant: str, node: str | 
             ids_of[is_there.tobytes()] = [all_ids[place] for place in np.flatnonzero(is_there)]
         link = f"link {rtt_ns[state]:.0f} ns" if len(rtt_ns) > 1 else ""
         words = [size_text(key[size]), label_of[key], link, variant]
-        yield Series(" ".join(filter(None, words)), run.machine_id, run.benchmark,
-                     ids_of[is_there.tobytes()], medians_us[is_there], node=node)
+        yield Series(
+            " ".join(filter(None, words)),
+            run.machine_id,
+            run.benchmark,
+            ids_of[is_there.tobytes()],
+            medians_us[is_there],
+            node=node,
+        )
 
 
 def n_unjudged(costs: Costs) -> int:
@@ -100,8 +125,9 @@ def n_unjudged(costs: Costs) -> int:
     is_measured: NDArray[np.bool_] = costs.is_measured.max(axis=0)
     if (has_cost >= is_measured).all():
         return 0
-    return sum(bool(is_measured[own].any() and not has_cost[own].any())
-               for own in _columns(costs).values())
+    return sum(
+        bool(is_measured[own].any() and not has_cost[own].any()) for own in _columns(costs).values()
+    )
 
 
 def _columns(costs: Costs) -> dict[Key, list[int]]:
@@ -118,5 +144,9 @@ def _points_us(costs_us: Floats, points: NDArray[np.int64]) -> Floats:
     if costs_us.shape[1] == 1 and len(points) == points[-1] + 1:
         return costs_us[:, 0]
     of_points = [costs_us[points == point] for point in range(points.max() + 1)]
-    return np.array([np.median(costs[np.isfinite(costs)]) if np.isfinite(costs).any() else np.nan
-                     for costs in of_points])
+    return np.array(
+        [
+            np.median(costs[np.isfinite(costs)]) if np.isfinite(costs).any() else np.nan
+            for costs in of_points
+        ]
+    )

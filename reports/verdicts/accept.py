@@ -36,10 +36,20 @@ class Entry(msgspec.Struct):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
-    option("--baseline", metavar="FOLDER", type=Path, required=True,
-           help="keeps the machines' baselines")
-    option("--current", metavar="Y", required=True, help="what becomes its machine's: "
-           "FOLDER/VARIANT of a campaign, a folder or quoted glob of runs")
+    option(
+        "--baseline",
+        metavar="FOLDER",
+        type=Path,
+        required=True,
+        help="keeps the machines' baselines",
+    )
+    option(
+        "--current",
+        metavar="Y",
+        required=True,
+        help="what becomes its machine's: "
+        "FOLDER/VARIANT of a campaign, a folder or quoted glob of runs",
+    )
     option("--reason", metavar="TEXT", required=True, help="why the baseline moves; it is kept")
     add_allow(parser)
 
@@ -65,8 +75,9 @@ def accept(arguments: argparse.Namespace) -> int:
     if bad := [name for name in (machine_id, *run_ids) if not re.search(FILE_NAME, name)]:
         raise ResultError(f"the id {bad[0]!r} cannot name a file")
     differing([current], arguments.allow)
-    entry = Entry(f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", machine_id, run_ids,
-                  arguments.reason)
+    entry = Entry(
+        f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", machine_id, run_ids, arguments.reason
+    )
     if machine_id in _run_ids(folder):
         (comparison,) = compare([baseline_side(str(folder), current), current], arguments.allow)
         cells = comparison.cells[["title", "verdict", "ratio", "low", "high"]]
@@ -75,8 +86,10 @@ def accept(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json("accept", folder=folder, **msgspec.to_builtins(entry))
     else:
-        print(f"{len(runs)} launches of {current.name} are now the baseline of machine "
-              f"{machine_id} in {folder}")
+        print(
+            f"{len(runs)} launches of {current.name} are now the baseline of machine "
+            f"{machine_id} in {folder}"
+        )
     return 0
 
 
@@ -102,8 +115,10 @@ def baseline_side(argument: str, current: Side) -> Side:
     if not run_ids:
         return side_of(argument)
     if machine_id not in run_ids:
-        raise Incomparable(f"not comparable: machine: {folder} has a baseline for "
-                           f"{', '.join(run_ids)}, none for {machine_id}; `accept` one")
+        raise Incomparable(
+            f"not comparable: machine: {folder} has a baseline for "
+            f"{', '.join(run_ids)}, none for {machine_id}; `accept` one"
+        )
     side = side_of(str(folder / machine_id))
     launches = {launch.result.run.run_id: launch for launch in side.launches}
     if lost := run_ids[machine_id] - launches.keys():

@@ -28,30 +28,64 @@ from reports.verdicts.sides import COMPARABLE, label, notes_of, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, UNREPLICATED, VERDICTS
 
 # Marker, colour (Okabe and Ito's palette) and whether it is filled, as a difference is.
-MARKS = {SLOWER: (">", "#D55E00", True), FASTER: ("<", "#0072B2", True),
-         SAME: ("s", "#009E73", False), AMBIGUOUS: ("D", "#6F6F6F", False),
-         UNREPLICATED: ("o", "#6F6F6F", False)}
+MARKS = {
+    SLOWER: (">", "#D55E00", True),
+    FASTER: ("<", "#0072B2", True),
+    SAME: ("s", "#009E73", False),
+    AMBIGUOUS: ("D", "#6F6F6F", False),
+    UNREPLICATED: ("o", "#6F6F6F", False),
+}
 ROW = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<14} {6:>5} {7:>9}"  # without the algorithm
-COLUMNS = [*CASE_KEY, "verdict", "pairs", "ratio", "low", "high", "baseline_us", "variant_us",
-           "detectable", "needed", "is_suspect", "is_fresh", "states", "note", "shrunk", "about"]
+COLUMNS = [
+    *CASE_KEY,
+    "verdict",
+    "pairs",
+    "ratio",
+    "low",
+    "high",
+    "baseline_us",
+    "variant_us",
+    "detectable",
+    "needed",
+    "is_suspect",
+    "is_fresh",
+    "states",
+    "note",
+    "shrunk",
+    "about",
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
-    option("sides", metavar="SIDE", nargs="+", help="one campaign's folder; or the baseline, then "
-           "the other sides: runs, folders of runs, quoted globs, FOLDER/VARIANT of a campaign")
+    option(
+        "sides",
+        metavar="SIDE",
+        nargs="+",
+        help="one campaign's folder; or the baseline, then "
+        "the other sides: runs, folders of runs, quoted globs, FOLDER/VARIANT of a campaign",
+    )
     add_allow(parser)
-    option("--margin", metavar="PERCENT", type=percent,
-           help="a difference up to this is none (the campaign's, else 1)")
+    option(
+        "--margin",
+        metavar="PERCENT",
+        type=percent,
+        help="a difference up to this is none (the campaign's, else 1)",
+    )
     option("--plot", metavar="OUT", type=Path, help="draw the ratios; .svg or .png")
     option("--format", choices=FORMATS, default="text")
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
     """Adds the option that permits a difference in a fact that must be equal."""
-    parser.add_argument("--allow", metavar="KEY", action="append", default=[], choices=COMPARABLE,
-                        help=f"compare although this differs: {', '.join(COMPARABLE)}; may be "
-                        "repeated")
+    parser.add_argument(
+        "--allow",
+        metavar="KEY",
+        action="append",
+        default=[],
+        choices=COMPARABLE,
+        help=f"compare although this differs: {', '.join(COMPARABLE)}; may be repeated",
+    )
 
 
 def percent(text: str) -> float:
@@ -71,9 +105,19 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         plot(comparisons, arguments.plot)
     if arguments.json:
-        write_json("compare", comparisons=[
-            {"baseline": each.baseline.name, "compared": each.variant.name, "margin": each.margin,
-             "sentences": sentences(each), "cells": _frame([each])} for each in comparisons])
+        write_json(
+            "compare",
+            comparisons=[
+                {
+                    "baseline": each.baseline.name,
+                    "compared": each.variant.name,
+                    "margin": each.margin,
+                    "sentences": sentences(each),
+                    "cells": _frame([each]),
+                }
+                for each in comparisons
+            ],
+        )
     else:
         sys.stdout.write(FORMATS[arguments.format](comparisons))
     return 0
@@ -108,23 +152,39 @@ def as_markdown(comparisons: Sequence[Comparison], most_bytes: int = 1 << 30) ->
             lines.append(f"{cut} more rows do not fit here")
         items = [f"- {markdown_text(line)}" for line in lines]
         rule = "|---|" + "---:|" * 4 + "---|" + "---:|" * 2
-        parts += [f"### {markdown_text(title)}", "", *items, "", f"| {' | '.join(table[0])} |",
-                  rule, *rows[:len(rows) - cut], ""]
+        parts += [
+            f"### {markdown_text(title)}",
+            "",
+            *items,
+            "",
+            f"| {' | '.join(table[0])} |",
+            rule,
+            *rows[: len(rows) - cut],
+            "",
+        ]
     return "\n".join(parts)
 
 
 def _frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """A row for each cell, the control's included; unknown and infinite values are empty."""
-    cells = pd.concat(each.cells[COLUMNS].assign(
-        note=each.cells.note.replace("", None), allowed="; ".join(each.allowed),
-        baseline=each.baseline.name, compared=each.variant.name) for each in comparisons)
+    cells = pd.concat(
+        each.cells[COLUMNS].assign(
+            note=each.cells.note.replace("", None),
+            allowed="; ".join(each.allowed),
+            baseline=each.baseline.name,
+            compared=each.variant.name,
+        )
+        for each in comparisons
+    )
     return cells[["baseline", "compared", *COLUMNS, "allowed"]].replace(np.inf, None)
 
 
 FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
-    "text": as_text, "markdown": as_markdown,
+    "text": as_text,
+    "markdown": as_markdown,
     "csv": lambda comparisons: as_csv_text(_frame(comparisons).to_dict("records")),
-    "json": lambda comparisons: f"{_frame(comparisons).to_json(orient='records', indent=1)}\n"}
+    "json": lambda comparisons: f"{_frame(comparisons).to_json(orient='records', indent=1)}\n",
+}
 
 
 def figures(cell: Any) -> dict[str, str]:
@@ -140,11 +200,16 @@ def figures(cell: Any) -> dict[str, str]:
         word = "undecided" if noisy or not reach < 10 else f"within +-{reach:.{int(reach < 0.1)}%}"
     elif word in (SLOWER, FASTER) and cell.about != "code":
         word = "differs"
-    return {"algorithm": cell.name, "size": size_text(cell.size_bytes),
-            "base us": _text(cell.baseline_us, number),
-            "variant us": _text(cell.variant_us, number), "ratio [95 %]": ratio,
-            "verdict": word + "*" * cell.is_fresh, "MDE": _text(cell.detectable, _effect),
-            "pairs": pairs}
+    return {
+        "algorithm": cell.name,
+        "size": size_text(cell.size_bytes),
+        "base us": _text(cell.baseline_us, number),
+        "variant us": _text(cell.variant_us, number),
+        "ratio [95 %]": ratio,
+        "verdict": word + "*" * cell.is_fresh,
+        "MDE": _text(cell.detectable, _effect),
+        "pairs": pairs,
+    }
 
 
 def _text(value: float, form: Callable[[float], str]) -> str:
@@ -167,8 +232,10 @@ def sentences(comparison: Comparison) -> list[str]:
 def head(comparison: Comparison) -> list[str]:
     """The two sides, their launches, and how much launches differ by themselves."""
     baseline, variant, design = comparison.baseline, comparison.variant, comparison.design
-    launches = (f"{len(variant.launches)} launches against {len(baseline.launches)}, not "
-                "interleaved: differences are by machine or code")
+    launches = (
+        f"{len(variant.launches)} launches against {len(baseline.launches)}, not "
+        "interleaved: differences are by machine or code"
+    )
     if design != "once":
         launches = f"{len(comparison.pairs('first'))} interleaved pairs of launches"
         if fresh := comparison.pairs("fresh"):
@@ -176,23 +243,29 @@ def head(comparison: Comparison) -> list[str]:
             launches += f", {len(fresh)} fresh ones of {', '.join(map(size_text, sorted(sizes)))}"
         is_finished = baseline.campaign and baseline.campaign.end
         launches += f" ({design}){'' if is_finished else '; THE CAMPAIGN IS NOT FINISHED'}"
-    lines = [f"{label(variant)} against {label(baseline)}, the baseline: {launches}",
-             *comparison.about.values(),
-             "ratio = variant / baseline; above 1, the variant is slower"]
+    lines = [
+        f"{label(variant)} against {label(baseline)}, the baseline: {launches}",
+        *comparison.about.values(),
+        "ratio = variant / baseline; above 1, the variant is slower",
+    ]
     # Both stages find a state at slightly different round trips.
     trips = pd.DataFrame(chain.from_iterable(comparison.cells.states), columns=["ns", "pairs"])
     trips = trips.sort_values("ns")
     number_of_state = (trips.ns >= STATE_RATIO * trips.ns.shift()).cumsum()
-    shares = [f"{state.ns.min():.0f} ns {state.pairs.sum() / trips.pairs.sum():.0%}"
-              for _, state in trips.groupby(number_of_state)]
+    shares = [
+        f"{state.ns.min():.0f} ns {state.pairs.sum() / trips.pairs.sum():.0%}"
+        for _, state in trips.groupby(number_of_state)
+    ]
     if shares:
         lines.append(f"link: flag round trip {', '.join(shares)} of the pairs")
     pair_sd = comparison.cells.pair_sd.median()
     if np.isfinite(pair_sd):
         lines.append(f"launches of one side differ by {pair_sd:.1%} (median standard deviation)")
     if control := comparison.control:
-        lines.append("control, the baseline's launches against each other: "
-                     f"{control.cells.is_suspect.sum()} of {len(control.cells)} cells suspected")
+        lines.append(
+            "control, the baseline's launches against each other: "
+            f"{control.cells.is_suspect.sum()} of {len(control.cells)} cells suspected"
+        )
     return lines
 
 
@@ -218,8 +291,11 @@ def closing(comparison: Comparison) -> list[str]:
     """The number of cells with each verdict, the detectable effects, and notes on single cells."""
     cells = comparison.cells
     counts = cells.verdict.value_counts().reindex(VERDICTS, fill_value=0)
-    texts = [f"{'within +-x%' if verdict == AMBIGUOUS else verdict} {count}"
-             for verdict, count in counts.items() if count or verdict != UNREPLICATED]
+    texts = [
+        f"{'within +-x%' if verdict == AMBIGUOUS else verdict} {count}"
+        for verdict, count in counts.items()
+        if count or verdict != UNREPLICATED
+    ]
     lines = [f"{', '.join(texts)}; of {len(cells)} cells, with a margin of {comparison.margin:.1%}"]
     if counts[UNREPLICATED]:
         lines.append("unreplicated: one pair gives no verdict; python -m bench.campaign makes more")
@@ -255,8 +331,10 @@ def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
             _draw_axis(place, panel)
             for cell in panel.cells.itertuples():
                 _draw_cell(place, cell, rows)
-        drawing.supxlabel("variant / baseline (log scale) with its 95 % interval; the band is the "
-                          "margin", fontsize=9)
+        drawing.supxlabel(
+            "variant / baseline (log scale) with its 95 % interval; the band is the margin",
+            fontsize=9,
+        )
 
 
 def _draw_axis(axes: Any, panel: Comparison) -> None:
@@ -279,8 +357,9 @@ def _draw_axis(axes: Any, panel: Comparison) -> None:
     axes.grid(True, axis="x", alpha=0.25)
     axes.tick_params(axis="y", length=0, pad=8)
     axes.spines[["top", "left", "right"]].set_visible(False)
-    axes.set_title(f"{label(panel.variant)}\nagainst {label(panel.baseline)}", fontsize=10,
-                   loc="left")
+    axes.set_title(
+        f"{label(panel.variant)}\nagainst {label(panel.baseline)}", fontsize=10, loc="left"
+    )
 
 
 def _draw_cell(axes: Any, cell: Any, rows: Sequence[tuple[str, int]]) -> None:
@@ -292,9 +371,24 @@ def _draw_cell(axes: Any, cell: Any, rows: Sequence[tuple[str, int]]) -> None:
     for limit, is_cut, arrow in ((low, cell.low < low, 4), (high, cell.high > high, 5)):
         if is_cut:
             axes.plot(limit, row, marker=arrow, color=colour, markersize=6, clip_on=False, zorder=3)
-    axes.plot(np.clip(cell.ratio, low, high), row, marker=shape, color=colour, markersize=5.5,
-              zorder=4, markerfacecolor=colour if is_filled else "white", clip_on=False)
+    axes.plot(
+        np.clip(cell.ratio, low, high),
+        row,
+        marker=shape,
+        color=colour,
+        markersize=5.5,
+        zorder=4,
+        markerfacecolor=colour if is_filled else "white",
+        clip_on=False,
+    )
     texts = figures(cell)
-    axes.text(1.05, row, f"{texts['verdict']:13}{texts['ratio [95 %]']}", va="center", fontsize=8,
-              transform=axes.get_yaxis_transform(), family="monospace",
-              color=colour if is_filled else "#333333")
+    axes.text(
+        1.05,
+        row,
+        f"{texts['verdict']:13}{texts['ratio [95 %]']}",
+        va="center",
+        fontsize=8,
+        transform=axes.get_yaxis_transform(),
+        family="monospace",
+        color=colour if is_filled else "#333333",
+    )

@@ -89,8 +89,14 @@ class Comparison:
         campaign, cells = self.baseline.campaign, self.cells
         stages = campaign.stages if campaign and self.design != "once" else []
         forecasts = [stage.visible_effect for stage in stages if stage.visible_effect]
-        effects = verdict.detectable(cells.standard_error, cells.pairs, shrinkage.OWN_P, 0.0,
-                                     POWER ** (1 / len(cells)), cells.freedom)
+        effects = verdict.detectable(
+            cells.standard_error,
+            cells.pairs,
+            shrinkage.OWN_P,
+            0.0,
+            POWER ** (1 / len(cells)),
+            cells.freedom,
+        )
         effects = effects[np.isfinite(effects)]
         source = "the campaign's pilot decides" if forecasts else "these launches decide"
         most = float(forecasts[0] if forecasts else np.max(effects, initial=self.margin))
@@ -118,10 +124,12 @@ class Comparison:
         is_open = ~is_slower & ~is_wrong & self.can_hide(least or self.decided[0])
         excluded = self.cells.high[~is_slower & ~is_wrong & ~is_open].max() - 1
         others = "nothing else" if is_slower.any() or is_wrong.any() else "nothing"
-        parts = {f"{some([*titles[is_wrong]])} wrong": is_wrong.any(),
-                 f"{some([*titles[is_slower]])} slower": is_slower.any(),
-                 f"{others} slower than {max(excluded, 0):.1%} anywhere": np.isfinite(excluded),
-                 f"{some([*titles[is_open]])} undecided": is_open.any()}
+        parts = {
+            f"{some([*titles[is_wrong]])} wrong": is_wrong.any(),
+            f"{some([*titles[is_slower]])} slower": is_slower.any(),
+            f"{others} slower than {max(excluded, 0):.1%} anywhere": np.isfinite(excluded),
+            f"{some([*titles[is_open]])} undecided": is_open.any(),
+        }
         sentence = "; ".join(part for part, applies in parts.items() if applies)
         return sentence + ", by machine or code" * (self.design == "once")
 
@@ -140,8 +148,10 @@ class Comparison:
         sides = self.baseline.launches, self.variant.launches
         if self.design == "once":
             return pair_by_node(*sides) if stage == "first" else []
-        first, second = ({launch.pair: launch for launch in launches if launch.stage == stage}
-                         for launches in sides)
+        first, second = (
+            {launch.pair: launch for launch in launches if launch.stage == stage}
+            for launches in sides
+        )
         return [(first[pair], second[pair]) for pair in sorted(first.keys() & second.keys())]
 
 
@@ -167,8 +177,12 @@ def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
     return sentences
 
 
-def compare(sides: Sequence[Side], allowed: Sequence[str] = (), margin: float | None = None,
-            is_chosen: Callable[[int], bool] = lambda size_bytes: True) -> list[Comparison]:
+def compare(
+    sides: Sequence[Side],
+    allowed: Sequence[str] = (),
+    margin: float | None = None,
+    is_chosen: Callable[[int], bool] = lambda size_bytes: True,
+) -> list[Comparison]:
     """Every side against the first, over the chosen sizes. `margin` is a share, by default the
     campaign's. Raises Incomparable for sides that measured different things, NothingInCommon for
     sides without a common case, ResultError for a run that is on both sides."""
@@ -180,8 +194,9 @@ def compare(sides: Sequence[Side], allowed: Sequence[str] = (), margin: float | 
     for variant in variants:
         comparison = Comparison(baseline, variant, margin, allowed=differences)
         for name in ("algorithm", "variant", "memory", "in_place", "datatype", "redop"):
-            ours, theirs = ({str(getattr(case, name)) for case in side.cases}
-                            for side in (baseline, variant))
+            ours, theirs = (
+                {str(getattr(case, name)) for case in side.cases} for side in (baseline, variant)
+            )
             if len(ours) == len(theirs) == 1 and ours != theirs:
                 words = spoken(name), f"{spoken(min(ours))} against {spoken(min(theirs))}"
                 comparison.about[name] = ": ".join(words)
@@ -200,8 +215,14 @@ def _add_cells(comparison: Comparison, is_chosen: Callable[[int], bool]) -> None
     runs = [{launch.result.run.run_id for launch in side.launches} for side in sides]
     if both := set.intersection(*runs):
         raise ResultError(f"{min(both)} is a run of {names}: compared with itself")
-    theirs, ours = ({key_of(case, without): case for case in side.cases
-                     if case.status == "ok" and is_chosen(case.size_bytes)} for side in sides)
+    theirs, ours = (
+        {
+            key_of(case, without): case
+            for case in side.cases
+            if case.status == "ok" and is_chosen(case.size_bytes)
+        }
+        for side in sides
+    )
     if not theirs:
         raise ResultError(f"no case of {comparison.baseline.name} has one of these sizes")
     cases = {key: ours[key] for key in theirs if key in ours}
@@ -211,8 +232,12 @@ def _add_cells(comparison: Comparison, is_chosen: Callable[[int], bool]) -> None
     # The times of a case that was wrong in some launch prove nothing.
     wrong: dict[Any, str] = {}
     for side in sides:
-        counts = Counter(key_of(case, without) for launch in side.launches
-                         for case in launch.result.cases if case.status == "wrong")
+        counts = Counter(
+            key_of(case, without)
+            for launch in side.launches
+            for case in launch.result.cases
+            if case.status == "wrong"
+        )
         wrong |= {key: f"{WRONG} {count} launches of {side.name}" for key, count in counts.items()}
     common: list[Any] = [*cases.values()]
     groups = [(case.algorithm, case.variant) for case in common]
@@ -234,8 +259,9 @@ def as_ratios(cells: pd.DataFrame) -> pd.DataFrame:
     return cells
 
 
-def _judge(comparison: Comparison, keys: Sequence[Any], without: Sequence[str],
-           groups: Sequence[Any]) -> pd.DataFrame:
+def _judge(
+    comparison: Comparison, keys: Sequence[Any], without: Sequence[str], groups: Sequence[Any]
+) -> pd.DataFrame:
     """The columns of the cells that follow from the ratios and times of these keys, in groups."""
     manifest, margin = comparison.baseline.campaign, comparison.margin
     first_pairs, fresh_pairs = comparison.pairs("first"), comparison.pairs("fresh")
@@ -267,8 +293,13 @@ def _judge(comparison: Comparison, keys: Sequence[Any], without: Sequence[str],
     is_open = cells.is_suspect & ~cells.is_fresh & (not comparison.is_control)
     cells["note"] = np.select(
         [cells.pairs < planned, is_open, cells.pairs.between(2, MIN_PAIRS - 1)],
-        [lost + " pairs have no state of the link in common with enough blocks",
-         "suspect, but no fresh pairs were made", f"an interval takes {MIN_PAIRS} pairs"], "")
+        [
+            lost + " pairs have no state of the link in common with enough blocks",
+            "suspect, but no fresh pairs were made",
+            f"an interval takes {MIN_PAIRS} pairs",
+        ],
+        "",
+    )
     return cells.join(fresh_times.where(cells.is_fresh, first_times))
 
 
@@ -280,9 +311,11 @@ def _add_notes(comparison: Comparison) -> None:
         if died:
             notes.append(f"{died} launches of {side.name} died and were tried again.")
     newest = len(comparison.pairs("first"))
-    notes += [f"Only the newest {newest} of {len(side.launches)} launches of {side.name} count."
-              for side in (baseline, variant)
-              if comparison.design == "once" and len(side.launches) > newest]
+    notes += [
+        f"Only the newest {newest} of {len(side.launches)} launches of {side.name} count."
+        for side in (baseline, variant)
+        if comparison.design == "once" and len(side.launches) > newest
+    ]
     nodes = [{launch.result.run.node for launch in side.launches} for side in (baseline, variant)]
     if all(nodes) and None not in set.union(*nodes) and not set.intersection(*nodes):
         here, there = (some(sorted(map(str, names))) for names in nodes)

@@ -41,11 +41,15 @@ class DaySpread:
         error = np.sqrt(launches + days)
         full, same = (stdtrit(freedom, (1 + p) / 2) * error for p in (0.95, same_confidence))
         return cells.assign(
-            standard_error=error, freedom=freedom, shrunk=cells.estimate,
-            low=cells.estimate - full, high=cells.estimate + full,
+            standard_error=error,
+            freedom=freedom,
+            shrunk=cells.estimate,
+            low=cells.estimate - full,
+            high=cells.estimate + full,
             p_slower=stdtr(freedom, -cells.estimate / error),
             p_faster=stdtr(freedom, cells.estimate / error),
-            is_same=np.abs(cells.estimate) + same < np.log1p(margin))
+            is_same=np.abs(cells.estimate) + same < np.log1p(margin),
+        )
 
     def judge(self, log_ratios: Floats, margin: float) -> pd.DataFrame:
         """Verdicts on sides of a day each."""
@@ -54,8 +58,12 @@ class DaySpread:
 
 # An assumption: "within a few percent" is usual for servers (Duplyakin, Uta, Maricq and Ricci, In
 # Datacenter Performance, The Only Constant Is Change, CCGrid 2020).
-PRIOR = DaySpread(0.02, 1e6, "Days are assumed to differ by 2.0%: the folders of these runs hold "
-                  f"fewer than {MIN_DAYS} other days.")
+PRIOR = DaySpread(
+    0.02,
+    1e6,
+    "Days are assumed to differ by 2.0%: the folders of these runs hold "
+    f"fewer than {MIN_DAYS} other days.",
+)
 
 
 def assumed_spread(log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
@@ -76,12 +84,17 @@ def assumed_spread(log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
     if 2 * own < PRIOR.sd**2 * chdtri(freedom, WIDER_P) / freedom:
         return PRIOR
     sd = float(np.sqrt(2 * own))
-    return DaySpread(sd, freedom, f"Days are assumed to differ by {sd:.1%}, because the cells of "
-                     f"an algorithm differ more than days of {PRIOR.sd:.1%} explain.")
+    return DaySpread(
+        sd,
+        freedom,
+        f"Days are assumed to differ by {sd:.1%}, because the cells of "
+        f"an algorithm differ more than days of {PRIOR.sd:.1%} explain.",
+    )
 
 
-def spread_between_days(baseline: Side, current: Side, log_ratios: Floats,
-                        groups: Sequence[Any]) -> DaySpread:
+def spread_between_days(
+    baseline: Side, current: Side, log_ratios: Floats, groups: Sequence[Any]
+) -> DaySpread:
     """The spread between the days of the runs in the folders of both sides that measured the same
     things as the baseline, without the current side's runs: a slowdown must not hide itself. Below
     three days `assumed_spread`."""
@@ -111,8 +124,7 @@ def _facts(launch: Launch) -> list[Any]:
     return [*shared, launch.result.run.world.get("slowed_percent")]
 
 
-def spread_of(levels: Floats, noise: float, log_ratios: Floats,
-              groups: Sequence[Any]) -> DaySpread:
+def spread_of(levels: Floats, noise: float, log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
     """The spread of the logs of costs, (cases, days), with this variance of their own, by analysis
     of variance: a day has an effect on all cases, and one on each case. Few days say little about
     the first, so its variance is drawn towards the second's, as if from `COMMON_FREEDOM` days.
@@ -133,5 +145,9 @@ def spread_of(levels: Floats, noise: float, log_ratios: Floats,
     # Days that differ by nothing beyond the launches' own scatter have no variances to weigh.
     squares = np.sum(variances**2 / freedoms)
     freedom = variances.sum() ** 2 / squares if squares else freedoms.sum()
-    return DaySpread(sd, float(freedom), f"Days differ by {sd:.1%}, estimated from {n_days} other "
-                     "days in the folders of these runs.")
+    return DaySpread(
+        sd,
+        float(freedom),
+        f"Days differ by {sd:.1%}, estimated from {n_days} other "
+        "days in the folders of these runs.",
+    )

@@ -57,8 +57,13 @@ def shares(kinds: Sequence[Hashable]) -> list[float]:
     return [REPORT_P / len(counts) / counts[kind] for kind in kinds]
 
 
-def screen(logs: Floats, node_of: Integers, racks: Sequence[str] = (), p: float = REPORT_P,
-           margin: float = MARGIN) -> Screen:
+def screen(
+    logs: Floats,
+    node_of: Integers,
+    racks: Sequence[str] = (),
+    p: float = REPORT_P,
+    margin: float = MARGIN,
+) -> Screen:
     """Screens nodes by their launches, (launches, sizes), NaN where nothing was measured. `node_of`
     is the node of each launch, from 0; `racks` the rack of each node, "" for none; `p` the chance
     of any alarm if no node is slow.
@@ -99,14 +104,28 @@ def screen(logs: Floats, node_of: Integers, racks: Sequence[str] = (), p: float 
     typical = float(np.median(error))
     within = np.sqrt(noise * median_variance(launches)) if np.isfinite(noise) else error
     half = -stdtrit(max(FREEDOM * (nodes - 1), 1), 0.025) * np.hypot(
-        within, typical * np.sqrt(median_variance(nodes)))
+        within, typical * np.sqrt(median_variance(nodes))
+    )
     found = float(np.expm1(np.median(least) + ndtri(POWER) * typical))
     found_racks = _slow_racks(level, typical, racks, RACK_P * p, margin)
-    slow_racks = {rack: excess for rack, excess in found_racks.items()
-                  if agree(own_levels[[other == rack for other in racks]])}
-    return Screen(launches, excess, level, level - half, level + half, own_levels, is_slow, overall,
-                  np.where(overall, certain, (is_slow & replicated).any(axis=1)), slow_racks,
-                  max(found, margin) if nodes >= LEAST_NODES else np.inf)
+    slow_racks = {
+        rack: excess
+        for rack, excess in found_racks.items()
+        if agree(own_levels[[other == rack for other in racks]])
+    }
+    return Screen(
+        launches,
+        excess,
+        level,
+        level - half,
+        level + half,
+        own_levels,
+        is_slow,
+        overall,
+        np.where(overall, certain, (is_slow & replicated).any(axis=1)),
+        slow_racks,
+        max(found, margin) if nodes >= LEAST_NODES else np.inf,
+    )
 
 
 def by_launch(logs: Floats, node_of: Integers) -> Floats:
@@ -123,8 +142,10 @@ def median(values: Floats, axis: int) -> Floats:
     """The median without NaN; NaN where all are. nanmedian takes ten times as long and warns."""
     ordered = np.sort(values, axis=axis)  # NaN last
     count = np.sum(np.isfinite(values), axis=axis, keepdims=True)
-    ends = [np.take_along_axis(ordered, np.maximum(middle, 0), axis)
-            for middle in ((count - 1) // 2, count // 2 - (count == 0))]
+    ends = [
+        np.take_along_axis(ordered, np.maximum(middle, 0), axis)
+        for middle in ((count - 1) // 2, count // 2 - (count == 0))
+    ]
     return np.asarray(np.squeeze((ends[0] + ends[1]) / 2, axis))
 
 
@@ -179,7 +200,8 @@ def agree(launches: Floats, margin: float = 0.0) -> bool:
     ordered = np.sort(launches[np.isfinite(launches)])
     n = len(ordered)
     return n >= LEAST_LAUNCHES and bool(
-        ordered[(n - 1) // 4] > max(np.median(ordered) / 2, np.log1p(margin)))
+        ordered[(n - 1) // 4] > max(np.median(ordered) / 2, np.log1p(margin))
+    )
 
 
 def _least(p: float, error: Floats) -> Floats:
@@ -192,20 +214,23 @@ def _least(p: float, error: Floats) -> Floats:
     return np.asarray(deviate * error)
 
 
-def _slow_racks(level: Floats, error: float, racks: Sequence[str], p: float,
-                margin: float) -> dict[str, float]:
+def _slow_racks(
+    level: Floats, error: float, racks: Sequence[str], p: float, margin: float
+) -> dict[str, float]:
     """The median level of each rack that is slower than the fleet."""
     members = {rack: level[[other == rack for other in racks]] for rack in {*racks} - {""}}
     members = {rack: own for rack, own in members.items() if len(own) >= LEAST_IN_RACK}
     if len(members) < 2:
         return {}
     least = _least(p / len(members), np.full(len(level), error))[0]
-    return {rack: float(np.median(own)) for rack, own in sorted(members.items())
-            if np.median(own) > max(least * np.sqrt(median_variance(len(own))), np.log1p(margin))}
+    return {
+        rack: float(np.median(own))
+        for rack, own in sorted(members.items())
+        if np.median(own) > max(least * np.sqrt(median_variance(len(own))), np.log1p(margin))
+    }
 
 
-def explain_pairs(pairs: Sequence[tuple[str, str]],
-                  screen: Screen) -> list[tuple[str, list[int]]]:
+def explain_pairs(pairs: Sequence[tuple[str, str]], screen: Screen) -> list[tuple[str, list[int]]]:
     """What explains the slow pairs: (a node, its slow pairs) if most of the node's pairs are slow
     and their launches agree, otherwise ("", the pair). A node with fewer than LEAST_PEERS other
     pairs explains nothing. The node with the most slow pairs comes first, as each pair is explained
@@ -213,13 +238,23 @@ def explain_pairs(pairs: Sequence[tuple[str, str]],
     level, open_pairs = screen.level, {int(pair) for pair in np.flatnonzero(screen.is_named)}
     explained = list[tuple[str, list[int]]]()
     while open_pairs:
-        own = {node: [number for number, pair in enumerate(pairs) if node in pair]
-               for number in open_pairs for node in pairs[number]}
-        slow = {node: sorted(open_pairs.intersection(numbers)) for node, numbers in own.items()
-                if len(numbers) > LEAST_PEERS}
-        slow = {node: numbers for node, numbers in slow.items()
-                if len(numbers) > 1 and 2 * len(numbers) > len(own[node])
-                and agree(screen.of_launch[own[node]])}
+        own = {
+            node: [number for number, pair in enumerate(pairs) if node in pair]
+            for number in open_pairs
+            for node in pairs[number]
+        }
+        slow = {
+            node: sorted(open_pairs.intersection(numbers))
+            for node, numbers in own.items()
+            if len(numbers) > LEAST_PEERS
+        }
+        slow = {
+            node: numbers
+            for node, numbers in slow.items()
+            if len(numbers) > 1
+            and 2 * len(numbers) > len(own[node])
+            and agree(screen.of_launch[own[node]])
+        }
         if not slow:
             break
         worst = max(slow, key=lambda node: (len(slow[node]), float(np.sum(level[slow[node]]))))

@@ -28,10 +28,15 @@ MODES = "isolated", "chained"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("campaign", metavar="CAMPAIGN",
-                        help="the folder of a campaign, variants for each library")
-    parser.add_argument("--imb", metavar="FILE", type=Path, help="what `IMB-MPI1 Allreduce` "
-                        "printed, to hold the times of Intel MPI against")
+    parser.add_argument(
+        "campaign", metavar="CAMPAIGN", help="the folder of a campaign, variants for each library"
+    )
+    parser.add_argument(
+        "--imb",
+        metavar="FILE",
+        type=Path,
+        help="what `IMB-MPI1 Allreduce` printed, to hold the times of Intel MPI against",
+    )
 
 
 def peers(arguments: argparse.Namespace) -> int:
@@ -42,12 +47,19 @@ def peers(arguments: argparse.Namespace) -> int:
     sides = [side for side in sides if side.name != CONTROL]
     lines = render(sides)
     if arguments.json:
-        tables = [{"mode": mode, "link_rtt_ns": [launches.trip_ns.min(), launches.trip_ns.max()],
-                   "libraries": summaries(launches).drop(columns=["text", "noisy"])}
-                  for (_, mode), launches
-                  in measurements(sides).groupby(["state", "mode"], sort=False)]
-        write_json("peers", tables=tables,
-                   imb=render_imb(sides, arguments.imb)[1:] if arguments.imb else None)
+        tables = [
+            {
+                "mode": mode,
+                "link_rtt_ns": [launches.trip_ns.min(), launches.trip_ns.max()],
+                "libraries": summaries(launches).drop(columns=["text", "noisy"]),
+            }
+            for (_, mode), launches in measurements(sides).groupby(["state", "mode"], sort=False)
+        ]
+        write_json(
+            "peers",
+            tables=tables,
+            imb=render_imb(sides, arguments.imb)[1:] if arguments.imb else None,
+        )
         return 0
     if arguments.imb:
         lines += render_imb(sides, arguments.imb)
@@ -58,9 +70,15 @@ def peers(arguments: argparse.Namespace) -> int:
 def setting_of(side: Side) -> str:
     """How the side's variant sets its library: `I_MPI_SHM=icx --mpi-thread-level=multiple`."""
     variants = side.campaign.campaign.variants if side.campaign else []
-    words = [word for variant in variants if variant.name == side.name for word in (
-        *(f"{name}={value}" for name, value in variant.environment.items()),
-        *(word for word in variant.argv if word.startswith("--mpi-thread-level=")))]
+    words = [
+        word
+        for variant in variants
+        if variant.name == side.name
+        for word in (
+            *(f"{name}={value}" for name, value in variant.environment.items()),
+            *(word for word in variant.argv if word.startswith("--mpi-thread-level=")),
+        )
+    ]
     return " ".join(words) or "default"
 
 
@@ -73,12 +91,31 @@ def measurements(sides: Sequence[Side]) -> pd.DataFrame:
     for side, run in runs:
         states = find_states(run.blocks)
         trip_ns = states.rtt_ns[states.longest or 0] if states.rtt_ns else 0.0
-        rows += [(row.library.library or side.name, side.name, setting_of(side), trip_ns, mode,
-                  row.size_bytes, row.library_us, np.log(row.ratio[0]))
-                 for mode in MODES for row in default_rows(run, (mode, None), states)
-                 if row.library and row.ratio and row.library_us]
-    columns = ["library", "variant", "setting", "trip_ns", "mode", "size_bytes", "library_us",
-               "log_ratio"]
+        rows += [
+            (
+                row.library.library or side.name,
+                side.name,
+                setting_of(side),
+                trip_ns,
+                mode,
+                row.size_bytes,
+                row.library_us,
+                np.log(row.ratio[0]),
+            )
+            for mode in MODES
+            for row in default_rows(run, (mode, None), states)
+            if row.library and row.ratio and row.library_us
+        ]
+    columns = [
+        "library",
+        "variant",
+        "setting",
+        "trip_ns",
+        "mode",
+        "size_bytes",
+        "library_us",
+        "log_ratio",
+    ]
     frame = pd.DataFrame(rows, columns=columns).sort_values("trip_ns", kind="stable")
     if (frame.trip_ns > 0).any():  # launches without a state count only if no launch has one
         frame = frame[frame.trip_ns > 0]
@@ -123,8 +160,9 @@ def setting_lines(table: pd.DataFrame) -> Iterator[str]:
     which a setting other than the default was the fastest."""
     for library, own in table.sort_values("size_bytes").groupby("library", sort=False):
         ranges = []
-        for setting, group in groupby(zip(own.setting, own.size_bytes, strict=True),
-                                      key=lambda each: each[0]):
+        for setting, group in groupby(
+            zip(own.setting, own.size_bytes, strict=True), key=lambda each: each[0]
+        ):
             sizes = [size_text(size) for _, size in group]
             ranges.append(f"{' to '.join(dict.fromkeys([sizes[0], sizes[-1]]))} {setting}")
         if {*own.setting} != {"default"}:
@@ -141,10 +179,12 @@ def render(sides: Sequence[Side]) -> list[str]:
     libraries = [library for library in used if library in {*frame.library}]
     levels = {str(run.run.world.get("mpi_thread_level")) for run in runs}
     (_, mode), launches = next(iter(frame.groupby(["state", "mode"], sort=False)))
-    lines = [headline(summaries(launches), len(libraries), str(mode)),
-             "us = the library's time in its fastest setting (which favours the library), then",
-             f"library/auto [95 % interval over {MIN_PAIRS} launches or more]; thread level "
-             f"{', '.join(sorted(levels))}"]
+    lines = [
+        headline(summaries(launches), len(libraries), str(mode)),
+        "us = the library's time in its fastest setting (which favours the library), then",
+        f"library/auto [95 % interval over {MIN_PAIRS} launches or more]; thread level "
+        f"{', '.join(sorted(levels))}",
+    ]
     header = f"{'':8}{''.join(f'  {name:<28}' for name in libraries)}closest to ours"
     for (_, mode), launches in frame.groupby(["state", "mode"], sort=False):
         low_ns, high_ns = launches.trip_ns.min(), launches.trip_ns.max()
@@ -160,8 +200,14 @@ def render(sides: Sequence[Side]) -> list[str]:
             lines.append(f"{size_text(best.size_bytes):>8}{columns}{closest}")
         lines += ["", *setting_lines(table)]
         least = table.iloc[0]
-        lines += [] if least.noisy else [f"Ours gains least over {least.library} at "
-                  f"{size_text(least.size_bytes)}, {mode}: {least.ratio:.2f}x."]
+        lines += (
+            []
+            if least.noisy
+            else [
+                f"Ours gains least over {least.library} at "
+                f"{size_text(least.size_bytes)}, {mode}: {least.ratio:.2f}x."
+            ]
+        )
     return lines
 
 
@@ -171,18 +217,32 @@ def render_imb(sides: Sequence[Side], path: Path) -> list[str]:
     text = content_of(path).decode(errors="replace").partition("# Benchmarking Allreduce")[2]
     text = text.partition("# Benchmarking")[0]
     row = r"^ +(\d{1,15}) +\d+ +\d+\.\d+ +(\d{1,15}\.\d+) +\d+\.\d+$"
-    imb_us = {int(size): float(us) for size, us in re.findall(row, text, re.MULTILINE)
-              if float(us) > 0}
+    imb_us = {
+        int(size): float(us) for size, us in re.findall(row, text, re.MULTILINE) if float(us) > 0
+    }
     if not imb_us:
         raise ResultError(f"{path} has no table of IMB-MPI1 Allreduce")
-    times = [(case.size_bytes, case.time_us.median) for side in sides for launch in side.launches
-             for case in launch.result.cases if case.mode == "isolated" and case.status == "ok"
-             and case.time_us and (case.library or "").startswith("Intel MPI")]
+    times = [
+        (case.size_bytes, case.time_us.median)
+        for side in sides
+        for launch in side.launches
+        for case in launch.result.cases
+        if case.mode == "isolated"
+        and case.status == "ok"
+        and case.time_us
+        and (case.library or "").startswith("Intel MPI")
+    ]
     if not times:
         raise ResultError("--imb: no launch used Intel MPI")
     here_us = pd.DataFrame(times).groupby(0)[1].median()
-    lines = ["", "Intel MPI by its own benchmark (IMB, t_max: its buffers stay in cache) and here",
-             f"{'':>8} {'IMB us':>8} {'here us':>8} {'here/IMB':>9}"]
-    return lines + [f"{size_text(size_bytes):>8} {number(imb_us[size_bytes]):>8} {number(us):>8} "
-                    f"{us / imb_us[size_bytes]:>8.2f}x" for size_bytes, us in here_us.items()
-                    if size_bytes in imb_us]
+    lines = [
+        "",
+        "Intel MPI by its own benchmark (IMB, t_max: its buffers stay in cache) and here",
+        f"{'':>8} {'IMB us':>8} {'here us':>8} {'here/IMB':>9}",
+    ]
+    return lines + [
+        f"{size_text(size_bytes):>8} {number(imb_us[size_bytes]):>8} {number(us):>8} "
+        f"{us / imb_us[size_bytes]:>8.2f}x"
+        for size_bytes, us in here_us.items()
+        if size_bytes in imb_us
+    ]

@@ -32,22 +32,45 @@ NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
-    option("--baseline", metavar="X", required=True, help="FOLDER/VARIANT of a campaign, runs as "
-           "for `compare`, or a folder of `accept`")
-    option("--current", metavar="Y", required=True,
-           help="likewise; of the same campaign, where possible")
-    option("--min-effect", metavar="PERCENT", type=percent, help="a slowdown below this passes "
-           "(what the campaign decides)")
-    option("--sizes", metavar="SIZES", type=_size_filter, default=lambda size: True,
-           help="these alone: 16K,1M or 16K:1M (all)")
-    option("--on-inconclusive", choices=["fail", "pass"], default="fail",
-           help="the result if such a slowdown could hide (fail)")
+    option(
+        "--baseline",
+        metavar="X",
+        required=True,
+        help="FOLDER/VARIANT of a campaign, runs as for `compare`, or a folder of `accept`",
+    )
+    option(
+        "--current",
+        metavar="Y",
+        required=True,
+        help="likewise; of the same campaign, where possible",
+    )
+    option(
+        "--min-effect",
+        metavar="PERCENT",
+        type=percent,
+        help="a slowdown below this passes (what the campaign decides)",
+    )
+    option(
+        "--sizes",
+        metavar="SIZES",
+        type=_size_filter,
+        default=lambda size: True,
+        help="these alone: 16K,1M or 16K:1M (all)",
+    )
+    option(
+        "--on-inconclusive",
+        choices=["fail", "pass"],
+        default="fail",
+        help="the result if such a slowdown could hide (fail)",
+    )
     add_allow(parser)
     for name, (content, _) in FILES.items():
         option(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")
-    parser.epilog = (f"{parser.epilog}; exit status: 0 no regression, 1 regression, 2 the command "
-                     "line or a file, 3 not enough data to tell, 4 not comparable, 5 the current "
-                     "is wrong, incomplete or lacks a case")
+    parser.epilog = (
+        f"{parser.epilog}; exit status: 0 no regression, 1 regression, 2 the command "
+        "line or a file, 3 not enough data to tell, 4 not comparable, 5 the current "
+        "is wrong, incomplete or lacks a case"
+    )
 
 
 def _size_filter(text: str) -> Callable[[int], bool]:
@@ -55,8 +78,10 @@ def _size_filter(text: str) -> Callable[[int], bool]:
     size = r"(\d{1,12})([KMG]?)"
     if not re.fullmatch(f"{size}(:{size}|(,{size})*)", text.upper()):
         raise argparse.ArgumentTypeError(f"{text!r} are no sizes such as 16K,1M or 16K:1M")
-    sizes = [int(digits) << 10 * " KMG".index(unit or " ")
-             for digits, unit in re.findall(size, text.upper())]
+    sizes = [
+        int(digits) << 10 * " KMG".index(unit or " ")
+        for digits, unit in re.findall(size, text.upper())
+    ]
     if ":" in text:
         return lambda size: sizes[0] <= size <= sizes[1]
     return lambda size: size in sizes
@@ -91,8 +116,9 @@ def regress(arguments: argparse.Namespace) -> int:
             baseline.name, current.name = arguments.baseline, arguments.current
         (comparison,) = compare([baseline, current], arguments.allow, is_chosen=arguments.sizes)
         comparison.notes += notes_of([current, baseline])
-        outcome = judge(comparison, faults, arguments.min_effect,
-                        arguments.on_inconclusive == "pass")
+        outcome = judge(
+            comparison, faults, arguments.min_effect, arguments.on_inconclusive == "pass"
+        )
     except ResultError as error:
         problem, sentence = error, str(error)
         if faults or isinstance(error, NothingInCommon):
@@ -109,12 +135,22 @@ def regress(arguments: argparse.Namespace) -> int:
         return outcome.status
     lines = wrapped([outcome.headline])
     if outcome.comparison:
-        allowed, notes = comparison.allowed, table.warnings(comparison)[len(comparison.allowed):]
-        lines = wrapped([*lines, *figures_of(outcome), *allowed, *outcome.findings,
-                         table.head(comparison)[0], *notes])
+        allowed, notes = comparison.allowed, table.warnings(comparison)[len(comparison.allowed) :]
+        lines = wrapped(
+            [
+                *lines,
+                *figures_of(outcome),
+                *allowed,
+                *outcome.findings,
+                table.head(comparison)[0],
+                *notes,
+            ]
+        )
         # A screen has 24 lines.
-        lines[22:] = [f"all cells: python -m reports compare {quote(arguments.baseline)} "
-                      f"{quote(arguments.current)}"]
+        lines[22:] = [
+            f"all cells: python -m reports compare {quote(arguments.baseline)} "
+            f"{quote(arguments.current)}"
+        ]
     print("\n".join(lines))
     return outcome.status
 
@@ -122,14 +158,24 @@ def regress(arguments: argparse.Namespace) -> int:
 def record(outcome: Outcome) -> dict[str, Any]:
     """The outcome for `--json`."""
     figures = "mode", "outcome", "verdict", "baseline_us", "variant_us", "ratio", "low", "high"
-    return {"status": outcome.status, "headline": outcome.headline, "findings": outcome.findings,
-            "faults": [{"name": name, "sentence": sentence} for name, sentence in outcome.faults],
-            "cells": [{"case": cell.title} | {name: getattr(cell, name) for name in figures}
-                      for cell in outcome.rows]}
+    return {
+        "status": outcome.status,
+        "headline": outcome.headline,
+        "findings": outcome.findings,
+        "faults": [{"name": name, "sentence": sentence} for name, sentence in outcome.faults],
+        "cells": [
+            {"case": cell.title} | {name: getattr(cell, name) for name in figures}
+            for cell in outcome.rows
+        ],
+    }
 
 
-def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
-          least: float | None = None, passes_hidden: bool = False) -> Outcome:
+def judge(
+    comparison: Comparison,
+    faults: Sequence[tuple[str, str]] = (),
+    least: float | None = None,
+    passes_hidden: bool = False,
+) -> Outcome:
     """The outcome. `least`, the smallest slowdown that counts, is a share; raises ResultError if it
     is below the margin. By default every certain slowdown beyond the margin counts, and the one
     that the table decides must be excluded."""
@@ -138,8 +184,12 @@ def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
     least = least or margin
     if least < margin:
         raise ResultError(f"--min-effect {least:.2%} is within the margin, {margin:.2%}")
-    measured = {key_of(case) for launch in comparison.variant.launches
-                for case in launch.result.cases if case.status != "not measured"}
+    measured = {
+        key_of(case)
+        for launch in comparison.variant.launches
+        for case in launch.result.cases
+        if case.status != "not measured"
+    }
     missing = comparison.lacking + [case for case in cells.case if key_of(case) not in measured]
     for case, name in zip(missing, case_names(missing), strict=True):
         title = f"{size_text(case.size_bytes)} {name}"
@@ -149,19 +199,28 @@ def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
     passes_hidden &= bool(np.isfinite(cells.detectable).any())
     word = "skipped" if passes_hidden else "inconclusive"
     texts = map(table.figures, cells.itertuples())
-    cells = cells.assign(outcome=np.select([is_slower, can_hide], ["regression", word], ""),
-                         text=[f"{text['ratio [95 %]']} {text['verdict']}" for text in texts])
+    cells = cells.assign(
+        outcome=np.select([is_slower, can_hide], ["regression", word], ""),
+        text=[f"{text['ratio [95 %]']} {text['verdict']}" for text in texts],
+    )
     rows = list(cells.sort_values("ratio", ascending=False, kind="stable").itertuples())
-    slower = (f"{is_slower.sum()} of {len(cells)} cells slower by {least:.1%} or more"
-              + ", by machine or code" * (comparison.design == "once"))
+    slower = (
+        f"{is_slower.sum()} of {len(cells)} cells slower by {least:.1%} or more"
+        + ", by machine or code" * (comparison.design == "once")
+    )
     hidden = f"in {can_hide.sum()} of {len(cells)} cells a slowdown of {excluded:.1%} could hide"
     summary = comparison.summary(excluded)
     sentences = [sentence for _, sentence in faults]
-    status, text = next((status, text) for status, applies, text in (
-        (UNUSABLE, faults, f"UNUSABLE: {some(sentences, 1)}"),
-        (1, is_slower.any(), f"REGRESSION: {slower}"),
-        (3, can_hide.any() and not passes_hidden, f"INCONCLUSIVE: {hidden}"),
-        (0, True, f"PASS: {slower if SLOWER in {*cells.verdict} else summary}")) if applies)
+    status, text = next(
+        (status, text)
+        for status, applies, text in (
+            (UNUSABLE, faults, f"UNUSABLE: {some(sentences, 1)}"),
+            (1, is_slower.any(), f"REGRESSION: {slower}"),
+            (3, can_hide.any() and not passes_hidden, f"INCONCLUSIVE: {hidden}"),
+            (0, True, f"PASS: {slower if SLOWER in {*cells.verdict} else summary}"),
+        )
+        if applies
+    )
     findings = [*sentences[1:MOST_LISTED], *_findings(rows)]
     if can_hide.any():
         findings += [summary, _remedy(comparison, can_hide, excluded)]
@@ -199,8 +258,10 @@ def _findings(rows: Sequence[Any]) -> list[str]:
         if lacking := len(hidden) - len(ends):
             lines[-1] += f"; {lacking} have no interval (unreplicated, or too few pairs)"
     if faster:
-        lines.append(f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some(faster)}; "
-                     "`python -m reports accept` moves it")
+        lines.append(
+            f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some(faster)}; "
+            "`python -m reports accept` moves it"
+        )
     return lines
 
 
@@ -231,15 +292,21 @@ def junit(outcome: Outcome) -> str:
     if comparison := outcome.comparison:
         runs = [launch.result.run for launch in comparison.variant.launches]
         benchmark = runs[0].benchmark
-        facts = {"baseline": comparison.baseline.name, "current": comparison.variant.name,
-                 "machine_id": runs[0].machine_id, "seeds": " ".join(str(run.seed) for run in runs),
-                 "run_ids": " ".join(run.run_id for run in runs),
-                 "allowed": "; ".join(comparison.allowed)}
+        facts = {
+            "baseline": comparison.baseline.name,
+            "current": comparison.variant.name,
+            "machine_id": runs[0].machine_id,
+            "seeds": " ".join(str(run.seed) for run in runs),
+            "run_ids": " ".join(run.run_id for run in runs),
+            "allowed": "; ".join(comparison.allowed),
+        }
         properties = SubElement(suite, "properties")
         for name, value in facts.items():
             SubElement(properties, "property", name=name, value=value)
-        cells = [(cell.title, f"{benchmark}.{cell.mode}", cell.outcome, cell.text)
-                 for cell in outcome.rows]
+        cells = [
+            (cell.title, f"{benchmark}.{cell.mode}", cell.outcome, cell.text)
+            for cell in outcome.rows
+        ]
     faults = [(name, benchmark, "unusable", sentence) for name, sentence in outcome.faults]
     for name, group, word, text in [*faults, *cells]:
         case = SubElement(suite, "testcase", name=name, classname=group, time="0")
@@ -258,14 +325,22 @@ def junit(outcome: Outcome) -> str:
 def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
     """The parts of a page: the plot, then the sentences and the table of each comparison."""
     picture = draw_picture(
-        "forest", lambda target: table.plot(comparisons, target),
+        "forest",
+        lambda target: table.plot(comparisons, target),
         "Ratio of each cell, variant over baseline, with its 95 % interval",
-        "Right of 1 the variant is slower; the band is the margin.", "cells-0")
+        "Right of 1 the variant is slower; the band is the margin.",
+        "cells-0",
+    )
     return [Section("Ratios", pictures=[picture])] + [
-        Section(f"{label(each.variant)} against {label(each.baseline)}", table.sentences(each),
-                table=f"cells-{place}", rows=[*map(table.figures, each.cells.itertuples())],
-                filters=["algorithm", "verdict"])
-        for place, each in enumerate(shown(comparisons))]
+        Section(
+            f"{label(each.variant)} against {label(each.baseline)}",
+            table.sentences(each),
+            table=f"cells-{place}",
+            rows=[*map(table.figures, each.cells.itertuples())],
+            filters=["algorithm", "verdict"],
+        )
+        for place, each in enumerate(shown(comparisons))
+    ]
 
 
 def html(outcome: Outcome) -> str:
@@ -275,5 +350,7 @@ def html(outcome: Outcome) -> str:
 
 
 FILES: dict[str, tuple[str, Callable[[Outcome], str]]] = {
-    "junit": ("JUnit XML", junit), "markdown": ("GitHub's Markdown", markdown),
-    "html": ("one page with plot and table", html)}
+    "junit": ("JUnit XML", junit),
+    "markdown": ("GitHub's Markdown", markdown),
+    "html": ("one page with plot and table", html),
+}

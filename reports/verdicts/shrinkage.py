@@ -58,8 +58,10 @@ def borrow(cells: pd.DataFrame, groups: Sequence[Any]) -> pd.DataFrame:
     cells = cells.assign(shrunk=cells.estimate, freedom=np.maximum(cells.pairs - 1.0, 1.0))
     rows = np.isfinite(cells.standard_error)
     usable, estimates = cells[rows], cells.estimate[rows].to_numpy()
-    variances, freedom = moderated((usable.standard_error**2 * usable.pairs).to_numpy(),
-                                   (WIDTH_FREEDOM * usable.freedom).to_numpy())
+    variances, freedom = moderated(
+        (usable.standard_error**2 * usable.pairs).to_numpy(),
+        (WIDTH_FREEDOM * usable.freedom).to_numpy(),
+    )
     errors = np.sqrt(variances / usable.pairs.to_numpy())
     shrunk, spreads = estimates.copy(), errors.copy()
     numbers = pd.factorize(pd.Series(groups)[rows.to_numpy()])[0]
@@ -68,13 +70,18 @@ def borrow(cells: pd.DataFrame, groups: Sequence[Any]) -> pd.DataFrame:
     own, full = (stdtrit(freedom, 1 - p) * errors for p in (OWN_P, INTERVAL_P))
     reach = stdtrit(freedom, 1 - INTERVAL_P) * spreads
     cells.loc[rows, ["shrunk", "standard_error", "freedom", "low", "high"]] = np.c_[
-        shrunk, errors, freedom, np.clip(shrunk - reach, estimates - full, estimates - own),
-        np.clip(shrunk + reach, estimates + own, estimates + full)]
+        shrunk,
+        errors,
+        freedom,
+        np.clip(shrunk - reach, estimates - full, estimates - own),
+        np.clip(shrunk + reach, estimates + own, estimates + full),
+    ]
     return cells
 
 
-def judge_stages(first: Floats, fresh: Floats, groups: Sequence[Any], margin: float,
-                 is_finished: bool = True) -> pd.DataFrame:
+def judge_stages(
+    first: Floats, fresh: Floats, groups: Sequence[Any], margin: float, is_finished: bool = True
+) -> pd.DataFrame:
     """`two_stages`, with the intervals of `borrow`; a cell within the margin by these is SAME."""
     cells = borrow(verdict.two_stages(first, fresh, margin, is_finished), groups)
     is_within = np.maximum(-cells.low, cells.high) < np.log1p(margin)

@@ -32,19 +32,28 @@ def world_of(run: Run) -> tuple[Any, ...]:
     ranks, hosts = run.world.get("ranks", []), run.world.get("hosts", 1)
     if hosts != 1:
         hosts = sorted(Counter(rank.get("host") for rank in ranks).values()) or hosts
-    return (run.world["size"], hosts,
-            sorted(str(tuple(map(rank.get, ("device", "arch", "gpu")))) for rank in ranks))
+    return (
+        run.world["size"],
+        hosts,
+        sorted(str(tuple(map(rank.get, ("device", "arch", "gpu")))) for rank in ranks),
+    )
 
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
     "machine": lambda result: result.run.machine_id,
-    "clock": lambda result: (result.run.clock_shared, fact(result, "cpu.governor"),
-                             fact(result, "cpu.turbo")),
+    "clock": lambda result: (
+        result.run.clock_shared,
+        fact(result, "cpu.governor"),
+        fact(result, "cpu.turbo"),
+    ),
     "world": lambda result: world_of(result.run),
     "type": lambda result: sorted({(case.datatype, case.redop) for case in result.run.cases}),
-    "statistic": lambda result: (result.run.benchmark, result.run.world.get("dispatch", "native"),
-                                 sorted({case.across_ranks for case in result.cases})),
+    "statistic": lambda result: (
+        result.run.benchmark,
+        result.run.world.get("dispatch", "native"),
+        sorted({case.across_ranks for case in result.cases}),
+    ),
     "version": lambda result: result.run.version,
 }
 
@@ -81,8 +90,10 @@ class Side:
 def key_of(case: CaseFields, without: Sequence[str] = ()) -> Key:
     """The values that identify a case, except for the fields in `without`."""
     values = (getattr(case, name) for name in CASE_KEY if name not in without)
-    return tuple(msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value
-                 for value in values)
+    return tuple(
+        msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value
+        for value in values
+    )
 
 
 def read_sides(arguments: Sequence[str]) -> list[Side]:
@@ -95,8 +106,9 @@ def read_sides(arguments: Sequence[str]) -> list[Side]:
         variants = [_variant_side(manifest, name) for name in names]
         sides = [side for side in variants if side.launches]
         if sides:
-            sides[-1].notes += [f"{side.name} has no launch yet: left out" for side in variants
-                                if not side.launches]
+            sides[-1].notes += [
+                f"{side.name} has no launch yet: left out" for side in variants if not side.launches
+            ]
     else:
         sides = [side_of(argument) for argument in arguments]
     if len(sides) < 2:
@@ -178,17 +190,25 @@ def faults_of(side: Side) -> list[tuple[str, str]]:
         if not side.campaign.end:
             faults.append((name, f"the campaign of {name} is incomplete: run its command again"))
         launches = [launch for launch in side.campaign.launches if launch.variant == side.variant]
-        died, finished = ({(launch.stage, launch.pair) for launch in launches
-                           if launch.status == status} for status in ("died", "finished"))
+        died, finished = (
+            {(launch.stage, launch.pair) for launch in launches if launch.status == status}
+            for status in ("died", "finished")
+        )
         if lost := len(died - finished):
             faults.append((name, f"no launch of {name} finished in {lost} of its pairs"))
-        results += [read(side.campaign.folder / str(launch.run)) for launch in launches
-                    if launch.status == "finished" and launch.stage == "pilot"]
+        results += [
+            read(side.campaign.folder / str(launch.run))
+            for launch in launches
+            if launch.status == "finished" and launch.stage == "pilot"
+        ]
     for result in results:
         if not result.complete:
             faults.append((result.run.run_id, f"{result.path} is incomplete"))
-        faults += [(describe(case), f"{describe(case)} is wrong in {result.path}: {case.reason}")
-                   for case in result.cases if case.status == "wrong"]
+        faults += [
+            (describe(case), f"{describe(case)} is wrong in {result.path}: {case.reason}")
+            for case in result.cases
+            if case.status == "wrong"
+        ]
     return faults
 
 
@@ -205,9 +225,13 @@ def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float
                 costs_us[block.case][state].append(block.cost_us)
         launch.costs = {
             key_of(case, without): {
-                state: float(np.median(times)) for state, times in costs_us[case.case].items()
-                if len(times) >= MIN_STATE_BLOCKS and np.median(times) > 0}
-            for case in launch.result.cases if case.status == "ok"}
+                state: float(np.median(times))
+                for state, times in costs_us[case.case].items()
+                if len(times) >= MIN_STATE_BLOCKS and np.median(times) > 0
+            }
+            for case in launch.result.cases
+            if case.status == "ok"
+        }
     return states.rtt_ns
 
 
@@ -217,14 +241,19 @@ def log_costs(launches: Sequence[Launch]) -> "pd.DataFrame":
 
     find_costs(launches, ())
     return pd.DataFrame(
-        [(number, str(key), key[CASE_KEY.index("size_bytes")], state, np.log(cost_us))
-         for number, launch in enumerate(launches) for key, costs_us in launch.costs.items()
-         for state, cost_us in costs_us.items()],
-        columns=["launch", "case", "size", "state", "log"])
+        [
+            (number, str(key), key[CASE_KEY.index("size_bytes")], state, np.log(cost_us))
+            for number, launch in enumerate(launches)
+            for key, costs_us in launch.costs.items()
+            for state, cost_us in costs_us.items()
+        ],
+        columns=["launch", "case", "size", "state", "log"],
+    )
 
 
-def find_ratios(pairs: Sequence[tuple[Launch, Launch]], keys: Sequence[Key],
-                without: Sequence[str]) -> tuple[Floats, "pd.DataFrame"]:
+def find_ratios(
+    pairs: Sequence[tuple[Launch, Launch]], keys: Sequence[Key], without: Sequence[str]
+) -> tuple[Floats, "pd.DataFrame"]:
     """The log ratio of each case and pair, (keys, pairs), NaN without a common state of the link
     and for an unknown key; and `states`, `baseline_us` and `variant_us` of the cells."""
     import pandas as pd
@@ -257,8 +286,9 @@ def within_one_state(log_ratios: Floats) -> tuple[Floats, Integers]:
     return ratios, np.where(np.isfinite(ratios), states, -1)
 
 
-def pair_by_node(baseline: Sequence[Launch],
-                 variant: Sequence[Launch]) -> list[tuple[Launch, Launch]]:
+def pair_by_node(
+    baseline: Sequence[Launch], variant: Sequence[Launch]
+) -> list[tuple[Launch, Launch]]:
     """The newest launches of two sides in pairs. Sides with several nodes are paired on each node
     that both have, because nodes with equal hardware differ too."""
     by_node: list[dict[str | None, list[Launch]]] = [defaultdict(list), defaultdict(list)]
@@ -272,7 +302,7 @@ def pair_by_node(baseline: Sequence[Launch],
     for node in common:
         ours, theirs = (of_side[node] for of_side in by_node)
         n = min(len(ours), len(theirs))
-        pairs += zip(ours[len(ours) - n:], theirs[len(theirs) - n:], strict=True)
+        pairs += zip(ours[len(ours) - n :], theirs[len(theirs) - n :], strict=True)
     return pairs
 
 
@@ -280,12 +310,18 @@ def case_names(cases: Sequence[CaseHeader]) -> list[str]:
     """Each case's algorithm, and the fields in which the algorithm's cases differ, without size."""
     fields = [name for name in CASE_KEY if name not in ("size_bytes", "algorithm", "library")]
     forms: dict[str, Any] = {
-        "shape": shape_text, "in_place": lambda value: ("out of place", "in place")[value]}
+        "shape": shape_text,
+        "in_place": lambda value: ("out of place", "in place")[value],
+    }
     texts = [[forms.get(name, str)(getattr(case, name)) for name in fields] for case in cases]
     by_algorithm: dict[str, list[list[str]]] = defaultdict(list)
     for case, text in zip(cases, texts, strict=True):
         by_algorithm[case.algorithm].append(text)
-    differs = {algorithm: [len({*column}) > 1 for column in zip(*rows, strict=True)]
-               for algorithm, rows in by_algorithm.items()}
-    return [" ".join(filter(None, [case.algorithm, *compress(text, differs[case.algorithm])]))
-            for case, text in zip(cases, texts, strict=True)]
+    differs = {
+        algorithm: [len({*column}) > 1 for column in zip(*rows, strict=True)]
+        for algorithm, rows in by_algorithm.items()
+    }
+    return [
+        " ".join(filter(None, [case.algorithm, *compress(text, differs[case.algorithm])]))
+        for case, text in zip(cases, texts, strict=True)
+    ]

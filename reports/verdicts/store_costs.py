@@ -30,8 +30,13 @@ class Costs:
 def alike_of(entry: Entry) -> tuple[Any, ...]:
     """What runs that can be compared share: machine, world, benchmark, dispatch and statistic."""
     run = entry.run
-    return (run.machine_id, str(world_of(run)), run.benchmark,
-            run.world.get("dispatch", "native"), entry.across_ranks)
+    return (
+        run.machine_id,
+        str(world_of(run)),
+        run.benchmark,
+        run.world.get("dispatch", "native"),
+        entry.across_ranks,
+    )
 
 
 class States(NamedTuple):
@@ -59,8 +64,14 @@ def find_costs(contents: Contents, groups: Sequence[Sequence[Entry]]) -> list[Co
         own_states, rtt_ns = _states(entries)
         states.append(own_states)
         shape = len(entries), len(keys)
-        of_group.append(Costs(keys, rtt_ns, np.full((*shape, max(len(rtt_ns), 1)), np.nan),
-                              np.zeros(shape, dtype=bool)))
+        of_group.append(
+            Costs(
+                keys,
+                rtt_ns,
+                np.full((*shape, max(len(rtt_ns), 1)), np.nan),
+                np.zeros(shape, dtype=bool),
+            )
+        )
         place_of |= {entry: (number, row) for row, entry in enumerate(entries)}
     for entry in contents.load("blocks", place_of):
         number, row = place_of[entry]

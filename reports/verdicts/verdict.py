@@ -22,7 +22,12 @@ Test = Callable[[Floats, float, float], "pd.DataFrame"]
 
 # The verdicts on a cell. SLOWER: the variant takes longer than the baseline.
 VERDICTS = SLOWER, FASTER, SAME, AMBIGUOUS, UNREPLICATED = (
-    "SLOWER", "FASTER", "SAME", "AMBIGUOUS", "unreplicated")
+    "SLOWER",
+    "FASTER",
+    "SAME",
+    "AMBIGUOUS",
+    "unreplicated",
+)
 MARGIN = 0.01
 SUSPECT_P, FAMILY_P = 0.05, 0.025
 SAME_CONFIDENCE = 0.90
@@ -32,8 +37,9 @@ MIN_PAIRS = 6
 LOOKS = (0.25, 0.5, 1.0)  # shares of all pairs
 
 
-def evidence(log_ratios: Floats, margin: float = MARGIN,
-             same_confidence: float = SAME_CONFIDENCE) -> "pd.DataFrame":
+def evidence(
+    log_ratios: Floats, margin: float = MARGIN, same_confidence: float = SAME_CONFIDENCE
+) -> "pd.DataFrame":
     """Tests every cell over its pairs, all from the Walsh means (i <= j) of its log ratios.
 
     `estimate` is their median (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963). The
@@ -47,8 +53,15 @@ def evidence(log_ratios: Floats, margin: float = MARGIN,
     import pandas as pd  # takes 0.3 s, which a history does not need
 
     pairs = np.sum(np.isfinite(log_ratios), axis=-1)
-    blank = {"estimate": np.nan, "low": -np.inf, "high": np.inf, "standard_error": np.inf,
-             "p_slower": 1.0, "p_faster": 1.0, "is_same": False}
+    blank = {
+        "estimate": np.nan,
+        "low": -np.inf,
+        "high": np.inf,
+        "standard_error": np.inf,
+        "p_slower": 1.0,
+        "p_faster": 1.0,
+        "is_same": False,
+    }
     columns = {name: np.full(len(pairs), value) for name, value in blank.items()}
     for n in np.unique(pairs[pairs > 0]).tolist():
         rows = pairs == n
@@ -67,7 +80,8 @@ def evidence(log_ratios: Floats, margin: float = MARGIN,
             k, k_same = np.searchsorted(cdf, tails, side="right")
             columns["low"][rows], columns["high"][rows] = ends[:, k], ends[:, ~k]
             columns["standard_error"][rows] = (  # few pairs have a higher confidence than 95 %
-                (ends[:, ~k] - ends[:, k]) / 2 / stdtrit(n - 1, 1 - cdf[max(k - 1, 0)]))
+                (ends[:, ~k] - ends[:, k]) / 2 / stdtrit(n - 1, 1 - cdf[max(k - 1, 0)])
+            )
             reach = np.maximum(-ends[:, k_same], ends[:, ~k_same])
             columns["is_same"][rows] = reach < np.log1p(margin)
     return pd.DataFrame({"pairs": pairs, **columns})
@@ -83,8 +97,9 @@ def signed_rank_cdf(n: int) -> Floats:
     return np.minimum(np.cumsum(probabilities), 1.0)
 
 
-def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGIN,
-               is_finished: bool = True) -> "pd.DataFrame":
+def two_stages(
+    first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGIN, is_finished: bool = True
+) -> "pd.DataFrame":
     """Verdicts by two stages: only a suspect can be SLOWER or FASTER, and only by its fresh pairs.
     They are tested in the direction of the first; Holm's procedure keeps the chance of any false
     verdict in the table below 2.5 %. Until the campaign is finished suspects are AMBIGUOUS: each
@@ -103,8 +118,12 @@ def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGI
     is_fresh = is_suspect & (fresh.pairs > 0)
     cells: pd.DataFrame = pd.concat([fresh[is_fresh], first[~is_fresh]]).sort_index()
     alpha = np.where(is_fresh, FAMILY_P / max(1, is_suspect.sum()), SUSPECT_P)
-    cells = cells.assign(is_suspect=is_suspect, is_fresh=is_fresh, alpha=alpha,
-                         verdict=_verdict(cells, is_rejected, margin))
+    cells = cells.assign(
+        is_suspect=is_suspect,
+        is_fresh=is_fresh,
+        alpha=alpha,
+        verdict=_verdict(cells, is_rejected, margin),
+    )
     if not is_finished:
         cells.loc[is_suspect, "verdict"] = AMBIGUOUS
     power = np.where(is_fresh, POWER, BOTH_POWER)
@@ -124,18 +143,21 @@ def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN) -> "pd
     return _without_stages(evidence(ratios, margin), verdict, margin, FAMILY_P)
 
 
-def once(ratios: Floats, margin: float = MARGIN, test: Test = evidence,
-         family_p: float = FAMILY_P) -> "pd.DataFrame":
+def once(
+    ratios: Floats, margin: float = MARGIN, test: Test = evidence, family_p: float = FAMILY_P
+) -> "pd.DataFrame":
     """Verdicts after a single look at all pairs: Holm's procedure over all cells, two-sided."""
     cells = test(ratios, margin, SAME_CONFIDENCE)
     is_rejected = holm(2 * np.minimum(cells.p_slower, cells.p_faster), family_p)
     return _without_stages(cells, _verdict(cells, is_rejected, margin), margin, family_p)
 
 
-def _without_stages(cells: "pd.DataFrame", verdict: NDArray[np.str_], margin: float,
-                    family_p: float) -> "pd.DataFrame":
-    cells = cells.assign(is_suspect=False, is_fresh=False, alpha=family_p / 2 / len(cells),
-                         verdict=verdict)
+def _without_stages(
+    cells: "pd.DataFrame", verdict: NDArray[np.str_], margin: float, family_p: float
+) -> "pd.DataFrame":
+    cells = cells.assign(
+        is_suspect=False, is_fresh=False, alpha=family_p / 2 / len(cells), verdict=verdict
+    )
     return cells.assign(detectable=left_open(cells, margin))
 
 
@@ -153,8 +175,14 @@ def holm(p: Any, alpha: float) -> Bools:
     return np.asarray(np.logical_and.accumulate(is_below)[np.argsort(order)])
 
 
-def detectable(standard_error: Any, pairs: Any, alpha: Any, margin: float = MARGIN,
-               power: Any = POWER, freedom: Any = None) -> Floats:
+def detectable(
+    standard_error: Any,
+    pairs: Any,
+    alpha: Any,
+    margin: float = MARGIN,
+    power: Any = POWER,
+    freedom: Any = None,
+) -> Floats:
     """The smallest effect (0.03: 3 %) with this power to be significant at one-sided `alpha` and
     estimated beyond the margin; `standard_error` is the log estimate's. Infinite if even pairs that
     all agree cannot reach `alpha`, unless Student's test with this `freedom` decides."""
@@ -167,8 +195,9 @@ def detectable(standard_error: Any, pairs: Any, alpha: Any, margin: float = MARG
 
 def left_open(cells: "pd.DataFrame", margin: float, power: Floats | float = POWER) -> Floats:
     """The column `detectable` of `two_stages`."""
-    effects = detectable(cells.standard_error, cells.pairs, cells.alpha, margin, power,
-                         cells.get("freedom"))
+    effects = detectable(
+        cells.standard_error, cells.pairs, cells.alpha, margin, power, cells.get("freedom")
+    )
     reaches = np.expm1(np.maximum(-cells.low, cells.high))
     return np.where(cells.verdict == AMBIGUOUS, np.maximum(effects, reaches), effects)
 

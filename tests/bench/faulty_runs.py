@@ -16,7 +16,18 @@ from tests.launch import MPIRUN, ROOT
 TIMEOUT_S = 1.5
 PROMISED_S = TIMEOUT_S + 2
 SOON_S = PROMISED_S + 1  # a margin for a busy machine
-SMALL = ["-b", "16K", "-e", "16K", "--mode", "isolated", "--max-time", "20", "--timeout", str(TIMEOUT_S)]
+SMALL = [
+    "-b",
+    "16K",
+    "-e",
+    "16K",
+    "--mode",
+    "isolated",
+    "--max-time",
+    "20",
+    "--timeout",
+    str(TIMEOUT_S),
+]
 # With this option MPICH's launcher should spare the survivors of a killed rank; MPICH 5.0.2 does so in one of four
 # cases. Ranks in their own session that write standard error to a file (APART) always survive.
 SPARING = ("-disable-auto-cleanup",)
@@ -37,7 +48,10 @@ def processes(out):
     ranks = {}
     for process in psutil.process_iter():
         try:
-            if any(str(out) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                any(str(out) in word for word in process.cmdline())
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 is_rank = "witness.py" not in " ".join(process.cmdline())
                 ranks[process.pid] = process.environ().get("PMI_RANK") if is_rank else None
         except psutil.NoSuchProcess:
@@ -60,11 +74,31 @@ def orphans():
 class Launch:
     """A run in the background: `signal` sends a signal, `end` waits for the end."""
 
-    def __init__(self, out, *options, ranks=2, program=("-m", "bench.allreduce"), launcher=(), apart=False,
-                 small=SMALL, **environment):
+    def __init__(
+        self,
+        out,
+        *options,
+        ranks=2,
+        program=("-m", "bench.allreduce"),
+        launcher=(),
+        apart=False,
+        small=SMALL,
+        **environment,
+    ):
         self.out = out
         python = [*(APART if apart else ()), sys.executable]
-        command = [MPIRUN, *launcher, "-n", str(ranks), *python, *program, *small, "--out", str(out), *options]
+        command = [
+            MPIRUN,
+            *launcher,
+            "-n",
+            str(ranks),
+            *python,
+            *program,
+            *small,
+            "--out",
+            str(out),
+            *options,
+        ]
         self.process = subprocess.Popen(
             [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
@@ -85,13 +119,18 @@ class Launch:
     def end(self, patience_s=20):
         stdout, stderr = self.process.communicate(timeout=patience_s)
         self.took_s = time.monotonic() - self.moment_s
-        return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
+        return subprocess.CompletedProcess(
+            self.process.args, self.process.returncode, stdout, stderr
+        )
 
 
 def struck(out, rank, point, call, effect, *options, ranks=2, spared=False, **environment):
     """Run with this fault of `fault_ranks.py`. Return the output and the seconds from the fault to the end of all
     ranks."""
-    program, errors = ["tests/ranks/fault_ranks.py", rank, point, call, effect], out.with_suffix(".stderr")
+    program, errors = (
+        ["tests/ranks/fault_ranks.py", rank, point, call, effect],
+        out.with_suffix(".stderr"),
+    )
     run = Launch(out, *options, ranks=ranks, program=program, launcher=SPARING if spared else (), apart=spared,
                  RANK_ERRORS=str(errors), **environment)  # fmt: skip
     run.moment_s = time.monotonic()

@@ -98,7 +98,8 @@ def fake_nvml(gpus: dict[str, dict[str, Any]], status: int) -> Any:
         nvmlDeviceGetNvLinkRemotePciInfo=remote,
         nvmlDeviceGetNvLinkRemoteDeviceType=lambda gpu, number: 0,
         nvmlDeviceGetP2PStatus=lambda reader, owner, index: lookup(
-            dict.fromkeys(gpus, status), reader),
+            dict.fromkeys(gpus, status), reader
+        ),
         nvmlDeviceGetClockInfo=lambda gpu, kind: {1: 2520, 2: 14001}[kind],
         nvmlDeviceGetCurrPcieLinkGeneration=lambda gpu: 5,
         nvmlDeviceGetCurrPcieLinkWidth=lambda gpu: 8,

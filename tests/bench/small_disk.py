@@ -17,8 +17,12 @@ class Disk:
         folder.mkdir(parents=True)
         self.mounted = folder
         self.shell = subprocess.Popen(
-            ["unshare", "--map-root-user", "--mount", "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True)
+            ["unshare", "--map-root-user", "--mount", "sh"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         self.at = Path(f"/proc/{self.shell.pid}/root") / folder.relative_to("/")
         try:
             self._do(f"mount -t tmpfs -o size={size_bytes},mode=700 none '{folder}'")
@@ -58,7 +62,14 @@ class Disk:
     def inside(self, *command: object) -> list[str]:
         """The command, wrapped so that the process sees the disk at `mounted`: for a program that resolves its
         paths."""
-        enter = ["nsenter", "--target", str(self.shell.pid), "--user", "--mount", "--preserve-credentials"]
+        enter = [
+            "nsenter",
+            "--target",
+            str(self.shell.pid),
+            "--user",
+            "--mount",
+            "--preserve-credentials",
+        ]
         return [*enter, "sh", "-c", 'cd "$0" && exec "$@"', str(ROOT), *map(str, command)]
 
     def close(self) -> None:

@@ -8,8 +8,12 @@ from collectives.collective import COLLECTIVES
 from reports.store.result import read
 from tests.launch import mpirun
 
-COMMANDS = {"allgather": "all_gather", "reduce_scatter": "reduce_scatter", "alltoall": "alltoall",
-            "sendrecv": "sendrecv"}
+COMMANDS = {
+    "allgather": "all_gather",
+    "reduce_scatter": "reduce_scatter",
+    "alltoall": "alltoall",
+    "sendrecv": "sendrecv",
+}
 
 
 @pytest.mark.parametrize(("command", "name"), COMMANDS.items())
@@ -20,11 +24,18 @@ def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, 
     (path,) = tmp_path.glob("*.jsonl")
     cases = read(path).cases
     collective = COLLECTIVES[name]
-    assert {case.count * (2 if collective.cut else 1) * 2 for case in cases} == {case.size_bytes for case in cases}
+    assert {case.count * (2 if collective.cut else 1) * 2 for case in cases} == {
+        case.size_bytes for case in cases
+    }
     measured = [case for case in cases if case.status in ("ok", "wrong")]
     assert {(case.collective, case.n_wrong) for case in measured} == {(name, 0)}
     forms = {(case.algorithm, case.variant) for case in measured}
-    ours = {("direct_push", "copied"), ("direct_pull", "copied"), ("direct_pull", "registered"), ("auto", "registered")}
+    ours = {
+        ("direct_push", "copied"),
+        ("direct_pull", "copied"),
+        ("direct_pull", "registered"),
+        ("auto", "registered"),
+    }
     assert ours <= forms
     # MPICH reduces half precision and moves any type.
     assert ("library", "plain") in forms
@@ -39,7 +50,18 @@ def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, 
 def test_in_place_results_are_correct_if_supported(tmp_path):
     for command in ("allgather", "reduce_scatter"):
         folder = tmp_path / command
-        options = ["--sizes", "64K", "--in-place", "--max-time", "30", "-n", "2", "--lean", "--out", str(folder)]
+        options = [
+            "--sizes",
+            "64K",
+            "--in-place",
+            "--max-time",
+            "30",
+            "-n",
+            "2",
+            "--lean",
+            "--out",
+            str(folder),
+        ]
         done = mpirun(2, "-m", f"bench.{command}", *options)
         assert (done.returncode, done.stderr) == (0, "")
         (path,) = folder.glob("*.jsonl")

@@ -39,16 +39,21 @@ def out(tmp_path):
 
 @pytest.mark.parametrize(
     ("rank", "point", "call", "ranks", "place"),
-    few([
-        (1, "device", 1, 2, "step open the device"),
-        (1, "block", 4, 2, r"case 0 \(.*\), block 3, step timed loop"),
-        (2, "between", 9, 3, ".*step [a-z ]+"),
-        (0, "store", 3, 2, r"case \d+ \(.*\), block \d+, step store"),
-        (0, "map", 1, 2, "step map the peers"),
-        (1, "plan", 1, 2, "step plan the cases"),
-    ], 2),
+    few(
+        [
+            (1, "device", 1, 2, "step open the device"),
+            (1, "block", 4, 2, r"case 0 \(.*\), block 3, step timed loop"),
+            (2, "between", 9, 3, ".*step [a-z ]+"),
+            (0, "store", 3, 2, r"case \d+ \(.*\), block \d+, step store"),
+            (0, "map", 1, 2, "step map the peers"),
+            (1, "plan", 1, 2, "step plan the cases"),
+        ],
+        2,
+    ),
 )
-def test_an_exception_on_one_rank_ends_all_ranks_with_one_sentence(out, rank, point, call, ranks, place):
+def test_an_exception_on_one_rank_ends_all_ranks_with_one_sentence(
+    out, rank, point, call, ranks, place
+):
     options = ["--algorithm", "ring"]
     done, took_s = struck(out, rank, point, call, "raise", *options, ranks=ranks)
     assert re.search(rf"rank {rank} failed: {place}, epoch \d+: ValueError: struck", sentence(done))
@@ -62,7 +67,10 @@ def test_an_exception_in_the_links_probe_names_case_and_block(out):
     place = r"case 0 \(ring 16384 B chained\), block \d+, step timed loop, epoch \d+: ValueError"
     assert re.search(rf"rank 1 failed: {place}", sentence(done))
     assert "INCOMPLETE" in show(out)
-    assert re.search(r"stopped first: rank 1, case 0 .*, block \d+, step timed loop, epoch \d+ \(failed\)", show(out))
+    assert re.search(
+        r"stopped first: rank 1, case 0 .*, block \d+, step timed loop, epoch \d+ \(failed\)",
+        show(out),
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +83,9 @@ def test_an_exception_in_the_links_probe_names_case_and_block(out):
         (0, "between", 9, 2, "ring", "case 0|link .*"),
     ], 1),
 )  # fmt: skip
-def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(out, rank, point, call, ranks, algorithm, place):
+def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(
+    out, rank, point, call, ranks, algorithm, place
+):
     done, took_s = struck(out, rank, point, call, "sleep", "--algorithm", algorithm, ranks=ranks)
     message = sentence(done)
     held_up = f"for {TIMEOUT_S} s and held the others up: ({place})"
@@ -85,20 +95,36 @@ def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(out, rank, point, call
 
 @pytest.mark.parametrize(
     ("rank", "call", "ranks", "algorithm", "mode"),
-    few([(1, 40, 3, "ring", "isolated"), (1, 40, 2, "two_shot_direct", "isolated"), (1, 200, 2, "ring", "chained"),
-         (0, 40, 2, "one_shot_push", "isolated")], 2),
+    few(
+        [
+            (1, 40, 3, "ring", "isolated"),
+            (1, 40, 2, "two_shot_direct", "isolated"),
+            (1, 200, 2, "ring", "chained"),
+            (0, 40, 2, "one_shot_push", "isolated"),
+        ],
+        2,
+    ),
 )
-def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call, ranks, algorithm, mode):
+def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(
+    out, rank, call, ranks, algorithm, mode
+):
     # In a ring, each rank waits for its neighbour; the sentence must still name the sleeping rank.
     options = ["--algorithm", algorithm, "--mode", mode]
     done, took_s = struck(out, rank, "operation", call, "sleep", *options, ranks=ranks)
     message = sentence(done)
-    assert re.search(rf"rank {rank} did not go on .*: case 0 \({algorithm} 16384 B {mode}\), ", message)
-    epochs = re.search(r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank \d from rank \d", message)
+    assert re.search(
+        rf"rank {rank} did not go on .*: case 0 \({algorithm} 16384 B {mode}\), ", message
+    )
+    epochs = re.search(
+        r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank \d from rank \d",
+        message,
+    )
     assert epochs, message
     seen, wanted = (int(epochs[1]), int(epochs[2])), (int(epochs[3]), int(epochs[4]))
     assert seen < wanted
-    last = re.search(r", the collective, epoch (\d+)(?:, call (\d+) of a chain)?, kernel block", message)
+    last = re.search(
+        r", the collective, epoch (\d+)(?:, call (\d+) of a chain)?, kernel block", message
+    )
     assert last, message
     assert int(last[1]) + int(last[2] or 1) == wanted[0]
     assert took_s < SOON_S
@@ -115,8 +141,12 @@ def test_a_rank_that_times_out_stores_into_users_buffers_and_so_does_the_late_ra
 
 
 def test_a_rank_may_spend_ten_time_outs_on_the_results_and_the_run_stays_readable(out):
-    done, took_s = struck(out, 0, "results", 1, "sleep", "--algorithm", "ring", "-n", "10", "--timeout", "0.25")
-    assert re.search(r"rank 0 did not go on for 2.5 s and held the others up: step results", sentence(done))
+    done, took_s = struck(
+        out, 0, "results", 1, "sleep", "--algorithm", "ring", "-n", "10", "--timeout", "0.25"
+    )
+    assert re.search(
+        r"rank 0 did not go on for 2.5 s and held the others up: step results", sentence(done)
+    )
     assert 2.5 < took_s < 2.5 + SOON_S - TIMEOUT_S
     assert "INCOMPLETE" in show(out)
 
@@ -130,26 +160,45 @@ STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
 
 @pytest.mark.parametrize(
     ("rank", "point", "call", "victim", "ranks", "algorithm", "place"),
-    few([
-        (2, "operation", 40, 2, 3, "ring", SPINNING),
-        (1, "operation", 40, 0, 2, "library", REDUCING),
-        (0, "finish", 1, 0, 2, "ring", r"step finished, epoch \d+"),
-        (0, "store", 5, 0, 2, "ring", STORING),
-        (1, "plan", 1, 0, 2, "ring", r".*step .*, epoch \d+"),  # rank 0 waits inside an MPI collective
-        (1, "operation", 40, 0, 2, "ring", SPINNING),
-    ], 2),
+    few(
+        [
+            (2, "operation", 40, 2, 3, "ring", SPINNING),
+            (1, "operation", 40, 0, 2, "library", REDUCING),
+            (0, "finish", 1, 0, 2, "ring", r"step finished, epoch \d+"),
+            (0, "store", 5, 0, 2, "ring", STORING),
+            (
+                1,
+                "plan",
+                1,
+                0,
+                2,
+                "ring",
+                r".*step .*, epoch \d+",
+            ),  # rank 0 waits inside an MPI collective
+            (1, "operation", 40, 0, 2, "ring", SPINNING),
+        ],
+        2,
+    ),
 )
-def test_a_stopped_rank_is_named_with_its_last_epoch(out, rank, point, call, victim, ranks, algorithm, place):
+def test_a_stopped_rank_is_named_with_its_last_epoch(
+    out, rank, point, call, victim, ranks, algorithm, place
+):
     effect = "stop" if rank == victim else f"stop:{victim}"
     options = ["-n", "10", "--lean"] if point == "finish" else []
-    done, took_s = struck(out, rank, point, call, effect, "--algorithm", algorithm, *options, ranks=ranks)
-    expected = f"wiretax: rank {victim} was stopped for {TIMEOUT_S} s and held the others up: {place}"
+    done, took_s = struck(
+        out, rank, point, call, effect, "--algorithm", algorithm, *options, ranks=ranks
+    )
+    expected = (
+        f"wiretax: rank {victim} was stopped for {TIMEOUT_S} s and held the others up: {place}"
+    )
     assert re.match(expected, sentence(done)), done.stderr
     assert took_s < SOON_S
     if point == "finish":
         assert "INCOMPLETE" not in show(out)
     elif point != "plan":
-        assert re.search(rf"stopped first: rank {victim}, case 0 .*, epoch \d+ \(was stopped for", show(out))
+        assert re.search(
+            rf"stopped first: rank {victim}, case 0 .*, epoch \d+ \(was stopped for", show(out)
+        )
 
 
 def test_a_rank_that_exits_late_is_not_killed_by_the_launcher(out):
@@ -160,7 +209,9 @@ def test_a_rank_that_exits_late_is_not_killed_by_the_launcher(out):
 
 
 def test_a_stopped_rank_that_is_not_killed_exits_with_the_others(out):
-    done, took_s = struck(out, 1, "operation", 40, "stop:0", "--algorithm", "ring", ranks=3, spared=True)
+    done, took_s = struck(
+        out, 1, "operation", 40, "stop:0", "--algorithm", "ring", ranks=3, spared=True
+    )
     [message] = said_in(done)
     assert message.startswith(f"wiretax: rank 0 was stopped for {TIMEOUT_S} s"), message
     assert took_s < TIMEOUT_S + LEFT_BEHIND_S  # sooner than the witness kills the rank
@@ -173,7 +224,9 @@ def test_a_block_with_a_stopped_rank_is_discarded(out):
     done, _ = struck(out, 1, "operation", 600, "stop:0", *options)
     assert "rank 0 was stopped" in sentence(done)
     [run] = out.glob("*.jsonl")
-    blocks = [block for block in map(json.loads, run.read_text().splitlines()) if block["kind"] == "block"]
+    blocks = [
+        block for block in map(json.loads, run.read_text().splitlines()) if block["kind"] == "block"
+    ]
     assert blocks
     assert max(block["mean_us"] * block["n"] for block in blocks) < TIMEOUT_S * 1e6
 
@@ -220,13 +273,20 @@ FAULT = ("rank", "point", "call", "victim", "ranks", "algorithm", "place")
 
 def shown_as_killed(out, victim, place):
     """Whether `reports show` names the killed rank. The sentence has 16384 B and the phase; `show` has 16 KiB."""
-    shown = {"16384 B": "16 KiB", "two_shot_direct": "two-shot direct", ", the collective": "", ", check": ""}
+    shown = {
+        "16384 B": "16 KiB",
+        "two_shot_direct": "two-shot direct",
+        ", the collective": "",
+        ", check": "",
+    }
     step = functools.reduce(lambda text, words: text.replace(*words), shown.items(), place)
     return re.search(rf"stopped first: rank {victim}, {step} \(ended without a word\)", show(out))
 
 
 @pytest.mark.parametrize(FAULT, few(KILLED, 1) + few(KILLED_BY_A_PEER, 0))
-def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, rank, point, call, victim, ranks, algorithm, place):
+def test_a_killed_rank_leaves_a_readable_run_that_names_it(
+    out, rank, point, call, victim, ranks, algorithm, place
+):
     effect = "kill" if rank == victim else f"kill:{victim}"
     done, took_s = struck(out, rank, point, call, effect, "--algorithm", algorithm, ranks=ranks)
     assert done.returncode != 0
@@ -240,9 +300,13 @@ def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, rank, point, cal
 
 
 @pytest.mark.parametrize(FAULT, KILLED_BY_A_PEER + few(KILLED[1:2], 0))
-def test_survivors_spared_by_the_launcher_name_the_killed_rank(out, rank, point, call, victim, ranks, algorithm, place):
+def test_survivors_spared_by_the_launcher_name_the_killed_rank(
+    out, rank, point, call, victim, ranks, algorithm, place
+):
     effect = "kill" if rank == victim else f"kill:{victim}"
-    done, took_s = struck(out, rank, point, call, effect, "--algorithm", algorithm, ranks=ranks, spared=True)
+    done, took_s = struck(
+        out, rank, point, call, effect, "--algorithm", algorithm, ranks=ranks, spared=True
+    )
     [message] = said_in(done)
     assert re.fullmatch(rf"wiretax: rank {victim} ended without a word: {place}", message)
     assert done.returncode != 0
@@ -263,7 +327,9 @@ def test_an_mpi_error_after_a_kill_is_not_reported_as_the_reason(out):
 def test_a_run_completes_without_its_witness(out):
     run = Launch(out, "--algorithm", "ring", "-n", "10", "--lean")
     wait_for(lambda: list(out.glob("*.flight/rank-1")))
-    [witness] = wait_for(lambda: [pid for pid in processes(out) if "witness.py" in " ".join(cmdline(pid))])
+    [witness] = wait_for(
+        lambda: [pid for pid in processes(out) if "witness.py" in " ".join(cmdline(pid))]
+    )
     run.signal(witness, signal.SIGKILL)
     done = run.end()
     assert done.returncode == 0, done.stderr
@@ -277,8 +343,17 @@ def cmdline(pid):
         return []
 
 
-@pytest.mark.parametrize(("victims", "pause_s", "algorithm"), few([
-    ([0, 1], TIMEOUT_S + 1, "one_shot_ll"), ([1], TIMEOUT_S / 2, "ring"), ([0, 1], TIMEOUT_S + 1, "ring")], 1))
+@pytest.mark.parametrize(
+    ("victims", "pause_s", "algorithm"),
+    few(
+        [
+            ([0, 1], TIMEOUT_S + 1, "one_shot_ll"),
+            ([1], TIMEOUT_S / 2, "ring"),
+            ([0, 1], TIMEOUT_S + 1, "ring"),
+        ],
+        1,
+    ),
+)
 def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
     """The run continues if one rank stops for less than the time-out, or all ranks for longer, as in a suspended job.
 
@@ -310,8 +385,15 @@ def test_ranks_do_not_outlive_their_launcher(out):
 @pytest.mark.alone
 @pytest.mark.parametrize(
     ("receiver", "number"),
-    few([("mpirun", signal.SIGINT), ("rank 1", signal.SIGTERM), ("group", signal.SIGINT), ("mpirun", signal.SIGTERM)],
-        2),
+    few(
+        [
+            ("mpirun", signal.SIGINT),
+            ("rank 1", signal.SIGTERM),
+            ("group", signal.SIGINT),
+            ("mpirun", signal.SIGTERM),
+        ],
+        2,
+    ),
 )
 def test_an_interrupted_run_ends_within_two_seconds_and_keeps_its_blocks(out, receiver, number):
     run = Launch(out)
@@ -375,13 +457,29 @@ def test_an_interrupt_before_the_first_block_prints_no_traceback(out):
 
 
 def test_ranks_wait_for_a_compiler_that_takes_longer_than_the_time_out_and_leave_only_the_files_of_the_run(
-        out, tmp_path):
+    out, tmp_path
+):
     """Rank 0 also may need longer than the time-out for the results, while the other ranks wait."""
     compiler, cache = tmp_path / "compiler", tmp_path / "cache"
     compiler.write_text('#!/bin/sh\ncase "$*" in *loop_cpu.cpp*) sleep 3;; esac\nexec c++ "$@"\n')
     compiler.chmod(0o755)
-    options = ["-b", "16K", "-e", "16K", "-n", "10", "--timeout", "2", "--algorithm", "ring", "--out", str(out)]
-    done = mpirun(2, "-m", "bench.allreduce", *options, CXX=str(compiler), XDG_CACHE_HOME=str(cache))
+    options = [
+        "-b",
+        "16K",
+        "-e",
+        "16K",
+        "-n",
+        "10",
+        "--timeout",
+        "2",
+        "--algorithm",
+        "ring",
+        "--out",
+        str(out),
+    ]
+    done = mpirun(
+        2, "-m", "bench.allreduce", *options, CXX=str(compiler), XDG_CACHE_HOME=str(cache)
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert {path.suffix for path in out.iterdir()} == {".jsonl", ".png", ".samples"}
     assert {path.suffix for path in (cache / "wiretax").iterdir()} == {".so"}

@@ -24,10 +24,26 @@ from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import write_run
 
-SMALL = ("-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring,library", "--max-time", "20")
+SMALL = (
+    "-b",
+    "16K",
+    "-e",
+    "16K",
+    "--mode",
+    "isolated",
+    "--algorithm",
+    "ring,library",
+    "--max-time",
+    "20",
+)
 FULL = "No space left on device"
 READ_ONLY = "Read-only file system"
-TIGHT: dict[str, Any] = {"sizes": [16384], "algorithms": ["library", "auto"], "modes": ["isolated"], "n": 5}
+TIGHT: dict[str, Any] = {
+    "sizes": [16384],
+    "algorithms": ["library", "auto"],
+    "modes": ["isolated"],
+    "n": 5,
+}
 SPEC = """electricity = {price_per_kwh = 0.30, currency = "EUR"}
 requirements = []
 hours_per_year = 6000
@@ -59,7 +75,11 @@ def disk_of(tmp_path):
 
 def files(folder):
     """Everything below `folder` with its content."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def half_written(folder):
@@ -68,6 +88,7 @@ def half_written(folder):
 
 def when(condition, act):
     """Runs `act` in the background as soon as the condition is true."""
+
     def watch():
         late_s = time.monotonic() + 60
         while not condition() and time.monotonic() < late_s:
@@ -89,7 +110,10 @@ def test_a_run_that_cannot_be_stored_does_not_start(disk_of, tmp_path, why):
     before = files(disk.at)
     wanted = [["--out", str(disk.at / "results")]]
     if why == READ_ONLY:
-        wanted += [["--out", str(disk.at / "new")], ["--out", str(tmp_path / "out"), "-J", str(disk.at / "a.json")]]
+        wanted += [
+            ["--out", str(disk.at / "new")],
+            ["--out", str(tmp_path / "out"), "-J", str(disk.at / "a.json")],
+        ]
     for options in wanted:
         done = mpirun(2, "-m", "bench.allreduce", *SMALL, *options)
         assert (done.returncode, done.stdout) == (2, "")
@@ -111,7 +135,9 @@ def test_a_disk_that_fills_during_a_run_loses_no_stored_block(disk_of):
     [path] = out.glob("*.jsonl")
     assert done.returncode == 1, done.stderr
     [message] = done.stderr.splitlines()
-    assert re.fullmatch(rf"wiretax: rank 0 failed: .*: {re.escape(str(path))} cannot be written: {FULL}", message)
+    assert re.fullmatch(
+        rf"wiretax: rank 0 failed: .*: {re.escape(str(path))} cannot be written: {FULL}", message
+    )
     result = read(path)
     assert len(result.blocks) >= seen[0] > 2
     assert "INCOMPLETE: the run was cut off." in text(result)
@@ -120,7 +146,10 @@ def test_a_disk_that_fills_during_a_run_loses_no_stored_block(disk_of):
 
 def test_a_disk_without_room_for_samples_keeps_every_block(disk_of):
     disk = disk_of(1400 << 10)  # the samples of a case take 400 KB
-    out, more = disk.at / "results", ["--algorithm", "ring,library,two_shot,one_shot_pull", "-n", "20000"]
+    out, more = (
+        disk.at / "results",
+        ["--algorithm", "ring,library,two_shot,one_shot_pull", "-n", "20000"],
+    )
     done = mpirun(1, "-m", "bench.allreduce", *SMALL, *more, "--out", str(out))
     assert done.returncode == 1, done.stderr
     [message] = done.stderr.splitlines()
@@ -139,11 +168,17 @@ def test_a_disk_that_fills_at_the_end_costs_only_the_picture_and_the_json(disk_o
     out, json_file = disk.at / "results", other.at / "a.json"
     json_file.write_text("former")
     other.fill()
-    when(lambda: any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl")), disk.fill)
-    done = mpirun(1, "-m", "bench.allreduce", *SMALL, "-n", "60", "--out", str(out), "-J", str(json_file))
+    when(
+        lambda: any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl")), disk.fill
+    )
+    done = mpirun(
+        1, "-m", "bench.allreduce", *SMALL, "-n", "60", "--out", str(out), "-J", str(json_file)
+    )
     assert done.returncode == 1, done.stderr
     [message] = done.stderr.splitlines()
-    assert re.search(rf"step results, epoch \d+: ResultError: {json_file} cannot be written: {FULL}$", message)
+    assert re.search(
+        rf"step results, epoch \d+: ResultError: {json_file} cannot be written: {FULL}$", message
+    )
     [path] = out.glob("*.jsonl")
     assert f"picture: none: {path.with_suffix('.png')} cannot be written: {FULL}\n" in done.stdout
     assert read(path).complete
@@ -158,7 +193,9 @@ def test_a_tuning_table_that_does_not_fit_stays_unchanged(disk_of):
     tuned.add(table, here, "first", [], "1.0")
     disk.fill()
     before = files(disk.at)
-    choices = [TunedChoice("all_reduce", 2, 16384 << step, "copied", 100.0, "ring") for step in range(200)]
+    choices = [
+        TunedChoice("all_reduce", 2, 16384 << step, "copied", 100.0, "ring") for step in range(200)
+    ]
     with pytest.raises(ResultError, match=f"table.json cannot be written: {FULL}"):
         tuned.add(table, here, "second", choices, "1.0")
     assert files(disk.at) == before
@@ -178,7 +215,9 @@ def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
         assert done.stderr.count(FULL) == 1
         assert "Traceback" not in done.stderr
         assert "ignored" not in done.stderr
-        runs = [launch.run for launch in read_manifest(folder).launches if launch.status == "finished"]
+        runs = [
+            launch.run for launch in read_manifest(folder).launches if launch.status == "finished"
+        ]
         made = {run: (folder / run).read_bytes() for run in runs}
         assert made.items() >= former.items()
         assert made
@@ -200,12 +239,19 @@ def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
     spec.write_text(SPEC)
     sides = ["--baseline", campaign / "main", "--current", campaign / "new"]
     commands = {
-        "a.svg": ["show", run, "--plot"], "b.png": ["compare", campaign, "--plot"], "card.png": ["card", run],
-        "junit.xml": ["regress", *sides, "--junit"], "page.html": ["regress", *sides, "--html"],
-        "page.md": ["regress", *sides, "--markdown"], "procure.html": ["procure", spec, "--html"],
-        "procure.csv": ["procure", spec, "--csv"], "imported": ["import", log, "--out"],
-        "site": ["dashboard", tmp_path / "results", "-o"], "fit.svg": ["fit", run, "--plot"],
-        "kept": ["accept", "--reason", "first", "--current", campaign / "main", "--baseline"]}
+        "a.svg": ["show", run, "--plot"],
+        "b.png": ["compare", campaign, "--plot"],
+        "card.png": ["card", run],
+        "junit.xml": ["regress", *sides, "--junit"],
+        "page.html": ["regress", *sides, "--html"],
+        "page.md": ["regress", *sides, "--markdown"],
+        "procure.html": ["procure", spec, "--html"],
+        "procure.csv": ["procure", spec, "--csv"],
+        "imported": ["import", log, "--out"],
+        "site": ["dashboard", tmp_path / "results", "-o"],
+        "fit.svg": ["fit", run, "--plot"],
+        "kept": ["accept", "--reason", "first", "--current", campaign / "main", "--baseline"],
+    }
     for name in commands:
         if "." in name:
             (to / name).write_text("former")

@@ -7,27 +7,49 @@ from tests.launch import mpirun
 
 HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}
 COMMANDS = {
-    "bench.decode": (("--scale", "1/1024", "--model", "llama-3.1-8b", "--slots", "1"),
-                     {"compute", "tensor_parallel", "tensor_parallel_library", "pipeline_parallel", "one_rank"}),
-    "bench.alltoall": (("--experts", "4", "--tokens", "32", "--hidden", "64", "--skew", "uniform"),
-                       {"library", "auto"}),
-    "bench.allreduce_rmsnorm": (("--model", "llama-3.1-8b", "--tokens", "1"),
-                                {"compute", "then_library", "then_hierarchical", "then_hierarchical_whole"})}
+    "bench.decode": (
+        ("--scale", "1/1024", "--model", "llama-3.1-8b", "--slots", "1"),
+        {"compute", "tensor_parallel", "tensor_parallel_library", "pipeline_parallel", "one_rank"},
+    ),
+    "bench.alltoall": (
+        ("--experts", "4", "--tokens", "32", "--hidden", "64", "--skew", "uniform"),
+        {"library", "auto"},
+    ),
+    "bench.allreduce_rmsnorm": (
+        ("--model", "llama-3.1-8b", "--tokens", "1"),
+        {"compute", "then_library", "then_hierarchical", "then_hierarchical_whole"},
+    ),
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_spans_hosts_runs_and_is_right(command, tmp_path):
     """Without mapped memory between hosts each split, form and way has a form that the library joins."""
     options, algorithms = COMMANDS[command]
-    done = mpirun(2, "-m", command, *options, "-n", "1", "--lean", "--max-time", "80", "--out", str(tmp_path),
-                  timeout_s=90, **HOSTS)
+    done = mpirun(
+        2,
+        "-m",
+        command,
+        *options,
+        "-n",
+        "1",
+        "--lean",
+        "--max-time",
+        "80",
+        "--out",
+        str(tmp_path),
+        timeout_s=90,
+        **HOSTS,
+    )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
     assert "2 ranks on 2 hosts (" in done.stdout
     result = read(next(tmp_path.glob("*.jsonl")))
     measured = [case for case in result.cases if case.status == "ok"]
     assert {case.algorithm for case in measured} == algorithms
     assert {case.n_wrong for case in measured if case.algorithm != "compute"} == {0}
-    assert {case.chosen for case in measured if case.algorithm in ("auto", "tensor_parallel")} <= {"flat"}
+    assert {case.chosen for case in measured if case.algorithm in ("auto", "tensor_parallel")} <= {
+        "flat"
+    }
     assert not result.run.clock_shared
     assert {block.arrival_skew_us for block in result.blocks} == {None}
 
@@ -50,6 +72,18 @@ steps.Message = lambda sent, peer, address, size: message(sent, peer, address, s
 main("decode")
 """
     options, _ = COMMANDS["bench.decode"]
-    done = mpirun(2, "-c", ends_early, *options, "-n", "1", "--lean", "--out", str(tmp_path), timeout_s=90, **HOSTS)
+    done = mpirun(
+        2,
+        "-c",
+        ends_early,
+        *options,
+        "-n",
+        "1",
+        "--lean",
+        "--out",
+        str(tmp_path),
+        timeout_s=90,
+        **HOSTS,
+    )
     assert done.returncode == 1
     assert "pipeline_parallel 8192 B is off by" in done.stderr

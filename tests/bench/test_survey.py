@@ -18,7 +18,16 @@ from bench.harness.command import sweep_options, sweep_parser
 from bench.harness.progress import Progress
 from bench.layers import command as layers
 from bench.survey import main, run_survey
-from bench.surveys.steps import GPU_STEPS, LEFT_TO_DO, Outcome, Survey, command_line, judge, plan, without_names
+from bench.surveys.steps import (
+    GPU_STEPS,
+    LEFT_TO_DO,
+    Outcome,
+    Survey,
+    command_line,
+    judge,
+    plan,
+    without_names,
+)
 from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
 from reports.store.result import read
@@ -45,8 +54,14 @@ if module in sys.orig_argv:
 
 def started(folder, *options, **variables):
     """Starts a survey in `folder`, as `watched` does."""
-    return watched("-m", "bench.survey", "--out", str(folder), *options,
-                   **{"API_TOKEN": "s3cret", "WIRETAX_QUIET": "", **variables})
+    return watched(
+        "-m",
+        "bench.survey",
+        "--out",
+        str(folder),
+        *options,
+        **{"API_TOKEN": "s3cret", "WIRETAX_QUIET": "", **variables},
+    )
 
 
 def run(folder, *options, **variables):
@@ -64,7 +79,9 @@ def archived(folder):
         opened = [archive.extractfile(member) for member in members]
         text = b"".join(file.read() for file in opened if file)
     assert {(member.uid, member.uname, member.gname) for member in members} == {(0, "", "")}
-    inside = {path.relative_to(folder.parent).as_posix() for path in folder.rglob("*") if path.is_file()}
+    inside = {
+        path.relative_to(folder.parent).as_posix() for path in folder.rglob("*") if path.is_file()
+    }
     assert {member.name for member in members if member.isfile()} == inside
     return inside, text.decode(errors="replace")
 
@@ -84,27 +101,37 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     assert status == 3, err
     page = (folder / "index.html").read_text()
     headline, failure, *_, page_line, archive_line = out.splitlines()
-    assert failure.startswith("Link, failed: bench.decode: no memory is left, says a test in <path>/file.py")
+    assert failure.startswith(
+        "Link, failed: bench.decode: no memory is left, says a test in <path>/file.py"
+    )
     assert re.match(r"allreduce: \d+ KiB \d", headline)
     assert (page_line, archive_line) == (f"page: {folder}/index.html", f"archive: {folder}.tar.gz")
     assert f"<h1>{headline}" in page
     sentence = "bench.decode: no memory is left, says a test in &lt;path&gt;/file.py"
     assert f"Link: {sentence}. To run it again: mpirun -n 2 python -m bench.link</li>" in page
-    done = re.findall(r"^\[survey \d+ s\] (\w+): (done|failed) after \d+ s, (.*); \d+ \w+ left$", err, re.MULTILINE)
+    done = re.findall(
+        r"^\[survey \d+ s\] (\w+): (done|failed) after \d+ s, (.*); \d+ \w+ left$",
+        err,
+        re.MULTILINE,
+    )
     assert [name for name, *_ in done] == ["doctor", "link", "tune", "allreduce", "decode"]
     assert [status for _, status, _ in done[:2]] == ["done", "failed"]
     assert done[3][1:] == ("done", headline)
     files, text = archived(folder)
     names = "index.html", "logs/link.err.txt", "logs/tune.out.txt"
     assert {f"survey/{name}" for name in names} <= files
-    assert [word for word in ("/home/alice", "s3cret", str(tmp_path), str(ROOT)) if word in text] == []
+    assert [
+        word for word in ("/home/alice", "s3cret", str(tmp_path), str(ROOT)) if word in text
+    ] == []
     frame = load(folder)
     assert {"tune", "allreduce"} <= set(frame.benchmark) <= {"tune", "allreduce", "decode"}
     [run_file] = (folder / "results" / "allreduce").glob("*.jsonl")
     if "survey/tuned.json" not in files:
         return  # other work on this machine leaves too little time
     tuned = read(next((folder / "results" / "tune").glob("*.jsonl"))).run.run_id
-    assert any(tuned in note for note in read(run_file).run.notes), "auto uses what the survey has tuned"
+    assert any(tuned in note for note in read(run_file).run.notes), (
+        "auto uses what the survey has tuned"
+    )
 
 
 @pytest.mark.parametrize("number", few([signal.SIGINT, signal.SIGTERM], 1))
@@ -120,7 +147,10 @@ def test_an_interrupted_survey_keeps_what_it_has(tmp_path, number):
     assert "] interrupted; " in err
     page = (folder / "index.html").read_text()
     assert "1 of 5 steps are done, then the survey was interrupted." in page
-    assert "All-reduce: the survey was interrupted before. To run it again: mpirun -n 2 python -m bench.a" in page
+    assert (
+        "All-reduce: the survey was interrupted before. To run it again: mpirun -n 2 python -m bench.a"
+        in page
+    )
     archived(folder)
     end = read(path).end
     assert end
@@ -134,7 +164,9 @@ def test_a_step_that_hangs_is_ended_in_time(tmp_path):
     status, out, err = run(folder, "--max-time", "60", **faulty(tmp_path, "bench.link=hangs"))
     assert status == 3
     assert out.startswith("Survey: nothing was measured\n")
-    assert re.search(r"^\[survey \d+ s\] link: failed after \d+ s, took longer than \d+ s; ", err, re.MULTILINE)
+    assert re.search(
+        r"^\[survey \d+ s\] link: failed after \d+ s, took longer than \d+ s; ", err, re.MULTILINE
+    )
     assert "] decode: not run, the time is up\n" in err
     archived(folder)
     assert time.monotonic() - started_s < 90
@@ -164,22 +196,38 @@ def test_files_that_cannot_be_written_are_refused_before_the_first_step(tmp_path
     (tmp_path / "used" / "thesis.tex").write_text("years of work")
     (tmp_path / "sent.tar.gz").write_text("an archive of last week")
     for name, sentence in {
-        "/dev/null/survey": "/dev/null/survey/logs: Not a directory", "/proc/survey": "/proc/survey: No such file",
+        "/dev/null/survey": "/dev/null/survey/logs: Not a directory",
+        "/proc/survey": "/proc/survey: No such file",
         tmp_path / "used": f"{tmp_path}/used is there already: name a new folder with --out",
-        tmp_path / "sent": f"{tmp_path}/sent.tar.gz is there already: name a new folder with --out"}.items():
+        tmp_path / "sent": f"{tmp_path}/sent.tar.gz is there already: name a new folder with --out",
+    }.items():
         status, err = refused(name)
         assert status == 2
         assert re.fullmatch(rf"bench\.survey: {re.escape(sentence)}.*\n", err), err
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["sent.tar.gz", "thesis.tex", "used"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "sent.tar.gz",
+        "thesis.tex",
+        "used",
+    ]
 
 
-@pytest.mark.parametrize(("options", "variables", "status", "sentence"), [
-    (["--out", "/"], {}, 2, "/ has no place for an archive beside it: name a new folder with --out"),
-    (["-n", "9"], {}, 2, "argument -n/--ranks: 9 is above the most, 8"),
-    ([], {"PMI_RANK": "0"}, 2, "a survey starts mpirun itself: run it without mpirun"),
-    (["--device", "hip"], {}, 3, "no GPU driver is here: "),
-])
-def test_a_survey_that_cannot_begin_is_refused(tmp_path, refused, monkeypatch, options, variables, status, sentence):
+@pytest.mark.parametrize(
+    ("options", "variables", "status", "sentence"),
+    [
+        (
+            ["--out", "/"],
+            {},
+            2,
+            "/ has no place for an archive beside it: name a new folder with --out",
+        ),
+        (["-n", "9"], {}, 2, "argument -n/--ranks: 9 is above the most, 8"),
+        ([], {"PMI_RANK": "0"}, 2, "a survey starts mpirun itself: run it without mpirun"),
+        (["--device", "hip"], {}, 3, "no GPU driver is here: "),
+    ],
+)
+def test_a_survey_that_cannot_begin_is_refused(
+    tmp_path, refused, monkeypatch, options, variables, status, sentence
+):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     ended, err = refused(tmp_path / "survey", *options)
@@ -192,14 +240,17 @@ def test_names_are_taken_out_of_logs(monkeypatch):
     monkeypatch.setenv("HOME", "/users/alice")
     monkeypatch.setattr("socket.gethostname", lambda: "gpu-box")
     assert without_names("in /users/alice, /users/alice/x and /mnt/secret/y.py on gpu-box:3") == (
-        "in <home>, <home>/x and <path>/y.py on <host>:3")
+        "in <home>, <home>/x and <path>/y.py on <host>:3"
+    )
     kept = "/sys/bus/pci/devices, 16 KiB/s, see https://example.org/a/b; results/survey/run.jsonl; GB/s 1/2"
     assert without_names(kept) == kept
 
 
 def test_the_questions_of_a_survey_stand_on_the_page_of_gpus():
     page = (ROOT / "docs" / "gpu.md").read_text()
-    questions = {step.title for step in GPU_STEPS if step.name != "copy_engines_graph"} | {*LEFT_TO_DO}
+    questions = {step.title for step in GPU_STEPS if step.name != "copy_engines_graph"} | {
+        *LEFT_TO_DO
+    }
     assert [question for question in questions if f"| {question} |" not in page] == []
 
 
@@ -210,16 +261,23 @@ def test_gpus_that_cannot_be_used_are_no_reason_to_measure_the_cpu(tmp_path, ref
     assert (status, err.endswith("; to measure the CPU add --device cpu\n")) == (3, True), err
     monkeypatch.setattr(gpu_driver, "visible_gpus", lambda: ("cuda", ["0000:01:00.0"]))
     status, err = refused(tmp_path / "survey", "-n", "2")
-    assert (status, err) == (2, "bench.survey: -n 2 exceeds the number of GPUs, 1: leave it out, or add --device cpu\n")
+    assert (status, err) == (
+        2,
+        "bench.survey: -n 2 exceeds the number of GPUs, 1: leave it out, or add --device cpu\n",
+    )
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.mark.parametrize("step", [*plan(True, False), *plan(True, True)], ids=lambda step: step.line)
+@pytest.mark.parametrize(
+    "step", [*plan(True, False), *plan(True, True)], ids=lambda step: step.line
+)
 def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch, step):
     """Otherwise a step would fail on every GPU, where nobody has tried it yet."""
     monkeypatch.setenv("PMI_RANK", "0")
     progress = Progress("survey", quiet=True)
-    survey = Survey(tmp_path, tmp_path / "a.tar.gz", 2, "mpirun", True, "auto", False, 0.0, [], progress)
+    survey = Survey(
+        tmp_path, tmp_path / "a.tar.gz", 2, "mpirun", True, "auto", False, 0.0, [], progress
+    )
     (tmp_path / "tuned.json").touch()
     words = command_line(survey, step, 5.0)
     assert words[:2] == ["mpirun", "-n"]
@@ -229,7 +287,9 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
         features = [*FEATURES, Peers]
         parser = sweep_parser("allreduce", COLLECTIVES["all_reduce"], "", features)
         options, _ = sweep_options(parser, parser.parse_args(), features)
-        assert options.tuned == ("none" if step.name == "host_staged" else str(tmp_path / "tuned.json"))
+        assert options.tuned == (
+            "none" if step.name == "host_staged" else str(tmp_path / "tuned.json")
+        )
     elif step.command == "soak":
         assert soak_parser("soak").parse_args().soak == 5.0
         return
@@ -237,9 +297,15 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
         assert words[6:] == []
         return
     else:
-        parse = {"link": link.parse, "tune": tune.parse, "decode": lambda: layers.parse("decode")}[step.command]
+        parse = {"link": link.parse, "tune": tune.parse, "decode": lambda: layers.parse("decode")}[
+            step.command
+        ]
         options = parse()[0]
-    assert (options.max_time_s, options.lean, options.out) == (5.0, True, str(tmp_path / "results" / step.name))
+    assert (options.max_time_s, options.lean, options.out) == (
+        5.0,
+        True,
+        str(tmp_path / "results" / step.name),
+    )
 
 
 def test_a_wrong_result_is_the_status_and_the_headline(tmp_path, monkeypatch):
@@ -258,8 +324,18 @@ exit 1
     for name in ("logs", "results"):
         (folder / name).mkdir(parents=True)
     outcomes = [Outcome(step) for step in plan(False, True) if step.name == "allreduce"]
-    survey = Survey(folder, tmp_path / "survey.tar.gz", 2, str(launcher), False, "auto", True, time.monotonic() + 60,
-                    outcomes, Progress("survey", quiet=True))
+    survey = Survey(
+        folder,
+        tmp_path / "survey.tar.gz",
+        2,
+        str(launcher),
+        False,
+        "auto",
+        True,
+        time.monotonic() + 60,
+        outcomes,
+        Progress("survey", quiet=True),
+    )
     assert run_survey(survey) == 1
     page = (folder / "index.html").read_text()
     assert re.search(r"<h1>allreduce: WRONG RESULTS in 1 of \d+ cases</h1>", page)
@@ -271,7 +347,18 @@ def test_a_step_whose_time_ran_out_is_incomplete(tmp_path):
     """Its figures are shown, but a buyer must see that some are missing."""
     outcome = Outcome(next(step for step in plan(False, True) if step.name == "allreduce"))
     outcome.result = write_run(tmp_path, sizes=(16384,), status="incomplete")
-    survey = Survey(tmp_path, tmp_path, 2, "", False, "auto", True, 0.0, [outcome], Progress("survey", quiet=True))
+    survey = Survey(
+        tmp_path,
+        tmp_path,
+        2,
+        "",
+        False,
+        "auto",
+        True,
+        0.0,
+        [outcome],
+        Progress("survey", quiet=True),
+    )
     judge(survey, outcome, 0, "")
     assert outcome.status == "incomplete"
     assert outcome.sentence.startswith("allreduce: 16 KiB ")

@@ -28,17 +28,24 @@ COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "sendre
 LIBRARIES = ("Intel MPI 2021.18.1", "Open MPI 5.0.11", "MPICH 5.0.2")
 ONE_RANK = "mpirun -n 1 python -m bench.allreduce -b 16K -e 16K"
 TUNED, WORSE, BROKEN = ("A=1",), ("A=2",), ("B=1",)
-TOO_SHORT = ("the time ended in round N of at least 3: settings with fewer than two launches do not count; "
-             "give it more --max-time\n")
+TOO_SHORT = (
+    "the time ended in round N of at least 3: settings with fewer than two launches do not count; "
+    "give it more --max-time\n"
+)
 
 
 def cell(size, **costs_us):
     """The costs of one size over the default's."""
-    return {((size,), 0.0): {DEFAULT if name == "default" else (f"{name}=1",): us / costs_us["default"]
-                      for name, us in costs_us.items()}}
+    return {
+        ((size,), 0.0): {
+            DEFAULT if name == "default" else (f"{name}=1",): us / costs_us["default"]
+            for name, us in costs_us.items()
+        }
+    }
 
 
 # -- the settings
+
 
 @pytest.mark.parametrize("collective", COLLECTIVES)
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -53,29 +60,44 @@ def test_a_run_and_a_campaign_record_every_variable_that_is_tried(library, colle
 
 def test_an_unknown_library_has_its_thread_levels():
     assert settings_for("Cray MPICH 8.1", "all_reduce") == [
-        DEFAULT, ("--mpi-thread-level=single",), ("--mpi-thread-level=multiple",)]
+        DEFAULT,
+        ("--mpi-thread-level=single",),
+        ("--mpi-thread-level=multiple",),
+    ]
 
 
 def test_a_setting_becomes_variables_and_options_of_the_command():
-    variant = with_setting(parse_variant(f"a=X=1 {ONE_RANK}"), ("Y=2=3", "--mpi-thread-level=multiple"))
+    variant = with_setting(
+        parse_variant(f"a=X=1 {ONE_RANK}"), ("Y=2=3", "--mpi-thread-level=multiple")
+    )
     assert variant.variables == {"X": "1", "Y": "2=3"}
     assert variant.arguments[-1] == "--mpi-thread-level=multiple"
 
 
 # -- the search
 
+
 def test_the_best_of_every_size_and_the_default_stay():
     costs = cell(1, default=9.0, A=10.0, B=11.0, C=12.0) | cell(2, default=5.0, A=4.0, B=2.0, C=1.0)
     settings = [("C=1",), ("A=1",), DEFAULT, ("B=1",)]
     assert survivors(costs, settings) == [("C=1",), DEFAULT]
     assert survivors({}, settings) == settings
-    assert survivors(costs, [*settings, ("D=1",)]) == [("C=1",), DEFAULT, ("D=1",)]  # without a cost so far
+    assert survivors(costs, [*settings, ("D=1",)]) == [
+        ("C=1",),
+        DEFAULT,
+        ("D=1",),
+    ]  # without a cost so far
 
 
 def test_the_default_runs_between_the_other_settings():
     """Otherwise settings that ran in another state of the link could not be compared."""
     others = [(f"S{i}=1",) for i in range(10)]
-    assert schedule([*others[:5], DEFAULT, *others[5:]]) == [DEFAULT, *others[:8], DEFAULT, *others[8:]]
+    assert schedule([*others[:5], DEFAULT, *others[5:]]) == [
+        DEFAULT,
+        *others[:8],
+        DEFAULT,
+        *others[8:],
+    ]
     assert schedule([DEFAULT]) == [DEFAULT]
 
 
@@ -84,31 +106,49 @@ def test_the_best_of_every_variable_in_a_cell_and_in_the_mean_are_combined_in_a_
     costs |= {((3,), 0.0): {DEFAULT: 1.0, ("A=1", "R=1"): 0.7, ("A=2", "R=1"): 0.8, ("C=1",): 0.9}}
     settings = {setting: None for by_setting in costs.values() for setting in by_setting}
     assert combinations_of(costs, list(settings)) == [
-        ("A=1", "B=1", "C=1"), ("A=1", "C=1", "R=1"), ("A=1", "B=1", "C=1", "R=1")]
+        ("A=1", "B=1", "C=1"),
+        ("A=1", "C=1", "R=1"),
+        ("A=1", "B=1", "C=1", "R=1"),
+    ]
     assert combinations_of({}, list(settings)) == []
 
 
 def test_a_setting_that_is_third_in_each_cell_is_combined():
     """I_MPI_SHM=bdw_avx2 was third at 1 MiB, so that no search combined it with I_MPI_ADJUST_ALLREDUCE=13."""
-    costs = cell(1, default=1.58, HEAP=1.0, CMA=1.03, SHM=1.06) | cell(2, default=1.3, ADJUST=1.0, HEAP=1.1, SHM=1.2)
+    costs = cell(1, default=1.58, HEAP=1.0, CMA=1.03, SHM=1.06) | cell(
+        2, default=1.3, ADJUST=1.0, HEAP=1.1, SHM=1.2
+    )
     settings = list({setting: None for by_setting in costs.values() for setting in by_setting})
-    assert any({"ADJUST=1", "SHM=1"} <= {*combination} for combination in combinations_of(costs, settings))
+    assert any(
+        {"ADJUST=1", "SHM=1"} <= {*combination} for combination in combinations_of(costs, settings)
+    )
 
 
-@pytest.mark.parametrize(("costs", "expected"), [
-    (cell(1, default=1.0, A=0.99), (DEFAULT,)),  # within 2 %: the default is simpler
-    (cell(1, default=1.0, A=0.9), (("A=1",),)),
-    (cell(1, default=1.0, A=0.9) | cell(2, default=1.0, A=1.1), (DEFAULT, ("A=1",))),
-    (cell(1, default=2.0, A=1.0, B=3.0) | cell(2, default=2.0, A=3.0, B=1.0), (("A=1",), ("B=1",))),
-])
+@pytest.mark.parametrize(
+    ("costs", "expected"),
+    [
+        (cell(1, default=1.0, A=0.99), (DEFAULT,)),  # within 2 %: the default is simpler
+        (cell(1, default=1.0, A=0.9), (("A=1",),)),
+        (cell(1, default=1.0, A=0.9) | cell(2, default=1.0, A=1.1), (DEFAULT, ("A=1",))),
+        (
+            cell(1, default=2.0, A=1.0, B=3.0) | cell(2, default=2.0, A=3.0, B=1.0),
+            (("A=1",), ("B=1",)),
+        ),
+    ],
+)
 def test_the_fewest_settings_within_2_percent_of_the_best_are_chosen(costs, expected):
     settings = list({setting for by_setting in costs.values() for setting in by_setting})
     assert choose(costs, settings) == expected
 
 
 def test_at_most_three_settings_are_chosen():
-    costs = {key: value for size in range(5)
-             for key, value in cell(size, default=2.0, **{f"S{i}": 1.0 + (i != size) for i in range(5)}).items()}
+    costs = {
+        key: value
+        for size in range(5)
+        for key, value in cell(
+            size, default=2.0, **{f"S{i}": 1.0 + (i != size) for i in range(5)}
+        ).items()
+    }
     assert len(choose(costs, [DEFAULT, *((f"S{i}=1",) for i in range(5))])) == 3
 
 
@@ -117,8 +157,14 @@ def fake_library(tmp_path, monkeypatch):
     """Launches that write runs with made-up costs: a setting takes `factors` times the default's, or fails. The time is
     over after `most` launches, `stops` says which launches end with which Stop, and the case `refused` is unsupported;
     `made` holds the setting and the sizes of each."""
-    fake = SimpleNamespace(factors={DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0, BROKEN: None}, made=[], most=None,
-                           n_blocks=8, stops={}, refused=None)
+    fake = SimpleNamespace(
+        factors={DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0, BROKEN: None},
+        made=[],
+        most=None,
+        n_blocks=8,
+        stops={},
+        refused=None,
+    )
 
     def launch(values, setting, sizes, launch_s):
         fake.made.append((setting, tuple(sizes)))
@@ -129,8 +175,13 @@ def fake_library(tmp_path, monkeypatch):
         factor = fake.factors.get(setting, 1.5)
         if factor is None:
             raise Stop(1, "took longer than 5 s")
-        result = write_launch(tmp_path, len(fake.made), effect=lambda _: factor, algorithms=["library"],
-                              n_blocks=fake.n_blocks)
+        result = write_launch(
+            tmp_path,
+            len(fake.made),
+            effect=lambda _: factor,
+            algorithms=["library"],
+            n_blocks=fake.n_blocks,
+        )
         loaded = read(result.path)
         if fake.refused is not None:
             loaded.cases[fake.refused].status = "unsupported"
@@ -144,10 +195,14 @@ def fake_library(tmp_path, monkeypatch):
 
 
 def values(max_time_s):
-    return SimpleNamespace(max_time_s=max_time_s, seed=0, variant=parse_variant(f"a={ONE_RANK}"), quiet=True)
+    return SimpleNamespace(
+        max_time_s=max_time_s, seed=0, variant=parse_variant(f"a={ONE_RANK}"), quiet=True
+    )
 
 
-def test_the_search_finds_the_best_setting_and_drops_one_that_fails(fake_library, monkeypatch, capsys):
+def test_the_search_finds_the_best_setting_and_drops_one_that_fails(
+    fake_library, monkeypatch, capsys
+):
     monkeypatch.delenv("WIRETAX_QUIET")
     launches, active = search(values(2.0), Progress("tune_library", quiet=False))
     assert set(launches) == {DEFAULT, TUNED, WORSE}
@@ -162,7 +217,10 @@ def test_the_search_finds_the_best_setting_and_drops_one_that_fails(fake_library
     line = r"^# MPICH 5\.0\.2, 16 KiB, isolated, round trip 5\d\d ns: (1\.9|2\.0)\dx as fast as the default: A=1$"
     assert re.search(line, text, re.MULTILINE)
     variants = msgspec.toml.decode(text)["variant"]
-    assert [(each["name"], each["environment"]) for each in variants] == [("a", {"A": "1"}), ("a-2", {"A": "2"})]
+    assert [(each["name"], each["environment"]) for each in variants] == [
+        ("a", {"A": "1"}),
+        ("a-2", {"A": "2"}),
+    ]
 
 
 def test_a_search_in_which_every_setting_fails_ends_at_once(fake_library):
@@ -177,7 +235,9 @@ def test_a_search_in_which_every_setting_fails_ends_at_once(fake_library):
 def test_a_search_with_launches_too_short_to_compare_ends_at_once(fake_library):
     """It ended without a result when its whole time was over: Open MPI's reduce-scatter has 3 blocks in 4 s."""
     fake_library.n_blocks = 3
-    with pytest.raises(Stop, match="launches of 4 s have only 3 blocks of a case, and 5 are") as stop:
+    with pytest.raises(
+        Stop, match="launches of 4 s have only 3 blocks of a case, and 5 are"
+    ) as stop:
         search(values(120.0), Progress("tune_library", quiet=True))
     assert stop.value.exit_status == 3
     assert len(fake_library.made) == 3
@@ -207,8 +267,11 @@ def test_a_case_that_the_library_cannot_perform_does_not_end_the_search(fake_lib
 
 def test_a_launch_that_measured_nothing_does_not_end_the_search(fake_library, monkeypatch, capsys):
     """A search was lost to one launch on a busy machine. Nor does it cost another setting its other launches."""
+
     def stop(_):
-        settings = [setting for setting, _ in fake_library.made]  # the default's first two calibrate
+        settings = [
+            setting for setting, _ in fake_library.made
+        ]  # the default's first two calibrate
         is_third = settings[-1] in (DEFAULT, TUNED) and settings.count(settings[-1]) == 3
         return Stop(3, "time ran out") if is_third else None
 
@@ -250,7 +313,10 @@ def test_a_combination_is_dropped_only_after_two_launches(fake_library):
 @pytest.mark.parametrize(("most", "expected"), [(6, {DEFAULT}), (9, {DEFAULT, TUNED})])
 def test_a_setting_with_one_launch_is_not_chosen(fake_library, most, expected, capsys):
     """The best of many single launches is mostly a lucky one."""
-    fake_library.factors, fake_library.most = {DEFAULT: 1.0, TUNED: 0.5, ("C=1",): 0.8, WORSE: 2.0}, most
+    fake_library.factors, fake_library.most = (
+        {DEFAULT: 1.0, TUNED: 0.5, ("C=1",): 0.8, WORSE: 2.0},
+        most,
+    )
     launches, settings = search(values(60.0), Progress("tune_library", quiet=True))
     assert set(settings) == expected
     assert len(launches) > len(expected)
@@ -259,18 +325,26 @@ def test_a_setting_with_one_launch_is_not_chosen(fake_library, most, expected, c
 
 def test_times_are_compared_in_one_state_of_the_link(tmp_path):
     """A setting that ran while the link was slow would lose to the default otherwise."""
+
     def launch(number, factor, rounds):
-        result = write_launch(tmp_path, number, effect=lambda _: factor, algorithms=["library"], fast_rounds=rounds)
+        result = write_launch(
+            tmp_path, number, effect=lambda _: factor, algorithms=["library"], fast_rounds=rounds
+        )
         return Launch(read(result.path), "first", 0)
 
     fast, slow = range(40), ()
-    launches = {DEFAULT: [launch(1, 1.0, fast), launch(2, 1.0, slow)],
-                ("A=1",): [launch(3, 0.8, slow)], ("B=1",): [launch(4, 0.9, fast), launch(5, 1.2, slow)]}
+    launches = {
+        DEFAULT: [launch(1, 1.0, fast), launch(2, 1.0, slow)],
+        ("A=1",): [launch(3, 0.8, slow)],
+        ("B=1",): [launch(4, 0.9, fast), launch(5, 1.2, slow)],
+    }
     costs = costs_of(launches)
     assert [trip_ns for _, trip_ns in costs] == pytest.approx([100, 100, 500, 500], rel=0.1)
     for (_, trip_ns), by_setting in costs.items():
         assert by_setting[DEFAULT] == pytest.approx(1.0, rel=0.02)
-        assert by_setting["A=1",] == pytest.approx(0.8, rel=0.02)  # in the fast state it has the slow one's
+        assert by_setting["A=1",] == pytest.approx(
+            0.8, rel=0.02
+        )  # in the fast state it has the slow one's
         assert by_setting["B=1",] == pytest.approx(0.9 if trip_ns < 200 else 1.2, rel=0.02)
     del launches[DEFAULT][1]
     assert not any(("A=1",) in by_setting for by_setting in costs_of(launches).values())
@@ -284,8 +358,17 @@ def test_a_search_that_is_too_short_says_that_settings_do_not_count(fake_library
 @pytest.mark.alone
 def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path):
     command = "mpirun -n 2 python -m bench.allreduce -b 16K -e 64K --mode isolated"
-    with watched("-m", "bench.tune_library", "--variant", f"mpich={command}", "--max-time", "15", "--out",
-                 str(tmp_path), "--quiet") as process:
+    with watched(
+        "-m",
+        "bench.tune_library",
+        "--variant",
+        f"mpich={command}",
+        "--max-time",
+        "15",
+        "--out",
+        str(tmp_path),
+        "--quiet",
+    ) as process:
         out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
     assert err in ("", *(TOO_SHORT.replace("N", str(number)) for number in (1, 2, 3)))
@@ -298,18 +381,30 @@ def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path):
 
 # -- bad input
 
-@pytest.mark.parametrize(("options", "status", "sentence"), [
-    ([], 2, "the following arguments are required: --variant"),
-    (["--variant", "a=mpirun -n 1 python"], 2, "argument --variant: variant a does not run"),
-    (["--variant", f"a={ONE_RANK}", "--max-time", "0"], 2, "argument --max-time: '0' is not a number of seconds"),
-    (["--variant", "a=nowhere -m bench.allreduce"], 2, "nowhere: No such file or directory"),
-    (["--variant", f"a={ONE_RANK} -b 3"], 2, "wiretax"),
-    (["--variant", "a=python -m bench.allreduce"], 2, "this is one process, and a collective needs ranks"),
-    (["--variant", f"a={ONE_RANK} --help"], 1, "it stored no run"),
-    (["--variant", "a=python -m bench.nothing"], 1, "No module named bench.nothing"),
-    (["--variant", "a=python -m bench.doctor"], 2, "bench.doctor: unrecognized arguments"),
-    (["--variant", "a=false -m bench.allreduce"], 1, "exit status 1 without a message"),
-])
+
+@pytest.mark.parametrize(
+    ("options", "status", "sentence"),
+    [
+        ([], 2, "the following arguments are required: --variant"),
+        (["--variant", "a=mpirun -n 1 python"], 2, "argument --variant: variant a does not run"),
+        (
+            ["--variant", f"a={ONE_RANK}", "--max-time", "0"],
+            2,
+            "argument --max-time: '0' is not a number of seconds",
+        ),
+        (["--variant", "a=nowhere -m bench.allreduce"], 2, "nowhere: No such file or directory"),
+        (["--variant", f"a={ONE_RANK} -b 3"], 2, "wiretax"),
+        (
+            ["--variant", "a=python -m bench.allreduce"],
+            2,
+            "this is one process, and a collective needs ranks",
+        ),
+        (["--variant", f"a={ONE_RANK} --help"], 1, "it stored no run"),
+        (["--variant", "a=python -m bench.nothing"], 1, "No module named bench.nothing"),
+        (["--variant", "a=python -m bench.doctor"], 2, "bench.doctor: unrecognized arguments"),
+        (["--variant", "a=false -m bench.allreduce"], 1, "exit status 1 without a message"),
+    ],
+)
 def test_bad_input_is_refused_in_one_sentence(tmp_path, options, status, sentence):
     with watched("-m", "bench.tune_library", "--out", str(tmp_path / "out"), *options) as process:
         out, err = process.communicate(timeout=60)
@@ -322,12 +417,22 @@ def test_a_search_under_mpirun_is_refused(tmp_path):
     with watched("-m", "bench.tune_library", "--variant", f"a={ONE_RANK}", PMI_RANK="0") as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (
-        2, "", "bench.tune_library: the search starts mpirun itself: run it without mpirun\n")
+        2,
+        "",
+        "bench.tune_library: the search starts mpirun itself: run it without mpirun\n",
+    )
 
 
 def test_an_interrupted_search_leaves_nothing_running(tmp_path):
-    with watched("-m", "bench.tune_library", "--variant", f"a={ONE_RANK}", "--out", str(tmp_path),
-                 WIRETAX_QUIET="") as process:
+    with watched(
+        "-m",
+        "bench.tune_library",
+        "--variant",
+        f"a={ONE_RANK}",
+        "--out",
+        str(tmp_path),
+        WIRETAX_QUIET="",
+    ) as process:
         assert "round 1" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
@@ -349,7 +454,9 @@ runpy.run_module("bench.tune_library", run_name="__main__", alter_sys=True)
 
 def test_a_signal_while_a_launch_starts_ends_the_search(tmp_path):
     """Python drops an exception there, so the search went on, and ignored every further Ctrl-C."""
-    with watched("-c", SIGNAL_IN_A_FORK, "--variant", f"a={ONE_RANK}", "--out", str(tmp_path)) as process:
+    with watched(
+        "-c", SIGNAL_IN_A_FORK, "--variant", f"a={ONE_RANK}", "--out", str(tmp_path)
+    ) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert err == "bench.tune_library: interrupted; the runs so far are kept\n"
@@ -357,13 +464,23 @@ def test_a_signal_while_a_launch_starts_ends_the_search(tmp_path):
 
 # -- make peers
 
+
 @pytest.mark.parametrize(("bench", "ours"), [("allreduce", 3), ("allgather", 0)])
 def test_make_peers_tunes_ours_and_each_library_for_the_same_time(tmp_path, bench, ours):
     """A reader would not trust a comparison in which only ours was tuned. `auto` has a table for all-reduce alone."""
-    words = ["make", "-n", "peers", f"BENCH={bench}", f"PEERS_OUT={tmp_path / 'peers'}", "PEERS_TUNE_S=77"]
+    words = [
+        "make",
+        "-n",
+        "peers",
+        f"BENCH={bench}",
+        f"PEERS_OUT={tmp_path / 'peers'}",
+        "PEERS_TUNE_S=77",
+    ]
     steps = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert len(re.findall(r"-m bench\.tune --max-time 77 ", steps)) == ours
-    searches = re.findall(r"-m bench\.tune_library --max-time 77 .* --variant (\w+)=\".* -m bench\.(\w+) ", steps)
+    searches = re.findall(
+        r"-m bench\.tune_library --max-time 77 .* --variant (\w+)=\".* -m bench\.(\w+) ", steps
+    )
     assert searches == [("mpich", bench), ("openmpi", bench), ("impi", bench)]
     assert f"-m bench.campaign --file {tmp_path / 'peers'}.toml" in steps
     assert ("IMB-MPI1" in steps) == bool(ours)

@@ -22,11 +22,17 @@ def test_waits_without_guards_read_no_clock_and_no_stop_word(tmp_path):
     assert not any(guard in body for guard in ("timeout_ns", "watch->stop", "clock_ns", "timer"))
 
 
-@pytest.mark.parametrize(("patch", "message"), [
-    (Patch("a.h", "wait();", ""), r"a\.h has 'wait\(\);' 2 times, not 1"),
-    (Patch("a.h", "signal();", "", times=None), r"a\.h has 'signal\(\);' 0 times, not at least 1"),
-    (Patch("a.h", "{", "", until="}"), r"a\.h no longer has '}' after '{'"),
-])
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        (Patch("a.h", "wait();", ""), r"a\.h has 'wait\(\);' 2 times, not 1"),
+        (
+            Patch("a.h", "signal();", "", times=None),
+            r"a\.h has 'signal\(\);' 0 times, not at least 1",
+        ),
+        (Patch("a.h", "{", "", until="}"), r"a\.h no longer has '}' after '{'"),
+    ],
+)
 def test_a_patch_without_its_text_is_a_clear_error(patch, message):
     with pytest.raises(ValueError, match=message):
         patch.applied("{ wait(); wait();")

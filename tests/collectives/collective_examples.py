@@ -15,7 +15,16 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from collectives.algorithm import default_names
-from collectives.collective import COLLECTIVES, COMBINE, DATATYPES, REDOPS, Collective, Datatype, Shape, combined
+from collectives.collective import (
+    COLLECTIVES,
+    COMBINE,
+    DATATYPES,
+    REDOPS,
+    Collective,
+    Datatype,
+    Shape,
+    combined,
+)
 from collectives.operation import Case
 from kernels.devices.device import Memory
 from tests.ranks.world import ROUNDING
@@ -63,7 +72,9 @@ def examples_of(collective: Collective, ranks: int) -> st.SearchStrategy[Example
         st.sampled_from(["copied", "copied", "registered"]),
         st.sampled_from(list(DATATYPES.values())),
         st.sampled_from(REDOPS) if collective.reduces else st.just("none"),
-        st.one_of(*(st.integers(0, count) for count in (40, 40, 5000, 5000, most))),  # few large ones: they take long
+        st.one_of(
+            *(st.integers(0, count) for count in (40, 40, 5000, 5000, most))
+        ),  # few large ones: they take long
         st.booleans() if collective.no_place is None else st.just(False),
         st.integers(0, 6),
         st.integers(0, 2**32 - 1),
@@ -73,7 +84,11 @@ def examples_of(collective: Collective, ranks: int) -> st.SearchStrategy[Example
 
 
 def check(
-    examples: int, seed_value: int, problem: Callable[[Example, np.ndarray], str | None], ranks: int, *names: str
+    examples: int,
+    seed_value: int,
+    problem: Callable[[Example, np.ndarray], str | None],
+    ranks: int,
+    *names: str,
 ) -> None:
     """Draws `examples` examples of these collectives (without names: of all) and fails with the first sentence that
     `problem(example, all inputs)` returns. Hypothesis does not shrink, because failures may depend on timing."""
@@ -81,7 +96,11 @@ def check(
 
     @seed(seed_value)
     @settings(
-        max_examples=examples, database=None, deadline=None, suppress_health_check=checks, phases=[Phase.generate]
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        suppress_health_check=checks,
+        phases=[Phase.generate],
     )
     @given(st.one_of(*(examples_of(COLLECTIVES[name], ranks) for name in names or COLLECTIVES)))
     def try_one(example: Example) -> None:
@@ -97,17 +116,41 @@ def fixed_examples(ranks: int) -> Iterator[Example]:
     aligned receive buffer on rank 0, so that stores can stream. Two builds of each kernel file serve all examples, so
     they take seconds."""
     most = MOST_BYTES // 4
-    forms = [(0, "copied", False), (17, "copied", False), (17, "registered", True), (1003, "copied", True),
-             (1003, "registered", False), (most, "copied", False), (most, "registered", False)]
+    forms = [
+        (0, "copied", False),
+        (17, "copied", False),
+        (17, "registered", True),
+        (1003, "copied", True),
+        (1003, "registered", False),
+        (most, "copied", False),
+        (most, "registered", False),
+    ]
     types = {True: [("float32", "avg"), ("bfloat16", "sum")], False: [("bfloat16", "none")]}
     for (count, variant, in_place), (name, collective) in product(forms, COLLECTIVES.items()):
-        room = most if collective.reduces else 2 * most  # two bytes an element: from 2 MiB on other chunks
-        elements = min(room if count == most else count, room // max(collective.segments(ranks)) - 5)
+        room = (
+            most if collective.reduces else 2 * most
+        )  # two bytes an element: from 2 MiB on other chunks
+        elements = min(
+            room if count == most else count, room // max(collective.segments(ranks)) - 5
+        )
         names = [name for name in default_names(name) if name not in ("library", "auto")]
-        for shape, algorithm, (datatype, redop) in product(collective.shapes, names, types[collective.reduces]):
-            yield Example(collective, shape, algorithm, variant, DATATYPES[datatype], redop, elements,
-                          in_place and collective.no_place is None, shift=3 if count < most else 0, data_seed=count,
-                          special=False, launches=3 if count < most else 1)
+        for shape, algorithm, (datatype, redop) in product(
+            collective.shapes, names, types[collective.reduces]
+        ):
+            yield Example(
+                collective,
+                shape,
+                algorithm,
+                variant,
+                DATATYPES[datatype],
+                redop,
+                elements,
+                in_place and collective.no_place is None,
+                shift=3 if count < most else 0,
+                data_seed=count,
+                special=False,
+                launches=3 if count < most else 1,
+            )
 
 
 def in_rank_order(sent: list[np.ndarray], redop: str, datatype: Datatype) -> np.ndarray:
@@ -118,7 +161,9 @@ def in_rank_order(sent: list[np.ndarray], redop: str, datatype: Datatype) -> np.
     return datatype.encode(total * (fp(1) / fp(len(sent))) if redop == "avg" else total)
 
 
-def error_bound(inputs: list[np.ndarray], redop: str, datatype: Datatype, wire_roundings: int) -> np.ndarray:
+def error_bound(
+    inputs: list[np.ndarray], redop: str, datatype: Datatype, wire_roundings: int
+) -> np.ndarray:
     """The largest error of each element that a reduction may have against float64.
 
     It allows `wire_roundings` roundings to the wire type (1 for the one- and two-shot forms, one per hop for the ring)
@@ -135,8 +180,14 @@ def error_bound(inputs: list[np.ndarray], redop: str, datatype: Datatype, wire_r
     else:
         magnitude = combined([np.abs(x) for x in inputs], "sum") / (n if redop == "avg" else 1)
     relative = (wire_roundings + 1) * ROUNDING[datatype.name] + (n + 2) * accumulate
-    step = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 2.0**-1074,
-            "float8_e4m3": 2.0**-9, "float8_e5m2": 2.0**-16}[datatype.name]
+    step = {
+        "float16": 2.0**-24,
+        "bfloat16": 2.0**-133,
+        "float32": 2.0**-149,
+        "float64": 2.0**-1074,
+        "float8_e4m3": 2.0**-9,
+        "float8_e5m2": 2.0**-16,
+    }[datatype.name]
     return magnitude * relative * 1.01 + wire_roundings * step * max(1, n)
 
 
@@ -156,7 +207,9 @@ def inputs(example: Example, ranks: int) -> np.ndarray:
     # A ring saturates partial sums of fp8 too, in another order.
     if example.special and example.count and example.redop != "prod" and not datatype.float8:
         at = draw.random(shape) < 1 / 7
-        values[at] = draw.choice(SPECIAL, at.sum()) / (ranks if example.redop in ("sum", "avg") else 1)
+        values[at] = draw.choice(SPECIAL, at.sum()) / (
+            ranks if example.redop in ("sum", "avg") else 1
+        )
     return datatype.encode(values)
 
 
@@ -176,8 +229,15 @@ class Buffers:
         receive = (example.shift + self.rank) % 7 * size
         if not example.in_place:
             return self.send, (example.shift + 3 * self.rank) % 5 * size, receive
-        collective, own = example.collective, receive + (self.rank * segment if example.collective.cut else 0)
-        return self.receive, receive if collective.sends_all else own, receive if collective.receives_all else own
+        collective, own = (
+            example.collective,
+            receive + (self.rank * segment if example.collective.cut else 0),
+        )
+        return (
+            self.receive,
+            receive if collective.sends_all else own,
+            receive if collective.receives_all else own,
+        )
 
     def _room_bytes(self, example: Example) -> int:
         """The bytes that are filled before the launches, and checked after them: the buffers and a margin."""
@@ -190,15 +250,28 @@ class Buffers:
         for memory in (self.send, self.receive):
             memory.write(np.full(self._room_bytes(example), UNTOUCHED, np.uint8))
         source.write(np.ascontiguousarray(every[self.rank]).view(np.uint8).ravel(), send)
-        return Case(example.collective, example.count, example.datatype, example.redop, source.address + send,
-                    self.receive.address + receive, example.in_place, example.variant, example.shape)
+        return Case(
+            example.collective,
+            example.count,
+            example.datatype,
+            example.redop,
+            source.address + send,
+            self.receive.address + receive,
+            example.in_place,
+            example.variant,
+            example.shape,
+        )
 
     def result(self, example: Example) -> np.ndarray:
         """The stored result, shape (segments, count)."""
         collective, receive = example.collective, self._place(example)[2]
-        segments = collective.segments(self.ranks)[1] * collective.receives(example.shape, self.rank, self.ranks)
+        segments = collective.segments(self.ranks)[1] * collective.receives(
+            example.shape, self.rank, self.ranks
+        )
         size_bytes = segments * example.count * example.datatype.size_bytes
-        stored: np.ndarray = self.receive.read()[receive : receive + size_bytes].view(example.datatype.storage)
+        stored: np.ndarray = self.receive.read()[receive : receive + size_bytes].view(
+            example.datatype.storage
+        )
         return stored.reshape(segments, example.count)
 
     def problem(self, example: Example, every: np.ndarray) -> str | None:
@@ -207,11 +280,15 @@ class Buffers:
         decoded, mine = datatype.decode(every), slice(None, len(got))
 
         def result(combine: Callable[[list[np.ndarray]], np.ndarray]) -> Any:
-            return collective.result(decoded, example.shape, lambda sent: combine(list(sent)))[self.rank][mine]
+            return collective.result(decoded, example.shape, lambda sent: combine(list(sent)))[
+                self.rank
+            ][mine]
 
         with np.errstate(all="ignore"):
             if datatype.is_float and collective.reduces and example.algorithm not in IN_ANY_ORDER:
-                want = datatype.decode(result(lambda sent: in_rank_order(sent, example.redop, datatype)))
+                want = datatype.decode(
+                    result(lambda sent: in_rank_order(sent, example.redop, datatype))
+                )
                 wrong = np.argwhere(datatype.decode(got) != want)
             elif datatype.is_float and collective.reduces:
                 want = result(lambda sent: combined(sent, example.redop))
@@ -219,7 +296,9 @@ class Buffers:
                 bound = result(lambda sent: error_bound(sent, example.redop, datatype, roundings))
                 values = datatype.decode(got)
                 largest = datatype.decode(datatype.encode(np.array([np.inf])))
-                beyond = ~np.isfinite(datatype.decode(datatype.encode(want))) & (values == np.sign(want) * largest)
+                beyond = ~np.isfinite(datatype.decode(datatype.encode(want))) & (
+                    values == np.sign(want) * largest
+                )
                 wrong = np.argwhere(~((np.abs(values - want) <= bound) | beyond))
             else:
                 want = result(lambda sent: combined(sent, example.redop, datatype))

@@ -17,8 +17,12 @@ RANKS = "tests/ranks/host_ranks.py"
 SIZE = 2 << 20
 
 
-@pytest.mark.parametrize(("ranks", "hosts", "nodes"), few(
-    [(3, 2, "[(0, 2), (1,)]"), (4, 2, "[(0, 2), (1, 3)]"), (5, 3, "[(0, 3), (1, 4), (2,)]")], 1))
+@pytest.mark.parametrize(
+    ("ranks", "hosts", "nodes"),
+    few(
+        [(3, 2, "[(0, 2), (1,)]"), (4, 2, "[(0, 2), (1, 3)]"), (5, 3, "[(0, 3), (1, 4), (2,)]")], 1
+    ),
+)
 def test_every_collective_between_hosts_is_right(ranks, hosts, nodes):
     done = mpirun(ranks, RANKS, "right", MPIR_CVAR_NUM_CLIQUES=str(hosts))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -28,26 +32,48 @@ def test_every_collective_between_hosts_is_right(ranks, hosts, nodes):
 def test_hosts_of_one_rank_run_the_call_of_the_library_itself():
     done = mpirun(2, RANKS, "same", MPIR_CVAR_NUM_CLIQUES="2")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "hierarchical, hierarchical_whole and flat are one call with equal arguments" in done.stdout
+    assert (
+        "hierarchical, hierarchical_whole and flat are one call with equal arguments" in done.stdout
+    )
 
 
 def test_a_failure_of_one_rank_is_told_by_all_ranks_of_all_hosts():
     done = mpirun(4, RANKS, "refused", MPIR_CVAR_NUM_CLIQUES="2", timeout_s=60)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[:2] == [f"{step}: ['rank 3 on HOST: no room']" for step in ("register", "scratch")]
+    assert done.stdout.splitlines()[:2] == [
+        f"{step}: ['rank 3 on HOST: no room']" for step in ("register", "scratch")
+    ]
     assert re.search(r"messages: \['\S.* has no MPI_Send_c and counts up to 10'\]", done.stdout)
-    assert "kinds: ['the hosts differ: memory is mapped for rank 0 and host_staged for rank 1; " in done.stdout
+    assert (
+        "kinds: ['the hosts differ: memory is mapped for rank 0 and host_staged for rank 1; "
+        in done.stdout
+    )
 
 
 @pytest.fixture(scope="module")
 def on_hosts():
     """Runs `python COMMAND` on ranks of real hosts, such as `wt1:2,wt2:1`."""
     with cluster(len(few((2, 3), 1)) + 1) as made:
+
         def run(hosts: str, *command: str) -> "subprocess.CompletedProcess[str]":
             count = sum(int(host.partition(":")[2]) for host in hosts.split(","))
-            return made.run(SCRIPTS / "two_hosts.sh", "in", "wt1", MPIRUN, "-launcher", "ssh", "-launcher-exec",
-                            made.folder / "hosts/agent", "-hosts", hosts, "-n", count, sys.executable, *command,
-                            timeout_s=120)
+            return made.run(
+                SCRIPTS / "two_hosts.sh",
+                "in",
+                "wt1",
+                MPIRUN,
+                "-launcher",
+                "ssh",
+                "-launcher-exec",
+                made.folder / "hosts/agent",
+                "-hosts",
+                hosts,
+                "-n",
+                count,
+                sys.executable,
+                *command,
+                timeout_s=120,
+            )
 
         yield run
 
@@ -63,7 +89,9 @@ def test_real_hosts_give_right_results_and_send_the_least_bytes(on_hosts, hosts)
     done = on_hosts(hosts, RANKS, "bytes", "hierarchical", str(SIZE), "4")
     assert done.returncode == 0, done.stderr[-3000:]
     n = hosts.count(",") + 1
-    least = {"all_reduce": 2 * SIZE * (n - 1) / n} if n == 2 else {}  # MPICH's own differs between three hosts
+    least = (
+        {"all_reduce": 2 * SIZE * (n - 1) / n} if n == 2 else {}
+    )  # MPICH's own differs between three hosts
     if hosts.count(":2") == n:
         least |= {"reduce_scatter": SIZE * (n - 1) / n, "all_gather": SIZE * (n - 1) / n}
     for name, least_bytes in least.items():
@@ -72,11 +100,29 @@ def test_real_hosts_give_right_results_and_send_the_least_bytes(on_hosts, hosts)
 
 
 def test_a_run_over_hosts_has_a_bound_and_auto_chooses(tmp_path):
-    done = mpirun(4, "-m", "bench.allreduce", "--sizes", "4K,64K", "--mode", "isolated", "-n", "12", "--lean",
-                  "--quiet", "--out", str(tmp_path), MPIR_CVAR_NUM_CLIQUES="2")
+    done = mpirun(
+        4,
+        "-m",
+        "bench.allreduce",
+        "--sizes",
+        "4K,64K",
+        "--mode",
+        "isolated",
+        "-n",
+        "12",
+        "--lean",
+        "--quiet",
+        "--out",
+        str(tmp_path),
+        MPIR_CVAR_NUM_CLIQUES="2",
+    )
     assert done.returncode == 0, done.stderr
     [run] = tmp_path.glob("*.jsonl")
-    cases = [record for record in map(json.loads, run.read_text().splitlines()) if record["kind"] == "case"]
+    cases = [
+        record
+        for record in map(json.loads, run.read_text().splitlines())
+        if record["kind"] == "case"
+    ]
     assert {case["status"] for case in cases} == {"ok"}
     assert {case["n_wrong"] for case in cases} == {0}
     assert all(case["share_of_bound"] > 0 for case in cases)
@@ -87,16 +133,51 @@ def test_a_run_over_hosts_has_a_bound_and_auto_chooses(tmp_path):
 @SLOW_TEST
 def test_tune_between_hosts_is_followed(tmp_path):
     table = tmp_path / "table.json"
-    done = mpirun(4, "-m", "bench.tune", "--max-time", "40", "-b", "64K", "-e", "64K", "--table",
-                  str(table), "--out", str(tmp_path), MPIR_CVAR_NUM_CLIQUES="2")
+    done = mpirun(
+        4,
+        "-m",
+        "bench.tune",
+        "--max-time",
+        "40",
+        "-b",
+        "64K",
+        "-e",
+        "64K",
+        "--table",
+        str(table),
+        "--out",
+        str(tmp_path),
+        MPIR_CVAR_NUM_CLIQUES="2",
+    )
     assert done.returncode == 0, done.stderr
     picks = json.loads(table.read_text())["picks"]
     assert {pick["hosts"] for pick in picks} == {2}
-    done = mpirun(4, "-m", "bench.allreduce", "--sizes", "64K", "--algorithm", "auto", "--mode", "isolated",
-                  "-n", "12", "--lean", "--quiet", "--tuned", str(table), "--out", str(tmp_path / "runs"),
-                  MPIR_CVAR_NUM_CLIQUES="2")
+    done = mpirun(
+        4,
+        "-m",
+        "bench.allreduce",
+        "--sizes",
+        "64K",
+        "--algorithm",
+        "auto",
+        "--mode",
+        "isolated",
+        "-n",
+        "12",
+        "--lean",
+        "--quiet",
+        "--tuned",
+        str(table),
+        "--out",
+        str(tmp_path / "runs"),
+        MPIR_CVAR_NUM_CLIQUES="2",
+    )
     assert done.returncode == 0, done.stderr
     [run] = (tmp_path / "runs").glob("*.jsonl")
-    cases = [record for record in map(json.loads, run.read_text().splitlines()) if record["kind"] == "case"]
+    cases = [
+        record
+        for record in map(json.loads, run.read_text().splitlines())
+        if record["kind"] == "case"
+    ]
     tuned = {pick["variant"]: pick["algorithm"] for pick in picks if pick["mode"] == "isolated"}
     assert {case["chosen"] for case in cases if case["variant"] in tuned} <= set(tuned.values())

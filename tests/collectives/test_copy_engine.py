@@ -20,8 +20,16 @@ FORMS = "two_shot_copy_engine,ring_copy_engine"
 
 def wrong_results(ranks, graph, fault, memory="auto", **faults):
     """The number of wrong elements on all ranks."""
-    done = mpirun(ranks, "-m", "tests.ranks.copy_engine_ranks", graph, fault, timeout_s=200, MEMORY=memory,
-                  **fake_gpu.environment(**faults))
+    done = mpirun(
+        ranks,
+        "-m",
+        "tests.ranks.copy_engine_ranks",
+        graph,
+        fault,
+        timeout_s=200,
+        MEMORY=memory,
+        **fake_gpu.environment(**faults),
+    )
     if "StreamCapture" in done.stderr:
         return done.stderr.strip().splitlines()[-1]
     assert done.returncode == 0, done.stderr[-2000:]
@@ -30,9 +38,20 @@ def wrong_results(ranks, graph, fault, memory="auto", **faults):
     return sum(map(int, wrong))
 
 
-@pytest.mark.parametrize(("ranks", "graph", "vendor", "memory"), few([
-    (2, "1", "hip", "auto"), (2, "0", "cuda", "host_staged"), (3, "0", "cuda", "auto"), (3, "1", "cuda", "auto"),
-    (4, "0", "hip", "auto"), (2, "0", "hip", "host_staged")], 2))
+@pytest.mark.parametrize(
+    ("ranks", "graph", "vendor", "memory"),
+    few(
+        [
+            (2, "1", "hip", "auto"),
+            (2, "0", "cuda", "host_staged"),
+            (3, "0", "cuda", "auto"),
+            (3, "1", "cuda", "auto"),
+            (4, "0", "hip", "auto"),
+            (2, "0", "hip", "host_staged"),
+        ],
+        2,
+    ),
+)
 def test_sums_are_right_in_streams_and_in_graphs_on_a_fake_gpu(ranks, graph, vendor, memory):
     assert wrong_results(ranks, graph, "none", memory, vendor=vendor) == 0
 
@@ -48,10 +67,18 @@ def test_an_order_that_a_graph_lacks_is_found_on_a_fake_gpu(fault):
     assert "StreamCaptureUnjoined" in found if fault == "join" else found > 0
 
 
-@pytest.mark.parametrize(("faults", "variables", "sentence"), [
-    ({"engines": 0}, {}, "GPU 0000:41:00.0 has no copy engine"),
-    ({"vendor": "hip"}, {"HSA_ENABLE_SDMA": "0"}, "HSA_ENABLE_SDMA=0 makes AMD's driver copy with kernels"),
-    ({"vendor": "hip"}, {}, "")])
+@pytest.mark.parametrize(
+    ("faults", "variables", "sentence"),
+    [
+        ({"engines": 0}, {}, "GPU 0000:41:00.0 has no copy engine"),
+        (
+            {"vendor": "hip"},
+            {"HSA_ENABLE_SDMA": "0"},
+            "HSA_ENABLE_SDMA=0 makes AMD's driver copy with kernels",
+        ),
+        ({"vendor": "hip"}, {}, ""),
+    ],
+)
 def test_a_gpu_without_engines_is_refused_on_a_fake_gpu(faults, variables, sentence):
     program = """
 from kernels.devices.gpu import DeviceError, GpuDevice
@@ -62,37 +89,88 @@ except DeviceError as error:
     print(error)
 """
     environment = {**os.environ, **fake_gpu.environment(**faults), **variables}
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout.strip()) == (0, sentence), done.stderr
 
 
 def test_a_cpu_refuses_with_the_reason_and_lists_the_forms_only_if_requested(tmp_path):
     with pytest.raises(DeviceError, match="the cpu device has no copy engines; GPUs have them"):
         CpuDevice().copy_engine("memfd")
-    options = ("-b", "1M", "-e", "1M", "--mode", "isolated", "-n", "2", "-w", "0", "--max-time", "20", "--lean")
+    options = (
+        "-b",
+        "1M",
+        "-e",
+        "1M",
+        "--mode",
+        "isolated",
+        "-n",
+        "2",
+        "-w",
+        "0",
+        "--max-time",
+        "20",
+        "--lean",
+    )
     for out, algorithms in (("named", f"one_shot_pull,{FORMS}"), ("all", None)):
-        done = launch(tmp_path / out, *options, *(("--algorithm", algorithms) if algorithms else ()))
+        done = launch(
+            tmp_path / out, *options, *(("--algorithm", algorithms) if algorithms else ())
+        )
         assert done.returncode == 0, done.stderr
         (path,) = (tmp_path / out).glob("*.jsonl")
         reasons = {case.reason for case in read(path).cases if "copy_engine" in case.algorithm}
-        assert reasons == ({"the cpu device has no copy engines; GPUs have them"} if algorithms else set())
+        assert reasons == (
+            {"the cpu device has no copy engines; GPUs have them"} if algorithms else set()
+        )
 
 
 def test_tune_tries_them_on_gpus_from_1_mib():
-    for size, far_peers, is_tried in ((1 << 20, True, True), (512 << 10, True, False), (1 << 20, False, False)):
+    for size, far_peers, is_tried in (
+        (1 << 20, True, True),
+        (512 << 10, True, False),
+        (1 << 20, False, False),
+    ):
         names = set(candidates(size, far_peers))
         assert (names >= set(FORMS.split(","))) == is_tried, (size, far_peers)
 
 
 @pytest.mark.parametrize("graph", few(["1", "0"], 1))
-def test_a_run_times_and_checks_them_with_a_bound_and_refuses_long_chains_on_a_fake_gpu(tmp_path, graph):
-    options = ("-b", "1M", "-e", "1M", "-n", "1", "-w", "0", "--max-time", "200", "--lean", "--device", "cuda",
-               "--algorithm", FORMS, "-G", graph, "--mode", "both" if graph == "0" else "isolated")
+def test_a_run_times_and_checks_them_with_a_bound_and_refuses_long_chains_on_a_fake_gpu(
+    tmp_path, graph
+):
+    options = (
+        "-b",
+        "1M",
+        "-e",
+        "1M",
+        "-n",
+        "1",
+        "-w",
+        "0",
+        "--max-time",
+        "200",
+        "--lean",
+        "--device",
+        "cuda",
+        "--algorithm",
+        FORMS,
+        "-G",
+        graph,
+        "--mode",
+        "both" if graph == "0" else "isolated",
+    )
     done = launch(tmp_path, *options, **fake_gpu.environment())
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("*.jsonl")
     cases = read(path).cases
-    timed = {(case.algorithm, case.variant) for case in cases if case.status == "ok" and case.bound_us}
-    assert timed == {(name, variant) for name in FORMS.split(",") for variant in ("copied", "registered")}
+    timed = {
+        (case.algorithm, case.variant) for case in cases if case.status == "ok" and case.bound_us
+    }
+    assert timed == {
+        (name, variant) for name in FORMS.split(",") for variant in ("copied", "registered")
+    }
     assert {case.n_wrong for case in cases if case.status == "ok"} == {0}
-    assert all("too long for a stream" in str(case.reason) for case in cases if case.mode == "chained")
+    assert all(
+        "too long for a stream" in str(case.reason) for case in cases if case.mode == "chained"
+    )

@@ -24,37 +24,89 @@ STEM = "allreduce_multimem"
 def output(ranks, *arguments, folder=ROOT, **faults):
     """What the ranks print, each line once."""
     environment = fake_gpu.environment(**{"multicast": 1, "count": ranks, **faults})
-    done = mpirun(ranks, "-m", "tests.ranks.multimem_ranks", *arguments, timeout_s=200, tree=folder, **environment)
+    done = mpirun(
+        ranks,
+        "-m",
+        "tests.ranks.multimem_ranks",
+        *arguments,
+        timeout_s=200,
+        tree=folder,
+        **environment,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    return set(re.findall(r"(?:wrong: \d+, timed out: \d|refused: .*?\.(?=refused|\n))", done.stdout))
+    return set(
+        re.findall(r"(?:wrong: \d+, timed out: \d|refused: .*?\.(?=refused|\n))", done.stdout)
+    )
 
 
-@pytest.mark.parametrize(("ranks", "redop", "datatypes"), few([
-    (3, "sum", "float32"), (2, "max", "bfloat16"), (2, "sum", "float16 bfloat16"), (3, "min", "float16 bfloat16"),
-    (2, "sum", "float32"), (4, "max", "float16")], 2))
-def test_sums_are_right_with_tails_shifts_and_launches_in_a_row_on_a_fake_gpu(ranks, redop, datatypes):
+@pytest.mark.parametrize(
+    ("ranks", "redop", "datatypes"),
+    few(
+        [
+            (3, "sum", "float32"),
+            (2, "max", "bfloat16"),
+            (2, "sum", "float16 bfloat16"),
+            (3, "min", "float16 bfloat16"),
+            (2, "sum", "float32"),
+            (4, "max", "float16"),
+        ],
+        2,
+    ),
+)
+def test_sums_are_right_with_tails_shifts_and_launches_in_a_row_on_a_fake_gpu(
+    ranks, redop, datatypes
+):
     assert output(ranks, redop, *datatypes.split()) == {"wrong: 0, timed out: 0"}
 
 
-STEPS = ("cuMulticastBindMem:rank1", "cuMemExportToShareableHandle", "cuMulticastAddDevice:rank1", "cuMulticastCreate",
-         "cuMemImportFromShareableHandle:rank1", "cuMemCreate:rank0", "cuMemMap:rank1", "cuMemSetAccess",
-         "cuMemAddressReserve:rank0", "cuMulticastGetGranularity:rank1", "cuDeviceGetAttribute")
+STEPS = (
+    "cuMulticastBindMem:rank1",
+    "cuMemExportToShareableHandle",
+    "cuMulticastAddDevice:rank1",
+    "cuMulticastCreate",
+    "cuMemImportFromShareableHandle:rank1",
+    "cuMemCreate:rank0",
+    "cuMemMap:rank1",
+    "cuMemSetAccess",
+    "cuMemAddressReserve:rank0",
+    "cuMulticastGetGranularity:rank1",
+    "cuDeviceGetAttribute",
+)
 
 
-@pytest.mark.parametrize(("faults", "sentence"), [
-    *(({"fail": step}, rf"rank \d: on GPU \S+, {step.partition(':')[0]} fails: error 999") for step in few(STEPS, 2)),
-    ({"multicast": 0}, "the driver offers no multicast: this GPU is on no NVSwitch that can sum"),
-    ({"multicast": 2}, "a probe of multimem failed: one_shot_multimem gave 4003 wrong sums of 4003"),
-    ({"count": 1}, "ranks share a GPU, and a multicast address takes each GPU once"),
-    ({"vendor": "hip"}, "the hip device has no multicast; NVIDIA GPUs on an NVSwitch have it")], ids=str)
+@pytest.mark.parametrize(
+    ("faults", "sentence"),
+    [
+        *(
+            ({"fail": step}, rf"rank \d: on GPU \S+, {step.partition(':')[0]} fails: error 999")
+            for step in few(STEPS, 2)
+        ),
+        (
+            {"multicast": 0},
+            "the driver offers no multicast: this GPU is on no NVSwitch that can sum",
+        ),
+        (
+            {"multicast": 2},
+            "a probe of multimem failed: one_shot_multimem gave 4003 wrong sums of 4003",
+        ),
+        ({"count": 1}, "ranks share a GPU, and a multicast address takes each GPU once"),
+        ({"vendor": "hip"}, "the hip device has no multicast; NVIDIA GPUs on an NVSwitch have it"),
+    ],
+    ids=str,
+)
 def test_a_driver_that_refuses_a_step_leaves_the_reason_on_a_fake_gpu(faults, sentence):
     (line,) = output(2, "sum", "float32", **faults)
     assert re.fullmatch(rf"refused: {sentence}\.", line), line
 
 
-@pytest.mark.parametrize(("room", "line"), [
-    (0, r"rank 1: .*Too many open files"), (1, "rank 1: no descriptor of the multicast object arrived from rank 0"),
-    (2, "the same file")])
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        (0, r"rank 1: .*Too many open files"),
+        (1, "rank 1: no descriptor of the multicast object arrived from rank 0"),
+        (2, "the same file"),
+    ],
+)
 def test_the_descriptor_arrives_or_all_ranks_get_the_reason(room, line):
     done = mpirun(2, "-m", "tests.ranks.hand_over_ranks", str(room), timeout_s=60)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -62,14 +114,32 @@ def test_the_descriptor_arrives_or_all_ranks_get_the_reason(room, line):
 
 
 def test_a_run_times_and_checks_both_with_a_bound_on_a_fake_gpu(tmp_path):
-    options = ("-b", "4K", "-e", "4K", "-n", "2", "-w", "0", "--max-time", "120", "--lean", "--device", "cuda",
-               "--mode", "isolated", "--algorithm", ",".join(ENTRIES))
+    options = (
+        "-b",
+        "4K",
+        "-e",
+        "4K",
+        "-n",
+        "2",
+        "-w",
+        "0",
+        "--max-time",
+        "120",
+        "--lean",
+        "--device",
+        "cuda",
+        "--mode",
+        "isolated",
+        "--algorithm",
+        ",".join(ENTRIES),
+    )
     done = launch(tmp_path, *options, **fake_gpu.environment(multicast=1))
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("*.jsonl")
     cases = read(path).cases
-    assert [(case.algorithm, case.status, case.n_wrong, case.bound_us is not None) for case in cases] == [
-        (entry, "ok", 0, True) for entry in ENTRIES]
+    assert [
+        (case.algorithm, case.status, case.n_wrong, case.bound_us is not None) for case in cases
+    ] == [(entry, "ok", 0, True) for entry in ENTRIES]
 
 
 @pytest.mark.parametrize("patch", ["without the wait"])
@@ -81,7 +151,9 @@ def test_without_a_part_of_the_protocol_sums_are_wrong_or_refused_on_a_fake_gpu(
 MIXED = [("float32", "sum"), ("bfloat16", "sum"), ("float64", "sum"), ("float32", "min")]
 
 
-@pytest.mark.parametrize(("name", "redop"), few(dict.fromkeys([*MIXED, *product(DATATYPES, REDOPS)]), len(MIXED)))
+@pytest.mark.parametrize(
+    ("name", "redop"), few(dict.fromkeys([*MIXED, *product(DATATYPES, REDOPS)]), len(MIXED))
+)
 def test_what_has_an_instruction_is_offered_and_nothing_else(name, redop):
     macros = (("ELEMENT", DATATYPES[name].element), ("REDOP", redop.capitalize()))
     text = compiled(STEM, "sm_90", macros).text
@@ -95,8 +167,10 @@ def test_a_single_16_bit_element_is_shifted_out_of_the_word_that_the_switch_sums
     words = re.findall(r"multimem.ld_reduce[\w.:]*\.bf16x2 (%r\d+),", entry)
     shifted = {word: re.findall(rf"shr.u32\s+(%r\d+), {word}, %r\d+;", entry) for word in words}
     assert words
-    assert all(len(places) == 1 and re.search(rf"st\S*\.u16\s+\[%rd\d+\], {places[0]};", entry)
-               for places in shifted.values()), shifted
+    assert all(
+        len(places) == 1 and re.search(rf"st\S*\.u16\s+\[%rd\d+\], {places[0]};", entry)
+        for places in shifted.values()
+    ), shifted
 
 
 def test_older_compilers_and_gpus_leave_multimem_out():
@@ -110,10 +184,23 @@ def test_older_compilers_and_gpus_leave_multimem_out():
 
 def unfenced(lines):
     """Whether a signal is not preceded by a fence between aliases and a barrier, in this order."""
-    marks = [word for line in lines for word in ("fence.proxy.alias", "bar.sync", "st.release.sys", "ld_reduce",
-                                                 "multimem.st", ".global.v4") if word in line]
+    marks = [
+        word
+        for line in lines
+        for word in (
+            "fence.proxy.alias",
+            "bar.sync",
+            "st.release.sys",
+            "ld_reduce",
+            "multimem.st",
+            ".global.v4",
+        )
+        if word in line
+    ]
     places = [i for i, mark in enumerate(marks) if mark == "st.release.sys"]
-    return not places or any(marks[i - 3 : i] != ["bar.sync", "fence.proxy.alias", "bar.sync"] for i in places)
+    return not places or any(
+        marks[i - 3 : i] != ["bar.sync", "fence.proxy.alias", "bar.sync"] for i in places
+    )
 
 
 @pytest.mark.parametrize("architecture", ["sm_90", "sm_120"])
@@ -126,5 +213,9 @@ def test_a_fence_between_aliases_precedes_every_signal(architecture):
 
 
 def test_tune_tries_them_on_gpus_alone():
-    for size, far_peers, tried in ((4096, True, set(ENTRIES)), (8 << 20, True, {ENTRIES[1]}), (4096, False, set())):
+    for size, far_peers, tried in (
+        (4096, True, set(ENTRIES)),
+        (8 << 20, True, {ENTRIES[1]}),
+        (4096, False, set()),
+    ):
         assert {name for name in candidates(size, far_peers) if "multimem" in name} == tried

@@ -34,7 +34,11 @@ def recorded(name: str) -> str:
         ),
         (
             "a100_mixed",
-            {"3 -> 0": ["SHM/direct/direct"], "1 -> 2": ["P2P/IPC/read"], "1 -> 0": ["SHM/direct/direct"]},
+            {
+                "3 -> 0": ["SHM/direct/direct"],
+                "1 -> 2": ["P2P/IPC/read"],
+                "1 -> 0": ["SHM/direct/direct"],
+            },
             {"coll": 2, "collnet": 0, "nvls": 0, "p2p": 2},
         ),
         (
@@ -48,8 +52,16 @@ def recorded(name: str) -> str:
             {"coll": 2, "p2p": 2},
         ),
         ("one_process", {"1 -> 0": ["P2P/direct pointer"]}, {}),
-        ("nvls", {"47 -> 39": ["NET/IBext_v8/2"]}, {"coll": 16, "collnet": 0, "nvls": 16, "p2p": 16}),
-        ("rccl_mi250x", {"7 -> 5": ["P2P/IPC"], "1 -> 4": ["NET/Socket/1"], "3 -> 6": ["NET/Socket/2"]}, {}),
+        (
+            "nvls",
+            {"47 -> 39": ["NET/IBext_v8/2"]},
+            {"coll": 16, "collnet": 0, "nvls": 16, "p2p": 16},
+        ),
+        (
+            "rccl_mi250x",
+            {"7 -> 5": ["P2P/IPC"], "1 -> 4": ["NET/Socket/1"], "3 -> 6": ["NET/Socket/2"]},
+            {},
+        ),
         ("rccl_r9700", {"0 -> 1": ["NET/Socket/0"], "1 -> 0": ["NET/Socket/0"]}, {}),
         ("no_driver", {}, {}),
     ],
@@ -59,7 +71,9 @@ def test_the_transport_of_a_recorded_log(name, ways, kinds):
     assert ways.items() <= result.items()
     # Lines about trees, rings and the order of channels look similar, but are not transports.
     lines = [line for line in recorded(name).splitlines() if " via " in line]
-    assert len(result) == len({tuple(re.findall(r"(\d+)(?:\[\w+\])? -> (\d+)", line)[0]) for line in lines})
+    assert len(result) == len(
+        {tuple(re.findall(r"(\d+)(?:\[\w+\])? -> (\d+)", line)[0]) for line in lines}
+    )
     assert nccl.channels(recorded(name)) == kinds
 
 
@@ -69,7 +83,8 @@ def test_two_transports_of_a_pair_are_both_returned():
 
 
 @pytest.mark.parametrize(
-    ("number", "name"), [(2804, "2.8.4"), (2708, "2.7.8"), (20908, "2.9.8"), (21005, "2.10.5"), (23203, "2.32.3")]
+    ("number", "name"),
+    [(2804, "2.8.4"), (2708, "2.7.8"), (20908, "2.9.8"), (21005, "2.10.5"), (23203, "2.32.3")],
 )
 def test_version_numbers_have_two_encodings(number, name):
     assert nccl.release(number) == name
@@ -89,7 +104,9 @@ def header_of_nccl() -> str:
 
 def test_calls_and_constants_match_the_real_header():
     header = header_of_nccl()
-    assert nccl.PROTOTYPES["ncclAllToAll"] == nccl.PROTOTYPES["ncclAlltoAll"]  # RCCL's name; NCCL's headers lack it
+    assert (
+        nccl.PROTOTYPES["ncclAllToAll"] == nccl.PROTOTYPES["ncclAlltoAll"]
+    )  # RCCL's name; NCCL's headers lack it
     for call, types in nccl.PROTOTYPES.items():
         if call == "ncclAllToAll":
             continue
@@ -99,7 +116,9 @@ def test_calls_and_constants_match_the_real_header():
         assert len(parameters) == len(types), call
         for text, kind in zip(parameters, types, strict=True):
             by_address = "*" in text or re.match(r"nccl(Comm|Window)_t|cudaStream_t", text)
-            by_value = {"size_t": nccl._SIZE, "ncclUniqueId": nccl.UniqueId}.get(text.split()[0], nccl._INT)
+            by_value = {"size_t": nccl._SIZE, "ncclUniqueId": nccl.UniqueId}.get(
+                text.split()[0], nccl._INT
+            )
             assert kind is (nccl._POINTER if by_address else by_value), (call, text)
     for name, number in library_gpu.TYPES.items():
         assert re.search(rf"\bnccl{name.capitalize()}\s*=\s*{number}\b", header), name
@@ -107,7 +126,9 @@ def test_calls_and_constants_match_the_real_header():
         assert re.search(rf"\bnccl{name.capitalize()}\s*=\s*{number}\b", header), name
     assert re.search(rf"#define NCCL_WIN_COLL_SYMMETRIC 0x0?{library_gpu.SYMMETRIC}\b", header)
     assert re.search(r"#define NCCL_UNIQUE_ID_BYTES 128", header)
-    (body,) = re.findall(r"struct ncclConfig_v\d+ \{(.*?)\}", re.sub(r"/\*.*?\*/", "", header, flags=re.S), re.S)
+    (body,) = re.findall(
+        r"struct ncclConfig_v\d+ \{(.*?)\}", re.sub(r"/\*.*?\*/", "", header, flags=re.S), re.S
+    )
     names = [field[0] for field in nccl.Config._fields_]
     assert re.findall(r"(\w+);", body)[: len(names)] == names
     assert re.search(rf"#define NCCL_API_MAGIC {nccl.CONFIG_MAGIC:#x}\b", header)
@@ -130,11 +151,14 @@ def test_the_real_library_without_a_driver_ends_in_one_sentence():
     header_of_nccl()
     result = nccl.find_library("cuda")
     assert isinstance(result, tuple)
-    alone = SimpleNamespace(rank=0, size=1, all_gather=lambda item: [item], broadcast=lambda item: item)
+    alone = SimpleNamespace(
+        rank=0, size=1, all_gather=lambda item: [item], broadcast=lambda item: item
+    )
     ranks, settings = cast(Communicator, alone), {"NCCL_DEBUG": "WARN"}
     library = nccl.Nccl(ranks, nccl.load(result[0]), "NCCL", 23203, result[1], settings)
     with pytest.raises(
-        DeviceError, match=r"^rank 0: ncclCommInitRank of NCCL 2.32.3 fails: unhandled cuda error: Cuda "
+        DeviceError,
+        match=r"^rank 0: ncclCommInitRank of NCCL 2.32.3 fails: unhandled cuda error: Cuda ",
     ):
         library.connect("plain")
     assert "NCCL_DEBUG" not in os.environ

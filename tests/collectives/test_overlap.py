@@ -27,7 +27,9 @@ def test_every_form_and_number_of_chunks_is_exact(ranks):
 @pytest.mark.parametrize(("vendor", "datatype"), few([("cuda", "float16"), ("hip", "float32")], 1))
 def test_two_streams_of_a_fake_gpu_give_the_same_results(vendor, datatype):
     environment = fake_nccl.environment(vendor=vendor, gpu={"closed": 1})
-    done = mpirun(2, "-m", "tests.ranks.overlap_ranks", vendor, datatype, timeout_s=120, **environment)
+    done = mpirun(
+        2, "-m", "tests.ranks.overlap_ranks", vendor, datatype, timeout_s=120, **environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(" right, core ") == 2 * len(COMMANDS)
 
@@ -58,15 +60,37 @@ def one_core():
 
 
 def measured(tmp_path, command, ranks=1):
-    return mpirun(ranks, "-m", f"bench.{command}", "--model", "llama-3.1-8b", "--tokens", "48", "-n", "12",
-                  "--max-time", "100", "--algorithm", "then_library,then_direct_pull,fused", "--lean", "--out",
-                  str(tmp_path))
+    return mpirun(
+        ranks,
+        "-m",
+        f"bench.{command}",
+        "--model",
+        "llama-3.1-8b",
+        "--tokens",
+        "48",
+        "-n",
+        "12",
+        "--max-time",
+        "100",
+        "--algorithm",
+        "then_library,then_direct_pull,fused",
+        "--lean",
+        "--out",
+        str(tmp_path),
+    )
 
 
 @pytest.mark.skipif(len(CORES) < 2, reason="one core")
-@pytest.mark.parametrize(("command", "words"), few([
-    ("gemm_reduce_scatter", "tokens 48, hidden 4096, inner 64"),
-    ("allgather_gemm", "tokens 48, hidden 4096, columns 128, scale")], 1))
+@pytest.mark.parametrize(
+    ("command", "words"),
+    few(
+        [
+            ("gemm_reduce_scatter", "tokens 48, hidden 4096, inner 64"),
+            ("allgather_gemm", "tokens 48, hidden 4096, columns 128, scale"),
+        ],
+        1,
+    ),
+)
 def test_a_run_names_its_matmul_and_its_number_of_chunks(tmp_path, command, words):
     done = measured(tmp_path, command)
     assert done.returncode == 0, done.stderr

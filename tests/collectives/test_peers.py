@@ -20,13 +20,27 @@ from tests.launch import FULL, few, mpirun
 
 PEERS = "vllm,mscclpp,flashinfer"
 TITLES = {"vllm": "vLLM 0.33.0", "mscclpp": "mscclpp 0.9.0", "flashinfer": "FlashInfer 0.7.2.post1"}
-ONE = ("--algorithm", "one_shot_pull", "--sizes", "4K", "-n", "2", "-w", "0", "--lean", "--max-time", "110")
+ONE = (
+    "--algorithm",
+    "one_shot_pull",
+    "--sizes",
+    "4K",
+    "-n",
+    "2",
+    "-w",
+    "0",
+    "--lean",
+    "--max-time",
+    "110",
+)
 
 
 def run(out, *options, environment=None, vendor="cuda", fault=""):
     """The process, and the result if it wrote one."""
     settings = environment or fake_peers.environment(vendor, fault=fault)
-    done = mpirun(2, "-m", "bench.allreduce", *ONE, "--out", str(out), *options, timeout_s=200, **settings)
+    done = mpirun(
+        2, "-m", "bench.allreduce", *ONE, "--out", str(out), *options, timeout_s=200, **settings
+    )
     assert "Traceback" not in done.stderr, done.stderr[-2000:]
     paths = list(Path(out).glob("*.jsonl"))
     return done, read(paths[0]) if paths else None
@@ -61,7 +75,11 @@ def test_peers_are_timed_and_checked_beside_ours_on_a_fake_gpu(tmp_path, graph, 
         assert {(case.status, case.n_wrong, case.variant) for case in cases.values()} == {
             ("ok", 0, "graph" if graph else "plain")}  # fmt: skip
         assert all(case.time_us and case.time_us.median > 0 for case in cases.values())
-        (ours,) = (c for c in result.cases if (c.algorithm, c.mode, c.variant) == ("one_shot_pull", mode, "copied"))
+        (ours,) = (
+            c
+            for c in result.cases
+            if (c.algorithm, c.mode, c.variant) == ("one_shot_pull", mode, "copied")
+        )
         assert ours.library is None
         assert {case.algorithm for case in shown_cases(result, (mode, None))} == {"one_shot_pull"}
     assert result.run.world["peers"] == titles
@@ -76,7 +94,9 @@ def test_peers_are_timed_and_checked_beside_ours_on_a_fake_gpu(tmp_path, graph, 
 
 
 def test_cases_that_peers_do_not_take_are_refused_and_the_others_run_on_a_fake_gpu(tmp_path):
-    done, result = run(tmp_path, "--peer", PEERS, "-d", "int32", "-o", "min", "--in-place", "--mode", "isolated")
+    done, result = run(
+        tmp_path, "--peer", PEERS, "-d", "int32", "-o", "min", "--in-place", "--mode", "isolated"
+    )
     assert done.returncode == 0, done.stderr
     assert reasons(result) == {
         "vllm": "vLLM does not reduce int32",
@@ -101,7 +121,9 @@ def test_cases_that_peers_do_not_take_are_refused_and_the_others_run_on_a_fake_g
         (("--device", "cpu"), "cuda", PEERS, "{} runs on cuda"),
     ], 1),
 )  # fmt: skip
-def test_a_case_that_does_not_fit_is_refused_with_the_reason(tmp_path, options, vendor, peers, reason):
+def test_a_case_that_does_not_fit_is_refused_with_the_reason(
+    tmp_path, options, vendor, peers, reason
+):
     environment = fake_peers.environment("cuda", gpu={"count": 1}) if vendor == "one" else None
     done, result = run(tmp_path, *options, "--peer", peers, "--mode", "isolated", environment=environment,
                        vendor=vendor.replace("one", "cuda"))  # fmt: skip
@@ -123,7 +145,9 @@ def test_a_case_that_does_not_fit_is_refused_with_the_reason(tmp_path, options, 
         ("disabled", "vllm", "vLLM disables its custom all-reduce between these GPUs: its warning above says why"),
     ], 1),
 )  # fmt: skip
-def test_a_peer_that_does_not_start_is_refused_with_its_words_on_a_fake_gpu(tmp_path, fault, peer, reason):
+def test_a_peer_that_does_not_start_is_refused_with_its_words_on_a_fake_gpu(
+    tmp_path, fault, peer, reason
+):
     done, result = run(tmp_path, "--peer", f"{peer},mscclpp", "--mode", "isolated", fault=fault)
     assert done.returncode == 0, done.stderr
     assert reasons(result) == {peer: reason, "mscclpp": None}
@@ -143,12 +167,16 @@ def test_a_peer_that_hangs_ends_by_the_watchdog_and_is_named_on_a_fake_gpu(tmp_p
     """The step `compile` lets a peer compile for ten times the time-out."""
     done, _ = run(tmp_path, "--peer", "vllm", "--mode", "isolated", "-T", "2", fault=fault)
     assert done.returncode == 1
-    assert re.search(r"wiretax: rank \d did not go on for .* held the others up: .*vllm 4096 B", done.stderr)
+    assert re.search(
+        r"wiretax: rank \d did not go on for .* held the others up: .*vllm 4096 B", done.stderr
+    )
     assert f"step {step}" in done.stderr
 
 
 def test_peers_that_are_not_installed_are_named_with_what_to_type_on_a_fake_gpu(tmp_path):
-    done, result = run(tmp_path, "--peer", PEERS, "--mode", "isolated", environment=fake_nccl.environment())
+    done, result = run(
+        tmp_path, "--peer", PEERS, "--mode", "isolated", environment=fake_nccl.environment()
+    )
     assert done.returncode == 0, done.stderr
     assert reasons(result) == {
         "vllm": "vLLM is not installed: pip install vllm",
@@ -163,13 +191,16 @@ def test_mscclpp_that_may_call_nccl_is_refused_on_a_fake_gpu(tmp_path):
     environment = {**fake_peers.environment(), "MSCCLPP_NCCL_LIB_PATH": "/usr/lib/libnccl.so"}
     _, result = run(tmp_path, "--peer", "mscclpp", "--mode", "isolated", environment=environment)
     assert reasons(result)["mscclpp"] == (
-        "with MSCCLPP_NCCL_LIB_PATH set mscclpp may call NCCL instead: unset MSCCLPP_NCCL_LIB_PATH")
+        "with MSCCLPP_NCCL_LIB_PATH set mscclpp may call NCCL instead: unset MSCCLPP_NCCL_LIB_PATH"
+    )
 
 
 def test_an_unknown_peer_ends_with_status_2_and_a_hint():
     done = mpirun(2, "-m", "bench.allreduce", "--peer", "vlm")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "bench.allreduce: argument --peer: unknown peer 'vlm': did you mean vllm?\n"
+    assert (
+        done.stderr == "bench.allreduce: argument --peer: unknown peer 'vlm': did you mean vllm?\n"
+    )
 
 
 # By distribution: the functions and classes that a peer's file calls, by file.
@@ -192,7 +223,9 @@ def signatures(source: str) -> dict[str, list[tuple[str, str]]]:
     found = {}
     for node in ast.parse(source).body:
         members = node.body if isinstance(node, ast.ClassDef) else [node]
-        for member in (m for child in members for m in ast.walk(child) if isinstance(m, ast.FunctionDef)):
+        for member in (
+            m for child in members for m in ast.walk(child) if isinstance(m, ast.FunctionDef)
+        ):
             name = f"{node.name}.{member.name}" if isinstance(node, ast.ClassDef) else member.name
             arguments = member.args
             positional = [*arguments.posonlyargs, *arguments.args]
@@ -209,7 +242,17 @@ def test_stand_ins_have_the_signatures_of_the_published_wheels(wheel):
     name = wheel.partition("==")[0].replace("-", "_")
     folder = cache_folder() / "peer-wheels"
     if not list(folder.glob(f"{name}-*.whl")):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), wheel]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(folder),
+            wheel,
+        ]
         if subprocess.run(command, capture_output=True).returncode:
             shutil.rmtree(folder, ignore_errors=True)
             pytest.skip(f"{wheel} cannot be downloaded here")
@@ -222,7 +265,10 @@ def test_stand_ins_have_the_signatures_of_the_published_wheels(wheel):
         init = "flashinfer/comm/__init__.py"
         if init in archive.namelist():
             exported = archive.read(init).decode()
-            assert all(f" as {called}" in exported for called in CALLED[wheel]["flashinfer/comm/allreduce.py"])
+            assert all(
+                f" as {called}" in exported
+                for called in CALLED[wheel]["flashinfer/comm/allreduce.py"]
+            )
             assert "kAllReduce = 0" in archive.read("flashinfer/comm/trtllm_ar.py").decode()
 
 

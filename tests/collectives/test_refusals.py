@@ -26,7 +26,17 @@ def run(out, *options, second=(), device="hip", variables=LEGACY, **faults):
     """Runs the command on two ranks; the second one behind these words, such as `unshare --net`. Returns the
     process and its output in one line."""
     gpu = environment(vendor=device, **faults) if device != "cpu" else {}
-    rank = [sys.executable, "-m", "bench.allreduce", *ONE, "--device", device, "--out", str(out), *options]
+    rank = [
+        sys.executable,
+        "-m",
+        "bench.allreduce",
+        *ONE,
+        "--device",
+        device,
+        "--out",
+        str(out),
+        *options,
+    ]
     line = [str(MPIRUN), "-n", "1", *rank, ":", "-n", "1", *second, *rank]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120,
                           env={**os.environ, "PYTHONPATH": str(ROOT), **gpu, **variables})  # fmt: skip

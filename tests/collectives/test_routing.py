@@ -7,14 +7,18 @@ from hypothesis import strategies as st
 
 from collectives.experts.routing import MOST_CHOICES, choose, draw, expert_counts
 
-HEADER = b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117) + b"\n"
+HEADER = (
+    b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117) + b"\n"
+)
 MUST = r"counts\.npy must have 4 integers from 0 to 5 \(tokens\) that add up to 10 \(choices\)"
 HUGE = b"\x93NUMPY\x01\x00" + len(HEADER).to_bytes(2, "little") + HEADER  # the header claims 73 TiB
 
 
 @settings(deadline=None, max_examples=60, database=None, derandomize=True)
 @given(st.integers(1, 70), st.integers(1, MOST_CHOICES), st.integers(1, 90), st.data())
-def test_every_expert_has_its_count_and_no_token_chooses_an_expert_twice(experts, top_k, tokens, data):
+def test_every_expert_has_its_count_and_no_token_chooses_an_expert_twice(
+    experts, top_k, tokens, data
+):
     top_k = min(top_k, experts)
     hot = data.draw(st.integers(1, experts))
     skew = data.draw(st.sampled_from(["uniform", "zipf:0", "zipf:1.2", "zipf:9.5", f"hot:{hot}"]))
@@ -43,7 +47,9 @@ def test_a_file_gives_the_count_of_each_expert(tmp_path):
     assert np.bincount(routes.chosen.ravel(), minlength=4).tolist() == [5, 0, 3, 2]
     assert str(tmp_path) not in routes.skew, "the run must not store a path"
     np.save(path, np.array([5, 1, 2, 2]))
-    assert draw(f"file:{path}", 2, 4, 5, 2, seed=1).skew != routes.skew, "other counts must have another name"
+    assert draw(f"file:{path}", 2, 4, 5, 2, seed=1).skew != routes.skew, (
+        "other counts must have another name"
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +81,20 @@ def test_impossible_counts_are_refused(tmp_path, saved, sentence):
 
 @pytest.mark.parametrize(
     "skew",
-    ["", "zipf", "zipf:", "zipf:x", "zipf:-1", "zipf:nan", "zipf:inf", "hot:0", "hot:9", "hot:1.5", "uniform:2", "w"],
+    [
+        "",
+        "zipf",
+        "zipf:",
+        "zipf:x",
+        "zipf:-1",
+        "zipf:nan",
+        "zipf:inf",
+        "hot:0",
+        "hot:9",
+        "hot:1.5",
+        "uniform:2",
+        "w",
+    ],
 )
 def test_an_invalid_skew_is_refused(skew):
     with pytest.raises(ValueError, match=r"is not a skew|can be hot"):
@@ -85,7 +104,12 @@ def test_an_invalid_skew_is_refused(skew):
 def test_imbalance_and_traffic_follow_from_the_routes():
     routes = draw("hot:2", 2, 8, 1024, 2, seed=0)
     assert routes.imbalance() == pytest.approx(
-        {"expert_max_over_mean": 4.0, "expert_cv": 3**0.5, "rank_max_over_mean": 2.0, "rank_cv": 1.0}
+        {
+            "expert_max_over_mean": 4.0,
+            "expert_cv": 3**0.5,
+            "rank_max_over_mean": 2.0,
+            "rank_cv": 1.0,
+        }
     )
     # Rank 0 has both experts of each token, so each token of rank 1 goes to rank 0 once.
     assert routes.between.tolist() == [[0, 0], [512, 0]]

@@ -18,9 +18,22 @@ from kernels.devices.device import CopyEngine, Kernel, Step
 from tests.emulated.machine import CodeObject, Launch, Machine, compiler_version
 from tests.kernels.kernel_resources import PRELUDE, clang
 
-FLAGS = ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc", "-O3", "-std=c++17",
-         "-S", "-Xclang", "-emit-obj"]  # an object file: the linker of AMD's code is another package
-CODE: dict[Path, CodeObject] = {}  # never unloaded, because decoded instructions are known by their addresses
+FLAGS = [
+    "-x",
+    "hip",
+    "--cuda-device-only",
+    "--no-gpu-bundle-output",
+    "-nogpulib",
+    "-nogpuinc",
+    "-O3",
+    "-std=c++17",
+    "-S",
+    "-Xclang",
+    "-emit-obj",
+]  # an object file: the linker of AMD's code is another package
+CODE: dict[
+    Path, CodeObject
+] = {}  # never unloaded, because decoded instructions are known by their addresses
 LOADING = threading.Lock()
 
 
@@ -63,27 +76,53 @@ class EmulatedDevice(CpuDevice):
     far_bytes = 1 << 62
     most_chunk_bytes = 8 << 10  # short messages then have several chunks
 
-    def __init__(self, machine: Machine, arch: str, threads: int, most_blocks: int, kernels: Path = SOURCES) -> None:
+    def __init__(
+        self, machine: Machine, arch: str, threads: int, most_blocks: int, kernels: Path = SOURCES
+    ) -> None:
         super().__init__()
         self.machine, self.arch, self.threads, self.most_blocks, self.kernels = (
-            machine, arch, threads, most_blocks, kernels)
+            machine,
+            arch,
+            threads,
+            most_blocks,
+            kernels,
+        )
         self.compiler = compiler_version()
         self.stream: list[Launch | Callable[[], object]] = []
 
-    def compile(self, stem: str, macros: Mapping[str, str],
-                structures: Sequence[type[ctypes.Structure]] = ()) -> Any:
+    def compile(
+        self,
+        stem: str,
+        macros: Mapping[str, str],
+        structures: Sequence[type[ctypes.Structure]] = (),
+    ) -> Any:
         source = self.kernels / f"{stem}.cu"
 
         def build(path: Path, options: list[str], checks: str) -> None:
-            command = [clang(), *FLAGS, f"--offload-arch={self.arch}", *options, "-include", str(PRELUDE),
-                       "-include", str(source), "-", "-o", str(path)]
+            command = [
+                clang(),
+                *FLAGS,
+                f"--offload-arch={self.arch}",
+                *options,
+                "-include",
+                str(PRELUDE),
+                "-include",
+                str(source),
+                "-",
+                "-o",
+                str(path),
+            ]
             done = subprocess.run(command, input=checks, capture_output=True, text=True)
             if done.returncode:
-                raise CompileError(f"{source.name} does not compile for {self.arch}: {first_complaint(done.stderr)}")
+                raise CompileError(
+                    f"{source.name} does not compile for {self.arch}: {first_complaint(done.stderr)}"
+                )
 
         inputs = [self.arch, self.compiler, PRELUDE.read_text(), *FLAGS]
         path = compile_once(source, inputs, macros, structures, ".o", build)
-        with LOADING:  # ranks bind in parallel: a second copy would be freed, and its address used again
+        with (
+            LOADING
+        ):  # ranks bind in parallel: a second copy would be freed, and its address used again
             if path not in CODE:
                 CODE[path] = CodeObject(path, self.arch)
         return EmulatedModule(CODE[path], self)
@@ -132,8 +171,13 @@ class HostLibrary(Library):
     def bind(self, world: World, case: Case) -> Bound:
         return Unsupported("no kernel of ours takes part")
 
-    def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
-                      counts: tuple[int, int] | None = None) -> Bound:
+    def bind_exchange(
+        self,
+        world: World,
+        send: tuple[int, Array],
+        receive: tuple[int, Array],
+        counts: tuple[int, int] | None = None,
+    ) -> Bound:
         exchange = self.mpi.bind_exchange(world, send, receive, counts)
         return replace(exchange, step=self.device.on_host("exchange", exchange.call))
 

@@ -22,7 +22,8 @@ static long execute_some(unsigned* counter, void* const* buffers, const Instruct
     const Instruction& i = instructions[(address - base) / 4];
     if (i.kind == RUN) {
       const unsigned char* p = i.parameters;
-      i.run(buffers[p[0]], buffers[p[1]], buffers[p[2]], buffers[p[3]], buffers[p[4]], buffers[p[5]]);
+      i.run(buffers[p[0]], buffers[p[1]], buffers[p[2]], buffers[p[3]], buffers[p[4]],
+            buffers[p[5]]);
     } else if (i.kind == NO_OPERATION) {
       counter[0] = (unsigned)(address + i.size);
       counter[1] = (unsigned)((address + i.size) >> 32);

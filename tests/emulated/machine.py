@@ -31,15 +31,28 @@ from tests.launch import ROOT
 
 FAMILIES = {"gfx1100": "rdna3", "gfx1201": "rdna4", "gfx942": "cdna"}  # the emulator's names
 EMULATOR = Path(os.environ.get("WIRETAX_EMULATOR", ROOT.parent / "shared/emulator"))
-PACKAGES = ROOT / f".venv-emulated/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+PACKAGES = (
+    ROOT / f".venv-emulated/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+)
 NS_PER_INSTRUCTION = 10  # one step of the constant clock of gfx942 and later
 BURSTS = (1, 3, 20, 200, 1000)  # instructions that a wave executes before another wave continues
 MOST_INSTRUCTIONS = 200_000_000  # of one run; far beyond any time-out
 LOCAL_POISON = 0xA5  # a block's shared memory before its first store
-FP32_DENORMALS = 3 << 4  # in the kernel descriptor's float mode: neither inputs nor results are flushed
+FP32_DENORMALS = (
+    3 << 4
+)  # in the kernel descriptor's float mode: neither inputs nor results are flushed
 REL32, REL64, REL32_LO, REL32_HI = 4, 5, 10, 11  # relocation types, relative to the place
-CACHE_CONTROL = ("GLOBAL_WB", "GLOBAL_INV", "BUFFER_WBL2", "BUFFER_INV", "BUFFER_GL", "GL0_INV", "GL1_INV",
-                 "SCHED_BARRIER", "DCACHE")
+CACHE_CONTROL = (
+    "GLOBAL_WB",
+    "GLOBAL_INV",
+    "BUFFER_WBL2",
+    "BUFFER_INV",
+    "BUFFER_GL",
+    "GL0_INV",
+    "GL1_INV",
+    "SCHED_BARRIER",
+    "DCACHE",
+)
 
 # What the emulator does as on RDNA also on gfx942, whose waves have 64 threads:
 CORRECTIONS = {
@@ -74,9 +87,13 @@ def compiler_version() -> str:
 @cache
 def emulator() -> Any:
     """The emulator's module, with CORRECTIONS."""
-    os.environ["CC"] = clang()  # tinygrad compiles each kind of instruction once, with this compiler
+    os.environ["CC"] = (
+        clang()
+    )  # tinygrad compiles each kind of instruction once, with this compiler
     sys.path.append(str(PACKAGES))
-    sys.path.insert(0, str(EMULATOR))  # before the standard library, which also has a package `test`
+    sys.path.insert(
+        0, str(EMULATOR)
+    )  # before the standard library, which also has a package `test`
     path = EMULATOR / "test/mockgpu/amd/emu.py"
     text = path.read_text()
     for wrong, right in CORRECTIONS.items():
@@ -93,7 +110,9 @@ def emulator() -> Any:
 
 def stored(to_program: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """tinygrad's function, which takes 100 ms to compile an instruction, with its results in the compile cache."""
-    tools = hashlib.sha256("\0".join([compiler_version(), version("tinygrad"), *cpu_model()]).encode()).hexdigest()
+    tools = hashlib.sha256(
+        "\0".join([compiler_version(), version("tinygrad"), *cpu_model()]).encode()
+    ).hexdigest()
     folder = cache_folder() / f"emulated-{tools[:24]}"
     folder.mkdir(exist_ok=True)
 
@@ -112,15 +131,27 @@ def stored(to_program: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 class Instruction(ctypes.Structure):
     """`Instruction` of execute.cpp."""
 
-    _fields_ = [("run", ctypes.c_void_p), ("parameters", ctypes.c_uint8 * 6), ("kind", ctypes.c_uint8),
-                ("size", ctypes.c_uint8)]
+    _fields_ = [
+        ("run", ctypes.c_void_p),
+        ("parameters", ctypes.c_uint8 * 6),
+        ("kind", ctypes.c_uint8),
+        ("size", ctypes.c_uint8),
+    ]
 
 
 @cache
 def native_loop() -> Any:
-    function = ctypes.CDLL(str(compile_kernel(Path(__file__).with_name("execute.cpp"), {}, (Instruction,)))).execute
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_long,
-                         ctypes.c_void_p]
+    function = ctypes.CDLL(
+        str(compile_kernel(Path(__file__).with_name("execute.cpp"), {}, (Instruction,)))
+    ).execute
+    function.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_uint64,
+        ctypes.c_long,
+        ctypes.c_void_p,
+    ]
     function.restype = ctypes.c_long
     return function
 
@@ -131,12 +162,19 @@ class CodeObject:
     def __init__(self, path: Path, arch: str) -> None:
         data = path.read_bytes()
         self.arch = arch
-        self.memory = ctypes.create_string_buffer(len(data) + 1024)  # the decoder reads beyond the last instruction
+        self.memory = ctypes.create_string_buffer(
+            len(data) + 1024
+        )  # the decoder reads beyond the last instruction
         self.base = -(-ctypes.addressof(self.memory) // 256) * 256
         ctypes.memmove(self.base, data, len(data))
         self.instructions = (Instruction * (len(data) // 4 + 1))()
-        (table,), (count, self.names) = struct.unpack_from("<Q", data, 40), struct.unpack_from("<HH", data, 60)
-        self.sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + 64 * i) for i in range(count)]
+        (table,), (count, self.names) = (
+            struct.unpack_from("<Q", data, 40),
+            struct.unpack_from("<HH", data, 60),
+        )
+        self.sections = [
+            struct.unpack_from("<IIQQQQIIQQ", data, table + 64 * i) for i in range(count)
+        ]
         self.kernels: dict[str, MachineKernel] = {}
         symbols = next(section for section in self.sections if section[1] == 2)
         names, self.symbols = self.sections[symbols[6]][4], list[int]()
@@ -150,7 +188,9 @@ class CodeObject:
         for section in self.sections:
             if section[1] == 4:  # relocations with addends, of the section that field 7 names
                 for at in range(section[4], section[4] + section[5], 24):
-                    self._relocate(self.sections[section[7]][4], *struct.unpack_from("<QQq", data, at))
+                    self._relocate(
+                        self.sections[section[7]][4], *struct.unpack_from("<QQq", data, at)
+                    )
 
     def _relocate(self, section: int, offset: int, info: int, addend: int) -> None:
         value = self.symbols[info >> 32] + addend - (section + offset)
@@ -158,7 +198,9 @@ class CodeObject:
         if kind == REL64:
             ctypes.c_int64.from_address(place).value = value
         elif kind in (REL32, REL32_LO, REL32_HI):
-            ctypes.c_uint32.from_address(place).value = value >> (32 if kind == REL32_HI else 0) & 0xFFFFFFFF
+            ctypes.c_uint32.from_address(place).value = (
+                value >> (32 if kind == REL32_HI else 0) & 0xFFFFFFFF
+            )
         else:
             raise NotImplementedError(f"relocation of type {kind}")
 
@@ -199,8 +241,15 @@ class MachineKernel:
     def user_registers(self, packet: int, arguments: int) -> list[int]:
         """The scalar registers that the hardware fills, in the order of the descriptor's bits."""
         enabled, registers = self._field(ctypes.c_uint16, 56), list[int]()
-        for bit, count, address in ((0, 4, 0), (1, 2, packet), (2, 2, 0), (3, 2, arguments), (4, 2, 0), (5, 2, 0),
-                                    (6, 1, 0)):
+        for bit, count, address in (
+            (0, 4, 0),
+            (1, 2, packet),
+            (2, 2, 0),
+            (3, 2, arguments),
+            (4, 2, 0),
+            (5, 2, 0),
+            (6, 1, 0),
+        ):
             if enabled >> bit & 1:
                 registers += [address & 0xFFFFFFFF, address >> 32, 0, 0][:count]
         return registers + [0] * ((self.registers2 >> 1 & 31) - len(registers))
@@ -218,14 +267,32 @@ class Launch:
 
     def waves(self, pace: float) -> "Iterator[Wave]":
         kernel, emu = self.kernel, emulator()
-        assert kernel.float_mode & FP32_DENORMALS == FP32_DENORMALS, "this CPU would not flush denormals"
+        assert kernel.float_mode & FP32_DENORMALS == FP32_DENORMALS, (
+            "this CPU would not flush denormals"
+        )
         hidden = -(-len(self.argument) // 8) * 8
         arguments = ctypes.create_string_buffer(max(kernel.argument_bytes, hidden + 256))
         ctypes.memmove(arguments, self.argument, len(self.argument))
-        struct.pack_into("<IIIHHHHHH", arguments, hidden, self.blocks, 1, 1, self.threads, 1, 1, 0, 0, 0)
+        struct.pack_into(
+            "<IIIHHHHHH", arguments, hidden, self.blocks, 1, 1, self.threads, 1, 1, 0, 0, 0
+        )
         packet = ctypes.create_string_buffer(64)
-        struct.pack_into("<HHHHHHIIIII", packet, 0, 0, 1, self.threads, 1, 1, 0, self.blocks * self.threads, 1, 1,
-                         kernel.scratch_bytes, kernel.local_bytes)
+        struct.pack_into(
+            "<HHHHHHIIIII",
+            packet,
+            0,
+            0,
+            1,
+            self.threads,
+            1,
+            1,
+            0,
+            self.blocks * self.threads,
+            1,
+            1,
+            kernel.scratch_bytes,
+            kernel.local_bytes,
+        )
         addresses = ctypes.addressof(packet), ctypes.addressof(arguments)
         self.keep += [arguments, packet]
         family = FAMILIES[kernel.code.arch]
@@ -234,9 +301,23 @@ class Launch:
             firsts = range(0, self.threads, lanes)
             block = Block(kernel.local_bytes, len(firsts), pace)
             for first in firsts:
-                state = emu._init_wave(kernel.entry, first, self.threads, self.threads, 1, 1, addresses[1],
-                                       kernel.registers2, kernel.scratch_bytes, family, number, 0, 0,
-                                       kernel.user_registers(*addresses), lanes)
+                state = emu._init_wave(
+                    kernel.entry,
+                    first,
+                    self.threads,
+                    self.threads,
+                    1,
+                    1,
+                    addresses[1],
+                    kernel.registers2,
+                    kernel.scratch_bytes,
+                    family,
+                    number,
+                    0,
+                    0,
+                    kernel.user_registers(*addresses),
+                    lanes,
+                )
                 yield Wave(self, block, state, lanes)
 
 
@@ -265,10 +346,17 @@ class Wave:
         self.scratch = ctypes.create_string_buffer(launch.kernel.scratch_bytes * lanes + 8)
         self.arrived_at, self.awaited = 0, -1
         scalars, vectors, accumulators = (
-            buffer._buf.va_addr for buffer in (state.sgpr_buf, state.vgpr_buf, state.accvgpr_buf))
+            buffer._buf.va_addr for buffer in (state.sgpr_buf, state.vgpr_buf, state.accvgpr_buf)
+        )
         # In the order of the emulator's parameters. The third is all memory, which starts at address 0.
-        self.buffers = (ctypes.c_void_p * 6)(scalars, vectors, 0, ctypes.addressof(block.shared),
-                                             ctypes.addressof(self.scratch), accumulators)
+        self.buffers = (ctypes.c_void_p * 6)(
+            scalars,
+            vectors,
+            0,
+            ctypes.addressof(block.shared),
+            ctypes.addressof(self.scratch),
+            accumulators,
+        )
         self.registers = state._sgpr_mv
         self.counter = ctypes.c_void_p(scalars + 4 * emulator().PC_LO_IDX)
 
@@ -286,7 +374,9 @@ def decoded(address: int, arch: str) -> Instruction:
     """The instruction at an address; CLOCK's only parameter is the first register of its result."""
     emu, family = emulator(), FAMILIES[arch]
     raw = ctypes.string_at(address, 16)
-    if family == "rdna3" and raw[3] >> 2 == 0x38:  # buffer_gl0_inv and buffer_gl1_inv, which the decoder does not know
+    if (
+        family == "rdna3" and raw[3] >> 2 == 0x38
+    ):  # buffer_gl0_inv and buffer_gl1_inv, which the decoder does not know
         return Instruction(kind=NO_OPERATION, size=8)
     instruction = emu.decode_inst(raw, family)
     text, size = str(getattr(instruction, "op", "")), instruction.size()
@@ -294,7 +384,9 @@ def decoded(address: int, arch: str) -> Instruction:
         return Instruction(kind=NO_OPERATION, size=size)
     if "SENDMSG_RTN" in text or "MEMREALTIME" in text or "S_MEMTIME" in text:
         register = instruction.sdst if hasattr(instruction, "sdst") else instruction.sdata
-        return Instruction(kind=CLOCK, size=size, parameters=(getattr(register, "offset", register),))
+        return Instruction(
+            kind=CLOCK, size=size, parameters=(getattr(register, "offset", register),)
+        )
     kind = next((kind for part, kind in KINDS.items() if part in text), RUN)
     if kind != RUN:
         return Instruction(kind=kind, size=size)
@@ -302,7 +394,9 @@ def decoded(address: int, arch: str) -> Instruction:
         # The hardware ignores the field of the scalar address in a FLAT instruction; the emulator ignores 127.
         ctypes.c_uint8.from_address(address + 6).value |= 0x7F
     program, runtime = emu._get_runner(ctypes.string_at(address, size) + bytes(4), family)
-    return Instruction(ctypes.cast(runtime.fxn, ctypes.c_void_p).value, tuple(program.arg.globals), RUN, size)
+    return Instruction(
+        ctypes.cast(runtime.fxn, ctypes.c_void_p).value, tuple(program.arg.globals), RUN, size
+    )
 
 
 class Machine:
@@ -336,22 +430,34 @@ class Machine:
             if not waves:
                 return
             wave = self.draw.choice(waves)
-            if wave.can_run and self.draw.random() <= wave.block.pace and self._ends(wave, self.draw.choice(BURSTS)):
+            if (
+                wave.can_run
+                and self.draw.random() <= wave.block.pace
+                and self._ends(wave, self.draw.choice(BURSTS))
+            ):
                 waves.remove(wave)
                 number = stream_of.pop(id(wave))
                 running[number] -= 1
                 if not running[number]:
                     pending.append(number)
             if self.clock - started > MOST_INSTRUCTIONS:
-                raise RuntimeError(f"no end after {MOST_INSTRUCTIONS} instructions: {self.executed}")
+                raise RuntimeError(
+                    f"no end after {MOST_INSTRUCTIONS} instructions: {self.executed}"
+                )
 
     def _ends(self, wave: Wave, most: int) -> bool:
         """Executes up to `most` instructions of a wave; whether it has ended."""
         block, code, begin = wave.block, wave.launch.kernel.code, self.clock
         stop, is_done = begin + most, False
         while self.clock < stop:
-            self.clock += native_loop()(wave.counter, wave.buffers, code.instructions, code.base, stop - self.clock,
-                                        ctypes.byref(self.turn))
+            self.clock += native_loop()(
+                wave.counter,
+                wave.buffers,
+                code.instructions,
+                code.base,
+                stop - self.clock,
+                ctypes.byref(self.turn),
+            )
             address = wave.state.pc
             if address == emulator().ENDPGM_PC:
                 block.waves -= 1

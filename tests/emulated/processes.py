@@ -29,7 +29,10 @@ def smaller(drawn: Any) -> Any:
         while True:
             example = drawn(chance, ranks)
             row_bytes = example.hidden * example.datatype.size_bytes
-            if row_bytes <= MOST_ROW_BYTES and example.tokens * example.top_k * row_bytes <= MOST_BYTES:
+            if (
+                row_bytes <= MOST_ROW_BYTES
+                and example.tokens * example.top_k * row_bytes <= MOST_BYTES
+            ):
                 return example
 
     return draw
@@ -47,17 +50,22 @@ def main(arch: str, turn: str, program: str, *arguments: str) -> None:
     machine = Machine(os.getpid())
     with open(turn, "r+b") as file:
         machine.turn = ctypes.c_uint32.from_buffer(mmap.mmap(file.fileno(), 0))
-    opened: tuple[EmulatedDevice, list[str]] = EmulatedDevice(machine, arch, threads=64, most_blocks=2), []
+    opened: tuple[EmulatedDevice, list[str]] = (
+        EmulatedDevice(machine, arch, threads=64, most_blocks=2),
+        [],
+    )
     if program == "routed_ranks":
         module.drawn = smaller(module.drawn)
     if program == "quantized_ranks":
         module.MOST = MOST_BYTES // 4
     if program == "fused_ranks":
         module.MOST = 1 << 17  # elements: the widest matrix has 1984 columns, and at least 64 rows
-    with (mock.patch("tests.ranks.world.open_device", return_value=opened),
-          mock.patch("collectives.world._open_library", HostLibrary),
-          mock.patch.object(module, "connect", connected),
-          mock.patch.object(collective_examples, "MOST_BYTES", MOST_BYTES)):
+    with (
+        mock.patch("tests.ranks.world.open_device", return_value=opened),
+        mock.patch("collectives.world._open_library", HostLibrary),
+        mock.patch.object(module, "connect", connected),
+        mock.patch.object(collective_examples, "MOST_BYTES", MOST_BYTES),
+    ):
         module.main(*(int(word) if word.isdigit() else word for word in arguments))
 
 

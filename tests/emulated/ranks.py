@@ -24,8 +24,16 @@ INBOX_BYTES = 1 << 18  # of the copy engines, for the largest case
 TIMEOUT_S = 0.5  # of the emulated clock: 50 million instructions
 
 
-def open_ranks(arch: str, ranks: int, threads: int, blocks: int, seed: int, kernels: Path = SOURCES,
-               paces: Sequence[float] = (1.0,), timeout_s: float = TIMEOUT_S) -> Bed:
+def open_ranks(
+    arch: str,
+    ranks: int,
+    threads: int,
+    blocks: int,
+    seed: int,
+    kernels: Path = SOURCES,
+    paces: Sequence[float] = (1.0,),
+    timeout_s: float = TIMEOUT_S,
+) -> Bed:
     machine = Machine(seed, paces)
     devices = [EmulatedDevice(machine, arch, threads, blocks, kernels) for _ in range(ranks)]
     bed = open_bed(devices, seed, timeout_s=timeout_s)
@@ -53,8 +61,14 @@ def enqueue(step: Step) -> None:
 
 def late_ranks(bed: Bed) -> str | None:
     """A sentence about the first rank that waited in vain."""
-    return next((f"rank {r}: rank {world.watch.peer} never came" for r, world in enumerate(bed.worlds)
-                 if world.watch.timed_out), None)
+    return next(
+        (
+            f"rank {r}: rank {world.watch.peer} never came"
+            for r, world in enumerate(bed.worlds)
+            if world.watch.timed_out
+        ),
+        None,
+    )
 
 
 def run_items(bed: Bed, launches: int) -> dict[str, int]:
@@ -65,13 +79,18 @@ def run_items(bed: Bed, launches: int) -> dict[str, int]:
         peers = cast(PeerBuffer, world.peers)
         loop = world.device.compile("iteration", {}, ITERATION_STRUCTURES)
         begin = Step(loop.kernel("begin_iteration"), Gate(watch=ctypes.addressof(world.watch)))
-        enqueue(Step(probe_kernels(world.device, bed.ranks).kernel("meet"), peers.arguments(0, 0, 0, 0)))
+        enqueue(
+            Step(probe_kernels(world.device, bed.ranks).kernel("meet"), peers.arguments(0, 0, 0, 0))
+        )
         for name in order:
             for step in [begin, *bed.items[name][rank][0]]:
                 enqueue(step)
     run(bed)
-    return {name: wrong for name, of_ranks in bed.items.items()
-            if (wrong := sum(int(memory.read()[:4].view("u4")[0]) for _, memory in of_ranks if memory))}
+    return {
+        name: wrong
+        for name, of_ranks in bed.items.items()
+        if (wrong := sum(int(memory.read()[:4].view("u4")[0]) for _, memory in of_ranks if memory))
+    }
 
 
 def examples_on(bed: Bed, epochs: int) -> Callable[[Example, np.ndarray], str | None]:

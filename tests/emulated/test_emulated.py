@@ -19,13 +19,23 @@ from kernels.devices.device import Step
 from tests.collectives import collective_examples
 from tests.collectives.collective_examples import check
 from tests.emulated import machine
-from tests.emulated.ranks import devices_of, enqueue, examples_on, late_ranks, open_ranks, run, run_items
+from tests.emulated.ranks import (
+    devices_of,
+    enqueue,
+    examples_on,
+    late_ranks,
+    open_ranks,
+    run,
+    run_items,
+)
 from tests.kernels.broken_kernels import PATCHES, SYNC, WITH_FAULTS, Patch, copy_kernels
 from tests.launch import count, mpirun
 from tests.ranks.sanitized_ranks import fused_items, link_items, plain_items, routed_items
 
-pytestmark = [pytest.mark.emulated, pytest.mark.skipif(bool(machine.reason_against()),
-                                                       reason=str(machine.reason_against()))]
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(bool(machine.reason_against()), reason=str(machine.reason_against())),
+]
 
 # Architecture, ranks, threads of a block, most blocks. A wave has 32 threads; on gfx942 it has 64.
 GRIDS = {
@@ -86,7 +96,9 @@ def test_ranks_may_be_processes(program, tmp_path):
     arch, name, examples, *more = map(str, PROGRAMS[program])
     turn = tmp_path / "turn"
     turn.write_bytes(bytes(4))
-    done = mpirun(2, "tests/emulated/processes.py", arch, turn, name, examples, "7", *more, timeout_s=550)
+    done = mpirun(
+        2, "tests/emulated/processes.py", arch, turn, name, examples, "7", *more, timeout_s=550
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"{examples} examples right on 2 ranks" in done.stdout
 
@@ -94,21 +106,31 @@ def test_ranks_may_be_processes(program, tmp_path):
 # Fences are not in these tables: the emulated memory is sequentially consistent.
 BARRIER = "  block_barrier();\n"
 WITHOUT = {
-    "the barrier before the flags": [Patch(SYNC, "hand_over_stores();\n" + BARRIER, "hand_over_stores();\n")],
+    "the barrier before the flags": [
+        Patch(SYNC, "hand_over_stores();\n" + BARRIER, "hand_over_stores();\n")
+    ],
     "the barrier after the wait": [Patch(SYNC, "wanted, p);\n" + BARRIER, "wanted, p);\n")],
 }
 OFTEN = Patch("kernels/include/faults.h", "LAUNCHES_PER_FAULT = 1000", "LAUNCHES_PER_FAULT = 3")
 FLAGS, PACKETS = ("one_shot_pull", "two_shot"), ("one_shot_ll", "one_shot_sentinel")
 BROKEN = {
     **{f"without {name}": (patches, FLAGS) for name, patches in WITHOUT.items()},
-    **{f"{algorithms[0]} {name}": (PATCHES[name], algorithms) for name in ("without the wait", "without the epoch flip")
-       for algorithms in (FLAGS, *((packets,) for packets in PACKETS))},
+    **{
+        f"{algorithms[0]} {name}": (PATCHES[name], algorithms)
+        for name in ("without the wait", "without the epoch flip")
+        for algorithms in (FLAGS, *((packets,) for packets in PACKETS))
+    },
     "without the reset": (PATCHES["without the reset"], PACKETS[1:]),
-    **{name: ([*PATCHES[name], OFTEN], FLAGS) for name in ("flip_bit", "skip_push", "drop_flag", "stale_epoch")},
+    **{
+        name: ([*PATCHES[name], OFTEN], FLAGS)
+        for name in ("flip_bit", "skip_push", "drop_flag", "stale_epoch")
+    },
 }
 
 
-def errors_of(arch: str, patches: list[Patch], algorithms: tuple[str, ...], folder: Path) -> list[object]:
+def errors_of(
+    arch: str, patches: list[Patch], algorithms: tuple[str, ...], folder: Path
+) -> list[object]:
     kernels = copy_kernels(folder, patches)
     bed = open_ranks(arch, 2, 128, 2, 1, kernels, paces=(1.0, 0.1), timeout_s=0.03)
     plain_items(bed, lambda item: item in [f"all_reduce {name} copied" for name in algorithms])
@@ -142,9 +164,16 @@ def test_gfx942_has_16_bit_operands_in_high_registers(tmp_path):
     bed = open_ranks("gfx942", 1, 64, 1, 1, tmp_path)
     device, numbers = devices_of(bed)[0], np.arange(-32, 32).astype(np.float16)
     memory = device.store(numbers.view(np.uint16).astype(np.uint32) | 0xABCD0000)
-    enqueue(Step(device.compile("high", {}).kernel("doubled_if_positive"), ctypes.c_void_p(memory.address)))
+    enqueue(
+        Step(
+            device.compile("high", {}).kernel("doubled_if_positive"),
+            ctypes.c_void_p(memory.address),
+        )
+    )
     run(bed)
-    assert (memory.read().view(np.float16)[::2] == np.where(numbers > 0, 2 * numbers, numbers)).all()
+    assert (
+        memory.read().view(np.float16)[::2] == np.where(numbers > 0, 2 * numbers, numbers)
+    ).all()
 
 
 def test_a_matmul_is_right():
@@ -152,7 +181,10 @@ def test_a_matmul_is_right():
 
     bed = open_ranks("gfx1201", 1, 64, 2, seed=1)
     device, draw = devices_of(bed)[0], np.random.default_rng(1)
-    a, b = draw.normal(size=(16, 12)).astype(np.float32), draw.normal(size=(12, 32)).astype(np.float32)
+    a, b = (
+        draw.normal(size=(16, 12)).astype(np.float32),
+        draw.normal(size=(12, 32)).astype(np.float32),
+    )
     memories = [device.store(a), device.store(b), device.private(4 * 16 * 32)]
     gemm = Gemm(*(memory.address for memory in memories), 32, 12, 0, 4)
     enqueue(Step(device.compile("gemm", {}, STRUCTURES).kernel("gemm"), gemm, 2))
@@ -171,7 +203,11 @@ def test_a_delay_lasts_its_share():
     device.stream.append(lambda: setattr(device.machine, "clock", device.machine.clock + 10_000))
     enqueue(Step(module.kernel("linger"), slowdown))
     end = run(bed).clock
-    assert 4 * 10_000 <= end - int(start.read().view("u8")[0]) // machine.NS_PER_INSTRUCTION <= 4 * 11_000
+    assert (
+        4 * 10_000
+        <= end - int(start.read().view("u8")[0]) // machine.NS_PER_INSTRUCTION
+        <= 4 * 11_000
+    )
 
 
 def test_every_kernel_file_is_executed():
@@ -181,7 +217,11 @@ def test_every_kernel_file_is_executed():
     executed = set.union(*(wrong_items("gfx1201, 2 ranks", kind)[3] for kind in ITEMS))
     missing = set()
     for source in SOURCES.rglob("*.cu"):
-        entries = set(re.findall(r"^(?:(?:RANK_)?KERNEL[ (]|extern .* void )(\w+)", source.read_text(), re.MULTILINE))
+        entries = set(
+            re.findall(
+                r"^(?:(?:RANK_)?KERNEL[ (]|extern .* void )(\w+)", source.read_text(), re.MULTILINE
+            )
+        )
         if not entries & executed:
             missing.add(source.stem)
     assert missing == elsewhere

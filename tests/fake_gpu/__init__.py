@@ -29,7 +29,10 @@ def _folder() -> Path:
     if clang is None:
         pytest.skip("system tool absent: clang-22")
     sources = sorted(p for p in HERE.iterdir() if p.suffix in (".cpp", ".h"))
-    inputs = [*sources, HERE / "cupy/cuda/nvrtc.py"]  # with the kernels' flags, as the folder also caches kernels
+    inputs = [
+        *sources,
+        HERE / "cupy/cuda/nvrtc.py",
+    ]  # with the kernels' flags, as the folder also caches kernels
     key = hashlib.sha256(b"".join(p.read_bytes() for p in inputs)).hexdigest()[:16]
     folder = cache_folder() / f"fake_gpu-{key}"
     if not folder.exists():
@@ -55,8 +58,13 @@ def environment(**faults: object) -> dict[str, str]:
     compile cache is separate from the cache for real GPUs.
     """
     folder = _folder()
-    vendors = str(faults.get("vendor", "cuda")).split(",") if str(faults.get("driver")) != "0" else []
-    libraries = [*(str(folder / vendor) for vendor in vendors), os.environ.get("LD_LIBRARY_PATH", "")]
+    vendors = (
+        str(faults.get("vendor", "cuda")).split(",") if str(faults.get("driver")) != "0" else []
+    )
+    libraries = [
+        *(str(folder / vendor) for vendor in vendors),
+        os.environ.get("LD_LIBRARY_PATH", ""),
+    ]
     paths = [str(HERE), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]
     return {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -64,5 +72,8 @@ def environment(**faults: object) -> dict[str, str]:
         "XDG_CACHE_HOME": str(folder / "cache"),
         "FAKE_GPU_LIBRARY": str(folder / "gpu.so"),
         "FAKE_NCCL_BINDING": "none",
-        **{f"FAKE_GPU_{name.upper()}": str(value) for name, value in {"closed": int(FULL), **faults}.items()},
+        **{
+            f"FAKE_GPU_{name.upper()}": str(value)
+            for name, value in {"closed": int(FULL), **faults}.items()
+        },
     }

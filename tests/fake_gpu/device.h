@@ -1,4 +1,5 @@
-// Shared by the two halves of the software GPU: memory.cpp has addresses and faults, streams.cpp runs the launches.
+// Shared by the two halves of the software GPU: memory.cpp has addresses and faults, streams.cpp
+// runs the launches.
 #pragma once
 #include <cstddef>
 #include <cstdint>

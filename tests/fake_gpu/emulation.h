@@ -1,5 +1,5 @@
-// Lets a host compiler compile the kernels' HIP code: a GPU thread is a fibre of a host thread, and yields at barriers
-// and when it reads a flag. Included before the first line of a kernel.
+// Lets a host compiler compile the kernels' HIP code: a GPU thread is a fibre of a host thread, and
+// yields at barriers and when it reads a flag. Included before the first line of a kernel.
 #pragma once
 #define __HIP__ 1
 #define __device__
@@ -7,8 +7,11 @@
 #define __global__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-// A function that begins with such an array returns it. Here it returns the block's array, as blocks share a thread.
-#define __shared__ return (float*)gpu_shared(); static
+// A function that begins with such an array returns it. Here it returns the block's array, as
+// blocks share a thread.
+#define __shared__             \
+  return (float*)gpu_shared(); \
+  static
 // Attributes of an entry for a GPU's compiler.
 #define amdgpu_flat_work_group_size(...) unused
 #define amdgpu_waves_per_eu(...) unused
@@ -19,7 +22,9 @@
 
 extern "C" {
 void* memcpy(void*, const void*, unsigned long);
-struct Lane { unsigned thread, threads, block, blocks; };
+struct Lane {
+  unsigned thread, threads, block, blocks;
+};
 __attribute__((const)) const Lane* gpu_lane();
 void gpu_barrier();
 void gpu_give_way();
@@ -45,14 +50,22 @@ char* gpu_multimem_part(const void* address, int part);
 #define __builtin_amdgcn_readfirstlane(uniform) (uniform)
 #define __builtin_amdgcn_s_sleep(cycles) gpu_give_way()
 #define __builtin_amdgcn_fence(order, scope) gpu_fence(order, scope)
-#define __hip_atomic_store(p, v, order, scope) (__atomic_store_n(p, v, order), gpu_stored((const void*)(p)))
-#define __hip_atomic_load(p, order, scope) \
-  ({ gpu_give_way(); gpu_loaded((const void*)(p), __ATOMIC_RELAXED); auto seen_ = __atomic_load_n(p, order); \
-     gpu_loaded((const void*)(p), order); seen_; })
+#define __hip_atomic_store(p, v, order, scope) \
+  (__atomic_store_n(p, v, order), gpu_stored((const void*)(p)))
+#define __hip_atomic_load(p, order, scope)          \
+  ({                                                \
+    gpu_give_way();                                 \
+    gpu_loaded((const void*)(p), __ATOMIC_RELAXED); \
+    auto seen_ = __atomic_load_n(p, order);         \
+    gpu_loaded((const void*)(p), order);            \
+    seen_;                                          \
+  })
 #define __hip_atomic_fetch_add(p, v, order, scope) __atomic_fetch_add(p, v, order)
-// Inline assembly of the kernels: waits that a host does not need, and a system store of 16 bytes. Its address is in a
-// vector register, and the function that it calls keeps all registers but r11.
-extern "C" __attribute__((preserve_all, used)) inline void gpu_stored_16(const void* at) { gpu_stored(at); }
+// Inline assembly of the kernels: waits that a host does not need, and a system store of 16 bytes.
+// Its address is in a vector register, and the function that it calls keeps all registers but r11.
+extern "C" __attribute__((preserve_all, used)) inline void gpu_stored_16(const void* at) {
+  gpu_stored(at);
+}
 asm(".macro s_waitcnt all:vararg\n.endm\n"
     ".macro s_waitcnt_vscnt all:vararg\n.endm\n"
     ".macro s_wait_storecnt all:vararg\n.endm\n"

@@ -1,7 +1,8 @@
 // Memory, handles, faults and errors of the software GPU, and the driver's own functions for them.
 //
-// Device memory is a memfd. A handle holds the process, the descriptor and the size, so that another process can map
-// the same pages through /proc/PID/fd/N. A handle gives access to nothing else.
+// Device memory is a memfd. A handle holds the process, the descriptor and the size, so that
+// another process can map the same pages through /proc/PID/fd/N. A handle gives access to nothing
+// else.
 #include "device.h"
 
 #include <fcntl.h>
@@ -18,15 +19,22 @@
 #include <string>
 #include <vector>
 
-struct Error { int status; const char *cuda, *driver, *hip, *text, *hip_text; };
-// Error names of the runtime and the driver, and messages of the runtime, for the errors that tests can meet.
+struct Error {
+  int status;
+  const char *cuda, *driver, *hip, *text, *hip_text;
+};
+// Error names of the runtime and the driver, and messages of the runtime, for the errors that tests
+// can meet.
 static const Error ERRORS[] = {
     {0, "cudaSuccess", "CUDA_SUCCESS", "hipSuccess", "no error", nullptr},
-    {1, "cudaErrorInvalidValue", "CUDA_ERROR_INVALID_VALUE", "hipErrorInvalidValue", "invalid argument", nullptr},
-    {2, "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "hipErrorOutOfMemory", "out of memory", nullptr},
-    {3, "cudaErrorInitializationError", "CUDA_ERROR_NOT_INITIALIZED", "hipErrorNotInitialized", "initialization error",
-     nullptr},
-    {17, "cudaErrorInvalidDevicePointer", nullptr, "hipErrorInvalidDevicePointer", "invalid device pointer", nullptr},
+    {1, "cudaErrorInvalidValue", "CUDA_ERROR_INVALID_VALUE", "hipErrorInvalidValue",
+     "invalid argument", nullptr},
+    {2, "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "hipErrorOutOfMemory",
+     "out of memory", nullptr},
+    {3, "cudaErrorInitializationError", "CUDA_ERROR_NOT_INITIALIZED", "hipErrorNotInitialized",
+     "initialization error", nullptr},
+    {17, "cudaErrorInvalidDevicePointer", nullptr, "hipErrorInvalidDevicePointer",
+     "invalid device pointer", nullptr},
     {21, "cudaErrorInvalidMemcpyDirection", nullptr, "hipErrorInvalidMemcpyDirection",
      "invalid copy direction for memcpy", nullptr},
     {35, "cudaErrorInsufficientDriver", nullptr, "hipErrorInsufficientDriver",
@@ -34,43 +42,52 @@ static const Error ERRORS[] = {
      "driver version is insufficient for runtime version"},
     {46, "cudaErrorDevicesUnavailable", "CUDA_ERROR_DEVICE_UNAVAILABLE", nullptr,
      "CUDA-capable device(s) is/are busy or unavailable", nullptr},
-    {100, "cudaErrorNoDevice", "CUDA_ERROR_NO_DEVICE", "hipErrorNoDevice", "no CUDA-capable device is detected",
-     "no ROCm-capable device is detected"},
-    {101, "cudaErrorInvalidDevice", "CUDA_ERROR_INVALID_DEVICE", "hipErrorInvalidDevice", "invalid device ordinal",
-     nullptr},
+    {100, "cudaErrorNoDevice", "CUDA_ERROR_NO_DEVICE", "hipErrorNoDevice",
+     "no CUDA-capable device is detected", "no ROCm-capable device is detected"},
+    {101, "cudaErrorInvalidDevice", "CUDA_ERROR_INVALID_DEVICE", "hipErrorInvalidDevice",
+     "invalid device ordinal", nullptr},
     {200, "cudaErrorInvalidKernelImage", "CUDA_ERROR_INVALID_IMAGE", "hipErrorInvalidImage",
      "device kernel image is invalid", nullptr},
     {201, "cudaErrorDeviceUninitialized", "CUDA_ERROR_INVALID_CONTEXT", "hipErrorInvalidContext",
      "invalid device context", nullptr},
     {205, "cudaErrorMapBufferObjectFailed", "CUDA_ERROR_MAP_FAILED", "hipErrorMapFailed",
      "mapping of buffer object failed", nullptr},
-    {217, "cudaErrorPeerAccessUnsupported", "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED", "hipErrorPeerAccessUnsupported",
-     "peer access is not supported between these two devices", nullptr},
-    {301, "cudaErrorFileNotFound", "CUDA_ERROR_FILE_NOT_FOUND", "hipErrorFileNotFound", "file not found", nullptr},
+    {217, "cudaErrorPeerAccessUnsupported", "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED",
+     "hipErrorPeerAccessUnsupported", "peer access is not supported between these two devices",
+     nullptr},
+    {301, "cudaErrorFileNotFound", "CUDA_ERROR_FILE_NOT_FOUND", "hipErrorFileNotFound",
+     "file not found", nullptr},
     {400, "cudaErrorInvalidResourceHandle", "CUDA_ERROR_INVALID_HANDLE", "hipErrorInvalidHandle",
      "invalid resource handle", nullptr},
-    {500, "cudaErrorSymbolNotFound", "CUDA_ERROR_NOT_FOUND", "hipErrorNotFound", "named symbol not found", nullptr},
-    {600, "cudaErrorNotReady", "CUDA_ERROR_NOT_READY", "hipErrorNotReady", "device not ready", nullptr},
+    {500, "cudaErrorSymbolNotFound", "CUDA_ERROR_NOT_FOUND", "hipErrorNotFound",
+     "named symbol not found", nullptr},
+    {600, "cudaErrorNotReady", "CUDA_ERROR_NOT_READY", "hipErrorNotReady", "device not ready",
+     nullptr},
     {700, "cudaErrorIllegalAddress", "CUDA_ERROR_ILLEGAL_ADDRESS", "hipErrorIllegalAddress",
      "an illegal memory access was encountered", nullptr},
     {704, "cudaErrorPeerAccessAlreadyEnabled", "CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED",
      "hipErrorPeerAccessAlreadyEnabled", "peer access is already enabled", nullptr},
     {712, "cudaErrorHostMemoryAlreadyRegistered", "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
-     "hipErrorHostMemoryAlreadyRegistered", "part or all of the requested memory range is already mapped", nullptr},
+     "hipErrorHostMemoryAlreadyRegistered",
+     "part or all of the requested memory range is already mapped", nullptr},
     {713, "cudaErrorHostMemoryNotRegistered", "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
-     "hipErrorHostMemoryNotRegistered", "pointer does not correspond to a registered memory region", nullptr},
-    {719, "cudaErrorLaunchFailure", "CUDA_ERROR_LAUNCH_FAILED", "hipErrorLaunchFailure", "unspecified launch failure",
+     "hipErrorHostMemoryNotRegistered", "pointer does not correspond to a registered memory region",
      nullptr},
-    {801, "cudaErrorNotSupported", "CUDA_ERROR_NOT_SUPPORTED", "hipErrorNotSupported", "operation not supported",
-     nullptr},
+    {719, "cudaErrorLaunchFailure", "CUDA_ERROR_LAUNCH_FAILED", "hipErrorLaunchFailure",
+     "unspecified launch failure", nullptr},
+    {801, "cudaErrorNotSupported", "CUDA_ERROR_NOT_SUPPORTED", "hipErrorNotSupported",
+     "operation not supported", nullptr},
     {900, "cudaErrorStreamCaptureUnsupported", "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
-     "hipErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing", nullptr},
+     "hipErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing",
+     nullptr},
     {901, "cudaErrorStreamCaptureInvalidated", "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
-     "hipErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture", nullptr},
-    {904, "cudaErrorStreamCaptureUnjoined", "CUDA_ERROR_STREAM_CAPTURE_UNJOINED", "hipErrorStreamCaptureUnjoined",
-     "capturing stream has unjoined work", nullptr},
-    {905, "cudaErrorStreamCaptureIsolation", "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "hipErrorStreamCaptureIsolation",
-     "dependency created on uncaptured work in another stream", nullptr},
+     "hipErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture",
+     nullptr},
+    {904, "cudaErrorStreamCaptureUnjoined", "CUDA_ERROR_STREAM_CAPTURE_UNJOINED",
+     "hipErrorStreamCaptureUnjoined", "capturing stream has unjoined work", nullptr},
+    {905, "cudaErrorStreamCaptureIsolation", "CUDA_ERROR_STREAM_CAPTURE_ISOLATION",
+     "hipErrorStreamCaptureIsolation", "dependency created on uncaptured work in another stream",
+     nullptr},
     {907, "cudaErrorCapturedEvent", "CUDA_ERROR_CAPTURED_EVENT", "hipErrorCapturedEvent",
      "operation not permitted on an event last recorded in a capturing stream", nullptr},
     {999, "cudaErrorUnknown", "CUDA_ERROR_UNKNOWN", "hipErrorUnknown", "unknown error", nullptr},
@@ -82,7 +99,9 @@ static const Error& error_of(int status) {
   return ERRORS[sizeof ERRORS / sizeof *ERRORS - 1];
 }
 
-extern "C" const char* gpu_error_name(int status) { return is_hip() ? error_of(status).hip : error_of(status).cuda; }
+extern "C" const char* gpu_error_name(int status) {
+  return is_hip() ? error_of(status).hip : error_of(status).cuda;
+}
 extern "C" const char* gpu_driver_error_name(int status) {
   return is_hip() ? error_of(status).hip : error_of(status).driver;
 }
@@ -92,7 +111,8 @@ extern "C" const char* gpu_error_string(int status) {
 }
 extern "C" const char* hipGetErrorString(int status) { return gpu_error_string(status); }
 
-// -------------------------------------------------------------------------------------------------- requested faults
+// --------------------------------------------------------------------------------------------------
+// requested faults
 
 long setting(const char* name, long otherwise) {
   const char* text = getenv(name);
@@ -115,7 +135,9 @@ int device_status() {
   return broken;
 }
 
-extern "C" void gpu_open(int vendor_is_hip, int first) { hip = vendor_is_hip, first_device = first; }
+extern "C" void gpu_open(int vendor_is_hip, int first) {
+  hip = vendor_is_hip, first_device = first;
+}
 extern "C" void gpu_set_device(int physical) { device_in_use = physical; }
 static int device_now() { return device_in_use < 0 ? first_device : device_in_use; }
 
@@ -130,9 +152,12 @@ static int fault(const char* call, size_t amount) {
     for (bool first = true; !one.empty(); first = false) {
       const std::string part = one.substr(0, one.find(':'));
       one.erase(0, part.size() + 1);
-      if (first) meant = part == call;
-      else if (part.rfind("rank", 0) == 0) meant = meant && setting("PMI_RANK", 0) == atol(part.c_str() + 4);
-      else if (part[0] == '>') meant = meant && amount > strtoul(part.c_str() + 1, nullptr, 10);
+      if (first)
+        meant = part == call;
+      else if (part.rfind("rank", 0) == 0)
+        meant = meant && setting("PMI_RANK", 0) == atol(part.c_str() + 4);
+      else if (part[0] == '>')
+        meant = meant && amount > strtoul(part.c_str() + 1, nullptr, 10);
       else
         for (const Error& e : ERRORS)
           if (part == e.cuda || (e.hip && part == e.hip)) status = e.status;
@@ -148,14 +173,31 @@ int entering(const char* call, size_t amount) {
 }
 extern "C" int gpu_entering(const char* call, size_t amount) { return entering(call, amount); }
 
-// --------------------------------------------------------------------------------------------------------- allocations
+// ---------------------------------------------------------------------------------------------------------
+// allocations
 
 enum Kind { DEVICE_MEMORY, PINNED, REGISTERED, PEER };
-struct Allocation { size_t bytes; int fd; Kind kind; int device, pid; long serial; int opened; unsigned flags = 0; };
-static auto& allocations = *new std::map<uintptr_t, Allocation>;  // never destroyed: a kernel may outlive main
+struct Allocation {
+  size_t bytes;
+  int fd;
+  Kind kind;
+  int device, pid;
+  long serial;
+  int opened;
+  unsigned flags = 0;
+};
+static auto& allocations =
+    *new std::map<uintptr_t, Allocation>;  // never destroyed: a kernel may outlive main
 static long serials = 0;
 
-struct Handle { char magic[8]; int pid, fd, device; size_t bytes; long serial; unsigned flags; char rest[20]; };
+struct Handle {
+  char magic[8];
+  int pid, fd, device;
+  size_t bytes;
+  long serial;
+  unsigned flags;
+  char rest[20];
+};
 static_assert(sizeof(Handle) == 64, "as CUDA's and HIP's");
 
 // The allocation that holds an address; call with the lock held.
@@ -171,8 +213,9 @@ bool reachable(uintptr_t address) {
   return holding(address) != allocations.end();
 }
 
-// Protects device memory between the end of a wait and the next launch or copy: a host access ends in SIGSEGV, as with
-// a GPU. This takes half of a test's time, so only a test that sets FAKE_GPU_CLOSED has it.
+// Protects device memory between the end of a wait and the next launch or copy: a host access ends
+// in SIGSEGV, as with a GPU. This takes half of a test's time, so only a test that sets
+// FAKE_GPU_CLOSED has it.
 static bool closes() { return setting("FAKE_GPU_CLOSED", 0); }
 static bool opened = false;
 void open_memory(bool open) {
@@ -186,7 +229,8 @@ void open_memory(bool open) {
 
 void add_memory(void* at, size_t bytes, bool opens) {
   std::lock_guard<std::mutex> held(lock);
-  allocations[(uintptr_t)at] = {bytes, -1, opens ? PEER : PINNED, device_now(), getpid(), ++serials, 1};
+  allocations[(uintptr_t)at] = {bytes,     -1, opens ? PEER : PINNED, device_now(), getpid(),
+                                ++serials, 1};
   if (opens && closes() && !opened) mprotect(at, bytes, PROT_NONE);
 }
 void remove_memory(void* at) {
@@ -194,14 +238,20 @@ void remove_memory(void* at) {
   allocations.erase((uintptr_t)at);
 }
 
-// ------------------------------------------------------------------------------------------------------------- caches
+// -------------------------------------------------------------------------------------------------------------
+// caches
 
-// FAKE_GPU_CACHED lists flags of hipExtMallocWithFlags: this process reaches parts of a peer's large allocation of such
-// a kind through a cache. FAKE_GPU_COHERENT says when the cache writes back and forgets: at the ends of a `launch`
-// only, also at every `fence` of the system's scope, or, for stores, when the kernel writes the `hdp` register.
-constexpr size_t CACHE_BYTES = 384 << 10, LINE_BYTES = 64, CACHED_FROM_BYTES = 8 << 20;  // flags are in less
-constexpr size_t HALF_BYTES = 4 << 20;  // as in peer_buffer.py: each half of a slab starts in the cache
-struct Cache { char *at, *memory, *seen; };  // the GPU's copy, the memory, and the contents when both were equal
+// FAKE_GPU_CACHED lists flags of hipExtMallocWithFlags: this process reaches parts of a peer's
+// large allocation of such a kind through a cache. FAKE_GPU_COHERENT says when the cache writes
+// back and forgets: at the ends of a `launch` only, also at every `fence` of the system's scope,
+// or, for stores, when the kernel writes the `hdp` register.
+constexpr size_t CACHE_BYTES = 384 << 10, LINE_BYTES = 64,
+                 CACHED_FROM_BYTES = 8 << 20;  // flags are in less
+constexpr size_t HALF_BYTES =
+    4 << 20;  // as in peer_buffer.py: each half of a slab starts in the cache
+struct Cache {
+  char *at, *memory, *seen;
+};  // the GPU's copy, the memory, and the contents when both were equal
 static auto& caches = *new std::vector<Cache>;
 static std::mutex caches_lock;
 static std::atomic<bool> caching{false};
@@ -217,7 +267,8 @@ static char coherent() {
 }
 static void add_cache(char* at, int fd, size_t offset) {
   std::lock_guard<std::mutex> held(caches_lock);
-  char* memory = (char*)mmap(nullptr, CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
+  char* memory =
+      (char*)mmap(nullptr, CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
   at += offset;
   char* seen = (char*)malloc(CACHE_BYTES);
   mmap(at, CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
@@ -232,7 +283,8 @@ static void remove_cache(char* at) {
       caches.erase(caches.begin() + (long)i--);
     }
 }
-// Writes changed lines back, or takes the memory's changes over; with `only`, for the line of this address.
+// Writes changed lines back, or takes the memory's changes over; with `only`, for the line of this
+// address.
 static void exchange_lines(bool write_back, const char* only = nullptr) {
   std::lock_guard<std::mutex> held(caches_lock);
   for (const Cache& c : caches) {
@@ -241,25 +293,33 @@ static void exchange_lines(bool write_back, const char* only = nullptr) {
     for (size_t i = first; i < (only ? first + LINE_BYTES : CACHE_BYTES); i += LINE_BYTES) {
       uint64_t line[LINE_BYTES / 8];  // read once, by atomics: others write meanwhile
       for (size_t k = 0; k < LINE_BYTES / 8; ++k)
-        line[k] = __atomic_load_n((const uint64_t*)((write_back ? c.at : c.memory) + i) + k, __ATOMIC_RELAXED);
+        line[k] = __atomic_load_n((const uint64_t*)((write_back ? c.at : c.memory) + i) + k,
+                                  __ATOMIC_RELAXED);
       if (!memcmp(line, c.seen + i, LINE_BYTES)) continue;
       memcpy((write_back ? c.memory : c.at) + i, line, LINE_BYTES);
       memcpy(c.seen + i, line, LINE_BYTES);
     }
   }
 }
-void write_caches_back() { if (caching) exchange_lines(true); }
-void empty_caches() { if (caching) exchange_lines(false); }
+void write_caches_back() {
+  if (caching) exchange_lines(true);
+}
+void empty_caches() {
+  if (caching) exchange_lines(false);
+}
 extern "C" void gpu_fence(int order, const char* scope) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
   if (!caching || *scope || coherent() == 'l') return;
   if (order == __ATOMIC_ACQUIRE) return exchange_lines(false);
-  if (coherent() == 'h' && !__atomic_exchange_n(hdp_register ? hdp_register : &no_register, 0u, __ATOMIC_SEQ_CST)) return;
+  if (coherent() == 'h' &&
+      !__atomic_exchange_n(hdp_register ? hdp_register : &no_register, 0u, __ATOMIC_SEQ_CST))
+    return;
   exchange_lines(true);
 }
 // An atomic access of the system's scope bypasses the caches; an acquire empties them.
 extern "C" void gpu_loaded(const void* at, int order) {
-  if (caching && coherent() != 'l') exchange_lines(false, order == __ATOMIC_ACQUIRE ? nullptr : (const char*)at);
+  if (caching && coherent() != 'l')
+    exchange_lines(false, order == __ATOMIC_ACQUIRE ? nullptr : (const char*)at);
 }
 extern "C" void gpu_stored(const void* at) {
   if (caching && coherent() != 'l') exchange_lines(true, (const char*)at);
@@ -281,7 +341,8 @@ static int allocate(void** pointer, size_t bytes, unsigned flags = 0) {
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (at == MAP_FAILED) return close(fd), 2;
   memset(at, 0xcd, bytes);  // as with a driver, new memory has arbitrary contents
-  allocations[(uintptr_t)at] = {bytes, fd, DEVICE_MEMORY, device_now(), getpid(), ++serials, 1, flags};
+  allocations[(uintptr_t)at] = {bytes,     fd, DEVICE_MEMORY, device_now(), getpid(),
+                                ++serials, 1,  flags};
   if (closes() && !opened) mprotect(at, bytes, PROT_NONE);
   return *pointer = at, 0;
 }
@@ -311,7 +372,8 @@ static int register_host(void* pointer, size_t bytes) {
   std::lock_guard<std::mutex> held(lock);
   if (!pointer || !bytes) return 1;
   auto last = holding((uintptr_t)pointer + bytes - 1);
-  if (last != allocations.end() && last->first + last->second.bytes > (uintptr_t)pointer) return 712;
+  if (last != allocations.end() && last->first + last->second.bytes > (uintptr_t)pointer)
+    return 712;
   allocations[(uintptr_t)pointer] = {bytes, -1, REGISTERED, device_now(), getpid(), 0, 1};
   return 0;
 }
@@ -362,7 +424,8 @@ int gpu_pointer_attributes(void* pointer, int* type, int* device) {
   return !known && hip ? 1 : 0;
 }
 
-// As without AMD's own driver module: ROCm's older IPC fails, and the newer one needs a common network namespace.
+// As without AMD's own driver module: ROCm's older IPC fails, and the newer one needs a common
+// network namespace.
 static bool shares_network_with(pid_t pid) {
   struct stat own, other;
   char path[64];
@@ -375,11 +438,12 @@ int gpu_export(void* pointer, Handle* handle) {
   std::lock_guard<std::mutex> held(lock);
   auto it = holding((uintptr_t)pointer);
   if (it == allocations.end() || it->second.kind != DEVICE_MEMORY) return 1;
-  *handle = {"sw-gpu", getpid(), it->second.fd, it->second.device, it->second.bytes, it->second.serial,
-             it->second.flags, {}};
+  *handle = {"sw-gpu",         getpid(),          it->second.fd,    it->second.device,
+             it->second.bytes, it->second.serial, it->second.flags, {}};
   return 0;
 }
-// FAKE_GPU_CORRUPT_IPC: from this offset on, rounded down to a page, the mapping is a copy without later writes.
+// FAKE_GPU_CORRUPT_IPC: from this offset on, rounded down to a page, the mapping is a copy without
+// later writes.
 int gpu_import(void** pointer, const Handle* handle, unsigned flags) {
   if (const int status = entering("ipcOpenMemHandle", handle->bytes)) return status;
   if (flags != 1 || memcmp(handle->magic, "sw-gpu", 7)) return 1;
@@ -402,10 +466,12 @@ int gpu_import(void** pointer, const Handle* handle, unsigned flags) {
   if (corrupt >= 0 && (size_t)corrupt < handle->bytes) {
     const size_t rest = handle->bytes - (size_t)corrupt;
     const std::string copy(at + corrupt, rest);
-    mmap(at + corrupt, rest, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    mmap(at + corrupt, rest, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+         0);
     memcpy(at + corrupt, copy.data(), rest);
   }
-  allocations[(uintptr_t)at] = {handle->bytes, -1, PEER, handle->device, handle->pid, handle->serial, 1};
+  allocations[(uintptr_t)at] = {handle->bytes,  -1, PEER, handle->device, handle->pid,
+                                handle->serial, 1};
   if (closes() && !opened) mprotect(at, handle->bytes, PROT_NONE);
   return *pointer = at, 0;
 }
@@ -414,7 +480,8 @@ int gpu_close_import(void* pointer) {
   return release(pointer, PEER, 1);
 }
 
-// ------------------------------------------------------------------------------------------- functions that CuPy lacks
+// -------------------------------------------------------------------------------------------
+// functions that CuPy lacks
 
 int cuMemGetAddressRange_v2(void** base, size_t* bytes, void* address) {
   const int status = entering("cuMemGetAddressRange_v2");
@@ -426,10 +493,12 @@ int hipMemGetAddressRange(void** base, size_t* bytes, void* address) {
 }
 int hipExtMallocWithFlags(void** pointer, size_t bytes, unsigned flags) {
   const int status = entering("hipExtMallocWithFlags", bytes);
-  const bool known = flags < 3 || (flags == 3 && setting("FAKE_GPU_UNCACHED", 1));  // 3 needs ROCm 5.5
+  const bool known =
+      flags < 3 || (flags == 3 && setting("FAKE_GPU_UNCACHED", 1));  // 3 needs ROCm 5.5
   return status ? status : known ? allocate(pointer, bytes, flags) : 1;
 }
-// FAKE_GPU_HDP: the driver gives the address of the register, as 64 bits. FAKE_GPU_LINK: 4 stands for xGMI.
+// FAKE_GPU_HDP: the driver gives the address of the register, as 64 bits. FAKE_GPU_LINK: 4 stands
+// for xGMI.
 int hipDeviceGetAttribute(void** value, int attribute, int) {
   const int status = entering("hipDeviceGetAttribute");
   if (status || attribute != 10005 || !setting("FAKE_GPU_HDP", 0)) return status ? status : 1;

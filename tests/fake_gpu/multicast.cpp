@@ -1,8 +1,8 @@
-// Multicast objects of the software GPU, with the driver's functions for them. FAKE_GPU_MULTICAST: 0 none; 2: every
-// access combines the first part with itself.
+// Multicast objects of the software GPU, with the driver's functions for them. FAKE_GPU_MULTICAST:
+// 0 none; 2: every access combines the first part with itself.
 //
-// An object is a record in a memfd that all its processes map. A multicast address can only be resolved to its parts,
-// as `multimem` does; any other access ends in SIGSEGV.
+// An object is a record in a memfd that all its processes map. A multicast address can only be
+// resolved to its parts, as `multimem` does; any other access ends in SIGSEGV.
 #include "device.h"
 
 #include <fcntl.h>
@@ -19,15 +19,44 @@
 constexpr size_t UNIT_BYTES = 2 << 20;
 constexpr int MOST_PARTS = 8, MOST_WAIT_MS = 30000;
 // As in cuda.h.
-struct ObjectProperties { unsigned devices; size_t bytes; unsigned long long handle_types, flags; };
-struct MemoryProperties { int type, handle_types, location, device; void* security; unsigned long long flags; };
-struct Access { int location, device, flags; };
-static_assert(sizeof(ObjectProperties) == 32 && sizeof(MemoryProperties) == 32 && sizeof(Access) == 12, "as in cuda.h");
+struct ObjectProperties {
+  unsigned devices;
+  size_t bytes;
+  unsigned long long handle_types, flags;
+};
+struct MemoryProperties {
+  int type, handle_types, location, device;
+  void* security;
+  unsigned long long flags;
+};
+struct Access {
+  int location, device, flags;
+};
+static_assert(sizeof(ObjectProperties) == 32 && sizeof(MemoryProperties) == 32 &&
+                  sizeof(Access) == 12,
+              "as in cuda.h");
 
-struct Part { int device, pid, fd; std::atomic<int> is_bound; };
-struct Record { char magic[8]; unsigned devices; size_t bytes; std::atomic<int> busy, joined; Part parts[MOST_PARTS]; };
-struct Thing { int fd; size_t bytes; Record* record; };  // memory, or an object with its record
-struct Window { size_t bytes; Thing thing; std::atomic<char*> parts[MOST_PARTS]; };
+struct Part {
+  int device, pid, fd;
+  std::atomic<int> is_bound;
+};
+struct Record {
+  char magic[8];
+  unsigned devices;
+  size_t bytes;
+  std::atomic<int> busy, joined;
+  Part parts[MOST_PARTS];
+};
+struct Thing {
+  int fd;
+  size_t bytes;
+  Record* record;
+};  // memory, or an object with its record
+struct Window {
+  size_t bytes;
+  Thing thing;
+  std::atomic<char*> parts[MOST_PARTS];
+};
 
 static std::recursive_mutex lock;
 static auto& things = *new std::map<unsigned long long, Thing>;
@@ -70,13 +99,17 @@ int cuMulticastGetGranularity(size_t* bytes, const ObjectProperties*, int) {
 }
 int cuMulticastCreate(unsigned long long* handle, const ObjectProperties* p) {
   if (const int status = entering("cuMulticastCreate", p->bytes)) return status;
-  if (p->bytes % UNIT_BYTES || p->handle_types != 1 || p->flags || p->devices > MOST_PARTS) return 1;
+  if (p->bytes % UNIT_BYTES || p->handle_types != 1 || p->flags || p->devices > MOST_PARTS)
+    return 1;
   const int fd = memfd_create("multicast", MFD_CLOEXEC);
-  const Record record = {{'s', 'w', '-', 'm', 'c', 'a', 's', 't'}, p->devices, p->bytes, {}, {}, {}};
-  if (ftruncate(fd, sizeof record) || pwrite(fd, &record, sizeof record, 0) != sizeof record) return 2;
+  const Record record = {
+      {'s', 'w', '-', 'm', 'c', 'a', 's', 't'}, p->devices, p->bytes, {}, {}, {}};
+  if (ftruncate(fd, sizeof record) || pwrite(fd, &record, sizeof record, 0) != sizeof record)
+    return 2;
   return add_object(handle, fd);
 }
-int cuMemExportToShareableHandle(int* descriptor, unsigned long long handle, int type, unsigned long long) {
+int cuMemExportToShareableHandle(int* descriptor, unsigned long long handle, int type,
+                                 unsigned long long) {
   if (const int status = entering("cuMemExportToShareableHandle")) return status;
   return type != 1 || !things.count(handle) ? 1 : (*descriptor = dup(things[handle].fd), 0);
 }
@@ -94,15 +127,16 @@ int cuMulticastAddDevice(unsigned long long handle, int device) {
   Part& part = record->parts[record->joined];
   return part.device = device, part.pid = getpid(), ++record->joined, record->busy = 0;
 }
-int cuMemCreate(unsigned long long* handle, size_t bytes, const MemoryProperties* p, unsigned long long) {
+int cuMemCreate(unsigned long long* handle, size_t bytes, const MemoryProperties* p,
+                unsigned long long) {
   if (const int status = entering("cuMemCreate", bytes)) return status;
   if (bytes % UNIT_BYTES || p->type != 1 || p->handle_types != 1 || p->location != 1) return 1;
   const int fd = memfd_create("multicast memory", MFD_CLOEXEC);
   if (ftruncate(fd, (off_t)bytes)) return 2;
   return things[*handle = ++last_thing] = {fd, bytes, nullptr}, 0;
 }
-int cuMulticastBindMem(unsigned long long object, size_t at, unsigned long long memory, size_t from, size_t bytes,
-                       unsigned long long) {
+int cuMulticastBindMem(unsigned long long object, size_t at, unsigned long long memory, size_t from,
+                       size_t bytes, unsigned long long) {
   if (const int status = entering("cuMulticastBindMem", bytes)) return status;
   Record* record = things.at(object).record;
   if (!all_joined(record)) return 719;
@@ -116,11 +150,13 @@ int cuMulticastUnbind(unsigned long long object, int, size_t, size_t) {
 }
 int cuMemAddressReserve(char** address, size_t bytes, size_t, char*, unsigned long long) {
   if (const int status = entering("cuMemAddressReserve", bytes)) return status;
-  *address = (char*)mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  *address =
+      (char*)mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return *address == MAP_FAILED ? 2 : 0;
 }
 int cuMemAddressFree(char* address, size_t bytes) { return munmap(address, bytes); }
-int cuMemMap(char* address, size_t bytes, size_t offset, unsigned long long handle, unsigned long long) {
+int cuMemMap(char* address, size_t bytes, size_t offset, unsigned long long handle,
+             unsigned long long) {
   if (const int status = entering("cuMemMap", bytes)) return status;
   const Thing& thing = things.at(handle);
   if (offset || bytes != thing.bytes) return 1;
@@ -130,10 +166,12 @@ int cuMemMap(char* address, size_t bytes, size_t offset, unsigned long long hand
 }
 int cuMemSetAccess(char* address, size_t bytes, const Access* access, size_t count) {
   if (const int status = entering("cuMemSetAccess", bytes)) return status;
-  if (!windows.count(address) || count != 1 || access->location != 1 || access->flags != 3) return 1;
+  if (!windows.count(address) || count != 1 || access->location != 1 || access->flags != 3)
+    return 1;
   const Thing& thing = windows[address].thing;
   if (!thing.record)
-    mmap(address, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, thing.fd, 0), memset(address, 0xff, bytes);
+    mmap(address, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, thing.fd, 0),
+        memset(address, 0xff, bytes);
   return add_memory(address, bytes, !thing.record), 0;
 }
 int cuMemUnmap(char* address, size_t bytes) {
@@ -142,12 +180,14 @@ int cuMemUnmap(char* address, size_t bytes) {
   for (auto& part : windows[address].parts)
     if (part) remove_memory(part), munmap(part, bytes);
   windows.erase(address);
-  return mmap(address, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED;
+  return mmap(address, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+              -1, 0) == MAP_FAILED;
 }
 int cuMemRelease(unsigned long long handle) {
   if (const int status = entering("cuMemRelease")) return status;
   const Thing thing = things.at(handle);
-  if (thing.record) close(thing.fd), munmap(thing.record, sizeof(Record));  // memory stays for its peers
+  if (thing.record)
+    close(thing.fd), munmap(thing.record, sizeof(Record));  // memory stays for its peers
   return things.erase(handle), 0;
 }
 

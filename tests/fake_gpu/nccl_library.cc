@@ -1,7 +1,7 @@
 // A library with NCCL's C interface over the software GPU: libnccl.so.2, or librccl.so.1.
 //
-// It computes real results from the buffers of all ranks, in stream order. The environment selects the behaviour of
-// some real libraries:
+// It computes real results from the buffers of all ranks, in stream order. The environment selects
+// the behaviour of some real libraries:
 //   FAKE_NCCL_VERSION                      the version that it reports
 //   FAKE_NCCL_FAIL=call[:rankN]            this call fails
 //   FAKE_NCCL_WAY                          the connection between ranks in the log
@@ -11,8 +11,9 @@
 //   FAKE_NCCL_LOST_AFTER=n                 the connection is lost after n calls
 //   FAKE_NCCL_STANDS_STILL=default         calls with this protocol end only by abort
 //   FAKE_NCCL_CACHES_PROTO=1               a process reads NCCL_PROTO only once
-// ALL_TO_ALL is the name of its all-to-all, because NCCL since 2.28 and RCCL use different names; without this macro,
-// the library has no all-to-all. VERSION is the version that it reports by default.
+// ALL_TO_ALL is the name of its all-to-all, because NCCL since 2.28 and RCCL use different names;
+// without this macro, the library has no all-to-all. VERSION is the version that it reports by
+// default.
 #ifndef VERSION
 #define VERSION 23203
 #endif
@@ -40,10 +41,20 @@ extern "C" int gpu_malloc(void** pointer, size_t bytes);
 extern "C" int gpu_free(void* pointer);
 extern "C" int gpu_pointer_attributes(void* pointer, int* type, int* device);
 
-enum { UNHANDLED_CUDA_ERROR = 1, SYSTEM_ERROR = 2, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE_ERROR = 6 };
-static const char* const NAMES[] = {"no error", "unhandled cuda error (run with NCCL_DEBUG=INFO for details)",
-    "unhandled system error (run with NCCL_DEBUG=INFO for details)", "internal error - please report this issue to the NCCL developers",
-    "invalid argument (run with NCCL_DEBUG=WARN for details)", "invalid usage (run with NCCL_DEBUG=WARN for details)",
+enum {
+  UNHANDLED_CUDA_ERROR = 1,
+  SYSTEM_ERROR = 2,
+  INVALID_ARGUMENT = 4,
+  INVALID_USAGE = 5,
+  REMOTE_ERROR = 6
+};
+static const char* const NAMES[] = {
+    "no error",
+    "unhandled cuda error (run with NCCL_DEBUG=INFO for details)",
+    "unhandled system error (run with NCCL_DEBUG=INFO for details)",
+    "internal error - please report this issue to the NCCL developers",
+    "invalid argument (run with NCCL_DEBUG=WARN for details)",
+    "invalid usage (run with NCCL_DEBUG=WARN for details)",
     "remote process exited or there was a network error"};
 
 static std::string setting(const char* name) {
@@ -51,7 +62,8 @@ static std::string setting(const char* name) {
   return text ? text : "";
 }
 
-// ------------------------------------------------------------------------------------------------------------- messages
+// -------------------------------------------------------------------------------------------------------------
+// messages
 
 static std::string last_error;
 static FILE* log_file;
@@ -86,14 +98,23 @@ static bool told_to_fail(const char* call, int rank) {
   return asked == call || asked == std::string(call) + ":rank" + std::to_string(rank);
 }
 
-// -------------------------------------------------------------------------------------------------------- communicators
+// --------------------------------------------------------------------------------------------------------
+// communicators
 
 constexpr int MOST_RANKS = 8;
 constexpr size_t SLOT_BYTES = 4 << 20;
-struct UniqueId { char internal[128]; };
-struct alignas(128) Place { std::atomic<uint64_t> arrived; int device, window[2]; };
+struct UniqueId {
+  char internal[128];
+};
+struct alignas(128) Place {
+  std::atomic<uint64_t> arrived;
+  int device, window[2];
+};
 constexpr size_t PART_BYTES = 64 << 10;  // of a message in flight
-struct alignas(4096) Mailbox { std::atomic<uint64_t> sent, taken; char part[PART_BYTES]; };
+struct alignas(4096) Mailbox {
+  std::atomic<uint64_t> sent, taken;
+  char part[PART_BYTES];
+};
 struct Shared {
   Place places[MOST_RANKS];
   alignas(4096) char slots[2][MOST_RANKS][SLOT_BYTES];
@@ -132,21 +153,35 @@ static int device_here() {
 }
 
 static int delay_of(const std::string& protocol) {
-  const std::string all = setting("FAKE_NCCL_DELAYS_US"), name = (protocol.empty() ? "default" : protocol) + ":";
+  const std::string all = setting("FAKE_NCCL_DELAYS_US"),
+                    name = (protocol.empty() ? "default" : protocol) + ":";
   const size_t at = all.find(name);
   return at == std::string::npos ? 0 : atoi(all.c_str() + at + name.size());
 }
 
-// ------------------------------------------------------------------------------------------------------------ reduction
+// ------------------------------------------------------------------------------------------------------------
+// reduction
 
 struct Half {
   uint16_t bits;
-  operator double() const { _Float16 h; memcpy(&h, &bits, 2); return (double)h; }
-  Half(double v) { const _Float16 h = (_Float16)v; memcpy(&bits, &h, 2); }
+  operator double() const {
+    _Float16 h;
+    memcpy(&h, &bits, 2);
+    return (double)h;
+  }
+  Half(double v) {
+    const _Float16 h = (_Float16)v;
+    memcpy(&bits, &h, 2);
+  }
 };
 struct Bfloat {
   uint16_t bits;
-  operator double() const { const uint32_t w = (uint32_t)bits << 16; float f; memcpy(&f, &w, 4); return f; }
+  operator double() const {
+    const uint32_t w = (uint32_t)bits << 16;
+    float f;
+    memcpy(&f, &w, 4);
+    return f;
+  }
   Bfloat(double v) {
     const float f = (float)v;
     uint32_t w;
@@ -161,16 +196,26 @@ static void reduce(Comm& c, char (*slots)[SLOT_BYTES], void* to, size_t bytes, i
     Sum sum = (Sum)((const Element*)slots[0])[i];
     for (int r = 1; r < c.ranks; ++r) {
       const Sum value = (Sum)((const Element*)slots[r])[i];
-      if (op == 0 || op == 4) sum = sum + value;
-      else if (op == 1) sum = sum * value;
-      else sum = op == 2 ? std::max(sum, value) : std::min(sum, value);
+      if (op == 0 || op == 4)
+        sum = sum + value;
+      else if (op == 1)
+        sum = sum * value;
+      else
+        sum = op == 2 ? std::max(sum, value) : std::min(sum, value);
     }
     ((Element*)to)[i] = (Element)(op == 4 ? sum / (Sum)c.ranks : sum);
   }
 }
 
 enum What { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, EVERY_TO_EVERY, SEND, RECEIVE };
-struct Call { What what; Comm* comm; const char* send; char* receive; size_t bytes; int type, op, peer; };
+struct Call {
+  What what;
+  Comm* comm;
+  const char* send;
+  char* receive;
+  size_t bytes;
+  int type, op, peer;
+};
 
 // Whether the stream may go on.
 static bool begin(Comm& c) {
@@ -188,7 +233,8 @@ static void end(Comm& c) {
   }
 }
 
-// For each segment of the send buffer, every rank copies its data into its slot, and the receiver reads all slots.
+// For each segment of the send buffer, every rank copies its data into its slot, and the receiver
+// reads all slots.
 static void collective(void* argument) {
   const Call& call = *(const Call*)argument;
   Comm& c = *call.comm;
@@ -208,29 +254,48 @@ static void collective(void* argument) {
       }
       if (!meet(c)) c.asynchronous = REMOTE_ERROR;
       if (c.asynchronous) return;
-      // A symmetric kernel reads the peers' windows of the same number, even if they hold other buffers.
+      // A symmetric kernel reads the peers' windows of the same number, even if they hold other
+      // buffers.
       for (int r = 0; r < c.ranks; ++r)
         if (c.shared->places[r].window[half] != window) memset(slots[r], 0xee, bytes);
       if (sends_all && segment != c.rank) continue;
       char* to = call.receive + at;
       if (call.what == ALL_GATHER || call.what == EVERY_TO_EVERY)
         for (int r = 0; r < c.ranks; ++r) memcpy(to + r * call.bytes, slots[r], bytes);
-      else switch (call.type) {
-        case 0: reduce<int8_t, int64_t>(c, slots, to, bytes, call.op); break;
-        case 1: reduce<uint8_t, int64_t>(c, slots, to, bytes, call.op); break;
-        case 2: reduce<int32_t, int64_t>(c, slots, to, bytes, call.op); break;
-        case 4: reduce<int64_t, int64_t>(c, slots, to, bytes, call.op); break;
-        case 6: reduce<Half, double>(c, slots, to, bytes, call.op); break;
-        case 7: reduce<float, double>(c, slots, to, bytes, call.op); break;
-        case 8: reduce<double, double>(c, slots, to, bytes, call.op); break;
-        case 9: reduce<Bfloat, double>(c, slots, to, bytes, call.op); break;
-      }
+      else
+        switch (call.type) {
+          case 0:
+            reduce<int8_t, int64_t>(c, slots, to, bytes, call.op);
+            break;
+          case 1:
+            reduce<uint8_t, int64_t>(c, slots, to, bytes, call.op);
+            break;
+          case 2:
+            reduce<int32_t, int64_t>(c, slots, to, bytes, call.op);
+            break;
+          case 4:
+            reduce<int64_t, int64_t>(c, slots, to, bytes, call.op);
+            break;
+          case 6:
+            reduce<Half, double>(c, slots, to, bytes, call.op);
+            break;
+          case 7:
+            reduce<float, double>(c, slots, to, bytes, call.op);
+            break;
+          case 8:
+            reduce<double, double>(c, slots, to, bytes, call.op);
+            break;
+          case 9:
+            reduce<Bfloat, double>(c, slots, to, bytes, call.op);
+            break;
+        }
     }
   end(c);
 }
 
-// Messages that progress together; a message ends when its receiver has taken the last part. Without a group each
-// message waits for the one before it, so that ranks which all send first deadlock.
+// Messages that progress together; a message ends when its receiver has taken the last part.
+// Without a group each message waits for the one before it, so that ranks which all send first
+// deadlock.
 typedef std::vector<Call> Group;
 static void messages(void* argument) {
   const Group& group = *(const Group*)argument;
@@ -245,9 +310,12 @@ static void messages(void* argument) {
       const size_t bytes = std::min(PART_BYTES, call.bytes - done[i]);
       const bool sends = call.what == SEND;
       Mailbox& mail = c.shared->mail[sends ? c.rank : call.peer][sends ? call.peer : c.rank];
-      const bool holds = mail.sent.load(std::memory_order_acquire) > mail.taken.load(std::memory_order_acquire);
-      if (sends && bytes && !holds) memcpy(mail.part, call.send + done[i], bytes), done[i] += bytes, ++mail.sent;
-      if (!sends && bytes && holds) memcpy(call.receive + done[i], mail.part, bytes), done[i] += bytes, ++mail.taken;
+      const bool holds =
+          mail.sent.load(std::memory_order_acquire) > mail.taken.load(std::memory_order_acquire);
+      if (sends && bytes && !holds)
+        memcpy(mail.part, call.send + done[i], bytes), done[i] += bytes, ++mail.sent;
+      if (!sends && bytes && holds)
+        memcpy(call.receive + done[i], mail.part, bytes), done[i] += bytes, ++mail.taken;
       left += done[i] < call.bytes || (sends && mail.sent > mail.taken);
     }
     if (time(nullptr) > until) c.asynchronous = REMOTE_ERROR;
@@ -256,7 +324,8 @@ static void messages(void* argument) {
   end(c);
 }
 
-// ------------------------------------------------------------------------------------------------------------ interface
+// ------------------------------------------------------------------------------------------------------------
+// interface
 
 static std::set<void*> own_memory;
 
@@ -273,14 +342,20 @@ int ncclGetVersion(int* version) {
 int ncclGetUniqueId(UniqueId* id) {
   static int number;
   say("INIT", "Bootstrap: Using lo:127.0.0.1<0>");
-  if (told_to_fail("ncclGetUniqueId", 0)) return fail(SYSTEM_ERROR, "Bootstrap : no socket interface found");
+  if (told_to_fail("ncclGetUniqueId", 0))
+    return fail(SYSTEM_ERROR, "Bootstrap : no socket interface found");
   memset(id, 0, sizeof *id);
   snprintf(id->internal, sizeof id->internal, "/fake-nccl-%d-%d-%d", VERSION, getpid(), ++number);
   return 0;
 }
 
 // The start of ncclConfig_t, which later versions append to.
-struct Config { size_t size; unsigned magic, version; int blocking, cga, min_ctas, max_ctas; const char* net; };
+struct Config {
+  size_t size;
+  unsigned magic, version;
+  int blocking, cga, min_ctas, max_ctas;
+  const char* net;
+};
 
 static int init(Comm** comm, int ranks, UniqueId id, int rank, const Config* config) {
   static const bool shares_gpu = setting("NCCL_MULTI_RANK_GPU_ENABLE") == "1";
@@ -294,7 +369,8 @@ static int init(Comm** comm, int ranks, UniqueId id, int rank, const Config* con
     constexpr int UNSET = -2147483647 - 1;
     if (config->magic != 0xcafebeef || config->version < 21700 || config->size < sizeof(Config) ||
         config->blocking != UNSET || config->min_ctas < 1 || config->min_ctas != config->max_ctas)
-      return fail(INVALID_ARGUMENT, "ncclConfig_t argument not initialized via NCCL_CONFIG_INITIALIZER");
+      return fail(INVALID_ARGUMENT,
+                  "ncclConfig_t argument not initialized via NCCL_CONFIG_INITIALIZER");
     chosen = "CTAs=" + std::to_string(config->max_ctas);
   }
   c->delay_us = delay_of(chosen);
@@ -309,14 +385,21 @@ static int init(Comm** comm, int ranks, UniqueId id, int rank, const Config* con
   shm_unlink(id.internal);
   for (int r = 0; r < ranks; ++r) {
     if (c->shared->places[r].device == -2)
-      return r == rank ? fail(SYSTEM_ERROR, "Error while creating shared memory segment /dev/shm/nccl-Ab12Cd (size 9637888)")
-                       : fail(REMOTE_ERROR, "socketProgress: Connection closed by remote peer 10.0.0.7<4711>");
+      return r == rank ? fail(SYSTEM_ERROR,
+                              "Error while creating shared memory segment /dev/shm/nccl-Ab12Cd "
+                              "(size 9637888)")
+                       : fail(REMOTE_ERROR,
+                              "socketProgress: Connection closed by remote peer 10.0.0.7<4711>");
     for (int other = 0; other < r && !shares_gpu; ++other)
       if (c->shared->places[r].device == c->shared->places[other].device)
-        return fail(INVALID_USAGE, "Multiple Ranks are using the same GPU/Partition. Set NCCL_MULTI_RANK_GPU_ENABLE=1 to "
-                                   "enable this configuration.");
+        return fail(
+            INVALID_USAGE,
+            "Multiple Ranks are using the same GPU/Partition. Set NCCL_MULTI_RANK_GPU_ENABLE=1 to "
+            "enable this configuration.");
   }
-  say("INIT", "2 coll channels, 0 collnet channels, 0 nvls channels, 2 p2p channels, 2 p2p channels per peer");
+  say("INIT",
+      "2 coll channels, 0 collnet channels, 0 nvls channels, 2 p2p channels, 2 p2p channels per "
+      "peer");
   return 0;
 }
 
@@ -331,16 +414,21 @@ int ncclCommGetAsyncError(Comm* c, int* status) { return *status = c->asynchrono
 
 // Checks a call before it enters a stream, and logs the connections at the first call.
 static int look_at(const char* name, Comm* c, int type, int op) {
-  if (type < 0 || type > 9 || op < 0 || op > 4) return fail(INVALID_ARGUMENT, std::string(name) + " : invalid type or op");
-  if (told_to_fail(name, c->rank)) return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'unspecified launch failure'");
+  if (type < 0 || type > 9 || op < 0 || op > 4)
+    return fail(INVALID_ARGUMENT, std::string(name) + " : invalid type or op");
+  if (told_to_fail(name, c->rank))
+    return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'unspecified launch failure'");
   if (c->protocol == "LL" && setting("FAKE_NCCL_NO_LL") == "1")
-    return fail(INVALID_USAGE, "Error : no algorithm/protocol available for function AllReduce with datatype ncclFloat32. "
-                               "NCCL_PROTO was set to LL.");
+    return fail(
+        INVALID_USAGE,
+        "Error : no algorithm/protocol available for function AllReduce with datatype ncclFloat32. "
+        "NCCL_PROTO was set to LL.");
   if (!c->connected) {
     const std::string way = setting("FAKE_NCCL_WAY");
     for (int channel = 0; channel < 2; ++channel)
-      say("INIT", "Channel %02d/0 : %d[%d] -> %d[%d] via %s", channel, c->rank, c->rank, (c->rank + 1) % c->ranks,
-          (c->rank + 1) % c->ranks, way.empty() ? "P2P/CUMEM" : way.c_str());
+      say("INIT", "Channel %02d/0 : %d[%d] -> %d[%d] via %s", channel, c->rank, c->rank,
+          (c->rank + 1) % c->ranks, (c->rank + 1) % c->ranks,
+          way.empty() ? "P2P/CUMEM" : way.c_str());
     c->connected = true;
   }
   return 0;
@@ -352,7 +440,9 @@ static int enqueue(const char* name, void* stream, Call call) {
   if (int status = look_at(name, call.comm, call.type, call.op)) return status;
   call.bytes *= SIZES[call.type];
   // Never freed: a captured graph may run it again.
-  return gpu_host_function(stream, collective, new Call(call)) ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure") : 0;
+  return gpu_host_function(stream, collective, new Call(call))
+             ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure")
+             : 0;
 }
 
 static int depth, group_status;
@@ -367,33 +457,42 @@ int ncclGroupEnd() {
   group.clear();
   const int status = std::exchange(group_status, 0);
   if (status || whole->empty()) return status;
-  return gpu_host_function(group_stream, messages, whole) ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure") : 0;
+  return gpu_host_function(group_stream, messages, whole)
+             ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure")
+             : 0;
 }
 
 static int message(const char* name, void* stream, Call call) {
   ncclGroupStart();
   int status = look_at(name, call.comm, call.type, 0);
-  if (!status && (call.peer < 0 || call.peer >= call.comm->ranks)) status = fail(INVALID_ARGUMENT, "invalid peer");
+  if (!status && (call.peer < 0 || call.peer >= call.comm->ranks))
+    status = fail(INVALID_ARGUMENT, "invalid peer");
   call.bytes *= SIZES[call.type], group.push_back(call), group_stream = stream;
   if (status) group_status = status;
   const int ended = ncclGroupEnd();
   return status ? status : ended;
 }
 
-int ncclAllReduce(const void* send, void* receive, size_t count, int type, int op, Comm* c, void* stream) {
-  return enqueue("ncclAllReduce", stream, {ALL_REDUCE, c, (const char*)send, (char*)receive, count, type, op, 0});
+int ncclAllReduce(const void* send, void* receive, size_t count, int type, int op, Comm* c,
+                  void* stream) {
+  return enqueue("ncclAllReduce", stream,
+                 {ALL_REDUCE, c, (const char*)send, (char*)receive, count, type, op, 0});
 }
-int ncclReduceScatter(const void* send, void* receive, size_t count, int type, int op, Comm* c, void* stream) {
-  return enqueue("ncclReduceScatter", stream, {REDUCE_SCATTER, c, (const char*)send, (char*)receive, count, type, op, 0});
+int ncclReduceScatter(const void* send, void* receive, size_t count, int type, int op, Comm* c,
+                      void* stream) {
+  return enqueue("ncclReduceScatter", stream,
+                 {REDUCE_SCATTER, c, (const char*)send, (char*)receive, count, type, op, 0});
 }
 int ncclAllGather(const void* send, void* receive, size_t count, int type, Comm* c, void* stream) {
-  return enqueue("ncclAllGather", stream, {ALL_GATHER, c, (const char*)send, (char*)receive, count, type, 0, 0});
+  return enqueue("ncclAllGather", stream,
+                 {ALL_GATHER, c, (const char*)send, (char*)receive, count, type, 0, 0});
 }
 #ifdef ALL_TO_ALL
 #define NAMED(x) NAMED_(x)
 #define NAMED_(x) #x
 int ALL_TO_ALL(const void* send, void* receive, size_t count, int type, Comm* c, void* stream) {
-  return enqueue(NAMED(ALL_TO_ALL), stream, {EVERY_TO_EVERY, c, (const char*)send, (char*)receive, count, type, 0, 0});
+  return enqueue(NAMED(ALL_TO_ALL), stream,
+                 {EVERY_TO_EVERY, c, (const char*)send, (char*)receive, count, type, 0, 0});
 }
 #endif
 int ncclSend(const void* send, size_t count, int type, int peer, Comm* c, void* stream) {
@@ -416,7 +515,8 @@ int ncclCommWindowRegister(Comm* c, void* buffer, size_t bytes, void** window, i
   *window = nullptr;
   if (flags != 1 || !own_memory.count(buffer)) return fail(INVALID_ARGUMENT, "no symmetric memory");
   if (!meet(*c)) return fail(SYSTEM_ERROR, "a rank did not come");
-  if (setting("FAKE_NCCL_NO_WINDOWS") != "1") *window = buffer, c->windows.emplace_back((char*)buffer, bytes);
+  if (setting("FAKE_NCCL_NO_WINDOWS") != "1")
+    *window = buffer, c->windows.emplace_back((char*)buffer, bytes);
   return 0;
 }
 // For tests only.

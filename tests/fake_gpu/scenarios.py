@@ -43,9 +43,14 @@ def compile_source(source: str, name: str, *macros: str) -> Any:
     program = nvrtc.createProgram(source, name, [], [])
     architecture = "--offload-arch=gfx1201" if runtime.is_hip else "--gpu-architecture=sm_120"
     try:
-        nvrtc.compileProgram(program, (architecture, "-std=c++17", f"-I{KERNELS}", f"-I{KERNELS}/include", *macros))
+        nvrtc.compileProgram(
+            program, (architecture, "-std=c++17", f"-I{KERNELS}", f"-I{KERNELS}/include", *macros)
+        )
         # dlopen returns the former library for a path that it has loaded before, so each module has its own path.
-        path = Path(os.environ["XDG_CACHE_HOME"]) / f"{Path(name).stem}-{os.getpid()}-{next(MODULE_NUMBERS)}.bin"
+        path = (
+            Path(os.environ["XDG_CACHE_HOME"])
+            / f"{Path(name).stem}-{os.getpid()}-{next(MODULE_NUMBERS)}.bin"
+        )
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(nvrtc.getPTX(program) if runtime.is_hip else nvrtc.getCUBIN(program))
         return cupy.RawModule(path=str(path))
@@ -82,7 +87,9 @@ def failing(name: str) -> Any:
 
 
 def pinned_watch() -> int:
-    address = runtime.hostAlloc(ctypes.sizeof(Watch), runtime.hostAllocPortable | runtime.hostAllocMapped)
+    address = runtime.hostAlloc(
+        ctypes.sizeof(Watch), runtime.hostAllocPortable | runtime.hostAllocMapped
+    )
     ctypes.memset(address, 0, ctypes.sizeof(Watch))
     return int(address)
 
@@ -94,10 +101,14 @@ def copies() -> None:
     source, target = filled(data), filled(data * 0)
     with stream:
         for blocks, shift, count in ((1, 0, 10000), (3, 2, 9999), (6, 4, 8001), (2, 6, 7)):
-            arguments = Arguments(send=source + shift, receive=target + shift, count=count, chunk_bytes=CHUNK_BYTES)
+            arguments = Arguments(
+                send=source + shift, receive=target + shift, count=count, chunk_bytes=CHUNK_BYTES
+            )
             copy((blocks,), (4,), (by_value(arguments),))
             stream.synchronize()
-            assert np.array_equal(contents(target, data.size)[shift:][: 2 * count], data[shift:][: 2 * count])
+            assert np.array_equal(
+                contents(target, data.size)[shift:][: 2 * count], data[shift:][: 2 * count]
+            )
             assert not contents(target, data.size)[shift + 2 * count :].any()
             runtime.memset(target, 0, data.size)
             runtime.deviceSynchronize()
@@ -110,14 +121,24 @@ def one_shot() -> None:
     runtime.setDevice(rank % runtime.getDeviceCount())
     with cupy.cuda.Stream(non_blocking=True) as stream:
         kernel = kernel_file("allreduce_one_shot", f"-DWORLD={ranks}").get_function("one_shot_pull")
-        mine = [filled(np.zeros(size, np.uint8)) for size in (2 * HALF_BYTES, ctypes.sizeof(Control))]
-        with failing("hipErrorInvalidContext" if runtime.is_hip else "cudaErrorDeviceUninitialized"):
+        mine = [
+            filled(np.zeros(size, np.uint8)) for size in (2 * HALF_BYTES, ctypes.sizeof(Control))
+        ]
+        with failing(
+            "hipErrorInvalidContext" if runtime.is_hip else "cudaErrorDeviceUninitialized"
+        ):
             runtime.ipcOpenMemHandle(runtime.ipcGetMemHandle(mine[0]))
         everyone = MPI.COMM_WORLD.allgather([runtime.ipcGetMemHandle(address) for address in mine])
-        mapped = [mine if r == rank else [runtime.ipcOpenMemHandle(h) for h in everyone[r]] for r in range(ranks)]
+        mapped = [
+            mine if r == rank else [runtime.ipcOpenMemHandle(h) for h in everyone[r]]
+            for r in range(ranks)
+        ]
         at = ctypes.c_void_p * MOST_RANKS
         count = 3001
-        inputs = [np.random.default_rng(r).integers(-99, 99, count).astype(np.float32) for r in range(ranks)]
+        inputs = [
+            np.random.default_rng(r).integers(-99, 99, count).astype(np.float32)
+            for r in range(ranks)
+        ]
         send, receive = filled(inputs[rank]), filled(inputs[rank] * 0)
         arguments = Arguments(
             send, receive, count, CHUNK_BYTES, HALF_BYTES, 4_000_000_000, rank, 0,
@@ -150,10 +171,14 @@ def streams() -> None:
         copy((1,), (4,), (launch,))
         stream.launch_host_func(order.append, 2)
         last.record()
-        assert time.monotonic() - begun < 0.15, "putting things into a stream does not wait for them"
+        assert time.monotonic() - begun < 0.15, (
+            "putting things into a stream does not wait for them"
+        )
         assert not stream.done
         assert not last.done
-        assert not contents(target, 64).any(), "the default stream does not wait for a non-blocking one"
+        assert not contents(target, 64).any(), (
+            "the default stream does not wait for a non-blocking one"
+        )
         with failing("hipErrorNotReady" if runtime.is_hip else "cudaErrorNotReady"):
             cupy.cuda.get_elapsed_time(first, last)
         last.synchronize()
@@ -197,7 +222,10 @@ def graphs() -> None:
 
 def crowds() -> None:
     """Two multiprocessors hold two blocks each: four blocks meet, five do not."""
-    stream, kernel = cupy.cuda.Stream(non_blocking=True), compile_source(GRID_BARRIER, "crowd.cu").get_function("crowd")
+    stream, kernel = (
+        cupy.cuda.Stream(non_blocking=True),
+        compile_source(GRID_BARRIER, "crowd.cu").get_function("crowd"),
+    )
     with stream:
         for blocks in (4, 5):
             words = filled(np.zeros(2, np.uint32))
@@ -211,7 +239,10 @@ def crowds() -> None:
 def wild_pointers() -> None:
     # A heap may begin at low addresses, which could be numbers; the start of a mapping may be the end of the device's
     # memory.
-    stream, data = cupy.cuda.Stream(non_blocking=True), np.frombuffer(mmap.mmap(-1, 1 << 20), np.uint8)
+    stream, data = (
+        cupy.cuda.Stream(non_blocking=True),
+        np.frombuffer(mmap.mmap(-1, 1 << 20), np.uint8),
+    )
     wild = data.ctypes.data + data.nbytes // 2
     copy = kernel_file("link_probe").get_function("copy_local")
     target = filled(data)

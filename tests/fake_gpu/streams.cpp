@@ -1,8 +1,9 @@
 // Streams, events, graphs and launches of the software GPU.
 //
-// A stream is a queue with its own thread. A launch takes one host thread per multiprocessor, which runs its resident
-// blocks at once. Each thread of a block is a fibre, which yields at barriers and when it reads a flag. Further blocks
-// wait until a resident block ends, as on a GPU: a grid that is too large and waits for itself hangs.
+// A stream is a queue with its own thread. A launch takes one host thread per multiprocessor, which
+// runs its resident blocks at once. Each thread of a block is a fibre, which yields at barriers and
+// when it reads a flag. Further blocks wait until a resident block ends, as on a GPU: a grid that
+// is too large and waits for itself hangs.
 #include "device.h"
 
 #include <errno.h>
@@ -24,13 +25,19 @@
 #include <thread>
 #include <vector>
 
-// ------------------------------------------------------------------------------------------------ fibres of one launch
+// ------------------------------------------------------------------------------------------------
+// fibres of one launch
 
 constexpr size_t MOST_PARAMETERS = 4096, STACK_BYTES = 128 << 10;
-struct Parameters { char bytes[MOST_PARAMETERS]; };
+struct Parameters {
+  char bytes[MOST_PARAMETERS];
+};
 
 constexpr unsigned WAVE_THREADS = 32, SHARED_BYTES = 64;  // as in emulation.h
-struct Meeting { unsigned threads, arrived; unsigned long generation; };
+struct Meeting {
+  unsigned threads, arrived;
+  unsigned long generation;
+};
 struct Block {
   unsigned left;
   Meeting all;
@@ -38,12 +45,21 @@ struct Block {
   std::vector<int> values[2];  // that a wave's threads exchange, in this meeting and in the next
   alignas(16) char shared[SHARED_BYTES];
   explicit Block(unsigned threads) : left(threads), all{threads, 0, 0} {
-    for (unsigned t = 0; t < threads; t += WAVE_THREADS) waves.push_back({std::min(threads - t, WAVE_THREADS), 0, 0});
+    for (unsigned t = 0; t < threads; t += WAVE_THREADS)
+      waves.push_back({std::min(threads - t, WAVE_THREADS), 0, 0});
     for (auto& of_threads : values) of_threads.resize(threads);
   }
 };
-struct Lane { unsigned thread, threads, block, blocks; };  // as in emulation.h
-struct Fibre { Lane lane; Block* of; std::unique_ptr<char[]> stack; jmp_buf at; bool begun, ended; };
+struct Lane {
+  unsigned thread, threads, block, blocks;
+};  // as in emulation.h
+struct Fibre {
+  Lane lane;
+  Block* of;
+  std::unique_ptr<char[]> stack;
+  jmp_buf at;
+  bool begun, ended;
+};
 
 struct Launch {
   void* function;
@@ -84,10 +100,12 @@ extern "C" unsigned long long gpu_clock_ns() {
   return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
 }
 
-// Passes the parameter by value. Above 16 bytes it lies on the stack, and the kernel reads only its own bytes.
+// Passes the parameter by value. Above 16 bytes it lies on the stack, and the kernel reads only its
+// own bytes.
 static void begin_fibre() {
   const Launch& l = *launched;
-  if (l.size > 16) ((void (*)(Parameters))l.function)(l.parameters);
+  if (l.size > 16)
+    ((void (*)(Parameters))l.function)(l.parameters);
   else {
     unsigned long words[2] = {};
     memcpy(words, l.parameters.bytes, l.size);
@@ -104,7 +122,8 @@ static void resume(Fibre& f) {
   f.begun = true;
   ucontext_t context;
   getcontext(&context);
-  context.uc_stack.ss_sp = f.stack.get(), context.uc_stack.ss_size = STACK_BYTES, context.uc_link = nullptr;
+  context.uc_stack.ss_sp = f.stack.get(), context.uc_stack.ss_size = STACK_BYTES,
+  context.uc_link = nullptr;
   makecontext(&context, begin_fibre, 0);
   setcontext(&context);
 }
@@ -122,11 +141,14 @@ static void run_blocks(Launch& l) {
       ++resident;
       blocks.emplace_back(l.threads);
       for (unsigned i = 0; i < l.threads; ++i) {
-        const unsigned t = b & 1 ? l.threads - 1 - i : i;  // odd blocks start with their last thread
+        const unsigned t =
+            b & 1 ? l.threads - 1 - i : i;  // odd blocks start with their last thread
         auto f = std::make_unique<Fibre>();
         f->lane = {t, l.threads, b, l.blocks}, f->of = &blocks.back();
-        if (stacks.empty()) f->stack.reset(new char[STACK_BYTES]);
-        else f->stack = std::move(stacks.back()), stacks.pop_back();
+        if (stacks.empty())
+          f->stack.reset(new char[STACK_BYTES]);
+        else
+          f->stack = std::move(stacks.back()), stacks.pop_back();
         fibres.push_back(std::move(f));
       }
     }
@@ -134,7 +156,10 @@ static void run_blocks(Launch& l) {
     for (size_t i = 0; i < fibres.size();) {
       Fibre& f = *fibres[i];
       resume(f);
-      if (!f.ended) { ++i; continue; }
+      if (!f.ended) {
+        ++i;
+        continue;
+      }
       if (--f.of->left == 0) --resident;
       stacks.push_back(std::move(f.stack));
       fibres.erase(fibres.begin() + (long)i);
@@ -144,11 +169,13 @@ static void run_blocks(Launch& l) {
   }
 }
 
-// ------------------------------------------------------------------------------------------------------------ streams
+// ------------------------------------------------------------------------------------------------------------
+// streams
 
 typedef std::function<void()> Task;
 struct Stream;
-// A point in a branch of a graph that other branches wait for; an event that a capturing stream records makes one.
+// A point in a branch of a graph that other branches wait for; an event that a capturing stream
+// records makes one.
 struct Point {
   std::mutex lock;
   std::condition_variable changed;
@@ -162,7 +189,8 @@ struct Point {
     changed.wait(held, [this] { return reached; });
   }
 };
-// What one capture has recorded: a branch for each of its streams. Branches run at once, ordered by points alone.
+// What one capture has recorded: a branch for each of its streams. Branches run at once, ordered by
+// points alone.
 struct Branch {
   Stream* stream;
   std::vector<Task> tasks;
@@ -292,9 +320,9 @@ static bool mapped(uintptr_t address) {
   unsigned char resident;
   return mincore((void*)(address & -page), 1, &resident) == 0 || errno != ENOMEM;
 }
-// Whether a parameter holds an unknown address. A GPU's kernel would fault on it; this one would read host memory, or
-// end the process. A word is an address if something is mapped there, or if most mappings lie around it; where mappings
-// lie depends on the limit of the stack.
+// Whether a parameter holds an unknown address. A GPU's kernel would fault on it; this one would
+// read host memory, or end the process. A word is an address if something is mapped there, or if
+// most mappings lie around it; where mappings lie depends on the limit of the stack.
 static bool wild_pointer(const Launch& l) {
   for (size_t i = 0; i + 8 <= l.size; i += 8) {
     uintptr_t word;
@@ -312,7 +340,8 @@ int gpu_stream_create(void** stream) {
   const int status = entering("streamCreateWithPriority");
   return status ? status : (*stream = new_stream(), 0);
 }
-int gpu_launch(void* stream, void* function, unsigned blocks, unsigned threads, const void* parameters, size_t size) {
+int gpu_launch(void* stream, void* function, unsigned blocks, unsigned threads,
+               const void* parameters, size_t size) {
   if (const int status = entering("launchKernel", blocks)) return status;
   const unsigned most = (unsigned)setting("FAKE_GPU_THREADS", 4);
   if (threads > most || size > MOST_PARAMETERS) return 1;
@@ -335,11 +364,13 @@ int gpu_launch(void* stream, void* function, unsigned blocks, unsigned threads, 
 }
 int gpu_host_function(void* stream, void (*function)(void*), void* argument) {
   if (const int status = entering("launchHostFunc")) return status;
-  stream_of(stream).put([=] { if (!device_status()) function(argument); });
+  stream_of(stream).put([=] {
+    if (!device_status()) function(argument);
+  });
   return 0;
 }
-// Copies and fills go through the default stream, which non-blocking streams do not wait for. Operations that CUDA may
-// finish after the call returns are late here on purpose.
+// Copies and fills go through the default stream, which non-blocking streams do not wait for.
+// Operations that CUDA may finish after the call returns are late here on purpose.
 int gpu_memset(void* to, int value, size_t bytes) {
   if (const int status = entering("memset", bytes)) return status;
   if (!reachable((uintptr_t)to)) return 1;
@@ -347,18 +378,23 @@ int gpu_memset(void* to, int value, size_t bytes) {
   return 0;
 }
 constexpr int WITHOUT_KERNEL = 1024;  // hipMemcpyDeviceToDeviceNoCU
-// A copy from pageable memory returns when it has read the source, perhaps before it has written device memory.
+// A copy from pageable memory returns when it has read the source, perhaps before it has written
+// device memory.
 static int copy(void* to, const void* from, size_t bytes, int kind, Stream& stream) {
   if (kind > 4 && !(is_hip() && kind == WITHOUT_KERNEL)) return 21;
   const bool between = kind >= 3;  // addresses that the device reaches
   const bool to_device = kind == 1 || between, from_device = kind == 2 || between;
-  if ((to_device && !reachable((uintptr_t)to)) || (from_device && !reachable((uintptr_t)from))) return 1;
+  if ((to_device && !reachable((uintptr_t)to)) || (from_device && !reachable((uintptr_t)from)))
+    return 1;
   if (kind == 1) {
     const std::vector<char> staged((const char*)from, (const char*)from + bytes);
     stream.put([=] { usleep(300), memcpy(to, staged.data(), bytes); });
     return 0;
   }
-  stream.put([=] { if (between) usleep(300); memcpy(to, from, bytes); });
+  stream.put([=] {
+    if (between) usleep(300);
+    memcpy(to, from, bytes);
+  });
   return between ? 0 : wait_for(stream);
 }
 int gpu_memcpy(void* to, const void* from, size_t bytes, int kind) {
@@ -428,7 +464,9 @@ int gpu_graph_launch(void* graph, void* stream) {
     for (const auto& point : launched_graph->points) point->set(false);
     std::vector<std::thread> beside;
     for (size_t b = 1; b < launched_graph->branches.size(); ++b)
-      beside.emplace_back([=] { for (const Task& task : launched_graph->branches[b].tasks) task(); });
+      beside.emplace_back([=] {
+        for (const Task& task : launched_graph->branches[b].tasks) task();
+      });
     for (const Task& task : launched_graph->branches[0].tasks) task();
     for (std::thread& t : beside) t.join();
   });
@@ -470,14 +508,16 @@ int gpu_stream_wait_event(void* stream, Event* event) {
   std::unique_lock<std::mutex> held(event->lock);
   const unsigned long record = event->records;
   Stream& s = stream_of(stream);
-  if (event->state == Event::CAPTURED) {  // the stream joins the capture, or its branch waits for the other
+  if (event->state ==
+      Event::CAPTURED) {  // the stream joins the capture, or its branch waits for the other
     std::lock_guard<std::mutex> of_stream(s.lock);
     const std::shared_ptr<Graph> capture = event->capture;
     if (s.capture && s.capture != capture) return 905;
     if (!s.capture) {
       s.capture = capture;
       Branch* known = nullptr;
-      for (Branch& b : capture->branches) if (b.stream == &s) known = &b;
+      for (Branch& b : capture->branches)
+        if (b.stream == &s) known = &b;
       if (!known) capture->branches.push_back({&s, {}, true}), known = &capture->branches.back();
       s.branch = known;
     }

@@ -17,7 +17,9 @@ from tests.fake_gpu import fake_nccl
 HERE = Path(__file__).parent
 
 
-def environment(vendor: str = "cuda", gpu: dict[str, object] | None = None, fault: str = "") -> dict[str, str]:
+def environment(
+    vendor: str = "cuda", gpu: dict[str, object] | None = None, fault: str = ""
+) -> dict[str, str]:
     """The environment of a process with a software GPU, its library and all peers."""
     settings = fake_nccl.environment(vendor, gpu)
     settings["PYTHONPATH"] = f"{HERE}:{settings['PYTHONPATH']}"

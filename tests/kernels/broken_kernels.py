@@ -17,7 +17,8 @@ HEADERS = [ROOT / "tests/kernels" / name for name in ("faults.h", "delayed_store
 UNCHANGED = "bench", "collectives", "reports", "tests"  # folders that trees share
 
 SYNC, EXCHANGE, PACK, TWO_SHOT = (
-    f"kernels/include/{name}.h" for name in ("sync", "exchange", "pack", "two_shot"))
+    f"kernels/include/{name}.h" for name in ("sync", "exchange", "pack", "two_shot")
+)
 CPU, HIP, CUDA = (f"kernels/include/platform_{name}.h" for name in ("cpu", "hip", "cuda"))
 PROBE = "kernels/memory_probe.cu"
 PLATFORM, PACKETS = "kernels/include/platform.h", "kernels/include/packets.h"
@@ -111,20 +112,31 @@ def flip(step: str, slot: str, size_bytes: str) -> str:
 # A GPU's launch runs all ranks, in ranks x blocks; `more` has the arguments of every rank.
 BLOCKS = "DEVICE int block() {", "DEVICE int blocks() {"
 ONE_LAUNCH = [
-    *(Patch(header, name, name.replace("() {", "_in_grid() {"))
-      for header in (HIP, CUDA) for name in BLOCKS),
-    Patch("kernels/include/platform_gpu.h", "#pragma once\n", """#pragma once
+    *(
+        Patch(header, name, name.replace("() {", "_in_grid() {"))
+        for header in (HIP, CUDA)
+        for name in BLOCKS
+    ),
+    Patch(
+        "kernels/include/platform_gpu.h",
+        "#pragma once\n",
+        """#pragma once
 DEVICE int blocks() { return blocks_in_grid() / WORLD; }
 DEVICE int block() { return block_in_grid() % blocks(); }
-"""),
-    Patch(SYNC, "#define RANK_KERNEL(name) KERNEL name(LAUNCHED_WITH(Arguments) a)\n", """
+""",
+    ),
+    Patch(
+        SYNC,
+        "#define RANK_KERNEL(name) KERNEL name(LAUNCHED_WITH(Arguments) a)\n",
+        """
 #define RANK_KERNEL(name) \\
   DEVICE void name##_of_rank(const Arguments& a); \\
   KERNEL name(LAUNCHED_WITH(Arguments) launched) { \\
     name##_of_rank(((const Arguments*)launched.more)[block_in_grid() / blocks()]); \\
   } \\
   DEVICE void name##_of_rank(const Arguments& a)
-"""),
+""",
+    ),
 ]
 PATCHES = {
     "without the fence before the flag": [Patch(SYNC, "  hand_over_stores();\n", "")],
@@ -147,16 +159,25 @@ PATCHES = {
     ],
     # Rank 1 enters the probe only when rank 0 has signalled its last round. Without the wait, rank 0 has then compared
     # all earlier rounds before rank 1 stores anything.
-    "a rank that starts late": [Patch(PROBE, ENTER_STORES, ENTER_STORES + """\
+    "a rank that starts late": [
+        Patch(
+            PROBE,
+            ENTER_STORES,
+            ENTER_STORES
+            + """\
   if (a.rank == 1)
     await_acquire_system(a, &a.control[1]->flags[block()][0].value, stamp(epoch, a.count), 0);
-""")],
+""",
+        )
+    ],
     "without the reset": [Patch(SENTINEL, "RESETS = true", "RESETS = false")],
     "without the release": [Patch(CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)")],
     "without the acquire": [Patch(CPU, "(p, __ATOMIC_ACQUIRE)", "(p, __ATOMIC_RELAXED)")],
     # No error by itself: see delayed_stores.h.
     "delayed streaming stores": [
-        Patch(PLATFORM, "DEVICE words least_of", '#include "delayed_stores.h"\nDEVICE words least_of'),
+        Patch(
+            PLATFORM, "DEVICE words least_of", '#include "delayed_stores.h"\nDEVICE words least_of'
+        ),
         Patch(PLATFORM, "void fence_system() {", "void fence_system() { end_delays();", times=2),
         Patch(CPU, "VECTOR_BYTES == 0) stream_pack(", "VECTOR_BYTES == 0) delay_store("),
     ],
@@ -164,15 +185,31 @@ PATCHES = {
     # A bit changes in the data that a rank has stored for a peer, before it sets the flag.
     "flip_bit": [
         WITH_FAULTS,
-        Patch(EXCHANGE, GIVE,
-              "{ " + GIVE + flip("step + 1", "slot(reader, a.rank)", "n * ELEMENT_BYTES") + " }"),
-        Patch(EXCHANGE, SENT,
-              SENT + " if (s == 0)" + flip("beat + 1", "inbox(right, s, chunk)", "ELEMENT_BYTES")),
-        Patch(TWO_SHOT, INPUT,
-              INPUT + flip("beat + 1", "input(a.rank, beat, owner)",
-                           "part(beat, owner).count * ELEMENT_BYTES")),
-        Patch(PACKETS, ENCODE, ENCODE.replace(
-            "load(i)", "i ? load(i) : with_flipped_bit(a.rank, stamp(epoch, 1), load(i))")),
+        Patch(
+            EXCHANGE,
+            GIVE,
+            "{ " + GIVE + flip("step + 1", "slot(reader, a.rank)", "n * ELEMENT_BYTES") + " }",
+        ),
+        Patch(
+            EXCHANGE,
+            SENT,
+            SENT + " if (s == 0)" + flip("beat + 1", "inbox(right, s, chunk)", "ELEMENT_BYTES"),
+        ),
+        Patch(
+            TWO_SHOT,
+            INPUT,
+            INPUT
+            + flip(
+                "beat + 1", "input(a.rank, beat, owner)", "part(beat, owner).count * ELEMENT_BYTES"
+            ),
+        ),
+        Patch(
+            PACKETS,
+            ENCODE,
+            ENCODE.replace(
+                "load(i)", "i ? load(i) : with_flipped_bit(a.rank, stamp(epoch, 1), load(i))"
+            ),
+        ),
     ],
     # A rank does not store its data for its peers.
     "skip_push": [
@@ -186,15 +223,20 @@ PATCHES = {
     "drop_flag": [
         WITH_FAULTS,
         Patch(SYNC, SET_FLAG, f"if (!strikes_flag(a.rank, value, p)) {SET_FLAG}"),
-        Patch(PACKETS, SEND,
-              f"if (i || !strikes_flag(a.rank, stamp(epoch, 1), reader)) {SEND}"),
+        Patch(PACKETS, SEND, f"if (i || !strikes_flag(a.rank, stamp(epoch, 1), reader)) {SEND}"),
     ],
     # A flag carries the epoch before.
     "stale_epoch": [
         WITH_FAULTS,
-        Patch(SYNC, FLAG, FLAG.replace(
-            "value);", "value - (strikes_flag(a.rank, value, p) ? 1ull << 32 : 0));")),
-        Patch(PACKETS, MARKED, MARKED.replace(
-            "epoch", f"i == 0 && {struck('1', 2)} ? epoch - 1 : epoch")),
+        Patch(
+            SYNC,
+            FLAG,
+            FLAG.replace("value);", "value - (strikes_flag(a.rank, value, p) ? 1ull << 32 : 0));"),
+        ),
+        Patch(
+            PACKETS,
+            MARKED,
+            MARKED.replace("epoch", f"i == 0 && {struck('1', 2)} ? epoch - 1 : epoch"),
+        ),
     ],
 }

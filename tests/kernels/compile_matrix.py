@@ -42,7 +42,10 @@ HIPRTC_NAMES = Path(__file__).with_name("hiprtc_names.h")
 
 def nvrtc_wheels() -> tuple[str, ...]:
     """The requirements of all NVRTC in the matrix, such as `nvidia-cuda-nvrtc==13.0.48`."""
-    locked = [re.findall(r"^(nvidia-cuda-nvrtc\S*==\S+)", (ROOT / lock).read_text(), re.MULTILINE) for lock in LOCKS]
+    locked = [
+        re.findall(r"^(nvidia-cuda-nvrtc\S*==\S+)", (ROOT / lock).read_text(), re.MULTILINE)
+        for lock in LOCKS
+    ]
     return tuple(dict.fromkeys([*OLDER_NVRTC, *(wheel for wheels in locked for wheel in wheels)]))
 
 
@@ -51,11 +54,25 @@ def install(wheel: str) -> Path:
     folder = cache_folder() / wheel.replace("==", "-")
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as unfinished:
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-                   "--retries", "1", "--target", unfinished, wheel]
+            pip = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--retries",
+                "1",
+                "--target",
+                unfinished,
+                wheel,
+            ]
             done = subprocess.run(pip, capture_output=True, text=True)
             if done.returncode:
-                raise CompileError(f"{wheel} cannot be installed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+                raise CompileError(
+                    f"{wheel} cannot be installed: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
+                )
             if not folder.exists():
                 shutil.copytree(unfinished, f"{unfinished}.whole")
                 Path(f"{unfinished}.whole").rename(folder)
@@ -89,9 +106,19 @@ class Nvrtc:
         self._call("nvrtcGetSupportedArchs", numbers)
         return list(numbers)
 
-    def createProgram(self, source: str, name: str, headers: object, names: object) -> ctypes.c_void_p:
+    def createProgram(
+        self, source: str, name: str, headers: object, names: object
+    ) -> ctypes.c_void_p:
         program = ctypes.c_void_p()
-        self._call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
+        self._call(
+            "nvrtcCreateProgram",
+            ctypes.byref(program),
+            source.encode(),
+            name.encode(),
+            0,
+            None,
+            None,
+        )
         return program
 
     def compileProgram(self, program: ctypes.c_void_p, options: tuple[str, ...]) -> None:
@@ -165,11 +192,15 @@ def flaws(compiler: str, stem: str, architecture: str) -> list[str]:
         model = architecture if compiler in CLANGS or "fence.acquire.sys" in text else "sm_80"
         return disorder(kernels, model)
 
-    checks = [Path(path).read_bytes() for path in (__file__, HIPRTC_NAMES, str(kernel_code.__file__))]
+    checks = [
+        Path(path).read_bytes() for path in (__file__, HIPRTC_NAMES, str(kernel_code.__file__))
+    ]
     checks.append(layouts(SOURCES / f"{stem}.cu").encode())
     flags = gpu_driver.compiler_flags(architecture)
     try:
-        return cached(list[str], look, compiler, flags, checks, sorted(UNSYNCHRONISED), HALVES, sources(stem))
+        return cached(
+            list[str], look, compiler, flags, checks, sorted(UNSYNCHRONISED), HALVES, sources(stem)
+        )
     except CompileError as error:
         return [str(error)]
 
@@ -178,7 +209,13 @@ def flaws_by_file(compiler: str, architecture: str) -> dict[str, list[str]]:
     """`flaws` of every kernel file, two at a time."""
     structures_compared_in_runs()  # It parses Python: two threads of Python 3.11 that do so can fail.
     with ThreadPoolExecutor(2) as compilers:
-        return dict(zip(FILES, compilers.map(lambda stem: flaws(compiler, stem, architecture), FILES), strict=True))
+        return dict(
+            zip(
+                FILES,
+                compilers.map(lambda stem: flaws(compiler, stem, architecture), FILES),
+                strict=True,
+            )
+        )
 
 
 def cells() -> Iterator[tuple[str, str]]:
@@ -186,7 +223,9 @@ def cells() -> Iterator[tuple[str, str]]:
     for wheel in nvrtc_wheels():
         known = PROCESSES.submit(nvrtc_architectures, wheel).result()
         yield from ((wheel, f"sm_{number}") for number in NVRTC_ARCHITECTURES if number in known)
-    yield from ((compiler, architecture) for compiler in CLANGS for architecture in AMD_ARCHITECTURES)
+    yield from (
+        (compiler, architecture) for compiler in CLANGS for architecture in AMD_ARCHITECTURES
+    )
 
 
 def main() -> int:
@@ -194,7 +233,10 @@ def main() -> int:
     try:
         for compiler, architecture in cells():
             found = flaws_by_file(compiler, architecture).values()
-            print(f"{compiler:<32} {architecture:<8} {list(found).count([])} of {len(FILES)} files", flush=True)
+            print(
+                f"{compiler:<32} {architecture:<8} {list(found).count([])} of {len(FILES)} files",
+                flush=True,
+            )
             for sentence in (sentence for sentences in found for sentence in sentences):
                 failed = True
                 print(f"    {sentence}")

@@ -1,6 +1,7 @@
-// Streaming stores that become visible at the next fence only, as a CPU's write-combining buffers allow: a missing fence
-// then gives wrong results in every run. tests/kernels/broken_kernels.py patches these functions into a copy of the
-// kernels. A thread does not see its own delayed stores, so no kernel may read them before a fence.
+// Streaming stores that become visible at the next fence only, as a CPU's write-combining buffers
+// allow: a missing fence then gives wrong results in every run. tests/kernels/broken_kernels.py
+// patches these functions into a copy of the kernels. A thread does not see its own delayed stores,
+// so no kernel may read them before a fence.
 #pragma once
 
 struct DelayedStore {

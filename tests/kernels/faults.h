@@ -1,4 +1,5 @@
-// Faults for tests. tests/kernels/broken_kernels.py patches calls of these functions into a copy of the kernels.
+// Faults for tests. tests/kernels/broken_kernels.py patches calls of these functions into a copy of
+// the kernels.
 #pragma once
 #include "platform.h"
 
@@ -11,10 +12,10 @@ DEVICE u64 drawn(u64 x) {  // splitmix64 (Steele, Lea, Flood 2014)
   return x ^ x >> 31;
 }
 
-// Whether a fault strikes this rank in the step of this stamp: in one of every 1,000 launches, on one rank. With
-// steps = 1 the first step of the launch is struck, with steps = 2 the first or the second, as drawn. The second step
-// matters for flags: a flag repairs an earlier one that was lost, because stamps only grow. A launch that has no second
-// step runs unharmed if the second is drawn.
+// Whether a fault strikes this rank in the step of this stamp: in one of every 1,000 launches, on
+// one rank. With steps = 1 the first step of the launch is struck, with steps = 2 the first or the
+// second, as drawn. The second step matters for flags: a flag repairs an earlier one that was lost,
+// because stamps only grow. A launch that has no second step runs unharmed if the second is drawn.
 DEVICE bool strikes(long rank, u64 stamp, unsigned steps) {
   const unsigned epoch = (unsigned)(stamp >> 32);
   const u64 draw = drawn(epoch / LAUNCHES_PER_FAULT);
@@ -27,8 +28,8 @@ DEVICE bool strikes_flag(long rank, u64 stamp, int peer) {
   return strikes(rank, stamp, 2) && peer == (rank + 1) % WORLD;
 }
 
-// If the fault strikes, flips one bit of the `bytes` that this rank has just stored. The thread that stored the pack
-// does it.
+// If the fault strikes, flips one bit of the `bytes` that this rank has just stored. The thread
+// that stored the pack does it.
 DEVICE void flip_bit(long rank, u64 stamp, char* stored, long bytes) {
   if (!strikes(rank, stamp, 1) || block() != 0 || thread_in_block() != 0 || bytes <= 0) return;
   const u64 draw = drawn(stamp);

@@ -36,14 +36,27 @@ from tests.kernels.kernel_resources import Resources, compile_for
 
 # The widest kernels: most pointers, two elements per word, rounding.
 WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
-WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong", "announce", "await_copies", "leave"}
+WITHOUT_MAIN_LOOP = {
+    "meet",
+    "flag_ping_pong",
+    "link_ping_pong",
+    "announce",
+    "await_copies",
+    "leave",
+}
 PACKETS = {"one_shot_ll", "one_shot_sentinel"}  # their main loop polls: each turn must wait once
-PACKET_LOADS = {kind: letters["L"] for kind, letters in LETTERS.items()} | {"sm_": r"ld\.relaxed\.sys\.global\.v2\.u64"}
+PACKET_LOADS = {kind: letters["L"] for kind, letters in LETTERS.items()} | {
+    "sm_": r"ld\.relaxed\.sys\.global\.v2\.u64"
+}
 # These kernels loop over a token's rows and look up the address of the next row; or over a matrix's rows and compute
 # their addresses (AMD's compiler then loads for the next turn before a turn ends); or over tokens in all ranks'
 # buffers.
-LOOKING_UP = re.compile(r"(combine|round_trip)_\w+|(un)?pack_parts|gemv\w*|allreduce_rmsnorm_\w+_registered")
-BLOCK_SUMS = re.compile(r"allreduce_rmsnorm_\w+|add_rmsnorm")  # 16 subgroups store a float each in shared memory
+LOOKING_UP = re.compile(
+    r"(combine|round_trip)_\w+|(un)?pack_parts|gemv\w*|allreduce_rmsnorm_\w+_registered"
+)
+BLOCK_SUMS = re.compile(
+    r"allreduce_rmsnorm_\w+|add_rmsnorm"
+)  # 16 subgroups store a float each in shared memory
 # Each block of 32 codes has one scale, and the thread that moves the block moves its scale. Adjacent threads move
 # adjacent scales, so a wave makes one access of 64 or 128 bytes. In whole packs, a thread would have eight blocks, and
 # most threads would have none.
@@ -90,7 +103,9 @@ def sources(stem: str, folder: Path = SOURCES) -> list[tuple[str, bytes]]:
 
 @cache
 def version(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, check=True
+    ).stdout
 
 
 @cache
@@ -99,12 +114,17 @@ def toolchain(is_cuda: bool) -> tuple[object, ...]:
     ours = [Path(str(module.__file__)).read_bytes() for module in (resources, gpu_driver)]
     if not is_cuda:
         return (*ours, version(resources.clang()))
-    wheels = sorted(f"{package.name} {package.version}" for package in metadata.distributions()
-                    if package.name and package.name.startswith(("cupy", "nvidia-cuda-nvrtc")))
+    wheels = sorted(
+        f"{package.name} {package.version}"
+        for package in metadata.distributions()
+        if package.name and package.name.startswith(("cupy", "nvidia-cuda-nvrtc"))
+    )
     return (*ours, resources.nvrtc().getVersion(), *wheels)
 
 
-LAST = threading.local()  # each thread's last binary and log of NVRTC; `compile_for` returns only the PTX
+LAST = (
+    threading.local()
+)  # each thread's last binary and log of NVRTC; `compile_for` returns only the PTX
 
 
 def build(*arguments):
@@ -114,7 +134,9 @@ def build(*arguments):
 
 
 @cache
-def compiled(stem: str, architecture: str, macros: tuple[tuple[str, str], ...] = (), folder: Path = SOURCES) -> Built:
+def compiled(
+    stem: str, architecture: str, macros: tuple[tuple[str, str], ...] = (), folder: Path = SOURCES
+) -> Built:
     def make() -> Built:
         LAST.binary_and_log = b"", ""
         text, kernels = compile_for(folder / f"{stem}.cu", architecture, dict(macros))
@@ -131,7 +153,9 @@ def compiled(stem: str, architecture: str, macros: tuple[tuple[str, str], ...] =
         raise
 
 
-mock.patch.object(resources, "build", build).start()  # never stopped: it returns the same result as the original
+mock.patch.object(
+    resources, "build", build
+).start()  # never stopped: it returns the same result as the original
 
 
 def flaws_of_loops(text: str, architecture: str) -> list[str]:
@@ -143,7 +167,11 @@ def flaws_of_loops(text: str, architecture: str) -> list[str]:
             flaws += [f"{kernel} makes {trips} round trips a poll"] if set(trips) != {1} else []
             continue
         if LOOKING_UP.fullmatch(kernel):
-            flaws += [f"{kernel} has less than four 16-byte loads at once"] if loads_at_once(lines) < 4 else []
+            flaws += (
+                [f"{kernel} has less than four 16-byte loads at once"]
+                if loads_at_once(lines) < 4
+                else []
+            )
             continue
         loops = [loop for loop in innermost_loops(lines) if loop.is_main]
         if not loops and kernel not in WITHOUT_MAIN_LOOP:
@@ -161,5 +189,10 @@ def flaws_of_loops(text: str, architecture: str) -> list[str]:
 def misfits(kernels: list[Resources]) -> list[Resources]:
     """Kernels that do not fit into registers. Only block sums use shared memory on purpose; in other kernels, clang
     has moved an array there."""
-    return [r for r in kernels if r.stack_bytes or r.spills
-            or r.shared_bytes != (64 if BLOCK_SUMS.fullmatch(r.kernel) else 0)]
+    return [
+        r
+        for r in kernels
+        if r.stack_bytes
+        or r.spills
+        or r.shared_bytes != (64 if BLOCK_SUMS.fullmatch(r.kernel) else 0)
+    ]

@@ -10,10 +10,15 @@ from kernels.devices.device import Control
 def kernels_in(text: str, architecture: str) -> dict[str, list[str]]:
     """The instructions and labels of each kernel."""
     if architecture.startswith("sm_"):
-        bodies = re.findall(r"^\.visible \.entry (\w+)\(.*?^\{(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+        bodies = re.findall(
+            r"^\.visible \.entry (\w+)\(.*?^\{(.*?)^\}", text, re.MULTILINE | re.DOTALL
+        )
     else:
         bodies = re.findall(r"^(\w+): +; @\1$(.*?)^\.Lfunc_end", text, re.MULTILINE | re.DOTALL)
-    return {name: [re.sub(r"\s*(;|//).*", "", line).strip() for line in body.splitlines()] for name, body in bodies}
+    return {
+        name: [re.sub(r"\s*(;|//).*", "", line).strip() for line in body.splitlines()]
+        for name, body in bodies
+    }
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,21 @@ class Access:
 
 
 def access(line: str) -> Access | None:
-    ptx = re.match(r"(?:@!?%p\d+ )?(?:multimem\.)?(ld|st)(?:_reduce)?\.(?:volatile\.|weak\.|relaxed\.\w+\.)?"
-                   r"(?:global|local)(\S*)", line)
+    ptx = re.match(
+        r"(?:@!?%p\d+ )?(?:multimem\.)?(ld|st)(?:_reduce)?\.(?:volatile\.|weak\.|relaxed\.\w+\.)?"
+        r"(?:global|local)(\S*)",
+        line,
+    )
     if ptx:
-        return Access(ptx[1] == "ld", bool(re.search(r"\.v4\.(u32|f32|b?f16x2)", ptx[2])), ptx[2] == ".u16")
+        return Access(
+            ptx[1] == "ld", bool(re.search(r"\.v4\.(u32|f32|b?f16x2)", ptx[2])), ptx[2] == ".u16"
+        )
     amd = re.match(r"(?:global|flat|scratch|buffer)_(load|store)_(\S+)", line)
-    return Access(amd[1] == "load", amd[2] in ("dwordx4", "b128"), bool(re.search("short|16", amd[2]))) if amd else None
+    return (
+        Access(amd[1] == "load", amd[2] in ("dwordx4", "b128"), bool(re.search("short|16", amd[2])))
+        if amd
+        else None
+    )
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,9 @@ def innermost_with(lines: list[str], pattern: str) -> list[list[str]]:
     labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
     spans = []
     for end, line in enumerate(lines):
-        branch = re.search(r"(?:BRA|bra|s_c?branch)\S* .*?([.$]?LBB\w+|\$L__BB\w+|\.L_x_\d+)\)?$", line)
+        branch = re.search(
+            r"(?:BRA|bra|s_c?branch)\S* .*?([.$]?LBB\w+|\$L__BB\w+|\.L_x_\d+)\)?$", line
+        )
         begin = labels.get(branch[1], end) if branch else end
         if any(re.match(pattern, inside) for inside in lines[begin:end]):
             spans.append((begin, end + 1))
@@ -122,8 +138,11 @@ FLAGS = Control.flags.offset
 # L load of a flag, l wait for loads, I invalidation for the system, i for the block, B block barrier. Other loads and
 # stores of global memory are r and d. The watch and arguments in memory have neither: kernels access
 # them by flat instructions or in 8 bytes, and the data of the checked builds in 16, 4 or 2 bytes.
-NVIDIA = {"S": r"(@\S+ )?st\.release\.sys", "B": r"bar\.sync|barrier\.sync",
-          "": r"(@\S+ )?(ld\.global|(ld|st)\.volatile\.global)\.[bu]64"}
+NVIDIA = {
+    "S": r"(@\S+ )?st\.release\.sys",
+    "B": r"bar\.sync|barrier\.sync",
+    "": r"(@\S+ )?(ld\.global|(ld|st)\.volatile\.global)\.[bu]64",
+}
 LETTERS = {
     "sm_80": {"L": r"(@\S+ )?ld\.acquire\.sys", **NVIDIA},
     "sm_90": {"L": r"(@\S+ )?ld\.relaxed\.sys", "I": r"fence\.acquire\.sys", **NVIDIA},
@@ -175,24 +194,44 @@ BLOCK_STALE = "stale L0 of other waves"  # after a block barrier, on RDNA: a blo
 # - a system acquire waits for the load, then invalidates (gfx1100: gl1, then gl0).
 Effects = dict[str, list[tuple[str, tuple[str, ...]]]]
 ANY = ""
-HANDED = [(UNSHARED, ()), (UNMET, ()), (OTHERS_IN_FLIGHT, ()), (IN_FLIGHT, (IN_FLIGHT, OTHERS_IN_FLIGHT))]
+HANDED = [
+    (UNSHARED, ()),
+    (UNMET, ()),
+    (OTHERS_IN_FLIGHT, ()),
+    (IN_FLIGHT, (IN_FLIGHT, OTHERS_IN_FLIGHT)),
+]
 CDNA: Effects = {
-    "d": [(ANY, (UNSHARED, IN_FLIGHT, UNWRITTEN))], "B": [*HANDED, (ANY, (UNWRITTEN,))], "W": [(UNWRITTEN, (WRITING,))],
-    "w": [(IN_FLIGHT, ()), (WRITING, ()), (POLLING, (STALE,))], "L": [(STALE, ()), (ANY, (POLLING, UNMET))],
+    "d": [(ANY, (UNSHARED, IN_FLIGHT, UNWRITTEN))],
+    "B": [*HANDED, (ANY, (UNWRITTEN,))],
+    "W": [(UNWRITTEN, (WRITING,))],
+    "w": [(IN_FLIGHT, ()), (WRITING, ()), (POLLING, (STALE,))],
+    "L": [(STALE, ()), (ANY, (POLLING, UNMET))],
     "I": [(STALE, ())],
 }
 RDNA: Effects = {
-    **CDNA, "B": [*CDNA["B"], (ANY, (BLOCK_STALE,))], "w": [(IN_FLIGHT, ()), (WRITING, ())],
-    "l": [(POLLING, (STALE,))], "i": [(BLOCK_STALE, ()), (STALE_L0, ())], "I": [(STALE, ()), (BLOCK_STALE, ())],
+    **CDNA,
+    "B": [*CDNA["B"], (ANY, (BLOCK_STALE,))],
+    "w": [(IN_FLIGHT, ()), (WRITING, ())],
+    "l": [(POLLING, (STALE,))],
+    "i": [(BLOCK_STALE, ()), (STALE_L0, ())],
+    "I": [(STALE, ()), (BLOCK_STALE, ())],
 }
 # A barrier orders a block's stores before a release of any of its threads: test_ptx_model.
-SM_80: Effects = {"d": [(ANY, (UNSHARED,))], "L": [(ANY, (UNMET,))], "B": [(UNSHARED, ()), (UNMET, ())]}
+SM_80: Effects = {
+    "d": [(ANY, (UNSHARED,))],
+    "L": [(ANY, (UNMET,))],
+    "B": [(UNSHARED, ()), (UNMET, ())],
+}
 EFFECTS: dict[str, Effects] = {
     "sm_80": SM_80,
     "sm_90": {**SM_80, "L": [(ANY, (UNMET, STALE))], "I": [(STALE, ())]},
     "gfx942": CDNA,
-    "gfx1100": {**RDNA, "d": [(ANY, (UNSHARED, IN_FLIGHT))], "B": [*HANDED, (ANY, (BLOCK_STALE,))],
-                "I": [(STALE, (STALE_L0,))]},
+    "gfx1100": {
+        **RDNA,
+        "d": [(ANY, (UNSHARED, IN_FLIGHT))],
+        "B": [*HANDED, (ANY, (BLOCK_STALE,))],
+        "I": [(STALE, (STALE_L0,))],
+    },
     "gfx1201": RDNA,
 }
 
@@ -210,12 +249,27 @@ def protocol(lines: list[str], architecture: str) -> list[str]:
     letters = []
     last = ""
     for line in lines:
-        letter = next((c for c, pattern in LETTERS[_model(architecture)].items() if re.match(pattern, line)), None)
+        letter = next(
+            (c for c, pattern in LETTERS[_model(architecture)].items() if re.match(pattern, line)),
+            None,
+        )
         # A meeting's flag has no offset; on gfx1100 only the wait distinguishes its store from other stores.
-        if architecture == "gfx1100" and last == "w" and re.match("global_store_b64 (?!.*offset)", line):
+        if (
+            architecture == "gfx1100"
+            and last == "w"
+            and re.match("global_store_b64 (?!.*offset)", line)
+        ):
             letter = "S"
         current = access(line)
-        letters.append(letter if letter is not None else "" if current is None else "r" if current.load else "d")
+        letters.append(
+            letter
+            if letter is not None
+            else ""
+            if current is None
+            else "r"
+            if current.load
+            else "d"
+        )
         last = letters[-1] or last
     return letters
 
@@ -232,7 +286,11 @@ def _followers(lines: list[str]) -> list[list[int]]:
 
 def broken(lines: list[str], architecture: str) -> list[str]:
     """Describes each violation of the memory model on some path through a kernel."""
-    effects, letters, following = EFFECTS[_model(architecture)], protocol(lines, architecture), _followers(lines)
+    effects, letters, following = (
+        EFFECTS[_model(architecture)],
+        protocol(lines, architecture),
+        _followers(lines),
+    )
     flaws = {f"no {letter}" for letter in "SL" if letter not in letters}
     start: tuple[int, frozenset[str]] = (0, frozenset())
     reached, open_states = {start}, [start]
@@ -240,7 +298,9 @@ def broken(lines: list[str], architecture: str) -> list[str]:
         at, facts = open_states.pop()
         letter = letters[at]
         forbidden = UNACQUIRED if letter in ("d", "B", "S", "r") else set()
-        forbidden = forbidden | {"S": UNRELEASED, "r": {BLOCK_STALE, UNMET}, "d": {UNMET}}.get(letter, set())
+        forbidden = forbidden | {"S": UNRELEASED, "r": {BLOCK_STALE, UNMET}, "d": {UNMET}}.get(
+            letter, set()
+        )
         flaws |= {f"{letter} at {at}: {fact}" for fact in facts & forbidden}
         for condition, replaced in effects.get(letter, []):
             if condition == ANY or condition in facts:

@@ -28,14 +28,32 @@ BLOCK_THREADS = 512  # the kernels' launch bounds
 # The most threads that a multiprocessor holds: CUDA C++ Programming Guide, "Technical Specifications per Compute
 # Capability". All three have 65,536 registers in four equal partitions, and give them to warps in units of 256.
 SM_THREADS = {"sm_80": 2048, "sm_90": 2048, "sm_120": 1536}
-AMD_FIGURES = ("vgpr_count", "sgpr_count", "group_segment_fixed_size", "private_segment_fixed_size",
-               "vgpr_spill_count", "sgpr_spill_count")
-DATATYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64", "int8", "uint8", "float8_e4m3",
-             "float8_e5m2")
+AMD_FIGURES = (
+    "vgpr_count",
+    "sgpr_count",
+    "group_segment_fixed_size",
+    "private_segment_fixed_size",
+    "vgpr_spill_count",
+    "sgpr_spill_count",
+)
+DATATYPES = (
+    "float32",
+    "float16",
+    "bfloat16",
+    "float64",
+    "int32",
+    "int64",
+    "int8",
+    "uint8",
+    "float8_e4m3",
+    "float8_e5m2",
+)
 # Kernels that take the first three types only.
 COMPUTED_IN_FP32 = {"allreduce_rmsnorm", "allreduce_two_shot_quantized", "gemv_allreduce"}
 LAYOUT = "{:<30} {:<8} {:>9} {:>5} {:>6} {:>5} {:>6} {:>6} {:>4}"
-HEAD = LAYOUT.format("kernel", "arch", "registers", "sgprs", "shared", "stack", "spills", "blocks", "wave")
+HEAD = LAYOUT.format(
+    "kernel", "arch", "registers", "sgprs", "shared", "stack", "spills", "blocks", "wave"
+)
 CLANGS = ("clang-22", "amdclang++", "/opt/rocm/llvm/bin/clang++")
 
 
@@ -78,12 +96,16 @@ def clang() -> str:
     raise CompileError(f"no clang for AMD GPUs was found: looked for {', '.join(CLANGS)}")
 
 
-def compile_for(source: Path, architecture: str, macros: Mapping[str, str]) -> tuple[str, list[Resources]]:
+def compile_for(
+    source: Path, architecture: str, macros: Mapping[str, str]
+) -> tuple[str, list[Resources]]:
     """PTX or assembly of a kernel file, and its kernels' resources. Raises CompileError, also without a compiler."""
     options = [f"-D{name}={value}" for name, value in macros.items()]
     if architecture.startswith("sm_"):
         flags = [*compiler_flags(architecture), "--ptxas-options=-v", *options]
-        ptx, _, log = build(nvrtc(), source, flags, f"{source.name} does not compile for {architecture}")
+        ptx, _, log = build(
+            nvrtc(), source, flags, f"{source.name} does not compile for {architecture}"
+        )
         return ptx.decode(), cuda_resources(log, architecture)
     # The prelude replaces hipRTC's built-in declarations.
     assembly = hip_assembly(clang(), source, architecture, ["-include", str(PRELUDE), *options])
@@ -92,12 +114,24 @@ def compile_for(source: Path, architecture: str, macros: Mapping[str, str]) -> t
 
 def hip_assembly(compiler: str, source: Path, architecture: str, options: Sequence[str]) -> str:
     """The assembly that this clang makes of a kernel file for an AMD GPU. Raises CompileError."""
-    hip = ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc", "-S", "-o", "-"]
+    hip = [
+        "-x",
+        "hip",
+        "--cuda-device-only",
+        "--no-gpu-bundle-output",
+        "-nogpulib",
+        "-nogpuinc",
+        "-S",
+        "-o",
+        "-",
+    ]
     command = [compiler, *hip, *compiler_flags(architecture), *options, str(source)]
     # A copy of the environment: pytest changes the real one for each test, in another thread, and exec would fail.
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     if done.returncode:
-        complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)
+        complaint = next(
+            (line for line in done.stderr.splitlines() if "error" in line), done.stderr
+        )
         raise CompileError(f"{source.name} does not compile for {architecture}: {complaint[:200]}")
     return done.stdout
 
@@ -107,7 +141,10 @@ def cuda_resources(log: str, architecture: str) -> list[Resources]:
     kernels = []
     for part in log.split("Compiling entry function '")[1:]:
         name = part.partition("'")[0]
-        matches = [re.search(rf"(\d+) {figure}", part) for figure in ("registers", "bytes smem", "bytes stack frame")]
+        matches = [
+            re.search(rf"(\d+) {figure}", part)
+            for figure in ("registers", "bytes smem", "bytes stack frame")
+        ]
         registers, shared, stack = (int(match[1]) if match else 0 for match in matches)
         warps = 4 * (65536 // 4 // (-(-registers * 32 // 256) * 256))
         blocks = min(warps * 32, SM_THREADS[architecture]) // BLOCK_THREADS
@@ -118,14 +155,22 @@ def cuda_resources(log: str, architecture: str) -> list[Resources]:
 def amd_resources(assembly: str, architecture: str) -> list[Resources]:
     """The resources of each kernel in an assembly file, from its metadata and from LLVM's figure of waves per SIMD."""
     kernels = []
-    for part in re.findall(r"\.group_segment_fixed_size:.*?\.wavefront_size: +\d+", assembly, re.DOTALL):
+    for part in re.findall(
+        r"\.group_segment_fixed_size:.*?\.wavefront_size: +\d+", assembly, re.DOTALL
+    ):
         stated = dict(re.findall(r"\.(\w+): +(\S+)", part))
         name, wave = stated["name"], int(stated["wavefront_size"])
-        occupancy = re.search(rf"^{name}:.*?^; Occupancy: (\d+)", assembly, re.MULTILINE | re.DOTALL)
+        occupancy = re.search(
+            rf"^{name}:.*?^; Occupancy: (\d+)", assembly, re.MULTILINE | re.DOTALL
+        )
         assert occupancy, f"no occupancy of {name} in the assembly for {architecture}"
         blocks = 4 * int(occupancy[1]) * wave // BLOCK_THREADS  # a CU or a WGP has four SIMDs
         registers, scalars, shared, stack, *spills = (int(stated[figure]) for figure in AMD_FIGURES)
-        kernels.append(Resources(name, architecture, registers, scalars, shared, stack, sum(spills), blocks, wave))
+        kernels.append(
+            Resources(
+                name, architecture, registers, scalars, shared, stack, sum(spills), blocks, wave
+            )
+        )
     return sorted(kernels, key=lambda r: r.kernel)
 
 
@@ -134,9 +179,11 @@ def row(resources: Resources) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.kernels.kernel_resources",
-                                     description="Prints the resources of each kernel on each GPU architecture.",
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.kernels.kernel_resources",
+        description="Prints the resources of each kernel on each GPU architecture.",
+        allow_abbrev=False,
+    )
     worlds = range(1, MOST_RANKS + 1)
     parser.add_argument("--world", type=int, default=2, choices=worlds, metavar="RANKS")
     parser.add_argument("--datatype", choices=DATATYPES, default="float32")

@@ -34,8 +34,14 @@ SASS = {
     "flag": rf"(@\S+ )?STG?\.E\.64\.STRONG\.SYS .*\+{hex(FLAGS)}\]",
     "fence": r"MEMBAR\.\w+\.SYS",
 }
-AMD = {kind: {"poll": LETTERS[kind]["L"], "flag": rf"global_store_(dwordx2|b64) .* offset:{FLAGS}\b",
-              "fence": LETTERS[kind].get("W", "never")} for kind in ("gfx942", "gfx1100", "gfx1201")}
+AMD = {
+    kind: {
+        "poll": LETTERS[kind]["L"],
+        "flag": rf"global_store_(dwordx2|b64) .* offset:{FLAGS}\b",
+        "fence": LETTERS[kind].get("W", "never"),
+    }
+    for kind in ("gfx942", "gfx1100", "gfx1201")
+}
 
 
 @cache
@@ -55,7 +61,9 @@ def sass_in(cubin: bytes) -> dict[str, list[str]]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run([nvdisasm(), "-c", file.name], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            [nvdisasm(), "-c", file.name], capture_output=True, text=True, check=True
+        ).stdout
     kernels: dict[str, list[str]] = {}
     for part in re.split(r"^\.text\.", text, flags=re.MULTILINE)[1:]:
         name, _, body = part.partition(":\n")
@@ -111,12 +119,22 @@ def lane_strides(ptx: list[str]) -> list[tuple[int, int | None]]:
         elif None not in values and rest and not (name.startswith("ld.") and any(values)):
             known = [value or 0 for value in values]
             if name.startswith(("mov", "cvt", "add", "or", "min", "selp", "cvta")):
-                result = max(known[:2], key=abs) if name.startswith(("or", "min", "selp")) else sum(known)
+                result = (
+                    max(known[:2], key=abs)
+                    if name.startswith(("or", "min", "selp"))
+                    else sum(known)
+                )
             elif name.startswith("sub"):
                 result = known[0] - known[1]
             elif name.startswith(("mul.", "mad")):
                 scale = rest[1]
-                product = known[0] * int(scale) if re.fullmatch(r"-?\d+", scale) else None if any(known[:2]) else 0
+                product = (
+                    known[0] * int(scale)
+                    if re.fullmatch(r"-?\d+", scale)
+                    else None
+                    if any(known[:2])
+                    else 0
+                )
                 result = None if product is None else product + (known[2] if len(known) > 2 else 0)
             elif name.startswith("shl") and rest[1].isdigit():
                 result = known[0] << int(rest[1])
@@ -139,8 +157,9 @@ class Figures:
     spills: int
 
 
-def figures(stem: str, architecture: str, macros: tuple[tuple[str, str], ...] = (),
-            folder: Path = SOURCES) -> list[Figures]:
+def figures(
+    stem: str, architecture: str, macros: tuple[tuple[str, str], ...] = (), folder: Path = SOURCES
+) -> list[Figures]:
     """The figures of the kernels in a file. Raises CompileError."""
     built = compiled(stem, architecture, macros, folder)
     texts = kernels_in(built.text, architecture)
@@ -150,16 +169,40 @@ def figures(stem: str, architecture: str, macros: tuple[tuple[str, str], ...] = 
     for resources in built.kernels:
         name, lines = resources.kernel, codes[resources.kernel]
         patterns = SASS if is_cuda else AMD[architecture]
-        widths = [int((re.search(r"\.(128|64)\b", line) or [0, 32])[1]) // 8 if is_cuda else
-                  16 if re.search("dwordx4|b128", line) else 8 if re.search("dwordx2|b64", line) else 4
-                  for line in lines if re.match(r"(@\S+ )?STG?\.E|global_store_", line)]
+        widths = [
+            int((re.search(r"\.(128|64)\b", line) or [0, 32])[1]) // 8
+            if is_cuda
+            else 16
+            if re.search("dwordx4|b128", line)
+            else 8
+            if re.search("dwordx2|b64", line)
+            else 4
+            for line in lines
+            if re.match(r"(@\S+ )?STG?\.E|global_store_", line)
+        ]
         widest = max(widths, default=0)
-        strides = {stride for width, stride in lane_strides(texts[name]) if width == 16} if is_cuda else {None}
-        loads = SASS["poll"].replace(r"\.STRONG\.SYS", "") if is_cuda else r"global_load_(dwordx[24]|b64|b128)"
-        rows.append(Figures(name, architecture, widest, strides.pop() if len(strides) == 1 else None,
-                            max(bursts(lines, loads), default=0), round_trips(lines, patterns["poll"], name),
-                            fences(lines, patterns["flag"], patterns["fence"]),
-                            resources.stack_bytes or resources.spills))
+        strides = (
+            {stride for width, stride in lane_strides(texts[name]) if width == 16}
+            if is_cuda
+            else {None}
+        )
+        loads = (
+            SASS["poll"].replace(r"\.STRONG\.SYS", "")
+            if is_cuda
+            else r"global_load_(dwordx[24]|b64|b128)"
+        )
+        rows.append(
+            Figures(
+                name,
+                architecture,
+                widest,
+                strides.pop() if len(strides) == 1 else None,
+                max(bursts(lines, loads), default=0),
+                round_trips(lines, patterns["poll"], name),
+                fences(lines, patterns["flag"], patterns["fence"]),
+                resources.stack_bytes or resources.spills,
+            )
+        )
     return rows
 
 
@@ -169,22 +212,34 @@ def misses(row: Figures) -> list[str]:
     is_multimem = row.kernel.endswith("_multimem") and row.architecture.startswith("sm_")
     bars = {
         f"{row.trips} round trips of a poll": row.trips <= 1,
-        f"{row.fences} fences a signal": row.fences <= (0 if row.kernel in PACKETS else MOST_FENCES + is_multimem),
+        f"{row.fences} fences a signal": row.fences
+        <= (0 if row.kernel in PACKETS else MOST_FENCES + is_multimem),
         f"{row.spills} spilled": row.spills == 0,
     }
     if row.kernel in PACKETS:
         bars |= {
             f"stores of {row.store} bytes": row.store == 16,
-            f"lanes {row.stride} bytes apart": row.stride in (16, None if row.architecture.startswith("gfx") else 16),
+            f"lanes {row.stride} bytes apart": row.stride
+            in (16, None if row.architecture.startswith("gfx") else 16),
             "no polling loop": row.trips == 1,
-            f"{row.flight} loads in flight": row.flight >= (2 if row.architecture.startswith("sm_") else 4),
+            f"{row.flight} loads in flight": row.flight
+            >= (2 if row.architecture.startswith("sm_") else 4),
         }
-    return [f"{row.kernel} for {row.architecture}: {text}" for text, is_met in bars.items() if not is_met]
+    return [
+        f"{row.kernel} for {row.architecture}: {text}"
+        for text, is_met in bars.items()
+        if not is_met
+    ]
 
 
 def main() -> int:
     stems = sorted(str(path.relative_to(SOURCES).with_suffix("")) for path in SOURCES.rglob("*.cu"))
-    rows = [row for stem in stems for architecture in ARCHITECTURES for row in figures(stem, architecture)]
+    rows = [
+        row
+        for stem in stems
+        for architecture in ARCHITECTURES
+        for row in figures(stem, architecture)
+    ]
     print("2 ranks, float32", HEAD, sep="\n")
     for row in sorted(rows, key=lambda row: (row.kernel, ARCHITECTURES.index(row.architecture))):
         print(LAYOUT.format(*("-" if figure is None else figure for figure in astuple(row))))

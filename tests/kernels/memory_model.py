@@ -32,6 +32,7 @@ READS, STORES = ("load", "await_acquire", "await_relaxed"), ("store", "store_rel
 
 class Op(NamedTuple):
     """One operation of a thread. Each kind has a short form, such as `store(location, value)`."""
+
     kind: str
     location: Location = None
     value: int = 0  # the value that a store writes, or the only value that a load may return
@@ -45,6 +46,7 @@ class Thread(NamedTuple):
 
 class Pending(NamedTuple):
     """A store that has not drained. `after` lists the stores that must drain first, by (thread, index of the op)."""
+
     name: tuple[int, int]
     location: Location
     value: int
@@ -54,8 +56,11 @@ class Pending(NamedTuple):
 
 class Cell(NamedTuple):
     """The values of one location that some thread may still read, oldest first, and each reader's view: an index."""
+
     values: tuple[int, ...]
-    views: tuple[tuple[int, int], ...]  # (thread, index), for the threads of the blocks that read it
+    views: tuple[
+        tuple[int, int], ...
+    ]  # (thread, index), for the threads of the blocks that read it
 
 
 class State(NamedTuple):
@@ -78,9 +83,15 @@ FENCE_SYSTEM, BLOCK_BARRIER = Op("fence_system"), Op("block_barrier")
 def check(threads: Sequence[Thread], initial: Mapping[Location, int] | None = None) -> Outcome:
     """Search all executions from `initial` (default value: 0) for an error."""
     memory = {}
-    for location in dict.fromkeys(op.location for thread in threads for op in thread.ops if op.location is not None):
-        reading = {thread.block for thread in threads for op in thread.ops
-                   if op.location == location and op.kind in READS}
+    for location in dict.fromkeys(
+        op.location for thread in threads for op in thread.ops if op.location is not None
+    ):
+        reading = {
+            thread.block
+            for thread in threads
+            for op in thread.ops
+            if op.location == location and op.kind in READS
+        }
         views = tuple((t, 0) for t, thread in enumerate(threads) if thread.block in reading)
         memory[location] = Cell(((initial or {}).get(location, 0),), views)
     start = State((0,) * len(threads), (), tuple(memory.items()))
@@ -89,7 +100,11 @@ def check(threads: Sequence[Thread], initial: Mapping[Location, int] | None = No
     while stack and not error:
         state = stack.pop()
         steps = _steps(threads, state)
-        error = None if steps or state.done == tuple((1 << len(thread.ops)) - 1 for thread in threads) else "deadlock"
+        error = (
+            None
+            if steps or state.done == tuple((1 << len(thread.ops)) - 1 for thread in threads)
+            else "deadlock"
+        )
         for label, following in steps:
             if following is None:
                 error, trace = f"wrong value: {label}", [label]
@@ -103,15 +118,24 @@ def check(threads: Sequence[Thread], initial: Mapping[Location, int] | None = No
 
 def _stays_after(later: Op, earlier: Op) -> bool:
     """Whether `later` must wait for `earlier` of the same thread. No store runs before an earlier await."""
-    return (later.kind in ("fence_system", "block_barrier", "store_release")
-            or earlier.kind in ("fence_system", "block_barrier", "await_acquire")
-            or later.location == earlier.location or (earlier.kind == "await_relaxed" and later.kind == "store"))
+    return (
+        later.kind in ("fence_system", "block_barrier", "store_release")
+        or earlier.kind in ("fence_system", "block_barrier", "await_acquire")
+        or later.location == earlier.location
+        or (earlier.kind == "await_relaxed" and later.kind == "store")
+    )
 
 
 def _ready(ops: Sequence[Op], done: int) -> list[int]:
     waiting = [i for i in range(len(ops)) if not done >> i & 1]
-    end = next((n for n, i in enumerate(waiting) if ops[i].kind == "block_barrier"), len(waiting)) + 1
-    return [i for n, i in enumerate(waiting[:end]) if not any(_stays_after(ops[i], ops[j]) for j in waiting[:n])]
+    end = (
+        next((n for n, i in enumerate(waiting) if ops[i].kind == "block_barrier"), len(waiting)) + 1
+    )
+    return [
+        i
+        for n, i in enumerate(waiting[:end])
+        if not any(_stays_after(ops[i], ops[j]) for j in waiting[:n])
+    ]
 
 
 def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | None]]:
@@ -133,23 +157,36 @@ def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | N
         mates = [u for u, thread in enumerate(threads) if thread.block == threads[t].block]
         readable: tuple[int, ...] = ()
         if op.kind in READS:
-            own = [entry.value for entry in state.buffer if entry.location == op.location and entry.name[0] in mates]
+            own = [
+                entry.value
+                for entry in state.buffer
+                if entry.location == op.location and entry.name[0] in mates
+            ]
             cell = dict(state.memory)[op.location]
-            readable = (own[-1],) if own else cell.values[dict(cell.views)[t]:]
+            readable = (own[-1],) if own else cell.values[dict(cell.views)[t] :]
         wrong = [value for value in readable if value != op.value] if op.kind == "load" else []
         if wrong:
             return [(f"{label} {op.location} returns {wrong[0]}, not {op.value}", None)]
         if op.kind == "block_barrier" or (op.until and not any(map(op.until, readable))):
             continue
-        step = f"{label} {op.location or ''} {op.value if op.kind in STORES else ''}", _run(threads, state, t, i)
+        step = (
+            f"{label} {op.location or ''} {op.value if op.kind in STORES else ''}",
+            _run(threads, state, t, i),
+        )
         # A store is unseen if no thread of the block reads its location and no other thread of the block writes there.
-        unseen = not any(other.location == op.location and (u != t or other.kind in READS)
-                         for u in mates for other in threads[u].ops)
+        unseen = not any(
+            other.location == op.location and (u != t or other.kind in READS)
+            for u in mates
+            for other in threads[u].ops
+        )
         if unseen if op.kind in STORES else op.kind != "load" and i == ready[t][0]:
             return [step]
         steps.append(step)
-    return steps + [(f"drained: {entry.location} = {entry.value}", _drain(threads, state, entry))
-                    for entry in state.buffer if not entry.after]
+    return steps + [
+        (f"drained: {entry.location} = {entry.value}", _drain(threads, state, entry))
+        for entry in state.buffer
+        if not entry.after
+    ]
 
 
 def _run(threads: Sequence[Thread], state: State, t: int, i: int) -> State:
@@ -158,9 +195,16 @@ def _run(threads: Sequence[Thread], state: State, t: int, i: int) -> State:
         release = op.kind == "store_release"
         earlier = [entry for entry in buffer if threads[entry.name[0]].block == threads[t].block]
         after = frozenset(
-            entry.name for entry in earlier if entry.location == op.location
-            or (entry.name[0] == t and entry.name[1] < i and (release or entry.carried_by != "nobody"))
-            or (release and entry.carried_by == "block"))
+            entry.name
+            for entry in earlier
+            if entry.location == op.location
+            or (
+                entry.name[0] == t
+                and entry.name[1] < i
+                and (release or entry.carried_by != "nobody")
+            )
+            or (release and entry.carried_by == "block")
+        )
         buffer = (*buffer, Pending((t, i), op.location, op.value, after, "nobody"))
     if op.until:
         # The thread reads no older value from now on.
@@ -168,19 +212,32 @@ def _run(threads: Sequence[Thread], state: State, t: int, i: int) -> State:
         read = next((k for k in range(view, len(cell.values)) if op.until(cell.values[k])), view)
         memory[op.location] = _seen(cell, [t], read)
     if op.kind == "fence_system":
-        buffer = tuple(entry._replace(carried_by="thread") if entry.name[0] == t and entry.carried_by == "nobody"
-                       else entry for entry in buffer)
+        buffer = tuple(
+            entry._replace(carried_by="thread")
+            if entry.name[0] == t and entry.carried_by == "nobody"
+            else entry
+            for entry in buffer
+        )
     if op.kind in ("fence_system", "await_acquire"):
-        memory = {location: _seen(cell, [t], len(cell.values) - 1) for location, cell in memory.items()}
+        memory = {
+            location: _seen(cell, [t], len(cell.values) - 1) for location, cell in memory.items()
+        }
     done = tuple(bits | 1 << i if u == t else bits for u, bits in enumerate(state.done))
     return State(done, buffer, tuple(memory.items()))
 
 
 def _barrier(state: State, at: Mapping[int, int]) -> State:
     """`at` maps each thread of the block to the index of its barrier."""
-    buffer = tuple(entry._replace(carried_by="block") if entry.name[0] in at and entry.carried_by == "thread"
-                   else entry for entry in state.buffer)
-    newest = {location: max((view for t, view in cell.views if t in at), default=0) for location, cell in state.memory}
+    buffer = tuple(
+        entry._replace(carried_by="block")
+        if entry.name[0] in at and entry.carried_by == "thread"
+        else entry
+        for entry in state.buffer
+    )
+    newest = {
+        location: max((view for t, view in cell.views if t in at), default=0)
+        for location, cell in state.memory
+    }
     memory = tuple((location, _seen(cell, at, newest[location])) for location, cell in state.memory)
     done = tuple(bits | 1 << at[t] if t in at else bits for t, bits in enumerate(state.done))
     return State(done, buffer, memory)
@@ -188,8 +245,14 @@ def _barrier(state: State, at: Mapping[int, int]) -> State:
 
 def _drain(threads: Sequence[Thread], state: State, drained: Pending) -> State:
     """The value becomes the newest for all; the threads of the store's block can no longer read an older value."""
-    buffer = tuple(entry._replace(after=entry.after - {drained.name}) for entry in state.buffer if entry != drained)
-    members = [t for t, thread in enumerate(threads) if thread.block == threads[drained.name[0]].block]
+    buffer = tuple(
+        entry._replace(after=entry.after - {drained.name})
+        for entry in state.buffer
+        if entry != drained
+    )
+    members = [
+        t for t, thread in enumerate(threads) if thread.block == threads[drained.name[0]].block
+    ]
     memory = dict(state.memory)
     values, views = memory[drained.location]
     memory[drained.location] = _seen(Cell((*values, drained.value), views), members, len(values))

@@ -46,7 +46,10 @@ def both(first: Relation, second: Relation) -> Relation:
 
 
 def then(first: Relation, second: Relation) -> Relation:
-    return [reduce(int.__or__, (second[j] for j in range(len(second)) if row >> j & 1), 0) for row in first]
+    return [
+        reduce(int.__or__, (second[j] for j in range(len(second)) if row >> j & 1), 0)
+        for row in first
+    ]
 
 
 def closure(relation: Relation) -> Relation:
@@ -64,22 +67,53 @@ class Litmus:
     """The events of some threads, initial writes of 0 first, and the relations that no read's value changes."""
 
     def __init__(self, threads: Sequence[Sequence[Event]], places: Sequence[Place]) -> None:
-        locations = {event.location: None for thread in threads for event in thread if event.location is not None}
+        locations = {
+            event.location: None
+            for thread in threads
+            for event in thread
+            if event.location is not None
+        }
         self.events = [Event("W", location, 0) for location in locations]
-        self.events += [event._replace(thread=number) for number, thread in enumerate(threads) for event in thread]
+        self.events += [
+            event._replace(thread=number)
+            for number, thread in enumerate(threads)
+            for event in thread
+        ]
         events, self.places = self.events, places
-        self.po = self._related(lambda i, j: i < j and events[i].thread == events[j].thread != INITIAL)
-        self.same = self._related(lambda i, j: events[i].location is not None
-                                  and events[i].location == events[j].location)
+        self.po = self._related(
+            lambda i, j: i < j and events[i].thread == events[j].thread != INITIAL
+        )
+        self.same = self._related(
+            lambda i, j: events[i].location is not None and events[i].location == events[j].location
+        )
         self.strong = self._related(self._morally_strong)
         self.rmw = self._related(lambda i, j: j == i + 1 and events[j].updates)
-        number = [sum(e.kind == "B" and e.thread == events[i].thread for e in events[:i]) for i in range(len(events))]
-        self.barrier = self._related(lambda i, j: events[i].kind == events[j].kind == "B" and i != j
-                                     and number[i] == number[j] and self._includes(i, j, "cta"))
-        self.release = self._related(lambda i, j: events[j].kind == "W" and events[j].order != "weak"
-                                     and self._ordering(i, j, i, "W", "release"))
-        self.acquire = self._related(lambda i, j: events[i].kind == "R" and events[i].order != "weak"
-                                     and self._ordering(i, j, j, "R", "acquire"))
+        number = [
+            sum(e.kind == "B" and e.thread == events[i].thread for e in events[:i])
+            for i in range(len(events))
+        ]
+        self.barrier = self._related(
+            lambda i, j: (
+                events[i].kind == events[j].kind == "B"
+                and i != j
+                and number[i] == number[j]
+                and self._includes(i, j, "cta")
+            )
+        )
+        self.release = self._related(
+            lambda i, j: (
+                events[j].kind == "W"
+                and events[j].order != "weak"
+                and self._ordering(i, j, i, "W", "release")
+            )
+        )
+        self.acquire = self._related(
+            lambda i, j: (
+                events[i].kind == "R"
+                and events[i].order != "weak"
+                and self._ordering(i, j, j, "R", "acquire")
+            )
+        )
         self.fences = [i for i, event in enumerate(events) if event.order == "sc"]
 
     def _related(self, holds: Callable[[int, int], object]) -> Relation:
@@ -95,18 +129,28 @@ class Litmus:
 
     def _morally_strong(self, i: int, j: int) -> bool:
         a, b = self.events[i], self.events[j]
-        if i == j or "B" in (a.kind, b.kind) or ("F" not in (a.kind, b.kind) and not self.same[i] >> j & 1):
+        if (
+            i == j
+            or "B" in (a.kind, b.kind)
+            or ("F" not in (a.kind, b.kind) and not self.same[i] >> j & 1)
+        ):
             return False
         in_scope = self._includes(i, j, a.scope) and self._includes(j, i, b.scope)
         return bool((self.po[i] | self.po[j]) & (1 << i | 1 << j) and a.thread == b.thread) or (
-            "weak" not in (a.order, b.order) and in_scope)
+            "weak" not in (a.order, b.order) and in_scope
+        )
 
     def _ordering(self, i: int, j: int, by: int, kind: str, order: str) -> bool:
         """Whether i and j are a release or acquire pattern, with `by` as the fence or the ordered access."""
         orders = self.events[by].order in (order, "acq_rel", "sc")
         before = self.po[i] >> j & 1
-        return bool(orders and ((self.events[by].kind == "F" and before)
-                    or (self.events[by].kind == kind and (i == j or before & self.same[i] >> j))))
+        return bool(
+            orders
+            and (
+                (self.events[by].kind == "F" and before)
+                or (self.events[by].kind == kind and (i == j or before & self.same[i] >> j))
+            )
+        )
 
     def _allows(self, sources: dict[int, int], fences: Sequence[int]) -> bool:
         n = len(self.events)
@@ -126,17 +170,26 @@ class Litmus:
         base = closure(then(then(po, union(sync, fence_sync, self.barrier)), po))
         cause = union(base, then(observation, union(base, both(self.po, self.same))))
         return irreflexive(then(fence_sync, cause)) and any(
-            self._coherent(rf, cause, co) for co in self._coherence_orders(cause))
+            self._coherent(rf, cause, co) for co in self._coherence_orders(cause)
+        )
 
     def _coherence_orders(self, cause: Relation) -> Iterator[Relation]:
         """The least coherence orders: causality, and one direction for each morally strong pair."""
         writes = [i for i, event in enumerate(self.events) if event.kind == "W"]
         mask = sum(1 << i for i in writes)
         first = [mask if event.thread == INITIAL else 0 for event in self.events]
-        least = [row & self.same[i] & mask & ~(1 << i) if i in writes else 0
-                 for i, row in enumerate(union(cause, self.po, first))]
-        pairs = [(i, j) for i in writes for j in writes
-                 if i < j and both(self.strong, self.same)[i] >> j & 1 and not (least[i] >> j | least[j] >> i) & 1]
+        least = [
+            row & self.same[i] & mask & ~(1 << i) if i in writes else 0
+            for i, row in enumerate(union(cause, self.po, first))
+        ]
+        pairs = [
+            (i, j)
+            for i in writes
+            for j in writes
+            if i < j
+            and both(self.strong, self.same)[i] >> j & 1
+            and not (least[i] >> j | least[j] >> i) & 1
+        ]
         for directions in product((True, False), repeat=len(pairs)):
             co = list(least)
             for (i, j), forwards in zip(pairs, directions, strict=True):
@@ -144,19 +197,32 @@ class Litmus:
             yield closure(co)
 
     def _coherent(self, rf: Relation, cause: Relation, co: Relation) -> bool:
-        fr = [reduce(int.__or__, (co[w] for w, readers in enumerate(rf) if readers >> read & 1), 0)
-              for read in range(len(self.events))]
+        fr = [
+            reduce(int.__or__, (co[w] for w, readers in enumerate(rf) if readers >> read & 1), 0)
+            for read in range(len(self.events))
+        ]
         communication = both(union(rf, co, fr), self.strong)
-        return (irreflexive(co)  # Coherence
-                and irreflexive(then(union(rf, fr), cause))  # Causality
-                and irreflexive(closure(union(communication, both(self.po, self.same))))  # SC per location
-                and not any(both(then(both(fr, self.strong), both(co, self.strong)), self.rmw)))  # Atomicity
+        return (
+            irreflexive(co)  # Coherence
+            and irreflexive(then(union(rf, fr), cause))  # Causality
+            and irreflexive(
+                closure(union(communication, both(self.po, self.same)))
+            )  # SC per location
+            and not any(both(then(both(fr, self.strong), both(co, self.strong)), self.rmw))
+        )  # Atomicity
 
     def executions(self) -> Iterator[dict[int, int]]:
         """The write that each read returns, {index of the read: index of the write}, for each allowed execution."""
         writes = [i for i, event in enumerate(self.events) if event.kind == "W"]
-        choices = {i: [w for w in writes if self.same[i] >> w & 1 and read.value in (None, self.events[w].value)]
-                   for i, read in enumerate(self.events) if read.kind == "R"}
+        choices = {
+            i: [
+                w
+                for w in writes
+                if self.same[i] >> w & 1 and read.value in (None, self.events[w].value)
+            ]
+            for i, read in enumerate(self.events)
+            if read.kind == "R"
+        }
         for chosen in product(*choices.values()):
             sources = dict(zip(choices, chosen, strict=True))
             if any(self._allows(sources, order) for order in permutations(self.fences)):

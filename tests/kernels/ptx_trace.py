@@ -11,14 +11,36 @@ from kernels.devices.device import Arguments
 from tests.kernels.ptx_model import INITIAL, Event, Place
 
 PARAMETERS = 1 << 60  # the address of the launch's arguments
-Memory = dict[int, tuple[int, tuple[int, int]]]  # {address: (value, (thread, index of the event that wrote it))}
+Memory = dict[
+    int, tuple[int, tuple[int, int]]
+]  # {address: (value, (thread, index of the event that wrote it))}
 COMPARE: dict[str, Callable[[int, int], bool]] = {
-    "eq": int.__eq__, "ne": int.__ne__, "lt": int.__lt__, "le": int.__le__, "gt": int.__gt__, "ge": int.__ge__}
+    "eq": int.__eq__,
+    "ne": int.__ne__,
+    "lt": int.__lt__,
+    "le": int.__le__,
+    "gt": int.__gt__,
+    "ge": int.__ge__,
+}
 INTEGER: dict[str, Callable[..., int]] = {
-    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "min": min, "max": max,
-    "and": lambda a, b: a & b, "or": lambda a, b: a | b, "xor": lambda a, b: a ^ b, "shl": lambda a, b: a << min(b, 64),
-    "shr": lambda a, b: a >> min(b, 63), "div": lambda a, b: a // b, "rem": lambda a, b: a % b, "not": lambda a: ~a,
-    "mad": lambda a, b, c: a * b + c, "mov": lambda a: a, "cvt": lambda a: a, "cvta": lambda a: a, "neg": lambda a: -a,
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "min": min,
+    "max": max,
+    "and": lambda a, b: a & b,
+    "or": lambda a, b: a | b,
+    "xor": lambda a, b: a ^ b,
+    "shl": lambda a, b: a << min(b, 64),
+    "shr": lambda a, b: a >> min(b, 63),
+    "div": lambda a, b: a // b,
+    "rem": lambda a, b: a % b,
+    "not": lambda a: ~a,
+    "mad": lambda a, b, c: a * b + c,
+    "mov": lambda a: a,
+    "cvt": lambda a: a,
+    "cvta": lambda a: a,
+    "neg": lambda a: -a,
     "selp": lambda a, b, p: a if p else b,
     "bfi": lambda a, b, at, n: b & ~(((1 << n) - 1) << at) | (a & ((1 << n) - 1)) << at,
     "shf": lambda low, high, n: (high << 32 | low) << (n & 31) >> 32,
@@ -28,7 +50,9 @@ INTEGER: dict[str, Callable[..., int]] = {
 class Thread:
     """One thread of a launch. `steps` yields "B" at a block barrier, and otherwise after each memory operation."""
 
-    def __init__(self, number: int, lines: Sequence[str], arguments: Arguments, special: dict[str, int]) -> None:
+    def __init__(
+        self, number: int, lines: Sequence[str], arguments: Arguments, special: dict[str, int]
+    ) -> None:
         self.number, self.lines = number, lines
         self.arguments, self.registers = bytes(arguments), dict(special)
         self.events: list[Event] = []
@@ -84,7 +108,9 @@ class Thread:
 
     def load_argument(self, kind: str, operands: list[str]) -> None:
         offset = self.address(operands[1]) - PARAMETERS
-        self.registers[operands[0]] = int.from_bytes(self.arguments[offset : offset + int(kind[1:]) // 8], "little")
+        self.registers[operands[0]] = int.from_bytes(
+            self.arguments[offset : offset + int(kind[1:]) // 8], "little"
+        )
 
     def compute(self, op: str, suffixes: list[str], operands: list[str]) -> None:
         kind, to = suffixes[-1], operands[0]
@@ -101,16 +127,24 @@ class Thread:
             a, b = (self.value(operand, kind) for operand in operands[1:])
             self.registers[to] = int(COMPARE[suffixes[0]](a, b))
         elif kind == "pred":
-            self.registers[to] = INTEGER[op](*(self.registers[operand] for operand in operands[1:])) & 1
+            self.registers[to] = (
+                INTEGER[op](*(self.registers[operand] for operand in operands[1:])) & 1
+            )
         else:
             kinds = [kind] * 2 + ["u64"] * 2 if op in ("selp", "shl", "shr", "bfi") else [kind] * 3
             if op in ("shl", "shr"):
                 kinds[1] = "u32"
-            self.registers[to] = INTEGER[op](*(self.value(x, k) for x, k in zip(operands[1:], kinds, strict=False)))
-            bits = 128 if "wide" in suffixes else int((suffixes[0] if op == "cvt" else kind)[1:] or 64)
+            self.registers[to] = INTEGER[op](
+                *(self.value(x, k) for x, k in zip(operands[1:], kinds, strict=False))
+            )
+            bits = (
+                128 if "wide" in suffixes else int((suffixes[0] if op == "cvt" else kind)[1:] or 64)
+            )
             self.registers[to] &= (1 << min(bits, 64)) - 1
 
-    def access(self, op: str, suffixes: list[str], operands: list[str], memory: Memory, at: int) -> None:
+    def access(
+        self, op: str, suffixes: list[str], operands: list[str], memory: Memory, at: int
+    ) -> None:
         words = ("weak", "relaxed", "acquire", "release", "acq_rel", "sc")
         order = next((word for word in words if word in suffixes), "weak")
         scope = next((word for word in ("cta", "gpu", "sys") if word in suffixes), "sys")
@@ -122,7 +156,10 @@ class Thread:
         bracket = next(operand for operand in operands if operand[0] == "[")
         location = self.address(bracket)
         if op == "atom":
-            order, scope = "relaxed" if order == "weak" else order, "gpu"  # without a scope: of the GPU
+            order, scope = (
+                "relaxed" if order == "weak" else order,
+                "gpu",
+            )  # without a scope: of the GPU
         registers = re.findall(r"[%\w]+", operands[0] if op == "ld" else operands[-1])
         element_bytes = int(suffixes[-1][1:]) // 8
         # PTX takes a vector as separate accesses; of weak data one element stands for all.
@@ -136,9 +173,15 @@ class Thread:
             if op != "st" and traced:
                 index = self.forget_last_look(at, place, order)
                 self.sources[index] = source
-                self.events.append(Event("R", place, value if order != "weak" else None, order, scope))
+                self.events.append(
+                    Event("R", place, value if order != "weak" else None, order, scope)
+                )
             if op != "ld":
-                value = value + self.value(operands[-1], "u32") if op == "atom" else self.value(registers[number])
+                value = (
+                    value + self.value(operands[-1], "u32")
+                    if op == "atom"
+                    else self.value(registers[number])
+                )
                 memory[place] = value, (self.number, len(self.events))
                 if traced:
                     self.events.append(Event("W", place, value, order, scope, updates=op == "atom"))
@@ -146,21 +189,33 @@ class Thread:
     def forget_last_look(self, at: int, place: int, order: str) -> int:
         """Drops the last look of this polling loop, if only its other reads followed. Returns the new event's index."""
         first = self.polled.get((at, place), len(self.events))
-        if order != "weak" and all(event.kind == "R" and event.order == order for event in self.events[first:]):
+        if order != "weak" and all(
+            event.kind == "R" and event.order == order for event in self.events[first:]
+        ):
             del self.events[first:]
         self.polled[at, place] = len(self.events)
         return len(self.events)
 
 
-def run(lines: Sequence[str], ranks: Sequence[Arguments], blocks: int, block_threads: int,
-        memory: Memory) -> tuple[list[Thread], list[Place]]:
+def run(
+    lines: Sequence[str],
+    ranks: Sequence[Arguments],
+    blocks: int,
+    block_threads: int,
+    memory: Memory,
+) -> tuple[list[Thread], list[Place]]:
     """Runs one launch on every rank. Raises RuntimeError if it does not end."""
     lines = [re.sub(r"\s+", " ", line) for line in lines]
     threads, places = list[Thread](), list[Place]()
     for rank, arguments in enumerate(ranks):
         for block in range(blocks):
             for thread in range(block_threads):
-                special = {"%tid.x": thread, "%ntid.x": block_threads, "%ctaid.x": block, "%nctaid.x": blocks}
+                special = {
+                    "%tid.x": thread,
+                    "%ntid.x": block_threads,
+                    "%ctaid.x": block,
+                    "%nctaid.x": blocks,
+                }
                 threads.append(Thread(len(threads), lines, arguments, special))
                 places.append(Place(rank, block))
     running = {thread.number: thread.steps(memory) for thread in threads}

@@ -73,10 +73,16 @@ def a_footprint(timed_out: int = 0) -> tuple[Any, Recorded, Measured, list[str]]
     watch = Watch(timed_out=timed_out)
     step = Step(device.compile("iteration", {}).kernel("nothing"), Gate())
     flight = SimpleNamespace(watch=watch, end_if_stuck=lambda: ends.append("timed out"))
-    session = cast(Any, SimpleNamespace(
-        world=SimpleNamespace(device=device, peers=None, shared=None, graph=False), flight=flight, meet=step,
-        measuring_s=0.0,
-        options=SimpleNamespace(dispatch="native")))
+    session = cast(
+        Any,
+        SimpleNamespace(
+            world=SimpleNamespace(device=device, peers=None, shared=None, graph=False),
+            flight=flight,
+            meet=step,
+            measuring_s=0.0,
+            options=SimpleNamespace(dispatch="native"),
+        ),
+    )
     matmul = Recorded()
     iteration = Iteration(0, "", step, Operation(step, lambda: None), step, step)
     return session, matmul, Measured(session, cast(Any, matmul), iteration), ends

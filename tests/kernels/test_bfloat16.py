@@ -26,24 +26,45 @@ extern "C" void join(const float* low, const float* high, unsigned* to, long n) 
 """
 
 
-with_instruction = pytest.mark.skipif("avx512_bf16" not in Path("/proc/cpuinfo").read_text(),
-                                      reason="this processor has no instruction that rounds to bf16")
+with_instruction = pytest.mark.skipif(
+    "avx512_bf16" not in Path("/proc/cpuinfo").read_text(),
+    reason="this processor has no instruction that rounds to bf16",
+)
 
 
 @with_instruction
 def test_the_compiler_uses_the_processors_instruction():
-    macros = subprocess.run([*find_compiler(), *FLAGS, "-dM", "-E", "-x", "c++", os.devnull], check=True, text=True,
-                            stdout=subprocess.PIPE).stdout
+    macros = subprocess.run(
+        [*find_compiler(), *FLAGS, "-dM", "-E", "-x", "c++", os.devnull],
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+    ).stdout
     assert "__AVX512BF16__" in macros
 
 
-@pytest.mark.parametrize("flags", [pytest.param([], id="instruction", marks=with_instruction),
-                                   pytest.param(["-U__AVX512BF16__"], id="integers")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param([], id="instruction", marks=with_instruction),
+        pytest.param(["-U__AVX512BF16__"], id="integers"),
+    ],
+)
 def test_all_kinds_of_floats_are_rounded_as_the_expected_results_are(flags, tmp_path):
     source, binary = tmp_path / "program.cpp", tmp_path / "program.so"
     source.write_text(PROGRAM)
-    subprocess.run([*find_compiler(), *FLAGS, *flags, f"-I{SOURCES / 'include'}", str(source), "-o", str(binary)],
-                   check=True)
+    subprocess.run(
+        [
+            *find_compiler(),
+            *FLAGS,
+            *flags,
+            f"-I{SOURCES / 'include'}",
+            str(source),
+            "-o",
+            str(binary),
+        ],
+        check=True,
+    )
     # Every sign, exponent and first 8 bits of mantissa, at, next to and between the places where rounding changes. In
     # this order few vectors have a subnormal number. In the other order, where 1 of 32 numbers is subnormal, most have.
     low_bits = np.array([0, 1, 0x4000, 0x7FFF], np.uint32)
@@ -53,11 +74,15 @@ def test_all_kinds_of_floats_are_rounded_as_the_expected_results_are(flags, tmp_
     for low in (bits, draw.permutation(mixed)):
         high = np.roll(low, 5)
         both = np.zeros_like(low)
-        ctypes.CDLL(str(binary)).join(*(array.ctypes.data_as(ctypes.c_void_p) for array in (low, high, both)),
-                                      ctypes.c_long(len(low)))
+        ctypes.CDLL(str(binary)).join(
+            *(array.ctypes.data_as(ctypes.c_void_p) for array in (low, high, both)),
+            ctypes.c_long(len(low)),
+        )
         for got, exact in ((both & 0xFFFF, low), (both >> 16, high)):
             is_number = ~np.isnan(exact.view(np.float32))
             with np.errstate(invalid="ignore"):
                 expected = DATATYPES["bfloat16"].encode(exact.view(np.float32).astype(np.float64))
             assert np.array_equal(got[is_number], expected[is_number])
-            assert np.array_equal(got[~is_number], exact[~is_number] >> 16 | 0x40), "a NaN keeps its sign, and is quiet"
+            assert np.array_equal(got[~is_number], exact[~is_number] >> 16 | 0x40), (
+                "a NaN keeps its sign, and is quiet"
+            )

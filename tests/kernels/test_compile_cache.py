@@ -40,22 +40,40 @@ class Cache:
     """A cache with one library of a source with `answer()` 42; an attacker's library creates `struck`."""
 
     def __init__(self, folder: Path) -> None:
-        self.home, self.source, self.struck, self.log = (folder / n for n in ("home", "tiny.cu", "struck", "log"))
+        self.home, self.source, self.struck, self.log = (
+            folder / n for n in ("home", "tiny.cu", "struck", "log")
+        )
         self.source.write_text(SOURCE)
-        self.slow = folder / "slow"  # while it exists, the compiler writes its output but does not exit
+        self.slow = (
+            folder / "slow"
+        )  # while it exists, the compiler writes its output but does not exit
         self.compiler = folder / "counting-c++"
-        self.compiler.write_text(f'#!/bin/sh\ncase "$*" in *tiny*) echo >>"{self.log}"; c++ "$@";'
-                                 f'while [ -e "{self.slow}" ]; do sleep 0.01; done;; *) exec c++ "$@";; esac\n')
+        self.compiler.write_text(
+            f'#!/bin/sh\ncase "$*" in *tiny*) echo >>"{self.log}"; c++ "$@";'
+            f'while [ -e "{self.slow}" ]; do sleep 0.01; done;; *) exec c++ "$@";; esac\n'
+        )
         self.compiler.chmod(0o755)
         (folder / "attack.cpp").write_text(ATTACK % self.struck)
         self.attackers = folder / "attack.so"
-        subprocess.run(["c++", "-shared", "-fPIC", folder / "attack.cpp", "-o", self.attackers], check=True)
+        subprocess.run(
+            ["c++", "-shared", "-fPIC", folder / "attack.cpp", "-o", self.attackers], check=True
+        )
 
     def start(self) -> "subprocess.Popen[str]":
-        environment = {**os.environ, "CXX": str(self.compiler), "PYTHONPATH": str(ROOT),
-                       "XDG_CACHE_HOME": str(self.home)}
-        return subprocess.Popen([sys.executable, "-c", LOAD, self.source], cwd=ROOT, env=environment,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        environment = {
+            **os.environ,
+            "CXX": str(self.compiler),
+            "PYTHONPATH": str(ROOT),
+            "XDG_CACHE_HOME": str(self.home),
+        }
+        return subprocess.Popen(
+            [sys.executable, "-c", LOAD, self.source],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def load(self, processes: int = 1) -> None:
         """Start the processes together, and check that each prints the right answer."""
@@ -127,7 +145,9 @@ def test_an_altered_library_is_compiled_anew_and_never_loaded(cache, alter):
 def test_the_attackers_library_strikes_when_loaded(cache):
     """The control of the test above, which would otherwise prove nothing."""
     program = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).answer())"
-    done = subprocess.run([sys.executable, "-c", program, cache.attackers], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, cache.attackers], capture_output=True, text=True
+    )
     assert done.stdout == "13\n"
     assert cache.struck.exists()
     cache.struck.unlink()
@@ -158,7 +178,10 @@ def test_only_the_owner_can_access_the_folder(tmp_path, monkeypatch):
     assert cache_folder().stat().st_mode & 0o777 == 0o700
     for mode in (0o770, 0o702):
         folder.chmod(mode)
-        with pytest.raises(CompileError, match="can be written by others: set XDG_CACHE_HOME to a folder of your own"):
+        with pytest.raises(
+            CompileError,
+            match="can be written by others: set XDG_CACHE_HOME to a folder of your own",
+        ):
             cache_folder()
     folder.chmod(0o700)
     folder.rename(tmp_path / "elsewhere")
@@ -178,7 +201,9 @@ def test_another_users_folder_is_refused(tmp_path, monkeypatch):
 def test_a_cache_folder_that_cannot_be_made_is_reported(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(CompileError, match=r"the compile cache cannot be made: .*/file.*; set XDG_CACHE_HOME"):
+    with pytest.raises(
+        CompileError, match=r"the compile cache cannot be made: .*/file.*; set XDG_CACHE_HOME"
+    ):
         cache_folder()
 
 
@@ -187,9 +212,11 @@ def test_without_a_home_the_message_names_the_remedy():
     nowhere = {"HOME": None, "XDG_CACHE_HOME": None, "XDG_DATA_HOME": None}
     assert said_as(NAMELESS, NAMELESS, cache_folder, **nowhere) == (
         "the compile cache cannot be made: Could not determine home directory.; "
-        "set XDG_CACHE_HOME to a folder of your own")
+        "set XDG_CACHE_HOME to a folder of your own"
+    )
     assert said_as(NAMELESS, NAMELESS, tuned.default_folder, **nowhere) == (
-        "there is no home folder for bench.tune's table: set HOME, or XDG_DATA_HOME")
+        "there is no home folder for bench.tune's table: set HOME, or XDG_DATA_HOME"
+    )
 
 
 SHARED = """
@@ -203,16 +230,27 @@ def structure(name, *fields):
     return type(name, (ctypes.Structure,), {"_fields_": list(fields)})
 
 
-PAIR = structure("Pair", ("from_", ctypes.c_void_p), ("count", ctypes.c_long), ("in_", ctypes.c_int))
+PAIR = structure(
+    "Pair", ("from_", ctypes.c_void_p), ("count", ctypes.c_long), ("in_", ctypes.c_int)
+)
 LINE = structure("Line", ("value", ctypes.c_uint64), ("rest", ctypes.c_char * 120))
 LINES = structure("Lines", ("first", LINE), ("others", LINE * 3 * 2))
-MOVED = structure("Pair", ("count", ctypes.c_long), ("from_", ctypes.c_void_p), ("in_", ctypes.c_int))
+MOVED = structure(
+    "Pair", ("count", ctypes.c_long), ("from_", ctypes.c_void_p), ("in_", ctypes.c_int)
+)
 LONGER = structure("Pair", *PAIR._fields_, ("more", ctypes.c_long))
 SHORTER = structure("Pair", *PAIR._fields_[:2])
-OTHER_NAME = structure("Pair", ("from_", ctypes.c_void_p), ("number", ctypes.c_long), ("in_", ctypes.c_int))
-LAYOUTS = [(PAIR, None), (LINES, None), (LONGER, "more"),
-           (MOVED, "Pair.count is at byte 0 in Python and elsewhere in C++"),
-           (SHORTER, "Pair has 16 B in Python and another size in C++"), (OTHER_NAME, "number")]
+OTHER_NAME = structure(
+    "Pair", ("from_", ctypes.c_void_p), ("number", ctypes.c_long), ("in_", ctypes.c_int)
+)
+LAYOUTS = [
+    (PAIR, None),
+    (LINES, None),
+    (LONGER, "more"),
+    (MOVED, "Pair.count is at byte 0 in Python and elsewhere in C++"),
+    (SHORTER, "Pair has 16 B in Python and another size in C++"),
+    (OTHER_NAME, "number"),
+]
 
 
 def check_on_cpu(source: Path, checked: type[ctypes.Structure]) -> None:
@@ -225,19 +263,25 @@ def check_with_nvrtc(source: Path, checked: type[ctypes.Structure]) -> None:
     except CompileError as error:
         pytest.skip(str(error))
     options = ["--gpu-architecture=sm_90", "-std=c++17"]
-    build(compiler, source, options, f"NVRTC cannot compile {source.name}", layout_checks([checked]))
+    build(
+        compiler, source, options, f"NVRTC cannot compile {source.name}", layout_checks([checked])
+    )
 
 
 @pytest.mark.parametrize("check", [check_on_cpu, check_with_nvrtc])
 @pytest.mark.parametrize(("checked", "complaint"), LAYOUTS)
-def test_a_structure_with_another_layout_in_python_is_refused_by_name(tmp_path, monkeypatch, check, checked, complaint):
+def test_a_structure_with_another_layout_in_python_is_refused_by_name(
+    tmp_path, monkeypatch, check, checked, complaint
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = tmp_path / "shared.cu"
     source.write_text(f"{SHARED}#ifndef __CUDACC__\n{SOURCE}#endif\n")
     if complaint is None:
         check(source, checked)
         return
-    with pytest.raises(CompileError, match=rf"cannot compile shared\.cu: .*error: .*{re.escape(complaint)}") as refusal:
+    with pytest.raises(
+        CompileError, match=rf"cannot compile shared\.cu: .*error: .*{re.escape(complaint)}"
+    ) as refusal:
         check(source, checked)
     assert "Pair" in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -248,6 +292,10 @@ def test_the_cache_distinguishes_layouts(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = tmp_path / "shared.cu"
     source.write_text(f"{SHARED}#ifndef __CUDACC__\n{SOURCE}#endif\n")
-    assert compile_kernel(source, {}, [PAIR]) == compile_kernel(source, {}, [PAIR]) != compile_kernel(source, {})
+    assert (
+        compile_kernel(source, {}, [PAIR])
+        == compile_kernel(source, {}, [PAIR])
+        != compile_kernel(source, {})
+    )
     with pytest.raises(CompileError, match=r"Pair\.count"):
         compile_kernel(source, {}, [MOVED])

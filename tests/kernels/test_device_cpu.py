@@ -15,15 +15,33 @@ from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration
 from collectives.operation import Operation
 from kernels.devices import cpu as device_cpu
 from kernels.devices import shared_memory
-from kernels.devices.compile_cache import CompileError, cache_folder, compile_once, source_with_headers
-from kernels.devices.device import PHASES, WRONG_BYTES, Counts, DeviceError, Gate, Kernel, Pattern, Step, Watch, Wrong
+from kernels.devices.compile_cache import (
+    CompileError,
+    cache_folder,
+    compile_once,
+    source_with_headers,
+)
+from kernels.devices.device import (
+    PHASES,
+    WRONG_BYTES,
+    Counts,
+    DeviceError,
+    Gate,
+    Kernel,
+    Pattern,
+    Step,
+    Watch,
+    Wrong,
+)
 from tests.launch import ROOT, mpirun
 
 
 def counting_compiler(folder: Path) -> tuple[Path, Path]:
     """Wraps the system's compiler and logs each compile. Returns the script and the log."""
     log, script = folder / "compiled", folder / "counting-c++"
-    script.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) echo "$*" >> "{log}";; esac\nexec c++ "$@"\n')
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *-shared*) echo "$*" >> "{log}";; esac\nexec c++ "$@"\n'
+    )
     script.chmod(0o755)
     return script, log
 
@@ -31,7 +49,13 @@ def counting_compiler(folder: Path) -> tuple[Path, Path]:
 def test_ranks_that_start_together_on_an_empty_cache_compile_each_kernel_once(tmp_path):
     script, log = counting_compiler(tmp_path)
     done = mpirun(
-        4, "tests/ranks/stress_ranks.py", "50", "1", "ring", CXX=str(script), XDG_CACHE_HOME=str(tmp_path / "cache")
+        4,
+        "tests/ranks/stress_ranks.py",
+        "50",
+        "1",
+        "ring",
+        CXX=str(script),
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
     )
     assert done.returncode == 0, done.stderr
     compiled = log.read_text().splitlines()
@@ -39,7 +63,13 @@ def test_ranks_that_start_together_on_an_empty_cache_compile_each_kernel_once(tm
     left = [p.name for p in (tmp_path / "cache" / "wiretax").iterdir() if p.suffix != ".so"]
     assert left == []
     again = mpirun(
-        4, "tests/ranks/stress_ranks.py", "50", "1", "ring", CXX=str(script), XDG_CACHE_HOME=str(tmp_path / "cache")
+        4,
+        "tests/ranks/stress_ranks.py",
+        "50",
+        "1",
+        "ring",
+        CXX=str(script),
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
     )
     assert again.returncode == 0
     assert log.read_text().splitlines() == compiled
@@ -52,7 +82,9 @@ def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypat
     source.write_text('#include "part.h"\n')
 
     def build(flags="-O3", compiler="c++ 1"):
-        return compile_once(source, [compiler, flags], {}, (), ".so", lambda path, *_: path.write_text("binary"))
+        return compile_once(
+            source, [compiler, flags], {}, (), ".so", lambda path, *_: path.write_text("binary")
+        )
 
     first = build()
     assert build() == first
@@ -117,10 +149,23 @@ def test_each_wrong_element_counts_once_at_every_position(size_bytes):
     at = draw.choice(segments * count, 40, replace=False)
     broken = right.reshape(-1, size_bytes).copy()
     broken[at, draw.integers(0, size_bytes, 40)] ^= 1
-    pattern = Pattern(got.address, tables_memory.address, segments, count * size_bytes, table, 31, size_bytes,
-                      wrong.address, ctypes.addressof(watch))
+    pattern = Pattern(
+        got.address,
+        tables_memory.address,
+        segments,
+        count * size_bytes,
+        table,
+        31,
+        size_bytes,
+        wrong.address,
+        ctypes.addressof(watch),
+    )
     check = device.caller(Step(device.compile("iteration", {}).kernel("count_wrong"), pattern))
-    for data, n, first in ((right, 0, 0), (broken, 40, min(at)), (right ^ 255, segments * count, 0)):
+    for data, n, first in (
+        (right, 0, 0),
+        (broken, 40, min(at)),
+        (right ^ 255, segments * count, 0),
+    ):
         wrong.write(np.zeros(WRONG_BYTES, np.uint8))
         watch.iteration = 31 * n
         got.write(data.ravel())
@@ -134,13 +179,29 @@ def test_each_wrong_element_counts_once_at_every_position(size_bytes):
 
 def test_the_pattern_of_another_iteration_is_wrong_everywhere():
     """Otherwise data that an earlier iteration left behind would pass for a result."""
-    device, watch, count, period = device_cpu.CpuDevice(), Watch(), 1003, np.arange(31, dtype=np.float32)
+    device, watch, count, period = (
+        device_cpu.CpuDevice(),
+        Watch(),
+        1003,
+        np.arange(31, dtype=np.float32),
+    )
     tables = device.store(np.tile(period, 65))
     buffer, wrong = device.private(4 * count), device.private(WRONG_BYTES)
-    pattern = Pattern(buffer.address, tables.address, 1, 4 * count, 64 * period.nbytes, 31, 4, wrong.address,
-                      ctypes.addressof(watch))
-    write, check = (device.caller(Step(device.compile("iteration", {}).kernel(name), pattern))
-                    for name in ("write_pattern", "count_wrong"))
+    pattern = Pattern(
+        buffer.address,
+        tables.address,
+        1,
+        4 * count,
+        64 * period.nbytes,
+        31,
+        4,
+        wrong.address,
+        ctypes.addressof(watch),
+    )
+    write, check = (
+        device.caller(Step(device.compile("iteration", {}).kernel(name), pattern))
+        for name in ("write_pattern", "count_wrong")
+    )
     watch.iteration = 40
     write()
     assert np.array_equal(buffer.read().view(np.float32), np.resize(np.roll(period, -40), count))
@@ -161,7 +222,9 @@ class Noted:
     def step(self, name: str) -> Step:
         def note(_: int) -> None:
             self.times_ns.append(time.monotonic_ns())
-            self.notes.append((name, self.watch.iteration, PHASES[self.watch.phase], self.watch.calls))
+            self.notes.append(
+                (name, self.watch.iteration, PHASES[self.watch.phase], self.watch.calls)
+            )
             self.watch.stop = len(self.notes) == self.stop_at
 
         callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(note)
@@ -170,21 +233,42 @@ class Noted:
         return Step(Kernel(name, address), Gate())
 
     def run(self, counts: Counts, chain_calls: int = 0, late: bool = False) -> np.ndarray:
-        steps = {name: self.step(name) for name in ("prepare", "operation", "consume", "check", "meet", "late")}
-        iteration = Iteration(-1, "", steps["prepare"], Operation(steps["operation"], lambda: None), steps["consume"],
-                              steps["check"], late=steps["late"] if late else None, chain_calls=chain_calls)
-        return device_cpu.CpuDevice().run(iteration.actions(steps["meet"]), iteration.check, counts, self.watch)
+        steps = {
+            name: self.step(name)
+            for name in ("prepare", "operation", "consume", "check", "meet", "late")
+        }
+        iteration = Iteration(
+            -1,
+            "",
+            steps["prepare"],
+            Operation(steps["operation"], lambda: None),
+            steps["consume"],
+            steps["check"],
+            late=steps["late"] if late else None,
+            chain_calls=chain_calls,
+        )
+        return device_cpu.CpuDevice().run(
+            iteration.actions(steps["meet"]), iteration.check, counts, self.watch
+        )
 
 
 def test_the_watch_names_the_step_of_an_isolated_iteration():
     """The message for a hung rank uses these words."""
     noted = Noted()
     stamps = noted.run(Counts(1, 1, 1), late=True)
-    iteration = [("prepare", "writing the send buffer"), ("meet", "barrier"), ("late", "barrier"),
-                 ("operation", "the collective"), ("consume", "reading the result")]
+    iteration = [
+        ("prepare", "writing the send buffer"),
+        ("meet", "barrier"),
+        ("late", "barrier"),
+        ("operation", "the collective"),
+        ("consume", "reading the result"),
+    ]
     check = [("check", "check")]
-    expected = [(name, number, phase, 0) for number, steps in
-                enumerate(([*iteration, *check], iteration, [*iteration, *check]), 1) for name, phase in steps]
+    expected = [
+        (name, number, phase, 0)
+        for number, steps in enumerate(([*iteration, *check], iteration, [*iteration, *check]), 1)
+        for name, phase in steps
+    ]
     assert noted.notes == expected
     assert noted.watch.phase == 0
     assert stamps.shape == (1, 4)
@@ -196,7 +280,14 @@ def test_only_iterations_after_the_warm_up_are_timed():
     stamps = noted.run(Counts(2, 1))
     assert [name for name, *_ in noted.notes] == ["prepare", "meet", "operation", "consume"] * 3
     _, meet_ns, operation_ns, consume_ns = noted.times_ns[8:]
-    assert meet_ns <= stamps[0][ARRIVED] <= operation_ns <= stamps[0][LEFT] <= consume_ns <= stamps[0][DONE]
+    assert (
+        meet_ns
+        <= stamps[0][ARRIVED]
+        <= operation_ns
+        <= stamps[0][LEFT]
+        <= consume_ns
+        <= stamps[0][DONE]
+    )
 
 
 def test_the_watch_keeps_the_last_call_of_a_chain():
@@ -204,8 +295,17 @@ def test_the_watch_keeps_the_last_call_of_a_chain():
     noted = Noted()
     stamps = noted.run(Counts(0, 1, 0), chain_calls=2)
     assert [(name, call) for name, _, _, call in noted.notes] == [
-        ("prepare", 0), ("meet", 0), ("consume", 0), ("consume", 0), ("prepare", 0), ("meet", 0), ("operation", 1),
-        ("consume", 1), ("operation", 2), ("consume", 2)]
+        ("prepare", 0),
+        ("meet", 0),
+        ("consume", 0),
+        ("consume", 0),
+        ("prepare", 0),
+        ("meet", 0),
+        ("operation", 1),
+        ("consume", 1),
+        ("operation", 2),
+        ("consume", 2),
+    ]
     assert noted.watch.calls == 2
     assert list(stamps[0][[BEGUN, DONE, ARRIVED, LEFT]]) == sorted(stamps[0])
 

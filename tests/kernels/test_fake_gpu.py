@@ -25,14 +25,25 @@ def run(*command, launcher=(), **faults):
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_copies_streams_graphs_crowds_and_registered_memory_behave_on_a_fake_gpu(vendor):
-    done = run(SCENARIOS, "copies", "streams", "graphs", "crowds", "registered_memory", vendor=vendor, closed=1)
+    done = run(
+        SCENARIOS,
+        "copies",
+        "streams",
+        "graphs",
+        "crowds",
+        "registered_memory",
+        vendor=vendor,
+        closed=1,
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_two_processes_reduce_through_each_others_memory_on_a_fake_gpu(vendor, count):
-    done = mpirun(2, SCENARIOS, "one_shot", timeout_s=120, **environment(vendor=vendor, count=count))
+    done = mpirun(
+        2, SCENARIOS, "one_shot", timeout_s=120, **environment(vendor=vendor, count=count)
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -49,7 +60,9 @@ def test_refused_peer_access_gives_the_drivers_error_on_a_fake_gpu():
 
 def test_invalid_accesses_are_faults_on_a_fake_gpu():
     for limit in ("8192", "unlimited"):  # of the stack: it decides where memory is mapped
-        done = run(SCENARIOS, "wild_pointers", launcher=("sh", "-c", f'ulimit -s {limit}; exec "$@"', "sh"))
+        done = run(
+            SCENARIOS, "wild_pointers", launcher=("sh", "-c", f'ulimit -s {limit}; exec "$@"', "sh")
+        )
         assert done.returncode == 0, (limit, done.stderr)
     done = run(SCENARIOS, "host_reads_device_memory", closed=1)
     assert done.returncode == -11, (done.returncode, done.stdout, done.stderr)
@@ -64,7 +77,12 @@ def test_calls_fail_as_ordered_on_a_fake_gpu():
 def seen(variables, **faults):
     env = {**os.environ, **environment(**faults), **variables}
     done = subprocess.run(
-        [sys.executable, SCENARIOS, "devices"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, SCENARIOS, "devices"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
@@ -76,9 +94,13 @@ def test_visible_devices_on_a_fake_gpu():
     assert seen({"CUDA_VISIBLE_DEVICES": "GPU-1,9,0"}, count=3) == str(all_three[1:2])
     both = {"ROCR_VISIBLE_DEVICES": "1,2", "HIP_VISIBLE_DEVICES": "1"}
     assert seen(both, count=3, vendor="hip") == str(all_three[2:])
-    assert "cudaErrorNoDevice: no CUDA-capable device is detected" in seen({"CUDA_VISIBLE_DEVICES": ""})
+    assert "cudaErrorNoDevice: no CUDA-capable device is detected" in seen(
+        {"CUDA_VISIBLE_DEVICES": ""}
+    )
     assert "cudaErrorInsufficientDriver" in seen({}, driver=0)
-    assert "hipErrorNoDevice: no ROCm-capable device is detected" in seen({}, driver=0, vendor="hip")
+    assert "hipErrorNoDevice: no ROCm-capable device is detected" in seen(
+        {}, driver=0, vendor="hip"
+    )
 
 
 # --------------------------------------------------------------------------------------------- the interface of CuPy
@@ -107,10 +129,16 @@ print(json.dumps(interface))
 def documented_parameters(function):
     """A compiled function's parameters, from its docstring's first line: `malloc(size_t size) -> intptr_t`."""
     match = re.match(r"[\w.]+\(([^)]*)\)", (function.__doc__ or "").strip())
-    return None if match is None else [p.split("=")[0].split()[-1] for p in match[1].split(",") if p.strip()]
+    return (
+        None
+        if match is None
+        else [p.split("=")[0].split()[-1] for p in match[1].split(",") if p.strip()]
+    )
 
 
-@pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed, so there is nothing to compare with")
+@pytest.mark.skipif(
+    find_spec("cupy") is None, reason="CuPy is not installed, so there is nothing to compare with"
+)
 def test_every_name_of_the_fake_gpu_has_the_parameters_and_values_of_cupy():
     import cupy
 
@@ -127,7 +155,11 @@ def test_every_name_of_the_fake_gpu_has_the_parameters_and_values_of_cupy():
         for constant, value in fake[name]["constants"].items():
             assert getattr(real, constant) == value, constant
     assert compared > 40
-    kinds = {"RawModule": cupy.RawModule, "RawKernel": cupy.RawKernel, "Function": cupy.cuda.function.Function}
+    kinds = {
+        "RawModule": cupy.RawModule,
+        "RawKernel": cupy.RawKernel,
+        "Function": cupy.cuda.function.Function,
+    }
     for name, methods in fake["classes"].items():
         real = kinds.get(name) or getattr(cupy.cuda, name)
         for method, parameters in methods.items():
@@ -136,6 +168,8 @@ def test_every_name_of_the_fake_gpu_has_the_parameters_and_values_of_cupy():
         assert all(hasattr(real, p) for p in fake["properties"][name])
     for name, parameters in fake["inits"].items():
         assert [*inspect.signature(getattr(cupy.cuda, name).__init__).parameters][1:] == parameters
-    messages = {int(s): text for s, text in fake["errors"].items() if "cudaErrorUnknown" not in text}
+    messages = {
+        int(s): text for s, text in fake["errors"].items() if "cudaErrorUnknown" not in text
+    }
     assert len(messages) > 20
     assert {s: str(cupy.cuda.runtime.CUDARuntimeError(s)) for s in messages} == messages

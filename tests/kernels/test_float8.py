@@ -44,7 +44,9 @@ extern "C" void finite_codes(float* from, unsigned* to, long n) { each(from, to,
 
 @pytest.mark.parametrize("machine", ["vectors", "scalars"])
 @pytest.mark.parametrize("name", ["float8_e4m3", "float8_e5m2"])
-def test_kernels_decode_all_codes_and_round_all_kinds_of_floats_as_the_expected_results_do(name, machine, tmp_path):
+def test_kernels_decode_all_codes_and_round_all_kinds_of_floats_as_the_expected_results_do(
+    name, machine, tmp_path
+):
     header = (SOURCES / "include" / "float8.h").read_text()
     folder = SOURCES / "include"
     if machine == "scalars":
@@ -53,14 +55,27 @@ def test_kernels_decode_all_codes_and_round_all_kinds_of_floats_as_the_expected_
         (folder / "platform.h").write_text(SCALARS)
     source, binary = tmp_path / "program.cpp", tmp_path / "program.so"
     source.write_text(PROGRAM)
-    subprocess.run([*find_compiler(), *FLAGS, f"-DFORMAT={name.removeprefix('float8_').capitalize()}", f"-I{folder}",
-                    str(source), "-o", str(binary)], check=True)
+    subprocess.run(
+        [
+            *find_compiler(),
+            *FLAGS,
+            f"-DFORMAT={name.removeprefix('float8_').capitalize()}",
+            f"-I{folder}",
+            str(source),
+            "-o",
+            str(binary),
+        ],
+        check=True,
+    )
     library, fp8 = ctypes.CDLL(str(binary)), DATATYPES[name]
 
     def call(entry: str, given: np.ndarray, result_type: type) -> np.ndarray:
         result: np.ndarray = np.zeros(len(given), result_type)
-        getattr(library, entry)(given.ctypes.data_as(ctypes.c_void_p), result.ctypes.data_as(ctypes.c_void_p),
-                                ctypes.c_long(len(given)))
+        getattr(library, entry)(
+            given.ctypes.data_as(ctypes.c_void_p),
+            result.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_long(len(given)),
+        )
         return result
 
     codes = np.arange(256, dtype=np.uint32)
@@ -69,7 +84,10 @@ def test_kernels_decode_all_codes_and_round_all_kinds_of_floats_as_the_expected_
     assert np.array_equal(values, expected.astype(np.float32), equal_nan=True)
     assert np.array_equal(np.signbit(values), np.signbit(expected))
     # Every sign, exponent and first 8 bits of mantissa, at, next to and between the places where rounding changes.
-    bits = (np.arange(1 << 17, dtype=np.uint32)[:, None] << 15 | np.array([0, 1, 0x4000, 0x7FFF], np.uint32)).ravel()
+    bits = (
+        np.arange(1 << 17, dtype=np.uint32)[:, None] << 15
+        | np.array([0, 1, 0x4000, 0x7FFF], np.uint32)
+    ).ravel()
     floats = bits.view(np.float32)
     with np.errstate(invalid="ignore"):
         rounded = fp8.encode(floats.astype(np.float64))

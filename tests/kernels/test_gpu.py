@@ -31,7 +31,15 @@ def in_one_launch(ranks, examples, seed, **variables):
 
 
 def by_processes(device, memory, examples, seed, *words, program="collective", **variables):
-    command = ("-m", f"tests.ranks.{program}_ranks", str(examples), str(seed), device, memory, *words)
+    command = (
+        "-m",
+        f"tests.ranks.{program}_ranks",
+        str(examples),
+        str(seed),
+        device,
+        memory,
+        *words,
+    )
     return mpirun(2, *command, timeout_s=300, **variables)
 
 
@@ -42,7 +50,14 @@ def assert_right(done, examples, ranks):
 
 def stress(device, launches, seed, *settings, tree=ROOT, **variables):
     # -m puts the broken tree before PYTHONPATH, which a fake GPU sets to the project.
-    command = ("-m", "tests.ranks.stress_ranks", str(launches), str(seed), f"device={device}", *settings)
+    command = (
+        "-m",
+        "tests.ranks.stress_ranks",
+        str(launches),
+        str(seed),
+        f"device={device}",
+        *settings,
+    )
     done = mpirun(2, *command, timeout_s=300, tree=tree, **variables)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
@@ -66,18 +81,32 @@ def test_all_ranks_in_one_launch_are_right(ranks):
 
 @pytest.mark.parametrize(
     ("memory", "vendor", "gpus"),
-    few([("same_device", "cuda", 1), ("mapped", "hip", 2), ("host_staged", "cuda", 2), ("host_staged", "hip", 1)], 3),
+    few(
+        [
+            ("same_device", "cuda", 1),
+            ("mapped", "hip", 2),
+            ("host_staged", "cuda", 2),
+            ("host_staged", "hip", 1),
+        ],
+        3,
+    ),
 )
 def test_two_processes_are_right_on_a_fake_gpu(memory, vendor, gpus):
     examples = count(45)
-    assert_right(by_processes(vendor, memory, examples, gpus, **fake(vendor, count=gpus, sms=6)), examples, 2)
+    assert_right(
+        by_processes(vendor, memory, examples, gpus, **fake(vendor, count=gpus, sms=6)), examples, 2
+    )
 
 
 @pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
 def test_tokens_reach_their_experts_and_come_back_on_a_fake_gpu(vendor):
     """Blocks of a launch do not wait for each other: a fast block must not overwrite data that others still read."""
     examples = count(18)
-    assert_right(by_processes(vendor, "auto", examples, 1, program="routed", **fake(vendor, sms=6)), examples, 2)
+    assert_right(
+        by_processes(vendor, "auto", examples, 1, program="routed", **fake(vendor, sms=6)),
+        examples,
+        2,
+    )
 
 
 @pytest.mark.gpu
@@ -85,9 +114,18 @@ def test_tokens_reach_their_experts_and_come_back():
     assert_right(by_processes(vendor_here(), "auto", 100, 1, program="routed"), 100, 2)
 
 
-@pytest.mark.parametrize(("vendor", "threads", "kernel"), few([
-    ("hip", 64, "allreduce_rmsnorm"), ("hip", 4, "gemv_allreduce"), ("cuda", 4, "allreduce_rmsnorm"),
-    ("cuda", 64, "gemv_allreduce")], 2))
+@pytest.mark.parametrize(
+    ("vendor", "threads", "kernel"),
+    few(
+        [
+            ("hip", 64, "allreduce_rmsnorm"),
+            ("hip", 4, "gemv_allreduce"),
+            ("cuda", 4, "allreduce_rmsnorm"),
+            ("cuda", 64, "gemv_allreduce"),
+        ],
+        2,
+    ),
+)
 def test_fused_kernels_are_right_on_a_fake_gpu(vendor, threads, kernel):
     """Thread blocks smaller than a wave, and of two waves that each compute a sum."""
     gpu, examples = fake(vendor, sms=4, threads=threads), count(36)
@@ -139,8 +177,10 @@ CONTROLS = pytest.mark.parametrize("patch", few(["without the wait", "without th
 def finds_wrong_elements(device, broken, **variables):
     """Whether stress runs with these kernels find wrong elements; how soon they do is random."""
     settings = "timeout_s=2", "one_shot_push", "two_shot"
-    return any(stress(device, 1000, seed, *settings, tree=broken, **variables)["wrong_elements"]
-               for seed in range(1, 9))
+    return any(
+        stress(device, 1000, seed, *settings, tree=broken, **variables)["wrong_elements"]
+        for seed in range(1, 9)
+    )
 
 
 @CONTROLS
@@ -157,7 +197,17 @@ def test_without_a_part_of_the_protocol_results_are_wrong(patch, tmp_path):
 @pytest.mark.gpu
 def test_a_run_file_is_written():
     # Ranks that share a GPU take turns of milliseconds, so that a chain of 160 calls takes a second.
-    arguments = ["--mode", "isolated", "-b", "64K", "-e", "64K", "--max-time", "45", "--ranks-share-gpus"]
+    arguments = [
+        "--mode",
+        "isolated",
+        "-b",
+        "64K",
+        "-e",
+        "64K",
+        "--max-time",
+        "45",
+        "--ranks-share-gpus",
+    ]
     done = mpirun(2, "-m", "bench.allreduce", "--device", vendor_here(), *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     run = re.search(r"^run: (\S+)$", done.stdout, re.MULTILINE)

@@ -10,7 +10,15 @@ from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import SOURCES, CompileError
 from kernels.devices.device import layout_checks
 from tests.kernels import compile_matrix
-from tests.kernels.compile_matrix import CLANGS, HIPRTC_NAMES, OLDEST_CUDA12, code, flaws_by_file, install, nvrtc_wheels
+from tests.kernels.compile_matrix import (
+    CLANGS,
+    HIPRTC_NAMES,
+    OLDEST_CUDA12,
+    code,
+    flaws_by_file,
+    install,
+    nvrtc_wheels,
+)
 from tests.kernels.gpu_builds import cached, sources
 from tests.kernels.test_kernels_compile import COLLECTIVES, FILES
 from tests.test_house import structures_compared_in_runs
@@ -38,21 +46,30 @@ def test_every_file_compiles_with_the_oldest_nvrtc(oldest_nvrtc):
     assert flaws_by_file(oldest_nvrtc, "sm_90") == {stem: [] for stem in FILES}
 
 
-def test_the_oldest_nvrtc_refuses_a_lambda_without_the_option_of_gpu_driver(oldest_nvrtc, monkeypatch):
+def test_the_oldest_nvrtc_refuses_a_lambda_without_the_option_of_gpu_driver(
+    oldest_nvrtc, monkeypatch
+):
     with_option = gpu_driver.compiler_flags("sm_90")
     without = [flag for flag in with_option if flag != "-default-device"]
     assert len(without) == len(with_option) - 1
     monkeypatch.setattr(gpu_driver, "compiler_flags", lambda architecture: without)
-    with pytest.raises(CompileError, match=r"gemm\.cu does not compile for sm_90: .*execution space"):
+    with pytest.raises(
+        CompileError, match=r"gemm\.cu does not compile for sm_90: .*execution space"
+    ):
         code(oldest_nvrtc, SOURCES / "gemm.cu", "sm_90")
 
 
 def test_the_matrix_checks_every_structure_in_a_file_that_has_it():
-    found = {stem: {s.__name__ for s in compile_matrix.shared_with(SOURCES / f"{stem}.cu")} for stem in FILES}
+    found = {
+        stem: {s.__name__ for s in compile_matrix.shared_with(SOURCES / f"{stem}.cu")}
+        for stem in FILES
+    }
     of_the_cpus_loop = {"LibraryCall", "NativeAction", "NativeBlock"}
     everything = {s.__name__ for s in structures_compared_in_runs()}
     assert {name for names in found.values() for name in names} == everything - of_the_cpus_loop
-    assert {"Arguments", "Control", "Own", "Watch"} <= set.intersection(*(found[stem] for stem in COLLECTIVES))
+    assert {"Arguments", "Control", "Own", "Watch"} <= set.intersection(
+        *(found[stem] for stem in COLLECTIVES)
+    )
 
 
 def test_the_oldest_nvrtc_compares_the_layout_of_structures_with_pythons(oldest_nvrtc, monkeypatch):
@@ -60,26 +77,45 @@ def test_the_oldest_nvrtc_compares_the_layout_of_structures_with_pythons(oldest_
         _fields_ = (("count", ctypes.c_long),)
 
     monkeypatch.setattr(compile_matrix, "layouts", lambda source: layout_checks([Arguments]))
-    with pytest.raises(CompileError, match=r"Arguments.count is at byte 0 in Python and elsewhere in C\+\+"):
+    with pytest.raises(
+        CompileError, match=r"Arguments.count is at byte 0 in Python and elsewhere in C\+\+"
+    ):
         code(oldest_nvrtc, SOURCES / "allgather.cu", "sm_90")
 
 
 @pytest.mark.parametrize("architecture", ["gfx942", "gfx1201"])
-def test_every_file_compiles_with_the_oldest_clang_and_the_names_of_hiprtc(oldest_clang, architecture):
+def test_every_file_compiles_with_the_oldest_clang_and_the_names_of_hiprtc(
+    oldest_clang, architecture
+):
     """Syntax alone: the whole matrix also makes the code."""
+
     def syntax(stem: str) -> str:
         source = SOURCES / f"{stem}.cu"
-        return cached(str, lambda: code(oldest_clang, source, architecture, "-fsyntax-only"), oldest_clang,
-                      architecture, gpu_driver.compiler_flags(architecture), HIPRTC_NAMES.read_text(), sources(stem))
+        return cached(
+            str,
+            lambda: code(oldest_clang, source, architecture, "-fsyntax-only"),
+            oldest_clang,
+            architecture,
+            gpu_driver.compiler_flags(architecture),
+            HIPRTC_NAMES.read_text(),
+            sources(stem),
+        )
 
     for stem in FILES:
         assert syntax(stem) == ""
 
 
-@pytest.mark.parametrize("clash", ["struct half2 { int low, high; };", "__device__ float rsqrtf(float x) { return x; }",
-                                   "__device__ int warpSize() { return 64; }", "enum { MASK1, MASK2 };",
-                                   "__device__ int min(int a, int b) { return a < b ? a : b; }",
-                                   "__device__ float root(float x) { return rsqrtf(x); }"])
+@pytest.mark.parametrize(
+    "clash",
+    [
+        "struct half2 { int low, high; };",
+        "__device__ float rsqrtf(float x) { return x; }",
+        "__device__ int warpSize() { return 64; }",
+        "enum { MASK1, MASK2 };",
+        "__device__ int min(int a, int b) { return a < b ? a : b; }",
+        "__device__ float root(float x) { return rsqrtf(x); }",
+    ],
+)
 def test_a_name_that_hiprtc_already_declares_is_found(oldest_clang, clash, tmp_path):
     source = tmp_path / "clash.cu"
     source.write_text(clash)

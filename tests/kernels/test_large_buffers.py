@@ -31,8 +31,10 @@ def test_an_element_beyond_4_gib_is_read(element, zeros):
     """read_own reports when its digest is a certain word, which here lies beyond 4 GiB."""
     device, watch, place = CpuDevice(), Watch(), FAR + (1 << 20)
     count = SIZE_BYTES // (8 if element == "Float64" else 1)
-    step = Step(probe_kernels(device, 1, ELEMENT=element).kernel("read_own"),
-                plain_arguments(0, 0, zeros.ctypes.data, count, watch))
+    step = Step(
+        probe_kernels(device, 1, ELEMENT=element).kernel("read_own"),
+        plain_arguments(0, 0, zeros.ctypes.data, count, watch),
+    )
     zeros[place : place + 4] = np.array([0x5CA1AB1E], np.uint32).view(np.uint8)
     device.caller(step)()
     assert watch.phase >> 32 == 0x5CA1AB1E
@@ -42,8 +44,17 @@ def test_an_element_beyond_4_gib_is_read(element, zeros):
 def checked(pattern_address: int, size_bytes: int, wrong: Wrong) -> None:
     device, watch = CpuDevice(), Watch()
     table = np.zeros(65 * 31, np.uint8)
-    pattern = Pattern(pattern_address, table.ctypes.data, 1, size_bytes, 64 * 31, 31, 1, ctypes.addressof(wrong),
-                      ctypes.addressof(watch))
+    pattern = Pattern(
+        pattern_address,
+        table.ctypes.data,
+        1,
+        size_bytes,
+        64 * 31,
+        31,
+        1,
+        ctypes.addressof(wrong),
+        ctypes.addressof(watch),
+    )
     device.caller(Step(device.loop_kernels().kernel("count_wrong"), pattern))()
 
 
@@ -65,7 +76,9 @@ def test_the_count_of_wrong_elements_never_wraps_to_none():
 
 
 @pytest.mark.skipif(not FULL, reason="takes seconds: make reliability")
-@pytest.mark.parametrize("name", ["two_shot", "one_shot_pull", "one_shot_push", "two_shot_push", "ring"])
+@pytest.mark.parametrize(
+    "name", ["two_shot", "one_shot_pull", "one_shot_push", "two_shot_push", "ring"]
+)
 def test_messages_beyond_4_gib_are_reduced(name):
     done = mpirun(2, "tests/ranks/large_ranks.py", name)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -75,16 +88,29 @@ def test_messages_beyond_4_gib_are_reduced(name):
 def test_mpi_takes_counts_of_64_bits_where_it_has_them():
     done = mpirun(2, "tests/ranks/large_ranks.py", "library")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "library: 100000 elements right" in done.stdout or "has no MPI_Allreduce_c" in done.stdout
+    assert (
+        "library: 100000 elements right" in done.stdout or "has no MPI_Allreduce_c" in done.stdout
+    )
 
 
-@pytest.mark.parametrize(("limit", "sharing", "expected"), [
-    ("max", "memfd", 8000 << 10), ("5000000", "memfd", 5000000 - 3000000 + 600000), ("1000", "memfd", 0),
-    ("max", "posix shared memory", None)])
-def test_free_memory_is_the_least_of_the_kernels_the_control_groups_and_shms(limit, sharing, expected, tmp_path,
-                                                                             monkeypatch):
-    facts = {"meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\nHugePages_Total: 0\n", "memory.max": limit + "\n",
-             "memory.current": "3000000\n", "memory.stat": "anon 1\ninactive_file 400000\nactive_file 200000\n"}
+@pytest.mark.parametrize(
+    ("limit", "sharing", "expected"),
+    [
+        ("max", "memfd", 8000 << 10),
+        ("5000000", "memfd", 5000000 - 3000000 + 600000),
+        ("1000", "memfd", 0),
+        ("max", "posix shared memory", None),
+    ],
+)
+def test_free_memory_is_the_least_of_the_kernels_the_control_groups_and_shms(
+    limit, sharing, expected, tmp_path, monkeypatch
+):
+    facts = {
+        "meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\nHugePages_Total: 0\n",
+        "memory.max": limit + "\n",
+        "memory.current": "3000000\n",
+        "memory.stat": "anon 1\ninactive_file 400000\nactive_file 200000\n",
+    }
     for name, text in facts.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(shared_memory, "MEMORY_FACTS", tmp_path / "meminfo")

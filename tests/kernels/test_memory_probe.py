@@ -17,7 +17,9 @@ ACQUIRE = Patch(HIP, '__builtin_amdgcn_fence(__ATOMIC_ACQUIRE, ""); }', "}")
 
 
 def probed(*words, folder=ROOT, **variables):
-    done = mpirun(2, "-m", "tests.ranks.memory_ranks", *words, tree=folder, timeout_s=120, **variables)
+    done = mpirun(
+        2, "-m", "tests.ranks.memory_ranks", *words, tree=folder, timeout_s=120, **variables
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -46,14 +48,33 @@ def test_cpu_memory_passes_and_a_broken_build_does_not(names, accesses, tmp_path
 
 @pytest.mark.parametrize(
     ("faults", "sharing", "refusal"),
-    few([
-        ({"cached": 3}, "mapped fine_grained", f"mapped uncached: within one launch .* by accesses of {STORES}$"),
-        ({"cached": 3, "coherent": "hdp", "hdp": 1}, "mapped uncached", None),
-        ({"cached": 31}, "host_staged", "mapped uncached.*mapped fine_grained: within one launch"),
-        ({"cached": 3, "coherent": "fence"}, "mapped uncached", None),
-        ({"cached": 3, "coherent": "hdp"}, "mapped fine_grained", "mapped uncached: within one launch"),
-        ({"cached": 3, "coherent": "hdp", "hdp": 1, "link": 4}, "mapped fine_grained", "mapped uncached: within"),
-    ], 3),
+    few(
+        [
+            (
+                {"cached": 3},
+                "mapped fine_grained",
+                f"mapped uncached: within one launch .* by accesses of {STORES}$",
+            ),
+            ({"cached": 3, "coherent": "hdp", "hdp": 1}, "mapped uncached", None),
+            (
+                {"cached": 31},
+                "host_staged",
+                "mapped uncached.*mapped fine_grained: within one launch",
+            ),
+            ({"cached": 3, "coherent": "fence"}, "mapped uncached", None),
+            (
+                {"cached": 3, "coherent": "hdp"},
+                "mapped fine_grained",
+                "mapped uncached: within one launch",
+            ),
+            (
+                {"cached": 3, "coherent": "hdp", "hdp": 1, "link": 4},
+                "mapped fine_grained",
+                "mapped uncached: within",
+            ),
+        ],
+        3,
+    ),
     ids=str,
 )
 def test_the_probe_decides_which_memory_is_used_on_a_fake_gpu(faults, sharing, refusal):
@@ -69,8 +90,14 @@ def test_the_probe_decides_which_memory_is_used_on_a_fake_gpu(faults, sharing, r
 
 @pytest.mark.parametrize(
     ("patch", "sentence"),
-    few([(RELEASE, "within one launch rank "), (ACQUIRE, "within one launch rank "),
-         (PACKET, "a packet from rank ")], 2),
+    few(
+        [
+            (RELEASE, "within one launch rank "),
+            (ACQUIRE, "within one launch rank "),
+            (PACKET, "a packet from rank "),
+        ],
+        2,
+    ),
     ids=["release", "acquire", "packet"][: 3 if FULL else 2],
 )
 def test_a_build_without_a_part_of_the_protocol_is_found_on_a_fake_gpu(patch, sentence, tmp_path):

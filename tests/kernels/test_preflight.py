@@ -26,25 +26,53 @@ def driver(tmp_path):
 
     def build(status=0, gpus=1, version=13020):
         macros = [f"-DSTATUS={status}", f"-DGPUS={gpus}", f"-DVERSION={version}"]
-        subprocess.run(["cc", "-shared", "-fPIC", *macros, "-x", "c", "-", "-o", str(tmp_path / "libcuda.so.1")],
-                       input=DRIVER, text=True, check=True)
+        subprocess.run(
+            [
+                "cc",
+                "-shared",
+                "-fPIC",
+                *macros,
+                "-x",
+                "c",
+                "-",
+                "-o",
+                str(tmp_path / "libcuda.so.1"),
+            ],
+            input=DRIVER,
+            text=True,
+            check=True,
+        )
         return {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
 
     return build
 
 
 def asked(*options, **variables):
-    return subprocess.run([sys.executable, "-m", "kernels.devices.preflight", *options], cwd=ROOT, capture_output=True,
-                          text=True, timeout=60, env={**os.environ, **variables})
+    return subprocess.run(
+        [sys.executable, "-m", "kernels.devices.preflight", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **variables},
+    )
 
 
-@pytest.mark.parametrize(("version", "names", "extra"), [
-    (13020, "CUDA 13.2", "cuda13"), (12080, "CUDA 12.8", "cuda12"), (14000, "CUDA 14.0", "cuda13")])
+@pytest.mark.parametrize(
+    ("version", "names", "extra"),
+    [
+        (13020, "CUDA 13.2", "cuda13"),
+        (12080, "CUDA 12.8", "cuda12"),
+        (14000, "CUDA 14.0", "cuda13"),
+    ],
+)
 def test_the_sentence_names_the_cupy_for_the_driver(driver, version, names, extra):
     done = asked("-b", "1M", **driver(version=version))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
-    assert done.stderr.startswith(f"wiretax: A driver of NVIDIA for {names} is here and CuPy is not: type `make "
-                                  f"allreduce GPU={extra}` ")
+    assert done.stderr.startswith(
+        f"wiretax: A driver of NVIDIA for {names} is here and CuPy is not: type `make "
+        f"allreduce GPU={extra}` "
+    )
     assert "measure the CPU with `--device cpu`" in done.stderr
 
 
@@ -83,9 +111,13 @@ def test_make_stops_before_it_installs(driver, tmp_path):
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
     line = ["make", "-f", str(ROOT / "Makefile"), "-C", str(tmp_path), "allreduce"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, env={**os.environ, **driver()})
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=60, env={**os.environ, **driver()}
+    )
     assert done.returncode == 2
-    assert done.stderr.startswith("wiretax: A driver of NVIDIA for CUDA 13.2 is here and CuPy is not: ")
+    assert done.stderr.startswith(
+        "wiretax: A driver of NVIDIA for CUDA 13.2 is here and CuPy is not: "
+    )
     assert "Installing" not in done.stderr
 
 
@@ -94,7 +126,9 @@ def test_ranks_refuse_to_measure_the_cpu_by_accident(driver, tmp_path):
     variables = driver()
     done = mpirun(2, *options, **variables)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
-    assert done.stderr.startswith("bench.allreduce: A driver of NVIDIA for CUDA 13.2 is here and CuPy is not: ")
+    assert done.stderr.startswith(
+        "bench.allreduce: A driver of NVIDIA for CUDA 13.2 is here and CuPy is not: "
+    )
     done = mpirun(2, *options, "--device", "cpu", **variables)
     assert done.returncode == 0, done.stderr
 
@@ -103,7 +137,18 @@ def test_ranks_refuse_a_gpu_that_cupy_cannot_use(driver, tmp_path):
     """As with a driver that is older than CuPy's CUDA: the installed CuPy is real, the driver a stub."""
     variables = driver()
     (tmp_path / "sitecustomize.py").unlink()
-    done = mpirun(2, "-m", "bench.allreduce", "--quiet", "--out", str(tmp_path / "results"), *SMALL, **variables)
+    done = mpirun(
+        2,
+        "-m",
+        "bench.allreduce",
+        "--quiet",
+        "--out",
+        str(tmp_path / "results"),
+        *SMALL,
+        **variables,
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
-    assert done.stderr.startswith("bench.allreduce: A driver of NVIDIA for CUDA 13.2 is here and CuPy cannot use it: ")
+    assert done.stderr.startswith(
+        "bench.allreduce: A driver of NVIDIA for CUDA 13.2 is here and CuPy cannot use it: "
+    )
     assert done.stderr.endswith("; to measure the CPU add --device cpu\n")

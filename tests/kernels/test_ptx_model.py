@@ -32,7 +32,10 @@ ONE_GPU = [Place(0, block) for block in range(4)]
 
 def message(release, acquire, flag="relaxed", scope=SYS):
     """MP: the data is written before the flag, the flag is read before the data; is stale data allowed?"""
-    return [[w("data"), *release, w("flag", flag, scope)], [r("flag", 1, flag, scope), *acquire, r("data", 0)]]
+    return [
+        [w("data"), *release, w("flag", flag, scope)],
+        [r("flag", 1, flag, scope), *acquire, r("data", 0)],
+    ]
 
 
 def store_buffering(*between, order="relaxed"):
@@ -46,30 +49,72 @@ LITMUS = {  # {name: (the threads, their places, whether the weak outcome is all
     "MP, fence and acquire fence": (message([fence("release")], [fence("acquire")]), APART, False),
     "MP, one fence": (message([fence()], []), APART, True),
     "MP, fences of a GPU, two GPUs": (message([fence(scope=GPU)], [fence(scope=GPU)]), APART, True),
-    "MP, fences of a GPU, one GPU": (message([fence(scope=GPU)], [fence(scope=GPU)], scope=GPU), ONE_GPU, False),
-    "MP, fences of a block, one GPU": (message([fence(scope=CTA)], [fence(scope=CTA)]), ONE_GPU, True),
+    "MP, fences of a GPU, one GPU": (
+        message([fence(scope=GPU)], [fence(scope=GPU)], scope=GPU),
+        ONE_GPU,
+        False,
+    ),
+    "MP, fences of a block, one GPU": (
+        message([fence(scope=CTA)], [fence(scope=CTA)]),
+        ONE_GPU,
+        True,
+    ),
     "MP, release and acquire": (
-        [[w("data"), w("flag", "release")], [r("flag", 1, "acquire"), r("data", 0)]], APART, False),
+        [[w("data"), w("flag", "release")], [r("flag", 1, "acquire"), r("data", 0)]],
+        APART,
+        False,
+    ),
     "MP, release and relaxed": (
-        [[w("data"), w("flag", "release")], [r("flag", 1, "relaxed"), r("data", 0)]], APART, True),
+        [[w("data"), w("flag", "release")], [r("flag", 1, "relaxed"), r("data", 0)]],
+        APART,
+        True,
+    ),
     "SB": (store_buffering(), APART, True),
     "SB, release and acquire fences": (store_buffering(fence()), APART, True),
     "SB, sc fences": (store_buffering(fence("sc")), APART, False),
     "SB, sc fences of a GPU, two GPUs": (store_buffering(fence("sc", GPU)), APART, True),
     "LB": ([[r(x, 1, "relaxed"), w(y, "relaxed")] for x, y in ("ab", "ba")], APART, True),
-    "LB, fences": ([[r(x, 1, "relaxed"), fence(), w(y, "relaxed")] for x, y in ("ab", "ba")], APART, False),
-    "IRIW, acquire": ([[w("a", "relaxed")], [w("b", "relaxed")],
-                       *([r(x, 1, "acquire"), r(y, 0, "acquire")] for x, y in ("ab", "ba"))], APART, True),
-    "IRIW, sc fences": ([[w("a", "relaxed")], [w("b", "relaxed")],
-                         *([r(x, 1, "relaxed"), fence("sc"), r(y, 0, "relaxed")] for x, y in ("ab", "ba"))],
-                        APART, False),
+    "LB, fences": (
+        [[r(x, 1, "relaxed"), fence(), w(y, "relaxed")] for x, y in ("ab", "ba")],
+        APART,
+        False,
+    ),
+    "IRIW, acquire": (
+        [
+            [w("a", "relaxed")],
+            [w("b", "relaxed")],
+            *([r(x, 1, "acquire"), r(y, 0, "acquire")] for x, y in ("ab", "ba")),
+        ],
+        APART,
+        True,
+    ),
+    "IRIW, sc fences": (
+        [
+            [w("a", "relaxed")],
+            [w("b", "relaxed")],
+            *([r(x, 1, "relaxed"), fence("sc"), r(y, 0, "relaxed")] for x, y in ("ab", "ba")),
+        ],
+        APART,
+        False,
+    ),
     "CoRR": ([[w("a", "relaxed")], [r("a", 1, "relaxed"), r("a", 0, "relaxed")]], APART, False),
     "CoRR, weak": ([[w("a")], [r("a", 1), r("a", 0)]], APART, True),
-    "CoWW": ([[w("a"), w("a", value=2), w("flag", "release")], [r("flag", 1, "acquire"), r("a", 1)]], APART, False),
-    "a barrier, one block": ([[w("a"), BARRIER], [BARRIER, r("a", 0)]], [Place(0), Place(0)], False),
+    "CoWW": (
+        [[w("a"), w("a", value=2), w("flag", "release")], [r("flag", 1, "acquire"), r("a", 1)]],
+        APART,
+        False,
+    ),
+    "a barrier, one block": (
+        [[w("a"), BARRIER], [BARRIER, r("a", 0)]],
+        [Place(0), Place(0)],
+        False,
+    ),
     "a barrier, two blocks": ([[w("a"), BARRIER], [BARRIER, r("a", 0)]], ONE_GPU, True),
-    "atomic additions": ([[r("a", 0, "relaxed", GPU), w("a", "relaxed", GPU)._replace(updates=True)]] * 2,
-                         ONE_GPU, False),
+    "atomic additions": (
+        [[r("a", 0, "relaxed", GPU), w("a", "relaxed", GPU)._replace(updates=True)]] * 2,
+        ONE_GPU,
+        False,
+    ),
 }
 
 
@@ -96,7 +141,9 @@ IN_PACKETS = "packets", "sentinel"
 def traced(name: str, architecture: str, blocks: int = 1) -> tuple[list[Thread], list[Place]]:
     stem, kernel, count, chunk_bytes = KERNELS[name]
     lines = kernels_in(compiled(stem, architecture).text, architecture)[kernel]
-    return run(lines, [arguments(rank, 2, count * blocks, chunk_bytes) for rank in range(2)], blocks, 2, {})
+    return run(
+        lines, [arguments(rank, 2, count * blocks, chunk_bytes) for rank in range(2)], blocks, 2, {}
+    )
 
 
 Change = Callable[[Event, int], Event | None]  # takes an event and the number of barriers before it
@@ -109,12 +156,19 @@ def data_reads(threads: Sequence[Thread]) -> list[tuple[Thread, int]]:
         for event in thread.events:
             if event.kind == "W":
                 writers.setdefault(event.location, set()).add(thread.number)
-    return [(thread, i) for thread in threads for i, event in enumerate(thread.events)
-            if event.kind == "R" and event.order == "weak" and writers.get(event.location, set()) - {thread.number}]
+    return [
+        (thread, i)
+        for thread in threads
+        for i, event in enumerate(thread.events)
+        if event.kind == "R"
+        and event.order == "weak"
+        and writers.get(event.location, set()) - {thread.number}
+    ]
 
 
-def stale_reads(threads: Sequence[Thread], places: Sequence[Place],
-                change: Change = lambda event, _: event) -> list[object]:
+def stale_reads(
+    threads: Sequence[Thread], places: Sequence[Place], change: Change = lambda event, _: event
+) -> list[object]:
     """The locations of the data reads that may return another write than the one that the protocol means.
 
     Each read is looked at alone, with all waits: weak reads of other threads order nothing.
@@ -139,7 +193,9 @@ def stale_reads(threads: Sequence[Thread], places: Sequence[Place],
         n_initial = sum(event.thread == INITIAL for event in litmus.events)
         starts = [n_initial + sum(map(len, kept[:n])) for n in range(len(kept))]
         writer, number = reader.sources[index]
-        initial = next(i for i, event in enumerate(litmus.events) if event.location == read.location)
+        initial = next(
+            i for i, event in enumerate(litmus.events) if event.location == read.location
+        )
         wanted = initial if writer == INITIAL else starts[writer] + names[writer, number]
         at = starts[reader.number] + names[reader.number, index]
         if any(sources[at] != wanted for sources in litmus.executions()):
@@ -154,7 +210,9 @@ def test_the_axioms_allow_no_stale_data(name, architecture):
     assert len(data_reads(threads)) >= (2 if name in IN_PACKETS else 4)
     assert not stale_reads(threads, places)
     fences = [event for thread in threads for event in thread.events if event.kind == "F"]
-    assert not [event for event in fences if event.order in ("acq_rel", "sc")], "a fence that the axioms do not need"
+    assert not [event for event in fences if event.order in ("acq_rel", "sc")], (
+        "a fence that the axioms do not need"
+    )
 
 
 def weaker(kind: str, old: str, order: str = "", scope: str = "") -> Change:
@@ -173,8 +231,12 @@ REMOVED: dict[str, Change] = {
     "system scope of the acquire": weaker("F", "acquire", scope="gpu"),
     "relaxed polls": weaker("R", "relaxed", order="weak"),
     "system scope of the polls": weaker("R", "relaxed", scope="gpu"),
-    "the barrier before the flag": lambda event, barriers: None if event.kind == "B" and barriers == 0 else event,
-    "the barrier after the wait": lambda event, barriers: None if event.kind == "B" and barriers == 1 else event,
+    "the barrier before the flag": lambda event, barriers: (
+        None if event.kind == "B" and barriers == 0 else event
+    ),
+    "the barrier after the wait": lambda event, barriers: (
+        None if event.kind == "B" and barriers == 1 else event
+    ),
 }
 
 
@@ -187,10 +249,19 @@ def test_the_axioms_allow_stale_data_without_a_part(part, name):
 @pytest.mark.parametrize("name", IN_PACKETS)
 def test_packets_need_no_order_because_each_shows_that_it_has_arrived(name):
     threads, _ = traced(name, "sm_90")
-    polls = [(thread, i) for thread in threads for i, event in enumerate(thread.events)
-             if event.kind == "R" and event.order == "relaxed" and event.scope == "sys"]
+    polls = [
+        (thread, i)
+        for thread in threads
+        for i, event in enumerate(thread.events)
+        if event.kind == "R" and event.order == "relaxed" and event.scope == "sys"
+    ]
     assert len(polls) == 16
-    assert not [event for thread in threads for event in thread.events if event.kind == "F" or event.order == "release"]
+    assert not [
+        event
+        for thread in threads
+        for event in thread.events
+        if event.kind == "F" or event.order == "release"
+    ]
     for thread, i in polls:
         writer, number = thread.sources[i]
         poll, packet = thread.events[i], threads[writer].events[number]
@@ -205,8 +276,14 @@ def test_the_ticket_alone_does_not_keep_the_epoch_from_blocks_that_still_read_it
     own = arguments(0, 2, 8, 32).own >> 40
 
     def ordered(event: Event, _: int) -> Event:
-        ticket = isinstance(event.location, int) and event.location >> 40 == own and event.order != "weak"
-        return event._replace(order="acquire" if event.kind == "R" else "release") if ticket else event
+        ticket = (
+            isinstance(event.location, int)
+            and event.location >> 40 == own
+            and event.order != "weak"
+        )
+        return (
+            event._replace(order="acquire" if event.kind == "R" else "release") if ticket else event
+        )
 
     stale = stale_reads(threads, places)
     assert {location >> 40 for location in stale if isinstance(location, int)} == {own}

@@ -54,7 +54,17 @@ def test_threadsanitizer_finds_no_race_in_one_whole_kernel():
 
 
 @pytest.mark.parametrize(
-    "patch", few(["without the acquire", "without the wait", "without the epoch flip", "without the release"], 2))
+    "patch",
+    few(
+        [
+            "without the acquire",
+            "without the wait",
+            "without the epoch flip",
+            "without the release",
+        ],
+        2,
+    ),
+)
 def test_threadsanitizer_finds_a_race_in_broken_kernels(tmp_path, patch):
     finds("thread", "ThreadSanitizer: data race", tree=tree(tmp_path / "tree", patch))
 
@@ -63,7 +73,9 @@ def test_threadsanitizer_finds_a_race_in_broken_kernels(tmp_path, patch):
     ("word", "complaint"),
     [
         pytest.param("short", "ERROR: AddressSanitizer", id="an element beyond a buffer"),
-        pytest.param("misaligned", "runtime error: load of misaligned address", id="between two elements"),
+        pytest.param(
+            "misaligned", "runtime error: load of misaligned address", id="between two elements"
+        ),
     ],
 )
 def test_addresssanitizer_finds_an_access_outside_a_buffer(word, complaint):

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.devices.device import DeviceError
-from kernels.devices.shared_memory import MEMFD, NAMED, SEALS, HostMemory, allocate, forget_name, open_shared, stamp
+from kernels.devices.shared_memory import (
+    MEMFD,
+    NAMED,
+    SEALS,
+    HostMemory,
+    allocate,
+    forget_name,
+    open_shared,
+    stamp,
+)
 from tests.bench.faulty_runs import wait_for
 from tests.launch import mpirun
 
@@ -46,7 +55,9 @@ def opened(memory: HostMemory, size_bytes: int = SIZE, label: str = "run 1 of ra
 def test_another_user_cannot_open_memory_or_its_name(memory):
     command = ["cat", memory.handle.decode()]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    done = subprocess.run(command, capture_output=True, text=True, user=NOBODY, group=NOBODY, extra_groups=[])
+    done = subprocess.run(
+        command, capture_output=True, text=True, user=NOBODY, group=NOBODY, extra_groups=[]
+    )
     assert "Permission denied" in done.stderr
     # The file's mode also denies access, in case /proc is ever open to other users.
     assert stat.S_IMODE(os.fstat(memory.fd).st_mode) == 0o600
@@ -61,8 +72,14 @@ def test_a_peer_cannot_resize_a_memfd():
     memory.close()
 
 
-def other_inode(memory: HostMemory, chown: bool = False, mode: int = 0o600, seals: int = SEALS,
-                size_bytes: int = 2 * 4096 + 4096, label: str = "run 1 of rank 0") -> None:
+def other_inode(
+    memory: HostMemory,
+    chown: bool = False,
+    mode: int = 0o600,
+    seals: int = SEALS,
+    size_bytes: int = 2 * 4096 + 4096,
+    label: str = "run 1 of rank 0",
+) -> None:
     """Put another memfd in place of the memory's descriptor, as a process that reuses the process id would."""
     fd = os.memfd_create("other", os.MFD_ALLOW_SEALING)
     os.fchmod(fd, mode)
@@ -84,10 +101,20 @@ def pipe(memory: HostMemory) -> None:
     os.close(writes)
 
 
-@pytest.mark.parametrize(("changed", "why"), [
-    ({}, None), ({"label": "run 0 of rank 0"}, "another run"), ({"label": "run 1 of rank 1"}, "another run"),
-    ({"size_bytes": 8192}, "not of the size"), ({"size_bytes": 1 << 20}, "not of the size"), ({"mode": 0o640}, "alone"),
-    ({"seals": 0}, "cut short"), pytest.param({"chown": True}, "alone", marks=as_root), (pipe, "alone")])
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({}, None),
+        ({"label": "run 0 of rank 0"}, "another run"),
+        ({"label": "run 1 of rank 1"}, "another run"),
+        ({"size_bytes": 8192}, "not of the size"),
+        ({"size_bytes": 1 << 20}, "not of the size"),
+        ({"mode": 0o640}, "alone"),
+        ({"seals": 0}, "cut short"),
+        pytest.param({"chown": True}, "alone", marks=as_root),
+        (pipe, "alone"),
+    ],
+)
 def test_memory_behind_a_reused_process_id_is_refused_and_not_mapped(changed, why):
     """`{}` is the control: an identical memfd is accepted as the memory."""
     memory = allocate(SIZE, MEMFD, "run 1 of rank 0")
@@ -105,8 +132,11 @@ def test_memory_behind_a_reused_process_id_is_refused_and_not_mapped(changed, wh
 def test_memory_of_another_size_or_label_or_behind_a_link_is_refused(memory):
     opened(memory)
     before = mapped_or_open()
-    for request, why in (((SIZE - 4096,), "not of the size"), ((SIZE - 1,), "another run"),
-                         ((SIZE, "run 1 of rank 1"), "another run")):
+    for request, why in (
+        ((SIZE - 4096,), "not of the size"),
+        ((SIZE - 1,), "another run"),
+        ((SIZE, "run 1 of rank 1"), "another run"),
+    ):
         with pytest.raises(DeviceError, match=why):
             opened(memory, *request)
     if memory.type == NAMED:
@@ -133,13 +163,38 @@ def test_a_failed_allocation_leaves_no_name():
     assert names() == before
 
 
-GOOD = [b"/proc/%d/fd/0" % os.getpid(), b"/dev/shm/wiretax-4026531836-%d-" % os.getpid() + b"0" * 32]
-PIECES = [b"/proc/self/fd/0", b"/etc/passwd", b"/dev/zero", b"/dev/shm/wiretax-../../etc/passwd", b"\n", b"\0", b"-1",
-          b"9" * 40, "٣".encode(), b"{}", b'{"path": 3}', b"[" * 2000, b"/proc/1/fd/0", b"/proc/0/fd/0"]
+GOOD = [
+    b"/proc/%d/fd/0" % os.getpid(),
+    b"/dev/shm/wiretax-4026531836-%d-" % os.getpid() + b"0" * 32,
+]
+PIECES = [
+    b"/proc/self/fd/0",
+    b"/etc/passwd",
+    b"/dev/zero",
+    b"/dev/shm/wiretax-../../etc/passwd",
+    b"\n",
+    b"\0",
+    b"-1",
+    b"9" * 40,
+    "٣".encode(),
+    b"{}",
+    b'{"path": 3}',
+    b"[" * 2000,
+    b"/proc/1/fd/0",
+    b"/proc/0/fd/0",
+]
 damaged = st.one_of(
-    st.binary(max_size=80), st.sampled_from(PIECES), st.text(max_size=60).map(lambda text: text.encode()),
-    st.builds(lambda good, at, cut, piece: good[: at % len(good)] + piece + good[at % len(good) + cut :],
-              st.sampled_from(GOOD), st.integers(0, 60), st.integers(0, 5), st.sampled_from([*PIECES, b"", b"7"])))
+    st.binary(max_size=80),
+    st.sampled_from(PIECES),
+    st.text(max_size=60).map(lambda text: text.encode()),
+    st.builds(
+        lambda good, at, cut, piece: good[: at % len(good)] + piece + good[at % len(good) + cut :],
+        st.sampled_from(GOOD),
+        st.integers(0, 60),
+        st.integers(0, 5),
+        st.sampled_from([*PIECES, b"", b"7"]),
+    ),
+)
 
 
 @given(handle=damaged, type=st.sampled_from([MEMFD, NAMED]))
@@ -151,12 +206,30 @@ def test_a_damaged_handle_is_refused_and_nothing_is_mapped_or_left_open(handle, 
     assert mapped_or_open() == before
 
 
-OPTIONS = ("-b", "16K", "-e", "16K", "-n", "3", "--algorithm", "two_shot", "--mode", "isolated", "--lean")
+OPTIONS = (
+    "-b",
+    "16K",
+    "-e",
+    "16K",
+    "-n",
+    "3",
+    "--algorithm",
+    "two_shot",
+    "--mode",
+    "isolated",
+    "--lean",
+)
 
 
-@pytest.mark.parametrize(("fault", "why"), [
-    ("none", None), ("stale", "another run, rank or allocation"),
-    ("swapped", "another run, rank or allocation"), ("no handle", "no handle of memfd")])
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("none", None),
+        ("stale", "another run, rank or allocation"),
+        ("swapped", "another run, rank or allocation"),
+        ("no handle", "no handle of memfd"),
+    ],
+)
 def test_wrong_memory_ends_all_ranks_with_one_sentence(tmp_path, fault, why):
     before = names()
     done = mpirun(3, "tests/ranks/tampered_ranks.py", fault, *OPTIONS, "--out", str(tmp_path))
@@ -168,13 +241,19 @@ def test_wrong_memory_ends_all_ranks_with_one_sentence(tmp_path, fault, why):
     assert f"memfd: rank 0: {'the memory /proc/' if fault != 'no handle' else ''}" in done.stderr
     assert why in done.stderr
     assert "Traceback" not in done.stderr
-    wait_for(lambda: not list(tmp_path.iterdir()), 5)  # the witness removes the files after the ranks end
+    wait_for(
+        lambda: not list(tmp_path.iterdir()), 5
+    )  # the witness removes the files after the ranks end
     assert names() == before
 
 
 def test_the_kernels_see_only_the_data():
     memory = allocate(SIZE, MEMFD, "run")
-    assert (memory.size_bytes, len(memory.read()), memory.view[8192:8199].tobytes()) == (SIZE, SIZE, b"wiretax")
+    assert (memory.size_bytes, len(memory.read()), memory.view[8192:8199].tobytes()) == (
+        SIZE,
+        SIZE,
+        b"wiretax",
+    )
     assert not np.any(memory.read())
     memory.close()
 
@@ -186,8 +265,15 @@ def test_the_handle_of_gpu_memory_has_a_grammar():
 
     good = b"0000:41:00.0 " + b"ab" * 64 + b" 0 4096 cudaMalloc"
     assert IPC_HANDLE.fullmatch(good)
-    for old, new in ((b"0000", b"zzzz"), (b"ab", b""), (b"ab", b"AB"), (b" 0 ", b" -1 "), (b"4096", b"1e9"),
-                     (b"4096", b"9" * 16), (b"cudaMalloc", b"malloc"), (b"cudaMalloc", b"cudaMalloc\n"), (good, b"")):
+    for old, new in (
+        (b"0000", b"zzzz"),
+        (b"ab", b""),
+        (b"ab", b"AB"),
+        (b" 0 ", b" -1 "),
+        (b"4096", b"1e9"),
+        (b"4096", b"9" * 16),
+        (b"cudaMalloc", b"malloc"),
+        (b"cudaMalloc", b"cudaMalloc\n"),
+        (good, b""),
+    ):
         assert not IPC_HANDLE.fullmatch(good.replace(old, new, 1))
-
-

@@ -9,4 +9,6 @@ PR_SET_DUMPABLE = 4
 
 if __name__ == "__main__":
     assert ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0
-    main("allreduce", "all_reduce", "All-reduce between ranks that hide their descriptors.", FEATURES)
+    main(
+        "allreduce", "all_reduce", "All-reduce between ranks that hide their descriptors.", FEATURES
+    )

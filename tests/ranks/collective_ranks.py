@@ -11,12 +11,25 @@ import numpy as np
 from collectives.algorithm import ALGORITHMS
 from collectives.operation import Operation, Unsupported
 from collectives.peer_buffer import set_epoch
-from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example, check, fixed_examples, inputs
+from tests.collectives.collective_examples import (
+    ROOM_BYTES,
+    Buffers,
+    Example,
+    check,
+    fixed_examples,
+    inputs,
+)
 from tests.ranks.world import connect, launch
 
 
-def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *collectives: str) -> None:
-    streams = {"STREAM_SLAB": seed % 2, "STREAM_RECEIVE": seed // 2 % 2, "SEVERAL_PAGES": seed // 4 % 2}
+def main(
+    examples: str, seed: int, device: str = "cpu", memory: str = "auto", *collectives: str
+) -> None:
+    streams = {
+        "STREAM_SLAB": seed % 2,
+        "STREAM_RECEIVE": seed // 2 % 2,
+        "SEVERAL_PAGES": seed // 4 % 2,
+    }
     world, watch = connect(30.0, device, memory, **streams)
     communicator, rank = world.communicator, world.communicator.rank
     peers = world.peers
@@ -40,16 +53,25 @@ def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *c
         own_error = operation.failure() or buffers.problem(example, every)
         if watch.timed_out:
             own_error = f"rank {watch.peer} never came"
-        errors, bits = zip(*communicator.all_gather((own_error, buffers.result(example).tobytes())), strict=True)
+        errors, bits = zip(
+            *communicator.all_gather((own_error, buffers.result(example).tobytes())), strict=True
+        )
         alike = example.collective.name in ("all_reduce", "all_gather")
         if alike and len(set(bits)) > 1 and example.algorithm != "library" and not any(errors):
             return "ranks got different bits"
-        return next((f"rank {r}: {sentence}" for r, sentence in enumerate(errors) if sentence), None)
+        return next(
+            (f"rank {r}: {sentence}" for r, sentence in enumerate(errors) if sentence), None
+        )
 
-    fixed = [example for example in fixed_examples(communicator.size) if examples == "fixed"
-             and (not collectives or example.collective.name in collectives)]
+    fixed = [
+        example
+        for example in fixed_examples(communicator.size)
+        if examples == "fixed" and (not collectives or example.collective.name in collectives)
+    ]
     if not isinstance(world.peers, Unsupported):
-        set_epoch(world.peers, 2**32 - 1 - (len(fixed) or int(examples)) // 2)  # the epoch wraps halfway
+        set_epoch(
+            world.peers, 2**32 - 1 - (len(fixed) or int(examples)) // 2
+        )  # the epoch wraps halfway
         communicator.barrier()
     for example in fixed:
         error = problem(example, inputs(example, communicator.size))

@@ -42,10 +42,19 @@ def leave_out(fault: str) -> None:
             self.device.enqueue(*steps)
             self.device.stream.use()
 
-        is_first = steps[-1].argument.step == 2  # waits for the launch's entry, so that epochs stay in order
-        return plain_beside(self, steps) if is_first else Step(Kernel("copies at once", enqueue), steps)
+        is_first = (
+            steps[-1].argument.step == 2
+        )  # waits for the launch's entry, so that epochs stay in order
+        return (
+            plain_beside(self, steps)
+            if is_first
+            else Step(Kernel("copies at once", enqueue), steps)
+        )
 
-    if fault in ("entry", "flag"):  # a launch does not wait for all ranks; a sum does not wait for its inputs
+    if fault in (
+        "entry",
+        "flag",
+    ):  # a launch does not wait for all ranks; a sum does not wait for its inputs
         program.mark = mark
     elif fault == "event":  # copies do not wait for the sums that they send
         engine.beside = at_once
@@ -76,16 +85,29 @@ def each_form(world: World, graph: bool, memories: list[Memory]) -> int:
     the launch must have read it."""
     send, receive, result, blank = memories
     rank, ranks, wrong = world.communicator.rank, world.communicator.size, 0
-    for form, (number, (size, variant)) in product((forms.TWO_SHOT_COPY_ENGINE, forms.RING_COPY_ENGINE),
-                                                   enumerate(product(SIZES, ("copied", "registered")))):
+    for form, (number, (size, variant)) in product(
+        (forms.TWO_SHOT_COPY_ENGINE, forms.RING_COPY_ENGINE),
+        enumerate(product(SIZES, ("copied", "registered"))),
+    ):
         shift, in_place = 4 * (number % 2), number == 1
         source = receive if in_place else send
-        case = Case(COLLECTIVES["all_reduce"], size // 4, DATATYPES["float32"], "sum", source.address + shift,
-                    receive.address + shift, in_place, variant, build=Build(chunk_bytes=256 if number == 2 else None))
+        case = Case(
+            COLLECTIVES["all_reduce"],
+            size // 4,
+            DATATYPES["float32"],
+            "sum",
+            source.address + shift,
+            receive.address + shift,
+            in_place,
+            variant,
+            build=Build(chunk_bytes=256 if number == 2 else None),
+        )
         step = bound(world, form, case)
         steps = [world.device.replayed(step) if graph else step] * (1 if in_place else 3)
-        after = [copying(world, receive.address + shift, result.address, size),
-                 copying(world, blank.address, receive.address + shift, size)]
+        after = [
+            copying(world, receive.address + shift, result.address, size),
+            copying(world, blank.address, receive.address + shift, size),
+        ]
         draws = [np.random.default_rng([number, each]) for each in range(ranks)]
         for _ in range(ROUNDS):
             inputs = [draw.integers(-99, 99, size // 4).astype(np.float32) for draw in draws]
@@ -93,7 +115,9 @@ def each_form(world: World, graph: bool, memories: list[Memory]) -> int:
             world.communicator.barrier()
             gpu(world).enqueue(*steps, *after)
             gpu(world).stream.synchronize()
-            wrong += int(np.count_nonzero(result.read()[:size].view(np.float32) != np.sum(inputs, axis=0)))
+            wrong += int(
+                np.count_nonzero(result.read()[:size].view(np.float32) != np.sum(inputs, axis=0))
+            )
             world.communicator.barrier()
     return wrong
 
@@ -107,32 +131,56 @@ def in_turn(world: World, memories: list[Memory]) -> int:
 
     def run(self, entry, target, sources, size_bytes):
         if entry == "take" and rank == 1:
-            late = Kernel("late", lambda blocks, argument: gpu(world).stream.launch_host_func(time.sleep, LATE_S))
+            late = Kernel(
+                "late",
+                lambda blocks, argument: gpu(world).stream.launch_host_func(time.sleep, LATE_S),
+            )
             self.steps.append(Step(late, None))
         plain(self, entry, target, sources, size_bytes)
 
     steps = list[Step]()
     program.run = run
     # The ring's first copy covers all of the other form's inbox. Its case is first, so that both share an inbox.
-    for form, many, target in ((forms.RING_COPY_ENGINE, 4, result), (forms.TWO_SHOT_COPY_ENGINE, 1, receive)):
-        case = Case(COLLECTIVES["all_reduce"], many * size // 4, DATATYPES["float32"], "sum", send.address,
-                    target.address, build=Build(chunk_bytes=many * size))
+    for form, many, target in (
+        (forms.RING_COPY_ENGINE, 4, result),
+        (forms.TWO_SHOT_COPY_ENGINE, 1, receive),
+    ):
+        case = Case(
+            COLLECTIVES["all_reduce"],
+            many * size // 4,
+            DATATYPES["float32"],
+            "sum",
+            send.address,
+            target.address,
+            build=Build(chunk_bytes=many * size),
+        )
         steps.insert(0, bound(world, form, case))
-    inputs = [np.random.default_rng(each).integers(-99, 99, size).astype(np.float32) for each in range(ranks)]
+    inputs = [
+        np.random.default_rng(each).integers(-99, 99, size).astype(np.float32)
+        for each in range(ranks)
+    ]
     send.write(inputs[rank])
     world.communicator.barrier()
     gpu(world).enqueue(*steps)
     gpu(world).stream.synchronize()
     parts = (receive, size // 4), (result, size)
-    return int(sum(np.count_nonzero(memory.read()[: 4 * count].view(np.float32) != np.sum(inputs, axis=0)[:count])
-                   for memory, count in parts))
+    return int(
+        sum(
+            np.count_nonzero(
+                memory.read()[: 4 * count].view(np.float32) != np.sum(inputs, axis=0)[:count]
+            )
+            for memory, count in parts
+        )
+    )
 
 
 def in_the_first_inbox(world: World, memories: list[Memory]) -> Callable[[], int]:
     """A function that launches a case that is bound now, and counts its wrong elements. Its inbox must stay mapped when
     later cases have larger ones."""
     send, receive, *_ = memories
-    case = Case(COLLECTIVES["all_reduce"], 256, DATATYPES["float32"], "sum", send.address, receive.address)
+    case = Case(
+        COLLECTIVES["all_reduce"], 256, DATATYPES["float32"], "sum", send.address, receive.address
+    )
     step = bound(world, forms.TWO_SHOT_COPY_ENGINE, case)
 
     def launch() -> int:
@@ -150,7 +198,9 @@ def in_the_first_inbox(world: World, memories: list[Memory]) -> Callable[[], int
 def main() -> None:
     graph, fault = sys.argv[1] == "1", sys.argv[2]
     leave_out(fault)
-    world, watch = connect(20.0, os.environ.get("FAKE_GPU_VENDOR", "cuda"), os.environ.get("MEMORY", "auto"))
+    world, watch = connect(
+        20.0, os.environ.get("FAKE_GPU_VENDOR", "cuda"), os.environ.get("MEMORY", "auto")
+    )
     memories = [world.mapped.register((16 << 10) + 64) for _ in range(4)]
     launch_early = in_the_first_inbox(world, memories)
     wrong = each_form(world, graph, memories) if fault != "entry" else 0

@@ -42,7 +42,11 @@ def strike(effect: str) -> None:
     kind, _, victim = effect.partition(":")
     if victim:
         time.sleep(LATE_S)
-    print(f"struck at {time.time()} over {' '.join(map(str, shared_by(os.getpid())))}", file=sys.stderr, flush=True)
+    print(
+        f"struck at {time.time()} over {' '.join(map(str, shared_by(os.getpid())))}",
+        file=sys.stderr,
+        flush=True,
+    )
     if kind == "raise":
         raise ValueError("struck")
     if kind == "sleep":
@@ -59,7 +63,9 @@ def strike(effect: str) -> None:
 def process_of(rank: str) -> int:
     """Return the process id of another rank of this launch."""
     mine = psutil.Process().cmdline()
-    ranks = (process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == mine)
+    ranks = (
+        process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == mine
+    )
     return next(process.pid for process in ranks if process.environ().get("PMI_RANK") == rank)
 
 
@@ -100,7 +106,9 @@ def iteration_with(point: str, call: int, fault):
 
         entry = native(passage)
         iteration.keep.append(entry)
-        step = Step(Kernel("struck", ctypes.cast(entry, ctypes.c_void_p).value or 0), whole.argument)
+        step = Step(
+            Kernel("struck", ctypes.cast(entry, ctypes.c_void_p).value or 0), whole.argument
+        )
         if point == "check":
             iteration.check = step
         else:
@@ -116,8 +124,11 @@ def main(rank: int, point: str, call: int, effect: str) -> None:
         "device": (bench.harness.session, "open_device", fault),
         "map": (bench.harness.session, "open_world", fault),
         "plan": (bench.harness.suite, "prepare", fault),
-        "block": (bench.harness.run, "measure_block",
-                  lambda: setattr(bench.harness.timing, "perform", lambda *_: fault())),
+        "block": (
+            bench.harness.run,
+            "measure_block",
+            lambda: setattr(bench.harness.timing, "perform", lambda *_: fault()),
+        ),
         "probe": (bench.harness.timing, "round_trip_ns", fault),
         "store": (RunFile, "append", fault),
         "between": (bench.harness.run, "agreed_stop", fault),

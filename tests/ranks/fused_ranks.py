@@ -38,14 +38,22 @@ SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149}
 LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": 3.40e38}
 BYTES = Datatype("codes", np.uint8, False)
 SPITEFUL = (0.0, -0.0, 1e-45, -1e-40, 6e-8, 2.0**-14, 1.0, -448.0, 6e4, -3e6, 1e19, 3e38)
-E4M3 = np.array([(1 + m / 8) * 2.0 ** (e - 7) if e else m / 8 * 2.0**-6 for e in range(16) for m in range(8)][:127])
+E4M3 = np.array(
+    [(1 + m / 8) * 2.0 ** (e - 7) if e else m / 8 * 2.0**-6 for e in range(16) for m in range(8)][
+        :127
+    ]
+)
 KINDS = ("plain", "cancelling", "zeros", "outlier", "spiteful", "all")
 
 
-def drawn(draw: np.random.Generator, datatype: Datatype, shape: tuple[int, ...], kind: str) -> Array:
+def drawn(
+    draw: np.random.Generator, datatype: Datatype, shape: tuple[int, ...], kind: str
+) -> Array:
     """Encoded values of all ranks, shape (ranks, rows, ...). With kind `all`, each row draws its own kind."""
     values: Array = draw.normal(size=shape) * 10.0 ** draw.integers(-3, 3, (shape[1], 1))
-    chosen = draw.integers(0, 5, shape[1]) if kind == "all" else np.full(shape[1], KINDS.index(kind))
+    chosen = (
+        draw.integers(0, 5, shape[1]) if kind == "all" else np.full(shape[1], KINDS.index(kind))
+    )
     for row, number in enumerate(chosen):
         of_row = values[:, row]
         if KINDS[number] == "cancelling":
@@ -75,14 +83,25 @@ def beyond(got: Array, want: Array, bound: Array) -> str | None:
     return f"element {at} is {got[at]!r}, not {want[at]!r} within {bound[at]:.3g}; {len(wrong)} are wrong"
 
 
-def wrong_of_norm(datatype: Datatype, parts: Array, residual: Array, weight: Array, residual_out: Array,
-                  normed: Array) -> str | None:
+def wrong_of_norm(
+    datatype: Datatype,
+    parts: Array,
+    residual: Array,
+    weight: Array,
+    residual_out: Array,
+    normed: Array,
+) -> str | None:
     """Describes the first wrong element. All arrays are decoded; `parts` has the shape (ranks, tokens, hidden)."""
     n, hidden = len(parts), parts.shape[-1]
     u, step, largest = ROUNDING[datatype.name], SMALLEST[datatype.name], LARGEST[datatype.name]
     summed, magnitude = parts.sum(axis=0), np.abs(parts).sum(axis=0)
     of_sum = magnitude * (u + (n + 1) * F) + step
-    bound = of_sum + (np.abs(summed + residual) + of_sum) * u + (magnitude + np.abs(residual)) * 2 * F + step
+    bound = (
+        of_sum
+        + (np.abs(summed + residual) + of_sum) * u
+        + (magnitude + np.abs(residual)) * 2 * F
+        + step
+    )
     bound[(magnitude + np.abs(residual)) * 1.02 >= largest] = np.inf
     if error := beyond(residual_out, summed + residual, bound):
         return f"residual_out: {error}"
@@ -119,17 +138,25 @@ def quantized(values: Array, kind: str) -> tuple[Array, Array]:
     return codes, scales
 
 
-def wrong_of_gemv(datatype: Datatype, weights: Array, scales: Array, activations: Array, outputs: Array) -> str | None:
+def wrong_of_gemv(
+    datatype: Datatype, weights: Array, scales: Array, activations: Array, outputs: Array
+) -> str | None:
     """Describes the first wrong element. Arrays are decoded: `weights` (ranks, hidden, inner), row `scales` (ranks,
     hidden), `activations` (ranks, tokens, inner)."""
     n, inner = len(weights), weights.shape[-1]
     u, step, largest = ROUNDING[datatype.name], SMALLEST[datatype.name], LARGEST[datatype.name]
     parts = np.stack([x @ w.T * s for w, s, x in zip(weights, scales, activations, strict=True)])
-    magnitudes = np.stack([np.abs(x) @ np.abs(w).T * s for w, s, x in zip(weights, scales, activations, strict=True)])
-    lost = magnitudes.sum(axis=0) * (chain(inner) + (n + 2) * F) + inner * 2.0**-149 * max(1, scales.max())
+    magnitudes = np.stack(
+        [np.abs(x) @ np.abs(w).T * s for w, s, x in zip(weights, scales, activations, strict=True)]
+    )
+    lost = magnitudes.sum(axis=0) * (chain(inner) + (n + 2) * F) + inner * 2.0**-149 * max(
+        1, scales.max()
+    )
     bound = lost + 2.02 * u * (np.abs(parts).sum(axis=0) + lost) + (n + 1) * step
     unscaled = magnitudes / scales[:, None, :]
-    bound[(magnitudes.sum(axis=0) * 1.02 >= largest) | (unscaled.max(axis=0) * 1.02 >= 2.0**128)] = np.inf
+    bound[
+        (magnitudes.sum(axis=0) * 1.02 >= largest) | (unscaled.max(axis=0) * 1.02 >= 2.0**128)
+    ] = np.inf
     return beyond(outputs, parts.sum(axis=0), bound)
 
 
@@ -150,11 +177,15 @@ class Bed:
         self.rooms[name].write(np.full(ROOM_BYTES, UNTOUCHED, np.uint8))
         return self.rooms[name].address + shift_bytes
 
-    def read(self, name: str, datatype: Datatype, shift_bytes: int, shape: tuple[int, ...]) -> tuple[Array, bool]:
+    def read(
+        self, name: str, datatype: Datatype, shift_bytes: int, shape: tuple[int, ...]
+    ) -> tuple[Array, bool]:
         """The content of a buffer, and whether the bytes around it are unchanged."""
         whole, size = self.rooms[name].read(), int(np.prod(shape)) * datatype.size_bytes
         around = np.concatenate([whole[:shift_bytes], whole[shift_bytes + size : ROOM_BYTES]])
-        stored: Array = whole[shift_bytes : shift_bytes + size].view(datatype.storage).reshape(shape)
+        stored: Array = (
+            whole[shift_bytes : shift_bytes + size].view(datatype.storage).reshape(shape)
+        )
         return stored, bool((around == UNTOUCHED).all())
 
     def perform(self, kernel: str, form: str, case: Case, times: int) -> str | None:
@@ -178,88 +209,178 @@ def alike(a: Array, b: Array, datatype: Datatype) -> bool:
     return bool(((a == b) | (np.isnan(datatype.decode(a)) & np.isnan(datatype.decode(b)))).all())
 
 
-def norm_example(bed: Bed, draw: np.random.Generator, datatype: Datatype, variant: str) -> tuple[str, str | None, Any]:
+def norm_example(
+    bed: Bed, draw: np.random.Generator, datatype: Datatype, variant: str
+) -> tuple[str, str | None, Any]:
     """Runs a random example. Returns its description, the error on this rank, and the results that all ranks share."""
-    ranks, rank, size = bed.world.communicator.size, bed.world.communicator.rank, datatype.size_bytes
+    ranks, rank, size = (
+        bed.world.communicator.size,
+        bed.world.communicator.rank,
+        datatype.size_bytes,
+    )
     hidden = int(draw.choice([1, 17, 64, 1000, 4096, 8191, 8192, int(draw.integers(1, 9000))]))
     tokens = min(int(draw.choice([1, 2, 5, 37, 300])), MOST // hidden)
-    kind, in_place, times = KINDS[draw.integers(6)], bool(draw.random() < 0.4), int(draw.integers(1, 4))
+    kind, in_place, times = (
+        KINDS[draw.integers(6)],
+        bool(draw.random() < 0.4),
+        int(draw.integers(1, 4)),
+    )
     output = (None, "int8", "fp8")[draw.integers(3)] if hidden % 64 == 0 else None
-    description = (f"allreduce_rmsnorm {variant} {datatype.name} {tokens} x {hidden} {kind} in place {in_place} "
-                   f"x {times} output {output}")
+    description = (
+        f"allreduce_rmsnorm {variant} {datatype.name} {tokens} x {hidden} {kind} in place {in_place} "
+        f"x {times} output {output}"
+    )
     values = drawn(draw, datatype, (ranks + 1, tokens, hidden), kind)
     weight = datatype.encode(draw.normal(size=hidden))
-    shifts = [int(shift) * size for shift in np.roll(draw.choice([0, 0, 16 // size, 1, 3], 5), rank)]  # differ by rank
+    shifts = [
+        int(shift) * size for shift in np.roll(draw.choice([0, 0, 16 // size, 1, 3], 5), rank)
+    ]  # differ by rank
     build = Build(chunk_bytes=[None, None, 64 << 10][draw.integers(3)])
-    of_weight, of_send = bed.fill("weight", weight, shifts[4]), bed.fill("send", values[rank], shifts[0])
+    of_weight, of_send = (
+        bed.fill("weight", weight, shifts[4]),
+        bed.fill("send", values[rank], shifts[0]),
+    )
 
     def form(name: str, times: int) -> tuple[str | None, list[Array], bool, list[Array]]:
         out = "residual" if in_place else "residual_out"
-        at = {room: bed.clear(room, shifts[i]) for i, room in ((1, "residual"), (2, "residual_out"), (3, "receive"))}
+        at = {
+            room: bed.clear(room, shifts[i])
+            for i, room in ((1, "residual"), (2, "residual_out"), (3, "receive"))
+        }
         bed.fill("residual", values[-1], shifts[1])
-        case = NormCase(COLLECTIVE["allreduce_rmsnorm"], tokens * hidden, datatype, "sum", of_send, at["receive"],
-                        variant=variant, build=build if name == "fused" else Build(),
-                        norm=Norm(hidden=hidden, residual=at["residual"], residual_out=at[out], weight=of_weight,
-                                  codes=bed.clear("codes"), scales=bed.clear("scales")),
-                        summed=bed.rooms["summed"].address + shifts[4], quantized=output)
+        case = NormCase(
+            COLLECTIVE["allreduce_rmsnorm"],
+            tokens * hidden,
+            datatype,
+            "sum",
+            of_send,
+            at["receive"],
+            variant=variant,
+            build=build if name == "fused" else Build(),
+            norm=Norm(
+                hidden=hidden,
+                residual=at["residual"],
+                residual_out=at[out],
+                weight=of_weight,
+                codes=bed.clear("codes"),
+                scales=bed.clear("scales"),
+            ),
+            summed=bed.rooms["summed"].address + shifts[4],
+            quantized=output,
+        )
         reason = bed.perform("allreduce_rmsnorm", name, case, times)
         places = (("receive", 3), (out, 1 if in_place else 2))
         results = [bed.read(room, datatype, shifts[i], (tokens, hidden)) for room, i in places]
         rows = tokens if output else 0
-        codes = [bed.read("codes", BYTES, 0, (rows, hidden)), bed.read("scales", DATATYPES["float32"], 0, (rows,))]
-        return (reason, [stored for stored, _ in results], all(unchanged for _, unchanged in results + codes),
-                [stored for stored, _ in codes])
+        codes = [
+            bed.read("codes", BYTES, 0, (rows, hidden)),
+            bed.read("scales", DATATYPES["float32"], 0, (rows,)),
+        ]
+        return (
+            reason,
+            [stored for stored, _ in results],
+            all(unchanged for _, unchanged in results + codes),
+            [stored for stored, _ in codes],
+        )
 
     reason, fused_results, untouched, codes = form("fused", 1 if in_place else times)
     if reason:
         return description, reason, None
     decoded = datatype.decode(values)
     wrong = None if untouched else "wrote around a buffer"
-    wrong = wrong or wrong_of_norm(datatype, decoded[:-1], decoded[-1], datatype.decode(weight),
-                                   *(datatype.decode(stored) for stored in reversed(fused_results)))
+    wrong = wrong or wrong_of_norm(
+        datatype,
+        decoded[:-1],
+        decoded[-1],
+        datatype.decode(weight),
+        *(datatype.decode(stored) for stored in reversed(fused_results)),
+    )
     if output and not wrong:
-        exact = [np.array_equal(a, b, equal_nan=a.dtype == np.float32) for a, b in zip(
-            codes, quantized(datatype.decode(fused_results[0]), output), strict=True)]
+        exact = [
+            np.array_equal(a, b, equal_nan=a.dtype == np.float32)
+            for a, b in zip(
+                codes, quantized(datatype.decode(fused_results[0]), output), strict=True
+            )
+        ]
         wrong = None if all(exact) else f"numpy has other codes or scales: alike are {exact}"
     for name in ("then_one_shot_pull", "then_two_shot"):
         reason, parted, _, parted_codes = form(name, 1)
-        same = all(alike(*two, datatype) for two in zip(fused_results, parted, strict=True)) and all(
-            a.tobytes() == b.tobytes() for a, b in zip(codes, parted_codes, strict=True))
+        same = all(
+            alike(*two, datatype) for two in zip(fused_results, parted, strict=True)
+        ) and all(a.tobytes() == b.tobytes() for a, b in zip(codes, parted_codes, strict=True))
         wrong = wrong or (reason if reason else None if same else f"other bits than {name}")
     return description, wrong, [stored.tobytes() for stored in fused_results + codes]
 
 
-def gemv_example(bed: Bed, draw: np.random.Generator, turn: int, variant: str) -> tuple[str, str | None, Any]:
+def gemv_example(
+    bed: Bed, draw: np.random.Generator, turn: int, variant: str
+) -> tuple[str, str | None, Any]:
     """Like `norm_example`, for a GEMV. `turn` sets the types and tokens: each combination compiles its own kernels."""
     ranks, rank = bed.world.communicator.size, bed.world.communicator.rank
-    datatype, weight_type, tokens = DATATYPES[TYPES[turn % 3]], MATRICES[turn // 3 % 3], 1 + turn % 8
+    datatype, weight_type, tokens = (
+        DATATYPES[TYPES[turn % 3]],
+        MATRICES[turn // 3 % 3],
+        1 + turn % 8,
+    )
     hidden = 64 * int(draw.choice([1, 2, 5, 16, 31]))
     inner = min(64 * int(draw.choice([1, 2, 3, 16, 60])), MOST // hidden // 64 * 64)
     kind, times = KINDS[draw.integers(6)], int(draw.integers(1, 4))
-    description = (f"gemv_allreduce {variant} {datatype.name} {weight_type} {tokens} x {inner} x {hidden} {kind} "
-                   f"x {times}")
+    description = (
+        f"gemv_allreduce {variant} {datatype.name} {weight_type} {tokens} x {inner} x {hidden} {kind} "
+        f"x {times}"
+    )
     inputs = drawn(draw, datatype, (ranks, tokens, inner), kind)
     if weight_type == "int8":
         weights = draw.integers(-127, 128, (ranks, hidden, inner)).astype(np.int8)
-        values, scales = weights.astype(np.float64), draw.lognormal(-4, 2, (ranks, hidden)).astype(np.float32)
+        values, scales = (
+            weights.astype(np.float64),
+            draw.lognormal(-4, 2, (ranks, hidden)).astype(np.float32),
+        )
     else:
-        weights = drawn(draw, DATATYPES[weight_type], (ranks, hidden, inner), draw.choice(KINDS[:4]))
-        values, scales = DATATYPES[weight_type].decode(weights), np.ones((ranks, hidden), np.float32)
-    case = GemvCase(COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum", bed.rooms["send"].address,
-                    bed.clear("receive"), variant=variant, tokens=tokens, weight_type=weight_type,
-                    layer=Gemv(hidden=hidden, inner=inner, weights=bed.fill("weight", weights[rank]), copies=1,
-                               stride=inner, row_scales=bed.fill("residual", scales[rank]),
-                               activations=bed.fill("summed", inputs[rank])))
+        weights = drawn(
+            draw, DATATYPES[weight_type], (ranks, hidden, inner), draw.choice(KINDS[:4])
+        )
+        values, scales = (
+            DATATYPES[weight_type].decode(weights),
+            np.ones((ranks, hidden), np.float32),
+        )
+    case = GemvCase(
+        COLLECTIVE["gemv_allreduce"],
+        tokens * hidden,
+        datatype,
+        "sum",
+        bed.rooms["send"].address,
+        bed.clear("receive"),
+        variant=variant,
+        tokens=tokens,
+        weight_type=weight_type,
+        layer=Gemv(
+            hidden=hidden,
+            inner=inner,
+            weights=bed.fill("weight", weights[rank]),
+            copies=1,
+            stride=inner,
+            row_scales=bed.fill("residual", scales[rank]),
+            activations=bed.fill("summed", inputs[rank]),
+        ),
+    )
     if reason := bed.perform("gemv_allreduce", "fused", case, times):
         return description, reason, None
     result, untouched = bed.read("receive", datatype, 0, (tokens, hidden))
     with np.errstate(over="ignore", invalid="ignore"):
-        wrong = wrong_of_gemv(datatype, values, scales, datatype.decode(inputs), datatype.decode(result))
+        wrong = wrong_of_gemv(
+            datatype, values, scales, datatype.decode(inputs), datatype.decode(result)
+        )
     wrong = wrong or (None if untouched else "wrote around a buffer")
-    bed.perform("gemv_allreduce", "then_one_shot_pull", replace(case, receive=bed.clear("receive")), 1)
+    bed.perform(
+        "gemv_allreduce", "then_one_shot_pull", replace(case, receive=bed.clear("receive")), 1
+    )
     parted = bed.read("receive", datatype, 0, (tokens, hidden))[0]
-    return description, wrong or (None if alike(result, parted, datatype) else "other bits than in two launches"), [
-        result.tobytes()]
+    return (
+        description,
+        wrong or (None if alike(result, parted, datatype) else "other bits than in two launches"),
+        [result.tobytes()],
+    )
 
 
 def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *chosen: str) -> None:
@@ -281,7 +402,9 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *c
         wrong = f"rank {watch.peer} never came" if watch.timed_out else wrong
         everyone = communicator.all_gather((wrong, bits))
         wrong = next((f"rank {r}: {word}" for r, (word, _) in enumerate(everyone) if word), None)
-        wrong = wrong or ("ranks got different bits" if any(b != bits for _, b in everyone) else None)
+        wrong = wrong or (
+            "ranks got different bits" if any(b != bits for _, b in everyone) else None
+        )
         assert not wrong, f"{description}: {wrong}"
     if communicator.rank == 0:
         print(f"{examples} examples right on {communicator.size} ranks")

@@ -22,7 +22,11 @@ def product(device: GpuDevice, matmul: StreamMatmul) -> object:
     a, b, c = (memory.read().view(np.float32) for memory in matmul.memories)
     expected = a.reshape(-1, INNER).astype(np.float64) @ b.reshape(INNER, COLUMNS)
     error = np.abs(c.reshape(-1, COLUMNS) - expected).max()
-    return {"error": float(error), "flops": matmul.flops, "expected_flops": 2.0 * expected.size * INNER}
+    return {
+        "error": float(error),
+        "flops": matmul.flops,
+        "expected_flops": 2.0 * expected.size * INNER,
+    }
 
 
 def progress(device: GpuDevice, matmul: StreamMatmul) -> object:
@@ -39,8 +43,14 @@ def progress(device: GpuDevice, matmul: StreamMatmul) -> object:
 
     for name, wait_ns in (("long", 40_000_000), ("short", 1000)):
         wait = Step(loop.kernel("come_late"), Arguments(timeout_ns=wait_ns))
-        iteration = Iteration(-1, "", nothing, Operation(wait, lambda: None), nothing,
-                              Step(Kernel("check", count_check), None))
+        iteration = Iteration(
+            -1,
+            "",
+            nothing,
+            Operation(wait, lambda: None),
+            nothing,
+            Step(Kernel("check", count_check), None),
+        )
         actions, number = iteration.actions(nothing), watch.iteration
 
         def run(counts: Counts, actions: Any = actions, check: Step = iteration.check) -> Stamps:
@@ -49,14 +59,20 @@ def progress(device: GpuDevice, matmul: StreamMatmul) -> object:
         checks = 0
         stamps, launches = matmul.during(run, Counts(3, 8, 1))
         report[name] = {
-            "shapes": [list(stamps.shape), list(launches.shape)], "checks": checks,
-            "iterations": watch.iteration - number, "filled": matmul.launches,
-            "lasted": int(np.isfinite(launches).sum()), "least": float(np.nanmin(launches, initial=1e9)),
-            "span_ms": float(np.median(stamps[:, LEFT] - stamps[:, ARRIVED])) / 1e6}
+            "shapes": [list(stamps.shape), list(launches.shape)],
+            "checks": checks,
+            "iterations": watch.iteration - number,
+            "filled": matmul.launches,
+            "lasted": int(np.isfinite(launches).sum()),
+            "least": float(np.nanmin(launches, initial=1e9)),
+            "span_ms": float(np.median(stamps[:, LEFT] - stamps[:, ARRIVED])) / 1e6,
+        }
     return {**report, "most": MOST}
 
 
 if __name__ == "__main__":
     opened = GpuDevice(visible_gpus()[1][0])
     in_background = StreamMatmul(cast(Any, SimpleNamespace(device=opened)))
-    print(json.dumps({"product": product, "progress": progress}[sys.argv[1]](opened, in_background)))
+    print(
+        json.dumps({"product": product, "progress": progress}[sys.argv[1]](opened, in_background))
+    )

@@ -28,6 +28,7 @@ class Loop:
 
     def noted(self, name: str, host_s: float = 0.0, step: Step | None = None) -> Step:
         """A step, such as a library call, that notes its name and enqueues `step`, by default `idle`."""
+
         def enqueue(blocks: int, argument: object) -> None:
             self.enqueued.append(name)
             time.sleep(host_s)
@@ -37,14 +38,22 @@ class Loop:
 
     def iteration(self, chain_calls: int = 0) -> Iteration:
         consume, check = self.noted("consume"), self.noted("check")
-        return Iteration(-1, "", self.noted("prepare"), Operation(self.operation, lambda: None),
-                         consume, check, chain_calls=chain_calls)
+        return Iteration(
+            -1,
+            "",
+            self.noted("prepare"),
+            Operation(self.operation, lambda: None),
+            consume,
+            check,
+            chain_calls=chain_calls,
+        )
 
     def run(self, count: int, graph: bool = False) -> list[float]:
         """The times in us of the operation in `count` iterations."""
         idle = self.idle
-        actions = Iteration(-1, "", idle, Operation(self.operation, lambda: None), idle,
-                            idle).actions(idle)
+        actions = Iteration(
+            -1, "", idle, Operation(self.operation, lambda: None), idle, idle
+        ).actions(idle)
         stamps = self.device.run(actions, idle, Counts(0, count), self.watch, graph)
         return [float(ns) / 1e3 for ns in stamps[:, LEFT] - stamps[:, ARRIVED]]
 
@@ -95,11 +104,19 @@ def actions() -> object:
             loop.device.run(listed, iteration.check, Counts(0, 1), loop.watch, is_graph)
             loop.enqueued.clear()
             stamps = loop.device.run(listed, iteration.check, Counts(1, 2, 1), loop.watch, is_graph)
-            ordered = [int(stamps[1][column]) for column in
-                       ([BEGUN, DONE, ARRIVED, LEFT] if chain_calls else [ARRIVED, LEFT, DONE])]
+            ordered = [
+                int(stamps[1][column])
+                for column in (
+                    [BEGUN, DONE, ARRIVED, LEFT] if chain_calls else [ARRIVED, LEFT, DONE]
+                )
+            ]
             report[f"{mode} {launch}"] = {
-                "steps": loop.enqueued, "rows": len(stamps), "first": ordered[0],
-                "rises": ordered == sorted(ordered), "iterations": loop.watch.iteration}
+                "steps": loop.enqueued,
+                "rows": len(stamps),
+                "first": ordered[0],
+                "rises": ordered == sorted(ordered),
+                "iterations": loop.watch.iteration,
+            }
     return report
 
 
@@ -125,7 +142,11 @@ def stopping_launch() -> object:
         loop.watch.stop = 1
 
     steps = [loop.idle, Step(Kernel("stop", enqueue), None), loop.idle]
-    program = [action for number, step in enumerate(steps, 1) for action in (Action(call=number), Action(step))]
+    program = [
+        action
+        for number, step in enumerate(steps, 1)
+        for action in (Action(call=number), Action(step))
+    ]
     loop.device.run(program, loop.idle, Counts(1, 0), loop.watch)
     return {"calls": loop.watch.calls, "iterations": loop.watch.iteration}
 
@@ -138,8 +159,11 @@ def long_program() -> object:
     program = [action for number in range(1, 701) for action in (Action(call=number), Action(wait))]
     begun_s = time.monotonic()
     loop.device.run(program, loop.idle, Counts(3, 0), loop.watch)
-    return {"calls": loop.watch.calls, "iterations": loop.watch.iteration,
-            "elapsed_s": time.monotonic() - begun_s}
+    return {
+        "calls": loop.watch.calls,
+        "iterations": loop.watch.iteration,
+        "elapsed_s": time.monotonic() - begun_s,
+    }
 
 
 if __name__ == "__main__":

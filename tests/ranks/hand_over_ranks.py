@@ -26,7 +26,11 @@ def main(room: int) -> None:
             os.close(each)
     try:
         got = _hand_over(communicator, descriptor)
-        text = "the same file" if os.path.samestat(os.fstat(got), os.stat(__file__)) else "another file"
+        text = (
+            "the same file"
+            if os.path.samestat(os.fstat(got), os.stat(__file__))
+            else "another file"
+        )
     except Disagreement as refusal:
         text = str(refusal)
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)  # MPI needs some to finish

@@ -28,10 +28,25 @@ from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example, 
 from tests.ranks.world import connect, launch
 
 # Counts, with types and operations.
-REDUCED = [*product((5,), [("float32", "prod"), ("float64", "max"), ("int32", "min"), ("int64", "sum"),
-                           ("int8", "prod"), ("uint8", "sum"), ("float16", "sum")]),
-           *product((0, 1, 1003, 40_001), [("float32", "sum")])]
-MOVED = [*product((5,), [("bfloat16", "none"), ("float64", "none")]), *product((0, 40_001), [("int8", "none")])]
+REDUCED = [
+    *product(
+        (5,),
+        [
+            ("float32", "prod"),
+            ("float64", "max"),
+            ("int32", "min"),
+            ("int64", "sum"),
+            ("int8", "prod"),
+            ("uint8", "sum"),
+            ("float16", "sum"),
+        ],
+    ),
+    *product((0, 1, 1003, 40_001), [("float32", "sum")]),
+]
+MOVED = [
+    *product((5,), [("bfloat16", "none"), ("float64", "none")]),
+    *product((0, 40_001), [("int8", "none")]),
+]
 
 
 def main(world: World) -> None:
@@ -42,12 +57,29 @@ def main(world: World) -> None:
     buffers = Buffers(communicator.rank, communicator.size, send, receive)
     done, refusals = 0, set()
     for collective, in_place in product(list(COLLECTIVES.values())[:3], (False, True)):
-        examples = [*product(BETWEEN_HOSTS[collective.name][:-1], REDUCED if collective.reduces else MOVED),
-                    *product([ALGORITHMS[collective.name]["auto"]], (REDUCED if collective.reduces else MOVED)[-2:])]
+        examples = [
+            *product(BETWEEN_HOSTS[collective.name][:-1], REDUCED if collective.reduces else MOVED),
+            *product(
+                [ALGORITHMS[collective.name]["auto"]],
+                (REDUCED if collective.reduces else MOVED)[-2:],
+            ),
+        ]
         for algorithm, (count, (name, redop)) in examples:
             for variant in algorithm.variants(world):
-                example = Example(collective, {}, algorithm.name, variant, DATATYPES[name], redop, count, in_place,
-                                  shift=3, data_seed=count, special=False, launches=2)
+                example = Example(
+                    collective,
+                    {},
+                    algorithm.name,
+                    variant,
+                    DATATYPES[name],
+                    redop,
+                    count,
+                    in_place,
+                    shift=3,
+                    data_seed=count,
+                    special=False,
+                    launches=2,
+                )
                 every = inputs(example, communicator.size)
                 operation = algorithm.bind(world, buffers.case(example, every))
                 if isinstance(operation, Unsupported):
@@ -57,8 +89,14 @@ def main(world: World) -> None:
                 communicator.barrier()
                 launch(world.device, operation.step, 1 if in_place else example.launches)
                 error = operation.failure() or buffers.problem(example, every)
-                bits = set(communicator.all_gather(hashlib.md5(buffers.result(example).tobytes()).digest()))
-                if collective.name == "all_reduce" and len(bits) > 1 and example.algorithm != "flat":
+                bits = set(
+                    communicator.all_gather(hashlib.md5(buffers.result(example).tobytes()).digest())
+                )
+                if (
+                    collective.name == "all_reduce"
+                    and len(bits) > 1
+                    and example.algorithm != "flat"
+                ):
                     error = error or "ranks got different bits"
                 error = communicator.first_word(error)
                 assert not error, f"{algorithm.name} of {example}: {error}"
@@ -70,7 +108,14 @@ def main(world: World) -> None:
 def same_call(world: World) -> None:
     """Hosts of one rank need no step of ours."""
     memory = world.library.allocate(world, 1 << 20)
-    case = Case(COLLECTIVES["all_reduce"], 1000, DATATYPES["float32"], "sum", memory.address, memory.address + 4000)
+    case = Case(
+        COLLECTIVES["all_reduce"],
+        1000,
+        DATATYPES["float32"],
+        "sum",
+        memory.address,
+        memory.address + 4000,
+    )
     calls = []
     named = ALGORITHMS["all_reduce"]
     for algorithm in named["library"], *BETWEEN_HOSTS["all_reduce"], named["auto"]:
@@ -92,11 +137,18 @@ def sent_bytes() -> int:
 def count_bytes(world: World, name: str, size: int, calls: int) -> None:
     """The bytes of a call of each collective, less those that leave in the same time without calls."""
     communicator = world.communicator
-    buffers = PlainBuffers(world.library.allocate(world, size), world.library.allocate(world, size), 0)
+    buffers = PlainBuffers(
+        world.library.allocate(world, size), world.library.allocate(world, size), 0
+    )
     for collective in list(COLLECTIVES.values())[:3]:
         count = collective.count(size, communicator.size, DATATYPES["float32"])
-        case = Case(collective, count, DATATYPES["float32"], "sum" if collective.reduces else "none",
-                    *buffers.addresses(collective, 4 * count, communicator.rank, False))
+        case = Case(
+            collective,
+            count,
+            DATATYPES["float32"],
+            "sum" if collective.reduces else "none",
+            *buffers.addresses(collective, 4 * count, communicator.rank, False),
+        )
         operation = ALGORITHMS[collective.name][name].bind(world, case)
         assert isinstance(operation, Operation), operation
         launch(world.device, operation.step, 2)
@@ -111,7 +163,9 @@ def count_bytes(world: World, name: str, size: int, calls: int) -> None:
             took_s = time.monotonic() - start_s
             figures.append(sent_bytes() - before)
         if communicator.rank == 0:
-            print(f"{collective.name}: {(figures[0] - figures[1]) / calls:.0f} bytes a call, {figures[1]} bytes idle")
+            print(
+                f"{collective.name}: {(figures[0] - figures[1]) / calls:.0f} bytes a call, {figures[1]} bytes idle"
+            )
 
 
 def refuse(world: World) -> None:
@@ -119,7 +173,14 @@ def refuse(world: World) -> None:
     communicator, device = world.communicator, world.device
     memory, own = world.library.allocate(world, 1 << 20), communicator.rank
     allocate, private = device.allocate, device.private
-    case = Case(COLLECTIVES["all_gather"], 1000, DATATYPES["int32"], "none", memory.address, memory.address + 4000)
+    case = Case(
+        COLLECTIVES["all_gather"],
+        1000,
+        DATATYPES["int32"],
+        "none",
+        memory.address,
+        memory.address + 4000,
+    )
 
     def fail(*_: object) -> Any:
         raise DeviceError("no room")
@@ -138,7 +199,9 @@ def refuse(world: World) -> None:
     print_on_first(world, "register", said(lambda: world.library.allocate(world, 1 << 20)))
     if own == 3:
         device.private = fail  # type: ignore
-    print_on_first(world, "scratch", said(lambda: ALGORITHMS["all_gather"]["hierarchical"].bind(world, case)))
+    print_on_first(
+        world, "scratch", said(lambda: ALGORITHMS["all_gather"]["hierarchical"].bind(world, case))
+    )
     mpi.MOST_COUNT, world.library.ranks.function = 10, lambda name: 0  # type: ignore
     messages = [[Message(own == 0, 3 - own, memory.address, 64)]] if own in (0, 3) else []
     print_on_first(world, "messages", said(lambda: world.library.bind_messages(world, messages)))

@@ -27,9 +27,18 @@ def repeated(window: int) -> int:
     """Map a file of WINDOW_BYTES over and over. Return the address of COUNT bytes."""
     map_pages = ctypes.CDLL(None).mmap
     map_pages.restype = ctypes.c_void_p
-    map_pages.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    map_pages.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_long,
+    ]
     size, readable = -(-COUNT // WINDOW_BYTES) * WINDOW_BYTES, mmap.PROT_READ | mmap.PROT_WRITE
-    start: int = map_pages(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    start: int = map_pages(
+        None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
+    )
     for at in range(start, start + size, WINDOW_BYTES):
         assert map_pages(at, WINDOW_BYTES, readable, mmap.MAP_SHARED | MAP_FIXED, window, 0) == at
     return start
@@ -43,7 +52,10 @@ def main(name: str) -> None:
     for file in files:
         os.ftruncate(file, WINDOW_BYTES)
         windows.append(np.frombuffer(mmap.mmap(file, WINDOW_BYTES), np.int8))
-    inputs = [np.random.default_rng(each).integers(-128, 128, WINDOW_BYTES, np.int8) for each in range(ranks)]
+    inputs = [
+        np.random.default_rng(each).integers(-128, 128, WINDOW_BYTES, np.int8)
+        for each in range(ranks)
+    ]
     windows[0][:] = inputs[rank]
     send, receive = map(repeated, files)
     count = 100_000 if name == "library" else COUNT

@@ -21,8 +21,15 @@ rank, communicator = world.communicator.rank, world.communicator
 send, receive = (world.mapped.register(4 * COUNT) for _ in range(2))
 send.write(np.full(COUNT, 1 - rank, np.float32))
 receive.write(np.full(COUNT, -1, np.float32))
-case = Case(COLLECTIVES["all_reduce"], COUNT, DATATYPES["float32"], "sum", send.address, receive.address,
-            variant="registered")
+case = Case(
+    COLLECTIVES["all_reduce"],
+    COUNT,
+    DATATYPES["float32"],
+    "sum",
+    send.address,
+    receive.address,
+    variant="registered",
+)
 operation = ALGORITHMS["all_reduce"]["two_shot_direct"].bind(world, case)
 assert isinstance(operation, Operation), operation
 

@@ -29,10 +29,17 @@ def values(rank: int, redop: str, shape: tuple[int, int]) -> np.ndarray:
 
 def wrong(world, case: Case, memories: list, operation, watch: Watch) -> int:
     """The number of wrong bytes in and around the result of an operation on fresh data, launched as in a run."""
-    collective, datatype, rank, ranks = case.collective, case.datatype, world.communicator.rank, world.communicator.size
+    collective, datatype, rank, ranks = (
+        case.collective,
+        case.datatype,
+        world.communicator.rank,
+        world.communicator.size,
+    )
     sends, receives = collective.segments(ranks)
     sent = np.stack([values(r, case.redop, (sends, case.count)) for r in range(ranks)])
-    result = collective.result(sent, case.shape, lambda every: combined(list(every), case.redop))[rank]
+    result = collective.result(sent, case.shape, lambda every: combined(list(every), case.redop))[
+        rank
+    ]
     right = {memory.address: np.full(memory.size_bytes, 0xA5, np.uint8) for memory in memories}
 
     def put(address: int, decoded: np.ndarray) -> None:
@@ -54,7 +61,9 @@ def wrong(world, case: Case, memories: list, operation, watch: Watch) -> int:
         at = case.send - memories[1].address
         own = slice(at + rank * case.segment_bytes, at + (rank + 1) * case.segment_bytes)
         differences = differ[memories[1].address]
-        differences[at : own.start] = differences[own.stop : at + sends * case.segment_bytes] = False
+        differences[at : own.start] = differences[own.stop : at + sends * case.segment_bytes] = (
+            False
+        )
     return int(sum(bytes_.sum() for bytes_ in differ.values()))
 
 
@@ -64,7 +73,9 @@ def main(requests: list[dict]) -> list[dict]:
     request = requests[0]
     device, _ = open_device(communicator, request["device"], request.get("share", False))
     watch = device.watch(Watch())
-    world = open_world(communicator, device, WaitPolicy(watch, yields=True), graph=request.get("graph", False))
+    world = open_world(
+        communicator, device, WaitPolicy(watch, yields=True), graph=request.get("graph", False)
+    )
     return [result_of(request, world, watch, before) for request in requests]
 
 
@@ -77,26 +88,39 @@ def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dic
     report: dict = {"name": world.library.name, "results": {}, "chosen": {}}
     own = request.get("own_memory", True)
     library = world.library
-    memories = [(library.allocate_own(world, size) or library.allocate(world, size)) if own else device.private(size)
-                for _ in range(2)]
+    memories = [
+        (library.allocate_own(world, size) or library.allocate(world, size))
+        if own
+        else device.private(size)
+        for _ in range(2)
+    ]
     report["memory"] = memories[0].type
-    memories = memories[:: -1 if communicator.rank % 2 else 1]  # odd ranks have the addresses in reverse order
+    memories = memories[
+        :: -1 if communicator.rank % 2 else 1
+    ]  # odd ranks have the addresses in reverse order
     buffers = Buffers(memories[0], memories[1], 0)
     algorithm = ALGORITHMS[collective.name]["library"]
     report["variants"] = algorithm.variants(world)
     for variant, text, count, shape in product(
-        request.get("variants") or report["variants"], request["cases"], request["counts"], collective.shapes
+        request.get("variants") or report["variants"],
+        request["cases"],
+        request["counts"],
+        collective.shapes,
     ):
         type_name, redop, place = text.split()
         datatype, in_place = DATATYPES[type_name], place == "in"
-        send, receive = buffers.addresses(collective, count * datatype.size_bytes, communicator.rank, in_place)
+        send, receive = buffers.addresses(
+            collective, count * datatype.size_bytes, communicator.rank, in_place
+        )
         case = Case(collective, count, datatype, redop, send, receive, in_place, variant, shape)
         operation = algorithm.bind(world, case)
         key = " ".join([variant, text, str(count), *shape.values()])
         if isinstance(operation, Unsupported):
             report["results"][key] = operation.reason
             continue
-        report["results"][key] = communicator.all_gather(wrong(world, case, memories, operation, watch))
+        report["results"][key] = communicator.all_gather(
+            wrong(world, case, memories, operation, watch)
+        )
         report["chosen"][key] = operation.chosen
         report["calls"] = operation.step.kernel.name
         for _ in range(request.get("repeat", 0)):
@@ -105,7 +129,9 @@ def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dic
     report["head"] = world.library.describe(world)
     if isinstance(used := world.library.nccl, Nccl):
         windows = used.calls.fake_nccl_windows
-        report["windows"] = {label: windows(c_void_p(handle)) for label, handle in used.communicators.items()}
+        report["windows"] = {
+            label: windows(c_void_p(handle)) for label, handle in used.communicators.items()
+        }
     report["environment"] = {n: v for n, v in os.environ.items() if n[:4] == "NCCL"} == before
     return report
 

@@ -27,7 +27,9 @@ from tests.launch import ROOT
 
 def bare_loop():
     """The function of ping_pong.cpp, compiled like a kernel."""
-    function = ctypes.CDLL(str(compile_kernel(ROOT / "tests/ranks/ping_pong.cpp", {}))).bare_ping_pong
+    function = ctypes.CDLL(
+        str(compile_kernel(ROOT / "tests/ranks/ping_pong.cpp", {}))
+    ).bare_ping_pong
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int]
     function.restype = ctypes.c_double
     return function

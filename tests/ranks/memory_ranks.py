@@ -12,7 +12,9 @@ from collectives.operation import Unsupported
 from tests.ranks.world import connect
 
 try:
-    world, _ = connect(timeout_s=5.0, device=(*sys.argv[1:], "cpu")[0], memory=(*sys.argv[2:], "auto")[0])
+    world, _ = connect(
+        timeout_s=5.0, device=(*sys.argv[1:], "cpu")[0], memory=(*sys.argv[2:], "auto")[0]
+    )
 except Disagreement as error:
     sys.exit(str(error))
 peers = world.peers

@@ -20,12 +20,20 @@ from tests.ranks.world import connect, launch
 
 MOST = 5001
 # Elements; shifts of the send and the receive buffer in elements, None: in place; the build.
-EXAMPLES = ((1, (0, 0), Build()), (1003, (1, 0), Build(chunk_bytes=1024)), (3, (0, 3), Build(blocks=1)),
-            (1003, None, Build()), (MOST, (0, 0), Build(chunk_bytes=1024)), (64, (0, 1), Build()))
+EXAMPLES = (
+    (1, (0, 0), Build()),
+    (1003, (1, 0), Build(chunk_bytes=1024)),
+    (3, (0, 3), Build(blocks=1)),
+    (1003, None, Build()),
+    (MOST, (0, 0), Build(chunk_bytes=1024)),
+    (64, (0, 1), Build()),
+)
 PUSH = next(algorithm for algorithm in EXACT["all_reduce"] if algorithm.name == "one_shot_push")
 
 
-def wrong_results(world: World, case: Case, bound: Operation, memories: tuple[Memory, Memory], seed: int) -> int:
+def wrong_results(
+    world: World, case: Case, bound: Operation, memories: tuple[Memory, Memory], seed: int
+) -> int:
     """The wrong elements after one launch and after three in a row, behind another algorithm's, which shares the flags
     and alternates the halves of the slabs."""
     send, receive = memories
@@ -41,7 +49,9 @@ def wrong_results(world: World, case: Case, bound: Operation, memories: tuple[Me
         world.communicator.barrier()
         launch(world.device, bound.step, times)
         start = case.receive - receive.address
-        got: np.ndarray = receive.read()[start : start + case.segment_bytes].view(case.datatype.storage)
+        got: np.ndarray = receive.read()[start : start + case.segment_bytes].view(
+            case.datatype.storage
+        )
         wrong += int(np.count_nonzero(got != case.datatype.encode(combined(inputs, case.redop))))
     return wrong
 
@@ -56,8 +66,16 @@ def main() -> None:
         seed, (count, shifts, build) = example
         datatype = DATATYPES[name]
         from_, to = (datatype.size_bytes * shift for shift in shifts or (2, 2))
-        case = Case(COLLECTIVES["all_reduce"], count, datatype, redop, (send if shifts else receive) + from_,
-                    receive + to, not shifts, build=build)
+        case = Case(
+            COLLECTIVES["all_reduce"],
+            count,
+            datatype,
+            redop,
+            (send if shifts else receive) + from_,
+            receive + to,
+            not shifts,
+            build=build,
+        )
         for form in (ONE_SHOT, TWO_SHOT):
             bound.append(form.bind(world, case))
             if isinstance(bound[-1], Operation):
@@ -65,12 +83,16 @@ def main() -> None:
     refusals = [each for each in bound if isinstance(each, Unsupported)]
     if refusals:
         assert len(refusals) == len(bound)
-        assert all(each is refusals[0] for each in refusals) or world.mapped.multicast is None, "asked once"
+        assert all(each is refusals[0] for each in refusals) or world.mapped.multicast is None, (
+            "asked once"
+        )
         print(f"refused: {refusals[0].reason}.", flush=True)
     else:
         for name, other in product(DATATYPES, REDOPS):
             case = Case(COLLECTIVES["all_reduce"], 1, DATATYPES[name], other, send, receive)
-            assert other in COMBINED.get(name, ()) or isinstance(TWO_SHOT.bind(world, case), Unsupported)
+            assert other in COMBINED.get(name, ()) or isinstance(
+                TWO_SHOT.bind(world, case), Unsupported
+            )
         print(f"wrong: {wrong}, timed out: {watch.timed_out}", flush=True)
     world.communicator.barrier()
 

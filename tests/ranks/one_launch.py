@@ -31,14 +31,19 @@ def main(examples: int, seed: int, ranks: int) -> None:
     slabs = [device.private(SLAB_BYTES) for _ in range(ranks)]
     controls = [device.private(ctypes.sizeof(Control)) for _ in range(ranks)]
     watches = [device.watch(Watch()) for _ in range(ranks)]
-    buffers = [Buffers(r, ranks, device.private(ROOM_BYTES), device.private(ROOM_BYTES)) for r in range(ranks)]
+    buffers = [
+        Buffers(r, ranks, device.private(ROOM_BYTES), device.private(ROOM_BYTES))
+        for r in range(ranks)
+    ]
     everyone = device.private(ranks * ctypes.sizeof(Arguments))
     compile_with(device, {"STREAM_SLAB": seed % 2, "STREAM_RECEIVE": seed // 2 % 2})
     worlds = []
     for r in range(ranks):
         own = device.private(ctypes.sizeof(Own))
         waits = WaitPolicy(watches[r], timeout_s=20.0)
-        communicator: Any = SimpleNamespace(rank=r, size=ranks, hosts=1, all_gather=lambda place: [place])
+        communicator: Any = SimpleNamespace(
+            rank=r, size=ranks, hosts=1, all_gather=lambda place: [place]
+        )
         peers = PeerBuffer(communicator, device, slabs, controls, own, waits, "same_device")
         set_epoch(peers, 2**32 - 1 - examples // 2)  # the epoch wraps during the examples
         worlds.append(World(communicator, device, peers, cast(Library, None), watches[r]))

@@ -33,14 +33,26 @@ def activations_and_result(
         return everyones[0][rank * own :][:own], everyones[0] @ weights[rank]
     total = np.sum([a @ w for a, w in zip(everyones, weights, strict=True)], axis=0)
     part = TOKENS // chunks // ranks
-    return everyones[rank], np.concatenate([total[(c * ranks + rank) * part :][:part] for c in range(chunks)])
+    return everyones[rank], np.concatenate(
+        [total[(c * ranks + rank) * part :][:part] for c in range(chunks)]
+    )
 
 
-def problem(world: World, watch: Watch, command: str, datatype: Datatype, memories: list[Memory],
-            operation: Operation, chunks: int, call: int) -> str | None:
+def problem(
+    world: World,
+    watch: Watch,
+    command: str,
+    datatype: Datatype,
+    memories: list[Memory],
+    operation: Operation,
+    chunks: int,
+    call: int,
+) -> str | None:
     """The error after a call with new activations. NaNs first overwrite the results of earlier calls."""
     communicator, (send, between, receive) = world.communicator, memories
-    sent, right = activations_and_result(command, communicator.rank, communicator.size, chunks, call)
+    sent, right = activations_and_result(
+        command, communicator.rank, communicator.size, chunks, call
+    )
     for memory in (between, receive):
         memory.write(datatype.encode(np.full(memory.size_bytes // datatype.size_bytes, np.nan)))
     send.write(datatype.encode(sent))
@@ -55,7 +67,11 @@ def problem(world: World, watch: Watch, command: str, datatype: Datatype, memori
 
 def check(world: World, watch: Watch, command: str, datatype: Datatype, core: int | None) -> None:
     """Call each form of this matmul, in each number of chunks, and compare the results."""
-    rank, ranks, reduces = world.communicator.rank, world.communicator.size, command == "gemm_reduce_scatter"
+    rank, ranks, reduces = (
+        world.communicator.rank,
+        world.communicator.size,
+        command == "gemm_reduce_scatter",
+    )
     size = TOKENS * max(INNER, COLUMNS) * datatype.size_bytes
     memories = [world.library.allocate(world, size) for _ in range(3)]
     send, between, receive = memories
@@ -64,18 +80,33 @@ def check(world: World, watch: Watch, command: str, datatype: Datatype, core: in
     wrong, done = partial(problem, world, watch, command, datatype, memories), set()
     for form in OVERLAPPED[command].values():
         for variant in form.variants(world):
-            case = MatmulCase(COLLECTIVE[command], TOKENS // ranks * (COLUMNS if reduces else INNER), datatype,
-                              "sum" if reduces else "none", send.address, receive.address, variant=variant,
-                              tokens=TOKENS, inner=INNER, columns=COLUMNS, weights=weights.address,
-                              between=between.address, core=core)
+            case = MatmulCase(
+                COLLECTIVE[command],
+                TOKENS // ranks * (COLUMNS if reduces else INNER),
+                datatype,
+                "sum" if reduces else "none",
+                send.address,
+                receive.address,
+                variant=variant,
+                tokens=TOKENS,
+                inner=INNER,
+                columns=COLUMNS,
+                weights=weights.address,
+                between=between.address,
+                core=core,
+            )
             operation = form.bind(world, case)
             if isinstance(operation, Unsupported):
                 print(f"{form.name} {variant}: {operation.reason}")
                 continue
-            for chunks, each in (operation.by_chunks if isinstance(operation, Overlapped) else {1: operation}).items():
+            for chunks, each in (
+                operation.by_chunks if isinstance(operation, Overlapped) else {1: operation}
+            ).items():
                 for call in range(CALLS if form.name != "compute" else 0):
                     error = wrong(each, chunks, call)
-                    assert not error, f"rank {rank}, {command}, {form.name} {variant}, {chunks} chunks: {error}"
+                    assert not error, (
+                        f"rank {rank}, {command}, {form.name} {variant}, {chunks} chunks: {error}"
+                    )
                 done.add((form.name, chunks))
     assert {("fused", chunks) for chunks in CHUNKS} <= done
     print(f"rank {rank}: {command} right, core {core}")

@@ -16,15 +16,23 @@ from collectives.quantized import ALGORITHMS as QUANTIZED
 from collectives.quantized import BLOCK
 from tests.ranks.world import ROUNDING, connect, launch
 
-SPITEFUL = np.array([0.0, -0.0, 1e-45, -1e-40, 6e-8, 2.0**-6, 1e-3, 1.0, -448.0, 65504.0, 3e6, 1e30, np.inf, np.nan])
-ERROR = {"int8": 0.5 / 127, "fp8": 2.0**-4, "int4": 0.5 / 7}  # of one code, relative to the largest value of its block
+SPITEFUL = np.array(
+    [0.0, -0.0, 1e-45, -1e-40, 6e-8, 2.0**-6, 1e-3, 1.0, -448.0, 65504.0, 3e6, 1e30, np.inf, np.nan]
+)
+ERROR = {
+    "int8": 0.5 / 127,
+    "fp8": 2.0**-4,
+    "int4": 0.5 / 7,
+}  # of one code, relative to the largest value of its block
 MOST = 300_000
 NAMES = [algorithm.name for algorithm in QUANTIZED]
 
 
 def drawn(draw, datatype, ranks, count):
     """Stored values of all ranks: blocks of normal values, with an outlier, of zeros, or with values from SPITEFUL."""
-    values = draw.normal(size=(ranks, count // BLOCK, BLOCK)) * 10.0 ** draw.integers(-9, 5, (ranks, count // BLOCK, 1))
+    values = draw.normal(size=(ranks, count // BLOCK, BLOCK)) * 10.0 ** draw.integers(
+        -9, 5, (ranks, count // BLOCK, 1)
+    )
     kind = draw.integers(0, 8, (count // BLOCK, 1))
     values[:, :, 3] *= np.where(kind[:, 0] == 1, 1000.0, 1.0)
     values = np.where(kind == 2, draw.choice([0.0, -0.0], values.shape), values)
@@ -47,7 +55,11 @@ def problem(name, datatype, redop, sent, got, expected_sum):
         exact = blocks.sum(0) / (len(sent) if redop == "avg" else 1)
         largest = np.abs(blocks).max(-1).sum(0) / (len(sent) if redop == "avg" else 1)
         # Each input's error, plus the error of the sum. A scale exceeds its unrounded value by up to 2^-10 or 2^-24.
-        bound = ERROR[name] * 2.1 * largest + len(sent) * 3e-5 + ROUNDING[datatype.name] * 2 * np.abs(exact).max(-1)
+        bound = (
+            ERROR[name] * 2.1 * largest
+            + len(sent) * 3e-5
+            + ROUNDING[datatype.name] * 2 * np.abs(exact).max(-1)
+        )
         values = datatype.decode(got).reshape(exact.shape)
         finite = np.isfinite(values) & np.isfinite(exact)
         off = np.where(finite, np.abs(values - exact), 0) > bound[:, None]
@@ -78,8 +90,16 @@ def main(examples: int, seed: int, device: str, memory: str, stream_slab: bool) 
         send.write(np.full(room, 0xA5, np.uint8))
         send.write(np.ascontiguousarray(sent[rank]).view(np.uint8), shift)
         at = shift if in_place else int(draw.integers(0, 4)) * datatype.size_bytes
-        case = Case(COLLECTIVES["all_reduce"], count, datatype, redop, send.address + shift, target.address + at,
-                    in_place, build=Build(stream_slab, chunk_bytes=[None, 1 << 10, 64 << 10][example % 3]))
+        case = Case(
+            COLLECTIVES["all_reduce"],
+            count,
+            datatype,
+            redop,
+            send.address + shift,
+            target.address + at,
+            in_place,
+            build=Build(stream_slab, chunk_bytes=[None, 1 << 10, 64 << 10][example % 3]),
+        )
         operation = ALGORITHMS["all_reduce"][name].bind(world, case)
         assert isinstance(operation, Operation), operation
         expected_sum = operation.expected_sum
@@ -95,8 +115,12 @@ def main(examples: int, seed: int, device: str, memory: str, stream_slab: bool) 
         error = error or (f"rank {watch.peer} never came" if watch.timed_out else None)
         everyone = world.communicator.all_gather((error, got.tobytes()))
         error = next((word for word, _ in everyone if word), None)
-        error = error or ("ranks got different bits" if len({bits for _, bits in everyone}) > 1 else None)
-        assert not error, f"{name} {datatype.name} {redop} count {count} shift {shift} in place {in_place}: {error}"
+        error = error or (
+            "ranks got different bits" if len({bits for _, bits in everyone}) > 1 else None
+        )
+        assert not error, (
+            f"{name} {datatype.name} {redop} count {count} shift {shift} in place {in_place}: {error}"
+        )
     if rank == 0:
         print(f"{examples} examples right on {ranks} ranks")
 

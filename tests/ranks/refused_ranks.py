@@ -17,8 +17,11 @@ PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 ALLOW, REFUSE = 0x7FFF0000, 0x50000
 # Numbers of system calls on x86-64, and the error of each.
-REFUSED = {"nothing": ([], 0), "pidfd": ([434], errno.ENOSYS),
-           "processes": ([56, 57, 58, 435], errno.EAGAIN)}
+REFUSED = {
+    "nothing": ([], 0),
+    "pidfd": ([434], errno.ENOSYS),
+    "processes": ([56, 57, 58, 435], errno.EAGAIN),
+}
 
 
 class Program(ctypes.Structure):

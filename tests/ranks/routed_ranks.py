@@ -100,10 +100,16 @@ def spoil(tables: Tables, told: bool) -> None:
     """Overwrite everything that a dispatch must compute. `told`: NCCL gets the counts of all ranks from the host."""
     structure = tables.structure
     for memory in tables.memories:
-        if memory.address in (structure.first, structure.counting) or (memory.address == structure.counts and not told):
+        if memory.address in (structure.first, structure.counting) or (
+            memory.address == structure.counts and not told
+        ):
             memory.write(np.full(memory.size_bytes // 4, 1 << 20, np.int32))
         if memory.address in (structure.came, structure.choices):
-            entries = memory.read()[: memory.size_bytes // CHOICE.itemsize * CHOICE.itemsize].view(CHOICE).copy()
+            entries = (
+                memory.read()[: memory.size_bytes // CHOICE.itemsize * CHOICE.itemsize]
+                .view(CHOICE)
+                .copy()
+            )
             entries["place"] = 1 << 20
             memory.write(entries.view(np.uint8))
 
@@ -132,7 +138,9 @@ def problem(world: World, buffers: list[Memory], example: Example) -> str | None
     operation = BY_NAME[example.algorithm].bind(world, case)
     if isinstance(operation, Unsupported):
         expected = example.way == "combine" and case.variant == "registered"
-        without_library = any(words in operation.reason for words in ("not installed", "wants one GPU a rank"))
+        without_library = any(
+            words in operation.reason for words in ("not installed", "wants one GPU a rank")
+        )
         return None if expected or without_library else operation.reason
     assert isinstance(operation, Operation)
     sent, want = wanted(example, routes, rank)
@@ -168,9 +176,13 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto") ->
     communicator.barrier()
     for _ in range(examples):
         example = drawn(chance, communicator.size)
-        while example.tokens * example.top_k * example.hidden * example.datatype.size_bytes > 8 << 20:
+        while (
+            example.tokens * example.top_k * example.hidden * example.datatype.size_bytes > 8 << 20
+        ):
             example = drawn(chance, communicator.size)
-        complaint = f"rank {watch.peer} never came" if watch.timed_out else problem(world, buffers, example)
+        complaint = (
+            f"rank {watch.peer} never came" if watch.timed_out else problem(world, buffers, example)
+        )
         complaint = communicator.first_word(complaint)
         if complaint:
             raise SystemExit(f"{example}: {complaint}")

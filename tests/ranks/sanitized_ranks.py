@@ -85,7 +85,9 @@ class ExactMemory:
         ctypes.memmove(self.address + offset, np.ascontiguousarray(data).tobytes(), data.nbytes)
 
     def close(self) -> None:
-        raise AssertionError("every buffer lives as long as the program, so that no two buffers share an address")
+        raise AssertionError(
+            "every buffer lives as long as the program, so that no two buffers share an address"
+        )
 
 
 class ExactDevice(CpuDevice):
@@ -141,19 +143,28 @@ class Bed:
         with ThreadPoolExecutor(self.ranks) as ranks:
             return list(ranks.map(bind, self.worlds, cases))
 
-    def add(self, name: str, cases: list[Any], bind: Callable[[World, Case], Any],
-            contents: Callable[[int, Operation], tuple[Segments, Segments]]) -> bool:
+    def add(
+        self,
+        name: str,
+        cases: list[Any],
+        bind: Callable[[World, Case], Any],
+        contents: Callable[[int, Operation], tuple[Segments, Segments]],
+    ) -> bool:
         """Bind a case on every rank, between writing and checking; `contents(rank, operation)` gives the input and the
         result."""
         operations = self.bind(bind, cases)
         if isinstance(operations[0], Unsupported):
             return False
         self.items[name] = []
-        for rank, (world, case, operation) in enumerate(zip(self.worlds, cases, operations, strict=True)):
+        for rank, (world, case, operation) in enumerate(
+            zip(self.worlds, cases, operations, strict=True)
+        ):
             assert isinstance(operation, Operation), operation
             wrong = world.device.private(64)
             steps: list[Step] = []
-            for entry, segments in zip(("write_pattern", "count_wrong"), contents(rank, operation), strict=True):
+            for entry, segments in zip(
+                ("write_pattern", "count_wrong"), contents(rank, operation), strict=True
+            ):
                 tables = world.device.store(np.tile(segments.tables, verify.REPEATS + 1))
                 pattern = pattern_of(world, case.datatype, segments, tables, wrong)
                 steps.append(Step(world.device.loop_kernels().kernel(entry), pattern))
@@ -170,7 +181,9 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     for collective in COLLECTIVES.values():
         for algorithm in ALGORITHMS[collective.name].values():
             # One datatype and operation for each kernel file, because each pair needs a build.
-            stem = collective.name + algorithm.name.removesuffix("_push").removesuffix("_pull").rstrip("4831fpint")
+            stem = collective.name + algorithm.name.removesuffix("_push").removesuffix(
+                "_pull"
+            ).rstrip("4831fpint")
             stem = stem if collective.name == "all_reduce" else collective.name
             turn = bed.seed + turns.setdefault(stem, len(turns))
             if algorithm.name in ("library", "auto"):
@@ -184,13 +197,35 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             for shape in collective.shapes:
                 for variant in algorithm.variants(bed.worlds[0]):
                     for place in ("", " in place") if collective.no_place is None else ("",):
-                        name = " ".join([collective.name, algorithm.name, *shape.values(), variant]) + place
+                        name = (
+                            " ".join([collective.name, algorithm.name, *shape.values(), variant])
+                            + place
+                        )
                         if wanted(name):
-                            plain_item(bed, name, collective, algorithm, datatype, redop, variant, shape, bool(place))
+                            plain_item(
+                                bed,
+                                name,
+                                collective,
+                                algorithm,
+                                datatype,
+                                redop,
+                                variant,
+                                shape,
+                                bool(place),
+                            )
 
 
-def plain_item(bed: Bed, name: str, collective: Collective, algorithm: Algorithm, datatype: Datatype, redop: str,
-               variant: str, shape: Any, in_place: bool) -> None:
+def plain_item(
+    bed: Bed,
+    name: str,
+    collective: Collective,
+    algorithm: Algorithm,
+    datatype: Datatype,
+    redop: str,
+    variant: str,
+    shape: Any,
+    in_place: bool,
+) -> None:
     ranks, size = bed.ranks, datatype.size_bytes
     count = bed.draw.choice(COUNTS)
     count += -count % BLOCK if algorithm.name in LOSSY else 0
@@ -200,11 +235,16 @@ def plain_item(bed: Bed, name: str, collective: Collective, algorithm: Algorithm
     if in_place:
         into = bed.buffers(max(sends, receives) * count * size, size)
         own = [at + (rank * count * size if collective.cut else 0) for rank, at in enumerate(into)]
-        first, into = into if collective.sends_all else own, into if collective.receives_all else own
+        first, into = (
+            into if collective.sends_all else own,
+            into if collective.receives_all else own,
+        )
     build = Build(chunk_bytes=bed.draw.choice([None, 1 << 10]))
     too_many = int(bed.plant == "short")  # elements beyond the end of the buffers
-    cases = [Case(collective, count + too_many, datatype, redop, *at, in_place, variant, shape, build)
-             for at in zip(first, into, strict=True)]
+    cases = [
+        Case(collective, count + too_many, datatype, redop, *at, in_place, variant, shape, build)
+        for at in zip(first, into, strict=True)
+    ]
 
     def contents(rank: int, operation: Operation) -> tuple[Segments, Segments]:
         case = cases[rank]
@@ -212,8 +252,10 @@ def plain_item(bed: Bed, name: str, collective: Collective, algorithm: Algorithm
         data = verify.Data(collective, datatype, redop, ranks, bed.seed, operation.expected_sum)
         result = data.received(shape)[rank]
         gets = receives * collective.receives(shape, rank, ranks)
-        return (Segments(case.send, count * size, datatype.encode(data.sent())[rank]),
-                Segments(case.receive, count * size, result[:gets]))
+        return (
+            Segments(case.send, count * size, datatype.encode(data.sent())[rank]),
+            Segments(case.receive, count * size, result[:gets]),
+        )
 
     bed.add(name, cases, algorithm.bind, contents)
 
@@ -228,10 +270,14 @@ def routed_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
                     routed_item(bed, name, algorithm, way, variant, datatype)
 
 
-def routed_item(bed: Bed, name: str, algorithm: Any, way: str, variant: str, datatype: Datatype) -> None:
+def routed_item(
+    bed: Bed, name: str, algorithm: Any, way: str, variant: str, datatype: Datatype
+) -> None:
     ranks, hidden = bed.ranks, bed.draw.choice([31, 248])
     tokens, top_k = bed.draw.choice([ranks, 7, 64]), bed.draw.choice([1, 2, 3])
-    routes = draw_routes(bed.draw.choice(["uniform", "zipf:1.5", "hot:3"]), ranks, 8, tokens, top_k, bed.seed)
+    routes = draw_routes(
+        bed.draw.choice(["uniform", "zipf:1.5", "hot:3"]), ranks, 8, tokens, top_k, bed.seed
+    )
     row_bytes = hidden * datatype.size_bytes
     of_ranks = [np.flatnonzero(routes.home == r) for r in range(ranks)]
     tokens_by_rank = [routes.rows_of(r)[0] for r in range(ranks)]
@@ -246,12 +292,29 @@ def routed_item(bed: Bed, name: str, algorithm: Any, way: str, variant: str, dat
     cases, both = [], []
     for r, world in enumerate(bed.worlds):
         tables = make_tables(world, routes, cast(Any, rows[r]), row_bytes)
-        cases.append(RoutedCase(COLLECTIVES["alltoall"], hidden, datatype, "none", sends[r], receives[r],
-                                variant=variant, shape={"way": way}, build=Build(chunk_bytes=4 << 10), tables=tables))
+        cases.append(
+            RoutedCase(
+                COLLECTIVES["alltoall"],
+                hidden,
+                datatype,
+                "none",
+                sends[r],
+                receives[r],
+                variant=variant,
+                shape={"way": way},
+                build=Build(chunk_bytes=4 << 10),
+                tables=tables,
+            )
+        )
         at_experts = Segments(rows[r].address, row_bytes, datatype.encode(experts[r]))
         at_home = Segments(sends[r], row_bytes, datatype.encode(values[of_ranks[r]]))
         summed = Segments(receives[r], row_bytes, back[of_ranks[r]])
-        both.append((at_experts if way == "combine" else at_home, at_experts if way == "dispatch" else summed))
+        both.append(
+            (
+                at_experts if way == "combine" else at_home,
+                at_experts if way == "dispatch" else summed,
+            )
+        )
     bed.add(name, cases, algorithm.bind, lambda rank, _: both[rank])
 
 
@@ -274,35 +337,87 @@ def norm_item(bed: Bed, name: str, variant: str, datatype: Datatype, tokens: int
     parts, residual, total = fused.tables_of_norm(datatype, ranks, bed.seed)
     sends, receives = (bed.buffers(2 * size, datatype.size_bytes) for _ in range(2))
     weight = bed.worlds[0].device.store(datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
-    cases = [NormCase(COLLECTIVE["allreduce_rmsnorm"], count, datatype, "sum", send, receive, variant=variant,
-                      build=Build(chunk_bytes=4 << 10), summed=0,
-                      norm=Norm(hidden=hidden, residual=send + size, residual_out=receive + size,
-                                weight=weight.address))
-             for send, receive in zip(sends, receives, strict=True)]
+    cases = [
+        NormCase(
+            COLLECTIVE["allreduce_rmsnorm"],
+            count,
+            datatype,
+            "sum",
+            send,
+            receive,
+            variant=variant,
+            build=Build(chunk_bytes=4 << 10),
+            summed=0,
+            norm=Norm(
+                hidden=hidden,
+                residual=send + size,
+                residual_out=receive + size,
+                weight=weight.address,
+            ),
+        )
+        for send, receive in zip(sends, receives, strict=True)
+    ]
     bed.keep.append(weight)
-    bed.add(name, cases, FUSED["allreduce_rmsnorm"]["fused"].bind, lambda rank, _: (
-        Segments(sends[rank], size, datatype.encode(np.stack([parts[rank], residual]))),
-        Segments(receives[rank], size, datatype.encode(np.stack([fused.normed(total), total])))))
+    bed.add(
+        name,
+        cases,
+        FUSED["allreduce_rmsnorm"]["fused"].bind,
+        lambda rank, _: (
+            Segments(sends[rank], size, datatype.encode(np.stack([parts[rank], residual]))),
+            Segments(receives[rank], size, datatype.encode(np.stack([fused.normed(total), total]))),
+        ),
+    )
 
 
 def gemv_item(bed: Bed, name: str, variant: str, datatype: Datatype) -> None:
-    ranks, tokens, hidden, inner = bed.ranks, 1 + bed.seed % 8, bed.draw.choice([64, 320]), bed.draw.choice([64, 320])
+    ranks, tokens, hidden, inner = (
+        bed.ranks,
+        1 + bed.seed % 8,
+        bed.draw.choice([64, 320]),
+        bed.draw.choice([64, 320]),
+    )
     inputs = fused.drawn_activations(ranks, tokens, bed.seed)
     row_bytes = inner * datatype.size_bytes, hidden * datatype.size_bytes
     activations, receives = (bed.buffers(tokens * row) for row in row_bytes)
     scales = bed.worlds[0].device.store(np.full(hidden, fused.ROW_SCALE, np.float32))
-    weights = [bed.worlds[r].device.store(fused.matrix(hidden, inner, r, bed.seed).astype(np.int8))
-               for r in range(ranks)]
+    weights = [
+        bed.worlds[r].device.store(fused.matrix(hidden, inner, r, bed.seed).astype(np.int8))
+        for r in range(ranks)
+    ]
     bed.keep.append((scales, weights))
-    cases = [GemvCase(COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum", 0, receives[r], variant=variant,
-                      tokens=tokens, weight_type="int8",
-                      layer=Gemv(hidden=hidden, inner=inner, weights=weights[r].address, stride=inner, copies=1,
-                                 row_scales=scales.address, activations=activations[r]))
-             for r in range(ranks)]
+    cases = [
+        GemvCase(
+            COLLECTIVE["gemv_allreduce"],
+            tokens * hidden,
+            datatype,
+            "sum",
+            0,
+            receives[r],
+            variant=variant,
+            tokens=tokens,
+            weight_type="int8",
+            layer=Gemv(
+                hidden=hidden,
+                inner=inner,
+                weights=weights[r].address,
+                stride=inner,
+                copies=1,
+                row_scales=scales.address,
+                activations=activations[r],
+            ),
+        )
+        for r in range(ranks)
+    ]
     right = datatype.encode(fused.summed_products(inner, inputs, bed.seed) * fused.ROW_SCALE)
-    bed.add(name, cases, FUSED["gemv_allreduce"]["fused"].bind, lambda rank, _: (
-        Segments(activations[rank], row_bytes[0], datatype.encode(inputs[rank])),
-        Segments(receives[rank], row_bytes[1], right)))
+    bed.add(
+        name,
+        cases,
+        FUSED["gemv_allreduce"]["fused"].bind,
+        lambda rank, _: (
+            Segments(activations[rank], row_bytes[0], datatype.encode(inputs[rank])),
+            Segments(receives[rank], row_bytes[1], right),
+        ),
+    )
 
 
 def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
@@ -312,23 +427,46 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     beside, target = (bed.worlds[0].device.private(2 << 16) for _ in range(2))
     bed.keep.append((beside, target))
     for name, entries in (
-            ("meet", ["meet", "meet"]), ("ping-pong", ["flag_ping_pong"]),
-            ("slabs", ["meet", "copy_in", "meet", "read_peer", "meet", "push_out", "meet"]),
-            *((entry, ["meet", entry, "meet"]) for entry in ("link_push", "link_pull", "link_ping_pong",
-                                                             "link_push_beside_host_copy"))):
+        ("meet", ["meet", "meet"]),
+        ("ping-pong", ["flag_ping_pong"]),
+        ("slabs", ["meet", "copy_in", "meet", "read_peer", "meet", "push_out", "meet"]),
+        *(
+            (entry, ["meet", entry, "meet"])
+            for entry in ("link_push", "link_pull", "link_ping_pong", "link_push_beside_host_copy")
+        ),
+    ):
         if not wanted(name := f"link {name}"):
             continue
         of_ranks: list[tuple[list[Step], ExactMemory | None]] = []
         for r, world in enumerate(bed.worlds):
-            arguments = cast(PeerBuffer, world.peers).arguments(sends[r], receives[r], count, 1 << 11)
+            arguments = cast(PeerBuffer, world.peers).arguments(
+                sends[r], receives[r], count, 1 << 11
+            )
             arguments.sends[:ranks], arguments.receives[:ranks] = sends, receives
             partner = -1 if (r ^ 1) >= ranks else r ^ 1
-            transfer = Transfer(arguments, partner, partner, beside.address + (r << 16) % (2 << 16),
-                                target.address + (r << 16) % (2 << 16), 1 << 16)
+            transfer = Transfer(
+                arguments,
+                partner,
+                partner,
+                beside.address + (r << 16) % (2 << 16),
+                target.address + (r << 16) % (2 << 16),
+                1 << 16,
+            )
             probes = probe_kernels(world.device, ranks)
-            transfers = world.device.compile("link", {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
-            of_ranks.append(([Step(transfers.kernel(entry), transfer) if entry.startswith("link") else
-                              Step(probes.kernel(entry), arguments) for entry in entries], None))
+            transfers = world.device.compile(
+                "link", {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer)
+            )
+            of_ranks.append(
+                (
+                    [
+                        Step(transfers.kernel(entry), transfer)
+                        if entry.startswith("link")
+                        else Step(probes.kernel(entry), arguments)
+                        for entry in entries
+                    ],
+                    None,
+                )
+            )
         bed.items[name] = of_ranks
     for entry in ("show_stores", "show_packets"):
         if wanted(name := f"link {entry}"):
@@ -347,10 +485,19 @@ def open_bed(devices: Sequence[Device], seed: int, plant: str = "", timeout_s: f
     controls = [ExactMemory(ctypes.sizeof(Control)) for _ in range(ranks)]
     worlds, gathering = list[World](), Gathering(ranks)
     for r, device in enumerate(devices):
-        communicator: Any = SimpleNamespace(rank=r, size=ranks, hosts=1, all_gather=partial(gathering.all_gather, r))
+        communicator: Any = SimpleNamespace(
+            rank=r, size=ranks, hosts=1, all_gather=partial(gathering.all_gather, r)
+        )
         waits = WaitPolicy(Watch(), True, timeout_s)
-        peers = PeerBuffer(communicator, device, cast(Any, slabs), cast(Any, controls),
-                           cast(Any, ExactMemory(ctypes.sizeof(Own))), waits, "threads")
+        peers = PeerBuffer(
+            communicator,
+            device,
+            cast(Any, slabs),
+            cast(Any, controls),
+            cast(Any, ExactMemory(ctypes.sizeof(Own))),
+            waits,
+            "threads",
+        )
         set_epoch(peers, START_EPOCH)
         worlds.append(World(communicator, device, peers, cast(Library, None), waits.watch))
     return Bed(worlds, random.Random(seed), seed, plant)
@@ -363,7 +510,10 @@ def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:
     them.
     """
     peers = cast(PeerBuffer, bed.worlds[rank].peers)
-    meet = Step(probe_kernels(bed.worlds[rank].device, bed.ranks).kernel("meet"), peers.arguments(0, 0, 0, 0))
+    meet = Step(
+        probe_kernels(bed.worlds[rank].device, bed.ranks).kernel("meet"),
+        peers.arguments(0, 0, 0, 0),
+    )
     actions = [Action(meet)]
     for name in order:
         actions += [NEXT_ITERATION, *(Action(step) for step in bed.items[name][rank][0])]
@@ -371,28 +521,57 @@ def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:
 
 
 def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
-    FLAGS[FLAGS.index("-O3")] = "-Og"  # compiles in a sixth of the time, and reports name the right lines
+    FLAGS[FLAGS.index("-O3")] = (
+        "-Og"  # compiles in a sixth of the time, and reports name the right lines
+    )
     device = ExactDevice()
     bed = open_bed([device] * ranks, seed, plant)
     watches = [world.watch for world in bed.worlds]
     for make in (plain_items, routed_items, fused_items, link_items):
         make(bed, lambda name: not names or any(name.startswith(prefix) for prefix in names))
-    order = bed.draw.sample([name for name in bed.items for _ in range(LAUNCHES)], LAUNCHES * len(bed.items))
-    threads = [threading.Thread(target=device.run, args=(actions_of(bed, rank, order), nothing(bed.worlds[rank]),
-                                                         Counts(1, 0), watch))
-               for rank, watch in enumerate(watches)]
+    order = bed.draw.sample(
+        [name for name in bed.items for _ in range(LAUNCHES)], LAUNCHES * len(bed.items)
+    )
+    threads = [
+        threading.Thread(
+            target=device.run,
+            args=(actions_of(bed, rank, order), nothing(bed.worlds[rank]), Counts(1, 0), watch),
+        )
+        for rank, watch in enumerate(watches)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    wrong = {name: count for name, of_ranks in bed.items.items()
-             if (count := sum(int(counted.read()[:4].view("u4")[0]) for _, counted in of_ranks if counted))}
-    print(json.dumps({"items": len(bed.items), "launches": len(order), "wrong": wrong,
-                      "timed_out": any(watch.timed_out for watch in watches)}))
+    wrong = {
+        name: count
+        for name, of_ranks in bed.items.items()
+        if (
+            count := sum(
+                int(counted.read()[:4].view("u4")[0]) for _, counted in of_ranks if counted
+            )
+        )
+    }
+    print(
+        json.dumps(
+            {
+                "items": len(bed.items),
+                "launches": len(order),
+                "wrong": wrong,
+                "timed_out": any(watch.timed_out for watch in watches),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":
-    os.environ.pop("LD_PRELOAD", None)  # the compiler, which this process starts, must run without the sanitizer
+    os.environ.pop(
+        "LD_PRELOAD", None
+    )  # the compiler, which this process starts, must run without the sanitizer
     words = sys.argv[3:]
-    main(int(sys.argv[1]), int(sys.argv[2]), next((word for word in words if word in ("short", "misaligned")), ""),
-         [word for word in words if word not in ("short", "misaligned")])
+    main(
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        next((word for word in words if word in ("short", "misaligned")), ""),
+        [word for word in words if word not in ("short", "misaligned")],
+    )

@@ -20,7 +20,9 @@ def main() -> None:
     assert isinstance(world.peers, PeerBuffer)
     send, receive = (world.peers.register(8 * COUNT) for _ in range(2))
     for datatype in DATATYPES.values():
-        case = Case(COLLECTIVES["all_reduce"], COUNT, datatype, "max", send.address, receive.address)
+        case = Case(
+            COLLECTIVES["all_reduce"], COUNT, datatype, "max", send.address, receive.address
+        )
         operation = SENTINEL.bind(world, case)
         if not datatype.is_float:
             assert isinstance(operation, Unsupported)
@@ -35,7 +37,9 @@ def main() -> None:
             result = receive.read()[: COUNT * datatype.size_bytes]
             stored: np.ndarray = result.view(datatype.storage)
             everyone = communicator.all_gather((bool(watch.timed_out), result.tobytes()))
-            assert not any(late for late, _ in everyone), f"{datatype.name}: a rank waited for a sentinel"
+            assert not any(late for late, _ in everyone), (
+                f"{datatype.name}: a rank waited for a sentinel"
+            )
             assert np.isnan(datatype.decode(stored)).all(), f"{datatype.name}: not NaN"
             assert len({bits for _, bits in everyone}) == 1, f"{datatype.name}: different bits"
     if communicator.rank == 0:

@@ -23,7 +23,9 @@ def main(name: str) -> None:
     count = 5000
     send, receive = device.private(4 * count), device.private(4 * count)
     send.write(np.full(count, rank + 1, np.float32))
-    case = Case(COLLECTIVES["all_reduce"], count, DATATYPES["float32"], "sum", send.address, receive.address)
+    case = Case(
+        COLLECTIVES["all_reduce"], count, DATATYPES["float32"], "sum", send.address, receive.address
+    )
 
     def bound(name: str, case: Case) -> Operation:
         operation = ALGORITHMS["all_reduce"][name].bind(world, case)
@@ -41,7 +43,9 @@ def main(name: str) -> None:
             launch(device, operation.step, 2)
             got = receive.read().view(np.float32)[:count]
             assert not watch.timed_out
-            assert (got == sum(range(1, world.communicator.size + 1))).all(), operation.step.kernel.name
+            assert (got == sum(range(1, world.communicator.size + 1))).all(), (
+                operation.step.kernel.name
+            )
     large = replace(case, count=LARGE_BYTES // 4)
     for name in ALGORITHMS_OF_LONG:
         chunks = -(-LARGE_BYTES // bound(name, large).step.argument.chunk_bytes)

@@ -48,14 +48,36 @@ def write(folder: Path, seed: int, together: Any, claimed: bool) -> None:
         run_id = command.reserve_run(RunOptions("allreduce", out=str(folder)))
     cases = plan([16384], ["library", "auto"], ["isolated"], [False], (), "float32", 2)
     try:
-        file = RunFile.create(folder, Run(
-            run_id=run_id, after=latest(folder), benchmark="allreduce", version="0", argv=[], seed=seed,
-            machine_id="a1b2c3", software_id="d4e5f6", environment={}, world={"size": 2}, cases=cases))
+        file = RunFile.create(
+            folder,
+            Run(
+                run_id=run_id,
+                after=latest(folder),
+                benchmark="allreduce",
+                version="0",
+                argv=[],
+                seed=seed,
+                machine_id="a1b2c3",
+                software_id="d4e5f6",
+                environment={},
+                world={"size": 2},
+                cases=cases,
+            ),
+        )
     except ResultError:
         os._exit(1)
     for turn in range(BLOCKS):
         for case in range(CASES):
-            file.append(Block(case=case, block=turn, round=turn, n=5, time_us=1.0 + seed, link_rtt_ns=(100.0, 100.0)))
+            file.append(
+                Block(
+                    case=case,
+                    block=turn,
+                    round=turn,
+                    n=5,
+                    time_us=1.0 + seed,
+                    link_rtt_ns=(100.0, 100.0),
+                )
+            )
     samples: Samples = {case: np.ones((10, 5)) for case in range(CASES)}
     file.finish(samples, End(status="complete", elapsed_s=1.0, measuring_s=1.0))
     if claimed:
@@ -71,8 +93,13 @@ def main(folder: Path, processes: int, claimed: bool) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     forked = multiprocessing.get_context("fork")
     together = forked.Barrier(processes)
-    writers = [forked.Process(target=write, args=(folder, seed, together, claimed)) for seed in range(processes)]
-    with mock.patch.multiple("bench.harness.session", datetime=Stopped, secrets=SimpleNamespace(token_hex=token)):
+    writers = [
+        forked.Process(target=write, args=(folder, seed, together, claimed))
+        for seed in range(processes)
+    ]
+    with mock.patch.multiple(
+        "bench.harness.session", datetime=Stopped, secrets=SimpleNamespace(token_hex=token)
+    ):
         for writer in writers:
             writer.start()
     for writer in writers:

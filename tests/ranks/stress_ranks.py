@@ -48,7 +48,9 @@ Make = Callable[[Session, random.Random], Launch]
 
 
 def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -> None:
-    session = open_session(seed, settings, {macro: int(word in names) for word, macro in STREAMS.items()})
+    session = open_session(
+        seed, settings, {macro: int(word in names) for word, macro in STREAMS.items()}
+    )
     names = [name for name in names if name not in STREAMS]
     world, communicator, watch = session.world, session.communicator, session.flight.watch
     draw = random.Random(seed)
@@ -64,14 +66,24 @@ def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -
     communicator.barrier()
     actions, idle = program(session, hand, launches), nothing(world)
     middle = len(actions) // launches * (launches // 2)
-    for part in (actions[:middle], actions[middle:]):  # in the first part, all steps are new to a GPU's stream
+    for part in (
+        actions[:middle],
+        actions[middle:],
+    ):  # in the first part, all steps are new to a GPU's stream
         world.device.run(part, idle, Counts(1, 0), watch)
     wrong_elements = sum(launch.wrong().elements for launch in hand)
     everyone = communicator.all_gather((watch.iteration, wrong_elements, bool(watch.timed_out)))
     if communicator.rank == 0:
         by_rank = list(zip(*everyone, strict=True))
-        print(json.dumps({"launches": min(by_rank[0]), "wrong_elements": sum(by_rank[1]),
-                          "timed_out": any(by_rank[2])}))
+        print(
+            json.dumps(
+                {
+                    "launches": min(by_rank[0]),
+                    "wrong_elements": sum(by_rank[1]),
+                    "timed_out": any(by_rank[2]),
+                }
+            )
+        )
 
 
 def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) -> Session:
@@ -89,8 +101,11 @@ def program(session: Session, hand: Sequence[Launch], launches: int) -> list[Act
     seed, rank = session.options.seed, session.communicator.rank
     order, delays = random.Random(seed * 2 + 1), random.Random(seed * 1000 + rank + 1)
     late = delay_steps(session.world, delays)
-    return [action for launch in order.choices(hand, k=launches)
-            for action in launch.actions(delays.choice(late))]
+    return [
+        action
+        for launch in order.choices(hand, k=launches)
+        for action in launch.actions(delays.choice(late))
+    ]
 
 
 def plain_launches(session: Session, draw: random.Random, names: list[str]) -> list[Launch]:
@@ -102,29 +117,55 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
     buffers = Buffers(send, receive, session.options.seed)
     # One type and operation for each collective, drawn by the seed: the protocol does not depend on them, and each pair
     # needs a build.
-    types = [datatype for datatype in DATATYPES.values() if datatype.is_float or SENTINEL.name not in names]
+    types = [
+        datatype
+        for datatype in DATATYPES.values()
+        if datatype.is_float or SENTINEL.name not in names
+    ]
     datatypes = {name: draw.choice(types) for name in COLLECTIVES}
-    redops = {name: draw.choice(["sum", "avg" if datatype.is_float else "max"]) for name, datatype in datatypes.items()}
+    redops = {
+        name: draw.choice(["sum", "avg" if datatype.is_float else "max"])
+        for name, datatype in datatypes.items()
+    }
     lossy = {algorithm.name for algorithm in QUANTIZED}
     hand = []
     for _ in range(PLAIN_LAUNCHES):
         collective = COLLECTIVES[draw.choice(list(COLLECTIVES) if not names else ["all_reduce"])]
         datatype, algorithms = datatypes[collective.name], ALGORITHMS[collective.name]
         other = {"library", *(each.name for each in BETWEEN_HOSTS[collective.name])}
-        fitting = [name for name in algorithms
-                   if name not in other and (datatype.name in QUANTIZED_DATATYPES or name not in lossy)
-                   and (datatype.is_float or name != SENTINEL.name) and not name.endswith(("copy_engine", "multimem"))]
+        fitting = [
+            name
+            for name in algorithms
+            if name not in other
+            and (datatype.name in QUANTIZED_DATATYPES or name not in lossy)
+            and (datatype.is_float or name != SENTINEL.name)
+            and not name.endswith(("copy_engine", "multimem"))
+        ]
         name = draw.choice(names or fitting)
         if not names and name != "auto":
             name += draw.choice(CHUNKS)
-        launch = dealt(session, draw, buffers, named(algorithms, name), collective, datatype,
-                       redops[collective.name])
+        launch = dealt(
+            session,
+            draw,
+            buffers,
+            named(algorithms, name),
+            collective,
+            datatype,
+            redops[collective.name],
+        )
         hand.append(launch)
     return hand
 
 
-def dealt(session: Session, draw: random.Random, buffers: Buffers, algorithm: Algorithm,
-          collective: Collective, datatype: Datatype, redop: str) -> Launch:
+def dealt(
+    session: Session,
+    draw: random.Random,
+    buffers: Buffers,
+    algorithm: Algorithm,
+    collective: Collective,
+    datatype: Datatype,
+    redop: str,
+) -> Launch:
     soak = SoakOptions(collective, 0.0, 1, 1, [datatype], [redop], [algorithm])
     dealer = Dealer(session, soak, draw, buffers)
     launch = dealer.launch(algorithm, datatype, redop, draw.choice(COUNTS))
@@ -132,8 +173,13 @@ def dealt(session: Session, draw: random.Random, buffers: Buffers, algorithm: Al
     return launch
 
 
-def layer_launch(session: Session, algorithm: Algorithm, case: Case, contents: tuple[Segments, Segments],
-                 keep: Any) -> Launch:
+def layer_launch(
+    session: Session,
+    algorithm: Algorithm,
+    case: Case,
+    contents: tuple[Segments, Segments],
+    keep: Any,
+) -> Launch:
     """A launch that first writes its inputs and then checks its outputs; `contents` gives both."""
     operation = algorithm.bind(session.world, case)
     assert isinstance(operation, Operation), operation
@@ -164,14 +210,28 @@ def routed_launch(session: Session, draw: random.Random) -> Launch:
     send, receive, rows = (world.peers.register(size) for size in sizes)
     tables = make_tables(world, routes, rows, row_bytes)
     algorithm = draw.choice([algorithm for algorithm in ROUTED if algorithm.name != "library"])
-    case = RoutedCase(COLLECTIVES["alltoall"], hidden, datatype, "none", send.address, receive.address,
-                      variant=draw.choice(algorithm.variants(world)), shape={"way": "round_trip"}, tables=tables)
+    case = RoutedCase(
+        COLLECTIVES["alltoall"],
+        hidden,
+        datatype,
+        "none",
+        send.address,
+        receive.address,
+        variant=draw.choice(algorithm.variants(world)),
+        shape={"way": "round_trip"},
+        tables=tables,
+    )
     values = row_tables(tokens, [seed])
     at_experts = [values[routes.rows_of(expert_rank)[0]] for expert_rank in range(ranks)]
     is_home = routes.home == rank
-    contents = (Segments(send.address, row_bytes, datatype.encode(values)[is_home]),
-                Segments(receive.address, row_bytes,
-                         datatype.encode(combined_rows(routes, datatype, at_experts)[is_home])))
+    contents = (
+        Segments(send.address, row_bytes, datatype.encode(values)[is_home]),
+        Segments(
+            receive.address,
+            row_bytes,
+            datatype.encode(combined_rows(routes, datatype, at_experts)[is_home]),
+        ),
+    )
     return layer_launch(session, algorithm, case, contents, (send, receive, tables))
 
 
@@ -186,12 +246,25 @@ def norm_launch(session: Session, draw: random.Random) -> Launch:
     parts, residual, total = fused.tables_of_norm(datatype, ranks, seed)
     buffers = registered(session, {"send": 2 * size, "receive": 2 * size})
     weight = world.device.store(datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
-    case = NormCase(COLLECTIVE["allreduce_rmsnorm"], count, datatype, "sum", **buffers,
-                    variant=draw.choice(form.variants(world)), summed=0,
-                    norm=Norm(hidden=hidden, residual=buffers["send"] + size, residual_out=buffers["receive"] + size,
-                              weight=weight.address))
-    contents = (Segments(case.send, size, datatype.encode(np.stack([parts[rank], residual]))),
-                Segments(case.receive, size, datatype.encode(np.stack([fused.normed(total), total]))))
+    case = NormCase(
+        COLLECTIVE["allreduce_rmsnorm"],
+        count,
+        datatype,
+        "sum",
+        **buffers,
+        variant=draw.choice(form.variants(world)),
+        summed=0,
+        norm=Norm(
+            hidden=hidden,
+            residual=buffers["send"] + size,
+            residual_out=buffers["receive"] + size,
+            weight=weight.address,
+        ),
+    )
+    contents = (
+        Segments(case.send, size, datatype.encode(np.stack([parts[rank], residual]))),
+        Segments(case.receive, size, datatype.encode(np.stack([fused.normed(total), total]))),
+    )
     launch = layer_launch(session, form, case, contents, weight)
     if by_link := launch.iteration.by_link:
         launch.iteration.operation = draw.choice(list(by_link.values()))
@@ -209,13 +282,33 @@ def gemv_launch(session: Session, draw: random.Random) -> Launch:
     weights = world.device.store(fused.matrix(hidden, inner, rank, seed).astype(np.int8))
     scales = world.device.store(np.full(hidden, fused.ROW_SCALE, np.float32))
     row_bytes = inner * datatype.size_bytes, hidden * datatype.size_bytes
-    buffers = registered(session, {"send": 4, "receive": tokens * row_bytes[1], "activations": tokens * row_bytes[0]})
-    layer = Gemv(hidden=hidden, inner=inner, weights=weights.address, row_scales=scales.address,
-                 activations=buffers.pop("activations"), stride=inner, copies=1)
-    case = GemvCase(COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum", **buffers,
-                    variant=draw.choice(form.variants(world)), layer=layer, tokens=tokens, weight_type="int8")
-    contents = (Segments(layer.activations, row_bytes[0], datatype.encode(inputs[rank])),
-                Segments(case.receive, row_bytes[1], datatype.encode(outputs)))
+    buffers = registered(
+        session, {"send": 4, "receive": tokens * row_bytes[1], "activations": tokens * row_bytes[0]}
+    )
+    layer = Gemv(
+        hidden=hidden,
+        inner=inner,
+        weights=weights.address,
+        row_scales=scales.address,
+        activations=buffers.pop("activations"),
+        stride=inner,
+        copies=1,
+    )
+    case = GemvCase(
+        COLLECTIVE["gemv_allreduce"],
+        tokens * hidden,
+        datatype,
+        "sum",
+        **buffers,
+        variant=draw.choice(form.variants(world)),
+        layer=layer,
+        tokens=tokens,
+        weight_type="int8",
+    )
+    contents = (
+        Segments(layer.activations, row_bytes[0], datatype.encode(inputs[rank])),
+        Segments(case.receive, row_bytes[1], datatype.encode(outputs)),
+    )
     return layer_launch(session, form, case, contents, (weights, scales))
 
 
@@ -224,4 +317,9 @@ FUSED_LAUNCHES: dict[str, Make] = {"allreduce_rmsnorm": norm_launch, "gemv_allre
 
 if __name__ == "__main__":
     pairs = dict(word.split("=") for word in sys.argv[3:] if "=" in word)
-    main(int(sys.argv[1]), int(sys.argv[2]), pairs, [word for word in sys.argv[3:] if "=" not in word])
+    main(
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        pairs,
+        [word for word in sys.argv[3:] if "=" not in word],
+    )

@@ -11,13 +11,24 @@ from collectives.world import open_device, open_world
 from kernels.devices.device import Device, Step, Watch
 
 # The largest relative error of one rounding: half a unit in the last place.
-ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53,
-            "int32": 0.0, "int64": 0.0, "int8": 0.0, "uint8": 0.0, "float8_e4m3": 2.0**-4, "float8_e5m2": 2.0**-3}
+ROUNDING = {
+    "float32": 2.0**-24,
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+    "float64": 2.0**-53,
+    "int32": 0.0,
+    "int64": 0.0,
+    "int8": 0.0,
+    "uint8": 0.0,
+    "float8_e4m3": 2.0**-4,
+    "float8_e5m2": 2.0**-3,
+}
 WITHOUT_MACROS = ("iteration", "link_probe", "memory_probe")  # they measure; no test checks them
 
 
-def connect(timeout_s: float = 30.0, device: str = "cpu", memory: str = "auto",
-            **macros: int) -> tuple[World, Watch]:
+def connect(
+    timeout_s: float = 30.0, device: str = "cpu", memory: str = "auto", **macros: int
+) -> tuple[World, Watch]:
     """Open a world of all ranks of this launch over a device, which the ranks may share.
 
     `macros` of platform.h, such as STREAM_SLAB=1, apply to the collectives.
@@ -35,8 +46,9 @@ def compile_with(device: Device, macros: Mapping[str, int]) -> None:
     compile_plain = device.compile
     settings = {name: str(value) for name, value in macros.items() if value}  # 0 is the default
 
-    def compile_kernels(stem: str, own_macros: Mapping[str, str],
-                        structures: Sequence[type[ctypes.Structure]] = ()) -> Any:
+    def compile_kernels(
+        stem: str, own_macros: Mapping[str, str], structures: Sequence[type[ctypes.Structure]] = ()
+    ) -> Any:
         more = {} if stem in WITHOUT_MACROS else settings
         return compile_plain(stem, {**own_macros, **more}, structures)
 

@@ -15,7 +15,19 @@ from pathlib import Path
 from tests.cluster import OF_SLURM, VENVS, Cluster, cluster, missing
 
 PATIENCE_S = 60
-SMALL = ("-b", "16K", "-e", "16K", "--algorithm", "library", "--mode", "isolated", "--lean", "--device", "cpu")
+SMALL = (
+    "-b",
+    "16K",
+    "-e",
+    "16K",
+    "--algorithm",
+    "library",
+    "--mode",
+    "isolated",
+    "--lean",
+    "--device",
+    "cpu",
+)
 NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 PMI = {"mpich": "pmi2", "openmpi": "pmix"}
 OTHER = {"mpich": "openmpi", "openmpi": "mpich"}
@@ -38,13 +50,29 @@ def lines(made: Cluster, mpi: str, nodes: int, out: Path) -> dict[str, list[str]
         on_hosts = [mpirun, "-hosts", ",".join(hosts), "-n", "2"]
     else:
         on_hosts = [mpirun, "--host", ",".join(f"{host}:{2 // nodes}" for host in hosts), "-n", "2"]
-    started = [python, "-m", "wiretax", "allreduce", "-n", "2", *SMALL, "--iters", "12", "--out", str(out)]
+    started = [
+        python,
+        "-m",
+        "wiretax",
+        "allreduce",
+        "-n",
+        "2",
+        *SMALL,
+        "--iters",
+        "12",
+        "--out",
+        str(out),
+    ]
 
     def batch(*line: str) -> list[str]:
         job.write_text(f"#!/bin/bash\n{' '.join(line)}\n")
-        return ["sh", "-c", f"sbatch --parsable {' '.join(size)} -o {job}.out {job} >{job}.id || exit; "
-                f"while squeue -h -j $(cat {job}.id) 2>/dev/null | grep -q .; do sleep 0.2; done; cat {job}.out; "
-                f"cat {job}.out >&2; scontrol show job $(cat {job}.id) | grep -q 'ExitCode=0:0'"]
+        return [
+            "sh",
+            "-c",
+            f"sbatch --parsable {' '.join(size)} -o {job}.out {job} >{job}.id || exit; "
+            f"while squeue -h -j $(cat {job}.id) 2>/dev/null | grep -q .; do sleep 0.2; done; cat {job}.out; "
+            f"cat {job}.out >&2; scontrol show job $(cat {job}.id) | grep -q 'ExitCode=0:0'",
+        ]
 
     return {
         "`srun --mpi=pmi2`": ["srun", "--mpi=pmi2", *size, *program],
@@ -55,10 +83,17 @@ def lines(made: Cluster, mpi: str, nodes: int, out: Path) -> dict[str, list[str]
         "`salloc`, `mpirun`": [*allocated, mpirun, "-n", "2", *program],
         "`salloc`, `mpirun` with `-hosts` or `--host`": [*allocated, *on_hosts, *program],
         "`salloc`, `wiretax allreduce -n 2`": [*allocated, *started],
-        "no Slurm: `mpirun` with `-hosts` or `--host`, through ssh":
-            [*made.launcher(mpi, hosts, 2), *program],
-        "the `mpirun` of the other MPI, in `salloc`":
-            [*allocated, str(VENVS[OTHER[mpi]] / "bin/mpirun"), "-n", "2", *program],
+        "no Slurm: `mpirun` with `-hosts` or `--host`, through ssh": [
+            *made.launcher(mpi, hosts, 2),
+            *program,
+        ],
+        "the `mpirun` of the other MPI, in `salloc`": [
+            *allocated,
+            str(VENVS[OTHER[mpi]] / "bin/mpirun"),
+            "-n",
+            "2",
+            *program,
+        ],
     }
 
 
@@ -72,7 +107,9 @@ def cell(made: Cluster, line: Sequence[str], out: Path, sentences: list[str]) ->
     runs = [path.read_text() for path in out.glob("*.jsonl")]
     if done.returncode == 0 and len(runs) == 1 and '"size":2' in runs[0]:
         return "works"
-    ours = [line.partition(": ")[2] for line in done.stderr.splitlines() if line.startswith("bench.")]
+    ours = [
+        line.partition(": ")[2] for line in done.stderr.splitlines() if line.startswith("bench.")
+    ]
     if len(ours) != 1 or not done.returncode:
         return f"**status {done.returncode}**, {len(ours)} sentences"
     sentence = re.sub(r"\d+(\.\d+)+", "N", ours[0])
@@ -88,12 +125,16 @@ def matrix(made: Cluster) -> str:
     for number, (mpi, nodes) in enumerate(columns):
         for name in lines(made, mpi, nodes, made.shared / "out"):
             out = made.shared / f"{number}-{len(rows)}-{time.monotonic_ns()}"
-            rows.setdefault(name, []).append(cell(made, lines(made, mpi, nodes, out)[name], out, sentences))
+            rows.setdefault(name, []).append(
+                cell(made, lines(made, mpi, nodes, out)[name], out, sentences)
+            )
             print(f"{NAMES[mpi]:8} {nodes} {name}: {rows[name][-1]}", file=sys.stderr, flush=True)
     heads = [f"{NAMES[mpi]}, {nodes} node{'s' * (nodes > 1)}" for mpi, nodes in columns]
     page = [TOP + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
     page += [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
-    return "\n".join([*page, "", *(f"{number}. {sentence}" for number, sentence in enumerate(sentences, 1)), ""])
+    return "\n".join(
+        [*page, "", *(f"{number}. {sentence}" for number, sentence in enumerate(sentences, 1)), ""]
+    )
 
 
 def main() -> int:

@@ -46,7 +46,13 @@ from tests.reports.damage import change_field, changed
 from tests.reports.imports.test_import_damage import GATHER, HALF, IMB, OSU, REPORT
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_benchmarks import BENCHMARKS, write_benchmark, write_validation
-from tests.reports.synthetic_campaign import no_effect, slower, write_campaign, write_launch, write_launches
+from tests.reports.synthetic_campaign import (
+    no_effect,
+    slower,
+    write_campaign,
+    write_launch,
+    write_launches,
+)
 from tests.reports.synthetic_run import write_run
 from tests.reports.synthetic_site import LOG
 from tests.reports.synthetic_together import FUSED, THEN, Made, always, steps
@@ -55,9 +61,17 @@ MOST_BYTES = 10**9
 EXAMPLES = 12  # per batch of one command
 MOST_CPU_S, MOST_WALL_S = 10, 30
 LOGS = ROOT.parent / "shared/logs"
-MODEL = {"architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128256,
-         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
-         "torch_dtype": "bfloat16"}
+MODEL = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "torch_dtype": "bfloat16",
+}
 SPEC = """hours_per_year = 6000
 lifetime_years = 4
 electricity = {price_per_kwh = 0.30, currency = "EUR"}
@@ -82,55 +96,126 @@ class Target:
 
 ADVISE = "advise --gpu r9700 --gpus 2 --weights q4"
 TARGETS = [
-    *(Target(f"show {option} {run}", folder, "*") for option in ("", "--long", "--format=csv", "--format=nccl-tests")
-      for folder, run in (("run", "run.jsonl"), ("cut", "run.jsonl"))),
-    *(Target(f"show {option} run.jsonl", folder, "run.jsonl") for option in ("", "--long", "--format=csv")
-      for folder in ("layer", "step", "tune", "link")),
-    Target("show run.jsonl", "imported", "run.jsonl"), Target("show run.jsonl", "imported", "run.jsonl"),
-    Target("show --plot o.svg run.jsonl", "run", "*"), Target("show --plot o.svg run.jsonl", "layer", "run.jsonl"),
+    *(
+        Target(f"show {option} {run}", folder, "*")
+        for option in ("", "--long", "--format=csv", "--format=nccl-tests")
+        for folder, run in (("run", "run.jsonl"), ("cut", "run.jsonl"))
+    ),
+    *(
+        Target(f"show {option} run.jsonl", folder, "run.jsonl")
+        for option in ("", "--long", "--format=csv")
+        for folder in ("layer", "step", "tune", "link")
+    ),
+    Target("show run.jsonl", "imported", "run.jsonl"),
+    Target("show run.jsonl", "imported", "run.jsonl"),
+    Target("show --plot o.svg run.jsonl", "run", "*"),
+    Target("show --plot o.svg run.jsonl", "layer", "run.jsonl"),
     *[Target("import LOG", "logs", "*")] * 8,
-    *(Target(f"compare {option} base new", "runs", "*/*.jsonl")
-      for option in ("", "--format=markdown", "--format=csv")),
-    *(Target(f"compare {option} campaign", "campaigns", "**/*.jsonl") for option in ("", "", "--plot o.svg")),
+    *(
+        Target(f"compare {option} base new", "runs", "*/*.jsonl")
+        for option in ("", "--format=markdown", "--format=csv")
+    ),
+    *(
+        Target(f"compare {option} campaign", "campaigns", "**/*.jsonl")
+        for option in ("", "", "--plot o.svg")
+    ),
     *[Target("dashboard . -o site", "site", "**/*")] * 2,
     *(Target(f"history {option} .", "runs", "**/*.jsonl") for option in ("", "--json")),
     Target("dashboard --spec SPEC.toml . -o site", "boxes", "*", frozenset({0, 2})),
-    Target("card run.jsonl card.png", "run", "*"), Target("card run.jsonl card.png", "imported", "*"),
+    Target("card run.jsonl card.png", "run", "*"),
+    Target("card run.jsonl card.png", "imported", "*"),
     *(Target(f"fit {option} base", "runs", "base/*") for option in ("", "--out f.jsonl")),
-    Target("regress --baseline base --current new --markdown m --junit j --html h", "runs", "**/*.jsonl",
-           frozenset(range(6))),
+    Target(
+        "regress --baseline base --current new --markdown m --junit j --html h",
+        "runs",
+        "**/*.jsonl",
+        frozenset(range(6)),
+    ),
     Target(f"{ADVISE} --model llama-3.1-70b --run run.jsonl", "run", "*"),
     Target(f"{ADVISE} --model llama-3.1-70b --run run.jsonl", "imported", "*"),
     Target(f"{ADVISE} --config config.json", "models", "*"),
-    *(Target(f"procure {options} SPEC.toml", "boxes", damaged, frozenset(range(4))) for options, damaged in (
-        ("", "*.toml"), ("", "*"), ("--html h --csv c", "*"))),
-    Target("accept --baseline kept --current new --reason x", "runs", "new/*.jsonl", frozenset({0, 2, 4, 5})),
+    *(
+        Target(f"procure {options} SPEC.toml", "boxes", damaged, frozenset(range(4)))
+        for options, damaged in (("", "*.toml"), ("", "*"), ("--html h --csv c", "*"))
+    ),
+    Target(
+        "accept --baseline kept --current new --reason x",
+        "runs",
+        "new/*.jsonl",
+        frozenset({0, 2, 4, 5}),
+    ),
     Target("peers campaign", "campaigns", "**/*.jsonl"),
-    *(Target(f"export {option} run.jsonl", folder, "run.jsonl") for option in ("--csv", "--openmetrics")
-      for folder in ("run", "imported")),
+    *(
+        Target(f"export {option} run.jsonl", folder, "run.jsonl")
+        for option in ("--csv", "--openmetrics")
+        for folder in ("run", "imported")
+    ),
 ]
 # Every command over the runs of every benchmark; `fuzz` leaves out a command that refuses the undamaged run.
 EXPLAINED, EVERY = frozenset({0, 2, 4}), frozenset(range(6))
-COMMANDS = [*(f"show {option} run.jsonl" for option in ("", "--long", "--format=csv", "--format=nccl-tests")),
-            "show --plot o.svg run.jsonl", "show --json run.jsonl", "export --openmetrics run.jsonl",
-            "card run.jsonl card.png", "fit --json run.jsonl", "history --json .", "history .", "dashboard . -o site",
-            "fit run.jsonl other.jsonl", "fit --plot o.svg run.jsonl", "compare other.jsonl run.jsonl",
-            "compare --format=csv run.jsonl other.jsonl", "regress --baseline other.jsonl --current run.jsonl --html h",
-            f"{ADVISE} --model llama-3.1-70b --run run.jsonl"]
+COMMANDS = [
+    *(
+        f"show {option} run.jsonl"
+        for option in ("", "--long", "--format=csv", "--format=nccl-tests")
+    ),
+    "show --plot o.svg run.jsonl",
+    "show --json run.jsonl",
+    "export --openmetrics run.jsonl",
+    "card run.jsonl card.png",
+    "fit --json run.jsonl",
+    "history --json .",
+    "history .",
+    "dashboard . -o site",
+    "fit run.jsonl other.jsonl",
+    "fit --plot o.svg run.jsonl",
+    "compare other.jsonl run.jsonl",
+    "compare --format=csv run.jsonl other.jsonl",
+    "regress --baseline other.jsonl --current run.jsonl --html h",
+    f"{ADVISE} --model llama-3.1-70b --run run.jsonl",
+]
 FIELD_TARGETS = [
-    *(Target(command, name, "run.jsonl", EXPLAINED if command.startswith(("show", "card", "advise")) else EVERY)
-      for name in [*(f"every/{name}" for name in BENCHMARKS), "imported", "cut"] for command in COMMANDS),
-    *[Target("advise --validate run.jsonl --run reduces.jsonl link.jsonl", "every/validation", "*.jsonl", EVERY)] * 6,
-    *(Target(command, "campaigns", "**/*.jsonl", EVERY) for command in (
-        "compare campaign", "compare --plot o.svg campaign", "peers campaign", "dashboard . -o site", "history .",
-        "regress --baseline campaign/main --current campaign/new --markdown m",
-        "accept --baseline kept --current campaign/new --reason x")),
-    *[Target("procure --html h SPEC.toml", "boxes", "*.jsonl", EVERY)] * 3]
+    *(
+        Target(
+            command,
+            name,
+            "run.jsonl",
+            EXPLAINED if command.startswith(("show", "card", "advise")) else EVERY,
+        )
+        for name in [*(f"every/{name}" for name in BENCHMARKS), "imported", "cut"]
+        for command in COMMANDS
+    ),
+    *[
+        Target(
+            "advise --validate run.jsonl --run reduces.jsonl link.jsonl",
+            "every/validation",
+            "*.jsonl",
+            EVERY,
+        )
+    ]
+    * 6,
+    *(
+        Target(command, "campaigns", "**/*.jsonl", EVERY)
+        for command in (
+            "compare campaign",
+            "compare --plot o.svg campaign",
+            "peers campaign",
+            "dashboard . -o site",
+            "history .",
+            "regress --baseline campaign/main --current campaign/new --markdown m",
+            "accept --baseline kept --current campaign/new --reason x",
+        )
+    ),
+    *[Target("procure --html h SPEC.toml", "boxes", "*.jsonl", EVERY)] * 3,
+]
 
 
 def write_corpus(root: Path) -> None:
     """Writes small files of every kind that the product writes or reads."""
-    small: dict[str, Any] = {"sizes": [16384, 1 << 20], "algorithms": ["library", "auto", "ring"], "n": 3}
+    small: dict[str, Any] = {
+        "sizes": [16384, 1 << 20],
+        "algorithms": ["library", "auto", "ring"],
+        "n": 3,
+    }
 
     def rename_run(folder: str, path: Path) -> None:
         for made in path.parent.iterdir():
@@ -141,22 +226,41 @@ def write_corpus(root: Path) -> None:
     rename_run("cut", write_run(root / "cut", n_blocks=4, finish=False, **small).path)
     flight = root / "cut" / "run.flight"
     flight.mkdir()
-    page = {"turn": 9, "rank": 1, "case": 1, "block": 3, "text": "x", "step": "block", "time": 1.5, "noted_s": 2.0,
-            "same_turn": 9}
+    page = {
+        "turn": 9,
+        "rank": 1,
+        "case": 1,
+        "block": 3,
+        "text": "x",
+        "step": "block",
+        "time": 1.5,
+        "noted_s": 2.0,
+        "same_turn": 9,
+    }
     (flight / "rank-1").write_bytes(json.dumps(page).encode().ljust(4096, b"\0"))
     ended = {"rank": 1, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}
     (flight / "ended").write_text(json.dumps(ended))
     made = Made(root / "layer", rounds=8)
-    rename_run("layer", made.run({"compute": always(10.0), FUSED: always(11.0), THEN: always(15.0)}).path)
+    rename_run(
+        "layer", made.run({"compute": always(10.0), FUSED: always(11.0), THEN: always(15.0)}).path
+    )
     rename_run("step", steps(root / "step", 10.0, 12.0, 20.0).path)
     rename_run("tune", write_run(root / "tune", modes=["isolated"], n_blocks=6, **small).path)
     tuned = root / "tune" / "run.jsonl"
     tuned.write_bytes(tuned.read_bytes().replace(b'"benchmark":"allreduce"', b'"benchmark":"tune"'))
     from tests.bench.test_link import made_up
+
     rename_run("link", made_up(root / "link", 3, lambda *_: 5.0, blocks=6).path)
     for number in range(12):
-        write_launch(root / "runs" / ("base", "new")[number % 2], number, sizes=[16384, 1 << 20], n_blocks=4)
-    write_campaign(root / "campaigns" / "campaign", {"main": no_effect, "new": slower(5)}, pairs=3, sizes=[16384])
+        write_launch(
+            root / "runs" / ("base", "new")[number % 2], number, sizes=[16384, 1 << 20], n_blocks=4
+        )
+    write_campaign(
+        root / "campaigns" / "campaign",
+        {"main": no_effect, "new": slower(5)},
+        pairs=3,
+        sizes=[16384],
+    )
     site = root / "site"
     shutil.copytree(root / "run", site)
     for folder in ("cut", "layer", "step", "campaigns"):
@@ -164,8 +268,14 @@ def write_corpus(root: Path) -> None:
     logs = root / "logs"
     logs.mkdir()
     results = {"size": 8, "count": 2, "out_of_place": HALF, "in_place": HALF}
-    texts = {"nccl": WHOLE, "gather": GATHER, "rccl": LOG, "osu": OSU + "4 20.05\n8 9.02\n",
-             "imb": IMB + "4 1000 1.5\n8 1000 1.6\n", "json": json.dumps(REPORT | {"results": [results] * 2})}
+    texts = {
+        "nccl": WHOLE,
+        "gather": GATHER,
+        "rccl": LOG,
+        "osu": OSU + "4 20.05\n8 9.02\n",
+        "imb": IMB + "4 1000 1.5\n8 1000 1.6\n",
+        "json": json.dumps(REPORT | {"results": [results] * 2}),
+    }
     for name, text in texts.items():
         (logs / name).write_text(text)
     for path in sorted(LOGS.glob("*.log")):
@@ -212,15 +322,24 @@ class Tally:
     slowest: tuple[float, str] = (0.0, "")
 
     def lines(self) -> list[str]:
-        each = [f"{name}: {count} inputs, {self.refused[name]} refused" for name, count in sorted(self.tried.items())]
-        return [*each, f"{self.tried.total()} inputs, {len(self.failures)} found; peak {self.peak_mb:.0f} MB; the "
-                       f"longest took {self.slowest[0]:.1f} s ({self.slowest[1]}); {self.times_failed} failed",
-                *(f"found: {failure}\n  {at}" for failure, at in self.failures.items())]
+        each = [
+            f"{name}: {count} inputs, {self.refused[name]} refused"
+            for name, count in sorted(self.tried.items())
+        ]
+        return [
+            *each,
+            f"{self.tried.total()} inputs, {len(self.failures)} found; peak {self.peak_mb:.0f} MB; the "
+            f"longest took {self.slowest[0]:.1f} s ({self.slowest[1]}); {self.times_failed} failed",
+            *(f"found: {failure}\n  {at}" for failure, at in self.failures.items()),
+        ]
 
 
 def growth_allowed() -> int:
     """The limit of the address space, in bytes, that keeps this process below 1 GB of memory."""
-    pages, resident = (int(word) * resource.getpagesize() for word in Path("/proc/self/statm").read_text().split()[:2])
+    pages, resident = (
+        int(word) * resource.getpagesize()
+        for word in Path("/proc/self/statm").read_text().split()[:2]
+    )
     return pages + MOST_BYTES - resident
 
 
@@ -268,7 +387,9 @@ def complaint(target: Target, status: int, stderr: str) -> str | None:
     if status < 0:
         return f"ended by {signal.Signals(-status).name}, out of time"
     if "Traceback" in stderr:
-        frames = [line.strip() for line in lines if line.startswith("  File") and "/reports/" in line]
+        frames = [
+            line.strip() for line in lines if line.startswith("  File") and "/reports/" in line
+        ]
         return f"{lines[-1][:160]} {frames[-1] if frames else ''}"
     if status not in target.statuses:
         return f"status {status}"
@@ -322,8 +443,16 @@ def fuzz(seconds: float, number: int, out: Path) -> Tally:
             write_corpus(root)
         tally, ends_s = Tally(root, out), time.monotonic() + seconds
         for target in dict.fromkeys(TARGETS):  # commands accept undamaged files
-            first = next(path for path in sorted((root / target.folder).glob(target.damaged)) if path.is_file())
-            attempt(tally, target, {first.relative_to(root / target.folder).as_posix(): first.read_bytes()})
+            first = next(
+                path
+                for path in sorted((root / target.folder).glob(target.damaged))
+                if path.is_file()
+            )
+            attempt(
+                tally,
+                target,
+                {first.relative_to(root / target.folder).as_posix(): first.read_bytes()},
+            )
         assert not tally.refused.total(), f"undamaged files are refused: {tally.refused}"
         order = random.Random(number)
         while time.monotonic() < ends_s:
@@ -337,11 +466,15 @@ def try_fields(tally: Tally, target: Target, order: random.Random, ends_s: float
     folder = tally.root / target.folder
     if not folder.exists():
         with mock.patch("os.fsync"):
-            write_validation(folder) if folder.name == "validation" else write_benchmark(folder, folder.name)
+            write_validation(folder) if folder.name == "validation" else write_benchmark(
+                folder, folder.name
+            )
     files = sorted(folder.glob(target.damaged))
     contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
     if target not in tally.accepts:
-        tally.accepts[target] = attempt(tally, target, dict([next(iter(contents.items()))])) not in (2, 4)
+        tally.accepts[target] = attempt(
+            tally, target, dict([next(iter(contents.items()))])
+        ) not in (2, 4)
     for _ in range(EXAMPLES if tally.accepts[target] else 0):
         name = order.choice(sorted(contents))
         if time.monotonic() < ends_s:
@@ -350,9 +483,15 @@ def try_fields(tally: Tally, target: Target, order: random.Random, ends_s: float
 
 def try_some(tally: Tally, target: Target, number: int, ends_s: float) -> None:
     """Tries a few inputs of one command."""
+
     @seed(number)
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(damages(tally.root, target))
     def attempt_drawn(damaged: dict[str, bytes]) -> None:
         if time.monotonic() < ends_s:

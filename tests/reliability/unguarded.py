@@ -15,15 +15,21 @@ from tests.launch import ROOT
 
 LOOP, SESSION = "kernels/devices/loop_cpu.cpp", "bench/harness/session.py"
 WAITS = [
-    Patch(SYNC, "  Timer timer;\n", "  for (u64 seen; !poll(seen);) breathe();\n",
-          until="    if (a.yields && polls % (looks * POLLS_PER_LOOK) == 0) yield();\n  }\n"),
+    Patch(
+        SYNC,
+        "  Timer timer;\n",
+        "  for (u64 seen; !poll(seen);) breathe();\n",
+        until="    if (a.yields && polls % (looks * POLLS_PER_LOOK) == 0) yield();\n  }\n",
+    ),
 ]
 RECORDS = [
     Patch(LOOP, "  watch->phase = (u64)action.phase;\n", ""),
     Patch(LOOP, "  if (begins || action.call) watch->calls = (u64)action.call;\n", ""),
 ]
 WATCHERS = [
-    Patch(SESSION, "start_witness(folder, pids, hosts[rank] if hosts else \"\")\n", "folder.rmdir()\n"),
+    Patch(
+        SESSION, 'start_witness(folder, pids, hosts[rank] if hosts else "")\n', "folder.rmdir()\n"
+    ),
     Patch(SESSION, "FlightRecord(folder.stem, folder,", "FlightRecord(folder.stem, None,"),
 ]
 KERNEL_GUARDS = WAITS + RECORDS
@@ -43,8 +49,16 @@ def commit() -> str:
         git("worktree", "add", "--quiet", "--detach", str(at), "HEAD")
         try:
             apply(at, GUARDS)
-            git("commit", "--quiet", "--no-verify", "--no-gpg-sign", "--all",
-                "--message", "Without guards", at=at)
+            git(
+                "commit",
+                "--quiet",
+                "--no-verify",
+                "--no-gpg-sign",
+                "--all",
+                "--message",
+                "Without guards",
+                at=at,
+            )
             return git("rev-parse", "HEAD", at=at).strip()
         finally:
             git("worktree", "remove", "--force", str(at))

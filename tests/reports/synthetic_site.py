@@ -40,12 +40,28 @@ def write_store(folder: Path) -> Path:
     """Write the folder, which gives nine pages."""
     sizes = [16384 << step for step in range(0, 12, 2)]
     for number in range(2):
-        write_run(folder, sizes=sizes, n_blocks=12, n=10, fast_rounds=[3], seed=number,
-                  run_id=f"2026-11-2{number}T06-15-00Z-allreduce-{number}{number}{number}")
+        write_run(
+            folder,
+            sizes=sizes,
+            n_blocks=12,
+            n=10,
+            fast_rounds=[3],
+            seed=number,
+            run_id=f"2026-11-2{number}T06-15-00Z-allreduce-{number}{number}{number}",
+        )
     steps(folder / "steps", 10.0, 12.0, 20.0)
-    layer = Made(folder / "layers").run({"compute": always(10.0), FUSED: always(11.0), THEN: always(15.0)}).path
+    layer = (
+        Made(folder / "layers")
+        .run({"compute": always(10.0), FUSED: always(11.0), THEN: always(15.0)})
+        .path
+    )
     layer.write_bytes(layer.read_bytes().replace(b"made-1a2b3c", b"made-layer"))
-    write_campaign(folder / "campaign-1a2b3c4d", {"main": no_effect, "new": slower(5)}, fresh=6, fresh_sizes=[16384])
+    write_campaign(
+        folder / "campaign-1a2b3c4d",
+        {"main": no_effect, "new": slower(5)},
+        fresh=6,
+        fresh_sizes=[16384],
+    )
     write_hostile(folder / "foreign")
     log = folder / "<img src=x onerror=window.harmed=1>.log"
     log.write_text(LOG)
@@ -56,17 +72,36 @@ def write_store(folder: Path) -> Path:
 
 def write_hostile(folder: Path) -> Path:
     """Write a run with markup in every string that the schema leaves free."""
-    path = write_run(folder, sizes=[16384, 65536], n_blocks=6, n=4, modes=["isolated"], run_id="hostile").path
+    path = write_run(
+        folder, sizes=[16384, 65536], n_blocks=6, n=4, modes=["isolated"], run_id="hostile"
+    ).path
     lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
     head = lines[0]
-    head |= {"run_id": HOSTILE, "version": HOSTILE, "argv": [HOSTILE, "--model", HOSTILE], "machine_id": HOSTILE,
-             "software_id": HOSTILE, "notes": [HOSTILE], "environment": {HOSTILE: {"value": HOSTILE, "source": HOSTILE},
-                                                                         "cpu.model": {"value": HOSTILE}}}
+    head |= {
+        "run_id": HOSTILE,
+        "version": HOSTILE,
+        "argv": [HOSTILE, "--model", HOSTILE],
+        "machine_id": HOSTILE,
+        "software_id": HOSTILE,
+        "notes": [HOSTILE],
+        "environment": {
+            HOSTILE: {"value": HOSTILE, "source": HOSTILE},
+            "cpu.model": {"value": HOSTILE},
+        },
+    }
     for rank in head["world"]["ranks"]:
         rank |= {"arch": HOSTILE}
     for case in [*head["cases"], *(line for line in lines if line["kind"] == "case")]:
-        case |= {"variant": HOSTILE, "memory": HOSTILE, "datatype": HOSTILE, "redop": HOSTILE, "reason": HOSTILE}
-        case["algorithm"] = case["algorithm"] if case["algorithm"] == "library" else case["algorithm"] + HOSTILE
+        case |= {
+            "variant": HOSTILE,
+            "memory": HOSTILE,
+            "datatype": HOSTILE,
+            "redop": HOSTILE,
+            "reason": HOSTILE,
+        }
+        case["algorithm"] = (
+            case["algorithm"] if case["algorithm"] == "library" else case["algorithm"] + HOSTILE
+        )
         case["library"] = case["library"] and HOSTILE
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     return path

@@ -22,7 +22,9 @@ from tests.reports.synthetic_run import SIZES, write_run
 SLOW_NODE, SLOWED = 7, 1.04
 BETWEEN_RUNS, WITHIN = 0.01, 0.03  # standard deviations of logs
 # The figures of a case that change with its time, in the order of its line.
-FIGURE = re.compile(r'"(time_us|total_us)":\{"median":[^,]*,("mean":[^,]*),"ci_low":[^,]*,"ci_high":[^,]*,')
+FIGURE = re.compile(
+    r'"(time_us|total_us)":\{"median":[^,]*,("mean":[^,]*),"ci_low":[^,]*,"ci_high":[^,]*,'
+)
 
 
 class Pattern:
@@ -30,22 +32,35 @@ class Pattern:
 
     def __init__(self, sizes: Sequence[int], rounds: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            made = write_run(Path(folder), sizes=sizes, variants=("copied", "registered"), n_blocks=rounds, n=4)
+            made = write_run(
+                Path(folder), sizes=sizes, variants=("copied", "registered"), n_blocks=rounds, n=4
+            )
             lines = made.path.read_text().splitlines()
         self.head = json.loads(lines[0])
-        self.head["environment"] |= {f"fact.{number}": {"value": f"value {number}", "source": "/proc/facts",
-                                                        "status": "ok"} for number in range(60)}
+        self.head["environment"] |= {
+            f"fact.{number}": {"value": f"value {number}", "source": "/proc/facts", "status": "ok"}
+            for number in range(60)
+        }
         self.rest = "\n".join(line for line in lines[1:] if '"kind":"link_block"' in line)
         blocks = [line for line in lines if '"kind":"block"' in line]
         self.case = np.array([json.loads(line)["case"] for line in blocks])
         self.time_us = np.array([json.loads(line)["time_us"] for line in blocks])
         figure = re.compile(r'"(time_us|total_us|link_rtt_ns)":(\[[^]]*\]|[0-9.e-]+)')
-        self.block = [figure.sub(lambda match: f'"{match[1]}":' + ("[%.1f,%.1f]" if match[1] == "link_rtt_ns"
-                                 else "%.3f"), line.replace("%", "%%")) for line in blocks]
+        self.block = [
+            figure.sub(
+                lambda match: (
+                    f'"{match[1]}":' + ("[%.1f,%.1f]" if match[1] == "link_rtt_ns" else "%.3f")
+                ),
+                line.replace("%", "%%"),
+            )
+            for line in blocks
+        ]
         self.cases = [line for line in lines if '"kind":"case"' in line]
         self.end = lines[-1]
 
-    def write(self, path: Path, rng: np.random.Generator, factor: float, head: dict[str, Any]) -> None:
+    def write(
+        self, path: Path, rng: np.random.Generator, factor: float, head: dict[str, Any]
+    ) -> None:
         """Writes a run whose times are `factor` times the pattern's; `head` replaces fields of its first line."""
         n_cases = len(self.cases)
         own = np.exp(rng.normal(0, BETWEEN_RUNS, n_cases))
@@ -61,8 +76,10 @@ class Pattern:
 
             def changed(match: re.Match[str], of_line: Any = of_line) -> str:
                 median = next(of_line)
-                return (f'"{match[1]}":{{"median":{median:.4f},{match[2]},"ci_low":{0.99 * median:.4f},'
-                        f'"ci_high":{1.01 * median:.4f},')
+                return (
+                    f'"{match[1]}":{{"median":{median:.4f},{match[2]},"ci_low":{0.99 * median:.4f},'
+                    f'"ci_high":{1.01 * median:.4f},'
+                )
 
             lines.append(FIGURE.sub(changed, line))
         path.write_text("\n".join([*lines, self.end, ""]))
@@ -76,8 +93,14 @@ def medians(case: np.ndarray, values: np.ndarray, n_cases: int) -> list[float]:
     return list(map(float, middles))
 
 
-def write_store(folder: Path, runs: int, nodes: int, sizes: Sequence[int] = SIZES, rounds: int = 12,
-                seed: int = 1) -> Path:
+def write_store(
+    folder: Path,
+    runs: int,
+    nodes: int,
+    sizes: Sequence[int] = SIZES,
+    rounds: int = 12,
+    seed: int = 1,
+) -> Path:
     """Writes `runs` runs of `nodes` nodes in turn, a folder for each node, two weeks or more. Returns the folder."""
     rng, pattern = np.random.default_rng(seed), Pattern(sizes, rounds)
     of_node = np.exp(rng.normal(0, 0.005, nodes))
@@ -91,10 +114,23 @@ def write_store(folder: Path, runs: int, nodes: int, sizes: Sequence[int] = SIZE
         place = folder / f"node-{node:03d}"
         place.mkdir(parents=True, exist_ok=True)
         environment = pattern.head["environment"] | {
-            "os.load": {"value": round(float(rng.random()), 2), "source": "/proc/loadavg", "status": "ok"}}
+            "os.load": {
+                "value": round(float(rng.random()), 2),
+                "source": "/proc/loadavg",
+                "status": "ok",
+            }
+        }
         ranks = [rank | {"node": f"n{node:03d}"} for rank in pattern.head["world"]["ranks"]]
-        pattern.write(place / f"{run_id}.jsonl", rng, factor, {
-            "run_id": run_id, "environment": environment, "world": pattern.head["world"] | {"ranks": ranks}})
+        pattern.write(
+            place / f"{run_id}.jsonl",
+            rng,
+            factor,
+            {
+                "run_id": run_id,
+                "environment": environment,
+                "world": pattern.head["world"] | {"ranks": ranks},
+            },
+        )
     return folder
 
 

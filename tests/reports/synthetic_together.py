@@ -12,11 +12,28 @@ from reports.store.writing import RunFile
 from tests.reports.synthetic_run import without_fsync
 
 FAST_NS, SLOW_NS = (105.0, 105.0), (540.0, 540.0)
-CPUS = [{"rank": rank, "device": "cpu", "arch": "znver5", "numa": 0, "cpus": [rank]} for rank in range(2)]
-LAYER = {"model": "llama-3.1-70b", "layer": "attention_output", "tokens": 1, "hidden": 8192, "inner": 64,
-         "weights": "float16", "scale": "1/64"}
-STEP = {"model": "llama-3.1-8b", "layers": 32, "hidden": 4096, "inner": [64, 128], "weights": "float16",
-        "scale": "1/64", "slots": 2}
+CPUS = [
+    {"rank": rank, "device": "cpu", "arch": "znver5", "numa": 0, "cpus": [rank]}
+    for rank in range(2)
+]
+LAYER = {
+    "model": "llama-3.1-70b",
+    "layer": "attention_output",
+    "tokens": 1,
+    "hidden": 8192,
+    "inner": 64,
+    "weights": "float16",
+    "scale": "1/64",
+}
+STEP = {
+    "model": "llama-3.1-8b",
+    "layers": 32,
+    "hidden": 4096,
+    "inner": [64, 128],
+    "weights": "float16",
+    "scale": "1/64",
+    "slots": 2,
+}
 THEN, MPI, FUSED = "then_one_shot_pull", "then_library", "fused"
 
 
@@ -38,9 +55,18 @@ class Made:
     @without_fsync
     def run(self, costs, finish=True):
         planned = [self.planned(name) for name in costs]
-        head = Run(run_id="2026-11-20T06-15-00Z-made-1a2b3c", benchmark=self.benchmark, version="0.1.0", argv=[],
-                   seed=7, machine_id="a", software_id="b", environment={},
-                   world={"size": 2, "hosts": 1, "ranks": self.devices}, cases=planned)
+        head = Run(
+            run_id="2026-11-20T06-15-00Z-made-1a2b3c",
+            benchmark=self.benchmark,
+            version="0.1.0",
+            argv=[],
+            seed=7,
+            machine_id="a",
+            software_id="b",
+            environment={},
+            world={"size": 2, "hosts": 1, "ranks": self.devices},
+            cases=planned,
+        )
         file = RunFile.create(self.folder, head)
         for turn in range(self.rounds):
             for number, (name, cost) in enumerate(costs.items()):
@@ -49,15 +75,38 @@ class Made:
                     continue
                 trip = self.trips(turn) if self.trips else SLOW_NS if turn in self.slow else FAST_NS
                 n_wrong = None if name == COMPUTE else self.wrong.get(name, 0)
-                file.append(Block(case=number, block=turn, round=turn, n=20, time_us=total_us, total_us=total_us,
-                                  link_rtt_ns=trip, n_wrong=n_wrong))
-        return file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0)) if finish else read(file.path)
+                file.append(
+                    Block(
+                        case=number,
+                        block=turn,
+                        round=turn,
+                        n=20,
+                        time_us=total_us,
+                        total_us=total_us,
+                        link_rtt_ns=trip,
+                        n_wrong=n_wrong,
+                    )
+                )
+        return (
+            file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0))
+            if finish
+            else read(file.path)
+        )
 
     def planned(self, name):
         algorithm, _, variant = name.partition(" ")
-        return CaseHeader(collective=self.benchmark, shape=self.shape, size_bytes=32768, count=8192, datatype="float32",
-                       redop="sum", algorithm=algorithm, variant=variant or "copied", chosen=self.chosen.get(name),
-                       library="MPICH 5.0.2" if "library" in name else None)
+        return CaseHeader(
+            collective=self.benchmark,
+            shape=self.shape,
+            size_bytes=32768,
+            count=8192,
+            datatype="float32",
+            redop="sum",
+            algorithm=algorithm,
+            variant=variant or "copied",
+            chosen=self.chosen.get(name),
+            library="MPICH 5.0.2" if "library" in name else None,
+        )
 
 
 def always(cost):
@@ -65,7 +114,19 @@ def always(cost):
 
 
 def steps(folder, compute_ms, tensor_ms, pipeline_ms, **words_of_run):
-    made = Made(folder, benchmark="decode", shape=STEP, chosen={"tensor_parallel": "gemv_allreduce"}, **words_of_run)
-    return made.run({COMPUTE: always(1e3 * compute_ms), "tensor_parallel": always(1e3 * tensor_ms),
-                     "tensor_parallel_library": always(1e3 * 2 * tensor_ms),
-                     "pipeline_parallel": always(1e3 * pipeline_ms), "one_rank": always(1e3 * 30.0)})
+    made = Made(
+        folder,
+        benchmark="decode",
+        shape=STEP,
+        chosen={"tensor_parallel": "gemv_allreduce"},
+        **words_of_run,
+    )
+    return made.run(
+        {
+            COMPUTE: always(1e3 * compute_ms),
+            "tensor_parallel": always(1e3 * tensor_ms),
+            "tensor_parallel_library": always(1e3 * 2 * tensor_ms),
+            "pipeline_parallel": always(1e3 * pipeline_ms),
+            "one_rank": always(1e3 * 30.0),
+        }
+    )

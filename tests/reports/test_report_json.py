@@ -17,13 +17,18 @@ from tests.reports.synthetic_run import write_run
 
 PAGE = (ROOT / "docs/results.md").read_text()
 BLOCK = PAGE.partition("## JSON of the reports")[2].split("```")[1]
-FIELDS = {line.split()[0]: line.split()[1:] for line in re.sub(r"\n {2,}", " ", BLOCK).strip().splitlines()}
+FIELDS = {
+    line.split()[0]: line.split()[1:]
+    for line in re.sub(r"\n {2,}", " ", BLOCK).strip().splitlines()
+}
 
 
 def strict(text):
     """JSON without NaN and Infinity, which most readers refuse."""
+
     def refuse(word):
         raise ValueError(f"{word} is no JSON")
+
     return json.loads(text, parse_constant=refuse)
 
 
@@ -31,28 +36,64 @@ def strict(text):
 def answers(tmp_path_factory):
     """The exit status and the JSON of each command by name."""
     folder = tmp_path_factory.mktemp("json")
-    campaign = write_campaign(folder / "campaign", {"main": no_effect, "new": slower(20)}, pairs=8, fresh=10,
-                              fresh_sizes=[16384])
+    campaign = write_campaign(
+        folder / "campaign",
+        {"main": no_effect, "new": slower(20)},
+        pairs=8,
+        fresh=10,
+        fresh_sizes=[16384],
+    )
     sizes = [16384 << step for step in range(5)]
-    run = write_run(folder / "runs", sizes=sizes, algorithms=("library", "auto", "two_shot"), n_blocks=12, n=4).path
+    run = write_run(
+        folder / "runs", sizes=sizes, algorithms=("library", "auto", "two_shot"), n_blocks=12, n=4
+    ).path
     write_launches(folder / "box", 6)
     write_fleet(folder / "fleet", ["n1", "n2", "n3", "n4", "n5"])
     (folder / "a.log").write_text(WHOLE)
     buyer = spec(folder, ["16K <= 8 us", "70b-q4 >= 1000 tok/s"], ONE_BOX)
     arguments = {
-        "show": [run], "import": [folder / "a.log", "--out", folder / "imports"], "compare": [campaign],
+        "show": [run],
+        "import": [folder / "a.log", "--out", folder / "imports"],
+        "compare": [campaign],
         "regress": ["--baseline", campaign / "main", "--current", campaign / "new"],
-        "accept": ["--baseline", folder / "baselines", "--current", campaign / "main", "--reason", "first"],
-        "history": [folder / "runs"], "index": [folder / "runs"],
-        "fleet": [folder / "fleet"], "fit": [run], "card": [run, folder / "card.png"],
-        "advise": ["--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 2, "--versus", "w7900", "--prices", 1, 2],
-        "peers": [campaign], "procure": [buyer], "dashboard": [folder / "runs", "-o", folder / "site"],
-        "selfcheck": ["--seed", 1, "--scale", 0.001]}
+        "accept": [
+            "--baseline",
+            folder / "baselines",
+            "--current",
+            campaign / "main",
+            "--reason",
+            "first",
+        ],
+        "history": [folder / "runs"],
+        "index": [folder / "runs"],
+        "fleet": [folder / "fleet"],
+        "fit": [run],
+        "card": [run, folder / "card.png"],
+        "advise": [
+            "--model",
+            "llama-3.1-70b",
+            "--gpu",
+            "r9700",
+            "--gpus",
+            2,
+            "--versus",
+            "w7900",
+            "--prices",
+            1,
+            2,
+        ],
+        "peers": [campaign],
+        "procure": [buyer],
+        "dashboard": [folder / "runs", "-o", folder / "site"],
+        "selfcheck": ["--seed", 1, "--scale", 0.001],
+    }
     return folder, arguments
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"export"}))
-def test_every_command_prints_the_documented_fields_as_strict_json(answers, command, capsys, monkeypatch):
+def test_every_command_prints_the_documented_fields_as_strict_json(
+    answers, command, capsys, monkeypatch
+):
     """A program must be able to read every report without parsing a table."""
     folder, arguments = answers
     title, simulations = next(iter(selfcheck.CLAIMS.items()))
@@ -62,21 +103,29 @@ def test_every_command_prints_the_documented_fields_as_strict_json(answers, comm
     answer = strict(out)
     assert (answer.pop("schema"), answer.pop("command")) == (1, command)
     assert list(answer) == FIELDS[command]
-    expected = {"show": lambda: len(answer["cases"]) > 3 and answer["end"]["status"] == "complete",
-                "import": lambda: answer["tests"][0]["hosts"] == 1 and answer["tests"][0]["rows"] == 2,
-                "compare": lambda: "SLOWER" in {cell["verdict"] for cell in answer["comparisons"][0]["cells"]},
-                "regress": lambda: answer["status"] == status == 1 and answer["cells"][0]["outcome"] == "regression",
-                "accept": lambda: len(answer["run_ids"]) == 8,
-                "history": lambda: answer["runs"] == 1 and answer["series"][0]["verdict"] == "too early",
-                "index": lambda: answer["runs"] == answer["read"] == 1,
-                "fleet": lambda: len(answer["groups"][0]["nodes"]) == 5 and answer["status"] == status,
-                "fit": lambda: answer["fits"][0]["regimes"] and answer["crossovers"],
-                "card": lambda: answer["sentences"] and (folder / "card.png").exists(),
-                "advise": lambda: answer["all_reduce"]["is_assumed"] and answer["versus"]["goals"][0]["ratio"][0] > 1,
-                "peers": lambda: answer["tables"][0]["libraries"][0]["library_us"] > 0,
-                "procure": lambda: answer["verdicts"] == {"PASS": 1, "FAIL": 1} and status == 1,
-                "dashboard": lambda: "index.html" in answer["pages"],
-                "selfcheck": lambda: 0 <= answer["figures"][0]["rate"] <= 1}
+    expected = {
+        "show": lambda: len(answer["cases"]) > 3 and answer["end"]["status"] == "complete",
+        "import": lambda: answer["tests"][0]["hosts"] == 1 and answer["tests"][0]["rows"] == 2,
+        "compare": lambda: (
+            "SLOWER" in {cell["verdict"] for cell in answer["comparisons"][0]["cells"]}
+        ),
+        "regress": lambda: (
+            answer["status"] == status == 1 and answer["cells"][0]["outcome"] == "regression"
+        ),
+        "accept": lambda: len(answer["run_ids"]) == 8,
+        "history": lambda: answer["runs"] == 1 and answer["series"][0]["verdict"] == "too early",
+        "index": lambda: answer["runs"] == answer["read"] == 1,
+        "fleet": lambda: len(answer["groups"][0]["nodes"]) == 5 and answer["status"] == status,
+        "fit": lambda: answer["fits"][0]["regimes"] and answer["crossovers"],
+        "card": lambda: answer["sentences"] and (folder / "card.png").exists(),
+        "advise": lambda: (
+            answer["all_reduce"]["is_assumed"] and answer["versus"]["goals"][0]["ratio"][0] > 1
+        ),
+        "peers": lambda: answer["tables"][0]["libraries"][0]["library_us"] > 0,
+        "procure": lambda: answer["verdicts"] == {"PASS": 1, "FAIL": 1} and status == 1,
+        "dashboard": lambda: "index.html" in answer["pages"],
+        "selfcheck": lambda: 0 <= answer["figures"][0]["rate"] <= 1,
+    }
     assert expected[command](), answer
 
 
@@ -92,6 +141,10 @@ def test_imported_runs_are_json_too(tmp_path, capsys):
 
 
 def test_figures_that_json_lacks_are_null():
-    assert plain({"a": float("nan"), "b": [float("inf"), 1.5], 3: None}) == {"a": None, "b": [None, 1.5], "3": None}
+    assert plain({"a": float("nan"), "b": [float("inf"), 1.5], 3: None}) == {
+        "a": None,
+        "b": [None, 1.5],
+        "3": None,
+    }
     with pytest.raises(TypeError, match="object has no form in JSON"):
         plain(object())

@@ -47,8 +47,11 @@ def run(folder, *options, timeout_s=120, **more):
 
 def made(folder, *stages, status="finished"):
     """(stage, pair, variant) of the launches with this status, in order."""
-    return [(launch.stage, launch.pair, launch.variant) for launch in read_manifest(folder).launches
-            if launch.status == status and launch.stage in (stages or ("pilot", "first", "fresh"))]
+    return [
+        (launch.stage, launch.pair, launch.variant)
+        for launch in read_manifest(folder).launches
+        if launch.status == status and launch.stage in (stages or ("pilot", "first", "fresh"))
+    ]
 
 
 def until(condition, timeout_s=60):
@@ -67,6 +70,7 @@ def script(path, text):
 
 # -- the order
 
+
 @settings(deadline=None)
 @given(names=st.integers(2, 6), rounds=st.integers(1, 60), seed=st.integers(0, 1000))
 def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
@@ -77,7 +81,9 @@ def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
     assert [sorted(order) for order in drawn] == [names] * rounds
     whole = drawn[: rounds // 2 * 2]
     for name in names:
-        assert sum(order.index(name) for order in whole) * 2 == len(whole) * (len(names) - 1)  # the mean place
+        assert sum(order.index(name) for order in whole) * 2 == len(whole) * (
+            len(names) - 1
+        )  # the mean place
         before = sum(order.index(names[0]) < order.index(name) for order in whole)
         assert before * 2 == (len(whole) if name != names[0] else 0)
 
@@ -89,6 +95,7 @@ def test_the_order_is_drawn_from_the_seed():
 
 # -- a campaign
 
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     status, out, err = run("/dev/null/c", *named(a=QUICK, b=QUICK))
     assert (status, out, err) == (2, "", "bench.campaign: /dev/null/c: Not a directory\n")
@@ -98,7 +105,9 @@ def test_a_launch_that_refuses_its_command_line_or_the_machine_ends_the_campaign
     """The campaign must not retry such a launch three times, and must print the launch's own message."""
     status, out, err = run(tmp_path / "c", *named(a=f"{QUICK} --sizes 2", b=QUICK))
     assert (status, out) == (2, "")
-    assert re.fullmatch(r"bench\.campaign: variant a: bench\.allreduce: 2 B hold no float32[^\n]*\n", err)
+    assert re.fullmatch(
+        r"bench\.campaign: variant a: bench\.allreduce: 2 B hold no float32[^\n]*\n", err
+    )
     status, out, err = run(tmp_path / "d", *named(a=f"{QUICK} --device hip", b=QUICK))
     assert (status, out) == (3, "")
     assert re.fullmatch(r"bench\.campaign: variant a: [^\n]+\n", err)
@@ -124,13 +133,26 @@ def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
     """The pairs are complete, variables reach the ranks, and no token or host name stands in the manifest."""
     folder = tmp_path / "c"
     tree = f"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM=recursive_doubling API_TOKEN=s3cret {QUICK}"
-    options = [*named(plain=f"mpirun -n 1 -genv PASSWORD hunter2 {BENCH}", tree=tree),
-               "--pairs", "1", "--fresh", "2", "--seed", "5"]
+    options = [
+        *named(plain=f"mpirun -n 1 -genv PASSWORD hunter2 {BENCH}", tree=tree),
+        "--pairs",
+        "1",
+        "--fresh",
+        "2",
+        "--seed",
+        "5",
+    ]
     status, out, err = run(folder, *options)
     assert status == 0, err
-    assert re.search(r"^1 pairs of all sizes, [\d.]+ s per launch: \d+ (s|min); with 2 fresh pairs of the sizes in "
-                     r"doubt at most \d+ (s|min)\n", err)
-    assert "\n1 pairs of all sizes and 2 fresh pairs are too few to see any difference, or no two pilots" in err
+    assert re.search(
+        r"^1 pairs of all sizes, [\d.]+ s per launch: \d+ (s|min); with 2 fresh pairs of the sizes in "
+        r"doubt at most \d+ (s|min)\n",
+        err,
+    )
+    assert (
+        "\n1 pairs of all sizes and 2 fresh pairs are too few to see any difference, or no two pilots"
+        in err
+    )
     assert f"\ncampaign: {folder} (7 launches)\n" in out
 
     manifest = read_manifest(folder)
@@ -138,20 +160,35 @@ def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
     assert manifest.end == End(status="complete")
     assert [stage.stage for stage in manifest.stages] == ["first", "fresh"]
     assert manifest.stages[0].visible_effect is None
-    assert made(folder, "pilot") == [("pilot", 0, name) for name in ("plain", "tree", "plain", "plain")]
-    assert sorted(made(folder, "first")) == [("first", 1, name) for name in ("control", "plain", "tree")]
+    assert made(folder, "pilot") == [
+        ("pilot", 0, name) for name in ("plain", "tree", "plain", "plain")
+    ]
+    assert sorted(made(folder, "first")) == [
+        ("first", 1, name) for name in ("control", "plain", "tree")
+    ]
     for launch in manifest.launches:
         result = read(folder / str(launch.run))
         assert result.complete
         assert result.run.seed == 5 + launch.pair
         assert all(case.samples is None for case in result.cases)
-        variable = result.run.environment.get("env.MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM", {}).get("value")
+        variable = result.run.environment.get("env.MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM", {}).get(
+            "value"
+        )
         assert variable == ("recursive_doubling" if launch.variant == "tree" else None)
 
     text = (folder / MANIFEST).read_text()
-    for secret in ("s3cret", "hunter2", "API_TOKEN", "PASSWORD", str(tmp_path), os.uname().nodename + '"'):
+    for secret in (
+        "s3cret",
+        "hunter2",
+        "API_TOKEN",
+        "PASSWORD",
+        str(tmp_path),
+        os.uname().nodename + '"',
+    ):
         assert secret not in text
-    assert manifest.campaign.variants[1].environment == {"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM": "recursive_doubling"}
+    assert manifest.campaign.variants[1].environment == {
+        "MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM": "recursive_doubling"
+    }
 
     again, out_again, err_again = run(folder, *options)
     assert (again, err_again) == (0, f"{folder} holds this campaign, finished\n")
@@ -188,7 +225,9 @@ def test_a_killed_campaign_continues_where_it_stopped(tmp_path):
     manifest = read_manifest(folder)
     assert manifest.foreign == []
     assert made(folder)[:6] == launches_before[:6]
-    assert sorted(made(folder, "first")) == [("first", pair, name) for pair in (1, 2) for name in "ab"]
+    assert sorted(made(folder, "first")) == [
+        ("first", pair, name) for pair in (1, 2) for name in "ab"
+    ]
     assert sorted(made(folder, status="orphaned")) == [("first", 2, "a"), ("first", 2, "b")]
     assert len(manifest.launches) == 4 + 4 + 2
 
@@ -220,7 +259,9 @@ def test_a_campaign_killed_while_it_creates_its_manifest_starts_anew(tmp_path):
     assert OpenCampaign(options).manifest.end
 
 
-@pytest.mark.parametrize("left", ["", '{"kind":"camp', '{"kind":"campaign","schema":1,"campaign_id":"c-1"'])
+@pytest.mark.parametrize(
+    "left", ["", '{"kind":"camp', '{"kind":"campaign","schema":1,"campaign_id":"c-1"']
+)
 def test_a_manifest_without_a_complete_head_is_started_anew(tmp_path, left):
     """Former versions created the manifest before its head. Runs that lie in the folder stay."""
     (tmp_path / MANIFEST).write_text(left)
@@ -229,7 +270,11 @@ def test_a_manifest_without_a_complete_head_is_started_anew(tmp_path, left):
     options = parse(["--out", str(tmp_path), *named(a=QUICK, b=QUICK)])
     OpenCampaign(options)
     manifest = read_manifest(tmp_path)
-    assert (manifest.campaign, manifest.launches, manifest.foreign) == (options.head, [], [run_before])
+    assert (manifest.campaign, manifest.launches, manifest.foreign) == (
+        options.head,
+        [],
+        [run_before],
+    )
     assert run_before.read_bytes() == content
 
 
@@ -251,13 +296,17 @@ def test_a_campaign_that_creates_its_manifest_keeps_others_out(tmp_path, monkeyp
 def test_an_interrupted_campaign_keeps_its_launches(tmp_path, ending):
     """An interrupted campaign must leave no ranks running on the machine."""
     folder = tmp_path / "c"
-    with started(folder, *named(a=QUICK.replace("-n 20", "-n 0").replace("-n 1", "-n 2"), b=QUICK)) as process:
+    with started(
+        folder, *named(a=QUICK.replace("-n 20", "-n 0").replace("-n 1", "-n 2"), b=QUICK)
+    ) as process:
         until(lambda: list(folder.glob("a/*.jsonl")))
         process.send_signal(ending)
         process.send_signal(ending)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (
-        130, "bench.campaign: interrupted; finished launches are kept, and the same command continues\n")
+        130,
+        "bench.campaign: interrupted; finished launches are kept, and the same command continues\n",
+    )
     manifest = read_manifest(folder)
     (run_file,) = manifest.foreign
     assert manifest.launches == []
@@ -268,16 +317,25 @@ def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_p
     """One crash must neither end an hour's campaign nor go unrecorded. A variant without a pair is not compared."""
     dies = '1|3|4|5) echo "no luck" >&2; kill -9 $$'
     calls = tmp_path / "calls"
-    flaky = script(tmp_path / "flaky", f'echo x >>{calls}\ncase $(wc -l <{calls}) in {dies};; esac\nexec "$@"')
+    flaky = script(
+        tmp_path / "flaky", f'echo x >>{calls}\ncase $(wc -l <{calls}) in {dies};; esac\nexec "$@"'
+    )
     folder = tmp_path / "c"
-    status, out, err = run(folder, *named(a=QUICK, b=f"{flaky} {QUICK}"), "--pairs", "1", "--no-control")
+    status, out, err = run(
+        folder, *named(a=QUICK, b=f"{flaky} {QUICK}"), "--pairs", "1", "--no-control"
+    )
     assert (status, out) == (1, "")
     assert err.count("b, attempt 1: no luck\n") == 2
-    assert err.endswith("bench.campaign: variant b: none of its launches after the pilot finished\n")
+    assert err.endswith(
+        "bench.campaign: variant b: none of its launches after the pilot finished\n"
+    )
     died = [launch for launch in read_manifest(folder).launches if launch.status == "died"]
-    assert [(launch.stage, launch.attempt, launch.exit, launch.reason, launch.run) for launch in died] == [
-        (stage, attempt, -9, "no luck", None) for stage, attempt in
-        (("pilot", 1), ("first", 1), ("first", 2), ("first", 3))]
+    assert [
+        (launch.stage, launch.attempt, launch.exit, launch.reason, launch.run) for launch in died
+    ] == [
+        (stage, attempt, -9, "no luck", None)
+        for stage, attempt in (("pilot", 1), ("first", 1), ("first", 2), ("first", 3))
+    ]
     assert made(folder, "pilot") == [("pilot", 0, name) for name in "abaa"]
     assert made(folder, "first") == [("first", 1, "a")]
 
@@ -286,7 +344,9 @@ def test_a_variant_that_always_dies_ends_the_campaign(tmp_path):
     broken = script(tmp_path / "broken", 'echo "libmpi: not here" >&2; exit 9')
     status, out, err = run(tmp_path / "c", *named(a=f"{broken} {QUICK}", b=QUICK))
     assert (status, out) == (1, "")
-    assert err.endswith("bench.campaign: variant a cannot run: it died 3 times, the last time with: libmpi: not here\n")
+    assert err.endswith(
+        "bench.campaign: variant a cannot run: it died 3 times, the last time with: libmpi: not here\n"
+    )
     assert made(tmp_path / "c", status="died") == [("pilot", 0, "a")] * 3
 
 
@@ -297,14 +357,21 @@ def test_a_variant_that_always_dies_ends_the_campaign(tmp_path):
 def test_a_launch_that_hangs_is_killed_with_all_its_processes(tmp_path, monkeypatch, ends, outcome):
     """A hung launch would block the campaign until morning, and its processes would hold the cores of later
     launches."""
-    still = script(tmp_path / "still", f"trap '' INT TERM; sleep 300 & echo $! >{tmp_path}/pid; {ends}")
+    still = script(
+        tmp_path / "still", f"trap '' INT TERM; sleep 300 & echo $! >{tmp_path}/pid; {ends}"
+    )
     monkeypatch.setattr(launches, "ENDINGS", [(number, 0.2) for number, _ in launches.ENDINGS])
     assert launches.run_to_end(shlex.split(still), None, os.environ, 0.5) == outcome
     pid = int((tmp_path / "pid").read_text())
-    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 5)
+    until(
+        lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE,
+        5,
+    )
 
 
-@pytest.mark.parametrize(("before", "after"), [("wiretax: time ran out\n", ""), ("", "\nwiretax: time ran out")])
+@pytest.mark.parametrize(
+    ("before", "after"), [("wiretax: time ran out\n", ""), ("", "\nwiretax: time ran out")]
+)
 def test_the_sentence_of_a_launch_is_our_own_although_open_mpi_adds_lines(before, after):
     """The reason was "Exit code:    3"."""
     banner = """--------------------------------------------------------------------------
@@ -327,7 +394,10 @@ def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypa
     assert launches.reason_against(9, "killed", path) == "killed"
     assert launches.reason_against(0, "no run", None) == "no run"
     message = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, ann@there said MPI 5.0.2"
-    assert launches.reason_against(3, message, path) == "bench.x: node <set> at <set> lost <set> <set> said MPI 5.0.2"
+    assert (
+        launches.reason_against(3, message, path)
+        == "bench.x: node <set> at <set> lost <set> <set> said MPI 5.0.2"
+    )
     path.write_bytes(path.read_bytes()[: path.read_bytes().rindex(b'{"kind":"end"')])
     assert launches.reason_against(0, "cut", path) == "cut"
 
@@ -335,15 +405,30 @@ def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypa
 def test_stages_end_when_no_size_is_undecided_over_faked_launches(monkeypatch, tmp_path):
     """Without the checks, decided sizes would cost four times the time. The campaign must skip no check."""
     rounds, ambiguous = [], {10: 3, 20: 0, 40: 0}
-    monkeypatch.setattr(stages, "run_rounds", lambda campaign, stage, pairs, *_: rounds.append(pairs.stop - 1))
-    monkeypatch.setattr(comparison, "cells_of", lambda folder: pd.DataFrame(
-        {"verdict": ["SAME"] + ["AMBIGUOUS"] * ambiguous[rounds[-1]]}))
+    monkeypatch.setattr(
+        stages, "run_rounds", lambda campaign, stage, pairs, *_: rounds.append(pairs.stop - 1)
+    )
+    monkeypatch.setattr(
+        comparison,
+        "cells_of",
+        lambda folder: pd.DataFrame({"verdict": ["SAME"] + ["AMBIGUOUS"] * ambiguous[rounds[-1]]}),
+    )
     options = parse([*named(a=QUICK, b=QUICK), "--grow", "--out", str(tmp_path / "c")])
     campaign = OpenCampaign(options)
     stages.run_stages(campaign)
     assert rounds == [10, 20]
     # A launch of pair 21 means that the second check found an undecided size, so the campaign runs the third round.
-    campaign.record(Launch(stage="first", pair=21, place=0, variant="a", attempt=1, status="finished", elapsed_s=1.0))
+    campaign.record(
+        Launch(
+            stage="first",
+            pair=21,
+            place=0,
+            variant="a",
+            attempt=1,
+            status="finished",
+            elapsed_s=1.0,
+        )
+    )
     rounds.clear()
     stages.run_stages(campaign)
     assert rounds == [10, 20, 40]
@@ -356,15 +441,23 @@ def test_confirmation_uses_fresh_launches_over_faked_launches(monkeypatch, tmp_p
     cells = pd.DataFrame({"size_bytes": [65536, 16384, 32768], "is_suspect": [True, True, False]})
     pairs = iter([6, 3, 9])
     monkeypatch.setattr(comparison, "cells_of", lambda folder: cells.assign(pairs=next(pairs)))
-    campaign = OpenCampaign(parse([*named(a=QUICK, b=QUICK, c=QUICK), "--out", str(tmp_path / "c")]))
+    campaign = OpenCampaign(
+        parse([*named(a=QUICK, b=QUICK, c=QUICK), "--out", str(tmp_path / "c")])
+    )
     campaign.record(Stage(stage="first"))
-    made = Launch(stage="first", pair=1, place=0, variant="", attempt=1, status="finished", elapsed_s=1.0)
+    made = Launch(
+        stage="first", pair=1, place=0, variant="", attempt=1, status="finished", elapsed_s=1.0
+    )
     for name in campaign.options.variants:
         campaign.record(msgspec.structs.replace(made, variant=name))
     stages.run_stages(campaign)
     # Extra pairs replace pairs that share no state of the link; the extra pairs at most double the number.
-    assert rounds == [("first", range(1, 11)), ("first", range(11, 15)), ("first", range(15, 21)),
-                      ("fresh", range(21, 46))]
+    assert rounds == [
+        ("first", range(1, 11)),
+        ("first", range(11, 15)),
+        ("first", range(15, 21)),
+        ("fresh", range(21, 46)),
+    ]
     assert campaign.manifest.stages[-1].sizes == [16384, 65536]
     monkeypatch.setattr(comparison, "cells_of", None)  # the manifest now holds the suspected sizes
     stages.run_stages(campaign)
@@ -375,8 +468,13 @@ def test_a_fresh_launch_measures_only_the_sizes_in_doubt(tmp_path):
     """The sizes in doubt override the sizes of the variant's command; the command's seed stays."""
     variant = parse_variant(f"a={QUICK} --seed 77")
     command = launches.command_line(variant, tmp_path / "a", 3, 9.0, [32768, 131072])
-    assert command.index("9.0") < command.index("20")  # the command has two time limits; the later one counts
-    assert launches.run_to_end(command, None, variant.environment(None)) == (0, "exit status 0 without a message")
+    assert command.index("9.0") < command.index(
+        "20"
+    )  # the command has two time limits; the later one counts
+    assert launches.run_to_end(command, None, variant.environment(None)) == (
+        0,
+        "exit status 0 without a message",
+    )
     (path,) = (tmp_path / "a").glob("*.jsonl")
     result = read(path)
     assert {case.size_bytes for case in result.cases} == {32768, 131072}
@@ -385,7 +483,11 @@ def test_a_fresh_launch_measures_only_the_sizes_in_doubt(tmp_path):
 
 def test_a_pause_before_each_change_of_variant(tmp_path):
     """Without the pause, the old driver would be measured under the new driver's name. The end of input interrupts."""
-    seed = next(seed for seed in range(99) if stages.orders(["a", "b"], 10, f"{seed} first 1")[0] == ["b", "a"])
+    seed = next(
+        seed
+        for seed in range(99)
+        if stages.orders(["a", "b"], 10, f"{seed} first 1")[0] == ["b", "a"]
+    )
     options = [*named(a=QUICK, b=QUICK), "--pause", "--no-control", "--seed", str(seed)]
     ours, theirs = pty.openpty()
     os.write(ours, b"\n\n\n\x04")  # the end of the file answers the fourth question
@@ -393,8 +495,12 @@ def test_a_pause_before_each_change_of_variant(tmp_path):
     assert status == 130
     assert re.findall(r"next: (\w+); press Enter", err) == ["a", "b", "a", "b"]
     assert made(tmp_path / "c") == [("pilot", 0, name) for name in "abaa"]
-    assert re.search(r"^In \d+ \w+ this machine decides [\d.]+% \(80 %; half of the sizes: [\d.]+%\), [\d.]+% with "
-                     r"twice the pairs in \d+ \w+\.$", err, re.M)
+    assert re.search(
+        r"^In \d+ \w+ this machine decides [\d.]+% \(80 %; half of the sizes: [\d.]+%\), [\d.]+% with "
+        r"twice the pairs in \d+ \w+\.$",
+        err,
+        re.M,
+    )
     assert (read_manifest(tmp_path / "c").stages[0].visible_effect or 0) > 0
 
 
@@ -409,7 +515,9 @@ def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypa
     monkeypatch.setattr(launches, "run_to_end", stands_still)
     for budget, limit_s in (([], 3600), (["--budget", "5m"], 300)):
         argv = ["--out", str(tmp_path / f"c{limit_s}"), *named(a=QUICK, b=QUICK), *budget]
-        with pytest.raises(launches.Stop, match=f"variant a cannot run: .*took longer than {limit_s} s"):
+        with pytest.raises(
+            launches.Stop, match=f"variant a cannot run: .*took longer than {limit_s} s"
+        ):
             run_campaign(parse(argv))
     assert set(limits) == {3600, 300}
 
@@ -417,5 +525,8 @@ def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypa
 def test_a_folder_with_a_file_that_is_no_manifest_stays_unchanged(tmp_path):
     (tmp_path / MANIFEST).write_text("mine")
     status, _, err = run(tmp_path, *named(a=QUICK, b=QUICK))
-    assert (status, err) == (2, f"bench.campaign: {tmp_path / MANIFEST} is not the manifest of a campaign\n")
+    assert (status, err) == (
+        2,
+        f"bench.campaign: {tmp_path / MANIFEST} is not the manifest of a campaign\n",
+    )
     assert (tmp_path / MANIFEST).read_text() == "mine"

@@ -17,12 +17,15 @@ QUICK = f"mpirun -n 1 {BENCH}"
 
 
 def named(**commands):
-    return [word for name, command in commands.items() for word in ("--variant", f"{name}={command}")]
+    return [
+        word for name, command in commands.items() for word in ("--variant", f"{name}={command}")
+    ]
 
 
 @pytest.fixture
 def refuse(monkeypatch, capsys):
     """A function that parses a bad command line in this process and returns the error message."""
+
     def leave(status):
         raise SystemExit(status)
 
@@ -48,11 +51,16 @@ def refuse(monkeypatch, capsys):
         (["--variant", f"control={QUICK}"], "'control' cannot be a variant's name"),
         (["--variant", f"../a={QUICK}"], "'../a' cannot be a variant's name"),
         (["--variant", "a=mpirun -n 2 'python"], "variant a: No closing quotation"),
-        (["--variant", "a=rm -r results"],
-         "variant a does not run `-m bench.SOMETHING` or `wiretax SOMETHING`: rm -r results"),
+        (
+            ["--variant", "a=rm -r results"],
+            "variant a does not run `-m bench.SOMETHING` or `wiretax SOMETHING`: rm -r results",
+        ),
         (["--variant", "a=wiretax soak -n 2"], "a campaign cannot launch soak"),
         (["--variant", "a=X=1 Y=2"], "does not run"),
-        (["--variant", "a=python -m bench.campaign"], "variant a: a campaign cannot launch bench.campaign"),
+        (
+            ["--variant", "a=python -m bench.campaign"],
+            "variant a: a campaign cannot launch bench.campaign",
+        ),
         (["--variant", f"a={QUICK} --out elsewhere"], "variant a: a campaign cannot launch --out"),
         (["--variant", f"a={QUICK} -Jx.json"], "cannot launch -Jx.json"),
         (["--variant", f"a={QUICK} --list"], "cannot launch --list"),
@@ -61,13 +69,19 @@ def refuse(monkeypatch, capsys):
         ([*named(a=QUICK, b=QUICK), "--variant", f"a={QUICK} -w 3"], "two variants are named a"),
         (named(a=QUICK, b=QUICK.replace("mpirun", "mpirunn")), "variant b: mpirunn was not found"),
         ([*named(a=QUICK, b=QUICK), "--revision", "c=HEAD"], "no variant is named c"),
-        ([*named(a=QUICK, b=QUICK), "--revision", "b=no-such-branch"], "argument --revision: no-such-branch: "),
+        (
+            [*named(a=QUICK, b=QUICK), "--revision", "b=no-such-branch"],
+            "argument --revision: no-such-branch: ",
+        ),
         ([*named(a=QUICK, b=QUICK), "--revision", "b=--help"], "argument --revision: --help: "),
         ([*named(a=QUICK, b=QUICK), "--budget", "10"], "'10' is not a time such as 90s, 10m or 2h"),
         ([*named(a=QUICK, b=QUICK), "--budget", "0m"], "'0m' is not a time"),
         ([*named(a=QUICK, b=QUICK), "--pairs", "0"], "'0' is not a whole number of at least 1"),
         ([*named(a=QUICK, b=QUICK), "--margin", "none"], "'none' is not a percentage"),
-        ([*named(a=QUICK, b=QUICK), "--pause"], "--pause waits for Enter, but standard input is not a terminal"),
+        (
+            [*named(a=QUICK, b=QUICK), "--pause"],
+            "--pause waits for Enter, but standard input is not a terminal",
+        ),
         ([*named(a=QUICK, b=QUICK), "--pears", "3"], "unrecognized arguments: --pears 3"),
         (["--file", "nowhere.toml"], "nowhere.toml: cannot be read: No such file"),
     ],
@@ -107,7 +121,17 @@ revision = "HEAD"
 environment = {{MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM = "tree"}}
 """
 SAME = [
-    *("--budget", "10m", "--pairs", "3", "--margin", "2.5", "--no-control", "--revision", "tree=HEAD"),
+    *(
+        "--budget",
+        "10m",
+        "--pairs",
+        "3",
+        "--margin",
+        "2.5",
+        "--no-control",
+        "--revision",
+        "tree=HEAD",
+    ),
     *named(plain=QUICK, tree=f"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM=tree {QUICK}"),
 ]
 
@@ -132,15 +156,31 @@ def test_a_file_and_its_equivalent_options_give_one_campaign(tmp_path, monkeypat
         ("pairs = 3", "pairs = 2.5", "argument --pairs: '2.5' is not a whole number"),
         ("pairs = 3", "pears = 3", "unrecognized arguments: --pears=3"),
         ("pairs = 3", "pairs = false", "argument --pairs: 'False' is not a whole number"),
-        ("no_control = true", 'no_control = "yes"', "argument --no-control: ignored explicit argument 'yes'"),
+        (
+            "no_control = true",
+            'no_control = "yes"',
+            "argument --no-control: ignored explicit argument 'yes'",
+        ),
         ("no_control = true", "no_controls = false", "unrecognized arguments: --no-controls"),
         ('name = "tree"\n', "", "missing required field `name` - at `$[1]`"),
         ('name = "tree"', 'name = "tree=x"', "argument --revision: x=HEAD: no such revision"),
-        ('revision = "HEAD"', "revision = 7", "Expected `str | null`, got `int` - at `$[1].revision`"),
+        (
+            'revision = "HEAD"',
+            "revision = 7",
+            "Expected `str | null`, got `int` - at `$[1].revision`",
+        ),
         ('revision = "HEAD"', 'revision = "nowhere"', "argument --revision: nowhere: "),
         ('revision = "HEAD"', 'branch = "HEAD"', "unknown field `branch` - at `$[1]`"),
-        (f'"tree"\ncommand = "{QUICK}"', '"tree"\ncommand = "mpirun -n 1 python"', "variant tree does not run"),
-        ("{MPIR_CVAR", "{A = 1, MPIR_CVAR", "Expected `str`, got `int` - at `$[1].environment[...]`"),
+        (
+            f'"tree"\ncommand = "{QUICK}"',
+            '"tree"\ncommand = "mpirun -n 1 python"',
+            "variant tree does not run",
+        ),
+        (
+            "{MPIR_CVAR",
+            "{A = 1, MPIR_CVAR",
+            "Expected `str`, got `int` - at `$[1].environment[...]`",
+        ),
         ("pairs = 3", 'file = "other.toml"', "--file cannot stand in a file"),
         ("pairs = 3", "help = true", "argument -h/--help: ignored explicit argument"),
     ],

@@ -20,7 +20,9 @@ from tests.launch import ROOT, few
 
 def git(folder, *words):
     identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", "-C", str(folder), *identity, *words], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", "-C", str(folder), *identity, *words], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
@@ -46,15 +48,26 @@ def repository(tmp_path):
 def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
     """A CI gate must not compare a change with itself or leave worktrees behind."""
     folder = tmp_path / "c"
-    options = [*named(base=QUICK, head=QUICK), "--revision", "base=HEAD", "--pairs", "1", "--no-control"]
+    options = [
+        *named(base=QUICK, head=QUICK),
+        "--revision",
+        "base=HEAD",
+        "--pairs",
+        "1",
+        "--no-control",
+    ]
     status, out, err = run(folder, *options, tree=repository, PYTHONPATH="")
     assert status == 0, err
     assert "allowed to differ: version differs: 9.9.9 (base) and 1.1.1 (head)" in err
     assert "allowed to differ: version differs: 9.9.9 (base) and 1.1.1 (head)" in out
     manifest = read_manifest(folder)
-    assert [variant.revision for variant in manifest.campaign.variants] == [git(repository, "rev-parse", "HEAD"), None]
-    assert {(launch.variant, read(folder / str(launch.run)).run.version) for launch in manifest.launches} == {
-        ("base", "9.9.9"), ("head", "1.1.1")}
+    assert [variant.revision for variant in manifest.campaign.variants] == [
+        git(repository, "rev-parse", "HEAD"),
+        None,
+    ]
+    assert {
+        (launch.variant, read(folder / str(launch.run)).run.version) for launch in manifest.launches
+    } == {("base", "9.9.9"), ("head", "1.1.1")}
     assert not (folder / "worktrees").exists()
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
@@ -62,13 +75,22 @@ def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
 @pytest.mark.parametrize("number", few([signal.SIGTERM, signal.SIGKILL, signal.SIGHUP], 1))
 def test_a_campaign_that_is_cut_short_leaves_no_worktree(tmp_path, repository, number):
     """A later campaign would find leftover files of a revision, perhaps from another campaign."""
-    options = [*named(base=QUICK, head=QUICK), "--revision", "base=HEAD", "--pairs", "1", "--no-control"]
+    options = [
+        *named(base=QUICK, head=QUICK),
+        "--revision",
+        "base=HEAD",
+        "--pairs",
+        "1",
+        "--no-control",
+    ]
     folder = tmp_path / "c"
     with started(folder, *options, tree=repository, PYTHONPATH="") as process:
         until(lambda: (folder / "worktrees" / "base" / "bench").is_dir())
         process.send_signal(number)
         process.wait(20)
-    if number == signal.SIGKILL:  # a killed campaign cleans up nothing; the next run of the same command does
+    if (
+        number == signal.SIGKILL
+    ):  # a killed campaign cleans up nothing; the next run of the same command does
         status, _, err = run(folder, *options, tree=repository, PYTHONPATH="")
         assert status == 0, err
     assert not (folder / "worktrees").exists()
@@ -83,10 +105,14 @@ def test_launches_of_a_revision_write_no_bytecode_into_its_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["module.py"]
 
 
-def test_a_revision_that_needs_other_packages_makes_its_own_environment(tmp_path, repository, monkeypatch):
+def test_a_revision_that_needs_other_packages_makes_its_own_environment(
+    tmp_path, repository, monkeypatch
+):
     """The revision must run with its own packages, and a failed build must be an error."""
     (repository / "requirements.lock").write_text("other==1\n")
-    (repository / "Makefile").write_text("setup:\n\tmkdir -p .venv/bin\n\techo 'no network' >&2\n\texit $(BROKEN)\n")
+    (repository / "Makefile").write_text(
+        "setup:\n\tmkdir -p .venv/bin\n\techo 'no network' >&2\n\texit $(BROKEN)\n"
+    )
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "two")
     monkeypatch.chdir(repository)

@@ -31,7 +31,9 @@ QUICK = ("--sizes", "16K", "-n", str(N), "-w", "0", "--max-time", "60")
 
 def run(folder, command, *options, ranks=2, **environment):
     """The printed text and the stored run of a command with these options."""
-    done = mpirun(ranks, "-m", f"bench.{command}", *QUICK, *options, "--out", str(folder), **environment)
+    done = mpirun(
+        ranks, "-m", f"bench.{command}", *QUICK, *options, "--out", str(folder), **environment
+    )
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = folder.glob("*.jsonl")
     return done.stdout, read(path)
@@ -45,19 +47,37 @@ def waited(case):
     return case.arrival_skew_us.median > 0.9 * LATE_US
 
 
-@pytest.mark.parametrize(("command", "ranks", "algorithms", "dispatch"), few([
-    ("allreduce", 2, "two_shot,ring,library", "native"),
-    ("allgather", 2, "direct_pull,library", "python"),
-    ("sendrecv", 3, "direct_pull,library", "native"),
-    ("alltoall", 3, "direct_push,library", "native"),
-    ("sendrecv", 2, "direct_push,library", "native"),
-], 1))
-def test_the_wait_has_the_requested_length_and_is_in_no_time(tmp_path, command, ranks, algorithms, dispatch):
+@pytest.mark.parametrize(
+    ("command", "ranks", "algorithms", "dispatch"),
+    few(
+        [
+            ("allreduce", 2, "two_shot,ring,library", "native"),
+            ("allgather", 2, "direct_pull,library", "python"),
+            ("sendrecv", 3, "direct_pull,library", "native"),
+            ("alltoall", 3, "direct_push,library", "native"),
+            ("sendrecv", 2, "direct_push,library", "native"),
+        ],
+        1,
+    ),
+)
+def test_the_wait_has_the_requested_length_and_is_in_no_time(
+    tmp_path, command, ranks, algorithms, dispatch
+):
     """An early rank's wait must not look like a slow collective, nor a missing delay like a fast collective. The
     ordinary cases of the same run are the control for both figures."""
-    options = ("--algorithm", algorithms, "--dispatch", dispatch, "--arrival-skew", "20ms,0", "--lean")
+    options = (
+        "--algorithm",
+        algorithms,
+        "--dispatch",
+        dispatch,
+        "--arrival-skew",
+        "20ms,0",
+        "--lean",
+    )
     printed, result = run(tmp_path, command, *options, ranks=ranks)
-    late, ordinary = ([case for case in result.cases if is_late(case) is kind] for kind in (True, False))
+    late, ordinary = (
+        [case for case in result.cases if is_late(case) is kind] for kind in (True, False)
+    )
     assert len(late) == len(ordinary) >= 2
     for case in result.cases:
         assert (case.mode, case.status, case.n_wrong) == ("isolated", "ok", 0)
@@ -77,25 +97,49 @@ def test_the_wait_has_the_requested_length_and_is_in_no_time(tmp_path, command, 
 
 def test_a_late_case_has_a_distinct_name_in_every_format(tmp_path):
     """A comparison or a parser must not match a late rank's figures with ordinary figures."""
-    options = ("--algorithm", "direct_push,direct_pull,library", "--arrival-skew", "0,5us,20ms", "-n", "2", "--lean")
+    options = (
+        "--algorithm",
+        "direct_push,direct_pull,library",
+        "--arrival-skew",
+        "0,5us,20ms",
+        "-n",
+        "2",
+        "--lean",
+    )
     _, result = run(tmp_path, "sendrecv", *options)
-    names = {f"{way}{late}" for way in ("one_way", "ping_pong") for late in ("", " 5us late", " 20000us late")}
+    names = {
+        f"{way}{late}"
+        for way in ("one_way", "ping_pong")
+        for late in ("", " 5us late", " 20000us late")
+    }
     keys = {key_of(case) for case in result.cases}
-    assert len(keys) == len(result.cases) == len({key_of(case, CASE_KEY[:1]) for case in result.cases})
+    assert (
+        len(keys) == len(result.cases) == len({key_of(case, CASE_KEY[:1]) for case in result.cases})
+    )
     long = render(result, long=True)
     tests = as_nccl_tests(result)
     rows = as_json(result)["results"]
     for name in names:
         assert len(re.findall(rf"direct_push {name}  ", long)) == 1
-        assert tests.count(f": direct_push (copied, mapped, isolated, {name})\n") == (name == "one_way")
-        (row,) = [row for row in rows if row["experiment_name"] == f"direct_push (copied, mapped, isolated, {name})"]
+        assert tests.count(f": direct_push (copied, mapped, isolated, {name})\n") == (
+            name == "one_way"
+        )
+        (row,) = [
+            row
+            for row in rows
+            if row["experiment_name"] == f"direct_push (copied, mapped, isolated, {name})"
+        ]
         assert (row["out_of_place"]["bus_bw"] is None) == ("late" in name)
     assert as_csv(result).count('""arrival_skew_us"": 5.0') == len(result.cases) // 3
     pushed = [case for case in result.cases if case.algorithm == "direct_push"]
     assert set(case_names(pushed)) == {f"direct_push {name}" for name in names}
     for case in pushed:
         del case.shape["way"]  # like a collective without ways
-    assert set(case_names(pushed)) == {"direct_push", "direct_push 5us late", "direct_push 20000us late"}
+    assert set(case_names(pushed)) == {
+        "direct_push",
+        "direct_push 5us late",
+        "direct_push 20000us late",
+    }
 
 
 def test_a_run_with_only_late_ranks_is_marked_in_every_output(tmp_path):
@@ -135,7 +179,16 @@ def test_the_late_rank_takes_part_in_the_message():
 
 @SLOW_TEST
 def test_on_gpus_only_the_late_rank_waits_after_the_meeting_on_a_fake_gpu(tmp_path):
-    options = ("--algorithm", "two_shot", "--arrival-skew", "0,1ms", "--device", "cuda", "--out", str(tmp_path / "out"))
+    options = (
+        "--algorithm",
+        "two_shot",
+        "--arrival-skew",
+        "0,1ms",
+        "--device",
+        "cuda",
+        "--out",
+        str(tmp_path / "out"),
+    )
     environment: dict[str, Any] = {**fake_gpu.environment(), "FAKE_NCCL_BINDING": "none"}
     done = mpirun(2, "-m", "tests.ranks.late_ranks", str(tmp_path), *QUICK, *options, **environment)
     assert (done.returncode, done.stderr) == (0, "")
@@ -148,8 +201,20 @@ def test_on_gpus_only_the_late_rank_waits_after_the_meeting_on_a_fake_gpu(tmp_pa
 @pytest.mark.parametrize(("vendor", "dispatch"), few([("cuda", "native"), ("hip", "python")], 1))
 def test_on_gpus_a_time_is_the_late_ranks_own_on_a_fake_gpu(tmp_path, vendor, dispatch):
     """An early rank's own time includes the wait, and so would the slowest rank's time."""
-    options = ("--algorithm", "direct_pull,library", "--mode", "isolated", "-n", "4", "-w", "0",
-               "--arrival-skew", "20ms", "--device", vendor)
+    options = (
+        "--algorithm",
+        "direct_pull,library",
+        "--mode",
+        "isolated",
+        "-n",
+        "4",
+        "-w",
+        "0",
+        "--arrival-skew",
+        "20ms",
+        "--device",
+        vendor,
+    )
     environment = fake_nccl.environment(vendor=vendor)
     printed, result = run(tmp_path, "allgather", *options, "--dispatch", dispatch, **environment)
     measured = [case for case in result.cases if case.status == "ok"]

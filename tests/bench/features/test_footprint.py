@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from bench.features import background
-from bench.features.background import COLUMNS, INNER, LANES, ROWS, STRUCTURES, CoreMatmul, launches_within
+from bench.features.background import (
+    COLUMNS,
+    INNER,
+    LANES,
+    ROWS,
+    STRUCTURES,
+    CoreMatmul,
+    launches_within,
+)
 from bench.features.footprint import Footprint
 from bench.harness.iteration import ARRIVED, LEFT, stamp
 from bench.harness.suite import Axes
@@ -103,7 +111,17 @@ def test_a_short_call_is_measured_in_a_chain_beside_the_matmul():
 
 
 def test_a_rank_with_a_spare_core_runs_the_matmul_there(tmp_path):
-    options = ("--sizes", "16K,2M", "--algorithm", "auto,library", "-n", "24", "--lean", "--out", tmp_path)
+    options = (
+        "--sizes",
+        "16K,2M",
+        "--algorithm",
+        "auto,library",
+        "-n",
+        "24",
+        "--lean",
+        "--out",
+        tmp_path,
+    )
     done = mpirun(1, "-m", "bench.footprint", *map(str, options))
     if len(os.sched_getaffinity(0)) < 2:
         assert done.returncode == 3
@@ -112,11 +130,20 @@ def test_a_rank_with_a_spare_core_runs_the_matmul_there(tmp_path):
     (path,) = tmp_path.glob("*.jsonl")
     result = read(path)
     beside_matmul = [case for case in result.cases if beside(case.shape)]
-    assert {(case.size_bytes, case.mode) for case in beside_matmul} == {(16 << 10, "chained"), (2 << 20, "isolated")}
-    assert {(case.status, case.n_wrong, case.bound_us) for case in beside_matmul} == {("ok", 0, None)}
+    assert {(case.size_bytes, case.mode) for case in beside_matmul} == {
+        (16 << 10, "chained"),
+        (2 << 20, "isolated"),
+    }
+    assert {(case.status, case.n_wrong, case.bound_us) for case in beside_matmul} == {
+        ("ok", 0, None)
+    }
     for case in result.cases:
         rates = case.matmul_gflop_s, case.matmul_alone_gflop_s
-        assert all(rate and rate.median > 1 for rate in rates) if beside(case.shape) else rates == (None, None)
+        assert (
+            all(rate and rate.median > 1 for rate in rates)
+            if beside(case.shape)
+            else rates == (None, None)
+        )
     assert re.search(r"beside a matmul, chained, us of a call: what each\s+loses", done.stdout)
     assert max(map(len, done.stdout.partition("note:")[2].partition("run:")[0].splitlines())) <= 80
 
@@ -130,15 +157,27 @@ def test_without_a_spare_core_the_command_is_refused_once(tmp_path):
     finally:
         os.sched_setaffinity(0, set(cpus))
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == ("bench.footprint: the matmul takes one core for each rank besides the "
-                           "ranks' own, and 2 ranks leave too few\n")
+    assert done.stderr == (
+        "bench.footprint: the matmul takes one core for each rank besides the "
+        "ranks' own, and 2 ranks leave too few\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_collective_is_measured_beside_the_matmul(tmp_path):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")
-    options = ("--collective", "all_gather", "--algorithm", "direct_pull", "--sizes", "2M", "-n", "4", "--lean")
+    options = (
+        "--collective",
+        "all_gather",
+        "--algorithm",
+        "direct_pull",
+        "--sizes",
+        "2M",
+        "-n",
+        "4",
+        "--lean",
+    )
     done = mpirun(1, "-m", "bench.footprint", *options, "--out", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = tmp_path.glob("*.jsonl")
@@ -151,8 +190,22 @@ def test_another_collective_is_measured_beside_the_matmul(tmp_path):
 @pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
 def test_the_command_on_gpus_in_software(tmp_path, vendor):
     environment = fake_gpu.environment(vendor=vendor)
-    options = ("--sizes", "64K", "--mode", "isolated", "--algorithm", "two_shot+1b", "-n", "4", "-w", "0", "--lean")
-    done = mpirun(2, "-m", "bench.footprint", *options, "--out", str(tmp_path), timeout_s=120, **environment)
+    options = (
+        "--sizes",
+        "64K",
+        "--mode",
+        "isolated",
+        "--algorithm",
+        "two_shot+1b",
+        "-n",
+        "4",
+        "-w",
+        "0",
+        "--lean",
+    )
+    done = mpirun(
+        2, "-m", "bench.footprint", *options, "--out", str(tmp_path), timeout_s=120, **environment
+    )
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = tmp_path.glob("*.jsonl")
     result = read(path)
@@ -165,13 +218,21 @@ def test_losses_and_gains_have_opposite_signs(tmp_path):
     """A wrong sign would recommend the slower algorithm."""
 
     def change(block: Block) -> Block:
-        if block.case % 2:  # beside the matmul: the call takes three times as long, the matmul has half its rate
+        if (
+            block.case % 2
+        ):  # beside the matmul: the call takes three times as long, the matmul has half its rate
             block.time_us, block.total_us = 3 * block.time_us, 3 * (block.total_us or 0)
             block.matmul_gflop_s, block.matmul_alone_gflop_s = 30.0, 60.0
         return block
 
-    result = write_run(tmp_path, sizes=[1 << 20], algorithms=["auto"], modes=["isolated"], in_place=(False, False),
-                       n_blocks=12)
+    result = write_run(
+        tmp_path,
+        sizes=[1 << 20],
+        algorithms=["auto"],
+        modes=["isolated"],
+        in_place=(False, False),
+        n_blocks=12,
+    )
     first, second = result.cases
     second.shape = {"beside": "gemm"}
     costs = {block.round: block for block in result.blocks if block.case == first.case}
@@ -180,7 +241,10 @@ def test_losses_and_gains_have_opposite_signs(tmp_path):
             block.time_us, block.total_us = costs[block.round].time_us, costs[block.round].total_us
         change(block)
     view = next(view for view in views(result) if beside(view[1]))
-    cells = [next(iter(column.cells)) for column in footprint(result, view, find_states(result.blocks)).columns]
+    cells = [
+        next(iter(column.cells))
+        for column in footprint(result, view, find_states(result.blocks)).columns
+    ]
     assert cells[5:7] == ["200 % [200 200]", "50 % [50 50]"]
     assert "60.0 GFLOP/s a rank" in " ".join(render(result).split())
 
@@ -188,12 +252,18 @@ def test_losses_and_gains_have_opposite_signs(tmp_path):
 def test_no_rank_uses_any_thread_of_a_free_core(tmp_path, machine):
     """A matmul on the second thread of a rank's core would slow the rank."""
     siblings = {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5", 2: "2", 3: "3"}
-    machine(write(tmp_path, {placement.SIBLINGS.format(cpu): cores for cpu, cores in siblings.items()}))
+    machine(
+        write(tmp_path, {placement.SIBLINGS.format(cpu): cores for cpu, cores in siblings.items()})
+    )
     assert placement.cores([0, 1, 2, 4, 5]) == [[0, 4], [1, 5], [2]]
     assert placement.one_per_core([0, 1, 2, 4, 5]) == [0, 1, 2, 4, 5]
 
 
 def test_a_chain_of_products_is_refused(tmp_path):
-    done = mpirun(1, "-m", "bench.footprint", "-o", "prod", "-b", "16K", "-e", "16K", "--out", str(tmp_path))
+    done = mpirun(
+        1, "-m", "bench.footprint", "-o", "prod", "-b", "16K", "-e", "16K", "--out", str(tmp_path)
+    )
     assert (done.returncode, done.stdout) == (3, "")
-    assert "no case can be measured: a chain of products leaves every datatype's range" in done.stderr
+    assert (
+        "no case can be measured: a chain of products leaves every datatype's range" in done.stderr
+    )

@@ -20,7 +20,9 @@ SENTENCE = "Slowed on purpose: our kernels take 50 % longer than they need."
 
 def launched(folder, ranks, *options):
     """A finished run and its process with the printed text."""
-    done = mpirun(ranks, "-m", "bench.allreduce", "--sizes", "32K", "--lean", "--out", str(folder), *options)
+    done = mpirun(
+        ranks, "-m", "bench.allreduce", "--sizes", "32K", "--lean", "--out", str(folder), *options
+    )
     assert done.returncode == 0, done.stderr
     (path,) = folder.glob("*.jsonl")
     return read(path), done
@@ -55,9 +57,12 @@ def test_slowed_kernels_take_longer_by_the_requested_percentage(pairs, quantity)
         }
 
     launches = [(times(slowed), times(ordinary)) for (slowed, _), (ordinary, _) in pairs]
-    assert all(slowed.keys() == ordinary.keys() == launches[0][0].keys() for slowed, ordinary in launches)
+    assert all(
+        slowed.keys() == ordinary.keys() == launches[0][0].keys() for slowed, ordinary in launches
+    )
     ratios = {
-        key: min(slowed[key] for slowed, _ in launches) / min(ordinary[key] for _, ordinary in launches)
+        key: min(slowed[key] for slowed, _ in launches)
+        / min(ordinary[key] for _, ordinary in launches)
         for key in launches[0][0]
     }
     ours = {key: ratio for key, ratio in ratios.items() if key[0] != "library"}
@@ -75,7 +80,9 @@ def test_only_a_slowed_run_says_that_it_is_slowed(pairs):
         assert done.stderr == ""
 
 
-def test_slowed_ranks_have_right_results_and_machine_readable_output_comes_with_the_warning(tmp_path):
+def test_slowed_ranks_have_right_results_and_machine_readable_output_comes_with_the_warning(
+    tmp_path,
+):
     options = ["--mode", "isolated", "-n", "12", "--slowed-percent", "50", "--format", "csv"]
     result, done = launched(tmp_path, 2, *options, "-J", str(tmp_path / "report.json"))
     assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}

@@ -35,10 +35,18 @@ BAD = [
     ("allreduce -f 0.5", "'0.5' is not a whole number of at least 2"),
     ("allreduce -f 2 -i 1M", "-i adds to a size and -f multiplies it: choose one"),
     ("allreduce -i 1K", "-i 1024 makes 32753 sizes: at most 1000"),
-    ("allreduce --format nccl-tests --algorithm ring,library,two_shot",
-     "prints one test: name one algorithm, not ring, two_shot"),
-    (f"{ROUTED} 4 --format nccl-tests", "with --experts rows differ in skew, which nccl-tests has no column for"),
-    ("allreduce -g 8", "-g 8: a rank is one process with one GPU or core; for more start more ranks"),
+    (
+        "allreduce --format nccl-tests --algorithm ring,library,two_shot",
+        "prints one test: name one algorithm, not ring, two_shot",
+    ),
+    (
+        f"{ROUTED} 4 --format nccl-tests",
+        "with --experts rows differ in skew, which nccl-tests has no column for",
+    ),
+    (
+        "allreduce -g 8",
+        "-g 8: a rank is one process with one GPU or core; for more start more ranks",
+    ),
     ("allreduce --nthreads 2", "-t 2: a rank is one process with one thread"),
     ("allreduce -m 4", "-m 4: calls are not aggregated"),
     ("allreduce -C 1", "-C 1: times are of the collective, not of the CPU"),
@@ -52,10 +60,15 @@ BAD = [
     ("allreduce -M 1", "-M 1: the use of memory is not reported"),
     ("allreduce -F 1", "-F 1: caches are not flushed"),
     ("allreduce -g many", "'many' is not a whole number of at least 0"),
-    ("allreduce --algorithm two_shott,library", "unknown algorithm 'two_shott': did you mean two_shot?"),
+    (
+        "allreduce --algorithm two_shott,library",
+        "unknown algorithm 'two_shott': did you mean two_shot?",
+    ),
     ("allreduce --algorithm two_sht+nt", "unknown algorithm 'two_sht': did you mean two_shot?"),
-    ("allreduce --algorithm two_shot+fast",
-     "algorithm 'two_shot+fast': 'fast' is not one of nt, ntr, swap, noswap, slabs, 128K, 16b and 256t"),
+    (
+        "allreduce --algorithm two_shot+fast",
+        "algorithm 'two_shot+fast': 'fast' is not one of nt, ntr, swap, noswap, slabs, 128K, 16b and 256t",
+    ),
     ("allreduce --algorithm library+nt", "algorithm 'library+nt': library is not ours to build"),
     ("allreduce --algorithm flat+slabs", "algorithm 'flat+slabs': flat is not ours to build"),
     ("allreduce -d flaot", "unknown datatype 'flaot': did you mean float?"),
@@ -78,7 +91,10 @@ BAD = [
     (f"{SKEW} nan", f"'nan' {LATE}"),
     (f"{SKEW} 100.1ms", "100.1ms is above the longest, 100ms"),
     (f"{SKEW} 5 --mode both", "--arrival-skew delays single calls: leave out --mode both"),
-    ("alltoall --mode chained --arrival-skew 5", "--arrival-skew delays single calls: leave out --mode chained"),
+    (
+        "alltoall --mode chained --arrival-skew 5",
+        "--arrival-skew delays single calls: leave out --mode chained",
+    ),
     ("allreduce --soak 10", "argument --soak: '10' is not a time such as 90s, 10m or 2h"),
     ("allreduce --soak 1s -n 5", "--soak times nothing and draws what it launches: leave out -n"),
     ("allreduce --soak 1s -e 0", "-e 0: a soak checks elements, and 0 B hold no element"),
@@ -98,7 +114,10 @@ BAD = [
     (f"{ROUTED} 4 --tokens 0", "'0' is not a whole number of at least 1"),
     (f"{ROUTED} 4 --skew warm:1", "'warm:1' is not a skew such as uniform, zipf:1.2, hot:2"),
     (f"{ROUTED} 4 --skew hot:5", "'hot:5': 1 to all of the 4 experts can be hot"),
-    (f"{ROUTED} 4 --skew file:nowhere.npy", "nowhere.npy cannot be read as an .npy file: No such file"),
+    (
+        f"{ROUTED} 4 --skew file:nowhere.npy",
+        "nowhere.npy cannot be read as an .npy file: No such file",
+    ),
     (f"{ROUTED} 4 -d int32", "the weights of experts are fractions, and int32 has none"),
     (f"{ROUTED} 4 -d f8e4m3", "rows of tokens cannot be float8_e4m3: choose half or bfloat16"),
     (f"{ROUTED} 4 -d half,float", "with --experts -d takes one datatype"),
@@ -107,14 +126,30 @@ BAD = [
     ("alltoall --skew uniform", "--skew is for a routed all-to-all: add --experts N"),
 ]
 # A soak refuses these even at their defaults.
-IGNORED = ["--in-place", "-c 1", "--max-time 60", "--format table", "--long", "-G 0", "-w 0", "-f 2",
-           "--dispatch native", "--tuned none", "--mode both", "--sizes 4K", "--arrival-skew 0", "-J a.json", "--list"]
+IGNORED = [
+    "--in-place",
+    "-c 1",
+    "--max-time 60",
+    "--format table",
+    "--long",
+    "-G 0",
+    "-w 0",
+    "-f 2",
+    "--dispatch native",
+    "--tuned none",
+    "--mode both",
+    "--sizes 4K",
+    "--arrival-skew 0",
+    "-J a.json",
+    "--list",
+]
 
 
 @pytest.fixture
 def refusal(monkeypatch, capfd, tmp_path):
     """A function that starts a command as each of two ranks, and returns the line that rank 0 prints. The command
     must end with status 2 and write no file."""
+
     def start(*_):
         raise AssertionError("the command accepts these options")
 
@@ -157,4 +192,5 @@ def test_an_option_that_a_soak_ignores_is_refused_even_at_its_default(refusal, o
 @pytest.mark.parametrize("command", ["allreduce", "sendrecv"])
 def test_one_rank_waits_for_nobody(refusal, command):
     assert refusal(f"{command} --arrival-skew 0,5us", ranks=1) == (
-        f"bench.{command}: --arrival-skew: one rank waits for nobody\n")
+        f"bench.{command}: --arrival-skew: one rank waits for nobody\n"
+    )

@@ -22,7 +22,9 @@ from tests.bench.small_disk import Disk
 from tests.launch import mpirun
 
 SHORT = ("--algorithm", "ring", "-n", "10", "--lean")
-on_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's")
+on_x86_64 = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's"
+)
 
 
 @pytest.fixture
@@ -50,8 +52,11 @@ def test_a_good_run_completes_on_a_kernel_that_shows_the_witness_less(out):
 def test_ranks_that_cannot_start_processes_are_refused_with_one_sentence(out):
     done = refused(out, "processes").end(60)
     assert done.returncode == 2
-    assert re.fullmatch(r"bench\.allreduce: rank 0: cannot watch over the ranks in \S+\.flight: "
-                        r"Resource temporarily unavailable\n", done.stderr), done.stderr
+    assert re.fullmatch(
+        r"bench\.allreduce: rank 0: cannot watch over the ranks in \S+\.flight: "
+        r"Resource temporarily unavailable\n",
+        done.stderr,
+    ), done.stderr
     assert not list(out.iterdir())
 
 
@@ -96,8 +101,12 @@ def test_survivors_of_a_late_rank_print_one_sentence_on_a_full_disk(tmp_path):
         pytest.skip(str(error))
     out = disk.at / "results"
     try:
-        run = Launch(out, *SHORT, program=["tests/ranks/fault_ranks.py", 1, "plan", 1, "sleep"], ranks=3)
-        wait_for(lambda: [path.stat().st_size for path in out.glob("*.flight/rank-*")] == [4096] * 3)
+        run = Launch(
+            out, *SHORT, program=["tests/ranks/fault_ranks.py", 1, "plan", 1, "sleep"], ranks=3
+        )
+        wait_for(
+            lambda: [path.stat().st_size for path in out.glob("*.flight/rank-*")] == [4096] * 3
+        )
         disk.fill()
         run.moment_s = time.monotonic()
         done = run.end(30)
@@ -111,7 +120,18 @@ def test_named_shared_memory_of_a_killed_rank_is_removed(out):
     others = Path(f"/dev/shm/wiretax-1-{os.getpid()}-{'0' * 32}")
     others.touch()
     try:
-        done = mpirun(2, "tests/ranks/tampered_ranks.py", "killed", "-b", "16K", "-e", "16K", *SHORT, "--out", str(out))
+        done = mpirun(
+            2,
+            "tests/ranks/tampered_ranks.py",
+            "killed",
+            "-b",
+            "16K",
+            "-e",
+            "16K",
+            *SHORT,
+            "--out",
+            str(out),
+        )
         assert done.returncode != 0
         named = done.stderr.split("holds ")[1].split()[0]
         wait_for(lambda: not processes(out), 5)
@@ -126,7 +146,9 @@ def test_one_silence_of_a_host_is_no_cut_link(monkeypatch):
     answers, lost = [["b"], [], ["b"], ["b"]], []
     record.neighbours = {"b": None}
     monkeypatch.setattr(record, "_unreachable", lambda: answers.pop(0))
-    monkeypatch.setattr(record, "end", lambda culprit, *_: lost.append((culprit["rank"], len(answers))))
+    monkeypatch.setattr(
+        record, "end", lambda culprit, *_: lost.append((culprit["rank"], len(answers)))
+    )
     record._end_if_cut_off()
     record._end_if_cut_off()  # too soon to ask again
     assert len(answers) == 3
@@ -142,7 +164,9 @@ def test_a_host_that_answered_while_a_busy_host_did_not_let_us_run_is_not_silent
     assert neighbours.answering_hosts(here) == {"a"}
 
 
-def test_ranks_of_other_hosts_have_time_to_read_why_a_run_ended_before_its_first_line(tmp_path, monkeypatch):
+def test_ranks_of_other_hosts_have_time_to_read_why_a_run_ended_before_its_first_line(
+    tmp_path, monkeypatch
+):
     slept_s, folder = [], tmp_path / "run.flight"
     folder.mkdir()
     (folder / "ended").write_text(json.dumps({"why": "could not be reached for 5 s"}))
@@ -158,7 +182,9 @@ def test_a_launcher_may_end_by_itself_unless_a_host_was_cut_off(tmp_path, monkey
     monkeypatch.setattr(witness, "ancestors", lambda pids: [1])
     monkeypatch.setattr(witness, "watch", lambda *_: None)
     monkeypatch.setattr("os.dup2", lambda *_: None)
-    monkeypatch.setattr(witness, "end_launchers", lambda launchers, patience_s: given_s.append(patience_s))
+    monkeypatch.setattr(
+        witness, "end_launchers", lambda launchers, patience_s: given_s.append(patience_s)
+    )
     for why in "ended without a word", "could not be reached for 5 s":
         folder = tmp_path / f"{len(given_s)}.flight"
         folder.mkdir()

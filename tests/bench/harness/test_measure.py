@@ -19,8 +19,9 @@ NOTHING = Step(Kernel("nothing", 0), None)
 
 
 def iteration_of(chain_calls: int = 0) -> Iteration:
-    return Iteration(7, "", NOTHING, Operation(NOTHING, lambda: None), NOTHING, NOTHING,
-                     chain_calls=chain_calls)
+    return Iteration(
+        7, "", NOTHING, Operation(NOTHING, lambda: None), NOTHING, NOTHING, chain_calls=chain_calls
+    )
 
 
 # Two iterations on two ranks, in ns: arrived, left, began to consume, done. Rank 1 arrives 300 ns late in the first.
@@ -31,8 +32,10 @@ STAMPS = [
 
 
 def block_of(clock_shared: bool = True, chain_calls: int = 0, facts=(None, None)):
-    parts = [RankBlock(stamps, None, (100.0 + rank, 110.0 + rank), None, facts[rank])
-             for rank, stamps in enumerate(STAMPS)]
+    parts = [
+        RankBlock(stamps, None, (100.0 + rank, 110.0 + rank), None, facts[rank])
+        for rank, stamps in enumerate(STAMPS)
+    ]
     return summary(iteration_of(chain_calls), 3, parts, clock_shared)
 
 
@@ -73,23 +76,28 @@ def test_a_chains_time_is_per_call_and_has_no_consume_time():
     assert record.chain_only_us == pytest.approx(np.median([1.2, 0.4]) / 10)
 
 
-@pytest.mark.parametrize(("elements", "n_wrong"),
-                         [((0, 4), 4), ((3, 4), 7), ((0, 0), 0), (None, None)])
+@pytest.mark.parametrize(
+    ("elements", "n_wrong"), [((0, 4), 4), ((3, 4), 7), ((0, 0), 0), (None, None)]
+)
 def test_wrong_elements_of_all_ranks_count_and_an_unchecked_run_has_no_count(
-        monkeypatch, elements, n_wrong):
+    monkeypatch, elements, n_wrong
+):
     """The record has the sum of all ranks' counts; a run with `-c 0` has no count."""
     iteration = iteration_of()
     counts = elements or (0, 0)
     gathered = [
         RankBlock(stamps, Wrong(n, 40, 1184) if elements else None, (0.0, 0.0), None, None)
-        for stamps, n in zip(STAMPS, counts, strict=True)]
+        for stamps, n in zip(STAMPS, counts, strict=True)
+    ]
     zeros = np.zeros(WRONG_BYTES, np.uint8)
     iteration.wrong = cast(Any, SimpleNamespace(write=lambda _: None, read=lambda: zeros))
     session = SimpleNamespace(
-        options=SimpleNamespace(checks=1 if elements else 0), measuring_s=0.5,
+        options=SimpleNamespace(checks=1 if elements else 0),
+        measuring_s=0.5,
         flight=SimpleNamespace(note=lambda *_, **__: None),
         communicator=SimpleNamespace(all_gather=lambda word: [word], gather=lambda part: gathered),
-        world=SimpleNamespace(shares_clock=lambda ranks: True, device=SimpleNamespace(facts={})))
+        world=SimpleNamespace(shares_clock=lambda ranks: True, device=SimpleNamespace(facts={})),
+    )
     monkeypatch.setattr(timing, "round_trip_ns", lambda session: 0.0)
     monkeypatch.setattr(timing, "perform", lambda session, iteration, counts: STAMPS[0])
     measured = timing.measure_block(cast(Any, session), iteration, 3, DATATYPES["float32"])
@@ -110,9 +118,14 @@ def test_a_wrong_block_names_the_lowest_rank_with_a_wrong_element():
     block = block_of()[0]
     block.first_wrong = first_wrong(0, 4)
     assert where_wrong([block]) == (
-        7, "block 3: rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected")
+        7,
+        "block 3: rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected",
+    )
     assert block.first_wrong.iteration == 40
-    for name, bits, text in [("bfloat16", 0x7FC0, "nan (0x7fc0)"), ("int64", 2**64 - 3, "-3 (0xfffffffffffffffd)")]:
+    for name, bits, text in [
+        ("bfloat16", 0x7FC0, "nan (0x7fc0)"),
+        ("int64", 2**64 - 3, "-3 (0xfffffffffffffffd)"),
+    ]:
         wrong = verify.first_wrong([Wrong(), Wrong(1, 0, 8, bits, bits)], DATATYPES[name])
         assert wrong is not None
         assert (wrong.rank, wrong.got) == (1, text)
@@ -154,11 +167,14 @@ def check_chain(data: verify.Data, shape: Any) -> None:
             assert np.array_equal(in_place[rank, received_own], sent[rank, sent_own])
 
 
-@pytest.mark.parametrize(("budget_s", "turns"), [
-    (1000.0, {"short": 256, "middle": 256, "long": 256}),  # all fit
-    (60.0, {"short": 256, "middle": 85, "long": 23}),
-    (20.0, {"short": 16, "middle": 16, "long": 16}),  # not even the minimum fits
-])
+@pytest.mark.parametrize(
+    ("budget_s", "turns"),
+    [
+        (1000.0, {"short": 256, "middle": 256, "long": 256}),  # all fit
+        (60.0, {"short": 256, "middle": 85, "long": 23}),
+        (20.0, {"short": 16, "middle": 16, "long": 16}),  # not even the minimum fits
+    ],
+)
 def test_slow_groups_run_in_fewer_rounds(budget_s, turns):
     """When 64 MiB ran in as many rounds as 32 KiB, no difference at 32 KiB had an interval."""
     iterations = []
@@ -173,23 +189,41 @@ def test_slow_groups_run_in_fewer_rounds(budget_s, turns):
         assert iteration.every % 2
     assert every.pop("") == 1
     assert {group: rounds // n for group, n in every.items()} == turns
-    cost_s = sum(rounds / iteration.every * block_cost_s(iteration, 1, 0.0)
-                 for iteration in iterations if iteration.group)
+    cost_s = sum(
+        rounds / iteration.every * block_cost_s(iteration, 1, 0.0)
+        for iteration in iterations
+        if iteration.group
+    )
     assert cost_s <= budget_s or rounds == LEAST_TURNS
 
 
-@pytest.mark.parametrize(("ranks", "chain_calls", "iteration_s", "calls"), [
-    (2, 0, 1e-5, 8), (4, 0, 1e-5, 16), (2, 160, 1e-3, 0), (2, 0, 0.001, 5), (2, 0, 0.1, 0)])
-def test_calls_warm_up_until_places_have_changed_hands_twice_but_not_for_long(ranks, chain_calls, iteration_s, calls):
+@pytest.mark.parametrize(
+    ("ranks", "chain_calls", "iteration_s", "calls"),
+    [(2, 0, 1e-5, 8), (4, 0, 1e-5, 16), (2, 160, 1e-3, 0), (2, 0, 0.001, 5), (2, 0, 0.1, 0)],
+)
+def test_calls_warm_up_until_places_have_changed_hands_twice_but_not_for_long(
+    ranks, chain_calls, iteration_s, calls
+):
     assert least_warmup(ranks, chain_calls, iteration_s) == calls
 
 
 def test_compared_cases_warm_up_alike():
     """A case whose weights its pilot had found in a cache was timed cold in each block, beside others that were not."""
     iterations = []
-    for group, warmup, iteration_s in (("one", 1, 1e-4), ("one", 9, 1e-4), ("one", 2, 0.004), ("one", 1, 0.5),
-                                       ("other", 3, 1e-4), ("", 2, 1e-4), ("", 5, 1e-4)):
+    for group, warmup, iteration_s in (
+        ("one", 1, 1e-4),
+        ("one", 9, 1e-4),
+        ("one", 2, 0.004),
+        ("one", 1, 0.5),
+        ("other", 3, 1e-4),
+        ("", 2, 1e-4),
+        ("", 5, 1e-4),
+    ):
         iterations.append(iteration_of())
-        iterations[-1].group, iterations[-1].warmup, iterations[-1].iteration_s = group, warmup, iteration_s
+        iterations[-1].group, iterations[-1].warmup, iterations[-1].iteration_s = (
+            group,
+            warmup,
+            iteration_s,
+        )
     warm_up_alike(iterations)
     assert [iteration.warmup for iteration in iterations] == [9, 9, 5, 1, 3, 2, 5]

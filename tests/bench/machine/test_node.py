@@ -13,7 +13,19 @@ from reports.store.result import read
 from tests.bench.machines import write
 from tests.launch import ROOT, mpirun
 
-SMALL = ("-m", "bench.allreduce", "-b", "16K", "-e", "16K", "-n", "12", "--lean", "--algorithm", "library")
+SMALL = (
+    "-m",
+    "bench.allreduce",
+    "-b",
+    "16K",
+    "-e",
+    "16K",
+    "-n",
+    "12",
+    "--lean",
+    "--algorithm",
+    "library",
+)
 
 
 @pytest.fixture
@@ -57,8 +69,13 @@ def test_two_real_hosts_of_one_machine_id_differ():
     words = "hostname $0 && exec $1 -c 'from bench.machine import node; print(node.host_label())'"
     seen = []
     for name in ("wt1", "wt2", "wt1"):
-        done = subprocess.run(["unshare", "--uts", "sh", "-c", words, name, sys.executable], cwd=ROOT,
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["unshare", "--uts", "sh", "-c", words, name, sys.executable],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             pytest.skip(f"no namespace can be made: {done.stderr.strip()[-80:]}")
         seen.append(done.stdout)
@@ -101,6 +118,8 @@ def test_a_run_stores_the_label_and_not_the_name_of_its_host(tmp_path):
 def test_a_bad_name_is_refused_once_before_anything_is_written(tmp_path):
     done = mpirun(2, *SMALL, "--out", str(tmp_path), WIRETAX_NODE="two words")
     assert done.returncode == 2
-    assert done.stderr == ("bench.allreduce: WIRETAX_NODE is 'two words', and the name of a node has 1 to 32 letters, "
-                           "digits, dots, dashes or underscores\n")
+    assert done.stderr == (
+        "bench.allreduce: WIRETAX_NODE is 'two words', and the name of a node has 1 to 32 letters, "
+        "digits, dots, dashes or underscores\n"
+    )
     assert not [*tmp_path.iterdir()]

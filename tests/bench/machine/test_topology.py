@@ -52,8 +52,13 @@ def test_the_inner_switch_of_a_recorded_card_differs_from_a_switch_of_the_board(
     assert links("0000:3f:00.0")[-1][1] == "0000:3d:00.0"
     root = machine(lay_out(tmp_path / "c", "x570_chipset"))
     # A chipset does not belong to the card, even if both are AMD's: it has more lower ports.
-    write(root, {"sys/bus/pci/devices/0000:05:00.0/vendor": pci.AMD,
-                 "sys/bus/pci/devices/0000:02:00.0/0000:03:08.0/vendor": pci.AMD_CPU})
+    write(
+        root,
+        {
+            "sys/bus/pci/devices/0000:05:00.0/vendor": pci.AMD,
+            "sys/bus/pci/devices/0000:02:00.0/0000:03:08.0/vendor": pci.AMD_CPU,
+        },
+    )
     assert links("0000:05:00.0")[-1][1] == "0000:05:00.0"
 
 

@@ -18,7 +18,9 @@ class RawKernel:
     def __init__(self, module: int, name: str) -> None:
         self.name, self.kernel = name, cuda.function.Function(module, name)
 
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], **kwargs: Any) -> None:
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], **kwargs: Any
+    ) -> None:
         self.kernel(grid, block, args, **kwargs)
 
     @property
@@ -51,14 +53,18 @@ class RawModule:
 class ndarray:
     """An array in device memory, which is host memory here. Only `matmul` accesses it, in stream order."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any = float, memptr: cuda.MemoryPointer | None = None) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], dtype: Any = float, memptr: cuda.MemoryPointer | None = None
+    ) -> None:
         assert memptr, "nothing is allocated here"
         self.shape, self.dtype, self.data = shape, np.dtype(dtype), memptr
 
     @property
     def _seen(self) -> np.ndarray:
         size_bytes = self.dtype.itemsize * int(np.prod(self.shape))
-        return np.frombuffer((ctypes.c_char * size_bytes).from_address(self.data.ptr), self.dtype).reshape(self.shape)
+        return np.frombuffer(
+            (ctypes.c_char * size_bytes).from_address(self.data.ptr), self.dtype
+        ).reshape(self.shape)
 
 
 def matmul(x1: ndarray, x2: ndarray, out: ndarray) -> ndarray:

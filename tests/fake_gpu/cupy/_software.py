@@ -55,7 +55,9 @@ def _visible(devices: list[int], variable: str) -> list[int]:
 
 
 DEVICES = list(range(setting("COUNT", 2)))
-for _variable in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES") if IS_HIP else ("CUDA_VISIBLE_DEVICES",):
+for _variable in (
+    ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES") if IS_HIP else ("CUDA_VISIBLE_DEVICES",)
+):
     DEVICES = _visible(DEVICES, _variable)
 library.gpu_open(IS_HIP, DEVICES[0] if DEVICES else 0)
 

@@ -13,7 +13,13 @@ from reports.__main__ import main
 from reports.advice import specs
 from reports.advice.candidates import Machine, read_spec
 from reports.advice.procurement import evaluate, judge, make_figure
-from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
+from reports.imports.imported import (
+    ImportedCase,
+    ImportedFrom,
+    ImportedRun,
+    ImportedSummary,
+    write_imported,
+)
 from reports.store.schema import End
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import rewrite_head
@@ -40,7 +46,10 @@ def write_launches(folder, n, scale=1.0, first=0, gpu="AMD Radeon AI PRO R9700",
         made = write_run(folder, sizes=SIZES, algorithms=("library", "auto"), n_blocks=6, n=4, seed=number,
                          run_id=run_id, scale=scale * math.exp(0.01 * (-1) ** number), **changes)  # fmt: skip
         if gpu:
-            rewrite_head(made.path, world__ranks=[{"rank": rank, "device": "hip", "gpu": gpu} for rank in range(2)])
+            rewrite_head(
+                made.path,
+                world__ranks=[{"rank": rank, "device": "hip", "gpu": gpu} for rank in range(2)],
+            )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +75,10 @@ def ask(capsys, *arguments):
 
 
 def verdicts(procurement):
-    return {requirement: verdict for requirement, (verdict, _) in procurement.machines[0].verdicts.items()}
+    return {
+        requirement: verdict
+        for requirement, (verdict, _) in procurement.machines[0].verdicts.items()
+    }
 
 
 def verdict_of(procurement):
@@ -84,7 +96,9 @@ def figure(procurement, name, machine=0):
     (["32M >= 50 GB/s"], "FAIL", 1), (["70b-q4 >= 33 tok/s"], "FAIL", 1),
     (["64K <= 8 us"], "UNDECIDED", 3), ([], None, 0),
 ])  # fmt: skip
-def test_the_interval_decides_the_verdict_and_the_exit_status(launches, capsys, requirements, expected, status):
+def test_the_interval_decides_the_verdict_and_the_exit_status(
+    launches, capsys, requirements, expected, status
+):
     """Otherwise a buyer would accept a box below the order's requirements, or return a box that meets them."""
     path = spec(launches, requirements)
     assert set(verdicts(evaluate(path)).values()) <= {expected}
@@ -106,7 +120,9 @@ def test_few_launches_copies_and_imports_are_shown_but_never_judged(tmp_path, la
     """Otherwise five copies of one lucky run, or a vendor's own log, would pass as a delivery test."""
     write_launches(tmp_path / "box", 2)
     for number in range(5):
-        (tmp_path / f"box/copy{number}.jsonl").write_bytes(next((tmp_path / "box").glob("2026*.jsonl")).read_bytes())
+        (tmp_path / f"box/copy{number}.jsonl").write_bytes(
+            next((tmp_path / "box").glob("2026*.jsonl")).read_bytes()
+        )
     path = spec(tmp_path, ["16K <= 8 us"])
     assert verdict_of(evaluate(path)) == ("UNDECIDED", "2 launches; 5 are needed")
     assert figure(evaluate(path), "16 KiB").high is None
@@ -133,7 +149,12 @@ def test_few_launches_copies_and_imports_are_shown_but_never_judged(tmp_path, la
 def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches, tmp_path, capsys):
     """Otherwise two cards could not be asked beside one larger card, or a data sheet would pass as a measurement."""
     two = BOX.format(name="two").replace("two/", f"{launches}/box/")
-    one = BOX.format(name="one").replace('runs = ["one/*.jsonl"]\n', "").replace("r9700", "w7900").replace("= 2", "= 1")
+    one = (
+        BOX.format(name="one")
+        .replace('runs = ["one/*.jsonl"]\n', "")
+        .replace("r9700", "w7900")
+        .replace("= 2", "= 1")
+    )
     path = spec(tmp_path, ["16K <= 8 us", "70b-q4 >= 15 tok/s"], MODELS + two + one)
     procurement = evaluate(path)
     card = procurement.machines[1]
@@ -144,17 +165,29 @@ def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches
     assert figure(procurement, "per tok/s, 70b-q4", 1).value == pytest.approx(5200 * step_us / 1e6)
     status, out, _ = ask(capsys, path)
     assert status == 3
-    assert "Not ranked, per million tokens, 70b-q4 in EUR, without five launches: one." in " ".join(out.split())
+    assert "Not ranked, per million tokens, 70b-q4 in EUR, without five launches: one." in " ".join(
+        out.split()
+    )
     path = spec(tmp_path, ["70b-q4 >= 30 tok/s"], MODELS + one)  # the ceiling misses it: certain
-    assert verdict_of(evaluate(path)) == ("FAIL", "21.8 tok/s misses it, by its data sheet, a ceiling")
+    assert verdict_of(evaluate(path)) == (
+        "FAIL",
+        "21.8 tok/s misses it, by its data sheet, a ceiling",
+    )
     small = one.replace("w7900", "r9700")
-    assert verdict_of(evaluate(spec(tmp_path, ["70b-q4 >= 1 tok/s"], MODELS + small))) == ("FAIL", "does not fit")
+    assert verdict_of(evaluate(spec(tmp_path, ["70b-q4 >= 1 tok/s"], MODELS + small))) == (
+        "FAIL",
+        "does not fit",
+    )
 
 
 def imported(us, gb_s, size=16384, world=2):
-    run = ImportedRun(run_id="import-abc-1", benchmark="allreduce", statistic="mean",
-                      world={"size": world, "ranks": []},
-                      imported_from=ImportedFrom(file="log", format="nccl-tests", first_line=1, last_line=9))
+    run = ImportedRun(
+        run_id="import-abc-1",
+        benchmark="allreduce",
+        statistic="mean",
+        world={"size": world, "ranks": []},
+        imported_from=ImportedFrom(file="log", format="nccl-tests", first_line=1, last_line=9),
+    )
     case = ImportedCase(case=0, collective="all_reduce", size_bytes=size, time_us=ImportedSummary(mean=us),
                         bus_bw_gb_s=gb_s)  # fmt: skip
     return run, [case], End(status="complete")
@@ -198,7 +231,9 @@ def test_token_rates_and_their_cost_use_the_advisors_arithmetic(launches):
     step_us = specs.MODELS["llama-3.1-70b"].parameters * 4.5 / 8 / 2 / 640e3 + 160 * us.value
     assert speed.value == pytest.approx(1e6 / step_us, rel=1e-4)
     per = figure(procurement, "per tok/s, 70b-q4")
-    assert (per.value, per.low, per.high) == pytest.approx((5200 / speed.value, 5200 / speed.high, 5200 / speed.low))
+    assert (per.value, per.low, per.high) == pytest.approx(
+        (5200 / speed.value, 5200 / speed.high, 5200 / speed.low)
+    )
     hourly = 5200 / 24000 + 0.6 * 0.30  # two R9700s, 300 W each by their data sheet
     million = figure(procurement, "per million tokens, 70b-q4")
     assert million.value == pytest.approx(hourly / speed.value / 3600 * 1e6)
@@ -241,7 +276,9 @@ def test_different_software_is_reported_and_different_machines_are_refused(tmp_p
     write_launches(tmp_path / "box", 2)
     path = next((tmp_path / "box").glob("*.jsonl"))
     path.write_text(path.read_text().replace('"software_id":"d4e5f6"', '"software_id":"other"'))
-    assert "differ in software (software_id d4e5f6, other)" in " ".join(ask(capsys, spec(tmp_path))[1].split())
+    assert "differ in software (software_id d4e5f6, other)" in " ".join(
+        ask(capsys, spec(tmp_path))[1].split()
+    )
     path.write_text(path.read_text().replace('"machine_id":"a1b2c3"', '"machine_id":"another"'))
     status, _, error = ask(capsys, spec(tmp_path))
     assert (status, "one kind of machine" in error) == (2, True)
@@ -268,7 +305,9 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("good", "bad"), [(good, bad) for good, all_bad in BAD.items() for bad in all_bad])
+@pytest.mark.parametrize(
+    ("good", "bad"), [(good, bad) for good, all_bad in BAD.items() for bad in all_bad]
+)
 def test_a_bad_spec_is_refused_in_one_sentence(launches, capsys, good, bad):
     """Otherwise a typing error would become a wrong price or a traceback."""
     path = spec(launches)
@@ -307,11 +346,19 @@ class Page(HTMLParser):
 
 def test_hostile_names_stay_text_in_the_page_the_csv_and_the_terminal(launches, tmp_path, capsys):
     """Otherwise a vendor's spec could run code in the reader's browser, spreadsheet or terminal."""
-    names = ["=cmd()", "<script>alert(1)</script>", "\\u001b[31mred\\u202e", "${7*7}{{7*7}}", "a" * 60]
+    names = [
+        "=cmd()",
+        "<script>alert(1)</script>",
+        "\\u001b[31mred\\u202e",
+        "${7*7}{{7*7}}",
+        "a" * 60,
+    ]
     boxes = [BOX.format(name=f'"{name}"').replace(f'runs = [""{name}"/*.jsonl"]', f'runs = ["{launches}/box/*.jsonl"]')
              for name in names]  # fmt: skip
     path = spec(tmp_path, ["16K <= 8 us"], MODELS + "".join(boxes))
-    status, out, error = ask(capsys, path, "--html", tmp_path / "o.html", "--csv", tmp_path / "o.csv")
+    status, out, error = ask(
+        capsys, path, "--html", tmp_path / "o.html", "--csv", tmp_path / "o.csv"
+    )
     assert (status, error) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
     assert set(re.sub(r"[\n -~]", "", out)) == set()
@@ -319,7 +366,9 @@ def test_hostile_names_stay_text_in_the_page_the_csv_and_the_terminal(launches, 
     page.feed((tmp_path / "o.html").read_text())
     assert {"table", "th", "style"} <= page.tags
     assert not page.tags & {"script", "img", "link", "iframe"}
-    assert all(name in page.text for name in ("<script>alert(1)</script>", "${7*7}{{7*7}}", "?[31mred?"))
+    assert all(
+        name in page.text for name in ("<script>alert(1)</script>", "${7*7}{{7*7}}", "?[31mred?")
+    )
     assert "python -m reports procure SPEC.toml --html o.html" in page.text
     assert str(tmp_path) not in page.text
     head, *rows = csv.reader(io.StringIO((tmp_path / "o.csv").read_text()))
@@ -334,7 +383,10 @@ def test_the_example_in_the_documentation_runs(tmp_path, capsys):
     """Otherwise a reader would copy the example and meet an error in the first minute."""
     (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/buy.md").read_text(), re.DOTALL)
     (tmp_path / "SPEC.toml").write_text(text)
-    for name, gpu in {"two-r9700": "AMD Radeon AI PRO R9700", "two-5090": "NVIDIA GeForce RTX 5090"}.items():
+    for name, gpu in {
+        "two-r9700": "AMD Radeon AI PRO R9700",
+        "two-5090": "NVIDIA GeForce RTX 5090",
+    }.items():
         write_launches(tmp_path / name, 6, gpu=gpu)
     status, out, error = ask(capsys, tmp_path / "SPEC.toml")
     assert (status, error) == (0, ""), out

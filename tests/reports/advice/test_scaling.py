@@ -62,8 +62,12 @@ def test_more_nodes_are_never_faster_than_one():
 
 def test_adapters_of_a_node_are_shared_by_its_gpus():
     slow = replace(NDR, adapters=1)
-    times = [cluster_times(read_times([], 8, NVLINK), 2, network).by_algorithm(1 << 30)["hierarchical"][0]
-             for network in (NDR, slow)]
+    times = [
+        cluster_times(read_times([], 8, NVLINK), 2, network).by_algorithm(1 << 30)["hierarchical"][
+            0
+        ]
+        for network in (NDR, slow)
+    ]
     node_us = 1.75 * (1 << 30) / 450e3
     assert (times[1] - node_us) / (times[0] - node_us) == pytest.approx(8, rel=0.05)
 
@@ -82,7 +86,10 @@ def test_advice_over_nodes_is_marked_as_modelled(tmp_path):
 
 def test_a_run_of_one_node_gives_the_times_within_a_node(tmp_path):
     """A node that all-reduces in 2 us makes a hierarchical algorithm faster than the flat tree."""
-    ranks = [{"rank": rank, "device": "cuda", "arch": "sm_90", "gpu": "NVIDIA H100 80GB HBM3"} for rank in range(8)]
+    ranks = [
+        {"rank": rank, "device": "cuda", "arch": "sm_90", "gpu": "NVIDIA H100 80GB HBM3"}
+        for rank in range(8)
+    ]
     run = write(tmp_path, {1024: 2, 32768: 2, 32 << 20: 200}, ranks=ranks)
     words = answer(*LLAMA, "--nodes", "4", "--run", run)[1]
     assert "Within a node: measured: auto" in words
@@ -90,23 +97,34 @@ def test_a_run_of_one_node_gives_the_times_within_a_node(tmp_path):
     assert "MODELLED: tree" in answer(*LLAMA, "--nodes", "4")[1]
 
 
-@pytest.mark.parametrize(("options", "sentence"), [
-    (("--nodes", "0"), "argument --nodes: '0' is not a whole number from 1 to 64"),
-    (("--nodes", "65"), "argument --nodes: '65' is not a whole number from 1 to 64"),
-    (("--network", "ib-ndr"), "--network joins nodes: give their number as --nodes"),
-    (("--nodes", "2", "--network", "ib"), "unknown network 'ib'; did you mean"),
-    (("--nodes", "2", "--versus", "h200"), "--versus compares GPUs of one machine: leave out --nodes"),
-])
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--nodes", "0"), "argument --nodes: '0' is not a whole number from 1 to 64"),
+        (("--nodes", "65"), "argument --nodes: '65' is not a whole number from 1 to 64"),
+        (("--network", "ib-ndr"), "--network joins nodes: give their number as --nodes"),
+        (("--nodes", "2", "--network", "ib"), "unknown network 'ib'; did you mean"),
+        (
+            ("--nodes", "2", "--versus", "h200"),
+            "--versus compares GPUs of one machine: leave out --nodes",
+        ),
+    ],
+)
 def test_bad_nodes_are_refused_in_one_sentence(options, sentence):
     assert sentence in refusal(*LLAMA, *options)
 
 
 def test_a_run_over_several_hosts_is_not_a_nodes(tmp_path):
-    ranks = [{"rank": rank, "device": "cuda", "arch": "sm_90", "gpu": "NVIDIA H100 80GB HBM3"} for rank in range(8)]
+    ranks = [
+        {"rank": rank, "device": "cuda", "arch": "sm_90", "gpu": "NVIDIA H100 80GB HBM3"}
+        for rank in range(8)
+    ]
     path = write(tmp_path, {32768: 9}, ranks=ranks)
     run = tmp_path / "two.jsonl"
     run.write_text(path.read_text().replace('"world":{"size":8', '"world":{"hosts":2,"size":8'))
-    assert "is of 2 hosts: with --nodes give a run of one" in refusal(*LLAMA, "--nodes", "2", "--run", run)
+    assert "is of 2 hosts: with --nodes give a run of one" in refusal(
+        *LLAMA, "--nodes", "2", "--run", run
+    )
 
 
 def splits(*options):
@@ -122,7 +140,9 @@ def test_nodes_as_replicas_double_the_rate_and_nodes_as_stages_halve_the_weights
         assert two["2 x TP 8"][rate][0] == pytest.approx(2 * one["TP 8"][rate][0])
     assert two["2 x TP 8"]["step_us"] == pytest.approx(one["TP 8"]["step_us"])
     handoffs_us = two["TP 8 x PP 2"]["step_us"][0] - one["TP 8"]["step_us"][0]
-    assert 2 * 20 < handoffs_us < 2 * 40, "two hand-offs, each at most an all-reduce of a token over two nodes"
+    assert 2 * 20 < handoffs_us < 2 * 40, (
+        "two hand-offs, each at most an all-reduce of a token over two nodes"
+    )
     large = splits("--weights", "fp16", "--nodes", "2")  # 812 GB; a node has 576 GB for it
     assert "does not fit" in large["2 x TP 8"]["obstacle"]
     assert large["TP 8 x PP 2"]["obstacle"] is None

@@ -11,7 +11,17 @@ import pytest
 
 from reports.advice import specs
 from reports.advice.reduce_times import read_times, wire_factor
-from reports.advice.serving import EXPERTS, GB, OFFLOAD, ONE, PIPELINE, REPLICAS, TENSOR, Split, rate
+from reports.advice.serving import (
+    EXPERTS,
+    GB,
+    OFFLOAD,
+    ONE,
+    PIPELINE,
+    REPLICAS,
+    TENSOR,
+    Split,
+    rate,
+)
 from reports.store.result import ResultError
 from tests.launch import ROOT
 
@@ -42,9 +52,19 @@ def prompt_us(load, kind, gpus, prompt, times):
 
 def test_parameter_counts_match_the_published_ones():
     """Otherwise every figure of a model would be wrong: its weights, its speed and its memory."""
-    published = {"llama-3.1-8b": 8.03, "llama-3.1-70b": 70.6, "llama-3.1-405b": 405.9, "qwen2.5-72b": 72.7,
-                 "qwen3-32b": 32.8, "qwen3-30b-a3b": 30.5, "mixtral-8x7b": 46.7, "mixtral-8x22b": 140.6}
-    assert {name: specs.MODELS[name].parameters / GB for name in published} == pytest.approx(published, rel=2e-3)
+    published = {
+        "llama-3.1-8b": 8.03,
+        "llama-3.1-70b": 70.6,
+        "llama-3.1-405b": 405.9,
+        "qwen2.5-72b": 72.7,
+        "qwen3-32b": 32.8,
+        "qwen3-30b-a3b": 30.5,
+        "mixtral-8x7b": 46.7,
+        "mixtral-8x22b": 140.6,
+    }
+    assert {name: specs.MODELS[name].parameters / GB for name in published} == pytest.approx(
+        published, rel=2e-3
+    )
     assert MIXTRAL.active_share * MIXTRAL.parameters == pytest.approx(12.9e9, rel=3e-3)
 
 
@@ -56,13 +76,20 @@ def test_every_spec_is_complete_and_gives_both_directions_and_one():
         assert gpu.source
         assert specs.LINKS[gpu.slot].name == gpu.slot
         assert gpu.peer is None or gpu.peer in specs.LINKS
-        assert gpu.fp8_tflops is None or gpu.fp8_tflops == pytest.approx(2 * gpu.fp16_tflops, rel=0.02)
+        assert gpu.fp8_tflops is None or gpu.fp8_tflops == pytest.approx(
+            2 * gpu.fp16_tflops, rel=0.02
+        )
 
 
 def test_two_r9700_decode_a_70b_model():
     """A buyer of two cards relies on these figures."""
-    splits = [replace(R9700, prompt=1, kind=kind, gpus=gpus) for kind, gpus in ((ONE, 1), (TENSOR, 2))]
-    assert [split.memory_bytes["weights"] <= R9700.usable_bytes for split in splits] == [False, True]
+    splits = [
+        replace(R9700, prompt=1, kind=kind, gpus=gpus) for kind, gpus in ((ONE, 1), (TENSOR, 2))
+    ]
+    assert [split.memory_bytes["weights"] <= R9700.usable_bytes for split in splits] == [
+        False,
+        True,
+    ]
     calls, size = LLAMA.all_reduces, LLAMA.all_reduce_bytes(1)
     assert (calls, size, calls * size) == (160, 16384, 2_621_440)
     assert calls * by_bytes(63, 2)(size)[0] == pytest.approx(41.6, abs=0.05)
@@ -117,7 +144,9 @@ def test_the_kv_cache_of_a_token_uses_layers_and_grouped_heads():
     assert held["weights"] == 35 * GB
     assert held["KV cache"] + held["weights"] > 40 * GB
     offload = replace(many, kind=OFFLOAD, gpus=1).memory_bytes["KV cache"]
-    assert offload == pytest.approx(64 * 4096 * 327_680)  # the one GPU that works serves all streams
+    assert offload == pytest.approx(
+        64 * 4096 * 327_680
+    )  # the one GPU that works serves all streams
     wide = replace(many, batch=1, gpus=16).memory_bytes["KV cache"]
     assert wide == 4096 * 327_680 / 8  # eight KV heads on sixteen GPUs: two GPUs hold each head
 
@@ -162,8 +191,11 @@ def test_a_mixture_reads_only_the_experts_that_it_uses():
 def test_links_determine_all_reduce_times():
     """Otherwise a rule of thumb would decide for eight GPUs, and not the links."""
     assert read_times([], 2, specs.LINKS["pcie5x16"])(16384) == pytest.approx(
-        np.array([36.07, 7.2, 54.18]) + 16384 / 63e3)
-    assert read_times([], 8, specs.LINKS["pcie5x16"])(16384)[0] == pytest.approx(36.07 + 1.75 * 16384 / 63e3)
+        np.array([36.07, 7.2, 54.18]) + 16384 / 63e3
+    )
+    assert read_times([], 8, specs.LINKS["pcie5x16"])(16384)[0] == pytest.approx(
+        36.07 + 1.75 * 16384 / 63e3
+    )
     mesh = read_times([], 8, specs.LINKS["xgmi-mi300x"])
     assert mesh(1e9)[0] == pytest.approx(6.3 + 1.75 * 1e9 / (7 * 64e3))
 
@@ -194,8 +226,14 @@ def test_weights_that_do_not_fit_are_read_through_the_slot():
     assert step_us(R9700, OFFLOAD, 1)[0] == pytest.approx(wanted)
 
 
-CONFIG = {"num_hidden_layers": 80, "hidden_size": 8192, "num_attention_heads": 64, "num_key_value_heads": 8,
-          "intermediate_size": 28672, "vocab_size": 128256}
+CONFIG = {
+    "num_hidden_layers": 80,
+    "hidden_size": 8192,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 28672,
+    "vocab_size": 128256,
+}
 
 
 def test_a_config_file_defines_a_model(tmp_path):
@@ -203,23 +241,41 @@ def test_a_config_file_defines_a_model(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIG))
     assert specs.model_of(path).parameters == LLAMA.parameters
-    path.write_text(json.dumps({"text_config": CONFIG | {"num_local_experts": 8, "num_experts_per_tok": 2}}))
+    path.write_text(
+        json.dumps({"text_config": CONFIG | {"num_local_experts": 8, "num_experts_per_tok": 2}})
+    )
     assert specs.model_of(path).top_k == 2
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("", "is not JSON"), ("[1]", "Expected `object`"), ("{" * 5000, "is not JSON"), (b"\xff\xfe\x00", "is not JSON"),
-    ("x" * 1_000_001, "more than the 1 MB"),
-    (json.dumps({"model_type": "llama"}), "missing required field `num_hidden_layers`"),
-    (json.dumps({name: value for name, value in CONFIG.items() if name != "intermediate_size"}),
-     "has no moe_intermediate_size or intermediate_size"),
-    (json.dumps(CONFIG | {"hidden_size": "8192"}), "Expected `int`, got `str` - at `$.hidden_size`"),
-    (json.dumps(CONFIG | {"hidden_size": -1}), "Expected `int` >= 1 - at"),
-    (json.dumps(CONFIG | {"hidden_size": True}), "Expected `int`, got `bool` - at"),
-    (json.dumps(CONFIG | {"num_experts": 8}), "experts but no num_experts_per_tok"),
-    (json.dumps(CONFIG | {"num_experts": 2, "num_experts_per_tok": 3}), "more experts for a token than experts"),
-    (json.dumps(CONFIG | {"kv_lora_rank": 512}), "kv_lora_rank"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not JSON"),
+        ("[1]", "Expected `object`"),
+        ("{" * 5000, "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        ("x" * 1_000_001, "more than the 1 MB"),
+        (json.dumps({"model_type": "llama"}), "missing required field `num_hidden_layers`"),
+        (
+            json.dumps(
+                {name: value for name, value in CONFIG.items() if name != "intermediate_size"}
+            ),
+            "has no moe_intermediate_size or intermediate_size",
+        ),
+        (
+            json.dumps(CONFIG | {"hidden_size": "8192"}),
+            "Expected `int`, got `str` - at `$.hidden_size`",
+        ),
+        (json.dumps(CONFIG | {"hidden_size": -1}), "Expected `int` >= 1 - at"),
+        (json.dumps(CONFIG | {"hidden_size": True}), "Expected `int`, got `bool` - at"),
+        (json.dumps(CONFIG | {"num_experts": 8}), "experts but no num_experts_per_tok"),
+        (
+            json.dumps(CONFIG | {"num_experts": 2, "num_experts_per_tok": 3}),
+            "more experts for a token than experts",
+        ),
+        (json.dumps(CONFIG | {"kv_lora_rank": 512}), "kv_lora_rank"),
+    ],
+)
 def test_a_file_that_is_no_config_is_refused(tmp_path, content, message):
     """Otherwise the program would print figures of a model that does not exist."""
     path = tmp_path / "config.json"
@@ -233,22 +289,28 @@ def test_the_docs_show_how_far_well_known_formulas_err():
     """A reader who computes a machine must see the factor by which a blog's formula errs."""
     times = read_times([], 2, specs.LINKS["pcie5x16"])
     (decode_us, *_), (chunk_us, *_) = times(16384), times(32 << 20)
-    figures = (f"| {1024 * 2 * 8192 * 2 / 1e6:.1f} MB | {1024 * LLAMA.kv_bytes_per_token / 1e6:.1f} MB",
-               f"| {7 * 80} a token, {7 * 80 * decode_us / 1e3:.2f} ms | {LLAMA.all_reduces} a token, "
-               f"{LLAMA.all_reduces * decode_us / 1e3:.2f} ms",
-               f"| {16384 / 63e3:.2f} us | {decode_us:.2f} us | {decode_us / (16384 / 63e3):.1f} times",
-               f"| {(32 << 20) / 63e3:.0f} us | {chunk_us:.0f} us |",
-               f"| {(32 << 20) / 126e3:.0f} us and {(32 << 20) / 900e3:.1f} us a chunk |",
-               *(f"{(62_500 / speed - 31_250) / 160:.1f}" for speed in (1.6, 1.8, 1.85, 1.9)),
-               f"give {62_500 / step_us(R9700, TENSOR, 2, 1, times)[0]:.2f}.")
+    figures = (
+        f"| {1024 * 2 * 8192 * 2 / 1e6:.1f} MB | {1024 * LLAMA.kv_bytes_per_token / 1e6:.1f} MB",
+        f"| {7 * 80} a token, {7 * 80 * decode_us / 1e3:.2f} ms | {LLAMA.all_reduces} a token, "
+        f"{LLAMA.all_reduces * decode_us / 1e3:.2f} ms",
+        f"| {16384 / 63e3:.2f} us | {decode_us:.2f} us | {decode_us / (16384 / 63e3):.1f} times",
+        f"| {(32 << 20) / 63e3:.0f} us | {chunk_us:.0f} us |",
+        f"| {(32 << 20) / 126e3:.0f} us and {(32 << 20) / 900e3:.1f} us a chunk |",
+        *(f"{(62_500 / speed - 31_250) / 160:.1f}" for speed in (1.6, 1.8, 1.85, 1.9)),
+        f"give {62_500 / step_us(R9700, TENSOR, 2, 1, times)[0]:.2f}.",
+    )
     page = " ".join((ROOT / "docs/experiments/advise.md").read_text().split())
     assert [figure for figure in figures if figure not in page] == []
 
 
 def test_unknown_names_are_refused_with_similar_names():
     """The message saves a search through the documentation after a typing error."""
-    for table, name, near in ((specs.GPUS, "R9070", "r9700"), (specs.MODELS, "llama3-70b", "llama-3-70b"),
-                             (specs.LINKS, "pcie5-x16", "pcie5x16"), (specs.BITS, "fp15", "fp16")):
+    for table, name, near in (
+        (specs.GPUS, "R9070", "r9700"),
+        (specs.MODELS, "llama3-70b", "llama-3-70b"),
+        (specs.LINKS, "pcie5-x16", "pcie5x16"),
+        (specs.BITS, "fp15", "fp16"),
+    ):
         with pytest.raises(ResultError, match=near):
             table.find(name)
     with pytest.raises(ResultError) as refused:

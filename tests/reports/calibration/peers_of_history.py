@@ -15,16 +15,27 @@ from functools import partial
 
 import numpy as np
 
-from reports.calibration.calibrated_trends import LATE_STEPS, MONTH, N_SERIES, NORMAL, SHARED, STEP, Runs
+from reports.calibration.calibrated_trends import (
+    LATE_STEPS,
+    MONTH,
+    N_SERIES,
+    NORMAL,
+    SHARED,
+    STEP,
+    Runs,
+)
 from reports.trends.latest import judge
 from reports.verdicts.verdict import Floats
 
 BEFORE, NEAR = 40, 2  # runs before a step, and by how many runs its place may be wrong
 LEAST_PENALTY, FACTOR = 0.05, 1.03  # of the search for a penalty
-KINDS: dict[str, Callable[[Floats], Floats]] = {  # (series, runs) to signals, (signals, runs, dimensions)
+KINDS: dict[
+    str, Callable[[Floats], Floats]
+] = {  # (series, runs) to signals, (signals, runs, dimensions)
     "each series": lambda units: units[:, :, None],
     "median series": lambda units: np.median(units, axis=0)[None, :, None],
-    "all series at once": lambda units: units.T[None]}
+    "all series at once": lambda units: units.T[None],
+}
 
 
 def signals(kind: str, values: Floats) -> Floats:
@@ -37,7 +48,10 @@ def changes(signal: Floats, penalty: float) -> list[int]:
     """The first run after each change. With a linear kernel and a penalty, KernelCPD is PELT in C."""
     import ruptures  # type: ignore[import-not-found]  # no dependency of Wiretax
 
-    return [int(end) for end in ruptures.KernelCPD("linear", min_size=1).fit(signal).predict(pen=penalty)[:-1]]
+    return [
+        int(end)
+        for end in ruptures.KernelCPD("linear", min_size=1).fit(signal).predict(pen=penalty)[:-1]
+    ]
 
 
 def pelt(kind: str, penalty: float, values: Floats) -> list[list[int]]:
@@ -58,7 +72,9 @@ def quiet_penalty(kind: str, values: Floats) -> float:
     return penalty
 
 
-def told_by(detect: Callable[[Floats], list[list[int]]], values: Floats, runs: int, series: slice) -> bool:
+def told_by(
+    detect: Callable[[Floats], list[list[int]]], values: Floats, runs: int, series: slice
+) -> bool:
     """Whether half of the `series` have a change near the step at one of the first `runs` looks after it."""
     for after in range(1, runs + 1):
         places = detect(values[:, : BEFORE + after])
@@ -72,7 +88,9 @@ def told_by(detect: Callable[[Floats], list[list[int]]], values: Floats, runs: i
 def compare(scatter: Runs, rng: np.random.Generator, n: int) -> None:
     months = [scatter.draw(rng) for _ in range(n)]
     is_alarm = [any(any(history(month[:, :runs])) for runs in MONTH) for month in months]
-    methods: dict[str, Callable[[Floats], list[list[int]]]] = {f"history, {np.mean(is_alarm):.1%} of months": history}
+    methods: dict[str, Callable[[Floats], list[list[int]]]] = {
+        f"history, {np.mean(is_alarm):.1%} of months": history
+    }
     for kind in KINDS:
         penalty = float(np.quantile([quiet_penalty(kind, month) for month in months], 0.95))
         methods[f"PELT, {kind}, penalty {penalty:.3g}"] = partial(pelt, kind, penalty)
@@ -85,11 +103,15 @@ def compare(scatter: Runs, rng: np.random.Generator, n: int) -> None:
             for method, detect in methods.items():
                 told[method][case].append(told_by(detect, values, runs, series))
     for method, of_cases in told.items():
-        print(f"{scatter.name:<22} {method:<38}" + "".join(f"{np.mean(hits):>7.0%}" for hits in of_cases), flush=True)
+        print(
+            f"{scatter.name:<22} {method:<38}"
+            + "".join(f"{np.mean(hits):>7.0%}" for hits in of_cases),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
-    replications, seed = map(int, [*sys.argv[1:], *["100", "1"][len(sys.argv) - 1:]])
+    replications, seed = map(int, [*sys.argv[1:], *["100", "1"][len(sys.argv) - 1 :]])
     print("reported by then: 10 spreads in all series, 5 in all, 3 in all, 3 in one".rjust(108))
     print(f"{'':<61}" + "".join(f"{words:>7}" for words in ("run 1", "run 3", "run 8", "run 8")))
     for number, scatter in enumerate((NORMAL[0], NORMAL[2], *SHARED)):

@@ -1,6 +1,6 @@
 """Records launches of an A/A campaign for the calibration.
 
-    python -m tests.reports.calibration.record_launches reports/calibration/recorded.npz CAMPAIGN/main CAMPAIGN/control
+python -m tests.reports.calibration.record_launches reports/calibration/recorded.npz CAMPAIGN/main CAMPAIGN/control
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ def record(path: Path, launches: Sequence[Launch]) -> None:
     """Save the log medians that comparisons use, (launches, cases, states); NaN if a launch has too few blocks."""
     n_states = len(find_costs(launches, ())) or 1
     keys = [key_of(case) for case in launches[0].result.run.cases if case.status == "ok"]
-    costs_us = [[[launch.costs.get(key, {}).get(state, np.nan) for state in range(n_states)] for key in keys]
-                for launch in launches]
+    costs_us = [
+        [
+            [launch.costs.get(key, {}).get(state, np.nan) for state in range(n_states)]
+            for key in keys
+        ]
+        for launch in launches
+    ]
     np.savez_compressed(path, log_medians=np.log(costs_us).astype(np.float32))
 
 

@@ -26,7 +26,14 @@ from reports.calibration.calibrated_trends import (
     detect,
     one_line,
 )
-from reports.calibration.selfcheck import FLIPPING, GROWING, TWO_STAGES, false_alarms, launch_coverage, power
+from reports.calibration.selfcheck import (
+    FLIPPING,
+    GROWING,
+    TWO_STAGES,
+    false_alarms,
+    launch_coverage,
+    power,
+)
 from reports.calibration.synthetic import (
     Figure,
     Scenario,
@@ -75,8 +82,11 @@ def blocks_taken_for_independent(monkeypatch):
 
 
 def blocks_that_cannot_tell_their_correlation(monkeypatch):
-    monkeypatch.setattr(stats, "autocorrelation",
-                        lambda series: max(0.0, np.corrcoef(series[0][1:], series[0][:-1])[0, 1]))
+    monkeypatch.setattr(
+        stats,
+        "autocorrelation",
+        lambda series: max(0.0, np.corrcoef(series[0][1:], series[0][:-1])[0, 1]),
+    )
 
 
 def no_stage_but_the_first(monkeypatch):
@@ -92,8 +102,13 @@ def same_wherever_no_difference_was_found(monkeypatch):
 
 
 def no_word_of_what_could_hide(monkeypatch):
-    monkeypatch.setattr(verdict, "left_open", lambda judged, *_: verdict.detectable(
-        judged.standard_error / 2, judged.pairs, judged.alpha))
+    monkeypatch.setattr(
+        verdict,
+        "left_open",
+        lambda judged, *_: verdict.detectable(
+            judged.standard_error / 2, judged.pairs, judged.alpha
+        ),
+    )
 
 
 def any_break_that_looks_good(monkeypatch):
@@ -145,7 +160,10 @@ BROKEN = [
     (same_wherever_no_difference_was_found, partial(power, TWO_STAGES, 0.03, 0.0)),
     (no_word_of_what_could_hide, partial(power, TWO_STAGES, 0.03, 0.0)),
     (blocks_taken_for_independent, partial(launch_coverage, Scenario("", rho=0.6), 84, False)),
-    (blocks_that_cannot_tell_their_correlation, partial(launch_coverage, Scenario("", rho=0.6), 84, False)),
+    (
+        blocks_that_cannot_tell_their_correlation,
+        partial(launch_coverage, Scenario("", rho=0.6), 84, False),
+    ),
 ]
 
 
@@ -156,11 +174,15 @@ REPLICATIONS = {runs_taken_for_independent: 200, few_launches_taken_for_many: 10
 CHECKED = few([*BROKEN[1::2], *BROKEN[::2]], 7)
 
 
-@pytest.mark.parametrize(("breaks", "claim"), CHECKED, ids=[breaks.__name__ for breaks, _ in CHECKED])
+@pytest.mark.parametrize(
+    ("breaks", "claim"), CHECKED, ids=[breaks.__name__ for breaks, _ in CHECKED]
+)
 def test_a_broken_statistic_is_caught(breaks, claim, monkeypatch):
     breaks(monkeypatch)
     n = REPLICATIONS.get(breaks, 400)
-    assert not all(figure.judge(n / selfcheck.REPLICATIONS)[0] for figure in claim(np.random.default_rng(1), n))
+    assert not all(
+        figure.judge(n / selfcheck.REPLICATIONS)[0] for figure in claim(np.random.default_rng(1), n)
+    )
 
 
 def test_the_command_names_the_failed_figure_and_exits_with_1(monkeypatch, capsys):
@@ -169,7 +191,11 @@ def test_the_command_names_the_failed_figure_and_exits_with_1(monkeypatch, capsy
     coverage = partial(launch_coverage, Scenario("rho 0.6", rho=0.6), 84, False)
     monkeypatch.setattr(selfcheck, "CLAIMS", {"95 % interval of a launch": [coverage]})
     assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025, json=False)) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("pass: 1 figures meet their limits (seed 1, ")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith("pass: 1 figures meet their limits (seed 1, ")
+    )
     blocks_taken_for_independent(monkeypatch)
     assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025, json=False)) == 1
     *_, row, outcome = capsys.readouterr().out.splitlines()
@@ -178,8 +204,10 @@ def test_the_command_names_the_failed_figure_and_exits_with_1(monkeypatch, capsy
 
 
 def test_a_seed_reproduces_its_table():
-    values, again, other = (selfcheck.one_launch_alarms(0.015, np.random.default_rng([seed, 2]), 40)[0].values
-                            for seed in (5, 5, 6))
+    values, again, other = (
+        selfcheck.one_launch_alarms(0.015, np.random.default_rng([seed, 2]), 40)[0].values
+        for seed in (5, 5, 6)
+    )
     assert values == again
     assert values != other
 
@@ -194,7 +222,9 @@ def test_a_figure_that_passes_in_full_hardly_ever_fails_over_fewer(limit):
     best = max(hits for hits in range(full) if clopper_pearson(hits / full, full)[1] <= limit)
     passing = [hits for hits in range(tenth) if figure(hits, tenth, most=limit).judge(0.1)[0]]
     assert binom.sf(max(passing), tenth, best / full) < 1.2e-5
-    assert binom.sf(max(passing) - 2, tenth, best / full) > 0.8e-5  # and the limits are no wider than necessary
+    assert (
+        binom.sf(max(passing) - 2, tenth, best / full) > 0.8e-5
+    )  # and the limits are no wider than necessary
     assert figure(best, full, most=limit).judge()[0]
     assert not figure(best + 1, full, most=limit).judge()[0]
     assert figure(full - best, full, least=1 - limit).judge()[0]
@@ -203,20 +233,27 @@ def test_a_figure_that_passes_in_full_hardly_ever_fails_over_fewer(limit):
 
 def test_the_weight_of_correlated_cells_is_the_number_of_tables():
     rng = np.random.default_rng(7)
-    apart, together = rng.random((2000, 84)) < 0.1, np.repeat(rng.random((2000, 1)) < 0.1, 84, axis=1)
+    apart, together = (
+        rng.random((2000, 84)) < 0.1,
+        np.repeat(rng.random((2000, 1)) < 0.1, 84, axis=1),
+    )
     assert Figure("", apart.mean(axis=1)).weight == pytest.approx(2000 * 84, rel=0.15)
     assert Figure("", together.mean(axis=1)).weight == pytest.approx(2000)
     assert Figure("", np.zeros(2000)).weight == 2000
 
 
-@pytest.mark.parametrize(("spread", "rho", "shared"), [(0.005, 0.0, 0.0), (0.03, 0.9, 0.0), (0.015, 0.3, 0.7)])
+@pytest.mark.parametrize(
+    ("spread", "rho", "shared"), [(0.005, 0.0, 0.0), (0.03, 0.9, 0.0), (0.015, 0.3, 0.7)]
+)
 def test_launches_scatter_by_their_spread(spread, rho, shared):
     rng = np.random.default_rng(8)
     scenario = Scenario("", spread=spread, rho=rho, shared=shared)
     medians = campaigns(scenario, launches_of(scenario, rng), rng, 300, 84, 20)[..., 0]
     assert medians.std() == pytest.approx(spread, rel=0.03)
     # The variance of a launch's mean over its cells.
-    assert np.mean(medians.mean(axis=2) ** 2) / spread**2 == pytest.approx(shared * 0.9 + 1 / 84, abs=0.1)
+    assert np.mean(medians.mean(axis=2) ** 2) / spread**2 == pytest.approx(
+        shared * 0.9 + 1 / 84, abs=0.1
+    )
     series = blocks(rng, (2000, 40), rho)
     assert series.std() == pytest.approx(1, abs=0.02)
     assert np.mean(series[:, 1:] * series[:, :-1]) == pytest.approx(rho, abs=0.02)
@@ -252,24 +289,45 @@ def launches(tmp_path_factory):
     logs = 1 + 0.02 * blocks(rng, (12, 4, 12), 0.6) + np.log(3) * states
     results = []
     for number, (costs_us, states_of) in enumerate(zip(np.exp(logs), states, strict=True)):
+
         def change(block, costs_us=costs_us, states_of=states_of):
             mixed = states_of[block.case, block.round] < 0
             return replace_block(block, float(costs_us[block.case, block.round]), mixed)
 
-        results.append(write_run(tmp_path_factory.mktemp("run"), sizes=[16384, 65536], modes=["isolated"],
-                                 algorithms=["library", "two_shot"], n_blocks=12, n=4, seed=number, change=change,
-                                 fast_rounds=np.flatnonzero(links[number] == 0).tolist()))
-    return [Launch(result, "first", number // 2) for number, result in enumerate(results)], logs, states
+        results.append(
+            write_run(
+                tmp_path_factory.mktemp("run"),
+                sizes=[16384, 65536],
+                modes=["isolated"],
+                algorithms=["library", "two_shot"],
+                n_blocks=12,
+                n=4,
+                seed=number,
+                change=change,
+                fast_rounds=np.flatnonzero(links[number] == 0).tolist(),
+            )
+        )
+    return (
+        [Launch(result, "first", number // 2) for number, result in enumerate(results)],
+        logs,
+        states,
+    )
 
 
 def replace_block(block, time_us, mixed):
-    changed = {"time_us": time_us, "total_us": time_us} | ({"link_rtt_ns": (FAST_NS, SLOW_NS)} if mixed else {})
+    changed = {"time_us": time_us, "total_us": time_us} | (
+        {"link_rtt_ns": (FAST_NS, SLOW_NS)} if mixed else {}
+    )
     return msgspec.structs.replace(block, **changed)
 
 
 def log_medians(logs, states):
-    return np.stack([[launch_medians(costs, link, 2) for costs, link in zip(*launch, strict=True)]
-                     for launch in zip(np.exp(logs), states, strict=True)])
+    return np.stack(
+        [
+            [launch_medians(costs, link, 2) for costs, link in zip(*launch, strict=True)]
+            for launch in zip(np.exp(logs), states, strict=True)
+        ]
+    )
 
 
 def test_synthetic_launches_are_compared_like_real_launches(launches):
@@ -290,7 +348,9 @@ def test_recorded_launches_are_drawn_unchanged(launches, tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "RECORDED", tmp_path / "recorded.npz")
     recorded, shared = launches_of(Scenario("", recorded=True), np.random.default_rng())
     np.testing.assert_allclose(recorded, log_medians(logs, states), rtol=1e-5)
-    drawn = campaigns(Scenario("", recorded=True), (recorded, shared), np.random.default_rng(11), 20, 84, 10)
+    drawn = campaigns(
+        Scenario("", recorded=True), (recorded, shared), np.random.default_rng(11), 20, 84, 10
+    )
     assert drawn.shape == (2, 20, 84, 10, 2)
     assert set(drawn[np.isfinite(drawn)]) <= set(recorded[np.isfinite(recorded)])
     same = np.isclose(drawn[0], drawn[1], equal_nan=True).all(axis=(1, 3))
@@ -300,12 +360,17 @@ def test_recorded_launches_are_drawn_unchanged(launches, tmp_path, monkeypatch):
 def test_synthetic_and_real_launches_have_the_same_interval(launches):
     result = launches[0][0].result
     link = np.array(find_states(result.blocks).of_block)[:: len(result.cases)]
-    by_case = [[block.time_us for block in result.blocks if block.case == case.case] for case in result.cases]
+    by_case = [
+        [block.time_us for block in result.blocks if block.case == case.case]
+        for case in result.cases
+    ]
     chosen = [np.array(costs)[link == np.argmax(np.bincount(link))] for costs in by_case]
     rho = stats.autocorrelation(chosen)
     intervals = [stats.median_interval(costs, rho=rho) for costs in chosen]
     for case, (median, low, high) in zip(result.cases, intervals, strict=True):
-        assert (case.time_us.median, case.time_us.ci_low, case.time_us.ci_high) == pytest.approx((median, low, high))
+        assert (case.time_us.median, case.time_us.ci_low, case.time_us.ci_high) == pytest.approx(
+            (median, low, high)
+        )
 
 
 def test_flipping_states_cost_pairs_but_add_no_bias():

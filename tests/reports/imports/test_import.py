@@ -61,7 +61,9 @@ def test_real_logs(log, tmp_path, capsys):
         halves = [[case for case in run.cases if case.in_place == place] for place in (False, True)]
         assert max(map(len, halves)) == test["rows"]
         assert run.run.out_of_bounds == test.get("out_of_bounds")
-        assert run.run.footer_avg_bus_bw == (float(test["footer_avg_busbw"]) if "footer_avg_busbw" in test else None)
+        assert run.run.footer_avg_bus_bw == (
+            float(test["footer_avg_busbw"]) if "footer_avg_busbw" in test else None
+        )
         for place in (0, 1):
             times = [case.time_us.mean for case in halves[place] if case.time_us]
             for name, at in (("first_times_us", 0), ("last_times_us", -1)):
@@ -76,32 +78,92 @@ def test_real_logs(log, tmp_path, capsys):
 def test_imports_omit_hosts_processes_folders_and_addresses(log, tmp_path):
     """Users share imports: they must not disclose names of hosts and users."""
     text = log.read_text(errors="replace")
-    private = set(re.findall(r"Pid +\d+ on +(\S+)|\b([\w-]+):\d+:\d+ \[\d+\] NCCL|(?:^|[\s=:])((?:/[\w.-]+){2,})|"
-                             r"(\d+\.\d+\.\d+\.\d+)|on (x\d+c\w+)|(nid\d{6}|host0|autodl-\S+)|Pid +(\d{4,})", text))
-    written = "".join(path.read_text() for path in imported(tmp_path, log, status=2 if "lookalike" in log.name else 0))
-    figures = set(re.findall(r"\d+", "".join(re.findall(r"^[#> \d:]*\d+ +\d+ .*$", text, re.MULTILINE))))
-    assert [word for words in private for word in words if word and word in written and word not in figures] == []
+    private = set(
+        re.findall(
+            r"Pid +\d+ on +(\S+)|\b([\w-]+):\d+:\d+ \[\d+\] NCCL|(?:^|[\s=:])((?:/[\w.-]+){2,})|"
+            r"(\d+\.\d+\.\d+\.\d+)|on (x\d+c\w+)|(nid\d{6}|host0|autodl-\S+)|Pid +(\d{4,})",
+            text,
+        )
+    )
+    written = "".join(
+        path.read_text()
+        for path in imported(tmp_path, log, status=2 if "lookalike" in log.name else 0)
+    )
+    figures = set(
+        re.findall(r"\d+", "".join(re.findall(r"^[#> \d:]*\d+ +\d+ .*$", text, re.MULTILINE)))
+    )
+    assert [
+        word
+        for words in private
+        for word in words
+        if word and word in written and word not in figures
+    ] == []
 
 
 def seen(content):
     """All fields of a log's tests except their line numbers."""
     tests = find_tests(Path("log"), content)
-    return [[(case.collective, case.size_bytes, case.datatype, case.redop, case.in_place, case.time_us, case.n_wrong,
-              case.alg_bw_gb_s, case.bus_bw_gb_s, case.max_error) for case in test.cases]
-            + [test.status, test.collective, test.world_size, test.gpus, test.out_of_bounds] for test in tests]
+    return [
+        [
+            (
+                case.collective,
+                case.size_bytes,
+                case.datatype,
+                case.redop,
+                case.in_place,
+                case.time_us,
+                case.n_wrong,
+                case.alg_bw_gb_s,
+                case.bus_bw_gb_s,
+                case.max_error,
+            )
+            for case in test.cases
+        ]
+        + [test.status, test.collective, test.world_size, test.gpus, test.out_of_bounds]
+        for test in tests
+    ]
 
 
-PREFIXES = st.sampled_from(["", " ", "    ", "> ", "&gt; ", "[1,0]<stdout>:", "[1,12]<stderr>: ", " 0: ", "127: ", "[3] ",
-                            "2025-02-07T14:12:36.5Z ", "[2025-02-07 14:12:36] ", "\x1b[0m", "nccl_launcher-1 | "])
-NOISE = st.sampled_from(["host-1:25:26 [0] NCCL INFO Channel 00/08 : 0 1 2 3", "NCCL version 2.9.9+cuda11.2", "",
-                         "host-1:25:26 [7] net.cc:99 NCCL WARN no such device", "+ export X=1", "```", "some words"])
+PREFIXES = st.sampled_from(
+    [
+        "",
+        " ",
+        "    ",
+        "> ",
+        "&gt; ",
+        "[1,0]<stdout>:",
+        "[1,12]<stderr>: ",
+        " 0: ",
+        "127: ",
+        "[3] ",
+        "2025-02-07T14:12:36.5Z ",
+        "[2025-02-07 14:12:36] ",
+        "\x1b[0m",
+        "nccl_launcher-1 | ",
+    ]
+)
+NOISE = st.sampled_from(
+    [
+        "host-1:25:26 [0] NCCL INFO Channel 00/08 : 0 1 2 3",
+        "NCCL version 2.9.9+cuda11.2",
+        "",
+        "host-1:25:26 [7] net.cc:99 NCCL WARN no such device",
+        "+ export X=1",
+        "```",
+        "some words",
+    ]
+)
 
 
 @with_logs
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(log=st.sampled_from([log for log in LOGS if "lookalike" not in log.name]),
-       prefixes=st.lists(PREFIXES, max_size=3), noise=st.lists(st.tuples(st.integers(0, 600), NOISE), max_size=12),
-       encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"]), end=st.sampled_from(["\n", "\r\n"]))
+@given(
+    log=st.sampled_from([log for log in LOGS if "lookalike" not in log.name]),
+    prefixes=st.lists(PREFIXES, max_size=3),
+    noise=st.lists(st.tuples(st.integers(0, 600), NOISE), max_size=12),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"]),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
 def test_prefixes_noise_and_encodings_change_no_figures(log, prefixes, noise, encoding, end):
     """The same run must have the same figures under every launcher."""
     lines = log.read_text(encoding="latin-1").split("\n")
@@ -126,7 +188,10 @@ def test_a_second_import_of_a_log_writes_no_copy_and_no_error(tmp_path, capsys):
 
 def test_unreadable_lines_are_named_and_counted(tmp_path, capsys):
     """The import must not drop a damaged row silently."""
-    log = put(tmp_path / "a.log", HEAD + TABLE + ROW_8 + ROW_16.replace("17.65", "17.x5") + ROW_16[:80] + "\n" + FOOTER)
+    log = put(
+        tmp_path / "a.log",
+        HEAD + TABLE + ROW_8 + ROW_16.replace("17.65", "17.x5") + ROW_16[:80] + "\n" + FOOTER,
+    )
     (path,) = imported(tmp_path / "out", log)
     assert len(read_imported(path).cases) == 2
     read = "lines that look like data and could not be read"
@@ -139,19 +204,32 @@ def test_unreadable_lines_are_named_and_counted(tmp_path, capsys):
 
 def test_imports_are_shown_without_verdicts(tmp_path, capsys):
     """A log has a single mean: gates and verdicts must not use it as a measurement with an interval."""
-    (path,) = imported(tmp_path / "out", put(tmp_path / "a.log", WHOLE.replace("  0\n", "  3\n", 1)))
+    (path,) = imported(
+        tmp_path / "out", put(tmp_path / "a.log", WHOLE.replace("  0\n", "  3\n", 1))
+    )
     capsys.readouterr()
     assert is_imported(path)
     assert not is_imported(tmp_path / "a.log")
     with pytest.raises(ImportedRunError, match="was imported from a log"):
         read(path)
-    for command in ("compare RUN RUN", "regress --baseline RUN --current RUN", "show RUN --plot x.svg"):
+    for command in (
+        "compare RUN RUN",
+        "regress --baseline RUN --current RUN",
+        "show RUN --plot x.svg",
+    ):
         assert main(command.replace("RUN", str(path)).split()) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert main(["show", str(path)]) == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
-    for text in ("all_reduce: 2 ranks on 1 host, NVIDIA GH200", "a.log, lines 1 to 15", "failed", "WRONG", "0.5 GB/s", "16 B"):
+    for text in (
+        "all_reduce: 2 ranks on 1 host, NVIDIA GH200",
+        "a.log, lines 1 to 15",
+        "failed",
+        "WRONG",
+        "0.5 GB/s",
+        "16 B",
+    ):
         assert text in shown
     measured = write_run(tmp_path / "measured").path
     assert not is_imported(measured)
@@ -159,14 +237,25 @@ def test_imports_are_shown_without_verdicts(tmp_path, capsys):
         read_imported(measured)
 
 
-@pytest.mark.parametrize(("content", "sentence"), [
-    (b"", "is empty"), (b" \n\n", "is empty"), (b"\x7fELF\0\0\1", "is binary, not a log"),
-    (b"just some words\n1 2 3\n", "is not a known format; known are"), (b"\xff\xfea\0", "is not a known format"),
-    (b'{"a": 1}', "is JSON, but not what nccl-tests writes for -J"), (b'{"version": 3, "conf', "is JSON that is cut off"),
-    (b'{"version":3,"config":5,"results":[]}', "is JSON, but not"), (b"{" * 100_000, "is JSON that is cut off or damaged"),
-    (b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}', "is JSON, but not"),
-    (b"size(B) count type scope latency(us) algbw(GB/s) busbw(GB/s)\n32 8 32-bit thread 116.2 0.1 0.2\n", "is not a known"),
-])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"\x7fELF\0\0\1", "is binary, not a log"),
+        (b"just some words\n1 2 3\n", "is not a known format; known are"),
+        (b"\xff\xfea\0", "is not a known format"),
+        (b'{"a": 1}', "is JSON, but not what nccl-tests writes for -J"),
+        (b'{"version": 3, "conf', "is JSON that is cut off"),
+        (b'{"version":3,"config":5,"results":[]}', "is JSON, but not"),
+        (b"{" * 100_000, "is JSON that is cut off or damaged"),
+        (b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}', "is JSON, but not"),
+        (
+            b"size(B) count type scope latency(us) algbw(GB/s) busbw(GB/s)\n32 8 32-bit thread 116.2 0.1 0.2\n",
+            "is not a known",
+        ),
+    ],
+)
 def test_a_file_that_is_not_a_log_is_refused_in_one_sentence(content, sentence, tmp_path, capsys):
     assert sentence in refused(tmp_path, capsys, put(tmp_path / "a.log", content))
 
@@ -176,16 +265,26 @@ def test_a_path_that_is_not_a_readable_file_is_refused_in_one_sentence(tmp_path,
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "large").open("wb") as file:
         file.truncate(500_000_000)
-    for path, sentence in ((tmp_path, "Is a directory"), (tmp_path / "no", "No such file"),
-                           (tmp_path / "pipe", "not an ordinary file"), (tmp_path / "large", "its 500 MB are more than")):
+    for path, sentence in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "no", "No such file"),
+        (tmp_path / "pipe", "not an ordinary file"),
+        (tmp_path / "large", "its 500 MB are more than"),
+    ):
         assert sentence in refused(tmp_path, capsys, path)
     assert imported(tmp_path / "out", tmp_path / "no", put(tmp_path / "a.log", WHOLE), status=2)
     assert main(["import", str(tmp_path / "a.log"), "--out", str(tmp_path / "a.log")]) == 2
 
 
-@pytest.mark.parametrize("text", [
-    WHOLE + ROW_8 * 3, WHOLE * 3, '{"config":{},"results":[]}' * 3,
-    json.dumps({"config": {}, "results": [{"size": 8, "out_of_place": {"time": 1}}] * 9})])
+@pytest.mark.parametrize(
+    "text",
+    [
+        WHOLE + ROW_8 * 3,
+        WHOLE * 3,
+        '{"config":{},"results":[]}' * 3,
+        json.dumps({"config": {}, "results": [{"size": 8, "out_of_place": {"time": 1}}] * 9}),
+    ],
+)
 def test_a_log_with_too_many_rows_or_tests_is_refused(text, tmp_path, capsys, monkeypatch):
     """A million rows took more than 40 s, and their run file was too large for `show`."""
     monkeypatch.setattr(import_command, "MOST_ROWS", 4)
@@ -193,25 +292,44 @@ def test_a_log_with_too_many_rows_or_tests_is_refused(text, tmp_path, capsys, mo
     assert "has more than" in refused(tmp_path, capsys, put(tmp_path / "a.log", text))
 
 
-@pytest.mark.parametrize("evil", ["\x1b]0;title\x07\x1b[2J", "<script>alert(1)</script>", "=cmd()|x!A1", "\u202egnp",
-                                  "\x9b31m\x08"])
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "\x1b]0;title\x07\x1b[2J",
+        "<script>alert(1)</script>",
+        "=cmd()|x!A1",
+        "\u202egnp",
+        "\x9b31m\x08",
+    ],
+)
 def test_hostile_strings_do_not_reach_the_terminal_or_file_names(evil, tmp_path, capsys):
     """A log must not control the reader's terminal or choose a file's name."""
-    text = WHOLE.replace("NVIDIA GH200", f"NVIDIA {evil} GH200").replace("starting: all_reduce", f"starting: all{evil}")
+    text = WHOLE.replace("NVIDIA GH200", f"NVIDIA {evil} GH200").replace(
+        "starting: all_reduce", f"starting: all{evil}"
+    )
     text += f"$ ./{evil}_perf -g 2\n{TABLE}{ROW_8.replace('sum', evil[:5])}"
     log = put(tmp_path / f"{evil.replace('/', '')[:20]}.log", text)
     for path in imported(tmp_path / "out", log):
         assert main(["show", str(path)]) == 0
-        assert all(letter.isprintable() for text in re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text())
-                   for letter in json.loads(f'"{text}"'))
-        assert all(re.fullmatch("[a-z0-9_-]+", case.collective or "none") for case in read_imported(path).cases)
+        assert all(
+            letter.isprintable()
+            for text in re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text())
+            for letter in json.loads(f'"{text}"')
+        )
+        assert all(
+            re.fullmatch("[a-z0-9_-]+", case.collective or "none")
+            for case in read_imported(path).cases
+        )
     out, err = capsys.readouterr()
     assert all(letter.isprintable() or letter == "\n" for letter in out + err)
 
 
 def test_every_figure_of_a_suspect_case_is_marked(tmp_path, capsys):
     """One GPU alone takes 0.2 us for an all-reduce of nothing: a reader must not take it for a latency."""
-    one = WHOLE.replace("#  Rank  1 Group  0 Pid 204200 on  nid005471 device  1 [0019:01:00] NVIDIA GH200 120GB\n", "")
+    one = WHOLE.replace(
+        "#  Rank  1 Group  0 Pid 204200 on  nid005471 device  1 [0019:01:00] NVIDIA GH200 120GB\n",
+        "",
+    )
     (path,) = imported(tmp_path / "out", put(tmp_path / "one.log", one))
     assert main(["show", str(path)]) == 0
     out = capsys.readouterr().out
@@ -225,5 +343,7 @@ def test_every_figure_of_a_suspect_case_is_marked(tmp_path, capsys):
 def test_the_command_loads_no_large_libraries():
     """Only pictures and statistics need these libraries, and loading them slows an import of many logs."""
     code = "import sys, reports.__main__, reports.imports.command; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert not {"scipy", "pandas", "matplotlib"} & set(loaded.split())

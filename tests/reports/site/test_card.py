@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 
 from reports.__main__ import main
-from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
+from reports.imports.imported import (
+    ImportedCase,
+    ImportedFrom,
+    ImportedRun,
+    ImportedSummary,
+    write_imported,
+)
 from reports.store.case import COMPUTE, find_states
 from reports.store.schema import End
 from reports.tables.rows import default_rows
@@ -34,7 +40,9 @@ def test_the_answer_and_the_command_match_the_table(tmp_path):
     row = default_rows(result, ("isolated", None), find_states(result.blocks))[0]
     assert row.ratio
     ratio, low, high = row.ratio
-    assert re.fullmatch(r"allreduce: 16 KiB 4\.\d us \(1\.7\dx MPICH\), 32 MiB 7\.\d GB/s \(1\.4\dx\)", words.pop(1))
+    assert re.fullmatch(
+        r"allreduce: 16 KiB 4\.\d us \(1\.7\dx MPICH\), 32 MiB 7\.\d GB/s \(1\.4\dx\)", words.pop(1)
+    )
     assert words[:2] == ["allreduce: 2 ranks on AMD EPYC 9B45, cores 0 1",
                          f"ours {ratio:.2f}x as fast as MPICH 5.0.2 at 16 KiB [{low:.2f} {high:.2f}]"]  # fmt: skip
     assert re.fullmatch(r"busbw 7\.\d\d GB/s at 32 MiB, \d\d% of the bound\.", words[2])
@@ -51,9 +59,14 @@ def test_an_incomplete_or_wrong_run_is_marked_first(tmp_path):
         block.n_wrong = 3 if block.case == 1 else 0
         return block
 
-    cut_off = drawn(tmp_path, write_run(tmp_path / "cut", n_blocks=4, finish=False).path).splitlines()
+    cut_off = drawn(
+        tmp_path, write_run(tmp_path / "cut", n_blocks=4, finish=False).path
+    ).splitlines()
     assert cut_off[1] == "INCOMPLETE: the run was cut off."
-    assert re.fullmatch(r"ours .*, MPICH 5\.0\.2 .* us at 16 KiB: no clear difference \(too few blocks\)", cut_off[3])
+    assert re.fullmatch(
+        r"ours .*, MPICH 5\.0\.2 .* us at 16 KiB: no clear difference \(too few blocks\)",
+        cut_off[3],
+    )
     lines = drawn(tmp_path, write_run(tmp_path / "wrong", change=wrong).path).splitlines()
     assert lines[1].startswith("WRONG RESULTS: auto 16 KiB isolated")
     assert "as fast as" not in "".join(lines)
@@ -61,7 +74,9 @@ def test_an_incomplete_or_wrong_run_is_marked_first(tmp_path):
 
 @pytest.mark.parametrize("algorithms", [("library",), ("auto",)])
 def test_the_card_shows_only_measured_algorithms(tmp_path, algorithms):
-    description = drawn(tmp_path, write_run(tmp_path, sizes=[4096], algorithms=algorithms, modes=["isolated"]).path)
+    description = drawn(
+        tmp_path, write_run(tmp_path, sizes=[4096], algorithms=algorithms, modes=["isolated"]).path
+    )
     name = {"library": "MPICH 5.0.2", "auto": "ours"}[algorithms[0]]
     assert re.search(f"{name} .* us at 4 KiB", description)
     assert "as fast as" not in description
@@ -69,7 +84,9 @@ def test_the_card_shows_only_measured_algorithms(tmp_path, algorithms):
 
 def test_steps_and_fused_products_have_their_verdicts(tmp_path):
     assert "PP/TP" in drawn(tmp_path, steps(tmp_path / "step", 10.0, 12.0, 20.0).path)
-    layer = Made(tmp_path / "layer").run({COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)})
+    layer = Made(tmp_path / "layer").run(
+        {COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)}
+    )
     assert "fused exposes 4.00" in drawn(tmp_path, layer.path)
 
 
@@ -79,7 +96,9 @@ def test_an_imported_log_is_marked_as_one(tmp_path):
                       world={"size": 2, "ranks": [{"rank": 0, "gpu": "NVIDIA H200"}]},
                       imported_from=ImportedFrom(file="log", format="nccl-tests", first_line=1, last_line=9),
                       )  # fmt: skip
-    case = ImportedCase(case=0, collective="all_reduce", size_bytes=16384, time_us=ImportedSummary(mean=33.0))
+    case = ImportedCase(
+        case=0, collective="all_reduce", size_bytes=16384, time_us=ImportedSummary(mean=33.0)
+    )
     path, _ = write_imported(tmp_path, run, [case], End(status="failed", reason="it hung"))
     description = drawn(tmp_path, path)
     assert description.splitlines()[1] == "FAILED: it hung."

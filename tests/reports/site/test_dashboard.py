@@ -19,8 +19,13 @@ from tests.reports.synthetic_run import write_run
 from tests.reports.synthetic_site import HOSTILE, make_site, write_hostile
 
 MOST_BYTES = 1_000_000
-SMALL: dict[str, Any] = {"sizes": [16384, 65536], "algorithms": ["library", "auto", "two_shot"], "modes": ["isolated"],
-                         "n_blocks": 6, "n": 4}
+SMALL: dict[str, Any] = {
+    "sizes": [16384, 65536],
+    "algorithms": ["library", "auto", "two_shot"],
+    "modes": ["isolated"],
+    "n_blocks": 6,
+    "n": 4,
+}
 
 
 class Read(HTMLParser):
@@ -58,7 +63,9 @@ def test_every_page_is_self_contained_and_works_with_a_screen_reader(site):
             assert not {name for name in attrs if name.startswith("on")}, (path, tag)
             for name in ("src", "href", "xlink:href", "data", "action"):
                 link = attrs.get(name, "#")
-                assert link.startswith(("#", "data:")) or (tag == "a" and (site / link).is_file()), (path, tag, link)
+                assert link.startswith(("#", "data:")) or (
+                    tag == "a" and (site / link).is_file()
+                ), (path, tag, link)
                 assert not link.startswith("#") or link == "#" or link[1:] in ids, (path, link)
             for name in ("aria-labelledby", "aria-describedby"):
                 assert set(attrs.get(name, "").split()) <= set(ids), path
@@ -70,7 +77,10 @@ def test_every_page_is_self_contained_and_works_with_a_screen_reader(site):
         assert set(np.diff(levels)) <= {0, 1, -1}
         assert all(attrs.get("scope") in ("col", "row") for attrs in page.all("th"))
         figures = [attrs for attrs in page.all("svg") if "aria-hidden" not in attrs]
-        assert all(attrs.get("role") == "img" and len(attrs["aria-labelledby"].split()) == 2 for attrs in figures)
+        assert all(
+            attrs.get("role") == "img" and len(attrs["aria-labelledby"].split()) == 2
+            for attrs in figures
+        )
         assert len(page.all("figure")) == len(figures) == len(page.all("desc"))
         assert "How to reproduce this page" in page.text
         assert f"python -m reports dashboard '<path>/results' -o '<path>/{site.name}'" in page.text
@@ -91,19 +101,28 @@ def test_imports_are_shown_without_verdicts_and_boxes_are_compared(site):
 def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
     """Otherwise users would miss a regression that the runs show."""
     for number in range(24):
-        write_run(tmp_path / "results", run_id=f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}", seed=number,
-                  scale=1.0 if number < 14 else 1.2, **SMALL | {"algorithms": ["library", "two_shot"]})
+        write_run(
+            tmp_path / "results",
+            run_id=f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}",
+            seed=number,
+            scale=1.0 if number < 14 else 1.2,
+            **SMALL | {"algorithms": ["library", "two_shot"]},
+        )
     page = history_page(load(tmp_path / "results"))
     assert page.counts["worse"] == sum(page.counts.values()) == 4
-    assert re.fullmatch(r"4 worse, 0 better of 4 series over 24 runs; most: 16 KiB .* \+\d\d\.\d% from 2026-11-15 on",
-                        page.sentences[0])
+    assert re.fullmatch(
+        r"4 worse, 0 better of 4 series over 24 runs; most: 16 KiB .* \+\d\d\.\d% from 2026-11-15 on",
+        page.sentences[0],
+    )
     assert page.verdicts == {("a1b2c3", "allreduce"): page.counts}
     (tmp_path / "history.html").write_text(to_html(page))
     document = Read(tmp_path / "history.html")
     assert "first at 2026-11-15T06-15-00Z-allreduce-14" in document.text
     assert len(document.all("figure")) == 1
     assert {"worse"} <= {attrs.get("class") for attrs in document.all("strong")}
-    assert [attrs.get("class") for attrs in document.all("svg")][1:] == ["spark"] * 4  # a picture of each series' runs
+    assert [attrs.get("class") for attrs in document.all("svg")][1:] == [
+        "spark"
+    ] * 4  # a picture of each series' runs
     for words in ("before, us", "after, us", "2026-11-15"):
         assert words in document.text
 
@@ -116,7 +135,9 @@ def test_strings_from_run_files_stay_text(site):
     for words in ("bench.allreduce '<script>", "machine_id", "one_shot_push<script>"):
         assert words in page.text
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", page.text)
-    assert all(re.fullmatch(r"[A-Za-z0-9-]+\.html|\.wiretax-site", name) for name in os.listdir(site))
+    assert all(
+        re.fullmatch(r"[A-Za-z0-9-]+\.html|\.wiretax-site", name) for name in os.listdir(site)
+    )
     assert HOSTILE[:30] in Read(site / "index.html").text
 
 
@@ -124,7 +145,9 @@ def test_a_mark_has_the_height_of_its_case(tmp_path):
     """Otherwise a reader would see the figures of a different case than the marked one."""
     result = write_run(tmp_path / "results", **SMALL)
     page = page_of(make_site(tmp_path / "results", tmp_path / "site"), "allreduce").read_text()
-    picture = page[page.index('aria-labelledby="time0log-t'):page.index('aria-labelledby="time0linear-t')]
+    picture = page[
+        page.index('aria-labelledby="time0log-t') : page.index('aria-labelledby="time0linear-t')
+    ]
     heights: dict[int, float] = {}
     for line in picture.split(" data-cases=")[1:]:
         cases, marks = line.split('"')[1].split("-"), re.findall(r'<use [^>]*? y="([\d.]+)"', line)
@@ -133,7 +156,9 @@ def test_a_mark_has_the_height_of_its_case(tmp_path):
     assert heights.keys() == costs.keys()
     slope, at_1 = np.polyfit(np.log(list(costs.values())), [heights[case] for case in costs], 1)
     assert slope < 0
-    assert all(abs(slope * np.log(cost) + at_1 - heights[case]) < 0.2 for case, cost in costs.items())
+    assert all(
+        abs(slope * np.log(cost) + at_1 - heights[case]) < 0.2 for case, cost in costs.items()
+    )
 
 
 def test_unreadable_files_are_named_and_the_rest_is_shown(tmp_path, capsys):
@@ -152,11 +177,20 @@ def test_unreadable_files_are_named_and_the_rest_is_shown(tmp_path, capsys):
     lines[0]["run_id"] = "odd"
     for line in [*lines[0]["cases"], *(line for line in lines if line["kind"] == "case")]:
         line["shape"] = [1]
-    (results / "odd.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    (results / "odd.jsonl").write_bytes(
+        b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    )
     site = make_site(results, tmp_path / "site")
     errors, page = capsys.readouterr().err, Read(site / "index.html").text
-    for name in ("broken.jsonl", "binary.jsonl", "pipe.jsonl", "link.jsonl is a link", "elsewhere is a link",
-                 "campaign-1", "odd.jsonl"):
+    for name in (
+        "broken.jsonl",
+        "binary.jsonl",
+        "pipe.jsonl",
+        "link.jsonl is a link",
+        "elsewhere is a link",
+        "campaign-1",
+        "odd.jsonl",
+    ):
         assert name in errors
         assert name in page
     assert re.search(r"again.jsonl is the run of|is the run of .*again.jsonl", errors)
@@ -204,7 +238,9 @@ def test_a_folder_with_other_files_is_left_unchanged(tmp_path, capsys):
     for out in ("mine", "file"):
         assert main(["dashboard", str(tmp_path / "results"), "-o", str(tmp_path / out)]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
-    assert (tmp_path / "mine" / "index.html").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert (
+        (tmp_path / "mine" / "index.html").read_text() == (tmp_path / "file").read_text() == "mine"
+    )
     assert main(["dashboard", str(tmp_path / "nothing"), "-o", str(tmp_path / "new")]) == 2
     assert not (tmp_path / "new").exists()
 
@@ -231,12 +267,22 @@ def test_a_second_build_deletes_only_its_own_old_pages(tmp_path):
 def test_pages_of_big_runs_stay_small_and_only_the_newest_runs_have_pages(tmp_path):
     """A phone must be able to open the pages of a store with years of runs."""
     everything = [1024 << step for step in range(18)]
-    big = write_run(tmp_path / "results", sizes=everything, in_place=(False, True), n_blocks=6, n=2,
-                    library_variants=("plain", "tuned", "registered", "graph"), run_id="2026-11-22T06-15-00Z-big")
+    big = write_run(
+        tmp_path / "results",
+        sizes=everything,
+        in_place=(False, True),
+        n_blocks=6,
+        n=2,
+        library_variants=("plain", "tuned", "registered", "graph"),
+        run_id="2026-11-22T06-15-00Z-big",
+    )
     assert len(big.cases) > 400
     for number in range(MOST_RUNS + 2):
-        write_run(tmp_path / "results", run_id=f"2026-11-20T06-15-{number:02d}Z-allreduce-{number}",
-                  **SMALL | {"algorithms": ["library"], "sizes": [16384]})
+        write_run(
+            tmp_path / "results",
+            run_id=f"2026-11-20T06-15-{number:02d}Z-allreduce-{number}",
+            **SMALL | {"algorithms": ["library"], "sizes": [16384]},
+        )
     write_hostile(tmp_path / "results" / "foreign")
     site = make_site(tmp_path / "results", tmp_path / "site")
     sizes = {path.name: path.stat().st_size for path in site.glob("*.html")}

@@ -75,7 +75,11 @@ def opened(browser, pages, part, width=1280, scheme="light", at=""):
 
 
 def seen(browser, selector):
-    return [element for element in browser.find_elements(By.CSS_SELECTOR, selector) if element.is_displayed()]
+    return [
+        element
+        for element in browser.find_elements(By.CSS_SELECTOR, selector)
+        if element.is_displayed()
+    ]
 
 
 SWEEP = "run-.*allreduce-000"
@@ -88,7 +92,11 @@ def test_pages_open_without_errors_and_make_no_network_requests(browser, pages):
         browser.get(page.as_uri())
         assert browser.get_log("browser") == [], page
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    urls = [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
     assert len(urls) >= len(pages)
     assert [url for url in urls if not url.startswith(("file://", "data:"))] == []
 
@@ -123,7 +131,12 @@ def test_the_first_screen_shows_the_worse_better_and_unknown_cards(browser, page
     """Readers must see regressions without scrolling."""
     opened(browser, pages, "index")
     cards = [card.text.split("\n")[0] for card in seen(browser, ".cards li")]
-    assert [re.sub(r"\d+ ", "", card) for card in cards] == ["worse", "better", "unknown", "last run"]
+    assert [re.sub(r"\d+ ", "", card) for card in cards] == [
+        "worse",
+        "better",
+        "unknown",
+        "last run",
+    ]
     assert cards[0].startswith("1 ")  # the campaign makes one case slower
     last = seen(browser, "#machines tbody tr")[-1]
     assert last.rect["y"] + last.rect["height"] < 800
@@ -134,7 +147,9 @@ def test_text_has_the_contrast_that_wcag_requires(browser, pages, scheme):
     """WCAG 2.2, criterion 1.4.3, requires a contrast of 4.5 to 1."""
     for page in pages:
         opened(browser, pages, re.escape(page.name), scheme=scheme)
-        browser.execute_script("document.querySelectorAll('details').forEach((element) => { element.open = true; })")
+        browser.execute_script(
+            "document.querySelectorAll('details').forEach((element) => { element.open = true; })"
+        )
         contrasts = browser.execute_script(CONTRASTS)
         assert len(contrasts) > 15
         assert [(round(ratio, 2), words) for ratio, words in contrasts if ratio < 4.5] == [], page
@@ -166,7 +181,9 @@ def test_other_algorithms_are_hidden_until_chosen(browser, pages):
     opened(browser, pages, SWEEP)
     boxes = seen(browser, "[data-toggle]")
     assert [box.is_selected() for box in boxes] == [True, True, False, False, False, False]
-    assert [bool(seen(browser, f'[data-line="{place}"]')) for place in range(6)] == [True, True] + [False] * 4
+    assert [bool(seen(browser, f'[data-line="{place}"]')) for place in range(6)] == [True, True] + [
+        False
+    ] * 4
     boxes[3].click()
     assert len(seen(browser, '[data-line="3"]')) >= 6
 
@@ -180,7 +197,9 @@ def test_the_linear_axis_has_its_own_figure(browser, pages):
     assert len(linear) == len(logarithmic) == 4
     assert not logarithmic & {figure.id for figure in linear}
     assert all(figure.get_attribute("data-scale") == "linear" for figure in linear)
-    assert "0" in [text.text for text in linear[1].find_elements(By.CSS_SELECTOR, "text")]  # a log axis has no 0
+    assert "0" in [
+        text.text for text in linear[1].find_elements(By.CSS_SELECTOR, "text")
+    ]  # a log axis has no 0
 
 
 def test_rows_are_filtered_by_text_and_by_column(browser, pages):
@@ -196,7 +215,9 @@ def test_rows_are_filtered_by_text_and_by_column(browser, pages):
     seen(browser, "input[type=search]")[0].send_keys("64 KiB")
     assert len(seen(browser, "#cells tbody tr")) == 1
     browser.execute_script("location.hash = '#case-0'")
-    assert len(seen(browser, "#cells tbody tr")) == 2  # the linked row shows in spite of the filters
+    assert (
+        len(seen(browser, "#cells tbody tr")) == 2
+    )  # the linked row shows in spite of the filters
 
 
 def test_a_mark_shows_its_value_to_mouse_touch_and_keyboard_and_links_to_its_row(browser, pages):
@@ -210,7 +231,10 @@ def test_a_mark_shows_its_value_to_mouse_touch_and_keyboard_and_links_to_its_row
     assert row.find_elements(By.CSS_SELECTOR, "td")[0].text in value.text
     ActionChains(browser).click().perform()
     assert browser.current_url.endswith(f"#case-{case}")
-    assert {element.get_attribute("data-case") for element in browser.find_elements(By.CSS_SELECTOR, ".here")} == {case}
+    assert {
+        element.get_attribute("data-case")
+        for element in browser.find_elements(By.CSS_SELECTOR, ".here")
+    } == {case}
 
     opened(browser, pages, SWEEP, 390)
     box = seen(browser, "figure .box")[0]
@@ -229,8 +253,15 @@ def test_without_scripts_everything_is_shown(browser, pages):
     try:
         opened(browser, pages, SWEEP)
         count = len(browser.find_elements(By.CSS_SELECTOR, "figure"))
-        figures = [figure for figure in browser.find_elements(By.CSS_SELECTOR, "figure") if figure.rect["height"] > 100]
+        figures = [
+            figure
+            for figure in browser.find_elements(By.CSS_SELECTOR, "figure")
+            if figure.rect["height"] > 100
+        ]
         assert len(figures) == count >= 10
-        assert all(control.rect["height"] == 0 for control in browser.find_elements(By.CSS_SELECTOR, "input"))
+        assert all(
+            control.rect["height"] == 0
+            for control in browser.find_elements(By.CSS_SELECTOR, "input")
+        )
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

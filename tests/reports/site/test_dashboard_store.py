@@ -52,7 +52,10 @@ def test_wrong_results_are_worse_until_a_right_run_follows(tmp_path):
     for night in (2, 3):
         mark_wrong(write_run(results, run_id=run_id(night), **SMALLEST).path, 1)
     worse, _, unknown, _ = cards_of(make_site(results, tmp_path / "site"))
-    assert "The newest run: allreduce: WRONG RESULTS in 1 of 2 cases" in Read(tmp_path / "site" / "index.html").text
+    assert (
+        "The newest run: allreduce: WRONG RESULTS in 1 of 2 cases"
+        in Read(tmp_path / "site" / "index.html").text
+    )
     assert worse.startswith("1 worse")
     assert "WRONG" in worse
     assert unknown.startswith("2 unknown")  # one run has no history
@@ -63,8 +66,14 @@ def test_wrong_results_are_worse_until_a_right_run_follows(tmp_path):
     assert "The newest run: allreduce: 16 KiB " in Read(tmp_path / "site" / "index.html").text
 
 
-@pytest.mark.parametrize(("options", "why"), [({"n_blocks": 4}, "too few blocks"), ({}, "too early"),
-                                              ({"status": "incomplete"}, "in no run that a history can use")])
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"n_blocks": 4}, "too few blocks"),
+        ({}, "too early"),
+        ({"status": "incomplete"}, "in no run that a history can use"),
+    ],
+)
 def test_cases_without_a_verdict_are_unknown_with_the_reason(tmp_path, options, why):
     """Otherwise a store with one short run would look like a store without regressions."""
     write_run(tmp_path / "results", **SMALLEST | options)
@@ -79,15 +88,22 @@ def test_a_file_may_have_any_name(tmp_path, capsys):
     """A name in another encoding must not end the build, and a control character must not reverse the text after it."""
     results = tmp_path / "results"
     write_run(results, **SMALLEST)
-    for name in (b"\xff\xfe.jsonl", b"\xff.toml", b"\xfe.toml", "a\x1b[31m\n\u202eb.jsonl".encode()):
+    for name in (
+        b"\xff\xfe.jsonl",
+        b"\xff.toml",
+        b"\xfe.toml",
+        "a\x1b[31m\n\u202eb.jsonl".encode(),
+    ):
         Path(os.fsdecode(os.path.join(os.fsencode(results), name))).touch()
     site = make_site(results, tmp_path / "site")
     assert "??.jsonl is empty" in capsys.readouterr().err
     assert "??.jsonl is empty" in Read(site / "index.html").text
     assert "a?[31m??b.jsonl is empty" in Read(site / "index.html").text
     assert len(list(site.glob("procure-*.html"))) == 2
-    assert not any(re.search("[\x00-\x09\x0b-\x1f\x7f\u202e\ud800-\udfff]", page.read_text())
-                   for page in site.glob("*.html"))
+    assert not any(
+        re.search("[\x00-\x09\x0b-\x1f\x7f\u202e\ud800-\udfff]", page.read_text())
+        for page in site.glob("*.html")
+    )
 
 
 def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):
@@ -101,15 +117,26 @@ def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):
     (results / "listed" / "run.jsonl").touch()
     (results / "listed").chmod(0o444)
     # Without these capabilities, file modes restrict root, too.
-    allowed = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    allowed = (
+        ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for command in ("dashboard results -o site", "history results"):
-        done = subprocess.run([*allowed, sys.executable, "-m", "reports", *command.split()], cwd=tmp_path,
-                              env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [*allowed, sys.executable, "-m", "reports", *command.split()],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
     overview = Read(tmp_path / "site" / "index.html").text
-    for words in ("closed is a folder that cannot be read", "listed/run.jsonl cannot be read", "campaign-1"):
+    for words in (
+        "closed is a folder that cannot be read",
+        "listed/run.jsonl cannot be read",
+        "campaign-1",
+    ):
         assert words in overview
     assert "a folder that cannot be read: 2 (" in done.stdout
 
@@ -119,7 +146,9 @@ def test_no_page_shows_the_path_of_the_folder(tmp_path):
     home = tmp_path / "home-alice"
     write_run(home / "out", status="incomplete", **SMALLEST)
     (home / "elsewhere").mkdir()
-    (home / "elsewhere" / "my.toml").write_text(SPEC.replace("2026-*", "../../home-alice/missing/*"))
+    (home / "elsewhere" / "my.toml").write_text(
+        SPEC.replace("2026-*", "../../home-alice/missing/*")
+    )
     (home / "elsewhere" / "torn.toml").write_text("=")
     words = ["dashboard", str(home / "out"), "-o", str(tmp_path / "site")]
     for spec in ("my.toml", "torn.toml"):
@@ -150,7 +179,15 @@ def test_worker_processes_end_with_the_command(tmp_path):
     """Otherwise each build that a timeout kills would leave its workers running."""
     for night in range(1, 9):
         write_run(tmp_path / "results", run_id=run_id(night), **SMALL)
-    words = [sys.executable, "-m", "reports", "dashboard", str(tmp_path / "results"), "-o", str(tmp_path / "site")]
+    words = [
+        sys.executable,
+        "-m",
+        "reports",
+        "dashboard",
+        str(tmp_path / "results"),
+        "-o",
+        str(tmp_path / "site"),
+    ]
     command = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     children = Path(f"/proc/{command.pid}/task/{command.pid}/children")
     while not (workers := children.read_text().split()):
@@ -174,7 +211,9 @@ def test_worker_processes_end_with_the_command(tmp_path):
 
 def test_pages_of_only_campaigns_or_only_imports_are_consistent(tmp_path):
     """The overview must not report an empty store and show verdicts of its runs."""
-    write_campaign(tmp_path / "campaigns" / "campaign-1", {"main": no_effect, "new": slower(5)}, fresh=0)
+    write_campaign(
+        tmp_path / "campaigns" / "campaign-1", {"main": no_effect, "new": slower(5)}, fresh=0
+    )
     page = Read(make_site(tmp_path / "campaigns", tmp_path / "one") / "index.html")
     assert cards_of(tmp_path / "one")[3].startswith("last run 2026-")
     assert "campaign-1" in page.text
@@ -182,9 +221,14 @@ def test_pages_of_only_campaigns_or_only_imports_are_consistent(tmp_path):
     assert "Machines and benchmarks" not in page.text
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "a.log").write_text(LOG)
-    assert main(["import", "--out", str(tmp_path / "imports"), str(tmp_path / "logs" / "a.log")]) == 0
+    assert (
+        main(["import", "--out", str(tmp_path / "imports"), str(tmp_path / "logs" / "a.log")]) == 0
+    )
     page = Read(make_site(tmp_path / "imports", tmp_path / "two") / "index.html")
-    assert cards_of(tmp_path / "two")[::3] == ["0 worse nothing here has a verdict", "last run none here was measured"]
+    assert cards_of(tmp_path / "two")[::3] == [
+        "0 worse nothing here has a verdict",
+        "last run none here was measured",
+    ]
     assert not page.all("table")
     assert "software_id" not in page.text
     assert "imported logs" in page.text
@@ -194,7 +238,9 @@ def test_each_run_is_read_once(tmp_path, monkeypatch):
     """Otherwise the overview, the run pages and the history would each read the whole store."""
     for night in (1, 2):
         write_run(tmp_path / "results", run_id=run_id(night), **SMALL)
-    write_campaign(tmp_path / "results" / "campaign-1", {"main": no_effect, "new": slower(5)}, fresh=0)
+    write_campaign(
+        tmp_path / "results" / "campaign-1", {"main": no_effect, "new": slower(5)}, fresh=0
+    )
     log, read_lines = tmp_path / "log", result.read_lines
 
     def logged(path, *arguments):
@@ -219,17 +265,29 @@ def test_a_text_is_complete_and_a_long_value_is_truncated():
 
 def test_a_column_of_hashes_is_not_aligned_like_numbers(tmp_path):
     """Otherwise hashes that begin with a digit would be right-aligned and the others left-aligned."""
-    rows = [["a", "1a2b3c", "12.5 [12 13]", "16 KiB"], ["b", "c0ffee", "-", "9"], ["c", "123456", "<0.1", "85%"]]
-    page = Page("a", sections=[Section("a", rows=[dict(zip("abcd", row, strict=True)) for row in rows])])
+    rows = [
+        ["a", "1a2b3c", "12.5 [12 13]", "16 KiB"],
+        ["b", "c0ffee", "-", "9"],
+        ["c", "123456", "<0.1", "85%"],
+    ]
+    page = Page(
+        "a", sections=[Section("a", rows=[dict(zip("abcd", row, strict=True)) for row in rows])]
+    )
     (tmp_path / "a.html").write_text(to_html(page))
-    assert [attrs.get("class") for attrs in Read(tmp_path / "a.html").all("td")] == [None, "n", "n"] * 3
+    assert [attrs.get("class") for attrs in Read(tmp_path / "a.html").all("td")] == [
+        None,
+        "n",
+        "n",
+    ] * 3
 
 
 def test_a_store_of_several_nodes_has_a_page_of_the_fleet(tmp_path):
     """One slow node of many must not drown among them, and one node needs no such page."""
     write_fleet(tmp_path / "one", ["n1"], runs=1)
     assert not (make_site(tmp_path / "one", tmp_path / "site-1") / "fleet.html").exists()
-    paths = write_fleet(tmp_path / "many", [f"n{number}" for number in range(8)], slower={"n3": 0.2})
+    paths = write_fleet(
+        tmp_path / "many", [f"n{number}" for number in range(8)], slower={"n3": 0.2}
+    )
     mark_wrong(paths[-1])
     site = make_site(tmp_path / "many", tmp_path / "site-2")
     page = Read(site / "fleet.html")

@@ -21,18 +21,32 @@ from reports.store.result import ResultError, SamplesGone, read, read_samples
 from tests.launch import ROOT
 from tests.reports.synthetic_run import write_run
 
-HOSTILE = ("=cmd|' /C calc'!A0 <script>alert(1)</script> \x1b]0;owned\x07\x1b[31m ![x](http://e/x.png) $\\frac{ "
-           "\u202e & \x9b2J")
+HOSTILE = (
+    "=cmd|' /C calc'!A0 <script>alert(1)</script> \x1b]0;owned\x07\x1b[31m ![x](http://e/x.png) $\\frac{ "
+    "\u202e & \x9b2J"
+)
 
 
 def hostile_run(folder: Path, seed: int = 7, **changed: object) -> Path:
     """A run with HOSTILE in every name, note and fact of the machine."""
-    path = write_run(folder, sizes=[16384, 1 << 20], algorithms=["library", "auto", "ring"], modes=["isolated"], n=5,
-                     seed=seed, run_id=f"2026-11-20T06-15-{seed:02}Z-allreduce-1a2b3c").path
+    path = write_run(
+        folder,
+        sizes=[16384, 1 << 20],
+        algorithms=["library", "auto", "ring"],
+        modes=["isolated"],
+        n=5,
+        seed=seed,
+        run_id=f"2026-11-20T06-15-{seed:02}Z-allreduce-1a2b3c",
+    ).path
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         if line["kind"] == "run":
-            line |= {"version": HOSTILE, "argv": [HOSTILE], "notes": [HOSTILE], "software_id": HOSTILE}
+            line |= {
+                "version": HOSTILE,
+                "argv": [HOSTILE],
+                "notes": [HOSTILE],
+                "software_id": HOSTILE,
+            }
             line["environment"][HOSTILE] = {"value": HOSTILE, "source": HOSTILE, "status": "ok"}
             line["environment"]["cpu.model"]["value"] = HOSTILE
             line["world"]["ranks"][0] |= {"arch": HOSTILE, "gpu": HOSTILE}
@@ -48,8 +62,13 @@ def hostile_run(folder: Path, seed: int = 7, **changed: object) -> Path:
 
 
 def reports(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-m", "reports", *map(str, arguments)], cwd=cwd, capture_output=True,
-                          timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.run(
+        [sys.executable, "-m", "reports", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +80,9 @@ def assert_harmless(text: str) -> None:
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
 
 
-@pytest.mark.parametrize("options", [[], ["--long"], ["--format", "csv"], ["--format", "nccl-tests"]])
+@pytest.mark.parametrize(
+    "options", [[], ["--long"], ["--format", "csv"], ["--format", "nccl-tests"]]
+)
 def test_strings_of_a_run_reach_the_terminal_only_as_text(run, options):
     done = reports("show", run, *options)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -90,8 +111,20 @@ def test_no_string_of_a_run_is_active_in_the_output_of_the_gate(tmp_path):
     """GitHub, a CI's test report and a browser show the output."""
     for seed in range(12):
         hostile_run(tmp_path / ("base", "new")[seed % 2], seed)
-    done = reports("regress", "--baseline", "base", "--current", "new", "--markdown", "s.md", "--junit", "j.xml",
-                   "--html", "p.html", cwd=tmp_path)
+    done = reports(
+        "regress",
+        "--baseline",
+        "base",
+        "--current",
+        "new",
+        "--markdown",
+        "s.md",
+        "--junit",
+        "j.xml",
+        "--html",
+        "p.html",
+        cwd=tmp_path,
+    )
     assert done.returncode in (0, 1, 3), done.stderr
     assert_harmless((done.stdout + done.stderr).decode())
     page, summary = (tmp_path / "p.html").read_text(), (tmp_path / "s.md").read_text()
@@ -100,8 +133,11 @@ def test_no_string_of_a_run_is_active_in_the_output_of_the_gate(tmp_path):
     assert "alert(1)" in summary
     assert "<script" not in summary
     assert not re.search(r"(?<!\\)\]\(|(?<!\\)!\[", summary)
-    assert "alert(1)" in "".join(text for element in ElementTree.parse(tmp_path / "j.xml").iter()
-                                 for text in element.attrib.values())
+    assert "alert(1)" in "".join(
+        text
+        for element in ElementTree.parse(tmp_path / "j.xml").iter()
+        for text in element.attrib.values()
+    )
 
 
 def test_a_file_name_does_not_control_the_terminal(tmp_path):
@@ -113,8 +149,23 @@ def test_a_file_name_does_not_control_the_terminal(tmp_path):
         assert_harmless(done.stderr.decode())
 
 
-@pytest.mark.parametrize("name", ["../secret.npy", "/etc/passwd", "..", "", "a/b.npy", "linked.npy", "pickle.npy",
-                                  "long.npy", "short.npy", "wide.npy", "pipe.npy", "text.npy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.npy",
+        "/etc/passwd",
+        "..",
+        "",
+        "a/b.npy",
+        "linked.npy",
+        "pickle.npy",
+        "long.npy",
+        "short.npy",
+        "wide.npy",
+        "pipe.npy",
+        "text.npy",
+    ],
+)
 def test_samples_are_only_numbers_from_the_runs_own_folder(tmp_path, name):
     path = hostile_run(tmp_path, samples=name)
     folder = path.with_suffix(".samples")
@@ -133,8 +184,19 @@ def test_samples_are_only_numbers_from_the_runs_own_folder(tmp_path, name):
         read_samples(result, result.cases[0])
 
 
-@pytest.mark.parametrize("shape", [5, "x", [1], {"arrival_skew_us": "soon"}, {"skew": 3}, {"beside": [1]},
-                                   {"slots": 0}, {"pairs": [[0, 1, 2]]}])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        5,
+        "x",
+        [1],
+        {"arrival_skew_us": "soon"},
+        {"skew": 3},
+        {"beside": [1]},
+        {"slots": 0},
+        {"pairs": [[0, 1, 2]]},
+    ],
+)
 def test_an_invalid_shape_is_refused_in_one_sentence(tmp_path, shape):
     done = reports("show", hostile_run(tmp_path, shape=shape))
     assert done.returncode == 2
@@ -159,7 +221,9 @@ def test_samples_are_read_unchanged_and_may_be_missing(tmp_path):
 
 def test_a_flight_record_that_is_a_link_or_a_pipe_is_not_read(tmp_path):
     """A link would show another file, a pipe would block the reader."""
-    path = write_run(tmp_path, sizes=[16384], algorithms=["library"], modes=["isolated"], n=5, finish=False).path
+    path = write_run(
+        tmp_path, sizes=[16384], algorithms=["library"], modes=["isolated"], n=5, finish=False
+    ).path
     folder = path.with_suffix(".flight")
     folder.mkdir()
     (tmp_path / "secret").write_text('{"case": 0, "step": "secret"}')
@@ -175,8 +239,14 @@ def half_a_gigabyte(path: Path) -> None:
         file.truncate(500_000_000)
 
 
-@pytest.mark.parametrize(("make", "why"), [
-    (Path.mkdir, "holds no run"), (os.mkfifo, "ordinary file"), (half_a_gigabyte, "500 MB are more")])
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (Path.mkdir, "holds no run"),
+        (os.mkfifo, "ordinary file"),
+        (half_a_gigabyte, "500 MB are more"),
+    ],
+)
 def test_only_a_regular_file_is_read(tmp_path, make, why):
     path = tmp_path / "run.jsonl"
     make(path)
@@ -191,7 +261,9 @@ def test_a_line_with_millions_of_values_is_refused(tmp_path):
     path = write_run(tmp_path, sizes=[16384], algorithms=["library"], modes=["isolated"], n=5).path
     head, rest = path.read_bytes().split(b"\n", 1)
     path.write_bytes(head[:-1] + b',"x":[' + b"[]," * 6_000_000 + b"0]}\n" + rest)
-    with pytest.raises(ResultError, match="line 1: its 18 MB are more than the 16 MB that are read"):
+    with pytest.raises(
+        ResultError, match="line 1: its 18 MB are more than the 16 MB that are read"
+    ):
         read(path)
 
 
@@ -214,7 +286,9 @@ def test_a_manifest_names_no_run_outside_its_campaign(tmp_path):
 
     folder = write_campaign(tmp_path / "campaign", {"base": no_effect, "new": no_effect}, pairs=2)
     manifest = folder / "campaign.jsonl"
-    outside = write_run(tmp_path / "outside", sizes=[16384], algorithms=["library"], modes=["isolated"], n=5).path
+    outside = write_run(
+        tmp_path / "outside", sizes=[16384], algorithms=["library"], modes=["isolated"], n=5
+    ).path
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
     next(line for line in lines if line.get("run"))["run"] = f"../outside/{outside.name}"
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))

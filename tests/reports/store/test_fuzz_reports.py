@@ -52,9 +52,20 @@ def refuse(argv):
     return 2
 
 
-@pytest.mark.parametrize(("does", "seen"), [
-    (fail, "ValueError: x"), (hang, "out of time"), (sleep, "out of time"), (swell, "MemoryError"), (warn, "says"),
-    (mumble, "says 0 sentences"), (lambda argv: 7, "status 7"), (refuse, None), (lambda argv: 0, None)])
+@pytest.mark.parametrize(
+    ("does", "seen"),
+    [
+        (fail, "ValueError: x"),
+        (hang, "out of time"),
+        (sleep, "out of time"),
+        (swell, "MemoryError"),
+        (warn, "says"),
+        (mumble, "says 0 sentences"),
+        (lambda argv: 7, "status 7"),
+        (refuse, None),
+        (lambda argv: 0, None),
+    ],
+)
 def test_the_fuzzer_detects_each_kind_of_failure(tmp_path: Path, monkeypatch, does, seen):
     monkeypatch.setattr("reports.__main__.main", does)
     monkeypatch.setattr(fuzz_reports, "MOST_CPU_S", 1)

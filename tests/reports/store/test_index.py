@@ -31,7 +31,12 @@ from tests.reports.synthetic_run import mark_wrong, write_run
 from tests.reports.synthetic_store import write_store
 
 NIGHTS = 8
-SMALL: dict[str, Any] = {"sizes": [16384, 65536], "algorithms": ["library", "two_shot"], "modes": ["isolated"], "n": 4}
+SMALL: dict[str, Any] = {
+    "sizes": [16384, 65536],
+    "algorithms": ["library", "two_shot"],
+    "modes": ["isolated"],
+    "n": 4,
+}
 
 
 def run_id(night: int) -> str:
@@ -41,7 +46,9 @@ def run_id(night: int) -> str:
 def write(folder: Path, night: int, **options: Any) -> Path:
     """Writes a run that is in both states of the link, each long enough to count."""
     fast = range(night % 3, night % 3 + 6)
-    return write_run(folder, n_blocks=12, fast_rounds=fast, seed=night, run_id=run_id(night), **SMALL | options).path
+    return write_run(
+        folder, n_blocks=12, fast_rounds=fast, seed=night, run_id=run_id(night), **SMALL | options
+    ).path
 
 
 @pytest.fixture
@@ -58,6 +65,7 @@ def store(tmp_path):
 @pytest.fixture
 def reports(store, capsys):
     """Prints reports on the store."""
+
     def run(*words: str) -> Any:
         assert main([words[0], str(store), *words[1:]]) in (0, 1)
         return capsys.readouterr()
@@ -66,11 +74,16 @@ def reports(store, capsys):
 
 
 def all_of(reports: Any) -> list[str]:
-    return [text for words in (["history", "--json"], ["export", "--csv"], ["export", "--openmetrics"])
-            for text in reports(*words)]
+    return [
+        text
+        for words in (["history", "--json"], ["export", "--csv"], ["export", "--openmetrics"])
+        for text in reports(*words)
+    ]
 
 
-def test_reports_are_the_same_with_and_without_an_index(store, reports, tmp_path, capsys, monkeypatch):
+def test_reports_are_the_same_with_and_without_an_index(
+    store, reports, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(across, "MOST_RUNS", 2)  # with a page
     before = all_of(reports)
     assert main(["dashboard", str(store), "-o", str(tmp_path / "site")]) == 0
@@ -86,6 +99,7 @@ def test_reports_are_the_same_with_and_without_an_index(store, reports, tmp_path
 
 def test_costs_are_those_that_verdicts_use(tmp_path):
     """Launches with two states of the link, blocks between states, and without probes."""
+
     def change(block):
         trips = {0: None, 1: (100.0, 300.0)}.get(block.round, block.link_rtt_ns)
         return msgspec.structs.replace(block, link_rtt_ns=trips)
@@ -99,8 +113,11 @@ def test_costs_are_those_that_verdicts_use(tmp_path):
     assert len(rtt_ns) == 2
     for row, launch in enumerate(launches):
         for column, key in enumerate(costs.keys):
-            own = {state: cost_us for state, cost_us in enumerate(costs.us[row, column].tolist())
-                   if not np.isnan(cost_us)}
+            own = {
+                state: cost_us
+                for state, cost_us in enumerate(costs.us[row, column].tolist())
+                if not np.isnan(cost_us)
+            }
             assert own == launch.costs[key] != {}
 
 
@@ -113,7 +130,9 @@ def test_a_new_run_is_added_and_a_changed_one_read_again(store, reports):
     assert n_read() == 1
     shutil.rmtree(store / "week0")
     cut_off = store / "week1" / f"{run_id(5)}.jsonl"
-    cut_off.write_bytes(cut_off.read_bytes()[:-100])  # as a run that is being written has another length later
+    cut_off.write_bytes(
+        cut_off.read_bytes()[:-100]
+    )  # as a run that is being written has another length later
     assert n_read() == 1
     assert len(list((store / FOLDER).iterdir())) == 1  # small parts are joined
     after = all_of(reports)
@@ -133,7 +152,13 @@ def test_a_damaged_index_costs_time_and_no_run(store, reports, damage, monkeypat
         metadata = pq.ParquetFile(part).metadata.row_group(0)
         for place in range(metadata.num_columns):
             column = metadata.column(place)
-            if column.path_in_schema.split(".")[0] in ("case", "bin", "cost_us", "environment", "cell_time_us_median"):
+            if column.path_in_schema.split(".")[0] in (
+                "case",
+                "bin",
+                "cost_us",
+                "environment",
+                "cell_time_us_median",
+            ):
                 content[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
         part.write_bytes(content)
     elif damage == "empty":
@@ -159,12 +184,25 @@ def senseless(column: str, rows: list[Any]) -> list[Any]:
         "statuses": lambda: [b'["ok"]' for _ in rows],
         "path": lambda: [first] * len(rows),
         "cell_time_us_median": lambda: [["text"] * len(values) for values in rows],
-        "cell_bus_bw_gb_s": lambda: [values[1:] for values in rows]}
+        "cell_bus_bw_gb_s": lambda: [values[1:] for values in rows],
+    }
     return changed[column]()
 
 
-@pytest.mark.parametrize("column", ["case", "bin", "cost_us", "round_trips", "head", "statuses", "path",
-                                    "cell_time_us_median", "cell_bus_bw_gb_s"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        "case",
+        "bin",
+        "cost_us",
+        "round_trips",
+        "head",
+        "statuses",
+        "path",
+        "cell_time_us_median",
+        "cell_bus_bw_gb_s",
+    ],
+)
 def test_senseless_values_in_an_index_are_read_from_the_runs(store, reports, column):
     before = all_of(reports)
     reports("index")
@@ -187,7 +225,9 @@ def test_an_environment_that_is_no_object_is_read_from_the_run(store, reports):
     place = table.schema.get_field_index("environment")
     contents = read_entries(store)
     sound = [entry.environment for entry in contents.load("environment", contents.entries)]
-    pq.write_table(table.set_column(place, "environment", pa.array([b"[1]"] * len(table), pa.binary())), path)
+    pq.write_table(
+        table.set_column(place, "environment", pa.array([b"[1]"] * len(table), pa.binary())), path
+    )
     contents = read_entries(store)
     assert [entry.environment for entry in contents.load("environment", contents.entries)] == sound
     assert not path.exists()
@@ -227,7 +267,10 @@ def test_a_sound_part_is_kept_where_the_system_fails(store, reports):
     [path] = (store / FOLDER).iterdir()
     read_entries(store)  # imports what it needs
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    contents, paths = Contents(store), {str(run.relative_to(store)): run for run in store.glob("*/*.jsonl")}
+    contents, paths = (
+        Contents(store),
+        {str(run.relative_to(store)): run for run in store.glob("*/*.jsonl")},
+    )
     stamps = {name: (run.stat().st_size, run.stat().st_mtime_ns) for name, run in paths.items()}
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
     try:
@@ -275,7 +318,12 @@ def test_a_history_needs_no_pandas(store, reports):
     """Its import takes 0.3 s."""
     code = "import sys; from reports.__main__ import main; main(sys.argv[1:]); assert 'pandas' not in sys.modules"
     reports("index")
-    subprocess.run([sys.executable, "-c", code, "history", str(store)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", code, "history", str(store)],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def test_a_part_that_another_process_has_merged_loses_no_run(store, reports, capsys, monkeypatch):
@@ -302,7 +350,10 @@ def test_an_index_that_cannot_be_kept_is_done_without(store, reports, tmp_path, 
         assert main(["index", str(folder)]) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert captured.err.splitlines()[-1] == f"reports: {folder} has no index: none of its {n_runs} runs can be kept"
+        assert (
+            captured.err.splitlines()[-1]
+            == f"reports: {folder} has no index: none of its {n_runs} runs can be kept"
+        )
         assert ("cannot be made" in captured.err) == (n_runs > 0)
     assert all_of(reports) == before
 
@@ -318,7 +369,9 @@ def test_without_pyarrow_a_large_store_says_once_what_helps(store, reports, monk
     assert main(["index", str(store)]) == 2
 
 
-def test_a_large_store_gets_an_index_by_itself_and_series_for_each_node(tmp_path, capsys, monkeypatch):
+def test_a_large_store_gets_an_index_by_itself_and_series_for_each_node(
+    tmp_path, capsys, monkeypatch
+):
     """Two nodes with the same hardware are two series, and each has a page; an older run's page is made on demand."""
     monkeypatch.setattr(index, "LEAST_RUNS", 20)
     monkeypatch.setattr(across, "MOST_RUNS", 2)
@@ -342,8 +395,15 @@ def test_a_large_store_gets_an_index_by_itself_and_series_for_each_node(tmp_path
 
 def test_a_store_can_be_read_while_it_grows(store, reports):
     """Reports at the same time as writers and each other: nobody fails, and in the end all runs are there."""
-    readers = [subprocess.Popen([sys.executable, "-m", "reports", "index", str(store)], cwd=ROOT,
-                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "reports", "index", str(store)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
     for night in range(20, 26):
         write(store / "week2", night)
     assert [reader.communicate()[1] for reader in readers] == [b"", b""]

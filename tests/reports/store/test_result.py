@@ -24,7 +24,12 @@ from tests.another_user import as_root, said_as
 from tests.reports.synthetic_benchmarks import rewritten, write_benchmark
 from tests.reports.synthetic_run import write_run
 
-SMALL: dict[str, Any] = {"sizes": [16384], "algorithms": ["library", "auto"], "modes": ["isolated"], "n": 5}
+SMALL: dict[str, Any] = {
+    "sizes": [16384],
+    "algorithms": ["library", "auto"],
+    "modes": ["isolated"],
+    "n": 5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,12 @@ def test_a_run_is_read_as_written(tmp_path):
     written = write_run(tmp_path, **SMALL)
     result = read(written.path)
     assert (result.run, result.cases, result.blocks, result.link_blocks, result.end) == (
-        written.run, written.cases, written.blocks, written.link_blocks, written.end)
+        written.run,
+        written.cases,
+        written.blocks,
+        written.link_blocks,
+        written.end,
+    )
     assert result.complete
     kinds = [json.loads(line)["kind"] for line in written.path.read_text().splitlines()]
     assert kinds[0] == "run"
@@ -78,7 +88,7 @@ def test_a_run_cut_in_its_first_line_is_no_run(tmp_path, stored):
 @given(st.data())
 def test_damage_is_refused_with_a_sentence_or_shown_without_a_crash(tmp_path_factory, stored, data):
     at = data.draw(st.integers(0, len(stored) - 1))
-    damaged = stored[:at] + bytes([data.draw(st.integers(0, 255))]) + stored[at + 1:]
+    damaged = stored[:at] + bytes([data.draw(st.integers(0, 255))]) + stored[at + 1 :]
     path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
     path.write_bytes(damaged)
     try:
@@ -94,15 +104,25 @@ def test_damage_is_refused_with_a_sentence_or_shown_without_a_crash(tmp_path_fac
     assert message.startswith(str(path))
 
 
-@pytest.mark.parametrize(("name", "damage"), [
-    ("allreduce", lambda case: case | {"size_bytes": -16384}), ("decode", lambda case: case | {"shape": None}),
-    ("decode", lambda case: case | {"shape": {}}), ("prefill", lambda case: case | {"shape": {"layers": 32}}),
-    ("alltoall", lambda case: case | {"shape": {}}), ("link", lambda case: case | {"shape": {"src": 10**9, "dst": 0}})])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("allreduce", lambda case: case | {"size_bytes": -16384}),
+        ("decode", lambda case: case | {"shape": None}),
+        ("decode", lambda case: case | {"shape": {}}),
+        ("prefill", lambda case: case | {"shape": {"layers": 32}}),
+        ("alltoall", lambda case: case | {"shape": {}}),
+        ("link", lambda case: case | {"shape": {"src": 10**9, "dst": 0}}),
+    ],
+)
 def test_cases_that_no_report_can_show_are_refused(name, damage, tmp_path):
     write_benchmark(tmp_path, name)
     assert read(tmp_path / "run.jsonl").complete
     rewritten(tmp_path / "run.jsonl", damage)
-    with pytest.raises(ResultError, match=r"run\.jsonl(, line 1: not a `run` line| is not a run file) of schema 1 \("):
+    with pytest.raises(
+        ResultError,
+        match=r"run\.jsonl(, line 1: not a `run` line| is not a run file) of schema 1 \(",
+    ):
         read(tmp_path / "run.jsonl")
 
 
@@ -121,18 +141,29 @@ def test_a_file_of_many_lines_and_a_run_without_cases_are_refused(tmp_path):
 def test_a_newer_schema_is_refused_by_name(tmp_path, stored):
     path = tmp_path / "newer.jsonl"
     path.write_bytes(stored.replace(b'"schema":1', b'"schema":2', 1))
-    with pytest.raises(ResultError, match=r"newer\.jsonl, line 1: schema 2 is newer than this program's 1"):
+    with pytest.raises(
+        ResultError, match=r"newer\.jsonl, line 1: schema 2 is newer than this program's 1"
+    ):
         read(path)
 
 
-@pytest.mark.parametrize(("old", "new", "place"), [
-    (b'"time_us":', b'"time_us":NaN,"was":', "line 2"),
-    (b'"kind":"block"', b'"kind":"block', "line 2"),
-    (b'"round":0', b'"round":"first"', "line 2"),
-    (b'"time_us":', b'"time_us":5e-324,"was":', "line 2"),
-    (b'"total_us":{"median":', b'"total_us":{"median":5e-324,"was":', "line [0-9]+: not a `case` line .* .`total_us`"),
-])
-def test_damage_before_the_last_lines_names_the_file_and_the_line(tmp_path, stored, old, new, place):
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        (b'"time_us":', b'"time_us":NaN,"was":', "line 2"),
+        (b'"kind":"block"', b'"kind":"block', "line 2"),
+        (b'"round":0', b'"round":"first"', "line 2"),
+        (b'"time_us":', b'"time_us":5e-324,"was":', "line 2"),
+        (
+            b'"total_us":{"median":',
+            b'"total_us":{"median":5e-324,"was":',
+            "line [0-9]+: not a `case` line .* .`total_us`",
+        ),
+    ],
+)
+def test_damage_before_the_last_lines_names_the_file_and_the_line(
+    tmp_path, stored, old, new, place
+):
     path = tmp_path / "bad.jsonl"
     head, rest = stored.split(b"\n", 1)
     first_block = rest.index(b'{"kind":"block"')
@@ -160,7 +191,12 @@ def test_unknown_fields_and_unknown_lines_of_a_later_version_are_skipped(tmp_pat
     (tmp_path / "later.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
     (tmp_path / "now.jsonl").write_bytes(stored)
     later, now = read(tmp_path / "later.jsonl"), read(tmp_path / "now.jsonl")
-    assert (later.run, later.cases, later.blocks, later.end) == (now.run, now.cases, now.blocks, now.end)
+    assert (later.run, later.cases, later.blocks, later.end) == (
+        now.run,
+        now.cases,
+        now.blocks,
+        now.end,
+    )
 
 
 def test_a_run_never_overwrites_another_and_an_unwritable_folder_is_one_sentence(tmp_path):
@@ -173,7 +209,9 @@ def test_a_run_never_overwrites_another_and_an_unwritable_folder_is_one_sentence
 
 
 def test_samples_are_whole_blocks_within_the_limits(tmp_path):
-    result = write_run(tmp_path, sizes=[16384], algorithms=["library"], modes=["isolated"], n_blocks=30, n=900)
+    result = write_run(
+        tmp_path, sizes=[16384], algorithms=["library"], modes=["isolated"], n_blocks=30, n=900
+    )
     [path] = result.path.with_suffix(".samples").iterdir()
     samples = np.load(path)
     assert path.name == result.cases[0].samples == "case-0000.npy"
@@ -186,13 +224,22 @@ def test_samples_are_whole_blocks_within_the_limits(tmp_path):
         assert (blocks[0], blocks[-1]) == (0, 29)
 
 
-@pytest.mark.parametrize("damage", [lambda content: content + bytes(20), lambda content: content[:-20],
-                                    lambda content: content[:100]], ids=["longer", "shorter", "within its header"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content + bytes(20),
+        lambda content: content[:-20],
+        lambda content: content[:100],
+    ],
+    ids=["longer", "shorter", "within its header"],
+)
 def test_samples_that_do_not_fit_their_header_are_refused(damage, tmp_path):
     result = write_run(tmp_path, **SMALL)
     path = result.path.with_suffix(".samples") / "case-0000.npy"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ResultError, match=r"case 0: case-0000\.npy is not a complete array of samples"):
+    with pytest.raises(
+        ResultError, match=r"case 0: case-0000\.npy is not a complete array of samples"
+    ):
         read_samples(result, result.cases[0])
 
 
@@ -201,11 +248,17 @@ def test_the_flight_record_names_the_first_rank_that_stopped(tmp_path):
     flight = path.with_suffix(".flight")
     flight.mkdir()
     (flight / "rank-0").write_bytes(b'{"rank":0,"case":1,"blo')
-    (flight / "rank-1").write_bytes(b'{"rank":1,"case":1,"block":3,"step":"timed loop"}'.ljust(4096, b"\0"))
+    (flight / "rank-1").write_bytes(
+        b'{"rank":1,"case":1,"block":3,"step":"timed loop"}'.ljust(4096, b"\0")
+    )
     assert "stopped first" not in render(read(path))
-    for rank, place in ((0, "rank 0 (was killed)"),
-                       (1, "rank 1, case 1 (auto 16 KiB isolated), block 3, step timed loop (was killed)")):
-        (flight / "ended").write_text(json.dumps({"rank": rank, "why": "was killed", "by": "watcher"}))
+    for rank, place in (
+        (0, "rank 0 (was killed)"),
+        (1, "rank 1, case 1 (auto 16 KiB isolated), block 3, step timed loop (was killed)"),
+    ):
+        (flight / "ended").write_text(
+            json.dumps({"rank": rank, "why": "was killed", "by": "watcher"})
+        )
         assert f"stopped first: {place}\n" in render(read(path))
 
 
@@ -289,7 +342,8 @@ def test_a_writable_file_in_a_closed_folder_is_written():
         assert said_as(65534, 65534, write_named, path, b"new") == "None"
         assert path.read_text() == "new"
         assert said_as(65534, 65534, write_named, Path(name, "b.json"), b"new") == (
-            f"{name}/b.json cannot be written: Permission denied")
+            f"{name}/b.json cannot be written: Permission denied"
+        )
 
 
 @as_root

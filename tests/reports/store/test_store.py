@@ -24,18 +24,40 @@ from tests.reliability import kill_writers
 from tests.reports.synthetic_run import write_run
 
 WRITERS = 64
-QUICK = ["-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring", "-n", "60", "--lean"]
+QUICK = [
+    "-b",
+    "16K",
+    "-e",
+    "16K",
+    "--mode",
+    "isolated",
+    "--algorithm",
+    "ring",
+    "-n",
+    "60",
+    "--lean",
+]
 
 
 def test_killed_runs_keep_their_blocks_and_are_shown_as_incomplete(capsys):
-    assert kill_writers.campaign(count(6), seed=random.randrange(1 << 30)) == [], capsys.readouterr().out
+    assert kill_writers.campaign(count(6), seed=random.randrange(1 << 30)) == [], (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("claimed", [True, False], ids=["claimed", "control"])
 def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path, claimed):
     """In the control, writers claim no name, so runs are lost: the test can fail."""
-    words = [sys.executable, "-m", "tests.ranks.store_writers", str(tmp_path / "runs"), str(WRITERS)]
-    writers = subprocess.Popen([*words, *["unclaimed"] * (not claimed)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    words = [
+        sys.executable,
+        "-m",
+        "tests.ranks.store_writers",
+        str(tmp_path / "runs"),
+        str(WRITERS),
+    ]
+    writers = subprocess.Popen(
+        [*words, *["unclaimed"] * (not claimed)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     most_incomplete = 0
     while writers.poll() is None:  # reads at the same time
         if not (tmp_path / "runs").is_dir():
@@ -66,9 +88,11 @@ def test_a_clock_that_jumps_back_keeps_the_order_of_runs(tmp_path):
         assert done.returncode == 0, done.stderr
 
     def orders():
-        readers = (history.load(out).runs.values(),
-                   [entry.run for entry in shared.find(out).runs],
-                   [launch.result.run for launch in side_of(str(out)).launches])
+        readers = (
+            history.load(out).runs.values(),
+            [entry.run for entry in shared.find(out).runs],
+            [launch.result.run for launch in side_of(str(out)).launches],
+        )
         return [[run.run_id[11:19] for run in runs] for runs in readers]
 
     assert orders() == [["12-00-00", "11-00-00", "11-30-00"]] * 3
@@ -81,19 +105,46 @@ def test_an_empty_file_among_runs_is_left_out_and_named(tmp_path, capsys):
     """A power cut or a full disk may leave an empty file. The rest of the folder stays usable."""
     for side in ("a", "b"):
         run_id = f"2026-11-20T06-15-00Z-allreduce-{side}"
-        write_run(tmp_path / side, sizes=[16384], algorithms=["library"], modes=["isolated"], run_id=run_id)
+        write_run(
+            tmp_path / side,
+            sizes=[16384],
+            algorithms=["library"],
+            modes=["isolated"],
+            run_id=run_id,
+        )
         (tmp_path / side / "2026-11-20T06-15-01Z-allreduce-000000.jsonl").touch()
-    for words, message in ((("compare", "a", "b"), "000000.jsonl is empty: left out"),
-                        (("history", "a"), "left out, not a run that can be read: 1"),
-                        (("dashboard", "a", "-o", "site"), "000000.jsonl is empty, not a run file")):
-        assert main([words[0], *(word if word.startswith("-") else str(tmp_path / word) for word in words[1:])]) == 0
+    for words, message in (
+        (("compare", "a", "b"), "000000.jsonl is empty: left out"),
+        (("history", "a"), "left out, not a run that can be read: 1"),
+        (("dashboard", "a", "-o", "site"), "000000.jsonl is empty, not a run file"),
+    ):
+        assert (
+            main(
+                [
+                    words[0],
+                    *(word if word.startswith("-") else str(tmp_path / word) for word in words[1:]),
+                ]
+            )
+            == 0
+        )
         out, err = capsys.readouterr()
         assert message in " ".join((out + err).split()).replace("- ", "-")
 
 
 def run(run_id, after=()):
-    return Run(run_id=run_id, after=list(after), benchmark="allreduce", version="0", argv=[], seed=0, machine_id="a",
-               software_id="b", environment={}, world={"size": 2}, cases=[])
+    return Run(
+        run_id=run_id,
+        after=list(after),
+        benchmark="allreduce",
+        version="0",
+        argv=[],
+        seed=0,
+        machine_id="a",
+        software_id="b",
+        environment={},
+        world={"size": 2},
+        cases=[],
+    )
 
 
 def at(hour, name="a"):
@@ -104,8 +155,10 @@ def at(hour, name="a"):
 @given(st.data())
 def test_correct_clocks_give_the_order_of_times_after_copies_and_deletions(data):
     ids = [at(number // 4, f"{number % 4}") for number in range(data.draw(st.integers(1, 40)))]
-    runs = [run(run_id, data.draw(st.lists(st.sampled_from(ids[:place] or ["gone"]), max_size=3)))
-            for place, run_id in enumerate(ids)]
+    runs = [
+        run(run_id, data.draw(st.lists(st.sampled_from(ids[:place] or ["gone"]), max_size=3)))
+        for place, run_id in enumerate(ids)
+    ]
     sample = data.draw(st.lists(st.sampled_from(runs), unique_by=lambda run: run.run_id))
     assert [*places(sample)] == sorted(run.run_id for run in sample)
 
@@ -116,8 +169,10 @@ def test_runs_that_name_each_other_are_all_in_the_order():
 
 
 def test_a_long_chain_with_a_wrong_last_clock_stays_in_order():
-    chain = [f"{2000 + number}-01-01T00-00-00Z-a" for number in range(3000)] + ["1970-01-01T00-00-00Z-a"]
-    runs = [run(run_id, chain[place - 1:place]) for place, run_id in enumerate(chain)]
+    chain = [f"{2000 + number}-01-01T00-00-00Z-a" for number in range(3000)] + [
+        "1970-01-01T00-00-00Z-a"
+    ]
+    runs = [run(run_id, chain[place - 1 : place]) for place, run_id in enumerate(chain)]
     assert [*places(runs)] == chain
 
 

@@ -10,7 +10,13 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from reports.__main__ import main
-from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
+from reports.imports.imported import (
+    ImportedCase,
+    ImportedFrom,
+    ImportedRun,
+    ImportedSummary,
+    write_imported,
+)
 from reports.store.result import read
 from reports.store.schema import End
 from reports.tables.export import as_openmetrics
@@ -33,9 +39,15 @@ def store(tmp_path_factory):
                          run_id=RUN_ID.format(number))  # fmt: skip
     rewrite_head(made.path, world__slowed_percent=10)
     rewrite_head(folder / "day2" / f"{RUN_ID.format(2)}.jsonl", machine_id='quote " and \\n')
-    log = ImportedRun(run_id="import-abc-1", benchmark="nccl-tests all_reduce", statistic="mean over iterations",
-                      world={"size": 2, "hosts": 2, "ranks": []},
-                      imported_from=ImportedFrom(file="=cmd().log", format="nccl-tests", first_line=1, last_line=9))
+    log = ImportedRun(
+        run_id="import-abc-1",
+        benchmark="nccl-tests all_reduce",
+        statistic="mean over iterations",
+        world={"size": 2, "hosts": 2, "ranks": []},
+        imported_from=ImportedFrom(
+            file="=cmd().log", format="nccl-tests", first_line=1, last_line=9
+        ),
+    )
     case = ImportedCase(case=0, collective="all_reduce", size_bytes=8, time_us=ImportedSummary(mean=0.2), suspect=True,
                         max_error=5e-07)  # fmt: skip
     write_imported(folder, log, [case], End(status="complete"))
@@ -60,12 +72,18 @@ def test_the_csv_has_a_row_for_each_case_and_no_empty_column(store, capsysbinary
     assert err.startswith("reports: left out: other.jsonl: ")
     assert err.count("\n") == 1
     head, *rows = csv.reader(io.StringIO(out.decode()))
-    cases = [case for number in range(4) for case in read(store / f"day{number}/{RUN_ID.format(number)}.jsonl").cases]
+    cases = [
+        case
+        for number in range(4)
+        for case in read(store / f"day{number}/{RUN_ID.format(number)}.jsonl").cases
+    ]
     assert len(rows) == len(cases) + 1
     assert all(any(column) for column in zip(*rows, strict=True))
     assert not {"snr_db", "routing", "shape"} & set(head)  # which no case of an all-reduce has
     of_case = [dict(zip(head, row, strict=True)) for row in rows]
-    assert [float(row["time_us_median"]) for row in of_case[:-1]] == [median_us(case) for case in cases]
+    assert [float(row["time_us_median"]) for row in of_case[:-1]] == [
+        median_us(case) for case in cases
+    ]
     last = of_case[-1]
     names = "imported_from", "suspect", "hosts", "world_size"
     assert [last[name] for name in names] == ["'=cmd().log", "True", "2", "2"]
@@ -81,7 +99,9 @@ def test_parquet_has_the_same_figures_as_csv(store, tmp_path, capsysbinary):
     assert list(frame.columns) == list(table.columns)
     assert len(frame) == len(table)
     for name in table.select_dtypes("number"):
-        assert frame[name].astype(float).tolist() == pytest.approx(table[name].tolist(), rel=1e-12, nan_ok=True), name
+        assert frame[name].astype(float).tolist() == pytest.approx(
+            table[name].tolist(), rel=1e-12, nan_ok=True
+        ), name
     assert frame.max_error.iloc[-1] == 5e-07
     assert str(frame.started.iloc[0]) == "2026-11-20 06:15:00+00:00"
 
@@ -94,8 +114,15 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
     families = {family.name: family for family in text_string_to_metric_families(text)}
     times = families["wiretax_collective_time_seconds"]
     assert (times.type, times.unit) == ("gauge", "seconds")
-    points = {(float(sample.timestamp), sample.labels["size_bytes"], sample.labels["algorithm"],
-               sample.labels["mode"]): sample for sample in times.samples}
+    points = {
+        (
+            float(sample.timestamp),
+            sample.labels["size_bytes"],
+            sample.labels["algorithm"],
+            sample.labels["mode"],
+        ): sample
+        for sample in times.samples
+    }
     assert len(points) == len(times.samples) == 3 * 6  # neither the slowed run nor the log
     runs = [read(store / f"day{number}/{RUN_ID.format(number)}.jsonl") for number in range(3)]
     for number, run in enumerate(runs):
@@ -110,15 +137,21 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
 
 def test_no_csv_has_an_empty_column(store, capsys):
     """A spreadsheet of columns without a figure hides those with one."""
-    rows: list[dict] = [{"a": 1, "b": "", "c": None, "d": [], "e": math.nan, "f": "", "g": False},
-                        {"a": None, "b": "", "c": None, "d": [], "e": math.nan, "f": "=x", "g": False}]
+    rows: list[dict] = [
+        {"a": 1, "b": "", "c": None, "d": [], "e": math.nan, "f": "", "g": False},
+        {"a": None, "b": "", "c": None, "d": [], "e": math.nan, "f": "=x", "g": False},
+    ]
     assert as_csv_text(rows) == "a,f,g\n1,,False\n,'=x,False\n"
     runs = [str(store / f"day{number}/{RUN_ID.format(number)}.jsonl") for number in (0, 1)]
     for words in (["compare", *runs, "--format", "csv"], ["show", runs[0], "--format", "csv"]):
         assert main(words) == 0
         head, *cells = csv.reader(io.StringIO(capsys.readouterr().out))
         assert len(cells) >= 6
-        assert [name for name, column in zip(head, zip(*cells, strict=True), strict=True) if not any(column)] == []
+        assert [
+            name
+            for name, column in zip(head, zip(*cells, strict=True), strict=True)
+            if not any(column)
+        ] == []
 
 
 def test_suspect_figures_are_no_metrics(store):
@@ -129,11 +162,17 @@ def test_suspect_figures_are_no_metrics(store):
 
 
 def test_bad_commands_are_refused_in_one_sentence(store, tmp_path, capsysbinary, monkeypatch):
-    commands = [(tmp_path, "--csv"), (store / "other.jsonl", "--csv"), (store / "gone", "--csv"),
-                (store, "--csv", "-o", tmp_path / "no/folder.csv")]
+    commands = [
+        (tmp_path, "--csv"),
+        (store / "other.jsonl", "--csv"),
+        (store / "gone", "--csv"),
+        (store, "--csv", "-o", tmp_path / "no/folder.csv"),
+    ]
     for arguments in commands:
         _, err = export(capsysbinary, *arguments, status=2)
-        assert next(line for line in err.splitlines() if "left out" not in line).startswith("reports: "), arguments
+        assert next(line for line in err.splitlines() if "left out" not in line).startswith(
+            "reports: "
+        ), arguments
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     _, err = export(capsysbinary, store, "--parquet", status=2)
     assert "Parquet needs pyarrow: python -m pip install pyarrow" in err

@@ -23,7 +23,16 @@ from tests.reports.synthetic_run import write_run
 MACHINE = ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition (sm_120) and AMD Radeon AI PRO R9700 of the second "
            "chassis, at the second socket of an AMD EPYC 9B45 96-Core Processor")  # fmt: skip
 LIBRARY = "Intel(R) MPI Library 2021.18 for Linux* OS, built with a name of eighty letters or more"
-DRAWN = ("allreduce", "late", "sendrecv", "alltoall", "footprint", "gemv_allreduce", "decode", "link")
+DRAWN = (
+    "allreduce",
+    "late",
+    "sendrecv",
+    "alltoall",
+    "footprint",
+    "gemv_allreduce",
+    "decode",
+    "link",
+)
 VARIANTS = ("copied", "registered", "a_third_variant")
 SMALL: dict[str, Any] = {"sizes": [16384, 262144, 4 << 20], "n": 2, "n_blocks": 6}
 
@@ -53,17 +62,24 @@ def check(drawing, *names):
     for name in names:
         assert letters(name) in words
     for legend in [*drawing.legends, *filter(None, (axes.get_legend() for axes in drawing.axes))]:
-        looks = [(to_hex(line.get_color()), line.get_marker(), str(line._unscaled_dash_pattern))
-                 for line in legend.get_lines()]
+        looks = [
+            (to_hex(line.get_color()), line.get_marker(), str(line._unscaled_dash_pattern))
+            for line in legend.get_lines()
+        ]
         assert len(looks) == len({*looks}) == len({text.get_text() for text in legend.get_texts()})
 
 
 def long_named(path):
     """Gives a run a long name of the machine and of the library."""
     world = read(path).run.world
-    world["ranks"] = [rank | ({"gpu": MACHINE} if rank.get("gpu") else {}) for rank in world["ranks"]]
-    rewritten(path, lambda case: {"library": LIBRARY} if case.get("library") else {},
-              {"environment": {"cpu.model": {"value": MACHINE, "source": "test"}}, "world": world})
+    world["ranks"] = [
+        rank | ({"gpu": MACHINE} if rank.get("gpu") else {}) for rank in world["ranks"]
+    ]
+    rewritten(
+        path,
+        lambda case: {"library": LIBRARY} if case.get("library") else {},
+        {"environment": {"cpu.model": {"value": MACHINE, "source": "test"}}, "world": world},
+    )
     return str(path)
 
 
@@ -82,21 +98,38 @@ def test_no_picture_of_a_run_cuts_a_name(tmp_path, drawings, name):
 @pytest.fixture
 def sweep(tmp_path):
     """A run of three variants of each algorithm, and of two of the library."""
-    made = write_run(tmp_path, **SMALL, modes=["isolated"], variants=VARIANTS, library_variants=("plain", "registered"))
+    made = write_run(
+        tmp_path,
+        **SMALL,
+        modes=["isolated"],
+        variants=VARIANTS,
+        library_variants=("plain", "registered"),
+    )
     return long_named(made.path)
 
 
-def test_each_variant_of_auto_has_a_colour_and_the_other_algorithms_are_grey(tmp_path, drawings, sweep):
+def test_each_variant_of_auto_has_a_colour_and_the_other_algorithms_are_grey(
+    tmp_path, drawings, sweep
+):
     """Variants of auto in one colour look like one line, and 20 coloured lines like none."""
     assert main(["show", sweep, "--plot", str(tmp_path / "a.svg")]) == 0
     assert main(["fit", sweep, "--plot", str(tmp_path / "b.svg")]) == 0
     assert main(["card", sweep, str(tmp_path / "card.png")]) == 0
     colours = []
     for drawing in drawings[:2]:
-        check(drawing, *(f"{name} {variant}" for name in ("one_shot_pull", "two_shot") for variant in VARIANTS[1:]))
+        check(
+            drawing,
+            *(
+                f"{name} {variant}"
+                for name in ("one_shot_pull", "two_shot")
+                for variant in VARIANTS[1:]
+            ),
+        )
         (legend,) = drawing.legends
-        of_name = {letters(text.get_text()): to_hex(line.get_color())
-                   for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)}
+        of_name = {
+            letters(text.get_text()): to_hex(line.get_color())
+            for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
+        }
         autos = [colour for name, colour in of_name.items() if name.startswith("auto")]
         assert len({*autos}) == 3
         assert len(of_name) == 2 + 3 + 1
@@ -105,7 +138,9 @@ def test_each_variant_of_auto_has_a_colour_and_the_other_algorithms_are_grey(tmp
         colours.append(autos)
     assert colours[0] == colours[1]
     check(drawings[2], MACHINE)
-    assert letters(LIBRARY) in [letters(text.get_text()) for text in drawings[2].axes[0].get_legend().texts]
+    assert letters(LIBRARY) in [
+        letters(text.get_text()) for text in drawings[2].axes[0].get_legend().texts
+    ]
 
 
 def test_a_variant_of_auto_keeps_its_colour_in_every_picture():
@@ -128,7 +163,9 @@ def test_names_beside_lines_do_not_overlap(drawings):
         axes.set(xlim=(1, 100), ylim=(1, 1000), xscale="log", yscale="log")
         name_ends(axes, [(f"name {place}", 50, 20 + place / 10) for place in range(n)])
         drawing.draw_without_rendering()
-        boxes = sorted((Text.get_window_extent(text) for text in axes.texts), key=lambda box: box.y0)  # without arrows
+        boxes = sorted(
+            (Text.get_window_extent(text) for text in axes.texts), key=lambda box: box.y0
+        )  # without arrows
         assert len(boxes) == named
         assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes))
         drawings.append(drawing)
@@ -144,19 +181,34 @@ def test_figures_in_a_heat_map_keep_their_colours_on_a_dark_page(tmp_path):
 def test_a_hatched_end_is_no_longer_than_its_bar(tmp_path, drawings):
     """Otherwise a step with much exposed communication would begin before 0."""
     run = write_run(tmp_path, **SMALL)
-    draw_bars(tmp_path / "a.svg", run, [("steps", [Bar("a", 2.0, "2.0", "#0072B2", hatched=2.5)])], "ms a step")
+    draw_bars(
+        tmp_path / "a.svg",
+        run,
+        [("steps", [Bar("a", 2.0, "2.0", "#0072B2", hatched=2.5)])],
+        "ms a step",
+    )
     assert min(bar.get_x() for bar in drawings[0].axes[0].patches) == 0
 
 
 def test_comparisons_and_histories_keep_their_titles_whole(tmp_path, drawings):
     long = "a-variant-" + "of-a-branch-with-a-long-name-" * 4
-    folder = write_campaign(tmp_path / "c", {"main": no_effect, long: slower(5)}, fresh=6, fresh_sizes=[16384])
+    folder = write_campaign(
+        tmp_path / "c", {"main": no_effect, long: slower(5)}, fresh=6, fresh_sizes=[16384]
+    )
     assert main(["compare", str(folder), "--plot", str(tmp_path / "a.svg")]) == 0
     check(drawings[0], long)
     for number in range(20):
-        path = write_run(tmp_path / "results", run_id=f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}", n=2,
-                         n_blocks=6, sizes=[16384], algorithms=["two_shot"], modes=["isolated"], seed=number,
-                         scale=1 + 0.2 * (number > 12)).path
+        path = write_run(
+            tmp_path / "results",
+            run_id=f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}",
+            n=2,
+            n_blocks=6,
+            sizes=[16384],
+            algorithms=["two_shot"],
+            modes=["isolated"],
+            seed=number,
+            scale=1 + 0.2 * (number > 12),
+        ).path
         long_named(path)
     assert main(["history", str(tmp_path / "results"), "--plot", str(tmp_path / "b.svg")]) in (0, 1)
     check(drawings[1], "two_shot")

@@ -30,9 +30,16 @@ def test_a_row_per_case_has_the_figures_of_the_file(store):
     assert len(frame) == len(store.cases)
     for (_, row), case in zip(frame.iterrows(), store.cases, strict=True):
         assert (row.case, row.algorithm, row.size_bytes, row["mode"]) == (
-            case.case, case.algorithm, case.size_bytes, case.mode)
+            case.case,
+            case.algorithm,
+            case.size_bytes,
+            case.mode,
+        )
         assert (row.time_us_median, row.time_us_mean) == (case.time_us.median, case.time_us.mean)
-        assert (row.time_us_ci_low, row.time_us_ci_high) == (case.time_us.ci_low, case.time_us.ci_high)
+        assert (row.time_us_ci_low, row.time_us_ci_high) == (
+            case.time_us.ci_low,
+            case.time_us.ci_high,
+        )
         assert row.bus_bw_gb_s == case.bus_bw_gb_s or pd.isna(row.bus_bw_gb_s)
     assert set(frame.run_id) == {NEW}
     assert frame.started[0] == pd.Timestamp("2026-11-21 06:15", tz="UTC")
@@ -75,8 +82,10 @@ def test_a_run_counts_once_under_any_name_and_runs_of_one_name_both_count(store)
 def test_every_column_is_documented(store, level):
     """A column's name is in `load`'s docstring or among the fields of docs/results.md, a part without its field."""
     text = str(wiretax.load.__doc__) + (ROOT / "docs" / "results.md").read_text()
-    names = {re.sub("_(ci_low|ci_high|median|mean|p25|p75|p95|p99|min|max|n|n_blocks)$", "", str(name))
-             for name in wiretax.load(store.path, level)}
+    names = {
+        re.sub("_(ci_low|ci_high|median|mean|p25|p75|p95|p99|min|max|n|n_blocks)$", "", str(name))
+        for name in wiretax.load(store.path, level)
+    }
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
@@ -92,7 +101,9 @@ def test_csv_and_parquet_have_the_cells_of_load(store, tmp_path):
         for name in frame:
             assert table[name].isna().equals(frame[name].isna()), (kind, name)
             if frame[name].dtype.kind in "fi":
-                assert table[name].astype(float).tolist() == pytest.approx(frame[name].tolist(), nan_ok=True), name
+                assert table[name].astype(float).tolist() == pytest.approx(
+                    frame[name].tolist(), nan_ok=True
+                ), name
             else:
                 assert table[name].dropna().tolist() == frame[name].dropna().tolist(), (kind, name)
 
@@ -123,18 +134,23 @@ def test_an_imported_log_has_its_means_and_is_marked(store, tmp_path, capsys):
     assert imported.started.isna().all()
 
 
-@pytest.mark.parametrize(("path", "level", "sentence"), [
-    ("", "row", "level is 'row', and must be one of: case, block"),
-    ("empty", "case", "empty holds no run"),
-    ("nowhere.jsonl", "case", "cannot be read: No such file"),
-])
+@pytest.mark.parametrize(
+    ("path", "level", "sentence"),
+    [
+        ("", "row", "level is 'row', and must be one of: case, block"),
+        ("empty", "case", "empty holds no run"),
+        ("nowhere.jsonl", "case", "cannot be read: No such file"),
+    ],
+)
 def test_what_cannot_be_loaded_is_refused_in_one_sentence(tmp_path, path, level, sentence):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=sentence):
         wiretax.load(tmp_path / path, level)
 
 
-def test_show_without_a_file_shows_the_newest_run_below_results(store, tmp_path, monkeypatch, capsys):
+def test_show_without_a_file_shows_the_newest_run_below_results(
+    store, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert reports(["show", str(store.path)]) == 0
     newest = capsys.readouterr().out

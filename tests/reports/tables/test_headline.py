@@ -29,8 +29,10 @@ def test_the_headline_has_the_tables_figures(result):
     assert small.ratio
     assert large.ratio
     assert large.ours
-    expected = (f"allreduce: 16 KiB {small.ours_us:.1f} us ({small.ratio[0]:.2f}x MPICH), "
-                f"32 MiB {large.ours.bus_bw_gb_s:.1f} GB/s ({large.ratio[0]:.2f}x)")
+    expected = (
+        f"allreduce: 16 KiB {small.ours_us:.1f} us ({small.ratio[0]:.2f}x MPICH), "
+        f"32 MiB {large.ours.bus_bw_gb_s:.1f} GB/s ({large.ratio[0]:.2f}x)"
+    )
     assert headline_of(result) == expected
     for shown in (text(result), text(result, brief=True), text(result, long=True)):
         assert shown.startswith(expected + "\n")
@@ -38,8 +40,15 @@ def test_the_headline_has_the_tables_figures(result):
 
 
 def test_the_headline_of_several_launches_has_medians(tmp_path):
-    launches = [write_run(tmp_path / str(scale), sizes=SIZES[:1], scale=scale, n_blocks=4) for scale in (1.0, 3.0, 2.0)]
-    times_us = [float(time) for launch in launches for time in re.findall(r"16 KiB ([\d.]+) us", headline_of(launch))]
+    launches = [
+        write_run(tmp_path / str(scale), sizes=SIZES[:1], scale=scale, n_blocks=4)
+        for scale in (1.0, 3.0, 2.0)
+    ]
+    times_us = [
+        float(time)
+        for launch in launches
+        for time in re.findall(r"16 KiB ([\d.]+) us", headline_of(launch))
+    ]
     assert f"16 KiB {sorted(times_us)[1]:.1f} us" in headline_of(*launches)
 
 
@@ -49,21 +58,34 @@ def test_wrong_results_replace_the_figures(tmp_path):
     assert headline_of(read(result.path)) == "allreduce: WRONG RESULTS in 1 of 24 cases"
 
 
-@pytest.mark.parametrize(("options", "expected"), [
-    ({"sizes": [4096]}, r"allreduce: 4 KiB \d\.\d us \(\d\.\d+x MPICH\)"),
-    ({"algorithms": ["library"]}, r"allreduce: 16 KiB \d\.\d us by MPICH, 32 MiB \d\.\d GB/s by MPICH"),
-    ({"algorithms": ["auto"]}, r"allreduce: 16 KiB \d\.\d us, 32 MiB \d\.\d GB/s"),
-    ({"n_blocks": 3}, r"allreduce: 16 KiB \d\.\d us \(1\.\d\dx MPICH, unclear\), 32 MiB .*"),
-    ({"world_size": 1}, r"allreduce: 16 KiB \d\.\d us \(.*\), 32 MiB \d+ us \(.*\)"),
-    ({"change": lambda block: None}, "allreduce: nothing was measured")])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"sizes": [4096]}, r"allreduce: 4 KiB \d\.\d us \(\d\.\d+x MPICH\)"),
+        (
+            {"algorithms": ["library"]},
+            r"allreduce: 16 KiB \d\.\d us by MPICH, 32 MiB \d\.\d GB/s by MPICH",
+        ),
+        ({"algorithms": ["auto"]}, r"allreduce: 16 KiB \d\.\d us, 32 MiB \d\.\d GB/s"),
+        ({"n_blocks": 3}, r"allreduce: 16 KiB \d\.\d us \(1\.\d\dx MPICH, unclear\), 32 MiB .*"),
+        ({"world_size": 1}, r"allreduce: 16 KiB \d\.\d us \(.*\), 32 MiB \d+ us \(.*\)"),
+        ({"change": lambda block: None}, "allreduce: nothing was measured"),
+    ],
+)
 def test_what_a_run_lacks_the_headline_leaves_out(tmp_path, options, expected):
-    assert re.fullmatch(expected, headline_of(write_run(tmp_path, **{"sizes": SIZES[::11]} | options)))
+    assert re.fullmatch(
+        expected, headline_of(write_run(tmp_path, **{"sizes": SIZES[::11]} | options))
+    )
 
 
 def test_layers_and_steps_have_their_headlines(tmp_path):
     step = text(steps(tmp_path / "step", 10.0, 12.0, 20.0))
-    assert re.match(r"decode: slots \d+ [\d.]+ ms a step \(\d\.\d+x pipeline parallel.*\)\n", step), step
-    layer = Made(tmp_path / "layer").run({COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)})
+    assert re.match(
+        r"decode: slots \d+ [\d.]+ ms a step \(\d\.\d+x pipeline parallel.*\)\n", step
+    ), step
+    layer = Made(tmp_path / "layer").run(
+        {COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)}
+    )
     assert re.match(r"\w+: .* 11 us.*\n", text(layer)), text(layer)
 
 
@@ -75,8 +97,18 @@ def test_a_figure_has_two_digits():
             benchmark = "x"
 
     values = (0.08, 0.83, 1.019, 2.46, 9.96, 17.4, 8718.3)
-    shown = headline([Log], lambda _: [Point("a", value, f"u{place}") for place, value in enumerate(values)])
-    assert [word.split()[1] for word in shown[3:].split(", ")] == ["0.08", "0.83", "1.02", "2.5", "10", "17", "8718"]
+    shown = headline(
+        [Log], lambda _: [Point("a", value, f"u{place}") for place, value in enumerate(values)]
+    )
+    assert [word.split()[1] for word in shown[3:].split(", ")] == [
+        "0.08",
+        "0.83",
+        "1.02",
+        "2.5",
+        "10",
+        "17",
+        "8718",
+    ]
 
 
 @pytest.mark.parametrize("sizes", [SIZES[:3], SIZES], ids=["short", "default"])
@@ -85,8 +117,11 @@ def test_the_table_of_a_command_fits_a_screen(tmp_path, sizes):
     before all that may be left out."""
     result = write_run(tmp_path, sizes=sizes, fast_rounds=[3], unsupported=["ring"])
     result.run.notes[:0] = ["Every launch was slowed by 5 %, on purpose."]
-    result.run.notes += [f"Fact {number} of this machine, which takes more than one line because it is long and has "
-                         "many words." for number in range(9)]
+    result.run.notes += [
+        f"Fact {number} of this machine, which takes more than one line because it is long and has "
+        "many words."
+        for number in range(9)
+    ]
     brief = text(result, brief=True)
     assert len(brief.splitlines()) <= MOST_LINES - 2
     assert "note: Every launch was slowed by 5 %, on purpose." in brief
@@ -101,9 +136,14 @@ def test_the_table_of_a_command_fits_a_screen(tmp_path, sizes):
 
 def test_sentences_have_no_raw_identifiers(tmp_path):
     """Names with underscores are for tables and command lines."""
-    def odd(block):
-        return msgspec.structs.replace(block, link_rtt_ns=(105.0, 105.0)) if block.case == 2 else block
 
-    result = write_run(tmp_path, sizes=SIZES[:2], modes=["isolated"], change=odd, unsupported=["two_shot"])
+    def odd(block):
+        return (
+            msgspec.structs.replace(block, link_rtt_ns=(105.0, 105.0)) if block.case == 2 else block
+        )
+
+    result = write_run(
+        tmp_path, sizes=SIZES[:2], modes=["isolated"], change=odd, unsupported=["two_shot"]
+    )
     lines = [line for line in text(result).splitlines() if not re.match(r" *\d+ [KM]iB ", line)]
     assert not re.findall(r"\w+_\w+", "\n".join(lines))

@@ -12,14 +12,19 @@ from tests.reports.synthetic_run import write_run
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("run"), sizes=[16384, 1 << 20, 32 << 20], in_place=(False, True))
+    return write_run(
+        tmp_path_factory.mktemp("run"), sizes=[16384, 1 << 20, 32 << 20], in_place=(False, True)
+    )
 
 
 @pytest.fixture(scope="module")
 def cases(result):
     """The cases of `auto` by size and place."""
-    return {(case.size_bytes, case.in_place): case for case in result.cases
-            if (case.algorithm, case.mode) == ("auto", "isolated")}
+    return {
+        (case.size_bytes, case.in_place): case
+        for case in result.cases
+        if (case.algorithm, case.mode) == ("auto", "isolated")
+    }
 
 
 def cloudai_rows(text):
@@ -37,9 +42,13 @@ def superbench_figures(text, in_place):
     lines = text.splitlines()
     begin = max(number for number, line in enumerate(lines) if "out-of-place" in line)
     end = max(number for number, line in enumerate(lines) if "Out of bounds values" in line)
-    heading = next(line for line in lines[begin + 1:end] if "time" in line and "busbw" in line).lstrip("# ").split()
+    heading = (
+        next(line for line in lines[begin + 1 : end] if "time" in line and "busbw" in line)
+        .lstrip("# ")
+        .split()
+    )
     figures = {}
-    for line in lines[begin + 1:end]:
+    for line in lines[begin + 1 : end]:
         cells = line.split()
         if cells and re.match(r"\d+", cells[0]):
             columns = {}
@@ -59,7 +68,10 @@ def flagperf_average(text):
 def figures_of(case):
     """The mean time in us, algbw and busbw in GB/s; both are equal with two ranks."""
     mean_us = case.time_us.mean
-    return [pytest.approx(mean_us, abs=0.05), *[pytest.approx(case.size_bytes / mean_us / 1e3, abs=0.006)] * 2]
+    return [
+        pytest.approx(mean_us, abs=0.05),
+        *[pytest.approx(case.size_bytes / mean_us / 1e3, abs=0.006)] * 2,
+    ]
 
 
 def test_cloudai_reads_every_figure(result, cases):
@@ -77,7 +89,8 @@ def test_cloudai_reads_every_figure(result, cases):
 def test_superbench_reads_every_figure(result, cases, in_place):
     figures = superbench_figures(as_nccl_tests(result), in_place)
     assert {size: [*columns.values()] for size, columns in figures.items()} == {
-        size: figures_of(case) for (size, place), case in cases.items() if place == in_place}
+        size: figures_of(case) for (size, place), case in cases.items() if place == in_place
+    }
 
 
 def test_flagperf_reads_the_average(result, cases):
@@ -95,7 +108,7 @@ def test_headings_are_at_the_original_places(result):
     places = f"# {'  '.join(' ' * width for width in widths[:5])}           out-of-place{' ' * 23}in-place{' ' * 10}"
     lines = as_nccl_tests(result).splitlines()
     begin = lines.index(heading[0]) - 1
-    assert lines[begin:begin + 3] == [places, *heading]
+    assert lines[begin : begin + 3] == [places, *heading]
     assert lines[-6] == "# Out of bounds values : 0 OK"
     assert re.fullmatch(r"# Avg bus bandwidth    : [\d.]+ ", lines[-5])
     assert lines[-4:] == ["#", "# Collective test concluded: all_reduce_perf", "#", ""]

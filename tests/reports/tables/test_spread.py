@@ -11,17 +11,22 @@ from reports.tables.table import render
 from tests.reports.synthetic_run import write_run
 
 SPREAD = 0.05
-EDITS = {"hosts": (b'"hosts":1', b'"hosts":2'),
-         "incomplete": (b'"status":"complete"', b'"status":"incomplete"'), "newer": (b'"schema":1', b'"schema":2'),
-         "slowed": (b'"world":{', b'"world":{"slowed_percent":300,'),
-         "imported": (b'"run_id"', b'"imported_from":{},"run_id"'),
-         "impossible": (b'"total_us":{"median":', b'"total_us":{"median":5e-324,"was":')}
+EDITS = {
+    "hosts": (b'"hosts":1', b'"hosts":2'),
+    "incomplete": (b'"status":"complete"', b'"status":"incomplete"'),
+    "newer": (b'"schema":1', b'"schema":2'),
+    "slowed": (b'"world":{', b'"world":{"slowed_percent":300,'),
+    "imported": (b'"run_id"', b'"imported_from":{},"run_id"'),
+    "impossible": (b'"total_us":{"median":', b'"total_us":{"median":5e-324,"was":'),
+}
 THIS = "2026-11-20T06-15-00Z-allreduce-0000ff"
 
 
 def slowed(block, log_factor):
     factor = float(np.exp(log_factor))
-    return msgspec.structs.replace(block, time_us=block.time_us * factor, total_us=block.total_us * factor)
+    return msgspec.structs.replace(
+        block, time_us=block.time_us * factor, total_us=block.total_us * factor
+    )
 
 
 def launch(folder, number, spread=SPREAD, run_id=None, **options):
@@ -30,9 +35,18 @@ def launch(folder, number, spread=SPREAD, run_id=None, **options):
     def change(block):
         return slowed(block, spread * (-1) ** number * (block.case % 2 == 0))
 
-    return write_run(folder, sizes=[16384], algorithms=["library", "auto"], modes=["isolated"], n_blocks=12, n=4,
-                     run_id=run_id or f"2026-11-{10 + number}T06-15-00Z-allreduce-0000{number:02x}",
-                     change=change, seed=number, **options)
+    return write_run(
+        folder,
+        sizes=[16384],
+        algorithms=["library", "auto"],
+        modes=["isolated"],
+        n_blocks=12,
+        n=4,
+        run_id=run_id or f"2026-11-{10 + number}T06-15-00Z-allreduce-0000{number:02x}",
+        change=change,
+        seed=number,
+        **options,
+    )
 
 
 def ratio_of(text):
@@ -60,17 +74,39 @@ def test_three_earlier_launches_widen_the_interval(tmp_path, alone):
     assert ratio == alone[0]
     # Student's t of six launches is 2.57; half of them lie above their mean by 0.05, half below.
     assert np.log(high / low) / 2 == pytest.approx(2.57 * SPREAD * np.sqrt(6 / 5), rel=0.1)
-    assert "Against the library, by the spread of 7 launches, auto is faster at 16 KiB" in " ".join(text.split())
+    assert "Against the library, by the spread of 7 launches, auto is faster at 16 KiB" in " ".join(
+        text.split()
+    )
 
 
-@pytest.mark.parametrize("other", ["machine", "link", "later", "benchmark", "damaged", "incomplete", "cut off",
-                                   "slowed", "hosts", "newer", "imported", "impossible"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        "machine",
+        "link",
+        "later",
+        "benchmark",
+        "damaged",
+        "incomplete",
+        "cut off",
+        "slowed",
+        "hosts",
+        "newer",
+        "imported",
+        "impossible",
+    ],
+)
 def test_only_launches_of_the_same_thing_before_it_count(tmp_path, alone, other):
     """The spread of another machine, or of another state of the link, is not this one's."""
     for number in range(4):
-        name = f"2026-11-{10 + 15 * (other == 'later') + number}T06-15-00Z-" + (
-            "alltoall" if other == "benchmark" else "allreduce") + f"-0000{number:02x}"
-        path = launch(tmp_path, number, run_id=name, fast_rounds=range(12) if other == "link" else ()).path
+        name = (
+            f"2026-11-{10 + 15 * (other == 'later') + number}T06-15-00Z-"
+            + ("alltoall" if other == "benchmark" else "allreduce")
+            + f"-0000{number:02x}"
+        )
+        path = launch(
+            tmp_path, number, run_id=name, fast_rounds=range(12) if other == "link" else ()
+        ).path
         if other == "machine":
             path.write_bytes(path.read_bytes().replace(b'"a1b2c3"', b'"another"'))
         elif other == "damaged":
@@ -83,9 +119,18 @@ def test_only_launches_of_the_same_thing_before_it_count(tmp_path, alone, other)
     assert ratio_of(render(launch(tmp_path, 20, run_id=THIS))) == alone
 
 
-@pytest.mark.parametrize(("interval", "value"), [
-    ((1.4, 0.6, 2.3), 1.4), ((1.4, 0.55, 2.3), None), ((4.97, 0.04, 569.0), None), ((4.97, None, None), 4.97),
-    ((9.0, 1.1, 100.0), 9.0), ((24.4, 1.03, 519.0), None), ((0.1, 0.001, 0.9), None)])
+@pytest.mark.parametrize(
+    ("interval", "value"),
+    [
+        ((1.4, 0.6, 2.3), 1.4),
+        ((1.4, 0.55, 2.3), None),
+        ((4.97, 0.04, 569.0), None),
+        ((4.97, None, None), 4.97),
+        ((9.0, 1.1, 100.0), 9.0),
+        ((24.4, 1.03, 519.0), None),
+        ((0.1, 0.001, 0.9), None),
+    ],
+)
 def test_an_interval_says_nothing_if_its_ends_are_too_far_apart(interval, value):
     assert rows.ratio_value(interval) == value
     assert (rows.interval_text(interval) == "too noisy") == (value is None)
@@ -102,7 +147,15 @@ def test_an_interval_that_says_nothing_is_not_printed(tmp_path):
     def noisy(block):
         return slowed(block, np.random.default_rng(block.case + 10 * block.round).normal(0, 3))
 
-    text = render(write_run(tmp_path, sizes=[16384], algorithms=["library", "auto"], modes=["isolated"], n_blocks=7,
-                            change=noisy))
+    text = render(
+        write_run(
+            tmp_path,
+            sizes=[16384],
+            algorithms=["library", "auto"],
+            modes=["isolated"],
+            n_blocks=7,
+            change=noisy,
+        )
+    )
     assert re.search(r"one_shot_push +too noisy ", text)
     assert "Against the library" not in text

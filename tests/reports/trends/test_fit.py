@@ -29,9 +29,17 @@ def line_us(algorithm, size, rtt_ns):
     return (30 + size / 5e3) * (1.5 if size >= STEP_BYTES else 1)
 
 
-def launches(folder, count, algorithms=("two_shot", "ring", "library"), us=line_us, spread=0.01, **options):
+def launches(
+    folder, count, algorithms=("two_shot", "ring", "library"), us=line_us, spread=0.01, **options
+):
     """Launches that scatter around `us(algorithm, size, rtt_ns)`; blocks scatter by another 0.5 %."""
-    settings = {"sizes": SIZES, "algorithms": algorithms, "modes": ["isolated"], "n_blocks": 5, "n": 2} | options
+    settings = {
+        "sizes": SIZES,
+        "algorithms": algorithms,
+        "modes": ["isolated"],
+        "n_blocks": 5,
+        "n": 2,
+    } | options
     planned = plan(settings["sizes"], algorithms, settings["modes"], [False], (), "float32", 2)
 
     def launch(number):
@@ -40,7 +48,11 @@ def launches(folder, count, algorithms=("two_shot", "ring", "library"), us=line_
         def change(block):
             case, rtt_ns = planned[block.case], FAST_NS if block.link_rtt_ns[0] < 300 else SLOW_NS
             factor = own.setdefault((block.case, rtt_ns), np.exp(spread * rng.standard_normal()))
-            took_us = us(case.algorithm, case.size_bytes, rtt_ns) * factor * np.exp(0.005 * rng.standard_normal())
+            took_us = (
+                us(case.algorithm, case.size_bytes, rtt_ns)
+                * factor
+                * np.exp(0.005 * rng.standard_normal())
+            )
             return msgspec.structs.replace(block, time_us=took_us * 0.8, total_us=took_us)
 
         return write_run(folder, change=change, run_id=f"run-{number}", seed=number, **settings)
@@ -90,7 +102,9 @@ def test_only_a_jump_splits_a_fit_into_two_regimes(six):
     assert has(first.beta_gb_s, 5)
     assert has(second.beta_gb_s, 5 / 1.5)
     assert [len(fit.regimes) for fit in fits if fit.name != "MPICH 5.0.2"] == [1] * 4
-    times_us = [predict_us(named(fits, "MPICH 5.0.2"), size)[0] for size in np.geomspace(8192, 4 << 20, 60)]
+    times_us = [
+        predict_us(named(fits, "MPICH 5.0.2"), size)[0] for size in np.geomspace(8192, 4 << 20, 60)
+    ]
     assert np.all(np.diff(times_us) > 0)  # the times rise between the regimes, too
 
 
@@ -104,7 +118,11 @@ def test_times_that_bend_have_no_figures(tmp_path):
     first, second = named(fits, "ring", SLOW_NS).regimes
     assert has(first.alpha_us, 5)
     assert has(first.beta_gb_s, 10)
-    assert (second.alpha_us.value, second.beta_gb_s.value, second.half_size_bytes.value) == (None, None, None)
+    assert (second.alpha_us.value, second.beta_gb_s.value, second.half_size_bytes.value) == (
+        None,
+        None,
+        None,
+    )
     (whole,) = named(fits, "two_shot", SLOW_NS).regimes
     assert has(whole.beta_gb_s, 10)
     printed = text(fits, find_crossovers(fits))
@@ -114,18 +132,25 @@ def test_times_that_bend_have_no_figures(tmp_path):
 
 
 def test_more_sizes_than_can_be_tried_as_breaks_have_no_line(tmp_path):
-    (fit,) = fits_of(launches(tmp_path, 1, algorithms=["ring"], sizes=[16384 + 1024 * step for step in range(250)]))
+    (fit,) = fits_of(
+        launches(
+            tmp_path, 1, algorithms=["ring"], sizes=[16384 + 1024 * step for step in range(250)]
+        )
+    )
     assert (fit.reason, fit.regimes) == ("250 sizes are more than 200", [])
 
 
 def test_an_algorithm_that_overtakes_is_named_with_the_size(six):
     """The best algorithm depends on the size, and the fit must not report a win that the library does not have."""
-    pairs = [pair for pair in find_crossovers(fits_of(six)) if round(pair.link_rtt_ns or 0, -2) == 100]
+    pairs = [
+        pair for pair in find_crossovers(fits_of(six)) if round(pair.link_rtt_ns or 0, -2) == 100
+    ]
     (over,) = [pair for pair in pairs if pair.size_bytes]
     assert (over.faster_below, over.faster_above) == ("two_shot", "ring")
     assert has(over.size_bytes, 400_000)
-    assert {(pair.faster_below, pair.faster_above) for pair in pairs if pair.first == "MPICH 5.0.2"} == {
-        ("two_shot", "two_shot"), ("ring", "ring")}
+    assert {
+        (pair.faster_below, pair.faster_above) for pair in pairs if pair.first == "MPICH 5.0.2"
+    } == {("two_shot", "two_shot"), ("ring", "ring")}
 
 
 def test_two_equal_algorithms_have_no_winner(tmp_path):
@@ -135,8 +160,13 @@ def test_two_equal_algorithms_have_no_winner(tmp_path):
     assert (pair.faster_below, pair.faster_above, pair.size_bytes) == (None, None, None)
 
 
-@pytest.mark.parametrize(("count", "over", "says"), [
-    (1, "this launch", "Intervals are of this launch alone"), (3, None, "Fewer than five launches have no intervals")])
+@pytest.mark.parametrize(
+    ("count", "over", "says"),
+    [
+        (1, "this launch", "Intervals are of this launch alone"),
+        (3, None, "Fewer than five launches have no intervals"),
+    ],
+)
 def test_few_launches_give_no_interval_over_launches(count, over, says, tmp_path):
     """An interval over one launch's blocks must not pass for an interval over launches."""
     fits = fits_of(launches(tmp_path, count))
@@ -149,7 +179,11 @@ def test_few_launches_give_no_interval_over_launches(count, over, says, tmp_path
 
 def test_impossible_figures_are_shown_as_words(tmp_path):
     """A start-up cost below zero, an infinite bandwidth and a line through two points have no figures."""
-    curves = {"two_shot": lambda size: size / 10e3 - 0.8, "ring": lambda size: 50, "one_shot_pull": lambda size: size}
+    curves = {
+        "two_shot": lambda size: size / 10e3 - 0.8,
+        "ring": lambda size: 50,
+        "one_shot_pull": lambda size: size,
+    }
     fits = fits_of(launches(tmp_path, 5, list(curves), lambda name, size, rtt: curves[name](size)))
     printed = text(fits, find_crossovers(fits))
     (rising,) = (row for row in printed.splitlines() if row.startswith("two_shot "))
@@ -171,8 +205,15 @@ def test_records_are_read_back_and_newer_records_are_refused(six, tmp_path, caps
     fits, path = fits_of(six), tmp_path / "fits.jsonl"
     assert main(["fit", str(six[0].path.parent), "--out", str(path)]) == 0
     head, *lines = path.read_bytes().splitlines()
-    assert json.loads(head) == {"kind": "fits", "schema": 1, "run_ids": [f"run-{number}" for number in range(6)]}
-    assert [msgspec.json.decode(line, type=Fit | Crossover) for line in lines] == [*fits, *find_crossovers(fits)]
+    assert json.loads(head) == {
+        "kind": "fits",
+        "schema": 1,
+        "run_ids": [f"run-{number}" for number in range(6)],
+    }
+    assert [msgspec.json.decode(line, type=Fit | Crossover) for line in lines] == [
+        *fits,
+        *find_crossovers(fits),
+    ]
     for line in lines:
         with pytest.raises(msgspec.ValidationError, match="schema"):
             msgspec.json.decode(line.replace(b'"schema":1', b'"schema":2'), type=Fit | Crossover)
@@ -185,8 +226,12 @@ def test_launches_of_different_machines_or_software_are_refused(six, tmp_path, c
     """A fit over two machines describes neither."""
     for field in ("machine_id", "software_id"):
         other = tmp_path / f"{field}.jsonl"
-        other.write_bytes(six[0].path.read_bytes().replace(b'"run-0"', b'"other"').replace(
-            getattr(six[0].run, field).encode(), b"another", 1))
+        other.write_bytes(
+            six[0]
+            .path.read_bytes()
+            .replace(b'"run-0"', b'"other"')
+            .replace(getattr(six[0].run, field).encode(), b"another", 1)
+        )
         with pytest.raises(Incomparable, match=field.removesuffix("_id")):
             fits_of([six[1], read(other)])
         assert main(["fit", str(six[1].path), str(other)]) == 4
@@ -220,6 +265,16 @@ def test_a_hostile_name_controls_no_output(tmp_path, capsys):
 
 
 def test_a_short_run_that_was_cut_off_is_refused_in_one_sentence(tmp_path, capsys):
-    made = write_run(tmp_path, sizes=SIZES[:1], algorithms=["library"], modes=["isolated"], n_blocks=2, finish=False)
+    made = write_run(
+        tmp_path,
+        sizes=SIZES[:1],
+        algorithms=["library"],
+        modes=["isolated"],
+        n_blocks=2,
+        finish=False,
+    )
     assert main(["fit", str(made.path)]) == 2
-    assert capsys.readouterr().err == "reports: nothing to fit: no case has five blocks in one state of the link\n"
+    assert (
+        capsys.readouterr().err
+        == "reports: nothing to fit: no case has five blocks in one state of the link\n"
+    )

@@ -13,7 +13,13 @@ import pytest
 
 from reports.__main__ import main
 from reports.calibration import calibrated_fleets
-from reports.calibration.calibrated_fleets import Machines, equal_nodes, many_questions, slow_cables, slow_nodes
+from reports.calibration.calibrated_fleets import (
+    Machines,
+    equal_nodes,
+    many_questions,
+    slow_cables,
+    slow_nodes,
+)
 from reports.calibration.selfcheck import REPLICATIONS
 from reports.store.result import read
 from reports.trends.fleet_groups import load, place_of
@@ -40,15 +46,22 @@ def test_a_slow_node_is_named_with_its_interval(tmp_path, capsys):
     value, low, high = map(float, values.groups())
     assert low < 8 < high
     assert 7 < value < 9
-    assert re.search(r"^11 other nodes: -\d\.\d% to \+\d\.\d% slower than the median$", text, re.MULTILINE)
+    assert re.search(
+        r"^11 other nodes: -\d\.\d% to \+\d\.\d% slower than the median$", text, re.MULTILINE
+    )
 
 
 def test_a_node_whose_link_is_slow_throughout_is_named_and_hides_no_other(tmp_path, capsys):
     """Its costs are in a state of the link that no other node has."""
     paths = write_fleet(tmp_path, NODES, slower={"n05": 0.3, "n07": 0.08})
     for path in paths[3 * NODES.index("n05") :][:3]:
-        path.write_text(re.sub(r'("link_rtt_ns":)\[([\d.]+),([\d.]+)\]', lambda match: (
-            f"{match[1]}[{5 * float(match[2])},{5 * float(match[3])}]"), path.read_text()))
+        path.write_text(
+            re.sub(
+                r'("link_rtt_ns":)\[([\d.]+),([\d.]+)\]',
+                lambda match: f"{match[1]}[{5 * float(match[2])},{5 * float(match[3])}]",
+                path.read_text(),
+            )
+        )
     status, text = fleet(capsys, tmp_path)
     assert status == 1
     assert re.match(r"n05 SLOW \+\d.*, n07 SLOW \+\d.*; of 12 nodes\n", text), text
@@ -58,10 +71,15 @@ def test_equal_nodes_have_no_alarm_and_the_report_says_what_it_could_find(tmp_pa
     write_fleet(tmp_path, NODES)
     status, text = fleet(capsys, tmp_path)
     assert (status, text.splitlines()[0]) == (0, "no node differs, of 12 nodes")
-    assert re.search(r"With 3 runs each, a node that is \d\.\d% slower than its peers is found", " ".join(text.split()))
+    assert re.search(
+        r"With 3 runs each, a node that is \d\.\d% slower than its peers is found",
+        " ".join(text.split()),
+    )
 
 
-def test_two_hundred_nodes_with_one_run_each_fit_on_a_page_and_the_slow_one_is_a_suspect(tmp_path, capsys):
+def test_two_hundred_nodes_with_one_run_each_fit_on_a_page_and_the_slow_one_is_a_suspect(
+    tmp_path, capsys
+):
     names = [f"r{number // 20}-n{number:03d}" for number in range(200)]
     write_fleet(tmp_path, names, runs=1, slower={"r3-n071": 0.09})
     status, text = fleet(capsys, tmp_path)
@@ -98,7 +116,10 @@ def test_a_run_that_is_still_written_is_neither_failed_nor_fine(tmp_path, capsys
     paths = write_fleet(tmp_path, NODES, runs=1)
     cut(paths[3], written_s_ago=20)
     status, text = fleet(capsys, tmp_path)
-    assert (status, text.splitlines()[:2]) == (3, ["n03 RUNNING; of 12 nodes", f"RUNNING: n03 ({paths[3].stem})"])
+    assert (status, text.splitlines()[:2]) == (
+        3,
+        ["n03 RUNNING; of 12 nodes", f"RUNNING: n03 ({paths[3].stem})"],
+    )
     cut(paths[4])
     status, text = fleet(capsys, tmp_path)
     assert (status, text.splitlines()[0]) == (1, "n04 FAILED; n03 RUNNING; of 12 nodes")
@@ -108,7 +129,9 @@ def test_a_run_that_is_still_written_does_not_count_on_a_node_with_others(tmp_pa
     paths = write_fleet(tmp_path, NODES)
     cut(paths[5], written_s_ago=20)
     status, text = fleet(capsys, tmp_path)
-    assert (status, "left out, still running, on nodes with other runs: 1" in text) == (0, True), text
+    assert (status, "left out, still running, on nodes with other runs: 1" in text) == (0, True), (
+        text
+    )
 
 
 def test_two_launches_are_a_suspect_and_the_third_decides(tmp_path, capsys):
@@ -138,8 +161,12 @@ def test_a_node_with_fewer_sizes_is_compared_by_the_others(tmp_path, capsys):
 def test_other_hardware_has_its_own_peers(tmp_path, capsys):
     """Nodes of another model must neither be slow nor make the spread wide."""
     write_fleet(tmp_path, NODES, runs=2)
-    write_fleet(tmp_path, [f"m{number}" for number in range(6)], machine_id="d4e5f6",
-                slower={**{f"m{number}": 1.0 for number in range(6)}, "m2": 1.3})
+    write_fleet(
+        tmp_path,
+        [f"m{number}" for number in range(6)],
+        machine_id="d4e5f6",
+        slower={**{f"m{number}": 1.0 for number in range(6)}, "m2": 1.3},
+    )
     status, text = fleet(capsys, tmp_path)
     assert status == 1
     assert re.match(r"m2 SLOW \+1\d\.\d% .*; of 18 nodes\n", text)
@@ -154,20 +181,29 @@ def test_a_rack_is_the_first_part_of_the_labels(tmp_path, capsys):
     assert "Rack r2: its 8 nodes are +" in text
 
 
-@pytest.mark.parametrize(("is_slow", "headline"), [
-    (lambda pair: "n03" in pair, "n03 or its cable SLOW in 6 of 6 pairs; of 7 nodes"),
-    (lambda pair: pair == ("n01", "n04"), r"n01\+n04 SLOW \+[23]\d\.\d% \[.*\]; of 7 nodes")])
+@pytest.mark.parametrize(
+    ("is_slow", "headline"),
+    [
+        (lambda pair: "n03" in pair, "n03 or its cable SLOW in 6 of 6 pairs; of 7 nodes"),
+        (lambda pair: pair == ("n01", "n04"), r"n01\+n04 SLOW \+[23]\d\.\d% \[.*\]; of 7 nodes"),
+    ],
+)
 def test_pairs_tell_a_node_from_a_cable(is_slow, headline, tmp_path, capsys):
     pairs = list(combinations(NODES[:7], 2))
-    write_fleet(tmp_path, ["+".join(pair) for pair in pairs],
-                slower={"+".join(pair): 0.3 for pair in pairs if is_slow(pair)})
+    write_fleet(
+        tmp_path,
+        ["+".join(pair) for pair in pairs],
+        slower={"+".join(pair): 0.3 for pair in pairs if is_slow(pair)},
+    )
     status, text = fleet(capsys, tmp_path)
     assert status == 1
     assert re.match(headline, text), text
 
 
 def test_a_run_over_many_hosts_compares_the_pairs_of_its_link_cases(tmp_path):
-    result = write_run(tmp_path, sizes=[16384], modes=["isolated"], algorithms=["library"], n_blocks=6, n=1)
+    result = write_run(
+        tmp_path, sizes=[16384], modes=["isolated"], algorithms=["library"], n_blocks=6, n=1
+    )
     case, run = result.run.cases[0], cast("Any", SimpleNamespace(nodes=["b", "a", "c"]))
     run.world = {"ranks": [{"node": node} for node in ("b", "b", "a", "c")]}
     assert place_of(case, run) is None
@@ -182,9 +218,13 @@ def test_a_run_over_many_hosts_compares_the_pairs_of_its_link_cases(tmp_path):
     assert place_of(case, run) is None
 
 
-@pytest.mark.parametrize(("names", "sentence"), [
-    (["n1"], "1 node: too few to tell, 4 with equal hardware and runs are needed"),
-    (["n1", "n2", "n3"], "3 nodes: too few to tell, 4 with equal hardware and runs are needed")])
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["n1"], "1 node: too few to tell, 4 with equal hardware and runs are needed"),
+        (["n1", "n2", "n3"], "3 nodes: too few to tell, 4 with equal hardware and runs are needed"),
+    ],
+)
 def test_few_nodes_are_no_fleet(names, sentence, tmp_path, capsys):
     write_fleet(tmp_path, names, slower={"n1": 1.0})
     status, text = fleet(capsys, tmp_path)
@@ -205,8 +245,12 @@ def test_a_store_without_labels_is_refused_in_one_sentence(tmp_path, capsys):
 def test_runs_that_no_group_can_use_are_counted(tmp_path, capsys):
     first, second, *_ = write_fleet(tmp_path, NODES, runs=2)
     first.write_text(re.sub(r'{"kind":"block",[^\n]*"block":[345],[^\n]*\n', "", first.read_text()))
-    second.write_text(second.read_text().replace('"node":"n00"', '"node":"n99"', 1).replace('"hosts":1', '"hosts":3')
-                      .replace('"ranks":[', '"ranks":[{"rank":9,"node":"n98"},'))
+    second.write_text(
+        second.read_text()
+        .replace('"node":"n00"', '"node":"n99"', 1)
+        .replace('"hosts":1', '"hosts":3')
+        .replace('"ranks":[', '"ranks":[{"rank":9,"node":"n98"},')
+    )
     _, text = fleet(capsys, tmp_path)
     words = " ".join(text.split())
     assert "with fewer than 5 blocks in one state of the link: 1" in words
@@ -217,10 +261,19 @@ def test_the_figures_are_those_of_the_runs(tmp_path):
     """The excess of a node is its median cost over the median of all nodes."""
     paths = write_fleet(tmp_path, NODES, slower={"n02": 0.04})
     (group,) = load(tmp_path).groups
-    costs_us = np.array([[np.median([block.cost_us for block in result.blocks if block.case == case])
-                          for case in (0, 1)] for result in map(read, paths)]).reshape(12, 3, 2)
+    costs_us = np.array(
+        [
+            [
+                np.median([block.cost_us for block in result.blocks if block.case == case])
+                for case in (0, 1)
+            ]
+            for result in map(read, paths)
+        ]
+    ).reshape(12, 3, 2)
     of_node = np.median(np.log(costs_us), axis=1)
-    np.testing.assert_allclose(group.screen.excess, of_node - np.median(of_node, axis=0), atol=1e-12)
+    np.testing.assert_allclose(
+        group.screen.excess, of_node - np.median(of_node, axis=0), atol=1e-12
+    )
 
 
 def no_correction_for_many_nodes(monkeypatch):
@@ -254,13 +307,18 @@ def a_cable_for_every_slow_pair(monkeypatch):
     monkeypatch.setattr(outliers, "LEAST_PEERS", 99)
 
 
-CLAIMS = [(no_correction_for_many_nodes, partial(equal_nodes, Machines(5, 0.03), 0.05)),
-          (slow_nodes_counted_in_the_spread, partial(slow_nodes, Machines(9, 0.01, 0.003, nodes=20), 2, 0.90)),
-          (one_launch_taken_for_several, partial(equal_nodes, Machines(1, outliers=True), 0.05)),
-          (two_launches_taken_for_three, partial(equal_nodes, Machines(2, disturbed=0.3), 0.05)),
-          (every_question_with_the_whole_share, many_questions),
-          (the_launches_of_a_node_unseen, partial(slow_nodes, Machines(5), 1, 0.95)),
-          (a_cable_for_every_slow_pair, partial(slow_cables, 8, 0.25))]
+CLAIMS = [
+    (no_correction_for_many_nodes, partial(equal_nodes, Machines(5, 0.03), 0.05)),
+    (
+        slow_nodes_counted_in_the_spread,
+        partial(slow_nodes, Machines(9, 0.01, 0.003, nodes=20), 2, 0.90),
+    ),
+    (one_launch_taken_for_several, partial(equal_nodes, Machines(1, outliers=True), 0.05)),
+    (two_launches_taken_for_three, partial(equal_nodes, Machines(2, disturbed=0.3), 0.05)),
+    (every_question_with_the_whole_share, many_questions),
+    (the_launches_of_a_node_unseen, partial(slow_nodes, Machines(5), 1, 0.95)),
+    (a_cable_for_every_slow_pair, partial(slow_cables, 8, 0.25)),
+]
 
 
 @pytest.mark.parametrize(("breaks", "claim"), CLAIMS, ids=[breaks.__name__ for breaks, _ in CLAIMS])

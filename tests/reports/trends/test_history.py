@@ -33,18 +33,36 @@ def run_id(number: int) -> str:
     return f"2026-{1 + number // 28:02d}-{1 + number % 28:02d}T03-00-00Z-allreduce-{number:06d}"
 
 
-def write(folder: Path, number: int, scale: Callable[[Any], float] = lambda block: 1.0,
-          head: dict[str, Any] | None = None, **options: Any) -> Path:
+def write(
+    folder: Path,
+    number: int,
+    scale: Callable[[Any], float] = lambda block: 1.0,
+    head: dict[str, Any] | None = None,
+    **options: Any,
+) -> Path:
     """Writes one night's run of four cases; `scale` gives the factor on a block's times, `head` replaces fields of the
     first line."""
     noise = float(np.exp(np.random.default_rng(number).normal(0, 0.015)))
 
     def change(block: Any) -> Any:
         factor = scale(block)
-        return msgspec.structs.replace(block, time_us=block.time_us * factor, total_us=block.total_us * factor)
+        return msgspec.structs.replace(
+            block, time_us=block.time_us * factor, total_us=block.total_us * factor
+        )
 
-    made = write_run(folder, sizes=[16384, 65536], algorithms=["library", "two_shot"], modes=["isolated"], n_blocks=6,
-                     n=4, scale=noise, seed=number, run_id=run_id(number), change=change, **options).path
+    made = write_run(
+        folder,
+        sizes=[16384, 65536],
+        algorithms=["library", "two_shot"],
+        modes=["isolated"],
+        n_blocks=6,
+        n=4,
+        scale=noise,
+        seed=number,
+        run_id=run_id(number),
+        change=change,
+        **options,
+    ).path
     shutil.rmtree(made.with_suffix(".samples"))
     if head:
         first, rest = made.read_text().split("\n", 1)
@@ -53,7 +71,10 @@ def write(folder: Path, number: int, scale: Callable[[Any], float] = lambda bloc
 
 
 def facts(**values: Any) -> dict[str, Any]:
-    return {name.replace("_", "."): {"value": value, "source": "", "status": "ok"} for name, value in values.items()}
+    return {
+        name.replace("_", "."): {"value": value, "source": "", "status": "ok"}
+        for name, value in values.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +89,19 @@ def store(tmp_path_factory):
             slowed = SLOWED if later and block.case % 2 else 1.0
             return slowed * (0.8 if block.case == 0 and 10 <= number < 20 else 1.0)
 
-        write(folder / ("nightly" if number % 2 else ""), number, scale, {
-            "software_id": "new\x1b[2J" if later else "old", "environment": facts(
-                os_kernel="6.18\u202e|<script>" if later else "6.12", os_load=number / 10, cpu_model="EPYC")})
+        write(
+            folder / ("nightly" if number % 2 else ""),
+            number,
+            scale,
+            {
+                "software_id": "new\x1b[2J" if later else "old",
+                "environment": facts(
+                    os_kernel="6.18\u202e|<script>" if later else "6.12",
+                    os_load=number / 10,
+                    cpu_model="EPYC",
+                ),
+            },
+        )
     return folder
 
 
@@ -111,6 +142,7 @@ def test_a_change_and_its_revert_are_two_alarms(store):
 
 def test_a_pipeline_asks_what_became_worse_since_a_run(store, capsys):
     """A change of last month must not fail tonight's pipeline."""
+
     def ask(*more: str) -> tuple[int, Any]:
         status = main(["history", str(store), "--json", *more])
         return status, json.loads(capsys.readouterr().out)
@@ -135,6 +167,7 @@ def test_a_pipeline_asks_what_became_worse_since_a_run(store, capsys):
 
 def test_what_became_worse_since_a_run_is_named(tmp_path, capsys):
     """One case steps a run after the other: both are one event, and belong to it on either side of --since."""
+
     def scale(number: int, block: Any) -> float:
         return SLOWED if number >= STEP + block.case % 2 else 1.0
 
@@ -156,7 +189,9 @@ def words_after(late: Any, cases: int = 24, nights: int = 60, spread: float = 0.
     return [word for _, word in judge(values, cases)]
 
 
-@pytest.mark.parametrize(("size", "nights"), [(0.05, 3), (0.1, 1), (0.3, 1), (0.3, 5), (1.0, 3), (1.0, 11), (1.0, 14)])
+@pytest.mark.parametrize(
+    ("size", "nights"), [(0.05, 3), (0.1, 1), (0.3, 1), (0.3, 5), (1.0, 3), (1.0, 11), (1.0, 14)]
+)
 def test_a_late_step_of_all_cases_is_told(size, nights):
     """The larger the step, the more it must not be taken for noise."""
     assert words_after(np.full(nights, np.log1p(size))) == ["worse"] * 24
@@ -174,7 +209,9 @@ def test_the_change_of_one_case_is_not_a_change_of_all():
     alone = np.arange(24)[:, None] == 7
     assert words_after(0.3 * alone) == ["steady"] * 24
     assert words_after(0.3 * alone * [1, 1]).count("worse") == 1
-    assert words_after(0.3 * ~alone * [1, 1]) == ["steady" if case == 7 else "worse" for case in range(24)]
+    assert words_after(0.3 * ~alone * [1, 1]) == [
+        "steady" if case == 7 else "worse" for case in range(24)
+    ]
 
 
 def test_a_verdict_needs_enough_runs_with_little_noise():
@@ -195,10 +232,19 @@ def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
 
 def test_labels_of_changes_that_lie_close_do_not_overlap(tmp_path):
     """Three changes in a week must be readable."""
-    steps = [Step(first, first, first + 1, (0.2 if first % 2 else -0.2, -0.3, 0.3))
-             for first in (10, 13, 16, 30, 41, 44, 46, 50)]
+    steps = [
+        Step(first, first, first + 1, (0.2 if first % 2 else -0.2, -0.3, 0.3))
+        for first in (10, 13, 16, 30, 41, 44, 46, 50)
+    ]
     costs_us = np.array([1 + number % 2 / 5 for number in range(60)])
-    series = Series("16 KiB ring", "a1b2c3", "allreduce", [run_id(number) for number in range(60)], costs_us, steps)
+    series = Series(
+        "16 KiB ring",
+        "a1b2c3",
+        "allreduce",
+        [run_id(number) for number in range(60)],
+        costs_us,
+        steps,
+    )
     made, panel = pyplot.subplots(figsize=(4.6, 2.7), layout="constrained")
     draw(panel, series)
     made.canvas.draw()
@@ -212,12 +258,16 @@ def test_labels_of_changes_that_lie_close_do_not_overlap(tmp_path):
 def test_names_that_differ_at_their_ends_are_not_cut(tmp_path, capsys):
     """Cut names would make two cases look like one."""
     for number in range(24):
+
         def scale(block, later=number >= 14):
             return 1.3 if later and block.case % 2 else 1.0
 
         made = write(tmp_path, number, scale)
-        made.write_text(made.read_text().replace('"variant":"copied"', '"variant":"copied by two threads at once"')
-                        .replace('"algorithm":"two_shot"', '"algorithm":"two_shot_of_all_the_ranks_of_a_host"'))
+        made.write_text(
+            made.read_text()
+            .replace('"variant":"copied"', '"variant":"copied by two threads at once"')
+            .replace('"algorithm":"two_shot"', '"algorithm":"two_shot_of_all_the_ranks_of_a_host"')
+        )
     text = history_text(tmp_path, capsys)
     for size in ("16 KiB", "64 KiB"):
         assert f"worse   {size}\n      two_shot_of_all_the_ranks_of_a_host\n" in text
@@ -226,12 +276,18 @@ def test_names_that_differ_at_their_ends_are_not_cut(tmp_path, capsys):
 def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, capsys):
     """Other cores or another machine must not look like a regression."""
     for number in range(60):
-        write(tmp_path, number, fast_rounds=range(6) if number < 24 else (),
-              head={"machine_id": "b" * 6} if number >= 48 else None)
+        write(
+            tmp_path,
+            number,
+            fast_rounds=range(6) if number < 24 else (),
+            head={"machine_id": "b" * 6} if number >= 48 else None,
+        )
     history = load(tmp_path)
     assert history.events == []
-    groups = {(series.machine_id, *re.findall(r"link (\d)\d\d ns", series.label), len(series.costs_us))
-              for series in history.series}
+    groups = {
+        (series.machine_id, *re.findall(r"link (\d)\d\d ns", series.label), len(series.costs_us))
+        for series in history.series
+    }
     assert groups == {("a1b2c3", "1", 24), ("a1b2c3", "5", 24), ("bbbbbb", 12)}
     text = " ".join(history_text(tmp_path, capsys).split())
     assert "series: 8 steady, 4 too early." in text
@@ -269,8 +325,9 @@ def test_the_launches_of_a_campaign_are_one_point(tmp_path):
     (tmp_path / "campaign-1" / "campaign.jsonl").write_text("{}")
     write(tmp_path, 7)
     history = load(tmp_path)
-    assert {(series.label.endswith(" main"), len(series.costs_us)) for series in history.series} == {
-        (True, 1), (False, 1)}
+    assert {
+        (series.label.endswith(" main"), len(series.costs_us)) for series in history.series
+    } == {(True, 1), (False, 1)}
 
 
 def test_unusable_runs_are_left_out_and_named(tmp_path, capsys):
@@ -288,9 +345,17 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, capsys):
     write(tmp_path, 7, fast_rounds=range(2, 6))  # two rounds in the slow state are too few
     text = " ".join(history_text(tmp_path, capsys).split())
     assert "runs 2, machines 1" in text
-    for reason in ("incomplete: 1", "imported from a log: 1", "of a newer schema: 1", "with wrong results: 1",
-                "not a run that can be read: 1 (torn?[2J.jsonl)", "a run once more: 1", "not followed: 1 (link.jsonl)",
-                "without a time in its run_id: 1", "with fewer than 5 blocks in one state of the link: 4 of 8 results"):
+    for reason in (
+        "incomplete: 1",
+        "imported from a log: 1",
+        "of a newer schema: 1",
+        "with wrong results: 1",
+        "not a run that can be read: 1 (torn?[2J.jsonl)",
+        "a run once more: 1",
+        "not followed: 1 (link.jsonl)",
+        "without a time in its run_id: 1",
+        "with fewer than 5 blocks in one state of the link: 4 of 8 results",
+    ):
         assert reason in text, reason
 
 

@@ -11,17 +11,36 @@ import pytest
 import reports.verdicts.accept
 from reports.__main__ import main
 from reports.store.writing import write_whole
-from tests.reports.synthetic_campaign import no_effect, rewrite_head, slower, write_campaign, write_launches
+from tests.reports.synthetic_campaign import (
+    no_effect,
+    rewrite_head,
+    slower,
+    write_campaign,
+    write_launches,
+)
 from tests.reports.verdicts.test_regress import gate
 
 
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory):
-    return write_campaign(tmp_path_factory.mktemp("alike") / "campaign", {"main": no_effect, "new": no_effect})
+    return write_campaign(
+        tmp_path_factory.mktemp("alike") / "campaign", {"main": no_effect, "new": no_effect}
+    )
 
 
 def accept(capsys, baseline, current, *options, reason="fewer copies") -> tuple[int, str]:
-    status = main(["accept", "--baseline", str(baseline), "--current", str(current), "--reason", reason, *options])
+    status = main(
+        [
+            "accept",
+            "--baseline",
+            str(baseline),
+            "--current",
+            str(current),
+            "--reason",
+            reason,
+            *options,
+        ]
+    )
     out, err = capsys.readouterr()
     assert (out + err).count("\n") == 1
     return status, out + err
@@ -31,27 +50,47 @@ def entries(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "accepted.jsonl").read_text().splitlines()]
 
 
-def test_a_baseline_is_stored_by_machine_and_moved_with_its_effects_and_used(alike, tmp_path, capsys):
+def test_a_baseline_is_stored_by_machine_and_moved_with_its_effects_and_used(
+    alike, tmp_path, capsys
+):
     baselines = tmp_path / "baselines"
     status, printed = accept(capsys, baselines, alike / "main", reason="the first one")
-    assert (status, "8 launches of main are now the baseline of machine a1b2c3" in printed) == (0, True)
+    assert (status, "8 launches of main are now the baseline of machine a1b2c3" in printed) == (
+        0,
+        True,
+    )
     first = entries(baselines)[0]
-    assert (first["machine_id"], first["reason"], first["effects"]) == ("a1b2c3", "the first one", None)
+    assert (first["machine_id"], first["reason"], first["effects"]) == (
+        "a1b2c3",
+        "the first one",
+        None,
+    )
     assert sorted(first["run_ids"]) == sorted(run.stem for run in (baselines / "a1b2c3").iterdir())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first["when"])
 
     slowed = write_launches(tmp_path / "a", 8, seed=1, effect=slower(5))
     assert accept(capsys, baselines, slowed, reason="slower, but right")[0] == 0
-    assert accept(capsys, baselines, write_launches(tmp_path / "b", 14, seed=2), reason="fast again")[0] == 0
+    assert (
+        accept(capsys, baselines, write_launches(tmp_path / "b", 14, seed=2), reason="fast again")[
+            0
+        ]
+        == 0
+    )
     *_, second, third = entries(baselines)
     assert second["reason"] == "slower, but right"
     effects = {effect["case"]: effect for effect in second["effects"]}
-    assert effects["16 KiB two-shot"]["low"] < effects["16 KiB two-shot"]["ratio"] == pytest.approx(1.05, abs=0.01)
+    assert (
+        effects["16 KiB two-shot"]["low"]
+        < effects["16 KiB two-shot"]["ratio"]
+        == pytest.approx(1.05, abs=0.01)
+    )
     assert len(effects) == 6
     # The former runs are gone.
     assert sorted(third["run_ids"]) == sorted(run.stem for run in (baselines / "a1b2c3").iterdir())
 
-    status, printed = gate(capsys, baselines, write_launches(tmp_path / "c", 14, seed=3, effect=slower(20)))
+    status, printed = gate(
+        capsys, baselines, write_launches(tmp_path / "c", 14, seed=3, effect=slower(20))
+    )
     assert (status, re.search(r"16 KiB two-shot: 1\.(19|20)", printed) is not None) == (1, True)
     assert "14 launches against 14, not interleaved" in printed
     assert "samples" not in printed
@@ -63,7 +102,12 @@ def test_another_machine_has_no_baseline_until_a_user_accepts_one(alike, tmp_pat
     for run in elsewhere.glob("*.jsonl"):
         rewrite_head(run, machine_id="ffffff")
     status, printed = gate(capsys, baselines, elsewhere)
-    assert (status, "machine" in printed, "a1b2c3" in printed, "ffffff" in printed) == (4, True, True, True)
+    assert (status, "machine" in printed, "a1b2c3" in printed, "ffffff" in printed) == (
+        4,
+        True,
+        True,
+        True,
+    )
     assert accept(capsys, baselines, elsewhere)[0] == 0
     again = write_launches(tmp_path / "c", 6, seed=3)
     for run in again.glob("*.jsonl"):
@@ -75,7 +119,9 @@ def test_another_machine_has_no_baseline_until_a_user_accepts_one(alike, tmp_pat
 def test_accept_refuses_runs_that_cannot_be_a_baseline(alike, tmp_path, capsys):
     baselines = tmp_path / "baselines"
     assert accept(capsys, baselines, alike / "main", reason="  ") == (
-        2, "reports: --reason is empty: say why the baseline moves\n")
+        2,
+        "reports: --reason is empty: say why the baseline moves\n",
+    )
     few = write_launches(tmp_path / "few", 5)
     status, printed = accept(capsys, baselines, few)
     assert (status, "5 launches" in printed) == (2, True)
@@ -116,7 +162,9 @@ def test_an_interrupted_move_leaves_the_former_baseline(alike, tmp_path, capsys,
 
     monkeypatch.setattr(reports.verdicts.accept, "write_whole", killed)
     with pytest.raises(KeyboardInterrupt):
-        accept(capsys, baselines, write_launches(tmp_path / "b", 8, seed=2, effect=lambda case: 3.0))
+        accept(
+            capsys, baselines, write_launches(tmp_path / "b", 8, seed=2, effect=lambda case: 3.0)
+        )
     status, printed = gate(capsys, baselines, alike / "new")
     assert (status in (0, 3), "8 launches against 8" in printed) == (True, True)
 
@@ -152,7 +200,10 @@ def test_runs_whose_files_share_a_name_are_all_kept(tmp_path, capsys):
     baselines = tmp_path / "baselines"
     assert accept(capsys, baselines, f"{tmp_path}/[0-9]/*.jsonl")[0] == 0
     assert len(list((baselines / "a1b2c3").iterdir())) == 6
-    assert "6 launches against 6" in gate(capsys, baselines, write_launches(tmp_path / "new", 6, seed=1))[1]
+    assert (
+        "6 launches against 6"
+        in gate(capsys, baselines, write_launches(tmp_path / "new", 6, seed=1))[1]
+    )
 
 
 def test_a_damaged_run_of_the_baseline_is_refused(alike, tmp_path, capsys):
@@ -162,11 +213,21 @@ def test_a_damaged_run_of_the_baseline_is_refused(alike, tmp_path, capsys):
     run = sorted((baselines / "a1b2c3").iterdir())[2]
     run.write_bytes(run.read_bytes()[: run.stat().st_size // 2])
     assert main(["regress", "--baseline", str(baselines), "--current", str(alike / "new")]) == 2
-    assert re.fullmatch(rf"reports: {run} was complete when accepted, but not now\n", capsys.readouterr().err)
+    assert re.fullmatch(
+        rf"reports: {run} was complete when accepted, but not now\n", capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize("line", ["{}", '{"machine_id":"a1b2c3","run_ids":3}', '{"machine_id":["x"],"run_ids":["x"]}',
-                                  '{"when":"","reason":"","machine_id":"..","run_ids":[]}', '{"machine_id":'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        '{"machine_id":"a1b2c3","run_ids":3}',
+        '{"machine_id":["x"],"run_ids":["x"]}',
+        '{"when":"","reason":"","machine_id":"..","run_ids":[]}',
+        '{"machine_id":',
+    ],
+)
 def test_a_damaged_list_of_baselines_is_one_sentence_with_its_line(alike, tmp_path, capsys, line):
     """A traceback ends with status 1, which means a regression."""
     baselines = tmp_path / "baselines"
@@ -174,7 +235,9 @@ def test_a_damaged_list_of_baselines_is_one_sentence_with_its_line(alike, tmp_pa
     with (baselines / "accepted.jsonl").open("a") as file:
         file.write(f"{line}\n")
     assert main(["regress", "--baseline", str(baselines), "--current", str(alike / "new")]) == 2
-    assert re.fullmatch(rf"reports: {baselines}/accepted\.jsonl, line 2: [^\n]+\n", capsys.readouterr().err)
+    assert re.fullmatch(
+        rf"reports: {baselines}/accepted\.jsonl, line 2: [^\n]+\n", capsys.readouterr().err
+    )
     assert accept(capsys, baselines, alike / "main")[0] == 2
 
 

@@ -44,7 +44,9 @@ def test_estimates_shrink_to_their_mean_unless_they_differ():
     for estimates, least, most in ((alike, 0.5, 1.0), (apart, 0.0, 0.01)):
         centers, errors = shrunken(estimates, np.full(12, 1e-4))
         gaps = estimates.mean() - estimates
-        assert (((centers - estimates) / gaps >= least) & ((centers - estimates) / gaps <= most)).all()
+        assert (
+            ((centers - estimates) / gaps >= least) & ((centers - estimates) / gaps <= most)
+        ).all()
         assert (errors <= 0.0101).all() or least
 
 
@@ -104,7 +106,9 @@ def test_cells_that_scatter_widen_the_assumed_spread_and_a_slow_algorithm_does_n
     assert days.assumed_spread(scatter, GROUPS) is days.PRIOR
     assert days.assumed_spread(scatter + slow, GROUPS) is days.PRIOR
     assert days.assumed_spread(scatter[:1], GROUPS[:1]) is days.PRIOR
-    own = 0.04 * rng.standard_normal((CELLS, 1))  # of a day with 4 %, half of its variance in common
+    own = 0.04 * rng.standard_normal(
+        (CELLS, 1)
+    )  # of a day with 4 %, half of its variance in common
     spread = days.assumed_spread(scatter + own + slow, GROUPS)
     assert spread.sd == pytest.approx(0.04, rel=0.4)
     assert "cells of an algorithm differ more" in spread.source
@@ -124,20 +128,29 @@ def test_regress_takes_the_spread_from_three_other_days_or_says_what_it_assumes(
     """Nightly runs in one folder differ by 4 % between days, so that a night of 6 % is none of the code's; a night of
     50 % is told. The slow night itself is not one of the days."""
     store = tmp_path / "nightly"
-    nights = [on_day(day, store, seed=day, shift=shift) for day, shift in enumerate((1.0, 1.04, 0.96, 1.02), 1)]
+    nights = [
+        on_day(day, store, seed=day, shift=shift)
+        for day, shift in enumerate((1.0, 1.04, 0.96, 1.02), 1)
+    ]
     status, printed = gate(capsys, nights[0], on_day(5, store, seed=5, shift=1.06))
     assert (status in (0, 3), "estimated from 4 other days" in printed) == (True, True)
     status, printed = gate(capsys, nights[0], on_day(6, store, seed=6, shift=1.5))
     assert (status, "estimated from 5 other days" in printed) == (1, True)
     assert re.match(r"REGRESSION: 6 of 6 cells slower by 1.0% or more, by machine or code", printed)
     assert re.search(r"16 KiB \w+: 1\.\d+ \[[\d. ]+\] differs", printed)
-    base, new = write_launches(tmp_path / "a", 8), write_launches(tmp_path / "b", 8, seed=1, effect=no_effect)
+    base, new = (
+        write_launches(tmp_path / "a", 8),
+        write_launches(tmp_path / "b", 8, seed=1, effect=no_effect),
+    )
     assert "Days are assumed to differ by 2.0%" in gate(capsys, base, new)[1]
 
 
 def test_days_that_differ_by_no_more_than_their_launches_give_a_verdict():
     rng = np.random.default_rng(8)
-    levels, ratios = 0.003 * rng.standard_normal((CELLS, 3)), 0.01 * rng.standard_normal((CELLS, 12))
+    levels, ratios = (
+        0.003 * rng.standard_normal((CELLS, 3)),
+        0.01 * rng.standard_normal((CELLS, 12)),
+    )
     spread = days.spread_of(levels, 1e-4, ratios, GROUPS)
     cells = spread.judge(ratios, 0.01)
     assert (spread.sd, {"SLOWER", "FASTER"} & {*cells.verdict}) == (0.0, set())
@@ -169,6 +182,7 @@ def test_the_newest_launches_of_a_longer_baseline_are_compared(tmp_path, capsys)
 def test_a_gate_that_decides_little_does_not_pass(tmp_path, capsys, spread):
     """Launches that scatter by 30 %, or cells that are slower by 0 to 60 %: a margin that only follows them would
     pass both."""
+
     def grows(case):
         return 1.0 if spread else 1 + 0.6 * (case.size_bytes > 16384)
 

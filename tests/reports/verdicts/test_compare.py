@@ -34,7 +34,9 @@ from tests.reports.synthetic_fleet import label
 
 DIFFERENT: dict[str, dict[str, Any]] = {  # the fields that differ in the current run's head
     "machine": {"machine_id": "ffffff"},
-    "clock": {"environment__cpu.governor": {"value": "powersave", "source": "sysfs", "status": "ok"}},
+    "clock": {
+        "environment__cpu.governor": {"value": "powersave", "source": "sysfs", "status": "ok"}
+    },
     "world": {"world__ranks": [{"rank": 0, "device": "cpu", "arch": "haswell", "cpus": [0]}]},
     "statistic": {"world__dispatch": "python"},
     "version": {"version": "0.0.9"},
@@ -44,8 +46,13 @@ DIFFERENT: dict[str, dict[str, Any]] = {  # the fields that differ in the curren
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
     """One case is 5 % slower, and fresh pairs of its size confirm it; the campaign has a control."""
-    return write_campaign(tmp_path_factory.mktemp("slower") / "campaign", {"main": no_effect, "new": slower(5)},
-                          fresh=10, fresh_sizes=[16384], control=True)
+    return write_campaign(
+        tmp_path_factory.mktemp("slower") / "campaign",
+        {"main": no_effect, "new": slower(5)},
+        fresh=10,
+        fresh_sizes=[16384],
+        control=True,
+    )
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
@@ -73,13 +80,21 @@ def test_a_slowdown_of_one_case_is_named_and_the_others_are_the_same(campaign, c
     assert (mde[-1], pairs) == ("%", "10")
     assert {row[5] for row in rows.values()} == {"SAME"}
     printed = " ".join(out.split())
-    assert re.match(r"new takes 1\.00x the time of main at 16 KiB, 1\.00x at 64 KiB \(median of 3 algorithms\): 16 KiB "
-                    r"two-shot slower; nothing else slower than 0\.\d% anywhere new against main", printed)
-    for words in ("new against main, the baseline: 8 interleaved pairs of launches, 10 fresh ones of 16 KiB",
-                  "above 1, the variant is slower", "flag round trip 5", "ns 100% of the pairs",
-                  "SLOWER 1, FASTER 0, SAME 5, within +-x% 0",
-                  "control, the baseline's launches against each other: 0 of 6 cells suspected",
-                  "* a suspect of the first stage", "note: virtual machine"):
+    assert re.match(
+        r"new takes 1\.00x the time of main at 16 KiB, 1\.00x at 64 KiB \(median of 3 algorithms\): 16 KiB "
+        r"two-shot slower; nothing else slower than 0\.\d% anywhere new against main",
+        printed,
+    )
+    for words in (
+        "new against main, the baseline: 8 interleaved pairs of launches, 10 fresh ones of 16 KiB",
+        "above 1, the variant is slower",
+        "flag round trip 5",
+        "ns 100% of the pairs",
+        "SLOWER 1, FASTER 0, SAME 5, within +-x% 0",
+        "control, the baseline's launches against each other: 0 of 6 cells suspected",
+        "* a suspect of the first stage",
+        "note: virtual machine",
+    ):
         assert words in printed
 
 
@@ -166,8 +181,12 @@ def test_two_copies_of_a_run_are_one_launch(tmp_path, capsys):
 
 def test_pairs_are_compared_within_their_common_state(tmp_path, capsys):
     """main also sees the fast link, on which times are a third as long. Over all blocks main would seem far faster."""
-    folder = write_campaign(tmp_path / "states", {"main": no_effect, "new": no_effect}, n_blocks=12,
-                            options={"main": {"fast_rounds": range(6)}, "new": {"fast_rounds": [0]}})
+    folder = write_campaign(
+        tmp_path / "states",
+        {"main": no_effect, "new": no_effect},
+        n_blocks=12,
+        options={"main": {"fast_rounds": range(6)}, "new": {"fast_rounds": [0]}},
+    )
     main(["compare", str(folder)])
     out = capsys.readouterr().out
     assert {row[5] for row in rows_of(out).values()} == {"SAME"}
@@ -176,20 +195,28 @@ def test_pairs_are_compared_within_their_common_state(tmp_path, capsys):
 
 def test_of_several_states_a_pair_takes_the_one_that_most_pairs_share():
     pairs = [[1.0, 10.0], [np.nan, 20.0], [3.0, 30.0], [4.0, np.nan], [np.nan, np.nan]]
-    for rows, ratios, states in ((pairs, [1.0, 20.0, 3.0, 4.0, np.nan], [0, 1, 0, 0, -1]),  # both states three times
-                                 (pairs[:3], [10.0, 20.0, 30.0], [1, 1, 1])):
+    for rows, ratios, states in (
+        (pairs, [1.0, 20.0, 3.0, 4.0, np.nan], [0, 1, 0, 0, -1]),  # both states three times
+        (pairs[:3], [10.0, 20.0, 30.0], [1, 1, 1]),
+    ):
         chosen, of_pairs = within_one_state(np.array([rows]))
         np.testing.assert_array_equal(chosen, [ratios])
         assert of_pairs.tolist() == [states]
 
 
 def test_pairs_without_a_common_state_give_no_figure(tmp_path, capsys):
-    folder = write_campaign(tmp_path / "apart", {"main": no_effect, "new": no_effect}, n_blocks=6,
-                            options={"main": {"fast_rounds": range(6)}})
+    folder = write_campaign(
+        tmp_path / "apart",
+        {"main": no_effect, "new": no_effect},
+        n_blocks=6,
+        options={"main": {"fast_rounds": range(6)}},
+    )
     assert main(["compare", str(folder)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert [row[:2] + row[2:4] for row in rows_of(out).values()] == [["-", "-", "-", "undecided"]] * 6
+    assert [row[:2] + row[2:4] for row in rows_of(out).values()] == [
+        ["-", "-", "-", "undecided"]
+    ] * 6
     assert "8 of 8 pairs have no state of the link in common" in " ".join(out.split())
     assert cells_of(folder).pairs.median() == 0
     same = write_campaign(tmp_path / "same", {"main": no_effect, "new": no_effect})
@@ -208,13 +235,19 @@ def test_an_algorithm_can_be_compared_with_another(tmp_path, capsys):
 
 def test_a_ratio_whose_interval_says_nothing_is_not_printed(tmp_path, capsys):
     """`1.201 [0.000 >999]` looks like a slowdown of 20 %, and an MDE of 5601394.2% like a figure."""
-    sides = [write_launches(tmp_path / name, 6, algorithms=[name], seed=seed)
-             for seed, name in enumerate(("two_shot", "ring"))]
+    sides = [
+        write_launches(tmp_path / name, 6, algorithms=[name], seed=seed)
+        for seed, name in enumerate(("two_shot", "ring"))
+    ]
     main(["compare", *map(str, sides)])
     out = capsys.readouterr().out
-    assert [row[2:6] for row in rows_of(out).values()] == [["too", "noisy", "undecided", ">99%"]] * 2
+    assert [row[2:6] for row in rows_of(out).values()] == [
+        ["too", "noisy", "undecided", ">99%"]
+    ] * 2
     assert "MDE, the minimum detectable effect: median >99%, at most >99%." in out
-    assert out.startswith("16 KiB ring, 64 KiB ring undecided"), "the headline must not name a ratio either"
+    assert out.startswith("16 KiB ring, 64 KiB ring undecided"), (
+        "the headline must not name a ratio either"
+    )
 
 
 def test_a_threat_on_only_one_side_comes_first(tmp_path, capsys):
@@ -222,7 +255,9 @@ def test_a_threat_on_only_one_side_comes_first(tmp_path, capsys):
     base, new = (write_launch(tmp_path, number).path for number in (1, 2))
     common = [f"Threat {letter}." for letter in "abcdef"]
     rewrite_head(base, notes=[*common, "The load was 1.2 over the minute before."])
-    rewrite_head(new, notes=[*common, "The load was 2.9 over the minute before.", "Slowed on purpose: 3 %."])
+    rewrite_head(
+        new, notes=[*common, "The load was 2.9 over the minute before.", "Slowed on purpose: 3 %."]
+    )
     main(["compare", str(base), str(new)])
     threats = " ".join(capsys.readouterr().out.split("\n\n")[0].split()).split("note: ")[1:]
     assert len(threats) == 4
@@ -232,14 +267,18 @@ def test_a_threat_on_only_one_side_comes_first(tmp_path, capsys):
 
 def test_words_show_the_verdict_without_a_terminal(campaign):
     command = [sys.executable, "-m", "reports", "compare", str(campaign)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ})
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ}
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "SLOWER*" in done.stdout
     assert "\x1b" not in done.stdout
 
 
 def test_an_unfinished_campaign_says_so(tmp_path, capsys):
-    folder = write_campaign(tmp_path / "cut", {"main": no_effect, "new": no_effect}, end=False, sizes=[16384])
+    folder = write_campaign(
+        tmp_path / "cut", {"main": no_effect, "new": no_effect}, end=False, sizes=[16384]
+    )
     main(["compare", str(folder)])
     assert "THE CAMPAIGN IS NOT FINISHED" in " ".join(capsys.readouterr().out.split())
 
@@ -279,7 +318,9 @@ def test_bad_input_is_one_sentence_that_names_file_and_line(tmp_path, capsys):
 def test_the_complete_part_of_an_incomplete_run_counts_and_is_reported(tmp_path, capsys):
     base, new = write_launch(tmp_path, 1).path, write_launch(tmp_path, 2).path
     content = new.read_bytes().split(b"\n")
-    lines = [line for line in content if b'"kind":"case"' not in line and b'"kind":"end"' not in line][:-1]
+    lines = [
+        line for line in content if b'"kind":"case"' not in line and b'"kind":"end"' not in line
+    ][:-1]
     new.write_bytes(b"\n".join(lines)[:-30])
     assert main(["compare", str(base), str(new)]) == 0
     out, err = capsys.readouterr()
@@ -312,7 +353,9 @@ def test_extreme_figures_of_a_campaign_fit_80_columns(tmp_path, capsys):
 
 
 def test_manifest_faults_name_file_and_line(tmp_path, capsys):
-    folder = write_campaign(tmp_path / "c", {"main": no_effect, "new": no_effect}, pairs=2, sizes=[16384])
+    folder = write_campaign(
+        tmp_path / "c", {"main": no_effect, "new": no_effect}, pairs=2, sizes=[16384]
+    )
     manifest = folder / "campaign.jsonl"
     damage_line(manifest, 3, lambda line: line[:-9])
     assert main(["compare", str(folder)]) == 2
@@ -320,13 +363,17 @@ def test_manifest_faults_name_file_and_line(tmp_path, capsys):
 
 
 def test_json_has_no_infinity(tmp_path, capsys):
-    folder = write_campaign(tmp_path / "few", {"main": no_effect, "new": no_effect}, pairs=3, sizes=[16384])
+    folder = write_campaign(
+        tmp_path / "few", {"main": no_effect, "new": no_effect}, pairs=3, sizes=[16384]
+    )
     main(["compare", str(folder), "--format", "json"])
     cells = json.loads(capsys.readouterr().out)
     assert [cell["low"] for cell in cells] == [None] * 3
     assert all(np.isfinite(cell["ratio"]) for cell in cells)
     (comparison,) = compare(read_sides([str(folder)]))
-    comparison.cells.loc[0, "needed"] = np.inf  # no number of pairs settles an estimate that equals the margin
+    comparison.cells.loc[0, "needed"] = (
+        np.inf
+    )  # no number of pairs settles an estimate that equals the margin
     assert json.loads(FORMATS["json"]([comparison]))[0]["needed"] is None
     assert "inf" not in FORMATS["csv"]([comparison])
 

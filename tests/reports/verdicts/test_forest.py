@@ -24,12 +24,29 @@ SIZES = [16384 << step for step in range(12)]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def cell(algorithm: str, size_bytes: int, verdict: str = SAME, ratio: float = 1.0,
-         half_width: float = 0.01) -> dict[str, Any]:
+def cell(
+    algorithm: str,
+    size_bytes: int,
+    verdict: str = SAME,
+    ratio: float = 1.0,
+    half_width: float = 0.01,
+) -> dict[str, Any]:
     """A cell with the interval from ratio / (1 + half_width) to ratio x (1 + half_width)."""
-    return {"name": algorithm, "size_bytes": size_bytes, "verdict": verdict, "pairs": 10, "ratio": ratio,
-            "low": ratio / (1 + half_width), "high": ratio * (1 + half_width), "baseline_us": np.nan,
-            "variant_us": np.nan, "detectable": np.nan, "needed": np.nan, "is_fresh": False, "about": "code"}
+    return {
+        "name": algorithm,
+        "size_bytes": size_bytes,
+        "verdict": verdict,
+        "pairs": 10,
+        "ratio": ratio,
+        "low": ratio / (1 + half_width),
+        "high": ratio * (1 + half_width),
+        "baseline_us": np.nan,
+        "variant_us": np.nan,
+        "detectable": np.nan,
+        "needed": np.nan,
+        "is_fresh": False,
+        "about": "code",
+    }
 
 
 def comparison(cells: list[dict[str, Any]], name: str = "new") -> Comparison:
@@ -49,7 +66,14 @@ def words(svg: ElementTree.Element) -> list[str]:
 
 
 def test_all_verdicts_appear_as_words():
-    svg = drawn(comparison([cell("ring", size, verdict, 1.02) for size, verdict in zip(SIZES, VERDICTS, strict=False)]))
+    svg = drawn(
+        comparison(
+            [
+                cell("ring", size, verdict, 1.02)
+                for size, verdict in zip(SIZES, VERDICTS, strict=False)
+            ]
+        )
+    )
     lines = [line for line in words(svg) if "1.020" in line]
     words_of = {AMBIGUOUS: "within +-3.0%"}
     for line, verdict in zip(lines, VERDICTS, strict=True):
@@ -62,8 +86,13 @@ def test_each_verdict_has_a_distinct_marker():
     shapes = set()
     for verdict in VERDICTS:
         svg = drawn(comparison([cell("ring", 16384, verdict, 1.02)]))
-        shapes.add(tuple(re.sub(r"[\d.-]+", lambda number: f"{float(number[0]):.1f}", path.get("d", ""))
-                         for path in svg.iter(f"{SVG}path") if (path.get("id") or "").startswith("m")))
+        shapes.add(
+            tuple(
+                re.sub(r"[\d.-]+", lambda number: f"{float(number[0]):.1f}", path.get("d", ""))
+                for path in svg.iter(f"{SVG}path")
+                if (path.get("id") or "").startswith("m")
+            )
+        )
     assert len(shapes) == len(VERDICTS)
 
 
@@ -71,7 +100,9 @@ def test_the_picture_grows_with_its_cells_and_comparisons(tmp_path):
     sizes = {}
     for name, panels, algorithms in (("6", 1, 1), ("84", 1, 7), ("two", 2, 1)):
         cells = [cell(f"a{number}", size) for number in range(algorithms) for size in SIZES]
-        plot([comparison(cells, f"new{panel}") for panel in range(panels)], tmp_path / f"{name}.png")
+        plot(
+            [comparison(cells, f"new{panel}") for panel in range(panels)], tmp_path / f"{name}.png"
+        )
         sizes[name] = Image.open(tmp_path / f"{name}.png").size
     assert sizes["84"][0] == sizes["6"][0]
     assert sizes["84"][1] > 4 * sizes["6"][1]
@@ -88,7 +119,9 @@ def test_very_wide_intervals_end_in_arrows_and_the_other_rows_stay_readable():
     def ticks(svg):
         return sorted(float(word) for word in words(svg) if re.fullmatch(r"\d(\.\d+)?", word))
 
-    def arrows(svg):  # every marker is a `use` element; the two drawings differ only in their arrows
+    def arrows(
+        svg,
+    ):  # every marker is a `use` element; the two drawings differ only in their arrows
         return len(list(svg.iter(f"{SVG}use")))
 
     assert ticks(wide) == ticks(narrow)
@@ -111,14 +144,25 @@ def test_cells_without_a_figure_keep_their_rows():
 
 
 def test_comparisons_with_different_cells_share_their_rows():
-    both = drawn(comparison([cell("ring", 16384)]), comparison([cell("ring", 32768), cell("two_shot", 16384)], "other"))
+    both = drawn(
+        comparison([cell("ring", 16384)]),
+        comparison([cell("ring", 32768), cell("two_shot", 16384)], "other"),
+    )
     texts = words(both)
-    assert (texts.count("ring"), texts.count("two_shot"), texts.count("16 KiB"), texts.count("32 KiB")) == (1, 1, 2, 1)
+    assert (
+        texts.count("ring"),
+        texts.count("two_shot"),
+        texts.count("16 KiB"),
+        texts.count("32 KiB"),
+    ) == (1, 1, 2, 1)
 
 
 def test_nothing_is_cut_off_at_the_edges(tmp_path):
     """The outermost pixels stay white with long names and figures."""
-    cells = [cell("an_algorithm_with_a_long_name in place", size, AMBIGUOUS, 700.0, 5.0) for size in SIZES[:3]]
+    cells = [
+        cell("an_algorithm_with_a_long_name in place", size, AMBIGUOUS, 700.0, 5.0)
+        for size in SIZES[:3]
+    ]
     plot([comparison(cells, "a-variant-with-a-name-of-forty-characters")], tmp_path / "edge.png")
     pixels = np.asarray(Image.open(tmp_path / "edge.png").convert("L"))
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
@@ -126,7 +170,9 @@ def test_nothing_is_cut_off_at_the_edges(tmp_path):
 
 
 def test_the_command_draws_and_refuses_bad_paths(tmp_path, capsys):
-    folder = write_campaign(tmp_path / "c", {"main": no_effect, "new": slower(5)}, fresh=6, fresh_sizes=[16384])
+    folder = write_campaign(
+        tmp_path / "c", {"main": no_effect, "new": slower(5)}, fresh=6, fresh_sizes=[16384]
+    )
     out = tmp_path / "ratios.svg"
     assert main(["compare", str(folder), "--plot", str(out)]) == 0
     assert any(word.startswith("SLOWER*") for word in words(ElementTree.parse(out).getroot()))

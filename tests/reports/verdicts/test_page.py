@@ -15,10 +15,20 @@ from tests.reports.verdicts.test_regress import Tags, forms, gate
 def test_a_screen_shows_the_worst_cells(tmp_path, capsys):
     """All cells are slower and the threats have 400 characters: `gate` asserts that the text fits a screen, this test
     the order."""
-    sizes, algorithms = [16384 << step for step in range(6)], ["library", "one_shot_push", "two_shot", "ring"]
+    sizes, algorithms = (
+        [16384 << step for step in range(6)],
+        ["library", "one_shot_push", "two_shot", "ring"],
+    )
     variants = {"main": no_effect, "new": lambda case: 1.05 + case.size_bytes / 2**22}
-    everything = write_campaign(tmp_path / "all", variants, pairs=6, fresh=12, fresh_sizes=sizes, sizes=sizes,
-                                algorithms=algorithms)
+    everything = write_campaign(
+        tmp_path / "all",
+        variants,
+        pairs=6,
+        fresh=12,
+        fresh_sizes=sizes,
+        sizes=sizes,
+        algorithms=algorithms,
+    )
     for run in (everything / "new").glob("*.jsonl"):
         rewrite_head(run, notes=[f"{letter} " * 200 for letter in "abcde"])
     files = [tmp_path / name for name in ("junit.xml", "summary.md", "page.html")]
@@ -41,11 +51,17 @@ def test_markdown_stays_below_githubs_limit_and_escapes_names(tmp_path):
     assert len(text.encode()) < 60_000
     assert re.search(r"- \d+ more rows do not fit here", text)
     assert "a\\|b&lt;script&gt;\\`\\*" in text
-    assert all(len(re.findall(r"(?<!\\)\|", row)) == 9 for row in text.splitlines() if row.startswith("| library"))
+    assert all(
+        len(re.findall(r"(?<!\\)\|", row)) == 9
+        for row in text.splitlines()
+        if row.startswith("| library")
+    )
 
 
 def test_a_name_cannot_break_the_page_or_the_xml(tmp_path):
-    (comparison,) = compare(read_sides([str(write_launch(tmp_path, number).path) for number in (1, 2)]))
+    (comparison,) = compare(
+        read_sides([str(write_launch(tmp_path, number).path) for number in (1, 2)])
+    )
     comparison.cells["name"] = comparison.cells["title"] = '<script src="//x">&'
     comparison.variant.name = "<b>"
     page = html(judge(comparison))
@@ -60,5 +76,7 @@ def test_control_characters_leave_the_xml_well_formed(tmp_path, capsys):
     folder = write_campaign(tmp_path / "odd", {"main": no_effect, "new": no_effect})
     for run in (folder / "new").glob("*.jsonl"):
         rewrite_head(run, version="0.1\x00\x1b")
-    gate(capsys, folder / "main", folder / "new", "--allow", "version", "--junit", tmp_path / "j.xml")
+    gate(
+        capsys, folder / "main", folder / "new", "--allow", "version", "--junit", tmp_path / "j.xml"
+    )
     assert ElementTree.parse(tmp_path / "j.xml").getroot().tag == "testsuites"

@@ -31,7 +31,9 @@ IMB = """\
 
 def as_long(factor, size_bytes=None):
     """The library takes this times as long, at one size or at all."""
-    return lambda case: factor if case.algorithm == "library" and size_bytes in (None, case.size_bytes) else 1.0
+    return lambda case: (
+        factor if case.algorithm == "library" and size_bytes in (None, case.size_bytes) else 1.0
+    )
 
 
 def write_peers(folder, libraries, **options):
@@ -47,13 +49,17 @@ def set_variant(folder, number, **facts):
     head, *rest = (folder / MANIFEST).read_text().splitlines()
     record = json.loads(head)
     record["variants"][number] |= facts
-    (folder / MANIFEST).write_text("\n".join([json.dumps(record, separators=(",", ":")), *rest, ""]))
+    (folder / MANIFEST).write_text(
+        "\n".join([json.dumps(record, separators=(",", ":")), *rest, ""])
+    )
 
 
 @pytest.fixture
 def campaign(tmp_path):
     """One library with the default cost and one that is twice as slow, in seven launches each."""
-    return write_peers(tmp_path / "peers", {"mpich": no_effect, "other": as_long(2.0)}, control=True)
+    return write_peers(
+        tmp_path / "peers", {"mpich": no_effect, "other": as_long(2.0)}, control=True
+    )
 
 
 def peers(capsys, *words):
@@ -62,16 +68,24 @@ def peers(capsys, *words):
     return status, *capsys.readouterr()
 
 
-def test_every_library_is_compared_with_our_kernels_with_an_interval_over_launches(campaign, capsys):
+def test_every_library_is_compared_with_our_kernels_with_an_interval_over_launches(
+    campaign, capsys
+):
     status, out, err = peers(capsys, campaign)
     assert (status, err) == (0, "")
-    headline = re.match(r"Ours beside the closest of 2 libraries, isolated: 16 KiB (\d\.\d\d)x MPICH 5\.0\.2, "
-                        r"64 KiB \d\.\d\dx MPICH 5\.0\.2\n", out)
+    headline = re.match(
+        r"Ours beside the closest of 2 libraries, isolated: 16 KiB (\d\.\d\d)x MPICH 5\.0\.2, "
+        r"64 KiB \d\.\d\dx MPICH 5\.0\.2\n",
+        out,
+    )
     assert headline, out[:200]
     expected = cost_us("library", 16384, SLOW_NS, 2) / min(
-        cost_us(name, 16384, SLOW_NS, 2) for name in ("one_shot_push", "two_shot"))
+        cost_us(name, 16384, SLOW_NS, 2) for name in ("one_shot_push", "two_shot")
+    )
     row = next(line for line in out.splitlines() if line.startswith("  16 KiB"))
-    match = re.fullmatch(r"  16 KiB +(\S+) +(\S+) \[(\S+ \S+)\] +(\S+) +(\S+) \[.*\] *MPICH 5\.0\.2", row)
+    match = re.fullmatch(
+        r"  16 KiB +(\S+) +(\S+) \[(\S+ \S+)\] +(\S+) +(\S+) \[.*\] *MPICH 5\.0\.2", row
+    )
     assert match, row
     us, ratio, interval, twice_us, twice = match.groups()
     assert float(ratio) == float(headline[1]) == pytest.approx(expected, rel=0.02)
@@ -80,14 +94,22 @@ def test_every_library_is_compared_with_our_kernels_with_an_interval_over_launch
     low, high = map(float, interval.split())
     assert low <= float(ratio) <= high < 1.02 * low
     assert "control" not in out
-    assert re.search(r"^Ours gains least over MPICH 5\.0\.2 at (16|64) KiB, isolated: \d\.\d\dx\.$", out, re.MULTILINE)
+    assert re.search(
+        r"^Ours gains least over MPICH 5\.0\.2 at (16|64) KiB, isolated: \d\.\d\dx\.$",
+        out,
+        re.MULTILINE,
+    )
 
 
 def test_a_ratio_whose_interval_says_nothing_is_not_printed(tmp_path, capsys):
-    folder = write_peers(tmp_path / "peers", {"mpich": no_effect, "other": as_long(1.5)}, spread=6.0)
+    folder = write_peers(
+        tmp_path / "peers", {"mpich": no_effect, "other": as_long(1.5)}, spread=6.0
+    )
     status, out, _ = peers(capsys, folder)
     assert status == 0
-    assert out.startswith("Ours beside the closest of 2 libraries, isolated: 16 KiB too noisy, 64 KiB too noisy\n")
+    assert out.startswith(
+        "Ours beside the closest of 2 libraries, isolated: 16 KiB too noisy, 64 KiB too noisy\n"
+    )
     rows = [line.split() for line in out.splitlines() if re.match(r" +\d+ KiB ", line)]
     assert [row[3:5] + row[6:8] + row[8:] for row in rows] == [["too", "noisy"] * 2 + ["-"]] * 2
     assert "gains least" not in out
@@ -96,7 +118,9 @@ def test_a_ratio_whose_interval_says_nothing_is_not_printed(tmp_path, capsys):
 def test_each_state_of_the_link_has_its_own_table(tmp_path, capsys):
     """A mean over both states would hide a library that is ahead in one state and behind in the other."""
     options = {"fast": {"fast_rounds": range(40)}, "slow": {}}
-    folder = write_peers(tmp_path / "peers", {"fast": no_effect, "slow": as_long(3.0)}, options=options)
+    folder = write_peers(
+        tmp_path / "peers", {"fast": no_effect, "slow": as_long(3.0)}, options=options
+    )
     status, out, err = peers(capsys, folder)
     assert (status, err) == (0, "")
     fast, slow = out.split("isolated, a flag's round trip ")[1:]
@@ -111,9 +135,18 @@ def test_each_state_of_the_link_has_its_own_table(tmp_path, capsys):
 
 def test_settings_of_one_library_share_a_column_with_the_fastest_at_each_size(tmp_path, capsys):
     """A reader must see the library at its best, and how to repeat it."""
-    folder = write_peers(tmp_path / "peers", {
-        "mpich": no_effect, "other": as_long(2.0), "other-2": as_long(1.5, 65536), "other-3": as_long(3.0)})
-    set_variant(folder, 2, environment={"I_MPI_SHM": "icx"}, argv=["mpirun", "--mpi-thread-level=multiple"])
+    folder = write_peers(
+        tmp_path / "peers",
+        {
+            "mpich": no_effect,
+            "other": as_long(2.0),
+            "other-2": as_long(1.5, 65536),
+            "other-3": as_long(3.0),
+        },
+    )
+    set_variant(
+        folder, 2, environment={"I_MPI_SHM": "icx"}, argv=["mpirun", "--mpi-thread-level=multiple"]
+    )
     status, out, err = peers(capsys, folder)
     assert (status, err) == (0, "")
     assert out.startswith("Ours beside the closest of 2 libraries, isolated: 16 KiB ")
@@ -125,12 +158,16 @@ def test_settings_of_one_library_share_a_column_with_the_fastest_at_each_size(tm
     assert main(["peers", str(folder), "--json"]) == 0
     libraries = json.loads(capsys.readouterr().out)["tables"][0]["libraries"]
     assert {(each["library"], each["setting"]) for each in libraries} == {
-        ("MPICH 5.0.2", "default"), ("Other 1.0", "I_MPI_SHM=icx --mpi-thread-level=multiple")}
+        ("MPICH 5.0.2", "default"),
+        ("Other 1.0", "I_MPI_SHM=icx --mpi-thread-level=multiple"),
+    }
 
 
 def test_a_setting_line_names_the_sizes_of_each_setting(tmp_path, capsys):
-    folder = write_peers(tmp_path / "peers", {
-        "mpich": no_effect, "other": as_long(2.0, 65536), "other-2": as_long(2.0, 16384)})
+    folder = write_peers(
+        tmp_path / "peers",
+        {"mpich": no_effect, "other": as_long(2.0, 65536), "other-2": as_long(2.0, 16384)},
+    )
     set_variant(folder, 2, environment={"A": "1"})
     assert "\nOther 1.0: 16 KiB default; 64 KiB A=1\n" in peers(capsys, folder)[1]
 
@@ -146,16 +183,23 @@ def test_intels_benchmark_is_compared_with_the_same_library_here(tmp_path, campa
     assert "Intel MPI 2021.18.1" in out
     *_, size, unit, imb, here, ratio = out.split()
     assert (size, unit) == ("16", "KiB")
-    assert float(ratio.rstrip("x")) == pytest.approx(1.5, rel=0.02) == pytest.approx(float(here) / float(imb), rel=0.02)
+    assert (
+        float(ratio.rstrip("x"))
+        == pytest.approx(1.5, rel=0.02)
+        == pytest.approx(float(here) / float(imb), rel=0.02)
+    )
     (tmp_path / "imb.txt").write_text(IMB.format(time_us=0.0))
     assert peers(capsys, campaign, "--imb", tmp_path / "imb.txt")[0] == 0
 
 
-@pytest.mark.parametrize(("text", "sentence"), [
-    (IMB.format(time_us=6.0), "reports: --imb: no launch used Intel MPI\n"),
-    ("# Benchmarking Bcast", "imb.txt has no table of IMB-MPI1 Allreduce\n"),
-    (None, "imb.txt cannot be read: No such file or directory\n"),
-])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (IMB.format(time_us=6.0), "reports: --imb: no launch used Intel MPI\n"),
+        ("# Benchmarking Bcast", "imb.txt has no table of IMB-MPI1 Allreduce\n"),
+        (None, "imb.txt cannot be read: No such file or directory\n"),
+    ],
+)
 def test_output_of_another_benchmark_is_refused(tmp_path, campaign, capsys, text, sentence):
     if text is not None:
         (tmp_path / "imb.txt").write_text(text)
@@ -165,7 +209,9 @@ def test_output_of_another_benchmark_is_refused(tmp_path, campaign, capsys, text
 
 
 def test_a_folder_without_libraries_is_refused(tmp_path, capsys):
-    folder = write_campaign(tmp_path / "c", {"a": no_effect, "b": no_effect}, pairs=2, algorithms=["ring", "two_shot"])
+    folder = write_campaign(
+        tmp_path / "c", {"a": no_effect, "b": no_effect}, pairs=2, algorithms=["ring", "two_shot"]
+    )
     status, out, err = peers(capsys, folder)
     assert (status, out) == (2, "")
     assert err == "reports: no launch measured a library beside ours in one state of the link\n"

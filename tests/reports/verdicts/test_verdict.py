@@ -14,7 +14,16 @@ from scipy.stats import t as student_t
 from reports.store.case import CASE_KEY
 from reports.verdicts import pilot, sides
 from reports.verdicts.sides import Launch, Side
-from reports.verdicts.verdict import LOOKS, detectable, evidence, growing, holm, once, pairs_needed, two_stages
+from reports.verdicts.verdict import (
+    LOOKS,
+    detectable,
+    evidence,
+    growing,
+    holm,
+    once,
+    pairs_needed,
+    two_stages,
+)
 from tests.launch import few
 
 # Critical values of Wilcoxon's T, two-sided 0.05, for the smaller sum of ranks, from textbooks.
@@ -42,7 +51,9 @@ def test_p_equals_the_exact_signed_rank_test(n):
     values = np.random.default_rng(n).normal(0.005, 0.02, (40, n))
     figures = evidence(values)
     for row, p_slower, p_faster in zip(values, figures.p_slower, figures.p_faster, strict=True):
-        assert p_slower == pytest.approx(wilcoxon(row, alternative="greater", method="exact").pvalue)
+        assert p_slower == pytest.approx(
+            wilcoxon(row, alternative="greater", method="exact").pvalue
+        )
         assert p_faster == pytest.approx(wilcoxon(row, alternative="less", method="exact").pvalue)
 
 
@@ -60,7 +71,9 @@ def test_the_interval_holds_the_shifts_that_the_test_does_not_reject():
     low, high = evidence(values).low[0], evidence(values).high[0]
     for shift in np.linspace(low - 1, high + 1, 201):
         figures = evidence(values - shift)
-        assert (min(figures.p_slower[0], figures.p_faster[0]) > 0.025) == (low < shift < high), shift
+        assert (min(figures.p_slower[0], figures.p_faster[0]) > 0.025) == (low < shift < high), (
+            shift
+        )
 
 
 def test_reversed_ratios_give_mirrored_evidence():
@@ -97,7 +110,11 @@ def test_pairs_without_any_difference_are_the_same_and_give_no_evidence():
 
 
 def test_same_needs_the_ninety_percent_interval_within_the_margin():
-    inside, tight, wide = pairs(at=0.0, sd=0.01), pairs(at=0.008, sd=0.004), pairs(at=0.008, sd=0.02)
+    inside, tight, wide = (
+        pairs(at=0.0, sd=0.01),
+        pairs(at=0.008, sd=0.004),
+        pairs(at=0.008, sd=0.02),
+    )
     assert evidence(np.array([inside, tight, wide])).is_same.tolist() == [True, True, False]
     assert not evidence(tight[None], margin=0.005).is_same[0]
     assert not evidence(inside[None], same_confidence=1 - 1e-7).is_same[0]
@@ -113,19 +130,44 @@ def test_one_outlier_hardly_changes_a_cell():
 
 
 def test_suspects_lie_beyond_the_margin_and_differ_significantly_from_zero():
-    rows = {"slower": pairs(at=0.03, n=10), "faster": pairs(at=-0.03, n=10), "within": pairs(at=0.008, n=10, sd=0.001),
-            "noise": pairs(at=0.03, n=10, sd=0.1), "few": np.full(5, 0.5)}
+    rows = {
+        "slower": pairs(at=0.03, n=10),
+        "faster": pairs(at=-0.03, n=10),
+        "within": pairs(at=0.008, n=10, sd=0.001),
+        "noise": pairs(at=0.03, n=10, sd=0.1),
+        "few": np.full(5, 0.5),
+    }
     judged = two_stages(cells(*rows.values()), NO_PAIRS)
     assert dict(zip(rows, judged.is_suspect.tolist(), strict=True)) == {
-        "slower": True, "faster": True, "within": False, "noise": False, "few": False}
+        "slower": True,
+        "faster": True,
+        "within": False,
+        "noise": False,
+        "few": False,
+    }
 
 
 def test_only_fresh_pairs_decide_a_suspect_and_only_in_the_suspected_direction():
     first = np.array([pairs(at=0.05, n=10)] * 5 + [pairs(at=0.0, n=10, sd=0.002)] * 2)
-    fresh = cells(pairs(at=0.05), pairs(at=0.0, sd=0.002), pairs(at=-0.05), pairs(at=0.008, sd=0.001),
-                  np.zeros(0), pairs(at=0.05), np.zeros(0))
+    fresh = cells(
+        pairs(at=0.05),
+        pairs(at=0.0, sd=0.002),
+        pairs(at=-0.05),
+        pairs(at=0.008, sd=0.001),
+        np.zeros(0),
+        pairs(at=0.05),
+        np.zeros(0),
+    )
     judged = two_stages(first, fresh)
-    assert judged.verdict.tolist() == ["SLOWER", "SAME", "AMBIGUOUS", "SAME", "AMBIGUOUS", "SAME", "SAME"]
+    assert judged.verdict.tolist() == [
+        "SLOWER",
+        "SAME",
+        "AMBIGUOUS",
+        "SAME",
+        "AMBIGUOUS",
+        "SAME",
+        "SAME",
+    ]
     assert judged.is_fresh.tolist() == [True, True, True, True, False, False, False]
     assert judged.pairs.tolist() == [25, 25, 25, 25, 10, 10, 10]
     unfinished = two_stages(first, fresh, is_finished=False)
@@ -138,7 +180,10 @@ def test_the_threshold_is_corrected_for_the_number_of_suspects():
     p = evidence(borderline[None]).p_slower[0]
     assert 0.025 / 40 < p < 0.025
     assert two_stages(first[:1], cells(borderline)).verdict.tolist() == ["SLOWER"]
-    assert two_stages(first, cells(borderline, *[pairs(at=0.0, sd=0.05)] * 39)).verdict[0] == "AMBIGUOUS"
+    assert (
+        two_stages(first, cells(borderline, *[pairs(at=0.0, sd=0.05)] * 39)).verdict[0]
+        == "AMBIGUOUS"
+    )
 
 
 def test_holm_steps_down_and_stops_at_the_first_hypothesis_that_it_keeps():
@@ -159,7 +204,11 @@ def test_each_look_spends_its_share_of_the_level():
 def test_the_decision_of_an_earlier_look_stays():
     early, late = pairs(at=0.05, n=20), pairs(at=-0.15, n=20)
     both = np.concatenate([early, late])[None]
-    assert growing(both, [10, 20, 40]).verdict.tolist() == growing(both, [10, 20]).verdict.tolist() == ["SLOWER"]
+    assert (
+        growing(both, [10, 20, 40]).verdict.tolist()
+        == growing(both, [10, 20]).verdict.tolist()
+        == ["SLOWER"]
+    )
     assert once(both).verdict.tolist() == ["FASTER"]
     assert growing(both, []).verdict.tolist() == ["AMBIGUOUS"]
 
@@ -174,7 +223,9 @@ def test_ten_pairs_cannot_settle_a_table_of_84_cells_at_the_first_look():
 def test_the_detectable_effect_is_called_four_times_in_five(n):
     error, alpha = 0.02, 0.025 / 5
     effect = float(np.log1p(detectable(error, n, alpha)))
-    assert nct.sf(student_t.isf(alpha, n - 1), n - 1, effect / error) == pytest.approx(0.80, abs=0.03)
+    assert nct.sf(student_t.isf(alpha, n - 1), n - 1, effect / error) == pytest.approx(
+        0.80, abs=0.03
+    )
     # If the test can detect less than the margin, the estimate must exceed the margin.
     assert float(detectable(1e-4, n, alpha)) == pytest.approx(0.01, abs=2e-4)
 
@@ -190,7 +241,9 @@ def test_two_stages_find_the_visible_effect_at_least_four_times_in_five(spread, 
     rng = np.random.default_rng(9)
     effect = np.log1p(visible[16384])
     first, fresh = (rng.normal(effect, np.sqrt(2) * spread, (600, 1, n)) for n in (10, 25))
-    called = [two_stages(*stages).verdict[0] == "SLOWER" for stages in zip(first, fresh, strict=True)]
+    called = [
+        two_stages(*stages).verdict[0] == "SLOWER" for stages in zip(first, fresh, strict=True)
+    ]
     assert np.mean(called) > 0.78
 
 

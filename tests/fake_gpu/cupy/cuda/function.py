@@ -29,4 +29,6 @@ class Function:
             )
         pointer = streams.get_current_stream().ptr if stream is None else stream.ptr
         gx, gy, gz, bx, by, bz = (max(1, n) for n in (*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3]))
-        driver.launchKernel(self.ptr, gx, gy, gz, bx, by, bz, shared_mem, pointer, value.ctypes.data, value.nbytes)
+        driver.launchKernel(
+            self.ptr, gx, gy, gz, bx, by, bz, shared_mem, pointer, value.ctypes.data, value.nbytes
+        )

@@ -6,7 +6,9 @@ import os
 from cupy import _software  # the software GPU, which the library needs
 
 _installed = os.environ.get("FAKE_NCCL_BINDING", "nccl4py").split(",")  # by rank
-available = _installed[_software.RANK % len(_installed)] != "none" and "FAKE_NCCL_LIBRARY" in os.environ
+available = (
+    _installed[_software.RANK % len(_installed)] != "none" and "FAKE_NCCL_LIBRARY" in os.environ
+)
 if available:
     _library = ctypes.CDLL(os.environ["FAKE_NCCL_LIBRARY"])
 

@@ -10,8 +10,23 @@ from . import runtime
 
 EMULATION = Path(__file__).parents[2] / "emulation.h"
 # A function of clang's kind preserve_all, as in emulation.h, ends with vzeroupper: AVX registers would lose a half.
-FLAGS = ["-x", "c++", "-O2", "-march=native", "-mno-avx", "-fwrapv", "-fPIC", "-shared", "-nostdlib++", "-w"]
-ERRORS = {5: "NVRTC_ERROR_INVALID_OPTION", 6: "NVRTC_ERROR_COMPILATION", 3: "NVRTC_ERROR_INVALID_INPUT"}
+FLAGS = [
+    "-x",
+    "c++",
+    "-O2",
+    "-march=native",
+    "-mno-avx",
+    "-fwrapv",
+    "-fPIC",
+    "-shared",
+    "-nostdlib++",
+    "-w",
+]
+ERRORS = {
+    5: "NVRTC_ERROR_INVALID_OPTION",
+    6: "NVRTC_ERROR_COMPILATION",
+    3: "NVRTC_ERROR_INVALID_INPUT",
+}
 
 
 class NVRTCError(RuntimeError):
@@ -53,8 +68,17 @@ def createProgram(src: str, name: str, headers: object, include_names: object) -
 def compileProgram(prog: int, options: tuple[str, ...]) -> None:
     program = _programs[prog]
     program.options = list(options)
-    supported = ("-I", "-D", "-std=", "--std=", "-O", "--gpu-architecture=", "-arch=", "--offload-arch=",
-                 "-default-device")
+    supported = (
+        "-I",
+        "-D",
+        "-std=",
+        "--std=",
+        "-O",
+        "--gpu-architecture=",
+        "-arch=",
+        "--offload-arch=",
+        "-default-device",
+    )
     for option in options:
         if not option.startswith(supported):
             program.log = f"unrecognized option {option} found"
@@ -66,7 +90,17 @@ def compileProgram(prog: int, options: tuple[str, ...]) -> None:
         source, binary = Path(folder, program.name), Path(folder, "binary")
         source.write_text(program.source)
         clang = shutil.which("clang++-22") or "clang++"
-        command = [clang, *FLAGS, *wanted, f"-I{folder}", "-include", str(EMULATION), str(source), "-o", str(binary)]
+        command = [
+            clang,
+            *FLAGS,
+            *wanted,
+            f"-I{folder}",
+            "-include",
+            str(EMULATION),
+            str(source),
+            "-o",
+            str(binary),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         program.log = done.stderr
         if done.returncode:
@@ -81,7 +115,9 @@ def getPTX(prog: int) -> bytes:
 def getCUBIN(prog: int) -> bytes:
     if runtime.is_hip:
         raise RuntimeError("HIP does not support getCUBIN")
-    if not any(o.startswith(("--gpu-architecture=sm_", "-arch=sm_")) for o in _programs[prog].options):
+    if not any(
+        o.startswith(("--gpu-architecture=sm_", "-arch=sm_")) for o in _programs[prog].options
+    ):
         raise RuntimeError("cubin is requested, but the real arch (sm_XX) is not provided")
     return _programs[prog].binary
 

@@ -8,21 +8,29 @@ from typing import Any
 from .._software import DEVICES, IS_HIP, RUNTIME_VERSION, UUIDS, library, setting, status_of
 
 is_hip = IS_HIP
-memcpyHostToHost, memcpyHostToDevice, memcpyDeviceToHost, memcpyDeviceToDevice, memcpyDefault = range(5)
+memcpyHostToHost, memcpyHostToDevice, memcpyDeviceToHost, memcpyDeviceToDevice, memcpyDefault = (
+    range(5)
+)
 hostAllocDefault, hostAllocPortable, hostAllocMapped, hostAllocWriteCombined = 0, 1, 2, 4
 memoryTypeUnregistered, memoryTypeHost, memoryTypeDevice, memoryTypeManaged = range(4)
 streamDefault, streamNonBlocking = 0, 1
 streamCaptureModeGlobal, streamCaptureModeThreadLocal, streamCaptureModeRelaxed = range(3)
 eventDefault, eventBlockingSync, eventDisableTiming, eventInterprocess = 0, 1, 2, 4
 cudaIpcMemLazyEnablePeerAccess = 1
-cudaDevAttrMultiProcessorCount, cudaDevAttrMaxThreadsPerBlock, cudaDevAttrHostRegisterSupported = 16, 1, 99
+cudaDevAttrMultiProcessorCount, cudaDevAttrMaxThreadsPerBlock, cudaDevAttrHostRegisterSupported = (
+    16,
+    1,
+    99,
+)
 cudaDevAttrCanUseHostPointerForRegisteredMem, cudaDevAttrAsyncEngineCount = 91, 40
 
 
 class CUDARuntimeError(RuntimeError):
     def __init__(self, status: int) -> None:
         self.status = status
-        super().__init__(f"{library.gpu_error_name(status).decode()}: {library.gpu_error_string(status).decode()}")
+        super().__init__(
+            f"{library.gpu_error_name(status).decode()}: {library.gpu_error_string(status).decode()}"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.status,)
@@ -30,7 +38,12 @@ class CUDARuntimeError(RuntimeError):
 
 class PointerAttributes:
     def __init__(self, device: int, devicePointer: int, hostPointer: int, type: int = -1) -> None:
-        self.device, self.devicePointer, self.hostPointer, self.type = device, devicePointer, hostPointer, type
+        self.device, self.devicePointer, self.hostPointer, self.type = (
+            device,
+            devicePointer,
+            hostPointer,
+            type,
+        )
 
 
 def check_status(status: int) -> None:
@@ -120,7 +133,13 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
 def deviceGetAttribute(attrib: int, device: int) -> int:
     _entering("deviceGetAttribute")
     _physical(device)
-    return {16: setting("SMS", 2), 1: setting("THREADS", 4), 99: 1, 91: 1, 40: setting("ENGINES", 2)}[attrib]
+    return {
+        16: setting("SMS", 2),
+        1: setting("THREADS", 4),
+        99: 1,
+        91: 1,
+        40: setting("ENGINES", 2),
+    }[attrib]
 
 
 def deviceGetPCIBusId(device: int) -> str:

@@ -10,7 +10,9 @@ _thread = threading.local()
 
 
 class Event:
-    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+    def __init__(
+        self, block: bool = False, disable_timing: bool = False, interprocess: bool = False
+    ) -> None:
         self.ptr = runtime.eventCreateWithFlags(block * 1 | disable_timing * 2 | interprocess * 4)
 
     @property
@@ -33,7 +35,11 @@ class Stream:
     null: "Stream"
 
     def __init__(
-        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int | None = None
+        self,
+        null: bool = False,
+        non_blocking: bool = False,
+        ptds: bool = False,
+        priority: int | None = None,
     ) -> None:
         self.ptr = 0 if null else runtime.streamCreateWithPriority(int(non_blocking), priority or 0)
         self.device_id = -1 if null else runtime.getDevice()
@@ -75,7 +81,9 @@ class Stream:
     def begin_capture(self, mode: int | None = None) -> None:
         if self.ptr == 0:
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        runtime.streamBeginCapture(self.ptr, runtime.streamCaptureModeRelaxed if mode is None else mode)
+        runtime.streamBeginCapture(
+            self.ptr, runtime.streamCaptureModeRelaxed if mode is None else mode
+        )
 
     def end_capture(self) -> graph.Graph:
         captured = graph.Graph.__new__(graph.Graph)

@@ -9,7 +9,9 @@ import torch
 from summing import FAULT, Summing, start
 from vllm.distributed.parallel_state import get_world_group
 
-assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stderr", "by default vLLM's log goes to standard output"
+assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stderr", (
+    "by default vLLM's log goes to standard output"
+)
 
 
 class CustomAllreduce:
@@ -52,12 +54,16 @@ class CustomAllreduce:
         size = inp.numel() * inp.element_size()
         return not self.disabled and size % 16 == 0 and size < self.max_size
 
-    def all_reduce(self, inp: torch.Tensor, *, out: torch.Tensor = None, registered: bool = False) -> torch.Tensor:
+    def all_reduce(
+        self, inp: torch.Tensor, *, out: torch.Tensor = None, registered: bool = False
+    ) -> torch.Tensor:
         if registered != torch.cuda.is_current_stream_capturing():
             raise RuntimeError("buffer address is not registered!")
         if registered:
             self.unregistered += 1
-            cupy.cuda.runtime.launchHostFunc(torch.cuda.current_stream().cuda_stream, self._launched, 0)
+            cupy.cuda.runtime.launchHostFunc(
+                torch.cuda.current_stream().cuda_stream, self._launched, 0
+            )
         self.summing.enqueue(inp, out)
         return out
 

@@ -13,80 +13,6 @@ from bench.machine import files
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu_driver import visible_gpus
 
-# Tests in these files judge times, look for leftovers of other tests, or launch ranks that wait in
-# loops and would slow others down: they run alone. `bench/cli` is tests/bench/test_cli.py.
-ALONE = {
-    "bench/cli",
-    "bench/collective_commands",
-    "bench/corruption",
-    "bench/faults",
-    "bench/features/arrival_skew",
-    "bench/features/footprint",
-    "bench/features/slowed",
-    "bench/features/soak",
-    "bench/harness/flight",
-    "bench/harness/progress",
-    "bench/host_faults",
-    "bench/layers/fused_commands",
-    "bench/link",
-    "bench/stress",
-    "bench/tune",
-    "collectives/collectives",
-    "collectives/copy_engine",
-    "collectives/library_gpu",
-    "collectives/multimem",
-    "collectives/overlap",
-    "collectives/peers",
-    "collectives/quantized",
-    "collectives/routed",
-    "kernels/background_gpu",
-    "kernels/device_cpu",
-    "kernels/device_gpu",
-    "kernels/gpu",
-    "kernels/shared_memory",
-    "pytest_plugin",
-    "reframe",
-}
-
-# Tests in these files launch no ranks and take seconds: `make check` runs them before a commit.
-UNIT = {
-    "bench/campaigns/campaign_manifest",
-    "bench/harness/measure",
-    "bench/layers/steps",
-    "bench/machine/environment",
-    "bench/machine/topology",
-    "collectives/nccl",
-    "collectives/routing",
-    "house",
-    "readme",
-    "reliability/mutants",
-    "reports/advice/advise",
-    "reports/advice/procure",
-    "reports/advice/scaling",
-    "reports/advice/serving",
-    "reports/imports/import",
-    "reports/imports/import_damage",
-    "reports/imports/import_formats",
-    "reports/store/case",
-    "reports/store/foreign",
-    "reports/store/result",
-    "reports/store/stats",
-    "reports/tables/exposed",
-    "reports/tables/frame",
-    "reports/tables/show",
-    "reports/tables/spread",
-    "reports/trends/fit",
-    "reports/trends/history",
-    "reports/verdicts/accept",
-    "reports/verdicts/borrowing",
-    "reports/verdicts/compare",
-    "reports/verdicts/forest",
-    "reports/verdicts/page",
-    "reports/verdicts/peers",
-    "reports/verdicts/regress",
-    "reports/verdicts/verdict",
-}
-
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop(
@@ -100,7 +26,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "emulated: executes machine code in an emulator, see `make test-emulated`"
     )
-    config.addinivalue_line("markers", "alone: must not run beside other tests")
+    config.addinivalue_line(
+        "markers",
+        "alone: judges times, looks for leftovers of other tests, or launches ranks that wait in "
+        "loops and would slow others down: runs beside no other test",
+    )
     config.addinivalue_line("markers", "unit: launches no ranks and takes seconds")
     wants_gpu = config.option.markexpr == "gpu"
     for marker in ("gpu", "emulated"):
@@ -113,18 +43,6 @@ def pytest_configure(config: pytest.Config) -> None:
             visible_gpus()
         except DeviceError as error:
             pytest.exit(f"the tests of a GPU need one: {error}", 3)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if not item.path.is_relative_to(Path(__file__).parent):
-            continue  # the test of a `--wiretax`
-        folder = item.path.parent.relative_to(Path(__file__).parent)
-        name = (folder / item.path.stem.removeprefix("test_")).as_posix()
-        if name in ALONE:
-            item.add_marker("alone")
-        if name in UNIT:
-            item.add_marker("unit")
 
 
 @pytest.fixture

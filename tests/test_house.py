@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.unit
+
 ROOT = Path(__file__).parent.parent
 CORE = "bench", "collectives", "kernels"
 PACKAGES = (*CORE, "reports")

@@ -14,6 +14,8 @@ from reports.store.result import read
 from tests.launch import ROOT, SLOW_TEST
 from wiretax.pytest_plugin import judge
 
+pytestmark = pytest.mark.alone
+
 SHORT = "--mode isolated --max-time 60 --iters 24 --lean"
 COMMAND = f"allreduce -n 2 --sizes 16K,64K --algorithm one_shot_pull,library {SHORT}"
 WITH_PLUGIN = "-p", "wiretax.pytest_plugin"

@@ -19,6 +19,8 @@ from tests.launch import ROOT
 from tests.reports.synthetic_run import write_run
 from tests.reports.synthetic_together import FUSED, THEN, Made, always, steps
 
+pytestmark = pytest.mark.unit
+
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HELP = re.compile(r"^### ([\w. ]+)\n\n```\n(.*?)```\n", re.MULTILINE | re.DOTALL)

@@ -125,9 +125,9 @@ def complete() -> list[str]:
 
         os.environ["_ARGCOMPLETE"] = "2"  # the line of this parser begins with the second word
         setattr(Parser, "error", argparse.ArgumentParser.error)  # noqa: B010 - which only raises
-    setattr(
+    setattr(  # noqa: B010
         argparse.ArgumentParser,
-        "parse_args",  # noqa: B010
+        "parse_args",
         lambda parser, *_: argcomplete.autocomplete(parser),
     )
     return [command, *rest]

@@ -96,8 +96,8 @@ class NcclFlags(Feature):
                 metavar="N",
                 help=argparse.SUPPRESS
                 if flag != FLAGS[0]
-                else f"this and {others}: flags of nccl-tests, taken with a note or refused with the "
-                "reason",
+                else f"this and {others}: flags of nccl-tests, taken with a note or refused with "
+                "the reason",
             )
 
     @classmethod

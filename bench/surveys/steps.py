@@ -125,8 +125,12 @@ GPU_STEPS = (
 )
 # What a survey leaves to its user: a question, and the command that answers it.
 LEFT_TO_DO = {
-    "Does the real hipRTC accept all kernels? Does the card run them right?": "make test-gpu GPU=cuda13, or cuda12, or rocm",
-    "Do vLLM, mscclpp and FlashInfer run on our buffers and stream?": "mpirun -n 2 python -m bench.allreduce --peer vllm,mscclpp,flashinfer -d half",
+    "Does the real hipRTC accept all kernels? Does the card run them right?": (
+        "make test-gpu GPU=cuda13, or cuda12, or rocm"
+    ),
+    "Do vLLM, mscclpp and FlashInfer run on our buffers and stream?": (
+        "mpirun -n 2 python -m bench.allreduce --peer vllm,mscclpp,flashinfer -d half"
+    ),
 }
 
 

@@ -186,8 +186,9 @@ def store(
                 "reason": test.reason,
                 "stored": state,
                 "unread": sorted(test.unread),
-                "text": f"{test.format} {test.collective or 'unknown'}, {size} rank{'s' * (size != 1)}{hosts}, "
-                f"{rows} row{'s' * (rows != 1)}, {test.status}: {file}{note}",
+                "text": f"{test.format} {test.collective or 'unknown'}, "
+                f"{size} rank{'s' * (size != 1)}{hosts}, {rows} row{'s' * (rows != 1)}, "
+                f"{test.status}: {file}{note}",
             }
         )
     return records

@@ -273,8 +273,8 @@ def iterations(heading: str, result: Result, drawn: Drawn) -> Section:
         heading,
         [
             *(notes or [f"No rank takes more than {SLOW_RANK_RATIO:.2f}x the others' time."]),
-            "Times are of the slowest rank; arrival skew is the time from the first rank's arrival to "
-            "the last rank's; last, by rank, is how often each rank took longest.",
+            "Times are of the slowest rank; arrival skew is the time from the first rank's arrival "
+            "to the last rank's; last, by rank, is how often each rank took longest.",
         ],
         pictures,
         table="iterations",

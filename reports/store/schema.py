@@ -228,62 +228,51 @@ class Flight:
 
 
 # Types of the parts that the records leave open, as reports rely on them; a file may contain more.
-Shape = TypedDict(
-    "Shape",
-    {  # noqa: UP013 - by kind of value
-        "model": str,
-        "layer": str,
-        "scale": str,
-        "skew": str,
-        "beside": str,
-        "way": Literal["one_way", "ping_pong", "dispatch", "combine", "round_trip"],
-        "weights": Literal["int8", "float16", "bfloat16", "float32", "float64", "int32", "int64"],
-        "src": LinkRank,
-        "dst": LinkRank,
-        "pairs": list[tuple[LinkRank, LinkRank]],
-        "arrival_skew_us": float,
-        "hidden": Positive,
-        "inner": Positive | list[Positive],
-        "layers": Positive,
-        "tokens": Positive,
-        "slots": Positive,
-    },
-    total=False,
-)
-BoundParts = TypedDict(
-    "BoundParts",
-    {  # noqa: UP013
-        "hops": NotNegative,
-        "memory_bytes": NotNegative,
-        "between_bytes": NotNegative,
-        "stages": list[tuple[NotNegative, NotNegative]],
-    },
-    total=False,
-)
-Routing = TypedDict(
-    "Routing",
-    {  # noqa: UP013
-        "leaving_bytes": Annotated[list[NotNegative], msgspec.Meta(min_length=1)],
-        "expert_max_over_mean": NotNegative,
-        "expert_cv": NotNegative,
-        "rank_max_over_mean": NotNegative,
-        "rank_cv": NotNegative,
-    },
-)
-Rank = TypedDict(
-    "Rank",
-    {  # noqa: UP013
-        "rank": int,
-        "device": str,
-        "arch": str,
-        "cpus": list[int] | None,
-        "gpu": str | None,
-        "node": Annotated[str, msgspec.Meta(max_length=64)] | None,
-        "pci_bus_id": str | None,
-        "multiprocessors": int,
-    },
-    total=False,
-)
+class Shape(TypedDict, total=False):
+    model: str
+    layer: str
+    scale: str
+    skew: str
+    beside: str
+    way: Literal["one_way", "ping_pong", "dispatch", "combine", "round_trip"]
+    weights: Literal["int8", "float16", "bfloat16", "float32", "float64", "int32", "int64"]
+    src: LinkRank
+    dst: LinkRank
+    pairs: list[tuple[LinkRank, LinkRank]]
+    arrival_skew_us: float
+    hidden: Positive
+    inner: Positive | list[Positive]
+    layers: Positive
+    tokens: Positive
+    slots: Positive
+
+
+class BoundParts(TypedDict, total=False):
+    hops: NotNegative
+    memory_bytes: NotNegative
+    between_bytes: NotNegative
+    stages: list[tuple[NotNegative, NotNegative]]
+
+
+class Routing(TypedDict):
+    leaving_bytes: Annotated[list[NotNegative], msgspec.Meta(min_length=1)]
+    expert_max_over_mean: NotNegative
+    expert_cv: NotNegative
+    rank_max_over_mean: NotNegative
+    rank_cv: NotNegative
+
+
+class Rank(TypedDict, total=False):
+    rank: int
+    device: str
+    arch: str
+    cpus: list[int] | None
+    gpu: str | None
+    node: Annotated[str, msgspec.Meta(max_length=64)] | None
+    pci_bus_id: str | None
+    multiprocessors: int
+
+
 # The parts of a shape that reports need, by benchmark, and of a case with routing.
 NEEDED = {
     "decode": ("layers", "hidden", "inner", "weights", "slots"),

@@ -79,8 +79,9 @@ def render(result: Result) -> str:
         result,
         headline([result], points),
         [
-            f"{', '.join(sentences.shape_words(shape))}; {calls(case)} dependent all-reduces a step, "
-            f"{case.datatype} on the wire; seed {result.run.seed}",
+            f"{', '.join(sentences.shape_words(shape))}; "
+            f"{calls(case)} dependent all-reduces a step, {case.datatype} on the wire; "
+            f"seed {result.run.seed}",
             "exposed = a step less the compute of a step split by tensor, in the same rounds",
         ],
         tables,

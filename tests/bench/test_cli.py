@@ -28,6 +28,8 @@ from reports.tables.plot import plot
 from tests.launch import MPIRUN, ROOT, few, mpirun
 from tests.reports.synthetic_run import mark_wrong
 
+pytestmark = pytest.mark.alone
+
 LAYERS = ("bench", "collectives", "kernels", "reports")
 OURS = (
     "one_shot_ll",

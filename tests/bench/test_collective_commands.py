@@ -8,6 +8,8 @@ from collectives.collective import COLLECTIVES
 from reports.store.result import read
 from tests.launch import mpirun
 
+pytestmark = pytest.mark.alone
+
 COMMANDS = {
     "allgather": "all_gather",
     "reduce_scatter": "reduce_scatter",

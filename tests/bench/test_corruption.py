@@ -9,6 +9,8 @@ from reports.store.result import read
 from tests.kernels.broken_kernels import tree
 from tests.launch import few, mpirun
 
+pytestmark = pytest.mark.alone
+
 FLAGS, PACKETS = (
     ["one_shot_push", "one_shot_pull", "two_shot", "two_shot_push", "ring"],
     ["one_shot_ll"],

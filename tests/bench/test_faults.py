@@ -27,6 +27,8 @@ from tests.bench.faulty_runs import (
 )
 from tests.launch import ROOT, few, mpirun
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def out(tmp_path):

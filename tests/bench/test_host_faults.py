@@ -12,7 +12,7 @@ from tests.bench.faulty_runs import wait_for
 from tests.cluster import VENVS, Cluster, cluster, needs_hosts
 from tests.launch import ROOT, SLOW_TEST, few
 
-pytestmark = needs_hosts
+pytestmark = [needs_hosts, pytest.mark.alone]
 SMALL = (
     "-b",
     "16K",

@@ -22,6 +22,8 @@ from tests.fake_gpu import fake_nccl
 from tests.launch import mpirun
 from tests.reports.synthetic_run import without_fsync
 
+pytestmark = pytest.mark.alone
+
 QUICK = ("-e", "256K", "-f", "16", "--max-time", "60")
 # bench.link, limited to 4 iterations of each case instead of by time, so that it also completes on a slow machine.
 COUNTED = """

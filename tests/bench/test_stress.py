@@ -7,6 +7,8 @@ import pytest
 from tests.kernels.broken_kernels import tree
 from tests.launch import ROOT, SLOW_TEST, count, few, mpirun
 
+pytestmark = pytest.mark.alone
+
 LAUNCHES = 5000
 
 

@@ -34,6 +34,8 @@ from tests import fake_gpu
 from tests.launch import SLOW_TEST, mpirun
 from tests.reports.synthetic_run import write_run
 
+pytestmark = pytest.mark.alone
+
 ANY = {
     "collective": "all_reduce",
     "ranks": 2,

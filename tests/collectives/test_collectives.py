@@ -32,6 +32,8 @@ from tests.kernels.broken_kernels import SENTINEL, Patch, apply, tree
 from tests.launch import ROOT, count, few, mpirun
 from tests.ranks.world import ROUNDING
 
+pytestmark = pytest.mark.alone
+
 ALL_REDUCE = COLLECTIVES["all_reduce"]
 
 

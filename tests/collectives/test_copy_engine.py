@@ -15,6 +15,8 @@ from tests import fake_gpu
 from tests.bench.test_cli import launch
 from tests.launch import ROOT, few, mpirun
 
+pytestmark = pytest.mark.alone
+
 FORMS = "two_shot_copy_engine,ring_copy_engine"
 
 

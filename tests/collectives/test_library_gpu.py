@@ -18,6 +18,8 @@ from collectives.library.gpu import (
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, mpirun
 
+pytestmark = pytest.mark.alone
+
 ONE, EVERY = ["float32 sum out"], ["plain", "registered", "tuned"]
 OWN_BUFFERS = "NCCL 2.32.3 works on buffers from ncclMemAlloc, and our algorithms on buffers that all ranks map."
 

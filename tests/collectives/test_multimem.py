@@ -18,6 +18,8 @@ from tests.kernels.gpu_builds import compiled
 from tests.kernels.kernel_code import kernels_in
 from tests.launch import ROOT, few, mpirun
 
+pytestmark = pytest.mark.alone
+
 STEM = "allreduce_multimem"
 
 

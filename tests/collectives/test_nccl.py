@@ -16,6 +16,8 @@ from kernels.devices.device import DeviceError
 from tests.fake_gpu import fake_nccl
 from tests.launch import ROOT
 
+pytestmark = pytest.mark.unit
+
 RECORDED = ROOT / "tests/recorded"
 
 

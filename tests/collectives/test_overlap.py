@@ -13,6 +13,8 @@ from reports.tables.show import text
 from tests.fake_gpu import fake_nccl
 from tests.launch import few, mpirun
 
+pytestmark = pytest.mark.alone
+
 COMMANDS = ("gemm_reduce_scatter", "allgather_gemm")
 CORES = sorted(os.sched_getaffinity(0))
 

@@ -18,6 +18,8 @@ from tests import fake_peers
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, mpirun
 
+pytestmark = pytest.mark.alone
+
 PEERS = "vllm,mscclpp,flashinfer"
 TITLES = {"vllm": "vLLM 0.33.0", "mscclpp": "mscclpp 0.9.0", "flashinfer": "FlashInfer 0.7.2.post1"}
 ONE = (

@@ -20,6 +20,8 @@ from reports.tables.tune import winners
 from tests.launch import count, few, mpirun
 from tests.reports.synthetic_run import write_run
 
+pytestmark = pytest.mark.alone
+
 NAMES = [algorithm.name for algorithm in QUANTIZED]
 KNOWN = ALGORITHMS["all_reduce"]
 LEAST_DB = {

@@ -13,6 +13,8 @@ from tests.fake_gpu import fake_nccl
 from tests.kernels.broken_kernels import tree
 from tests.launch import count, few, mpirun
 
+pytestmark = pytest.mark.alone
+
 FEW = ["--max-time", "40", "-n", "12", "--lean"]
 SMALL = ["--experts", "8", "--tokens", "40", "--hidden", "96"]
 

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from collectives.experts.routing import MOST_CHOICES, choose, draw, expert_counts
 
+pytestmark = pytest.mark.unit
+
 HEADER = (
     b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117) + b"\n"
 )

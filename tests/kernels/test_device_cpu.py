@@ -35,6 +35,8 @@ from kernels.devices.device import (
 )
 from tests.launch import ROOT, mpirun
 
+pytestmark = pytest.mark.alone
+
 
 def counting_compiler(folder: Path) -> tuple[Path, Path]:
     """Wraps the system's compiler and logs each compile. Returns the script and the log."""

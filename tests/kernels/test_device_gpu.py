@@ -29,6 +29,8 @@ from tests.bench.test_cli import assert_refused, launch
 from tests.fake_gpu import fake_nccl
 from tests.launch import MPIRUN, ROOT, SLOW_TEST, few, mpirun
 
+pytestmark = pytest.mark.alone
+
 ONE = (
     "--algorithm",
     "ring",

@@ -17,6 +17,8 @@ from tests.fake_gpu import environment
 from tests.kernels.broken_kernels import tree
 from tests.launch import ROOT, count, few, mpirun
 
+pytestmark = pytest.mark.alone
+
 WITHOUT_LIBRARY = {"FAKE_NCCL_BINDING": "none"}  # NCCL has its own tests
 
 

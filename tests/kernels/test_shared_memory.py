@@ -25,6 +25,8 @@ from kernels.devices.shared_memory import (
 from tests.bench.faulty_runs import wait_for
 from tests.launch import mpirun
 
+pytestmark = pytest.mark.alone
+
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 SIZE = 5000  # two pages, plus one page for the stamp

@@ -6,6 +6,8 @@ from tests.launch import ROOT
 from tests.reliability.mutant_table import MUTANTS
 from tests.reliability.mutants import misfit
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_fits_one_place_and_names_tests_that_exist(name):

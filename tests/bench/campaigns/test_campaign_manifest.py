@@ -9,6 +9,8 @@ from reports.store.manifest import MANIFEST, Campaign, End, Launch, Stage, Varia
 from reports.store.result import ResultError
 from reports.store.writing import to_line
 
+pytestmark = pytest.mark.unit
+
 HEAD = Campaign(
     campaign_id="c",
     plan="1a2b",

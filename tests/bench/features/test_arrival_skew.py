@@ -24,6 +24,8 @@ from tests import fake_gpu
 from tests.fake_gpu import fake_nccl
 from tests.launch import SLOW_TEST, few, mpirun
 
+pytestmark = pytest.mark.alone
+
 LATE_US = 20_000
 N = 4  # timed iterations of a case, each of 20 ms
 QUICK = ("--sizes", "16K", "-n", str(N), "-w", "0", "--max-time", "60")

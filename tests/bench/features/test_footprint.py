@@ -35,6 +35,8 @@ from tests.bench.machines import write
 from tests.launch import few, mpirun
 from tests.reports.synthetic_run import write_run
 
+pytestmark = pytest.mark.alone
+
 
 def world_of(device: Any) -> Any:
     return SimpleNamespace(device=device)

@@ -14,6 +14,8 @@ from collectives.collective import COLLECTIVES
 from reports.store.result import read
 from tests.launch import count, mpirun
 
+pytestmark = pytest.mark.alone
+
 ONE_RANK = ("--mode", "both", "-n", "100", "--max-time", "20")
 SENTENCE = "Slowed on purpose: our kernels take 50 % longer than they need."
 

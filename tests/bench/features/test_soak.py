@@ -11,6 +11,8 @@ from tests.bench.faulty_runs import Launch, sentence, wait_for
 from tests.kernels.broken_kernels import tree
 from tests.launch import few, mpirun
 
+pytestmark = pytest.mark.alone
+
 COUNTED = re.compile(
     r"soak: (\d+) launches in \d+ s, [\d.]+ GB of messages, (\d+) wrong elements; \d+ hands, and the "
     r"epoch went( past 2\^32)? to (\d+)"

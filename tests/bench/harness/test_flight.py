@@ -21,6 +21,8 @@ from tests.bench.faulty_runs import Launch, processes, said_in, wait_for
 from tests.bench.small_disk import Disk
 from tests.launch import mpirun
 
+pytestmark = pytest.mark.alone
+
 SHORT = ("--algorithm", "ring", "-n", "10", "--lean")
 on_x86_64 = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's"

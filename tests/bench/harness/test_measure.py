@@ -15,6 +15,8 @@ from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
 from reports.store.case import where_wrong
 
+pytestmark = pytest.mark.unit
+
 NOTHING = Step(Kernel("nothing", 0), None)
 
 

@@ -27,6 +27,8 @@ from tests.reliability.launch_matrix import (
     started_by_slurm,
 )
 
+pytestmark = pytest.mark.alone
+
 CLEAR = "\r\x1b[K"
 LINE = re.compile(r"\[allreduce \d+ s\] \S.*")
 OPEN_MPI_IS_ABSENT = pytest.mark.skipif(

@@ -20,6 +20,8 @@ from reports.store.result import read
 from reports.tables.show import text
 from tests.launch import MPIRUN, ROOT, few, mpirun
 
+pytestmark = pytest.mark.alone
+
 FUSED = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
 COMMANDS = (*FUSED, "decode", "prefill")
 SCALED = tuple(name for name in COMMANDS if name != "allreduce_rmsnorm")

@@ -10,6 +10,8 @@ from bench.layers import steps
 from collectives.collective import DATATYPES
 from collectives.layers.models import LAYERS
 
+pytestmark = pytest.mark.unit
+
 MEMORY_BYTES = 80 << 30
 
 

@@ -25,6 +25,8 @@ from reports.tables.table import render
 from tests.bench.machines import write
 from tests.reports.synthetic_run import write_run
 
+pytestmark = pytest.mark.unit
+
 CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 3GHz\nflags\t\t: fpu avx2 f16c{more}\n"
 
 

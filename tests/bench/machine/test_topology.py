@@ -21,6 +21,8 @@ from bench.machine.pci import (
 )
 from tests.bench.machines import lay_out, recorded, with_acs, write
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_recorded_card_behind_the_chipset_has_the_links_above_the_chipset(tmp_path, machine):
     machine(lay_out(tmp_path, "x570_chipset"))

@@ -21,6 +21,8 @@ from reports.store.writing import RunFile
 from tests.reports.synthetic_run import without_fsync
 from tests.reports.synthetic_together import CPUS, SLOW_NS, STEP, Made, always
 
+pytestmark = pytest.mark.unit
+
 R9700 = ("--weights", "40GB", "--gpu", "r9700", "--gpus", "2", "--context", "0")
 GPUS = [
     {"rank": rank, "device": "hip", "arch": "gfx1201", "gpu": "AMD Radeon AI PRO R9700"}

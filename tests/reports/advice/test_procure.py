@@ -25,6 +25,8 @@ from tests.launch import ROOT
 from tests.reports.synthetic_campaign import rewrite_head
 from tests.reports.synthetic_run import write_run
 
+pytestmark = pytest.mark.unit
+
 SIZES = (16384, 33554432)
 HEAD = """hours_per_year = 6000
 lifetime_years = 4

@@ -13,6 +13,8 @@ from reports.advice.specs import LINKS, NETWORKS
 from tests import scaling_page
 from tests.reports.advice.test_advise import advise, answer, refusal, write
 
+pytestmark = pytest.mark.unit
+
 NVLINK, NDR = LINKS["nvlink4"], NETWORKS["ib-ndr"]
 LLAMA = ("--model", "llama-3.1-405b", "--weights", "fp8", "--gpu", "h100", "--gpus", "8")
 

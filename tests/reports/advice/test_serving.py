@@ -25,6 +25,8 @@ from reports.advice.serving import (
 from reports.store.result import ResultError
 from tests.launch import ROOT
 
+pytestmark = pytest.mark.unit
+
 LLAMA = specs.MODELS["llama-3.1-70b"]
 MIXTRAL = specs.MODELS["mixtral-8x7b"]
 

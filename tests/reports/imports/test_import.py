@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - refused logs keep their lines
 """Tests the command `import`: real logs, noise around their lines, bad input, private names and hostile strings."""
 
 import json
@@ -20,6 +19,8 @@ from reports.store.result import ImportedRunError, ResultError, is_imported, rea
 from tests.launch import ROOT
 from tests.reports.imports.test_import_formats import FOOTER, HEAD, ROW_8, ROW_16, TABLE, WHOLE
 from tests.reports.synthetic_run import write_run
+
+pytestmark = pytest.mark.unit
 
 LOGS = sorted((ROOT.parent / "shared" / "logs").glob("*.log"))
 with_logs = pytest.mark.skipif(not LOGS, reason="the real logs are not here")

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - rows keep the columns of their logs
 """Tests the figures that `import` reads from logs of every supported format and version."""
 
 import json
@@ -7,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from reports.imports.command import find_tests
+
+pytestmark = pytest.mark.unit
 
 HEAD = """# nccl-tests version 2.17.8 nccl-headers=22902 nccl-library=22902
 # Collective test starting: all_reduce_perf

@@ -12,6 +12,8 @@ from reports.store.schema import Block, Case, CaseHeader, LinkBlock, Run
 from reports.store.stats import autocorrelation, median_interval
 from tests.reports.synthetic_run import write_run
 
+pytestmark = pytest.mark.unit
+
 SIZE = 65536
 PLANNED = CaseHeader(
     collective="all_reduce",

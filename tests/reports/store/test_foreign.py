@@ -21,6 +21,8 @@ from reports.store.result import ResultError, SamplesGone, read, read_samples
 from tests.launch import ROOT
 from tests.reports.synthetic_run import write_run
 
+pytestmark = pytest.mark.unit
+
 HOSTILE = (
     "=cmd|' /C calc'!A0 <script>alert(1)</script> \x1b]0;owned\x07\x1b[31m ![x](http://e/x.png) $\\frac{ "
     "\u202e & \x9b2J"

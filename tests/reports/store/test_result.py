@@ -24,6 +24,8 @@ from tests.another_user import as_root, said_as
 from tests.reports.synthetic_benchmarks import rewritten, write_benchmark
 from tests.reports.synthetic_run import write_run
 
+pytestmark = pytest.mark.unit
+
 SMALL: dict[str, Any] = {
     "sizes": [16384],
     "algorithms": ["library", "auto"],

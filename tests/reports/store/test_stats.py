@@ -15,6 +15,8 @@ from reports.store.stats import (
     warmup_length,
 )
 
+pytestmark = pytest.mark.unit
+
 
 def test_median_interval_covers_the_median_at_its_confidence():
     rng = np.random.default_rng(1)

@@ -10,6 +10,8 @@ from reports.tables.exposed_table import compare, groups, interval_text
 from reports.tables.show import text
 from tests.reports.synthetic_together import FUSED, LAYER, MPI, STEP, THEN, Made, always, steps
 
+pytestmark = pytest.mark.unit
+
 
 def by_name(result):
     return {f"{case.algorithm} {case.variant}": case for case in result.cases}

@@ -12,6 +12,8 @@ from reports.__main__ import main as reports
 from tests.launch import ROOT
 from tests.reports.synthetic_run import write_run
 
+pytestmark = pytest.mark.unit
+
 OLD, NEW = "2026-11-20T06-15-00Z-allreduce-1a2b3c", "2026-11-21T06-15-00Z-allreduce-0a2b3c"
 
 

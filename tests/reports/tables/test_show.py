@@ -27,6 +27,8 @@ from reports.tables.table import render
 from tests.launch import ROOT
 from tests.reports.synthetic_run import ALGORITHMS, CHAINED_UP_TO, SIZES, write_run
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):

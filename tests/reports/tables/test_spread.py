@@ -10,6 +10,8 @@ from reports.tables import footprint, rows
 from reports.tables.table import render
 from tests.reports.synthetic_run import write_run
 
+pytestmark = pytest.mark.unit
+
 SPREAD = 0.05
 EDITS = {
     "hosts": (b'"hosts":1', b'"hosts":2'),

@@ -15,6 +15,8 @@ from reports.trends.lines import Crossover, Fit, predict_us
 from reports.verdicts.comparison import Incomparable
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, plan, write_run
 
+pytestmark = pytest.mark.unit
+
 SIZES = [16384 << step for step in range(8)]
 STEP_BYTES = 512 << 10
 

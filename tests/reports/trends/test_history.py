@@ -25,6 +25,8 @@ from reports.trends.series import Series
 from tests.reports.synthetic_fleet import label
 from tests.reports.synthetic_run import mark_wrong, write_run
 
+pytestmark = pytest.mark.unit
+
 RUNS, STEP = 44, 30
 SLOWED = 1.25
 

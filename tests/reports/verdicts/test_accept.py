@@ -20,6 +20,8 @@ from tests.reports.synthetic_campaign import (
 )
 from tests.reports.verdicts.test_regress import gate
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory):

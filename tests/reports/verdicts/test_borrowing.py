@@ -16,6 +16,8 @@ from tests.launch import count
 from tests.reports.synthetic_campaign import no_effect, rewrite_head, write_launch, write_launches
 from tests.reports.verdicts.test_regress import gate
 
+pytestmark = pytest.mark.unit
+
 CELLS, GROUPS = 24, [0] * 12 + [1] * 12
 
 

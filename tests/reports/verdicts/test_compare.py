@@ -32,6 +32,8 @@ from tests.reports.synthetic_campaign import (
 )
 from tests.reports.synthetic_fleet import label
 
+pytestmark = pytest.mark.unit
+
 DIFFERENT: dict[str, dict[str, Any]] = {  # the fields that differ in the current run's head
     "machine": {"machine_id": "ffffff"},
     "clock": {

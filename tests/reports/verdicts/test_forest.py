@@ -20,6 +20,8 @@ from reports.verdicts.sides import Side
 from reports.verdicts.verdict import AMBIGUOUS, SAME, SLOWER, VERDICTS
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 
+pytestmark = pytest.mark.unit
+
 SIZES = [16384 << step for step in range(12)]
 SVG = "{http://www.w3.org/2000/svg}"
 

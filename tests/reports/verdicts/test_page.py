@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+import pytest
+
 from reports.verdicts.comparison import compare
 from reports.verdicts.regress import html, judge, junit, markdown
 from reports.verdicts.sides import read_sides
 from tests.reports.synthetic_campaign import no_effect, rewrite_head, write_campaign, write_launch
 from tests.reports.verdicts.test_regress import Tags, forms, gate
+
+pytestmark = pytest.mark.unit
 
 
 def test_a_screen_shows_the_worst_cells(tmp_path, capsys):

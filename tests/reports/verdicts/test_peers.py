@@ -11,6 +11,8 @@ from reports.store.manifest import MANIFEST
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import SLOW_NS, cost_us
 
+pytestmark = pytest.mark.unit
+
 IMB = """\
 #----------------------------------------------------------------
 # Benchmarking Allreduce

@@ -28,6 +28,8 @@ from tests.reports.synthetic_campaign import (
 from tests.reports.synthetic_run import FAST_NS, mark_wrong
 from tests.reports.verdicts.test_compare import DIFFERENT
 
+pytestmark = pytest.mark.unit
+
 
 def gate(capsys, baseline, current, *options) -> tuple[int, str]:
     """The exit status and the text, with its lines joined; standard error carries only notes."""

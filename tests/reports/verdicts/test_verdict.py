@@ -26,6 +26,8 @@ from reports.verdicts.verdict import (
 )
 from tests.launch import few
 
+pytestmark = pytest.mark.unit
+
 # Critical values of Wilcoxon's T, two-sided 0.05, for the smaller sum of ranks, from textbooks.
 CRITICAL = {6: 0, 7: 2, 8: 3, 9: 5, 10: 8, 12: 13, 15: 25, 20: 52, 25: 89}
 

@@ -16,16 +16,18 @@ from typing import NoReturn
 from bench.harness import options, tuned
 from bench.harness.command import requested_sizes
 from bench.harness.head import Machine
-from bench.harness.options import RunOptions, SweepOptions
+from bench.harness.options import RunOptions
 from bench.harness.run import Run, RunPolicy, measure
 from bench.harness.session import MEASURED, Session, program_digest, start
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
-from collectives.algorithm import BETWEEN_HOSTS, TunedChoice
+from bench.harness.sweep import SweepOptions
+from collectives.algorithm import BETWEEN_HOSTS
 from collectives.allreduce_copy_engine import LEAST_BYTES
 from collectives.allreduce_multimem import ENTRIES as MULTIMEM
 from collectives.allreduce_two_shot import DIRECT
 from collectives.collective import COLLECTIVES
+from collectives.operation import TunedChoice
 from reports.store.case import costs_in, find_states
 from reports.store.result import ResultError
 from reports.store.schema import Result

@@ -14,7 +14,15 @@ from collectives.allreduce_ring import RING
 from collectives.allreduce_two_shot import DIRECT, TWO_SHOT
 from collectives.allreduce_two_shot import PUSH as TWO_SHOT_PUSH
 from collectives.collective import Traffic
-from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Bound, Case, Operation, World
+from collectives.operation import (
+    MOST_CHAINED_BYTES,
+    Algorithm,
+    Bound,
+    Case,
+    Operation,
+    TunedChoice,
+    World,
+)
 
 FAR_NS = 380.0
 STATES_NS = 100.0, 225.0, FAR_NS, 512.0  # round trips of a flag between two cores, as measured
@@ -215,23 +223,6 @@ def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[floa
         return {FAR_NS: "direct_pull" if registered else "direct_push"}
     choose_far = choose_through_host if world.memory == "host_staged" else choose_on_gpus
     return {FAR_NS: choose_far(size_bytes, ranks, registered)}
-
-
-@dataclass(frozen=True)
-class TunedChoice:
-    """What bench.tune measured as best over one kind of memory, `mapped`, `host_staged` or
-    `same_device`; a flag's round trip identifies the state of the link. It is for calls of `mode`,
-    `isolated` or `chained`; `any` if the size was measured in one mode only."""
-
-    collective: str
-    ranks: int
-    size_bytes: int
-    variant: str
-    link_rtt_ns: float
-    algorithm: str
-    memory: str = "mapped"
-    hosts: int = 1
-    mode: str = "any"
 
 
 def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from collectives.collective import direct_traffic, ring_traffic
 from collectives.operation import Algorithm, binder
+from collectives.traffic import direct_traffic, ring_traffic
 
 PUSH = Algorithm(
     "direct_push",

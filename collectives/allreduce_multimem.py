@@ -26,8 +26,7 @@ from collectives.operation import (
 )
 from collectives.peer_buffer import half_for
 from collectives.probe import PROBE_NS
-from kernels.devices.device import MOST_RANKS, DeviceError
-from kernels.devices.multicast import GpuMulticast
+from kernels.devices.device import MOST_RANKS, DeviceError, Multicast
 
 # What multimem combines in 16 bytes, as in multimem.h: not integers, fp64, or fp32's minimum.
 COMBINED = {
@@ -68,7 +67,7 @@ def _half_bytes(world: World) -> int:
     return half_for(world.device.most_chunk_bytes, world.device.most_chunk_bytes)
 
 
-def _bind_slabs(entry: str, world: World, case: Case, slabs: GpuMulticast) -> Bound:
+def _bind_slabs(entry: str, world: World, case: Case, slabs: Multicast) -> Bound:
     """Raises DeviceError."""
     half_bytes = _half_bytes(world)
     bound = bind_kernel(
@@ -81,7 +80,7 @@ def _bind_slabs(entry: str, world: World, case: Case, slabs: GpuMulticast) -> Bo
     return bound
 
 
-def _probed_slabs(world: World) -> GpuMulticast | Unsupported:
+def _probed_slabs(world: World) -> Multicast | Unsupported:
     """This rank's slab and the address of all, or why there are none; the same on all ranks."""
     communicator, undo = world.communicator, contextlib.ExitStack()
     try:
@@ -96,7 +95,7 @@ def _probed_slabs(world: World) -> GpuMulticast | Unsupported:
     return slabs
 
 
-def _connect(communicator: Communicator, slabs: GpuMulticast) -> None:
+def _connect(communicator: Communicator, slabs: Multicast) -> None:
     """Binds every rank's memory to one multicast object. Raises Disagreement."""
     descriptor = -1
     try:
@@ -138,7 +137,7 @@ def _hand_over(communicator: Communicator, descriptor: int) -> int:
     return descriptor
 
 
-def _probe(world: World, slabs: GpuMulticast) -> None:
+def _probe(world: World, slabs: Multicast) -> None:
     """Sums small integers by both forms. Raises Disagreement if a sum is wrong or never ends."""
     communicator, watch, problem = world.communicator, world.mapped.waits.watch, None
     with communicator.together(DeviceError):

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from collectives.collective import direct_traffic
 from collectives.operation import Algorithm, Bound, Case, Unsupported, World, binder
+from collectives.traffic import direct_traffic
 
 
 def _bind_pull(world: World, case: Case) -> Bound:

@@ -1,8 +1,9 @@
 """One-shot all-reduces in packets that show by themselves that they have arrived. See
 kernels/include/packets.h."""
 
-from collectives.collective import Traffic, direct_traffic
+from collectives.collective import Traffic
 from collectives.operation import Algorithm, Bound, Case, Unsupported, World, bind_kernel
+from collectives.traffic import direct_traffic
 
 MOST_LL_BYTES = 32 << 10
 MOST_SENTINEL_BYTES = 512 << 10  # from all ranks together

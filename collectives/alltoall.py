@@ -1,7 +1,7 @@
 """All-to-all: a segment from every rank to every rank. See kernels/alltoall.cu."""
 
-from collectives.collective import direct_traffic
 from collectives.operation import Algorithm, binder
+from collectives.traffic import direct_traffic
 
 ALGORITHMS = (
     Algorithm(

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from collectives.collective import Array, Collective, Datatype, Shape, Traffic
 from collectives.communicator import Communicator, Disagreement
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Device, Memory, Step, Watch
-
-if TYPE_CHECKING:
-    from collectives.algorithm import TunedChoice
 
 PACK_BYTES = 64  # of the widest CPU
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has: longer ones have a chain on request
@@ -81,6 +78,23 @@ Bound = Operation | Unsupported  # the reason is a value for the table, not a cr
 
 
 @dataclass(frozen=True)
+class TunedChoice:
+    """What bench.tune measured as best over one kind of memory, `mapped`, `host_staged` or
+    `same_device`; a flag's round trip identifies the state of the link. It is for calls of `mode`,
+    `isolated` or `chained`; `any` if the size was measured in one mode only."""
+
+    collective: str
+    ranks: int
+    size_bytes: int
+    variant: str
+    link_rtt_ns: float
+    algorithm: str
+    memory: str = "mapped"
+    hosts: int = 1
+    mode: str = "any"
+
+
+@dataclass(frozen=True)
 class World:
     """An algorithm's surroundings. With `graph` every operation is launched from a captured graph.
     `choices` is bench.tune's table for this machine. If the ranks are on several hosts, `node` is
@@ -93,7 +107,7 @@ class World:
     library: "Library"
     watch: Watch
     graph: bool = False
-    choices: Sequence["TunedChoice"] = ()
+    choices: Sequence[TunedChoice] = ()
     node: "World | None" = None
     parts: dict[tuple[int, ...], "World"] = field(default_factory=dict)
     scratch: list[Memory] = field(default_factory=list)

@@ -5,7 +5,7 @@ a probe, all ranks give it up and try the next."""
 
 import ctypes
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 
 from collectives.communicator import Communicator, Disagreement
-from collectives.probe import ProbeFailed, probe, probe_flag, probe_visibility
-from collectives.refusals import remedy
 from kernels.devices.device import (
     MOST_RANKS,
     Arguments,
@@ -68,6 +66,7 @@ class PeerBuffer:
     sharing: str
     refusals: tuple[str, ...] = ()
     requested: str = ""  # the best sharing mode, which was tried first
+    probe_slabs: Callable[["PeerBuffer"], None] = lambda peers: None
     registered: list[list[Memory]] = field(default_factory=list)
     half_bytes: int = HALF_BYTES
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
@@ -128,8 +127,7 @@ class PeerBuffer:
                 self.communicator, self.device, self.sharing, slab_bytes(half_bytes), undo
             )
             larger = replace(self, slabs=slabs, half_bytes=half_bytes)
-            probe(larger)
-            probe_visibility(larger)
+            self.probe_slabs(larger)
         except Disagreement as refusal:
             undo.close()
             self.waits.watch.stop = self.waits.watch.timed_out = 0  # of a packet that never arrived
@@ -206,56 +204,6 @@ def share(
     finally:
         forget_name(own.handle)
     return memories
-
-
-def connect(
-    communicator: Communicator, device: Device, waits: WaitPolicy, modes: Sequence[str]
-) -> PeerBuffer:
-    """Allocates, maps and probes in the first mode that works. Raises Disagreement if memory is
-    short or no mode works, and ProbeFailed if mapped memory failed a probe."""
-    refusals, probe_failed = dict[str, str](), False
-    for sharing in modes:
-        undo = ExitStack()
-        try:
-            controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
-            slabs = share(communicator, device, sharing, SLAB_BYTES, undo)
-            with communicator.together(DeviceError):
-                own = device.private(ctypes.sizeof(Own))
-                undo.callback(own.close)
-            peers = PeerBuffer(
-                communicator,
-                device,
-                slabs,
-                controls,
-                own,
-                waits,
-                sharing,
-                _in_words(refusals),
-                modes[0],
-            )
-            device.flushes_hdp = any(peers.hdp_flush)
-            with communicator.together(DeviceError):
-                write_own(peers, 0)
-            probe(peers)
-            probe_flag(peers)
-            probe_visibility(peers)
-            return peers
-        except Disagreement as refusal:
-            undo.close()
-            if "OutOfMemory" in refusal.types:
-                raise
-            probe_failed |= isinstance(refusal, ProbeFailed)
-            waits.watch.stop = waits.watch.timed_out = 0
-            refusals[sharing] = f"{refusal}{remedy(communicator, str(refusal))}"
-    raise (ProbeFailed if probe_failed else Disagreement)("; ".join(_in_words(refusals)))
-
-
-def _in_words(refusals: dict[str, str]) -> tuple[str, ...]:
-    """The reasons, each behind the sharing modes that it ruled out."""
-    modes: dict[str, list[str]] = {}
-    for sharing, reason in refusals.items():
-        modes.setdefault(reason, []).append(sharing)
-    return tuple(f"{', '.join(sharing)}: {reason}" for reason, sharing in modes.items())
 
 
 def write_own(peers: PeerBuffer, epoch: int) -> None:

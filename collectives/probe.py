@@ -4,11 +4,12 @@ addresses with new contents: a stale cache shows only at the second use. Another
 stores become visible while both kernels run, because an allocator may ignore the requested type of
 memory."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from collectives.communicator import Communicator, Disagreement
+from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import (
     MOST_RANKS,
     PEER_STRUCTURES,
@@ -20,9 +21,6 @@ from kernels.devices.device import (
     Module,
     Step,
 )
-
-if TYPE_CHECKING:
-    from collectives.peer_buffer import PeerBuffer
 
 PROBE_BYTES = 4096
 PROBE_ROUNDS = 16
@@ -46,7 +44,7 @@ def probe_kernels(device: Device, ranks: int, **macros: str) -> Module:
     return device.compile("link_probe", {"WORLD": str(ranks), **macros}, PEER_STRUCTURES)
 
 
-def probe(peers: "PeerBuffer") -> None:
+def probe(peers: PeerBuffer) -> None:
     """Pushes and pulls patterns between all pairs: rank w writes into slot w of each peer's slab,
     and into its own last slot, which all peers pull. Raises ProbeFailed and Disagreement."""
     communicator, device = peers.communicator, peers.device
@@ -92,7 +90,7 @@ def probe(peers: "PeerBuffer") -> None:
         memory.close()
 
 
-def probe_flag(peers: "PeerBuffer") -> None:
+def probe_flag(peers: PeerBuffer) -> None:
     """Bounces a flag between pairs. Raises ProbeFailed if one never arrives."""
     communicator, device = peers.communicator, peers.device
     with communicator.together(DeviceError):
@@ -103,7 +101,7 @@ def probe_flag(peers: "PeerBuffer") -> None:
         raise ProbeFailed(sentence)
 
 
-def probe_visibility(peers: "PeerBuffer") -> None:
+def probe_visibility(peers: PeerBuffer) -> None:
     """Lets all ranks store and read at once in one launch, by every access of the kernels. Raises
     ProbeFailed if data that were stored before a flag are not there after it."""
     communicator, device = peers.communicator, peers.device
@@ -124,14 +122,14 @@ def probe_visibility(peers: "PeerBuffer") -> None:
 
 
 def _probe_once(
-    peers: "PeerBuffer", kernel: Kernel, result: Memory, count: int, blocks: int = 1
+    peers: PeerBuffer, kernel: Kernel, result: Memory, count: int, blocks: int = 1
 ) -> None:
     arguments = peers.arguments(0, result.address, count, PROBE_BYTES)
     arguments.timeout_ns = min(arguments.timeout_ns, PROBE_NS)
     peers.device.caller(Step(kernel, arguments, blocks))()
 
 
-def _missing(peers: "PeerBuffer", name: str = "flag") -> str | None:
+def _missing(peers: PeerBuffer, name: str = "flag") -> str | None:
     """A sentence if the last launch waited in vain."""
     if not peers.waits.watch.timed_out:
         return None

@@ -1,8 +1,8 @@
 """Reduce-scatter: the sum of all ranks' segment r to rank r. See kernels/reduce_scatter.cu. The
 direct forms round to the datatype once, the ring once a hop, so at most n-1 times."""
 
-from collectives.collective import direct_traffic, ring_traffic
 from collectives.operation import Algorithm, binder
+from collectives.traffic import direct_traffic, ring_traffic
 
 PUSH = Algorithm(
     "direct_push",

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from collectives.communicator import Communicator, Disagreement
+from collectives.connect import connect
 from collectives.operation import Library, Unsupported, World
-from collectives.peer_buffer import PeerBuffer, WaitPolicy, connect
+from collectives.peer_buffer import PeerBuffer, WaitPolicy
 from collectives.probe import ProbeFailed
 from collectives.refusals import remedy
 from kernels.devices.cpu import CpuDevice

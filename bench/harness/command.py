@@ -7,7 +7,8 @@ from typing import NoReturn
 
 from bench.harness import options
 from bench.harness.feature import Feature
-from bench.harness.options import AddOption, Parser, RunOptions, SweepOptions
+from bench.harness.options import AddOption, Parser, RunOptions
+from bench.harness.sweep import SweepOptions
 from collectives.algorithm import ALGORITHMS, EXACT
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 
@@ -193,9 +194,9 @@ def sweep_options(
         algorithms, mode = one_test(parser, algorithms), mode or "isolated"
         places = [False, True] if not (namespace.in_place or collective.no_place) else places
     sweep = SweepOptions(
-        collective, namespace.datatypes, namespace.redops, sizes, algorithms, places, mode
+        collective, namespace.datatypes, namespace.redops, sizes, algorithms, places, mode, active
     )
-    return options.run_options(namespace, features=active), sweep
+    return options.run_options(namespace), sweep
 
 
 def one_test(parser: Parser, algorithms: list[str] | None) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bench import VERSION
-from bench.harness.options import RunOptions
+from bench.harness.feature import Feature
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.machine import environment, node
@@ -82,10 +82,10 @@ def examine(session: Session) -> Machine:
 
 def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[str, float]) -> Run:
     """The head of the run. All ranks call it."""
-    world, options, features = session.world, session.options, session.options.features
+    world, options = session.world, session.options
     communicator = world.communicator
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
-    notes = [*feature_notes(options), *session.notes]
+    notes = [*feature_notes(suite.features), *session.notes]
     if session.place.crowded:
         cores = {(rank["host"], cpu) for rank in machine.ranks for cpu in rank["cpus"]}
         notes.append(
@@ -102,7 +102,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         "dispatch": options.dispatch,
         "device_asked": options.device,
     }
-    for feature in features:
+    for feature in suite.features:
         world_facts |= feature.world_facts()
     if machine.gpus:
         library = world.library.describe(world)
@@ -155,9 +155,9 @@ def names_of_hosts(machine: Machine) -> str:
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
 
 
-def feature_notes(options: RunOptions) -> list[str]:
+def feature_notes(features: Sequence[Feature]) -> list[str]:
     """Sentences that a reader must know before any figure."""
-    return [note for feature in options.features for note in feature.notes()]
+    return [note for feature in features for note in feature.notes()]
 
 
 def pairs_note(communicator: Communicator, suite: Suite) -> list[str]:

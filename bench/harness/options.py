@@ -13,15 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from collectives.algorithm import named
-from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective
+from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS
 from collectives.communicator import THREAD_LEVELS, launched_rank
 from collectives.operation import Algorithm
-
-if TYPE_CHECKING:
-    from bench.harness.feature import Feature
 
 FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
 STATUS_TEXT = (
@@ -103,20 +100,6 @@ class RunOptions:
     table: str | None = None
     quiet: bool = False
     keeps_run: bool = True
-    features: tuple["Feature", ...] = ()
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """Which cases of a collective a run has. `algorithms` None: all that `auto` chooses among."""
-
-    collective: Collective
-    datatypes: Sequence[str]
-    redops: Sequence[str]
-    sizes: tuple[int, ...]
-    algorithms: Sequence[str] | None = None
-    in_place: Sequence[bool] = (False,)
-    mode: str | None = None
 
 
 def size_bytes(text: str) -> int:

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,8 @@ def measure(
     status = exit_status(run, result)
     last_words = policy.conclude(result, machine)
     communicator.broadcast(status)
-    print_result(result, options, head.names_of_hosts(machine))
+    notes = head.feature_notes(suite.features)
+    print_result(result, options, notes, head.names_of_hosts(machine))
     print_out(last_words)
     return status
 
@@ -241,9 +242,11 @@ def exit_status(run: Run, result: Result) -> int:
     return FINE
 
 
-def print_result(result: Result, options: RunOptions, hosts: str = "") -> None:
-    """The table, the names of `hosts`, the paths of the run and its picture, and the requested
-    JSON; on rank 0."""
+def print_result(
+    result: Result, options: RunOptions, notes: Iterable[str] = (), hosts: str = ""
+) -> None:
+    """The table, the features' `notes` and the names of `hosts`, the paths of the run and its
+    picture, and the requested JSON; on rank 0."""
     from reports.tables.formats import as_json  # not at the top: other ranks never print
     from reports.tables.show import text
 
@@ -254,7 +257,7 @@ def print_result(result: Result, options: RunOptions, hosts: str = "") -> None:
     print_out(output)
     # Output that other programs parse stays pure.
     stream = sys.stdout if options.format == "table" else sys.stderr
-    for note in head.feature_notes(options) if options.format != "table" else ():
+    for note in notes if options.format != "table" else ():
         print_out(f"{note}\n", stream)
     print_out(f"{hosts}run: {result.path}\npicture: {picture}\n", stream)
     if library:

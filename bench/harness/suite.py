@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any, TypeVar
 
 from bench import STARTED_S
+from bench.harness.feature import Feature
 from bench.harness.iteration import (
     CHAIN_CALLS,
     Buffers,
@@ -17,13 +18,15 @@ from bench.harness.iteration import (
     case_iteration,
     link_parts,
 )
-from bench.harness.options import FINE, SweepOptions, print_out
+from bench.harness.options import FINE, print_out
 from bench.harness.session import Session, require_memory
+from bench.harness.sweep import SweepOptions
 from bench.harness.timing import round_trip_ns
 from collectives.algorithm import ALGORITHMS, default_names, named, nearest_state, selected
 from collectives.allreduce_copy_engine import shared_engine
-from collectives.collective import DATATYPES, Shape, between_bytes
+from collectives.collective import DATATYPES, Shape
 from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Case, Operation, Unsupported, World
+from collectives.traffic import between_bytes
 from kernels.devices.device import DeviceError
 from reports.store.result import ENDED_EARLY
 from reports.store.schema import CaseHeader
@@ -44,6 +47,7 @@ class Suite:
     iterations: dict[int, Iteration] = field(default_factory=dict)
     n_late: int = 0  # cases for whose compiling there was no time
     link_parts: dict[int, dict[str, Iteration]] = field(default_factory=dict)
+    features: Sequence[Feature] = ()
 
     def add(self, header: CaseHeader, iteration: Iteration | None) -> None:
         """Adds a case; without an iteration it is only listed."""
@@ -67,6 +71,7 @@ class Axes:
     mode: str | None = None
     chain_calls: int = CHAIN_CALLS
     for_library: Callable[[Case], Case] = lambda case: case
+    features: Sequence[Feature] = ()
 
     def modes(self, size_bytes: int) -> list[str]:
         is_small = size_bytes <= MOST_CHAINED_BYTES
@@ -82,7 +87,8 @@ def bind_cases(
 ) -> Suite:
     """Every case of the run, bound if it can be and if time is left to measure it. All ranks call
     it. Raises Disagreement."""
-    suite, late_s = Suite(), STARTED_S + COMPILE_SHARE * session.options.max_time_s
+    suite = Suite(features=axes.features)
+    late_s = STARTED_S + COMPILE_SHARE * session.options.max_time_s
     refused: dict[tuple[str, str, str], bool] = {}  # whether the last such case could not be
     for case in cases:
         for algorithm in selected(axes.algorithms, axes.names(case.size_bytes)):
@@ -117,7 +123,7 @@ def _bound(
     session: Session, axes: Axes, case: Case, algorithm: Algorithm, make_iteration: MakeIteration
 ) -> tuple[CaseHeader, Iteration | None] | None:
     # None if nobody requested the case and it cannot be.
-    communicator, features = session.communicator, session.options.features
+    communicator = session.communicator
     chain_calls = axes.chain_calls if case.mode == "chained" else 0
     reason = reason_against(axes, case)
     if reason and axes.mode is None:
@@ -143,7 +149,7 @@ def _bound(
         return header, None
     with communicator.together(DeviceError, MemoryError):
         iteration = make_iteration(case, operation, chain_calls)
-        for feature in features:
+        for feature in axes.features:
             iteration = feature.change(session, header, case, iteration)
     iteration.text = f"{algorithm.name} {case.size_bytes} B {case.mode}"
     return header, iteration
@@ -252,13 +258,14 @@ def prepare(
         sweep.collective.name, two_cores, world.communicator.hosts
     )
     added: dict[str, Algorithm] = {}
-    for feature in session.options.features:
+    for feature in sweep.features:
         added |= feature.algorithms(session)
     axes = Axes(
         ALGORITHMS[sweep.collective.name] | added,
         names or (lambda size_bytes: [*listed, *added]),
         sweep.algorithms is not None,
         sweep.mode,
+        features=sweep.features,
     )
     if own_send and own_receive:
         library_buffers = Buffers(own_send, own_receive, session.options.seed)
@@ -275,7 +282,7 @@ def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iter
     collective = sweep.collective
     rank, ranks = session.communicator.rank, session.communicator.size
     shapes: Sequence[Shape] = collective.shapes
-    for feature in session.options.features:
+    for feature in sweep.features:
         shapes = feature.shapes(shapes)
     for name, redop, requested_bytes, shape, in_place in product(
         sweep.datatypes, sweep.redops, sweep.sizes, shapes, sweep.in_place

@@ -12,7 +12,8 @@ import msgspec
 from bench.harness.head import Machine
 from bench.harness.session import MEASURED, Session, program_digest
 from bench.harness.timing import round_trip_ns
-from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT, TunedChoice, named, same_state
+from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT, named, same_state
+from collectives.operation import TunedChoice
 from reports.store.result import ResultError, content_of
 from reports.store.writing import write_named
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from bench.harness import options, verify
 from bench.harness.iteration import Buffers, Iteration, Segments, checked_iteration, consume_step
-from bench.harness.options import AddOption, RunOptions, SweepOptions
+from bench.harness.options import AddOption, RunOptions
 from bench.harness.run import measure
 from bench.harness.session import Session, start
 from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
+from bench.harness.sweep import SweepOptions
 from collectives.collective import DATATYPES, Datatype, Shape
 from collectives.communicator import Disagreement
 from collectives.experts import routing
@@ -144,6 +145,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         sweep.algorithms is not None,
         sweep.mode,
         CHAIN_ROUND_TRIPS,
+        features=sweep.features,
     )
     suite = bind_cases(
         session,
@@ -176,7 +178,7 @@ def routed_cases(
         }
         for way in WAYS
     ]
-    for feature in session.options.features:
+    for feature in sweep.features:
         shapes = feature.shapes(shapes)
     for shape, of_skew in product(shapes, tables):
         source = of_skew.rows if shape["way"] == "combine" else buffers.send

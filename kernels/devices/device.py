@@ -5,12 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_char, c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from kernels.devices.multicast import GpuMulticast
 
 MOST_RANKS = 8
 MOST_BLOCKS = 128
@@ -277,6 +274,26 @@ class CopyEngine(Protocol):
         """The steps that follow wait for all copies so far."""
 
 
+class Multicast(Protocol):
+    """A part of this rank's memory at `own`, and at `address` all ranks' parts. The ranks call in
+    turn: one `create`, then all `join`, then all `bind`. Raises DeviceError."""
+
+    own: int
+    address: int
+
+    def create(self) -> int:
+        """A descriptor of a new multicast object, for all ranks; the caller closes it."""
+
+    def join(self, descriptor: int) -> None:
+        """Adds this rank's device to the object."""
+
+    def bind(self) -> None:
+        """Puts memory of this device behind the object, and maps both."""
+
+    def close(self) -> None:
+        """Frees the memory and the object."""
+
+
 class Device(Protocol):
     """A processor with its compiler and its memory."""
 
@@ -349,7 +366,7 @@ class Device(Protocol):
         """The engines, for memory that peers share in this mode. Raises DeviceError without."""
         raise DeviceError(f"the {self.name} device has no copy engines; GPUs have them")
 
-    def multicast(self, ranks: int, size_bytes: int) -> "GpuMulticast":
+    def multicast(self, ranks: int, size_bytes: int) -> Multicast:
         """This rank's part of memory behind a multicast address. Raises DeviceError without."""
         raise DeviceError(
             f"the {self.name} device has no multicast; NVIDIA GPUs on an NVSwitch have it"

@@ -11,7 +11,15 @@ import numpy as np
 
 from kernels.devices import shared_memory
 from kernels.devices.copy_engine import GpuCopyEngine
-from kernels.devices.device import MOST_BLOCKS, Bytes, Device, DeviceError, Memory, OutOfMemory
+from kernels.devices.device import (
+    MOST_BLOCKS,
+    Bytes,
+    Device,
+    DeviceError,
+    Memory,
+    Multicast,
+    OutOfMemory,
+)
 from kernels.devices.gpu_driver import (
     AMD_MODULE,
     NVIDIA_MODULE,
@@ -23,7 +31,7 @@ from kernels.devices.gpu_driver import (
     release,
 )
 from kernels.devices.gpu_stream import MAPPED, PORTABLE, GpuModule, GpuStream
-from kernels.devices.multicast import GpuMulticast
+from kernels.devices.multicast import LEAST_ARCH, LEAST_NVRTC, GpuMulticast
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
 ALLOCATION_BYTES = 2 << 20  # the driver's unit: with less a peer would also map its neighbours
@@ -283,9 +291,16 @@ class GpuDevice(GpuStream, Device):
             self.copy_engines[sharing] = GpuCopyEngine(self, sharing)
         return self.copy_engines[sharing]
 
-    def multicast(self, ranks: int, size_bytes: int) -> GpuMulticast:
+    def multicast(self, ranks: int, size_bytes: int) -> Multicast:
         if self.name == "hip":
             return super().multicast(ranks, size_bytes)
+        with self.calling("asking NVRTC's version"):
+            nvrtc = self.cupy.cuda.nvrtc.getVersion()
+        if int(self.arch.removeprefix("sm_")) < LEAST_ARCH or nvrtc < LEAST_NVRTC:
+            raise DeviceError(
+                f"multimem needs sm_{LEAST_ARCH} and NVRTC 12.2 or newer; here are "
+                f"{self.arch} and {self.compiler}"
+            )
         return GpuMulticast(self, ranks, size_bytes)
 
     def blocks_for(self, size_bytes: int) -> int:

@@ -7,34 +7,25 @@ import ctypes
 import struct
 from contextlib import ExitStack, suppress
 from ctypes import c_uint64
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kernels.devices.device import DeviceError
+from kernels.devices.device import DeviceError, Multicast
 from kernels.devices.gpu_driver import driver_library
-
-if TYPE_CHECKING:
-    from kernels.devices.gpu import GpuDevice
+from kernels.devices.gpu_stream import GpuStream
 
 MULTICAST_SUPPORTED = 132  # CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED
 LEAST_ARCH, LEAST_NVRTC = 90, (12, 2)  # of multimem with sums in fp32, in PTX 8.2
 PINNED, ON_DEVICE, FILE_DESCRIPTOR, READ_AND_WRITE, RECOMMENDED = 1, 1, 1, 3, 1
 
 
-class GpuMulticast:
+class GpuMulticast(Multicast):
     """A part of this GPU's memory at `own`, and at `address` all ranks' parts. The ranks call in
     turn: one `create`, then all `join`, then all `bind`. Raises DeviceError."""
 
-    def __init__(self, device: "GpuDevice", ranks: int, size_bytes: int) -> None:
+    def __init__(self, device: GpuStream, ranks: int, size_bytes: int) -> None:
         self.device, self.own, self.address, self.undo = device, 0, 0, ExitStack()
         self.object = 0
         number, supported, unit = ctypes.c_int(), ctypes.c_int(), c_uint64()
-        with device.calling("asking NVRTC's version"):
-            nvrtc = device.cupy.cuda.nvrtc.getVersion()
-        if int(device.arch.removeprefix("sm_")) < LEAST_ARCH or nvrtc < LEAST_NVRTC:
-            raise DeviceError(
-                f"multimem needs sm_{LEAST_ARCH} and NVRTC 12.2 or newer; here are "
-                f"{device.arch} and {device.compiler}"
-            )
         self._call("cuDeviceGetByPCIBusId", ctypes.byref(number), device.pci_bus_id.encode())
         self._call(
             "cuDeviceGetAttribute", ctypes.byref(supported), MULTICAST_SUPPORTED, number.value

@@ -20,9 +20,9 @@ from reports.tables.command import command_without_seed
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
 from reports.tables.sentences import describe, number, some
 from reports.tables.show import headline_of, imported_text
-from reports.trends.history import Event, History, headline
+from reports.trends.history import History, headline
 from reports.trends.history_figure import plot
-from reports.trends.series import Series
+from reports.trends.series import Event, Series
 from reports.verdicts.comparison import compare, shown
 from reports.verdicts.regress import sections_of
 from reports.verdicts.sides import COMPARABLE, Side, key_of, label, notes_of, read_sides

@@ -26,7 +26,7 @@ from reports.tables.sentences import WIDTH, some, spoken, wrapped
 from reports.trends.changes import Step
 from reports.trends.history_figure import plot
 from reports.trends.latest import LEAST_BASE, judge
-from reports.trends.series import Series, n_unjudged, series_of
+from reports.trends.series import Event, Series, n_unjudged, series_of
 from reports.verdicts.sides import Key
 from reports.verdicts.store_costs import alike_of, find_costs
 
@@ -39,24 +39,6 @@ REFUSED = {
 NEAR_RUNS = 2  # steps of several series at most this far apart are one event
 LeftOut = defaultdict[str, list[str]]  # names of files by the reason
 Changes = list[tuple[Series, Step]]
-
-
-@dataclass
-class Event:
-    """Steps of series of a machine and benchmark, the largest first. `run` is the first run after
-    them; `sentences` say how certain that is, and what else changed there."""
-
-    machine_id: str
-    benchmark: str
-    run: str
-    changes: list[tuple[Series, Step]]
-    sentences: list[str]
-    node: str | None = None
-
-    @property
-    def machine(self) -> str:
-        """The machine and, if it is known, the node."""
-        return f"{self.machine_id}, node {self.node}" if self.node else self.machine_id
 
 
 @dataclass

@@ -12,8 +12,7 @@ from reports.store.result import ResultError, time_of
 from reports.tables.figure import COLOURS, figure
 
 if TYPE_CHECKING:
-    from reports.trends.history import Event
-    from reports.trends.series import Series
+    from reports.trends.series import Event, Series
 
 
 def plot(events: "Sequence[Event]", target: Path | IO[str]) -> None:

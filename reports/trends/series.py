@@ -150,3 +150,21 @@ def _points_us(costs_us: Floats, points: NDArray[np.int64]) -> Floats:
             for costs in of_points
         ]
     )
+
+
+@dataclass
+class Event:
+    """Steps of series of a machine and benchmark, the largest first. `run` is the first run after
+    them; `sentences` say how certain that is, and what else changed there."""
+
+    machine_id: str
+    benchmark: str
+    run: str
+    changes: list[tuple[Series, Step]]
+    sentences: list[str]
+    node: str | None = None
+
+    @property
+    def machine(self) -> str:
+        """The machine and, if it is known, the node."""
+        return f"{self.machine_id}, node {self.node}" if self.node else self.machine_id

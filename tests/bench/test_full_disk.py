@@ -12,7 +12,7 @@ import pytest
 
 from bench.harness import tuned
 from bench.harness.head import Machine
-from collectives.algorithm import TunedChoice
+from collectives.operation import TunedChoice
 from reports.__main__ import main
 from reports.store.manifest import MANIFEST, read_manifest
 from reports.store.result import ResultError, read

@@ -18,7 +18,6 @@ from collectives.algorithm import (
     ALGORITHMS,
     STATES_NS,
     Cores,
-    TunedChoice,
     choices_for,
     choose,
     choose_through_host,
@@ -26,7 +25,7 @@ from collectives.algorithm import (
 )
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Case, Unsupported, World
+from collectives.operation import Case, TunedChoice, Unsupported, World
 from reports.store.result import ResultError, read
 from reports.store.schema import Block
 from reports.tables.tune import FINALISTS, winners
@@ -65,7 +64,6 @@ from dataclasses import replace
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Communicator
-from collectives.algorithm import TunedChoice
 from collectives.operation import Case
 from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world

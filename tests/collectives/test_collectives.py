@@ -14,7 +14,6 @@ from collectives.algorithm import (
     ALGORITHMS,
     STATES_NS,
     Cores,
-    TunedChoice,
     choose,
     choose_direct,
     choose_message,
@@ -25,7 +24,7 @@ from collectives.algorithm import (
 )
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
 from collectives.library.mpi import types_of
-from collectives.operation import Algorithm, Case, Operation, World, build_macros
+from collectives.operation import Algorithm, Case, Operation, TunedChoice, World, build_macros
 from collectives.peer_buffer import HALF_BYTES, half_for
 from kernels.devices.device import Step
 from tests.kernels.broken_kernels import SENTINEL, Patch, apply, tree

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bench import tune
-from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, TunedChoice, default_names, selected
+from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, default_names, selected
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Case, Unsupported
+from collectives.operation import Case, TunedChoice, Unsupported
 from collectives.quantized import ALGORITHMS as QUANTIZED
 from collectives.quantized import WIRES
 from reports.store.result import read

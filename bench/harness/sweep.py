@@ -1,0 +1,21 @@
+"""The options of a sweep: a collective over sizes, with its features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.harness.feature import Feature
+from collectives.collective import Collective
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Which cases of a collective a run has. `algorithms` None: all that `auto` chooses among."""
+
+    collective: Collective
+    datatypes: Sequence[str]
+    redops: Sequence[str]
+    sizes: tuple[int, ...]
+    algorithms: Sequence[str] | None = None
+    in_place: Sequence[bool] = (False,)
+    mode: str | None = None
+    features: tuple[Feature, ...] = ()

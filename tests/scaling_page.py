@@ -84,10 +84,7 @@ def ratios() -> dict[str, list[float]]:
         link, network = LINKS[entry["link"]], NETWORKS[entry["network"]]
         for size, us in entry["us"].items():
             model = min(
-                library_us(
-                    name, entry["nodes"], 8, int(size), link.kind, link.total_gb_s(8), network
-                )
-                for name in FLAT
+                library_us(name, entry["nodes"], 8, int(size), link, network) for name in FLAT
             )
             found.setdefault(entry["name"], []).append(us / model)
     return found

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from bench import VERSION
-from bench.harness.options import Parser, duration_s, whole_number
+from bench.harness.options import AddOption, Parser, duration_s, whole_number
 from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
@@ -168,7 +168,7 @@ def make_parser(program: str = "bench.campaign") -> Parser:
         "differ from the first. After an interruption the same command continues.",
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
     )
-    option, count = parser.add_argument, partial(whole_number, 1, most=1000)
+    option = parser.add_argument
     option(
         "--variant",
         type=parse_variant,
@@ -196,6 +196,21 @@ def make_parser(program: str = "bench.campaign") -> Parser:
         metavar="TIME",
         help="time for all launches: 90s, 10m, 2h (none: each launch takes its --max-time)",
     )
+    add_plan_options(option)
+    option("--out", metavar="FOLDER", help="folder of the campaign (results/campaign-...)")
+    option(
+        "--pause",
+        action="store_true",
+        help="wait for Enter before another variant: drivers, settings, cables by hand",
+    )
+    option("--no-control", action="store_true", help="do not launch the baseline against itself")
+    option("--quiet", action="store_true", help="print no progress on standard error")
+    return parser
+
+
+def add_plan_options(option: AddOption) -> None:
+    """How many pairs of launches there are, in which order, and what they decide."""
+    count = partial(whole_number, 1, most=1000)
     option("--pairs", type=count, default=10, metavar="N", help="pairs of all sizes (10)")
     option(
         "--fresh",
@@ -218,20 +233,11 @@ def make_parser(program: str = "bench.campaign") -> Parser:
         metavar="N",
         help="seed of the order and, plus its number, of each pair (0)",
     )
-    option("--out", metavar="FOLDER", help="folder of the campaign (results/campaign-...)")
     option(
         "--grow",
         action="store_true",
         help="judge after 1x, 2x and 4x the pairs of all sizes; no fresh pairs",
     )
-    option(
-        "--pause",
-        action="store_true",
-        help="wait for Enter before another variant: drivers, settings, cables by hand",
-    )
-    option("--no-control", action="store_true", help="do not launch the baseline against itself")
-    option("--quiet", action="store_true", help="print no progress on standard error")
-    return parser
 
 
 def parse(argv: Sequence[str] | None = None) -> CampaignOptions:

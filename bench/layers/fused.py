@@ -3,6 +3,7 @@ Data have a period of 31 elements, so that `bench.harness.verify` can check them
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -143,6 +144,17 @@ def summed_products(inner: int, activations: Array, seed: int) -> Array:
     )
 
 
+def gemv_shape(options: LayerOptions, layer: str, columns: int) -> dict[str, Any]:
+    """What a run stores of a layer's matrix, of which each rank has `columns` columns."""
+    return {
+        "model": options.model,
+        "layer": layer,
+        "hidden": MODELS[options.model].hidden,
+        "inner": columns,
+        "weights": options.weights,
+    }
+
+
 def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     """The cases of gemv_allreduce. Raises Disagreement."""
     world, datatype, model = session.world, DATATYPES[options.datatype], MODELS[options.model]
@@ -181,12 +193,8 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
             )
             for tokens in options.tokens:
                 shape = {
-                    "model": options.model,
-                    "layer": layer,
+                    **gemv_shape(options, layer, columns),
                     "tokens": tokens,
-                    "hidden": hidden,
-                    "inner": columns,
-                    "weights": options.weights,
                     "scale": str(scale),
                 }
                 yield fused.GemvCase(

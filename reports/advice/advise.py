@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,10 @@ from reports.store.schema import Result
 from reports.tables.sentences import lay_out, number, plain_table, size_text
 
 WORLDS = (1, 2, 4, 8)
+BEFORE_TRUSTING_IT = (
+    "Before trusting it, check the path of the GPUs (bench.doctor) and the chained all-reduces of "
+    "the engine's own library."
+)
 RULE_OF_THUMB = {"NVLink or the like": "8", "PCIe, one socket": "4", "PCIe, across sockets": "2"}
 
 
@@ -97,19 +102,9 @@ def whole(least: int, most: int, text: str) -> int:
     return int(text)
 
 
-def advise(arguments: argparse.Namespace) -> int:
-    """Prints the advice and returns 0. Raises ResultError for unknown names and unusable files."""
-    runs = [read_any(path) for path in arguments.run]
-    results = [run for run in runs if isinstance(run, Result)]
-    if len(results) < len(runs) > 1:
-        raise ResultError("an imported log is one launch of another program: name it alone")
-    if arguments.validate:
-        text, records = validate.render(read(arguments.validate), results)
-        if arguments.json:
-            write_json("advise", validated=records)
-        else:
-            sys.stdout.write(text)
-        return 0
+def load_of(arguments: argparse.Namespace, runs: Sequence[Result | Imported]) -> Split:
+    """The model, its GPUs and the times of their all-reduces. Raises ResultError for names and
+    options that do not go together."""
     if (arguments.model is None) == (arguments.config is None) or arguments.gpu is None:
         raise ResultError("advise needs --gpu, and either --model or --config")
     model = MODELS.find(arguments.model) if arguments.model else model_of(arguments.config)
@@ -133,7 +128,7 @@ def advise(arguments: argparse.Namespace) -> int:
     if nodes > 1:
         network = NETWORKS.find(arguments.network or link.network)
         times = scaling.cluster_times(times, nodes, network)
-    load = Split(
+    return Split(
         model,
         gpu,
         gpus,
@@ -146,6 +141,22 @@ def advise(arguments: argparse.Namespace) -> int:
         arguments.slots,
         arguments.skew,
     )
+
+
+def advise(arguments: argparse.Namespace) -> int:
+    """Prints the advice and returns 0. Raises ResultError for unknown names and unusable files."""
+    runs = [read_any(path) for path in arguments.run]
+    results = [run for run in runs if isinstance(run, Result)]
+    if len(results) < len(runs) > 1:
+        raise ResultError("an imported log is one launch of another program: name it alone")
+    if arguments.validate:
+        text, records = validate.render(read(arguments.validate), results)
+        if arguments.json:
+            write_json("advise", validated=records)
+        else:
+            sys.stdout.write(text)
+        return 0
+    load = load_of(arguments, runs)
     splits = scaling.all_splits(load)
     rival = versus.rival_of(load, arguments.versus) if arguments.versus else None
     if arguments.prices and rival is None:
@@ -166,21 +177,11 @@ def advise(arguments: argparse.Namespace) -> int:
         "RECOMMENDATION",
         *_recommendation(load, splits),
         *(compared[1] if compared else []),
+        "",
+        BEFORE_TRUSTING_IT,
     ]
-    sys.stdout.write(
-        lay_out(
-            None,
-            _question(load, runs),
-            tables,
-            [
-                *sentences,
-                "",
-                "Before trusting it, check the path of the GPUs (bench.doctor) and the "
-                "chained all-reduces of the engine's own library.",
-            ],
-            headline=_headline(load, splits),
-        )
-    )
+    headline = _headline(load, splits)
+    sys.stdout.write(lay_out(None, _question(load, runs), tables, sentences, headline=headline))
     return 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from reports.advice import serving
 from reports.advice.reduce_times import Span, Times, wire_factor
 from reports.advice.serving import CHUNK_TOKENS, PIPELINE, REPLICAS, TENSOR, Split, rate
-from reports.advice.specs import SECTIONS, Network
+from reports.advice.specs import SECTIONS, Link, Network
 from reports.tables.sentences import number
 
 # The least and the most of published times over the model's (docs/scaling.md).
@@ -25,17 +25,16 @@ def library_us(
     nodes: int,
     gpus: int,
     size_bytes: float,
-    kind: str,
-    node_gb_s: float,
+    link: Link,
     network: Network,
 ) -> float:
     """The library's all-reduce over `nodes` x `gpus` GPUs by ring or tree, in the fastest protocol.
-    `network` carries what leaves a node with `gpus` GPUs; `kind` is the link within a node."""
+    `network` carries what leaves a node with `gpus` GPUs; `link` is within a node."""
     ranks, hops, times_us = nodes * gpus, max(1, int(log2(nodes))), []
     for protocol, by_tree in zip(
         *(SECTIONS["protocols"][name] for name in (algorithm, "tree")), strict=True
     ):
-        within_us = protocol["nvlink_us" if kind in ("nvlink", "xgmi") else "pcie_us"]
+        within_us = protocol["nvlink_us" if link.kind in ("nvlink", "xgmi") else "pcie_us"]
         # With one GPU a node the latency of each hop is exposed: NCCL takes the tree's.
         between_us = (by_tree if gpus == 1 else protocol)["network_us"] + network.hop_us
         if algorithm == "ring":
@@ -48,7 +47,7 @@ def library_us(
             sent, crossing = 2.0, wire_factor(nodes)
         ns_per_byte = crossing / network.total_gb_s(gpus)
         if gpus > 1:
-            ns_per_byte = max(ns_per_byte, sent / node_gb_s)
+            ns_per_byte = max(ns_per_byte, sent / link.total_gb_s(gpus))
         ns_per_byte /= protocol["share"]
         if most := protocol.get("most_gb_s"):
             ns_per_byte = max(ns_per_byte, sent / most[nodes > 2])
@@ -72,16 +71,11 @@ class ClusterTimes(Times):
         own = Network(self.network.name, adapter_gb_s, "", 0, self.network.hop_us)
 
         def between_us(size: float) -> Span:  # one GPU of each node, all groups at the same time
-            return ERROR * min(
-                library_us(name, self.nodes, 1, size, link.kind, 0.0, own) for name in FLAT
-            )
+            return ERROR * min(library_us(name, self.nodes, 1, size, link, own) for name in FLAT)
 
         within_us = self.node(size_bytes) if gpus > 1 else np.zeros(3)
         flat = {
-            name: ERROR
-            * library_us(
-                name, self.nodes, gpus, size_bytes, link.kind, link.total_gb_s(gpus), self.network
-            )
+            name: ERROR * library_us(name, self.nodes, gpus, size_bytes, link, self.network)
             for name in FLAT
         }
         # More ranks take no less; NCCL's latencies over PCIe are below published times.

@@ -27,7 +27,7 @@ def test_the_page_has_todays_tables():
 def test_the_tree_takes_what_nccl_predicts_for_itself():
     """The log of NVIDIA/nccl issue 1453: 24 H100 on three nodes, 25.874907 us at 4 KiB, 26.549810 at 8 KiB,
     with a correction for trees of at most 0.6 of the bandwidth, which the model lacks."""
-    times = [library_us("tree", 3, 8, size, "nvlink", NVLINK.gb_s, NDR) for size in (4096, 8192)]
+    times = [library_us("tree", 3, 8, size, NVLINK, NDR) for size in (4096, 8192)]
     assert times == pytest.approx([25.874907, 26.549810], rel=0.03)
 
 
@@ -42,7 +42,7 @@ def test_published_times_are_within_the_stated_errors():
 def test_bytes_alone_decide_for_huge_messages(nodes):
     """2 (n-1)/n bytes of a ring cross eight adapters; an eighth of 2 (nodes-1)/nodes crosses one, after NVLink."""
     size, ranks = 1 << 40, 8 * nodes
-    ring_us = library_us("ring", nodes, 8, size, "nvlink", NVLINK.gb_s, NDR)
+    ring_us = library_us("ring", nodes, 8, size, NVLINK, NDR)
     assert ring_us == pytest.approx(2 * (ranks - 1) / ranks * size / 400e3, rel=0.01)
     times = cluster_times(read_times([], 8, NVLINK), nodes, NDR).by_algorithm(size)
     one_adapter_us = min(2 * (nodes - 1) / nodes, 2 / 0.92) * size / 8 / 50e3

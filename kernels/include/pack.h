@@ -105,8 +105,8 @@ struct Unscaled {
 struct Sum : Unscaled {
   template <class Lane>
   static DEVICE Lane combine(Lane a, Lane b) {
-    return a + b;
-  }  // the sum
+    return a + b;  // the sum
+  }
 };
 struct Prod : Unscaled {
   template <class Lane>
@@ -131,8 +131,8 @@ struct Avg : Sum {
   static DEVICE doubles finish(doubles a) { return a * (1.0 / WORLD); }
   template <class Lane>
   static DEVICE Lane finish(Lane a) {
-    return a / WORLD;
-  }  // as NCCL divides
+    return a / WORLD;  // as NCCL divides
+  }
 };
 
 typedef ELEMENT Element;

@@ -282,6 +282,17 @@ DEVICE void for_places(long count, bool aligned, Team team, Each each) {
   }
 }
 
+// Fetches what this thread loads FETCHED_PACKS after a batch. A function of its own: if a pragma
+// stands inside a discarded `if constexpr`, NVRTC also drops the loop that follows.
+template <int SOURCES, int N>
+DEVICE void fetch_ahead(const Sources<SOURCES>& from, Packs<N> place) {
+  for (const char* source : from.at) {
+    UNROLLED
+    for (int k = 0; k < N; k += LINE_PACKS)
+      fetch(source + (place.at(k) + FETCHED_PACKS) * (long)sizeof(pack));
+  }
+}
+
 // Reduces `count` elements of each source into `to`; a single source is copied. All loads of a
 // batch precede its stores: the compiler must not reorder them, since the buffers could overlap.
 template <Finish FINISH, int SOURCES, class To>
@@ -298,12 +309,7 @@ DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_g
     constexpr int N = decltype(place)::COUNT;
     pack batch[N];
     if constexpr (IS_FETCHED && N > 1)
-      if ((place.at(N - 1) + FETCHED_PACKS) * PACK_ELEMENTS < count)
-        for (const char* source : from.at) {
-          UNROLLED
-          for (int k = 0; k < N; k += LINE_PACKS)
-            fetch(source + (place.at(k) + FETCHED_PACKS) * (long)sizeof(pack));
-        }
+      if ((place.at(N - 1) + FETCHED_PACKS) * PACK_ELEMENTS < count) fetch_ahead(from, place);
     UNROLLED
     for (int k = 0; k < N; ++k)
       batch[k] = combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); });

@@ -40,6 +40,7 @@ def main(
         for _ in range(2)
     )
     buffers = Buffers(rank, communicator.size, send, receive)
+    ran = set()
 
     def problem(example: Example, every: np.ndarray) -> str | None:
         algorithm = ALGORITHMS[example.collective.name][example.algorithm]
@@ -49,6 +50,7 @@ def main(
         if isinstance(operation, Unsupported):
             return None
         assert isinstance(operation, Operation)
+        ran.add(example.algorithm)
         launch(world.device, operation.step, 1 if example.in_place else example.launches)
         own_error = operation.failure() or buffers.problem(example, every)
         if watch.timed_out:
@@ -78,6 +80,7 @@ def main(
         assert not error, f"{example}: {error}"
     if not fixed:
         check(int(examples), seed, problem, communicator.size, *collectives)
+    assert ran, f"nothing ran: {peers}"
     if rank == 0:
         print(f"{examples} examples right on {communicator.size} ranks")
 

@@ -1,0 +1,85 @@
+"""Reads the tables in data/ and draws pictures in one style: light, colour-blind safe, with units."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, PngImagePlugin
+
+HERE = Path(__file__).parent
+# Okabe and Ito's colours: they differ for every common kind of colour blindness.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#000000",
+)
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
+SHADES = 64  # of a picture's palette: a third of the bytes, and nobody sees the difference
+
+mpl.rcParams.update(
+    {
+        "axes.grid": True,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlesize": 10,
+        "figure.facecolor": "white",
+        "figure.titlesize": 12,
+        "figure.titleweight": "bold",
+        "font.size": 9,
+        "grid.alpha": 0.3,
+        "legend.frameon": False,
+        "lines.markersize": 4,
+    }
+)
+
+
+def path_of(table: str) -> Path:
+    return HERE / "data" / f"{table}.csv"
+
+
+def read(table: str) -> pd.DataFrame:
+    """A table of data/. Its first lines begin with # and say the source."""
+    return pd.read_csv(path_of(table), comment="#")
+
+
+def digest(tables: Sequence[str]) -> str:
+    """Changes with any byte of these tables."""
+    return hashlib.sha256(b"".join(path_of(table).read_bytes() for table in tables)).hexdigest()
+
+
+def panels(
+    finding: str, rows: int, columns: int, height_in: float = 3.2, same_y: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """An empty picture, 9 inches wide, with its finding as the title."""
+    figure = Figure(figsize=(9, height_in * rows), layout="constrained")
+    figure.suptitle(finding)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=same_y)
+    return figure, list(axes.flat)
+
+
+def label_sizes(axes: Axes, sizes_kib: Sequence[float], label: str = "size of the message") -> None:
+    """A logarithmic axis of sizes, with every second one named."""
+    sizes = sorted(set(sizes_kib))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes[:: 2 if len(sizes) > 7 else 1])
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(lambda kib, _: f"{kib:g}K" if kib < 1024 else f"{kib / 1024:g}M")
+    axes.set_xlabel(f"{label}, bytes")
+
+
+def write(figure: Figure, path: Path, tables: Sequence[str]) -> None:
+    """Write a PNG that names the state of its tables, so that a test finds a stale picture."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=100, format="png")
+    note = PngImagePlugin.PngInfo()
+    note.add_text("tables", digest(tables))
+    Image.open(drawn).convert("RGB").quantize(SHADES).save(path, optimize=True, pnginfo=note)

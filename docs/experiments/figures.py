@@ -1,0 +1,30 @@
+"""`make figures`: draws the pictures of docs/experiments/ from the tables in data/.
+
+A file figures_*.py has a table FIGURES: the name of each picture -> (the function that draws it, the names of the
+tables that it takes). To add a picture, add a function and a row there. `python docs/experiments/figures.py NAME`
+draws one picture.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from drawing import HERE, read, write
+from matplotlib.figure import Figure
+
+FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
+    name: figure
+    for path in sorted(HERE.glob("figures_*.py"))
+    for name, figure in import_module(path.stem).FIGURES.items()
+}
+
+
+def main() -> None:
+    for name in sys.argv[1:] or FIGURES:
+        draw, tables = FIGURES[name]
+        write(draw(*map(read, tables)), HERE / f"{name}.png", tables)
+        print(f"docs/experiments/{name}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
 """`make figures`: draws the pictures of docs/experiments/ from the tables in data/.
 
-A file figures_*.py has a table FIGURES: the name of each picture -> (the function that draws it, the names of the
-tables that it takes). To add a picture, add a function and a row there. `python docs/experiments/figures.py NAME`
-draws one picture.
+A file figures_*.py has a table FIGURES: the name of each picture -> (the function that draws it,
+the names of the tables that it takes). To add a picture, add a function and a row there.
+`python docs/experiments/figures.py NAME` draws one picture.
 """
 
 import sys

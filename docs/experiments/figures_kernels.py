@@ -10,9 +10,9 @@ def kernels(table: pd.DataFrame) -> Figure:
     figure, (axes,) = panels("No kernel spills a register, on any of six architectures", 1, 1, 3.6)
     chance = np.random.default_rng(0)
     shown = {1: RED, 2: BLUE, 3: ORANGE, 4: GREEN}
-    names = list(dict.fromkeys(table.arch))
+    names = list(dict.fromkeys(table.architecture))
     for blocks, rows in table.groupby("blocks"):
-        places = np.array([names.index(arch) for arch in rows.arch])
+        places = np.array([names.index(arch) for arch in rows.architecture])
         spread = chance.uniform(-0.3, 0.3, len(rows))
         label = f"{blocks} blocks fit" if blocks > 1 else "1 block fits"
         axes.plot(places + spread, rows.registers, "o", color=shown[blocks], alpha=0.7, label=label)
@@ -42,7 +42,7 @@ def fused(trials: pd.DataFrame, saved: pd.DataFrame) -> Figure:
     forms = sorted(saved.form.unique(), reverse=True)
     for number, ((machine, state), rows) in enumerate(saved.groupby(["machine", "state"])):
         places = [forms.index(form) + 0.2 - 0.13 * number for form in rows.form]
-        label = machine if state == "mixed" else f"{machine}, {state}"
+        label = machine if state == "not recorded" else f"{machine}, {state}"
         right.plot(rows.saved_us, places, "o", color=COLOURS[number], alpha=0.7, label=label)
     right.set_yticks(range(len(forms)), forms)
     right.set_xscale("log")

@@ -205,7 +205,7 @@ def candidates(table: pd.DataFrame) -> Figure:
         ("Xeon 5th gen", "registered", "isolated"),
     )
     for panel, key in zip(axes, chosen, strict=True):
-        rows = table[(table[keys] == key).all(axis="columns")]
+        rows = table[(table[keys] == list(key)).all(axis="columns")]
         draw_states(panel, rows, colours, "algorithm", "over_fastest")
         panel.set_title("{}\n{}, {}".format(*key))
         label_ratios(panel, [1, 1.5, 2, 3, 5])

@@ -1,0 +1,73 @@
+"""docs/experiments/: short pages, whose pictures are drawn from today's tables in data/."""
+
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import matplotlib
+import pytest
+from PIL import Image
+
+PAGES = Path(__file__).parents[1] / "docs" / "experiments"
+TABLES = sorted((PAGES / "data").glob("*.csv"))
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_path():
+    """The files there are programs, not a package. Their style of pictures ends with this file."""
+    sys.path.insert(0, str(PAGES))
+    with matplotlib.rc_context():
+        yield
+    sys.path.remove(str(PAGES))
+
+
+@pytest.fixture(scope="module")
+def figures(on_the_path):
+    return import_module("figures").FIGURES
+
+
+def test_a_picture_is_drawn_from_the_tables_of_today(figures):
+    """Otherwise a page would show other figures than its table."""
+    digest = import_module("drawing").digest
+    pictures = {path.stem for path in PAGES.glob("*.png")}
+    assert pictures == set(figures), "run make figures"
+    for name, (_, tables) in figures.items():
+        picture = Image.open(PAGES / f"{name}.png")
+        assert picture.info["tables"] == digest(tables), f"{name}.png is stale: run make figures"
+
+
+def test_every_picture_can_be_drawn(figures):
+    """A table whose columns changed would break `make figures` for the next person."""
+    for name, (draw, tables) in figures.items():
+        figure = draw(*map(import_module("drawing").read, tables))
+        assert all(axes.has_data() for axes in figure.axes if axes.axison), name
+
+
+def test_every_table_is_drawn_and_says_where_it_comes_from(figures):
+    """A table that nobody reads is a table that nobody doubts."""
+    read = {table for _, tables in figures.values() for table in tables}
+    assert {path.stem for path in TABLES} == read
+    assert [path.name for path in TABLES if not path.read_text().startswith("# ")] == []
+
+
+def test_a_page_shows_every_picture_and_each_picture_is_small(figures):
+    shown = [
+        name
+        for page in PAGES.glob("*.md")
+        for name in re.findall(r"\]\((\w+)\.png\)", page.read_text())
+    ]
+    assert sorted(shown) == sorted(figures)
+    assert [path.name for path in PAGES.glob("*.png") if path.stat().st_size > 60_000] == []
+
+
+def test_pages_stay_short():
+    """Nobody reads, or doubts, a page of 20,000 words. Blocks of code do not count."""
+    words = {
+        page.name: len(re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL).split())
+        for page in PAGES.glob("*.md")
+    }
+    assert max(words.values()) <= 1500, words
+    assert sum(words.values()) <= 9000, words

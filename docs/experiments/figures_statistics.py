@@ -1,7 +1,7 @@
 """The pictures of the pages on statistics, advice and reliability. figures.py draws them."""
 
 import pandas as pd
-from drawing import BLACK, BLUE, GREEN, PURPLE, RED, panels
+from drawing import BLACK, BLUE, GREEN, PURPLE, RED, legend_below, panels
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -133,7 +133,7 @@ def draw_history(alarms: pd.DataFrame, methods: pd.DataFrame) -> Figure:
         title="methods (PELT: 5 % of months have an alarm)",
         ylabel="steps reported by run 8, %",
     )
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    legend_below(right, 2)
     return figure
 
 
@@ -162,23 +162,29 @@ def draw_reliability(faults: pd.DataFrame, cells: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_advise(steps: pd.DataFrame) -> Figure:
-    finding = (
-        "Predicted decode steps: within 5 % for one chat, split by tensor, over our all-reduce"
-    )
-    figure, (axes,) = panels(finding, 1, 1, 3.8)
+def draw_advise(steps: pd.DataFrame, hosts: pd.DataFrame) -> Figure:
+    finding = "Predictions are right for one chat over our all-reduce, and too short between hosts"
+    figure, (left, right) = panels(finding, 1, 2, 3.8, same_y=False)
     columns = (
         ("from_the_link_percent", "from the link", RED, -0.12),
         ("from_compute_percent", "from the measured compute", BLUE, 0.12),
     )
     for column, name, colour, offset in columns:
-        axes.plot(steps[column], steps.index + offset, "o", color=colour, label=name)
-    axes.axvspan(-5, 5, color=GREY, alpha=0.2, linewidth=0, label="aim: 5 %")
-    names = steps.step + ", " + steps.chats.map({1: "1 chat", 2: "2 chats"})
-    axes.set_yticks(steps.index, names)
-    axes.invert_yaxis()
-    axes.set_xlabel("error of the predicted time, %")
-    axes.legend(loc="upper right")
+        left.plot(steps[column], steps.index + offset, "o", color=colour, label=name)
+    left.axvspan(-5, 5, color=GREY, alpha=0.2, linewidth=0, label="aim: 5 %")
+    chats = steps.chats.map({1: "1 chat", 2: "2 chats"})
+    left.set_yticks(steps.index, steps.step + ", " + chats)
+    left.invert_yaxis()
+    left.set(title="decode steps", xlabel="error of the predicted time, %")
+    legend_below(left, 2)
+    ratios = hosts.measured_ms / hosts.model_ms
+    right.barh(hosts.index, ratios, color=BLUE, zorder=2)
+    right.axvline(1, color=BLACK, linewidth=1)
+    ranks = ", 2 x " + hosts.ranks_per_host.astype(str) + " ranks, "
+    right.set_yticks(hosts.index, hosts.algorithm + ranks + hosts.size_bytes.map(size_name))
+    right.invert_yaxis()
+    right.grid(False, axis="y")
+    right.set(title="all-reduces over two hosts", xlabel="measured time / time by the model")
     return figure
 
 
@@ -187,5 +193,5 @@ FIGURES = {
     "calibration_campaigns": (draw_calibration_campaigns, ("calibration_campaigns",)),
     "history": (draw_history, ("history_alarms", "history_methods")),
     "reliability": (draw_reliability, ("reliability_faults", "reliability_guards")),
-    "advise": (draw_advise, ("advise_steps",)),
+    "advise": (draw_advise, ("advise_steps", "advise_hosts")),
 }

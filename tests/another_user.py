@@ -12,7 +12,8 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another 
 def said_as(
     uid: int, gid: int, function: Callable[..., Any], *arguments: Any, **environment: str | None
 ) -> str:
-    """The function's result or the message of its exception, as text; `None` removes an environment variable."""
+    """The function's result or the message of its exception, as text; `None` removes an environment
+    variable."""
     reader, writer = os.pipe()
     if not (pid := os.fork()):
         try:

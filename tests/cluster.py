@@ -1,7 +1,7 @@
 """Hosts made of namespaces, and a real Slurm on them, for tests of what spans nodes.
 
-The scripts lie in $WIRETAX_CLUSTER, or in ../shared/cluster. Each use has a network namespace and folders of its own,
-so that several test runs do not meet."""
+The scripts lie in $WIRETAX_CLUSTER, or in ../shared/cluster. Each use has a network namespace and
+folders of its own, so that several test runs do not meet."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def missing(*tools: str) -> str:
         for tool in ("ip", "sshd", "ssh", "nsenter", *tools)
         if not shutil.which(tool, path=path)
     ]:
-        return f"no cluster here: {', '.join(absent)} is not installed"
+        return f"system tool absent: {', '.join(absent)}"
     if not (SCRIPTS / "two_hosts.sh").exists():
         return "no cluster here: the scripts that make its hosts are absent"
     if (
@@ -47,8 +47,8 @@ needs_hosts = pytest.mark.skipif(bool(missing()), reason=missing() or "none")
 
 
 class Cluster:
-    """Hosts wt1, wt2, ... in a network namespace of their own. `local` is a folder that each host has for itself,
-    `shared` one that all hosts have in common."""
+    """Hosts wt1, wt2, ... in a network namespace of their own. `local` is a folder that each host
+    has for itself, `shared` one that all hosts have in common."""
 
     def __init__(self, folder: Path, namespace: int) -> None:
         self.folder, self.local, self.shared = folder, folder / "hosts/local", folder / "shared"
@@ -84,34 +84,16 @@ class Cluster:
 
     def launcher(self, mpi: str, hosts: Sequence[str], ranks: int, *words: str) -> list[str]:
         """The command line with which wt1 starts ranks on the hosts through ssh."""
-        agent, inside = (
-            str(self.folder / "hosts/agent"),
-            [str(SCRIPTS / "two_hosts.sh"), "in", "wt1"],
-        )
-        mpirun, each = str(VENVS[mpi] / "bin/mpirun"), ranks // len(hosts)
+        agent, each = self.folder / "hosts/agent", ranks // len(hosts)
         if mpi == "mpich":
-            options = [
-                "-launcher",
-                "ssh",
-                "-launcher-exec",
-                agent,
-                "-hosts",
-                ",".join(hosts),
-                "-ppn",
-                str(each),
-            ]
+            options = f"-launcher ssh -launcher-exec {agent} -hosts {','.join(hosts)} -ppn {each}"
         else:
-            options = [
-                "--mca",
-                "plm_ssh_agent",
-                agent,
-                "--mca",
-                "btl_tcp_if_include",
-                "eth0",
-                "--host",
-                ",".join(f"{host}:{each}" for host in hosts),
-            ]
-        return [*inside, mpirun, *options, *words, "-n", str(ranks)]
+            places = ",".join(f"{host}:{each}" for host in hosts)
+            network = "--mca btl_tcp_if_include eth0"
+            options = f"--mca plm_ssh_agent {agent} {network} --host {places}"
+        inside = [str(SCRIPTS / "two_hosts.sh"), "in", "wt1"]
+        mpirun = str(VENVS[mpi] / "bin/mpirun")
+        return [*inside, mpirun, *options.split(), *words, "-n", str(ranks)]
 
     def python(self, mpi: str) -> str:
         return str(VENVS[mpi] / "bin/python")
@@ -130,7 +112,8 @@ class Cluster:
         )
 
     def processes(self, host: str) -> list[str]:
-        """The command lines of what still runs on a host, without its first process and its sshd."""
+        """The command lines of what still runs on a host, without its first process and its
+        sshd."""
         lines = self.script("in", host, "ps", "-eo", "stat,args").splitlines()[1:]
         own = "wt-host-holder", "sshd", "ps -eo", "slurm"
         return [

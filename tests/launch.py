@@ -19,8 +19,8 @@ SLOW_TEST = pytest.mark.skipif(not FULL, reason="slow: make reliability")
 
 
 def count(full: int) -> int:
-    """The number of examples or launches of a test: a sixth of `full`, at least one, or `full` with `make
-    reliability`."""
+    """The number of examples or launches of a test: a sixth of `full`, at least one, or `full` with
+    `make reliability`."""
     return full if FULL else max(1, full // 6)
 
 
@@ -38,8 +38,8 @@ def shared_by(pid: int | str) -> set[Path]:
 def mpirun(
     ranks: int, *command: str, timeout_s: float = 240, tree: Path | str = ROOT, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Runs `mpirun -n RANKS python COMMAND` from the root of the project, or of a tree with other kernels, and returns
-    its output as text."""
+    """Runs `mpirun -n RANKS python COMMAND` from the root of the project, or of a tree with other
+    kernels, and returns its output as text."""
     return subprocess.run(
         [str(MPIRUN), "-n", str(ranks), sys.executable, *command],
         cwd=tree,

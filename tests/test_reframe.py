@@ -1,5 +1,6 @@
-"""The ReFrame check and the sbatch array of examples/, with the real ReFrame. The default suite starts ranks with
-mpirun; `make reliability` also uses a real Slurm of two nodes. The gate reads the runs that they leave.
+"""The ReFrame check and the sbatch array of examples/, with the real ReFrame. The default suite
+starts ranks with mpirun; `make reliability` also uses a real Slurm of two nodes. The gate reads the
+runs that they leave.
 """
 
 import json
@@ -35,7 +36,8 @@ pytestmark = [
 
 
 def reframe(folder, *options, partition="here", kernels=ROOT, enter=()):
-    """Runs the check from `folder`, with the kernels of a tree. Returns ReFrame's output and performance variables."""
+    """Runs the check from `folder`, with the kernels of a tree. Returns ReFrame's output and
+    performance variables."""
     (folder / "site.py").write_text(SITE)
     command = (REFRAME / "python", REFRAME / "reframe", "-C", "site.py", "-c", CHECK)
     done = subprocess.run(

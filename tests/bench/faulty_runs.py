@@ -1,4 +1,5 @@
-"""Starts real runs with a fault from outside, or inside a rank (`fault_ranks.py`), and reads how they end."""
+"""Starts real runs with a fault from outside, or inside a rank (`fault_ranks.py`), and reads how
+they end."""
 
 import os
 import re
@@ -16,20 +17,10 @@ from tests.launch import MPIRUN, ROOT
 TIMEOUT_S = 1.5
 PROMISED_S = TIMEOUT_S + 2
 SOON_S = PROMISED_S + 1  # a margin for a busy machine
-SMALL = [
-    "-b",
-    "16K",
-    "-e",
-    "16K",
-    "--mode",
-    "isolated",
-    "--max-time",
-    "20",
-    "--timeout",
-    str(TIMEOUT_S),
-]
-# With this option MPICH's launcher should spare the survivors of a killed rank; MPICH 5.0.2 does so in one of four
-# cases. Ranks in their own session that write standard error to a file (APART) always survive.
+SMALL = f"-b 16K -e 16K --mode isolated --max-time 20 --timeout {TIMEOUT_S}".split()
+# With this option MPICH's launcher should spare the survivors of a killed rank; MPICH 5.0.2 does so
+# in one of four cases. Ranks in their own session that write standard error to a file (APART)
+# always survive.
 SPARING = ("-disable-auto-cleanup",)
 APART = ("sh", "-c", 'exec setsid --wait "$@" 2>>"$RANK_ERRORS"', "sh")
 
@@ -72,7 +63,8 @@ def orphans():
 
 
 class Launch:
-    """A run in the background: `signal` sends a signal, `end` waits for the end."""
+    """A run in the background: `signal` sends a signal, `end` waits for the end. The words of an
+    option are separate."""
 
     def __init__(
         self,
@@ -97,12 +89,17 @@ class Launch:
             *small,
             "--out",
             str(out),
-            *options,
+            *(word for option in options for word in str(option).split()),
         ]
         self.process = subprocess.Popen(
-            [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        )  # fmt: skip
+            [str(word) for word in command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        )
 
     def ranks(self):
         """{rank: process id}"""
@@ -124,15 +121,20 @@ class Launch:
         )
 
 
-def struck(out, rank, point, call, effect, *options, ranks=2, spared=False, **environment):
-    """Run with this fault of `fault_ranks.py`. Return the output and the seconds from the fault to the end of all
-    ranks."""
-    program, errors = (
-        ["tests/ranks/fault_ranks.py", rank, point, call, effect],
-        out.with_suffix(".stderr"),
+def struck(out, fault, *options, ranks=2, spared=False, **environment):
+    """Run with a fault of `fault_ranks.py`, as in "1 operation 40 kill:0". Return the output and
+    the seconds from the fault to the end of all ranks."""
+    errors = out.with_suffix(".stderr")
+    run = Launch(
+        out,
+        *options,
+        ranks=ranks,
+        program=["tests/ranks/fault_ranks.py", *fault.split()],
+        launcher=SPARING if spared else (),
+        apart=spared,
+        RANK_ERRORS=str(errors),
+        **environment,
     )
-    run = Launch(out, *options, ranks=ranks, program=program, launcher=SPARING if spared else (), apart=spared,
-                 RANK_ERRORS=str(errors), **environment)  # fmt: skip
     run.moment_s = time.monotonic()
     done = run.end(40)
     if spared:

@@ -24,7 +24,8 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 def with_acs(control: int) -> bytes:
-    """A PCI configuration space of 4 KiB. Its first extended capability is ACS with this control word."""
+    """A PCI configuration space of 4 KiB. Its first extended capability is ACS with this control
+    word."""
     capability = bytes.fromhex("0d0001001f00") + control.to_bytes(2, "little")
     return bytes(0x100) + capability + bytes(0xEF8)
 
@@ -56,8 +57,8 @@ NVML = {
 
 
 def fake_nvml(gpus: dict[str, dict[str, Any]], status: int) -> Any:
-    """A fake pynvml of `gpus`, {bus id: {name, memory, bar1, nvlinks: [(up, bus id of the end)]}}, with one peer status
-    for all pairs. A GPU's handle is its bus id."""
+    """A fake pynvml of `gpus`, {bus id: {name, memory, bar1, nvlinks: [(up, bus id of the end)]}},
+    with one peer status for all pairs. A GPU's handle is its bus id."""
 
     class NVMLError(Exception):
         pass

@@ -1,7 +1,7 @@
 """A small tmpfs for tests that fill a disk; no other program sees it.
 
-A private mount namespace holds the tmpfs. This needs no privilege if the kernel allows user namespaces to any user.
-Tests reach the files through /proc/PID/root.
+A private mount namespace holds the tmpfs. This needs no privilege if the kernel allows user
+namespaces to any user. Tests reach the files through /proc/PID/root.
 """
 
 import subprocess
@@ -11,7 +11,8 @@ from tests.launch import ROOT
 
 
 class Disk:
-    """A tmpfs of `size_bytes`; `at` is its folder. Raises OSError if this machine forbids the mount."""
+    """A tmpfs of `size_bytes`; `at` is its folder. Raises OSError if this machine forbids the
+    mount."""
 
     def __init__(self, folder: Path, size_bytes: int) -> None:
         folder.mkdir(parents=True)
@@ -60,17 +61,10 @@ class Disk:
         self._do(f"mount -o remount,ro '{self.mounted}'")
 
     def inside(self, *command: object) -> list[str]:
-        """The command, wrapped so that the process sees the disk at `mounted`: for a program that resolves its
-        paths."""
-        enter = [
-            "nsenter",
-            "--target",
-            str(self.shell.pid),
-            "--user",
-            "--mount",
-            "--preserve-credentials",
-        ]
-        return [*enter, "sh", "-c", 'cd "$0" && exec "$@"', str(ROOT), *map(str, command)]
+        """The command, wrapped so that the process sees the disk at `mounted`: for a program that
+        resolves its paths."""
+        enter = f"nsenter --target {self.shell.pid} --user --mount --preserve-credentials"
+        return [*enter.split(), "sh", "-c", 'cd "$0" && exec "$@"', str(ROOT), *map(str, command)]
 
     def close(self) -> None:
         """Unmount the disk; its files are lost."""

@@ -5,95 +5,52 @@ import re
 
 import pytest
 
-from reports.store.result import read
+from tests.bench.launches import launch, stored
 from tests.kernels.broken_kernels import tree
-from tests.launch import few, mpirun
+from tests.launch import few
 
 pytestmark = pytest.mark.alone
 
-FLAGS, PACKETS = (
-    ["one_shot_push", "one_shot_pull", "two_shot", "two_shot_push", "ring"],
-    ["one_shot_ll"],
-)
-SENTINEL = ["one_shot_sentinel"]
-ALGORITHMS = FLAGS + PACKETS + SENTINEL
+FLAGS = "one_shot_push,one_shot_pull,two_shot,two_shot_push,ring"
+PACKETS, SENTINEL = "one_shot_ll", "one_shot_sentinel"
+ALGORITHMS = f"{FLAGS},{PACKETS},{SENTINEL}"
+CHECKED = "-c 1 -w 0 --lean --timeout 1"
 BITS = r"\(0x[0-9a-f]{8}\)"
 LOCATION = (
     rf"block \d+: rank [01] got \S+ {BITS} at offset (\d+), element (\d+); \S+ {BITS} expected"
 )
 
 
-def run(out, *options, algorithms=ALGORITHMS, **tree):
-    """A checked run and its cases."""
-    done = mpirun(
-        2,
-        "-m",
-        "bench.allreduce",
-        "-c",
-        "1",
-        "-w",
-        "0",
-        "--lean",
-        "--timeout",
-        "1",
-        "--algorithm",
-        ",".join(algorithms),
-        "--out",
-        str(out),
-        *options,
-        **tree,
-    )
-    assert "Traceback" not in done.stderr
-    return done, {run: read(run) for run in out.glob("*.jsonl")}
-
-
-def located(done, results):
+def located(done, folder):
     """The algorithms with wrong elements, which the run's sentence and its report locate."""
     assert done.returncode == 1
-    [result] = results.values()
     match = re.fullmatch(rf"wiretax: case (\d+) \((\w+) (\d+) B \w+\), {LOCATION}\n", done.stderr)
     assert match, done.stderr
     assert int(match[4]) == 4 * int(match[5]) < int(match[3])
-    wrong = [case for case in result.cases if case.status == "wrong"]
-    assert all(
-        re.fullmatch(rf"\d+ elements were wrong, first in {LOCATION}", case.reason or "")
-        for case in wrong
-    )
+    wrong = [case for case in stored(folder).cases if case.status == "wrong"]
+    sentence = rf"\d+ elements were wrong, first in {LOCATION}"
+    assert all(re.fullmatch(sentence, case.reason or "") for case in wrong)
     assert re.search(rf"First in case {match[1]},", done.stdout)
     return {case.algorithm for case in wrong}
 
 
 def test_a_flipped_bit_is_located_in_every_algorithm(tmp_path):
     """A wrong element stays wrong in a chain, so one check covers all 160 launches."""
-    options = "--sizes", "4K,8204,16K", "--mode", "chained", "-n", "12"
-    algorithms = located(
-        *run(tmp_path / "flipped", *options, tree=tree(tmp_path / "tree", "flip_bit"))
-    )
-    assert algorithms == set(ALGORITHMS)
-    done, _ = run(tmp_path / "right", *options, "-n", "1")
-    assert (done.returncode, done.stderr) == (0, "")
+    out, broken = tmp_path / "out", tree(tmp_path / "tree", "flip_bit")
+    options = f"--sizes 4K,8204,16K --mode chained -n 12 --algorithm {ALGORITHMS}"
+    assert located(launch(out, CHECKED, options, tree=broken), out) == {*ALGORITHMS.split(",")}
 
 
 def test_a_missing_push_is_located(tmp_path):
     """Without the push, a rank reads the data of an earlier iteration."""
     broken = tree(tmp_path / "tree", "skip_push")
+    options = f"--sizes 1K,2060 --mode isolated -n 3 -c 40 --algorithm {FLAGS}"
     for attempt in range(8):  # the fault may strike a step without a push
-        done, results = run(
-            tmp_path / str(attempt),
-            "--sizes",
-            "1K,2060",
-            "--mode",
-            "isolated",
-            "-n",
-            "3",
-            "-c",
-            "40",
-            algorithms=FLAGS,
-            tree=broken,
-        )
+        out = tmp_path / str(attempt)
+        done = launch(out, CHECKED, options, tree=broken)
         if done.returncode:
             break
-    assert located(done, results)
+    assert located(done, out)
 
 
 @pytest.mark.parametrize(
@@ -110,23 +67,14 @@ def test_a_missing_push_is_located(tmp_path):
     ),
 )
 def test_a_lost_or_stale_flag_ends_the_run_and_names_the_epochs(tmp_path, fault, algorithms):
-    done, _ = run(
-        tmp_path / "out",
-        "-b",
-        "1K",
-        "-e",
-        "16K",
-        "--mode",
-        "isolated",
-        "-n",
-        "6000",
-        algorithms=algorithms,
-        tree=tree(tmp_path / "tree", fault),
-    )
+    broken = tree(tmp_path / "tree", fault)
+    options = f"-b 1K -e 16K --mode isolated -n 6000 --algorithm {algorithms}"
+    done = launch(tmp_path / "out", CHECKED, options, tree=broken)
     assert done.returncode == 1
     match = re.fullmatch(
         r"wiretax: rank [01] did not (?:go on|answer) for 1 s and held the others up: .*block 0: "
-        r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank ([01]) from rank ([01])\n",
+        r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by "
+        r"rank ([01]) from rank ([01])\n",
         done.stderr,
     )
     assert match, done.stderr

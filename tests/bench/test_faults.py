@@ -1,7 +1,7 @@
-"""Faults of a rank (error, stall, stop, kill) and interrupts by the user: the other ranks end soon, one sentence names
-the rank and its step, the run keeps its blocks, and no process, memory or file is left."""
+"""Faults of a rank (error, stall, stop, kill) and interrupts by the user: the other ranks end soon,
+one sentence names the rank and its step, the run keeps its blocks, and no process, memory or file
+is left."""
 
-import functools
 import json
 import re
 import signal
@@ -25,108 +25,128 @@ from tests.bench.faulty_runs import (
     struck,
     wait_for,
 )
+from tests.bench.launches import run
 from tests.launch import ROOT, few, mpirun
 
 pytestmark = pytest.mark.alone
 
+RING = "--algorithm ring"
+LIBRARY = "--algorithm library"
+SHORT = "-n 10 --lean"
+# Where a fault is said to have struck. Tests name faults as tests/ranks/fault_ranks.py: RANK POINT
+# CALL EFFECT.
+SPINNING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch \d+"
+REDUCING = SPINNING.replace("ring", "library").replace(r"\d+", r"[1-9]\d*")
+CHECKING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), check, epoch \d+"
+STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
+DIRECT = SPINNING.replace("ring", "two_shot_direct")
+
 
 @pytest.fixture
 def out(tmp_path):
-    """A results folder. After the test, the processes of its runs must have ended and left no shared memory."""
+    """A results folder. After the test, the processes of its runs must have ended and left no
+    shared memory."""
     before = orphans()
     yield tmp_path / "results"
     wait_for(lambda: not processes(tmp_path), 2.0)
     wait_for(lambda: not orphans() - before, 2.0)  # ignores what other programs leave
 
 
+def stopped_first(out, victim, place, why):
+    """Whether `reports show` names the rank. A run's sentence has 16384 B and the phase; `show` has
+    16 KiB."""
+    for words, shown in {
+        "16384 B": "16 KiB",
+        "two_shot_direct": "two-shot direct",
+        ", the collective": "",
+        ", check": "",
+    }.items():
+        place = place.replace(words, shown)
+    return re.search(rf"stopped first: rank {victim}, {place} \({why}", show(out))
+
+
+# -- an error
+
+
 @pytest.mark.parametrize(
-    ("rank", "point", "call", "ranks", "place"),
+    ("fault", "ranks", "place"),
     few(
         [
-            (1, "device", 1, 2, "step open the device"),
-            (1, "block", 4, 2, r"case 0 \(.*\), block 3, step timed loop"),
-            (2, "between", 9, 3, ".*step [a-z ]+"),
-            (0, "store", 3, 2, r"case \d+ \(.*\), block \d+, step store"),
-            (0, "map", 1, 2, "step map the peers"),
-            (1, "plan", 1, 2, "step plan the cases"),
+            ("1 device 1 raise", 3, "step open the device"),
+            ("1 block 4 raise", 2, r"case 0 \(.*\), block 3, step timed loop"),
+            ("2 between 9 raise", 3, ".*step [a-z ]+"),
+            ("0 store 3 raise", 2, r"case \d+ \(.*\), block \d+, step store"),
+            ("0 map 1 raise", 2, "step map the peers"),
+            ("1 plan 1 raise", 2, "step plan the cases"),
         ],
-        2,
+        1,
     ),
 )
-def test_an_exception_on_one_rank_ends_all_ranks_with_one_sentence(
-    out, rank, point, call, ranks, place
-):
-    options = ["--algorithm", "ring"]
-    done, took_s = struck(out, rank, point, call, "raise", *options, ranks=ranks)
-    assert re.search(rf"rank {rank} failed: {place}, epoch \d+: ValueError: struck", sentence(done))
+def test_an_exception_on_one_rank_ends_all_ranks_with_one_sentence(out, fault, ranks, place):
+    done, took_s = struck(out, fault, RING, ranks=ranks)
+    failed = rf"rank {fault[0]} failed: {place}, epoch \d+: ValueError: struck"
+    assert re.search(failed, sentence(done))
     assert done.stderr.count("Traceback") == 1
     assert took_s < SOON_S
 
 
 def test_an_exception_in_the_links_probe_names_case_and_block(out):
-    options = ["--mode", "chained", "--algorithm", "ring"]
-    done, _ = struck(out, 1, "probe", 3, "raise", *options)
-    place = r"case 0 \(ring 16384 B chained\), block \d+, step timed loop, epoch \d+: ValueError"
-    assert re.search(rf"rank 1 failed: {place}", sentence(done))
+    done, _ = struck(out, "1 probe 3 raise", "--mode chained", RING)
+    place = r"case 0 \(ring 16384 B chained\), block \d+, step timed loop, epoch \d+"
+    assert re.search(rf"rank 1 failed: {place}: ValueError", sentence(done))
     assert "INCOMPLETE" in show(out)
-    assert re.search(
-        r"stopped first: rank 1, case 0 .*, block \d+, step timed loop, epoch \d+ \(failed\)",
-        show(out),
-    )
+    assert stopped_first(out, 1, r"case 0 .*, block \d+, step timed loop, epoch \d+", "failed")
+
+
+# -- a rank that stalls
 
 
 @pytest.mark.parametrize(
-    ("rank", "point", "call", "ranks", "algorithm", "place"),
-    few([
-        (1, "check", 6, 2, "ring", r"case 0 \(.*\), .*step .*, check"),
-        (1, "operation", 300, 2, "library", r"case 0 \(library 16384 B isolated\), .*step .*, the collective"),
-        (0, "store", 5, 2, "ring", r"case 0 \(.*\), block \d+, step store"),
-        (1, "plan", 1, 2, "ring", "step plan the cases"),
-        (0, "between", 9, 2, "ring", "case 0|link .*"),
-    ], 1),
-)  # fmt: skip
-def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(
-    out, rank, point, call, ranks, algorithm, place
-):
-    done, took_s = struck(out, rank, point, call, "sleep", "--algorithm", algorithm, ranks=ranks)
-    message = sentence(done)
-    held_up = f"for {TIMEOUT_S} s and held the others up: ({place})"
-    assert re.search(rf"rank {rank} did not go on {held_up}.*, epoch \d+", message)
+    ("fault", "options", "place"),
+    few(
+        [
+            ("1 check 6 sleep", RING, r"case 0 \(.*\), .*step .*, check"),
+            ("1 operation 300 sleep", LIBRARY, r"case 0 \(.*\), .*step .*, the collective"),
+            ("0 store 5 sleep", RING, r"case 0 \(.*\), block \d+, step store"),
+            ("1 plan 1 sleep", RING, "step plan the cases"),
+            ("0 between 9 sleep", RING, "case 0|link .*"),
+        ],
+        1,
+    ),
+)
+def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(out, fault, options, place):
+    done, took_s = struck(out, fault, options)
+    held_up = rf"rank {fault[0]} did not go on for {TIMEOUT_S} s and held the others up"
+    assert re.search(rf"{held_up}: ({place}).*, epoch \d+", sentence(done))
     assert took_s < SOON_S
 
 
 @pytest.mark.parametrize(
-    ("rank", "call", "ranks", "algorithm", "mode"),
+    ("fault", "ranks", "algorithm", "mode"),
     few(
         [
-            (1, 40, 3, "ring", "isolated"),
-            (1, 40, 2, "two_shot_direct", "isolated"),
-            (1, 200, 2, "ring", "chained"),
-            (0, 40, 2, "one_shot_push", "isolated"),
+            ("1 operation 40 sleep", 3, "ring", "isolated"),
+            ("1 operation 40 sleep", 2, "two_shot_direct", "isolated"),
+            ("1 operation 200 sleep", 2, "ring", "chained"),
+            ("0 operation 40 sleep", 2, "one_shot_push", "isolated"),
         ],
-        2,
+        1,
     ),
 )
 def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(
-    out, rank, call, ranks, algorithm, mode
+    out, fault, ranks, algorithm, mode
 ):
     # In a ring, each rank waits for its neighbour; the sentence must still name the sleeping rank.
-    options = ["--algorithm", algorithm, "--mode", mode]
-    done, took_s = struck(out, rank, "operation", call, "sleep", *options, ranks=ranks)
+    done, took_s = struck(out, fault, f"--algorithm {algorithm} --mode {mode}", ranks=ranks)
     message = sentence(done)
-    assert re.search(
-        rf"rank {rank} did not go on .*: case 0 \({algorithm} 16384 B {mode}\), ", message
-    )
-    epochs = re.search(
-        r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank \d from rank \d",
-        message,
-    )
+    place = rf"case 0 \({algorithm} 16384 B {mode}\), "
+    assert re.search(rf"rank {fault[0]} did not go on .*: {place}", message)
+    waiting = r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank \d from rank \d"
+    epochs = re.search(waiting, message)
     assert epochs, message
     seen, wanted = (int(epochs[1]), int(epochs[2])), (int(epochs[3]), int(epochs[4]))
     assert seen < wanted
-    last = re.search(
-        r", the collective, epoch (\d+)(?:, call (\d+) of a chain)?, kernel block", message
-    )
+    last = re.search(r", the collective, epoch (\d+)(?:, call (\d+) of a chain)?, kernel", message)
     assert last, message
     assert int(last[1]) + int(last[2] or 1) == wanted[0]
     assert took_s < SOON_S
@@ -143,99 +163,74 @@ def test_a_rank_that_times_out_stores_into_users_buffers_and_so_does_the_late_ra
 
 
 def test_a_rank_may_spend_ten_time_outs_on_the_results_and_the_run_stays_readable(out):
-    done, took_s = struck(
-        out, 0, "results", 1, "sleep", "--algorithm", "ring", "-n", "10", "--timeout", "0.25"
-    )
-    assert re.search(
-        r"rank 0 did not go on for 2.5 s and held the others up: step results", sentence(done)
-    )
+    done, took_s = struck(out, "0 results 1 sleep", RING, "-n 10 --timeout 0.25")
+    held_up = "rank 0 did not go on for 2.5 s and held the others up: step results"
+    assert held_up in sentence(done)
     assert 2.5 < took_s < 2.5 + SOON_S - TIMEOUT_S
     assert "INCOMPLETE" in show(out)
 
 
-# The sentence's place for each fault. `stop:0` and `kill:0` hit rank 0 while it waits for the rank that sends them.
-SPINNING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch \d+"
-REDUCING = r"case 0 \(library 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch [1-9]\d*"
-CHECKING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), check, epoch \d+"
-STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
+# -- a rank that is stopped: `stop:0` stops rank 0 while it waits for the rank that sends the signal
 
 
 @pytest.mark.parametrize(
-    ("rank", "point", "call", "victim", "ranks", "algorithm", "place"),
+    ("fault", "victim", "place"),
     few(
         [
-            (2, "operation", 40, 2, 3, "ring", SPINNING),
-            (1, "operation", 40, 0, 2, "library", REDUCING),
-            (0, "finish", 1, 0, 2, "ring", r"step finished, epoch \d+"),
-            (0, "store", 5, 0, 2, "ring", STORING),
-            (
-                1,
-                "plan",
-                1,
-                0,
-                2,
-                "ring",
-                r".*step .*, epoch \d+",
-            ),  # rank 0 waits inside an MPI collective
-            (1, "operation", 40, 0, 2, "ring", SPINNING),
+            ("2 operation 40 stop", 2, SPINNING),
+            ("1 operation 40 stop:0", 0, SPINNING),
+            ("0 store 5 stop", 0, STORING),
+            ("1 plan 1 stop:0", 0, r".*step .*, epoch \d+"),  # rank 0 waits inside MPI
         ],
-        2,
+        1,
     ),
 )
-def test_a_stopped_rank_is_named_with_its_last_epoch(
-    out, rank, point, call, victim, ranks, algorithm, place
-):
-    effect = "stop" if rank == victim else f"stop:{victim}"
-    options = ["-n", "10", "--lean"] if point == "finish" else []
-    done, took_s = struck(
-        out, rank, point, call, effect, "--algorithm", algorithm, *options, ranks=ranks
-    )
-    expected = (
-        f"wiretax: rank {victim} was stopped for {TIMEOUT_S} s and held the others up: {place}"
-    )
-    assert re.match(expected, sentence(done)), done.stderr
-    assert took_s < SOON_S
-    if point == "finish":
-        assert "INCOMPLETE" not in show(out)
-    elif point != "plan":
-        assert re.search(
-            rf"stopped first: rank {victim}, case 0 .*, epoch \d+ \(was stopped for", show(out)
-        )
-
-
-def test_a_rank_that_exits_late_is_not_killed_by_the_launcher(out):
-    """MPICH's launcher would kill it and, in about 1 of 10 runs, report that signal as the exit status."""
-    done, _ = struck(out, 2, "operation", 40, "stop", "--algorithm", "ring", ranks=3, LATE_RANK="1")
-    assert re.match(f"wiretax: rank 2 was stopped for {TIMEOUT_S} s", sentence(done))
+def test_a_stopped_rank_is_named_with_its_last_epoch(out, fault, victim, place):
+    """MPICH's launcher would kill a rank that exits late and, in about 1 of 10 runs, report that
+    signal as the exit status."""
+    done, took_s = struck(out, fault, RING, ranks=3, LATE_RANK="1")
+    stopped = f"wiretax: rank {victim} was stopped for {TIMEOUT_S} s and held the others up: "
+    assert re.match(stopped + place, sentence(done)), done.stderr
     assert "exits late" in done.stderr
+    assert took_s < SOON_S
+    if "plan" not in fault:
+        assert stopped_first(out, victim, r"case 0 .*, epoch \d+", "was stopped for")
+
+
+def test_a_rank_that_is_stopped_after_the_results_leaves_a_complete_run(out):
+    done, took_s = struck(out, "0 finish 1 stop", RING, SHORT)
+    stopped = rf"wiretax: rank 0 was stopped for {TIMEOUT_S} s and held the others up: "
+    assert re.match(rf"{stopped}step finished, epoch \d+", sentence(done)), done.stderr
+    assert took_s < SOON_S
+    assert "INCOMPLETE" not in show(out)
 
 
 def test_a_stopped_rank_that_is_not_killed_exits_with_the_others(out):
-    done, took_s = struck(
-        out, 1, "operation", 40, "stop:0", "--algorithm", "ring", ranks=3, spared=True
-    )
+    done, took_s = struck(out, "1 operation 40 stop:0", RING, ranks=3, spared=True)
     [message] = said_in(done)
     assert message.startswith(f"wiretax: rank 0 was stopped for {TIMEOUT_S} s"), message
     assert took_s < TIMEOUT_S + LEFT_BEHIND_S  # sooner than the witness kills the rank
-    assert re.search(r"stopped first: rank 0, case 0 .*, epoch \d+ \(was stopped for", show(out))
+    assert stopped_first(out, 0, r"case 0 .*, epoch \d+", "was stopped for")
 
 
 def test_a_block_with_a_stopped_rank_is_discarded(out):
-    """The other ranks wait in MPI, which has no time-out. After SIGCONT, all ranks continue and finish the block."""
-    options = "-n", "1200", "--max-time", "100", "--algorithm", "library"
-    done, _ = struck(out, 1, "operation", 600, "stop:0", *options)
-    assert "rank 0 was stopped" in sentence(done)
+    """The other ranks wait in MPI, which has no time-out. After SIGCONT, all ranks continue and
+    finish the block."""
+    options = f"-n 1200 --max-time 100 {LIBRARY}"
+    done, took_s = struck(out, "1 operation 600 stop:0", options)
+    stopped = f"wiretax: rank 0 was stopped for {TIMEOUT_S} s and held the others up: "
+    assert re.match(stopped + REDUCING, sentence(done)), done.stderr
+    assert took_s < SOON_S
     [run] = out.glob("*.jsonl")
-    blocks = [
-        block for block in map(json.loads, run.read_text().splitlines()) if block["kind"] == "block"
-    ]
+    records = map(json.loads, run.read_text().splitlines())
+    blocks = [record for record in records if record["kind"] == "block"]
     assert blocks
     assert max(block["mean_us"] * block["n"] for block in blocks) < TIMEOUT_S * 1e6
 
 
 def test_a_rank_that_is_stopped_during_exit_is_killed(out):
     """Otherwise mpirun waits for the rank forever, and no other rank is left to report it."""
-    done, took_s = struck(out, 0, "close", 1, "stop", "--algorithm", "ring", "-n", "10", "--lean")
+    done, took_s = struck(out, "0 close 1 stop", RING, SHORT)
     assert done.returncode != 0
     assert took_s < SOON_S
     assert "INCOMPLETE" not in show(out)
@@ -259,109 +254,16 @@ def test_a_stopped_rank_that_the_launcher_leaves_behind_is_killed(tmp_path):
             stopped.kill()
 
 
-KILLED = [
-    (1, "operation", 40, 1, 3, "ring", SPINNING),
-    (1, "map", 1, 1, 2, "ring", "step map the peers, epoch 0"),
-    (0, "store", 5, 0, 2, "ring", STORING),
-    (1, "check", 6, 1, 2, "ring", CHECKING),
-]
-KILLED_BY_A_PEER = [
-    (1, "operation", 40, 0, 2, "ring", SPINNING),
-    (1, "operation", 40, 0, 2, "two_shot_direct", SPINNING.replace("ring", "two_shot_direct")),
-    (1, "operation", 40, 0, 2, "library", REDUCING),
-]
-FAULT = ("rank", "point", "call", "victim", "ranks", "algorithm", "place")
-
-
-def shown_as_killed(out, victim, place):
-    """Whether `reports show` names the killed rank. The sentence has 16384 B and the phase; `show` has 16 KiB."""
-    shown = {
-        "16384 B": "16 KiB",
-        "two_shot_direct": "two-shot direct",
-        ", the collective": "",
-        ", check": "",
-    }
-    step = functools.reduce(lambda text, words: text.replace(*words), shown.items(), place)
-    return re.search(rf"stopped first: rank {victim}, {step} \(ended without a word\)", show(out))
-
-
-@pytest.mark.parametrize(FAULT, few(KILLED, 1) + few(KILLED_BY_A_PEER, 0))
-def test_a_killed_rank_leaves_a_readable_run_that_names_it(
-    out, rank, point, call, victim, ranks, algorithm, place
-):
-    effect = "kill" if rank == victim else f"kill:{victim}"
-    done, took_s = struck(out, rank, point, call, effect, "--algorithm", algorithm, ranks=ranks)
-    assert done.returncode != 0
-    assert took_s < SOON_S
-    wait_for(lambda: not processes(out), 2.0)
-    if point == "map":  # no block is measured yet
-        assert not list(out.iterdir())
-        return
-    assert "INCOMPLETE: the run was cut off." in show(out)
-    assert shown_as_killed(out, victim, place), show(out)
-
-
-@pytest.mark.parametrize(FAULT, KILLED_BY_A_PEER + few(KILLED[1:2], 0))
-def test_survivors_spared_by_the_launcher_name_the_killed_rank(
-    out, rank, point, call, victim, ranks, algorithm, place
-):
-    effect = "kill" if rank == victim else f"kill:{victim}"
-    done, took_s = struck(
-        out, rank, point, call, effect, "--algorithm", algorithm, ranks=ranks, spared=True
-    )
-    [message] = said_in(done)
-    assert re.fullmatch(rf"wiretax: rank {victim} ended without a word: {place}", message)
-    assert done.returncode != 0
-    assert took_s < SOON_S
-    assert point == "map" or shown_as_killed(out, victim, place), show(out)
-
-
-def test_an_mpi_error_after_a_kill_is_not_reported_as_the_reason(out):
-    """MPI may report an error to a survivor before the witness has recorded the killed rank."""
-    done, took_s = struck(out, 0, "between", 9, "lose:1", "--algorithm", "ring", spared=True)
-    [message] = said_in(done)
-    assert re.match("wiretax: rank 1 ended without a word: ", message), done.stderr
-    assert "Traceback" not in done.stderr
-    assert took_s < SOON_S
-    assert re.search(r"stopped first: rank 1, .* \(ended without a word\)", show(out))
-
-
-def test_a_run_completes_without_its_witness(out):
-    run = Launch(out, "--algorithm", "ring", "-n", "10", "--lean")
-    wait_for(lambda: list(out.glob("*.flight/rank-1")))
-    [witness] = wait_for(
-        lambda: [pid for pid in processes(out) if "witness.py" in " ".join(cmdline(pid))]
-    )
-    run.signal(witness, signal.SIGKILL)
-    done = run.end()
-    assert done.returncode == 0, done.stderr
-    assert not list(out.glob("*.flight"))
-
-
-def cmdline(pid):
-    try:
-        return psutil.Process(pid).cmdline()
-    except psutil.NoSuchProcess:
-        return []
-
-
 @pytest.mark.parametrize(
-    ("victims", "pause_s", "algorithm"),
-    few(
-        [
-            ([0, 1], TIMEOUT_S + 1, "one_shot_ll"),
-            ([1], TIMEOUT_S / 2, "ring"),
-            ([0, 1], TIMEOUT_S + 1, "ring"),
-        ],
-        1,
-    ),
+    ("victims", "pause_s"), few([([0, 1], TIMEOUT_S + 1), ([1], TIMEOUT_S / 2)], 1)
 )
-def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
-    """The run continues if one rank stops for less than the time-out, or all ranks for longer, as in a suspended job.
+def test_ranks_that_are_stopped_and_continued(out, victims, pause_s):
+    """The run continues if one rank stops for less than the time-out, or all ranks for longer, as
+    in a suspended job.
 
     The last stopped rank waits for the first stopped rank before SIGSTOP, and again after SIGCONT.
     """
-    run = Launch(out, "--algorithm", algorithm, "-n", "20000", "--lean")
+    run = Launch(out, "--algorithm one_shot_ll -n 20000 --lean")
     ranks = wait_for(lambda: run.blocks() > 2 and run.ranks())
     for victim in victims:
         run.signal(ranks[victim], signal.SIGSTOP)
@@ -375,6 +277,77 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
     assert "INCOMPLETE" not in show(out)
 
 
+# -- a rank that is killed
+
+
+@pytest.mark.parametrize(
+    ("fault", "ranks", "place"),
+    few(
+        [
+            ("1 operation 40 kill", 3, SPINNING),
+            ("1 map 1 kill", 2, "step map the peers, epoch 0"),
+            ("0 store 5 kill", 2, STORING),
+            ("1 check 6 kill", 2, CHECKING),
+        ],
+        1,
+    ),
+)
+def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, fault, ranks, place):
+    done, took_s = struck(out, fault, RING, ranks=ranks)
+    assert done.returncode != 0
+    assert took_s < SOON_S
+    wait_for(lambda: not processes(out), 2.0)
+    if "map" in fault:  # no block is measured yet
+        assert not list(out.iterdir())
+        return
+    assert "INCOMPLETE: the run was cut off." in show(out)
+    assert stopped_first(out, fault[0], place, "ended without a word"), show(out)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "place"),
+    few([("ring", SPINNING), ("library", REDUCING), ("two_shot_direct", DIRECT)], 2),
+)
+def test_survivors_spared_by_the_launcher_name_the_killed_rank(out, algorithm, place):
+    fault, options = "1 operation 40 kill:0", f"--algorithm {algorithm}"
+    done, took_s = struck(out, fault, options, spared=True)
+    [message] = said_in(done)
+    assert re.fullmatch(f"wiretax: rank 0 ended without a word: {place}", message)
+    assert done.returncode != 0
+    assert took_s < SOON_S
+    assert stopped_first(out, 0, place, "ended without a word"), show(out)
+
+
+def test_an_mpi_error_after_a_kill_is_not_reported_as_the_reason(out):
+    """MPI may report an error to a survivor before the witness has recorded the killed rank."""
+    done, took_s = struck(out, "0 between 9 lose:1", RING, spared=True)
+    [message] = said_in(done)
+    assert message.startswith("wiretax: rank 1 ended without a word: "), done.stderr
+    assert "Traceback" not in done.stderr
+    assert took_s < SOON_S
+    assert stopped_first(out, 1, ".*", "ended without a word")
+
+
+def test_a_run_completes_without_its_witness(out):
+    def witnesses():
+        return [pid for pid, rank in processes(out).items() if rank is None and is_witness(pid)]
+
+    run = Launch(out, RING, SHORT)
+    wait_for(lambda: list(out.glob("*.flight/rank-1")))
+    [witness] = wait_for(witnesses)
+    run.signal(witness, signal.SIGKILL)
+    done = run.end()
+    assert done.returncode == 0, done.stderr
+    assert not list(out.glob("*.flight"))
+
+
+def is_witness(pid):
+    try:
+        return "witness.py" in " ".join(psutil.Process(pid).cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_ranks_do_not_outlive_their_launcher(out):
     run = Launch(out)
     wait_for(lambda: run.blocks() > 2)
@@ -384,7 +357,9 @@ def test_ranks_do_not_outlive_their_launcher(out):
     assert "INCOMPLETE: the run was cut off." in show(out)
 
 
-@pytest.mark.alone
+# -- interrupts
+
+
 @pytest.mark.parametrize(
     ("receiver", "number"),
     few(
@@ -414,10 +389,9 @@ def test_an_interrupted_run_ends_within_two_seconds_and_keeps_its_blocks(out, re
         assert not list(out.glob("*.flight"))
 
 
-@pytest.mark.alone
 def test_an_interrupt_ends_ranks_that_wait_inside_the_mpi_library(out):
-    program = ["tests/ranks/fault_ranks.py", "1", "operation", "100", "sleep"]
-    run = Launch(out, "--algorithm", "library", "--timeout", "30", program=program)
+    program = ["tests/ranks/fault_ranks.py", 1, "operation", 100, "sleep"]
+    run = Launch(out, LIBRARY, "--timeout 30", program=program)
     wait_for(lambda: list(out.glob("*.jsonl")))
     wait_for(lambda: psutil.Process(run.ranks()[1]).status() == psutil.STATUS_SLEEPING)
     run.signal(run.process.pid, signal.SIGINT)
@@ -428,7 +402,6 @@ def test_an_interrupt_ends_ranks_that_wait_inside_the_mpi_library(out):
     assert "INCOMPLETE" in show(out)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("number", few([signal.SIGKILL, signal.SIGINT, signal.SIGTERM], 1))
 def test_a_run_that_ends_while_compiling_leaves_no_files(out, tmp_path, number):
     cache = tmp_path / "cache" / "wiretax"
@@ -446,43 +419,24 @@ def test_a_run_that_ends_while_compiling_leaves_no_files(out, tmp_path, number):
     assert {path.suffix for path in cache.iterdir()} <= {".so", ".part"}
 
 
-@pytest.mark.alone
-def test_an_interrupt_before_the_first_block_prints_no_traceback(out):
-    for delay_s in (0.15, 0.4):
-        run = Launch(out)
-        time.sleep(delay_s)
-        run.signal(run.process.pid, signal.SIGINT)
-        done = run.end()
-        assert done.returncode != 0
-        assert run.took_s < 2
-        assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("delay_s", [0.15, 0.4])
+def test_an_interrupt_before_the_first_block_prints_no_traceback(out, delay_s):
+    run = Launch(out)
+    time.sleep(delay_s)
+    run.signal(run.process.pid, signal.SIGINT)
+    done = run.end()
+    assert done.returncode != 0
+    assert run.took_s < 2
+    assert "Traceback" not in done.stderr
 
 
-def test_ranks_wait_for_a_compiler_that_takes_longer_than_the_time_out_and_leave_only_the_files_of_the_run(
-    out, tmp_path
-):
+def test_ranks_wait_for_a_compiler_that_takes_longer_than_the_time_out(out, tmp_path):
     """Rank 0 also may need longer than the time-out for the results, while the other ranks wait."""
     compiler, cache = tmp_path / "compiler", tmp_path / "cache"
     compiler.write_text('#!/bin/sh\ncase "$*" in *loop_cpu.cpp*) sleep 3;; esac\nexec c++ "$@"\n')
     compiler.chmod(0o755)
-    options = [
-        "-b",
-        "16K",
-        "-e",
-        "16K",
-        "-n",
-        "10",
-        "--timeout",
-        "2",
-        "--algorithm",
-        "ring",
-        "--out",
-        str(out),
-    ]
-    done = mpirun(
-        2, "-m", "bench.allreduce", *options, CXX=str(compiler), XDG_CACHE_HOME=str(cache)
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    options = "-b 16K -e 16K -n 10 --timeout 2 --algorithm ring"
+    run(out, options, CXX=str(compiler), XDG_CACHE_HOME=str(cache))
     assert {path.suffix for path in out.iterdir()} == {".jsonl", ".png", ".samples"}
     assert {path.suffix for path in (cache / "wiretax").iterdir()} == {".so"}
     assert not list(out.glob("*.samples/*.part"))

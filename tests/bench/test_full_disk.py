@@ -1,5 +1,5 @@
-"""A full disk or a read-only folder before, during and after a run: the user gets one sentence and a
-documented status, former files stay complete, and no file is half written."""
+"""A full disk or a read-only folder before, during and after a run: the user gets one sentence and
+a documented status, former files stay complete, and no file is half written."""
 
 import re
 import subprocess
@@ -18,24 +18,13 @@ from reports.store.manifest import MANIFEST, read_manifest
 from reports.store.result import ResultError, read
 from reports.tables.show import text
 from tests.bench.campaigns.test_campaign_command import QUICK, named
+from tests.bench.launches import launch, stored
 from tests.bench.small_disk import Disk
-from tests.launch import mpirun
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import write_run
 
-SMALL = (
-    "-b",
-    "16K",
-    "-e",
-    "16K",
-    "--mode",
-    "isolated",
-    "--algorithm",
-    "ring,library",
-    "--max-time",
-    "20",
-)
+SMALL = "-b 16K -e 16K --mode isolated --algorithm ring,library --max-time 20"
 FULL = "No space left on device"
 READ_ONLY = "Read-only file system"
 TIGHT: dict[str, Any] = {
@@ -105,19 +94,16 @@ def blocks_in(folder):
 @pytest.mark.parametrize("why", [FULL, READ_ONLY])
 def test_a_run_that_cannot_be_stored_does_not_start(disk_of, tmp_path, why):
     disk = disk_of(1 << 20)
-    write_run(disk.at / "results", **TIGHT)
+    results, json_file = disk.at / "results", disk.at / "a.json"
+    write_run(results, **TIGHT)
     disk.fill() if why == FULL else disk.make_read_only()
     before = files(disk.at)
-    wanted = [["--out", str(disk.at / "results")]]
+    refused = {results: launch(results, SMALL)}
     if why == READ_ONLY:
-        wanted += [
-            ["--out", str(disk.at / "new")],
-            ["--out", str(tmp_path / "out"), "-J", str(disk.at / "a.json")],
-        ]
-    for options in wanted:
-        done = mpirun(2, "-m", "bench.allreduce", *SMALL, *options)
+        refused[json_file] = launch(tmp_path / "out", SMALL, "-J", json_file)
+    for path, done in refused.items():
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"bench.allreduce: rank 0: cannot write {options[-1]}: {why}\n"
+        assert done.stderr == f"bench.allreduce: rank 0: cannot write {path}: {why}\n"
     assert files(disk.at) == before
     assert not list(tmp_path.glob("out/*"))
 
@@ -131,14 +117,11 @@ def test_a_disk_that_fills_during_a_run_loses_no_stored_block(disk_of):
         disk.fill()
 
     when(lambda: blocks_in(out) > 2, strike)
-    done = mpirun(2, "-m", "bench.allreduce", *SMALL, "-n", "120", "--out", str(out))
-    [path] = out.glob("*.jsonl")
+    done = launch(out, SMALL, "-n 120")
+    result = stored(out)
+    failure = f": {result.path} cannot be written: {FULL}"
     assert done.returncode == 1, done.stderr
-    [message] = done.stderr.splitlines()
-    assert re.fullmatch(
-        rf"wiretax: rank 0 failed: .*: {re.escape(str(path))} cannot be written: {FULL}", message
-    )
-    result = read(path)
+    assert re.fullmatch(rf"wiretax: rank 0 failed: .*{re.escape(failure)}\n", done.stderr)
     assert len(result.blocks) >= seen[0] > 2
     assert "INCOMPLETE: the run was cut off." in text(result)
     assert not half_written(disk.at)
@@ -146,24 +129,20 @@ def test_a_disk_that_fills_during_a_run_loses_no_stored_block(disk_of):
 
 def test_a_disk_without_room_for_samples_keeps_every_block(disk_of):
     disk = disk_of(1400 << 10)  # the samples of a case take 400 KB
-    out, more = (
-        disk.at / "results",
-        ["--algorithm", "ring,library,two_shot,one_shot_pull", "-n", "20000"],
-    )
-    done = mpirun(1, "-m", "bench.allreduce", *SMALL, *more, "--out", str(out))
+    out = disk.at / "results"
+    algorithms = "--algorithm ring,library,two_shot,one_shot_pull"
+    done = launch(out, SMALL, algorithms, "-n 20000", ranks=1)
     assert done.returncode == 1, done.stderr
-    [message] = done.stderr.splitlines()
     written = r"step results, epoch \d+: .*\.samples/case-000[2-9]\.npy"
-    assert re.search(rf"{written} cannot be written: {FULL}$", message), message
-    [path] = out.glob("*.jsonl")
-    result = read(path)
+    assert re.search(rf"{written} cannot be written: {FULL}\n$", done.stderr), done.stderr
+    result = stored(out)
     assert sum(block.n for block in result.blocks) == 20_000 * len(result.cases)
     assert {case.status for case in result.cases} == {"ok"}
     assert "INCOMPLETE: the run was cut off." in text(result)
     assert not half_written(disk.at)
 
 
-def test_a_disk_that_fills_at_the_end_costs_only_the_picture_and_the_json(disk_of, tmp_path):
+def test_a_disk_that_fills_at_the_end_costs_only_the_picture_and_the_json(disk_of):
     disk, other = disk_of(2 << 20), disk_of(8192)
     out, json_file = disk.at / "results", other.at / "a.json"
     json_file.write_text("former")
@@ -171,17 +150,14 @@ def test_a_disk_that_fills_at_the_end_costs_only_the_picture_and_the_json(disk_o
     when(
         lambda: any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl")), disk.fill
     )
-    done = mpirun(
-        1, "-m", "bench.allreduce", *SMALL, "-n", "60", "--out", str(out), "-J", str(json_file)
-    )
+    done = launch(out, SMALL, "-n 60 -J", json_file, ranks=1)
     assert done.returncode == 1, done.stderr
-    [message] = done.stderr.splitlines()
-    assert re.search(
-        rf"step results, epoch \d+: ResultError: {json_file} cannot be written: {FULL}$", message
-    )
-    [path] = out.glob("*.jsonl")
-    assert f"picture: none: {path.with_suffix('.png')} cannot be written: {FULL}\n" in done.stdout
-    assert read(path).complete
+    failure = f"ResultError: {json_file} cannot be written: {FULL}"
+    assert re.search(rf"step results, epoch \d+: {re.escape(failure)}\n$", done.stderr)
+    result = stored(out)
+    picture = result.path.with_suffix(".png")
+    assert f"picture: none: {picture} cannot be written: {FULL}\n" in done.stdout
+    assert result.complete
     assert not list(out.glob("*.png*"))
     assert json_file.read_bytes() == b"former"
     assert not half_written(other.at)
@@ -205,7 +181,8 @@ def test_a_tuning_table_that_does_not_fit_stays_unchanged(disk_of):
 def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
     disk = disk_of(8 << 20)
     folder = disk.at / "campaign"
-    when(lambda: b'"finished"' in content_of_any(folder / MANIFEST), disk.fill)
+    manifest = folder / MANIFEST
+    when(lambda: manifest.exists() and b'"finished"' in manifest.read_bytes(), disk.fill)
     words = ["--out", disk.mounted / "campaign", "--pairs", "4", *named(a=QUICK, b=QUICK)]
     command = disk.inside(sys.executable, "-m", "bench.campaign", *words)
     former: dict[str | None, bytes] = {}
@@ -215,19 +192,14 @@ def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
         assert done.stderr.count(FULL) == 1
         assert "Traceback" not in done.stderr
         assert "ignored" not in done.stderr
-        runs = [
-            launch.run for launch in read_manifest(folder).launches if launch.status == "finished"
-        ]
+        launches = read_manifest(folder).launches
+        runs = [launch.run for launch in launches if launch.status == "finished"]
         made = {run: (folder / run).read_bytes() for run in runs}
         assert made.items() >= former.items()
         assert made
         assert all(read(folder / run).complete for run in made)
         former = made
         assert not half_written(folder)
-
-
-def content_of_any(path):
-    return path.read_bytes() if path.exists() else b""
 
 
 def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
@@ -237,31 +209,35 @@ def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
     log, spec, to = tmp_path / "a.log", tmp_path / "box.toml", disk.at
     log.write_text(WHOLE)
     spec.write_text(SPEC)
-    sides = ["--baseline", campaign / "main", "--current", campaign / "new"]
+    sides = f"--baseline {campaign}/main --current {campaign}/new"
     commands = {
-        "a.svg": ["show", run, "--plot"],
-        "b.png": ["compare", campaign, "--plot"],
-        "card.png": ["card", run],
-        "junit.xml": ["regress", *sides, "--junit"],
-        "page.html": ["regress", *sides, "--html"],
-        "page.md": ["regress", *sides, "--markdown"],
-        "procure.html": ["procure", spec, "--html"],
-        "procure.csv": ["procure", spec, "--csv"],
-        "imported": ["import", log, "--out"],
-        "site": ["dashboard", tmp_path / "results", "-o"],
-        "fit.svg": ["fit", run, "--plot"],
-        "kept": ["accept", "--reason", "first", "--current", campaign / "main", "--baseline"],
+        "a.svg": f"show {run} --plot",
+        "b.png": f"compare {campaign} --plot",
+        "card.png": f"card {run}",
+        "junit.xml": f"regress {sides} --junit",
+        "page.html": f"regress {sides} --html",
+        "page.md": f"regress {sides} --markdown",
+        "procure.html": f"procure {spec} --html",
+        "procure.csv": f"procure {spec} --csv",
+        "imported": f"import {log} --out",
+        "site": f"dashboard {tmp_path}/results -o",
+        "fit.svg": f"fit {run} --plot",
+        "kept": f"accept --reason first --current {campaign}/main --baseline",
     }
     for name in commands:
         if "." in name:
             (to / name).write_text("former")
     assert main(["dashboard", str(tmp_path / "results"), "-o", str(to / "site")]) == 0
-    for damage, why in ((disk.fill, FULL), (disk.make_read_only, READ_ONLY)):
+    some = {name: commands[name] for name in ("page.html", "imported", "site", "kept")}
+    for damage, why, damaged in (
+        (disk.fill, FULL, commands),
+        (disk.make_read_only, READ_ONLY, some),
+    ):
         damage()
         before = files(to)
-        for name, words in commands.items():
+        for name, line in damaged.items():
             capsys.readouterr()
-            status = main([*map(str, words), str(to / name)])
+            status = main([*line.split(), str(to / name)])
             printed = capsys.readouterr()
             assert (status, printed.err.count("\n")) == (2, 1), (name, printed)
             assert printed.err.startswith("reports: "), (name, printed)

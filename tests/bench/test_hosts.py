@@ -1,22 +1,21 @@
-"""Commands over two hosts: a variable makes MPICH see a host for each rank, so that the library alone joins them."""
+"""Commands over two hosts: a variable makes MPICH see a host for each rank, so that the library
+alone joins them."""
 
 import pytest
 
-from reports.store.result import read
-from tests.launch import mpirun
+from tests.bench.launches import launch, run
 
 HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}
+QUICK = "-n 1 --lean --max-time 80"
+DECODE = "--scale 1/1024 --model llama-3.1-8b --slots 1"
 COMMANDS = {
-    "bench.decode": (
-        ("--scale", "1/1024", "--model", "llama-3.1-8b", "--slots", "1"),
+    "decode": (
+        DECODE,
         {"compute", "tensor_parallel", "tensor_parallel_library", "pipeline_parallel", "one_rank"},
     ),
-    "bench.alltoall": (
-        ("--experts", "4", "--tokens", "32", "--hidden", "64", "--skew", "uniform"),
-        {"library", "auto"},
-    ),
-    "bench.allreduce_rmsnorm": (
-        ("--model", "llama-3.1-8b", "--tokens", "1"),
+    "alltoall": ("--experts 4 --tokens 32 --hidden 64 --skew uniform", {"library", "auto"}),
+    "allreduce_rmsnorm": (
+        "--model llama-3.1-8b --tokens 1",
         {"compute", "then_library", "then_hierarchical", "then_hierarchical_whole"},
     ),
 }
@@ -24,66 +23,39 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_spans_hosts_runs_and_is_right(command, tmp_path):
-    """Without mapped memory between hosts each split, form and way has a form that the library joins."""
+    """Without mapped memory between hosts each split, form and way has a form that the library
+    joins."""
     options, algorithms = COMMANDS[command]
-    done = mpirun(
-        2,
-        "-m",
-        command,
-        *options,
-        "-n",
-        "1",
-        "--lean",
-        "--max-time",
-        "80",
-        "--out",
-        str(tmp_path),
-        timeout_s=90,
-        **HOSTS,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
-    assert "2 ranks on 2 hosts (" in done.stdout
-    result = read(next(tmp_path.glob("*.jsonl")))
+    printed, result = run(tmp_path, options, QUICK, command=command, **HOSTS)
+    assert "2 ranks on 2 hosts (" in printed
     measured = [case for case in result.cases if case.status == "ok"]
     assert {case.algorithm for case in measured} == algorithms
     assert {case.n_wrong for case in measured if case.algorithm != "compute"} == {0}
-    assert {case.chosen for case in measured if case.algorithm in ("auto", "tensor_parallel")} <= {
-        "flat"
-    }
+    chosen = {case.chosen for case in measured if case.algorithm in ("auto", "tensor_parallel")}
+    assert chosen <= {"flat"}
     assert not result.run.clock_shared
     assert {block.arrival_skew_us for block in result.blocks} == {None}
 
 
 def test_the_soak_runs_between_hosts(tmp_path):
-    options = ("--soak", "1s", "-d", "float", "-o", "sum", "-e", "64K", "--out", str(tmp_path))
-    done = mpirun(2, "-m", "bench.soak", *options, timeout_s=90, **HOSTS)
+    done = launch(tmp_path, "--soak 1s -d float -o sum -e 64K", command="soak", **HOSTS)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
     assert "2 ranks on 2 hosts" in done.stdout
     assert ", 0 wrong elements;" in done.stdout
 
 
-def test_a_stage_that_hands_on_too_little_is_wrong(tmp_path):
-    """The message between two stages of a pipeline ends 64 bytes early; its result is checked against float64."""
-    ends_early = """
+ENDS_EARLY = """
 from bench.layers.command import main
 from collectives.layers import steps
 message = steps.Message
 steps.Message = lambda sent, peer, address, size: message(sent, peer, address, size - 64)
 main("decode")
 """
-    options, _ = COMMANDS["bench.decode"]
-    done = mpirun(
-        2,
-        "-c",
-        ends_early,
-        *options,
-        "-n",
-        "1",
-        "--lean",
-        "--out",
-        str(tmp_path),
-        timeout_s=90,
-        **HOSTS,
-    )
+
+
+def test_a_stage_that_hands_on_too_little_is_wrong(tmp_path):
+    """The message between two stages of a pipeline ends 64 bytes early; its result is checked
+    against float64."""
+    done = launch(tmp_path, DECODE, QUICK, program=ENDS_EARLY, **HOSTS)
     assert done.returncode == 1
     assert "pipeline_parallel 8192 B is off by" in done.stderr

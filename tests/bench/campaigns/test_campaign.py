@@ -1,6 +1,8 @@
-"""Tests campaigns with real launches: the launches that a campaign makes, stores and leaves running.
+"""Tests campaigns with real launches: the launches that a campaign makes, stores and leaves
+running.
 
-The launches are as short as possible. The tests check which launches were made, not their measured times.
+The launches are as short as possible. The tests check which launches were made, not their measured
+times.
 """
 
 import fcntl
@@ -9,25 +11,21 @@ import pty
 import re
 import shlex
 import signal
-import time
+import sys
 
-import msgspec
-import pandas as pd
 import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from bench.campaign import run_campaign
+from bench.campaign import main, run_campaign
 from bench.campaigns import launches, stages
 from bench.campaigns.launches import OpenCampaign
 from bench.campaigns.options import parse, parse_variant
-from reports.store.manifest import LOCK, MANIFEST, End, Launch, Stage, read_manifest
+from reports.store.manifest import LOCK, MANIFEST, End, read_manifest
 from reports.store.result import read
 from reports.store.writing import write_whole
-from reports.verdicts import comparison
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, named
-from tests.bench.test_cli import watched
+from tests.bench.faulty_runs import wait_for
+from tests.bench.launches import watched
 from tests.launch import few
 from tests.reports.synthetic_run import write_run
 
@@ -54,105 +52,106 @@ def made(folder, *stages, status="finished"):
     ]
 
 
-def until(condition, timeout_s=60):
-    for _ in range(timeout_s * 20):
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"the condition is still false after {timeout_s} s")
-
-
 def script(path, text):
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return shlex.quote(str(path))
 
 
-# -- the order
-
-
-@settings(deadline=None)
-@given(names=st.integers(2, 6), rounds=st.integers(1, 60), seed=st.integers(0, 1000))
-def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
-    """A variant that always ran first would pay for the cold machine and look slower."""
-    names = [f"v{number}" for number in range(names)]
-    drawn = stages.orders(names, rounds, str(seed))
-    assert drawn == stages.orders(names, rounds, str(seed))
-    assert [sorted(order) for order in drawn] == [names] * rounds
-    whole = drawn[: rounds // 2 * 2]
-    for name in names:
-        assert sum(order.index(name) for order in whole) * 2 == len(whole) * (
-            len(names) - 1
-        )  # the mean place
-        before = sum(order.index(names[0]) < order.index(name) for order in whole)
-        assert before * 2 == (len(whole) if name != names[0] else 0)
-
-
-def test_the_order_is_drawn_from_the_seed():
-    """Without the seed, every campaign would have the same order and the same bias from that order."""
-    assert len({str(stages.orders(["a", "b", "c"], 10, str(seed))) for seed in range(20)}) > 10
-
-
 # -- a campaign
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
-    status, out, err = run("/dev/null/c", *named(a=QUICK, b=QUICK))
-    assert (status, out, err) == (2, "", "bench.campaign: /dev/null/c: Not a directory\n")
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """A function that runs a campaign in this process, which must refuse: its status and its one
+    sentence."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+
+    def start(folder, *options):
+        try:
+            status: object = main(["--out", str(folder), *options])
+        except SystemExit as ended:
+            status = ended.code
+        printed = capsys.readouterr()
+        lines = [line for line in printed.err.splitlines() if line.startswith("bench.campaign: ")]
+        assert (printed.out, len(lines)) == ("", 1), printed
+        return status, lines[0].removeprefix("bench.campaign: ")
+
+    return start
 
 
-def test_a_launch_that_refuses_its_command_line_or_the_machine_ends_the_campaign(tmp_path):
-    """The campaign must not retry such a launch three times, and must print the launch's own message."""
-    status, out, err = run(tmp_path / "c", *named(a=f"{QUICK} --sizes 2", b=QUICK))
-    assert (status, out) == (2, "")
-    assert re.fullmatch(
-        r"bench\.campaign: variant a: bench\.allreduce: 2 B hold no float32[^\n]*\n", err
-    )
-    status, out, err = run(tmp_path / "d", *named(a=f"{QUICK} --device hip", b=QUICK))
-    assert (status, out) == (3, "")
-    assert re.fullmatch(r"bench\.campaign: variant a: [^\n]+\n", err)
-    assert made(tmp_path / "d", status="died") == [("pilot", 0, "a")]
+def test_a_folder_that_cannot_be_made_is_refused(refused):
+    assert refused("/dev/null/c", *named(a=QUICK, b=QUICK)) == (2, "/dev/null/c: Not a directory")
 
 
-def test_a_launch_that_stores_no_run_ends_the_campaign(tmp_path):
-    """A launch without a stored run can never be compared, so the campaign must not retry it three times."""
-    quiet = script(tmp_path / "quiet", "exit 0")
-    status, out, err = run(tmp_path / "c", *named(a=f"{quiet} {QUICK}", b=QUICK))
-    assert (status, out, err) == (2, "", "bench.campaign: variant a: it stored no run\n")
-    assert len(made(tmp_path / "c", status="died")) == 1
+def test_a_folder_with_a_file_that_is_no_manifest_stays_unchanged(tmp_path, refused):
+    (tmp_path / MANIFEST).write_text("mine")
+    sentence = f"{tmp_path / MANIFEST} is not the manifest of a campaign"
+    assert refused(tmp_path, *named(a=QUICK, b=QUICK)) == (2, sentence)
+    assert (tmp_path / MANIFEST).read_text() == "mine"
 
 
-def test_a_budget_that_no_launch_fits_is_refused(tmp_path):
-    status, _, err = run(tmp_path / "c", *named(a=QUICK, b=QUICK), "--budget", "60s")
-    assert status == 2
-    assert re.fullmatch(r"bench\.campaign: --budget: 59 launches need at least 4 min\n", err)
+def test_a_budget_that_no_launch_fits_is_refused(tmp_path, refused):
+    status, sentence = refused(tmp_path / "c", *named(a=QUICK, b=QUICK), "--budget", "60s")
+    assert (status, sentence) == (2, "--budget: 59 launches need at least 4 min")
     assert not (tmp_path / "c").exists()
 
 
-def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
-    """The pairs are complete, variables reach the ranks, and no token or host name stands in the manifest."""
-    folder = tmp_path / "c"
-    tree = f"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM=recursive_doubling API_TOKEN=s3cret {QUICK}"
-    options = [
-        *named(plain=f"mpirun -n 1 -genv PASSWORD hunter2 {BENCH}", tree=tree),
-        "--pairs",
-        "1",
-        "--fresh",
-        "2",
-        "--seed",
-        "5",
-    ]
+@pytest.mark.parametrize(
+    ("command", "status", "sentence", "died"),
+    [
+        (f"{QUICK} --sizes 2", 2, "variant a: bench.allreduce: 2 B hold no float32", 1),
+        (f"{QUICK} --device hip", 3, "variant a: ", 1),
+        (f"true {QUICK}", 2, "variant a: it stored no run", 1),  # it can never be compared
+        (
+            f"sh -c 'echo libmpi: not here >&2; exit 9' {QUICK}",
+            1,
+            "variant a cannot run: it died 3 times, the last time with: libmpi: not here",
+            3,
+        ),
+    ],
+)
+def test_a_launch_that_cannot_succeed_ends_the_campaign(
+    tmp_path, refused, command, status, sentence, died
+):
+    """The campaign must not retry a launch that refuses its command line or the machine, and must
+    print the launch's own message."""
+    ended, message = refused(tmp_path, *named(a=command, b=QUICK))
+    assert ended == status
+    assert message.startswith(sentence)
+    assert made(tmp_path, status="died") == [("pilot", 0, "a")] * died
+
+
+TREE = "MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished campaign: its folder, its options and what it printed."""
+    folder = tmp_path_factory.mktemp("finished") / "c"
+    variants = named(
+        plain=f"mpirun -n 1 -genv PASSWORD hunter2 {BENCH}",
+        tree=f"{TREE}=recursive_doubling API_TOKEN=s3cret {QUICK}",
+    )
+    options = [*variants, "--pairs", "1", "--fresh", "2", "--seed", "5"]
     status, out, err = run(folder, *options)
     assert status == 0, err
-    assert re.search(
-        r"^1 pairs of all sizes, [\d.]+ s per launch: \d+ (s|min); with 2 fresh pairs of the sizes in "
-        r"doubt at most \d+ (s|min)\n",
-        err,
+    return folder, options, out, err
+
+
+def test_a_campaign_from_its_pilot_to_its_table(finished):
+    """The pairs are complete, and variables reach the ranks."""
+    folder, _, out, err = finished
+    plan = (
+        r"^1 pairs of all sizes, [\d.]+ s per launch: \d+ (s|min); with 2 fresh pairs of the sizes "
+        r"in doubt at most \d+ (s|min)\n"
     )
-    assert (
-        "\n1 pairs of all sizes and 2 fresh pairs are too few to see any difference, or no two pilots"
-        in err
+    assert re.search(plan, err)
+    few_pairs = (
+        "\n1 pairs of all sizes and 2 fresh pairs are too few to see any difference, or no two"
     )
+    assert few_pairs in err
     assert f"\ncampaign: {folder} (7 launches)\n" in out
 
     manifest = read_manifest(folder)
@@ -160,59 +159,52 @@ def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
     assert manifest.end == End(status="complete")
     assert [stage.stage for stage in manifest.stages] == ["first", "fresh"]
     assert manifest.stages[0].visible_effect is None
-    assert made(folder, "pilot") == [
-        ("pilot", 0, name) for name in ("plain", "tree", "plain", "plain")
-    ]
-    assert sorted(made(folder, "first")) == [
-        ("first", 1, name) for name in ("control", "plain", "tree")
-    ]
+    pilots = ("plain", "tree", "plain", "plain")
+    assert made(folder, "pilot") == [("pilot", 0, name) for name in pilots]
+    pair = [("first", 1, name) for name in ("control", "plain", "tree")]
+    assert sorted(made(folder, "first")) == pair
     for launch in manifest.launches:
         result = read(folder / str(launch.run))
         assert result.complete
         assert result.run.seed == 5 + launch.pair
         assert all(case.samples is None for case in result.cases)
-        variable = result.run.environment.get("env.MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM", {}).get(
-            "value"
-        )
+        variable = result.run.environment.get(f"env.{TREE}", {}).get("value")
         assert variable == ("recursive_doubling" if launch.variant == "tree" else None)
+    assert manifest.campaign.variants[1].environment == {TREE: "recursive_doubling"}
 
+
+def test_no_secret_and_no_place_stands_in_the_manifest(finished):
+    folder = finished[0]
     text = (folder / MANIFEST).read_text()
-    for secret in (
-        "s3cret",
-        "hunter2",
-        "API_TOKEN",
-        "PASSWORD",
-        str(tmp_path),
-        os.uname().nodename + '"',
-    ):
-        assert secret not in text
-    assert manifest.campaign.variants[1].environment == {
-        "MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM": "recursive_doubling"
-    }
+    secrets = "s3cret", "hunter2", "API_TOKEN", "PASSWORD", str(folder), f'{os.uname().nodename}"'
+    assert [secret for secret in secrets if secret in text] == []
 
-    again, out_again, err_again = run(folder, *options)
-    assert (again, err_again) == (0, f"{folder} holds this campaign, finished\n")
-    assert out_again.splitlines()[:-1] == out.splitlines()[:-1]
-    status, _, err = run(folder, *options, "--pairs", "2")
-    assert (status, err.count("\n")) == (2, 1)
-    assert "holds another campaign" in err
+
+def test_a_finished_campaign_is_printed_again_and_no_other_takes_its_folder(finished, refused):
+    folder, options, out, _ = finished
+    status, again, err = run(folder, *options)
+    assert (status, err) == (0, f"{folder} holds this campaign, finished\n")
+    assert again.splitlines()[:-1] == out.splitlines()[:-1]
+    status, sentence = refused(folder, *options, "--pairs", "2")
+    assert status == 2
+    assert "holds another campaign" in sentence
     with (folder / LOCK).open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        status, _, err = run(folder, *options)
-    assert (status, err) == (2, f"bench.campaign: a campaign is running in {folder}\n")
+        assert refused(folder, *options) == (2, f"a campaign is running in {folder}")
 
 
 def test_a_killed_campaign_continues_where_it_stopped(tmp_path):
-    """The campaign repeats no finished pair, leaves no rank of the dead campaign running, and repeats a half pair as a
-    whole.
+    """The campaign repeats no finished pair, leaves no rank of the dead campaign running, and
+    repeats a half pair as a whole.
 
-    The test kills the campaign in the second launch of its second pair and cuts off a line of the manifest.
+    The test kills the campaign in the second launch of its second pair and cuts off a line of the
+    manifest.
     """
     folder = tmp_path / "c"
     options = [*named(a=QUICK, b=QUICK), "--pairs", "2", "--no-control"]
     with started(folder, *options) as process:
-        until(lambda: (folder / MANIFEST).exists() and len(made(folder)) == 7)
-        until(lambda: len(list(folder.glob("*/*.jsonl"))) == 8)
+        wait_for(lambda: (folder / MANIFEST).exists() and len(made(folder)) == 7)
+        wait_for(lambda: len(list(folder.glob("*/*.jsonl"))) == 8)
         process.kill()
         process.wait()
     launches_before = made(folder)
@@ -243,7 +235,8 @@ OpenCampaign(parse(sys.argv[1:]))
 
 
 def test_a_campaign_killed_while_it_creates_its_manifest_starts_anew(tmp_path):
-    """Otherwise a reader would meet an empty manifest, and the same command could never run in this folder."""
+    """Otherwise a reader would meet an empty manifest, and the same command could never run in this
+    folder."""
     argv = ["--out", str(tmp_path), *named(a=QUICK, b=QUICK)]
     with watched("-c", KILLED_AT_FSYNC, *argv) as process:
         assert process.wait(60) == -signal.SIGKILL
@@ -259,27 +252,9 @@ def test_a_campaign_killed_while_it_creates_its_manifest_starts_anew(tmp_path):
     assert OpenCampaign(options).manifest.end
 
 
-@pytest.mark.parametrize(
-    "left", ["", '{"kind":"camp', '{"kind":"campaign","schema":1,"campaign_id":"c-1"']
-)
-def test_a_manifest_without_a_complete_head_is_started_anew(tmp_path, left):
-    """Former versions created the manifest before its head. Runs that lie in the folder stay."""
-    (tmp_path / MANIFEST).write_text(left)
-    run_before = write_run(tmp_path / "a").path
-    content = run_before.read_bytes()
-    options = parse(["--out", str(tmp_path), *named(a=QUICK, b=QUICK)])
-    OpenCampaign(options)
-    manifest = read_manifest(tmp_path)
-    assert (manifest.campaign, manifest.launches, manifest.foreign) == (
-        options.head,
-        [],
-        [run_before],
-    )
-    assert run_before.read_bytes() == content
-
-
 def test_a_campaign_that_creates_its_manifest_keeps_others_out(tmp_path, monkeypatch):
-    """Otherwise the second of two campaigns that start at once would replace the manifest of the first."""
+    """Otherwise the second of two campaigns that start at once would replace the manifest of the
+    first."""
     options = parse(["--out", str(tmp_path), *named(a=QUICK, b=QUICK)])
 
     def start_another(path, content):
@@ -299,7 +274,7 @@ def test_an_interrupted_campaign_keeps_its_launches(tmp_path, ending):
     with started(
         folder, *named(a=QUICK.replace("-n 20", "-n 0").replace("-n 1", "-n 2"), b=QUICK)
     ) as process:
-        until(lambda: list(folder.glob("a/*.jsonl")))
+        wait_for(lambda: list(folder.glob("a/*.jsonl")))
         process.send_signal(ending)
         process.send_signal(ending)
         _, err = process.communicate(timeout=30)
@@ -314,7 +289,8 @@ def test_an_interrupted_campaign_keeps_its_launches(tmp_path, ending):
 
 
 def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_path):
-    """One crash must neither end an hour's campaign nor go unrecorded. A variant without a pair is not compared."""
+    """One crash must neither end an hour's campaign nor go unrecorded. A variant without a pair is
+    not compared."""
     dies = '1|3|4|5) echo "no luck" >&2; kill -9 $$'
     calls = tmp_path / "calls"
     flaky = script(
@@ -340,30 +316,20 @@ def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_p
     assert made(folder, "first") == [("first", 1, "a")]
 
 
-def test_a_variant_that_always_dies_ends_the_campaign(tmp_path):
-    broken = script(tmp_path / "broken", 'echo "libmpi: not here" >&2; exit 9')
-    status, out, err = run(tmp_path / "c", *named(a=f"{broken} {QUICK}", b=QUICK))
-    assert (status, out) == (1, "")
-    assert err.endswith(
-        "bench.campaign: variant a cannot run: it died 3 times, the last time with: libmpi: not here\n"
-    )
-    assert made(tmp_path / "c", status="died") == [("pilot", 0, "a")] * 3
-
-
 @pytest.mark.parametrize(
     ("ends", "outcome"),
     [("wait; sleep 300", (-9, "took longer than 0 s")), ("echo farewell >&2", (0, "farewell"))],
 )
 def test_a_launch_that_hangs_is_killed_with_all_its_processes(tmp_path, monkeypatch, ends, outcome):
-    """A hung launch would block the campaign until morning, and its processes would hold the cores of later
-    launches."""
+    """A hung launch would block the campaign until morning, and its processes would hold the cores
+    of later launches."""
     still = script(
         tmp_path / "still", f"trap '' INT TERM; sleep 300 & echo $! >{tmp_path}/pid; {ends}"
     )
     monkeypatch.setattr(launches, "ENDINGS", [(number, 0.2) for number, _ in launches.ENDINGS])
     assert launches.run_to_end(shlex.split(still), None, os.environ, 0.5) == outcome
     pid = int((tmp_path / "pid").read_text())
-    until(
+    wait_for(
         lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE,
         5,
     )
@@ -386,82 +352,21 @@ thus causing the job to be terminated. The first process to do so was:
 
 
 def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypatch):
-    """A variant with wrong results must be reported as wrong, not launched three times until its pairs are lost."""
+    """A variant with wrong results must be reported as wrong, not launched three times until its
+    pairs are lost."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
     path = write_run(tmp_path).path
     assert launches.reason_against(0, "", path) is None
     assert launches.reason_against(1, "", path) is None
     assert launches.reason_against(9, "killed", path) == "killed"
     assert launches.reason_against(0, "no run", None) == "no run"
-    message = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, ann@there said MPI 5.0.2"
+    message = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, a@b said MPI 5"
     assert (
         launches.reason_against(3, message, path)
-        == "bench.x: node <set> at <set> lost <set> <set> said MPI 5.0.2"
+        == "bench.x: node <set> at <set> lost <set> <set> said MPI 5"
     )
     path.write_bytes(path.read_bytes()[: path.read_bytes().rindex(b'{"kind":"end"')])
     assert launches.reason_against(0, "cut", path) == "cut"
-
-
-def test_stages_end_when_no_size_is_undecided_over_faked_launches(monkeypatch, tmp_path):
-    """Without the checks, decided sizes would cost four times the time. The campaign must skip no check."""
-    rounds, ambiguous = [], {10: 3, 20: 0, 40: 0}
-    monkeypatch.setattr(
-        stages, "run_rounds", lambda campaign, stage, pairs, *_: rounds.append(pairs.stop - 1)
-    )
-    monkeypatch.setattr(
-        comparison,
-        "cells_of",
-        lambda folder: pd.DataFrame({"verdict": ["SAME"] + ["AMBIGUOUS"] * ambiguous[rounds[-1]]}),
-    )
-    options = parse([*named(a=QUICK, b=QUICK), "--grow", "--out", str(tmp_path / "c")])
-    campaign = OpenCampaign(options)
-    stages.run_stages(campaign)
-    assert rounds == [10, 20]
-    # A launch of pair 21 means that the second check found an undecided size, so the campaign runs the third round.
-    campaign.record(
-        Launch(
-            stage="first",
-            pair=21,
-            place=0,
-            variant="a",
-            attempt=1,
-            status="finished",
-            elapsed_s=1.0,
-        )
-    )
-    rounds.clear()
-    stages.run_stages(campaign)
-    assert rounds == [10, 20, 40]
-
-
-def test_confirmation_uses_fresh_launches_over_faked_launches(monkeypatch, tmp_path):
-    """The pairs that raised a suspicion must not confirm it, and only the suspected sizes are measured again."""
-    rounds = []
-    monkeypatch.setattr(stages, "run_rounds", lambda campaign, *arguments: rounds.append(arguments))
-    cells = pd.DataFrame({"size_bytes": [65536, 16384, 32768], "is_suspect": [True, True, False]})
-    pairs = iter([6, 3, 9])
-    monkeypatch.setattr(comparison, "cells_of", lambda folder: cells.assign(pairs=next(pairs)))
-    campaign = OpenCampaign(
-        parse([*named(a=QUICK, b=QUICK, c=QUICK), "--out", str(tmp_path / "c")])
-    )
-    campaign.record(Stage(stage="first"))
-    made = Launch(
-        stage="first", pair=1, place=0, variant="", attempt=1, status="finished", elapsed_s=1.0
-    )
-    for name in campaign.options.variants:
-        campaign.record(msgspec.structs.replace(made, variant=name))
-    stages.run_stages(campaign)
-    # Extra pairs replace pairs that share no state of the link; the extra pairs at most double the number.
-    assert rounds == [
-        ("first", range(1, 11)),
-        ("first", range(11, 15)),
-        ("first", range(15, 21)),
-        ("fresh", range(21, 46)),
-    ]
-    assert campaign.manifest.stages[-1].sizes == [16384, 65536]
-    monkeypatch.setattr(comparison, "cells_of", None)  # the manifest now holds the suspected sizes
-    stages.run_stages(campaign)
-    assert rounds[4:] == [rounds[0], rounds[3]]
 
 
 def test_a_fresh_launch_measures_only_the_sizes_in_doubt(tmp_path):
@@ -482,7 +387,8 @@ def test_a_fresh_launch_measures_only_the_sizes_in_doubt(tmp_path):
 
 
 def test_a_pause_before_each_change_of_variant(tmp_path):
-    """Without the pause, the old driver would be measured under the new driver's name. The end of input interrupts."""
+    """Without the pause, the old driver would be measured under the new driver's name. The end of
+    input interrupts."""
     seed = next(
         seed
         for seed in range(99)
@@ -496,8 +402,8 @@ def test_a_pause_before_each_change_of_variant(tmp_path):
     assert re.findall(r"next: (\w+); press Enter", err) == ["a", "b", "a", "b"]
     assert made(tmp_path / "c") == [("pilot", 0, name) for name in "abaa"]
     assert re.search(
-        r"^In \d+ \w+ this machine decides [\d.]+% \(80 %; half of the sizes: [\d.]+%\), [\d.]+% with "
-        r"twice the pairs in \d+ \w+\.$",
+        r"^In \d+ \w+ this machine decides [\d.]+% \(80 %; half of the sizes: [\d.]+%\), [\d.]+% "
+        r"with twice the pairs in \d+ \w+\.$",
         err,
         re.M,
     )
@@ -520,13 +426,3 @@ def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypa
         ):
             run_campaign(parse(argv))
     assert set(limits) == {3600, 300}
-
-
-def test_a_folder_with_a_file_that_is_no_manifest_stays_unchanged(tmp_path):
-    (tmp_path / MANIFEST).write_text("mine")
-    status, _, err = run(tmp_path, *named(a=QUICK, b=QUICK))
-    assert (status, err) == (
-        2,
-        f"bench.campaign: {tmp_path / MANIFEST} is not the manifest of a campaign\n",
-    )
-    assert (tmp_path / MANIFEST).read_text() == "mine"

@@ -1,8 +1,10 @@
-"""Tests the command line of a campaign and the equivalent file: which input is refused, and with which message."""
+"""Tests the command line of a campaign and the equivalent file: which input is refused, and with
+which message."""
 
 import io
 import os
 import re
+import shlex
 import sys
 
 import pytest
@@ -11,7 +13,10 @@ from bench.campaigns.options import parse
 from tests.launch import ROOT
 
 pytestmark = pytest.mark.unit
-BENCH = "python -m bench.allreduce -b 16K -e 16K -n 20 --algorithm auto,library --mode isolated --max-time 20"
+BENCH = (
+    "python -m bench.allreduce -b 16K -e 16K -n 20 --algorithm auto,library --mode isolated "
+    "--max-time 20"
+)
 # A single rank has no link. States of the link would add pairs to a campaign.
 QUICK = f"mpirun -n 1 {BENCH}"
 
@@ -42,59 +47,53 @@ def refuse(monkeypatch, capsys):
     return sentence
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ([], "at least two variants"),
-        (named(a=QUICK), "at least two variants"),
-        (["--variant", "a"], "'a' is not NAME=VALUE"),
-        (["--variant", f"control={QUICK}"], "'control' cannot be a variant's name"),
-        (["--variant", f"../a={QUICK}"], "'../a' cannot be a variant's name"),
-        (["--variant", "a=mpirun -n 2 'python"], "variant a: No closing quotation"),
-        (
-            ["--variant", "a=rm -r results"],
-            "variant a does not run `-m bench.SOMETHING` or `wiretax SOMETHING`: rm -r results",
-        ),
-        (["--variant", "a=wiretax soak -n 2"], "a campaign cannot launch soak"),
-        (["--variant", "a=X=1 Y=2"], "does not run"),
-        (
-            ["--variant", "a=python -m bench.campaign"],
-            "variant a: a campaign cannot launch bench.campaign",
-        ),
-        (["--variant", f"a={QUICK} --out elsewhere"], "variant a: a campaign cannot launch --out"),
-        (["--variant", f"a={QUICK} -Jx.json"], "cannot launch -Jx.json"),
-        (["--variant", f"a={QUICK} --list"], "cannot launch --list"),
-        (["--variant", "a=mpirun -n 2 python -m bench.soak"], "cannot launch bench.soak"),
-        (["--variant", f"a={QUICK} --soak=10m"], "cannot launch --soak=10m"),
-        ([*named(a=QUICK, b=QUICK), "--variant", f"a={QUICK} -w 3"], "two variants are named a"),
-        (named(a=QUICK, b=QUICK.replace("mpirun", "mpirunn")), "variant b: mpirunn was not found"),
-        ([*named(a=QUICK, b=QUICK), "--revision", "c=HEAD"], "no variant is named c"),
-        (
-            [*named(a=QUICK, b=QUICK), "--revision", "b=no-such-branch"],
-            "argument --revision: no-such-branch: ",
-        ),
-        ([*named(a=QUICK, b=QUICK), "--revision", "b=--help"], "argument --revision: --help: "),
-        ([*named(a=QUICK, b=QUICK), "--budget", "10"], "'10' is not a time such as 90s, 10m or 2h"),
-        ([*named(a=QUICK, b=QUICK), "--budget", "0m"], "'0m' is not a time"),
-        ([*named(a=QUICK, b=QUICK), "--pairs", "0"], "'0' is not a whole number of at least 1"),
-        ([*named(a=QUICK, b=QUICK), "--margin", "none"], "'none' is not a percentage"),
-        (
-            [*named(a=QUICK, b=QUICK), "--pause"],
-            "--pause waits for Enter, but standard input is not a terminal",
-        ),
-        ([*named(a=QUICK, b=QUICK), "--pears", "3"], "unrecognized arguments: --pears 3"),
-        (["--file", "nowhere.toml"], "nowhere.toml: cannot be read: No such file"),
-    ],
-    ids=lambda value: " ".join(value)[-60:] if isinstance(value, list) else "",
-)
-def test_a_bad_command_line_is_refused_in_one_line(refuse, monkeypatch, options, sentence):
+# Words that follow two good variants, a and b, and after the arrow the sentence that refuses them.
+BAD = f"""
+--variant a -> 'a' is not NAME=VALUE
+--variant control=python -> 'control' cannot be a variant's name
+--variant ../c=python -> '../c' cannot be a variant's name
+--variant "c=mpirun -n 2 'python" -> variant c: No closing quotation
+--variant "c=rm -r x" -> c does not run `-m bench.SOMETHING` or `wiretax SOMETHING`: rm -r x
+--variant "c=wiretax soak -n 2" -> a campaign cannot launch soak
+--variant "c=X=1 Y=2" -> does not run
+--variant "c=python -m bench.campaign" -> variant c: a campaign cannot launch bench.campaign
+--variant "c={QUICK} --out elsewhere" -> variant c: a campaign cannot launch --out
+--variant "c={QUICK} -Jx.json" -> cannot launch -Jx.json
+--variant "c={QUICK} --list" -> cannot launch --list
+--variant "c=mpirun -n 2 python -m bench.soak" -> cannot launch bench.soak
+--variant "c={QUICK} --soak=10m" -> cannot launch --soak=10m
+--variant "a={QUICK} -w 3" -> two variants are named a
+--variant "c={QUICK.replace("mpirun", "mpirunn")}" -> variant c: mpirunn was not found
+--revision c=HEAD -> no variant is named c
+--revision b=no-such-branch -> argument --revision: no-such-branch:
+--revision b=--help -> argument --revision: --help:
+--budget 10 -> '10' is not a time such as 90s, 10m or 2h
+--budget 0m -> '0m' is not a time
+--pairs 0 -> '0' is not a whole number of at least 1
+--margin none -> 'none' is not a percentage
+--pause -> --pause waits for Enter, but standard input is not a terminal
+--pears 3 -> unrecognized arguments: --pears 3
+--file nowhere.toml -> nowhere.toml: cannot be read: No such file
+"""
+
+
+@pytest.mark.parametrize("row", BAD.strip().splitlines())
+def test_a_bad_command_line_is_refused_in_one_line(refuse, monkeypatch, row):
     """A bad option must not start an hour of unintended launches."""
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    assert sentence in refuse(*options)
+    words, sentence = row.split(" -> ")
+    good = [] if "--file" in words else named(a=QUICK, b=QUICK)
+    assert sentence.strip() in refuse(*good, *shlex.split(words))
+
+
+@pytest.mark.parametrize("variants", [{}, {"a": QUICK}])
+def test_a_campaign_compares_at_least_two_variants(refuse, variants):
+    assert "at least two variants" in refuse(*named(**variants))
 
 
 def test_a_campaign_under_mpirun_is_refused(refuse, monkeypatch):
-    """Each rank would run its own campaign, and the launches would join this mpirun as its ranks."""
+    """Each rank would run its own campaign, and the launches would join this mpirun as its
+    ranks."""
     monkeypatch.setenv("PMI_RANK", "0")
     assert "starts mpirun itself" in refuse(*named(a=QUICK, b=QUICK))
 
@@ -149,44 +148,30 @@ def test_a_file_and_its_equivalent_options_give_one_campaign(tmp_path, monkeypat
     assert changed.plan != by_file.head.plan
 
 
-@pytest.mark.parametrize(
-    ("was", "becomes", "sentence"),
-    [
-        ('"10m"', '"10"', "argument --budget: '10' is not a time"),
-        ("pairs = 3", "pairs = 2.5", "argument --pairs: '2.5' is not a whole number"),
-        ("pairs = 3", "pears = 3", "unrecognized arguments: --pears=3"),
-        ("pairs = 3", "pairs = false", "argument --pairs: 'False' is not a whole number"),
-        (
-            "no_control = true",
-            'no_control = "yes"',
-            "argument --no-control: ignored explicit argument 'yes'",
-        ),
-        ("no_control = true", "no_controls = false", "unrecognized arguments: --no-controls"),
-        ('name = "tree"\n', "", "missing required field `name` - at `$[1]`"),
-        ('name = "tree"', 'name = "tree=x"', "argument --revision: x=HEAD: no such revision"),
-        (
-            'revision = "HEAD"',
-            "revision = 7",
-            "Expected `str | null`, got `int` - at `$[1].revision`",
-        ),
-        ('revision = "HEAD"', 'revision = "nowhere"', "argument --revision: nowhere: "),
-        ('revision = "HEAD"', 'branch = "HEAD"', "unknown field `branch` - at `$[1]`"),
-        (
-            f'"tree"\ncommand = "{QUICK}"',
-            '"tree"\ncommand = "mpirun -n 1 python"',
-            "variant tree does not run",
-        ),
-        (
-            "{MPIR_CVAR",
-            "{A = 1, MPIR_CVAR",
-            "Expected `str`, got `int` - at `$[1].environment[...]`",
-        ),
-        ("pairs = 3", 'file = "other.toml"', "--file cannot stand in a file"),
-        ("pairs = 3", "help = true", "argument -h/--help: ignored explicit argument"),
-    ],
-)
-def test_a_bad_file_is_refused_by_its_setting(tmp_path, refuse, was, becomes, sentence):
+# What stands in the file, what stands there instead, and the sentence that refuses it.
+CHANGES = """
+"10m" | "10" | argument --budget: '10' is not a time
+pairs = 3 | pairs = 2.5 | argument --pairs: '2.5' is not a whole number
+pairs = 3 | pears = 3 | unrecognized arguments: --pears=3
+pairs = 3 | pairs = false | argument --pairs: 'False' is not a whole number
+no_control = true | no_control = "yes" | argument --no-control: ignored explicit argument 'yes'
+no_control = true | no_controls = false | unrecognized arguments: --no-controls
+name = "tree" | # | missing required field `name` - at `$[1]`
+name = "tree" | name = "tree=x" | argument --revision: x=HEAD: no such revision
+revision = "HEAD" | revision = 7 | Expected `str | null`, got `int` - at `$[1].revision`
+revision = "HEAD" | revision = "nowhere" | argument --revision: nowhere:
+revision = "HEAD" | branch = "HEAD" | unknown field `branch` - at `$[1]`
+-n 1 python -m bench.allreduce | -n 1 python | variant plain does not run
+{MPIR_CVAR | {A = 1, MPIR_CVAR | Expected `str`, got `int` - at `$[1].environment[...]`
+pairs = 3 | file = "other.toml" | --file cannot stand in a file
+pairs = 3 | help = true | argument -h/--help: ignored explicit argument
+"""
+
+
+@pytest.mark.parametrize("row", CHANGES.strip().splitlines())
+def test_a_bad_file_is_refused_by_its_setting(tmp_path, refuse, row):
     """The message must name the setting among a dozen variants."""
+    was, becomes, sentence = row.split(" | ", 2)
     path = tmp_path / "campaign.toml"
     good = FILE.format(QUICK=QUICK)
     bad = good.replace(was, becomes, 1)

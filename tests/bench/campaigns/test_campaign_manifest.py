@@ -94,47 +94,38 @@ def test_unknown_fields_and_unknown_lines_are_skipped(tmp_path):
     assert manifest.launches == [launch(1, "a", "a/1.jsonl")]
 
 
+LAUNCH, END = launch(1, "a", None), End(status="complete")
+FIRST = "a manifest has one `campaign` line, its first"
+
+
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        ([], "campaign.jsonl is empty, not a manifest"),
-        ([b"no json\n"], "line 1: not a line of a manifest"),
-        ([b"[1, 2]\n"], "line 1: a manifest has one `campaign` line, its first"),
+        (b"", "campaign.jsonl is empty, not a manifest"),
+        (b"no json\n", "line 1: not a line of a manifest"),
+        (b"[1, 2]\n", f"line 1: {FIRST}"),
+        (to_line(END), f"line 1: {FIRST}"),
+        (to_line(HEAD) * 2, f"line 2: {FIRST}"),
+        (to_line(HEAD) + b"\x80\n" + to_line(END), "line 2: not a line of a manifest"),
         (
-            [to_line(End(status="complete"))],
-            "line 1: a manifest has one `campaign` line, its first",
-        ),
-        ([to_line(HEAD), to_line(HEAD)], "line 2: a manifest has one `campaign` line, its first"),
-        (
-            [to_line(HEAD), b"\x80\n", to_line(End(status="complete"))],
-            "line 2: not a line of a manifest",
-        ),
-        (
-            [to_line(HEAD).replace(b'"schema":1', b'"schema":2')],
+            to_line(HEAD).replace(b'"schema":1', b'"schema":2'),
             "line 1: schema 2 is newer than this program's 1",
         ),
+        (to_line(HEAD) + to_line(launch(1, "a", "a/9.jsonl")), "the run a/9.jsonl is not there"),
         (
-            [to_line(HEAD), to_line(launch(1, "a", "a/9.jsonl"))],
-            "campaign.jsonl: the run a/9.jsonl is not there",
-        ),
-        (
-            [to_line(HEAD), to_line(launch(1, "a", None)).replace(b'"pair":1', b'"pair":"1"')],
-            "line 2: not a `launch` line of schema 1",
-        ),
-        (
-            [to_line(HEAD).replace(b'"margin":0.01', b'"margin":1e308')],
+            to_line(HEAD).replace(b'"margin":0.01', b'"margin":1e308'),
             "line 1: not a `campaign` line of schema 1",
         ),
-        ([to_line(replace(HEAD, variants=[]))], "line 1: not a `campaign` line of schema 1"),
+        (to_line(replace(HEAD, variants=[])), "line 1: not a `campaign` line of schema 1"),
         (
-            [to_line(HEAD), to_line(launch(1, "a", None)).replace(b"finished", b"unsure")],
+            to_line(HEAD) + to_line(LAUNCH).replace(b"finished", b"unsure"),
             "line 2: not a `launch` line of schema 1",
         ),
     ],
 )
 def test_a_damaged_manifest_is_refused_by_file_and_line(tmp_path, lines, sentence):
     """Otherwise a verdict would use only a part of the launches."""
-    write(tmp_path, tail=b"".join(lines))
+    write(tmp_path, tail=lines)
     with pytest.raises(ResultError, match=r"campaign\.jsonl") as refused:
         read_manifest(tmp_path)
     assert sentence in str(refused.value)
@@ -149,25 +140,18 @@ def test_a_missing_manifest_is_reported(tmp_path):
 def test_foreign_files_are_named(tmp_path):
     """Otherwise a foreign run would count as a launch, or a picture as an error."""
     write(tmp_path, HEAD, launch(1, "a", "a/1.jsonl"))
-    for name in (
-        "a/1.png",
-        "a/1.flight/rank-0",
-        "a/1.samples/case-0000.npy",
-        "summary.md",
-        "junit.xml",
-        "status",
-        "worktrees/a/x.jsonl",
-        "b/notes.txt",
-        "stray.jsonl",
-    ):
+    ours = "a/1.png a/1.flight/rank-0 a/1.samples/case-0000.npy summary.md junit.xml status"
+    foreign = "b/notes.txt stray.jsonl"
+    for name in f"{ours} worktrees/a/x.jsonl {foreign}".split():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    foreign = [path.relative_to(tmp_path).as_posix() for path in read_manifest(tmp_path).foreign]
-    assert foreign == ["b/2.jsonl", "b/notes.txt", "stray.jsonl"]
+    found = [path.relative_to(tmp_path).as_posix() for path in read_manifest(tmp_path).foreign]
+    assert found == ["b/2.jsonl", *foreign.split()]
 
 
 def test_a_run_that_ends_meanwhile_is_no_error(tmp_path):
-    """The benchmark that runs removes folders and files beside its run while reports read the campaign."""
+    """The benchmark that runs removes folders and files beside its run while reports read the
+    campaign."""
     write(tmp_path, HEAD, launch(1, "a", "a/1.jsonl"))
     (tmp_path / "b" / "2.jsonl").unlink()
     ended = Event()

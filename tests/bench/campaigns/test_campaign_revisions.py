@@ -1,4 +1,5 @@
-"""Tests campaigns over revisions: each revision is measured as committed, and no worktree is left."""
+"""Tests campaigns over revisions: each revision is measured as committed, and no worktree is
+left."""
 
 import re
 import shutil
@@ -13,8 +14,9 @@ from bench.campaigns.launches import Stop, check_out
 from bench.campaigns.options import Variant, parse
 from reports.store.manifest import read_manifest
 from reports.store.result import read
-from tests.bench.campaigns.test_campaign import run, started, until
+from tests.bench.campaigns.test_campaign import run, started
 from tests.bench.campaigns.test_campaign_command import QUICK, named
+from tests.bench.faulty_runs import wait_for
 from tests.launch import ROOT, few
 
 
@@ -28,8 +30,8 @@ def git(folder, *words):
 
 @pytest.fixture
 def repository(tmp_path):
-    """Our code as a repository with one commit. The version is 9.9.9 in the commit and 1.1.1 in the uncommitted
-    files."""
+    """Our code as a repository with one commit. The version is 9.9.9 in the commit and 1.1.1 in the
+    uncommitted files."""
     tree = tmp_path / "tree"
     for layer in ("bench", "collectives", "kernels", "reports"):
         shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__"))
@@ -85,7 +87,7 @@ def test_a_campaign_that_is_cut_short_leaves_no_worktree(tmp_path, repository, n
     ]
     folder = tmp_path / "c"
     with started(folder, *options, tree=repository, PYTHONPATH="") as process:
-        until(lambda: (folder / "worktrees" / "base" / "bench").is_dir())
+        wait_for(lambda: (folder / "worktrees" / "base" / "bench").is_dir())
         process.send_signal(number)
         process.wait(20)
     if (

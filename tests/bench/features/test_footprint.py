@@ -1,4 +1,5 @@
-"""Tests `bench.footprint`: a matmul beside the collective, and the time that each loses to the other."""
+"""Tests `bench.footprint`: a matmul beside the collective, and the time that each loses to the
+other."""
 
 import os
 import re
@@ -25,17 +26,18 @@ from bench.machine import placement
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import NEXT_ITERATION, Action, Arguments, Counts, Gate, Step, Watch
 from reports.store.case import beside, find_states
-from reports.store.result import read
-from reports.store.schema import Block
 from reports.tables.footprint import footprint
 from reports.tables.rows import views
 from reports.tables.table import render
 from tests import fake_gpu
+from tests.bench.launches import launch, run
 from tests.bench.machines import write
-from tests.launch import few, mpirun
+from tests.launch import SLOW_TEST, few
 from tests.reports.synthetic_run import write_run
 
 pytestmark = pytest.mark.alone
+
+needs_a_spare_core = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 
 
 def world_of(device: Any) -> Any:
@@ -73,7 +75,8 @@ def test_the_matmul_is_right_on_a_cpu():
 
 
 def test_progress_is_the_number_of_launches_within_a_span():
-    """Progress is linear between the ends of launches, and nan for spans that the launches do not cover."""
+    """Progress is linear between the ends of launches, and nan for spans that the launches do not
+    cover."""
     ends = np.array([1000, 2000, 4000])
     spans = np.array([[1000, 2000], [1500, 3000], [2000, 2200], [900, 1500], [3000, 4001]])
     progress = launches_within(spans, ends)
@@ -82,13 +85,13 @@ def test_progress_is_the_number_of_launches_within_a_span():
     assert np.isnan(launches_within(spans[:1], ends[:1])).all()
 
 
+@SLOW_TEST
+@needs_a_spare_core
 def test_a_matmul_on_a_shared_core_has_about_half_the_rate():
-    """Otherwise its loss would mean nothing. A waiting rank takes about half of its core. The warm-up is
-    as long as the numpy threads of another test's matmul may spin. Of three turns the middle one counts: other work of
-    the machine left 0.19 of the rate once."""
+    """Otherwise its loss would mean nothing. A waiting rank takes about half of its core. The
+    warm-up is as long as the numpy threads of another test's matmul may spin. Of three turns the
+    middle one counts: other work of the machine left 0.19 of the rate once."""
     cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < 2:
-        pytest.skip("one core")
     device = CpuDevice()
     rates: dict[int, list[float]] = {core: [] for core in cpus[:2]}
     try:
@@ -112,121 +115,71 @@ def test_a_short_call_is_measured_in_a_chain_beside_the_matmul():
     assert Axes({}, lambda size: [], mode="both").modes(16 << 10) == ["isolated", "chained"]
 
 
+def right(result):
+    """The cases beside the matmul. Check all results."""
+    assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
+    return [case for case in result.cases if beside(case.shape)]
+
+
+@needs_a_spare_core
 def test_a_rank_with_a_spare_core_runs_the_matmul_there(tmp_path):
-    options = (
-        "--sizes",
-        "16K,2M",
-        "--algorithm",
-        "auto,library",
-        "-n",
-        "24",
-        "--lean",
-        "--out",
-        tmp_path,
-    )
-    done = mpirun(1, "-m", "bench.footprint", *map(str, options))
-    if len(os.sched_getaffinity(0)) < 2:
-        assert done.returncode == 3
-        return
-    assert (done.returncode, done.stderr) == (0, "")
-    (path,) = tmp_path.glob("*.jsonl")
-    result = read(path)
-    beside_matmul = [case for case in result.cases if beside(case.shape)]
-    assert {(case.size_bytes, case.mode) for case in beside_matmul} == {
-        (16 << 10, "chained"),
-        (2 << 20, "isolated"),
-    }
-    assert {(case.status, case.n_wrong, case.bound_us) for case in beside_matmul} == {
-        ("ok", 0, None)
-    }
+    options = "--sizes 16K,2M --algorithm auto,library -n 12 --lean"
+    printed, result = run(tmp_path, options, command="footprint", ranks=1)
+    forms = {(case.size_bytes, case.mode, case.bound_us) for case in right(result)}
+    assert forms == {(16 << 10, "chained", None), (2 << 20, "isolated", None)}
     for case in result.cases:
-        rates = case.matmul_gflop_s, case.matmul_alone_gflop_s
-        assert (
-            all(rate and rate.median > 1 for rate in rates)
-            if beside(case.shape)
-            else rates == (None, None)
-        )
-    assert re.search(r"beside a matmul, chained, us of a call: what each\s+loses", done.stdout)
-    assert max(map(len, done.stdout.partition("note:")[2].partition("run:")[0].splitlines())) <= 80
+        rates = [rate for rate in (case.matmul_gflop_s, case.matmul_alone_gflop_s) if rate]
+        assert len(rates) == (2 if beside(case.shape) else 0)
+        assert all(rate.median > 0 for rate in rates)
+    assert re.search(r"beside a matmul, chained, us of a call: what each\s+loses", printed)
+    assert max(map(len, printed.partition("note:")[2].partition("run:")[0].splitlines())) <= 80
 
 
-def test_without_a_spare_core_the_command_is_refused_once(tmp_path):
-    """On a rank's own core, the matmul and the rank would take turns, so the result would not be a footprint."""
+@needs_a_spare_core
+def test_another_collective_is_measured_beside_the_matmul(tmp_path):
+    options = "--collective all_gather --algorithm direct_pull --sizes 2M -n 4 --lean"
+    _, result = run(tmp_path, options, command="footprint", ranks=1)
+    assert right(result)
+    assert result.run.benchmark == "footprint"
+    assert {case.collective for case in result.cases} == {"all_gather"}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options", "sentence"),
+    [
+        # On a rank's own core, the matmul and the rank would take turns.
+        (
+            2,
+            "",
+            "the matmul takes one core for each rank besides the ranks' own, and 2 ranks leave",
+        ),
+        (1, "-o prod -b 16K -e 16K", "a chain of products leaves every datatype's range"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_once(tmp_path, ranks, options, sentence):
     cpus = sorted(os.sched_getaffinity(0))
     try:
         os.sched_setaffinity(0, set(cpus[:2]))
-        done = mpirun(2, "-m", "bench.footprint", "--out", str(tmp_path))
+        done = launch(tmp_path, options, command="footprint", ranks=ranks)
     finally:
         os.sched_setaffinity(0, set(cpus))
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == (
-        "bench.footprint: the matmul takes one core for each rank besides the "
-        "ranks' own, and 2 ranks leave too few\n"
-    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert sentence in done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_another_collective_is_measured_beside_the_matmul(tmp_path):
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("one core")
-    options = (
-        "--collective",
-        "all_gather",
-        "--algorithm",
-        "direct_pull",
-        "--sizes",
-        "2M",
-        "-n",
-        "4",
-        "--lean",
-    )
-    done = mpirun(1, "-m", "bench.footprint", *options, "--out", str(tmp_path))
-    assert (done.returncode, done.stderr) == (0, "")
-    (path,) = tmp_path.glob("*.jsonl")
-    result = read(path)
-    assert result.run.benchmark == "footprint"
-    assert {case.collective for case in result.cases} == {"all_gather"}
-    assert {bool(beside(case.shape)) for case in result.cases} == {False, True}
 
 
 @pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
 def test_the_command_on_gpus_in_software(tmp_path, vendor):
-    environment = fake_gpu.environment(vendor=vendor)
-    options = (
-        "--sizes",
-        "64K",
-        "--mode",
-        "isolated",
-        "--algorithm",
-        "two_shot+1b",
-        "-n",
-        "4",
-        "-w",
-        "0",
-        "--lean",
-    )
-    done = mpirun(
-        2, "-m", "bench.footprint", *options, "--out", str(tmp_path), timeout_s=120, **environment
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    (path,) = tmp_path.glob("*.jsonl")
-    result = read(path)
-    case = next(case for case in result.cases if beside(case.shape))
-    assert (case.status, case.n_wrong, result.run.cases[case.case].blocks) == ("ok", 0, 1)
-    assert "on each GPU of 2" in " ".join(done.stdout.split())
+    options = "--sizes 64K --mode isolated --algorithm two_shot+1b -n 4 -w 0 --lean"
+    variables = fake_gpu.environment(vendor=vendor)
+    printed, result = run(tmp_path, options, command="footprint", **variables)
+    case, *_ = right(result)
+    assert result.run.cases[case.case].blocks == 1
+    assert "on each GPU of 2" in " ".join(printed.split())
 
 
 def test_losses_and_gains_have_opposite_signs(tmp_path):
     """A wrong sign would recommend the slower algorithm."""
-
-    def change(block: Block) -> Block:
-        if (
-            block.case % 2
-        ):  # beside the matmul: the call takes three times as long, the matmul has half its rate
-            block.time_us, block.total_us = 3 * block.time_us, 3 * (block.total_us or 0)
-            block.matmul_gflop_s, block.matmul_alone_gflop_s = 30.0, 60.0
-        return block
-
     result = write_run(
         tmp_path,
         sizes=[1 << 20],
@@ -235,18 +188,19 @@ def test_losses_and_gains_have_opposite_signs(tmp_path):
         in_place=(False, False),
         n_blocks=12,
     )
-    first, second = result.cases
-    second.shape = {"beside": "gemm"}
-    costs = {block.round: block for block in result.blocks if block.case == first.case}
+    alone, besides = result.cases
+    besides.shape = {"beside": "gemm"}
+    times_us = {block.round: block.time_us for block in result.blocks if block.case == alone.case}
     for block in result.blocks:
-        if block.case == second.case:
-            block.time_us, block.total_us = costs[block.round].time_us, costs[block.round].total_us
-        change(block)
+        block.total_us = block.time_us
+        if (
+            block.case == besides.case
+        ):  # the call takes three times as long, the matmul half its rate
+            block.time_us = block.total_us = 3 * times_us[block.round]
+            block.matmul_gflop_s, block.matmul_alone_gflop_s = 30.0, 60.0
     view = next(view for view in views(result) if beside(view[1]))
-    cells = [
-        next(iter(column.cells))
-        for column in footprint(result, view, find_states(result.blocks)).columns
-    ]
+    columns = footprint(result, view, find_states(result.blocks)).columns
+    cells = [next(iter(column.cells)) for column in columns]
     assert cells[5:7] == ["200 % [200 200]", "50 % [50 50]"]
     assert "60.0 GFLOP/s a rank" in " ".join(render(result).split())
 
@@ -259,13 +213,3 @@ def test_no_rank_uses_any_thread_of_a_free_core(tmp_path, machine):
     )
     assert placement.cores([0, 1, 2, 4, 5]) == [[0, 4], [1, 5], [2]]
     assert placement.one_per_core([0, 1, 2, 4, 5]) == [0, 1, 2, 4, 5]
-
-
-def test_a_chain_of_products_is_refused(tmp_path):
-    done = mpirun(
-        1, "-m", "bench.footprint", "-o", "prod", "-b", "16K", "-e", "16K", "--out", str(tmp_path)
-    )
-    assert (done.returncode, done.stdout) == (3, "")
-    assert (
-        "no case can be measured: a chain of products leaves every datatype's range" in done.stderr
-    )

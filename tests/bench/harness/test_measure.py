@@ -1,4 +1,5 @@
-"""Tests how time stamps become times: the start of a time, the terms of the total, and the results of all ranks."""
+"""Tests how time stamps become times: the start of a time, the terms of the total, and the results
+of all ranks."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -26,7 +27,8 @@ def iteration_of(chain_calls: int = 0) -> Iteration:
     )
 
 
-# Two iterations on two ranks, in ns: arrived, left, began to consume, done. Rank 1 arrives 300 ns late in the first.
+# Two iterations on two ranks, in ns: arrived, left, began to consume, done. Rank 1 arrives 300 ns
+# late in the first.
 STAMPS = [
     np.array([[1000, 3000, 3000, 3500], [10000, 12000, 12000, 12400]]),
     np.array([[1300, 2900, 2900, 4100], [10000, 11000, 11000, 11100]]),
@@ -121,7 +123,8 @@ def test_a_wrong_block_names_the_lowest_rank_with_a_wrong_element():
     block.first_wrong = first_wrong(0, 4)
     assert where_wrong([block]) == (
         7,
-        "block 3: rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected",
+        "block 3: rank 1 got 13.0 (0x41500000) at offset 1184, element 296; "
+        "12.0 (0x41400000) expected",
     )
     assert block.first_wrong.iteration == 40
     for name, bits, text in [
@@ -151,7 +154,8 @@ def test_a_chain_continues_exactly_and_its_ranks_send_different_data(collective,
 
 
 def check_chain(data: verify.Data, shape: Any) -> None:
-    """Check that five successive calls, chained as the kernels do, give the result of `chain_received`."""
+    """Check that five successive calls, chained as the kernels do, give the result of
+    `chain_received`."""
     collective, datatype, ranks = data.collective, data.datatype, data.ranks
     sent = datatype.encode(data.chain_sent())
     for _ in range(5):
@@ -169,6 +173,17 @@ def check_chain(data: verify.Data, shape: Any) -> None:
             assert np.array_equal(in_place[rank, received_own], sent[rank, sent_own])
 
 
+WARMUP = iteration_of().warmup  # before a pilot
+
+
+def grouped(*rows):
+    """Iterations of these groups, warm-ups and seconds."""
+    iterations = [iteration_of() for _ in rows]
+    for iteration, row in zip(iterations, rows, strict=True):
+        iteration.group, iteration.warmup, iteration.iteration_s = row
+    return iterations
+
+
 @pytest.mark.parametrize(
     ("budget_s", "turns"),
     [
@@ -179,18 +194,13 @@ def check_chain(data: verify.Data, shape: Any) -> None:
 )
 def test_slow_groups_run_in_fewer_rounds(budget_s, turns):
     """When 64 MiB ran in as many rounds as 32 KiB, no difference at 32 KiB had an interval."""
-    iterations = []
-    for group, iteration_s in (("short", 2e-5), ("middle", 0.015), ("long", 0.2), ("", 1e-6)):
-        for _ in range(2):
-            iterations.append(iteration_of())
-            iterations[-1].group, iterations[-1].iteration_s = group, iteration_s
+    seconds = {"short": 2e-5, "middle": 0.015, "long": 0.2, "": 1e-6}
+    iterations = grouped(*[(group, WARMUP, each_s) for group, each_s in seconds.items()] * 2)
     rounds = take_turns(iterations, 1, budget_s, 256)
     every = {iteration.group: iteration.every for iteration in iterations}
-    for iteration in iterations:
-        assert iteration.every == every[iteration.group]
-        assert iteration.every % 2
+    assert all(number % 2 for number in every.values())
     assert every.pop("") == 1
-    assert {group: rounds // n for group, n in every.items()} == turns
+    assert {group: rounds // number for group, number in every.items()} == turns
     cost_s = sum(
         rounds / iteration.every * block_cost_s(iteration, 1, 0.0)
         for iteration in iterations
@@ -210,9 +220,9 @@ def test_calls_warm_up_until_places_have_changed_hands_twice_but_not_for_long(
 
 
 def test_compared_cases_warm_up_alike():
-    """A case whose weights its pilot had found in a cache was timed cold in each block, beside others that were not."""
-    iterations = []
-    for group, warmup, iteration_s in (
+    """A case whose weights its pilot had found in a cache was timed cold in each block, beside
+    others that were not."""
+    iterations = grouped(
         ("one", 1, 1e-4),
         ("one", 9, 1e-4),
         ("one", 2, 0.004),
@@ -220,12 +230,6 @@ def test_compared_cases_warm_up_alike():
         ("other", 3, 1e-4),
         ("", 2, 1e-4),
         ("", 5, 1e-4),
-    ):
-        iterations.append(iteration_of())
-        iterations[-1].group, iterations[-1].warmup, iterations[-1].iteration_s = (
-            group,
-            warmup,
-            iteration_s,
-        )
+    )
     warm_up_alike(iterations)
     assert [iteration.warmup for iteration in iterations] == [9, 9, 5, 1, 3, 2, 5]

@@ -1,12 +1,12 @@
 """Tests the doctor on recorded machines, with a fake NVML for the driver, and on the fake GPU.
 
-The doctor must give the reason for each problem, must not show a guess as a fact, and must give useful advice.
+The doctor must give the reason for each problem, must not show a guess as a fact, and must give
+useful advice.
 """
 
 import json
 import re
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +29,6 @@ gpus.LOCAL_COPY_BYTES = 1 << 20
 library.FIRST_CALL_S = 1.0
 main()
 """
-VEGA20_PAIR = "two_vega20_under_a_switch"
 
 
 @pytest.fixture
@@ -51,6 +50,20 @@ def nvml(monkeypatch):
     forget()
 
 
+@pytest.fixture
+def examined(tmp_path, machine, nvml):
+    """A function that returns the facts of GPUs on a recorded machine, with more or other files."""
+
+    def facts_of(name, *ids, nvml_of=None, status=0, **files):
+        root = tmp_path / str(len([*tmp_path.iterdir()]))
+        machine(write(lay_out(root, name) if name else root, files))
+        if nvml_of is not None:
+            nvml(nvml_of, status)
+        return examine([f"0000:{bus}" for bus in ids])
+
+    return facts_of
+
+
 def only(sentences, *words):
     """Returns the only sentence with all these words."""
     sentences = list(sentences)
@@ -59,9 +72,21 @@ def only(sentences, *words):
     return matches[0]
 
 
-def test_a_recorded_card_in_a_chipset_slot_is_reported_with_its_slowdown(tmp_path, machine):
-    machine(lay_out(tmp_path, "x570_chipset"))
-    facts = examine(["0000:05:00.0", "0000:0a:00.0"])
+def none(facts, word):
+    """Whether no problem has this word."""
+    return not [sentence for sentence in problems(facts) if word in sentence]
+
+
+# -- slots and links
+
+VEGAS = "two_vega20_under_a_switch", "3f:00.0", "43:00.0"
+PLX = "acs_on_a_plx_switch", "0d:01.0", "11:01.0"
+RTX5090S = "two_rtx5090_on_one_root_complex", "01:00.0", "03:00.0"
+PORTS = ("0000:0b:00.0", "0000:0b:10.0")
+
+
+def test_a_recorded_card_in_a_chipset_slot_is_reported_with_its_slowdown(examined):
+    facts = examined("x570_chipset", "05:00.0", "0a:00.0")
     assert only(problems(facts), "chipset") == (
         "GPU 0 (0000:05:00.0) runs at PCIe 4 x4 through the chipset, its card supports PCIe 4 x16: "
         "32 MB takes about 4 times as long."
@@ -69,54 +94,69 @@ def test_a_recorded_card_in_a_chipset_slot_is_reported_with_its_slowdown(tmp_pat
     assert only(unknowns(facts), "PCIe links of GPU 0, 1: run lspci -vv as root")
 
 
-def test_the_slot_of_a_recorded_radeon_counts_and_not_its_inner_link(tmp_path, machine):
-    machine(lay_out(tmp_path, "rdna4_in_x8_slot"))
-    facts = examine(["0000:03:00.0"])
-    sentence = only(problems(facts), "GPU 0 (0000:03:00.0) runs")
+def test_the_slot_of_a_recorded_radeon_counts_and_not_its_inner_link(examined):
+    sentence = only(problems(examined("rdna4_in_x8_slot", "03:00.0")), "GPU 0 (0000:03:00.0) runs")
     assert "PCIe 4 x8, its card supports PCIe 5 x16: 32 MB takes about 4 times as long" in sentence
 
 
-def test_a_recorded_idle_card_is_not_reported_as_slow_but_its_small_bar_is(tmp_path, nvml, machine):
-    nvml({"0000:07:00.0": {"name": "GeForce RTX 2070", "memory": 8 << 30, "bar1": 256 << 20}})
-    machine(lay_out(tmp_path, "rtx2070_idle"))
-    facts = examine(["0000:07:00.0"])
+def test_a_recorded_idle_card_is_not_reported_as_slow_but_its_small_bar_is(examined):
+    card = {"name": "GeForce RTX 2070", "memory": 8 << 30, "bar1": 256 << 20}
+    facts = examined("rtx2070_idle", "07:00.0", nvml_of={"0000:07:00.0": card})
     assert "256 of its 8192 MiB" in only(problems(facts), "resizable BAR")
-    assert not [sentence for sentence in problems(facts) if "times as long" in sentence]
+    assert none(facts, "times as long")
     facts["gpus"][0]["bar_bytes"] = 16 << 30
-    assert not [sentence for sentence in problems(facts) if "BAR" in sentence]
+    assert none(facts, "BAR")
 
 
-def test_a_recorded_switch_with_acs_is_named_with_the_command_that_turns_it_off(tmp_path, machine):
-    root = machine(lay_out(tmp_path, "acs_on_a_plx_switch"))
-    facts = examine(["0000:0d:01.0", "0000:11:01.0"])
-    sentence = only(problems(facts), "ACS")
-    assert "0000:0b:00.0, 0000:0b:10.0" in sentence
+def test_a_recorded_switch_with_acs_is_named_with_the_command_that_turns_it_off(examined, machine):
+    facts = examined(*PLX)
+    sentence = only(problems(facts), "ACS", ", ".join(PORTS))
     assert "setpci -s 0000:0b:00.0 ECAP_ACS+6.w=0000; setpci -s 0000:0b:10.0" in sentence
-    for port in ("0000:0b:00.0", "0000:0b:10.0"):  # SrcValid alone does not redirect requests
-        (root / f"sys/bus/pci/devices/{port}/config").write_bytes(with_acs(1))
-    assert not [s for s in problems(examine(["0000:0d:01.0", "0000:11:01.0"])) if "ACS" in s]
 
 
-def test_acs_that_only_root_may_read_is_unknown_with_the_command_to_run(tmp_path, machine):
-    root = machine(lay_out(tmp_path, "acs_on_a_plx_switch"))
-    for path in (root / "sys/devices").rglob("config"):
-        path.write_bytes(path.read_bytes()[:64])
-    facts = examine(["0000:0d:01.0", "0000:11:01.0"])
-    assert not [sentence for sentence in problems(facts) if "ACS" in sentence]
-    ports = "0000:0b:00.0, 0000:0b:10.0"
-    assert only(unknowns(facts), f"ACS at {ports}: run lspci -vvv as root on the host")
+@pytest.mark.parametrize(
+    ("config", "unknown"),
+    [
+        (with_acs(1), False),  # SrcValid alone does not redirect requests
+        (with_acs(0x1F)[:64], True),  # only root may read the rest
+    ],
+)
+def test_acs_that_is_off_or_unknown_is_no_problem(tmp_path, machine, config, unknown):
+    root = machine(lay_out(tmp_path, PLX[0]))
+    for port in PORTS:
+        (root / f"sys/bus/pci/devices/{port}/config").write_bytes(config)
+    facts = examine([f"0000:{bus}" for bus in PLX[1:]])
+    assert none(facts, "ACS")
+    advice = f"ACS at {', '.join(PORTS)}: run lspci -vvv as root on the host"
+    assert bool([sentence for sentence in unknowns(facts) if advice in sentence]) == unknown
+
+
+def test_a_link_above_the_switch_that_a_pair_shares_does_not_count_on_its_path(examined):
+    facts = examined(*VEGAS)
+    for gpu in facts["gpus"]:
+        gpu["links"] = {"0000:3a:00.0": (16.0, 4)} | gpu["links"]
+    assert "15.8 GB/s" in page(facts)
+    assert "PCIe 4 x4" in page(facts)
+
+
+def test_a_copy_much_slower_than_its_link_is_a_problem(examined):
+    facts = examined(*VEGAS)
+    facts["peers"] = "mapped"
+    facts["pairs"][0]["gb_s"], facts["pairs"][1]["gb_s"] = 5.0, 13.0
+    slow = "GPU 0 reads GPU 1 at 5.0 GB/s, less than half of the link's 15.8 GB/s."
+    assert only(problems(facts), "reads GPU") == slow
+    assert re.search(r"1 reads 0 .* mapped +13.0 GB/s +15.8 GB/s", page(facts))
+
+
+# -- peers
 
 
 @pytest.mark.parametrize(
     ("status", "words"),
     [(1, "chipset"), (2, "GeForce"), (3, "topology"), (4, "RegistryDwords"), (5, "not support")],
 )
-def test_the_driver_s_refusal_for_a_recorded_pair_is_explained(
-    tmp_path, nvml, status, words, machine
-):
-    nvml({"0000:01:00.0": {}, "0000:03:00.0": {}}, status)
-    machine(lay_out(tmp_path, "two_rtx5090_on_one_root_complex"))
-    facts = examine(["0000:01:00.0", "0000:03:00.0"])
+def test_the_driver_s_refusal_for_a_recorded_pair_is_explained(examined, status, words):
+    facts = examined(*RTX5090S, nvml_of={"0000:01:00.0": {}, "0000:03:00.0": {}}, status=status)
     assert facts["pairs"][0]["path"] == "PCIe, same root complex"
     sentence = only(problems(facts), "No peer access from GPU 0 to 1, 1 to 0", words)
     assert f"topo -p2p r: {['OK', 'CNS', 'GNS', 'TNS', 'DR', 'NS'][status]}" in sentence
@@ -129,61 +169,50 @@ def test_the_driver_s_refusal_for_a_recorded_pair_is_explained(
     ]
 
 
-def test_allowed_and_unknown_peers_are_no_problem(tmp_path, nvml, machine):
-    machine(lay_out(tmp_path, "two_rtx5090_on_one_root_complex"))
-    nvml({"0000:01:00.0": {}, "0000:03:00.0": {}}, 0)
-    facts = examine(["0000:01:00.0", "0000:03:00.0"])
+def test_allowed_and_unknown_peers_are_no_problem(examined):
+    facts = examined(*RTX5090S, nvml_of={"0000:01:00.0": {}, "0000:03:00.0": {}})
     assert "allowed" in page(facts)
-    assert not [s for s in problems(facts) if "peer" in s]
-    nvml({})
-    facts = examine(["0000:01:00.0", "0000:03:00.0"])
-    assert not [s for s in problems(facts) if "peer" in s]
+    assert none(facts, "peer")
+    facts = examined(*RTX5090S, nvml_of={})
+    assert none(facts, "peer")
     assert only(unknowns(facts), "peer access: run mpirun -n 2", "nvidia-smi topo -p2p r")
     assert only(unknowns(facts), "NVLink or xGMI of GPU 0, 1: run nvidia-smi nvlink -s")
     assert only(unknowns(facts), "resizable BAR of GPU 0, 1: run nvidia-smi -q -d MEMORY")
 
 
-def test_a_link_down_names_its_recorded_pair_on_a_fake_gpu(tmp_path, nvml, machine):
-    machine(tmp_path)
-    machine = recorded("nvlink_pairs_of_four_rtx3090")
-    ids = [f"0000:{bus}:00.0" for bus in ("01", "21", "41", "61")]
-    peers = {a: b for pair in machine["pairs"] for a, b in (pair, pair[::-1])}
-    gpus = {bus_id: {"nvlinks": [(True, ids[peers[number]])] * machine["links"]}
-            for number, bus_id in enumerate(ids)}  # fmt: skip
-    nvml(gpus)
-    facts = examine(ids)
+def test_a_link_down_names_its_recorded_pair_on_a_fake_gpu(examined):
+    four = recorded("nvlink_pairs_of_four_rtx3090")
+    buses = [f"{bus}:00.0" for bus in ("01", "21", "41", "61")]
+    peers = {a: b for pair in four["pairs"] for a, b in (pair, pair[::-1])}
+    gpus = {
+        f"0000:{bus}": {"nvlinks": [(True, f"0000:{buses[peers[number]]}")] * four["links"]}
+        for number, bus in enumerate(buses)
+    }
+    facts = examined("", *buses, nvml_of=gpus)
     paths = {(pair["reader"], pair["owner"]): pair["path"] for pair in facts["pairs"]}
     assert paths[0, 2] == paths[3, 1] == "NVLink x4"
     assert paths[0, 1] == "unknown"
     assert only(unknowns(facts), "path between GPUs", "lspci -tv")
-    assert not [s for s in problems(facts) if "NVLink" in s]
-    gpus[ids[2]]["nvlinks"][3] = (False, ids[0])
-    facts = examine(ids)
+    assert none(facts, "NVLink")
+    gpus[f"0000:{buses[2]}"]["nvlinks"][3] = (False, f"0000:{buses[0]}")
+    facts = examined("", *buses, nvml_of=gpus)
     assert only(problems(facts), "NVLinks of GPU 2 are down: 3 (to GPU 0);")
 
 
-def test_the_unknown_ends_of_recorded_nvlinks_are_named_as_unknown(tmp_path, nvml, machine):
-    machine(tmp_path)
+def test_the_unknown_ends_of_recorded_nvlinks_are_named_as_unknown(examined):
     ups = recorded("nvlinks_of_a_v100")["nvlinks_up"]
-    nvml({"0000:01:00.0": {"nvlinks": [(up, "0000:02:00.0" if up else None) for up in ups]}})
-    assert only(
-        problems(examine(["0000:01:00.0"])),
-        "nvidia-smi nvlink -R",
-        "NVLinks of GPU 0 are down: 3 (to an unknown end), 5 (to an unknown end)",
-    )
+    links = [(up, "0000:02:00.0" if up else None) for up in ups]
+    facts = examined("", "01:00.0", nvml_of={"0000:01:00.0": {"nvlinks": links}})
+    down = "NVLinks of GPU 0 are down: 3 (to an unknown end), 5 (to an unknown end)"
+    assert only(problems(facts), "nvidia-smi nvlink -R", down)
 
 
 KFD_NODES = "sys/class/kfd/kfd/topology/nodes"
-
-
-def amd_pair(root, **files):
-    """The recorded pair below one switch, in KFD's format with no link between the two."""
-    counts = "simd_count 240\np2p_links_count 0"
-    nodes = {
-        f"{KFD_NODES}/{number}/properties": f"{counts}\nlocation_id {bus << 8}"
-        for number, bus in ((1, 0x3F), (2, 0x43))
-    }
-    return write(lay_out(root, VEGA20_PAIR), {**nodes, **files})
+# The recorded pair below one switch, in KFD's format with no link between the two.
+NO_PEERS = {
+    f"{KFD_NODES}/{number}/properties": f"simd_count 240\np2p_links_count 0\nlocation_id {bus << 8}"
+    for number, bus in ((1, 0x3F), (2, 0x43))
+}
 
 
 @pytest.mark.parametrize(
@@ -191,203 +220,118 @@ def amd_pair(root, **files):
     [
         ({"sys/module/amdgpu/parameters/noretry": "1"}, "built without CONFIG_HSA_AMD_P2P"),
         ({"sys/module/amdgpu/parameters/pcie_p2p": "N"}, "pcie_p2p=0"),
-        ({"sys/module/amdgpu/parameters/pcie_p2p": "Y",
-          "sys/bus/pci/devices/0000:43:00.0/mem_info_vram_total": "17163091968",
-          "sys/bus/pci/devices/0000:43:00.0/resource": "0x380400000000 0x38040fffffff 0x14220c"},
-         "resizable BAR is off"),
+        (
+            {
+                "sys/module/amdgpu/parameters/pcie_p2p": "Y",
+                "sys/bus/pci/devices/0000:43:00.0/mem_info_vram_total": "17163091968",
+                "sys/bus/pci/devices/0000:43:00.0/resource": "0x380400000000 0x38040fffffff 0",
+            },
+            "resizable BAR is off",
+        ),
         ({}, "the reason is unknown; as root on the host run dmesg"),
     ],
-)  # fmt: skip
-def test_the_reason_why_a_recorded_amd_pair_are_no_peers(tmp_path, files, why, machine):
-    machine(amd_pair(tmp_path, **files))
-    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
+)
+def test_the_reason_why_a_recorded_amd_pair_are_no_peers(examined, files, why):
+    facts = examined(*VEGAS, **NO_PEERS, **files)
     assert why in only(problems(facts), "No peer access from GPU 0 to 1")
     assert facts["pairs"][0]["path"] == "PCIe, below the same switch"
 
 
-def test_a_copy_much_slower_than_its_link_is_a_problem(tmp_path, machine):
-    machine(lay_out(tmp_path, VEGA20_PAIR))
-    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
-    facts["peers"] = "mapped"
-    facts["pairs"][0]["gb_s"], facts["pairs"][1]["gb_s"] = 5.0, 13.0
-    assert only(problems(facts), "reads GPU") == (
-        "GPU 0 reads GPU 1 at 5.0 GB/s, less than half of the link's 15.8 GB/s."
-    )
-    assert re.search(r"1 reads 0 .* mapped +13.0 GB/s +15.8 GB/s", page(facts))
-
-
-def test_ranks_that_share_a_gpu_are_peers_on_it(tmp_path, machine):
-    machine(lay_out(tmp_path, "acs_on_a_plx_switch"))
-    facts = examine(["0000:0d:01.0"] * 2)
+def test_ranks_that_share_a_gpu_are_peers_on_it(examined):
+    facts = examined(*PLX[:2], PLX[1])
     assert {pair["path"] for pair in facts["pairs"]} == {"the same GPU"}
-    assert not [s for s in problems(facts) if "peer" in s or "ACS" in s]
+    assert none(facts, "peer")
+    assert none(facts, "ACS")
 
 
-def test_xgmi_of_the_recorded_pair_is_its_path(tmp_path, machine):
-    links = {f"{KFD_NODES}/{n}/io_links/0/properties": f"type 11\nnode_from {n}\nnode_to {3 - n}"
-             for n in (1, 2)}  # fmt: skip
-    machine(amd_pair(tmp_path, **links))
-    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
-    assert {pair["path"] for pair in facts["pairs"]} == {"xGMI"}
-    assert not [sentence for sentence in problems(facts) if "peer" in sentence]
-
-
-def test_a_translating_iommu_is_reported_with_its_remedy(tmp_path, machine):
-    kind = "sys/bus/pci/devices/0000:3f:00.0/iommu_group/type"
-    root = machine(amd_pair(tmp_path, **{kind: "DMA-FQ"}))
-    assert "iommu=pt" in only(problems(examine(["0000:3f:00.0", "0000:43:00.0"])), "IOMMU")
-    write(root, {kind: "identity"})
-    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
-    assert not [sentence for sentence in problems(facts) if "IOMMU" in sentence]
-
-
-def test_the_small_shm_of_a_container_is_a_problem(tmp_path, machine, monkeypatch):
-    machine(amd_pair(tmp_path))
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=64 << 20))
-    assert only(problems(examine(["0000:3f:00.0"])), "/dev/shm holds 64 MiB", "--ipc=host")
-
-
-def test_a_variable_that_breaks_ipc_is_a_problem_until_memory_was_tested(
-    tmp_path, machine, monkeypatch
-):
-    machine(amd_pair(tmp_path))
-    monkeypatch.setenv("HSA_ENABLE_IPC_MODE_LEGACY", "1")
-    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
-    assert only(
-        problems(facts),
-        "HSA_ENABLE_IPC_MODE_LEGACY=1 is set",
-        ": unset HSA_ENABLE_IPC_MODE_LEGACY.",
-    )
-    assert not [s for s in problems(facts | {"peers": "mapped"}) if "LEGACY" in s]
-    monkeypatch.setenv("HSA_ENABLE_IPC_MODE_LEGACY", "0")
-    assert not [s for s in problems(examine(["0000:3f:00.0"])) if "LEGACY" in s]
-
-
-def test_refused_peers_without_a_common_root_complex_are_named(tmp_path, machine):
-    """The pair's paths are from the recorded machine. That they share no root is a problem only if access is refused:
-    these two cards were peers."""
-    machine(lay_out(tmp_path, "two_mi210_across_sockets"))
-    facts = examine(["0000:23:00.0", "0000:83:00.0"])
-    assert facts["pairs"][0]["path"] == "PCIe, across sockets"
-    assert not [s for s in problems(facts) if "root complex" in s]
-    facts |= {
-        "peers": "host_staged",
-        "refusals": [
-            "mapped: rank 0: the driver refuses peer access from GPU 0000:23:00.0 to GPU 0000:83:00.0"
-        ],
+def test_xgmi_of_the_recorded_pair_is_its_path(examined):
+    links = {
+        f"{KFD_NODES}/{n}/io_links/0/properties": f"type 11\nnode_from {n}\nnode_to {3 - n}"
+        for n in (1, 2)
     }
+    facts = examined(*VEGAS, **NO_PEERS, **links)
+    assert {pair["path"] for pair in facts["pairs"]} == {"xGMI"}
+    assert none(facts, "peer")
+
+
+@pytest.mark.parametrize(("kind", "is_problem"), [("DMA-FQ", True), ("identity", False)])
+def test_a_translating_iommu_is_reported_with_its_remedy(examined, kind, is_problem):
+    iommu = {"sys/bus/pci/devices/0000:3f:00.0/iommu_group/type": kind}
+    facts = examined(*VEGAS, **NO_PEERS, **iommu)
+    assert (
+        bool([each for each in problems(facts) if "IOMMU" in each and "iommu=pt" in each])
+        == is_problem
+    )
+
+
+def test_refused_peers_without_a_common_root_complex_are_named(examined):
+    """The pair's paths are from the recorded machine. That they share no root is a problem only if
+    access is refused: these two cards were peers."""
+    facts = examined("two_mi210_across_sockets", "23:00.0", "83:00.0")
+    assert facts["pairs"][0]["path"] == "PCIe, across sockets"
+    assert none(facts, "root complex")
+    refusal = "the driver refuses peer access from GPU 0000:23:00.0 to GPU 0000:83:00.0"
+    facts |= {"peers": "host_staged", "refusals": [f"mapped: rank 0: {refusal}"]}
     sentence = only(problems(facts), "The PCIe paths of GPU 0 and 1 share no root complex")
     assert "python -m bench.tune --memory host_staged" in sentence
     assert sentence in summary(facts)
-    facts |= {"refusals": ["mapped: rank 1: ipcOpenMemHandle fails"]}
-    assert not [s for s in problems(facts) if "root complex" in s]
+    assert none(facts | {"refusals": ["mapped: rank 1: ipcOpenMemHandle fails"]}, "root complex")
 
 
-def test_a_link_above_the_switch_that_a_pair_shares_does_not_count_on_its_path(tmp_path, machine):
-    machine(lay_out(tmp_path, VEGA20_PAIR))
-    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
-    for gpu in facts["gpus"]:
-        gpu["links"] = {"0000:3a:00.0": (16.0, 4)} | gpu["links"]
-    assert "15.8 GB/s" in page(facts)
-    assert "PCIe 4 x4" in page(facts)
+# -- the machine
 
 
-def test_the_page_fits_and_the_summary_is_short_for_every_recorded_machine(tmp_path, machine):
-    for name in ("x570_chipset", VEGA20_PAIR, "two_mi210_across_sockets", "rdna4_in_x8_slot"):
-        root = machine(lay_out(tmp_path / name, name))
-        classes = sorted((root / "sys/bus/pci/devices").glob("*/class"))
-        ids = [path.parent.name for path in classes if path.read_text().startswith("0x03")]
-        facts = examine(ids)
-        text = page(facts)
-        assert max(map(len, text.splitlines())) <= 100, text
-        assert 1 <= len(summary(facts)) <= 4
-        json.dumps(facts)  # the head of a run stores the facts as JSON
+def test_the_small_shm_of_a_container_is_a_problem(examined, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=64 << 20))
+    assert only(problems(examined(*VEGAS[:2])), "/dev/shm holds 64 MiB", "--ipc=host")
 
 
-def test_without_a_gpu_it_names_the_places_searched_and_exits_with_3():
-    done = mpirun(1, "-m", "bench.doctor")
-    assert done.returncode == 3
-    for place in ("/sys/bus/pci/devices", "libcuda.so.1", "libamdhip64.so"):
-        assert place in done.stdout
-    assert not done.stderr
-
-
-@pytest.mark.parametrize("vendor", ["cuda", "hip"])
-def test_copies_between_all_pairs_and_within_all_kinds_of_memory_are_timed_on_a_fake_gpu(vendor):
-    done = mpirun(2, "-c", SMALL_COPIES, timeout_s=120, **environment(vendor=vendor, closed=1))
-    assert done.returncode == 0, done.stderr
-    reads = re.findall(r"^(\d reads \d) .* mapped +(\S+) GB/s", done.stdout, re.MULTILINE)
-    assert [pair for pair, _ in reads] == ["0 reads 1", "1 reads 0"]
-    kinds = {"cuda": ["plain"], "hip": ["uncached", "fine_grained", "coarse_grained"]}[vendor]
-    pattern = r"^Copies within GPU \d, read and write, GB/s: (.*)"
-    lines = re.findall(pattern, done.stdout, re.MULTILINE)
-    copies = [copy.split() for line in lines for copy in line.split(", ")]
-    assert [kind for kind, _ in copies] == kinds * 2
-    assert min(float(rate) for _, rate in reads + copies) > 0
-    assert max(map(len, done.stdout.splitlines())) <= 100
-    assert "full speed" not in done.stdout
-
-
-def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():
-    done = mpirun(2, "-c", SMALL_COPIES, timeout_s=120, **environment(peer=0))
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"0 reads 1 .* host_staged", done.stdout)
-    assert "Peer memory was refused: mapped: " in done.stdout
+def test_a_variable_that_breaks_ipc_is_a_problem_until_memory_was_tested(examined, monkeypatch):
+    monkeypatch.setenv("HSA_ENABLE_IPC_MODE_LEGACY", "1")
+    facts = examined(*VEGAS, **NO_PEERS)
+    remedy = ": unset HSA_ENABLE_IPC_MODE_LEGACY."
+    assert only(problems(facts), "HSA_ENABLE_IPC_MODE_LEGACY=1 is set", remedy)
+    assert none(facts | {"peers": "mapped"}, "LEGACY")
+    monkeypatch.setenv("HSA_ENABLE_IPC_MODE_LEGACY", "0")
+    assert none(examined(*VEGAS, **NO_PEERS), "LEGACY")
 
 
 @pytest.mark.parametrize(
-    ("faults", "sentence"),
-    few([
-        ({"way": "SHM/direct/direct"},
-         "NCCL 2.32.3 went through host memory (SHM/direct/direct, ranks 0 -> 1): it is not a peer-to-peer baseline; "
-         "our kernels reach the peers: export NCCL_P2P_LEVEL=SYS."),
-        ({"stands_still": "default"}, "- plain: ncclAllReduce of NCCL 2.32.3 did not end in 1 s."),
-        ({"binding": "none"}, "- The GPUs' own library is not measured: NCCL is not installed: pip install nccl4py"),
-        ({"fail": "ncclAllReduce:rank1"}, "- rank 1: ncclAllReduce of NCCL 2.32.3 fails: unhandled cuda error"),
-    ], 1),
-)  # fmt: skip
-def test_the_library_s_way_and_its_failures_follow_the_page_on_a_fake_gpu(faults, sentence):
-    done = mpirun(2, "-c", SMALL_COPIES, timeout_s=120, **fake_nccl.environment(**faults))
-    assert done.returncode == 0, done.stderr
-    page, _, library = done.stdout.partition("\nLibrary:")
-    assert "0 reads 1" in page
-    assert sentence in " ".join(library.split())
+    "gpus",
+    [
+        ("x570_chipset", "05:00.0", "0a:00.0"),
+        VEGAS,
+        ("two_mi210_across_sockets", "23:00.0", "83:00.0", "e4:00.0"),
+        ("rdna4_in_x8_slot", "03:00.0"),
+    ],
+)
+def test_the_page_fits_and_the_summary_is_short_for_every_recorded_machine(examined, gpus):
+    facts = examined(*gpus)
+    assert max(map(len, page(facts).splitlines())) <= 100
+    assert 1 <= len(summary(facts)) <= 4
+    json.dumps(facts)  # the head of a run stores the facts as JSON
 
 
-def test_gpus_are_examined_even_if_no_peer_memory_works_on_a_fake_gpu():
-    variables = environment(fail="hostRegister,ipcOpenMemHandle")
-    done = mpirun(2, "-c", SMALL_COPIES, timeout_s=120, **variables)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"0 reads 1 .* unknown", done.stdout)
-    text = " ".join(done.stdout.split())
-    assert "Peer memory was refused: mapped: rank 0: on GPU 0000:41:00.0, ipcOpenMemHandle" in text
-
-
-def test_clocks_link_and_throttling_from_a_fake_nvml_and_from_amdgpu_s_files(
-    tmp_path, nvml, machine
-):
-    nvml({"0000:01:00.0": {}})
-    assert link_facts("0000:01:00.0") == {
-        "sm_clock_mhz": 2520, "memory_clock_mhz": 14001, "pcie_generation": 5, "pcie_width": 8,
-        "power_w": 281.5, "throttle": ["SwPowerCap"]}  # fmt: skip
+def test_clocks_link_and_throttling_from_a_fake_nvml_and_from_amdgpu_s_files(examined):
+    examined("", "01:00.0", nvml_of={"0000:01:00.0": {}})
     assert link_facts("0000:02:00.0") == {}
-    root = machine(write(lay_out(tmp_path, "rdna4_in_x8_slot"), {
-        "sys/bus/pci/devices/0000:03:00.0/pp_dpm_sclk": "0: 500Mhz\n1: 2350Mhz *",
-        "sys/bus/pci/devices/0000:03:00.0/pp_dpm_mclk": "0: 96Mhz *\n1: 1258Mhz"}))  # fmt: skip
+    assert link_facts("0000:01:00.0") == {
+        "sm_clock_mhz": 2520,
+        "memory_clock_mhz": 14001,
+        "pcie_generation": 5,
+        "pcie_width": 8,
+        "power_w": 281.5,
+        "throttle": ["SwPowerCap"],
+    }
+    card = "sys/bus/pci/devices/0000:03:00.0/pp_dpm"
+    clocks = {f"{card}_sclk": "0: 500Mhz\n1: 2350Mhz *", f"{card}_mclk": "0: 96Mhz *\n1: 1258Mhz"}
+    examined("rdna4_in_x8_slot", "03:00.0", **clocks)
     assert link_facts("0000:03:00.0") == {
-        "sm_clock_mhz": 2350, "memory_clock_mhz": 96, "pcie_generation": 4,
-        "pcie_width": 8}  # fmt: skip
-    clock = {"sys/bus/pci/devices/0000:07:00.0/pp_dpm_sclk": "0: 1Mhz *"}
-    machine(write(lay_out(tmp_path / "idle", "rtx2070_idle"), clock))
-    facts = {"sm_clock_mhz": 1, "pcie_generation": 1, "pcie_width": 16}
-    assert link_facts("0000:07:00.0") == facts
-    machine(root)
-    began = time.thread_time()
-    for _ in range(100):
-        link_facts("0000:03:00.0")
-    assert (
-        time.thread_time() - began
-    ) / 100 < 2e-3  # CPU time: takes half of this limit on an idle machine
+        "sm_clock_mhz": 2350,
+        "memory_clock_mhz": 96,
+        "pcie_generation": 4,
+        "pcie_width": 8,
+    }
 
 
 def test_the_fake_nvml_has_the_functions_and_numbers_of_the_real_one(nvml):
@@ -399,3 +343,82 @@ def test_the_fake_nvml_has_the_functions_and_numbers_of_the_real_one(nvml):
             assert getattr(real, name) == value, name
     calls = set(re.findall(r'"(nvml\w+)"', Path(gpu_state.__file__).read_text()))
     assert calls <= set(vars(fake))
+
+
+# -- real ranks
+
+
+def doctor(ranks=2, **variables):
+    """What the doctor prints on GPUs in software."""
+    done = mpirun(ranks, "-c", SMALL_COPIES, timeout_s=120, **variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_without_a_gpu_it_names_the_places_searched_and_exits_with_3():
+    done = mpirun(1, "-m", "bench.doctor")
+    assert (done.returncode, done.stderr) == (3, "")
+    for place in ("/sys/bus/pci/devices", "libcuda.so.1", "libamdhip64.so"):
+        assert place in done.stdout
+
+
+@pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
+def test_copies_between_all_pairs_and_within_all_kinds_of_memory_are_timed_on_a_fake_gpu(vendor):
+    printed = doctor(**environment(vendor=vendor, closed=1))
+    reads = re.findall(r"^(\d reads \d) .* mapped +(\S+) GB/s", printed, re.MULTILINE)
+    assert [pair for pair, _ in reads] == ["0 reads 1", "1 reads 0"]
+    kinds = {"cuda": ["plain"], "hip": ["uncached", "fine_grained", "coarse_grained"]}[vendor]
+    pattern = r"^Copies within GPU \d, read and write, GB/s: (.*)"
+    lines = re.findall(pattern, printed, re.MULTILINE)
+    copies = [copy.split() for line in lines for copy in line.split(", ")]
+    assert [kind for kind, _ in copies] == kinds * 2
+    assert min(float(rate) for _, rate in reads + copies) > 0
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "full speed" not in printed
+
+
+@pytest.mark.parametrize(
+    ("faults", "memory", "reason"),
+    [
+        ({"peer": 0}, "host_staged", ""),
+        (
+            {"fail": "hostRegister,ipcOpenMemHandle"},
+            "unknown",
+            "rank 0: on GPU 0000:41:00.0, ipcOpenMemHandle",
+        ),
+    ],
+)
+def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu(faults, memory, reason):
+    """The GPUs are examined even if no peer memory works."""
+    printed = doctor(**environment(**faults))
+    assert re.search(rf"0 reads 1 .* {memory}", printed)
+    assert f"Peer memory was refused: mapped: {reason}" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(
+    ("faults", "sentence"),
+    few(
+        [
+            (
+                {"way": "SHM/direct/direct"},
+                "NCCL 2.32.3 went through host memory (SHM/direct/direct, ranks 0 -> 1): it is "
+                "not a peer-to-peer baseline; our kernels reach the peers: "
+                "export NCCL_P2P_LEVEL=SYS.",
+            ),
+            (
+                {"stands_still": "default"},
+                "- plain: ncclAllReduce of NCCL 2.32.3 did not end in 1 s.",
+            ),
+            ({"binding": "none"}, "NCCL is not installed: pip install nccl4py"),
+            (
+                {"fail": "ncclAllReduce:rank1"},
+                "- rank 1: ncclAllReduce of NCCL 2.32.3 fails: unhandled cuda error",
+            ),
+        ],
+        1,
+    ),
+)
+def test_the_library_s_way_and_its_failures_follow_the_page_on_a_fake_gpu(faults, sentence):
+    page, _, library = doctor(**fake_nccl.environment(**faults)).partition("\nLibrary:")
+    assert "0 reads 1" in page
+    assert sentence in " ".join(library.split())

@@ -1,7 +1,7 @@
 """Tests the facts of a machine, on this machine and on recorded trees of /proc and /sys.
 
-A wrong identity would compare a baseline with another machine. A shared result file must not contain
-names, and the table must report every threat.
+A wrong identity would compare a baseline with another machine. A shared result file must not
+contain names, and the table must report every threat.
 """
 
 import os
@@ -79,45 +79,18 @@ def test_values_that_could_be_names_are_replaced(value):
     assert scrub_value(value) == "<set>"
 
 
+WRITTEN = (
+    "bench/allreduce.py -b 16K --out private --out=private -J private -Jprivate "
+    "--algorithm one_shot,library --plot=/tmp/a=b.png me@host 10.0.0.1 -T 2.5 ~"
+)
+STORED = (
+    "<path> -b 16K --out <path> --out=<path> -J <path> -J<path> "
+    "--algorithm one_shot,library --plot=<path> <set> <set> -T 2.5 <path>"
+)
+
+
 def test_command_line_keeps_its_meaning_without_its_paths():
-    argv = [
-        "bench/allreduce.py",
-        "-b",
-        "16K",
-        "--out",
-        "private",
-        "--out=private",
-        "-J",
-        "private",
-        "-Jprivate",
-        "--algorithm",
-        "one_shot,library",
-        "--plot=/tmp/a=b.png",
-        "me@host",
-        "10.0.0.1",
-        "-T",
-        "2.5",
-        "~",
-    ]
-    assert scrub_argv(argv) == [
-        "<path>",
-        "-b",
-        "16K",
-        "--out",
-        "<path>",
-        "--out=<path>",
-        "-J",
-        "<path>",
-        "-J<path>",
-        "--algorithm",
-        "one_shot,library",
-        "--plot=<path>",
-        "<set>",
-        "<set>",
-        "-T",
-        "2.5",
-        "<path>",
-    ]
+    assert scrub_argv(WRITTEN.split()) == STORED.split()
 
 
 def test_the_two_identities_follow_hardware_and_software():
@@ -136,38 +109,44 @@ def test_the_two_identities_follow_hardware_and_software():
     assert identities(quieter, *libraries) == ids
 
 
-def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path, machine):
-    cpu = "sys/devices/system/cpu"
-    cache = {"level": "1", "type": "Data", "size": "32K"}
-    machine(
-        write(
-            tmp_path,
-            {
-                "proc/cpuinfo": CPUINFO.format(more=" hypervisor avx512f"),
-                "proc/loadavg": "1.26 0.5 0.1 2/83 4159",
-                "proc/stat": "cpu  50 0 20 100 0 0 0 30 0 0\ncpu0 1 1 1 1",
-                "proc/self/cgroup": "0::/a/b",
-                "sys/fs/cgroup/cpu.max": "max 100000",
-                "sys/fs/cgroup/a/cpu.max": "150000 100000",
-                "sys/fs/cgroup/a/b/cpu.max": "300000 100000",
-                "sys/class/dmi/id/sys_vendor": "QEMU",
-                f"{cpu}/intel_pstate/no_turbo": "0",
-                **{f"{cpu}/cpu{i}/cpufreq/scaling_governor": "powersave" for i in range(4)},
-                **{SIBLINGS.format(i): ("0-1", "2-3")[i // 2] for i in range(4)},
-                **{
-                    f"{cpu}/cpu{i}/cache/index0/{name}": cache[name]
-                    for i in range(4)
-                    for name in cache
-                },
-                **{
-                    f"{cpu}/cpu{i}/cache/index0/shared_cpu_list": ("0-1", "2-3")[i // 2]
-                    for i in range(4)
-                },
-            },
-        )
+@pytest.fixture
+def described(tmp_path, machine):
+    """A function that describes a machine with these files."""
+
+    def describe_with(**files):
+        machine(write(tmp_path, files))
+        return describe()
+
+    return describe_with
+
+
+def test_recorded_tree_of_a_troubled_virtual_machine(described):
+    cpu, files = "sys/devices/system/cpu", dict[str, str]()
+    for number in range(4):
+        core = ("0-1", "2-3")[number // 2]
+        cache = f"{cpu}/cpu{number}/cache/index0"
+        files |= {
+            f"{cpu}/cpu{number}/cpufreq/scaling_governor": "powersave",
+            SIBLINGS.format(number): core,
+            f"{cache}/level": "1",
+            f"{cache}/type": "Data",
+            f"{cache}/size": "32K",
+            f"{cache}/shared_cpu_list": core,
+        }
+    env = described(
+        **files,
+        **{
+            "proc/cpuinfo": CPUINFO.format(more=" hypervisor avx512f"),
+            "proc/loadavg": "1.26 0.5 0.1 2/83 4159",
+            "proc/stat": "cpu  50 0 20 100 0 0 0 30 0 0\ncpu0 1 1 1 1",
+            "proc/self/cgroup": "0::/a/b",
+            "sys/fs/cgroup/cpu.max": "max 100000",
+            "sys/fs/cgroup/a/cpu.max": "150000 100000",
+            "sys/fs/cgroup/a/b/cpu.max": "300000 100000",
+            "sys/class/dmi/id/sys_vendor": "QEMU",
+            f"{cpu}/intel_pstate/no_turbo": "0",
+        },
     )
-    env = describe()
-    values = {name: fact["value"] for name, fact in env.items()}
     expected = {
         "cpu.model": "Some CPU @ 3GHz",
         "cpu.cores": 2,
@@ -180,62 +159,40 @@ def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path, machine):
         "os.cgroup_cpu_quota": 1.5,
         "numa.nodes": "unknown",
     }
-    assert {name: values[name] for name in expected} == expected
+    assert {name: env[name]["value"] for name in expected} == expected
     env["cpu.logical"]["value"] = 4
     text = " ".join(threats(env))
     for word in ("virtual machine (QEMU)", "powersave", "1.3", "SMT", "1.5 CPUs", "15%", "Turbo"):
         assert word in text
 
 
-def test_recorded_tree_of_a_quiet_bare_machine_raises_no_alarm(tmp_path, machine):
-    machine(
-        write(
-            tmp_path,
-            {
-                "proc/cpuinfo": CPUINFO.format(more=""),
-                "proc/loadavg": "0.05 0.5 0.1 2/83 4159",
-                "proc/stat": "cpu  50 0 20 100 0 0 0 0 0 0",
-                "proc/self/cgroup": "1:cpu,cpuacct:/x\n0::/",
-                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1",
-                "sys/devices/system/cpu/cpufreq/boost": "0",
-                "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance",
-            },
-        )
+VERSION_1 = "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_{}_us"
+
+
+@pytest.mark.parametrize(("quota_us", "cpus"), [("-1", "none"), ("50000", 0.5)])
+def test_recorded_tree_of_a_bare_machine_raises_no_alarm_but_of_a_quota(described, quota_us, cpus):
+    env = described(
+        **{
+            "proc/cpuinfo": CPUINFO.format(more=""),
+            "proc/loadavg": "0.05 0.5 0.1 2/83 4159",
+            "proc/stat": "cpu  50 0 20 100 0 0 0 0 0 0",
+            "proc/self/cgroup": "1:cpu,cpuacct:/x\n0::/",
+            VERSION_1.format("quota"): quota_us,
+            VERSION_1.format("period"): "100000",
+            "sys/devices/system/cpu/cpufreq/boost": "0",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance",
+        }
     )
-    env = describe()
     assert env["os.virtualisation"]["value"] == "none"
-    assert env["os.cgroup_cpu_quota"]["value"] == "none"
+    assert env["os.cgroup_cpu_quota"]["value"] == cpus
     assert env["cpu.turbo"]["value"] is False
-    assert not list(threats(env))
+    assert bool([*threats(env)]) == (cpus != "none")
 
 
-def test_recorded_tree_of_a_version_1_group_gives_its_quota(tmp_path, machine):
-    machine(
-        write(
-            tmp_path,
-            {
-                "proc/self/cgroup": "3:cpu,cpuacct:/x\n0::/",
-                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "50000",
-                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
-            },
-        )
-    )
-    env = describe()
-    assert env["os.cgroup_cpu_quota"]["value"] == 0.5
-
-
-def test_empty_recorded_tree_leaves_facts_unknown(tmp_path, machine):
-    machine(tmp_path)
-    env = describe()
-    for name in (
-        "cpu.model",
-        "cpu.cores",
-        "cpu.caches",
-        "os.virtualisation",
-        "os.cgroup_cpu_quota",
-        "os.steal_share_since_boot",
-        "compiler",
-    ):
+def test_empty_recorded_tree_leaves_facts_unknown(described):
+    env = described()
+    hardware = "cpu.model", "cpu.cores", "cpu.caches", "os.virtualisation"
+    for name in (*hardware, "os.cgroup_cpu_quota", "os.steal_share_since_boot", "compiler"):
         assert env[name]["status"] == "unknown"
     assert not list(threats(env))
 

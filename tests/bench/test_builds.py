@@ -1,0 +1,77 @@
+"""Builds of a kernel by name, as in `two_shot+nt+128K`."""
+
+import pytest
+
+from collectives.algorithm import ALGORITHMS, named
+from collectives.build import Build
+from tests.bench.launches import run
+
+KNOWN = ALGORITHMS["all_reduce"]
+UNKNOWN = "is not one of nt, ntr, swap, noswap, slabs, 128K, 16b and 256t"
+BUILDS = (
+    "one_shot_ll+noswap",
+    "one_shot_push+nt+noswap",
+    "one_shot_pull+swap",
+    "two_shot+nt+ntr+64K",
+    "two_shot_direct+swap",
+    "ring+32K+noswap",
+    "ring+ntr",
+    "two_shot+slabs",
+)
+
+
+def test_a_name_says_how_a_kernel_is_built():
+    assert Build.parse("") == Build()
+    assert Build.parse("nt+ntr+128K") == Build(
+        stream_slab=True, stream_receive=True, chunk_bytes=128 << 10
+    )
+    assert Build.parse("1M+16b+256t") == Build(chunk_bytes=1 << 20, blocks=16, threads=256)
+    assert Build.parse("swap") == Build(swap=1)
+    assert Build.parse("noswap+nt") == Build(stream_slab=True, swap=0)
+    assert Build.parse("slabs") == Build(slabs=True)
+    assert named(KNOWN, "two_shot+nt").name == "two_shot+nt"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        *((word, UNKNOWN) for word in ("nt+", "NT", "128", "0K", "-1K", "128k", "b", "999999K")),
+        ("2M+4M", "'4M' sets chunk_bytes a second time"),
+        ("swap+noswap", "'noswap' sets swap a second time"),
+        ("", "no word follows the plus"),
+    ],
+)
+def test_a_name_with_an_unknown_build_or_two_builds_is_refused(words, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        named(KNOWN, f"two_shot+{words}")
+
+
+def test_builds_are_measured_by_name_with_right_results(tmp_path):
+    """16392 B leave a tail in every build, and no whole number of packs in the receive buffer."""
+    options = f"-d half -n 2 --mode isolated --sizes 16392,1M --algorithm {','.join(BUILDS)}"
+    _, result = run(tmp_path, options, "--lean")
+    measured = [case for case in result.cases if case.status != "unsupported"]
+    assert {case.algorithm for case in measured} == {*BUILDS} - {"two_shot_direct+swap"}
+    assert {(case.status, case.n_wrong) for case in measured} == {("ok", 0)}
+    refused = {
+        (case.algorithm, case.size_bytes): case.reason for case in result.cases if case.reason
+    }
+    assert refused["one_shot_ll+noswap", 1 << 20] == "a slab has room for 32 KiB in packets"
+    whole = "stores around the caches take whole packs"
+    assert refused["ring+ntr", 16392].startswith(whole)
+    assert refused["two_shot+nt+ntr+64K", 16392].startswith(whole)
+    nowhere = "swap and noswap change nothing here: no rank writes where it has read"
+    assert refused["two_shot_direct+swap", 16392] == nowhere
+
+
+def test_auto_and_slabs_take_messages_that_are_no_whole_packs(tmp_path):
+    """From 16 MiB on `auto` stores results around the caches, which takes whole packs."""
+    options = "--mode isolated -n 2 --lean --sizes"
+    _, result = run(tmp_path / "auto", options, "17825796 --algorithm auto")
+    assert {(case.variant, case.status, case.chosen) for case in result.cases} == {
+        ("copied", "ok", "two_shot+128K"),
+        ("registered", "ok", "two_shot_direct+nt"),
+    }
+    _, result = run(tmp_path / "slabs", options, "16392 --algorithm one_shot_pull+slabs --in-place")
+    (case,) = result.cases
+    assert (case.variant, case.status, case.n_wrong) == ("registered", "ok", 0)

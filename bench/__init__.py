@@ -8,8 +8,11 @@ import time
 VERSION = "0.1.0"
 STARTED_S = time.monotonic()
 
-if sys.argv[0] == "-m":  # a command begins, and while modules load, Ctrl-C has nothing to keep
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if sys.argv[0] == "-m":  # a command begins
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules load, there is nothing to keep
+    from reports.interpreter import require_packages
+
+    require_packages()
 
 # numpy reads this when it is imported, which is later. A rank has one core: a second thread of
 # BLAS would spin on the core of the rank's peer.

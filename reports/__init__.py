@@ -1,1 +1,8 @@
 """Reads stored runs and shows them: tables, pictures, and the statistics beneath. Runs nothing."""
+
+import sys
+
+if sys.argv[0] == "-m":  # a command begins
+    from reports.interpreter import require_packages
+
+    require_packages()

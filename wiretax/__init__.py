@@ -3,7 +3,13 @@
 In a checkout the folders bench, collectives, kernels and reports stand beside this one. setup.py
 puts them inside this package when it builds a wheel."""
 
+import sys
 from typing import TYPE_CHECKING, Any, Literal
+
+if sys.argv[0] == "-m":  # a command begins; pytest too imports this package, and no other of ours
+    from reports.interpreter import require_packages
+
+    require_packages()
 
 if TYPE_CHECKING:
     from os import PathLike

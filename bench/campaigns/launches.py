@@ -219,7 +219,9 @@ def check_out(variant: Variant, folder: Path) -> None:
     if answer.returncode:
         raise Stop(WRONG, f"{subject}: {answer.stderr.decode(errors='replace').strip()}")
     with tarfile.open(fileobj=io.BytesIO(answer.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+        # The filter came with Python 3.10.12 and 3.11.4.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder)
     if not (folder / "bench").is_dir():  # Python would import the bench of this tree
         raise Stop(USAGE, f"{subject}: its revision has no benchmarks")
     uses_wiretax = "wiretax" in (Path(word).name for word in variant.launcher)

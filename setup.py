@@ -70,7 +70,7 @@ class BuildPy(build_py):
 
     def run(self) -> None:
         if self.editable_mode:
-            raise SystemExit("a checkout runs as it is: python -m wiretax; pip install without -e")
+            raise SystemExit("a checkout runs as it is, after make setup; pip install without -e")
         super().run()
 
     def build_module(self, module, module_file, package):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""Each GPU extra has a lock and an environment of its own, so that one CuPy never overwrites another."""
+"""Each GPU extra has a lock and an environment of its own: one CuPy never overwrites another."""
 
 import re
 import subprocess
@@ -18,11 +18,8 @@ GPUS = "cuda12", "cuda13", "rocm"
 
 
 def locked(name: str) -> set[str]:
-    return set(
-        re.findall(
-            r"^([a-z0-9-]+)==", (ROOT / f"requirements-{name}.lock").read_text(), re.MULTILINE
-        )
-    )
+    lock = (ROOT / f"locks/{name}.lock").read_text()
+    return set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
 
 
 def required(extra: str) -> set[str]:
@@ -46,22 +43,21 @@ def test_the_lock_of_a_gpu_extra_has_its_cupy_alone_and_the_test_tools(gpu):
 @pytest.mark.parametrize("gpu", GPUS)
 def test_make_installs_the_lock_of_the_gpu_into_its_own_environment(gpu, target):
     # -W: as if the lock had changed
-    printed = make("-n", target, f"GPU={gpu}", "-W", f"requirements-{gpu}.lock").stdout
-    assert f"true -r requirements-{gpu}.lock" in printed
-    assert set(re.findall(r"requirements\S*lock", printed)) == {f"requirements-{gpu}.lock"}
+    printed = make("-n", target, f"GPU={gpu}", "-W", f"locks/{gpu}.lock").stdout
+    assert f"true -r locks/{gpu}.lock" in printed
+    assert set(re.findall(r"locks/\S*lock", printed)) == {f"locks/{gpu}.lock"}
     assert set(re.findall(r"\.venv[a-z0-9-]*", printed)) == {f".venv-{gpu}"}
 
 
 def test_make_refuses_a_gpu_without_a_lock_and_a_second_cupy():
     unknown = make("setup", "GPU=cuda11")
     second = make(
-        "check", "GPU=rocm", "-o", ".venv-rocm/.installed-runtime", "-W", "requirements-dev.lock"
+        "check", "GPU=rocm", "-o", ".venv-rocm/.installed-runtime", "-W", "locks/dev.lock"
     )
     unnamed = make("test-gpu", "-o", ".venv/.installed-runtime")
     assert [unknown.returncode, second.returncode, unnamed.returncode] == [2, 2, 2]
     assert "must be one of: cuda12 cuda13 rocm" in unknown.stderr
     assert (
-        "requirements-dev.lock has a CuPy of its own: run make check without GPU=rocm"
-        in second.stderr
+        "locks/dev.lock has packages of its own: run make check without GPU=rocm" in second.stderr
     )
     assert "make test-gpu GPU=cuda13, or cuda12, or rocm" in unnamed.stderr

@@ -227,7 +227,7 @@ def check_out(variant: Variant, folder: Path) -> None:
     uses_wiretax = "wiretax" in (Path(word).name for word in variant.launcher)
     if uses_wiretax and not (folder / "wiretax").is_dir():  # the installed one would run
         raise Stop(USAGE, f"{subject}: its revision has no command wiretax: use python -m bench.X")
-    locks = [root / "requirements.lock" for root in (folder, ROOT)]
+    locks = [root / "locks/runtime.lock" for root in (folder, ROOT)]
     theirs, ours = (lock.read_bytes() if lock.is_file() else b"" for lock in locks)
     if theirs not in (b"", ours):
         status, last_line = run_to_end(["make", "setup"], folder, variant.environment(folder))

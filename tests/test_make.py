@@ -1,0 +1,139 @@
+"""What a machine or a Python lacks for `make allreduce`, `make test` or a command is one sentence.
+
+A compiler, a network, a folder of one's own, an environment that works, or the packages."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from kernels.devices.device import MOST_RANKS
+from tests.launch import MPIRUN, ROOT
+
+pytestmark = pytest.mark.unit
+
+MAKE = shutil.which("make") or "make"
+OLD = [
+    path
+    for version in ("3.8", "3.9")
+    for path in sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python3"))
+]
+FIRST_FILES = "reports/__init__.py", "reports/interpreter.py", "bench/__init__.py"
+
+
+def run(*words, cwd=ROOT, **options):
+    return subprocess.run(
+        [str(word) for word in words], cwd=cwd, capture_output=True, text=True, **options
+    )
+
+
+def refusal(folder, *words, **options):
+    """The sentences of a make that stops, without make's own line on the target that failed."""
+    done = run(MAKE, "-C", folder, *words, **options)
+    assert done.returncode == 2, done
+    return [line for line in done.stderr.splitlines() if not line.startswith("make")]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with a space that has what `make setup` reads."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    for name in ("Makefile", "locks", "wiretax"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def test_a_number_of_ranks_that_is_none_starts_none():
+    for ranks in ("x", "0", "-1", "2.5", "", "2 3", str(MOST_RANKS + 1)):
+        (sentence,) = refusal(ROOT, "-n", "allreduce", f"RANKS={ranks}")
+        assert f"RANKS is {ranks}, and must be a number from 1 to {MOST_RANKS}" in sentence
+    done = run(MAKE, "-n", "allreduce", f"RANKS={MOST_RANKS}")
+    assert f"mpirun -n {MOST_RANKS} " in done.stdout
+
+
+@pytest.mark.parametrize("target", ["allreduce", "check", "test"])
+def test_a_machine_without_a_compiler_is_told_before_anything_is_installed(checkout, target):
+    """Otherwise hundreds of tests would fail, each with its own error."""
+    (checkout / "nproc").symlink_to(shutil.which("nproc"))
+    (sentence,) = refusal(checkout, target, env={"PATH": str(checkout)})
+    assert sentence.startswith("no C++ compiler is here: apt-get install g++")
+    assert not (checkout / ".venv").exists()
+
+
+def test_a_folder_of_another_user_is_left_alone():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        shutil.copy(ROOT / "Makefile", folder)
+        Path(folder).chmod(0o555)
+        options = {"user": 65534, "group": 65534} if os.getuid() == 0 else {}
+        (sentence,) = refusal(folder, "allreduce", **options)
+        assert "may not write into this folder: clone Wiretax into a folder of your own" in sentence
+
+
+def test_a_broken_environment_is_made_anew_and_a_missing_network_is_named(checkout):
+    """An interpreter that was removed, behind a stamp that says that all is installed."""
+    programs = checkout / ".venv/bin"
+    programs.mkdir(parents=True)
+    (programs / "python").symlink_to("/nowhere/python3")
+    stamp = checkout / ".venv/.installed-runtime"
+    stamp.touch()
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+    installing, sentence = refusal(checkout, "setup", env={**os.environ, **offline})
+    assert installing == "Installing what locks/runtime.lock names into .venv ..."
+    assert sentence.startswith("pip cannot install what locks/runtime.lock names: is the network ")
+    assert "No matching distribution" in (checkout / ".venv/pip.log").read_text()
+    assert run(programs / "python", "-m", "pip", "--version").returncode == 0
+    assert not stamp.exists()
+
+
+def test_a_file_in_the_environments_place_is_named(checkout):
+    (checkout / ".venv").touch()
+    (sentence,) = refusal(checkout, "setup")
+    assert sentence.startswith(".venv cannot be made: type rm -rf .venv, and this command again (")
+
+
+@pytest.mark.parametrize("module", ["reports", "bench.allreduce", "bench.campaign", "wiretax"])
+def test_a_python_without_the_packages_names_the_environment(module):
+    """As when .venv is not activated: -S hides the packages."""
+    done = run(sys.executable, "-S", "-m", module)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "type `. .venv/bin/activate`" in done.stderr
+    done = run(MPIRUN, "-n", "2", sys.executable, "-S", "-m", module)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def test_an_older_python_can_read_the_files_that_refuse_it():
+    for name in (*FIRST_FILES, "wiretax/__init__.py"):
+        ast.parse((ROOT / name).read_text(), feature_version=(3, 8))
+
+
+@pytest.mark.skipif(not OLD, reason="no Python 3.8 or 3.9 is in ~/.pyenv")
+@pytest.mark.parametrize("module", ["reports", "bench.allreduce", "wiretax"])
+def test_an_older_python_is_refused(module):
+    for python in OLD:
+        done = run(python, "-m", module)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert done.stderr.startswith("Wiretax needs Python 3.10 or later, and ")
+
+
+def test_the_command_of_a_checkout_runs_from_any_folder(checkout, tmp_path):
+    """The link of `make setup`, in a path with a space, and beside names of a user."""
+    environment = checkout / ".venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin/python").symlink_to(sys.executable)
+    (environment / "lib").symlink_to(Path(sys.prefix, "lib"))
+    shutil.copy(Path(sys.prefix, "pyvenv.cfg"), environment)
+    done = run(MAKE, "-C", checkout, "setup", "PIP=true")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/__init__.py").write_text("raise ImportError('the folder of a user')")
+    done = run(environment / "bin/wiretax", "show", "x", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "reports: x cannot be read: No such file or directory\n",
+    )

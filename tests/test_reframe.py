@@ -22,7 +22,7 @@ SITE = """site_configuration = {"systems": [{"name": "site", "hostnames": [".*"]
     {"name": "here", "scheduler": "local", "launcher": "mpirun", "environs": ["builtin"]}]}]}"""
 CHECK = ROOT / "examples" / "reframe_wiretax.py"
 CASES = "-b 16K -e 16K --mode isolated --iters 240 --algorithm"
-PROGRAM = f"{sys.executable} -m wiretax"
+PROGRAM = f"'{sys.executable}' -m wiretax"
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 LIBRARY = "all_reduce_library_16KiB_us"
 
@@ -265,7 +265,7 @@ def test_reframe_measures_across_nodes_and_names_a_bad_option(slurm, tmp_path):
 def test_an_array_of_jobs_leaves_a_run_each(slurm, tmp_path):
     wiretax = tmp_path / "bin" / "wiretax"
     wiretax.parent.mkdir()
-    wiretax.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {PROGRAM} "$@"\n')
+    wiretax.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec {PROGRAM} "$@"\n')
     wiretax.chmod(0o755)
     (wiretax.parent / "activate").write_text(f"PATH={wiretax.parent}:$PATH\n")
     job = (

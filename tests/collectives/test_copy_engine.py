@@ -12,7 +12,7 @@ from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import DeviceError
 from reports.store.result import read
 from tests import fake_gpu
-from tests.bench.test_cli import launch
+from tests.bench.launches import launch
 from tests.launch import ROOT, few, mpirun
 
 pytestmark = pytest.mark.alone

@@ -11,7 +11,7 @@ from collectives.collective import DATATYPES, REDOPS
 from kernels.devices.compile_cache import SOURCES, CompileError
 from reports.store.result import read
 from tests import fake_gpu
-from tests.bench.test_cli import launch
+from tests.bench.launches import launch
 from tests.kernels.broken_kernels import tree
 from tests.kernels.compile_matrix import OLDEST_CUDA12, code
 from tests.kernels.gpu_builds import compiled

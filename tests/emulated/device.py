@@ -1,39 +1,23 @@
-"""An emulated GPU: the project's Device over machine.py. Its memory is the host's, so processes can share it."""
+"""An emulated GPU: the project's Device over machine.py. Its memory is the host's, so processes can
+share it."""
 
 import ctypes
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from collectives.collective import Array
-from collectives.communicator import Communicator
-from collectives.library.mpi import MpiLibrary
-from collectives.operation import Bound, Case, Library, Message, Unsupported, World
 from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import CopyEngine, Kernel, Step
 from tests.emulated.machine import CodeObject, Launch, Machine, compiler_version
-from tests.kernels.kernel_resources import PRELUDE, clang
+from tests.kernels.kernel_resources import HIP, PRELUDE, clang
 
-FLAGS = [
-    "-x",
-    "hip",
-    "--cuda-device-only",
-    "--no-gpu-bundle-output",
-    "-nogpulib",
-    "-nogpuinc",
-    "-O3",
-    "-std=c++17",
-    "-S",
-    "-Xclang",
-    "-emit-obj",
-]  # an object file: the linker of AMD's code is another package
-CODE: dict[
-    Path, CodeObject
-] = {}  # never unloaded, because decoded instructions are known by their addresses
+# An object file: the linker of AMD's code is another package.
+FLAGS = [*HIP, "-O3", "-std=c++17", "-S", "-Xclang", "-emit-obj"]
+# Never unloaded, because decoded instructions are known by their addresses.
+CODE: dict[Path, CodeObject] = {}
 LOADING = threading.Lock()
 
 
@@ -52,7 +36,8 @@ class EmulatedModule:
 
 
 class HostCopies(CopyEngine):
-    """Copies that the host makes in the stream's order, so never beside a kernel of the same rank."""
+    """Copies that the host makes in the stream's order, so never beside a kernel of the same
+    rank."""
 
     def __init__(self, device: "EmulatedDevice") -> None:
         self.device = device
@@ -99,24 +84,13 @@ class EmulatedDevice(CpuDevice):
         source = self.kernels / f"{stem}.cu"
 
         def build(path: Path, options: list[str], checks: str) -> None:
-            command = [
-                clang(),
-                *FLAGS,
-                f"--offload-arch={self.arch}",
-                *options,
-                "-include",
-                str(PRELUDE),
-                "-include",
-                str(source),
-                "-",
-                "-o",
-                str(path),
-            ]
+            flags = [*FLAGS, f"--offload-arch={self.arch}", *options]
+            files = ["-include", str(PRELUDE), "-include", str(source), "-", "-o", str(path)]
+            command = [clang(), *flags, *files]
             done = subprocess.run(command, input=checks, capture_output=True, text=True)
             if done.returncode:
-                raise CompileError(
-                    f"{source.name} does not compile for {self.arch}: {first_complaint(done.stderr)}"
-                )
+                complaint = first_complaint(done.stderr)
+                raise CompileError(f"{source.name} does not compile for {self.arch}: {complaint}")
 
         inputs = [self.arch, self.compiler, PRELUDE.read_text(), *FLAGS]
         path = compile_once(source, inputs, macros, structures, ".o", build)
@@ -155,37 +129,3 @@ class EmulatedDevice(CpuDevice):
     def on_host(self, name: str, run: Callable[[], object]) -> Step:
         """A step that the host performs between two launches."""
         return Step(Kernel(name, lambda blocks, argument: self.stream.append(run)), None)
-
-
-class HostLibrary(Library):
-    """MPI between the launches of emulated ranks, for exchanges between our kernels that pack and unpack."""
-
-    name = "MPI"
-
-    def __init__(self, communicator: Communicator, device: EmulatedDevice) -> None:
-        self.device, self.mpi = device, MpiLibrary(communicator, device)
-
-    def variants(self, world: World) -> tuple[str, ...]:
-        return ("plain",)
-
-    def bind(self, world: World, case: Case) -> Bound:
-        return Unsupported("no kernel of ours takes part")
-
-    def bind_exchange(
-        self,
-        world: World,
-        send: tuple[int, Array],
-        receive: tuple[int, Array],
-        counts: tuple[int, int] | None = None,
-    ) -> Bound:
-        exchange = self.mpi.bind_exchange(world, send, receive, counts)
-        return replace(exchange, step=self.device.on_host("exchange", exchange.call))
-
-    def among(self, communicator: Communicator) -> "HostLibrary":
-        return HostLibrary(communicator, self.device)
-
-    def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
-        return Unsupported("emulated ranks are on one host")
-
-    def barrier(self, world: World) -> Step:
-        return self.mpi.barrier(world)

@@ -1,6 +1,5 @@
 // The inner loop of machine.py: executes a wave's instructions until one needs the machine. The
 // emulator compiles each instruction to a function of up to six buffers.
-#include <sched.h>
 
 struct Instruction {
   void (*run)(void*, void*, void*, void*, void*, void*);
@@ -14,8 +13,8 @@ constexpr unsigned long END = ~0ul;  // the program counter after s_endpgm
 
 // Executes up to `most` instructions, and returns how many. `instructions` has an entry for each
 // 4-byte word from `base` on; `counter` is the wave's program counter, low half first.
-static long execute_some(unsigned* counter, void* const* buffers, const Instruction* instructions,
-                         unsigned long base, long most) {
+extern "C" long execute(unsigned* counter, void* const* buffers, const Instruction* instructions,
+                        unsigned long base, long most) {
   for (long done = 0; done < most; ++done) {
     const unsigned long address = counter[0] | (unsigned long)counter[1] << 32;
     if (address == END) return done;
@@ -32,14 +31,4 @@ static long execute_some(unsigned* counter, void* const* buffers, const Instruct
     }
   }
   return most;
-}
-
-// The emulator makes an access of 8 or 16 bytes in words of 4. Processes that share `turn` execute
-// one after another, so that none sees half of an access.
-extern "C" long execute(unsigned* counter, void* const* buffers, const Instruction* instructions,
-                        unsigned long base, long most, unsigned* turn) {
-  while (__atomic_exchange_n(turn, 1, __ATOMIC_ACQUIRE)) sched_yield();
-  const long done = execute_some(counter, buffers, instructions, base, most);
-  __atomic_store_n(turn, 0, __ATOMIC_RELEASE);
-  return done;
 }

@@ -1,10 +1,11 @@
-"""Executes AMD machine code on this CPU, instruction by instruction: the waves of all ranks interleaved at random.
+"""Executes AMD machine code on this CPU, instruction by instruction: the waves of all ranks
+interleaved at random.
 
-The instructions come from an emulator in a folder beside the project (`$WIRETAX_EMULATOR`, by default
-../shared/emulator), and from tinygrad's wheel, which `make test-emulated` installs to .venv-emulated. The emulator has
-no caches: every store is visible to all waves at once. So a test shows what the code computes, and that its waits
-suffice in each interleaving tried; it does not show what orders memory on a GPU.
-"""
+The instructions come from an emulator in a folder beside the project (`$WIRETAX_EMULATOR`, by
+default ../shared/emulator), and from tinygrad's wheel, which `make test-emulated` installs to
+.venv-emulated. The emulator has no caches: every store is visible to all waves at once. So a test
+shows what the code computes, and that its waits suffice in each interleaving tried; it does not
+show what orders memory on a GPU."""
 
 import ctypes
 import hashlib
@@ -24,9 +25,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kernels.devices.compile_cache import CompileError, cache_folder
+from kernels.devices.compile_cache import cache_folder
 from kernels.devices.cpu import compile_kernel, cpu_model
-from tests.kernels.kernel_resources import clang
+from tests.kernels.kernel_resources import NoCompiler, clang
 from tests.launch import ROOT
 
 FAMILIES = {"gfx1100": "rdna3", "gfx1201": "rdna4", "gfx942": "cdna"}  # the emulator's names
@@ -59,10 +60,10 @@ CORRECTIONS = {
     # An atomic returns the old value if this bit is set: `sc0` on gfx942.
     "_iattr(inst, 'glc') or (": "_iattr(inst, 'glc') or _iattr(inst, 'sc0') or (",
     # A 16-bit operand in register 128 + n is the upper half of register n: not on gfx942.
-    "if bits['s0'] == 16:  # src0 >= 384": "if bits['s0'] == 16 and ctx.wave_size == 32:  # src0 >= 384",
-    "write_hi_half = bits['d'] == 16 and": "write_hi_half = ctx.wave_size == 32 and bits['d'] == 16 and",
+    "if bits['s0'] == 16:  # src0 >=": "if bits['s0'] == 16 and ctx.wave_size == 32:  # src0 >=",
+    "write_hi_half = bits": "write_hi_half = ctx.wave_size == 32 and bits",
     "vsrc1_hi = bits['s0'] == 16 and": "vsrc1_hi = ctx.wave_size == 32 and bits['s0'] == 16 and",
-    "if bits['s0'] == 16:\n      vsrc1_hi =": "if bits['s0'] == 16 and ctx.wave_size == 32:\n      vsrc1_hi =",
+    "16:\n      vsrc1_hi =": "16 and ctx.wave_size == 32:\n      vsrc1_hi =",
 }
 
 
@@ -74,8 +75,8 @@ def reason_against() -> str | None:
         return "tinygrad is not installed: run `make test-emulated`"
     try:
         clang()
-    except CompileError:
-        return "system tool absent: clang-22"
+    except NoCompiler as error:
+        return str(error)
     return None
 
 
@@ -109,7 +110,8 @@ def emulator() -> Any:
 
 
 def stored(to_program: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """tinygrad's function, which takes 100 ms to compile an instruction, with its results in the compile cache."""
+    """tinygrad's function, which takes 100 ms to compile an instruction, with its results in the
+    compile cache."""
     tools = hashlib.sha256(
         "\0".join([compiler_version(), version("tinygrad"), *cpu_model()]).encode()
     ).hexdigest()
@@ -144,20 +146,15 @@ def native_loop() -> Any:
     function = ctypes.CDLL(
         str(compile_kernel(Path(__file__).with_name("execute.cpp"), {}, (Instruction,)))
     ).execute
-    function.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_uint64,
-        ctypes.c_long,
-        ctypes.c_void_p,
-    ]
+    pointer = ctypes.c_void_p
+    function.argtypes = [pointer, pointer, pointer, ctypes.c_uint64, ctypes.c_long]
     function.restype = ctypes.c_long
     return function
 
 
 class CodeObject:
-    """A kernel file's machine code in executable order: a relocatable ELF file, relocated in place."""
+    """A kernel file's machine code in executable order: a relocatable ELF file, relocated in
+    place."""
 
     def __init__(self, path: Path, arch: str) -> None:
         data = path.read_bytes()
@@ -257,7 +254,8 @@ class MachineKernel:
 
 @dataclass
 class Launch:
-    """A kernel in a rank's stream. Hidden arguments follow `argument`, as in code object version 5."""
+    """A kernel in a rank's stream. Hidden arguments follow `argument`, as in code object version
+    5."""
 
     kernel: MachineKernel
     blocks: int
@@ -322,7 +320,8 @@ class Launch:
 
 
 class Block:
-    """A block's shared memory and its barrier. `pace` is the probability that a chosen wave continues."""
+    """A block's shared memory and its barrier. `pace` is the probability that a chosen wave
+    continues."""
 
     def __init__(self, local_bytes: int, waves: int, pace: float) -> None:
         self.pace = pace
@@ -339,7 +338,8 @@ class Block:
 
 
 class Wave:
-    """A wave: its registers, and the barrier that it waits for (`awaited`, counted by its block)."""
+    """A wave: its registers, and the barrier that it waits for (`awaited`, counted by its
+    block)."""
 
     def __init__(self, launch: Launch, block: Block, state: Any, lanes: int) -> None:
         self.launch, self.block, self.state = launch, block, state
@@ -348,7 +348,8 @@ class Wave:
         scalars, vectors, accumulators = (
             buffer._buf.va_addr for buffer in (state.sgpr_buf, state.vgpr_buf, state.accvgpr_buf)
         )
-        # In the order of the emulator's parameters. The third is all memory, which starts at address 0.
+        # In the order of the emulator's parameters. The third is all memory, which starts at
+        # address 0.
         self.buffers = (ctypes.c_void_p * 6)(
             scalars,
             vectors,
@@ -391,7 +392,8 @@ def decoded(address: int, arch: str) -> Instruction:
     if kind != RUN:
         return Instruction(kind=kind, size=size)
     if family == "cdna" and "FLAT_" in text:
-        # The hardware ignores the field of the scalar address in a FLAT instruction; the emulator ignores 127.
+        # The hardware ignores the field of the scalar address in a FLAT instruction; the emulator
+        # ignores 127.
         ctypes.c_uint8.from_address(address + 6).value |= 0x7F
     program, runtime = emu._get_runner(ctypes.string_at(address, size) + bytes(4), family)
     return Instruction(
@@ -400,16 +402,17 @@ def decoded(address: int, arch: str) -> Instruction:
 
 
 class Machine:
-    """Executes streams, one a rank. `executed` counts each kernel's instructions, `clock` all of them. `paces` are the
-    ranks' in turn: with 0.1 a rank falls behind others, which then poll ten times as often. Processes share `turn`."""
+    """Executes streams, one a rank. `executed` counts each kernel's instructions, `clock` all of
+    them. `paces` are the ranks' in turn: with 0.1 a rank falls behind others, which then poll ten
+    times as often."""
 
     def __init__(self, seed: int = 0, paces: Sequence[float] = (1.0,)) -> None:
-        self.paces, self.turn = paces, ctypes.c_uint32()
+        self.paces = paces
         self.draw, self.clock, self.executed = random.Random(seed), 0, Counter[str]()
 
     def run(self, streams: Sequence[Iterator[Launch | Callable[[], object]]]) -> None:
-        """Runs all streams at once. A launch starts when the one before it in its stream has ended; the streams know
-        nothing of each other. Raises RuntimeError if they do not end."""
+        """Runs all streams at once. A launch starts when the one before it in its stream has ended;
+        the streams know nothing of each other. Raises RuntimeError if they do not end."""
         waves: list[Wave] = []
         running = [0] * len(streams)
         pending = list(range(len(streams)))  # streams that may start their next launch
@@ -456,7 +459,6 @@ class Machine:
                 code.instructions,
                 code.base,
                 stop - self.clock,
-                ctypes.byref(self.turn),
             )
             address = wave.state.pc
             if address == emulator().ENDPGM_PC:

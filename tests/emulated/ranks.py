@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -24,18 +24,27 @@ INBOX_BYTES = 1 << 18  # of the copy engines, for the largest case
 TIMEOUT_S = 0.5  # of the emulated clock: 50 million instructions
 
 
+class Grid(NamedTuple):
+    """Ranks on GPUs of an architecture, their threads a block and most blocks."""
+
+    arch: str
+    ranks: int
+    threads: int
+    blocks: int
+
+
 def open_ranks(
-    arch: str,
-    ranks: int,
-    threads: int,
-    blocks: int,
+    grid: Grid,
     seed: int,
     kernels: Path = SOURCES,
     paces: Sequence[float] = (1.0,),
     timeout_s: float = TIMEOUT_S,
 ) -> Bed:
     machine = Machine(seed, paces)
-    devices = [EmulatedDevice(machine, arch, threads, blocks, kernels) for _ in range(ranks)]
+    devices = [
+        EmulatedDevice(machine, grid.arch, grid.threads, grid.blocks, kernels)
+        for _ in range(grid.ranks)
+    ]
     bed = open_bed(devices, seed, timeout_s=timeout_s)
     inboxes: Any = [device.private(INBOX_BYTES) for device in devices]
     for world in bed.worlds:
@@ -72,8 +81,8 @@ def late_ranks(bed: Bed) -> str | None:
 
 
 def run_items(bed: Bed, launches: int) -> dict[str, int]:
-    """Launches each item several times, in an order that is random and the same on every rank. Returns the number of
-    wrong elements by item. The ranks meet once, at the start."""
+    """Launches each item several times, in an order that is random and the same on every rank.
+    Returns the number of wrong elements by item. The ranks meet once, at the start."""
     order = random.Random(bed.seed).sample([*bed.items] * launches, launches * len(bed.items))
     for rank, world in enumerate(bed.worlds):
         peers = cast(PeerBuffer, world.peers)
@@ -94,8 +103,8 @@ def run_items(bed: Bed, launches: int) -> dict[str, int]:
 
 
 def examples_on(bed: Bed, epochs: int) -> Callable[[Example, np.ndarray], str | None]:
-    """A function for `collective_examples.check`: performs an example on all ranks and describes the first error. The
-    epoch wraps after `epochs` launches."""
+    """A function for `collective_examples.check`: performs an example on all ranks and describes
+    the first error. The epoch wraps after `epochs` launches."""
     rooms = [[device.private(ROOM_BYTES) for device in devices_of(bed)] for _ in range(2)]
     buffers = [Buffers(r, bed.ranks, *pair) for r, pair in enumerate(zip(*rooms, strict=True))]
     for world in bed.worlds:

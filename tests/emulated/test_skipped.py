@@ -1,4 +1,5 @@
-"""The emulator does not belong to the project: without it `make test-emulated` says so and succeeds."""
+"""The emulator does not belong to the project: without it `make test-emulated` says so and
+succeeds."""
 
 import os
 import subprocess

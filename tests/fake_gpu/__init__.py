@@ -1,9 +1,9 @@
 """A software GPU behind CuPy's interface, for tests on machines without a GPU.
 
-Only the library boundary is fake: this `cupy` has CuPy's names, signatures, errors and semantics. Behind it, fibres of
-host threads run the kernels from their GPU sources, processes share memory, streams are queues, and waits block.
-`environment()` returns the variables that give a process the software GPU.
-"""
+Only the library boundary is fake: this `cupy` has CuPy's names, signatures, errors and semantics.
+Behind it, fibres of host threads run the kernels from their GPU sources, processes share memory,
+streams are queues, and waits block. `environment()` returns the variables that give a process the
+software GPU."""
 
 import hashlib
 import os
@@ -51,12 +51,13 @@ def _folder() -> Path:
 
 
 def environment(**faults: object) -> dict[str, str]:
-    """The environment of a process that uses the software GPU: `mpirun(2, ..., **environment(vendor="hip"))`.
+    """The environment of a process that uses the software GPU: `mpirun(2, ...,
+    **environment(vendor="hip"))`.
 
-    The process has no NCCL; `fake_nccl.environment` adds it. `faults` name the variables of cupy/_software.py:
-    `count=1` sets FAKE_GPU_COUNT. With `make reliability` device memory is closed to the host (FAKE_GPU_CLOSED). The
-    compile cache is separate from the cache for real GPUs.
-    """
+    The process has no NCCL; `fake_nccl.environment` adds it. `faults` name the variables of
+    cupy/_software.py: `count=1` sets FAKE_GPU_COUNT. With `make reliability` device memory is
+    closed to the host (FAKE_GPU_CLOSED). The compile cache is separate from the cache for real
+    GPUs."""
     folder = _folder()
     vendors = (
         str(faults.get("vendor", "cuda")).split(",") if str(faults.get("driver")) != "0" else []

@@ -1,4 +1,5 @@
-"""Builds the library with NCCL's C interface, and sets the environment of a process that uses it."""
+"""Builds the library with NCCL's C interface, and sets the environment of a process that uses
+it."""
 
 import hashlib
 import shutil
@@ -49,7 +50,8 @@ def environment(
     has_alltoall: bool = True,
     **faults: object,
 ) -> dict[str, str]:
-    """The environment of a process with a software GPU and its library; `version=22703` sets FAKE_NCCL_VERSION."""
+    """The environment of a process with a software GPU and its library; `version=22703` sets
+    FAKE_NCCL_VERSION."""
     settings = fake_gpu.environment(vendor=vendor, **(gpu or {}))
     del settings["FAKE_NCCL_BINDING"]
     variables = {f"FAKE_NCCL_{name.upper()}": str(value) for name, value in faults.items()}

@@ -31,12 +31,8 @@ static const Error ERRORS[] = {
      "invalid argument", nullptr},
     {2, "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "hipErrorOutOfMemory",
      "out of memory", nullptr},
-    {3, "cudaErrorInitializationError", "CUDA_ERROR_NOT_INITIALIZED", "hipErrorNotInitialized",
-     "initialization error", nullptr},
     {17, "cudaErrorInvalidDevicePointer", nullptr, "hipErrorInvalidDevicePointer",
      "invalid device pointer", nullptr},
-    {21, "cudaErrorInvalidMemcpyDirection", nullptr, "hipErrorInvalidMemcpyDirection",
-     "invalid copy direction for memcpy", nullptr},
     {35, "cudaErrorInsufficientDriver", nullptr, "hipErrorInsufficientDriver",
      "CUDA driver version is insufficient for CUDA runtime version",
      "driver version is insufficient for runtime version"},
@@ -46,40 +42,22 @@ static const Error ERRORS[] = {
      "no CUDA-capable device is detected", "no ROCm-capable device is detected"},
     {101, "cudaErrorInvalidDevice", "CUDA_ERROR_INVALID_DEVICE", "hipErrorInvalidDevice",
      "invalid device ordinal", nullptr},
-    {200, "cudaErrorInvalidKernelImage", "CUDA_ERROR_INVALID_IMAGE", "hipErrorInvalidImage",
-     "device kernel image is invalid", nullptr},
-    {201, "cudaErrorDeviceUninitialized", "CUDA_ERROR_INVALID_CONTEXT", "hipErrorInvalidContext",
-     "invalid device context", nullptr},
     {205, "cudaErrorMapBufferObjectFailed", "CUDA_ERROR_MAP_FAILED", "hipErrorMapFailed",
      "mapping of buffer object failed", nullptr},
     {217, "cudaErrorPeerAccessUnsupported", "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED",
      "hipErrorPeerAccessUnsupported", "peer access is not supported between these two devices",
      nullptr},
-    {301, "cudaErrorFileNotFound", "CUDA_ERROR_FILE_NOT_FOUND", "hipErrorFileNotFound",
-     "file not found", nullptr},
     {400, "cudaErrorInvalidResourceHandle", "CUDA_ERROR_INVALID_HANDLE", "hipErrorInvalidHandle",
      "invalid resource handle", nullptr},
-    {500, "cudaErrorSymbolNotFound", "CUDA_ERROR_NOT_FOUND", "hipErrorNotFound",
-     "named symbol not found", nullptr},
-    {600, "cudaErrorNotReady", "CUDA_ERROR_NOT_READY", "hipErrorNotReady", "device not ready",
-     nullptr},
     {700, "cudaErrorIllegalAddress", "CUDA_ERROR_ILLEGAL_ADDRESS", "hipErrorIllegalAddress",
      "an illegal memory access was encountered", nullptr},
-    {704, "cudaErrorPeerAccessAlreadyEnabled", "CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED",
-     "hipErrorPeerAccessAlreadyEnabled", "peer access is already enabled", nullptr},
-    {712, "cudaErrorHostMemoryAlreadyRegistered", "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
-     "hipErrorHostMemoryAlreadyRegistered",
-     "part or all of the requested memory range is already mapped", nullptr},
-    {713, "cudaErrorHostMemoryNotRegistered", "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
-     "hipErrorHostMemoryNotRegistered", "pointer does not correspond to a registered memory region",
-     nullptr},
-    {719, "cudaErrorLaunchFailure", "CUDA_ERROR_LAUNCH_FAILED", "hipErrorLaunchFailure",
-     "unspecified launch failure", nullptr},
     {801, "cudaErrorNotSupported", "CUDA_ERROR_NOT_SUPPORTED", "hipErrorNotSupported",
      "operation not supported", nullptr},
     {900, "cudaErrorStreamCaptureUnsupported", "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
      "hipErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing",
      nullptr},
+    {719, "cudaErrorLaunchFailure", "CUDA_ERROR_LAUNCH_FAILED", "hipErrorLaunchFailure",
+     "unspecified launch failure", nullptr},
     {901, "cudaErrorStreamCaptureInvalidated", "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
      "hipErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture",
      nullptr},
@@ -111,8 +89,7 @@ extern "C" const char* gpu_error_string(int status) {
 }
 extern "C" const char* hipGetErrorString(int status) { return gpu_error_string(status); }
 
-// --------------------------------------------------------------------------------------------------
-// requested faults
+// -- requested faults
 
 long setting(const char* name, long otherwise) {
   const char* text = getenv(name);
@@ -173,8 +150,7 @@ int entering(const char* call, size_t amount) {
 }
 extern "C" int gpu_entering(const char* call, size_t amount) { return entering(call, amount); }
 
-// ---------------------------------------------------------------------------------------------------------
-// allocations
+// -- allocations
 
 enum Kind { DEVICE_MEMORY, PINNED, REGISTERED, PEER };
 struct Allocation {
@@ -238,8 +214,7 @@ void remove_memory(void* at) {
   allocations.erase((uintptr_t)at);
 }
 
-// -------------------------------------------------------------------------------------------------------------
-// caches
+// -- caches
 
 // FAKE_GPU_CACHED lists flags of hipExtMallocWithFlags: this process reaches parts of a peer's
 // large allocation of such a kind through a cache. FAKE_GPU_COHERENT says when the cache writes
@@ -325,6 +300,7 @@ extern "C" void gpu_stored(const void* at) {
   if (caching && coherent() != 'l') exchange_lines(true, (const char*)at);
 }
 
+constexpr size_t TOTAL_BYTES = 4L << 30;
 static size_t in_use() {
   size_t bytes = 0;
   for (const auto& a : allocations) bytes += a.second.kind == DEVICE_MEMORY ? a.second.bytes : 0;
@@ -333,9 +309,8 @@ static size_t in_use() {
 
 static int allocate(void** pointer, size_t bytes, unsigned flags = 0) {
   std::lock_guard<std::mutex> held(lock);
-  const size_t total = (size_t)setting("FAKE_GPU_MEMORY", 4L << 30);
   if (bytes == 0) return *pointer = nullptr, 0;
-  if (bytes > total || in_use() > total - bytes) return 2;
+  if (bytes > TOTAL_BYTES || in_use() > TOTAL_BYTES - bytes) return 2;
   const int fd = memfd_create("software gpu", MFD_CLOEXEC);
   if (fd < 0 || ftruncate(fd, (off_t)bytes)) return 2;
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -395,10 +370,6 @@ int gpu_host_alloc(void** pointer, size_t bytes, unsigned) {
   allocations[(uintptr_t)at] = {bytes, -1, PINNED, device_now(), getpid(), 0, 1};
   return *pointer = at, 0;
 }
-int gpu_free_host(void* pointer) {
-  const int status = entering("freeHost");
-  return status || !pointer ? status : release(pointer, PINNED, 1);
-}
 int gpu_host_register(void* pointer, size_t bytes, unsigned) {
   const int status = entering("hostRegister", bytes);
   return status ? status : register_host(pointer, bytes);
@@ -410,7 +381,7 @@ int gpu_host_unregister(void* pointer) {
 int gpu_memory_info(size_t* free_bytes, size_t* total) {
   if (const int status = entering("memGetInfo")) return status;
   std::lock_guard<std::mutex> held(lock);
-  *total = (size_t)setting("FAKE_GPU_MEMORY", 4L << 30);
+  *total = TOTAL_BYTES;
   return *free_bytes = *total - in_use(), 0;
 }
 // CUDA's memory types: 0 unregistered, 1 host, 2 device.
@@ -480,8 +451,7 @@ int gpu_close_import(void* pointer) {
   return release(pointer, PEER, 1);
 }
 
-// -------------------------------------------------------------------------------------------
-// functions that CuPy lacks
+// -- functions that CuPy lacks
 
 int cuMemGetAddressRange_v2(void** base, size_t* bytes, void* address) {
   const int status = entering("cuMemGetAddressRange_v2");

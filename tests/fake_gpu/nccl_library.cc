@@ -62,9 +62,6 @@ static std::string setting(const char* name) {
   return text ? text : "";
 }
 
-// -------------------------------------------------------------------------------------------------------------
-// messages
-
 static std::string last_error;
 static FILE* log_file;
 static std::string level, subsystems;
@@ -97,9 +94,6 @@ static bool told_to_fail(const char* call, int rank) {
   const std::string asked = setting("FAKE_NCCL_FAIL");
   return asked == call || asked == std::string(call) + ":rank" + std::to_string(rank);
 }
-
-// --------------------------------------------------------------------------------------------------------
-// communicators
 
 constexpr int MOST_RANKS = 8;
 constexpr size_t SLOT_BYTES = 4 << 20;
@@ -159,21 +153,6 @@ static int delay_of(const std::string& protocol) {
   return at == std::string::npos ? 0 : atoi(all.c_str() + at + name.size());
 }
 
-// ------------------------------------------------------------------------------------------------------------
-// reduction
-
-struct Half {
-  uint16_t bits;
-  operator double() const {
-    _Float16 h;
-    memcpy(&h, &bits, 2);
-    return (double)h;
-  }
-  Half(double v) {
-    const _Float16 h = (_Float16)v;
-    memcpy(&bits, &h, 2);
-  }
-};
 struct Bfloat {
   uint16_t bits;
   operator double() const {
@@ -216,6 +195,19 @@ struct Call {
   size_t bytes;
   int type, op, peer;
 };
+
+static void reduce_as(const Call& call, char (*slots)[SLOT_BYTES], void* to, size_t bytes) {
+#define TYPE(number, Element, Sum) \
+  if (call.type == number) reduce<Element, Sum>(*call.comm, slots, to, bytes, call.op)
+  TYPE(0, int8_t, int64_t);
+  TYPE(1, uint8_t, int64_t);
+  TYPE(2, int32_t, int64_t);
+  TYPE(4, int64_t, int64_t);
+  TYPE(6, _Float16, double);
+  TYPE(7, float, double);
+  TYPE(8, double, double);
+  TYPE(9, Bfloat, double);
+}
 
 // Whether the stream may go on.
 static bool begin(Comm& c) {
@@ -263,32 +255,7 @@ static void collective(void* argument) {
       if (call.what == ALL_GATHER || call.what == EVERY_TO_EVERY)
         for (int r = 0; r < c.ranks; ++r) memcpy(to + r * call.bytes, slots[r], bytes);
       else
-        switch (call.type) {
-          case 0:
-            reduce<int8_t, int64_t>(c, slots, to, bytes, call.op);
-            break;
-          case 1:
-            reduce<uint8_t, int64_t>(c, slots, to, bytes, call.op);
-            break;
-          case 2:
-            reduce<int32_t, int64_t>(c, slots, to, bytes, call.op);
-            break;
-          case 4:
-            reduce<int64_t, int64_t>(c, slots, to, bytes, call.op);
-            break;
-          case 6:
-            reduce<Half, double>(c, slots, to, bytes, call.op);
-            break;
-          case 7:
-            reduce<float, double>(c, slots, to, bytes, call.op);
-            break;
-          case 8:
-            reduce<double, double>(c, slots, to, bytes, call.op);
-            break;
-          case 9:
-            reduce<Bfloat, double>(c, slots, to, bytes, call.op);
-            break;
-        }
+        reduce_as(call, slots, to, bytes);
     }
   end(c);
 }
@@ -323,9 +290,6 @@ static void messages(void* argument) {
   }
   end(c);
 }
-
-// ------------------------------------------------------------------------------------------------------------
-// interface
 
 static std::set<void*> own_memory;
 

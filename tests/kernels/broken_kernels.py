@@ -6,6 +6,7 @@ them. A patch names the text that it replaces; if the sources no longer contain 
 the patch raises ValueError.
 """
 
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ PLATFORM, PACKETS = "kernels/include/platform.h", "kernels/include/packets.h"
 LL, SENTINEL = "kernels/allreduce_one_shot_ll.cu", "kernels/allreduce_one_shot_sentinel.cu"
 
 
+def matches(text: str) -> str:
+    """The regular expression of a text, with any white space where the text has some: a formatter
+    may move it."""
+    return r"\s+".join(map(re.escape, text.split()))
+
+
 @dataclass(frozen=True)
 class Patch:
     """Replaces `old` by `new` in a file of the project. With `until`, replaces everything from
@@ -38,15 +45,15 @@ class Patch:
 
     def applied(self, text: str) -> str:
         """Returns the patched text. Raises ValueError unless `old` occurs `times` times."""
-        before, *parts = text.split(self.old)
-        if not parts or len(parts) != (self.times or len(parts)):
+        found = len(re.findall(matches(self.old), text))
+        if found != (self.times or max(found, 1)):
             wanted = self.times or "at least 1"
-            raise ValueError(f"{self.path} has {self.old!r} {len(parts)} times, not {wanted}")
-        for part in parts:
-            if self.until not in part:
-                raise ValueError(f"{self.path} no longer has {self.until!r} after {self.old!r}")
-            before += self.new + part[part.index(self.until) + len(self.until) :]
-        return before
+            raise ValueError(f"{self.path} has {self.old!r} {found} times, not {wanted}")
+        whole = f"{matches(self.old)}.*?{matches(self.until)}" if self.until else matches(self.old)
+        patched, replaced = re.subn(whole, lambda _: self.new, text, flags=re.DOTALL)
+        if replaced != found:
+            raise ValueError(f"{self.path} no longer has {self.until!r} after {self.old!r}")
+        return patched
 
 
 def apply(folder: Path, patches: Iterable[Patch]) -> None:
@@ -145,7 +152,8 @@ PATCHES = {
         Patch(LL, "(epoch & 1) * MOST_RANKS", "0 * MOST_RANKS"),
         Patch(SENTINEL, "(epoch & 1) * WORLD", "0 * WORLD"),
     ],
-    # Right for a place with one reader, which writes there next. Other readers of a slab may still read.
+    # Right for a place with one reader, which writes there next. Other readers of a slab may still
+    # read.
     "swap in place of the epoch flip": [
         Patch(SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes"),
         Patch(SYNC, "(epoch >> 1) % (2 * WORLD)", "epoch % (2 * WORLD)"),
@@ -157,8 +165,8 @@ PATCHES = {
         Patch(PACKETS, "return seen == all_here;", "return true;"),
         Patch(PACKETS, "return !missing;", "return true;"),
     ],
-    # Rank 1 enters the probe only when rank 0 has signalled its last round. Without the wait, rank 0 has then compared
-    # all earlier rounds before rank 1 stores anything.
+    # Rank 1 enters the probe only when rank 0 has signalled its last round. Without the wait, rank
+    # 0 has then compared all earlier rounds before rank 1 stores anything.
     "a rank that starts late": [
         Patch(
             PROBE,

@@ -1,11 +1,12 @@
-"""Compiles every kernel file with the oldest and the newest compiler that each extra allows, without a GPU.
+"""Compiles every kernel file with the oldest and the newest compiler that each extra allows,
+without a GPU.
 
     python -m tests.kernels.compile_matrix
 
-NVRTC comes from PyPI, into the user's cache; clang 19 and 22 stand for hipRTC of ROCm 6.3 to 7, with the names of its
-implicit header. Prints one line per compiler and architecture. Exit status 1 if a file does not compile, if its code
-breaks the order of the memory model, or if a compiler is absent.
-"""
+NVRTC comes from PyPI, into the user's cache; clang 19 and 22 stand for hipRTC of ROCm 6.3 to 7,
+with the names of its implicit header. Prints one line per compiler and architecture. Exit status 1
+if a file does not compile, if its code breaks the order of the memory model, or if a compiler is
+absent."""
 
 import ctypes
 import multiprocessing
@@ -33,11 +34,13 @@ from tests.test_house import structures_compared_in_runs
 # CuPy 14 takes the NVRTC of any CUDA 12 or 13. The newest of each are in the locks of the extras.
 OLDEST_CUDA12 = "nvidia-cuda-nvrtc-cu12==12.0.76"
 OLDER_NVRTC = OLDEST_CUDA12, "nvidia-cuda-nvrtc==13.0.48", "nvidia-cuda-nvrtc==13.2.78"
-LOCKS = "requirements-cuda12.lock", "requirements-cuda13.lock"
+LOCKS = "locks/cuda12.lock", "locks/cuda13.lock"
 NVRTC_ARCHITECTURES = 80, 90, 120
 CLANGS = "clang-19", "clang-22"
 AMD_ARCHITECTURES = "gfx942", "gfx1100", "gfx1201"
-HIPRTC_NAMES = Path(__file__).with_name("hiprtc_names.h")
+HIPRTC_NAMES, HIPRTC_FUNCTIONS = (
+    Path(__file__).with_name(name) for name in ("hiprtc_names.h", "hiprtc_functions.inc")
+)
 
 
 def nvrtc_wheels() -> tuple[str, ...]:
@@ -54,25 +57,12 @@ def install(wheel: str) -> Path:
     folder = cache_folder() / wheel.replace("==", "-")
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as unfinished:
-            pip = [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-deps",
-                "--retries",
-                "1",
-                "--target",
-                unfinished,
-                wheel,
-            ]
+            options = "install --quiet --disable-pip-version-check --no-deps --retries 1 --target"
+            pip = [sys.executable, "-m", "pip", *options.split(), unfinished, wheel]
             done = subprocess.run(pip, capture_output=True, text=True)
             if done.returncode:
-                raise CompileError(
-                    f"{wheel} cannot be installed: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
-                )
+                reason = (done.stderr.strip().splitlines() or ["?"])[-1]
+                raise CompileError(f"{wheel} cannot be installed: {reason}")
             if not folder.exists():
                 shutil.copytree(unfinished, f"{unfinished}.whole")
                 Path(f"{unfinished}.whole").rename(folder)
@@ -80,7 +70,8 @@ def install(wheel: str) -> Path:
 
 
 class Nvrtc:
-    """The NVRTC of a wheel, with the functions of `cupy.cuda.nvrtc` that `gpu_driver.build` calls."""
+    """The NVRTC of a wheel, with the functions of `cupy.cuda.nvrtc` that `gpu_driver.build`
+    calls."""
 
     def __init__(self, wheel: str) -> None:
         library = min(install(wheel).rglob("libnvrtc.so.*"))
@@ -139,7 +130,8 @@ class Nvrtc:
 
 
 nvrtc_of = cache(Nvrtc)
-# In processes of their own: CuPy would take an NVRTC that is loaded here, and NVRTC 12.0 changes a thread's locale.
+# In processes of their own: CuPy would take an NVRTC that is loaded here, and NVRTC 12.0 changes a
+# thread's locale.
 PROCESSES = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 
 
@@ -170,7 +162,8 @@ def clang_of(name: str) -> str:
 
 
 def code(compiler: str, source: Path, architecture: str, *options: str) -> str:
-    """PTX or assembly of a kernel file, made with the flags that a device uses. Raises CompileError."""
+    """PTX or assembly of a kernel file, made with the flags that a device uses. Raises
+    CompileError."""
     if compiler in CLANGS:
         headers = ["-include", str(PRELUDE), "-include", str(HIPRTC_NAMES)]
         return hip_assembly(clang_of(compiler), source, architecture, [*headers, *options])
@@ -180,7 +173,8 @@ def code(compiler: str, source: Path, architecture: str, *options: str) -> str:
 
 
 def flaws(compiler: str, stem: str, architecture: str) -> list[str]:
-    """What is wrong with a kernel file's code: a sentence each. Raises CompileError if the compiler is absent."""
+    """What is wrong with a kernel file's code: a sentence each. Raises CompileError if the compiler
+    is absent."""
     clang_of(compiler) if compiler in CLANGS else install(compiler)
 
     def look() -> list[str]:
@@ -188,14 +182,13 @@ def flaws(compiler: str, stem: str, architecture: str) -> list[str]:
         kernels = kernels_in(text, architecture)
         if stem not in COLLECTIVES:
             return [] if kernels else [f"{stem} has no kernel"]
-        # NVRTC before 12.8 has no fence.acquire and polls by acquire on every architecture, as on sm_80.
+        # NVRTC before 12.8 has no fence.acquire and polls by acquire on every architecture, as on
+        # sm_80.
         model = architecture if compiler in CLANGS or "fence.acquire.sys" in text else "sm_80"
         return disorder(kernels, model)
 
-    checks = [
-        Path(path).read_bytes() for path in (__file__, HIPRTC_NAMES, str(kernel_code.__file__))
-    ]
-    checks.append(layouts(SOURCES / f"{stem}.cu").encode())
+    files = (__file__, HIPRTC_NAMES, HIPRTC_FUNCTIONS, str(kernel_code.__file__))
+    checks = [*(Path(file).read_bytes() for file in files), layouts(SOURCES / f"{stem}.cu")]
     flags = gpu_driver.compiler_flags(architecture)
     try:
         return cached(
@@ -207,19 +200,16 @@ def flaws(compiler: str, stem: str, architecture: str) -> list[str]:
 
 def flaws_by_file(compiler: str, architecture: str) -> dict[str, list[str]]:
     """`flaws` of every kernel file, two at a time."""
-    structures_compared_in_runs()  # It parses Python: two threads of Python 3.11 that do so can fail.
+    # It parses Python: two threads of Python 3.11 that do so can fail.
+    structures_compared_in_runs()
     with ThreadPoolExecutor(2) as compilers:
-        return dict(
-            zip(
-                FILES,
-                compilers.map(lambda stem: flaws(compiler, stem, architecture), FILES),
-                strict=True,
-            )
-        )
+        found = compilers.map(lambda stem: flaws(compiler, stem, architecture), FILES)
+        return dict(zip(FILES, found, strict=True))
 
 
 def cells() -> Iterator[tuple[str, str]]:
-    """All pairs of a compiler and an architecture that it knows. Raises CompileError if a wheel is absent."""
+    """All pairs of a compiler and an architecture that it knows. Raises CompileError if a wheel is
+    absent."""
     for wheel in nvrtc_wheels():
         known = PROCESSES.submit(nvrtc_architectures, wheel).result()
         yield from ((wheel, f"sm_{number}") for number in NVRTC_ARCHITECTURES if number in known)

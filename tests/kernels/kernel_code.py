@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 
 from kernels.devices.device import Control
 
@@ -48,10 +49,22 @@ def access(line: str) -> Access | None:
     )
 
 
+def innermost_loops(lines: list[str]) -> list[list[str]]:
+    """The innermost loops, each from its label to the branch back."""
+    labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+    spans = []
+    for end, line in enumerate(lines):
+        branch = BRANCH.search(line)
+        if branch and labels.get(branch[1], end) < end:
+            spans.append((labels[branch[1]], end))
+    inner = [s for s in spans if not any(s != o and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
+    return [lines[begin : end + 1] for begin, end in inner]
+
+
 @dataclass(frozen=True)
 class Loop:
-    """An innermost loop: its accesses in order, whether all loads come before the first store, and the number of loads
-    in flight at the first wait."""
+    """A loop: its accesses in order, whether all loads come before the first store, and the number
+    of loads in flight at the first wait."""
 
     accesses: list[Access]
     loads_first: bool
@@ -62,17 +75,7 @@ class Loop:
         return sum(a.load and a.wide for a in self.accesses) >= 4
 
 
-def innermost_loops(lines: list[str]) -> list[Loop]:
-    labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
-    spans = []
-    for end, line in enumerate(lines):
-        branch = re.search(r"(?:bra|bra\.uni|s_cbranch_\w+|s_branch)\s+(\S+)$", line)
-        if branch and labels.get(branch[1], end) < end:
-            spans.append((labels[branch[1]], end))
-    inner = [s for s in spans if not any(s != o and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
-    return [_loop(lines[begin : end + 1]) for begin, end in inner]
-
-
+BRANCH = re.compile(r"(?:bra|bra\.uni|s_cbranch_\w+|s_branch)\s+(\S+)$")
 WAITS = r"s_wait(cnt.*vmcnt|_loadcnt)"  # AMD's waits for loads
 
 
@@ -88,56 +91,28 @@ def loads_at_once(lines: list[str]) -> int:
     return most
 
 
-def _loop(lines: list[str]) -> Loop:
+def loop_of(lines: list[str]) -> Loop:
     accesses = [a for a in map(access, lines) if a]
     first_store = next((i for i, a in enumerate(accesses) if not a.load), len(accesses))
-    in_flight = 0
-    for line in lines:
-        current = access(line)
-        in_flight += bool(current and current.load)
-        if re.match(WAITS, line):
-            break
+    before_wait = takewhile(lambda line: not re.match(WAITS, line), lines)
+    in_flight = sum(bool(a and a.load) for a in map(access, before_wait))
     return Loop(accesses, not any(a.load for a in accesses[first_store:]), in_flight)
 
 
-def bursts(lines: Iterable[str], load: str) -> list[int]:
-    """The sizes of the groups of matching loads that are issued without a wait for one of them."""
-    groups, pending = [0], set[str]()
-    for line in lines:
-        operands = re.sub(r"^(@\S+ )?\S+", "", line)
-        read = set(re.findall(r"\bR\d+\b", operands.partition(",")[2] if pending else ""))
-        if re.match(load, line):
-            if read & pending:
-                groups, pending = [*groups, 0], set()
-            groups[-1] += 1
-            first = re.search(r" R(\d+),", line)
-            words = int((re.search(r"\.(128|64)", line) or [0, 64])[1]) // 32
-            pending |= {f"R{int(first[1]) + k}" for k in range(words)} if first else set()
-        elif re.match(WAITS, line) or read & pending or "CCTL.IVALL" in line:
-            groups, pending = [*groups, 0], set()
-    return [size for size in groups if size]
-
-
-def innermost_with(lines: list[str], pattern: str) -> list[list[str]]:
-    """The innermost loops that have a matching line, each from its label to the branch back."""
-    labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
-    spans = []
-    for end, line in enumerate(lines):
-        branch = re.search(
-            r"(?:BRA|bra|s_c?branch)\S* .*?([.$]?LBB\w+|\$L__BB\w+|\.L_x_\d+)\)?$", line
-        )
-        begin = labels.get(branch[1], end) if branch else end
-        if any(re.match(pattern, inside) for inside in lines[begin:end]):
-            spans.append((begin, end + 1))
-    inner = [s for s in spans if not any(s != o and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
-    return [lines[begin:end] for begin, end in inner]
+def round_trips(lines: Iterable[str], load: str) -> int:
+    """The groups of matching loads that are issued without a wait for one of them."""
+    marks = [
+        "l" if re.match(load, line) else "w" for line in lines if re.match(f"{load}|{WAITS}", line)
+    ]
+    return sum(group == "l" for group, _ in groupby(marks))
 
 
 FLAGS = Control.flags.offset
-# The letter of each instruction of the protocol: W write-back to the system, w wait for stores, S store of a flag,
-# L load of a flag, l wait for loads, I invalidation for the system, i for the block, B block barrier. Other loads and
-# stores of global memory are r and d. The watch and arguments in memory have neither: kernels access
-# them by flat instructions or in 8 bytes, and the data of the checked builds in 16, 4 or 2 bytes.
+# The letter of each instruction of the protocol: W write-back to the system, w wait for stores, S
+# store of a flag, L load of a flag, l wait for loads, I invalidation for the system, i for the
+# block, B block barrier. Other loads and stores of global memory are r and d. The watch and
+# arguments in memory have neither: kernels access them by flat instructions or in 8 bytes, and the
+# data of the checked builds in 16, 4 or 2 bytes.
 NVIDIA = {
     "S": r"(@\S+ )?st\.release\.sys",
     "B": r"bar\.sync|barrier\.sync",
@@ -177,8 +152,8 @@ LETTERS = {
         "": r"flat_|global_load_(dwordx2|b64)",
     },
 }
-# What may be true of a wave before an instruction. A flag must not be stored while a fact of UNRELEASED holds. No
-# barrier and no access may follow a poll while a fact of UNACQUIRED holds.
+# What may be true of a wave before an instruction. A flag must not be stored while a fact of
+# UNRELEASED holds. No barrier and no access may follow a poll while a fact of UNACQUIRED holds.
 IN_FLIGHT, OTHERS_IN_FLIGHT = "own stores in flight", "other waves' stores in flight"
 UNWRITTEN, WRITING = "stores not written back", "write-back in flight"
 UNSHARED = "stores of other threads since the barrier"
@@ -187,10 +162,13 @@ UNMET = "polls of other threads since the barrier"
 UNRELEASED = {IN_FLIGHT, OTHERS_IN_FLIGHT, UNWRITTEN, WRITING, UNSHARED}
 UNACQUIRED = {POLLING, STALE, STALE_L0}
 BLOCK_STALE = "stale L0 of other waves"  # after a block barrier, on RDNA: a block runs on two CUs
-# The effect of each letter: {letter: [(if this fact holds, these replace it)]}. ANY adds facts without a condition.
-# For AMD from the tables "AMDHSA Memory Model Code Sequences" of LLVM's User Guide for AMDGPU Backend:
-# - a system release writes L2 back, then waits (gfx1100: only waits), and covers stores that have completed;
-# - a workgroup release of gfx942 does not wait for global stores, so waves of a block wait by themselves;
+# The effect of each letter: {letter: [(if this fact holds, these replace it)]}. ANY adds facts
+# without a condition. For AMD from the tables "AMDHSA Memory Model Code Sequences" of LLVM's User
+# Guide for AMDGPU Backend:
+# - a system release writes L2 back, then waits (gfx1100: only waits), and covers stores that
+#   have completed;
+# - a workgroup release of gfx942 does not wait for global stores, so waves of a block wait by
+#   themselves;
 # - a system acquire waits for the load, then invalidates (gfx1100: gl1, then gl0).
 Effects = dict[str, list[tuple[str, tuple[str, ...]]]]
 ANY = ""
@@ -253,7 +231,8 @@ def protocol(lines: list[str], architecture: str) -> list[str]:
             (c for c, pattern in LETTERS[_model(architecture)].items() if re.match(pattern, line)),
             None,
         )
-        # A meeting's flag has no offset; on gfx1100 only the wait distinguishes its store from other stores.
+        # A meeting's flag has no offset; on gfx1100 only the wait distinguishes its store from
+        # other stores.
         if (
             architecture == "gfx1100"
             and last == "w"
@@ -278,7 +257,7 @@ def _followers(lines: list[str]) -> list[list[int]]:
     labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
     following = []
     for i, line in enumerate(lines):
-        branch = re.search(r"(?:bra|bra\.uni|s_cbranch_\w+|s_branch)\s+(\S+)$", line)
+        branch = BRANCH.search(line)
         goes_on = not re.match(r"(s_endpgm|ret|s_branch|bra)\b", line) and i + 1 < len(lines)
         following.append([i + 1] * goes_on + ([labels[branch[1]]] if branch else []))
     return following

@@ -1,12 +1,12 @@
 """NVIDIA's axioms of PTX's memory consistency model, for litmus tests of a few threads.
 
-`executions` returns every choice of the writes that the reads return which the axioms of the PTX ISA ("Memory
-Consistency Model") allow. The reference is the formal version cat/ptx-v6.0.cat of Dat3M (hernanponcedeleon/Dat3M).
-No-thin-air is left out: no test depends on it, and without it the model only allows more.
+`executions` returns every choice of the writes that the reads return which the axioms of the PTX
+ISA ("Memory Consistency Model") allow. The reference is the formal version cat/ptx-v6.0.cat of
+Dat3M (hernanponcedeleon/Dat3M). No-thin-air is left out: no test depends on it, and without it the
+model only allows more.
 
-A relation is a list of integers: bit j of row i says that event i is related to event j. Coherence is a partial order:
-weak writes without causality between them stay unordered.
-"""
+A relation is a list of integers: bit j of row i says that event i is related to event j. Coherence
+is a partial order: weak writes without causality between them stay unordered."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
@@ -18,8 +18,9 @@ INITIAL = -1  # the thread of the writes before all others
 
 
 class Event(NamedTuple):
-    """One operation. `kind`: R, W, F for a fence or B for a block barrier. `order`: weak, relaxed, acquire, release,
-    acq_rel or sc. `scope`: cta, gpu or sys. `updates`: a write in one atomic operation with the read before it."""
+    """One operation. `kind`: R, W, F for a fence or B for a block barrier. `order`: weak, relaxed,
+    acquire, release, acq_rel or sc. `scope`: cta, gpu or sys. `updates`: a write in one atomic
+    operation with the read before it."""
 
     kind: str
     location: object = None
@@ -64,7 +65,8 @@ def irreflexive(relation: Relation) -> bool:
 
 
 class Litmus:
-    """The events of some threads, initial writes of 0 first, and the relations that no read's value changes."""
+    """The events of some threads, initial writes of 0 first, and the relations that no read's value
+    changes."""
 
     def __init__(self, threads: Sequence[Sequence[Event]], places: Sequence[Place]) -> None:
         locations = {
@@ -141,7 +143,8 @@ class Litmus:
         )
 
     def _ordering(self, i: int, j: int, by: int, kind: str, order: str) -> bool:
-        """Whether i and j are a release or acquire pattern, with `by` as the fence or the ordered access."""
+        """Whether i and j are a release or acquire pattern, with `by` as the fence or the ordered
+        access."""
         orders = self.events[by].order in (order, "acq_rel", "sc")
         before = self.po[i] >> j & 1
         return bool(
@@ -212,7 +215,8 @@ class Litmus:
         )  # Atomicity
 
     def executions(self) -> Iterator[dict[int, int]]:
-        """The write that each read returns, {index of the read: index of the write}, for each allowed execution."""
+        """The write that each read returns, {index of the read: index of the write}, for each
+        allowed execution."""
         writes = [i for i, event in enumerate(self.events) if event.kind == "W"]
         choices = {
             i: [

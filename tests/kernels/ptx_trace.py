@@ -1,8 +1,9 @@
-"""Runs compiled PTX thread by thread, to turn our kernels into litmus tests: a few ranks, small blocks, one memory.
+"""Runs compiled PTX thread by thread, to turn our kernels into litmus tests: a few ranks, small
+blocks, one memory.
 
-Integers are computed, floats are 0. All threads take turns, one memory operation each, so a wait ends as soon as the
-peer has stored its flag. `run` returns what each thread did to memory; of a polling loop only the last look.
-"""
+Integers are computed, floats are 0. All threads take turns, one memory operation each, so a wait
+ends as soon as the peer has stored its flag. `run` returns what each thread did to memory; of a
+polling loop only the last look."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +49,8 @@ INTEGER: dict[str, Callable[..., int]] = {
 
 
 class Thread:
-    """One thread of a launch. `steps` yields "B" at a block barrier, and otherwise after each memory operation."""
+    """One thread of a launch. `steps` yields "B" at a block barrier, and otherwise after each
+    memory operation."""
 
     def __init__(
         self, number: int, lines: Sequence[str], arguments: Arguments, special: dict[str, int]
@@ -187,7 +189,8 @@ class Thread:
                     self.events.append(Event("W", place, value, order, scope, updates=op == "atom"))
 
     def forget_last_look(self, at: int, place: int, order: str) -> int:
-        """Drops the last look of this polling loop, if only its other reads followed. Returns the new event's index."""
+        """Drops the last look of this polling loop, if only its other reads followed. Returns the
+        new event's index."""
         first = self.polled.get((at, place), len(self.events))
         if order != "weak" and all(
             event.kind == "R" and event.order == order for event in self.events[first:]

@@ -1,14 +1,14 @@
-"""Runs all kernels under AddressSanitizer with UBSan, and under ThreadSanitizer, with every installed compiler that
-supports them.
+"""Runs all kernels under AddressSanitizer with UBSan, and under ThreadSanitizer, with every
+installed compiler that supports them.
 
     python -m tests.kernels.sanitizers [SEEDS]
 
-Each seed draws other types, operations, counts, alignments and orders of launches; six seeds give every kernel file
-every type. Prints one line per run; exit status 1 if a sanitizer or a result check fails.
+Each seed draws other types, operations, counts, alignments and orders of launches; six seeds give
+every kernel file every type. Prints one line per run; exit status 1 if a sanitizer or a result
+check fails.
 
-ThreadSanitizer does not support stand-alone fences, so its builds use release and acquire on flags, and plain stores.
-CPU builds do the same unless their stores bypass the caches.
-"""
+ThreadSanitizer does not support stand-alone fences, so its builds use release and acquire on flags,
+and plain stores. CPU builds do the same unless their stores bypass the caches."""
 
 import os
 import shutil
@@ -32,7 +32,8 @@ MOST_RANDOM_BITS = 28
 
 
 def runtime(compiler: str, kind: str) -> Path | None:
-    """The path of a sanitizer's shared library; None if the compiler or the library is not installed."""
+    """The path of a sanitizer's shared library; None if the compiler or the library is not
+    installed."""
     if shutil.which(compiler) is None:
         return None
     done = subprocess.run(
@@ -45,9 +46,10 @@ def runtime(compiler: str, kind: str) -> Path | None:
 def start(
     kind: str, ranks: int, seed: int, *words: str, compiler: str = "g++", tree: Path = ROOT
 ) -> "subprocess.Popen[str]":
-    """Start `sanitized_ranks.py RANKS SEED WORDS` under an installed sanitizer, over the kernels of this tree."""
-    # The timed loop calls every kernel with a pointer, although kernels take a reference; -fsanitize=function rejects
-    # this.
+    """Start `sanitized_ranks.py RANKS SEED WORDS` under an installed sanitizer, over the kernels of
+    this tree."""
+    # The timed loop calls every kernel with a pointer, although kernels take a reference;
+    # -fsanitize=function rejects this.
     shared = "" if compiler == "g++" else " -shared-libsan -fno-sanitize=function"
     environment = {
         "CXX": f"{compiler} -g {FLAGS[kind]}{shared} -DLEAST_STRING_BYTES={1 << 40}",
@@ -80,9 +82,8 @@ def main(seeds: int) -> int:
             done = start(kind, ranks, seed, compiler=compiler)
             report, complaint = done.communicate()
             clean = done.returncode == 0 and '"wrong": {}, "timed_out": false' in report
-            print(
-                f"{compiler} {kind}, {ranks} ranks, seed {seed}: {report.strip()} {'clean' if clean else complaint}"
-            )
+            run = f"{compiler} {kind}, {ranks} ranks, seed {seed}"
+            print(f"{run}: {report.strip()} {'clean' if clean else complaint}")
             bad += not clean
     return int(bad > 0)
 

@@ -1,4 +1,5 @@
-"""Tests the matmul in the background of a timed loop on a software GPU, and its rate without a collective."""
+"""Tests the matmul in the background of a timed loop on a software GPU, and its rate without a
+collective."""
 
 import json
 import os
@@ -42,9 +43,8 @@ def test_the_background_runs_a_whole_matmul_on_a_fake_gpu(vendor):
 def test_the_matmuls_progress_counts_in_each_timed_iteration_on_a_fake_gpu(vendor):
     """One stream waits 40 ms while the other works.
 
-    The count is valid only if the matmul had begun and outlasted the iteration. Each iteration runs once; only some
-    blocks run a check.
-    """
+    The count is valid only if the matmul had begun and outlasted the iteration. Each iteration runs
+    once; only some blocks run a check."""
     report = on_a_fake_gpu("progress", vendor)
     for form in ("long", "short"):
         assert report[form]["shapes"] == [[8, 4], [8]], form
@@ -56,7 +56,8 @@ def test_the_matmuls_progress_counts_in_each_timed_iteration_on_a_fake_gpu(vendo
 
 
 class Recorded:
-    """A matmul that records the Counts of each timed loop and reports one finished launch per iteration."""
+    """A matmul that records the Counts of each timed loop and reports one finished launch per
+    iteration."""
 
     flops = 1e6
 
@@ -69,21 +70,16 @@ class Recorded:
         return stamps, np.ones(len(stamps))
 
 
-def a_footprint(timed_out: int = 0) -> tuple[Any, Recorded, Measured, list[str]]:
+def measured(watch: Watch) -> tuple[Any, Recorded, Measured, list[str]]:
     """A session on a CPU, its matmul, an iteration with the matmul, and the ends of the run."""
     device, ends = CpuDevice(), list[str]()
-    watch = Watch(timed_out=timed_out)
     step = Step(device.compile("iteration", {}).kernel("nothing"), Gate())
-    flight = SimpleNamespace(watch=watch, end_if_stuck=lambda: ends.append("timed out"))
-    session = cast(
-        Any,
-        SimpleNamespace(
-            world=SimpleNamespace(device=device, peers=None, shared=None, graph=False),
-            flight=flight,
-            meet=step,
-            measuring_s=0.0,
-            options=SimpleNamespace(dispatch="native"),
-        ),
+    session: Any = SimpleNamespace(
+        world=SimpleNamespace(device=device, peers=None, shared=None, graph=False),
+        flight=SimpleNamespace(watch=watch, end_if_stuck=lambda: ends.append("timed out")),
+        meet=step,
+        measuring_s=0.0,
+        options=SimpleNamespace(dispatch="native"),
     )
     matmul = Recorded()
     iteration = Iteration(0, "", step, Operation(step, lambda: None), step, step)
@@ -92,17 +88,17 @@ def a_footprint(timed_out: int = 0) -> tuple[Any, Recorded, Measured, list[str]]
 
 def test_the_rate_without_the_collective_uses_the_same_number_of_iterations():
     """The pilot sets the number later, in the iteration that the run measures."""
-    session, matmul, measured, _ = a_footprint()
-    measured.iteration.warmup, measured.iteration.count = 3, 7
-    stamps = timing.perform(session, measured.iteration, Counts(4, 7, 1))
-    rates = measured.iteration.facts and measured.iteration.facts(stamps)
+    session, matmul, footprint, _ = measured(Watch())
+    footprint.iteration.warmup, footprint.iteration.count = 3, 7
+    stamps = timing.perform(session, footprint.iteration, Counts(4, 7, 1))
+    rates = footprint.iteration.facts and footprint.iteration.facts(stamps)
     assert matmul.counts == [Counts(4, 7, 1), Counts(3, 7)]
     assert rates
     assert min(rates.values()) > 0
 
 
 def test_a_wait_that_times_out_during_the_matmul_ends_the_run():
-    _, _, measured, ends = a_footprint(timed_out=1)
-    assert measured.iteration.facts
-    measured.iteration.facts(np.array([[0, 10, 10, 20]]))
+    _, _, footprint, ends = measured(Watch(timed_out=1))
+    assert footprint.iteration.facts
+    footprint.iteration.facts(np.array([[0, 10, 10, 20]]))
     assert ends == ["timed out"]

@@ -1,4 +1,5 @@
-"""Compares the CPU's rounding of sums to bf16 with collective.py's: with the processor's instruction, and without."""
+"""Compares the CPU's rounding of sums to bf16 with collective.py's: with the processor's
+instruction, and without."""
 
 import ctypes
 import os
@@ -34,12 +35,8 @@ with_instruction = pytest.mark.skipif(
 
 @with_instruction
 def test_the_compiler_uses_the_processors_instruction():
-    macros = subprocess.run(
-        [*find_compiler(), *FLAGS, "-dM", "-E", "-x", "c++", os.devnull],
-        check=True,
-        text=True,
-        stdout=subprocess.PIPE,
-    ).stdout
+    command = [*find_compiler(), *FLAGS, "-dM", "-E", "-x", "c++", os.devnull]
+    macros = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
     assert "__AVX512BF16__" in macros
 
 
@@ -53,20 +50,13 @@ def test_the_compiler_uses_the_processors_instruction():
 def test_all_kinds_of_floats_are_rounded_as_the_expected_results_are(flags, tmp_path):
     source, binary = tmp_path / "program.cpp", tmp_path / "program.so"
     source.write_text(PROGRAM)
-    subprocess.run(
-        [
-            *find_compiler(),
-            *FLAGS,
-            *flags,
-            f"-I{SOURCES / 'include'}",
-            str(source),
-            "-o",
-            str(binary),
-        ],
-        check=True,
-    )
-    # Every sign, exponent and first 8 bits of mantissa, at, next to and between the places where rounding changes. In
-    # this order few vectors have a subnormal number. In the other order, where 1 of 32 numbers is subnormal, most have.
+    include = f"-I{SOURCES / 'include'}"
+    command = [*find_compiler(), *FLAGS, *flags, include, str(source), "-o", str(binary)]
+    subprocess.run(command, check=True)
+    join = ctypes.CDLL(str(binary)).join
+    # Every sign, exponent and first 8 bits of mantissa, at, next to and between the places where
+    # rounding changes. In this order few vectors have a subnormal number. In the other order, where
+    # 1 of 32 numbers is subnormal, most have.
     low_bits = np.array([0, 1, 0x4000, 0x7FFF], np.uint32)
     bits = (np.arange(1 << 17, dtype=np.uint32)[:, None] << 15 | low_bits).ravel()
     draw = np.random.default_rng(1)
@@ -74,10 +64,8 @@ def test_all_kinds_of_floats_are_rounded_as_the_expected_results_are(flags, tmp_
     for low in (bits, draw.permutation(mixed)):
         high = np.roll(low, 5)
         both = np.zeros_like(low)
-        ctypes.CDLL(str(binary)).join(
-            *(array.ctypes.data_as(ctypes.c_void_p) for array in (low, high, both)),
-            ctypes.c_long(len(low)),
-        )
+        pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (low, high, both))
+        join(*pointers, ctypes.c_long(len(low)))
         for got, exact in ((both & 0xFFFF, low), (both >> 16, high)):
             is_number = ~np.isnan(exact.view(np.float32))
             with np.errstate(invalid="ignore"):

@@ -1,4 +1,5 @@
-"""The compile cache loads only its own binaries, compiles once, and checks the structures that C++ and Python share."""
+"""The compile cache loads only its own binaries, compiles once, and checks the structures that C++
+and Python share."""
 
 import ctypes
 import os
@@ -13,13 +14,19 @@ from pathlib import Path
 import pytest
 
 from bench.harness import tuned
-from kernels.devices.compile_cache import CompileError, cache_folder, cached_file
-from kernels.devices.cpu import CpuModule, compile_kernel
+from kernels.devices.compile_cache import (
+    CompileError,
+    cache_folder,
+    cached_file,
+    compile_once,
+    source_with_headers,
+)
+from kernels.devices.cpu import CpuDevice, CpuModule, compile_kernel
 from kernels.devices.device import layout_checks
 from kernels.devices.gpu_driver import build
 from tests.another_user import as_root, said_as
-from tests.kernels.kernel_resources import nvrtc
-from tests.launch import ROOT
+from tests.kernels.kernel_resources import NoCompiler, nvrtc
+from tests.launch import ROOT, mpirun
 
 LOAD = """
 import sys
@@ -37,27 +44,30 @@ NAMELESS = 54321
 
 
 class Cache:
-    """A cache with one library of a source with `answer()` 42; an attacker's library creates `struck`."""
+    """A cache with one library of a source with `answer()` 42; an attacker's library creates
+    `struck`. The compiler logs each file of these names that it compiles."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: str = "*tiny*") -> None:
         self.home, self.source, self.struck, self.log = (
             folder / n for n in ("home", "tiny.cu", "struck", "log")
         )
         self.source.write_text(SOURCE)
-        self.slow = (
-            folder / "slow"
-        )  # while it exists, the compiler writes its output but does not exit
+        # While this file exists, the compiler writes its output but does not exit.
+        self.slow = folder / "slow"
         self.compiler = folder / "counting-c++"
         self.compiler.write_text(
-            f'#!/bin/sh\ncase "$*" in *tiny*) echo >>"{self.log}"; c++ "$@";'
-            f'while [ -e "{self.slow}" ]; do sleep 0.01; done;; *) exec c++ "$@";; esac\n'
+            f'#!/bin/sh\ncase "$*" in {names}) case "$*" in *-shared*)\necho >>"{self.log}"\n'
+            f'c++ "$@"\nstatus=$?\nwhile [ -e "{self.slow}" ]; do sleep 0.01; done\n'
+            'exit $status;; esac;; esac\nexec c++ "$@"\n'
         )
         self.compiler.chmod(0o755)
-        (folder / "attack.cpp").write_text(ATTACK % self.struck)
-        self.attackers = folder / "attack.so"
-        subprocess.run(
-            ["c++", "-shared", "-fPIC", folder / "attack.cpp", "-o", self.attackers], check=True
-        )
+
+    def attack(self) -> Path:
+        """The attacker's library."""
+        source, library = self.home.with_name("attack.cpp"), self.home.with_name("attack.so")
+        source.write_text(ATTACK % self.struck)
+        subprocess.run(["c++", "-shared", "-fPIC", source, "-o", library], check=True)
+        return library
 
     def start(self) -> "subprocess.Popen[str]":
         environment = {
@@ -110,7 +120,7 @@ def cut(path: Path, cache: Cache) -> None:
 
 
 def replace(path: Path, cache: Cache) -> None:
-    shutil.copyfile(cache.attackers, path)
+    shutil.copyfile(cache.attack(), path)
 
 
 def link(path: Path, cache: Cache) -> None:
@@ -122,12 +132,6 @@ def link(path: Path, cache: Cache) -> None:
 def pipe(path: Path, cache: Cache) -> None:
     path.unlink()
     os.mkfifo(path)
-
-
-def test_an_intact_library_is_compiled_once(cache):
-    before = cache.compiles()
-    cache.load()
-    assert cache.compiles() == before
 
 
 @pytest.mark.parametrize("alter", [flip, cut, replace, link, pipe])
@@ -146,7 +150,7 @@ def test_the_attackers_library_strikes_when_loaded(cache):
     """The control of the test above, which would otherwise prove nothing."""
     program = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).answer())"
     done = subprocess.run(
-        [sys.executable, "-c", program, cache.attackers], capture_output=True, text=True
+        [sys.executable, "-c", program, cache.attack()], capture_output=True, text=True
     )
     assert done.stdout == "13\n"
     assert cache.struck.exists()
@@ -170,18 +174,49 @@ def test_the_next_compile_removes_the_unfinished_file_of_a_killed_rank(tmp_path)
     assert cache.compiles() == 2
 
 
+def test_ranks_that_start_together_on_an_empty_cache_compile_each_kernel_once(tmp_path):
+    cache = Cache(tmp_path, names="*")
+    command = "tests/ranks/stress_ranks.py", "50", "1", "ring"
+    for _ in range(2):
+        done = mpirun(4, *command, CXX=str(cache.compiler), XDG_CACHE_HOME=str(cache.home))
+        assert done.returncode == 0, done.stderr
+        binaries = cache.files()
+        assert {path.suffix for path in binaries} == {".so"}
+        assert cache.compiles() == len(binaries) >= 4
+
+
+def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    header, source = tmp_path / "part.h", tmp_path / "k.cu"
+    header.write_text("// one")
+    source.write_text('#include "part.h"\n')
+
+    def build(flags="-O3", compiler="c++ 1"):
+        inputs = [compiler, flags]
+        return compile_once(source, inputs, {}, (), ".so", lambda path, *_: path.write_text("code"))
+
+    first = build()
+    assert build() == first
+    header.write_text("// two")
+    assert len({first, build(), build("-O2"), build(compiler="c++ 2")}) == 4
+    assert [path.name for path in source_with_headers(source)] == ["k.cu", "part.h"]
+
+
+def test_a_failed_compile_leaves_no_file_and_shows_the_compilers_message(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(CompileError, match=r"cannot compile allreduce_ring\.cu: .*Nonsense"):
+        CpuDevice().compile("allreduce_ring", {"ELEMENT": "Nonsense"})
+    assert not list((tmp_path / "wiretax").glob("allreduce_ring*"))
+
+
 def test_only_the_owner_can_access_the_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     folder = cache_folder()
-    assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o755)
     assert cache_folder().stat().st_mode & 0o777 == 0o700
     for mode in (0o770, 0o702):
         folder.chmod(mode)
-        with pytest.raises(
-            CompileError,
-            match="can be written by others: set XDG_CACHE_HOME to a folder of your own",
-        ):
+        with pytest.raises(CompileError, match="written by others: set XDG_CACHE_HOME to a folder"):
             cache_folder()
     folder.chmod(0o700)
     folder.rename(tmp_path / "elsewhere")
@@ -226,30 +261,26 @@ struct Lines { Line first; Line others[2][3]; };
 """
 
 
-def structure(name, *fields):
-    return type(name, (ctypes.Structure,), {"_fields_": list(fields)})
+POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 
 
-PAIR = structure(
-    "Pair", ("from_", ctypes.c_void_p), ("count", ctypes.c_long), ("in_", ctypes.c_int)
-)
-LINE = structure("Line", ("value", ctypes.c_uint64), ("rest", ctypes.c_char * 120))
-LINES = structure("Lines", ("first", LINE), ("others", LINE * 3 * 2))
-MOVED = structure(
-    "Pair", ("count", ctypes.c_long), ("from_", ctypes.c_void_p), ("in_", ctypes.c_int)
-)
-LONGER = structure("Pair", *PAIR._fields_, ("more", ctypes.c_long))
-SHORTER = structure("Pair", *PAIR._fields_[:2])
-OTHER_NAME = structure(
-    "Pair", ("from_", ctypes.c_void_p), ("number", ctypes.c_long), ("in_", ctypes.c_int)
-)
+def structure(name, **fields):
+    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+PAIR = structure("Pair", from_=POINTER, count=LONG, in_=INT)
+LINE = structure("Line", value=ctypes.c_uint64, rest=ctypes.c_char * 120)
+MOVED = structure("Pair", count=LONG, from_=POINTER, in_=INT)
 LAYOUTS = [
     (PAIR, None),
-    (LINES, None),
-    (LONGER, "more"),
+    (structure("Lines", first=LINE, others=LINE * 3 * 2), None),
+    (structure("Pair", from_=POINTER, count=LONG, in_=INT, more=LONG), "more"),
     (MOVED, "Pair.count is at byte 0 in Python and elsewhere in C++"),
-    (SHORTER, "Pair has 16 B in Python and another size in C++"),
-    (OTHER_NAME, "number"),
+    (
+        structure("Pair", from_=POINTER, count=LONG),
+        "Pair has 16 B in Python and another size in C++",
+    ),
+    (structure("Pair", from_=POINTER, number=LONG, in_=INT), "number"),
 ]
 
 
@@ -260,42 +291,40 @@ def check_on_cpu(source: Path, checked: type[ctypes.Structure]) -> None:
 def check_with_nvrtc(source: Path, checked: type[ctypes.Structure]) -> None:
     try:
         compiler = nvrtc()
-    except CompileError as error:
+    except NoCompiler as error:
         pytest.skip(str(error))
     options = ["--gpu-architecture=sm_90", "-std=c++17"]
-    build(
-        compiler, source, options, f"NVRTC cannot compile {source.name}", layout_checks([checked])
-    )
+    build(compiler, source, options, f"cannot compile {source.name}", layout_checks([checked]))
+
+
+@pytest.fixture
+def shared_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "shared.cu"
+    source.write_text(f"{SHARED}#ifndef __CUDACC__\n{SOURCE}#endif\n")
+    return source
 
 
 @pytest.mark.parametrize("check", [check_on_cpu, check_with_nvrtc])
 @pytest.mark.parametrize(("checked", "complaint"), LAYOUTS)
 def test_a_structure_with_another_layout_in_python_is_refused_by_name(
-    tmp_path, monkeypatch, check, checked, complaint
+    shared_source, check, checked, complaint
 ):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    source = tmp_path / "shared.cu"
-    source.write_text(f"{SHARED}#ifndef __CUDACC__\n{SOURCE}#endif\n")
     if complaint is None:
-        check(source, checked)
+        check(shared_source, checked)
         return
-    with pytest.raises(
-        CompileError, match=rf"cannot compile shared\.cu: .*error: .*{re.escape(complaint)}"
-    ) as refusal:
-        check(source, checked)
+    sentence = rf"cannot compile shared\.cu: .*error: .*{re.escape(complaint)}"
+    with pytest.raises(CompileError, match=sentence) as refusal:
+        check(shared_source, checked)
     assert "Pair" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_the_cache_distinguishes_layouts(tmp_path, monkeypatch):
-    """A process must not load a binary for one layout after only another layout passed the checks."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    source = tmp_path / "shared.cu"
-    source.write_text(f"{SHARED}#ifndef __CUDACC__\n{SOURCE}#endif\n")
-    assert (
-        compile_kernel(source, {}, [PAIR])
-        == compile_kernel(source, {}, [PAIR])
-        != compile_kernel(source, {})
-    )
+def test_the_cache_distinguishes_layouts(shared_source):
+    """A process must not load a binary for one layout after only another layout passed the
+    checks."""
+    binary = compile_kernel(shared_source, {}, [PAIR])
+    assert binary == compile_kernel(shared_source, {}, [PAIR])
+    assert binary != compile_kernel(shared_source, {})
     with pytest.raises(CompileError, match=r"Pair\.count"):
-        compile_kernel(source, {}, [MOVED])
+        compile_kernel(shared_source, {}, [MOVED])

@@ -1,8 +1,8 @@
-"""The correctness suite on one GPU: all ranks in one launch, and two processes that share the GPU, over GPU memory by
-IPC and over host memory. With two GPUs, it also runs one process per GPU.
+"""The correctness suite on one GPU: all ranks in one launch, and two processes that share the GPU,
+over GPU memory by IPC and over host memory. With two GPUs, it also runs one process per GPU.
 
-`make test-gpu` runs the suite on this machine's GPU; `make test` runs it with fewer examples on the software GPU.
-"""
+`make test-gpu` runs the suite on this machine's GPU; `make test` runs it with fewer examples on the
+software GPU."""
 
 import json
 import os
@@ -102,7 +102,8 @@ def test_two_processes_are_right_on_a_fake_gpu(memory, vendor, gpus):
 
 @pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
 def test_tokens_reach_their_experts_and_come_back_on_a_fake_gpu(vendor):
-    """Blocks of a launch do not wait for each other: a fast block must not overwrite data that others still read."""
+    """Blocks of a launch do not wait for each other: a fast block must not overwrite data that
+    others still read."""
     examples = count(18)
     assert_right(
         by_processes(vendor, "auto", examples, 1, program="routed", **fake(vendor, sms=6)),
@@ -198,7 +199,8 @@ def test_without_a_part_of_the_protocol_results_are_wrong(patch, tmp_path):
 
 @pytest.mark.gpu
 def test_a_run_file_is_written():
-    # Ranks that share a GPU take turns of milliseconds, so that a chain of 160 calls takes a second.
+    # Ranks that share a GPU take turns of milliseconds, so that a chain of 160 calls takes a
+    # second.
     arguments = [
         "--mode",
         "isolated",

@@ -12,7 +12,7 @@ from collectives.probe import probe_kernels
 from kernels.devices import shared_memory
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import Pattern, Step, Watch, Wrong
-from tests.launch import FULL, few, mpirun
+from tests.launch import SLOW_TEST, mpirun
 from tests.ranks.large_ranks import MAP_NORESERVE
 
 FAR = 1 << 32
@@ -26,14 +26,12 @@ def zeros():
     return np.frombuffer(pages, np.uint8)
 
 
-@pytest.mark.parametrize("element", few(["Float64", "Uint8"], 1))
-def test_an_element_beyond_4_gib_is_read(element, zeros):
+def test_an_element_beyond_4_gib_is_read(zeros):
     """read_own reports when its digest is a certain word, which here lies beyond 4 GiB."""
     device, watch, place = CpuDevice(), Watch(), FAR + (1 << 20)
-    count = SIZE_BYTES // (8 if element == "Float64" else 1)
     step = Step(
-        probe_kernels(device, 1, ELEMENT=element).kernel("read_own"),
-        plain_arguments(0, 0, zeros.ctypes.data, count, watch),
+        probe_kernels(device, 1, ELEMENT="Float64").kernel("read_own"),
+        plain_arguments(0, 0, zeros.ctypes.data, SIZE_BYTES // 8, watch),
     )
     zeros[place : place + 4] = np.array([0x5CA1AB1E], np.uint32).view(np.uint8)
     device.caller(step)()
@@ -75,7 +73,7 @@ def test_the_count_of_wrong_elements_never_wraps_to_none():
         assert wrong.elements == before
 
 
-@pytest.mark.skipif(not FULL, reason="takes seconds: make reliability")
+@SLOW_TEST
 @pytest.mark.parametrize(
     "name", ["two_shot", "one_shot_pull", "one_shot_push", "two_shot_push", "ring"]
 )

@@ -1,5 +1,6 @@
-"""A machine with a GPU's driver and without CuPy: one sentence says what to type, before anything is installed. The
-driver is a library with the driver's functions; `sys.modules` hides an installed CuPy."""
+"""A machine with a GPU's driver and without CuPy: one sentence says what to type, before anything
+is installed. The driver is a library with the driver's functions; `sys.modules` hides an installed
+CuPy."""
 
 import os
 import subprocess
@@ -12,44 +13,32 @@ from tests.launch import ROOT, mpirun
 from tests.reliability.launch_matrix import SMALL
 
 DRIVER = """
-int cuInit(unsigned flags) { return STATUS; }
-int cuDeviceGetCount(int* count) { *count = GPUS; return 0; }
-int cuDriverGetVersion(int* version) { *version = VERSION; return 0; }
+extern "C" int cuInit(unsigned flags) { return STATUS; }
+extern "C" int cuDeviceGetCount(int* count) { *count = GPUS; return 0; }
+extern "C" int cuDriverGetVersion(int* version) { *version = VERSION; return 0; }
 """
 HIDES_CUPY = "import sys\nsys.modules['cupy'] = None\n"
 
 
 @pytest.fixture
 def driver(tmp_path):
-    """A function that builds libcuda.so.1 and returns the variables of a process that loads it and finds no CuPy."""
+    """A function that builds libcuda.so.1 and returns the variables of a process that loads it and
+    finds no CuPy."""
     (tmp_path / "sitecustomize.py").write_text(HIDES_CUPY)
 
     def build(status=0, gpus=1, version=13020):
         macros = [f"-DSTATUS={status}", f"-DGPUS={gpus}", f"-DVERSION={version}"]
-        subprocess.run(
-            [
-                "cc",
-                "-shared",
-                "-fPIC",
-                *macros,
-                "-x",
-                "c",
-                "-",
-                "-o",
-                str(tmp_path / "libcuda.so.1"),
-            ],
-            input=DRIVER,
-            text=True,
-            check=True,
-        )
+        output = ["-o", str(tmp_path / "libcuda.so.1")]
+        command = ["c++", "-shared", "-fPIC", *macros, "-x", "c++", "-", *output]
+        subprocess.run(command, input=DRIVER, text=True, check=True)
         return {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
 
     return build
 
 
-def asked(*options, **variables):
+def run(*command, **variables):
     return subprocess.run(
-        [sys.executable, "-m", "kernels.devices.preflight", *options],
+        command,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -58,12 +47,15 @@ def asked(*options, **variables):
     )
 
 
+def asked(*options, **variables):
+    return run(sys.executable, "-m", "kernels.devices.preflight", *options, **variables)
+
+
 @pytest.mark.parametrize(
     ("version", "names", "extra"),
     [
         (13020, "CUDA 13.2", "cuda13"),
         (12080, "CUDA 12.8", "cuda12"),
-        (14000, "CUDA 14.0", "cuda13"),
     ],
 )
 def test_the_sentence_names_the_cupy_for_the_driver(driver, version, names, extra):
@@ -83,9 +75,10 @@ def test_a_driver_without_a_gpu_for_this_process_is_no_reason_to_stop(driver, fa
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("options", [["--device", "cpu"], ["--device=cpu"]])
-def test_a_named_device_is_the_users_choice(driver, options):
-    assert asked(*options, **driver()).returncode == 0
+def test_a_named_device_is_the_users_choice(driver):
+    variables = driver()
+    assert asked("--device", "cpu", **variables).returncode == 0
+    assert asked("--device=cpu", **variables).returncode == 0
 
 
 def test_cupy_ends_the_question(tmp_path, driver):
@@ -110,10 +103,8 @@ def test_make_stops_before_it_installs(driver, tmp_path):
     """The Makefile of a fresh clone."""
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
-    line = ["make", "-f", str(ROOT / "Makefile"), "-C", str(tmp_path), "allreduce"]
-    done = subprocess.run(
-        line, capture_output=True, text=True, timeout=60, env={**os.environ, **driver()}
-    )
+    makefile = str(ROOT / "Makefile")
+    done = run("make", "-f", makefile, "-C", str(tmp_path), "allreduce", **driver())
     assert done.returncode == 2
     assert done.stderr.startswith(
         "wiretax: A driver of NVIDIA for CUDA 13.2 is here and CuPy is not: "
@@ -134,19 +125,12 @@ def test_ranks_refuse_to_measure_the_cpu_by_accident(driver, tmp_path):
 
 
 def test_ranks_refuse_a_gpu_that_cupy_cannot_use(driver, tmp_path):
-    """As with a driver that is older than CuPy's CUDA: the installed CuPy is real, the driver a stub."""
+    """As with a driver that is older than CuPy's CUDA: the installed CuPy is real, the driver a
+    stub."""
     variables = driver()
     (tmp_path / "sitecustomize.py").unlink()
-    done = mpirun(
-        2,
-        "-m",
-        "bench.allreduce",
-        "--quiet",
-        "--out",
-        str(tmp_path / "results"),
-        *SMALL,
-        **variables,
-    )
+    options = "-m", "bench.allreduce", "--quiet", "--out", str(tmp_path / "results"), *SMALL
+    done = mpirun(2, *options, **variables)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
     assert done.stderr.startswith(
         "bench.allreduce: A driver of NVIDIA for CUDA 13.2 is here and CuPy cannot use it: "

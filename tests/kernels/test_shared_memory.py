@@ -1,7 +1,9 @@
-"""Memory shared between ranks: other users cannot open it, and other memory is never mapped in its place."""
+"""Memory shared between ranks: other users cannot open it, and other memory is never mapped in its
+place."""
 
 import fcntl
 import os
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.devices.device import DeviceError
+from kernels.devices.gpu_driver import IPC_HANDLE
 from kernels.devices.shared_memory import (
     MEMFD,
     NAMED,
@@ -23,7 +26,7 @@ from kernels.devices.shared_memory import (
     stamp,
 )
 from tests.bench.faulty_runs import wait_for
-from tests.launch import mpirun
+from tests.launch import few, mpirun
 
 pytestmark = pytest.mark.alone
 
@@ -82,7 +85,8 @@ def other_inode(
     size_bytes: int = 2 * 4096 + 4096,
     label: str = "run 1 of rank 0",
 ) -> None:
-    """Put another memfd in place of the memory's descriptor, as a process that reuses the process id would."""
+    """Put another memfd in place of the memory's descriptor, as a process that reuses the process
+    id would."""
     fd = os.memfd_create("other", os.MFD_ALLOW_SEALING)
     os.fchmod(fd, mode)
     os.ftruncate(fd, size_bytes)
@@ -93,14 +97,6 @@ def other_inode(
     assert memory.fd is not None
     os.dup2(fd, memory.fd)
     os.close(fd)
-
-
-def pipe(memory: HostMemory) -> None:
-    reads, writes = os.pipe()
-    assert memory.fd is not None
-    os.dup2(reads, memory.fd)
-    os.close(reads)
-    os.close(writes)
 
 
 @pytest.mark.parametrize(
@@ -114,13 +110,12 @@ def pipe(memory: HostMemory) -> None:
         ({"mode": 0o640}, "alone"),
         ({"seals": 0}, "cut short"),
         pytest.param({"chown": True}, "alone", marks=as_root),
-        (pipe, "alone"),
     ],
 )
 def test_memory_behind_a_reused_process_id_is_refused_and_not_mapped(changed, why):
     """`{}` is the control: an identical memfd is accepted as the memory."""
     memory = allocate(SIZE, MEMFD, "run 1 of rank 0")
-    changed(memory) if callable(changed) else other_inode(memory, **changed)
+    other_inode(memory, **changed)
     before = mapped_or_open()
     if why is None:
         opened(memory)
@@ -131,7 +126,7 @@ def test_memory_behind_a_reused_process_id_is_refused_and_not_mapped(changed, wh
     memory.close()
 
 
-def test_memory_of_another_size_or_label_or_behind_a_link_is_refused(memory):
+def test_memory_of_another_size_or_label_is_refused(memory):
     opened(memory)
     before = mapped_or_open()
     for request, why in (
@@ -141,60 +136,65 @@ def test_memory_of_another_size_or_label_or_behind_a_link_is_refused(memory):
     ):
         with pytest.raises(DeviceError, match=why):
             opened(memory, *request)
-    if memory.type == NAMED:
-        path = Path(memory.handle.decode())
-        os.truncate(path, 4096)
-        with pytest.raises(DeviceError, match="not of the size"):
-            opened(memory)
-        os.truncate(path, 3 * 4096)
-        with pytest.raises(DeviceError, match="another run"):
-            opened(memory)
-        path.rename(path.with_suffix(".moved"))
-        path.symlink_to(path.with_suffix(".moved"))
-        with pytest.raises(DeviceError, match="cannot be opened"):
-            opened(memory)
-        path.with_suffix(".moved").unlink()
     assert mapped_or_open() == before
 
 
+def test_named_memory_that_was_cut_or_lies_behind_a_link_is_refused():
+    memory = allocate(SIZE, NAMED, "run 1 of rank 0")
+    path = Path(memory.handle.decode())
+    for size, why in ((4096, "not of the size"), (3 * 4096, "another run")):
+        os.truncate(path, size)
+        with pytest.raises(DeviceError, match=why):
+            opened(memory)
+    moved = path.rename(path.with_suffix(".moved"))
+    path.symlink_to(moved)
+    with pytest.raises(DeviceError, match="cannot be opened"):
+        opened(memory)
+    moved.unlink()
+    forget_name(memory.handle)
+    memory.close()
+
+
 def test_a_failed_allocation_leaves_no_name():
-    """Without the check, a rank in a container with 64 MB of /dev/shm would die of SIGBUS at its first store."""
+    """Without the check, a rank in a container with 64 MB of /dev/shm would die of SIGBUS at its
+    first store."""
     before = names()
     with pytest.raises(OSError, match=r"No space|too large|Cannot allocate"):
         allocate(1 << 50, NAMED)
     assert names() == before
 
 
-GOOD = [
-    b"/proc/%d/fd/0" % os.getpid(),
-    b"/dev/shm/wiretax-4026531836-%d-" % os.getpid() + b"0" * 32,
-]
+OWN = os.getpid()
+GOOD = [b"/proc/%d/fd/0" % OWN, b"/dev/shm/wiretax-4026531836-%d-%s" % (OWN, b"0" * 32)]
 PIECES = [
     b"/proc/self/fd/0",
     b"/etc/passwd",
-    b"/dev/zero",
     b"/dev/shm/wiretax-../../etc/passwd",
     b"\n",
     b"\0",
     b"-1",
     b"9" * 40,
     "٣".encode(),
-    b"{}",
-    b'{"path": 3}',
     b"[" * 2000,
     b"/proc/1/fd/0",
-    b"/proc/0/fd/0",
+    b"",
+    b"7",
 ]
+
+
+def damage(good: bytes, at: int, cut: int, piece: bytes) -> bytes:
+    return good[:at] + piece + good[at + cut :]
+
+
 damaged = st.one_of(
     st.binary(max_size=80),
     st.sampled_from(PIECES),
-    st.text(max_size=60).map(lambda text: text.encode()),
     st.builds(
-        lambda good, at, cut, piece: good[: at % len(good)] + piece + good[at % len(good) + cut :],
+        damage,
         st.sampled_from(GOOD),
         st.integers(0, 60),
         st.integers(0, 5),
-        st.sampled_from([*PIECES, b"", b"7"]),
+        st.sampled_from(PIECES),
     ),
 )
 
@@ -208,44 +208,27 @@ def test_a_damaged_handle_is_refused_and_nothing_is_mapped_or_left_open(handle, 
     assert mapped_or_open() == before
 
 
-OPTIONS = (
-    "-b",
-    "16K",
-    "-e",
-    "16K",
-    "-n",
-    "3",
-    "--algorithm",
-    "two_shot",
-    "--mode",
-    "isolated",
-    "--lean",
-)
+OPTIONS = ("-b", "16K", "-e", "16K", "-n", "3", "--algorithm", "two_shot", "--lean")
 
 
 @pytest.mark.parametrize(
     ("fault", "why"),
-    [
-        ("none", None),
-        ("stale", "another run, rank or allocation"),
-        ("swapped", "another run, rank or allocation"),
-        ("no handle", "no handle of memfd"),
-    ],
+    few(
+        [
+            ("stale", "the memory /proc/.* another run, rank or allocation"),
+            ("no handle", ".* is no handle of memfd"),
+            ("swapped", "the memory /proc/.* another run, rank or allocation"),
+        ],
+        2,
+    ),
 )
 def test_wrong_memory_ends_all_ranks_with_one_sentence(tmp_path, fault, why):
     before = names()
     done = mpirun(3, "tests/ranks/tampered_ranks.py", fault, *OPTIONS, "--out", str(tmp_path))
-    if why is None:
-        assert done.returncode == 0, done.stderr
-        return
     assert done.returncode == 3
-    assert done.stderr.count("\n") == 1
-    assert f"memfd: rank 0: {'the memory /proc/' if fault != 'no handle' else ''}" in done.stderr
-    assert why in done.stderr
-    assert "Traceback" not in done.stderr
-    wait_for(
-        lambda: not list(tmp_path.iterdir()), 5
-    )  # the witness removes the files after the ranks end
+    assert re.fullmatch(rf".*memfd: rank 0: {why}.*\n", done.stderr), done.stderr
+    # The witness removes the files after the ranks end.
+    wait_for(lambda: not list(tmp_path.iterdir()), 5)
     assert names() == before
 
 
@@ -261,18 +244,14 @@ def test_the_kernels_see_only_the_data():
 
 
 def test_the_handle_of_gpu_memory_has_a_grammar():
-    """Handles that do not match are refused before a call of the driver; `tests/kernels/test_device_gpu.py` opens valid
-    handles."""
-    from kernels.devices.gpu_driver import IPC_HANDLE
-
+    """Handles that do not match are refused before a call of the driver; test_device_gpu.py opens
+    valid handles."""
     good = b"0000:41:00.0 " + b"ab" * 64 + b" 0 4096 cudaMalloc"
     assert IPC_HANDLE.fullmatch(good)
     for old, new in (
         (b"0000", b"zzzz"),
         (b"ab", b""),
-        (b"ab", b"AB"),
         (b" 0 ", b" -1 "),
-        (b"4096", b"1e9"),
         (b"4096", b"9" * 16),
         (b"cudaMalloc", b"malloc"),
         (b"cudaMalloc", b"cudaMalloc\n"),

@@ -6,6 +6,7 @@ made.
 """
 
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -65,7 +66,7 @@ def lines(made: Cluster, mpi: str, nodes: int, out: Path) -> dict[str, list[str]
     ]
 
     def batch(*line: str) -> list[str]:
-        job.write_text(f"#!/bin/bash\n{' '.join(line)}\n")
+        job.write_text(f"#!/bin/bash\n{shlex.join(line)}\n")
         return [
             "sh",
             "-c",

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 
 import pytest
@@ -35,7 +36,8 @@ def repository(tmp_path):
     tree = tmp_path / "tree"
     for layer in ("bench", "collectives", "kernels", "reports"):
         shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "requirements.lock", tree)
+    (tree / "locks").mkdir()
+    shutil.copy(ROOT / "locks/runtime.lock", tree / "locks")
     version = tree / "bench" / "__init__.py"
     for number in ("9.9.9", "1.1.1"):
         version.write_text(re.sub(r'VERSION = ".*"', f'VERSION = "{number}"', version.read_text()))
@@ -107,11 +109,22 @@ def test_launches_of_a_revision_write_no_bytecode_into_its_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["module.py"]
 
 
+def test_a_python_whose_archives_have_no_filter_reads_a_revision(tmp_path, repository, monkeypatch):
+    """Debian 12's Python 3.11.2 is one: `make gate` would end with a TypeError."""
+    extract = tarfile.TarFile.extractall
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda archive, to: extract(archive, to))
+    monkeypatch.chdir(repository)
+    base = parse([*named(base=QUICK, head=QUICK), "--revision", "base=HEAD"]).variants["base"]
+    check_out(base, tmp_path / "base")
+    assert "9.9.9" in (tmp_path / "base/bench/__init__.py").read_text()
+
+
 def test_a_revision_that_needs_other_packages_makes_its_own_environment(
     tmp_path, repository, monkeypatch
 ):
     """The revision must run with its own packages, and a failed build must be an error."""
-    (repository / "requirements.lock").write_text("other==1\n")
+    (repository / "locks/runtime.lock").write_text("other==1\n")
     (repository / "Makefile").write_text(
         "setup:\n\tmkdir -p .venv/bin\n\techo 'no network' >&2\n\texit $(BROKEN)\n"
     )

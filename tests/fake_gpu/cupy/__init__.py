@@ -16,28 +16,22 @@ class RawKernel:
     """An entry of a module; only `RawModule.get_function` makes one here."""
 
     def __init__(self, module: int, name: str) -> None:
-        self.name, self.kernel = name, cuda.function.Function(module, name)
+        self.name, self.pointer = name, driver.moduleGetFunction(module, name)
 
     def __call__(
-        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], **kwargs: Any
+        self, grid: tuple[int], block: tuple[int], args: tuple[Any], **kwargs: Any
     ) -> None:
-        self.kernel(grid, block, args, **kwargs)
-
-    @property
-    def max_threads_per_block(self) -> int:
-        return driver.funcGetAttribute(0, self.kernel.ptr)
-
-    @property
-    def shared_size_bytes(self) -> int:
-        return driver.funcGetAttribute(1, self.kernel.ptr)
-
-    @property
-    def local_size_bytes(self) -> int:
-        return driver.funcGetAttribute(3, self.kernel.ptr)
+        """The kernels take one structure by value, which CuPy sees as an array of size 1."""
+        (value,) = args
+        if value.size != 1:
+            raise TypeError("a kernel parameter must be an array of size 1")
+        stream = cuda.get_current_stream().ptr
+        shape = (grid[0], 1, 1, block[0], 1, 1)
+        driver.launchKernel(self.pointer, *shape, 0, stream, value.ctypes.data, value.nbytes)
 
     @property
     def num_regs(self) -> int:
-        return driver.funcGetAttribute(4, self.kernel.ptr)
+        return 32
 
 
 class RawModule:
@@ -51,7 +45,8 @@ class RawModule:
 
 
 class ndarray:
-    """An array in device memory, which is host memory here. Only `matmul` accesses it, in stream order."""
+    """An array in device memory, which is host memory here. Only `matmul` accesses it, in stream
+    order."""
 
     def __init__(
         self, shape: tuple[int, ...], dtype: Any = float, memptr: cuda.MemoryPointer | None = None

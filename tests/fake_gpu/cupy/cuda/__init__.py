@@ -1,9 +1,8 @@
 """`cupy.cuda` of the software GPU."""
 
-from . import driver, function, graph, memory, nvrtc, runtime, stream
-from .graph import Graph
+from . import driver, memory, nvrtc, runtime, stream
 from .memory import MemoryPointer, UnownedMemory
-from .stream import Event, Stream, get_current_stream, get_elapsed_time
+from .stream import Event, Graph, Stream, get_current_stream, get_elapsed_time
 
 __all__ = [
     "Event",
@@ -12,10 +11,8 @@ __all__ = [
     "Stream",
     "UnownedMemory",
     "driver",
-    "function",
     "get_current_stream",
     "get_elapsed_time",
-    "graph",
     "memory",
     "nvrtc",
     "runtime",

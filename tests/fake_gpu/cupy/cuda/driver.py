@@ -2,7 +2,7 @@
 
 import ctypes
 
-from .._software import library, setting, status_of
+from .._software import library, status_of
 
 
 class CUDADriverError(RuntimeError):
@@ -25,7 +25,7 @@ def moduleLoad(filename: str) -> int:
     try:
         module = ctypes.CDLL(filename)
     except OSError as error:
-        raise CUDADriverError(301 if "No such file" in str(error) else 200) from error
+        raise CUDADriverError(200) from error
     return _modules.setdefault(module._handle, module)._handle
 
 
@@ -35,11 +35,6 @@ def moduleGetFunction(module: int, funcname: str) -> int:
         return ctypes.cast(getattr(_modules[module], funcname), ctypes.c_void_p).value or 0
     except AttributeError as error:
         raise CUDADriverError(500) from error
-
-
-def funcGetAttribute(attribute: int, f: int) -> int:
-    check_status(status_of("gpu_entering", b"funcGetAttribute", 0))
-    return {0: setting("THREADS", 4), 1: 0, 3: 0, 4: 32}[attribute]
 
 
 def launchKernel(

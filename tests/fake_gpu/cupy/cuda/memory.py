@@ -5,9 +5,9 @@ from typing import Any
 
 class UnownedMemory:
     def __init__(self, ptr: int, size: int, owner: Any, device_id: int = -1) -> None:
-        self.ptr, self.size, self.device_id, self._owner = ptr, size, device_id, owner
+        self.ptr = ptr
 
 
 class MemoryPointer:
     def __init__(self, mem: UnownedMemory, offset: int) -> None:
-        self.mem, self.ptr = mem, mem.ptr + offset
+        self.ptr = mem.ptr + offset

@@ -1,15 +1,16 @@
-"""`cupy.cuda.nvrtc` of the software GPU: clang compiles for the host, and a binary is a shared object."""
+"""`cupy.cuda.nvrtc` of the software GPU: clang compiles for the host, and a binary is a shared
+object."""
 
-import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import runtime
 
-EMULATION = Path(__file__).parents[2] / "emulation.h"
-# A function of clang's kind preserve_all, as in emulation.h, ends with vzeroupper: AVX registers would lose a half.
+EMULATION = str(Path(__file__).parents[2] / "emulation.h")
+# A function of clang's kind preserve_all, as in emulation.h, ends with vzeroupper: AVX registers
+# would lose a half.
 FLAGS = [
     "-x",
     "c++",
@@ -22,34 +23,31 @@ FLAGS = [
     "-nostdlib++",
     "-w",
 ]
-ERRORS = {
-    5: "NVRTC_ERROR_INVALID_OPTION",
-    6: "NVRTC_ERROR_COMPILATION",
-    3: "NVRTC_ERROR_INVALID_INPUT",
-}
 
 
 class NVRTCError(RuntimeError):
-    def __init__(self, status: int) -> None:
-        self.status = status
-        name = ERRORS[status].replace("NVRTC", "HIPRTC") if runtime.is_hip else ERRORS[status]
-        super().__init__(f"{name} ({status})")
-
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return type(self), (self.status,)
+    def __init__(self) -> None:
+        super().__init__(f"{'HIPRTC' if runtime.is_hip else 'NVRTC'}_ERROR_COMPILATION (6)")
 
 
 @dataclass
 class _Program:
     source: str
     name: str
-    headers: dict[str, str]
     binary: bytes = b""
     log: str = ""
-    options: list[str] = field(default_factory=list)
 
 
 _programs: dict[int, _Program] = {}
+SUPPORTED = (
+    "-I",
+    "-D",
+    "-std=",
+    "-O",
+    "--gpu-architecture=sm_",
+    "--offload-arch=",
+    "-default-device",
+)
 
 
 def getVersion() -> tuple[int, int]:
@@ -57,55 +55,27 @@ def getVersion() -> tuple[int, int]:
 
 
 def createProgram(src: str, name: str, headers: object, include_names: object) -> int:
-    assert isinstance(headers, list | tuple)
-    assert isinstance(include_names, list | tuple)
-    names = {n.decode(): h.decode() for h, n in zip(headers, include_names, strict=True)}
     number = max(_programs, default=0) + 1
-    _programs[number] = _Program(src, name, names)
+    _programs[number] = _Program(src, name)
     return number
 
 
 def compileProgram(prog: int, options: tuple[str, ...]) -> None:
     program = _programs[prog]
-    program.options = list(options)
-    supported = (
-        "-I",
-        "-D",
-        "-std=",
-        "--std=",
-        "-O",
-        "--gpu-architecture=",
-        "-arch=",
-        "--offload-arch=",
-        "-default-device",
-    )
     for option in options:
-        if not option.startswith(supported):
+        if not option.startswith(SUPPORTED):
             program.log = f"unrecognized option {option} found"
-            raise NVRTCError(5)
-    wanted = [o for o in options if o.startswith(("-I", "-D", "-std=", "--std="))]
+            raise NVRTCError
+    wanted = [option for option in options if option.startswith(("-I", "-D", "-std="))]
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in program.headers.items():
-            Path(folder, name).write_text(text)
-        source, binary = Path(folder, program.name), Path(folder, "binary")
-        source.write_text(program.source)
-        clang = shutil.which("clang++-22") or "clang++"
-        command = [
-            clang,
-            *FLAGS,
-            *wanted,
-            f"-I{folder}",
-            "-include",
-            str(EMULATION),
-            str(source),
-            "-o",
-            str(binary),
-        ]
+        source, binary = f"{folder}/{program.name}", f"{folder}/binary"
+        Path(source).write_text(program.source)
+        command = ["clang++-22", *FLAGS, *wanted, "-include", EMULATION, source, "-o", binary]
         done = subprocess.run(command, capture_output=True, text=True)
         program.log = done.stderr
         if done.returncode:
-            raise NVRTCError(6)
-        program.binary = binary.read_bytes()
+            raise NVRTCError
+        program.binary = Path(binary).read_bytes()
 
 
 def getPTX(prog: int) -> bytes:
@@ -115,10 +85,6 @@ def getPTX(prog: int) -> bytes:
 def getCUBIN(prog: int) -> bytes:
     if runtime.is_hip:
         raise RuntimeError("HIP does not support getCUBIN")
-    if not any(
-        o.startswith(("--gpu-architecture=sm_", "-arch=sm_")) for o in _programs[prog].options
-    ):
-        raise RuntimeError("cubin is requested, but the real arch (sm_XX) is not provided")
     return _programs[prog].binary
 
 

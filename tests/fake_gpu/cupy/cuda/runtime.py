@@ -3,47 +3,19 @@
 import ctypes
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
-from .._software import DEVICES, IS_HIP, RUNTIME_VERSION, UUIDS, library, setting, status_of
+from .._software import DEVICES, IS_HIP, RUNTIME_VERSION, library, setting, status_of
 
 is_hip = IS_HIP
-memcpyHostToHost, memcpyHostToDevice, memcpyDeviceToHost, memcpyDeviceToDevice, memcpyDefault = (
-    range(5)
-)
-hostAllocDefault, hostAllocPortable, hostAllocMapped, hostAllocWriteCombined = 0, 1, 2, 4
-memoryTypeUnregistered, memoryTypeHost, memoryTypeDevice, memoryTypeManaged = range(4)
-streamDefault, streamNonBlocking = 0, 1
-streamCaptureModeGlobal, streamCaptureModeThreadLocal, streamCaptureModeRelaxed = range(3)
-eventDefault, eventBlockingSync, eventDisableTiming, eventInterprocess = 0, 1, 2, 4
-cudaIpcMemLazyEnablePeerAccess = 1
-cudaDevAttrMultiProcessorCount, cudaDevAttrMaxThreadsPerBlock, cudaDevAttrHostRegisterSupported = (
-    16,
-    1,
-    99,
-)
-cudaDevAttrCanUseHostPointerForRegisteredMem, cudaDevAttrAsyncEngineCount = 91, 40
 
 
 class CUDARuntimeError(RuntimeError):
     def __init__(self, status: int) -> None:
         self.status = status
-        super().__init__(
-            f"{library.gpu_error_name(status).decode()}: {library.gpu_error_string(status).decode()}"
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.status,)
-
-
-class PointerAttributes:
-    def __init__(self, device: int, devicePointer: int, hostPointer: int, type: int = -1) -> None:
-        self.device, self.devicePointer, self.hostPointer, self.type = (
-            device,
-            devicePointer,
-            hostPointer,
-            type,
-        )
+        name, text = library.gpu_error_name(status), library.gpu_error_string(status)
+        super().__init__(f"{name.decode()}: {text.decode()}")
 
 
 def check_status(status: int) -> None:
@@ -52,7 +24,8 @@ def check_status(status: int) -> None:
 
 
 def _entering(call: str, amount: int = 0) -> None:
-    """Raises the error of this call, if there is one: no driver, an old driver, no device, or a fault."""
+    """Raises the error of this call, if there is one: no driver, an old driver, no device, or a
+    fault."""
     if setting("DRIVER", RUNTIME_VERSION) < RUNTIME_VERSION // 1000 * 1000:
         check_status(100 if is_hip else 35)
     if not DEVICES:
@@ -61,7 +34,8 @@ def _entering(call: str, amount: int = 0) -> None:
 
 
 def _pointer(function: str, *arguments: Any) -> int:
-    """Calls a library function that writes an address to its first parameter, and returns the address."""
+    """Calls a library function that writes an address to its first parameter, and returns the
+    address."""
     address = ctypes.c_void_p()
     check_status(status_of(function, ctypes.byref(address), *arguments))
     return address.value or 0
@@ -83,17 +57,16 @@ def getDeviceCount() -> int:
     return len(DEVICES)
 
 
-_device = 0
-
-
 def _physical(device: int) -> int:
     if not 0 <= device < len(DEVICES):
         raise CUDARuntimeError(101)
     return DEVICES[device]
 
 
+_device = 0
+
+
 def getDevice() -> int:
-    _entering("getDevice")
     return _device
 
 
@@ -106,40 +79,24 @@ def setDevice(device: int) -> None:
 
 def getDeviceProperties(device: int) -> dict[str, Any]:
     _entering("getDeviceProperties")
-    physical, threads = _physical(device), setting("THREADS", 4)
+    _physical(device)
     properties = {
         "name": b"software GPU",
         "major": 12,
         "minor": 0,
         "multiProcessorCount": setting("SMS", 2),
-        "maxThreadsPerBlock": threads,
-        "maxThreadsPerMultiProcessor": 2 * threads,
-        "warpSize": 32,
-        "totalGlobalMem": setting("MEMORY", 4 << 30),
-        "l2CacheSize": 64 << 20,
-        "clockRate": 1_000_000,
-        "integrated": 0,
-        "canMapHostMemory": 1,
-        "concurrentKernels": 1,
-        "pciDomainID": 0,
-        "pciBusID": 0x41 + 0x20 * physical,
-        "pciDeviceID": 0,
-        "uuid": UUIDS[physical][4:].replace("-", "").encode()[:16],
+        "maxThreadsPerBlock": setting("THREADS", 4),
+        "totalGlobalMem": 4 << 30,
     }
     architecture = os.environ.get("FAKE_GPU_ARCH", "gfx1201").encode()
-    return {**properties, "gcnArchName": architecture, "isLargeBar": 1} if is_hip else properties
+    return {**properties, "gcnArchName": architecture} if is_hip else properties
 
 
 def deviceGetAttribute(attrib: int, device: int) -> int:
     _entering("deviceGetAttribute")
     _physical(device)
-    return {
-        16: setting("SMS", 2),
-        1: setting("THREADS", 4),
-        99: 1,
-        91: 1,
-        40: setting("ENGINES", 2),
-    }[attrib]
+    assert attrib == 40, "cudaDevAttrAsyncEngineCount"
+    return setting("ENGINES", 2)
 
 
 def deviceGetPCIBusId(device: int) -> str:
@@ -147,31 +104,9 @@ def deviceGetPCIBusId(device: int) -> str:
     return f"0000:{0x41 + 0x20 * _physical(device):02X}:00.0"
 
 
-def deviceGetByPCIBusId(pci_bus_id: str) -> int:
-    _entering("deviceGetByPCIBusId")
-    ids = [deviceGetPCIBusId(device).lower() for device in range(len(DEVICES))]
-    if pci_bus_id.lower() not in ids:
-        raise CUDARuntimeError(101 if not is_hip else 1)
-    return ids.index(pci_bus_id.lower())
-
-
 def deviceCanAccessPeer(device: int, peerDevice: int) -> int:
     _entering("deviceCanAccessPeer")
     return int(_physical(device) != _physical(peerDevice) and setting("PEER", 1) != 0)
-
-
-_enabled: set[tuple[int, int]] = set()
-
-
-def deviceEnablePeerAccess(peerDevice: int) -> None:
-    _entering("deviceEnablePeerAccess")
-    if peerDevice == _device:
-        raise CUDARuntimeError(101)
-    if not deviceCanAccessPeer(_device, peerDevice):
-        raise CUDARuntimeError(217)
-    if (_device, peerDevice) in _enabled:
-        raise CUDARuntimeError(704)
-    _enabled.add((_device, peerDevice))
 
 
 def deviceSynchronize() -> None:
@@ -201,10 +136,6 @@ def hostAlloc(size: int, flags: int) -> int:
     return _pointer("gpu_host_alloc", size, flags)
 
 
-def freeHost(ptr: int) -> None:
-    check_status(status_of("gpu_free_host", ptr))
-
-
 def hostRegister(ptr: int, size: int, flags: int) -> None:
     """CuPy has only a stub on HIP, which fails."""
     check_status(999 if is_hip else status_of("gpu_host_register", ptr, size, flags))
@@ -218,25 +149,14 @@ def memset(ptr: int, value: int, size: int) -> None:
     check_status(status_of("gpu_memset", ptr, value, size))
 
 
-def memcpy(dst: int, src: int, size: int, kind: int) -> None:
-    check_status(status_of("gpu_memcpy", dst, src, size, kind))
-
-
 def memcpyAsync(dst: int, src: int, size: int, kind: int, stream: int) -> None:
     check_status(status_of("gpu_memcpy_async", dst, src, size, kind, stream))
 
 
-def pointerGetAttributes(ptr: int) -> PointerAttributes:
+def pointerGetAttributes(ptr: int) -> SimpleNamespace:
     kind, device = ctypes.c_int(), ctypes.c_int()
     check_status(status_of("gpu_pointer_attributes", ptr, ctypes.byref(kind), ctypes.byref(device)))
-    if kind.value == memoryTypeUnregistered:
-        return PointerAttributes(-2, 0, ptr, memoryTypeUnregistered)
-    return PointerAttributes(
-        DEVICES.index(device.value) if device.value in DEVICES else -2,
-        ptr,
-        ptr if kind.value == memoryTypeHost else 0,
-        kind.value,
-    )
+    return SimpleNamespace(device=device.value, devicePointer=ptr if kind.value else 0)
 
 
 def ipcGetMemHandle(devPtr: int) -> bytes:
@@ -245,7 +165,7 @@ def ipcGetMemHandle(devPtr: int) -> bytes:
     return handle.raw
 
 
-def ipcOpenMemHandle(handle: bytes, flags: int = cudaIpcMemLazyEnablePeerAccess) -> int:
+def ipcOpenMemHandle(handle: bytes, flags: int = 1) -> int:
     return _pointer("gpu_import", ctypes.create_string_buffer(handle, 64), flags)
 
 
@@ -276,7 +196,7 @@ def streamWaitEvent(stream: int, event: int, flags: int = 0) -> None:
     check_status(status_of("gpu_stream_wait_event", stream, event))
 
 
-def streamBeginCapture(stream: int, mode: int = streamCaptureModeRelaxed) -> None:
+def streamBeginCapture(stream: int, mode: int = 2) -> None:
     check_status(status_of("gpu_begin_capture", stream))
 
 
@@ -287,9 +207,7 @@ def streamEndCapture(stream: int) -> int:
 
 
 def streamIsCapturing(stream: int) -> bool:
-    capturing = ctypes.c_int()
-    check_status(status_of("gpu_is_capturing", stream, ctypes.byref(capturing)))
-    return bool(capturing.value)
+    return bool(library.gpu_is_capturing(ctypes.c_void_p(stream)))
 
 
 def launchHostFunc(stream: int, callback: Callable[[Any], None], arg: int) -> None:
@@ -308,14 +226,6 @@ def eventCreateWithFlags(flags: int) -> int:
 
 def eventRecord(event: int, stream: int) -> None:
     check_status(status_of("gpu_event_record", event, stream))
-
-
-def eventQuery(event: int) -> int:
-    return status_of("gpu_event_query", event)
-
-
-def eventSynchronize(event: int) -> None:
-    check_status(status_of("gpu_event_synchronize", event))
 
 
 def eventElapsedTime(start: int, end: int) -> float:

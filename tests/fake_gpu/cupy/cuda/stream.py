@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from . import graph, runtime
+from . import runtime
 
 _thread = threading.local()
 
@@ -13,22 +13,25 @@ class Event:
     def __init__(
         self, block: bool = False, disable_timing: bool = False, interprocess: bool = False
     ) -> None:
-        self.ptr = runtime.eventCreateWithFlags(block * 1 | disable_timing * 2 | interprocess * 4)
-
-    @property
-    def done(self) -> bool:
-        return runtime.eventQuery(self.ptr) == 0
+        self.ptr = runtime.eventCreateWithFlags(0)
 
     def record(self, stream: "Stream | None" = None) -> None:
         runtime.eventRecord(self.ptr, (stream or get_current_stream()).ptr)
-
-    def synchronize(self) -> None:
-        runtime.eventSynchronize(self.ptr)
 
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
     """Milliseconds."""
     return runtime.eventElapsedTime(start_event.ptr, end_event.ptr)
+
+
+class Graph:
+    """The operations that a stream has captured; only `Stream.end_capture` makes one."""
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+    def launch(self, stream: "Stream | None" = None) -> None:
+        runtime.graphLaunch(self.ptr, (stream or get_current_stream()).ptr)
 
 
 class Stream:
@@ -42,17 +45,6 @@ class Stream:
         priority: int | None = None,
     ) -> None:
         self.ptr = 0 if null else runtime.streamCreateWithPriority(int(non_blocking), priority or 0)
-        self.device_id = -1 if null else runtime.getDevice()
-
-    def __enter__(self) -> "Stream":
-        _stack().append(self)
-        _thread.current = self
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        """The stream of the enclosing `with` is current again, and not the stream that `use` chose, as in CuPy."""
-        _stack().pop()
-        _thread.current = _stack()[-1]
 
     def use(self) -> "Stream":
         _thread.current = self
@@ -65,43 +57,24 @@ class Stream:
     def synchronize(self) -> None:
         runtime.streamSynchronize(self.ptr)
 
-    def record(self, event: Event | None = None) -> Event:
-        event = event or Event()
-        event.record(self)
-        return event
-
     def wait_event(self, event: Event) -> None:
         runtime.streamWaitEvent(self.ptr, event.ptr)
 
     def launch_host_func(self, callback: Callable[[Any], None], arg: Any) -> None:
-        if self.is_capturing() and runtime.is_hip:
+        if runtime.is_hip and runtime.streamIsCapturing(self.ptr):
             raise RuntimeError("This feature is not supported on HIP")
         runtime.launchHostFunc(self.ptr, lambda _: callback(arg), 0)
 
     def begin_capture(self, mode: int | None = None) -> None:
         if self.ptr == 0:
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        runtime.streamBeginCapture(
-            self.ptr, runtime.streamCaptureModeRelaxed if mode is None else mode
-        )
+        runtime.streamBeginCapture(self.ptr)
 
-    def end_capture(self) -> graph.Graph:
-        captured = graph.Graph.__new__(graph.Graph)
-        captured.ptr = runtime.streamEndCapture(self.ptr)
-        return captured
-
-    def is_capturing(self) -> bool:
-        return runtime.streamIsCapturing(self.ptr)
+    def end_capture(self) -> Graph:
+        return Graph(runtime.streamEndCapture(self.ptr))
 
 
 Stream.null = Stream(null=True)
-
-
-def _stack() -> list[Stream]:
-    if not hasattr(_thread, "streams"):
-        _thread.streams = [Stream.null]
-    streams: list[Stream] = _thread.streams
-    return streams
 
 
 def get_current_stream(device_id: int = -1) -> Stream:

@@ -1,5 +1,5 @@
-"""nccl4py over the library with NCCL's C interface. FAKE_NCCL_BINDING lists the installed binding of each rank:
-`nccl4py`, `cupy` alone, or `none`."""
+"""nccl4py over the library with NCCL's C interface. FAKE_NCCL_BINDING lists the installed binding
+of each rank: `nccl4py`, `cupy` alone, or `none`."""
 
 import ctypes
 import os

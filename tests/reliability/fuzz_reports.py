@@ -248,7 +248,7 @@ def write_corpus(root: Path) -> None:
     rename_run("tune", write_run(root / "tune", modes=["isolated"], n_blocks=6, **small).path)
     tuned = root / "tune" / "run.jsonl"
     tuned.write_bytes(tuned.read_bytes().replace(b'"benchmark":"allreduce"', b'"benchmark":"tune"'))
-    from tests.bench.test_link import made_up
+    from tests.bench.synthetic_link import made_up
 
     rename_run("link", made_up(root / "link", 3, lambda *_: 5.0, blocks=6).path)
     for number in range(12):

@@ -1,5 +1,5 @@
-"""Writes runs with plausible synthetic figures through the real store, so that tests of readers need no hours of
-measuring. The link has two states in stretches, as on a virtual machine.
+"""Writes runs with plausible synthetic figures through the real store, so that tests of readers
+need no hours of measuring. The link has two states in stretches, as on a virtual machine.
 
     python -m tests.reports.synthetic_run FOLDER        # writes one and prints its path
 """
@@ -7,7 +7,9 @@ measuring. The link has two states in stretches, as on a virtual machine.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,12 @@ OURS = ["one_shot_push", "one_shot_pull", "two_shot", "ring"]
 ALGORITHMS = ["library", "auto", *OURS]
 FAST_NS, SLOW_NS = 105.0, 540.0
 CHAINED_UP_TO = 512 << 10
+NOTES = [
+    "Peer memory is mapped (shared) and was probed byte by byte in every direction.",
+    "virtual machine: the link between two cores can change under the run",
+]
 
+Record = dict[str, Any]
 Change = Callable[[Block], Block | None]
 
 # Synthetic runs need not survive a crash, and fsync of every block takes nine tenths of the time.
@@ -33,13 +40,9 @@ without_fsync = mock.patch("os.fsync", lambda file: None)  # noqa: PT008
 
 
 def chosen_for(size_bytes: int) -> str:
-    return (
-        "one_shot_push"
-        if size_bytes <= 128 << 10
-        else "two_shot"
-        if size_bytes <= 4 << 20
-        else "ring"
-    )
+    if size_bytes <= 128 << 10:
+        return "one_shot_push"
+    return "two_shot" if size_bytes <= 4 << 20 else "ring"
 
 
 def cost_us(algorithm: str, size_bytes: int, rtt_ns: float, n: int) -> float:
@@ -57,191 +60,217 @@ def cost_us(algorithm: str, size_bytes: int, rtt_ns: float, n: int) -> float:
     return 0.4 + startup_hops * rtt_ns / 1e3 + (wire_bytes or size_bytes) / gb_per_s / 1e3
 
 
-def parts_of(algorithm: str, size: int, n: int) -> dict[str, Any]:
-    name = chosen_for(size) if algorithm == "auto" else algorithm
-    hops = {"two_shot": 2, "ring": 2 * (n - 1)}.get(name, 1)
-    moved = (n - 1) * size if name.startswith("one_shot") else 2 * size * (n - 1) / n
+def parts_of(algorithm: str, size: int, n: int) -> Record:
+    hops = {"two_shot": 2, "ring": 2 * (n - 1)}.get(algorithm, 1)
+    moved = (n - 1) * size if algorithm.startswith("one_shot") else 2 * size * (n - 1) / n
     return {"hops": hops, "stages": [[moved, 0], [0, moved]], "memory_bytes": 2 * size}
 
 
-def plan(
-    sizes: Sequence[int],
-    algorithms: Sequence[str],
-    modes: Sequence[str],
-    in_place: Sequence[bool],
-    unsupported: Sequence[str],
-    datatype: str,
-    world_size: int,
-    library_variants: Sequence[str] = ("plain",),
-    ours: Sequence[str] = ("copied",),
-) -> list[CaseHeader]:
-    cases = []
-    for size in sizes:
-        for mode in modes:
-            if mode == "chained" and size > CHAINED_UP_TO:
-                continue
-            for algorithm in algorithms:
-                variants = library_variants if algorithm == "library" else ours
-                for place, variant in product(in_place, variants):
-                    missing = algorithm in unsupported
-                    cases.append(
-                        CaseHeader(
-                            collective="all_reduce",
-                            size_bytes=size,
-                            count=size // 4,
-                            datatype=datatype,
-                            redop="sum",
-                            algorithm=algorithm,
-                            mode=mode,
-                            in_place=place,
-                            calls=160 if mode == "chained" else 1,
-                            variant=variant,
-                            library="MPICH 5.0.2" if algorithm == "library" else None,
-                            chosen=chosen_for(size) if algorithm == "auto" else None,
-                            status="unsupported" if missing else "ok",
-                            reason=f"MPICH 5.0.2 has no {datatype}" if missing else None,
-                            bound_parts=None
-                            if algorithm == "library"
-                            else parts_of(algorithm, size, world_size),
-                        )
-                    )
-    return cases
+@dataclass(frozen=True)
+class Sweep:
+    """The cases and blocks of a synthetic run.
 
-
-@without_fsync
-def write_run(
-    folder: Path,
-    *,
-    sizes: Sequence[int] = SIZES,
-    algorithms: Sequence[str] = ALGORITHMS,
-    modes: Sequence[str] = ("isolated", "chained"),
-    in_place: Sequence[bool] = (False,),
-    unsupported: Sequence[str] = (),
-    world_size: int = 2,
-    n_blocks: int = 10,
-    n: int = 20,
-    fast_rounds: Sequence[int] = (),
-    datatype: str = "float32",
-    change: Change = lambda block: block,
-    library_variants: Sequence[str] = ("plain",),
-    variants: Sequence[str] = ("copied",),
-    scale: float = 1.0,
-    seed: int = 7,
-    finish: bool = True,
-    status: str = "complete",
-    run_id: str = "2026-11-20T06-15-00Z-allreduce-1a2b3c",
-) -> Result:
-    """Write a run and return it; without `finish`, the run is cut off after its last block.
-
-    The link is in its fast state in `fast_rounds`; `change` may replace a block, or drop it by returning None.
+    The link is in its fast state in `fast_rounds`; `change` may replace a block, or drop it by
+    returning None. Without `finish`, the run is cut off after its last block.
     """
-    rng = np.random.default_rng(seed)
-    cases = plan(
-        sizes,
-        algorithms,
-        modes,
-        in_place,
-        unsupported,
-        datatype,
-        world_size,
-        library_variants,
-        variants,
-    )
-    run = Run(
-        run_id=run_id,
-        benchmark="allreduce",
-        version="0.1.0",
-        argv=["--seed", str(seed)],
-        seed=seed,
-        machine_id="a1b2c3",
-        software_id="d4e5f6",
-        environment={
-            "cpu.model": {"value": "AMD EPYC 9B45", "source": "/proc/cpuinfo", "status": "ok"},
-            "mpi.thread_level": {"value": "funneled", "source": "MPI_Query_thread", "status": "ok"},
-        },
-        world={
-            "size": world_size,
-            "hosts": 1,
-            "ranks": [
-                {"rank": rank, "device": "cpu", "arch": "znver5", "numa": 0, "cpus": [rank]}
-                for rank in range(world_size)
-            ],
-        },
-        notes=[
-            "Peer memory is mapped (shared) and was probed byte by byte in every direction.",
-            "virtual machine: the link between two cores can change under the run",
-        ],
-        cases=cases,
-    )
-    file = RunFile.create(folder, run)
-    samples: dict[int, list[np.ndarray]] = {}
-    for turn in range(n_blocks):
-        rtt_ns = FAST_NS if turn in fast_rounds else SLOW_NS
-        probes = [
-            (float(a), float(b))
-            for a, b in rtt_ns * rng.normal(1, 0.02, (len(cases) + len(sizes), 2))
+
+    sizes: Sequence[int] = tuple(SIZES)
+    algorithms: Sequence[str] = tuple(ALGORITHMS)
+    modes: Sequence[str] = ("isolated", "chained")
+    in_place: Sequence[bool] = (False,)
+    unsupported: Sequence[str] = ()
+    datatype: str = "float32"
+    world_size: int = 2
+    library_variants: Sequence[str] = ("plain",)
+    variants: Sequence[str] = ("copied",)
+    n_blocks: int = 10
+    n: int = 20
+    fast_rounds: Sequence[int] = ()
+    change: Change = lambda block: block
+    scale: float = 1.0
+    seed: int = 7
+    finish: bool = True
+    status: str = "complete"
+    run_id: str = "2026-11-20T06-15-00Z-allreduce-1a2b3c"
+
+    def cases(self) -> list[CaseHeader]:
+        return [
+            self.case(size, mode, algorithm, place, variant)
+            for size, mode, algorithm in product(self.sizes, self.modes, self.algorithms)
+            if mode == "isolated" or size <= CHAINED_UP_TO
+            for place, variant in product(
+                self.in_place, self.library_variants if algorithm == "library" else self.variants
+            )
         ]
-        for size in sizes:
-            file.append(
+
+    def case(self, size: int, mode: str, algorithm: str, place: bool, variant: str) -> CaseHeader:
+        chosen = chosen_for(size) if algorithm == "auto" else None
+        missing = algorithm in self.unsupported
+        case = CaseHeader(
+            collective="all_reduce",
+            size_bytes=size,
+            count=size // 4,
+            datatype=self.datatype,
+            redop="sum",
+            algorithm=algorithm,
+            mode=mode,
+            in_place=place,
+            calls=160 if mode == "chained" else 1,
+            variant=variant,
+            chosen=chosen,
+            status="unsupported" if missing else "ok",
+            reason=f"MPICH 5.0.2 has no {self.datatype}" if missing else None,
+        )
+        if algorithm == "library":
+            case.library = "MPICH 5.0.2"
+        else:
+            case.bound_parts = parts_of(chosen or algorithm, size, self.world_size)
+        return case
+
+    def head(self) -> Run:
+        facts = {"cpu.model": "AMD EPYC 9B45", "mpi.thread_level": "funneled"}
+        ranks = [
+            {"rank": rank, "device": "cpu", "arch": "znver5", "numa": 0, "cpus": [rank]}
+            for rank in range(self.world_size)
+        ]
+        return Run(
+            run_id=self.run_id,
+            benchmark="allreduce",
+            version="0.1.0",
+            argv=["--seed", str(self.seed)],
+            seed=self.seed,
+            machine_id="a1b2c3",
+            software_id="d4e5f6",
+            environment={
+                name: {"value": value, "source": "/proc", "status": "ok"}
+                for name, value in facts.items()
+            },
+            world={"size": self.world_size, "hosts": 1, "ranks": ranks},
+            notes=list(NOTES),
+            cases=self.cases(),
+        )
+
+    def round(
+        self, turn: int, rng: np.random.Generator, cases: Sequence[CaseHeader]
+    ) -> Iterator[tuple[LinkBlock | Block, np.ndarray]]:
+        """The blocks of a round in the order of measuring, with the samples of each, (ranks, n,
+        5)."""
+        rtt_ns = FAST_NS if turn in self.fast_rounds else SLOW_NS
+        trips = (rtt_ns * rng.normal(1, 0.02, (len(cases) + len(self.sizes), 2))).tolist()
+        for size in self.sizes:
+            yield (
                 LinkBlock(
                     size_bytes=size,
                     round=turn,
-                    copy_in_us=scale * size / 22e3,
-                    peer_read_us=scale * size / 16e3,
-                    memory_us=scale * size / (30e3 if size < 4 << 20 else 17e3),
-                    link_rtt_ns=probes.pop(),
-                )
+                    copy_in_us=self.scale * size / 22e3,
+                    peer_read_us=self.scale * size / 16e3,
+                    memory_us=self.scale * size / (30e3 if size < 4 << 20 else 17e3),
+                    link_rtt_ns=tuple(trips.pop()),
+                ),
+                np.empty(0),
             )
         for number in rng.permutation(len(cases)).tolist():
             case = cases[number]
             if case.status != "ok":
                 continue
-            algorithm = case.chosen or case.algorithm
-            base = scale * cost_us(algorithm, case.size_bytes, rtt_ns, world_size)
-            times = base * rng.lognormal(0.0, 0.03, (world_size, n)) * rng.normal(1, 0.004)
-            isolated = case.mode == "isolated"
-            consume = times * 0.25 if isolated else np.full_like(times, np.nan)
-            skew = rng.exponential(0.05, (world_size, n))
-            slowest = times.max(axis=0)
-            measured = Block(
+            base_us = self.scale * cost_us(
+                case.chosen or case.algorithm, case.size_bytes, rtt_ns, self.world_size
+            )
+            shape = (self.world_size, self.n)
+            rows = np.empty((*shape, 5))
+            times_us = base_us * rng.lognormal(0.0, 0.03, shape) * rng.normal(1, 0.004)
+            rows[..., 0], rows[..., 1] = turn, np.arange(self.world_size)[:, None]
+            rows[..., 2], rows[..., 4] = times_us, rng.exponential(0.05, shape)
+            rows[..., 3] = 0.25 * times_us if case.mode == "isolated" else np.nan
+            slowest, consume, skew = np.moveaxis(rows[..., 2:].max(axis=0), -1, 0)
+            block = Block(
                 case=number,
                 block=turn,
                 round=turn,
-                n=n,
+                n=self.n,
                 time_us=float(np.median(slowest)),
                 mean_us=float(slowest.mean()),
-                consume_us=float(np.median(consume.max(axis=0))) if isolated else None,
-                total_us=float(np.median(slowest + consume.max(axis=0)))
-                if isolated
-                else float(np.median(slowest)),
-                arrival_skew_us=float(np.median(skew.max(axis=0))) if isolated else None,
-                chain_only_us=None if isolated else 0.1 * base,
-                link_rtt_ns=probes.pop(),
+                total_us=float(np.median(slowest)),
+                link_rtt_ns=tuple(trips.pop()),
                 n_wrong=0,
-                measure_s=float(times.sum() * 1e-6 * case.calls),
+                measure_s=float(times_us.sum() * 1e-6 * case.calls),
             )
-            block = change(measured)
-            if block is None:
-                continue
+            if case.mode == "isolated":
+                block.consume_us = float(np.median(consume))
+                block.total_us = float(np.median(slowest + consume))
+                block.arrival_skew_us = float(np.median(skew))
+            else:
+                block.chain_only_us = 0.1 * base_us
+            if changed := self.change(block):
+                yield changed, rows
+
+
+def plan(*fields: Any) -> list[CaseHeader]:
+    """The cases of a sweep, given its first fields in order."""
+    return Sweep(*fields).cases()
+
+
+@without_fsync
+def write_run(folder: Path, **fields: Any) -> Result:
+    """Writes the run of a `Sweep` with these fields, and returns it."""
+    sweep = Sweep(**fields)
+    run, rng = sweep.head(), np.random.default_rng(sweep.seed)
+    file = RunFile.create(folder, run)
+    samples: dict[int, list[np.ndarray]] = defaultdict(list)
+    for turn in range(sweep.n_blocks):
+        for block, rows in sweep.round(turn, rng, run.cases):
             file.append(block)
-            rows = np.empty((world_size, n, 5))
-            rows[..., 0], rows[..., 1] = turn, np.arange(world_size)[:, None]
-            rows[..., 2], rows[..., 3], rows[..., 4] = times, consume, skew
-            samples.setdefault(number, []).append(rows.reshape(-1, 5))
-    if not finish:
+            if isinstance(block, Block):
+                samples[block.case].append(rows.reshape(-1, 5))
+    if not sweep.finish:
         return read(file.path)
-    reason = None if status == "complete" else "interrupted"
+    reason = None if sweep.status == "complete" else "interrupted"
     joined = {number: np.concatenate(rows) for number, rows in samples.items()}
-    return file.finish(joined, End(status=status, reason=reason, measuring_s=41.2, elapsed_s=52.0))
+    end = End(status=sweep.status, reason=reason, measuring_s=41.2, elapsed_s=52.0)
+    return file.finish(joined, end)
+
+
+def rewrite(path: Path, change: Callable[[Record], object]) -> Path:
+    """Changes each line of a run file in place by a function."""
+    lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+    for line in lines:
+        change(line)
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    return path
+
+
+def rewrite_cases(path: Path, change: Callable[[Record], object]) -> Path:
+    """Changes each case of a run file, in the head and in its own line."""
+
+    def change_line(line: Record) -> None:
+        for case in line.get("cases", [line] if line["kind"] == "case" else []):
+            change(case)
+
+    return rewrite(path, change_line)
+
+
+def rewrite_head(run: Path, **changes: Any) -> None:
+    """Sets values in a run's first line; `world__size=4` sets a nested value."""
+    head, _, rest = run.read_bytes().partition(b"\n")
+    record = msgspec.json.decode(head)
+    for path, value in changes.items():
+        *outer, name = path.split("__")
+        inner = record
+        for key in outer:
+            inner = inner.setdefault(key, {})
+        inner[name] = value
+    run.write_bytes(msgspec.json.encode(record) + b"\n" + rest)
 
 
 def mark_wrong(path: Path, *cases: int) -> None:
-    """Changes the results of these cases of a run file, or of all: 12 elements of each were wrong."""
-    lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
-    for line in lines:
+    """Changes the results of these cases of a run file, or of all: 12 elements of each were
+    wrong."""
+
+    def change(line: Record) -> None:
         if line["kind"] == "case" and (not cases or line["case"] in cases):
             line |= {"status": "wrong", "reason": "12 elements were wrong", "n_wrong": 12}
-    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+
+    rewrite(path, change)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Writes runs of overlapped compute and communication, and of whole steps, with known figures through the real
-store."""
+"""Writes runs of overlapped compute and communication, of whole steps, and of links, with known
+figures through the real store."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from reports.store.case import COMPUTE
 from reports.store.result import read
 from reports.store.schema import Block, CaseHeader, End, Run
 from reports.store.writing import RunFile
-from tests.reports.synthetic_run import without_fsync
+from tests.reports.synthetic_run import rewrite_cases, rewrite_head, without_fsync, write_run
 
 FAST_NS, SLOW_NS = (105.0, 105.0), (540.0, 540.0)
 CPUS = [
@@ -39,59 +39,49 @@ THEN, MPI, FUSED = "then_one_shot_pull", "then_library", "fused"
 
 @dataclass
 class Made:
-    """Writes a run. `costs[name](round)` is a form's time in a round in microseconds, or None; a name may end with a
-    variant."""
+    """Writes a run. `costs[name](round)` is a form's time in a round in microseconds, or None; a
+    name may end with a variant."""
 
     folder: Path
     benchmark: str = "gemv_allreduce"
     shape: dict = field(default_factory=lambda: LAYER)
     rounds: int = 12
-    slow: tuple = ()
-    trips: Callable[[int], tuple[float, float]] | None = None
+    trips: Callable = lambda turn: FAST_NS
     devices: list = field(default_factory=lambda: CPUS)
     chosen: dict = field(default_factory=dict)
     wrong: dict = field(default_factory=dict)
 
     @without_fsync
     def run(self, costs, finish=True):
-        planned = [self.planned(name) for name in costs]
         head = Run(
             run_id="2026-11-20T06-15-00Z-made-1a2b3c",
             benchmark=self.benchmark,
             version="0.1.0",
             argv=[],
             seed=7,
-            machine_id="a",
-            software_id="b",
+            machine_id="a1b2c3",
+            software_id="d4e5f6",
             environment={},
             world={"size": 2, "hosts": 1, "ranks": self.devices},
-            cases=planned,
+            cases=[self.planned(name) for name in costs],
         )
         file = RunFile.create(self.folder, head)
         for turn in range(self.rounds):
             for number, (name, cost) in enumerate(costs.items()):
-                total_us = cost(turn)
-                if total_us is None:
-                    continue
-                trip = self.trips(turn) if self.trips else SLOW_NS if turn in self.slow else FAST_NS
-                n_wrong = None if name == COMPUTE else self.wrong.get(name, 0)
-                file.append(
-                    Block(
+                if (total_us := cost(turn)) is not None:
+                    block = Block(
                         case=number,
                         block=turn,
                         round=turn,
                         n=20,
                         time_us=total_us,
                         total_us=total_us,
-                        link_rtt_ns=trip,
-                        n_wrong=n_wrong,
+                        link_rtt_ns=self.trips(turn),
+                        n_wrong=None if name == COMPUTE else self.wrong.get(name, 0),
                     )
-                )
-        return (
-            file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0))
-            if finish
-            else read(file.path)
-        )
+                    file.append(block)
+        end = End(status="complete", measuring_s=1.0, elapsed_s=2.0)
+        return file.finish({}, end) if finish else read(file.path)
 
     def planned(self, name):
         algorithm, _, variant = name.partition(" ")
@@ -113,20 +103,38 @@ def always(cost):
     return lambda turn: cost
 
 
+def layer(folder, **costs_us):
+    """A run of a fused product of 11 us and of an unfused one of 15 us; the compute alone takes 10
+    us."""
+    forms = {COMPUTE: 10.0, FUSED: 11.0, THEN: 15.0} | costs_us
+    return Made(folder).run({name: always(us) for name, us in forms.items()})
+
+
 def steps(folder, compute_ms, tensor_ms, pipeline_ms, **words_of_run):
-    made = Made(
-        folder,
-        benchmark="decode",
-        shape=STEP,
-        chosen={"tensor_parallel": "gemv_allreduce"},
-        **words_of_run,
-    )
-    return made.run(
-        {
-            COMPUTE: always(1e3 * compute_ms),
-            "tensor_parallel": always(1e3 * tensor_ms),
-            "tensor_parallel_library": always(1e3 * 2 * tensor_ms),
-            "pipeline_parallel": always(1e3 * pipeline_ms),
-            "one_rank": always(1e3 * 30.0),
-        }
-    )
+    ways = {
+        COMPUTE: compute_ms,
+        "tensor_parallel": tensor_ms,
+        "tensor_parallel_library": 2 * tensor_ms,
+        "pipeline_parallel": pipeline_ms,
+        "one_rank": 30.0,
+    }
+    chosen = {"tensor_parallel": "gemv_allreduce"}
+    made = Made(folder, benchmark="decode", shape=STEP, chosen=chosen, **words_of_run)
+    return made.run({name: always(1e3 * ms) for name, ms in ways.items()})
+
+
+def write_link(folder, gb_s):
+    """A run of bench.link with memory copies of `gb_s`, reads plus writes; a copy alone is twice as
+    fast."""
+    size = 16 << 20
+
+    def alone(block):
+        block.time_us = size / gb_s / 1e3
+        return block
+
+    fields = {"sizes": [size], "algorithms": ["ring"], "modes": ["isolated"]}
+    path = write_run(folder, **fields, n_blocks=1, n=2, scale=34 / gb_s, change=alone).path
+    words = {"collective": "link", "algorithm": "local_copy", "shape": {"src": 0, "dst": 0}}
+    rewrite_cases(path, lambda case: case.update(words))
+    rewrite_head(path, benchmark="link", run_id="2026-11-20T06-15-00Z-link-1a2b3c")
+    return path

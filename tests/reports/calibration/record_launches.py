@@ -1,21 +1,22 @@
 """Records launches of an A/A campaign for the calibration.
 
-python -m tests.reports.calibration.record_launches reports/calibration/recorded.npz CAMPAIGN/main CAMPAIGN/control
+python -m tests.reports.calibration.record_launches reports/calibration/recorded.npz CAMPAIGN/main
+CAMPAIGN/control
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from reports.verdicts.sides import Launch, find_costs, key_of, side_of
+from reports.verdicts.sides import find_costs, key_of, side_of
 
 
-def record(path: Path, launches: Sequence[Launch]) -> None:
-    """Save the log medians that comparisons use, (launches, cases, states); NaN if a launch has too few blocks."""
+def record(path, launches):
+    """Save the log medians that comparisons use, (launches, cases, states); NaN if a launch has too
+    few blocks."""
     n_states = len(find_costs(launches, ())) or 1
     keys = [key_of(case) for case in launches[0].result.run.cases if case.status == "ok"]
     costs_us = [

@@ -1,19 +1,19 @@
-"""Runs the fuzzer of the reports for some seconds, and checks that it detects each kind of failure."""
+"""Runs the fuzzer of the reports for some seconds, and checks that it detects each kind of
+failure."""
 
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
-from tests.launch import ROOT
+from tests.launch import ROOT, SLOW_TEST
 from tests.reliability import fuzz_reports
 from tests.reliability.fuzz_reports import TARGETS, complaint, run_forked
 
 SECONDS, SEED = 2, 8
 
 
+@SLOW_TEST
 def test_damaged_files_are_refused_in_one_sentence():
     command = [sys.executable, "-m", "tests.reliability.fuzz_reports", str(SECONDS), str(SEED)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -30,21 +30,9 @@ def hang(argv):
         pass
 
 
-def sleep(argv):
-    time.sleep(60)
-
-
-def swell(argv):
-    print(len(bytearray(fuzz_reports.MOST_BYTES)))
-
-
 def warn(argv):
     print("RuntimeWarning: overflow", file=sys.stderr)
     return 0
-
-
-def mumble(argv):
-    return 2
 
 
 def refuse(argv):
@@ -57,19 +45,14 @@ def refuse(argv):
     [
         (fail, "ValueError: x"),
         (hang, "out of time"),
-        (sleep, "out of time"),
-        (swell, "MemoryError"),
         (warn, "says"),
-        (mumble, "says 0 sentences"),
         (lambda argv: 7, "status 7"),
         (refuse, None),
-        (lambda argv: 0, None),
     ],
 )
-def test_the_fuzzer_detects_each_kind_of_failure(tmp_path: Path, monkeypatch, does, seen):
+def test_the_fuzzer_detects_each_kind_of_failure(tmp_path, monkeypatch, does, seen):
     monkeypatch.setattr("reports.__main__.main", does)
     monkeypatch.setattr(fuzz_reports, "MOST_CPU_S", 1)
-    monkeypatch.setattr(fuzz_reports, "MOST_WALL_S", 1 if does is sleep else 30)
     status, _, _ = run_forked([], tmp_path)
     failure = complaint(TARGETS[0], status, (tmp_path / ".2").read_text())
-    assert failure is None if seen is None else failure is not None and seen in failure
+    assert failure is None if seen is None else seen in failure

@@ -1,27 +1,23 @@
-"""A folder of results with killed runs, many writers at once and corrected clocks. No measured block
-is lost, and no run counts as later than it was."""
+"""A folder of results with killed runs, many writers at once and corrected clocks. No measured
+block is lost, and no run counts as later than it was."""
 
 import json
 import random
 import re
 import subprocess
 import sys
-import tracemalloc
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reports.__main__ import main
 from reports.site import shared
-from reports.store.result import HEAD_BYTES, latest, places, read
+from reports.store.result import latest, places, read
 from reports.store.schema import Run
 from reports.trends import history
 from reports.verdicts.sides import side_of
 from tests.launch import ROOT, count, mpirun
 from tests.ranks import store_writers
 from tests.reliability import kill_writers
-from tests.reports.synthetic_run import write_run
 
 WRITERS = 64
 QUICK = [
@@ -45,39 +41,28 @@ def test_killed_runs_keep_their_blocks_and_are_shown_as_incomplete(capsys):
     )
 
 
-@pytest.mark.parametrize("claimed", [True, False], ids=["claimed", "control"])
-def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path, claimed):
-    """In the control, writers claim no name, so runs are lost: the test can fail."""
-    words = [
-        sys.executable,
-        "-m",
-        "tests.ranks.store_writers",
-        str(tmp_path / "runs"),
-        str(WRITERS),
-    ]
-    writers = subprocess.Popen(
-        [*words, *["unclaimed"] * (not claimed)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path):
+    runs = tmp_path / "runs"
+    words = [sys.executable, "-m", "tests.ranks.store_writers", str(runs), str(WRITERS)]
+    writers = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     most_incomplete = 0
     while writers.poll() is None:  # reads at the same time
-        if not (tmp_path / "runs").is_dir():
+        if not runs.is_dir():
             continue
-        store = shared.find(tmp_path / "runs")
+        store = shared.find(runs)
         assert store.left_out == []
         complete = [entry for entry in store.runs if entry.complete]
         n_blocks = store_writers.BLOCKS * store_writers.CASES
-        assert all(entry.n_blocks == n_blocks for entry in complete)
+        assert {entry.n_blocks for entry in complete} <= {n_blocks}
         most_incomplete = max(most_incomplete, len(store.runs) - len(complete))
     assert most_incomplete > 1  # some runs were read while their writers still ran
-    lost = int(writers.communicate()[0])
-    results = [read(path) for path in (tmp_path / "runs").glob("*.jsonl")]
-    assert (lost == 0) == claimed
-    assert len(results) == WRITERS - lost
+    assert int(writers.communicate()[0]) == 0
+    results = [read(path) for path in runs.glob("*.jsonl")]
+    assert len({result.run.seed for result in results}) == len(results) == WRITERS
     for result in results:
         assert result.complete
         assert {block.time_us for block in result.blocks} == {1.0 + result.run.seed}
-    assert len({result.run.seed for result in results}) == len(results)
-    assert {path.suffix for path in (tmp_path / "runs").iterdir()} == {".jsonl", ".samples"}
+    assert {path.suffix for path in runs.iterdir()} == {".jsonl", ".samples"}
 
 
 def test_a_clock_that_jumps_back_keeps_the_order_of_runs(tmp_path):
@@ -99,36 +84,6 @@ def test_a_clock_that_jumps_back_keeps_the_order_of_runs(tmp_path):
     for path in out.glob("*.jsonl"):  # the control: without `after` the wrong clock decides
         path.write_text(re.sub(r'"after":\[[^]]*\]', '"after":[]', path.read_text()))
     assert orders() == [["11-00-00", "11-30-00", "12-00-00"]] * 3
-
-
-def test_an_empty_file_among_runs_is_left_out_and_named(tmp_path, capsys):
-    """A power cut or a full disk may leave an empty file. The rest of the folder stays usable."""
-    for side in ("a", "b"):
-        run_id = f"2026-11-20T06-15-00Z-allreduce-{side}"
-        write_run(
-            tmp_path / side,
-            sizes=[16384],
-            algorithms=["library"],
-            modes=["isolated"],
-            run_id=run_id,
-        )
-        (tmp_path / side / "2026-11-20T06-15-01Z-allreduce-000000.jsonl").touch()
-    for words, message in (
-        (("compare", "a", "b"), "000000.jsonl is empty: left out"),
-        (("history", "a"), "left out, not a run that can be read: 1"),
-        (("dashboard", "a", "-o", "site"), "000000.jsonl is empty, not a run file"),
-    ):
-        assert (
-            main(
-                [
-                    words[0],
-                    *(word if word.startswith("-") else str(tmp_path / word) for word in words[1:]),
-                ]
-            )
-            == 0
-        )
-        out, err = capsys.readouterr()
-        assert message in " ".join((out + err).split()).replace("- ", "-")
 
 
 def run(run_id, after=()):
@@ -163,19 +118,6 @@ def test_correct_clocks_give_the_order_of_times_after_copies_and_deletions(data)
     assert [*places(sample)] == sorted(run.run_id for run in sample)
 
 
-def test_runs_that_name_each_other_are_all_in_the_order():
-    altered = [run(at(3), [at(2)]), run(at(2), [at(3)]), run(at(1), [at(1)]), run("no time")]
-    assert [*places(altered)] == ["no time", at(1), at(3), at(2)]
-
-
-def test_a_long_chain_with_a_wrong_last_clock_stays_in_order():
-    chain = [f"{2000 + number}-01-01T00-00-00Z-a" for number in range(3000)] + [
-        "1970-01-01T00-00-00Z-a"
-    ]
-    runs = [run(run_id, chain[place - 1 : place]) for place, run_id in enumerate(chain)]
-    assert [*places(runs)] == chain
-
-
 def test_a_run_names_all_simultaneous_runs_before_it(tmp_path):
     def put(run_id, after):
         fields = {} if after is None else {"after": after}
@@ -192,14 +134,3 @@ def test_a_run_names_all_simultaneous_runs_before_it(tmp_path):
     assert latest(tmp_path) == [at(1), at(2)]
     put(at(0), [at(1), at(2)])
     assert latest(tmp_path) == [at(0)]
-
-
-def test_latest_holds_only_the_names_of_many_runs(tmp_path):
-    for number in range(100):
-        (tmp_path / f"{at(number)}.jsonl").write_bytes(b'{"after":[]}'.ljust(HEAD_BYTES))
-    tracemalloc.start()
-    try:
-        assert len(latest(tmp_path)) == 64
-        assert tracemalloc.get_traced_memory()[1] < 20 * HEAD_BYTES
-    finally:
-        tracemalloc.stop()

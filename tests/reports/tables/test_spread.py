@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from reports.tables import footprint, rows
+from reports.tables import rows
 from reports.tables.table import render
 from tests.reports.synthetic_run import write_run
 
@@ -14,6 +14,9 @@ pytestmark = pytest.mark.unit
 
 SPREAD = 0.05
 EDITS = {
+    "machine": (b'"a1b2c3"', b'"another"'),
+    "damaged": (b'"kind":"case"', b'"kind":"case'),
+    "cut off": (b'"kind":"end"', b'"kind":"en'),
     "hosts": (b'"hosts":1', b'"hosts":2'),
     "incomplete": (b'"status":"complete"', b'"status":"incomplete"'),
     "newer": (b'"schema":1', b'"schema":2'),
@@ -53,7 +56,6 @@ def launch(folder, number, spread=SPREAD, run_id=None, **options):
 
 def ratio_of(text):
     match = re.search(r"one_shot_push +(\d\.\d\d) \[(\d\.\d\d) (\d\.\d\d)\]", text)
-    assert match
     return tuple(map(float, match.groups()))
 
 
@@ -81,40 +83,15 @@ def test_three_earlier_launches_widen_the_interval(tmp_path, alone):
     )
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        "machine",
-        "link",
-        "later",
-        "benchmark",
-        "damaged",
-        "incomplete",
-        "cut off",
-        "slowed",
-        "hosts",
-        "newer",
-        "imported",
-        "impossible",
-    ],
-)
+@pytest.mark.parametrize("other", ["alltoall", "later", "link", *EDITS])
 def test_only_launches_of_the_same_thing_before_it_count(tmp_path, alone, other):
     """The spread of another machine, or of another state of the link, is not this one's."""
     for number in range(4):
-        name = (
-            f"2026-11-{10 + 15 * (other == 'later') + number}T06-15-00Z-"
-            + ("alltoall" if other == "benchmark" else "allreduce")
-            + f"-0000{number:02x}"
-        )
-        path = launch(
-            tmp_path, number, run_id=name, fast_rounds=range(12) if other == "link" else ()
-        ).path
-        if other == "machine":
-            path.write_bytes(path.read_bytes().replace(b'"a1b2c3"', b'"another"'))
-        elif other == "damaged":
-            path.write_bytes(b'{"kind":"run"}\n{"kind":"case"')
-        elif other == "cut off":
-            path.write_bytes(path.read_bytes().rpartition(b'{"kind":"end"')[0])
+        day = 25 if other == "later" else 10
+        name = "alltoall" if other == "alltoall" else "allreduce"
+        run_id = f"2026-11-{day + number}T06-15-00Z-{name}-0000{number:02x}"
+        fast_rounds = range(12) if other == "link" else ()
+        path = launch(tmp_path, number, run_id=run_id, fast_rounds=fast_rounds).path
         old, new = EDITS.get(other, (b"", b""))
         assert old in path.read_bytes()
         path.write_bytes(path.read_bytes().replace(old, new, 1))
@@ -126,7 +103,6 @@ def test_only_launches_of_the_same_thing_before_it_count(tmp_path, alone, other)
     [
         ((1.4, 0.6, 2.3), 1.4),
         ((1.4, 0.55, 2.3), None),
-        ((4.97, 0.04, 569.0), None),
         ((4.97, None, None), 4.97),
         ((9.0, 1.1, 100.0), 9.0),
         ((24.4, 1.03, 519.0), None),
@@ -136,11 +112,6 @@ def test_only_launches_of_the_same_thing_before_it_count(tmp_path, alone, other)
 def test_an_interval_says_nothing_if_its_ends_are_too_far_apart(interval, value):
     assert rows.ratio_value(interval) == value
     assert (rows.interval_text(interval) == "too noisy") == (value is None)
-
-
-def test_a_loss_whose_interval_says_nothing_is_not_printed():
-    assert footprint._percent([1.3] * 7, 1) == "30 % [30 30]"
-    assert footprint._percent([0.1, 0.1, 0.2, 1.3, 9.0, 30.0, 60.0], 1) == "too noisy"
 
 
 def test_an_interval_that_says_nothing_is_not_printed(tmp_path):

@@ -1,9 +1,5 @@
-"""The verdicts: wrong ones would report differences that do not exist, or miss real ones. test_calibration.py tests the
-error rates."""
-
-from __future__ import annotations
-
-from unittest.mock import Mock
+"""The verdicts: wrong ones would report differences that do not exist, or miss real ones.
+test_calibration.py tests the error rates."""
 
 import numpy as np
 import pandas as pd
@@ -11,9 +7,7 @@ import pytest
 from scipy.stats import nct, wilcoxon
 from scipy.stats import t as student_t
 
-from reports.store.case import CASE_KEY
-from reports.verdicts import pilot, sides
-from reports.verdicts.sides import Launch, Side
+from reports.verdicts.pilot import decided_by_pilot
 from reports.verdicts.verdict import (
     LOOKS,
     detectable,
@@ -24,7 +18,6 @@ from reports.verdicts.verdict import (
     pairs_needed,
     two_stages,
 )
-from tests.launch import few
 
 pytestmark = pytest.mark.unit
 
@@ -35,12 +28,12 @@ CRITICAL = {6: 0, 7: 2, 8: 3, 9: 5, 10: 8, 12: 13, 15: 25, 20: 52, 25: 89}
 NO_PAIRS = np.zeros((5, 0))
 
 
-def pairs(*, at: float, n: int = 25, sd: float = 0.01) -> np.ndarray:
+def pairs(*, at, n=25, sd=0.01):
     """Log ratios of one cell, (n,), evenly spread around `at`, without ties in absolute value."""
     return at + sd * student_t.ppf((np.arange(n) + 0.5) / n, 30) + 1e-6 * np.arange(n) ** 1.5
 
 
-def cells(*rows: np.ndarray) -> np.ndarray:
+def cells(*rows):
     """Cells with different numbers of pairs, (cells, pairs), padded with NaN."""
     padded = np.full((len(rows), max(map(len, rows))), np.nan)
     for row, values in zip(padded, rows, strict=True):
@@ -68,25 +61,6 @@ def test_the_interval_ends_at_the_tabulated_walsh_means(n, critical):
     assert figures.estimate[0] == pytest.approx(np.median(walsh))
 
 
-def test_the_interval_holds_the_shifts_that_the_test_does_not_reject():
-    values = np.random.default_rng(3).normal(0, 1, (1, 12))
-    low, high = evidence(values).low[0], evidence(values).high[0]
-    for shift in np.linspace(low - 1, high + 1, 201):
-        figures = evidence(values - shift)
-        assert (min(figures.p_slower[0], figures.p_faster[0]) > 0.025) == (low < shift < high), (
-            shift
-        )
-
-
-def test_reversed_ratios_give_mirrored_evidence():
-    values = np.random.default_rng(4).normal(0.004, 0.02, (30, 11))
-    there, back = evidence(values), evidence(-values)
-    np.testing.assert_allclose(there.estimate, -back.estimate)
-    np.testing.assert_allclose(there.low, -back.high)
-    np.testing.assert_array_equal(there.p_slower, back.p_faster)
-    np.testing.assert_array_equal(there.is_same, back.is_same)
-
-
 def test_a_missing_pair_has_no_effect_at_any_position():
     values = np.random.default_rng(5).normal(0.01, 0.02, (1, 9))
     with_gaps = np.insert(values, [0, 4, 4, 9], np.nan, axis=1)
@@ -98,17 +72,11 @@ def test_fewer_than_six_pairs_give_only_an_estimate():
     figures = evidence(ratios)
     assert figures.pairs.tolist() == [5, 1, 0, 25]
     assert figures.estimate[:2].tolist() == [0.5, 0.5]
-    assert np.isinf(figures.low[:3]).all()
-    assert np.isinf(figures.high[:3]).all()
+    assert np.isinf(figures[["low", "high"]][:3]).all(axis=None)
     assert (figures.p_slower[:3] == 1).all()
     assert not figures.is_same[:3].any()
     assert once(ratios).verdict.tolist() == ["AMBIGUOUS"] * 3 + ["SLOWER"]
     assert once(np.full((1, 0), np.nan)).verdict.tolist() == ["AMBIGUOUS"]
-
-
-def test_pairs_without_any_difference_are_the_same_and_give_no_evidence():
-    figures = evidence(np.zeros((1, 10)))
-    assert (figures.p_slower[0], figures.p_faster[0], figures.is_same[0]) == (1, 1, True)
 
 
 def test_same_needs_the_ninety_percent_interval_within_the_margin():
@@ -122,15 +90,6 @@ def test_same_needs_the_ninety_percent_interval_within_the_margin():
     assert not evidence(inside[None], same_confidence=1 - 1e-7).is_same[0]
 
 
-def test_one_outlier_hardly_changes_a_cell():
-    calm = pairs(at=0.03, sd=0.01)
-    wild = calm.copy()
-    wild[3] = 2.0
-    before, after = evidence(np.array([calm, wild])).estimate
-    assert abs(after - before) < 0.002
-    assert once(wild[None]).verdict.tolist() == ["SLOWER"]
-
-
 def test_suspects_lie_beyond_the_margin_and_differ_significantly_from_zero():
     rows = {
         "slower": pairs(at=0.03, n=10),
@@ -140,39 +99,26 @@ def test_suspects_lie_beyond_the_margin_and_differ_significantly_from_zero():
         "few": np.full(5, 0.5),
     }
     judged = two_stages(cells(*rows.values()), NO_PAIRS)
-    assert dict(zip(rows, judged.is_suspect.tolist(), strict=True)) == {
-        "slower": True,
-        "faster": True,
-        "within": False,
-        "noise": False,
-        "few": False,
-    }
+    assert judged.is_suspect.tolist() == [True, True, False, False, False]
 
 
 def test_only_fresh_pairs_decide_a_suspect_and_only_in_the_suspected_direction():
-    first = np.array([pairs(at=0.05, n=10)] * 5 + [pairs(at=0.0, n=10, sd=0.002)] * 2)
-    fresh = cells(
-        pairs(at=0.05),
-        pairs(at=0.0, sd=0.002),
-        pairs(at=-0.05),
-        pairs(at=0.008, sd=0.001),
-        np.zeros(0),
-        pairs(at=0.05),
-        np.zeros(0),
-    )
-    judged = two_stages(first, fresh)
-    assert judged.verdict.tolist() == [
-        "SLOWER",
-        "SAME",
-        "AMBIGUOUS",
-        "SAME",
-        "AMBIGUOUS",
-        "SAME",
-        "SAME",
+    slow, calm = pairs(at=0.05, n=10), pairs(at=0.0, n=10, sd=0.002)
+    expected = [
+        (slow, pairs(at=0.05), "SLOWER"),
+        (slow, pairs(at=0.0, sd=0.002), "SAME"),
+        (slow, pairs(at=-0.05), "AMBIGUOUS"),
+        (slow, pairs(at=0.008, sd=0.001), "SAME"),
+        (slow, np.zeros(0), "AMBIGUOUS"),
+        (calm, pairs(at=0.05), "SAME"),
+        (calm, np.zeros(0), "SAME"),
     ]
-    assert judged.is_fresh.tolist() == [True, True, True, True, False, False, False]
-    assert judged.pairs.tolist() == [25, 25, 25, 25, 10, 10, 10]
-    unfinished = two_stages(first, fresh, is_finished=False)
+    first, fresh, verdicts = zip(*expected, strict=True)
+    judged = two_stages(np.array(first), cells(*fresh))
+    assert judged.verdict.tolist() == list(verdicts)
+    assert judged.is_fresh.tolist() == [True] * 4 + [False] * 3
+    assert judged.pairs.tolist() == [25] * 4 + [10] * 3
+    unfinished = two_stages(np.array(first), cells(*fresh), is_finished=False)
     assert unfinished.verdict.tolist() == ["AMBIGUOUS"] * 5 + ["SAME"] * 2
 
 
@@ -189,7 +135,8 @@ def test_the_threshold_is_corrected_for_the_number_of_suspects():
 
 
 def test_holm_steps_down_and_stops_at_the_first_hypothesis_that_it_keeps():
-    # Worked example: 0.005 <= 0.05 / 4 and 0.01 <= 0.05 / 3, but 0.03 > 0.05 / 2, so Holm also keeps 0.04.
+    # Worked example: 0.005 <= 0.05 / 4 and 0.01 <= 0.05 / 3, but 0.03 > 0.05 / 2, so Holm also
+    # keeps 0.04.
     assert holm(np.array([0.01, 0.04, 0.03, 0.005]), 0.05).tolist() == [True, False, False, True]
     assert holm(np.array([0.012, 0.04, 0.024, 0.02]), 0.05).tolist() == [True, False, False, False]
     assert holm(np.zeros(0), 0.05).tolist() == []
@@ -215,12 +162,6 @@ def test_the_decision_of_an_earlier_look_stays():
     assert growing(both, []).verdict.tolist() == ["AMBIGUOUS"]
 
 
-def test_ten_pairs_cannot_settle_a_table_of_84_cells_at_the_first_look():
-    ratios = np.array([pairs(at=0.5, n=20)] * 84)
-    assert set(growing(ratios[:, :10], [10]).verdict) == {"AMBIGUOUS"}
-    assert set(growing(ratios, [10, 20]).verdict) == {"SLOWER"}
-
-
 @pytest.mark.parametrize("n", [10, 25, 40])
 def test_the_detectable_effect_is_called_four_times_in_five(n):
     error, alpha = 0.02, 0.025 / 5
@@ -232,29 +173,6 @@ def test_the_detectable_effect_is_called_four_times_in_five(n):
     assert float(detectable(1e-4, n, alpha)) == pytest.approx(0.01, abs=2e-4)
 
 
-@pytest.mark.parametrize("spread", few([0.01, 0.02], 1))
-def test_two_stages_find_the_visible_effect_at_least_four_times_in_five(spread, monkeypatch):
-    key = tuple(16384 if name == "size_bytes" else "" for name in CASE_KEY)
-    costs = [{key: {0: float(np.exp(sign * spread / np.sqrt(2)))}} for sign in (-1, 1)]
-    launches = [Launch(Mock(), "pilot", 0, of_launch) for of_launch in costs]
-    monkeypatch.setattr(sides, "find_costs", Mock())
-    visible = pilot.visible_effects(Side("", launches), 10, 25, 0.01, 1)
-    assert list(visible) == [16384]
-    rng = np.random.default_rng(9)
-    effect = np.log1p(visible[16384])
-    first, fresh = (rng.normal(effect, np.sqrt(2) * spread, (600, 1, n)) for n in (10, 25))
-    called = [
-        two_stages(*stages).verdict[0] == "SLOWER" for stages in zip(first, fresh, strict=True)
-    ]
-    assert np.mean(called) > 0.78
-
-
-def test_an_effect_that_too_few_pairs_cannot_show_is_not_detectable():
-    assert np.isinf(detectable(0.001, 6, 0.025 / 2 / 84))
-    figures = evidence(np.full((1, 6), np.log(1.5)) + np.linspace(0, 0.001, 6))
-    assert pairs_needed(figures, 0.025 / 2 / 84)[0] == 13
-
-
 def test_the_pairs_needed_would_settle_the_cell():
     rng = np.random.default_rng(6)
     for at, word in ((0.03, "SLOWER"), (-0.03, "FASTER"), (0.005, "SAME")):
@@ -263,12 +181,17 @@ def test_the_pairs_needed_would_settle_the_cell():
         assert needed > 15
         one_pair = float(figures.standard_error[0]) * np.sqrt(10)
         again = evidence(rng.normal(figures.estimate[0], one_pair, (400, needed)))
-        p, name = (again.p_faster, "FASTER") if at < 0 else (again.p_slower, "SLOWER")
-        called = (p < 0.025) & (np.abs(again.estimate) > np.log1p(0.01))
-        verdicts = np.where(called, name, np.where(again.is_same, "SAME", "AMBIGUOUS"))
-        assert 0.70 < np.mean(verdicts == word) < 0.95, (word, needed)
+        p = again.p_faster if at < 0 else again.p_slower
+        is_called = (p < 0.025) & (np.abs(again.estimate) > np.log1p(0.01))
+        hits = again.is_same & ~is_called if word == "SAME" else is_called
+        assert 0.70 < np.mean(hits) < 0.95, (word, needed)
 
 
-def test_no_number_of_pairs_settles_a_cell_on_the_margin():
-    figures = pd.DataFrame({"pairs": [10], "estimate": np.log1p([0.01]), "standard_error": 0.01})
-    assert np.isinf(pairs_needed(figures, 0.025)).all()
+def test_two_stages_find_the_effect_that_a_pilot_promises_at_least_four_times_in_five():
+    runs, size = np.arange(8), 16384
+    logs = pd.DataFrame({"size": size, "case": 0, "state": 0, "log": 0.01 * (runs % 2 - 0.5)})
+    (effect,) = decided_by_pilot(logs, 10, 25, 0.01, 1).values()
+    rng, pair_sd = np.random.default_rng(9), np.sqrt(2 * logs.log.var())
+    stages = (rng.normal(np.log1p(effect), pair_sd, (300, 1, n)) for n in (10, 25))
+    called = [two_stages(*pair).verdict[0] == "SLOWER" for pair in zip(*stages, strict=True)]
+    assert np.mean(called) > 0.78

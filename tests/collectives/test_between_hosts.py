@@ -1,6 +1,8 @@
-"""Collectives between hosts: right on equal and unequal hosts, in any order of ranks, and thrifty on the wire.
+"""Collectives between hosts: right on equal and unequal hosts, in any order of ranks, and thrifty
+on the wire.
 
-A variable makes MPICH see several hosts on one machine. Real hosts are namespaces with an sshd each.
+A variable makes MPICH see several hosts on one machine. Real hosts are namespaces with an sshd
+each.
 """
 
 import json
@@ -10,6 +12,7 @@ import sys
 
 import pytest
 
+from reports.store.result import read
 from tests.cluster import SCRIPTS, cluster, needs_hosts
 from tests.launch import MPIRUN, SLOW_TEST, few, mpirun
 
@@ -26,15 +29,13 @@ SIZE = 2 << 20
 def test_every_collective_between_hosts_is_right(ranks, hosts, nodes):
     done = mpirun(ranks, RANKS, "right", MPIR_CVAR_NUM_CLIQUES=str(hosts))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"right on {nodes}; refused: []" in done.stdout
+    assert f"right on {nodes}\n" in done.stdout
 
 
 def test_hosts_of_one_rank_run_the_call_of_the_library_itself():
     done = mpirun(2, RANKS, "same", MPIR_CVAR_NUM_CLIQUES="2")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (
-        "hierarchical, hierarchical_whole and flat are one call with equal arguments" in done.stdout
-    )
+    assert "are one call with equal arguments" in done.stdout
 
 
 def test_a_failure_of_one_rank_is_told_by_all_ranks_of_all_hosts():
@@ -56,24 +57,11 @@ def on_hosts():
     with cluster(len(few((2, 3), 1)) + 1) as made:
 
         def run(hosts: str, *command: str) -> "subprocess.CompletedProcess[str]":
-            count = sum(int(host.partition(":")[2]) for host in hosts.split(","))
-            return made.run(
-                SCRIPTS / "two_hosts.sh",
-                "in",
-                "wt1",
-                MPIRUN,
-                "-launcher",
-                "ssh",
-                "-launcher-exec",
-                made.folder / "hosts/agent",
-                "-hosts",
-                hosts,
-                "-n",
-                count,
-                sys.executable,
-                *command,
-                timeout_s=120,
-            )
+            ranks = sum(int(host.partition(":")[2]) for host in hosts.split(","))
+            on_wt1 = SCRIPTS / "two_hosts.sh", "in", "wt1"
+            agent = "-launcher", "ssh", "-launcher-exec", made.folder / "hosts/agent"
+            launcher = MPIRUN, *agent, "-hosts", hosts, "-n", ranks
+            return made.run(*on_wt1, *launcher, sys.executable, *command, timeout_s=120)
 
         yield run
 
@@ -81,11 +69,12 @@ def on_hosts():
 @needs_hosts
 @pytest.mark.parametrize("hosts", few(["wt1:2,wt2:2", "wt1:2,wt2:1", "wt1:2,wt2:2,wt3:2"], 1))
 def test_real_hosts_give_right_results_and_send_the_least_bytes(on_hosts, hosts):
-    """A host sends 2S(H-1)/H for an all-reduce, S(H-1)/H for a reduce-scatter and its segments to each other host for
-    an all-gather. The wire may have 3 % more: TCP and IP add 0.1 to 0.5 % in segments of up to 64 KiB."""
+    """A host sends 2S(H-1)/H for an all-reduce, S(H-1)/H for a reduce-scatter and its segments to
+    each other host for an all-gather. The wire may have 3 % more: TCP and IP add 0.1 to 0.5 % in
+    segments of up to 64 KiB."""
     done = on_hosts(hosts, RANKS, "right")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "refused: []" in done.stdout
+    assert " right on " in done.stdout
     done = on_hosts(hosts, RANKS, "bytes", "hierarchical", str(SIZE), "4")
     assert done.returncode == 0, done.stderr[-3000:]
     n = hosts.count(",") + 1
@@ -99,85 +88,38 @@ def test_real_hosts_give_right_results_and_send_the_least_bytes(on_hosts, hosts)
         assert least_bytes <= sent <= 1.03 * least_bytes, (name, sent / least_bytes)
 
 
-def test_a_run_over_hosts_has_a_bound_and_auto_chooses(tmp_path):
-    done = mpirun(
-        4,
-        "-m",
-        "bench.allreduce",
-        "--sizes",
-        "4K,64K",
-        "--mode",
-        "isolated",
-        "-n",
-        "12",
-        "--lean",
-        "--quiet",
-        "--out",
-        str(tmp_path),
-        MPIR_CVAR_NUM_CLIQUES="2",
-    )
+def cases_of(out):
+    [path] = out.glob("*.jsonl")
+    cases = read(path).cases
+    assert {(case.status, case.n_wrong) for case in cases} == {("ok", 0)}
+    return cases
+
+
+def run_over_hosts(program, *options):
+    done = mpirun(4, "-m", program, *map(str, options), MPIR_CVAR_NUM_CLIQUES="2")
     assert done.returncode == 0, done.stderr
-    [run] = tmp_path.glob("*.jsonl")
-    cases = [
-        record
-        for record in map(json.loads, run.read_text().splitlines())
-        if record["kind"] == "case"
-    ]
-    assert {case["status"] for case in cases} == {"ok"}
-    assert {case["n_wrong"] for case in cases} == {0}
-    assert all(case["share_of_bound"] > 0 for case in cases)
-    chosen = {case["size_bytes"]: case["chosen"] for case in cases if case["algorithm"] == "auto"}
+
+
+SHORT = "--mode isolated -n 12 --lean --quiet"
+
+
+def test_a_run_over_hosts_has_a_bound_and_auto_chooses(tmp_path):
+    run_over_hosts("bench.allreduce", "--sizes", "4K,64K", *SHORT.split(), "--out", tmp_path)
+    cases = cases_of(tmp_path)
+    assert all(case.share_of_bound > 0 for case in cases)
+    chosen = {case.size_bytes: case.chosen for case in cases if case.algorithm == "auto"}
     assert chosen == {4096: "hierarchical_whole", 65536: "hierarchical"}
 
 
 @SLOW_TEST
 def test_tune_between_hosts_is_followed(tmp_path):
-    table = tmp_path / "table.json"
-    done = mpirun(
-        4,
-        "-m",
-        "bench.tune",
-        "--max-time",
-        "40",
-        "-b",
-        "64K",
-        "-e",
-        "64K",
-        "--table",
-        str(table),
-        "--out",
-        str(tmp_path),
-        MPIR_CVAR_NUM_CLIQUES="2",
-    )
-    assert done.returncode == 0, done.stderr
+    table, out = tmp_path / "table.json", tmp_path / "runs"
+    search = "-b", "64K", "-e", "64K", "--max-time", "40", "--table", table, "--out", tmp_path
+    run_over_hosts("bench.tune", *search)
     picks = json.loads(table.read_text())["picks"]
     assert {pick["hosts"] for pick in picks} == {2}
-    done = mpirun(
-        4,
-        "-m",
-        "bench.allreduce",
-        "--sizes",
-        "64K",
-        "--algorithm",
-        "auto",
-        "--mode",
-        "isolated",
-        "-n",
-        "12",
-        "--lean",
-        "--quiet",
-        "--tuned",
-        str(table),
-        "--out",
-        str(tmp_path / "runs"),
-        MPIR_CVAR_NUM_CLIQUES="2",
-    )
-    assert done.returncode == 0, done.stderr
-    [run] = (tmp_path / "runs").glob("*.jsonl")
-    cases = [
-        record
-        for record in map(json.loads, run.read_text().splitlines())
-        if record["kind"] == "case"
-    ]
+    auto = "--sizes", "64K", "--algorithm", "auto", "--tuned", table, "--out", out
+    run_over_hosts("bench.allreduce", *auto, *SHORT.split())
     tuned = {pick["variant"]: pick["algorithm"] for pick in picks if pick["mode"] == "isolated"}
-    assert {case["chosen"] for case in cases if case["variant"] in tuned} <= set(tuned.values())
+    chosen = {case.chosen for case in cases_of(out) if case.variant in tuned}
+    assert chosen <= set(tuned.values())

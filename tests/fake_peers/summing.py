@@ -45,9 +45,13 @@ class Summing:
         assert tensor.numel() == out.numel()
         assert tensor.dtype is out.dtype
         status = self.library.ncclAllReduce(
-            ctypes.c_void_p(tensor.data_ptr()), ctypes.c_void_p(out.data_ptr()), ctypes.c_size_t(tensor.numel()),
-            TYPES[tensor.dtype.name], OPS["wrong" if FAULT == "wrong" else "sum"], self.handle,
+            ctypes.c_void_p(tensor.data_ptr()),
+            ctypes.c_void_p(out.data_ptr()),
+            ctypes.c_size_t(tensor.numel()),
+            TYPES[tensor.dtype.name],
+            OPS["wrong" if FAULT == "wrong" else "sum"],
+            self.handle,
             ctypes.c_void_p(torch.cuda.current_stream().cuda_stream),
-        )  # fmt: skip
+        )
         if status:
             raise RuntimeError(f"error {status}")

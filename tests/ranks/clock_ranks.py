@@ -1,4 +1,5 @@
-"""Runs a command with a wrong clock: `mpirun -n N python tests/ranks/clock_ranks.py 2026-11-20T06:15:00 OPTIONS`."""
+"""Runs a command with a wrong clock: `mpirun -n N python tests/ranks/clock_ranks.py
+2026-11-20T06:15:00 OPTIONS`."""
 
 import sys
 from datetime import datetime, timezone

@@ -1,14 +1,13 @@
 """Run by mpirun: `bench.allreduce` with a fault on one rank.
 
-`fault_ranks.py RANK POINT CALL EFFECT ...options of bench.allreduce`: the fault strikes when RANK reaches POINT for the
-CALL-th time (from 1).
-EFFECT is `raise` (an exception), `kill` or `stop` (the process), or `sleep` (for a minute). `kill:0` or `stop:0`
-strikes rank 0 instead, after a delay, so that rank 0 already waits for RANK.
-`lose:0` kills rank 0 and at once raises the exception that MPI may raise when it loses a rank.
-POINT is `device`, `map` or `plan` (in set-up), `block`, `probe` (of the link, twice a block), `store`, `between`
-(blocks), `operation` or `check` (in the native loop, before its first instruction), `results` (on rank 0), `finish` (of
-MPI) or `close` (of the flight record, after `finish`).
-With LATE_RANK=1, rank 1 exits 0.1 s after the others.
+`fault_ranks.py RANK POINT CALL EFFECT ...options of bench.allreduce`: the fault strikes when RANK
+reaches POINT for the CALL-th time (from 1). EFFECT is `raise` (an exception), `kill` or `stop` (the
+process), or `sleep` (for a minute). `kill:0` or `stop:0` strikes rank 0 instead, after a delay, so
+that rank 0 already waits for RANK. `lose:0` kills rank 0 and at once raises the exception that MPI
+may raise when it loses a rank. POINT is `device`, `map` or `plan` (in set-up), `block`, `probe` (of
+the link, twice a block), `store`, `between` (blocks), `operation` or `check` (in the native loop,
+before its first instruction), `results` (on rank 0), `finish` (of MPI) or `close` (of the flight
+record, after `finish`). With LATE_RANK=1, rank 1 exits 0.1 s after the others.
 """
 
 import ctypes
@@ -90,7 +89,8 @@ def struck(function, call: int, fault):
 
 
 def iteration_with(point: str, call: int, fault):
-    """Return a `case_iteration` that counts calls of all operations, or of all checks, and strikes at the `call`-th."""
+    """Return a `case_iteration` that counts calls of all operations, or of all checks, and strikes
+    at the `call`-th."""
     make = bench.harness.suite.case_iteration  # type: ignore[attr-defined]
     fault = struck(lambda: None, call, fault)
 
@@ -142,7 +142,8 @@ def main(rank: int, point: str, call: int, effect: str) -> None:
         owner, name, at = points[point]
         setattr(owner, name, struck(getattr(owner, name), call, at))
     elif launched_rank() == rank:
-        bench.harness.suite.case_iteration = iteration_with(point, call, fault)  # type: ignore[attr-defined]
+        with_fault = iteration_with(point, call, fault)
+        setattr(bench.harness.suite, "case_iteration", with_fault)  # noqa: B010
     bench.harness.command.main("allreduce", "all_reduce", "All-reduce with a fault.", FEATURES)
 
 

@@ -1,5 +1,5 @@
-"""Run alone: runs steps that act on the host while a GPU's executor enqueues them. Prints the result
-as JSON."""
+"""Run alone: runs steps that act on the host while a GPU's executor enqueues them. Prints the
+result as JSON."""
 
 import ctypes
 import json
@@ -16,7 +16,8 @@ from kernels.devices.gpu_driver import visible_gpus
 
 
 class Loop:
-    """A GPU, and steps that note their names on the host; enqueueing `operation` takes `host_s` seconds."""
+    """A GPU, and steps that note their names on the host; enqueueing `operation` takes `host_s`
+    seconds."""
 
     def __init__(self, host_s: float = 0.0) -> None:
         self.device, self.host_s = GpuDevice(visible_gpus()[1][0]), host_s
@@ -27,7 +28,8 @@ class Loop:
         self.operation = self.noted("operation", self.host_s)
 
     def noted(self, name: str, host_s: float = 0.0, step: Step | None = None) -> Step:
-        """A step, such as a library call, that notes its name and enqueues `step`, by default `idle`."""
+        """A step, such as a library call, that notes its name and enqueues `step`, by default
+        `idle`."""
 
         def enqueue(blocks: int, argument: object) -> None:
             self.enqueued.append(name)

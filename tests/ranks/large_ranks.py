@@ -1,8 +1,8 @@
-"""Run by mpirun: an all-reduce of more than 4 GiB of int8, by the algorithm that the command line names. The library
-gets a short message, and MPI-4's functions with counts of 64 bits.
+"""Run by mpirun: an all-reduce of more than 4 GiB of int8, by the algorithm that the command line
+names. The library gets a short message, and MPI-4's functions with counts of 64 bits.
 
-Its buffers are 48 MiB that are mapped again and again. 4 GiB are no multiple of 48 MiB, so an address that has lost
-its upper bits holds other data.
+Its buffers are 48 MiB that are mapped again and again. 4 GiB are no multiple of 48 MiB, so an
+address that has lost its upper bits holds other data.
 """
 
 import ctypes

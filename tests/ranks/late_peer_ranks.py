@@ -1,8 +1,8 @@
 """Run by 2 ranks: launches two_shot_direct on rank 1 only after rank 0's time-out.
 
-Rank 0 sends 1. Rank 1 sends 2, which it stores after rank 0's time-out, over zeros. The receive buffers hold -1. Rank 0
-prints the values in the halves of both ranks' receive buffers after its time-out and after rank 1's launch, and who
-timed out, as JSON.
+Rank 0 sends 1. Rank 1 sends 2, which it stores after rank 0's time-out, over zeros. The receive
+buffers hold -1. Rank 0 prints the values in the halves of both ranks' receive buffers after its
+time-out and after rank 1's launch, and who timed out, as JSON.
 """
 
 import json

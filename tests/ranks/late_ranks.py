@@ -1,6 +1,8 @@
-"""Run by mpirun: `late_ranks.py FOLDER OPTION ...` is `bench.allreduce` on GPUs that counts launches of `come_late`.
+"""Run by mpirun: `late_ranks.py FOLDER OPTION ...` is `bench.allreduce` on GPUs that counts
+launches of `come_late`.
 
-Each rank writes its counts to `FOLDER/RANK` as JSON: {the kernel launched just before: number of launches}.
+Each rank writes its counts to `FOLDER/RANK` as JSON: {the kernel launched just before: number of
+launches}.
 """
 
 import json

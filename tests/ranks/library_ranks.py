@@ -1,5 +1,5 @@
-"""Runs a GPU's library on ranks as a run does, checks every result against numpy, and prints a report for each
-request."""
+"""Runs a GPU's library on ranks as a run does, checks every result against numpy, and prints a
+report for each request."""
 
 import json
 import os
@@ -28,7 +28,8 @@ def values(rank: int, redop: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def wrong(world, case: Case, memories: list, operation, watch: Watch) -> int:
-    """The number of wrong bytes in and around the result of an operation on fresh data, launched as in a run."""
+    """The number of wrong bytes in and around the result of an operation on fresh data, launched as
+    in a run."""
     collective, datatype, rank, ranks = (
         case.collective,
         case.datatype,

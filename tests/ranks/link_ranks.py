@@ -1,7 +1,8 @@
-"""Run by mpirun on two ranks: the benchmark's flag ping-pong and a bare C loop in turn, on the same two cores. Both use
-the same number of cache lines in the same kind of memory.
+"""Run by mpirun on two ranks: the benchmark's flag ping-pong and a bare C loop in turn, on the same
+two cores. Both use the same number of cache lines in the same kind of memory.
 
-`link_ranks.py PAIRS`; rank 0 prints a JSON line {"ours_ns": [...], "bare_ns": [...]} with one figure of each per pair.
+`link_ranks.py PAIRS`; rank 0 prints a JSON line {"ours_ns": [...], "bare_ns": [...]} with one
+figure of each per pair.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 """Ranks that map each other's memory, and say which sharing mode passed the probe.
 
-`memory_ranks.py [DEVICE] [MEMORY]`; rank 0 prints a JSON line: `sharing`, `refusals` and whether the ranks flush the
-HDP, or `reason` if no mode passed.
+`memory_ranks.py [DEVICE] [MEMORY]`; rank 0 prints a JSON line: `sharing`, `refusals` and whether
+the ranks flush the HDP, or `reason` if no mode passed.
 """
 
 import json

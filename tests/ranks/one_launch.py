@@ -1,5 +1,5 @@
-"""Run without mpirun: runs all ranks in one launch on one GPU, over slabs in its memory, without a link or a second
-process.
+"""Run without mpirun: runs all ranks in one launch on one GPU, over slabs in its memory, without a
+link or a second process.
 
 `one_launch.py EXAMPLES SEED RANKS`.
 """

@@ -1,18 +1,19 @@
-"""Run by mpirun: checks every form and number of chunks of both matmuls with their collectives against fp64.
+"""Run by mpirun: checks every form and number of chunks of both matmuls with their collectives
+against fp64.
 
-`overlap_ranks.py DEVICE TYPE`. On a CPU, the communication runs once on the ranks' own cores and once on another core.
+`overlap_ranks.py DEVICE TYPE`. On a CPU, the communication runs once on the ranks' own cores and
+once on another core.
 """
 
 import os
 import sys
-from functools import partial
 
 import numpy as np
 
 from collectives.collective import DATATYPES, Datatype
 from collectives.layers.overlap import CHUNKS, COLLECTIVE, OVERLAPPED, MatmulCase, Overlapped
 from collectives.operation import Operation, Unsupported, World
-from kernels.devices.device import Memory, Watch
+from kernels.devices.device import Memory
 from tests.ranks.world import connect
 
 TOKENS, INNER, COLUMNS, CALLS = 48, 37, 29, 3  # with these sizes, chunks begin at any offset
@@ -40,44 +41,37 @@ def activations_and_result(
 
 def problem(
     world: World,
-    watch: Watch,
-    command: str,
     datatype: Datatype,
     memories: list[Memory],
     operation: Operation,
-    chunks: int,
-    call: int,
+    sent: np.ndarray,
+    right: np.ndarray,
 ) -> str | None:
-    """The error after a call with new activations. NaNs first overwrite the results of earlier calls."""
-    communicator, (send, between, receive) = world.communicator, memories
-    sent, right = activations_and_result(
-        command, communicator.rank, communicator.size, chunks, call
-    )
+    """The error after a call with these activations. NaNs first overwrite the results of earlier
+    calls."""
+    send, between, receive = memories
     for memory in (between, receive):
         memory.write(datatype.encode(np.full(memory.size_bytes // datatype.size_bytes, np.nan)))
     send.write(datatype.encode(sent))
-    communicator.barrier()
+    world.communicator.barrier()
     operation.call()
-    communicator.barrier()
-    if watch.timed_out or operation.failure():
-        return f"rank {watch.peer} never came, or {operation.failure()}"
+    world.communicator.barrier()
+    if world.watch.timed_out or operation.failure():
+        return f"rank {world.watch.peer} never came, or {operation.failure()}"
     got: np.ndarray = receive.read()[: right.size * datatype.size_bytes].view(datatype.storage)
     return None if np.array_equal(datatype.decode(got), right.ravel()) else "wrong"
 
 
-def check(world: World, watch: Watch, command: str, datatype: Datatype, core: int | None) -> None:
+def check(world: World, command: str, datatype: Datatype, core: int | None) -> None:
     """Call each form of this matmul, in each number of chunks, and compare the results."""
-    rank, ranks, reduces = (
-        world.communicator.rank,
-        world.communicator.size,
-        command == "gemm_reduce_scatter",
-    )
+    rank, ranks = world.communicator.rank, world.communicator.size
+    reduces = command == "gemm_reduce_scatter"
     size = TOKENS * max(INNER, COLUMNS) * datatype.size_bytes
     memories = [world.library.allocate(world, size) for _ in range(3)]
     send, between, receive = memories
     weights = world.device.private(INNER * COLUMNS * datatype.size_bytes)
     weights.write(datatype.encode(integers(7, rank, rows=INNER, columns=COLUMNS)))
-    wrong, done = partial(problem, world, watch, command, datatype, memories), set()
+    done = set()
     for form in OVERLAPPED[command].values():
         for variant in form.variants(world):
             case = MatmulCase(
@@ -103,7 +97,8 @@ def check(world: World, watch: Watch, command: str, datatype: Datatype, core: in
                 operation.by_chunks if isinstance(operation, Overlapped) else {1: operation}
             ).items():
                 for call in range(CALLS if form.name != "compute" else 0):
-                    error = wrong(each, chunks, call)
+                    inputs = activations_and_result(command, rank, ranks, chunks, call)
+                    error = problem(world, datatype, memories, each, *inputs)
                     assert not error, (
                         f"rank {rank}, {command}, {form.name} {variant}, {chunks} chunks: {error}"
                     )
@@ -113,11 +108,11 @@ def check(world: World, watch: Watch, command: str, datatype: Datatype, core: in
 
 
 def main(device: str, type_name: str) -> None:
-    world, watch = connect(device=device)
+    world, _ = connect(device=device)
     other_cores = [max(os.sched_getaffinity(0))] if device == "cpu" else []
     for command in COLLECTIVE:
         for core in (None, *other_cores):
-            check(world, watch, command, DATATYPES[type_name], core)
+            check(world, command, DATATYPES[type_name], core)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Run by mpirun: `progress_ranks.py FOLDER OPTION ...` is `bench.allreduce` that writes a line of progress after every
-block, and counts lines inside and outside of timed work.
+"""Run by mpirun: `progress_ranks.py FOLDER OPTION ...` is `bench.allreduce` that writes a line of
+progress after every block, and counts lines inside and outside of timed work.
 
 Rank 0 writes `{"inside": n, "outside": n}` to FOLDER/counts.json.
 """

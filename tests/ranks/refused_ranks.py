@@ -1,7 +1,8 @@
-"""Run by mpirun: `bench.allreduce` while the kernel refuses system calls to the ranks and to their child processes.
+"""Run by mpirun: `bench.allreduce` while the kernel refuses system calls to the ranks and to their
+child processes.
 
-`refused_ranks.py REFUSAL ...options of bench.allreduce`. REFUSAL: `pidfd` (as in a kernel before 5.3), `processes`
-(as at the limit of `ulimit -u`), or `nothing`.
+`refused_ranks.py REFUSAL ...options of bench.allreduce`. REFUSAL: `pidfd` (as in a kernel before
+5.3), `processes` (as at the limit of `ulimit -u`), or `nothing`.
 """
 
 import ctypes
@@ -29,7 +30,8 @@ class Program(ctypes.Structure):
 
 
 def refuse(calls: list[int], number: int) -> None:
-    """Make these system calls fail with this error, in this process and in all its later children."""
+    """Make these system calls fail with this error, in this process and in all its later
+    children."""
     lines = [(LOAD, 0, 0, 0)]
     for call in calls:
         lines += [(JUMP_IF_EQUAL, 0, 1, call), (RETURN, 0, 0, REFUSE | number)]

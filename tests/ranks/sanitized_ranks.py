@@ -1,14 +1,15 @@
-"""Runs ranks as threads of one process, over kernels built with a sanitizer; the tests load the sanitizer's run-time
-into this Python.
+"""Runs ranks as threads of one process, over kernels built with a sanitizer; the tests load the
+sanitizer's run-time into this Python.
 
-`sanitized_ranks.py RANKS SEED [short|misaligned] [ITEM ...]`; without an item: every entry of every kernel file that
-waits for a peer. $CXX names the compiler with the sanitizer's flags. A JSON line reports the number of launches and the
-items with wrong results; the sanitizer prints its reports on standard error.
+`sanitized_ranks.py RANKS SEED [short|misaligned] [ITEM ...]`; without an item: every entry of every
+kernel file that waits for a peer. $CXX names the compiler with the sanitizer's flags. A JSON line
+reports the number of launches and the items with wrong results; the sanitizer prints its reports on
+standard error.
 
-malloc allocates every buffer at its exact size, so the sanitizer owns the first byte beyond it. Nothing orders one rank
-after another between launches: one native loop runs all of a rank's launches, in one order for all ranks. Each launch
-has its own input and a check of every element. A Python lock between launches would hide the races that ThreadSanitizer
-must find.
+malloc allocates every buffer at its exact size, so the sanitizer owns the first byte beyond it.
+Nothing orders one rank after another between launches: one native loop runs all of a rank's
+launches, in one order for all ranks. Each launch has its own input and a check of every element. A
+Python lock between launches would hide the races that ThreadSanitizer must find.
 """
 
 import ctypes
@@ -19,8 +20,9 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -28,15 +30,14 @@ import numpy as np
 
 from bench.harness import verify
 from bench.harness.iteration import Segments, nothing, pattern_of
-from bench.layers import fused
-from bench.layers.experts import combined_rows, row_tables
+from bench.layers.experts import source_and_target
 from collectives.algorithm import ALGORITHMS
 from collectives.build import Build
-from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Collective, Datatype
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
-from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
+from collectives.layers.fused import FUSED
 from collectives.operation import Algorithm, Case, Library, Operation, Unsupported, World
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
 from collectives.probe import PROBE_BYTES, probe_kernels
@@ -57,6 +58,14 @@ from kernels.devices.device import (
     Transfer,
     Watch,
 )
+from tests.ranks.layer_cases import (
+    gemv_case,
+    gemv_contents,
+    gemv_layer,
+    norm_case,
+    norm_contents,
+    norm_weight,
+)
 
 LOSSY = {algorithm.name for algorithm in QUANTIZED}
 LAUNCHES = 6  # of each item
@@ -67,7 +76,8 @@ LIBC = ctypes.CDLL(None)
 
 
 class ExactMemory:
-    """Zeroed memory of the sanitizer's malloc: exactly `size_bytes` long, `shift` bytes after the start of a line."""
+    """Zeroed memory of the sanitizer's malloc: exactly `size_bytes` long, `shift` bytes after the
+    start of a line."""
 
     handle, type = b"", "exact"
 
@@ -114,7 +124,8 @@ class Gathering:
 
 @dataclass
 class Bed:
-    """All ranks' worlds, the random draws, and the items: for each rank its steps and its counter of wrong elements."""
+    """All ranks' worlds, the random draws, and the items: for each rank its steps and its counter
+    of wrong elements."""
 
     worlds: list[World]
     draw: random.Random
@@ -128,8 +139,8 @@ class Bed:
         return len(self.worlds)
 
     def buffers(self, size_bytes: int, element_bytes: int = 0) -> list[int]:
-        """The addresses of every rank's buffer of this size, mapped by all ranks. `element_bytes` shifts each start by
-        a random number of elements."""
+        """The addresses of every rank's buffer of this size, mapped by all ranks. `element_bytes`
+        shifts each start by a random number of elements."""
         shifts = [self.draw.choice([0, 1, 3]) * element_bytes for _ in self.worlds]
         if self.plant == "misaligned":
             shifts = [1] * self.ranks
@@ -139,7 +150,8 @@ class Bed:
         return [memory.address for memory in made]
 
     def bind(self, bind: Callable[[World, Case], Any], cases: list[Any]) -> list[Any]:
-        """Each rank's operation. In parallel, because the ranks exchange the addresses of their buffers."""
+        """Each rank's operation. In parallel, because the ranks exchange the addresses of their
+        buffers."""
         with ThreadPoolExecutor(self.ranks) as ranks:
             return list(ranks.map(bind, self.worlds, cases))
 
@@ -150,8 +162,8 @@ class Bed:
         bind: Callable[[World, Case], Any],
         contents: Callable[[int, Operation], tuple[Segments, Segments]],
     ) -> bool:
-        """Bind a case on every rank, between writing and checking; `contents(rank, operation)` gives the input and the
-        result."""
+        """Bind a case on every rank, between writing and checking; `contents(rank, operation)`
+        gives the input and the result."""
         operations = self.bind(bind, cases)
         if isinstance(operations[0], Unsupported):
             return False
@@ -174,67 +186,52 @@ class Bed:
             self.keep.append((case, operation))
         return True
 
+    def wrong_elements(self, name: str) -> int:
+        counters = [counted for _, counted in self.items[name] if counted]
+        return sum(int(counted.read()[:4].view("u4")[0]) for counted in counters)
+
 
 def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
-    """Every algorithm of every collective in each shape and variant, also in place if the collective supports it."""
+    """Every algorithm of every collective in each shape and variant, also in place if the
+    collective supports it."""
     turns: dict[str, int] = {}
     for collective in COLLECTIVES.values():
         for algorithm in ALGORITHMS[collective.name].values():
-            # One datatype and operation for each kernel file, because each pair needs a build.
-            stem = collective.name + algorithm.name.removesuffix("_push").removesuffix(
-                "_pull"
-            ).rstrip("4831fpint")
-            stem = stem if collective.name == "all_reduce" else collective.name
-            turn = bed.seed + turns.setdefault(stem, len(turns))
             if algorithm.name in ("library", "auto"):
                 continue
+            # One datatype and operation for each kernel file, because each pair needs a build.
+            stem = collective.name
+            if collective is COLLECTIVES["all_reduce"]:
+                base = algorithm.name.removesuffix("_push").removesuffix("_pull")
+                stem += base.rstrip("4831fpint")
+            turn = bed.seed + turns.setdefault(stem, len(turns))
             is_lossy = algorithm.name in LOSSY
             fitting = QUANTIZED_DATATYPES if is_lossy else list(DATATYPES)
             if algorithm.name == "one_shot_sentinel":
                 fitting = [name for name in fitting if DATATYPES[name].is_float]
             datatype = DATATYPES[fitting[turn % len(fitting)]]
             redop = "sum" if is_lossy else REDOPS[turn % len(REDOPS)]
-            for shape in collective.shapes:
-                for variant in algorithm.variants(bed.worlds[0]):
-                    for place in ("", " in place") if collective.no_place is None else ("",):
-                        name = (
-                            " ".join([collective.name, algorithm.name, *shape.values(), variant])
-                            + place
-                        )
-                        if wanted(name):
-                            plain_item(
-                                bed,
-                                name,
-                                collective,
-                                algorithm,
-                                datatype,
-                                redop,
-                                variant,
-                                shape,
-                                bool(place),
-                            )
+            places = (False, True) if collective.no_place is None else (False,)
+            variants = algorithm.variants(bed.worlds[0])
+            for shape, variant, in_place in product(collective.shapes, variants, places):
+                words = [collective.name, algorithm.name, *shape.values(), variant]
+                name = " ".join(words + ["in place"] * in_place)
+                case = Case(collective, 0, datatype, redop, 0, 0, in_place, variant, shape)
+                if wanted(name):
+                    plain_item(bed, name, algorithm, case)
 
 
-def plain_item(
-    bed: Bed,
-    name: str,
-    collective: Collective,
-    algorithm: Algorithm,
-    datatype: Datatype,
-    redop: str,
-    variant: str,
-    shape: Any,
-    in_place: bool,
-) -> None:
-    ranks, size = bed.ranks, datatype.size_bytes
+def plain_item(bed: Bed, name: str, algorithm: Algorithm, form: Case) -> None:
+    """`form` still lacks its count, buffers and build."""
+    ranks, collective, datatype = bed.ranks, form.collective, form.datatype
     count = bed.draw.choice(COUNTS)
     count += -count % BLOCK if algorithm.name in LOSSY else 0
+    size, segment = datatype.size_bytes, count * datatype.size_bytes
     sends, receives = collective.segments(ranks)
-    first = bed.buffers(sends * count * size, size)
-    into = bed.buffers(receives * count * size, size)
-    if in_place:
-        into = bed.buffers(max(sends, receives) * count * size, size)
-        own = [at + (rank * count * size if collective.cut else 0) for rank, at in enumerate(into)]
+    first, into = (bed.buffers(segments * segment, size) for segments in (sends, receives))
+    if form.in_place:
+        into = bed.buffers(max(sends, receives) * segment, size)
+        own = [at + (rank * segment if collective.cut else 0) for rank, at in enumerate(into)]
         first, into = (
             into if collective.sends_all else own,
             into if collective.receives_all else own,
@@ -242,19 +239,19 @@ def plain_item(
     build = Build(chunk_bytes=bed.draw.choice([None, 1 << 10]))
     too_many = int(bed.plant == "short")  # elements beyond the end of the buffers
     cases = [
-        Case(collective, count + too_many, datatype, redop, *at, in_place, variant, shape, build)
-        for at in zip(first, into, strict=True)
+        replace(form, count=count + too_many, send=send, receive=receive, build=build)
+        for send, receive in zip(first, into, strict=True)
     ]
 
     def contents(rank: int, operation: Operation) -> tuple[Segments, Segments]:
-        case = cases[rank]
         assert (operation.expected_sum is not None) == (algorithm.name in LOSSY)
-        data = verify.Data(collective, datatype, redop, ranks, bed.seed, operation.expected_sum)
-        result = data.received(shape)[rank]
-        gets = receives * collective.receives(shape, rank, ranks)
+        data = verify.Data(
+            collective, datatype, form.redop, ranks, bed.seed, operation.expected_sum
+        )
+        gets = receives * collective.receives(form.shape, rank, ranks)
         return (
-            Segments(case.send, count * size, datatype.encode(data.sent())[rank]),
-            Segments(case.receive, count * size, result[:gets]),
+            Segments(first[rank], segment, datatype.encode(data.sent())[rank]),
+            Segments(into[rank], segment, data.received(form.shape)[rank][:gets]),
         )
 
     bed.add(name, cases, algorithm.bind, contents)
@@ -263,63 +260,55 @@ def plain_item(
 def routed_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     """The dispatch of tokens to experts that change nothing, and the combine."""
     datatype = DATATYPES[("float32", "bfloat16", "float64", "float16")[bed.seed % 4]]
-    for algorithm in ROUTED:
-        for way in WAYS if algorithm.name not in ("library", "auto") else ():
-            for variant in algorithm.variants(bed.worlds[0]):
-                if wanted(name := f"routed {algorithm.name} {way} {variant}"):
-                    routed_item(bed, name, algorithm, way, variant, datatype)
+    ours = [algorithm for algorithm in ROUTED if algorithm.name not in ("library", "auto")]
+    for algorithm, way in product(ours, WAYS):
+        for variant in algorithm.variants(bed.worlds[0]):
+            if wanted(name := f"routed {algorithm.name} {way} {variant}"):
+                routed_item(bed, name, algorithm, way, variant, datatype)
 
 
 def routed_item(
-    bed: Bed, name: str, algorithm: Any, way: str, variant: str, datatype: Datatype
+    bed: Bed, name: str, algorithm: Algorithm, way: str, variant: str, datatype: Datatype
 ) -> None:
     ranks, hidden = bed.ranks, bed.draw.choice([31, 248])
     tokens, top_k = bed.draw.choice([ranks, 7, 64]), bed.draw.choice([1, 2, 3])
-    routes = draw_routes(
-        bed.draw.choice(["uniform", "zipf:1.5", "hot:3"]), ranks, 8, tokens, top_k, bed.seed
-    )
+    skew = bed.draw.choice(["uniform", "zipf:1.5", "hot:3"])
+    routes = draw_routes(skew, ranks, 8, tokens, top_k, bed.seed)
     row_bytes = hidden * datatype.size_bytes
-    of_ranks = [np.flatnonzero(routes.home == r) for r in range(ranks)]
-    tokens_by_rank = [routes.rows_of(r)[0] for r in range(ranks)]
-    values = row_tables(tokens, [bed.seed])
-    experts = [values[rows] for rows in tokens_by_rank]
-    if way == "combine":
-        experts = [row_tables(len(rows), [bed.seed, r]) for r, rows in enumerate(tokens_by_rank)]
-    back = datatype.encode(combined_rows(routes, datatype, experts))
-    sends = bed.buffers(max(map(len, of_ranks)) * row_bytes, datatype.size_bytes)
-    receives = bed.buffers(max(map(len, of_ranks)) * row_bytes, datatype.size_bytes)
-    rows = [ExactMemory(len(mine) * row_bytes) for mine in tokens_by_rank]
-    cases, both = [], []
-    for r, world in enumerate(bed.worlds):
-        tables = make_tables(world, routes, cast(Any, rows[r]), row_bytes)
-        cases.append(
-            RoutedCase(
-                COLLECTIVES["alltoall"],
-                hidden,
-                datatype,
-                "none",
-                sends[r],
-                receives[r],
-                variant=variant,
-                shape={"way": way},
-                build=Build(chunk_bytes=4 << 10),
-                tables=tables,
-            )
+    most_home = int(np.bincount(routes.home, minlength=ranks).max())
+    sends, receives = (bed.buffers(most_home * row_bytes, datatype.size_bytes) for _ in range(2))
+    rows = [ExactMemory(len(routes.rows_of(r)[0]) * row_bytes) for r in range(ranks)]
+    cases = [
+        RoutedCase(
+            COLLECTIVES["alltoall"],
+            hidden,
+            datatype,
+            "none",
+            rows[r].address if way == "combine" else sends[r],
+            rows[r].address if way == "dispatch" else receives[r],
+            variant=variant,
+            shape={"way": way},
+            build=Build(chunk_bytes=4 << 10),
+            tables=make_tables(world, routes, cast(Any, rows[r]), row_bytes),
         )
-        at_experts = Segments(rows[r].address, row_bytes, datatype.encode(experts[r]))
-        at_home = Segments(sends[r], row_bytes, datatype.encode(values[of_ranks[r]]))
-        summed = Segments(receives[r], row_bytes, back[of_ranks[r]])
-        both.append(
-            (
-                at_experts if way == "combine" else at_home,
-                at_experts if way == "dispatch" else summed,
-            )
+        for r, world in enumerate(bed.worlds)
+    ]
+
+    def contents(rank: int, _: Operation) -> tuple[Segments, Segments]:
+        tables = source_and_target(routes, datatype, way, 1, bed.seed, rank)
+        at = cases[rank].send, cases[rank].receive
+        source, target = (
+            Segments(address, row_bytes, datatype.encode(table))
+            for address, table in zip(at, tables, strict=True)
         )
-    bed.add(name, cases, algorithm.bind, lambda rank, _: both[rank])
+        return source, target
+
+    bed.add(name, cases, algorithm.bind, contents)
 
 
 def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
-    """All-reduce and norm of rows of similar size; a matrix of +1 and -1 times tokens, with the all-reduce."""
+    """All-reduce and norm of rows of similar size; a matrix of +1 and -1 times tokens, with the
+    all-reduce."""
     datatype = DATATYPES[QUANTIZED_DATATYPES[bed.seed % len(QUANTIZED_DATATYPES)]]
     # Registered, a single token is pulled, and others are summed directly.
     for variant, tokens in (("copied", 3), ("registered", 1), ("registered", 9)):
@@ -331,30 +320,12 @@ def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
 
 
 def norm_item(bed: Bed, name: str, variant: str, datatype: Datatype, tokens: int) -> None:
-    hidden, ranks = bed.draw.choice([31, 248, 1024]), bed.ranks
-    count = tokens * hidden
-    size = count * datatype.size_bytes
-    parts, residual, total = fused.tables_of_norm(datatype, ranks, bed.seed)
-    sends, receives = (bed.buffers(2 * size, datatype.size_bytes) for _ in range(2))
-    weight = bed.worlds[0].device.store(datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
+    weight = norm_weight(bed.worlds[0].device, datatype, bed.draw.choice([31, 248, 1024]))
+    size = 2 * tokens * weight.size_bytes
+    sends, receives = (bed.buffers(size, datatype.size_bytes) for _ in range(2))
+    options = {"variant": variant, "build": Build(chunk_bytes=4 << 10)}
     cases = [
-        NormCase(
-            COLLECTIVE["allreduce_rmsnorm"],
-            count,
-            datatype,
-            "sum",
-            send,
-            receive,
-            variant=variant,
-            build=Build(chunk_bytes=4 << 10),
-            summed=0,
-            norm=Norm(
-                hidden=hidden,
-                residual=send + size,
-                residual_out=receive + size,
-                weight=weight.address,
-            ),
-        )
+        norm_case(datatype, tokens, weight, send, receive, **options)
         for send, receive in zip(sends, receives, strict=True)
     ]
     bed.keep.append(weight)
@@ -362,120 +333,76 @@ def norm_item(bed: Bed, name: str, variant: str, datatype: Datatype, tokens: int
         name,
         cases,
         FUSED["allreduce_rmsnorm"]["fused"].bind,
-        lambda rank, _: (
-            Segments(sends[rank], size, datatype.encode(np.stack([parts[rank], residual]))),
-            Segments(receives[rank], size, datatype.encode(np.stack([fused.normed(total), total]))),
-        ),
+        lambda rank, _: norm_contents(cases[rank], bed.ranks, rank, bed.seed),
     )
 
 
 def gemv_item(bed: Bed, name: str, variant: str, datatype: Datatype) -> None:
-    ranks, tokens, hidden, inner = (
-        bed.ranks,
-        1 + bed.seed % 8,
-        bed.draw.choice([64, 320]),
-        bed.draw.choice([64, 320]),
+    tokens, (hidden, inner) = 1 + bed.seed % 8, (bed.draw.choice([64, 320]) for _ in range(2))
+    activations, receives = (
+        bed.buffers(tokens * width * datatype.size_bytes) for width in (inner, hidden)
     )
-    inputs = fused.drawn_activations(ranks, tokens, bed.seed)
-    row_bytes = inner * datatype.size_bytes, hidden * datatype.size_bytes
-    activations, receives = (bed.buffers(tokens * row) for row in row_bytes)
-    scales = bed.worlds[0].device.store(np.full(hidden, fused.ROW_SCALE, np.float32))
-    weights = [
-        bed.worlds[r].device.store(fused.matrix(hidden, inner, r, bed.seed).astype(np.int8))
-        for r in range(ranks)
-    ]
-    bed.keep.append((scales, weights))
-    cases = [
-        GemvCase(
-            COLLECTIVE["gemv_allreduce"],
-            tokens * hidden,
-            datatype,
-            "sum",
-            0,
-            receives[r],
-            variant=variant,
-            tokens=tokens,
-            weight_type="int8",
-            layer=Gemv(
-                hidden=hidden,
-                inner=inner,
-                weights=weights[r].address,
-                stride=inner,
-                copies=1,
-                row_scales=scales.address,
-                activations=activations[r],
-            ),
-        )
-        for r in range(ranks)
-    ]
-    right = datatype.encode(fused.summed_products(inner, inputs, bed.seed) * fused.ROW_SCALE)
+    cases = []
+    for rank, world in enumerate(bed.worlds):
+        layer, memories = gemv_layer(world.device, hidden, inner, rank, bed.seed)
+        layer.activations = activations[rank]
+        bed.keep.append(memories)
+        cases.append(gemv_case(datatype, tokens, layer, receives[rank], variant))
     bed.add(
         name,
         cases,
         FUSED["gemv_allreduce"]["fused"].bind,
-        lambda rank, _: (
-            Segments(activations[rank], row_bytes[0], datatype.encode(inputs[rank])),
-            Segments(receives[rank], row_bytes[1], right),
-        ),
+        lambda rank, _: gemv_contents(cases[rank], bed.ranks, rank, bed.seed),
     )
 
 
+MEETINGS = {
+    "meet": ["meet", "meet"],
+    "ping-pong": ["flag_ping_pong"],
+    "slabs": ["meet", "copy_in", "meet", "read_peer", "meet", "push_out", "meet"],
+    **{
+        entry: ["meet", entry, "meet"]
+        for entry in ("link_push", "link_pull", "link_ping_pong", "link_push_beside_host_copy")
+    },
+}
+
+
 def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
-    """The probe kernels of the link between two meetings, as bench times them; the other items check their data."""
+    """The probe kernels of the link between two meetings, as bench times them; the other items
+    check their data."""
     count, ranks = 1023, bed.ranks
+    macros = {"WORLD": str(ranks)}
     sends, receives = bed.buffers(4 * count), bed.buffers(4 * count)
     beside, target = (bed.worlds[0].device.private(2 << 16) for _ in range(2))
     bed.keep.append((beside, target))
-    for name, entries in (
-        ("meet", ["meet", "meet"]),
-        ("ping-pong", ["flag_ping_pong"]),
-        ("slabs", ["meet", "copy_in", "meet", "read_peer", "meet", "push_out", "meet"]),
-        *(
-            (entry, ["meet", entry, "meet"])
-            for entry in ("link_push", "link_pull", "link_ping_pong", "link_push_beside_host_copy")
-        ),
-    ):
-        if not wanted(name := f"link {name}"):
-            continue
-        of_ranks: list[tuple[list[Step], ExactMemory | None]] = []
-        for r, world in enumerate(bed.worlds):
-            arguments = cast(PeerBuffer, world.peers).arguments(
-                sends[r], receives[r], count, 1 << 11
-            )
-            arguments.sends[:ranks], arguments.receives[:ranks] = sends, receives
-            partner = -1 if (r ^ 1) >= ranks else r ^ 1
-            transfer = Transfer(
-                arguments,
-                partner,
-                partner,
-                beside.address + (r << 16) % (2 << 16),
-                target.address + (r << 16) % (2 << 16),
-                1 << 16,
-            )
-            probes = probe_kernels(world.device, ranks)
-            transfers = world.device.compile(
-                "link", {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer)
-            )
-            of_ranks.append(
-                (
-                    [
-                        Step(transfers.kernel(entry), transfer)
-                        if entry.startswith("link")
-                        else Step(probes.kernel(entry), arguments)
-                        for entry in entries
-                    ],
-                    None,
-                )
-            )
-        bed.items[name] = of_ranks
-    for entry in ("show_stores", "show_packets"):
-        if wanted(name := f"link {entry}"):
-            of_ranks = []
-            for r, world in enumerate(bed.worlds):
-                probe = world.device.compile("memory_probe", {"WORLD": str(ranks)}, PEER_STRUCTURES)
-                rounds = cast(PeerBuffer, world.peers).arguments(0, receives[r], 3, PROBE_BYTES)
-                of_ranks.append(([Step(probe.kernel(entry), rounds)], None))
-            bed.items[name] = of_ranks
+
+    def steps(entries: list[str], r: int) -> list[Step]:
+        device, peers = bed.worlds[r].device, cast(PeerBuffer, bed.worlds[r].peers)
+        arguments = peers.arguments(sends[r], receives[r], count, 1 << 11)
+        arguments.sends[:ranks], arguments.receives[:ranks] = sends, receives
+        partner = -1 if (r ^ 1) >= ranks else r ^ 1
+        half = (r << 16) % (2 << 16)
+        copies = beside.address + half, target.address + half, 1 << 16
+        transfer = Transfer(arguments, partner, partner, *copies)
+        probes = probe_kernels(device, ranks)
+        transfers = device.compile("link", macros, (*PEER_STRUCTURES, Transfer))
+        return [
+            Step(transfers.kernel(entry), transfer)
+            if entry.startswith("link")
+            else Step(probes.kernel(entry), arguments)
+            for entry in entries
+        ]
+
+    def rounds(entry: str, r: int) -> list[Step]:
+        probe = bed.worlds[r].device.compile("memory_probe", macros, PEER_STRUCTURES)
+        peers = cast(PeerBuffer, bed.worlds[r].peers)
+        return [Step(probe.kernel(entry), peers.arguments(0, receives[r], 3, PROBE_BYTES))]
+
+    makes = {name: partial(steps, entries) for name, entries in MEETINGS.items()}
+    makes |= {entry: partial(rounds, entry) for entry in ("show_stores", "show_packets")}
+    for name, make in makes.items():
+        if wanted(name := f"link {name}"):
+            bed.items[name] = [(make(r), None) for r in range(ranks)]
 
 
 def open_bed(devices: Sequence[Device], seed: int, plant: str = "", timeout_s: float = 30.0) -> Bed:
@@ -506,8 +433,8 @@ def open_bed(devices: Sequence[Device], seed: int, plant: str = "", timeout_s: f
 def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:
     """All launches of a rank, each with the next iteration's data.
 
-    All ranks meet first. Otherwise a rank could start after another rank had finished, with Python's locks between
-    them.
+    All ranks meet first. Otherwise a rank could start after another rank had finished, with
+    Python's locks between them.
     """
     peers = cast(PeerBuffer, bed.worlds[rank].peers)
     meet = Step(
@@ -532,36 +459,23 @@ def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
     order = bed.draw.sample(
         [name for name in bed.items for _ in range(LAUNCHES)], LAUNCHES * len(bed.items)
     )
-    threads = [
-        threading.Thread(
-            target=device.run,
-            args=(actions_of(bed, rank, order), nothing(bed.worlds[rank]), Counts(1, 0), watch),
-        )
-        for rank, watch in enumerate(watches)
-    ]
+
+    def run(rank: int, watch: Watch) -> None:
+        actions, idle = actions_of(bed, rank, order), nothing(bed.worlds[rank])
+        device.run(actions, idle, Counts(1, 0), watch)
+
+    threads = [threading.Thread(target=run, args=numbered) for numbered in enumerate(watches)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    wrong = {
-        name: count
-        for name, of_ranks in bed.items.items()
-        if (
-            count := sum(
-                int(counted.read()[:4].view("u4")[0]) for _, counted in of_ranks if counted
-            )
-        )
+    report = {
+        "items": len(bed.items),
+        "launches": len(order),
+        "wrong": {name: wrong for name in bed.items if (wrong := bed.wrong_elements(name))},
+        "timed_out": any(watch.timed_out for watch in watches),
     }
-    print(
-        json.dumps(
-            {
-                "items": len(bed.items),
-                "launches": len(order),
-                "wrong": wrong,
-                "timed_out": any(watch.timed_out for watch in watches),
-            }
-        )
-    )
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

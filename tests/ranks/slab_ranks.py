@@ -1,6 +1,8 @@
-"""Run by mpirun on a GPU: slabs grow with the message, and operations bound before and after that work in turn.
+"""Run by mpirun on a GPU: slabs grow with the message, and operations bound before and after that
+work in turn.
 
-`slab_ranks.py DEVICE` prints, for each all-reduce of 32 MiB, the chunks and the beats, and why the slabs did not grow.
+`slab_ranks.py DEVICE` prints, for each all-reduce of 32 MiB, the chunks and the beats, and why the
+slabs did not grow.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Run by mpirun: `bench.allreduce --soak` with a fault on rank 1.
 
-`soaked_ranks.py FAULT ...options of bench.allreduce`. FAULT: `clock` (rank 1's clock differs by 1.3 s, as on another
-host) or `failure` (each call of the MPI library works but returns an error).
+`soaked_ranks.py FAULT ...options of bench.allreduce`. FAULT: `clock` (rank 1's clock differs by 1.3
+s, as on another host) or `failure` (each call of the MPI library works but returns an error).
 """
 
 import ctypes
@@ -30,7 +30,8 @@ callbacks: list[object] = []  # ctypes callbacks must outlive their last call
 if __name__ == "__main__":
     fault, sys.argv[1:] = sys.argv[1], sys.argv[2:]
     if launched_rank() == 1 and fault == "clock":
-        bench.features.soak.time = SimpleNamespace(monotonic=lambda: time.monotonic() + APART_S)  # type: ignore[assignment,attr-defined]
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + APART_S)
+        setattr(bench.features.soak, "time", clock)  # noqa: B010
     elif launched_rank() == 1:
         Communicator.function = failing  # type: ignore[assignment]
     main("allreduce", "all_reduce", "All-reduce in a soak.", FEATURES)

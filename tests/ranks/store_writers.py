@@ -2,8 +2,9 @@
 
 `python -m tests.ranks.store_writers FOLDER PROCESSES [unclaimed]`
 
-Their clock stands still and they draw names from a small set, so that many processes draw the same name. With
-`unclaimed`, no process reserves its name before it writes. Prints the number of lost runs.
+Their clock stands still and they draw names from a small set, so that many processes draw the same
+name. With `unclaimed`, no process reserves its name before it writes. Prints the number of lost
+runs.
 """
 
 import multiprocessing

@@ -1,7 +1,9 @@
-"""Run by mpirun: `bench.allreduce`, while rank 1 shares memory that the other ranks must not accept.
+"""Run by mpirun: `bench.allreduce`, while rank 1 shares memory that the other ranks must not
+accept.
 
-`tampered_ranks.py FAULT ...options of bench.allreduce`. FAULT: `none`, `stale` (memory of an earlier run), `swapped`
-(labelled as rank 0's), `no handle`, or `killed` (while its memory has a name, which rank 1 prints).
+`tampered_ranks.py FAULT ...options of bench.allreduce`. FAULT: `none`, `stale` (memory of an
+earlier run), `swapped` (labelled as rank 0's), `no handle`, or `killed` (while its memory has a
+name, which rank 1 prints).
 """
 
 import os

@@ -4,6 +4,8 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from collectives.communicator import Communicator
 from collectives.operation import World
 from collectives.peer_buffer import WaitPolicy
@@ -63,3 +65,17 @@ def launch(device: Device, step: Step, times: int) -> None:
         else:
             step.kernel.function(step.blocks, step.argument)
     device.caller(step)()
+
+
+def same_on_all_ranks(
+    world: World, watch: Watch, error: str | None, *bits: np.ndarray
+) -> str | None:
+    """The first error of any rank, or that the ranks got different bits; the same on every rank."""
+    if watch.timed_out:
+        error = f"rank {watch.peer} never came"
+    digest = [(array.dtype, array.tobytes()) for array in bits]
+    errors, digests = zip(*world.communicator.all_gather((error, digest)), strict=True)
+    for rank, sentence in enumerate(errors):
+        if sentence:
+            return f"rank {rank}: {sentence}"
+    return "ranks got different bits" if any(each != digest for each in digests) else None

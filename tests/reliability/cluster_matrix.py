@@ -1,8 +1,9 @@
-"""`python -m tests.reliability.cluster_matrix > docs/experiments/launchers.md`: each launcher of a Slurm cluster.
+"""`python -m tests.reliability.cluster_matrix > docs/experiments/launchers.md`: each launcher of a
+Slurm cluster.
 
-Each cell is a real run of `bench.allreduce` with two ranks, on one node or on two. Ends with status 1 if a launcher
-neither works nor is refused by one sentence of ours, and with 0 and a word on standard error where no cluster can be
-made.
+Each cell is a real run of `bench.allreduce` with two ranks, on one node or on two. Ends with status
+1 if a launcher neither works nor is refused by one sentence of ours, and with 0 and a word on
+standard error where no cluster can be made.
 """
 
 import re
@@ -16,26 +17,14 @@ from pathlib import Path
 from tests.cluster import OF_SLURM, VENVS, Cluster, cluster, missing
 
 PATIENCE_S = 60
-SMALL = (
-    "-b",
-    "16K",
-    "-e",
-    "16K",
-    "--algorithm",
-    "library",
-    "--mode",
-    "isolated",
-    "--lean",
-    "--device",
-    "cpu",
-)
+SMALL = "-b 16K -e 16K --algorithm library --mode isolated --lean --device cpu -n 12"
 NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 PMI = {"mpich": "pmi2", "openmpi": "pmix"}
 OTHER = {"mpich": "openmpi", "openmpi": "mpich"}
 TOP = """# Launchers on a Slurm cluster
 
-`python -m tests.reliability.cluster_matrix` starts two ranks on real Slurm nodes with each launcher. A number in
-parentheses is one sentence, printed once, with exit status 2.
+`python -m tests.reliability.cluster_matrix` starts two ranks on real Slurm nodes with each
+launcher. A number in parentheses is one sentence, printed once, with exit status 2.
 
 | launcher | """
 
@@ -43,7 +32,8 @@ parentheses is one sentence, printed once, with exit status 2.
 def lines(made: Cluster, mpi: str, nodes: int, out: Path) -> dict[str, list[str]]:
     """The command line of each launcher."""
     python, mpirun = made.python(mpi), str(VENVS[mpi] / "bin/mpirun")
-    program = [python, "-m", "bench.allreduce", *SMALL, "-n", "12", "--out", str(out)]
+    run = [*SMALL.split(), "--out", str(out)]
+    program = [python, "-m", "bench.allreduce", *run]
     hosts = ["wt1", "wt2"][:nodes]
     size = ["-N", str(nodes), "-w", ",".join(hosts), "-n", "2"]
     allocated, job = ["salloc", "-Q", *size], out.with_suffix(".sh")
@@ -58,11 +48,10 @@ def lines(made: Cluster, mpi: str, nodes: int, out: Path) -> dict[str, list[str]
         "allreduce",
         "-n",
         "2",
-        *SMALL,
+        *run[:-4],
         "--iters",
         "12",
-        "--out",
-        str(out),
+        *run[-2:],
     ]
 
     def batch(*line: str) -> list[str]:
@@ -71,8 +60,9 @@ def lines(made: Cluster, mpi: str, nodes: int, out: Path) -> dict[str, list[str]
             "sh",
             "-c",
             f"sbatch --parsable {' '.join(size)} -o {job}.out {job} >{job}.id || exit; "
-            f"while squeue -h -j $(cat {job}.id) 2>/dev/null | grep -q .; do sleep 0.2; done; cat {job}.out; "
-            f"cat {job}.out >&2; scontrol show job $(cat {job}.id) | grep -q 'ExitCode=0:0'",
+            f"while squeue -h -j $(cat {job}.id) 2>/dev/null | grep -q .; do sleep 0.2; done; "
+            f"cat {job}.out; cat {job}.out >&2; "
+            f"scontrol show job $(cat {job}.id) | grep -q 'ExitCode=0:0'",
         ]
 
     return {

@@ -2,16 +2,17 @@
 
     python -m tests.reliability.fuzz_reports SECONDS [SEED]
 
-Hypothesis draws some of the files that a command reads, and their damage. It flips, cuts or repeats bytes of any file.
-In JSON it puts values of another type, huge or negative numbers, duplicate names and very long lists, and drops or
-swaps lines. In text it replaces words and numbers. In the run files of every benchmark it also replaces or removes a
-field, in one line or in all lines of a kind. Each input runs in one process, forked from a process that has imported
-everything. The limits are 10 s of processor time, 30 s of wall time, and an address space that keeps the
-process below 1 GB of memory. The process must end with a documented status, without a traceback or a warning, and must
+Hypothesis draws some of the files that a command reads, and their damage. It flips, cuts or repeats
+bytes of any file. In JSON it puts values of another type, huge or negative numbers, duplicate names
+and very long lists, and drops or swaps lines. In text it replaces words and numbers. In the run
+files of every benchmark it also replaces or removes a field, in one line or in all lines of a kind.
+Each input runs in one process, forked from a process that has imported everything. The limits are
+10 s of processor time, 30 s of wall time, and an address space that keeps the process below 1 GB of
+memory. The process must end with a documented status, without a traceback or a warning, and must
 explain each refusal in one sentence on standard error.
 
-Prints the number of inputs of each command, the failures, and the largest memory and time of an input. After a failure
-the status is 1, and the input's files are kept.
+Prints the number of inputs of each command, the failures, and the largest memory and time of an
+input. After a failure the status is 1, and the input's files are kept.
 """
 
 from __future__ import annotations
@@ -60,18 +61,11 @@ from tests.reports.synthetic_together import FUSED, THEN, Made, always, steps
 MOST_BYTES = 10**9
 EXAMPLES = 12  # per batch of one command
 MOST_CPU_S, MOST_WALL_S = 10, 30
+SIZES = [16384, 1 << 20]
 LOGS = ROOT.parent / "shared/logs"
-MODEL = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "vocab_size": 128256,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "torch_dtype": "bfloat16",
-}
+MODEL = """{"architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336,
+"vocab_size": 128256, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+"head_dim": 128, "torch_dtype": "bfloat16"}"""
 SPEC = """hours_per_year = 6000
 lifetime_years = 4
 electricity = {price_per_kwh = 0.30, currency = "EUR"}
@@ -82,140 +76,117 @@ gpu = "r9700"
 gpus = 2
 price = {amount = 5200, currency = "EUR", date = 2026-11-01}
 """
+FLIGHT = b"""{"turn": 9, "rank": 1, "case": 1, "block": 3, "text": "x", "step": "block",
+"time": 1.5, "noted_s": 2.0, "same_turn": 9}"""
+ENDED = '{"rank": 1, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}'
+EXPLAINED = frozenset({0, 2, 4})  # a status of 2 or 4 comes with one sentence
 
 
 @dataclass(frozen=True)
 class Target:
-    """A command and its files; `damaged` matches the files below `folder` that a stranger may have written."""
+    """A command and its files; `damaged` matches the files below `folder` that a stranger may have
+    written."""
 
     argv: str
     folder: str
     damaged: str
-    statuses: frozenset[int] = frozenset({0, 2, 4})
+    statuses: frozenset[int] = EXPLAINED
 
 
-ADVISE = "advise --gpu r9700 --gpus 2 --weights q4"
-TARGETS = [
-    *(
-        Target(f"show {option} {run}", folder, "*")
-        for option in ("", "--long", "--format=csv", "--format=nccl-tests")
-        for folder, run in (("run", "run.jsonl"), ("cut", "run.jsonl"))
-    ),
-    *(
-        Target(f"show {option} run.jsonl", folder, "run.jsonl")
-        for option in ("", "--long", "--format=csv")
-        for folder in ("layer", "step", "tune", "link")
-    ),
-    Target("show run.jsonl", "imported", "run.jsonl"),
-    Target("show run.jsonl", "imported", "run.jsonl"),
-    Target("show --plot o.svg run.jsonl", "run", "*"),
-    Target("show --plot o.svg run.jsonl", "layer", "run.jsonl"),
-    *[Target("import LOG", "logs", "*")] * 8,
-    *(
-        Target(f"compare {option} base new", "runs", "*/*.jsonl")
-        for option in ("", "--format=markdown", "--format=csv")
-    ),
-    *(
-        Target(f"compare {option} campaign", "campaigns", "**/*.jsonl")
-        for option in ("", "", "--plot o.svg")
-    ),
-    *[Target("dashboard . -o site", "site", "**/*")] * 2,
-    *(Target(f"history {option} .", "runs", "**/*.jsonl") for option in ("", "--json")),
-    Target("dashboard --spec SPEC.toml . -o site", "boxes", "*", frozenset({0, 2})),
-    Target("card run.jsonl card.png", "run", "*"),
-    Target("card run.jsonl card.png", "imported", "*"),
-    *(Target(f"fit {option} base", "runs", "base/*") for option in ("", "--out f.jsonl")),
-    Target(
-        "regress --baseline base --current new --markdown m --junit j --html h",
-        "runs",
-        "**/*.jsonl",
-        frozenset(range(6)),
-    ),
-    Target(f"{ADVISE} --model llama-3.1-70b --run run.jsonl", "run", "*"),
-    Target(f"{ADVISE} --model llama-3.1-70b --run run.jsonl", "imported", "*"),
-    Target(f"{ADVISE} --config config.json", "models", "*"),
-    *(
-        Target(f"procure {options} SPEC.toml", "boxes", damaged, frozenset(range(4)))
-        for options, damaged in (("", "*.toml"), ("", "*"), ("--html h --csv c", "*"))
-    ),
-    Target(
-        "accept --baseline kept --current new --reason x",
-        "runs",
-        "new/*.jsonl",
-        frozenset({0, 2, 4, 5}),
-    ),
-    Target("peers campaign", "campaigns", "**/*.jsonl"),
-    *(
-        Target(f"export {option} run.jsonl", folder, "run.jsonl")
-        for option in ("--csv", "--openmetrics")
-        for folder in ("run", "imported")
-    ),
-]
-# Every command over the runs of every benchmark; `fuzz` leaves out a command that refuses the undamaged run.
-EXPLAINED, EVERY = frozenset({0, 2, 4}), frozenset(range(6))
-COMMANDS = [
-    *(
-        f"show {option} run.jsonl"
-        for option in ("", "--long", "--format=csv", "--format=nccl-tests")
-    ),
-    "show --plot o.svg run.jsonl",
-    "show --json run.jsonl",
-    "export --openmetrics run.jsonl",
-    "card run.jsonl card.png",
-    "fit --json run.jsonl",
-    "history --json .",
-    "history .",
-    "dashboard . -o site",
-    "fit run.jsonl other.jsonl",
-    "fit --plot o.svg run.jsonl",
-    "compare other.jsonl run.jsonl",
-    "compare --format=csv run.jsonl other.jsonl",
-    "regress --baseline other.jsonl --current run.jsonl --html h",
-    f"{ADVISE} --model llama-3.1-70b --run run.jsonl",
-]
+def targets(table: str) -> list[Target]:
+    """A line: folder, damaged files, highest status (`-`: those of EXPLAINED), and the command."""
+    made = []
+    for line in table.strip().splitlines():
+        folder, damaged, most, argv = line.split(maxsplit=3)
+        statuses = EXPLAINED if most == "-" else frozenset(range(int(most) + 1))
+        made.append(Target(argv.replace("LLAMA", ADVISE), folder, damaged, statuses))
+    return made
+
+
+ADVISE = "--gpu r9700 --gpus 2 --weights q4 --model llama-3.1-70b --run run.jsonl"
+TARGETS = targets("""
+    run        *           -  show run.jsonl
+    run        *           -  show --long run.jsonl
+    run        *           -  show --format=csv run.jsonl
+    run        *           -  show --format=nccl-tests run.jsonl
+    run        *           -  show --plot o.svg run.jsonl
+    run        *           -  card run.jsonl card.png
+    run        *           -  advise LLAMA
+    run        run.jsonl   -  export --csv run.jsonl
+    run        run.jsonl   -  export --openmetrics run.jsonl
+    cut        *           -  show run.jsonl
+    cut        *           -  show --long run.jsonl
+    cut        *           -  show --format=csv run.jsonl
+    layer      run.jsonl   -  show --long run.jsonl
+    layer      run.jsonl   -  show --plot o.svg run.jsonl
+    step       run.jsonl   -  show --long run.jsonl
+    tune       run.jsonl   -  show --long run.jsonl
+    link       run.jsonl   -  show --long run.jsonl
+    link       run.jsonl   -  show --format=csv run.jsonl
+    imported   run.jsonl   -  show run.jsonl
+    imported   *           -  card run.jsonl card.png
+    imported   *           -  advise LLAMA
+    imported   run.jsonl   -  export --csv run.jsonl
+    logs       *           -  import LOG
+    runs       */*.jsonl   -  compare base new
+    runs       */*.jsonl   -  compare --format=markdown base new
+    runs       */*.jsonl   -  compare --format=csv base new
+    runs       **/*.jsonl  -  history .
+    runs       **/*.jsonl  -  history --json .
+    runs       base/*      -  fit base
+    runs       base/*      -  fit --out f.jsonl base
+    runs       **/*.jsonl  5  regress --baseline base --current new --markdown m --junit j --html h
+    runs       new/*.jsonl 5  accept --baseline kept --current new --reason x
+    campaigns  **/*.jsonl  -  compare campaign
+    campaigns  **/*.jsonl  -  compare --plot o.svg campaign
+    campaigns  **/*.jsonl  -  peers campaign
+    site       **/*        -  dashboard . -o site
+    models     *           -  advise --gpu r9700 --gpus 2 --weights q4 --config config.json
+    boxes      *           2  dashboard --spec SPEC.toml . -o site
+    boxes      *.toml      3  procure SPEC.toml
+    boxes      *           3  procure --html h --csv c SPEC.toml
+""")
+# Every command over the runs of every benchmark; `fuzz` leaves out a command that refuses the
+# undamaged run.
+COMMANDS = """
+    -  show run.jsonl
+    -  show --long run.jsonl
+    -  show --format=csv run.jsonl
+    -  show --format=nccl-tests run.jsonl
+    -  show --plot o.svg run.jsonl
+    -  show --json run.jsonl
+    -  card run.jsonl card.png
+    -  advise LLAMA
+    5  export --openmetrics run.jsonl
+    5  fit --json run.jsonl
+    5  fit --plot o.svg run.jsonl
+    5  fit run.jsonl other.jsonl
+    5  history --json .
+    5  history .
+    5  dashboard . -o site
+    5  compare other.jsonl run.jsonl
+    5  compare --format=csv run.jsonl other.jsonl
+    5  regress --baseline other.jsonl --current run.jsonl --html h
+"""
 FIELD_TARGETS = [
-    *(
-        Target(
-            command,
-            name,
-            "run.jsonl",
-            EXPLAINED if command.startswith(("show", "card", "advise")) else EVERY,
-        )
-        for name in [*(f"every/{name}" for name in BENCHMARKS), "imported", "cut"]
-        for command in COMMANDS
-    ),
-    *[
-        Target(
-            "advise --validate run.jsonl --run reduces.jsonl link.jsonl",
-            "every/validation",
-            "*.jsonl",
-            EVERY,
-        )
-    ]
-    * 6,
-    *(
-        Target(command, "campaigns", "**/*.jsonl", EVERY)
-        for command in (
-            "compare campaign",
-            "compare --plot o.svg campaign",
-            "peers campaign",
-            "dashboard . -o site",
-            "history .",
-            "regress --baseline campaign/main --current campaign/new --markdown m",
-            "accept --baseline kept --current campaign/new --reason x",
-        )
-    ),
-    *[Target("procure --html h SPEC.toml", "boxes", "*.jsonl", EVERY)] * 3,
-]
+    target
+    for folder in (*(f"every/{name}" for name in BENCHMARKS), "imported", "cut")
+    for target in targets(COMMANDS.replace("    ", f"    {folder} run.jsonl "))
+] + targets("""
+    every/validation *.jsonl     5  advise --validate run.jsonl --run reduces.jsonl link.jsonl
+    campaigns        **/*.jsonl  5  compare --plot o.svg campaign
+    campaigns        **/*.jsonl  5  peers campaign
+    campaigns        **/*.jsonl  5  dashboard . -o site
+    campaigns        **/*.jsonl  5  history .
+    campaigns        **/*.jsonl 5 regress --baseline campaign/main --current campaign/new --junit j
+    campaigns        **/*.jsonl  5  accept --baseline kept --current campaign/new --reason x
+    boxes            *.jsonl     5  procure --html h SPEC.toml
+""")
 
 
 def write_corpus(root: Path) -> None:
     """Writes small files of every kind that the product writes or reads."""
-    small: dict[str, Any] = {
-        "sizes": [16384, 1 << 20],
-        "algorithms": ["library", "auto", "ring"],
-        "n": 3,
-    }
+    small: dict[str, Any] = {"sizes": SIZES, "algorithms": ["library", "auto", "ring"], "n": 3}
 
     def rename_run(folder: str, path: Path) -> None:
         for made in path.parent.iterdir():
@@ -226,20 +197,8 @@ def write_corpus(root: Path) -> None:
     rename_run("cut", write_run(root / "cut", n_blocks=4, finish=False, **small).path)
     flight = root / "cut" / "run.flight"
     flight.mkdir()
-    page = {
-        "turn": 9,
-        "rank": 1,
-        "case": 1,
-        "block": 3,
-        "text": "x",
-        "step": "block",
-        "time": 1.5,
-        "noted_s": 2.0,
-        "same_turn": 9,
-    }
-    (flight / "rank-1").write_bytes(json.dumps(page).encode().ljust(4096, b"\0"))
-    ended = {"rank": 1, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}
-    (flight / "ended").write_text(json.dumps(ended))
+    (flight / "rank-1").write_bytes(FLIGHT.ljust(4096, b"\0"))
+    (flight / "ended").write_text(ENDED)
     made = Made(root / "layer", rounds=8)
     rename_run(
         "layer", made.run({"compute": always(10.0), FUSED: always(11.0), THEN: always(15.0)}).path
@@ -252,9 +211,7 @@ def write_corpus(root: Path) -> None:
 
     rename_run("link", made_up(root / "link", 3, lambda *_: 5.0, blocks=6).path)
     for number in range(12):
-        write_launch(
-            root / "runs" / ("base", "new")[number % 2], number, sizes=[16384, 1 << 20], n_blocks=4
-        )
+        write_launch(root / "runs" / ("base", "new")[number % 2], number, sizes=SIZES, n_blocks=4)
     write_campaign(
         root / "campaigns" / "campaign",
         {"main": no_effect, "new": slower(5)},
@@ -284,7 +241,7 @@ def write_corpus(root: Path) -> None:
         assert program.main(["import", "--out", str(root / "imported"), str(logs / "nccl")]) == 0
     rename_run("imported", next((root / "imported").iterdir()))
     (root / "models").mkdir()
-    (root / "models" / "config.json").write_text(json.dumps(MODEL))
+    (root / "models" / "config.json").write_text(MODEL)
     write_launches(root / "boxes", 2, sizes=[16384, 32 << 20], n_blocks=4)
     (root / "boxes" / "SPEC.toml").write_text(SPEC)
 
@@ -328,8 +285,9 @@ class Tally:
         ]
         return [
             *each,
-            f"{self.tried.total()} inputs, {len(self.failures)} found; peak {self.peak_mb:.0f} MB; the "
-            f"longest took {self.slowest[0]:.1f} s ({self.slowest[1]}); {self.times_failed} failed",
+            f"{self.tried.total()} inputs, {len(self.failures)} found; peak {self.peak_mb:.0f} MB; "
+            f"the longest took {self.slowest[0]:.1f} s ({self.slowest[1]}); "
+            f"{self.times_failed} failed",
             *(f"found: {failure}\n  {at}" for failure, at in self.failures.items()),
         ]
 
@@ -344,8 +302,8 @@ def growth_allowed() -> int:
 
 
 def run_forked(argv: list[str], folder: Path) -> tuple[int, resource.struct_rusage, float]:
-    """Runs the command in a fork of this process, in `folder`. Returns its exit status (negative: the signal), its
-    resource usage and its seconds."""
+    """Runs the command in a fork of this process, in `folder`. Returns its exit status (negative:
+    the signal), its resource usage and its seconds."""
     child = os.fork()
     if not child:
         run_to_its_end(argv, folder)
@@ -360,7 +318,8 @@ def run_forked(argv: list[str], folder: Path) -> tuple[int, resource.struct_rusa
 
 
 def run_to_its_end(argv: list[str], folder: Path) -> NoReturn:
-    """Runs the command as this process, within the limits; its output goes to `.1` and `.2` in `folder`."""
+    """Runs the command as this process, within the limits; its output goes to `.1` and `.2` in
+    `folder`."""
     status = 70
     try:
         os.setsid()
@@ -397,7 +356,7 @@ def complaint(target: Target, status: int, stderr: str) -> str | None:
     if strange:
         return f"says {strange[0][:160]!r}"
     is_explained = bool(lines) and (len(lines) == 1 or target.argv.startswith("import"))
-    if status in (2, 4) and target.statuses == {0, 2, 4} and not is_explained:
+    if status in (2, 4) and target.statuses == EXPLAINED and not is_explained:
         return f"says {len(lines)} sentences with status {status}"
     return None
 
@@ -432,7 +391,8 @@ def attempt(tally: Tally, target: Target, damaged: dict[str, bytes]) -> int:
 
 
 def fuzz(seconds: float, number: int, out: Path) -> Tally:
-    """Tries inputs for `seconds`, from seed `number` on, and copies the files of each failure to `out`."""
+    """Tries inputs for `seconds`, from seed `number` on, and copies the files of each failure to
+    `out`."""
 
     for module, _, _ in program.COMMANDS.values():
         __import__(f"reports.{module}")

@@ -1,9 +1,11 @@
-"""Injects faults at random moments of real runs, and checks each run against the promises of docs/reliability.md.
+"""Injects faults at random moments of real runs, and checks each run against the promises of
+docs/reliability.md.
 
-`python -m tests.reliability.inject_faults COUNT [SEED]` kills and stops random ranks with signals at any moment after
-the launch, and makes ranks raise an exception or sleep at random calls (`fault_ranks.py`). It prints a histogram of the
-times from the faults to the ends of the runs, the number of faults of each kind, and each broken promise with its seed.
-The arguments `1 SEED` repeat the fault of a seed. The exit status is 1 if a run has broken a promise.
+`python -m tests.reliability.inject_faults COUNT [SEED]` kills and stops random ranks with signals
+at any moment after the launch, and makes ranks raise an exception or sleep at random calls
+(`fault_ranks.py`). It prints the number of faults of each kind, the longest time from a fault to
+the end of the run, and each broken promise with its seed. The arguments `1 SEED` repeat the fault
+of a seed. The exit status is 1 if a run has broken a promise.
 """
 
 import os
@@ -34,7 +36,8 @@ from tests.bench.faulty_runs import (
 from tests.launch import shared_by
 
 LONGEST_S = 6.0  # from the launch to a signal; most runs have ended by then
-# The largest call number of a fault at each place; low numbers are drawn more often. Native code raises no exceptions.
+# The largest call number of a fault at each place; low numbers are drawn more often. Native code
+# raises no exceptions.
 CALLS = {
     "device": 1,
     "map": 1,
@@ -47,8 +50,13 @@ CALLS = {
 }
 WORKS_ALONE = ("device", "map", "results")  # in these places a rank may take ten time-outs
 NATIVE = {"operation": 5000, "check": 40, "finish": 1}
-EDGES_S = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 10.0, 20.0, 30.0)
 OUTLIVED_S = 1.0  # a survivor that lives longer has noticed the first death
+MOMENTS = {
+    "run": "in the run",
+    "early": "before other ranks could notice",
+    "kept": "after the results were stored",
+    "never": "after the end of the run",
+}
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
 
 
@@ -56,8 +64,9 @@ SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
 class Injection:
     """A fault that was drawn, and its outcome.
 
-    `when` decides which promises apply: `early` (the rank had no flight record yet, so no other rank can notice the
-    fault), `run` (during the run), `kept` (the results were stored) or `never` (the run had ended before).
+    `when` decides which promises apply: `early` (the rank had no flight record yet, so no other
+    rank can notice the fault), `run` (during the run), `kept` (the results were stored) or `never`
+    (the run had ended before).
     """
 
     seed: int
@@ -190,15 +199,6 @@ def judge(
         fault.broken += [*broken, done.stderr[-600:]]
 
 
-def histogram(took_s: list[float]) -> list[str]:
-    """Return a line for each range of seconds in which a run ended."""
-    lines = []
-    for low, high in zip(EDGES_S, (*EDGES_S[1:], float("inf")), strict=True):
-        if n := sum(low <= each < high for each in took_s):
-            lines.append(f"{low:5.1f} s on {n:4d} {'#' * min(n, 100)}")
-    return lines
-
-
 def main(count: int, seed: int) -> int:
     """Inject `count` faults, print a summary, and return the number of broken promises."""
     faults = []
@@ -206,34 +206,23 @@ def main(count: int, seed: int) -> int:
         faults.append(inject(number))
         for failure in faults[-1].broken:
             print(f"seed {number}, {faults[-1].text}: {failure}", flush=True)
-    kinds, moments = (Counter(getattr(each, name) for each in faults) for name in ("kind", "when"))
+    kinds = Counter(f"{each.kind} {MOMENTS[each.when]}" for each in faults)
     print(
-        f"{count} faults from seed {seed} on: {', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))}"
+        f"{count} faults from seed {seed} on:",
+        *(f"{n} {kind}" for kind, n in kinds.items()),
+        sep="\n",
     )
+    took_s = [each.took_s - each.longer_s for each in faults if each.when in ("run", "kept")]
+    late = sum(each > PROMISED_S for each in took_s)
     print(
-        f"{moments['run']} in the run, {moments['early']} before other ranks could notice, "
-        f"{moments['kept']} after the results were stored, {moments['never']} after the end of the run"
+        f"{late} of {len(took_s)} took longer than the promised {PROMISED_S} s; "
+        f"longest {max(took_s, default=0):.2f} s"
     )
-    for text, moment in (("in the run or after", ("run", "kept")), ("early", ("early",))):
-        if took_s := [each.took_s for each in faults if each.when in moment]:
-            print("\n".join([f"from a fault {text} to the end of all ranks:", *histogram(took_s)]))
-            print(f"longest {max(took_s):.2f} s")
-            if text != "early":
-                late = sum(
-                    each.took_s > PROMISED_S + each.longer_s
-                    for each in faults
-                    if each.when in moment
-                )
-                print(
-                    f"{late} of {len(took_s)} took longer than promised, {PROMISED_S} s where no rank works alone"
-                )
     broken = sum(bool(each.broken) for each in faults)
     print(f"{broken} of {count} broke a promise")
     return broken
 
 
 if __name__ == "__main__":
-    sys.exit(
-        main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30))
-        > 0
-    )
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
+    sys.exit(main(int(sys.argv[1]), seed) > 0)

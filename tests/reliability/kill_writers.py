@@ -1,13 +1,15 @@
-"""Kills runs with SIGKILL at random moments between their start and their end, and checks the files that they leave.
+"""Kills runs with SIGKILL at random moments between their start and their end, and checks the files
+that they leave.
 
     python -m tests.reliability.kill_writers COUNT [SEED]
 
-Before each kill the test reads the run's file. After the kill the file must still hold that content, and every block
-before the last one in a rank's flight record; only the last line may be torn. `show`, `compare`, `history` and
-`dashboard` must accept the file and report it correctly. No half-written file and no process may remain.
+Before each kill the test reads the run's file. After the kill the file must still hold that
+content, and every block before the last one in a rank's flight record; only the last line may be
+torn. `show`, `compare`, `history` and `dashboard` must accept the file and report it correctly. No
+half-written file and no process may remain.
 
-If a run ends before its kill, the test starts another one, at most TRIES in a row; then it stops with a violation.
-Prints a line for each violation and the stages that the kills hit; the exit status is 1 if there is a violation.
+If a run ends before its kill, the test starts another one, at most TRIES in a row. Prints a line
+for each violation; the exit status is 1 if there is one.
 """
 
 import contextlib
@@ -20,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 from reports.__main__ import main as reports
@@ -28,41 +29,17 @@ from reports.store.result import read
 from tests.bench.faulty_runs import processes
 from tests.launch import MPIRUN, ROOT
 
-SMALL = (
-    "-b",
-    "16K",
-    "-e",
-    "16K",
-    "--mode",
-    "isolated",
-    "--algorithm",
-    "ring,library",
-    "-n",
-    "2400",
-)
+SMALL = "-b 16K -e 16K --mode isolated --algorithm ring,library -n 2400"
 VICTIMS = ("rank 0", "rank 0", "all ranks", "the launcher's group")
 BLOCKS = 24  # in a complete run
 TRIES = 20  # in a row; a single run may end before its kill
-# The part of a run in which the kill falls. Few random moments would hit the case lines and samples at the end, which
-# take some hundredths of a second.
-PARTS = ("start", "blocks", "blocks", "end")
 
 
 def launch(out):
     """Starts a run in the background, as the leader of a process group."""
-    command = [
-        str(MPIRUN),
-        "-n",
-        "2",
-        sys.executable,
-        "-m",
-        "bench.allreduce",
-        *SMALL,
-        "--out",
-        str(out),
-    ]
+    program = [sys.executable, "-m", "bench.allreduce", *SMALL.split(), "--out", str(out)]
     return subprocess.Popen(
-        command,
+        [str(MPIRUN), "-n", "2", *program],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -87,7 +64,8 @@ def kill(there, victim, process):
 
 
 def ask(*words):
-    """Returns exit status and output of `python -m reports`. An exception gives None: users would see a traceback."""
+    """Returns exit status and output of `python -m reports`. An exception gives None: users would
+    see a traceback."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
@@ -98,13 +76,14 @@ def ask(*words):
 
 
 def faults_in(out, seen, whole):
-    """Describes each fault in the files of a killed run in `out`. `seen`: the content of its run file before the
-    kill; `whole`: a run that was not killed."""
+    """Describes each fault in the files of a killed run in `out`. `seen`: the content of its run
+    file before the kill; `whole`: a run that was not killed."""
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
     faults = [f"{path.name} is half written" for path in out.rglob("*.part")]
     after = content(out)
     if after is None:
-        # A kill after the claim of a name and before the start of the witness may leave an empty folder.
+        # A kill after the claim of a name and before the start of the witness may leave an empty
+        # folder.
         names = [name for name in names if (out / name).is_file() or any((out / name).iterdir())]
         return (
             faults
@@ -120,7 +99,8 @@ def faults_in(out, seen, whole):
     if len(result.blocks) != len(stored):
         faults.append(f"{len(stored)} whole blocks in the file, {len(result.blocks)} are read")
     blocks = {(block.case, block.block) for block in result.blocks}
-    # A rank begins a block only after rank 0 has stored the earlier blocks, so only the block in flight may be missing.
+    # A rank begins a block only after rank 0 has stored the earlier blocks, so only the block in
+    # flight may be missing.
     for rank, record in (result.flight.ranks if result.flight else {}).items():
         case, block = record.get("case"), record.get("block")
         if case is not None and case >= 0 and block is not None and record["step"] != "finished":
@@ -130,45 +110,40 @@ def faults_in(out, seen, whole):
                 if (case, earlier) not in blocks
             ]
     word = "busbw" if result.complete else "INCOMPLETE: the run was cut off."
-    for words, expected in (
-        (("show", path), word),
-        (("compare", whole, path), ""),
-        (("history", path.parent.parent), "incomplete: 1" if not result.complete else "runs 2"),
+    runs = "runs 2" if result.complete else "incomplete: 1"
+    for words, statuses, expected in (
+        (("show", path), (0,), word),
+        (("compare", whole, path), (0, 2), ""),
+        (("history", path.parent.parent), (0,), runs),
     ):
         status, text = ask(*words)
-        if (
-            status not in ((0, 2) if words[0] == "compare" else (0,))
-            or expected not in text
-            or "Traceback" in text
-        ):
+        if status not in statuses or expected not in text or "Traceback" in text:
             faults.append(f"reports {words[0]}: status {status}, {text!r}")
     return faults
 
 
 def wait_for_blocks(process, out, count):
-    """Waits until the run's file has a line and `count` blocks; returns False if the run ends before that."""
+    """Waits until the run's file has a line and `count` blocks, or the run ends."""
     while (there := content(out)) is None or there.count(b'"kind":"block"') < count:
         if process.poll() is not None:
-            return False
+            return
         time.sleep(0.001)
-    return True
 
 
-def strike(folder, whole, first_line_s, closing_s, rng):
-    """Starts a run and kills it. Returns the stage that the run reached, whether its last line is torn, and its faults;
-    None if the run ended before the kill."""
-    out = folder / "killed"
-    victim, part = rng.choice(VICTIMS), rng.choice(PARTS)
-    blocks, moment = rng.randrange(BLOCKS), rng.random()
+def strike(folder, whole, start_s, rng):
+    """Starts a run and kills it: before its first line, after some blocks, or near its end. Returns
+    the faults; None if the run ended before the kill."""
+    out, victim = folder / "killed", rng.choice(VICTIMS)
+    blocks, moment = rng.choice([None, rng.randrange(BLOCKS), BLOCKS]), rng.random()
     process = launch(out)
-    started_s = time.monotonic()
-    if part == "start":
-        time.sleep(moment * first_line_s)
+    if blocks is None:
+        time.sleep(moment * start_s)
         there = processes(out)
     else:  # lists the processes first, because that takes longer than a block
-        there = processes(out) if wait_for_blocks(process, out, 0) else {}
-        wait_for_blocks(process, out, BLOCKS if part == "end" else blocks)
-        time.sleep(moment**3 * closing_s if part == "end" else 0.01 * moment)
+        wait_for_blocks(process, out, 0)
+        there = processes(out)
+        wait_for_blocks(process, out, blocks)
+        time.sleep(0.01 * moment)
     seen = content(out)
     if process.poll() is not None:
         return None
@@ -177,89 +152,50 @@ def strike(folder, whole, first_line_s, closing_s, rng):
     late_s = time.monotonic() + 10
     while (left := processes(out)) and time.monotonic() < late_s:
         time.sleep(0.02)
-    after = content(out) or b""
-    stage = (
-        "after its last line"
-        if b'"kind":"end"' in after
-        else "in its case lines"
-        if b'"kind":"case"' in after
-        else "at its samples"
-        if list(out.glob("*.samples"))
-        else "in its blocks"
-        if b'"kind":"block"' in after
-        else "before its first block"
-        if after
-        else "before its first line"
-    )
     faults = faults_in(out, seen, whole) + ([f"processes are left: {left}"] if left else [])
-    torn = bool(after) and not after.endswith(b"\n")
-    return (
-        stage,
-        torn,
-        [f"{victim}, {time.monotonic() - started_s:.2f} s, {stage}: {fault}" for fault in faults],
-    )
+    return [f"{victim} after {blocks or 'no'} blocks: {fault}" for fault in faults]
+
+
+def strike_running(trial, whole, start_s, rng):
+    for _ in range(TRIES):
+        faults = strike(trial, whole, start_s, rng)
+        if faults is not None:
+            return faults
+        shutil.rmtree(trial / "killed", ignore_errors=True)
+    return [f"{TRIES} runs in a row ended before they could be killed"]
 
 
 def campaign(count, seed, say=print):
-    """Kills `count` runs and returns the violations. One folder collects the files of all runs for the dashboard."""
-    rng, stages, torn, violations = random.Random(seed), Counter[str](), 0, list[str]()
+    """Kills `count` runs and returns the violations. One folder collects the files of all runs for
+    the dashboard."""
+    rng, violations = random.Random(seed), []
     with tempfile.TemporaryDirectory(prefix="wiretax-kill-") as name:
         folder = Path(name)
         for number in range(2):  # the first run compiles the kernels
-            process, out, times_s = (
-                launch(folder / f"whole{number}"),
-                folder / f"whole{number}",
-                [time.monotonic()],
-            )
-            for blocks in (0, BLOCKS):
-                wait_for_blocks(process, out, blocks)
-                times_s.append(time.monotonic())
+            out, begun_s = folder / f"whole{number}", time.monotonic()
+            process = launch(out)
+            wait_for_blocks(process, out, 0)
+            start_s = time.monotonic() - begun_s
             if process.wait(120):
                 return ["a run failed without a kill"]
-            times_s.append(time.monotonic())
         [whole] = out.glob("*.jsonl")
-        first_line_s, closing_s = times_s[1] - times_s[0], times_s[3] - times_s[2]
         (folder / "all").mkdir()
         for number in range(count):
             trial = folder / str(number)
             trial.mkdir()
             os.link(whole, trial / whole.name)
-            for _ in range(TRIES):
-                if struck := strike(trial, whole, first_line_s, closing_s, rng):
-                    break
-                shutil.rmtree(trial / "killed", ignore_errors=True)
-            else:
-                violations.append(
-                    f"run {number}: {TRIES} runs in a row ended before they could be killed"
-                )
-                say(violations[-1])
-                break
-            stage, is_torn, faults = struck
-            stages[stage] += 1
-            torn += is_torn
-            violations += faults
-            for fault in faults:
-                say(f"run {number}: {fault}")
+            faults = strike_running(trial, whole, start_s, rng)
+            violations += [f"run {number}: {fault}" for fault in faults]
             if (trial / "killed").exists():
                 (trial / "killed").rename(folder / "all" / str(number))
-        status, text = (
-            ask("dashboard", folder / "all", "-o", folder / "site")
-            if any((folder / "all").rglob("*.jsonl"))
-            else (0, "")
-        )
-        if status != 0 or "cannot be" in text:
-            violations.append(f"reports dashboard: status {status}, {text!r}")
-            say(violations[-1])
-    say(
-        f"{stages.total()} runs killed: "
-        + ", ".join(
-            f"{stages[stage]} {stage}" for stage in sorted(stages, key=lambda stage: -stages[stage])
-        )
-    )
-    say(f"torn last lines: {torn}; violations: {len(violations)}; seed {seed}")
+        if any((folder / "all").rglob("*.jsonl")):
+            status, text = ask("dashboard", folder / "all", "-o", folder / "site")
+            if status != 0 or "cannot be" in text:
+                violations.append(f"reports dashboard: status {status}, {text!r}")
+    say(*violations, f"{count} runs killed, {len(violations)} violations; seed {seed}", sep="\n")
     return violations
 
 
 if __name__ == "__main__":
-    drawn = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
-    sys.exit(bool(campaign(int(sys.argv[1]), drawn)))
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
+    sys.exit(bool(campaign(int(sys.argv[1]), seed)))

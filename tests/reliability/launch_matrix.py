@@ -1,8 +1,8 @@
-"""`python -m tests.reliability.launch_matrix [RANKS ...]`: each launcher with 1, 2, 4 and 8 ranks in each situation.
+"""Launches outside the usual setup: of both MPI libraries, in namespaces, as another user, and as
+Slurm starts ranks.
 
-Each cell is a real run of `bench.allreduce`; the table shows `ok` or the failure. test_launchers.py uses the
-same functions. unshare(1) creates the namespaces, which requires root or user namespaces. Runs as another user require
-root.
+unshare(1) creates the namespaces, which requires root or user namespaces. Runs as another user
+require root.
 """
 
 import os
@@ -11,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,21 +21,9 @@ from reports.store.schema import Result
 from tests.launch import ROOT
 
 CORES = len(os.sched_getaffinity(0))
-RANKS = (1, 2, 4, 8)
 NOBODY = 65534
-SMALL = (
-    "--sizes",
-    "16K",
-    "--algorithm",
-    "ring,library",
-    "--mode",
-    "isolated",
-    "-n",
-    "12",
-    "--lean",
-    "--max-time",
-    "60",
-)  # the iterations end the run, not the time
+WORDS = "--sizes 16K --algorithm ring,library --mode isolated -n 12 --lean --max-time 60"
+SMALL = tuple(WORDS.split())  # the iterations end the run, not the time
 LARGE = (*SMALL, "--sizes", "16K,32M", "--max-time", "20")
 ALONE = {"OMPI_MCA_btl": "self"}  # otherwise a single rank of Open MPI leaves 16 MiB in /dev/shm
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -45,7 +32,8 @@ OWN_PIDS = [*UNSHARE, "-p", "-f", "--mount-proc"]
 
 
 class Launcher(NamedTuple):
-    """The folder with an MPI's mpirun and python, and the options for more ranks than cores and for binding."""
+    """The folder with an MPI's mpirun and python, and the options for more ranks than cores and for
+    binding."""
 
     programs: Path
     crowd: tuple[str, ...]
@@ -106,7 +94,8 @@ def one_run(out: Path) -> Result:
 
 
 def ending(done: "subprocess.CompletedProcess[str]", out: Path, ranks: int) -> str:
-    """`ok` if `ranks` ranks made one complete run and every case is right; otherwise the first problem."""
+    """`ok` if `ranks` ranks made one complete run and every case is right; otherwise the first
+    problem."""
     if done.returncode:
         printed = [line for line in done.stderr.splitlines() if line.strip(" =-")] or [
             "nothing was printed"
@@ -148,7 +137,8 @@ def has_namespaces() -> bool:
 
 
 def tree_for_anybody(folder: Path) -> Path:
-    """A copy of the product and the tests that other users may read, with a home that they may write to."""
+    """A copy of the product and the tests that other users may read, with a home that they may
+    write to."""
     tree = folder / "tree"
     for layer in ("bench", "collectives", "kernels", "reports", "tests"):
         shutil.copytree(
@@ -161,8 +151,9 @@ def tree_for_anybody(folder: Path) -> Path:
 
 
 def as_another_user(tree: Path) -> list[str]:
-    """A command prefix: runs as nobody, without any privilege. The user nobody cannot reach root's home or pytest's
-    folder, so the prefix mounts the needed folders below them, for this command only."""
+    """A command prefix: runs as nobody, without any privilege. The user nobody cannot reach root's
+    home or pytest's folder, so the prefix mounts the needed folders below them, for this command
+    only."""
     needed = {
         Path(sys.base_prefix).resolve(),
         tree,
@@ -189,8 +180,9 @@ def as_another_user(tree: Path) -> list[str]:
 def started_by_slurm(
     line: Sequence[str], ranks: int, pmi: bool
 ) -> "list[subprocess.CompletedProcess[str]]":
-    """Starts ranks as srun does, without Slurm: with SLURM_* variables and without mpirun. With `pmi`, each rank also
-    gets the socket over which srun --mpi=pmi2 answers MPICH's requests (PMI 1)."""
+    """Starts ranks as srun does, without Slurm: with SLURM_* variables and without mpirun. With
+    `pmi`, each rank also gets the socket over which srun --mpi=pmi2 answers MPICH's requests (PMI
+    1)."""
     pipes = [socket.socketpair() for _ in range(ranks if pmi else 0)]
     processes = []
     for rank in range(ranks):
@@ -220,7 +212,8 @@ def started_by_slurm(
                 },
             )
         )
-    # MPICH names its shared memory after the job: one name for all would join what a killed rank has left.
+    # MPICH names its shared memory after the job: one name for all would join what a killed rank
+    # has left.
     keys = {
         "PMI_process_mapping": f"(vector,(0,1,{ranks}))",
         "kvsname": f"job-{secrets.token_hex(8)}",
@@ -239,7 +232,8 @@ def started_by_slurm(
 def answer_pmi(
     connection: socket.socket, ranks: int, keys: dict[str, str], meeting: threading.Barrier
 ) -> None:
-    """Answers one rank's PMI 1 requests until it disconnects, in lines of `key=value` as in MPICH's src/pmi."""
+    """Answers one rank's PMI 1 requests until it disconnects, in lines of `key=value` as in MPICH's
+    src/pmi."""
     with connection, connection.makefile("rw") as stream:
         for line in stream:
             request = dict(word.partition("=")[::2] for word in line.split())
@@ -269,50 +263,3 @@ def answer_pmi(
                     answer = f"{request['cmd']}_result rc=-1"
             stream.write(f"cmd={answer}\n")
             stream.flush()
-
-
-def main(counts: Sequence[int]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        plain: dict[str, list[str]] = {"unchanged": []}
-        if has_namespaces():
-            plain |= {
-                "/dev/shm of 64 MiB": with_shm("size=64m"),
-                "/dev/shm of 1 MiB": with_shm("size=1m"),
-                "/dev/shm read-only": with_shm("ro"),
-                "own pid namespace": OWN_PIDS,
-            }
-        cells: list[tuple[str, int, str, list[str], tuple[str, ...]]]
-        cells = [
-            (launcher, ranks, situation, prefix, ())
-            for situation, prefix in plain.items()
-            for launcher in LAUNCHERS
-            for ranks in counts
-        ]
-        cells += [
-            (launcher, ranks, f"bound to {to}", [], words)
-            for launcher in LAUNCHERS
-            for ranks in counts[:2]
-            for to, words in LAUNCHERS[launcher].binding.items()
-        ]
-        tree = ROOT
-        if os.geteuid() == 0 and has_namespaces():
-            tree = tree_for_anybody(folder)
-            cells += [
-                (launcher, ranks, "another user", as_another_user(tree), ())
-                for launcher in LAUNCHERS
-                for ranks in counts
-            ]
-        for number, (launcher, ranks, situation, prefix, words) in enumerate(cells):
-            own = situation == "another user"
-            out = (tree / "home" if own else folder) / f"out-{number}"
-            options = SMALL if situation.startswith("bound") else LARGE
-            line = [*prefix, *command(launcher, ranks, *allreduce(out, *options), words=words)]
-            print(
-                f"{launcher:8} {ranks} {situation:24} {ending(launched(line, tree if own else ROOT), out, ranks)}",
-                flush=True,
-            )
-
-
-if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]] or RANKS)

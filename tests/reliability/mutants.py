@@ -11,6 +11,7 @@ Exit status: 0 if every mutant is killed, 1 if one survives, 2 if a name is unkn
 a mutant does not have its text exactly once, or if tests fail without a mutant or cannot run.
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -20,36 +21,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kernels.broken_kernels import Patch, apply
 from tests.launch import ROOT
-from tests.reliability.mutant_table import MUTANTS
+from tests.reliability.mutant_table import MUTANTS, Mutant
 
 LIMIT_S = 300  # for the tests of a mutant; on a slow machine twice the time of the clean run
 CLEAN_LIMIT_S = 1800  # for all tests of all mutants
-PASSED, FAILED = 0, 1  # exit statuses of pytest; others mean that it ran no tests
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The exit status of pytest (None after the time limit) and its output."""
-
-    status: int | None
-    output: str
-    duration_s: float
-
-    @property
-    def killer(self) -> str:
-        """The first test that failed."""
-        names = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", self.output, re.MULTILINE)
-        return names[0] if names else "an unknown test"
-
-    @property
-    def summary(self) -> str:
-        """The last line of pytest's output, such as `3 passed in 1.20s`."""
-        return self.output.strip().rpartition("\n")[2].strip("= ")
+OPTIONS = "-x -q -rfEs --tb=short -p no:cacheprovider"
+PASSED, FAILED, LATE = 0, 1, -1  # exit statuses of pytest; others mean that it ran no tests
 
 
 def copy_project(folder: Path) -> None:
@@ -65,102 +45,81 @@ def copy_project(folder: Path) -> None:
             (folder / venv.name).symlink_to(venv.resolve())
 
 
-def run_tests(folder: Path, tests: Iterable[str], limit_s: float) -> Outcome:
-    """Runs tests of the project in `folder`, until the first failure."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-rfEs",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        *dict.fromkeys(tests),
-    ]
-    start_s = time.monotonic()
-    with tempfile.TemporaryFile("w+", errors="replace") as output:
+def run_tests(
+    tests: Iterable[str], limit_s: float, mutant: Mutant | None = None
+) -> tuple[int, str]:
+    """Runs tests in a copy of the project, with a mutant if one is given, until the first failure.
+    Returns the exit status of pytest (LATE after the time limit) and its output."""
+    command = [sys.executable, "-m", "pytest", *OPTIONS.split(), *dict.fromkeys(tests)]
+    with (
+        tempfile.TemporaryDirectory(prefix="wiretax-mutants-") as folder,
+        tempfile.TemporaryFile("w+", errors="replace") as output,
+    ):
+        copy_project(Path(folder))
+        if mutant:
+            path = Path(folder) / mutant.path
+            path.write_text(path.read_text().replace(mutant.old, mutant.new))
         process = subprocess.Popen(
             command,
             cwd=folder,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(folder)},
+            env={**os.environ, "PYTHONPATH": folder},
         )
         try:
             status = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            status = None
+            status = LATE
         output.seek(0)
-        return Outcome(status, output.read(), time.monotonic() - start_s)
-
-
-def run_clean(names: Sequence[str]) -> Outcome:
-    """Runs the tests of these mutants in a copy without a mutant."""
-    with tempfile.TemporaryDirectory(prefix="wiretax-mutants-") as folder:
-        copy_project(Path(folder))
-        tests = [test for name in names for test in MUTANTS[name].tests]
-        return run_tests(Path(folder), tests, CLEAN_LIMIT_S)
-
-
-def patch_of(name: str) -> Patch:
-    mutant = MUTANTS[name]
-    return Patch(mutant.path, mutant.old, mutant.new)
+        return status, output.read()
 
 
 def misfit(name: str) -> str | None:
     """Why a mutant cannot be applied; None if its file has its text exactly once."""
-    patch = patch_of(name)
+    mutant = MUTANTS[name]
     try:
-        patch.applied((ROOT / patch.path).read_text())
-    except (OSError, ValueError) as error:
+        times = (ROOT / mutant.path).read_text().count(mutant.old)
+    except OSError as error:
         return f"the mutant {name} does not fit: {error}"
+    if times != 1:
+        return f"the mutant {name} does not fit: {mutant.path} has {mutant.old!r} {times} times"
     return None
 
 
-def run_mutant(name: str, limit_s: float) -> Outcome:
-    """Runs a mutant's tests in a copy with the mutant."""
-    with tempfile.TemporaryDirectory(prefix="wiretax-mutants-") as folder:
-        copy_project(Path(folder))
-        apply(Path(folder), [patch_of(name)])
-        return run_tests(Path(folder), MUTANTS[name].tests, limit_s)
-
-
-def verdict(outcome: Outcome) -> str:
-    if outcome.status is None:
+def verdict(status: int, output: str) -> str:
+    if status == LATE:
         return "killed by the time limit"
-    if outcome.status == FAILED:
-        return f"killed by {outcome.killer}"
-    if outcome.status == PASSED:
-        return f"SURVIVES: {outcome.summary}"
-    return f"NOT TESTED: pytest ends with status {outcome.status}\n{outcome.output}"
+    if status == PASSED:
+        return f"SURVIVES: {summary(output)}"
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
+    if status == FAILED and failed:
+        return f"killed by {failed[1]}"
+    return f"NOT TESTED: pytest ends with status {status}\n{output}"
+
+
+def summary(output: str) -> str:
+    """The last line of pytest's output, such as `3 passed in 1.20s`."""
+    return output.strip().rpartition("\n")[2].strip("= ")
 
 
 def main(names: Sequence[str]) -> int:
-    if unknown := [name for name in names if name not in MUTANTS]:
-        print(
-            f"no mutant is called {unknown[0]}; the mutants are {', '.join(MUTANTS)}",
-            file=sys.stderr,
-        )
-        return 2
-    names = names or list(MUTANTS)
     if misfits := list(filter(None, map(misfit, names))):
         print("\n".join(misfits), file=sys.stderr)
         return 2
-    clean = run_clean(names)
-    if clean.status != PASSED:
-        print(f"The tests do not pass without a mutant:\n{clean.output}", file=sys.stderr)
+    tests = [test for name in names for test in MUTANTS[name].tests]
+    begun_s = time.monotonic()
+    status, output = run_tests(tests, CLEAN_LIMIT_S)
+    if status != PASSED:
+        print(f"The tests do not pass without a mutant:\n{output}", file=sys.stderr)
         return 2
-    print(f"without a mutant: {clean.summary}", flush=True)
-    limit_s, verdicts = max(LIMIT_S, 2 * clean.duration_s), []
+    print(f"without a mutant: {summary(output)}", flush=True)
+    limit_s, verdicts = max(LIMIT_S, 2 * (time.monotonic() - begun_s)), []
     for name in names:
-        outcome = run_mutant(name, limit_s)
-        verdicts.append(verdict(outcome))
-        print(f"{name}: {verdicts[-1]} ({outcome.duration_s:.0f} s)", flush=True)
+        verdicts.append(verdict(*run_tests(MUTANTS[name].tests, limit_s, MUTANTS[name])))
+        print(f"{name}: {verdicts[-1]}", flush=True)
     killed = sum(text.startswith("killed") for text in verdicts)
     print(f"{killed} of {len(names)} mutants killed")
     if any(text.startswith("NOT TESTED") for text in verdicts):
@@ -169,4 +128,6 @@ def main(names: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description="Shows which test notices each small error.")
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *MUTANTS], default=[])
+    sys.exit(main(parser.parse_args().names or list(MUTANTS)))

@@ -1,9 +1,9 @@
 """A commit without the code that keeps a run from hanging, for `bench.campaign` to compare with.
 
-`python -m tests.reliability.unguarded` prints the hash of the commit. Its waits end neither after a time-out
-nor at a stop word, its timed loop leaves no record of its phases and calls, and it has no flight
-records, watchdogs or witness. The commit is made in a temporary worktree and no branch names it;
-the project itself does not change.
+`python -m tests.reliability.unguarded` prints the hash of the commit. Its waits end neither after a
+time-out nor at a stop word, its timed loop leaves no record of its phases and calls, and it has no
+flight records, watchdogs or witness. The commit is made in a temporary worktree and no branch names
+it; the project itself does not change.
 """
 
 import subprocess
@@ -37,7 +37,8 @@ GUARDS = KERNEL_GUARDS + WATCHERS
 
 
 def commit() -> str:
-    """Make the commit and return its hash. Raises ValueError if the tree lacks a guard at its expected place."""
+    """Make the commit and return its hash. Raises ValueError if the tree lacks a guard at its
+    expected place."""
 
     def git(*words: str, at: Path = ROOT) -> str:
         identity = "-c", "user.name=nobody", "-c", "user.email=nobody@localhost"

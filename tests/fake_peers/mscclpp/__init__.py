@@ -1,4 +1,5 @@
-"""The part of mscclpp that Wiretax calls; the library has NCCL's interface and sums through the software GPU."""
+"""The part of mscclpp that Wiretax calls; the library has NCCL's interface and sums through the
+software GPU."""
 
 import os
 

@@ -18,9 +18,13 @@ def is_initialized() -> bool:
 
 
 def init_process_group(
-    backend: str | None = None, init_method: str | None = None, timeout: timedelta | None = None, world_size: int = -1,
-    rank: int = -1, store: Any = None,
-) -> None:  # fmt: skip
+    backend: str | None = None,
+    init_method: str | None = None,
+    timeout: timedelta | None = None,
+    world_size: int = -1,
+    rank: int = -1,
+    store: Any = None,
+) -> None:
     assert backend == "gloo"
     assert init_method
     assert init_method.startswith("tcp://127.0.0.1:")

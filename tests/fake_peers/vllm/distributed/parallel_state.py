@@ -1,6 +1,5 @@
 """`vllm.distributed.parallel_state`."""
 
-from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,6 @@ def init_distributed_environment(
     distributed_init_method: str = "env://",
     local_rank: int = -1,
     backend: str = "nccl",
-    timeout: timedelta | None = None,
 ) -> None:
     global _WORLD
     assert torch.distributed.is_initialized()

@@ -15,25 +15,7 @@ assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stderr", (
 
 
 class CustomAllreduce:
-    _DEFAULT_ALL_GATHER_MAX_SIZE = 2 * 1024 * 1024
-    _DEFAULT_REDUCE_SCATTER_MAX_SIZE = 16 * 1024 * 1024
-    _DEFAULT_MNNVL_REDUCE_SCATTER_MAX_SIZE = 16 * 1024 * 1024
-    _DEFAULT_MNNVL_MULTIMEM_REDUCE_SCATTER_MAX_SIZE = 64 * 1024 * 1024
-
-    def __init__(
-        self,
-        group: Any,
-        device: Any,
-        max_size: int = 8192 * 1024,
-        max_all_gather_size: int = _DEFAULT_ALL_GATHER_MAX_SIZE,
-        max_mnnvl_all_gather_size: Any = None,
-        max_reduce_scatter_size: int = _DEFAULT_REDUCE_SCATTER_MAX_SIZE,
-        max_mnnvl_reduce_scatter_size: int = _DEFAULT_MNNVL_REDUCE_SCATTER_MAX_SIZE,
-        max_mnnvl_multimem_reduce_scatter_size: int = _DEFAULT_MNNVL_MULTIMEM_REDUCE_SCATTER_MAX_SIZE,
-        symm_mem_enabled: bool = False,
-        *,
-        register_graph_buffers: bool = True,
-    ) -> None:
+    def __init__(self, group: Any, device: Any, max_size: int = 8192 * 1024) -> None:
         assert get_world_group()
         assert isinstance(device, torch.device)
         start()

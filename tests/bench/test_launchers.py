@@ -2,8 +2,7 @@
 memory: another MPI, other numbers of ranks, Slurm, another user, a container's /dev/shm, and ranks
 that the launcher binds to cores.
 
-The runs are real. `make test` creates the environment of Open MPI; `python -m
-tests.reliability.launch_matrix` runs the whole matrix.
+The runs are real. `make test` creates the environment of Open MPI.
 """
 
 import json

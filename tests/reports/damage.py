@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -62,7 +63,7 @@ RAW = [
     '{"a":' * 900 + "1" + "}" * 900,
     "9" * 5000,
 ]
-values = st.one_of(
+values: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from([*NUMBERS, *WORDS, None, True, False, [], {}, [[]], [None], {"": 0}]),
     st.lists(st.sampled_from([*NUMBERS, *WORDS[:6], None]), max_size=4),
     st.builds(lambda n: [0] * n, st.just(5000)),
@@ -191,7 +192,7 @@ def change_field(order, content):
     a case changes in the head too, because `read` compares the two."""
     lines = [json.loads(line) for line in content.splitlines()]
     kind = order.choice(sorted({line["kind"] for line in lines}))
-    records = [(line,) for line in lines if line["kind"] == kind]
+    records: list[Any] = [(line,) for line in lines if line["kind"] == kind]
     if kind == "case" and lines[0].get("cases"):
         records = [
             (*planned, *of_case)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from reports.store.manifest import CONTROL, MANIFEST, Campaign, End, Launch, Sta
 from reports.store.writing import to_line
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Sweep, cost_us, write_run
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "sizes": [16384, 65536],
     "algorithms": ["library", "one_shot_push", "two_shot"],
     "modes": ["isolated"],
@@ -107,7 +108,7 @@ def write_campaign(
         variants=commands,
     )
     records = [campaign, Stage(stage="first")]
-    order = [("first", pair, name) for pair in range(pairs) for name in variants]
+    order: list[Any] = [("first", pair, name) for pair in range(pairs) for name in variants]
     if fresh:
         records.append(Stage(stage="fresh", sizes=list(fresh_sizes)))
     order += [("fresh", pair, each.name) for pair in range(fresh) for each in commands]

@@ -8,7 +8,7 @@ import numpy as np
 from tests.reports.synthetic_run import rewrite, write_run
 
 SIZES = [16384, 1 << 20]
-NO_SLOWER = {}
+NO_SLOWER = dict[str, float]()
 
 
 def write_fleet(

@@ -1,6 +1,8 @@
 """Writes a team's folder of runs, and its pages, for tests of the dashboard: sweeps, whole steps, a
 campaign, an imported log, boxes to buy, and a hostile run."""
 
+from pathlib import Path
+
 from reports.__main__ import main
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.synthetic_run import rewrite_cases, rewrite_head, write_run
@@ -35,7 +37,7 @@ HOSTILE = (
 )
 
 
-def write_store(folder):
+def write_store(folder: Path) -> Path:
     """Writes the folder, which gives nine pages."""
     for number in range(2):
         write_run(
@@ -95,7 +97,7 @@ def write_hostile(folder, hostile, run_id="hostile", seed=7):
     return path
 
 
-def make_site(store, site, *options):
+def make_site(store: Path, site: Path, *options: str) -> Path:
     """Writes the pages of a store."""
     assert main(["dashboard", str(store), "-o", str(site), *options]) == 0
     return site

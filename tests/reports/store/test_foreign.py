@@ -102,7 +102,9 @@ def test_samples_are_only_numbers_from_the_runs_own_folder(tmp_path, name):
     (folder / "text").write_bytes(b"not an array")
     os.mkfifo(folder / "pipe")
     result = read(path)
-    assert np.array_equal(read_samples(result, result.cases[0]), good)
+    samples = read_samples(result, result.cases[0])
+    assert samples is not None
+    assert np.array_equal(samples, good)
     rewrite_cases(path, lambda case: case.update(samples=name))
     result = read(path)
     with pytest.raises(ResultError, match="samples"):

@@ -55,4 +55,4 @@ def test_the_fuzzer_detects_each_kind_of_failure(tmp_path, monkeypatch, does, se
     monkeypatch.setattr(fuzz_reports, "MOST_CPU_S", 1)
     status, _, _ = run_forked([], tmp_path)
     failure = complaint(TARGETS[0], status, (tmp_path / ".2").read_text())
-    assert failure is None if seen is None else seen in failure
+    assert failure is None if seen is None else seen in str(failure)

@@ -233,7 +233,7 @@ def test_the_flight_record_names_the_first_rank_that_stopped(tmp_path):
 
 def test_a_block_is_on_disk_before_the_next_is_measured(tmp_path, monkeypatch):
     """After this, a power cut loses neither the content nor the name."""
-    synced, folders = [], []
+    synced, folders = list[os.stat_result](), list[os.stat_result]()
     sync = os.fsync
 
     def counted(fd):

@@ -60,9 +60,7 @@ def blocks_of_a_run(rng, cases, n, rho):
 def test_intervals_hold_for_correlated_blocks(n, rho):
     """Intervals for independent blocks would miss the median of the launch in 20 to 60 %."""
     rng = np.random.default_rng(6)
-    inside = []
-    inside_without_rho = []
-    rhos = []
+    inside, inside_without_rho, rhos = list[bool](), list[bool](), list[float]()
     for _ in range(60):
         run = blocks_of_a_run(rng, 30, n, rho)
         rhos.append(autocorrelation(list(run)))

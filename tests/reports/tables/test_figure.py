@@ -3,6 +3,7 @@ legend look alike."""
 
 import re
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from matplotlib import pyplot
@@ -36,7 +37,7 @@ DRAWN = [
 @pytest.fixture
 def drawings(monkeypatch):
     """The figures that are drawn, still open."""
-    kept = []
+    kept = list[Any]()
     close = pyplot.close
     monkeypatch.setattr(pyplot, "close", kept.append)
     yield kept

@@ -22,6 +22,9 @@ def result(tmp_path_factory):
 def test_the_headline_has_the_tables_figures(result):
     """Of decode's size and of the largest one."""
     small, *_, large = default_rows(result, ("isolated", None), find_states(result.blocks))
+    assert small.ratio
+    assert large.ratio
+    assert large.ours
     expected = (
         f"allreduce: 16 KiB {small.ours_us:.1f} us ({small.ratio[0]:.2f}x MPICH), "
         f"32 MiB {large.ours.bus_bw_gb_s:.1f} GB/s ({large.ratio[0]:.2f}x)"

@@ -55,8 +55,8 @@ def launch(folder, number, spread=SPREAD, run_id=None, **options):
 
 
 def ratio_of(text):
-    match = re.search(r"one_shot_push +(\d\.\d\d) \[(\d\.\d\d) (\d\.\d\d)\]", text)
-    return tuple(map(float, match.groups()))
+    (ratio,) = re.findall(r"one_shot_push +(\d\.\d\d) \[(\d\.\d\d) (\d\.\d\d)\]", text)
+    return tuple(map(float, ratio))
 
 
 @pytest.fixture(scope="module")

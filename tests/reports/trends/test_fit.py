@@ -91,6 +91,8 @@ def test_a_fit_recovers_a_known_line_in_each_state_of_the_link(six):
         assert has(regime.half_size_bytes, alpha_us * 10e3)
         assert regime.worst_residual < 0.02
         value, low, high = predict_us(found, 100_000)
+        assert low
+        assert high
         assert low <= alpha_us + 10 <= high
         assert value == pytest.approx(alpha_us + 10, rel=0.02)
 
@@ -129,7 +131,9 @@ def test_times_that_bend_have_no_figures(tmp_path):
 
 def test_an_algorithm_that_overtakes_is_named_with_the_size(six, tmp_path):
     """The best algorithm depends on the size; noise is no reason to switch."""
-    pairs = [pair for pair in find_crossovers(fits_of(six)) if round(pair.link_rtt_ns, -2) == 100]
+    pairs = [
+        pair for pair in find_crossovers(fits_of(six)) if round(pair.link_rtt_ns or 0, -2) == 100
+    ]
     (over,) = [pair for pair in pairs if pair.size_bytes]
     assert (over.faster_below, over.faster_above) == ("two_shot", "ring")
     assert has(over.size_bytes, 400_000)

@@ -6,6 +6,7 @@ import re
 import time
 from itertools import combinations
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,7 +217,9 @@ def test_a_node_with_fewer_sizes_is_compared_by_the_others(tmp_path, capsys):
 
 def test_a_run_over_many_hosts_compares_the_pairs_of_its_link_cases():
     case = plan([16384], ["library"], ["isolated"])[0]
-    run = SimpleNamespace(nodes=["b", "a", "c"], world={"ranks": [{"node": n} for n in "bbac"]})
+    run: Any = SimpleNamespace(
+        nodes=["b", "a", "c"], world={"ranks": [{"node": n} for n in "bbac"]}
+    )
 
     def place(src, dst):
         case.shape = {"src": src, "dst": dst}

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from tests.reports.synthetic_run import rewrite_head
 pytestmark = pytest.mark.unit
 
 ALIKE = {"main": no_effect, "new": no_effect}
-DIFFERENT = {  # the fields that differ in the current run's head
+DIFFERENT: dict[str, dict[str, Any]] = {  # the fields that differ in the current run's head
     "machine": {"machine_id": "ffffff"},
     "clock": {
         "environment__cpu.governor": {"value": "powersave", "source": "sysfs", "status": "ok"}

@@ -9,6 +9,7 @@ export PATH="$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
 # A tool and its packages.
 tools="
 make          make
+git           git
 g++           g++
 clang-19      clang-19
 clang-22      clang-22

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ MPIRUN = Path(sys.executable).parent / "mpirun"
 T = TypeVar("T")
 FULL = os.environ.get("FULL_COUNT") == "1"  # as `make reliability` sets it
 SLOW_TEST = pytest.mark.skipif(not FULL, reason="slow: make reliability")
+NEEDS_GIT = pytest.mark.skipif(not shutil.which("git"), reason="system tool absent: git")
 
 
 def count(full: int) -> int:

@@ -18,7 +18,9 @@ from reports.store.result import read
 from tests.bench.campaigns.test_campaign import run, started
 from tests.bench.campaigns.test_campaign_command import QUICK, named
 from tests.bench.faulty_runs import wait_for
-from tests.launch import ROOT, few
+from tests.launch import NEEDS_GIT, ROOT, few
+
+pytestmark = NEEDS_GIT
 
 
 def git(folder, *words):

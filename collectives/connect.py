@@ -47,8 +47,9 @@ def connect(
             device.flushes_hdp = any(peers.hdp_flush)
             with communicator.together(DeviceError):
                 write_own(peers, 0)
+            probe(peers)
             probe_flag(peers)
-            probe_slabs(peers)
+            probe_visibility(peers)
             return peers
         except Disagreement as refusal:
             undo.close()

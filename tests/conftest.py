@@ -1,4 +1,4 @@
-"""Markers and shared fixtures. `make test` runs two files at once, and after them the tests marked
+"""Markers and shared fixtures. `make test` runs two files at once, and then the tests marked
 `alone`. Tests of a real GPU run only with `pytest -m gpu`, as in `make test-gpu`."""
 
 import os

@@ -36,7 +36,7 @@ from dataclasses import replace
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Communicator
-from collectives.operation import Case
+from collectives.operation import Case, TunedChoice
 from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world
 from kernels.devices.device import Watch

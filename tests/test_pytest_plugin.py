@@ -4,7 +4,6 @@ prints and stores."""
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reports.store.result import read
-from tests.launch import ROOT, SLOW_TEST
+from tests.launch import ROOT
 from wiretax.pytest_plugin import judge
 
 SHORT = "--mode isolated --max-time 60 --iters 24 --lean"
@@ -52,9 +51,7 @@ def work(tmp_path_factory):
     """A user's folder after a run with the option and with the fixture, and what pytest printed."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "test_mine.py").write_text(MINE)
-    done = run_pytest(
-        folder, "--wiretax", COMMAND, "--benchmark-json=rows.json", "--benchmark-save=one"
-    )
+    done = run_pytest(folder, "--wiretax", COMMAND, "--benchmark-json=rows.json")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
 
@@ -117,25 +114,6 @@ def test_cases_are_rows_of_the_table_and_the_json_with_our_figures(work):
         assert row["stats"]["rounds"] == case.total_us.n_blocks == len(row["stats"]["data"])
         assert row["extra_info"]["bus_bw_gb_s"] == [case.bus_bw_gb_s]
         assert row["extra_info"]["n_wrong"] == [0]
-        assert row["extra_info"]["library"] == case.library
-
-
-def test_pytest_benchmark_compares_two_saved_runs(work):
-    folder, _ = work
-    (saved,) = folder.glob(".benchmarks/*/0001_one.json")
-    shutil.copy(saved, saved.with_name("0002_two.json"))
-    words = "compare", "--group-by=fullname", "--columns=median", "--sort=name"
-    compared = subprocess.run(
-        [Path(sys.executable).parent / "pytest-benchmark", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name in rows_of(folder):
-        assert re.search(
-            rf"{re.escape(name)} \(0001_one\) .*\n{re.escape(name)} \(0002_two\) ", compared
-        ), compared
 
 
 def test_a_slower_build_fails_by_the_verdict_and_one_launch_is_skipped(work, tmp_path):
@@ -157,23 +135,6 @@ def test_a_slower_build_fails_by_the_verdict_and_one_launch_is_skipped(work, tmp
         judge(copies(folder, tmp_path / "one", number=1), str(baseline))
     with pytest.raises(pytest.fail.Exception, match=r"^reports: no run file at .*/nowhere$"):
         judge(folder, str(tmp_path / "nowhere"))
-
-
-@SLOW_TEST
-def test_kernels_slowed_on_purpose_fail_the_test(tmp_path):
-    """Real launches on both sides."""
-    timing = "--mode isolated --max-time 60 --iters 240 --lean"
-    command = f"allreduce -n 2 --sizes 64K --algorithm one_shot_pull {timing}"
-    assert run_pytest(tmp_path, "--wiretax", command, "--wiretax-launches", "6").returncode == 0
-    (baseline,) = (tmp_path / "results").iterdir()
-    done = run_pytest(
-        tmp_path, "--wiretax", f"{command} --slowed-percent 100", "--wiretax-baseline", baseline
-    )
-    assert "1 failed" in done.stdout, done.stdout
-    assert re.search(
-        r"^REGRESSION: \d of 2 cells slower by 1\.0% or more", done.stdout, re.MULTILINE
-    ), done.stdout
-    assert len([*tmp_path.glob("results/*/*.jsonl")]) == 12
 
 
 def test_a_bad_command_line_is_one_sentence(tmp_path):

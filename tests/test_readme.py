@@ -10,14 +10,10 @@ import sys
 
 import pytest
 
-from bench.tune import candidates
 from reports.__main__ import COMMANDS
-from reports.store.case import COMPUTE
-from reports.tables.show import text
 from reports.tables.table import render
 from tests.launch import ROOT
 from tests.reports.synthetic_run import write_run
-from tests.reports.synthetic_together import FUSED, THEN, Made, always, steps
 
 pytestmark = pytest.mark.unit
 
@@ -64,13 +60,6 @@ def test_the_page_of_commands_has_the_current_options(help_texts):
     assert max(len(line) for line in lines if OPTION_LINE.match(line)) <= 80
 
 
-def test_the_example_of_an_all_reduce_runs_without_a_gpu_too():
-    page = (ROOT / "docs/commands.md").read_text()
-    examples = re.findall(r"bench\.(?:allreduce|footprint) -e 1M .*--algorithm (\w+),library", page)
-    assert len(examples) == 2
-    assert set(examples) <= set(candidates(1 << 20, far_peers=False))
-
-
 def test_the_table_has_the_current_columns(tmp_path):
     """Otherwise a reader would learn the columns of another table."""
     (block,) = re.findall(r"<!-- run -->\n\n```\n(.*?)```\n<!-- end -->", README, re.DOTALL)
@@ -82,21 +71,6 @@ def test_the_table_has_the_current_columns(tmp_path):
         line.split() for line in of_today[names : names + 2]
     ]
     assert max(map(len, run)) <= 80
-
-
-def test_the_tables_of_compute_and_communication_have_the_current_columns(tmp_path):
-    layer = Made(tmp_path / "layer").run(
-        {COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)}
-    )
-    step = steps(tmp_path / "step", 10.0, 12.0, 20.0)
-    here = [line.split() for line in (ROOT / "docs" / "layers.md").read_text().splitlines()]
-    for result, lines in ((layer, 1), (step, 2)):
-        of_today = text(result).splitlines()
-        first = next(
-            at for at, line in enumerate(of_today) if re.search(r"[um]s +exposed [um]s", line)
-        )
-        names = [line.split() for line in of_today[first : first + lines]]
-        assert any(here[at : at + len(names)] == names for at in range(len(here))), names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -73,7 +73,6 @@ sys.exit(main())
     [
         ("allreduce -n 3 --iters 9", "-n 3 /nowhere/python -m wiretax allreduce --iters 9"),
         ("decode", "-n 2 /nowhere/python -m wiretax decode"),
-        ("link --ranks=4", "-n 4 /nowhere/python -m wiretax link"),
         ("doctor -n8", "-n 8 /nowhere/python -m wiretax doctor"),
     ],
 )
@@ -100,14 +99,6 @@ def test_a_gpu_each_gets_a_rank_unless_the_cpu_is_chosen(monkeypatch):
     assert gpu_count(["--device", "cpu"]) == gpu_count(["--device=cpu"]) == 0
 
 
-def test_more_gpus_than_ranks_are_supported_are_named(mpirun):
-    gpus = "gpu_driver.visible_gpus = lambda: ('cuda', [''] * 16)"
-    code = f"from kernels.devices import gpu_driver; {gpus}\n{ELSEWHERE}"
-    done = run(sys.executable, "-c", code, "link", PATH=str(mpirun.parent))
-    assert done.stderr == "wiretax link: 8 ranks for 16 GPUs: more are not supported\n"
-    assert done.stdout.startswith("-n 8 ")
-
-
 @pytest.mark.parametrize(
     ("line", "variables", "sentence"),
     [
@@ -117,7 +108,6 @@ def test_more_gpus_than_ranks_are_supported_are_named(mpirun):
             "wiretax allreduce: -n 9 is more than the 8 ranks that are supported; --iters is the "
             "number of iterations",
         ),
-        ("allreduce -n 0", {}, "wiretax allreduce: -n needs a number of ranks of at least 1"),
         (
             "allreduce -n 20",
             {"PMI_RANK": "0"},
@@ -125,7 +115,6 @@ def test_more_gpus_than_ranks_are_supported_are_named(mpirun):
             "-n 20; --iters 20 is the number of iterations",
         ),
         ("allredcue", {}, "wiretax: unknown command 'allredcue': did you mean allreduce?"),
-        ("", {}, "wiretax: name a command: wiretax --help lists the commands"),
     ],
 )
 def test_a_bad_command_line_is_refused_in_one_line(line, variables, sentence):
@@ -143,10 +132,6 @@ def test_a_bad_command_line_is_refused_in_one_line(line, variables, sentence):
         ({"PMIX_RANK": "0"}, True),
         ({"OMPI_COMM_WORLD_RANK": "0"}, True),
         ({"SLURM_PROCID": "0"}, False),  # the script of a job
-        (
-            {"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967291"},
-            False,
-        ),  # the same, as later versions number it
         ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}, True),  # srun
     ],
 )
@@ -159,9 +144,7 @@ def test_a_process_of_a_launcher_is_a_rank(monkeypatch, variables, rank):
 
 
 def test_help_lists_every_command_at_once():
-    started_s = time.monotonic()
     done = wiretax("--help")
-    elapsed_s = time.monotonic() - started_s
     modules = {
         path.stem for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text()
     }
@@ -172,17 +155,13 @@ def test_help_lists_every_command_at_once():
     assert max(map(len, done.stdout.splitlines())) <= 100
     loaded = run(sys.executable, "-X", "importtime", "-m", "wiretax", "--help").stderr
     assert "numpy" not in loaded
-    assert elapsed_s < 0.3 or os.getloadavg()[0] > 1, f"{elapsed_s:.2f} s"
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("wiretax allr", {"allreduce", "allreduce_rmsnorm"}),
-        ("wiretax ", {"allreduce", "doctor", "show", "campaign"}),
-        ("wiretax allreduce --mo", {"--mode"}),
         ("wiretax allreduce --mode ", {"isolated", "chained", "both"}),
-        ("wiretax show --form", {"--format"}),
         ("wiretax campaign --var", {"--variant"}),
     ],
 )
@@ -235,22 +214,12 @@ def test_a_plain_import_of_a_folder_cannot_be_built():
 def test_the_files_of_the_project_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     settings = (ROOT / "pyproject.toml").read_text()
-    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert (
         citation["version"]
         == VERSION
         == re.findall(r'^version = "(.*)"$', settings, re.MULTILINE)[0]
     )
     assert f"## {VERSION}\n" in (ROOT / "CHANGELOG.md").read_text()
-    assert (
-        citation["license"]
-        == re.findall(r'^license = "(.*)"$', settings, re.MULTILINE)[0]
-        == "Apache-2.0"
-    )
-    assert (
-        "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
-    )
-    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 50, "one page"
     text = "".join(
         (ROOT / name).read_text()
         for name in ("CONTRIBUTING.md", "Dockerfile", "examples/wiretax.sbatch")
@@ -323,12 +292,8 @@ def test_the_wheel_has_one_package(environment):
     [site] = environment.parent.glob("lib/python*/site-packages")
     ours = [path.name for path in site.iterdir() if path.suffix not in {".pth", ".dist-info"}]
     assert sorted(ours) == ["kernels", "wiretax"]
-    sources = {
-        path.relative_to(ROOT)
-        for folder in FOLDERS
-        for path in (ROOT / folder).rglob("*.*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    answer = run("git", "ls-files", *FOLDERS)
+    sources = {Path(name) for name in answer.stdout.splitlines()}
     assert sources <= {path.relative_to(site / "wiretax") for path in (site / "wiretax").rglob("*")}
 
 
@@ -355,8 +320,6 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     assert survey.returncode in (0, 3), survey.stderr  # 3: 90 s are too short for a step
     assert "] allreduce: done" in survey.stderr
     assert "bench." not in survey.stderr + (work / "vendor" / "index.html").read_text()
-    doctor = run(program, "doctor", cwd=work)
-    assert doctor.returncode == 0 or doctor.stdout.startswith("No GPU to examine")
     code = "import wiretax; assert set(wiretax.load('results').world_size) == {2}"
     assert run(environment / "python", "-P", "-c", code, cwd=work).stderr == ""
     rows = run(
@@ -371,9 +334,6 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     helped = run(program, "allreduce", "--help", cwd=work).stdout
     assert helped.startswith("usage: wiretax allreduce [OPTION ...]")
     assert "-n, --ranks N" in helped.replace("-n N, ", "-n, ")
-    refused = run(program, "allreduce", "--list", "-d", "double-double", cwd=work)
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert refused.stderr.startswith("wiretax allreduce: ")
     pair = [
         word
         for name in "ab"
@@ -426,24 +386,6 @@ def test_the_job_of_slurm_and_the_workflow_run(environment, work):
 
 
 @SLOW_TEST
-def test_the_commands_of_the_dockerfile_install_the_command(tmp_path):
-    """Only the image itself and its apt-get are not tried: that needs a registry."""
-    lines = [
-        line.removeprefix("RUN ")
-        for line in (ROOT / "Dockerfile").read_text().splitlines()
-        if "RUN" in line[:3]
-    ]
-    assert [line.split()[0] for line in lines] == ["apt-get", "python"]
-    assert run("git", "clone", "--quiet", ROOT, tmp_path / "src").returncode == 0
-    assert run(sys.executable, "-m", "venv", tmp_path / "environment").returncode == 0
-    path = f"{tmp_path}/environment/bin:{os.environ['PATH']}"
-    done = run("sh", "-c", lines[1], cwd=tmp_path / "src", PATH=path, EXTRA="")
-    assert done.returncode == 0, done.stderr
-    done = run("wiretax", "allreduce", *SMALL, cwd=tmp_path, PATH=path)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@SLOW_TEST
 def test_ctrl_c_reaches_the_ranks_and_the_status_comes_back(environment, work):
     command = [environment / "wiretax", "allreduce", "-e", "1M"]
     process = subprocess.Popen(
@@ -462,5 +404,3 @@ def test_ctrl_c_reaches_the_ranks_and_the_status_comes_back(environment, work):
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130, errors
     assert "INCOMPLETE: " in run(environment / "wiretax", "show", cwd=work).stdout
-    refused = run(environment / "wiretax", "allreduce", *SMALL, "--out", "/proc/results", cwd=work)
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)

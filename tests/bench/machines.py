@@ -46,13 +46,9 @@ def lay_out(root: Path, name: str) -> Path:
 
 
 NVML = {
-    "NVML_CLOCK_SM": 1,
-    "NVML_CLOCK_MEM": 2,
     "NVML_FEATURE_ENABLED": 1,
     "NVML_NVLINK_MAX_LINKS": 36,
     "NVML_NVLINK_DEVICE_TYPE_SWITCH": 2,
-    "nvmlClocksEventReasonSwPowerCap": 4,
-    "nvmlClocksEventReasonHwSlowdown": 8,
 }
 
 
@@ -101,9 +97,4 @@ def fake_nvml(gpus: dict[str, dict[str, Any]], status: int) -> Any:
         nvmlDeviceGetP2PStatus=lambda reader, owner, index: lookup(
             dict.fromkeys(gpus, status), reader
         ),
-        nvmlDeviceGetClockInfo=lambda gpu, kind: {1: 2520, 2: 14001}[kind],
-        nvmlDeviceGetCurrPcieLinkGeneration=lambda gpu: 5,
-        nvmlDeviceGetCurrPcieLinkWidth=lambda gpu: 8,
-        nvmlDeviceGetPowerUsage=lambda gpu: 281_500,
-        nvmlDeviceGetCurrentClocksEventReasons=lambda gpu: 4 | 1,
     )

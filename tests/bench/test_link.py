@@ -1,8 +1,6 @@
 """`bench.link`: its measurements on real ranks, and its report on a pair of ranks that differs from
 the others."""
 
-import csv
-import io
 import json
 import os
 import re
@@ -17,8 +15,7 @@ from reports.tables.show import text
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
 from tests.bench.synthetic_link import made_up
-from tests.fake_gpu import fake_nccl
-from tests.launch import few, mpirun
+from tests.launch import mpirun
 
 pytestmark = pytest.mark.alone
 
@@ -54,8 +51,6 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, r
     options = "-e 256K -f 16" if ranks == 2 else "-e 256K -b 256K --lean"
     printed, result = run(tmp_path, "--max-time 60", options, program=LINK, ranks=ranks)
     assert result.complete
-    if ranks == 2:
-        assert result.path.with_suffix(".png").stat().st_size > 10_000
     pairs = ranks * (ranks - 1)
     counted = {
         name: sum(case.algorithm == name for case in result.cases) for name in parts([range(ranks)])
@@ -76,13 +71,6 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, r
     assert max(map(len, printed.split("run: ")[0].splitlines())) <= 80
     assert ("they take turns" in printed) == (ranks > 2)
     assert printed.startswith(text(result))
-
-
-def test_one_rank_measures_its_local_copy_and_its_launch(tmp_path):
-    done = launch(tmp_path, SMALL, "--format csv", program=LINK, ranks=1)
-    rows = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert {row["algorithm"] for row in rows} == {"local_copy", "launch"}
-    assert {row["status"] for row in rows} == {"ok"}
 
 
 @pytest.mark.parametrize(
@@ -127,13 +115,8 @@ def test_between_hosts_the_library_moves_the_data(tmp_path):
         assert (case.status, case.n_wrong) == ("ok", 0 if is_checked else None), case
         assert ("MPICH" in (case.library or "")) == case.algorithm.endswith("library")
     assert not result.run.clock_shared
-    skews = {(result.cases[each.case].algorithm, each.arrival_skew_us) for each in result.blocks}
-    assert {skew for name, skew in skews if name == "both_directions_library"} == {None}
-    assert [rank["host"] for rank in result.run.world["ranks"]] == [0, 1]
     matrix = "message, 16 KiB: row sends to column; diagonal: local copy; between hosts MPICH"
     assert matrix in words(printed)
-    latency = r"Between hosts an element takes \S+ us one way \(rank0-rank1\) by MPICH"
-    assert re.search(latency, words(printed)), printed
 
 
 def test_the_flag_is_as_fast_as_in_a_minimal_loop():
@@ -146,29 +129,22 @@ def test_the_flag_is_as_fast_as_in_a_minimal_loop():
     assert 1 / 3 < ours_ns / bare_ns < 1.5, (ours_ns, bare_ns)
 
 
-@pytest.mark.parametrize(
-    ("cpus", "ranks", "most_us"), few([({0, 1}, 4, 0.7), ({0}, 2, 500), ({0, 1}, 8, 0.7)], 1)
-)
-def test_ranks_that_share_cores_still_measure_the_link_and_not_the_scheduler(
-    tmp_path, cpus, ranks, most_us
-):
-    """A mean over 100 round trips of four ranks on two cores took 0.3 to 17 us, and of two ranks on
-    one core, if one does not yield, 4600 us. A flag takes 0.1 to 0.6 us."""
-    allowed = os.sched_getaffinity(0)
+def test_ranks_that_share_cores_still_measure_the_link_and_not_the_scheduler(tmp_path):
+    """A mean over 100 round trips of four ranks on two cores took 0.3 to 17 us. A flag takes 0.1 to
+    0.6 us."""
+    allowed, cpus = os.sched_getaffinity(0), {0, 1}
     if not cpus <= allowed:
         pytest.skip("one core")
     os.sched_setaffinity(0, cpus)
     try:
         options = "--sizes 64K --algorithm two_shot --mode isolated -n 9 --lean"
-        _, result = run(tmp_path, options, ranks=ranks)
+        _, result = run(tmp_path, options, ranks=4)
     finally:
         os.sched_setaffinity(0, allowed)
-    assert [rank["cpus"] for rank in result.run.world["ranks"]] == [
-        [rank % len(cpus)] for rank in range(ranks)
-    ]
+    assert [rank["cpus"] for rank in result.run.world["ranks"]] == [[rank % 2] for rank in range(4)]
     trips_us = [trip / 1e3 for block in result.blocks for trip in block.link_rtt_ns or ()]
     assert len(trips_us) > 20
-    assert np.percentile(trips_us, 75) < most_us, trips_us
+    assert np.percentile(trips_us, 75) < 0.7, trips_us
 
 
 # -- which pairs are measured
@@ -186,7 +162,6 @@ def test_pairs_are_mapped_within_a_host_and_the_librarys_between_hosts():
     assert pairs(four, "send_library") == {
         (a, b) for a in range(4) for b in range(4) if a % 2 != b % 2
     }
-    assert next(part.pairs for part in four["both_directions_library"]) == ((0, 1), (1, 0))
     large = parts([range(8), range(8, 16)])
     assert pairs(large, "send_library") == {
         pair for rank in range(8) for pair in ((rank, rank + 8), (rank + 8, rank))
@@ -237,9 +212,6 @@ def test_a_slow_pair_of_hosts_is_named_and_a_network_is_not_held_against_a_link(
         r"Between hosts an element takes \d+\.\d us one way \(GPU\d-GPU\d, the nearest\)",
     ):
         assert re.search(sentence, words(printed)), printed
-    row = next(line.split() for line in printed.splitlines() if re.match(r" +0 +- +20", line))
-    assert float(row[2]) == pytest.approx(200, rel=0.02)
-    assert float(row[3]) == pytest.approx(20, rel=0.02)
     slow = over_hosts("slow", lambda src, dst: 5.0 if (src, dst) == (1, 2) else 20.0)
     for sentence in (
         r"GPU1-GPU2 is 4\.\dx slower than GPU\d-GPU\d by message, 64 MiB",
@@ -259,9 +231,8 @@ def test_similar_pairs_are_not_reported(tmp_path):
     assert "too few blocks" in printed
 
 
-@pytest.mark.parametrize("ranks", [2, 8])
-def test_the_table_fits_and_the_plot_is_drawn(tmp_path, ranks):
-    result = made_up(tmp_path, ranks, lambda src, dst: 25.0 + 100 * (src + dst))
+def test_the_table_fits_and_the_plot_is_drawn(tmp_path):
+    result = made_up(tmp_path, 8, lambda src, dst: 25.0 + 100 * (src + dst))
     assert max(map(len, text(result).splitlines())) <= 80
     plot(result, tmp_path / "link.png")
     assert (tmp_path / "link.png").stat().st_size > 10_000
@@ -280,41 +251,3 @@ def test_link_runs_between_simulated_gpus(tmp_path):
     assert {tuple(case.shape.values()) for case in engine} == {(0, 1), (1, 0)}
     assert "push by copy engine, 16 KiB: row copies into column" in printed
     assert "(GPU0-GPU1)" in printed
-
-
-def test_between_hosts_of_simulated_gpus_nccl_moves_the_data(tmp_path):
-    """The stand-in for NCCL refuses two ranks on one GPU, which both hosts call GPU 0, unless a
-    variable allows it."""
-    variables = fake_nccl.environment("cuda", count=2) | TWO_HOSTS
-    variables["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
-    printed, result = run(tmp_path, SMALL, "--device cuda --quiet", program=LINK, **variables)
-    assert {case.status for case in result.cases} == {"ok"}
-    far = {case.algorithm: case.n_wrong for case in result.cases if case.library}
-    assert far == {"send_library": 0, "both_directions_library": 0, "ping_pong_library": None}
-    assert "(GPU0-GPU1) by NCCL" in words(printed)
-
-
-SMALL_SLABS = """
-import runpy
-import bench.harness.suite as suite
-import collectives.allreduce_copy_engine as copies
-copies.HALF_BYTES = 512
-make = suite.link_parts
-def link_parts(*arguments):
-    made = make(*arguments)
-    assert made["engine_us"].scale == (1 << 20) / (250 * 1024), made["engine_us"].scale
-    return made
-suite.link_parts = link_parts
-runpy.run_module("bench.allreduce", run_name="__main__")
-"""
-
-
-def test_the_copies_of_a_huge_message_leave_room_in_the_stream(tmp_path):
-    """A stream that is full blocks the host behind the closed gate. A GPU with 16 GiB messages did;
-    here slabs are small instead."""
-    options = "-b 1M -e 1M --algorithm two_shot_push --mode isolated -n 6 --max-time 60 --lean"
-    done = launch(tmp_path, options, program=SMALL_SLABS, **fake_gpu.environment())
-    assert done.returncode == 0, done.stderr[-2000:]
-    result = stored(tmp_path)
-    assert result.link_blocks
-    assert all(block.engine_us for block in result.link_blocks)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.kernels.broken_kernels import tree
-from tests.launch import ROOT, SLOW_TEST, count, few, mpirun
+from tests.launch import ROOT, count, few, mpirun
 
 pytestmark = pytest.mark.alone
 
@@ -101,12 +101,3 @@ def test_without_a_part_of_the_protocol_results_are_wrong(row, tmp_path):
         for seed in range(1, 13)
     )
     assert any(run["wrong_elements"] > 0 or (waits_in_vain and run["timed_out"]) for run in runs)
-
-
-@SLOW_TEST
-def test_two_ranks_that_swap_places_of_one_reader_need_no_epoch_flip(tmp_path):
-    """The reader of a place writes there next, after its own read: the control of the test
-    above."""
-    broken = tree(tmp_path / "tree", "swap in place of the epoch flip")
-    report = stress(2, "one_shot_pull", "one_shot_push", launches=8 * LAUNCHES, tree=broken)
-    assert report["wrong_elements"] == 0

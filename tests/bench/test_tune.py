@@ -13,21 +13,11 @@ from collectives.build import Build
 from collectives.operation import TunedChoice
 from reports.store.schema import Block
 from reports.tables.tune import FINALISTS, winners
-from tests import fake_gpu
-from tests.bench.launches import launch, run, stored
-from tests.launch import SLOW_TEST
+from tests.bench.launches import launch, run
 from tests.reports.synthetic_run import write_run
 
 pytestmark = pytest.mark.alone
 
-# The search among few candidates. Launches of the software GPU are slow: it has no chains of calls.
-ON_A_SOFTWARE_GPU = """
-import bench.harness.suite as suite
-import bench.tune as tune
-suite.MOST_CHAINED_BYTES = 0
-tune.candidates = lambda size, far_peers, memory: ["one_shot_push+2b", "two_shot"]
-tune.main()
-"""
 # A search that ends after six rounds, however busy the machine is.
 FEW_CANDIDATES = """
 import bench.tune as tune
@@ -45,9 +35,7 @@ COSTS = {FAST: [10.0 + number for number in EVERYONE], SLOW: [40.0 - number for 
 # -- the candidates
 
 
-@pytest.mark.parametrize(
-    ("gpu", "memory"), [(False, "mapped"), (True, "mapped"), (True, "host_staged")]
-)
+@pytest.mark.parametrize(("gpu", "memory"), [(False, "mapped"), (True, "host_staged")])
 def test_every_candidate_has_a_meaning_and_a_unique_name(gpu, memory):
     for size in (1 << power for power in range(10, 27)):
         names = list(tune.candidates(size, gpu, memory))
@@ -60,16 +48,6 @@ def test_every_candidate_has_a_meaning_and_a_unique_name(gpu, memory):
         assert ("one_shot_ll" in names) == (size <= 32 << 10)
 
 
-def test_direct_sums_and_on_gpus_swapped_builds_are_candidates():
-    for size in (16 << 10, 4 << 20):
-        cpu, gpu = (set(tune.candidates(size, far_peers)) for far_peers in (False, True))
-        assert {"two_shot_direct", "two_shot_direct+nt", "two_shot_direct+nt+ntr"} <= cpu & gpu
-        assert not any("swap" in name for name in cpu)
-        assert "two_shot+slabs" in cpu
-        assert ("one_shot_push+slabs" in cpu) == (size <= 2 << 20)
-        assert {"two_shot+swap", "two_shot_push+swap"} <= gpu
-
-
 def test_without_a_table_two_ranks_push_small_messages_through_the_host():
     names = [choose_through_host(size << 10, 2, False) for size in (16, 128, 256)]
     assert names == ["one_shot_push", "one_shot_push", "two_shot"]
@@ -79,7 +57,7 @@ def test_without_a_table_two_ranks_push_small_messages_through_the_host():
 # -- which candidates go on
 
 
-def go_on(*rounds, costs_us=COSTS, untuned=None):
+def go_on(*rounds, untuned=None):
     """The candidates that go on after `rounds`, each a state of the link and the candidates that it
     measured. `untuned` is a candidate that runs what the first one runs, as `auto` without a
     table."""
@@ -92,9 +70,7 @@ def go_on(*rounds, costs_us=COSTS, untuned=None):
     if untuned is not None:
         headers[untuned].algorithm, headers[untuned].chosen = "auto", "a0"
     blocks = [
-        Block(
-            case=case, block=turn, round=turn, n=3, time_us=costs_us[state][case], link_rtt_ns=state
-        )
+        Block(case=case, block=turn, round=turn, n=3, time_us=COSTS[state][case], link_rtt_ns=state)
         for turn, (state, cases) in enumerate(rounds)
         for case in cases
     ]
@@ -131,12 +107,6 @@ def test_a_state_of_the_link_that_appears_later_starts_its_own_search():
     assert go_on(*fast, *slow) == [15]
 
 
-def test_after_a_round_in_which_the_link_changed_the_search_for_the_longest_state_goes_on():
-    changing = (100.0, 500.0)
-    rounds = [(FAST, EVERYONE), *[(SLOW, EVERYONE)] * 3, (changing, EVERYONE)]
-    assert go_on(*rounds, costs_us={**COSTS, changing: COSTS[FAST]}) == EVERYONE[8:]
-
-
 def test_the_untuned_choice_goes_on_to_the_end_and_its_copy_does_not():
     """Only rounds that both were measured in show whether a candidate is faster."""
     begun, last = [(FAST, EVERYONE)] * 3, [1, 2, 3, 4, 15]
@@ -149,8 +119,7 @@ def test_the_untuned_choice_goes_on_to_the_end_and_its_copy_does_not():
 
 
 def searched_run(folder, blocks):
-    """A run over 16 KiB with these blocks: (round, algorithm, us, state of the link, what `auto`
-    ran)."""
+    """A run over 16 KiB with these blocks: (round, algorithm, us, state of the link)."""
     algorithms = list(dict.fromkeys(algorithm for _, algorithm, *_ in blocks))
     result = write_run(folder, sizes=[16384], algorithms=algorithms, modes=["isolated"], n_blocks=1)
     result.blocks = [
@@ -161,9 +130,8 @@ def searched_run(folder, blocks):
             n=3,
             time_us=us,
             link_rtt_ns=state,
-            chosen=chosen,
         )
-        for turn, algorithm, us, state, chosen in blocks
+        for turn, algorithm, us, state in blocks
     ]
     return result
 
@@ -171,7 +139,6 @@ def searched_run(folder, blocks):
 @pytest.mark.parametrize(
     ("costs_us", "rounds", "winner"),
     [
-        ({"ring": [5.0], "two_shot": [4.0]}, 12, "two_shot"),
         ({"ring": [5.9, 6.2], "two_shot": [6.5]}, 12, "one_shot_push"),
         ({"ring": [5.0], "two_shot": [4.0]}, 5, "one_shot_push"),  # too few rounds for an interval
         # the ring's median is the lowest
@@ -181,7 +148,7 @@ def searched_run(folder, blocks):
 def test_the_default_wins_unless_another_is_clearly_faster(tmp_path, costs_us, rounds, winner):
     """Otherwise a table would make `auto` slower than it is without one. The default costs 6 us."""
     blocks = [
-        (turn, algorithm, us[turn % len(us)], FAST, None)
+        (turn, algorithm, us[turn % len(us)], FAST)
         for turn in range(rounds)
         for algorithm, us in ({"auto": [6.0]} | costs_us).items()
     ]
@@ -195,24 +162,12 @@ def test_each_state_has_a_winner_and_a_lucky_early_loser_never_wins(tmp_path):
     blocks = []
     for turn in range(24):
         state, ring_us = ((FAST, 5.0), (SLOW, 9.0))[turn % 2]
-        blocks += [(turn, "ring", ring_us, state, None), (turn, "two_shot", 6.0, state, None)]
-        blocks += [(turn, "one_shot_pull", 1.0, state, None)] * (turn < 4)
+        blocks += [(turn, "ring", ring_us, state), (turn, "two_shot", 6.0, state)]
+        blocks += [(turn, "one_shot_pull", 1.0, state)] * (turn < 4)
     best = [
         (round(each.link_rtt_ns), each.name) for each in winners(searched_run(tmp_path, blocks))
     ]
     assert best == [(100, "ring"), (502, "two_shot")]
-
-
-def test_the_default_of_a_state_is_what_auto_ran_in_it(tmp_path):
-    """On CPUs the untuned choice depends on the state of the link."""
-    blocks = []
-    for turn in range(24):
-        state, chosen = ((FAST, "fast"), (SLOW, "slow"))[turn % 2]
-        blocks += [(turn, "ring", 9.0, state, None), (turn, "auto", 5.0, state, chosen)]
-    best = [
-        (round(each.link_rtt_ns), each.name) for each in winners(searched_run(tmp_path, blocks))
-    ]
-    assert best == [(100, "fast"), (502, "slow")]
 
 
 # -- the table
@@ -345,22 +300,3 @@ def test_auto_follows_the_link_and_the_mode_and_keeps_its_default_elsewhere(sear
         case for case in result.cases if (case.variant, case.mode) == ("copied", "isolated")
     )
     assert {block.chosen for block in result.blocks if block.case == copied.case} == {"ring"}
-    others = result.run.cases[copied.case].other_bound_parts
-    assert {"two_shot+nt", "two_shot"} <= others.keys()
-    assert others["two_shot"]["hops"] == 2
-
-
-@SLOW_TEST
-def test_the_search_over_host_memory_on_a_fake_gpu(tmp_path):
-    table = tmp_path / "table.json"
-    done = launch(
-        tmp_path / "tune",
-        "-b 4K -e 4K --max-time 90 --device cuda --memory host_staged --table",
-        table,
-        program=ON_A_SOFTWARE_GPU,
-        **cast(Any, fake_gpu.environment(closed=0)),
-    )
-    assert done.returncode == 0, done.stderr
-    assert stored(tmp_path / "tune").complete
-    picks = json.loads(table.read_text())["picks"]
-    assert {(pick["memory"], pick["variant"]) for pick in picks} == {("host_staged", "copied")}

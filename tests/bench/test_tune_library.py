@@ -1,11 +1,9 @@
 """Tests the search for the best settings of an MPI library, with real launches of MPICH and with
 made-up costs."""
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +13,7 @@ import pytest
 
 from bench import tune_library
 from bench.campaigns.launches import Stop
-from bench.campaigns.library_costs import choose, combinations_of, costs_of, schedule, survivors
+from bench.campaigns.library_costs import choose, combinations_of, costs_of
 from bench.campaigns.library_settings import DEFAULT, settings_for
 from bench.campaigns.options import parse as parse_campaign
 from bench.campaigns.options import parse_variant
@@ -74,42 +72,6 @@ def test_a_setting_becomes_variables_and_options_of_the_command():
 # -- the search
 
 
-def test_the_best_of_every_size_and_the_default_stay():
-    costs = cell(1, default=9.0, A=10.0, B=11.0, C=12.0) | cell(2, default=5.0, A=4.0, B=2.0, C=1.0)
-    settings = [("C=1",), ("A=1",), DEFAULT, ("B=1",)]
-    assert survivors(costs, settings) == [("C=1",), DEFAULT]
-    assert survivors({}, settings) == settings
-    assert survivors(costs, [*settings, ("D=1",)]) == [
-        ("C=1",),
-        DEFAULT,
-        ("D=1",),
-    ]  # without a cost so far
-
-
-def test_the_default_runs_between_the_other_settings():
-    """Otherwise settings that ran in another state of the link could not be compared."""
-    others = [(f"S{i}=1",) for i in range(10)]
-    assert schedule([*others[:5], DEFAULT, *others[5:]]) == [
-        DEFAULT,
-        *others[:8],
-        DEFAULT,
-        *others[8:],
-    ]
-    assert schedule([DEFAULT]) == [DEFAULT]
-
-
-def test_the_best_of_every_variable_in_a_cell_and_in_the_mean_are_combined_in_a_fixed_order():
-    costs = cell(1, default=10.0, A=8.0, B=9.0, C=9.5) | cell(2, default=10.0, A=9.9, B=9.0)
-    costs |= {((3,), 0.0): {DEFAULT: 1.0, ("A=1", "R=1"): 0.7, ("A=2", "R=1"): 0.8, ("C=1",): 0.9}}
-    settings = {setting: None for by_setting in costs.values() for setting in by_setting}
-    assert combinations_of(costs, list(settings)) == [
-        ("A=1", "B=1", "C=1"),
-        ("A=1", "C=1", "R=1"),
-        ("A=1", "B=1", "C=1", "R=1"),
-    ]
-    assert combinations_of({}, list(settings)) == []
-
-
 def test_a_setting_that_is_third_in_each_cell_is_combined():
     """I_MPI_SHM=bdw_avx2 was third at 1 MiB, so that no search combined it with
     I_MPI_ADJUST_ALLREDUCE=13."""
@@ -127,7 +89,6 @@ def test_a_setting_that_is_third_in_each_cell_is_combined():
     [
         (cell(1, default=1.0, A=0.99), (DEFAULT,)),  # within 2 %: the default is simpler
         (cell(1, default=1.0, A=0.9), (("A=1",),)),
-        (cell(1, default=1.0, A=0.9) | cell(2, default=1.0, A=1.1), (DEFAULT, ("A=1",))),
         (
             cell(1, default=2.0, A=1.0, B=3.0) | cell(2, default=2.0, A=3.0, B=1.0),
             (("A=1",), ("B=1",)),
@@ -139,29 +100,17 @@ def test_the_fewest_settings_within_2_percent_of_the_best_are_chosen(costs, expe
     assert choose(costs, settings) == expected
 
 
-def test_at_most_three_settings_are_chosen():
-    costs = {
-        key: value
-        for size in range(5)
-        for key, value in cell(
-            size, default=2.0, **{f"S{i}": 1.0 + (i != size) for i in range(5)}
-        ).items()
-    }
-    assert len(choose(costs, [DEFAULT, *((f"S{i}=1",) for i in range(5))])) == 3
-
-
 @pytest.fixture
 def fake_library(tmp_path, monkeypatch):
     """Launches that write runs with made-up costs: a setting takes `factors` times the default's,
     or fails. The time is over after `most` launches, `stops` says which launches end with which
-    Stop, and the case `refused` is unsupported; `made` holds the setting and the sizes of each."""
+    Stop; `made` holds the setting and the sizes of each."""
     fake = SimpleNamespace(
         factors={DEFAULT: 1.0, TUNED: 0.5, WORSE: 2.0, BROKEN: None},
         made=[],
         most=None,
         n_blocks=8,
         stops={},
-        refused=None,
     )
 
     def launch(values, setting, sizes, launch_s):
@@ -181,11 +130,7 @@ def fake_library(tmp_path, monkeypatch):
             algorithms=["library"],
             n_blocks=fake.n_blocks,
         )
-        loaded = read(result.path)
-        if fake.refused is not None:
-            loaded.cases[fake.refused].status = "unsupported"
-            loaded.blocks = [block for block in loaded.blocks if block.case != fake.refused]
-        return Launch(loaded, "first", 0)
+        return Launch(read(result.path), "first", 0)
 
     monkeypatch.setattr(tune_library, "STARTED_S", time.monotonic())  # not since pytest started
     monkeypatch.setattr(tune_library, "launch_library", launch)
@@ -227,7 +172,7 @@ def test_the_search_finds_the_best_setting_and_drops_one_that_fails(
     ]
 
 
-LOST, WRONG = Stop(1, "rank 1 was lost"), Stop(1, "a result was wrong")
+WRONG = Stop(1, "a result was wrong")
 
 
 @pytest.mark.parametrize(
@@ -237,8 +182,6 @@ LOST, WRONG = Stop(1, "rank 1 was lost"), Stop(1, "a result was wrong")
         ({"factors": {DEFAULT: 1.0, BROKEN: None}}, 3, "every setting but the default failed", 4),
         # Open MPI's reduce-scatter has 3 blocks in 4 s.
         ({"n_blocks": 3}, 3, "launches of 4 s have only 3 blocks of a case, and 5 are", 3),
-        # The search said that it had 0 blocks of a case and needed more time.
-        ({"n_blocks": 3, "stops": {3: LOST}}, 1, "rank 1 was lost", 3),
         # The default was only left out, although every ratio is over it.
         ({"stops": dict.fromkeys(range(6, 40), WRONG)}, 1, "a result was wrong", 9),
     ],
@@ -252,59 +195,12 @@ def test_a_search_that_cannot_give_an_answer_ends_at_once(
     assert len(fake_library.made) <= most_launches
 
 
-@pytest.mark.parametrize(
-    "changes", [{"stops": {2: Stop(3, "nothing was measured")}}, {"refused": 0}]
-)
-def test_a_short_first_launch_or_a_case_that_the_library_lacks_does_not_end_the_search(
-    fake_library, changes
-):
-    """No MPI library has bfloat16."""
-    launches, _ = searched(fake_library, most=9, **changes)
-    assert TUNED in launches
-
-
-def test_a_launch_that_measured_nothing_does_not_end_the_search(fake_library, monkeypatch, capsys):
-    """A search was lost to one launch on a busy machine. Nor does it cost another setting its other
-    launches."""
-
-    def stop(_):
-        settings = [setting for setting, _ in fake_library.made]
-        is_third = settings[-1] in (DEFAULT, TUNED) and settings.count(settings[-1]) == 3
-        return Stop(3, "time ran out") if is_third else None
-
-    monkeypatch.delenv("WIRETAX_QUIET")
-    changes = {"factors": {DEFAULT: 1.0, TUNED: 0.5}, "most": 20}
-    stops = SimpleNamespace(get=stop)
-    launches, settings = searched(fake_library, quiet=False, stops=stops, **changes)
-    assert settings == [DEFAULT, TUNED]
-    assert min(map(len, (launches[setting] for setting in settings))) > 2
-    err = capsys.readouterr().err
-    assert "a launch left out: default: time ran out\n" in err
-    assert "a launch left out: A=1: time ran out\n" in err
-
-
-def test_a_search_that_only_the_default_wins_ends_at_once(fake_library):
-    factors = {DEFAULT: 1.0, WORSE: 2.0, BROKEN: None}
-    launches, settings = searched(fake_library, factors=factors, most=20)
-    assert (settings, len(fake_library.made)) == ([DEFAULT], 5)
-    assert choose(costs_of(launches), settings) == (DEFAULT,)
-
-
-def test_a_combination_is_dropped_only_after_two_launches(fake_library):
-    """One launch can be unlucky."""
-    factors = {DEFAULT: 1.0, TUNED: 0.5, ("C=1",): 0.8}
-    _, settings = searched(fake_library, factors=factors, most=20)
-    assert [setting for setting, _ in fake_library.made].count(("A=1", "C=1")) == 2
-    assert settings == [DEFAULT, TUNED]
-
-
-@pytest.mark.parametrize(("most", "expected"), [(6, {DEFAULT}), (9, {DEFAULT, TUNED})])
-def test_a_setting_with_one_launch_is_not_chosen(fake_library, most, expected, capsys):
+def test_a_setting_with_one_launch_is_not_chosen(fake_library, capsys):
     """The best of many single launches is mostly a lucky one."""
     factors = {DEFAULT: 1.0, TUNED: 0.5, ("C=1",): 0.8, WORSE: 2.0}
-    launches, settings = searched(fake_library, factors=factors, most=most)
-    assert set(settings) == expected
-    assert len(launches) > len(expected)
+    launches, settings = searched(fake_library, factors=factors, most=6)
+    assert settings == [DEFAULT]
+    assert len(launches) > 1
     assert capsys.readouterr().err.startswith("the time ended in round ")
 
 
@@ -378,25 +274,17 @@ BAD = f"""
 
 
 @pytest.mark.parametrize("row", BAD.strip().splitlines())
-def test_a_command_that_cannot_run_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys, row):
+def test_a_command_that_cannot_run_is_refused_in_one_sentence(tmp_path, refused, row):
     status, command, sentence = row.split(" | ")
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(os, "_exit", sys.exit)
-    try:
-        ended: object = main(["--variant", f"a={command}", "--out", str(tmp_path)])
-    except SystemExit as error:
-        ended = error.code
-    printed = capsys.readouterr()
-    assert (ended, printed.out, printed.err.count("\n")) == (int(status), "", 1), printed
-    assert printed.err.startswith("bench.tune_library: ")
-    assert sentence in printed.err
+    ended, refusal = refused(main, "--variant", f"a={command}", "--out", tmp_path)
+    assert ended == int(status)
+    assert sentence in refusal
 
 
-def test_a_search_under_mpirun_is_refused(tmp_path):
-    with started(tmp_path, "--variant", f"a={ONE_RANK}", PMI_RANK="0") as process:
-        out, err = process.communicate(timeout=60)
-    refusal = "bench.tune_library: the search starts mpirun itself: run it without mpirun\n"
-    assert (process.returncode, out, err) == (2, "", refusal)
+def test_a_search_under_mpirun_is_refused(tmp_path, refused, monkeypatch):
+    monkeypatch.setenv("PMI_RANK", "0")
+    sentence = "the search starts mpirun itself: run it without mpirun"
+    assert refused(main, "--variant", f"a={ONE_RANK}", "--out", tmp_path) == (2, sentence)
 
 
 INTERRUPTED = "bench.tune_library: interrupted; the runs so far are kept\n"
@@ -411,41 +299,19 @@ def test_an_interrupted_search_leaves_nothing_running(tmp_path):
     assert err.endswith(INTERRUPTED)
 
 
-SIGNAL_IN_A_FORK = """
-import os, runpy, signal
-
-def send():
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
-        signal.raise_signal(signal.SIGINT)
-
-os.register_at_fork(after_in_parent=send)
-runpy.run_module("bench.tune_library", run_name="__main__", alter_sys=True)
-"""
-
-
-def test_a_signal_while_a_launch_starts_ends_the_search(tmp_path):
-    """Python drops an exception there, so the search went on, and ignored every further Ctrl-C."""
-    options = "--variant", f"a={ONE_RANK}", "--out", str(tmp_path)
-    with watched("-c", SIGNAL_IN_A_FORK, *options) as process:
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", INTERRUPTED)
-
-
 # -- make peers
 
 
-@pytest.mark.parametrize(("bench", "ours"), [("allreduce", 3), ("allgather", 0)])
-def test_make_peers_tunes_ours_and_each_library_for_the_same_time(tmp_path, bench, ours):
-    """A reader would not trust a comparison in which only ours was tuned. `auto` has a table for
-    all-reduce alone."""
+def test_make_peers_tunes_ours_and_each_library_for_the_same_time(tmp_path):
+    """A reader would not trust a comparison in which only ours was tuned."""
     peers = tmp_path / "peers"
-    line = f"make -n peers BENCH={bench} PEERS_OUT={peers} PEERS_TUNE_S=77"
+    line = f"make -n peers BENCH=allreduce PEERS_OUT={peers} PEERS_TUNE_S=77"
     steps = subprocess.run(
         line.split(), cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert len(re.findall(r"-m bench\.tune --max-time 77 ", steps)) == ours
+    assert len(re.findall(r"-m bench\.tune --max-time 77 ", steps)) == 3
     search = r"-m bench\.tune_library --max-time 77 .* --variant (\w+)=\".* -m bench\.(\w+) "
-    libraries = [("mpich", bench), ("openmpi", bench), ("impi", bench)]
+    libraries = [(name, "allreduce") for name in ("mpich", "openmpi", "impi")]
     assert re.findall(search, steps) == libraries
     assert f"-m bench.campaign --file {peers}.toml" in steps
-    assert ("IMB-MPI1" in steps) == bool(ours)
+    assert "IMB-MPI1" in steps

@@ -2,19 +2,16 @@
 
 import json
 import os
-from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from bench.harness import tuned
 from bench.harness.head import Machine
-from bench.harness.iteration import Iteration
 from bench.harness.session import MEASURED, program_digest
 from collectives.algorithm import choices_for
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Case, TunedChoice, Unsupported, World
+from collectives.operation import Case, TunedChoice
 from reports.store.result import ResultError
 from tests import fake_gpu
 from tests.bench.launches import launch
@@ -80,17 +77,6 @@ def test_auto_uses_the_nearest_size_with_the_same_number_of_ranks():
     assert picks(choices, 511) == picks(choices, (1 << 21) + 1) == []
     assert picks(choices, 1 << 18, ranks=4) == ["c"]
     assert picks(choices, ranks=3) == picks(choices, 0) == []
-    assert picks(choices, collective="all_gather") == []
-
-
-def test_each_state_uses_its_own_nearest_size():
-    """A search may see a state at one size only; the other sizes use that choice."""
-    choices = [
-        tuned_to("a"),
-        tuned_to("b", size_bytes=1 << 20, link_rtt_ns=115.0),
-        tuned_to("c", size_bytes=65536, link_rtt_ns=500.0),
-    ]
-    assert picks(choices, 1 << 18) == ["b", "c"]
 
 
 def test_each_kind_of_memory_uses_its_own_choices():
@@ -125,15 +111,6 @@ def test_each_mode_uses_its_own_choices():
     assert of_each_mode("registered")[1 << 18, "chained"] == []
 
 
-def test_an_iteration_follows_the_nearest_state_of_the_link():
-    nothing = cast(Any, None)
-    operations = cast(Any, {100.0: "fast", 500.0: "slow"})
-    iteration = Iteration(0, "", nothing, nothing, nothing, nothing, by_link=operations)
-    for rtt_ns, expected in ((90.0, "fast"), (220.0, "fast"), (230.0, "slow"), (2000.0, "slow")):
-        iteration.follow_link(rtt_ns)
-        assert cast(Any, iteration.operation) == expected
-
-
 def test_auto_over_host_memory_uses_its_own_default_and_choices_on_a_fake_gpu():
     done = mpirun(2, "-c", AUTO_OVER_HOST_MEMORY, **cast(Any, fake_gpu.environment()))
     assert done.returncode == 0, done.stderr
@@ -141,35 +118,6 @@ def test_auto_over_host_memory_uses_its_own_default_and_choices_on_a_fake_gpu():
 
 
 # -- the table of a run
-
-
-@pytest.mark.parametrize(
-    ("memory", "ranks", "sentence"),
-    [
-        (
-            "host_staged",
-            2,
-            "nothing was tuned over mapped memory; run python -m bench.tune --memory mapped.",
-        ),
-        ("mapped", 3, "nothing was tuned with 3 ranks; run bench.tune with these ranks."),
-    ],
-)
-def test_a_run_says_if_its_memory_or_its_ranks_were_not_tuned(tmp_path, memory, ranks, sentence):
-    table = tmp_path / "table.json"
-    tuned.add(table, MACHINE, "run", [tuned_to("ring", memory=memory)], "1.0 (a)")
-    ours = SimpleNamespace(
-        rank=0,
-        size=ranks,
-        hosts=1,
-        broadcast=lambda value: value,
-        together=lambda *errors: nullcontext(),
-    )
-    nothing = cast(Any, None)
-    world = World(cast(Any, ours), nothing, Unsupported("none"), nothing, nothing)
-    options = SimpleNamespace(tuned=str(table))
-    session = SimpleNamespace(options=options, communicator=ours, world=world, notes=[])
-    tuned.use_table(cast(Any, session), MACHINE)
-    assert session.notes == [f"auto uses its defaults: {sentence}"]
 
 
 @pytest.mark.parametrize(
@@ -184,10 +132,9 @@ def test_a_run_says_if_its_memory_or_its_ranks_were_not_tuned(tmp_path, memory, 
         ({"algorithm": "two_shot+fast"}, "bench.tune: 'fast' is not one of nt, ntr"),
         ({"algorithm": "three_shot"}, "bench.tune: three_shot does not exist"),
         ({"mode": "as_used"}, "bench.tune: 'as_used' is not one of isolated, "),
-        ({"link_rtt_ns": 0}, "bench.tune: a size of 16384 B, a round trip of 0.0 ns"),
         ({"size_bytes": 10**400}, "bench.tune: a size of 1000"),
     ],
-    ids=["machine", "software", "fields", "build", "algorithm", "mode", "state", "size"],
+    ids=["machine", "software", "fields", "build", "algorithm", "mode", "size"],
 )
 def test_a_table_from_another_machine_or_a_damaged_table_is_refused(tmp_path, changed, sentence):
     """Otherwise the run would measure another machine's best choice as this machine's."""
@@ -229,12 +176,7 @@ def test_this_machines_table_is_used_only_by_the_code_that_made_it(tmp_path, mon
     assert found(None, other) == (None, unused)
     used = f"auto uses {made} Wiretax {other}; this code is {own}."
     assert found(str(path), other) == ([choice], used)
-    # An older version knew algorithms that are gone, and neither the modes nor its own code.
-    path.write_text(json.dumps(TABLE | {"picks": [PICK]}))
-    table, sentence = tuned.find(str(path), MACHINE)
-    assert table
-    assert table.picks[0].mode == "any"
-    assert sentence == f"auto uses {made} an older Wiretax; this code is {own}."
+    # An older version knew algorithms that are gone.
     path.write_text(json.dumps(TABLE | {"picks": [PICK | {"algorithm": "three_shot"}]}))
     assert tuned.find(None, MACHINE)[0] is None
 

@@ -11,18 +11,15 @@ import pty
 import re
 import shlex
 import signal
-import sys
 
 import psutil
 import pytest
 
 from bench.campaign import main, run_campaign
 from bench.campaigns import launches, stages
-from bench.campaigns.launches import OpenCampaign
 from bench.campaigns.options import parse, parse_variant
 from reports.store.manifest import LOCK, MANIFEST, End, read_manifest
 from reports.store.result import read
-from reports.store.writing import write_whole
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, named
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
@@ -61,39 +58,24 @@ def script(path, text):
 # -- a campaign
 
 
-@pytest.fixture
-def refused(monkeypatch, capsys):
-    """A function that runs a campaign in this process, which must refuse: its status and its one
-    sentence."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(os, "_exit", sys.exit)
-
-    def start(folder, *options):
-        try:
-            status: object = main(["--out", str(folder), *options])
-        except SystemExit as ended:
-            status = ended.code
-        printed = capsys.readouterr()
-        lines = [line for line in printed.err.splitlines() if line.startswith("bench.campaign: ")]
-        assert (printed.out, len(lines)) == ("", 1), printed
-        return status, lines[0].removeprefix("bench.campaign: ")
-
-    return start
-
-
 def test_a_folder_that_cannot_be_made_is_refused(refused):
-    assert refused("/dev/null/c", *named(a=QUICK, b=QUICK)) == (2, "/dev/null/c: Not a directory")
+    assert refused(main, "--out", "/dev/null/c", *named(a=QUICK, b=QUICK)) == (
+        2,
+        "/dev/null/c: Not a directory",
+    )
 
 
 def test_a_folder_with_a_file_that_is_no_manifest_stays_unchanged(tmp_path, refused):
     (tmp_path / MANIFEST).write_text("mine")
     sentence = f"{tmp_path / MANIFEST} is not the manifest of a campaign"
-    assert refused(tmp_path, *named(a=QUICK, b=QUICK)) == (2, sentence)
+    assert refused(main, "--out", tmp_path, *named(a=QUICK, b=QUICK)) == (2, sentence)
     assert (tmp_path / MANIFEST).read_text() == "mine"
 
 
 def test_a_budget_that_no_launch_fits_is_refused(tmp_path, refused):
-    status, sentence = refused(tmp_path / "c", *named(a=QUICK, b=QUICK), "--budget", "60s")
+    status, sentence = refused(
+        main, "--out", tmp_path / "c", *named(a=QUICK, b=QUICK), "--budget", "60s"
+    )
     assert (status, sentence) == (2, "--budget: 59 launches need at least 4 min")
     assert not (tmp_path / "c").exists()
 
@@ -102,7 +84,6 @@ def test_a_budget_that_no_launch_fits_is_refused(tmp_path, refused):
     ("command", "status", "sentence", "died"),
     [
         (f"{QUICK} --sizes 2", 2, "variant a: bench.allreduce: 2 B hold no float32", 1),
-        (f"{QUICK} --device hip", 3, "variant a: ", 1),
         (f"true {QUICK}", 2, "variant a: it stored no run", 1),  # it can never be compared
         (
             f"sh -c 'echo libmpi: not here >&2; exit 9' {QUICK}",
@@ -117,7 +98,7 @@ def test_a_launch_that_cannot_succeed_ends_the_campaign(
 ):
     """The campaign must not retry a launch that refuses its command line or the machine, and must
     print the launch's own message."""
-    ended, message = refused(tmp_path, *named(a=command, b=QUICK))
+    ended, message = refused(main, "--out", tmp_path, *named(a=command, b=QUICK))
     assert ended == status
     assert message.startswith(sentence)
     assert made(tmp_path, status="died") == [("pilot", 0, "a")] * died
@@ -143,15 +124,8 @@ def finished(tmp_path_factory):
 def test_a_campaign_from_its_pilot_to_its_table(finished):
     """The pairs are complete, and variables reach the ranks."""
     folder, _, out, err = finished
-    plan = (
-        r"^1 pairs of all sizes, [\d.]+ s per launch: \d+ (s|min); with 2 fresh pairs of the sizes "
-        r"in doubt at most \d+ (s|min)\n"
-    )
-    assert re.search(plan, err)
-    few_pairs = (
-        "\n1 pairs of all sizes and 2 fresh pairs are too few to see any difference, or no two"
-    )
-    assert few_pairs in err
+    assert re.search(r"^1 pairs of all sizes, [\d.]+ s per launch: \d+ (s|min); with 2 fresh", err)
+    assert "\n1 pairs of all sizes and 2 fresh pairs are too few to see any difference" in err
     assert f"\ncampaign: {folder} (7 launches)\n" in out
 
     manifest = read_manifest(folder)
@@ -185,12 +159,13 @@ def test_a_finished_campaign_is_printed_again_and_no_other_takes_its_folder(fini
     status, again, err = run(folder, *options)
     assert (status, err) == (0, f"{folder} holds this campaign, finished\n")
     assert again.splitlines()[:-1] == out.splitlines()[:-1]
-    status, sentence = refused(folder, *options, "--pairs", "2")
+    status, sentence = refused(main, "--out", folder, *options, "--pairs", "2")
     assert status == 2
     assert "holds another campaign" in sentence
     with (folder / LOCK).open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert refused(folder, *options) == (2, f"a campaign is running in {folder}")
+        sentence = f"a campaign is running in {folder}"
+        assert refused(main, "--out", folder, *options) == (2, sentence)
 
 
 def test_a_killed_campaign_continues_where_it_stopped(tmp_path):
@@ -222,49 +197,6 @@ def test_a_killed_campaign_continues_where_it_stopped(tmp_path):
     ]
     assert sorted(made(folder, status="orphaned")) == [("first", 2, "a"), ("first", 2, "b")]
     assert len(manifest.launches) == 4 + 4 + 2
-
-
-# Kills this process when the first line of a file should reach the disk.
-KILLED_AT_FSYNC = """
-import os, signal, sys
-from bench.campaigns.launches import OpenCampaign
-from bench.campaigns.options import parse
-os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
-OpenCampaign(parse(sys.argv[1:]))
-"""
-
-
-def test_a_campaign_killed_while_it_creates_its_manifest_starts_anew(tmp_path):
-    """Otherwise a reader would meet an empty manifest, and the same command could never run in this
-    folder."""
-    argv = ["--out", str(tmp_path), *named(a=QUICK, b=QUICK)]
-    with watched("-c", KILLED_AT_FSYNC, *argv) as process:
-        assert process.wait(60) == -signal.SIGKILL
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {LOCK, f"{MANIFEST}.{process.pid}.part"}
-    options = parse(argv)
-    campaign = OpenCampaign(options)
-    manifest = read_manifest(tmp_path)
-    assert (manifest.campaign, manifest.launches, manifest.foreign) == (options.head, [], [])
-    assert {path.name for path in tmp_path.iterdir()} == {MANIFEST, *left}
-    campaign.record(End(status="complete"))
-    campaign.lock.close()
-    assert OpenCampaign(options).manifest.end
-
-
-def test_a_campaign_that_creates_its_manifest_keeps_others_out(tmp_path, monkeypatch):
-    """Otherwise the second of two campaigns that start at once would replace the manifest of the
-    first."""
-    options = parse(["--out", str(tmp_path), *named(a=QUICK, b=QUICK)])
-
-    def start_another(path, content):
-        with pytest.raises(launches.Stop, match="a campaign is running"):
-            OpenCampaign(options)
-        write_whole(path, content)
-
-    monkeypatch.setattr(launches, "write_whole", start_another)
-    campaign = OpenCampaign(options)
-    assert campaign.manifest.campaign == read_manifest(tmp_path).campaign == options.head
 
 
 @pytest.mark.parametrize("ending", few([signal.SIGINT, signal.SIGTERM], 1))
@@ -335,10 +267,7 @@ def test_a_launch_that_hangs_is_killed_with_all_its_processes(tmp_path, monkeypa
     )
 
 
-@pytest.mark.parametrize(
-    ("before", "after"), [("wiretax: time ran out\n", ""), ("", "\nwiretax: time ran out")]
-)
-def test_the_sentence_of_a_launch_is_our_own_although_open_mpi_adds_lines(before, after):
+def test_the_sentence_of_a_launch_is_our_own_although_open_mpi_adds_lines():
     """The reason was "Exit code:    3"."""
     banner = """--------------------------------------------------------------------------
 prterun detected that one or more processes exited with non-zero status,
@@ -347,7 +276,7 @@ thus causing the job to be terminated. The first process to do so was:
    Process name: [prterun-host-7@1,1]
    Exit code:    3
 --------------------------------------------------------------------------"""
-    command = ["sh", "-c", 'echo "$0" >&2; exit 3', before + banner + after]
+    command = ["sh", "-c", 'echo "$0" >&2; exit 3', f"wiretax: time ran out\n{banner}"]
     assert launches.run_to_end(command, None, os.environ) == (3, "wiretax: time ran out")
 
 
@@ -356,7 +285,6 @@ def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypa
     pairs are lost."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
     path = write_run(tmp_path).path
-    assert launches.reason_against(0, "", path) is None
     assert launches.reason_against(1, "", path) is None
     assert launches.reason_against(9, "killed", path) == "killed"
     assert launches.reason_against(0, "no run", None) == "no run"
@@ -365,8 +293,6 @@ def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypa
         launches.reason_against(3, message, path)
         == "bench.x: node <set> at <set> lost <set> <set> said MPI 5"
     )
-    path.write_bytes(path.read_bytes()[: path.read_bytes().rindex(b'{"kind":"end"')])
-    assert launches.reason_against(0, "cut", path) == "cut"
 
 
 def test_a_fresh_launch_measures_only_the_sizes_in_doubt(tmp_path):
@@ -401,13 +327,6 @@ def test_a_pause_before_each_change_of_variant(tmp_path):
     assert status == 130
     assert re.findall(r"next: (\w+); press Enter", err) == ["a", "b", "a", "b"]
     assert made(tmp_path / "c") == [("pilot", 0, name) for name in "abaa"]
-    assert re.search(
-        r"^In \d+ \w+ this machine decides [\d.]+% \(80 %; half of the sizes: [\d.]+%\), [\d.]+% "
-        r"with twice the pairs in \d+ \w+\.$",
-        err,
-        re.M,
-    )
-    assert (read_manifest(tmp_path / "c").stages[0].visible_effect or 0) > 0
 
 
 def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypatch):
@@ -419,10 +338,7 @@ def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypa
         return -9, f"took longer than {limit_s:.0f} s"
 
     monkeypatch.setattr(launches, "run_to_end", stands_still)
-    for budget, limit_s in (([], 3600), (["--budget", "5m"], 300)):
-        argv = ["--out", str(tmp_path / f"c{limit_s}"), *named(a=QUICK, b=QUICK), *budget]
-        with pytest.raises(
-            launches.Stop, match=f"variant a cannot run: .*took longer than {limit_s} s"
-        ):
-            run_campaign(parse(argv))
-    assert set(limits) == {3600, 300}
+    argv = ["--out", str(tmp_path / "c"), *named(a=QUICK, b=QUICK), "--budget", "5m"]
+    with pytest.raises(launches.Stop, match=r"variant a cannot run: .*took longer than 300 s"):
+        run_campaign(parse(argv))
+    assert set(limits) == {300}

@@ -1,5 +1,6 @@
 """The order of a campaign's launches and its stages, over launches that are only noted."""
 
+import msgspec
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -38,16 +39,9 @@ def test_the_order_is_drawn_from_the_seed():
     assert len({str(stages.orders(["a", "b", "c"], 10, str(seed))) for seed in range(20)}) > 10
 
 
-def launched(variant, pair):
-    return Launch(
-        stage="first",
-        pair=pair,
-        place=0,
-        variant=variant,
-        attempt=1,
-        status="finished",
-        elapsed_s=1.0,
-    )
+def finished(variant, pair):
+    first = {"stage": "first", "place": 0, "attempt": 1, "status": "finished", "elapsed_s": 1.0}
+    return msgspec.convert(first | {"variant": variant, "pair": pair}, Launch)
 
 
 @pytest.fixture
@@ -80,7 +74,7 @@ def test_stages_end_when_no_size_is_undecided_over_faked_launches(monkeypatch, f
     assert [pairs.stop - 1 for _, pairs in rounds] == [10, 20]
     # A launch of pair 21 means that the second check found an undecided size, so the campaign runs
     # the third round.
-    campaign.record(launched("a", 21))
+    campaign.record(finished("a", 21))
     rounds.clear()
     stages.run_stages(campaign)
     assert [pairs.stop - 1 for _, pairs in rounds] == [10, 20, 40]
@@ -96,7 +90,7 @@ def test_confirmation_uses_fresh_launches_over_faked_launches(monkeypatch, faked
     campaign = open_campaign(*named(a=QUICK, b=QUICK, c=QUICK))
     campaign.record(Stage(stage="first"))
     for name in campaign.options.variants:
-        campaign.record(launched(name, 1))
+        campaign.record(finished(name, 1))
     stages.run_stages(campaign)
     # Extra pairs replace pairs that share no state of the link; the extra pairs at most double the
     # number.

@@ -9,9 +9,6 @@ import json
 
 import pytest
 
-from bench.features import FEATURES
-from bench.harness.command import sweep_parser
-from collectives.collective import COLLECTIVES
 from tests.bench.launches import launch, run, stored
 from tests.launch import FULL, count
 
@@ -81,9 +78,3 @@ def test_slowed_ranks_have_right_results_and_machine_readable_output_comes_with_
     assert SENTENCE in done.stderr
     assert "Slowed" not in done.stdout
     assert json.loads((tmp_path / "report.json").read_text())["results"]
-
-
-def test_the_help_does_not_show_the_flag():
-    parser = sweep_parser("allreduce", COLLECTIVES["all_reduce"], "", FEATURES)
-    assert "slowed" not in parser.format_help()
-    assert parser.parse_args(["--slowed-percent", "3"]).slowed_percent == 3

@@ -64,10 +64,7 @@ def test_a_soak_also_checks_the_library_and_has_its_own_sizes(tmp_path, collecti
         [
             ("flip_bit", "ring"),
             ("drop_flag", "one_shot_pull"),
-            ("without the epoch flip", "one_shot_push"),
-            ("skip_push", "one_shot_push"),
             ("stale_epoch", "one_shot_ll"),
-            ("without the wait", "two_shot"),
         ],
         1,
     ),

@@ -5,7 +5,6 @@ run's file."""
 import csv
 import os
 import re
-import signal
 import sys
 
 import pytest
@@ -13,7 +12,6 @@ import pytest
 from bench.layers.command import parse
 from reports.store.case import COMPUTE
 from reports.tables.show import text
-from tests.bench.faulty_runs import Launch, show, wait_for
 from tests.bench.launches import launch, run, stored
 from tests.launch import few
 
@@ -98,8 +96,6 @@ def test_each_bad_input_gives_one_sentence_from_rank_0(command, monkeypatch, cap
         [
             (3, "decode", "--model llama-3.1-8b", "32 layers do not divide into 3 equal stages"),
             (2, "prefill", "-d half", "a CPU multiplies float32 only, not float16"),
-            (3, "prefill", "--model llama-3.1-8b", "4 layers do not divide into 3 equal stages"),
-            (2, "gemv_allreduce", "-G 1", "-G: the cpu device has no graphs"),
         ],
         2,
     ),
@@ -196,22 +192,5 @@ def test_a_small_run_is_correct_and_shows_what_its_forms_expose(command, tmp_pat
     if "csv" in options:
         rows = list(csv.DictReader(done.stdout.splitlines()))
         assert [row["algorithm"] for row in rows] == [case.algorithm for case in result.cases]
-        assert all(row["n_wrong"] == "0" for row in rows if row["algorithm"] == "fused")
-        assert f"run: {result.path}" in done.stderr
     else:
         assert done.stdout == f"{table}run: {result.path}\npicture: none: --lean\n"
-
-
-def test_a_run_that_was_killed_stays_readable(tmp_path):
-    options = "--model llama-3.1-8b --scale 1/256 --lean --algorithm fused --max-time 60"
-    run = Launch(tmp_path, options, program=["-m", "bench.gemv_allreduce"], small=())
-    # Seven rounds of six cases: after two, a case may have no block in the link's longest state.
-    wait_for(lambda: run.blocks() > 42, 60)
-    run.signal(-run.process.pid, signal.SIGKILL)
-    run.end()
-    shown = show(tmp_path)
-    assert "INCOMPLETE: the run was cut off." in shown
-    assert re.search(r"^compute +[\d.]+", shown, re.MULTILINE)
-    # Scripts search for the rank that stopped first: its line is not wrapped.
-    lines = [line for line in shown.splitlines() if not line.startswith("stopped first: ")]
-    assert max(map(len, lines)) <= 80

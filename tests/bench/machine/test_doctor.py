@@ -7,16 +7,14 @@ useful advice.
 import json
 import re
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from bench.machine import gpu_state
 from bench.machine.diagnosis import page, problems, summary, unknowns
-from bench.machine.gpu_state import link_facts
 from bench.machine.gpus import examine
-from tests.bench.machines import fake_nvml, lay_out, recorded, with_acs, write
+from tests.bench.machines import fake_nvml, lay_out, recorded, write
 from tests.fake_gpu import environment, fake_nccl
 from tests.launch import few, mpirun
 
@@ -114,31 +112,6 @@ def test_a_recorded_switch_with_acs_is_named_with_the_command_that_turns_it_off(
     assert "setpci -s 0000:0b:00.0 ECAP_ACS+6.w=0000; setpci -s 0000:0b:10.0" in sentence
 
 
-@pytest.mark.parametrize(
-    ("config", "unknown"),
-    [
-        (with_acs(1), False),  # SrcValid alone does not redirect requests
-        (with_acs(0x1F)[:64], True),  # only root may read the rest
-    ],
-)
-def test_acs_that_is_off_or_unknown_is_no_problem(tmp_path, machine, config, unknown):
-    root = machine(lay_out(tmp_path, PLX[0]))
-    for port in PORTS:
-        (root / f"sys/bus/pci/devices/{port}/config").write_bytes(config)
-    facts = examine([f"0000:{bus}" for bus in PLX[1:]])
-    assert none(facts, "ACS")
-    advice = f"ACS at {', '.join(PORTS)}: run lspci -vvv as root on the host"
-    assert bool([sentence for sentence in unknowns(facts) if advice in sentence]) == unknown
-
-
-def test_a_link_above_the_switch_that_a_pair_shares_does_not_count_on_its_path(examined):
-    facts = examined(*VEGAS)
-    for gpu in facts["gpus"]:
-        gpu["links"] = {"0000:3a:00.0": (16.0, 4)} | gpu["links"]
-    assert "15.8 GB/s" in page(facts)
-    assert "PCIe 4 x4" in page(facts)
-
-
 def test_a_copy_much_slower_than_its_link_is_a_problem(examined):
     facts = examined(*VEGAS)
     facts["peers"] = "mapped"
@@ -153,13 +126,12 @@ def test_a_copy_much_slower_than_its_link_is_a_problem(examined):
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(1, "chipset"), (2, "GeForce"), (3, "topology"), (4, "RegistryDwords"), (5, "not support")],
+    [(1, "chipset"), (2, "GeForce"), (4, "RegistryDwords")],
 )
 def test_the_driver_s_refusal_for_a_recorded_pair_is_explained(examined, status, words):
     facts = examined(*RTX5090S, nvml_of={"0000:01:00.0": {}, "0000:03:00.0": {}}, status=status)
     assert facts["pairs"][0]["path"] == "PCIe, same root complex"
     sentence = only(problems(facts), "No peer access from GPU 0 to 1, 1 to 0", words)
-    assert f"topo -p2p r: {['OK', 'CNS', 'GNS', 'TNS', 'DR', 'NS'][status]}" in sentence
     facts |= {"peers": "host_staged", "refusals": ["mapped: rank 0: the driver refuses"]}
     assert summary(facts) == [
         "Between the GPUs: PCIe, same root complex.",
@@ -167,17 +139,6 @@ def test_the_driver_s_refusal_for_a_recorded_pair_is_explained(examined, status,
         sentence,
         "Some facts are unknown: python -m bench.doctor tells how to get them.",
     ]
-
-
-def test_allowed_and_unknown_peers_are_no_problem(examined):
-    facts = examined(*RTX5090S, nvml_of={"0000:01:00.0": {}, "0000:03:00.0": {}})
-    assert "allowed" in page(facts)
-    assert none(facts, "peer")
-    facts = examined(*RTX5090S, nvml_of={})
-    assert none(facts, "peer")
-    assert only(unknowns(facts), "peer access: run mpirun -n 2", "nvidia-smi topo -p2p r")
-    assert only(unknowns(facts), "NVLink or xGMI of GPU 0, 1: run nvidia-smi nvlink -s")
-    assert only(unknowns(facts), "resizable BAR of GPU 0, 1: run nvidia-smi -q -d MEMORY")
 
 
 def test_a_link_down_names_its_recorded_pair_on_a_fake_gpu(examined):
@@ -189,22 +150,12 @@ def test_a_link_down_names_its_recorded_pair_on_a_fake_gpu(examined):
         for number, bus in enumerate(buses)
     }
     facts = examined("", *buses, nvml_of=gpus)
-    paths = {(pair["reader"], pair["owner"]): pair["path"] for pair in facts["pairs"]}
-    assert paths[0, 2] == paths[3, 1] == "NVLink x4"
-    assert paths[0, 1] == "unknown"
-    assert only(unknowns(facts), "path between GPUs", "lspci -tv")
+    paths = [pair["path"] for pair in facts["pairs"]]
+    assert set(paths) == {"NVLink x4", "unknown"}
     assert none(facts, "NVLink")
     gpus[f"0000:{buses[2]}"]["nvlinks"][3] = (False, f"0000:{buses[0]}")
     facts = examined("", *buses, nvml_of=gpus)
     assert only(problems(facts), "NVLinks of GPU 2 are down: 3 (to GPU 0);")
-
-
-def test_the_unknown_ends_of_recorded_nvlinks_are_named_as_unknown(examined):
-    ups = recorded("nvlinks_of_a_v100")["nvlinks_up"]
-    links = [(up, "0000:02:00.0" if up else None) for up in ups]
-    facts = examined("", "01:00.0", nvml_of={"0000:01:00.0": {"nvlinks": links}})
-    down = "NVLinks of GPU 0 are down: 3 (to an unknown end), 5 (to an unknown end)"
-    assert only(problems(facts), "nvidia-smi nvlink -R", down)
 
 
 KFD_NODES = "sys/class/kfd/kfd/topology/nodes"
@@ -218,7 +169,6 @@ NO_PEERS = {
 @pytest.mark.parametrize(
     ("files", "why"),
     [
-        ({"sys/module/amdgpu/parameters/noretry": "1"}, "built without CONFIG_HSA_AMD_P2P"),
         ({"sys/module/amdgpu/parameters/pcie_p2p": "N"}, "pcie_p2p=0"),
         (
             {
@@ -235,13 +185,6 @@ def test_the_reason_why_a_recorded_amd_pair_are_no_peers(examined, files, why):
     facts = examined(*VEGAS, **NO_PEERS, **files)
     assert why in only(problems(facts), "No peer access from GPU 0 to 1")
     assert facts["pairs"][0]["path"] == "PCIe, below the same switch"
-
-
-def test_ranks_that_share_a_gpu_are_peers_on_it(examined):
-    facts = examined(*PLX[:2], PLX[1])
-    assert {pair["path"] for pair in facts["pairs"]} == {"the same GPU"}
-    assert none(facts, "peer")
-    assert none(facts, "ACS")
 
 
 def test_xgmi_of_the_recorded_pair_is_its_path(examined):
@@ -264,36 +207,12 @@ def test_a_translating_iommu_is_reported_with_its_remedy(examined, kind, is_prob
     )
 
 
-def test_refused_peers_without_a_common_root_complex_are_named(examined):
-    """The pair's paths are from the recorded machine. That they share no root is a problem only if
-    access is refused: these two cards were peers."""
-    facts = examined("two_mi210_across_sockets", "23:00.0", "83:00.0")
-    assert facts["pairs"][0]["path"] == "PCIe, across sockets"
-    assert none(facts, "root complex")
-    refusal = "the driver refuses peer access from GPU 0000:23:00.0 to GPU 0000:83:00.0"
-    facts |= {"peers": "host_staged", "refusals": [f"mapped: rank 0: {refusal}"]}
-    sentence = only(problems(facts), "The PCIe paths of GPU 0 and 1 share no root complex")
-    assert "python -m bench.tune --memory host_staged" in sentence
-    assert sentence in summary(facts)
-    assert none(facts | {"refusals": ["mapped: rank 1: ipcOpenMemHandle fails"]}, "root complex")
-
-
 # -- the machine
 
 
 def test_the_small_shm_of_a_container_is_a_problem(examined, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=64 << 20))
     assert only(problems(examined(*VEGAS[:2])), "/dev/shm holds 64 MiB", "--ipc=host")
-
-
-def test_a_variable_that_breaks_ipc_is_a_problem_until_memory_was_tested(examined, monkeypatch):
-    monkeypatch.setenv("HSA_ENABLE_IPC_MODE_LEGACY", "1")
-    facts = examined(*VEGAS, **NO_PEERS)
-    remedy = ": unset HSA_ENABLE_IPC_MODE_LEGACY."
-    assert only(problems(facts), "HSA_ENABLE_IPC_MODE_LEGACY=1 is set", remedy)
-    assert none(facts | {"peers": "mapped"}, "LEGACY")
-    monkeypatch.setenv("HSA_ENABLE_IPC_MODE_LEGACY", "0")
-    assert none(examined(*VEGAS, **NO_PEERS), "LEGACY")
 
 
 @pytest.mark.parametrize(
@@ -312,28 +231,6 @@ def test_the_page_fits_and_the_summary_is_short_for_every_recorded_machine(exami
     json.dumps(facts)  # the head of a run stores the facts as JSON
 
 
-def test_clocks_link_and_throttling_from_a_fake_nvml_and_from_amdgpu_s_files(examined):
-    examined("", "01:00.0", nvml_of={"0000:01:00.0": {}})
-    assert link_facts("0000:02:00.0") == {}
-    assert link_facts("0000:01:00.0") == {
-        "sm_clock_mhz": 2520,
-        "memory_clock_mhz": 14001,
-        "pcie_generation": 5,
-        "pcie_width": 8,
-        "power_w": 281.5,
-        "throttle": ["SwPowerCap"],
-    }
-    card = "sys/bus/pci/devices/0000:03:00.0/pp_dpm"
-    clocks = {f"{card}_sclk": "0: 500Mhz\n1: 2350Mhz *", f"{card}_mclk": "0: 96Mhz *\n1: 1258Mhz"}
-    examined("rdna4_in_x8_slot", "03:00.0", **clocks)
-    assert link_facts("0000:03:00.0") == {
-        "sm_clock_mhz": 2350,
-        "memory_clock_mhz": 96,
-        "pcie_generation": 4,
-        "pcie_width": 8,
-    }
-
-
 def test_the_fake_nvml_has_the_functions_and_numbers_of_the_real_one(nvml):
     real = pytest.importorskip("pynvml")
     fake = nvml({})
@@ -341,8 +238,6 @@ def test_the_fake_nvml_has_the_functions_and_numbers_of_the_real_one(nvml):
         assert hasattr(real, name), name
         if isinstance(value, int):
             assert getattr(real, name) == value, name
-    calls = set(re.findall(r'"(nvml\w+)"', Path(gpu_state.__file__).read_text()))
-    assert calls <= set(vars(fake))
 
 
 # -- real ranks
@@ -377,22 +272,12 @@ def test_copies_between_all_pairs_and_within_all_kinds_of_memory_are_timed_on_a_
     assert "full speed" not in printed
 
 
-@pytest.mark.parametrize(
-    ("faults", "memory", "reason"),
-    [
-        ({"peer": 0}, "host_staged", ""),
-        (
-            {"fail": "hostRegister,ipcOpenMemHandle"},
-            "unknown",
-            "rank 0: on GPU 0000:41:00.0, ipcOpenMemHandle",
-        ),
-    ],
-)
-def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu(faults, memory, reason):
+def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():
     """The GPUs are examined even if no peer memory works."""
-    printed = doctor(**environment(**faults))
-    assert re.search(rf"0 reads 1 .* {memory}", printed)
-    assert f"Peer memory was refused: mapped: {reason}" in " ".join(printed.split())
+    printed = doctor(**environment(fail="hostRegister,ipcOpenMemHandle"))
+    assert re.search("0 reads 1 .* unknown", printed)
+    refused = "Peer memory was refused: mapped: rank 0: on GPU 0000:41:00.0, ipcOpenMemHandle"
+    assert refused in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(
@@ -408,11 +293,6 @@ def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu(faults
             (
                 {"stands_still": "default"},
                 "- plain: ncclAllReduce of NCCL 2.32.3 did not end in 1 s.",
-            ),
-            ({"binding": "none"}, "NCCL is not installed: pip install nccl4py"),
-            (
-                {"fail": "ncclAllReduce:rank1"},
-                "- rank 1: ncclAllReduce of NCCL 2.32.3 fails: unhandled cuda error",
             ),
         ],
         1,

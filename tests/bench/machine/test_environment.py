@@ -4,7 +4,6 @@ A wrong identity would compare a baseline with another machine. A shared result 
 contain names, and the table must report every threat.
 """
 
-import os
 import re
 import socket
 
@@ -28,13 +27,6 @@ from tests.reports.synthetic_run import write_run
 pytestmark = pytest.mark.unit
 
 CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 3GHz\nflags\t\t: fpu avx2 f16c{more}\n"
-
-
-def test_facts_of_this_machine_agree_with_the_operating_system():
-    env = describe()
-    assert env["cpu.logical"]["value"] == os.sysconf("SC_NPROCESSORS_ONLN")
-    assert env["os.kernel"]["value"] == os.uname().release
-    assert 1 <= env["cpu.cores"]["value"] <= env["cpu.logical"]["value"]
 
 
 def test_every_fact_has_a_value_a_source_and_a_status_and_advice_if_it_is_unknown():
@@ -103,7 +95,6 @@ def test_the_two_identities_follow_hardware_and_software():
     of_kernel, of_cpu = identities(other_kernel, *libraries), identities(other_cpu, *libraries)
     assert of_kernel[0] == machine_id != of_cpu[0]
     assert of_cpu[1] == software_id != of_kernel[1]
-    assert identities(env, "MPICH 5.0.1", "g++ 12")[1] != software_id
     assert identities(env, "MPICH 5.0.2", "g++ 13")[1] != software_id
     quieter = {**env, "os.load_1min": {**env["os.load_1min"], "value": 99.0}}
     assert identities(quieter, *libraries) == ids
@@ -166,29 +157,6 @@ def test_recorded_tree_of_a_troubled_virtual_machine(described):
         assert word in text
 
 
-VERSION_1 = "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_{}_us"
-
-
-@pytest.mark.parametrize(("quota_us", "cpus"), [("-1", "none"), ("50000", 0.5)])
-def test_recorded_tree_of_a_bare_machine_raises_no_alarm_but_of_a_quota(described, quota_us, cpus):
-    env = described(
-        **{
-            "proc/cpuinfo": CPUINFO.format(more=""),
-            "proc/loadavg": "0.05 0.5 0.1 2/83 4159",
-            "proc/stat": "cpu  50 0 20 100 0 0 0 0 0 0",
-            "proc/self/cgroup": "1:cpu,cpuacct:/x\n0::/",
-            VERSION_1.format("quota"): quota_us,
-            VERSION_1.format("period"): "100000",
-            "sys/devices/system/cpu/cpufreq/boost": "0",
-            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance",
-        }
-    )
-    assert env["os.virtualisation"]["value"] == "none"
-    assert env["os.cgroup_cpu_quota"]["value"] == cpus
-    assert env["cpu.turbo"]["value"] is False
-    assert bool([*threats(env)]) == (cpus != "none")
-
-
 def test_empty_recorded_tree_leaves_facts_unknown(described):
     env = described()
     hardware = "cpu.model", "cpu.cores", "cpu.caches", "os.virtualisation"
@@ -202,10 +170,8 @@ def test_empty_recorded_tree_leaves_facts_unknown(described):
     [
         ([(0, [0]), (1, [4])], "Ranks 0 and 1 share a physical core (CPUs 0-4)"),
         ([(0, [0]), (1, [1])], None),
-        ([(0, [0, 4]), (1, [1, 5])], None),  # each rank has both threads of one core
         ([(0, [0, 1, 4, 5]), (1, [0, 1, 4, 5])], None),  # not pinned
         ([(0, [1]), (2, [0]), (4, [5])], "Ranks 0 and 4 share a physical core (CPUs 1-5)"),
-        ([(0, [0]), (1, [7])], None),
     ],
 )
 def test_ranks_on_one_core_of_a_recorded_tree_are_a_threat(tmp_path, ranks, sentence, machine):
@@ -226,7 +192,6 @@ def test_time_withheld_during_a_run_counts_only_the_ranks_cpus_in_a_recorded_tre
         "cpu  0 0 0 9000 0 0 0 {} 0 0\ncpu0 {} 0 0 0 0 0 0 10 0 0\n"
         "cpu1 100 0 0 0 0 0 0 {} 7 0\ncpu10 {} 0 0 0 0 0 0 99 0 0"
     )
-    assert steal_share((0, 0), cpu_ticks()) == describe()["os.steal_share_since_boot"]["value"]
     machine(tmp_path)
     assert cpu_ticks({0, 1}) is None
     write(tmp_path, {"proc/stat": stat.format(10, 100, 0, 5)})
@@ -236,7 +201,7 @@ def test_time_withheld_during_a_run_counts_only_the_ranks_cpus_in_a_recorded_tre
     assert steal_share(before, None) is None
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.032, True), (0.01, False), (None, False)])
+@pytest.mark.parametrize(("share", "expected"), [(0.032, True), (0.01, False)])
 def test_the_table_reports_withheld_time(tmp_path, share, expected):
     result = write_run(tmp_path)
     assert result.end
@@ -249,7 +214,6 @@ def test_the_table_reports_withheld_time(tmp_path, share, expected):
     ("reasons", "value", "threat"),
     [
         ([["SwPowerCap"], ["SwPowerCap", "HwSlowdown"]], "HwSlowdown SwPowerCap", True),
-        ([[], []], "none", False),
         ([[], None], "unknown", False),
     ],
 )

@@ -3,7 +3,6 @@ host's name."""
 
 import re
 import socket
-from typing import Any, cast
 
 import pytest
 
@@ -38,36 +37,10 @@ def test_hosts_with_one_machine_id_differ_by_name_and_a_host_keeps_its_label(hos
     assert host("wt1", "3d12") == first
 
 
-def test_an_id_drawn_at_each_boot_is_no_key(host):
-    boots = [host("wt1", drawn, **{"run/machine-id": drawn}) for drawn in ("aa", "bb")]
-    assert boots[0] == boots[1]
-    assert host("wt2", "aa", **{"run/machine-id": "aa"}) != boots[0]
-
-
 def test_a_container_whose_name_changes_has_no_label(host, monkeypatch):
     assert host("4fa6e0f0c678", "3d12") is None
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     assert host("bench-7d9f-x2b", "3d12") is None
-
-
-class Ranks:
-    """The first rank of a host, in a run over hosts with these names."""
-
-    local_rank = 0
-
-    def __init__(self, *names):
-        self.names = names
-
-    def all_gather(self, item):
-        return [*self.names]
-
-
-def test_a_name_counts_unless_several_hosts_have_it(host, monkeypatch):
-    """MPICH's mpirun passes the variables of its host on to all hosts."""
-    own = host("wt1", "3d12")
-    monkeypatch.setenv(node.VARIABLE, "r1n1")
-    assert node.label(cast(Any, Ranks("r1n1", "r1n2", None))) == "r1n1"
-    assert node.label(cast(Any, Ranks("r1n1", "r1n1", None))) == own
 
 
 @pytest.mark.parametrize("name", ["", "rack3-n07"])

@@ -1,13 +1,8 @@
 """Writes campaigns of launches with plausible synthetic figures, through the real store and the
-real manifest, so that tests of comparisons need no hours of measuring.
-
-    python -m tests.reports.synthetic_campaign FOLDER        # main, a slower new, and the control
-"""
+real manifest, so that tests of comparisons need no hours of measuring."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -83,7 +78,6 @@ def write_campaign(
     *,
     pairs=8,
     fresh=0,
-    fresh_sizes=(16384,),
     options=None,
     **common,
 ):
@@ -110,12 +104,12 @@ def write_campaign(
     records = [campaign, Stage(stage="first")]
     order: list[Any] = [("first", pair, name) for pair in range(pairs) for name in variants]
     if fresh:
-        records.append(Stage(stage="fresh", sizes=list(fresh_sizes)))
+        records.append(Stage(stage="fresh", sizes=[16384]))
     order += [("fresh", pair, each.name) for pair in range(fresh) for each in commands]
     for number, (stage, pair, name) in enumerate(order):
         own = {**common, **(options or {}).get(name, {})}
         if stage == "fresh":
-            own["sizes"] = fresh_sizes
+            own["sizes"] = [16384]
         result = write_launch(folder / name, number, effect=variants[name], **own)
         launch = Launch(
             stage=stage,
@@ -131,8 +125,3 @@ def write_campaign(
         records.append(launch)
     (folder / MANIFEST).write_bytes(b"".join(map(to_line, [*records, End(status="complete")])))
     return folder
-
-
-if __name__ == "__main__":
-    variants = {"main": no_effect, "new": slower(5), CONTROL: no_effect}
-    print(write_campaign(Path(sys.argv[1]), variants, fresh=10))

@@ -1,12 +1,8 @@
 """Writes runs with plausible synthetic figures through the real store, so that tests of readers
-need no hours of measuring. The link has two states in stretches, as on a virtual machine.
-
-    python -m tests.reports.synthetic_run FOLDER        # writes one and prints its path
-"""
+need no hours of measuring. The link has two states in stretches, as on a virtual machine."""
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -271,7 +267,3 @@ def mark_wrong(path: Path, *cases: int) -> None:
             line |= {"status": "wrong", "reason": "12 elements were wrong", "n_wrong": 12}
 
     rewrite(path, change)
-
-
-if __name__ == "__main__":
-    print(write_run(Path(sys.argv[1]), fast_rounds=[3], n_blocks=12).path)

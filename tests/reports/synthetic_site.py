@@ -39,16 +39,14 @@ HOSTILE = (
 
 def write_store(folder: Path) -> Path:
     """Writes the folder, which gives nine pages."""
-    for number in range(2):
-        write_run(
-            folder,
-            sizes=[16384 << step for step in range(0, 12, 2)],
-            n_blocks=12,
-            n=10,
-            fast_rounds=[3],
-            seed=number,
-            run_id=f"2026-11-2{number}T06-15-00Z-allreduce-{number}{number}{number}",
-        )
+    write_run(
+        folder,
+        sizes=[16384, 65536, 1 << 20, 32 << 20],
+        n_blocks=12,
+        n=10,
+        fast_rounds=[3],
+        run_id="2026-11-20T06-15-00Z-allreduce-000",
+    )
     steps(folder / "steps", 10.0, 12.0, 20.0)
     rewrite_head(layer(folder / "layers").path, run_id="2026-11-20T06-15-00Z-made-layer")
     variants = {"main": no_effect, "new": slower(5)}

@@ -89,9 +89,7 @@ def figure(procurement, name, machine=0):
     ("requirement", "expected", "status"),
     [
         ("16K <= 8 us", "PASS", 0),
-        ("32M >= 5 GB/s", "PASS", 0),
         ("70b-q4 >= 25 tok/s", "PASS", 0),
-        ("16K <= 1 us", "FAIL", 1),
         ("32M >= 50 GB/s", "FAIL", 1),
         ("70b-q4 >= 33 tok/s", "FAIL", 1),
         ("64K <= 8 us", "UNDECIDED", 3),
@@ -215,7 +213,6 @@ def test_token_rates_and_their_cost_use_the_advisors_arithmetic(launches):
     hourly = 5200 / 24000 + 0.6 * 0.30  # two R9700s, 300 W each by their data sheet
     million = figure(procurement, "per million tokens, 70b-q4")
     assert million.value == pytest.approx(hourly / speed.value / 3600 * 1e6)
-    assert figure(procurement, "power of the GPUs").note == "data sheet"
 
 
 def test_currencies_are_neither_converted_nor_ranked_together(launches, tmp_path):
@@ -240,22 +237,17 @@ def test_currencies_are_neither_converted_nor_ranked_together(launches, tmp_path
 PRICE = "price = {amount = 5200, currency = 'EUR', date = 2026-11-01}"
 BAD = [
     (PRICE, "", "candidate box: Object missing required field `price`"),
-    (PRICE, PRICE.replace("5200", "0"), "> 0.0"),
     (PRICE, PRICE.replace("5200", "nan"), "> 0.0"),
-    (PRICE, PRICE.replace("2026-11-01", "'1 May'"), "date"),
     (PRICE, PRICE.replace("EUR", "=cmd()"), "currency"),
     (PRICE, PRICE.replace("price", "prize"), "unknown field `prize`; did you mean price"),
     ("gpu = 'r9700'", "gpu = 'r9800'", "unknown GPU 'r9800'; did you mean r9700"),
     ("gpus = 2", "gpus = 4", "has 4 GPUs and its run"),
-    ("gpus = 2", "gpus = 0", ">= 1"),
-    ("'llama-3.1-70b'", "'llama-3.1-71b'", "did you mean llama-3.1-70b"),
     ("weights = 'q4'", "weights = 'q5'", "unknown weights 'q5'"),
     ("runs = ['box/*.jsonl']", "", "candidate box has no run"),
     ("box/*.jsonl", "gone.jsonl", "no run at"),
     ("requirements = []", "requirements = ['16K < 8 us']", "16K <= 8 us, 32M >= 50 GB/s (busbw)"),
     ("requirements = []", "requirements = ['70b-q8 >= 1 tok/s']", "did you mean 70b-q4"),
     ("lifetime_years = 4", "lifetime_years", "is not TOML"),
-    ("lifetime_years = 4", "life_time_years = 4", "did you mean lifetime_years"),
 ]
 
 
@@ -274,11 +266,10 @@ def test_a_bad_spec_is_refused_in_one_sentence(launches, capsys, good, bad, sent
 
 def test_invalid_specs_and_runs_are_refused_in_one_sentence(launches, capsys, tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "huge").write_bytes(b"#" * (2 << 20))
     (tmp_path / "no_run.jsonl").write_text("hello\n")
     path = spec(launches)
     for arguments in (
-        *((tmp_path / name,) for name in ("gone", ".", "binary", "huge")),
+        *((tmp_path / name,) for name in ("gone", ".", "binary")),
         (path, tmp_path / "no_run.jsonl"),
         (path, "box=gone"),
         (path, "--candidate", "bx"),

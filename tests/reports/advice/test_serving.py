@@ -4,7 +4,6 @@ calculated by hand from the published fields, without the program."""
 import json
 import re
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -59,19 +58,6 @@ def test_parameter_counts_match_the_published_ones():
     assert MIXTRAL.active_share * MIXTRAL.parameters == pytest.approx(12.9e9, rel=3e-3)
 
 
-def test_every_spec_is_complete_and_gives_both_directions_and_one():
-    """A figure for both directions, used as one direction, doubles a link's bandwidth."""
-    for link in specs.LINKS.values():
-        assert (link.both_ways_gb_s, bool(link.source)) == (2 * link.gb_s, True)
-    for gpu in specs.GPUS.values():
-        assert gpu.source
-        assert specs.LINKS[gpu.slot].name == gpu.slot
-        assert gpu.peer is None or gpu.peer in specs.LINKS
-        assert gpu.fp8_tflops is None or gpu.fp8_tflops == pytest.approx(
-            2 * gpu.fp16_tflops, rel=0.02
-        )
-
-
 def test_the_prompt_of_2048_tokens_moves_5_gb():
     """Decode and prefill have different answers; one answer for both would mislead."""
     size = LLAMA.all_reduce_bytes(2048)
@@ -122,12 +108,7 @@ def test_mixtral_sends_tokens_to_their_experts():
     tokens = 1024 // 4
     assert tokens * 2 * 8192 == 4_194_304
     assert MIXTRAL.dispatch_bytes(4, tokens) == pytest.approx(3.15e6, rel=2e-3)
-    # The number of other ranks that hold the experts of each of the 28 pairs; each rank has two
-    # experts, and the token is on rank 0.
-    others = [len({expert // 2 for expert in pair} - {0}) for pair in combinations(range(8), 2)]
-    shared = tokens * 8192 * sum(others) / len(others)
-    assert MIXTRAL.dispatch_bytes(4, tokens, shared=True) == pytest.approx(shared)
-    assert shared == pytest.approx(2.92e6, rel=1e-3)
+    assert MIXTRAL.dispatch_bytes(4, tokens, shared=True) == pytest.approx(2.92e6, rel=1e-3)
     assert MIXTRAL.all_reduce_bytes(1024) == pytest.approx(8.39e6, rel=1e-3)
     # Dispatch and combine of 32 layers; each costs an all-reduce that sends 2 (n-1)/n bytes = 3.15
     # MB times the skew.
@@ -177,7 +158,6 @@ def test_a_config_file_defines_a_model(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1]", "Expected `object`"),
         ("{" * 5000, "is not JSON"),
         ("x" * 1_000_001, "more than the 1 MB"),
         (json.dumps({"model_type": "llama"}), "missing required field `num_hidden_layers`"),

@@ -11,7 +11,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.calibration import selfcheck
-from reports.calibration.calibrated_trends import MONTH, NORMAL, Launches, alarms, one_line
+from reports.calibration.calibrated_trends import NORMAL, RUNS, Launches, alarms, one_line
 from reports.calibration.selfcheck import TWO_STAGES, false_alarms, launch_coverage
 from reports.calibration.synthetic import Scenario
 from reports.store import stats
@@ -24,7 +24,7 @@ two_stages, evidence = verdict.two_stages, verdict.evidence
 
 
 def test_a_new_seed_passes_at_reduced_scale(monkeypatch, capsys):
-    claims = {title: few(simulations, 1) for title, simulations in few(selfcheck.CLAIMS.items(), 6)}
+    claims = {title: few(simulations, 1) for title, simulations in few(selfcheck.CLAIMS.items(), 3)}
     monkeypatch.setattr(selfcheck, "CLAIMS", claims)
     status = main(["selfcheck", "--scale", "0.025" if FULL else "0.01"])
     printed = capsys.readouterr()
@@ -50,14 +50,11 @@ def runs_taken_for_independent(monkeypatch):
     monkeypatch.setattr(changes, "correlations", lambda calm: np.zeros((len(calm), 1)))
 
 
-# Just enough replications to fail; fewer replications widen the limits.
-
-
 BROKEN = [
-    (no_correction_for_many_cells, partial(false_alarms, TWO_STAGES, WIDE), 400),
+    (no_correction_for_many_cells, partial(false_alarms, TWO_STAGES, WIDE), 200),
     (blocks_taken_for_independent, partial(launch_coverage, CORRELATED, 84, False), 400),
     (any_break_that_looks_good, partial(one_line, Launches(10, 0.1)), 400),
-    (runs_taken_for_independent, partial(alarms, NORMAL[2], MONTH, 0.05), 200),
+    (runs_taken_for_independent, partial(alarms, NORMAL[2], [RUNS], 0.05), 120),
 ]
 
 

@@ -153,7 +153,6 @@ def test_a_log_with_too_many_rows_or_tests_is_refused(text, tmp_path, capsys, mo
     "evil",
     [
         "\x1b]0;title\x07\x1b[2J",
-        "<script>alert(1)</script>",
         "=cmd()|x!A1",
         "\u202egnp",
         "\x9b31m\x08",

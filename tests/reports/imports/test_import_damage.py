@@ -10,7 +10,6 @@ from reports.imports import logged
 from reports.imports import mpi as import_mpi
 from reports.imports.command import find_tests
 from reports.imports.imported import read_imported
-from reports.store.result import ResultError
 from tests.reports.imports.test_import import imported, put
 from tests.reports.imports.test_import_formats import (
     BOTH,
@@ -58,12 +57,6 @@ def test_logs_after_a_crash_or_from_windows_are_read(damage):
     assert (halves(test), test.unread) == (BOTH, [])
 
 
-@pytest.mark.parametrize("content", [bytes(5000), b"# a\0b\n" * 9, WHOLE.encode() + b"\0\0x"])
-def test_binary_files_are_refused(content):
-    with pytest.raises(ResultError, match=r"is binary, not a log|is empty"):
-        find_tests(Path("log"), content)
-
-
 def test_a_damaged_import_is_repaired(tmp_path, capsys):
     """A second import must replace figures that a full disk or a bad edit has damaged."""
     log = put(tmp_path / "a.log", WHOLE)
@@ -99,17 +92,14 @@ UNREAD = [
     ),
     (OSU + "8 |*\n10 +---+\n4 of 8 ranks\n", [], 0),
     (OSU + "4 20.05\n8\n16 20.1", [4, 5], 1),
-    (OSU + "4 20.05\n8 9.02", [], 2),
     (
         IMB + "-4 1000 1.5\n4.5 1000 1.5\n4 1000 nan\n4 0.5 1.5\nnone of it\n8 1000 1.5\n",
         [5, 6, 7, 8],
         1,
     ),
     (START + ROW_8.replace("    8 ", "   -8 ", 1) + ROW_16 + FOOTER, [12], 2),
-    (START + ROW_8.replace("          8 ", "9223372036854775807 ", 1) + ROW_16 + FOOTER, [12], 2),
     (START + ROW_8.replace(" 2 ", " 2.5 ") + ROW_8.replace(" 8 ", " 1e20 ") + ROW_16, [12, 13], 2),
     (START + ROW_8.replace("17.93    0.10", "  nan     nan") + ROW_16 + FOOTER, [12], 3),
-    (START + ROW_8.replace("  0\n", "0.5\n") + ROW_16.replace("  0\n", " -1\n"), [12, 13], 1),
     (START + ROW_8.replace(".", ",") + ROW_16.replace(".6", ",6") + FOOTER, [12, 13], 0),
     (START + ROW_8 + "07/02/2025 14:12:36 1 2 3 4\n8 of 16 1 2 3 4\n" + ROW_16 + FOOTER, [], 4),
 ]
@@ -130,13 +120,11 @@ EARLY = EARLY_HEAD + EARLY_NAMES + EARLY_ROW
 FAILURE = "host0: Test CUDA failure common.cu:291 'unknown'\n" + CRASH
 CUT = [
     (START + ROW_8 + "          16\n" + CRASH, 1),
-    (START + ROW_8 + "          16   " + FAILURE, 1),
     (START + ROW_8 + ROW_16[:40] + FAILURE, 1),
     (START + ROOTED[:114], 0),
     (START + ROOTED + ROOTED[:114] + "\n" + CRASH, 1),
     (EARLY + EARLY_ROW[:13], 1),
     (EARLY + EARLY_ROW.replace("sum", "max") + EARLY_ROW[:-2], 2),
-    (EARLY + "Segmentation fault (core dumped)\n", 1),
     (EARLY + EARLY_ROW[:104] + CRASH, 1),
 ]
 
@@ -164,7 +152,6 @@ FULL_OSU = (
         (FULL_OSU[:-1], 3),
         (FULL_OSU.partition("34.31")[0] + "34.", 0),
         (FULL_OSU + "32Killed\n", 3),
-        (FULL_OSU + "32  terminate called after throwing an instance\n", 3),
         (FULL_OSU + "[host0:9:0:9] Caught signal 11 (Segmentation fault)\n", 3),
     ],
 )
@@ -197,13 +184,9 @@ REPORT = {
 @pytest.mark.parametrize(
     ("row", "half"),
     [
-        ({}, {"time": -10}),
         ({}, {"time": None}),
         ({}, {"nwrong": 0.5}),
-        ({}, {"nwrong": True}),
-        ({}, {"bus_bw": -1}),
         ({}, {"alg_bw": "x"}),
-        ({"size": "abc"}, {}),
         ({"size": 2**63}, {}),
         ({"count": 0.5}, {}),
     ],

@@ -87,39 +87,21 @@ def test_bandwidth_and_bound_match_a_hand_calculation():
     assert bound_us(memory_us=3.0) == pytest.approx(0.5 + 9.0)
 
 
-@pytest.mark.parametrize(("memory_nt_us", "through_memory_us"), [(15.0, 45.0), (30.0, 60.0)])
-def test_a_copy_through_memory_counts_by_its_faster_stores(memory_nt_us, through_memory_us):
+def test_a_copy_through_memory_counts_by_its_faster_stores():
     """Long messages beat their bound, since they are stored around the caches: 141 % on an EPYC."""
-    bound = bound_us(memory_us=20.0, memory_nt_us=memory_nt_us)
-    assert bound == pytest.approx(0.5 + through_memory_us)
+    assert bound_us(memory_us=20.0, memory_nt_us=15.0) == pytest.approx(0.5 + 45.0)
 
 
-@pytest.mark.parametrize(
-    ("push_us", "engine_us", "expected_us"),
-    [(5.0, None, 5.0), (5.0, 4.0, 4.0), (5.0, 6.0, 5.0)],  # the kernels' stores, or copy engines
-)
-def test_an_algorithm_that_pushes_is_bound_by_stores_across_the_link(
-    push_us, engine_us, expected_us
-):
-    """Two hops, and half of the push; the reads are local."""
+def test_an_algorithm_that_pushes_is_bound_by_stores_across_the_link():
+    """Two hops, and half of the push, by the kernels' stores or by copy engines; the reads are
+    local."""
     parts = {**(PLANNED.bound_parts or {}), "pushes": True}
     pushing = msgspec.structs.replace(PLANNED, bound_parts=parts)
     slow = {"peer_read_us": 60.0, "memory_us": 0.0}
-    bound = bound_us(pushing, push_us=push_us, engine_us=engine_us, **slow)
-    assert bound == pytest.approx(0.5 + expected_us / 2)
+    for engine_us, expected_us in ((None, 5.0), (4.0, 4.0)):
+        bound = bound_us(pushing, push_us=5.0, engine_us=engine_us, **slow)
+        assert bound == pytest.approx(0.5 + expected_us / 2)
     assert bound_us(pushing, **slow) is None
-
-
-def test_the_bound_is_that_of_the_build_that_most_blocks_ran():
-    pull = {"hops": 1, "stages": [[SIZE, 0], [0, SIZE]], "memory_bytes": 0}
-    auto = msgspec.structs.replace(
-        PLANNED,
-        algorithm="auto",
-        chosen="two_shot",
-        other_bound_parts={"one_shot_pull": pull},
-    )
-    for chosen, expected_us in (("two_shot", 8.5), ("one_shot_pull", 0.25 + 4 + 6)):
-        assert bound_us(auto, blocks_of([20.0] * 3, chosen=chosen)) == pytest.approx(expected_us)
 
 
 def test_a_chains_bound_includes_the_chain_without_collectives():
@@ -202,7 +184,7 @@ def test_a_block_during_a_change_of_the_link_is_counted_and_left_out():
     assert (case.status, case.n_wrong) == ("wrong", 3)
 
 
-@pytest.mark.parametrize(("n_wrong", "status"), [(5, "wrong"), (0, "ok"), (None, "ok")])
+@pytest.mark.parametrize(("n_wrong", "status"), [(5, "wrong"), (None, "ok")])
 def test_only_a_right_result_has_a_bandwidth(n_wrong, status):
     blocks = blocks_of([10.0] * 3)
     blocks[1].n_wrong = n_wrong
@@ -211,15 +193,6 @@ def test_only_a_right_result_has_a_bandwidth(n_wrong, status):
     assert (case.status, case.n_wrong) == (status, n_wrong)
     assert (case.bus_bw_gb_s is None) == (case.alg_bw_gb_s is None) == (status == "wrong")
     assert bool(case.reason) == (status == "wrong")
-
-
-def test_cases_without_blocks_have_a_reason():
-    unsupported = msgspec.structs.replace(PLANNED, status="unsupported", reason="no bfloat16")
-    cases = build([], unsupported, PLANNED)
-    assert [(case.status, case.reason, case.bus_bw_gb_s) for case in cases] == [
-        ("unsupported", "no bfloat16", None),
-        ("not measured", "time ran out", None),
-    ]
 
 
 def test_an_iteration_takes_as_long_as_its_slowest_rank():

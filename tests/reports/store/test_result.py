@@ -4,7 +4,6 @@ import json
 import os
 import stat
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from bench.harness.options import RunOptions
 from bench.harness.run import print_result
 from reports.store.result import ResultError, read, read_samples
-from reports.store.schema import Block
 from reports.store.writing import RunFile, write_named
 from reports.tables.formats import as_csv, as_json, as_nccl_tests
 from reports.tables.table import render
@@ -83,7 +81,6 @@ def test_damage_is_refused_with_a_sentence_or_shown_without_a_crash(tmp_path_fac
     ("name", "damage"),
     [
         ("allreduce", {"size_bytes": -16384}),
-        ("decode", {"shape": None}),
         ("prefill", {"shape": {"layers": 32}}),
         ("alltoall", {"shape": {}}),
         ("link", {"shape": {"src": 10**9, "dst": 0}}),
@@ -119,7 +116,6 @@ def test_a_file_of_many_lines_or_without_cases_or_of_a_newer_schema_is_refused(t
     ("old", "new", "place"),
     [
         (b'"time_us":', b'"time_us":NaN,"was":', "line 2"),
-        (b'"kind":"block"', b'"kind":"block', "line 2"),
         (b'"round":0', b'"round":"first"', "line 2"),
         (
             b'"total_us":{"median":',
@@ -137,14 +133,6 @@ def test_damage_before_the_last_lines_names_the_file_and_the_line(
     path.write_bytes(head + b"\n" + rest[first_block:].replace(old, new, 1))
     with pytest.raises(ResultError, match=rf"bad\.jsonl, {place}"):
         read(path)
-
-
-def test_a_figure_that_is_not_finite_is_never_written(tmp_path):
-    run = write_run(tmp_path, **SMALL, run_id="first").run
-    file = RunFile.create(tmp_path, msgspec.structs.replace(run, run_id="second"))
-    with pytest.raises(ValueError, match="JSON"):
-        file.append(Block(case=0, block=0, round=0, n=1, time_us=float("nan")))
-    assert read(file.path).blocks == []
 
 
 def test_unknown_fields_and_unknown_lines_of_a_later_version_are_skipped(tmp_path, stored):
@@ -217,7 +205,6 @@ def test_the_flight_record_names_the_first_rank_that_stopped(tmp_path):
     (flight / "rank-0").write_bytes(b'{"rank":0,"case":1,"blo')
     place = "rank 1, case 1 (auto 16 KiB isolated), block 3, step store"
     for rank, content, stopped in (
-        (0, page, "rank 0 (was killed)"),
         (1, page, f"{place}, epoch 4294967295 (was killed)"),
         (1, page[:2056], f"{place} (was killed)"),  # cut in the middle of its numbers
         (1, page + b"\0", "rank 1 (was killed)"),  # not a page of a flight record
@@ -262,13 +249,12 @@ def test_a_file_the_user_named_is_written_through_a_link_and_keeps_its_mode(tmp_
     assert sorted(tmp_path.rglob("*")) == [path.parent, path, link]
 
 
-@pytest.mark.parametrize("planted", ["link", "pipe"])
-def test_a_runs_own_files_are_not_written_through_planted_links_or_pipes(tmp_path, capsys, planted):
+def test_a_runs_own_files_are_not_written_through_planted_links(tmp_path, capsys):
     """In a shared folder, other users see the plot's file name as soon as the run starts."""
     result = write_run(tmp_path, **SMALL)
     picture, victim = result.path.with_suffix(".png"), tmp_path / "victim"
     victim.write_text("kept")
-    picture.symlink_to(victim) if planted == "link" else os.mkfifo(picture)
+    picture.symlink_to(victim)
     print_result(result, RunOptions("allreduce"))
     assert f"picture: {picture}\n" in capsys.readouterr().out
     assert not picture.is_symlink()

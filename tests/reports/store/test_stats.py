@@ -21,7 +21,7 @@ def test_median_interval_covers_the_median_at_its_confidence():
     rng = np.random.default_rng(1)
     inside = []
     for n in (7, 11, 30):
-        for _ in range(1500):
+        for _ in range(1000):
             _, low, high = median_interval(rng.lognormal(0.0, 1.0, n))
             assert low is not None
             assert high is not None
@@ -42,7 +42,7 @@ def test_an_interval_of_equal_values_is_the_value():
     """Rounded to beside it, it put a bar's median outside its interval, and matplotlib refused to
     draw the picture."""
     for value in (7.941999999999999, 1.146, 0.1, 128.937):
-        for n in range(6, 300):
+        for n in range(6, 60):
             assert median_interval([value] * n) == (value, value, value)
 
 
@@ -75,13 +75,13 @@ def test_intervals_hold_for_correlated_blocks(n, rho):
     assert rho == 0 or np.mean(inside_without_rho) < 0.87
 
 
-@pytest.mark.parametrize("spread", [0.02, 0.1, 0.4])
+@pytest.mark.parametrize("spread", [0.02, 0.4])
 def test_one_peak_of_any_width_is_one_state(spread):
     rng = np.random.default_rng(2)
     assert set(link_states(np.log(540) + rng.normal(0, spread, 400))) == {0}
 
 
-@pytest.mark.parametrize("n_fast", [12, 200, 388])
+@pytest.mark.parametrize("n_fast", [12, 388])
 def test_two_peaks_are_two_states_even_if_one_is_rare(n_fast):
     rng = np.random.default_rng(3)
     rtt = np.concatenate([np.full(n_fast, 105.0), np.full(400 - n_fast, 540.0)])

@@ -3,16 +3,11 @@ block is lost, and no run counts as later than it was."""
 
 import json
 import random
-import re
 import subprocess
 import sys
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from reports.site import shared
-from reports.store.result import latest, places, read
-from reports.store.schema import Run
+from reports.store.result import latest, read
 from reports.trends import history
 from reports.verdicts.sides import side_of
 from tests.launch import ROOT, count, mpirun
@@ -72,50 +67,16 @@ def test_a_clock_that_jumps_back_keeps_the_order_of_runs(tmp_path):
         done = mpirun(1, "tests/ranks/clock_ranks.py", clock, *QUICK, "--out", str(out))
         assert done.returncode == 0, done.stderr
 
-    def orders():
-        readers = (
-            history.load(out).runs.values(),
-            [entry.run for entry in shared.find(out).runs],
-            [launch.result.run for launch in side_of(str(out)).launches],
-        )
-        return [[run.run_id[11:19] for run in runs] for runs in readers]
-
-    assert orders() == [["12-00-00", "11-00-00", "11-30-00"]] * 3
-    for path in out.glob("*.jsonl"):  # the control: without `after` the wrong clock decides
-        path.write_text(re.sub(r'"after":\[[^]]*\]', '"after":[]', path.read_text()))
-    assert orders() == [["11-00-00", "11-30-00", "12-00-00"]] * 3
+    for runs in (
+        history.load(out).runs.values(),
+        [entry.run for entry in shared.find(out).runs],
+        [launch.result.run for launch in side_of(str(out)).launches],
+    ):
+        assert [run.run_id[11:19] for run in runs] == ["12-00-00", "11-00-00", "11-30-00"]
 
 
-def run(run_id, after=()):
-    return Run(
-        run_id=run_id,
-        after=list(after),
-        benchmark="allreduce",
-        version="0",
-        argv=[],
-        seed=0,
-        machine_id="a",
-        software_id="b",
-        environment={},
-        world={"size": 2},
-        cases=[],
-    )
-
-
-def at(hour, name="a"):
-    return f"2026-11-20T{hour:02}-00-00Z-allreduce-{name}"
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.data())
-def test_correct_clocks_give_the_order_of_times_after_copies_and_deletions(data):
-    ids = [at(number // 4, f"{number % 4}") for number in range(data.draw(st.integers(1, 40)))]
-    runs = [
-        run(run_id, data.draw(st.lists(st.sampled_from(ids[:place] or ["gone"]), max_size=3)))
-        for place, run_id in enumerate(ids)
-    ]
-    sample = data.draw(st.lists(st.sampled_from(runs), unique_by=lambda run: run.run_id))
-    assert [*places(sample)] == sorted(run.run_id for run in sample)
+def at(hour):
+    return f"2026-11-20T{hour:02}-00-00Z-allreduce-a"
 
 
 def test_a_run_names_all_simultaneous_runs_before_it(tmp_path):

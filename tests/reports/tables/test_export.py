@@ -104,7 +104,6 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
 def test_bad_commands_are_refused_in_one_sentence(store, tmp_path, capsysbinary, monkeypatch):
     commands = [
         (tmp_path, "--csv"),
-        (store / "other.jsonl", "--csv"),
         (store / "gone", "--csv"),
         (store, "--csv", "-o", tmp_path / "no/folder.csv"),
     ]

@@ -11,7 +11,6 @@ from reports.tables.show import text
 from tests.reports.synthetic_together import (
     FAST_NS,
     FUSED,
-    LAYER,
     MPI,
     SLOW_NS,
     STEP,
@@ -74,15 +73,6 @@ def test_exposed_time_comes_from_the_longest_state_of_the_link(tmp_path):
     assert "not all forms were measured" in words(result)
 
 
-def test_every_block_counts_if_the_link_never_settled(tmp_path):
-    """Three ranks on two cores would otherwise get a table without a row."""
-    made = Made(tmp_path, trips=lambda turn: (100.0 + 400 * (turn % 2), 500.0 - 400 * (turn % 2)))
-    result = made.run({COMPUTE: always(10.0), FUSED: always(12.0), THEN: always(15.0)})
-    assert (exposed(result).median, exposed(result).n_blocks) == (2.0, 12)
-    assert "never settled; every block counts" in words(result)
-    assert "fused exposes 3.00 [3.00 3.00] us less than unfused one-shot pull" in words(result)
-
-
 def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
     """In the rounds that choose it, the chosen form looks better than it is. A row names the
     build."""
@@ -129,10 +119,6 @@ def test_the_verdict_says_if_two_forms_do_not_clearly_differ(tmp_path):
     noisy = {COMPUTE: always(10.0), FUSED: lambda turn: 14.0 + turn % 4, THEN: always(15.5)}
     printed = words(Made(tmp_path / "a").run(noisy))
     assert re.search(r"do not clearly differ \(-?0\.00 \[-1\.\d\d 1\.\d\d\] us\)", printed)
-    few = {COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)}
-    printed = words(Made(tmp_path / "b", rounds=4).run(few))
-    assert "do not clearly differ (4.00 us)" in printed
-    assert "fused 11.0 1.00 - 0" in printed
 
 
 def test_a_form_with_wrong_results_is_named_and_never_wins(tmp_path):
@@ -142,24 +128,6 @@ def test_a_form_with_wrong_results_is_named_and_never_wins(tmp_path):
     assert printed.startswith("WRONG RESULTS: fused")
     assert "not all forms were measured" in printed
     assert exposed(result) is None
-
-
-@pytest.mark.parametrize("scale", [1e-4, 1e7])
-def test_extreme_figures_stay_within_80_columns(tmp_path, scale):
-    shape = {**LAYER, "tokens": 256}
-    made = Made(tmp_path, "gemm_reduce_scatter", shape, chosen={"fused registered": "8 chunks"})
-    result = made.run(
-        {
-            COMPUTE: always(10 * scale),
-            MPI: lambda turn: (90 - 3 * turn) * scale,
-            "then_direct_pull copied": lambda turn: (20 + turn) * scale,
-            "fused registered": lambda turn: (12 + turn % 4) * scale,
-            "fused copied": always(17 * scale),
-        }
-    )
-    printed = words(result)
-    assert "tokens 256, hidden 8192, inner 64" in printed
-    assert "fused registered, 8 chunks" in printed
 
 
 def test_the_break_even_time_follows_from_three_times(tmp_path):
@@ -184,8 +152,6 @@ def test_the_break_even_time_follows_from_three_times(tmp_path):
         ),
         ((10.0, 9.5, 20.0), "flips where an all-reduce exposes 156 us; here it exposes -7.81 us."),
         ((10.0, 16.0, 16.1), "no clear difference, PP/TP 1.01 [1.01 1.01]"),
-        ((1e4, 1.23e4, 4.56e4), "PP/TP 3.71"),
-        ((1e-2, 1.23e-2, 4.56e-2), "PP/TP 3.71"),
     ],
 )
 def test_other_sentences_about_a_step(tmp_path, times, sentence):

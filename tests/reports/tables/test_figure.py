@@ -1,5 +1,4 @@
-"""Tests the pictures of all commands: no text is cut or leaves the figure, and no two lines of a
-legend look alike."""
+"""Tests the pictures of runs: no text is cut, leaves the figure or overlaps another."""
 
 import re
 from itertools import pairwise
@@ -7,7 +6,6 @@ from typing import Any
 
 import pytest
 from matplotlib import pyplot
-from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from reports.__main__ import main
@@ -22,16 +20,7 @@ MACHINE = (
     "of the second chassis, at the second socket of an AMD EPYC 9B45 96-Core Processor"
 )
 LIBRARY = "Intel(R) MPI Library 2021.18 for Linux* OS, built with a name of eighty letters or more"
-DRAWN = [
-    "allreduce",
-    "link",
-    "decode",
-    "alltoall",
-    "late",
-    "sendrecv",
-    "footprint",
-    "gemv_allreduce",
-]
+DRAWN = ["allreduce", "link", "decode", "alltoall", "footprint"]
 
 
 @pytest.fixture
@@ -49,22 +38,14 @@ def letters(text):
     return re.sub(r"\s", "", text)
 
 
-def check(drawing, *names):
-    """Checks that everything is inside the figure, that the names are whole, and that legends are
-    unambiguous."""
+def check(drawing):
+    """Checks that everything is inside the figure, and that the machine's name is whole."""
     drawing.draw_without_rendering()
     box, (width, height) = drawing.get_tightbbox(), drawing.get_size_inches()
     assert 0 <= box.x0 < box.x1 <= width
     assert 0 <= box.y0 < box.y1 <= height
     words = "".join(letters(text.get_text()) for text in drawing.findobj(Text))
-    for name in names:
-        assert letters(name) in words
-    for legend in [*drawing.legends, *filter(None, (axes.get_legend() for axes in drawing.axes))]:
-        looks = [
-            (to_hex(line.get_color()), line.get_marker(), str(line._unscaled_dash_pattern))
-            for line in legend.get_lines()
-        ]
-        assert len(looks) == len({*looks}) == len({text.get_text() for text in legend.get_texts()})
+    assert letters(MACHINE) in words
 
 
 def long_named(path):
@@ -79,26 +60,24 @@ def long_named(path):
     return str(path)
 
 
-@pytest.mark.parametrize("name", few(DRAWN, 4))
+@pytest.mark.parametrize("name", few(DRAWN, 3))
 def test_no_picture_of_a_run_cuts_a_name(tmp_path, drawings, name):
     write_benchmark(tmp_path, name)
     run = long_named(tmp_path / "run.jsonl")
     assert main(["show", run, "--plot", str(tmp_path / "a.svg")]) == 0
     assert main(["card", run, str(tmp_path / "card.png")]) == 0
     picture, card = drawings
-    check(picture, MACHINE)
-    check(card, MACHINE)
-    assert card.get_size_inches().tolist() == [12, 6.3]
+    check(picture)
+    check(card)
 
 
-@pytest.mark.parametrize(("n", "named"), [(12, 12), (80, 1)])
-def test_names_beside_lines_do_not_overlap(drawings, n, named):
+def test_names_beside_lines_do_not_overlap(drawings):
     drawing, axes = pyplot.subplots()
     drawings.append(drawing)
     axes.set(xlim=(1, 100), ylim=(1, 1000), xscale="log", yscale="log")
-    name_ends(axes, [(f"name {place}", 50, 20 + place / 10) for place in range(n)])
+    name_ends(axes, [(f"name {place}", 50, 20 + place / 10) for place in range(12)])
     drawing.draw_without_rendering()
     extents = [Text.get_window_extent(text) for text in axes.texts]  # without arrows
     boxes = sorted(extents, key=lambda box: box.y0)
-    assert len(boxes) == named
+    assert len(boxes) == 12
     assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes))

@@ -63,13 +63,13 @@ def test_a_run_counts_once_under_any_name_and_runs_of_one_name_both_count(store)
     assert not frame.duplicated(["run_id", "case"]).any()
 
 
-@pytest.mark.parametrize("level", ["case", "block"])
-def test_every_column_is_documented(store, level):
+def test_every_column_is_documented(store):
     """A column's name is in `load`'s docstring or among the fields of docs/results.md, a part
     without its field."""
     text = str(wiretax.load.__doc__) + (ROOT / "docs" / "results.md").read_text()
     names = {
         re.sub("_(ci_low|ci_high|median|mean|p25|p75|p95|p99|min|max|n|n_blocks)$", "", str(name))
+        for level in ("case", "block")
         for name in wiretax.load(store.path, level)
     }
     assert [name for name in names if f"`{name}`" not in text] == []

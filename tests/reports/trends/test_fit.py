@@ -129,17 +129,14 @@ def test_times_that_bend_have_no_figures(tmp_path):
     assert predict_us(ring, 1 << 20)[0] == pytest.approx(110, rel=0.05)
 
 
-def test_an_algorithm_that_overtakes_is_named_with_the_size(six, tmp_path):
-    """The best algorithm depends on the size; noise is no reason to switch."""
+def test_an_algorithm_that_overtakes_is_named_with_the_size(six):
+    """The best algorithm depends on the size."""
     pairs = [
         pair for pair in find_crossovers(fits_of(six)) if round(pair.link_rtt_ns or 0, -2) == 100
     ]
     (over,) = [pair for pair in pairs if pair.size_bytes]
     assert (over.faster_below, over.faster_above) == ("two_shot", "ring")
     assert has(over.size_bytes, 400_000)
-    runs = launches(tmp_path, 6, ["ring", "two_shot"], lambda name, size, rtt: 5 + size / 10e3)
-    (pair,) = find_crossovers(fits_of(runs))
-    assert (pair.faster_below, pair.faster_above, pair.size_bytes) == (None, None, None)
 
 
 @pytest.mark.parametrize(

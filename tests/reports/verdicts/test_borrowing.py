@@ -8,7 +8,7 @@ import pytest
 
 from reports.verdicts import days
 from reports.verdicts.shrinkage import borrow
-from reports.verdicts.verdict import evidence, once, two_stages
+from reports.verdicts.verdict import once, two_stages
 from tests.launch import count
 from tests.reports.synthetic_campaign import write_launch, write_launches
 from tests.reports.synthetic_run import rewrite_head
@@ -24,15 +24,6 @@ def judged(rng, spread, slower=0.0, pairs=12):
     ratios = np.sqrt(2) * spread * rng.standard_normal((CELLS, pairs))
     ratios[5] += np.log1p(slower)
     return borrow(two_stages(ratios, np.zeros((CELLS, 0))), GROUPS)
-
-
-def test_the_interval_never_excludes_more_than_the_cells_own_pairs_do():
-    """Otherwise 23 equal cells would hide a slow one."""
-    for seed in range(5):
-        cells = judged(np.random.default_rng(seed), 0.015, slower=0.05)
-        assert (cells.high - cells.estimate >= 1.28 * cells.standard_error).all()
-        assert (cells.estimate - cells.low >= 1.28 * cells.standard_error).all()
-        assert (cells.high - cells.low <= 2 * 2.3 * cells.standard_error).all()
 
 
 def test_equal_variants_pass_and_one_slow_cell_does_not():
@@ -84,19 +75,6 @@ def test_regress_takes_the_spread_from_three_other_days_or_says_what_it_assumes(
     assert re.match(r"REGRESSION: 6 of 6 cells slower by 1.0% or more, by machine or code", printed)
     base, new = write_launches(tmp_path / "a", 8), write_launches(tmp_path / "b", 8, seed=1)
     assert "Days are assumed to differ by 2.0%" in gate(capsys, base, new)[1]
-
-
-def test_days_that_differ_by_no_more_than_their_launches_give_a_verdict():
-    rng = np.random.default_rng(8)
-    levels, ratios = (
-        0.003 * rng.standard_normal((CELLS, 3)),
-        0.01 * rng.standard_normal((CELLS, 12)),
-    )
-    spread = days.spread_of(levels, 1e-4, ratios, GROUPS)
-    cells = spread.judge(ratios, 0.01)
-    assert (spread.sd, {"SLOWER", "FASTER"} & {*cells.verdict}) == (0.0, set())
-    np.testing.assert_allclose(cells.standard_error, evidence(ratios).standard_error)
-    assert "SLOWER" in {*spread.judge(ratios + 0.05, 0.01).verdict}
 
 
 @pytest.mark.parametrize("spread", [0.3, 0.01])

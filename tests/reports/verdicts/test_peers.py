@@ -120,8 +120,6 @@ def test_intels_benchmark_is_compared_with_the_same_library_here(tmp_path, campa
     assert (size, unit) == ("16", "KiB")
     assert float(ratio.rstrip("x")) == pytest.approx(1.5, rel=0.02)
     assert float(here_us) / float(imb_us) == pytest.approx(1.5, rel=0.02)
-    imb.write_text(IMB.format(time_us=0.0))
-    assert peers(campaign, "--imb", imb)[0] == 0
     imb.write_text("# Benchmarking Bcast")
     for path, sentence in (
         (imb, "imb.txt has no table of IMB-MPI1 Allreduce\n"),
@@ -136,5 +134,3 @@ def test_a_folder_without_libraries_is_refused(tmp_path, peers):
     folder = write_campaign(tmp_path / "c", variants, pairs=2, algorithms=["ring", "two_shot"])
     sentence = "reports: no launch measured a library beside ours in one state of the link\n"
     assert peers(folder) == (2, "", sentence)
-    status, out, err = peers(tmp_path / "nowhere")
-    assert (status, out, err.count("\n")) == (2, "", 1)

@@ -22,7 +22,7 @@ from reports.verdicts.verdict import (
 pytestmark = pytest.mark.unit
 
 # Critical values of Wilcoxon's T, two-sided 0.05, for the smaller sum of ranks, from textbooks.
-CRITICAL = {6: 0, 7: 2, 8: 3, 9: 5, 10: 8, 12: 13, 15: 25, 20: 52, 25: 89}
+CRITICAL = {6: 0, 9: 5, 15: 25, 25: 89}
 
 
 NO_PAIRS = np.zeros((5, 0))
@@ -41,7 +41,7 @@ def cells(*rows):
     return padded
 
 
-@pytest.mark.parametrize("n", [6, 10, 17, 25, 40])
+@pytest.mark.parametrize("n", [6, 17, 40])
 def test_p_equals_the_exact_signed_rank_test(n):
     values = np.random.default_rng(n).normal(0.005, 0.02, (40, n))
     figures = evidence(values)
@@ -90,18 +90,6 @@ def test_same_needs_the_ninety_percent_interval_within_the_margin():
     assert not evidence(inside[None], same_confidence=1 - 1e-7).is_same[0]
 
 
-def test_suspects_lie_beyond_the_margin_and_differ_significantly_from_zero():
-    rows = {
-        "slower": pairs(at=0.03, n=10),
-        "faster": pairs(at=-0.03, n=10),
-        "within": pairs(at=0.008, n=10, sd=0.001),
-        "noise": pairs(at=0.03, n=10, sd=0.1),
-        "few": np.full(5, 0.5),
-    }
-    judged = two_stages(cells(*rows.values()), NO_PAIRS)
-    assert judged.is_suspect.tolist() == [True, True, False, False, False]
-
-
 def test_only_fresh_pairs_decide_a_suspect_and_only_in_the_suspected_direction():
     slow, calm = pairs(at=0.05, n=10), pairs(at=0.0, n=10, sd=0.002)
     expected = [
@@ -120,18 +108,6 @@ def test_only_fresh_pairs_decide_a_suspect_and_only_in_the_suspected_direction()
     assert judged.pairs.tolist() == [25] * 4 + [10] * 3
     unfinished = two_stages(np.array(first), cells(*fresh), is_finished=False)
     assert unfinished.verdict.tolist() == ["AMBIGUOUS"] * 5 + ["SAME"] * 2
-
-
-def test_the_threshold_is_corrected_for_the_number_of_suspects():
-    first = np.array([pairs(at=0.05, n=10)] * 40)
-    borderline = pairs(at=0.0125, sd=0.022)
-    p = evidence(borderline[None]).p_slower[0]
-    assert 0.025 / 40 < p < 0.025
-    assert two_stages(first[:1], cells(borderline)).verdict.tolist() == ["SLOWER"]
-    assert (
-        two_stages(first, cells(borderline, *[pairs(at=0.0, sd=0.05)] * 39)).verdict[0]
-        == "AMBIGUOUS"
-    )
 
 
 def test_holm_steps_down_and_stops_at_the_first_hypothesis_that_it_keeps():
@@ -162,7 +138,7 @@ def test_the_decision_of_an_earlier_look_stays():
     assert growing(both, []).verdict.tolist() == ["AMBIGUOUS"]
 
 
-@pytest.mark.parametrize("n", [10, 25, 40])
+@pytest.mark.parametrize("n", [10, 40])
 def test_the_detectable_effect_is_called_four_times_in_five(n):
     error, alpha = 0.02, 0.025 / 5
     effect = float(np.log1p(detectable(error, n, alpha)))

@@ -235,21 +235,12 @@ class MachineKernel:
     def float_mode(self) -> int:
         return self._field(ctypes.c_uint32, 48) >> 12 & 0xFF
 
-    def user_registers(self, packet: int, arguments: int) -> list[int]:
-        """The scalar registers that the hardware fills, in the order of the descriptor's bits."""
-        enabled, registers = self._field(ctypes.c_uint16, 56), list[int]()
-        for bit, count, address in (
-            (0, 4, 0),
-            (1, 2, packet),
-            (2, 2, 0),
-            (3, 2, arguments),
-            (4, 2, 0),
-            (5, 2, 0),
-            (6, 1, 0),
-        ):
-            if enabled >> bit & 1:
-                registers += [address & 0xFFFFFFFF, address >> 32, 0, 0][:count]
-        return registers + [0] * ((self.registers2 >> 1 & 31) - len(registers))
+    def user_registers(self, arguments: int) -> list[int]:
+        """The scalar registers that the hardware fills: no kernel here asks for more than the
+        address of its arguments."""
+        enabled = self._field(ctypes.c_uint16, 56) & 0x7F
+        assert enabled == 1 << 3, f"{self.name} asks for other registers: {enabled:#x}"
+        return [arguments & 0xFFFFFFFF, arguments >> 32] + [0] * ((self.registers2 >> 1 & 31) - 2)
 
 
 @dataclass
@@ -274,25 +265,8 @@ class Launch:
         struct.pack_into(
             "<IIIHHHHHH", arguments, hidden, self.blocks, 1, 1, self.threads, 1, 1, 0, 0, 0
         )
-        packet = ctypes.create_string_buffer(64)
-        struct.pack_into(
-            "<HHHHHHIIIII",
-            packet,
-            0,
-            0,
-            1,
-            self.threads,
-            1,
-            1,
-            0,
-            self.blocks * self.threads,
-            1,
-            1,
-            kernel.scratch_bytes,
-            kernel.local_bytes,
-        )
-        addresses = ctypes.addressof(packet), ctypes.addressof(arguments)
-        self.keep += [arguments, packet]
+        address = ctypes.addressof(arguments)
+        self.keep.append(arguments)
         family = FAMILIES[kernel.code.arch]
         lanes = emu._wave_size(family)
         for number in range(self.blocks):
@@ -306,14 +280,14 @@ class Launch:
                     self.threads,
                     1,
                     1,
-                    addresses[1],
+                    address,
                     kernel.registers2,
                     kernel.scratch_bytes,
                     family,
                     number,
                     0,
                     0,
-                    kernel.user_registers(*addresses),
+                    kernel.user_registers(address),
                     lanes,
                 )
                 yield Wave(self, block, state, lanes)

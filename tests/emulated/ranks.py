@@ -2,20 +2,15 @@
 
 import ctypes
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
-
-from collectives.algorithm import ALGORITHMS
-from collectives.operation import Operation, Unsupported
-from collectives.peer_buffer import PeerBuffer, set_epoch
+from collectives.peer_buffer import PeerBuffer
 from collectives.probe import probe_kernels
 from kernels.devices.compile_cache import SOURCES
 from kernels.devices.device import ITERATION_STRUCTURES, Gate, Step
-from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example
 from tests.emulated.device import EmulatedDevice
 from tests.emulated.machine import Machine
 from tests.ranks.sanitized_ranks import Bed, open_bed
@@ -100,39 +95,3 @@ def run_items(bed: Bed, launches: int) -> dict[str, int]:
         for name, of_ranks in bed.items.items()
         if (wrong := sum(int(memory.read()[:4].view("u4")[0]) for _, memory in of_ranks if memory))
     }
-
-
-def examples_on(bed: Bed, epochs: int) -> Callable[[Example, np.ndarray], str | None]:
-    """A function for `collective_examples.check`: performs an example on all ranks and describes
-    the first error. The epoch wraps after `epochs` launches."""
-    rooms = [[device.private(ROOM_BYTES) for device in devices_of(bed)] for _ in range(2)]
-    buffers = [Buffers(r, bed.ranks, *pair) for r, pair in enumerate(zip(*rooms, strict=True))]
-    for world in bed.worlds:
-        peers = cast(PeerBuffer, world.peers)
-        peers.registered += cast(Any, rooms)
-        set_epoch(peers, 2**32 - 1 - epochs)
-
-    def problem(example: Example, every: np.ndarray) -> str | None:
-        if example.algorithm == "library":
-            return None
-        algorithm = ALGORITHMS[example.collective.name][example.algorithm]
-        if example.variant not in algorithm.variants(bed.worlds[0]):
-            return None
-        cases = [buffer.case(example, every) for buffer in buffers]
-        operations = bed.bind(algorithm.bind, cases)
-        if isinstance(operations[0], Unsupported):
-            return None
-        for _ in range(1 if example.in_place else example.launches):
-            for operation in operations:
-                assert isinstance(operation, Operation)
-                enqueue(operation.step)
-        run(bed)
-        wrong = late_ranks(bed)
-        for r, buffer in enumerate(buffers):
-            error = buffer.problem(example, every)
-            wrong = wrong or (f"rank {r}: {error}" if error else None)
-        bits = {buffer.result(example).tobytes() for buffer in buffers}
-        is_alike = len(bits) == 1 or example.collective.name not in ("all_reduce", "all_gather")
-        return wrong or (None if is_alike else "ranks got different bits")
-
-    return problem

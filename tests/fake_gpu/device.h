@@ -4,8 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
-// The status of a call before it runs: a sticky error of the device, a requested fault, or 0.
-int entering(const char* call, size_t amount = 0);
+// The status of a call before it runs: a sticky error of the device, a requested fault, or 0. A
+// call fails by request if its amount is large enough.
+extern "C" int gpu_entering(const char* call, size_t amount);
+// Begins a function of the driver's own library; _software.py enters the runtime's functions.
+#define ENTER \
+  if (const int status = gpu_entering(__func__, 0)) return status
 // Makes every later call fail, as after an illegal access or the loss of the device.
 void break_device(int status);
 int device_status();
@@ -15,6 +19,8 @@ bool reachable(uintptr_t address);
 // Device memory of another source; without `opens` no access is ever allowed.
 void add_memory(void* at, size_t bytes, bool opens);
 void remove_memory(void* at);
+// A descriptor of another process, opened here; below 0 without it.
+int open_descriptor(int pid, int fd);
 long setting(const char* name, long otherwise);
 // Whether device memory can be read and written from this process.
 void open_memory(bool open);

@@ -10,7 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <atomic>
 #include <cstring>
@@ -18,76 +17,6 @@
 #include <mutex>
 #include <string>
 #include <vector>
-
-struct Error {
-  int status;
-  const char *cuda, *driver, *hip, *text, *hip_text;
-};
-// Error names of the runtime and the driver, and messages of the runtime, for the errors that tests
-// can meet.
-static const Error ERRORS[] = {
-    {0, "cudaSuccess", "CUDA_SUCCESS", "hipSuccess", "no error", nullptr},
-    {1, "cudaErrorInvalidValue", "CUDA_ERROR_INVALID_VALUE", "hipErrorInvalidValue",
-     "invalid argument", nullptr},
-    {2, "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "hipErrorOutOfMemory",
-     "out of memory", nullptr},
-    {17, "cudaErrorInvalidDevicePointer", nullptr, "hipErrorInvalidDevicePointer",
-     "invalid device pointer", nullptr},
-    {35, "cudaErrorInsufficientDriver", nullptr, "hipErrorInsufficientDriver",
-     "CUDA driver version is insufficient for CUDA runtime version",
-     "driver version is insufficient for runtime version"},
-    {46, "cudaErrorDevicesUnavailable", "CUDA_ERROR_DEVICE_UNAVAILABLE", nullptr,
-     "CUDA-capable device(s) is/are busy or unavailable", nullptr},
-    {100, "cudaErrorNoDevice", "CUDA_ERROR_NO_DEVICE", "hipErrorNoDevice",
-     "no CUDA-capable device is detected", "no ROCm-capable device is detected"},
-    {101, "cudaErrorInvalidDevice", "CUDA_ERROR_INVALID_DEVICE", "hipErrorInvalidDevice",
-     "invalid device ordinal", nullptr},
-    {205, "cudaErrorMapBufferObjectFailed", "CUDA_ERROR_MAP_FAILED", "hipErrorMapFailed",
-     "mapping of buffer object failed", nullptr},
-    {217, "cudaErrorPeerAccessUnsupported", "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED",
-     "hipErrorPeerAccessUnsupported", "peer access is not supported between these two devices",
-     nullptr},
-    {400, "cudaErrorInvalidResourceHandle", "CUDA_ERROR_INVALID_HANDLE", "hipErrorInvalidHandle",
-     "invalid resource handle", nullptr},
-    {700, "cudaErrorIllegalAddress", "CUDA_ERROR_ILLEGAL_ADDRESS", "hipErrorIllegalAddress",
-     "an illegal memory access was encountered", nullptr},
-    {801, "cudaErrorNotSupported", "CUDA_ERROR_NOT_SUPPORTED", "hipErrorNotSupported",
-     "operation not supported", nullptr},
-    {900, "cudaErrorStreamCaptureUnsupported", "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
-     "hipErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing",
-     nullptr},
-    {719, "cudaErrorLaunchFailure", "CUDA_ERROR_LAUNCH_FAILED", "hipErrorLaunchFailure",
-     "unspecified launch failure", nullptr},
-    {901, "cudaErrorStreamCaptureInvalidated", "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
-     "hipErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture",
-     nullptr},
-    {904, "cudaErrorStreamCaptureUnjoined", "CUDA_ERROR_STREAM_CAPTURE_UNJOINED",
-     "hipErrorStreamCaptureUnjoined", "capturing stream has unjoined work", nullptr},
-    {905, "cudaErrorStreamCaptureIsolation", "CUDA_ERROR_STREAM_CAPTURE_ISOLATION",
-     "hipErrorStreamCaptureIsolation", "dependency created on uncaptured work in another stream",
-     nullptr},
-    {907, "cudaErrorCapturedEvent", "CUDA_ERROR_CAPTURED_EVENT", "hipErrorCapturedEvent",
-     "operation not permitted on an event last recorded in a capturing stream", nullptr},
-    {999, "cudaErrorUnknown", "CUDA_ERROR_UNKNOWN", "hipErrorUnknown", "unknown error", nullptr},
-};
-
-static const Error& error_of(int status) {
-  for (const Error& e : ERRORS)
-    if (e.status == status && (!is_hip() || e.hip)) return e;
-  return ERRORS[sizeof ERRORS / sizeof *ERRORS - 1];
-}
-
-extern "C" const char* gpu_error_name(int status) {
-  return is_hip() ? error_of(status).hip : error_of(status).cuda;
-}
-extern "C" const char* gpu_driver_error_name(int status) {
-  return is_hip() ? error_of(status).hip : error_of(status).driver;
-}
-extern "C" const char* gpu_error_string(int status) {
-  const Error& e = error_of(status);
-  return is_hip() && e.hip_text ? e.hip_text : e.text;
-}
-extern "C" const char* hipGetErrorString(int status) { return gpu_error_string(status); }
 
 // -- requested faults
 
@@ -118,53 +47,32 @@ extern "C" void gpu_open(int vendor_is_hip, int first) {
 extern "C" void gpu_set_device(int physical) { device_in_use = physical; }
 static int device_now() { return device_in_use < 0 ? first_device : device_in_use; }
 
-// FAKE_GPU_FAIL: call[:rankN][:error name][:>amount], ...
-static int fault(const char* call, size_t amount) {
-  const char* all = getenv("FAKE_GPU_FAIL");
-  for (std::string rest = all ? all : ""; !rest.empty();) {
-    std::string one = rest.substr(0, rest.find(','));
-    rest.erase(0, one.size() + 1);
-    int status = 999;
-    bool meant = true;
-    for (bool first = true; !one.empty(); first = false) {
-      const std::string part = one.substr(0, one.find(':'));
-      one.erase(0, part.size() + 1);
-      if (first)
-        meant = part == call;
-      else if (part.rfind("rank", 0) == 0)
-        meant = meant && setting("PMI_RANK", 0) == atol(part.c_str() + 4);
-      else if (part[0] == '>')
-        meant = meant && amount > strtoul(part.c_str() + 1, nullptr, 10);
-      else
-        for (const Error& e : ERRORS)
-          if (part == e.cuda || (e.hip && part == e.hip)) status = e.status;
-    }
-    if (meant) return status;
-  }
-  return 0;
+// By call: the status, and the least amount at which the call fails.
+static auto& faults = *new std::map<std::string, std::pair<int, size_t>>;
+extern "C" void gpu_fail(const char* call, int status, size_t least) {
+  faults[call] = {status, least};
 }
-
-int entering(const char* call, size_t amount) {
-  const int status = device_status();
-  return status ? status : fault(call, amount);
+extern "C" int gpu_entering(const char* call, size_t amount) {
+  if (const int status = device_status()) return status;
+  const auto fault = faults.find(call);
+  return fault != faults.end() && amount >= fault->second.second ? fault->second.first : 0;
 }
-extern "C" int gpu_entering(const char* call, size_t amount) { return entering(call, amount); }
 
 // -- allocations
 
 enum Kind { DEVICE_MEMORY, PINNED, REGISTERED, PEER };
+static long serials = 0;
 struct Allocation {
   size_t bytes;
-  int fd;
   Kind kind;
-  int device, pid;
-  long serial;
-  int opened;
+  int fd = -1;
   unsigned flags = 0;
+  int device = device_now(), pid = getpid();
+  long serial = ++serials;
+  int opened = 1;
 };
 static auto& allocations =
     *new std::map<uintptr_t, Allocation>;  // never destroyed: a kernel may outlive main
-static long serials = 0;
 
 struct Handle {
   char magic[8];
@@ -205,8 +113,7 @@ void open_memory(bool open) {
 
 void add_memory(void* at, size_t bytes, bool opens) {
   std::lock_guard<std::mutex> held(lock);
-  allocations[(uintptr_t)at] = {bytes,     -1, opens ? PEER : PINNED, device_now(), getpid(),
-                                ++serials, 1};
+  allocations[(uintptr_t)at] = {bytes, opens ? PEER : PINNED};
   if (opens && closes() && !opened) mprotect(at, bytes, PROT_NONE);
 }
 void remove_memory(void* at) {
@@ -231,6 +138,11 @@ static auto& caches = *new std::vector<Cache>;
 static std::mutex caches_lock;
 static std::atomic<bool> caching{false};
 static unsigned *hdp_register = nullptr, no_register = 0;
+
+int open_descriptor(int pid, int fd) {
+  const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
+  return open(path.c_str(), O_RDWR | O_CLOEXEC);
+}
 
 static bool is_cached(const Handle& handle) {
   const char* all = getenv("FAKE_GPU_CACHED");
@@ -316,8 +228,7 @@ static int allocate(void** pointer, size_t bytes, unsigned flags = 0) {
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (at == MAP_FAILED) return close(fd), 2;
   memset(at, 0xcd, bytes);  // as with a driver, new memory has arbitrary contents
-  allocations[(uintptr_t)at] = {bytes,     fd, DEVICE_MEMORY, device_now(), getpid(),
-                                ++serials, 1,  flags};
+  allocations[(uintptr_t)at] = {bytes, DEVICE_MEMORY, fd, flags};
   if (closes() && !opened) mprotect(at, bytes, PROT_NONE);
   return *pointer = at, 0;
 }
@@ -338,85 +249,56 @@ static int bounds(void** base, size_t* bytes, void* address) {
   std::lock_guard<std::mutex> held(lock);
   auto it = holding((uintptr_t)address);
   if (it == allocations.end()) return 500;
-  if (base) *base = (void*)it->first;
-  if (bytes) *bytes = it->second.bytes;
-  return 0;
-}
-
-static int register_host(void* pointer, size_t bytes) {
-  std::lock_guard<std::mutex> held(lock);
-  if (!pointer || !bytes) return 1;
-  auto last = holding((uintptr_t)pointer + bytes - 1);
-  if (last != allocations.end() && last->first + last->second.bytes > (uintptr_t)pointer)
-    return 712;
-  allocations[(uintptr_t)pointer] = {bytes, -1, REGISTERED, device_now(), getpid(), 0, 1};
+  *base = (void*)it->first, *bytes = it->second.bytes;
   return 0;
 }
 
 extern "C" {
-int gpu_malloc(void** pointer, size_t bytes) {
-  const int status = entering("malloc", bytes);
-  return status ? status : allocate(pointer, bytes);
-}
-int gpu_free(void* pointer) {
-  const int status = entering("free");
-  return status || !pointer ? status : release(pointer, DEVICE_MEMORY, 1);
-}
-int gpu_host_alloc(void** pointer, size_t bytes, unsigned) {
-  if (const int status = entering("hostAlloc", bytes)) return status;
+int gpu_malloc(void** pointer, size_t bytes) { return allocate(pointer, bytes); }
+int gpu_free(void* pointer) { return pointer ? release(pointer, DEVICE_MEMORY, 1) : 0; }
+int gpu_hostAlloc(void** pointer, size_t bytes, unsigned) {
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (at == MAP_FAILED) return 2;
   std::lock_guard<std::mutex> held(lock);
-  allocations[(uintptr_t)at] = {bytes, -1, PINNED, device_now(), getpid(), 0, 1};
+  allocations[(uintptr_t)at] = {bytes, PINNED};
   return *pointer = at, 0;
 }
-int gpu_host_register(void* pointer, size_t bytes, unsigned) {
-  const int status = entering("hostRegister", bytes);
-  return status ? status : register_host(pointer, bytes);
+int gpu_hostRegister(void* pointer, size_t bytes, unsigned) {
+  std::lock_guard<std::mutex> held(lock);
+  allocations[(uintptr_t)pointer] = {bytes, REGISTERED};
+  return 0;
 }
-int gpu_host_unregister(void* pointer) {
-  const int status = entering("hostUnregister");
-  return status ? status : release(pointer, REGISTERED, 713);
-}
-int gpu_memory_info(size_t* free_bytes, size_t* total) {
-  if (const int status = entering("memGetInfo")) return status;
+int gpu_hostUnregister(void* pointer) { return release(pointer, REGISTERED, 713); }
+int gpu_memGetInfo(size_t* free_bytes, size_t* total) {
   std::lock_guard<std::mutex> held(lock);
   *total = TOTAL_BYTES;
   return *free_bytes = *total - in_use(), 0;
 }
-// CUDA's memory types: 0 unregistered, 1 host, 2 device.
-int gpu_pointer_attributes(void* pointer, int* type, int* device) {
-  if (const int status = entering("pointerGetAttributes")) return status;
-  std::lock_guard<std::mutex> held(lock);
-  auto it = holding((uintptr_t)pointer);
-  const bool known = it != allocations.end();
-  *device = known ? it->second.device : -2;
-  *type = !known ? 0 : it->second.kind == PINNED || it->second.kind == REGISTERED ? 1 : 2;
-  return !known && hip ? 1 : 0;
+// The only attribute that is read: the address of registered host memory on the device.
+int gpu_pointerGetAttributes(void** device_pointer, void* pointer) {
+  return *device_pointer = reachable((uintptr_t)pointer) ? pointer : nullptr, 0;
 }
 
 // As without AMD's own driver module: ROCm's older IPC fails, and the newer one needs a common
 // network namespace.
 static bool shares_network_with(pid_t pid) {
   struct stat own, other;
-  char path[64];
-  snprintf(path, sizeof path, "/proc/%d/ns/net", pid);
-  return !stat("/proc/self/ns/net", &own) && !stat(path, &other) && own.st_ino == other.st_ino;
+  const std::string path = "/proc/" + std::to_string(pid) + "/ns/net";
+  return !stat("/proc/self/ns/net", &own) && !stat(path.c_str(), &other) &&
+         own.st_ino == other.st_ino;
 }
-int gpu_export(void* pointer, Handle* handle) {
-  if (const int status = entering("ipcGetMemHandle")) return status;
+int gpu_ipcGetMemHandle(void* pointer, Handle* handle) {
   if (is_hip() && setting("HSA_ENABLE_IPC_MODE_LEGACY", 0)) return 1;
   std::lock_guard<std::mutex> held(lock);
   auto it = holding((uintptr_t)pointer);
   if (it == allocations.end() || it->second.kind != DEVICE_MEMORY) return 1;
-  *handle = {"sw-gpu",         getpid(),          it->second.fd,    it->second.device,
-             it->second.bytes, it->second.serial, it->second.flags, {}};
+  const Allocation& a = it->second;
+  *handle = {"sw-gpu", a.pid, a.fd, a.device, a.bytes, a.serial, a.flags, {}};
   return 0;
 }
 // FAKE_GPU_CORRUPT_IPC: from this offset on, rounded down to a page, the mapping is a copy without
 // later writes.
-int gpu_import(void** pointer, const Handle* handle, unsigned flags) {
-  if (const int status = entering("ipcOpenMemHandle", handle->bytes)) return status;
+int gpu_ipcOpenMemHandle(void** pointer, const Handle* handle, unsigned flags) {
   if (flags != 1 || memcmp(handle->magic, "sw-gpu", 7)) return 1;
   if (handle->pid == getpid()) return 201;
   if (is_hip() && !shares_network_with(handle->pid)) return 17;
@@ -425,9 +307,7 @@ int gpu_import(void** pointer, const Handle* handle, unsigned flags) {
   for (auto& a : allocations)
     if (a.second.kind == PEER && a.second.pid == handle->pid && a.second.serial == handle->serial)
       return ++a.second.opened, *pointer = (void*)a.first, 0;
-  char path[64];
-  snprintf(path, sizeof path, "/proc/%d/fd/%d", handle->pid, handle->fd);
-  const int fd = open(path, O_RDWR | O_CLOEXEC);
+  const int fd = open_descriptor(handle->pid, handle->fd);
   if (fd < 0) return 205;
   char* at = (char*)mmap(nullptr, handle->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (at != MAP_FAILED && is_cached(*handle)) add_cache(at, fd, 0), add_cache(at, fd, HALF_BYTES);
@@ -441,55 +321,49 @@ int gpu_import(void** pointer, const Handle* handle, unsigned flags) {
          0);
     memcpy(at + corrupt, copy.data(), rest);
   }
-  allocations[(uintptr_t)at] = {handle->bytes,  -1, PEER, handle->device, handle->pid,
-                                handle->serial, 1};
+  allocations[(uintptr_t)at] = {handle->bytes, PEER,          -1, 0, handle->device,
+                                handle->pid,   handle->serial};
   if (closes() && !opened) mprotect(at, handle->bytes, PROT_NONE);
   return *pointer = at, 0;
 }
-int gpu_close_import(void* pointer) {
-  if (const int status = entering("ipcCloseMemHandle")) return status;
-  return release(pointer, PEER, 1);
-}
+int gpu_ipcCloseMemHandle(void* pointer) { return release(pointer, PEER, 1); }
 
 // -- functions that CuPy lacks
 
 int cuMemGetAddressRange_v2(void** base, size_t* bytes, void* address) {
-  const int status = entering("cuMemGetAddressRange_v2");
-  return status ? status : bounds(base, bytes, address);
+  ENTER;
+  return bounds(base, bytes, address);
 }
 int hipMemGetAddressRange(void** base, size_t* bytes, void* address) {
-  const int status = entering("hipMemGetAddressRange");
-  return status ? status : bounds(base, bytes, address);
+  ENTER;
+  return bounds(base, bytes, address);
 }
 int hipExtMallocWithFlags(void** pointer, size_t bytes, unsigned flags) {
-  const int status = entering("hipExtMallocWithFlags", bytes);
+  ENTER;
   const bool known =
       flags < 3 || (flags == 3 && setting("FAKE_GPU_UNCACHED", 1));  // 3 needs ROCm 5.5
-  return status ? status : known ? allocate(pointer, bytes, flags) : 1;
+  return known ? allocate(pointer, bytes, flags) : 1;
 }
 // FAKE_GPU_HDP: the driver gives the address of the register, as 64 bits. FAKE_GPU_LINK: 4 stands
 // for xGMI.
 int hipDeviceGetAttribute(void** value, int attribute, int) {
-  const int status = entering("hipDeviceGetAttribute");
-  if (status || attribute != 10005 || !setting("FAKE_GPU_HDP", 0)) return status ? status : 1;
-  if (!hdp_register && gpu_host_alloc((void**)&hdp_register, 4096, 0)) return 2;
+  ENTER;
+  if (attribute != 10005 || !setting("FAKE_GPU_HDP", 0)) return 1;
+  if (!hdp_register && gpu_hostAlloc((void**)&hdp_register, 4096, 0)) return 2;
   return *value = hdp_register, 0;
 }
 int hipExtGetLinkTypeAndHopCount(int, int, unsigned* type, unsigned* hops) {
-  const int status = entering("hipExtGetLinkTypeAndHopCount");
-  return status ? status : (*type = (unsigned)setting("FAKE_GPU_LINK", 2), *hops = 1, 0);
+  ENTER;
+  return *type = (unsigned)setting("FAKE_GPU_LINK", 2), *hops = 1, 0;
 }
 int hipFree(void* pointer) { return gpu_free(pointer); }
 int hipHostRegister(void* pointer, size_t bytes, unsigned) {
-  const int status = entering("hipHostRegister", bytes);
-  return status ? status : register_host(pointer, bytes);
+  ENTER;
+  return gpu_hostRegister(pointer, bytes, 0);
 }
-int hipHostUnregister(void* pointer) {
-  const int status = entering("hipHostUnregister");
-  return status ? status : release(pointer, REGISTERED, 713);
-}
+int hipHostUnregister(void* pointer) { return gpu_hostUnregister(pointer); }
 int hipHostGetDevicePointer(void** device, void* host, unsigned) {
-  if (const int status = entering("hipHostGetDevicePointer")) return status;
-  return reachable((uintptr_t)host) ? (*device = host, 0) : 1;
+  ENTER;
+  return gpu_pointerGetAttributes(device, host);
 }
 }

@@ -41,10 +41,9 @@ struct Part {
   std::atomic<int> is_bound;
 };
 struct Record {
-  char magic[8];
   unsigned devices;
   size_t bytes;
-  std::atomic<int> busy, joined;
+  std::atomic<int> next, joined;
   Part parts[MOST_PARTS];
 };
 struct Thing {
@@ -74,7 +73,6 @@ static int add_object(unsigned long long* handle, int fd) {
   void* at = mmap(nullptr, sizeof(Record), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (at == MAP_FAILED) return close(fd), 1;
   Record* record = (Record*)at;
-  if (memcmp(record->magic, "sw-mcast", 8)) return close(fd), 400;
   things[*handle = ++last_thing] = {fd, record->bytes, record};
   return 0;
 }
@@ -86,50 +84,45 @@ static Part* own_part(Record* record) {
 
 extern "C" {
 int cuDeviceGetByPCIBusId(int* device, const char* bus_id) {
-  if (const int status = entering("cuDeviceGetByPCIBusId")) return status;
+  ENTER;
   return *device = (int)(strtol(bus_id + 5, nullptr, 16) - 0x41) / 0x20, 0;
 }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-  if (const int status = entering("cuDeviceGetAttribute")) return status;
+  ENTER;
   return attribute == 132 ? (*value = setting("FAKE_GPU_MULTICAST", 0) != 0, 0) : 1;
 }
 int cuMulticastGetGranularity(size_t* bytes, const ObjectProperties*, int) {
-  if (const int status = entering("cuMulticastGetGranularity")) return status;
+  ENTER;
   return *bytes = UNIT_BYTES, 0;
 }
 int cuMulticastCreate(unsigned long long* handle, const ObjectProperties* p) {
-  if (const int status = entering("cuMulticastCreate", p->bytes)) return status;
+  ENTER;
   if (p->bytes % UNIT_BYTES || p->handle_types != 1 || p->flags || p->devices > MOST_PARTS)
     return 1;
   const int fd = memfd_create("multicast", MFD_CLOEXEC);
-  const Record record = {
-      {'s', 'w', '-', 'm', 'c', 'a', 's', 't'}, p->devices, p->bytes, {}, {}, {}};
+  const Record record = {p->devices, p->bytes, {}, {}, {}};
   if (ftruncate(fd, sizeof record) || pwrite(fd, &record, sizeof record, 0) != sizeof record)
     return 2;
   return add_object(handle, fd);
 }
 int cuMemExportToShareableHandle(int* descriptor, unsigned long long handle, int type,
                                  unsigned long long) {
-  if (const int status = entering("cuMemExportToShareableHandle")) return status;
+  ENTER;
   return type != 1 || !things.count(handle) ? 1 : (*descriptor = dup(things[handle].fd), 0);
 }
 int cuMemImportFromShareableHandle(unsigned long long* handle, void* descriptor, int type) {
-  if (const int status = entering("cuMemImportFromShareableHandle")) return status;
+  ENTER;
   return type != 1 ? 1 : add_object(handle, dup((int)(intptr_t)descriptor));
 }
 int cuMulticastAddDevice(unsigned long long handle, int device) {
-  if (const int status = entering("cuMulticastAddDevice")) return status;
-  const Thing& thing = things.at(handle);
-  Record* record = thing.record;
-  while (record->busy.exchange(1)) usleep(100);  // by another process
-  for (int i = 0; i < record->joined; ++i)
-    if (record->parts[i].device == device) return record->busy = 0, 101;
-  Part& part = record->parts[record->joined];
-  return part.device = device, part.pid = getpid(), ++record->joined, record->busy = 0;
+  ENTER;
+  Record* record = things.at(handle).record;
+  Part& part = record->parts[record->next++];
+  return part.device = device, part.pid = getpid(), ++record->joined, 0;
 }
 int cuMemCreate(unsigned long long* handle, size_t bytes, const MemoryProperties* p,
                 unsigned long long) {
-  if (const int status = entering("cuMemCreate", bytes)) return status;
+  ENTER;
   if (bytes % UNIT_BYTES || p->type != 1 || p->handle_types != 1 || p->location != 1) return 1;
   const int fd = memfd_create("multicast memory", MFD_CLOEXEC);
   if (ftruncate(fd, (off_t)bytes)) return 2;
@@ -137,7 +130,7 @@ int cuMemCreate(unsigned long long* handle, size_t bytes, const MemoryProperties
 }
 int cuMulticastBindMem(unsigned long long object, size_t at, unsigned long long memory, size_t from,
                        size_t bytes, unsigned long long) {
-  if (const int status = entering("cuMulticastBindMem", bytes)) return status;
+  ENTER;
   Record* record = things.at(object).record;
   if (!all_joined(record)) return 719;
   Part* part = own_part(record);
@@ -145,11 +138,11 @@ int cuMulticastBindMem(unsigned long long object, size_t at, unsigned long long 
   return part->fd = things.at(memory).fd, part->is_bound = 1, 0;
 }
 int cuMulticastUnbind(unsigned long long object, int, size_t, size_t) {
-  if (const int status = entering("cuMulticastUnbind")) return status;
+  ENTER;
   return own_part(things.at(object).record)->is_bound = 0, 0;
 }
 int cuMemAddressReserve(char** address, size_t bytes, size_t, char*, unsigned long long) {
-  if (const int status = entering("cuMemAddressReserve", bytes)) return status;
+  ENTER;
   *address =
       (char*)mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return *address == MAP_FAILED ? 2 : 0;
@@ -157,7 +150,7 @@ int cuMemAddressReserve(char** address, size_t bytes, size_t, char*, unsigned lo
 int cuMemAddressFree(char* address, size_t bytes) { return munmap(address, bytes); }
 int cuMemMap(char* address, size_t bytes, size_t offset, unsigned long long handle,
              unsigned long long) {
-  if (const int status = entering("cuMemMap", bytes)) return status;
+  ENTER;
   const Thing& thing = things.at(handle);
   if (offset || bytes != thing.bytes) return 1;
   if (thing.record && !all_joined(thing.record)) return 719;
@@ -165,7 +158,7 @@ int cuMemMap(char* address, size_t bytes, size_t offset, unsigned long long hand
   return 0;
 }
 int cuMemSetAccess(char* address, size_t bytes, const Access* access, size_t count) {
-  if (const int status = entering("cuMemSetAccess", bytes)) return status;
+  ENTER;
   if (!windows.count(address) || count != 1 || access->location != 1 || access->flags != 3)
     return 1;
   const Thing& thing = windows[address].thing;
@@ -175,7 +168,7 @@ int cuMemSetAccess(char* address, size_t bytes, const Access* access, size_t cou
   return add_memory(address, bytes, !thing.record), 0;
 }
 int cuMemUnmap(char* address, size_t bytes) {
-  if (const int status = entering("cuMemUnmap")) return status;
+  ENTER;
   remove_memory(address);
   for (auto& part : windows[address].parts)
     if (part) remove_memory(part), munmap(part, bytes);
@@ -184,7 +177,7 @@ int cuMemUnmap(char* address, size_t bytes) {
               -1, 0) == MAP_FAILED;
 }
 int cuMemRelease(unsigned long long handle) {
-  if (const int status = entering("cuMemRelease")) return status;
+  ENTER;
   const Thing thing = things.at(handle);
   if (thing.record)
     close(thing.fd), munmap(thing.record, sizeof(Record));  // memory stays for its peers
@@ -203,9 +196,7 @@ char* gpu_multimem_part(const void* address, int number) {
   if (!part) {
     std::lock_guard<std::recursive_mutex> held(lock);
     const Part& bound = window->thing.record->parts[is_broken ? 0 : number];
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/fd/%d", bound.pid, bound.fd);
-    const int fd = bound.is_bound ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    const int fd = bound.is_bound ? open_descriptor(bound.pid, bound.fd) : -1;
     char* at = (char*)mmap(nullptr, window->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED) return break_device(700), (char*)address;
     close(fd);

@@ -29,17 +29,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 // Functions of the software GPU.
-extern "C" int gpu_host_function(void* stream, void (*function)(void*), void* argument);
+extern "C" int gpu_launchHostFunc(void* stream, void (*function)(void*), void* argument);
 extern "C" int gpu_malloc(void** pointer, size_t bytes);
 extern "C" int gpu_free(void* pointer);
-extern "C" int gpu_pointer_attributes(void* pointer, int* type, int* device);
 
 enum {
   UNHANDLED_CUDA_ERROR = 1,
@@ -102,7 +100,8 @@ struct UniqueId {
 };
 struct alignas(128) Place {
   std::atomic<uint64_t> arrived;
-  int device, window[2];
+  bool failed;
+  int window[2];
 };
 constexpr size_t PART_BYTES = 64 << 10;  // of a message in flight
 struct alignas(4096) Mailbox {
@@ -125,25 +124,16 @@ struct Comm {
   std::atomic<bool> aborted;
 };
 
+// Whether all ranks have come, and none of the calls here has been aborted.
 static bool meet(Comm& c) {
   const uint64_t turn = ++c.met;
   c.shared->places[c.rank].arrived.store(turn, std::memory_order_release);
-  const time_t until = time(nullptr) + 60;
   for (int r = 0; r < c.ranks; ++r)
     while (c.shared->places[r].arrived.load(std::memory_order_acquire) < turn) {
-      if (time(nullptr) > until) return false;
+      if (c.aborted) return false;
       sched_yield();
     }
   return true;
-}
-
-static int device_here() {
-  void* memory;
-  int type, device;
-  if (gpu_malloc(&memory, 4096)) return -1;
-  gpu_pointer_attributes(memory, &type, &device);
-  gpu_free(memory);
-  return device;
 }
 
 static int delay_of(const std::string& protocol) {
@@ -244,8 +234,7 @@ static void collective(void* argument) {
         if (call.send >= base && call.send < base + size) break;
         ++window;
       }
-      if (!meet(c)) c.asynchronous = REMOTE_ERROR;
-      if (c.asynchronous) return;
+      if (!meet(c) || c.asynchronous) return;
       // A symmetric kernel reads the peers' windows of the same number, even if they hold other
       // buffers.
       for (int r = 0; r < c.ranks; ++r)
@@ -269,8 +258,8 @@ static void messages(void* argument) {
   Comm& c = *group[0].comm;
   if (!begin(c)) return;
   std::vector<size_t> done(group.size());
-  const time_t until = time(nullptr) + 60;
-  for (size_t left = group.size(); left && !c.aborted; sched_yield()) {
+  for (size_t left = group.size(); left; sched_yield()) {
+    if (c.aborted) return;
     left = 0;
     for (size_t i = 0; i < group.size(); ++i) {
       const Call& call = group[i];
@@ -285,8 +274,6 @@ static void messages(void* argument) {
         memcpy(call.receive + done[i], mail.part, bytes), done[i] += bytes, ++mail.taken;
       left += done[i] < call.bytes || (sends && mail.sent > mail.taken);
     }
-    if (time(nullptr) > until) c.asynchronous = REMOTE_ERROR;
-    if (c.asynchronous) return;
   }
   end(c);
 }
@@ -322,7 +309,6 @@ struct Config {
 };
 
 static int init(Comm** comm, int ranks, UniqueId id, int rank, const Config* config) {
-  static const bool shares_gpu = setting("NCCL_MULTI_RANK_GPU_ENABLE") == "1";
   static const std::string first_protocol = setting("NCCL_PROTO");
   const bool caches = setting("FAKE_NCCL_CACHES_PROTO") == "1";
   Comm* c = *comm = new Comm();
@@ -344,23 +330,16 @@ static int init(Comm** comm, int ranks, UniqueId id, int rank, const Config* con
   if (file < 0 || ftruncate(file, sizeof(Shared))) return fail(SYSTEM_ERROR, "no shared memory");
   c->shared = (Shared*)mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   close(file);
-  c->shared->places[rank].device = told_to_fail("ncclCommInitRank", rank) ? -2 : device_here();
-  if (!meet(*c)) return fail(SYSTEM_ERROR, "a rank did not come");
+  c->shared->places[rank].failed = told_to_fail("ncclCommInitRank", rank);
+  meet(*c);
   shm_unlink(id.internal);
-  for (int r = 0; r < ranks; ++r) {
-    if (c->shared->places[r].device == -2)
+  for (int r = 0; r < ranks; ++r)
+    if (c->shared->places[r].failed)
       return r == rank ? fail(SYSTEM_ERROR,
                               "Error while creating shared memory segment /dev/shm/nccl-Ab12Cd "
                               "(size 9637888)")
                        : fail(REMOTE_ERROR,
                               "socketProgress: Connection closed by remote peer 10.0.0.7<4711>");
-    for (int other = 0; other < r && !shares_gpu; ++other)
-      if (c->shared->places[r].device == c->shared->places[other].device)
-        return fail(
-            INVALID_USAGE,
-            "Multiple Ranks are using the same GPU/Partition. Set NCCL_MULTI_RANK_GPU_ENABLE=1 to "
-            "enable this configuration.");
-  }
   say("INIT",
       "2 coll channels, 0 collnet channels, 0 nvls channels, 2 p2p channels, 2 p2p channels per "
       "peer");
@@ -377,9 +356,7 @@ int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const 
 int ncclCommGetAsyncError(Comm* c, int* status) { return *status = c->asynchronous, 0; }
 
 // Checks a call before it enters a stream, and logs the connections at the first call.
-static int look_at(const char* name, Comm* c, int type, int op) {
-  if (type < 0 || type > 9 || op < 0 || op > 4)
-    return fail(INVALID_ARGUMENT, std::string(name) + " : invalid type or op");
+static int look_at(const char* name, Comm* c) {
   if (told_to_fail(name, c->rank))
     return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'unspecified launch failure'");
   if (c->protocol == "LL" && setting("FAKE_NCCL_NO_LL") == "1")
@@ -389,24 +366,21 @@ static int look_at(const char* name, Comm* c, int type, int op) {
         "NCCL_PROTO was set to LL.");
   if (!c->connected) {
     const std::string way = setting("FAKE_NCCL_WAY");
-    for (int channel = 0; channel < 2; ++channel)
-      say("INIT", "Channel %02d/0 : %d[%d] -> %d[%d] via %s", channel, c->rank, c->rank,
-          (c->rank + 1) % c->ranks, (c->rank + 1) % c->ranks,
-          way.empty() ? "P2P/CUMEM" : way.c_str());
+    const int next = (c->rank + 1) % c->ranks;
+    say("INIT", "Channel 00/0 : %d[%d] -> %d[%d] via %s", c->rank, c->rank, next, next,
+        way.empty() ? "P2P/CUMEM" : way.c_str());
     c->connected = true;
   }
   return 0;
 }
 
-static const size_t SIZES[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
+static const std::vector<size_t> SIZES = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
 
 static int enqueue(const char* name, void* stream, Call call) {
-  if (int status = look_at(name, call.comm, call.type, call.op)) return status;
-  call.bytes *= SIZES[call.type];
+  if (int status = look_at(name, call.comm)) return status;
+  call.bytes *= SIZES.at(call.type);
   // Never freed: a captured graph may run it again.
-  return gpu_host_function(stream, collective, new Call(call))
-             ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure")
-             : 0;
+  return gpu_launchHostFunc(stream, collective, new Call(call));
 }
 
 static int depth, group_status;
@@ -415,23 +389,18 @@ static void* group_stream;
 
 int ncclGroupStart() { return ++depth, 0; }
 int ncclGroupEnd() {
-  if (depth < 1) return fail(INVALID_USAGE, "ncclGroupEnd: not in a group call.");
   if (--depth) return 0;
   Group* whole = new Group(std::move(group));
   group.clear();
   const int status = std::exchange(group_status, 0);
   if (status || whole->empty()) return status;
-  return gpu_host_function(group_stream, messages, whole)
-             ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure")
-             : 0;
+  return gpu_launchHostFunc(group_stream, messages, whole);
 }
 
 static int message(const char* name, void* stream, Call call) {
   ncclGroupStart();
-  int status = look_at(name, call.comm, call.type, 0);
-  if (!status && (call.peer < 0 || call.peer >= call.comm->ranks))
-    status = fail(INVALID_ARGUMENT, "invalid peer");
-  call.bytes *= SIZES[call.type], group.push_back(call), group_stream = stream;
+  const int status = look_at(name, call.comm);
+  call.bytes *= SIZES.at(call.type), group.push_back(call), group_stream = stream;
   if (status) group_status = status;
   const int ended = ncclGroupEnd();
   return status ? status : ended;
@@ -469,7 +438,7 @@ int ncclRecv(void* receive, size_t count, int type, int peer, Comm* c, void* str
 int ncclCommAbort(Comm* c) { return c->aborted = true, 0; }
 
 int ncclMemAlloc(void** pointer, size_t bytes) {
-  if (gpu_malloc(pointer, bytes)) return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'out of memory'");
+  if (gpu_malloc(pointer, bytes)) return fail(UNHANDLED_CUDA_ERROR, "out of memory");
   own_memory.insert(*pointer);
   return 0;
 }
@@ -478,7 +447,7 @@ int ncclMemFree(void* pointer) { return own_memory.erase(pointer), gpu_free(poin
 int ncclCommWindowRegister(Comm* c, void* buffer, size_t bytes, void** window, int flags) {
   *window = nullptr;
   if (flags != 1 || !own_memory.count(buffer)) return fail(INVALID_ARGUMENT, "no symmetric memory");
-  if (!meet(*c)) return fail(SYSTEM_ERROR, "a rank did not come");
+  meet(*c);
   if (setting("FAKE_NCCL_NO_WINDOWS") != "1")
     *window = buffer, c->windows.emplace_back((char*)buffer, bytes);
   return 0;

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from bench.features.footprint import Measured
-from bench.harness import timing
 from bench.harness.iteration import Iteration
 from collectives.operation import Operation
 from kernels.devices.cpu import CpuDevice
@@ -55,50 +54,30 @@ def test_the_matmuls_progress_counts_in_each_timed_iteration_on_a_fake_gpu(vendo
     assert report["long"]["least"] > 0
 
 
-class Recorded:
-    """A matmul that records the Counts of each timed loop and reports one finished launch per
-    iteration."""
+class Matmul:
+    """A matmul that reports one finished launch per iteration."""
 
     flops = 1e6
 
-    def __init__(self) -> None:
-        self.counts: list[Counts] = []
-
     def during(self, run: Any, counts: Counts) -> Any:
-        self.counts.append(counts)
         stamps = run(counts)
         return stamps, np.ones(len(stamps))
 
 
-def measured(watch: Watch) -> tuple[Any, Recorded, Measured, list[str]]:
-    """A session on a CPU, its matmul, an iteration with the matmul, and the ends of the run."""
+def test_a_wait_that_times_out_during_the_matmul_ends_the_run():
     device, ends = CpuDevice(), list[str]()
     step = Step(device.compile("iteration", {}).kernel("nothing"), Gate())
     session: Any = SimpleNamespace(
         world=SimpleNamespace(device=device, peers=None, shared=None, graph=False),
-        flight=SimpleNamespace(watch=watch, end_if_stuck=lambda: ends.append("timed out")),
+        flight=SimpleNamespace(
+            watch=Watch(timed_out=1), end_if_stuck=lambda: ends.append("timed out")
+        ),
         meet=step,
         measuring_s=0.0,
         options=SimpleNamespace(dispatch="native"),
     )
-    matmul = Recorded()
     iteration = Iteration(0, "", step, Operation(step, lambda: None), step, step)
-    return session, matmul, Measured(session, cast(Any, matmul), iteration), ends
-
-
-def test_the_rate_without_the_collective_uses_the_same_number_of_iterations():
-    """The pilot sets the number later, in the iteration that the run measures."""
-    session, matmul, footprint, _ = measured(Watch())
-    footprint.iteration.warmup, footprint.iteration.count = 3, 7
-    stamps = timing.perform(session, footprint.iteration, Counts(4, 7, 1))
-    rates = footprint.iteration.facts and footprint.iteration.facts(stamps)
-    assert matmul.counts == [Counts(4, 7, 1), Counts(3, 7)]
-    assert rates
-    assert min(rates.values()) > 0
-
-
-def test_a_wait_that_times_out_during_the_matmul_ends_the_run():
-    _, _, footprint, ends = measured(Watch(timed_out=1))
+    footprint = Measured(session, cast(Any, Matmul()), iteration)
     assert footprint.iteration.facts
     footprint.iteration.facts(np.array([[0, 10, 10, 20]]))
     assert ends == ["timed out"]

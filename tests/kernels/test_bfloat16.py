@@ -27,6 +27,22 @@ extern "C" void join(const float* low, const float* high, unsigned* to, long n) 
 """
 
 
+# Every sign, exponent and first 8 bits of mantissa, at, next to and between the places where
+# rounding changes.
+BITS = (
+    np.arange(1 << 17, dtype=np.uint32)[:, None] << 15 | np.array([0, 1, 0x4000, 0x7FFF], np.uint32)
+).ravel()
+
+
+def compiled(program, folder, *flags):
+    """The library of a program over this CPU's platform.h, or over the folder's own."""
+    source, binary = folder / "program.cpp", folder / "program.so"
+    source.write_text(program)
+    output = [f"-I{SOURCES / 'include'}", str(source), "-o", str(binary)]
+    subprocess.run([*find_compiler(), *FLAGS, *flags, *output], check=True)
+    return ctypes.CDLL(str(binary))
+
+
 with_instruction = pytest.mark.skipif(
     "avx512_bf16" not in Path("/proc/cpuinfo").read_text(),
     reason="this processor has no instruction that rounds to bf16",
@@ -48,20 +64,12 @@ def test_the_compiler_uses_the_processors_instruction():
     ],
 )
 def test_all_kinds_of_floats_are_rounded_as_the_expected_results_are(flags, tmp_path):
-    source, binary = tmp_path / "program.cpp", tmp_path / "program.so"
-    source.write_text(PROGRAM)
-    include = f"-I{SOURCES / 'include'}"
-    command = [*find_compiler(), *FLAGS, *flags, include, str(source), "-o", str(binary)]
-    subprocess.run(command, check=True)
-    join = ctypes.CDLL(str(binary)).join
-    # Every sign, exponent and first 8 bits of mantissa, at, next to and between the places where
-    # rounding changes. In this order few vectors have a subnormal number. In the other order, where
-    # 1 of 32 numbers is subnormal, most have.
-    low_bits = np.array([0, 1, 0x4000, 0x7FFF], np.uint32)
-    bits = (np.arange(1 << 17, dtype=np.uint32)[:, None] << 15 | low_bits).ravel()
+    join = compiled(PROGRAM, tmp_path, *flags).join
+    # In this order few vectors have a subnormal number. In the other order, where 1 of 32 numbers
+    # is subnormal, most have.
     draw = np.random.default_rng(1)
-    mixed = np.where(draw.random(len(bits)) < 1 / 32, bits & 0x807FFFFF, bits)
-    for low in (bits, draw.permutation(mixed)):
+    mixed = np.where(draw.random(len(BITS)) < 1 / 32, BITS & 0x807FFFFF, BITS)
+    for low in (BITS, draw.permutation(mixed)):
         high = np.roll(low, 5)
         both = np.zeros_like(low)
         pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (low, high, both))

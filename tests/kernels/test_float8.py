@@ -3,14 +3,13 @@ GPUs."""
 
 import ctypes
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 
 from collectives.collective import DATATYPES
 from kernels.devices.compile_cache import SOURCES
-from kernels.devices.cpu import FLAGS, find_compiler
+from tests.kernels.test_bfloat16 import BITS, compiled
 
 # What a GPU has in place of vectors.
 SCALARS = """#pragma once
@@ -50,17 +49,12 @@ extern "C" void finite_codes(float* from, unsigned* to, long n) { each(from, to,
 def test_kernels_decode_all_codes_and_round_all_kinds_of_floats_as_the_expected_results_do(
     name, machine, tmp_path
 ):
-    folder = SOURCES / "include"
+    flags = [f"-DFORMAT={name.removeprefix('float8_').capitalize()}"]
     if machine == "scalars":
-        shutil.copy(folder / "float8.h", tmp_path)
+        shutil.copy(SOURCES / "include" / "float8.h", tmp_path)
         (tmp_path / "platform.h").write_text(SCALARS)
-        folder = tmp_path
-    source, binary = tmp_path / "program.cpp", tmp_path / "program.so"
-    source.write_text(PROGRAM)
-    format_type = f"-DFORMAT={name.removeprefix('float8_').capitalize()}"
-    output = [f"-I{folder}", str(source), "-o", str(binary)]
-    subprocess.run([*find_compiler(), *FLAGS, format_type, *output], check=True)
-    library, fp8 = ctypes.CDLL(str(binary)), DATATYPES[name]
+        flags.append(f"-I{tmp_path}")
+    library, fp8 = compiled(PROGRAM, tmp_path, *flags), DATATYPES[name]
 
     def call(entry: str, given: np.ndarray, result_type: type) -> np.ndarray:
         result: np.ndarray = np.zeros(len(given), result_type)
@@ -76,13 +70,7 @@ def test_kernels_decode_all_codes_and_round_all_kinds_of_floats_as_the_expected_
     expected = fp8.decode(codes.astype(np.uint8))
     assert np.array_equal(values, expected.astype(np.float32), equal_nan=True)
     assert np.array_equal(np.signbit(values), np.signbit(expected))
-    # Every sign, exponent and first 8 bits of mantissa, at, next to and between the places where
-    # rounding changes.
-    bits = (
-        np.arange(1 << 17, dtype=np.uint32)[:, None] << 15
-        | np.array([0, 1, 0x4000, 0x7FFF], np.uint32)
-    ).ravel()
-    floats = bits.view(np.float32)
+    floats = BITS.view(np.float32)
     with np.errstate(invalid="ignore"):
         rounded = fp8.encode(floats.astype(np.float64))
     assert np.array_equal(call("codes", floats, np.uint32), rounded)

@@ -25,9 +25,8 @@ def probed(*words, folder=ROOT, **variables):
     return json.loads(done.stdout)
 
 
-def on_a_fake_gpu(*words, folder=ROOT, **faults):
-    variables = {**environment(vendor="hip", **faults), "FAKE_NCCL_BINDING": "none"}
-    return probed("hip", *words, folder=folder, **variables)
+def on_a_fake_gpu(folder=ROOT, **faults):
+    return probed("hip", folder=folder, **environment(vendor="hip", **faults))
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,6 @@ FILES = (
     "sendrecv",
     "gemv_allreduce",
 )
-# Its code changes, but all its slabs are the rank's own: the rank uses the same places.
-ROTATES_ONE_SLAB = "one_shot_multimem"
 
 
 def changed_by_swap(stem: str, architecture: str) -> dict[str, bool]:
@@ -38,19 +36,3 @@ def test_swap_changes_exactly_the_kernels_that_take_the_word(architecture):
         for entry, changes in changed_by_swap(stem, architecture).items():
             takes_word = not WITHOUT_SWAP.fullmatch(entry) and entry not in ("one_shot_ll", "gemv")
             assert changes == takes_word, entry
-
-
-def test_two_shot_over_a_multicast_address_keeps_its_places():
-    changes = changed_by_swap("allreduce_multimem", "sm_90")
-    assert {entry for entry in changes if changes[entry]} == {ROTATES_ONE_SLAB}
-    assert WITHOUT_SWAP.fullmatch(ROTATES_ONE_SLAB)
-
-
-@pytest.mark.parametrize("stem", few(("allreduce_ring", *FILES), 1))
-def test_swap_spills_no_registers_on_amd(stem):
-    """The ring has the fewest registers to spare."""
-    plain, swapped = (
-        compiled(stem, "gfx942", (("WORLD", "8"), ("SWAP", value))).kernels for value in "01"
-    )
-    spills = {kernel.kernel: kernel.spills for kernel in plain}
-    assert [kernel for kernel in swapped if kernel.spills > spills[kernel.kernel]] == []

@@ -2,26 +2,17 @@
 
 import ctypes
 
-from .._software import library, status_of
+from .._software import StatusError, status_of
 
 
-class CUDADriverError(RuntimeError):
-    def __init__(self, status: int) -> None:
-        self.status = status
-        name, text = library.gpu_driver_error_name(status), library.gpu_error_string(status)
-        super().__init__(f"{name.decode()}: {text.decode()}")
-
-
-def check_status(status: int) -> None:
-    if status:
-        raise CUDADriverError(status)
+class CUDADriverError(StatusError):
+    """Here with the runtime's name of the error."""
 
 
 _modules: dict[int, ctypes.CDLL] = {}
 
 
 def moduleLoad(filename: str) -> int:
-    check_status(status_of("gpu_entering", b"moduleLoad", 0))
     try:
         module = ctypes.CDLL(filename)
     except OSError as error:
@@ -30,7 +21,6 @@ def moduleLoad(filename: str) -> int:
 
 
 def moduleGetFunction(module: int, funcname: str) -> int:
-    check_status(status_of("gpu_entering", b"moduleGetFunction", 0))
     try:
         return ctypes.cast(getattr(_modules[module], funcname), ctypes.c_void_p).value or 0
     except AttributeError as error:
@@ -52,4 +42,5 @@ def launchKernel(
 ) -> None:
     """Here `kernel_params` is the address of the one parameter and `extra` its size."""
     blocks, threads = grid_dim_x * grid_dim_y * grid_dim_z, block_dim_x * block_dim_y * block_dim_z
-    check_status(status_of("gpu_launch", stream, f, blocks, threads, kernel_params, extra))
+    if status := status_of("launchKernel", stream, f, blocks, threads, kernel_params, extra):
+        raise CUDADriverError(status)

@@ -1,0 +1,336 @@
+"""The kernels' flag protocol is correct under a weak memory model, and fails without any part.
+
+x86 hardware cannot show these failures: a kernel could give right sums a million times on the
+developer's card and wrong sums on a card with weaker ordering.
+"""
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from tests.kernels.memory_model import (
+    BLOCK_BARRIER,
+    FENCE_SYSTEM,
+    Op,
+    Outcome,
+    Thread,
+    await_acquire,
+    await_relaxed,
+    check,
+    load,
+    store,
+    store_release,
+)
+from tests.launch import FULL
+
+BITS = 6  # bits of a stamp: a 3-bit epoch above a 3-bit step; the kernels use 32 and 32
+FIRST_EPOCH = 7  # the second launch then has epoch 0
+NEVER = (FIRST_EPOCH - 1) << 3  # the initial stamp of all flags
+PAIR = ((0, 1), (1, 0))  # (rank, peer)
+
+Compare = Callable[[int], Callable[[int], bool]]  # takes the wanted stamp
+
+
+def at_least(epoch: int) -> Callable[[int], bool]:
+    return lambda flag: flag >= epoch
+
+
+def stamp(launch: int, step: int) -> int:
+    return ((FIRST_EPOCH + launch) << 3 | step) % (1 << BITS)
+
+
+def reached(wanted: int) -> Callable[[int], bool]:
+    """A flag has reached a stamp if their difference modulo 2^BITS is not negative, as in the
+    kernels."""
+    return lambda flag: (flag - wanted) % (1 << BITS) < 1 << (BITS - 1)
+
+
+def signal(rank: int, peers: Iterable[int], launch: int, step: int) -> list[Op]:
+    """The signal of sync.h, for a block of one thread. The fence stands for hand_over_stores."""
+    flags = [store_release(("flag", peer, rank), stamp(launch, step)) for peer in peers]
+    return [FENCE_SYSTEM, *flags]
+
+
+def wait(
+    rank: int, peers: Iterable[int], launch: int, step: int, compare: Compare = reached
+) -> list[Op]:
+    until = compare(stamp(launch, step))
+    return [await_acquire(("flag", rank, peer), until=until) for peer in peers]
+
+
+def meet(rank: int, peer: int, launch: int, step: int, compare: Compare = reached) -> list[Op]:
+    return [*signal(rank, [peer], launch, step), *wait(rank, [peer], launch, step, compare)]
+
+
+REMOVALS: dict[str, Callable[[Op], Op | None]] = {
+    "fence": lambda op: None if op.kind == "fence_system" else op,
+    "release": lambda op: op._replace(kind="store") if op.kind == "store_release" else op,
+    "acquire": lambda op: op._replace(kind="await_relaxed") if op.kind == "await_acquire" else op,
+    "wait": lambda op: None if op.until else op,
+}
+
+
+def without(threads: list[Thread], *parts: str) -> list[Thread]:
+    """Removes or weakens every operation of these kinds in the threads."""
+    for part in parts:
+        left = [[REMOVALS[part](op) for op in thread.ops] for thread in threads]
+        threads = [
+            Thread(thread.block, [op for op in ops if op])
+            for thread, ops in zip(threads, left, strict=True)
+        ]
+    return threads
+
+
+def outcome_of(threads: list[Thread]) -> Outcome:
+    locations = {op.location for thread in threads for op in thread.ops}
+    flags = [location for location in locations if location and location[0] == "flag"]
+    return check(threads, dict.fromkeys(flags, NEVER))
+
+
+def one_shot(
+    launches: int, flips: bool = True, counts: bool = True, barriers: str = "before after"
+) -> list[Thread]:
+    """Two ranks push; each has a block of two threads. A thread pushes its word, then reads the
+    word that the peer's other thread pushed. As in the kernels, thread 0 signals the peer, and the
+    thread with the peer's number waits for the signal."""
+    threads = []
+    for rank, peer in PAIR:
+        for thread in range(2):
+            ops: list[Op] = []
+            for launch in range(launches):
+                half, epoch = launch & 1 if flips else 0, launch if counts else 0
+                ops += [store(("slab", peer, half, thread), launch + 1), FENCE_SYSTEM]
+                ops += [BLOCK_BARRIER] if "before" in barriers else []
+                ops += signal(rank, [peer], epoch, 1)[1:] if thread == 0 else []
+                ops += wait(rank, [peer], epoch, 1) if thread == peer else []
+                ops += [BLOCK_BARRIER] if "after" in barriers else []
+                ops.append(load(("slab", rank, half, 1 - thread), launch + 1))
+            threads.append(Thread(rank, ops))
+    return threads
+
+
+def exchange(
+    way: str, launches: int, chunks: int = 1, slots: int = 2, compare: Compare = reached
+) -> list[Thread]:
+    """exchange.h: two ranks exchange data chunk by chunk. `way`: push, into the reader's slab, or
+    pull, into the writer's; with `swap` the two slabs change roles every two steps, so that a rank
+    writes what it alone has read; `unflipped` takes the same half in every launch."""
+
+    def place(writer: int, reader: int, launch: int, step: int) -> tuple[object, ...]:
+        turn = (FIRST_EPOCH + launch) % 8 // 2 + step // 2 if "swap" in way else 0
+        slab = (reader, writer) if ("push" in way) != bool(turn & 1) else (writer, reader)
+        return ("slab", *slab, 0 if "unflipped" in way else launch & 1, step % slots)
+
+    threads = []
+    for rank, peer in PAIR:
+        ops: list[Op] = []
+        for launch in range(launches):
+            for step in range(chunks):
+                value = 10 * launch + step + 1
+                ops.append(store(place(rank, peer, launch, step), value))
+                ops += meet(rank, peer, launch, step + 1, compare)
+                ops.append(load(place(peer, rank, launch, step), value))
+        threads.append(Thread(rank, ops))
+    return threads
+
+
+def packets(launches: int, form: str = "") -> list[Thread]:
+    """allreduce_one_shot_ll.cu: one relaxed store writes a packet of data and epoch, and the reader
+    waits until the epoch is equal. `form`: torn, two stores write the packet, first the data, then
+    the epoch; unflipped; any epoch, the reader takes the first packet that it sees."""
+    threads = []
+    for rank, peer in PAIR:
+        ops: list[Op] = []
+        for launch in range(launches):
+            half, mark = 0 if form == "unflipped" else launch & 1, launch + 1
+            ops += [store(("data", peer, half), mark)] if form == "torn" else []
+            ops.append(store(("packet", peer, half), mark))
+            # Rank 0 looks for its first packet only after rank 1 has sent its second packet. The
+            # search never delays a reader, so it would always find the first packet.
+            ops += [store_release("sent twice", 1)] if (rank, launch) == (1, 1) else []
+            if (rank, launch) == (0, 0) and launches > 1:
+                ops.append(await_acquire("sent twice", until=bool))
+            until = bool if form == "any epoch" else mark.__eq__
+            ops.append(await_relaxed(("packet", rank, half), until=until))
+            # Otherwise one access both waits and reads, so the data cannot be wrong.
+            if form in ("torn", "any epoch"):
+                ops.append(load(("data" if form == "torn" else "packet", rank, half), mark))
+        threads.append(Thread(rank, ops))
+    return threads
+
+
+def sentinel(
+    launches: int, is_gpu: bool = True, halves: int = 2, resets: bool = True
+) -> list[Thread]:
+    """allreduce_one_shot_sentinel.cu: a word that is not 0 has arrived, and its reader writes 0
+    back. On a GPU a launch's end orders, on a CPU each access does."""
+    send, await_word = (store, await_relaxed) if is_gpu else (store_release, await_acquire)
+    threads = []
+    for rank, peer in PAIR:
+        ops: list[Op] = []
+        for launch in range(launches):
+            word = ("word", rank, launch % halves)
+            ops.append(send(("word", peer, launch % halves), launch + 1))
+            ops += [await_word(word, until=bool), load(word, launch + 1)]
+            ops += [send(word, 0)] if resets else []
+            ops += [FENCE_SYSTEM] if is_gpu else []
+        threads.append(Thread(rank, ops))
+    return threads
+
+
+def two_shot(chunks: int, launches: int = 1, slots: int = 2) -> list[Thread]:
+    """Two ranks: in each beat a rank copies a chunk in, sums the previous chunk, and gathers the
+    chunk before the previous one."""
+    threads = []
+    for rank, peer in PAIR:
+        ops: list[Op] = []
+        for launch in range(launches):
+            for beat in range(chunks + 2):
+                value = 10 * launch + beat + 1
+                places = [(launch & 1, (beat - back) % slots) for back in range(3)]
+                ops += wait(rank, [peer], launch, beat) if beat > 0 else []
+                if beat < chunks:
+                    ops.append(store(("input", rank, *places[0]), value))
+                if 1 <= beat <= chunks:
+                    ops.append(load(("input", peer, *places[1]), value - 1))
+                    ops.append(store(("sums", rank, *places[1]), value - 1))
+                if beat >= 2:
+                    ops.append(load(("sums", peer, *places[2]), value - 2))
+                ops += signal(rank, [peer], launch, beat + 1) if beat < chunks + 1 else []
+        threads.append(Thread(rank, ops))
+    return threads
+
+
+def ring(beats: int, slots: int = 2, waits_for: tuple[int, ...] = (-1, 1)) -> list[Thread]:
+    """Three ranks: in each beat a rank fills a slot of its right neighbour's inbox and reads the
+    left neighbour's data."""
+    threads = []
+    for rank in range(3):
+        right = (rank + 1) % 3
+        ops: list[Op] = []
+        for beat in range(beats):
+            if beat > 0:
+                ops += wait(rank, [(rank + side) % 3 for side in waits_for], 0, beat)
+                ops.append(load(("inbox", rank, (beat - 1) % slots), beat))
+            if beat < beats - 1:
+                ops.append(store(("inbox", right, beat % slots), beat + 1))
+                ops += signal(rank, [(rank - 1) % 3, right], 0, beat + 1)
+        threads.append(Thread(rank, ops))
+    return threads
+
+
+def registered(launches: int, meets: str = "come done") -> list[Thread]:
+    """in_users_buffers of exchange.h: each rank writes its buffer, the peer reads the buffer in
+    place, and the rank writes it again."""
+    threads = []
+    for rank, peer in PAIR:
+        ops: list[Op] = []
+        for launch in range(launches):
+            ops.append(store(("buffer", rank), launch + 1))
+            ops += meet(rank, peer, launch, 1) if "come" in meets else []
+            ops.append(load(("buffer", peer), launch + 1))
+            ops += meet(rank, peer, launch, 2) if "done" in meets else []
+        threads.append(Thread(rank, ops))
+    return threads
+
+
+HOLDS = {
+    "one-shot, blocks of two threads": one_shot(2),
+    "push": exchange("push", 3),
+    "pull": exchange("pull", 3),
+    "push of three chunks": exchange("push", 1, chunks=3),
+    "swap by push": exchange("push swap", 3),
+    "swap by pull, three chunks": exchange("pull swap", 2, chunks=3),
+    "packets": packets(3),
+    "sentinel, as a GPU's launches": sentinel(4),
+    "sentinel, as a CPU's calls": sentinel(4, is_gpu=False),
+    "two-shot": two_shot(3),
+    "two-shot, launch after launch": two_shot(1, launches=3),
+    "ring": ring(4 if FULL else 3),
+    "over users' buffers": registered(3),
+    # A release orders all earlier stores of the same thread, so a block of one thread needs no
+    # fence in this model. On x86 a release does not order non-temporal stores; sync.h keeps it.
+    "push without the fence": without(exchange("push", 3), "fence"),
+    # A fence before the flag in the same thread has the effect of the flag's release.
+    "push without the release": without(exchange("push", 3), "release"),
+}
+FAILS = {  # {the removed part: the protocol without it}
+    **{f"one-shot: {part}": without(one_shot(1), part) for part in REMOVALS},
+    "one-shot: block barrier before the flag": one_shot(1, barriers="after"),
+    "one-shot: block barrier after the wait": one_shot(1, barriers="before"),
+    "one-shot: epoch flip": one_shot(2, flips=False),
+    "one-shot: epoch": one_shot(3, counts=False),
+    "push: comparing modulo": exchange("push", 2, compare=at_least),
+    "push: epoch flip": exchange("push unflipped", 2),
+    "pull: epoch flip": exchange("pull unflipped", 2),
+    "push: second slot": exchange("push", 1, chunks=2, slots=1),
+    "swap: epoch flip": exchange("push swap unflipped", 3),
+    "swap: second slot": exchange("push swap", 1, chunks=2, slots=1),
+    "packets: epoch flip": packets(2, "unflipped"),
+    "packets: epoch": packets(3, "any epoch"),
+    "packets: one store": packets(1, "torn"),
+    "sentinel: reset": sentinel(3, resets=False),
+    "sentinel: epoch flip": sentinel(2, halves=1),
+    "two-shot: second slot": two_shot(2, slots=1),
+    "ring: second slot": ring(4, slots=1),
+    "ring: waiting for the left": ring(4, waits_for=(1,)),
+    "ring: waiting for the right": ring(4, waits_for=(-1,)),
+    "users' buffers: saying that one has come": registered(1, "done"),
+    "users' buffers: saying that one is done": registered(2, "come"),
+    **{
+        f"{name}: {' and '.join(parts)}": without(threads, *parts)
+        for name, threads in (
+            ("push", exchange("push", 1)),
+            ("two-shot", two_shot(1)),
+            ("ring", ring(3)),
+            ("users' buffers", registered(1)),
+        )
+        for parts in (("fence", "release"), ("acquire",), ("wait",))
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOLDS)
+def test_a_protocol_is_correct_in_every_execution(name):
+    outcome = outcome_of(HOLDS[name])
+    assert outcome.error is None, outcome.trace
+    assert outcome.n_states > 10
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_a_protocol_fails_without_a_part(name):
+    assert outcome_of(FAILS[name]).error
+
+
+SIGNALS = {
+    "release": ([store_release("flag", 1)], True),
+    "fence": ([FENCE_SYSTEM, store("flag", 1)], True),
+    "nothing": ([store("flag", 1)], False),
+}
+WAITS = {
+    "acquire": ([await_acquire("flag", until=at_least(1))], True),
+    "fence": ([await_relaxed("flag", until=at_least(1)), FENCE_SYSTEM], True),
+    "nothing": ([await_relaxed("flag", until=at_least(1))], False),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_model_passes_a_message_only_if_both_sides_order_it(signal, wait):
+    (signal_ops, signal_orders), (wait_ops, wait_orders) = SIGNALS[signal], WAITS[wait]
+    writer = Thread(0, [store("data", 1), *signal_ops])
+    reader = Thread(1, [*wait_ops, load("data", 1)])
+    assert (check([writer, reader]).error is None) == (signal_orders and wait_orders)
+
+
+def test_model_shows_a_store_behind_a_barrier_to_its_own_block_alone():
+    writer = Thread(0, [store("data", 1), BLOCK_BARRIER])
+    reads = [BLOCK_BARRIER, load("data", 1)]
+    assert check([writer, Thread(0, reads)]).error is None
+    assert check([writer, Thread(1, reads)]).error
+
+
+def test_model_finds_a_deadlock():
+    assert (
+        check([Thread(0, [await_acquire("flag", until=bool)]), Thread(0, [])]).error == "deadlock"
+    )

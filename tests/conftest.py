@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
-    """A function that makes the tests read /proc and /sys below a folder, and returns the folder."""
+    """A function that makes tests read /proc and /sys below a folder, and returns the folder."""
 
     def use(root: Path) -> Path:
         monkeypatch.setattr(files, "ROOT", root)

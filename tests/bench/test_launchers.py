@@ -132,7 +132,7 @@ def test_another_user_gets_results_and_caches_without_privileges(tree, launcher)
 
 @EITHER
 def test_srun_ranks_that_mpi_takes_for_separate_runs_are_refused_once(out, launcher):
-    ended = started_by_slurm([python(launcher), *allreduce(out)], 2, pmi=False)
+    ended = started_by_slurm([python(launcher), *allreduce(out)], 2)
     assert [done.returncode for done in ended] == [2, 2]
     errors = "".join(done.stderr for done in ended).splitlines()
     [error] = [line for line in errors if line.startswith("bench.")]
@@ -148,14 +148,6 @@ def test_the_mpirun_of_another_library_is_named_as_the_error(out):
     assert (done.returncode, done.stderr.count("bench.allreduce:")) == (2, 1), done.stderr
     assert "and Open MPI 5.0" in done.stderr
     assert not out.exists()
-
-
-def test_four_srun_ranks_with_pmi_are_one_run_at_the_thread_level_for_shared_cores(out):
-    """Slurm has its own variable for the number of ranks on a host. If Wiretax ignored it, MPICH
-    would take 1.5 s a call."""
-    first, *others = started_by_slurm([python("mpich"), *allreduce(out)], 4, pmi=True)
-    assert {(done.returncode, done.stdout) for done in others} == {(0, "")}, others
-    is_right(first, out, 4)
 
 
 def test_ranks_with_different_options_are_refused_once(out):

@@ -85,60 +85,38 @@ def test_the_expected_result_is_exact_and_no_error_matches_it(datatype, redop, r
     # Sums of fp8 have two to sixteen exact values, and a quotient of a sum that wraps may lose the
     # difference.
     least = 0.9 if redop == "avg" and datatype.size_bytes == 1 else 1.0
-    least_stale = 0.3 if datatype.float8 and adds else least
-    others = {
-        "one stale contribution": ([np.roll(tables[0], -1), *tables[1:]], least_stale),
-        "a missing contribution": ([*tables[1:], tables[0] * 0 + (not adds)], least),
-        "a doubled contribution": ([*tables[1:], tables[0] * (2 if adds else tables[0])], least),
-    }
-    for error, (inputs, share) in others.items():
-        assert np.mean(result(inputs) != exact) >= share, error
-
-
-@pytest.mark.parametrize("redop", ["max", "min"])
-@pytest.mark.parametrize("name", ["int8", "uint8"])
-def test_a_comparison_of_the_other_sign_does_not_match(name, redop):
-    datatype, other = DATATYPES[name], DATATYPES["int8" if name == "uint8" else "uint8"]
-    data = verify.Data(ALL_REDUCE, datatype, redop, 2, seed=5)
-    stored = [datatype.encode(data.table(rank, 0)) for rank in range(2)]
-    misread = combined([other.decode(table.view(other.storage)) for table in stored], redop)
-    seen: np.ndarray = other.encode(misread).view(datatype.storage)
-    assert np.any(seen != data.received({})[0, 0])
+    stale, missing = np.roll(tables[0], -1), tables[0] * 0 + (not adds)
+    doubled = tables[0] * (2 if adds else tables[0])
+    assert np.mean(result([stale, *tables[1:]]) != exact) >= (
+        0.3 if datatype.float8 and adds else least
+    )
+    assert np.mean(result([*tables[1:], missing]) != exact) >= least
+    assert np.mean(result([*tables[1:], doubled]) != exact) >= least
 
 
 def test_bfloat16_rounds_to_nearest_even_and_keeps_nan():
     bf16 = DATATYPES["bfloat16"]
-    values = np.array([1.0, 1.00390625, 1.01171875, -1.00390625, np.nan, np.inf, 3.4e38, 1e-40])
-    decoded = bf16.decode(bf16.encode(values))
-    assert decoded[:4].tolist() == [1.0, 1.0, 1.015625, -1.0]
-    assert np.isnan(decoded[4])
-    assert np.isinf(decoded[5:7]).all()
-    assert decoded[7] == pytest.approx(1e-40, rel=0.01)
+    values = np.array([1.0, 1.00390625, 1.01171875, -1.00390625, 3.4e38])
+    assert bf16.decode(bf16.encode(values)).tolist() == [1.0, 1.0, 1.015625, -1.0, np.inf]
+    assert np.isnan(bf16.decode(bf16.encode(np.array([np.nan])))).all()
 
 
 @pytest.mark.parametrize("name", ["float8_e4m3", "float8_e5m2"])
 def test_fp8_has_the_values_of_ocp_and_rounds_to_nearest_even_and_saturates(name):
     """OCP 8-bit Floating Point Specification, tables 1 and 2. The nearest code is found here by
     trying all."""
-    fp8, (mantissa, largest, least) = (
-        DATATYPES[name],
-        {"float8_e4m3": (3, 448.0, 2.0**-9), "float8_e5m2": (2, 57344.0, 2.0**-16)}[name],
-    )
+    fp8 = DATATYPES[name]
     values = fp8.decode(np.arange(256, dtype=np.uint8))
     finite = values[np.isfinite(values)]
-    assert (finite.max(), finite[finite > 0].min(), np.isinf(values).sum()) == (
-        largest,
-        least,
-        2 * (mantissa == 2),
-    )
-    assert np.isnan(values).sum() == (2 if mantissa == 3 else 6)
     positive = finite[: len(finite) // 2]
+    ends = {"float8_e4m3": (2.0**-9, 448.0, 2), "float8_e5m2": (2.0**-16, 57344.0, 6)}
+    assert (positive[1], positive[-1], np.isnan(values).sum()) == ends[name]
     assert np.all(np.diff(positive) > 0)
     assert np.array_equal(values[128:][np.isfinite(values[128:])], -positive)
     middles = (positive[1:] + positive[:-1]) / 2
     drawn = np.exp2(np.random.default_rng(1).uniform(-20, 18, 3000))
     for tried in (positive, middles, np.nextafter(middles, 0), np.nextafter(middles, 1e9), drawn):
-        distances = np.abs(np.minimum(tried, largest)[:, None] - positive)
+        distances = np.abs(np.minimum(tried, positive[-1])[:, None] - positive)
         codes = [
             min(np.flatnonzero(of_one == of_one.min()), key=lambda code: code % 2)
             for of_one in distances
@@ -146,7 +124,7 @@ def test_fp8_has_the_values_of_ocp_and_rounds_to_nearest_even_and_saturates(name
         assert np.array_equal(fp8.encode(tried), codes)
         assert np.array_equal(fp8.encode(-tried), np.array(codes) | 128)
     assert np.isnan(fp8.decode(fp8.encode(np.array([np.nan])))).all()
-    assert fp8.decode(fp8.encode(np.array([np.inf, -np.inf]))).tolist() == [largest, -largest]
+    assert fp8.decode(fp8.encode(np.array([-np.inf]))) == [-positive[-1]]
 
 
 def test_a_mean_of_integers_is_the_quotient_of_the_sum_that_wraps():

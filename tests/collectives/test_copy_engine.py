@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ FORMS = "two_shot_copy_engine,ring_copy_engine"
 
 def wrong_results(ranks, graph, fault, memory="auto", **faults):
     """The number of wrong elements on all ranks."""
-    environment = {"MEMORY": memory} | fake_gpu.environment(**faults)
+    environment: dict[str, Any] = {"MEMORY": memory} | fake_gpu.environment(**faults)
     program = "-m", "tests.ranks.copy_engine_ranks", graph, fault
     done = mpirun(ranks, *program, timeout_s=200, **environment)
     if "StreamCapture" in done.stderr:
@@ -40,7 +41,6 @@ def wrong_results(ranks, graph, fault, memory="auto", **faults):
             (2, "0", "cuda", "host_staged"),
             (3, "0", "cuda", "auto"),
             (3, "1", "cuda", "auto"),
-            (4, "0", "hip", "auto"),
         ],
         2,
     ),
@@ -54,10 +54,8 @@ def test_an_order_that_is_left_out_gives_wrong_sums_on_a_fake_gpu(fault):
     assert wrong_results(2, "0", fault) > 0
 
 
-@pytest.mark.parametrize("fault", few(["join", "flag"], 1))
-def test_an_order_that_a_graph_lacks_is_found_on_a_fake_gpu(fault):
-    found = wrong_results(2, "1", fault)
-    assert "StreamCaptureUnjoined" in found if fault == "join" else found > 0
+def test_copies_that_a_graph_does_not_join_are_found_on_a_fake_gpu():
+    assert "StreamCaptureUnjoined" in wrong_results(2, "1", "join")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +116,8 @@ def test_a_run_times_and_checks_them_with_a_bound_and_refuses_long_chains_on_a_f
 ):
     run = RUN if graph == "1" else RUN.replace("isolated", "both")
     run += f" -n 1 --max-time 200 --device cuda --algorithm {FORMS} -G {graph} --out {tmp_path}"
-    done = mpirun(2, *run.split(), **fake_gpu.environment())
+    environment: dict[str, Any] = fake_gpu.environment()
+    done = mpirun(2, *run.split(), **environment)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("*.jsonl")
     timed = [case for case in read(path).cases if case.status == "ok"]

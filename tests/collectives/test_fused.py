@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from collectives.build import Build
 from collectives.collective import DATATYPES
 from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Unsupported
@@ -23,27 +22,21 @@ def test_every_element_is_correct_and_bit_identical_to_two_launches(ranks, examp
     assert f"{examples} examples right on {ranks} ranks" in done.stdout
 
 
-def test_sizes_that_do_not_fit_give_one_sentence():
+def test_tokens_that_do_not_fit_give_one_sentence():
     peers = SimpleNamespace(half_bytes=HALF_BYTES)
     device, ranks = SimpleNamespace(most_chunk_bytes=1 << 30), SimpleNamespace(size=2)
     world: Any = SimpleNamespace(communicator=ranks, peers=peers, shared=peers, device=device)
 
-    def refusal(name: str, case_type: Any, count: int, **options: Any) -> object:
-        case = case_type(COLLECTIVE[name], count, DATATYPES["float32"], "sum", 0, 0, **options)
+    def refusal(name: str, case_type: Any, **options: Any) -> object:
+        case = case_type(COLLECTIVE[name], 1 << 20, DATATYPES["float32"], "sum", 0, 0, **options)
         return FUSED[name]["fused"].bind(world, case)
 
-    def norm(hidden: int, build: Build) -> object:
-        row = Norm(hidden=hidden)
-        return refusal("allreduce_rmsnorm", NormCase, hidden, norm=row, summed=0, build=build)
-
-    assert norm(1 << 20, Build()) == Unsupported(
+    norm = {"norm": Norm(hidden=1 << 20), "summed": 0}
+    assert refusal("allreduce_rmsnorm", NormCase, **norm) == Unsupported(
         "a token's 4194304 B are more than a slot of 2097152 B", depends_on_size=True
     )
-    assert norm(64, Build(chunk_bytes=128)) == Unsupported(
-        "a token's 256 B are more than a slot of 128 B", depends_on_size=True
-    )
     wide = {"layer": Gemv(hidden=1 << 20), "tokens": 1, "weight_type": "int8"}
-    assert refusal("gemv_allreduce", GemvCase, 1 << 20, **wide) == Unsupported(
+    assert refusal("gemv_allreduce", GemvCase, **wide) == Unsupported(
         "2 ranks' parts of 4194304 B do not fit into a slab", depends_on_size=True
     )
 
@@ -67,9 +60,5 @@ def test_every_form_is_measured_with_quantised_output(tmp_path, output):
 
 def test_quantised_output_requires_whole_packs():
     done = mpirun(2, "-m", "bench.allreduce_rmsnorm", "--hidden", "100", "--output", "int8")
-    assert (done.returncode, done.stdout, done.stderr) == (
-        2,
-        "",
-        "bench.allreduce_rmsnorm: --output quantises 64 elements at a time, which do not "
-        "divide 100\n",
-    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "--output quantises 64 elements at a time, which do not divide 100" in done.stderr

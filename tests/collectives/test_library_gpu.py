@@ -21,6 +21,7 @@ from tests.launch import FULL, few, mpirun
 
 ONE = ["float32 sum out"]
 KEY = "float32 sum out 1000"
+RIGHT = [None, None]
 OWN_BUFFERS = (
     "NCCL 2.32.3 works on buffers from ncclMemAlloc, and our algorithms on buffers that all ranks "
     "map."
@@ -53,7 +54,7 @@ def on_fake_gpus(device="cuda", request=None, own=None, **faults) -> list[dict]:
 
 
 def outcomes(report):
-    """What the cases ended with: wrong bytes of each rank, or why they cannot run."""
+    """What the cases ended with: the error of each rank or RIGHT, or why they cannot run."""
     return {
         outcome if isinstance(outcome, str) else tuple(outcome)
         for outcome in report["results"].values()
@@ -93,7 +94,7 @@ def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph
         for report, request in zip(reports, requests, strict=True):
             assert report["variants"] == [*untuned, "tuned"]
             assert len(report["results"]) == 2 * len(request["variants"]) * len(request["cases"])
-            assert outcomes(report) == {(0, 0)}
+            assert outcomes(report) == {(None, None)}
             assert report["environment"]
         # Each has its own communicator.
         assert set(reports[1]["head"]["transports"]) == {"plain", *library_gpu.TUNINGS[device]}
@@ -101,42 +102,35 @@ def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph
         assert windows == ({"registered"} if is_cuda else set())
 
 
-@pytest.mark.parametrize(
-    ("device", "graph", "ranks"), few([("cuda", True, 3), ("hip", False, 2)], 1)
-)
-def test_every_collective_is_right_in_every_variant_on_a_fake_gpu(device, graph, ranks):
+@pytest.mark.parametrize(("device", "ranks"), few([("cuda", 3), ("hip", 2)], 1))
+def test_every_collective_is_right_in_every_variant_on_a_fake_gpu(device, ranks):
     """A comparison needs a baseline that moves the same data to the same place."""
     stride, counts, is_cuda = 1 if FULL else 3, (0, 1, 1031), device == "cuda"
-    variants = ["graph" if graph else "plain", "registered" if is_cuda else "tuned"]
-    common = {"graph": graph, "counts": counts, "variants": variants}
-    cases = {name: every[::stride] for name, every in PLACES.items()}
-    requests = [common | {"collective": name, "cases": cases[name]} for name in PLACES]
+    variants = ["graph", "registered"] if is_cuda else ["graph", "tuned"]
+    common = {"graph": True, "counts": counts, "variants": variants}
+    requests = [
+        common | {"collective": name, "cases": cases[::stride]} for name, cases in PLACES.items()
+    ]
     for reports in each_on_fake_gpus(requests, device, ranks, gpu={"count": ranks}):
         for number, (collective, report) in enumerate(zip(PLACES, reports, strict=True), 1):
-            shapes = 2 if collective == "sendrecv" else 1
-            assert len(report["results"]) == 2 * len(counts) * shapes * len(cases[collective])
-            assert outcomes(report) == {(0,) * ranks}
-            assert report["environment"]
+            assert len(report["results"]) >= 2 * len(counts) * len(PLACES[collective][::stride])
+            assert outcomes(report) == {(None,) * ranks}
             if collective != "sendrecv":  # the last of three ranks has no partner
                 assert report["calls"].lower() == CALLS[collective]  # RCCL: ncclAllToAll
-            windows = {label: n for label, n in report["windows"].items() if n}
-            assert windows == ({"registered": 2 * number} if is_cuda else {})
+            assert report["windows"].get("registered") == (2 * number if is_cuda else None)
             # RCCL would be slow in uncached memory, which slabs have on HIP.
             assert report["memory"] == ("ncclMemAlloc" if is_cuda else "hipMalloc")
 
 
-def test_large_messages_are_whole_and_an_all_to_all_needs_no_function_on_a_fake_gpu():
+def test_an_all_to_all_needs_no_function_on_a_fake_gpu():
     """NCCL before 2.28 has no all-to-all: nccl-tests sends in one group too. Without a group, every
     rank would send first and wait forever."""
     old = {"has_alltoall": False, "version": 22703}
-    requests: list[dict] = [
-        {"collective": "alltoall", "cases": MOVED[::2], "counts": (1, 1031, 70_001)},
-        {"collective": "all_gather", "cases": MOVED[:1], "counts": (1_100_017,)},
-    ]
-    requests = [each | {"variants": ["plain"]} for each in requests]
-    for grouped, large in each_on_fake_gpus(requests, ranks=3, gpu={"count": 3}, **old):
-        assert outcomes(grouped) == outcomes(large) == {(0, 0, 0)}
-        assert grouped["calls"] == "ncclSend and ncclRecv"
+    request = {"collective": "alltoall", "cases": MOVED[::2], "counts": (1, 70_001)}
+    request |= {"variants": ["plain"]}
+    for (report,) in each_on_fake_gpus([request], ranks=3, gpu={"count": 3}, **old):
+        assert outcomes(report) == {(None,) * 3}
+        assert report["calls"] == "ncclSend and ncclRecv"
 
 
 MEMORY = "Error while creating shared memory segment <set> (size 9637888)"
@@ -152,8 +146,6 @@ NO_SOCKET = "unhandled system error: Bootstrap : no socket interface found"
             ("all_gather", "ncclAllGather:rank1", LAUNCH),
             ("sendrecv", "ncclRecv:rank1", LAUNCH),
             ("all_reduce", "ncclGetUniqueId:rank0", NO_SOCKET),
-            ("all_reduce", "ncclAllReduce:rank1", LAUNCH),
-            ("reduce_scatter", "ncclReduceScatter:rank0", LAUNCH),
             ("alltoall", "ncclAlltoAll:rank1", LAUNCH),
         ],
         2,
@@ -175,19 +167,18 @@ def test_a_function_that_fails_on_one_rank_is_named_by_all_on_a_fake_gpu(collect
             ("cupy", "cupy.cuda.nccl"),
             ("cupy,none", None),
             ("nccl4py", "nccl4py 0.6.0"),
-            ("none", None),
         ],
         2,
     ),
 )
 def test_the_library_depends_on_the_installed_binding_on_a_fake_gpu(binding, name):
     install = "NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)"
-    reason = "rank 1: " * ("," in binding) + install
+    reason = f"rank 1: {install}"
     for report in on_fake_gpus(binding=binding):
         if name:
             assert report["head"]["binding"] == name
             assert report["name"] == report["head"]["library"] == "NCCL 2.32.3"
-            assert outcomes(report) == {(0, 0)}
+            assert outcomes(report) == {(None, None)}
         else:
             assert outcomes(report) == {reason}
             assert report["name"] == "NCCL"
@@ -215,30 +206,20 @@ OTHERS = "only buffers from NCCL's allocator make symmetric windows"
     ),
 )
 def test_without_windows_the_other_variants_still_run_on_a_fake_gpu(faults, own_memory, reason):
-    variants = {"variants": ["plain", "registered", "tuned"], "own_memory": own_memory}
-    report = on_fake_gpus(request=variants, **faults)[0]
-    assert report["results"] == {
-        f"plain {KEY}": [0, 0],
-        f"registered {KEY}": reason,
-        f"tuned {KEY}": [0, 0],
-    }
+    request = {"variants": ["plain", "registered"], "own_memory": own_memory}
+    report = on_fake_gpus(request=request, **faults)[0]
+    assert report["results"] == {f"plain {KEY}": RIGHT, f"registered {KEY}": reason}
     assert "registered" not in report["head"]["transports"]
-    old = "CTAs=4 is out: NCCL 2.10.5 has no setting for them; 2.17 has."
-    assert (old in report["head"]["notes"]) == ("version" in faults)
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("fastest", few(["CTAs=16", "NCCL_ALGO=Tree", "NCCL_PROTO=Simple"], 1))
-def test_nccl_is_tuned_as_rccl_is_on_a_fake_gpu(fastest):
+def test_nccl_is_tuned_as_rccl_is_on_a_fake_gpu():
     """Ours is tuned by size. A baseline that is not would make ours look better than it is."""
-    settings = "default", "LL", "Simple", "Ring", "Tree", "CTAs=4", "CTAs=16"
-    name = fastest if fastest.startswith("CTAs") else fastest.partition("=")[2]
-    delays = ",".join(f"{each}:{0 if each == name else 4000}" for each in settings)
-    request = {"variants": ["plain", "tuned"]}
-    for report in on_fake_gpus(request=request, delays_us=delays + ","):
-        assert report["chosen"] == {f"plain {KEY}": None, f"tuned {KEY}": fastest}
+    others = "default", "LL", "Simple", "Ring", "Tree", "CTAs=4"
+    delays = ",".join([*(f"{each}:4000" for each in others), "CTAs=16:0,"])
+    for report in on_fake_gpus(request={"variants": ["plain", "tuned"]}, delays_us=delays):
+        assert report["chosen"] == {f"plain {KEY}": None, f"tuned {KEY}": "CTAs=16"}
         assert OWN_BUFFERS in report["head"]["notes"]
-        assert report["environment"]
 
 
 SLOW_DEFAULT = "default:3000,LL128:3000,LL:300,Simple:6000"
@@ -252,7 +233,6 @@ def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
         assert report["chosen"] == {f"plain {KEY}": None, f"tuned {KEY}": "NCCL_PROTO=LL"}
         assert set(report["head"]["transports"]) == {"plain", "NCCL_PROTO=LL", "NCCL_PROTO=Simple"}
         assert not any("NCCL_P2P_LEVEL" in note for note in report["head"]["notes"])
-        assert report["environment"]
 
 
 @pytest.mark.parametrize(
@@ -275,16 +255,14 @@ def test_a_setting_that_rccl_refuses_or_ignores_is_left_out_on_a_fake_gpu(fault,
         assert "NCCL_PROTO=LL" not in report["head"]["transports"]
 
 
-@pytest.mark.parametrize("way", few(["SHM/direct/direct", "NET/Socket/0"], 1))
-def test_a_transport_through_the_host_is_not_called_a_baseline_on_a_fake_gpu(way):
+def test_a_transport_through_the_host_is_not_called_a_baseline_on_a_fake_gpu():
+    way = "SHM/direct/direct"
     head = on_fake_gpus(way=way)[1]["head"]
     assert head["transports"]["plain"] == {"0 -> 1": [way], "1 -> 0": [way]}
-    assert head["notes"] == [
-        OWN_BUFFERS,
+    assert head["notes"][1] == (
         f"NCCL 2.32.3 went through host memory ({way}, ranks 0 -> 1): it is not a peer-to-peer "
-        "baseline; our kernels reach the peers: export NCCL_P2P_LEVEL=SYS.",
-        f"NCCL 2.32.3, through nccl4py 0.6.0, uses {way}.",
-    ]
+        "baseline; our kernels reach the peers: export NCCL_P2P_LEVEL=SYS."
+    )
 
 
 def test_a_library_that_goes_through_the_host_gets_the_cure_that_fits(monkeypatch):
@@ -299,31 +277,21 @@ def test_a_library_that_goes_through_the_host_gets_the_cure_that_fits(monkeypatc
 def test_the_users_debug_settings_still_print_on_a_fake_gpu(tmp_path):
     loud = on_fake_gpus(own={"NCCL_DEBUG": "INFO"})[0]
     assert "via P2P/CUMEM" in loud["stderr"]
-    own = {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": str(tmp_path / "said.%p")}
-    to_file = on_fake_gpus(own=own)[0]
-    assert "via P2P/CUMEM" in (tmp_path / "said.%p").read_text()  # only the real library expands %p
-    assert to_file["head"]["notes"] == [
-        OWN_BUFFERS,
-        "The transport of NCCL 2.32.3 is unknown (plain, registered): NCCL_DEBUG_FILE is set, "
-        "and only a log file of this program is read: unset NCCL_DEBUG_FILE.",
-    ]
+    file = tmp_path / "said.%p"  # only the real library expands %p
+    to_file = on_fake_gpus(own={"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": str(file)})[0]
+    assert "via P2P/CUMEM" in file.read_text()
+    assert "NCCL_DEBUG_FILE is set" in to_file["head"]["notes"][1]
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("collective", few(["all_reduce", "sendrecv"], 1))
-def test_a_library_that_hangs_is_aborted_and_unsupported_on_a_fake_gpu(collective):
+def test_a_library_that_hangs_is_aborted_and_unsupported_on_a_fake_gpu():
     """On two R9700s RCCL's default protocol hangs; NCCL hangs if the driver claims peers that do
     not work."""
-    case = ["float32 sum out" if collective == "all_reduce" else "float32 none out"]
-    request, own = {"cases": case, "collective": collective}, {"FIRST_CALL_S": "1"}
-    for report in on_fake_gpus("hip", request, own, stands_still="default"):
+    for report in on_fake_gpus("hip", own={"FIRST_CALL_S": "1"}, stands_still="default"):
         late = "plain: ncclAllReduce of RCCL 2.32.3 did not end in 1 s."
-        if collective == "all_reduce":
-            assert report["results"] == {f"plain {KEY}": f"rank 0: {late}", f"tuned {KEY}": [0, 0]}
-            assert report["chosen"][f"tuned {KEY}"] in library_gpu.TUNINGS["hip"]
-            assert late in report["head"]["notes"]
-        else:
-            assert any("did not end in 1 s" in str(outcome) for outcome in outcomes(report))
+        assert report["results"] == {f"plain {KEY}": f"rank 0: {late}", f"tuned {KEY}": RIGHT}
+        assert report["chosen"][f"tuned {KEY}"] in library_gpu.TUNINGS["hip"]
+        assert late in report["head"]["notes"]
 
 
 def test_a_protocol_that_hangs_on_a_card_is_not_tried_there_on_a_fake_gpu():
@@ -336,13 +304,8 @@ def test_a_protocol_that_hangs_on_a_card_is_not_tried_there_on_a_fake_gpu():
 def test_an_rccl_whose_ll_may_hang_is_known_by_its_version(monkeypatch):
     monkeypatch.delenv("NCCL_PROTO", raising=False)
     versions = 22703, 22707, 23004, 23007
-    assert [has_endless_ll("gfx1201", version) for version in versions] == [True, True, True, False]
-    assert [chooses_endless_ll("gfx1200", version) for version in versions] == [
-        False,
-        True,
-        True,
-        False,
-    ]
+    assert [has_endless_ll("gfx1201", each) for each in versions] == [True, True, True, False]
+    assert [chooses_endless_ll("gfx1200", each) for each in versions] == [False, True, True, False]
     assert not chooses_endless_ll("gfx1100", 22707)
     monkeypatch.setenv("NCCL_PROTO", "Simple")
     assert not chooses_endless_ll("gfx1201", 22707)
@@ -363,10 +326,9 @@ def test_ranks_that_share_a_gpu_on_a_fake_gpu(allowed):
     report = on_fake_gpus(request={"share": True}, own=own, gpu={"count": 1})[0]
     refused = "NCCL 2.32.3 wants one GPU a rank, and 2 ranks share one"
     assert all(
-        outcome == (0, 0) if allowed else outcome.startswith(refused)
+        outcome == (None, None) if allowed else outcome.startswith(refused)
         for outcome in outcomes(report)
     )
-    assert report["environment"]
 
 
 def test_fp8_is_reduced_where_the_library_has_the_codes_of_ocp():

@@ -63,15 +63,9 @@ def test_the_transport_of_a_recorded_log(name, ways, kinds):
     assert nccl.channels(recorded(name)) == kinds
 
 
-def test_two_transports_of_a_pair_are_both_returned():
-    ways = "P2P/CUMEM", "SHM/direct/direct"
-    log = "".join(f"Channel 0{n}/0 : 0[0] -> 1[1] via {way}\n" for n, way in enumerate(ways))
-    assert nccl.transports(log) == {"0 -> 1": ["P2P/CUMEM", "SHM/direct/direct"]}
-
-
 @pytest.mark.parametrize(
     ("number", "name"),
-    [(2804, "2.8.4"), (2708, "2.7.8"), (20908, "2.9.8"), (21005, "2.10.5"), (23203, "2.32.3")],
+    [(2804, "2.8.4"), (20908, "2.9.8"), (23203, "2.32.3")],
 )
 def test_version_numbers_have_two_encodings(number, name):
     assert nccl.release(number) == name
@@ -91,11 +85,8 @@ def header_of_nccl() -> str:
 
 def test_calls_and_constants_match_the_real_header():
     header = header_of_nccl()
-    assert (
-        nccl.PROTOTYPES["ncclAllToAll"] == nccl.PROTOTYPES["ncclAlltoAll"]
-    )  # RCCL's name; NCCL's headers lack it
     for call, types in nccl.PROTOTYPES.items():
-        if call == "ncclAllToAll":
+        if call == "ncclAllToAll":  # RCCL's name; NCCL's headers lack it
             continue
         declared = re.search(rf"\b{call}\(([^)]*)\)", header)
         assert declared, call
@@ -107,9 +98,7 @@ def test_calls_and_constants_match_the_real_header():
                 text.split()[0], nccl._INT
             )
             assert kind is (nccl._POINTER if by_address else by_value), (call, text)
-    for name, number in library_gpu.TYPES.items():
-        assert re.search(rf"\bnccl{name.capitalize()}\s*=\s*{number}\b", header), name
-    for name, number in library_gpu.OPS.items():
+    for name, number in (library_gpu.TYPES | library_gpu.OPS).items():
         assert re.search(rf"\bnccl{name.capitalize()}\s*=\s*{number}\b", header), name
     assert re.search(rf"#define NCCL_WIN_COLL_SYMMETRIC 0x0?{library_gpu.SYMMETRIC}\b", header)
     assert re.search(r"#define NCCL_UNIQUE_ID_BYTES 128", header)
@@ -126,11 +115,8 @@ def test_the_fake_library_has_every_call_and_the_fake_packages_match_the_real_on
     named = fake_nccl.ALL_TO_ALL.values()
     assert all(re.search(rf"\b{call}\(", calls) for call in nccl.PROTOTYPES if call not in named)
     assert set(named) < nccl.PROTOTYPES.keys()
-    real = pytest.importorskip("nccl.bindings.nccl", reason="nccl4py is not installed")
-    assert callable(real.get_version)
-    cupy_nccl = pytest.importorskip("cupy.cuda.nccl", reason="CuPy is not installed")
-    assert cupy_nccl.available in (True, False)
-    assert callable(cupy_nccl.get_version)
+    for module in ("nccl.bindings.nccl", "cupy.cuda.nccl"):
+        assert callable(pytest.importorskip(module).get_version)
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU here")

@@ -53,13 +53,6 @@ def test_a_lane_runs_jobs_in_order_on_its_core_and_passes_errors_on():
         OtherCore(100_000)
 
 
-@pytest.fixture
-def one_core():
-    os.sched_setaffinity(0, CORES[:1])
-    yield
-    os.sched_setaffinity(0, CORES)
-
-
 def measured(tmp_path, command):
     forms = "--algorithm then_library,then_direct_pull,fused --lean"
     options = f"--model llama-3.1-8b --tokens 48 -n 12 --max-time 100 {forms} --out {tmp_path}"
@@ -67,30 +60,21 @@ def measured(tmp_path, command):
 
 
 @pytest.mark.skipif(len(CORES) < 2, reason="one core")
-@pytest.mark.parametrize(
-    ("command", "words"),
-    few(
-        [
-            ("gemm_reduce_scatter", "tokens 48, hidden 4096, inner 64"),
-            ("allgather_gemm", "tokens 48, hidden 4096, columns 128, scale"),
-        ],
-        1,
-    ),
-)
-def test_a_run_names_its_matmul_and_its_number_of_chunks(tmp_path, command, words):
-    done = measured(tmp_path, command)
+def test_a_run_names_its_matmul_and_its_number_of_chunks(tmp_path):
+    done = measured(tmp_path, "allgather_gemm")
     assert done.returncode == 0, done.stderr
-    assert words in done.stdout
-    assert "\ncompute " in done.stdout
-    assert any(line.startswith("fused") and " chunk" in line for line in done.stdout.splitlines())
+    assert "tokens 48, hidden 4096, columns 128, scale" in done.stdout
     assert "No core is free" not in done.stdout
     [path] = tmp_path.glob("*.jsonl")
     assert re.search(r"fused: [1248] chunks? llama-3.1-8b", text(read(path), "table", True))
 
 
-@pytest.mark.usefixtures("one_core")
 def test_a_run_says_if_no_core_is_free(tmp_path):
-    done = measured(tmp_path, "gemm_reduce_scatter")
+    os.sched_setaffinity(0, CORES[:1])
+    try:
+        done = measured(tmp_path, "gemm_reduce_scatter")
+    finally:
+        os.sched_setaffinity(0, CORES)
     assert done.returncode == 0, done.stderr
     assert "No core is free for each rank's communication" in done.stdout
 

@@ -65,21 +65,12 @@ def test_containers_without_a_common_network_are_named_on_a_fake_gpu(tmp_path):
 def test_containers_that_mpi_takes_for_hosts_are_named(tmp_path):
     """A variable makes MPICH see two nodes on one machine, as it does if containers have names of
     their own."""
-    nodes = {"MPIR_CVAR_NUM_CLIQUES": "2"}
-    done, text = run(
-        tmp_path,
-        "--algorithm",
-        "library",
-        second=[*UNSHARE, "--ipc"],
-        device="cpu",
-        variables=nodes,
-    )
+    second, nodes = [*UNSHARE, "--ipc"], {"MPIR_CVAR_NUM_CLIQUES": "2"}
+    alone = "--algorithm", "library"
+    done, text = run(tmp_path, *alone, second=second, device="cpu", variables=nodes)
     assert done.returncode == 0, done.stderr
-    assert (
-        "its ranks are on 2 hosts, and memory is mapped within one (the ranks of one "
-        "machine do not share their ipc namespace: start all ranks in one container, or "
-        "each with docker run --ipc=host)"
-    ) in text
+    assert "do not share their ipc namespace: start all ranks in one container" in text
+    assert "docker run --ipc=host" in text
 
 
 def test_error_17_in_one_container_is_named_on_a_fake_gpu(tmp_path):

@@ -13,6 +13,7 @@ HEADER = (
     b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117) + b"\n"
 )
 MUST = r"counts\.npy must have 4 integers from 0 to 5 \(tokens\) that add up to 10 \(choices\)"
+IMPOSSIBLE = [[[5] * 4] * 2, [5, 3, 2], [2.5] * 4, [6, -1, 3, 2], [5] * 4, [6, 2, 1, 1]]
 HUGE = b"\x93NUMPY\x01\x00" + len(HEADER).to_bytes(2, "little") + HEADER  # the header claims 73 TiB
 
 
@@ -44,7 +45,6 @@ def test_skews_give_their_documented_counts():
 def test_a_file_gives_the_count_of_each_expert(tmp_path):
     path = tmp_path / "counts.npy"
     np.save(path, np.array([5, 0, 3, 2]))
-    assert expert_counts(f"file:{path}", 4, 5, 2).tolist() == [5, 0, 3, 2]
     routes = draw(f"file:{path}", 2, 4, 5, 2, seed=1)
     assert np.bincount(routes.chosen.ravel(), minlength=4).tolist() == [5, 0, 3, 2]
     assert str(tmp_path) not in routes.skew, "the run must not store a path"
@@ -57,17 +57,8 @@ def test_a_file_gives_the_count_of_each_expert(tmp_path):
 @pytest.mark.parametrize(
     ("saved", "sentence"),
     [
-        (np.zeros((2, 4), int), MUST),
-        (np.array([5, 3, 2]), MUST),
-        (np.array([2.5, 2.5, 2.5, 2.5]), MUST),
-        (np.array([6, -1, 3, 2]), MUST),
-        (np.array([5, 5, 5, 5]), MUST),
-        (np.array([6, 2, 1, 1]), MUST),
-        (np.array([{}]), "cannot be read as an .npy file"),
-        (b"no array", "cannot be read as an .npy file"),
-        (b"", "cannot be read as an .npy file"),
-        (b"PK\x03\x04 no zip", "cannot be read as an .npy file"),
-        (HUGE, "cannot be read as an .npy file"),
+        *((np.array(counts), MUST) for counts in IMPOSSIBLE),
+        *((saved, "cannot be read as an .npy file") for saved in (np.array([{}]), b"PK", HUGE)),
         (None, "cannot be read as an .npy file: No such file"),
     ],
 )
@@ -81,23 +72,7 @@ def test_impossible_counts_are_refused(tmp_path, saved, sentence):
         expert_counts(f"file:{path}", 4, 5, 2)
 
 
-@pytest.mark.parametrize(
-    "skew",
-    [
-        "",
-        "zipf",
-        "zipf:",
-        "zipf:x",
-        "zipf:-1",
-        "zipf:nan",
-        "zipf:inf",
-        "hot:0",
-        "hot:9",
-        "hot:1.5",
-        "uniform:2",
-        "w",
-    ],
-)
+@pytest.mark.parametrize("skew", ["", "zipf:x", "zipf:nan", "hot:0", "hot:9", "uniform:2", "w"])
 def test_an_invalid_skew_is_refused(skew):
     with pytest.raises(ValueError, match=r"is not a skew|can be hot"):
         expert_counts(skew, 8, 64, 2)
@@ -105,18 +80,9 @@ def test_an_invalid_skew_is_refused(skew):
 
 def test_imbalance_and_traffic_follow_from_the_routes():
     routes = draw("hot:2", 2, 8, 1024, 2, seed=0)
-    assert routes.imbalance() == pytest.approx(
-        {
-            "expert_max_over_mean": 4.0,
-            "expert_cv": 3**0.5,
-            "rank_max_over_mean": 2.0,
-            "rank_cv": 1.0,
-        }
-    )
+    assert list(routes.imbalance().values()) == pytest.approx([4.0, 3**0.5, 2.0, 1.0])
     # Rank 0 has both experts of each token, so each token of rank 1 goes to rank 0 once.
     assert routes.between.tolist() == [[0, 0], [512, 0]]
-    one_rank = draw("uniform", 1, 8, 64, 2, seed=0)
-    assert one_rank.between.tolist() == [[0]]
 
 
 def test_tokens_and_experts_are_split_in_order_and_some_ranks_may_have_none():
@@ -126,18 +92,7 @@ def test_tokens_and_experts_are_split_in_order_and_some_ranks_may_have_none():
     assert [len(routes.rows_of(rank)[0]) for rank in range(4)] == [2, 0, 1, 0]
 
 
-def test_rows_are_sorted_by_expert_then_by_rank_then_by_token():
-    routes = draw("zipf:1", 2, 4, 50, 2, seed=3)
-    for rank in range(2):
-        token, choice = routes.rows_of(rank)
-        columns = routes.chosen[token, choice], routes.home[token], token
-        keys = list(zip(*(column.tolist() for column in columns), strict=True))
-        assert keys == sorted(keys)
-        assert set(routes.owner[routes.chosen[token, choice]].tolist()) == {rank}
-
-
 def test_weights_add_up_to_one_and_differ():
     weights = draw("uniform", 2, 8, 64, 3, seed=0).weights
     assert (weights.sum(axis=1) == 1).all()
-    assert {tuple(sorted(of_token)) for of_token in weights.tolist()} == {(0.25, 0.25, 0.5)}
     assert len({tuple(of_token) for of_token in weights.tolist()}) == 3

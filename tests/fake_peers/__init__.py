@@ -1,14 +1,11 @@
 """Stand-ins for vLLM, FlashInfer, mscclpp and torch over the software GPU, with the published names
 and defaults of the arguments that Wiretax gives.
 
-They sum for real, through the library with NCCL's interface. `make reliability` holds them against
-the published wheels (test_peers.py). FAKE_PEER_FAULT selects a fault:
+They sum for real, through the library with NCCL's interface. FAKE_PEER_FAULT selects a fault:
   raise        the start raises on rank 1
   hang         rank 1 never comes back from the start
-  hang_call    the third call never ends on rank 1
   wrong        the maximum instead of the sum
   disabled     vLLM disables itself
-  other_api    an older interface
 """
 
 from pathlib import Path

@@ -29,7 +29,10 @@ def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *n
     streams = {name: seed >> bit & 1 for bit, name in enumerate(macros)}
     world, watch = connect(30.0, device, memory, **streams)
     communicator, peers = world.communicator, world.peers
-    room = world.device.private if isinstance(peers, Unsupported) else peers.register
+    shared = peers if communicator.hosts == 1 else world.shared
+    if communicator.hosts > 1 and not isinstance(shared, Unsupported):
+        shared.make_room(ROOM_BYTES)
+    room = world.device.private if isinstance(shared, Unsupported) else shared.register
     buffers = Buffers(communicator.rank, communicator.size, room(ROOM_BYTES), room(ROOM_BYTES))
 
     performed: list[Example] = []
@@ -51,7 +54,7 @@ def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *n
 
     fixed = [
         example
-        for example in fixed_examples(communicator.size)
+        for example in fixed_examples(communicator.size, communicator.hosts)
         if examples == "fixed" and (not names or example.collective.name in names)
     ]
     if not isinstance(peers, Unsupported):  # the epoch wraps halfway

@@ -8,62 +8,48 @@ import ctypes
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 from unittest import mock
 
 import numpy as np
 
 from collectives.algorithm import ALGORITHMS
-from collectives.operation import Library, Operation, Unsupported, World
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
+from collectives.operation import Unsupported
 from kernels.devices import gpu_driver
-from kernels.devices.device import Arguments, Control, Own, Step, Watch
+from kernels.devices.device import Arguments, Step
 from kernels.devices.gpu import GpuDevice
 from kernels.devices.gpu_driver import visible_gpus
 from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example, check
 from tests.kernels.broken_kernels import ONE_LAUNCH, copy_kernels
+from tests.ranks.sanitized_ranks import open_bed
 from tests.ranks.world import compile_with, launch
 
 
 def main(examples: int, seed: int, ranks: int) -> None:
     device = GpuDevice(visible_gpus()[1][0], sharers=ranks)
-    slabs = [device.private(SLAB_BYTES) for _ in range(ranks)]
-    controls = [device.private(ctypes.sizeof(Control)) for _ in range(ranks)]
-    watches = [device.watch(Watch()) for _ in range(ranks)]
+    bed = open_bed(
+        [device] * ranks, seed, timeout_s=20.0, allocate=device.private, sharing="same_device"
+    )
     buffers = [
         Buffers(r, ranks, device.private(ROOM_BYTES), device.private(ROOM_BYTES))
         for r in range(ranks)
     ]
     everyone = device.private(ranks * ctypes.sizeof(Arguments))
     compile_with(device, {"STREAM_SLAB": seed % 2, "STREAM_RECEIVE": seed // 2 % 2})
-    worlds = []
-    for r in range(ranks):
-        own = device.private(ctypes.sizeof(Own))
-        waits = WaitPolicy(watches[r], timeout_s=20.0)
-        communicator: Any = SimpleNamespace(
-            rank=r, size=ranks, hosts=1, all_gather=lambda place: [place]
-        )
-        peers = PeerBuffer(communicator, device, slabs, controls, own, waits, "same_device")
-        set_epoch(peers, 2**32 - 1 - examples // 2)  # the epoch wraps during the examples
-        worlds.append(World(communicator, device, peers, cast(Library, None), watches[r]))
 
     def problem(example: Example, every: np.ndarray) -> str | None:
         if example.algorithm == "library":
             return None
-        bind, steps = ALGORITHMS[example.collective.name][example.algorithm].bind, []
-        for r in range(ranks):
-            operation = bind(worlds[r], buffers[r].case(example, every))
-            if isinstance(operation, Unsupported):
-                return None
-            assert isinstance(operation, Operation)
-            steps.append(operation.step)
+        bind = ALGORITHMS[example.collective.name][example.algorithm].bind
+        operations = bed.bind(bind, [of_rank.case(example, every) for of_rank in buffers])
+        if isinstance(operations[0], Unsupported):
+            return None
+        steps = [operation.step for operation in operations]
         everyone.write(np.frombuffer(b"".join(bytes(step.argument) for step in steps), np.uint8))
         step = Step(steps[0].kernel, Arguments(more=everyone.address), ranks * steps[0].blocks)
         launch(device, step, 1 if example.in_place else example.launches)
-        for r in range(ranks):
-            if watches[r].timed_out:
-                return f"rank {r}: rank {watches[r].peer} never came"
+        for r, world in enumerate(bed.worlds):
+            if world.watch.timed_out:
+                return f"rank {r}: rank {world.watch.peer} never came"
             if error := buffers[r].problem(example, every):
                 return f"rank {r}: {error}"
         alike = example.collective.name in ("all_reduce", "all_gather")

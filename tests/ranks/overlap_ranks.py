@@ -29,14 +29,10 @@ def activations_and_result(
     """The input of a rank's call, and the right result of the call."""
     weights = [integers(7, each, rows=INNER, columns=COLUMNS) for each in range(ranks)]
     everyones = [integers(call, each, rows=TOKENS, columns=INNER) for each in range(ranks)]
-    own = TOKENS // ranks
     if command == "allgather_gemm":
-        return everyones[0][rank * own :][:own], everyones[0] @ weights[rank]
-    total = np.sum([a @ w for a, w in zip(everyones, weights, strict=True)], axis=0)
-    part = TOKENS // chunks // ranks
-    return everyones[rank], np.concatenate(
-        [total[(c * ranks + rank) * part :][:part] for c in range(chunks)]
-    )
+        return np.split(everyones[0], ranks)[rank], everyones[0] @ weights[rank]
+    total = sum(a @ w for a, w in zip(everyones, weights, strict=True))
+    return everyones[rank], np.concatenate(np.split(total, chunks * ranks)[rank::ranks])
 
 
 def problem(

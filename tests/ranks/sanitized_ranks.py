@@ -29,7 +29,7 @@ from typing import Any, cast
 import numpy as np
 
 from bench.harness import verify
-from bench.harness.iteration import Segments, nothing, pattern_of
+from bench.harness.iteration import Segments, checked_iteration, nothing
 from bench.layers.experts import source_and_target
 from collectives.algorithm import ALGORITHMS
 from collectives.build import Build
@@ -53,6 +53,7 @@ from kernels.devices.device import (
     Control,
     Counts,
     Device,
+    Memory,
     Own,
     Step,
     Transfer,
@@ -131,7 +132,7 @@ class Bed:
     draw: random.Random
     seed: int
     plant: str
-    items: dict[str, list[tuple[list[Step], ExactMemory | None]]] = field(default_factory=dict)
+    items: dict[str, list[tuple[list[Step], Memory | None]]] = field(default_factory=dict)
     keep: list[Any] = field(default_factory=list)
 
     @property
@@ -168,22 +169,12 @@ class Bed:
         if isinstance(operations[0], Unsupported):
             return False
         self.items[name] = []
-        for rank, (world, case, operation) in enumerate(
-            zip(self.worlds, cases, operations, strict=True)
-        ):
+        for rank, world in enumerate(self.worlds):
+            case, operation = cases[rank], operations[rank]
             assert isinstance(operation, Operation), operation
-            wrong = world.device.private(64)
-            steps: list[Step] = []
-            for entry, segments in zip(
-                ("write_pattern", "count_wrong"), contents(rank, operation), strict=True
-            ):
-                tables = world.device.store(np.tile(segments.tables, verify.REPEATS + 1))
-                pattern = pattern_of(world, case.datatype, segments, tables, wrong)
-                steps.append(Step(world.device.loop_kernels().kernel(entry), pattern))
-                self.keep.append(tables)
-            write, check = steps
-            self.items[name].append(([write, operation.step, check], cast(ExactMemory, wrong)))
-            self.keep.append((case, operation))
+            made = checked_iteration(world, case, operation, contents(rank, operation), case)
+            self.items[name].append(([made.prepare, operation.step, made.check], made.wrong))
+            self.keep.append(made)
         return True
 
     def wrong_elements(self, name: str) -> int:
@@ -405,26 +396,26 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             bed.items[name] = [(make(r), None) for r in range(ranks)]
 
 
-def open_bed(devices: Sequence[Device], seed: int, plant: str = "", timeout_s: float = 30.0) -> Bed:
+def open_bed(
+    devices: Sequence[Device],
+    seed: int,
+    plant: str = "",
+    timeout_s: float = 30.0,
+    allocate: Callable[[int], Any] = ExactMemory,
+    sharing: str = "threads",
+) -> Bed:
     """A rank in this process on each device; they map each other's slabs."""
     ranks = len(devices)
-    slabs = [ExactMemory(SLAB_BYTES) for _ in range(ranks)]
-    controls = [ExactMemory(ctypes.sizeof(Control)) for _ in range(ranks)]
+    slabs = [allocate(SLAB_BYTES) for _ in range(ranks)]
+    controls = [allocate(ctypes.sizeof(Control)) for _ in range(ranks)]
     worlds, gathering = list[World](), Gathering(ranks)
     for r, device in enumerate(devices):
         communicator: Any = SimpleNamespace(
             rank=r, size=ranks, hosts=1, all_gather=partial(gathering.all_gather, r)
         )
-        waits = WaitPolicy(Watch(), True, timeout_s)
-        peers = PeerBuffer(
-            communicator,
-            device,
-            cast(Any, slabs),
-            cast(Any, controls),
-            cast(Any, ExactMemory(ctypes.sizeof(Own))),
-            waits,
-            "threads",
-        )
+        waits = WaitPolicy(device.watch(Watch()), True, timeout_s)
+        own = allocate(ctypes.sizeof(Own))
+        peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
         set_epoch(peers, START_EPOCH)
         worlds.append(World(communicator, device, peers, cast(Library, None), waits.watch))
     return Bed(worlds, random.Random(seed), seed, plant)

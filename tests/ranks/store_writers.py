@@ -17,15 +17,12 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import numpy as np
+import msgspec
 
 from bench.harness import session as command
 from bench.harness.options import RunOptions
-from reports.store.build import Samples
-from reports.store.result import ResultError, latest
-from reports.store.schema import Block, End, Run
-from reports.store.writing import RunFile
-from tests.reports.synthetic_run import plan
+from reports.store.result import ResultError
+from tests.reports.synthetic_run import write_run
 
 NAMES = 128
 BLOCKS = 10
@@ -47,40 +44,19 @@ def write(folder: Path, seed: int, together: Any, claimed: bool) -> None:
     run_id = f"2026-11-20T06-15-00Z-allreduce-{token():0>6}"
     if claimed:
         run_id = command.reserve_run(RunOptions("allreduce", out=str(folder)))
-    cases = plan([16384], ["library", "auto"], ["isolated"], [False], (), "float32", 2)
     try:
-        file = RunFile.create(
+        write_run(
             folder,
-            Run(
-                run_id=run_id,
-                after=latest(folder),
-                benchmark="allreduce",
-                version="0",
-                argv=[],
-                seed=seed,
-                machine_id="a1b2c3",
-                software_id="d4e5f6",
-                environment={},
-                world={"size": 2},
-                cases=cases,
-            ),
+            run_id=run_id,
+            seed=seed,
+            sizes=[16384],
+            algorithms=["library", "auto"],
+            modes=["isolated"],
+            n_blocks=BLOCKS,
+            change=lambda block: msgspec.structs.replace(block, time_us=1.0 + seed),
         )
     except ResultError:
         os._exit(1)
-    for turn in range(BLOCKS):
-        for case in range(CASES):
-            file.append(
-                Block(
-                    case=case,
-                    block=turn,
-                    round=turn,
-                    n=5,
-                    time_us=1.0 + seed,
-                    link_rtt_ns=(100.0, 100.0),
-                )
-            )
-    samples: Samples = {case: np.ones((10, 5)) for case in range(CASES)}
-    file.finish(samples, End(status="complete", elapsed_s=1.0, measuring_s=1.0))
     if claimed:
         (folder / f"{run_id}.flight").rmdir()
 

@@ -76,16 +76,9 @@ def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -
     wrong_elements = sum(launch.wrong().elements for launch in hand)
     everyone = communicator.all_gather((watch.iteration, wrong_elements, bool(watch.timed_out)))
     if communicator.rank == 0:
-        by_rank = list(zip(*everyone, strict=True))
-        print(
-            json.dumps(
-                {
-                    "launches": min(by_rank[0]),
-                    "wrong_elements": sum(by_rank[1]),
-                    "timed_out": any(by_rank[2]),
-                }
-            )
-        )
+        iterations, wrong, timed_out = zip(*everyone, strict=True)
+        report = {"launches": min(iterations), "wrong_elements": sum(wrong)}
+        print(json.dumps(report | {"timed_out": any(timed_out)}))
 
 
 def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) -> Session:

@@ -41,18 +41,8 @@ def lines(made: Cluster, mpi: str, nodes: int, out: Path) -> dict[str, list[str]
         on_hosts = [mpirun, "-hosts", ",".join(hosts), "-n", "2"]
     else:
         on_hosts = [mpirun, "--host", ",".join(f"{host}:{2 // nodes}" for host in hosts), "-n", "2"]
-    started = [
-        python,
-        "-m",
-        "wiretax",
-        "allreduce",
-        "-n",
-        "2",
-        *run[:-4],
-        "--iters",
-        "12",
-        *run[-2:],
-    ]
+    own_words = [*run[:-4], "--iters", "12", *run[-2:]]
+    started = [python, "-m", "wiretax", "allreduce", "-n", "2", *own_words]
 
     def batch(*line: str) -> list[str]:
         job.write_text(f"#!/bin/bash\n{shlex.join(line)}\n")

@@ -5,11 +5,10 @@ that they leave.
 
 Before each kill the test reads the run's file. After the kill the file must still hold that
 content, and every block before the last one in a rank's flight record; only the last line may be
-torn. `show`, `compare`, `history` and `dashboard` must accept the file and report it correctly. No
-half-written file and no process may remain.
+torn. `show` and `dashboard` must accept the file and report it correctly. No half-written file and no process may remain. If a run ends before its kill, the test starts another
+one.
 
-If a run ends before its kill, the test starts another one, at most TRIES in a row. Prints a line
-for each violation; the exit status is 1 if there is one.
+Prints a line for each violation; the exit status is 1 if there is one.
 """
 
 import contextlib
@@ -18,7 +17,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,26 +24,11 @@ from pathlib import Path
 
 from reports.__main__ import main as reports
 from reports.store.result import read
-from tests.bench.faulty_runs import processes
-from tests.launch import MPIRUN, ROOT
+from tests.bench.faulty_runs import Launch, processes, wait_for
 
 SMALL = "-b 16K -e 16K --mode isolated --algorithm ring,library -n 2400"
 VICTIMS = ("rank 0", "rank 0", "all ranks", "the launcher's group")
 BLOCKS = 24  # in a complete run
-TRIES = 20  # in a row; a single run may end before its kill
-
-
-def launch(out):
-    """Starts a run in the background, as the leader of a process group."""
-    program = [sys.executable, "-m", "bench.allreduce", *SMALL.split(), "--out", str(out)]
-    return subprocess.Popen(
-        [str(MPIRUN), "-n", "2", *program],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
 
 
 def content(out):
@@ -63,33 +46,30 @@ def kill(there, victim, process):
                 os.kill(pid, signal.SIGKILL)
 
 
-def ask(*words):
-    """Returns exit status and output of `python -m reports`. An exception gives None: users would
-    see a traceback."""
+def refusal(expected, *words):
+    """What `python -m reports` says if it does not accept the files, or not as `expected`."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
             status = reports(list(map(str, words)))
         except Exception as error:  # noqa: BLE001 - any exception is a fault
-            return None, f"{type(error).__name__}: {error}"
-    return status, output.getvalue()
+            return [f"reports {words[0]}: {type(error).__name__}: {error}"]
+    text = output.getvalue()
+    if status == 0 and expected in text and "cannot be read" not in text:
+        return []
+    return [f"reports {words[0]}: status {status}, {text!r}"]
 
 
-def faults_in(out, seen, whole):
+def faults_in(out, seen):
     """Describes each fault in the files of a killed run in `out`. `seen`: the content of its run
-    file before the kill; `whole`: a run that was not killed."""
-    names = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    file before the kill."""
     faults = [f"{path.name} is half written" for path in out.rglob("*.part")]
     after = content(out)
     if after is None:
         # A kill after the claim of a name and before the start of the witness may leave an empty
         # folder.
-        names = [name for name in names if (out / name).is_file() or any((out / name).iterdir())]
-        return (
-            faults
-            + ([f"no run, but {', '.join(names)}"] if names else [])
-            + (["the run is gone"] if seen else [])
-        )
+        names = [path.name for path in out.rglob("*") if path.is_file()]
+        return faults + [f"no run, but {name}" for name in names] + ["the run is gone"] * bool(seen)
     if not after.startswith(seen or b""):
         faults.append("the file has lost content that it had before the kill")
     [path] = out.glob("*.jsonl")
@@ -110,16 +90,7 @@ def faults_in(out, seen, whole):
                 if (case, earlier) not in blocks
             ]
     word = "busbw" if result.complete else "INCOMPLETE: the run was cut off."
-    runs = "runs 2" if result.complete else "incomplete: 1"
-    for words, statuses, expected in (
-        (("show", path), (0,), word),
-        (("compare", whole, path), (0, 2), ""),
-        (("history", path.parent.parent), (0,), runs),
-    ):
-        status, text = ask(*words)
-        if status not in statuses or expected not in text or "Traceback" in text:
-            faults.append(f"reports {words[0]}: status {status}, {text!r}")
-    return faults
+    return [*faults, *refusal(word, "show", path)]
 
 
 def wait_for_blocks(process, out, count):
@@ -130,12 +101,12 @@ def wait_for_blocks(process, out, count):
         time.sleep(0.001)
 
 
-def strike(folder, whole, start_s, rng):
+def strike(out, start_s, rng):
     """Starts a run and kills it: before its first line, after some blocks, or near its end. Returns
     the faults; None if the run ended before the kill."""
-    out, victim = folder / "killed", rng.choice(VICTIMS)
+    victim = rng.choice(VICTIMS)
     blocks, moment = rng.choice([None, rng.randrange(BLOCKS), BLOCKS]), rng.random()
-    process = launch(out)
+    process = Launch(out, small=SMALL.split()).process
     if blocks is None:
         time.sleep(moment * start_s)
         there = processes(out)
@@ -148,50 +119,33 @@ def strike(folder, whole, start_s, rng):
     if process.poll() is not None:
         return None
     kill(there, victim, process)
-    process.wait(60)
-    late_s = time.monotonic() + 10
-    while (left := processes(out)) and time.monotonic() < late_s:
-        time.sleep(0.02)
-    faults = faults_in(out, seen, whole) + ([f"processes are left: {left}"] if left else [])
+    process.communicate(timeout=60)
+    faults = faults_in(out, seen)
+    try:
+        wait_for(lambda: not processes(out), 10)
+    except AssertionError:
+        faults.append(f"processes are left: {processes(out)}")
     return [f"{victim} after {blocks or 'no'} blocks: {fault}" for fault in faults]
 
 
-def strike_running(trial, whole, start_s, rng):
-    for _ in range(TRIES):
-        faults = strike(trial, whole, start_s, rng)
-        if faults is not None:
-            return faults
-        shutil.rmtree(trial / "killed", ignore_errors=True)
-    return [f"{TRIES} runs in a row ended before they could be killed"]
-
-
 def campaign(count, seed, say=print):
-    """Kills `count` runs and returns the violations. One folder collects the files of all runs for
-    the dashboard."""
+    """Kills `count` runs and returns the violations."""
     rng, violations = random.Random(seed), []
     with tempfile.TemporaryDirectory(prefix="wiretax-kill-") as name:
         folder = Path(name)
         for number in range(2):  # the first run compiles the kernels
             out, begun_s = folder / f"whole{number}", time.monotonic()
-            process = launch(out)
-            wait_for_blocks(process, out, 0)
+            whole = Launch(out, small=SMALL.split()).process
+            wait_for_blocks(whole, out, 0)
             start_s = time.monotonic() - begun_s
-            if process.wait(120):
+            whole.communicate(timeout=120)
+            if whole.returncode:
                 return ["a run failed without a kill"]
-        [whole] = out.glob("*.jsonl")
-        (folder / "all").mkdir()
         for number in range(count):
-            trial = folder / str(number)
-            trial.mkdir()
-            os.link(whole, trial / whole.name)
-            faults = strike_running(trial, whole, start_s, rng)
+            while (faults := strike(folder / str(number), start_s, rng)) is None:
+                shutil.rmtree(folder / str(number))
             violations += [f"run {number}: {fault}" for fault in faults]
-            if (trial / "killed").exists():
-                (trial / "killed").rename(folder / "all" / str(number))
-        if any((folder / "all").rglob("*.jsonl")):
-            status, text = ask("dashboard", folder / "all", "-o", folder / "site")
-            if status != 0 or "cannot be" in text:
-                violations.append(f"reports dashboard: status {status}, {text!r}")
+        violations += refusal("", "dashboard", folder, "-o", folder / "site")
     say(*violations, f"{count} runs killed, {len(violations)} violations; seed {seed}", sep="\n")
     return violations
 

@@ -6,15 +6,13 @@ require root.
 """
 
 import os
-import secrets
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reports.store.result import read
 from reports.store.schema import Result
@@ -177,89 +175,14 @@ def as_another_user(tree: Path) -> list[str]:
     return ["unshare", "-m", "sh", "-ec", "\n".join(script), "sh"]
 
 
-def started_by_slurm(
-    line: Sequence[str], ranks: int, pmi: bool
-) -> "list[subprocess.CompletedProcess[str]]":
-    """Starts ranks as srun does, without Slurm: with SLURM_* variables and without mpirun. With
-    `pmi`, each rank also gets the socket over which srun --mpi=pmi2 answers MPICH's requests (PMI
-    1)."""
-    pipes = [socket.socketpair() for _ in range(ranks if pmi else 0)]
-    processes = []
-    for rank in range(ranks):
-        variables = {
-            "SLURM_JOB_ID": "7",
-            "SLURM_PROCID": rank,
-            "SLURM_LOCALID": rank,
-            "SLURM_NTASKS": ranks,
-            "SLURM_STEP_TASKS_PER_NODE": ranks,
-            "SLURM_TASKS_PER_NODE": ranks,
-        }
-        keep = [pipes[rank][1].fileno()] if pmi else []
-        variables |= {"PMI_FD": keep[0], "PMI_RANK": rank, "PMI_SIZE": ranks} if pmi else ALONE
-        processes.append(
-            subprocess.Popen(
-                line,
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                pass_fds=keep,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": str(ROOT),
-                    **AS_ROOT,
-                    **{k: str(v) for k, v in variables.items()},
-                },
-            )
-        )
-    # MPICH names its shared memory after the job: one name for all would join what a killed rank
-    # has left.
-    keys = {
-        "PMI_process_mapping": f"(vector,(0,1,{ranks}))",
-        "kvsname": f"job-{secrets.token_hex(8)}",
-    }
-    meeting = threading.Barrier(max(1, len(pipes)))
-    for ours, theirs in pipes:
-        theirs.close()
-        threading.Thread(target=answer_pmi, args=(ours, ranks, keys, meeting), daemon=True).start()
-    ended = []
-    for process in processes:
-        stdout, stderr = process.communicate(timeout=120)
-        ended.append(subprocess.CompletedProcess(line, process.returncode, stdout, stderr))
-    return ended
+def started_by_slurm(line: Sequence[str], ranks: int) -> "list[subprocess.CompletedProcess[str]]":
+    """Starts ranks as srun does that speaks no PMI: with SLURM_* variables and without mpirun."""
 
+    def start(rank: int) -> "subprocess.CompletedProcess[str]":
+        own, every = str(rank), str(ranks)
+        variables: dict[str, Any] = dict.fromkeys(["SLURM_PROCID", "SLURM_LOCALID"], own)
+        variables |= dict.fromkeys(["SLURM_NTASKS", "SLURM_TASKS_PER_NODE"], every)
+        return launched(line, **variables | ALONE, SLURM_JOB_ID="7")
 
-def answer_pmi(
-    connection: socket.socket, ranks: int, keys: dict[str, str], meeting: threading.Barrier
-) -> None:
-    """Answers one rank's PMI 1 requests until it disconnects, in lines of `key=value` as in MPICH's
-    src/pmi."""
-    with connection, connection.makefile("rw") as stream:
-        for line in stream:
-            request = dict(word.partition("=")[::2] for word in line.split())
-            match request["cmd"]:
-                case "init":
-                    answer = "response_to_init pmi_version=1 pmi_subversion=1 rc=0"
-                case "get_maxes":
-                    answer = "maxes rc=0 kvsname_max=64 keylen_max=64 vallen_max=1024"
-                case "get_appnum":
-                    answer = "appnum rc=0 appnum=0"
-                case "get_my_kvsname":
-                    answer = f"my_kvsname rc=0 kvsname={keys['kvsname']}"
-                case "get_universe_size":
-                    answer = f"universe_size rc=0 size={ranks}"
-                case "put":
-                    keys[request["key"]] = request["value"]
-                    answer = "put_result rc=0"
-                case "get":
-                    value = keys.get(request["key"])
-                    answer = f"get_result rc=0 value={value}" if value else "get_result rc=-1"
-                case "barrier_in":
-                    meeting.wait(60)
-                    answer = "barrier_out rc=0"
-                case "finalize":
-                    answer = "finalize_ack rc=0"
-                case _:
-                    answer = f"{request['cmd']}_result rc=-1"
-            stream.write(f"cmd={answer}\n")
-            stream.flush()
+    with ThreadPoolExecutor(ranks) as together:
+        return list(together.map(start, range(ranks)))

@@ -50,16 +50,7 @@ def commit() -> str:
         git("worktree", "add", "--quiet", "--detach", str(at), "HEAD")
         try:
             apply(at, GUARDS)
-            git(
-                "commit",
-                "--quiet",
-                "--no-verify",
-                "--no-gpg-sign",
-                "--all",
-                "--message",
-                "Without guards",
-                at=at,
-            )
+            git("commit", "--no-verify", "--no-gpg-sign", "-qam", "Without guards", at=at)
             return git("rev-parse", "HEAD", at=at).strip()
         finally:
             git("worktree", "remove", "--force", str(at))

@@ -8,7 +8,7 @@ import shutil
 from reports.store.case import COMPUTE
 from tests.bench.synthetic_link import made_up
 from tests.reports.synthetic_run import rewrite, rewrite_cases, rewrite_head, write_run
-from tests.reports.synthetic_together import FUSED, LAYER, MPI, STEP, THEN, Made, always, write_link
+from tests.reports.synthetic_together import FUSED, LAYER, MPI, STEP, THEN, Made, always
 
 COLUMNS = {name: value for name, value in LAYER.items() if name != "inner"} | {"columns": 256}
 PREFILL = {name: value for name, value in STEP.items() if name != "slots"} | {
@@ -122,12 +122,3 @@ def write_benchmark(folder, name):
     for minute, file in enumerate(("run", "other")):
         run_id = f"2026-11-20T06-{minute:02}-00Z-{benchmark}-1a2b3c"
         rewrite_head(folder / f"{file}.jsonl", benchmark=benchmark, run_id=run_id)
-
-
-def write_validation(folder):
-    """Writes what `advise --validate` takes: `run.jsonl` of bench.decode, `reduces.jsonl` and
-    `link.jsonl`."""
-    write_benchmark(folder, "decode")
-    reduces = write_run(folder, **SMALL | {"sizes": [32768]}).path
-    reduces.rename(folder / "reduces.jsonl")
-    write_link(folder, 20).rename(folder / "link.jsonl")

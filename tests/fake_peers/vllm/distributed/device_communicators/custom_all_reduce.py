@@ -48,12 +48,3 @@ class CustomAllreduce:
             )
         self.summing.enqueue(inp, out)
         return out
-
-
-if FAULT == "other_api":
-
-    def older(self: CustomAllreduce, inp: torch.Tensor) -> None:
-        pass
-
-    older.__qualname__ = "CustomAllreduce.all_reduce"
-    setattr(CustomAllreduce, "all_reduce", older)  # noqa: B010

@@ -35,7 +35,8 @@ def test_theirs():
 def run_pytest(folder: Path, *words: str | Path) -> "subprocess.CompletedProcess[str]":
     """Runs pytest in a user's folder with the plugin of this checkout."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    environment.pop("OPENBLAS_NUM_THREADS", None)
+    for name in ("OPENBLAS_NUM_THREADS", "PYTEST_XDIST_WORKER"):  # it skips beside other tests
+        environment.pop(name, None)
     return subprocess.run(
         [sys.executable, "-m", "pytest", *WITH_PLUGIN, *map(str, words)],
         cwd=folder,

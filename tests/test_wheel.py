@@ -318,7 +318,7 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
         WIRETAX_QUIET="",
     )
     assert survey.returncode in (0, 3), survey.stderr  # 3: 90 s are too short for a step
-    assert "] allreduce: done" in survey.stderr
+    assert re.search(r"\] allreduce: (done|incomplete) after", survey.stderr), survey.stderr
     assert "bench." not in survey.stderr + (work / "vendor" / "index.html").read_text()
     code = "import wiretax; assert set(wiretax.load('results').world_size) == {2}"
     assert run(environment / "python", "-P", "-c", code, cwd=work).stderr == ""

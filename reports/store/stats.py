@@ -17,6 +17,7 @@ STATE_RATIO = 1.5
 KERNEL_BINS = 8  # the width of the kernel that finds the states of the link
 BIN = np.log(STATE_RATIO) / 3 / KERNEL_BINS  # of a logarithm
 MOST_BIN = 30_000
+MOST_HALF = float(np.log(1e6))  # of an interval of logarithms: a wider one tells nothing
 
 
 def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.0) -> Interval:
@@ -28,7 +29,8 @@ def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.
     meet `confidence` (Hettmansperger and Sheather, Statistics and Probability Letters 4, 1986). The
     number of values below their median is modelled as beta-binomial, with the variance of the signs
     of an AR(1): their correlation at lag k is 2/pi arcsin(rho^k) (Van Vleck and Middleton, Proc.
-    IEEE 54, 1966). Values that weigh less than six independent ones get Student's bounds."""
+    IEEE 54, 1966). Values that weigh less than six independent ones get Student's bounds, or
+    none if these are beyond a factor of a million."""
     ordered = np.sort(np.asarray(values, dtype=float))
     n = len(ordered)
     if n == 0:
@@ -41,6 +43,8 @@ def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.
         if ordered[0] <= 0:
             return median, None, None
         half = _student_half_width(np.log(ordered), confidence, rho)
+        if half > MOST_HALF:
+            return median, None, None
         return median, median * float(np.exp(-half)), median * float(np.exp(half))
     j, weight = _order_statistics(n, confidence, rho)
     low = ordered[j - 1] + weight * (ordered[j] - ordered[j - 1])  # of two equal values, the value

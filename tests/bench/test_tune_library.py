@@ -245,10 +245,9 @@ def started(folder, *options, **variables):
     return watched(*words, **variables)
 
 
-@pytest.mark.alone
 def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path):
     command = f"{ONE_RANK} --mode isolated"  # short launches measure enough on a busy machine too
-    options = "--variant", f"mpich={command}", "--max-time", "20", "--quiet"
+    options = "--variant", f"mpich={command}", "--max-time", "12", "--quiet"
     with started(tmp_path, *options) as process:
         out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err

@@ -174,8 +174,9 @@ def error_bound(
 ) -> np.ndarray:
     """The largest error of each element that a reduction may have against float64.
 
-    It allows `wire_roundings` roundings to the wire type (one per hop for the ring) and one fp32 rounding (fp64 for float64) for each combination and each
-    mean. Higham, Accuracy and Stability, section 4.2: the error of a recursive sum is at most the
+    It allows `wire_roundings` roundings to the wire type (one per hop for the ring) and one fp32
+    rounding (fp64 for float64) for each combination and each mean.
+    Higham, Accuracy and Stability, section 4.2: the error of a recursive sum is at most the
     roundings times the sum of magnitudes. Subnormal results may be off by one smallest step per
     rounding.
     """

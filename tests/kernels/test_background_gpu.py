@@ -19,8 +19,6 @@ from kernels.devices.device import Counts, Gate, Step, Watch
 from tests import fake_gpu
 from tests.launch import ROOT, few
 
-pytestmark = pytest.mark.alone
-
 
 def on_a_fake_gpu(name: str, vendor: str) -> Any:
     env = os.environ | fake_gpu.environment(vendor=vendor, sms=1)

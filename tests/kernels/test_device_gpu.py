@@ -184,11 +184,11 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
     few(
         [
             ({}, ""),
+            ({"fail": "malloc:rank1:cudaErrorMemoryAllocation:>40000000"}, "MemoryAllocation"),
             (
                 {"corrupt_ipc": 20 << 20},
                 "a packet from rank 1 never arrived in the memory of rank 0",
             ),
-            ({"fail": "malloc:rank1:cudaErrorMemoryAllocation:>40000000"}, "MemoryAllocation"),
         ],
         2,
     ),

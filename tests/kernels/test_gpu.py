@@ -17,8 +17,6 @@ from tests.fake_gpu import environment
 from tests.kernels.broken_kernels import tree
 from tests.launch import ROOT, count, few, mpirun
 
-pytestmark = pytest.mark.alone
-
 
 def in_one_launch(ranks, examples, seed, **variables):
     command = [sys.executable, "-m", "tests.ranks.one_launch", str(examples), str(seed), str(ranks)]

@@ -1,7 +1,8 @@
 """Run by mpirun on several hosts: the bytes that cross, and failures of one rank.
 
 `host_ranks.py bytes NAME SIZE CALLS` prints what leaves rank 0's host in a call of an algorithm, as
-its network interface counts it. `host_ranks.py refused` prints what all ranks say if one rank fails.
+its network interface counts it. `host_ranks.py refused` prints what all ranks say if one rank
+fails.
 """
 
 import re

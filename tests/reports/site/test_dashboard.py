@@ -196,6 +196,7 @@ def test_pages_of_big_runs_stay_small_and_only_the_newest_runs_have_pages(tmp_pa
         run_id = f"2026-11-20T06-15-{number:02d}Z-allreduce-{number}"
         write_run(tmp_path / "results", run_id=run_id, **SMALL)
     asked = ["--run", "2026-11-20T06-15-00Z-allreduce-0"]
+    make_site(tmp_path / "results", tmp_path / "site")
     site = make_site(tmp_path / "results", tmp_path / "site", *asked)
     names = sorted(page.name[4:23] for page in site.glob("run-*.html"))
     assert names == ["2026-11-20T06-15-00", "2026-11-20T06-15-02", "2026-11-22T06-15-00"]

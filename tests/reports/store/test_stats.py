@@ -38,6 +38,11 @@ def test_median_interval_uses_the_tabulated_order_statistics():
         median_interval([])
 
 
+def test_few_correlated_values_that_spread_widely_have_no_bounds():
+    """Their bound was 1e15 and more, which no run file may contain: the run was lost."""
+    assert median_interval([0.1, 0.2, 3000.0, 0.15, 8000.0, 4000.0], rho=0.95)[1:] == (None, None)
+
+
 def test_an_interval_of_equal_values_is_the_value():
     """Rounded to beside it, it put a bar's median outside its interval, and matplotlib refused to
     draw the picture."""

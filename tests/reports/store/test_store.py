@@ -10,7 +10,7 @@ from reports.site import shared
 from reports.store.result import latest, read
 from reports.trends import history
 from reports.verdicts.sides import side_of
-from tests.launch import ROOT, count, mpirun
+from tests.launch import ROOT, SLOW_TEST, count, mpirun
 from tests.ranks import store_writers
 from tests.reliability import kill_writers
 
@@ -30,6 +30,7 @@ QUICK = [
 ]
 
 
+@SLOW_TEST  # tests/bench/test_faults.py kills ranks at named moments
 def test_killed_runs_keep_their_blocks_and_are_shown_as_incomplete(capsys):
     assert kill_writers.campaign(count(6), seed=random.randrange(1 << 30)) == [], (
         capsys.readouterr().out

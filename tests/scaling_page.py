@@ -1,5 +1,5 @@
-"""The tables of docs/scaling.md, made by the model. `python -m tests.scaling_page` writes them into the page; a test
-compares.
+"""The tables of docs/scaling.md, made by the model. `python -m tests.scaling_page` writes them into
+the page; a test compares.
 """
 
 import numpy as np
@@ -15,8 +15,8 @@ NODES = 2, 4, 8, 16, 32, 64
 SIZES = [16 << 10, 256 << 10, 1 << 20, 16 << 20, 1 << 30]
 STEPS = [1 << shift for shift in range(10, 34)]
 HIERARCHICAL = "hierarchical", "hierarchical_whole"
-# The start of a kernel within a node, the median or the least of published ones, and the library's time over the
-# model's: exact, and the median of published times.
+# The start of a kernel within a node, the median or the least of published ones, and the library's
+# time over the model's: exact, and the median of published times.
 CASES = {"by the model": (0, 1.0), "kernels in 6 us": (1, 1.0), "library x 1.35": (0, 1.35)}
 
 
@@ -48,8 +48,8 @@ def times() -> str:
 
 
 def gain(nodes: int, size: int, start: int, error: float) -> float:
-    """The faster flat algorithm's time over the faster hierarchical one's, with the library's times `error` times as
-    long."""
+    """The faster flat algorithm's time over the faster hierarchical one's, with the library's times
+    `error` times as long."""
     us, node = cluster(nodes).by_algorithm(size), cluster(nodes).node
     ours_us = []
     for name, phases in zip(HIERARCHICAL, (2, 1), strict=True):

@@ -23,7 +23,7 @@ from tests.bench.faulty_runs import (
     wait_for,
 )
 from tests.bench.launches import run
-from tests.launch import few
+from tests.launch import SLOW_TEST, few
 
 pytestmark = pytest.mark.alone
 
@@ -347,6 +347,7 @@ def test_an_interrupt_before_the_first_block_prints_no_traceback(out):
     assert "Traceback" not in done.stderr
 
 
+@SLOW_TEST
 def test_ranks_wait_for_a_compiler_that_takes_longer_than_the_time_out(out, tmp_path):
     """Rank 0 also may need longer than the time-out for the results, while the other ranks wait."""
     compiler, cache = tmp_path / "compiler", tmp_path / "cache"

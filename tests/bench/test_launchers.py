@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.bench.faulty_runs import wait_for
-from tests.launch import ROOT, few
+from tests.launch import ROOT, SLOW_TEST, few
 from tests.reliability.launch_matrix import (
     ALONE,
     AS_ROOT,
@@ -85,6 +85,7 @@ def test_ranks_bound_by_the_launcher_keep_their_cores_and_the_best_thread_level(
     is_right(launched(command("mpich", 2, *allreduce(out), words=["-bind-to", "core"])), out, 2)
 
 
+@SLOW_TEST
 @namespaces
 def test_eight_ranks_with_large_messages_fit_a_containers_shared_memory(out):
     options = allreduce(out, *SMALL, "--sizes", "16K,16M", "-n", "1")

@@ -24,7 +24,7 @@ from kernels.devices import gpu_driver
 from reports.store.result import read
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
-from tests.launch import ROOT, SLOW_TEST, few
+from tests.launch import ROOT, SLOW_TEST
 from tests.reports.synthetic_run import mark_wrong, write_run
 from wiretax import load
 
@@ -107,7 +107,8 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
         assert any(tuned in note for note in read(run_file).run.notes), "auto uses the table"
 
 
-@pytest.mark.parametrize("number", few([signal.SIGINT, signal.SIGTERM], 1))
+@SLOW_TEST
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_survey_keeps_what_it_has(tmp_path, number):
     folder = tmp_path / "survey"
     with started(folder, "--quick", "--max-time", "900") as process:

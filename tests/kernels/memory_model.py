@@ -1,25 +1,28 @@
-"""Searches every order that a weak memory allows for a small flag protocol, and finds the order that breaks it.
+"""Searches every order that a weak memory allows for a small flag protocol, and finds the order
+that breaks it.
 
-No test on x86 can show that a missing release or acquire breaks a protocol, because the processor orders those accesses
-anyway. Here a thread is a short list of operations. `check` searches all executions of a few threads depth first,
-visits each state once, and looks for a load with a wrong value and for a deadlock.
+No test on x86 can show that a missing release or acquire breaks a protocol, because the processor
+orders those accesses anyway. Here a thread is a short list of operations. `check` searches all
+executions of a few threads depth first, visits each state once, and looks for a load with a wrong
+value and for a deadlock.
 
-The memory is multi-copy atomic: each location has one list of its past values, the same for all threads. The memory is
-weak in these ways:
+The memory is multi-copy atomic: each location has one list of its past values, the same for all
+threads. The memory is weak in these ways:
 - An operation may run before an earlier operation of its thread unless `_stays_after` forbids it.
-- A store waits in its block's buffer. Its block sees the store at once; other blocks see it after it drains. Any store
-  may drain next, except before an earlier store to the same location, or before an earlier store of the same thread
-  with a fence between the two.
-- A load may return any value since its thread's view of that location, as from a cache that no thread has invalidated.
-  An acquire or a fence moves the thread's view of every location to the newest value; a block barrier shares views
-  within the block.
-- A release drains after all earlier stores of its thread, and after stores of other threads in the block that were
-  fenced before a block barrier between them. A release does not carry unfenced stores of other threads. PTX's release
-  does (test_ptx_model.py); AMD's does not, and there the wait of hand_over_stores is this fence.
+- A store waits in its block's buffer. Its block sees the store at once; other blocks see it after
+  it drains. Any store may drain next, except before an earlier store to the same location, or
+  before an earlier store of the same thread with a fence between the two.
+- A load may return any value since its thread's view of that location, as from a cache that no
+  thread has invalidated. An acquire or a fence moves the thread's view of every location to the
+  newest value; a block barrier shares views within the block.
+- A release drains after all earlier stores of its thread, and after stores of other threads in the
+  block that were fenced before a block barrier between them. A release does not carry unfenced
+  stores of other threads. PTX's release does (test_ptx_model.py); AMD's does not, and there the
+  wait of hand_over_stores is this fence.
 - A block barrier waits for all threads of the block and orders only their accesses.
 
-The model does not cover stores that reach some readers before others, scopes narrower than the system, a GPU's proxies,
-or compilers.
+The model does not cover stores that reach some readers before others, scopes narrower than the
+system, a GPU's proxies, or compilers.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -45,17 +48,20 @@ class Thread(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A store that has not drained. `after` lists the stores that must drain first, by (thread, index of the op)."""
+    """A store that has not drained. `after` lists the stores that must drain first, by (thread,
+    index of the op)."""
 
     name: tuple[int, int]
     location: Location
     value: int
     after: frozenset[tuple[int, int]]
-    carried_by: str  # later stores of "nobody", its "thread" (once fenced) or its "block" (after a barrier) wait for it
+    # Later stores of "nobody", its "thread" (once fenced) or its "block" (after a barrier) wait.
+    carried_by: str
 
 
 class Cell(NamedTuple):
-    """The values of one location that some thread may still read, oldest first, and each reader's view: an index."""
+    """The values of one location that some thread may still read, oldest first, and each reader's
+    view: an index."""
 
     values: tuple[int, ...]
     views: tuple[
@@ -117,7 +123,8 @@ def check(threads: Sequence[Thread], initial: Mapping[Location, int] | None = No
 
 
 def _stays_after(later: Op, earlier: Op) -> bool:
-    """Whether `later` must wait for `earlier` of the same thread. No store runs before an earlier await."""
+    """Whether `later` must wait for `earlier` of the same thread. No store runs before an earlier
+    await."""
     return (
         later.kind in ("fence_system", "block_barrier", "store_release")
         or earlier.kind in ("fence_system", "block_barrier", "await_acquire")
@@ -141,9 +148,10 @@ def _ready(ops: Sequence[Op], done: int) -> list[int]:
 def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | None]]:
     """(label, next state) for every possible next step; None stands for a load with a wrong value.
 
-    A step that loses nothing by running first is returned alone. A thread that postpones a barrier, a fence or
-    an await without earlier work could only advance views, and so make fewer values readable. A thread that postpones a
-    store unseen by its block could only let other stores drain that this store must follow anyway.
+    A step that loses nothing by running first is returned alone. A thread that postpones a barrier,
+    a fence or an await without earlier work could only advance views, and so make fewer values
+    readable. A thread that postpones a store unseen by its block could only let other stores drain
+    that this store must follow anyway.
     """
     ready = [_ready(thread.ops, done) for thread, done in zip(threads, state.done, strict=True)]
     for block in {thread.block for thread in threads}:
@@ -173,7 +181,8 @@ def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | N
             f"{label} {op.location or ''} {op.value if op.kind in STORES else ''}",
             _run(threads, state, t, i),
         )
-        # A store is unseen if no thread of the block reads its location and no other thread of the block writes there.
+        # A store is unseen if no thread of the block reads its location and no other thread of the
+        # block writes there.
         unseen = not any(
             other.location == op.location and (u != t or other.kind in READS)
             for u in mates
@@ -244,7 +253,8 @@ def _barrier(state: State, at: Mapping[int, int]) -> State:
 
 
 def _drain(threads: Sequence[Thread], state: State, drained: Pending) -> State:
-    """The value becomes the newest for all; the threads of the store's block can no longer read an older value."""
+    """The value becomes the newest for all; the threads of the store's block can no longer read an
+    older value."""
     buffer = tuple(
         entry._replace(after=entry.after - {drained.name})
         for entry in state.buffer
@@ -260,7 +270,8 @@ def _drain(threads: Sequence[Thread], state: State, drained: Pending) -> State:
 
 
 def _seen(cell: Cell, movers: Collection[int], view: int) -> Cell:
-    """The cell after some threads' views have moved, without the values that no thread can read any more."""
+    """The cell after some threads' views have moved, without the values that no thread can read any
+    more."""
     if len(cell.values) == 1:
         return cell
     views = {t: view if t in movers else old for t, old in cell.views}

@@ -5,8 +5,8 @@ that they leave.
 
 Before each kill the test reads the run's file. After the kill the file must still hold that
 content, and every block before the last one in a rank's flight record; only the last line may be
-torn. `show` and `dashboard` must accept the file and report it correctly. No half-written file and no process may remain. If a run ends before its kill, the test starts another
-one.
+torn. `show` and `dashboard` must accept the file and report it correctly. No half-written file and
+no process may remain. If a run ends before its kill, the test starts another one.
 
 Prints a line for each violation; the exit status is 1 if there is one.
 """

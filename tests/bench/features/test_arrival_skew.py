@@ -18,7 +18,7 @@ from reports.tables.table import render
 from reports.verdicts.sides import case_names, key_of
 from tests.bench.launches import run
 from tests.fake_gpu import fake_nccl
-from tests.launch import few
+from tests.launch import SLOW_TEST, few
 
 pytestmark = pytest.mark.alone
 
@@ -116,7 +116,8 @@ def test_the_late_rank_takes_part_in_the_message(ranks, of_a_message):
         assert {late_rank(collective, shape, ranks) for shape in collective.shapes} == {expected}
 
 
-@pytest.mark.parametrize(("vendor", "dispatch"), few([("cuda", "native"), ("hip", "python")], 1))
+@SLOW_TEST
+@pytest.mark.parametrize(("vendor", "dispatch"), [("cuda", "native"), ("hip", "python")])
 def test_on_gpus_a_time_is_the_late_ranks_own_on_a_fake_gpu(tmp_path, vendor, dispatch):
     """An early rank's own time includes the wait, and so would the slowest rank's time."""
     options = f"--device {vendor} --dispatch {dispatch} --algorithm direct_pull,library"

@@ -17,7 +17,7 @@ from tests.launch import MPIRUN, ROOT
 
 pytestmark = pytest.mark.unit
 
-MAKE = shutil.which("make") or "make"
+BASE_PYTHON = f"PYTHON={Path(sys.base_prefix, 'bin/python3')}"
 OLD = [
     path
     for version in ("3.8", "3.9")
@@ -34,7 +34,7 @@ def run(*words, cwd=ROOT, **options):
 
 def refusal(folder, *words, **options):
     """The sentences of a make that stops, without make's own line on the target that failed."""
-    done = run(MAKE, "-C", folder, *words, **options)
+    done = run("make", "-C", folder, *words, **options)
     assert done.returncode == 2, done
     return [line for line in done.stderr.splitlines() if not line.startswith("make")]
 
@@ -53,14 +53,15 @@ def test_a_number_of_ranks_that_is_none_starts_none():
     for ranks in ("x", "0", "-1", "2.5", "", "2 3", str(MOST_RANKS + 1)):
         (sentence,) = refusal(ROOT, "-n", "allreduce", f"RANKS={ranks}")
         assert f"RANKS is {ranks}, and must be a number from 1 to {MOST_RANKS}" in sentence
-    done = run(MAKE, "-n", "allreduce", f"RANKS={MOST_RANKS}")
+    done = run("make", "-n", "allreduce", f"RANKS={MOST_RANKS}")
     assert f"mpirun -n {MOST_RANKS} " in done.stdout
 
 
 @pytest.mark.parametrize("target", ["allreduce", "check", "test"])
 def test_a_machine_without_a_compiler_is_told_before_anything_is_installed(checkout, target):
     """Otherwise hundreds of tests would fail, each with its own error."""
-    (checkout / "nproc").symlink_to(shutil.which("nproc"))
+    for tool in ("make", "nproc"):
+        (checkout / tool).symlink_to(shutil.which(tool))
     (sentence,) = refusal(checkout, target, env={"PATH": str(checkout)})
     assert sentence.startswith("no C++ compiler is here: apt-get install g++")
     assert not (checkout / ".venv").exists()
@@ -71,7 +72,8 @@ def test_a_folder_of_another_user_is_left_alone():
         shutil.copy(ROOT / "Makefile", folder)
         Path(folder).chmod(0o555)
         options = {"user": 65534, "group": 65534} if os.getuid() == 0 else {}
-        (sentence,) = refusal(folder, "allreduce", **options)
+        path = f"{os.environ['PATH']}:{os.defpath}"  # the other user may not enter our folders
+        (sentence,) = refusal(folder, "allreduce", env={**os.environ, "PATH": path}, **options)
         assert "may not write into this folder: clone Wiretax into a folder of your own" in sentence
 
 
@@ -83,7 +85,7 @@ def test_a_broken_environment_is_made_anew_and_a_missing_network_is_named(checko
     stamp = checkout / ".venv/.installed-runtime"
     stamp.touch()
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
-    installing, sentence = refusal(checkout, "setup", env={**os.environ, **offline})
+    installing, sentence = refusal(checkout, "setup", BASE_PYTHON, env={**os.environ, **offline})
     assert installing == "Installing what locks/runtime.lock names into .venv ..."
     assert sentence.startswith("pip cannot install what locks/runtime.lock names: is the network ")
     assert "No matching distribution" in (checkout / ".venv/pip.log").read_text()
@@ -93,7 +95,7 @@ def test_a_broken_environment_is_made_anew_and_a_missing_network_is_named(checko
 
 def test_a_file_in_the_environments_place_is_named(checkout):
     (checkout / ".venv").touch()
-    (sentence,) = refusal(checkout, "setup")
+    (sentence,) = refusal(checkout, "setup", BASE_PYTHON)
     assert sentence.startswith(".venv cannot be made: type rm -rf .venv, and this command again (")
 
 
@@ -128,7 +130,7 @@ def test_the_command_of_a_checkout_runs_from_any_folder(checkout, tmp_path):
     (environment / "bin/python").symlink_to(sys.executable)
     (environment / "lib").symlink_to(Path(sys.prefix, "lib"))
     shutil.copy(Path(sys.prefix, "pyvenv.cfg"), environment)
-    done = run(MAKE, "-C", checkout, "setup", "PIP=true")
+    done = run("make", "-C", checkout, "setup", BASE_PYTHON, "PIP=true")
     assert done.returncode == 0, done.stderr
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports/__init__.py").write_text("raise ImportError('the folder of a user')")

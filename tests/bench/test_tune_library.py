@@ -247,9 +247,9 @@ def started(folder, *options, **variables):
 
 def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path):
     command = f"{ONE_RANK} --mode isolated"  # short launches measure enough on a busy machine too
-    options = "--variant", f"mpich={command}", "--max-time", "12", "--quiet"
+    options = "--variant", f"mpich={command}", "--max-time", "30", "--quiet"
     with started(tmp_path, *options) as process:
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert err in ("", *(TOO_SHORT.replace("N", str(number)) for number in (1, 2, 3)))
     (tmp_path / "peers.toml").write_text(out + out.replace('"mpich', '"again'))

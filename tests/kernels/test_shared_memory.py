@@ -60,7 +60,13 @@ def test_another_user_cannot_open_memory_or_its_name(memory):
     command = ["cat", memory.handle.decode()]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     done = subprocess.run(
-        command, capture_output=True, text=True, user=NOBODY, group=NOBODY, extra_groups=[]
+        command,
+        env={"PATH": os.defpath, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
     )
     assert "Permission denied" in done.stderr
     # The file's mode also denies access, in case /proc is ever open to other users.

@@ -162,7 +162,7 @@ def as_another_user(tree: Path) -> list[str]:
         for path in needed
     }
     hidden = sorted(path for path in needed if doors[path])
-    script = [f"export PATH=\"$PATH:{os.defpath}\""]  # a mount may hide the tools' own folder
+    script = [f'export PATH="$PATH:{os.defpath}"']  # a mount may hide the tools' own folder
     script += [f"exec {number}<'{path}'" for number, path in enumerate(hidden, 3)]
     script += [
         f"mount -t tmpfs -o mode=755 tmpfs '{door}'" for door in {doors[path][0] for path in hidden}

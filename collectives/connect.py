@@ -40,9 +40,9 @@ def connect(
                 own,
                 waits,
                 sharing,
+                probe_slabs,
                 _in_words(refusals),
                 modes[0],
-                probe_slabs,
             )
             device.flushes_hdp = any(peers.hdp_flush)
             with communicator.together(DeviceError):

@@ -64,9 +64,9 @@ class PeerBuffer:
     own: Memory
     waits: WaitPolicy
     sharing: str
+    probe_slabs: Callable[["PeerBuffer"], None]  # checks larger ones before they replace the old
     refusals: tuple[str, ...] = ()
     requested: str = ""  # the best sharing mode, which was tried first
-    probe_slabs: Callable[["PeerBuffer"], None] = lambda peers: None
     registered: list[list[Memory]] = field(default_factory=list)
     half_bytes: int = HALF_BYTES
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them

@@ -118,7 +118,7 @@ def test_buffers_that_memory_cannot_hold_are_refused_before_they_are_touched(tmp
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
     """A default run, shortened: what it prints and stores."""
-    return run(tmp_path_factory.mktemp("default"), "-e 32K -n 24 --max-time 60")
+    return run(tmp_path_factory.mktemp("default"), "-e 32K -n 8 --max-time 60")
 
 
 def test_every_algorithm_is_measured_and_correct_at_every_size(default_run):

@@ -13,10 +13,12 @@ from tests.ranks.world import ROUNDING
 ALL_REDUCE = COLLECTIVES["all_reduce"]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_every_algorithm_is_right_for_fixed_messages(ranks):
+@pytest.mark.parametrize(
+    ("ranks", "names"), few([(2, []), (3, ["cpu", "auto", "all_reduce"]), (3, [])], 2), ids=str
+)
+def test_every_algorithm_is_right_for_fixed_messages(ranks, names):
     """Drawn examples try more, but may leave an algorithm out."""
-    done = mpirun(ranks, "tests/ranks/collective_ranks.py", "fixed", str(ranks))
+    done = mpirun(ranks, "tests/ranks/collective_ranks.py", "fixed", str(ranks), *names)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"fixed examples right on {ranks} ranks" in done.stdout
 

@@ -174,7 +174,7 @@ def test_ranks_that_start_together_on_an_empty_cache_compile_each_kernel_once(tm
     cache = Cache(tmp_path, names="*")
     command = "tests/ranks/stress_ranks.py", "50", "1", "ring"
     for _ in range(2):
-        done = mpirun(4, *command, CXX=str(cache.compiler), XDG_CACHE_HOME=str(cache.home))
+        done = mpirun(2, *command, CXX=str(cache.compiler), XDG_CACHE_HOME=str(cache.home))
         assert done.returncode == 0, done.stderr
         binaries = cache.files()
         assert {path.suffix for path in binaries} == {".so"}

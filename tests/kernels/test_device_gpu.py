@@ -91,7 +91,7 @@ def measured(folder, options, **arguments):
             ),
             ("cuda", {"vendor": "hip"}, "no cuda device here: the installed CuPy is built for hip"),
         ],
-        6,
+        5,
     ),
     ids=str,
 )

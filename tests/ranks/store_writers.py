@@ -24,7 +24,7 @@ from bench.harness.options import RunOptions
 from reports.store.result import ResultError
 from tests.reports.synthetic_run import write_run
 
-NAMES = 128
+NAMES = 48
 BLOCKS = 10
 CASES = 2
 

@@ -17,7 +17,7 @@ from reports.calibration.synthetic import Scenario
 from reports.store import stats
 from reports.trends import changes, lines
 from reports.verdicts import verdict
-from tests.launch import FULL, few
+from tests.launch import FULL, SLOW_TEST, few
 
 WIDE, CORRELATED = Scenario("spread 3 %", spread=0.03), Scenario("rho 0.6", rho=0.6)
 two_stages, evidence = verdict.two_stages, verdict.evidence
@@ -58,6 +58,7 @@ BROKEN = [
 ]
 
 
+@SLOW_TEST
 @pytest.mark.parametrize(("breaks", "claim", "n"), BROKEN)
 def test_a_broken_statistic_is_caught(breaks, claim, n, monkeypatch):
     """With just enough replications to fail: fewer widen the limits."""

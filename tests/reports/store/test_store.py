@@ -14,7 +14,7 @@ from tests.launch import ROOT, SLOW_TEST, count, mpirun
 from tests.ranks import store_writers
 from tests.reliability import kill_writers
 
-WRITERS = 64
+WRITERS = 24
 QUICK = [
     "-b",
     "16K",

@@ -145,7 +145,12 @@ def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
     command's; and their time, if possible long enough for BLOCKS blocks of each case. Raises Stop
     if the command does not run, or a launch is too short to be compared."""
     launch_s, most_s = 0.0, max(LAUNCH_S, values.max_time_s / 30)
-    launch = launch_library(values, DEFAULT, (), most_s)
+    try:
+        launch = launch_library(values, DEFAULT, (), most_s)
+    except Stop as stop:
+        if stop.exit_status != CANNOT:
+            raise
+        launch = launch_library(values, DEFAULT, (), most_s)  # the first one may have compiled
     every = sorted({case.size_bytes for case in launch.result.cases})
     sizes, fewest = sorted({*every[::3], every[-1]}), 0
     while fewest < BLOCKS and launch_s < most_s:

@@ -17,7 +17,7 @@ from reports.calibration.synthetic import Scenario
 from reports.store import stats
 from reports.trends import changes, lines
 from reports.verdicts import verdict
-from tests.launch import FULL, SLOW_TEST, few
+from tests.launch import FULL, few
 
 WIDE, CORRELATED = Scenario("spread 3 %", spread=0.03), Scenario("rho 0.6", rho=0.6)
 two_stages, evidence = verdict.two_stages, verdict.evidence
@@ -51,15 +51,14 @@ def runs_taken_for_independent(monkeypatch):
 
 
 BROKEN = [
+    (runs_taken_for_independent, partial(alarms, NORMAL[2], [RUNS], 0.05), 120),
     (no_correction_for_many_cells, partial(false_alarms, TWO_STAGES, WIDE), 200),
     (blocks_taken_for_independent, partial(launch_coverage, CORRELATED, 84, False), 400),
     (any_break_that_looks_good, partial(one_line, Launches(10, 0.1)), 400),
-    (runs_taken_for_independent, partial(alarms, NORMAL[2], [RUNS], 0.05), 120),
 ]
 
 
-@SLOW_TEST
-@pytest.mark.parametrize(("breaks", "claim", "n"), BROKEN)
+@pytest.mark.parametrize(("breaks", "claim", "n"), few(BROKEN, 1))
 def test_a_broken_statistic_is_caught(breaks, claim, n, monkeypatch):
     """With just enough replications to fail: fewer widen the limits."""
 

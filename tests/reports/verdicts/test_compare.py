@@ -223,6 +223,14 @@ def test_an_odd_campaign_folder(tmp_path, compared):
     assert (status, f"{manifest}, line 3" in err) == (2, True)
 
 
+def test_an_unfinished_campaign_has_no_verdict_of_a_difference(campaign, tmp_path, compared):
+    """Somebody who looks after each launch and stops at the first SLOWER would find one."""
+    manifest = shutil.copytree(campaign, tmp_path / "c") / "campaign.jsonl"
+    manifest.write_bytes(b"".join(manifest.read_bytes().splitlines(keepends=True)[:-1]))
+    rows = rows_of(compared(manifest.parent)[1])
+    assert rows["16 KiB two_shot"][5:7] == ["within", "+-5.1%"]
+
+
 def test_launches_of_several_nodes_are_paired_on_each_node(tmp_path, compared):
     """Nodes with equal hardware differ by more than a change of code does."""
     factors = {"n1": 0, "n2": 20, "n3": 50}

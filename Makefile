@@ -103,7 +103,7 @@ $(PEERS_OUT).toml: | writable compiler setup $(PEERS:%=.venv-%/.installed)
 
 peers: $(PEERS_OUT).toml
 	@$(VENV)/bin/python -m bench.campaign --file $< --out $(PEERS_OUT) \
-	  --pairs $(PEERS_PAIRS) --fresh 1 --no-control >/dev/null || [ $$? -eq 1 ]
+	  --pairs $(PEERS_PAIRS) >/dev/null || [ $$? -eq 1 ]
 ifeq ($(BENCH),allreduce)
 	@LD_LIBRARY_PATH=.venv-impi/lib .venv-impi/bin/mpiexec -n $(RANKS) .venv-impi/bin/IMB-MPI1 Allreduce \
 	  -npmin $(RANKS) -msglog 14:25 >$(PEERS_OUT).imb.txt

@@ -1,8 +1,7 @@
 """`python -m bench.campaign` launches two or more commands in turn and compares them pair by pair.
 
 1. The pilot launches each variant, and the first twice more: it shows times and their spread.
-2. The first stage runs pairs of all sizes, with launches of the first variant as `control`.
-3. Fresh pairs of the sizes that seem to differ decide."""
+2. Pairs of launches follow; one look at all of them decides."""
 
 import shutil
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 
 from bench.campaigns.launches import OpenCampaign, check_out, run_command
 from bench.campaigns.options import CampaignOptions, parse
-from bench.campaigns.stages import announce, run_pilot, run_stages
+from bench.campaigns.stages import announce, run_pairs, run_pilot
 from bench.harness.options import FINE, WRONG
 from reports.__main__ import main as reports
 from reports.store.manifest import WORKTREES, End
@@ -44,7 +43,7 @@ def run_launches(campaign: OpenCampaign) -> None:
                 check_out(variant, folder)
         run_pilot(campaign)
         announce(campaign)
-        run_stages(campaign)
+        run_pairs(campaign)
         campaign.record(End(status="complete"))
     finally:
         shutil.rmtree(campaign.options.folder / WORKTREES, ignore_errors=True)

@@ -137,7 +137,7 @@ def launch_library(
         raise Stop(status if status in (USAGE, CANNOT) else WRONG, reason)
     if status == WRONG:
         raise Stop(WRONG, "a result was wrong")
-    return Launch(read(str(run)), "first", 0)
+    return Launch(read(str(run)))
 
 
 def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:

@@ -22,7 +22,7 @@ from typing import Any, Literal, NoReturn, TextIO, cast
 
 import msgspec
 
-from bench.campaigns.options import FRESH_SHARE, LEAST_LAUNCH_S, CampaignOptions, Variant
+from bench.campaigns.options import CampaignOptions, Variant
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
 from bench.harness.progress import CLEAR, Progress
 from reports.__main__ import open_closed_streams
@@ -33,7 +33,7 @@ from reports.store.writing import to_line, write_whole
 ATTEMPTS = 3
 GRACE_S = 60.0
 LONGEST_PILOT_S = 3600.0  # without a budget
-StageName = Literal["pilot", "first", "fresh"]
+StageName = Literal["pilot", "first"]
 PR_SET_PDEATHSIG = 1
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The signals that end a command, and the patience after each. On SIGINT a run writes its results.
@@ -235,15 +235,12 @@ def check_out(variant: Variant, folder: Path) -> None:
             raise Stop(WRONG, f"{subject}: `make setup` of its revision failed: {last_line}")
 
 
-def command_line(
-    variant: Variant, folder: Path, seed: int, max_time_s: float | None, sizes: Sequence[int]
-) -> list[str]:
-    """The variant's command with the options of a launch; `sizes` in bytes, or the command's."""
-    # The last of two equal options counts: the command's own one, except for the sizes.
+def command_line(variant: Variant, folder: Path, seed: int, max_time_s: float | None) -> list[str]:
+    """The variant's command with the options of a launch."""
+    # The last of two equal options counts: the command's own one.
     command = [*variant.launcher, "--out", str(folder.resolve()), "--seed", str(seed), "--lean"]
     command += ["--max-time", f"{max_time_s:.1f}"] if max_time_s else []
-    command += variant.arguments
-    return [*command, "--sizes", ",".join(map(str, sizes))] if sizes else command
+    return command + variant.arguments
 
 
 def reason_against(status: int, last_line: str, run: Path | None) -> str | None:
@@ -317,11 +314,7 @@ def launch_once(campaign: OpenCampaign, launch: Launch) -> None:
     limit_s = options.budget_s or LONGEST_PILOT_S
     if launch.stage != "pilot":
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
-    max_time_s, sizes = options.launch_s, list[int]()
-    if launch.stage == "fresh":
-        sizes = campaign.manifest.stages[-1].sizes
-        max_time_s = max_time_s and max(max_time_s * FRESH_SHARE, LEAST_LAUNCH_S)
-    command = command_line(variant, folder, options.head.seed + launch.pair, max_time_s, sizes)
+    command = command_line(variant, folder, options.head.seed + launch.pair, options.launch_s)
     tree = campaign.revision_folder(variant)
     campaign.progress.show(
         f"launch {len(campaign.manifest.launches) + 1}", f"{launch.stage}, {variant.name}"

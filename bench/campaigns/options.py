@@ -27,18 +27,17 @@ from collectives.communicator import launched_rank
 from reports.store import manifest
 from reports.verdicts.compare import percent
 
-LOOKS = (1, 2, 4)  # --grow judges after these multiples of --pairs
+PAIRS = 27  # 24 equal cells with a spread of 2 % then pass a gate of 3 % in 97 % of campaigns
 MORE_PILOTS = 2  # of the first variant: three launches of one variant have a spread
 LEAST_LAUNCH_S = 4.0
-FRESH_SHARE = 0.5  # of the time of other launches: a fresh launch has fewer sizes
-RESERVED_NAMES = (manifest.CONTROL, manifest.MANIFEST, manifest.WORKTREES)
+RESERVED_NAMES = (manifest.MANIFEST, manifest.WORKTREES)
 # These store no run, or not in the campaign's folder.
 RESERVED_WORD = re.compile(
     r"(bench\.)?(campaign|soak|survey|tune_library)|-J.*|--(out|output_file|list|soak)(=.*)?"
 )
 HARMLESS_WORD = re.compile(r"wiretax|mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
 # The options that decide, with the variants, which launches a campaign makes.
-PLAN_OPTIONS = ("budget", "pairs", "fresh", "margin", "seed", "grow", "no_control")
+PLAN_OPTIONS = ("budget", "pairs", "margin", "seed")
 EPILOG = """\
 example:
   python -m bench.campaign --budget 10m --revision old=HEAD~1 \\
@@ -134,24 +133,17 @@ def parse_revision(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class CampaignOptions:
-    """A campaign as the user describes it. `variants` by name begin with the baseline; `control` is
-    the baseline again. `head` is the first line of the manifest; its `plan` is a hash of everything
-    that decides which launches the campaign makes. `looks` are the numbers of pairs of all sizes at
-    which it judges, `launch_s` the part of the budget for a launch of all sizes."""
+    """A campaign as the user describes it. `variants` by name begin with the baseline. `head` is
+    the first line of the manifest; its `plan` is a hash of everything that decides which launches
+    the campaign makes. `launch_s` is the part of the budget for a launch."""
 
     variants: dict[str, Variant]
     head: manifest.Campaign
-    looks: list[int]
     folder: Path
     budget_s: float | None
     launch_s: float | None
     pause: bool
     quiet: bool = False
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the variants without `control`."""
-        return [variant.name for variant in self.head.variants]
 
 
 def time_text(seconds: float) -> str:
@@ -205,21 +197,18 @@ def make_parser(program: str = "bench.campaign") -> Parser:
         action="store_true",
         help="wait for Enter before another variant: drivers, settings, cables by hand",
     )
-    option("--no-control", action="store_true", help="do not launch the baseline against itself")
     option("--quiet", action="store_true", help="print no progress on standard error")
     return parser
 
 
 def add_plan_options(option: AddOption) -> None:
     """How many pairs of launches there are, in which order, and what they decide."""
-    count = partial(whole_number, 1, most=1000)
-    option("--pairs", type=count, default=10, metavar="N", help="pairs of all sizes (10)")
     option(
-        "--fresh",
-        type=count,
-        default=25,
+        "--pairs",
+        type=partial(whole_number, 1, most=1000),
+        default=PAIRS,
         metavar="N",
-        help="new pairs of the sizes in doubt; only these decide (25)",
+        help=f"launches of each variant, in turn ({PAIRS})",
     )
     option(
         "--margin",
@@ -234,11 +223,6 @@ def add_plan_options(option: AddOption) -> None:
         default=0,
         metavar="N",
         help="seed of the order and, plus its number, of each pair (0)",
-    )
-    option(
-        "--grow",
-        action="store_true",
-        help="judge after 1x, 2x and 4x the pairs of all sizes; no fresh pairs",
     )
 
 
@@ -267,27 +251,19 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
         plan=plan,
         version=VERSION,
         seed=values.seed,
-        design="grow" if values.grow else "two-stage",
         pairs=values.pairs,
-        fresh=0 if values.grow else values.fresh,
         margin=values.margin,
-        control=not values.no_control,
         variants=[each.recorded() for each in variants],
     )
     folder = Path(values.out or f"results/campaign-{plan[:8]}")
     by_name = {variant.name: variant for variant in variants}
-    if head.control:
-        by_name[manifest.CONTROL] = variants[0]
-    looks = [values.pairs * multiple for multiple in (LOOKS if values.grow else (1,))]
-    launches = (
-        len(variants) * (1 + FRESH_SHARE * head.fresh) + MORE_PILOTS + looks[-1] * len(by_name)
-    )
+    launches = len(variants) * (1 + values.pairs) + MORE_PILOTS
     launch_s = values.budget and values.budget / launches
     if launch_s and launch_s < LEAST_LAUNCH_S:
         least = time_text(LEAST_LAUNCH_S * launches)
-        parser.error(f"--budget: {launches:.0f} launches need at least {least}")
+        parser.error(f"--budget: {launches} launches need at least {least}")
     return CampaignOptions(
-        by_name, head, looks, folder, values.budget, launch_s, values.pause, values.quiet
+        by_name, head, folder, values.budget, launch_s, values.pause, values.quiet
     )
 
 

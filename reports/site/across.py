@@ -23,7 +23,7 @@ from reports.tables.show import headline_of, imported_text
 from reports.trends.history import History, headline
 from reports.trends.history_figure import plot
 from reports.trends.series import Event, Series
-from reports.verdicts.comparison import compare, shown
+from reports.verdicts.comparison import compare
 from reports.verdicts.regress import sections_of
 from reports.verdicts.sides import COMPARABLE, Side, key_of, label, notes_of, read_sides
 
@@ -177,12 +177,12 @@ def campaign_page(folder: Path) -> Page:
     """A campaign: its comparisons, and the differences between its variants. Raises ResultError."""
     variants = read_sides([str(folder)])
     comparisons = compare(variants, list(COMPARABLE))
-    counts = Counter(word for each in shown(comparisons) for word in each.cells.verdict)
+    counts = Counter(word for each in comparisons for word in each.cells.verdict)
     runs = [launch.result.run for side in variants for launch in side.launches]
     return Page(
         f"{folder.name}: {', '.join(map(label, variants[1:]))} against {label(variants[0])}",
         [
-            *(each.headline for each in shown(comparisons)),
+            *(each.headline for each in comparisons),
             f"{shared.counts_text(counts)}; of {counts.total()} cells.",
             *notes_of(variants),
         ],

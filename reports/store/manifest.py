@@ -14,7 +14,7 @@ from reports.store.result import ResultError, of_kind, read_lines, time_of
 
 SCHEMA = 1
 MOST_RECORDS = 10_000  # `add` compares an orphaned launch with all earlier launches
-MANIFEST, CONTROL, WORKTREES = "campaign.jsonl", "control", "worktrees"
+MANIFEST, WORKTREES = "campaign.jsonl", "worktrees"
 LOCK = ".lock"  # a running campaign holds a lock on this file
 BESIDE_A_RUN = {".samples", ".flight"}
 INDEX = ".wiretax.index"
@@ -36,16 +36,14 @@ class Campaign(msgspec.Struct, kw_only=True, tag="campaign", tag_field="kind"):
     plan: str  # a hash of the command line
     version: str
     seed: int
-    design: Literal["two-stage", "grow"]
+    design: str = "once"  # one look at all pairs; older campaigns: two-stage, grow
     pairs: Annotated[int, msgspec.Meta(ge=1)]
-    fresh: int
     margin: Annotated[float, msgspec.Meta(gt=0, lt=1)]  # 0.01 is 1 %
-    control: bool
     variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]  # the first is the baseline
 
 
 class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
-    stage: Literal["pilot", "first", "fresh"]
+    stage: Literal["pilot", "first", "fresh"]  # fresh: of an older campaign
     pair: int  # of launches that ran one after the other
     place: int
     variant: str
@@ -59,7 +57,6 @@ class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
 
 class Stage(msgspec.Struct, kw_only=True, tag="stage", tag_field="kind"):
     stage: Literal["first", "fresh"]
-    sizes: list[int] = msgspec.field(default_factory=list)  # in bytes; all if empty
     visible_effect: float | None = None  # the smallest fraction that it should detect
     expected_s: float | None = None
 

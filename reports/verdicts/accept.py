@@ -64,8 +64,6 @@ def accept(arguments: argparse.Namespace) -> int:
     if faults := faults_of(current):
         print(f"reports: {faults[0][1]}", file=sys.stderr)
         return UNUSABLE
-    # A campaign's fresh launches measured its suspects' sizes only.
-    current.launches = [launch for launch in current.launches if launch.stage == "first"]
     runs = [launch.result.run for launch in current.launches]
     if any(run.world.get("slowed_percent") for run in runs):
         raise ResultError(f"{current.name} was slowed on purpose: no baseline")

@@ -17,13 +17,12 @@ import pandas as pd
 from reports.store.case import CASE_KEY
 from reports.store.foreign import markdown_text
 from reports.store.report_json import write_json
-from reports.store.stats import STATE_RATIO
 from reports.tables.figure import figure
 from reports.tables.formats import as_csv_text
 from reports.tables.rows import is_noisy
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some, wrapped
 from reports.verdicts import comparison as comparing
-from reports.verdicts.comparison import Comparison, shown
+from reports.verdicts.comparison import Comparison
 from reports.verdicts.sides import COMPARABLE, label, notes_of, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, UNREPLICATED, VERDICTS
 
@@ -47,12 +46,9 @@ COLUMNS = [
     "variant_us",
     "detectable",
     "needed",
-    "is_suspect",
-    "is_fresh",
+    "is_interleaved",
     "states",
     "note",
-    "shrunk",
-    "about",
 ]
 
 
@@ -126,7 +122,7 @@ def compare(arguments: argparse.Namespace) -> int:
 def as_text(comparisons: Sequence[Comparison]) -> str:
     """Tables of at most 80 columns, in colour on a terminal unless NO_COLOR is set."""
     lines = []
-    for comparison in shown(comparisons):
+    for comparison in comparisons:
         rows = [figures(cell) for cell in comparison.cells.itertuples()]
         opening = [comparison.headline, *head(comparison), *warnings(comparison)]
         lines += [*wrapped(opening), "", ROW.format(*rows[0])]
@@ -143,7 +139,7 @@ def as_text(comparisons: Sequence[Comparison]) -> str:
 def as_markdown(comparisons: Sequence[Comparison], most_bytes: int = 1 << 30) -> str:
     """GitHub's Markdown: sentences as a list, and a table with at most `most_bytes` of rows."""
     parts = []
-    for comparison in shown(comparisons):
+    for comparison in comparisons:
         title, *lines = sentences(comparison)
         table = [figures(cell) for cell in comparison.cells.itertuples()]
         rows = [f"| {' | '.join(map(markdown_text, row.values()))} |" for row in table]
@@ -166,7 +162,7 @@ def as_markdown(comparisons: Sequence[Comparison], most_bytes: int = 1 << 30) ->
 
 
 def _frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """A row for each cell, the control's included; unknown and infinite values are empty."""
+    """A row for each cell; unknown and infinite values are empty."""
     cells = pd.concat(
         each.cells[COLUMNS].assign(
             note=each.cells.note.replace("", None),
@@ -198,7 +194,7 @@ def figures(cell: Any) -> dict[str, str]:
     word, reach = cell.verdict, max(cell.high - 1, 1 - cell.low)
     if word == AMBIGUOUS:
         word = "undecided" if noisy or not reach < 10 else f"within +-{reach:.{int(reach < 0.1)}%}"
-    elif word in (SLOWER, FASTER) and cell.about != "code":
+    elif word in (SLOWER, FASTER) and not cell.is_interleaved:
         word = "differs"
     return {
         "algorithm": cell.name,
@@ -206,7 +202,7 @@ def figures(cell: Any) -> dict[str, str]:
         "base us": _text(cell.baseline_us, number),
         "variant us": _text(cell.variant_us, number),
         "ratio [95 %]": ratio,
-        "verdict": word + "*" * cell.is_fresh,
+        "verdict": word,
         "MDE": _text(cell.detectable, _effect),
         "pairs": pairs,
     }
@@ -231,41 +227,28 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def head(comparison: Comparison) -> list[str]:
     """The two sides, their launches, and how much launches differ by themselves."""
-    baseline, variant, design = comparison.baseline, comparison.variant, comparison.design
+    baseline, variant = comparison.baseline, comparison.variant
     launches = (
         f"{len(variant.launches)} launches against {len(baseline.launches)}, not "
         "interleaved: differences are by machine or code"
     )
-    if design != "once":
-        launches = f"{len(comparison.pairs('first'))} interleaved pairs of launches"
-        if fresh := comparison.pairs("fresh"):
-            sizes = {case.size_bytes for _, launch in fresh for case in launch.result.run.cases}
-            launches += f", {len(fresh)} fresh ones of {', '.join(map(size_text, sorted(sizes)))}"
+    if comparison.is_interleaved:
+        launches = f"{len(comparison.pairs)} interleaved pairs of launches"
         is_finished = baseline.campaign and baseline.campaign.end
-        launches += f" ({design}){'' if is_finished else '; THE CAMPAIGN IS NOT FINISHED'}"
+        launches += "" if is_finished else "; THE CAMPAIGN IS NOT FINISHED: nothing is SLOWER yet"
     lines = [
         f"{label(variant)} against {label(baseline)}, the baseline: {launches}",
-        *comparison.about.values(),
+        *comparison.differing_fields.values(),
         "ratio = variant / baseline; above 1, the variant is slower",
     ]
-    # Both stages find a state at slightly different round trips.
     trips = pd.DataFrame(chain.from_iterable(comparison.cells.states), columns=["ns", "pairs"])
-    trips = trips.sort_values("ns")
-    number_of_state = (trips.ns >= STATE_RATIO * trips.ns.shift()).cumsum()
-    shares = [
-        f"{state.ns.min():.0f} ns {state.pairs.sum() / trips.pairs.sum():.0%}"
-        for _, state in trips.groupby(number_of_state)
-    ]
-    if shares:
-        lines.append(f"link: flag round trip {', '.join(shares)} of the pairs")
+    shares = trips.groupby("ns").pairs.sum() / trips.pairs.sum()
+    if len(shares):
+        states = ", ".join(f"{ns:.0f} ns {share:.0%}" for ns, share in shares.items())
+        lines.append(f"link: flag round trip {states} of the pairs")
     pair_sd = comparison.cells.pair_sd.median()
     if np.isfinite(pair_sd):
         lines.append(f"launches of one side differ by {pair_sd:.1%} (median standard deviation)")
-    if control := comparison.control:
-        lines.append(
-            "control, the baseline's launches against each other: "
-            f"{control.cells.is_suspect.sum()} of {len(control.cells)} cells suspected"
-        )
     return lines
 
 
@@ -303,10 +286,8 @@ def closing(comparison: Comparison) -> list[str]:
     if len(effects):
         median, most = _effect(effects.median()), _effect(effects.max())
         lines.append(f"MDE, the minimum detectable effect: median {median}, at most {most}.")
-    if (cells.needed > 0).any():
+    if (cells.needed[cells.verdict == AMBIGUOUS] > 0).any():
         lines.append("In brackets: the pairs that would settle the cell.")
-    if cells.is_fresh.any():
-        lines.append("* a suspect of the first stage, decided by its fresh pairs alone")
     titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
     return lines + [f"note: {note}: {some(names)}" for note, names in titles.items()]
 
@@ -314,7 +295,7 @@ def closing(comparison: Comparison) -> list[str]:
 def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
     """Draws a panel per comparison into an .svg or .png file, or as SVG into a stream. A verdict is
     a word and a marker, not only a colour. Raises ResultError for a file that cannot be written."""
-    panels = shown(comparisons)
+    panels = comparisons
     # A name has a row above its sizes, as if it were the size -1.
     cells: list[Any] = [cell for panel in panels for cell in panel.cells.itertuples()]
     names = list(dict.fromkeys(cell.name for cell in cells))

@@ -12,10 +12,9 @@ from scipy.special import chdtri, ndtri, stdtr, stdtrit
 
 from reports.store.result import ResultError, time_of
 from reports.verdicts.sides import COMPARABLE, Launch, Side, log_costs, side_of
-from reports.verdicts.verdict import MIN_PAIRS, Floats, evidence, once
+from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, evidence, once
 
-MIN_DAYS = 3
-COMMON_FREEDOM = 2  # of the assumption that a day shifts all cases as much as it shifts each case
+MIN_DAYS = 5  # fewer days know their spread too badly
 WIDER_P = 0.05  # cells that scatter more than this chance allows replace the prior
 MOST_OF_GROUP = 300  # cells: all pairs of them are compared
 SCATTER_EFFICIENCY = 0.82  # of a quartile of differences, for normal values
@@ -31,7 +30,7 @@ class DaySpread:
     freedom: float
     source: str
 
-    def test(self, log_ratios: Floats, margin: float, same_confidence: float) -> pd.DataFrame:
+    def test(self, log_ratios: Floats, margin: float) -> pd.DataFrame:
         """The columns of `evidence` for sides of a day each, and `freedom`: by Student's test with
         the variance of two days added (Satterthwaite, Biometrics 2, 1946)."""
         cells = evidence(log_ratios, margin)
@@ -39,11 +38,10 @@ class DaySpread:
         terms = launches**2 / np.maximum(cells.pairs - 1, 1) + days**2 / self.freedom
         freedom = ((launches + days) ** 2).div(terms).fillna(1.0)  # without an interval
         error = np.sqrt(launches + days)
-        full, same = (stdtrit(freedom, (1 + p) / 2) * error for p in (0.95, same_confidence))
+        full, same = (stdtrit(freedom, 1 - p) * error for p in (INTERVAL_P, SAME_P))
         return cells.assign(
             standard_error=error,
             freedom=freedom,
-            shrunk=cells.estimate,
             low=cells.estimate - full,
             high=cells.estimate + full,
             p_slower=stdtr(freedom, -cells.estimate / error),
@@ -97,7 +95,7 @@ def spread_between_days(
 ) -> DaySpread:
     """The spread between the days of the runs in the folders of both sides that measured the same
     things as the baseline, without the current side's runs: a slowdown must not hide itself. Below
-    three days `assumed_spread`."""
+    five days `assumed_spread`."""
     own = {launch.result.run.run_id for launch in current.launches}
     facts = _facts(baseline.launches[0])
     others: dict[str, Launch] = {}
@@ -125,29 +123,18 @@ def _facts(launch: Launch) -> list[Any]:
 
 
 def spread_of(levels: Floats, noise: float, log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
-    """The spread of the logs of costs, (cases, days), with this variance of their own, by analysis
-    of variance: a day has an effect on all cases, and one on each case. Few days say little about
-    the first, so its variance is drawn towards the second's, as if from `COMMON_FREEDOM` days.
-    Below three days `assumed_spread`."""
+    """The spread of the logs of costs, (cases, days), which have this variance of their own: the
+    standard deviation between days, pooled over the cases. A day is assumed to shift all cases as
+    much as it shifts each, so that half of the variance is common to k cases; their pooled variance
+    then varies like one with 4 k / (k + 3) degrees of freedom for each day but one (Satterthwaite),
+    almost 4 for many cases. Below five days `assumed_spread`."""
     n_cases, n_days = levels.shape
     if n_days < MIN_DAYS or not n_cases:
         return assumed_spread(log_ratios, groups)
-    gaps = levels - levels.mean(axis=1, keepdims=True)
-    common = gaps.mean(axis=0)
-    freedoms = (n_days - 1) * np.array([1, max(n_cases - 1, 1)])
-    shares = np.array([1, n_cases - 1]) / n_cases  # a mean over cases has a share of each effect
-    variances = np.array([np.sum(common**2), np.sum((gaps - common) ** 2) * shares[1]]) / freedoms
-    variances = np.maximum(variances - noise * shares, 0.0)
-    prior = COMMON_FREEDOM * (n_cases > 1)  # a single case shows no effect of its own
-    freedoms[0] += prior
-    variances[0] += prior / freedoms[0] * (variances[1] - variances[0])
-    sd = float(np.sqrt(variances.sum()))
-    # Days that differ by nothing beyond the launches' own scatter have no variances to weigh.
-    squares = np.sum(variances**2 / freedoms)
-    freedom = variances.sum() ** 2 / squares if squares else freedoms.sum()
+    sd = float(np.sqrt(max(levels.var(axis=1, ddof=1).mean() - noise, 0.0)))
     return DaySpread(
         sd,
-        float(freedom),
+        4 * n_cases / (n_cases + 3) * (n_days - 1),
         f"Days differ by {sd:.1%}, estimated from {n_days} other "
         "days in the folders of these runs.",
     )

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import find_states
-from reports.store.manifest import CONTROL
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, content_of
 from reports.store.stats import STATE_RATIO
@@ -44,7 +43,6 @@ def peers(arguments: argparse.Namespace) -> int:
     sides = read_sides([arguments.campaign])
     for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
-    sides = [side for side in sides if side.name != CONTROL]
     lines = render(sides)
     if arguments.json:
         tables = [

@@ -21,7 +21,7 @@ from reports.tables.show import headline_of
 from reports.verdicts import compare as table
 from reports.verdicts.accept import UNUSABLE, baseline_side
 from reports.verdicts.compare import add_allow, percent
-from reports.verdicts.comparison import Comparison, NothingInCommon, compare, shown
+from reports.verdicts.comparison import Comparison, NothingInCommon, compare
 from reports.verdicts.sides import case_names, faults_of, key_of, label, notes_of, side_of
 from reports.verdicts.verdict import FASTER, SLOWER, pairs_needed
 
@@ -91,7 +91,8 @@ def _size_filter(text: str) -> Callable[[int], bool]:
 class Outcome:
     """The gate's result: one sentence, the exit status, (name, sentence) of each reason why the
     current is unusable, further lines, and the cells, worst first, with `text`, their figures, and
-    `outcome`: `regression`, `inconclusive` if a slowdown could hide, `skipped` if it may."""
+    `outcome`: `regression`, `inconclusive` if a slowdown could hide, `skipped` if it may, `control`
+    for a cell of the library, which decides nothing."""
 
     headline: str
     status: int
@@ -173,76 +174,95 @@ def record(outcome: Outcome) -> dict[str, Any]:
 def judge(
     comparison: Comparison,
     faults: Sequence[tuple[str, str]] = (),
-    least: float | None = None,
+    min_effect: float | None = None,
     passes_hidden: bool = False,
 ) -> Outcome:
-    """The outcome. `least`, the smallest slowdown that counts, is a share; raises ResultError if it
-    is below the margin. By default every certain slowdown beyond the margin counts, and the one
-    that the table decides must be excluded."""
+    """The outcome. `min_effect`, the smallest slowdown that counts, is a share. By default every
+    certain slowdown beyond the margin counts, and the resolvable one must be ruled out. Raises
+    ResultError if it is below the margin, and for cells of a library alone."""
     cells, margin = comparison.cells, comparison.margin
-    excluded, source = (least, "of --min-effect") if least else comparison.decided
-    least = least or margin
-    if least < margin:
-        raise ResultError(f"--min-effect {least:.2%} is within the margin, {margin:.2%}")
+    if cells.is_library.all():
+        raise ResultError(
+            "every cell is the library's, which no gate judges: `reports compare` shows them"
+        )
+    must_rule_out, source = (
+        (min_effect, "of --min-effect") if min_effect else comparison.resolvable_slowdown
+    )
+    fails_from = min_effect or margin
+    if fails_from < margin:
+        raise ResultError(f"--min-effect {fails_from:.2%} is within the margin, {margin:.2%}")
+    faults = [*faults, *_unmeasured(comparison)]
+    is_slower, can_hide = comparison.gate(fails_from, must_rule_out)
+    # With too few pairs for any verdict there is nothing to pass.
+    passes_hidden &= bool(np.isfinite(cells.detectable[comparison.is_judged]).any())
+    word = "skipped" if passes_hidden else "inconclusive"
+    texts = map(table.figures, cells.itertuples())
+    cells = cells.assign(
+        outcome=np.select(
+            [is_slower, can_hide, cells.is_library], ["regression", word, "control"], ""
+        ),
+        text=[f"{text['ratio [95 %]']} {text['verdict']}" for text in texts],
+    )
+    rows = list(cells.sort_values("ratio", ascending=False, kind="stable").itertuples())
+    of_cells = f"of {comparison.is_judged.sum()} cells"
+    slower = f"{is_slower.sum()} {of_cells} slower by {fails_from:.1%} or more"
+    hidden = f"in {can_hide.sum()} {of_cells} a slowdown of {must_rule_out:.1%} could hide"
+    summary = comparison.summary(must_rule_out)
+    has_slower = SLOWER in {*cells.verdict[comparison.is_judged]}
+    passed = f"{slower}; {summary}" if has_slower else summary
+    sentences = [sentence for _, sentence in faults]
+    status, text = next(
+        (status, text)
+        for status, applies, text in (
+            (UNUSABLE, faults, f"UNUSABLE: {some(sentences, 1)}"),
+            (1, is_slower.any(), f"REGRESSION: {comparison.difference(is_slower)}; {slower}"),
+            (3, can_hide.any() and not passes_hidden, f"INCONCLUSIVE: {hidden}"),
+            (0, True, f"PASS: {passed}"),
+        )
+        if applies
+    )
+    findings = [*sentences[1:MOST_LISTED], *_findings(rows)]
+    if can_hide.any():
+        findings += [summary, _remedy(comparison, can_hide, must_rule_out)]
+    elif status != 0 and comparison.library_sentence:
+        findings.append(comparison.library_sentence)
+    findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
+    return Outcome(f"{text} (exit status {status})", status, faults, findings, rows, comparison)
+
+
+def _unmeasured(comparison: Comparison) -> list[tuple[str, str]]:
+    """(name, sentence) of each case of the baseline that no launch of the current measured."""
     measured = {
         key_of(case)
         for launch in comparison.variant.launches
         for case in launch.result.cases
         if case.status != "not measured"
     }
-    missing = comparison.lacking + [case for case in cells.case if key_of(case) not in measured]
-    for case, name in zip(missing, case_names(missing), strict=True):
-        title = f"{size_text(case.size_bytes)} {name}"
-        faults = [*faults, (title, f"{title} of the baseline was not measured")]
-    is_slower, can_hide = comparison.gate(least, excluded)
-    # With too few pairs for any verdict there is nothing to pass.
-    passes_hidden &= bool(np.isfinite(cells.detectable).any())
-    word = "skipped" if passes_hidden else "inconclusive"
-    texts = map(table.figures, cells.itertuples())
-    cells = cells.assign(
-        outcome=np.select([is_slower, can_hide], ["regression", word], ""),
-        text=[f"{text['ratio [95 %]']} {text['verdict']}" for text in texts],
-    )
-    rows = list(cells.sort_values("ratio", ascending=False, kind="stable").itertuples())
-    slower = (
-        f"{is_slower.sum()} of {len(cells)} cells slower by {least:.1%} or more"
-        + ", by machine or code" * (comparison.design == "once")
-    )
-    hidden = f"in {can_hide.sum()} of {len(cells)} cells a slowdown of {excluded:.1%} could hide"
-    summary = comparison.summary(excluded)
-    sentences = [sentence for _, sentence in faults]
-    status, text = next(
-        (status, text)
-        for status, applies, text in (
-            (UNUSABLE, faults, f"UNUSABLE: {some(sentences, 1)}"),
-            (1, is_slower.any(), f"REGRESSION: {slower}"),
-            (3, can_hide.any() and not passes_hidden, f"INCONCLUSIVE: {hidden}"),
-            (0, True, f"PASS: {slower if SLOWER in {*cells.verdict} else summary}"),
-        )
-        if applies
-    )
-    findings = [*sentences[1:MOST_LISTED], *_findings(rows)]
-    if can_hide.any():
-        findings += [summary, _remedy(comparison, can_hide, excluded)]
-    findings.append(f"the slowdown to exclude: {excluded:.1%}, {source}")
-    return Outcome(f"{text} (exit status {status})", status, faults, findings, rows, comparison)
+    cases = comparison.lacking
+    cases = cases + [case for case in comparison.cells.case if key_of(case) not in measured]
+    titles = [
+        f"{size_text(case.size_bytes)} {name}"
+        for case, name in zip(cases, case_names(cases), strict=True)
+    ]
+    return [(title, f"{title} of the baseline was not measured") for title in titles]
 
 
-def _remedy(comparison: Comparison, can_hide: Any, least: float) -> str:
+def _remedy(comparison: Comparison, can_hide: Any, slowdown: float) -> str:
     """What would decide the cells in which this slowdown can hide."""
     campaign, cells = comparison.baseline.campaign, comparison.cells[can_hide]
-    cells = cells.assign(estimate=np.log(cells.shrunk))
-    pairs = np.max(pairs_needed(cells, cells.alpha, least))
-    if comparison.design == "once" or not campaign:
+    cells = cells.assign(estimate=np.log(cells.ratio))
+    pairs = np.max(pairs_needed(cells, cells.alpha, slowdown))
+    if not comparison.is_interleaved or not campaign:
         return "launches in turn decide more: python -m bench.campaign"
     if not np.isfinite(pairs):
-        return "more pairs decide more: a larger --budget, --pairs or --fresh of the campaign"
+        return "more pairs decide more: a larger --budget or --pairs of the campaign"
     ran_s = [launch.elapsed_s for launch in campaign.launches if launch.stage == "first"]
-    minutes = pairs / max(len(comparison.pairs("first")), 1) * sum(ran_s) / 60
+    minutes = pairs / max(len(comparison.pairs), 1) * sum(ran_s) / 60
     return f"about {pairs:.0f} pairs would decide, in {max(minutes, 1):.0f} min"
 
 
 def _findings(rows: Sequence[Any]) -> list[str]:
+    rows = [cell for cell in rows if cell.outcome != "control"]
     of_cells = f"of {len(rows)} cells"
     slower = [f"{cell.title}: {cell.text}" for cell in rows if cell.outcome == "regression"]
     faster = [cell.title for cell in reversed(rows) if cell.verdict == FASTER]
@@ -312,7 +332,7 @@ def junit(outcome: Outcome) -> str:
         case = SubElement(suite, "testcase", name=name, classname=group, time="0")
         if word == "skipped":
             SubElement(case, "skipped", message=f"inconclusive: {text}")
-        elif word:
+        elif word and word != "control":
             tag = "error" if word == "unusable" else "failure"
             SubElement(case, tag, type=word, message=text)
     counts = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
@@ -339,7 +359,7 @@ def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
             rows=[*map(table.figures, each.cells.itertuples())],
             filters=["algorithm", "verdict"],
         )
-        for place, each in enumerate(shown(comparisons))
+        for place, each in enumerate(comparisons)
     ]
 
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from reports.store.case import CASE_KEY, find_states
-from reports.store.manifest import CONTROL, MANIFEST, Manifest, read_manifest
+from reports.store.manifest import MANIFEST, Manifest, read_manifest
 from reports.store.result import ResultError, places, read
 from reports.store.schema import CaseFields, CaseHeader, Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
@@ -60,12 +60,11 @@ COMPARABLE: dict[str, Callable[[Result], Any]] = {
 
 @dataclass
 class Launch:
-    """One launch; those of a campaign with equal `stage` and `pair` ran in turn. `costs` are a
-    case's median costs in us by state of the link, if it has enough blocks there."""
+    """One launch; those of a campaign with equal `pair` ran in turn. `costs` are a case's median
+    costs in us by state of the link, if it has enough blocks there."""
 
     result: Result
-    stage: str
-    pair: int
+    pair: int = 0
     costs: dict[Key, dict[int, float]] = field(default_factory=dict)
 
 
@@ -102,7 +101,6 @@ def read_sides(arguments: Sequence[str]) -> list[Side]:
     if len(arguments) == 1 and (Path(arguments[0]) / MANIFEST).is_file():
         manifest = read_manifest(arguments[0])
         names = [variant.name for variant in manifest.campaign.variants]
-        names += [CONTROL] * manifest.campaign.control
         variants = [_variant_side(manifest, name) for name in names]
         sides = [side for side in variants if side.launches]
         if sides:
@@ -158,18 +156,23 @@ def side_of(argument: str) -> Side:
 
 def _variant_side(manifest: Manifest, variant: str, name: str | None = None) -> Side:
     names = [each.name for each in manifest.campaign.variants]
-    if variant not in [*names, CONTROL]:
+    if variant not in names:
         raise ResultError(f"{manifest.folder} has no variant {variant}, only {', '.join(names)}")
     side = Side(name or variant, [], manifest, variant)
     side.notes += [f"{path} is not part of this campaign: left out" for path in manifest.foreign]
+    if any(launch.stage == "fresh" for launch in manifest.launches):
+        side.notes.append(
+            f"{manifest.folder} is a campaign of an older version: its pairs of all sizes decide, "
+            "its fresh launches do not count"
+        )
     for launch in manifest.launches:
-        is_judged = launch.status == "finished" and launch.stage != "pilot"
+        is_judged = launch.status == "finished" and launch.stage == "first"
         if launch.variant == variant and is_judged:
-            _add_launch(side, manifest.folder / str(launch.run), launch.stage, launch.pair)
+            _add_launch(side, manifest.folder / str(launch.run), launch.pair)
     return side
 
 
-def _add_launch(side: Side, path: Path, stage: str = "first", pair: int = 0) -> None:
+def _add_launch(side: Side, path: Path, pair: int = 0) -> None:
     """Adds the run, unless it is a copy: copies of a run would agree with each other."""
     result = read(path)
     if not result.complete:
@@ -179,7 +182,7 @@ def _add_launch(side: Side, path: Path, stage: str = "first", pair: int = 0) -> 
     if any(launch.result.run.run_id == run_id for launch in side.launches):
         side.notes.append(f"{path} is a copy of the run {run_id}: left out")
     else:
-        side.launches.append(Launch(result, stage, pair))
+        side.launches.append(Launch(result, pair))
 
 
 def faults_of(side: Side) -> list[tuple[str, str]]:
@@ -199,7 +202,7 @@ def faults_of(side: Side) -> list[tuple[str, str]]:
         results += [
             read(side.campaign.folder / str(launch.run))
             for launch in launches
-            if launch.status == "finished" and launch.stage == "pilot"
+            if launch.status == "finished" and launch.stage != "first"
         ]
     for result in results:
         if not result.complete:

@@ -1,9 +1,9 @@
-"""Verdicts from pairs of launches: `evidence` tests cells, `two_stages`, `growing`, `once` decide.
+"""Verdicts from pairs of launches: `evidence` tests each cell, `once` decides over all of a table.
 A pair is a launch of the variant and one of the baseline, next to each other in time and in random
 order. Without a difference its log ratio is symmetric around 0; Wilcoxon's signed-rank test assumes
 nothing else. Ratios are (cells, pairs), log of variant over baseline, NaN for a missing pair."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 # `evidence`, or a test that gives its columns.
-Test = Callable[[Floats, float, float], "pd.DataFrame"]
+Test = Callable[[Floats, float], "pd.DataFrame"]
 
 # The verdicts on a cell. SLOWER: the variant takes longer than the baseline.
 VERDICTS = SLOWER, FASTER, SAME, AMBIGUOUS, UNREPLICATED = (
@@ -29,17 +29,14 @@ VERDICTS = SLOWER, FASTER, SAME, AMBIGUOUS, UNREPLICATED = (
     "unreplicated",
 )
 MARGIN = 0.01
-SUSPECT_P, FAMILY_P = 0.05, 0.025
-SAME_CONFIDENCE = 0.90
+FAMILY_P = 0.025
+INTERVAL_P = 0.025  # one-sided, of the 95 % interval
+SAME_P = 0.05  # one-sided, of the 90 % interval that SAME takes
 POWER = 0.80
-BOTH_POWER = float(np.sqrt(POWER))  # the power of each of two stages that reach POWER together
 MIN_PAIRS = 6
-LOOKS = (0.25, 0.5, 1.0)  # shares of all pairs
 
 
-def evidence(
-    log_ratios: Floats, margin: float = MARGIN, same_confidence: float = SAME_CONFIDENCE
-) -> "pd.DataFrame":
+def evidence(log_ratios: Floats, margin: float = MARGIN) -> "pd.DataFrame":
     """Tests every cell over its pairs, all from the Walsh means (i <= j) of its log ratios.
 
     `estimate` is their median (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963). The
@@ -48,8 +45,8 @@ def evidence(
     `standard_error`, which one outlying launch hardly moves. Wilcoxon's statistic counts those
     above 0 (Tukey 1949); those at 0 count for the null: one-sided `p_slower` and `p_faster`.
     `is_same` is two one-sided tests (Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15,
-    1987): the interval of `same_confidence` lies within the margin. Below six pairs the interval is
-    infinite and p is 1."""
+    1987): the 90 % interval lies within the margin. Below six pairs the interval is infinite and p
+    is 1."""
     import pandas as pd  # takes 0.3 s, which a history does not need
 
     pairs = np.sum(np.isfinite(log_ratios), axis=-1)
@@ -76,8 +73,7 @@ def evidence(
             columns["p_faster"][rows] = cdf[np.sum(walsh >= 0, -1)]
             # The interval is infinite if all means are too few for its confidence.
             ends = np.pad(walsh, ((0, 0), (1, 1)), constant_values=(-np.inf, np.inf))
-            tails = (1 - np.array([0.95, same_confidence])) / 2
-            k, k_same = np.searchsorted(cdf, tails, side="right")
+            k, k_same = np.searchsorted(cdf, [INTERVAL_P, SAME_P], side="right")
             columns["low"][rows], columns["high"][rows] = ends[:, k], ends[:, ~k]
             columns["standard_error"][rows] = (  # few pairs have a higher confidence than 95 %
                 (ends[:, ~k] - ends[:, k]) / 2 / stdtrit(n - 1, 1 - cdf[max(k - 1, 0)])
@@ -97,68 +93,24 @@ def signed_rank_cdf(n: int) -> Floats:
     return np.minimum(np.cumsum(probabilities), 1.0)
 
 
-def two_stages(
-    first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGIN, is_finished: bool = True
-) -> "pd.DataFrame":
-    """Verdicts by two stages: only a suspect can be SLOWER or FASTER, and only by its fresh pairs.
-    They are tested in the direction of the first; Holm's procedure keeps the chance of any false
-    verdict in the table below 2.5 %. Until the campaign is finished suspects are AMBIGUOUS: each
-    look would be another chance of a false one. Returns the columns of `evidence`, over fresh pairs
-    if `is_fresh`; `is_suspect`; `verdict`; `alpha`, the level of the one-sided test; `detectable`,
-    the minimum detectable effect (0.03: 3 %), if AMBIGUOUS at least the interval's far end."""
-    import pandas as pd
-
-    first = evidence(first_ratios, margin)
-    is_significant = np.minimum(first.p_slower, first.p_faster) < SUSPECT_P
-    is_suspect = is_significant & (np.abs(first.estimate) > np.log1p(margin))
-    fresh = evidence(np.where(np.c_[is_suspect], fresh_ratios, np.nan), margin)
-    p = np.where(first.estimate > 0, fresh.p_slower, fresh.p_faster)
-    is_rejected = np.zeros(len(p), bool)
-    is_rejected[is_suspect] = holm(p[is_suspect], FAMILY_P)
-    is_fresh = is_suspect & (fresh.pairs > 0)
-    cells: pd.DataFrame = pd.concat([fresh[is_fresh], first[~is_fresh]]).sort_index()
-    alpha = np.where(is_fresh, FAMILY_P / max(1, is_suspect.sum()), SUSPECT_P)
-    cells = cells.assign(
-        is_suspect=is_suspect,
-        is_fresh=is_fresh,
-        alpha=alpha,
-        verdict=_verdict(cells, is_rejected, margin),
-    )
-    if not is_finished:
-        cells.loc[is_suspect, "verdict"] = AMBIGUOUS
-    power = np.where(is_fresh, POWER, BOTH_POWER)
-    return cells.assign(detectable=left_open(cells, margin, power))
-
-
-def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN) -> "pd.DataFrame":
-    """Verdicts, as of `two_stages`, after looks at growing numbers of pairs, such as [10, 20].
-    A look's level is its share of the new pairs, so that few cells are decided early (Kim and
-    DeMets, Biometrika 74, 1987, with exponent 1). Holm's procedure holds it over all cells; levels
-    add up over the looks (Lan and DeMets, Biometrika 70, 1983). A verdict is never revised."""
-    verdict = np.full(len(ratios), AMBIGUOUS)
-    for pairs, share in zip(looks, np.diff(LOOKS, prepend=0.0), strict=False):
-        look = evidence(ratios[:, :pairs], margin, 1 - share * (1 - SAME_CONFIDENCE))
-        is_rejected = holm(2 * np.minimum(look.p_slower, look.p_faster), share * FAMILY_P)
-        verdict = np.where(verdict == AMBIGUOUS, _verdict(look, is_rejected, margin), verdict)
-    return _without_stages(evidence(ratios, margin), verdict, margin, FAMILY_P)
-
-
 def once(
     ratios: Floats, margin: float = MARGIN, test: Test = evidence, family_p: float = FAMILY_P
 ) -> "pd.DataFrame":
-    """Verdicts after a single look at all pairs: Holm's procedure over all cells, two-sided."""
-    cells = test(ratios, margin, SAME_CONFIDENCE)
+    """Verdicts after one look at all pairs: Holm's procedure, two-sided, over all cells keeps the
+    chance of any false SLOWER or FASTER in the table below `family_p`. Returns the columns of
+    `test`; `verdict`; `alpha`, the level of the first one-sided test; `detectable`, the minimum
+    detectable effect (0.03: 3 %), if AMBIGUOUS at least the interval's far end."""
+    cells = test(ratios, margin)
     is_rejected = holm(2 * np.minimum(cells.p_slower, cells.p_faster), family_p)
-    return _without_stages(cells, _verdict(cells, is_rejected, margin), margin, family_p)
-
-
-def _without_stages(
-    cells: "pd.DataFrame", verdict: NDArray[np.str_], margin: float, family_p: float
-) -> "pd.DataFrame":
     cells = cells.assign(
-        is_suspect=False, is_fresh=False, alpha=family_p / 2 / len(cells), verdict=verdict
+        alpha=family_p / 2 / len(cells), verdict=_verdict(cells, is_rejected, margin)
     )
-    return cells.assign(detectable=left_open(cells, margin))
+    effects = detectable(
+        cells.standard_error, cells.pairs, cells.alpha, margin, freedom=cells.get("freedom")
+    )
+    reaches = np.expm1(np.maximum(-cells.low, cells.high))
+    is_open = cells.verdict == AMBIGUOUS
+    return cells.assign(detectable=np.where(is_open, np.maximum(effects, reaches), effects))
 
 
 def _verdict(cells: "pd.DataFrame", is_rejected: Bools, margin: float) -> NDArray[np.str_]:
@@ -180,7 +132,7 @@ def detectable(
     pairs: Any,
     alpha: Any,
     margin: float = MARGIN,
-    power: Any = POWER,
+    power: float = POWER,
     freedom: Any = None,
 ) -> Floats:
     """The smallest effect (0.03: 3 %) with this power to be significant at one-sided `alpha` and
@@ -193,15 +145,6 @@ def detectable(
     return np.asarray(np.where(is_hopeless, np.inf, np.expm1(np.maximum(by_test, by_margin))))
 
 
-def left_open(cells: "pd.DataFrame", margin: float, power: Floats | float = POWER) -> Floats:
-    """The column `detectable` of `two_stages`."""
-    effects = detectable(
-        cells.standard_error, cells.pairs, cells.alpha, margin, power, cells.get("freedom")
-    )
-    reaches = np.expm1(np.maximum(-cells.low, cells.high))
-    return np.where(cells.verdict == AMBIGUOUS, np.maximum(effects, reaches), effects)
-
-
 def pairs_needed(cells: "pd.DataFrame", alpha: Any, margin: float = MARGIN) -> Floats:
     """The number of pairs that settle each cell with power 0.8 if its estimate is true: as SLOWER
     or FASTER beyond the margin, as SAME within. Infinite on the margin and without an interval."""
@@ -211,7 +154,7 @@ def pairs_needed(cells: "pd.DataFrame", alpha: Any, margin: float = MARGIN) -> F
         sd_to_margin = pair_sd / np.abs(size - np.log1p(margin))
         for _ in range(3):  # Student's quantiles depend on the number of pairs
             freedom = np.maximum(needed, MIN_PAIRS) - 1
-            levels = alpha, (1 - SAME_CONFIDENCE) / 2, 1 - POWER, (1 - POWER) / 2
+            levels = alpha, SAME_P, 1 - POWER, (1 - POWER) / 2
             test, same, power, both_powers = (-stdtrit(freedom, level) for level in levels)
             to_differ = np.maximum((test + power) * pair_sd / size, power * sd_to_margin) ** 2
             to_differ = np.maximum(to_differ, np.log2(1 / alpha))  # n pairs reach p = 1 / 2^n

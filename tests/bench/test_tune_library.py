@@ -130,7 +130,7 @@ def fake_library(tmp_path, monkeypatch):
             algorithms=["library"],
             n_blocks=fake.n_blocks,
         )
-        return Launch(read(result.path), "first", 0)
+        return Launch(read(result.path))
 
     monkeypatch.setattr(tune_library, "STARTED_S", time.monotonic())  # not since pytest started
     monkeypatch.setattr(tune_library, "launch_library", launch)
@@ -211,7 +211,7 @@ def test_times_are_compared_in_one_state_of_the_link(tmp_path):
         result = write_launch(
             tmp_path, number, effect=lambda _: factor, algorithms=["library"], fast_rounds=rounds
         )
-        return Launch(read(result.path), "first", 0)
+        return Launch(read(result.path))
 
     fast, slow = range(40), ()
     launches = {

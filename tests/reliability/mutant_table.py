@@ -190,11 +190,11 @@ STATISTICS = {
         "alpha / (1 + np.arange(len(p)))",
         (VERDICT,),
     ),
-    "fresh-pairs-in-the-other-direction": Mutant(
-        "reports/verdicts/verdict.py",
-        "first.estimate > 0, fresh.p_slower, fresh.p_faster",
-        "first.estimate > 0, fresh.p_faster, fresh.p_slower",
-        (VERDICT,),
+    "the-library-fails-the-gate": Mutant(
+        "reports/verdicts/comparison.py",
+        "~is_library | bool(is_library.all())",
+        "~is_library | bool(is_library.any())",
+        (REGRESS,),
     ),
     "margin-ignored": Mutant(
         "reports/verdicts/verdict.py", "is_rejected & is_beyond", "is_rejected", (VERDICT,)

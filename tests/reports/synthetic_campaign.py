@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from reports.store.manifest import CONTROL, MANIFEST, Campaign, End, Launch, Stage, Variant
+from reports.store.manifest import MANIFEST, Campaign, End, Launch, Stage, Variant
 from reports.store.writing import to_line
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Sweep, cost_us, write_run
 
@@ -76,43 +76,29 @@ def write_campaign(
     folder,
     variants,
     *,
-    pairs=8,
-    fresh=0,
+    pairs=12,
     options=None,
     **common,
 ):
-    """Writes a campaign of these variants: the first is the baseline, and one named `control` is
-    the control. `options` maps a variant to the options of its launches, `common` has those of all.
-    """
-    commands = [
-        Variant(name=name, argv=["mpirun", "-n", "2", "python"])
-        for name in variants
-        if name != CONTROL
-    ]
+    """Writes a campaign of these variants: the first is the baseline. `options` maps a variant to
+    the options of its launches, `common` has those of all."""
+    commands = [Variant(name=name, argv=["mpirun", "-n", "2", "python"]) for name in variants]
     campaign = Campaign(
         campaign_id=f"{folder.name}-1",
         plan="0123456789abcdef",
         version="0.1.0",
         seed=0,
-        design="two-stage",
         pairs=pairs,
-        fresh=fresh,
         margin=0.01,
-        control=CONTROL in variants,
         variants=commands,
     )
     records = [campaign, Stage(stage="first")]
-    order: list[Any] = [("first", pair, name) for pair in range(pairs) for name in variants]
-    if fresh:
-        records.append(Stage(stage="fresh", sizes=[16384]))
-    order += [("fresh", pair, each.name) for pair in range(fresh) for each in commands]
-    for number, (stage, pair, name) in enumerate(order):
+    order = [(pair, name) for pair in range(pairs) for name in variants]
+    for number, (pair, name) in enumerate(order):
         own = {**common, **(options or {}).get(name, {})}
-        if stage == "fresh":
-            own["sizes"] = [16384]
         result = write_launch(folder / name, number, effect=variants[name], **own)
         launch = Launch(
-            stage=stage,
+            stage="first",
             pair=pair,
             place=[*variants].index(name),
             variant=name,

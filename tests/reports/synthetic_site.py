@@ -50,7 +50,7 @@ def write_store(folder: Path) -> Path:
     steps(folder / "steps", 10.0, 12.0, 20.0)
     rewrite_head(layer(folder / "layers").path, run_id="2026-11-20T06-15-00Z-made-layer")
     variants = {"main": no_effect, "new": slower(5)}
-    write_campaign(folder / "campaign-1a2b3c4d", variants, fresh=6)
+    write_campaign(folder / "campaign-1a2b3c4d", variants)
     rewrite_head(write_hostile(folder / "foreign", HOSTILE), run_id=HOSTILE)
     log = folder / "<img src=x onerror=window.harmed=1>.log"
     log.write_text(LOG)

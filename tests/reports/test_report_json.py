@@ -37,7 +37,7 @@ def arguments(tmp_path_factory):
     """The arguments of each command by name."""
     folder = tmp_path_factory.mktemp("json")
     variants = {"main": no_effect, "new": slower(20)}
-    campaign = write_campaign(folder / "campaign", variants, fresh=10)
+    campaign = write_campaign(folder / "campaign", variants)
     sizes = [16384 << step for step in range(5)]
     algorithms = ("library", "auto", "two_shot")
     run = write_run(folder / "runs", sizes=sizes, algorithms=algorithms, n_blocks=12, n=4).path

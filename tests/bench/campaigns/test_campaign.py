@@ -17,7 +17,7 @@ import pytest
 
 from bench.campaign import main, run_campaign
 from bench.campaigns import launches, stages
-from bench.campaigns.options import parse, parse_variant
+from bench.campaigns.options import parse
 from reports.store.manifest import LOCK, MANIFEST, End, read_manifest
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, named
@@ -45,7 +45,7 @@ def made(folder, *stages, status="finished"):
     return [
         (launch.stage, launch.pair, launch.variant)
         for launch in read_manifest(folder).launches
-        if launch.status == status and launch.stage in (stages or ("pilot", "first", "fresh"))
+        if launch.status == status and launch.stage in (stages or ("pilot", "first"))
     ]
 
 
@@ -76,7 +76,7 @@ def test_a_budget_that_no_launch_fits_is_refused(tmp_path, refused):
     status, sentence = refused(
         main, "--out", tmp_path / "c", *named(a=QUICK, b=QUICK), "--budget", "60s"
     )
-    assert (status, sentence) == (2, "--budget: 59 launches need at least 4 min")
+    assert (status, sentence) == (2, "--budget: 58 launches need at least 4 min")
     assert not (tmp_path / "c").exists()
 
 
@@ -115,7 +115,7 @@ def finished(tmp_path_factory):
         plain=f"mpirun -n 1 -genv PASSWORD hunter2 {BENCH}",
         tree=f"{TREE}=recursive_doubling API_TOKEN=s3cret {QUICK}",
     )
-    options = [*variants, "--pairs", "1", "--fresh", "2", "--seed", "5"]
+    options = [*variants, "--pairs", "1", "--seed", "5"]
     status, out, err = run(folder, *options)
     assert status == 0, err
     return folder, options, out, err
@@ -124,18 +124,18 @@ def finished(tmp_path_factory):
 def test_a_campaign_from_its_pilot_to_its_table(finished):
     """The pairs are complete, and variables reach the ranks."""
     folder, _, out, err = finished
-    assert re.search(r"^1 pairs of all sizes, [\d.]+ s per launch: \d+ (s|min); with 2 fresh", err)
-    assert "\n1 pairs of all sizes and 2 fresh pairs are too few to see any difference" in err
-    assert f"\ncampaign: {folder} (7 launches)\n" in out
+    assert re.search(r"^1 pairs, [\d.]+ s per launch: \d+ (s|min)\n", err)
+    assert "\n1 pairs are too few to see any difference" in err
+    assert f"\ncampaign: {folder} (6 launches)\n" in out
 
     manifest = read_manifest(folder)
     assert manifest.foreign == []
     assert manifest.end == End(status="complete")
-    assert [stage.stage for stage in manifest.stages] == ["first", "fresh"]
+    assert [stage.stage for stage in manifest.stages] == ["first"]
     assert manifest.stages[0].visible_effect is None
     pilots = ("plain", "tree", "plain", "plain")
     assert made(folder, "pilot") == [("pilot", 0, name) for name in pilots]
-    pair = [("first", 1, name) for name in ("control", "plain", "tree")]
+    pair = [("first", 1, name) for name in ("plain", "tree")]
     assert sorted(made(folder, "first")) == pair
     for launch in manifest.launches:
         result = read(folder / str(launch.run))
@@ -176,7 +176,7 @@ def test_a_killed_campaign_continues_where_it_stopped(tmp_path):
     manifest.
     """
     folder = tmp_path / "c"
-    options = [*named(a=QUICK, b=QUICK), "--pairs", "2", "--no-control"]
+    options = [*named(a=QUICK, b=QUICK), "--pairs", "2"]
     with started(folder, *options) as process:
         wait_for(lambda: (folder / MANIFEST).exists() and len(made(folder)) == 7)
         wait_for(lambda: len(list(folder.glob("*/*.jsonl"))) == 8)
@@ -229,9 +229,7 @@ def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_p
         tmp_path / "flaky", f'echo x >>{calls}\ncase $(wc -l <{calls}) in {dies};; esac\nexec "$@"'
     )
     folder = tmp_path / "c"
-    status, out, err = run(
-        folder, *named(a=QUICK, b=f"{flaky} {QUICK}"), "--pairs", "1", "--no-control"
-    )
+    status, out, err = run(folder, *named(a=QUICK, b=f"{flaky} {QUICK}"), "--pairs", "1")
     assert (status, out) == (1, "")
     assert err.count("b, attempt 1: no luck\n") == 2
     assert err.endswith(
@@ -295,32 +293,13 @@ def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypa
     )
 
 
-def test_a_fresh_launch_measures_only_the_sizes_in_doubt(tmp_path):
-    """The sizes in doubt override the sizes of the variant's command; the command's seed stays."""
-    variant = parse_variant(f"a={QUICK} --seed 77")
-    command = launches.command_line(variant, tmp_path / "a", 3, 9.0, [32768, 131072])
-    assert command.index("9.0") < command.index(
-        "20"
-    )  # the command has two time limits; the later one counts
-    assert launches.run_to_end(command, None, variant.environment(None)) == (
-        0,
-        "exit status 0 without a message",
-    )
-    (path,) = (tmp_path / "a").glob("*.jsonl")
-    result = read(path)
-    assert {case.size_bytes for case in result.cases} == {32768, 131072}
-    assert result.run.seed == 77
-
-
 def test_a_pause_before_each_change_of_variant(tmp_path):
     """Without the pause, the old driver would be measured under the new driver's name. The end of
     input interrupts."""
     seed = next(
-        seed
-        for seed in range(99)
-        if stages.orders(["a", "b"], 10, f"{seed} first 1")[0] == ["b", "a"]
+        seed for seed in range(99) if stages.orders(["a", "b"], 10, f"{seed} 1")[0] == ["b", "a"]
     )
-    options = [*named(a=QUICK, b=QUICK), "--pause", "--no-control", "--seed", str(seed)]
+    options = [*named(a=QUICK, b=QUICK), "--pause", "--seed", str(seed)]
     ours, theirs = pty.openpty()
     os.write(ours, b"\n\n\n\x04")  # the end of the file answers the fourth question
     status, _, err = run(tmp_path / "c", *options, stdin=theirs)

@@ -13,11 +13,8 @@ HEAD = Campaign(
     plan="1a2b",
     version="0.1.0",
     seed=0,
-    design="two-stage",
     pairs=10,
-    fresh=25,
     margin=0.01,
-    control=True,
     variants=[Variant(name="a", argv=["mpirun"]), Variant(name="b", argv=[])],
 )
 

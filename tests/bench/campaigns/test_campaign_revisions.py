@@ -21,7 +21,7 @@ from tests.launch import NEEDS_GIT, ROOT, few
 pytestmark = NEEDS_GIT
 
 OF_HEAD = *named(base=QUICK, head=QUICK), "--revision", "base=HEAD"
-ONE_PAIR = "--pairs", "1", "--no-control"
+ONE_PAIR = "--pairs", "1"
 
 
 def git(folder, *words):

@@ -1,7 +1,6 @@
 """The order of a campaign's launches and its stages, over launches that are only noted."""
 
 import msgspec
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,8 +8,7 @@ from hypothesis import strategies as st
 from bench.campaigns import stages
 from bench.campaigns.launches import OpenCampaign
 from bench.campaigns.options import parse
-from reports.store.manifest import Launch, Stage
-from reports.verdicts import comparison
+from reports.store.manifest import Launch
 from tests.bench.campaigns.test_campaign_command import QUICK, named
 
 pytestmark = pytest.mark.unit
@@ -44,59 +42,20 @@ def finished(variant, pair):
     return msgspec.convert(first | {"variant": variant, "pair": pair}, Launch)
 
 
-@pytest.fixture
-def faked(monkeypatch, tmp_path):
-    """A function that opens a campaign whose rounds are only noted, and the rounds: (stage,
-    pairs)."""
-    rounds: list[tuple[str, range]] = []
-    monkeypatch.setattr(
-        stages, "run_rounds", lambda campaign, stage, pairs, *_: rounds.append((stage, pairs))
-    )
-
-    def open_campaign(*options):
-        return OpenCampaign(parse([*options, "--out", str(tmp_path / "c")]))
-
-    return open_campaign, rounds
-
-
-def test_stages_end_when_no_size_is_undecided_over_faked_launches(monkeypatch, faked):
-    """Without the checks, decided sizes would cost four times the time. The campaign must skip no
-    check."""
-    (open_campaign, rounds), ambiguous = faked, {10: 3, 20: 0, 40: 0}
-
-    def cells_of(folder):
-        undecided = ambiguous[rounds[-1][1].stop - 1]
-        return pd.DataFrame({"verdict": ["SAME"] + ["AMBIGUOUS"] * undecided})
-
-    monkeypatch.setattr(comparison, "cells_of", cells_of)
-    campaign = open_campaign(*named(a=QUICK, b=QUICK), "--grow")
-    stages.run_stages(campaign)
-    assert [pairs.stop - 1 for _, pairs in rounds] == [10, 20]
-    # A launch of pair 21 means that the second check found an undecided size, so the campaign runs
-    # the third round.
-    campaign.record(finished("a", 21))
-    rounds.clear()
-    stages.run_stages(campaign)
-    assert [pairs.stop - 1 for _, pairs in rounds] == [10, 20, 40]
-
-
-def test_confirmation_uses_fresh_launches_over_faked_launches(monkeypatch, faked):
-    """The pairs that raised a suspicion must not confirm it, and only the suspected sizes are
-    measured again."""
-    open_campaign, rounds = faked
-    cells = pd.DataFrame({"size_bytes": [65536, 16384, 32768], "is_suspect": [True, True, False]})
-    pairs = iter([6, 3, 9])
-    monkeypatch.setattr(comparison, "cells_of", lambda folder: cells.assign(pairs=next(pairs)))
-    campaign = open_campaign(*named(a=QUICK, b=QUICK, c=QUICK))
-    campaign.record(Stage(stage="first"))
+@pytest.mark.parametrize(
+    ("shared", "made"), [([27], [27]), ([20, 24, 27], [27, 34, 37]), ([0, 0], [27, 54])]
+)
+def test_pairs_without_a_common_state_of_the_link_are_replaced_over_faked_launches(
+    monkeypatch, tmp_path, shared, made
+):
+    """A link whose state changes would leave too few pairs. `shared` pairs have a state in common
+    after each turn; at most as many pairs again are made."""
+    ends, shared = [], iter(shared)
+    monkeypatch.setattr(stages, "run_rounds", lambda campaign, pairs: ends.append(pairs.stop - 1))
+    monkeypatch.setattr(stages, "shared_pairs", lambda campaign: next(shared))
+    options = [*named(a=QUICK, b=QUICK), "--out", str(tmp_path / "c")]
+    campaign = OpenCampaign(parse(options))
     for name in campaign.options.variants:
         campaign.record(finished(name, 1))
-    stages.run_stages(campaign)
-    # Extra pairs replace pairs that share no state of the link; the extra pairs at most double the
-    # number.
-    first = [("first", range(*pairs)) for pairs in ((1, 11), (11, 15), (15, 21))]
-    assert rounds == [*first, ("fresh", range(21, 46))]
-    assert campaign.manifest.stages[-1].sizes == [16384, 65536]
-    monkeypatch.setattr(comparison, "cells_of", None)  # the manifest now holds the suspected sizes
-    stages.run_stages(campaign)
-    assert rounds[4:] == [rounds[0], rounds[3]]
+    stages.run_pairs(campaign)
+    assert ends == made

@@ -12,7 +12,7 @@ import pytest
 from reports.__main__ import main
 from reports.calibration import selfcheck
 from reports.calibration.calibrated_trends import NORMAL, RUNS, Launches, alarms, one_line
-from reports.calibration.selfcheck import TWO_STAGES, false_alarms, launch_coverage
+from reports.calibration.selfcheck import false_alarms, launch_coverage
 from reports.calibration.synthetic import Scenario
 from reports.store import stats
 from reports.trends import changes, lines
@@ -20,7 +20,6 @@ from reports.verdicts import verdict
 from tests.launch import FULL, few
 
 WIDE, CORRELATED = Scenario("spread 3 %", spread=0.03), Scenario("rho 0.6", rho=0.6)
-two_stages, evidence = verdict.two_stages, verdict.evidence
 
 
 def test_a_new_seed_passes_at_reduced_scale(monkeypatch, capsys):
@@ -52,7 +51,7 @@ def runs_taken_for_independent(monkeypatch):
 
 BROKEN = [
     (runs_taken_for_independent, partial(alarms, NORMAL[2], [RUNS], 0.05), 120),
-    (no_correction_for_many_cells, partial(false_alarms, TWO_STAGES, WIDE), 200),
+    (no_correction_for_many_cells, partial(false_alarms, WIDE), 200),
     (blocks_taken_for_independent, partial(launch_coverage, CORRELATED, 84, False), 400),
     (any_break_that_looks_good, partial(one_line, Launches(10, 0.1)), 400),
 ]

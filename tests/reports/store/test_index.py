@@ -123,7 +123,7 @@ def test_costs_are_those_that_verdicts_use(tmp_path):
         return msgspec.structs.replace(block, link_rtt_ns=trips)
 
     results = [read(write(tmp_path, night, change=change)) for night in range(3)]
-    launches = [sides.Launch(result, "first", 0) for result in results]
+    launches = [sides.Launch(result) for result in results]
     rtt_ns = sides.find_costs(launches, ())
     entries = list(map(entry_of, results))
     [costs] = store_costs.find_costs(Contents(tmp_path, entries), [entries])

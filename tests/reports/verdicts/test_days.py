@@ -1,5 +1,4 @@
-"""What cells learn from each other, and sides from other days: a slow cell must stay visible, and
-another day must not be taken for a slowdown."""
+"""Sides that did not run in turn: another day must not be taken for a slowdown."""
 
 import re
 
@@ -7,8 +6,7 @@ import numpy as np
 import pytest
 
 from reports.verdicts import days
-from reports.verdicts.shrinkage import borrow
-from reports.verdicts.verdict import once, two_stages
+from reports.verdicts.verdict import once
 from tests.launch import count
 from tests.reports.synthetic_campaign import write_launch, write_launches
 from tests.reports.synthetic_run import rewrite_head
@@ -16,23 +14,7 @@ from tests.reports.verdicts.test_regress import gate
 
 pytestmark = pytest.mark.unit
 
-CELLS, GROUPS = 24, [0] * 12 + [1] * 12
-
-
-def judged(rng, spread, slower=0.0, pairs=12):
-    """The cells of a table of launches of this spread; the sixth is slower."""
-    ratios = np.sqrt(2) * spread * rng.standard_normal((CELLS, pairs))
-    ratios[5] += np.log1p(slower)
-    return borrow(two_stages(ratios, np.zeros((CELLS, 0))), GROUPS)
-
-
-def test_equal_variants_pass_and_one_slow_cell_does_not():
-    rng, passed, hidden = np.random.default_rng(3), [], []
-    for _ in range(count(240)):
-        passed.append((judged(rng, 0.0125).high < np.log1p(0.03)).all())
-        hidden.append((judged(rng, 0.0125, slower=0.03).high < np.log1p(0.03)).all())
-    assert np.mean(passed) > 0.85
-    assert np.mean(hidden) < 0.2  # 10 % of 100 tables, by chance at most 20 %
+CELLS = 24
 
 
 def test_another_day_is_no_slowdown():
@@ -58,21 +40,25 @@ def on_day(day, folder, shift=1.0):
     return f"{folder}/2026-11-{day:02d}*.jsonl"
 
 
-def test_regress_takes_the_spread_from_three_other_days_or_says_what_it_assumes(tmp_path, capsys):
+def test_regress_takes_the_spread_from_five_other_days_or_says_what_it_assumes(tmp_path, capsys):
     """Nightly runs in one folder differ by 4 % between days, so that a night of 6 % is none of the
     code's; a night of 50 % is told. The slow night itself is not one of the days, nor are nights
     that were slowed on purpose."""
     store = tmp_path / "nightly"
-    shifts = enumerate((1.0, 1.04, 0.96, 1.02), 1)
+    shifts = enumerate((1.0, 1.04, 0.96, 1.02, 0.98), 1)
     first, *_ = (on_day(day, store, shift) for day, shift in [*shifts])
-    status, printed = gate(capsys, first, on_day(5, store, 1.06))
-    assert (status in (0, 3), "estimated from 4 other days" in printed) == (True, True)
-    on_day(7, store, 3.0)
-    for path in store.glob("2026-11-07*"):
+    status, printed = gate(capsys, first, on_day(6, store, 1.06))
+    assert (status in (0, 3), "estimated from 5 other days" in printed) == (True, True)
+    on_day(8, store, 3.0)
+    for path in store.glob("2026-11-08*"):
         rewrite_head(path, world__slowed_percent=200)
-    status, printed = gate(capsys, first, on_day(6, store, 1.5))
-    assert (status, "estimated from 5 other days" in printed) == (1, True)
-    assert re.match(r"REGRESSION: 6 of 6 cells slower by 1.0% or more, by machine or code", printed)
+    status, printed = gate(capsys, first, on_day(7, store, 1.5))
+    assert (status, "estimated from 6 other days" in printed) == (1, True)
+    worst = (
+        r"REGRESSION: SLOWER up to \d\d\.\d% by machine or code: .*; 4 of 4 cells slower by 1.0%"
+    )
+    assert re.match(worst, printed)
+    assert "the machine moved: 2 of 2 cells of the library" in printed
     base, new = write_launches(tmp_path / "a", 8), write_launches(tmp_path / "b", 8, seed=1)
     assert "Days are assumed to differ by 2.0%" in gate(capsys, base, new)[1]
 

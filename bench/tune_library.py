@@ -36,9 +36,8 @@ from bench.harness import options
 from bench.harness.options import CANNOT, FINE, USAGE, WRONG, Parser, print_out
 from bench.harness.progress import Progress
 from collectives.communicator import launched_rank
-from reports.store.case import CASE_KEY
+from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS
 from reports.store.result import read
-from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import size_text
 from reports.verdicts.sides import Launch
 

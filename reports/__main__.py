@@ -17,7 +17,6 @@ from reports.store.foreign import printable
 # For each command: the module with its arguments and its function, help, and an example.
 COMMANDS = {
     "show": ("tables.show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
-    "index": ("store.index", "keeps the runs of a store in columns, for fast reports", "results/"),
     "export": (
         "tables.export",
         "writes the cases of runs as CSV, Parquet or OpenMetrics",

@@ -69,7 +69,6 @@ GROUPS = (
         (
             "reports show",
             "reports card",
-            "reports index",
             "reports history",
             "reports fleet",
             "reports dashboard",

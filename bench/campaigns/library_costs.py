@@ -7,8 +7,8 @@ from itertools import combinations
 from statistics import fmean, median
 
 from bench.campaigns.library_settings import DEFAULT, Setting
-from reports.store.case import CASE_KEY
-from reports.verdicts.sides import Key, Launch, find_costs
+from reports.store.case import CASE_KEY, Key
+from reports.verdicts.sides import Launch, find_costs
 
 MOST_SETTINGS = 3  # each is another variant of a campaign
 TOLERANCE = 1.02  # a setting within 2 % of the best one is as good

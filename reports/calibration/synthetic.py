@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrik, betainccinv, betaincinv
 
+from reports.store.case import MIN_STATE_BLOCKS
 from reports.store.stats import STATE_RATIO, ar1
-from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.verdicts.sides import within_one_state
 
 Floats = NDArray[np.floating[Any]]

@@ -14,7 +14,8 @@ from reports.imports.imported import read_imported
 from reports.site import shared
 from reports.site.fleet_page import FLEET
 from reports.site.run_page import fact_text
-from reports.store.columns import Entry
+from reports.store.case import key_of
+from reports.store.observations import Entry
 from reports.store.result import places, read
 from reports.tables.command import command_without_seed
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
@@ -25,7 +26,7 @@ from reports.trends.history_figure import plot
 from reports.trends.series import Event, Series
 from reports.verdicts.comparison import compare
 from reports.verdicts.regress import sections_of
-from reports.verdicts.sides import COMPARABLE, Side, key_of, label, notes_of, read_sides
+from reports.verdicts.sides import COMPARABLE, Side, label, notes_of, read_sides
 
 HISTORY = "history.html"
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from reports.store.columns import Entry
-from reports.store.index import Contents, read_entries
-from reports.store.result import ImportedRunError, places, time_of
+from reports.store.observations import COPY, Contents, Entry, read_store
+from reports.store.result import ImportedRunError, time_of
 from reports.store.schema import Result, Run
 from reports.tables.command import command_of
 from reports.trends.history import History
@@ -53,7 +52,7 @@ class Store:
 
 def find(folder: Path) -> Store:
     """The runs below `folder`. Raises ResultError if `folder` is not a folder."""
-    contents = read_entries(folder)
+    contents = read_store(folder)
     store = Store(contents, campaigns=[path.parent for path in contents.manifests])
     store.left_out += [f"{path} is {problem}" for path, problem in contents.problems]
     for path, error in contents.refused:
@@ -61,20 +60,13 @@ def find(folder: Path) -> Store:
             store.imported.append(path)
         else:
             store.left_out.append(str(error))
-    copies: dict[str, list[Entry]] = defaultdict(list)
     for entry in contents.entries:
-        if not store.campaigns or set(entry.path.parents).isdisjoint(store.campaigns):
-            copies[entry.run.run_id].append(entry)
-    whole: dict[str, Entry] = {}
-    for run_id, entries in copies.items():
-        # A copy can be cut off; of two equal copies the first counts.
-        whole[run_id] = max(entries, key=lambda copy: (copy.complete, copy.n_blocks))
-        store.left_out += [
-            f"{copy.path} is the run of {whole[run_id].path} once more"
-            for copy in entries
-            if copy is not whole[run_id]
-        ]
-    store.runs = [whole[run_id] for run_id in places(entry.run for entry in whole.values())]
+        if store.campaigns and not set(entry.path.parents).isdisjoint(store.campaigns):
+            continue
+        if entry.left_out == COPY:
+            store.left_out.append(f"{entry.path} is the run {entry.run.run_id} once more")
+        else:
+            store.runs.append(entry)
     return store
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.schema import Block, Case, CaseFields, FirstWrong, LinkBlock
+from reports.store.schema import Block, Case, CaseFields, FirstWrong, LinkBlock, Run
 from reports.store.stats import link_states
 
 CASE_KEY = (
@@ -31,12 +32,14 @@ COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
 COMMUNICATES = (FUSED, "then_", "tensor_parallel", "sequence_parallel")
 BETWEEN_RANKS = ("copy_in", "push", "peer_read")  # terms of a bound
 MIXED_RATIO = 1.3
+MIN_STATE_BLOCKS = 5  # of a case in a state of the link, to count there
 # busbw / algbw of n ranks, as in nccl-tests' PERFORMANCE.md.
 BUS_FACTORS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     **dict.fromkeys(("all_gather", "reduce_scatter", "alltoall"), lambda n: (n - 1) / n),
     **dict.fromkeys(("sendrecv", "link"), lambda n: 1.0),
 }
+Key = tuple[Any, ...]  # the values of CASE_KEY
 Rounds = Mapping[int, float]  # costs in microseconds by round
 Costs = Mapping[int, Rounds]  # by case
 
@@ -57,6 +60,28 @@ class LinkStates:
         if trip_ns and self.rtt_ns:
             return int(np.argmin(np.abs(np.log(self.rtt_ns) - np.log(trip_ns))))
         return None if trip_ns is None else 0
+
+
+def key_of(case: CaseFields, without: Sequence[str] = ()) -> Key:
+    """The values that identify a case, except for the fields in `without`."""
+    values = (getattr(case, name) for name in CASE_KEY if name not in without)
+    return tuple(
+        msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value
+        for value in values
+    )
+
+
+def world_of(run: Run) -> tuple[Any, ...]:
+    """The number of ranks, of hosts (or of ranks on each of several hosts), and what each rank runs
+    on."""
+    ranks, hosts = run.world.get("ranks", []), run.world.get("hosts", 1)
+    if hosts != 1:
+        hosts = sorted(Counter(rank.get("host") for rank in ranks).values()) or hosts
+    return (
+        run.world["size"],
+        hosts,
+        sorted(str(tuple(map(rank.get, ("device", "arch", "gpu")))) for rank in ranks),
+    )
 
 
 def is_peer(case: CaseFields) -> bool:

@@ -11,7 +11,7 @@ from reports.store.foreign import printable
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.formats import as_csv_text, as_table
-from reports.tables.frame import rows_of_runs
+from reports.tables.frame import case_rows, read_runs
 
 # The metrics: the column, the name, the scale to base units and a sentence.
 METRICS = (
@@ -92,7 +92,7 @@ def export(arguments: argparse.Namespace) -> int:
     """Writes the table. Returns 0. Raises ResultError if no run can be read, and without pyarrow
     for Parquet."""
     left_out = list[str]()
-    rows = [row for _, of_run in rows_of_runs(arguments.runs, left_out) for row in of_run]
+    rows = [row for run in read_runs(arguments.runs, left_out) for row in case_rows(run)]
     for sentence in left_out:
         print(f"reports: left out: {printable(sentence)}", file=sys.stderr)
     if arguments.parquet:

@@ -1,23 +1,31 @@
 """Runs as flat rows, one per case or per block of a case: the table of `wiretax.load`, CSV, Parquet
 and OpenMetrics. docs/results.md describes the fields; units are in their names."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from reports.imports.imported import Imported, read_any
-from reports.store.columns import Entry, as_cell, cells_of
-from reports.store.index import is_worthwhile, read_entries
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.result import ResultError, time_of
-from reports.store.schema import Result
+from reports.store.schema import Case, Range, Result, Summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEVELS = "case", "block"
+# The parts of each field of a case that is a summary.
+PARTS = {
+    field.name: kind.__struct_fields__
+    for field in msgspec.structs.fields(Case)
+    for kind in (Summary, Range)
+    if field.type == kind | None
+}
 # A row of a block has these fields of its case.
 CASE_COLUMNS = (
     "collective",
@@ -63,12 +71,12 @@ def load_frame(path: str | os.PathLike[str], level: str = "case") -> "pd.DataFra
         raise ValueError(f"level is {level!r}, and must be one of: {', '.join(LEVELS)}")
     left_out = list[str]()
     try:
-        of_runs = (
-            rows_of_runs([Path(path)], left_out)
-            if level == "case"
-            else ((run.path, block_rows(run)) for run in read_runs([Path(path)], left_out))
-        )
-        rows = [row | {"path": str(file)} for file, of_run in of_runs for row in of_run]
+        rows_of = case_rows if level == "case" else block_rows
+        rows = [
+            row | {"path": str(run.path)}
+            for run in read_runs([Path(path)], left_out)
+            for row in rows_of(run)
+        ]
     except ResultError as error:
         raise ValueError(str(error)) from error
     if not rows:
@@ -107,42 +115,9 @@ def read_runs(paths: Iterable[Path], left_out: list[str]) -> Iterator[Result | I
         raise ResultError("; ".join([f"{', '.join(map(str, paths))} holds no run", *left_out[:1]]))
 
 
-def rows_of_runs(
-    paths: Sequence[Path], left_out: list[str]
-) -> Iterator[tuple[Path, Iterator[dict[str, Any]]]]:
-    """The path and the rows of cases of each run of `read_runs`, by the index of a folder if it has
-    one."""
-    if len(paths) != 1 or not is_worthwhile(paths[0]):
-        for run in read_runs(paths, left_out):
-            yield run.path, case_rows(run)
-        return
-    contents, seen = read_entries(paths[0]), set[str]()
-    left_out += [f"{path.name}: {problem}" for path, problem in contents.problems]
-    runs: list[tuple[Path, Entry | None]] = [(path, None) for path, _ in contents.refused]
-    runs += [(entry.path, entry) for entry in contents.entries]
-    for path, entry in sorted(runs, key=lambda item: (item[0].stem, item[0])):
-        try:
-            each: Result | Imported | Entry = entry or read_any(path)
-        except ResultError as error:
-            left_out.append(f"{path.name}: {error}")
-            continue
-        if each.run.run_id not in seen:
-            seen.add(each.run.run_id)
-            yield (
-                path,
-                (_rows(each, contents.cells(each)) if isinstance(each, Entry) else case_rows(each)),
-            )
-    if not seen:
-        raise ResultError("; ".join([f"{paths[0]} holds no run", *left_out[:1]]))
-
-
 def case_rows(run: Result | Imported) -> Iterator[dict[str, Any]]:
     """A row for each case: the facts of its run, and its cells."""
-    return _rows(run, cells_of(run.cases))
-
-
-def _rows(run: Result | Imported | Entry, cells: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    facts = run_facts(run)
+    facts, cells = run_facts(run), cells_of(run.cases)
     for values in zip(*cells.values(), strict=True):
         yield facts | dict(zip(cells, values, strict=True))
 
@@ -165,7 +140,7 @@ def block_rows(run: Result | Imported) -> Iterator[dict[str, Any]]:
         }
 
 
-def run_facts(run: Result | Imported | Entry) -> dict[str, Any]:
+def run_facts(run: Result | Imported) -> dict[str, Any]:
     """What all rows of a run share; None for what it lacks. Rows of imports name their log."""
     head, world, start = run.run, run.run.world, time_of(run.run.run_id)
     gpus = {rank["gpu"] for rank in world.get("ranks", []) if rank.get("gpu")}
@@ -201,3 +176,29 @@ def run_facts(run: Result | Imported | Entry) -> dict[str, Any]:
         "slowed_percent": world.get("slowed_percent"),
         "run_status": run.end.status if run.end else "cut off",
     }
+
+
+def cells_of(cases: Sequence[msgspec.Struct]) -> dict[str, list[Any]]:
+    """The fields of the cases as columns of flat cells: a part of a summary is named
+    `time_us_median`; lists and objects are JSON."""
+    columns: dict[str, list[Any]] = {}
+    for name in cases[0].__struct_fields__ if cases else ():
+        values = [getattr(case, name) for case in cases]
+        kinds = {type(value) for value in values}
+        if name in PARTS and kinds == {type(None)}:
+            columns |= {f"{name}_{part}": values for part in PARTS[name]}
+        elif name in PARTS:
+            columns |= {
+                f"{name}_{part}": [getattr(value, part, None) for value in values]
+                for part in PARTS[name]
+            }
+        else:
+            columns[name] = list(map(as_cell, values)) if kinds & {list, dict} else values
+    return columns
+
+
+def as_cell(value: Any) -> Any:
+    """Lists and objects as JSON, which can be a key; None for an empty list."""
+    if not isinstance(value, list | dict):
+        return value
+    return json.dumps(value, default=msgspec.to_builtins, sort_keys=True) if value != [] else None

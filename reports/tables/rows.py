@@ -10,13 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import Costs, LinkStates, beside, costs_in, is_peer, late_us, paired
+from reports.store.case import (
+    MIN_STATE_BLOCKS,
+    Costs,
+    LinkStates,
+    beside,
+    costs_in,
+    is_peer,
+    late_us,
+    paired,
+)
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, digits, number, size_text
 
 BEATEN_BY = 1.05
-MIN_STATE_BLOCKS = 5
 # An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
 TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
 # One token of a 70B model: it reads 70.6e9 weights (Llama 3 70B) of 4.5 bits (32 weights of 4 bits

@@ -13,19 +13,18 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY, TOGETHER, find_states
+from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS, TOGETHER, Key, find_states, key_of
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.writing import to_line, write_named
 from reports.tables.headline import lines_text
-from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import lay_out, number, plain_table, spoken, tick_text, wrapped
 from reports.trends import lines
 from reports.trends.fit_figure import plot
 from reports.trends.lines import Crossover, Estimate, Fit, Regime, by_title, curves_us
 from reports.verdicts.comparison import Incomparable
-from reports.verdicts.sides import COMPARABLE, Key, key_of, notes_of, side_of
+from reports.verdicts.sides import COMPARABLE, notes_of, side_of
 from reports.verdicts.verdict import Floats, Integers
 
 # A misfit that makes a bend below five launches, which cannot average out one launch's noise.

@@ -12,13 +12,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import CASE_KEY
-from reports.store.columns import Entry
+from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS, Key, key_of
 from reports.store.foreign import printable
-from reports.store.index import Contents, read_entries
+from reports.store.observations import Contents, Costs, Entry, alike_of, costs_of, read_store
 from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
-from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import some
 from reports.verdicts.outliers import (
     LEAST_NODES,
@@ -30,8 +28,6 @@ from reports.verdicts.outliers import (
     screen,
     shares,
 )
-from reports.verdicts.sides import Key, key_of
-from reports.verdicts.store_costs import Costs, alike_of, find_costs
 from reports.verdicts.verdict import Floats
 
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
@@ -144,7 +140,7 @@ class Fleet:
 def load(folder: Path) -> Fleet:
     """The fleet whose runs lie below `folder`. Raises ResultError without a run of a labelled
     node."""
-    return fleet_of(read_entries(folder))
+    return fleet_of(read_store(folder))
 
 
 def fleet_of(contents: Contents) -> Fleet:
@@ -181,10 +177,8 @@ def fleet_of(contents: Contents) -> Fleet:
     }
     families = [
         family
-        for entries, costs in zip(
-            alike.values(), find_costs(contents, list(alike.values())), strict=True
-        )
-        for family in _families(entries, costs, left_out)
+        for entries in alike.values()
+        for family in _families(entries, costs_of(entries), left_out)
     ]
     fleet.groups = judged(families)
     fleet.left_out = [

@@ -11,24 +11,27 @@ from operator import ne
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from reports.store.columns import Entry
-from reports.store.foreign import printable, printable_in
-from reports.store.index import Contents, read_entries
+from reports.store.case import MIN_STATE_BLOCKS, Key
+from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST
+from reports.store.observations import (
+    Contents,
+    Entry,
+    alike_of,
+    costs_of,
+    environment_of,
+    read_store,
+)
 from reports.store.report_json import write_json
-from reports.store.result import ImportedRunError, NewerSchemaError, ResultError, places, time_of
+from reports.store.result import ImportedRunError, NewerSchemaError, ResultError
 from reports.store.schema import Run
-from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import WIDTH, some, spoken, wrapped
 from reports.trends.changes import Step
 from reports.trends.history_figure import plot
 from reports.trends.latest import LEAST_BASE, judge
 from reports.trends.series import Event, Series, n_unjudged, series_of
-from reports.verdicts.sides import Key
-from reports.verdicts.store_costs import alike_of, find_costs
 
 # Why `read` refused a file.
 REFUSED = {
@@ -56,7 +59,7 @@ class History:
 def load(folder: Path | str) -> History:
     """The history of the runs below `folder`. Links are not followed; unusable files are named.
     Raises ResultError if `folder` is not a folder or has no usable run."""
-    return history_of(read_entries(Path(folder)))
+    return history_of(read_store(Path(folder)))
 
 
 def history_of(contents: Contents) -> History:
@@ -66,7 +69,10 @@ def history_of(contents: Contents) -> History:
         left_out[problem].append(printable(path.name))
     for path, error in contents.refused:
         left_out[REFUSED.get(type(error), REFUSED[ResultError])].append(printable(path.name))
-    entries = _usable(contents.entries, left_out)
+    for entry in contents.entries:
+        if entry.left_out:
+            left_out[entry.left_out].append(printable(entry.path.name))
+    entries = [entry for entry in contents.entries if not entry.left_out]
     skipped = [
         f"left out, {reason}: {len(names)} ({some(names)})" for reason, names in left_out.items()
     ]
@@ -89,47 +95,26 @@ def history_of(contents: Contents) -> History:
         labels = nodes[run.machine_id]
         node = own_nodes[entry] or (min(labels) if len(labels) == 1 else "")
         groups[(variant, node, *alike_of(entry))].append(entry)
-    costs_of = find_costs(contents, list(groups.values()))
     names: dict[tuple[Key, ...], list[str]] = {}
-    for (variant, node, *_), of_group, costs in zip(groups, groups.values(), costs_of, strict=True):
+    n_few = n_results = 0
+    for (variant, node, *_), of_group in groups.items():
+        costs = costs_of(of_group)
         history.series += series_of(of_group, costs, variant, node or None, names)
         if n := n_unjudged(costs):
             run = of_group[0].run
             history.unjudged[run.machine_id, run.benchmark] += n
-    n_few = sum(
-        int((costs.is_measured & np.isnan(costs.us).all(axis=-1)).sum()) for costs in costs_of
-    )
+        n_few += int((costs.is_measured & np.isnan(costs.us).all(axis=-1)).sum())
+        n_results += int(costs.is_measured.sum())
     if n_few:
-        n_results = sum(int(costs.is_measured.sum()) for costs in costs_of)
         skipped.append(
             f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the "
             f"link: {n_few} of {n_results} results"
         )
-    _add_events(history, contents, {entry.run.run_id: entry for entry in entries})
+    _add_events(history, {entry.run.run_id: entry for entry in entries})
     return history
 
 
-def _usable(entries: Sequence[Entry], left_out: LeftOut) -> list[Entry]:
-    """The complete and correct runs, each once, in order of time."""
-    usable: dict[str, Entry] = {}
-    place = places(entry.run for entry in entries)
-    for entry in sorted(entries, key=lambda entry: place[entry.run.run_id]):
-        run_id = entry.run.run_id
-        problems = {
-            "with wrong results": "wrong" in entry.statuses,
-            "incomplete": not entry.complete,
-            "without a time in its run_id": time_of(run_id) is None,
-            "a run once more": run_id in usable,
-        }
-        reasons = [reason for reason, applies in problems.items() if applies]
-        if reasons:
-            left_out[reasons[0]].append(printable(entry.path.name))
-        else:
-            usable[run_id] = entry
-    return list(usable.values())
-
-
-def _add_events(history: History, contents: Contents, entries: dict[str, Entry]) -> None:
+def _add_events(history: History, entries: dict[str, Entry]) -> None:
     """Series over the same runs are tested together; their steps close together are one event."""
     panels: dict[tuple[Any, ...], list[Series]] = defaultdict(list)
     for series in history.series:
@@ -151,10 +136,7 @@ def _add_events(history: History, contents: Contents, entries: dict[str, Entry])
             at[place].append((series, step))
         pending += at.items()
     ids = {run_id for _, changes in pending for run_id in changes[0][0].run_ids}
-    environments = {
-        entry.run.run_id: entry.environment
-        for entry in contents.load("environment", [entries[run_id] for run_id in ids])
-    }
+    environments = {run_id: environment_of(entries[run_id]) for run_id in ids}
     facts: dict[int, dict[str, list[str]]] = {}
     for place, changes in pending:
         run_ids = changes[0][0].run_ids
@@ -165,7 +147,7 @@ def _add_events(history: History, contents: Contents, entries: dict[str, Entry])
     history.events.sort(key=lambda event: -sum(abs(step.size[0]) for _, step in event.changes))
 
 
-def _facts(runs: Sequence[Run], environments: dict[str, bytes | None]) -> dict[str, list[str]]:
+def _facts(runs: Sequence[Run], environments: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     """The recorded facts of these runs as text, by name: a text for each run."""
     of_runs: list[dict[str, Any]] = [
         {
@@ -173,7 +155,7 @@ def _facts(runs: Sequence[Run], environments: dict[str, bytes | None]) -> dict[s
             "version": run.version,
             "argv": " ".join(run.argv),
             "slowed_percent": run.world.get("slowed_percent"),
-            **printable_in(msgspec.json.decode(environments[run.run_id] or b"{}")),
+            **environments[run.run_id],
         }
         for run in runs
     ]

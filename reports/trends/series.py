@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import CASE_KEY
-from reports.store.columns import Entry
+from reports.store.case import CASE_KEY, Key, key_of
+from reports.store.observations import Costs, Entry
 from reports.tables.sentences import number, size_text
 from reports.trends.changes import Step
-from reports.verdicts.sides import Key, case_names, key_of
-from reports.verdicts.store_costs import Costs
+from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY
+from reports.store.case import CASE_KEY, key_of
 from reports.store.result import ResultError
 from reports.store.schema import CaseHeader
 from reports.tables.headline import ratios_text
@@ -22,7 +22,6 @@ from reports.verdicts.sides import (
     Side,
     case_names,
     find_ratios,
-    key_of,
     label,
     pair_by_node,
 )

@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
+from reports.store.case import key_of
 from reports.store.foreign import markdown_text
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
@@ -22,7 +23,7 @@ from reports.verdicts import compare as table
 from reports.verdicts.accept import UNUSABLE, baseline_side
 from reports.verdicts.compare import add_allow, percent
 from reports.verdicts.comparison import Comparison, NothingInCommon, compare
-from reports.verdicts.sides import case_names, faults_of, key_of, label, notes_of, side_of
+from reports.verdicts.sides import case_names, faults_of, label, notes_of, side_of
 from reports.verdicts.verdict import FASTER, SLOWER, pairs_needed
 
 MOST_LISTED = 5

@@ -9,35 +9,18 @@ from itertools import compress, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
-from reports.store.case import CASE_KEY, find_states
+from reports.store.case import CASE_KEY, Key, key_of, world_of
 from reports.store.manifest import MANIFEST, Manifest, read_manifest
+from reports.store.observations import entry_of, table
 from reports.store.result import ResultError, places, read
-from reports.store.schema import CaseFields, CaseHeader, Result, Run
-from reports.tables.rows import MIN_STATE_BLOCKS
+from reports.store.schema import CaseHeader, Result
 from reports.tables.sentences import describe, fact, shape_text
 from reports.verdicts.verdict import Floats, Integers
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Key = tuple[Any, ...]
-
-
-def world_of(run: Run) -> tuple[Any, ...]:
-    """The number of ranks, of hosts (or of ranks on each of several hosts), and what each rank runs
-    on."""
-    ranks, hosts = run.world.get("ranks", []), run.world.get("hosts", 1)
-    if hosts != 1:
-        hosts = sorted(Counter(rank.get("host") for rank in ranks).values()) or hosts
-    return (
-        run.world["size"],
-        hosts,
-        sorted(str(tuple(map(rank.get, ("device", "arch", "gpu")))) for rank in ranks),
-    )
-
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
@@ -84,15 +67,6 @@ class Side:
         """The cases that any launch planned, each once."""
         cases = (case for launch in self.launches for case in launch.result.run.cases)
         return list({key_of(case): case for case in cases}.values())
-
-
-def key_of(case: CaseFields, without: Sequence[str] = ()) -> Key:
-    """The values that identify a case, except for the fields in `without`."""
-    values = (getattr(case, name) for name in CASE_KEY if name not in without)
-    return tuple(
-        msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value
-        for value in values
-    )
 
 
 def read_sides(arguments: Sequence[str]) -> list[Side]:
@@ -217,25 +191,15 @@ def faults_of(side: Side) -> list[tuple[str, str]]:
 
 def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float]:
     """Sets `costs` of every launch; returns the round trip of each state of the link in ns, fastest
-    first. Without probes that agree, all blocks are in one state."""
-    blocks = [block for launch in launches for block in launch.result.blocks]
-    states = find_states(blocks, least_share=0.0)
-    of_block = iter(states.of_block if states.longest is not None else [0] * len(blocks))
+    first, of none without probes. The launches share the states."""
+    rows, keys, rtt_ns = table([entry_of(launch.result) for launch in launches], without)
     for launch in launches:
-        costs_us: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for block, state in zip(launch.result.blocks, of_block, strict=False):
-            if state is not None:
-                costs_us[block.case][state].append(block.cost_us)
-        launch.costs = {
-            key_of(case, without): {
-                state: float(np.median(times))
-                for state, times in costs_us[case.case].items()
-                if len(times) >= MIN_STATE_BLOCKS and np.median(times) > 0
-            }
-            for case in launch.result.cases
-            if case.status == "ok"
-        }
-    return states.rtt_ns
+        ok_cases = (case for case in launch.result.cases if case.status == "ok")
+        launch.costs = {key_of(case, without): {} for case in ok_cases}
+    figures = (rows[name].tolist() for name in ("run", "key", "state", "cost_us"))
+    for run, key, state, cost_us in zip(*figures, strict=True):
+        launches[run].costs[keys[key]][state] = cost_us
+    return rtt_ns
 
 
 def log_costs(launches: Sequence[Launch]) -> "pd.DataFrame":

@@ -1,0 +1,178 @@
+"""The observations of a folder of runs: the reports say the same with its cache and without it, and
+one rule says which runs count."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from reports.__main__ import main
+from reports.store import observations
+from reports.store.observations import CACHED_RUNS, entry_of, read_store, shared_states, table
+from reports.store.result import read
+from tests.launch import ROOT
+from tests.reports.synthetic_run import mark_wrong, rewrite, write_run
+
+SMALL = {
+    "sizes": [16384, 65536],
+    "algorithms": ["library", "two_shot"],
+    "modes": ["isolated"],
+    "n": 4,
+}
+
+
+def run_id(night):
+    return f"2026-11-{night + 1:02d}T03-00-00Z-allreduce-{night:06d}"
+
+
+def write(folder, night, **options):
+    """Writes a run that is in both states of the link, each long enough to count."""
+    fast = range(night % 3, night % 3 + 6)
+    made = {"n_blocks": 12, "fast_rounds": fast, "seed": night, "run_id": run_id(night)}
+    return write_run(folder, **SMALL | made | options).path
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Eight nights, one of which was cut off and one wrong, a copy, and a file that is no run."""
+    folder = tmp_path / "results"
+    for night in range(8):
+        write(folder / f"week{night // 4}", night, finish=night != 5)
+    mark_wrong(folder / "week1" / f"{run_id(6)}.jsonl")
+    shutil.copy(folder / "week0" / f"{run_id(1)}.jsonl", folder / "copy.jsonl")
+    (folder / "other.jsonl").write_text("hello\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+@pytest.fixture
+def cached(results, monkeypatch):
+    """The same folder with a cache, which the file that is no run is in no part of."""
+    monkeypatch.setattr(observations, "CACHED_RUNS", 4)
+    assert read_store(results).n_read == 10
+    assert read_store(results).n_read == 1
+    return results
+
+
+def said(folder, capsys):
+    assert main(["history", str(folder), "--json"]) == 0
+    return capsys.readouterr().out
+
+
+def test_one_rule_says_which_runs_count_and_in_which_order(results):
+    """A history, a fleet and a page must not differ in it."""
+    slowed = write(results, 9)
+    rewrite(slowed, lambda line: line.get("world", {}).update(slowed_percent=10))
+    shutil.copy(slowed, results / "no-time.jsonl")
+    rewrite(results / "no-time.jsonl", lambda line: line.update(run_id="x", kind=line["kind"]))
+    entries = read_store(results).entries
+    assert {entry.path.name: entry.left_out for entry in entries if entry.left_out} == {
+        "copy.jsonl": "a run once more",
+        f"{run_id(5)}.jsonl": "incomplete",
+        f"{run_id(6)}.jsonl": "with wrong results",
+        f"{run_id(9)}.jsonl": "slowed on purpose",
+        "no-time.jsonl": "slowed on purpose",
+    }
+    ids = [entry.run.run_id for entry in entries if not entry.left_out]
+    assert ids == [run_id(night) for night in (0, 1, 2, 3, 4, 7)]
+
+
+def test_reports_are_the_same_with_and_without_the_cache(results, cached, capsys, monkeypatch):
+    with_cache = said(cached, capsys)
+    monkeypatch.setattr(observations, "CACHED_RUNS", CACHED_RUNS)
+    assert said(results, capsys) == with_cache
+    beside = {path.suffix for path in results.rglob("*")} - {"", ".npy"}
+    assert beside == {".jsonl", ".samples"}  # the cache lies elsewhere
+
+
+def test_a_new_run_is_added_and_a_changed_one_read_again(cached):
+    write(cached / "week1", 20)
+    assert read_store(cached).n_read == 2  # and the file that is no run
+    cut_off = cached / "week1" / f"{run_id(5)}.jsonl"
+    cut_off.write_bytes(cut_off.read_bytes()[:-100])  # a run that is being written grows
+    shutil.rmtree(cached / "week0")
+    store = read_store(cached)
+    assert store.n_read == 2
+    assert len(store.entries) == 6
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "folder"])
+def test_a_damaged_cache_costs_time_and_no_run(cached, capsys, tmp_path, damage):
+    before = said(cached, capsys)
+    [cache] = (tmp_path / "cache/wiretax/stores").iterdir()
+    content = cache.read_bytes()
+    cache.unlink()
+    if damage == "folder":
+        cache.mkdir()
+    else:
+        cache.write_bytes(content[: 1000 * (damage == "cut")])
+    assert said(cached, capsys) == before
+
+
+def test_without_pyarrow_runs_are_read_and_a_sentence_says_what_helps(cached, capsys, monkeypatch):
+    before = said(cached, capsys)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["history", str(cached), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == before
+    assert printed.err.count("\n") == 1
+    assert "pip install pyarrow" in printed.err
+
+
+def test_reports_at_the_same_time_as_writers_fail_nowhere(cached, capsys):
+    program = (
+        "import sys; from pathlib import Path; from reports.store import observations as o; "
+        "o.CACHED_RUNS = 4; [o.read_store(Path(sys.argv[1])) for _ in range(8)]"
+    )
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(cached)], cwd=ROOT, stderr=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    for night in range(20, 26):
+        write(cached / "week2", night)
+    assert [reader.communicate()[1] for reader in readers] == [b"", b""]
+    ids = {entry.run.run_id for entry in read_store(cached).entries}
+    assert {run_id(night) for night in range(20, 26)} <= ids
+    assert json.loads(said(cached, capsys))["runs"] == 12
+
+
+def test_an_observation_is_the_median_cost_in_a_state_of_the_link(tmp_path):
+    """Blocks between states, and blocks without probes, which belong to the first state."""
+
+    def change(block):
+        trips = {0: None, 1: (100.0, 300.0)}.get(block.round, block.link_rtt_ns)
+        us = 10.0 + block.round + 100 * (block.link_rtt_ns[0] > 200)
+        return msgspec.structs.replace(block, link_rtt_ns=trips, total_us=us, time_us=us)
+
+    path = write(tmp_path, 0, change=change, n_blocks=14, fast_rounds=range(7), algorithms=["auto"])
+    rows, keys, rtt_ns = table([entry_of(read(path))])
+    assert len(keys) == 2
+    assert len(rtt_ns) == 2
+    first = rows[rows.key == 0]
+    assert first.n_blocks.tolist() == [6, 7]  # rounds 0, 2 to 6; 7 to 13
+    assert first.cost_us.tolist() == [13.5, 120.0]
+
+
+def test_runs_share_the_states_of_the_link():
+    trips_ns, n_blocks = [55.0, 400.0, 57.0, 0.0, 410.0], [10, 10, 30, 5, 11]
+    state, rtt_ns = shared_states(np.array(trips_ns), np.array(n_blocks))
+    assert state.tolist() == [0, 1, 0, 0, 1]
+    assert rtt_ns == [57.0, 410.0]
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path, capsys):
+    assert main(["history", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.endswith("none is not a folder of results\n")
+
+
+def test_a_large_folder_is_read_by_several_processes(results, monkeypatch):
+    alone = [entry.path for entry in read_store(results).entries]
+    monkeypatch.setattr(observations, "CHUNK_RUNS", 2)
+    assert [entry.path for entry in read_store(Path(results)).entries] == alone

@@ -14,14 +14,14 @@ GATE_ARGS ?= -b 16K -e 8M -f 8 --algorithm auto,library --mode isolated
 GATE_OUT ?= gate
 REGRESS_ARGS ?=
 GPUS := cuda12 cuda13 rocm
-$(if $(filter-out $(GPUS),$(GPU)),$(error GPU is $(GPU), and must be one of: $(GPUS)))
+$(if $(word 2,$(GPU))$(filter-out $(GPUS),$(GPU)),$(error GPU is $(GPU), and must be one of: $(GPUS)))
 $(if $(word 2,$(RANKS))$(filter-out 1 2 3 4 5 6 7 8,$(or $(RANKS),none)), \
   $(error RANKS is $(RANKS), and must be a number from 1 to 8))
 
 VENV := .venv$(GPU:%=-%)
 # An environment that was interrupted has no pip, and one whose Python was removed does not start: it is made anew.
 ifneq ($(wildcard $(VENV)),)
-$(shell $(VENV)/bin/python -c 'import pip' 2>/dev/null || rm -f $(VENV)/bin/python $(VENV)/.installed-* 2>/dev/null)
+$(shell $(VENV)/bin/python -c 'import pip._internal' 2>/dev/null || rm -f $(VENV)/bin/python $(VENV)/.installed-* 2>/dev/null)
 endif
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile
 
@@ -30,7 +30,8 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --r
 define INSTALL
 @echo "Installing what $(1) names into $(2) ..." >&2
 @$(PIP) -r $(1) $(if $(filter-out $(VENV),$(2)),--prefix $(2)) 2>$(2)/pip.log || { echo "pip cannot install what \
-	$(1) names: is the network there, or the index that pip is set to? Its reason is in $(2)/pip.log" >&2; exit 1; }
+	$(1) names: is the network there, or the index that pip is set to, and room on the disk? $(2)/pip.log:" \
+	"$$(grep ERROR $(2)/pip.log | tail -n 1)" >&2; exit 1; }
 @$(VENV)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(2)/lib/python3*/site-packages || true
 endef
 
@@ -59,7 +60,7 @@ writable:
 compiler:
 	@test "$(GPU)" || ls $(VENV)/lib/python3*/site-packages/ziglang >/dev/null 2>&1 || { \
 	  for name in $${CXX:-c++ g++ clang++}; do command -v "$$name" >/dev/null && exit; done; \
-	  echo "no C++ compiler is here: apt-get install g++, or name one: CXX=/path/to/clang++" >&2; exit 1; }
+	  echo "$${CXX:+CXX=$$CXX: }no C++ compiler is here: apt-get install g++, or name one: CXX=/path/to/clang++" >&2; exit 1; }
 
 # A machine with a GPU and without CuPy would measure its CPU for a minute.
 gpu-or-cpu: | $(VENV)/bin/python
@@ -123,7 +124,7 @@ $(patsubst %,.venv-%/.installed,$(PEERS) emulated reframe): .venv-%/.installed: 
 CPP_FILES := find kernels tests -name '*.cu' -o -name '*.h' -o -name '*.cpp' -o -name '*.cc'
 lint: $(VENV)/.installed-dev
 	@$(VENV)/bin/ruff format --quiet --check . || { echo "type make format" >&2; exit 1; }
-	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff check --quiet . || { echo "type make format, or mend what it leaves" >&2; exit 1; }
 	@$(CPP_FILES) | xargs -P 0 -n 10 $(VENV)/bin/clang-format --dry-run -Werror || { echo "type make format" >&2; exit 1; }
 	@$(VENV)/bin/python -m mypy
 
@@ -196,7 +197,7 @@ figures: $(VENV)/.installed-runtime
 $(VENV)/bin/python: | writable
 	@command -v "$(PYTHON)" >/dev/null || \
 	  { echo "$(PYTHON) was not found: install Python 3.10 or later, or name one: PYTHON=/path/to/python3" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	@[ "$$("$(PYTHON)" -c 'import sys; print(sys.version_info >= (3, 10))' 2>/dev/null)" = True ] || \
 	  { echo "$(PYTHON) is older than Python 3.10: name a later one, as in make setup PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) has no venv, which makes an environment: apt-get install python3-venv" >&2; exit 1; }

@@ -3,6 +3,10 @@
 #   tests/install_system_tools.sh              installs what is missing
 #   tests/install_system_tools.sh --missing    prints the command that would, or nothing
 set -euo pipefail
+case "${1-}" in
+  "" | --missing) ;;
+  *) echo "usage: tests/install_system_tools.sh [--missing]" >&2; exit 2 ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
 

@@ -261,7 +261,10 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     launch_s = values.budget and values.budget / launches
     if launch_s and launch_s < LEAST_LAUNCH_S:
         least = time_text(LEAST_LAUNCH_S * launches)
-        parser.error(f"--budget: {launches} launches need at least {least}")
+        parser.error(
+            f"--budget: {launches} launches, of {values.pairs} pairs and the pilots, need at "
+            f"least {least}; --pairs makes fewer"
+        )
     return CampaignOptions(
         by_name, head, folder, values.budget, launch_s, values.pause, values.quiet
     )

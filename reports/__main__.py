@@ -71,7 +71,6 @@ COMMANDS = {
         "fits time = alpha + size / beta to runs, and finds crossovers",
         "results/campaign-1a2b3c4d/main --plot fit.svg",
     ),
-    "selfcheck": ("calibration.selfcheck", "simulates the verdicts' error rates", "--seed 1"),
 }
 
 

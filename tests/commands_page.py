@@ -58,7 +58,6 @@ GROUPS = (
             "reports regress",
             "reports accept",
             "reports peers",
-            "reports selfcheck",
         ),
     ),
     Group(

@@ -64,7 +64,6 @@ COMMANDS = {
         "compares candidate machines by figures and requirements",
         "SPEC.toml --html procure.html",
     ),
-    "card": ("site.card", "draws one picture of a run to share", "results/RUN.jsonl card.png"),
     "dashboard": ("site.dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
     "fit": (
         "trends.fit",

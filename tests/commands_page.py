@@ -67,7 +67,6 @@ GROUPS = (
         "their output.",
         (
             "reports show",
-            "reports card",
             "reports index",
             "reports history",
             "reports fleet",

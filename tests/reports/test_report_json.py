@@ -55,7 +55,6 @@ def arguments(tmp_path_factory):
         "index": [folder / "runs"],
         "fleet": [folder / "fleet"],
         "fit": [run],
-        "card": [run, folder / "card.png"],
         "advise": [
             "--model",
             "llama-3.1-70b",

@@ -32,8 +32,8 @@ Key = tuple[int, str | None]  # a size and a routing skew: one row
 class Row:
     """One size, or one skew of a routed all-to-all, with its `cases`. `library` is the library's
     best variant; `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`,
-    and by which factor; `n_wrong` counts wrong elements, None if nothing was checked; the interval
-    of `ratio` contains the spread of `n_earlier` launches (see `spread`)."""
+    and by which factor; `n_wrong` counts wrong elements, None if nothing was checked. The interval
+    of `ratio` holds within this launch: another launch may lie outside."""
 
     size_bytes: int
     skew: str | None
@@ -45,7 +45,6 @@ class Row:
     ratio: Interval | None
     better: tuple[str, float] | None
     n_wrong: int | None
-    n_earlier: int = 0
 
     @property
     def label(self) -> str:

@@ -17,10 +17,10 @@ from reports.advice.reduce_times import Span, read_times, span_text, warnings, w
 from reports.advice.serving import GB, ONE, REPLICAS, TENSOR, Split, rate
 from reports.advice.specs import BITS, GPUS, LINKS, MODELS, NETWORKS, link_between, model_of
 from reports.imports.imported import Imported, read_any
-from reports.store.foreign import printable
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
+from reports.store.untrusted import printable
 from reports.tables.sentences import lay_out, number, plain_table, size_text
 
 WORLDS = (1, 2, 4, 8)

@@ -13,10 +13,10 @@ from reports.imports.imported import ImportedFrom, ImportedRun, write_imported
 from reports.imports.logged import IN_SECONDS, SECONDS, LoggedTest, clean_line
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_tests import parse_json, parse_nccl
-from reports.store.foreign import MOST_BYTES, printable
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, content_of
 from reports.store.schema import End
+from reports.store.untrusted import MOST_BYTES, printable
 
 FORMATS = "nccl-tests and rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB"
 # Of a log; a row takes 0.1 ms and 700 bytes of a run file, a test its own run file.

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from reports.store.columns import CELLS, Entry, cells_of, entry_of
-from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.parts import (
     CELL,
@@ -36,6 +35,7 @@ from reports.store.parts import (
 )
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent, read
+from reports.store.untrusted import printable
 
 PART_RUNS = 256  # at most; a part of half as many is not written again
 LEAST_RUNS = 200  # a store of fewer has an index only if `reports index` made one

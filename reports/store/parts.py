@@ -26,11 +26,11 @@ from reports.store.columns import (
     entry_of,
     is_number,
 )
-from reports.store.foreign import printable, printable_in
 from reports.store.manifest import INDEX
 from reports.store.result import ResultError, read
 from reports.store.schema import CaseHeader, End, Result, Run
 from reports.store.stats import MOST_BIN
+from reports.store.untrusted import printable, printable_in
 from reports.store.writing import write_whole
 
 if TYPE_CHECKING:

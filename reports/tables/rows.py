@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reports.store.case import Costs, LinkStates, beside, costs_in, is_peer, late_us, paired
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
-from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, digits, number, size_text
+from reports.tables.sentences import EVEN_RATIO, TOKEN_CALL_SIZE_BYTES, digits, number, size_text
 
 BEATEN_BY = 1.05
 MIN_STATE_BLOCKS = 5
@@ -66,11 +66,11 @@ class Row:
             return "not clearly different (too few blocks)"
         if is_noisy(self.ratio):
             return None
-        if low > 1 and middle > MARGIN:
+        if low > 1 and middle > EVEN_RATIO:
             return "faster"
-        if high < 1 and middle * MARGIN < 1:
+        if high < 1 and middle * EVEN_RATIO < 1:
             return "slower"
-        return "even" if low * MARGIN >= 1 and high <= MARGIN else "not clearly different"
+        return "even" if low * EVEN_RATIO >= 1 and high <= EVEN_RATIO else "not clearly different"
 
 
 def is_noisy(ratio: Interval) -> bool:
@@ -290,7 +290,10 @@ def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[
         is_crossed = (
             ratio
             and row.ratio
-            and (min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
+            and (
+                min(ratio[0], row.ratio[0]) < 1 / EVEN_RATIO
+                and max(ratio[0], row.ratio[0]) > EVEN_RATIO
+            )
         )
         is_outrun = gain and gain[0] > BEATEN_BY and row.better is None
         if fastest and (is_crossed or is_outrun):

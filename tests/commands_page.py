@@ -58,7 +58,6 @@ GROUPS = (
             "reports regress",
             "reports accept",
             "reports peers",
-            "reports selfcheck",
         ),
     ),
     Group(
@@ -68,7 +67,6 @@ GROUPS = (
         "their output.",
         (
             "reports show",
-            "reports card",
             "reports history",
             "reports fleet",
             "reports dashboard",

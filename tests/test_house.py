@@ -36,7 +36,6 @@ REPORTS = (
     "reports.trends",
     "reports.advice",
     "reports.site",
-    "reports.calibration",
 )
 GROUND = ("collectives", "kernels", "reports", *REPORTS)
 HARNESS = ("bench.harness", "bench.machine", *GROUND)

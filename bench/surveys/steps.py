@@ -14,9 +14,9 @@ from bench import __name__ as BENCH
 from bench.campaigns.launches import run_to_end
 from bench.harness.options import CANNOT, FINE, WRONG
 from bench.harness.progress import QUIET, Progress
-from reports.store.foreign import printable, read_bytes
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
+from reports.store.untrusted import printable, read_bytes
 from reports.tables.show import headline_of
 
 MEASURING_SHARE = 0.9  # of a step's time; in the rest it starts, and prints

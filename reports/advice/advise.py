@@ -1,4 +1,5 @@
-"""`advise`: how to split a model over GPUs, and the all-reduce time at which the answer changes."""
+"""`advise`: how to split a model over GPUs, the all-reduce time at which the answer changes, and,
+with `--versus`, the GPUs beside others such as one larger card."""
 
 import argparse
 import re
@@ -11,18 +12,19 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from reports.advice import scaling, serving, validate, versus
-from reports.advice.reduce_times import read_times, span_text, warnings, wire_factor
+from reports.advice import scaling, serving
+from reports.advice.reduce_times import Span, read_times, span_text, warnings, wire_factor
 from reports.advice.serving import GB, ONE, REPLICAS, TENSOR, Split, rate
 from reports.advice.specs import BITS, GPUS, LINKS, MODELS, NETWORKS, link_between, model_of
 from reports.imports.imported import Imported, read_any
-from reports.store.foreign import printable
 from reports.store.report_json import write_json
-from reports.store.result import ResultError, read
+from reports.store.result import ResultError
 from reports.store.schema import Result
+from reports.store.untrusted import printable
 from reports.tables.sentences import lay_out, number, plain_table, size_text
 
 WORLDS = (1, 2, 4, 8)
+MOST_GPUS = 64
 BEFORE_TRUSTING_IT = (
     "Before trusting it, check the path of the GPUs (bench.doctor) and the chained all-reduces of "
     "the engine's own library."
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--link", metavar="NAME", help="link without a run, such as pcie5x16 (the GPU's own)")
     for name, unit, least, most, default, text in (
-        ("--gpus", "N", 1, 64, 2, "number of GPUs, of each node with --nodes"),
+        ("--gpus", "N", 1, MOST_GPUS, 2, "number of GPUs, of each node with --nodes"),
         ("--nodes", "N", 1, 64, 1, "number of nodes, above 1 by a model, see docs/scaling.md"),
         ("--context", "TOKENS", 0, 10**8, 4096, "cached tokens of each stream"),
         ("--prompt", "TOKENS", 1, 10**7, 2048, "length of a prompt"),
@@ -83,14 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prices",
         metavar="PRICE",
         nargs=2,
-        type=versus.price,
+        type=partial(whole, 1, 10**7),
         help="of all your GPUs and of those of --versus, in one currency",
-    )
-    add(
-        "--validate",
-        metavar="RUN",
-        type=Path,
-        help="run of bench.decode to predict from a --run of bench.allreduce and one of bench.link",
     )
 
 
@@ -146,22 +142,14 @@ def load_of(arguments: argparse.Namespace, runs: Sequence[Result | Imported]) ->
 def advise(arguments: argparse.Namespace) -> int:
     """Prints the advice and returns 0. Raises ResultError for unknown names and unusable files."""
     runs = [read_any(path) for path in arguments.run]
-    results = [run for run in runs if isinstance(run, Result)]
-    if len(results) < len(runs) > 1:
+    if len(runs) > 1 and any(isinstance(run, Imported) for run in runs):
         raise ResultError("an imported log is one launch of another program: name it alone")
-    if arguments.validate:
-        text, records = validate.render(read(arguments.validate), results)
-        if arguments.json:
-            write_json("advise", validated=records)
-        else:
-            sys.stdout.write(text)
-        return 0
     load = load_of(arguments, runs)
     splits = scaling.all_splits(load)
-    rival = versus.rival_of(load, arguments.versus) if arguments.versus else None
+    rival = _rival_of(load, arguments.versus) if arguments.versus else None
     if arguments.prices and rival is None:
         raise ResultError("--prices needs --versus GPU[:N]")
-    compared = versus.compare(load, rival, arguments.prices) if rival else None
+    compared = _compare(load, rival, arguments.prices) if rival else None
     obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
     if arguments.json:
         write_json(
@@ -388,7 +376,9 @@ def _best(splits: dict[str, Split], figure: str) -> str:
     power, scale, unit = (1, 1.0, "tokens/s") if is_rate else (-1, 1e-3, "ms")
     ordered = sorted(spans, key=lambda name: spans[name][0], reverse=is_rate)
     close = [
-        name for name in ordered if min((spans[ordered[0]] / spans[name]) ** power) < serving.MARGIN
+        name
+        for name in ordered
+        if min((spans[ordered[0]] / spans[name]) ** power) < serving.LEAST_RANKED_RATIO
     ]
     first = next((name for name in close if splits[name].kind == REPLICAS), ordered[0])
     answer = f"{first}, {number(spans[first][0] * scale)} {unit}"
@@ -419,3 +409,90 @@ def _break_even(load: Split, splits: dict[str, Split]) -> list[str]:
         *["The known errors of these times reach both sides: measure before you decide."]
         * bool(not load.times.spans and each_us[1] < even_us < each_us[2]),
     ]
+
+
+def _rival_of(load: Split, text: str) -> Split:
+    """The same load on the GPUs that `GPU[:N]` names. Raises ResultError for an unknown GPU."""
+    name, colon, count = text.partition(":")
+    if colon and not (re.fullmatch("[0-9]{1,2}", count) and 1 <= int(count) <= MOST_GPUS):
+        raise ResultError(f"--versus {printable(text)}: N is from 1 to {MOST_GPUS}")
+    gpu, gpus = GPUS.find(name), int(count or 1)
+    times = read_times([], gpus, link_between(gpu, gpus))
+    return replace(load, gpu=gpu, gpus=gpus, times=times, skew=min(load.skew, gpus))
+
+
+def _compare(
+    load: Split, rival: Split, prices: Sequence[int] | None
+) -> tuple[tuple[str, Table], list[str], dict[str, object]]:
+    """The table of both, sentences about them, and a record for `--json`. A ratio above 1 speaks
+    for the GPUs of `load`; its brackets hold the worst and the best combination of intervals."""
+    pair = load, rival
+    names = [f"{side.gpus} x {side.gpu.name}" for side in pair]
+    table = plain_table({"": 22, names[0]: 17, names[1]: 17, "ratio": 18})
+    facts = {
+        "GB of memory": [side.gpus * side.gpu.memory_gb for side in pair],
+        "W by their data sheets": [side.gpus * side.gpu.tdp_w for side in pair],
+        **({"price": prices} if prices else {}),
+    }
+    for name, (ours, theirs) in facts.items():
+        table.add_row(name, number(ours), number(theirs), f"{ours / theirs:.2f}x")
+    source = rival.times.source if rival.gpus > 1 else None
+    sentences = ["", f"VERSUS {names[1]}", *[f"Its all-reduce: {source}."] * bool(source)]
+    goals, speeds = list[dict[str, object]](), [_speeds(side) for side in pair]
+    for goal in speeds[0]:
+        best = [
+            max(of_side[goal].items(), key=lambda item: item[1][0], default=None)
+            for of_side in speeds
+        ]
+        cells = [f"{span_text(item[1])}\n{item[0]}" if item else "does not fit" for item in best]
+        sides = [item and {"split": item[0], "tokens_per_s": item[1]} for item in best]
+        goals.append({"goal": goal, "ratio": None, "ours": sides[0], "theirs": sides[1]})
+        if best[0] is None or best[1] is None:
+            table.add_row(goal, *cells, "-")
+            losers = [name for name, item in zip(names, best, strict=True) if item is None]
+            sentences.append(f"{goal}: does not fit on {' and on '.join(losers)}.")
+            continue
+        ratio = best[0][1] / best[1][1][[0, 2, 1]]
+        goals[-1]["ratio"] = ratio
+        table.add_row(goal, *cells, span_text(ratio, "x"))
+        sentences.append(f"{goal}: {_better(names, ratio)}.")
+        if prices:
+            ratio = ratio * prices[1] / prices[0]
+            table.add_row("  for the same money", "", "", span_text(ratio, "x"))
+            sentences.append(f"{goal}, for the same money: {_better(names, ratio)}.")
+    record = {"gpu": rival.gpu.name, "gpus": rival.gpus, "prices": prices, "goals": goals}
+    return (
+        (f"{names[0]} beside {names[1]}", table),
+        sentences,
+        record | {"all_reduce": source},
+    )
+
+
+def _speeds(load: Split) -> dict[str, dict[str, Span]]:
+    """For each goal the tokens/s of the splits that fit its streams, by the split's name."""
+    alone = replace(load, slots=load.batch)
+    few, many = (serving.possible_splits(side, serving.all_splits(side)) for side in (alone, load))
+    full = {name: serving.at_capacity(split) for name, split in few.items() if load.context}
+    goals = [
+        (f"tokens/s of {load.batch} stream{'s' * (load.batch > 1)}", few, "rate"),
+        (f"tokens/s of {load.slots} streams", many, "rate"),
+        (
+            "tokens/s of many",
+            {f"{name}, {split.slots} streams": split for name, split in full.items()},
+            "rate",
+        ),
+        ("prompt tokens/s", few, "prompt_rate"),
+    ]
+    return {
+        goal: {name: split.figures[figure] for name, split in splits.items()}
+        for goal, splits, figure in goals
+        if load.context or goal != "tokens/s of many"  # without a cache any number of streams fits
+    }
+
+
+def _better(names: Sequence[str], ratio: Span) -> str:
+    first, second = names if ratio[0] >= 1 else names[::-1]
+    gain = ratio if ratio[0] >= 1 else 1 / ratio[[0, 2, 1]]
+    if gain[1] < serving.LEAST_RANKED_RATIO:
+        return f"no clear difference, {first} {span_text(gain, 'x')} {second}"
+    return f"{first}, {span_text(gain, 'x')} {second}"

@@ -17,9 +17,9 @@ from reports.advice.serving import ONE, TENSOR, Split
 from reports.advice.specs import BITS, GPUS, LINKS, MODELS, close_names, convert
 from reports.imports.imported import Imported, read_any
 from reports.store.case import find_states
-from reports.store.foreign import printable_in
 from reports.store.result import ResultError, content_of
 from reports.store.schema import Result
+from reports.store.untrusted import printable_in
 from reports.tables.rows import default_rows
 from reports.tables.sentences import number
 

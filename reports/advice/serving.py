@@ -15,7 +15,7 @@ from reports.tables.sentences import number
 GB = 1e9
 HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
 MOST_STREAMS = 1 << 16
-MARGIN = 1.1  # the arithmetic is too coarse to rank two splits that are closer
+LEAST_RANKED_RATIO = 1.1  # the arithmetic is too coarse to rank two splits that are closer
 CHUNK_TOKENS = 2048  # most prompt tokens in one forward pass
 TENSOR, PIPELINE, REPLICAS, EXPERTS = "TP", "PP", "replicas", "EP"
 ONE, OFFLOAD, LARGER = "one GPU", "CPU offload", "larger card"

@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from reports.store.foreign import printable
 from reports.store.result import NOT_JSON, ResultError, content_of
+from reports.store.untrusted import printable
 
 ELEMENT_BYTES = 2  # an activation in fp16 or bf16
 # Fields of attention or experts that the formulas in serving.py do not cover.

@@ -13,10 +13,10 @@ from reports.imports.imported import ImportedFrom, ImportedRun, write_imported
 from reports.imports.logged import IN_SECONDS, SECONDS, LoggedTest, clean_line
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_tests import parse_json, parse_nccl
-from reports.store.foreign import MOST_BYTES, printable
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, content_of
 from reports.store.schema import End
+from reports.store.untrusted import MOST_BYTES, printable
 
 FORMATS = "nccl-tests and rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB"
 # Of a log; a row takes 0.1 ms and 700 bytes of a run file, a test its own run file.
@@ -93,7 +93,7 @@ def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
             raise ResultError(f"{path} is JSON, but not what nccl-tests writes for -J") from error
     lines = (SECONDS.sub("", text) if IN_SECONDS.search(text) else text).split("\n")
     clean = [clean_line(line) for line in lines]
-    if sum(line.lstrip(" #|")[:1].isdigit() for line in clean) > MOST_ROWS:
+    if sum(line.lstrip(" #")[:1].isdigit() for line in clean) > MOST_ROWS:
         raise ResultError(f"{path} has more than {MOST_ROWS:,} rows")
     tests: list[LoggedTest] = [*parse_nccl(clean, lines), *parse_mpi(clean)]
     tests.sort(key=lambda test: test.first_line)
@@ -121,15 +121,8 @@ def is_cut(last: str, rows: Sequence[str]) -> bool:
 
 
 def decode(path: Path, content: bytes) -> str:
-    """The text in UTF-8, UTF-16 (also without a byte order mark) or Latin-1, without NULs that a
-    crash leaves at the end. Raises ResultError for binary files."""
-    head = content[:1024]
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return content.decode("utf-16", errors="replace").rstrip("\0")
-    for encoding, first in (("utf-16-le", 0), ("utf-16-be", 1)):
-        characters, nulls = head[first::2], head[1 - first :: 2]
-        if all(characters) and nulls and not any(nulls):
-            return content.decode(encoding, errors="replace").rstrip("\0")
+    """The text in UTF-8 or Latin-1, without NULs that a crash leaves at the end. Raises ResultError
+    for binary files, among them UTF-16."""
     content = content.rstrip(b"\0")
     if b"\0" in content:
         raise ResultError(f"{path} is binary, not a log")

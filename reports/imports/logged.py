@@ -11,7 +11,7 @@ MEAN_OVER_RANKS = "mean over iterations and ranks"
 ENDED_EARLY = "the run was ended before its time"
 TWO_RUNS, WRONG_RESULTS = "two runs wrote into each other's lines", "the run found wrong results"
 MOST_GB_S = 10_000  # bus bandwidth; several times more than any link between GPUs
-LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
+LONGEST_LINE = 2000
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # The prefixes of people, launchers, pods and schedulers, with at most one blank after them.
 # Overlapping repetitions have limits, otherwise a hostile line takes quadratic time.
@@ -109,12 +109,7 @@ def clean_line(text: str) -> str:
 
 
 def cells(text: str) -> list[tuple[str, int]]:
-    """The words of a line, each with its end, or with its column if commas or the like separate."""
-    separator = next((mark for mark in ",;|" if text.count(mark) >= LEAST_SEPARATORS), None)
-    # A blank in the first cell shows that the commas are within figures.
-    if separator and " " not in text.strip(" #|").partition(separator)[0].strip():
-        parts = enumerate(text.strip().strip("|").split(separator))
-        return [(word, column) for column, part in parts for word in part.strip(' #"').split()]
+    """The words of a line, each with the column of its end."""
     words = re.finditer(r"[^\s#]\S*", text.replace("#", " ", 1))
     return [(word.group(), word.end()) for word in words]
 

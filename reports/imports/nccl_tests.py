@@ -10,7 +10,7 @@ from typing import Any
 from reports.imports import logged, nccl_end
 from reports.imports.logged import number, whole_number
 from reports.imports.nccl_end import PROGRAM, NcclTest, Stage, end_tests
-from reports.store.foreign import printable
+from reports.store.untrusted import printable
 
 HALF = r"(?: (?:cpu)?time algbw busbw(?: (?:wrong|error|res))?(?: i_\S+)*)"
 HEADER = re.compile(

@@ -1,2 +1,1 @@
-"""Static pages of a folder of runs (`dashboard`) and a picture of one run (`card`). Only
-`calibration` and the commands may import this room."""
+"""Static pages of a folder of runs (`dashboard`). Only the commands may import this room."""

@@ -16,7 +16,7 @@ import msgspec
 
 from reports.site import across, fleet_page, shared
 from reports.site.run_page import run_page
-from reports.store import foreign
+from reports.store import untrusted
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent, read_once
 from reports.store.writing import write_whole
@@ -83,11 +83,11 @@ def dashboard(arguments: argparse.Namespace) -> int:
     for name in {*former} - {*names} if not arguments.run else ():
         (site / name).unlink(missing_ok=True)
     for sentence in store.left_out:
-        print(f"reports: {foreign.printable(sentence)}", file=sys.stderr)
+        print(f"reports: {untrusted.printable(sentence)}", file=sys.stderr)
     if arguments.json:
         write_json("dashboard", index=site / pages[-1].file, pages=names, left_out=store.left_out)
     else:
-        print(f"{foreign.printable(str(site / pages[-1].file))}: {len(pages)} pages")
+        print(f"{untrusted.printable(str(site / pages[-1].file))}: {len(pages)} pages")
     named = {shared.file_name("procure", str(spec)) for spec in arguments.spec}
     return 2 if any(page.complaint for page in pages if page.file in named) else 0
 
@@ -97,7 +97,7 @@ def claim(site: Path) -> list[str]:
     if it holds other files."""
     marker = site / MARKER
     try:
-        names = msgspec.json.decode(foreign.read_bytes(marker, follow=False), type=list[str])
+        names = msgspec.json.decode(untrusted.read_bytes(marker, follow=False), type=list[str])
     except FileNotFoundError:
         if site.exists() and any(site.iterdir()):
             raise ResultError(
@@ -222,7 +222,7 @@ def render(
     parts: list[Page | Section] = [page, *page.sections]
     for part in parts:
         part.sentences = [
-            foreign.printable(hide_folders(line, private_folders)) for line in part.sentences
+            untrusted.printable(hide_folders(line, private_folders)) for line in part.sentences
         ]
     page.reproduce["this page"] = command
     page.html, former_length = to_html(page, pages), 0

@@ -148,7 +148,11 @@ def _iterations(blocks: Sequence[Block], samples: NDArray[Any]) -> NDArray[Any]:
 def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     """Fills in bandwidths and bound: not for a wrong result, not for a case that also computes, and
     not for a late rank, whose time starts after the others moved data."""
-    if case.status == "wrong" or case.collective in facts.TOGETHER or facts.late_us(case.shape):
+    if (
+        case.status == "wrong"
+        or case.collective in facts.COMPUTE_BENCHMARKS
+        or facts.late_us(case.shape)
+    ):
         return
     if case.time_us is None or case.time_us.median == 0:
         return

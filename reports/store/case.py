@@ -27,7 +27,8 @@ CASE_KEY = (
     "library",
 )
 FUSED_BENCHMARKS = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
-TOGETHER = (*FUSED_BENCHMARKS, "decode", "prefill")  # these also compute, and have no bandwidth
+# These also compute, and have no bandwidth.
+COMPUTE_BENCHMARKS = (*FUSED_BENCHMARKS, "decode", "prefill")
 COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
 COMMUNICATES = (FUSED, "then_", "tensor_parallel", "sequence_parallel")
 BETWEEN_RANKS = ("copy_in", "push", "peer_read")  # terms of a bound
@@ -197,7 +198,9 @@ def beside(shape: Any) -> str | None:
 
 def bus_factor(collective: str, world_size: int) -> float:
     """busbw / algbw; 0 for one rank, and for a collective that also computes."""
-    return 0.0 if world_size == 1 or collective in TOGETHER else BUS_FACTORS[collective](world_size)
+    if world_size == 1 or collective in COMPUTE_BENCHMARKS:
+        return 0.0
+    return BUS_FACTORS[collective](world_size)
 
 
 def case_bus_factor(case: Case, world_size: int) -> float:

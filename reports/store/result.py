@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store import foreign
+from reports.store import untrusted
 from reports.store.build import build_cases
-from reports.store.case import BUS_FACTORS, CASE_KEY, TOGETHER
+from reports.store.case import BUS_FACTORS, CASE_KEY, COMPUTE_BENCHMARKS
 from reports.store.schema import SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run
 
 MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
@@ -59,10 +59,10 @@ class SamplesGone(ResultError):
     """The samples were deleted to save space; the figures of the run are in its file."""
 
 
-def content_of(path: Path, most_bytes: int = foreign.MOST_BYTES) -> bytes:
+def content_of(path: Path, most_bytes: int = untrusted.MOST_BYTES) -> bytes:
     """The content of a regular file. Raises ResultError if it cannot be read or is too long."""
     try:
-        content = foreign.read_bytes(path, most_bytes=most_bytes)
+        content = untrusted.read_bytes(path, most_bytes=most_bytes)
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
     if content.count(b"\n") > MOST_LINES:
@@ -112,7 +112,7 @@ def read(path: Path | str) -> Result:
         result.check_open_parts()
     except msgspec.ValidationError as error:
         raise ResultError(f"{path} is not a run file of schema {SCHEMA} ({error})") from error
-    possible = {run.benchmark} if run.benchmark in TOGETHER else BUS_FACTORS.keys()
+    possible = {run.benchmark} if run.benchmark in COMPUTE_BENCHMARKS else BUS_FACTORS.keys()
     if unknown := {header.collective for header in run.cases} - possible:
         raise ResultError(f"{path}: unknown collective {min(unknown)!r}")
     if any(not 0 <= block.case < len(run.cases) for block in result.blocks):
@@ -129,7 +129,7 @@ def read(path: Path | str) -> Result:
 def is_imported(path: Path | str) -> bool:
     """Whether the first line of the file is the head of a run imported from a log."""
     try:
-        with foreign.open_file(Path(path)) as file:
+        with untrusted.open_file(Path(path)) as file:
             line = file.readline(MOST_LINE_BYTES)
         head = msgspec.json.decode(line, type=dict) if b'"imported_from"' in line else {}
     except (OSError, *NOT_JSON):
@@ -166,7 +166,7 @@ def read_lines(
             )
         try:
             raw = msgspec.json.decode(line)
-            raw = raw if _is_plain(line) else foreign.printable_in(raw)
+            raw = raw if _is_plain(line) else untrusted.printable_in(raw)
         except NOT_JSON as error:
             if number == len(lines) and records:
                 break
@@ -218,8 +218,10 @@ def read_flight(folder: Path) -> Flight | None:
     flight = Flight(ranks={}, ended=None)
     for path in paths:
         try:
-            content = foreign.read_bytes(path, follow=False, most_bytes=PAGE_BYTES)
-            page = foreign.printable_in(msgspec.json.decode(content.split(b"\0", 1)[0], type=dict))
+            content = untrusted.read_bytes(path, follow=False, most_bytes=PAGE_BYTES)
+            page = untrusted.printable_in(
+                msgspec.json.decode(content.split(b"\0", 1)[0], type=dict)
+            )
         except (OSError, *NOT_JSON):
             continue
         names = page.pop("counters", None)
@@ -246,7 +248,7 @@ def read_samples(result: Result, case: Case) -> NDArray[Any] | None:
     if folder.is_symlink():
         raise ResultError(f"{place}: {folder.name} is a link, which is not followed")
     try:
-        file = foreign.open_file(folder / name, follow=False, most_bytes=2 * MAX_SAMPLES_BYTES)
+        file = untrusted.open_file(folder / name, follow=False, most_bytes=2 * MAX_SAMPLES_BYTES)
     except OSError as error:
         kind = SamplesGone if isinstance(error, FileNotFoundError) else ResultError
         raise kind(f"{place}: the samples {name} cannot be read: {error.strerror}") from error
@@ -292,7 +294,7 @@ def latest(folder: Path) -> list[str]:
     no run names others, because a former version wrote them, the last by time."""
     naming, silent, names = set[str](), set[str](), set[str]()  # the heads may need 160 MB
     for path in folder.glob("[0-9]*.jsonl"):
-        with suppress(OSError), foreign.open_file(path) as file:
+        with suppress(OSError), untrusted.open_file(path) as file:
             after = re.search(rb'"after":\[(.*?)\]', file.read(HEAD_BYTES))
             (naming if after else silent).add(path.stem)
             quoted = re.findall(rb'"([^"]*)"', after[1]) if after else []

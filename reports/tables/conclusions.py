@@ -44,10 +44,10 @@ def closing(
         parts.append(f"{verdict} at {sizes} ({span})")
     skew_us = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
     late = f", with a rank late by {skew_us:g} us" if skew_us else ""
-    launches = 1 + min((row.n_earlier for row in rows if row.ratio), default=0)
-    scope = f"by the spread of {launches} launches" if launches > 1 else "in this one launch"
     if parts:
-        marks.append(f"Against the library, {scope}{late}, {ours} is {'; '.join(parts)}.")
+        marks.append(
+            f"Against the library, in this one launch{late}, {ours} is {'; '.join(parts)}."
+        )
     paired = (
         "library/auto: median over pairs of blocks that stood close in time; odd rounds "
         "choose between variants, even ones report."

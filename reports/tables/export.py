@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reports.store.foreign import printable
 from reports.store.result import ResultError
+from reports.store.untrusted import printable
 from reports.store.writing import write_named
 from reports.tables.formats import as_csv_text, as_table
 from reports.tables.frame import case_rows, read_runs

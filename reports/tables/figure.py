@@ -60,7 +60,6 @@ def figure(
     size: tuple[float, float],
     sharey: bool = False,
     margins: tuple[float, float, float, float] | None = None,
-    **saving: Any,
 ) -> Iterator[tuple[Any, Any]]:
     """A matplotlib figure of `size` in inches and its axes, of shape (rows, columns); written to
     `target` at the end. `margins` are left, bottom, right and top, as shares of the figure; None
@@ -73,7 +72,6 @@ def figure(
         raise ResultError(f"{target} cannot be drawn: a picture ends in .svg or .png")
     # Without metadata equal drawings are equal files, and a page's SVG names no other site.
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    saving = dict[str, Any](dpi=120, format=suffix[1:], metadata=metadata) | saving
     matplotlib.use("Agg")
     # Text stays text in an .svg, for searches and screen readers; a dollar starts no formula.
     matplotlib.rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
@@ -92,7 +90,12 @@ def figure(
         if not margins:
             _wrap_titles(drawing)
         file = io.BytesIO()
-        drawing.savefig(file if isinstance(target, Path) else target, **saving)
+        drawing.savefig(
+            file if isinstance(target, Path) else target,
+            dpi=120,
+            format=suffix[1:],
+            metadata=metadata,
+        )
         if isinstance(target, Path):
             write_named(target, file.getvalue())
     finally:
@@ -269,11 +272,11 @@ def round_ticks(axis: Any) -> None:
     )
 
 
-def dress(axes: Any, sizes: list[int], scale: str = "log", most_ticks: int = 13) -> None:
+def dress(axes: Any, sizes: list[int], scale: str = "log") -> None:
     """Ticks at sizes and round values, and the two regimes of sizes; `scale` is vertical."""
     axes.set_xscale("log", base=2)
     axes.set_yscale(scale)
-    shown = sizes[:: 1 + (len(sizes) - 1) // most_ticks]
+    shown = sizes[:: 1 + (len(sizes) - 1) // 13]
     axes.set_xticks(shown, [tick_text(size) for size in shown])
     axes.minorticks_off()
     axes.set(xlim=(sizes[0] / 1.5, sizes[-1] * 1.5), xlabel="size, bytes")

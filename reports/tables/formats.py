@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from reports.store.case import case_bus_factor
-from reports.store.foreign import spreadsheet_cell
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result, Summary
+from reports.store.untrusted import spreadsheet_cell
 from reports.tables.frame import case_rows
 from reports.tables.sentences import shape_text
 

@@ -1,4 +1,4 @@
-"""The headline with which every table, page, card and comment of a gate starts, such as
+"""The headline with which every table, page and comment of a gate starts, such as
 `allreduce: 16 KiB 2.5 us (4.5x MPICH), 32 MiB 5.6 GB/s (3.1x)`."""
 
 import re

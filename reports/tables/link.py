@@ -321,7 +321,7 @@ def draw(result: Result, path: Target) -> None:
     if gb_s.empty:
         raise ResultError(f"{result.path} has no measured case to draw")
     rows, columns = -(-(len(maps) + 1) // 3), min(3, len(maps) + 1)
-    with figure(path, rows, columns, (5.2 * columns, 4.9 * rows), dpi=110) as (drawing, axes):
+    with figure(path, rows, columns, (5.2 * columns, 4.9 * rows)) as (drawing, axes):
         for place, panel in zip(axes.flat, maps, strict=False):
             _draw_map(place, *panel)
         sizes, *unused = axes.flat[len(maps) :]

@@ -15,8 +15,8 @@ from typing import IO, Any
 import jinja2
 from markupsafe import Markup, escape
 
-from reports.store.foreign import printable
 from reports.store.schema import Run
+from reports.store.untrusted import printable
 from reports.tables.figure import COLOURS
 
 FOLDER = Path(__file__).parent

@@ -22,7 +22,7 @@ from reports.store.case import (
 )
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
-from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, digits, number, size_text
+from reports.tables.sentences import EVEN_RATIO, TOKEN_CALL_SIZE_BYTES, digits, number, size_text
 
 BEATEN_BY = 1.05
 # An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
@@ -40,8 +40,8 @@ Key = tuple[int, str | None]  # a size and a routing skew: one row
 class Row:
     """One size, or one skew of a routed all-to-all, with its `cases`. `library` is the library's
     best variant; `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`,
-    and by which factor; `n_wrong` counts wrong elements, None if nothing was checked; the interval
-    of `ratio` contains the spread of `n_earlier` launches (see `spread`)."""
+    and by which factor; `n_wrong` counts wrong elements, None if nothing was checked. The interval
+    of `ratio` holds within this launch: another launch may lie outside."""
 
     size_bytes: int
     skew: str | None
@@ -53,7 +53,6 @@ class Row:
     ratio: Interval | None
     better: tuple[str, float] | None
     n_wrong: int | None
-    n_earlier: int = 0
 
     @property
     def label(self) -> str:
@@ -75,11 +74,11 @@ class Row:
             return "not clearly different (too few blocks)"
         if is_noisy(self.ratio):
             return None
-        if low > 1 and middle > MARGIN:
+        if low > 1 and middle > EVEN_RATIO:
             return "faster"
-        if high < 1 and middle * MARGIN < 1:
+        if high < 1 and middle * EVEN_RATIO < 1:
             return "slower"
-        return "even" if low * MARGIN >= 1 and high <= MARGIN else "not clearly different"
+        return "even" if low * EVEN_RATIO >= 1 and high <= EVEN_RATIO else "not clearly different"
 
 
 def is_noisy(ratio: Interval) -> bool:
@@ -299,7 +298,10 @@ def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[
         is_crossed = (
             ratio
             and row.ratio
-            and (min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
+            and (
+                min(ratio[0], row.ratio[0]) < 1 / EVEN_RATIO
+                and max(ratio[0], row.ratio[0]) > EVEN_RATIO
+            )
         )
         is_outrun = gain and gain[0] > BEATEN_BY and row.better is None
         if fastest and (is_crossed or is_outrun):

@@ -37,7 +37,7 @@ LEFT = (
     "next",
     "winner",
 )
-MARGIN = 1.01  # a smaller ratio of two costs is no difference
+EVEN_RATIO = 1.01  # two costs that differ by less are even
 MOST_STEAL_SHARE = 0.01  # below this the margin of a verdict covers the stolen time
 WAYS = {
     "one_way": "one way",

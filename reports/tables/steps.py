@@ -15,7 +15,7 @@ from reports.tables.figure import Bar, draw_bars
 from reports.tables.headline import Point, contains_one, headline
 from reports.tables.rows import costs_of, ratio_value
 from reports.tables.rows import interval_text as ratio_text
-from reports.tables.sentences import MARGIN, has_gpus, lay_out_run, number, plain_table
+from reports.tables.sentences import EVEN_RATIO, has_gpus, lay_out_run, number, plain_table
 
 BENCHMARKS = ("decode", "prefill")
 TENSOR, LIBRARY, PIPELINE = "tensor_parallel", "tensor_parallel_library", "pipeline_parallel"
@@ -131,9 +131,9 @@ def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
     _, low, high = ratio
     faster = (
         "TP is faster"
-        if (low or 0) > MARGIN
+        if (low or 0) > EVEN_RATIO
         else "PP is faster"
-        if (high or np.inf) * MARGIN < 1
+        if (high or np.inf) * EVEN_RATIO < 1
         else "no clear difference"
     )
     chosen = steps[TENSOR].case.chosen

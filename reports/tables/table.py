@@ -9,7 +9,7 @@ from rich.text import Text
 
 from reports.store.case import LinkStates, beside, find_states, late_us
 from reports.store.schema import Case, Range, Result, Summary
-from reports.tables import sentences, spread
+from reports.tables import sentences
 from reports.tables.conclusions import closing
 from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
@@ -60,9 +60,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
         return lay_out(result, [], [("", table)], elapsed, 400, headline([result], points))
     states = find_states(result.blocks)
     first, *others = views(result)
-    earlier, chained = spread.earlier_costs(result), list[Row]()
-    rows = default_rows(result, first, states)
-    spread.widen(rows, earlier)
+    rows, chained = default_rows(result, first, states), list[Row]()
     leading = list[tuple[str, Table]]()
     tables = [
         ("", _default_table(result, rows, first)),
@@ -75,7 +73,6 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             tables.append((f"{work}: {caption(result)}", footprint(result, view, states)))
             continue
         view_rows = default_rows(result, view, states)
-        spread.widen(view_rows, earlier)
         shown = [
             (_title(view, first, view_rows), _default_table(result, view_rows, view)),
             *_lossy_tables(result, view),
@@ -94,7 +91,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
                 plain_table(dict.fromkeys(FLIP_COLUMNS, 0), flipped, gap=2),
             )
         )
-    tables += list(_other_types(result, states, earlier))
+    tables += list(_other_types(result, states))
     title, lines = headline([result], partial(points, rows=rows)), head(result, first, rows)
     conclusions, details = closing(result, rows, chained)
     tables, details = [*leading, *tables], [*details, *elapsed]
@@ -129,15 +126,12 @@ def _title(view: View, first: View, rows: Sequence[Row]) -> str:
     return ", ".join(words)
 
 
-def _other_types(
-    result: Result, states: LinkStates, earlier: list[dict[str, float]]
-) -> Iterator[tuple[str, Table]]:
+def _other_types(result: Result, states: LinkStates) -> Iterator[tuple[str, Table]]:
     """The tables of all datatypes and operations but the first, under their names."""
     for name, cases in [*by_type(result).items()][1:]:
         part = replace(result, cases=cases)
         for view in views(part):
             rows = default_rows(part, view, states)
-            spread.widen(rows, earlier)
             title = ", ".join(filter(None, (name, _title(view, ("", None), rows))))
             yield title, _default_table(part, rows, view)
 
@@ -152,7 +146,7 @@ def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
         "library\nus": width,
         f"{ours}\nus": width,
         "\nalgorithm": 14,
-        f"library/{ours}\n[95 %]": 16,
+        f"library/{ours}\n[95 % in launch]": 16,
         "waits\nus": 6,
         "busbw\nGB/s": 6,
         "of\nbound": 5,
@@ -165,7 +159,7 @@ def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
     if result.run.world["size"] == 1:
         hidden.append("busbw\nGB/s")
     if not any(row.library for row in rows):
-        hidden += ["library\nus", f"library/{ours}\n[95 %]"]
+        hidden += ["library\nus", f"library/{ours}\n[95 % in launch]"]
     shown = {heading: width for heading, width in columns.items() if heading not in hidden}
     return plain_table(shown, [[of_row[heading] for heading in shown] for of_row in cells])
 

@@ -13,7 +13,14 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS, TOGETHER, Key, find_states, key_of
+from reports.store.case import (
+    CASE_KEY,
+    COMPUTE_BENCHMARKS,
+    MIN_STATE_BLOCKS,
+    Key,
+    find_states,
+    key_of,
+)
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
@@ -60,7 +67,7 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
         keys = {
             case.case: key_of(case, ("size_bytes",))
             for case in result.cases
-            if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER
+            if case.status == "ok" and case.size_bytes and case.collective not in COMPUTE_BENCHMARKS
         }
         heads |= {key: result.cases[number] for number, key in keys.items()}
         places = {key: place for place, key in enumerate(heads)}

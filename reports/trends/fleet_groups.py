@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS, Key, key_of
-from reports.store.foreign import printable
 from reports.store.observations import Contents, Costs, Entry, alike_of, costs_of, read_store
 from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
+from reports.store.untrusted import printable
 from reports.tables.sentences import some
 from reports.verdicts.outliers import (
     LEAST_NODES,

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from reports.store.case import MIN_STATE_BLOCKS, Key
-from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST
 from reports.store.observations import (
     Contents,
@@ -27,6 +26,7 @@ from reports.store.observations import (
 from reports.store.report_json import write_json
 from reports.store.result import ImportedRunError, NewerSchemaError, ResultError
 from reports.store.schema import Run
+from reports.store.untrusted import printable
 from reports.tables.sentences import WIDTH, some, spoken, wrapped
 from reports.trends.changes import Step
 from reports.trends.history_figure import plot

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from reports.store.case import CASE_KEY
-from reports.store.foreign import markdown_text
 from reports.store.report_json import write_json
+from reports.store.untrusted import markdown_text
 from reports.tables.figure import figure
 from reports.tables.formats import as_csv_text
 from reports.tables.rows import is_noisy
@@ -302,7 +302,7 @@ def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
     keys = {(cell.name, cell.size_bytes) for cell in cells} | {(name, -1) for name in names}
     rows = sorted(keys, key=lambda key: (names.index(key[0]), key[1]))
     inches = 1.5 + 5.6 * len(panels), 1.9 + 0.21 * len(rows)
-    with figure(target, 1, len(panels), inches, sharey=True, dpi=110) as (drawing, axes):
+    with figure(target, 1, len(panels), inches, sharey=True) as (drawing, axes):
         texts = [name if size_bytes < 0 else size_text(size_bytes) for name, size_bytes in rows]
         axes[0, 0].set_yticks(range(len(rows)), texts, fontsize=9)
         for (_, size_bytes), tick in zip(rows, axes[0, 0].get_yticklabels(), strict=True):

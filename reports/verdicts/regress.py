@@ -12,9 +12,9 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 import numpy as np
 
 from reports.store.case import key_of
-from reports.store.foreign import markdown_text
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
+from reports.store.untrusted import markdown_text
 from reports.store.writing import write_named
 from reports.tables.page import Page, Section, draw_picture, to_html
 from reports.tables.sentences import size_text, some, wrapped

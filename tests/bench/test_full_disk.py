@@ -195,7 +195,6 @@ def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
     commands = {
         "a.svg": f"show {run} --plot",
         "b.png": f"compare {campaign} --plot",
-        "card.png": f"card {run}",
         "junit.xml": f"regress {sides} --junit",
         "page.html": f"regress {sides} --html",
         "procure.csv": f"procure {spec} --csv",

@@ -104,7 +104,7 @@ ADVISE = "--gpu r9700 --gpus 2 --weights q4 --model llama-3.1-70b --run run.json
 TARGETS = targets("""
     cut        **/*        -  show --long run.jsonl
     cut        **/*        -  show --format=csv run.jsonl
-    imported   *           -  card run.jsonl card.png
+    imported   *           -  show run.jsonl
     logs       *           -  import LOG
     runs       */*.jsonl   -  compare base new
     runs       */*.jsonl   -  compare --format=markdown base new
@@ -128,7 +128,6 @@ COMMANDS = """
     -  show --format=nccl-tests run.jsonl
     -  show --plot o.svg run.jsonl
     -  show --json run.jsonl
-    -  card run.jsonl card.png
     -  advise LLAMA
     -  export --csv run.jsonl
     5  export --openmetrics run.jsonl

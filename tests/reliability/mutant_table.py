@@ -203,7 +203,7 @@ STATISTICS = {
         "reports/trends/changes.py",
         "np.clip(mean + own, 0, 0.9)",
         "np.clip(mean + own, 0, 0.0)",
-        ("tests/reports/trends/test_history.py", "tests/reports/calibration/test_calibration.py"),
+        ("tests/reports/trends/test_history.py", "tests/calibration/test_calibration.py"),
     ),
 }
 PARSERS = {

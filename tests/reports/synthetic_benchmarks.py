@@ -89,13 +89,13 @@ SWEEPS = {
 }
 FORMS = {COMPUTE: 10.0, FUSED: 11.0, MPI: 16.0, THEN: 15.0}
 SPLITS = {COMPUTE: 10e3, "tensor_parallel": 14e3, "pipeline_parallel": 20e3}
-TOGETHER = {
+COMPUTE_BENCHMARKS = {
     "gemv_allreduce": (LAYER, FORMS),
     "allgather_gemm": (COLUMNS, FORMS),
     "decode": (STEP, SPLITS),
     "prefill": (PREFILL, SPLITS),
 }
-BENCHMARKS = [*SWEEPS, *TOGETHER, "link"]
+BENCHMARKS = [*SWEEPS, *COMPUTE_BENCHMARKS, "link"]
 
 
 def write_benchmark(folder, name):
@@ -105,8 +105,8 @@ def write_benchmark(folder, name):
         benchmark, options, change = SWEEPS[name]
         path = write_run(folder, **options).path
         rewrite_cases(path, lambda case: case.update(change(case)))
-    elif name in TOGETHER:
-        shape, costs = TOGETHER[name]
+    elif name in COMPUTE_BENCHMARKS:
+        shape, costs = COMPUTE_BENCHMARKS[name]
         made = Made(folder, benchmark=name, shape=shape, rounds=8)
         path = made.run({form: always(us) for form, us in costs.items()}).path
     else:

@@ -123,19 +123,6 @@ def test_prefixes_of_lines_change_no_figures(label):
     assert halves(only("".join(label + line + "\n" for line in WHOLE.splitlines()))) == BOTH
 
 
-@pytest.mark.parametrize("separator", [",", "|"])
-def test_a_table_with_other_separators_is_read(separator):
-    """Spreadsheets and web pages change the separators; a blank redop must not shift the
-    columns."""
-
-    def turned(line):
-        words = line.strip("#\n").replace("sum", "_").split()
-        outer = separator * (separator == "|")
-        return outer + separator.join(word.strip("_") for word in words) + outer + "\n"
-
-    assert halves(only("".join(map(turned, (NAMES, ROW_8, ROW_16))))) == BOTH
-
-
 def test_a_message_in_the_middle_of_a_row_is_skipped():
     """With NCCL_DEBUG=INFO, messages split the first row of nearly every log."""
     info = "nid005471:204199:204305 [0] NCCL INFO Connected all rings\n"

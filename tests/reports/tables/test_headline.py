@@ -1,4 +1,4 @@
-"""The headline that starts every table, page, card and comment of a gate, and the table of a
+"""The headline that starts every table, page and comment of a gate, and the table of a
 screen."""
 
 import re

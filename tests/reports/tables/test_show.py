@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from reports.__main__ import main
@@ -238,3 +239,23 @@ def test_show_prints_the_stored_table_and_refuses_in_one_line(tmp_path, result, 
     for options in ("--json --long", "--algorithm ring", "--format xml"):
         status, out, err = show(result.path, *options.split())
         assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def test_runs_beside_a_run_do_not_change_its_table(tmp_path):
+    """The same file must print the same figures wherever it lies."""
+    alone = shown(tmp_path / "alone", n_blocks=12)
+    for day in range(4):
+        change = timed(lambda block, day=day: 1 + 0.1 * day * (block.case % 2))
+        shown(tmp_path, n_blocks=12, change=change, run_id=f"2026-11-1{day}T06-15-00Z-allreduce-0a")
+    assert shown(tmp_path, n_blocks=12) == alone
+    assert "[95 % in launch]" in alone
+
+
+def test_an_interval_that_says_nothing_is_not_printed(tmp_path):
+    """4.97 [0.04 569] looks like a speed-up."""
+    noise = timed(
+        lambda block: np.exp(np.random.default_rng(block.case + 10 * block.round).normal(0, 3))
+    )
+    text = shown(tmp_path, sizes=SIZES[:1], algorithms=["library", "auto"], change=noise)
+    assert re.search(r"one_shot_push +too noisy ", text)
+    assert "Against the library" not in text

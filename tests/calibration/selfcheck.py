@@ -1,9 +1,11 @@
-"""`selfcheck`: compares every rate that the verdicts promise with its limit. Synthetic launches go
-through the statistics that judge real launches; `calibrated_gates` checks `regress`,
-`calibrated_trends` fits and histories, `calibrated_fleets` fleets."""
+"""`make calibrate`, or `python -m tests.calibration.selfcheck`: compares every rate that the
+verdicts promise with its limit (docs/calibration.md). Synthetic launches go through statistics that
+judge real launches; `calibrated_gates` checks `regress`, `calibrated_trends` fits and histories,
+`calibrated_fleets` fleets."""
 
 import argparse
 import os
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -13,12 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.calibration import calibrated_fleets, calibrated_gates, calibrated_trends, synthetic
-from reports.calibration.synthetic import ROUNDS, Figure, Rng, Scenario, Simulation, blocks
 from reports.store import stats
-from reports.store.report_json import write_json
-from reports.store.result import ResultError, end_with_parent
+from reports.store.result import end_with_parent
 from reports.verdicts import verdict
+from tests.calibration import calibrated_fleets, calibrated_gates, calibrated_trends, synthetic
+from tests.calibration.synthetic import ROUNDS, Figure, Rng, Scenario, Simulation, blocks
 
 REPLICATIONS, BATCH = 4000, 100  # of tables, and how many of them are simulated at once
 CELLS, JUDGED_CASES = 84, 12  # of a campaign, and of a launch
@@ -173,28 +174,12 @@ CLAIMS: dict[str, list[Simulation]] = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, help="of the random numbers (default: from the clock)")
-    parser.add_argument(
-        "--scale",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help=f"a share of the {REPLICATIONS} replications; fewer widen the limits (default: 1)",
-    )
-
-
-def selfcheck(arguments: argparse.Namespace) -> int:
+def selfcheck(seed: int, scale: float) -> int:
     """Prints the table as it grows, then the outcome. Returns 0 if every figure meets its limits,
-    otherwise 1. Raises ResultError for a scale out of range."""
-    if not 0 < arguments.scale <= 1000:
-        raise ResultError(f"--scale {arguments.scale:g}: a share of the replications, such as 0.1")
+    otherwise 1. `scale` is a share of the replications."""
     started_s = time.monotonic()
-    seed = time.time_ns() // 1_000_000 if arguments.seed is None else abs(arguments.seed)
-    n = max(BATCH, round(REPLICATIONS * arguments.scale))
-    say = (lambda *words, **options: None) if arguments.json else print
-    records = []
-    say(f"{f'seed {seed}, {n} replications':<38}    rate   95 % interval  limit, %")
+    n = max(BATCH, round(REPLICATIONS * scale))
+    print(f"{f'seed {seed}, {n} replications':<38}    rate   95 % interval  limit, %")
     failed, n_limited, numbers = list[str](), 0, count()
     with ProcessPoolExecutor(os.cpu_count(), initializer=end_with_parent) as executor:
         futures = {
@@ -205,24 +190,12 @@ def selfcheck(arguments: argparse.Namespace) -> int:
             for title, simulations in CLAIMS.items()
         }
         for title, of_claim in futures.items():
-            say(title)
+            print(title)
             for figure in chain.from_iterable(future.result() for future in of_claim):
                 passes, (low, high), (least, most) = figure.judge(n / REPLICATIONS)
                 is_limited = (figure.least, figure.most) != (0.0, 1.0)
                 limits = f"{100 * least:.3g}-{100 * most:.3g}" if is_limited else ""
-                records.append(
-                    {
-                        "claim": title,
-                        "name": figure.name,
-                        "least": least,
-                        "most": most,
-                        "rate": np.mean(figure.values),
-                        "low": low,
-                        "high": high,
-                        "passes": passes,
-                    }
-                )
-                say(
+                print(
                     f"  {figure.name:<36}{np.mean(figure.values):>8.2%}{low:>8.2%} {high:>7.2%}"
                     f"  {limits}{'' if passes else ' FAIL'}".rstrip(),
                     flush=True,
@@ -233,7 +206,26 @@ def selfcheck(arguments: argparse.Namespace) -> int:
     outcome = (
         f"FAIL: {'; '.join(failed)}" if failed else f"pass: {n_limited} figures meet their limits"
     )
-    say(f"{outcome} (seed {seed}, {time.monotonic() - started_s:.0f} s)")
-    if arguments.json:
-        write_json("selfcheck", seed=seed, replications=n, outcome=outcome, figures=records)
+    print(f"{outcome} (seed {seed}, {time.monotonic() - started_s:.0f} s)")
     return 1 if failed else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Simulates the verdicts' error rates.")
+    parser.add_argument("--seed", type=int, help="of the random numbers (default: from the clock)")
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help=f"a share of the {REPLICATIONS} replications; fewer widen the limits (default: 1)",
+    )
+    arguments = parser.parse_args(argv)
+    if not 0 < arguments.scale <= 1000:
+        parser.error(f"--scale {arguments.scale:g}: a share of the replications, such as 0.1")
+    seed = time.time_ns() // 1_000_000 if arguments.seed is None else abs(arguments.seed)
+    return selfcheck(seed, arguments.scale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

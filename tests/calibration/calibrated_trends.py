@@ -9,14 +9,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from reports.calibration import synthetic
-from reports.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Rng, Simulation, deviates
 from reports.store.stats import ar1
 from reports.trends import lines
 from reports.trends.fit import FEW_LAUNCHES_MISFIT, find_crossovers
 from reports.trends.latest import find_latest, judge
 from reports.trends.lines import Estimate, Fit, breaks, fit_lines, interval, walsh_means
 from reports.verdicts.verdict import Floats
+from tests.calibration import synthetic
+from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Rng, Simulation, deviates
 
 SIZES = np.array([16384.0 * 2**step for step in range(12)])
 NO_BYTES_AND_SIZES = np.array([0.0, *SIZES])

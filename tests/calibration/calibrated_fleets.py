@@ -8,9 +8,9 @@ from itertools import combinations
 
 import numpy as np
 
-from reports.calibration import synthetic
-from reports.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Floats, Rng, Simulation
 from reports.verdicts.outliers import REPORT_P, Screen, explain_pairs, screen, shares
+from tests.calibration import synthetic
+from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Floats, Rng, Simulation
 
 NODES, SIZES, RACK = 200, 12, 20
 SLOWER = 0.05

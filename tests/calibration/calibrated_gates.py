@@ -6,13 +6,13 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from reports.calibration import synthetic
-from reports.calibration.synthetic import Figure, Floats, Rng, Scenario, Simulation
 from reports.verdicts import days, verdict
 from reports.verdicts.comparison import Comparison, as_ratios
 from reports.verdicts.pilot import resolved_by_pilot
 from reports.verdicts.sides import Side
 from reports.verdicts.verdict import MARGIN
+from tests.calibration import synthetic
+from tests.calibration.synthetic import Figure, Floats, Rng, Scenario, Simulation
 
 SIZES, CELLS = 12, 24
 GROUPS = [cell // SIZES for cell in range(CELLS)]  # two algorithms

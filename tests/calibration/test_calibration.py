@@ -2,21 +2,19 @@
 runs."""
 
 import re
-from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import pytest
 
-from reports.__main__ import main
-from reports.calibration import selfcheck
-from reports.calibration.calibrated_trends import NORMAL, RUNS, Launches, alarms, one_line
-from reports.calibration.selfcheck import false_alarms, launch_coverage
-from reports.calibration.synthetic import Scenario
 from reports.store import stats
 from reports.trends import changes, lines
 from reports.verdicts import verdict
+from tests.calibration import selfcheck
+from tests.calibration.calibrated_trends import NORMAL, RUNS, Launches, alarms, one_line
+from tests.calibration.selfcheck import false_alarms, launch_coverage
+from tests.calibration.synthetic import Scenario
 from tests.launch import FULL, few
 
 WIDE, CORRELATED = Scenario("spread 3 %", spread=0.03), Scenario("rho 0.6", rho=0.6)
@@ -25,7 +23,7 @@ WIDE, CORRELATED = Scenario("spread 3 %", spread=0.03), Scenario("rho 0.6", rho=
 def test_a_new_seed_passes_at_reduced_scale(monkeypatch, capsys):
     claims = {title: few(simulations, 1) for title, simulations in few(selfcheck.CLAIMS.items(), 3)}
     monkeypatch.setattr(selfcheck, "CLAIMS", claims)
-    status = main(["selfcheck", "--scale", "0.025" if FULL else "0.01"])
+    status = selfcheck.main(["--scale", "0.025" if FULL else "0.01"])
     printed = capsys.readouterr()
     *rows, outcome = printed.out.splitlines()
     assert (status, printed.err) == (0, ""), printed.out
@@ -75,14 +73,14 @@ def test_the_command_names_the_failed_figure_and_exits_with_1(monkeypatch, capsy
     monkeypatch.setattr(selfcheck, "ProcessPoolExecutor", ThreadPoolExecutor)
     coverage = partial(launch_coverage, CORRELATED, 84, False)
     monkeypatch.setattr(selfcheck, "CLAIMS", {"95 % interval of a launch": [coverage]})
-    assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025, json=False)) == 0
+    assert selfcheck.selfcheck(1, 0.025) == 0
     assert (
         capsys.readouterr()
         .out.splitlines()[-1]
         .startswith("pass: 1 figures meet their limits (seed 1, ")
     )
     blocks_taken_for_independent(monkeypatch)
-    assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025, json=False)) == 1
+    assert selfcheck.selfcheck(1, 0.025) == 1
     *_, row, outcome = capsys.readouterr().out.splitlines()
     assert row.endswith(" FAIL")
     assert outcome.startswith("FAIL: 95 % interval of a launch, rho 0.6, 84 cases (seed 1, ")

@@ -1,1 +1,0 @@
-"""Synthetic runs, and the check of every rate that the verdicts promise."""

@@ -12,10 +12,10 @@ import numpy as np
 from reports.calibration import synthetic
 from reports.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Rng, Simulation, deviates
 from reports.store.stats import ar1
-from reports.trends import lines
+from reports.trends import alpha_beta
+from reports.trends.alpha_beta import Estimate, Fit, breaks, fit_lines, interval, walsh_means
+from reports.trends.changes import find_latest, judge
 from reports.trends.fit import FEW_LAUNCHES_MISFIT, find_crossovers
-from reports.trends.latest import find_latest, judge
-from reports.trends.lines import Estimate, Fit, breaks, fit_lines, interval, walsh_means
 from reports.verdicts.verdict import Floats
 
 SIZES = np.array([16384.0 * 2**step for step in range(12)])
@@ -69,9 +69,9 @@ def _coverage(
     for ends in set(at):
         same = np.array([other == ends for other in at])
         for start, end in pairwise([0, *ends, len(SIZES)]):
-            p = lines.bend_p(SIZES[start:end], times_us[same][..., start:end])
-            is_line = p > lines.BEND_P
-            may_bend = lines.is_doubtful(SIZES[start:end], p[is_line])
+            p = alpha_beta.bend_p(SIZES[start:end], times_us[same][..., start:end])
+            is_line = p > alpha_beta.BEND_P
+            may_bend = alpha_beta.is_doubtful(SIZES[start:end], p[is_line])
             rows = np.flatnonzero(same)[is_line]
             fitted = fit_lines(SIZES[start:end], times_us[rows, :, start:end])
             alphas, slopes = map(walsh_means, fitted)
@@ -183,7 +183,7 @@ def _crossover_sizes(pair: Floats) -> list[Estimate]:
             run_ids=[str(launch) for launch in range(len(times_us))],
             sizes_bytes=sizes_bytes,
             times_us=times_us.tolist(),
-            regimes=[lines.regime_of(sizes_bytes, times_us, True)],
+            regimes=[alpha_beta.regime_of(sizes_bytes, times_us, True)],
         )
         for number, times_us in enumerate(pair)
     ]
@@ -198,7 +198,7 @@ def one_launch(rng: Rng, n: int) -> list[Figure]:
     own_us = curves_us[:, 1:, None] * scatter
     uneven_us = own_us * np.exp(spread * rng.standard_normal((n, len(SIZES), 1)))
     own, uneven = (
-        np.array([lines.groups_of(curve.tolist(), False) for curve in curves])
+        np.array([alpha_beta.groups_of(curve.tolist(), False) for curve in curves])
         for curves in (own_us, uneven_us)
     )
     invented = [at != () for at in breaks(SIZES, uneven, FEW_LAUNCHES_MISFIT)]

@@ -23,9 +23,8 @@ from reports.store.result import ImportedRunError, NewerSchemaError, ResultError
 from reports.store.schema import Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import WIDTH, some, spoken, wrapped
-from reports.trends.changes import Step
+from reports.trends.changes import LEAST_BASE, Step, judge
 from reports.trends.history_figure import plot
-from reports.trends.latest import LEAST_BASE, judge
 from reports.trends.series import Event, Series, n_unjudged, series_of
 from reports.verdicts.sides import Key
 from reports.verdicts.store_costs import alike_of, find_costs

@@ -15,7 +15,7 @@ from reports.calibration.calibrated_trends import NORMAL, RUNS, Launches, alarms
 from reports.calibration.selfcheck import TWO_STAGES, false_alarms, launch_coverage
 from reports.calibration.synthetic import Scenario
 from reports.store import stats
-from reports.trends import changes, lines
+from reports.trends import alpha_beta, changes
 from reports.verdicts import verdict
 from tests.launch import FULL, SLOW_TEST, few
 
@@ -43,7 +43,7 @@ def blocks_taken_for_independent(monkeypatch):
 
 
 def any_break_that_looks_good(monkeypatch):
-    monkeypatch.setattr(lines, "BREAK_P", 0.2)
+    monkeypatch.setattr(alpha_beta, "BREAK_P", 0.2)
 
 
 def runs_taken_for_independent(monkeypatch):

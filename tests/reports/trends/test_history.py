@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
+from reports.trends.changes import judge
 from reports.trends.history import load
-from reports.trends.latest import judge
 from tests.reports.synthetic_fleet import label
 from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
 
@@ -147,6 +147,17 @@ def test_a_late_step_of_all_cases_is_told(size, nights):
     """The larger the step, the more it must not be taken for noise."""
     assert words_after(np.full(nights, np.log1p(size))) == ["worse"] * 24
     assert words_after(np.full(nights, -np.log1p(size))) == ["better"] * 24
+
+
+@pytest.mark.parametrize("spreads", [3, 5, 8, 10, 15])
+@pytest.mark.parametrize("nights", [1, 11, 12, 40])
+def test_the_night_of_a_step_of_all_cases_is_named_right(spreads, nights):
+    """The wrong night names the wrong commit: a step is no correlation between the cases."""
+    values = 0.01 * np.random.default_rng(spreads).standard_normal((84, 100))
+    values[:, 100 - nights :] += 0.01 * spreads
+    steps = [step for steps, _ in judge(values, 84) for step in steps]
+    assert {step.first for step in steps} == {100 - nights}
+    assert all(step.low <= 100 - nights <= step.high for step in steps)
 
 
 def test_the_change_of_one_case_is_not_a_change_of_all():

@@ -17,6 +17,9 @@ from reports.store.case import round_trip_ns
 from reports.store.schema import Case, CaseHeader, End, Range, Result, Run, Summary
 from reports.store.stats import link_bins
 
+# A run from which the hypervisor withheld more than this share of the CPU time is disturbed: its
+# cases take longer by as much, which is the order of the changes that reports look for.
+MOST_STEAL = 0.05
 # In place of a bin: without a probe of the link, and with probes that disagree.
 UNPROBED, MIXED = 32_000, 32_001
 # The parts of each field of a case that is a summary.
@@ -70,6 +73,17 @@ class Entry:
     @property
     def complete(self) -> bool:
         return self.end is not None and self.end.status == "complete"
+
+    @property
+    def is_slowed(self) -> bool:
+        """Whether the run was slowed on purpose, by `--slowed-percent`."""
+        return bool(self.run.world.get("slowed_percent"))
+
+    @property
+    def disturbance(self) -> float:
+        """The share of the CPU time that the hypervisor withheld; 0 up to MOST_STEAL."""
+        share = (self.end and self.end.steal_share) or 0.0
+        return share if share > MOST_STEAL else 0.0
 
     @property
     def n_blocks(self) -> int:

@@ -49,12 +49,14 @@ NOISY = np.log(1.1) / 3  # spread: a step of three spreads is found
 @dataclass
 class Step:
     """A change of level before the run `first` (an index); 95 % interval `low` to `high`. `size` is
-    the logarithm of the ratio of levels, after over before, with its 95 % interval."""
+    the logarithm of the ratio of levels, after over before, with its 95 % interval. A step between
+    levels of which one has disturbed runs only is no alarm."""
 
     first: int
     low: int
     high: int
     size: tuple[float, float, float]
+    is_alarm: bool = True
 
     @property
     def word(self) -> str:
@@ -108,9 +110,9 @@ class Look(NamedTuple):
 
 
 def judge(values: Floats, n_series: int) -> list[tuple[list[Step], str]]:
-    """The steps of each series, in order of time, and its verdict. `n_series` counts the series
-    that all calls test together. A late step must not count as noise for `find_steps`, nor an
-    earlier step for `find_latest`."""
+    """The steps of each series, in order of time, and its word if none counts. `n_series` counts
+    the series that all calls test together. A late step must not count as noise for `find_steps`,
+    nor an earlier step for `find_latest`."""
     late = find_latest(values, n_series)
     early = find_steps(without(values, late), n_series)
     if any(early):
@@ -124,7 +126,7 @@ def judge(values: Floats, n_series: int) -> list[tuple[list[Step], str]]:
         words = ["too early"] * len(values)
     else:
         words = ["noisy" if own > NOISY else "steady" for own in spread[:, 0]]
-    return [(own, own[-1].word if own else word) for own, word in zip(steps, words, strict=True)]
+    return list(zip(steps, words, strict=True))
 
 
 def without(values: Floats, steps: Sequence[Sequence[Step]]) -> Floats:

@@ -1,4 +1,4 @@
-"""`fit`: fits time = alpha + size / beta, in one to three regimes, to each algorithm in each state
+"""`fit`: fits time = alpha + size / beta, in one or two regimes, to each algorithm in each state
 of the link; finds the crossovers, prints and draws. `alpha_beta` has the statistics."""
 
 import argparse
@@ -30,7 +30,6 @@ from reports.verdicts.verdict import Floats, Integers
 
 # A misfit that makes a bend below five launches, which cannot average out one launch's noise.
 FEW_LAUNCHES_MISFIT = 0.10
-MOST_SIZES = 200  # every two of them are tried as breaks
 STEPS_AN_OCTAVE, FINE_STEPS = 8, 64  # sizes that are compared, and those within a crossover
 SHARED_FACTS = {name: COMPARABLE[name] for name in ("machine", "clock", "world", "version")} | {
     "software": lambda result: result.run.software_id
@@ -115,9 +114,6 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, blocks: pd
     )
     if len(sizes) < alpha_beta.MIN_SIZES:
         fit.reason = f"a line takes three sizes with five blocks, not {len(sizes)}"
-        return fit
-    if len(sizes) > MOST_SIZES:
-        fit.reason = f"{len(sizes)} sizes are more than {MOST_SIZES}"
         return fit
     misfit = alpha_beta.LEAST_MISFIT if is_replicated else FEW_LAUNCHES_MISFIT
     at = alpha_beta.breaks(np.array(sizes, dtype=float), times_us[None], misfit)[0]
@@ -261,12 +257,11 @@ def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
 def cells(regime: Regime) -> dict[str, str]:
     """A regime as cells of a table by column."""
     alpha, beta, half_size = regime.alpha_us, regime.beta_gb_s, regime.half_size_bytes
-    low, high = (end if end is not None else alpha.value or 0.0 for end in (alpha.low, alpha.high))
     is_bent = alpha.value is None
     return {
         "sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
         "alpha us [95 %]": (
-            _with_interval(alpha) if low > 0 or is_bent else f"up to {number(high)}"
+            _with_interval(alpha) if alpha.is_resolved or is_bent else "not resolved"
         ),
         "beta GB/s [95 %]": _with_interval(beta) if beta.value or is_bent else "flat",
         "n 1/2": tick_text(round(half_size.value)) if half_size.value else "-",

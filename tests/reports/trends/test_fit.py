@@ -129,6 +129,18 @@ def test_times_that_bend_have_no_figures(tmp_path):
     assert predict_us(ring, 1 << 20)[0] == pytest.approx(110, rel=0.05)
 
 
+def test_a_start_up_that_is_not_resolved_has_no_figure(tmp_path, fit):
+    """`up to -606 us` and `0.00 us` are no start-up times."""
+
+    def without_start(name, size, rtt):
+        return size / 10e3 - (1 if name == "ring" else 0)
+
+    launches(tmp_path, 6, ["ring", "library"], without_start)
+    status, out, _ = fit(tmp_path)
+    assert (status, out.count("not resolved")) == (0, 4)
+    assert out.startswith("ring: alpha not resolved, beta ")
+
+
 def test_an_algorithm_that_overtakes_is_named_with_the_size(six):
     """The best algorithm depends on the size."""
     pairs = [

@@ -19,8 +19,8 @@ from reports.store.stats import median_interval
 from reports.tables.plot import interval
 from reports.tables.rows import cost_us
 from reports.tables.sentences import machine, number, opening, size_text
+from reports.trends.alpha_beta import Fit, predict_us
 from reports.trends.fit import fits_of
-from reports.trends.lines import Fit, predict_us
 
 CHAINED_UP_TO = 512 << 10  # bytes
 LARGE = 1 << 20  # bytes; the time of a smaller message says little about bandwidth

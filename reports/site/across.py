@@ -21,7 +21,7 @@ from reports.tables.command import command_without_seed
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
 from reports.tables.sentences import describe, number, some
 from reports.tables.show import headline_of, imported_text
-from reports.trends.history import History, headline
+from reports.trends.history import History, closing, headline
 from reports.trends.history_figure import plot
 from reports.trends.series import Event, Series
 from reports.verdicts.comparison import compare
@@ -235,8 +235,7 @@ def history_page(history: History) -> Page:
     page.sentences = [
         headline(history),
         f"By verdict: {counts}.",
-        "Where nothing changes, 5 % of months with 30 runs have an alarm.",
-        *(f"{line}." for line in history.skipped),
+        *(f"{line.rstrip('.')}." for line in closing(history)),
         *page.sentences,
     ]
     page.reproduce = shared.how_to_reproduce(list(history.runs.values()))
@@ -315,11 +314,12 @@ def _series_page(
             )
         ]
     for place, event in enumerate(events[:MOST_EVENTS], 1):
-        heading = f"Change {place}: {event.benchmark} on {event.machine}, first at {event.run}"
+        heading = f"Change {place} on {event.headline}"
+        where = f"{event.benchmark} on {event.machine}, first at {event.run}."
         sections.append(
             Section(
                 heading,
-                event.sentences,
+                [where, *event.sentences],
                 table=f"event-{place}",
                 rows=[each.row(step) for each, step in event.changes],
             )

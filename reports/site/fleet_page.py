@@ -11,8 +11,8 @@ from reports.store.observations import Contents
 from reports.tables.figure import COLOURS, figure
 from reports.tables.page import Page, Row, Section, draw_picture
 from reports.tables.sentences import size_text
-from reports.trends.fleet import headline, order, summary, to_repeat
-from reports.trends.fleet_groups import Fleet, Group, fleet_of
+from reports.trends.fleet import Fleet, cells, fleet_of, headline, summary, to_repeat
+from reports.trends.slow_nodes import Group
 
 FLEET = "fleet.html"
 LABEL = 1 / 6  # of the width of the picture, for the name of a node
@@ -31,7 +31,7 @@ def fleet_page(contents: Contents) -> Page:
             "interval; named ones are filled, and labelled if there is room.",
             f"fleet-{number}",
         )
-        rows = [_row(group, row) for row in order(group)]
+        rows = [_row(group, row) for row in group.order]
         sections.append(
             Section(
                 f"{group.title}: {group.kind}s",
@@ -64,7 +64,7 @@ def _bad_runs(fleet: Fleet) -> Section:
 def _row(group: Group, row: int) -> Row:
     """A node's cells; a column for each size."""
     screen = group.screen
-    value, low, high = np.expm1([screen.level[row], screen.low[row], screen.high[row]])
+    _, runs, slower, verdict, at_sizes = cells(group, row)
     sizes = {
         size_text(size): "-" if np.isnan(excess) else f"{np.expm1(excess):+.1%}"
         for size, excess in zip(group.sizes_bytes, screen.excess[row], strict=True)
@@ -72,9 +72,9 @@ def _row(group: Group, row: int) -> Row:
     file = shared.file_name("node", f"{group.head.machine_id} {group.names[row]}")
     return {
         group.kind: (group.names[row], file),
-        "verdict": group.verdict(row),
-        "slower": f"{value:+.1%} [{low:+.1%} {high:+.1%}]",
-        "runs": str(screen.launches[row]),
+        "verdict": verdict,
+        "slower": f"{slower} {at_sizes}".rstrip(),
+        "runs": runs,
         **sizes,
     }
 
@@ -82,7 +82,7 @@ def _row(group: Group, row: int) -> Row:
 def plot(group: Group, target: Path | IO[str]) -> None:
     """Draws the excess of each node with its interval, in the order of the names."""
     screen, places = group.screen, np.arange(len(group.names))
-    level, low, high = 100 * np.expm1([screen.level, screen.low, screen.high])
+    excess, low, high = 100 * group.figures.T
     with figure(target, 1, 1, (9.2, 3.4)) as (_, panels):
         axes = panels.flat[0]
         axes.axhline(0, color="black", linewidth=0.8)
@@ -90,15 +90,15 @@ def plot(group: Group, target: Path | IO[str]) -> None:
         for is_named, colour in ((False, "#555555"), (True, COLOURS[0])):
             rows = np.flatnonzero(screen.is_named == is_named)
             axes.plot(
-                places[rows], level[rows], "o", color=colour, markersize=5 if is_named else 2.6
+                places[rows], excess[rows], "o", color=colour, markersize=5 if is_named else 2.6
             )
         has_room = screen.is_named.copy()
-        for row in (row for row in order(group) if has_room[row]):
+        for row in (row for row in group.order if has_room[row]):
             has_room[abs(places - row) < LABEL * len(places)] = False
             is_right = row > (1 - LABEL) * len(places)
             axes.annotate(
-                f"{group.names[row]} {level[row]:+.1f} %",
-                (row, level[row]),
+                f"{group.names[row]} {excess[row]:+.1f} %",
+                (row, excess[row]),
                 xytext=(-7 if is_right else 7, 0),
                 textcoords="offset points",
                 ha="right" if is_right else "left",

@@ -21,8 +21,8 @@ from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, shape_words,
 from reports.tables.table import long_cells
 from reports.trends import fit as fitting
 from reports.trends import fit_figure
+from reports.trends.alpha_beta import by_title
 from reports.trends.fit import find_crossovers, fits_of
-from reports.trends.lines import by_title
 
 PANEL_INCHES = (5.6, 4.1)
 PANEL_MARGINS = (0.14, 0.12, 0.92, 0.985)  # fixed: matplotlib's search takes as long as the drawing

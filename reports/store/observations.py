@@ -37,6 +37,9 @@ CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
 CHUNK_RUNS = 64  # that one process reads at a time
 COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
 SLOWED, TIMELESS = "slowed on purpose", "without a time in its run_id"
+# A run from which the hypervisor withheld more than this share of the CPU time is disturbed: its
+# cases take longer by as much, which is the order of the changes that reports look for.
+MOST_STEAL = 0.05
 Stamp = tuple[int, int]  # of a file: its size in bytes, its time of change in ns
 
 
@@ -69,6 +72,12 @@ class Entry:
     @property
     def complete(self) -> bool:
         return self.end is not None and self.end.status == "complete"
+
+    @property
+    def disturbance(self) -> float:
+        """The share of the CPU time that the hypervisor withheld; 0 up to MOST_STEAL."""
+        share = (self.end and self.end.steal_share) or 0.0
+        return share if share > MOST_STEAL else 0.0
 
     @property
     def wrong(self) -> list[CaseHeader]:

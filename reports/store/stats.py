@@ -84,7 +84,7 @@ def _student_half_width(logs: NDArray[np.float64], confidence: float, rho: float
     lags = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     covariance = centred @ rho**lags @ centred
     freedom = np.trace(covariance) ** 2 / np.sum(covariance**2)
-    variance = np.sum(_clipped(logs) ** 2) / np.trace(covariance)
+    variance = np.sum(_calm_deviations(logs) ** 2) / np.trace(covariance)
     quantile = student_quantile((1 + confidence) / 2, float(freedom))
     return float(quantile * np.sqrt(np.pi / 2 * variance * sign_inflation(n, rho) / n))
 
@@ -98,14 +98,18 @@ def student_quantile(probability: float, freedom: float) -> float:
     return float(np.sqrt(freedom) * np.tan(at))
 
 
-def _clipped(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Deviations from the mean, along the last axis. Clips values further than three robust
-    standard deviations from the median: otherwise one outlier dominates the variance."""
-    deviations = logs - np.median(logs, axis=-1, keepdims=True)
+def clipped(deviations: NDArray[np.float64], most: float) -> NDArray[np.float64]:
+    """Deviations from a centre, along the last axis, up to `most` robust standard deviations:
+    otherwise one outlier dominates the variance."""
     # 0.6745 is the median absolute deviation of a normal distribution with sigma 1.
-    most = 3 * np.median(np.abs(deviations), axis=-1, keepdims=True) / 0.6745
-    deviations = np.clip(deviations, -most, most)
-    return np.asarray(deviations - deviations.mean(axis=-1, keepdims=True))
+    limit = most * np.median(np.abs(deviations), axis=-1, keepdims=True) / 0.6745
+    return np.asarray(np.clip(deviations, -limit, limit))
+
+
+def _calm_deviations(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Deviations from the mean, along the last axis, without the weight of outliers."""
+    calm = clipped(logs - np.median(logs, axis=-1, keepdims=True), 3)
+    return np.asarray(calm - calm.mean(axis=-1, keepdims=True))
 
 
 def autocorrelation(series: Sequence[ArrayLike]) -> float:
@@ -127,7 +131,7 @@ def autocorrelation(series: Sequence[ArrayLike]) -> float:
 
 def _lag_1(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     """The correlation at lag 1 of each series, shape (series, n)."""
-    deviations = _clipped(logs)
+    deviations = _calm_deviations(logs)
     squares = np.sum(deviations**2, axis=-1)
     lagged = np.sum(deviations[..., 1:] * deviations[..., :-1], axis=-1)
     return np.asarray(np.divide(lagged, squares, out=np.zeros_like(lagged), where=squares > 0))

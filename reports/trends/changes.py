@@ -1,16 +1,19 @@
 """Finds steps in the level of series over the same runs, in order of time. Values are logarithms of
-costs, (series, runs). Each series is modelled as an AR(1), and a step is tested on its innovations
-by generalised least squares (GLS). docs/experiments/history.md cites the sources."""
+costs, (series, runs). `find_latest` compares the latest runs with those before them, so that a
+large step shows at its first run. `find_steps` finds older steps: each series is modelled as an
+AR(1), and a step is tested on its innovations by generalised least squares (GLS). `judge` joins
+both. docs/experiments/history.md explains the method and cites its sources."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import chdtrc, ndtri, stdtrit
 
+from reports.store.stats import clipped
 from reports.verdicts.verdict import Floats
 
 MIN_RUNS, PASSES = 20, 3
@@ -24,23 +27,36 @@ REVERTED_RUNS = (8, 16, 32)  # windows on either side of a step that was reverte
 MEMBER = 2.5  # standard deviations by which a series steps that belongs to a shared step
 POSITION_DROP = 6.0  # in twice the log likelihood; by simulation it gives 95 % intervals
 OUTLIER_RUNS, CORRELATION_RUNS = 9, 17  # windows of running medians
-MOST_VALUE, MOST_INNOVATION = 5.0, 3.5  # winsorising limits, in robust standard deviations
+# Limits of values, innovations and differences of neighbours, in robust standard deviations.
+MOST_VALUE, MOST_INNOVATION, MOST_DIFFERENCE = 5.0, 3.5, 3.0
 # By simulation: the lag-1 correlation of deviations from the running median at rho = 0, its slope
 # over rho, and the variance of the estimated rho, times the number of runs.
 ZERO_RHO, RHO_SLOPE, RHO_VARIANCE = -0.035, 0.87, 1.3
 LEAST_VARIANCE = 1e-8  # of a logarithm: a spread of 0.01 %
 DIFFERENCE_RUNS = 2 / 3  # degrees of freedom that a difference of neighbours adds to the variance
+LEAST_BASE, MOST_BASE = 5, 40  # runs before the latest runs
+# Latest runs. In a long history, windows up to either length share the runs before them.
+SHORT_WINDOW, MOST_WINDOW = 3, 12
+RHO = 0.4  # assumed of neighbouring runs: less correlation costs power and no false alarms
+# Nominal chance of an alarm at one look, for a step that all series share and for a step of one.
+COMMON_ALPHA, SINGLE_ALPHA = 1e-3, 6e-4
+MOST_BEFORE = 3.0  # robust standard deviations by which an earlier run counts
+MOST_BEYOND = 2.0  # standard deviations by which a run counts beyond its window's middle run
+LEAST_PART = 0.01  # variance of a part, in squares of a series' spread
+NOISY = np.log(1.1) / 3  # spread: a step of three spreads is found
 
 
 @dataclass
 class Step:
     """A change of level before the run `first` (an index); 95 % interval `low` to `high`. `size` is
-    the logarithm of the ratio of levels, after over before, with its 95 % interval."""
+    the logarithm of the ratio of levels, after over before, with its 95 % interval. A step between
+    levels of which one has disturbed runs only is no alarm."""
 
     first: int
     low: int
     high: int
     size: tuple[float, float, float]
+    is_alarm: bool = True
 
     @property
     def word(self) -> str:
@@ -55,6 +71,71 @@ class Noise(NamedTuple):
     excess: float
     variance: float
     prior_runs: float
+
+
+class Look(NamedTuple):
+    """A window of latest runs against the runs before it. `levels` and `spread` are of each series,
+    (series, 1), in spreads and in logarithms. `shifts`, in spreads, and `deviates` are of the
+    parts, (1 + series, 1): the level that all series share, and the rest of each series.
+    `plain_deviates` are of means over the window, which locate a step. `excess` is the excess
+    kurtosis of the parts, (1 + series, 1): zero for the level that all series share, and the mean
+    over series for the rest. `error` is a level's standard error, with degrees of freedom."""
+
+    levels: Floats
+    spread: Floats
+    shifts: Floats
+    deviates: Floats
+    plain_deviates: Floats
+    excess: Floats
+    error: float
+    freedom: float
+
+    def sizes(self, part: int) -> dict[int, tuple[float, float, float]]:
+        """A step's sizes with their 95 % intervals, by series. A series has the step if its own
+        level is at least half of the shift; at least a quarter of all have a shared step."""
+        levels, shift = self.levels, self.shifts[part, 0]
+        has_step = (levels * np.sign(shift) > abs(shift) / 2)[:, 0]
+        if part:
+            has_step &= np.arange(1, len(levels) + 1) == part
+        else:
+            has_step &= np.abs(levels[:, 0]) > MEMBER * self.error
+            has_step &= 4 * has_step.sum() >= len(levels)
+        half = stdtrit(self.freedom, 0.975) * self.error
+        ends = np.hstack([levels, levels - half, levels + half]) * self.spread
+        return {
+            series: (size, low, high)
+            for series, (size, low, high) in enumerate(ends.tolist())
+            if has_step[series]
+        }
+
+
+def judge(values: Floats, n_series: int) -> list[tuple[list[Step], str]]:
+    """The steps of each series, in order of time, and its word if none counts. `n_series` counts
+    the series that all calls test together. A late step must not count as noise for `find_steps`,
+    nor an earlier step for `find_latest`."""
+    late = find_latest(values, n_series)
+    early = find_steps(without(values, late), n_series)
+    if any(early):
+        late = find_latest(without(values, early), n_series)
+    steps = [
+        sorted([*own, *last], key=lambda step: step.first)
+        for own, last in zip(early, late, strict=True)
+    ]
+    _, spread = standardise(without(values, steps)[:, -MOST_BASE:], 0, LEAST_VARIANCE)
+    if values.shape[1] < MIN_RUNS:
+        words = ["too early"] * len(values)
+    else:
+        words = ["noisy" if own > NOISY else "steady" for own in spread[:, 0]]
+    return list(zip(steps, words, strict=True))
+
+
+def without(values: Floats, steps: Sequence[Sequence[Step]]) -> Floats:
+    """The values with all runs at the level before the first step."""
+    values = values.copy()
+    for row, own in zip(values, steps, strict=True):
+        for step in own:
+            row[step.first :] -= step.size[0]
+    return values
 
 
 def find_steps(values: Floats, n_series: int) -> list[list[Step]]:
@@ -98,9 +179,10 @@ def _find_steps(values: Floats, levels: Floats, n_series: int) -> list[list[Step
     for start, place, stop in zip([0, *shared], shared, [*shared[1:], runs], strict=False):
         _, deviates, *_ = t_of_steps(new[:, start : stop - 1], noise, SHARED_EDGE)
         at_place = np.abs(deviates[:, place - start - SHARED_EDGE])
-        for series in np.flatnonzero(at_place > MEMBER).tolist():
+        for series, deviate in enumerate(at_place.tolist()):
             apart = [other for other in places[series] if abs(other - place) >= EDGE]
-            places[series] = sorted([place, *apart])
+            if deviate > MEMBER or len(apart) < len(places[series]):
+                places[series] = sorted([place, *apart])
     return [
         [
             _locate(new[series, start : stop - 1], of_series[series], start, place, place in shared)
@@ -153,7 +235,8 @@ def best_shared_step(new: Floats, noise: Noise, start: int, stop: int) -> tuple[
     the remaining correlations leave (Satterthwaite, Biometrics 2, 1946)."""
     new = new[:, start : stop - 1]
     series, n = len(new), stop - start
-    unit, common = common_correlation(new - new.mean(axis=-1, keepdims=True))
+    # Around a running median, which keeps the step out of the correlation.
+    unit, common = common_correlation(new - running_median(new, CORRELATION_RUNS))
     _, deviates, *_ = t_of_steps(new, noise, SHARED_EDGE)
     scale = 1 - np.sqrt((1 - common) / (1 + (series - 1) * common))
     apart, own = (
@@ -163,10 +246,17 @@ def best_shared_step(new: Floats, noise: Noise, start: int, stop: int) -> tuple[
     spread = np.sum(np.square(products)) / (n - 1) ** 2 - series**2 / (n - 1)
     freedom = series**2 / max(spread, series) / (1 + noise.excess / SHARED_EDGE)
     sums = np.sum(np.square(apart), axis=0)
-    best = np.argmax(sums)
-    p = chdtrc(freedom, sums[best] * freedom / max(series, np.median(sums)))
+    p = chdtrc(freedom, np.max(sums) * freedom / max(series, np.median(sums)))
     deviate, limit = -ndtri(max(p, 1e-300)), -ndtri(SHARED_ALPHA / len(sums))
-    return deviate / limit, SHARED_EDGE + best
+    return deviate / limit, SHARED_EDGE + np.argmax(explained_squares(new, noise))
+
+
+def explained_squares(new: Floats, noise: Noise) -> Floats:
+    """The squares that a step of all series before each run from SHARED_EDGE on explains, each
+    series in units of its variance: its maximum is the least-squares place."""
+    first = np.arange(SHARED_EDGE, new.shape[-1] - SHARED_EDGE + 2)
+    size, weight = gls_steps(new, noise.rho, first, 0 * first, 0 * first + new.shape[-1])
+    return np.asarray(np.sum(size**2 * weight / difference_variance(new)[:, None], axis=0))
 
 
 def common_correlation(away: Floats) -> tuple[Floats, float]:
@@ -254,8 +344,7 @@ def estimate_noise(values: Floats) -> tuple[Floats, Noise]:
 def winsorise(values: Floats, most: float) -> Floats:
     """The values, (series, runs), at most `most` robust standard deviations from their median."""
     medians = running_median(values, OUTLIER_RUNS)
-    limit = most * 1.4826 * row_medians(np.abs(values - medians))
-    return np.asarray(medians + np.clip(values - medians, -limit, limit))
+    return np.asarray(medians + clipped(values - medians, most))
 
 
 def row_medians(values: Floats) -> Floats:
@@ -296,11 +385,111 @@ def correlations(calm: Floats) -> Floats:
 
 
 def squared_differences(values: Floats, lag: int) -> Floats:
-    """Squared differences over `lag` runs; large ones, as across a step, are capped."""
-    squares = np.square(values[:, lag:] - values[:, :-lag])
-    return np.asarray(np.minimum(squares, 20 * row_medians(squares)))
+    """Squared differences over `lag` runs; large ones, as across a step, are clipped."""
+    return np.square(clipped(values[:, lag:] - values[:, :-lag], MOST_DIFFERENCE))
 
 
 def difference_variance(new: Floats) -> Floats:
     """The variance of each series' innovations, (series,), from differences of neighbours."""
     return np.asarray(np.maximum(squared_differences(new, 1).mean(axis=-1) / 2, LEAST_VARIANCE))
+
+
+def find_latest(values: Floats, n_series: int) -> list[list[Step]]:
+    """The step in the latest runs of each series, if any; older steps are left to `find_steps`."""
+    runs, steps = values.shape[1], [list[Step]() for _ in values]
+    if runs >= MOST_BASE + MOST_WINDOW:
+        ends = [SHORT_WINDOW, MOST_WINDOW]
+    else:
+        ends = [*range(1, min(runs - LEAST_BASE, MOST_WINDOW) + 1)]
+    if not ends:
+        return steps
+    looks = [
+        look for start, end in pairwise([0, *ends]) for look in take_looks(values, start + 1, end)
+    ]
+    p = np.full((1 + len(values), 1), SINGLE_ALPHA / n_series / MOST_WINDOW)
+    p[0] = COMMON_ALPHA * len(values) / n_series / MOST_WINDOW
+    limits = [threshold(p, look.excess, 0.0, window) for window, look in enumerate(looks, 1)]
+    is_told = np.abs(np.hstack([look.deviates for look in looks])) > np.hstack(limits)
+    likely = np.hstack([look.plain_deviates for look in looks]) ** 2
+    squares = window_squares(values[:, -MOST_BASE - MOST_WINDOW :], len(looks))
+    for part in np.flatnonzero(is_told.any(axis=1)).tolist():
+        is_told[part, MOST_WINDOW - 1 :] = True
+        best = int(np.argmax(np.where(is_told[part], squares[part], 0)))
+        if best + 1 == MOST_WINDOW and runs >= MIN_RUNS:
+            continue
+        near = likely[part] >= likely[part, best] - POSITION_DROP
+        firsts = runs - 1 - np.flatnonzero(near)
+        for series, size in looks[best].sizes(part).items():
+            step = Step(runs - 1 - best, int(firsts.min()), int(firsts.max()), size)
+            steps[series] = steps[series] or [step]
+    return steps
+
+
+def window_squares(values: Floats, windows: int) -> Floats:
+    """The squares that a step before the last 1 to `windows` runs explains in each part, (1 +
+    series, windows): its maximum is the least-squares place."""
+    units, _ = standardise(values, windows, LEAST_VARIANCE)
+    common = np.median(units, axis=0, keepdims=True)
+    sums = np.cumsum(np.vstack([common, units - common])[:, ::-1], axis=-1)
+    n, after = values.shape[1], np.arange(1, windows + 1)
+    before = n - after
+    shift = sums[:, :windows] / after - (sums[:, [-1]] - sums[:, :windows]) / before
+    return np.asarray(shift**2 * after * before / n)
+
+
+def take_looks(values: Floats, least: int, most: int) -> list[Look]:
+    """Compares the last `least` to `most` runs with up to MOST_BASE runs before the last `most`."""
+    units, spread = standardise(values[:, -MOST_BASE - most :], most, LEAST_VARIANCE)
+    common = np.median(units, axis=0, keepdims=True)
+    parts, scale = standardise(np.vstack([common, units - common]), most, LEAST_PART)
+    before = units.shape[1] - most
+    freedom = before * (1 - RHO**2) / (1 + RHO**2) - 1
+    squares = np.square(parts[1:, :before])
+    kurtosis = np.mean(squares**2, axis=-1) / np.maximum(np.mean(squares, axis=-1) ** 2, 1e-30)
+    excess = np.full((len(parts), 1), max(float(np.mean(kurtosis)) - 3, 0.0))
+    excess[0] = 0
+    looks = []
+    for window in range(least, most + 1):
+        error = float(np.sqrt(mean_variance(window) + mean_variance(before)))
+        shifts = window_levels(parts[:, -window:])
+        means = parts[:, -window:].mean(axis=-1, keepdims=True)
+        deviates, plain_deviates = (normal(level / error, freedom) for level in (shifts, means))
+        if window == 1:  # one run is no step of one or two series
+            deviates[len(values) > 2 :] = 0
+        levels = window_levels(units[:, -window:])
+        looks.append(
+            Look(levels, spread, shifts * scale, deviates, plain_deviates, excess, error, freedom)
+        )
+    return looks
+
+
+def standardise(runs: Floats, window: int, least: float) -> tuple[Floats, Floats]:
+    """The runs as deviations from the mean of the runs before the window, in their standard
+    deviations, and these, (series, 1). Outliers count up to three standard deviations."""
+    before = runs[:, : runs.shape[1] - window]
+    middle = row_medians(before)
+    away = clipped(before - middle, MOST_BEFORE)
+    mean = away.mean(axis=-1, keepdims=True)
+    squares = np.mean(np.square(away - mean), axis=-1, keepdims=True)
+    # The runs' own mean hides a part of their variance.
+    unbiased = squares / max(1 - mean_variance(before.shape[1]), 0.1)
+    scale = np.sqrt(np.maximum(unbiased, least))
+    return (runs - middle - mean) / scale, scale
+
+
+def window_levels(units: Floats) -> Floats:
+    """The level of each row, (rows, 1). A run counts only up to MOST_BEYOND beyond the middle run
+    that is nearest to zero, so that a single outlier is no step."""
+    n = units.shape[1]
+    middle = np.sort(units, axis=-1)[:, [(n - 1) // 2, n // 2]]
+    nearest = np.argmin(np.abs(middle), axis=-1)[:, None]
+    middle = np.take_along_axis(middle, nearest, axis=-1)
+    within = np.clip(units, middle - MOST_BEYOND, middle + MOST_BEYOND)
+    return np.asarray(within.mean(axis=-1, keepdims=True))
+
+
+@cache
+def mean_variance(runs: int) -> float:
+    """The variance of the mean of an AR(1) with variance 1 and correlation RHO."""
+    lag = np.arange(1, runs)
+    return float(1 + 2 * np.sum((1 - lag / runs) * RHO**lag)) / runs

@@ -1,5 +1,5 @@
-"""`fit`: fits time = alpha + size / beta, in one to three regimes, to each algorithm in each state
-of the link; finds the crossovers, prints and draws. `lines` has the statistics."""
+"""`fit`: fits time = alpha + size / beta, in one or two regimes, to each algorithm in each state
+of the link; finds the crossovers, prints and draws. `alpha_beta` has the statistics."""
 
 import argparse
 import sys
@@ -27,16 +27,15 @@ from reports.store.schema import Case, Result
 from reports.store.writing import to_line, write_named
 from reports.tables.headline import lines_text
 from reports.tables.sentences import lay_out, number, plain_table, spoken, tick_text, wrapped
-from reports.trends import lines
+from reports.trends import alpha_beta
+from reports.trends.alpha_beta import Crossover, Estimate, Fit, Regime, by_title, curves_us
 from reports.trends.fit_figure import plot
-from reports.trends.lines import Crossover, Estimate, Fit, Regime, by_title, curves_us
 from reports.verdicts.comparison import Incomparable
 from reports.verdicts.sides import COMPARABLE, notes_of, side_of
 from reports.verdicts.verdict import Floats, Integers
 
 # A misfit that makes a bend below five launches, which cannot average out one launch's noise.
 FEW_LAUNCHES_MISFIT = 0.10
-MOST_SIZES = 200  # every two of them are tried as breaks
 STEPS_AN_OCTAVE, FINE_STEPS = 8, 64  # sizes that are compared, and those within a crossover
 SHARED_FACTS = {name: COMPARABLE[name] for name in ("machine", "clock", "world", "version")} | {
     "software": lambda result: result.run.software_id
@@ -95,10 +94,12 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, blocks: pd
         axis: Literal[0, 1] = 1 if shares[1].min() < shares[0].min() else 0
         costs = costs.drop(shares[axis].idxmin(), axis=axis)
     sizes = list(map(int, costs.columns))
-    is_replicated = len(costs) >= lines.MIN_LAUNCHES
-    groups = [lines.groups_of(of_launch, is_replicated) for of_launch in costs.to_numpy().tolist()]
+    is_replicated = len(costs) >= alpha_beta.MIN_LAUNCHES
+    groups = [
+        alpha_beta.groups_of(of_launch, is_replicated) for of_launch in costs.to_numpy().tolist()
+    ]
     times_us = np.concatenate(groups)
-    is_grouped = len(costs) == 1 and len(times_us) >= lines.MIN_LAUNCHES
+    is_grouped = len(costs) == 1 and len(times_us) >= alpha_beta.MIN_LAUNCHES
     run, has_total = results[0].run, case.mode != "chained" and case.total_us is not None
     fit = Fit(
         run_ids=[
@@ -117,16 +118,13 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, blocks: pd
         cost="total_us" if has_total else "time_us",
         **{name: getattr(case, name) for name in CASE_KEY if name != "size_bytes"},
     )
-    if len(sizes) < lines.MIN_SIZES:
+    if len(sizes) < alpha_beta.MIN_SIZES:
         fit.reason = f"a line takes three sizes with five blocks, not {len(sizes)}"
         return fit
-    if len(sizes) > MOST_SIZES:
-        fit.reason = f"{len(sizes)} sizes are more than {MOST_SIZES}"
-        return fit
-    misfit = lines.LEAST_MISFIT if is_replicated else FEW_LAUNCHES_MISFIT
-    at = lines.breaks(np.array(sizes, dtype=float), times_us[None], misfit)[0]
+    misfit = alpha_beta.LEAST_MISFIT if is_replicated else FEW_LAUNCHES_MISFIT
+    at = alpha_beta.breaks(np.array(sizes, dtype=float), times_us[None], misfit)[0]
     fit.regimes = [
-        lines.regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None, misfit)
+        alpha_beta.regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None, misfit)
         for i, j in pairwise([0, *at, len(sizes)])
     ]
     return fit
@@ -160,7 +158,9 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
         rows = [times_of(fit)[np.isin(fit.run_ids, run_ids)] for fit in (first, second)]
         ours_us, theirs_us = (times_us[: min(map(len, rows))] for times_us in rows)
         shares = ((ours_us - theirs_us) / (ours_us + theirs_us)).T
-        ends = np.array(lines.interval(lines.walsh_means(shares), len(ours_us) * has_interval))
+        ends = np.array(
+            alpha_beta.interval(alpha_beta.walsh_means(shares), len(ours_us) * has_interval)
+        )
         return ends, (ends[1] > 0).astype(int) - (ends[2] < 0)
 
     grid = np.geomspace(low, high, 2 + round(STEPS_AN_OCTAVE * np.log2(high / low)))
@@ -175,7 +175,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
             if not np.any(measured[nearest[stretch]] == order[stretch]):
                 order[stretch] = 0  # no measured size confirms it
     faster = {1: second.name, -1: first.name, 0: None}
-    head = {name: getattr(first, name) for name in lines.Conditions.__struct_fields__} | {
+    head = {name: getattr(first, name) for name in alpha_beta.Conditions.__struct_fields__} | {
         "run_ids": run_ids,
         "interval": first.interval if has_interval else None,
         "first": first.name,
@@ -263,12 +263,11 @@ def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
 def cells(regime: Regime) -> dict[str, str]:
     """A regime as cells of a table by column."""
     alpha, beta, half_size = regime.alpha_us, regime.beta_gb_s, regime.half_size_bytes
-    low, high = (end if end is not None else alpha.value or 0.0 for end in (alpha.low, alpha.high))
     is_bent = alpha.value is None
     return {
         "sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
         "alpha us [95 %]": (
-            _with_interval(alpha) if low > 0 or is_bent else f"up to {number(high)}"
+            _with_interval(alpha) if alpha.is_resolved or is_bent else "not resolved"
         ),
         "beta GB/s [95 %]": _with_interval(beta) if beta.value or is_bent else "flat",
         "n 1/2": tick_text(round(half_size.value)) if half_size.value else "-",

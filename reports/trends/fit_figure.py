@@ -18,8 +18,8 @@ from reports.tables.figure import (
     name_ends,
     styles_of,
 )
-from reports.trends import lines
-from reports.trends.lines import Fit, by_title, curves_us
+from reports.trends import alpha_beta
+from reports.trends.alpha_beta import Fit, by_title, curves_us
 
 
 def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
@@ -61,8 +61,8 @@ def _draw(panel: Any, fit: Fit, style: Style) -> None:
     """Draws the medians, the lines and the breaks of one fit."""
     line = {"color": style["color"], "zorder": style["zorder"]}
     times_us = np.array(fit.times_us)
-    median, low, high = lines.interval(
-        lines.walsh_means(times_us.T), len(times_us) * bool(fit.interval)
+    median, low, high = alpha_beta.interval(
+        alpha_beta.walsh_means(times_us.T), len(times_us) * bool(fit.interval)
     )
     bars = [median - low, high - median] if fit.interval else None
     panel.errorbar(

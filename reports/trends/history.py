@@ -2,6 +2,7 @@
 change."""
 
 import argparse
+import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from reports.store.case import MIN_STATE_BLOCKS, Key
 from reports.store.manifest import MANIFEST
 from reports.store.observations import (
+    MOST_STEAL,
     Contents,
     Entry,
     alike_of,
@@ -27,10 +29,9 @@ from reports.store.report_json import write_json
 from reports.store.result import ImportedRunError, NewerSchemaError, ResultError
 from reports.store.schema import Run
 from reports.store.untrusted import printable
-from reports.tables.sentences import WIDTH, some, spoken, wrapped
-from reports.trends.changes import Step
+from reports.tables.sentences import WIDTH, some, wrapped
+from reports.trends.changes import LEAST_BASE, Step, judge
 from reports.trends.history_figure import plot
-from reports.trends.latest import LEAST_BASE, judge
 from reports.trends.series import Event, Series, n_unjudged, series_of
 
 # Why `read` refused a file.
@@ -46,11 +47,13 @@ Changes = list[tuple[Series, Step]]
 
 @dataclass
 class History:
-    """The runs of a folder by run id, in order of time; sentences on what is left out; the events,
-    largest first; by machine and benchmark, the cases with too few blocks in every run."""
+    """The runs of a folder by run id, in order of time; sentences on what is left out; the share of
+    the CPU time that was withheld from disturbed runs; the events, largest first; by machine and
+    benchmark, the cases with too few blocks in every run."""
 
     runs: dict[str, Run]
     skipped: list[str]
+    disturbed: dict[str, float] = field(default_factory=dict)
     series: list[Series] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     unjudged: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -78,7 +81,8 @@ def history_of(contents: Contents) -> History:
     ]
     if not entries:
         raise ResultError("; ".join([f"{contents.folder} has no usable run", *skipped]))
-    history = History({entry.run.run_id: entry.run for entry in entries}, skipped)
+    disturbed = {entry.run.run_id: entry.disturbance for entry in entries if entry.disturbance}
+    history = History({entry.run.run_id: entry.run for entry in entries}, skipped, disturbed)
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     nodes: dict[str, set[str]] = defaultdict(set)  # labels by machine; former versions stored none
     own_nodes = {entry: entry.run.node or "" for entry in entries}
@@ -122,11 +126,12 @@ def _add_events(history: History, entries: dict[str, Entry]) -> None:
             panels[(series.machine_id, series.node, series.benchmark, *series.run_ids)].append(
                 series
             )
-    n_series, pending = sum(map(len, panels.values())), list[tuple[int, Changes]]()
+    n_series, pending = sum(map(len, panels.values())), list[tuple[int, int, Changes]]()
     for panel in panels.values():
         costs_us = np.array([series.costs_us for series in panel])
         for series, judged in zip(panel, judge(np.log(costs_us), n_series), strict=True):
-            series.steps, series.word = judged
+            series.steps, series.quiet = judged
+            series.mark_disturbed(history.disturbed)
         changes = [(series, step) for series in panel for step in series.steps]
         common = Counter(step.first for _, step in changes)
         at: dict[int, Changes] = defaultdict(list)
@@ -134,17 +139,19 @@ def _add_events(history: History, entries: dict[str, Entry]) -> None:
             near = [place for place in common if abs(place - step.first) <= NEAR_RUNS]
             place = max(near, key=lambda place: (common[place], place == step.first))
             at[place].append((series, step))
-        pending += at.items()
-    ids = {run_id for _, changes in pending for run_id in changes[0][0].run_ids}
+        pending += [(len(panel), place, changes) for place, changes in at.items()]
+    ids = {run_id for *_, changes in pending for run_id in changes[0][0].run_ids}
     environments = {run_id: environment_of(entries[run_id]) for run_id in ids}
     facts: dict[int, dict[str, list[str]]] = {}
-    for place, changes in pending:
+    for n_of_panel, place, changes in pending:
         run_ids = changes[0][0].run_ids
         runs = [history.runs[run_id] for run_id in run_ids]
         if id(run_ids) not in facts:
             facts[id(run_ids)] = _facts(runs, environments)
-        history.events.append(_event(runs, facts[id(run_ids)], place, changes))
-    history.events.sort(key=lambda event: -sum(abs(step.size[0]) for _, step in event.changes))
+        event = _event(runs, facts[id(run_ids)], place, changes, n_of_panel)
+        event.sentences += _disturbed_sentence(history, event, place)
+        history.events.append(event)
+    history.events.sort(key=lambda event: (not event.is_alarm, -event.total))
 
 
 def _facts(runs: Sequence[Run], environments: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
@@ -154,7 +161,6 @@ def _facts(runs: Sequence[Run], environments: dict[str, dict[str, Any]]) -> dict
             "software_id": run.software_id,
             "version": run.version,
             "argv": " ".join(run.argv),
-            "slowed_percent": run.world.get("slowed_percent"),
             **environments[run.run_id],
         }
         for run in runs
@@ -168,7 +174,23 @@ def _fact(fact: Any) -> str:
     return "nothing" if fact is None else str(value)
 
 
-def _event(runs: Sequence[Run], facts: dict[str, list[str]], place: int, changes: Changes) -> Event:
+def _disturbed_sentence(history: History, event: Event, place: int) -> list[str]:
+    """A sentence on the disturbed runs next to an event, with their largest share."""
+    series, step = event.changes[0]
+    stop = min([other.first for other in series.steps if other.first > step.first], default=None)
+    near = [run for run in series.run_ids[max(place - 1, 0) : stop] if run in history.disturbed]
+    if not near:
+        return []
+    most = max(history.disturbed[run] for run in near)
+    text = (
+        f"Disturbed there: {some(near)}: the hypervisor withheld up to {most:.0%} of the CPU time"
+    )
+    return [text + ("." if event.is_alarm else ", so this is no alarm by itself.")]
+
+
+def _event(
+    runs: Sequence[Run], facts: dict[str, list[str]], place: int, changes: Changes, n_series: int
+) -> Event:
     """The event, with sentences on the recorded facts that changed near `place`, the nearest first,
     and that rarely change elsewhere, so without the load."""
     ends = np.median([(step.low, step.high) for _, step in changes], axis=0)
@@ -178,23 +200,25 @@ def _event(runs: Sequence[Run], facts: dict[str, list[str]], place: int, changes
         for texts in facts.items()
         if sum(starmap(ne, pairwise(texts[1]))) <= 1 + len(runs) // 10
     ]
-    sentences = []
+    sentences, changed = list[str](), list[str]()
     for at in sorted(range(min(low, place), max(high, place) + 1), key=lambda at: abs(at - place)):
         suffix = f" (at {runs[at].run_id})" if at != place else ""
-        sentences += [
-            f"Changed there: {name}: {texts[at - 1]:.48} -> {texts[at]:.48}{suffix}"
-            for name, texts in rare
-            if texts[at - 1] != texts[at]
-        ]
+        for name, texts in rare:
+            if texts[at - 1] != texts[at]:
+                changed.append(name)
+                before, after = texts[at - 1 : at + 1]
+                sentences.append(f"Changed there: {name}: {before:.48} -> {after:.48}{suffix}")
     return Event(
         runs[0].machine_id,
         runs[0].benchmark,
         runs[place].run_id,
         sorted(changes, key=lambda change: -abs(change[1].size[0])),
+        n_series,
         [
             f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",
             *(sentences or ["Nothing recorded changed there."]),
         ],
+        list(dict.fromkeys(changed)),
         changes[0][0].node,
     )
 
@@ -223,11 +247,13 @@ def history(arguments: argparse.Namespace) -> int:
             series
             for event in history.events
             for series, step in event.changes
-            if step == series.steps[-1]
+            if step == series.last_step
         }
         history.series = [series for series in history.series if series in last]
-    if arguments.plot:
+    if arguments.plot and history.events:
         plot(history.events, arguments.plot)
+    elif arguments.plot:
+        print(f"reports: nothing changed, so {arguments.plot} is not drawn", file=sys.stderr)
     if arguments.json:
         events = [
             {
@@ -235,6 +261,8 @@ def history(arguments: argparse.Namespace) -> int:
                 "machine_id": event.machine_id,
                 "node": event.node,
                 "benchmark": event.benchmark,
+                "headline": event.headline,
+                "alarm": event.is_alarm,
                 "cases": [series.label for series, _ in event.changes],
                 "sentences": event.sentences,
             }
@@ -244,6 +272,7 @@ def history(arguments: argparse.Namespace) -> int:
             "history",
             runs=len(history.runs),
             left_out=history.skipped,
+            disturbed=history.disturbed,
             events=events,
             series=[series.record() for series in history.series],
         )
@@ -254,47 +283,44 @@ def history(arguments: argparse.Namespace) -> int:
 
 
 def headline(history: History) -> str:
-    """`1 worse, 0 better of 84 series over 40 runs; most: 16 KiB auto +12.3% from 2026-11-20 on`,
-    by the last change of each series."""
-    counts = Counter(series.word for series in history.series)
-    text = (
-        f"{counts['worse']} worse, {counts['better']} better of {len(history.series)} series "
-        f"over {len(history.runs)} runs"
-    )
-    changed = [series for series in history.series if series.steps]
-    if changed:
-        most = max(changed, key=lambda series: abs(series.steps[-1].size[0]))
-        change = np.expm1(most.steps[-1].size[0])
-        text += f"; most: {spoken(most.label)} {change:+.1%} from {str(most.since)[:10]} on"
-    return text
+    """`1 change on 2026-11-17: all 198 series worse, median +5.0 %, software_id changed`, or the
+    number of changes and the largest."""
+    events = [event for event in history.events if event.is_alarm]
+    if not events:
+        return f"no change over {len(history.runs)} runs"
+    if len(events) == 1:
+        return f"1 change on {events[0].headline}"
+    return f"{len(events)} changes, the largest on {events[0].headline}"
+
+
+def closing(history: History) -> list[str]:
+    """Sentences on the error rate, the disturbed runs and what is left out."""
+    texts = ["Of months without a change or a disturbed run at most 5 % have an alarm."]
+    if history.disturbed:
+        texts.append(
+            f"disturbed, above {MOST_STEAL:.0%} of the CPU time withheld by the hypervisor: "
+            f"{len(history.disturbed)} ({some([*history.disturbed])}); no alarm rests on them alone"
+        )
+    return [*texts, *history.skipped]
 
 
 def text_of(history: History) -> list[str]:
     machines = {run.machine_id for run in history.runs.values()}
     words = Counter(series.word for series in history.series)
     counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
+    first, *closing_lines = closing(history)
     lines = wrapped(
         [
             headline(history),
             f"runs {len(history.runs)}, machines {len(machines)}, last "
-            f"run {[*history.runs][-1]}; series: {counts or 'none changed'}. Of months "
-            "without a change 5 % have an alarm.",
-            *history.skipped,
+            f"run {[*history.runs][-1]}; series: {counts or 'none changed'}. {first}",
+            *closing_lines,
         ]
     )
     for event in history.events:
-        words = Counter(step.word for _, step in event.changes)
-        counts = ", ".join(f"{n} series {word}" for word, n in words.most_common())
-        lines += [
-            "",
-            *wrapped(
-                [
-                    f"{counts}: machine {event.machine}, {event.benchmark}, first at {event.run}",
-                    *event.sentences,
-                ]
-            ),
-        ]
+        place = f"Machine {event.machine}, {event.benchmark}, first at {event.run}."
+        lines += ["", *wrapped([event.headline, place, *event.sentences])]
         for series, step in event.changes[:8]:
-            row = "  {2:>7} -> {3:>7} us {4:>24}  {1:<8}{0}".format(*series.row(step).values())
+            row = "  {2:>7} -> {3:>7} us {4:>24}  {1:<9} {0}".format(*series.row(step).values())
             lines += textwrap.wrap(row, WIDTH, subsequent_indent=" " * 6)
     return lines

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.store.result import ResultError, time_of
+from reports.store.result import time_of
 from reports.tables.figure import COLOURS, figure
 
 if TYPE_CHECKING:
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
 def plot(events: "Sequence[Event]", target: Path | IO[str]) -> None:
     """Draws the first twelve series that changed, the largest change of each event in turn; into a
-    stream as SVG. Raises ResultError without a series, and if the file cannot be written."""
+    stream as SVG. Raises ResultError if the file cannot be written."""
     by_rank = zip_longest(*([series for series, _ in event.changes] for event in events))
     changed = list(dict.fromkeys(series for rank in by_rank for series in rank if series))
-    if not changed:
-        raise ResultError("no series changed: there is nothing to draw")
     shown = changed[:12]
     columns, rows = min(len(shown), 3), -(-len(shown) // 3)
     with figure(target, rows, columns, (4.6 * columns, 0.6 + 2.7 * rows)) as (made, axes):

@@ -3,10 +3,10 @@ of the link. The launches of one side of a campaign ran close together in time: 
 their median."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
 from statistics import median
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from reports.store.case import CASE_KEY, Key, key_of
 from reports.store.observations import Costs, Entry
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import number, size_text, some
 from reports.trends.changes import Step
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
@@ -24,8 +24,8 @@ from reports.verdicts.verdict import Floats
 @dataclass(eq=False)
 class Series:
     """One case over runs, in order of time: `costs_us` are median costs in one state of the link.
-    `steps` are the changes between them, and `word` is the verdict. `node` is the label of the
-    host, if the runs have it."""
+    `steps` are the changes between them; `quiet` is the verdict without any. `node` is the label of
+    the host, if the runs have it."""
 
     label: str
     machine_id: str
@@ -33,17 +33,36 @@ class Series:
     run_ids: Sequence[str]
     costs_us: Floats
     steps: list[Step] = field(default_factory=list)
-    word: str = "too early"
+    quiet: str = "too early"
     node: str | None = None
+
+    @property
+    def last_step(self) -> Step | None:
+        """The last change that does not rest on disturbed runs."""
+        return next((step for step in reversed(self.steps) if step.is_alarm), None)
+
+    @property
+    def word(self) -> str:
+        return self.last_step.word if self.last_step else self.quiet
 
     @property
     def since(self) -> str | None:
         """The first run after the last change."""
-        return self.run_ids[self.steps[-1].first] if self.steps else None
+        return self.run_ids[self.last_step.first] if self.last_step else None
+
+    def mark_disturbed(self, disturbed: Container[str]) -> None:
+        """Marks the steps to or from a level with disturbed runs only: they are no alarms."""
+        places = [0, *(step.first for step in self.steps), len(self.run_ids)]
+        is_disturbed = [
+            all(run_id in disturbed for run_id in self.run_ids[start:stop])
+            for start, stop in pairwise(places)
+        ]
+        for step, ends in zip(self.steps, pairwise(is_disturbed), strict=True):
+            step.is_alarm = not any(ends) or all(ends)
 
     def record(self) -> dict[str, Any]:
         """The series for `--json`; the change is a share of the cost, with its 95 % interval."""
-        change = np.expm1(self.steps[-1].size).round(5).tolist() if self.steps else None
+        change = np.expm1(self.last_step.size).round(5).tolist() if self.last_step else None
         return {
             "case": self.label,
             "machine_id": self.machine_id,
@@ -62,7 +81,7 @@ class Series:
         estimate, low, high = np.exp(step.size) - 1
         return {
             "case": self.label,
-            "verdict": step.word,
+            "verdict": step.word if step.is_alarm else "disturbed",
             "before, us": number(median(costs_us[: step.first][-8:])),
             "after, us": number(median(costs_us[step.first :][:8])),
             "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]",
@@ -153,15 +172,46 @@ def _points_us(costs_us: Floats, points: NDArray[np.int64]) -> Floats:
 
 @dataclass
 class Event:
-    """Steps of series of a machine and benchmark, the largest first. `run` is the first run after
-    them; `sentences` say how certain that is, and what else changed there."""
+    """Steps of series of a machine and benchmark, the largest first, out of `n_series`. `run` is
+    the first run after them; `sentences` say how certain that is and what else changed there, and
+    `changed` has the names of that."""
 
     machine_id: str
     benchmark: str
     run: str
     changes: list[tuple[Series, Step]]
+    n_series: int
     sentences: list[str]
+    changed: list[str]
     node: str | None = None
+
+    @property
+    def is_alarm(self) -> bool:
+        return any(step.is_alarm for _, step in self.changes)
+
+    @property
+    def total(self) -> float:
+        """The sum of its changes, as logarithms: the largest event has most of it."""
+        return sum(abs(step.size[0]) for _, step in self.changes)
+
+    @property
+    def change(self) -> float:
+        """The median change of its series, as a share of the cost."""
+        return float(np.expm1(np.median([step.size[0] for _, step in self.changes])))
+
+    @property
+    def headline(self) -> str:
+        """`2026-11-17: all 198 series worse, median +5.0 %, software_id changed`."""
+        words = Counter(step.word for _, step in self.changes)
+        (word, n), *others = words.most_common()
+        number = f"all {n}" if n == self.n_series else f"{n} of {self.n_series}"
+        mixed = "".join(f", {n} {word}" for word, n in others)
+        facts = some(self.changed, 2) or "nothing recorded"
+        end = "" if self.is_alarm else "; no alarm: its runs were disturbed"
+        return (
+            f"{self.run[:10]}: {number} series {word}{mixed}, median {100 * self.change:+.1f} %, "
+            f"{facts} changed{end}"
+        )
 
     @property
     def machine(self) -> str:

@@ -1,18 +1,17 @@
-"""Claims on `fleet`: how often equal nodes have an alarm, and how often slow nodes, racks and
-cables are named."""
+"""Claims on `fleet`: how often equal nodes have an alarm, and how often slow nodes are
+named, by their own runs or by their pairs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 
 import numpy as np
 
-from reports.verdicts.outliers import REPORT_P, Screen, explain_pairs, screen, shares
+from reports.trends.slow_nodes import REPORT_P, Screen, screen, shares, slow_ends
 from tests.calibration import synthetic
 from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Floats, Rng, Simulation
 
-NODES, SIZES, RACK = 200, 12, 20
+NODES, SIZES = 200, 12
 SLOWER = 0.05
 
 
@@ -21,7 +20,7 @@ class Machines:
     """How the launches of a fleet scatter. `spread` is the standard deviation of the log of a
     launch's median, 70 % of its variance common to all sizes; `between` is the one of nodes.
     `outliers`: 3 % of launches are slower by 10 % on average; `disturbed`: 3 % of launches are
-    slower by this share. `rack`: nodes in a rack. `recorded`: the launches of a real campaign.
+    slower by this share. `recorded`: the launches of a real campaign.
     `lacking`: the share of nodes without the larger half of the sizes. `heavy`: nodes
     differ by Student's t with 5 degrees of freedom."""
 
@@ -34,7 +33,6 @@ class Machines:
     lacking: float = 0.0
     heavy: bool = False
     disturbed: float = 0.0
-    rack: int = RACK
 
     def __str__(self) -> str:
         words = [
@@ -42,7 +40,6 @@ class Machines:
             f"{self.spread * 100:g} %" * (self.spread != Machines.spread),
             "outliers" * self.outliers,
             f"+{self.disturbed:.0%}" * (self.disturbed > 0),
-            f"racks of {self.rack}" * (self.rack != RACK),
             "lacking sizes" * (self.lacking > 0),
             "nodes vary by t with 5 df" * self.heavy,
         ]
@@ -85,28 +82,22 @@ def _recorded(rng: Rng, shape: tuple[int, ...]) -> Floats:
     return np.asarray(centred[order[:, : shape[1]]])
 
 
-def screened(logs: Floats, racks: Sequence[str] = (), p: float = REPORT_P) -> Screen:
+def screened(logs: Floats, p: float = REPORT_P) -> Screen:
     """The screen of (nodes, launches, sizes)."""
     nodes, launches, sizes = logs.shape
-    return screen(
-        logs.reshape(-1, sizes).astype(float), np.repeat(np.arange(nodes), launches), racks, p
-    )
-
-
-def rack_names(machines: Machines) -> list[str]:
-    return [f"r{node // machines.rack}" for node in range(machines.nodes)]
+    return screen(logs.reshape(-1, sizes).astype(float), np.repeat(np.arange(nodes), launches), p)
 
 
 def equal_nodes(machines: Machines, most: float, rng: Rng, n: int) -> list[Figure]:
-    """The share of fleets with an alarm if no node is slow: any node or rack is named; and those
+    """The share of fleets with an alarm if no node is slow: any node is named; and those
     in which its launches agree. `most` limits the second if launches are disturbed, otherwise the
     first. Runs a fifth of the replications."""
     alarmed, replicated = list[bool](), list[bool]()
     for _ in range(n // 5):
-        seen = screened(machines.draw(rng), rack_names(machines))
-        alarmed.append(bool(seen.is_named.any() or seen.slow_racks))
+        seen = screened(machines.draw(rng))
+        alarmed.append(bool(seen.is_named.any()))
         is_slow = seen.is_named & seen.is_replicated
-        replicated.append(bool(is_slow.any() or seen.slow_racks))
+        replicated.append(bool(is_slow.any()))
     limits = (1.0, most) if machines.outliers or machines.disturbed else (most, 1.0)
     return [
         Figure(f"{machines}: any", alarmed, most=limits[0]),
@@ -138,11 +129,11 @@ def measured_again(
     for _ in range(n // 5):
         logs = machines.draw(rng)
         logs[0] += np.log1p(slower)
-        first = screened(logs[:, :1], rack_names(machines))
+        first = screened(logs[:, :1])
         logs[~first.is_named, 1:] = np.nan
-        seen = screened(logs, rack_names(machines))
+        seen = screened(logs)
         is_slow = seen.is_named & seen.is_replicated
-        alarmed.append(bool(is_slow[slower > 0 :].any() or first.slow_racks or seen.slow_racks))
+        alarmed.append(bool(is_slow[slower > 0 :].any()))
         suspected.append(bool(first.is_named[0]))
         found.append(bool(is_slow[0]))
     name = str(replace(machines, launches=1))
@@ -180,42 +171,24 @@ def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) 
     ]
 
 
-def slow_rack(machines: Machines, slower: float, least: float, rng: Rng, n: int) -> list[Figure]:
-    """A rack of 20 is slower: how often it is named, and another rack or its node is. Runs a
-    fifth of the replications."""
-    named, others = list[bool](), list[bool]()
-    for _ in range(n // 5):
-        logs = machines.draw(rng)
-        logs[:RACK] += np.log1p(slower)
-        seen = screened(logs, rack_names(machines))
-        named.append("r0" in seen.slow_racks)
-        others.append(bool(seen.is_named[RACK:].any() or {*seen.slow_racks} - {"r0"}))
-    name = f"rack +{slower:.0%}"
-    return [Figure(f"{name}: named", named, least), Figure(f"{name}: another", others, most=0.05)]
-
-
-def slow_cables(nodes: int, slower: float, rng: Rng, n: int) -> list[Figure]:
-    """All pairs of some nodes, 3 launches each: one node is slower, or one pair is; how often this
-    alone is what explains the slow pairs. Runs a fifth of the replications."""
-    names = [f"n{node}" for node in range(nodes)]
-    pairs = list(combinations(names, 2))
+def slow_pairs(nodes: int, slower: float, rng: Rng, n: int) -> list[Figure]:
+    """All pairs of some nodes, 3 launches each: one node is slower, and it alone is named; or one
+    pair is, and no node is named. Runs a fifth of the replications."""
+    pairs = list(combinations([f"n{node}" for node in range(nodes)], 2))
     with_node = np.array(["n1" in pair for pair in pairs])
-    is_explained: dict[str, list[bool]] = {"node": [], "pair": []}
+    named: dict[str, list[bool]] = {"node": [], "pair": []}
     for _ in range(n // 5):
         machines = Machines(3, spread=0.01, nodes=len(pairs))
         for kind, is_slow in (("node", with_node), ("pair", np.arange(len(pairs)) == 2)):
             logs = machines.draw(rng)
             logs[is_slow] += np.log1p(slower)
             seen = screened(logs)
-            causes = explain_pairs(pairs, seen)
-            expected = "n1" if kind == "node" else ""
-            is_explained[kind].append(
-                [node for node, _ in causes] == [expected]
-                and (kind == "node" or causes[0][1] == [2])
-            )
+            expected = ["n1"] if kind == "node" else []
+            is_named = seen.is_named[2] or kind == "node"
+            named[kind].append(bool(is_named) and [*slow_ends(pairs, seen)] == expected)
     return [
         Figure(f"{nodes} nodes, +{slower:.0%}: the {kind}", values, 0.90)
-        for kind, values in is_explained.items()
+        for kind, values in named.items()
     ]
 
 
@@ -246,8 +219,6 @@ CLAIMS: dict[str, list[Simulation]] = {
                 Machines(3, 0.03, disturbed=0.3),
                 Machines(2, disturbed=0.3),
                 Machines(1, disturbed=0.3),
-                Machines(1, disturbed=0.3, rack=4),
-                Machines(2, disturbed=0.3, rack=4),
             )
         ),
         partial(equal_nodes, Machines(5, 0.03, disturbed=0.3), 0.10),
@@ -265,12 +236,8 @@ CLAIMS: dict[str, list[Simulation]] = {
         partial(slow_nodes, Machines(5, outliers=True), 1, 0.90),
         partial(slow_nodes, Machines(1), 1, 0.0),
     ],
-    "A slow rack of 20 among 200 nodes x 5": [
-        partial(slow_rack, Machines(5), 0.05, 0.95),
-        partial(slow_rack, Machines(5), 0.03, 0.0),
-    ],
-    "Which cable: pairs of nodes x 3": [
-        partial(slow_cables, 6, 0.25),
-        partial(slow_cables, 12, 0.10),
+    "Which node, by its pairs x 3": [
+        partial(slow_pairs, 6, 0.25),
+        partial(slow_pairs, 12, 0.10),
     ],
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reports.store import stats
-from reports.trends import changes, lines
+from reports.trends import alpha_beta, changes
 from reports.verdicts import verdict
 from tests.calibration import selfcheck
 from tests.calibration.calibrated_trends import NORMAL, RUNS, Launches, alarms, one_line
@@ -40,7 +40,7 @@ def blocks_taken_for_independent(monkeypatch):
 
 
 def any_break_that_looks_good(monkeypatch):
-    monkeypatch.setattr(lines, "BREAK_P", 0.2)
+    monkeypatch.setattr(alpha_beta, "BREAK_P", 0.2)
 
 
 def runs_taken_for_independent(monkeypatch):

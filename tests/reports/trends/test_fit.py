@@ -10,8 +10,8 @@ import pytest
 
 from reports.__main__ import main
 from reports.store.result import read
+from reports.trends.alpha_beta import Crossover, Fit, predict_us
 from reports.trends.fit import find_crossovers, fits_of, text
-from reports.trends.lines import Crossover, Fit, predict_us
 from reports.verdicts.comparison import Incomparable
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Sweep, rewrite_head, write_run
 
@@ -127,6 +127,18 @@ def test_times_that_bend_have_no_figures(tmp_path):
     printed = text(fits, find_crossovers(fits))
     assert "No line, the times bend; measure more sizes: ring at 512K-2M." in printed
     assert predict_us(ring, 1 << 20)[0] == pytest.approx(110, rel=0.05)
+
+
+def test_a_start_up_that_is_not_resolved_has_no_figure(tmp_path, fit):
+    """`up to -606 us` and `0.00 us` are no start-up times."""
+
+    def without_start(name, size, rtt):
+        return size / 10e3 - (1 if name == "ring" else 0)
+
+    launches(tmp_path, 6, ["ring", "library"], without_start)
+    status, out, _ = fit(tmp_path)
+    assert (status, out.count("not resolved")) == (0, 4)
+    assert out.startswith("ring: alpha not resolved, beta ")
 
 
 def test_an_algorithm_that_overtakes_is_named_with_the_size(six):

@@ -1,5 +1,5 @@
-"""`fleet` on stores of synthetic fleets: slow, wrong and failed nodes, racks and cables are named,
-and nothing else."""
+"""`fleet` on stores of synthetic fleets: slow, wrong and failed nodes and pairs are named, and
+nothing else."""
 
 import os
 import re
@@ -9,8 +9,10 @@ from itertools import combinations
 import pytest
 
 from reports.__main__ import main
+from reports.site.fleet_page import fleet_page
+from reports.store.observations import read_store
 from tests.reports.synthetic_fleet import write_fleet
-from tests.reports.synthetic_run import mark_wrong, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite, write_run
 
 NODES = [f"n{number:02d}" for number in range(12)]
 
@@ -116,6 +118,48 @@ def test_two_launches_are_a_suspect_and_the_third_decides(tmp_path, capsys):
         assert (answer, text.split(" +")[0]) == (status, f"n07 {verdict}"), text
 
 
+def test_disturbed_launches_alone_make_a_suspect(tmp_path, capsys):
+    """A neighbour on the host is no reason to return a node; one undisturbed launch is."""
+    paths = write_fleet(tmp_path, NODES, slower={"n07": 0.3})
+    own = paths[3 * 7 : 3 * 8]
+    for path in own:
+        rewrite(path, lambda line: line["kind"] == "end" and line.update(steal_share=0.4))
+    status, text = fleet(capsys, tmp_path)
+    assert (status, text.split(" +")[0]) == (3, "n07 SUSPECT")
+    assert "n07 (up to 40%, 3 of 3 runs)" in text
+    rewrite(own[0], lambda line: line["kind"] == "end" and line.update(steal_share=0.0))
+    assert fleet(capsys, tmp_path)[1].startswith("n07 SLOW +")
+
+
+def test_runs_slowed_on_purpose_do_not_count(tmp_path, capsys):
+    paths = write_fleet(tmp_path, NODES, slower={"n07": 0.3})
+    for path in paths[3 * 7 : 3 * 8]:
+        rewrite(path, lambda line: line.get("world", {}).update(slowed_percent=30))
+    status, text = fleet(capsys, tmp_path)
+    assert (status, text.splitlines()[0]) == (0, "no node differs, of 11 nodes")
+    assert "left out, slowed on purpose: 3" in text
+
+
+def test_a_node_has_one_figure_in_headline_table_and_picture(tmp_path, capsys):
+    """A node that is slow at one size only has the figure of this size, and the size."""
+    paths = write_fleet(tmp_path, NODES)
+
+    def change(line):
+        if line["kind"] == "block":
+            factor = (1.08, 0.95)[line["case"]]
+            line.update({name: factor * line[name] for name in ("time_us", "total_us")})
+
+    for path in paths[3 * 7 : 3 * 8]:
+        rewrite(path, change)
+    _, text = fleet(capsys, tmp_path)
+    headline = re.match(r"n07 SLOW (\+[\d.]+%) at 16 KiB; of 12 nodes\n", text)
+    assert headline, text
+    assert re.search(rf"^n07 +3 +{re.escape(headline[1])} +SLOW +at 16 KiB$", text, re.MULTILINE)
+    page = fleet_page(read_store(tmp_path))
+    row = next(row for row in page.sections[1].rows if row["node"][0] == "n07")
+    assert row["slower"] == f"{headline[1]} at 16 KiB"
+
+
 def test_other_hardware_has_its_own_peers(tmp_path, capsys):
     """Nodes of another model must neither be slow nor make the spread wide."""
     write_fleet(tmp_path, NODES, runs=2)
@@ -130,23 +174,14 @@ def test_other_hardware_has_its_own_peers(tmp_path, capsys):
     assert re.match(r"m2 SLOW \+1\d\.\d% .*; of 18 nodes\n", text)
 
 
-def test_a_rack_is_the_first_part_of_the_labels(tmp_path, capsys):
-    names = [f"r{number // 8}-n{number}" for number in range(40)]
-    write_fleet(tmp_path, names, runs=2, slower=dict.fromkeys(names[16:24], 0.05))
-    status, text = fleet(capsys, tmp_path)
-    assert status == 1
-    assert re.match(r"rack r2 SLOW \+[45]\.\d%; ", text)
-    assert "Rack r2: its 8 nodes are +" in text
-
-
 @pytest.mark.parametrize(
     ("is_slow", "headline"),
     [
-        (lambda pair: "n03" in pair, "n03 or its cable SLOW in 6 of 6 pairs; of 7 nodes"),
+        (lambda pair: "n03" in pair, "n03 SLOW in 6 of 6 pairs; of 7 nodes"),
         (lambda pair: pair == ("n01", "n04"), r"n01\+n04 SLOW \+[23]\d\.\d% \[.*\]; of 7 nodes"),
     ],
 )
-def test_pairs_tell_a_node_from_a_cable(is_slow, headline, tmp_path, capsys):
+def test_pairs_tell_a_slow_node_from_a_slow_pair(is_slow, headline, tmp_path, capsys):
     pairs = list(combinations(NODES[:7], 2))
     write_fleet(
         tmp_path,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
+from reports.trends.changes import judge
 from reports.trends.history import load
-from reports.trends.latest import judge
 from tests.reports.synthetic_fleet import label
-from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite, rewrite_head, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -84,12 +84,16 @@ def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(
     assert (status, err) == (0, "")
     # Readers with impaired colour vision need the direction in words.
     assert {"worse", "better"} <= set(re.findall(r">(worse|better) ", picture.read_text()))
-    first = f"2 series worse: machine a1b2c3, allreduce, first at {run_id(STEP)}"
-    assert text.index(first) < text.index("1 series worse") < text.index("1 series better")
+    change = f"{run_id(STEP)[:10]}: 2 of 4 series worse, median +2"
+    assert text.startswith(f"3 changes, the largest on {change}")
+    facts = "software_id, os.kernel changed"
+    assert re.search(
+        rf"{re.escape(change)}\d\.\d %, {facts} Machine a1b2c3, allreduce, first", text
+    )
+    assert text.index("1 of 4 series worse") < text.index("1 of 4 series better")
     assert "Changed there: software_id: old -> new?[2J" in text
     assert "os.kernel: 6.12 -> 6.18?|<script>" in text
     assert "os.load" not in text
-    assert text.startswith("3 worse, 0 better of 4 series over ")
     assert re.search(r"\+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\] worse 16 KiB two_shot", text)
     assert "series: 3 worse, 1 steady." in text
 
@@ -139,7 +143,7 @@ def words_after(late, cases=24, nights=60, spread=0.01):
     values = spread * np.random.default_rng(5).standard_normal((cases, nights))
     late = np.atleast_2d(late)
     values[:, nights - late.shape[1] :] += late
-    return [word for _, word in judge(values, cases)]
+    return [steps[-1].word if steps else quiet for steps, quiet in judge(values, cases)]
 
 
 @pytest.mark.parametrize(("size", "nights"), [(0.05, 3), (0.1, 1), (0.3, 5), (1.0, 14)])
@@ -147,6 +151,17 @@ def test_a_late_step_of_all_cases_is_told(size, nights):
     """The larger the step, the more it must not be taken for noise."""
     assert words_after(np.full(nights, np.log1p(size))) == ["worse"] * 24
     assert words_after(np.full(nights, -np.log1p(size))) == ["better"] * 24
+
+
+@pytest.mark.parametrize("spreads", [3, 5, 8, 10, 15])
+@pytest.mark.parametrize("nights", [1, 11, 12, 40])
+def test_the_night_of_a_step_of_all_cases_is_named_right(spreads, nights):
+    """The wrong night names the wrong commit: a step is no correlation between the cases."""
+    values = 0.01 * np.random.default_rng(spreads).standard_normal((84, 100))
+    values[:, 100 - nights :] += 0.01 * spreads
+    steps = [step for steps, _ in judge(values, 84) for step in steps]
+    assert {step.first for step in steps} == {100 - nights}
+    assert all(step.low <= 100 - nights <= step.high for step in steps)
 
 
 def test_the_change_of_one_case_is_not_a_change_of_all():
@@ -163,6 +178,43 @@ def test_a_verdict_needs_enough_runs_with_little_noise():
     assert set(words_after([0.0], nights=12)) == {"too early"}
     assert set(words_after([1.0], nights=12)) == {"worse"}
     assert set(words_after([0.0], spread=0.05)) == {"noisy"}
+
+
+def steal(path, share):
+    """Stores that the hypervisor withheld this share of the CPU time from a run."""
+
+    def change(line):
+        if line["kind"] == "end":
+            line["steal_share"] = share
+
+    rewrite(path, change)
+
+
+def test_an_event_of_disturbed_nights_alone_is_named_and_is_no_alarm(tmp_path, history):
+    """A neighbour on the host must not fail the night, nor hide the next regression."""
+    for number in range(25):
+        path = write(tmp_path, number, dict.fromkeys(range(4), 1.4) if number >= 23 else {})
+        if number >= 23:
+            steal(path, 0.4)
+    status, text, _ = history(tmp_path, "--since", run_id(20))
+    assert status == 0
+    assert text.startswith("no change over 25 runs")
+    assert "all 4 series worse" in text
+    assert "withheld up to 40% of the CPU time, so this is no alarm by itself." in text
+    for number in (25, 26):
+        write(tmp_path, number, dict.fromkeys(range(4), 1.4))
+    status, text, _ = history(tmp_path, "--since", run_id(20))
+    assert status == 1
+    assert text.startswith(f"1 change on {run_id(23)[:10]}: all 4 series worse, median +")
+
+
+def test_a_night_without_a_change_draws_nothing_and_is_no_error(tmp_path, history):
+    """A good night must not fail cron."""
+    for number in range(8):
+        write(tmp_path, number)
+    status, text, err = history(tmp_path, "--plot", str(tmp_path / "x.png"))
+    assert (status, text.startswith("no change over 8 runs")) == (0, True)
+    assert err == f"reports: nothing changed, so {tmp_path / 'x.png'} is not drawn\n"
 
 
 def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, history):
@@ -215,6 +267,8 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, history):
     rewrite_head(odd, run_id="yesterday")
     write(tmp_path, 2, status="incomplete")
     mark_wrong(write(tmp_path, 5))
+    slowed = write(tmp_path, 8)
+    rewrite(slowed, lambda line: line.get("world", {}).update(slowed_percent=3))
     (tmp_path / "torn\x1b[2J.jsonl").write_bytes(b"\x00\xff{")
     (tmp_path / "again").mkdir()
     shutil.copy(good, tmp_path / "again")
@@ -226,6 +280,7 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, history):
         "imported from a log: 1",
         "of a newer schema: 1",
         "with wrong results: 1",
+        "slowed on purpose: 1",
         "not a run that can be read: 1 (torn?[2J.jsonl)",
         "a run once more: 1",
         "without a time in its run_id: 1",

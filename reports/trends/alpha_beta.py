@@ -3,7 +3,6 @@
 assumes a distribution of the launches."""
 
 from collections.abc import Sequence
-from itertools import combinations, pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -15,9 +14,7 @@ from reports.tables.sentences import shape_words
 from reports.verdicts.verdict import Floats, signed_rank_cdf
 
 MIN_SIZES, MIN_LAUNCHES = 3, 5  # of a line, for an interval
-MOST_BREAKS, BREAK_P, BEND_P, LEAST_MISFIT = 2, 0.005, 0.05, 0.002
-# Over at most so few sizes, and below this p, an interval is wider on either side, by this share.
-SHORT_SIZES, SHORT_P, SHORT_MORE = 6, 0.5, 0.25
+BREAK_P, BEND_P, LEAST_MISFIT = 0.005, 0.05, 0.002
 BORROWED = 4  # launches whose scatter over all sizes counts for one contrast
 LEAST_TIME_US = 1e-6  # a line may cross 0 outside its sizes
 
@@ -28,6 +25,12 @@ class Estimate(msgspec.Struct):
     value: float | None = None
     low: float | None = None
     high: float | None = None
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether it is above 0, with its whole interval."""
+        least = self.value if self.low is None else self.low
+        return least is not None and least > 0
 
 
 class Regime(msgspec.Struct, kw_only=True):
@@ -130,15 +133,14 @@ def regime_of(
     """The line through these times, (launches, sizes)."""
     at = np.array(sizes, dtype=float)
     p = bend_p(at, times_us, least_misfit) if has_interval else np.ones(())
-    may_bend = is_doubtful(at, p)
     alpha, slope = fit_lines(at, times_us)
     alphas, slopes = walsh_means(alpha), walsh_means(slope)
     n = len(times_us) * has_interval
     beta, half_size = Estimate(), Estimate()
     if p > BEND_P and np.all(slopes > 0):
-        beta = estimate(1e-3 / slopes, n, may_bend)
+        beta = estimate(1e-3 / slopes, n)
         # size x slope < alpha where size < alpha / slope, so the ratio's interval is exact too.
-        half = estimate(alphas / slopes, n, may_bend)
+        half = estimate(alphas / slopes, n)
         if half.value and half.value > 0:
             half_size = Estimate(half.value, half.low and max(half.low, 0.0), half.high)
     return Regime(
@@ -146,7 +148,7 @@ def regime_of(
         to_bytes=sizes[-1],
         beta_gb_s=beta,
         half_size_bytes=half_size,
-        alpha_us=estimate(alphas, n, may_bend) if p > BEND_P else Estimate(),
+        alpha_us=estimate(alphas, n) if p > BEND_P else Estimate(),
         lines=np.stack([alpha, slope], axis=-1).tolist(),
         worst_residual=float(np.max(np.abs(residuals(at, times_us)))),
     )
@@ -174,31 +176,22 @@ def residuals(sizes: Floats, times_us: Floats) -> Floats:
 def breaks(
     sizes: Floats, times_us: Floats, least_misfit: float = LEAST_MISFIT
 ) -> list[tuple[int, ...]]:
-    """The indices of sizes at which new lines begin, for each of `times_us` (n, launches, sizes).
-    As many breaks as are significant, at most two, at the places with the least squares of
-    residuals: without a break its two lines would bend. Each line has at least three sizes."""
-    n = times_us.shape[-1]
-    squares = {
-        (i, j): np.sum(residuals(sizes[i:j], times_us[..., i:j]) ** 2, axis=-1)
-        for i, j in combinations(range(n + 1), 2)
-        if j - i >= MIN_SIZES
-    }
+    """The index of the size at which a second line begins, or none, for each of `times_us` (n,
+    launches, sizes): where two lines have the least squares of residuals, if one line would bend.
+    Each line has at least three sizes."""
     chosen: list[tuple[int, ...]] = [()] * len(times_us)
-    for count in range(1, MOST_BREAKS + 1):
-        splits = [list(pairwise([0, *place, n])) for place in combinations(range(n), count)]
-        splits = [pieces for pieces in splits if squares.keys() >= {*pieces}]
-        if not splits:
-            break
-        sums = [sum(squares[piece] for piece in pieces) for pieces in splits]
-        best = np.argmin(sums, axis=0)
-        for number in np.unique(best).tolist():
-            rows = np.flatnonzero(best == number)
-            significant = [
-                bend_p(sizes[i:k], times_us[rows, :, i:k], least_misfit) < BREAK_P
-                for (i, _), (_, k) in pairwise(splits[number])
-            ]
-            for row in rows[np.all(significant, axis=0)].tolist():
-                chosen[row] = tuple(start for start, _ in splits[number][1:])
+    places = range(MIN_SIZES, len(sizes) - MIN_SIZES + 1)
+    if places:
+        squares = [
+            sum(
+                np.sum(residuals(sizes[part], times_us[..., part]) ** 2, axis=-1)
+                for part in (slice(place), slice(place, None))
+            )
+            for place in places
+        ]
+        best = np.argmin(squares, axis=0)
+        for row in np.flatnonzero(bend_p(sizes, times_us, least_misfit) < BREAK_P).tolist():
+            chosen[row] = (places[best[row]],)
     return chosen
 
 
@@ -245,16 +238,10 @@ def walsh_means(values: Any) -> Floats:
     return np.asarray((values[..., i] + values[..., j]) / 2)
 
 
-def is_doubtful(sizes: Floats, p: Floats) -> Any:
-    """Whether a line of `bend_p` p could bend by less than the launches show, (...,): few sizes
-    show a bend badly. Limits by simulation."""
-    return (p < SHORT_P) & (len(sizes) <= SHORT_SIZES)
-
-
-def interval(walsh: Floats, launches: int, may_bend: Any = False) -> tuple[Floats, Floats, Floats]:
+def interval(walsh: Floats, launches: int) -> tuple[Floats, Floats, Floats]:
     """(estimate, low, high) from `walsh_means`, or from ratios of two, along the last axis, as in
     `verdict.evidence`; infinite below five launches. The range of five has 93.75 %: 5 % more on
-    either side makes it 95 % for normal launches. It is wider where a line `may_bend`."""
+    either side makes it 95 % for normal launches."""
     ordered = np.sort(walsh, axis=-1)
     middle = ordered.shape[-1] // 2
     median = (ordered[..., middle] + ordered[..., ~middle]) / 2
@@ -262,12 +249,12 @@ def interval(walsh: Floats, launches: int, may_bend: Any = False) -> tuple[Float
         return median, np.full_like(median, -np.inf), np.full_like(median, np.inf)
     k = max(1, int(np.searchsorted(signed_rank_cdf(launches), 0.025, side="right")))
     low, high = ordered[..., k - 1], ordered[..., -k]
-    more = (0.05 * (launches == MIN_LAUNCHES) + SHORT_MORE * np.asarray(may_bend)) * (high - low)
+    more = 0.05 * (launches == MIN_LAUNCHES) * (high - low)
     return median, low - more, high + more
 
 
-def estimate(walsh: Floats, launches: int, may_bend: Any = False) -> Estimate:
-    ends = interval(walsh, launches, may_bend)
+def estimate(walsh: Floats, launches: int) -> Estimate:
+    ends = interval(walsh, launches)
     return Estimate(*(float(end) if np.isfinite(end) else None for end in ends))
 
 

@@ -1,26 +1,35 @@
-"""Slow nodes among equal ones: `screen` compares each node with its peers, size by size and over
-all sizes; `explain_pairs` tells a slow node from a slow cable. Values are logs of costs."""
+"""Slow nodes among equal ones: `screen` compares each node, or pair of nodes, with its peers, size
+by size and over all sizes; `slow_ends` names nodes by their slow pairs. Values are logs of costs.
+"""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
+from reports.store.schema import Run
+from reports.store.stats import clipped
 from reports.verdicts.verdict import POWER, Bools, Floats, Integers
 
+SLOW, SUSPECT, EQUAL = "SLOW", "SUSPECT", "fine"
+PAIR = "+"  # between the labels of a pair, as in the column `node`
 MARGIN = 0.02  # a node that is slower by less is not named
 LEAST_NODES = 4  # below, the spread of peers is unknown
 LEAST_LAUNCHES = 3  # that replicate a slow node
-LEAST_IN_RACK, LEAST_PEERS = 3, 2  # nodes of a rack; other pairs of a node, to separate it
+LEAST_PEERS = 2  # other pairs of a node, to tell it from its partners
 REPORT_P = 0.05  # chance of any alarm in a report on fleets without a slow node
-LEVEL_P, SIZE_P, RACK_P = 0.4, 0.4, 0.2  # its shares: tests over all sizes, of one size, of racks
+# Its shares, for tests over all sizes and of one size. They leave a fifth: with all of it 5.6 % of
+# 160 simulated reports had an alarm, for the limit is approximate.
+LEVEL_P, SIZE_P = 0.4, 0.4
 # Deviations count up to CLIP robust standard deviations, so that slow nodes do not hide each other;
 # a normal distribution keeps KEPT of its variance. The standard deviation of n clipped values then
 # varies like one with FREEDOM (n - 1) degrees of freedom, by simulation for 4 to 200 values.
 CLIP, KEPT, FREEDOM = 2.0, 0.7737, 0.75
-ALL = -1  # the column of a finding over all sizes
 
 
 @dataclass
@@ -29,9 +38,8 @@ class Screen:
     sizes), the log of its cost over the peers' median, NaN if it was not measured; `level`, its
     mean over the sizes, with a 95 % interval from `low` to `high`, and `of_launch` (nodes,
     launches), the same of each launch; `is_slow` (nodes, sizes) and `is_slow_overall`;
-    `is_replicated`: its launches agree. `slow_racks` has the excess of each slow rack.
-    `detectable` is the slowdown (0.03: 3 %) that would be found in four of five fleets, infinite
-    below LEAST_NODES."""
+    `is_replicated`: its launches agree. `detectable` is the slowdown (0.03: 3 %) that would be
+    found in four of five fleets, infinite below LEAST_NODES."""
 
     launches: Integers
     excess: Floats
@@ -42,7 +50,6 @@ class Screen:
     is_slow: Bools
     is_slow_overall: Bools
     is_replicated: Bools
-    slow_racks: dict[str, float]
     detectable: float
 
     @property
@@ -60,17 +67,15 @@ def shares(kinds: Sequence[Hashable]) -> list[float]:
 def screen(
     logs: Floats,
     node_of: Integers,
-    racks: Sequence[str] = (),
     p: float = REPORT_P,
     margin: float = MARGIN,
 ) -> Screen:
     """Screens nodes by their launches, (launches, sizes), NaN where nothing was measured. `node_of`
-    is the node of each launch, from 0; `racks` the rack of each node, "" for none; `p` the chance
-    of any alarm if no node is slow.
+    is the node of each launch, from 0; `p` the chance of any alarm if no node is slow.
 
     A node's value is the median of its launches. It is compared with the median node, in robust
-    standard deviations of all nodes, by Student's test; Bonferroni's correction covers nodes, sizes
-    and racks. Fewer than three launches cannot tell a slow node from disturbed launches."""
+    standard deviations of all nodes, by Student's test; Bonferroni's correction covers nodes and
+    sizes. Fewer than three launches cannot tell a slow node from disturbed launches."""
     by_node = by_launch(logs, node_of)
     launches = np.sum(np.isfinite(by_node).any(axis=2), axis=1)
     centre = median(median(by_node, 1), 0)
@@ -107,12 +112,6 @@ def screen(
         within, typical * np.sqrt(median_variance(nodes))
     )
     found = float(np.expm1(np.median(least) + ndtri(POWER) * typical))
-    found_racks = _slow_racks(level, typical, racks, RACK_P * p, margin)
-    slow_racks = {
-        rack: excess
-        for rack, excess in found_racks.items()
-        if agree(own_levels[[other == rack for other in racks]])
-    }
     return Screen(
         launches,
         excess,
@@ -123,7 +122,6 @@ def screen(
         is_slow,
         overall,
         np.where(overall, certain, (is_slow & replicated).any(axis=1)),
-        slow_racks,
         max(found, margin) if nodes >= LEAST_NODES else np.inf,
     )
 
@@ -163,9 +161,7 @@ def median_variance(n: Integers | int) -> Floats:
 
 def robust_deviation(deviations: Floats) -> float:
     """The standard deviation around 0, without the weight of outliers."""
-    most = CLIP * np.median(np.abs(deviations)) / 0.6745
-    clipped = np.clip(deviations, -most, most)
-    return float(np.sqrt(np.mean(clipped**2) / KEPT))
+    return float(np.sqrt(np.mean(clipped(deviations, CLIP) ** 2) / KEPT))
 
 
 def launch_variance(by_node: Floats) -> float:
@@ -214,50 +210,148 @@ def _least(p: float, error: Floats) -> Floats:
     return np.asarray(deviate * error)
 
 
-def _slow_racks(
-    level: Floats, error: float, racks: Sequence[str], p: float, margin: float
-) -> dict[str, float]:
-    """The median level of each rack that is slower than the fleet."""
-    members = {rack: level[[other == rack for other in racks]] for rack in {*racks} - {""}}
-    members = {rack: own for rack, own in members.items() if len(own) >= LEAST_IN_RACK}
-    if len(members) < 2:
-        return {}
-    least = _least(p / len(members), np.full(len(level), error))[0]
-    return {
-        rack: float(np.median(own))
-        for rack, own in sorted(members.items())
-        if np.median(own) > max(least * np.sqrt(median_variance(len(own))), np.log1p(margin))
-    }
-
-
-def explain_pairs(pairs: Sequence[tuple[str, str]], screen: Screen) -> list[tuple[str, list[int]]]:
-    """What explains the slow pairs: (a node, its slow pairs) if most of the node's pairs are slow
-    and their launches agree, otherwise ("", the pair). A node with fewer than LEAST_PEERS other
-    pairs explains nothing. The node with the most slow pairs comes first, as each pair is explained
-    once."""
+def slow_ends(pairs: Sequence[tuple[str, str]], screen: Screen) -> dict[str, list[int]]:
+    """The nodes that explain slow pairs, with these pairs: most of the node's pairs are slow and
+    their launches agree. A node with fewer than LEAST_PEERS other pairs explains nothing. The node
+    with the most slow pairs comes first, as each pair is explained once."""
     level, open_pairs = screen.level, {int(pair) for pair in np.flatnonzero(screen.is_named)}
-    explained = list[tuple[str, list[int]]]()
-    while open_pairs:
+    explained = dict[str, list[int]]()
+    while True:
         own = {
             node: [number for number, pair in enumerate(pairs) if node in pair]
             for number in open_pairs
             for node in pairs[number]
         }
-        slow = {
-            node: sorted(open_pairs.intersection(numbers))
-            for node, numbers in own.items()
-            if len(numbers) > LEAST_PEERS
-        }
+        slow = {node: sorted(open_pairs.intersection(numbers)) for node, numbers in own.items()}
         slow = {
             node: numbers
             for node, numbers in slow.items()
-            if len(numbers) > 1
+            if len(own[node]) > LEAST_PEERS
+            and len(numbers) > 1
             and 2 * len(numbers) > len(own[node])
             and agree(screen.of_launch[own[node]])
         }
         if not slow:
-            break
+            return explained
         worst = max(slow, key=lambda node: (len(slow[node]), float(np.sum(level[slow[node]]))))
-        explained.append((worst, slow[worst]))
+        explained[worst] = slow[worst]
         open_pairs -= {*slow[worst]}
-    return [*explained, *(("", [pair]) for pair in sorted(open_pairs, key=lambda n: -level[n]))]
+
+
+@dataclass
+class Group:
+    """Nodes, or pairs of nodes, with equal hardware that were measured alike, in the order of the
+    rows of `screen`. `head` is the head of one of the runs; `explained` has the slow pairs of nodes
+    of which most pairs are slow; `disturbed`, by row, the shares of the CPU time that the
+    hypervisor withheld from disturbed launches."""
+
+    head: Run
+    names: list[str]
+    sizes_bytes: list[int]
+    screen: Screen
+    disturbed: dict[int, list[float]]
+    explained: dict[str, list[int]]
+
+    @property
+    def kind(self) -> str:
+        return "pair" if PAIR in self.names[0] else "node"
+
+    @property
+    def title(self) -> str:
+        return (
+            f"{self.head.benchmark}, {self.head.world['size']} ranks, machine "
+            f"{self.head.machine_id}"
+        )
+
+    def rests_on_disturbed(self, row: int) -> bool:
+        """Whether all launches of a node were disturbed."""
+        return len(self.disturbed.get(row, ())) == int(self.screen.launches[row])
+
+    def verdict(self, row: int) -> str:
+        if not self.screen.is_named[row]:
+            return EQUAL
+        is_certain = self.screen.is_replicated[row] and not self.rests_on_disturbed(row)
+        return SLOW if is_certain else SUSPECT
+
+    def slow_sizes(self, row: int) -> list[int]:
+        """The sizes at which it is slow, if it is not slow over all."""
+        if self.screen.is_slow_overall[row]:
+            return []
+        return [self.sizes_bytes[size] for size in np.flatnonzero(self.screen.is_slow[row])]
+
+    @cached_property
+    def figures(self) -> Floats:
+        """The excess of each row with its 95 % interval, (rows, 3), as a share of the cost: over
+        all sizes, or without an interval of its slowest size if only some sizes are slow."""
+        seen = self.screen
+        logs = np.stack([seen.level, seen.low, seen.high], axis=1)
+        at_sizes = seen.is_slow.any(axis=1) & ~seen.is_slow_overall
+        logs[at_sizes, 0] = np.nanmax(seen.excess[at_sizes], axis=1)
+        logs[at_sizes, 1:] = np.nan
+        return np.asarray(np.expm1(logs))
+
+    def excess(self, row: int) -> str:
+        """`+5.1% [+3.9% +6.2%]`, or `+5.1%` of the slowest size."""
+        value, low, high = self.figures[row]
+        return f"{value:+.1%}" + ("" if np.isnan(low) else f" [{low:+.1%} {high:+.1%}]")
+
+    @property
+    def order(self) -> list[int]:
+        """The rows, named ones first, then slowest first."""
+        value, is_named = self.figures[:, 0], self.screen.is_named
+        return sorted(range(len(self.names)), key=lambda row: (not is_named[row], -value[row]))
+
+
+class Family(NamedTuple):
+    """Runs on nodes, or on pairs of nodes, that were measured alike: the head of one, the name of
+    each row of `costs_us` (rows, keys, states), the share of the CPU time that was withheld from
+    each if it was disturbed, otherwise 0, and the sizes of the keys in bytes."""
+
+    head: Run
+    names: list[str]
+    costs_us: Floats
+    disturbance: list[float]
+    sizes: NDArray[Any]
+
+
+def judged(families: Sequence[Family]) -> list[Group]:
+    """The families, screened. Those with enough nodes share the false alarms of the report."""
+    families = sorted(families, key=lambda family: -len({*family.names}))
+    large = [family for family in families if len({*family.names}) >= LEAST_NODES]
+    parts = shares([PAIR in family.names[0] for family in large])
+    parts += [0.0] * (len(families) - len(large))
+    return [_group(family, p) for family, p in zip(families, parts, strict=True)]
+
+
+def _group(family: Family, p: float) -> Group:
+    """Screens a family, with the chance `p` of a false alarm. A case counts in the state of the
+    link that most nodes had; of a node that never had it in its own, so that a node with a slow
+    link shows."""
+    names, costs_us = sorted({*family.names}), family.costs_us
+    node_of = np.array([names.index(name) for name in family.names])
+    counts = np.array(
+        [np.isfinite(costs_us[node_of == node]).sum(axis=0) for node in range(len(names))]
+    )  # (nodes, keys, states)
+    common = np.argmax((counts > 0).sum(axis=0), axis=-1)  # the fastest of equally frequent ones
+    had_it = np.take_along_axis(counts, common[None, :, None], axis=2)[:, :, 0] > 0
+    state_of = np.where(had_it, common, np.argmax(counts, axis=-1))
+    has_costs = (counts > 0).any(axis=(0, 2))
+    of_state = np.take_along_axis(costs_us, state_of[node_of][:, :, None], axis=2)[:, :, 0]
+    logs = np.log(of_state[:, has_costs])
+    size_of = family.sizes[has_costs]
+    excess = logs - median(median(by_launch(logs, node_of), 1), 0)
+    sizes_bytes = sorted({*size_of.tolist()})
+    by_size = np.column_stack([mean(excess[:, size_of == size], 1) for size in sizes_bytes])
+    disturbed: dict[int, list[float]] = defaultdict(list)
+    for row, share in zip(node_of.tolist(), family.disturbance, strict=True):
+        if share:
+            disturbed[row].append(share)
+    group = Group(family.head, names, sizes_bytes, screen(by_size, node_of, p), disturbed, {})
+    if group.kind == "pair":
+        pairs = [(name.split(PAIR)[0], name.split(PAIR)[1]) for name in names]
+        group.explained = {
+            node: rows
+            for node, rows in slow_ends(pairs, group.screen).items()
+            if not all(map(group.rests_on_disturbed, rows))
+        }
+    return group

@@ -22,9 +22,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from reports.store import untrusted
 from reports.store.case import MIN_STATE_BLOCKS, Key, key_of, round_trip_ns, world_of
 from reports.store.manifest import MANIFEST, run_files
-from reports.store.result import ResultError, end_with_parent, places, read, time_of
+from reports.store.result import (
+    MOST_LINE_BYTES,
+    NOT_JSON,
+    ResultError,
+    end_with_parent,
+    places,
+    read,
+    time_of,
+)
 from reports.store.schema import CaseHeader, End, Result, Run
 from reports.store.stats import link_bins, link_states, link_valleys
 from reports.store.writing import write_whole
@@ -113,8 +122,13 @@ def read_store(folder: Path) -> Contents:
         elif path.name == MANIFEST:
             store.manifests.append(path)
         else:
-            with suppress(FileNotFoundError):  # deleted since it was listed
-                stamps[path] = _stamp(path)
+            try:
+                status = path.stat()
+                stamps[path] = status.st_size, status.st_mtime_ns
+            except FileNotFoundError:  # deleted since it was listed
+                continue
+            except OSError:
+                stamps[path] = -1, -1  # `read` says why
     is_cached = len(stamps) >= CACHED_RUNS and _has_pyarrow()
     cache = _cache_file(folder)
     known = _read_cache(cache, stamps) if is_cached else {}
@@ -131,16 +145,6 @@ def read_store(folder: Path) -> Contents:
             _write_cache(cache, list(known.values()), stamps)
     store.entries = _in_order(known.values())
     return store
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise
-    except OSError:  # `read` says why
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
 
 
 def _in_order(entries: Iterable[Entry]) -> list[Entry]:
@@ -219,8 +223,19 @@ def entry_of(result: Result) -> Entry:
 
 
 def environment_of(entry: Entry) -> dict[str, Any]:
-    """The recorded facts of a run. Raises ResultError if its file cannot be read any more."""
-    return read(entry.path).run.environment
+    """The recorded facts of a run, from the first line of its file, which takes 1 ms; all of it
+    takes 20. Raises ResultError if that cannot be read any more."""
+    try:
+        with untrusted.open_file(entry.path) as file:
+            head = msgspec.json.decode(file.readline(MOST_LINE_BYTES), type=_Facts)
+    except (OSError, *NOT_JSON) as error:
+        raise ResultError(f"{entry.path} cannot be read any more: {error}") from error
+    facts: dict[str, Any] = untrusted.printable_in(head.environment)
+    return facts
+
+
+class _Facts(msgspec.Struct):
+    environment: dict[str, Any]
 
 
 def observe(result: Result) -> Observed:

@@ -287,7 +287,7 @@ def draw(result: Result, options: RunOptions) -> str:
         return "none: the run was interrupted"
     if options.lean:
         return "none: --lean"
-    from reports.tables.plot import plot
+    from reports.tables.show import plot
 
     path, drawn = result.path.with_suffix(".png"), io.BytesIO()
     try:

@@ -14,7 +14,8 @@ from reports.store.case import find_states
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.writing import write_named, write_whole
-from reports.tables import plot, sentences, show
+from reports.tables import sentences, show
+from reports.tables.kinds import kind_of
 from reports.tables.page import Page, Row, Section, draw_picture, to_html
 
 PAGE = "index.html"
@@ -105,11 +106,11 @@ def section_of(survey: Survey, outcome: Outcome) -> Section:
 
 def draw(section: Section, name: str, result: Result) -> None:
     """Adds the picture of a main step. Raises ResultError for a run without figures."""
-    if name == "allreduce" or plot.own_picture(result):
+    if name == "allreduce" or kind_of(result).draw:
         section.pictures = [
             draw_picture(
                 name,
-                partial(plot.plot, result),
+                partial(show.plot, result),
                 sentences.machine(result),
                 "Its figures stand in the text below.",
             )

@@ -15,6 +15,7 @@ from reports.store.result import ResultError, SamplesGone, read, read_samples
 from reports.store.schema import Case, Result
 from reports.tables import plot, sentences, show
 from reports.tables.figure import Line, figure, legend_below, lines_of, round_ticks
+from reports.tables.kinds import kind_of
 from reports.tables.page import Page, Picture, Row, Section, draw_picture
 from reports.tables.rows import View, view_of, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, shape_words, size_text
@@ -44,7 +45,7 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
         *sentences.link_lines(find_states(result.blocks)),
         *run.notes,
     ]
-    draw = plot.own_picture(result)
+    draw = kind_of(result).draw
     printed = Section("As the run printed it", text=show.text(result), folded=draw is None)
     if draw:
         own = partial(

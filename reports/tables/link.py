@@ -11,7 +11,6 @@ from reports.tables.figure import Target, dress, figure, figure_title
 from reports.tables.headline import Point, headline
 from reports.tables.sentences import has_gpus, lay_out_run, number, plain_table, size_text
 
-BENCHMARK = "link"
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
 # The transfers with a bandwidth: the heading, colour (Okabe and Ito's palette) and mark of each.
 RATES = {

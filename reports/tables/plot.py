@@ -1,5 +1,5 @@
-"""A run as a picture. A sweep over sizes shows time and busbw against size, and a routed all-to-all
-time against load, with a line for each algorithm; other benchmarks have their own pictures."""
+"""A picture of a sweep over sizes, time and busbw against size, and of a routed all-to-all, time
+against load; with a line for each algorithm."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import FUSED_BENCHMARKS, bus_factor, late_us
+from reports.store.case import bus_factor, late_us
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.tables import exposed_table, link, steps
 from reports.tables.figure import (
     OTHERS,
     THIN_GREY,
@@ -27,24 +26,10 @@ from reports.tables.figure import (
 from reports.tables.rows import View, cost_us, imbalance, shown_cases, views
 from reports.tables.sentences import WAYS, shape_words
 
-DRAW = {
-    link.BENCHMARK: link.draw,
-    **dict.fromkeys(FUSED_BENCHMARKS, exposed_table.draw),
-    **dict.fromkeys(steps.BENCHMARKS, steps.draw),
-}
 
-
-def own_picture(result: Result) -> Callable[[Result, Target], None] | None:
-    """The function that draws a run other than a sweep over sizes; None for a sweep."""
-    is_routed = any(case.routing for case in result.cases)
-    return DRAW.get(result.run.benchmark, _draw_routed if is_routed else None)
-
-
-def plot(result: Result, path: Target) -> None:
+def draw_sweep(result: Result, path: Target) -> None:
     """Draws the run into `path`: time in microseconds and busbw in GB/s. Raises ResultError for
     another suffix, a run without a measured case, or a file that cannot be written."""
-    if draw := own_picture(result):
-        return draw(result, path)
     view = views(result)[0]
     cases = drawn_cases(result, view)
     if not cases:
@@ -155,7 +140,7 @@ def _draw_lines(
         axes.fill_between(places, low, high, color=line.style["color"], alpha=band, lw=0, zorder=2)
 
 
-def _draw_routed(result: Result, path: Target) -> None:
+def draw_routed(result: Result, path: Target) -> None:
     """Time in microseconds against the load of the busiest rank, a panel for each way."""
     panels: dict[str, list[Case]] = {}
     for view in views(result):

@@ -2,36 +2,22 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from reports.imports.imported import Imported, read_imported
-from reports.store.case import FUSED_BENCHMARKS
 from reports.store.manifest import runs_by_time
 from reports.store.report_json import write_json
 from reports.store.result import ImportedRunError, ResultError, is_imported, read
 from reports.store.schema import Result
-from reports.tables import exposed_table, link, steps, tune
+from reports.tables.figure import Target
 from reports.tables.formats import as_csv, as_nccl_tests
-from reports.tables.headline import Point, headline, points
-from reports.tables.plot import plot
+from reports.tables.headline import Point, headline
+from reports.tables.kinds import SWEEP, kind_of
+from reports.tables.plot import draw_sweep
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, lay_out, number, plain_table, size_text
 from reports.tables.table import render
-
-RENDER: dict[str, Callable[[Result], str]] = {
-    "tune": tune.render,
-    link.BENCHMARK: link.render,
-    **dict.fromkeys(FUSED_BENCHMARKS, exposed_table.render),
-    **dict.fromkeys(steps.BENCHMARKS, steps.render),
-}
-POINTS: dict[str, Callable[[Result], list[Point]]] = {
-    "tune": tune.points,
-    link.BENCHMARK: link.points,
-    **dict.fromkeys(FUSED_BENCHMARKS, exposed_table.points),
-    **dict.fromkeys(steps.BENCHMARKS, steps.points),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,8 +81,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def headline_of(*results: Result) -> str:
     """The headline of a run, or of several launches of one command."""
-    benchmark = results[0].run.benchmark if results else ""
-    return headline(results, POINTS.get(benchmark, points))
+    return headline(results, (kind_of(results[0]) if results else SWEEP).points)
 
 
 def text(result: Result, format: str = "table", long: bool = False, brief: bool = False) -> str:
@@ -105,9 +90,14 @@ def text(result: Result, format: str = "table", long: bool = False, brief: bool 
         return as_csv(result)
     if format == "nccl-tests":
         return as_nccl_tests(result)
-    if long or result.run.benchmark not in RENDER:
-        return render(result, long, brief)
-    return RENDER[result.run.benchmark](result)
+    own = None if long else kind_of(result).text
+    return own(result) if own else render(result, long, brief)
+
+
+def plot(result: Result, path: Target) -> None:
+    """Draws the run into `path`. Raises ResultError for another suffix than .svg and .png, a run
+    without a measured case, or a file that cannot be written."""
+    (kind_of(result).draw or draw_sweep)(result, path)
 
 
 def imported_text(imported: Imported) -> str:

@@ -13,7 +13,7 @@ import pytest
 from collectives.algorithm import ALGORITHMS
 from kernels.devices.shared_memory import available_bytes
 from reports.__main__ import main
-from reports.tables.plot import plot
+from reports.tables.show import plot
 from tests.bench.launches import launch, run, stored
 from tests.kernels.broken_kernels import Patch, copy_kernels
 from tests.launch import ROOT, few, mpirun

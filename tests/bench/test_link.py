@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from bench.link import matchings, parts
-from reports.tables.plot import plot
-from reports.tables.show import text
+from reports.tables.show import plot, text
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
 from tests.bench.synthetic_link import made_up

@@ -13,8 +13,7 @@ from reports.advice.reduce_times import check_run, is_plain
 from reports.store.case import COMPUTE
 from reports.store.result import read
 from reports.store.schema import Case, Result, State
-from reports.tables import steps
-from reports.tables.exposed_table import shapes
+from reports.tables import exposed
 from reports.tables.rows import cost_us
 
 BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int32": 4, "int64": 8}
@@ -25,8 +24,9 @@ def main(decode_run: str, allreduce_run: str, link_run: str) -> None:
     decode, reduces, link = map(read, (decode_run, allreduce_run, link_run))
     check_run(reduces, decode.run.world["size"])
     memory_gb_s = memory_bandwidth(link)
-    for cases in shapes(decode):
-        print(f"{steps.title(cases[0])}\n{'ms a step':<17}measured  from the link  from compute")
+    for cases in exposed.shapes(decode):
+        print(exposed.step_title(cases[0]))
+        print(f"{'ms a step':<17}measured  from the link  from compute")
         for name, step_us, *sums_us in predictions(cases, reduces, memory_gb_s):
             cells = [f"{us / 1e3:6.3g} {us / step_us - 1:+7.1%}" if us else "-" for us in sums_us]
             print(f"{name:<17}{step_us / 1e3:8.3g}{cells[0]:>15}{cells[1]:>15}")
@@ -52,16 +52,16 @@ def predictions(
     """The compute and each split of one shape: the name, and microseconds as measured, from the
     memory, and from the measured compute."""
     first, ranks = cases[0], reduces.run.world["size"]
-    shape, calls = first.shape, steps.calls(first)
+    shape, calls = first.shape, exposed.calls(first)
     size = int(np.sum(shape["inner"])) * shape["hidden"] * BYTES[shape["weights"]] * shape["layers"]
     together_us, single_us = (size / gb_s / 1e3 for gb_s in memory_gb_s)
     stage_us = single_us if shape["slots"] == 1 else together_us  # one stage works at a time
     # The name of a row, its stages, the reads of a stage, and its all-reduces.
     plans = {
         COMPUTE: ("compute", 1, together_us, 0, ""),
-        steps.TENSOR: ("tensor", 1, together_us, calls, "auto"),
-        steps.LIBRARY: ("tensor, library", 1, together_us, calls, "library"),
-        steps.PIPELINE: ("pipeline", ranks, stage_us, ranks, "auto"),
+        exposed.TENSOR: ("tensor", 1, together_us, calls, "auto"),
+        exposed.TENSOR_LIBRARY: ("tensor, library", 1, together_us, calls, "library"),
+        exposed.PIPELINE: ("pipeline", ranks, stage_us, ranks, "auto"),
         "one_rank": ("one rank", ranks, single_us, 0, ""),
     }
     measured = {case.algorithm: (case, cost_us(case)) for case in cases}

@@ -14,7 +14,7 @@ from bench.features.arrival_skew import ArrivalSkew, delay_us, late_rank
 from collectives.collective import COLLECTIVES
 from reports.store.case import key_of
 from reports.tables.formats import as_csv, as_json, as_nccl_tests
-from reports.tables.plot import plot
+from reports.tables.show import plot
 from reports.tables.table import render
 from reports.verdicts.sides import case_names
 from tests.bench.launches import run

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from reports.store.case import COMPUTE
-from reports.tables.exposed_table import compare, groups
+from reports.tables.exposed import compare, fused_forms, groups
 from reports.tables.show import text
 from tests.reports.synthetic_together import (
     FAST_NS,
@@ -85,7 +85,7 @@ def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
             "fused registered": always(12.0),
         }
     )
-    forms = groups(result)[0][1]
+    forms = groups(result, fused_forms)[0][1]
     names = ["compute", "then_one_shot_pull", "fused copied, nt"]
     assert [form.name for form in forms.values()] == names
     assert list(forms[FUSED].report_us) == [0, 2, 4, 6, 8, 10]

@@ -14,7 +14,7 @@ from reports.__main__ import main
 from reports.imports.command import find_tests
 from reports.store.result import ResultError, read
 from reports.tables.formats import as_json, as_nccl_tests
-from reports.tables.plot import plot
+from reports.tables.show import plot
 from reports.tables.table import render
 from tests.reports.synthetic_run import SIZES, write_run
 

@@ -249,6 +249,7 @@ def test_a_real_search_prints_variants_that_a_campaign_runs(tmp_path, monkeypatc
     """Two of MPICH's settings: all take half a minute."""
     two = [*settings_for("MPICH 5.0.2", "all_reduce")[:2], ("MPIR_CVAR_POLLS_BEFORE_YIELD=10",)]
     monkeypatch.setattr(tune_library, "settings_for", lambda library, collective: two)
+    monkeypatch.setattr(tune_library, "STARTED_S", time.monotonic())
     command = f"{ONE_RANK} --mode isolated -n 100"
     words = "--variant", f"mpich={command}", "--max-time", "30", "--quiet", "--out", str(tmp_path)
     assert main(words) == 0

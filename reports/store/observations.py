@@ -131,7 +131,7 @@ def read_store(folder: Path) -> Contents:
                 stamps[path] = -1, -1  # `read` says why
     is_cached = len(stamps) >= CACHED_RUNS and _has_pyarrow()
     cache = _cache_file(folder)
-    known = _read_cache(cache, stamps) if is_cached else {}
+    known = _read_cache(cache, folder, stamps) if is_cached else {}
     missing = sorted(stamps.keys() - known.keys(), key=lambda path: (path.name, path))
     store.n_read = len(missing)
     for entry in _read_all(missing):
@@ -139,10 +139,10 @@ def read_store(folder: Path) -> Contents:
             known[entry.path] = entry
         else:
             store.refused.append(entry)
-    if is_cached and missing:
+    if is_cached and len(store.refused) < len(missing):
         with suppress(ResultError, OSError):  # a cache spares time, and nothing else
             cache.parent.mkdir(parents=True, exist_ok=True)
-            _write_cache(cache, list(known.values()), stamps)
+            _write_cache(cache, folder, list(known.values()), stamps)
     store.entries = _in_order(known.values())
     return store
 
@@ -243,7 +243,7 @@ def observe(result: Result) -> Observed:
     least MIN_STATE_BLOCKS of its blocks. A block whose two probes disagree is in no state; if no
     probes agree, all blocks are in one."""
     blocks = result.blocks
-    trips_ns = np.array([_probe_ns(round_trip_ns(block)) for block in blocks])
+    trips_ns = np.array([round_trip_ns(block) for block in blocks], dtype=float)  # None: NaN
     is_probed, of_block = trips_ns > 0, np.where(trips_ns == 0, 0, -1)
     if is_probed.any():
         of_block[is_probed] = link_states(np.log(trips_ns[is_probed]))
@@ -268,10 +268,6 @@ def observe(result: Result) -> Observed:
         n[rows].astype(np.int32),
         middle_us[rows],
     )
-
-
-def _probe_ns(trip_ns: float | None) -> float:
-    return np.nan if trip_ns is None else trip_ns
 
 
 def table(
@@ -402,9 +398,11 @@ def _has_pyarrow() -> bool:
     return True
 
 
-def _write_cache(path: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> None:
-    """Writes the observations of these runs; a run without any has a row of case -1. The head of a
-    run is JSON. Raises ResultError."""
+def _write_cache(
+    path: Path, folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]
+) -> None:
+    """Writes the observations of these runs of the folder; a run without any has a row of case -1.
+    The head of a run is JSON. Raises ResultError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -428,7 +426,7 @@ def _write_cache(path: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]
         for entry in entries
     ]
     columns = {
-        "path": repeated([os.fsencode(entry.path) for entry in entries]),
+        "path": repeated([os.fsencode(entry.path.relative_to(folder)) for entry in entries]),
         "stamp": repeated([encode(stamps[entry.path]) for entry in entries]),
         "run": repeated([encode((entry.run.run_id, entry.run.after)) for entry in entries]),
         "head": repeated(list(map(encode, heads))),
@@ -445,8 +443,8 @@ def _write_cache(path: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]
     write_whole(path, sink.getvalue().to_pybytes())
 
 
-def _read_cache(path: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
-    """The runs of the cache whose files are as they were; none if it cannot be read."""
+def _read_cache(path: Path, folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
+    """The runs of the folder's cache whose files are as they were; none if it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -467,7 +465,7 @@ def _read_cache(path: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
     arrays = [columns[name].to_numpy() for name in Observed._fields]
     decode, entries = msgspec.json.decode, dict[Path, Entry]()
     for number, (first, end) in enumerate(zip(starts.tolist(), ends, strict=True)):
-        file = Path(os.fsdecode(of_run["path"][number]))
+        file = folder / os.fsdecode(of_run["path"][number])
         if stamps.get(file) != decode(of_run["stamp"][number], type=Stamp):
             continue
         if arrays[0][first] < 0:

@@ -12,6 +12,7 @@ import pytest
 
 from reports.__main__ import COMMANDS
 from reports.tables.table import render
+from tests import figures_table
 from tests.launch import ROOT
 from tests.reports.synthetic_run import write_run
 
@@ -58,6 +59,11 @@ def test_the_page_of_commands_has_the_current_options(help_texts):
     assert stale == [], "write it anew: python -m tests.commands_page > docs/commands.md"
     lines = "".join(help_texts.values()).splitlines()
     assert max(len(line) for line in lines if OPTION_LINE.match(line)) <= 80
+
+
+def test_the_table_of_figures_is_that_of_the_schema():
+    page = figures_table.PAGE.read_text()
+    assert figures_table.with_table(page) == page, "write it anew: python -m tests.figures_table"
 
 
 def test_the_table_has_the_current_columns(tmp_path):

@@ -16,10 +16,10 @@ from reports.store.schema import Case, Result
 from reports.tables import plot, sentences, show
 from reports.tables.figure import Line, figure, legend_below, lines_of, round_ticks
 from reports.tables.kinds import kind_of
+from reports.tables.long import long_rows
 from reports.tables.page import Page, Picture, Row, Section, draw_picture
 from reports.tables.rows import View, view_of, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, shape_words, size_text
-from reports.tables.table import long_cells
 from reports.trends import fit as fitting
 from reports.trends import fit_figure
 from reports.trends.alpha_beta import by_title
@@ -123,26 +123,24 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
 
 def _cells(result: Result) -> Section:
     """A row for each case; a sentence has the columns in which all cases are equal."""
+    cases = sorted(
+        result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
+    )
     rows: list[Row] = [
         {
             "cell": (str(case.case), f"#case-{case.case}"),
-            **long_cells(case),
-            "place": "in place" if case.in_place else "out of place",
-            "exposed us": number(case.exposed_us.median if case.exposed_us else None),
+            **cells,
             "collective": case.collective,
-            "type": f"{case.datatype} {case.redop}",
             "memory": case.memory,
         }
-        for case in sorted(
-            result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
-        )
+        for case, cells in zip(cases, long_rows(cases), strict=True)
     ]
     values = {name: {row[name] for row in rows} for name in (rows[0] if rows else ())}
     equal = [
         name
         for name, texts in values.items()
         if len(texts) == 1
-        and name not in ("cell", "size", "algorithm", "mode", "status", "time us", "[95 %]")
+        and name not in ("cell", "size", "algorithm", "mode", "status", "time us")
     ]
     common = [f"{name} {rows[0][name]}" for name in equal if rows[0][name] not in ("-", "")]
     return Section(

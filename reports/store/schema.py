@@ -4,7 +4,7 @@ microseconds, flag round trips in nanoseconds, sizes in bytes, bandwidths in 1e9
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, get_type_hints
 
 import msgspec
 
@@ -29,6 +29,16 @@ class Timed(msgspec.Struct):
                 raise ValueError(f"`{name}` of {time_us:g} is neither 0 nor at least {LEAST_US:g}")
 
 
+class Shown(NamedTuple):
+    """How a figure of a case is shown, declared beside its field: the heading of its column in
+    tables and pages; what it is, in docs/results.md and for Prometheus; and its name there after
+    `wiretax_`, if it is a gauge. CSV, Parquet and JSON have the field's own name."""
+
+    heading: str
+    meaning: str
+    gauge: str | None = None
+
+
 class CaseFields(Timed, kw_only=True):
     """The fields that a planned case and its results share."""
 
@@ -48,7 +58,10 @@ class CaseFields(Timed, kw_only=True):
     reason: str | None = None
     chosen: str | None = None
     calls: Positive = 1
-    snr_db: dict[str, Bounded] | None = None
+    snr_db: Annotated[
+        dict[str, Bounded] | None,
+        Shown("SNR dB", "signal-to-noise ratio of a quantised case against fp64, by kind of data"),
+    ] = None
     routing: dict[str, Any] | None = None
 
 
@@ -188,28 +201,80 @@ class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
     (`run`) or of the case (`own`), or from all blocks if the link never settled (`mixed`)."""
 
     case: int
-    time_us: Summary | None = None
-    consume_us: Summary | None = None
-    total_us: Summary | None = None
-    arrival_skew_us: Summary | None = None
-    chain_only_us: Summary | None = None
-    compute_us: Summary | None = None
-    exposed_us: Summary | None = None
-    matmul_gflop_s: Summary | None = None
-    matmul_alone_gflop_s: Summary | None = None
-    link_rtt_ns: Range | None = None
-    blocks_mixed: int = 0
+    time_us: Annotated[
+        Summary | None,
+        Shown("time us", "time of the collective alone, of the slowest rank", "collective_time"),
+    ] = None
+    consume_us: Annotated[
+        Summary | None, Shown("consume us", "time to read the result; null in a chain")
+    ] = None
+    total_us: Annotated[
+        Summary | None,
+        Shown("total us", "time of the collective and of reading its result", "collective_total"),
+    ] = None
+    arrival_skew_us: Annotated[
+        Summary | None, Shown("skew us", "time from the first arrival of a rank to the last")
+    ] = None
+    chain_only_us: Annotated[
+        Summary | None,
+        Shown("chain only us", "time to make the next send buffer in a chain, alone"),
+    ] = None
+    compute_us: Annotated[
+        Summary | None, Shown("compute us", "time of the compute alone, in common rounds")
+    ] = None
+    exposed_us: Annotated[
+        Summary | None, Shown("exposed us", "additional time of communication beside compute")
+    ] = None
+    matmul_gflop_s: Annotated[
+        Summary | None,
+        Shown("matmul GFLOP/s", "speed of a matmul beside the case, mean of ranks"),
+    ] = None
+    matmul_alone_gflop_s: Annotated[
+        Summary | None, Shown("alone GFLOP/s", "speed of that matmul beside an idle wait")
+    ] = None
+    link_rtt_ns: Annotated[
+        Range | None, Shown("rtt ns", "round trip of a flag before and after the blocks")
+    ] = None
+    blocks_mixed: Annotated[
+        int, Shown("mixed", "blocks whose two probes of the link differ by more than 1.3 times")
+    ] = 0
     state: str = "run"
     states: list[State] = msgspec.field(default_factory=list)
     across_ranks: str = "slowest"
-    alg_bw_gb_s: Bounded | None = None
-    bus_bw_gb_s: Bounded | None = None
-    bound_us: Bounded | None = None
+    alg_bw_gb_s: Annotated[
+        Bounded | None, Shown("algbw GB/s", "`size_bytes` / `time_us`, as nccl-tests defines it")
+    ] = None
+    bus_bw_gb_s: Annotated[
+        Bounded | None,
+        Shown(
+            "busbw GB/s",
+            "bus bandwidth as nccl-tests defines it: algbw x 2(n-1)/n for an all-reduce",
+            "bus_bandwidth",
+        ),
+    ] = None
+    bound_us: Annotated[
+        Bounded | None, Shown("bound us", "least time of the algorithm by the machine's parts")
+    ] = None
     bound_parts_us: dict[str, Bounded] | None = None
-    share_of_bound: Bounded | None = None
+    share_of_bound: Annotated[
+        Bounded | None,
+        Shown("of bound", "time of the bound over the time of the collective", "share_of_bound"),
+    ] = None
     suspect: bool = False
-    n_wrong: Count | None = None
+    n_wrong: Annotated[
+        Count | None,
+        Shown("#wrong", "elements with wrong bits, null if none were checked", "wrong_elements"),
+    ] = None
     samples: str | None = None
+
+
+# How each figure of a case is shown, by the name of its field, in the order of the columns.
+FIGURES: dict[str, Shown] = {
+    name: note
+    for name, hint in get_type_hints(Case, include_extras=True).items()
+    for note in getattr(hint, "__metadata__", ())
+    if isinstance(note, Shown)
+}
 
 
 class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):

@@ -3,57 +3,25 @@
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reports.store.result import ResultError
+from reports.store.schema import FIGURES
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
 from reports.tables.formats import as_csv_text, as_table
-from reports.tables.frame import case_rows, read_runs
+from reports.tables.frame import PARTS, case_rows, read_runs
 
-# The metrics: the column, the name, the scale to base units and a sentence.
-METRICS = (
-    (
-        "time_us_median",
-        "wiretax_collective_time_seconds",
-        1e-6,
-        "Time of the collective alone, median over blocks, slowest rank.",
-    ),
-    (
-        "time_us_ci_low",
-        "wiretax_collective_time_low_seconds",
-        1e-6,
-        "Lower end of its 95 % interval in this launch.",
-    ),
-    (
-        "time_us_ci_high",
-        "wiretax_collective_time_high_seconds",
-        1e-6,
-        "Upper end of its 95 % interval in this launch.",
-    ),
-    (
-        "total_us_median",
-        "wiretax_collective_total_seconds",
-        1e-6,
-        "Time of the collective and of reading its result, median over blocks, slowest rank.",
-    ),
-    (
-        "bus_bw_gb_s",
-        "wiretax_bus_bandwidth_bytes_per_second",
-        1e9,
-        "Bus bandwidth as nccl-tests defines it.",
-    ),
-    (
-        "share_of_bound",
-        "wiretax_share_of_bound_ratio",
-        1.0,
-        "Time of the bound over the time of the collective alone.",
-    ),
-    ("n_wrong", "wiretax_wrong_elements", 1.0, "Elements with wrong bits."),
-)
-UNITS = "bytes_per_second", "seconds", "ratio"
+# The base unit of a figure by the end of its name, and the scale to it.
+UNITS = {
+    "_us": ("_seconds", 1e-6),
+    "_gb_s": ("_bytes_per_second", 1e9),
+    "_of_bound": ("_ratio", 1.0),
+    "n_wrong": ("", 1.0),
+}
+ENDS = {"_low": "_ci_low", "_high": "_ci_high"}  # of the 95 % interval of a summary
 LABELS = (
     "benchmark",
     "machine_id",
@@ -91,9 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def export(arguments: argparse.Namespace) -> int:
     """Writes the table. Returns 0. Raises ResultError if no run can be read, and without pyarrow
     for Parquet."""
-    left_out = list[str]()
-    rows = [row for run in read_runs(arguments.runs, left_out) for row in case_rows(run)]
-    for sentence in left_out:
+    unreadable = list[str]()
+    rows = [
+        row
+        for run, left_out in read_runs(arguments.runs, unreadable)
+        for row in case_rows(run, left_out)
+    ]
+    for sentence in unreadable:
         print(f"reports: left out: {printable(sentence)}", file=sys.stderr)
     if arguments.parquet:
         content = as_parquet(rows)
@@ -122,8 +94,9 @@ def as_openmetrics(rows: Iterable[dict[str, Any]]) -> str:
     """Gauges of measured cases in OpenMetrics 1.0. A series has a point for each run, oldest
     first, and one for two runs of the same second. Imports, suspect figures and runs that were
     slowed on purpose have none."""
+    metrics = list(gauges())
     series: dict[str, dict[str, dict[int, float]]] = {
-        name: defaultdict(dict) for _, name, _, _ in METRICS
+        gauge.name: defaultdict(dict) for gauge in metrics
     }
     for row in rows:
         is_imported_or_slowed = row.get("imported_from") or row.get("slowed_percent")
@@ -135,23 +108,51 @@ def as_openmetrics(rows: Iterable[dict[str, Any]]) -> str:
             for label in LABELS
             if row.get(label) is not None
         )
-        for column, name, scale, _ in METRICS:
-            if row.get(column) is not None:
-                series[name][labels][at_s] = row[column] * scale
+        for gauge in metrics:
+            if row.get(gauge.column) is not None:
+                series[gauge.name][labels][at_s] = row[gauge.column] * gauge.scale
     lines = []
-    for _, name, _, sentence in METRICS:
-        unit = next((unit for unit in UNITS if name.endswith(f"_{unit}")), None)
+    for gauge in metrics:
         lines += [
-            f"# TYPE {name} gauge",
-            *([f"# UNIT {name} {unit}"] if unit else []),
-            f"# HELP {name} {sentence}",
+            f"# TYPE {gauge.name} gauge",
+            *([f"# UNIT {gauge.name} {gauge.unit}"] if gauge.unit else []),
+            f"# HELP {gauge.name} {gauge.meaning}",
         ]
         lines += [
-            f"{name}{{{labels}}} {value:.12g} {at_s}"
-            for labels, points in series[name].items()
+            f"{gauge.name}{{{labels}}} {value:.12g} {at_s}"
+            for labels, points in series[gauge.name].items()
             for at_s, value in sorted(points.items())
         ]
     return "\n".join([*lines, "# EOF\n"])
+
+
+class Gauge(NamedTuple):
+    """A metric: its name, the column of its values, their scale to the base unit, a sentence."""
+
+    name: str
+    column: str
+    unit: str
+    scale: float
+    meaning: str
+
+
+def gauges() -> Iterator[Gauge]:
+    """The figures that schema.FIGURES names as gauges; of a summary the median, and the ends of its
+    interval."""
+    for field, shown in FIGURES.items():
+        if not shown.gauge:
+            continue
+        unit, scale = next(UNITS[end] for end in UNITS if field.endswith(end))
+        name, meaning = f"wiretax_{shown.gauge}", f"{shown.meaning}."
+        if field not in PARTS:
+            yield Gauge(name + unit, field, unit[1:], scale, meaning)
+            continue
+        yield Gauge(
+            name + unit, f"{field}_median", unit[1:], scale, f"Median over blocks: {meaning}"
+        )
+        for end, part in ENDS.items():
+            about = f"The {end[1:]} end of the 95 % interval in this launch: {meaning}"
+            yield Gauge(name + end + unit, field + part, unit[1:], scale, about)
 
 
 def _escaped(text: str) -> str:

@@ -13,6 +13,7 @@ from reports.tables import sentences
 from reports.tables.conclusions import closing
 from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
+from reports.tables.long import long_rows
 from reports.tables.peers import peer_tables
 from reports.tables.rows import Row, View, by_type, cost_us, default_rows, flips, view_of, views
 from reports.tables.sentences import (
@@ -49,13 +50,12 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             "outside measuring loops."
         )
     if long:
-        cells = [
-            long_cells(case)
-            for case in sorted(
+        cells = long_rows(
+            sorted(
                 result.cases,
                 key=lambda case: (case.size_bytes, case.mode != "isolated", case.in_place),
             )
-        ]
+        )
         table = plain_table(dict.fromkeys(cells[0], 0), [row.values() for row in cells], gap=2)
         return lay_out(result, [], [("", table)], elapsed, 400, headline([result], points))
     states = find_states(result.blocks)
@@ -235,44 +235,6 @@ def _share_of_bound(case: Case | None) -> str:
 
 def _median(summary: Summary | Range | None) -> str:
     return number(summary.median if summary else None)
-
-
-def long_cells(case: Case) -> dict[str, str]:
-    """All figures of a case by their headings."""
-    time = case.time_us
-    chosen = f": {case.chosen}" if case.chosen else ""
-    interval = blocks = "-"
-    status = case.status if case.reason is None else f"{case.status}: {case.reason}"
-    if time:
-        blocks = f"{time.n_blocks} ({case.blocks_mixed})"
-        status += STATES.get(case.state, " (another state of the link)")
-    if time and time.ci_low is not None:
-        interval = f"[{number(time.ci_low)} {number(time.ci_high)}]"
-    snr = " ".join(f"{ratio:.1f}" for ratio in (case.snr_db or {}).values())
-    name = f"{case.library or case.algorithm}{chosen} {sentences.shape_text(case.shape)}"
-    return {
-        "size": sentences.size_text(case.size_bytes),
-        "algorithm": name.rstrip(),
-        "type": f"{case.datatype} {case.redop}".removesuffix(" none"),
-        "variant": case.variant,
-        "mode": case.mode,
-        "place": "in" if case.in_place else "out",
-        "time us": _median(time),
-        "[95 %]": interval,
-        "consume us": _median(case.consume_us),
-        "total us": _median(case.total_us),
-        "p95 us": number(time.p95 if time else None),
-        "algbw GB/s": number(case.alg_bw_gb_s),
-        "busbw GB/s": number(case.bus_bw_gb_s),
-        "bound us": number(case.bound_us),
-        "of bound": _share_of_bound(case),
-        "skew us": _median(case.arrival_skew_us),
-        "rtt ns": _median(case.link_rtt_ns),
-        "SNR dB": snr or "-",
-        "blocks (mixed)": blocks,
-        "#wrong": sentences.count(case.n_wrong),
-        "status": status,
-    }
 
 
 def head(result: Result, view: View, rows: Sequence[Row]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import wiretax
 from reports.__main__ import main as reports
 from tests.launch import ROOT
-from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_run import rewrite_head, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -48,6 +48,18 @@ def test_a_row_per_block_has_the_columns_of_its_case(store):
     assert frame.algorithm.tolist() == algorithms
     trips = zip(frame.link_rtt_before_ns, frame.link_rtt_after_ns, strict=True)
     assert [*trips] == [tuple(block.link_rtt_ns) for block in store.blocks]
+
+
+def test_rows_say_why_reports_leave_their_run_out(store):
+    """The same decision as in history and fleet; a copy has no rows."""
+    folder = store.path.parent
+    shutil.copy(store.path, folder / "copy.jsonl")
+    slowed = write_run(folder, run_id=NEW.replace("21T", "22T"))
+    rewrite_head(slowed.path, world__slowed_percent=20)
+    frame = wiretax.load(folder)
+    assert set(frame.left_out[frame.run_id == slowed.run.run_id]) == {"slowed on purpose"}
+    assert frame.left_out[frame.run_id == NEW].isna().all()
+    assert len(frame[frame.run_id == NEW]) == len(store.cases)
 
 
 def test_a_run_counts_once_under_any_name_and_runs_of_one_name_both_count(store):

@@ -1,0 +1,34 @@
+"""`python -m tests.figures_table` writes the table of a case's figures into docs/results.md, from
+their declarations in reports/store/schema.py."""
+
+from pathlib import Path
+
+from reports.store.schema import FIGURES
+from reports.tables.export import gauges
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+START, END = "<!-- figures: python -m tests.figures_table -->\n", "<!-- end of figures -->\n"
+
+
+def table() -> str:
+    metrics = {gauge.column.removesuffix("_median"): gauge.name for gauge in gauges()}
+    rows = [
+        f"| `{name}` | {shown.heading} | {shown.meaning} | {_code(metrics.get(name))} |\n"
+        for name, shown in FIGURES.items()
+    ]
+    head = "| field | in tables | what it is | OpenMetrics |\n|---|---|---|---|\n"
+    return head + "".join(rows)
+
+
+def _code(name: str | None) -> str:
+    return f"`{name}`" if name else ""
+
+
+def with_table(page: str) -> str:
+    """The page with the table between its two marks."""
+    before, rest = page.split(START)
+    return before + START + table() + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text()))

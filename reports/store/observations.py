@@ -40,7 +40,6 @@ from reports.store.writing import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
 CHUNK_RUNS = 64  # that one process reads at a time
@@ -273,38 +272,57 @@ def observe(result: Result) -> Observed:
 def table(
     entries: Sequence[Entry], without: Sequence[str] = ()
 ) -> tuple["pd.DataFrame", list[Key], list[float]]:
-    """The observations of these runs, which were measured alike: a row for each, with `run`, the
-    place of the run in `entries`; `key`, the place of its key in the second value; `state` of the
-    link, 0 the fastest, which the runs share; `n_blocks`; `cost_us`. The third value has the round
-    trip of each state in ns, and is empty without probes. `without` are fields of a case that its
-    key leaves out."""
+    """The observations of these runs, which were measured alike, in one DataFrame:
+
+    - `run`: the place of the run in `entries`;
+    - `key`: the place of the case's key in the second value, which leaves out the fields `without`;
+    - `state` of the link, which the runs share: its place in the third value, the round trip of
+      each state in ns, the fastest first, which is empty without probes;
+    - `n_blocks` in that state, and `cost_us`, the median of their costs.
+
+    A run has one row for a key and state."""
     import pandas as pd  # takes 0.3 s
 
-    numbers: dict[Key, int] = {}
-    plans: dict[int, NDArray[np.int64]] = {}  # the key of each case, by the identity of a plan
-    for entry in entries:
-        if id(entry.keys) not in plans:
-            keys = [key_of(case, without) for case in entry.run.cases] if without else entry.keys
-            plans[id(entry.keys)] = np.array(
-                [numbers.setdefault(key, len(numbers)) for key in keys]
-            )
+    keys, key_of_cases = _numbered_keys(entries, without)
     observed = [entry.observed for entry in entries]
-    names = ("round_trip_ns", "n_blocks", "cost_us")
     trips_ns, n_blocks, cost_us = (
-        np.concatenate([np.empty(0), *(getattr(own, name) for own in observed)]) for name in names
+        np.concatenate([np.empty(0), *(getattr(own, name) for own in observed)])
+        for name in ("round_trip_ns", "n_blocks", "cost_us")
     )
     state, rtt_ns = shared_states(trips_ns, n_blocks)
-    of_runs = [plans[id(entry.keys)][entry.observed.case] for entry in entries]
+    of_rows = [
+        key_of_case[own.case] for key_of_case, own in zip(key_of_cases, observed, strict=True)
+    ]
     rows = pd.DataFrame(
         {
             "run": np.repeat(np.arange(len(entries)), [len(own.case) for own in observed]),
-            "key": np.concatenate([np.empty(0, dtype=np.int64), *of_runs]),
+            "key": np.concatenate([np.empty(0, dtype=np.int64), *of_rows]),
             "state": state,
             "n_blocks": n_blocks,
             "cost_us": cost_us,
         }
     )
-    return rows, list(numbers), rtt_ns
+    cell = (rows.run * len(keys) + rows.key) * max(len(rtt_ns), 1) + rows.state
+    if not cell.is_unique:
+        # Of two states of a run that are one for all runs, the one with more blocks counts.
+        rows["cell"] = cell
+        rows = rows.sort_values("n_blocks", kind="stable").drop_duplicates("cell", keep="last")
+        rows = rows.drop(columns="cell").sort_index()
+    return rows, keys, rtt_ns
+
+
+def _numbered_keys(
+    entries: Sequence[Entry], without: Sequence[str] = ()
+) -> tuple[list[Key], list[NDArray[np.int64]]]:
+    """All keys of these runs, and for each run the place among them of each case's key."""
+    numbers: dict[Key, int] = {}
+    plans: dict[int, NDArray[np.int64]] = {}  # by the identity of a plan, which runs share
+    for entry in entries:
+        if id(entry.keys) not in plans:
+            keys = [key_of(case, without) for case in entry.run.cases] if without else entry.keys
+            places = [numbers.setdefault(key, len(numbers)) for key in keys]
+            plans[id(entry.keys)] = np.array(places, dtype=np.int64)
+    return list(numbers), [plans[id(entry.keys)] for entry in entries]
 
 
 def shared_states(
@@ -350,19 +368,11 @@ def costs_of(entries: Sequence[Entry]) -> Costs:
     rows, keys, rtt_ns = table(entries)
     shape = len(entries), len(keys), max(len(rtt_ns), 1)
     costs = Costs(keys, rtt_ns, np.full(shape, np.nan), np.zeros(shape[:2], dtype=bool))
-    # Of two states of a run that are one for all runs, the one with more blocks counts.
-    order = np.argsort(rows.n_blocks.to_numpy(), kind="stable")
-    run, key, state, cost_us = (
-        rows[name].to_numpy()[order] for name in ("run", "key", "state", "cost_us")
-    )
-    costs.us[run, key, state] = cost_us
-    number = {key: place for place, key in enumerate(keys)}
-    plans: dict[int, NDArray[np.int64]] = {}
-    for row, entry in enumerate(entries):
-        if id(entry.keys) not in plans:
-            plans[id(entry.keys)] = np.array([number[key] for key in entry.keys])
-        is_ok = np.array([status == "ok" for status in entry.statuses])
-        costs.is_measured[row, plans[id(entry.keys)][is_ok]] = True
+    costs.us[rows.run, rows.key, rows.state] = rows.cost_us
+    _, key_of_cases = _numbered_keys(entries)
+    for run, (entry, key_of_case) in enumerate(zip(entries, key_of_cases, strict=True)):
+        is_ok = [status == "ok" for status in entry.statuses]
+        costs.is_measured[run, key_of_case[is_ok]] = True
     return costs
 
 
@@ -378,13 +388,13 @@ def alike_of(entry: Entry) -> tuple[Any, ...]:
     )
 
 
-# -- the cache: the observations of a large folder in one Parquet file, a row for each
+# -- the cache: a large folder's observations in one Parquet file, a row for each run
 
 
 def _cache_file(folder: Path) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    return home / "wiretax" / "stores" / f"{digest}.v1.parquet"
+    return home / "wiretax" / "stores" / f"{digest}.v2.parquet"
 
 
 def _has_pyarrow() -> bool:
@@ -401,45 +411,31 @@ def _has_pyarrow() -> bool:
 def _write_cache(
     path: Path, folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]
 ) -> None:
-    """Writes the observations of these runs of the folder; a run without any has a row of case -1.
-    The head of a run is JSON. Raises ResultError."""
+    """Writes the runs of the folder: facts as JSON, observations as lists. Raises ResultError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     encode = msgspec.json.encode
-    lengths = [max(len(entry.observed.case), 1) for entry in entries]
-    run = np.repeat(np.arange(len(entries), dtype=np.int32), lengths)
-
-    def repeated(values: Sequence[bytes]) -> "pa.Array":
-        number = {value: place for place, value in enumerate(dict.fromkeys(values))}
-        of_run = np.array([number[value] for value in values], dtype=np.int32)
-        return pa.DictionaryArray.from_arrays(of_run[run], pa.array(list(number), pa.binary()))
-
-    def own(place: int, blank: float) -> NDArray[Any]:
-        blanks = np.array([blank])
-        return np.concatenate(
-            [entry.observed[place] if len(entry.observed.case) else blanks for entry in entries]
-        )
-
-    heads = [
-        msgspec.structs.replace(entry.run, run_id="", after=[], cases=entry.run.cases[:1])
+    facts = [
+        {
+            "path": os.fsencode(entry.path.relative_to(folder)),
+            "stamp": encode(stamps[entry.path]),
+            "own": encode((entry.run.run_id, entry.run.after, entry.end, entry.n_blocks)),
+            "head": encode(
+                msgspec.structs.replace(entry.run, run_id="", after=[], cases=entry.run.cases[:1])
+            ),
+            "cases": encode(entry.run.cases),
+            "results": encode((entry.statuses, entry.across_ranks)),
+        }
         for entry in entries
     ]
-    columns = {
-        "path": repeated([os.fsencode(entry.path.relative_to(folder)) for entry in entries]),
-        "stamp": repeated([encode(stamps[entry.path]) for entry in entries]),
-        "run": repeated([encode((entry.run.run_id, entry.run.after)) for entry in entries]),
-        "head": repeated(list(map(encode, heads))),
-        "cases": repeated([encode(entry.run.cases) for entry in entries]),
-        "results": repeated([encode((each.statuses, each.across_ranks)) for each in entries]),
-        "end": repeated([encode((entry.end, entry.n_blocks)) for entry in entries]),
-        "case": own(0, -1).astype(np.int32),
-        "round_trip_ns": own(1, 0.0),
-        "n_blocks": own(2, 0).astype(np.int32),
-        "cost_us": own(3, 0.0),
-    }
+    columns = {name: pa.array([own[name] for own in facts], pa.binary()) for name in facts[0]}
+    ends = np.cumsum([0, *(len(entry.observed.case) for entry in entries)])
+    for place, name in enumerate(Observed._fields):
+        values = pa.array(np.concatenate([entry.observed[place] for entry in entries]))
+        columns[name] = pa.LargeListArray.from_arrays(ends, values)
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd", row_group_size=len(run))
+    pq.write_table(pa.table(columns), sink, compression="zstd", row_group_size=len(entries))
     write_whole(path, sink.getvalue().to_pybytes())
 
 
@@ -448,40 +444,38 @@ def _read_cache(path: Path, folder: Path, stamps: dict[Path, Stamp]) -> dict[Pat
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    texts = "path", "stamp", "run", "head", "cases", "results", "end"
+    shared = "head", "cases", "results"  # equal in many runs: one object for each text
     try:
-        rows = pq.ParquetFile(path, read_dictionary=list(texts)).read().combine_chunks()
+        rows = pq.ParquetFile(path, read_dictionary=list(shared)).read().combine_chunks()
     except (OSError, pa.ArrowException):  # there is none yet, or the disk was full
         return {}
     columns = {name: rows[name].combine_chunks() for name in rows.column_names}
-    of_path = columns["path"].indices.to_numpy()
-    starts = np.flatnonzero(np.diff(of_path, prepend=-1))
-    ends = [*starts[1:].tolist(), len(of_path)]
-    of_run = {
-        name: [values[number] for number in columns[name].indices.to_numpy()[starts].tolist()]
-        for name in texts
-        for values in [columns[name].dictionary.to_pylist()]
-    }
-    arrays = [columns[name].to_numpy() for name in Observed._fields]
+    texts = {name: columns[name].dictionary.to_pylist() for name in shared}
+    of_run = {name: columns[name].indices.to_pylist() for name in shared}
+    observed = [columns[name].values.to_numpy() for name in Observed._fields]
+    ends = columns["case"].offsets.to_pylist()
+    paths, saved, own = (columns[name].to_pylist() for name in ("path", "stamp", "own"))
     decode, entries = msgspec.json.decode, dict[Path, Entry]()
-    for number, (first, end) in enumerate(zip(starts.tolist(), ends, strict=True)):
-        file = folder / os.fsdecode(of_run["path"][number])
-        if stamps.get(file) != decode(of_run["stamp"][number], type=Stamp):
+    for number, path_text in enumerate(paths):
+        file = folder / os.fsdecode(path_text)
+        if stamps.get(file) != decode(saved[number], type=Stamp):
             continue
-        if arrays[0][first] < 0:
-            end = first
-        run_id, after = decode(of_run["run"][number])
-        statuses, across_ranks = _results(of_run["results"][number])
-        cases, keys = _plan(of_run["cases"][number])
-        last, n_blocks = decode(of_run["end"][number], type=tuple[End | None, int])
-        run = msgspec.structs.replace(
-            _head(of_run["head"][number]),
-            run_id=run_id,
-            after=after,
-            cases=cases,
+        head, cases_text, results = (texts[name][of_run[name][number]] for name in shared)
+        run_id, after, end, n_blocks = decode(
+            own[number], type=tuple[str, list[str], End | None, int]
         )
-        observed = Observed(*(array[first:end] for array in arrays))
-        entries[file] = Entry(file, run, keys, last, statuses, across_ranks, n_blocks, observed)
+        cases, keys = _plan(cases_text)
+        run = msgspec.structs.replace(_head(head), run_id=run_id, after=after, cases=cases)
+        own_part = slice(ends[number], ends[number + 1])
+        entries[file] = Entry(
+            file,
+            run,
+            keys,
+            end,
+            *_results(results),
+            n_blocks,
+            Observed(*(array[own_part] for array in observed)),
+        )
     return entries
 
 

@@ -7,7 +7,7 @@ from typing import IO
 import numpy as np
 
 from reports.site import shared
-from reports.store.observations import Contents
+from reports.store.folder import Contents
 from reports.tables.figure import COLOURS, figure
 from reports.tables.page import Page, Row, Section, draw_picture
 from reports.tables.sentences import size_text

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from reports.store.observations import COPY, Contents, Entry, read_store
+from reports.store.folder import COPY, Contents, read_store
+from reports.store.observations import Entry
 from reports.store.result import ImportedRunError, time_of
 from reports.store.schema import Result, Run
 from reports.tables.command import command_of

@@ -30,8 +30,10 @@ def build_cases(
     percentiles need them. `reason` is the reason of cases without a block."""
     states = facts.find_states(blocks)
     blocks_of: list[list[tuple[Block, int | None]]] = [[] for _ in run.cases]
+
     for block, state in zip(blocks, states.of_block, strict=True):
         blocks_of[block.case].append((block, state))
+
     rho = autocorrelation(
         [
             [
@@ -46,6 +48,7 @@ def build_cases(
         Case(case=number, **{name: getattr(header, name) for name in CaseFields.__struct_fields__})
         for number, header in enumerate(run.cases)
     ]
+
     for case, of_case in zip(cases, blocks_of, strict=True):
         if case.status == "ok" and not of_case:
             case.status, case.reason = "not measured", reason
@@ -54,6 +57,7 @@ def build_cases(
             links = [link for link in link_blocks if link.size_bytes == case.size_bytes]
             same_state = [link for link in links if states.state_of(link) == state]
             _set_bandwidth(case, run, links if state is None else same_state or links)
+
     _set_exposed(cases, facts.costs_in(blocks, states.of_block, states.longest))
     return cases
 
@@ -70,26 +74,33 @@ def _summarise(
     groups: dict[int | None, list[Block]] = {}
     for block, state_of_block in of_case:
         groups.setdefault(state_of_block, []).append(block)
+
     state = facts.counted_state([label for _, label in of_case], states.longest)
     if state != states.longest or state is None:
         case.state = "mixed" if state is None else "own"
+
     for name, figure in _figures(groups[state], samples, rho).items():
         setattr(case, name, figure)
+
     if builds := Counter(block.chosen for block in groups[state] if block.chosen):
         case.chosen = builds.most_common(1)[0][0]
+
     for other in sorted(label for label in groups if label not in (None, state)):
         figures, n_blocks = _figures(groups[other], samples, rho), len(groups[other])
         same = {name: figures[name] for name in ("link_rtt_ns", "time_us", "total_us")}
         case.states.append(State(share=n_blocks / len(of_case), n_blocks=n_blocks, **same))
+
     blocks = [block for block, _ in of_case]
     case.blocks_mixed = sum(facts.round_trip_ns(block) is None for block in blocks)
     # A wrong element counts in any block, also in a mixed one.
     counts = [block.n_wrong for block in blocks if block.n_wrong is not None]
     case.n_wrong = sum(counts) if counts else None
+
     if case.n_wrong:
         case.status, case.reason = "wrong", f"{case.n_wrong} elements were wrong"
         if place := facts.where_wrong(blocks):
             case.reason += f", first in {place[1]}"
+
     return state
 
 
@@ -103,6 +114,7 @@ def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) 
     }
     iterations = np.empty((0, 4)) if samples is None else _iterations(blocks, samples)
     n = sum(block.n for block in blocks)
+
     for name in (*OF_ITERATIONS, *OF_BLOCKS):
         medians = [getattr(block, "cost_us" if name == "total_us" else name) for block in blocks]
         medians = [value for value in medians if value is not None]
@@ -119,10 +131,12 @@ def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) 
             summary.p99 = p99 if len(values) >= 1000 and len(medians) >= 10 else None
             summary.min, summary.max = float(values.min()), float(values.max())
             summary.mean = float(values.mean())
+
     if not len(iterations) and n and all(block.mean_us is not None for block in blocks):
         mean_us = sum((block.mean_us or 0) * block.n for block in blocks) / n
         for name in ("time_us",) if "consume_us" in figures else ("time_us", "total_us"):
             figures[name].mean = mean_us
+
     return figures
 
 
@@ -136,10 +150,12 @@ def _iterations(blocks: Sequence[Block], samples: NDArray[Any]) -> NDArray[Any]:
     # Sorting is stable, so the iterations of a rank stay in order.
     ordered = samples[np.lexsort((samples[:, 1], samples[:, 0]))].astype(float)
     slowest = [np.empty((0, 3))]
+
     for block in blocks:
         start, stop = np.searchsorted(ordered[:, 0], [block.block, block.block + 1])
         n_ranks = max(1, len(np.unique(ordered[start:stop, 1])))
         slowest.append(ordered[start:stop, 2:].reshape(n_ranks, -1, 3).max(axis=0))
+
     time, consume, skew = np.concatenate(slowest).T
     total = time + consume if np.isfinite(consume).all() else time
     return np.stack([time, consume, total, skew], axis=-1)
@@ -154,14 +170,18 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
         or facts.late_us(case.shape)
     ):
         return
+
     if case.time_us is None or case.time_us.median == 0:
         return
+
     case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
     case.bus_bw_gb_s = case.alg_bw_gb_s * facts.case_bus_factor(case, run.world["size"])
     # The machine's parts are measured without background load.
     terms = None if facts.beside(case.shape) else _bound_terms(case, run, links)
+
     if terms is None:
         return
+
     # Moving data between ranks and through the memory system overlap.
     between_ranks = sum(terms.get(name, 0.0) for name in facts.BETWEEN_RANKS)
     moving = np.maximum(between_ranks, terms["memory"])
@@ -192,8 +212,10 @@ def _bound_terms(
     and the chain without collectives. None if `links` lack a needed part."""
     header = run.cases[case.case]
     parts = header.other_bound_parts.get(case.chosen or "", header.bound_parts)
+
     if parts is None:
         return None
+
     store = "push" if parts.get("pushes") else "copy_in"
     # An algorithm that pushes reads at home, so its reads do not count.
     stages = [
@@ -208,6 +230,7 @@ def _bound_terms(
         "between": parts.get("between_bytes", 0),
     }
     costs_us = dict.fromkeys(amounts, np.zeros(2))
+
     for name in (name for name, amount in amounts.items() if amount):
         if name == "hop":
             times_us, units = [trip / 1e3 for link in links for trip in link.link_rtt_ns or ()], 2
@@ -218,6 +241,7 @@ def _bound_terms(
             return None
         median_us, low_us, _ = median_interval(times_us)
         costs_us[name] = np.array([median_us, median_us if low_us is None else low_us]) / units
+
     terms = {
         name: np.zeros(2) if name in facts.BETWEEN_RANKS else amount * costs_us[name]
         for name, amount in amounts.items()
@@ -227,12 +251,15 @@ def _bound_terms(
         store_us, read_us = stored_bytes * costs_us[store], read_bytes * costs_us["peer_read"]
         terms[store] += np.where(store_us >= read_us, store_us, 0.0)
         terms["peer_read"] += np.where(store_us >= read_us, 0.0, read_us)
+
     # The parts exclude stamping and launching, which the time contains once for all its calls.
     overhead_us = 0.0 if run.clock_shared else run.link.get("overhead_us", 0.0)
     terms["launch"] = np.full(2, overhead_us / case.calls)
+
     if chain := case.chain_only_us:
         low_us = chain.median if chain.ci_low is None else chain.ci_low
         terms["chain_only"] = np.array([chain.median, low_us])
+
     return terms
 
 

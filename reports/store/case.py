@@ -60,6 +60,7 @@ class LinkStates:
         trip_ns = round_trip_ns(link)
         if trip_ns and self.rtt_ns:
             return int(np.argmin(np.abs(np.log(self.rtt_ns) - np.log(trip_ns))))
+
         return None if trip_ns is None else 0
 
 
@@ -78,6 +79,7 @@ def world_of(run: Run) -> tuple[Any, ...]:
     ranks, hosts = run.world.get("ranks", []), run.world.get("hosts", 1)
     if hosts != 1:
         hosts = sorted(Counter(rank.get("host") for rank in ranks).values()) or hosts
+
     return (
         run.world["size"],
         hosts,
@@ -98,12 +100,16 @@ def find_states(blocks: Sequence[Block], least_share: float = 1 / 3) -> LinkStat
     labels = iter(link_states(np.log(probed)).tolist() if probed else [])
     # A block without probes (one rank has no peer) belongs to the only state.
     of_block = [None if trip is None else next(labels) if trip else 0 for trip in trips_ns]
+
     if not probed:
         return LinkStates(of_block, [], 0 if 0.0 in trips_ns else None)
+
     counts = Counter(state for state in of_block if state is not None)
     longest = max(sorted(counts), key=counts.__getitem__)
+
     if counts[longest] < least_share * len(blocks):
         return LinkStates([None] * len(blocks), [], None)
+
     rtt_ns = [
         float(
             np.median(
@@ -123,9 +129,11 @@ def round_trip_ns(block: Block | LinkBlock) -> float | None:
     """Geometric mean of the two probes; 0 without probes, None if the probes disagree."""
     if block.link_rtt_ns is None:
         return 0.0
+
     before, after = block.link_rtt_ns
     if min(before, after) <= 0 or max(before, after) > MIXED_RATIO * min(before, after):
         return None
+
     return float(np.sqrt(before * after))
 
 
@@ -141,10 +149,12 @@ def counted_blocks(blocks: Sequence[Block]) -> dict[int, list[Block]]:
     states, by_case = find_states(blocks), dict[int, list[tuple[Block, int | None]]]()
     for block, label in zip(blocks, states.of_block, strict=True):
         by_case.setdefault(block.case, []).append((block, label))
+
     counted = dict[int, list[Block]]()
     for case, labelled in by_case.items():
         state = counted_state([label for _, label in labelled], states.longest)
         counted[case] = [block for block, label in labelled if label == state]
+
     return counted
 
 
@@ -154,6 +164,7 @@ def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None], state: int
     for block, state_of_block in zip(blocks, of_block, strict=True):
         if state_of_block == state and block.cost_us > 0:
             costs_us.setdefault(block.case, {})[block.round] = block.cost_us
+
     return costs_us
 
 
@@ -183,6 +194,7 @@ def where_wrong(blocks: Iterable[Block]) -> tuple[int, str] | None:
     for block in blocks:
         if block.first_wrong:
             return block.case, f"block {block.block}: {describe_wrong(block.first_wrong)}"
+
     return None
 
 
@@ -200,6 +212,7 @@ def bus_factor(collective: str, world_size: int) -> float:
     """busbw / algbw; 0 for one rank, and for a collective that also computes."""
     if world_size == 1 or collective in COMPUTE_BENCHMARKS:
         return 0.0
+
     return BUS_FACTORS[collective](world_size)
 
 
@@ -207,4 +220,5 @@ def case_bus_factor(case: Case, world_size: int) -> float:
     """A routed all-to-all counts the bytes that leave the rank with the most traffic."""
     if case.routing is None:
         return bus_factor(case.collective, world_size)
+
     return float(max(case.routing["leaving_bytes"]) / max(case.size_bytes, 1))

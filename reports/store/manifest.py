@@ -91,8 +91,10 @@ def read_manifest(folder: Path | str) -> Manifest:
     is no manifest, is damaged earlier, has a newer schema or names a missing run file."""
     path = Path(folder) / MANIFEST
     records = read_lines(path, "manifest", (Campaign, Launch, Stage, End), SCHEMA)
+
     if len(records) > MOST_RECORDS:
         raise ResultError(f"{path} has more than the {MOST_RECORDS:,} records that are read")
+
     manifest = Manifest(path.parent, of_kind(Campaign, records)[0])
     for record in records:
         if isinstance(record, Launch) and record.run is not None:
@@ -108,12 +110,14 @@ def read_manifest(folder: Path | str) -> Manifest:
             if problem:
                 raise ResultError(f"{path}: the run {record.run} {problem}")
         manifest.add(record)
+
     own = {MANIFEST, *(launch.run for launch in manifest.launches)}
     for parent, _, files in _folders(path.parent):
         for file in (Path(parent, name) for name in files):
             inside = file.relative_to(path.parent).as_posix()
             if inside not in own and file.suffix not in NO_RUNS and file.is_file():
                 manifest.foreign.append(file)
+
     manifest.foreign.sort()
     return manifest
 
@@ -129,6 +133,7 @@ def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
                 yield path, "a link, which is not followed"
             elif name in files and name.endswith(".jsonl"):
                 yield path, ""
+
     for error in closed:
         yield Path(error.filename), "a folder that cannot be read"
 

@@ -1,20 +1,12 @@
-"""The observations of a folder of runs, which every report on many runs groups and joins.
+"""The observations of runs, which every report on many runs groups and joins.
 
 An observation is a case of a run in one state of the link: the median cost of its blocks there. The
-states are clustered once, within the run. `read_store` reads the runs of a folder and says which of
-them count and in which order; `table` makes one DataFrame of their observations."""
+states are clustered once, within the run. `folder.read_store` says which runs of a folder count and
+in which order; `table` makes one DataFrame of their observations."""
 
-import gc
-import hashlib
-import os
-import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,33 +14,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store import untrusted
 from reports.store.case import MIN_STATE_BLOCKS, Key, key_of, round_trip_ns, world_of
-from reports.store.manifest import MANIFEST, run_files
-from reports.store.result import (
-    MOST_LINE_BYTES,
-    NOT_JSON,
-    ResultError,
-    end_with_parent,
-    places,
-    read,
-    time_of,
-)
 from reports.store.schema import CaseHeader, End, Result, Run
 from reports.store.stats import link_bins, link_states, link_valleys
-from reports.store.writing import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
-CHUNK_RUNS = 64  # that one process reads at a time
-COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
-SLOWED, TIMELESS = "slowed on purpose", "without a time in its run_id"
 # A run from which the hypervisor withheld more than this share of the CPU time is disturbed: its
 # cases take longer by as much, which is the order of the changes that reports look for.
 MOST_STEAL = 0.05
-Stamp = tuple[int, int]  # of a file: its size in bytes, its time of change in ns
 
 
 class Observed(NamedTuple):
@@ -97,110 +72,8 @@ class Entry:
         ]
 
 
-@dataclass
-class Contents:
-    """The content of a folder: its runs in order of time; manifests of campaigns; links and folders
-    that are left out, and why; files that are no runs; how many files were read, not cached."""
-
-    folder: Path
-    entries: list[Entry] = field(default_factory=list)
-    manifests: list[Path] = field(default_factory=list)
-    problems: list[tuple[Path, str]] = field(default_factory=list)
-    refused: list[tuple[Path, ResultError]] = field(default_factory=list)
-    n_read: int = 0
-
-
-def read_store(folder: Path) -> Contents:
-    """The runs below `folder`. Links are not followed. Raises ResultError if it is no folder."""
-    if not folder.is_dir():
-        raise ResultError(f"{folder} is not a folder of results")
-    store, stamps = Contents(folder), dict[Path, Stamp]()
-    for path, problem in run_files(folder):
-        if problem:
-            store.problems.append((path, problem))
-        elif path.name == MANIFEST:
-            store.manifests.append(path)
-        else:
-            try:
-                status = path.stat()
-                stamps[path] = status.st_size, status.st_mtime_ns
-            except FileNotFoundError:  # deleted since it was listed
-                continue
-            except OSError:
-                stamps[path] = -1, -1  # `read` says why
-    is_cached = len(stamps) >= CACHED_RUNS and _has_pyarrow()
-    cache = _cache_file(folder)
-    known = _read_cache(cache, folder, stamps) if is_cached else {}
-    missing = sorted(stamps.keys() - known.keys(), key=lambda path: (path.name, path))
-    store.n_read = len(missing)
-    for entry in _read_all(missing):
-        if isinstance(entry, Entry):
-            known[entry.path] = entry
-        else:
-            store.refused.append(entry)
-    if is_cached and len(store.refused) < len(missing):
-        with suppress(ResultError, OSError):  # a cache spares time, and nothing else
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            _write_cache(cache, folder, list(known.values()), stamps)
-    store.entries = _in_order(known.values())
-    return store
-
-
-def _in_order(entries: Iterable[Entry]) -> list[Entry]:
-    """The runs in order of time, each with the reason why it does not count. Of copies of a run the
-    one with the most blocks counts, if possible a complete one."""
-    by_id: dict[str, list[Entry]] = {}
-    for entry in sorted(entries, key=lambda entry: str(entry.path)):
-        by_id.setdefault(entry.run.run_id, []).append(entry)
-    ordered = list[Entry]()
-    for run_id in places(copies[0].run for copies in by_id.values()):
-        best, *copies = sorted(
-            by_id[run_id],
-            key=lambda entry: (not entry.complete, -entry.n_blocks, entry.path.stem != run_id),
-        )
-        for entry in (best, *copies):
-            problems = {
-                COPY: entry is not best,
-                WRONG: "wrong" in entry.statuses,
-                INCOMPLETE: not entry.complete,
-                SLOWED: entry.run.world.get("slowed_percent"),
-                TIMELESS: time_of(run_id) is None,
-            }
-            entry.left_out = next((why for why, applies in problems.items() if applies), "")
-            ordered.append(entry)
-    return ordered
-
-
-def _read_all(paths: Sequence[Path]) -> list[Entry | tuple[Path, ResultError]]:
-    """The runs of these files, in their order, or why they are none."""
-    chunks = [paths[at : at + CHUNK_RUNS] for at in range(0, len(paths), CHUNK_RUNS)]
-    if len(chunks) < 2:
-        return _read_chunk(paths)
-    workers = min(os.cpu_count() or 1, len(chunks))
-    with ProcessPoolExecutor(workers, get_context("fork"), initializer=_begin_worker) as pool:
-        return [entry for chunk in pool.map(_read_chunk, chunks) for entry in chunk]
-
-
-def _begin_worker() -> None:
-    """Starts a process that reads runs. Their objects have no cycles, so none are looked for."""
-    gc.disable()
-    end_with_parent()
-
-
-def _read_chunk(paths: Sequence[Path]) -> list[Entry | tuple[Path, ResultError]]:
-    read_runs = list[Entry | tuple[Path, ResultError]]()
-    for path in paths:
-        try:
-            entry = entry_of(read(path))
-        except ResultError as error:
-            read_runs.append((path, error))
-        else:
-            read_runs.append(entry)
-    return read_runs
-
-
 @lru_cache(maxsize=4096)
-def _plan(text: bytes) -> tuple[list[CaseHeader], tuple[Key, ...]]:
+def plan_of(text: bytes) -> tuple[list[CaseHeader], tuple[Key, ...]]:
     """Planned cases from their JSON, which runs have in common, as one object; and their keys."""
     cases = msgspec.json.decode(text, type=list[CaseHeader])
     return cases, tuple(map(key_of, cases))
@@ -208,7 +81,7 @@ def _plan(text: bytes) -> tuple[list[CaseHeader], tuple[Key, ...]]:
 
 def entry_of(result: Result) -> Entry:
     """The entry of a run that was read."""
-    cases, keys = _plan(msgspec.json.encode(result.run.cases))
+    cases, keys = plan_of(msgspec.json.encode(result.run.cases))
     return Entry(
         result.path,
         msgspec.structs.replace(result.run, environment={}, cases=cases),
@@ -221,22 +94,6 @@ def entry_of(result: Result) -> Entry:
     )
 
 
-def environment_of(entry: Entry) -> dict[str, Any]:
-    """The recorded facts of a run, from the first line of its file, which takes 1 ms; all of it
-    takes 20. Raises ResultError if that cannot be read any more."""
-    try:
-        with untrusted.open_file(entry.path) as file:
-            head = msgspec.json.decode(file.readline(MOST_LINE_BYTES), type=_Facts)
-    except (OSError, *NOT_JSON) as error:
-        raise ResultError(f"{entry.path} cannot be read any more: {error}") from error
-    facts: dict[str, Any] = untrusted.printable_in(head.environment)
-    return facts
-
-
-class _Facts(msgspec.Struct):
-    environment: dict[str, Any]
-
-
 def observe(result: Result) -> Observed:
     """The observations of a run: of each case with status ok and each state of the link with at
     least MIN_STATE_BLOCKS of its blocks. A block whose two probes disagree is in no state; if no
@@ -244,10 +101,12 @@ def observe(result: Result) -> Observed:
     blocks = result.blocks
     trips_ns = np.array([round_trip_ns(block) for block in blocks], dtype=float)  # None: NaN
     is_probed, of_block = trips_ns > 0, np.where(trips_ns == 0, 0, -1)
+
     if is_probed.any():
         of_block[is_probed] = link_states(np.log(trips_ns[is_probed]))
     elif not (trips_ns == 0).any():
         of_block[:] = 0
+
     states_ns = [
         float(np.median(own)) if len(own := trips_ns[is_probed & (of_block == state)]) else 0.0
         for state in range(of_block.max(initial=0) + 1)
@@ -303,11 +162,13 @@ def table(
         }
     )
     cell = (rows.run * len(keys) + rows.key) * max(len(rtt_ns), 1) + rows.state
+
     if not cell.is_unique:
         # Of two states of a run that are one for all runs, the one with more blocks counts.
         rows["cell"] = cell
         rows = rows.sort_values("n_blocks", kind="stable").drop_duplicates("cell", keep="last")
         rows = rows.drop(columns="cell").sort_index()
+
     return rows, keys, rtt_ns
 
 
@@ -317,11 +178,13 @@ def _numbered_keys(
     """All keys of these runs, and for each run the place among them of each case's key."""
     numbers: dict[Key, int] = {}
     plans: dict[int, NDArray[np.int64]] = {}  # by the identity of a plan, which runs share
+
     for entry in entries:
         if id(entry.keys) not in plans:
             keys = [key_of(case, without) for case in entry.run.cases] if without else entry.keys
             places = [numbers.setdefault(key, len(numbers)) for key in keys]
             plans[id(entry.keys)] = np.array(places, dtype=np.int64)
+
     return list(numbers), [plans[id(entry.keys)] for entry in entries]
 
 
@@ -333,8 +196,10 @@ def shared_states(
     block of 28,051 is in another state than by clustering the blocks of all runs together."""
     is_probed = trips_ns > 0
     state = np.zeros(len(trips_ns), dtype=np.int64)
+
     if not is_probed.any():
         return state, []
+
     bins = link_bins(np.log(trips_ns[is_probed]))
     different, place = np.unique(bins, return_inverse=True)
     counts = np.bincount(place, weights=n_blocks[is_probed])
@@ -370,9 +235,11 @@ def costs_of(entries: Sequence[Entry]) -> Costs:
     costs = Costs(keys, rtt_ns, np.full(shape, np.nan), np.zeros(shape[:2], dtype=bool))
     costs.us[rows.run, rows.key, rows.state] = rows.cost_us
     _, key_of_cases = _numbered_keys(entries)
+
     for run, (entry, key_of_case) in enumerate(zip(entries, key_of_cases, strict=True)):
         is_ok = [status == "ok" for status in entry.statuses]
         costs.is_measured[run, key_of_case[is_ok]] = True
+
     return costs
 
 
@@ -386,104 +253,3 @@ def alike_of(entry: Entry) -> tuple[Any, ...]:
         run.world.get("dispatch", "native"),
         entry.across_ranks,
     )
-
-
-# -- the cache: a large folder's observations in one Parquet file, a row for each run
-
-
-def _cache_file(folder: Path) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    return home / "wiretax" / "stores" / f"{digest}.v2.parquet"
-
-
-def _has_pyarrow() -> bool:
-    if find_spec("pyarrow") is None:
-        print(
-            "reports: the runs are read one by one: their cache needs pyarrow "
-            "(python -m pip install pyarrow)",
-            file=sys.stderr,
-        )
-        return False
-    return True
-
-
-def _write_cache(
-    path: Path, folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]
-) -> None:
-    """Writes the runs of the folder: facts as JSON, observations as lists. Raises ResultError."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    encode = msgspec.json.encode
-    facts = [
-        {
-            "path": os.fsencode(entry.path.relative_to(folder)),
-            "stamp": encode(stamps[entry.path]),
-            "own": encode((entry.run.run_id, entry.run.after, entry.end, entry.n_blocks)),
-            "head": encode(
-                msgspec.structs.replace(entry.run, run_id="", after=[], cases=entry.run.cases[:1])
-            ),
-            "cases": encode(entry.run.cases),
-            "results": encode((entry.statuses, entry.across_ranks)),
-        }
-        for entry in entries
-    ]
-    columns = {name: pa.array([own[name] for own in facts], pa.binary()) for name in facts[0]}
-    ends = np.cumsum([0, *(len(entry.observed.case) for entry in entries)])
-    for place, name in enumerate(Observed._fields):
-        values = pa.array(np.concatenate([entry.observed[place] for entry in entries]))
-        columns[name] = pa.LargeListArray.from_arrays(ends, values)
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd", row_group_size=len(entries))
-    write_whole(path, sink.getvalue().to_pybytes())
-
-
-def _read_cache(path: Path, folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
-    """The runs of the folder's cache whose files are as they were; none if it cannot be read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    shared = "head", "cases", "results"  # equal in many runs: one object for each text
-    try:
-        rows = pq.ParquetFile(path, read_dictionary=list(shared)).read().combine_chunks()
-    except (OSError, pa.ArrowException):  # there is none yet, or the disk was full
-        return {}
-    columns = {name: rows[name].combine_chunks() for name in rows.column_names}
-    texts = {name: columns[name].dictionary.to_pylist() for name in shared}
-    of_run = {name: columns[name].indices.to_pylist() for name in shared}
-    observed = [columns[name].values.to_numpy() for name in Observed._fields]
-    ends = columns["case"].offsets.to_pylist()
-    paths, saved, own = (columns[name].to_pylist() for name in ("path", "stamp", "own"))
-    decode, entries = msgspec.json.decode, dict[Path, Entry]()
-    for number, path_text in enumerate(paths):
-        file = folder / os.fsdecode(path_text)
-        if stamps.get(file) != decode(saved[number], type=Stamp):
-            continue
-        head, cases_text, results = (texts[name][of_run[name][number]] for name in shared)
-        run_id, after, end, n_blocks = decode(
-            own[number], type=tuple[str, list[str], End | None, int]
-        )
-        cases, keys = _plan(cases_text)
-        run = msgspec.structs.replace(_head(head), run_id=run_id, after=after, cases=cases)
-        own_part = slice(ends[number], ends[number + 1])
-        entries[file] = Entry(
-            file,
-            run,
-            keys,
-            end,
-            *_results(results),
-            n_blocks,
-            Observed(*(array[own_part] for array in observed)),
-        )
-    return entries
-
-
-@lru_cache(maxsize=4096)
-def _head(text: bytes) -> Run:
-    return msgspec.json.decode(text, type=Run)
-
-
-@lru_cache(maxsize=4096)
-def _results(text: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return msgspec.json.decode(text, type=tuple[tuple[str, ...], tuple[str, ...]])

@@ -37,4 +37,5 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Iterable):
         return [plain(item) for item in value]
+
     raise TypeError(f"{type(value).__name__} has no form in JSON")

@@ -65,8 +65,10 @@ def content_of(path: Path, most_bytes: int = untrusted.MOST_BYTES) -> bytes:
         content = untrusted.read_bytes(path, most_bytes=most_bytes)
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+
     if content.count(b"\n") > MOST_LINES:
         raise ResultError(f"{path} has more than the {MOST_LINES:,} lines that are read")
+
     return content
 
 
@@ -75,6 +77,7 @@ def read_once() -> Iterator[None]:
     """Makes `read` read each file once within this context, also for processes forked in it."""
     global _results
     _results = {}
+
     try:
         yield
     finally:
@@ -93,10 +96,12 @@ def read(path: Path | str) -> Result:
     path = Path(path)
     if _results and path in _results:
         return _results[path]
+
     if is_imported(path):
         raise ImportedRunError(
             f"{path} was imported from a log: `reports show` shows it, nothing judges it"
         )
+
     lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, End), SCHEMA)
     [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
     result = Result(
@@ -108,21 +113,26 @@ def read(path: Path | str) -> Result:
         ends[-1] if ends else None,
         read_flight(path.with_suffix(".flight")),
     )
+
     try:
         result.check_open_parts()
     except msgspec.ValidationError as error:
         raise ResultError(f"{path} is not a run file of schema {SCHEMA} ({error})") from error
+
     possible = {run.benchmark} if run.benchmark in COMPUTE_BENCHMARKS else BUS_FACTORS.keys()
     if unknown := {header.collective for header in run.cases} - possible:
         raise ResultError(f"{path}: unknown collective {min(unknown)!r}")
     if any(not 0 <= block.case < len(run.cases) for block in result.blocks):
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
+
     if not ends:
         result.cases = build_cases(run, result.blocks, result.link_blocks, reason=ENDED_EARLY)
     elif [(case.case, KEY_OF(case)) for case in cases] != list(enumerate(map(KEY_OF, run.cases))):
         raise ResultError(f"{path}: its cases differ from the planned ones")
+
     if _results is not None:
         _results[path] = result
+
     return result
 
 
@@ -134,6 +144,7 @@ def is_imported(path: Path | str) -> bool:
         head = msgspec.json.decode(line, type=dict) if b'"imported_from"' in line else {}
     except (OSError, *NOT_JSON):
         return False
+
     return head.get("kind") == "run" and "imported_from" in head
 
 
@@ -150,10 +161,12 @@ def read_lines(
     first, *rest = content_of(path, MOST_RUN_BYTES).split(b"\n", 1)
     # Almost every file can be decoded at once. Errors, and what is rare, come from the loop.
     others: list[msgspec.Struct] | None = None
+
     if first and rest and len(rest[0]) <= MOST_LINE_BYTES and b'"schema"' not in rest[0]:
         with suppress(*NOT_JSON):
             if _is_plain(rest[0]):
                 others = _decoder(*kinds[1:]).decode_lines(rest[0])
+
     lines = [first] if others is not None else [first, *b"".join(rest).split(b"\n")]
     for number, line in enumerate(lines, 1):
         place = f"{path}, line {number}"
@@ -187,8 +200,10 @@ def read_lines(
             raise ResultError(
                 f"{place}: not a `{tag}` line of schema {schema} ({error})"
             ) from error
+
     if not records:
         raise ResultError(f"{path} is empty, not a {file_type}")
+
     return records + (others or [])
 
 
@@ -211,10 +226,12 @@ def read_flight(folder: Path) -> Flight | None:
     64-bit counters that it names. None without a readable folder. Leaves out torn pages."""
     if folder.is_symlink():
         return None
+
     try:
         paths = sorted(folder.iterdir())
     except OSError:  # a run that ends removes its folder
         return None
+
     flight = Flight(ranks={}, ended=None)
     for path in paths:
         try:
@@ -232,6 +249,7 @@ def read_flight(folder: Path) -> Flight | None:
             flight.ended = page or None
         elif page and path.name.startswith("rank-") and path.name[5:].isdecimal():
             flight.ranks[int(path.name[5:])] = page
+
     return flight
 
 
@@ -241,17 +259,20 @@ def read_samples(result: Result, case: Case) -> NDArray[Any] | None:
     name, folder = case.samples, result.path.with_suffix(".samples")
     if name is None:
         return None
+
     place = f"{result.path}, case {case.case}"
     # The run's file may come from anywhere, so the name must be plain and the file the run's own.
     if name in ("", ".", "..") or "/" in name:
         raise ResultError(f"{place}: {name!r} is not the plain name of a file of samples")
     if folder.is_symlink():
         raise ResultError(f"{place}: {folder.name} is a link, which is not followed")
+
     try:
         file = untrusted.open_file(folder / name, follow=False, most_bytes=2 * MAX_SAMPLES_BYTES)
     except OSError as error:
         kind = SamplesGone if isinstance(error, FileNotFoundError) else ResultError
         raise kind(f"{place}: the samples {name} cannot be read: {error.strerror}") from error
+
     with file:
         head = SAMPLES_HEAD.fullmatch(file.read(128))
         rows = int(head[1]) if head else 0
@@ -264,6 +285,7 @@ def time_of(run_id: str) -> datetime | None:
     """The UTC start time in a run_id, if it has one."""
     if not RUN_TIME.match(run_id):
         return None
+
     try:
         return datetime.fromisoformat(f"{run_id[:11]}{run_id[11:19].replace('-', ':')}")
     except ValueError:
@@ -275,6 +297,7 @@ def places(runs: Iterable[Run]) -> dict[str, int]:
     jumps when it is corrected, otherwise by time. Breaks a circle of names at one run."""
     after = {run.run_id: run.after for run in runs}
     order, seen = dict[str, int](), set[str]()
+
     # Runs without a time come first, never last.
     for last in sorted(after, key=lambda run_id: (time_of(run_id) is not None, run_id)):
         stack = [] if last in seen else [last]
@@ -286,6 +309,7 @@ def places(runs: Iterable[Run]) -> dict[str, int]:
                 stack.append(unseen[0])
             else:
                 order[stack.pop()] = len(order)
+
     return order
 
 
@@ -299,4 +323,5 @@ def latest(folder: Path) -> list[str]:
             (naming if after else silent).add(path.stem)
             quoted = re.findall(rb'"([^"]*)"', after[1]) if after else []
             names.update(name.decode(errors="replace") for name in quoted)
+
     return sorted(naming - names)[-64:] if naming else sorted(silent)[-1:]

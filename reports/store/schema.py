@@ -378,6 +378,7 @@ class Result:
         overhead_us = run.link.get("overhead_us", 0)
         msgspec.convert((run.world, overhead_us), tuple[World, NotNegative])
         msgspec.convert(cases, list[OpenParts], from_attributes=True)
+
         for case in cases:
             needed = NEEDED.get("routing" if case.routing else run.benchmark, ())
             for name in set(needed).difference(case.shape or ()):

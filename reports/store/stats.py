@@ -33,11 +33,14 @@ def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.
     none if these are beyond a factor of a million."""
     ordered = np.sort(np.asarray(values, dtype=float))
     n = len(ordered)
+
     if n == 0:
         raise ValueError("the median of no values")
+
     median = float(ordered[(n - 1) // 2 : n // 2 + 1].mean())
     if n < MIN_INTERVAL_VALUES:
         return median, None, None
+
     rho = round(rho, 2)
     if n / sign_inflation(n, rho) < MIN_INTERVAL_VALUES:
         if ordered[0] <= 0:
@@ -46,6 +49,7 @@ def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.
         if half > MOST_HALF:
             return median, None, None
         return median, median * float(np.exp(-half)), median * float(np.exp(half))
+
     j, weight = _order_statistics(n, confidence, rho)
     low = ordered[j - 1] + weight * (ordered[j] - ordered[j - 1])  # of two equal values, the value
     high = ordered[n - j] + weight * (ordered[n - j - 1] - ordered[n - j])
@@ -121,8 +125,10 @@ def autocorrelation(series: Sequence[ArrayLike]) -> float:
         logs = np.log(np.asarray(values, dtype=float))
         if len(logs) >= MIN_INTERVAL_VALUES and np.ptp(logs) > 0:
             by_length.setdefault(len(logs), []).append(logs)
+
     if not by_length:
         return 0.0
+
     estimates = np.concatenate([_lag_1(np.array(logs)) for logs in by_length.values()])
     # The mean of a series of more than 100 values hides almost no correlation.
     expected = [_expected_lag_1(min(n, 100)) for n, logs in by_length.items() for _ in logs]
@@ -149,6 +155,7 @@ def ar1(noise: NDArray[Any], rho: ArrayLike) -> NDArray[Any]:
     innovation = np.sqrt(1 - np.square(rho))
     for i in range(1, noise.shape[-1]):
         noise[..., i] = rho * noise[..., i - 1] + innovation * noise[..., i]
+
     return noise
 
 
@@ -167,11 +174,13 @@ def link_valleys(bins: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[
     density = np.exp(-0.5 * ((grid[:, None] - bins) / KERNEL_BINS) ** 2) @ counts
     peaks = np.flatnonzero((density[1:-1] > density[:-2]) & (density[1:-1] >= density[2:])) + 1
     states: list[int] = []
+
     for peak in sorted(peaks.tolist(), key=lambda peak: -density[peak]):
         ways = [slice(*sorted((peak, higher))) for higher in states]
         is_far = all((way.stop - way.start) * BIN >= np.log(STATE_RATIO) for way in ways)
         if is_far and all(density[way].min() < 0.5 * density[peak] for way in ways):
             states.append(peak)
+
     return np.asarray(
         grid[
             [left + int(np.argmin(density[left:right])) for left, right in pairwise(sorted(states))]
@@ -202,6 +211,7 @@ def warmup_length(times: ArrayLike) -> int:
         if p >= 0.01 or u[change] < 0:
             break
         start += change + 1
+
     return min(start, len(values) // 2)
 
 
@@ -209,5 +219,6 @@ def is_precise(block_medians: ArrayLike, rho: float = 0.0) -> bool:
     """Whether 10 blocks or more have half a 95 % interval within 1 % of the median."""
     if np.size(block_medians) < MIN_PRECISE_BLOCKS:
         return False
+
     median, low, high = median_interval(block_medians, rho=rho)
     return low is not None and high is not None and (high - low) / 2 <= 0.01 * median

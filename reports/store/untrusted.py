@@ -22,8 +22,10 @@ def open_file(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> 
     file = open(os.open(path, flags), "rb")  # noqa: SIM115 - the caller closes it
     status = os.fstat(file.fileno())
     is_regular = stat.S_ISREG(status.st_mode)
+
     if is_regular and status.st_size <= most_bytes:
         return file
+
     file.close()
     problem = (
         f"its {status.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB "
@@ -51,6 +53,7 @@ def printable_in(value: Any) -> Any:
         return printable(value)
     if isinstance(value, dict):
         return {printable(name): printable_in(item) for name, item in value.items()}
+
     return [printable_in(item) for item in value] if isinstance(value, list) else value
 
 

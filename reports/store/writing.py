@@ -97,6 +97,7 @@ class RunFile:
         head. Raises ResultError if the file exists or cannot be written."""
         path = Path(folder) / f"{run.run_id}.jsonl"
         part = path.with_name(f"{path.name}.part")
+
         with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             created = cls(path, run, part.open("xb"))
@@ -108,6 +109,7 @@ class RunFile:
                 part.rename(path)
             finally:
                 part.unlink(missing_ok=True)
+
         # The name survives a power cut; unreadable folders and some file systems refuse this.
         with contextlib.suppress(OSError):
             listing = os.open(path.parent, os.O_RDONLY)
@@ -115,6 +117,7 @@ class RunFile:
                 os.fsync(listing)
             finally:
                 os.close(listing)
+
         return created
 
     def append(self, record: msgspec.Struct) -> None:
@@ -124,6 +127,7 @@ class RunFile:
             self.file.write(line)
             self.file.flush()
             os.fsync(self.file.fileno())
+
         if isinstance(record, Block):
             self.blocks.append(record)
         elif isinstance(record, LinkBlock):
@@ -136,6 +140,7 @@ class RunFile:
         cases = build_cases(self.run, self.blocks, self.link_blocks, samples, reason)
         ranks, folder = self.run.world["size"], self.path.with_suffix(".samples")
         iterations = min(20_000, MAX_SAMPLES_BYTES // (len(cases) * ranks * 5 * 4))
+
         for case in cases if keep_samples else []:
             rows = samples.get(case.case, np.empty((0, 5)))
             blocks, n_rows = np.unique(rows[:, 0], return_counts=True)
@@ -150,9 +155,12 @@ class RunFile:
             np.save(content, rows[np.isin(rows[:, 0], blocks[chosen])].astype(np.float32))
             case.samples = f"case-{case.case:04d}.npy"
             write_whole(folder / case.samples, content.getvalue())
+
         counts = [case.n_wrong for case in cases if case.n_wrong is not None]
         end.n_wrong = sum(counts) if counts else None
+
         for record in (*cases, end):
             self.append(record)
+
         self.file.close()
         return Result(self.path, self.run, cases, self.blocks, self.link_blocks, end)

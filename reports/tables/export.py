@@ -65,19 +65,23 @@ def export(arguments: argparse.Namespace) -> int:
         for run, left_out in read_runs(arguments.runs, unreadable)
         for row in case_rows(run, left_out)
     ]
+
     for sentence in unreadable:
         print(f"reports: left out: {printable(sentence)}", file=sys.stderr)
+
     if arguments.parquet:
         content = as_parquet(rows)
     elif arguments.csv:
         content = as_csv_text(rows).encode()
     else:
         content = as_openmetrics(rows).encode()
+
     if arguments.out:
         write_named(arguments.out, content)
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
+
     return 0
 
 
@@ -87,6 +91,7 @@ def as_parquet(rows: Sequence[dict[str, Any]]) -> bytes:
         content: bytes = as_table(rows).to_parquet(index=False)
     except ImportError as error:
         raise ResultError("Parquet needs pyarrow: python -m pip install pyarrow") from error
+
     return content
 
 
@@ -98,6 +103,7 @@ def as_openmetrics(rows: Iterable[dict[str, Any]]) -> str:
     series: dict[str, dict[str, dict[int, float]]] = {
         gauge.name: defaultdict(dict) for gauge in metrics
     }
+
     for row in rows:
         is_imported_or_slowed = row.get("imported_from") or row.get("slowed_percent")
         if row["started"] is None or is_imported_or_slowed or row.get("suspect"):
@@ -111,6 +117,7 @@ def as_openmetrics(rows: Iterable[dict[str, Any]]) -> str:
         for gauge in metrics:
             if row.get(gauge.column) is not None:
                 series[gauge.name][labels][at_s] = row[gauge.column] * gauge.scale
+
     lines = []
     for gauge in metrics:
         lines += [
@@ -123,6 +130,7 @@ def as_openmetrics(rows: Iterable[dict[str, Any]]) -> str:
             for labels, points in series[gauge.name].items()
             for at_s, value in sorted(points.items())
         ]
+
     return "\n".join([*lines, "# EOF\n"])
 
 

@@ -134,6 +134,7 @@ def _tests(result: Result) -> list[tuple[str, list[dict[str, Any]], list[int], f
         details = filter(None, (case.variant, case.memory, case.mode, shape_text(case.shape)))
         name = f"{case.library or case.algorithm} ({', '.join(details)})"
         by_name.setdefault((case.algorithm, name), []).append(case)
+
     tests = []
     for (_, name), cases in by_name.items():
         rows: dict[tuple[int, str, str], dict[str, Any]] = {}
@@ -175,6 +176,7 @@ def _tests(result: Result) -> list[tuple[str, list[dict[str, Any]], list[int], f
                 }
         counts = [case.n_wrong for case in cases if case.n_wrong is not None]
         tests.append((name, [*rows.values()], counts, sum(bus_bws) / max(len(bus_bws), 1)))
+
     return tests
 
 
@@ -191,8 +193,10 @@ def as_nccl_tests(result: Result, algorithm: str | None = None, registered: bool
     the run does not have."""
     name = algorithm or nccl_algorithm(result)
     cases = [case for case in result.cases if case.algorithm == name]
+
     if not cases:
         raise ResultError(f"{result.path} has no algorithm {name}")
+
     cases = [case for case in cases if case.mode == "isolated"] or cases
     cases = [case for case in cases if case.shape == cases[0].shape]
     variants = dict.fromkeys(case.variant for case in cases)
@@ -200,6 +204,7 @@ def as_nccl_tests(result: Result, algorithm: str | None = None, registered: bool
     shown = [case for case in cases if case.variant == variant]
     left_out = len(result.cases) - len(shown)
     devices = []
+
     for rank in result.run.world.get("ranks", []):
         number, model = rank.get("rank", 0), rank.get("gpu") or rank.get("device", "")
         device = number if rank.get("gpu") else (rank.get("cpus") or [0])[0]
@@ -209,6 +214,7 @@ def as_nccl_tests(result: Result, algorithm: str | None = None, registered: bool
             f"#  Rank {number:2d} Group  0 Pid {0:6d} on {host:>10} device "
             f"{device:2d} [{pci}] {model} {rank.get('arch', '')}\n"
         )
+
     [(title, rows, counts, bus_bw)] = _tests(replace(result, cases=shown))
     pairs = [(NCCL_TYPES.get(case.datatype, case.datatype), case.redop) for case in result.cases]
     rows.sort(key=lambda row: (pairs.index((row["type"], row["redop"])), row["size"]))
@@ -245,6 +251,7 @@ def _figures(half: dict[str, Any] | None) -> str:
     """The columns of a half; a figure has the decimals for which there is room, or an exponent."""
     *values, n_wrong = half.values() if half else [None] * 4
     cells = []
+
     for value, width in zip(values, (7, 6, 6), strict=True):
         texts = (
             ["N/A"]
@@ -253,4 +260,5 @@ def _figures(half: dict[str, Any] | None) -> str:
         )
         text = next((text for text in texts if len(text) <= width), texts[-1])
         cells.append(f"  {text:>{width}}")
+
     return "".join(cells) + f"  {'N/A' if n_wrong is None else f'{float(n_wrong):g}':>6}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 
 from reports.imports.imported import Imported, read_any
-from reports.store.observations import COPY, read_store
+from reports.store.folder import COPY, read_store
 from reports.store.result import ImportedRunError, ResultError, time_of
 from reports.store.schema import Block, Case, CaseFields, Range, Result, Summary
 
@@ -36,8 +36,10 @@ def load_frame(path: str | os.PathLike[str], level: str = "case") -> "pd.DataFra
 
     if level not in LEVELS:
         raise ValueError(f"level is {level!r}, and must be one of: {', '.join(LEVELS)}")
+
     rows_of = case_rows if level == "case" else block_rows
     unreadable = list[str]()
+
     try:
         rows = [
             row | {"path": str(run.path)}
@@ -46,8 +48,10 @@ def load_frame(path: str | os.PathLike[str], level: str = "case") -> "pd.DataFra
         ]
     except ResultError as error:
         raise ValueError(str(error)) from error
+
     if not rows:
         raise ValueError(f"{path} has no {level} of a run")
+
     frame = pd.DataFrame(rows).infer_objects()
     frame.attrs["unreadable"] = unreadable
     return frame
@@ -66,6 +70,7 @@ def read_runs(
             if run.run.run_id not in seen:
                 seen.add(run.run.run_id)
                 yield run, left_out
+
     if not seen:
         names = ", ".join(map(str, paths))
         raise ResultError("; ".join([f"{names} holds no run", *unreadable[:1]]))
@@ -76,11 +81,14 @@ def _files_of(path: Path, unreadable: list[str]) -> Iterator[tuple[Path, str]]:
     if not path.is_dir():
         yield path, ""
         return
+
     store = read_store(path)
     unreadable += [f"{file.name}: {problem}" for file, problem in store.problems]
+
     for entry in store.entries:
         if entry.left_out != COPY:
             yield entry.path, entry.left_out
+
     for file, error in store.refused:
         if isinstance(error, ImportedRunError):
             yield file, ""
@@ -99,8 +107,10 @@ def block_rows(run: Result | Imported, left_out: str = "") -> Iterator[dict[str,
     """A row for each measured block, with the columns of its case; none of an imported log."""
     if isinstance(run, Imported):
         return
+
     facts, planned = run_facts(run, left_out), cells_of(run.run.cases)
     of_case = {name: planned[name] for name in CaseFields.__struct_fields__}
+
     for block in run.blocks:
         own = {name: as_cell(getattr(block, name)) for name in Block.__struct_fields__}
         before_ns, after_ns = block.link_rtt_ns or (None, None)
@@ -141,6 +151,7 @@ def cells_of(cases: Sequence[msgspec.Struct]) -> dict[str, list[Any]]:
             continue
         for part in PARTS[name]:
             columns[f"{name}_{part}"] = [getattr(value, part, None) for value in values]
+
     return columns
 
 
@@ -148,4 +159,5 @@ def as_cell(value: Any) -> Any:
     """Lists and objects as JSON, which can be a key; None for an empty list."""
     if not isinstance(value, list | dict | tuple | msgspec.Struct):
         return value
+
     return json.dumps(value, default=msgspec.to_builtins, sort_keys=True) if value != [] else None

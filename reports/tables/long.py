@@ -32,8 +32,10 @@ def _facts(case: Case) -> dict[str, str]:
 def _figures(case: Case) -> dict[str, str]:
     cells = {shown.heading: _text(name, getattr(case, name)) for name, shown in FIGURES.items()}
     cells["blocks"] = str(case.time_us.n_blocks) if case.time_us else "-"
+
     if case.suspect:
         cells[FIGURES["share_of_bound"].heading] += "!"
+
     return cells
 
 
@@ -46,6 +48,7 @@ def _text(name: str, value: Any) -> str:
         if value.p95 is not None:
             tail = f" p95 {number(value.p95)}"
         return number(value.median) + interval + tail
+
     if isinstance(value, Range):
         return number(value.median)
     if isinstance(value, dict):
@@ -54,6 +57,7 @@ def _text(name: str, value: Any) -> str:
         return count(value)
     if name.startswith("share") and value is not None:
         return f"{min(value, 9.99):.0%}"
+
     return number(value)
 
 

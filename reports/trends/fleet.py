@@ -14,16 +14,8 @@ import msgspec
 import numpy as np
 
 from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS, Key, key_of
-from reports.store.observations import (
-    COPY,
-    SLOWED,
-    Contents,
-    Costs,
-    Entry,
-    alike_of,
-    costs_of,
-    read_store,
-)
+from reports.store.folder import COPY, SLOWED, Contents, read_store
+from reports.store.observations import Costs, Entry, alike_of, costs_of
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run

@@ -15,16 +15,9 @@ from typing import Any
 import numpy as np
 
 from reports.store.case import MIN_STATE_BLOCKS, Key
+from reports.store.folder import Contents, environment_of, read_store
 from reports.store.manifest import MANIFEST
-from reports.store.observations import (
-    MOST_STEAL,
-    Contents,
-    Entry,
-    alike_of,
-    costs_of,
-    environment_of,
-    read_store,
-)
+from reports.store.observations import MOST_STEAL, Entry, alike_of, costs_of
 from reports.store.report_json import write_json
 from reports.store.result import ImportedRunError, NewerSchemaError, ResultError
 from reports.store.schema import Run

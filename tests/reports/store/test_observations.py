@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
-from reports.store import observations
-from reports.store.observations import CACHED_RUNS, entry_of, read_store, shared_states, table
+from reports.store import folder as folders
+from reports.store.folder import CACHED_RUNS, read_store
+from reports.store.observations import entry_of, shared_states, table
 from reports.store.result import read
 from tests.launch import ROOT
 from tests.reports.synthetic_run import mark_wrong, rewrite, write_run
@@ -53,7 +54,7 @@ def results(tmp_path, monkeypatch):
 @pytest.fixture
 def cached(results, monkeypatch):
     """The same folder with a cache, which the file that is no run is in no part of."""
-    monkeypatch.setattr(observations, "CACHED_RUNS", 4)
+    monkeypatch.setattr(folders, "CACHED_RUNS", 4)
     assert read_store(results).n_read == 10
     assert read_store(results).n_read == 1
     return results
@@ -84,7 +85,7 @@ def test_one_rule_says_which_runs_count_and_in_which_order(results):
 
 def test_reports_are_the_same_with_and_without_the_cache(results, cached, capsys, monkeypatch):
     with_cache = said(cached, capsys)
-    monkeypatch.setattr(observations, "CACHED_RUNS", CACHED_RUNS)
+    monkeypatch.setattr(folders, "CACHED_RUNS", CACHED_RUNS)
     assert said(results, capsys) == with_cache
     beside = {path.suffix for path in results.rglob("*")} - {"", ".npy"}
     assert beside == {".jsonl", ".samples"}  # the cache lies elsewhere
@@ -126,7 +127,7 @@ def test_without_pyarrow_runs_are_read_and_a_sentence_says_what_helps(cached, ca
 
 def test_reports_at_the_same_time_as_writers_fail_nowhere(cached, capsys):
     program = (
-        "import sys; from pathlib import Path; from reports.store import observations as o; "
+        "import sys; from pathlib import Path; from reports.store import folder as o; "
         "o.CACHED_RUNS = 4; [o.read_store(Path(sys.argv[1])) for _ in range(8)]"
     )
     readers = [
@@ -174,5 +175,5 @@ def test_a_folder_that_is_none_is_refused(tmp_path, capsys):
 
 def test_a_large_folder_is_read_by_several_processes(results, monkeypatch):
     alone = [entry.path for entry in read_store(results).entries]
-    monkeypatch.setattr(observations, "CHUNK_RUNS", 2)
+    monkeypatch.setattr(folders, "CHUNK_RUNS", 2)
     assert [entry.path for entry in read_store(Path(results)).entries] == alone

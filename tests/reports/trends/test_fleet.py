@@ -10,7 +10,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.site.fleet_page import fleet_page
-from reports.store.observations import read_store
+from reports.store.folder import read_store
 from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import mark_wrong, rewrite, write_run
 

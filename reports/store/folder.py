@@ -1,0 +1,172 @@
+"""The runs of a folder: which of them count in reports on many runs, and in which order."""
+
+import gc
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from reports.store import cache, untrusted
+from reports.store.cache import Stamp
+from reports.store.manifest import MANIFEST, run_files
+from reports.store.observations import Entry, entry_of
+from reports.store.result import (
+    MOST_LINE_BYTES,
+    NOT_JSON,
+    ResultError,
+    end_with_parent,
+    places,
+    read,
+    time_of,
+)
+
+CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
+CHUNK_RUNS = 64  # that one process reads at a time
+COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
+SLOWED, TIMELESS = "slowed on purpose", "without a time in its run_id"
+
+
+@dataclass
+class Contents:
+    """The content of a folder: its runs in order of time; manifests of campaigns; links and folders
+    that are left out, and why; files that are no runs; how many files were read, not cached."""
+
+    folder: Path
+    entries: list[Entry] = field(default_factory=list)
+    manifests: list[Path] = field(default_factory=list)
+    problems: list[tuple[Path, str]] = field(default_factory=list)
+    refused: list[tuple[Path, ResultError]] = field(default_factory=list)
+    n_read: int = 0
+
+
+def read_store(folder: Path) -> Contents:
+    """The runs below `folder`. Links are not followed. Raises ResultError if it is no folder."""
+    if not folder.is_dir():
+        raise ResultError(f"{folder} is not a folder of results")
+
+    store, stamps = Contents(folder), dict[Path, Stamp]()
+    for path, problem in run_files(folder):
+        if problem:
+            store.problems.append((path, problem))
+        elif path.name == MANIFEST:
+            store.manifests.append(path)
+        else:
+            try:
+                status = path.stat()
+                stamps[path] = status.st_size, status.st_mtime_ns
+            except FileNotFoundError:  # deleted since it was listed
+                continue
+            except OSError:
+                stamps[path] = -1, -1  # `read` says why
+
+    is_cached = len(stamps) >= CACHED_RUNS and _has_pyarrow()
+    known = cache.read(folder, stamps) if is_cached else {}
+    missing = sorted(stamps.keys() - known.keys(), key=lambda path: (path.name, path))
+    store.n_read = len(missing)
+
+    for entry in _read_all(missing):
+        if isinstance(entry, Entry):
+            known[entry.path] = entry
+        else:
+            store.refused.append(entry)
+
+    if is_cached and len(store.refused) < len(missing):
+        with suppress(ResultError, OSError):  # a cache spares time, and nothing else
+            cache.write(folder, list(known.values()), stamps)
+
+    store.entries = _in_order(known.values())
+    return store
+
+
+def _has_pyarrow() -> bool:
+    if find_spec("pyarrow") is None:
+        print(
+            "reports: the runs are read one by one: their cache needs pyarrow "
+            "(python -m pip install pyarrow)",
+            file=sys.stderr,
+        )
+        return False
+
+    return True
+
+
+def _in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """The runs in order of time, each with the reason why it does not count. Of copies of a run the
+    one with the most blocks counts, if possible a complete one."""
+    by_id: dict[str, list[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: str(entry.path)):
+        by_id.setdefault(entry.run.run_id, []).append(entry)
+
+    ordered = list[Entry]()
+    for run_id in places(copies[0].run for copies in by_id.values()):
+        best, *copies = sorted(
+            by_id[run_id],
+            key=lambda entry: (not entry.complete, -entry.n_blocks, entry.path.stem != run_id),
+        )
+        for entry in (best, *copies):
+            problems = {
+                COPY: entry is not best,
+                WRONG: "wrong" in entry.statuses,
+                INCOMPLETE: not entry.complete,
+                SLOWED: entry.run.world.get("slowed_percent"),
+                TIMELESS: time_of(run_id) is None,
+            }
+            entry.left_out = next((why for why, applies in problems.items() if applies), "")
+            ordered.append(entry)
+
+    return ordered
+
+
+def _read_all(paths: Sequence[Path]) -> list[Entry | tuple[Path, ResultError]]:
+    """The runs of these files, in their order, or why they are none."""
+    chunks = [paths[at : at + CHUNK_RUNS] for at in range(0, len(paths), CHUNK_RUNS)]
+    if len(chunks) < 2:
+        return _read_chunk(paths)
+
+    workers = min(os.cpu_count() or 1, len(chunks))
+    with ProcessPoolExecutor(workers, get_context("fork"), initializer=_begin_worker) as pool:
+        return [entry for chunk in pool.map(_read_chunk, chunks) for entry in chunk]
+
+
+def _begin_worker() -> None:
+    """Starts a process that reads runs. Their objects have no cycles, so none are looked for."""
+    gc.disable()
+    end_with_parent()
+
+
+def _read_chunk(paths: Sequence[Path]) -> list[Entry | tuple[Path, ResultError]]:
+    read_runs = list[Entry | tuple[Path, ResultError]]()
+    for path in paths:
+        try:
+            entry = entry_of(read(path))
+        except ResultError as error:
+            read_runs.append((path, error))
+        else:
+            read_runs.append(entry)
+
+    return read_runs
+
+
+def environment_of(entry: Entry) -> dict[str, Any]:
+    """The recorded facts of a run, from the first line of its file, which takes 1 ms; all of it
+    takes 20. Raises ResultError if that cannot be read any more."""
+    try:
+        with untrusted.open_file(entry.path) as file:
+            head = msgspec.json.decode(file.readline(MOST_LINE_BYTES), type=_Facts)
+    except (OSError, *NOT_JSON) as error:
+        raise ResultError(f"{entry.path} cannot be read any more: {error}") from error
+
+    facts: dict[str, Any] = untrusted.printable_in(head.environment)
+    return facts
+
+
+class _Facts(msgspec.Struct):
+    environment: dict[str, Any]

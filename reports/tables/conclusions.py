@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from reports.store.case import BETWEEN_RANKS, late_us
-from reports.store.schema import Result
+from reports.store.schema import Case, Result
 from reports.tables import sentences
 from reports.tables.rows import Row, token
 
@@ -20,11 +20,9 @@ LIMITS = {
 }
 
 
-def closing(
-    result: Result, rows: Sequence[Row], chained: Sequence[Row]
-) -> tuple[list[str], list[str]]:
-    """The marks of the rows with the verdict against the library, and at most three sentences."""
-    marks = []
+def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
+    """The marks of the rows, the verdict against the library, and at most two sentences more."""
+    lines = []
     better = [
         f"{sentences.spoken(row.better[0])} at {row.label} ({row.better[1]:.2f}x{mode})"
         for group, mode in ((rows, ""), (chained, ", chained"))
@@ -32,50 +30,51 @@ def closing(
         if row.better
     ]
     if better:
-        marks.append("* another variant beat auto by more than 5 %: " + sentences.some(better, 4))
+        lines.append("* another variant beat auto by more than 5 %: " + sentences.some(better, 4))
     if any(row.ours and row.ours.suspect for row in (*rows, *chained)):
-        marks.append("! faster than the bound of the measured parts allows: suspect")
+        lines.append("! faster than the bound of the measured parts allows: suspect")
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     ours = "auto" if is_auto else "the best of ours"
-    parts = []
+    verdicts = []
     for verdict, sizes in _sizes(rows, [row.verdict for row in rows]).items():
         ratios = [row.ratio[0] for row in rows if row.ratio and row.verdict == verdict]
         span = _span(f"{min(ratios):.2f}x", f"{max(ratios):.2f}x")
-        parts.append(f"{verdict} at {sizes} ({span})")
+        verdicts.append(f"{verdict} at {sizes} ({span})")
     skew_us = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
     late = f", with a rank late by {skew_us:g} us" if skew_us else ""
-    if parts:
-        marks.append(
-            f"Against the library, in this one launch{late}, {ours} is {'; '.join(parts)}."
+    if verdicts:
+        lines.append(
+            f"Against the library, in this one launch{late}, {ours} is {'; '.join(verdicts)}."
         )
-    paired = (
-        "library/auto: median over pairs of blocks that stood close in time; odd rounds "
-        "choose between variants, even ones report."
-    )
-    return marks, [
-        *filter(None, [_what_limits(rows, ours), token(result, chained or rows)]),
-        *[paired] * any(row.ratio for row in rows),
+    return lines + [
+        sentence
+        for sentence in (_what_limits(rows, ours), token(result, chained or rows))
+        if sentence
     ]
 
 
 def _what_limits(rows: Sequence[Row], ours: str) -> str | None:
-    names = []
-    for row in rows:
-        parts = defaultdict(float, (row.ours and row.ours.bound_parts_us) or {})
-        # Memory traffic and transfers between ranks overlap: the slower one counts.
-        is_memory = parts["memory"] > sum(parts[name] for name in BETWEEN_RANKS)
-        terms = ["hop", "between", "launch", *(["memory"] if is_memory else BETWEEN_RANKS)]
-        names.append(LIMITS[max(terms, key=parts.__getitem__)] if any(parts.values()) else None)
+    """The largest part of the bound at each size, and how near to it our times come."""
+    cases = [row.ours for row in rows]
+    names = [LIMITS.get(_largest_part(case)) if case else None for case in cases]
     limits = "; ".join(f"{name} at {sizes}" for name, sizes in _sizes(rows, names).items())
-    shares = [
-        row.ours.share_of_bound for row in rows if row.ours and row.ours.share_of_bound is not None
-    ]
+    shares = [case.share_of_bound for case in cases if case and case.share_of_bound is not None]
     if not limits or not shares:
         return None
     return (
         f"The bound of the machine's measured parts comes from {limits}; {ours} reaches "
         f"{_span(f'{min(shares):.0%}', f'{max(shares):.0%}')} of it."
     )
+
+
+def _largest_part(case: Case) -> str:
+    """The name of the term that is the largest of a bound; empty without a bound."""
+    parts_us = case.bound_parts_us or {}
+    # Memory traffic and transfers between ranks overlap: the slower one counts.
+    between_us = sum(parts_us.get(name, 0.0) for name in BETWEEN_RANKS)
+    hidden = BETWEEN_RANKS if parts_us.get("memory", 0.0) > between_us else ("memory",)
+    counted_us = {name: us for name, us in parts_us.items() if name not in hidden and us}
+    return max(counted_us, key=counted_us.__getitem__, default="")
 
 
 def _sizes(rows: Sequence[Row], names: Iterable[str | None]) -> dict[str, str]:

@@ -27,7 +27,8 @@ from reports.tables.figure import Bar, Target, draw_bars
 from reports.tables.headline import Point, contains_one, headline, without_version
 from reports.tables.rows import best, costs_of, ratio_value, rounds_of
 from reports.tables.rows import interval_text as ratio_text
-from reports.tables.sentences import EVEN_RATIO, has_gpus, lay_out_run, number, plain_table
+from reports.tables.run_text import lay_out_run
+from reports.tables.sentences import EVEN_RATIO, has_gpus, number, plain_table
 
 OURS = "ours"
 TENSOR, PIPELINE = "tensor_parallel", "pipeline_parallel"

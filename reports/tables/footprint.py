@@ -16,18 +16,19 @@ from reports.tables.rows import View, cost_us, costs_of, default_rows, is_noisy,
 from reports.tables.sentences import count, has_gpus, number, plain_table
 
 
-def caption(result: Result) -> str:
-    """The core or GPU of the matmul, its rate, and its reference."""
+def caption(result: Result, view: View) -> str:
+    """The title of the table of a view: the core or GPU of the matmul, and its rate alone."""
     rates = [block.matmul_alone_gflop_s for block in result.blocks if block.matmul_alone_gflop_s]
-    rate = f"{number(float(np.median(rates)))} GFLOP/s a rank" if rates else "unknown speed"
+    rate = f"{number(float(np.median(rates)))} GFLOP/s" if rates else "unknown speed"
     place = "on a core that no rank has"
     if has_gpus(result):
         ranks = result.run.world.get("ranks", [])
         most = max((rank.get("multiprocessors", 0) for rank in ranks), default=0)
         place = f"in a separate stream on each GPU of {most} multiprocessors"
+    calls = ", chained, us of a call" * (view[0] == "chained")
     return (
-        f"what each loses to the other. The matmul (fp32, ours, {rate} beside ranks that only "
-        f"wait) runs {place}."
+        f"beside a matmul{calls}: what each loses to the other. The matmul (fp32, ours, {rate} a "
+        f"rank beside ranks that only wait) runs {place}."
     )
 
 

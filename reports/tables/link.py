@@ -10,7 +10,8 @@ from reports.store.result import ResultError
 from reports.store.schema import Result, Summary
 from reports.tables.figure import COLOURS, MARKERS, Target, dress, figure, figure_title, fold
 from reports.tables.headline import Point, headline
-from reports.tables.sentences import has_gpus, lay_out_run, number, plain_table, size_text
+from reports.tables.run_text import lay_out_run
+from reports.tables.sentences import has_gpus, number, plain_table, size_text
 
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
 # The title and the unit of each matrix, with the size and the library that moves the data.

@@ -4,22 +4,12 @@ compete, odd rounds choose and even rounds report, so that the choice does not b
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import (
-    MIN_STATE_BLOCKS,
-    Costs,
-    LinkStates,
-    beside,
-    costs_in,
-    is_peer,
-    late_us,
-    paired,
-)
+from reports.store.case import Costs, LinkStates, beside, costs_in, is_peer, late_us, paired
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import EVEN_RATIO, TOKEN_CALL_SIZE_BYTES, digits, number, size_text
@@ -33,7 +23,6 @@ TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
 TOKEN_BYTES, TOKEN_CALLS, CARD_GB_S = 70.6e9 * 4.5 / 8, 160, 640.0
 
 View = tuple[str, Any]  # a mode and a shape: one table
-Key = tuple[int, str | None]  # a size and a routing skew: one row
 
 
 @dataclass
@@ -152,7 +141,8 @@ def type_of(case: Case) -> tuple[str, str, str]:
     return case.datatype, case.redop, case.collective
 
 
-def row_key(case: Case) -> Key:
+def row_key(case: Case) -> tuple[int, str | None]:
+    """The size and the routing skew of a case's row."""
     return case.size_bytes, (case.shape or {}).get("skew")
 
 
@@ -188,7 +178,7 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     """The rows of a view by size; rows of one size by skew, the most even first."""
     costs = costs_of(result, states, states.longest)
     even = rounds_of(result.cases, costs, 0)
-    groups: dict[Key, list[Case]] = {}
+    groups: dict[tuple[int, str | None], list[Case]] = {}
     for case in sorted(
         shown_cases(result, view), key=lambda case: (case.size_bytes, imbalance(case))
     ):
@@ -274,44 +264,6 @@ def _ratio(
         return None
     case_us, other_us = cost_us(case), cost_us(other)
     return (case_us / other_us, None, None) if case_us and other_us else None
-
-
-def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[str]]:
-    """The rows that the library or another algorithm of ours wins in another state of the link: the
-    row, the round trip, the library's cost, ours and our best in us, and the winner."""
-    others = [
-        (rtt_ns, costs_of(result, states, state))
-        for state, rtt_ns in enumerate(states.rtt_ns)
-        if state != states.longest
-    ]
-    flipped = []
-    for row, (rtt_ns, costs) in product(rows, others):
-        cases = [case for case in row.cases if len(costs[case.case]) >= MIN_STATE_BLOCKS]
-        ours, library = (case if case in cases else None for case in (row.ours, row.library))
-        if ours is None:
-            continue
-        fastest = best(
-            [case for case in cases if case.algorithm not in ("library", ours.chosen)], costs
-        )
-        even = rounds_of(cases, costs, 0)
-        ratio, gain = _ratio(library, ours, costs), _ratio(ours, fastest, even)
-        is_crossed = (
-            ratio
-            and row.ratio
-            and (
-                min(ratio[0], row.ratio[0]) < 1 / EVEN_RATIO
-                and max(ratio[0], row.ratio[0]) > EVEN_RATIO
-            )
-        )
-        is_outrun = gain and gain[0] > BEATEN_BY and row.better is None
-        if fastest and (is_crossed or is_outrun):
-            medians_us = [_median_us(case, costs) for case in (library, ours, fastest)]
-            winner = fastest.chosen or fastest.algorithm
-            if (medians_us[0] or np.inf) < (medians_us[2] or np.inf):
-                winner = "library"
-            trip = f"{rtt_ns:.0f} ns"
-            flipped.append([row.label, trip, *map(number, medians_us), winner[:25]])
-    return flipped
 
 
 def token(result: Result, rows: Sequence[Row]) -> str | None:

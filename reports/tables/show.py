@@ -150,13 +150,8 @@ def imported_text(imported: Imported) -> str:
         *[f"as printed: average busbw {average}{'!' * is_suspect} GB/s"] * (average is not None),
         *[f"as printed: out of bounds values {wrong}"] * (wrong is not None),
     ]
-    return lay_out(
-        None,
-        head,
-        [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))],
-        marks,
-        headline=headline([imported], imported_points),
-    )
+    table = plain_table(dict.fromkeys(columns, 0), rows, gap=2)
+    return lay_out([headline([imported], imported_points)], head, [("", table)], marks)
 
 
 def imported_points(imported: Imported) -> list[Point]:

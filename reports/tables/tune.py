@@ -14,6 +14,7 @@ from reports.store.schema import Block, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.headline import Point, headline
 from reports.tables.rows import interval_text
+from reports.tables.run_text import opening
 from reports.tables.sentences import lay_out, number, plain_table, size_text
 
 FINALISTS = 4
@@ -185,7 +186,7 @@ def render(result: Result) -> str:
                 ),
             )
         )
-    return lay_out(result, head, tables, [], headline=headline([result], points))
+    return lay_out([*opening(result), headline([result], points)], head, tables, [])
 
 
 def points(result: Result) -> list[Point]:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.writing import write_named
@@ -173,45 +171,3 @@ def dress(axes: Any, sizes: list[int], scale: str = "log") -> None:
         axes.set_ylim(0, None)
     axes.minorticks_off()
     axes.grid(True, alpha=0.25)
-
-
-@dataclass
-class Bar:
-    """A bar with its text, the ends of its interval, and the length of its hatched end."""
-
-    name: str
-    value: float
-    text: str
-    colour: str
-    ends: tuple[float | None, float | None] = (None, None)
-    hatched: float = 0.0
-
-
-def draw_bars(
-    path: Target, result: Result, panels: Sequence[tuple[str, Sequence[Bar]]], xlabel: str
-) -> None:
-    """A panel of horizontal bars under each title. Raises ResultError without a panel."""
-    if not panels:
-        raise ResultError(f"{result.path} has no measured case to draw")
-    with figure(path, len(panels), 1, (9, 1.1 + 2 * len(panels))) as (drawing, axes):
-        for place, (title, bars) in zip(axes[:, 0], panels, strict=True):
-            rows, values = range(len(bars)), np.array([bar.value for bar in bars])
-            ends = np.array([bar.ends for bar in bars], dtype=float)  # None becomes NaN
-            drawn = place.barh(
-                rows,
-                values,
-                color=[bar.colour for bar in bars],
-                xerr=np.abs(ends.T - values),
-                ecolor="#777777",
-                capsize=3,
-            )
-            hatched = np.minimum([bar.hatched for bar in bars], values)
-            place.barh(rows, hatched, left=values - hatched, color="#FFFFFF80", hatch="///")
-            place.bar_label(drawn, [bar.text for bar in bars], padding=6, fontsize=9)
-            place.set_yticks(rows, [fold(bar.name, 30) for bar in bars])
-            place.invert_yaxis()
-            place.set_xlim(right=1.25 * place.get_xlim()[1])  # room for the texts
-            place.grid(True, axis="x", alpha=0.25)
-            place.set_title(fold(title, 90), fontsize=10, loc="left")
-        axes[-1, 0].set_xlabel(xlabel)
-        drawing.suptitle(figure_title(result))

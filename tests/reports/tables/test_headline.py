@@ -60,7 +60,7 @@ def test_what_a_run_lacks_the_headline_leaves_out(tmp_path, options, expected):
 
 def test_layers_and_steps_have_their_headlines(tmp_path):
     step = text(steps(tmp_path / "step", 10.0, 12.0, 20.0))
-    assert re.match(r"decode: slots \d+ [\d.]+ ms a step \(\d\.\d+x pipeline parallel.*\)\n", step)
+    assert re.match(r"decode: \d+ slots \d+ us \(\d\.\d+x pipeline parallel.*\)\n", step)
     assert re.match(r"\w+: .* 11 us.*\n", text(layer(tmp_path / "layer")))
 
 

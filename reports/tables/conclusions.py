@@ -1,27 +1,17 @@
-"""The sentences below a run's tables: marks, the verdict against the library, what limits."""
+"""The sentences below a run's tables: marks, the verdict against the library, a token's time."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from reports.store.case import BETWEEN_RANKS, late_us
-from reports.store.schema import Case, Result
+from reports.store.case import late_us
+from reports.store.schema import Result
 from reports.tables import sentences
 from reports.tables.rows import Row, token
 
-LIMITS = {
-    "hop": "the flag hop",
-    "copy_in": "copying to the peer",
-    "push": "storing into the peer's memory",
-    "peer_read": "reading the peer's data",
-    "memory": "memory traffic",
-    "launch": "launching",
-    "between": "the wire between hosts",
-}
-
 
 def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
-    """The marks of the rows, the verdict against the library, and at most two sentences more."""
+    """The marks of the rows, the verdict against the library, and the time of a token."""
     lines = []
     better = [
         f"{sentences.spoken(row.better[0])} at {row.label} ({row.better[1]:.2f}x{mode})"
@@ -46,35 +36,7 @@ def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list
         lines.append(
             f"Against the library, in this one launch{late}, {ours} is {'; '.join(verdicts)}."
         )
-    return lines + [
-        sentence
-        for sentence in (_what_limits(rows, ours), token(result, chained or rows))
-        if sentence
-    ]
-
-
-def _what_limits(rows: Sequence[Row], ours: str) -> str | None:
-    """The largest part of the bound at each size, and how near to it our times come."""
-    cases = [row.ours for row in rows]
-    names = [LIMITS.get(_largest_part(case)) if case else None for case in cases]
-    limits = "; ".join(f"{name} at {sizes}" for name, sizes in _sizes(rows, names).items())
-    shares = [case.share_of_bound for case in cases if case and case.share_of_bound is not None]
-    if not limits or not shares:
-        return None
-    return (
-        f"The bound of the machine's measured parts comes from {limits}; {ours} reaches "
-        f"{_span(f'{min(shares):.0%}', f'{max(shares):.0%}')} of it."
-    )
-
-
-def _largest_part(case: Case) -> str:
-    """The name of the term that is the largest of a bound; empty without a bound."""
-    parts_us = case.bound_parts_us or {}
-    # Memory traffic and transfers between ranks overlap: the slower one counts.
-    between_us = sum(parts_us.get(name, 0.0) for name in BETWEEN_RANKS)
-    hidden = BETWEEN_RANKS if parts_us.get("memory", 0.0) > between_us else ("memory",)
-    counted_us = {name: us for name, us in parts_us.items() if name not in hidden and us}
-    return max(counted_us, key=counted_us.__getitem__, default="")
+    return [*lines, *token(result, chained or rows)]
 
 
 def _sizes(rows: Sequence[Row], names: Iterable[str | None]) -> dict[str, str]:

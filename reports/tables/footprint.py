@@ -17,19 +17,10 @@ from reports.tables.sentences import count, has_gpus, number, plain_table
 
 
 def caption(result: Result, view: View) -> str:
-    """The title of the table of a view: the core or GPU of the matmul, and its rate alone."""
-    rates = [block.matmul_alone_gflop_s for block in result.blocks if block.matmul_alone_gflop_s]
-    rate = f"{number(float(np.median(rates)))} GFLOP/s" if rates else "unknown speed"
-    place = "on a core that no rank has"
-    if has_gpus(result):
-        ranks = result.run.world.get("ranks", [])
-        most = max((rank.get("multiprocessors", 0) for rank in ranks), default=0)
-        place = f"in a separate stream on each GPU of {most} multiprocessors"
+    """The title of the table of a view."""
+    place = "in a separate stream on each GPU" if has_gpus(result) else "on a core that no rank has"
     calls = ", chained, us of a call" * (view[0] == "chained")
-    return (
-        f"beside a matmul{calls}: what each loses to the other. The matmul (fp32, ours, {rate} a "
-        f"rank beside ranks that only wait) runs {place}."
-    )
+    return f"beside a matmul{calls}: what each loses to the other (fp32, ours, {place})"
 
 
 def footprint(result: Result, view: View, states: LinkStates) -> Table:

@@ -266,19 +266,19 @@ def _ratio(
     return (case_us / other_us, None, None) if case_us and other_us else None
 
 
-def token(result: Result, rows: Sequence[Row]) -> str | None:
+def token(result: Result, rows: Sequence[Row]) -> list[str]:
     """The time of a token's all-reduces, and the time that splitting the weights saves."""
     row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
     n = result.run.world["size"]
     if n == 1 or row is None or row.ours is None or row.ours_us is None:
-        return None
+        return []
     if row.ours.collective != "all_reduce" or late_us(row.ours.shape):
-        return None
+        return []
     saved_us = TOKEN_BYTES / CARD_GB_S / 1e3 * (1 - 1 / n)
     total_ms, flips_us = TOKEN_CALLS * row.ours_us / 1e3, saved_us / TOKEN_CALLS
-    return (
+    return [
         f"A 70B 4-bit token at TP {n}: {TOKEN_CALLS} x {number(row.ours_us)} us "
         f"({row.ours.mode}, {size_text(row.size_bytes)}) = {number(total_ms)} ms; flips at "
         f"{number(flips_us)} us (arithmetic, not measured here: weights read at "
         f"{CARD_GB_S:.0f} GB/s, an R9700's)."
-    )
+    ]

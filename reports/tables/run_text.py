@@ -50,12 +50,9 @@ def _stopped_first(result: Result) -> list[str]:
     words, case = [f"rank {ended['rank']}"], page.get("case")
     if isinstance(case, int) and 0 <= case < len(result.cases):
         words.append(f"case {case} ({describe(result.cases[case])})")
-    place = {
-        "block": page.get("block"),
-        "step": page.get("step") or None,
-        "epoch": page.get("counters", {}).get("epoch"),
-    }
-    words += [f"{name} {value}" for name, value in place.items() if value is not None]
+    words += [f"{name} {page[name]}" for name in ("block", "step") if page.get(name) is not None]
+    if "epoch" in page.get("counters", {}):
+        words.append(f"epoch {page['counters']['epoch']}")
     reason = f" ({ended['why']})" if ended.get("why") else ""
     return [f"stopped first: {', '.join(words)}{reason}"]
 

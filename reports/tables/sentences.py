@@ -72,10 +72,8 @@ def number(value: float | None) -> str:
 
 
 def count(elements: int | None) -> str:
-    """A number of elements in at most six columns; `-` for None."""
-    if elements is None:
-        return "-"
-    return str(elements) if elements < 1_000_000 else f"{elements:.0e}"
+    """A number of elements; `-` for None."""
+    return "-" if elements is None else str(elements)
 
 
 def some(names: Sequence[str], most: int = 3, rest: str = "") -> str:
@@ -136,17 +134,13 @@ def machine(result: Result) -> str:
 
 
 def host_names(run: Run) -> list[str]:
-    """By rank: the name or label of its host, or `host 1`; [] if the run does not say. Two
-    hosts with one label are `a1b2c3d4` and `a1b2c3d4#2`."""
-    names: dict[int, str] = {}
-    for rank in run.world.get("ranks", []):
-        if (host := rank.get("host")) is None:
-            return []
-        if host not in names:
-            name = rank.get("hostname") or rank.get("node") or f"host {host + 1}"
-            same = [*(re.sub("#.*", "", other) for other in names.values())].count(name)
-            names[host] = f"{name}#{same + 1}" if same else name
-    return [names[rank["host"]] for rank in run.world.get("ranks", [])]
+    """By rank: the name or label of its host, or `host 1`; [] if the run does not say."""
+    ranks = run.world.get("ranks", [])
+    if any(rank.get("host") is None for rank in ranks):
+        return []
+    return [
+        rank.get("hostname") or rank.get("node") or f"host {rank['host'] + 1}" for rank in ranks
+    ]
 
 
 def hosts_text(run: Run) -> str:

@@ -1,13 +1,13 @@
 """The default table of a run with its head and its sentences, and the table of all cases."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.case import LinkStates, beside, find_states, late_us
+from reports.store.case import beside, find_states, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences
 from reports.tables.conclusions import closing
@@ -33,25 +33,28 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     states = find_states(result.blocks)
     first, tables = views(result)[0], list[tuple[str, Table]]()
     rows_of: dict[str, list[Row]] = {}  # by mode, of its first view
-    for view in views(result):
-        if beside(view[1]) and view != first:
-            tables.append((caption(result, view), footprint(result, view, states)))
-            continue
-        rows = default_rows(result, view, states)
-        rows_of.setdefault(view[0], rows)
-        tables += [
-            (_title(result, view, rows), _default_table(result, rows, view)),
-            *_lossy_tables(result, view),
-            *peer_tables(result, view, rows, states),
-        ]
-    tables += _other_types(result, states)
+    for type_name, cases in by_type(result).items():
+        part = replace(result, cases=cases)
+        for view in views(part):
+            if beside(view[1]) and view != first:
+                tables.append((caption(result, view), footprint(result, view, states)))
+                continue
+            rows = default_rows(part, view, states)
+            words = [type_name] * (cases[0] is not result.cases[0])
+            words += _title(result, view, rows)
+            rows_of.setdefault(view[0], rows)
+            tables += [
+                (", ".join(words), _default_table(result, rows, view)),
+                *_lossy_tables(part, view),
+                *peer_tables(part, view, rows, states),
+            ]
     rows, chained = rows_of[first[0]], rows_of.get("chained", [])
     title, lines = headline([result], partial(points, rows=rows)), head(result, first, rows)
     lay_out_text = lay_out_brief if brief else lay_out_run
     return lay_out_text(result, title, lines, tables, closing(result, rows, chained))
 
 
-def _title(result: Result, view: View, rows: Sequence[Row]) -> str:
+def _title(result: Result, view: View, rows: Sequence[Row]) -> list[str]:
     """What a table shows that the first one does not, and what its times contain."""
     mode, shape = view
     first_shape = views(result)[0][1]
@@ -69,17 +72,7 @@ def _title(result: Result, view: View, rows: Sequence[Row]) -> str:
         words.append(
             f"isolated: two stamps and an empty launch take {number(stamps_us)} us of each time"
         )
-    return ", ".join(words)
-
-
-def _other_types(result: Result, states: LinkStates) -> Iterator[tuple[str, Table]]:
-    """The tables of all datatypes and operations but the first, under their names."""
-    for name, cases in [*by_type(result).items()][1:]:
-        part = replace(result, cases=cases)
-        for view in views(part):
-            rows = default_rows(part, view, states)
-            title = ", ".join(filter(None, (name, view[0], *shape_words(view[1]))))
-            yield title, _default_table(part, rows, view)
+    return words
 
 
 def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:

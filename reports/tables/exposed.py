@@ -43,12 +43,11 @@ COLUMNS = {"": 31, "us": 7, "exposed us [95 %]": 21, "hidden": 6, "#wrong": 6}
 
 @dataclass
 class Form:
-    """A row of the table. Costs are by round; `report_us` are the even rounds if the odd ones chose
-    between several variants."""
+    """A row of the table. Costs are by round, the even ones if the odd ones chose between several
+    variants."""
 
     name: str
     case: Case
-    costs_us: Rounds
     report_us: Rounds
 
     @property
@@ -96,7 +95,7 @@ def forms_of(cases: Sequence[Case], costs: Costs) -> Forms:
             name += f" {chosen.variant}"
         if detail := (chosen.chosen or "").removeprefix(chosen.algorithm).removeprefix("+"):
             name += f", {detail}"
-        forms[kind] = Form(name, chosen, costs[chosen.case], report[chosen.case])
+        forms[kind] = Form(name, chosen, report[chosen.case])
     return forms
 
 
@@ -110,7 +109,7 @@ def compare(
     if a form is missing or they have no round in common."""
     if kind not in forms or other not in forms:
         return None
-    form_us, other_us = paired(forms[kind].report_us, forms[other].costs_us)
+    form_us, other_us = paired(forms[kind].report_us, forms[other].report_us)
     return median_interval(operation(form_us, other_us)) if len(form_us) else None
 
 

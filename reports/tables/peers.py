@@ -37,7 +37,7 @@ def peer_tables(
     cells = []
     for case in sorted(cases, key=lambda case: case.size_bytes):
         ratios = ratios_of(case, ours.get(case.size_bytes), even)
-        ratio = interval_text(median_interval(ratios)) if len(ratios) else "-"
+        ratio = interval_text(median_interval(ratios) if len(ratios) else None)
         us = case.status.upper() if case.status != "ok" else number(cost_us(case))
         name = case.library or case.algorithm
         cells.append([size_text(case.size_bytes), name, us, ratio, count(case.n_wrong)])

@@ -27,14 +27,13 @@ View = tuple[str, Any]  # a mode and a shape: one table
 
 @dataclass
 class Row:
-    """One size, or one skew of a routed all-to-all, with its `cases`. `library` is the library's
-    best variant; `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`,
-    and by which factor; `n_wrong` counts wrong elements, None if nothing was checked. The interval
-    of `ratio` holds within this launch: another launch may lie outside."""
+    """One size, or one skew of a routed all-to-all. `library` is the library's best variant;
+    `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`, and by which
+    factor; `n_wrong` counts wrong elements, None if nothing was checked. The interval of `ratio`
+    holds within this launch: another launch may lie outside."""
 
     size_bytes: int
     skew: str | None
-    cases: Sequence[Case]
     library: Case | None
     ours: Case | None
     library_us: float | None
@@ -47,11 +46,6 @@ class Row:
     def label(self) -> str:
         """The first cell of the row: its skew or its size."""
         return self.skew or size_text(self.size_bytes)
-
-    @property
-    def ratio_text(self) -> str:
-        """`1.93 [1.88 1.97]`, at most 16 columns."""
-        return interval_text(self.ratio) if self.ratio else "-"
 
     @property
     def verdict(self) -> str | None:
@@ -83,8 +77,10 @@ def ratio_value(ratio: Interval | None) -> float | None:
     return None if ratio is None or is_noisy(ratio) else ratio[0]
 
 
-def interval_text(interval: Interval) -> str:
+def interval_text(interval: Interval | None) -> str:
     """A ratio as `1.93 [1.88 1.97]`, at most 16 columns."""
+    if interval is None:
+        return "-"
     if is_noisy(interval):
         return "too noisy"
     middle, *ends = (
@@ -121,7 +117,12 @@ def views(result: Result) -> list[View]:
 def shown_cases(result: Result, view: View) -> list[Case]:
     """The cases of a view with its first datatype and redop, out of place if that was measured."""
     cases = [case for case in result.cases if view_of(case) == view and not is_peer(case)]
-    cases = [case for case in cases if type_of(case) == type_of(cases[0])]
+    first = cases[0] if cases else None
+    cases = [
+        case
+        for case in cases
+        if first and (case.datatype, case.redop) == (first.datatype, first.redop)
+    ]
     cases = [case for case in cases if not case.in_place] or cases
     # Quantised algorithms compete only if they are all there is, or `auto` chose one.
     lossless = [case for case in cases if case.snr_db is None or case.algorithm == "auto"]
@@ -135,10 +136,6 @@ def by_type(result: Result) -> dict[str, list[Case]]:
         if case.collective == result.cases[0].collective:
             groups.setdefault(f"{case.datatype} {case.redop}", []).append(case)
     return groups
-
-
-def type_of(case: Case) -> tuple[str, str, str]:
-    return case.datatype, case.redop, case.collective
 
 
 def row_key(case: Case) -> tuple[int, str | None]:
@@ -193,41 +190,39 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     rho = autocorrelation([ratios_of(*pair) for pair in rivals.values()])
     rows = []
     for key, (library, ours, report) in rivals.items():
-        better = None
-        if ours and ours.algorithm == "auto":
-            others = [
-                case
-                for case in groups[key]
-                if cost_us(case) is not None
-                and case.algorithm not in ("library", "auto", ours.chosen)
-            ]
-            fastest = best(_candidates(others), costs)
-            gain = _ratio(ours, fastest, even, rho)
-            if fastest and gain and gain[0] > BEATEN_BY and (gain[1] or 0) > 1:
-                variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
-                better = f"{fastest.algorithm}{variant}", gain[0]
-        wrong = [
-            case.n_wrong
-            for case in result.cases
-            if case.n_wrong is not None
-            and row_key(case) == key
-            and view_of(case) == view
-            and type_of(case) == type_of(groups[key][0])
-        ]
+        counts = [case.n_wrong for case in groups[key] if case.n_wrong is not None]
         rows.append(
             Row(
                 *key,
-                groups[key],
                 library,
                 ours,
                 _median_us(library, report),
                 _median_us(ours, report),
                 _ratio(library, ours, report, rho),
-                better,
-                sum(wrong) if wrong else None,
+                _better(ours, groups[key], costs, rho),
+                sum(counts) if counts else None,
             )
         )
     return rows
+
+
+def _better(
+    ours: Case | None, cases: Sequence[Case], costs: Costs, rho: float
+) -> tuple[str, float] | None:
+    """The fastest other algorithm on odd rounds that beats `auto` on even ones, and its factor."""
+    if ours is None or ours.algorithm != "auto":
+        return None
+    others = [
+        case
+        for case in cases
+        if cost_us(case) is not None and case.algorithm not in ("library", "auto", ours.chosen)
+    ]
+    fastest = best(_candidates(others), costs)
+    gain = _ratio(ours, fastest, rounds_of(cases, costs, 0), rho)
+    if fastest is None or gain is None or gain[0] <= BEATEN_BY or (gain[1] or 0) <= 1:
+        return None
+    variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
+    return f"{fastest.algorithm}{variant}", gain[0]
 
 
 def _candidates(cases: Sequence[Case]) -> Sequence[Case]:

@@ -14,7 +14,7 @@ from reports.tables.conclusions import closing
 from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
 from reports.tables.peers import peer_tables
-from reports.tables.rows import Row, View, by_type, cost_us, default_rows, view_of, views
+from reports.tables.rows import Row, View, by_type, default_rows, interval_text, views
 from reports.tables.run_text import lay_out_brief, lay_out_run, opening
 from reports.tables.sentences import lay_out, number, plain_table, shape_words
 
@@ -45,7 +45,6 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             rows_of.setdefault(view[0], rows)
             tables += [
                 (", ".join(words), _default_table(result, rows, view)),
-                *_lossy_tables(part, view),
                 *peer_tables(part, view, rows, states),
             ]
     rows, chained = rows_of[first[0]], rows_of.get("chained", [])
@@ -104,7 +103,7 @@ def _cells(row: Row, ours: str, has_library: bool, is_late: bool) -> dict[str, s
         name = (row.ours.chosen or row.ours.algorithm).partition("+")[0] if row.ours else "-"
         cells["\nalgorithm"] = name[:18] + mark
     if has_library:
-        cells[f"library/{ours}\n[95 % in launch]"] = row.ratio_text
+        cells[f"library/{ours}\n[95 % in launch]"] = interval_text(row.ratio)
     if is_late:
         cells["waits\nus"] = _median(row.ours.arrival_skew_us if row.ours else None)
     elif case and not case.routing:
@@ -112,24 +111,6 @@ def _cells(row: Row, ours: str, has_library: bool, is_late: bool) -> dict[str, s
         cells["of\nbound"] = _share_of_bound(row.ours)
     cells["\n#wrong"] = Text(sentences.count(row.n_wrong), style="bold red" * bool(row.n_wrong))
     return cells
-
-
-def _lossy_tables(result: Result, view: View) -> list[tuple[str, Table]]:
-    """The quantised algorithms of a view; none without any."""
-    cells = [
-        {
-            "size": sentences.size_text(case.size_bytes),
-            "algorithm": case.algorithm,
-            "us": _cost(case, cost_us(case)),
-            **{kind: f"{ratio_db:.1f}" for kind, ratio_db in case.snr_db.items()},
-        }
-        for case in sorted(result.cases, key=lambda case: case.size_bytes)
-        if view_of(case) == view and case.snr_db and case.algorithm != "auto"
-    ]
-    if not cells:
-        return []
-    table = plain_table(dict.fromkeys(cells[0], 8), [row.values() for row in cells])
-    return [("quantised: signal-to-noise ratio against fp64 on three kinds of data, in dB", table)]
 
 
 def _cost(case: Case | None, median_us: float | None) -> Text | str:

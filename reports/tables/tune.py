@@ -160,11 +160,7 @@ def render(result: Result) -> str:
                 f"{winner.link_rtt_ns:.0f}",
                 number(winner.cost_us),
                 winner.name,
-                interval_text(winner.gain)
-                if winner.gain
-                else "-"
-                if winner.is_settled
-                else "too few rounds",
+                interval_text(winner.gain) if winner.is_settled else "too few rounds",
             ]
             for winner in best
             if winner.mode == calls

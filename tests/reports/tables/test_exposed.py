@@ -37,10 +37,6 @@ def words(result):
     return " ".join(printed.split())
 
 
-def slow_until(last):
-    return lambda turn: SLOW_NS if turn < last else FAST_NS
-
-
 def test_exposed_time_is_the_difference_within_a_round(tmp_path):
     """The machine slows down from round to round. Medians over different rounds would differ by the
     slowdown."""
@@ -59,18 +55,13 @@ def test_exposed_time_is_the_difference_within_a_round(tmp_path):
 def test_exposed_time_comes_from_the_longest_state_of_the_link(tmp_path):
     """In the other state the cores share no cache: all times are longer, and the exposed time is a
     different quantity."""
-
-    def in_state(slow_us, fast_us):
-        return lambda turn: slow_us if turn < 4 else fast_us
-
-    costs = {COMPUTE: in_state(30.0, 10.0), FUSED: in_state(90.0, 12.0), THEN: always(15.0)}
-    result = Made(tmp_path / "a", trips=slow_until(4)).run(costs)
-    assert (exposed(result).median, exposed(result).n_blocks) == (2.0, 8)
-    assert "fused 12.0 2.00 [2.00 2.00]" in words(result)
-    never = costs | {FUSED: in_state(90.0, None)}
-    result = Made(tmp_path / "b", trips=slow_until(4)).run(never)
-    assert exposed(result) is None
-    assert "not all forms were measured" in words(result)
+    costs = {
+        COMPUTE: lambda turn: 30.0 if turn < 4 else 10.0,
+        FUSED: lambda turn: 90.0 if turn < 4 else 12.0,
+        THEN: always(15.0),
+    }
+    made = Made(tmp_path, trips=lambda turn: SLOW_NS if turn < 4 else FAST_NS)
+    assert "fused 12.0 2.00 [2.00 2.00]" in words(made.run(costs))
 
 
 def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
@@ -92,26 +83,13 @@ def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
     assert compare(forms, FUSED, COMPUTE) == (30.0, 30.0, 30.0)
 
 
-@pytest.mark.parametrize(
-    ("fused_us", "verdict", "row"),
-    [
-        (
-            11.0,
-            "fused exposes 4.00 [4.00 4.00] us less than unfused one-shot pull.",
-            "fused 11.0 1.00 [1.00 1.00] 90% 0",
-        ),
-        (
-            18.0,
-            "fused exposes 3.00 [3.00 3.00] us more than unfused one-shot pull.",
-            "fused 18.0 8.00 [8.00 8.00] 20% 0",
-        ),
-    ],
-)
-def test_the_verdict_names_the_form_to_use(tmp_path, fused_us, verdict, row):
+def test_the_verdict_names_the_form_to_use(tmp_path):
     """A row has the share of the library's exposed 10 us that its form does not expose."""
-    printed = words(layer(tmp_path, **{FUSED: fused_us, MPI: 20.0}))
-    assert f"hidden 8192, inner 64, weights float16, scale 1/64: {verdict}" in printed
-    assert row in printed
+    printed = words(layer(tmp_path / "a", **{FUSED: 11.0, MPI: 20.0}))
+    assert "scale 1/64: fused exposes 4.00 [4.00 4.00] us less than unfused one-shot" in printed
+    assert "fused 11.0 1.00 [1.00 1.00] 90% 0" in printed
+    printed = words(layer(tmp_path / "b", **{FUSED: 18.0, MPI: 20.0}))
+    assert "fused exposes 3.00 [3.00 3.00] us more than unfused one-shot pull." in printed
 
 
 def test_the_verdict_says_if_two_forms_do_not_clearly_differ(tmp_path):
@@ -162,17 +140,11 @@ def test_other_sentences_about_a_step(tmp_path, times, sentence):
 
 def test_splits_that_were_never_measured_in_the_same_round_have_no_verdict(tmp_path):
     """A link that never settles leaves rounds out; the command must not end with a traceback."""
-    shape = {**STEP, "tokens": 1024, "timed_layers": 4}
-    result = Made(tmp_path, "prefill", shape).run(
+    result = Made(tmp_path, "prefill", {**STEP, "tokens": 1024, "timed_layers": 4}).run(
         {
             COMPUTE: always(1e6),
             "tensor_parallel": lambda turn: 2e6 if turn < 6 else None,
             "pipeline_parallel": lambda turn: 2e6 if turn >= 6 else None,
-            "sequence_parallel": always(1.5e6),
-        },
-        finish=False,
+        }
     )
-    printed = words(result)
-    assert "INCOMPLETE: the run was cut off." in printed
-    assert "no verdict, compute, tensor and pipeline have no round in common." in printed
-    assert re.search(r"sequence_parallel 1500000 500000 .500000 500000. - 0", printed)
+    assert "no verdict, compute, tensor and pipeline have no round in common." in words(result)

@@ -25,8 +25,7 @@ from reports.store.stats import Interval, median_interval
 from reports.tables import sentences
 from reports.tables.figure import COLOURS, Target, figure, figure_title, fold
 from reports.tables.headline import Point, contains_one, headline, without_version
-from reports.tables.rows import best, costs_of, ratio_value, rounds_of
-from reports.tables.rows import interval_text as ratio_text
+from reports.tables.rows import best, costs_of, ratio_text, ratio_value, rounds_of
 from reports.tables.run_text import lay_out_run
 from reports.tables.sentences import EVEN_RATIO, has_gpus, number, plain_table
 
@@ -120,13 +119,7 @@ def exposed_us(forms: Forms, kind: str) -> Interval | None:
 
 
 def time_text(interval: Interval | None) -> str:
-    """`5.73 [5.51 5.92]` with the digits of the widest, or `1.2e+06 [1.1e+06 1.3e+06]`."""
-    if interval is None:
-        return "-"
-    median, *ends = [end for end in interval if end is not None]
-    most = max(map(abs, (median, *ends)))
-    form = f".{sentences.digits(most)}f" if most < 999_999.5 else ".1e"
-    return f"{median:{form}}" + (f" [{ends[0]:{form}} {ends[1]:{form}}]" if ends else "")
+    return sentences.interval_text(*interval) if interval else "-"
 
 
 def render(result: Result) -> str:

@@ -100,13 +100,13 @@ def render(result: Result) -> str:
     tables, ranks = [], range(0)
     for title, unit, values in matrices(result):
         ranks = range(len(values))
-        rows = [[f"{rank:>4}", *map(_cell, row)] for rank, row in enumerate(values)]
+        rows = [[f"{rank:>4}", *map(number, row)] for rank, row in enumerate(values)]
         columns = {"": 4} | {str(rank): 8 for rank in ranks}
         tables.append((f"{title}, {unit}", plain_table(columns, rows, gap=0)))
     slowest = rates(result)["min"].unstack("algorithm")
     names = [name for name in RATES if name in slowest]
     rows = [
-        [size_text(size), *map(_cell, row)]
+        [size_text(size), *map(number, row)]
         for size, row in zip(slowest.index, slowest[names].to_numpy(), strict=True)
     ]
     columns = {"size": 7} | {name.replace("_", "\n", 1): 10 for name in names}
@@ -114,10 +114,6 @@ def render(result: Result) -> str:
     return lay_out_run(
         result, headline([result], points), [], tables, findings(result), 8 * (len(ranks) + 1)
     )
-
-
-def _cell(value: float) -> str:
-    return "-" if np.isnan(value) else number(value)
 
 
 def points(result: Result) -> list[Point]:

@@ -12,7 +12,7 @@ from reports.tables.rows import (
     View,
     cost_us,
     costs_of,
-    interval_text,
+    ratio_text,
     ratios_of,
     rounds_of,
     view_of,
@@ -37,7 +37,7 @@ def peer_tables(
     cells = []
     for case in sorted(cases, key=lambda case: case.size_bytes):
         ratios = ratios_of(case, ours.get(case.size_bytes), even)
-        ratio = interval_text(median_interval(ratios) if len(ratios) else None)
+        ratio = ratio_text(median_interval(ratios) if len(ratios) else None)
         us = case.status.upper() if case.status != "ok" else number(cost_us(case))
         name = case.library or case.algorithm
         cells.append([size_text(case.size_bytes), name, us, ratio, count(case.n_wrong)])

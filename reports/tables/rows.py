@@ -77,7 +77,7 @@ def ratio_value(ratio: Interval | None) -> float | None:
     return None if ratio is None or is_noisy(ratio) else ratio[0]
 
 
-def interval_text(interval: Interval | None) -> str:
+def ratio_text(interval: Interval | None) -> str:
     """A ratio as `1.93 [1.88 1.97]`, at most 16 columns."""
     if interval is None:
         return "-"

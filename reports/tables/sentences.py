@@ -2,6 +2,7 @@
 text. Bold and colour appear only if standard output is a terminal and NO_COLOR is unset."""
 
 import io
+import math
 import os
 import re
 import sys
@@ -59,16 +60,22 @@ def tick_text(size_bytes: int) -> str:
 
 def digits(value: float) -> int:
     """The decimals that show a value with three significant digits; 0 from 100 on."""
-    return 2 if value < 9.995 else 1 if value < 99.95 else 0
+    size = abs(value)
+    return 2 if size < 9.995 else 1 if size < 99.95 else 0
 
 
 def number(value: float | None) -> str:
-    """Three significant digits or more, in at most seven columns; `-` for None."""
-    if value is None:
+    """Three significant digits or more, in at most seven columns; `-` for None and NaN."""
+    if value is None or math.isnan(value):
         return "-"
     if 0 < value < 0.0995:
         return f"{value:.2g}"
     return f"{value:.1e}" if value >= 9_999_999.5 else f"{value:.{digits(value)}f}"
+
+
+def interval_text(median: float, low: float | None, high: float | None) -> str:
+    """`5.73 [5.51 5.92]`, or `5.73` without an interval."""
+    return number(median) + ("" if low is None else f" [{number(low)} {number(high)}]")
 
 
 def count(elements: int | None) -> str:

@@ -13,7 +13,7 @@ from reports.store.result import ImportedRunError, ResultError, is_imported, rea
 from reports.store.schema import Result
 from reports.tables.figure import Target
 from reports.tables.formats import as_csv, as_nccl_tests
-from reports.tables.headline import Point, ends, headline
+from reports.tables.headline import headline
 from reports.tables.kinds import SWEEP, kind_of
 from reports.tables.plot import draw_sweep
 from reports.tables.sentences import lay_out, number, plain_table, size_text
@@ -125,7 +125,7 @@ def imported_text(imported: Imported) -> str:
     ]
     columns = dict.fromkeys(cells[0] if cells else (), 0)
     table = plain_table(columns, [row.values() for row in cells], gap=2)
-    return lay_out([headline([imported], imported_points)], head, [("", table)], marks)
+    return lay_out([], head, [("", table)], marks)
 
 
 def _imported_cells(case: ImportedCase, is_checked: bool) -> dict[str, str]:
@@ -141,24 +141,3 @@ def _imported_cells(case: ImportedCase, is_checked: bool) -> dict[str, str]:
         "busbw\nGB/s": "WRONG" if case.status == "wrong" else number(case.bus_bw_gb_s) + mark,
         "#wrong" if is_checked else "max\nerror": "-" if errors is None else f"{errors:g}",
     }
-
-
-def imported_points(imported: Imported) -> list[Point]:
-    """The headline's figures, out of place where the log has both, without suspect ones."""
-    timed = {
-        case.size_bytes: (case.time_us.mean, case.bus_bw_gb_s)
-        for case in sorted(imported.cases, key=lambda case: not case.in_place)
-        if case.size_bytes
-        and case.status == "ok"
-        and not case.suspect
-        and case.time_us
-        and case.time_us.mean
-    }
-    if not timed:
-        return []
-    small, *_, large = ends(timed) * 2
-    bus_bw_gb_s = timed[large][1]
-    return [
-        Point(size_text(small), timed[small][0], "us"),
-        *([Point(size_text(large), bus_bw_gb_s, "GB/s")] if bus_bw_gb_s else []),
-    ]

@@ -14,7 +14,7 @@ from reports.tables.conclusions import closing
 from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
 from reports.tables.peers import peer_tables
-from reports.tables.rows import Row, View, by_type, default_rows, interval_text, views
+from reports.tables.rows import Row, View, by_type, default_rows, ratio_text, views
 from reports.tables.run_text import lay_out_brief, lay_out_run, opening
 from reports.tables.sentences import lay_out, number, plain_table, shape_words
 
@@ -103,7 +103,7 @@ def _cells(row: Row, ours: str, has_library: bool, is_late: bool) -> dict[str, s
         name = (row.ours.chosen or row.ours.algorithm).partition("+")[0] if row.ours else "-"
         cells["\nalgorithm"] = name[:18] + mark
     if has_library:
-        cells[f"library/{ours}\n[95 % in launch]"] = interval_text(row.ratio)
+        cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)
     if is_late:
         cells["waits\nus"] = _median(row.ours.arrival_skew_us if row.ours else None)
     elif case and not case.routing:

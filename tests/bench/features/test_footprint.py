@@ -132,7 +132,7 @@ def test_losses_and_gains_have_opposite_signs(tmp_path):
     view = next(view for view in views(result) if beside(view[1]))
     columns = footprint(result, view, find_states(result.blocks)).columns
     cells = [next(iter(column.cells)) for column in columns]
-    assert cells[5:7] == ["200 % [200 200]", "50 % [50 50]"]
+    assert cells[4:6] == ["3.00 [3.00 3.00]", "0.50 [0.50 0.50]"]
     assert "on a core that no rank has" in " ".join(render(result).split())
 
 

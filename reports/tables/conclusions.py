@@ -7,10 +7,10 @@ from itertools import groupby
 from reports.store.case import late_us
 from reports.store.schema import Result
 from reports.tables import sentences
-from reports.tables.rows import Row, token
+from reports.tables.rows import SizeRow, token
 
 
-def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
+def closing(result: Result, rows: Sequence[SizeRow], chained: Sequence[SizeRow]) -> list[str]:
     """The marks of the rows, the verdict against the library, and the time of a token."""
     lines = []
     better = [
@@ -39,7 +39,7 @@ def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list
     return [*lines, *token(result, chained or rows)]
 
 
-def _sizes(rows: Sequence[Row], names: Iterable[str | None]) -> dict[str, str]:
+def _sizes(rows: Sequence[SizeRow], names: Iterable[str | None]) -> dict[str, str]:
     """The sizes of the rows with each name: `16 KiB to 128 KiB, 4 MiB`."""
     spans: dict[str, list[str]] = defaultdict(list)
     for name, pairs in groupby(zip(names, rows, strict=True), key=lambda pair: pair[0]):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reports.store.case import find_states
 from reports.store.schema import Result
 from reports.store.stats import Interval
-from reports.tables.rows import Row, default_rows, is_noisy, views
+from reports.tables.rows import SizeRow, default_rows, is_noisy, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text, spoken
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
     return start + (", ".join(texts) or "nothing was measured")
 
 
-def points(result: Result, rows: Sequence[Row] | None = None) -> list[Point]:
+def points(result: Result, rows: Sequence[SizeRow] | None = None) -> list[Point]:
     """The headline's figures: the time of decode's size, or else of the smallest, and the busbw of
     the largest; `rows` of the first view, if they are known."""
     if rows is None:
@@ -76,7 +76,7 @@ def points(result: Result, rows: Sequence[Row] | None = None) -> list[Point]:
     return figures
 
 
-def _point(row: Row, value: float, unit: str) -> Point:
+def _point(row: SizeRow, value: float, unit: str) -> Point:
     name = without_version(row.library.library if row.library else None)
     return Point(
         row.label,

@@ -8,7 +8,7 @@ from reports.store.case import LinkStates, is_peer
 from reports.store.schema import Result
 from reports.store.stats import median_interval
 from reports.tables.rows import (
-    Row,
+    SizeRow,
     View,
     cost_us,
     costs_of,
@@ -21,7 +21,7 @@ from reports.tables.sentences import count, number, plain_table, size_text
 
 
 def peer_tables(
-    result: Result, view: View, rows: Sequence[Row], states: LinkStates
+    result: Result, view: View, rows: Sequence[SizeRow], states: LinkStates
 ) -> list[tuple[str, Table]]:
     """A row for each size and peer; no table without peers. Even rounds, because odd ones chose
     among our variants."""

@@ -26,7 +26,7 @@ View = tuple[str, Any]  # a mode and a shape: one table
 
 
 @dataclass
-class Row:
+class SizeRow:
     """One size, or one skew of a routed all-to-all. `library` is the library's best variant;
     `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`, and by which
     factor; `n_wrong` counts wrong elements, None if nothing was checked. The interval of `ratio`
@@ -171,7 +171,7 @@ def ratios_of(case: Case | None, other: Case | None, costs: Costs) -> NDArray[np
     return np.asarray(np.divide(*paired(costs[case.case], costs[other.case])))
 
 
-def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
+def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow]:
     """The rows of a view by size; rows of one size by skew, the most even first."""
     costs = costs_of(result, states, states.longest)
     even = rounds_of(result.cases, costs, 0)
@@ -192,7 +192,7 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     for key, (library, ours, report) in rivals.items():
         counts = [case.n_wrong for case in groups[key] if case.n_wrong is not None]
         rows.append(
-            Row(
+            SizeRow(
                 *key,
                 library,
                 ours,
@@ -261,7 +261,7 @@ def _ratio(
     return (case_us / other_us, None, None) if case_us and other_us else None
 
 
-def token(result: Result, rows: Sequence[Row]) -> list[str]:
+def token(result: Result, rows: Sequence[SizeRow]) -> list[str]:
     """The time of a token's all-reduces, and the time that splitting the weights saves."""
     row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
     n = result.run.world["size"]

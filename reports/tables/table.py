@@ -14,7 +14,7 @@ from reports.tables.conclusions import closing
 from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
 from reports.tables.peers import peer_tables
-from reports.tables.rows import Row, View, by_type, default_rows, ratio_text, views
+from reports.tables.rows import SizeRow, View, by_type, default_rows, ratio_text, views
 from reports.tables.run_text import lay_out_brief, lay_out_run, opening
 from reports.tables.sentences import lay_out, number, plain_table, shape_words
 
@@ -32,7 +32,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
         return lay_out(bold, [], [("", long_table(result))], [], 400)
     states = find_states(result.blocks)
     first, tables = views(result)[0], list[tuple[str, Table]]()
-    rows_of: dict[str, list[Row]] = {}  # by mode, of its first view
+    rows_of: dict[str, list[SizeRow]] = {}  # by mode, of its first view
     for type_name, cases in by_type(result).items():
         part = replace(result, cases=cases)
         for view in views(part):
@@ -53,7 +53,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     return lay_out_text(result, title, lines, tables, closing(result, rows, chained))
 
 
-def _title(result: Result, view: View, rows: Sequence[Row]) -> list[str]:
+def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     """What a table shows that the first one does not, and what its times contain."""
     mode, shape = view
     first_shape = views(result)[0][1]
@@ -74,7 +74,7 @@ def _title(result: Result, view: View, rows: Sequence[Row]) -> list[str]:
     return words
 
 
-def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
+def _default_table(result: Result, rows: Sequence[SizeRow], view: View) -> Table:
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     has_library = any(row.library for row in rows)
     cells = [
@@ -85,7 +85,7 @@ def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
     return plain_table(columns, [of_row.values() for of_row in cells])
 
 
-def _cells(row: Row, ours: str, has_library: bool, is_late: bool) -> dict[str, str | Text]:
+def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[str, str | Text]:
     """The cells of a row by their headings; a routed row shows the load that its skew makes."""
     case, mark = row.ours or row.library, "*" * bool(row.better)
     cells: dict[str, str | Text] = {"size\n": row.label}
@@ -177,7 +177,7 @@ def long_cells(case: Case) -> dict[str, str]:
     }
 
 
-def head(result: Result, view: View, rows: Sequence[Row]) -> list[str]:
+def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     """The operation, the library and the units of the first table."""
     (mode, shape), lines = view, list[str]()
     cases = [case for row in rows for case in (row.ours, row.library) if case]

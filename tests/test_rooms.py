@@ -50,8 +50,7 @@ ROOMS = {
             "bench/allreduce.py": ["from bench.features.peers import Peers\n", ", Peers"],
             "reports/tables/table.py": [
                 "from reports.tables.peers import peer_tables\n",
-                "        *peer_tables(result, first, rows, states),\n",
-                "            *peer_tables(result, view, view_rows, states),\n",
+                "                *peer_tables(part, view, rows, states),\n",
             ],
         },
         "--peer vllm",

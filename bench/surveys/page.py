@@ -14,7 +14,7 @@ from reports.store.case import find_states
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.writing import write_named, write_whole
-from reports.tables import sentences, show
+from reports.tables import run_text, sentences, show
 from reports.tables.kinds import kind_of
 from reports.tables.page import Page, Row, Section, draw_picture, to_html
 
@@ -58,7 +58,7 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         lines = [
             sentences.machine(first),
             f"Survey of {start_time(first.run)}: {lines[0]}",
-            *sentences.link_lines(find_states(first.blocks)),
+            *run_text.link_lines(find_states(first.blocks)),
         ]
     failed = [
         f"{outcome.step.title}: {outcome.sentence}. To run it again: "

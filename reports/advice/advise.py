@@ -169,7 +169,7 @@ def advise(arguments: argparse.Namespace) -> int:
         BEFORE_TRUSTING_IT,
     ]
     headline = _headline(load, splits)
-    sys.stdout.write(lay_out(None, _question(load, runs), tables, sentences, headline=headline))
+    sys.stdout.write(lay_out([headline], _question(load, runs), tables, sentences))
     return 0
 
 

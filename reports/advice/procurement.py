@@ -134,9 +134,7 @@ def as_text(procurement: Procurement) -> str:
         for row in _figure_rows(machines):
             table.add_row(*row.values())
         tables.append(("", table))
-    return lay_out(
-        None, [], tables, [*reasons, *procurement.sentences], headline=procurement.headline
-    )
+    return lay_out([procurement.headline], [], tables, [*reasons, *procurement.sentences])
 
 
 def _figure_rows(machines: Sequence[Machine]) -> list[dict[str, str]]:

@@ -18,7 +18,8 @@ from reports.store.schema import Case, Result
 from reports.store.stats import median_interval
 from reports.tables.plot import interval
 from reports.tables.rows import cost_us
-from reports.tables.sentences import machine, number, opening, size_text
+from reports.tables.run_text import opening
+from reports.tables.sentences import machine, number, size_text
 from reports.trends.alpha_beta import Fit, predict_us
 from reports.trends.fit import fits_of
 

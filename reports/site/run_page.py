@@ -13,7 +13,7 @@ from reports.site import shared
 from reports.store.case import find_states
 from reports.store.result import ResultError, SamplesGone, read, read_samples
 from reports.store.schema import Case, Result
-from reports.tables import plot, sentences, show
+from reports.tables import plot, run_text, sentences, show
 from reports.tables.figure import Line, figure, legend_below, lines_of, round_ticks
 from reports.tables.kinds import kind_of
 from reports.tables.long import long_rows
@@ -41,8 +41,8 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
     head = [
         show.headline_of(result),
         f"Run of {shared.start_time(run)}: {shared.status_text(result)}",
-        *sentences.opening(result),
-        *sentences.link_lines(find_states(result.blocks)),
+        *run_text.opening(result),
+        *run_text.link_lines(find_states(result.blocks)),
         *run.notes,
     ]
     draw = kind_of(result).draw

@@ -1,30 +1,18 @@
-"""The sentences below a run's tables: marks, the verdict against the library, what limits."""
+"""The sentences below a run's tables: marks, the verdict against the library, a token's time."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from reports.store.case import BETWEEN_RANKS, late_us
+from reports.store.case import late_us
 from reports.store.schema import Result
 from reports.tables import sentences
-from reports.tables.rows import Row, token
-
-LIMITS = {
-    "hop": "the flag hop",
-    "copy_in": "copying to the peer",
-    "push": "storing into the peer's memory",
-    "peer_read": "reading the peer's data",
-    "memory": "memory traffic",
-    "launch": "launching",
-    "between": "the wire between hosts",
-}
+from reports.tables.rows import SizeRow, token
 
 
-def closing(
-    result: Result, rows: Sequence[Row], chained: Sequence[Row]
-) -> tuple[list[str], list[str]]:
-    """The marks of the rows with the verdict against the library, and at most three sentences."""
-    marks = []
+def closing(result: Result, rows: Sequence[SizeRow], chained: Sequence[SizeRow]) -> list[str]:
+    """The marks of the rows, the verdict against the library, and the time of a token."""
+    lines = []
     better = [
         f"{sentences.spoken(row.better[0])} at {row.label} ({row.better[1]:.2f}x{mode})"
         for group, mode in ((rows, ""), (chained, ", chained"))
@@ -32,53 +20,26 @@ def closing(
         if row.better
     ]
     if better:
-        marks.append("* another variant beat auto by more than 5 %: " + sentences.some(better, 4))
+        lines.append("* another variant beat auto by more than 5 %: " + sentences.some(better, 4))
     if any(row.ours and row.ours.suspect for row in (*rows, *chained)):
-        marks.append("! faster than the bound of the measured parts allows: suspect")
+        lines.append("! faster than the bound of the measured parts allows: suspect")
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     ours = "auto" if is_auto else "the best of ours"
-    parts = []
+    verdicts = []
     for verdict, sizes in _sizes(rows, [row.verdict for row in rows]).items():
         ratios = [row.ratio[0] for row in rows if row.ratio and row.verdict == verdict]
         span = _span(f"{min(ratios):.2f}x", f"{max(ratios):.2f}x")
-        parts.append(f"{verdict} at {sizes} ({span})")
+        verdicts.append(f"{verdict} at {sizes} ({span})")
     skew_us = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
     late = f", with a rank late by {skew_us:g} us" if skew_us else ""
-    if parts:
-        marks.append(
-            f"Against the library, in this one launch{late}, {ours} is {'; '.join(parts)}."
+    if verdicts:
+        lines.append(
+            f"Against the library, in this one launch{late}, {ours} is {'; '.join(verdicts)}."
         )
-    paired = (
-        "library/auto: median over pairs of blocks that stood close in time; odd rounds "
-        "choose between variants, even ones report."
-    )
-    return marks, [
-        *filter(None, [_what_limits(rows, ours), token(result, chained or rows)]),
-        *[paired] * any(row.ratio for row in rows),
-    ]
+    return [*lines, *token(result, chained or rows)]
 
 
-def _what_limits(rows: Sequence[Row], ours: str) -> str | None:
-    names = []
-    for row in rows:
-        parts = defaultdict(float, (row.ours and row.ours.bound_parts_us) or {})
-        # Memory traffic and transfers between ranks overlap: the slower one counts.
-        is_memory = parts["memory"] > sum(parts[name] for name in BETWEEN_RANKS)
-        terms = ["hop", "between", "launch", *(["memory"] if is_memory else BETWEEN_RANKS)]
-        names.append(LIMITS[max(terms, key=parts.__getitem__)] if any(parts.values()) else None)
-    limits = "; ".join(f"{name} at {sizes}" for name, sizes in _sizes(rows, names).items())
-    shares = [
-        row.ours.share_of_bound for row in rows if row.ours and row.ours.share_of_bound is not None
-    ]
-    if not limits or not shares:
-        return None
-    return (
-        f"The bound of the machine's measured parts comes from {limits}; {ours} reaches "
-        f"{_span(f'{min(shares):.0%}', f'{max(shares):.0%}')} of it."
-    )
-
-
-def _sizes(rows: Sequence[Row], names: Iterable[str | None]) -> dict[str, str]:
+def _sizes(rows: Sequence[SizeRow], names: Iterable[str | None]) -> dict[str, str]:
     """The sizes of the rows with each name: `16 KiB to 128 KiB, 4 MiB`."""
     spans: dict[str, list[str]] = defaultdict(list)
     for name, pairs in groupby(zip(names, rows, strict=True), key=lambda pair: pair[0]):

@@ -1,5 +1,5 @@
-"""How much a collective and a matmul beside it slow each other down: the losses in percent of the
-time of the collective alone, in the same rounds, and of the rate of the matmul beside ranks that
+"""How much a collective and a matmul beside it slow each other down: the time of the collective
+over its time alone, in the same rounds, and the rate of the matmul over its rate beside ranks that
 only wait, with intervals over the blocks of this launch."""
 
 from operator import attrgetter
@@ -12,23 +12,15 @@ from rich.table import Table
 from reports.store.case import CASE_KEY, LinkStates
 from reports.store.schema import Result
 from reports.store.stats import median_interval
-from reports.tables.rows import View, cost_us, costs_of, default_rows, is_noisy, ratios_of
+from reports.tables.rows import View, cost_us, costs_of, default_rows, ratio_text, ratios_of
 from reports.tables.sentences import count, has_gpus, number, plain_table
 
 
-def caption(result: Result) -> str:
-    """The core or GPU of the matmul, its rate, and its reference."""
-    rates = [block.matmul_alone_gflop_s for block in result.blocks if block.matmul_alone_gflop_s]
-    rate = f"{number(float(np.median(rates)))} GFLOP/s a rank" if rates else "unknown speed"
-    place = "on a core that no rank has"
-    if has_gpus(result):
-        ranks = result.run.world.get("ranks", [])
-        most = max((rank.get("multiprocessors", 0) for rank in ranks), default=0)
-        place = f"in a separate stream on each GPU of {most} multiprocessors"
-    return (
-        f"what each loses to the other. The matmul (fp32, ours, {rate} beside ranks that only "
-        f"wait) runs {place}."
-    )
+def caption(result: Result, view: View) -> str:
+    """The title of the table of a view."""
+    place = "in a separate stream on each GPU" if has_gpus(result) else "on a core that no rank has"
+    calls = ", chained, us of a call" * (view[0] == "chained")
+    return f"beside a matmul{calls}: what each loses to the other (fp32, ours, {place})"
 
 
 def footprint(result: Result, view: View, states: LinkStates) -> Table:
@@ -51,13 +43,12 @@ def footprint(result: Result, view: View, states: LinkStates) -> Table:
                 and block.matmul_alone_gflop_s
             ]
             figures = [
-                number(cost_us(alone) if alone else None),
                 number(cost_us(case)),
-                _percent(ratios_of(case, alone, costs), 1),
-                _percent(rates, -1),
+                _ratio_text(ratios_of(case, alone, costs)),
+                _ratio_text(rates),
             ]
             if case.status != "ok":
-                figures = ["-", "-", case.status.upper(), "-"]
+                figures = ["-", case.status.upper(), "-"]
             name = "library" if case.library else (case.chosen or case.algorithm).partition("+")[0]
             cells.append([row.label, name, str(blocks or "-"), *figures, count(case.n_wrong)])
     return plain_table(
@@ -65,21 +56,14 @@ def footprint(result: Result, view: View, states: LinkStates) -> Table:
             "size\n": 8,
             "\nalgorithm": 13,
             "\ncores" if is_cpu else "\nblocks": 6,
-            "alone\nus": 6,
             "beside\nus": 6,
-            "loses\n[95 %]": 13,
-            "matmul loses\n[95 %]": 13,
+            "beside/alone\n[95 %]": 16,
+            "matmul rate\n[95 %]": 16,
             "\n#wrong": 6,
         },
         cells,
     )
 
 
-def _percent(ratios: ArrayLike, sign: int) -> str:
-    """`31 % [28 35]`, the median change of ratios from 1 with its interval."""
-    if not np.size(ratios):
-        return "-"
-    if is_noisy(interval := median_interval(ratios)):
-        return "too noisy"
-    middle, *ends = (round(100 * sign * (value - 1)) for value in interval if value is not None)
-    return f"{middle} %" + (f" [{min(ends)} {max(ends)}]" if ends else "")
+def _ratio_text(ratios: ArrayLike) -> str:
+    return ratio_text(median_interval(ratios) if np.size(ratios) else None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reports.store.case import find_states
 from reports.store.schema import Result
 from reports.store.stats import Interval
-from reports.tables.rows import Row, by_type, default_rows, is_noisy, views
+from reports.tables.rows import SizeRow, default_rows, is_noisy, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text, spoken
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
     return start + (", ".join(texts) or "nothing was measured")
 
 
-def points(result: Result, rows: Sequence[Row] | None = None) -> list[Point]:
+def points(result: Result, rows: Sequence[SizeRow] | None = None) -> list[Point]:
     """The headline's figures: the time of decode's size, or else of the smallest, and the busbw of
     the largest; `rows` of the first view, if they are known."""
     if rows is None:
@@ -63,26 +63,29 @@ def points(result: Result, rows: Sequence[Row] | None = None) -> list[Point]:
     if not timed:
         return []
     small = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
-    figures = []
-    first, *others = by_type(result)
-    of_type = f"{first} " * bool(others)  # before the first figure
-    for row in [small, *timed[-1:]] if small is not timed[-1] else [small]:
-        case = row.ours or row.library
-        name = without_version(row.library.library if row.library else None)
-        unit = "us" if row.ours_us is not None else f"us by {name}"
-        value, ratio = row.ours_us or row.library_us or 0.0, row.ratio if row.verdict else None
-        if (
-            row is not small
-            and case
-            and case.bus_bw_gb_s
-            and not row.skew
-            and (result.run.world["size"] > 1)
-        ):
-            value, unit = case.bus_bw_gb_s, unit.replace("us", "GB/s")
-        is_clear = not (row.verdict or "").startswith("not clearly")
-        label = of_type * (row is small) + row.label
-        figures.append(Point(label, value, unit, ratio and ratio[0], name, is_clear))
+    figures = [_point(small, small.ours_us or small.library_us or 0.0, "us")]
+    large = timed[-1]
+    if large is not small:
+        case = large.ours or large.library
+        bus_bw_gb_s = case.bus_bw_gb_s if case and result.run.world["size"] > 1 else None
+        figures.append(
+            _point(large, bus_bw_gb_s, "GB/s")
+            if bus_bw_gb_s and not large.skew
+            else _point(large, large.ours_us or large.library_us or 0.0, "us")
+        )
     return figures
+
+
+def _point(row: SizeRow, value: float, unit: str) -> Point:
+    name = without_version(row.library.library if row.library else None)
+    return Point(
+        row.label,
+        value,
+        unit if row.ours_us is not None else f"{unit} by {name}",
+        row.ratio[0] if row.ratio and row.verdict else None,
+        name,
+        not (row.verdict or "").startswith("not clearly"),
+    )
 
 
 def without_version(library: str | None) -> str:

@@ -4,7 +4,7 @@ text, its headline's figures and its picture in a file of its own, and a line in
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from reports.store.case import FUSED_BENCHMARKS
+from reports.store.case import COMPUTE_BENCHMARKS
 from reports.store.schema import Result
 from reports.tables import exposed, link, tune
 from reports.tables.figure import Target
@@ -24,13 +24,10 @@ class Kind:
 
 
 SWEEP, ROUTED = Kind(), Kind(draw=draw_routed)
-FUSED = Kind(exposed.fused_text, exposed.fused_points, exposed.draw_fused)
-STEP = Kind(exposed.step_text, exposed.step_points, exposed.draw_steps)
 KINDS = {
     "link": Kind(link.render, link.points, link.draw),
     "tune": Kind(tune.render, tune.points),
-    **dict.fromkeys(FUSED_BENCHMARKS, FUSED),
-    **dict.fromkeys(("decode", "prefill"), STEP),
+    **dict.fromkeys(COMPUTE_BENCHMARKS, Kind(exposed.render, exposed.points, exposed.draw)),
 }
 
 

@@ -1,136 +1,88 @@
 """A run of `bench.link`, as text and as a picture: a matrix for each kind of transfer between
 ranks, the bandwidth at each size, and sentences that name the slow pair."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from reports.store.result import ResultError
 from reports.store.schema import Result, Summary
-from reports.tables.figure import Target, dress, figure, figure_title
+from reports.tables.figure import COLOURS, MARKERS, Target, dress, figure, figure_title, fold
 from reports.tables.headline import Point, headline
-from reports.tables.sentences import has_gpus, lay_out_run, number, plain_table, size_text
+from reports.tables.run_text import lay_out_run
+from reports.tables.sentences import has_gpus, number, plain_table, size_text
 
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
-# The transfers with a bandwidth: the heading, colour (Okabe and Ito's palette) and mark of each.
-RATES = {
-    "push": ("push", "#D55E00", "o"),
-    "pull": ("pull", "#0072B2", "^"),
-    "engine_push": ("by engine", "#CC79A7", "v"),
-    "both_directions": ("both, each", "#009E73", "D"),
-    "local_copy": ("local copy", "#7F7F7F", "s"),
-    "send_library": ("between hosts", "#E69F00", "P"),
-}
-# The title and the unit of each matrix.
-PANELS = {
-    "push": ("push, {}: row stores into column; diagonal: local copy", "GB/s"),
-    "pull": ("pull, {}: column reads from row", "GB/s"),
-    "engine_push": ("push by copy engine, {}: row copies into column", "GB/s"),
-    "both_directions": ("both directions at once, {}: each", "GB/s"),
+# The title and the unit of each matrix, with the size and the library that moves the data.
+MATRICES = {
+    "push": ("push, {size}: row stores into column; diagonal: local copy", "GB/s"),
+    "pull": ("pull, {size}: column reads from row", "GB/s"),
+    "engine_push": ("push by copy engine, {size}: row copies into column", "GB/s"),
+    "both_directions": ("both directions at once, {size}: each", "GB/s"),
     "ping_pong": ("flag, one way", "ns"),
+    "send_library": ("message by {library}, {size}: row sends to column", "GB/s"),
+    "both_directions_library": ("both directions at once by {library}, {size}: each", "GB/s"),
+    "ping_pong_library": ("message of one element by {library}, one way", "ns"),
 }
-# Between hosts the library moves the data: what stands in the matrix of each transfer.
-FAR = {
-    "push": "send_library",
-    "both_directions": "both_directions_library",
-    "ping_pong": "ping_pong_library",
-}
-# Its title if no pair of ranks is on one host.
-FAR_TITLES = {
-    "push": "message, {}: row sends to column; diagonal: local copy",
-    "both_directions": PANELS["both_directions"][0],
-    "ping_pong": "message of one element, one way",
-}
-COMPARED = {
-    "push": "by push, {}",
-    "pull": "by pull, {}",
-    "ping_pong": "for a flag, one way",
-    "send_library": "by message, {}",
-    "ping_pong_library": "for a message, one way",
-}
+SYMMETRIC = [name for name in MATRICES if name.startswith(("both", "ping"))]
+RATES = "push", "pull", "engine_push", "both_directions", "local_copy", "send_library"
 ONE_WAY = "push", "pull", "send_library"
 LATENCIES = "ping_pong", "ping_pong_library"
-CONTENTION = {
-    "disjoint_pairs": "Disjoint pairs at once take up to {:.2f}x as long as the slowest alone: {}.",
-    "host_copy_beside": "Beside a host copy at its target, a push takes up to {:.2f}x as long: {}.",
-}
+CONTENTION = "disjoint_pairs", "host_copy_beside"
 
 
 def transfers(result: Result) -> tuple[Any, Any]:
     """The cases with a time: the `pairs` of ranks at once, the first as `src`, `dst` and as text;
     GB/s, and the median above 0 with its interval in us. Then those of them at one size, the
-    largest at which every push, pull and message has an interval, or else a time; and latencies,
-    which have one size."""
+    largest at which every push, pull and message has an interval, or else the largest; and
+    latencies, which have one size."""
     import pandas as pd  # takes 0.3 s, which other runs do not need
 
-    name = "GPU" if has_gpus(result) else "rank"
-    rows = []
+    name, rows = "GPU" if has_gpus(result) else "rank", []
     for case in result.cases:
         time, shape = case.time_us or Summary(median=np.nan), case.shape or {}
         pairs = shape.get("pairs") or [(shape.get("src", 0), shape.get("dst", 0))]
-        pair = "-".join(f"{name}{rank}" for rank in sorted(pairs[0]))
+        src, dst = pairs[0]
         rows.append(
-            (
-                case.algorithm,
-                case.size_bytes,
-                case.status,
-                *pairs[0],
-                pairs,
-                pair,
-                case.alg_bw_gb_s or 0.0,
-                max(time.median, 1e-9),
-                time.ci_low or np.nan,
-                time.ci_high or np.nan,
-            )
+            {
+                "algorithm": case.algorithm,
+                "size_bytes": case.size_bytes,
+                "src": src,
+                "dst": dst,
+                "pairs": pairs,
+                "pair": " to ".join(f"{name}{rank}" for rank in dict.fromkeys((src, dst))),
+                "gb_s": case.alg_bw_gb_s or 0.0,
+                "us": max(time.median, 1e-9) if case.status == "ok" else np.nan,
+                "low": time.ci_low or np.nan,
+                "high": time.ci_high or np.nan,
+            }
         )
-    frame = pd.DataFrame(
-        rows,
-        columns=[
-            "algorithm",
-            "size_bytes",
-            "status",
-            "src",
-            "dst",
-            "pairs",
-            "pair",
-            "gb_s",
-            "us",
-            "low",
-            "high",
-        ],
-    )
+    frame = pd.DataFrame(rows)
+    frame = frame[frame.us.notna()]
     one_way = frame[frame.algorithm.isin(ONE_WAY)]
     unsure = set(one_way.size_bytes[one_way.high.isna()])
-    sizes = set(one_way.size_bytes) - unsure or set(one_way.size_bytes[one_way.us.notna()])
-    frame = frame[(frame.status == "ok") & frame.us.notna()]
+    sizes = set(one_way.size_bytes) - unsure or set(frame.size_bytes)
     has_one_size = frame.algorithm.isin(LATENCIES)
     return frame, frame[has_one_size | frame.size_bytes.isin([0, max(sizes, default=0)])]
 
 
-def panels(result: Result) -> list[tuple[str, str, Any]]:
+def matrices(result: Result) -> list[tuple[str, str, Any]]:
     """The measured matrices from rank (row) to rank (column): title, unit and values, NaN if not
     measured. The diagonal of the first is local copies."""
     shown = transfers(result)[1].replace({"algorithm": {"local_copy": "push"}})
     ranks, measured = 1 + max([*shown.src, *shown.dst], default=0), []
-    for algorithm, (title, unit) in PANELS.items():
-        is_far = shown.algorithm == FAR.get(algorithm)
-        cases = shown[is_far | (shown.algorithm == algorithm)]
+    library = next((case.library for case in result.cases if case.library), "the library")
+    for algorithm, (title, unit) in MATRICES.items():
+        cases = shown[shown.algorithm == algorithm]
         if len(cases):
             values = np.full((ranks, ranks), np.nan)
             values[cases.src, cases.dst] = cases.gb_s if unit == "GB/s" else 1e3 * cases.us
-            if algorithm in ("both_directions", "ping_pong"):
+            if algorithm in SYMMETRIC:
                 values[cases.dst, cases.src] = values[cases.src, cases.dst]
-            if is_far.any():
-                is_near = (cases.algorithm == algorithm) & (cases.src != cases.dst)
-                title = title if is_near.any() else FAR_TITLES[algorithm]
-                title += f"; between hosts {library_of(result)}"
-            measured.append((title.format(size_text(cases.size_bytes.max())), unit, values))
+            size = size_text(cases.size_bytes.max())
+            measured.append((title.format(size=size, library=library), unit, values))
     return measured
-
-
-def library_of(result: Result) -> str:
-    """The library that moves data between hosts, such as `MPICH 5.0.2`."""
-    return next((case.library for case in result.cases if case.library), "the library")
 
 
 def rates(result: Result) -> Any:
@@ -139,197 +91,130 @@ def rates(result: Result) -> Any:
     return (
         frame[frame.algorithm.isin(RATES)]
         .groupby(["algorithm", "size_bytes"])
-        .gb_s.agg(["count", "min", "median", "max"])
+        .gb_s.agg(["min", "median", "max"])
     )
 
 
 def render(result: Result) -> str:
     """The matrices with their head and sentences, at most 80 columns for up to 9 ranks."""
-    gb_s, tables, ranks = rates(result), [], range(0)
-    for title, unit, values in panels(result):
+    tables, ranks = [], range(0)
+    for title, unit, values in matrices(result):
         ranks = range(len(values))
-        rows = [
-            [f"{rank:>4}", *("-" if np.isnan(value) else number(value) for value in row)]
-            for rank, row in enumerate(values)
-        ]
+        rows = [[f"{rank:>4}", *map(number, row)] for rank, row in enumerate(values)]
         columns = {"": 4} | {str(rank): 8 for rank in ranks}
         tables.append((f"{title}, {unit}", plain_table(columns, rows, gap=0)))
-    spans = {
-        place: number(rate["max"])
-        if rate["count"] == 1
-        else f"{number(rate['min'])} - {number(rate['max'])}"
-        for place, rate in gb_s.to_dict("index").items()
-    }
-    names = [name for name in RATES if name in gb_s.index]
+    slowest = rates(result)["min"].unstack("algorithm")
+    names = [name for name in RATES if name in slowest]
     rows = [
-        [size_text(size), *(spans.get((name, size), "-") for name in names)]
-        for size in sorted({size for _, size in spans})
+        [size_text(size), *map(number, row)]
+        for size, row in zip(slowest.index, slowest[names].to_numpy(), strict=True)
     ]
-    width = {5: 13, 6: 11}.get(len(names), 16)
-    columns = {"size": 7} | {RATES[name][0]: width for name in names}
-    tables.append(("GB/s, slowest and fastest of all", plain_table(columns, rows)))
+    columns = {"size": 7} | {name.replace("_", "\n", 1): 10 for name in names}
+    tables.append(("GB/s of the slowest at each size", plain_table(columns, rows)))
     return lay_out_run(
         result, headline([result], points), [], tables, findings(result), 8 * (len(ranks) + 1)
     )
 
 
 def points(result: Result) -> list[Point]:
-    """The headline's figures: the slowest push, or else pull, and the slowest flag; and of those
-    between hosts."""
+    """The headline's figures: the slowest push and flag, and the same between hosts."""
     shown, figures = transfers(result)[1], list[Point]()
-    for name in ONE_WAY:
+    for name, label in (("push", "push"), ("send_library", "between hosts")):
         cases = shown[shown.algorithm == name]
-        if len(cases) and (name != "pull" or not figures):
-            label = f"{size_text(int(cases.size_bytes.max()))} " + (
-                "between hosts" if name == FAR["push"] else name
-            )
-            figures.append(Point(label, float(cases.gb_s.min()), "GB/s"))
-    for name, label in (("ping_pong", "flag"), (FAR["ping_pong"], "message")):
+        if len(cases):
+            size = size_text(int(cases.size_bytes.max()))
+            figures.append(Point(f"{size} {label}", float(cases.gb_s.min()), "GB/s"))
+    for name, label in (("ping_pong", "flag"), ("ping_pong_library", "message")):
         trips = shown[shown.algorithm == name]
         if len(trips):
-            unit, scale = ("ns", 1e3) if name == "ping_pong" else ("us", 1.0)
-            figures.append(Point(label, scale * float(trips.us.max()), f"{unit} one way"))
+            figures.append(Point(label, 1e3 * float(trips.us.max()), "ns one way"))
     return figures
 
 
 def findings(result: Result) -> list[str]:
     """The run in sentences: slow pairs and directions, latencies, and the cost of contention."""
     frame, shown = transfers(result)
-    name, ranks = "GPU" if has_gpus(result) else "rank", result.run.world.get("ranks", [])
-    places = [
-        (rank.get("host"), place)
-        for number, rank in enumerate(ranks)
-        for place in (
-            [rank["pci_bus_id"]] if rank.get("pci_bus_id") else rank.get("cpus") or [number]
-        )
-    ]
-    take_turns = len({*places}) < len(ranks)
+    taking_turns = take_turns(result.run.world.get("ranks", []))
     sentences = ["Pairs are not compared: ranks take turns, so that times are the scheduler's."]
-    if not take_turns:
-        sentences = _comparisons(shown, name)
-    trips, launches = (shown[shown.algorithm == kind] for kind in ("ping_pong", "launch"))
-    if len(trips):
-        nearest = trips.loc[trips.us.idxmin()]
-        sentences.append(
-            f"A flag takes {number(1e3 * nearest.us)} ns one way ({nearest.pair}"
-            f"{', the nearest' * (len(trips) > 1)}), the floor of any collective"
-            f"{' within a host' * (result.run.world.get('hosts', 1) != 1)}."
-        )
-    sentences += _between_hosts(result, shown, take_turns)
-    if len(launches):
-        slowest = launches.loc[launches.us.idxmax()]
-        sentences.append(
-            f"To launch an empty kernel and wait for it takes {number(slowest.us)} us "
-            f"on {name}{slowest.src}{', the slowest' * (len(launches) > 1)}."
-        )
-    return sentences if take_turns else [*sentences, *_contention(frame, name)]
+    if not taking_turns:
+        sentences = _slow_transfers(shown)
+    for name, words in (
+        ("ping_pong", "A flag takes at least {} ns one way ({}), the floor of any collective."),
+        ("ping_pong_library", "Between hosts an element takes at least {} ns one way ({})."),
+        ("launch", "To launch an empty kernel and wait for it takes at least {} ns ({})."),
+    ):
+        cases = shown[shown.algorithm == name]
+        if len(cases):
+            nearest = cases.loc[cases.us.idxmin()]
+            sentences.append(words.format(number(1e3 * nearest.us), nearest.pair))
+    return sentences if taking_turns else [*sentences, *_contention(frame)]
 
 
-def _between_hosts(result: Result, shown: Any, take_turns: bool) -> list[str]:
-    """The time of messages between hosts, beside the slowest transfer within a host unless ranks
-    take turns."""
-    sends, pushes, trips = (
-        shown[shown.algorithm == kind] for kind in (FAR["push"], "push", FAR["ping_pong"])
-    )
+def take_turns(ranks: Sequence[Any]) -> bool:
+    """Whether ranks share a GPU or a core."""
+    places = set()
+    for rank_number, rank in enumerate(ranks):
+        gpu, cores = rank.get("pci_bus_id"), rank.get("cpus") or [rank_number]
+        places |= {(rank.get("host"), place) for place in ([gpu] if gpu else cores)}
+    return len(places) < len(ranks)
+
+
+def _slow_transfers(shown: Any) -> list[str]:
+    """The slowest transfer of each kind from one rank to another, or why they are not compared."""
+    several = shown[shown.algorithm.isin([*ONE_WAY, *LATENCIES])]
+    several = several.groupby("algorithm").filter(lambda cases: len(cases) > 1)
+    if several.empty:
+        return []
+    comparable = several.groupby("algorithm").filter(lambda cases: cases.high.notna().all())
+    if comparable.empty:
+        return ["Pairs are not compared: too few blocks for intervals; --max-time gives more."]
     sentences = []
-    if len(trips):
-        nearest = trips.loc[trips.us.idxmin()]
-        sentences.append(
-            f"Between hosts an element takes {number(nearest.us)} us one way "
-            f"({nearest.pair}{', the nearest' * (len(trips) > 1)}) by "
-            f"{library_of(result)}, the floor of any collective over hosts."
-        )
-    if len(sends) and len(pushes) and not take_turns:
-        slowest, push = sends.loc[sends.us.idxmax()], pushes.loc[pushes.us.idxmax()]
-        sentences.append(
-            f"{size_text(slowest.size_bytes)} between hosts take "
-            f"{slowest.us / push.us:.1f}x as long as within one ({slowest.pair} "
-            f"{number(slowest.gb_s)} GB/s, {push.pair} {number(push.gb_s)} GB/s; "
-            "the slowest of each)."
-        )
-    return sentences
-
-
-def _comparisons(shown: Any, name: str) -> list[str]:
-    """The slowest pair by push, by pull and for a flag, or why pairs are not compared; and the pair
-    with the largest difference between its directions."""
-    # Pairs are comparable if all have an interval.
-    comparable = shown.groupby("algorithm").filter(lambda cases: cases.high.notna().all())
-    ordered = comparable.sort_values(["algorithm", "us"], ascending=[False, True])  # push first
-    sentences = []
-    for algorithm, cases in ordered.groupby("algorithm", sort=False):
-        fastest, slowest = cases.iloc[0], cases.iloc[-1]
-        slow = cases[(cases.low > fastest.high) & (cases.us / fastest.us > SLOWER)]
-        if algorithm in COMPARED and slowest.name in slow.index and cases.pair.nunique() > 1:
-            pairs = slow.pair.nunique()
-            more = f"; {pairs} pairs are slower than that" if pairs > 1 else ""
-            words = COMPARED[algorithm].format(size_text(slowest.size_bytes))
+    for algorithm, cases in comparable.groupby("algorithm"):
+        fastest, slowest = cases.loc[cases.us.idxmin()], cases.loc[cases.us.idxmax()]
+        ratio = slowest.us / fastest.us
+        if slowest.low > fastest.high and ratio > SLOWER:
             sentences.append(
-                f"{slowest.pair} is {slowest.us / fastest.us:.1f}x slower than "
-                f"{fastest.pair} {words}{more}."
+                f"{slowest.pair} is {ratio:.1f}x slower than {fastest.pair} by {algorithm}, "
+                f"{size_text(slowest.size_bytes)}."
             )
-    pairs = shown[shown.algorithm.isin(ONE_WAY)].groupby("algorithm").pair.nunique()
-    several = pairs[pairs > 1].index
-    if not len(several):
-        sentences = ["One pair: there is no other to compare it with."] * bool(len(pairs))
-    elif not {*several} & {*comparable.algorithm}:
-        sentences = ["Pairs are not compared: too few blocks for intervals; --max-time gives more."]
-    elif not sentences:
-        sentences = [f"No pair is more than {SLOWER:.2f}x slower than another."]
-    both = comparable[comparable.algorithm.isin(ONE_WAY)]
-    both = both.merge(
-        both,
-        left_on=["algorithm", "src", "dst"],
-        suffixes=("", "_back"),
-        right_on=["algorithm", "dst", "src"],
-    )
-    both["ratio"] = both.us / both.us_back
-    unequal = both[(both.low > both.high_back) & (both.ratio > SLOWER)]
-    for worst in unequal.sort_values("ratio", ascending=False, kind="stable")[:1].itertuples():
-        src, dst = f"{name}{worst.src}", f"{name}{worst.dst}"
-        sentences.append(
-            f"{src} to {dst} is {worst.ratio:.1f}x slower than {dst} to {src} "
-            f"{COMPARED[worst.algorithm].format(size_text(worst.size_bytes))}."
-        )
-    return sentences
+    return sentences or [f"No pair is more than {SLOWER:.2f}x slower than another."]
 
 
-def _contention(frame: Any, name: str) -> list[str]:
+def _contention(frame: Any) -> list[str]:
     """The largest slowdown of pushes at once, and beside a host copy, over the slowest alone."""
     alone_us = frame[frame.algorithm == "push"].set_index(["src", "dst", "size_bytes"]).us.to_dict()
     sentences = []
-    for algorithm, sentence in CONTENTION.items():
-        cases = frame[frame.algorithm == algorithm]
-        ratio, pairs, size = max(
-            (
-                (us / max(alone_us.get((*pair, size), np.inf) for pair in pairs), pairs, size)
-                for pairs, size, us in zip(cases.pairs, cases.size_bytes, cases.us, strict=True)
-            ),
-            default=(0.0, [], 0),
-        )
+    for algorithm in CONTENTION:
+        slowdowns = [(0.0, "")]
+        for case in frame[frame.algorithm == algorithm].itertuples():
+            slowest_us = max(alone_us.get((*pair, case.size_bytes), np.inf) for pair in case.pairs)
+            pairs = " and ".join(f"{src} to {dst}" for src, dst in case.pairs)
+            where = f"ranks {pairs}, {size_text(case.size_bytes)}"
+            slowdowns.append((case.us / slowest_us, where))
+        ratio, where = max(slowdowns)
         if ratio:
-            names = " and ".join(f"{name}{src}-{name}{dst}" for src, dst in pairs)
-            sentences.append(sentence.format(ratio, f"{names}, {size_text(size)}"))
+            sentences.append(
+                f"A push takes up to {ratio:.2f}x as long in {algorithm} as alone ({where})."
+            )
     return sentences
 
 
 def draw(result: Result, path: Target) -> None:
     """Draws a heat map for each kind of transfer, and bandwidth against size. Raises ResultError
     for a run without a measured case, or a file that cannot be written."""
-    maps, gb_s = panels(result), rates(result)
+    maps, gb_s = matrices(result), rates(result)
     if gb_s.empty:
         raise ResultError(f"{result.path} has no measured case to draw")
     rows, columns = -(-(len(maps) + 1) // 3), min(3, len(maps) + 1)
     with figure(path, rows, columns, (5.2 * columns, 4.9 * rows)) as (drawing, axes):
-        for place, panel in zip(axes.flat, maps, strict=False):
-            _draw_map(place, *panel)
+        for place, matrix in zip(axes.flat, maps, strict=False):
+            _draw_matrix(place, *matrix)
         sizes, *unused = axes.flat[len(maps) :]
         # The median pair as a line, in a band from the slowest to the fastest.
-        for name, (heading, colour, marker) in RATES.items():
+        for name, colour, marker in zip(RATES, COLOURS, MARKERS, strict=False):
             if name in gb_s.index:
                 rate = gb_s.loc[name]
-                label = heading if name == FAR["push"] else name.replace("_", " ")
-                sizes.plot(rate["median"], color=colour, marker=marker, label=label)
+                sizes.plot(rate["median"], color=colour, marker=marker, label=name)
                 sizes.fill_between(rate.index, rate["min"], rate["max"], color=colour, alpha=0.2)
         sizes.set_ylabel("GB/s")
         dress(sizes, sorted(gb_s.index.unique("size_bytes")))
@@ -340,35 +225,24 @@ def draw(result: Result, path: Target) -> None:
         drawing.suptitle(figure_title(result))
 
 
-def _draw_map(axes: Any, title: str, unit: str, values: Any) -> None:
-    """Every cell shows its value, so that no reader depends on colours; bright is good. Local
-    copies have no colour, because they are off the scale of the link."""
-    is_rate, ranks = unit == "GB/s", range(len(values))
-    link = values.copy()
-    np.fill_diagonal(link, np.nan)
-    # Rates start at 0; times span a factor of two or more, so that small differences look small.
-    low = 0.0 if is_rate else float(np.nanmin(link))
-    high = max(float(np.nanmax(link)), 2 * low)
-    axes.imshow(link, cmap="cividis" if is_rate else "cividis_r", vmin=low, vmax=high)
+def _draw_matrix(axes: Any, title: str, unit: str, values: Any) -> None:
+    """Every cell shows its value, so that no reader depends on colours; bright is fast. Local
+    copies do not count for the scale, because they use no link."""
+    link = np.nan_to_num(np.where(np.eye(len(values)), np.nan, values))
+    speed = values / max(link.max(), 1e-9) if unit == "GB/s" else np.nanmin(values) / values
+    axes.imshow(speed, cmap="summer", vmin=0, vmax=1)
     for row, column in np.argwhere(np.isfinite(values)):
-        # Local copies stand on the white page, which a dark page inverts together with black text.
-        # Cells keep their colours on a dark page, and so must their texts: no pure white or grey.
-        is_dark = (link[row, column] < (low + high) / 2) == is_rate
-        colour = "#fefeff" if is_dark else "#101112"
+        # Cells keep their colours on a dark page, and so must their texts, which are not quite
+        # black: the page inverts black.
         axes.text(
             column,
             row,
             number(float(values[row, column])),
             ha="center",
             va="center",
-            color="black" if row == column else colour,
-            fontsize=13 if len(ranks) < 5 else 9,
+            color="#101112",
+            fontsize=13 if len(values) < 5 else 9,
         )
-    axes.set(
-        xticks=ranks,
-        yticks=ranks,
-        xlabel="to rank" if is_rate else "rank",
-        ylabel="from rank" if is_rate else "rank",
-    )
-    transfer, _, detail = title.partition(": ")
-    axes.set_title(f"{transfer}, {unit}" + (f"\n{detail}" if detail else ""), fontsize=10)
+    ranks = range(len(values))
+    axes.set(xticks=ranks, yticks=ranks, xlabel="to rank", ylabel="from rank")
+    axes.set_title(fold(f"{title}, {unit}", 50), fontsize=10)

@@ -3,10 +3,22 @@
 from collections.abc import Iterable
 from typing import Any
 
-from reports.store.schema import FIGURES, Case, Range, Summary
-from reports.tables.sentences import count, number, shape_text, size_text
+from rich.table import Table
+
+from reports.store.schema import FIGURES, Case, Range, Result, Summary
+from reports.tables.sentences import count, number, plain_table, shape_text, size_text
 
 OTHER_STATES = {"own": " (another state of the link)", "mixed": " (the link never settled)"}
+
+
+def long_table(result: Result) -> Table:
+    """A row for each case, smaller sizes first, isolated before chained."""
+    cases = sorted(
+        result.cases,
+        key=lambda case: (case.size_bytes, case.mode != "isolated", case.in_place),
+    )
+    rows = long_rows(cases)
+    return plain_table(dict.fromkeys(rows[0], 0), [row.values() for row in rows], gap=2)
 
 
 def long_rows(cases: Iterable[Case]) -> list[dict[str, str]]:

@@ -8,11 +8,11 @@ from reports.store.case import LinkStates, is_peer
 from reports.store.schema import Result
 from reports.store.stats import median_interval
 from reports.tables.rows import (
-    Row,
+    SizeRow,
     View,
     cost_us,
     costs_of,
-    interval_text,
+    ratio_text,
     ratios_of,
     rounds_of,
     view_of,
@@ -21,7 +21,7 @@ from reports.tables.sentences import count, number, plain_table, size_text
 
 
 def peer_tables(
-    result: Result, view: View, rows: Sequence[Row], states: LinkStates
+    result: Result, view: View, rows: Sequence[SizeRow], states: LinkStates
 ) -> list[tuple[str, Table]]:
     """A row for each size and peer; no table without peers. Even rounds, because odd ones chose
     among our variants."""
@@ -37,7 +37,7 @@ def peer_tables(
     cells = []
     for case in sorted(cases, key=lambda case: case.size_bytes):
         ratios = ratios_of(case, ours.get(case.size_bytes), even)
-        ratio = interval_text(median_interval(ratios)) if len(ratios) else "-"
+        ratio = ratio_text(median_interval(ratios) if len(ratios) else None)
         us = case.status.upper() if case.status != "ok" else number(cost_us(case))
         name = case.library or case.algorithm
         cells.append([size_text(case.size_bytes), name, us, ratio, count(case.n_wrong)])

@@ -11,20 +11,9 @@ from numpy.typing import NDArray
 from reports.store.case import bus_factor, late_us
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.tables.figure import (
-    OTHERS,
-    THIN_GREY,
-    Line,
-    Target,
-    dress,
-    figure,
-    figure_title,
-    legend_below,
-    lines_of,
-    name_ends,
-)
+from reports.tables.figure import Line, Target, dress, figure, figure_title, legend_below, lines_of
 from reports.tables.rows import View, cost_us, imbalance, shown_cases, views
-from reports.tables.sentences import WAYS, shape_words
+from reports.tables.sentences import shape_words
 
 
 def draw_sweep(result: Result, path: Target) -> None:
@@ -34,28 +23,17 @@ def draw_sweep(result: Result, path: Target) -> None:
     cases = drawn_cases(result, view)
     if not cases:
         raise ResultError(f"{result.path} has no measured case to draw")
-    lines = [line if line.is_main else replace(line, style=THIN_GREY) for line in lines_of(cases)]
-    drawn = [*factors(view, lines, result.run.world["size"]).values()]
+    lines = lines_of(cases)
+    drawn = factors(view, lines, result.run.world["size"])
     width = 13 if len(drawn) > 1 else 8
     with figure(path, 1, len(drawn), (width, 5.8)) as (drawing, (panels,)):
-        for axes, factor in zip(panels, drawn, strict=True):
-            draw_against_size(axes, lines, factor, is_named=axes is panels[-1])
-            axes.tick_params(labelsize=9)
-        without = "\nno busbw with " + ("a late rank" if late_us(view[1]) else "one rank")
-        library = next((f"; against {case.library}" for case in cases if case.library), "")
+        for axes, factor in zip(panels, drawn.values(), strict=True):
+            draw_against_size(axes, lines, factor)
         operation = cases[0].datatype + f" {cases[0].redop}" * (cases[0].redop != "none")
-        work = [operation, view[0], *shape_words(view[1])]
         place = ["in place"] * cases[0].in_place
-        drawing.suptitle(
-            f"{figure_title(result)}\n{', '.join(work + place)}{library}"
-            + without * (len(drawn) == 1)
-        )
-        # Of the grey lines one stands in the legend.
-        handles = {
-            OTHERS if line.style is THIN_GREY else line.name: handle
-            for line, handle in zip(lines, panels[0].lines, strict=False)
-        }
-        legend_below(drawing, [*handles.values()], [*handles])
+        title = ", ".join([operation, view[0], *shape_words(view[1]), *place])
+        drawing.suptitle(f"{figure_title(result)}\n{title}")
+        legend_below(drawing, *panels[0].get_legend_handles_labels())
 
 
 def drawn_cases(result: Result, view: View) -> list[Case]:
@@ -92,39 +70,22 @@ def interval(case: Case, factor: float = 0.0) -> NDArray[np.float64]:
     return case.size_bytes * factor / 1e3 / np.maximum(times_us, 1e-9) if factor else times_us
 
 
-def draw_against_size(
-    axes: Any, lines: Sequence[Line], factor: float, scale: str = "log", is_named: bool = False
-) -> None:
+def draw_against_size(axes: Any, lines: Sequence[Line], factor: float, scale: str = "log") -> None:
     """Time against size, or busbw if `factor` is not 0; `scale` is vertical. The dashed line is the
-    lowest bound of all algorithms, from the measured parts of the machine. If `is_named`, grey
-    lines have their names beside them."""
+    lowest bound of all algorithms, from the measured parts of the machine."""
     _draw_lines(axes, lines, lambda case: case.size_bytes, factor)
     cases = [case for line in lines for case in line.cases]
-    # A dict keeps the last entry of a size, here the lowest bound.
-    bounds_us = dict(
-        sorted(((case.size_bytes, case.bound_us) for case in cases if case.bound_us), reverse=True)
-    )
-    bounds = [
-        (size, size * factor / us / 1e3 if factor else us) for size, us in sorted(bounds_us.items())
-    ]
-    ends = [("bound", *bounds[-1])] if bounds else []
-    if bounds:
-        axes.plot(
-            *zip(*bounds, strict=True),
-            color="#444444",
-            linestyle="--",
-            linewidth=1.2,
-            marker="_" if len(bounds) == 1 else None,
-        )
+    bounds_us: dict[int, float] = {}
+    for case in cases:
+        if case.bound_us:
+            lowest_us = bounds_us.get(case.size_bytes, case.bound_us)
+            bounds_us[case.size_bytes] = min(lowest_us, case.bound_us)
+    if bounds_us:
+        sizes, times_us = np.array(sorted(bounds_us.items())).T
+        bounds = sizes * factor / times_us / 1e3 if factor else times_us
+        axes.plot(sizes, bounds, "--_", color="#444444", linewidth=1.2, label="bound")
     axes.set_ylabel(axis_title(lines, factor))
     dress(axes, sorted({case.size_bytes for case in cases}), scale)
-    ends += [
-        (line.name, line.cases[-1].size_bytes, interval(line.cases[-1], factor)[0])
-        for line in lines
-        if line.style is THIN_GREY and is_named
-    ]
-    if ends:
-        name_ends(axes, ends)
 
 
 def _draw_lines(
@@ -136,8 +97,7 @@ def _draw_lines(
         places = [at(case) for case in cases]
         median, low, high = np.reshape([interval(case, factor) for case in cases], (-1, 3)).T
         axes.plot(places, median, **line.style, label=line.name)
-        band = 0.0 if line.style is THIN_GREY else 0.25
-        axes.fill_between(places, low, high, color=line.style["color"], alpha=band, lw=0, zorder=2)
+        axes.fill_between(places, low, high, color=line.style["color"], alpha=0.25, lw=0, zorder=2)
 
 
 def draw_routed(result: Result, path: Target) -> None:
@@ -146,37 +106,25 @@ def draw_routed(result: Result, path: Target) -> None:
     for view in views(result):
         # auto is one of the others.
         cases = [
-            case
-            for case in shown_cases(result, view)
-            if case.algorithm != "auto" and case.routing and cost_us(case) is not None
+            case for case in drawn_cases(result, view) if case.routing and case.algorithm != "auto"
         ]
         if cases:
-            title = WAYS[view[1]["way"]] + ", chained" * (view[0] == "chained")
-            panels[title] = sorted(cases, key=imbalance)
+            panels[f"{view[1]['way']}, {view[0]}"] = cases
     if not panels:
         raise ResultError(f"{result.path} has no measured case to draw")
-    shape = next(iter(panels.values()))[0].shape
     lines = lines_of([case for cases in panels.values() for case in cases])
     with figure(path, 1, len(panels), (4.6 * len(panels) + 0.6, 5.4)) as (drawing, (places,)):
         for place, (title, cases) in zip(places, panels.items(), strict=True):
-            _draw_lines(
-                place,
-                [
-                    replace(line, cases=[case for case in line.cases if case in cases])
-                    for line in lines
-                ],
-                imbalance,
-            )
+            of_panel = [
+                replace(line, cases=[case for case in line.cases if case in cases])
+                for line in lines
+            ]
+            _draw_lines(place, of_panel, imbalance)
             skews = {imbalance(case): case.shape["skew"] for case in cases}
             place.set_xticks([*skews], [f"{load:.2f}\n{skew}" for load, skew in skews.items()])
-            place.set(
-                ylim=(0, None), xmargin=0.12, xlabel="rows of the busiest rank / mean, and the skew"
-            )
+            place.set(ylim=(0, None), xlabel="rows of the busiest rank / mean, and the skew")
             place.grid(True, alpha=0.25)
             place.set_title(title, fontsize=11)
-        places[0].set_ylabel("time, us: collective + reading its result")
+        places[0].set_ylabel(axis_title(lines, 0.0))
         legend_below(drawing, *places[0].get_legend_handles_labels())
-        detail = ", ".join(
-            f"{name} {value}" for name, value in shape.items() if name not in ("way", "skew")
-        )
-        drawing.suptitle(f"{figure_title(result)}\n{detail}", fontsize=12)
+        drawing.suptitle(figure_title(result))

@@ -4,22 +4,12 @@ compete, odd rounds choose and even rounds report, so that the choice does not b
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import (
-    MIN_STATE_BLOCKS,
-    Costs,
-    LinkStates,
-    beside,
-    costs_in,
-    is_peer,
-    late_us,
-    paired,
-)
+from reports.store.case import Costs, LinkStates, beside, costs_in, is_peer, late_us, paired
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import EVEN_RATIO, TOKEN_CALL_SIZE_BYTES, digits, number, size_text
@@ -33,19 +23,17 @@ TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
 TOKEN_BYTES, TOKEN_CALLS, CARD_GB_S = 70.6e9 * 4.5 / 8, 160, 640.0
 
 View = tuple[str, Any]  # a mode and a shape: one table
-Key = tuple[int, str | None]  # a size and a routing skew: one row
 
 
 @dataclass
-class Row:
-    """One size, or one skew of a routed all-to-all, with its `cases`. `library` is the library's
-    best variant; `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`,
-    and by which factor; `n_wrong` counts wrong elements, None if nothing was checked. The interval
-    of `ratio` holds within this launch: another launch may lie outside."""
+class SizeRow:
+    """One size, or one skew of a routed all-to-all. `library` is the library's best variant;
+    `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`, and by which
+    factor; `n_wrong` counts wrong elements, None if nothing was checked. The interval of `ratio`
+    holds within this launch: another launch may lie outside."""
 
     size_bytes: int
     skew: str | None
-    cases: Sequence[Case]
     library: Case | None
     ours: Case | None
     library_us: float | None
@@ -58,11 +46,6 @@ class Row:
     def label(self) -> str:
         """The first cell of the row: its skew or its size."""
         return self.skew or size_text(self.size_bytes)
-
-    @property
-    def ratio_text(self) -> str:
-        """`1.93 [1.88 1.97]`, at most 16 columns."""
-        return interval_text(self.ratio) if self.ratio else "-"
 
     @property
     def verdict(self) -> str | None:
@@ -94,8 +77,10 @@ def ratio_value(ratio: Interval | None) -> float | None:
     return None if ratio is None or is_noisy(ratio) else ratio[0]
 
 
-def interval_text(interval: Interval) -> str:
+def ratio_text(interval: Interval | None) -> str:
     """A ratio as `1.93 [1.88 1.97]`, at most 16 columns."""
+    if interval is None:
+        return "-"
     if is_noisy(interval):
         return "too noisy"
     middle, *ends = (
@@ -132,7 +117,12 @@ def views(result: Result) -> list[View]:
 def shown_cases(result: Result, view: View) -> list[Case]:
     """The cases of a view with its first datatype and redop, out of place if that was measured."""
     cases = [case for case in result.cases if view_of(case) == view and not is_peer(case)]
-    cases = [case for case in cases if type_of(case) == type_of(cases[0])]
+    first = cases[0] if cases else None
+    cases = [
+        case
+        for case in cases
+        if first and (case.datatype, case.redop) == (first.datatype, first.redop)
+    ]
     cases = [case for case in cases if not case.in_place] or cases
     # Quantised algorithms compete only if they are all there is, or `auto` chose one.
     lossless = [case for case in cases if case.snr_db is None or case.algorithm == "auto"]
@@ -148,11 +138,8 @@ def by_type(result: Result) -> dict[str, list[Case]]:
     return groups
 
 
-def type_of(case: Case) -> tuple[str, str, str]:
-    return case.datatype, case.redop, case.collective
-
-
-def row_key(case: Case) -> Key:
+def row_key(case: Case) -> tuple[int, str | None]:
+    """The size and the routing skew of a case's row."""
     return case.size_bytes, (case.shape or {}).get("skew")
 
 
@@ -184,11 +171,11 @@ def ratios_of(case: Case | None, other: Case | None, costs: Costs) -> NDArray[np
     return np.asarray(np.divide(*paired(costs[case.case], costs[other.case])))
 
 
-def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
+def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow]:
     """The rows of a view by size; rows of one size by skew, the most even first."""
     costs = costs_of(result, states, states.longest)
     even = rounds_of(result.cases, costs, 0)
-    groups: dict[Key, list[Case]] = {}
+    groups: dict[tuple[int, str | None], list[Case]] = {}
     for case in sorted(
         shown_cases(result, view), key=lambda case: (case.size_bytes, imbalance(case))
     ):
@@ -203,41 +190,39 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     rho = autocorrelation([ratios_of(*pair) for pair in rivals.values()])
     rows = []
     for key, (library, ours, report) in rivals.items():
-        better = None
-        if ours and ours.algorithm == "auto":
-            others = [
-                case
-                for case in groups[key]
-                if cost_us(case) is not None
-                and case.algorithm not in ("library", "auto", ours.chosen)
-            ]
-            fastest = best(_candidates(others), costs)
-            gain = _ratio(ours, fastest, even, rho)
-            if fastest and gain and gain[0] > BEATEN_BY and (gain[1] or 0) > 1:
-                variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
-                better = f"{fastest.algorithm}{variant}", gain[0]
-        wrong = [
-            case.n_wrong
-            for case in result.cases
-            if case.n_wrong is not None
-            and row_key(case) == key
-            and view_of(case) == view
-            and type_of(case) == type_of(groups[key][0])
-        ]
+        counts = [case.n_wrong for case in groups[key] if case.n_wrong is not None]
         rows.append(
-            Row(
+            SizeRow(
                 *key,
-                groups[key],
                 library,
                 ours,
                 _median_us(library, report),
                 _median_us(ours, report),
                 _ratio(library, ours, report, rho),
-                better,
-                sum(wrong) if wrong else None,
+                _better(ours, groups[key], costs, rho),
+                sum(counts) if counts else None,
             )
         )
     return rows
+
+
+def _better(
+    ours: Case | None, cases: Sequence[Case], costs: Costs, rho: float
+) -> tuple[str, float] | None:
+    """The fastest other algorithm on odd rounds that beats `auto` on even ones, and its factor."""
+    if ours is None or ours.algorithm != "auto":
+        return None
+    others = [
+        case
+        for case in cases
+        if cost_us(case) is not None and case.algorithm not in ("library", "auto", ours.chosen)
+    ]
+    fastest = best(_candidates(others), costs)
+    gain = _ratio(ours, fastest, rounds_of(cases, costs, 0), rho)
+    if fastest is None or gain is None or gain[0] <= BEATEN_BY or (gain[1] or 0) <= 1:
+        return None
+    variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
+    return f"{fastest.algorithm}{variant}", gain[0]
 
 
 def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
@@ -276,57 +261,19 @@ def _ratio(
     return (case_us / other_us, None, None) if case_us and other_us else None
 
 
-def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[str]]:
-    """The rows that the library or another algorithm of ours wins in another state of the link: the
-    row, the round trip, the library's cost, ours and our best in us, and the winner."""
-    others = [
-        (rtt_ns, costs_of(result, states, state))
-        for state, rtt_ns in enumerate(states.rtt_ns)
-        if state != states.longest
-    ]
-    flipped = []
-    for row, (rtt_ns, costs) in product(rows, others):
-        cases = [case for case in row.cases if len(costs[case.case]) >= MIN_STATE_BLOCKS]
-        ours, library = (case if case in cases else None for case in (row.ours, row.library))
-        if ours is None:
-            continue
-        fastest = best(
-            [case for case in cases if case.algorithm not in ("library", ours.chosen)], costs
-        )
-        even = rounds_of(cases, costs, 0)
-        ratio, gain = _ratio(library, ours, costs), _ratio(ours, fastest, even)
-        is_crossed = (
-            ratio
-            and row.ratio
-            and (
-                min(ratio[0], row.ratio[0]) < 1 / EVEN_RATIO
-                and max(ratio[0], row.ratio[0]) > EVEN_RATIO
-            )
-        )
-        is_outrun = gain and gain[0] > BEATEN_BY and row.better is None
-        if fastest and (is_crossed or is_outrun):
-            medians_us = [_median_us(case, costs) for case in (library, ours, fastest)]
-            winner = fastest.chosen or fastest.algorithm
-            if (medians_us[0] or np.inf) < (medians_us[2] or np.inf):
-                winner = "library"
-            trip = f"{rtt_ns:.0f} ns"
-            flipped.append([row.label, trip, *map(number, medians_us), winner[:25]])
-    return flipped
-
-
-def token(result: Result, rows: Sequence[Row]) -> str | None:
+def token(result: Result, rows: Sequence[SizeRow]) -> list[str]:
     """The time of a token's all-reduces, and the time that splitting the weights saves."""
     row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
     n = result.run.world["size"]
     if n == 1 or row is None or row.ours is None or row.ours_us is None:
-        return None
+        return []
     if row.ours.collective != "all_reduce" or late_us(row.ours.shape):
-        return None
+        return []
     saved_us = TOKEN_BYTES / CARD_GB_S / 1e3 * (1 - 1 / n)
     total_ms, flips_us = TOKEN_CALLS * row.ours_us / 1e3, saved_us / TOKEN_CALLS
-    return (
+    return [
         f"A 70B 4-bit token at TP {n}: {TOKEN_CALLS} x {number(row.ours_us)} us "
         f"({row.ours.mode}, {size_text(row.size_bytes)}) = {number(total_ms)} ms; flips at "
         f"{number(flips_us)} us (arithmetic, not measured here: weights read at "
         f"{CARD_GB_S:.0f} GB/s, an R9700's)."
-    )
+    ]

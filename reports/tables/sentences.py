@@ -1,23 +1,20 @@
-"""What all reports share: numbers with units, names, warnings, footnotes, and the layout of a text.
-Bold and colour appear only if standard output is a terminal and NO_COLOR is unset."""
+"""The words that tables, pages and messages share: numbers with units, names, and the layout of a
+text. Bold and colour appear only if standard output is a terminal and NO_COLOR is unset."""
 
 import io
+import math
 import os
 import re
 import sys
 import textwrap
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.case import LinkStates, find_states, where_wrong
 from reports.store.schema import CaseFields, Result, Run
-from reports.store.stats import MIN_PRECISE_BLOCKS
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
 WIDTH = 80
@@ -63,23 +60,27 @@ def tick_text(size_bytes: int) -> str:
 
 def digits(value: float) -> int:
     """The decimals that show a value with three significant digits; 0 from 100 on."""
-    return 2 if value < 9.995 else 1 if value < 99.95 else 0
+    size = abs(value)
+    return 2 if size < 9.995 else 1 if size < 99.95 else 0
 
 
 def number(value: float | None) -> str:
-    """Three significant digits or more, in at most seven columns; `-` for None."""
-    if value is None:
+    """Three significant digits or more, in at most seven columns; `-` for None and NaN."""
+    if value is None or math.isnan(value):
         return "-"
     if 0 < value < 0.0995:
         return f"{value:.2g}"
     return f"{value:.1e}" if value >= 9_999_999.5 else f"{value:.{digits(value)}f}"
 
 
+def interval_text(median: float, low: float | None, high: float | None) -> str:
+    """`5.73 [5.51 5.92]`, or `5.73` without an interval."""
+    return number(median) + ("" if low is None else f" [{number(low)} {number(high)}]")
+
+
 def count(elements: int | None) -> str:
-    """A number of elements in at most six columns; `-` for None."""
-    if elements is None:
-        return "-"
-    return str(elements) if elements < 1_000_000 else f"{elements:.0e}"
+    """A number of elements; `-` for None."""
+    return "-" if elements is None else str(elements)
 
 
 def some(names: Sequence[str], most: int = 3, rest: str = "") -> str:
@@ -125,39 +126,6 @@ def shape_words(shape: Any) -> list[str]:
     ]
 
 
-def opening(result: Result) -> list[str]:
-    """Warnings to read first: an incomplete run, wrong results, the rank that stopped first."""
-    lines = []
-    if not result.complete:
-        reason = result.end.reason if result.end else None
-        lines.append(f"INCOMPLETE: {reason or 'the run was cut off'}.")
-    has_types = len({(case.datatype, case.redop) for case in result.cases}) > 1
-    wrong = [
-        f"{describe(case)}{f' {case.datatype} {case.redop}' * has_types} ({case.n_wrong} elements)"
-        for case in result.cases
-        if case.status == "wrong"
-    ]
-    if wrong:
-        lines.append(f"WRONG RESULTS: {some(wrong, 3, ' cases')}.")
-        first = where_wrong(result.blocks)
-        lines += [f"First in case {first[0]}, {first[1]}."] if first else []
-    ended = result.flight.ended if result.flight and not result.complete else None
-    if result.flight and ended and isinstance(ended.get("rank"), int):
-        page = result.flight.ranks.get(ended["rank"], {})
-        words, case = [f"rank {ended['rank']}"], page.get("case")
-        if isinstance(case, int) and 0 <= case < len(result.cases):
-            words.append(f"case {case} ({describe(result.cases[case])})")
-        place = {
-            "block": page.get("block"),
-            "step": page.get("step") or None,
-            "epoch": page.get("counters", {}).get("epoch"),
-        }
-        words += [f"{name} {value}" for name, value in place.items() if value is not None]
-        reason = f" ({ended['why']})" if ended.get("why") else ""
-        lines.append(f"stopped first: {', '.join(words)}{reason}")
-    return lines
-
-
 def machine(result: Result) -> str:
     """The benchmark, its ranks and their hardware: `allreduce: 2 ranks on AMD EPYC, cores 0 1`."""
     run, size = result.run, result.run.world["size"]
@@ -173,17 +141,13 @@ def machine(result: Result) -> str:
 
 
 def host_names(run: Run) -> list[str]:
-    """By rank: the name or label of its host, or `host 1`; [] if the run does not say. Two
-    hosts with one label are `a1b2c3d4` and `a1b2c3d4#2`."""
-    names: dict[int, str] = {}
-    for rank in run.world.get("ranks", []):
-        if (host := rank.get("host")) is None:
-            return []
-        if host not in names:
-            name = rank.get("hostname") or rank.get("node") or f"host {host + 1}"
-            same = [*(re.sub("#.*", "", other) for other in names.values())].count(name)
-            names[host] = f"{name}#{same + 1}" if same else name
-    return [names[rank["host"]] for rank in run.world.get("ranks", [])]
+    """By rank: the name or label of its host, or `host 1`; [] if the run does not say."""
+    ranks = run.world.get("ranks", [])
+    if any(rank.get("host") is None for rank in ranks):
+        return []
+    return [
+        rank.get("hostname") or rank.get("node") or f"host {rank['host'] + 1}" for rank in ranks
+    ]
 
 
 def hosts_text(run: Run) -> str:
@@ -204,54 +168,6 @@ def fact(result: Result, name: str) -> str | None:
     entry = result.run.environment.get(name)
     value = entry.get("value") if isinstance(entry, dict) else None
     return None if value is None else str(value)
-
-
-def link_lines(states: LinkStates) -> list[str]:
-    """The states of the link during the run."""
-    state, mixed = states.longest, states.of_block.count(None)
-    if state is None and mixed:
-        return ["link: its flag round trip never settled; every block counts"]
-    if state is None or not states.rtt_ns:
-        return []
-    others = [
-        f"{rtt:.0f} ns {states.share(other):.0%}"
-        for other, rtt in enumerate(states.rtt_ns)
-        if other != state
-    ]
-    if mixed:
-        others.append(f"changing {mixed / len(states.of_block):.0%}")
-    changes = f" ({', '.join(others)})" if others else ""
-    return [
-        f"link: flag round trip {states.rtt_ns[state]:.0f} ns, held {states.share(state):.0%} "
-        f"of the blocks{changes}"
-    ]
-
-
-def footnotes(result: Result) -> list[str]:
-    """The conditions that limit the figures, and the cases that were not measured."""
-    notes = []
-    measured = [case for case in result.cases if case.time_us]
-    elsewhere = [describe(case) for case in measured if case.state != "run"]
-    if 0 < len(elsewhere) < len(measured):
-        notes.append(f"measured in another state of the link than the rest: {some(elsewhere)}")
-    blocks = Counter(block.case for block in result.blocks)
-    few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured)
-    if few:
-        notes.append(
-            f"time ran out: {few} of {len(measured)} cases have fewer than "
-            f"{MIN_PRECISE_BLOCKS} blocks"
-        )
-    stolen = result.end.steal_share if result.end else None
-    if stolen and stolen > MOST_STEAL_SHARE:
-        notes.append(f"the hypervisor withheld {stolen:.1%} of the ranks' CPU time")
-    unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for case in result.cases:
-        if case.status not in ("ok", "wrong"):
-            unmeasured[case.status, case.reason or case.status].add(spoken(case.algorithm))
-    return notes + [
-        f"- {status}: {', '.join(sorted(names))}: {reason}"
-        for (status, reason), names in unmeasured.items()
-    ]
 
 
 def wrapped(sentences: Sequence[str]) -> list[str]:
@@ -280,15 +196,14 @@ def plain_table(
 
 
 def lay_out(
-    result: Result | None,
+    bold: Iterable[str],
     head: Iterable[str],
     tables: Iterable[tuple[str, Table]],
     sentences: Iterable[str],
     width: int = 0,
-    headline: str = "",
 ) -> str:
-    """The text of a run: its warnings (none without `result`) and headline in bold, the head, each
-    table under its title, and the sentences; ends with a newline."""
+    """A text: the warnings and the headline in bold, the head, each table under its title, and the
+    sentences; ends with a newline."""
     text = io.StringIO()
     has_style = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     console = Console(
@@ -299,11 +214,9 @@ def lay_out(
         markup=False,
         emoji=False,
     )
-    for line in opening(result) if result else ():
+    for line in bold:
         # Scripts search for the rank that stopped first: its line stays whole.
         console.print(line, style="bold", soft_wrap=line.startswith("stopped first"))
-    if headline:
-        console.print(headline, style="bold")
     for line in head:
         console.print(line)
     for title, table in tables:
@@ -313,62 +226,3 @@ def lay_out(
     for line in sentences:
         console.print(line)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n") + "\n"
-
-
-def lay_out_run(
-    result: Result,
-    headline: str,
-    head: Sequence[str],
-    tables: Iterable[tuple[str, Table]],
-    conclusions: Iterable[str],
-    width: int = 0,
-) -> str:
-    """The same below the machine, the link and the notes of the run, and with its footnotes."""
-    head = [
-        machine(result),
-        *head,
-        *link_lines(find_states(result.blocks)),
-        *(f"note: {note}" for note in result.run.notes),
-    ]
-    return lay_out(result, head, tables, [*footnotes(result), *conclusions], width, headline)
-
-
-def lay_out_brief(
-    result: Result,
-    headline: str,
-    head: Sequence[str],
-    tables: Sequence[tuple[str, Table]],
-    conclusions: Sequence[str],
-    details: Sequence[str],
-) -> str:
-    """The same in MOST_LINES with the two lines of the paths: the first table, and as much of the
-    other tables, notes up to the one on peer memory, footnotes, conclusions, other notes and
-    details as fits, in this order."""
-    head = [machine(result), *head, *link_lines(find_states(result.blocks))]
-    room = MOST_LINES - 5 - len(wrapped([*opening(result), *head]))
-    shown, sentences, notes = list[tuple[str, Table]](), list[str](), list[str]()
-    for title, table in tables:
-        lines = (
-            1
-            + len(wrapped([title]))
-            + table.row_count
-            + max(str(column.header).count("\n") + 1 for column in table.columns)
-        )
-        if not shown or lines <= room:
-            shown.append((title, table))
-            room -= lines
-    # The notes before that on peer memory are of this run, the others of this machine.
-    of_run = list(takewhile(lambda note: not note.startswith("Peer memory"), result.run.notes))
-    of_machine = result.run.notes[len(of_run) :]
-    for place, lines_of_place in (
-        (notes, [f"note: {note}" for note in of_run]),
-        (sentences, [*footnotes(result), *conclusions]),
-        (notes, [f"note: {note}" for note in [*of_machine[1:], *of_machine[:1]]]),
-        (sentences, details),
-    ):
-        for sentence in lines_of_place:
-            if (lines := len(wrapped([sentence]))) <= room:
-                place.append(sentence)
-                room -= lines
-    pointer = "More notes and tables: python -m reports show RUN; every case: with --long."
-    return lay_out(result, [*head, *notes], shown, [*sentences, pointer], headline=headline)

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import msgspec
 
-from reports.imports.imported import Imported, read_imported
+from reports.imports.imported import Imported, ImportedCase, read_imported
 from reports.store.manifest import runs_by_time
 from reports.store.report_json import write_json
 from reports.store.result import ImportedRunError, ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.tables.figure import Target
 from reports.tables.formats import as_csv, as_nccl_tests
-from reports.tables.headline import Point, headline
+from reports.tables.headline import headline
 from reports.tables.kinds import SWEEP, kind_of
 from reports.tables.plot import draw_sweep
-from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, lay_out, number, plain_table, size_text
+from reports.tables.sentences import lay_out, number, plain_table, size_text
 from reports.tables.table import render
 
 
@@ -103,46 +103,19 @@ def plot(result: Result, path: Target) -> None:
 def imported_text(imported: Imported) -> str:
     """An imported run as a table of at most 80 columns with its origin and its status."""
     run, end, origin = imported.run, imported.end, imported.run.imported_from
+    gpus = " and ".join(dict.fromkeys(rank["gpu"] for rank in run.world["ranks"]))
+    hosts = run.world.get("hosts")
     head = [
-        imported_machine(imported),
+        f"{run.benchmark}: {run.world['size'] or 'an unknown number of'} ranks"
+        + f" on {hosts} host{'s' * (hosts != 1)}" * bool(hosts)
+        + f", {gpus}" * bool(gpus),
         f"imported from {origin.file}, lines {origin.first_line} to {origin.last_line}, by "
         f"{origin.format}: shown, never judged",
         f"{end.status}: {end.reason}" if end.reason else end.status,
         f"us = {run.statistic}",
     ]
     is_checked = any(case.n_wrong is not None for case in imported.cases)
-    columns = (
-        "size",
-        "collective",
-        "type",
-        "redop",
-        "place",
-        "us",
-        "algbw\nGB/s",
-        "busbw\nGB/s",
-        "#wrong" if is_checked else "max\nerror",
-    )
-    rows = []
-    for case in imported.cases:
-        errors = case.n_wrong if is_checked else case.max_error
-        mean_us = case.time_us.mean if case.time_us else None
-        figures = mean_us, case.alg_bw_gb_s, case.bus_bw_gb_s
-        us, alg_bw, bus_bw = (
-            number(figure) + "!" * (case.suspect and figure is not None) for figure in figures
-        )
-        rows.append(
-            [
-                "-" if case.size_bytes is None else size_text(case.size_bytes),
-                case.collective or "-",
-                case.datatype or "-",
-                case.redop or "-",
-                "in" if case.in_place else "out",
-                us,
-                alg_bw,
-                "WRONG" if case.status == "wrong" else bus_bw,
-                "-" if errors is None else f"{errors:g}",
-            ]
-        )
+    cells = [_imported_cells(case, is_checked) for case in imported.cases]
     is_suspect = any(case.suspect for case in imported.cases)
     average, wrong = run.footer_avg_bus_bw, run.out_of_bounds
     marks = [
@@ -150,43 +123,21 @@ def imported_text(imported: Imported) -> str:
         *[f"as printed: average busbw {average}{'!' * is_suspect} GB/s"] * (average is not None),
         *[f"as printed: out of bounds values {wrong}"] * (wrong is not None),
     ]
-    return lay_out(
-        None,
-        head,
-        [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))],
-        marks,
-        headline=headline([imported], imported_points),
-    )
+    columns = dict.fromkeys(cells[0] if cells else (), 0)
+    table = plain_table(columns, [row.values() for row in cells], gap=2)
+    return lay_out([], head, [("", table)], marks)
 
 
-def imported_points(imported: Imported) -> list[Point]:
-    """The headline's figures, out of place where the log has both, without suspect ones."""
-    timed = {
-        case.size_bytes: (case.time_us.mean, case.bus_bw_gb_s)
-        for case in sorted(imported.cases, key=lambda case: not case.in_place)
-        if case.size_bytes
-        and case.status == "ok"
-        and not case.suspect
-        and case.time_us
-        and case.time_us.mean
+def _imported_cells(case: ImportedCase, is_checked: bool) -> dict[str, str]:
+    mark, errors = "!" * case.suspect, case.n_wrong if is_checked else case.max_error
+    return {
+        "size": "-" if case.size_bytes is None else size_text(case.size_bytes),
+        "collective": case.collective or "-",
+        "type": case.datatype or "-",
+        "redop": case.redop or "-",
+        "place": "in" if case.in_place else "out",
+        "us": number(case.time_us.mean if case.time_us else None) + mark,
+        "algbw\nGB/s": number(case.alg_bw_gb_s) + mark,
+        "busbw\nGB/s": "WRONG" if case.status == "wrong" else number(case.bus_bw_gb_s) + mark,
+        "#wrong" if is_checked else "max\nerror": "-" if errors is None else f"{errors:g}",
     }
-    if not timed:
-        return []
-    small = TOKEN_CALL_SIZE_BYTES if TOKEN_CALL_SIZE_BYTES in timed else min(timed)
-    bus_bw_gb_s = timed[max(timed)][1]
-    return [
-        Point(size_text(small), timed[small][0], "us"),
-        *([Point(size_text(max(timed)), bus_bw_gb_s, "GB/s")] if bus_bw_gb_s else []),
-    ]
-
-
-def imported_machine(imported: Imported) -> str:
-    """The benchmark and its ranks, as the log names them."""
-    world = imported.run.world
-    gpus = " and ".join(dict.fromkeys(rank["gpu"] for rank in world["ranks"]))
-    size = "an unknown number of" if world["size"] is None else world["size"]
-    hosts = {None: "", 1: " on 1 host"}.get(n := world.get("hosts"), f" on {n} hosts")
-    return (
-        f"{imported.run.benchmark}: {size} rank{'s' * (world['size'] != 1)}{hosts}"
-        f"{', ' if hosts else ' on '}{gpus}".removesuffix(" on ").removesuffix(", ")
-    )

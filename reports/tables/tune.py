@@ -13,7 +13,8 @@ from reports.store.case import Rounds, costs_in, find_states, paired
 from reports.store.schema import Block, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.headline import Point, headline
-from reports.tables.rows import interval_text
+from reports.tables.rows import ratio_text
+from reports.tables.run_text import opening
 from reports.tables.sentences import lay_out, number, plain_table, size_text
 
 FINALISTS = 4
@@ -159,11 +160,7 @@ def render(result: Result) -> str:
                 f"{winner.link_rtt_ns:.0f}",
                 number(winner.cost_us),
                 winner.name,
-                interval_text(winner.gain)
-                if winner.gain
-                else "-"
-                if winner.is_settled
-                else "too few rounds",
+                ratio_text(winner.gain) if winner.is_settled else "too few rounds",
             ]
             for winner in best
             if winner.mode == calls
@@ -185,7 +182,7 @@ def render(result: Result) -> str:
                 ),
             )
         )
-    return lay_out(result, head, tables, [], headline=headline([result], points))
+    return lay_out([*opening(result), headline([result], points)], head, tables, [])
 
 
 def points(result: Result) -> list[Point]:

@@ -255,7 +255,7 @@ def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
         for column in table.columns:
             column.no_wrap = False  # a cut figure would be wrong
         texts.append(
-            lay_out(None, [title], [("", table)] if rows else [], sentences(group, crossovers))
+            lay_out([], [title], [("", table)] if rows else [], sentences(group, crossovers))
         )
     return "\n".join([*wrapped([lines_text(fits)]), "", *texts])
 

@@ -8,16 +8,7 @@ from typing import IO, Any
 import numpy as np
 
 from reports.store.result import ResultError
-from reports.tables.figure import (
-    OTHERS,
-    THIN_GREY,
-    Style,
-    dress,
-    figure,
-    legend_below,
-    name_ends,
-    styles_of,
-)
+from reports.tables.figure import Style, dress, figure, fold, legend_below, styles_of
 from reports.trends import alpha_beta
 from reports.trends.alpha_beta import Fit, by_title, curves_us
 
@@ -30,27 +21,17 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")
     keys = list(dict.fromkeys((fit.algorithm, fit.variant) for fit in fits if fit.regimes))
     styles = dict(zip(keys, styles_of(keys), strict=True))
-    if any(algorithm == "auto" for algorithm, _ in keys):
-        styles |= {key: THIN_GREY for key in keys if key[0] not in ("library", "auto")}
     columns, rows = min(2, len(groups)), -(-len(groups) // 2)
     with figure(target, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (made, axes):
         handles = {}
         for panel, (title, group) in zip(axes.flat, groups.items(), strict=False):
-            ends = []
             for fit in group:
                 style = styles[fit.algorithm, fit.variant]
-                name = OTHERS if style is THIN_GREY else fit.name
-                handles[name] = panel.plot([], [], **style)[0]
+                handles[fit.name] = panel.plot([], [], **style)[0]
                 _draw(panel, fit, style)
-                if style is THIN_GREY:
-                    ends.append(
-                        (fit.name, fit.sizes_bytes[-1], float(np.median(fit.times_us, axis=0)[-1]))
-                    )
-            panel.set_title(title.replace("; ", "\n"), fontsize=10, loc="left")
+            panel.set_title(fold(title.replace("; ", "\n"), 90), fontsize=10, loc="left")
             panel.set_ylabel("time, us")
             dress(panel, sorted({size for fit in group for size in fit.sizes_bytes}))
-            if ends:
-                name_ends(panel, ends)
         for panel in axes.flat[len(groups) :]:
             panel.set_axis_off()
         legend_below(made, [*handles.values()], [*handles])

@@ -114,8 +114,7 @@ def test_between_hosts_the_library_moves_the_data(tmp_path):
         assert (case.status, case.n_wrong) == ("ok", 0 if is_checked else None), case
         assert ("MPICH" in (case.library or "")) == case.algorithm.endswith("library")
     assert not result.run.clock_shared
-    matrix = "message, 16 KiB: row sends to column; diagonal: local copy; between hosts MPICH"
-    assert matrix in words(printed)
+    assert re.search("message by MPICH .*, 16 KiB: row sends to column", words(printed))
 
 
 def test_the_flag_is_as_fast_as_in_a_minimal_loop():
@@ -184,9 +183,8 @@ def test_a_degraded_pair_is_named(tmp_path):
     """In a matrix of 56 figures, a reader would miss the one card in an x4 slot."""
     result = made_up(tmp_path, 4, lambda src, dst: 25.0 / (5.1 if {src, dst} == {0, 1} else 1))
     printed = words(text(result))
-    sentence = r"GPU[01]-GPU[01] is 5\.[012]x slower than GPU\d-GPU\d by push, 64 MiB"
+    sentence = r"GPU[01] to GPU[01] is 5\.[012]x slower than GPU\d to GPU\d by push, 64 MiB"
     assert re.search(sentence, printed), printed
-    assert "to GPU1 is" not in printed
 
 
 def test_a_pair_that_is_slow_in_one_direction_is_named(tmp_path):
@@ -196,8 +194,7 @@ def test_a_pair_that_is_slow_in_one_direction_is_named(tmp_path):
 
 
 def test_a_slow_pair_of_hosts_is_named_and_a_network_is_not_held_against_a_link(tmp_path):
-    """Transfers between hosts are slower by design: the report compares them with each other, in
-    the same matrix."""
+    """Transfers between hosts are slower by design: the report compares them with each other."""
 
     def over_hosts(name, gb_s):
         rates = lambda src, dst: 200.0 if src // 2 == dst // 2 else gb_s(src, dst)  # noqa: E731
@@ -207,16 +204,12 @@ def test_a_slow_pair_of_hosts_is_named_and_a_network_is_not_held_against_a_link(
     for sentence in (
         r"4 ranks on 2 hosts \(a: 0 1, b: 2 3\)",
         r"No pair is more than 1\.25x slower than another\.",
-        r"64 MiB between hosts take 10\.\dx as long as within one",
-        r"Between hosts an element takes \d+\.\d us one way \(GPU\d-GPU\d, the nearest\)",
+        r"Between hosts an element takes at least \d+ ns one way \(GPU\d to GPU\d\)",
     ):
         assert re.search(sentence, words(printed)), printed
     slow = over_hosts("slow", lambda src, dst: 5.0 if (src, dst) == (1, 2) else 20.0)
-    for sentence in (
-        r"GPU1-GPU2 is 4\.\dx slower than GPU\d-GPU\d by message, 64 MiB",
-        r"GPU1 to GPU2 is 4\.\dx slower than GPU2 to GPU1 by message",
-    ):
-        assert re.search(sentence, words(text(slow))), text(slow)
+    sentence = r"GPU1 to GPU2 is 4\.\dx slower than GPU\d to GPU\d by send_library, 64 MiB"
+    assert re.search(sentence, words(text(slow))), text(slow)
     plot(slow, tmp_path / "hosts.png")
 
 
@@ -249,4 +242,4 @@ def test_link_runs_between_simulated_gpus(tmp_path):
     engine = [case for case in result.cases if case.algorithm == "engine_push"]
     assert {tuple(case.shape.values()) for case in engine} == {(0, 1), (1, 0)}
     assert "push by copy engine, 16 KiB: row copies into column" in printed
-    assert "(GPU0-GPU1)" in printed
+    assert "(GPU0 to GPU1)" in printed

@@ -25,7 +25,7 @@ def main(decode_run: str, allreduce_run: str, link_run: str) -> None:
     check_run(reduces, decode.run.world["size"])
     memory_gb_s = memory_bandwidth(link)
     for cases in exposed.shapes(decode):
-        print(exposed.step_title(cases[0]))
+        print(exposed.title(cases[0]))
         print(f"{'ms a step':<17}measured  from the link  from compute")
         for name, step_us, *sums_us in predictions(cases, reduces, memory_gb_s):
             cells = [f"{us / 1e3:6.3g} {us / step_us - 1:+7.1%}" if us else "-" for us in sums_us]

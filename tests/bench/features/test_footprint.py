@@ -106,7 +106,7 @@ def test_the_command_on_gpus_in_software(tmp_path, vendor):
     printed, result = run(tmp_path, options, command="footprint", **variables)
     case, *_ = right(result)
     assert result.run.cases[case.case].blocks == 1
-    assert "on each GPU of 2" in " ".join(printed.split())
+    assert "on each GPU" in " ".join(printed.split())
 
 
 def test_losses_and_gains_have_opposite_signs(tmp_path):
@@ -132,8 +132,8 @@ def test_losses_and_gains_have_opposite_signs(tmp_path):
     view = next(view for view in views(result) if beside(view[1]))
     columns = footprint(result, view, find_states(result.blocks)).columns
     cells = [next(iter(column.cells)) for column in columns]
-    assert cells[5:7] == ["200 % [200 200]", "50 % [50 50]"]
-    assert "60.0 GFLOP/s a rank" in " ".join(render(result).split())
+    assert cells[4:6] == ["3.00 [3.00 3.00]", "0.50 [0.50 0.50]"]
+    assert "on a core that no rank has" in " ".join(render(result).split())
 
 
 def test_no_rank_uses_any_thread_of_a_free_core(tmp_path, machine):

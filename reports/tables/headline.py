@@ -121,9 +121,11 @@ def lines_text(fits: Sequence[Any]) -> str:
     ours.sort(key=lambda fit: fit.algorithm != "auto")
     texts = []
     for fit in [*ours[:1], *[fit for fit in group if fit.library][:1]]:
-        alpha_us, beta_gb_s = fit.regimes[0].alpha_us, fit.regimes[-1].beta_gb_s.value
-        alpha = f"{number(alpha_us.value)} us" if alpha_us.is_resolved else "not resolved"
-        texts.append(f"{spoken(fit.name)}: alpha {alpha}, beta {number(beta_gb_s)} GB/s")
+        alpha_us, beta_gb_s = fit.regimes[0].alpha_us, fit.regimes[-1].beta_gb_s
+        alpha = f"alpha {number(alpha_us.value)} us" * alpha_us.is_resolved
+        beta = f"beta {number(beta_gb_s.value)} GB/s" * beta_gb_s.is_resolved
+        found = ", ".join(filter(None, [alpha, beta])) or "no line fits"
+        texts.append(f"{spoken(fit.name)}: {found}")
     return "; ".join(texts) or "no case has the three sizes that a line takes"
 
 

@@ -1,25 +1,14 @@
 """The picture of `fit`: measured times and fitted lines. The page of a run shows it too."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from reports.store.result import ResultError
-from reports.tables.figure import (
-    OTHERS,
-    THIN_GREY,
-    Style,
-    dress,
-    figure,
-    legend_below,
-    name_ends,
-    styles_of,
-)
-from reports.trends import alpha_beta
-from reports.trends.alpha_beta import Fit, by_title, curves_us
+from reports.tables.figure import dress, figure, legend_below, styles_of
+from reports.trends.alpha_beta import Fit, by_title, curves_us, interval, walsh_means
 
 
 def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
@@ -30,67 +19,29 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")
     keys = list(dict.fromkeys((fit.algorithm, fit.variant) for fit in fits if fit.regimes))
     styles = dict(zip(keys, styles_of(keys), strict=True))
-    if any(algorithm == "auto" for algorithm, _ in keys):
-        styles |= {key: THIN_GREY for key in keys if key[0] not in ("library", "auto")}
     columns, rows = min(2, len(groups)), -(-len(groups) // 2)
     with figure(target, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (made, axes):
         handles = {}
         for panel, (title, group) in zip(axes.flat, groups.items(), strict=False):
-            ends = []
             for fit in group:
                 style = styles[fit.algorithm, fit.variant]
-                name = OTHERS if style is THIN_GREY else fit.name
-                handles[name] = panel.plot([], [], **style)[0]
-                _draw(panel, fit, style)
-                if style is THIN_GREY:
-                    ends.append(
-                        (fit.name, fit.sizes_bytes[-1], float(np.median(fit.times_us, axis=0)[-1]))
-                    )
+                handles[fit.name] = panel.plot([], [], **style)[0]
+                at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
+                lines_us = np.median(curves_us(fit, at), axis=0)
+                panel.plot(at, lines_us, **style | {"marker": ""})
+                times_us = np.array(fit.times_us)
+                launches = len(times_us) if fit.interval else 0
+                median, low, high = interval(walsh_means(times_us.T), launches)
+                panel.errorbar(
+                    fit.sizes_bytes,
+                    median,
+                    yerr=[median - low, high - median] if fit.interval else None,
+                    **style | {"linestyle": "none", "elinewidth": 1, "markersize": 5},
+                )
             panel.set_title(title.replace("; ", "\n"), fontsize=10, loc="left")
             panel.set_ylabel("time, us")
             dress(panel, sorted({size for fit in group for size in fit.sizes_bytes}))
-            if ends:
-                name_ends(panel, ends)
         for panel in axes.flat[len(groups) :]:
             panel.set_axis_off()
         legend_below(made, [*handles.values()], [*handles])
-        made.suptitle("Medians with 95 % intervals, lines alpha + size / beta, bars at breaks")
-
-
-def _draw(panel: Any, fit: Fit, style: Style) -> None:
-    """Draws the medians, the lines and the breaks of one fit."""
-    line = {"color": style["color"], "zorder": style["zorder"]}
-    times_us = np.array(fit.times_us)
-    median, low, high = alpha_beta.interval(
-        alpha_beta.walsh_means(times_us.T), len(times_us) * bool(fit.interval)
-    )
-    bars = [median - low, high - median] if fit.interval else None
-    panel.errorbar(
-        fit.sizes_bytes,
-        median,
-        yerr=bars,
-        linestyle="none",
-        elinewidth=1,
-        marker=style["marker"],
-        markersize=5,
-        **line,
-    )
-    at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
-    panel.plot(
-        at,
-        np.median(curves_us(fit, at), axis=0),
-        linestyle=style["linestyle"],
-        linewidth=min(style["linewidth"], 1.8),
-        **line,
-    )
-    breaks = [
-        np.sqrt(before.to_bytes * after.from_bytes) for before, after in pairwise(fit.regimes)
-    ]
-    panel.plot(
-        breaks,
-        np.median(curves_us(fit, breaks), axis=0),
-        "|",
-        markersize=14,
-        markeredgewidth=1.6,
-        **line,
-    )
+        made.suptitle("Medians with 95 % intervals, and lines alpha + size / beta")

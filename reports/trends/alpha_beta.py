@@ -3,7 +3,7 @@
 assumes a distribution of the launches."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -40,10 +40,9 @@ class Estimate(msgspec.Struct, frozen=True):
 
 class Regime(msgspec.Struct, kw_only=True):
     """The measured sizes on the line that fits them best, a miss of 1 % at any size counting the
-    same. `half_size_bytes` is n_1/2 = alpha x beta, the size that reaches half of beta. `lines` has
-    [alpha in us, us a byte] for each row of the fit's times. `worst_residual` is the largest
-    distance of the rows' median from its own line, as a share. Sizes that no line fits (`is_bent`)
-    have no alpha, beta and n_1/2."""
+    same. `lines` has [alpha in us, us a byte] for each row of the fit's times. `worst_residual` is
+    the largest distance of the rows' median from its own line, as a share. Sizes that no line fits
+    (`is_bent`) have no alpha and beta."""
 
     from_bytes: int
     to_bytes: int
@@ -51,7 +50,6 @@ class Regime(msgspec.Struct, kw_only=True):
     worst_residual: float
     alpha_us: Estimate = Estimate()
     beta_gb_s: Estimate = Estimate()
-    half_size_bytes: Estimate = Estimate()
 
 
 class Conditions(msgspec.Struct, kw_only=True):
@@ -59,7 +57,6 @@ class Conditions(msgspec.Struct, kw_only=True):
     crossover. `interval` says what intervals are over: LAUNCHES, ONE_LAUNCH (groups of its blocks),
     or None for two to four launches, which have no intervals."""
 
-    schema: Literal[1] = 1
     machine_id: str
     software_id: str
     world_size: int
@@ -89,7 +86,7 @@ class Conditions(msgspec.Struct, kw_only=True):
         return ", ".join(words) + link
 
 
-class Fit(Conditions, kw_only=True, tag="fit", tag_field="kind"):
+class Fit(Conditions, kw_only=True):
     """One algorithm in one state of the link. `times_us` are median costs: a column for each of
     `sizes_bytes`, and a row for each of `run_ids`, a launch or one group of its blocks (the id is
     repeated). Without regimes `reason` says why."""
@@ -110,7 +107,7 @@ class Fit(Conditions, kw_only=True, tag="fit", tag_field="kind"):
         return (self.library or self.algorithm) + variant
 
 
-class Crossover(Conditions, kw_only=True, tag="crossover", tag_field="kind"):
+class Crossover(Conditions, kw_only=True):
     """The size at which one of two algorithms, measured from `from_bytes` to `to_bytes`, overtakes
     the other. Without `size_bytes` there is no certain crossover: `faster_below` is certainly
     faster at the smallest size, `faster_above` at the largest, None if neither algorithm is."""
@@ -142,7 +139,6 @@ def regimes_of(sizes: Integers, times_us: Floats, over: str | None) -> list[Regi
 def regime_of(sizes: Integers, times_us: Floats, over: str | None) -> Regime:
     """The line through these times."""
     alpha, slope = fit_lines(sizes, times_us)
-    alphas, slopes = walsh_means(alpha), walsh_means(slope)
     n = len(times_us) if over else 0
     regime = Regime(
         from_bytes=int(sizes[0]),
@@ -151,14 +147,9 @@ def regime_of(sizes: Integers, times_us: Floats, over: str | None) -> Regime:
         worst_residual=float(np.max(np.abs(residuals(sizes, times_us)))),
     )
     if not is_bent(sizes, times_us, over == LAUNCHES):
-        regime.alpha_us = estimate(alphas, n)
+        regime.alpha_us, slopes = estimate(walsh_means(alpha), n), walsh_means(slope)
         if np.all(slopes > 0):
             regime.beta_gb_s = estimate(1e-3 / slopes, n)
-            # size x slope < alpha where size < alpha / slope, so the ratio's interval is exact too.
-            half = estimate(alphas / slopes, n)
-            if half.value and half.value > 0:
-                low = half.low and max(half.low, 0.0)
-                regime.half_size_bytes = Estimate(half.value, low, half.high)
     return regime
 
 

@@ -4,7 +4,7 @@ of the link; finds the crossovers, prints and draws. `alpha_beta` has the statis
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from reports.store.observations import Costs, costs_of, entry_of, in_order
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result, Run
-from reports.store.writing import to_line, write_named
 from reports.tables.headline import lines_text
 from reports.tables.sentences import lay_out, number, plain_table, spoken, tick_text, wrapped
 from reports.trends import alpha_beta
@@ -50,11 +49,6 @@ from reports.verdicts.sides import notes_of, side_of
 from reports.verdicts.verdict import Floats, Integers
 
 FINE_STEPS = 64  # sizes within a crossover
-SHARED_FACTS: dict[str, Callable[[Run], Any]] = {
-    "machine": lambda run: run.machine_id,
-    "software": lambda run: run.software_id,
-    "world": world_of,
-}
 INTERVALS = {
     ONE_LAUNCH: "Intervals are of this launch alone: another may lie outside.",
     None: "Fewer than five launches have no intervals: which algorithm is faster is not certain.",
@@ -66,11 +60,12 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     count. Raises Incomparable for launches of different things."""
     entries = [entry for entry in in_order(map(entry_of, results)) if not entry.left_out]
     runs = [entry.run for entry in entries]
-    for (name, fact), run in product(SHARED_FACTS.items(), runs):
-        if fact(run) != fact(runs[0]):
+    for run in runs:
+        first, other = ((r.machine_id, r.software_id, world_of(r)) for r in (runs[0], run))
+        if first != other:
             raise Incomparable(
-                f"launches of different things: {name} differs between "
-                f"{runs[0].run_id} and {run.run_id}"
+                f"{runs[0].run_id} and {run.run_id} are launches of different things: machine, "
+                "software or world differ"
             )
     if len(entries) == 1:
         costs = _costs_of_groups(
@@ -236,7 +231,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help=("launches of one thing: runs, folders, quoted globs, FOLDER/VARIANT of a campaign"),
     )
-    parser.add_argument("--out", metavar="FITS", type=Path, help="store the fits; .jsonl")
     parser.add_argument("--plot", metavar="OUT", type=Path, help="draw the fits; .svg or .png")
 
 
@@ -257,10 +251,6 @@ def fit(arguments: argparse.Namespace) -> int:
     crossovers = find_crossovers(fits)
     if arguments.plot:
         plot(fits, arguments.plot)
-    if arguments.out:
-        run_ids = list(dict.fromkeys(run_id for fit in fits for run_id in fit.run_ids))
-        records: list[Any] = [{"kind": "fits", "schema": 1, "run_ids": run_ids}, *fits, *crossovers]
-        write_named(arguments.out, b"".join(map(to_line, records)))
     for note in notes:
         print(f"reports: {note}", file=sys.stderr)
     if arguments.json:
@@ -290,7 +280,7 @@ def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
 
 def cells(regime: Regime) -> dict[str, str]:
     """A regime as cells of a table by column."""
-    alpha, beta, half_size = regime.alpha_us, regime.beta_gb_s, regime.half_size_bytes
+    alpha, beta = regime.alpha_us, regime.beta_gb_s
     is_bent = alpha.value is None
     return {
         "sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
@@ -298,7 +288,6 @@ def cells(regime: Regime) -> dict[str, str]:
             _with_interval(alpha) if alpha.is_resolved or is_bent else "not resolved"
         ),
         "beta GB/s [95 %]": _with_interval(beta) if beta.value or is_bent else "flat",
-        "n 1/2": tick_text(round(half_size.value)) if half_size.value else "-",
         "miss": f"{regime.worst_residual:.1%}",
     }
 

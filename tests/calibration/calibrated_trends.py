@@ -62,7 +62,7 @@ def _coverage(
     limits: tuple[float, float] = (0.93, 0.97),
 ) -> list[Figure]:
     """How often a regime is a line, and how often the intervals of its beta (here us a byte) and of
-    the first line's alpha and n_1/2 cover the truth: the line that fits the true times best.
+    the first line's alpha cover the truth: the line that fits the true times best.
     `curves_us` are (n, sizes); `at` has the break of each curve, 0 for none."""
     covered = defaultdict[str, list[bool]](list)
     for place in sorted({*at.tolist()}):
@@ -76,10 +76,9 @@ def _coverage(
             )
             figures = [
                 ("alpha", alpha, alphas),
-                ("n 1/2", alpha / slope, alphas / slopes),
                 ("beta", slope, slopes),
             ]
-            for name, truth, walsh in figures[2 * bool(part.start) :]:
+            for name, truth, walsh in figures[bool(part.start) :]:
                 _, low, high = interval(walsh, times_us.shape[-2])
                 covered[name] += ((low <= truth) & (truth <= high)).tolist()
             covered["is a line"] += is_line.tolist()
@@ -90,7 +89,7 @@ def _coverage(
 
 
 def one_line(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
-    """A single line with n_1/2 from 22 to 512 KiB."""
+    """A single line with alpha x beta from 22 to 512 KiB."""
     n *= CURVES
     curves_us = US_A_BYTE * (2 ** rng.uniform(14.5, 19, (n, 1)) + NO_BYTES_AND_SIZES)
     times_us = scatter.draw(rng, curves_us[:, None, 1:])[:, 0]

@@ -108,14 +108,12 @@ class Fit(Conditions, kw_only=True):
 
 
 class Crossover(Conditions, kw_only=True):
-    """The size at which one of two algorithms, measured from `from_bytes` to `to_bytes`, overtakes
-    the other. Without `size_bytes` there is no certain crossover: `faster_below` is certainly
-    faster at the smallest size, `faster_above` at the largest, None if neither algorithm is."""
+    """The size at which one of two algorithms overtakes the other. Without `size_bytes` there is no
+    certain crossover: `faster_below` is certainly faster at the smallest common size,
+    `faster_above` at the largest, None if neither algorithm is."""
 
     first: str
     second: str
-    from_bytes: int
-    to_bytes: int
     faster_below: str | None
     faster_above: str | None
     size_bytes: Estimate | None = None

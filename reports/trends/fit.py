@@ -188,8 +188,6 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
         "interval": over,
         "first": first.name,
         "second": second.name,
-        "from_bytes": sizes[0],
-        "to_bytes": sizes[-1],
     }
     crossovers = []
     for i, j in pairwise(np.flatnonzero(order).tolist()):

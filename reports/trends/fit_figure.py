@@ -19,10 +19,9 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")
     keys = list(dict.fromkeys((fit.algorithm, fit.variant) for fit in fits if fit.regimes))
     styles = dict(zip(keys, styles_of(keys), strict=True))
-    columns, rows = min(2, len(groups)), -(-len(groups) // 2)
-    with figure(target, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (made, axes):
+    with figure(target, len(groups), 1, (7.5, 1 + 5.5 * len(groups))) as (made, axes):
         handles = {}
-        for panel, (title, group) in zip(axes.flat, groups.items(), strict=False):
+        for panel, (title, group) in zip(axes.flat, groups.items(), strict=True):
             for fit in group:
                 style = styles[fit.algorithm, fit.variant]
                 handles[fit.name] = panel.plot([], [], **style)[0]
@@ -41,7 +40,5 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
             panel.set_title(title.replace("; ", "\n"), fontsize=10, loc="left")
             panel.set_ylabel("time, us")
             dress(panel, sorted({size for fit in group for size in fit.sizes_bytes}))
-        for panel in axes.flat[len(groups) :]:
-            panel.set_axis_off()
         legend_below(made, [*handles.values()], [*handles])
         made.suptitle("Medians with 95 % intervals, and lines alpha + size / beta")

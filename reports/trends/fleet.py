@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
 QUIET_S = 900  # a run without an end that was not written to for so long was cut off
 MOST_ROWS = 20  # named nodes in the table of a group, unless --long
-ROW = "{:<34.34} {:>5}  {:<24} {:<8} {}"
+ROW = "{:<34.34} {:>5}  {:<8} {}"
 
 
 class Node(msgspec.Struct):
@@ -111,10 +111,6 @@ class Fleet:
     failed: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
-
-    @property
-    def n_nodes(self) -> int:
-        return len({node for run in self.runs for node in run.nodes})
 
     @property
     def status(self) -> int:
@@ -330,7 +326,7 @@ def headline(fleet: Fleet) -> str:
             for node in group.named(verdict)
         ]
         parts += [some(texts)] if texts else []
-    nodes = counted(fleet.n_nodes, "node")
+    nodes = counted(len({node for run in fleet.runs for node in run.nodes}), "node")
     if parts:
         return f"{'; '.join(dict.fromkeys(parts))}; of {nodes}"
     if not fleet.groups:
@@ -346,20 +342,19 @@ def counted(number: int, name: str) -> str:
 def summary(group: Group) -> list[str]:
     """What was compared, what would be found, and which nodes ran disturbed."""
     runs = [node.runs for node in group.nodes]
-    sentences = [
+    compared = (
         f"{group.title}: {counted(len(runs), group.kind)}, {counted(sum(runs), 'run')}, "
         f"{counted(len(group.sizes_bytes), 'size')}. "
         f"With {counted(int(np.median(runs)), 'run')} each, a {group.kind} that is "
         f"{group.detectable:.1%} slower than its peers is found four times in five."
-    ]
+    )
     disturbed = [
         f"{node.node} (up to {max(node.disturbed):.0%}, {len(node.disturbed)} of {node.runs} runs)"
         for node in group.nodes
         if node.disturbed
     ]
-    if disturbed:
-        sentences.append(f"Disturbed, the hypervisor withheld CPU time: {some(disturbed)}.")
-    return sentences
+    texts = [f"Disturbed, the hypervisor withheld CPU time: {some(disturbed)}."] * bool(disturbed)
+    return [compared, *texts]
 
 
 def text_of(fleet: Fleet, long: bool = False) -> list[str]:
@@ -372,12 +367,9 @@ def text_of(fleet: Fleet, long: bool = False) -> list[str]:
         n_shown = len(group.nodes) if long else min(n_named, MOST_ROWS)
         lines += ["", *wrapped(summary(group))]
         if n_shown:
-            lines.append(ROW.format(group.kind, "runs", "slower [95 %]", "", "").rstrip())
+            lines.append(ROW.format(group.kind, "runs", "", "slower [95 %]"))
         for node in group.nodes[:n_shown]:
-            slower, at, sizes = node.slower.partition(" at ")
-            lines.append(
-                ROW.format(node.node, node.runs, slower, node.verdict, at[1:] + sizes).rstrip()
-            )
+            lines.append(ROW.format(node.node, node.runs, node.verdict, node.slower))
         if rest := [node.excess[0] for node in group.nodes[n_shown:]]:
             lines.append(
                 f"{counted(len(rest), f'other {group.kind}' if n_shown else group.kind)}: "

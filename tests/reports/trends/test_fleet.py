@@ -152,7 +152,7 @@ def test_a_node_has_one_figure_in_headline_table_and_picture(tmp_path, capsys):
     _, text = fleet(capsys, tmp_path)
     headline = re.match(r"n07 SLOW (\+[\d.]+%) at 16 KiB; of 12 nodes\n", text)
     assert headline, text
-    assert re.search(rf"^n07 +3 +{re.escape(headline[1])} +SLOW +at 16 KiB$", text, re.MULTILINE)
+    assert re.search(rf"^n07 +3 +SLOW +{re.escape(headline[1])} at 16 KiB$", text, re.MULTILINE)
     page = fleet_page(read_store(tmp_path))
     row = next(row for row in page.sections[1].rows if row["node"][0] == "n07")
     assert row["slower"] == f"{headline[1]} at 16 KiB"

@@ -89,7 +89,7 @@ class Conditions(msgspec.Struct, kw_only=True):
 class Fit(Conditions, kw_only=True):
     """One algorithm in one state of the link. `times_us` are median costs: a column for each of
     `sizes_bytes`, and a row for each of `run_ids`, a launch or one group of its blocks (the id is
-    repeated). Without regimes `reason` says why."""
+    repeated)."""
 
     variant: str
     memory: str
@@ -97,8 +97,7 @@ class Fit(Conditions, kw_only=True):
     library: str | None
     sizes_bytes: list[int]
     times_us: list[list[float]]
-    regimes: list[Regime] = []
-    reason: str | None = None
+    regimes: list[Regime]
 
     @property
     def name(self) -> str:
@@ -255,9 +254,7 @@ def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
 
 
 def predict_us(fit: Fit, size_bytes: float) -> Interval:
-    """The time at this size in us, and its 95 % interval. Raises ValueError for no line."""
-    if not fit.regimes:
-        raise ValueError(f"no line: {fit.reason}")
+    """The time at this size in us, and its 95 % interval."""
     times_us = curves_us(fit, [size_bytes])[:, 0]
     time_us = estimate(walsh_means(times_us), len(times_us) if fit.interval else 0)
     return time_us.value or 0.0, time_us.low, time_us.high

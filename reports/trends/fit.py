@@ -27,12 +27,12 @@ from reports.store.result import ResultError
 from reports.store.schema import Result, Run
 from reports.tables.headline import lines_text
 from reports.tables.sentences import lay_out, number, plain_table, spoken, tick_text, wrapped
-from reports.trends import alpha_beta
 from reports.trends.alpha_beta import (
     LAUNCHES,
     MIN_LAUNCHES,
     MIN_SIZES,
     ONE_LAUNCH,
+    Conditions,
     Crossover,
     Estimate,
     Fit,
@@ -84,9 +84,16 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     for (case, columns), state in product(cases.items(), range(costs.us.shape[2])):
         sizes = np.array(sorted(columns))
         times_us = costs.us[:, [columns[size] for size in sizes.tolist()], state]
-        if np.isfinite(times_us).any():
+        has_time = np.isfinite(times_us)
+        is_there = has_time.any(axis=1)
+        # Sizes that half of the launches lack go first, then launches that lack a size.
+        has_size = has_time.sum(axis=0) > is_there.sum() / 2
+        is_whole = is_there & has_time[:, has_size].all(axis=1)
+        if has_size.sum() >= MIN_SIZES and is_whole.any():
+            whole = [runs[row] for row in np.flatnonzero(is_whole).tolist()]
+            times_us = times_us[np.ix_(is_whole, has_size)]
             rtt_ns = costs.rtt_ns[state] if costs.rtt_ns else None
-            fits.append(_fit(runs, dict(case), rtt_ns, sizes, times_us))
+            fits.append(_fit(whole, dict(case), rtt_ns, sizes[has_size], times_us))
     return fits
 
 
@@ -119,42 +126,31 @@ def _fit(
     sizes: Integers,
     times_us: Floats,
 ) -> Fit:
-    """The fit of one case from its times, a row for each of `runs`: without the sizes that half of
-    the launches lack, then without the launches that lack a size."""
-    is_there = np.isfinite(times_us).any(axis=1)
-    has_size = np.isfinite(times_us[is_there]).mean(axis=0) > 0.5
-    is_whole = is_there & np.isfinite(times_us[:, has_size]).all(axis=1)
-    times_us, sizes = times_us[np.ix_(is_whole, has_size)], sizes[has_size]
-    run_ids = [runs[row].run_id for row in np.flatnonzero(is_whole).tolist()]
-    over = LAUNCHES if len(run_ids) >= MIN_LAUNCHES else None
-    if len({run.run_id for run in runs}) == 1:
-        over = ONE_LAUNCH
-    shape = case.pop("shape")
-    fit = Fit(
+    """The fit of one case from its times, (runs, sizes); a run is repeated for groups of blocks."""
+    run, over, shape = runs[0], None, case.pop("shape")
+    if len(runs) >= MIN_LAUNCHES:
+        over = LAUNCHES if run is not runs[1] else ONE_LAUNCH
+    return Fit(
         **case,
         shape=msgspec.json.decode(shape) if shape else None,
-        run_ids=run_ids,
+        run_ids=[run.run_id for run in runs],
         interval=over,
-        machine_id=runs[0].machine_id,
-        software_id=runs[0].software_id,
-        world_size=runs[0].world["size"],
-        hosts=runs[0].world.get("hosts", 1),
+        machine_id=run.machine_id,
+        software_id=run.software_id,
+        world_size=run.world["size"],
+        hosts=run.world.get("hosts", 1),
         link_rtt_ns=link_rtt_ns,
         sizes_bytes=sizes.tolist(),
         times_us=times_us.tolist(),
+        regimes=regimes_of(sizes, times_us, over),
     )
-    if len(sizes) < MIN_SIZES or not run_ids:
-        fit.reason = f"a line takes three sizes with five blocks, not {len(sizes)}"
-        return fit
-    fit.regimes = regimes_of(sizes, times_us, over)
-    return fit
 
 
 def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
     """The crossovers between the library and each of ours, and between any two of ours of one
     variant, without `auto`, which runs one of them; a record too for a pair without a crossover."""
     crossovers = []
-    for group in by_title([fit for fit in fits if fit.regimes]).values():
+    for group in by_title(fits).values():
         for first, second in combinations(sorted(group, key=lambda fit: fit.library is None), 2):
             is_one_variant = (first.variant, first.memory) == (second.variant, second.memory)
             is_auto = "auto" in (first.algorithm, second.algorithm)
@@ -183,7 +179,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
     order = _order(by_times)
     order[order != _order(by_lines(sizes))] = 0
     faster = {1: second.name, -1: first.name, 0: None}
-    head = {name: getattr(first, name) for name in alpha_beta.Conditions.__struct_fields__} | {
+    head = {name: getattr(first, name) for name in Conditions.__struct_fields__} | {
         "run_ids": run_ids,
         "interval": over,
         "first": first.name,
@@ -244,7 +240,9 @@ def fit(arguments: argparse.Namespace) -> int:
         if entry.left_out
     ]
     if not fits:
-        problem = "nothing to fit: no case has five blocks in one state of the link"
+        problem = (
+            "nothing to fit: no case has three sizes with five blocks in one state of the link"
+        )
         raise ResultError("; ".join([problem, *notes]))
     crossovers = find_crossovers(fits)
     if arguments.plot:
@@ -267,57 +265,51 @@ def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
             for fit in group
             for regime in fit.regimes
         ]
-        table = plain_table(dict.fromkeys(next(iter(rows), ()), 0), [row.values() for row in rows])
+        table = plain_table(dict.fromkeys(rows[0], 0), [row.values() for row in rows])
         for column in table.columns:
             column.no_wrap = False  # a cut figure would be wrong
-        texts.append(
-            lay_out(None, [title], [("", table)] if rows else [], sentences(group, crossovers))
-        )
+        texts.append(lay_out(None, [title], [("", table)], sentences(group, crossovers)))
     return "\n".join([*wrapped([lines_text(fits)]), "", *texts])
 
 
 def cells(regime: Regime) -> dict[str, str]:
     """A regime as cells of a table by column."""
-    alpha, beta = regime.alpha_us, regime.beta_gb_s
-    is_bent = alpha.value is None
     return {
         "sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
-        "alpha us [95 %]": (
-            _with_interval(alpha) if alpha.is_resolved or is_bent else "not resolved"
-        ),
-        "beta GB/s [95 %]": _with_interval(beta) if beta.value or is_bent else "flat",
+        "alpha us [95 %]": _with_interval(regime.alpha_us),
+        "beta GB/s [95 %]": _with_interval(regime.beta_gb_s),
         "miss": f"{regime.worst_residual:.1%}",
     }
 
 
 def _with_interval(estimate: Estimate) -> str:
+    if not estimate.is_resolved:
+        return "-"
     value, low, high = map(number, msgspec.structs.astuple(estimate))
     return value if estimate.low is None else f"{value} [{low} {high}]"
 
 
 def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]:
     """Sentences on fits with one title: their limits, and how the pairs compare."""
-    texts = [f"{spoken(fit.name)} has no line: {fit.reason}." for fit in fits if fit.reason]
     bent = [
         f"{spoken(fit.name)} at {cells(regime)['sizes']}"
         for fit in fits
         for regime in fit.regimes
         if regime.alpha_us.value is None
     ]
-    texts += [f"No line, the times bend; measure more sizes: {', '.join(bent)}."] * bool(bent)
+    texts = [f"No line, the times bend; measure more sizes: {', '.join(bent)}."] * bool(bent)
     intervals = {fit.interval for fit in fits}
     texts += [meaning for interval, meaning in INTERVALS.items() if interval in intervals]
-    pairs = defaultdict[str, list[str]](list)
+    faster_than = defaultdict[str, list[str]](list)
     for pair in (each for each in crossovers if each.interval and each.title == fits[0].title):
         below, above = (name and spoken(name) for name in (pair.faster_below, pair.faster_above))
         if pair.size_bytes:
             sizes = [tick_text(round(size)) for size in msgspec.structs.astuple(pair.size_bytes)]
             texts.append(f"{above} overtakes {below} at {sizes[0]} [{sizes[1]} {sizes[2]}].")
         elif below and below == above:
-            slower = spoken(pair.second if pair.faster_below == pair.first else pair.first)
-            pairs[f"Faster than {slower} over all measured sizes"].append(below)
-        else:
-            pairs["Not certain which is faster"].append(
-                f"{spoken(pair.first)} or {spoken(pair.second)}"
-            )
-    return texts + [f"{relation}: {', '.join(names)}." for relation, names in pairs.items()]
+            slower = pair.second if pair.faster_below == pair.first else pair.first
+            faster_than[spoken(slower)].append(below)
+    return texts + [
+        f"Faster than {slower} over all measured sizes: {', '.join(names)}."
+        for slower, names in faster_than.items()
+    ]

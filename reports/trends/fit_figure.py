@@ -14,10 +14,10 @@ from reports.trends.alpha_beta import Fit, by_title, curves_us, interval, walsh_
 def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
     """Draws time in us against size into an .svg or .png file, or a stream. Raises ResultError for
     another suffix, without a line, and if the file cannot be written."""
-    groups = by_title([fit for fit in fits if fit.regimes])
+    groups = by_title(fits)
     if not groups:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")
-    keys = list(dict.fromkeys((fit.algorithm, fit.variant) for fit in fits if fit.regimes))
+    keys = list(dict.fromkeys((fit.algorithm, fit.variant) for fit in fits))
     styles = dict(zip(keys, styles_of(keys), strict=True))
     with figure(target, len(groups), 1, (7.5, 1 + 5.5 * len(groups))) as (made, axes):
         handles = {}

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 FINE, FOUND, UNDECIDED = 0, 1, 3  # exit statuses
 QUIET_S = 900  # a run without an end that was not written to for so long was cut off
-MOST_ROWS = 20  # named nodes in the table of a group, unless --long
 ROW = "{:<34.34} {:>5}  {:<8} {}"
 
 
@@ -176,10 +175,7 @@ def fleet_of(contents: Contents) -> Fleet:
 
 def is_running(entry: Entry) -> bool:
     """Whether a run may still be written: it has no end, and was written to a short time ago."""
-    try:
-        return entry.end is None and time.time() - entry.path.stat().st_mtime < QUIET_S
-    except OSError:
-        return False
+    return entry.end is None and time.time() - entry.path.stat().st_mtime < QUIET_S
 
 
 def place_of(case: CaseFields, run: Run) -> tuple[str, Any] | None:
@@ -285,7 +281,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", metavar="STORE", type=Path, help="runs of all nodes, at any depth"
     )
-    parser.add_argument("--long", action="store_true", help="a row for every node")
     parser.epilog = (
         f"{parser.epilog}; exit status: 0 no node differs, 1 a node is wrong, failed "
         "or slow, 2 the command line or a file, 3 a suspect to measure again, or fewer "
@@ -307,7 +302,7 @@ def fleet(arguments: argparse.Namespace) -> int:
             left_out=fleet.left_out,
         )
     else:
-        print("\n".join(text_of(fleet, arguments.long)))
+        print("\n".join(text_of(fleet)))
     return fleet.status
 
 
@@ -357,22 +352,21 @@ def summary(group: Group) -> list[str]:
     return [compared, *texts]
 
 
-def text_of(fleet: Fleet, long: bool = False) -> list[str]:
+def text_of(fleet: Fleet) -> list[str]:
     lines = wrapped([headline(fleet)])
     for verdict, of_node in (("WRONG", fleet.wrong), ("FAILED", fleet.failed)):
         texts = [f"{node} ({some(runs, 1)})" for node, runs in of_node.items()]
         lines += wrapped([f"{verdict}: {some(texts)}"] if texts else [])
     for group in fleet.groups:
         n_named = sum(node.verdict != EQUAL for node in group.nodes)
-        n_shown = len(group.nodes) if long else min(n_named, MOST_ROWS)
         lines += ["", *wrapped(summary(group))]
-        if n_shown:
+        if n_named:
             lines.append(ROW.format(group.kind, "runs", "", "slower [95 %]"))
-        for node in group.nodes[:n_shown]:
+        for node in group.nodes[:n_named]:
             lines.append(ROW.format(node.node, node.runs, node.verdict, node.slower))
-        if rest := [node.excess[0] for node in group.nodes[n_shown:]]:
+        if rest := [node.excess[0] for node in group.nodes[n_named:]]:
             lines.append(
-                f"{counted(len(rest), f'other {group.kind}' if n_shown else group.kind)}: "
+                f"{counted(len(rest), f'other {group.kind}' if n_named else group.kind)}: "
                 f"{min(rest):+.1%} to {max(rest):+.1%} slower than the median"
             )
         lines += [*wrapped(group.to_repeat[:1]), *(f"  {line}" for line in group.to_repeat[1:])]

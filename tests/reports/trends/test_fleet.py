@@ -75,8 +75,6 @@ def test_many_nodes_with_one_run_each_fit_on_a_page_and_the_slow_one_is_a_suspec
     lines = text.splitlines()
     assert len(lines) <= 40
     assert max(len(line) for line in lines if not line.startswith("  mpirun ")) <= 80
-    _, every = fleet(capsys, tmp_path, "--long")
-    assert len(every.splitlines()) > 100
 
 
 def test_wrong_nodes_come_first_and_then_failed_ones(tmp_path, capsys):

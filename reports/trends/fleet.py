@@ -321,27 +321,21 @@ def headline(fleet: Fleet) -> str:
             for node in group.named(verdict)
         ]
         parts += [some(texts)] if texts else []
-    nodes = counted(len({node for run in fleet.runs for node in run.nodes}), "node")
+    n_nodes = len({node for run in fleet.runs for node in run.nodes})
     if parts:
-        return f"{'; '.join(dict.fromkeys(parts))}; of {nodes}"
+        return f"{'; '.join(dict.fromkeys(parts))}; of {n_nodes} nodes"
     if not fleet.groups:
-        return f"{nodes}: too few to tell, {LEAST_NODES} with equal hardware and runs are needed"
-    return f"no node differs, of {nodes}"
-
-
-def counted(number: int, name: str) -> str:
-    """`1 node`, `2 nodes`."""
-    return f"{number} {name}{'s' * (number != 1)}"
+        return f"too few nodes: {n_nodes}, of {LEAST_NODES} with equal hardware and runs"
+    return f"no node differs, of {n_nodes} nodes"
 
 
 def summary(group: Group) -> list[str]:
     """What was compared, what would be found, and which nodes ran disturbed."""
     runs = [node.runs for node in group.nodes]
     compared = (
-        f"{group.title}: {counted(len(runs), group.kind)}, {counted(sum(runs), 'run')}, "
-        f"{counted(len(group.sizes_bytes), 'size')}. "
-        f"With {counted(int(np.median(runs)), 'run')} each, a {group.kind} that is "
-        f"{group.detectable:.1%} slower than its peers is found four times in five."
+        f"{group.title}; {group.kind}s {len(runs)}, runs {sum(runs)}, sizes "
+        f"{len(group.sizes_bytes)}. A {group.kind} that is {group.detectable:.1%} slower than its "
+        "peers is found four times in five."
     )
     disturbed = [
         f"{node.node} (up to {max(node.disturbed):.0%}, {len(node.disturbed)} of {node.runs} runs)"
@@ -365,9 +359,7 @@ def text_of(fleet: Fleet) -> list[str]:
         for node in group.nodes[:n_named]:
             lines.append(ROW.format(node.node, node.runs, node.verdict, node.slower))
         if rest := [node.excess[0] for node in group.nodes[n_named:]]:
-            lines.append(
-                f"{counted(len(rest), f'other {group.kind}' if n_named else group.kind)}: "
-                f"{min(rest):+.1%} to {max(rest):+.1%} slower than the median"
-            )
+            other = f"{len(rest)} other {group.kind}s" if n_named else f"all {group.kind}s"
+            lines.append(f"{other}: {min(rest):+.1%} to {max(rest):+.1%} slower than the median")
         lines += [*wrapped(group.to_repeat[:1]), *(f"  {line}" for line in group.to_repeat[1:])]
     return [*lines, *wrapped(fleet.left_out)]

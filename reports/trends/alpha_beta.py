@@ -52,10 +52,11 @@ class Regime(msgspec.Struct, kw_only=True):
     beta_gb_s: Estimate = Estimate()
 
 
-class Conditions(msgspec.Struct, kw_only=True):
-    """The operation, machine and state of the link (by its median flag round trip) of a fit or
-    crossover. `interval` says what intervals are over: LAUNCHES, ONE_LAUNCH (groups of its blocks),
-    or None for two to four launches, which have no intervals."""
+class Fit(msgspec.Struct, kw_only=True):
+    """One algorithm in one state of the link (by its median flag round trip). `times_us` are median
+    costs: a column for each of `sizes_bytes`, and a row for each of `run_ids`, a launch or one
+    group of its blocks (the id is repeated). `interval` says what intervals are over: LAUNCHES,
+    ONE_LAUNCH (groups of its blocks), or None for two to four launches, which have no intervals."""
 
     machine_id: str
     software_id: str
@@ -67,9 +68,16 @@ class Conditions(msgspec.Struct, kw_only=True):
     redop: str
     mode: str
     in_place: bool
+    variant: str
+    memory: str
+    algorithm: str
+    library: str | None
     link_rtt_ns: float | None
     run_ids: list[str]
     interval: str | None
+    sizes_bytes: list[int]
+    times_us: list[list[float]]
+    regimes: list[Regime]
 
     @property
     def title(self) -> str:
@@ -85,20 +93,6 @@ class Conditions(msgspec.Struct, kw_only=True):
         link = f"; flag round trip {self.link_rtt_ns:.0f} ns" if self.link_rtt_ns else ""
         return ", ".join(words) + link
 
-
-class Fit(Conditions, kw_only=True):
-    """One algorithm in one state of the link. `times_us` are median costs: a column for each of
-    `sizes_bytes`, and a row for each of `run_ids`, a launch or one group of its blocks (the id is
-    repeated)."""
-
-    variant: str
-    memory: str
-    algorithm: str
-    library: str | None
-    sizes_bytes: list[int]
-    times_us: list[list[float]]
-    regimes: list[Regime]
-
     @property
     def name(self) -> str:
         """`two_shot`, `two_shot registered`, `MPICH 5.0.2`."""
@@ -106,11 +100,14 @@ class Fit(Conditions, kw_only=True):
         return (self.library or self.algorithm) + variant
 
 
-class Crossover(Conditions, kw_only=True):
-    """The size at which one of two algorithms overtakes the other. Without `size_bytes` there is no
-    certain crossover: `faster_below` is certainly faster at the smallest common size,
-    `faster_above` at the largest, None if neither algorithm is."""
+class Crossover(msgspec.Struct):
+    """The size at which one of two algorithms overtakes the other, in fits with a `title`. Without
+    `size_bytes` there is no certain crossover: `faster_below` is certainly faster at the smallest
+    common size, `faster_above` at the largest, None if neither algorithm is. `interval` is that of
+    the fits."""
 
+    title: str
+    interval: str | None
     first: str
     second: str
     faster_below: str | None
@@ -128,7 +125,7 @@ def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
 
 def regimes_of(sizes: Integers, times_us: Floats, over: str | None) -> list[Regime]:
     """The one or two lines through times, (launches, sizes); `over` is what intervals are over."""
-    at = int(breaks(sizes, times_us[None], over == LAUNCHES)[0])
+    at = int(breaks(sizes, times_us[None], over)[0])
     parts = [slice(0, at), slice(at, None)] if at else [slice(None)]
     return [regime_of(sizes[part], times_us[:, part], over) for part in parts]
 
@@ -143,7 +140,7 @@ def regime_of(sizes: Integers, times_us: Floats, over: str | None) -> Regime:
         lines=np.stack([alpha, slope], axis=-1).tolist(),
         worst_residual=float(np.max(np.abs(residuals(sizes, times_us)))),
     )
-    if not is_bent(sizes, times_us, over == LAUNCHES):
+    if not is_bent(sizes, times_us, over):
         regime.alpha_us, slopes = estimate(walsh_means(alpha), n), walsh_means(slope)
         if np.all(slopes > 0):
             regime.beta_gb_s = estimate(1e-3 / slopes, n)
@@ -169,7 +166,7 @@ def residuals(sizes: Sizes, times_us: Floats) -> Floats:
     return np.asarray((1 - line_us / median_us)[..., 0, :])
 
 
-def breaks(sizes: Sizes, times_us: Floats, is_replicated: bool = True) -> Integers:
+def breaks(sizes: Sizes, times_us: Floats, over: str | None = LAUNCHES) -> Integers:
     """The index of the size at which a second line begins, 0 for none, for each of `times_us` (n,
     launches, sizes): where two lines have the least squares of residuals, if one line would bend.
     Each line has at least three sizes."""
@@ -182,16 +179,16 @@ def breaks(sizes: Sizes, times_us: Floats, is_replicated: bool = True) -> Intege
         for place in places
     ]
     best = places[np.argmin(squares, axis=0)]
-    return np.where(is_bent(sizes, times_us, is_replicated), best, 0)
+    return np.where(is_bent(sizes, times_us, over), best, 0)
 
 
-def is_bent(sizes: Sizes, times_us: Floats, is_replicated: bool = True) -> Bools:
+def is_bent(sizes: Sizes, times_us: Floats, over: str | None = LAUNCHES) -> Bools:
     """Whether launches miss one line by more than chance, (...,), by Student's t of their mean
     along each hinge, a line that turns at one of the inner sizes, and their median misses its own
     line by more than LEAST_MISFIT. Neighbouring hinges are correlated: n of them count as n^(2/3)
     tests (by simulation). Fewer than five launches show only a great misfit."""
     misfit = np.max(np.abs(residuals(sizes, times_us)), axis=-1)
-    if not is_replicated:
+    if over != LAUNCHES:
         return np.asarray(misfit > FEW_LAUNCHES_MISFIT)
     launches, n = times_us.shape[-2:]
     median_us = np.median(times_us, axis=-2, keepdims=True)

@@ -32,7 +32,6 @@ from reports.trends.alpha_beta import (
     MIN_LAUNCHES,
     MIN_SIZES,
     ONE_LAUNCH,
-    Conditions,
     Crossover,
     Estimate,
     Fit,
@@ -179,12 +178,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
     order = _order(by_times)
     order[order != _order(by_lines(sizes))] = 0
     faster = {1: second.name, -1: first.name, 0: None}
-    head = {name: getattr(first, name) for name in Conditions.__struct_fields__} | {
-        "run_ids": run_ids,
-        "interval": over,
-        "first": first.name,
-        "second": second.name,
-    }
+    head = first.title, over, first.name, second.name
     crossovers = []
     for i, j in pairwise(np.flatnonzero(order).tolist()):
         if order[i] != order[j]:
@@ -192,14 +186,9 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
             estimate, low, high = order[i] * by_lines(between)
             ends = (low, high) if order[i] > 0 else (high, low)
             zeros = [_zero(between, falling) for falling in (estimate, *ends)]
-            below, above = faster[order[i]], faster[order[j]]
-            crossovers.append(
-                Crossover(
-                    **head, faster_below=below, faster_above=above, size_bytes=Estimate(*zeros)
-                )
-            )
-    below, above = faster[order[0]], faster[order[-1]]
-    return crossovers or [Crossover(**head, faster_below=below, faster_above=above)]
+            names = faster[order[i]], faster[order[j]]
+            crossovers.append(Crossover(*head, *names, Estimate(*zeros)))
+    return crossovers or [Crossover(*head, faster[order[0]], faster[order[-1]])]
 
 
 def _differences(over: str | None, ours_us: Floats, theirs_us: Floats) -> Floats:

@@ -19,8 +19,7 @@ SLOW, SUSPECT, EQUAL = "SLOW", "SUSPECT", "fine"
 PAIR = "+"  # between the labels of a pair
 LEAST_SLOWDOWN = 0.02  # a node that is slower by less is not named
 LEAST_NODES = 4  # below, the spread of peers is unknown
-LEAST_LAUNCHES = 3  # that replicate a slow node
-LEAST_PAIRS = 3  # of a node, to tell it from its partners
+LEAST_LAUNCHES = 3  # that replicate a slow node; or pairs of a node, to tell it from its partners
 MOST_OF = 0.75  # the share of launches, or of pairs, that must be slow
 REPORT_P = 0.05  # chance of any alarm in a report on fleets without a slow node
 # Its share for the tests over all sizes, and for those of one size. They leave a fifth: with all of
@@ -155,6 +154,6 @@ def slow_ends(slow_pairs: Sequence[str], pairs: Sequence[str]) -> dict[str, list
     for node in sorted({node for pair in slow_pairs for node in pair.split(PAIR)}):
         own = [pair for pair in pairs if node in pair.split(PAIR)]
         slow = [pair for pair in own if pair in slow_pairs]
-        if len(own) >= LEAST_PAIRS and len(slow) >= MOST_OF * len(own):
+        if len(own) >= LEAST_LAUNCHES and len(slow) >= MOST_OF * len(own):
             explained[node] = slow
     return explained

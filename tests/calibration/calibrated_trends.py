@@ -194,7 +194,7 @@ def one_launch(rng: Rng, n: int) -> list[Figure]:
         np.median(np.array_split(of_blocks_us, 5, axis=-1), axis=-1).transpose(1, 0, 2)
         for of_blocks_us in (own_us, uneven_us)
     )
-    invented = breaks(SIZES, uneven, is_replicated=False) > 0
+    invented = breaks(SIZES, uneven, alpha_beta.ONE_LAUNCH) > 0
     return [
         *_coverage("its own line", curves_us[:, 1:], own, np.zeros(n, dtype=np.int64), (0.0, 1.0)),
         Figure("invented, if launches differ by 1.5 %", invented),

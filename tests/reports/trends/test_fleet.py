@@ -127,15 +127,6 @@ def test_disturbed_launches_alone_make_a_suspect(tmp_path, capsys):
     assert fleet(capsys, tmp_path)[1].startswith("n07 SLOW +")
 
 
-def test_runs_slowed_on_purpose_do_not_count(tmp_path, capsys):
-    paths = write_fleet(tmp_path, NODES, slower={"n07": 0.3})
-    for path in paths[3 * 7 : 3 * 8]:
-        rewrite(path, lambda line: line.get("world", {}).update(slowed_percent=30))
-    status, text = fleet(capsys, tmp_path)
-    assert (status, text.splitlines()[0]) == (0, "no node differs, of 11 nodes")
-    assert "left out, slowed on purpose: 3" in text
-
-
 def test_a_node_has_one_figure_in_headline_table_and_picture(tmp_path, capsys):
     """A node that is slow at one size only has the figure of this size, and the size."""
     paths = write_fleet(tmp_path, NODES)

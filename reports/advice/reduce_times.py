@@ -160,8 +160,7 @@ def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
     fits = [
         fit
         for fit in fits_of(results)
-        if fit.regimes
-        and not fit.shape
+        if not fit.shape
         and not fit.in_place
         and (fit.collective, fit.algorithm, fit.datatype) == key
     ]

@@ -11,8 +11,8 @@ from reports.store.folder import Contents
 from reports.tables.figure import COLOURS, figure
 from reports.tables.page import Page, Row, Section, draw_picture
 from reports.tables.sentences import size_text
-from reports.trends.fleet import Fleet, cells, fleet_of, headline, summary, to_repeat
-from reports.trends.slow_nodes import Group
+from reports.trends.fleet import Fleet, Group, Node, fleet_of, headline, summary
+from reports.trends.slow_nodes import EQUAL
 
 FLEET = "fleet.html"
 LABEL = 1 / 6  # of the width of the picture, for the name of a node
@@ -31,11 +31,11 @@ def fleet_page(contents: Contents) -> Page:
             "interval; named ones are filled, and labelled if there is room.",
             f"fleet-{number}",
         )
-        rows = [_row(group, row) for row in group.order]
+        rows = [_row(group, node) for node in group.nodes]
         sections.append(
             Section(
                 f"{group.title}: {group.kind}s",
-                [*summary(group), *to_repeat(group, fleet.store)],
+                [*summary(group), *group.to_repeat],
                 [picture],
                 table=f"fleet-{number}",
                 rows=rows,
@@ -54,50 +54,49 @@ def _bad_runs(fleet: Fleet) -> Section:
     """The nodes with wrong results and those without a finished run."""
     rows: list[Row] = [
         {"node": node, "verdict": verdict, "run": (run_id, shared.file_name("run", run_id))}
-        for verdict, of_node in fleet.bad_runs
+        for verdict, of_node in (("WRONG", fleet.wrong), ("FAILED", fleet.failed))
         for node, run_ids in of_node.items()
         for run_id in run_ids
     ]
-    return Section("Wrong, failed or still running", table="wrong-nodes", rows=rows)
+    return Section("Wrong or failed", table="wrong-nodes", rows=rows)
 
 
-def _row(group: Group, row: int) -> Row:
+def _row(group: Group, node: Node) -> Row:
     """A node's cells; a column for each size."""
-    screen = group.screen
-    _, runs, slower, verdict, at_sizes = cells(group, row)
     sizes = {
-        size_text(size): "-" if np.isnan(excess) else f"{np.expm1(excess):+.1%}"
-        for size, excess in zip(group.sizes_bytes, screen.excess[row], strict=True)
+        size_text(size): "-" if np.isnan(share) else f"{share:+.1%}"
+        for size, share in zip(group.sizes_bytes, node.by_size, strict=True)
     }
-    file = shared.file_name("node", f"{group.head.machine_id} {group.names[row]}")
+    file = shared.file_name("node", f"{group.machine_id} {node.node}")
     return {
-        group.kind: (group.names[row], file),
-        "verdict": verdict,
-        "slower": f"{slower} {at_sizes}".rstrip(),
-        "runs": runs,
+        group.kind: (node.node, file),
+        "verdict": node.verdict,
+        "slower": node.slower,
+        "runs": str(node.runs),
         **sizes,
     }
 
 
 def plot(group: Group, target: Path | IO[str]) -> None:
     """Draws the excess of each node with its interval, in the order of the names."""
-    screen, places = group.screen, np.arange(len(group.names))
-    excess, low, high = 100 * group.figures.T
+    nodes = sorted(group.nodes, key=lambda node: node.node)
+    places, named = np.arange(len(nodes)), np.array([node.verdict != EQUAL for node in nodes])
+    excess, low, high = 100 * np.array([node.excess for node in nodes]).T
     with figure(target, 1, 1, (9.2, 3.4)) as (_, panels):
         axes = panels.flat[0]
         axes.axhline(0, color="black", linewidth=0.8)
         axes.vlines(places, low, high, color="#bbbbbb", linewidth=1.2)
         for is_named, colour in ((False, "#555555"), (True, COLOURS[0])):
-            rows = np.flatnonzero(screen.is_named == is_named)
+            rows = np.flatnonzero(named == is_named)
             axes.plot(
                 places[rows], excess[rows], "o", color=colour, markersize=5 if is_named else 2.6
             )
-        has_room = screen.is_named.copy()
-        for row in (row for row in group.order if has_room[row]):
+        has_room = named.copy()
+        for row in (row for row in np.argsort(-excess) if has_room[row]):
             has_room[abs(places - row) < LABEL * len(places)] = False
             is_right = row > (1 - LABEL) * len(places)
             axes.annotate(
-                f"{group.names[row]} {excess[row]:+.1f} %",
+                f"{nodes[row].node} {excess[row]:+.1f} %",
                 (row, excess[row]),
                 xytext=(-7 if is_right else 7, 0),
                 textcoords="offset points",

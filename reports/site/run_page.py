@@ -96,7 +96,6 @@ def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Sec
 def _fits(heading: str, paths: Sequence[Path]) -> Section:
     """Start-up time and bandwidth of each algorithm, and the crossovers between algorithms."""
     fits = fits_of([read(path) for path in paths])
-    fitted = [fit for fit in fits if fit.regimes]
     launches = f"{len(paths)} launch{'es' * (len(paths) > 1)}"
     lines = [
         f"time = alpha + size / beta, over {launches} of this command on this machine and "
@@ -107,15 +106,14 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
         lines += [f"{members[0].mode}: {line}" for line in fitting.sentences(members, crossovers)]
     rows: list[Row] = [
         {"algorithm": fit.name, "mode": fit.mode, **fitting.cells(regime)}
-        for fit in fitted
+        for fit in fits
         for regime in fit.regimes
     ]
     picture = draw_picture(
         "fits",
-        partial(fit_figure.plot, fitted),
+        partial(fit_figure.plot, fits),
         "Fits: time against size, a line for each regime",
-        f"{len(fitted)} fits with {len(rows)} regimes; a bar marks the change from one regime to "
-        "the next. Logarithmic axes.",
+        f"{len(fits)} fits with {len(rows)} regimes. Logarithmic axes.",
         "fits",
     )
     return Section(heading, lines, [picture], table="fits", rows=rows)

@@ -82,7 +82,7 @@ def read_store(folder: Path) -> Contents:
         with suppress(ResultError, OSError):  # a cache spares time, and nothing else
             cache.write(folder, list(known.values()), stamps)
 
-    store.entries = _in_order(known.values())
+    store.entries = in_order(known.values())
     return store
 
 
@@ -98,7 +98,7 @@ def _has_pyarrow() -> bool:
     return True
 
 
-def _in_order(entries: Iterable[Entry]) -> list[Entry]:
+def in_order(entries: Iterable[Entry]) -> list[Entry]:
     """The runs in order of time, each with the reason why it does not count. Of copies of a run the
     one with the most blocks counts, if possible a complete one."""
     by_id: dict[str, list[Entry]] = {}

@@ -119,15 +119,17 @@ def ratios_text(cells: "pd.DataFrame", baseline: str, variant: str) -> str:
 def lines_text(fits: Sequence[Any]) -> str:
     """`auto: alpha 1.0 us, beta 5.6 GB/s; MPICH 5.0.2: alpha 4.4 us, beta 3.3 GB/s`, of the first
     and the last regime of `auto`, or else of the first of ours, and of the library."""
-    group = [fit for fit in fits if fit.title == fits[0].title and fit.regimes]
+    group = [fit for fit in fits if fit.title == fits[0].title]
     ours = [fit for fit in group if not fit.library]
     ours.sort(key=lambda fit: fit.algorithm != "auto")
     texts = []
     for fit in [*ours[:1], *[fit for fit in group if fit.library][:1]]:
-        alpha_us, beta_gb_s = fit.regimes[0].alpha_us, fit.regimes[-1].beta_gb_s.value
-        alpha = f"{number(alpha_us.value)} us" if alpha_us.is_resolved else "not resolved"
-        texts.append(f"{spoken(fit.name)}: alpha {alpha}, beta {number(beta_gb_s)} GB/s")
-    return "; ".join(texts) or "no case has the three sizes that a line takes"
+        alpha_us, beta_gb_s = fit.regimes[0].alpha_us, fit.regimes[-1].beta_gb_s
+        alpha = f"alpha {number(alpha_us.value)} us" * alpha_us.is_resolved
+        beta = f"beta {number(beta_gb_s.value)} GB/s" * beta_gb_s.is_resolved
+        found = ", ".join(filter(None, [alpha, beta])) or "no line fits"
+        texts.append(f"{spoken(fit.name)}: {found}")
+    return "; ".join(texts)
 
 
 def ends(sizes_bytes: Iterable[int]) -> list[int]:

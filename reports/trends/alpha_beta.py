@@ -3,23 +3,28 @@
 assumes a distribution of the launches."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
+from scipy.interpolate import make_interp_spline
 from scipy.special import fdtrc
 
 from reports.store.stats import Interval
 from reports.tables.sentences import shape_words
-from reports.verdicts.verdict import Floats, signed_rank_cdf
+from reports.verdicts.verdict import Bools, Floats, Integers, signed_rank_cdf
 
 MIN_SIZES, MIN_LAUNCHES = 3, 5  # of a line, for an interval
-BREAK_P, BEND_P, LEAST_MISFIT = 0.005, 0.05, 0.002
-BORROWED = 4  # launches whose scatter over all sizes counts for one contrast
+BEND_P = 0.01  # the chance that launches of one line seem to bend
+# The misfit, as a share, below which times count as one line; and the one above which times of
+# fewer than five launches bend, because they cannot average out one launch's noise.
+LEAST_MISFIT, FEW_LAUNCHES_MISFIT = 0.002, 0.10
 LEAST_TIME_US = 1e-6  # a line may cross 0 outside its sizes
+LAUNCHES, ONE_LAUNCH = "launches", "this launch"
+Sizes = Floats | Integers
 
 
-class Estimate(msgspec.Struct):
+class Estimate(msgspec.Struct, frozen=True):
     """A figure with its 95 % interval; None for an end that the data do not bound."""
 
     value: float | None = None
@@ -34,26 +39,25 @@ class Estimate(msgspec.Struct):
 
 
 class Regime(msgspec.Struct, kw_only=True):
-    """The measured sizes on one line. `half_size_bytes` is n_1/2 = alpha x beta, the size that
-    reaches half of beta. `lines` has [alpha in us, us a byte] for each row of the fit's times.
-    `worst_residual` is the largest distance of the rows' median from its own line, as a share.
-    Sizes that no line fits (`bend_p`) have no alpha, beta and n_1/2."""
+    """The measured sizes on the line that fits them best, a miss of 1 % at any size counting the
+    same. `lines` has [alpha in us, us a byte] for each row of the fit's times. `worst_residual` is
+    the largest distance of the rows' median from its own line, as a share. Sizes that no line fits
+    (`is_bent`) have no alpha and beta."""
 
     from_bytes: int
     to_bytes: int
-    alpha_us: Estimate
-    beta_gb_s: Estimate
-    half_size_bytes: Estimate
     lines: list[list[float]]
     worst_residual: float
+    alpha_us: Estimate = Estimate()
+    beta_gb_s: Estimate = Estimate()
 
 
-class Conditions(msgspec.Struct, kw_only=True):
-    """The operation, machine and state of the link (by its median flag round trip) of a fit or
-    crossover. `interval` says what intervals are over: `launches`, `this launch` (groups of its
-    blocks), or None for two to four launches, which have no intervals."""
+class Fit(msgspec.Struct, kw_only=True):
+    """One algorithm in one state of the link (by its median flag round trip). `times_us` are median
+    costs: a column for each of `sizes_bytes`, and a row for each of `run_ids`, a launch or one
+    group of its blocks (the id is repeated). `interval` says what intervals are over: LAUNCHES,
+    ONE_LAUNCH (groups of its blocks), or None for two to four launches, which have no intervals."""
 
-    schema: Literal[1] = 1
     machine_id: str
     software_id: str
     world_size: int
@@ -64,9 +68,16 @@ class Conditions(msgspec.Struct, kw_only=True):
     redop: str
     mode: str
     in_place: bool
+    variant: str
+    memory: str
+    algorithm: str
+    library: str | None
     link_rtt_ns: float | None
     run_ids: list[str]
     interval: str | None
+    sizes_bytes: list[int]
+    times_us: list[list[float]]
+    regimes: list[Regime]
 
     @property
     def title(self) -> str:
@@ -82,22 +93,6 @@ class Conditions(msgspec.Struct, kw_only=True):
         link = f"; flag round trip {self.link_rtt_ns:.0f} ns" if self.link_rtt_ns else ""
         return ", ".join(words) + link
 
-
-class Fit(Conditions, kw_only=True, tag="fit", tag_field="kind"):
-    """One algorithm in one state of the link. `times_us` are medians of the `cost`: a column for
-    each of `sizes_bytes`, and a row for each of `run_ids`, a launch or one group of its blocks (the
-    id is repeated). Without regimes `reason` says why."""
-
-    variant: str
-    memory: str
-    algorithm: str
-    library: str | None
-    cost: str
-    sizes_bytes: list[int]
-    times_us: list[list[float]]
-    regimes: list[Regime] = []
-    reason: str | None = None
-
     @property
     def name(self) -> str:
         """`two_shot`, `two_shot registered`, `MPICH 5.0.2`."""
@@ -105,15 +100,16 @@ class Fit(Conditions, kw_only=True, tag="fit", tag_field="kind"):
         return (self.library or self.algorithm) + variant
 
 
-class Crossover(Conditions, kw_only=True, tag="crossover", tag_field="kind"):
-    """The size at which one of two algorithms, measured from `from_bytes` to `to_bytes`, overtakes
-    the other. Without `size_bytes` there is no certain crossover: `faster_below` is certainly
-    faster at the smallest size, `faster_above` at the largest, None if neither algorithm is."""
+class Crossover(msgspec.Struct):
+    """The size at which one of two algorithms overtakes the other, in fits with a `title`. Without
+    `size_bytes` there is no certain crossover: `faster_below` is certainly faster at the smallest
+    common size, `faster_above` at the largest, None if neither algorithm is. `interval` is that of
+    the fits."""
 
+    title: str
+    interval: str | None
     first: str
     second: str
-    from_bytes: int
-    to_bytes: int
     faster_below: str | None
     faster_above: str | None
     size_bytes: Estimate | None = None
@@ -127,34 +123,31 @@ def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
     return groups
 
 
-def regime_of(
-    sizes: Sequence[int], times_us: Floats, has_interval: bool, least_misfit: float = LEAST_MISFIT
-) -> Regime:
-    """The line through these times, (launches, sizes)."""
-    at = np.array(sizes, dtype=float)
-    p = bend_p(at, times_us, least_misfit) if has_interval else np.ones(())
-    alpha, slope = fit_lines(at, times_us)
-    alphas, slopes = walsh_means(alpha), walsh_means(slope)
-    n = len(times_us) * has_interval
-    beta, half_size = Estimate(), Estimate()
-    if p > BEND_P and np.all(slopes > 0):
-        beta = estimate(1e-3 / slopes, n)
-        # size x slope < alpha where size < alpha / slope, so the ratio's interval is exact too.
-        half = estimate(alphas / slopes, n)
-        if half.value and half.value > 0:
-            half_size = Estimate(half.value, half.low and max(half.low, 0.0), half.high)
-    return Regime(
-        from_bytes=sizes[0],
-        to_bytes=sizes[-1],
-        beta_gb_s=beta,
-        half_size_bytes=half_size,
-        alpha_us=estimate(alphas, n) if p > BEND_P else Estimate(),
+def regimes_of(sizes: Integers, times_us: Floats, over: str | None) -> list[Regime]:
+    """The one or two lines through times, (launches, sizes); `over` is what intervals are over."""
+    at = int(breaks(sizes, times_us[None], over)[0])
+    parts = [slice(0, at), slice(at, None)] if at else [slice(None)]
+    return [regime_of(sizes[part], times_us[:, part], over) for part in parts]
+
+
+def regime_of(sizes: Integers, times_us: Floats, over: str | None) -> Regime:
+    """The line through these times."""
+    alpha, slope = fit_lines(sizes, times_us)
+    n = len(times_us) if over else 0
+    regime = Regime(
+        from_bytes=int(sizes[0]),
+        to_bytes=int(sizes[-1]),
         lines=np.stack([alpha, slope], axis=-1).tolist(),
-        worst_residual=float(np.max(np.abs(residuals(at, times_us)))),
+        worst_residual=float(np.max(np.abs(residuals(sizes, times_us)))),
     )
+    if not is_bent(sizes, times_us, over):
+        regime.alpha_us, slopes = estimate(walsh_means(alpha), n), walsh_means(slope)
+        if np.all(slopes > 0):
+            regime.beta_gb_s = estimate(1e-3 / slopes, n)
+    return regime
 
 
-def fit_lines(sizes: Floats, times_us: Floats) -> tuple[Floats, Floats]:
+def fit_lines(sizes: Sizes, times_us: Floats) -> tuple[Floats, Floats]:
     """(alpha in us, slope in us a byte) of each launch's line, both (..., launches): least squares
     relative to the median over launches, so that each size counts the same."""
     weight = np.median(times_us, axis=-2, keepdims=True) ** -2.0
@@ -165,7 +158,7 @@ def fit_lines(sizes: Floats, times_us: Floats) -> tuple[Floats, Floats]:
     return np.sum(weight * times_us, axis=-1) / total - slope * centre, slope
 
 
-def residuals(sizes: Floats, times_us: Floats) -> Floats:
+def residuals(sizes: Sizes, times_us: Floats) -> Floats:
     """How far the median over launches lies above its own line, as a share, (..., sizes)."""
     median_us = np.median(times_us, axis=-2, keepdims=True)
     alpha, slope = fit_lines(sizes, median_us)
@@ -173,63 +166,41 @@ def residuals(sizes: Floats, times_us: Floats) -> Floats:
     return np.asarray((1 - line_us / median_us)[..., 0, :])
 
 
-def breaks(
-    sizes: Floats, times_us: Floats, least_misfit: float = LEAST_MISFIT
-) -> list[tuple[int, ...]]:
-    """The index of the size at which a second line begins, or none, for each of `times_us` (n,
+def breaks(sizes: Sizes, times_us: Floats, over: str | None = LAUNCHES) -> Integers:
+    """The index of the size at which a second line begins, 0 for none, for each of `times_us` (n,
     launches, sizes): where two lines have the least squares of residuals, if one line would bend.
     Each line has at least three sizes."""
-    chosen: list[tuple[int, ...]] = [()] * len(times_us)
-    places = range(MIN_SIZES, len(sizes) - MIN_SIZES + 1)
-    if places:
-        squares = [
-            sum(
-                np.sum(residuals(sizes[part], times_us[..., part]) ** 2, axis=-1)
-                for part in (slice(place), slice(place, None))
-            )
-            for place in places
-        ]
-        best = np.argmin(squares, axis=0)
-        for row in np.flatnonzero(bend_p(sizes, times_us, least_misfit) < BREAK_P).tolist():
-            chosen[row] = (places[best[row]],)
-    return chosen
+    places = np.arange(MIN_SIZES, len(sizes) - MIN_SIZES + 1)
+    if not len(places):
+        return np.zeros(len(times_us), dtype=np.int64)
+    squares = [
+        np.sum(residuals(sizes[:place], times_us[..., :place]) ** 2, axis=-1)
+        + np.sum(residuals(sizes[place:], times_us[..., place:]) ** 2, axis=-1)
+        for place in places
+    ]
+    best = places[np.argmin(squares, axis=0)]
+    return np.where(is_bent(sizes, times_us, over), best, 0)
 
 
-def bend_p(sizes: Floats, times_us: Floats, least_misfit: float = LEAST_MISFIT) -> Floats:
-    """The p that launches of one line would miss it as far, (...,); 1 if their median misses its
-    own line by less than `least_misfit`. By Student's t of their mean along each hinge, a line that
-    turns at one of the inner sizes. Scatter of the other hinges is borrowed (Smyth, Statistical
-    Applications in Genetics and Molecular Biology 3, 2004). Neighbouring hinges are correlated:
-    n of them count as n^(2/3) tests (by simulation)."""
-    launches, n = times_us.shape[-2:]
+def is_bent(sizes: Sizes, times_us: Floats, over: str | None = LAUNCHES) -> Bools:
+    """Whether launches miss one line by more than chance, (...,), by Student's t of their mean
+    along each hinge, a line that turns at one of the inner sizes, and their median misses its own
+    line by more than LEAST_MISFIT. Neighbouring hinges are correlated: n of them count as n^(2/3)
+    tests (by simulation). Fewer than five launches show only a great misfit."""
     misfit = np.max(np.abs(residuals(sizes, times_us)), axis=-1)
-    if launches < 3:
-        return np.ones_like(misfit)
+    if over != LAUNCHES:
+        return np.asarray(misfit > FEW_LAUNCHES_MISFIT)
+    launches, n = times_us.shape[-2:]
     median_us = np.median(times_us, axis=-2, keepdims=True)
     line, _ = np.linalg.qr(np.swapaxes(np.stack([np.ones(n), sizes]) / median_us, -1, -2))
     off_line = np.eye(n) - line @ np.swapaxes(line, -1, -2)
     hinges = np.maximum(sizes - sizes[1:-1, None], 0) / median_us @ off_line
     hinges /= np.linalg.norm(hinges, axis=-1, keepdims=True)
-    misses = times_us / median_us @ off_line
-    along = misses @ np.swapaxes(hinges, -1, -2)  # (..., launches, hinges)
-    shared = np.sum(np.var(misses, axis=-2, ddof=1), axis=-1, keepdims=True) / (n - 2)
-    own, borrowed = launches - 1, BORROWED * (n > MIN_SIZES)
-    variance = (own * np.var(along, axis=-2, ddof=1) + borrowed * shared) / (own + borrowed)
-    variance = np.maximum(variance, 1e-12)  # launches may have no scatter
+    along = times_us / median_us @ np.swapaxes(hinges, -1, -2)  # (..., launches, hinges)
+    variance = np.maximum(np.var(along, axis=-2, ddof=1), 1e-12)  # launches may have no scatter
     t_squared = launches * np.mean(along, axis=-2) ** 2 / variance
-    p = np.min(fdtrc(1, own + borrowed, t_squared), axis=-1)
-    return np.where(misfit > least_misfit, p * (n - 2) ** (2 / 3), 1.0)
-
-
-def groups_of(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
-    """Medians of a launch's blocks, (groups, sizes): of all blocks (`is_one`), or of five to ten
-    groups of neighbours, of three blocks or more if there are enough. Neighbouring blocks are
-    correlated, groups hardly are (Schmeiser, Operations Research 30, 1982)."""
-    n = min(map(len, by_size))
-    count = 1 if is_one else min(10, max(n // 3, min(MIN_LAUNCHES, n)))
-    return np.array(
-        [[np.median(group) for group in np.array_split(blocks, count)] for blocks in by_size]
-    ).T
+    p = np.min(fdtrc(1, launches - 1, t_squared), axis=-1)
+    return np.asarray((misfit > LEAST_MISFIT) & (p < BEND_P / (n - 2) ** (2 / 3)))
 
 
 def walsh_means(values: Any) -> Floats:
@@ -259,34 +230,28 @@ def estimate(walsh: Floats, launches: int) -> Estimate:
 
 
 def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
-    """The times in us on each row's lines at `sizes` in bytes, (rows, sizes). Between two regimes
-    the time goes straight, in logarithms, from the end of one line to the start of the next; the
-    outer lines extend beyond the measured sizes. Where no line fits, the time goes straight from
-    one measured size to the next."""
-    at = np.asarray(sizes, dtype=float)
-    ends = np.array([(regime.from_bytes, regime.to_bytes) for regime in fit.regimes], dtype=float)
-    # The number of the line; between two lines a fraction.
-    place = np.interp(np.log(at), np.log(ends.ravel()), np.arange(ends.size) // 2)
-    ends[0, 0], ends[-1, 1] = 0.0, np.inf
-    curve_us = np.ones(1)
-    for number, (regime, (start, end)) in enumerate(zip(fit.regimes, ends, strict=True)):
-        within = np.clip(at, start, end)
-        line_us = np.array(regime.lines) @ np.stack([np.ones_like(at), within])
+    """The times in us on each row's lines at `sizes` in bytes, (rows, sizes): straight between the
+    ends of the regimes, and between the measured times where no line fits. Beyond the measured
+    sizes the outer lines continue."""
+    measured, times_us = np.array(fit.sizes_bytes, dtype=float), np.array(fit.times_us)
+    nodes, nodes_us = list[Floats](), list[Floats]()
+    for regime in fit.regimes:
         if regime.alpha_us.value is None:
-            columns = [regime.from_bytes <= size <= regime.to_bytes for size in fit.sizes_bytes]
-            nodes, rows_us = np.array(fit.sizes_bytes)[columns], np.array(fit.times_us)[:, columns]
-            left = np.clip(np.searchsorted(nodes, within) - 1, 0, len(nodes) - 2)
-            part = (within - nodes[left]) / np.diff(nodes)[left]
-            line_us = rows_us[:, left] + part * np.diff(rows_us)[:, left]
-        share = np.clip(1 - np.abs(place - number), 0, 1)
-        curve_us = curve_us * np.maximum(line_us, LEAST_TIME_US) ** share
-    return curve_us
+            is_within = (regime.from_bytes <= measured) & (measured <= regime.to_bytes)
+            nodes.append(measured[is_within])
+            nodes_us.append(times_us[:, is_within])
+        else:
+            ends = np.array([regime.from_bytes, regime.to_bytes], dtype=float)
+            nodes.append(ends)
+            nodes_us.append(np.array(regime.lines) @ [np.ones(2), ends])
+    curves = make_interp_spline(
+        np.concatenate(nodes), np.concatenate(nodes_us, axis=1), k=1, axis=1
+    )
+    return np.maximum(curves(np.asarray(sizes, dtype=float)), LEAST_TIME_US)
 
 
 def predict_us(fit: Fit, size_bytes: float) -> Interval:
-    """The time at this size in us, and its 95 % interval. Raises ValueError for no line."""
-    if not fit.regimes:
-        raise ValueError(f"no line: {fit.reason}")
+    """The time at this size in us, and its 95 % interval."""
     times_us = curves_us(fit, [size_bytes])[:, 0]
-    time_us = estimate(walsh_means(times_us), len(times_us) * bool(fit.interval))
+    time_us = estimate(walsh_means(times_us), len(times_us) if fit.interval else 0)
     return time_us.value or 0.0, time_us.low, time_us.high

@@ -6,8 +6,9 @@ from functools import partial
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
-from reports.trends.slow_nodes import REPORT_P, Screen, screen, shares, slow_ends
+from reports.trends.slow_nodes import EQUAL, PAIR, REPORT_P, SLOW, screen, slow_ends
 from tests.calibration import synthetic
 from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Floats, Rng, Simulation
 
@@ -82,10 +83,13 @@ def _recorded(rng: Rng, shape: tuple[int, ...]) -> Floats:
     return np.asarray(centred[order[:, : shape[1]]])
 
 
-def screened(logs: Floats, p: float = REPORT_P) -> Screen:
-    """The screen of (nodes, launches, sizes)."""
+def screened(logs: Floats, p: float = REPORT_P) -> pd.DataFrame:
+    """The nodes of (nodes, launches, sizes), screened."""
     nodes, launches, sizes = logs.shape
-    return screen(logs.reshape(-1, sizes).astype(float), np.repeat(np.arange(nodes), launches), p)
+    index = pd.MultiIndex.from_product([range(nodes), range(launches)])
+    rows = pd.DataFrame(logs.reshape(-1, sizes).astype(float), index)
+    screened: pd.DataFrame = screen(rows.dropna(how="all"), p).nodes
+    return screened
 
 
 def equal_nodes(machines: Machines, most: float, rng: Rng, n: int) -> list[Figure]:
@@ -95,9 +99,8 @@ def equal_nodes(machines: Machines, most: float, rng: Rng, n: int) -> list[Figur
     alarmed, replicated = list[bool](), list[bool]()
     for _ in range(n // 5):
         seen = screened(machines.draw(rng))
-        alarmed.append(bool(seen.is_named.any()))
-        is_slow = seen.is_named & seen.is_replicated
-        replicated.append(bool(is_slow.any()))
+        alarmed.append(bool((seen.verdict != EQUAL).any()))
+        replicated.append(bool((seen.verdict == SLOW).any()))
     limits = (1.0, most) if machines.outliers or machines.disturbed else (most, 1.0)
     return [
         Figure(f"{machines}: any", alarmed, most=limits[0]),
@@ -106,18 +109,15 @@ def equal_nodes(machines: Machines, most: float, rng: Rng, n: int) -> list[Figur
 
 
 def many_questions(rng: Rng, n: int) -> list[Figure]:
-    """A report on several fleets of equal nodes and of pairs, 8 each with one launch,
+    """A report on nine groups of equal nodes, 8 each with one launch,
     at a spread at which the margin hides nothing: any alarm. Runs a fifth of the replications."""
-    kinds = ["node"] * 3 + ["pair"] * 6
-    alarmed = list[bool]()
+    groups, alarmed = 9, list[bool]()
     for _ in range(n // 5):
-        alarmed.append(
-            any(
-                screened(Machines(1, 0.03, nodes=8).draw(rng), p=p).is_named.any()
-                for p in shares(kinds)
-            )
-        )
-    return [Figure("3 groups of nodes, 6 of pairs, 3 %: any", alarmed, most=0.05)]
+        seen = [
+            screened(Machines(1, 0.03, nodes=8).draw(rng), REPORT_P / groups) for _ in range(groups)
+        ]
+        alarmed.append(any((nodes.verdict != EQUAL).any() for nodes in seen))
+    return [Figure("9 groups, 3 %: any", alarmed, most=0.05)]
 
 
 def measured_again(
@@ -130,11 +130,10 @@ def measured_again(
         logs = machines.draw(rng)
         logs[0] += np.log1p(slower)
         first = screened(logs[:, :1])
-        logs[~first.is_named, 1:] = np.nan
-        seen = screened(logs)
-        is_slow = seen.is_named & seen.is_replicated
-        alarmed.append(bool(is_slow[slower > 0 :].any()))
-        suspected.append(bool(first.is_named[0]))
+        logs[first.verdict == EQUAL, 1:] = np.nan
+        is_slow = screened(logs).verdict == SLOW
+        alarmed.append(bool(is_slow[int(slower > 0) :].any()))
+        suspected.append(first.verdict[0] != EQUAL)
         found.append(bool(is_slow[0]))
     name = str(replace(machines, launches=1))
     figures = [Figure(f"{name}: another", alarmed, most=0.05)]
@@ -158,10 +157,12 @@ def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) 
         levels[:number] += np.log1p(SLOWER)
         still = Machines(**{**machines.__dict__, "between": 0.0})
         seen = screened(still.draw(rng) + levels)
-        named.append(bool(seen.is_named[:number].all()))
-        others.append(bool(seen.is_named[number:].any()))
-        truth = levels[:number].mean(axis=(1, 2))
-        covered.append(float(np.mean((seen.low[:number] <= truth) & (truth <= seen.high[:number]))))
+        named.append(bool((seen.verdict[:number] != EQUAL).all()))
+        others.append(bool((seen.verdict[number:] != EQUAL).any()))
+        truth = np.expm1(levels[:number].mean(axis=(1, 2)))
+        covers = (seen.low[:number] <= truth) & (truth <= seen.high[:number])
+        has_interval = seen.low[:number].notna()
+        covered += [float(covers[has_interval].mean())] if has_interval.any() else []
     name = f"{machines}, {number} slow"
     most = 0.10 if machines.outliers else 0.05
     return [
@@ -174,18 +175,18 @@ def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) 
 def slow_pairs(nodes: int, slower: float, rng: Rng, n: int) -> list[Figure]:
     """All pairs of some nodes, 3 launches each: one node is slower, and it alone is named; or one
     pair is, and no node is named. Runs a fifth of the replications."""
-    pairs = list(combinations([f"n{node}" for node in range(nodes)], 2))
-    with_node = np.array(["n1" in pair for pair in pairs])
+    pairs = [PAIR.join(ends) for ends in combinations([f"n{node}" for node in range(nodes)], 2)]
+    with_node = np.array(["n1" in pair.split(PAIR) for pair in pairs])
     named: dict[str, list[bool]] = {"node": [], "pair": []}
     for _ in range(n // 5):
         machines = Machines(3, spread=0.01, nodes=len(pairs))
         for kind, is_slow in (("node", with_node), ("pair", np.arange(len(pairs)) == 2)):
             logs = machines.draw(rng)
             logs[is_slow] += np.log1p(slower)
-            seen = screened(logs)
+            slow = np.array(pairs)[screened(logs).verdict != EQUAL].tolist()
             expected = ["n1"] if kind == "node" else []
-            is_named = seen.is_named[2] or kind == "node"
-            named[kind].append(bool(is_named) and [*slow_ends(pairs, seen)] == expected)
+            is_named = pairs[2] in slow or kind == "node"
+            named[kind].append(is_named and [*slow_ends(slow, pairs)] == expected)
     return [
         Figure(f"{nodes} nodes, +{slower:.0%}: the {kind}", values, 0.90)
         for kind, values in named.items()

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 
@@ -13,8 +12,8 @@ from reports.store.stats import ar1
 from reports.trends import alpha_beta
 from reports.trends.alpha_beta import Estimate, Fit, breaks, fit_lines, interval, walsh_means
 from reports.trends.changes import find_latest, judge
-from reports.trends.fit import FEW_LAUNCHES_MISFIT, find_crossovers
-from reports.verdicts.verdict import Floats
+from reports.trends.fit import find_crossovers
+from reports.verdicts.verdict import Floats, Integers
 from tests.calibration import synthetic
 from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Rng, Simulation, deviates
 
@@ -59,29 +58,27 @@ def _coverage(
     scatter: str,
     curves_us: Floats,
     times_us: Floats,
-    at: Sequence[tuple[int, ...]],
+    at: Integers,
     limits: tuple[float, float] = (0.93, 0.97),
 ) -> list[Figure]:
     """How often a regime is a line, and how often the intervals of its beta (here us a byte) and of
-    the first line's alpha and n_1/2 cover the truth. `curves_us` (n, 1 + sizes) begins with the
-    time of no bytes, alpha; beta is the mean over the regime. `at` has the breaks of each curve."""
+    the first line's alpha cover the truth: the line that fits the true times best.
+    `curves_us` are (n, sizes); `at` has the break of each curve, 0 for none."""
     covered = defaultdict[str, list[bool]](list)
-    for ends in set(at):
-        same = np.array([other == ends for other in at])
-        for start, end in pairwise([0, *ends, len(SIZES)]):
-            p = alpha_beta.bend_p(SIZES[start:end], times_us[same][..., start:end])
-            is_line = p > alpha_beta.BEND_P
-            rows = np.flatnonzero(same)[is_line]
-            fitted = fit_lines(SIZES[start:end], times_us[rows, :, start:end])
-            alphas, slopes = map(walsh_means, fitted)
-            alpha, slope = curves_us[rows, 0], curves_us[rows, end] - curves_us[rows, start + 1]
-            slope /= SIZES[end - 1] - SIZES[start]
+    for place in sorted({*at.tolist()}):
+        for part in [slice(place), slice(place, None)] if place else [slice(None)]:
+            same = np.flatnonzero(at == place)
+            is_line = ~alpha_beta.is_bent(SIZES[part], times_us[same][..., part])
+            rows = same[is_line]
+            alphas, slopes = map(walsh_means, fit_lines(SIZES[part], times_us[rows][..., part]))
+            alpha, slope = (
+                own[:, 0] for own in fit_lines(SIZES[part], curves_us[rows, None, part])
+            )
             figures = [
                 ("alpha", alpha, alphas),
-                ("n 1/2", alpha / slope, alphas / slopes),
                 ("beta", slope, slopes),
             ]
-            for name, truth, walsh in figures[2 * (start > 0) :]:
+            for name, truth, walsh in figures[bool(part.start) :]:
                 _, low, high = interval(walsh, times_us.shape[-2])
                 covered[name] += ((low <= truth) & (truth <= high)).tolist()
             covered["is a line"] += is_line.tolist()
@@ -92,14 +89,14 @@ def _coverage(
 
 
 def one_line(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
-    """A single line with n_1/2 from 22 to 512 KiB."""
+    """A single line with alpha x beta from 22 to 512 KiB."""
     n *= CURVES
     curves_us = US_A_BYTE * (2 ** rng.uniform(14.5, 19, (n, 1)) + NO_BYTES_AND_SIZES)
     times_us = scatter.draw(rng, curves_us[:, None, 1:])[:, 0]
     at = breaks(SIZES, times_us)
-    figures = [Figure(f"{scatter}: invented", [ends != () for ends in at], most=0.05)]
+    figures = [Figure(f"{scatter}: invented", at > 0, most=0.05)]
     if scatter.spread <= 0.03:
-        figures += _coverage(str(scatter), curves_us, times_us, at)
+        figures += _coverage(str(scatter), curves_us[:, 1:], times_us, at)
     return figures
 
 
@@ -112,15 +109,14 @@ def two_lines(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
     times_us = scatter.draw(rng, curves_us[:, None, 1:])[:, 0]
     at = breaks(SIZES, times_us)
     return [
-        Figure(f"{scatter}: found", [len(ends) == 1 for ends in at], 0.90),
-        *_coverage(str(scatter), curves_us, times_us, at),
+        Figure(f"{scatter}: found", at > 0, 0.90),
+        *_coverage(str(scatter), curves_us[:, 1:], times_us, at),
     ]
 
 
 def cache_ends(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
     """Bandwidth falls to 40 to 80 % where a cache ends, somewhere from 256 KiB to 32 MiB: in half
-    of the curves at one size, in the others by and by, until up to eight times this size:
-    no line is true there, and a bend that the launches do not show costs coverage."""
+    of the curves at one size, in the others by and by, until up to eight times this size."""
     n *= CURVES
     size, number = 2 ** rng.uniform(18, 25, (n, 1)), np.arange(n)[:, None]
     width = np.where(number % 2 == 0, 1.001, 2 ** rng.uniform(0.1, 3, (n, 1)))
@@ -130,7 +126,7 @@ def cache_ends(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
     curves_us = US_A_BYTE * (2 ** rng.uniform(14.5, 17, (n, 1)) + NO_BYTES_AND_SIZES)
     curves_us += US_A_BYTE * rng.uniform(0.25, 1.5, (n, 1)) * slowed
     times_us = scatter.draw(rng, curves_us[:, None, 1:])[:, 0]
-    return _coverage(str(scatter), curves_us, times_us, breaks(SIZES, times_us), (0.90, 0.97))
+    return _coverage(str(scatter), curves_us[:, 1:], times_us, breaks(SIZES, times_us))
 
 
 def overtaking(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
@@ -176,12 +172,11 @@ def _crossover_sizes(pair: Floats) -> list[Estimate]:
             variant="",
             memory="",
             library=None,
-            cost="",
             algorithm=str(number),
             run_ids=[str(launch) for launch in range(len(times_us))],
             sizes_bytes=sizes_bytes,
             times_us=times_us.tolist(),
-            regimes=[alpha_beta.regime_of(sizes_bytes, times_us, True)],
+            regimes=[alpha_beta.regime_of(SIZES, times_us, alpha_beta.LAUNCHES)],
         )
         for number, times_us in enumerate(pair)
     ]
@@ -189,19 +184,19 @@ def _crossover_sizes(pair: Floats) -> list[Estimate]:
 
 
 def one_launch(rng: Rng, n: int) -> list[Figure]:
-    """One launch of 12 blocks: its own line, and breaks invented if launches differ by 1.5 %."""
+    """One launch of 15 blocks: its own line, and breaks invented if launches differ by 1.5 %."""
     n, spread = n // 4, 0.015
     curves_us = US_A_BYTE * (2 ** rng.uniform(14.5, 19, (n, 1)) + NO_BYTES_AND_SIZES)
-    scatter = np.exp(spread * synthetic.blocks(rng, (n, len(SIZES), 12), 0.3).astype(float))
+    scatter = np.exp(spread * synthetic.blocks(rng, (n, len(SIZES), 15), 0.3).astype(float))
     own_us = curves_us[:, 1:, None] * scatter
     uneven_us = own_us * np.exp(spread * rng.standard_normal((n, len(SIZES), 1)))
     own, uneven = (
-        np.array([alpha_beta.groups_of(curve.tolist(), False) for curve in curves])
-        for curves in (own_us, uneven_us)
+        np.median(np.array_split(of_blocks_us, 5, axis=-1), axis=-1).transpose(1, 0, 2)
+        for of_blocks_us in (own_us, uneven_us)
     )
-    invented = [at != () for at in breaks(SIZES, uneven, FEW_LAUNCHES_MISFIT)]
+    invented = breaks(SIZES, uneven, alpha_beta.ONE_LAUNCH) > 0
     return [
-        *_coverage("its own line", curves_us, own, [()] * n, (0.0, 1.0)),
+        *_coverage("its own line", curves_us[:, 1:], own, np.zeros(n, dtype=np.int64), (0.0, 1.0)),
         Figure("invented, if launches differ by 1.5 %", invented),
     ]
 

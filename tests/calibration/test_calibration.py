@@ -40,7 +40,7 @@ def blocks_taken_for_independent(monkeypatch):
 
 
 def any_break_that_looks_good(monkeypatch):
-    monkeypatch.setattr(alpha_beta, "BREAK_P", 0.2)
+    monkeypatch.setattr(alpha_beta, "BEND_P", 0.2)
 
 
 def runs_taken_for_independent(monkeypatch):

@@ -109,7 +109,7 @@ TARGETS = targets("""
     runs       */*.jsonl   -  compare base new
     runs       */*.jsonl   -  compare --format=markdown base new
     runs       **/*.jsonl  -  history --json .
-    runs       base/*      -  fit --out f.jsonl base
+    runs       base/*      -  fit --json base
     runs       **/*.jsonl  5  regress --baseline base --current new --markdown m --junit j --html h
     runs       new/*.jsonl 5  accept --baseline kept --current new --reason x
     campaigns  **/*.jsonl  -  compare --plot o.svg campaign

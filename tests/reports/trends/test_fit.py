@@ -2,6 +2,7 @@
 records."""
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -31,6 +32,10 @@ def line_us(algorithm, size, rtt_ns):
     return (30 + size / 5e3) * (1.5 if size >= STEP_BYTES else 1)
 
 
+def run_id(number):
+    return f"2026-11-2{number}T06-15-00Z-allreduce-1a2b3c"
+
+
 def launches(folder, count, algorithms=("two_shot", "ring", "library"), us=line_us, **fields):
     """Launches that scatter by 1 % around `us(algorithm, size, rtt_ns)`; blocks scatter by another
     0.5 %."""
@@ -48,7 +53,13 @@ def launches(folder, count, algorithms=("two_shot", "ring", "library"), us=line_
             took_us = us(case.algorithm, case.size_bytes, rtt_ns) * factor
             return msgspec.structs.replace(block, time_us=took_us * 0.8, total_us=took_us)
 
-        return write_run(folder, change=change, run_id=f"run-{number}", seed=number, **fields)
+        return write_run(
+            folder,
+            change=change,
+            run_id=run_id(number),
+            seed=number,
+            **fields,
+        )
 
     return [launch(number) for number in range(count)]
 
@@ -85,10 +96,9 @@ def test_a_fit_recovers_a_known_line_in_each_state_of_the_link(six):
     for rtt_ns, alpha_us in ((FAST_NS, 2), (SLOW_NS, 4)):
         found = named(fits, "two_shot", rtt_ns)
         (regime,) = found.regimes
-        assert (len(set(found.run_ids)), found.interval, found.cost) == (6, "launches", "total_us")
+        assert (len(set(found.run_ids)), found.interval) == (6, "launches")
         assert has(regime.alpha_us, alpha_us)
         assert has(regime.beta_gb_s, 10)
-        assert has(regime.half_size_bytes, alpha_us * 10e3)
         assert regime.worst_residual < 0.02
         value, low, high = predict_us(found, 100_000)
         assert low
@@ -125,6 +135,7 @@ def test_times_that_bend_have_no_figures(tmp_path):
     (whole,) = named(fits, "two_shot", SLOW_NS).regimes
     assert has(whole.beta_gb_s, 10)
     printed = text(fits, find_crossovers(fits))
+    assert printed.startswith("ring: alpha ")
     assert "No line, the times bend; measure more sizes: ring at 512K-2M." in printed
     assert predict_us(ring, 1 << 20)[0] == pytest.approx(110, rel=0.05)
 
@@ -137,16 +148,14 @@ def test_a_start_up_that_is_not_resolved_has_no_figure(tmp_path, fit):
 
     launches(tmp_path, 6, ["ring", "library"], without_start)
     status, out, _ = fit(tmp_path)
-    assert (status, out.count("not resolved")) == (0, 4)
-    assert out.startswith("ring: alpha not resolved, beta ")
+    assert (status, len(re.findall("16K-2M +- ", out))) == (0, 2), out
+    assert out.startswith("ring: beta ")
 
 
 def test_an_algorithm_that_overtakes_is_named_with_the_size(six):
     """The best algorithm depends on the size."""
-    pairs = [
-        pair for pair in find_crossovers(fits_of(six)) if round(pair.link_rtt_ns or 0, -2) == 100
-    ]
-    (over,) = [pair for pair in pairs if pair.size_bytes]
+    fast = [fit for fit in fits_of(six) if (fit.link_rtt_ns or 0) < 200]
+    (over,) = [pair for pair in find_crossovers(fast) if pair.size_bytes]
     assert (over.faster_below, over.faster_above) == ("two_shot", "ring")
     assert has(over.size_bytes, 400_000)
 
@@ -168,21 +177,15 @@ def test_few_launches_give_no_interval_over_launches(count, over, says, tmp_path
     assert over or not any(pair.faster_below or pair.faster_above for pair in crossovers)
 
 
-def test_the_command_prints_stores_and_draws(six, tmp_path, fit):
-    """The next version must read stored fits, and refuse newer ones."""
-    folder, out, picture = six[0].path.parent, tmp_path / "fits.jsonl", tmp_path / "fit.svg"
+def test_the_command_prints_and_draws(six, tmp_path, fit):
+    folder, picture = six[0].path.parent, tmp_path / "fit.svg"
     fits = fits_of(six)
     crossovers = find_crossovers(fits)
-    assert fit(folder, "--out", out, "--plot", picture) == (0, text(fits, crossovers), "")
+    assert fit(folder, "--plot", picture) == (0, text(fits, crossovers), "")
     assert "two_shot" in picture.read_text()
-    head, *lines = out.read_bytes().splitlines()
-    run_ids = [f"run-{number}" for number in range(6)]
-    assert json.loads(head) == {"kind": "fits", "schema": 1, "run_ids": run_ids}
-    records = [msgspec.json.decode(line, type=Fit | Crossover) for line in lines]
-    assert records == [*fits, *crossovers]
-    newer = lines[0].replace(b'"schema":1', b'"schema":2')
-    with pytest.raises(msgspec.ValidationError, match="schema"):
-        msgspec.json.decode(newer, type=Fit | Crossover)
+    answer = json.loads(fit(folder, "--json")[1])
+    assert msgspec.convert(answer["fits"], list[Fit]) == fits
+    assert msgspec.convert(answer["crossovers"], list[Crossover]) == crossovers
 
 
 def test_bad_input_is_refused_in_one_sentence(six, tmp_path, fit):
@@ -190,18 +193,16 @@ def test_bad_input_is_refused_in_one_sentence(six, tmp_path, fit):
     for field in ("machine_id", "software_id"):
         other = tmp_path / f"{field}.jsonl"
         other.write_bytes(six[0].path.read_bytes())
-        rewrite_head(other, run_id="other", **{field: "another"})
+        rewrite_head(other, run_id=run_id(8), **{field: "another"})
         with pytest.raises(Incomparable, match=field.removesuffix("_id")):
             fits_of([six[1], read(other)])
         assert fit(six[1].path, other)[0] == 4
     fields = {"sizes": SIZES[:1], "algorithms": ["library"], "n_blocks": 2}
     cut = write_run(tmp_path, **fields, finish=False).path
     for words, sentence in (
-        ((six[1].path, six[1].path), "run-1 is given twice"),
-        ((six[0].path, "--out", tmp_path / "no" / "fits.jsonl"), "cannot be written"),
         ((six[0].path, "--plot", "fit.gif"), "fit.gif"),
         ((tmp_path / "none.jsonl",), "none.jsonl"),
-        ((cut,), "nothing to fit: no case has five blocks in one state of the link"),
+        ((cut,), "jsonl is left out: incomplete"),
     ):
         status, _, err = fit(*words)
         assert (status, sentence in err, err.count("\n")) == (2, True, 1)

@@ -59,7 +59,7 @@ def test_equal_nodes_have_no_alarm_and_the_report_says_what_it_could_find(tmp_pa
     status, text = fleet(capsys, tmp_path)
     assert (status, text.splitlines()[0]) == (0, "no node differs, of 12 nodes")
     assert re.search(
-        r"With 3 runs each, a node that is \d\.\d% slower than its peers is found",
+        r"A node that is \d\.\d% slower than its peers is found four times in five",
         " ".join(text.split()),
     )
 
@@ -70,13 +70,11 @@ def test_many_nodes_with_one_run_each_fit_on_a_page_and_the_slow_one_is_a_suspec
     status, text = fleet(capsys, tmp_path)
     assert text.startswith("r3-n071 SUSPECT +")
     assert status == 3
-    again = f"Measure twice more on r3-n071: mpirun -n 2 python -m bench.allreduce --out {tmp_path}"
+    again = f"Measure again on r3-n071: mpirun -n 2 python -m bench.allreduce --out {tmp_path}"
     assert again in " ".join(text.split())
     lines = text.splitlines()
     assert len(lines) <= 40
     assert max(len(line) for line in lines if not line.startswith("  mpirun ")) <= 80
-    _, every = fleet(capsys, tmp_path, "--long")
-    assert len(every.splitlines()) > 100
 
 
 def test_wrong_nodes_come_first_and_then_failed_ones(tmp_path, capsys):
@@ -97,17 +95,15 @@ def cut(*paths, written_s_ago=3600):
         os.utime(path, (time.time() - written_s_ago,) * 2)
 
 
-def test_a_run_that_is_still_written_is_neither_failed_nor_fine(tmp_path, capsys):
+def test_a_run_that_is_still_written_has_not_failed(tmp_path, capsys):
     paths = write_fleet(tmp_path, NODES, runs=1)
     cut(paths[3], written_s_ago=20)
     status, text = fleet(capsys, tmp_path)
-    assert (status, text.splitlines()[:2]) == (
-        3,
-        ["n03 RUNNING; of 12 nodes", f"RUNNING: n03 ({paths[3].stem})"],
-    )
+    assert (status, text.splitlines()[0]) == (0, "no node differs, of 11 nodes")
+    assert "left out, still running: 1" in text
     cut(paths[4])
     status, text = fleet(capsys, tmp_path)
-    assert (status, text.splitlines()[0]) == (1, "n04 FAILED; n03 RUNNING; of 12 nodes")
+    assert (status, text.splitlines()[0]) == (1, "n04 FAILED; of 11 nodes")
 
 
 def test_two_launches_are_a_suspect_and_the_third_decides(tmp_path, capsys):
@@ -131,15 +127,6 @@ def test_disturbed_launches_alone_make_a_suspect(tmp_path, capsys):
     assert fleet(capsys, tmp_path)[1].startswith("n07 SLOW +")
 
 
-def test_runs_slowed_on_purpose_do_not_count(tmp_path, capsys):
-    paths = write_fleet(tmp_path, NODES, slower={"n07": 0.3})
-    for path in paths[3 * 7 : 3 * 8]:
-        rewrite(path, lambda line: line.get("world", {}).update(slowed_percent=30))
-    status, text = fleet(capsys, tmp_path)
-    assert (status, text.splitlines()[0]) == (0, "no node differs, of 11 nodes")
-    assert "left out, slowed on purpose: 3" in text
-
-
 def test_a_node_has_one_figure_in_headline_table_and_picture(tmp_path, capsys):
     """A node that is slow at one size only has the figure of this size, and the size."""
     paths = write_fleet(tmp_path, NODES)
@@ -154,7 +141,7 @@ def test_a_node_has_one_figure_in_headline_table_and_picture(tmp_path, capsys):
     _, text = fleet(capsys, tmp_path)
     headline = re.match(r"n07 SLOW (\+[\d.]+%) at 16 KiB; of 12 nodes\n", text)
     assert headline, text
-    assert re.search(rf"^n07 +3 +{re.escape(headline[1])} +SLOW +at 16 KiB$", text, re.MULTILINE)
+    assert re.search(rf"^n07 +3 +SLOW +{re.escape(headline[1])} at 16 KiB$", text, re.MULTILINE)
     page = fleet_page(read_store(tmp_path))
     row = next(row for row in page.sections[1].rows if row["node"][0] == "n07")
     assert row["slower"] == f"{headline[1]} at 16 KiB"
@@ -198,7 +185,7 @@ def test_few_nodes_are_no_fleet(tmp_path, capsys):
     status, text = fleet(capsys, tmp_path)
     assert (status, text.splitlines()[0]) == (
         3,
-        "3 nodes: too few to tell, 4 with equal hardware and runs are needed",
+        "too few nodes: 3, of 4 with equal hardware and runs",
     )
 
 

@@ -30,7 +30,7 @@ from reports.tables.sentences import lay_out, number, plain_table, spoken, tick_
 from reports.trends import alpha_beta
 from reports.trends.alpha_beta import Crossover, Estimate, Fit, Regime, by_title, curves_us
 from reports.trends.fit_figure import plot
-from reports.verdicts.comparison import Incomparable
+from reports.verdicts.judge import Incomparable
 from reports.verdicts.sides import COMPARABLE, notes_of, side_of
 from reports.verdicts.verdict import Floats, Integers
 
@@ -222,7 +222,7 @@ def fit(arguments: argparse.Namespace) -> int:
     """Prints the fits and returns 0. Raises Incomparable for runs of different things, ResultError
     if a file cannot be read or written, and if there is nothing to fit or draw."""
     sides = [side_of(argument) for argument in arguments.runs]
-    results = [launch.result for side in sides for launch in side.launches]
+    results = [launch for side in sides for launch in side.launches]
     fits = fits_of(results)
     if not fits:
         raise ResultError("nothing to fit: no case has five blocks in one state of the link")

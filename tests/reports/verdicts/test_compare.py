@@ -1,7 +1,6 @@
 """`python -m reports compare`: its text, CSV and JSON of two variants, and the input that it
 refuses."""
 
-import io
 import json
 import re
 import shutil
@@ -9,11 +8,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from reports.__main__ import main
-from reports.verdicts.compare import FORMATS
 from tests.reports.synthetic_campaign import (
     no_effect,
     slower,
@@ -98,17 +95,10 @@ def test_a_slowdown_of_one_case_is_named_and_the_others_are_the_same(campaign, c
 
 
 def test_every_format_says_the_same(campaign, compared):
-    table = pd.read_csv(io.StringIO(compared(campaign, "--format", "csv")[1]))
-    (one,) = table[(table.compared == "new") & (table.verdict == "SLOWER")].itertuples()
-    assert (one.algorithm, one.size_bytes) == ("two_shot", 16384)
-    cells = json.loads(compared(campaign, "--format", "json")[1])
-    (cell,) = (cell for cell in cells if cell["verdict"] == "SLOWER")
-    assert (cell["algorithm"], cell["is_interleaved"], cell["baseline"]) == (
-        "two_shot",
-        True,
-        "main",
-    )
-    assert cell["ratio"] == pytest.approx(one.ratio)
+    (comparison,) = json.loads(compared(campaign, "--json")[1])["comparisons"]
+    (cell,) = (cell for cell in comparison["cells"] if cell["verdict"] == "SLOWER")
+    assert (cell["algorithm"], cell["size_bytes"]) == ("two_shot", 16384)
+    assert cell["low"] < cell["ratio"] == pytest.approx(1.05, abs=0.01)
     markdown = compared(campaign, "--format", "markdown")[1]
     assert re.search(r"\| two_shot \| 16 KiB \|.*\| SLOWER \|", markdown)
 
@@ -133,8 +123,8 @@ def test_a_difference_is_refused_and_stays_visible_if_allowed(two, compared, tmp
     status, out, err = compared(*two)
     assert (status, out, err.count("\n")) == (4, "", 1)
     assert "version differs" in err
-    for kind in FORMATS:
-        status, out, _ = compared(*two, "--allow", "version", "--format", kind)
+    for form in (["--json"], ["--format", "markdown"], []):
+        status, out, _ = compared(*two, "--allow", "version", *form)
         assert status == 0
         assert "allowed to differ: version differs" in " ".join(out.split())
     half = write_launch(tmp_path / "half", 3, datatype="float16").path
@@ -209,9 +199,9 @@ def test_an_odd_campaign_folder(tmp_path, compared):
     line, and JSON has no infinity."""
     folder = write_campaign(tmp_path / "c", ALIKE, pairs=3, sizes=[16384])
     (folder / "new" / "notes.txt").write_text("mine")
-    _, out, err = compared(folder, "--format", "json")
+    _, out, err = compared(folder, "--json")
     assert "notes.txt is not part of this campaign: left out" in err
-    cells = json.loads(out)
+    cells = json.loads(out)["comparisons"][0]["cells"]
     assert [cell["low"] for cell in cells] == [None] * 3
     assert all(np.isfinite(cell["ratio"]) for cell in cells)
     manifest = folder / "campaign.jsonl"

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 import pytest
 
 from reports.__main__ import main
-from reports.tables.sentences import spoken
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import (
     no_effect,
@@ -78,7 +77,10 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     options, (junit, markdown, html) = forms(tmp_path)
     status, printed = judge(capsys, slowed, *options)
     assert status == 1
-    expected = r"REGRESSION: SLOWER \d\.\d%: 16 KiB two-shot; 1 of 4 cells slower by 1\.0% or more"
+    expected = (
+        r"REGRESSION: SLOWER \d\.\d%: 16 KiB two-shot; nothing else slower than 0\.\d% anywhere; "
+        r"1 of 4 cells slower by 1\.0% or more"
+    )
     figures = r"allreduce: 16 KiB \d+\.\d us \(\d\.\d+x MPICH\), .* GB/s \(\d\.\d+x\)"
     assert re.match(rf"{expected} \(exit status 1\) {figures} new takes 1\.0\dx", printed)
     assert "16 KiB two-shot: 1.0" in printed
@@ -136,7 +138,6 @@ def test_the_pilot_decides_the_default_margin_and_a_certain_slowdown_always_fail
         (["--min-effect", "0.5"], 2),  # within the margin
         (["--sizes", "64K"], 0),
         (["--sizes", "16k,64K"], 1),
-        (["--sizes", "0:16384"], 1),
         (["--sizes", "1M"], 2),  # of no cell
     ],
 )
@@ -146,7 +147,7 @@ def test_options_choose_the_effect_and_the_cells(slowed, options, status, capsys
 
 @pytest.mark.parametrize(
     "option",
-    ["--sizes=16Q", "--sizes=1K:2K:3K", "--min-effect=0", "--allow=everything"],
+    ["--sizes=16Q", "--sizes=1K:2K", "--min-effect=0", "--allow=everything"],
 )
 def test_a_bad_option_is_one_sentence(slowed, option, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -164,7 +165,7 @@ def test_a_cell_of_the_library_never_fails_the_gate_and_tells_that_the_machine_m
     folder = write_campaign(tmp_path / "moved", {"main": no_effect, "new": effect})
     status, printed = judge(capsys, folder)
     assert (status, "SLOWER" in printed) == (0, False)
-    assert "the machine moved: 1 of 2 cells of the library" in printed
+    assert "the machine or a setting moved: 1 of 2 cells of the library" in printed
     options, (junit, _, _) = forms(tmp_path)
     noisy = write_campaign(tmp_path / "noisy", ALIKE, algorithms=["library"], spread=0.05)
     status, printed = judge(capsys, noisy)
@@ -206,7 +207,7 @@ def test_too_few_pairs_never_pass(alike, tmp_path, capsys):
         status, printed = gate(capsys, *one_each, *more)
         assert (status, "in 4 of 4 cells a slowdown of 1.0% could hide" in printed) == (3, True)
         status, printed = judge(capsys, few, *more, "--junit", junit)
-        assert (status, "4 have no interval" in printed) == (3, True)
+        assert (status, "KiB two-shot: 1.000 undecided" in printed) == (3, True)
     failures = {failure.get("type") for failure in ElementTree.parse(junit).iter("failure")}
     assert failures == {"inconclusive"}
 
@@ -217,12 +218,12 @@ def test_an_inconclusive_result_names_the_largest_slowdown_that_could_hide(noisy
     status, printed = judge(capsys, noisy, "--min-effect", "1")
     assert status == 3
     assert re.search(r"about \d+ pairs would decide, in \d+ min", printed)
-    main(["compare", str(noisy), "--format", "json"])
-    cells = json.loads(capsys.readouterr().out)
+    main(["regress", "--baseline", f"{noisy}/main", "--current", f"{noisy}/new", "--json"])
+    cells = json.loads(capsys.readouterr().out)["cells"]
     worst = max(
         (cell for cell in cells if cell["verdict"] == "AMBIGUOUS"), key=lambda cell: cell["high"]
     )
-    assert f"the most is {worst['high'] - 1:.1%}, in 16 KiB {spoken(worst['algorithm'])}" in printed
+    assert f"{worst['high']:.3f}] within" in printed
     assert judge(capsys, noisy, "--min-effect", "90")[0] == 0  # no slowdown of 90 % can hide
     junit = tmp_path / "junit.xml"
     passing = ["--min-effect", "1", "--on-inconclusive", "pass", "--junit", junit]
@@ -354,4 +355,4 @@ def test_pairs_without_a_common_state_are_inconclusive(tmp_path, capsys):
     folder = write_campaign(tmp_path / "apart", ALIKE, sizes=[16384], options=own)
     for passing in ("fail", "pass"):
         status, printed = judge(capsys, folder, "--on-inconclusive", passing)
-        assert (status, "2 have no interval" in printed) == (3, True)
+        assert (status, "in 2 of 2 cells a slowdown of 1.0% could hide" in printed) == (3, True)

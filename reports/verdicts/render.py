@@ -1,0 +1,355 @@
+"""The command `compare`: the comparison of sides as text of at most 80 columns, Markdown, JSON and
+forest plot. `rows_of` has the texts of a table, `sentences` those around it; the gate and pages
+use both. Verdicts are words."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from reports.store.case import CASE_KEY
+from reports.store.report_json import write_json
+from reports.store.untrusted import markdown_text
+from reports.tables.figure import figure
+from reports.tables.headline import ratios_text
+from reports.tables.rows import is_noisy
+from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some, wrapped
+from reports.verdicts import judge
+from reports.verdicts.judge import WRONG, Comparison
+from reports.verdicts.sides import COMPARABLE, Side, notes_of, read_sides
+from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, UNREPLICATED, VERDICTS
+
+COLOURS = {SLOWER: "#D55E00", FASTER: "#0072B2", SAME: "#009E73"}  # Okabe and Ito's palette
+GREY = "#6F6F6F"
+MOST_NOTES = 4  # of the runs
+LINE = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<14} {6:>6} {7:>5}"  # without the algorithm
+COLUMNS = [
+    *CASE_KEY,
+    "verdict",
+    "pairs",
+    "ratio",
+    "low",
+    "high",
+    "baseline_us",
+    "variant_us",
+    "rtt_ns",
+    "detectable",
+    "is_interleaved",
+    "note",
+]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option(
+        "sides",
+        metavar="SIDE",
+        nargs="+",
+        help="one campaign's folder; or the baseline, then "
+        "the other sides: runs, folders of runs, quoted globs, FOLDER/VARIANT of a campaign",
+    )
+    add_allow(parser)
+    option(
+        "--margin",
+        metavar="PERCENT",
+        type=percent,
+        help="a difference up to this is none (the campaign's, else 1)",
+    )
+    option("--plot", metavar="OUT", type=Path, help="draw the ratios; .svg or .png")
+    option("--format", choices=FORMATS, default="text")
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that permits a difference in a fact that must be equal."""
+    parser.add_argument(
+        "--allow",
+        metavar="KEY",
+        action="append",
+        default=[],
+        choices=COMPARABLE,
+        help=f"compare although this differs: {', '.join(COMPARABLE)}; may be repeated",
+    )
+
+
+def percent(text: str) -> float:
+    """A percentage as a share."""
+    if not re.fullmatch(r"\d{1,2}(\.\d+)?", text) or not float(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage between 0 and 100")
+    return float(text) / 100
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Prints the comparison and returns exit status 0. Raises Incomparable for sides that measured
+    different things, ResultError for a file that cannot be read or drawn."""
+    sides = read_sides(arguments.sides)
+    comparisons = judge.compare(sides, arguments.allow, arguments.margin)
+    for note in notes_of(sides):
+        print(f"reports: {note}", file=sys.stderr)
+    if arguments.plot:
+        plot(comparisons, arguments.plot)
+    if not arguments.json:
+        sys.stdout.write(FORMATS[arguments.format](comparisons))
+        return 0
+    parts = [
+        {
+            "baseline": each.baseline.name,
+            "compared": each.variant.name,
+            "margin": each.margin,
+            "allowed": each.allowed,
+            "sentences": sentences(each),
+            "cells": each.cells[COLUMNS],
+        }
+        for each in comparisons
+    ]
+    write_json("compare", comparisons=parts)
+    return 0
+
+
+def as_text(comparisons: Sequence[Comparison]) -> str:
+    """Tables of at most 80 columns."""
+    lines = []
+    for comparison in comparisons:
+        rows = rows_of(comparison)
+        lines += [*wrapped(opening(comparison)), "", LINE.format(*rows[0])]
+        for name, of_name in groupby(rows, lambda row: row["algorithm"]):
+            lines += [name, *(LINE.format(*row.values()) for row in of_name)]
+        lines += ["", *wrapped(closing(comparison)), ""]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_markdown(comparisons: Sequence[Comparison], most_rows: int | None = None) -> str:
+    """GitHub's Markdown: sentences as a list, and a table."""
+    parts = []
+    for comparison in comparisons:
+        title, *lines = sentences(comparison)
+        rows = rows_of(comparison)
+        shown = [f"| {' | '.join(map(markdown_text, row.values()))} |" for row in rows[:most_rows]]
+        if len(shown) < len(rows):
+            lines.append(f"{len(rows) - len(shown)} more rows do not fit here")
+        parts += [
+            f"### {markdown_text(title)}",
+            "",
+            *(f"- {markdown_text(line)}" for line in lines),
+            "",
+            f"| {' | '.join(rows[0])} |",
+            "|---|" + "---:|" * 4 + "---|" + "---:|" * 2,
+            *shown,
+            "",
+        ]
+    return "\n".join(parts)
+
+
+FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
+    "text": as_text,
+    "markdown": as_markdown,
+}
+
+
+def rows_of(comparison: Comparison) -> list[dict[str, str]]:
+    """The texts of each cell by their headings."""
+    return [_row(cell) for cell in comparison.cells.itertuples()]
+
+
+def _row(cell: Any) -> dict[str, str]:
+    noisy = is_noisy((cell.ratio, cell.low, cell.high))
+    has_interval = np.isfinite(cell.low)
+    ratio = "too noisy" if noisy else _text(cell.ratio, _ratio)
+    if has_interval and not noisy:
+        ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
+    word = cell.verdict
+    if word == AMBIGUOUS:
+        reach = max(cell.high - 1, 1 - cell.low)
+        word = f"within +-{reach:.1%}" if has_interval and not noisy else "undecided"
+    elif word in (SLOWER, FASTER) and not cell.is_interleaved:
+        word = "differs"
+    return {
+        "algorithm": cell.name,
+        "size": size_text(cell.size_bytes),
+        "base us": _text(cell.baseline_us, number),
+        "variant us": _text(cell.variant_us, number),
+        "ratio [95 %]": ratio,
+        "verdict": word,
+        "MDE": _text(cell.detectable, _effect),
+        "pairs": str(cell.pairs),
+    }
+
+
+def _text(value: float, form: Callable[[float], str]) -> str:
+    return "-" if np.isnan(value) else form(value)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}" if value < 10 else f"{value:.0f}"
+
+
+def _effect(share: float) -> str:
+    return f"{share:.1%}" if share < 1 else ">99%"
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """All sentences on a comparison, the headline first."""
+    return [*opening(comparison), *closing(comparison)]
+
+
+def opening(comparison: Comparison) -> list[str]:
+    """The sentences before the table."""
+    allowed = comparison.allowed
+    return [headline(comparison), *head(comparison), *allowed, *notes(comparison)]
+
+
+def headline(comparison: Comparison) -> str:
+    found = summary(comparison, comparison.resolvable_slowdown[0])
+    return "; ".join(filter(None, [found, ratios_sentence(comparison)]))
+
+
+def ratios_sentence(comparison: Comparison) -> str:
+    """The ratios of judged cells at two sizes."""
+    judged = comparison.cells[comparison.is_judged]
+    return ratios_text(judged, comparison.baseline.label, comparison.variant.label)
+
+
+def summary(comparison: Comparison, slowdown: float) -> str:
+    """One sentence on the judged cells: the wrong, the slower and the faster ones, the slowdown
+    that the others exclude, and the cells in which this `slowdown` could hide; then whether the
+    library's moved."""
+    is_wrong = comparison.cells.note.str.startswith(WRONG)
+    is_slower = comparison.cells.verdict == SLOWER
+    is_open = comparison.can_hide(slowdown) & ~is_slower & ~is_wrong
+    wrong, slower, undecided, others = (
+        comparison.cells[comparison.is_judged & chosen]
+        for chosen in (is_wrong, is_slower, is_open, ~is_wrong & ~is_slower & ~is_open)
+    )
+    excluded = max(others.high.max() - 1, 0)
+    found = [f"WRONG: {some([*wrong.title])}"] if len(wrong) else []
+    found += difference(comparison, slower)
+    nothing = "nothing else" if found else "nothing"
+    found += difference(comparison, others[others.verdict == FASTER])
+    if others.high.notna().any():
+        found.append(f"{nothing} slower than {excluded:.1%} anywhere")
+    if len(undecided):
+        found.append(f"{some([*undecided.title])} undecided")
+    return "; ".join([*found, *library_moved(comparison)])
+
+
+def difference(comparison: Comparison, cells: pd.DataFrame) -> list[str]:
+    """`SLOWER 4.9%: 16 KiB two-shot` of cells with one verdict, the largest difference first; none
+    without cells."""
+    if cells.empty:
+        return []
+    cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")
+    size = f"{'up to ' * (len(cells) > 1)}{abs(cells.ratio.iloc[0] - 1):.1%}"
+    source = "" if comparison.is_interleaved else " by machine or code"
+    return [f"{cells.verdict.iloc[0]} {size}{source}: {some([*cells.title])}"]
+
+
+def library_moved(comparison: Comparison) -> list[str]:
+    """Says that the machine or a setting moved if cells of the library differ."""
+    cells = comparison.cells[~comparison.is_judged]
+    moved = cells[cells.verdict.isin([SLOWER, FASTER])]
+    if moved.empty:
+        return []
+    names = some([*moved.title])
+    return [
+        f"the machine or a setting moved: {len(moved)} of {len(cells)} cells of the library, "
+        f"which the code cannot change, differ ({names})"
+    ]
+
+
+def head(comparison: Comparison) -> list[str]:
+    """The two sides, their launches, and the state of the link."""
+    baseline, variant = comparison.baseline, comparison.variant
+    launches = (
+        f"{len(variant.launches)} launches against {len(baseline.launches)}, not "
+        "interleaved: differences are by machine or code"
+    )
+    if comparison.is_interleaved:
+        launches = f"{len(comparison.pairs)} interleaved pairs of launches"
+        if not (baseline.campaign and baseline.campaign.end):
+            launches += "; THE CAMPAIGN IS NOT FINISHED: nothing is SLOWER yet"
+    trips_ns = [f"{trip_ns:.0f}" for trip_ns in sorted({*comparison.cells.rtt_ns.dropna()})]
+    return [
+        f"{variant.label} against {baseline.label}, the baseline: {launches}",
+        *comparison.differing_fields.values(),
+        "ratio = variant / baseline; above 1, the variant is slower",
+        *[f"link: flag round trip {' and '.join(trips_ns)} ns"][: len(trips_ns)],
+    ]
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Notes on the comparison and on its runs, first of one side alone."""
+    variant, baseline = map(_notes_of_runs, (comparison.variant, comparison.baseline))
+    alone = variant.keys() ^ baseline.keys()
+    of_runs = [
+        note + " (of one side alone)" * (text in alone)
+        for text, note in sorted(
+            (baseline | variant).items(), key=lambda item: item[0] not in alone
+        )
+    ]
+    return [f"note: {note}" for note in [*comparison.notes, *of_runs[:MOST_NOTES]]]
+
+
+def _notes_of_runs(side: Side) -> dict[str, str]:
+    """The notes by their text without figures: the load, for example, differs between launches."""
+    notes = [note for launch in side.launches for note in launch.run.notes]
+    steal = max((launch.end.steal_share or 0 for launch in side.launches if launch.end), default=0)
+    if steal > MOST_STEAL_SHARE:
+        notes.append(f"The hypervisor withheld up to {steal:.1%} of the CPU time.")
+    return {
+        re.sub(r"[\d.]+", "", note): note for note in notes if not note.startswith("Peer memory")
+    }
+
+
+def closing(comparison: Comparison) -> list[str]:
+    """The number of cells with each verdict, the detectable effects, and notes on single cells."""
+    cells = comparison.cells
+    counts = cells.verdict.value_counts().reindex(VERDICTS, fill_value=0)
+    texts = [
+        f"{'within +-x%' if verdict == AMBIGUOUS else verdict} {count}"
+        for verdict, count in counts.items()
+        if count or verdict != UNREPLICATED
+    ]
+    lines = [f"{', '.join(texts)}; of {len(cells)} cells, with a margin of {comparison.margin:.1%}"]
+    if counts[UNREPLICATED]:
+        lines.append("unreplicated: one pair gives no verdict; python -m bench.campaign makes more")
+    titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
+    return lines + [f"note: {note}: {some(names)}" for note, names in titles.items()]
+
+
+def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
+    """Draws a panel per comparison into an .svg or .png file, or as SVG into a stream. A verdict is
+    a word, not only a colour. Raises ResultError for a file that cannot be written."""
+    titles = list(dict.fromkeys(title for each in comparisons for title in each.cells.title))
+    inches = 1.5 + 5.6 * len(comparisons), 1.9 + 0.21 * len(titles)
+    with figure(target, 1, len(comparisons), inches, sharey=True) as (drawing, axes):
+        axes[0, 0].set_yticks(range(len(titles)), titles, fontsize=9)
+        axes[0, 0].set_ylim(len(titles), -1)
+        for panel, comparison in zip(axes[0], comparisons, strict=True):
+            _draw(panel, comparison, titles)
+        drawing.supxlabel(
+            "variant / baseline with its 95 % interval; the band is the margin",
+            fontsize=9,
+        )
+
+
+def _draw(panel: Any, comparison: Comparison, titles: Sequence[str]) -> None:
+    cells = comparison.cells.assign(row=comparison.cells.title.map(titles.index))
+    colours = cells.verdict.map(COLOURS).fillna(GREY).tolist()
+    reach = [cells.ratio - cells.low, cells.high - cells.ratio]
+    panel.errorbar(cells.ratio, cells.row, xerr=reach, fmt="none", ecolor=colours)
+    panel.scatter(cells.ratio, cells.row, c=colours)
+    texts = [f"{row['verdict']:14} {row['ratio [95 %]']}" for row in rows_of(comparison)]
+    words = panel.secondary_yaxis("right")
+    words.set_yticks(cells.row, texts, fontsize=8, family="monospace")
+    most = 1.2 * np.nanmax([0.03, (cells.ratio - 1).abs().max()])  # wider intervals are cut
+    panel.set_xlim(1 - most, 1 + most)
+    margin = comparison.margin
+    panel.axvspan(1 / (1 + margin), 1 + margin, color="#DDDDDD", zorder=0)
+    panel.axvline(1, color="black", linewidth=0.9, zorder=1)
+    title = f"{comparison.variant.label}\nagainst {comparison.baseline.label}"
+    panel.set_title(title, fontsize=10, loc="left")

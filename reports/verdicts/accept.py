@@ -6,7 +6,7 @@ import argparse
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -14,7 +14,7 @@ from reports.store.report_json import write_json
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.writing import write_whole
 from reports.verdicts.gate import UNUSABLE
-from reports.verdicts.judge import Incomparable, compare, differing
+from reports.verdicts.judge import Incomparable, differing
 from reports.verdicts.render import add_allow
 from reports.verdicts.sides import Side, faults_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS
@@ -24,13 +24,12 @@ FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
 
 
 class Acceptance(msgspec.Struct):
-    """A move of a machine's baseline, with the effects against the previous one."""
+    """A move of a machine's baseline; older ones have its effects too."""
 
     when: str
     machine_id: FileName  # of a folder
     run_ids: list[FileName]
     reason: str
-    effects: list[dict[Any, Any]] | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +67,6 @@ def accept(arguments: argparse.Namespace) -> int:
         raise ResultError(f"{current.name} was slowed on purpose: no baseline")
     if len(runs) < MIN_PAIRS:
         raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
-    differing([current], arguments.allow)
     machine_id = runs[0].machine_id
     fields = {
         "when": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
@@ -80,10 +78,8 @@ def accept(arguments: argparse.Namespace) -> int:
         entry = msgspec.convert(fields, Acceptance)
     except msgspec.ValidationError as error:
         raise ResultError(f"an id of {current.name} cannot name a file: {error}") from error
-    if machine_id in _run_ids(folder):
-        (comparison,) = compare([baseline_side(str(folder), current), current], arguments.allow)
-        cells = comparison.cells[["title", "verdict", "ratio", "low", "high"]]
-        entry.effects = cells.rename(columns={"title": "case"}).to_dict("records")
+    former = [baseline_side(str(folder), current)] if machine_id in _run_ids(folder) else []
+    differing([*former, current], arguments.allow)
     _store(folder, entry, current)
     if arguments.json:
         write_json("accept", folder=folder, **msgspec.to_builtins(entry))
@@ -121,13 +117,13 @@ def baseline_side(argument: str, current: Side) -> Side:
             f"not comparable: machine: {folder} has a baseline for "
             f"{', '.join(run_ids)}, none for {machine_id}; `accept` one"
         )
-    side = side_of(str(folder / machine_id))
-    launches = {launch.run.run_id: launch for launch in side.launches}
-    if lost := run_ids[machine_id] - launches.keys():
-        raise ResultError(f"{folder / machine_id} lacks the accepted run {min(lost)}")
-    side.launches = [launch for name, launch in launches.items() if name in run_ids[machine_id]]
-    if cut := [launch.path for launch in side.launches if not launch.complete]:
-        raise ResultError(f"{cut[0]} was complete when accepted, but not now")
+    side, accepted = side_of(str(folder / machine_id)), run_ids[machine_id]
+    whole = {launch.run.run_id: launch for launch in side.launches if launch.complete}
+    if lost := accepted - whole.keys():
+        raise ResultError(
+            f"{folder / machine_id}: the accepted run {min(lost)} is not whole any more"
+        )
+    side.launches = [launch for run_id, launch in whole.items() if run_id in accepted]
     return side
 
 

@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtri, ndtri, stdtr, stdtrit
 
-from reports.store.observations import Entry, alike_of, entry_of, read_store
+from reports.store.observations import alike_of, entry_of, read_store
 from reports.verdicts.pairs import log_costs
 from reports.verdicts.sides import Side
 from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, decide, evidence
 
 MIN_DAYS = 5  # fewer days know their spread too badly
 WIDER_P = 0.05  # cells that scatter more than this chance allows replace the prior
-MOST_OF_GROUP = 300  # cells: all pairs of them are compared
 SCATTER_EFFICIENCY = 0.82  # of a quartile of differences, for normal values
 FAMILY_P = 0.10  # two-sided, over a table: 5 % for each direction
 
@@ -67,7 +66,7 @@ def assumed_spread(log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
     second. Its scale comes from the first quartile of their differences, which few slow cells
     hardly move (Rousseeuw and Croux, Journal of the American Statistical Association 88, 1993)."""
     cells = evidence(log_ratios).assign(group=pd.factorize(pd.Series(groups))[0])
-    cells = cells[np.isfinite(cells.standard_error)].groupby("group").head(MOST_OF_GROUP)
+    cells = cells[np.isfinite(cells.standard_error)]
     logs, group = cells.log_ratio.to_numpy(), cells.group.to_numpy()
     i, j = np.triu_indices(len(cells), 1)
     gaps = np.abs(logs[i] - logs[j])[group[i] == group[j]]
@@ -96,14 +95,16 @@ def spread_between_days(
     own = {launch.run.run_id for launch in current.launches}
     facts = alike_of(entry_of(baseline.launches[0]))
     folders = {launch.path.parent for launch in baseline.launches + current.launches}
-    others = dict[str, Entry]()
-    for folder in folders if len(own) >= MIN_PAIRS else ():
-        for entry in read_store(folder).entries:
-            is_beside = entry.path.parent == folder and entry.run.run_id not in own
-            if is_beside and not entry.left_out and alike_of(entry) == facts:
-                others[entry.run.run_id] = entry
-    if not others:
-        return assumed_spread(log_ratios, groups)
+    contents = [read_store(folder) for folder in (folders if len(own) >= MIN_PAIRS else ())]
+    others = {
+        entry.run.run_id: entry
+        for store in contents
+        for entry in store.entries
+        if entry.path.parent == store.folder
+        and entry.run.run_id not in own
+        and not entry.left_out
+        and alike_of(entry) == facts
+    }
     logs = log_costs([*others.values()])
     logs["day"] = np.array([run_id[:10] for run_id in others])[logs.run]
     by_day = logs.groupby(["key", "state", "day"]).log_cost

@@ -7,22 +7,21 @@ import numpy as np
 import pandas as pd
 
 from reports.store.result import ResultError
-from reports.tables.sentences import size_text, some
+from reports.tables.sentences import describe, some
 from reports.verdicts.judge import Comparison
 from reports.verdicts.render import rows_of, summary
-from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import FASTER, SLOWER
 
 # The exit status, and what it means.
 PASS, REGRESSION, UNREADABLE, INCONCLUSIVE, INCOMPARABLE, UNUSABLE = range(6)
-STATUSES = {
-    PASS: "no regression",
-    REGRESSION: "regression",
-    UNREADABLE: "the command line or a file",
-    INCONCLUSIVE: "not enough data to tell",
-    INCOMPARABLE: "not comparable",
-    UNUSABLE: "the current is wrong, incomplete or lacks a case",
-}
+STATUSES = [
+    "no regression",
+    "regression",
+    "the command line or a file",
+    "not enough data to tell",
+    "not comparable",
+    "the current is wrong, incomplete or lacks a case",
+]
 # What a cell means for the gate.
 SLOWER_CELL, OPEN_CELL, FINE_CELL = "regression", "inconclusive", ""
 CONTROL_CELL, SKIPPED_CELL = "control", "skipped"
@@ -87,13 +86,9 @@ def decide(
     slower = cells[cells.outcome == SLOWER_CELL]
     undecided = cells[cells.outcome.isin([OPEN_CELL, SKIPPED_CELL])]
     faster = judged[judged.verdict == FASTER].sort_values("ratio")
-    lacking = comparison.lacking
     faults = [
         *faults,
-        *(
-            f"{size_text(case.size_bytes)} {name} of the baseline was not measured"
-            for case, name in zip(lacking, case_names(lacking), strict=True)
-        ),
+        *(f"{describe(case)} of the baseline was not measured" for case in comparison.lacking),
     ]
     of_cells = f"of {len(judged)} cells"
     found = summary(comparison, must_rule_out)
@@ -108,7 +103,7 @@ def decide(
         PASS: (True, f"PASS: {found}"),
     }
     status, text = next((status, text) for status, (applies, text) in answers.items() if applies)
-    listed = pd.concat([slower, undecided.sort_values("high", ascending=False)])[:MOST_LISTED]
+    listed = pd.concat([slower, undecided])[:MOST_LISTED]
     findings = [*faults[1:MOST_LISTED], *(listed.title + ": " + listed.text)]
     if len(undecided):
         findings.append(_remedy(comparison, undecided, must_rule_out))
@@ -118,20 +113,17 @@ def decide(
             " `python -m reports accept` moves it"
         )
     findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
-    headline = f"{text} (exit status {status})"
-    return Outcome(headline, status, faults, findings, cells, comparison)
+    text += f" (exit status {status})"
+    return Outcome(text, status, faults, findings, cells, comparison)
 
 
 def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str:
     """What would decide these cells, in which this slowdown can hide: the end of an interval comes
     nearer with the root of the number of pairs."""
-    campaign = comparison.baseline.campaign
-    if not comparison.is_interleaved or not campaign:
+    if not comparison.is_interleaved:
         return "launches in turn decide more: python -m bench.campaign"
     reach = (cells.log_high - cells.log_ratio) / (np.log1p(slowdown) - cells.log_ratio)
-    if not (reach > 0).all() or np.isinf(reach).any():
+    pairs = np.max(cells.pairs * reach.where(reach > 0, np.inf) ** 2)
+    if not np.isfinite(pairs):
         return "more pairs decide more: a larger --budget or --pairs of the campaign"
-    pairs = np.max(cells.pairs * reach**2)
-    ran_s = sum(launch.elapsed_s for launch in campaign.launches if launch.stage == "first")
-    minutes = pairs / len(comparison.pairs) * ran_s / 60
-    return f"about {pairs:.0f} pairs would decide, in {max(minutes, 1):.0f} min"
+    return f"about {pairs:.0f} pairs would decide: --pairs of the campaign"

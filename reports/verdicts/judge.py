@@ -1,6 +1,6 @@
 """Judges sides: `compare` holds each against the first, cell by cell."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -50,7 +50,7 @@ class Comparison:
 
     `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
     `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of
-    `decide`; `is_interleaved`, as of the comparison; `is_library`: the case times a library, which
+    `decide`; `is_library`: the case times a library, which
     the compared code cannot change; and those of `find_ratios`. A missing figure is NaN.
     """
 
@@ -62,12 +62,8 @@ class Comparison:
     lacking: list[Case] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
+    is_interleaved: bool = False  # of one campaign, whose launches ran in turn
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    @property
-    def is_interleaved(self) -> bool:
-        """Whether the sides are of one campaign, whose launches ran in turn."""
-        return is_interleaved(self.baseline, self.variant)
 
     @property
     def is_judged(self) -> "pd.Series[bool]":
@@ -97,9 +93,8 @@ class Comparison:
             )
             most = np.max(effects[np.isfinite(effects)], initial=self.margin)
             source = "which these launches decide"
-        if most > MOST_RESOLVABLE:
-            return MOST_RESOLVABLE, f"the most by default: {most:.1%}, {source}"
-        return max(self.margin, most), source
+        slowdown = min(max(self.margin, most), MOST_RESOLVABLE)
+        return slowdown, f"{source}, at most {MOST_RESOLVABLE:.0%}"
 
     def can_hide(self, slowdown: float) -> "pd.Series[bool]":
         """Whether a slowdown of at least this share could hide in each judged cell."""
@@ -128,9 +123,8 @@ def compare(
     sides: Sequence[Side],
     allowed: Sequence[str] = (),
     margin: float | None = None,
-    sizes: Collection[int] | None = None,
 ) -> list[Comparison]:
-    """Every side against the first, over these sizes in bytes, by default all. `margin` is a
+    """Every side against the first, cell by cell. `margin` is a
     share, by default the campaign's. Raises Incomparable for sides that measured different things,
     NothingInCommon for sides without a common case, ResultError for a run that is on both
     sides."""
@@ -147,8 +141,9 @@ def compare(
             _differing_fields(baseline, variant),
             differences,
             pairs=pairs_of(baseline, variant),
+            is_interleaved=is_interleaved(baseline, variant),
         )
-        _add_cells(comparison, sizes)
+        _add_cells(comparison)
         _add_notes(comparison)
         comparisons.append(comparison)
     return comparisons
@@ -161,28 +156,18 @@ def _differing_fields(baseline: Side, variant: Side) -> dict[str, str]:
             {str(getattr(case, name)) for case in side.cases} for side in (baseline, variant)
         )
         if len(ours) == len(theirs) == 1 and ours != theirs:
-            words = f"{spoken(min(ours))} against {spoken(min(theirs))}"
-            texts[name] = f"{spoken(name)}: {words}"
+            texts[name] = f"{spoken(name)}: {spoken(min(ours))} against {spoken(min(theirs))}"
     return texts
 
 
-def _add_cells(comparison: Comparison, sizes: Collection[int] | None) -> None:
+def _add_cells(comparison: Comparison) -> None:
     sides = comparison.baseline, comparison.variant
     without = "library", *comparison.differing_fields
     names = f"{comparison.baseline.name} and {comparison.variant.name}"
     runs = [{launch.run.run_id for launch in side.launches} for side in sides]
     if both := set.intersection(*runs):
         raise ResultError(f"{min(both)} is a run of {names}: compared with itself")
-    theirs, ours = (
-        {
-            key_of(case, without): case
-            for case in side.cases
-            if sizes is None or case.size_bytes in sizes
-        }
-        for side in sides
-    )
-    if not theirs:
-        raise ResultError(f"no case of {comparison.baseline.name} has one of these sizes")
+    theirs, ours = ({key_of(case, without): case for case in side.cases} for side in sides)
     cases = {key: ours[key] for key in theirs if key in ours}
     if not cases:
         raise NothingInCommon(f"{names} have no case in common")
@@ -230,7 +215,7 @@ def _judge(
         days = spread_between_days(comparison.baseline, comparison.variant, log_ratios, groups)
         comparison.notes += [days.source] * (n_pairs >= MIN_PAIRS)
         cells = days.judge(log_ratios, margin)
-    cells = with_ratios(cells.assign(is_interleaved=comparison.is_interleaved))
+    cells = with_ratios(cells)
     cells.loc[cells.high.isna(), "detectable"] = np.nan
     if comparison.is_interleaved and manifest and not manifest.end:
         # Each look at a growing campaign would be another chance of a false verdict.
@@ -238,10 +223,10 @@ def _judge(
     cells.loc[cells.pairs == 1, "verdict"] = UNREPLICATED
     lost = (n_pairs - cells.pairs).astype(str) + f" of {n_pairs}"
     cells["note"] = np.select(
-        [cells.pairs < n_pairs, cells.pairs.between(2, MIN_PAIRS - 1)],
+        [cells.pairs < n_pairs, cells.pairs < MIN_PAIRS],
         [
             lost + " pairs have no state of the link in common with enough blocks",
-            f"an interval takes {MIN_PAIRS} pairs",
+            f"an interval takes {MIN_PAIRS} pairs, which python -m bench.campaign launches",
         ],
         "",
     )
@@ -249,14 +234,12 @@ def _judge(
 
 
 def _add_notes(comparison: Comparison) -> None:
-    sides, notes = (comparison.baseline, comparison.variant), comparison.notes
-    for side in sides:
-        newest, total = len(comparison.pairs), len(side.launches)
-        if not comparison.is_interleaved and total > newest:
-            notes.append(f"Only the newest {newest} of {total} launches of {side.name} count.")
-    nodes = [{launch.run.node for launch in side.launches} for side in sides]
-    if not nodes[0] & nodes[1]:
-        here, there = (some(sorted(map(str, names))) for names in nodes)
-        notes.append(f"The sides ran on different nodes, {here} and {there}, and nodes differ.")
+    baseline, variant = comparison.baseline, comparison.variant
+    here, there = (
+        {str(launch.run.node) for launch in side.launches} for side in (baseline, variant)
+    )
+    if not here & there:
+        nodes = f"{some(sorted(here))} and {some(sorted(there))}"
+        comparison.notes.append(f"The sides ran on different nodes, {nodes}, and nodes differ.")
     if lacking := len(comparison.lacking):
-        notes.append(f"{lacking} cases of {sides[0].name} are not in {sides[1].name}.")
+        comparison.notes.append(f"{lacking} cases of {baseline.name} are not in {variant.name}.")

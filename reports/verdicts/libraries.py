@@ -5,18 +5,17 @@ ratio comes from one run and one state of the link."""
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from reports.store.case import find_states
+from reports.store.observations import shared_states
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result
-from reports.store.stats import STATE_RATIO
-from reports.tables.headline import contains_one, ends
+from reports.tables.headline import ends
 from reports.tables.rows import default_rows, interval_text, is_noisy
 from reports.tables.sentences import number, size_text
 from reports.verdicts.judge import with_ratios
@@ -25,20 +24,6 @@ from reports.verdicts.verdict import MIN_PAIRS, evidence
 
 MODES = "isolated", "chained"
 CELL = ["state", "mode", "size_bytes", "library"]
-KEY = ["size_bytes", "library", "variant"]
-FIGURES = [*KEY, "pairs", "library_us", "ratio", "low", "high"]
-
-
-@dataclass
-class Peers:
-    """What was measured in one mode and one state of the link, whose round trips lie between these
-    two in ns. `cells` has a row for each size and library, the least ratio first, those that are
-    too noisy last: the library's median time in us, and `ratio`, library over ours, above 1 if ours
-    is faster, with its 95 % interval over the launches."""
-
-    mode: str
-    rtt_ns: tuple[float, float]
-    cells: pd.DataFrame
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,41 +37,38 @@ def peers(arguments: argparse.Namespace) -> int:
     sides = read_sides([arguments.campaign])
     for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
-    tables = [
-        Peers(str(mode), (launches.rtt_ns.min(), launches.rtt_ns.max()), cells_of(launches))
-        for (_, mode), launches in measurements(sides).groupby(["state", "mode"], sort=False)
-    ]
-    if not tables:
-        raise ResultError("no launch measured a library beside ours in one state of the link")
+    cells = cells_of(sides)
     if arguments.json:
-        parts = [
-            {"mode": each.mode, "link_rtt_ns": each.rtt_ns, "libraries": each.cells[FIGURES]}
-            for each in tables
-        ]
-        write_json("peers", tables=parts)
-        return 0
-    print("\n".join([*opening(tables[0]), *(line for each in tables for line in lines_of(each))]))
+        write_json("peers", cells=cells)
+    else:
+        print("\n".join([headline(cells), *tables_of(cells)]))
     return 0
 
 
-def measurements(sides: Sequence[Side]) -> pd.DataFrame:
-    """A row for each launch, mode and size of each library's fastest variant there: the library's
-    time in us, the log of library over ours, the flag's round trip in the launch's longest state in
-    ns, and the number of that state."""
+def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
+    """A row for each state of the link (with the flag's round trip in ns), mode, size and library:
+    its fastest variant, the median time there in us, and `ratio`, library over ours, above 1 if
+    ours is faster, with its 95 % interval over the launches. The least ratio comes first, those
+    that are too noisy last."""
     rows = [row for side in sides for launch in side.launches for row in _rows(side.name, launch)]
     if not rows:
-        return pd.DataFrame(columns=["mode", "state"])
-    frame = pd.DataFrame(rows).sort_values("rtt_ns", kind="stable")
-    if frame.rtt_ns.any():  # launches without a state count only if no launch has one
-        frame = frame[frame.rtt_ns > 0]
-    is_first = frame.rtt_ns > STATE_RATIO * frame.rtt_ns.shift(fill_value=0.0)
-    frame["state"] = is_first.cumsum()
-    times = frame.groupby([*CELL, "variant"], as_index=False).library_us.median()
-    fastest = times.loc[times.groupby(CELL).library_us.idxmin(), [*CELL, "variant"]]
-    return frame.merge(fastest)
+        raise ResultError("no launch measured a library beside ours in one state of the link")
+    launches = pd.DataFrame(rows)
+    if launches.rtt_ns.any():  # launches without a state count only if no launch has one
+        launches = launches[launches.rtt_ns > 0]
+    trips_ns = launches.rtt_ns.to_numpy()
+    launches["state"], _ = shared_states(trips_ns, np.ones(len(trips_ns)))
+    key = [*CELL, "variant"]
+    log_ratios = launches.pivot_table("log_ratio", key, launches.groupby(key).cumcount())
+    medians = launches.groupby(key)[["rtt_ns", "library_us"]].median().reset_index()
+    cells = medians.join(with_ratios(evidence(log_ratios.to_numpy())))
+    cells["is_noisy"] = [*map(is_noisy, zip(cells.ratio, cells.low, cells.high, strict=True))]
+    fastest = cells.sort_values("library_us", kind="stable").groupby(CELL).head(1)
+    return fastest.sort_values(["is_noisy", "ratio"], kind="stable")
 
 
 def _rows(variant: str, launch: Result) -> list[dict[str, Any]]:
+    """The libraries of a launch, by mode and size, in the launch's longest state of the link."""
     states = find_states(launch.blocks)
     return [
         {
@@ -104,59 +86,38 @@ def _rows(variant: str, launch: Result) -> list[dict[str, Any]]:
     ]
 
 
-def cells_of(launches: pd.DataFrame) -> pd.DataFrame:
-    """The `cells` of these launches."""
-    number_of_launch = launches.groupby(KEY).cumcount()
-    log_ratios = launches.pivot_table("log_ratio", KEY, number_of_launch)
-    cells = log_ratios.index.to_frame(index=False)
-    cells["library_us"] = launches.groupby(KEY).library_us.median().to_numpy()
-    cells = cells.join(with_ratios(evidence(log_ratios.to_numpy())))
-    cells["is_noisy"] = [*map(is_noisy, zip(cells.ratio, cells.low, cells.high, strict=True))]
-    return cells.sort_values(["is_noisy", "ratio"], kind="stable")
-
-
-def opening(first: Peers) -> list[str]:
-    """Ours beside the closest library, at decode's size or the smallest, and at the largest; and
-    what the columns are."""
+def headline(cells: pd.DataFrame) -> str:
+    """Ours beside the closest library, at decode's size or the smallest, and at the largest, in the
+    fastest state of the link."""
+    first: Any = cells[cells.state == cells.state.min()]
+    mode = first["mode"].max()  # isolated, if it was measured
+    first = first[first["mode"] == mode]
     texts = []
-    for size_bytes in ends(first.cells.size_bytes):
-        cell: Any = first.cells[first.cells.size_bytes == size_bytes].iloc[0]
-        unclear = ", unclear" if contains_one((cell.ratio, cell.low, cell.high)) else ""
-        text = "too noisy" if cell.is_noisy else f"{cell.ratio:.2f}x {cell.library}{unclear}"
-        texts.append(f"{size_text(size_bytes)} {text}")
-    n_libraries = first.cells.library.nunique()
-    return [
-        f"Ours beside the closest of {n_libraries} libraries, {first.mode}: {', '.join(texts)}",
-        "us = the library's time in its fastest setting (which favours the library), then",
-        f"library/auto [95 % interval over {MIN_PAIRS} launches or more]",
-    ]
+    for size_bytes in ends(first.size_bytes):
+        closest = first[first.size_bytes == size_bytes].iloc[0]
+        texts.append(f"{size_text(size_bytes)} {_ratio_text(closest)} {closest.library}")
+    return f"Ours beside the closest library, {mode}: {', '.join(texts)}"
 
 
-def lines_of(table: Peers) -> list[str]:
-    """A row per size and a column per library; then the fastest settings other than the default."""
-    cells = table.cells
-    low_ns, high_ns = table.rtt_ns
-    trip = f", a flag's round trip {low_ns:.0f} to {high_ns:.0f} ns" if high_ns else ""
-    libraries = sorted({*cells.library})
+def tables_of(cells: pd.DataFrame) -> list[str]:
+    """A table for each state of the link and mode: a row per size, a column per library."""
     lines = [
-        "",
-        f"{table.mode}{trip}; launches of each library: at least {cells.pairs.min()}",
-        f"{'':8}{''.join(f'  {name:<28}' for name in libraries)}closest to ours",
+        "us = the library's time in its fastest variant (which favours the library), then",
+        f"library/auto [95 % interval over {MIN_PAIRS} launches or more], and that variant",
     ]
-    by_size: Any = cells.groupby("size_bytes")
-    for size_bytes, at_size in by_size:
-        text_of = {cell.library: _cell_text(cell) for cell in at_size.itertuples()}
-        columns = "".join(f"  {text_of.get(library, '-'):<28}" for library in libraries)
-        closest = "-" if at_size.is_noisy.iloc[0] else at_size.library.iloc[0]
-        lines.append(f"{size_text(size_bytes):>8}{columns}{closest}")
-    has_several = cells.groupby("library").variant.transform("nunique") > 1
-    own: Any
-    for library, own in cells[has_several].sort_values("size_bytes").groupby("library"):
-        places = [f"{size_text(cell.size_bytes)} {cell.variant}" for cell in own.itertuples()]
-        lines.append(f"{library}: {', '.join(places)}")
+    rows: Any = cells.itertuples()
+    texts = [f"{number(cell.library_us)} {_ratio_text(cell)} {cell.variant}" for cell in rows]
+    cells = cells.assign(text=texts)
+    for (_, mode), own in cells.groupby(["state", "mode"]):
+        trip_ns = own.rtt_ns.median()
+        trip = f", a flag's round trip {trip_ns:.0f} ns" if trip_ns else ""
+        table = own.pivot(index="size_bytes", columns="library", values="text").fillna("-")
+        table.index = table.index.map(size_text)
+        title = f"{mode}{trip}; launches of each library: at least {own.pairs.min()}"
+        lines += ["", title, table.to_string()]
     return lines
 
 
-def _cell_text(cell: Any) -> str:
-    ends = (None, None) if np.isnan(cell.high) else (cell.low, cell.high)
-    return f"{number(cell.library_us):>6} {interval_text((cell.ratio, *ends))}"
+def _ratio_text(cell: Any) -> str:
+    limits = (None, None) if np.isnan(cell.high) else (cell.low, cell.high)
+    return interval_text((cell.ratio, *limits))

@@ -16,8 +16,8 @@ Pair = tuple[Result, Result]  # a launch of the baseline, and one of the variant
 
 def is_interleaved(baseline: Side, variant: Side) -> bool:
     """Whether the sides are of one campaign, whose launches ran in turn."""
-    campaigns = [side.campaign.campaign for side in (baseline, variant) if side.campaign]
-    return len(campaigns) == 2 and campaigns[0].campaign_id == campaigns[1].campaign_id
+    ids = [side.campaign and side.campaign.campaign.campaign_id for side in (baseline, variant)]
+    return ids[0] is not None and ids[0] == ids[1]
 
 
 def pairs_of(baseline: Side, variant: Side) -> list[Pair]:
@@ -26,22 +26,25 @@ def pairs_of(baseline: Side, variant: Side) -> list[Pair]:
     if is_interleaved(baseline, variant):
         common = sorted(baseline.of_pair.keys() & variant.of_pair.keys())
         return [(baseline.of_pair[pair], variant.of_pair[pair]) for pair in common]
-    newest = [side.launches[::-1] for side in (baseline, variant)]
-    nodes = set.intersection(*({launch.run.node for launch in launches} for launches in newest))
-    groups = [newest]
-    if nodes:
-        groups = [
-            [[launch for launch in launches if launch.run.node == node] for launches in newest]
-            for node in sorted(nodes, key=str)
-        ]
-    return [pair for ours, theirs in groups for pair in zip(ours, theirs, strict=False)]
+    nodes = [{launch.run.node for launch in side.launches} for side in (baseline, variant)]
+    shared = sorted(node for node in nodes[0] & nodes[1] if node)
+    return [
+        pair
+        for node in shared or (None,)
+        for pair in zip(_newest(baseline, node), _newest(variant, node), strict=False)
+    ]
+
+
+def _newest(side: Side, node: str | None) -> list[Result]:
+    """The launches on this node (None: on any), the newest first."""
+    return [launch for launch in side.launches[::-1] if node in (None, launch.run.node)]
 
 
 def log_costs(entries: Sequence[Entry]) -> pd.DataFrame:
     """The rows of `table`, with the case's `size_bytes` and the log of its cost."""
     rows, keys, _ = table(entries)
-    sizes_bytes = np.array([key[CASE_KEY.index("size_bytes")] for key in keys], dtype=int)
-    return rows.assign(size_bytes=sizes_bytes[rows.key], log_cost=np.log(rows.cost_us))
+    size_bytes = [key[CASE_KEY.index("size_bytes")] for key in keys]
+    return rows.assign(size_bytes=np.array(size_bytes)[rows.key], log_cost=np.log(rows.cost_us))
 
 
 def find_ratios(
@@ -58,16 +61,17 @@ def find_ratios(
     costs_us = np.full((2, len(keys), len(pairs), max(len(rtt_ns), 1)), np.nan)
     costs_us[rows.side, rows.cell, rows.pair, rows.state] = rows.cost_us
     log_ratios = np.log(costs_us[1] / costs_us[0])
+
     is_shared = np.isfinite(log_ratios)
-    state = is_shared.sum(axis=1).argmax(axis=1)  # of each cell
-    times_us = [
-        pd.DataFrame(of_side[np.arange(len(keys)), :, state]).median(axis=1)
-        for of_side in np.where(is_shared, costs_us, np.nan)
-    ]
-    trips_ns = np.array(rtt_ns or [np.nan])[state]
-    trips_ns[~is_shared.any(axis=(1, 2))] = np.nan
-    figures = {"rtt_ns": trips_ns, "baseline_us": times_us[0], "variant_us": times_us[1]}
-    return within_one_state(log_ratios), pd.DataFrame(figures)
+    n_pairs = is_shared.sum(axis=1)  # by cell and state
+    cells, state = np.arange(len(keys)), n_pairs.argmax(axis=1)
+    common_us = np.where(is_shared, costs_us, np.nan)[:, cells, :, state]
+    times = {
+        "rtt_ns": np.where(n_pairs.any(axis=1), np.array(rtt_ns or [np.nan])[state], np.nan),
+        "baseline_us": pd.DataFrame(common_us[:, 0]).median(axis=1),
+        "variant_us": pd.DataFrame(common_us[:, 1]).median(axis=1),
+    }
+    return within_one_state(log_ratios), pd.DataFrame(times)
 
 
 def within_one_state(log_ratios: Floats) -> Floats:

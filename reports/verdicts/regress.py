@@ -2,10 +2,10 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
-from xml.etree.ElementTree import Element, SubElement, indent, tostring
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
@@ -19,11 +19,10 @@ from reports.verdicts.accept import baseline_side
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, decide
 from reports.verdicts.judge import Comparison, NothingInCommon, compare
 from reports.verdicts.render import add_allow, percent
-from reports.verdicts.sides import faults_of, notes_of, side_of
+from reports.verdicts.sides import Side, faults_of, notes_of, side_of
 
 MOST_ROWS = 300  # GitHub refuses a comment above 65,536 characters
-MOST_LINES = 24  # of a screen
-CELL_FIGURES = "mode", "outcome", "verdict", "baseline_us", "variant_us", "ratio", "low", "high"
+MOST_LINES = 22  # a screen has 24
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # The elements of JUnit for the outcomes that have one.
 TAGS = {
@@ -54,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=percent,
         help="a slowdown below this passes (what the campaign decides)",
     )
-    option("--sizes", metavar="SIZES", type=_sizes, help="these alone: 16K,1M (all)")
     option(
         "--on-inconclusive",
         choices=["fail", "pass"],
@@ -64,27 +62,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_allow(parser)
     for name, (content, _) in FILES.items():
         option(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")
-    meanings = ", ".join(f"{status} {meaning}" for status, meaning in STATUSES.items())
+    meanings = ", ".join(f"{status} {meaning}" for status, meaning in enumerate(STATUSES))
     parser.epilog = f"{parser.epilog}; exit status: {meanings}"
-
-
-def _sizes(text: str) -> list[int]:
-    """The sizes in bytes of a list such as `16K,1M`."""
-    sizes = re.findall(r"(\d{1,12})([KMG]?),", f"{text.upper()},")
-    if ",".join(map("".join, sizes)) != text.upper():
-        raise argparse.ArgumentTypeError(f"{text!r} are no sizes such as 16K,1M")
-    return [int(digits) << 10 * " KMG".index(unit or " ") for digits, unit in sizes]
 
 
 def regress(arguments: argparse.Namespace) -> int:
     """Prints the outcome, writes the files and returns the gate's exit status. Raises Incomparable
     for sides that measured different things, ResultError for files, after writing that sentence."""
-    problem = None
+    problem, faults = None, list[str]()
     try:
-        outcome = _outcome(arguments)
+        current = side_of(arguments.current)
+        faults = faults_of(current)
+        comparison = _compared(arguments, current)
+        passes_open = arguments.on_inconclusive == "pass"
+        outcome = decide(comparison, faults, arguments.min_effect, passes_open)
     except ResultError as error:
-        problem = error
-        outcome = Outcome(str(error), UNUSABLE, [str(error)])
+        sentence = str(error)
+        if faults or isinstance(error, NothingInCommon):
+            reasons = "; ".join([*faults[:1], sentence])
+            sentence = f"UNUSABLE: {reasons} (exit status {UNUSABLE})"
+        else:
+            problem = error
+        outcome = Outcome(sentence, UNUSABLE, [sentence])
     for name, (_, content) in FILES.items():
         if path := getattr(arguments, name):
             write_named(path, content(outcome).encode())
@@ -98,14 +97,14 @@ def regress(arguments: argparse.Namespace) -> int:
             headline=outcome.headline,
             findings=outcome.findings,
             faults=outcome.faults,
-            cells=cells[[*CELL_FIGURES]].assign(case=cells.title) if len(cells) else [],
+            cells=cells.assign(case=cells.get("title")),
         )
         return outcome.status
     lines = wrapped([outcome.headline])
-    if comparison := outcome.comparison:
+    if outcome.comparison:
         lines += wrapped(
             [
-                *figures_of(comparison),
+                headline_of(*comparison.variant.launches),
                 *comparison.allowed,
                 *outcome.findings,
                 render.head(comparison)[0],
@@ -113,35 +112,20 @@ def regress(arguments: argparse.Namespace) -> int:
             ]
         )
         sides = f"{quote(arguments.baseline)} {quote(arguments.current)}"
-        lines[MOST_LINES - 2 :] = [f"all cells: python -m reports compare {sides}"]
+        lines[MOST_LINES:] = [f"all cells: python -m reports compare {sides}"]
     print("\n".join(lines))
     return outcome.status
 
 
-def _outcome(arguments: argparse.Namespace) -> Outcome:
-    current = side_of(arguments.current)
-    faults = faults_of(current)
-    try:
-        if not current.launches:
-            raise NothingInCommon(f"{current.name} has no launch that finished")
-        baseline = baseline_side(arguments.baseline, current)
-        if baseline.name == current.name:
-            baseline.name, current.name = arguments.baseline, arguments.current
-        (comparison,) = compare([baseline, current], arguments.allow, sizes=arguments.sizes)
-    except ResultError as error:
-        if not faults and not isinstance(error, NothingInCommon):
-            raise
-        sentence = "; ".join([*faults[:1], str(error)])
-        headline = f"UNUSABLE: {sentence} (exit status {UNUSABLE})"
-        return Outcome(headline, UNUSABLE, [headline])
+def _compared(arguments: argparse.Namespace, current: Side) -> Comparison:
+    if not current.launches:
+        raise NothingInCommon(f"{current.name} has no launch that finished")
+    baseline = baseline_side(arguments.baseline, current)
+    if baseline.name == current.name:
+        baseline.name, current.name = arguments.baseline, arguments.current
+    (comparison,) = compare([baseline, current], arguments.allow)
     comparison.notes += notes_of([current, baseline])
-    return decide(comparison, faults, arguments.min_effect, arguments.on_inconclusive == "pass")
-
-
-def figures_of(comparison: Comparison) -> list[str]:
-    """The headline of the current's launches, and its ratios to the baseline."""
-    ratios = render.ratios_sentence(comparison)
-    return [headline_of(*comparison.variant.launches), *filter(None, [ratios])]
+    return comparison
 
 
 def markdown(outcome: Outcome) -> str:
@@ -149,26 +133,23 @@ def markdown(outcome: Outcome) -> str:
     title = f"## {markdown_text(outcome.headline)}\n"
     if outcome.comparison is None:
         return title
-    figures = [f"\n**{markdown_text(line)}**\n" for line in figures_of(outcome.comparison)]
+    figures = headline_of(*outcome.comparison.variant.launches)
     findings = [f"- {markdown_text(line)}\n" for line in outcome.findings]
     rows = render.as_markdown([outcome.comparison], MOST_ROWS)
     table = f"<details><summary>all cells</summary>\n\n{rows}\n</details>\n"
-    return "".join([title, *figures, "\n", *findings, "\n", table])
+    return "".join([title, f"\n**{markdown_text(figures)}**\n\n", *findings, "\n", table])
 
 
 def junit(outcome: Outcome) -> str:
     """A test case for each fault and cell; `?` replaces characters that XML cannot contain."""
-    suites = Element("testsuites")
-    suite = SubElement(suites, "testsuite", name=outcome.headline)
+    suite = Element("testsuite", name=outcome.headline)
     rows = [(fault, "gate", "unusable", fault) for fault in outcome.faults]
     if comparison := outcome.comparison:
         run, cells = comparison.variant.launches[0].run, outcome.cells
         groups = f"{run.benchmark}." + cells["mode"]
         rows += zip(cells.title, groups, cells.outcome, cells.text, strict=True)
-        facts = {"machine_id": run.machine_id, "allowed": "; ".join(comparison.allowed)}
-        properties = SubElement(suite, "properties")
-        for name, value in facts.items():
-            SubElement(properties, "property", name=name, value=value)
+        said = [f"machine {run.machine_id}", *comparison.allowed, *outcome.findings]
+        SubElement(suite, "system-out").text = "\n".join(said)
     for name, group, word, text in rows:
         case = SubElement(suite, "testcase", name=name, classname=group, time="0")
         if word in TAGS:
@@ -176,15 +157,14 @@ def junit(outcome: Outcome) -> str:
     counts = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
     for name, tag in counts.items():
         suite.set(name, str(len(list(suite.iter(tag)))))
-    indent(suites)
-    return NOT_XML.sub("?", tostring(suites, encoding="unicode", xml_declaration=True)) + "\n"
+    return NOT_XML.sub("?", tostring(suite, encoding="unicode", xml_declaration=True)) + "\n"
 
 
 def html(outcome: Outcome) -> str:
     """The outcome, and the plot, sentences and table of its comparison."""
     if outcome.comparison is None:
         return to_html(Page(outcome.headline))
-    sentences = [*figures_of(outcome.comparison), *outcome.findings]
+    sentences = [headline_of(*outcome.comparison.variant.launches), *outcome.findings]
     return to_html(Page(outcome.headline, sentences, sections_of([outcome.comparison])))
 
 
@@ -209,7 +189,7 @@ def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
     ]
 
 
-FILES: dict[str, tuple[str, Callable[[Outcome], str]]] = {
+FILES = {
     "junit": ("JUnit XML", junit),
     "markdown": ("GitHub's Markdown", markdown),
     "html": ("one page with plot and table", html),

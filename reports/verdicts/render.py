@@ -13,7 +13,6 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY
 from reports.store.report_json import write_json
 from reports.store.untrusted import markdown_text
 from reports.tables.figure import figure
@@ -22,27 +21,10 @@ from reports.tables.rows import is_noisy
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some, wrapped
 from reports.verdicts import judge
 from reports.verdicts.judge import WRONG, Comparison
-from reports.verdicts.sides import COMPARABLE, Side, notes_of, read_sides
-from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, UNREPLICATED, VERDICTS
+from reports.verdicts.sides import COMPARABLE, notes_of, read_sides
+from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
-COLOURS = {SLOWER: "#D55E00", FASTER: "#0072B2", SAME: "#009E73"}  # Okabe and Ito's palette
-GREY = "#6F6F6F"
-MOST_NOTES = 4  # of the runs
 LINE = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<14} {6:>6} {7:>5}"  # without the algorithm
-COLUMNS = [
-    *CASE_KEY,
-    "verdict",
-    "pairs",
-    "ratio",
-    "low",
-    "high",
-    "baseline_us",
-    "variant_us",
-    "rtt_ns",
-    "detectable",
-    "is_interleaved",
-    "note",
-]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,9 +61,10 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
 
 def percent(text: str) -> float:
     """A percentage as a share."""
-    if not re.fullmatch(r"\d{1,2}(\.\d+)?", text) or not float(text):
+    share = float(text) / 100
+    if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a percentage between 0 and 100")
-    return float(text) / 100
+    return share
 
 
 def compare(arguments: argparse.Namespace) -> int:
@@ -101,9 +84,8 @@ def compare(arguments: argparse.Namespace) -> int:
             "baseline": each.baseline.name,
             "compared": each.variant.name,
             "margin": each.margin,
-            "allowed": each.allowed,
             "sentences": sentences(each),
-            "cells": each.cells[COLUMNS],
+            "cells": each.cells.assign(case=each.cells.title),
         }
         for each in comparisons
     ]
@@ -153,10 +135,11 @@ FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
 
 def rows_of(comparison: Comparison) -> list[dict[str, str]]:
     """The texts of each cell by their headings."""
-    return [_row(cell) for cell in comparison.cells.itertuples()]
+    cells = comparison.cells.itertuples()
+    return [_row(cell, comparison.is_interleaved) for cell in cells]
 
 
-def _row(cell: Any) -> dict[str, str]:
+def _row(cell: Any, is_interleaved: bool) -> dict[str, str]:
     noisy = is_noisy((cell.ratio, cell.low, cell.high))
     has_interval = np.isfinite(cell.low)
     ratio = "too noisy" if noisy else _text(cell.ratio, _ratio)
@@ -166,7 +149,7 @@ def _row(cell: Any) -> dict[str, str]:
     if word == AMBIGUOUS:
         reach = max(cell.high - 1, 1 - cell.low)
         word = f"within +-{reach:.1%}" if has_interval and not noisy else "undecided"
-    elif word in (SLOWER, FASTER) and not cell.is_interleaved:
+    elif word in (SLOWER, FASTER) and not is_interleaved:
         word = "differs"
     return {
         "algorithm": cell.name,
@@ -175,7 +158,7 @@ def _row(cell: Any) -> dict[str, str]:
         "variant us": _text(cell.variant_us, number),
         "ratio [95 %]": ratio,
         "verdict": word,
-        "MDE": _text(cell.detectable, _effect),
+        "MDE": f"{cell.detectable:.1%}" if cell.detectable < 1 else "-",
         "pairs": str(cell.pairs),
     }
 
@@ -188,10 +171,6 @@ def _ratio(value: float) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.0f}"
 
 
-def _effect(share: float) -> str:
-    return f"{share:.1%}" if share < 1 else ">99%"
-
-
 def sentences(comparison: Comparison) -> list[str]:
     """All sentences on a comparison, the headline first."""
     return [*opening(comparison), *closing(comparison)]
@@ -199,19 +178,15 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def opening(comparison: Comparison) -> list[str]:
     """The sentences before the table."""
-    allowed = comparison.allowed
-    return [headline(comparison), *head(comparison), *allowed, *notes(comparison)]
+    return [headline(comparison), *head(comparison), *comparison.allowed, *notes(comparison)]
 
 
 def headline(comparison: Comparison) -> str:
+    """What was found, and the ratios of judged cells at two sizes."""
     found = summary(comparison, comparison.resolvable_slowdown[0])
-    return "; ".join(filter(None, [found, ratios_sentence(comparison)]))
-
-
-def ratios_sentence(comparison: Comparison) -> str:
-    """The ratios of judged cells at two sizes."""
-    judged = comparison.cells[comparison.is_judged]
-    return ratios_text(judged, comparison.baseline.label, comparison.variant.label)
+    labels = comparison.baseline.label, comparison.variant.label
+    ratios = ratios_text(comparison.cells[comparison.is_judged], *labels)
+    return "; ".join(filter(None, [found, ratios]))
 
 
 def summary(comparison: Comparison, slowdown: float) -> str:
@@ -254,10 +229,9 @@ def library_moved(comparison: Comparison) -> list[str]:
     moved = cells[cells.verdict.isin([SLOWER, FASTER])]
     if moved.empty:
         return []
-    names = some([*moved.title])
     return [
         f"the machine or a setting moved: {len(moved)} of {len(cells)} cells of the library, "
-        f"which the code cannot change, differ ({names})"
+        f"which the code cannot change, differ ({some([*moved.title])})"
     ]
 
 
@@ -272,80 +246,66 @@ def head(comparison: Comparison) -> list[str]:
         launches = f"{len(comparison.pairs)} interleaved pairs of launches"
         if not (baseline.campaign and baseline.campaign.end):
             launches += "; THE CAMPAIGN IS NOT FINISHED: nothing is SLOWER yet"
-    trips_ns = [f"{trip_ns:.0f}" for trip_ns in sorted({*comparison.cells.rtt_ns.dropna()})]
+    trips_ns = [f"{trip_ns:.0f}" for trip_ns in comparison.cells.rtt_ns.dropna().unique()]
     return [
         f"{variant.label} against {baseline.label}, the baseline: {launches}",
         *comparison.differing_fields.values(),
         "ratio = variant / baseline; above 1, the variant is slower",
-        *[f"link: flag round trip {' and '.join(trips_ns)} ns"][: len(trips_ns)],
+        f"link: flag round trip {some(trips_ns) or '?'} ns",
     ]
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Notes on the comparison and on its runs, first of one side alone."""
-    variant, baseline = map(_notes_of_runs, (comparison.variant, comparison.baseline))
-    alone = variant.keys() ^ baseline.keys()
-    of_runs = [
-        note + " (of one side alone)" * (text in alone)
-        for text, note in sorted(
-            (baseline | variant).items(), key=lambda item: item[0] not in alone
-        )
-    ]
-    return [f"note: {note}" for note in [*comparison.notes, *of_runs[:MOST_NOTES]]]
-
-
-def _notes_of_runs(side: Side) -> dict[str, str]:
-    """The notes by their text without figures: the load, for example, differs between launches."""
-    notes = [note for launch in side.launches for note in launch.run.notes]
-    steal = max((launch.end.steal_share or 0 for launch in side.launches if launch.end), default=0)
-    if steal > MOST_STEAL_SHARE:
-        notes.append(f"The hypervisor withheld up to {steal:.1%} of the CPU time.")
-    return {
-        re.sub(r"[\d.]+", "", note): note for note in notes if not note.startswith("Peer memory")
+    """Notes on the comparison and on its runs, these once without their figures: the load, for
+    example, differs between launches."""
+    launches = comparison.variant.launches + comparison.baseline.launches
+    of_runs = {
+        re.sub(r"[\d.]+", "", note): note
+        for launch in launches
+        for note in launch.run.notes
+        if not note.startswith("Peer memory")
     }
+    shown = [*comparison.notes, *of_runs.values()]
+    steal = max((launch.end.steal_share or 0 for launch in launches if launch.end), default=0)
+    if steal > MOST_STEAL_SHARE:
+        shown.append(f"The hypervisor withheld up to {steal:.1%} of a launch's CPU time.")
+    return [f"note: {note}" for note in shown]
 
 
 def closing(comparison: Comparison) -> list[str]:
-    """The number of cells with each verdict, the detectable effects, and notes on single cells."""
+    """The number of cells with each verdict, and notes on single cells."""
     cells = comparison.cells
-    counts = cells.verdict.value_counts().reindex(VERDICTS, fill_value=0)
-    texts = [
-        f"{'within +-x%' if verdict == AMBIGUOUS else verdict} {count}"
-        for verdict, count in counts.items()
-        if count or verdict != UNREPLICATED
+    words = cells.verdict.replace(AMBIGUOUS, "undecided")
+    counts = [f"{word} {count}" for word, count in words.value_counts().items()]
+    lines = [
+        f"{', '.join(counts)}; of {len(cells)} cells, with a margin of {comparison.margin:.1%}"
     ]
-    lines = [f"{', '.join(texts)}; of {len(cells)} cells, with a margin of {comparison.margin:.1%}"]
-    if counts[UNREPLICATED]:
-        lines.append("unreplicated: one pair gives no verdict; python -m bench.campaign makes more")
     titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
     return lines + [f"note: {note}: {some(names)}" for note, names in titles.items()]
 
 
 def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
     """Draws a panel per comparison into an .svg or .png file, or as SVG into a stream. A verdict is
-    a word, not only a colour. Raises ResultError for a file that cannot be written."""
-    titles = list(dict.fromkeys(title for each in comparisons for title in each.cells.title))
-    inches = 1.5 + 5.6 * len(comparisons), 1.9 + 0.21 * len(titles)
-    with figure(target, 1, len(comparisons), inches, sharey=True) as (drawing, axes):
-        axes[0, 0].set_yticks(range(len(titles)), titles, fontsize=9)
-        axes[0, 0].set_ylim(len(titles), -1)
+    a word. Raises ResultError for a file that cannot be written."""
+    longest = max(len(each.cells) for each in comparisons)
+    inches = 7.1 * len(comparisons), 1.9 + 0.21 * longest
+    with figure(target, 1, len(comparisons), inches) as (drawing, axes):
         for panel, comparison in zip(axes[0], comparisons, strict=True):
-            _draw(panel, comparison, titles)
+            _draw(panel, comparison)
         drawing.supxlabel(
-            "variant / baseline with its 95 % interval; the band is the margin",
-            fontsize=9,
+            "variant / baseline with its 95 % interval; the band is the margin", fontsize=9
         )
 
 
-def _draw(panel: Any, comparison: Comparison, titles: Sequence[str]) -> None:
-    cells = comparison.cells.assign(row=comparison.cells.title.map(titles.index))
-    colours = cells.verdict.map(COLOURS).fillna(GREY).tolist()
+def _draw(panel: Any, comparison: Comparison) -> None:
+    cells = comparison.cells
     reach = [cells.ratio - cells.low, cells.high - cells.ratio]
-    panel.errorbar(cells.ratio, cells.row, xerr=reach, fmt="none", ecolor=colours)
-    panel.scatter(cells.ratio, cells.row, c=colours)
+    panel.errorbar(cells.ratio, cells.index, xerr=reach, fmt="o", color="black")
     texts = [f"{row['verdict']:14} {row['ratio [95 %]']}" for row in rows_of(comparison)]
+    panel.set_yticks(cells.index, cells.title, fontsize=9)
+    panel.invert_yaxis()
     words = panel.secondary_yaxis("right")
-    words.set_yticks(cells.row, texts, fontsize=8, family="monospace")
+    words.set_yticks(cells.index, texts, fontsize=8, family="monospace")
     most = 1.2 * np.nanmax([0.03, (cells.ratio - 1).abs().max()])  # wider intervals are cut
     panel.set_xlim(1 - most, 1 + most)
     margin = comparison.margin

@@ -1,12 +1,12 @@
 """The sides of a comparison, read from runs, folders, globs and campaigns."""
 
 import glob
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from reports.store.case import CASE_KEY, key_of, world_of
 from reports.store.manifest import MANIFEST, Manifest, read_manifest
@@ -31,6 +31,7 @@ COMPARABLE: dict[str, Callable[[Result], Any]] = {
     ),
     "version": lambda result: result.run.version,
 }
+UNNAMED = "size_bytes", "algorithm", "library"  # fields of a case that its name leaves to others
 
 
 @dataclass
@@ -80,12 +81,9 @@ def notes_of(sides: Sequence[Side]) -> list[str]:
 
 
 def side_of(argument: str) -> Side:
-    """The side that one argument names: a run, a folder of runs, a quoted glob, FOLDER/VARIANT, or
-    a campaign's folder for its baseline. Raises ResultError if it names no run."""
+    """The side that one argument names: a run, a folder of runs, a quoted glob or FOLDER/VARIANT of
+    a campaign. Raises ResultError if it names no run."""
     path = Path(argument)
-    if (path / MANIFEST).is_file():
-        manifest = read_manifest(path)
-        return _variant_side(manifest, manifest.campaign.variants[0].name, argument)
     if (path.parent / MANIFEST).is_file() and path.is_dir():
         return _variant_side(read_manifest(path.parent), path.name)
     matches = [Path(name) for name in glob.glob(argument) if name.endswith(".jsonl")]
@@ -103,17 +101,9 @@ def side_of(argument: str) -> Side:
     return side
 
 
-def _variant_side(manifest: Manifest, variant: str, name: str | None = None) -> Side:
-    names = [each.name for each in manifest.campaign.variants]
-    if variant not in names:
-        raise ResultError(f"{manifest.folder} has no variant {variant}, only {', '.join(names)}")
-    side = Side(name or variant, [], manifest, variant)
+def _variant_side(manifest: Manifest, variant: str) -> Side:
+    side = Side(variant, [], manifest, variant)
     side.notes += [f"{path} is not part of this campaign: left out" for path in manifest.foreign]
-    if any(launch.stage == "fresh" for launch in manifest.launches):
-        side.notes.append(
-            f"{manifest.folder} is a campaign of an older version: its pairs of all sizes decide, "
-            "its fresh launches do not count"
-        )
     for launch in manifest.launches:
         is_judged = launch.status == "finished" and launch.stage == "first"
         if launch.variant == variant and is_judged:
@@ -140,16 +130,11 @@ def faults_of(side: Side) -> list[str]:
     if side.campaign:
         if not side.campaign.end:
             faults.append(f"the campaign of {side.name} is incomplete: run its command again")
-        died, finished = (
-            {
-                launch.pair
-                for launch in side.campaign.launches
-                if (launch.variant, launch.status) == (side.variant, status)
-            }
-            for status in ("died", "finished")
-        )
-        if lost := len(died - finished):
-            faults.append(f"no launch of {side.name} finished in {lost} of its pairs")
+        launches = [launch for launch in side.campaign.launches if launch.variant == side.variant]
+        died = {launch.pair for launch in launches if launch.status == "died"}
+        lost = died - {launch.pair for launch in launches if launch.status == "finished"}
+        if lost:
+            faults.append(f"no launch of {side.name} finished in {len(lost)} of its pairs")
     for launch in side.launches:
         if not launch.complete:
             faults.append(f"{launch.path} is incomplete")
@@ -163,17 +148,12 @@ def faults_of(side: Side) -> list[str]:
 
 def case_names(cases: Sequence[CaseFields]) -> list[str]:
     """Each case's algorithm, and the fields in which the algorithm's cases differ, without size."""
-    fields = [name for name in CASE_KEY if name not in ("size_bytes", "algorithm", "library")]
-    forms: dict[str, Callable[[Any], str]] = {
-        "shape": shape_text,
-        "in_place": lambda is_in_place: "in place" if is_in_place else "out of place",
-    }
-    values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for case, name in product(cases, fields):
-        values[case.algorithm, name].add(str(getattr(case, name)))
-    names = []
-    for case in cases:
-        differing = [name for name in fields if len(values[case.algorithm, name]) > 1]
-        texts = [forms.get(name, str)(getattr(case, name)) for name in differing]
-        names.append(" ".join(filter(None, [case.algorithm, *texts])))
-    return names
+    names = ["algorithm", *(name for name in CASE_KEY if name not in UNNAMED)]
+    fields = pd.DataFrame(
+        [[getattr(case, name) for name in names] for case in cases], columns=names
+    )
+    fields["shape"] = fields["shape"].map(shape_text)
+    fields["in_place"] = fields.in_place.map({True: "in place", False: "out of place"})
+    differs = fields.groupby("algorithm").transform("nunique") > 1
+    texts = fields.where(differs.assign(algorithm=True), "")
+    return [" ".join(filter(None, row)) for row in texts.itertuples(index=False)]

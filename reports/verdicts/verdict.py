@@ -98,18 +98,17 @@ def once(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> "pd.DataFrame":
 
 def decide(cells: "pd.DataFrame", margin: float, family_p: float = FAMILY_P) -> "pd.DataFrame":
     """The tested cells of a table with their verdicts: Holm's procedure, two-sided, over all cells
-    keeps the chance of any false SLOWER or FASTER below `family_p`. Adds `verdict`; `alpha`, the
-    level of the first one-sided test; `detectable`, the minimum detectable effect (0.03: 3 %), if
-    AMBIGUOUS at least the interval's far end."""
+    keeps the chance of any false SLOWER or FASTER below `family_p`. Adds `verdict` and
+    `detectable`, the minimum detectable effect (0.03: 3 %), if AMBIGUOUS at least the interval's
+    far end."""
     is_rejected = holm(2 * np.minimum(cells.p_slower, cells.p_faster), family_p)
     is_beyond = np.abs(cells.log_ratio) > np.log1p(margin)
     direction = np.where(cells.log_ratio > 0, SLOWER, FASTER)
     same = np.where(cells.is_same, SAME, AMBIGUOUS)
-    cells = cells.assign(
-        alpha=family_p / 2 / len(cells), verdict=np.where(is_rejected & is_beyond, direction, same)
-    )
+    cells = cells.assign(verdict=np.where(is_rejected & is_beyond, direction, same))
+    alpha = family_p / 2 / len(cells)  # of the first one-sided test
     effects = detectable(
-        cells.standard_error, cells.pairs, cells.alpha, margin, freedom=cells.get("freedom")
+        cells.standard_error, cells.pairs, alpha, margin, freedom=cells.get("freedom")
     )
     reaches = np.expm1(np.maximum(-cells.log_low, cells.log_high))
     is_open = cells.verdict == AMBIGUOUS

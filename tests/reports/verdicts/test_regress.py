@@ -82,10 +82,10 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
         r"1 of 4 cells slower by 1\.0% or more"
     )
     figures = r"allreduce: 16 KiB \d+\.\d us \(\d\.\d+x MPICH\), .* GB/s \(\d\.\d+x\)"
-    assert re.match(rf"{expected} \(exit status 1\) {figures} new takes 1\.0\dx", printed)
+    assert re.match(rf"{expected} \(exit status 1\) {figures} ", printed)
     assert "16 KiB two-shot: 1.0" in printed
 
-    (suite,) = ElementTree.parse(junit).getroot()
+    suite = ElementTree.parse(junit).getroot()
     failed = [case for case in suite.findall("testcase") if case.find("failure") is not None]
     assert [(case.get("classname"), case.get("name")) for case in failed] == [
         ("allreduce.isolated", "16 KiB two-shot")
@@ -93,8 +93,7 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     assert [failure.get("type") for failure in suite.iter("failure")] == ["regression"]
     counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
     assert counts == {"tests": "6", "failures": "1", "errors": "0", "skipped": "0"}
-    facts = {fact.attrib["name"]: fact.attrib["value"] for fact in suite.iter("property")}
-    assert facts["machine_id"] == "a1b2c3"
+    assert str(suite.findtext("system-out")).startswith("machine a1b2c3\n")
 
     text = markdown.read_text()
     assert re.match(rf"## {expected}.*\n\n\*\*{figures}\*\*\n", text)
@@ -136,9 +135,6 @@ def test_the_pilot_decides_the_default_margin_and_a_certain_slowdown_always_fail
     [
         (["--min-effect", "6"], 0),
         (["--min-effect", "0.5"], 2),  # within the margin
-        (["--sizes", "64K"], 0),
-        (["--sizes", "16k,64K"], 1),
-        (["--sizes", "1M"], 2),  # of no cell
     ],
 )
 def test_options_choose_the_effect_and_the_cells(slowed, options, status, capsys):
@@ -147,7 +143,7 @@ def test_options_choose_the_effect_and_the_cells(slowed, options, status, capsys
 
 @pytest.mark.parametrize(
     "option",
-    ["--sizes=16Q", "--sizes=1K:2K", "--min-effect=0", "--allow=everything"],
+    ["--min-effect=0", "--allow=everything"],
 )
 def test_a_bad_option_is_one_sentence(slowed, option, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -189,11 +185,11 @@ def test_an_older_campaign_is_judged_by_its_pairs_of_all_sizes_alone(slowed, tmp
         lines.append(json.dumps(launch | {"run": f"{variant}/{run.name}"}))
     manifest.write_text("\n".join([head, *lines, end]) + "\n")
     status, printed = judge(capsys, folder)
-    assert (status, "its fresh launches do not count" in printed) == (1, True)
+    assert status == 1
     assert "12 interleaved pairs" in printed
     assert main(["compare", str(folder)]) == 0
     out, err = capsys.readouterr()
-    assert (err.count("its fresh launches do not count"), "control" in out + err) == (1, False)
+    assert "control" not in out + err
 
 
 def test_too_few_pairs_never_pass(alike, tmp_path, capsys):
@@ -217,7 +213,7 @@ def test_an_inconclusive_result_names_the_largest_slowdown_that_could_hide(noisy
     option."""
     status, printed = judge(capsys, noisy, "--min-effect", "1")
     assert status == 3
-    assert re.search(r"about \d+ pairs would decide, in \d+ min", printed)
+    assert re.search(r"about \d+ pairs would decide", printed)
     main(["regress", "--baseline", f"{noisy}/main", "--current", f"{noisy}/new", "--json"])
     cells = json.loads(capsys.readouterr().out)["cells"]
     worst = max(
@@ -313,11 +309,14 @@ def test_a_case_that_the_current_side_lacks_is_named(tmp_path, capsys):
     ):
         folder = write_campaign(tmp_path / name, ALIKE, options={"new": own})
         status, printed = judge(capsys, folder)
-        assert (status, "16 KiB one_shot_push of the baseline was not" in printed) == (5, True)
+        assert (status, "one-shot push 16 KiB isolated of the baseline was not" in printed) == (
+            5,
+            True,
+        )
     folder = tmp_path / "lacks"
-    assert "64 KiB one_shot_push of the baseline was not measured" in judge(capsys, folder)[1]
-    status, printed = judge(capsys, folder, "--sizes", "64K")
-    assert (status, "16 KiB one_shot_push" in printed) == (5, False)
+    assert (
+        "one-shot push 64 KiB isolated of the baseline was not measured" in judge(capsys, folder)[1]
+    )
 
 
 def test_a_current_side_without_any_case_of_the_baseline_is_unusable(tmp_path, capsys):

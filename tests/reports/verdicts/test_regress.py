@@ -187,39 +187,26 @@ def test_an_older_campaign_is_judged_by_its_pairs_of_all_sizes_alone(slowed, tmp
     status, printed = judge(capsys, folder)
     assert status == 1
     assert "12 interleaved pairs" in printed
-    assert main(["compare", str(folder)]) == 0
-    out, err = capsys.readouterr()
-    assert "control" not in out + err
 
 
-def test_too_few_pairs_never_pass(alike, tmp_path, capsys):
+def test_too_few_pairs_never_pass(tmp_path, capsys):
     """Four pairs cannot show a difference of any size, so a gate that passes on them checks
     nothing."""
     few = write_campaign(tmp_path / "few", {"main": no_effect, "new": slower(50)}, pairs=4)
     junit = tmp_path / "junit.xml"
-    one_each = [sorted((alike / name).glob("*.jsonl"))[0] for name in ("main", "new")]
     for passing in ("fail", "pass"):
-        more = ["--on-inconclusive", passing]
-        status, printed = gate(capsys, *one_each, *more)
-        assert (status, "in 4 of 4 cells a slowdown of 1.0% could hide" in printed) == (3, True)
-        status, printed = judge(capsys, few, *more, "--junit", junit)
+        status, printed = judge(capsys, few, "--on-inconclusive", passing, "--junit", junit)
         assert (status, "KiB two-shot: 1.000 undecided" in printed) == (3, True)
     failures = {failure.get("type") for failure in ElementTree.parse(junit).iter("failure")}
     assert failures == {"inconclusive"}
 
 
-def test_an_inconclusive_result_names_the_largest_slowdown_that_could_hide(noisy, tmp_path, capsys):
-    """The gate prints the worst end of the intervals and its cell; such a result passes with the
-    option."""
+def test_an_inconclusive_result_says_what_decides_and_passes_with_the_option(
+    noisy, tmp_path, capsys
+):
     status, printed = judge(capsys, noisy, "--min-effect", "1")
     assert status == 3
     assert re.search(r"about \d+ pairs would decide", printed)
-    main(["regress", "--baseline", f"{noisy}/main", "--current", f"{noisy}/new", "--json"])
-    cells = json.loads(capsys.readouterr().out)["cells"]
-    worst = max(
-        (cell for cell in cells if cell["verdict"] == "AMBIGUOUS"), key=lambda cell: cell["high"]
-    )
-    assert f"{worst['high']:.3f}] within" in printed
     assert judge(capsys, noisy, "--min-effect", "90")[0] == 0  # no slowdown of 90 % can hide
     junit = tmp_path / "junit.xml"
     passing = ["--min-effect", "1", "--on-inconclusive", "pass", "--junit", junit]
@@ -347,11 +334,3 @@ def test_a_difference_ends_with_status_4_and_stays_visible_if_allowed(key, copie
     assert status == 0
     for shown in (printed, *(file.read_text() for file in files)):
         assert f"allowed to differ: {key} differs" in shown
-
-
-def test_pairs_without_a_common_state_are_inconclusive(tmp_path, capsys):
-    own = {"main": {"fast_rounds": range(6)}}
-    folder = write_campaign(tmp_path / "apart", ALIKE, sizes=[16384], options=own)
-    for passing in ("fail", "pass"):
-        status, printed = judge(capsys, folder, "--on-inconclusive", passing)
-        assert (status, "in 2 of 2 cells a slowdown of 1.0% could hide" in printed) == (3, True)

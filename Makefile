@@ -105,11 +105,12 @@ $(PEERS_OUT).toml: | writable compiler setup $(PEERS:%=.venv-%/.installed)
 peers: $(PEERS_OUT).toml
 	@$(VENV)/bin/python -m bench.campaign --file $< --out $(PEERS_OUT) \
 	  --pairs $(PEERS_PAIRS) >/dev/null || [ $$? -eq 1 ]
+	@$(VENV)/bin/python -m reports peers $(PEERS_OUT)
 ifeq ($(BENCH),allreduce)
 	@LD_LIBRARY_PATH=.venv-impi/lib .venv-impi/bin/mpiexec -n $(RANKS) .venv-impi/bin/IMB-MPI1 Allreduce \
 	  -npmin $(RANKS) -msglog 14:25 >$(PEERS_OUT).imb.txt
+	@$(VENV)/bin/python -m reports import $(PEERS_OUT).imb.txt
 endif
-	@$(VENV)/bin/python -m reports peers $(PEERS_OUT) $(if $(filter allreduce,$(BENCH)),--imb $(PEERS_OUT).imb.txt)
 
 # Another MPI, the emulator's packages or ReFrame, alone: all else is $(VENV)'s. mpi4py loads the library of its
 # interpreter's own environment.

@@ -38,8 +38,8 @@ from bench.harness.progress import Progress
 from collectives.communicator import launched_rank
 from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS
 from reports.store.result import read
+from reports.store.schema import Result
 from reports.tables.sentences import size_text
-from reports.verdicts.sides import Launch
 
 LAUNCH_S, BLOCKS = 3.0, 7  # the least time of a launch, and blocks of each case that it should have
 LIMIT_S = 20.0  # for the start and the end of a launch, beyond its --max-time
@@ -112,7 +112,7 @@ def with_setting(variant: Variant, setting: Setting) -> Variant:
 
 def launch_library(
     values: argparse.Namespace, setting: Setting, sizes: Sequence[int], launch_s: float
-) -> Launch:
+) -> Result:
     """Launches the library in a setting at these sizes (none: the command's). Raises Stop with the
     reason if the launch fails or measures a wrong result."""
     variant, folder = with_setting(values.variant, setting), values.out
@@ -136,10 +136,10 @@ def launch_library(
         raise Stop(status if status in (USAGE, CANNOT) else WRONG, reason)
     if status == WRONG:
         raise Stop(WRONG, "a result was wrong")
-    return Launch(read(str(run)))
+    return read(str(run))
 
 
-def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
+def calibrate(values: argparse.Namespace) -> tuple[Result, list[int], float]:
     """A launch in the default setting; the sizes of all launches, about every third of the
     command's; and their time, if possible long enough for BLOCKS blocks of each case. Raises Stop
     if the command does not run, or a launch is too short to be compared."""
@@ -150,16 +150,14 @@ def calibrate(values: argparse.Namespace) -> tuple[Launch, list[int], float]:
         if stop.exit_status != CANNOT:
             raise
         launch = launch_library(values, DEFAULT, (), most_s)  # the first one may have compiled
-    every = sorted({case.size_bytes for case in launch.result.cases})
+    every = sorted({case.size_bytes for case in launch.cases})
     sizes, fewest = sorted({*every[::3], every[-1]}), 0
     while fewest < BLOCKS and launch_s < most_s:
         launch_s, fewest = min(max(LAUNCH_S, 1.5 * launch_s), most_s), 0
         try:
             launch = launch_library(values, DEFAULT, sizes, launch_s)
-            blocks = Counter(block.case for block in launch.result.blocks)
-            fewest = min(
-                blocks[case.case] for case in launch.result.cases if case.status != "unsupported"
-            )
+            blocks = Counter(block.case for block in launch.blocks)
+            fewest = min(blocks[case.case] for case in launch.cases if case.status != "unsupported")
         except Stop as stop:
             if stop.exit_status != CANNOT:  # it measured nothing in this time: longer
                 raise
@@ -176,7 +174,7 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
     """The launches of every setting that works; the default, and the unbeaten settings with at
     least two launches. Raises Stop if the command does not run in the default, or in no other."""
     first, sizes, launch_s = calibrate(values)
-    case = first.result.run.cases[0]
+    case = first.run.cases[0]
     active = settings_for(str(case.library), case.collective)
     launches, tried, longest_s = Launches({DEFAULT: [first]}), set[Setting](), 0.0
     order, rounds = random.Random(values.seed), 0

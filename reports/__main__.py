@@ -28,7 +28,7 @@ COMMANDS = {
         "slurm-1234.out",
     ),
     "compare": (
-        "verdicts.compare",
+        "verdicts.render",
         "compares runs or campaigns: ratios, intervals, verdicts",
         "results/campaign-1a2b3c4d --plot ratios.svg",
     ),

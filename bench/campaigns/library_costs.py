@@ -5,16 +5,18 @@ The cost of a setting is its time over the default's in the same state of the li
 from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean, median
+from typing import Any
 
 from bench.campaigns.library_settings import DEFAULT, Setting
 from reports.store.case import CASE_KEY, Key
-from reports.verdicts.sides import Launch, find_costs
+from reports.store.observations import entry_of, table
+from reports.store.schema import Result
 
 MOST_SETTINGS = 3  # each is another variant of a campaign
 TOLERANCE = 1.02  # a setting within 2 % of the best one is as good
 UNKNOWN = 10.0  # the cost of a setting that no launch measured
 
-Launches = dict[Setting, list[Launch]]
+Launches = dict[Setting, list[Result]]
 Cell = tuple[Key, float]  # a case, and a flag's round trip in ns in one state of the link
 Costs = dict[Cell, dict[Setting, float]]  # over the default's
 
@@ -46,13 +48,14 @@ def costs_of(launches: Launches) -> Costs:
 
 def ratios_of(launches: Launches) -> dict[Cell, dict[Setting, list[float]]]:
     """The time of each launch over the default's median in the same state of the link."""
-    trips_ns = find_costs([launch for own in launches.values() for launch in own], ())
+    runs = [(setting, launch) for setting, own in launches.items() for launch in own]
+    rows, keys, trips_ns = table([entry_of(launch) for _, launch in runs])
     times_us: dict[Cell, dict[Setting, list[float]]] = {}
-    for setting, own in launches.items():
-        for key, by_state in (each for launch in own for each in launch.costs.items()):
-            for state, cost_us in by_state.items():
-                cell = times_us.setdefault((key, trips_ns[state] if trips_ns else 0.0), {})
-                cell.setdefault(setting, []).append(cost_us)
+    row: Any
+    for row in rows.itertuples():
+        setting, trip_ns = runs[row.run][0], trips_ns[row.state] if trips_ns else 0.0
+        by_setting = times_us.setdefault((keys[row.key], trip_ns), {})
+        by_setting.setdefault(setting, []).append(row.cost_us)
     return {
         cell: {
             setting: [cost_us / median(by_setting[DEFAULT]) for cost_us in own]

@@ -10,8 +10,12 @@ from bench.campaigns.launches import ATTEMPTS, OpenCampaign, Stop, retry_launch
 from bench.campaigns.options import MORE_PILOTS, time_text
 from bench.harness.options import CANNOT, WRONG
 from reports.store.manifest import Stage
+from reports.store.observations import entry_of
 from reports.store.result import read
-from reports.verdicts import comparison, pilot, sides
+from reports.verdicts.judge import compare
+from reports.verdicts.pairs import log_costs
+from reports.verdicts.sides import COMPARABLE, Side, read_sides
+from reports.verdicts.verdict import resolvable_effects
 
 
 def run_pilot(campaign: OpenCampaign) -> None:
@@ -37,23 +41,22 @@ def announce(campaign: OpenCampaign) -> None:
         finished = [launch for launch in campaign.finished("pilot") if launch.variant == name]
         launch_s.append(float(np.median([launch.elapsed_s for launch in finished])))
         runs = [read(campaign.folder / str(launch.run)) for launch in finished]
-        pilots.append(sides.Side(name, [sides.Launch(run) for run in runs]))
+        pilots.append(Side(name, runs))
     all_s = pairs * sum(launch_s)
     campaign.tell(f"{pairs} pairs, {np.mean(launch_s):.1f} s per launch: {time_text(all_s)}")
     # The user chose what to compare: every difference is allowed, and listed now and in the table.
-    compared = comparison.compare(pilots, list(sides.COMPARABLE))
+    compared = compare(pilots, list(COMPARABLE))
     for sentence in dict.fromkeys(line for each in compared for line in each.allowed):
         campaign.tell(sentence)
     n_cells = len(compared[0].cells)
-    effects, twice = (
-        pilot.visible_effects(pilots[0], n * pairs, head.margin, n_cells) for n in (1, 2)
-    )
-    if not any(costs_us for launch in pilots[0].launches for costs_us in launch.costs.values()):
+    logs = log_costs([entry_of(launch) for launch in pilots[0].launches])
+    if logs.empty:
         raise Stop(
             CANNOT,
             "no pilot has five blocks of a case in one state of the link: a launch "
             "needs more time (--budget, --max-time) or fewer cases",
         )
+    effects, twice = (resolvable_effects(logs, n * pairs, head.margin, n_cells) for n in (1, 2))
     effect = max(effects.values(), default=np.inf)
     if np.isinf(effect):
         campaign.tell(
@@ -92,7 +95,7 @@ def run_pairs(campaign: OpenCampaign) -> None:
 
 def shared_pairs(campaign: OpenCampaign) -> int:
     """The number of pairs that half of the cells have in one state of the link."""
-    compared = comparison.compare(sides.read_sides([str(campaign.folder)]), list(sides.COMPARABLE))
+    compared = compare(read_sides([str(campaign.folder)]), list(COMPARABLE))
     return int(np.median([pairs for each in compared for pairs in each.cells.pairs]))
 
 

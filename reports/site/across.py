@@ -24,9 +24,10 @@ from reports.tables.show import headline_of, imported_text
 from reports.trends.history import History, closing, headline
 from reports.trends.history_figure import plot
 from reports.trends.series import Event, Series
-from reports.verdicts.comparison import compare
+from reports.verdicts import render
+from reports.verdicts.judge import compare
 from reports.verdicts.regress import sections_of
-from reports.verdicts.sides import COMPARABLE, Side, label, notes_of, read_sides
+from reports.verdicts.sides import COMPARABLE, Side, notes_of, read_sides
 
 HISTORY = "history.html"
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
@@ -178,12 +179,13 @@ def campaign_page(folder: Path) -> Page:
     """A campaign: its comparisons, and the differences between its variants. Raises ResultError."""
     variants = read_sides([str(folder)])
     comparisons = compare(variants, list(COMPARABLE))
+    names = ", ".join(side.label for side in variants[1:])
     counts = Counter(word for each in comparisons for word in each.cells.verdict)
-    runs = [launch.result.run for side in variants for launch in side.launches]
+    runs = [launch.run for side in variants for launch in side.launches]
     return Page(
-        f"{folder.name}: {', '.join(map(label, variants[1:]))} against {label(variants[0])}",
+        f"{folder.name}: {names} against {variants[0].label}",
         [
-            *(each.headline for each in comparisons),
+            *map(render.headline, comparisons),
             f"{shared.counts_text(counts)}; of {counts.total()} cells.",
             *notes_of(variants),
         ],
@@ -196,7 +198,7 @@ def campaign_page(folder: Path) -> Page:
 
 def _differences(variants: Sequence[Side]) -> Section:
     """The facts on machine, software and environment that are not the same on all sides."""
-    runs = [(label(side), launch.result.run) for side in variants for launch in side.launches]
+    runs = [(side.label, launch.run) for side in variants for launch in side.launches]
     facts = pd.DataFrame(
         [
             {

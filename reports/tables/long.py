@@ -6,7 +6,14 @@ from typing import Any
 from rich.table import Table
 
 from reports.store.schema import FIGURES, Case, Range, Result, Summary
-from reports.tables.sentences import count, number, plain_table, shape_text, size_text
+from reports.tables.sentences import (
+    count,
+    interval_text,
+    number,
+    plain_table,
+    shape_text,
+    size_text,
+)
 
 OTHER_STATES = {"own": " (another state of the link)", "mixed": " (the link never settled)"}
 
@@ -54,12 +61,8 @@ def _figures(case: Case) -> dict[str, str]:
 def _text(name: str, value: Any) -> str:
     """A figure in few digits: of a summary the median with its interval and 95th percentile."""
     if isinstance(value, Summary):
-        interval = tail = ""
-        if value.ci_low is not None:
-            interval = f" [{number(value.ci_low)} {number(value.ci_high)}]"
-        if value.p95 is not None:
-            tail = f" p95 {number(value.p95)}"
-        return number(value.median) + interval + tail
+        tail = "" if value.p95 is None else f" p95 {number(value.p95)}"
+        return interval_text(value.median, value.ci_low, value.ci_high) + tail
 
     if isinstance(value, Range):
         return number(value.median)

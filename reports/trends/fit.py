@@ -44,7 +44,7 @@ from reports.trends.alpha_beta import (
     walsh_means,
 )
 from reports.trends.fit_figure import plot
-from reports.verdicts.comparison import Incomparable
+from reports.verdicts.judge import Incomparable
 from reports.verdicts.sides import notes_of, side_of
 from reports.verdicts.verdict import Floats, Integers
 
@@ -222,7 +222,7 @@ def fit(arguments: argparse.Namespace) -> int:
     """Prints the fits and returns 0. Raises Incomparable for runs of different things, ResultError
     if a file cannot be read or written, and if there is nothing to fit or draw."""
     sides = [side_of(argument) for argument in arguments.runs]
-    results = [launch.result for side in sides for launch in side.launches]
+    results = [result for side in sides for result in side.launches]
     fits = fits_of(results)
     notes = notes_of(sides) + [
         f"{entry.path} is left out: {entry.left_out}"

@@ -3,35 +3,33 @@ FOLDER/<machine_id>/ stores the runs, each line of FOLDER/accepted.jsonl one mov
 line names its baseline's runs. After an interruption one of two baselines is complete."""
 
 import argparse
-import re
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from reports.store.report_json import write_json
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.writing import write_whole
-from reports.verdicts.compare import add_allow
-from reports.verdicts.comparison import Incomparable, compare, differing
+from reports.verdicts.gate import UNUSABLE
+from reports.verdicts.judge import Incomparable, differing
+from reports.verdicts.render import add_allow
 from reports.verdicts.sides import Side, faults_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS
 
-UNUSABLE = 5
 ACCEPTED = "accepted.jsonl"
-FILE_NAME = r"^\w[\w.-]*\Z"
+FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
 
 
-class Entry(msgspec.Struct):
-    """A move of a machine's baseline, with the effects against the previous one."""
+class Acceptance(msgspec.Struct):
+    """A move of a machine's baseline; older ones have its effects too."""
 
     when: str
-    machine_id: Annotated[str, msgspec.Meta(pattern=FILE_NAME)]  # names a folder
-    run_ids: list[str]
+    machine_id: FileName  # of a folder
+    run_ids: list[FileName]
     reason: str
-    effects: list[dict[Any, Any]] | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,24 +60,26 @@ def accept(arguments: argparse.Namespace) -> int:
         raise ResultError("--reason is empty: say why the baseline moves")
     current = side_of(arguments.current)
     if faults := faults_of(current):
-        print(f"reports: {faults[0][1]}", file=sys.stderr)
+        print(f"reports: {faults[0]}", file=sys.stderr)
         return UNUSABLE
-    runs = [launch.result.run for launch in current.launches]
+    runs = [launch.run for launch in current.launches]
     if any(run.world.get("slowed_percent") for run in runs):
         raise ResultError(f"{current.name} was slowed on purpose: no baseline")
     if len(runs) < MIN_PAIRS:
         raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
-    machine_id, run_ids = runs[0].machine_id, [run.run_id for run in runs]
-    if bad := [name for name in (machine_id, *run_ids) if not re.search(FILE_NAME, name)]:
-        raise ResultError(f"the id {bad[0]!r} cannot name a file")
-    differing([current], arguments.allow)
-    entry = Entry(
-        f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", machine_id, run_ids, arguments.reason
-    )
-    if machine_id in _run_ids(folder):
-        (comparison,) = compare([baseline_side(str(folder), current), current], arguments.allow)
-        cells = comparison.cells[["title", "verdict", "ratio", "low", "high"]]
-        entry.effects = cells.rename(columns={"title": "case"}).to_dict("records")
+    machine_id = runs[0].machine_id
+    fields = {
+        "when": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        "machine_id": machine_id,
+        "run_ids": [run.run_id for run in runs],
+        "reason": arguments.reason,
+    }
+    try:
+        entry = msgspec.convert(fields, Acceptance)
+    except msgspec.ValidationError as error:
+        raise ResultError(f"an id of {current.name} cannot name a file: {error}") from error
+    former = [baseline_side(str(folder), current)] if machine_id in _run_ids(folder) else []
+    differing([*former, current], arguments.allow)
     _store(folder, entry, current)
     if arguments.json:
         write_json("accept", folder=folder, **msgspec.to_builtins(entry))
@@ -91,13 +91,13 @@ def accept(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _store(folder: Path, entry: Entry, current: Side) -> None:
+def _store(folder: Path, entry: Acceptance, current: Side) -> None:
     """Writes the runs, then the entry, and then removes the previous runs."""
     machine, log = folder / entry.machine_id, folder / ACCEPTED
     machine.mkdir(parents=True, exist_ok=True)
     for launch in current.launches:
-        file = machine / f"{launch.result.run.run_id}.jsonl"
-        write_whole(file, launch.result.path.read_bytes())
+        file = machine / f"{launch.run.run_id}.jsonl"
+        write_whole(file, launch.path.read_bytes())
     lines = log.read_bytes() if log.exists() else b""
     write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
     for file in machine.glob("*.jsonl*"):
@@ -108,7 +108,7 @@ def _store(folder: Path, entry: Entry, current: Side) -> None:
 def baseline_side(argument: str, current: Side) -> Side:
     """The side that `argument` names; in a folder of `accept`, the baseline of the current's
     machine. Raises Incomparable without one, ResultError without runs and for a damaged one."""
-    folder, machine_id = Path(argument), current.launches[0].result.run.machine_id
+    folder, machine_id = Path(argument), current.launches[0].run.machine_id
     run_ids = _run_ids(folder)
     if not run_ids:
         return side_of(argument)
@@ -117,13 +117,13 @@ def baseline_side(argument: str, current: Side) -> Side:
             f"not comparable: machine: {folder} has a baseline for "
             f"{', '.join(run_ids)}, none for {machine_id}; `accept` one"
         )
-    side = side_of(str(folder / machine_id))
-    launches = {launch.result.run.run_id: launch for launch in side.launches}
-    if lost := run_ids[machine_id] - launches.keys():
-        raise ResultError(f"{folder / machine_id} lacks the accepted run {min(lost)}")
-    side.launches = [launch for name, launch in launches.items() if name in run_ids[machine_id]]
-    if cut := [launch.result.path for launch in side.launches if not launch.result.complete]:
-        raise ResultError(f"{cut[0]} was complete when accepted, but not now")
+    side, accepted = side_of(str(folder / machine_id)), run_ids[machine_id]
+    whole = {launch.run.run_id: launch for launch in side.launches if launch.complete}
+    if lost := accepted - whole.keys():
+        raise ResultError(
+            f"{folder / machine_id}: the accepted run {min(lost)} is not whole any more"
+        )
+    side.launches = [launch for run_id, launch in whole.items() if run_id in accepted]
     return side
 
 
@@ -132,7 +132,7 @@ def _run_ids(folder: Path) -> dict[str, set[str]]:
     lines = content_of(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            entry = msgspec.json.decode(line, type=Entry)
+            entry = msgspec.json.decode(line, type=Acceptance)
         except NOT_JSON as error:
             raise ResultError(f"{path}, line {number}: not by `accept` ({error})") from error
         run_ids[entry.machine_id] = {*entry.run_ids}

@@ -2,7 +2,6 @@
 what that day did to the machine, so their own scatter does not show it."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +9,14 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtri, ndtri, stdtr, stdtrit
 
-from reports.store.result import ResultError, time_of
-from reports.verdicts.sides import COMPARABLE, Launch, Side, log_costs, side_of
-from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, evidence, once
+from reports.store.folder import read_store
+from reports.store.observations import alike_of, entry_of
+from reports.verdicts.pairs import log_costs
+from reports.verdicts.sides import Side
+from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, decide, evidence
 
 MIN_DAYS = 5  # fewer days know their spread too badly
 WIDER_P = 0.05  # cells that scatter more than this chance allows replace the prior
-MOST_OF_GROUP = 300  # cells: all pairs of them are compared
 SCATTER_EFFICIENCY = 0.82  # of a quartile of differences, for normal values
 FAMILY_P = 0.10  # two-sided, over a table: 5 % for each direction
 
@@ -30,28 +30,25 @@ class DaySpread:
     freedom: float
     source: str
 
-    def test(self, log_ratios: Floats, margin: float) -> pd.DataFrame:
-        """The columns of `evidence` for sides of a day each, and `freedom`: by Student's test with
-        the variance of two days added (Satterthwaite, Biometrics 2, 1946)."""
+    def judge(self, log_ratios: Floats, margin: float) -> pd.DataFrame:
+        """Verdicts on sides of a day each, by Student's test with the variance of two days added
+        (Satterthwaite, Biometrics 2, 1946), whose degrees of `freedom` are another column."""
         cells = evidence(log_ratios, margin)
         launches, days = cells.standard_error**2, 2 * self.sd**2
         terms = launches**2 / np.maximum(cells.pairs - 1, 1) + days**2 / self.freedom
         freedom = ((launches + days) ** 2).div(terms).fillna(1.0)  # without an interval
         error = np.sqrt(launches + days)
         full, same = (stdtrit(freedom, 1 - p) * error for p in (INTERVAL_P, SAME_P))
-        return cells.assign(
+        cells = cells.assign(
             standard_error=error,
             freedom=freedom,
-            low=cells.estimate - full,
-            high=cells.estimate + full,
-            p_slower=stdtr(freedom, -cells.estimate / error),
-            p_faster=stdtr(freedom, cells.estimate / error),
-            is_same=np.abs(cells.estimate) + same < np.log1p(margin),
+            log_low=cells.log_ratio - full,
+            log_high=cells.log_ratio + full,
+            p_slower=stdtr(freedom, -cells.log_ratio / error),
+            p_faster=stdtr(freedom, cells.log_ratio / error),
+            is_same=np.abs(cells.log_ratio) + same < np.log1p(margin),
         )
-
-    def judge(self, log_ratios: Floats, margin: float) -> pd.DataFrame:
-        """Verdicts on sides of a day each."""
-        return once(log_ratios, margin, self.test, FAMILY_P)
+        return decide(cells, margin, FAMILY_P)
 
 
 # An assumption: "within a few percent" is usual for servers (Duplyakin, Uta, Maricq and Ricci, In
@@ -70,10 +67,10 @@ def assumed_spread(log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
     second. Its scale comes from the first quartile of their differences, which few slow cells
     hardly move (Rousseeuw and Croux, Journal of the American Statistical Association 88, 1993)."""
     cells = evidence(log_ratios).assign(group=pd.factorize(pd.Series(groups))[0])
-    cells = cells[np.isfinite(cells.standard_error)].groupby("group").head(MOST_OF_GROUP)
-    estimates, group = cells.estimate.to_numpy(), cells.group.to_numpy()
+    cells = cells[np.isfinite(cells.standard_error)]
+    logs, group = cells.log_ratio.to_numpy(), cells.group.to_numpy()
     i, j = np.triu_indices(len(cells), 1)
-    gaps = np.abs(estimates[i] - estimates[j])[group[i] == group[j]]
+    gaps = np.abs(logs[i] - logs[j])[group[i] == group[j]]
     freedom = SCATTER_EFFICIENCY * (len(cells) - cells.group.nunique())
     if not len(gaps):
         return PRIOR
@@ -93,33 +90,29 @@ def assumed_spread(log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
 def spread_between_days(
     baseline: Side, current: Side, log_ratios: Floats, groups: Sequence[Any]
 ) -> DaySpread:
-    """The spread between the days of the runs in the folders of both sides that measured the same
-    things as the baseline, without the current side's runs: a slowdown must not hide itself. Below
-    five days `assumed_spread`."""
-    own = {launch.result.run.run_id for launch in current.launches}
-    facts = _facts(baseline.launches[0])
-    others: dict[str, Launch] = {}
-    for folder in {launch.result.path.parent for launch in baseline.launches + current.launches}:
-        with suppress(ResultError):  # a damaged run that is no side's
-            for launch in side_of(str(folder)).launches:
-                run = launch.result.run
-                if run.run_id not in own and time_of(run.run_id) and _facts(launch) == facts:
-                    others[run.run_id] = launch
-    days = np.array([run_id[:10] for run_id in others])
-    if len(own) < MIN_PAIRS or len({*days}) < MIN_DAYS:
-        return assumed_spread(log_ratios, groups)
+    """The spread between the days of the runs in the folders of both sides that count and measured
+    the same things as the baseline, without the current side's runs: a slowdown must not hide
+    itself. Below five days `assumed_spread`."""
+    own = {launch.run.run_id for launch in current.launches}
+    facts = alike_of(entry_of(baseline.launches[0]))
+    folders = {launch.path.parent for launch in baseline.launches + current.launches}
+    contents = [read_store(folder) for folder in (folders if len(own) >= MIN_PAIRS else ())]
+    others = {
+        entry.run.run_id: entry
+        for store in contents
+        for entry in store.entries
+        if entry.path.parent == store.folder
+        and entry.run.run_id not in own
+        and not entry.left_out
+        and alike_of(entry) == facts
+    }
     logs = log_costs([*others.values()])
-    logs["day"] = days[logs.launch.to_numpy(int)]
-    by_day = logs.groupby(["case", "state", "day"])["log"]
+    logs["day"] = np.array([run_id[:10] for run_id in others])[logs.run]
+    by_day = logs.groupby(["key", "state", "day"]).log_cost
     levels = by_day.mean().unstack()
     levels = levels.loc[:, levels.notna().mean() > 0.5].dropna()
     noise = float(np.nan_to_num((by_day.var() / by_day.size()).mean()))
     return spread_of(levels.to_numpy(), noise, log_ratios, groups)
-
-
-def _facts(launch: Launch) -> list[Any]:
-    shared = [COMPARABLE[name](launch.result) for name in ("machine", "world", "statistic")]
-    return [*shared, launch.result.run.world.get("slowed_percent")]
 
 
 def spread_of(levels: Floats, noise: float, log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:

@@ -1,9 +1,9 @@
-"""Verdicts from pairs of launches: `evidence` tests each cell, `once` decides over all of a table.
+"""Verdicts from pairs of launches: `evidence` tests each cell, `decide` looks at all of a table.
 A pair is a launch of the variant and one of the baseline, next to each other in time and in random
-order. Without a difference its log ratio is symmetric around 0; Wilcoxon's signed-rank test assumes
-nothing else. Ratios are (cells, pairs), log of variant over baseline, NaN for a missing pair."""
+order. Without a difference its log ratio, log of variant over baseline, is symmetric around 0;
+Wilcoxon's signed-rank test assumes nothing else. `log_ratios` are (cells, pairs), NaN for a missing
+pair."""
 
-from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
-# `evidence`, or a test that gives its columns.
-Test = Callable[[Floats, float], "pd.DataFrame"]
 
 # The verdicts on a cell. SLOWER: the variant takes longer than the baseline.
 VERDICTS = SLOWER, FASTER, SAME, AMBIGUOUS, UNREPLICATED = (
@@ -28,7 +26,7 @@ VERDICTS = SLOWER, FASTER, SAME, AMBIGUOUS, UNREPLICATED = (
     "AMBIGUOUS",
     "unreplicated",
 )
-MARGIN = 0.01
+DEFAULT_MARGIN = 0.01  # a difference up to this share is none
 FAMILY_P = 0.025
 INTERVAL_P = 0.025  # one-sided, of the 95 % interval
 SAME_P = 0.05  # one-sided, of the 90 % interval that SAME takes
@@ -36,14 +34,14 @@ POWER = 0.80
 MIN_PAIRS = 6
 
 
-def evidence(log_ratios: Floats, margin: float = MARGIN) -> "pd.DataFrame":
+def evidence(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> "pd.DataFrame":
     """Tests every cell over its pairs, all from the Walsh means (i <= j) of its log ratios.
 
-    `estimate` is their median (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963). The
-    exact 95 % interval from `low` to `high` goes from the k-th smallest to the k-th largest
-    (Hollander, Wolfe and Chicken, "Nonparametric Statistical Methods", 3.3). Its width gives
-    `standard_error`, which one outlying launch hardly moves. Wilcoxon's statistic counts those
-    above 0 (Tukey 1949); those at 0 count for the null: one-sided `p_slower` and `p_faster`.
+    `log_ratio` is their median (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963).
+    The exact 95 % interval from `log_low` to `log_high` goes from the k-th smallest to the k-th
+    largest (Hollander, Wolfe and Chicken, "Nonparametric Statistical Methods", 3.3). Its width
+    gives `standard_error`, which one outlying launch hardly moves. Wilcoxon's statistic counts
+    those above 0 (Tukey 1949); those at 0 count for the null: one-sided `p_slower` and `p_faster`.
     `is_same` is two one-sided tests (Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15,
     1987): the 90 % interval lies within the margin. Below six pairs the interval is infinite and p
     is 1."""
@@ -51,9 +49,9 @@ def evidence(log_ratios: Floats, margin: float = MARGIN) -> "pd.DataFrame":
 
     pairs = np.sum(np.isfinite(log_ratios), axis=-1)
     blank = {
-        "estimate": np.nan,
-        "low": -np.inf,
-        "high": np.inf,
+        "log_ratio": np.nan,
+        "log_low": -np.inf,
+        "log_high": np.inf,
         "standard_error": np.inf,
         "p_slower": 1.0,
         "p_faster": 1.0,
@@ -66,7 +64,7 @@ def evidence(log_ratios: Floats, margin: float = MARGIN) -> "pd.DataFrame":
         i, j = np.triu_indices(n)
         walsh = np.sort((values[:, i] + values[:, j]) / 2)
         middle = walsh.shape[1] // 2
-        columns["estimate"][rows] = (walsh[:, middle] + walsh[:, ~middle]) / 2
+        columns["log_ratio"][rows] = (walsh[:, middle] + walsh[:, ~middle]) / 2
         if n >= MIN_PAIRS:
             cdf = signed_rank_cdf(n)
             columns["p_slower"][rows] = cdf[np.sum(walsh <= 0, -1)]
@@ -74,7 +72,7 @@ def evidence(log_ratios: Floats, margin: float = MARGIN) -> "pd.DataFrame":
             # The interval is infinite if all means are too few for its confidence.
             ends = np.pad(walsh, ((0, 0), (1, 1)), constant_values=(-np.inf, np.inf))
             k, k_same = np.searchsorted(cdf, [INTERVAL_P, SAME_P], side="right")
-            columns["low"][rows], columns["high"][rows] = ends[:, k], ends[:, ~k]
+            columns["log_low"][rows], columns["log_high"][rows] = ends[:, k], ends[:, ~k]
             columns["standard_error"][rows] = (  # few pairs have a higher confidence than 95 %
                 (ends[:, ~k] - ends[:, k]) / 2 / stdtrit(n - 1, 1 - cdf[max(k - 1, 0)])
             )
@@ -93,30 +91,28 @@ def signed_rank_cdf(n: int) -> Floats:
     return np.minimum(np.cumsum(probabilities), 1.0)
 
 
-def once(
-    ratios: Floats, margin: float = MARGIN, test: Test = evidence, family_p: float = FAMILY_P
-) -> "pd.DataFrame":
-    """Verdicts after one look at all pairs: Holm's procedure, two-sided, over all cells keeps the
-    chance of any false SLOWER or FASTER in the table below `family_p`. Returns the columns of
-    `test`; `verdict`; `alpha`, the level of the first one-sided test; `detectable`, the minimum
-    detectable effect (0.03: 3 %), if AMBIGUOUS at least the interval's far end."""
-    cells = test(ratios, margin)
+def once(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> "pd.DataFrame":
+    """Verdicts after one look at all pairs."""
+    return decide(evidence(log_ratios, margin), margin)
+
+
+def decide(cells: "pd.DataFrame", margin: float, family_p: float = FAMILY_P) -> "pd.DataFrame":
+    """The tested cells of a table with their verdicts: Holm's procedure, two-sided, over all cells
+    keeps the chance of any false SLOWER or FASTER below `family_p`. Adds `verdict` and
+    `detectable`, the minimum detectable effect (0.03: 3 %), if AMBIGUOUS at least the interval's
+    far end."""
     is_rejected = holm(2 * np.minimum(cells.p_slower, cells.p_faster), family_p)
-    cells = cells.assign(
-        alpha=family_p / 2 / len(cells), verdict=_verdict(cells, is_rejected, margin)
-    )
+    is_beyond = np.abs(cells.log_ratio) > np.log1p(margin)
+    direction = np.where(cells.log_ratio > 0, SLOWER, FASTER)
+    same = np.where(cells.is_same, SAME, AMBIGUOUS)
+    cells = cells.assign(verdict=np.where(is_rejected & is_beyond, direction, same))
+    alpha = family_p / 2 / len(cells)  # of the first one-sided test
     effects = detectable(
-        cells.standard_error, cells.pairs, cells.alpha, margin, freedom=cells.get("freedom")
+        cells.standard_error, cells.pairs, alpha, margin, freedom=cells.get("freedom")
     )
-    reaches = np.expm1(np.maximum(-cells.low, cells.high))
+    reaches = np.expm1(np.maximum(-cells.log_low, cells.log_high))
     is_open = cells.verdict == AMBIGUOUS
     return cells.assign(detectable=np.where(is_open, np.maximum(effects, reaches), effects))
-
-
-def _verdict(cells: "pd.DataFrame", is_rejected: Bools, margin: float) -> NDArray[np.str_]:
-    is_beyond = np.abs(cells.estimate) > np.log1p(margin)
-    direction = np.where(cells.estimate > 0, SLOWER, FASTER)
-    return np.where(is_rejected & is_beyond, direction, np.where(cells.is_same, SAME, AMBIGUOUS))
 
 
 def holm(p: Any, alpha: float) -> Bools:
@@ -131,7 +127,7 @@ def detectable(
     standard_error: Any,
     pairs: Any,
     alpha: Any,
-    margin: float = MARGIN,
+    margin: float = DEFAULT_MARGIN,
     power: float = POWER,
     freedom: Any = None,
 ) -> Floats:
@@ -145,19 +141,18 @@ def detectable(
     return np.asarray(np.where(is_hopeless, np.inf, np.expm1(np.maximum(by_test, by_margin))))
 
 
-def pairs_needed(cells: "pd.DataFrame", alpha: Any, margin: float = MARGIN) -> Floats:
-    """The number of pairs that settle each cell with power 0.8 if its estimate is true: as SLOWER
-    or FASTER beyond the margin, as SAME within. Infinite on the margin and without an interval."""
-    size, needed = np.abs(cells.estimate), np.full(len(cells), np.inf)
-    with np.errstate(divide="ignore", invalid="ignore"):  # infinite errors and no pairs
-        pair_sd = cells.standard_error * np.sqrt(cells.pairs)
-        sd_to_margin = pair_sd / np.abs(size - np.log1p(margin))
-        for _ in range(3):  # Student's quantiles depend on the number of pairs
-            freedom = np.maximum(needed, MIN_PAIRS) - 1
-            levels = alpha, SAME_P, 1 - POWER, (1 - POWER) / 2
-            test, same, power, both_powers = (-stdtrit(freedom, level) for level in levels)
-            to_differ = np.maximum((test + power) * pair_sd / size, power * sd_to_margin) ** 2
-            to_differ = np.maximum(to_differ, np.log2(1 / alpha))  # n pairs reach p = 1 / 2^n
-            to_equal = ((same + both_powers) * sd_to_margin) ** 2
-            needed = np.ceil(np.where(size > np.log1p(margin), to_differ, to_equal))
-    return np.where(np.isfinite(pair_sd), np.maximum(needed, MIN_PAIRS), np.inf)
+def resolvable_effects(
+    log_costs: "pd.DataFrame", pairs: int, margin: float, cells: int
+) -> dict[int, float]:
+    """The slowdown, as a share, at each size in bytes that a campaign with a pilot of these
+    `log_costs` finds in one cell, and excludes from all cells of equal variants, each with power
+    0.8; empty if unknown. The variance between launches is pooled over the cases of a size."""
+    logs = log_costs.groupby(["size_bytes", "key", "state"]).log_cost
+    variances = logs.var().dropna().groupby("size_bytes").mean()
+    # For normal log ratios the signed-rank test has 3 / pi of the efficiency of Student's.
+    error = np.sqrt(2 * variances.to_numpy() / pairs / (3 / np.pi))
+    effects = np.maximum(
+        detectable(error, pairs, FAMILY_P / 2 / cells, margin),
+        detectable(error, pairs, INTERVAL_P, margin, POWER ** (1 / cells)),
+    )
+    return dict(zip(variances.index.tolist(), effects.tolist(), strict=True))

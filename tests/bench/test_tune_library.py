@@ -21,7 +21,6 @@ from bench.harness.progress import Progress
 from bench.machine.environment import VARIABLES
 from bench.tune_library import main, search, with_setting
 from reports.store.result import read
-from reports.verdicts.sides import Launch
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
 from tests.launch import ROOT
@@ -130,7 +129,7 @@ def fake_library(tmp_path, monkeypatch):
             algorithms=["library"],
             n_blocks=fake.n_blocks,
         )
-        return Launch(read(result.path))
+        return read(result.path)
 
     monkeypatch.setattr(tune_library, "STARTED_S", time.monotonic())  # not since pytest started
     monkeypatch.setattr(tune_library, "launch_library", launch)
@@ -211,7 +210,7 @@ def test_times_are_compared_in_one_state_of_the_link(tmp_path):
         result = write_launch(
             tmp_path, number, effect=lambda _: factor, algorithms=["library"], fast_rounds=rounds
         )
-        return Launch(read(result.path))
+        return read(result.path)
 
     fast, slow = range(40), ()
     launches = {

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from reports.verdicts import days, verdict
-from reports.verdicts.comparison import Comparison, as_ratios
-from reports.verdicts.pilot import resolved_by_pilot
+from reports.verdicts.gate import FINE_CELL, OPEN_CELL, SLOWER_CELL, outcomes
+from reports.verdicts.judge import Comparison, with_ratios
 from reports.verdicts.sides import Side
-from reports.verdicts.verdict import MARGIN
+from reports.verdicts.verdict import DEFAULT_MARGIN as MARGIN
+from reports.verdicts.verdict import resolvable_effects
 from tests.calibration import synthetic
 from tests.calibration.synthetic import Figure, Floats, Rng, Scenario, Simulation
 
@@ -32,14 +33,14 @@ HARD = [Scenario("outliers", outliers=True), Scenario("unequal noise", unequal=0
 
 
 def comparison_of(cells: pd.DataFrame) -> Comparison:
-    cells = as_ratios(cells).assign(is_library=False)
+    cells = with_ratios(cells).assign(is_library=False)
     return Comparison(Side("", []), Side("", []), MARGIN, cells=cells)
 
 
 def status_of(comparison: Comparison, fails_from: float, must_rule_out: float) -> int:
     """The exit status of `regress` for a comparison without faults."""
-    is_slower, can_hide = comparison.gate(fails_from, must_rule_out)
-    return 1 if is_slower.any() else 3 if can_hide.any() else 0
+    words = {*outcomes(comparison, fails_from, must_rule_out)}
+    return 1 if SLOWER_CELL in words else 3 if OPEN_CELL in words else 0
 
 
 def draw_tables(scenario: Scenario, rng: Rng, n: int) -> Floats:
@@ -54,7 +55,7 @@ def equal_tables(scenario: Scenario, least: float, rng: Rng, n: int) -> list[Fig
     statuses, covered = list[int](), list[float]()
     for ratios in draw_tables(scenario, rng, n // 4):
         cells = verdict.once(ratios, MARGIN)
-        covered.append(float(np.mean((cells.low <= 0) & (cells.high >= 0))))
+        covered.append(float(np.mean((cells.log_low <= 0) & (cells.log_high >= 0))))
         statuses.append(status_of(comparison_of(cells), MIN_EFFECT, MIN_EFFECT))
     return [
         Figure(f"{scenario.name}: pass", np.array(statuses) == 0, least),
@@ -71,9 +72,9 @@ def slow_cells(scenario: Scenario, share: int, rng: Rng, n: int) -> list[Figure]
     slower[SLOW] = np.log1p(MIN_EFFECT)
     for ratios in draw_tables(scenario, rng, n // share):
         cells = verdict.once(ratios + slower, MARGIN)
-        is_slower, can_hide = comparison_of(cells).gate(MIN_EFFECT, MIN_EFFECT)
-        hidden.append(float(np.mean(~(is_slower | can_hide)[SLOW])))
-        contains = (cells.low <= slower[:, 0]) & (slower[:, 0] <= cells.high)
+        words = outcomes(comparison_of(cells), MIN_EFFECT, MIN_EFFECT)
+        hidden.append(float(np.mean(words[SLOW] == FINE_CELL)))
+        contains = (cells.log_low <= slower[:, 0]) & (slower[:, 0] <= cells.log_high)
         covered.append(contains.to_numpy())
     return [
         Figure(f"{scenario.name}: passes", hidden, most=0.05),
@@ -97,7 +98,7 @@ def kept_baselines(
         noise = float(np.mean(logs[:, :-1].var(axis=-1, ddof=1))) / NIGHT_LAUNCHES
         between = days.spread_of(logs[:, :-1].mean(axis=-1), noise, ratios, GROUPS)
         cells = between.judge(ratios, MARGIN)
-        covered.append(float(np.mean((cells.low <= truth) & (truth <= cells.high))))
+        covered.append(float(np.mean((cells.log_low <= truth) & (truth <= cells.log_high))))
         comparison = comparison_of(cells)
         statuses.append(status_of(comparison, MARGIN, comparison.resolvable_slowdown[0]))
     has_store = n_days >= days.MIN_DAYS
@@ -116,11 +117,17 @@ def forecasts(rng: Rng, n: int) -> list[Figure]:
     is_found, is_excluded = list[bool](), list[bool]()
     for logs, ratios in zip(pilot[0, ..., 0], draw_tables(EVEN, rng, n // 4), strict=True):
         case, launch = np.indices(logs.shape)
-        rows = {"case": case, "launch": launch, "size": case % SIZES, "state": 0, "log": logs}
+        rows = {
+            "key": case,
+            "run": launch,
+            "size_bytes": case % SIZES,
+            "state": 0,
+            "log_cost": logs,
+        }
         table = pd.DataFrame(
             {name: np.ravel(np.broadcast_to(values, logs.shape)) for name, values in rows.items()}
         )
-        effect = max(resolved_by_pilot(table, PAIRS, MARGIN, CELLS).values())
+        effect = max(resolvable_effects(table, PAIRS, MARGIN, CELLS).values())
         slower = np.log1p(effect) * (np.arange(CELLS) == SLOW[0])[:, None]
         cells = verdict.once(ratios + slower, MARGIN)
         is_found.append(cells.verdict[SLOW[0]] == verdict.SLOWER)

@@ -96,7 +96,7 @@ def campaign_coverage(scenario: Scenario, pairs: int, rng: Rng, n: int) -> list[
     launches = synthetic.launches_of(scenario, rng)
     medians = synthetic.campaigns(scenario, launches, rng, 10 * n, 1, pairs)
     evidence = verdict.evidence(synthetic.log_ratios(medians)[:, 0])
-    covered = (evidence.low <= 0) & (evidence.high >= 0)
+    covered = (evidence.log_low <= 0) & (evidence.log_high >= 0)
     return [
         Figure(
             f"{scenario.name}, {pairs} pairs",
@@ -136,7 +136,7 @@ def one_launch_alarms(spread: float, rng: Rng, n: int) -> list[Figure]:
         for ratios in variant / baseline:
             ratio, low, high = stats.median_interval(ratios, rho=rho)
             covers = (low or 0) <= 1 <= (high or np.inf)
-            called.append(abs(np.log(ratio)) > np.log1p(verdict.MARGIN) and not covers)
+            called.append(abs(np.log(ratio)) > np.log1p(verdict.DEFAULT_MARGIN) and not covers)
         shares.append(float(np.mean(called)))
     return [Figure(f"spread {spread * 100:g} %: cells called", shares)]
 

@@ -12,7 +12,7 @@ from scipy.special import bdtrik, betainccinv, betaincinv
 
 from reports.store.case import MIN_STATE_BLOCKS
 from reports.store.stats import STATE_RATIO, ar1
-from reports.verdicts.sides import within_one_state
+from reports.verdicts.pairs import within_one_state
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -151,7 +151,7 @@ def campaigns(
 
 def log_ratios(medians: Floats) -> NDArray[np.float64]:
     """The log ratio of each pair of `campaigns`, (tables, cells, pairs)."""
-    return within_one_state((medians[1] - medians[0]).astype(float))[0]
+    return within_one_state((medians[1] - medians[0]).astype(float))
 
 
 @dataclass

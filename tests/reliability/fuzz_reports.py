@@ -135,7 +135,7 @@ COMMANDS = """
     5  fit run.jsonl other.jsonl
     5  history .
     5  dashboard . -o site
-    5  compare --format=csv run.jsonl other.jsonl
+    5  compare --json run.jsonl other.jsonl
     5  regress --baseline other.jsonl --current run.jsonl --html h
 """
 OF_BENCHMARKS = [

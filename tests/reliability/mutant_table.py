@@ -191,7 +191,7 @@ STATISTICS = {
         (VERDICT,),
     ),
     "the-library-fails-the-gate": Mutant(
-        "reports/verdicts/comparison.py",
+        "reports/verdicts/judge.py",
         "~is_library | bool(is_library.all())",
         "~is_library | bool(is_library.any())",
         (REGRESS,),
@@ -234,12 +234,6 @@ PARSERS = {
         '"M": 10**6',
         ("tests/bench/harness/test_command.py",),
     ),
-    "range-without-its-end": Mutant(
-        "reports/verdicts/regress.py",
-        "sizes[0] <= size <= sizes[1]",
-        "sizes[0] <= size < sizes[1]",
-        (REGRESS,),
-    ),
 }
 ELSEWHERE = {
     "shard-at-another's-place": Mutant(
@@ -267,9 +261,9 @@ ELSEWHERE = {
         "reports/verdicts/regress.py", '"failures": "failure"', '"failures": "testcase"', (REGRESS,)
     ),
     "inconclusive-passes": Mutant(
-        "reports/verdicts/regress.py",
-        "can_hide.any() and not passes_hidden,",
-        "can_hide.any() and passes_hidden,",
+        "reports/verdicts/gate.py",
+        "if passes_open and",
+        "if not passes_open and",
         (REGRESS,),
     ),
 }

@@ -71,7 +71,7 @@ def test_a_clock_that_jumps_back_keeps_the_order_of_runs(tmp_path):
     for runs in (
         history.load(out).runs.values(),
         [entry.run for entry in shared.find(out).runs],
-        [launch.result.run for launch in side_of(str(out)).launches],
+        [launch.run for launch in side_of(str(out)).launches],
     ):
         assert [run.run_id[11:19] for run in runs] == ["12-00-00", "11-00-00", "11-30-00"]
 

@@ -13,7 +13,7 @@ from reports.__main__ import main
 from reports.store.result import read
 from reports.trends.alpha_beta import Crossover, Fit, predict_us
 from reports.trends.fit import find_crossovers, fits_of, text
-from reports.verdicts.comparison import Incomparable
+from reports.verdicts.judge import Incomparable
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Sweep, rewrite_head, write_run
 
 pytestmark = pytest.mark.unit

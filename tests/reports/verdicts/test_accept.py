@@ -50,20 +50,14 @@ def entries(folder):
     return [json.loads(line) for line in (folder / "accepted.jsonl").read_text().splitlines()]
 
 
-def test_a_baseline_is_stored_by_machine_and_moved_with_its_effects_and_used(
-    baselines, accept, tmp_path, capsys
-):
+def test_a_baseline_is_stored_by_machine_and_moved_and_used(baselines, accept, tmp_path, capsys):
     [first] = entries(baselines)
     assert (first["machine_id"], first["reason"]) == ("a1b2c3", "the first one")
-    assert first["effects"] is None
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first["when"])
     slowed = write_launches(tmp_path / "a", 8, seed=3, effect=slower(5))
     assert accept(slowed, reason="slower, but right")[0] == 0
     [_, second] = entries(baselines)
-    effects = {effect["case"]: effect for effect in second["effects"]}
-    effect = effects["16 KiB two-shot"]
-    assert effect["low"] < effect["ratio"] == pytest.approx(1.05, abs=0.01)
-    assert (second["reason"], len(effects)) == ("slower, but right", 6)
+    assert second["reason"] == "slower, but right"
     # The former runs are gone.
     stored = sorted(run.stem for run in (baselines / "a1b2c3").iterdir())
     assert sorted(second["run_ids"]) == stored
@@ -167,7 +161,7 @@ def test_an_interrupted_move_leaves_the_former_baseline(
         (lambda run: run.unlink(), "{run.stem}"),
         (
             lambda run: run.write_bytes(run.read_bytes()[:20_000]),
-            "{run} was complete when accepted, but not now",
+            "the accepted run {run.stem} is not whole any more",
         ),
     ],
 )

@@ -1,19 +1,15 @@
 """`python -m reports compare`: its text, CSV and JSON of two variants, and the input that it
 refuses."""
 
-import io
 import json
 import re
 import shutil
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from reports.__main__ import main
-from reports.verdicts.compare import FORMATS
 from tests.reports.synthetic_campaign import (
     no_effect,
     slower,
@@ -22,7 +18,6 @@ from tests.reports.synthetic_campaign import (
     write_launches,
 )
 from tests.reports.synthetic_fleet import label
-from tests.reports.synthetic_run import rewrite_head
 
 pytestmark = pytest.mark.unit
 
@@ -91,24 +86,17 @@ def test_a_slowdown_of_one_case_is_named_and_the_others_are_the_same(campaign, c
     for words in (
         "nothing else slower than 0.",
         "12 interleaved pairs of launches",
-        "SLOWER 1, FASTER 0, SAME 5, within +-x% 0",
+        "SAME 5, SLOWER 1; of 6 cells",
         "note: virtual machine",
     ):
         assert words in printed
 
 
 def test_every_format_says_the_same(campaign, compared):
-    table = pd.read_csv(io.StringIO(compared(campaign, "--format", "csv")[1]))
-    (one,) = table[(table.compared == "new") & (table.verdict == "SLOWER")].itertuples()
-    assert (one.algorithm, one.size_bytes) == ("two_shot", 16384)
-    cells = json.loads(compared(campaign, "--format", "json")[1])
-    (cell,) = (cell for cell in cells if cell["verdict"] == "SLOWER")
-    assert (cell["algorithm"], cell["is_interleaved"], cell["baseline"]) == (
-        "two_shot",
-        True,
-        "main",
-    )
-    assert cell["ratio"] == pytest.approx(one.ratio)
+    (comparison,) = json.loads(compared(campaign, "--json")[1])["comparisons"]
+    (cell,) = (cell for cell in comparison["cells"] if cell["verdict"] == "SLOWER")
+    assert (cell["algorithm"], cell["size_bytes"]) == ("two_shot", 16384)
+    assert cell["low"] < cell["ratio"] == pytest.approx(1.05, abs=0.01)
     markdown = compared(campaign, "--format", "markdown")[1]
     assert re.search(r"\| two_shot \| 16 KiB \|.*\| SLOWER \|", markdown)
 
@@ -125,22 +113,7 @@ def test_single_launches_and_their_copies_are_unreplicated(two, compared, tmp_pa
     assert {row[3] for row in rows.values()} == {"unreplicated"}
     assert all("[" not in " ".join(row) for row in rows.values())
     assert "bench.campaign" in out
-    assert "SLOWER 0, FASTER 0" in " ".join(out.split())
-
-
-def test_a_difference_is_refused_and_stays_visible_if_allowed(two, compared, tmp_path):
-    rewrite_head(two[1], version="0.0.9")
-    status, out, err = compared(*two)
-    assert (status, out, err.count("\n")) == (4, "", 1)
-    assert "version differs" in err
-    for kind in FORMATS:
-        status, out, _ = compared(*two, "--allow", "version", "--format", kind)
-        assert status == 0
-        assert "allowed to differ: version differs" in " ".join(out.split())
-    half = write_launch(tmp_path / "half", 3, datatype="float16").path
-    status, _, err = compared(two[0], half)
-    assert (status, "type differs" in err) == (4, True)
-    assert "datatype: float32 against float16" in compared(two[0], half, "--allow", "type")[1]
+    assert "unreplicated 6; of 6 cells" in " ".join(out.split())
 
 
 def test_pairs_are_compared_within_their_common_state(tmp_path, compared):
@@ -165,7 +138,7 @@ def test_an_algorithm_can_be_compared_with_another(tmp_path, compared):
     rows = rows_of(out)
     base_us, new_us = map(float, rows["16 KiB ring"][:2])
     assert new_us / base_us > 1.1
-    assert [row[2:6] for row in rows.values()] == [["too", "noisy", "undecided", ">99%"]] * 2
+    assert [row[2:6] for row in rows.values()] == [["too", "noisy", "undecided", "-"]] * 2
     assert out.startswith("16 KiB ring, 64 KiB ring undecided"), "a headline without a ratio"
 
 
@@ -204,31 +177,19 @@ def test_bad_input_is_one_sentence_that_names_file_and_line(two, compared, tmp_p
         assert f"{new}, line {number}" in refused(base, new)
 
 
-def test_an_odd_campaign_folder(tmp_path, compared):
-    """Foreign files are left out, an interrupted campaign says so, a damaged manifest names its
-    line, and JSON has no infinity."""
-    folder = write_campaign(tmp_path / "c", ALIKE, pairs=3, sizes=[16384])
-    (folder / "new" / "notes.txt").write_text("mine")
-    _, out, err = compared(folder, "--format", "json")
-    assert "notes.txt is not part of this campaign: left out" in err
-    cells = json.loads(out)
-    assert [cell["low"] for cell in cells] == [None] * 3
-    assert all(np.isfinite(cell["ratio"]) for cell in cells)
-    manifest = folder / "campaign.jsonl"
-    lines = manifest.read_bytes().splitlines(keepends=True)
-    manifest.write_bytes(b"".join(lines[:-1]))
-    assert "THE CAMPAIGN IS NOT FINISHED" in " ".join(compared(folder)[1].split())
-    damage_line(manifest, 3, lambda line: line[:-9])
-    status, _, err = compared(folder)
-    assert (status, f"{manifest}, line 3" in err) == (2, True)
-
-
 def test_an_unfinished_campaign_has_no_verdict_of_a_difference(campaign, tmp_path, compared):
-    """Somebody who looks after each launch and stops at the first SLOWER would find one."""
+    """Somebody who looks after each launch and stops at the first SLOWER would find one. Foreign
+    files are left out, and a damaged manifest names its line."""
     manifest = shutil.copytree(campaign, tmp_path / "c") / "campaign.jsonl"
+    (manifest.parent / "new" / "notes.txt").write_text("mine")
     manifest.write_bytes(b"".join(manifest.read_bytes().splitlines(keepends=True)[:-1]))
-    rows = rows_of(compared(manifest.parent)[1])
-    assert rows["16 KiB two_shot"][5:7] == ["within", "+-5.1%"]
+    _, out, err = compared(manifest.parent)
+    assert "notes.txt is not part of this campaign: left out" in err
+    assert "THE CAMPAIGN IS NOT FINISHED" in " ".join(out.split())
+    assert rows_of(out)["16 KiB two_shot"][5:7] == ["within", "+-5.1%"]
+    damage_line(manifest, 3, lambda line: line[:-9])
+    status, _, err = compared(manifest.parent)
+    assert (status, f"{manifest}, line 3" in err) == (2, True)
 
 
 def test_launches_of_several_nodes_are_paired_on_each_node(tmp_path, compared):

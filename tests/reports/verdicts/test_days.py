@@ -25,7 +25,7 @@ def test_another_day_is_no_slowdown():
         shift = 0.02 * np.sqrt(2) * rng.standard_normal((CELLS, 1))
         ratios = shift + 0.018 * rng.standard_normal((CELLS, 12))
         alone.append("SLOWER" in set(once(ratios).verdict))
-        called.append("SLOWER" in set(once(ratios, 0.01, days.PRIOR.test).verdict))
+        called.append("SLOWER" in set(days.PRIOR.judge(ratios, 0.01).verdict))
     assert np.mean(alone) > 0.7
     assert np.mean(called) < 0.12
 
@@ -58,7 +58,7 @@ def test_regress_takes_the_spread_from_five_other_days_or_says_what_it_assumes(t
         r"REGRESSION: SLOWER up to \d\d\.\d% by machine or code: .*; 4 of 4 cells slower by 1.0%"
     )
     assert re.match(worst, printed)
-    assert "the machine moved: 2 of 2 cells of the library" in printed
+    assert "the machine or a setting moved: 2 of 2 cells of the library" in printed
     base, new = write_launches(tmp_path / "a", 8), write_launches(tmp_path / "b", 8, seed=1)
     assert "Days are assumed to differ by 2.0%" in gate(capsys, base, new)[1]
 
@@ -75,4 +75,4 @@ def test_a_gate_that_decides_little_does_not_pass(tmp_path, capsys, spread):
     new = write_launches(tmp_path / "new", 8, seed=1, spread=spread, effect=grows)
     status, printed = gate(capsys, base, new)
     assert status == 3
-    assert "the slowdown to exclude: 25.0%, the most by default; these launches decide" in printed
+    assert "the slowdown to exclude: 25.0%, which these launches decide, at most 25%" in printed

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 import pytest
 
 from reports.__main__ import main
-from reports.tables.sentences import spoken
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import (
     no_effect,
@@ -78,12 +77,15 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     options, (junit, markdown, html) = forms(tmp_path)
     status, printed = judge(capsys, slowed, *options)
     assert status == 1
-    expected = r"REGRESSION: SLOWER \d\.\d%: 16 KiB two-shot; 1 of 4 cells slower by 1\.0% or more"
+    expected = (
+        r"REGRESSION: SLOWER \d\.\d%: 16 KiB two-shot; nothing else slower than 0\.\d% anywhere; "
+        r"1 of 4 cells slower by 1\.0% or more"
+    )
     figures = r"allreduce: 16 KiB \d+\.\d us \(\d\.\d+x MPICH\), .* GB/s \(\d\.\d+x\)"
-    assert re.match(rf"{expected} \(exit status 1\) {figures} new takes 1\.0\dx", printed)
+    assert re.match(rf"{expected} \(exit status 1\) {figures} ", printed)
     assert "16 KiB two-shot: 1.0" in printed
 
-    (suite,) = ElementTree.parse(junit).getroot()
+    suite = ElementTree.parse(junit).getroot()
     failed = [case for case in suite.findall("testcase") if case.find("failure") is not None]
     assert [(case.get("classname"), case.get("name")) for case in failed] == [
         ("allreduce.isolated", "16 KiB two-shot")
@@ -91,8 +93,7 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     assert [failure.get("type") for failure in suite.iter("failure")] == ["regression"]
     counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
     assert counts == {"tests": "6", "failures": "1", "errors": "0", "skipped": "0"}
-    facts = {fact.attrib["name"]: fact.attrib["value"] for fact in suite.iter("property")}
-    assert facts["machine_id"] == "a1b2c3"
+    assert str(suite.findtext("system-out")).startswith("machine a1b2c3\n")
 
     text = markdown.read_text()
     assert re.match(rf"## {expected}.*\n\n\*\*{figures}\*\*\n", text)
@@ -134,10 +135,6 @@ def test_the_pilot_decides_the_default_margin_and_a_certain_slowdown_always_fail
     [
         (["--min-effect", "6"], 0),
         (["--min-effect", "0.5"], 2),  # within the margin
-        (["--sizes", "64K"], 0),
-        (["--sizes", "16k,64K"], 1),
-        (["--sizes", "0:16384"], 1),
-        (["--sizes", "1M"], 2),  # of no cell
     ],
 )
 def test_options_choose_the_effect_and_the_cells(slowed, options, status, capsys):
@@ -146,7 +143,7 @@ def test_options_choose_the_effect_and_the_cells(slowed, options, status, capsys
 
 @pytest.mark.parametrize(
     "option",
-    ["--sizes=16Q", "--sizes=1K:2K:3K", "--min-effect=0", "--allow=everything"],
+    ["--min-effect=0", "--allow=everything"],
 )
 def test_a_bad_option_is_one_sentence(slowed, option, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -164,7 +161,7 @@ def test_a_cell_of_the_library_never_fails_the_gate_and_tells_that_the_machine_m
     folder = write_campaign(tmp_path / "moved", {"main": no_effect, "new": effect})
     status, printed = judge(capsys, folder)
     assert (status, "SLOWER" in printed) == (0, False)
-    assert "the machine moved: 1 of 2 cells of the library" in printed
+    assert "the machine or a setting moved: 1 of 2 cells of the library" in printed
     options, (junit, _, _) = forms(tmp_path)
     noisy = write_campaign(tmp_path / "noisy", ALIKE, algorithms=["library"], spread=0.05)
     status, printed = judge(capsys, noisy)
@@ -188,41 +185,28 @@ def test_an_older_campaign_is_judged_by_its_pairs_of_all_sizes_alone(slowed, tmp
         lines.append(json.dumps(launch | {"run": f"{variant}/{run.name}"}))
     manifest.write_text("\n".join([head, *lines, end]) + "\n")
     status, printed = judge(capsys, folder)
-    assert (status, "its fresh launches do not count" in printed) == (1, True)
+    assert status == 1
     assert "12 interleaved pairs" in printed
-    assert main(["compare", str(folder)]) == 0
-    out, err = capsys.readouterr()
-    assert (err.count("its fresh launches do not count"), "control" in out + err) == (1, False)
 
 
-def test_too_few_pairs_never_pass(alike, tmp_path, capsys):
+def test_too_few_pairs_never_pass(tmp_path, capsys):
     """Four pairs cannot show a difference of any size, so a gate that passes on them checks
     nothing."""
     few = write_campaign(tmp_path / "few", {"main": no_effect, "new": slower(50)}, pairs=4)
     junit = tmp_path / "junit.xml"
-    one_each = [sorted((alike / name).glob("*.jsonl"))[0] for name in ("main", "new")]
     for passing in ("fail", "pass"):
-        more = ["--on-inconclusive", passing]
-        status, printed = gate(capsys, *one_each, *more)
-        assert (status, "in 4 of 4 cells a slowdown of 1.0% could hide" in printed) == (3, True)
-        status, printed = judge(capsys, few, *more, "--junit", junit)
-        assert (status, "4 have no interval" in printed) == (3, True)
+        status, printed = judge(capsys, few, "--on-inconclusive", passing, "--junit", junit)
+        assert (status, "KiB two-shot: 1.000 undecided" in printed) == (3, True)
     failures = {failure.get("type") for failure in ElementTree.parse(junit).iter("failure")}
     assert failures == {"inconclusive"}
 
 
-def test_an_inconclusive_result_names_the_largest_slowdown_that_could_hide(noisy, tmp_path, capsys):
-    """The gate prints the worst end of the intervals and its cell; such a result passes with the
-    option."""
+def test_an_inconclusive_result_says_what_decides_and_passes_with_the_option(
+    noisy, tmp_path, capsys
+):
     status, printed = judge(capsys, noisy, "--min-effect", "1")
     assert status == 3
-    assert re.search(r"about \d+ pairs would decide, in \d+ min", printed)
-    main(["compare", str(noisy), "--format", "json"])
-    cells = json.loads(capsys.readouterr().out)
-    worst = max(
-        (cell for cell in cells if cell["verdict"] == "AMBIGUOUS"), key=lambda cell: cell["high"]
-    )
-    assert f"the most is {worst['high'] - 1:.1%}, in 16 KiB {spoken(worst['algorithm'])}" in printed
+    assert re.search(r"about \d+ pairs would decide", printed)
     assert judge(capsys, noisy, "--min-effect", "90")[0] == 0  # no slowdown of 90 % can hide
     junit = tmp_path / "junit.xml"
     passing = ["--min-effect", "1", "--on-inconclusive", "pass", "--junit", junit]
@@ -312,11 +296,14 @@ def test_a_case_that_the_current_side_lacks_is_named(tmp_path, capsys):
     ):
         folder = write_campaign(tmp_path / name, ALIKE, options={"new": own})
         status, printed = judge(capsys, folder)
-        assert (status, "16 KiB one_shot_push of the baseline was not" in printed) == (5, True)
+        assert (status, "one-shot push 16 KiB isolated of the baseline was not" in printed) == (
+            5,
+            True,
+        )
     folder = tmp_path / "lacks"
-    assert "64 KiB one_shot_push of the baseline was not measured" in judge(capsys, folder)[1]
-    status, printed = judge(capsys, folder, "--sizes", "64K")
-    assert (status, "16 KiB one_shot_push" in printed) == (5, False)
+    assert (
+        "one-shot push 64 KiB isolated of the baseline was not measured" in judge(capsys, folder)[1]
+    )
 
 
 def test_a_current_side_without_any_case_of_the_baseline_is_unusable(tmp_path, capsys):
@@ -347,11 +334,3 @@ def test_a_difference_ends_with_status_4_and_stays_visible_if_allowed(key, copie
     assert status == 0
     for shown in (printed, *(file.read_text() for file in files)):
         assert f"allowed to differ: {key} differs" in shown
-
-
-def test_pairs_without_a_common_state_are_inconclusive(tmp_path, capsys):
-    own = {"main": {"fast_rounds": range(6)}}
-    folder = write_campaign(tmp_path / "apart", ALIKE, sizes=[16384], options=own)
-    for passing in ("fail", "pass"):
-        status, printed = judge(capsys, folder, "--on-inconclusive", passing)
-        assert (status, "2 have no interval" in printed) == (3, True)

@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import nct, wilcoxon
 from scipy.stats import t as student_t
 
-from reports.verdicts.pilot import resolved_by_pilot
-from reports.verdicts.verdict import detectable, evidence, holm, once, pairs_needed
+from reports.verdicts.verdict import detectable, evidence, holm, once, resolvable_effects
 
 pytestmark = pytest.mark.unit
 
@@ -45,8 +44,8 @@ def test_the_interval_ends_at_the_tabulated_walsh_means(n, critical):
     values = np.random.default_rng(n).normal(0, 1, n)
     walsh = sorted((a + b) / 2 for i, a in enumerate(values) for b in values[i:])
     figures = evidence(values[None])
-    assert (figures.low[0], figures.high[0]) == (walsh[critical], walsh[-critical - 1])
-    assert figures.estimate[0] == pytest.approx(np.median(walsh))
+    assert (figures.log_low[0], figures.log_high[0]) == (walsh[critical], walsh[-critical - 1])
+    assert figures.log_ratio[0] == pytest.approx(np.median(walsh))
 
 
 def test_a_missing_pair_has_no_effect_at_any_position():
@@ -59,8 +58,8 @@ def test_fewer_than_six_pairs_give_only_an_estimate():
     ratios = cells(np.full(5, 0.5), np.full(1, 0.5), np.zeros(0), pairs(at=0.5))
     figures = evidence(ratios)
     assert figures.pairs.tolist() == [5, 1, 0, 25]
-    assert figures.estimate[:2].tolist() == [0.5, 0.5]
-    assert np.isinf(figures[["low", "high"]][:3]).all(axis=None)
+    assert figures.log_ratio[:2].tolist() == [0.5, 0.5]
+    assert np.isinf(figures[["log_low", "log_high"]][:3]).all(axis=None)
     assert (figures.p_slower[:3] == 1).all()
     assert not figures.is_same[:3].any()
     assert once(ratios).verdict.tolist() == ["AMBIGUOUS"] * 3 + ["SLOWER"]
@@ -106,25 +105,12 @@ def test_the_detectable_effect_is_called_four_times_in_five(n):
     assert float(detectable(1e-4, n, alpha)) == pytest.approx(0.01, abs=2e-4)
 
 
-def test_the_pairs_needed_would_settle_the_cell():
-    rng = np.random.default_rng(6)
-    for at, word in ((0.03, "SLOWER"), (-0.03, "FASTER"), (0.005, "SAME")):
-        figures = evidence(pairs(at=at, n=10, sd=0.05 if abs(at) > 0.01 else 0.02)[None])
-        needed = int(pairs_needed(figures, 0.025)[0])
-        assert needed > 15
-        one_pair = float(figures.standard_error[0]) * np.sqrt(10)
-        again = evidence(rng.normal(figures.estimate[0], one_pair, (400, needed)))
-        p = again.p_faster if at < 0 else again.p_slower
-        is_called = (p < 0.025) & (np.abs(again.estimate) > np.log1p(0.01))
-        hits = again.is_same & ~is_called if word == "SAME" else is_called
-        assert 0.70 < np.mean(hits) < 0.95, (word, needed)
-
-
 def test_a_campaign_finds_the_effect_that_its_pilot_promises_at_least_four_times_in_five():
     runs, size = np.arange(8), 16384
-    logs = pd.DataFrame({"size": size, "case": 0, "state": 0, "log": 0.01 * (runs % 2 - 0.5)})
-    (effect,) = resolved_by_pilot(logs, 27, 0.01, 24).values()
-    rng, pair_sd = np.random.default_rng(9), np.sqrt(2 * logs.log.var())
+    log_cost = 0.01 * (runs % 2 - 0.5)
+    logs = pd.DataFrame({"size_bytes": size, "key": 0, "state": 0, "log_cost": log_cost})
+    (effect,) = resolvable_effects(logs, 27, 0.01, 24).values()
+    rng, pair_sd = np.random.default_rng(9), np.sqrt(2 * log_cost.var(ddof=1))
     tables = pair_sd * rng.standard_normal((300, 24, 27))
     tables[:, 0] += np.log1p(effect)
     assert np.mean([once(table).verdict[0] == "SLOWER" for table in tables]) > 0.78

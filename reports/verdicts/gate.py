@@ -1,0 +1,129 @@
+"""The rule of the gate, and all its words: is the current slower than the baseline?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from reports.store.result import ResultError
+from reports.tables.sentences import describe, some
+from reports.verdicts.judge import Comparison
+from reports.verdicts.render import rows_of, summary
+from reports.verdicts.verdict import FASTER, SLOWER
+
+# The exit status, and what it means.
+PASS, REGRESSION, UNREADABLE, INCONCLUSIVE, INCOMPARABLE, UNUSABLE = range(6)
+STATUSES = [
+    "no regression",
+    "regression",
+    "the command line or a file",
+    "not enough data to tell",
+    "not comparable",
+    "the current is wrong, incomplete or lacks a case",
+]
+# What a cell means for the gate.
+SLOWER_CELL, OPEN_CELL, FINE_CELL = "regression", "inconclusive", ""
+CONTROL_CELL, SKIPPED_CELL = "control", "skipped"
+MOST_LISTED = 5  # cells and faults
+
+
+@dataclass
+class Outcome:
+    """The gate's result: one sentence, the exit status, a sentence on each reason why the
+    current is unusable, further sentences, and the cells of the comparison, worst first. A cell has
+    the word `outcome` and its figures as `text`."""
+
+    headline: str
+    status: int
+    faults: Sequence[str]
+    findings: list[str] = field(default_factory=list)
+    cells: pd.DataFrame = field(default_factory=pd.DataFrame)
+    comparison: Comparison | None = None
+
+
+def outcomes(comparison: Comparison, fails_from: float, must_rule_out: float) -> "pd.Series[str]":
+    """What each cell means: `regression` if it is slower by at least `fails_from`, `inconclusive`
+    if a slowdown of `must_rule_out` could hide, `control` if it is a library's, which decides
+    nothing."""
+    cells = comparison.cells
+    rules = {
+        CONTROL_CELL: ~comparison.is_judged,
+        SLOWER_CELL: (cells.verdict == SLOWER) & (cells.ratio >= 1 + fails_from),
+        OPEN_CELL: comparison.can_hide(must_rule_out),
+    }
+    return pd.Series(np.select([*rules.values()], [*rules], FINE_CELL), cells.index)
+
+
+def decide(
+    comparison: Comparison,
+    faults: Sequence[str] = (),
+    min_effect: float | None = None,
+    passes_open: bool = False,
+) -> Outcome:
+    """The outcome. `min_effect`, the smallest slowdown that counts, is a share. By default every
+    certain slowdown beyond the margin counts, and the resolvable one must be ruled out. Raises
+    ResultError if it is below the margin, and for cells of a library alone."""
+    margin = comparison.margin
+    if comparison.cells.is_library.all():
+        raise ResultError(
+            "every cell is the library's, which no gate judges: `reports compare` shows them"
+        )
+    must_rule_out, source = comparison.resolvable_slowdown
+    if min_effect:
+        must_rule_out, source = min_effect, "of --min-effect"
+    fails_from = min_effect or margin
+    if fails_from < margin:
+        raise ResultError(f"--min-effect {fails_from:.2%} is within the margin, {margin:.2%}")
+    words = outcomes(comparison, fails_from, must_rule_out)
+    judged = comparison.cells[comparison.is_judged]
+    # With too few pairs for any verdict there is nothing to pass.
+    if passes_open and np.isfinite(judged.detectable).any():
+        words = words.replace(OPEN_CELL, SKIPPED_CELL)
+    texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
+    cells = comparison.cells.assign(text=texts, outcome=words)
+    cells = cells.sort_values("ratio", ascending=False, kind="stable")
+    slower = cells[cells.outcome == SLOWER_CELL]
+    undecided = cells[cells.outcome.isin([OPEN_CELL, SKIPPED_CELL])]
+    faster = judged[judged.verdict == FASTER].sort_values("ratio")
+    faults = [
+        *faults,
+        *(f"{describe(case)} of the baseline was not measured" for case in comparison.lacking),
+    ]
+    of_cells = f"of {len(judged)} cells"
+    found = summary(comparison, must_rule_out)
+    if SLOWER in {*judged.verdict}:
+        found += f"; {len(slower)} {of_cells} slower by {fails_from:.1%} or more"
+    can_hide = f"in {len(undecided)} {of_cells} a slowdown of {must_rule_out:.1%} could hide"
+    # The first that applies.
+    answers = {
+        UNUSABLE: (len(faults), f"UNUSABLE: {some(faults, 1)}"),
+        REGRESSION: (len(slower), f"REGRESSION: {found}"),
+        INCONCLUSIVE: (OPEN_CELL in {*words}, f"INCONCLUSIVE: {can_hide}; {found}"),
+        PASS: (True, f"PASS: {found}"),
+    }
+    status, text = next((status, text) for status, (applies, text) in answers.items() if applies)
+    listed = pd.concat([slower, undecided])[:MOST_LISTED]
+    findings = [*faults[1:MOST_LISTED], *(listed.title + ": " + listed.text)]
+    if len(undecided):
+        findings.append(_remedy(comparison, undecided, must_rule_out))
+    if len(faster):
+        findings.append(
+            f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some([*faster.title])};"
+            " `python -m reports accept` moves it"
+        )
+    findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
+    text += f" (exit status {status})"
+    return Outcome(text, status, faults, findings, cells, comparison)
+
+
+def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str:
+    """What would decide these cells, in which this slowdown can hide: the end of an interval comes
+    nearer with the root of the number of pairs."""
+    if not comparison.is_interleaved:
+        return "launches in turn decide more: python -m bench.campaign"
+    reach = (cells.log_high - cells.log_ratio) / (np.log1p(slowdown) - cells.log_ratio)
+    pairs = np.max(cells.pairs * reach.where(reach > 0, np.inf) ** 2)
+    if not np.isfinite(pairs):
+        return "more pairs decide more: a larger --budget or --pairs of the campaign"
+    return f"about {pairs:.0f} pairs would decide: --pairs of the campaign"

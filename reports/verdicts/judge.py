@@ -1,0 +1,245 @@
+"""Judges sides: `compare` holds each against the first, cell by cell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.store.case import CASE_KEY, key_of
+from reports.store.result import ResultError
+from reports.store.schema import Case
+from reports.tables.sentences import size_text, some, spoken
+from reports.verdicts import verdict
+from reports.verdicts.days import spread_between_days
+from reports.verdicts.pairs import Pair, find_ratios, is_interleaved, pairs_of
+from reports.verdicts.sides import COMPARABLE, Side, case_names
+from reports.verdicts.verdict import (
+    AMBIGUOUS,
+    DEFAULT_MARGIN,
+    FASTER,
+    INTERVAL_P,
+    MIN_PAIRS,
+    POWER,
+    SAME,
+    SLOWER,
+    UNREPLICATED,
+)
+
+WRONG = "wrong in"  # the note of a cell that was wrong in some launch begins so
+MOST_RESOLVABLE = 0.25  # a gate with a wider margin would pass what nobody accepts
+
+
+class Incomparable(ResultError):
+    """Sides that measured different things; the message names the key."""
+
+    exit_status = 4
+
+
+class NothingInCommon(ResultError):
+    """Comparable sides without a common case."""
+
+
+@dataclass
+class Comparison:
+    """A side against the baseline. `differing_fields` has a text for each field of a case in which
+    the sides differ, such as the algorithm; `lacking` the baseline's cases that the other side
+    lacks.
+
+    `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
+    `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of
+    `decide`; `is_library`: the case times a library, which
+    the compared code cannot change; and those of `find_ratios`. A missing figure is NaN.
+    """
+
+    baseline: Side
+    variant: Side
+    margin: float
+    differing_fields: dict[str, str] = field(default_factory=dict)
+    allowed: list[str] = field(default_factory=list)
+    lacking: list[Case] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    is_interleaved: bool = False  # of one campaign, whose launches ran in turn
+    cells: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def is_judged(self) -> "pd.Series[bool]":
+        """The cells that the headline is about, and that a gate can fail: all but the library's, or
+        all if there are no others."""
+        is_library = self.cells.is_library
+        return ~is_library | bool(is_library.all())
+
+    @property
+    def resolvable_slowdown(self) -> tuple[float, str]:
+        """The slowdown (0.03: 3 %), from the margin to `MOST_RESOLVABLE`, that all judged cells
+        together exclude with power 0.8 by the forecast of the campaign's pilot, otherwise by these
+        launches; and its source."""
+        cells = self.cells[self.is_judged]
+        stages = self.baseline.campaign.stages if self.baseline.campaign else []
+        forecasts = [stage.visible_effect for stage in stages if stage.visible_effect]
+        if forecasts and self.is_interleaved:
+            most, source = forecasts[0], "which the campaign's pilot decides"
+        else:
+            effects = verdict.detectable(
+                cells.standard_error,
+                cells.pairs,
+                INTERVAL_P,
+                0.0,
+                POWER ** (1 / len(cells)),
+                cells.get("freedom"),
+            )
+            most = np.max(effects[np.isfinite(effects)], initial=self.margin)
+            source = "which these launches decide"
+        slowdown = min(max(self.margin, most), MOST_RESOLVABLE)
+        return slowdown, f"{source}, at most {MOST_RESOLVABLE:.0%}"
+
+    def can_hide(self, slowdown: float) -> "pd.Series[bool]":
+        """Whether a slowdown of at least this share could hide in each judged cell."""
+        is_settled = self.cells.verdict.isin([SAME, FASTER]) | (self.cells.high < 1 + slowdown)
+        return self.is_judged & ~is_settled
+
+
+def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
+    """Sentences on allowed differences. Raises Incomparable for a difference not allowed."""
+    sentences = []
+    for name, read_fact in COMPARABLE.items():
+        side_names: dict[str, str] = {}
+        for side in sides:
+            for launch in side.launches:
+                side_names.setdefault(str(read_fact(launch)), side.name)
+        if len(side_names) > 1:
+            first, second, *_ = (f"{text} ({side})" for text, side in side_names.items())
+            sentence = f"{name} differs: {first} and {second}"
+            if name not in allowed:
+                raise Incomparable(f"not comparable: {sentence}; --allow {name} compares anyway")
+            sentences.append(f"allowed to differ: {sentence}")
+    return sentences
+
+
+def compare(
+    sides: Sequence[Side],
+    allowed: Sequence[str] = (),
+    margin: float | None = None,
+) -> list[Comparison]:
+    """Every side against the first, cell by cell. `margin` is a
+    share, by default the campaign's. Raises Incomparable for sides that measured different things,
+    NothingInCommon for sides without a common case, ResultError for a run that is on both
+    sides."""
+    differences = differing(sides, allowed)
+    baseline, *variants = sides
+    if margin is None:
+        margin = baseline.campaign.campaign.margin if baseline.campaign else DEFAULT_MARGIN
+    comparisons = []
+    for variant in variants:
+        comparison = Comparison(
+            baseline,
+            variant,
+            margin,
+            _differing_fields(baseline, variant),
+            differences,
+            pairs=pairs_of(baseline, variant),
+            is_interleaved=is_interleaved(baseline, variant),
+        )
+        _add_cells(comparison)
+        _add_notes(comparison)
+        comparisons.append(comparison)
+    return comparisons
+
+
+def _differing_fields(baseline: Side, variant: Side) -> dict[str, str]:
+    texts = {}
+    for name in ("algorithm", "variant", "memory", "in_place", "datatype", "redop"):
+        ours, theirs = (
+            {str(getattr(case, name)) for case in side.cases} for side in (baseline, variant)
+        )
+        if len(ours) == len(theirs) == 1 and ours != theirs:
+            texts[name] = f"{spoken(name)}: {spoken(min(ours))} against {spoken(min(theirs))}"
+    return texts
+
+
+def _add_cells(comparison: Comparison) -> None:
+    sides = comparison.baseline, comparison.variant
+    without = "library", *comparison.differing_fields
+    names = f"{comparison.baseline.name} and {comparison.variant.name}"
+    runs = [{launch.run.run_id for launch in side.launches} for side in sides]
+    if both := set.intersection(*runs):
+        raise ResultError(f"{min(both)} is a run of {names}: compared with itself")
+    theirs, ours = ({key_of(case, without): case for case in side.cases} for side in sides)
+    cases = {key: ours[key] for key in theirs if key in ours}
+    if not cases:
+        raise NothingInCommon(f"{names} have no case in common")
+    comparison.lacking = [case for key, case in theirs.items() if key not in ours]
+    wrong = {
+        key_of(case, without): f"{WRONG} launches of {side.name}"
+        for side in sides
+        for launch in side.launches
+        for case in launch.cases
+        if case.status == "wrong"
+    }
+    common: list[Any] = [*cases.values()]
+    # The times of a case that was wrong in some launch prove nothing: it has no key.
+    judged = _judge(comparison, [() if key in wrong else key for key in cases], without, common)
+    fields = pd.DataFrame(map(attrgetter(*CASE_KEY), common), columns=list(CASE_KEY))
+    cells = judged.join(fields).assign(case=common, name=case_names(common))
+    cells["is_library"] = [case.library is not None for case in common]
+    cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name.map(spoken)
+    cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
+    cells["place"] = pd.factorize(cells.name)[0]
+    comparison.cells = cells.sort_values(["place", "size_bytes"], ignore_index=True)
+
+
+def with_ratios(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells with `ratio`, `low` and `high` of their logs; NaN for an infinite interval."""
+    has_interval = np.isfinite(cells.log_high)
+    return cells.assign(
+        ratio=np.exp(cells.log_ratio),
+        low=np.exp(cells.log_low).where(has_interval),
+        high=np.exp(cells.log_high).where(has_interval),
+    )
+
+
+def _judge(
+    comparison: Comparison, keys: Sequence[Any], without: Sequence[str], cases: Sequence[Any]
+) -> pd.DataFrame:
+    """The columns of the cells that follow from the ratios and times of these keys, of `cases`."""
+    margin, n_pairs = comparison.margin, len(comparison.pairs)
+    manifest = comparison.baseline.campaign
+    log_ratios, times = find_ratios(comparison.pairs, keys, without)
+    if comparison.is_interleaved:
+        cells = verdict.once(log_ratios, margin)
+    else:
+        groups = [(case.algorithm, case.variant) for case in cases]
+        days = spread_between_days(comparison.baseline, comparison.variant, log_ratios, groups)
+        comparison.notes += [days.source] * (n_pairs >= MIN_PAIRS)
+        cells = days.judge(log_ratios, margin)
+    cells = with_ratios(cells)
+    cells.loc[cells.high.isna(), "detectable"] = np.nan
+    if comparison.is_interleaved and manifest and not manifest.end:
+        # Each look at a growing campaign would be another chance of a false verdict.
+        cells.loc[cells.verdict.isin([SLOWER, FASTER]), "verdict"] = AMBIGUOUS
+    cells.loc[cells.pairs == 1, "verdict"] = UNREPLICATED
+    lost = (n_pairs - cells.pairs).astype(str) + f" of {n_pairs}"
+    cells["note"] = np.select(
+        [cells.pairs < n_pairs, cells.pairs < MIN_PAIRS],
+        [
+            lost + " pairs have no state of the link in common with enough blocks",
+            f"an interval takes {MIN_PAIRS} pairs, which python -m bench.campaign launches",
+        ],
+        "",
+    )
+    return cells.join(times)
+
+
+def _add_notes(comparison: Comparison) -> None:
+    baseline, variant = comparison.baseline, comparison.variant
+    here, there = (
+        {str(launch.run.node) for launch in side.launches} for side in (baseline, variant)
+    )
+    if not here & there:
+        nodes = f"{some(sorted(here))} and {some(sorted(there))}"
+        comparison.notes.append(f"The sides ran on different nodes, {nodes}, and nodes differ.")
+    if lacking := len(comparison.lacking):
+        comparison.notes.append(f"{lacking} cases of {baseline.name} are not in {variant.name}.")

@@ -11,12 +11,12 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
+from reports.site.page import Page, Section, draw_picture, to_html
 from reports.store.case import key_of
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import markdown_text
 from reports.store.writing import write_named
-from reports.tables.page import Page, Section, draw_picture, to_html
 from reports.tables.sentences import size_text, some, wrapped
 from reports.tables.show import headline_of
 from reports.verdicts import compare as table
@@ -349,7 +349,6 @@ def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
         "forest",
         lambda target: table.plot(comparisons, target),
         "Ratio of each cell, variant over baseline, with its 95 % interval",
-        "Right of 1 the variant is slower; the band is the margin.",
         "cells-0",
     )
     return [Section("Ratios", pictures=[picture])] + [
@@ -358,7 +357,6 @@ def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
             table.sentences(each),
             table=f"cells-{place}",
             rows=[*map(table.figures, each.cells.itertuples())],
-            filters=["algorithm", "verdict"],
         )
         for place, each in enumerate(comparisons)
     ]

@@ -19,7 +19,6 @@ from reports.tables.rows import views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text
 from reports.tables.table import long_cells
 from reports.trends import fit as fitting
-from reports.trends import fit_figure
 from reports.trends.alpha_beta import by_title
 from reports.trends.fit import find_crossovers, fits_of
 
@@ -85,7 +84,6 @@ def _picture(heading: str, result: Result) -> Section:
 def _fits(heading: str, paths: Sequence[Path]) -> Section:
     """Start-up time and bandwidth of each algorithm, and the crossovers between algorithms."""
     fits = fits_of([read(path) for path in paths])
-    fitted = [fit for fit in fits if fit.regimes]
     launches = f"{len(paths)} launch{'es' * (len(paths) > 1)}"
     lines = [
         f"time = alpha + size / beta, over {launches} of this command on this machine and "
@@ -96,16 +94,10 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
         lines += [f"{members[0].mode}: {line}" for line in fitting.sentences(members, crossovers)]
     rows: list[Row] = [
         {"algorithm": fit.name, "mode": fit.mode, **fitting.cells(regime)}
-        for fit in fitted
+        for fit in fits
         for regime in fit.regimes
     ]
-    picture = draw_picture(
-        "fits",
-        partial(fit_figure.plot, fitted),
-        "Fits: time against size, a line for each regime",
-        "fits",
-    )
-    return Section(heading, lines, [picture], table="fits", rows=rows)
+    return Section(heading, lines, table="fits", rows=rows)
 
 
 def fact_text(fact: Any) -> str:

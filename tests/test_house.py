@@ -32,6 +32,7 @@ REPORTS = (
     "reports.store",
     "reports.imports",
     "reports.tables",
+    "reports.site.page",
     "reports.verdicts",
     "reports.trends",
     "reports.advice",

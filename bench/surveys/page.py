@@ -2,12 +2,12 @@
 
 import io
 import tarfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from bench.surveys import steps
 from bench.surveys.steps import LOGS, RESULTS, TABLE, Outcome, Survey, to_type, without_names
+from reports.site.page import Page, Row, Section, draw_picture, to_html
 from reports.site.run_page import fact_text
 from reports.site.shared import how_to_reproduce, start_time
 from reports.store.case import find_states
@@ -16,12 +16,10 @@ from reports.store.schema import Result
 from reports.store.writing import write_named, write_whole
 from reports.tables import run_text, sentences, show
 from reports.tables.kinds import kind_of
-from reports.tables.page import Page, Row, Section, draw_picture, to_html
 
 PAGE = "index.html"
 FOLDED = ("tune", "library", "packets")
 HEADLINES = ("allreduce", "link", "decode", "tune")  # the first that was measured
-WORDS = {"done": "better", "wrong": "worse"}  # the style of a status; others: `unknown`
 PRIVACY = (
     f"The archive holds this page, {RESULTS}/ (the runs, for wiretax show and wiretax.load), "
     f"{LOGS}/ (what each step printed) and {TABLE} (the tuning table).",
@@ -32,7 +30,7 @@ PRIVACY = (
 
 
 def page_of(survey: Survey, is_interrupted: bool) -> Page:
-    """The headline, a card and a section for each step, and what failed with what to type."""
+    """The headline, a row and a section for each step, and what failed with what to type."""
     outcomes = survey.outcomes
     results = {outcome.step.name: outcome.result for outcome in outcomes if outcome.result}
     measured = [
@@ -41,14 +39,8 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         if name in results and any(case.time_us for case in results[name].cases)
     ]
     first = results[measured[0]] if measured else None
-    cards = [
-        (
-            outcome.step.title,
-            WORDS.get(outcome.status, "unknown"),
-            outcome.sentence
-            if outcome.status == "done"
-            else f"{outcome.status}: {outcome.sentence}",
-        )
+    table: list[Row] = [
+        {"step": outcome.step.title, "status": outcome.status, "finding": outcome.sentence}
         for outcome in outcomes
     ]
     n_done = sum(outcome.status == "done" for outcome in outcomes)
@@ -67,25 +59,18 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         if outcome.status != "done"
     ]
     sections = [
+        Section("Steps", table="steps", rows=table),
         Section("What is missing", failed),
         Section("Machine", first.run.notes if first else ()),
         *(section_of(survey, outcome) for outcome in outcomes),
         *left_to_do(survey),
     ]
-    sections = [
-        section for section in sections if section.sentences or section.text or section.pictures
-    ]
-    for number, section in enumerate(sections, 1):  # the figures stand below their picture
-        section.pictures = [
-            replace(picture, table=f"section-{number}") for picture in section.pictures
-        ]
     title = show.headline_of(first) if first else "Survey: nothing was measured"
     return Page(
         title,
         lines,
         [*sections, *environment(first), Section("In the archive", PRIVACY)],
         how_to_reproduce([result.run for result in results.values()]),
-        cards,
     )
 
 
@@ -108,12 +93,7 @@ def draw(section: Section, name: str, result: Result) -> None:
     """Adds the picture of a main step. Raises ResultError for a run without figures."""
     if name == "allreduce" or kind_of(result).draw:
         section.pictures = [
-            draw_picture(
-                name,
-                partial(show.plot, result),
-                sentences.machine(result),
-                "Its figures stand in the text below.",
-            )
+            draw_picture(name, partial(show.plot, result), sentences.machine(result))
         ]
 
 

@@ -20,12 +20,12 @@ from reports.advice import candidates
 from reports.advice.candidates import Figure, Key, Machine, Spec
 from reports.advice.reduce_times import other_hardware
 from reports.advice.specs import GPUS
+from reports.site.page import Page, Row, Section, to_html
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
 from reports.tables.formats import as_csv_text
-from reports.tables.page import Page, Row, Section, to_html
 from reports.tables.sentences import lay_out, number, size_text
 from reports.verdicts.verdict import FAMILY_P, POWER
 

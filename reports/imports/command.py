@@ -5,14 +5,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from reports.imports.imported import ImportedFrom, ImportedRun, write_imported
-from reports.imports.logged import IN_SECONDS, SECONDS, LoggedTest, clean_line
+from reports.imports.logged import LoggedTest, clean_line
 from reports.imports.mpi import parse_mpi
-from reports.imports.nccl_tests import parse_json, parse_nccl
+from reports.imports.nccl_json import parse_json
+from reports.imports.nccl_tests import parse_nccl
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, content_of
 from reports.store.schema import End
@@ -43,25 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def import_logs(arguments: argparse.Namespace) -> int:
     """Writes and prints the run files. Raises ResultError if the folder is not writable."""
-    status, stored = 0, list[dict[str, Any]]()
+    status, records = 0, list[dict[str, Any]]()
     for path in arguments.files:
         try:
             content = content_of(path)
             tests = find_tests(path, content)
-            if not tests:
-                raise ResultError(f"{path} is not a known format; known are {FORMATS}")
-            if len(tests) > MOST_TESTS or sum(len(test.cases) for test in tests) > 2 * MOST_ROWS:
-                raise ResultError(
-                    f"{path} has more than {MOST_TESTS:,} tests or {MOST_ROWS:,} rows"
-                )
         except ResultError as error:
             print(f"reports: {printable(str(error))}", file=sys.stderr)
             status = 2
             continue
+        for place, test in enumerate(tests, 1):
+            name = f"import-{hashlib.sha256(content).hexdigest()[:12]}-{place}"
+            record = store(test, name, path, arguments.out)
+            records.append(record)
+            if not arguments.json:
+                print(sentence(record))
         unread = sorted({line for test in tests for line in test.unread})
-        stored += store(path, content, tests, arguments.out)
-        if not arguments.json:
-            print("\n".join(record.pop("text") for record in stored[-len(tests) :]))
         if unread:
             unit = "results" if tests[0].format.endswith("JSON") else "lines"
             numbers = ", ".join(map(str, unread[:MOST_LISTED]))
@@ -72,52 +69,59 @@ def import_logs(arguments: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
     if arguments.json:
-        write_json("import", tests=[record for record in stored if record.pop("text")])
+        write_json("import", tests=records)
     return status
 
 
 def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
-    """The tests in the log, in order; empty for an unknown format. Raises ResultError for an empty
-    or binary file, and for JSON that is damaged or not of nccl-tests."""
+    """The tests in the log, in order. Raises ResultError for a file that is empty, binary or of an
+    unknown format, for JSON that is damaged or not of nccl-tests, and for too many rows."""
     if not content.strip(b"\0 \t\r\n"):
         raise ResultError(f"{path} is empty")
     text = decode(path, content)
     if text.lstrip(" \r\n\t[")[:1] == "{":
-        if len(content) > 20_000_000:  # they take ten times as much memory
-            raise ResultError(f"{path} has more than 20 MB of JSON")
-        try:
-            return parse_json(text.strip())
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ResultError(f"{path} is JSON that is cut off or damaged ({error})") from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"{path} is JSON, but not what nccl-tests writes for -J") from error
-    lines = (SECONDS.sub("", text) if IN_SECONDS.search(text) else text).split("\n")
-    clean = [clean_line(line) for line in lines]
-    if sum(line.lstrip(" #")[:1].isdigit() for line in clean) > MOST_ROWS:
-        raise ResultError(f"{path} has more than {MOST_ROWS:,} rows")
-    tests: list[LoggedTest] = [*parse_nccl(clean, lines), *parse_mpi(clean)]
-    tests.sort(key=lambda test: test.first_line)
-    for test, after in pairwise(tests):
-        test.unread = [line for line in test.unread if line < after.first_line]
-    for test in tests[-1:]:
-        whole = [case for case in test.cases if case.line != len(lines)]
-        rows = [clean[(case.line or 0) - 1] for case in whole]
-        if len(whole) < len(test.cases) and is_cut(clean[-1], rows):
-            test.cases = whole
-            test.unread.append(len(lines))
-        if len(lines) in test.unread and test.status == "complete":
-            test.end("incomplete", "the log ends within a row")
+        tests = tests_of_json(path, text.strip())
+    else:
+        tests = tests_of_text(path, text)
+    if not tests:
+        raise ResultError(f"{path} is not a known format; known are {FORMATS}")
+    if len(tests) > MOST_TESTS or sum(len(test.cases) for test in tests) > 2 * MOST_ROWS:
+        raise ResultError(f"{path} has more than {MOST_TESTS:,} tests or {MOST_ROWS:,} rows")
     return tests
 
 
-def is_cut(last: str, rows: Sequence[str]) -> bool:
-    """Whether the last line of a log lacks its end: it has fewer decimals than the row above it, or
-    ends further left than at least two rows, which all end in the same column."""
-    if not rows:
-        return last.endswith(".")
-    decimals, expected = (len(row.split()[-1].partition(".")[2]) for row in (last, rows[-1]))
-    ends = {len(row.rstrip()) for row in rows} if len(set(rows)) > 1 else {0}
-    return decimals < expected or (len(ends) == 1 and len(last.rstrip()) < min(ends))
+def tests_of_json(path: Path, text: str) -> Sequence[LoggedTest]:
+    if len(text) > 20_000_000:  # they take ten times as much memory
+        raise ResultError(f"{path} has more than 20 MB of JSON")
+    try:
+        return parse_json(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ResultError(f"{path} is JSON that is cut off or damaged ({error})") from error
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ResultError(f"{path} is JSON, but not what nccl-tests writes for -J") from error
+
+
+def tests_of_text(path: Path, text: str) -> Sequence[LoggedTest]:
+    lines = [clean_line(line) for line in text.split("\n")]
+    if sum(line.lstrip(" #")[:1].isdigit() for line in lines) > MOST_ROWS:
+        raise ResultError(f"{path} has more than {MOST_ROWS:,} rows")
+    tests: list[LoggedTest] = [*parse_nccl(lines), *parse_mpi(lines)]
+    tests.sort(key=lambda test: test.first_line)
+    for test in tests[-1:]:
+        drop_cut_row(test, lines)
+    return tests
+
+
+def drop_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
+    """Drops the last row of a test if it is the last line of the log and shorter than the row
+    before: rows end in the same column, so that its end is lacking."""
+    last = len(lines)
+    before = [case.line for case in test.cases if case.line and case.line < last]
+    if before and len(lines[-1].rstrip()) < len(lines[before[-1] - 1].rstrip()):
+        test.unread += [last for case in test.cases if case.line == last]
+        test.cases = [case for case in test.cases if case.line != last]
+    if last in test.unread and test.status == "complete":
+        test.end("incomplete", "the log ends within a row")
 
 
 def decode(path: Path, content: bytes) -> str:
@@ -132,56 +136,49 @@ def decode(path: Path, content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def store(
-    path: Path, content: bytes, tests: Sequence[LoggedTest], folder: Path
-) -> list[dict[str, Any]]:
-    """Writes a run file for each test. Returns a record of each, with the line about it."""
-    records: list[dict[str, Any]] = []
-    digest = hashlib.sha256(content).hexdigest()[:12]
-    for position, test in enumerate(tests, 1):
-        program = test.format if test.format == "NCCL 1.x" else test.format.split()[0]
-        run = ImportedRun(
-            run_id=f"import-{digest}-{position}",
-            benchmark=" ".join(filter(None, [program, test.collective])),
-            imported_from=ImportedFrom(
-                file=printable(path.name),
-                format=test.format,
-                first_line=test.first_line,
-                last_line=max(test.first_line, test.last_line),
-            ),
-            statistic=test.statistic,
-            world={
-                "size": test.world_size,
-                "hosts": test.hosts,
-                "ranks": [{"rank": rank, "gpu": gpu} for rank, gpu in sorted(test.gpus.items())],
-            },
-            footer_avg_bus_bw=test.footer_avg_bus_bw,
-            out_of_bounds=test.out_of_bounds,
-        )
-        wrong = [case.n_wrong for case in test.cases if case.n_wrong is not None]
-        end = End(status=test.status, reason=test.reason, n_wrong=sum(wrong) if wrong else None)
-        file, state = write_imported(folder, run, test.cases, end)
-        size = "unknown" if test.world_size is None else test.world_size
-        rows = max(sum(case.in_place == place for case in test.cases) for place in (False, True))
-        note = "" if state == "new" else f" ({state})"
-        hosts = f" on {test.hosts} hosts" if (test.hosts or 1) > 1 else ""
-        records.append(
-            {
-                "log": printable(path.name),
-                "file": str(file),
-                "run_id": run.run_id,
-                "format": test.format,
-                "collective": test.collective,
-                "ranks": test.world_size,
-                "hosts": test.hosts,
-                "rows": rows,
-                "status": test.status,
-                "reason": test.reason,
-                "stored": state,
-                "unread": sorted(test.unread),
-                "text": f"{test.format} {test.collective or 'unknown'}, "
-                f"{size} rank{'s' * (size != 1)}{hosts}, {rows} row{'s' * (rows != 1)}, "
-                f"{test.status}: {file}{note}",
-            }
-        )
-    return records
+def store(test: LoggedTest, run_id: str, path: Path, folder: Path) -> dict[str, Any]:
+    """Writes the run file of a test in the log at `path`. Returns its record for `--json`."""
+    program = test.format if test.format == "NCCL 1.x" else test.format.split()[0]
+    run = ImportedRun(
+        run_id=run_id,
+        benchmark=" ".join(filter(None, [program, test.collective])),
+        imported_from=ImportedFrom(
+            file=printable(path.name),
+            format=test.format,
+            first_line=test.first_line,
+            last_line=max(test.first_line, test.last_line),
+        ),
+        statistic=test.statistic,
+        world={
+            "size": test.world_size,
+            "hosts": test.hosts,
+            "ranks": [{"rank": rank, "gpu": gpu} for rank, gpu in sorted(test.gpus.items())],
+        },
+        footer_avg_bus_bw=test.footer_avg_bus_bw,
+        out_of_bounds=test.out_of_bounds,
+    )
+    wrong = [case.n_wrong for case in test.cases if case.n_wrong is not None]
+    end = End(status=test.status, reason=test.reason, n_wrong=sum(wrong) if wrong else None)
+    file, state = write_imported(folder, run, test.cases, end)
+    return {
+        "log": printable(path.name),
+        "file": str(file),
+        "run_id": run_id,
+        "format": test.format,
+        "collective": test.collective,
+        "ranks": test.world_size,
+        "hosts": test.hosts,
+        "rows": max(sum(case.in_place == place for case in test.cases) for place in (False, True)),
+        "status": test.status,
+        "reason": test.reason,
+        "stored": state,
+        "unread": sorted(test.unread),
+    }
+
+
+def sentence(record: dict[str, Any]) -> str:
+    """What was stored: `nccl-tests all_reduce: ranks 2, rows 25, complete: FILE`."""
+    counts = [f"{name} {record[name]}" for name in ("ranks", "hosts", "rows") if record[name]]
+    test = f"{record['format']} {record['collective'] or 'unknown'}"
+    note = "" if record["stored"] == "new" else f" ({record['stored']})"
+    return f"{test}: {', '.join([*counts, record['status']])}: {record['file']}{note}"

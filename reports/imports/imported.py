@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import msgspec
-from msgspec.structs import replace
 
 from reports.store.result import ResultError, content_of, is_imported, of_kind, read, read_lines
 from reports.store.schema import SCHEMA, Count, End, NotNegative, Positive, Result
@@ -56,9 +55,6 @@ class ImportedSummary(msgspec.Struct, kw_only=True):
 
     median: NotNegative | None = None
     mean: NotNegative | None = None
-    min: NotNegative | None = None
-    max: NotNegative | None = None
-    p99: NotNegative | None = None
     n: int | None = None
 
 
@@ -78,7 +74,6 @@ class ImportedCase(msgspec.Struct, kw_only=True, tag="case", tag_field="kind"):
     status: str = "ok"
     reason: str | None = None
     library: str | None = None
-    shape: dict[str, str] | None = None
     time_us: ImportedSummary | None = None
     over_ranks_us: dict[str, NotNegative | None] | None = None
     alg_bw_gb_s: float | None = None
@@ -119,15 +114,13 @@ def write_imported(
     folder: Path, run: ImportedRun, cases: list[ImportedCase], end: End
 ) -> tuple[Path, str]:
     """Writes the run to `folder`, which it creates, and returns the path and `new`, `is there
-    already` or `written anew`. A file that differs only in the log's name stays. Raises ResultError
-    if the file cannot be written."""
-    path, rest = folder / f"{run.run_id}.jsonl", b"".join(map(to_line, (*cases, end)))
+    already` or `written anew`. Raises ResultError if the file cannot be written."""
+    path, content = folder / f"{run.run_id}.jsonl", b"".join(map(to_line, (run, *cases, end)))
     with contextlib.suppress(ResultError):
-        former = replace(run, imported_from=read_imported(path).run.imported_from)
-        if content_of(path) == to_line(former) + rest:
+        if content_of(path) == content:
             return path, "is there already"
     state = "written anew" if path.exists() else "new"
     with write_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, to_line(run) + rest)
+    write_whole(path, content)
     return path, state

@@ -7,9 +7,9 @@ from typing import IO
 import numpy as np
 
 from reports.site import shared
+from reports.site.page import Page, Row, Section, draw_picture
 from reports.store.folder import Contents
 from reports.tables.figure import COLOURS, figure
-from reports.tables.page import Page, Row, Section, draw_picture
 from reports.tables.sentences import size_text
 from reports.trends.fleet import Fleet, Group, Node, fleet_of, headline, summary
 from reports.trends.slow_nodes import EQUAL
@@ -26,9 +26,7 @@ def fleet_page(contents: Contents) -> Page:
         picture = draw_picture(
             f"fleet-{number}",
             partial(plot, group),
-            f"Each {group.kind}, {group.title}",
-            "A mark for each, by name, with its 95 % "
-            "interval; named ones are filled, and labelled if there is room.",
+            f"Each {group.kind} with its 95 % interval, {group.title}",
             f"fleet-{number}",
         )
         rows = [_row(group, node) for node in group.nodes]
@@ -39,7 +37,6 @@ def fleet_page(contents: Contents) -> Page:
                 [picture],
                 table=f"fleet-{number}",
                 rows=rows,
-                filters=["verdict"],
             )
         )
     return Page(

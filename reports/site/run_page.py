@@ -1,36 +1,28 @@
-"""The page of one run: its pictures, its text, and a row for each of its cases."""
+"""The page of one run: its picture, its text, its fit, its iterations and a row for each case."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reports.site import shared
+from reports.site.page import Page, Row, Section, draw_picture
 from reports.store.case import find_states
 from reports.store.result import ResultError, SamplesGone, read, read_samples
 from reports.store.schema import Case, Result
-from reports.tables import plot, run_text, sentences, show
-from reports.tables.figure import Line, figure, legend_below, lines_of, round_ticks
+from reports.tables import plot, run_text, show
 from reports.tables.kinds import kind_of
-from reports.tables.long import long_rows
-from reports.tables.page import Page, Picture, Row, Section, draw_picture
-from reports.tables.rows import View, view_of, views
-from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, shape_words, size_text
+from reports.tables.rows import views
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, machine, number, size_text
 from reports.trends import fit as fitting
-from reports.trends import fit_figure
 from reports.trends.alpha_beta import by_title
 from reports.trends.fit import find_crossovers, fits_of
 
-PANEL_INCHES = (5.6, 4.1)
-PANEL_MARGINS = (0.14, 0.12, 0.92, 0.985)  # fixed: matplotlib's search takes as long as the drawing
-SCALES = {"log": "logarithmic", "linear": "linear"}
 SLOW_RANK_RATIO = 1.05  # of a rank's median time to the median of the other ranks
 
-Drawn = Sequence[tuple[View, Sequence[Line]]]  # each view with all lines of the run
 Times = NDArray[Any]  # of a case, shape (ranks, iterations), in microseconds
 
 
@@ -45,28 +37,15 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
         *run_text.link_lines(find_states(result.blocks)),
         *run.notes,
     ]
-    draw = kind_of(result).draw
-    printed = Section("As the run printed it", text=show.text(result), folded=draw is None)
-    if draw:
-        own = partial(
-            draw_picture,
-            "own",
-            partial(draw, result),
-            sentences.machine(result),
-            "The figures stand in the text below and in the table.",
-            "cells",
-        )
-        sections = [
-            _attempt("Picture", lambda heading: Section(heading, pictures=[own()])),
-            printed,
-        ]
-    else:
-        drawn = drawn_views(result)
-        sections = [
-            time_and_bandwidth(drawn, run.world["size"]),
-            printed,
+    is_sweep = kind_of(result).draw is None
+    sections = [
+        _attempt("Picture", _picture, result),
+        Section("As the run printed it", text=show.text(result), folded=is_sweep),
+    ]
+    if is_sweep:
+        sections += [
             _attempt("Regimes and crossovers", _fits, launches),
-            _attempt("Iterations and stragglers", iterations, result, drawn),
+            _attempt("Iterations and stragglers", iterations, result),
         ]
     facts: list[Row] = [
         {
@@ -76,13 +55,14 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
         }
         for name, fact in run.environment.items()
     ]
-    environment = Section("Environment", table="environment", rows=facts, folded=True)
-    return Page(
-        sentences.machine(result),
-        head,
-        [*sections, _cells(result), environment],
-        shared.how_to_reproduce([run]),
+    cases = sorted(
+        result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
     )
+    sections += [
+        Section("Every cell", table="cells", rows=[*long_rows(cases)]),
+        Section("Environment", table="environment", rows=facts, folded=True),
+    ]
+    return Page(machine(result), head, sections, shared.how_to_reproduce([run]))
 
 
 def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Section:
@@ -91,6 +71,13 @@ def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Sec
         return make(heading, *arguments)
     except ResultError as error:
         return Section(heading, [f"This cannot be shown: {error}"])
+
+
+def _picture(heading: str, result: Result) -> Section:
+    title = machine(result)
+    return Section(
+        heading, pictures=[draw_picture("run", partial(show.plot, result), title, "cells")]
+    )
 
 
 def _fits(heading: str, paths: Sequence[Path]) -> Section:
@@ -109,45 +96,7 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
         for fit in fits
         for regime in fit.regimes
     ]
-    picture = draw_picture(
-        "fits",
-        partial(fit_figure.plot, fits),
-        "Fits: time against size, a line for each regime",
-        f"{len(fits)} fits with {len(rows)} regimes. Logarithmic axes.",
-        "fits",
-    )
-    return Section(heading, lines, [picture], table="fits", rows=rows)
-
-
-def _cells(result: Result) -> Section:
-    """A row for each case; a sentence has the columns in which all cases are equal."""
-    cases = sorted(
-        result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
-    )
-    rows: list[Row] = [
-        {
-            "cell": (str(case.case), f"#case-{case.case}"),
-            **cells,
-            "collective": case.collective,
-            "memory": case.memory,
-        }
-        for case, cells in zip(cases, long_rows(cases), strict=True)
-    ]
-    values = {name: {row[name] for row in rows} for name in (rows[0] if rows else ())}
-    equal = [
-        name
-        for name, texts in values.items()
-        if len(texts) == 1
-        and name not in ("cell", "size", "algorithm", "mode", "status", "time us")
-    ]
-    common = [f"{name} {rows[0][name]}" for name in equal if rows[0][name] not in ("-", "")]
-    return Section(
-        "Every cell",
-        [f"In every cell: {'; '.join(common)}."] if common else [],
-        table="cells",
-        rows=[{name: cell for name, cell in row.items() if name not in equal} for row in rows],
-        filters=[name for name in ("algorithm", "mode") if len(values.get(name, ())) > 1],
-    )
+    return Section(heading, lines, table="fits", rows=rows)
 
 
 def fact_text(fact: Any) -> str:
@@ -156,124 +105,36 @@ def fact_text(fact: Any) -> str:
     return "-" if value is None else str(value)[:500]
 
 
-def drawn_views(result: Result) -> Drawn:
-    """The first four views; each has all lines of the run in order, with its own cases."""
-    shown = [(view, plot.drawn_cases(result, view)) for view in views(result)[:4]]
-    lines = lines_of([case for _, cases in shown for case in cases])
-    return [
-        (
-            view,
-            [
-                replace(line, cases=[case for case in line.cases if view_of(case) == view])
-                for line in lines
-            ],
-        )
-        for view, cases in shown
-        if cases
-    ]
-
-
-def time_and_bandwidth(drawn: Drawn, world_size: int) -> Section:
-    """Time and busbw against size for each view, with both vertical axes."""
-    if not drawn:
-        return Section("Time and bandwidth", ["The run has no measured case."])
-    pictures = []
-    for place, (view, lines) in enumerate(drawn):
-        words = ", ".join([view[0], *shape_words(view[1])])
-        for quantity, factor in plot.factors(view, lines, world_size).items():
-            title = f"{plot.axis_title(lines, factor)}, against size, {words}"
-            pictures += [
-                _against_size(f"{quantity}{place}{scale}", title, lines, factor, scale)
-                for scale in SCALES
-            ]
-    samples = [
-        (line.name, draw_picture(f"sample{place}", partial(_draw_sample, line)).svg, line.is_main)
-        for place, line in enumerate(drawn[0][1])
-    ]
-    return Section("Time and bandwidth", pictures=pictures, lines=samples)
-
-
-def _draw_sample(line: Line, target: IO[str]) -> None:
-    with figure(target, 1, 1, (0.6, 0.22), margins=(0, 0, 1, 1)) as (_, ((axes,),)):
-        axes.set_axis_off()
-        axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **line.style)
-
-
-def _against_size(
-    name: str, title: str, lines: Sequence[Line], factor: float, scale: str
-) -> Picture:
-    def draw(target: IO[str]) -> None:
-        with figure(target, 1, 1, PANEL_INCHES, margins=PANEL_MARGINS) as (_, ((axes,),)):
-            plot.draw_against_size(axes, lines, factor, scale)
-            axes.tick_params(labelsize=8)
-            for place, line in enumerate(lines):
-                numbers = [str(case.case) for case in line.cases]
-                axes.lines[place].set_gid("-".join([f"line{place}", *numbers]))
-                axes.collections[place].set_gid(f"line{place}")
-
-    cases = [case for line in lines for case in line.cases]
-    ends = np.concatenate([plot.interval(case, factor) for case in cases])
+def iterations(heading: str, result: Result) -> Section:
+    """The stored iterations at decode's size and at the largest, a row for each case. Raises
+    ResultError for samples that cannot be read."""
+    cases = [case for case in plot.drawn_cases(result, views(result)[0]) if case.samples]
     sizes = sorted({case.size_bytes for case in cases})
-    return draw_picture(
-        name,
-        draw,
-        title,
-        f"{sum(bool(line.cases) for line in lines)} lines over {len(sizes)} "
-        f"sizes from {size_text(sizes[0])} to {size_text(sizes[-1])}; the figures go from "
-        f"{number(float(ends.min()))} to {number(float(ends.max()))}; {SCALES[scale]} vertical "
-        "axis. Dashed: the bound of the machine's own measured parts.",
-        "cells",
-        scale,
-    )
-
-
-def iterations(heading: str, result: Result, drawn: Drawn) -> Section:
-    """The stored iterations at decode's size and at the largest: a picture for each size and a row
-    for each case. Raises ResultError for samples that cannot be read."""
-    lines = drawn[0][1] if drawn else []
-    sizes = sorted({case.size_bytes for line in lines for case in line.cases if case.samples})
     near = sorted(sizes, key=lambda size: abs(size - TOKEN_CALL_SIZE_BYTES))
-    pictures, rows, notes = list[Picture](), list[Row](), list[str]()
+    rows, notes = list[Row](), list[str]()
     for size in dict.fromkeys([*near[:1], *sizes[-1:]]):
-        times_us: dict[int, Times] = {}
-        for place, line in enumerate(lines):
-            for case in line.cases:
-                times = _read_times_us(result, case) if case.size_bytes == size else None
-                if times is not None:
-                    times_us[place] = times
-                    rows.append(
-                        {
-                            "size": size_text(size),
-                            "algorithm": line.name,
-                            **_iteration_cells(case, times),
-                        }
-                    )
-        if times_us:
-            pictures.append(_distribution(f"ecdf{len(pictures)}", size, times_us, lines))
-            ratios = [
-                [
-                    np.median(times[rank]) / np.median(np.delete(times, rank, axis=0))
-                    for rank in range(len(times))
-                ]
-                for times in times_us.values()
-                if len(times) > 1
-            ]
-            notes += [
-                f"Rank {rank} is slow at {size_text(size)}: {ratio:.2f}x the others' time, "
-                "in the median of the algorithms."
-                for rank, ratio in enumerate(np.median(ratios, axis=0) if ratios else ())
-                if ratio > SLOW_RANK_RATIO
-            ]
+        ratios = []
+        for case in cases:
+            times_us = _read_times_us(result, case) if case.size_bytes == size else None
+            if times_us is not None:
+                rows.append(_iteration_cells(case, times_us))
+                medians_us = np.median(times_us, axis=1)
+                ratios.append(medians_us / np.median(medians_us))
+        notes += [
+            f"Rank {rank} is slow at {size_text(size)}: {ratio:.2f}x the median rank's time, "
+            "in the median of the algorithms."
+            for rank, ratio in enumerate(np.median(ratios, axis=0) if ratios else ())
+            if ratio > SLOW_RANK_RATIO
+        ]
     if not rows:
         return Section(heading, ["The run stored no single iterations."])
     return Section(
         heading,
         [
-            *(notes or [f"No rank takes more than {SLOW_RANK_RATIO:.2f}x the others' time."]),
+            *notes,
             "Times are of the slowest rank; arrival skew is the time from the first rank's arrival "
             "to the last rank's; last, by rank, is how often each rank took longest.",
         ],
-        pictures,
         table="iterations",
         rows=rows,
     )
@@ -301,6 +162,9 @@ def _iteration_cells(case: Case, times_us: Times) -> Row:
     skew, (n_ranks, n) = case.arrival_skew_us, times_us.shape
     last = np.bincount(times_us.argmax(axis=0), minlength=n_ranks) / n
     return {
+        "size": size_text(case.size_bytes),
+        "algorithm": case.library or case.algorithm,
+        "variant": case.variant,
         "iterations": str(n),
         "5 %, us": low,
         "median, us": middle,
@@ -311,44 +175,3 @@ def _iteration_cells(case: Case, times_us: Times) -> Row:
         "last, by rank": " ".join(f"{share:.0%}" for share in last),
         "median by rank, us": " ".join(map(number, np.median(times_us, axis=1))),
     }
-
-
-def _distribution(
-    name: str, size_bytes: int, times_us: Mapping[int, Times], lines: Sequence[Line]
-) -> Picture:
-    def draw(target: IO[str]) -> None:
-        with figure(target, 1, 1, PANEL_INCHES) as (drawing, ((axes,),)):
-            shares = np.linspace(0, 1, 41)
-            for place, times in times_us.items():
-                style = lines[place].style | {"linewidth": 1.6, "markersize": 5}
-                axes.plot(
-                    np.quantile(times.max(axis=0), shares),
-                    shares,
-                    drawstyle="steps-post",
-                    markevery=8,
-                    **style,
-                    label=lines[place].name,
-                    gid=f"line{place}",
-                )
-            axes.set(
-                xscale="log",
-                xlabel="time of an iteration, its slowest rank, us",
-                ylabel="part of the iterations",
-            )
-            round_ticks(axes.xaxis)
-            axes.minorticks_off()
-            axes.grid(True, alpha=0.25)
-            axes.tick_params(labelsize=8)
-            legend = legend_below(drawing, *axes.get_legend_handles_labels(), fontsize=8)
-            for place, *parts in zip(times_us, legend.legend_handles, legend.texts, strict=True):
-                for part in parts:
-                    part.set_gid(f"line{place}")
-
-    return draw_picture(
-        name,
-        draw,
-        f"Iterations at {size_text(size_bytes)}: the part that took no longer",
-        f"{len(times_us)} lines, each from its fastest iteration to its slowest; the further left, "
-        "the faster, and the steeper, the steadier. Logarithmic horizontal axis.",
-        "iterations",
-    )

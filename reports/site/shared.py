@@ -54,7 +54,11 @@ class Store:
 def find(folder: Path) -> Store:
     """The runs below `folder`. Raises ResultError if `folder` is not a folder."""
     contents = read_store(folder)
-    store = Store(contents, campaigns=[path.parent for path in contents.manifests])
+    store = Store(
+        contents,
+        campaigns=[path.parent for path in contents.manifests],
+        specs=sorted(path for path in folder.glob("*.toml") if not path.is_symlink()),
+    )
     store.left_out += [f"{path} is {problem}" for path, problem in contents.problems]
     for path, error in contents.refused:
         if isinstance(error, ImportedRunError):

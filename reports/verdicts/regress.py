@@ -7,11 +7,11 @@ from pathlib import Path
 from shlex import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from reports.site.page import Page, Section, draw_picture, to_html
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import markdown_text
 from reports.store.writing import write_named
-from reports.tables.page import Page, Section, draw_picture, to_html
 from reports.tables.sentences import wrapped
 from reports.tables.show import headline_of
 from reports.verdicts import render
@@ -174,7 +174,6 @@ def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
         "forest",
         lambda target: render.plot(comparisons, target),
         "Ratio of each cell, variant over baseline, with its 95 % interval",
-        "Right of 1 the variant is slower; the band is the margin.",
         "cells-0",
     )
     return [Section("Ratios", pictures=[picture])] + [
@@ -183,7 +182,6 @@ def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
             render.sentences(each),
             table=f"cells-{place}",
             rows=render.rows_of(each),
-            filters=["algorithm", "verdict"],
         )
         for place, each in enumerate(comparisons)
     ]

@@ -255,5 +255,6 @@ exit 1
     assert run_survey(survey) == 1
     page = (folder / "index.html").read_text()
     assert re.search(r"<h1>allreduce: WRONG RESULTS in 1 of \d+ cases</h1>", page)
-    assert '<strong class="worse">All-reduce</strong> <span>wrong: auto 16384 B, block 0' in page
+    assert '<strong class="worse">wrong</strong>' in page
+    assert "auto 16384 B, block 0" in page
     archived(folder)

@@ -117,7 +117,7 @@ TARGETS = targets("""
     campaigns  **/*.jsonl  5  regress --baseline campaign/main --current campaign/new --junit j
     site       **/*        -  dashboard . -o site
     models     *           -  advise --gpu r9700 --gpus 2 --weights q4 --config config.json
-    boxes      *           2  dashboard --spec SPEC.toml . -o site
+    boxes      *           -  dashboard . -o site
     boxes      *           3  procure --html h --csv c SPEC.toml
 """)
 # Every command over the runs of every benchmark; `fuzz` leaves out a command that refuses the
@@ -168,7 +168,8 @@ def write_corpus(root: Path) -> None:
         shutil.copytree(root / folder, root / "site" / folder)
     logs = root / "logs"
     logs.mkdir()
-    results = {"size": 8, "count": 2, "out_of_place": HALF, "in_place": HALF}
+    kind = {"type": "float", "redop": "sum", "root": "-1"}
+    results = {"size": 8, "count": 2, "out_of_place": HALF, "in_place": HALF} | kind
     texts = {
         "nccl": WHOLE,
         "gather": GATHER,

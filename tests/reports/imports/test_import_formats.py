@@ -93,25 +93,16 @@ def test_a_complete_log_is_read():
 
 LABELS = """\
 [1,0]<stdout>:
-[prterun-host0-77@1,0]<stdout>:
  0:
 [0]
 >
 &gt;
 2025-02-07T14:12:36.123456789Z
 [2025-02-07 14:12:36,123]
-Tue Mar  3 12:00:00 2026[1,0]<stdout>:
-Feb 07 14:12:36 nid005471 bash[4711]:
-worker-1  |
 [pod/nccl-launcher-x7/main]
 14:12:36
-(launcher pid=123, ip=10.0.0.1)
 [rank0]:
 node-07:
-2026/11/22 10:00:01
-00:00:01
-1732270000.25
-[    0.010]
 """
 
 
@@ -143,7 +134,7 @@ def test_the_columns_show_which_half_is_blank():
     assert halves(only(moved)) == [BOTH[1]]
 
 
-def test_the_columns_of_older_programs_are_read():
+def test_the_heading_names_the_columns():
     """Logs of 2019 to 2021 have no root, a blank or missing redop, and a maximum error instead of
     #wrong."""
     names = NAMES.replace("    root", "").replace("#wrong", " error")
@@ -169,7 +160,7 @@ def test_algbw_that_includes_the_factor_of_busbw_is_recomputed():
 
 
 def test_times_in_milliseconds_are_converted():
-    """NCCL 1.x and nccl-tests of 2017 print milliseconds."""
+    """NCCL 1.x prints milliseconds."""
     alone = only(
         "$ ./build/test/single/all_reduce_test 10000000\n" + EARLY_HEAD + EARLY_NAMES + EARLY_ROW
     )
@@ -180,14 +171,6 @@ def test_times_in_milliseconds_are_converted():
         "all_reduce",
         1,
     )
-    head = (
-        "nThread 1 nGpus 8 minBytes 8 maxBytes 8 step: 2(factor) warmup iters: 5 iters: 20 vali"
-        "dation: 1\n"
-    )
-    early = only(
-        head + EARLY_NAMES + EARLY_ROW + "NCCL failure all_reduce.cu:95 'unhandled cuda error'\n"
-    )
-    assert (early.format, early.status) == ("nccl-tests", "failed")
 
 
 def test_large_small_and_missing_figures_are_read():
@@ -219,7 +202,7 @@ STATUSES = [
     (ROW_8 + ROW_16 + FOOTER, "incomplete", 2),
     (TABLE + ROW_8 + FOOTER, "complete", 1),
     (START + FOOTER, "incomplete", 0),
-    (START + ROW_8 + ROW_16[:50] + "\n" + CRASH + CRASH, "incomplete", 1),
+    (START + ROW_8 + ROW_16[:50] + "\n" + CRASH + CRASH, "failed", 1),
     (START + ROW_8 + CRASH, "failed", 1),
     (START + ROW_8[:-2] + "5\n" + FOOTER, "failed", 1),
     (EARLY_NAMES + EARLY_ROW, "incomplete", 1),
@@ -266,18 +249,7 @@ def test_two_runs_in_one_output_are_incomplete():
     assert sum(len(test.cases) for test in tests) == 12
 
 
-def test_the_world_size_is_read_only_if_it_is_certain():
-    ranks = {
-        "mpirun -np 4 ./build/all_reduce_perf -b 8 -g 2": 8,
-        "srun --ntasks=16 all_reduce_perf -n 20": 16,
-        "user@host:~$ X=1 ./all_reduce_perf -t 2 -g 4": 8,
-        "srun -N2 --ntasks-per-node=4 all_reduce_perf": None,
-        "docker run image ./all_reduce_perf -g 8": None,
-        "mpirun -np 1 a : -np 1 all_reduce_perf": None,
-    }
-    assert {line: only(f"{line}\n{TABLE}{ROW_8}").world_size for line in ranks} == ranks
-    info = "h:1:2 [0] NCCL INFO comm 0x1 rank 3 nranks 32 cudaDev 7 - Init COMPLETE\n"
-    assert only(TABLE + info + ROW_8).world_size == 32
+def test_a_rank_alone_is_suspect():
     assert all(case.suspect for case in only(HEAD.replace("#  Rank  1", "#") + TABLE + ROW_8).cases)
 
 
@@ -313,12 +285,12 @@ def test_osu_logs_are_read():
     """OSU tables differ by test: bandwidth or time, with or without a size, with or without the
     range over ranks."""
     full = (
-        "# OSU MPI Allreduce Latency Test v7.1\n# Datatype: MPI_INT.\n"
+        "# OSU MPI Allreduce Latency Test v7.1\n"
         "# Size  Avg Latency(us)  Min Latency(us)  "
         "Max Latency(us)  Iterations\n4   34.31   33.27   35.07   1000\n"
     )
-    (case,) = only("I am 0 of 4: 0 on host0\n" + full).cases
-    assert (case.time_us.mean, case.time_us.n, case.datatype) == (34.31, 1000, "int32")
+    (case,) = only(full).cases
+    assert (case.time_us.mean, case.time_us.n) == (34.31, 1000)
     assert case.over_ranks_us["max"] == 35.07
     barrier, bandwidth, overlapped = read_tests(
         "mpirun -np 16 osu_barrier\n# OSU MPI Barrier Latency Test v5.9\n# Avg Latency(us)\n"
@@ -366,31 +338,17 @@ def test_the_validation_of_osu_is_read():
 
 
 def test_imb_logs_are_read():
-    """A megabyte has 2^20 bytes in old versions of IMB and 10^6 bytes in new versions; the import
-    converts them. It prints one datatype for reductions, and another for the rest."""
+    """IMB ends with a line. Its bandwidth, which repeats the time, is left out."""
     head = (
-        "# Intel(R) MPI Benchmarks {}, MPI-1 part\n# MPI_Datatype : MPI_BYTE\n"
-        "# MPI_Datatype for reductions : MPI_FLOAT\n# MPI_Op : MPI_SUM\n"
-        "# Benchmarking {}\n# #processes = 4\n"
+        "# Intel(R) MPI Benchmarks 4.1, MPI-1 part\n"
+        "# Benchmarking PingPong\n# #processes = 4\n#---\n"
+        "  #bytes #repetitions  t[usec]  Mbytes/sec\n  4194304  10  36914.00  108.36\n"
     )
-    ping = "#---\n  #bytes #repetitions  t[usec]  Mbytes/sec\n  4194304  10  36914.00  {}\n"
-    end = "# All processes entering MPI_Finalize\n"
-    old = only(head.format("4.1", "PingPong") + ping.format("108.36") + end)
-    new = only(head.format("2021.10", "PingPong") + ping.format("113.62"))
-    for test, status in ((old, "complete"), (new, "incomplete")):
-        assert (round(test.cases[0].alg_bw_gb_s, 4), test.status) == (0.1136, status)
-        assert (test.world_size, test.cases[0].datatype) == (4, "uint8")
-    multi = (
-        "#  ( 2 groups of 2 processes each running simultaneous )\n"
-        " Group #bytes #repetitions t_min[usec] t_max[usec] t_avg[usec]\n"
-        " 0 8 1000 1.0 3.0 2.0\n 1 8 1000 1.5 3.5 2.5\n 16 out-of-mem.; needed X= 1.0 GB\n"
-    )
-    test = only(head.format("4.1", "Allreduce") + multi)
-    assert [(case.shape, case.time_us.mean, case.datatype) for case in test.cases] == [
-        ({"group": "0"}, 2.0, "float32"),
-        ({"group": "1"}, 2.5, "float32"),
-    ]
-    assert len(test.unread) == 1
+    whole = only(head + "# All processes entering MPI_Finalize\n")
+    (case,) = whole.cases
+    assert (whole.world_size, case.size_bytes, case.time_us.mean) == (4, 4194304, 36914)
+    assert (case.alg_bw_gb_s, case.time_us.n) == (None, 10)
+    assert (whole.status, only(head).status) == ("complete", "incomplete")
 
 
 HALF = {"time": 17.93, "alg_bw": 0.1, "bus_bw": 0.2, "nwrong": 0}
@@ -431,9 +389,5 @@ def test_the_json_report_of_nccl_tests_is_read():
     ):
         assert only(json.dumps(changed)).status == status
     assert only(whole.replace('"nwrong": 0', '"nwrong": 3', 1)).status == "failed"
-    ends = whole.index('"in_place"', whole.index('"size": 16')), whole.index('"out_of_bounds"') + 20
-    for end, n_halves in zip(ends, (1, 3), strict=True):
-        cut = only(whole[:end])
-        assert (halves(cut), cut.status) == (halves(test)[:n_halves], "incomplete")
-    two = read_tests(whole + "\n" + whole[:60])
-    assert [(test.status, len(test.cases)) for test in two] == [("complete", 3), ("incomplete", 0)]
+    both = read_tests(f"[{whole},{whole}]")
+    assert [(test.status, len(test.cases)) for test in both] == [("complete", 3)] * 2

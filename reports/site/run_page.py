@@ -15,6 +15,7 @@ from reports.store.result import ResultError, SamplesGone, read, read_samples
 from reports.store.schema import Case, Result
 from reports.tables import plot, run_text, show
 from reports.tables.kinds import kind_of
+from reports.tables.long import long_rows
 from reports.tables.rows import views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, machine, number, size_text
 from reports.trends import fit as fitting

@@ -12,7 +12,7 @@ from bench.campaigns.options import CampaignOptions, parse
 from bench.campaigns.stages import announce, run_pairs, run_pilot
 from bench.harness.options import FINE, WRONG
 from reports.__main__ import main as reports
-from reports.store.manifest import WORKTREES, End
+from reports.store.manifest import WORKTREES, CampaignEnd
 from reports.verdicts.sides import COMPARABLE
 
 
@@ -44,7 +44,7 @@ def run_launches(campaign: OpenCampaign) -> None:
         run_pilot(campaign)
         announce(campaign)
         run_pairs(campaign)
-        campaign.record(End(status="complete"))
+        campaign.record(CampaignEnd(status="complete"))
     finally:
         shutil.rmtree(campaign.options.folder / WORKTREES, ignore_errors=True)
 

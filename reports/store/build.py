@@ -263,7 +263,7 @@ def _bound_terms(
     return terms
 
 
-def _set_exposed(cases: Sequence[Case], costs_us: facts.Costs) -> None:
+def _set_exposed(cases: Sequence[Case], costs_us: facts.RoundCosts) -> None:
     """Fills in `compute_us` and `exposed_us`, the extra time of a form over its compute alone by
     round: negative by chance, or if the reader gets the result of the compute alone slowly."""
     alone = {

@@ -42,7 +42,7 @@ BUS_FACTORS: dict[str, Callable[[int], float]] = {
 }
 Key = tuple[Any, ...]  # the values of CASE_KEY
 Rounds = Mapping[int, float]  # costs in microseconds by round
-Costs = Mapping[int, Rounds]  # by case
+RoundCosts = Mapping[int, Rounds]  # by case
 
 
 @dataclass
@@ -158,7 +158,9 @@ def counted_blocks(blocks: Sequence[Block]) -> dict[int, list[Block]]:
     return counted
 
 
-def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None], state: int | None) -> Costs:
+def costs_in(
+    blocks: Sequence[Block], of_block: Sequence[int | None], state: int | None
+) -> RoundCosts:
     """The cost in us, above 0, of every block in `state` of the link, by case and round."""
     costs_us: dict[int, dict[int, float]] = {}
     for block, state_of_block in zip(blocks, of_block, strict=True):

@@ -17,7 +17,6 @@ MOST_RECORDS = 10_000  # `add` compares an orphaned launch with all earlier laun
 MANIFEST, WORKTREES = "campaign.jsonl", "worktrees"
 LOCK = ".lock"  # a running campaign holds a lock on this file
 BESIDE_A_RUN = {".samples", ".flight"}
-INDEX = ".wiretax.index"
 NO_RUNS = {"", ".part", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # reports, torn files
 
 
@@ -61,7 +60,7 @@ class Stage(msgspec.Struct, kw_only=True, tag="stage", tag_field="kind"):
     expected_s: float | None = None
 
 
-class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
+class CampaignEnd(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
     status: str
 
 
@@ -71,7 +70,7 @@ class Manifest:
     campaign: Campaign
     launches: list[Launch] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
-    end: End | None = None  # without it, the campaign was interrupted and can continue
+    end: CampaignEnd | None = None  # without it, the campaign was interrupted and can continue
     foreign: list[Path] = field(default_factory=list)  # files that the campaign did not write
 
     def add(self, record: msgspec.Struct) -> None:
@@ -82,7 +81,7 @@ class Manifest:
             self.launches.append(record)
         elif isinstance(record, Stage):
             self.stages.append(record)
-        elif isinstance(record, End):
+        elif isinstance(record, CampaignEnd):
             self.end = record
 
 
@@ -90,7 +89,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     """The campaign in `folder`, without an incomplete last line. Raises ResultError for a file that
     is no manifest, is damaged earlier, has a newer schema or names a missing run file."""
     path = Path(folder) / MANIFEST
-    records = read_lines(path, "manifest", (Campaign, Launch, Stage, End), SCHEMA)
+    records = read_lines(path, "manifest", (Campaign, Launch, Stage, CampaignEnd), SCHEMA)
 
     if len(records) > MOST_RECORDS:
         raise ResultError(f"{path} has more than the {MOST_RECORDS:,} records that are read")
@@ -157,8 +156,6 @@ def _folders(
     """Each folder that may hold runs, with the names in it, even while benchmarks remove others."""
     for parent, folders, files in os.walk(folder, onerror=failed):
         folders[:] = sorted(
-            name
-            for name in folders
-            if name not in (WORKTREES, INDEX) and Path(name).suffix not in BESIDE_A_RUN
+            name for name in folders if name != WORKTREES and Path(name).suffix not in BESIDE_A_RUN
         )
         yield parent, folders, files

@@ -13,7 +13,7 @@ from reports.store.case import (
     COMPUTE,
     FUSED,
     LIBRARY,
-    Costs,
+    RoundCosts,
     Rounds,
     find_states,
     paired,
@@ -73,7 +73,7 @@ def groups(result: Result) -> list[tuple[list[Case], Forms]]:
     return [(cases, forms_of(cases, costs)) for cases in shapes(result)]
 
 
-def forms_of(cases: Sequence[Case], costs: Costs) -> Forms:
+def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
     """The best form of each kind. A name has the variant if several competed, and the build or the
     number of chunks."""
     by_kind: dict[str, list[Case]] = {}

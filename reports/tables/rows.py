@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import Costs, LinkStates, beside, costs_in, is_peer, late_us, paired
+from reports.store.case import LinkStates, RoundCosts, beside, costs_in, is_peer, late_us, paired
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import EVEN_RATIO, TOKEN_CALL_SIZE_BYTES, digits, number, size_text
@@ -148,7 +148,7 @@ def imbalance(case: Case) -> float:
     return (case.routing["rank_max_over_mean"] if case.routing else None) or 1.0
 
 
-def costs_of(result: Result, states: LinkStates, state: int | None) -> Costs:
+def costs_of(result: Result, states: LinkStates, state: int | None) -> RoundCosts:
     """The costs in a state of the link by case and round; none of a wrong case."""
     costs = costs_in(result.blocks, states.of_block, state)
     return {
@@ -156,7 +156,7 @@ def costs_of(result: Result, states: LinkStates, state: int | None) -> Costs:
     }
 
 
-def rounds_of(cases: Sequence[Case], costs: Costs, parity: int) -> Costs:
+def rounds_of(cases: Sequence[Case], costs: RoundCosts, parity: int) -> RoundCosts:
     """The costs of these cases in even rounds (0) or in odd ones (1)."""
     return {
         case.case: {number: us for number, us in costs[case.case].items() if number % 2 == parity}
@@ -164,7 +164,7 @@ def rounds_of(cases: Sequence[Case], costs: Costs, parity: int) -> Costs:
     }
 
 
-def ratios_of(case: Case | None, other: Case | None, costs: Costs) -> NDArray[np.float64]:
+def ratios_of(case: Case | None, other: Case | None, costs: RoundCosts) -> NDArray[np.float64]:
     """The cost of one case over the cost of another in their common rounds, in order."""
     if case is None or other is None:
         return np.array([])
@@ -207,7 +207,7 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
 
 
 def _better(
-    ours: Case | None, cases: Sequence[Case], costs: Costs, rho: float
+    ours: Case | None, cases: Sequence[Case], costs: RoundCosts, rho: float
 ) -> tuple[str, float] | None:
     """The fastest other algorithm on odd rounds that beats `auto` on even ones, and its factor."""
     if ours is None or ours.algorithm != "auto":
@@ -234,13 +234,13 @@ def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
     return wrong[:1] or in_state or measured or cases[:1]
 
 
-def best(cases: Sequence[Case], costs: Costs) -> Case | None:
+def best(cases: Sequence[Case], costs: RoundCosts) -> Case | None:
     """The case with the lowest median over odd rounds."""
     odd = rounds_of(cases, costs, 1)
     return min(cases, key=lambda case: _median_us(case, odd) or float("inf"), default=None)
 
 
-def _median_us(case: Case | None, costs: Costs) -> float | None:
+def _median_us(case: Case | None, costs: RoundCosts) -> float | None:
     """Median cost over these rounds; without a round, the cost of the case."""
     if case is None:
         return None
@@ -249,7 +249,7 @@ def _median_us(case: Case | None, costs: Costs) -> float | None:
 
 
 def _ratio(
-    case: Case | None, other: Case | None, costs: Costs, rho: float = 0.0
+    case: Case | None, other: Case | None, costs: RoundCosts, rho: float = 0.0
 ) -> Interval | None:
     """The paired ratio of two cases; of medians, without interval, if they share no round."""
     ratios = ratios_of(case, other, costs)

@@ -19,7 +19,6 @@ from reports.tables.rows import SizeRow, View, by_type, default_rows, ratio_text
 from reports.tables.run_text import lay_out_brief, lay_out_run, opening
 from reports.tables.sentences import lay_out, number, plain_table, shape_words
 
-STATES = {"run": "", "mixed": " (the link never settled)"}
 # From this share of the shortest isolated time on, stamps and an empty launch hide a difference
 # between algorithms; on AMD's GPUs they take microseconds.
 STAMPS_SHARE = 0.25

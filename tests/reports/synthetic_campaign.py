@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from reports.store.manifest import MANIFEST, Campaign, End, Launch, Stage, Variant
+from reports.store.manifest import MANIFEST, Campaign, CampaignEnd, Launch, Stage, Variant
 from reports.store.writing import to_line
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Sweep, cost_us, write_run
 
@@ -109,5 +109,7 @@ def write_campaign(
             run=result.path.relative_to(folder).as_posix(),
         )
         records.append(launch)
-    (folder / MANIFEST).write_bytes(b"".join(map(to_line, [*records, End(status="complete")])))
+    (folder / MANIFEST).write_bytes(
+        b"".join(map(to_line, [*records, CampaignEnd(status="complete")]))
+    )
     return folder

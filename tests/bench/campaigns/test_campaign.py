@@ -18,7 +18,7 @@ import pytest
 from bench.campaign import main, run_campaign
 from bench.campaigns import launches, stages
 from bench.campaigns.options import parse
-from reports.store.manifest import LOCK, MANIFEST, End, read_manifest
+from reports.store.manifest import LOCK, MANIFEST, CampaignEnd, read_manifest
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, named
 from tests.bench.faulty_runs import wait_for
@@ -134,7 +134,7 @@ def test_a_campaign_from_its_pilot_to_its_table(finished):
 
     manifest = read_manifest(folder)
     assert manifest.foreign == []
-    assert manifest.end == End(status="complete")
+    assert manifest.end == CampaignEnd(status="complete")
     assert [stage.stage for stage in manifest.stages] == ["first"]
     assert manifest.stages[0].visible_effect is None
     pilots = ("plain", "tree", "plain", "plain")

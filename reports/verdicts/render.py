@@ -61,9 +61,13 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
 
 def percent(text: str) -> float:
     """A percentage as a share."""
-    share = float(text) / 100
+    try:
+        share = float(text) / 100
+    except ValueError:
+        share = 0.0
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a percentage between 0 and 100")
+
     return share
 
 

@@ -143,11 +143,11 @@ def read_store(folder: Path) -> Contents:
         with suppress(ResultError, OSError):  # a cache spares time, and nothing else
             cache.parent.mkdir(parents=True, exist_ok=True)
             _write_cache(cache, folder, list(known.values()), stamps)
-    store.entries = _in_order(known.values())
+    store.entries = in_order(known.values())
     return store
 
 
-def _in_order(entries: Iterable[Entry]) -> list[Entry]:
+def in_order(entries: Iterable[Entry]) -> list[Entry]:
     """The runs in order of time, each with the reason why it does not count. Of copies of a run the
     one with the most blocks counts, if possible a complete one."""
     by_id: dict[str, list[Entry]] = {}

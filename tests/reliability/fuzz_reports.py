@@ -118,7 +118,7 @@ TARGETS = targets("""
     site       **/*        -  dashboard . -o site
     models     *           -  advise --gpu r9700 --gpus 2 --weights q4 --config config.json
     boxes      *           2  dashboard --spec SPEC.toml . -o site
-    boxes      *           3  procure --html h --csv c SPEC.toml
+    boxes      *           3  procure --html h SPEC.toml
 """)
 # Every command over the runs of every benchmark; `fuzz` leaves out a command that refuses the
 # undamaged run.

@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 
 from reports.advice.specs import LINKS, Gpu, Link
 from reports.imports.imported import Imported, read_any
-from reports.store.case import CASE_KEY
+from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS
 from reports.store.manifest import runs_by_time
 from reports.store.observations import WRONG, Entry, alike_of, entry_of, in_order, table
 from reports.store.result import ResultError
@@ -92,22 +92,29 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> Launches:
     imported = [
         log for log in logs.values() if any(case.collective == "all_reduce" for case in log.cases)
     ]
-    if measured and imported:
+    _check_alike(measured or imported, gpus)
+    if not measured:
+        return Launches(imported, wrong, notes, _one_way(_logged_rows(imported), len(imported)))
+    if imported:
         notes.append(f"{len(imported)} imported logs beside measured runs are left out.")
-    used = measured or imported
-    for run in used:
+    return Launches(measured, wrong, notes, _one_way(_measured_rows(measured), len(measured)))
+
+
+def _check_alike(runs: Sequence[Entry] | Sequence[Imported], gpus: int) -> None:
+    """Raises ResultError unless the runs have this number of ranks and are of one machine, as far
+    as logs name their GPUs."""
+    kinds = dict[Any, Path]()
+    for run in runs:
         ranks = run.run.world["size"]
         if ranks not in (None, gpus):
             raise ResultError(f"{run.path} is a run of {ranks} ranks, not of {gpus}")
-    kinds = {alike_of(run): run.path for run in measured}
-    for log in imported if not measured else ():
-        named = {rank["gpu"] for rank in log.run.world["ranks"]}
-        kinds |= {tuple(sorted(named)): log.path} if named else {}
+        if isinstance(run, Entry):
+            kinds[alike_of(run)] = run.path
+        elif named := {rank["gpu"] for rank in run.run.world["ranks"]}:
+            kinds[tuple(sorted(named))] = run.path
     if len(kinds) > 1:
         first, second = list(kinds.values())[:2]
         raise ResultError(f"{first} and {second} are of several machines or benchmarks")
-    rows = _measured_rows(measured) if measured else _logged_rows(imported)
-    return Launches(used, wrong, notes, _one_way(rows, len(used)))
 
 
 def _files(name: str) -> list[Path]:
@@ -133,7 +140,7 @@ def _logged_rows(logs: Sequence[Imported]) -> pd.DataFrame:
         (launch, case.time_us.mean, *(getattr(case, name, None) for name in CASE_KEY))
         for launch, log in enumerate(logs)
         for case in log.cases
-        if case.time_us and case.time_us.mean and not case.suspect
+        if case.size_bytes and case.time_us and case.time_us.mean and not case.suspect
     ]
     rows = pd.DataFrame(cases, columns=["launch", "us", *CASE_KEY])
     return rows.assign(algorithm="library", library="imported", mode="isolated", shape=None)
@@ -141,18 +148,18 @@ def _logged_rows(logs: Sequence[Imported]) -> pd.DataFrame:
 
 def _one_way(rows: pd.DataFrame, n_launches: int) -> pd.DataFrame:
     """A row for each launch and each size that all launches have, measured in one way: if possible
-    in a 16-bit type, by `auto`, out of place, in the mode that fits the size, and in the variant
-    that was the fastest in the first launch, so that chance in the others cannot choose it."""
+    in a 16-bit type, by `auto`, out of place, in the mode that fits the size, and in registered
+    buffers, as engines do. Times do not choose: the fastest of several would look too fast."""
     is_sum = (rows.collective == "all_reduce") & rows.redop.fillna("sum").eq("sum")
     is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(["auto", "library"])
     rows = rows[is_plain & (rows.size_bytes > 0)].sort_values("launch", kind="stable")
     ways = rows.groupby(WAY, dropna=False)
     rows["way"] = ways.ngroup()
-    rows["first_us"] = ways.us.transform("first")
     rows["other_type"] = ~rows.datatype.isin(HALF_TYPES)
     rows["other_mode"] = (rows["mode"] == "chained") != (rows.size_bytes <= CHAINED_UP_TO)
+    rows["copied"] = rows.variant != "registered"
     rows = rows[ways.launch.transform("nunique") == n_launches]
-    order = ["other_type", "algorithm", "in_place", "other_mode", "first_us", "way"]
+    order = ["other_type", "algorithm", "in_place", "other_mode", "copied", "way"]
     best = rows.sort_values(order).drop_duplicates("size_bytes")
     return rows[rows.way.isin(best.way)].drop_duplicates(["launch", "way"])
 
@@ -218,7 +225,8 @@ def measured_times(
     """The geometric means of these launches with Student's intervals, from five launches on."""
     rows, n = launches.times, len(launches.runs)
     if rows.empty:
-        raise ResultError("; ".join(["no all-reduce of auto or a library counts", *launches.notes]))
+        needed = f"an all-reduce of auto or a library with {MIN_STATE_BLOCKS} blocks in a launch"
+        raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
     spans = dict[int, Span]()
     for size, own in rows.groupby("size_bytes"):
         logs_us, reach = np.log(own.us), 0.0

@@ -184,7 +184,7 @@ def write_corpus(root: Path) -> None:
     rename_run(root / "imported", next((root / "imported").iterdir()).stem)
     (root / "models").mkdir()
     (root / "models" / "config.json").write_text(MODEL)
-    write_launches(root / "boxes", 2, sizes=[16384, 32 << 20], n_blocks=4)
+    write_launches(root / "boxes", 2, sizes=[16384, 32 << 20], n_blocks=5)
     (root / "boxes" / "SPEC.toml").write_text(SPEC)
 
 

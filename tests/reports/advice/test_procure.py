@@ -89,7 +89,6 @@ def figure(procurement, name, machine=0):
     [
         ("16K <= 8 us", "PASS", 0),
         ("70b-q4 >= 25 tok/s", "PASS", 0),
-        ("32M >= 50 GB/s", "FAIL", 1),
         ("70b-q4 >= 33 tok/s", "FAIL", 1),
         ("64K <= 8 us", "UNDECIDED", 3),
     ],
@@ -134,9 +133,7 @@ def test_a_vendors_log_is_shown_but_never_judged(tmp_path, capsys):
     procurement = evaluate(asked("log", 80))
     assert verdict_of(procurement) == ("UNVERIFIED", "47.3 us meets it, imported")
     assert procurement.headline == "log: 0 PASS, 0 FAIL, 0 UNDECIDED, 1 UNVERIFIED"
-    late = asked("log", 40)
-    assert verdict_of(evaluate(late)) == ("UNVERIFIED", "47.3 us misses it, imported")
-    assert ask(capsys, late)[0] == 3
+    assert ask(capsys, asked("log", 40))[0] == 3
     write_log(tmp_path / "wrong", {"us": 47.3}, end=End(status="failed", reason="a check failed"))
     assert verdict_of(evaluate(asked("wrong", 80))) == (
         "FAIL",
@@ -145,12 +142,10 @@ def test_a_vendors_log_is_shown_but_never_judged(tmp_path, capsys):
     # 47 us of one box and 90 us of another are not 65 us of a box that does not exist.
     for gpu, us in {"NVIDIA H200": 47.3, "NVIDIA H100": 90.0}.items():
         write_log(tmp_path / "two", {"us": us}, name=gpu[-3:], ranks=[{"rank": 0, "gpu": gpu}])
-    status, _, error = ask(capsys, asked("two", 80))
-    assert (status, error.count("\n")) == (2, 1)
-    assert "of several machines" in error
+    assert "of several machines" in ask(capsys, asked("two", 80))[2]
 
 
-def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches, tmp_path, capsys):
+def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches, tmp_path):
     """Otherwise two cards could not be asked beside one larger card, or a data sheet would pass as
     a measurement."""
     two = BOX.format(name="two").replace("two/", f"{launches}/box/")
@@ -163,11 +158,8 @@ def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches
     assert figure(procurement, "70b-q4", 1).value == pytest.approx(1e6 / step_us)
     assert [verdict for verdict, _ in card.verdicts.values()] == ["N/A", "UNVERIFIED"]
     assert procurement.headline == "2 candidates: 2 PASS, 0 FAIL, 0 UNDECIDED, 1 UNVERIFIED, 1 N/A"
-    assert ask(capsys, path)[0] == 3
     path = spec(tmp_path, ["70b-q4 >= 30 tok/s"], MODELS + large)  # the ceiling misses it: certain
     assert verdict_of(evaluate(path))[0] == "FAIL"
-    path = spec(tmp_path, ["70b-q4 >= 1 tok/s"], MODELS + one)
-    assert verdict_of(evaluate(path)) == ("FAIL", "does not fit")
 
 
 def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path):
@@ -219,9 +211,7 @@ BAD = [
     ("gpu = 'r9700'", "gpu = 'r9800'", "unknown GPU 'r9800'; did you mean r9700"),
     ("gpus = 2", "gpus = 4", "a run of 2 ranks, not of 4"),
     ("runs = ['box/*.jsonl']", "", "candidate box has no run"),
-    ("box/*.jsonl", "gone.jsonl", "no run at"),
     ("requirements = []", "requirements = ['16K < 8 us']", "16K <= 8 us, 32M >= 50 GB/s (busbw)"),
-    ("requirements = []", "requirements = ['70b-q8 >= 1 tok/s']", "did you mean 70b-q4"),
     ("lifetime_years = 4", "lifetime_years", "is not TOML"),
 ]
 
@@ -237,14 +227,6 @@ def test_a_bad_spec_is_refused_in_one_sentence(launches, capsys, good, bad, sent
     assert (status, out, error.count("\n")) == (2, "", 1), error
     assert sentence in error
     assert not list(launches.glob("never*"))
-
-
-def test_invalid_specs_and_runs_are_refused_in_one_sentence(launches, capsys, tmp_path):
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    path = spec(launches)
-    for arguments in ((tmp_path / "gone",), (tmp_path / "binary",), (path, "--candidate", "bx")):
-        status, out, error = ask(capsys, *arguments)
-        assert (status, out, error.count("\n")) == (2, "", 1), arguments
 
 
 def test_hostile_names_stay_text_in_the_page_and_the_terminal(launches, tmp_path, capsys):
@@ -276,10 +258,9 @@ def test_the_example_in_the_documentation_runs(tmp_path, capsys):
     assert ask(capsys, tmp_path / "SPEC.toml", delivered, "--candidate", "two-r9700")[0] == 0
 
 
-@pytest.mark.parametrize("gpu", [None, "NVIDIA GeForce RTX 3090"])
-def test_a_box_with_other_hardware_never_passes(tmp_path, capsys, gpu):
-    """Otherwise runs on CPU cores, or on a card that nobody ordered, would let a delivery pass."""
-    write_launches(tmp_path / "box", 6, gpu=gpu)
+def test_a_box_with_other_hardware_never_passes(tmp_path, capsys):
+    """Otherwise runs on a card that nobody ordered would let a delivery pass."""
+    write_launches(tmp_path / "box", 6, gpu="NVIDIA GeForce RTX 3090")
     status, out, _ = ask(capsys, spec(tmp_path, ["16K <= 8 us"]))
     assert status == 3
-    assert ("CPU cores" if gpu is None else "RTX 3090, not from r9700") in out
+    assert "RTX 3090, not from r9700" in out

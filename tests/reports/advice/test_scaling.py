@@ -9,7 +9,7 @@ import pytest
 from reports.advice.scaling import ERROR, library_us
 from reports.advice.specs import LINKS, NETWORKS
 from tests import scaling_page
-from tests.reports.advice.test_advise import advise, answer, refusal, write
+from tests.reports.advice.test_advise import advise, answer, write
 
 pytestmark = pytest.mark.unit
 
@@ -59,17 +59,6 @@ def test_a_run_of_one_node_gives_the_times_within_a_node(tmp_path):
     assert "Within a node: measured: auto" in words
     assert "MODELLED: hierarchical" in words
     assert "MODELLED: tree" in answer(f"{LLAMA} --nodes 4")[1]
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ("--nodes 0", "argument --nodes: '0' is not a whole number from 1 to 64"),
-        ("--network ib-ndr", "--network joins nodes: give their number as --nodes"),
-    ],
-)
-def test_bad_nodes_are_refused_in_one_sentence(options, sentence):
-    assert sentence in refusal(f"{LLAMA} {options}")
 
 
 def splits(options):

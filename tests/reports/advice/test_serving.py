@@ -48,10 +48,7 @@ def test_parameter_counts_match_the_published_ones():
 
 def test_the_prompt_of_2048_tokens_moves_5_gb():
     """Decode and prefill have different answers; one answer for both would mislead."""
-    size = LLAMA.all_reduce_bytes(2048)
-    assert size == 33_554_432
-    assert 160 * size == pytest.approx(5.37 * GB, rel=1e-3)
-    wire_us = 160 * by_bytes(63, 2)(size)[0]
+    wire_us = 160 * by_bytes(63, 2)(LLAMA.all_reduce_bytes(2048))[0]
     assert wire_us == pytest.approx(85_200, rel=1e-3)
     # 2 x 70.55e9 x 2048 operations with weights, 2 x 2048^2 x 8192 x 80 of attention.
     compute_us = (2 * 70.552387584e9 * 2048 + 2 * 2048**2 * 8192 * 80) / 191e6
@@ -76,8 +73,6 @@ def test_a_pipeline_hides_its_transfer_with_two_chunks_in_flight():
 def test_the_kv_cache_of_a_token_uses_layers_and_grouped_heads():
     """Otherwise a context ten times too long or too short would seem to fit."""
     assert LLAMA.kv_bytes_per_token == 327_680
-    assert int(24 * GB // LLAMA.kv_bytes_per_token) == 73_242
-    assert 1024 * LLAMA.kv_bytes_per_token == pytest.approx(335.5e6, rel=1e-3)
     many = replace(R9700, context=4096, batch=64, prompt=1, weights_bytes=140 * GB, tensor=4)
     activations = LLAMA.activation_bytes(64, 4)
     assert many.memory_bytes - activations == pytest.approx(35 * GB + 21.5 * GB, rel=1e-3)
@@ -88,7 +83,6 @@ def test_the_kv_cache_of_a_token_uses_layers_and_grouped_heads():
 def test_mixtral_sends_tokens_to_their_experts():
     """Otherwise an expert split would seem to cost as much as an all-reduce, or nothing."""
     tokens = 1024 // 4
-    assert tokens * 2 * 8192 == 4_194_304
     assert MIXTRAL.dispatch_bytes(4, tokens) == pytest.approx(3.15e6, rel=2e-3)
     assert MIXTRAL.all_reduce_bytes(1024) == pytest.approx(8.39e6, rel=1e-3)
     # Dispatch and combine of 32 layers; each costs an all-reduce that sends 2 (n-1)/n bytes = 3.15

@@ -286,10 +286,8 @@ def _streams(count: int) -> str:
 
 def _best(splits: dict[str, Deployment], figure: str) -> str:
     """The best split, those that do not clearly differ from it, and its gain over the next one."""
-    spans, is_rate = (
-        {name: splits[name].figures[figure] for name in splits},
-        figure.endswith("per_s"),
-    )
+    spans = {name: split.figures[figure] for name, split in splits.items()}
+    is_rate = figure.endswith("per_s")
     power, scale, unit = (1, 1.0, "tokens/s") if is_rate else (-1, 1e-3, "ms")
     ordered = sorted(spans, key=lambda name: spans[name][0], reverse=is_rate)
     close = [
@@ -297,9 +295,9 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
         for name in ordered
         if min((spans[ordered[0]] / spans[name]) ** power) < serving.LEAST_RANKED_RATIO
     ]
-    first = next(
-        (name for name in close if splits[name].replicas > 1 or splits[name].gpus == 1), ordered[0]
-    )
+    # Replicas and a single card come first, since they need no link.
+    simple = [name for name in close if splits[name].replicas > 1 or splits[name].gpus == 1]
+    first = [*simple, *ordered][0]
     answer = f"{first}, {number(spans[first][0] * scale)} {unit}"
     equals = " and ".join(name for name in close if name != first)
     answer += f" (no clear difference from {equals})" if equals else ""

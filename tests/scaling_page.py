@@ -4,7 +4,7 @@ the page; a test compares.
 
 import numpy as np
 
-from reports.advice.reduce_times import read_times
+from reports.advice.reduce_times import assumed_times
 from reports.advice.scaling import FLAT, ClusterTimes, cluster_times, library_us
 from reports.advice.specs import LINKS, NETWORKS, SECTIONS
 from reports.tables.sentences import number, size_text
@@ -22,7 +22,7 @@ CASES = {"by the model": (0, 1.0), "kernels in 6 us": (1, 1.0), "library x 1.35"
 
 def cluster(nodes: int) -> ClusterTimes:
     """Nodes as DGX H100."""
-    return cluster_times(read_times([], 8, LINKS["nvlink4"]), nodes, NETWORKS["ib-ndr"])
+    return cluster_times(assumed_times(8, LINKS["nvlink4"]), nodes, NETWORKS["ib-ndr"])
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

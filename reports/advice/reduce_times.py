@@ -1,32 +1,36 @@
-"""All-reduce times by message size: from runs, from an imported log or from a link's figures.
+"""All-reduce times by message size: from launches, from imported logs or from a link's figures.
 
 Up to 512 KiB the time is the mean of a chain of dependent calls, which a decode step pays; above
-it, a single call and the reading of its result (`total_us`)."""
+it, a single call and the reading of its result."""
 
-from collections import defaultdict
+import glob
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from reports.advice.specs import LINKS, Gpu, Link
-from reports.imports.imported import Imported
+from reports.imports.imported import Imported, read_any
+from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS
+from reports.store.folder import WRONG, in_order
+from reports.store.manifest import runs_by_time
+from reports.store.observations import Entry, alike_of, entry_of, table
 from reports.store.result import ResultError
-from reports.store.schema import Case, Result
-from reports.store.stats import median_interval
-from reports.tables.plot import interval
-from reports.tables.rows import cost_us
-from reports.tables.run_text import opening
-from reports.tables.sentences import machine, number, size_text
-from reports.trends.alpha_beta import Fit, predict_us
-from reports.trends.fit import fits_of
+from reports.store.schema import Result
+from reports.tables.sentences import number, size_text
 
 CHAINED_UP_TO = 512 << 10  # bytes
+LEAST_LAUNCHES = 5  # of an interval
 LARGE = 1 << 20  # bytes; the time of a smaller message says little about bandwidth
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
 HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before other types
+# How an all-reduce of a size was measured; a log lacks some of these.
+WAY = [name for name in CASE_KEY if name not in ("collective", "redop", "shape")]
 
 Span = NDArray[np.float64]  # a value and the ends of its interval, the value if they are unknown
 
@@ -44,17 +48,134 @@ def wire_factor(gpus: int) -> float:
 
 
 @dataclass
-class Times:
+class Launches:
+    """All-reduces of one machine: its runs that count, or else its imported logs; the names of runs
+    with wrong results; sentences on runs that do not count. `times` has a row for each launch and
+    size: `launch` (its place in `runs`), `size_bytes`, `us`, and how it was measured (WAY)."""
+
+    runs: Sequence[Entry] | Sequence[Imported]
+    wrong: list[str]
+    notes: list[str]
+    times: pd.DataFrame
+
+    @property
+    def are_logs(self) -> bool:
+        """Whether these are logs: other programs' means, whose launches nobody counted."""
+        return any(isinstance(run, Imported) for run in self.runs)
+
+    @property
+    def have_intervals(self) -> bool:
+        return len(self.runs) >= LEAST_LAUNCHES and not self.are_logs
+
+    @property
+    def ranks(self) -> list[Any]:
+        return [rank for run in self.runs for rank in run.run.world.get("ranks", [])]
+
+    @property
+    def gpus(self) -> list[str]:
+        """The names of the GPUs of all ranks that have one."""
+        return [rank["gpu"] for rank in self.ranks if rank.get("gpu")]
+
+
+def read_launches(names: Iterable[str | Path], gpus: int) -> Launches:
+    """The all-reduces of the runs, folders and globs with these names. Raises ResultError for a
+    name without a run, and for all-reduces over another number of ranks or on several machines."""
+    files = [file for name in names for file in _files(str(name))]
+    runs = [read_any(file) for file in files]
+    entries = in_order(entry_of(run) for run in runs if isinstance(run, Result))
+    logs = {run.run.run_id: run for run in runs if isinstance(run, Imported)}
+    wrong = [entry.run.run_id for entry in entries if entry.left_out == WRONG]
+    wrong += [name for name, log in logs.items() if log.end.status == "failed"]
+    notes = [
+        f"{entry.path.name} is left out: {entry.left_out}." for entry in entries if entry.left_out
+    ]
+    measured = [run for run in entries if not run.left_out and run.run.benchmark == "allreduce"]
+    imported = [
+        log for log in logs.values() if any(case.collective == "all_reduce" for case in log.cases)
+    ]
+    _check_alike(measured or imported, gpus)
+    if not measured:
+        return Launches(imported, wrong, notes, _one_way(_logged_rows(imported), len(imported)))
+    if imported:
+        notes.append(f"{len(imported)} imported logs beside measured runs are left out.")
+    return Launches(measured, wrong, notes, _one_way(_measured_rows(measured), len(measured)))
+
+
+def _check_alike(runs: Sequence[Entry] | Sequence[Imported], gpus: int) -> None:
+    """Raises ResultError unless the runs have this number of ranks and are of one machine, as far
+    as logs name their GPUs."""
+    kinds = dict[Any, Path]()
+    for run in runs:
+        ranks = run.run.world["size"]
+        if ranks not in (None, gpus):
+            raise ResultError(f"{run.path} is a run of {ranks} ranks, not of {gpus}")
+        if isinstance(run, Entry):
+            kinds[alike_of(run)] = run.path
+        elif named := {rank["gpu"] for rank in run.run.world["ranks"]}:
+            kinds[tuple(sorted(named))] = run.path
+    if len(kinds) > 1:
+        first, second = list(kinds.values())[:2]
+        raise ResultError(f"{first} and {second} are of several machines or benchmarks")
+
+
+def _files(name: str) -> list[Path]:
+    path = Path(name)
+    files = runs_by_time(path) if path.is_dir() else sorted(map(Path, glob.glob(name)))
+    if not files:
+        raise ResultError(f"no run at {name}")
+    return files
+
+
+def _measured_rows(entries: Sequence[Entry]) -> pd.DataFrame:
+    """A row for each run and case, in the state of the link in which the run was longest."""
+    rows, keys, _ = table(entries)
+    rows["longest"] = rows.groupby(["run", "state"])["n_blocks"].transform("sum")
+    rows = rows.sort_values("longest", kind="stable").drop_duplicates(["run", "key"], keep="last")
+    rows = rows.join(pd.DataFrame(keys, columns=CASE_KEY), on="key")
+    return rows.rename(columns={"run": "launch", "cost_us": "us"})
+
+
+def _logged_rows(logs: Sequence[Imported]) -> pd.DataFrame:
+    """A row for each log and case that has a time: the mean of single calls."""
+    cases = [
+        (launch, case.time_us.mean, *(getattr(case, name, None) for name in CASE_KEY))
+        for launch, log in enumerate(logs)
+        for case in log.cases
+        if case.size_bytes and case.time_us and case.time_us.mean and not case.suspect
+    ]
+    rows = pd.DataFrame(cases, columns=["launch", "us", *CASE_KEY])
+    return rows.assign(algorithm="library", library="imported", mode="isolated", shape=None)
+
+
+def _one_way(rows: pd.DataFrame, n_launches: int) -> pd.DataFrame:
+    """A row for each launch and each size that all launches have, measured in one way: if possible
+    in a 16-bit type, by `auto`, out of place, in the mode that fits the size, and in registered
+    buffers, as engines do. Times do not choose: the fastest of several would look too fast."""
+    is_sum = (rows.collective == "all_reduce") & rows.redop.fillna("sum").eq("sum")
+    is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(["auto", "library"])
+    rows = rows[is_plain & (rows.size_bytes > 0)].sort_values("launch", kind="stable")
+    ways = rows.groupby(WAY, dropna=False)
+    rows["way"] = ways.ngroup()
+    rows["other_type"] = ~rows.datatype.isin(HALF_TYPES)
+    rows["other_mode"] = (rows["mode"] == "chained") != (rows.size_bytes <= CHAINED_UP_TO)
+    rows["copied"] = rows.variant != "registered"
+    rows = rows[ways.launch.transform("nunique") == n_launches]
+    order = ["other_type", "algorithm", "in_place", "other_mode", "copied", "way"]
+    best = rows.sort_values(order).drop_duplicates("size_bytes")
+    return rows[rows.way.isin(best.way)].drop_duplicates(["launch", "way"])
+
+
+@dataclass
+class ReduceTimes:
     """All-reduce times over `gpus` ranks; call it with a message size in bytes for microseconds.
-    `spans` has the measured times by size; `fits` predict other sizes. Without `spans`, all times
-    come from `link`. `source` describes the origin in one line. Ranks on several `hosts` (None:
-    unknown) use a network and not `link`."""
+    `spans` has the measured times by size. Without these, all times come from `link`. `source`
+    describes the origin in one line, `notes` say why it may not apply. Ranks on several `hosts`
+    (None: unknown) use a network and not `link`."""
 
     gpus: int
     source: str
     link: Link
     spans: dict[int, Span] = field(default_factory=dict)
-    fits: Sequence[Fit] = ()
     notes: Sequence[str] = ()
     hosts: int | None = 1
 
@@ -62,235 +183,106 @@ class Times:
         return self.look_up(size_bytes)[0]
 
     def look_up(self, size_bytes: float) -> tuple[Span, str]:
-        """The time, and a suffix that names its origin if it was not measured at this size. Without
-        a fit, times are linear between sizes, in logarithms, and constant below the smallest.
-        Beyond the largest they grow with the bytes, by the link if the largest is below 1 MiB."""
+        """The time, and a suffix that names its origin if it was not measured at this size. Times
+        are linear between sizes, in logarithms, and constant below the smallest. Beyond the largest
+        they grow with the bytes, by the link if the largest is below 1 MiB."""
+        sent_bytes = wire_factor(self.gpus) * size_bytes
         if not self.spans:  # the typical, best and worst published latency, plus the bytes sent
-            known_us, sent_bytes = self.link.latencies_us, wire_factor(self.gpus) * size_bytes
+            known_us = self.link.latencies_us
             band_us = np.array([np.median(known_us), known_us[0], known_us[-1]])
             return band_us + sent_bytes / self.link.total_gb_s(self.gpus) / 1e3, ""
-        if size_bytes in self.spans:
-            return self.spans[int(size_bytes)], ""
         sizes = sorted(self.spans)
-        largest_us, largest = self.spans[sizes[-1]], sizes[-1]
-        if largest < min(size_bytes, LARGE) and self.hosts != 1:
-            return (
-                largest_us * size_bytes / largest,
-                f", ASSUMED to grow with the bytes from {size_text(largest)} on",
-            )
-        if largest < min(size_bytes, LARGE):
-            more_bytes = wire_factor(self.gpus) * (size_bytes - largest)
-            return (
-                largest_us + more_bytes / self.link.gb_s / 1e3,
-                f", ASSUMED from {size_text(largest)} on",
-            )
-        mode = "chained" if size_bytes <= CHAINED_UP_TO else "isolated"
-        fitted = [predict_us(fit, size_bytes) for fit in self.fits if fit.mode == mode]
-        fitted = [prediction for prediction in fitted if prediction[0] > 0]
-        if fitted:
-            span = np.array(min(fitted, key=lambda prediction: prediction[0]), dtype=float)
-            return np.where(np.isnan(span), span[0], span), " by the fit"
-        if size_bytes >= largest:
-            return largest_us * size_bytes / largest, " between measured sizes"
-        logs_us = np.log([self.spans[size] for size in sizes]).T
-        at_us = [np.interp(np.log(size_bytes), np.log(sizes), ends) for ends in logs_us]
-        return np.exp(at_us), " between measured sizes"
+        if size_bytes in sizes:
+            return self.spans[int(size_bytes)], ""
+        largest, largest_us = sizes[-1], self.spans[sizes[-1]]
+        if size_bytes < largest:
+            logs_us = np.log([self.spans[size] for size in sizes]).T
+            at_us = [np.interp(np.log(size_bytes), np.log(sizes), ends) for ends in logs_us]
+            return np.exp(at_us), " between measured sizes"
+        if largest >= LARGE or self.hosts != 1:
+            origin = f", ASSUMED to grow with the bytes from {size_text(largest)} on"
+            return largest_us * size_bytes / largest, origin
+        more_bytes = sent_bytes - wire_factor(self.gpus) * largest
+        origin = f", ASSUMED from {size_text(largest)} on"
+        return largest_us + more_bytes / self.link.gb_s / 1e3, origin
 
 
-def read_times(runs: Sequence[Result | Imported], gpus: int, link: Link) -> Times:
-    """Times of launches of `bench.allreduce` on one machine or of one imported log; of the link's
-    figures, marked as ASSUMED, without either. Raises ResultError for a run of another collective,
-    number of ranks or machine, and for a run with wrong results or none."""
-    for run in runs:
-        check_run(run, gpus)
-        if isinstance(run, Imported):
-            return _from_log(run, gpus, link)
-    if runs:
-        return _from_results([run for run in runs if isinstance(run, Result)], gpus, link)
+def assumed_times(gpus: int, link: Link) -> ReduceTimes:
+    """Times by the published figures of a link."""
     known_us = link.latencies_us
-    return Times(
+    return ReduceTimes(
         gpus,
-        f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way "
-        f"({number(link.both_ways_gb_s)} both ways; {link.source}), and a latency "
-        f"of {number(float(np.median(known_us)))} us, best {number(known_us[0])}, "
-        f"worst {number(known_us[-1])}, of {len(known_us)} published ones over "
-        f"{link.kind} (reports/advice/specs.toml); brackets: best to worst",
+        f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way ({link.source}), "
+        f"and a latency of {number(float(np.median(known_us)))} us, best {number(known_us[0])}, "
+        f"worst {number(known_us[-1])}, of {len(known_us)} published ones over {link.kind} "
+        "(reports/advice/specs.toml); brackets: best to worst",
         link,
     )
 
 
-def check_run(run: Result | Imported, gpus: int) -> None:
-    """Raises ResultError unless the run has correct all-reduces over `gpus` ranks."""
-    statuses = {case.status for case in run.cases if case.collective == "all_reduce"}
-    ranks = run.run.world["size"]
-    if not statuses:
-        raise ResultError(f"{run.path} has no case of all_reduce")
-    if ranks not in (None, gpus):
-        raise ResultError(f"{run.path} is a run of {ranks} ranks, not of {gpus} (--gpus)")
-    if "wrong" in statuses or (run.end and run.end.status == "failed"):
-        raise ResultError(f"{run.path} failed or has wrong results: its times say nothing")
+def measured_times(
+    launches: Launches, gpus: int, gpu: Gpu, link: Link, confidence: float = 0.95
+) -> ReduceTimes:
+    """The geometric means of these launches with Student's intervals, from five launches on."""
+    rows, n = launches.times, len(launches.runs)
+    if rows.empty:
+        needed = f"an all-reduce of auto or a library with {MIN_STATE_BLOCKS} blocks in a launch"
+        raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
+    spans = dict[int, Span]()
+    for size, own in rows.groupby("size_bytes"):
+        logs_us, reach = np.log(own.us), 0.0
+        if launches.have_intervals:
+            quantile = stdtrit(n - 1, (1 + confidence) / 2)
+            reach = float(quantile * np.std(logs_us, ddof=1) / np.sqrt(n))
+        spans[cast(int, size)] = np.exp(np.mean(logs_us) + np.array([0.0, -reach, reach]))
+    names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype.fillna("of unknown type")
+    place = ", ".join(dict.fromkeys(launches.gpus)) or "ranks without a GPU's name"
+    count = f"{n} launch{'es' * (n > 1)}" + ", no interval" * (not launches.have_intervals)
+    origin = "" if launches.are_logs else "measured: "
+    source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"
+    hosts = launches.runs[0].run.world.get("hosts", None if launches.are_logs else 1)
+    times = ReduceTimes(gpus, source, link, spans, hosts=hosts)
+    times.notes = [*launches.notes, *_doubts(times, launches, gpu)]
+    return times
 
 
-def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
-    if len({result.run.machine_id for result in results}) > 1:
-        raise ResultError(f"{results[0].path} and the other runs are of several machines")
-    cases = _best_cases(results)
-    if not cases:
-        raise ResultError(f"{results[0].path} has no measured all-reduce of auto or of a library")
-    spans, single = {}, []
-    for size, of_size in cases.items():
-        spans[size] = interval(of_size[0])
-        if len(results) > 1:  # the median of the launches and its interval, or the range
-            costs_us = [cost_us(case) or 0.0 for case in of_size]
-            span = np.array(median_interval(costs_us), dtype=float)
-            costs_range = [span[0], min(costs_us), max(costs_us)]
-            spans[size] = np.where(np.isnan(span), costs_range, span)
-        if size <= CHAINED_UP_TO and any(case.mode != "chained" for case in of_size):
-            single.append(size_text(size))
-    notes = (
-        [
-            f"No chain of dependent calls was measured at {' and '.join(single[:2])}: faster "
-            "single calls replace it."
-        ]
-        if single
-        else []
-    )
-    every = [case for of_size in cases.values() for case in of_size]
-    key = every[0].collective, every[0].algorithm, every[0].datatype
-    fits = [
-        fit
-        for fit in fits_of(results)
-        if not fit.shape
-        and not fit.in_place
-        and (fit.collective, fit.algorithm, fit.datatype) == key
-    ]
-    trip_ns = np.median([case.link_rtt_ns.median if case.link_rtt_ns else 1.0 for case in every])
-    distances = [abs(np.log((fit.link_rtt_ns or 1.0) / trip_ns)) for fit in fits]
-    fits = [
-        fit for fit, distance in zip(fits, distances, strict=True) if distance == min(distances)
-    ]
-    source = (
-        f"measured: {every[0].library or every[0].algorithm}, {every[0].datatype}, "
-        f"{len(results)} launch{'es' * (len(results) > 1)}; {machine(results[0])}"
-    )
-    notes += [line for result in results for line in opening(result)]
-    return Times(gpus, source, link, spans, fits, notes, results[0].run.world.get("hosts", 1))
-
-
-def _best_cases(results: Sequence[Result]) -> dict[int, list[Case]]:
-    """By size, a case of each launch, in the mode that fits the size if all launches have it, of
-    the fastest variant: of a 16-bit type if there is one, of `auto` if all launches have it."""
-    way = ["size", "other_mode", "variant"]
-    cases = pd.DataFrame(
-        [
-            (
-                launch,
-                case,
-                case.datatype,
-                case.algorithm,
-                cost_us(case),
-                case.size_bytes,
-                (case.mode == "chained") != (case.size_bytes <= CHAINED_UP_TO),
-                case.variant,
-            )
-            for launch, result in enumerate(results)
-            for case in filter(is_plain, result.cases)
-        ],
-        columns=["launch", "case", "datatype", "algorithm", "us", *way],
-    )
-    datatype = min(cases.datatype, key=lambda name: name not in HALF_TYPES, default=None)
-    cases = cases[cases.datatype == datatype]
-    has_auto = cases.launch[cases.algorithm == "auto"].nunique() == len(results)
-    cases = cases[cases.algorithm == ("auto" if has_auto else "library")]
-    ways = cases.groupby(way).agg(us=("us", "median"), launches=("launch", "nunique")).reset_index()
-    ways = ways[ways.launches == len(results)].sort_values(["size", "other_mode", "us"])
-    best = cases.merge(ways.drop_duplicates("size")[way])
-    return {int(size): best.case[best["size"] == size].tolist() for size in best["size"].unique()}
-
-
-def is_plain(case: Case) -> bool:
-    """Whether a case is a measured sum, lossless (or of `auto`) and out of place."""
-    return (
-        case.collective == "all_reduce"
-        and case.redop == "sum"
-        and case.size_bytes > 0
-        and not case.shape
-        and not case.in_place
-        and (cost_us(case) or 0) > 0
-        and (case.snr_db is None or case.algorithm == "auto")
-    )
-
-
-def _from_log(log: Imported, gpus: int, link: Link) -> Times:
-    """Means of single calls without an interval, 16-bit types and out-of-place cases first."""
-    us_by_type: dict[str | None, dict[int, Span]] = defaultdict(dict)
-    for case in sorted(log.cases, key=lambda case: case.in_place):
-        is_sum = case.collective == "all_reduce" and case.redop in (None, "sum")
-        if is_sum and case.size_bytes and case.time_us and case.time_us.mean and not case.suspect:
-            span = np.full(3, case.time_us.mean)
-            us_by_type[case.datatype].setdefault(case.size_bytes, span)
-    if not us_by_type:
-        raise ResultError(f"{log.path} has no all-reduce that can be used")
-    datatype = min(us_by_type, key=lambda name: name not in HALF_TYPES)
-    notes = [f"INCOMPLETE: {log.end.reason}."] if log.end.status != "complete" else []
-    ranks = log.run.world["size"] or "an unknown number of"
-    notes.append("The log has means of single calls, not of dependent calls; it is never judged.")
-    n_suspect = sum(case.suspect for case in log.cases)
-    notes += [f"Suspect figures of the log, left out: {n_suspect}."] if n_suspect else []
-    hosts = log.run.world.get("hosts")
-    place = "an unknown number of hosts" if hosts is None else f"{hosts} host{'s' * (hosts > 1)}"
-    return Times(
-        gpus,
-        f"imported from {log.run.imported_from.file}, one launch, {ranks} ranks on "
-        f"{place}, {datatype or 'of unknown type'}",
-        link,
-        us_by_type[datatype],
-        notes=notes,
-        hosts=hosts,
-    )
-
-
-def gpus_of(runs: Iterable[Result | Imported]) -> list[str]:
-    """The GPU names of all ranks that have one."""
-    return [
-        rank["gpu"] for run in runs for rank in run.run.world.get("ranks", []) if rank.get("gpu")
-    ]
-
-
-def other_hardware(runs: Sequence[Result | Imported], gpu: Gpu) -> str | None:
+def other_hardware(launches: Launches, gpu: Gpu) -> str | None:
     """A sentence if the ranks ran on something else than this GPU; None otherwise."""
-    ranks = [rank for run in runs for rank in run.run.world.get("ranks", [])]
-    if any(rank.get("device") == "cpu" for rank in ranks):
+    if any(rank.get("device") == "cpu" for rank in launches.ranks):
         return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
     series = gpu.name.partition("-")[0]
-    others = [
-        name for name in gpus_of(runs) if series not in "".join(filter(str.isalnum, name.lower()))
-    ]
-    return f"The times come from {others[0]}, not from {gpu.name}." if others else None
+    for name in launches.gpus:
+        if series not in "".join(filter(str.isalnum, name.lower())):
+            return f"The times come from {name}, not from {gpu.name}."
+    return None
 
 
-def warnings(times: Times, runs: Sequence[Result | Imported], gpu: Gpu) -> list[str]:
+def _doubts(times: ReduceTimes, launches: Launches, gpu: Gpu) -> list[str]:
     """The reasons why these times may not apply to this GPU's link."""
-    lines = [*times.notes, *filter(None, [other_hardware(runs, gpu)])]
-    size = max(times.spans, default=0)
-    if times.spans and times.hosts != 1:
+    rows, link, size = launches.times, times.link, max(times.spans)
+    lines = []
+    single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= CHAINED_UP_TO)]
+    if len(single):
+        sizes = " and ".join(map(size_text, sorted(single.size_bytes.unique())[:2]))
+        lines.append(
+            f"No chain of dependent calls was measured at {sizes}: single calls stand for it."
+        )
+    if problem := other_hardware(launches, gpu):
+        lines.append(problem)
+    if times.hosts != 1:
         place = f"on {times.hosts} hosts" if times.hosts else "perhaps on several hosts"
+        lines.append(f"The ranks are {place}: the times include their network, not {link.name}.")
+    elif size < LARGE:
         lines.append(
-            f"The ranks are {place}: the times include their network and say nothing "
-            f"about {times.link.name}."
+            f"Nothing above {size_text(size)} was measured: larger all-reduces are ASSUMED to have "
+            f"the bandwidth of {link.name}."
         )
-    elif 0 < size < LARGE:
-        lines.append(
-            f"Nothing above {size_text(size)} was measured: larger all-reduces are "
-            f"ASSUMED to have the bandwidth of {times.link.name}."
-        )
-    elif size and gpus_of(runs):
-        expected = LINKS[gpu.peer] if gpu.peer else times.link
+    elif launches.gpus:
+        expected = LINKS[gpu.peer] if gpu.peer else link
         bus_gb_s = wire_factor(times.gpus) * size / times.spans[size][0] / 1e3
         if bus_gb_s < DOWN * expected.gb_s:
             lines.append(
-                f"{expected.name} has {number(expected.gb_s)} GB/s one way, and "
-                f"{size_text(size)} reached {number(bus_gb_s)}: the link is DOWN or not "
-                "used; see bench.doctor."
+                f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "
+                f"reached {number(bus_gb_s)}: the link is DOWN or not used; see bench.doctor."
             )
     return lines

@@ -5,13 +5,11 @@ Steps and bytes: Thakur, Rabenseifner and Gropp, IJHPCA 19:1, 2005; Patarasuk an
 2009; the two trees of Sanders, Speck and Traeff, Parallel Computing 35:12, 2009."""
 
 from dataclasses import dataclass, field
-from math import ceil, log2
+from math import log2
 
 import numpy as np
 
-from reports.advice import serving
-from reports.advice.reduce_times import Span, Times, wire_factor
-from reports.advice.serving import CHUNK_TOKENS, PIPELINE, REPLICAS, TENSOR, Split, rate
+from reports.advice.reduce_times import ReduceTimes, Span, wire_factor
 from reports.advice.specs import SECTIONS, Link, Network
 from reports.tables.sentences import number
 
@@ -56,11 +54,11 @@ def library_us(
 
 
 @dataclass
-class ClusterTimes(Times):
+class ClusterTimes(ReduceTimes):
     """Modelled all-reduce times over `nodes` nodes; `node` has the times within a node, from a run
     or from published figures. The best of ring, tree and both hierarchical algorithms counts."""
 
-    node: Times = field(kw_only=True)
+    node: ReduceTimes = field(kw_only=True)
     nodes: int = field(kw_only=True)
     network: Network = field(kw_only=True)
 
@@ -74,18 +72,16 @@ class ClusterTimes(Times):
             return ERROR * min(library_us(name, self.nodes, 1, size, link, own) for name in FLAT)
 
         within_us = self.node(size_bytes) if gpus > 1 else np.zeros(3)
-        flat = {
-            name: ERROR * library_us(name, self.nodes, gpus, size_bytes, link, self.network)
-            for name in FLAT
-        }
-        # More ranks take no less; NCCL's latencies over PCIe are below published times.
-        flat = {name: np.maximum(us, within_us) for name, us in flat.items()}
         phase_us = self.node(1) if gpus > 1 else np.zeros(3)  # the start of a second phase
+        times_us = {}
+        for name in FLAT:
+            flat_us = library_us(name, self.nodes, gpus, size_bytes, link, self.network)
+            # More ranks take no less; NCCL's latencies over PCIe are below published times.
+            times_us[name] = np.maximum(ERROR * flat_us, within_us)
         # A reduce-scatter and an all-gather move the bytes of one all-reduce.
-        return flat | {
-            "hierarchical": within_us + phase_us + between_us(size_bytes / gpus),
-            "hierarchical_whole": within_us + between_us(size_bytes),
-        }
+        times_us["hierarchical"] = within_us + phase_us + between_us(size_bytes / gpus)
+        times_us["hierarchical_whole"] = within_us + between_us(size_bytes)
+        return times_us
 
     def look_up(self, size_bytes: float) -> tuple[Span, str]:
         times_us = self.by_algorithm(size_bytes)
@@ -93,7 +89,7 @@ class ClusterTimes(Times):
         return times_us[name], f", MODELLED: {name}"
 
 
-def cluster_times(node: Times, nodes: int, network: Network) -> ClusterTimes:
+def cluster_times(node: ReduceTimes, nodes: int, network: Network) -> ClusterTimes:
     """Times over `nodes` nodes with the all-reduce times of `node` within each."""
     source = (
         f"MODELLED, not measured, over {nodes} nodes of {node.gpus}: {network.name}, "
@@ -111,87 +107,3 @@ def cluster_times(node: Times, nodes: int, network: Network) -> ClusterTimes:
         nodes=nodes,
         network=network,
     )
-
-
-@dataclass(frozen=True)
-class NodeSplit(Split):
-    """TP over the GPUs of each node. The nodes are replicas or, with `kind` PP, pipeline stages."""
-
-    @property
-    def cluster(self) -> ClusterTimes:
-        assert isinstance(self.times, ClusterTimes)
-        return self.times
-
-    @property
-    def inner(self) -> Split:
-        """All layers of the model on one node, for the streams that are there at a time."""
-        nodes, node = self.cluster.nodes, self.cluster.node
-        return Split(
-            self.model,
-            self.gpu,
-            node.gpus,
-            self.weights,
-            self.weights_bytes,
-            node,
-            self.context,
-            self.prompt,
-            ceil(self.batch / nodes),
-            ceil(self.slots / nodes),
-        )
-
-    def handoff_us(self, tokens: float) -> Span:
-        """An activation that goes to the next node: at most an all-reduce of its bytes."""
-        return self.times(self.model.all_reduce_bytes(tokens))
-
-    def decode_us(self, streams: int) -> Span:
-        nodes = self.cluster.nodes
-        if self.kind == REPLICAS:
-            return self.inner.decode_us(ceil(streams / nodes))
-        group = ceil(streams / min(nodes, streams))
-        return self.inner.decode_us(group) + nodes * self.handoff_us(group)
-
-    def prompts(self) -> tuple[Span, Span]:
-        nodes, chunks = self.cluster.nodes, ceil(self.prompt / CHUNK_TOKENS)
-        us, tokens_per_s = self.inner.prompts()
-        if self.kind == REPLICAS:
-            return us, nodes * tokens_per_s
-        tokens = self.prompt / chunks
-        stage_us, handoff_us = us / nodes / chunks, self.handoff_us(tokens)
-        period_us = np.maximum(stage_us, handoff_us)
-        return (
-            nodes * stage_us + (nodes - 1) * handoff_us + (chunks - 1) * period_us,
-            rate(tokens, period_us),
-        )
-
-    @property
-    def memory_bytes(self) -> dict[str, float]:
-        parts = dict(self.inner.memory_bytes)
-        if self.kind == PIPELINE:
-            parts["weights"] /= self.cluster.nodes
-            cached = max(self.batch, self.slots) / self.cluster.nodes  # of a stage's layers
-            parts["KV cache"] = self.kv_bytes(cached * self.model.kv_share(self.cluster.node.gpus))
-        return parts
-
-    @property
-    def obstacle(self) -> str | None:
-        nodes, gpus = self.cluster.nodes, self.cluster.node.gpus
-        if self.model.heads % gpus:
-            return f"{self.model.heads} heads do not go into {gpus}"
-        if self.kind == PIPELINE and self.model.layers < nodes:
-            return f"{self.model.layers} layers make no {nodes} stages"
-        short = -self.spare_bytes / 1e9
-        return f"does not fit, {number(short)} GB short" if short > 0 else None
-
-
-def all_splits(load: Split) -> dict[str, Split]:
-    """Every way to serve this load by name. Over several nodes the first are TP within each node,
-    with the nodes as pipeline stages or as replicas."""
-    splits = serving.all_splits(load)
-    if not isinstance(load.times, ClusterTimes) or load.times.node.gpus == 1:
-        return splits
-    fields = {name: getattr(load, name) for name in Split.__dataclass_fields__}
-    gpus, nodes = load.times.node.gpus, load.times.nodes
-    return {
-        f"{TENSOR} {gpus} x {PIPELINE} {nodes}": NodeSplit(**fields | {"kind": PIPELINE}),
-        f"{nodes} x {TENSOR} {gpus}": NodeSplit(**fields | {"kind": REPLICAS}),
-    } | splits

@@ -8,8 +8,9 @@ from math import ceil
 
 import numpy as np
 
-from reports.advice import specs
-from reports.advice.reduce_times import Span, Times, wire_factor
+from reports.advice.reduce_times import ReduceTimes, Span, wire_factor
+from reports.advice.scaling import ClusterTimes
+from reports.advice.specs import Gpu, Transformer
 from reports.tables.sentences import number
 
 GB = 1e9
@@ -17,8 +18,6 @@ HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.
 MOST_STREAMS = 1 << 16
 LEAST_RANKED_RATIO = 1.1  # the arithmetic is too coarse to rank two splits that are closer
 CHUNK_TOKENS = 2048  # most prompt tokens in one forward pass
-TENSOR, PIPELINE, REPLICAS, EXPERTS = "TP", "PP", "replicas", "EP"
-ONE, OFFLOAD, LARGER = "one GPU", "CPU offload", "larger card"
 
 
 def rate(tokens: float, us: Span) -> Span:
@@ -27,23 +26,30 @@ def rate(tokens: float, us: Span) -> Span:
 
 
 @dataclass(frozen=True)
-class Split:
-    """A model and its load on `gpus` GPUs, which share the work by `kind`. Latency is for `batch`
-    streams, throughput (tokens/s) for `slots` streams, each with `context` cached tokens. `skew` is
-    the load of the busiest rank of an expert split over the mean load."""
+class Deployment:
+    """A model and its load on `replicas` x `stages` x `tensor` GPUs, or with its experts spread
+    over `expert_ranks`. Latency is for `batch` streams, throughput (tokens/s) for `slots` streams,
+    each with `context` cached tokens. `times` are of the all-reduces of a tensor split and of the
+    exchanges of experts, `between` of the hand-offs between stages."""
 
-    model: specs.Model
-    gpu: specs.Gpu
-    gpus: int
+    model: Transformer
+    gpu: Gpu
     weights: str
     weights_bytes: float
-    times: Times
+    times: ReduceTimes
+    between: ReduceTimes
     context: int = 0
     prompt: int = CHUNK_TOKENS
     batch: int = 1
     slots: int = 1
-    skew: float = 1.0
-    kind: str = TENSOR
+    tensor: int = 1
+    stages: int = 1
+    replicas: int = 1
+    expert_ranks: int = 1
+
+    @property
+    def gpus(self) -> int:
+        return self.tensor * self.stages * self.replicas * self.expert_ranks
 
     @property
     def tflops(self) -> float:
@@ -74,16 +80,11 @@ class Split:
         """A decode step of one GPU that holds all weights and the cache of these streams."""
         return self.work_us(self.read_bytes(streams) + self.kv_bytes(streams), streams)
 
-    def outside_share(self, streams: int) -> float:
-        """The share of the weights that does not fit on one GPU and stays in host memory."""
-        cache = self.kv_bytes(streams) + self.model.activation_bytes(CHUNK_TOKENS)
-        return 1 - min(1.0, max(0.0, self.usable_bytes - cache) / self.weights_bytes)
-
     def exchange_us(self, tokens: float) -> Span:
         """An all-to-all of `tokens` of each rank, timed as an all-reduce with the same wire bytes.
         A layer has two, a dispatch and a combine, where a tensor split has two all-reduces."""
-        wire_bytes = self.skew * self.model.dispatch_bytes(self.gpus, tokens)
-        return self.times(wire_bytes / wire_factor(self.gpus))
+        wire_bytes = self.model.dispatch_bytes(self.expert_ranks, tokens)
+        return self.times(wire_bytes / wire_factor(self.expert_ranks))
 
     @cached_property
     def figures(self) -> dict[str, Span]:
@@ -92,137 +93,116 @@ class Split:
         return {
             "step_us": self.decode_us(self.batch),
             "prompt_us": prompt_us,
-            "rate": rate(self.slots, self.decode_us(self.slots)),
-            "prompt_rate": prompt_rate,
+            "tokens_per_s": rate(self.slots, self.decode_us(self.slots)),
+            "prompt_tokens_per_s": prompt_rate,
         }
 
     def decode_us(self, streams: int) -> Span:
-        """A decode step: the work of a GPU, and the all-reduces, hand-offs or exchanges."""
-        model, n = self.model, self.gpus
-        group = ceil(streams / min(n, streams))
-        if self.kind == TENSOR:
-            each_us = self.times(model.all_reduce_bytes(streams))
-            return self.step_us(streams) / n + model.all_reduces * each_us
-        if self.kind == PIPELINE:
-            # min(n, streams) groups are all in flight. A group passes n stages, each with 1/n of
-            # the layers. A hand-off counts as an all-reduce of its bytes, an upper bound.
-            return self.step_us(group) + n * self.times(model.all_reduce_bytes(group))
-        if self.kind == EXPERTS:
-            # The busiest GPU has the attention weights and the cache of a group. It reads
-            # skew x 1/n of the experts in use: at least one, at most all its own.
-            share, used = model.expert_share, self.skew * model.touched_experts(streams) / n
-            busiest = min(model.experts / n, max(1.0, used)) / model.experts
-            read = self.weights_bytes * (1 - share + share * busiest) + self.kv_bytes(group)
-            work_us = max(self.work_us(read, 0), self.work_us(0, self.skew * streams / n))
-            return work_us + model.all_reduces * self.exchange_us(group)
-        outside = 0.0 if self.kind == REPLICAS else self.outside_share(group)
-        read, slot = self.read_bytes(group), specs.LINKS[self.gpu.slot]
-        local_us = self.work_us(read * (1 - outside) + self.kv_bytes(group), group)
-        return np.full(3, local_us + read * outside / slot.gb_s / 1e3)
+        """A decode step: the work of a GPU, and the all-reduces, hand-offs or exchanges. The groups
+        of streams, one for each stage of each replica and each expert rank, are all in flight."""
+        groups = self.stages * self.replicas * self.expert_ranks
+        group = ceil(streams / min(groups, streams))
+        if self.expert_ranks > 1:
+            return self.expert_step_us(streams, group)
+        us = np.full(3, self.step_us(group) / self.tensor)
+        message_bytes = self.model.all_reduce_bytes(group)
+        if self.tensor > 1:
+            us = us + self.model.all_reduces * self.times(message_bytes)
+        if self.stages > 1:  # a hand-off counts as an all-reduce of its bytes, an upper bound
+            us = us + self.stages * self.between(message_bytes)
+        return us
+
+    def expert_step_us(self, streams: int, group: int) -> Span:
+        """Each GPU has the attention weights and the cache of a group. It reads its share of the
+        experts in use: at least one, at most all its own."""
+        model, n = self.model, self.expert_ranks
+        used = max(1.0, model.touched_experts(streams) / n)
+        read_share = min(model.experts / n, used) / model.experts
+        weights = self.weights_bytes * (1 - model.expert_share * (1 - read_share))
+        read_us = self.work_us(weights + self.kv_bytes(group), 0)
+        multiply_us = self.work_us(0, streams / n)
+        return max(read_us, multiply_us) + model.all_reduces * self.exchange_us(group)
 
     def prompts(self) -> tuple[Span, Span]:
         """The time of a prompt, and the rate of many in a row: a pipeline ends a chunk each period,
         replicas work on one prompt each."""
-        model, n, chunks = self.model, self.gpus, ceil(self.prompt / CHUNK_TOKENS)
+        model, chunks = self.model, ceil(self.prompt / CHUNK_TOKENS)
         tokens = self.prompt / chunks
         # One GPU works on the weights for each chunk, and on attention with
         # 2 x prompt^2 x heads x head size operations in each layer (half of the pairs).
         attention = 2 * self.prompt**2 * model.heads * model.head_dim * model.kv_layers
         work_us = chunks * self.work_us(self.read_bytes(tokens), tokens)
         work_us += attention / self.tflops / 1e6
-        if self.kind == PIPELINE:
-            # The first chunk passes n stages and n-1 hand-offs; the others follow one period apart.
-            # With two chunks in flight the longer of a stage and a hand-off hides the shorter
-            # (GPipe: Huang et al., NeurIPS 2019).
-            stage_us, handoff_us = work_us / n / chunks, self.times(model.all_reduce_bytes(tokens))
-            period_us = np.maximum(stage_us, handoff_us)
-            return (
-                n * stage_us + (n - 1) * handoff_us + (chunks - 1) * period_us,
-                rate(tokens, period_us),
-            )
-        if self.kind == TENSOR:
-            each_us = self.times(model.all_reduce_bytes(tokens))
-            us = work_us / n + chunks * model.all_reduces * each_us
-        elif self.kind == EXPERTS:
-            exchanges_us = chunks * model.all_reduces * self.exchange_us(tokens / n)
-            us = self.skew * work_us / n + exchanges_us
-        else:
-            # The slot delivers weights in host memory behind the work.
-            outside = chunks * self.read_bytes(tokens) * self.outside_share(1)
-            us = np.full(3, max(work_us, outside / specs.LINKS[self.gpu.slot].gb_s / 1e3))
-        return us, rate(self.prompt * (n if self.kind == REPLICAS else 1), us)
+        us = np.full(3, work_us / self.tensor / self.expert_ranks)
+        if self.tensor > 1:
+            us = us + chunks * model.all_reduces * self.times(model.all_reduce_bytes(tokens))
+        if self.expert_ranks > 1:
+            us = us + chunks * model.all_reduces * self.exchange_us(tokens / self.expert_ranks)
+        if self.stages > 1:
+            return self.pipeline(us / chunks, chunks, tokens)
+        return us, rate(self.replicas * self.prompt, us)
 
-    @cached_property
-    def memory_bytes(self) -> dict[str, float]:
-        """Bytes of each GPU by part, for the larger number of streams and the longest chunk."""
-        streams, n, share = max(self.batch, self.slots), self.gpus, self.model.expert_share
-        weights = {TENSOR: 1 / n, PIPELINE: 1 / n, EXPERTS: 1 - share + share / n}
-        cached = {TENSOR: streams * self.model.kv_share(n), PIPELINE: streams / n}
-        tokens = max(streams, min(self.prompt, CHUNK_TOKENS))
-        return {
-            "weights": self.weights_bytes * weights.get(self.kind, 1.0),
-            "KV cache": self.kv_bytes(cached.get(self.kind, ceil(streams / n))),
-            "activations": self.model.activation_bytes(tokens, n if self.kind == TENSOR else 1),
-        }
+    def pipeline(self, chunk_us: Span, chunks: int, tokens: float) -> tuple[Span, Span]:
+        """The same of a pipeline in which all stages together take `chunk_us` for a chunk. The
+        first chunk passes all stages and the hand-offs between them; the others follow one period
+        apart. With two chunks in flight the longer of a stage and a hand-off hides the shorter
+        (GPipe: Huang et al., NeurIPS 2019)."""
+        stage_us = chunk_us / self.stages
+        handoff_us = self.between(self.model.all_reduce_bytes(tokens))
+        period_us = np.maximum(stage_us, handoff_us)
+        first_us = self.stages * stage_us + (self.stages - 1) * handoff_us
+        return first_us + (chunks - 1) * period_us, rate(tokens, period_us)
 
     @property
-    def spare_bytes(self) -> float:
-        """The bytes of each GPU that stay free; negative if the split does not fit."""
-        return self.usable_bytes - sum(self.memory_bytes.values())
+    def memory_bytes(self) -> float:
+        """Bytes of each GPU: weights, and for the larger number of streams their cache and, with
+        the longest chunk, the activations."""
+        model, streams = self.model, max(self.batch, self.slots)
+        cached = ceil(streams / self.replicas / self.expert_ranks) / self.stages
+        own_experts = 1 - model.expert_share * (1 - 1 / self.expert_ranks)
+        weights = self.weights_bytes * own_experts / self.tensor / self.stages
+        tokens = max(streams, min(self.prompt, CHUNK_TOKENS))
+        activations = model.activation_bytes(tokens, self.tensor)
+        return weights + self.kv_bytes(cached * model.kv_share(self.tensor)) + activations
 
     @cached_property
     def obstacle(self) -> str | None:
         """Why a split is impossible; None if it is possible."""
-        model, n = self.model, self.gpus
-        if self.kind == TENSOR and model.heads % n:
-            return f"{model.heads} heads do not go into {n}"
-        if self.kind == PIPELINE and model.layers < n:
-            return f"{model.layers} layers make no {n} stages"
-        if self.kind == EXPERTS and model.experts % n:
-            return f"{model.experts} experts do not go into {n}"
-        spare = self.spare_bytes + (self.memory_bytes["weights"] if self.kind == OFFLOAD else 0)
-        return f"does not fit, {number(-spare / GB)} GB short" if spare < 0 else None
+        model = self.model
+        if model.heads % self.tensor:
+            return f"{model.heads} heads do not go into {self.tensor}"
+        if model.layers < self.stages:
+            return f"{model.layers} layers make no {self.stages} stages"
+        if model.experts % self.expert_ranks:
+            return f"{model.experts} experts do not go into {self.expert_ranks}"
+        short_gb = (self.memory_bytes - self.usable_bytes) / GB
+        return f"does not fit, {number(short_gb)} GB short" if short_gb > 0 else None
 
 
-def at_capacity(split: Split) -> Split:
+def at_capacity(split: Deployment) -> Deployment:
     """A split with as many streams as fit, at most MOST_STREAMS."""
-    streams = max(
-        1,
-        bisect_left(
-            range(1, MOST_STREAMS + 1),
-            True,
-            key=lambda count: replace(split, batch=1, slots=count).obstacle is not None,
-        ),
+    streams = bisect_left(
+        range(1, MOST_STREAMS + 1),
+        True,
+        key=lambda count: replace(split, batch=1, slots=count).obstacle is not None,
     )
-    return replace(split, batch=1, slots=streams)
+    return replace(split, batch=1, slots=max(1, streams))
 
 
-def possible_splits(load: Split, splits: dict[str, Split]) -> dict[str, Split]:
-    """The splits that fit on the GPUs of `load`, without another card or host memory."""
-    return {
-        name: split
-        for name, split in splits.items()
-        if split.obstacle is None
-        and split.gpus == load.gpus
-        and split.kind not in (OFFLOAD, LARGER)
-    }
-
-
-def all_splits(split: Split) -> dict[str, Split]:
-    """Every way to serve this load by name. If one GPU cannot hold the model, the last ones are an
-    offload to host memory and, if `specs.toml` has one, the smallest larger GPU that can."""
-    n, one = split.gpus, replace(split, kind=ONE, gpus=1)
-    kinds = {f"TP {n}": TENSOR, f"PP {n}": PIPELINE, f"{n} replicas": REPLICAS, f"EP {n}": EXPERTS}
-    splits = {
-        name: replace(split, kind=kind)
-        for name, kind in kinds.items()
-        if n > 1 and (kind != EXPERTS or split.model.experts > 1)
-    }
-    if one.obstacle is None:
-        return splits | {ONE: one}
-    splits[OFFLOAD] = replace(one, kind=OFFLOAD)
-    for gpu in sorted(specs.GPUS.values(), key=lambda gpu: (gpu.memory_gb, -gpu.bandwidth_gb_s)):
-        card = replace(one, gpu=gpu, kind=LARGER)
-        if gpu.memory_gb > split.gpu.memory_gb and card.obstacle is None:
-            return splits | {f"1 x {gpu.name}": card}
+def all_splits(load: Deployment) -> dict[str, Deployment]:
+    """Every way to serve this load on its GPUs by name. Over several nodes the first are TP within
+    each node, with the nodes as pipeline stages or as replicas."""
+    n, one, splits = load.gpus, replace(load, tensor=1), dict[str, Deployment]()
+    if n == 1:
+        return {"one GPU": one}
+    if isinstance(load.times, ClusterTimes) and load.times.node.gpus > 1:
+        node, nodes = load.times.node, load.times.nodes
+        inner = replace(one, tensor=node.gpus, times=node)
+        splits[f"TP {node.gpus} x PP {nodes}"] = replace(inner, stages=nodes)
+        splits[f"{nodes} x TP {node.gpus}"] = replace(inner, replicas=nodes)
+    splits[f"TP {n}"] = load
+    splits[f"PP {n}"] = replace(one, stages=n)
+    splits[f"{n} replicas"] = replace(one, replicas=n)
+    if load.model.experts > 1:
+        splits[f"EP {n}"] = replace(one, expert_ranks=n)
     return splits

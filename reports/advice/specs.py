@@ -2,9 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import ceil, comb
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -31,8 +31,8 @@ Spec = TypeVar("Spec")
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
-class Model(msgspec.Struct, kw_only=True):
-    """A transformer by the fields of its config.json on Hugging Face; a dense model has one expert.
+class Transformer(msgspec.Struct, kw_only=True):
+    """A model by the fields of its config.json on Hugging Face; a dense model has one expert.
     `kv_layers` of the layers cache keys and values. `parameters` is the published number if the
     other fields do not determine it."""
 
@@ -92,15 +92,10 @@ class Model(msgspec.Struct, kw_only=True):
         """Experts that tokens use in a layer, if equally likely: E (1 - (1 - k/E)^tokens)."""
         return self.experts * (1 - float((1 - self.top_k / self.experts) ** tokens))
 
-    def dispatch_bytes(self, gpus: int, tokens: float, shared: bool = False) -> float:
-        """Bytes that a rank sends to experts on other ranks, without skew; combine returns as many.
-        A token sends top_k x (n-1)/n copies. With `shared` it sends one copy to each rank that has
-        at least one of its experts: (n-1) x (1 - C(E - E/n, k) / C(E, k))."""
-        copies = self.top_k * (gpus - 1) / gpus
-        if shared:
-            others = self.experts - self.experts // gpus
-            copies = (gpus - 1) * (1 - comb(others, self.top_k) / comb(self.experts, self.top_k))
-        return tokens * copies * self.hidden * ELEMENT_BYTES
+    def dispatch_bytes(self, gpus: int, tokens: float) -> float:
+        """Bytes that a rank sends to experts on other ranks, top_k x (n-1)/n copies of a token;
+        combine returns as many."""
+        return tokens * self.top_k * (gpus - 1) / gpus * self.hidden * ELEMENT_BYTES
 
 
 @dataclass(frozen=True)
@@ -161,21 +156,19 @@ class Network:
 SECTIONS = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())
 
 
-class Table(dict[str, Spec]):
-    """A section of `specs.toml` by lower-case name."""
+def section(name: str, kind: type[Spec]) -> dict[str, Spec]:
+    """The entries of a section of `specs.toml` by lower-case name."""
+    return {
+        key: msgspec.convert({"name": key} | fields, kind) for key, fields in SECTIONS[name].items()
+    }
 
-    def __init__(self, kind: str, section: str, entry: type[Spec]) -> None:
-        self.kind = kind
-        for name, fields in SECTIONS[section].items():
-            record = {"name": name} | fields if isinstance(fields, dict) else fields
-            self[name] = msgspec.convert(record, entry)
 
-    def find(self, name: str) -> Spec:
-        """The entry in upper or lower case. Raises ResultError for an unknown name."""
-        if name.lower() in self:
-            return self[name.lower()]
-        hint = close_names(name.lower(), self) or f"; known are {', '.join(sorted(self))}"
-        raise ResultError(f"unknown {self.kind} {printable(name[:80])!r}{hint}")
+def find(kind: str, known: Mapping[str, Spec], name: str) -> Spec:
+    """The entry of a name in any case. Raises ResultError, which names the `kind`, without one."""
+    if name.lower() in known:
+        return known[name.lower()]
+    hint = close_names(name.lower(), known) or f"; known are {', '.join(sorted(known))}"
+    raise ResultError(f"unknown {kind} {printable(name[:80])!r}{hint}")
 
 
 def close_names(name: str, names: Iterable[str]) -> str:
@@ -184,9 +177,9 @@ def close_names(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-MODELS, GPUS = Table("model", "models", Model), Table("GPU", "gpus", Gpu)
-LINKS, BITS = Table("link", "links", Link), Table("weights", "bits", float)
-NETWORKS = Table("network", "networks", Network)
+MODELS, GPUS = section("models", Transformer), section("gpus", Gpu)
+LINKS, NETWORKS = section("links", Link), section("networks", Network)
+BITS: dict[str, float] = SECTIONS["bits"]
 
 
 def link_between(gpu: Gpu, gpus: int) -> Link:
@@ -205,7 +198,7 @@ def convert(raw: Any, kind: type[Struct], place: str) -> Struct:
         raise ResultError(f"{place}: {error}{hint}") from error
 
 
-def model_of(path: Path) -> Model:
+def model_of(path: Path) -> Transformer:
     """The model of a `config.json` or of its `text_config`. Raises ResultError if the file is
     damaged, lacks a field or has a field that the formulas do not cover."""
     try:
@@ -215,7 +208,7 @@ def model_of(path: Path) -> Model:
     if isinstance(raw, dict):
         raw = raw["text_config"] if isinstance(raw.get("text_config"), dict) else raw
         raw = {field: value for field, value in raw.items() if value is not None}
-    model = convert(raw, Model, str(path))
+    model = convert(raw, Transformer, str(path))
     problems = {
         f"{field}, which the formulas do not cover": raw.get(field) for field in UNSUPPORTED
     } | {

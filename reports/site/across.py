@@ -297,4 +297,4 @@ def imported_page(paths: Sequence[Path]) -> Page:
 
 def procurement_page(spec: Path) -> Page:
     """Candidate machines side by side. Raises ResultError for an unusable spec or run."""
-    return procure_page(evaluate(spec), f"python -m reports procure {spec.name}")
+    return procure_page(evaluate(spec), spec)

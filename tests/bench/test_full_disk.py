@@ -197,7 +197,7 @@ def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
         "b.png": f"compare {campaign} --plot",
         "junit.xml": f"regress {sides} --junit",
         "page.html": f"regress {sides} --html",
-        "procure.csv": f"procure {spec} --csv",
+        "procure.html": f"procure {spec} --html",
         "imported": f"import {log} --out",
         "site": f"dashboard {tmp_path}/results -o",
         "fit.svg": f"fit {run} --plot",

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from reports.advice.reduce_times import check_run, is_plain
 from reports.store.case import COMPUTE
 from reports.store.result import read
 from reports.store.schema import Case, Result, State
@@ -22,7 +21,6 @@ BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "in
 def main(decode_run: str, allreduce_run: str, link_run: str) -> None:
     """Prints each split of each shape: ms as measured, and by both sums with their errors."""
     decode, reduces, link = map(read, (decode_run, allreduce_run, link_run))
-    check_run(reduces, decode.run.world["size"])
     memory_gb_s = memory_bandwidth(link)
     for cases in exposed.shapes(decode):
         print(exposed.title(cases[0]))
@@ -92,7 +90,9 @@ def chained_us(reduces: Result, algorithm: str, step: Case) -> float | None:
         (
             nearest_us(case)
             for case in reduces.cases
-            if is_plain(case) and (case.algorithm, case.mode, case.size_bytes, case.datatype) == key
+            if cost_us(case)
+            and not case.in_place
+            and (case.algorithm, case.mode, case.size_bytes, case.datatype) == key
         ),
         default=None,
     )

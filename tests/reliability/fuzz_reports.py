@@ -118,7 +118,7 @@ TARGETS = targets("""
     site       **/*        -  dashboard . -o site
     models     *           -  advise --gpu r9700 --gpus 2 --weights q4 --config config.json
     boxes      *           -  dashboard . -o site
-    boxes      *           3  procure --html h --csv c SPEC.toml
+    boxes      *           3  procure --html h SPEC.toml
 """)
 # Every command over the runs of every benchmark; `fuzz` leaves out a command that refuses the
 # undamaged run.
@@ -185,7 +185,7 @@ def write_corpus(root: Path) -> None:
     rename_run(root / "imported", next((root / "imported").iterdir()).stem)
     (root / "models").mkdir()
     (root / "models" / "config.json").write_text(MODEL)
-    write_launches(root / "boxes", 2, sizes=[16384, 32 << 20], n_blocks=4)
+    write_launches(root / "boxes", 2, sizes=[16384, 32 << 20], n_blocks=5)
     (root / "boxes" / "SPEC.toml").write_text(SPEC)
 
 

@@ -62,8 +62,6 @@ def arguments(tmp_path_factory):
             "r9700",
             "--gpus",
             "2",
-            "--versus",
-            "w7900",
         ],
         "peers": [campaign],
         "procure": [buyer],

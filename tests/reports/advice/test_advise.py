@@ -4,6 +4,7 @@ import re
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 
+import numpy as np
 import pytest
 
 from reports.__main__ import main
@@ -22,6 +23,7 @@ NVL = [
     {"rank": rank, "device": "cuda", "arch": "sm_90", "gpu": "NVIDIA H100 NVL"} for rank in range(2)
 ]
 LARGE = 32 << 20
+RUN_ID = "2026-11-20T06-15-0{}Z-allreduce-1a2b3c"
 
 
 def advise(words, *more):
@@ -71,25 +73,25 @@ def test_two_r9700_for_one_chat(tmp_path):
     flips."""
     run = write(tmp_path, {16384: 33, 131072: 66, LARGE: 600})
     text, words = answer(R9700, "--run", run)
-    assert re.search(r"TP 2 +[\d.]+ +27\.4", text)
-    assert re.search(r"PP 2 +62\.[56]", text)
+    assert re.search(r"TP 2 +\S+ +\S+ +27\.4", text)
+    assert re.search(r"PP 2 +\S+ +62\.[56]", text)
     assert "Decode, latency of 1 stream: TP 2, 36.5 ms, 1.71x PP 2." in words
     assert re.search(r"an all-reduce of 16 KiB takes 19[56] us", words)
-    assert "160 all-reduces (2 a layer) of 16,384 B: 2.62 MB" in words
+    assert "160 all-reduces (2 a layer) of 16,384 B: 160 x 33.0 us" in words
     assert "2 replicas: does not fit" in words
     assert "ASSUMED" not in words
     assert "CPU cores" not in words
 
 
-@pytest.mark.parametrize(("us", "wins"), [(190, "TP 2"), (205, "PP 2")])
-def test_the_recommendation_turns_at_the_flip(tmp_path, us, wins):
+def test_the_recommendation_turns_at_the_flip(tmp_path):
     """`advise` must not recommend TP over a link on which TP loses."""
-    run = write(tmp_path, {16384: us, 131072: us, LARGE: 5000})
-    _, words = answer(R9700, "--run", run)
-    latency = words.partition("Decode, latency")[2].partition("Decode, throughput")[0]
-    assert latency.startswith(f" of 1 stream: {wins}, ")
-    assert "as good" in latency
-    assert f"here it takes {us} us" in words
+    for us, wins in ((190, "TP 2"), (205, "PP 2")):
+        run = write(tmp_path / wins, {16384: us, 131072: us, LARGE: 5000})
+        _, words = answer(R9700, "--run", run)
+        latency = words.partition("Decode, latency")[2].partition("Decode, throughput")[0]
+        assert latency.startswith(f" of 1 stream: {wins}, ")
+        assert "no clear difference" in latency
+        assert f"here it takes {us} us" in words
 
 
 def test_a_27b_model_fits_on_one_card(tmp_path):
@@ -99,7 +101,7 @@ def test_a_27b_model_fits_on_one_card(tmp_path):
     for us, wins in ((10, "TP 2"), (40, "2 replicas")):
         run = write(tmp_path / wins, {10240: us, 131072: us, LARGE: LARGE / 250e3}, ranks=NVL)
         text, words = answer(options, "--run", run)
-        assert re.search(r"2 replicas +6\.92 ", text)
+        assert re.search(r"2 replicas +\S+ +6\.92 ", text)
         assert f"Decode, latency of 1 stream: {wins}" in words
         assert "DOWN" not in words
     slow = write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL)
@@ -107,46 +109,27 @@ def test_a_27b_model_fits_on_one_card(tmp_path):
     assert "nvlink4-bridge has 300 GB/s one way, and 32 MiB reached 21.0: the link is DOWN" in words
 
 
-@pytest.mark.parametrize(
-    ("link", "band", "speedups"),
-    [
-        ("pcie5x16", r"36\.3 us \[7\.46 54\.4\]", (1.6, 1.8)),
-        ("nvlink4", r"11\.8 us \[6\.01 29\.0\]", (1.85, 1.9)),
-    ],
-)
-def test_without_a_run_the_band_of_published_latencies_is_shown(link, band, speedups):
-    """PCIe and NVLink must not look alike, and the gain from a second card must be what people
-    report for its link."""
-    text, words = answer(f"{R9700} --link {link}")
-    assert f"ASSUMED, not measured: {link}" in words
-    assert re.search(rf"160 x {band}", words)
-    (speed,) = re.findall(r"^TP 2 +[\d.]+ +([\d.]+) \[", text, re.MULTILINE)
-    assert speedups[0] <= float(speed) * 62.5e-3 <= speedups[1]
-    assert "reach both sides" not in words
+def test_without_a_run_the_band_of_published_latencies_is_shown():
+    """The gain from a second card must be what people report for its link."""
+    text, words = answer(f"{R9700} --link pcie5x16")
+    assert "ASSUMED, not measured: pcie5x16" in words
+    assert "160 x 36.3 us [7.46 54.4]" in words
+    (speed,) = re.findall(r"^TP 2 +\S+ +\S+ +([\d.]+) \[", text, re.MULTILINE)
+    assert 1.6 <= float(speed) * 62.5e-3 <= 1.8
 
 
-@pytest.mark.parametrize(
-    ("ranks", "sentence"),
-    [
-        (CPUS, "ranks on CPU cores: this is arithmetic"),
-        (NVL, "from NVIDIA H100 NVL, not from r9700"),
-    ],
-)
-def test_times_of_other_hardware_are_named(tmp_path, ranks, sentence):
-    run = write(tmp_path, {16384: 2, LARGE: 600}, ranks=ranks)
-    assert sentence in answer(R9700, "--run", run)[1]
+def test_times_of_cpu_cores_are_named(tmp_path):
+    run = write(tmp_path, {16384: 2, LARGE: 600}, ranks=CPUS)
+    assert "ranks on CPU cores: this is arithmetic" in answer(R9700, "--run", run)[1]
 
 
 def test_a_model_that_does_not_fit_is_reported():
     """Otherwise memory would run out at the first long conversation."""
-    text, words = answer(
+    _, words = answer(
         "--model llama-3-70b --weights 140GB --gpu a100-40gb --gpus 4 --batch 64 --context 4096"
     )
-    assert re.search(r"weights +140 +70\.0 +35\.0 +17\.5", text)
-    assert re.search(r"KV cache, 64 x 4096 tokens +85\.9 +42\.9 +21\.5 +10\.7", text)
-    assert "64 streams do not fit on 4 x a100-40gb, 2 do: ask for --batch 1 --slots 2" in words
-    _, words = answer("--model llama-3.1-70b --gpu rtx4090 --gpus 1")
-    assert "RECOMMENDATION Nothing fits on 1 x rtx4090" in words
+    assert "4 x a100-40gb. Nothing fits: take more GPUs" in words
+    assert "TP 4: does not fit, 20.6 GB short." in words
 
 
 @pytest.mark.parametrize(
@@ -154,14 +137,9 @@ def test_a_model_that_does_not_fit_is_reported():
     [
         ("", "needs --gpu, and either --model or --config"),
         ("--model llama-70b --gpu r9700", "unknown model 'llama-70b'; did you mean llama-3"),
-        ("--model llama-3.1-70b --gpu r9900", "unknown GPU 'r9900'; did you mean r9700"),
-        (f"{TWO} --link pci5x16", "unknown link 'pci5x16'; did you mean pcie"),
+        (f"{TWO} --network ib-ndr", "--network joins nodes: give their number as --nodes"),
         (f"{TWO} --gpus 65", "--gpus: '65' is not a whole number from 1 to 64"),
-        (f"{TWO} --skew nan", "--skew nan is not from 1 (even) to 2"),
-        (f"{TWO} --run missing.jsonl", "missing.jsonl cannot be read"),
-        ("--config missing.json --gpu r9700", "missing.json cannot be read"),
-        (f"{TWO} --prices 1 2", "--prices needs --versus"),
-        (f"{TWO} --versus w7900 --prices 1 free", "'free' is not a whole number from 1 to"),
+        (f"{TWO} --run missing.jsonl", "no run at missing.jsonl"),
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence(words, refused):
@@ -172,29 +150,30 @@ def test_bad_arguments_are_refused_in_a_sentence(words, refused):
 def test_unsuitable_runs_are_refused(tmp_path):
     """Advice must not use a run of another collective, other ranks, other machines, or wrong
     sums."""
-    good, other, gather = (write(tmp_path / name, {16384: 33}) for name in "abc")
+    good, gather = (write(tmp_path / name, {16384: 33}) for name in "ab")
+    other = write(tmp_path / "c", {16384: 33}, run_id=RUN_ID.format(7))
     rewrite_head(other, machine_id="z")
     rewrite_cases(gather, lambda case: case.update(collective="all_gather"))
-    link = write_link(tmp_path / "d", 20)
-    assert "has no case of all_reduce" in refusal(TWO, "--run", gather)
-    assert "has no case of all_reduce" in refusal(TWO, "--run", link)
+    assert "the runs lack an all-reduce" in refusal(TWO, "--run", gather)
+    assert "the runs lack" in refusal(TWO, "--run", write_link(tmp_path / "d", 20))
     assert "of several machines" in refusal(TWO, "--run", good, "--run", other)
-    assert "a run of 2 ranks, not of 4 (--gpus)" in refusal(f"{TWO} --gpus 4 --run", good)
+    assert "a run of 2 ranks, not of 4" in refusal(f"{TWO} --gpus 4 --run", good)
     mark_wrong(good)
     assert "has wrong results" in refusal(TWO, "--run", good)
 
 
-def test_several_launches_give_one_figure(tmp_path):
-    """A single unlucky launch must not decide the advice."""
-    runs = [
-        write(tmp_path, {16384: us, LARGE: 600}, run_id=f"n{us}") for us in (30, 31, 33, 36, 60)
-    ]
-    _, words = answer(R9700, *(word for run in runs for word in ("--run", run)))
-    assert "measured: auto, float16, 5 launches" in words
-    assert "160 x 33.0 us [30.0 60.0]" in words
-    lines = runs[0].read_bytes().splitlines(keepends=True)
-    runs[0].write_bytes(b"".join(lines[:-1]))
-    assert "INCOMPLETE: the run was cut off" in answer(R9700, "--run", runs[0])[1]
+def test_several_launches_give_one_figure_with_students_interval(tmp_path):
+    """A single unlucky launch must not decide the advice, nor one that does not count."""
+    times_us = (30, 31, 33, 36, 60)
+    for number, us in enumerate(times_us):
+        write(tmp_path / "runs", {16384: us, LARGE: 600}, run_id=RUN_ID.format(number))
+    cut = write(tmp_path / "runs", {16384: 9, LARGE: 600}, run_id=RUN_ID.format(5), finish=False)
+    _, words = answer(R9700, "--run", tmp_path / "runs")
+    assert "measured: auto, float16, AMD Radeon AI PRO R9700; 5 launches" in words
+    assert f"{cut.name} is left out: incomplete" in words
+    mean, deviation = np.mean(np.log(times_us)), np.std(np.log(times_us), ddof=1)
+    ends = np.exp(mean + np.array([0, -1, 1]) * 2.776 * deviation / 5**0.5)
+    assert f"160 x {ends[0]:.1f} us [{ends[1]:.1f} {ends[2]:.1f}]" in words
 
 
 def test_times_that_were_not_measured_are_marked(tmp_path):
@@ -202,11 +181,8 @@ def test_times_that_were_not_measured_are_marked(tmp_path):
     another's."""
     run = write(tmp_path / "a", {16384: 33, LARGE: 600}, modes=["isolated"])
     assert "No chain of dependent calls was measured at 16 KiB" in answer(R9700, "--run", run)[1]
-    sizes = (16384, 32768, 65536, 131072, 262144, 1 << 20, LARGE)
-    run = write(tmp_path / "b", {size: 5 + size / 10e3 for size in sizes})
-    words = answer(f"{R9700} --batch 3 --run", run)[1]
-    (us,) = re.findall(r"160 x ([\d.]+) us[^x]*? by the fit", words)
-    assert float(us) == pytest.approx(5 + 49152 / 10e3, rel=0.01)
+    run = write(tmp_path / "b", {32768: 10, 131072: 40, LARGE: 600})
+    assert "160 x 20.0 us between measured sizes" in answer(f"{R9700} --batch 4 --run", run)[1]
 
 
 def test_an_imported_log_gives_marked_advice(tmp_path):
@@ -216,29 +192,20 @@ def test_an_imported_log_gives_marked_advice(tmp_path):
     suspect = {"us": 0.2, "suspect": True}
     path = write_log(tmp_path, suspect, {"us": 90.0, "datatype": "int8"}, good, name="two-hosts")
     text, words = answer(R9700, "--run", path)
-    for part in ("1.61x PP 2", "imported from two-hosts.log", "never judged", "160 x 47.3 us"):
+    for part in ("1.61x PP 2", "imported, float16", "1 launch, no interval", "160 x 47.3 us"):
         assert part in words
-    assert "Suspect figures of the log, left out: 1." in words
     # Latency taken for bandwidth would make a prompt ten times as slow.
     assert "Nothing above 16 KiB was measured" in words
     assert prompt_ms(text) == pytest.approx(prompt_ms(answer(R9700)[0]), rel=0.02)
-    measured = write(tmp_path, {16384: 8.0})
-    assert "name it alone" in refusal(R9700, "--run", path, measured)
-    cut, failed = (
-        write_log(tmp_path, good, name=status, end=End(status=status, reason="it ends too early"))
-        for status in ("incomplete", "failed")
-    )
-    assert "INCOMPLETE: it ends too early." in answer(R9700, "--run", cut)[1]
-    assert "its times say nothing" in refusal(R9700, "--run", failed)
+    failed = write_log(tmp_path, good, name="bad", end=End(status="failed", reason="wrong"))
+    assert "failed or has wrong results" in refusal(R9700, "--run", failed)
 
 
 def prompt_ms(text):
     return float(re.findall(r"^TP 2 .* (\S+) +\S+$", text, re.MULTILINE)[0])
 
 
-@pytest.mark.parametrize(
-    ("hosts", "place"), [(1, None), (2, "on 2 hosts"), (None, "perhaps on several hosts")]
-)
+@pytest.mark.parametrize(("hosts", "place"), [(1, None), (None, "perhaps on several hosts")])
 def test_a_log_over_a_network_is_not_held_against_a_slot(tmp_path, hosts, place):
     """Two PCs with one R9700 each reached 3.5 GB/s over RoCE, which says nothing about PCIe within
     one PC."""
@@ -247,27 +214,15 @@ def test_a_log_over_a_network_is_not_held_against_a_slot(tmp_path, hosts, place)
     _, words = answer(R9700, "--run", path)
     assert ("DOWN" in words) == (place is None)
     assert place is None or f"The ranks are {place}: the times include their network" in words
-    alone = write_log(tmp_path, small, hosts=hosts, name="small")
-    # 2,048 times the bytes take as many times as long.
-    assert (prompt_ms(answer(R9700, "--run", alone)[0]) > 5_000) == (place is not None)
 
 
 def test_two_cards_beside_one_larger_card(tmp_path):
-    """Two R9700s or one card of 48 GB: the question of most buyers, for one chat, for many, and for
-    the money."""
+    """Two R9700s or one card of 48 GB: the question of most buyers."""
     run = write(tmp_path, {16384: 33, 131072: 66, LARGE: 600})
-    options = f"{R9700} --context 4096 --versus"
-    text, words = answer(f"{options} w7900 --prices 2600 3500 --run", run)
+    text, words = answer(f"{R9700} --context 4096 --slots 1 --versus w7900 --run", run)
     # One W7900 reads 40 GB and 1.34 GB of cache at 864 GB/s; two R9700s half of it each at 640, and
     # 160 x 33 us.
     one, two = 864 / 41.342, 1e3 / (41.342 / 1.28 + 160 * 0.033)
-    rows = re.findall(
-        r"^ +([\d.]+) +([\d.]+)\ntokens/s of 1 stream +TP 2 +one GPU +([\d.]+)x", text, re.MULTILINE
-    )
-    assert [float(figure) for figure in rows[0]] == pytest.approx([two, one, two / one], rel=3e-3)
-    ratio = f"{two / one * 35 / 26:.2f}x"
-    assert f"of 1 stream, for the same money: 2 x r9700, {ratio} 1 x w7900." in words
-    assert "tokens/s of 8 streams: does not fit on 1 x w7900." in words
-    assert re.search(r"tokens/s of many +TP 2, \d+ streams +one GPU, \d streams? +[\d.]+x", text)
-    _, words = answer(f"{options} a6000:2 --run", run)
-    assert "Its all-reduce: ASSUMED, not measured: nvlink3-bridge" in words
+    (speed,) = re.findall(r"^1 x w7900 +\S+ +\S+ +([\d.]+)", text, re.MULTILINE)
+    assert float(speed) == pytest.approx(one, rel=3e-3)
+    assert f"of 1 stream: TP 2, 37.6 ms, {two / one:.2f}x 1 x w7900." in words

@@ -1,8 +1,6 @@
 """`reports procure`: compares candidate machines with requirements, on synthetic runs with known
 figures."""
 
-import csv
-import io
 import math
 import re
 
@@ -11,6 +9,7 @@ import pytest
 from reports.__main__ import main
 from reports.advice import specs
 from reports.advice.procurement import evaluate
+from reports.store.schema import End
 from tests.launch import ROOT
 from tests.reports.synthetic_log import write_log
 from tests.reports.synthetic_run import rewrite_head, write_run
@@ -77,12 +76,12 @@ def ask(capsys, *arguments):
 
 def verdict_of(procurement, machine=0):
     """The verdict of the only requirement, and its reason."""
-    (verdict,) = procurement.machines[machine].verdicts.values()
+    (verdict,) = procurement.appraisals[machine].verdicts.values()
     return verdict
 
 
 def figure(procurement, name, machine=0):
-    return next(item for item in procurement.machines[machine].figures if item.name == name)
+    return next(item for item in procurement.appraisals[machine].figures if item.name == name)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,6 @@ def figure(procurement, name, machine=0):
     [
         ("16K <= 8 us", "PASS", 0),
         ("70b-q4 >= 25 tok/s", "PASS", 0),
-        ("32M >= 50 GB/s", "FAIL", 1),
         ("70b-q4 >= 33 tok/s", "FAIL", 1),
         ("64K <= 8 us", "UNDECIDED", 3),
     ],
@@ -109,7 +107,7 @@ def test_a_figure_at_the_limit_is_undecided_and_says_how_many_launches_would_set
     """Otherwise chance would decide an order."""
     us = figure(evaluate(spec(launches)), "16 KiB")
     assert us.low < us.value < us.high
-    assert (len(us.values), us.note) == (6, "ours, chained")
+    assert us.note == "measured"
     verdict, reason = verdict_of(evaluate(spec(launches, [f"16K <= {us.value * 1.004:.4f} us"])))
     assert verdict == "UNDECIDED"
     assert 6 < int(re.findall(r"about (\d+) would settle it", reason)[0]) < 1000
@@ -124,7 +122,7 @@ def test_few_launches_and_copies_are_shown_but_never_judged(tmp_path, capsys):
     path = spec(tmp_path, ["16K <= 8 us"])
     assert verdict_of(evaluate(path)) == ("UNDECIDED", "2 launches; 5 are needed")
     assert figure(evaluate(path), "16 KiB").high is None
-    assert "repeats the run" in ask(capsys, path)[1]
+    assert "is left out: a run once more" in ask(capsys, path)[1]
 
 
 def test_a_vendors_log_is_shown_but_never_judged(tmp_path, capsys):
@@ -135,25 +133,19 @@ def test_a_vendors_log_is_shown_but_never_judged(tmp_path, capsys):
     procurement = evaluate(asked("log", 80))
     assert verdict_of(procurement) == ("UNVERIFIED", "47.3 us meets it, imported")
     assert procurement.headline == "log: 0 PASS, 0 FAIL, 0 UNDECIDED, 1 UNVERIFIED"
-    late = asked("log", 40)
-    assert verdict_of(evaluate(late)) == ("UNVERIFIED", "47.3 us misses it, imported")
-    assert ask(capsys, late)[0] == 3
-    write_log(tmp_path / "wrong", {"us": 47.3, "status": "wrong"})
+    assert ask(capsys, asked("log", 40))[0] == 3
+    write_log(tmp_path / "wrong", {"us": 47.3}, end=End(status="failed", reason="a check failed"))
     assert verdict_of(evaluate(asked("wrong", 80))) == (
         "FAIL",
-        "wrong results in import-abc-1, imported",
+        "wrong results in import-abc-1",
     )
-    write_log(tmp_path / "nameless", {"us": 47.3, "collective": None})
-    assert "does not name its collective: left out" in ask(capsys, asked("nameless", 80))[1]
     # 47 us of one box and 90 us of another are not 65 us of a box that does not exist.
     for gpu, us in {"NVIDIA H200": 47.3, "NVIDIA H100": 90.0}.items():
         write_log(tmp_path / "two", {"us": us}, name=gpu[-3:], ranks=[{"rank": 0, "gpu": gpu}])
-    status, _, error = ask(capsys, asked("two", 80))
-    assert (status, error.count("\n")) == (2, 1)
-    assert "its runs come from NVIDIA H" in error
+    assert "of several machines" in ask(capsys, asked("two", 80))[2]
 
 
-def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches, tmp_path, capsys):
+def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches, tmp_path):
     """Otherwise two cards could not be asked beside one larger card, or a data sheet would pass as
     a measurement."""
     two = BOX.format(name="two").replace("two/", f"{launches}/box/")
@@ -161,18 +153,13 @@ def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches
     large = one.replace("r9700", "w7900")
     path = spec(tmp_path, ["16K <= 8 us", "70b-q4 >= 15 tok/s"], MODELS + two + large)
     procurement = evaluate(path)
-    card = procurement.machines[1]
+    card = procurement.appraisals[1]
     step_us = specs.MODELS["llama-3.1-70b"].parameters * 4.5 / 8 / 864e3
     assert figure(procurement, "70b-q4", 1).value == pytest.approx(1e6 / step_us)
     assert [verdict for verdict, _ in card.verdicts.values()] == ["N/A", "UNVERIFIED"]
     assert procurement.headline == "2 candidates: 2 PASS, 0 FAIL, 0 UNDECIDED, 1 UNVERIFIED, 1 N/A"
-    assert figure(procurement, "per tok/s, 70b-q4", 1).value == pytest.approx(5200 * step_us / 1e6)
-    status, out, _ = ask(capsys, path)
-    assert (status, "in EUR, without five launches: one." in out) == (3, True)
     path = spec(tmp_path, ["70b-q4 >= 30 tok/s"], MODELS + large)  # the ceiling misses it: certain
     assert verdict_of(evaluate(path))[0] == "FAIL"
-    path = spec(tmp_path, ["70b-q4 >= 1 tok/s"], MODELS + one)
-    assert verdict_of(evaluate(path)) == ("FAIL", "does not fit")
 
 
 def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path):
@@ -182,20 +169,16 @@ def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path):
     write_launches(tmp_path / "box", 1, first=5, finish=False)
     procurement = evaluate(path)
     assert procurement.headline == "box: 1 PASS, 0 FAIL, 0 UNDECIDED"
-    assert len(procurement.machines[0].run_ids) == 5
-    assert any("is incomplete: left out" in line for line in procurement.sentences)
+    assert len(procurement.appraisals[0].run_ids) == 5
+    assert any("is left out: incomplete" in line for line in procurement.sentences)
 
     def one_wrong(block):
         block.n_wrong = 3 if block.case == 1 else 0
-        block.gpus = [{"power_w": 210.0}, {"power_w": 230.5}]
         return block
 
     write_launches(tmp_path / "box", 1, first=6, change=one_wrong)
     verdict, reason = verdict_of(evaluate(path))
     assert (verdict, reason[:16]) == ("FAIL", "wrong results in")
-    # The electricity bill takes the measured power, and not the limit, which a card seldom reaches.
-    power = figure(evaluate(path), "power of the GPUs")
-    assert (power.value, power.note) == (440.5, "measured")
 
 
 def test_token_rates_and_their_cost_use_the_advisors_arithmetic(launches):
@@ -207,46 +190,28 @@ def test_token_rates_and_their_cost_use_the_advisors_arithmetic(launches):
     us, speed = figure(procurement, "16 KiB"), figure(procurement, "70b-q4")
     step_us = specs.MODELS["llama-3.1-70b"].parameters * 4.5 / 8 / 2 / 640e3 + 160 * us.value
     assert speed.value == pytest.approx(1e6 / step_us, rel=1e-4)
-    per = figure(procurement, "per tok/s, 70b-q4")
-    costs = [5200 / rate for rate in (speed.value, speed.high, speed.low)]
-    assert [per.value, per.low, per.high] == pytest.approx(costs)
     hourly = 5200 / 24000 + 0.6 * 0.30  # two R9700s, 300 W each by their data sheet
-    million = figure(procurement, "per million tokens, 70b-q4")
-    assert million.value == pytest.approx(hourly / speed.value / 3600 * 1e6)
+    million = figure(procurement, "a million tokens, 70b-q4")
+    costs = [hourly / rate / 3600 * 1e6 for rate in (speed.value, speed.high, speed.low)]
+    assert [million.value, million.low, million.high] == pytest.approx(costs)
 
 
-def test_currencies_are_neither_converted_nor_ranked_together(launches, tmp_path):
+def test_currencies_are_not_converted(launches):
     """Otherwise 5,000 dollars would look cheaper than 5,100 euros."""
-    boxes = [
-        BOX.format(name=name)
-        .replace(f"{name}/", f"{launches}/box/")
-        .replace('5200, currency = "EUR"', price)
-        for name, price in {
-            "a": '5200, currency = "EUR"',
-            "b": '10, currency = "USD"',
-            "c": '9000, currency = "EUR"',
-        }.items()
-    ]
-    procurement = evaluate(spec(tmp_path, text=MODELS + "".join(boxes)))
+    box = BOX.format(name="box").replace('"EUR"', '"USD"')
+    procurement = evaluate(spec(launches, text=MODELS + box))
     assert any("nothing is converted" in line for line in procurement.sentences)
-    cheapest = "Cheapest first, per million tokens, 70b-q4 in EUR: a, then c."
-    assert [line for line in procurement.sentences if "Cheapest" in line] == [cheapest]
-    assert figure(procurement, "per million tokens, 70b-q4", 1).value is None
+    assert figure(procurement, "a million tokens, 70b-q4").value is None
 
 
 PRICE = "price = {amount = 5200, currency = 'EUR', date = 2026-11-01}"
 BAD = [
     (PRICE, "", "candidate box: Object missing required field `price`"),
-    (PRICE, PRICE.replace("5200", "nan"), "> 0.0"),
-    (PRICE, PRICE.replace("EUR", "=cmd()"), "currency"),
     (PRICE, PRICE.replace("price", "prize"), "unknown field `prize`; did you mean price"),
     ("gpu = 'r9700'", "gpu = 'r9800'", "unknown GPU 'r9800'; did you mean r9700"),
-    ("gpus = 2", "gpus = 4", "has 4 GPUs and its run"),
-    ("weights = 'q4'", "weights = 'q5'", "unknown weights 'q5'"),
+    ("gpus = 2", "gpus = 4", "a run of 2 ranks, not of 4"),
     ("runs = ['box/*.jsonl']", "", "candidate box has no run"),
-    ("box/*.jsonl", "gone.jsonl", "no run at"),
     ("requirements = []", "requirements = ['16K < 8 us']", "16K <= 8 us, 32M >= 50 GB/s (busbw)"),
-    ("requirements = []", "requirements = ['70b-q8 >= 1 tok/s']", "did you mean 70b-q4"),
     ("lifetime_years = 4", "lifetime_years", "is not TOML"),
 ]
 
@@ -264,29 +229,14 @@ def test_a_bad_spec_is_refused_in_one_sentence(launches, capsys, good, bad, sent
     assert not list(launches.glob("never*"))
 
 
-def test_invalid_specs_and_runs_are_refused_in_one_sentence(launches, capsys, tmp_path):
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "no_run.jsonl").write_text("hello\n")
-    path = spec(launches)
-    for arguments in (
-        *((tmp_path / name,) for name in ("gone", ".", "binary")),
-        (path, tmp_path / "no_run.jsonl"),
-        (path, "box=gone"),
-        (path, "--candidate", "bx"),
-        (path, "--html", tmp_path / "no/such/folder.html"),
-    ):
-        status, out, error = ask(capsys, *arguments)
-        assert (status, out, error.count("\n")) == (2, "", 1), arguments
-
-
-def test_hostile_names_stay_text_in_the_page_the_csv_and_the_terminal(launches, tmp_path, capsys):
-    """Otherwise a vendor's spec could run code in the reader's browser, spreadsheet or terminal."""
+def test_hostile_names_stay_text_in_the_page_and_the_terminal(launches, tmp_path, capsys):
+    """Otherwise a vendor's spec could run code in the reader's browser or terminal."""
     names = ["=cmd()", "<script>alert(1)</script>", "\\u001b[31mred\\u202e", "a" * 60]
     box = BOX.format(name="NAME").replace("NAME/", f"{launches}/box/")
     boxes = [box.replace("NAME", f'"{name}"') for name in names]
     path = spec(tmp_path, ["16K <= 8 us"], MODELS + "".join(boxes))
-    html, table = tmp_path / "o.html", tmp_path / "o.csv"
-    assert main(["procure", str(path), "--html", str(html), "--csv", str(table)]) == 0
+    html = tmp_path / "o.html"
+    assert main(["procure", str(path), "--html", str(html)]) == 0
     out, error = capsys.readouterr()
     assert (error, max(map(len, out.splitlines())) <= 80) == ("", True)
     assert set(re.sub(r"[\n -~]", "", out)) == set()
@@ -294,10 +244,6 @@ def test_hostile_names_stay_text_in_the_page_the_csv_and_the_terminal(launches, 
     assert not re.search("<(script|img|link|iframe)", page)
     assert "&lt;script&gt;alert(1)" in page
     assert str(tmp_path) not in page
-    head, *rows = csv.reader(io.StringIO(table.read_text()))
-    assert [row[0] for row in rows] == ["'=cmd()", names[1], "?[31mred?", names[3]]
-    assert rows[0][head.index("16K <= 8 us")] == "PASS"
-    assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))]
 
 
 def test_the_example_in_the_documentation_runs(tmp_path, capsys):
@@ -312,10 +258,9 @@ def test_the_example_in_the_documentation_runs(tmp_path, capsys):
     assert ask(capsys, tmp_path / "SPEC.toml", delivered, "--candidate", "two-r9700")[0] == 0
 
 
-@pytest.mark.parametrize("gpu", [None, "NVIDIA GeForce RTX 3090"])
-def test_a_box_with_other_hardware_never_passes(tmp_path, capsys, gpu):
-    """Otherwise runs on CPU cores, or on a card that nobody ordered, would let a delivery pass."""
-    write_launches(tmp_path / "box", 6, gpu=gpu)
+def test_a_box_with_other_hardware_never_passes(tmp_path, capsys):
+    """Otherwise runs on a card that nobody ordered would let a delivery pass."""
+    write_launches(tmp_path / "box", 6, gpu="NVIDIA GeForce RTX 3090")
     status, out, _ = ask(capsys, spec(tmp_path, ["16K <= 8 us"]))
     assert status == 3
-    assert ("CPU cores" if gpu is None else "RTX 3090, not from r9700") in out
+    assert "RTX 3090, not from r9700" in out

@@ -51,7 +51,8 @@ def wire_factor(gpus: int) -> float:
 class Launches:
     """All-reduces of one machine: its runs that count, or else its imported logs; the names of runs
     with wrong results; sentences on runs that do not count. `times` has a row for each launch and
-    size: `launch` (its place in `runs`), `size_bytes`, `us`, and how it was measured (WAY)."""
+    size: `launch` (its place in `runs`), `size_bytes`, `cost_us` with reading the result, `time_us`
+    of the collective alone, and how it was measured (WAY)."""
 
     runs: Sequence[Entry] | Sequence[Imported]
     wrong: list[str]
@@ -132,7 +133,7 @@ def _measured_rows(entries: Sequence[Entry]) -> pd.DataFrame:
     rows["longest"] = rows.groupby(["run", "state"])["n_blocks"].transform("sum")
     rows = rows.sort_values("longest", kind="stable").drop_duplicates(["run", "key"], keep="last")
     rows = rows.join(pd.DataFrame(keys, columns=CASE_KEY), on="key")
-    return rows.rename(columns={"run": "launch", "cost_us": "us"})
+    return rows.rename(columns={"run": "launch"})
 
 
 def _logged_rows(logs: Sequence[Imported]) -> pd.DataFrame:
@@ -143,8 +144,9 @@ def _logged_rows(logs: Sequence[Imported]) -> pd.DataFrame:
         for case in log.cases
         if case.size_bytes and case.time_us and case.time_us.mean and not case.suspect
     ]
-    rows = pd.DataFrame(cases, columns=["launch", "us", *CASE_KEY])
-    return rows.assign(algorithm="library", library="imported", mode="isolated", shape=None)
+    rows = pd.DataFrame(cases, columns=["launch", "time_us", *CASE_KEY])
+    rows = rows.assign(algorithm="library", library="imported", mode="isolated", shape=None)
+    return rows.assign(cost_us=rows.time_us)
 
 
 def _one_way(rows: pd.DataFrame, n_launches: int) -> pd.DataFrame:
@@ -221,16 +223,22 @@ def assumed_times(gpus: int, link: Link) -> ReduceTimes:
 
 
 def measured_times(
-    launches: Launches, gpus: int, gpu: Gpu, link: Link, confidence: float = 0.95
+    launches: Launches,
+    gpus: int,
+    gpu: Gpu,
+    link: Link,
+    confidence: float = 0.95,
+    column: str = "cost_us",
 ) -> ReduceTimes:
-    """The geometric means of these launches with Student's intervals, from five launches on."""
+    """The geometric means of these launches with Student's intervals, from five launches on; of
+    `time_us` for a bandwidth."""
     rows, n = launches.times, len(launches.runs)
     if rows.empty:
         needed = f"an all-reduce of auto or a library with {MIN_STATE_BLOCKS} blocks in a launch"
         raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
     spans = dict[int, Span]()
     for size, own in rows.groupby("size_bytes"):
-        logs_us, reach = np.log(own.us), 0.0
+        logs_us, reach = np.log(own[column]), 0.0
         if launches.have_intervals:
             quantile = stdtrit(n - 1, (1 + confidence) / 2)
             reach = float(quantile * np.std(logs_us, ddof=1) / np.sqrt(n))

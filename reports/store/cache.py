@@ -19,7 +19,7 @@ Stamp = tuple[int, int]  # of a file: its size in bytes, its time of change in n
 def _file_of(folder: Path) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    return home / "wiretax" / "stores" / f"{digest}.v2.parquet"
+    return home / "wiretax" / "stores" / f"{digest}.v3.parquet"
 
 
 def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> None:

@@ -28,12 +28,14 @@ MOST_STEAL = 0.05
 
 class Observed(NamedTuple):
     """The observations of one run, an array each: the number of the case; the median round trip of
-    a flag in that state of the link in ns, 0 without probes; the number of blocks; their cost."""
+    a flag in that state of the link in ns, 0 without probes; the number of blocks there; the
+    medians of their cost and of the time of the collective alone."""
 
     case: NDArray[np.int32]
     round_trip_ns: NDArray[np.float64]
     n_blocks: NDArray[np.int32]
     cost_us: NDArray[np.float64]
+    time_us: NDArray[np.float64]
 
 
 @dataclass(eq=False)
@@ -113,18 +115,26 @@ def observe(result: Result) -> Observed:
     ]
     is_ok = np.array([case.status == "ok" for case in result.cases], dtype=bool)
     case = np.array([block.case for block in blocks], dtype=np.int32)
-    cost_us = np.array([block.cost_us for block in blocks])
-    counts = is_ok[case] & (of_block >= 0) if len(blocks) else np.zeros(0, dtype=bool)
-    order = np.flatnonzero(counts)[np.lexsort((cost_us[counts], of_block[counts], case[counts]))]
-    group = case[order].astype(np.int64) * len(states_ns) + of_block[order]
-    groups, first, n = np.unique(group, return_index=True, return_counts=True)
-    middle_us = (cost_us[order[first + (n - 1) // 2]] + cost_us[order[first + n // 2]]) / 2
-    rows = (n >= MIN_STATE_BLOCKS) & (middle_us > 0)
+    counted = np.flatnonzero(is_ok[case] & (of_block >= 0)) if len(blocks) else np.zeros(0, int)
+    group = case[counted].astype(np.int64) * len(states_ns) + of_block[counted]
+    groups, n = np.unique(group, return_counts=True)
+    first = np.cumsum(n) - n
+
+    def medians(values: list[float]) -> NDArray[np.float64]:
+        """The median of each group."""
+        own = np.array(values)[counted]
+        ordered = own[np.lexsort((own, group))]
+        return np.asarray((ordered[first + (n - 1) // 2] + ordered[first + n // 2]) / 2)
+
+    cost_us = medians([block.cost_us for block in blocks])
+    time_us = medians([block.time_us for block in blocks])
+    rows = (n >= MIN_STATE_BLOCKS) & (cost_us > 0)
     return Observed(
         (groups[rows] // len(states_ns)).astype(np.int32),
         np.array(states_ns)[groups[rows] % len(states_ns)],
         n[rows].astype(np.int32),
-        middle_us[rows],
+        cost_us[rows],
+        time_us[rows],
     )
 
 
@@ -137,16 +147,16 @@ def table(
     - `key`: the place of the case's key in the second value, which leaves out the fields `without`;
     - `state` of the link, which the runs share: its place in the third value, the round trip of
       each state in ns, the fastest first, which is empty without probes;
-    - `n_blocks` in that state, and `cost_us`, the median of their costs.
+    - `n_blocks` in that state, the median of their costs `cost_us`, and `time_us`, that of the
+      collective alone.
 
     A run has one row for a key and state."""
     import pandas as pd  # takes 0.3 s
 
     keys, key_of_cases = _numbered_keys(entries, without)
     observed = [entry.observed for entry in entries]
-    trips_ns, n_blocks, cost_us = (
-        np.concatenate([np.empty(0), *(getattr(own, name) for own in observed)])
-        for name in ("round_trip_ns", "n_blocks", "cost_us")
+    trips_ns, n_blocks, cost_us, time_us = (
+        np.concatenate([np.empty(0), *(own[place] for own in observed)]) for place in range(1, 5)
     )
     state, rtt_ns = shared_states(trips_ns, n_blocks)
     of_rows = [
@@ -159,6 +169,7 @@ def table(
             "state": state,
             "n_blocks": n_blocks,
             "cost_us": cost_us,
+            "time_us": time_us,
         }
     )
     cell = (rows.run * len(keys) + rows.key) * max(len(rtt_ns), 1) + rows.state

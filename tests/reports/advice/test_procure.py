@@ -9,6 +9,7 @@ import pytest
 from reports.__main__ import main
 from reports.advice import specs
 from reports.advice.procurement import evaluate
+from reports.store.result import read
 from reports.store.schema import End
 from tests.launch import ROOT
 from tests.reports.synthetic_log import write_log
@@ -101,6 +102,18 @@ def test_the_interval_decides_the_verdict_and_the_exit_status(
     path = spec(launches, [requirement])
     assert verdict_of(evaluate(path))[0] == expected
     assert ask(capsys, path)[0] == status
+
+
+def test_busbw_is_of_the_collective_alone_as_nccl_tests_defines_it(launches):
+    """With the reading of its result a box that meets its requirement would fail."""
+    expected = [
+        case.bus_bw_gb_s
+        for path in sorted((launches / "box").glob("*.jsonl"))
+        for case in read(path).cases
+        if (case.algorithm, case.size_bytes, case.mode) == ("auto", SIZES[1], "isolated")
+    ]
+    busbw = figure(evaluate(spec(launches, ["32M >= 1 GB/s"])), "32 MiB busbw")
+    assert busbw.value == pytest.approx(math.exp(sum(map(math.log, expected)) / len(expected)))
 
 
 def test_a_figure_at_the_limit_is_undecided_and_says_how_many_launches_would_settle_it(launches):

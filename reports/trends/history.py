@@ -212,7 +212,7 @@ def _event(
         runs[0].machine_id,
         runs[0].benchmark,
         runs[place].run_id,
-        sorted(changes, key=lambda change: -abs(change[1].size[0])),
+        sorted(changes, key=lambda change: -abs(change[1].log_ratio[0])),
         n_series,
         [
             f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",

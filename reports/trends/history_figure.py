@@ -49,7 +49,7 @@ def draw(axes: Any, series: "Series") -> None:
             at, color=colour, linewidth=1.2, linestyle="-" if step.word == "worse" else "--"
         )
         axes.annotate(
-            f"{step.word} {np.expm1(step.size[0]):+.1%}",
+            f"{step.word} {np.expm1(step.log_ratio[0]):+.1%}",
             (at, 0.99 - 0.08 * (place % 8)),
             color=colour,
             fontsize=8,

@@ -62,7 +62,7 @@ class Series:
 
     def record(self) -> dict[str, Any]:
         """The series for `--json`; the change is a share of the cost, with its 95 % interval."""
-        change = np.expm1(self.last_step.size).round(5).tolist() if self.last_step else None
+        change = np.expm1(self.last_step.log_ratio).round(5).tolist() if self.last_step else None
         return {
             "case": self.label,
             "machine_id": self.machine_id,
@@ -78,7 +78,7 @@ class Series:
     def row(self, step: Step) -> dict[str, str]:
         """A step as cells of a table by column; the costs are medians of up to eight runs."""
         costs_us = self.costs_us.tolist()
-        estimate, low, high = np.exp(step.size) - 1
+        estimate, low, high = np.exp(step.log_ratio) - 1
         return {
             "case": self.label,
             "verdict": step.word if step.is_alarm else "disturbed",
@@ -192,12 +192,12 @@ class Event:
     @property
     def total(self) -> float:
         """The sum of its changes, as logarithms: the largest event has most of it."""
-        return sum(abs(step.size[0]) for _, step in self.changes)
+        return sum(abs(step.log_ratio[0]) for _, step in self.changes)
 
     @property
     def change(self) -> float:
         """The median change of its series, as a share of the cost."""
-        return float(np.expm1(np.median([step.size[0] for _, step in self.changes])))
+        return float(np.expm1(np.median([step.log_ratio[0] for _, step in self.changes])))
 
     @property
     def headline(self) -> str:

@@ -80,18 +80,11 @@ def judge(log_costs: Floats, n_series: int) -> list[tuple[list[Step], str]]:
     the series that all calls test together."""
     runs = log_costs.shape[1]
     noise = estimate_noise(log_costs)
-    firsts = [list[int]() for _ in log_costs]
-    if runs >= MIN_RUNS:
-        # The search would find a step of all series in the last runs at a wrong place.
-        calm = log_costs.copy()
-        last = find_latest(log_costs, noise, n_series, SHARED_EDGE - 1)
-        for row, latest in zip(calm, last, strict=True):
-            if latest:
-                before = np.median(row[-latest - LEAST_BASE : -latest])
-                row[-latest:] += before - np.median(row[-latest:])
-        firsts = find_steps(calm, noise, n_series)
+    # The search would misplace a step of all series that is younger than SHARED_EDGE.
+    young = [latest for latest in find_latest(log_costs, noise, n_series) if latest < SHARED_EDGE]
+    firsts = find_steps(log_costs[:, : runs - max(young, default=0)], noise, n_series)
     rest = log_costs - levels_between(log_costs, firsts)
-    for own, latest in zip(firsts, find_latest(rest, noise, n_series, MOST_LATEST), strict=True):
+    for own, latest in zip(firsts, find_latest(rest, noise, n_series), strict=True):
         own += [runs - latest] if latest else []
     levels = levels_between(log_costs, firsts)
     rest = clipped(log_costs - levels, MOST_INNOVATION)
@@ -127,17 +120,19 @@ def levels_between(log_costs: Floats, firsts: Sequence[Sequence[int]]) -> Floats
 def find_steps(log_costs: Floats, noise: Noise, n_series: int) -> list[list[int]]:
     """The first run after each step of each series: first of those that many series share, then of
     its own."""
-    runs = log_costs.shape[1]
-    innovations = calm_innovations(log_costs, noise.rho)
-    firsts = [list[int]() for _ in log_costs]
+    runs, firsts = log_costs.shape[1], [list[int]() for _ in log_costs]
+    if runs < MIN_RUNS:
+        return firsts
+    innovations = calm(innovations_of(log_costs, noise.rho))
     shared = split(partial(best_shared_step, innovations, noise), 0, runs)
     for start, first, stop in neighbours(shared, runs):
-        _, deviates = deviates_of_steps(innovations[:, start : stop - 1], noise, SHARED_EDGE)
+        segment = innovations[:, start : stop - 1]
+        _, deviates = deviates_of_steps(segment, noise, SHARED_EDGE, NEAR_RUNS[0])
         is_member = np.abs(deviates[:, first - start - SHARED_EDGE]) > MEMBER_DEVIATE
         for series in np.flatnonzero(is_member).tolist():
             firsts[series].append(first)
     rest = log_costs - levels_between(log_costs, firsts)
-    innovations = calm_innovations(rest, noise.rho)
+    innovations = calm(innovations_of(rest, noise.rho))
     scores, _ = best_steps(innovations, noise, n_series, 0, runs)
     for series in np.flatnonzero(scores > 1).tolist():
         own, own_noise = innovations[[series]], noise.of(series)
@@ -202,6 +197,13 @@ def best_shared_step(innovations: Floats, noise: Noise, start: int, stop: int) -
     sums = np.sum(np.square(own_deviates), axis=0)
     chi_squares = sums * freedom / max(series, np.median(sums))
     scores = chi_squares / chdtri(freedom, SHARED_ALPHA / len(sums))
+    # The sum dilutes a small step of all series that move together.
+    units = segment / np.sqrt(difference_variance(segment))
+    middle = calm(np.median(units, axis=0, keepdims=True))
+    of_middle = noise._replace(rho=noise.rho.mean(keepdims=True), prior_runs=0.0)
+    _, middle_deviates = deviates_of_steps(middle, of_middle, SHARED_EDGE)
+    limit = stdtrit(segment.shape[1] - 2, 1 - SHARED_ALPHA / len(sums) / 2)
+    scores = np.maximum(scores, np.abs(middle_deviates[0]) / limit)
     explained = np.sum(np.square(deviates), axis=0)
     return scores.max(), SHARED_EDGE + np.argmax(np.where(scores > 1, explained, 0))
 
@@ -269,9 +271,8 @@ def innovations_of(log_costs: Floats, rho: Floats) -> Floats:
     return log_costs[:, 1:] - rho * log_costs[:, :-1]
 
 
-def calm_innovations(log_costs: Floats, rho: Floats) -> Floats:
-    """The innovations with limited outliers."""
-    innovations = innovations_of(log_costs, rho)
+def calm(innovations: Floats) -> Floats:
+    """Innovations with limited outliers."""
     medians = running_median(innovations, OUTLIER_RUNS)
     return np.asarray(medians + clipped(innovations - medians, MOST_INNOVATION))
 
@@ -296,7 +297,7 @@ def estimate_noise(log_costs: Floats) -> Noise:
     for; 2 / degrees of freedom is the variance of a variance's logarithm."""
     n_series, runs = log_costs.shape
     rho = np.full((n_series, 1), YOUNG_RHO) if runs < MIN_RUNS else correlations(log_costs)
-    innovations = calm_innovations(log_costs, rho)
+    innovations = calm(innovations_of(log_costs, rho))
     centred = innovations - innovations.mean(axis=-1, keepdims=True)
     variances = np.maximum(np.mean(centred**2, axis=-1), LEAST_VARIANCE)
     kurtosis = np.mean(centred**4, axis=-1) / variances**2
@@ -330,11 +331,11 @@ def difference_variance(innovations: Floats) -> Floats:
     return np.asarray(np.maximum(variance, LEAST_VARIANCE))
 
 
-def find_latest(log_costs: Floats, noise: Noise, n_series: int, most: int) -> list[int]:
+def find_latest(log_costs: Floats, noise: Noise, n_series: int) -> list[int]:
     """The number of runs since the latest step of each series, 0 without one: their innovations are
     all far off on one side. The median over the series tells a step of all from the first run on, a
     series alone from its third, as it may have outliers."""
-    n_latest = min(most, log_costs.shape[1] - LEAST_BASE)
+    n_latest = min(MOST_LATEST, log_costs.shape[1] - LEAST_BASE)
     if n_latest < 1:
         return [0] * len(log_costs)
     innovations = innovations_of(log_costs, noise.rho)

@@ -254,7 +254,7 @@ def node_page(history: History | None, node: str, entries: Sequence[Entry]) -> P
         events = [
             event
             for event in history.events
-            if (event.machine_id, event.node) == (machine_id, node)
+            if (event.series.machine_id, event.series.node) == (machine_id, node)
         ]
     counts = shared.counts_text(Counter(each.word for each in series))
     page = _series_page(f"Node {node}", history, series, events)
@@ -315,7 +315,7 @@ def _series_page(
         ]
     for place, event in enumerate(events[:MOST_EVENTS], 1):
         heading = f"Change {place} on {event.headline}"
-        where = f"{event.benchmark} on {event.machine}, first at {event.run}."
+        where = f"{event.series.benchmark} on {event.machine}, first at {event.run}."
         sections.append(
             Section(
                 heading,

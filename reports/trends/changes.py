@@ -25,7 +25,7 @@ NEAR_RUNS = 10, 30  # on either side of a step: a level that was soon reverted s
 # an earlier place, and of many series. Together with the latest runs they raise an alarm in fewer
 # than 5 % of months without a change.
 LATEST_ALPHA, EARLIER_ALPHA, SHARED_ALPHA = 5e-4, 3e-4, 5e-4
-MEMBER_DEVIATE = 3.0  # standard errors by which a series changes that has a shared step
+MEMBER_DEVIATE = 2.5  # standard errors by which a series changes that has a shared step
 PLACE_DROP = 6.0  # in twice the log likelihood: by simulation it gives 95 % intervals
 OUTLIER_RUNS, CORRELATION_RUNS = 9, 17  # windows of running medians
 # Limits of innovations and of other deviations, in robust standard deviations.
@@ -176,36 +176,40 @@ def best_steps(
 
 
 def best_shared_step(innovations: Floats, noise: Noise, start: int, stop: int) -> tuple[Any, Any]:
-    """The best step of many series, as in `best_steps`: by the sum of squared deviates without the
-    part that all series share (an equal correlation), with the degrees of freedom that the
-    remaining correlations leave (Satterthwaite, Biometrics 2, 1946). Its place is that of least
-    squares."""
+    """The best step of many series, as in `best_steps`, at the place of least squares: by the sum
+    of squared deviates, or by the median over the series, which tells smaller steps of all."""
     segment = innovations[:, start : stop - 1]
-    series = len(segment)
     _, deviates = deviates_of_steps(segment, noise, SHARED_EDGE)
-    away = deviations(segment)
-    away /= np.sqrt(np.maximum(np.mean(away**2, axis=-1, keepdims=True), LEAST_VARIANCE))
-    common = (np.mean(np.square(away.sum(axis=0))) / series - 1) / max(series - 1, 1)
-    common = float(np.clip(common, 0, 0.95))
-    share = 1 - np.sqrt((1 - common) / (1 + (series - 1) * common))
-    own_deviates, own_away = (
-        (part - share * part.mean(axis=0)) / np.sqrt(1 - common) for part in (deviates, away)
-    )
-    products = np.einsum("it,jt->ij", own_away, own_away)
-    spread = np.sum(np.square(products)) / away.shape[1] ** 2 - series**2 / away.shape[1]
-    freedom = series**2 / max(spread, series) / (1 + noise.excess / SHARED_EDGE)
-    sums = np.sum(np.square(own_deviates), axis=0)
-    chi_squares = sums * freedom / max(series, np.median(sums))
-    scores = chi_squares / chdtri(freedom, SHARED_ALPHA / len(sums))
-    # The sum dilutes a small step of all series that move together.
+    alpha = SHARED_ALPHA / deviates.shape[1]
+    sums, freedom = own_squares(segment, deviates)
+    freedom /= 1 + noise.excess / SHARED_EDGE
+    scores = sums * freedom / chdtri(freedom, alpha)
     units = segment / np.sqrt(difference_variance(segment))
     middle = calm(np.median(units, axis=0, keepdims=True))
     of_middle = noise._replace(rho=noise.rho.mean(keepdims=True), prior_runs=0.0)
     _, middle_deviates = deviates_of_steps(middle, of_middle, SHARED_EDGE)
-    limit = stdtrit(segment.shape[1] - 2, 1 - SHARED_ALPHA / len(sums) / 2)
+    limit = stdtrit(segment.shape[1] - 2, 1 - alpha / 2)
     scores = np.maximum(scores, np.abs(middle_deviates[0]) / limit)
-    explained = np.sum(np.square(deviates), axis=0)
+    explained = np.sum(deviates**2, axis=0)
     return scores.max(), SHARED_EDGE + np.argmax(np.where(scores > 1, explained, 0))
+
+
+def own_squares(innovations: Floats, deviates: Floats) -> tuple[Floats, float]:
+    """The mean square of deviates over the series, without the part that all series share (an equal
+    correlation), and the degrees of freedom that the remaining correlations leave (Satterthwaite,
+    Biometrics 2, 1946)."""
+    away = deviations(innovations)
+    series, runs = away.shape
+    away /= np.sqrt(np.maximum(np.mean(away**2, axis=-1, keepdims=True), LEAST_VARIANCE))
+    common = (np.mean(np.square(away.sum(axis=0))) / series - 1) / max(series - 1, 1)
+    common = float(np.clip(common, 0, 0.95))
+    share = 1 - np.sqrt((1 - common) / (1 + (series - 1) * common))
+    own, own_away = (
+        (part - share * part.mean(axis=0)) / np.sqrt(1 - common) for part in (deviates, away)
+    )
+    spread = np.sum(np.square(own_away @ own_away.T)) / runs**2 - series**2 / runs
+    squares = np.mean(own**2, axis=0)
+    return squares / max(1, np.median(squares)), float(series**2 / max(spread, series))
 
 
 def measure(innovations: Floats, noise: Noise, start: int, first: int) -> Step:

@@ -107,7 +107,7 @@ def test_a_change_and_its_revert_are_two_alarms(store):
         next(event for event in history.events if event.run == run_id(night))
         for night in (10, STEP)
     )
-    assert better.sentences[1:] == ["Nothing recorded changed there."]
+    assert better.changed == []
     for _, change in step.changes:
         assert change.log_ratio[1] <= np.log(SLOWED) <= change.log_ratio[2]
         assert change.low <= STEP <= change.high
@@ -201,7 +201,7 @@ def test_an_event_of_disturbed_nights_alone_is_named_and_is_no_alarm(tmp_path, h
     assert status == 0
     assert text.startswith("no change over 25 runs")
     assert "all 4 series worse" in text
-    assert "withheld up to 40% of the CPU time, so this is no alarm by itself." in text
+    assert "no alarm: its runs were disturbed" in text
     for number in (25, 26):
         write(tmp_path, number, dict.fromkeys(range(4), 1.4))
     status, text, _ = history(tmp_path, "--since", run_id(20))
@@ -236,17 +236,12 @@ def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, hi
     assert len(load(tmp_path).series) == len(found.series) + 4
 
 
-def test_each_node_is_a_series_and_runs_of_a_former_version_belong_to_the_only_node(tmp_path):
-    """A slow node must not drown among equal ones, and an upgrade must not cut a history in two."""
+def test_each_node_is_a_series(tmp_path):
+    """A slow node must not drown among equal ones."""
     for number in range(6):
-        made = write(tmp_path, number)
-        if number >= 3:
-            label(made, "n1")
-    assert {len(series.costs_us) for series in load(tmp_path).series} == {6}
-    for number in range(6, 9):
-        label(write(tmp_path, number), "n2")
+        label(write(tmp_path, number), f"n{number % 2}")
     series = load(tmp_path).series
-    assert {(len(each.costs_us), each.node) for each in series} == {(3, None), (3, "n1"), (3, "n2")}
+    assert {(len(each.costs_us), each.node) for each in series} == {(3, "n0"), (3, "n1")}
 
 
 def test_the_launches_of_a_campaign_are_one_point(tmp_path):
@@ -273,9 +268,8 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, history):
     (tmp_path / "torn\x1b[2J.jsonl").write_bytes(b"\x00\xff{")
     (tmp_path / "again").mkdir()
     shutil.copy(good, tmp_path / "again")
-    write(tmp_path, 7, fast_rounds=range(2, 6))  # two rounds in the slow state are too few
     _, text, _ = history(tmp_path)
-    assert "runs 2, machines 1" in text
+    assert "runs 1, machines 1" in text
     for reason in (
         "incomplete: 1",
         "imported from a log: 1",
@@ -285,7 +279,6 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, history):
         "not a run that can be read: 1 (torn?[2J.jsonl)",
         "a run once more: 1",
         "without a time in its run_id: 1",
-        "with fewer than 5 blocks in one state of the link: 4 of 8 results",
     ):
         assert reason in text, reason
 

@@ -228,8 +228,6 @@ def history_page(history: History) -> Page:
     verdicts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for series in history.series:
         verdicts[series.machine_id, series.benchmark][series.word] += 1
-    for group, count in history.unjudged.items():
-        verdicts[group]["too few blocks"] += count
     counts = shared.counts_text(sum(verdicts.values(), Counter()))
     page = _series_page("History", history, history.series, history.events)
     page.sentences = [

@@ -6,6 +6,7 @@ innovations, by generalised least squares (GLS). `find_latest` tells a large ste
 runs on, in which it could also be an outlier. Arrays are (series, runs) or, of innovations,
 (series, runs - 1). docs/experiments/history.md explains the method and cites its sources."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ NEAR_RUNS = 10, 30  # on either side of a step: a level that was soon reverted s
 # Nominal chance of an alarm at one look: for a step at the last place with EDGE runs after it, at
 # an earlier place, and of many series. Together with the latest runs they raise an alarm in fewer
 # than 5 % of months without a change.
-LATEST_ALPHA, EARLIER_ALPHA, SHARED_ALPHA = 5e-4, 3e-4, 5e-4
+LATEST_ALPHA, EARLIER_ALPHA, SHARED_ALPHA = 4e-4, 2e-4, 5e-4
 MEMBER_DEVIATE = 2.5  # standard errors by which a series changes that has a shared step
 PLACE_DROP = 6.0  # in twice the log likelihood: by simulation it gives 95 % intervals
 OUTLIER_RUNS, CORRELATION_RUNS = 9, 17  # windows of running medians
@@ -71,9 +72,6 @@ class Noise(NamedTuple):
     variance: float
     prior_runs: float
 
-    def of(self, series: int) -> "Noise":
-        return self._replace(rho=self.rho[[series]])
-
 
 def judge(log_costs: Floats, n_series: int) -> list[tuple[list[Step], str]]:
     """The steps of each series, in order of time, and its word if none counts. `n_series` counts
@@ -81,21 +79,23 @@ def judge(log_costs: Floats, n_series: int) -> list[tuple[list[Step], str]]:
     runs = log_costs.shape[1]
     noise = estimate_noise(log_costs)
     # The search would misplace a step of all series that is younger than SHARED_EDGE.
-    young = [latest for latest in find_latest(log_costs, noise, n_series) if latest < SHARED_EDGE]
-    firsts = find_steps(log_costs[:, : runs - max(young, default=0)], noise, n_series)
+    latest = find_latest(log_costs, noise, n_series, SHARED_EDGE)
+    age = max((own for own in latest if own < SHARED_EDGE), default=0)
+    firsts = find_steps(log_costs[:, : runs - age], noise, n_series)
     rest = log_costs - levels_between(log_costs, firsts)
-    for own, latest in zip(firsts, find_latest(rest, noise, n_series), strict=True):
-        own += [runs - latest] if latest else []
+    latest = find_latest(rest, noise, n_series, MOST_LATEST)
+    for own, age in zip(firsts, latest, strict=True):
+        own += [runs - age] if age else []
     levels = levels_between(log_costs, firsts)
     rest = clipped(log_costs - levels, MOST_INNOVATION)
     innovations = innovations_of(levels + rest, noise.rho)
-    steps = [
-        [
-            measure(innovations[[series], start : stop - 1], noise.of(series), start, first)
-            for start, first, stop in neighbours(own, runs)
-        ]
-        for series, own in enumerate(firsts)
-    ]
+    steps = [list[Step]() for _ in log_costs]
+    for same, rows in alike(firsts):
+        of_rows = noise._replace(rho=noise.rho[rows])
+        for start, first, stop in neighbours(same, runs):
+            measured = measure(innovations[rows, start : stop - 1], of_rows, start, first)
+            for series, step in zip(rows, measured, strict=True):
+                steps[series].append(step)
     if runs < MIN_RUNS:
         return [(own, "too early") for own in steps]
     spreads = rest[:, -MOST_BASE:].std(axis=-1, ddof=1)
@@ -108,12 +108,21 @@ def neighbours(firsts: Sequence[int], runs: int) -> Iterator[tuple[int, int, int
     return zip([0, *firsts], firsts, [*firsts[1:], runs], strict=False)
 
 
+def alike(firsts: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], list[int]]]:
+    """The series with the same steps, which are computed together: shared steps are many."""
+    rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for series, own in enumerate(firsts):
+        rows[tuple(own)].append(series)
+    yield from rows.items()
+
+
 def levels_between(log_costs: Floats, firsts: Sequence[Sequence[int]]) -> Floats:
     """The level of each run: the median between two steps."""
     levels = np.empty_like(log_costs)
-    for level, runs, own in zip(levels, log_costs, firsts, strict=True):
-        for start, stop in pairwise([0, *own, len(runs)]):
-            level[start:stop] = np.median(runs[start:stop])
+    for own, rows in alike(firsts):
+        for start, stop in pairwise([0, *own, log_costs.shape[1]]):
+            between = log_costs[rows, start:stop]
+            levels[rows, start:stop] = np.median(between, axis=-1, keepdims=True)
     return levels
 
 
@@ -135,10 +144,10 @@ def find_steps(log_costs: Floats, noise: Noise, n_series: int) -> list[list[int]
     innovations = calm(innovations_of(rest, noise.rho))
     scores, _ = best_steps(innovations, noise, n_series, 0, runs)
     for series in np.flatnonzero(scores > 1).tolist():
-        own, own_noise = innovations[[series]], noise.of(series)
-        places = split(partial(best_steps, own, own_noise, n_series), 0, runs)
-        for start, stop in zip([0, *places], [*places[1:], runs], strict=False):
-            _, deviates = deviates_of_steps(own[:, start : stop - 1], own_noise, 1)
+        own, of_series = innovations[[series]], noise._replace(rho=noise.rho[[series]])
+        places = split(partial(best_steps, own, of_series, n_series), 0, runs)
+        for start, _, stop in neighbours(places, runs):
+            _, deviates = deviates_of_steps(own[:, start : stop - 1], of_series, 1)
             firsts[series].append(start + 2 + int(np.argmax(np.abs(deviates))))
         firsts[series] = sorted({*firsts[series]})
     return firsts
@@ -195,34 +204,33 @@ def best_shared_step(innovations: Floats, noise: Noise, start: int, stop: int) -
 
 
 def own_squares(innovations: Floats, deviates: Floats) -> tuple[Floats, float]:
-    """The mean square of deviates over the series, without the part that all series share (an equal
-    correlation), and the degrees of freedom that the remaining correlations leave (Satterthwaite,
-    Biometrics 2, 1946)."""
+    """The mean square of deviates over the series, around the median over the series, and the
+    degrees of freedom that the remaining correlations leave (Satterthwaite, Biometrics 2, 1946)."""
     away = deviations(innovations)
-    series, runs = away.shape
     away /= np.sqrt(np.maximum(np.mean(away**2, axis=-1, keepdims=True), LEAST_VARIANCE))
-    common = (np.mean(np.square(away.sum(axis=0))) / series - 1) / max(series - 1, 1)
-    common = float(np.clip(common, 0, 0.95))
-    share = 1 - np.sqrt((1 - common) / (1 + (series - 1) * common))
-    own, own_away = (
-        (part - share * part.mean(axis=0)) / np.sqrt(1 - common) for part in (deviates, away)
-    )
-    spread = np.sum(np.square(own_away @ own_away.T)) / runs**2 - series**2 / runs
-    squares = np.mean(own**2, axis=0)
+    away -= np.median(away, axis=0)
+    series, runs = away.shape
+    scale = max(float(np.mean(away**2)), LEAST_VARIANCE)
+    correlations = away @ away.T / runs / scale
+    spread = np.sum(correlations**2) - series**2 / runs
+    squares = np.mean(np.square(deviates - np.median(deviates, axis=0)), axis=0) / scale
     return squares / max(1, np.median(squares)), float(series**2 / max(spread, series))
 
 
-def measure(innovations: Floats, noise: Noise, start: int, first: int) -> Step:
-    """The step of one series before the run `first`, from its innovations since the run `start`,
+def measure(innovations: Floats, noise: Noise, start: int, first: int) -> list[Step]:
+    """The step of each series before the run `first`, from the innovations since the run `start`,
     with the intervals of its place and size."""
-    log_ratios, deviates = (rows[0] for rows in deviates_of_steps(innovations, noise, 1))
+    log_ratios, deviates = deviates_of_steps(innovations, noise, 1)
     first_place = start + 2
-    log_ratio, deviate = (float(rows[first - first_place]) for rows in (log_ratios, deviates))
-    is_likely = np.square(deviates) >= deviate**2 - PLACE_DROP
-    likely = (first_place + np.flatnonzero(is_likely)).tolist()
+    log_ratio, deviate = (rows[:, first - first_place] for rows in (log_ratios, deviates))
+    is_likely = np.square(deviates) >= np.square(deviate)[:, None] - PLACE_DROP
+    low = first_place + np.argmax(is_likely, axis=-1)
+    high = first_place + is_likely.shape[1] - 1 - np.argmax(is_likely[:, ::-1], axis=-1)
     freedom = innovations.shape[-1] - 2 + noise.prior_runs
-    half = abs(log_ratio / deviate) * float(stdtrit(freedom, 0.975))
-    return Step(first, likely[0], likely[-1], (log_ratio, log_ratio - half, log_ratio + half))
+    half = np.abs(log_ratio / deviate) * stdtrit(freedom, 0.975)
+    sizes = np.stack([log_ratio, log_ratio - half, log_ratio + half], axis=-1)
+    intervals = zip(low.tolist(), high.tolist(), sizes.tolist(), strict=True)
+    return [Step(first, place, end, tuple(size)) for place, end, size in intervals]
 
 
 def deviates_of_steps(
@@ -324,7 +332,9 @@ def correlations(log_costs: Floats) -> Floats:
     chance = RHO_VARIANCE / away.shape[1]
     between = max(float(np.var(rhos)) - chance, 0.0)
     weight = between / (between + chance)
-    return np.asarray(np.clip(rhos.mean() + weight * (rhos - rhos.mean()), 0, 0.9))[:, None]
+    # Too low costs false alarms, too high little power.
+    own = weight * (rhos - rhos.mean() + np.sqrt(chance))
+    return np.asarray(np.clip(rhos.mean() + own, 0, 0.9))[:, None]
 
 
 def difference_variance(innovations: Floats) -> Floats:
@@ -335,11 +345,11 @@ def difference_variance(innovations: Floats) -> Floats:
     return np.asarray(np.maximum(variance, LEAST_VARIANCE))
 
 
-def find_latest(log_costs: Floats, noise: Noise, n_series: int) -> list[int]:
-    """The number of runs since the latest step of each series, 0 without one: their innovations are
-    all far off on one side. The median over the series tells a step of all from the first run on, a
-    series alone from its third, as it may have outliers."""
-    n_latest = min(MOST_LATEST, log_costs.shape[1] - LEAST_BASE)
+def find_latest(log_costs: Floats, noise: Noise, n_series: int, most: int) -> list[int]:
+    """The age in runs of each series' latest step, at most `most`, 0 without one: all innovations
+    since are far off on one side. The median over the series tells a step of all from the first run
+    on, a series alone from its third, as it may have outliers."""
+    n_latest = min(most, log_costs.shape[1] - LEAST_BASE)
     if n_latest < 1:
         return [0] * len(log_costs)
     innovations = innovations_of(log_costs, noise.rho)

@@ -30,7 +30,7 @@ from reports.store.untrusted import printable
 from reports.tables.sentences import WIDTH, some, wrapped
 from reports.trends.changes import LEAST_BASE, Step, judge
 from reports.trends.history_figure import plot
-from reports.trends.series import Event, Series, n_unjudged, series_of
+from reports.trends.series import Event, Series, series_of
 
 UNREADABLE = "not a run that can be read"
 REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema"}
@@ -43,15 +43,13 @@ Changes = list[tuple[Series, Step]]
 @dataclass
 class History:
     """The runs of a folder by run id, in order of time; sentences on what is left out; the share of
-    the CPU time that was withheld from disturbed runs; the events, largest first; by machine and
-    benchmark, the cases with too few blocks in every run."""
+    the CPU time that was withheld from disturbed runs; the events, largest first."""
 
     runs: dict[str, Run]
     skipped: list[str]
     disturbed: dict[str, float] = field(default_factory=dict)
     series: list[Series] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    unjudged: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 def load(folder: Path | str) -> History:
@@ -86,13 +84,17 @@ def history_of(contents: Contents) -> History:
         side = entry.path.parent
         variant = printable(side.name) if side.parent in campaigns else ""
         groups[(variant, entry.run.node, *alike_of(entry))].append(entry)
+    n_few = n_results = 0
     for (variant, node, *_), group in groups.items():
-        costs, run = costs_of(group), group[0].run
+        costs = costs_of(group)
         history.series += series_of(group, costs, variant, node)
-        if n := n_unjudged(costs):
-            history.unjudged[run.machine_id, run.benchmark] += n
-    if n := history.unjudged.total():
-        skipped.append(f"too few blocks in every run: {n} series (fewer than {MIN_STATE_BLOCKS})")
+        n_few += int((costs.is_measured & np.isnan(costs.us).all(axis=-1)).sum())
+        n_results += int(costs.is_measured.sum())
+    if n_few:
+        skipped.append(
+            f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the "
+            f"link: {n_few} of {n_results} results"
+        )
     add_events(history, entries)
     return history
 
@@ -124,11 +126,10 @@ def add_events(history: History, entries: dict[str, Entry]) -> None:
             run_ids = panel[0].run_ids
             start = max(low - FACT_RUNS, 0)
             facts = [facts_of(entries[run_id]) for run_id in run_ids[start : high + FACT_RUNS]]
-            changed, sentences = changes_of_facts(facts, low - start, high - start)
+            changed = changes_of_facts(facts, low - start, high - start)
             between = f"It lies between {run_ids[low - 1]} and {run_ids[high]} (95 %)."
-            history.events.append(
-                Event(run_ids[place], own, len(panel), [between, *sentences], changed)
-            )
+            event = Event(run_ids[place], own, len(panel), [between, *changed.values()], [*changed])
+            history.events.append(event)
     history.events.sort(
         key=lambda event: (
             not event.is_alarm,
@@ -146,21 +147,18 @@ def recorded_facts(entry: Entry) -> dict[str, str]:
     return facts
 
 
-def changes_of_facts(
-    facts: Sequence[dict[str, str]], low: int, high: int
-) -> tuple[list[str], list[str]]:
-    """The names of facts that changed at a run from `low` to `high`, and sentences on them; without
-    facts that often change, such as the load."""
-    names, sentences = list[str](), list[str]()
+def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> dict[str, str]:
+    """The facts that changed at a run from `low` to `high`, a sentence on each; without facts that
+    often change, such as the load."""
+    changed: dict[str, str] = {}
     for name in dict.fromkeys(name for of_run in facts for name in of_run):
         texts = [of_run.get(name, "nothing") for of_run in facts]
         at = [place for place in range(1, len(texts)) if texts[place] != texts[place - 1]]
         near = [place for place in at if low <= place <= high]
         if near and len(at) <= MOST_FACT_CHANGES:
-            before, after = texts[near[0] - 1], texts[near[0]]
-            names.append(name)
-            sentences.append(f"Changed there: {name}: {before:.48} -> {after:.48}")
-    return names, sentences
+            before, after = texts[near[0] - 1 : near[0] + 1]
+            changed[name] = f"Changed there: {name}: {before:.48} -> {after:.48}"
+    return changed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

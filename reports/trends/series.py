@@ -98,14 +98,12 @@ def series_of(
         key: case for entry in plans for key, case in zip(entry.keys, entry.run.cases, strict=True)
     }
     names = case_names([cases[costs.keys[own[-1]]] for own in columns.values()])
-    points = [str(entry.path.parent) if variant else entry.run.run_id for entry in entries]
-    first_run_ids: dict[str, str] = {}
-    for point, entry in zip(points, entries, strict=True):
-        first_run_ids.setdefault(point, entry.run.run_id)
-    run_ids = np.array(list(first_run_ids.values()))
+    run_ids = np.array([entry.run.run_id for entry in entries])
+    sides = [str(entry.path.parent) for entry in entries]
+    points, _ = pd.factorize(np.array(sides) if variant else run_ids)
+    run_ids = run_ids[np.unique(points, return_index=True)[1]]
     of_runs = pd.DataFrame(costs.us.reshape(len(entries), -1))
-    of_points = of_runs.groupby(points, sort=False).median().to_numpy()
-    costs_us = of_points.reshape(-1, *costs.us.shape[1:])
+    costs_us = of_runs.groupby(points).median().to_numpy().reshape(-1, *costs.us.shape[1:])
     for size_bytes, name, own in sorted(
         (key[CASE_KEY.index("size_bytes")], name, own)
         for (key, own), name in zip(columns.items(), names, strict=True)
@@ -125,14 +123,6 @@ def series_of(
                     own_us[is_there],
                     node=node,
                 )
-
-
-def n_unjudged(costs: Costs) -> int:
-    """The number of series that no run has enough blocks for."""
-    return sum(
-        bool(costs.is_measured[:, own].any() and np.isnan(costs.us[:, own]).all())
-        for own in columns_of(costs).values()
-    )
 
 
 def columns_of(costs: Costs) -> dict[Key, list[int]]:

@@ -187,10 +187,8 @@ def _differences(variants: Sequence[Side]) -> Section:
 def history_page(history: History) -> Page:
     """The series of many runs, and their changes."""
     page = _series_page("History", history.series, history.events)
-    n_unjudged = sum(history.unjudged.values())
-    unjudged = [f"{n_unjudged} series have too few blocks."] if n_unjudged else []
     lines = [f"{line.rstrip('.')}." for line in closing(history)]
-    page.sentences = [headline(history), *unjudged, *lines, *page.sentences]
+    page.sentences = [headline(history), *lines, *page.sentences]
     page.reproduce = shared.how_to_reproduce(list(history.runs.values()))
     return page
 
@@ -201,7 +199,9 @@ def node_page(history: History | None, node: str, entries: Sequence[Entry]) -> P
     if history:
         own = entries[0].run.machine_id, node
         series = [each for each in history.series if (each.machine_id, each.node) == own]
-        events = [event for event in history.events if (event.machine_id, event.node) == own]
+        events = [
+            event for event in history.events if (event.series.machine_id, event.series.node) == own
+        ]
     page = _series_page(f"Node {node}", series, events)
     rows = list(map(_run_row, reversed(entries[-shared.MOST_NAMES :])))
     page.sections = [*page.sections, Section("Newest runs", table="runs", rows=rows)]
@@ -229,7 +229,7 @@ def _series_page(title: str, series: Sequence[Series], events: Sequence[Event]) 
         )
         sections = [Section("Series that changed", pictures=[picture])]
     for place, event in enumerate(events[:MOST_EVENTS], 1):
-        where = f"{event.benchmark} on {event.machine}, first at {event.run}."
+        where = f"{event.series.benchmark} on {event.machine}, first at {event.run}."
         sections.append(
             Section(
                 f"Change {place} on {event.headline}",

@@ -33,33 +33,19 @@ def plot(events: "Sequence[Event]", target: Path | IO[str]) -> None:
 
 def draw(axes: Any, series: "Series") -> None:
     """One panel: a mark for each run, the median between changes, and each change with its word."""
-    values, run_ids = series.costs_us, series.run_ids
-    axes.plot(values, "o", markersize=2.6, color="#555555")
-    low, high = np.percentile(values, [1, 99])
-    for start, stop in pairwise([0, *(step.first for step in series.steps), len(values)]):
-        level = np.median(values[start:stop])
-        axes.plot([start - 0.5, stop - 0.5], [level, level], color="black", linewidth=1.5)
-        low, high = min(low, level), max(high, level)
-    axes.set_ylim(low - 0.15 * (high - low), high + 0.35 * (high - low))
-    for place, step in enumerate(series.steps):
+    costs_us, run_ids = series.costs_us, series.run_ids
+    axes.plot(costs_us, "o", markersize=2.6, color="#555555")
+    places = [0, *(step.first for step in series.steps), len(costs_us)]
+    for start, stop in pairwise(places):
+        axes.hlines(np.median(costs_us[start:stop]), start - 0.5, stop - 0.5, color="black")
+    for step in series.steps:
         colour, at = COLOURS[step.word == "better"], step.first - 0.5
-        is_late = step.first > 0.6 * len(values)  # then its label stands to its left
         axes.axvspan(step.low - 0.5, step.high - 0.5, color=colour, alpha=0.15, linewidth=0)
-        axes.axvline(
-            at, color=colour, linewidth=1.2, linestyle="-" if step.word == "worse" else "--"
-        )
-        axes.annotate(
-            f"{step.word} {np.expm1(step.size[0]):+.1%}",
-            (at, 0.99 - 0.08 * (place % 8)),
-            color=colour,
-            fontsize=8,
-            xycoords=axes.get_xaxis_transform(),
-            textcoords="offset points",
-            xytext=(-4 if is_late else 4, 0),
-            ha="right" if is_late else "left",
-            va="top",
-        )
-    ticks = np.linspace(0, len(values) - 1, 4, dtype=int)
+        axes.axvline(at, color=colour, linestyle="-" if step.word == "worse" else "--")
+        text = f"{step.word} {np.expm1(step.log_ratio[0]):+.1%}"
+        side = "right" if at > len(costs_us) / 2 else "left"
+        axes.text(at, axes.get_ylim()[1], text, color=colour, fontsize=8, ha=side, va="top")
+    ticks = np.linspace(0, len(costs_us) - 1, 4, dtype=int)
     axes.set_xticks(ticks, [f"{time_of(run_ids[tick]):%Y-%m-%d}" for tick in ticks], fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
     axes.set_title(textwrap.fill(series.label, 44), fontsize=9)

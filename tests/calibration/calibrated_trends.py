@@ -11,7 +11,7 @@ import numpy as np
 from reports.store.stats import ar1
 from reports.trends import alpha_beta
 from reports.trends.alpha_beta import Estimate, Fit, breaks, fit_lines, interval, walsh_means
-from reports.trends.changes import find_latest, judge
+from reports.trends.changes import judge
 from reports.trends.fit import find_crossovers
 from reports.verdicts.verdict import Floats, Integers
 from tests.calibration import synthetic
@@ -235,27 +235,21 @@ def alarms(scatter: Runs, looks: Sequence[int], most: float, rng: Rng, n: int) -
 
 
 def late_steps(scatter: Runs, before: int, least: float, rng: Rng, n: int) -> list[Figure]:
-    """Steps of all series after `before` runs: the share that `find_latest` reports in half of the
-    series at the first run, by the third and by the eighth. `least` limits `LATE_STEPS`."""
+    """Steps of all series after `before` runs: the share that `judge` reports in half of the series
+    at the first run, by the third and by the eighth. `least` limits `LATE_STEPS`."""
     figures, ages = [], [age for _, age in LATE_STEPS]
     for size, limited_age in LATE_STEPS:
         delays = []
         for _ in range(n // 20):
             values = scatter.draw(rng)[:, : before + max(ages)]
             values[:, before:] += size
-            looks = (
-                find_latest(values[:, : before + age], N_SERIES) for age in range(1, max(ages) + 1)
+            told = (
+                age
+                for age in range(1, max(ages) + 1)
+                if 2 * sum(bool(own) for own, _ in judge(values[:, : before + age], N_SERIES))
+                >= N_SERIES
             )
-            delays.append(
-                next(
-                    (
-                        age
-                        for age, look in enumerate(looks, 1)
-                        if 2 * sum(map(bool, look)) >= N_SERIES
-                    ),
-                    max(ages) + 1,
-                )
-            )
+            delays.append(next(told, max(ages) + 1))
         figures += [
             Figure(
                 f"{scatter.name}: {size:g} by run {age}",
@@ -290,7 +284,7 @@ def detect(scatter: Runs, every: int, least: float, share: int, rng: Rng, n: int
                 break
         detected.append(is_detected)
         place_covered += [step.low <= place <= step.high for step in steps[0]]
-        size_covered += [step.size[1] <= STEP <= step.size[2] for step in steps[0]]
+        size_covered += [step.log_ratio[1] <= STEP <= step.log_ratio[2] for step in steps[0]]
     figures = [
         Figure(f"{scatter.name}: found", detected, least),
         Figure(f"{scatter.name}: place inside", place_covered),

@@ -107,9 +107,9 @@ def test_a_change_and_its_revert_are_two_alarms(store):
         next(event for event in history.events if event.run == run_id(night))
         for night in (10, STEP)
     )
-    assert better.sentences[1:] == ["Nothing recorded changed there."]
+    assert better.changed == []
     for _, change in step.changes:
-        assert change.size[1] <= np.log(SLOWED) <= change.size[2]
+        assert change.log_ratio[1] <= np.log(SLOWED) <= change.log_ratio[2]
         assert change.low <= STEP <= change.high
 
 
@@ -153,8 +153,9 @@ def test_a_late_step_of_all_cases_is_told(size, nights):
     assert words_after(np.full(nights, -np.log1p(size))) == ["better"] * 24
 
 
-@pytest.mark.parametrize("spreads", [3, 5, 8, 10, 15])
-@pytest.mark.parametrize("nights", [1, 11, 12, 40])
+@pytest.mark.parametrize(
+    ("spreads", "nights"), [(3, 3), (3, 12), (5, 1), (8, 40), (10, 2), (10, 12), (15, 11), (15, 40)]
+)
 def test_the_night_of_a_step_of_all_cases_is_named_right(spreads, nights):
     """The wrong night names the wrong commit: a step is no correlation between the cases."""
     values = 0.01 * np.random.default_rng(spreads).standard_normal((84, 100))
@@ -165,10 +166,10 @@ def test_the_night_of_a_step_of_all_cases_is_named_right(spreads, nights):
 
 
 def test_the_change_of_one_case_is_not_a_change_of_all():
-    """A case alone needs a second night; if all others change, a case that stays is steady."""
+    """A case alone needs three nights; if all others change, a case that stays is steady."""
     alone = np.arange(24)[:, None] == 7
-    assert words_after(0.3 * alone) == ["steady"] * 24
-    assert words_after(0.3 * alone * [1, 1]).count("worse") == 1
+    assert words_after(0.3 * alone * [1, 1]) == ["steady"] * 24
+    assert words_after(0.3 * alone * [1, 1, 1]).count("worse") == 1
     others = ["steady" if case == 7 else "worse" for case in range(24)]
     assert words_after(0.3 * ~alone * [1, 1]) == others
 
@@ -200,7 +201,7 @@ def test_an_event_of_disturbed_nights_alone_is_named_and_is_no_alarm(tmp_path, h
     assert status == 0
     assert text.startswith("no change over 25 runs")
     assert "all 4 series worse" in text
-    assert "withheld up to 40% of the CPU time, so this is no alarm by itself." in text
+    assert "no alarm: its runs were disturbed" in text
     for number in (25, 26):
         write(tmp_path, number, dict.fromkeys(range(4), 1.4))
     status, text, _ = history(tmp_path, "--since", run_id(20))
@@ -235,17 +236,12 @@ def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, hi
     assert len(load(tmp_path).series) == len(found.series) + 4
 
 
-def test_each_node_is_a_series_and_runs_of_a_former_version_belong_to_the_only_node(tmp_path):
-    """A slow node must not drown among equal ones, and an upgrade must not cut a history in two."""
+def test_each_node_is_a_series(tmp_path):
+    """A slow node must not drown among equal ones."""
     for number in range(6):
-        made = write(tmp_path, number)
-        if number >= 3:
-            label(made, "n1")
-    assert {len(series.costs_us) for series in load(tmp_path).series} == {6}
-    for number in range(6, 9):
-        label(write(tmp_path, number), "n2")
+        label(write(tmp_path, number), f"n{number % 2}")
     series = load(tmp_path).series
-    assert {(len(each.costs_us), each.node) for each in series} == {(3, None), (3, "n1"), (3, "n2")}
+    assert {(len(each.costs_us), each.node) for each in series} == {(3, "n0"), (3, "n1")}
 
 
 def test_the_launches_of_a_campaign_are_one_point(tmp_path):
@@ -289,14 +285,10 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, history):
         assert reason in text, reason
 
 
-@pytest.mark.parametrize("make", ["nothing", "empty", "only torn"])
-def test_a_folder_without_runs_is_refused_in_one_sentence(make, tmp_path, history):
+def test_a_folder_without_runs_is_refused_in_one_sentence(tmp_path, history):
     """A typing error must not look like a history without changes."""
-    folder = tmp_path / "results"
-    if make != "nothing":
-        folder.mkdir()
-    if make == "only torn":
-        (folder / "run.jsonl").write_text("{")
-    status, out, err = history(folder)
-    assert (status, out) == (2, "")
-    assert re.fullmatch(r"reports: [^\n]*results[^\n]*\n", err)
+    (tmp_path / "run.jsonl").write_text("{")
+    for folder in (tmp_path, tmp_path / "nothing"):
+        status, out, err = history(folder)
+        assert (status, out) == (2, "")
+        assert re.fullmatch(rf"reports: [^\n]*{folder.name}[^\n]*\n", err)

@@ -97,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog="example: python -m reports show results/RUN.jsonl --plot run.svg",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
     for name, (module_name, about, example) in COMMANDS.items():
         subparser = commands.add_parser(
             name,
@@ -113,11 +114,13 @@ def main(argv: list[str] | None = None) -> int:
                 )
             function = "import_logs" if name == "import" else name  # `import` is no name in Python
             subparser.set_defaults(run_command=getattr(module, function))
+
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Otherwise, unbuffered, a reader that leaves would change the status; and a name that the
         # terminal's encoding lacks would end the report.
         sys.stdout.reconfigure(write_through=False, errors="replace")
+
     status: int = 0
     try:
         status = arguments.run_command(arguments)
@@ -132,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
             subject = printable(str(error.filename or "cannot write"))
             print(f"reports: {subject}: {error.strerror}", file=sys.stderr)
             return 2
+
     return status
 
 

@@ -19,7 +19,9 @@ def require_packages() -> None:
         )
     else:
         return
+
     ranks = [os.environ.get(name, "0") for name in ("PMI_RANK", "PMIX_RANK", "SLURM_PROCID")]
     if ranks == ["0", "0", "0"]:
         print(sentence, file=sys.stderr)
+
     sys.exit(2)

@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="launches of bench.allreduce over N ranks of one machine, or imported logs",
     )
     add("--link", metavar="NAME", help="link without a run, such as pcie5x16 (the GPU's own)")
+
     for name, unit, least, most, default, text in (
         ("--gpus", "N", 1, MOST_GPUS, 2, "number of GPUs, of each node with --nodes"),
         ("--nodes", "N", 1, 64, 1, "number of nodes, above 1 by a model, see docs/scaling.md"),
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=default,
             help=f"{text} (%(default)s)",
         )
+
     add(
         "--network",
         metavar="NAME",
@@ -93,6 +95,7 @@ def whole(least: int, most: int, text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{printable(text)!r} is not a whole number from {least} to {most}"
         )
+
     return int(text)
 
 
@@ -103,21 +106,26 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
         raise ResultError("advise needs --gpu, and either --model or --config")
     if arguments.nodes == 1 and arguments.network:
         raise ResultError("--network joins nodes: give their number as --nodes")
+
     gpu, weights = find("GPU", GPUS, arguments.gpu), arguments.weights
     if arguments.model:
         model = find("model", MODELS, arguments.model)
     else:
         model = model_of(arguments.config)
+
     size = re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", weights, re.IGNORECASE)
     if size:
         weights_bytes = float(size[1]) * GB
     else:
         weights_bytes = model.parameters * find("weights", BITS, weights) / 8
+
     if not weights_bytes:
         raise ResultError("a model of 0 GB has no weights")
+
     link = link_between(gpu, arguments.gpus)
     if arguments.link:
         link = find("link", LINKS, arguments.link)
+
     times = _times(arguments, gpu, link)
     return Deployment(
         model,
@@ -141,11 +149,14 @@ def _times(arguments: argparse.Namespace, gpu: Gpu, link: Link) -> ReduceTimes:
         if launches.wrong:
             raise ResultError(f"{', '.join(launches.wrong)} failed or has wrong results")
         times = measured_times(launches, arguments.gpus, gpu, link)
+
     if arguments.nodes == 1:
         return times
+
     if times.hosts != 1:
         hosts = times.hosts or "an unknown number of"
         raise ResultError(f"the runs are of {hosts} hosts: with --nodes give runs of one")
+
     network = find("network", NETWORKS, arguments.network or link.network)
     return scaling.cluster_times(times, arguments.nodes, network)
 
@@ -154,18 +165,23 @@ def advise(arguments: argparse.Namespace) -> int:
     """Prints the advice and returns 0. Raises ResultError for unknown names and unusable files."""
     load = load_of(arguments)
     splits = serving.all_splits(load)
+
     if arguments.versus:
         card = find("GPU", GPUS, arguments.versus)
         splits[f"1 x {card.name}"] = replace(load, gpu=card, tensor=1)
+
     advice = _recommendation(load, splits)
     if arguments.json:
         write_json("advise", **_record(load, splits), recommendation=advice)
         return 0
+
     obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
     place = f"{load.gpus} x {load.gpu.name}"
+
     if isinstance(load.times, scaling.ClusterTimes):
         nodes, node = load.times.nodes, load.times.node
         place = f"{nodes} nodes of {node.gpus} x {load.gpu.name}, MODELLED"
+
     headline, *rest = advice
     table = _table(load, splits)
     text = lay_out(
@@ -218,8 +234,10 @@ def _question(load: Deployment) -> list[str]:
         f"load: {_streams(load.batch)} for latency, {load.slots} for "
         f"throughput, each with {load.context} tokens cached; prompts of {load.prompt}",
     ]
+
     if n == 1:
         return lines
+
     size, calls = model.all_reduce_bytes(load.batch), model.all_reduces
     each_us, origin = load.times.look_up(size)
     return [
@@ -242,6 +260,7 @@ def _table(load: Deployment, splits: dict[str, Deployment]) -> Table:
         "tokens/s\nof many",
     ]
     table = plain_table({"": 12} | dict.fromkeys(headings, 8))
+
     for name, split in splits.items():
         if split.obstacle is None:
             step_us, prompt_us, tokens, prompt_tokens = split.figures.values()
@@ -255,6 +274,7 @@ def _table(load: Deployment, splits: dict[str, Deployment]) -> Table:
                 number(prompt_us[0] / 1e3),
                 number(prompt_tokens[0]),
             )
+
     return table
 
 
@@ -262,10 +282,12 @@ def _recommendation(load: Deployment, splits: dict[str, Deployment]) -> list[str
     possible = {name: split for name, split in splits.items() if split.obstacle is None}
     if not possible:
         return ["Nothing fits: take more GPUs, a larger card, fewer bits, streams or tokens."]
+
     full = {}
     for name, split in possible.items():
         filled = serving.at_capacity(split)
         full[f"{name} with {filled.slots}"] = filled
+
     goals = [
         (f"Decode, latency of {_streams(load.batch)}", possible, "step_us"),
         (f"Decode, throughput of {_streams(load.slots)}", possible, "tokens_per_s"),
@@ -275,6 +297,7 @@ def _recommendation(load: Deployment, splits: dict[str, Deployment]) -> list[str
     ]
     if not load.context:  # any number of streams fits
         goals = [goal for goal in goals if goal[1] is not full]
+
     sentences = [f"{goal}: {_best(rivals, figure)}" for goal, rivals, figure in goals]
     return [*sentences, *_break_even(load, possible)]
 
@@ -301,9 +324,11 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
     equals = " and ".join(name for name in close if name != first)
     answer += f" (no clear difference from {equals})" if equals else ""
     after = next((name for name in ordered if name not in close), None)
+
     if after is not None:
         gain = (spans[first] / spans[after]) ** power
         answer += f", {span_text(np.array([gain[0], min(gain), max(gain)]), 'x')} {after}"
+
     return f"{answer}."
 
 
@@ -312,12 +337,16 @@ def _break_even(load: Deployment, splits: dict[str, Deployment]) -> list[str]:
     steps_us = {name: split.figures["step_us"][0] for name, split in splits.items()}
     tensor, size = f"TP {load.gpus}", load.model.all_reduce_bytes(load.batch)
     tensor_us, each_us = steps_us.pop(tensor, None), load.times(size)
+
     if tensor_us is None or not steps_us:
         return []
+
     other = min(steps_us, key=lambda name: steps_us[name])
     even_us = each_us[0] + (steps_us[other] - tensor_us) / load.model.all_reduces
+
     if even_us <= 0:
         return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
+
     return [
         f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
         f"{size_text(size)} takes {number(even_us)} us; here it takes "

@@ -115,6 +115,7 @@ class Figure:
         """`7.41 us`, then in a line of its own the interval, `[7.2 7.6]`; `-` without a value."""
         if self.value is None:
             return "-"
+
         interval = "" if self.low is None else f"\n[{number(self.low)} {number(self.high)}]"
         return f"{number(self.value)} {self.unit}{interval}"
 
@@ -125,10 +126,12 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
         tables = printable_in(msgspec.toml.decode(content_of(path, most_bytes=1 << 20)))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not TOML ({error})") from error
+
     spec, offers = convert(tables, Spec, str(path)), dict[str, Offer]()
     for name, fields in spec.candidates.items():
         offers[name] = convert(fields, Offer, f"{path}, candidate {name}")
         offers[name].runs = [str(path.parent / run) for run in offers[name].runs]
+
     return spec, offers, [_requirement(path, spec, text) for text in spec.requirements]
 
 
@@ -144,6 +147,7 @@ def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
             hint = close_names(match[1], spec.models)
             raise ResultError(f"{path}: [models] lacks the model of {text!r}{hint}")
         return Requirement(text, (unit, label), float(match[2]))
+
     raise ResultError(
         f"{path}: the requirement {text!r} has none of the three forms: "
         "16K <= 8 us, 32M >= 50 GB/s (busbw), MODEL >= 25 tok/s"
@@ -159,10 +163,12 @@ def figures_of(
     link, figures = LINKS[gpu.slot], dict[FigureKey, Figure]()
     times, origin = assumed_times(gpus, link), ""
     alone_spans = times.spans  # without reading the result, as nccl-tests defines busbw
+
     if gpus > 1 and len(launches.times):
         times = measured_times(launches, gpus, gpu, link, confidence)
         alone_spans = measured_times(launches, gpus, gpu, link, confidence, "time_us").spans
         origin = "imported" if launches.are_logs else "measured"
+
     for unit, label in keys:
         span, note = None, ONE_GPU if gpus == 1 else "not in its runs"
         if isinstance(label, str):
@@ -180,6 +186,7 @@ def figures_of(
             if launches.have_intervals:
                 figure.low, figure.high = ends
         figures[unit, label] = figure
+
     return figures, list(times.notes)
 
 
@@ -200,12 +207,14 @@ def _tokens(
         workload.context,
         tensor=times.gpus,
     )
+
     if deployment.memory_bytes > deployment.usable_bytes:
         return None, DOES_NOT_FIT
     if times.gpus == 1:
         return deployment.figures["tokens_per_s"], DATA_SHEET
     if not origin:
         return None, "not in its runs"
+
     return deployment.figures["tokens_per_s"], f"by arithmetic, {origin}"
 
 
@@ -220,6 +229,7 @@ def money(offer: Offer, spec: Spec, figures: dict[FigureKey, Figure]) -> list[Fi
     ]
     hourly = price.amount / (spec.hours_per_year * spec.lifetime_years)
     hourly += power_w / 1e3 * spec.electricity.price_per_kwh
+
     for model in spec.models:
         speed = figures["tok/s", model]
         cost = Figure(f"a million tokens, {model}", price.currency, speed.note)
@@ -231,4 +241,5 @@ def money(offer: Offer, spec: Spec, figures: dict[FigureKey, Figure]) -> list[Fi
                 hourly / 3600 * 1e6 / end if end else None for end in ends
             )
         costs.append(cost)
+
     return costs

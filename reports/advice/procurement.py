@@ -87,6 +87,7 @@ def procure(arguments: argparse.Namespace) -> int:
     if arguments.html:
         page = procure_page(procurement, arguments.spec)
         write_named(arguments.html, to_html(page).encode())
+
     if arguments.json:
         write_json(
             "procure",
@@ -97,8 +98,10 @@ def procure(arguments: argparse.Namespace) -> int:
         )
     else:
         sys.stdout.write(as_text(procurement))
+
     if procurement.verdicts["FAIL"]:
         return 1
+
     return 3 if set(procurement.verdicts) - {"PASS"} else 0
 
 
@@ -110,6 +113,7 @@ def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> P
         if only not in offers:
             raise ResultError(f"{path} has no candidate {only}: it has {', '.join(offers)}")
         offers = {only: offers[only]}
+
     for run in runs:
         names = [name for name in offers if run.startswith(f"{name}=")]
         if not names and len(offers) > 1:
@@ -118,6 +122,7 @@ def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> P
             )
         name = max(names or offers, key=len)
         offers[name].runs.append(run.removeprefix(f"{name}="))
+
     n_verdicts = len(requirements) * len(offers)
     confidence = 1 - 2 * FAMILY_P / max(n_verdicts, 1)
     appraisals = [
@@ -136,12 +141,14 @@ def _appraise(
 ) -> Appraisal:
     if not offer.runs and offer.gpus > 1:
         raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
+
     launches = read_launches(offer.runs, offer.gpus)
     keys = [*ALWAYS, *(("tok/s", model) for model in spec.models)]
     keys = list(dict.fromkeys([*keys, *(each.figure for each in requirements)]))
     figures, notes = candidates.figures_of(offer, launches, spec, keys, confidence)
     hardware = other_hardware(launches, find("GPU", GPUS, offer.gpu))
     verdicts = {}
+
     for requirement in requirements:
         figure = figures[requirement.figure]
         verdict = judge(requirement, figure, launches)
@@ -150,6 +157,7 @@ def _appraise(
         elif hardware and figure.value is not None:
             verdict = "UNDECIDED", hardware.partition(":")[0].rstrip(".")
         verdicts[requirement.text] = verdict
+
     every = [*figures.values(), *candidates.money(offer, spec, figures)]
     return Appraisal(name, offer, launches, every, verdicts, notes)
 
@@ -162,6 +170,7 @@ def judge(requirement: Requirement, figure: Figure, launches: Launches) -> tuple
     if figure.value is None:
         words = {candidates.ONE_GPU: "N/A", candidates.DOES_NOT_FIT: "FAIL"}
         return words.get(figure.note, "UNDECIDED"), figure.note
+
     if launches.are_logs or figure.note == candidates.DATA_SHEET:
         is_met, is_ceiling = requirement.is_met(figure.value), figure.note == candidates.DATA_SHEET
         origin = "by its data sheet, a ceiling" if is_ceiling else "imported"
@@ -169,14 +178,18 @@ def judge(requirement: Requirement, figure: Figure, launches: Launches) -> tuple
             "FAIL" if is_ceiling and not is_met else "UNVERIFIED",
             f"{number(figure.value)} {unit} {'meets' if is_met else 'misses'} it, {origin}",
         )
+
     if figure.low is None or figure.high is None:
         return "UNDECIDED", f"{n} launch{'es' * (n != 1)}; {LEAST_LAUNCHES} are needed"
+
     reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
     if unit == "tok/s":
         reason += ", a ceiling by data sheets"
+
     low_meets, high_meets = requirement.is_met(figure.low), requirement.is_met(figure.high)
     if low_meets == high_meets:
         return "PASS" if low_meets else "FAIL", reason
+
     # The interval shrinks with the root of the number of launches, until it excludes the limit.
     distance = abs(np.log(figure.value / requirement.limit))
     share = np.log(figure.high / figure.value) / max(distance, 1e-3)
@@ -187,9 +200,11 @@ def _figure_rows(appraisals: Sequence[Appraisal]) -> list[Row]:
     """A row for each figure with a cell for each candidate."""
     runs = {each.name: str(len(each.run_ids)) for each in appraisals}
     rows: list[Row] = [{"figure": "runs"} | runs]
+
     for figures in zip(*(each.figures for each in appraisals), strict=True):
         cells = [f"{figure.text}\n{figure.note}" for figure in figures]
         rows.append({"figure": figures[0].name} | dict(zip(runs, cells, strict=True)))
+
     return rows
 
 
@@ -198,16 +213,21 @@ def as_text(procurement: Procurement) -> str:
     appraisals, reasons = procurement.appraisals, []
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("", overflow="fold", max_width=20)
+
     for appraisal in appraisals:
         table.add_column(appraisal.name, justify="right", overflow="fold", max_width=14)
+
     for requirement in appraisals[0].verdicts:
         table.add_row(requirement, *(each.verdicts[requirement][0] for each in appraisals))
+
     for row in _figure_rows(appraisals):
         table.add_row(*map(str, row.values()))
+
     for appraisal in procurement.appraisals:
         for requirement, (verdict, reason) in appraisal.verdicts.items():
             if verdict != "PASS":  # its interval is in the table
                 reasons.append(f"{appraisal.name}, {requirement}: {verdict}, {reason}")
+
     sentences = [*reasons, *procurement.sentences]
     return lay_out([procurement.headline], [], [("", table)], sentences)
 
@@ -269,11 +289,13 @@ def _sentences(
             f"The chance that any of the {n_verdicts} verdicts is wrong is at most "
             f"{FAMILY_P:.1%} (Bonferroni)."
         )
+
     if any(verdict == "UNVERIFIED" for each in appraisals for verdict, _ in each.verdicts.values()):
         lines.append(
             "UNVERIFIED: the figure comes from an imported log or a data sheet. Only "
             "five launches of bench.allreduce on that machine can PASS."
         )
+
     lines.append(
         f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, "
         f"and {spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for "

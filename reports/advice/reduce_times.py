@@ -95,10 +95,12 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> Launches:
         log for log in logs.values() if any(case.collective == "all_reduce" for case in log.cases)
     ]
     _check_alike(measured or imported, gpus)
+
     if not measured:
         return Launches(imported, wrong, notes, _one_way(_logged_rows(imported), len(imported)))
     if imported:
         notes.append(f"{len(imported)} imported logs beside measured runs are left out.")
+
     return Launches(measured, wrong, notes, _one_way(_measured_rows(measured), len(measured)))
 
 
@@ -114,6 +116,7 @@ def _check_alike(runs: Sequence[Entry] | Sequence[Imported], gpus: int) -> None:
             kinds[alike_of(run)] = run.path
         elif named := {rank["gpu"] for rank in run.run.world["ranks"]}:
             kinds[tuple(sorted(named))] = run.path
+
     if len(kinds) > 1:
         first, second = list(kinds.values())[:2]
         raise ResultError(f"{first} and {second} are of several machines or benchmarks")
@@ -122,8 +125,10 @@ def _check_alike(runs: Sequence[Entry] | Sequence[Imported], gpus: int) -> None:
 def _files(name: str) -> list[Path]:
     path = Path(name)
     files = runs_by_time(path) if path.is_dir() else sorted(map(Path, glob.glob(name)))
+
     if not files:
         raise ResultError(f"no run at {name}")
+
     return files
 
 
@@ -193,17 +198,21 @@ class ReduceTimes:
             known_us = self.link.latencies_us
             band_us = np.array([np.median(known_us), known_us[0], known_us[-1]])
             return band_us + sent_bytes / self.link.total_gb_s(self.gpus) / 1e3, ""
+
         sizes = sorted(self.spans)
         if size_bytes in sizes:
             return self.spans[int(size_bytes)], ""
+
         largest, largest_us = sizes[-1], self.spans[sizes[-1]]
         if size_bytes < largest:
             logs_us = np.log([self.spans[size] for size in sizes]).T
             at_us = [np.interp(np.log(size_bytes), np.log(sizes), ends) for ends in logs_us]
             return np.exp(at_us), " between measured sizes"
+
         if largest >= LARGE or self.hosts != 1:
             origin = f", ASSUMED to grow with the bytes from {size_text(largest)} on"
             return largest_us * size_bytes / largest, origin
+
         more_bytes = sent_bytes - wire_factor(self.gpus) * largest
         origin = f", ASSUMED from {size_text(largest)} on"
         return largest_us + more_bytes / self.link.gb_s / 1e3, origin
@@ -236,6 +245,7 @@ def measured_times(
     if rows.empty:
         needed = f"an all-reduce of auto or a library with {MIN_STATE_BLOCKS} blocks in a launch"
         raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
+
     spans = dict[int, Span]()
     for size, own in rows.groupby("size_bytes"):
         logs_us, reach = np.log(own[column]), 0.0
@@ -243,6 +253,7 @@ def measured_times(
             quantile = stdtrit(n - 1, (1 + confidence) / 2)
             reach = float(quantile * np.std(logs_us, ddof=1) / np.sqrt(n))
         spans[cast(int, size)] = np.exp(np.mean(logs_us) + np.array([0.0, -reach, reach]))
+
     names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype.fillna("of unknown type")
     place = ", ".join(dict.fromkeys(launches.gpus)) or "ranks without a GPU's name"
     count = f"{n} launch{'es' * (n > 1)}" + ", no interval" * (not launches.have_intervals)
@@ -258,10 +269,12 @@ def other_hardware(launches: Launches, gpu: Gpu) -> str | None:
     """A sentence if the ranks ran on something else than this GPU; None otherwise."""
     if any(rank.get("device") == "cpu" for rank in launches.ranks):
         return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
+
     series = gpu.name.partition("-")[0]
     for name in launches.gpus:
         if series not in "".join(filter(str.isalnum, name.lower())):
             return f"The times come from {name}, not from {gpu.name}."
+
     return None
 
 
@@ -270,13 +283,16 @@ def _doubts(times: ReduceTimes, launches: Launches, gpu: Gpu) -> list[str]:
     rows, link, size = launches.times, times.link, max(times.spans)
     lines = []
     single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= CHAINED_UP_TO)]
+
     if len(single):
         sizes = " and ".join(map(size_text, sorted(single.size_bytes.unique())[:2]))
         lines.append(
             f"No chain of dependent calls was measured at {sizes}: single calls stand for it."
         )
+
     if problem := other_hardware(launches, gpu):
         lines.append(problem)
+
     if times.hosts != 1:
         place = f"on {times.hosts} hosts" if times.hosts else "perhaps on several hosts"
         lines.append(f"The ranks are {place}: the times include their network, not {link.name}.")
@@ -293,4 +309,5 @@ def _doubts(times: ReduceTimes, launches: Launches, gpu: Gpu) -> list[str]:
                 f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "
                 f"reached {number(bus_gb_s)}: the link is DOWN or not used; see bench.doctor."
             )
+
     return lines

@@ -50,6 +50,7 @@ def library_us(
         if most := protocol.get("most_gb_s"):
             ns_per_byte = max(ns_per_byte, sent / most[nodes > 2])
         times_us.append(protocol["start_us"] + alpha_us + size_bytes * ns_per_byte / 1e3)
+
     return float(min(times_us))
 
 
@@ -74,10 +75,12 @@ class ClusterTimes(ReduceTimes):
         within_us = self.node(size_bytes) if gpus > 1 else np.zeros(3)
         phase_us = self.node(1) if gpus > 1 else np.zeros(3)  # the start of a second phase
         times_us = {}
+
         for name in FLAT:
             flat_us = library_us(name, self.nodes, gpus, size_bytes, link, self.network)
             # More ranks take no less; NCCL's latencies over PCIe are below published times.
             times_us[name] = np.maximum(ERROR * flat_us, within_us)
+
         # A reduce-scatter and an all-gather move the bytes of one all-reduce.
         times_us["hierarchical"] = within_us + phase_us + between_us(size_bytes / gpus)
         times_us["hierarchical_whole"] = within_us + between_us(size_bytes)

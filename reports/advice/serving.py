@@ -102,14 +102,18 @@ class Deployment:
         of streams, one for each stage of each replica and each expert rank, are all in flight."""
         groups = self.stages * self.replicas * self.expert_ranks
         group = ceil(streams / min(groups, streams))
+
         if self.expert_ranks > 1:
             return self.expert_step_us(streams, group)
+
         us = np.full(3, self.step_us(group) / self.tensor)
         message_bytes = self.model.all_reduce_bytes(group)
+
         if self.tensor > 1:
             us = us + self.model.all_reduces * self.times(message_bytes)
         if self.stages > 1:  # a hand-off counts as an all-reduce of its bytes, an upper bound
             us = us + self.stages * self.between(message_bytes)
+
         return us
 
     def expert_step_us(self, streams: int, group: int) -> Span:
@@ -134,12 +138,14 @@ class Deployment:
         work_us = chunks * self.work_us(self.read_bytes(tokens), tokens)
         work_us += attention / self.tflops / 1e6
         us = np.full(3, work_us / self.tensor / self.expert_ranks)
+
         if self.tensor > 1:
             us = us + chunks * model.all_reduces * self.times(model.all_reduce_bytes(tokens))
         if self.expert_ranks > 1:
             us = us + chunks * model.all_reduces * self.exchange_us(tokens / self.expert_ranks)
         if self.stages > 1:
             return self.pipeline(us / chunks, chunks, tokens)
+
         return us, rate(self.replicas * self.prompt, us)
 
     def pipeline(self, chunk_us: Span, chunks: int, tokens: float) -> tuple[Span, Span]:
@@ -175,6 +181,7 @@ class Deployment:
             return f"{model.layers} layers make no {self.stages} stages"
         if model.experts % self.expert_ranks:
             return f"{model.experts} experts do not go into {self.expert_ranks}"
+
         short_gb = (self.memory_bytes - self.usable_bytes) / GB
         return f"does not fit, {number(short_gb)} GB short" if short_gb > 0 else None
 
@@ -195,14 +202,18 @@ def all_splits(load: Deployment) -> dict[str, Deployment]:
     n, one, splits = load.gpus, replace(load, tensor=1), dict[str, Deployment]()
     if n == 1:
         return {"one GPU": one}
+
     if isinstance(load.times, ClusterTimes) and load.times.node.gpus > 1:
         node, nodes = load.times.node, load.times.nodes
         inner = replace(one, tensor=node.gpus, times=node)
         splits[f"TP {node.gpus} x PP {nodes}"] = replace(inner, stages=nodes)
         splits[f"{nodes} x TP {node.gpus}"] = replace(inner, replicas=nodes)
+
     splits[f"TP {n}"] = load
     splits[f"PP {n}"] = replace(one, stages=n)
     splits[f"{n} replicas"] = replace(one, replicas=n)
+
     if load.model.experts > 1:
         splits[f"EP {n}"] = replace(one, expert_ranks=n)
+
     return splits

@@ -167,6 +167,7 @@ def find(kind: str, known: Mapping[str, Spec], name: str) -> Spec:
     """The entry of a name in any case. Raises ResultError, which names the `kind`, without one."""
     if name.lower() in known:
         return known[name.lower()]
+
     hint = close_names(name.lower(), known) or f"; known are {', '.join(sorted(known))}"
     raise ResultError(f"unknown {kind} {printable(name[:80])!r}{hint}")
 
@@ -205,9 +206,11 @@ def model_of(path: Path) -> Transformer:
         raw = msgspec.json.decode(content_of(path, most_bytes=1_000_000))
     except NOT_JSON as error:
         raise ResultError(f"{path} is not JSON ({error})") from error
+
     if isinstance(raw, dict):
         raw = raw["text_config"] if isinstance(raw.get("text_config"), dict) else raw
         raw = {field: value for field, value in raw.items() if value is not None}
+
     model = convert(raw, Transformer, str(path))
     problems = {
         f"{field}, which the formulas do not cover": raw.get(field) for field in UNSUPPORTED
@@ -218,7 +221,9 @@ def model_of(path: Path) -> Transformer:
         f"{model.heads} heads for {model.kv_heads} KV heads": model.heads % model.kv_heads,
         "more experts for a token than experts": model.top_k > model.experts,
     }
+
     for problem in filter(problems.get, problems):
         raise ResultError(f"{path} has {problem}")
+
     model.name = printable(path.parent.name or path.name)
     return model

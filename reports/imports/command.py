@@ -68,8 +68,10 @@ def import_logs(arguments: argparse.Namespace) -> int:
                 f"read: {numbers}{more} ({len(unread)} in all)",
                 file=sys.stderr,
             )
+
     if arguments.json:
         write_json("import", tests=records)
+
     return status
 
 
@@ -78,21 +80,25 @@ def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
     unknown format, for JSON that is damaged or not of nccl-tests, and for too many rows."""
     if not content.strip(b"\0 \t\r\n"):
         raise ResultError(f"{path} is empty")
+
     text = decode(path, content)
     if text.lstrip(" \r\n\t[")[:1] == "{":
         tests = tests_of_json(path, text.strip())
     else:
         tests = tests_of_text(path, text)
+
     if not tests:
         raise ResultError(f"{path} is not a known format; known are {FORMATS}")
     if len(tests) > MOST_TESTS or sum(len(test.cases) for test in tests) > 2 * MOST_ROWS:
         raise ResultError(f"{path} has more than {MOST_TESTS:,} tests or {MOST_ROWS:,} rows")
+
     return tests
 
 
 def tests_of_json(path: Path, text: str) -> Sequence[LoggedTest]:
     if len(text) > 20_000_000:  # they take ten times as much memory
         raise ResultError(f"{path} has more than 20 MB of JSON")
+
     try:
         return parse_json(text)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -105,10 +111,13 @@ def tests_of_text(path: Path, text: str) -> Sequence[LoggedTest]:
     lines = [clean_line(line) for line in text.split("\n")]
     if sum(line.lstrip(" #")[:1].isdigit() for line in lines) > MOST_ROWS:
         raise ResultError(f"{path} has more than {MOST_ROWS:,} rows")
+
     tests: list[LoggedTest] = [*parse_nccl(lines), *parse_mpi(lines)]
     tests.sort(key=lambda test: test.first_line)
+
     for test in tests[-1:]:
         drop_cut_row(test, lines)
+
     return tests
 
 
@@ -117,9 +126,11 @@ def drop_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
     before: rows end in the same column, so that its end is lacking."""
     last = len(lines)
     before = [case.line for case in test.cases if case.line and case.line < last]
+
     if before and len(lines[-1].rstrip()) < len(lines[before[-1] - 1].rstrip()):
         test.unread += [last for case in test.cases if case.line == last]
         test.cases = [case for case in test.cases if case.line != last]
+
     if last in test.unread and test.status == "complete":
         test.end("incomplete", "the log ends within a row")
 
@@ -130,6 +141,7 @@ def decode(path: Path, content: bytes) -> str:
     content = content.rstrip(b"\0")
     if b"\0" in content:
         raise ResultError(f"{path} is binary, not a log")
+
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -99,8 +99,10 @@ def read_imported(path: Path) -> Imported:
     """The imported run at `path`. Raises ResultError for anything else, also for measured runs."""
     records = read_lines(path, "run imported from a log", (ImportedRun, ImportedCase, End), SCHEMA)
     ends = of_kind(End, records)
+
     if not ends:
         raise ResultError(f"{path} was cut off: import its log again")
+
     [run], cases = of_kind(ImportedRun, records), of_kind(ImportedCase, records)
     return Imported(path, run, cases, ends[-1])
 
@@ -119,8 +121,10 @@ def write_imported(
     with contextlib.suppress(ResultError):
         if content_of(path) == content:
             return path, "is there already"
+
     state = "written anew" if path.exists() else "new"
     with write_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
+
     write_whole(path, content)
     return path, state

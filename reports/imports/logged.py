@@ -65,12 +65,14 @@ class LoggedTest:
         """Adds a case, a wrong one without bandwidth, and marks impossible ones as suspect."""
         case.case, case.library = len(self.cases), self.library
         case.suspect = self.world_size == 1 or (case.bus_bw_gb_s or 0) > MOST_GB_S
+
         if case.n_wrong or case.status == "wrong":
             case.status = "wrong"
             case.reason = case.reason or f"{case.n_wrong} elements are wrong"
             case.reported_alg_bw_gb_s = case.reported_alg_bw_gb_s or case.alg_bw_gb_s
             case.reported_bus_bw_gb_s = case.bus_bw_gb_s
             case.alg_bw_gb_s = case.bus_bw_gb_s = None
+
         self.cases.append(case)
 
     def end(self, status: str, reason: str | None = None) -> None:
@@ -82,9 +84,11 @@ def clean_line(text: str) -> str:
     text = ESCAPES.sub("", text[:LONGEST_LINE]).rstrip("\r").rpartition("\r")[2].expandtabs()
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " * char.isspace() for char in text)
+
     start = 0
     while (label := LABELS.match(text, start)) is not None:
         start = label.end()
+
     text = text[start:]
     nccl = text.find("NCCL ")
     message = MESSAGE.search(text, max(0, nccl - 200)) if nccl >= 0 else None

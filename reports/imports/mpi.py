@@ -65,6 +65,7 @@ class MpiTest(LoggedTest):
         """Reads a line after a title."""
         names = text.replace("#", " ").lower().split()
         is_osu_heading = text.startswith(("Size", "Message Size", "Avg Latency"))
+
         if hello := re.match(r"This is a test with (\d{1,8}) processes", text):
             self.world_size, self.last_line, self.is_hello = int(hello[1]), line_number, True
         elif processes := re.match(r"processes = (\d{1,8})", text):
@@ -94,9 +95,11 @@ class MpiTest(LoggedTest):
             number(word) is None for figure, word in pairs if figure != "validation"
         )
         size, n = (whole_number(texts.get(figure, "")) for figure in ("size", "n"))
+
         if is_damaged or (size is None and "size" in texts) or (n is None and "n" in texts):
             self.unread.append(line_number)
             return
+
         mean, low, high, mb_s = map(values.get, ("mean", "min", "max", "mb_s"))
         case = ImportedCase(
             case=0,
@@ -106,12 +109,14 @@ class MpiTest(LoggedTest):
             n_wrong=0 if "Pass" in words else None,
             alg_bw_gb_s=None if mb_s is None else mb_s / 1e3,
         )
+
         if mean is not None:
             case.time_us = ImportedSummary(mean=mean, n=n or None)
         if low is not None and high is not None:
             case.over_ranks_us = {"min": low, "avg": mean, "max": high}
         if "Fail" in words or values.get("defects"):
             case.status, case.reason = "wrong", "the benchmark's validation failed"
+
         self.last_line = line_number
         self.add(case)
 
@@ -129,6 +134,7 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
     tests: list[MpiTest] = []
     command_ranks: int | None = None  # of the next test of OSU
     version = "IMB"
+
     for line_number, line in enumerate(lines, 1):
         text = line.strip(" #")
         if "OSU" in text and (osu := OSU_TITLE.fullmatch(" ".join(text.split()))):
@@ -147,8 +153,10 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
             command_ranks = logged.ranks_of(text.partition("osu_")[0])
         elif tests:
             tests[-1].read_line(text, line_number)
+
     for test in tests:
         test.set_status()
+
     # A line of IMB's list of its benchmarks is no test.
     return [test for test in tests if test.is_osu or test.world_size or test.cases]
 
@@ -157,10 +165,12 @@ def _osu_name(words: str) -> str:
     """The store's name of the operation, otherwise the name of the program."""
     base = re.sub(r"all-to-all([vw]?)(?: personalized exchange)?", r"alltoall\1", words)
     name = re.sub("[ -]", "_", base.removesuffix(" latency").removeprefix("mpi_"))
+
     if words in PROGRAMS:
         name = PROGRAMS[words]
     elif name.startswith("non_blocking_"):
         name = f"osu_i{name.removeprefix('non_blocking_')}"
     elif not COLLECTIVE.fullmatch(name):
         name = f"osu_{re.sub('[^a-z_]', '', name)}"
+
     return collective_of(name) or "osu"

@@ -25,6 +25,7 @@ def _test_of(report: Any) -> NcclTest:
         library=logged.nccl_version(str(report.get("nccl_version"))),
     )
     _read_devices(test, report["config"])
+
     for position, row in enumerate(report["results"], 1):
         words = [row[name] for name in ("size", "count", "type", "redop", "root")]
         for place in ("out_of_place", "in_place"):
@@ -32,13 +33,17 @@ def _test_of(report: Any) -> NcclTest:
             words += map(half.get, ("time", "alg_bw", "bus_bw", "nwrong"))
         texts = ["N/A" if word is None else str(word) for word in words]
         test.rows.append((position, " ".join(texts)))
+
     if bounds := report.get("out_of_bounds"):
         is_ok = bounds["okay"] in ("true", True)
         test.out_of_bounds = f"{int(bounds['count'])} {'OK' if is_ok else 'FAILED'}"
+
     average = report.get("average_bus_bandwidth") or {}
     test.footer_avg_bus_bw = logged.number(str(average.get("bandwidth")))
+
     if average.get("okay") in ("false", False) or report.get("errors"):
         test.status = "failed"
+
     test.part = Part.FOOTER if average else Part.ROWS
     test.finish()
     return test
@@ -49,6 +54,7 @@ def _read_devices(test: NcclTest, config: dict[str, Any]) -> None:
     list every rank."""
     devices = {_index(device["rank"]): device for device in config.get("devices") or []}
     n_gpus = _index(config.get("nthreads", 1)) * _index(config.get("ngpus", 1))
+
     for first, device in devices.items():
         last = first if 1 in devices else first + n_gpus - 1
         test.gpus |= dict.fromkeys((first, last), printable(device.get("device_info") or ""))
@@ -60,4 +66,5 @@ def _index(value: Any) -> int:
     """A small whole number or its text. Raises ValueError for anything else."""
     if int(value) not in range(1_000_000):
         raise ValueError(value)
+
     return int(value)

@@ -76,8 +76,10 @@ def read_heading(words: list[tuple[str, int]]) -> list[Column]:
     """The columns that a line names; empty if it is not the heading of a table."""
     words = [word for word in words if word[0] != "timestamp"]
     names = [COLUMNS.get(word.lower(), word.lower()) for word, _ in words]
+
     if names[:2] != ["size", "count"] or not {"time", "algbw", "busbw"} <= set(names):
         return []
+
     halves = accumulate(name == "time" for name in names)
     ends = [end - words[0][1] for _, end in words]
     return list(map(Column, names, halves, ends))
@@ -113,6 +115,7 @@ class NcclTest(LoggedTest):
         except ValueError:
             self.unread.append(line)
             return
+
         for in_place, half in zip(self.is_in_place, halves, strict=False):
             if set(half.values()) - {"N/A"}:
                 case = self._case_of(half, line=line, in_place=in_place, **fields)
@@ -126,26 +129,33 @@ class NcclTest(LoggedTest):
         columns are blank, the ends of the words show which. Raises ValueError for another line."""
         words = cells(TIMESTAMP.sub("", text))
         columns = self.columns
+
         if len(words) != len(columns):
             ends = [end - words[0][1] for _, end in words]
             columns = [min(self.columns, key=lambda each: abs(each.end - end)) for end in ends]
+
         parts: list[dict[str, str]] = [{} for _ in range(self.columns[-1].half + 1)]
         for column, (word, _) in zip(columns, words, strict=True):
             parts[column.half][column.name] = word
             if not VALUES.get(column.name, FIGURE).fullmatch(word):
                 raise ValueError(word)
+
         width = sum(column.half == 1 for column in self.columns)
         sizes = [len(half) for half in parts[1:]]
+
         if not {*sizes} <= {0, width} or not any(sizes) or len({*columns}) < len(words):
             raise ValueError(text)
+
         return parts
 
     def _case_of(self, half: dict[str, str], **fields: Any) -> ImportedCase | None:
         """The case of half a row; None without a time or with a part of a wrong element."""
         time, alg_bw, bus_bw = (number(half[name]) for name in ("time", "algbw", "busbw"))
         n_wrong = whole_number(half.get("wrong", ""))
+
         if time is None or (n_wrong is None and half.get("wrong", "N/A") != "N/A"):
             return None
+
         time_us = time * (1e3 if self.milliseconds else 1.0)
         case = ImportedCase(
             case=0,
@@ -158,11 +168,13 @@ class NcclTest(LoggedTest):
             **fields,
         )
         is_gather = self.collective in ("all_gather", "reduce_scatter")
+
         if is_gather and time_us and alg_bw is not None and alg_bw == bus_bw:
             # In 2019 and 2020 this algbw included the factor (n-1)/n of busbw.
             computed = fields["size_bytes"] / time_us / 1e3
             if computed > 1.01 * alg_bw + 0.005:  # more than the rounding of both
                 case.reported_alg_bw_gb_s, case.alg_bw_gb_s = alg_bw, computed
+
         return case
 
     def finish(self) -> None:
@@ -170,8 +182,10 @@ class NcclTest(LoggedTest):
         if self.gpus and len(self.groups) == 1 and self.reason is None:
             self.world_size = max(self.gpus) + 1
             self.hosts = None if None in self.host_names else len(self.host_names)
+
         for line, text in self.rows:
             self.read_row(line, text)
+
         has_end = self.part == Part.FOOTER or self.format in ("NCCL 1.x", "mscclpp-test")
         if self.status == "failed" or "FAILED" in (self.out_of_bounds or ""):
             self.end("failed", "the run itself says so")
@@ -190,6 +204,7 @@ def _fields_of(head: dict[str, str]) -> dict[str, Any]:
     size, count = (whole_number(head.get(name, "")) for name in ("size", "count"))
     if size is None or count is None:
         raise ValueError(head)
+
     datatype = head.get("type", "").lower()
     return {
         "size_bytes": size,
@@ -206,8 +221,10 @@ def parse_nccl(lines: list[str]) -> list[NcclTest]:
     for line, text in enumerate(lines, 1):
         if words := cells(text):
             reader.read_line(line, text, words)
+
     for test in reader.tests:
         test.finish()
+
     return reader.tests
 
 
@@ -228,8 +245,10 @@ class Reader:
             test = NcclTest("nccl-tests", line, collective=self.program)
             self.test, self.program = test, None
             self.tests.append(test)
+
         if test.part == part == Part.TABLE:
             test.reason = logged.TWO_RUNS
+
         test.part = part
 
     def read_line(self, line: int, text: str, words: list[tuple[str, int]]) -> None:
@@ -248,13 +267,16 @@ class Reader:
         """Whether the line is a row, the rest of one, or looks like one."""
         test = self.test
         is_figure = [LIKE_A_FIGURE.fullmatch(word) is not None for word, _ in words]
+
         if not all(is_figure[:2]) or FAILURE.search(text):
             return False
+
         if test.part == Part.ROWS and all(is_figure):
             row_line, row = test.rows[-1]
             if len(cells(row + text)) <= len(test.columns):
                 test.rows[-1] = row_line, row + text
                 return True
+
         if test.part == Part.FOOTER:
             # Rows after the footer belong to another run, which wrote at the same time.
             probe = NcclTest("", line)
@@ -266,6 +288,7 @@ class Reader:
             self.test.reason = logged.TWO_RUNS if len(self.tests) > 1 else logged.NO_HEAD
         elif test.part < Part.TABLE:
             return False
+
         self.test.rows.append((line, text))
         self.test.part = Part.ROWS
         return True
@@ -276,17 +299,22 @@ class Reader:
         if set(texts) <= {"out-of-place", "in-place"}:
             self.is_in_place = tuple(text == "in-place" for text in texts)
             return True
+
         columns = read_heading(words)
         if not columns:
             return False
+
         self.begin(Part.TABLE, line)
         test = self.test
         test.columns, test.milliseconds = columns, "res" in texts
+
         if len(self.is_in_place) == columns[-1].half:
             test.is_in_place = self.is_in_place
+
         self.is_in_place = ()
         if "type" not in texts:
             test.format, test.library = "mscclpp-test", "MSCCL++"
+
         return True
 
     def read_text(self, line: int, text: str) -> bool:
@@ -309,6 +337,7 @@ class Reader:
             self.test.status = "failed" if average[2] else self.test.status
         else:
             return False
+
         return bool(self.tests)
 
     def _read_head(self, head: re.Match[str], text: str) -> None:
@@ -317,6 +346,7 @@ class Reader:
             test.library = logged.nccl_version(head["library"])
         if head["name"]:
             test.collective = collective_of(head["name"])
+
         if test.part == Part.RANKS:
             test.gpus[int(head["rank"] or head["device"])] = text[head.end() :]
             test.groups.add(head["group"])

@@ -41,12 +41,15 @@ def overview_page(store: shared.Store, pages: Mapping[str, Page]) -> Page:
     for name, file in (("The history", HISTORY), ("The fleet", FLEET)):
         if file in pages:
             newest += [f"{name}: {sentence}" for sentence in pages[file].sentences[:1]]
+
     reproduce = shared.how_to_reproduce([entry.run for entry in store.runs])
     for name, paths in (("campaigns", store.campaigns), ("imported logs", store.imported)):
         reproduce[name] = shared.listing([path.name for path in paths], shared.MOST_NAMES)
+
     counts = _series_counts(store)
     if counts:
         newest.append(f"Series over runs: {shared.counts_text(sum(counts.values(), Counter()))}.")
+
     return Page(
         "Wiretax: all runs and their verdicts",
         newest,
@@ -61,6 +64,7 @@ def _series_counts(store: shared.Store) -> dict[tuple[str, str], Counter[str]]:
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for series in store.history.series if store.history else ():
         counts[series.machine_id, series.benchmark][series.word] += 1
+
     return counts
 
 
@@ -85,6 +89,7 @@ def _tables(
                 "series over runs": shared.counts_text(counts.get(key, Counter())) or "-",
             }
         )
+
     files = [(path.name, shared.file_name("compare", str(path))) for path in store.campaigns]
     campaigns: list[Row] = [
         {"campaign": (name, file), "cells": shared.counts_text(pages[file].counts) or "-"}
@@ -202,6 +207,7 @@ def node_page(history: History | None, node: str, entries: Sequence[Entry]) -> P
         events = [
             event for event in history.events if (event.series.machine_id, event.series.node) == own
         ]
+
     page = _series_page(f"Node {node}", series, events)
     rows = list(map(_run_row, reversed(entries[-shared.MOST_NAMES :])))
     page.sections = [*page.sections, Section("Newest runs", table="runs", rows=rows)]
@@ -213,12 +219,14 @@ def _series_page(title: str, series: Sequence[Series], events: Sequence[Event]) 
     """The changes of these series, and a row for each; with many, of the first by verdict."""
     counts = Counter(each.word for each in series)
     sentences = [f"By verdict: {shared.counts_text(counts) or 'no series'}."]
+
     if len(series) > MOST_SERIES or len(events) > MOST_EVENTS:
         sentences.append(
             f"Shown are the first {min(len(series), MOST_SERIES)} of {len(series)} series "
             f"and the {min(len(events), MOST_EVENTS)} largest of {len(events)} changes; "
             "the page of a node has all of its own."
         )
+
     sections = [Section("Series that changed", ["No series changed."])]
     if events:
         picture = draw_picture(
@@ -228,6 +236,7 @@ def _series_page(title: str, series: Sequence[Series], events: Sequence[Event]) 
             "series",
         )
         sections = [Section("Series that changed", pictures=[picture])]
+
     for place, event in enumerate(events[:MOST_EVENTS], 1):
         where = f"{event.series.benchmark} on {event.machine}, first at {event.run}."
         sections.append(
@@ -238,6 +247,7 @@ def _series_page(title: str, series: Sequence[Series], events: Sequence[Event]) 
                 rows=[each.row(step) for each, step in event.changes],
             )
         )
+
     worst = sorted(series, key=lambda each: WORST_FIRST.index(each.word))
     rows = list(map(_series_row, worst[:MOST_SERIES]))
     sections.append(Section("Series, the worst first", table="series", rows=rows))
@@ -281,12 +291,14 @@ def imported_page(paths: Sequence[Path]) -> Page:
     """The text of imported logs. Raises ResultError for an unusable log."""
     logs = [read_imported(path) for path in paths]
     sections = []
+
     for log in logs:
         run, origin = log.run, log.run.imported_from
         heading = f"{origin.file}, {run.benchmark}, lines {origin.first_line} to {origin.last_line}"
         sections.append(
             Section(f"{heading}: {log.end.status}", text=imported_text(log), folded=len(logs) > 1)
         )
+
     return Page(
         "Imported logs",
         ["Imported, never judged: another benchmark's figures, by its own rules."],

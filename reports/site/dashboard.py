@@ -49,23 +49,30 @@ def dashboard(arguments: argparse.Namespace) -> int:
     """Write the pages. Returns the exit status. Raises ResultError for an unusable folder."""
     results, site = arguments.results, arguments.out
     command = shlex.join(["dashboard", results.name or ".", "-o", site.name])
+
     with read_once():
         store = shared.find(results)
         former = claim(site)
         pages = build(store, f"python -m reports {command}")
+
     # Until all pages are written, the marker lists the former ones too: a build can be killed.
     names = [page.file for page in pages]
     write_whole(site / MARKER, msgspec.json.encode(sorted({*names, *former})))
+
     for page in pages:
         write_whole(site / page.file, page.html.encode(errors="replace"))
+
     for name in {*former} - {*names}:
         (site / name).unlink(missing_ok=True)
+
     for sentence in store.left_out:
         print(f"reports: {untrusted.printable(sentence)}", file=sys.stderr)
+
     if arguments.json:
         write_json("dashboard", index=site / pages[-1].file, pages=names, left_out=store.left_out)
     else:
         print(f"{untrusted.printable(str(site / pages[-1].file))}: {len(pages)} pages")
+
     return 0
 
 
@@ -84,8 +91,10 @@ def claim(site: Path) -> list[str]:
         names = []
     except (OSError, msgspec.DecodeError) as error:
         raise ResultError(f"{marker} is not the mark of a folder of pages ({error})") from error
+
     for unfinished in site.glob("*.html*.part"):
         unfinished.unlink()
+
     return [name for name in names if re.fullmatch(r"[A-Za-z0-9-]+\.html", name)]
 
 
@@ -96,10 +105,12 @@ def build(store: shared.Store, command: str) -> list[Page]:
     jobs = _jobs = list(plan_pages(store))
     names = {"index.html": "Overview", **{file: name for file, name, _ in jobs}}
     finish = partial(render, pages=names, command=command, folder=store.contents.folder)
+
     with ProcessPoolExecutor(
         min(os.cpu_count() or 1, len(jobs) + 1), get_context("fork"), initializer=end_with_parent
     ) as pool:
         pages = list(pool.map(partial(make_page, finish=finish), range(len(jobs))))
+
     store.left_out += [page.complaint for page in pages if page.complaint]
     overview = across.overview_page(store, {page.file: page for page in pages})
     finish(overview)
@@ -115,19 +126,23 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
             store.left_out.append(f"There is no history: {error}")
         else:
             yield across.HISTORY, "History", partial(across.history_page, store.history)
+
     for (machine_id, node), entries in store.nodes.items():
         yield (
             shared.file_name("node", f"{machine_id} {node}"),
             "",
             partial(across.node_page, store.history, node, entries),
         )
+
     yield from plan_runs(store)
     for path in store.campaigns:
         yield shared.file_name("compare", str(path)), "", partial(across.campaign_page, path)
+
     if len({node for entry in store.runs for node in entry.run.nodes}) > 1:
         yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, store.contents)
     if store.imported:
         yield "imported.html", "Imported logs", partial(across.imported_page, store.imported)
+
     for spec in store.specs:
         name = f"Procurement {spec.name}" if len(store.specs) > 1 else "Procurement"
         yield shared.file_name("procure", str(spec)), name, partial(across.procurement_page, spec)
@@ -159,6 +174,7 @@ def make_page(number: int, finish: Callable[[Page], None]) -> Page:
         page = make()
     except (ResultError, OSError) as error:
         page = Page(name or "A page without content", [str(error)], complaint=str(error))
+
     page.file = file
     finish(page)
     page.sections = []
@@ -172,6 +188,7 @@ def render(page: Page, pages: Mapping[str, str], command: str, folder: Path) -> 
         part.sentences = [
             untrusted.printable(hide_folders(line, folder)) for line in part.sentences
         ]
+
     page.reproduce["this page"] = command
     page.html = to_html(page, pages)
 
@@ -180,4 +197,5 @@ def hide_folders(sentence: str, folder: Path) -> str:
     """Remove this folder and those of other paths: readers need not know the author's files."""
     if folder.name:
         sentence = sentence.replace(f"{folder}/", "").replace(str(folder), folder.name)
+
     return re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence)

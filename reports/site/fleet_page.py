@@ -22,6 +22,7 @@ def fleet_page(contents: Contents) -> Page:
     """The nodes of these runs. Raises ResultError without a labelled run."""
     fleet = fleet_of(contents)
     sections = [_bad_runs(fleet)]
+
     for number, group in enumerate(fleet.groups):
         picture = draw_picture(
             f"fleet-{number}",
@@ -39,6 +40,7 @@ def fleet_page(contents: Contents) -> Page:
                 rows=rows,
             )
         )
+
     return Page(
         "Fleet",
         [f"{headline(fleet)}.", *fleet.left_out],
@@ -79,6 +81,7 @@ def plot(group: Group, target: Path | IO[str]) -> None:
     nodes = sorted(group.nodes, key=lambda node: node.node)
     places, named = np.arange(len(nodes)), np.array([node.verdict != EQUAL for node in nodes])
     excess, low, high = 100 * np.array([node.excess for node in nodes]).T
+
     with figure(target, 1, 1, (9.2, 3.4)) as (_, panels):
         axes = panels.flat[0]
         axes.axhline(0, color="black", linewidth=0.8)

@@ -95,6 +95,7 @@ def _template() -> jinja2.Template:
 def _literal(value: Any) -> Any:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
+
     return Markup("\n").join(escape(printable(line)) for line in value.split("\n"))
 
 
@@ -106,8 +107,10 @@ def draw_picture(
     import matplotlib
 
     file = io.StringIO()
+
     with matplotlib.rc_context({"svg.hashsalt": name, "savefig.transparent": True}):
         draw(file)
+
     head, _, body = file.getvalue().partition("<svg")[2].partition(">")
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # nothing refers to the ids of groups

@@ -43,11 +43,13 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
         _attempt("Picture", _picture, result),
         Section("As the run printed it", text=show.text(result), folded=is_sweep),
     ]
+
     if is_sweep:
         sections += [
             _attempt("Regimes and crossovers", _fits, launches),
             _attempt("Iterations and stragglers", iterations, result),
         ]
+
     facts: list[Row] = [
         {
             "name": name,
@@ -90,8 +92,10 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
         "software; in brackets 95 % intervals."
     ]
     crossovers = find_crossovers(fits)
+
     for members in by_title(fits).values():
         lines += [f"{members[0].mode}: {line}" for line in fitting.sentences(members, crossovers)]
+
     rows: list[Row] = [
         {"algorithm": fit.name, "mode": fit.mode, **fitting.cells(regime)}
         for fit in fits
@@ -113,6 +117,7 @@ def iterations(heading: str, result: Result) -> Section:
     sizes = sorted({case.size_bytes for case in cases})
     near = sorted(sizes, key=lambda size: abs(size - TOKEN_CALL_SIZE_BYTES))
     rows, notes = list[Row](), list[str]()
+
     for size in dict.fromkeys([*near[:1], *sizes[-1:]]):
         ratios = []
         for case in cases:
@@ -127,8 +132,10 @@ def iterations(heading: str, result: Result) -> Section:
             for rank, ratio in enumerate(np.median(ratios, axis=0) if ratios else ())
             if ratio > SLOW_RANK_RATIO
         ]
+
     if not rows:
         return Section(heading, ["The run stored no single iterations."])
+
     return Section(
         heading,
         [
@@ -147,11 +154,14 @@ def _read_times_us(result: Result, case: Case) -> Times | None:
         samples = read_samples(result, case)
     except SamplesGone:
         return None
+
     if samples is None:
         return None
+
     ranks, counts = np.unique(samples[:, 1], return_counts=True)
     if len(ranks) != result.run.world["size"] or len(set(counts.tolist())) != 1:
         return None
+
     # The sort is stable and keeps the order of iterations within a block and rank.
     by_rank = samples[np.lexsort((samples[:, 0], samples[:, 1]))]
     times_us = by_rank[:, 2].reshape(len(ranks), -1).astype(float)

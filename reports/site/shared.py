@@ -38,6 +38,7 @@ class Store:
         groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
         for entry in self.runs:
             groups[entry.run.machine_id, entry.run.benchmark].append(entry)
+
         order = {entry.path: place for place, entry in enumerate(self.runs)}
         return dict(sorted(groups.items(), key=lambda item: order[item[1][-1].path]))
 
@@ -48,6 +49,7 @@ class Store:
         for entry in self.runs:
             if entry.run.node:
                 nodes[entry.run.machine_id, entry.run.node].append(entry)
+
         return dict(sorted(nodes.items())) if len(nodes) > 1 else {}
 
 
@@ -60,11 +62,13 @@ def find(folder: Path) -> Store:
         specs=sorted(path for path in folder.glob("*.toml") if not path.is_symlink()),
     )
     store.left_out += [f"{path} is {problem}" for path, problem in contents.problems]
+
     for path, error in contents.refused:
         if isinstance(error, ImportedRunError):
             store.imported.append(path)
         else:
             store.left_out.append(str(error))
+
     for entry in contents.entries:
         if store.campaigns and not set(entry.path.parents).isdisjoint(store.campaigns):
             continue
@@ -72,6 +76,7 @@ def find(folder: Path) -> Store:
             store.left_out.append(f"{entry.path} is the run {entry.run.run_id} once more")
         else:
             store.runs.append(entry)
+
     return store
 
 

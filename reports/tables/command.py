@@ -19,6 +19,7 @@ def hosts_of(run: Run) -> str:
     """`-hosts a1b2:2,c3d4:2 ` with the label of each host and its number of ranks; "" for one."""
     if run.world.get("hosts", 1) == 1 or not (names := host_names(run)):
         return ""
+
     option = "--host" if "Open MPI" in run.world.get("mpi_library", "") else "-hosts"
     return f"{option} {','.join(f'{name}:{n}' for name, n in Counter(names).items())} "
 

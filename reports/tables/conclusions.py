@@ -19,23 +19,29 @@ def closing(result: Result, rows: Sequence[SizeRow], chained: Sequence[SizeRow])
         for row in group
         if row.better
     ]
+
     if better:
         lines.append("* another variant beat auto by more than 5 %: " + sentences.some(better, 4))
     if any(row.ours and row.ours.suspect for row in (*rows, *chained)):
         lines.append("! faster than the bound of the measured parts allows: suspect")
+
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     ours = "auto" if is_auto else "the best of ours"
     verdicts = []
+
     for verdict, sizes in _sizes(rows, [row.verdict for row in rows]).items():
         ratios = [row.ratio[0] for row in rows if row.ratio and row.verdict == verdict]
         span = _span(f"{min(ratios):.2f}x", f"{max(ratios):.2f}x")
         verdicts.append(f"{verdict} at {sizes} ({span})")
+
     skew_us = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
     late = f", with a rank late by {skew_us:g} us" if skew_us else ""
+
     if verdicts:
         lines.append(
             f"Against the library, in this one launch{late}, {ours} is {'; '.join(verdicts)}."
         )
+
     return [*lines, *token(result, chained or rows)]
 
 
@@ -46,6 +52,7 @@ def _sizes(rows: Sequence[SizeRow], names: Iterable[str | None]) -> dict[str, st
         labels = [row.label for _, row in pairs]
         if name:
             spans[name].append(_span(labels[0], labels[-1]))
+
     return {name: ", ".join(of_name) for name, of_name in spans.items()}
 
 

@@ -63,6 +63,7 @@ def shapes(result: Result) -> list[list[Case]]:
     by_work: dict[str, list[Case]] = {}
     for case in result.cases:
         by_work.setdefault(work_of(case), []).append(case)
+
     return list(by_work.values())
 
 
@@ -83,6 +84,7 @@ def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
             kind = OURS
         if len(costs[case.case]) > 1:
             by_kind.setdefault(kind, []).append(case)
+
     forms = {}
     for kind, rivals in by_kind.items():
         chosen = best(rivals, costs) or rivals[0]
@@ -95,6 +97,7 @@ def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
         if detail := (chosen.chosen or "").removeprefix(chosen.algorithm).removeprefix("+"):
             name += f", {detail}"
         forms[kind] = Form(name, chosen, report[chosen.case])
+
     return forms
 
 
@@ -108,6 +111,7 @@ def compare(
     if a form is missing or they have no round in common."""
     if kind not in forms or other not in forms:
         return None
+
     form_us, other_us = paired(forms[kind].report_us, forms[other].report_us)
     return median_interval(operation(form_us, other_us)) if len(form_us) else None
 
@@ -141,8 +145,10 @@ def render(result: Result) -> str:
         ]
         tables.append((title(cases[0]), plain_table(COLUMNS, rows)))
         verdicts.append(verdict(result, cases[0], forms))
+
     if result.run.world.get("hosts", 1) != 1 and not is_step(result.cases[0]):
         verdicts = ["No fused form spans hosts: its ranks must map each other's memory."]
+
     types = ", ".join(sorted({case.datatype for case in result.cases}))
     work = f"{types} on the wire, isolated; seed {result.run.seed}"
     return lay_out_run(result, headline([result], points), [work, UNITS], tables, verdicts)
@@ -170,6 +176,7 @@ def points(result: Result) -> list[Point]:
                     not contains_one(ratio),
                 )
             )
+
     return [*figures[:1], *figures[1:][-1:]]
 
 
@@ -200,9 +207,11 @@ def verdict(result: Result, case: Case, forms: Forms) -> str:
     work = sentences.spoken(title(case).partition(";")[0])
     if is_step(case):
         return f"{label(case)}: {_faster_split(result, case, forms)}"
+
     gain, loss = compare(forms, OURS, FUSED), compare(forms, FUSED, OURS)
     if gain is None or loss is None or COMPUTE not in forms:
         return f"{work}: not all forms were measured."
+
     name = sentences.spoken(forms[OURS].name.replace("then_", "unfused ", 1))
     if (gain[1] or 0) > 0:
         words = f"fused exposes {time_text(gain)} us less than {name}"
@@ -210,6 +219,7 @@ def verdict(result: Result, case: Case, forms: Forms) -> str:
         words = f"fused exposes {time_text(loss)} us more than {name}"
     else:
         words = f"fused and {name} do not clearly differ ({time_text(gain)} us)"
+
     return f"{work}: {words}."
 
 
@@ -217,22 +227,27 @@ def _faster_split(result: Result, case: Case, forms: Forms) -> str:
     """The faster split of the model, and the all-reduce time that changes the answer."""
     ratio = compare(forms, PIPELINE, TENSOR, np.divide)
     exposed, flip = compare(forms, TENSOR, COMPUTE), compare(forms, PIPELINE, COMPUTE)
+
     if ratio is None or exposed is None or flip is None:
         return "no verdict, compute, tensor and pipeline have no round in common."
+
     faster = "no clear difference"
     if (ratio[1] or 0) > EVEN_RATIO:
         faster = "TP is faster"
     elif (ratio[2] or np.inf) * EVEN_RATIO < 1:
         faster = "PP is faster"
+
     here_us, flip_us = (interval[0] / calls(case) for interval in (exposed, flip))
     change = (
         f"The answer flips where each of {calls(case)} all-reduces exposes {number(flip_us)} us; "
         f"here it exposes {number(here_us)} us."
     )
+
     if flip_us <= 0:
         change = "TP's compute alone is no faster than PP: no all-reduce is fast enough."
     if not has_gpus(result):
         change += " This holds for these cores, which share one memory; cards have one each."
+
     return f"{faster}, PP/TP {ratio_text(ratio)}. {change}"
 
 
@@ -242,6 +257,7 @@ def draw(result: Result, path: Target) -> None:
     measured = [(cases[0], forms) for cases, forms in groups(result) if forms]
     if not measured:
         raise ResultError(f"{result.path} has no measured case to draw")
+
     with figure(path, len(measured), 1, (9, 1.1 + 2 * len(measured))) as (drawing, axes):
         for place, (case, forms) in zip(axes[:, 0], measured, strict=True):
             rows = range(len(forms))

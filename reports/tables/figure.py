@@ -44,8 +44,10 @@ def figure(
     from matplotlib import pyplot
 
     suffix = getattr(target, "suffix", ".png" if isinstance(target, io.BytesIO) else ".svg")
+
     if suffix not in (".svg", ".png"):
         raise ResultError(f"{target} cannot be drawn: a picture ends in .svg or .png")
+
     # Without metadata equal drawings are equal files, and a page's SVG names no other site.
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     matplotlib.use("Agg")
@@ -59,8 +61,10 @@ def figure(
         sharey=sharey,
         layout="none" if margins else "constrained",
     )
+
     if margins:
         drawing.subplots_adjust(*margins)
+
     try:
         yield drawing, axes
         for title in drawing.texts:
@@ -115,11 +119,13 @@ def lines_of(cases: Sequence[Case]) -> list[Line]:
     ordered = sorted(keys, key=lambda key: first.get(key[0], 2))
     algorithms = [algorithm for algorithm, _ in ordered]
     lines = []
+
     for (algorithm, variant), style in zip(ordered, styles_of(ordered), strict=True):
         own = [case for case in cases if (case.algorithm, case.variant) == (algorithm, variant)]
         own.sort(key=lambda case: case.size_bytes)
         name = (own[0].library or algorithm) + f" {variant}" * (algorithms.count(algorithm) > 1)
         lines.append(Line(name, style, own, algorithm in first or "auto" not in algorithms))
+
     return lines
 
 
@@ -128,6 +134,7 @@ def styles_of(keys: Sequence[tuple[str, str]]) -> list[Style]:
     the others, because it runs one of them."""
     styles, seen = list[Style](), Counter[str]()
     has_auto = any(algorithm == "auto" for algorithm, _ in keys)
+
     for algorithm, _ in keys:
         family = algorithm if algorithm in ("library", "auto") else "others"
         place = seen[family]
@@ -147,6 +154,7 @@ def styles_of(keys: Sequence[tuple[str, str]]) -> list[Style]:
                 "zorder": layer,
             }
         )
+
     return styles
 
 
@@ -165,9 +173,11 @@ def dress(axes: Any, sizes: list[int], scale: str = "log") -> None:
     shown = sizes[:: 1 + (len(sizes) - 1) // MOST_TICKS]
     axes.set_xticks(shown, [tick_text(size) for size in shown])
     axes.set_xlabel("size, bytes")
+
     if scale == "log":
         round_ticks(axes.yaxis)
     else:
         axes.set_ylim(0, None)
+
     axes.minorticks_off()
     axes.grid(True, alpha=0.25)

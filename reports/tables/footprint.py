@@ -27,6 +27,7 @@ def footprint(result: Result, view: View, states: LinkStates) -> Table:
     """The table of a view, at most 80 columns: rows for the library and for ours."""
     is_cpu, key, cells = not has_gpus(result), attrgetter(*CASE_KEY), []
     costs = costs_of(result, states, states.longest)
+
     for row in default_rows(result, view, states):
         for case in filter(None, (row.library, row.ours)):
             blocks = 1 if is_cpu else result.run.cases[case.case].blocks
@@ -51,6 +52,7 @@ def footprint(result: Result, view: View, states: LinkStates) -> Table:
                 figures = ["-", case.status.upper(), "-"]
             name = "library" if case.library else (case.chosen or case.algorithm).partition("+")[0]
             cells.append([row.label, name, str(blocks or "-"), *figures, count(case.n_wrong)])
+
     return plain_table(
         {
             "size\n": 8,

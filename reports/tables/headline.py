@@ -35,12 +35,15 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
     are clear if all launches are on one side of 1. Wrong results replace the figures."""
     start = f"{results[-1].run.benchmark}: " if results else ""
     cases = [case for result in results for case in result.cases]
+
     if wrong := sum(case.status == "wrong" for case in cases):
         return f"{start}WRONG RESULTS in {wrong} of {len(cases)} cases"
+
     launches = [
         {(point.label, point.unit): point for point in points_of(result)} for result in results
     ]
     texts, named = list[str](), ""
+
     for key, point in max(launches, key=len, default={}).items():
         points = [launch[key] for launch in launches if key in launch]
         text = f"{point.label} {_short(median(each.value for each in points))} {point.unit}"
@@ -51,6 +54,7 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
             text += f" ({_short(median(ratios))}x{other}{unclear})"
             named = point.other
         texts.append(text)
+
     return start + (", ".join(texts) or "nothing was measured")
 
 
@@ -59,12 +63,15 @@ def points(result: Result, rows: Sequence[SizeRow] | None = None) -> list[Point]
     the largest; `rows` of the first view, if they are known."""
     if rows is None:
         rows = default_rows(result, views(result)[0], find_states(result.blocks))
+
     timed = [row for row in rows if (row.ours_us or row.library_us) is not None]
     if not timed:
         return []
+
     small = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
     figures = [_point(small, small.ours_us or small.library_us or 0.0, "us")]
     large = timed[-1]
+
     if large is not small:
         case = large.ours or large.library
         bus_bw_gb_s = case.bus_bw_gb_s if case and result.run.world["size"] > 1 else None
@@ -73,6 +80,7 @@ def points(result: Result, rows: Sequence[SizeRow] | None = None) -> list[Point]
             if bus_bw_gb_s and not large.skew
             else _point(large, large.ours_us or large.library_us or 0.0, "us")
         )
+
     return figures
 
 
@@ -104,11 +112,14 @@ def ratios_text(cells: "pd.DataFrame", baseline: str, variant: str) -> str:
     noisy."""
     intervals = zip(cells.ratio, cells.low, cells.high, strict=True)
     cells = cells.loc[[ratio > 0 and not is_noisy((ratio, *ends)) for ratio, *ends in intervals]]
+
     for name, value in (("algorithm", "auto"), ("mode", "isolated")):
         cells = cells[cells[name] == value] if value in {*cells[name]} else cells
+
     at_size = cells.groupby("size_bytes").ratio.median()
     if at_size.empty:
         return ""
+
     texts = [f"{at_size[size]:.2f}x at {size_text(size)}" for size in ends(at_size.index)]
     texts[0] = texts[0].replace(" at", f" the time of {baseline} at", 1)
     names = {*cells.algorithm}
@@ -123,12 +134,14 @@ def lines_text(fits: Sequence[Any]) -> str:
     ours = [fit for fit in group if not fit.library]
     ours.sort(key=lambda fit: fit.algorithm != "auto")
     texts = []
+
     for fit in [*ours[:1], *[fit for fit in group if fit.library][:1]]:
         alpha_us, beta_gb_s = fit.regimes[0].alpha_us, fit.regimes[-1].beta_gb_s
         alpha = f"alpha {number(alpha_us.value)} us" * alpha_us.is_resolved
         beta = f"beta {number(beta_gb_s.value)} GB/s" * beta_gb_s.is_resolved
         found = ", ".join(filter(None, [alpha, beta])) or "no line fits"
         texts.append(f"{spoken(fit.name)}: {found}")
+
     return "; ".join(texts)
 
 

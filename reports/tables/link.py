@@ -40,6 +40,7 @@ def transfers(result: Result) -> tuple[Any, Any]:
     import pandas as pd  # takes 0.3 s, which other runs do not need
 
     name, rows = "GPU" if has_gpus(result) else "rank", []
+
     for case in result.cases:
         time, shape = case.time_us or Summary(median=np.nan), case.shape or {}
         pairs = shape.get("pairs") or [(shape.get("src", 0), shape.get("dst", 0))]
@@ -58,6 +59,7 @@ def transfers(result: Result) -> tuple[Any, Any]:
                 "high": time.ci_high or np.nan,
             }
         )
+
     frame = pd.DataFrame(rows)
     frame = frame[frame.us.notna()]
     one_way = frame[frame.algorithm.isin(ONE_WAY)]
@@ -73,6 +75,7 @@ def matrices(result: Result) -> list[tuple[str, str, Any]]:
     shown = transfers(result)[1].replace({"algorithm": {"local_copy": "push"}})
     ranks, measured = 1 + max([*shown.src, *shown.dst], default=0), []
     library = next((case.library for case in result.cases if case.library), "the library")
+
     for algorithm, (title, unit) in MATRICES.items():
         cases = shown[shown.algorithm == algorithm]
         if len(cases):
@@ -82,6 +85,7 @@ def matrices(result: Result) -> list[tuple[str, str, Any]]:
                 values[cases.dst, cases.src] = values[cases.src, cases.dst]
             size = size_text(cases.size_bytes.max())
             measured.append((title.format(size=size, library=library), unit, values))
+
     return measured
 
 
@@ -103,6 +107,7 @@ def render(result: Result) -> str:
         rows = [[f"{rank:>4}", *map(number, row)] for rank, row in enumerate(values)]
         columns = {"": 4} | {str(rank): 8 for rank in ranks}
         tables.append((f"{title}, {unit}", plain_table(columns, rows, gap=0)))
+
     slowest = rates(result)["min"].unstack("algorithm")
     names = [name for name in RATES if name in slowest]
     rows = [
@@ -124,10 +129,12 @@ def points(result: Result) -> list[Point]:
         if len(cases):
             size = size_text(int(cases.size_bytes.max()))
             figures.append(Point(f"{size} {label}", float(cases.gb_s.min()), "GB/s"))
+
     for name, label in (("ping_pong", "flag"), ("ping_pong_library", "message")):
         trips = shown[shown.algorithm == name]
         if len(trips):
             figures.append(Point(label, 1e3 * float(trips.us.max()), "ns one way"))
+
     return figures
 
 
@@ -136,8 +143,10 @@ def findings(result: Result) -> list[str]:
     frame, shown = transfers(result)
     taking_turns = take_turns(result.run.world.get("ranks", []))
     sentences = ["Pairs are not compared: ranks take turns, so that times are the scheduler's."]
+
     if not taking_turns:
         sentences = _slow_transfers(shown)
+
     for name, words in (
         ("ping_pong", "A flag takes at least {} ns one way ({}), the floor of any collective."),
         ("ping_pong_library", "Between hosts an element takes at least {} ns one way ({})."),
@@ -147,6 +156,7 @@ def findings(result: Result) -> list[str]:
         if len(cases):
             nearest = cases.loc[cases.us.idxmin()]
             sentences.append(words.format(number(1e3 * nearest.us), nearest.pair))
+
     return sentences if taking_turns else [*sentences, *_contention(frame)]
 
 
@@ -156,6 +166,7 @@ def take_turns(ranks: Sequence[Any]) -> bool:
     for rank_number, rank in enumerate(ranks):
         gpu, cores = rank.get("pci_bus_id"), rank.get("cpus") or [rank_number]
         places |= {(rank.get("host"), place) for place in ([gpu] if gpu else cores)}
+
     return len(places) < len(ranks)
 
 
@@ -163,11 +174,14 @@ def _slow_transfers(shown: Any) -> list[str]:
     """The slowest transfer of each kind from one rank to another, or why they are not compared."""
     several = shown[shown.algorithm.isin([*ONE_WAY, *LATENCIES])]
     several = several.groupby("algorithm").filter(lambda cases: len(cases) > 1)
+
     if several.empty:
         return []
+
     comparable = several.groupby("algorithm").filter(lambda cases: cases.high.notna().all())
     if comparable.empty:
         return ["Pairs are not compared: too few blocks for intervals; --max-time gives more."]
+
     sentences = []
     for algorithm, cases in comparable.groupby("algorithm"):
         fastest, slowest = cases.loc[cases.us.idxmin()], cases.loc[cases.us.idxmax()]
@@ -177,6 +191,7 @@ def _slow_transfers(shown: Any) -> list[str]:
                 f"{slowest.pair} is {ratio:.1f}x slower than {fastest.pair} by {algorithm}, "
                 f"{size_text(slowest.size_bytes)}."
             )
+
     return sentences or [f"No pair is more than {SLOWER:.2f}x slower than another."]
 
 
@@ -184,6 +199,7 @@ def _contention(frame: Any) -> list[str]:
     """The largest slowdown of pushes at once, and beside a host copy, over the slowest alone."""
     alone_us = frame[frame.algorithm == "push"].set_index(["src", "dst", "size_bytes"]).us.to_dict()
     sentences = []
+
     for algorithm in CONTENTION:
         slowdowns = [(0.0, "")]
         for case in frame[frame.algorithm == algorithm].itertuples():
@@ -196,6 +212,7 @@ def _contention(frame: Any) -> list[str]:
             sentences.append(
                 f"A push takes up to {ratio:.2f}x as long in {algorithm} as alone ({where})."
             )
+
     return sentences
 
 
@@ -205,6 +222,7 @@ def draw(result: Result, path: Target) -> None:
     maps, gb_s = matrices(result), rates(result)
     if gb_s.empty:
         raise ResultError(f"{result.path} has no measured case to draw")
+
     rows, columns = -(-(len(maps) + 1) // 3), min(3, len(maps) + 1)
     with figure(path, rows, columns, (5.2 * columns, 4.9 * rows)) as (drawing, axes):
         for place, matrix in zip(axes.flat, maps, strict=False):
@@ -231,6 +249,7 @@ def _draw_matrix(axes: Any, title: str, unit: str, values: Any) -> None:
     link = np.nan_to_num(np.where(np.eye(len(values)), np.nan, values))
     speed = values / max(link.max(), 1e-9) if unit == "GB/s" else np.nanmin(values) / values
     axes.imshow(speed, cmap="summer", vmin=0, vmax=1)
+
     for row, column in np.argwhere(np.isfinite(values)):
         # Cells keep their colours on a dark page, and so must their texts, which are not quite
         # black: the page inverts black.
@@ -243,6 +262,7 @@ def _draw_matrix(axes: Any, title: str, unit: str, values: Any) -> None:
             color="#101112",
             fontsize=13 if len(values) < 5 else 9,
         )
+
     ranks = range(len(values))
     axes.set(xticks=ranks, yticks=ranks, xlabel="to rank", ylabel="from rank")
     axes.set_title(fold(f"{title}, {unit}", 50), fontsize=10)

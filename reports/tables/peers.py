@@ -32,15 +32,18 @@ def peer_tables(
     ]
     if not cases:
         return []
+
     even = rounds_of(result.cases, costs_of(result, states, states.longest), 0)
     ours = {row.size_bytes: row.ours for row in rows}
     cells = []
+
     for case in sorted(cases, key=lambda case: case.size_bytes):
         ratios = ratios_of(case, ours.get(case.size_bytes), even)
         ratio = ratio_text(median_interval(ratios) if len(ratios) else None)
         us = case.status.upper() if case.status != "ok" else number(cost_us(case))
         name = case.library or case.algorithm
         cells.append([size_text(case.size_bytes), name, us, ratio, count(case.n_wrong)])
+
     mode = ", chained" * (view[0] == "chained")
     return [
         (

@@ -21,11 +21,14 @@ def draw_sweep(result: Result, path: Target) -> None:
     another suffix, a run without a measured case, or a file that cannot be written."""
     view = views(result)[0]
     cases = drawn_cases(result, view)
+
     if not cases:
         raise ResultError(f"{result.path} has no measured case to draw")
+
     lines = lines_of(cases)
     drawn = factors(view, lines, result.run.world["size"])
     width = 13 if len(drawn) > 1 else 8
+
     with figure(path, 1, len(drawn), (width, 5.8)) as (drawing, (panels,)):
         for axes, factor in zip(panels, drawn.values(), strict=True):
             draw_against_size(axes, lines, factor)
@@ -56,6 +59,7 @@ def factors(view: View, lines: Sequence[Line], world_size: int) -> dict[str, flo
 def axis_title(lines: Sequence[Line], factor: float) -> str:
     if factor:
         return "busbw, GB/s: collective alone"
+
     is_read = any(case.consume_us for line in lines for case in line.cases)
     return "time, us: collective + reading its result" if is_read else "time of one call, us"
 
@@ -76,14 +80,17 @@ def draw_against_size(axes: Any, lines: Sequence[Line], factor: float, scale: st
     _draw_lines(axes, lines, lambda case: case.size_bytes, factor)
     cases = [case for line in lines for case in line.cases]
     bounds_us: dict[int, float] = {}
+
     for case in cases:
         if case.bound_us:
             lowest_us = bounds_us.get(case.size_bytes, case.bound_us)
             bounds_us[case.size_bytes] = min(lowest_us, case.bound_us)
+
     if bounds_us:
         sizes, times_us = np.array(sorted(bounds_us.items())).T
         bounds = sizes * factor / times_us / 1e3 if factor else times_us
         axes.plot(sizes, bounds, "--_", color="#444444", linewidth=1.2, label="bound")
+
     axes.set_ylabel(axis_title(lines, factor))
     dress(axes, sorted({case.size_bytes for case in cases}), scale)
 
@@ -110,8 +117,10 @@ def draw_routed(result: Result, path: Target) -> None:
         ]
         if cases:
             panels[f"{view[1]['way']}, {view[0]}"] = cases
+
     if not panels:
         raise ResultError(f"{result.path} has no measured case to draw")
+
     lines = lines_of([case for cases in panels.values() for case in cases])
     with figure(path, 1, len(panels), (4.6 * len(panels) + 0.6, 5.4)) as (drawing, (places,)):
         for place, (title, cases) in zip(places, panels.items(), strict=True):

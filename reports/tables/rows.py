@@ -52,6 +52,7 @@ class SizeRow:
         """Whether ours is faster than the library, in words; None if nothing can be said."""
         if self.ratio is None:
             return None
+
         middle, low, high = self.ratio
         if low is None or high is None:
             return "not clearly different (too few blocks)"
@@ -61,6 +62,7 @@ class SizeRow:
             return "faster"
         if high < 1 and middle * EVEN_RATIO < 1:
             return "slower"
+
         return "even" if low * EVEN_RATIO >= 1 and high <= EVEN_RATIO else "not clearly different"
 
 
@@ -69,6 +71,7 @@ def is_noisy(ratio: Interval) -> bool:
     _, low, high = ratio
     if low is None or high is None:
         return False
+
     return high > (TOO_WIDE if low <= 1 <= high else TOO_WIDE_ANYWHERE) * low
 
 
@@ -83,6 +86,7 @@ def ratio_text(interval: Interval | None) -> str:
         return "-"
     if is_noisy(interval):
         return "too noisy"
+
     middle, *ends = (
         ">999" if value >= 999.5 else f"{value:.{digits(value)}f}"
         for value in interval
@@ -135,6 +139,7 @@ def by_type(result: Result) -> dict[str, list[Case]]:
     for case in result.cases:
         if case.collective == result.cases[0].collective:
             groups.setdefault(f"{case.datatype} {case.redop}", []).append(case)
+
     return groups
 
 
@@ -168,6 +173,7 @@ def ratios_of(case: Case | None, other: Case | None, costs: RoundCosts) -> NDArr
     """The cost of one case over the cost of another in their common rounds, in order."""
     if case is None or other is None:
         return np.array([])
+
     return np.asarray(np.divide(*paired(costs[case.case], costs[other.case])))
 
 
@@ -176,10 +182,12 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
     costs = costs_of(result, states, states.longest)
     even = rounds_of(result.cases, costs, 0)
     groups: dict[tuple[int, str | None], list[Case]] = {}
+
     for case in sorted(
         shown_cases(result, view), key=lambda case: (case.size_bytes, imbalance(case))
     ):
         groups.setdefault(row_key(case), []).append(case)
+
     rivals = {}
     for key, cases in groups.items():
         libraries = _candidates([case for case in cases if case.algorithm == "library"])
@@ -187,8 +195,10 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
         own = _candidates(auto or [case for case in cases if case.algorithm != "library"])
         report = even if max(len(libraries), len(own)) > 1 else costs
         rivals[key] = best(libraries, costs), best(own, costs), report
+
     rho = autocorrelation([ratios_of(*pair) for pair in rivals.values()])
     rows = []
+
     for key, (library, ours, report) in rivals.items():
         counts = [case.n_wrong for case in groups[key] if case.n_wrong is not None]
         rows.append(
@@ -203,6 +213,7 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
                 sum(counts) if counts else None,
             )
         )
+
     return rows
 
 
@@ -212,6 +223,7 @@ def _better(
     """The fastest other algorithm on odd rounds that beats `auto` on even ones, and its factor."""
     if ours is None or ours.algorithm != "auto":
         return None
+
     others = [
         case
         for case in cases
@@ -219,8 +231,10 @@ def _better(
     ]
     fastest = best(_candidates(others), costs)
     gain = _ratio(ours, fastest, rounds_of(cases, costs, 0), rho)
+
     if fastest is None or gain is None or gain[0] <= BEATEN_BY or (gain[1] or 0) <= 1:
         return None
+
     variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
     return f"{fastest.algorithm}{variant}", gain[0]
 
@@ -244,6 +258,7 @@ def _median_us(case: Case | None, costs: RoundCosts) -> float | None:
     """Median cost over these rounds; without a round, the cost of the case."""
     if case is None:
         return None
+
     costs_us = list(costs[case.case].values())
     return float(np.median(costs_us)) if costs_us else cost_us(case)
 
@@ -257,6 +272,7 @@ def _ratio(
         return median_interval(ratios, rho=rho)
     if case is None or other is None or case.state != other.state or other.state == "own":
         return None
+
     case_us, other_us = cost_us(case), cost_us(other)
     return (case_us / other_us, None, None) if case_us and other_us else None
 
@@ -265,10 +281,12 @@ def token(result: Result, rows: Sequence[SizeRow]) -> list[str]:
     """The time of a token's all-reduces, and the time that splitting the weights saves."""
     row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
     n = result.run.world["size"]
+
     if n == 1 or row is None or row.ours is None or row.ours_us is None:
         return []
     if row.ours.collective != "all_reduce" or late_us(row.ours.shape):
         return []
+
     saved_us = TOKEN_BYTES / CARD_GB_S / 1e3 * (1 - 1 / n)
     total_ms, flips_us = TOKEN_CALLS * row.ours_us / 1e3, saved_us / TOKEN_CALLS
     return [

@@ -28,16 +28,19 @@ def opening(result: Result) -> list[str]:
     if not result.complete:
         reason = result.end.reason if result.end else None
         lines.append(f"INCOMPLETE: {reason or 'the run was cut off'}.")
+
     has_types = len({(case.datatype, case.redop) for case in result.cases}) > 1
     wrong = [
         f"{describe(case)}{f' {case.datatype} {case.redop}' * has_types} ({case.n_wrong} elements)"
         for case in result.cases
         if case.status == "wrong"
     ]
+
     if wrong:
         lines.append(f"WRONG RESULTS: {some(wrong, 3, ' cases')}.")
         first = where_wrong(result.blocks)
         lines += [f"First in case {first[0]}, {first[1]}."] if first else []
+
     return lines + _stopped_first(result)
 
 
@@ -46,13 +49,17 @@ def _stopped_first(result: Result) -> list[str]:
     ended = result.flight.ended if result.flight and not result.complete else None
     if not result.flight or not ended or not isinstance(ended.get("rank"), int):
         return []
+
     page = result.flight.ranks.get(ended["rank"], {})
     words, case = [f"rank {ended['rank']}"], page.get("case")
+
     if isinstance(case, int) and 0 <= case < len(result.cases):
         words.append(f"case {case} ({describe(result.cases[case])})")
+
     words += [f"{name} {page[name]}" for name in ("block", "step") if page.get(name) is not None]
     if "epoch" in page.get("counters", {}):
         words.append(f"epoch {page['counters']['epoch']}")
+
     reason = f" ({ended['why']})" if ended.get("why") else ""
     return [f"stopped first: {', '.join(words)}{reason}"]
 
@@ -64,6 +71,7 @@ def link_lines(states: LinkStates) -> list[str]:
         return ["link: its flag round trip never settled; every block counts"]
     if state is None or not states.rtt_ns:
         return []
+
     others = [
         f"{rtt:.0f} ns {states.share(other):.0%}"
         for other, rtt in enumerate(states.rtt_ns)
@@ -71,6 +79,7 @@ def link_lines(states: LinkStates) -> list[str]:
     ]
     if mixed:
         others.append(f"changing {mixed / len(states.of_block):.0%}")
+
     changes = f" ({', '.join(others)})" if others else ""
     return [
         f"link: flag round trip {states.rtt_ns[state]:.0f} ns, held {states.share(state):.0%} "
@@ -83,22 +92,28 @@ def footnotes(result: Result) -> list[str]:
     notes = []
     measured = [case for case in result.cases if case.time_us]
     elsewhere = [describe(case) for case in measured if case.state != "run"]
+
     if 0 < len(elsewhere) < len(measured):
         notes.append(f"measured in another state of the link than the rest: {some(elsewhere)}")
+
     blocks = Counter(block.case for block in result.blocks)
     few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured)
+
     if few:
         notes.append(
             f"time ran out: {few} of {len(measured)} cases have fewer than "
             f"{MIN_PRECISE_BLOCKS} blocks"
         )
+
     stolen = result.end.steal_share if result.end else None
     if stolen and stolen > MOST_STEAL_SHARE:
         notes.append(f"the hypervisor withheld {stolen:.1%} of the ranks' CPU time")
+
     unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
             unmeasured[case.status, case.reason or case.status].add(spoken(case.algorithm))
+
     return notes + [
         f"- {status}: {', '.join(sorted(names))}: {reason}"
         for (status, reason), names in unmeasured.items()
@@ -136,19 +151,23 @@ def lay_out_brief(
     bold, head = [*opening(result), headline], _head(result, head)
     room = MOST_LINES - 4 - len(wrapped([*bold, *head]))
     shown, sentences = list[tuple[str, Table]](), list[str]()
+
     for title, table in tables:
         lines = table.row_count + 4  # with a blank line, the title and two lines of headings
         if not shown or lines <= room:
             shown.append((title, table))
             room -= lines
+
     # The notes from that on peer memory on are of this machine.
     of_run = takewhile(lambda note: not note.startswith("Peer memory"), result.run.notes)
     notes = [f"note: {note}" for note in of_run]
+
     for sentence in [*notes, *footnotes(result), *conclusions]:
         lines = len(wrapped([sentence]))
         if lines <= room:
             sentences.append(sentence)
             room -= lines
+
     pointer = "More notes and tables: python -m reports show RUN; every case: with --long."
     return lay_out(bold, head, shown, [*sentences, pointer])
 

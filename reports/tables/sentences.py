@@ -50,6 +50,7 @@ def size_text(size_bytes: int) -> str:
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size_bytes >= unit:
             return f"{size_bytes / unit:.{3 if size_bytes < 100 * unit else 4}g} {name}"
+
     return f"{size_bytes} B"
 
 
@@ -70,6 +71,7 @@ def number(value: float | None) -> str:
         return "-"
     if 0 < value < 0.0995:
         return f"{value:.2g}"
+
     return f"{value:.1e}" if value >= 9_999_999.5 else f"{value:.{digits(value)}f}"
 
 
@@ -145,6 +147,7 @@ def host_names(run: Run) -> list[str]:
     ranks = run.world.get("ranks", [])
     if any(rank.get("host") is None for rank in ranks):
         return []
+
     return [
         rank.get("hostname") or rank.get("node") or f"host {rank['host'] + 1}" for rank in ranks
     ]
@@ -155,6 +158,7 @@ def hosts_text(run: Run) -> str:
     ranks_of: dict[str, list[int]] = {}
     for rank, name in enumerate(host_names(run)):
         ranks_of.setdefault(name, []).append(rank)
+
     texts = [f"{name}: {' '.join(map(str, ranks))}" for name, ranks in ranks_of.items()]
     return f"{run.world['hosts']} hosts" + f" ({some(texts, MOST_HOSTS)})" * bool(texts)
 
@@ -190,8 +194,10 @@ def plain_table(
             min_width=width,
             vertical="bottom",
         )
+
     for cells in rows:
         table.add_row(*cells)
+
     return table
 
 
@@ -214,15 +220,20 @@ def lay_out(
         markup=False,
         emoji=False,
     )
+
     for line in bold:
         # Scripts search for the rank that stopped first: its line stays whole.
         console.print(line, style="bold", soft_wrap=line.startswith("stopped first"))
+
     for line in head:
         console.print(line)
+
     for title, table in tables:
         console.print(f"\n{title}" if title else "")
         console.print(table)
+
     console.print()
     for line in sentences:
         console.print(line)
+
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n") + "\n"

@@ -48,12 +48,15 @@ def show(arguments: argparse.Namespace) -> int:
         raise ResultError(
             "--json, --long and --format each print the run in another form: choose one"
         )
+
     if arguments.algorithm and arguments.format != "nccl-tests":
         raise ResultError("--algorithm chooses the test of --format nccl-tests")
+
     if arguments.run.is_dir():
         if not (files := runs_by_time(arguments.run)):
             raise ResultError(f"{arguments.run} holds no run")
         arguments.run = files[-1]
+
     if is_imported(arguments.run):
         if arguments.plot or arguments.format != "table":
             raise ImportedRunError(
@@ -65,9 +68,11 @@ def show(arguments: argparse.Namespace) -> int:
         else:
             sys.stdout.write(imported_text(imported))
         return 0
+
     result = read(arguments.run)
     if arguments.plot:
         plot(result, arguments.plot)
+
     if arguments.json:
         run = msgspec.to_builtins(result.run)
         del run["cases"]  # the plan of the cases that follow
@@ -76,6 +81,7 @@ def show(arguments: argparse.Namespace) -> int:
         sys.stdout.write(as_nccl_tests(result, arguments.algorithm))
     else:
         sys.stdout.write(text(result, arguments.format, arguments.long))
+
     return 0
 
 
@@ -90,6 +96,7 @@ def text(result: Result, format: str = "table", long: bool = False, brief: bool 
         return as_csv(result)
     if format == "nccl-tests":
         return as_nccl_tests(result)
+
     own = None if long else kind_of(result).text
     return own(result) if own else render(result, long, brief)
 

@@ -30,9 +30,11 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     if long:
         bold = [*opening(result), headline([result], points)]
         return lay_out(bold, [], [("", long_table(result))], [], 400)
+
     states = find_states(result.blocks)
     first, tables = views(result)[0], list[tuple[str, Table]]()
     rows_of: dict[str, list[SizeRow]] = {}  # by mode, of its first view
+
     for type_name, cases in by_type(result).items():
         part = replace(result, cases=cases)
         for view in views(part):
@@ -47,6 +49,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
                 (", ".join(words), _default_table(result, rows, view)),
                 *peer_tables(part, view, rows, states),
             ]
+
     rows, chained = rows_of[first[0]], rows_of.get("chained", [])
     title, lines = headline([result], partial(points, rows=rows)), head(result, first, rows)
     lay_out_text = lay_out_brief if brief else lay_out_run
@@ -58,19 +61,24 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     mode, shape = view
     first_shape = views(result)[0][1]
     words = [word for word in shape_words(shape) if word not in shape_words(first_shape)]
+
     if words and late_us(shape):
         words[-1] += ": us are after it has come"
+
     if mode == "chained":
         calls = max((row.ours.calls for row in rows if row.ours), default=1)
         words.append(
             f"chained: {calls} dependent calls; us, busbw of a call with its next send buffer"
         )
+
     stamps_us = 0.0 if result.run.clock_shared else result.run.link.get("overhead_us", 0.0)
     shortest_us = min((row.ours_us for row in rows if row.ours_us), default=0.0)
+
     if mode == "isolated" and stamps_us > STAMPS_SHARE * shortest_us > 0:
         words.append(
             f"isolated: two stamps and an empty launch take {number(stamps_us)} us of each time"
         )
+
     return words
 
 
@@ -89,6 +97,7 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
     """The cells of a row by their headings; a routed row shows the load that its skew makes."""
     case, mark = row.ours or row.library, "*" * bool(row.better)
     cells: dict[str, str | Text] = {"size\n": row.label}
+
     if case and case.routing:
         cells = {
             "\nskew": row.label[:12] + mark,
@@ -96,19 +105,24 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
             "ranks\nmax/mean": number(case.routing.get("rank_max_over_mean")),
             "leaves\nMB": number(max(case.routing.get("leaving_bytes", [0])) / 1e6),
         }
+
     if has_library:
         cells["library\nus"] = _cost(row.library, row.library_us)
+
     cells[f"{ours}\nus"] = _cost(row.ours, row.ours_us)
     if case and not case.routing:
         name = (row.ours.chosen or row.ours.algorithm).partition("+")[0] if row.ours else "-"
         cells["\nalgorithm"] = name[:18] + mark
+
     if has_library:
         cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)
+
     if is_late:
         cells["waits\nus"] = _median(row.ours.arrival_skew_us if row.ours else None)
     elif case and not case.routing:
         cells["busbw\nGB/s"] = number(row.ours.bus_bw_gb_s if row.ours else None)
         cells["of\nbound"] = _share_of_bound(row.ours)
+
     cells["\n#wrong"] = Text(sentences.count(row.n_wrong), style="bold red" * bool(row.n_wrong))
     return cells
 
@@ -121,6 +135,7 @@ def _cost(case: Case | None, median_us: float | None) -> Text | str:
 def _share_of_bound(case: Case | None) -> str:
     if case is None or case.share_of_bound is None:
         return "-"
+
     return f"{min(case.share_of_bound, 9.99):.0%}" + "!" * case.suspect
 
 
@@ -132,6 +147,7 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     """The operation, the library and the units of the first table."""
     (mode, shape), lines = view, list[str]()
     cases = [case for row in rows for case in (row.ours, row.library) if case]
+
     if cases:
         case = cases[0]
         operation = case.datatype + f" {case.redop}" * (case.redop != "none")
@@ -144,15 +160,19 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
         if libraries and level:
             against += f", {level}"
         lines.append(f"{', '.join(words)}; {against}; seed {result.run.seed}")
+
     is_read = any(case.consume_us for case in cases)
     ranks = "slowest rank" + "; busbw = collective alone" * is_read
+
     if late_us(shape):
         ranks = (
             "slowest rank, after the late one has come; waits = from the first arrival to the last"
             if result.run.clock_shared
             else "the late rank alone"
         )
+
     lines.append(f"us = {'collective + reading its result' if is_read else 'one call'}, {ranks}")
     if result.run.world["size"] == 1:
         lines.append("note: busbw means nothing with one rank; start at least two")
+
     return lines

@@ -68,6 +68,7 @@ def winners(result: Result) -> list[Winner]:
         [gains(default, settled[heat][0]) for heat, default in untuned.items() if settled[heat]]
     )
     best = list[Winner]()
+
     for heat, candidates in sorted(settled.items()):
         exact = settled.get((*heat[:4], False)) if heat[4] else None
         if not candidates or (exact and exact[0].cost_us <= candidates[0].cost_us):
@@ -76,6 +77,7 @@ def winners(result: Result) -> list[Winner]:
         if default := untuned.get(heat):
             winner, gain, is_settled = clear_winner(candidates, default, rho)
         best.append(Winner(*heat[:4], winner.name, winner.cost_us, gain, is_settled))
+
     return best
 
 
@@ -93,6 +95,7 @@ def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
                 heats.setdefault(heat, []).append(
                     Candidate(name or UNTUNED, costs_us[case.case], is_untuned)
                 )
+
     for candidates in heats.values():
         default = {candidate.name for candidate in candidates if candidate.is_untuned}
         candidates[:] = [
@@ -100,6 +103,7 @@ def heats_of(result: Result) -> dict[Heat, list[Candidate]]:
             for candidate in candidates
             if candidate.is_untuned or candidate.name not in default
         ]
+
     return heats
 
 
@@ -111,6 +115,7 @@ def chosen_in(
     for block, state_of_block in zip(blocks, of_block, strict=True):
         if block.chosen and state_of_block == state:
             builds.setdefault(block.case, []).append(block.chosen)
+
     return {case: mode(names) for case, names in builds.items()}
 
 
@@ -133,9 +138,11 @@ def clear_winner(
     others = [candidate for candidate in candidates if not candidate.is_untuned]
     ratios = [gains(default, candidate) for candidate in others]
     intervals = [median_interval(each, rho=rho) if len(each) else None for each in ratios]
+
     for candidate, gain in zip(others, intervals, strict=True):
         if gain and (gain[1] or 0.0) > 1:
             return candidate, gain, True
+
     return default, None, all(gain and gain[1] is not None for gain in intervals[:1])
 
 
@@ -152,6 +159,7 @@ def render(result: Result) -> str:
         "result; gain: the choice of the untuned auto over the best, - if it is the best",
     ]
     best, tables = winners(result), []
+
     for calls in sorted({winner.mode for winner in best}, reverse=True):
         rows = [
             [
@@ -182,6 +190,7 @@ def render(result: Result) -> str:
                 ),
             )
         )
+
     return lay_out([*opening(result), headline([result], points)], head, tables, [])
 
 

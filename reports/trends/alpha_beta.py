@@ -120,6 +120,7 @@ def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
     groups: dict[str, list[Fit]] = {}
     for fit in fits:
         groups.setdefault(fit.title, []).append(fit)
+
     return groups
 
 
@@ -140,10 +141,12 @@ def regime_of(sizes: Integers, times_us: Floats, over: str | None) -> Regime:
         lines=np.stack([alpha, slope], axis=-1).tolist(),
         worst_residual=float(np.max(np.abs(residuals(sizes, times_us)))),
     )
+
     if not is_bent(sizes, times_us, over):
         regime.alpha_us, slopes = estimate(walsh_means(alpha), n), walsh_means(slope)
         if np.all(slopes > 0):
             regime.beta_gb_s = estimate(1e-3 / slopes, n)
+
     return regime
 
 
@@ -173,6 +176,7 @@ def breaks(sizes: Sizes, times_us: Floats, over: str | None = LAUNCHES) -> Integ
     places = np.arange(MIN_SIZES, len(sizes) - MIN_SIZES + 1)
     if not len(places):
         return np.zeros(len(times_us), dtype=np.int64)
+
     squares = [
         np.sum(residuals(sizes[:place], times_us[..., :place]) ** 2, axis=-1)
         + np.sum(residuals(sizes[place:], times_us[..., place:]) ** 2, axis=-1)
@@ -190,6 +194,7 @@ def is_bent(sizes: Sizes, times_us: Floats, over: str | None = LAUNCHES) -> Bool
     misfit = np.max(np.abs(residuals(sizes, times_us)), axis=-1)
     if over != LAUNCHES:
         return np.asarray(misfit > FEW_LAUNCHES_MISFIT)
+
     launches, n = times_us.shape[-2:]
     median_us = np.median(times_us, axis=-2, keepdims=True)
     line, _ = np.linalg.qr(np.swapaxes(np.stack([np.ones(n), sizes]) / median_us, -1, -2))
@@ -216,8 +221,10 @@ def interval(walsh: Floats, launches: int) -> tuple[Floats, Floats, Floats]:
     ordered = np.sort(walsh, axis=-1)
     middle = ordered.shape[-1] // 2
     median = (ordered[..., middle] + ordered[..., ~middle]) / 2
+
     if launches < MIN_LAUNCHES:
         return median, np.full_like(median, -np.inf), np.full_like(median, np.inf)
+
     k = max(1, int(np.searchsorted(signed_rank_cdf(launches), 0.025, side="right")))
     low, high = ordered[..., k - 1], ordered[..., -k]
     more = 0.05 * (launches == MIN_LAUNCHES) * (high - low)
@@ -235,6 +242,7 @@ def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
     sizes the outer lines continue."""
     measured, times_us = np.array(fit.sizes_bytes, dtype=float), np.array(fit.times_us)
     nodes, nodes_us = list[Floats](), list[Floats]()
+
     for regime in fit.regimes:
         if regime.alpha_us.value is None:
             is_within = (regime.from_bytes <= measured) & (measured <= regime.to_bytes)
@@ -244,6 +252,7 @@ def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
             ends = np.array([regime.from_bytes, regime.to_bytes], dtype=float)
             nodes.append(ends)
             nodes_us.append(np.array(regime.lines) @ [np.ones(2), ends])
+
     curves = make_interp_spline(
         np.concatenate(nodes), np.concatenate(nodes_us, axis=1), k=1, axis=1
     )

@@ -60,6 +60,7 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     count. Raises Incomparable for launches of different things."""
     entries = [entry for entry in in_order(map(entry_of, results)) if not entry.left_out]
     runs = [entry.run for entry in entries]
+
     for run in runs:
         first, other = ((r.machine_id, r.software_id, world_of(r)) for r in (runs[0], run))
         if first != other:
@@ -67,6 +68,7 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
                 f"{runs[0].run_id} and {run.run_id} are launches of different things: machine, "
                 "software or world differ"
             )
+
     if len(entries) == 1:
         costs = _costs_of_groups(
             next(result for result in results if result.path == entries[0].path)
@@ -74,12 +76,14 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
         runs = runs * MIN_LAUNCHES
     else:
         costs = costs_of(entries)
+
     cases: dict[Key, dict[int, int]] = {}  # by key without a size: the column of each size
     for column, key in enumerate(costs.keys):
         fields = dict(zip(CASE_KEY, key, strict=True))
         size = fields.pop("size_bytes")
         if size and fields["collective"] not in COMPUTE_BENCHMARKS:
             cases.setdefault(tuple(fields.items()), {})[size] = column
+
     fits = []
     for (case, columns), state in product(cases.items(), range(costs.us.shape[2])):
         sizes = np.array(sorted(columns))
@@ -94,6 +98,7 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
             times_us = times_us[np.ix_(is_whole, has_size)]
             rtt_ns = costs.rtt_ns[state] if costs.rtt_ns else None
             fits.append(_fit(whole, dict(case), rtt_ns, sizes[has_size], times_us))
+
     return fits
 
 
@@ -103,18 +108,22 @@ def _costs_of_groups(result: Result) -> Costs:
     are (Schmeiser, Operations Research 30, 1982)."""
     states = find_states(result.blocks)
     blocks_us = defaultdict[int, list[float]](list)
+
     for block, state in zip(result.blocks, states.of_block, strict=True):
         if state == states.longest and block.cost_us > 0:
             blocks_us[block.case].append(block.cost_us)
+
     cases = [
         case
         for case in result.cases
         if case.status == "ok" and len(blocks_us[case.case]) >= MIN_STATE_BLOCKS
     ]
     costs_us = np.empty((MIN_LAUNCHES, len(cases), 1))
+
     for column, case in enumerate(cases):
         groups = np.array_split(blocks_us[case.case], MIN_LAUNCHES)
         costs_us[:, column, 0] = list(map(np.median, groups))
+
     rtt_ns = states.rtt_ns[states.longest :][:1] if states.longest is not None else []
     return Costs(list(map(key_of, cases)), rtt_ns, costs_us, np.isfinite(costs_us[..., 0]))
 
@@ -130,6 +139,7 @@ def _fit(
     run, over, shape = runs[0], None, case.pop("shape")
     if len(runs) >= MIN_LAUNCHES:
         over = LAUNCHES if run is not runs[1] else ONE_LAUNCH
+
     return Fit(
         **case,
         shape=msgspec.json.decode(shape) if shape else None,
@@ -156,6 +166,7 @@ def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
             is_auto = "auto" in (first.algorithm, second.algorithm)
             if second.library is None and (first.library or (is_one_variant and not is_auto)):
                 crossovers += _crossovers(first, second)
+
     return crossovers
 
 
@@ -164,8 +175,10 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
     lines and the measured times have it."""
     sizes = sorted({*first.sizes_bytes} & {*second.sizes_bytes})
     run_ids = [run_id for run_id in dict.fromkeys(first.run_ids) if run_id in second.run_ids]
+
     if not sizes or not run_ids:
         return []
+
     over = first.interval and second.interval
     rows = [(fit, np.isin(fit.run_ids, run_ids)) for fit in (first, second)]
 
@@ -181,6 +194,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
     faster = {1: second.name, -1: first.name, 0: None}
     head = first.title, over, first.name, second.name
     crossovers = []
+
     for i, j in pairwise(np.flatnonzero(order).tolist()):
         if order[i] != order[j]:
             between = np.geomspace(sizes[i], sizes[j], FINE_STEPS)
@@ -189,6 +203,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
             zeros = [_zero(between, falling) for falling in (estimate, *ends)]
             names = faster[order[i]], faster[order[j]]
             crossovers.append(Crossover(*head, *names, Estimate(*zeros)))
+
     return crossovers or [Crossover(*head, faster[order[0]], faster[order[-1]])]
 
 
@@ -229,20 +244,25 @@ def fit(arguments: argparse.Namespace) -> int:
         for entry in in_order(map(entry_of, results))
         if entry.left_out
     ]
+
     if not fits:
         problem = (
             "nothing to fit: no case has three sizes with five blocks in one state of the link"
         )
         raise ResultError("; ".join([problem, *notes]))
+
     crossovers = find_crossovers(fits)
     if arguments.plot:
         plot(fits, arguments.plot)
+
     for note in notes:
         print(f"reports: {note}", file=sys.stderr)
+
     if arguments.json:
         write_json("fit", fits=fits, crossovers=crossovers)
     else:
         sys.stdout.write(text(fits, crossovers))
+
     return 0
 
 
@@ -259,6 +279,7 @@ def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
         for column in table.columns:
             column.no_wrap = False  # a cut figure would be wrong
         texts.append(lay_out([], [title], [("", table)], sentences(group, crossovers)))
+
     return "\n".join([*wrapped([lines_text(fits)]), "", *texts])
 
 
@@ -275,6 +296,7 @@ def cells(regime: Regime) -> dict[str, str]:
 def _with_interval(estimate: Estimate) -> str:
     if not estimate.is_resolved:
         return "-"
+
     value, low, high = map(number, msgspec.structs.astuple(estimate))
     return value if estimate.low is None else f"{value} [{low} {high}]"
 
@@ -291,6 +313,7 @@ def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]
     intervals = {fit.interval for fit in fits}
     texts += [meaning for interval, meaning in INTERVALS.items() if interval in intervals]
     faster_than = defaultdict[str, list[str]](list)
+
     for pair in (each for each in crossovers if each.interval and each.title == fits[0].title):
         below, above = (name and spoken(name) for name in (pair.faster_below, pair.faster_above))
         if pair.size_bytes:
@@ -299,6 +322,7 @@ def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]
         elif below and below == above:
             slower = pair.second if pair.faster_below == pair.first else pair.first
             faster_than[spoken(slower)].append(below)
+
     return texts + [
         f"Faster than {slower} over all measured sizes: {', '.join(names)}."
         for slower, names in faster_than.items()

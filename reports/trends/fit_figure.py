@@ -17,8 +17,10 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
     groups = by_title(fits)
     if not groups:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")
+
     keys = list(dict.fromkeys((fit.algorithm, fit.variant) for fit in fits))
     styles = dict(zip(keys, styles_of(keys), strict=True))
+
     with figure(target, len(groups), 1, (7.5, 1 + 5.5 * len(groups))) as (made, axes):
         handles = {}
         for panel, (title, group) in zip(axes.flat, groups.items(), strict=True):

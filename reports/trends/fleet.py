@@ -62,6 +62,7 @@ class Node(msgspec.Struct):
         value, low, high = self.excess
         if self.slow_sizes_bytes:
             return f"{value:+.1%} at {some(list(map(size_text, self.slow_sizes_bytes)), 2)}"
+
         return f"{value:+.1%} [{low:+.1%} {high:+.1%}]"
 
 
@@ -111,6 +112,7 @@ class Fleet:
         is_slow = any(group.explained or group.named(SLOW) for group in self.groups)
         if self.wrong or self.failed or is_slow:
             return FOUND
+
         is_open = any(group.named(SUSPECT) for group in self.groups)
         return FINE if self.groups and not is_open else UNDECIDED
 
@@ -120,12 +122,15 @@ def fleet_of(contents: Contents) -> Fleet:
     left_out: dict[str, list[str]] = defaultdict(list)
     for path, problem in contents.problems:
         left_out[problem].append(printable(path.name))
+
     for path, _ in contents.refused:
         left_out["not a run that can be read"].append(printable(path.name))
+
     finished = {
         node for entry in contents.entries if not entry.left_out for node in entry.run.nodes
     }
     fleet, alike = Fleet(), defaultdict[Any, list[Entry]](list)
+
     for entry in contents.entries:
         run, reason = entry.run, entry.left_out
         if not run.nodes:
@@ -143,6 +148,7 @@ def fleet_of(contents: Contents) -> Fleet:
             left_out[reason].append(printable(entry.path.name))
         if run.nodes and reason in ("", WRONG, INCOMPLETE):
             fleet.runs.append(run)
+
     families = [family for entries in alike.values() for family in _families(entries, left_out)]
     for entries, rows in families:
         group = _group(entries, rows, REPORT_P / len(families))
@@ -153,16 +159,19 @@ def fleet_of(contents: Contents) -> Fleet:
                 command_again(entries[-1].run, contents.folder),
             ]
         fleet.groups.append(group)
+
     fleet.groups.sort(key=lambda group: -len(group.nodes))
     fleet.left_out = [
         f"left out, {reason}: {len(names)} ({some(names)})" for reason, names in left_out.items()
     ]
+
     if not fleet.runs:
         problem = (
             f"{contents.folder} has no run with the label of a node: runs store it since "
             "this version, in containers with WIRETAX_NODE"
         )
         raise ResultError("; ".join([problem, *fleet.left_out]))
+
     return fleet
 
 
@@ -176,6 +185,7 @@ def place_of(case: CaseFields, run: Run) -> tuple[str, Any] | None:
     if it spans more nodes."""
     key, ends = key_of(case), sorted(run.nodes)
     shape = case.shape if isinstance(case.shape, dict) else {}
+
     if {"src", "dst"} <= shape.keys():
         ranks = run.world["ranks"]
         if max(shape["src"], shape["dst"]) >= len(ranks):
@@ -184,6 +194,7 @@ def place_of(case: CaseFields, run: Run) -> tuple[str, Any] | None:
         if len(ends) == 2:
             rest = {name: part for name, part in shape.items() if name not in ("src", "dst")}
             key = (*key_of(case, ("shape",)), str(rest))
+
     return (PAIR.join(ends), key) if len(ends) <= 2 else None
 
 
@@ -198,6 +209,7 @@ def _families(
     rows, keys, _ = table(entries)
     numbers, peers = {key: number for number, key in enumerate(keys)}, dict[Any, int]()
     layouts, layout_of, cases = dict[Any, int](), list[int](), []
+
     for entry in entries:
         run = entry.run
         layout = id(run.cases), *(rank.get("node") for rank in run.world["ranks"])
@@ -207,11 +219,14 @@ def _families(
             if place := place_of(case, run):
                 peer = peers.setdefault(place[1], len(peers))
                 cases.append((layout_of[-1], numbers[key], place[0], peer, case.size_bytes))
+
     places = pd.DataFrame(cases, columns=["layout", "key", "node", "peer", "size"])
     rows = rows.assign(layout=np.array(layout_of)[rows.run]).merge(places, on=["layout", "key"])
+
     for run in sorted({*range(len(entries))} - {*rows.run}):
         reason = f"without {MIN_STATE_BLOCKS} blocks in one state of the link on two nodes at most"
         left_out[reason].append(printable(entries[run].path.name))
+
     families = []
     for _, family in rows.groupby(rows.node.str.contains(PAIR, regex=False)):
         if family.node.nunique() >= LEAST_NODES:
@@ -219,6 +234,7 @@ def _families(
         else:
             names = [printable(entries[run].path.name) for run in family.run.unique()]
             left_out[f"of fewer than {LEAST_NODES} nodes with equal hardware and runs"] += names
+
     return families
 
 
@@ -235,9 +251,11 @@ def _group(entries: Sequence[Entry], rows: "pd.DataFrame", p: float) -> Group:
     excess = logs.sub(of_peers, level="peer").groupby(["node", "run", "size"]).mean().unstack()
     seen, run = screen(excess, p), entries[-1].run
     disturbed: dict[str, list[float]] = {name: [] for name in seen.nodes.index}
+
     for name, number in excess.index:
         if share := entries[number].disturbance:
             disturbed[name].append(share)
+
     nodes = [
         Node(
             row.Index,
@@ -253,11 +271,14 @@ def _group(entries: Sequence[Entry], rows: "pd.DataFrame", p: float) -> Group:
     for node in nodes:
         if len(node.disturbed) == node.runs and node.verdict == SLOW:
             node.verdict = SUSPECT
+
     nodes.sort(key=lambda node: (node.verdict == EQUAL, -node.excess[0]))
     kind, explained = "node", dict[str, list[str]]()
+
     if PAIR in nodes[0].node:
         slow = [n.node for n in nodes if n.verdict != EQUAL and len(n.disturbed) < n.runs]
         kind, explained = "pair", slow_ends(slow, [*disturbed])
+
     return Group(
         run.machine_id,
         run.benchmark,
@@ -296,6 +317,7 @@ def fleet(arguments: argparse.Namespace) -> int:
         )
     else:
         print("\n".join(text_of(fleet)))
+
     return fleet.status
 
 
@@ -303,10 +325,12 @@ def headline(fleet: Fleet) -> str:
     """`n07 WRONG; n31 SLOW +5.1% [+3.9% +6.2%]; of 200 nodes`, worst first."""
     parts = [f"{some([*fleet.wrong])} WRONG"] * bool(fleet.wrong)
     parts += [f"{some([*fleet.failed])} FAILED"] * bool(fleet.failed)
+
     for group in fleet.groups:
         for node, slow in group.explained.items():
             n_pairs = sum(node in pair.node.split(PAIR) for pair in group.nodes)
             parts.append(f"{node} SLOW in {len(slow)} of {n_pairs} pairs")
+
     for verdict in (SLOW, SUSPECT):
         texts = [
             f"{node.node} {verdict} {node.slower}"
@@ -314,11 +338,13 @@ def headline(fleet: Fleet) -> str:
             for node in group.named(verdict)
         ]
         parts += [some(texts)] if texts else []
+
     n_nodes = len({node for run in fleet.runs for node in run.nodes})
     if parts:
         return f"{'; '.join(dict.fromkeys(parts))}; of {n_nodes} nodes"
     if not fleet.groups:
         return f"too few nodes: {n_nodes}, of {LEAST_NODES} with equal hardware and runs"
+
     return f"no node differs, of {n_nodes} nodes"
 
 
@@ -344,6 +370,7 @@ def text_of(fleet: Fleet) -> list[str]:
     for verdict, of_node in (("WRONG", fleet.wrong), ("FAILED", fleet.failed)):
         texts = [f"{node} ({some(runs, 1)})" for node, runs in of_node.items()]
         lines += wrapped([f"{verdict}: {some(texts)}"] if texts else [])
+
     for group in fleet.groups:
         n_named = sum(node.verdict != EQUAL for node in group.nodes)
         lines += ["", *wrapped(summary(group))]
@@ -355,4 +382,5 @@ def text_of(fleet: Fleet) -> list[str]:
             other = f"{len(rest)} other {group.kind}s" if n_named else f"all {group.kind}s"
             lines.append(f"{other}: {min(rest):+.1%} to {max(rest):+.1%} slower than the median")
         lines += [*wrapped(group.to_repeat[:1]), *(f"  {line}" for line in group.to_repeat[1:])]
+
     return [*lines, *wrapped(fleet.left_out)]

@@ -60,12 +60,15 @@ def history_of(contents: Contents) -> History:
         *((entry.path, entry.left_out) for entry in contents.entries if entry.left_out),
     ):
         left_out[reason].append(printable(path.name))
+
     skipped = [
         f"left out, {reason}: {len(names)} ({some(names)})" for reason, names in left_out.items()
     ]
     entries = {entry.run.run_id: entry for entry in contents.entries if not entry.left_out}
+
     if not entries:
         raise ResultError("; ".join([f"{contents.folder} has no usable run", *skipped]))
+
     history = History(
         {run_id: entry.run for run_id, entry in entries.items()},
         skipped,
@@ -73,21 +76,25 @@ def history_of(contents: Contents) -> History:
     )
     campaigns = {path.parent for path in contents.manifests}
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+
     for entry in entries.values():
         side = entry.path.parent
         variant = printable(side.name) if side.parent in campaigns else ""
         groups[(variant, entry.run.node, *alike_of(entry))].append(entry)
+
     n_few = n_results = 0
     for (variant, node, *_), group in groups.items():
         costs = costs_of(group)
         history.series += series_of(group, costs, variant, node)
         n_few += int((costs.is_measured & np.isnan(costs.us).all(axis=-1)).sum())
         n_results += int(costs.is_measured.sum())
+
     if n_few:
         skipped.append(
             f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the "
             f"link: {n_few} of {n_results} results"
         )
+
     add_events(history, entries)
     return history
 
@@ -100,6 +107,7 @@ def add_events(history: History, entries: dict[str, Entry]) -> None:
             panels[(series.machine_id, series.node, series.benchmark, *series.run_ids)].append(
                 series
             )
+
     n_series, facts_of = sum(map(len, panels.values())), cache(recorded_facts)
     for panel in panels.values():
         log_costs = np.log([series.costs_us for series in panel])
@@ -123,6 +131,7 @@ def add_events(history: History, entries: dict[str, Entry]) -> None:
             between = f"It lies between {run_ids[low - 1]} and {run_ids[high]} (95 %)."
             event = Event(run_ids[place], own, len(panel), [between, *changed.values()], [*changed])
             history.events.append(event)
+
     history.events.sort(
         key=lambda event: (
             not event.is_alarm,
@@ -135,8 +144,10 @@ def recorded_facts(entry: Entry) -> dict[str, str]:
     """The recorded facts of a run as text, by name."""
     run = entry.run
     facts = {"software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv)}
+
     for name, fact in environment_of(entry).items():
         facts[name] = str(fact.get("value") if isinstance(fact, dict) else fact)
+
     return facts
 
 
@@ -151,6 +162,7 @@ def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> di
         if near and len(at) <= MOST_FACT_CHANGES:
             before, after = texts[near[0] - 1 : near[0] + 1]
             changed[name] = f"Changed there: {name}: {before:.48} -> {after:.48}"
+
     return changed
 
 
@@ -175,10 +187,12 @@ def history(arguments: argparse.Namespace) -> int:
         later = [*history.runs][[*history.runs].index(since) :]
         history.events = [event for event in history.events if event.run in later]
         history.series = [series for series in history.series if series.since in later]
+
     if arguments.plot and history.events:
         plot(history.events, arguments.plot)
     elif arguments.plot:
         print(f"reports: nothing changed, so {arguments.plot} is not drawn", file=sys.stderr)
+
     if arguments.json:
         events = [
             {
@@ -203,6 +217,7 @@ def history(arguments: argparse.Namespace) -> int:
         )
     else:
         print("\n".join(text_of(history)))
+
     is_worse = any(series.word == "worse" for series in history.series)
     return int(is_worse and bool(arguments.since or arguments.json))
 
@@ -215,6 +230,7 @@ def headline(history: History) -> str:
         return f"no change over {len(history.runs)} runs"
     if len(events) == 1:
         return f"1 change on {events[0].headline}"
+
     return f"{len(events)} changes, the largest on {events[0].headline}"
 
 
@@ -226,6 +242,7 @@ def closing(history: History) -> list[str]:
             f"disturbed, above {MOST_STEAL:.0%} of the CPU time withheld by the hypervisor: "
             f"{len(history.disturbed)} ({some([*history.disturbed])}); no alarm rests on them alone"
         )
+
     return [*texts, *history.skipped]
 
 
@@ -242,10 +259,12 @@ def text_of(history: History) -> list[str]:
             *closing_lines,
         ]
     )
+
     for event in history.events:
         place = f"Machine {event.machine}, {event.series.benchmark}, first at {event.run}."
         lines += ["", *wrapped([event.headline, place, *event.sentences])]
         for series, step in event.changes[:8]:
             row = "  {2:>7} -> {3:>7} us {4:>24}  {1:<9} {0}".format(*series.row(step).values())
             lines += textwrap.wrap(row, WIDTH, subsequent_indent=" " * 6)
+
     return lines

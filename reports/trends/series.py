@@ -53,6 +53,7 @@ class Series:
         is_disturbed = [run_id in disturbed for run_id in self.run_ids]
         firsts = [step.first for step in self.steps]
         places = neighbours(firsts, len(is_disturbed))
+
         for step, (start, first, stop) in zip(self.steps, places, strict=True):
             sides = is_disturbed[start:first], is_disturbed[first:stop]
             step.is_alarm = not any(map(all, sides))
@@ -104,6 +105,7 @@ def series_of(
     run_ids = run_ids[np.unique(points, return_index=True)[1]]
     of_runs = pd.DataFrame(costs.us.reshape(len(entries), -1))
     costs_us = of_runs.groupby(points).median().to_numpy().reshape(-1, *costs.us.shape[1:])
+
     for size_bytes, name, own in sorted(
         (key[CASE_KEY.index("size_bytes")], name, own)
         for (key, own), name in zip(columns.items(), names, strict=True)
@@ -131,6 +133,7 @@ def columns_of(costs: Costs) -> dict[Key, list[int]]:
     columns: dict[Key, list[int]] = defaultdict(list)
     for column, key in enumerate(costs.keys):
         columns[(*key[:-1], re.split(r"\s*\d", key[-1] or "")[0])].append(column)
+
     return columns
 
 

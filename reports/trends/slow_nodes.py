@@ -66,8 +66,10 @@ def screen(log_costs: "pd.DataFrame", p: float = REPORT_P) -> Screen:
     limits, errors = _limits(level, level_of_launch, test_p)
     is_slow = level > np.maximum(limits, np.log1p(LEAST_SLOWDOWN))
     is_certain = is_slow.copy()
+
     for node in level.index[is_slow]:
         is_certain[node] = agree(level_of_launch[node])
+
     slow_sizes: dict[Any, list[Any]] = {node: [] for node in level.index}
     for size, own in excess.items():
         own, launches_there = own.dropna(), of_launch[size].dropna()
@@ -76,6 +78,7 @@ def screen(log_costs: "pd.DataFrame", p: float = REPORT_P) -> Screen:
             if not is_slow[node]:
                 slow_sizes[node].append(size)
                 is_certain[node] |= agree(launches_there[node])
+
     half = _half_width(errors, level_of_launch, launches)
     nodes = pd.DataFrame(
         {
@@ -122,8 +125,10 @@ def launch_variance(of_launch: "pd.Series") -> float:
     of_node = of_launch.groupby(level=0)
     counts = of_node.transform("size")
     several = counts > 1
+
     if not several.any():
         return 0.0
+
     # The mean of n launches follows them, so that deviations are too small.
     scale = np.sqrt(counts / (counts - 1).clip(lower=1))
     return _robust_variance(((of_launch - of_node.transform("mean")) * scale)[several])
@@ -156,4 +161,5 @@ def slow_ends(slow_pairs: Sequence[str], pairs: Sequence[str]) -> dict[str, list
         slow = [pair for pair in own if pair in slow_pairs]
         if len(own) >= LEAST_LAUNCHES and len(slow) >= MOST_OF * len(own):
             explained[node] = slow
+
     return explained

@@ -58,15 +58,18 @@ def accept(arguments: argparse.Namespace) -> int:
     folder = arguments.baseline
     if not arguments.reason.strip():
         raise ResultError("--reason is empty: say why the baseline moves")
+
     current = side_of(arguments.current)
     if faults := faults_of(current):
         print(f"reports: {faults[0]}", file=sys.stderr)
         return UNUSABLE
+
     runs = [launch.run for launch in current.launches]
     if any(run.world.get("slowed_percent") for run in runs):
         raise ResultError(f"{current.name} was slowed on purpose: no baseline")
     if len(runs) < MIN_PAIRS:
         raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
+
     machine_id = runs[0].machine_id
     fields = {
         "when": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
@@ -74,13 +77,16 @@ def accept(arguments: argparse.Namespace) -> int:
         "run_ids": [run.run_id for run in runs],
         "reason": arguments.reason,
     }
+
     try:
         entry = msgspec.convert(fields, Acceptance)
     except msgspec.ValidationError as error:
         raise ResultError(f"an id of {current.name} cannot name a file: {error}") from error
+
     former = [baseline_side(str(folder), current)] if machine_id in _run_ids(folder) else []
     differing([*former, current], arguments.allow)
     _store(folder, entry, current)
+
     if arguments.json:
         write_json("accept", folder=folder, **msgspec.to_builtins(entry))
     else:
@@ -88,6 +94,7 @@ def accept(arguments: argparse.Namespace) -> int:
             f"{len(runs)} launches of {current.name} are now the baseline of machine "
             f"{machine_id} in {folder}"
         )
+
     return 0
 
 
@@ -95,11 +102,14 @@ def _store(folder: Path, entry: Acceptance, current: Side) -> None:
     """Writes the runs, then the entry, and then removes the previous runs."""
     machine, log = folder / entry.machine_id, folder / ACCEPTED
     machine.mkdir(parents=True, exist_ok=True)
+
     for launch in current.launches:
         file = machine / f"{launch.run.run_id}.jsonl"
         write_whole(file, launch.path.read_bytes())
+
     lines = log.read_bytes() if log.exists() else b""
     write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
+
     for file in machine.glob("*.jsonl*"):
         if file.stem not in entry.run_ids:
             file.unlink()
@@ -110,19 +120,24 @@ def baseline_side(argument: str, current: Side) -> Side:
     machine. Raises Incomparable without one, ResultError without runs and for a damaged one."""
     folder, machine_id = Path(argument), current.launches[0].run.machine_id
     run_ids = _run_ids(folder)
+
     if not run_ids:
         return side_of(argument)
+
     if machine_id not in run_ids:
         raise Incomparable(
             f"not comparable: machine: {folder} has a baseline for "
             f"{', '.join(run_ids)}, none for {machine_id}; `accept` one"
         )
+
     side, accepted = side_of(str(folder / machine_id)), run_ids[machine_id]
     whole = {launch.run.run_id: launch for launch in side.launches if launch.complete}
+
     if lost := accepted - whole.keys():
         raise ResultError(
             f"{folder / machine_id}: the accepted run {min(lost)} is not whole any more"
         )
+
     side.launches = [launch for run_id, launch in whole.items() if run_id in accepted]
     return side
 
@@ -130,10 +145,12 @@ def baseline_side(argument: str, current: Side) -> Side:
 def _run_ids(folder: Path) -> dict[str, set[str]]:
     path, run_ids = folder / ACCEPTED, dict[str, set[str]]()
     lines = content_of(path).splitlines() if path.exists() else []
+
     for number, line in enumerate(lines, 1):
         try:
             entry = msgspec.json.decode(line, type=Acceptance)
         except NOT_JSON as error:
             raise ResultError(f"{path}, line {number}: not by `accept` ({error})") from error
         run_ids[entry.machine_id] = {*entry.run_ids}
+
     return run_ids

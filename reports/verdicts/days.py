@@ -72,12 +72,16 @@ def assumed_spread(log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
     i, j = np.triu_indices(len(cells), 1)
     gaps = np.abs(logs[i] - logs[j])[group[i] == group[j]]
     freedom = SCATTER_EFFICIENCY * (len(cells) - cells.group.nunique())
+
     if not len(gaps):
         return PRIOR
+
     scatter = np.quantile(gaps, 0.25) / np.sqrt(2) / ndtri(0.625)
     own = max(scatter**2 - float(np.mean(cells.standard_error**2)), 0.0) / 2  # of one day
+
     if 2 * own < PRIOR.sd**2 * chdtri(freedom, WIDER_P) / freedom:
         return PRIOR
+
     sd = float(np.sqrt(2 * own))
     return DaySpread(
         sd,
@@ -124,6 +128,7 @@ def spread_of(levels: Floats, noise: float, log_ratios: Floats, groups: Sequence
     n_cases, n_days = levels.shape
     if n_days < MIN_DAYS or not n_cases:
         return assumed_spread(log_ratios, groups)
+
     sd = float(np.sqrt(max(levels.var(axis=1, ddof=1).mean() - noise, 0.0)))
     return DaySpread(
         sd,

@@ -69,17 +69,22 @@ def decide(
         raise ResultError(
             "every cell is the library's, which no gate judges: `reports compare` shows them"
         )
+
     must_rule_out, source = comparison.resolvable_slowdown
     if min_effect:
         must_rule_out, source = min_effect, "of --min-effect"
+
     fails_from = min_effect or margin
     if fails_from < margin:
         raise ResultError(f"--min-effect {fails_from:.2%} is within the margin, {margin:.2%}")
+
     words = outcomes(comparison, fails_from, must_rule_out)
     judged = comparison.cells[comparison.is_judged]
+
     # With too few pairs for any verdict there is nothing to pass.
     if passes_open and np.isfinite(judged.detectable).any():
         words = words.replace(OPEN_CELL, SKIPPED_CELL)
+
     texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
     cells = comparison.cells.assign(text=texts, outcome=words)
     cells = cells.sort_values("ratio", ascending=False, kind="stable")
@@ -92,8 +97,10 @@ def decide(
     ]
     of_cells = f"of {len(judged)} cells"
     found = summary(comparison, must_rule_out)
+
     if SLOWER in {*judged.verdict}:
         found += f"; {len(slower)} {of_cells} slower by {fails_from:.1%} or more"
+
     can_hide = f"in {len(undecided)} {of_cells} a slowdown of {must_rule_out:.1%} could hide"
     # The first that applies.
     answers = {
@@ -105,13 +112,16 @@ def decide(
     status, text = next((status, text) for status, (applies, text) in answers.items() if applies)
     listed = pd.concat([slower, undecided])[:MOST_LISTED]
     findings = [*faults[1:MOST_LISTED], *(listed.title + ": " + listed.text)]
+
     if len(undecided):
         findings.append(_remedy(comparison, undecided, must_rule_out))
+
     if len(faster):
         findings.append(
             f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some([*faster.title])};"
             " `python -m reports accept` moves it"
         )
+
     findings.append(f"the slowdown to exclude: {must_rule_out:.1%}, {source}")
     text += f" (exit status {status})"
     return Outcome(text, status, faults, findings, cells, comparison)
@@ -122,8 +132,11 @@ def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str
     nearer with the root of the number of pairs."""
     if not comparison.is_interleaved:
         return "launches in turn decide more: python -m bench.campaign"
+
     reach = (cells.log_high - cells.log_ratio) / (np.log1p(slowdown) - cells.log_ratio)
     pairs = np.max(cells.pairs * reach.where(reach > 0, np.inf) ** 2)
+
     if not np.isfinite(pairs):
         return "more pairs decide more: a larger --budget or --pairs of the campaign"
+
     return f"about {pairs:.0f} pairs would decide: --pairs of the campaign"

@@ -80,6 +80,7 @@ class Comparison:
         cells = self.cells[self.is_judged]
         stages = self.baseline.campaign.stages if self.baseline.campaign else []
         forecasts = [stage.visible_effect for stage in stages if stage.visible_effect]
+
         if forecasts and self.is_interleaved:
             most, source = forecasts[0], "which the campaign's pilot decides"
         else:
@@ -93,6 +94,7 @@ class Comparison:
             )
             most = np.max(effects[np.isfinite(effects)], initial=self.margin)
             source = "which these launches decide"
+
         slowdown = min(max(self.margin, most), MOST_RESOLVABLE)
         return slowdown, f"{source}, at most {MOST_RESOLVABLE:.0%}"
 
@@ -116,6 +118,7 @@ def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
             if name not in allowed:
                 raise Incomparable(f"not comparable: {sentence}; --allow {name} compares anyway")
             sentences.append(f"allowed to differ: {sentence}")
+
     return sentences
 
 
@@ -130,8 +133,10 @@ def compare(
     sides."""
     differences = differing(sides, allowed)
     baseline, *variants = sides
+
     if margin is None:
         margin = baseline.campaign.campaign.margin if baseline.campaign else DEFAULT_MARGIN
+
     comparisons = []
     for variant in variants:
         comparison = Comparison(
@@ -146,6 +151,7 @@ def compare(
         _add_cells(comparison)
         _add_notes(comparison)
         comparisons.append(comparison)
+
     return comparisons
 
 
@@ -157,6 +163,7 @@ def _differing_fields(baseline: Side, variant: Side) -> dict[str, str]:
         )
         if len(ours) == len(theirs) == 1 and ours != theirs:
             texts[name] = f"{spoken(name)}: {spoken(min(ours))} against {spoken(min(theirs))}"
+
     return texts
 
 
@@ -165,12 +172,16 @@ def _add_cells(comparison: Comparison) -> None:
     without = "library", *comparison.differing_fields
     names = f"{comparison.baseline.name} and {comparison.variant.name}"
     runs = [{launch.run.run_id for launch in side.launches} for side in sides]
+
     if both := set.intersection(*runs):
         raise ResultError(f"{min(both)} is a run of {names}: compared with itself")
+
     theirs, ours = ({key_of(case, without): case for case in side.cases} for side in sides)
     cases = {key: ours[key] for key in theirs if key in ours}
+
     if not cases:
         raise NothingInCommon(f"{names} have no case in common")
+
     comparison.lacking = [case for key, case in theirs.items() if key not in ours]
     wrong = {
         key_of(case, without): f"{WRONG} launches of {side.name}"
@@ -208,6 +219,7 @@ def _judge(
     margin, n_pairs = comparison.margin, len(comparison.pairs)
     manifest = comparison.baseline.campaign
     log_ratios, times = find_ratios(comparison.pairs, keys, without)
+
     if comparison.is_interleaved:
         cells = verdict.once(log_ratios, margin)
     else:
@@ -215,11 +227,14 @@ def _judge(
         days = spread_between_days(comparison.baseline, comparison.variant, log_ratios, groups)
         comparison.notes += [days.source] * (n_pairs >= MIN_PAIRS)
         cells = days.judge(log_ratios, margin)
+
     cells = with_ratios(cells)
     cells.loc[cells.high.isna(), "detectable"] = np.nan
+
     if comparison.is_interleaved and manifest and not manifest.end:
         # Each look at a growing campaign would be another chance of a false verdict.
         cells.loc[cells.verdict.isin([SLOWER, FASTER]), "verdict"] = AMBIGUOUS
+
     cells.loc[cells.pairs == 1, "verdict"] = UNREPLICATED
     lost = (n_pairs - cells.pairs).astype(str) + f" of {n_pairs}"
     cells["note"] = np.select(
@@ -238,8 +253,10 @@ def _add_notes(comparison: Comparison) -> None:
     here, there = (
         {str(launch.run.node) for launch in side.launches} for side in (baseline, variant)
     )
+
     if not here & there:
         nodes = f"{some(sorted(here))} and {some(sorted(there))}"
         comparison.notes.append(f"The sides ran on different nodes, {nodes}, and nodes differ.")
+
     if lacking := len(comparison.lacking):
         comparison.notes.append(f"{lacking} cases of {baseline.name} are not in {variant.name}.")

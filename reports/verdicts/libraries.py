@@ -37,11 +37,13 @@ def peers(arguments: argparse.Namespace) -> int:
     sides = read_sides([arguments.campaign])
     for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
+
     cells = cells_of(sides)
     if arguments.json:
         write_json("peers", cells=cells)
     else:
         print("\n".join([headline(cells), *tables_of(cells)]))
+
     return 0
 
 
@@ -53,9 +55,11 @@ def cells_of(sides: Sequence[Side]) -> pd.DataFrame:
     rows = [row for side in sides for launch in side.launches for row in _rows(side.name, launch)]
     if not rows:
         raise ResultError("no launch measured a library beside ours in one state of the link")
+
     launches = pd.DataFrame(rows)
     if launches.rtt_ns.any():  # launches without a state count only if no launch has one
         launches = launches[launches.rtt_ns > 0]
+
     trips_ns = launches.rtt_ns.to_numpy()
     launches["state"], _ = shared_states(trips_ns, np.ones(len(trips_ns)))
     key = [*CELL, "variant"]
@@ -93,9 +97,11 @@ def headline(cells: pd.DataFrame) -> str:
     mode = first["mode"].max()  # isolated, if it was measured
     first = first[first["mode"] == mode]
     texts = []
+
     for size_bytes in ends(first.size_bytes):
         closest = first[first.size_bytes == size_bytes].iloc[0]
         texts.append(f"{size_text(size_bytes)} {_ratio_text(closest)} {closest.library}")
+
     return f"Ours beside the closest library, {mode}: {', '.join(texts)}"
 
 
@@ -108,6 +114,7 @@ def tables_of(cells: pd.DataFrame) -> list[str]:
     rows: Any = cells.itertuples()
     texts = [f"{number(cell.library_us)} {_ratio_text(cell)} {cell.variant}" for cell in rows]
     cells = cells.assign(text=texts)
+
     for (_, mode), own in cells.groupby(["state", "mode"]):
         trip_ns = own.rtt_ns.median()
         trip = f", a flag's round trip {trip_ns:.0f} ns" if trip_ns else ""
@@ -115,6 +122,7 @@ def tables_of(cells: pd.DataFrame) -> list[str]:
         table.index = table.index.map(size_text)
         title = f"{mode}{trip}; launches of each library: at least {own.pairs.min()}"
         lines += ["", title, table.to_string()]
+
     return lines
 
 

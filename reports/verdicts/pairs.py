@@ -26,6 +26,7 @@ def pairs_of(baseline: Side, variant: Side) -> list[Pair]:
     if is_interleaved(baseline, variant):
         common = sorted(baseline.of_pair.keys() & variant.of_pair.keys())
         return [(baseline.of_pair[pair], variant.of_pair[pair]) for pair in common]
+
     nodes = [{launch.run.node for launch in side.launches} for side in (baseline, variant)]
     shared = sorted(node for node in nodes[0] & nodes[1] if node)
     return [

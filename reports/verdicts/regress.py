@@ -60,8 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the result if such a slowdown could hide (fail)",
     )
     add_allow(parser)
+
     for name, (content, _) in FILES.items():
         option(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")
+
     meanings = ", ".join(f"{status} {meaning}" for status, meaning in enumerate(STATUSES))
     parser.epilog = f"{parser.epilog}; exit status: {meanings}"
 
@@ -84,11 +86,14 @@ def regress(arguments: argparse.Namespace) -> int:
         else:
             problem = error
         outcome = Outcome(sentence, UNUSABLE, [sentence])
+
     for name, (_, content) in FILES.items():
         if path := getattr(arguments, name):
             write_named(path, content(outcome).encode())
+
     if problem:
         raise problem
+
     if arguments.json:
         cells = outcome.cells
         write_json(
@@ -100,6 +105,7 @@ def regress(arguments: argparse.Namespace) -> int:
             cells=cells.assign(case=cells.get("title")),
         )
         return outcome.status
+
     lines = wrapped([outcome.headline])
     if outcome.comparison:
         lines += wrapped(
@@ -113,6 +119,7 @@ def regress(arguments: argparse.Namespace) -> int:
         )
         sides = f"{quote(arguments.baseline)} {quote(arguments.current)}"
         lines[MOST_LINES:] = [f"all cells: python -m reports compare {sides}"]
+
     print("\n".join(lines))
     return outcome.status
 
@@ -120,9 +127,11 @@ def regress(arguments: argparse.Namespace) -> int:
 def _compared(arguments: argparse.Namespace, current: Side) -> Comparison:
     if not current.launches:
         raise NothingInCommon(f"{current.name} has no launch that finished")
+
     baseline = baseline_side(arguments.baseline, current)
     if baseline.name == current.name:
         baseline.name, current.name = arguments.baseline, arguments.current
+
     (comparison,) = compare([baseline, current], arguments.allow)
     comparison.notes += notes_of([current, baseline])
     return comparison
@@ -133,6 +142,7 @@ def markdown(outcome: Outcome) -> str:
     title = f"## {markdown_text(outcome.headline)}\n"
     if outcome.comparison is None:
         return title
+
     figures = headline_of(*outcome.comparison.variant.launches)
     findings = [f"- {markdown_text(line)}\n" for line in outcome.findings]
     rows = render.as_markdown([outcome.comparison], MOST_ROWS)
@@ -144,19 +154,23 @@ def junit(outcome: Outcome) -> str:
     """A test case for each fault and cell; `?` replaces characters that XML cannot contain."""
     suite = Element("testsuite", name=outcome.headline)
     rows = [(fault, "gate", "unusable", fault) for fault in outcome.faults]
+
     if comparison := outcome.comparison:
         run, cells = comparison.variant.launches[0].run, outcome.cells
         groups = f"{run.benchmark}." + cells["mode"]
         rows += zip(cells.title, groups, cells.outcome, cells.text, strict=True)
         said = [f"machine {run.machine_id}", *comparison.allowed, *outcome.findings]
         SubElement(suite, "system-out").text = "\n".join(said)
+
     for name, group, word, text in rows:
         case = SubElement(suite, "testcase", name=name, classname=group, time="0")
         if word in TAGS:
             SubElement(case, TAGS[word], type=word, message=text)
+
     counts = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
     for name, tag in counts.items():
         suite.set(name, str(len(list(suite.iter(tag)))))
+
     return NOT_XML.sub("?", tostring(suite, encoding="unicode", xml_declaration=True)) + "\n"
 
 
@@ -164,6 +178,7 @@ def html(outcome: Outcome) -> str:
     """The outcome, and the plot, sentences and table of its comparison."""
     if outcome.comparison is None:
         return to_html(Page(outcome.headline))
+
     sentences = [headline_of(*outcome.comparison.variant.launches), *outcome.findings]
     return to_html(Page(outcome.headline, sentences, sections_of([outcome.comparison])))
 

@@ -65,6 +65,7 @@ def percent(text: str) -> float:
         share = float(text) / 100
     except ValueError:
         share = 0.0
+
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a percentage between 0 and 100")
 
@@ -76,13 +77,17 @@ def compare(arguments: argparse.Namespace) -> int:
     different things, ResultError for a file that cannot be read or drawn."""
     sides = read_sides(arguments.sides)
     comparisons = judge.compare(sides, arguments.allow, arguments.margin)
+
     for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
+
     if arguments.plot:
         plot(comparisons, arguments.plot)
+
     if not arguments.json:
         sys.stdout.write(FORMATS[arguments.format](comparisons))
         return 0
+
     parts = [
         {
             "baseline": each.baseline.name,
@@ -106,6 +111,7 @@ def as_text(comparisons: Sequence[Comparison]) -> str:
         for name, of_name in groupby(rows, lambda row: row["algorithm"]):
             lines += [name, *(LINE.format(*row.values()) for row in of_name)]
         lines += ["", *wrapped(closing(comparison)), ""]
+
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -128,6 +134,7 @@ def as_markdown(comparisons: Sequence[Comparison], most_rows: int | None = None)
             *shown,
             "",
         ]
+
     return "\n".join(parts)
 
 
@@ -147,14 +154,17 @@ def _row(cell: Any, is_interleaved: bool) -> dict[str, str]:
     noisy = is_noisy((cell.ratio, cell.low, cell.high))
     has_interval = np.isfinite(cell.low)
     ratio = "too noisy" if noisy else _text(cell.ratio, _ratio)
+
     if has_interval and not noisy:
         ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
+
     word = cell.verdict
     if word == AMBIGUOUS:
         reach = max(cell.high - 1, 1 - cell.low)
         word = f"within +-{reach:.1%}" if has_interval and not noisy else "undecided"
     elif word in (SLOWER, FASTER) and not is_interleaved:
         word = "differs"
+
     return {
         "algorithm": cell.name,
         "size": size_text(cell.size_bytes),
@@ -209,10 +219,12 @@ def summary(comparison: Comparison, slowdown: float) -> str:
     found += difference(comparison, slower)
     nothing = "nothing else" if found else "nothing"
     found += difference(comparison, others[others.verdict == FASTER])
+
     if others.high.notna().any():
         found.append(f"{nothing} slower than {excluded:.1%} anywhere")
     if len(undecided):
         found.append(f"{some([*undecided.title])} undecided")
+
     return "; ".join([*found, *library_moved(comparison)])
 
 
@@ -221,6 +233,7 @@ def difference(comparison: Comparison, cells: pd.DataFrame) -> list[str]:
     without cells."""
     if cells.empty:
         return []
+
     cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")
     size = f"{'up to ' * (len(cells) > 1)}{abs(cells.ratio.iloc[0] - 1):.1%}"
     source = "" if comparison.is_interleaved else " by machine or code"
@@ -231,8 +244,10 @@ def library_moved(comparison: Comparison) -> list[str]:
     """Says that the machine or a setting moved if cells of the library differ."""
     cells = comparison.cells[~comparison.is_judged]
     moved = cells[cells.verdict.isin([SLOWER, FASTER])]
+
     if moved.empty:
         return []
+
     return [
         f"the machine or a setting moved: {len(moved)} of {len(cells)} cells of the library, "
         f"which the code cannot change, differ ({some([*moved.title])})"
@@ -246,10 +261,12 @@ def head(comparison: Comparison) -> list[str]:
         f"{len(variant.launches)} launches against {len(baseline.launches)}, not "
         "interleaved: differences are by machine or code"
     )
+
     if comparison.is_interleaved:
         launches = f"{len(comparison.pairs)} interleaved pairs of launches"
         if not (baseline.campaign and baseline.campaign.end):
             launches += "; THE CAMPAIGN IS NOT FINISHED: nothing is SLOWER yet"
+
     trips_ns = [f"{trip_ns:.0f}" for trip_ns in comparison.cells.rtt_ns.dropna().unique()]
     return [
         f"{variant.label} against {baseline.label}, the baseline: {launches}",
@@ -271,8 +288,10 @@ def notes(comparison: Comparison) -> list[str]:
     }
     shown = [*comparison.notes, *of_runs.values()]
     steal = max((launch.end.steal_share or 0 for launch in launches if launch.end), default=0)
+
     if steal > MOST_STEAL_SHARE:
         shown.append(f"The hypervisor withheld up to {steal:.1%} of a launch's CPU time.")
+
     return [f"note: {note}" for note in shown]
 
 
@@ -293,6 +312,7 @@ def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
     a word. Raises ResultError for a file that cannot be written."""
     longest = max(len(each.cells) for each in comparisons)
     inches = 7.1 * len(comparisons), 1.9 + 0.21 * longest
+
     with figure(target, 1, len(comparisons), inches) as (drawing, axes):
         for panel, comparison in zip(axes[0], comparisons, strict=True):
             _draw(panel, comparison)

@@ -70,8 +70,10 @@ def read_sides(arguments: Sequence[str]) -> list[Side]:
         sides = [side for side in variants if side.launches]
     else:
         sides = [side_of(argument) for argument in arguments]
+
     if len(sides) < 2:
         raise ResultError(f"{arguments[0]}: a comparison takes two sides, or a campaign")
+
     return sides
 
 
@@ -86,16 +88,20 @@ def side_of(argument: str) -> Side:
     path = Path(argument)
     if (path.parent / MANIFEST).is_file() and path.is_dir():
         return _variant_side(read_manifest(path.parent), path.name)
+
     matches = [Path(name) for name in glob.glob(argument) if name.endswith(".jsonl")]
     files = [path] if path.is_file() else [*path.glob("*.jsonl")] or matches
     side = Side(argument, [])
+
     for file in sorted(files):
         if file.is_file() and not file.stat().st_size:
             side.notes.append(f"{file} is empty: left out")
         else:
             _add_launch(side, file)
+
     if not side.launches:
         raise ResultError(f"no run file at {argument}")
+
     order = places(launch.run for launch in side.launches)
     side.launches.sort(key=lambda launch: order[launch.run.run_id])
     return side
@@ -104,10 +110,12 @@ def side_of(argument: str) -> Side:
 def _variant_side(manifest: Manifest, variant: str) -> Side:
     side = Side(variant, [], manifest, variant)
     side.notes += [f"{path} is not part of this campaign: left out" for path in manifest.foreign]
+
     for launch in manifest.launches:
         is_judged = launch.status == "finished" and launch.stage == "first"
         if launch.variant == variant and is_judged:
             _add_launch(side, manifest.folder / str(launch.run), launch.pair)
+
     return side
 
 
@@ -117,9 +125,11 @@ def _add_launch(side: Side, path: Path, pair: int = 0) -> None:
     if not result.complete:
         reason = (result.end and result.end.reason) or "it was cut off"
         side.notes.append(f"{path} is incomplete: {reason}; its complete lines count")
+
     if result.run.run_id in {launch.run.run_id for launch in side.launches}:
         side.notes.append(f"{path} is a copy of the run {result.run.run_id}: left out")
         return
+
     side.launches.append(result)
     side.of_pair[pair] = result
 
@@ -135,6 +145,7 @@ def faults_of(side: Side) -> list[str]:
         lost = died - {launch.pair for launch in launches if launch.status == "finished"}
         if lost:
             faults.append(f"no launch of {side.name} finished in {len(lost)} of its pairs")
+
     for launch in side.launches:
         if not launch.complete:
             faults.append(f"{launch.path} is incomplete")
@@ -143,6 +154,7 @@ def faults_of(side: Side) -> list[str]:
             for case in launch.cases
             if case.status == "wrong"
         ]
+
     return faults
 
 

@@ -58,6 +58,7 @@ def evidence(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> "pd.DataFram
         "is_same": False,
     }
     columns = {name: np.full(len(pairs), value) for name, value in blank.items()}
+
     for n in np.unique(pairs[pairs > 0]).tolist():
         rows = pairs == n
         values = log_ratios[rows][np.isfinite(log_ratios[rows])].reshape(-1, n)
@@ -78,6 +79,7 @@ def evidence(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> "pd.DataFram
             )
             reach = np.maximum(-ends[:, k_same], ends[:, ~k_same])
             columns["is_same"][rows] = reach < np.log1p(margin)
+
     return pd.DataFrame({"pairs": pairs, **columns})
 
 
@@ -88,6 +90,7 @@ def signed_rank_cdf(n: int) -> Floats:
     probabilities = np.ones(1)
     for rank in range(1, n + 1):
         probabilities = np.pad(probabilities, (0, rank)) / 2 + np.pad(probabilities, (rank, 0)) / 2
+
     return np.minimum(np.cumsum(probabilities), 1.0)
 
 

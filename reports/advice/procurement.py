@@ -281,7 +281,7 @@ def _sentences(
     lines = [
         "Figures are geometric means over launches, with Student's intervals at "
         f"{confidence:.2%} from {LEAST_LAUNCHES} launches on; busbw = 2 (n-1)/n x bytes / time "
-        "until the result was read."
+        "of the collective alone, us with reading the result."
     ]
     if n_verdicts:
         lines.append(

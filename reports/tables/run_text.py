@@ -158,11 +158,12 @@ def lay_out_brief(
             shown.append((title, table))
             room -= lines
 
-    # The notes from that on peer memory on are of this machine.
-    of_run = takewhile(lambda note: not note.startswith("Peer memory"), result.run.notes)
-    notes = [f"note: {note}" for note in of_run]
+    notes = [f"note: {note}" for note in result.run.notes]
+    # The notes from that on peer memory on are of this machine: they come last.
+    of_run = list(takewhile(lambda note: "Peer memory" not in note, notes))
+    of_machine = notes[len(of_run) :]
 
-    for sentence in [*notes, *footnotes(result), *conclusions]:
+    for sentence in [*of_run, *footnotes(result), *conclusions, *of_machine]:
         lines = len(wrapped([sentence]))
         if lines <= room:
             sentences.append(sentence)

@@ -15,9 +15,18 @@ from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
 from reports.tables.long import long_table
 from reports.tables.peers import peer_tables
-from reports.tables.rows import SizeRow, View, by_type, default_rows, ratio_text, views
+from reports.tables.rows import (
+    SizeRow,
+    View,
+    by_type,
+    cost_us,
+    default_rows,
+    ratio_text,
+    view_of,
+    views,
+)
 from reports.tables.run_text import lay_out_brief, lay_out_run, opening
-from reports.tables.sentences import lay_out, number, plain_table, shape_words
+from reports.tables.sentences import lay_out, number, plain_table, shape_words, size_text
 
 # From this share of the shortest isolated time on, stamps and an empty launch hide a difference
 # between algorithms; on AMD's GPUs they take microseconds.
@@ -47,6 +56,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             rows_of.setdefault(view[0], rows)
             tables += [
                 (", ".join(words), _default_table(result, rows, view)),
+                *_lossy_tables(part, view),
                 *peer_tables(part, view, rows, states),
             ]
 
@@ -89,8 +99,28 @@ def _default_table(result: Result, rows: Sequence[SizeRow], view: View) -> Table
         _cells(row, "auto" if is_auto else "best", has_library, bool(late_us(view[1])))
         for row in rows
     ]
+    if result.run.world["size"] == 1:
+        for of_row in cells:
+            of_row.pop("busbw\nGB/s", None)
+
     columns = dict.fromkeys(cells[0], 6) | {next(iter(cells[0])): 8}
     return plain_table(columns, [of_row.values() for of_row in cells])
+
+
+def _lossy_tables(result: Result, view: View) -> list[tuple[str, Table]]:
+    """The quantised algorithms of a view beside their signal-to-noise ratios; none without any."""
+    rows = [
+        [size_text(case.size_bytes), case.algorithm, number(cost_us(case)), *ratios]
+        for case in result.cases
+        if view_of(case) == view and case.snr_db and case.algorithm != "auto"
+        for ratios in [[f"{ratio:.1f}" for ratio in case.snr_db.values()]]
+    ]
+    if not rows:
+        return []
+
+    kinds = next(case.snr_db for case in result.cases if case.snr_db)
+    table = plain_table(dict.fromkeys(["size", "algorithm", "us", *kinds], 6), rows)
+    return [("quantised: signal-to-noise ratio against fp64 by kind of data, in dB", table)]
 
 
 def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[str, str | Text]:

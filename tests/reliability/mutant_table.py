@@ -201,32 +201,35 @@ STATISTICS = {
     ),
     "correlation-of-runs-ignored": Mutant(
         "reports/trends/changes.py",
-        "np.clip(mean + own, 0, 0.9)",
-        "np.clip(mean + own, 0, 0.0)",
+        "np.clip(rhos.mean() + own, 0, 0.9)",
+        "np.clip(rhos.mean() + own, 0, 0.0)",
         ("tests/reports/trends/test_history.py", "tests/calibration/test_calibration.py"),
     ),
 }
 PARSERS = {
     "milliseconds-as-microseconds": Mutant(
-        "reports/imports/nccl_end.py",
+        "reports/imports/nccl_tests.py",
         "1e3 if self.milliseconds",
         "1.0 if self.milliseconds",
         (FORMATS,),
     ),
     "blank-half-ignored": Mutant(
-        "reports/imports/nccl_end.py",
-        "key=lambda place: abs(place[1] - time_end)",
-        "key=lambda place: place[1]",
+        "reports/imports/nccl_tests.py",
+        "key=lambda each: abs(each.end - end)",
+        "key=lambda each: each.end",
         (FORMATS,),
     ),
     "cut-log-complete": Mutant(
-        "reports/imports/nccl_end.py",
-        "self.stage == Stage.FOOTER or",
-        "self.stage >= Stage.ROWS or",
+        "reports/imports/nccl_tests.py",
+        "self.part == Part.FOOTER or",
+        "self.part >= Part.ROWS or",
         (FORMATS,),
     ),
     "threads-not-multiplied": Mutant(
-        "reports/imports/nccl_end.py", "per_process *= int(", "per_process = int(", (FORMATS,)
+        "reports/imports/nccl_json.py",
+        '_index(config.get("nthreads", 1)) * _index(',
+        "1 * _index(",
+        (FORMATS,),
     ),
     "decimal-megabyte": Mutant(
         "bench/harness/options.py",

@@ -84,20 +84,25 @@ def judge(log_costs: Floats, n_series: int) -> list[tuple[list[Step], str]]:
     firsts = find_steps(log_costs[:, : runs - age], noise, n_series)
     rest = log_costs - levels_between(log_costs, firsts)
     latest = find_latest(rest, noise, n_series, MOST_LATEST)
+
     for own, age in zip(firsts, latest, strict=True):
         own += [runs - age] if age else []
+
     levels = levels_between(log_costs, firsts)
     rest = clipped(log_costs - levels, MOST_INNOVATION)
     innovations = innovations_of(levels + rest, noise.rho)
     steps = [list[Step]() for _ in log_costs]
+
     for same, rows in alike(firsts):
         of_rows = noise._replace(rho=noise.rho[rows])
         for start, first, stop in neighbours(same, runs):
             measured = measure(innovations[rows, start : stop - 1], of_rows, start, first)
             for series, step in zip(rows, measured, strict=True):
                 steps[series].append(step)
+
     if runs < MIN_RUNS:
         return [(own, "too early") for own in steps]
+
     spreads = rest[:, -MOST_BASE:].std(axis=-1, ddof=1)
     words = ["noisy" if spread > NOISY_SPREAD else "steady" for spread in spreads]
     return list(zip(steps, words, strict=True))
@@ -113,6 +118,7 @@ def alike(firsts: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], list
     rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for series, own in enumerate(firsts):
         rows[tuple(own)].append(series)
+
     yield from rows.items()
 
 
@@ -123,6 +129,7 @@ def levels_between(log_costs: Floats, firsts: Sequence[Sequence[int]]) -> Floats
         for start, stop in pairwise([0, *own, log_costs.shape[1]]):
             between = log_costs[rows, start:stop]
             levels[rows, start:stop] = np.median(between, axis=-1, keepdims=True)
+
     return levels
 
 
@@ -132,17 +139,21 @@ def find_steps(log_costs: Floats, noise: Noise, n_series: int) -> list[list[int]
     runs, firsts = log_costs.shape[1], [list[int]() for _ in log_costs]
     if runs < MIN_RUNS:
         return firsts
+
     innovations = calm(innovations_of(log_costs, noise.rho))
     shared = split(partial(best_shared_step, innovations, noise), 0, runs)
+
     for start, first, stop in neighbours(shared, runs):
         segment = innovations[:, start : stop - 1]
         _, deviates = deviates_of_steps(segment, noise, SHARED_EDGE, NEAR_RUNS[0])
         is_member = np.abs(deviates[:, first - start - SHARED_EDGE]) > MEMBER_DEVIATE
         for series in np.flatnonzero(is_member).tolist():
             firsts[series].append(first)
+
     rest = log_costs - levels_between(log_costs, firsts)
     innovations = calm(innovations_of(rest, noise.rho))
     scores, _ = best_steps(innovations, noise, n_series, 0, runs)
+
     for series in np.flatnonzero(scores > 1).tolist():
         own, of_series = innovations[[series]], noise._replace(rho=noise.rho[[series]])
         places = split(partial(best_steps, own, of_series, n_series), 0, runs)
@@ -150,6 +161,7 @@ def find_steps(log_costs: Floats, noise: Noise, n_series: int) -> list[list[int]
             _, deviates = deviates_of_steps(own[:, start : stop - 1], of_series, 1)
             firsts[series].append(start + 2 + int(np.argmax(np.abs(deviates))))
         firsts[series] = sorted({*firsts[series]})
+
     return firsts
 
 
@@ -157,9 +169,11 @@ def split(best: Callable[[int, int], tuple[Any, Any]], start: int, stop: int) ->
     """The places of steps by binary segmentation, at the best place while its score exceeds 1."""
     if stop - start < MIN_RUNS:
         return []
+
     score, place = best(start, stop)
     if score <= 1:
         return []
+
     middle = start + place.item()
     return [*split(best, start, middle), middle, *split(best, middle, stop)]
 
@@ -173,6 +187,7 @@ def best_steps(
     n_places = n - 2 * EDGE + 1
     segment = innovations[:, start : stop - 1]
     scores, sizes = [], []
+
     for window in (n, *NEAR_RUNS):
         p = np.full(n_places, EARLIER_ALPHA / n_places / 3)
         if window == n and stop == innovations.shape[-1] + 1:
@@ -181,6 +196,7 @@ def best_steps(
         limits += noise.excess / EDGE * (limits**3 - 3 * limits) / 12
         sizes.append(np.abs(deviates_of_steps(segment, noise, EDGE, window)[1]))
         scores.append(sizes[-1] / limits)
+
     return np.max(scores, axis=(0, -1)), EDGE + np.argmax(np.max(sizes, axis=0), axis=-1)
 
 
@@ -242,9 +258,11 @@ def deviates_of_steps(
     first = np.arange(max(edge, 2), runs - edge + 1)  # before the second run there is no innovation
     everything = gls_steps(innovations, noise.rho, first, 0 * first, 0 * first + runs - 1)
     log_ratios, weights = everything
+
     if window:
         start, stop = np.maximum(first - window, 0), np.minimum(first + window, runs) - 1
         log_ratios, weights = gls_steps(innovations, noise.rho, first, start, stop)
+
     variance = innovation_variance(innovations, noise, *everything)
     return log_ratios, log_ratios * np.sqrt(weights / variance)
 
@@ -352,14 +370,17 @@ def find_latest(log_costs: Floats, noise: Noise, n_series: int, most: int) -> li
     n_latest = min(most, log_costs.shape[1] - LEAST_BASE)
     if n_latest < 1:
         return [0] * len(log_costs)
+
     innovations = innovations_of(log_costs, noise.rho)
     looks = [look_at(innovations, window, n_series) for window in range(1, n_latest + 1)]
     scores = np.array([score for score, _ in looks])  # (windows, 1 + series)
     latest = 1 + np.argmax(scores, axis=0)
     latest[scores.max(axis=0) <= 1] = 0
+
     if latest[0]:
         _, sizes = looks[latest[0] - 1]
         latest[1:][sizes[1:] / sizes[0] > 0.5] = latest[0]
+
     windows: list[int] = latest[1:].tolist()
     return windows
 
@@ -378,6 +399,8 @@ def look_at(innovations: Floats, window: int, n_series: int) -> tuple[Floats, Fl
     p_of_run = alpha ** (1 / min(window, 3))
     limits = stdtrit(runs - 1, 1 - p_of_run / 2) * np.sqrt(1 + 1 / runs)
     scores = np.maximum(deviates.min(axis=1), -deviates.max(axis=1)) / limits
+
     if window < 3:  # one run is no step of one or two series
         scores[1 if n > 2 else 0 :] = 0
+
     return scores, np.median(deviates, axis=1)

@@ -27,10 +27,8 @@ from reports.trends.series import Event, Series, series_of
 
 UNREADABLE = "not a run that can be read"
 REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema"}
-NEAR_RUNS = 2  # steps of several series at most this far apart are one event
 # Before and after an event: a fact that changes more often than this among them is no cause.
 FACT_RUNS, MOST_FACT_CHANGES = 10, 3
-Changes = list[tuple[Series, Step]]
 
 
 @dataclass
@@ -100,7 +98,7 @@ def history_of(contents: Contents) -> History:
 
 
 def add_events(history: History, entries: dict[str, Entry]) -> None:
-    """Series over the same runs are tested together; their steps close together are one event."""
+    """Series over the same runs are tested together; their steps at one run are one event."""
     panels: dict[tuple[Any, ...], list[Series]] = defaultdict(list)
     for series in history.series:
         if len(series.costs_us) > LEAST_BASE:
@@ -114,12 +112,10 @@ def add_events(history: History, entries: dict[str, Entry]) -> None:
         for series, judged in zip(panel, judge(log_costs, n_series), strict=True):
             series.steps, series.quiet = judged
             series.mark_disturbed(history.disturbed)
-        changes = [(series, step) for series in panel for step in series.steps]
-        common = Counter(step.first for _, step in changes)
-        at: dict[int, Changes] = defaultdict(list)
-        for series, step in changes:
-            near = [place for place in common if abs(place - step.first) <= NEAR_RUNS]
-            at[max(near, key=lambda place: common[place])].append((series, step))
+        at: dict[int, list[tuple[Series, Step]]] = defaultdict(list)
+        for series in panel:
+            for step in series.steps:
+                at[step.first].append((series, step))
         for place, own in at.items():
             own.sort(key=lambda change: -abs(change[1].log_ratio[0]))
             ends = np.median([(step.low, step.high) for _, step in own], axis=0)

@@ -93,7 +93,13 @@ def series_of(
     it is empty, outside. The runs of one side of a campaign are one point, named by the first."""
     import pandas as pd  # takes 0.3 s
 
-    run, columns = entries[0].run, columns_of(costs)
+    run = entries[0].run
+    # The library's version, in the last value of a key, may change within a series.
+    columns: dict[Key, list[int]] = defaultdict(list)
+
+    for column, key in enumerate(costs.keys):
+        columns[(*key[:-1], re.split(r"\s*\d", key[-1] or "")[0])].append(column)
+
     plans = {id(entry.keys): entry for entry in entries}.values()
     cases = {
         key: case for entry in plans for key, case in zip(entry.keys, entry.run.cases, strict=True)
@@ -125,16 +131,6 @@ def series_of(
                     own_us[is_there],
                     node=node,
                 )
-
-
-def columns_of(costs: Costs) -> dict[Key, list[int]]:
-    """The columns of each series: the library's version, in the last value of a key, may change
-    within a series."""
-    columns: dict[Key, list[int]] = defaultdict(list)
-    for column, key in enumerate(costs.keys):
-        columns[(*key[:-1], re.split(r"\s*\d", key[-1] or "")[0])].append(column)
-
-    return columns
 
 
 @dataclass

@@ -36,9 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--long", action="store_true", help="one row for each algorithm, variant, mode and size"
     )
     parser.add_argument("--format", choices=["table", "nccl-tests", "csv"], default="table")
-    parser.add_argument(
-        "--algorithm", metavar="NAME", help="the test that --format nccl-tests prints (auto)"
-    )
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -48,9 +45,6 @@ def show(arguments: argparse.Namespace) -> int:
         raise ResultError(
             "--json, --long and --format each print the run in another form: choose one"
         )
-
-    if arguments.algorithm and arguments.format != "nccl-tests":
-        raise ResultError("--algorithm chooses the test of --format nccl-tests")
 
     if arguments.run.is_dir():
         if not (files := runs_by_time(arguments.run)):
@@ -77,8 +71,6 @@ def show(arguments: argparse.Namespace) -> int:
         run = msgspec.to_builtins(result.run)
         del run["cases"]  # the plan of the cases that follow
         write_json("show", run=run, cases=result.cases, end=result.end)
-    elif arguments.format == "nccl-tests":
-        sys.stdout.write(as_nccl_tests(result, arguments.algorithm))
     else:
         sys.stdout.write(text(result, arguments.format, arguments.long))
 

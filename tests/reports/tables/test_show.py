@@ -211,7 +211,7 @@ def test_show_prints_the_stored_table_and_refuses_in_one_line(tmp_path, result, 
         status, out, err = show(path)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert err.startswith(f"reports: {path}")
-    for options in ("--json --long", "--algorithm ring", "--format xml"):
+    for options in ("--json --long", "--format xml"):
         status, out, err = show(result.path, *options.split())
         assert (status, out, err.count("\n")) == (2, "", 1)
 

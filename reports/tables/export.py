@@ -150,7 +150,11 @@ def gauges() -> Iterator[Gauge]:
     for field, shown in FIGURES.items():
         if not shown.gauge:
             continue
-        unit, scale = next(UNITS[end] for end in UNITS if field.endswith(end))
+        ending = next((end for end in UNITS if field.endswith(end)), None)
+        if ending is None:
+            raise ValueError(f"{field} is a gauge whose unit UNITS of {__name__} lacks")
+
+        unit, scale = UNITS[ending]
         name, meaning = f"wiretax_{shown.gauge}", f"{shown.meaning}."
         if field not in PARTS:
             yield Gauge(name + unit, field, unit[1:], scale, meaning)

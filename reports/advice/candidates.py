@@ -26,8 +26,8 @@ from reports.tables.sentences import number, size_text
 SCALES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 # The forms of a requirement by the unit of its limit.
 FORMS = {
-    "us": r"(\d{1,9}[KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
-    "GB/s": r"(\d{1,9}[KMG]?) *>= *(\d{1,12}(?:\.\d+)?) *GB/s",
+    "us": r"(\d{1,12}[KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
+    "GB/s": r"(\d{1,12}[KMG]?) *>= *(\d{1,12}(?:\.\d+)?) *GB/s",
     "tok/s": r"(\S+) *>= *(\d{1,12}(?:\.\d+)?) *tok/s",
 }
 DOES_NOT_FIT = "does not fit"
@@ -137,7 +137,7 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
 
 def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
     for unit, form in FORMS.items():
-        match = re.fullmatch(form, text.strip())
+        match = re.fullmatch(form, text.strip(), re.ASCII)
         if not match or not float(match[2]):
             continue
         label: int | str = match[1]

@@ -303,7 +303,8 @@ def _doubts(times: ReduceTimes, launches: Launches, gpu: Gpu) -> list[str]:
         )
     elif launches.gpus:
         expected = LINKS[gpu.peer] if gpu.peer else link
-        bus_gb_s = wire_factor(times.gpus) * size / times.spans[size][0] / 1e3
+        time_us = float(np.exp(np.log(rows.time_us[rows.size_bytes == size]).mean()))
+        bus_gb_s = wire_factor(times.gpus) * size / time_us / 1e3
         if bus_gb_s < DOWN * expected.gb_s:
             lines.append(
                 f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "

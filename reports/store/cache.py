@@ -10,16 +10,19 @@ import msgspec
 import numpy as np
 
 from reports.store.observations import Entry, Observed, plan_of
-from reports.store.schema import End, Run
+from reports.store.schema import CaseHeader, End, Run
 from reports.store.writing import write_whole
 
 Stamp = tuple[int, int]  # of a file: its size in bytes, its time of change in ns
+# Changes with the records, so that a program never reads another version's cache.
+FIELDS = [kind.__struct_fields__ for kind in (Run, CaseHeader, End)]
+FORM = hashlib.sha256(repr((FIELDS, Observed._fields)).encode()).hexdigest()[:8]
 
 
 def _file_of(folder: Path) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    return home / "wiretax" / "stores" / f"{digest}.v3.parquet"
+    return home / "wiretax" / "stores" / f"{digest}.{FORM}.parquet"
 
 
 def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> None:
@@ -67,7 +70,8 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
         rows = (
             pq.ParquetFile(_file_of(folder), read_dictionary=list(shared)).read().combine_chunks()
         )
-    except (OSError, pa.ArrowException):  # there is none yet, or the disk was full
+    # There is none yet, the disk was full, or this user has no home.
+    except (OSError, RuntimeError, pa.ArrowException):
         return {}
 
     columns = {name: rows[name].combine_chunks() for name in rows.column_names}

@@ -293,13 +293,12 @@ def time_of(run_id: str) -> datetime | None:
 
 
 def places(runs: Iterable[Run]) -> dict[str, int]:
-    """The index of each run_id, oldest first: after the runs that it names, because a wrong clock
-    jumps when it is corrected, otherwise by time. Breaks a circle of names at one run."""
+    """The index of each run_id by time, oldest first; runs without a time come first. A run whose
+    clock was wrong follows the runs that it names at once. Breaks a circle of names at one run."""
     after = {run.run_id: run.after for run in runs}
-    order, seen = dict[str, int](), set[str]()
+    seen, times = set[str](), dict[str, tuple[str, int]]()  # and how many runs it follows so
 
-    # Runs without a time come first, never last.
-    for last in sorted(after, key=lambda run_id: (time_of(run_id) is not None, run_id)):
+    for last in after:
         stack = [] if last in seen else [last]
         while stack:
             run_id = stack[-1]
@@ -308,9 +307,14 @@ def places(runs: Iterable[Run]) -> dict[str, int]:
             if unseen:
                 stack.append(unseen[0])
             else:
-                order[stack.pop()] = len(order)
+                former = max(
+                    (times[name] for name in after[run_id] if name in times), default=("", 0)
+                )
+                own = run_id[:20] if time_of(run_id) else ""
+                times[stack.pop()] = max((own, 0), (former[0], former[1] + 1))
 
-    return order
+    order = sorted(after, key=lambda run_id: (times[run_id], run_id))
+    return {run_id: place for place, run_id in enumerate(order)}
 
 
 def latest(folder: Path) -> list[str]:

@@ -349,6 +349,8 @@ NEEDED = {
 class World(msgspec.Struct):
     size: Positive
     ranks: list[Rank] = []
+    hosts: Positive | None = None
+    dispatch: str | None = None
 
 
 class OpenParts(msgspec.Struct):

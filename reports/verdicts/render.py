@@ -5,6 +5,7 @@ use both. Verdicts are words."""
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -217,7 +218,7 @@ def summary(comparison: Comparison, slowdown: float) -> str:
     excluded = max(others.high.max() - 1, 0)
     found = [f"WRONG: {some([*wrong.title])}"] if len(wrong) else []
     found += difference(comparison, slower)
-    nothing = "nothing else" if found else "nothing"
+    nothing = "nothing else" if found or len(undecided) else "nothing"
     found += difference(comparison, others[others.verdict == FASTER])
 
     if others.high.notna().any():
@@ -298,8 +299,8 @@ def notes(comparison: Comparison) -> list[str]:
 def closing(comparison: Comparison) -> list[str]:
     """The number of cells with each verdict, and notes on single cells."""
     cells = comparison.cells
-    words = cells.verdict.replace(AMBIGUOUS, "undecided")
-    counts = [f"{word} {count}" for word, count in words.value_counts().items()]
+    words = Counter(row["verdict"].partition(" +-")[0] for row in rows_of(comparison))
+    counts = [f"{word} {count}" for word, count in words.most_common()]
     lines = [
         f"{', '.join(counts)}; of {len(cells)} cells, with a margin of {comparison.margin:.1%}"
     ]

@@ -70,7 +70,7 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         title,
         lines,
         [*sections, *environment(first), Section("In the archive", PRIVACY)],
-        how_to_reproduce([result.run for result in results.values()]),
+        how_to_reproduce(first.run) if first else {},
     )
 
 

@@ -42,10 +42,6 @@ def overview_page(store: shared.Store, pages: Mapping[str, Page]) -> Page:
         if file in pages:
             newest += [f"{name}: {sentence}" for sentence in pages[file].sentences[:1]]
 
-    reproduce = shared.how_to_reproduce([entry.run for entry in store.runs])
-    for name, paths in (("campaigns", store.campaigns), ("imported logs", store.imported)):
-        reproduce[name] = shared.listing([path.name for path in paths], shared.MOST_NAMES)
-
     counts = _series_counts(store)
     if counts:
         newest.append(f"Series over runs: {shared.counts_text(sum(counts.values(), Counter()))}.")
@@ -54,7 +50,6 @@ def overview_page(store: shared.Store, pages: Mapping[str, Page]) -> Page:
         "Wiretax: all runs and their verdicts",
         newest,
         _tables(store, pages, counts),
-        reproduce,
         file="index.html",
     )
 
@@ -146,7 +141,6 @@ def campaign_page(folder: Path) -> Page:
     comparisons = compare(variants, list(COMPARABLE))
     names = ", ".join(side.label for side in variants[1:])
     counts = Counter(word for each in comparisons for word in each.cells.verdict)
-    runs = [launch.run for side in variants for launch in side.launches]
     return Page(
         f"{folder.name}: {names} against {variants[0].label}",
         [
@@ -155,7 +149,6 @@ def campaign_page(folder: Path) -> Page:
             *notes_of(variants),
         ],
         [*sections_of(comparisons), _differences(variants)],
-        shared.how_to_reproduce(runs),
         counts=counts,
     )
 
@@ -194,7 +187,6 @@ def history_page(history: History) -> Page:
     page = _series_page("History", history.series, history.events)
     lines = [f"{line.rstrip('.')}." for line in closing(history)]
     page.sentences = [headline(history), *lines, *page.sentences]
-    page.reproduce = shared.how_to_reproduce(list(history.runs.values()))
     return page
 
 
@@ -211,7 +203,6 @@ def node_page(history: History | None, node: str, entries: Sequence[Entry]) -> P
     page = _series_page(f"Node {node}", series, events)
     rows = list(map(_run_row, reversed(entries[-shared.MOST_NAMES :])))
     page.sections = [*page.sections, Section("Newest runs", table="runs", rows=rows)]
-    page.reproduce = shared.how_to_reproduce([entry.run for entry in entries])
     return page
 
 

@@ -45,7 +45,6 @@ def fleet_page(contents: Contents) -> Page:
         "Fleet",
         [f"{headline(fleet)}.", *fleet.left_out],
         sections,
-        shared.how_to_reproduce(fleet.runs),
     )
 
 

@@ -65,7 +65,7 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
         Section("Every cell", table="cells", rows=[*long_rows(cases)]),
         Section("Environment", table="environment", rows=facts, folded=True),
     ]
-    return Page(machine(result), head, sections, shared.how_to_reproduce([run]))
+    return Page(machine(result), head, sections, shared.how_to_reproduce(run))
 
 
 def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Section:

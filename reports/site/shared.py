@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -105,19 +104,7 @@ def counts_text(counts: Counter[str]) -> str:
     return ", ".join(f"{word} {count}" for word, count in counts.items())
 
 
-def how_to_reproduce(runs: Sequence[Run]) -> dict[str, str]:
-    """Each command, version, machine and software behind a page, for its footer."""
-    return {
-        "command": listing(map(command_of, runs)),
-        "version": listing(run.version for run in runs),
-        "run ids": listing((run.run_id for run in runs), MOST_NAMES, ", "),
-        "machine_id": listing(run.machine_id for run in runs),
-        "software_id": listing(run.software_id for run in runs),
-    }
-
-
-def listing(values: Iterable[str], most: int = 8, separator: str = "\n") -> str:
-    """The first different values."""
-    values = list(dict.fromkeys(values))
-    more = [f"and {len(values) - most} more"] if len(values) > most else []
-    return separator.join([*values[:most], *more])
+def how_to_reproduce(run: Run) -> dict[str, str]:
+    """The command, version, machine and software of a run, for the footer of its page."""
+    names = "version", "run_id", "machine_id", "software_id"
+    return {"command": command_of(run)} | {name: getattr(run, name) for name in names}

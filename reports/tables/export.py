@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reports.store.case import CASE_KEY
 from reports.store.result import ResultError
 from reports.store.schema import FIGURES
 from reports.store.untrusted import printable
@@ -22,24 +23,7 @@ UNITS = {
     "n_wrong": ("", 1.0),
 }
 ENDS = {"_low": "_ci_low", "_high": "_ci_high"}  # of the 95 % interval of a summary
-LABELS = (
-    "benchmark",
-    "machine_id",
-    "node",
-    "world_size",
-    "collective",
-    "size_bytes",
-    "datatype",
-    "redop",
-    "mode",
-    "variant",
-    "memory",
-    "in_place",
-    "algorithm",
-    "library",
-    "shape",
-    "status",
-)
+LABELS = ("benchmark", "machine_id", "node", "world_size", *CASE_KEY, "status")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -84,7 +84,6 @@ def as_json(result: Result) -> dict[str, Any]:
     sizes = [row["size"] for row in rows] or [0]
     counts = [case.n_wrong for case in result.cases if case.n_wrong is not None]
     wrong = sum(map(bool, counts))
-    day, _, clock = run.run_id[:20].partition("T")
     devices = [
         {
             "rank": rank.get("rank"),
@@ -99,19 +98,11 @@ def as_json(result: Result) -> dict[str, Any]:
         "version": 3,
         "program": f"wiretax {run.version}",
         "run_id": run.run_id,
-        "start_time": f"{day} {clock.rstrip('Z').replace('-', ':')}",
         "args": run.argv,
-        "env": [],
         "config": {
-            "nthreads": 1,
-            "ngpus": 1,
             "minimum_bytes": min(sizes),
             "maximum_bytes": max(sizes),
-            "aggregated_iterations": 1,
             "validation": int(bool(counts)),
-            "graph": 0,
-            "blocking_collectives": "false",
-            "parallel_init": "false",
             "devices": devices,
         },
         "results": rows,

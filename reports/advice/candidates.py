@@ -15,6 +15,7 @@ from reports.advice.reduce_times import (
     Span,
     assumed_times,
     measured_times,
+    spans_of,
     wire_factor,
 )
 from reports.advice.serving import Deployment
@@ -162,11 +163,9 @@ def figures_of(
     gpu, gpus = find("GPU", GPUS, offer.gpu), offer.gpus
     link, figures = LINKS[gpu.slot], dict[FigureKey, Figure]()
     times, origin = assumed_times(gpus, link), ""
-    alone_spans = times.spans  # without reading the result, as nccl-tests defines busbw
 
     if gpus > 1 and len(launches.times):
         times = measured_times(launches, gpus, gpu, link, confidence)
-        alone_spans = measured_times(launches, gpus, gpu, link, confidence, "time_us").spans
         origin = "imported" if launches.are_logs else "measured"
 
     for unit, label in keys:
@@ -179,7 +178,9 @@ def figures_of(
             if label in times.spans:
                 span, note = times.spans[label], origin
                 if unit == "GB/s":
-                    span = wire_factor(gpus) * label / alone_spans[label][[0, 2, 1]] / 1e3
+                    # Without reading the result, as nccl-tests defines busbw.
+                    alone_us = spans_of(launches, "time_us", confidence)[label]
+                    span = wire_factor(gpus) * label / alone_us[[0, 2, 1]] / 1e3
         figure = Figure(name, unit, note)
         if span is not None:
             figure.value, *ends = span.tolist()

@@ -231,29 +231,30 @@ def assumed_times(gpus: int, link: Link) -> ReduceTimes:
     )
 
 
-def measured_times(
-    launches: Launches,
-    gpus: int,
-    gpu: Gpu,
-    link: Link,
-    confidence: float = 0.95,
-    column: str = "cost_us",
-) -> ReduceTimes:
-    """The geometric means of these launches with Student's intervals, from five launches on; of
-    `time_us` for a bandwidth."""
-    rows, n = launches.times, len(launches.runs)
-    if rows.empty:
-        needed = f"an all-reduce of auto or a library with {MIN_STATE_BLOCKS} blocks in a launch"
-        raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
-
-    spans = dict[int, Span]()
-    for size, own in rows.groupby("size_bytes"):
+def spans_of(launches: Launches, column: str, confidence: float = 0.95) -> dict[int, Span]:
+    """The geometric means over launches at each size of `cost_us`, or for a bandwidth of `time_us`,
+    with Student's intervals from five launches on."""
+    n, spans = len(launches.runs), dict[int, Span]()
+    for size, own in launches.times.groupby("size_bytes"):
         logs_us, reach = np.log(own[column]), 0.0
         if launches.have_intervals:
             quantile = stdtrit(n - 1, (1 + confidence) / 2)
             reach = float(quantile * np.std(logs_us, ddof=1) / np.sqrt(n))
         spans[cast(int, size)] = np.exp(np.mean(logs_us) + np.array([0.0, -reach, reach]))
 
+    return spans
+
+
+def measured_times(
+    launches: Launches, gpus: int, gpu: Gpu, link: Link, confidence: float = 0.95
+) -> ReduceTimes:
+    """The times of these launches, with intervals of this confidence."""
+    rows, n = launches.times, len(launches.runs)
+    if rows.empty:
+        needed = f"an all-reduce of auto or a library with {MIN_STATE_BLOCKS} blocks in a launch"
+        raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
+
+    spans = spans_of(launches, "cost_us", confidence)
     names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype.fillna("of unknown type")
     place = ", ".join(dict.fromkeys(launches.gpus)) or "ranks without a GPU's name"
     count = f"{n} launch{'es' * (n > 1)}" + ", no interval" * (not launches.have_intervals)
@@ -303,8 +304,8 @@ def _doubts(times: ReduceTimes, launches: Launches, gpu: Gpu) -> list[str]:
         )
     elif launches.gpus:
         expected = LINKS[gpu.peer] if gpu.peer else link
-        time_us = float(np.exp(np.log(rows.time_us[rows.size_bytes == size]).mean()))
-        bus_gb_s = wire_factor(times.gpus) * size / time_us / 1e3
+        time_us = spans_of(launches, "time_us")[size]
+        bus_gb_s = wire_factor(times.gpus) * size / time_us[0] / 1e3
         if bus_gb_s < DOWN * expected.gb_s:
             lines.append(
                 f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(size)} "

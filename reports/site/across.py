@@ -32,6 +32,7 @@ HISTORY = "history.html"
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
 WORST_FIRST = ("worse", "better", "noisy", "too early", "steady")
 MOST_SERIES, MOST_EVENTS = 300, 40  # on a page
+MOST_NODE_RUNS = 40  # in the table of a node's page, the newest
 MOST_MARKS = 120  # runs of a series in its row, the newest
 
 
@@ -201,7 +202,7 @@ def node_page(history: History | None, node: str, entries: Sequence[Entry]) -> P
         ]
 
     page = _series_page(f"Node {node}", series, events)
-    rows = list(map(_run_row, reversed(entries[-shared.MOST_NAMES :])))
+    rows = list(map(_run_row, reversed(entries[-MOST_NODE_RUNS:])))
     page.sections = [*page.sections, Section("Newest runs", table="runs", rows=rows)]
     return page
 

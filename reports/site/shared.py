@@ -14,8 +14,6 @@ from reports.store.schema import Result, Run
 from reports.tables.command import command_of
 from reports.trends.history import History
 
-MOST_NAMES = 40  # run ids, campaigns or logs in the footer
-
 
 @dataclass
 class Store:

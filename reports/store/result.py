@@ -296,7 +296,8 @@ def places(runs: Iterable[Run]) -> dict[str, int]:
     """The index of each run_id by time, oldest first; runs without a time come first. A run whose
     clock was wrong follows the runs that it names at once. Breaks a circle of names at one run."""
     after = {run.run_id: run.after for run in runs}
-    seen, times = set[str](), dict[str, tuple[str, int]]()  # and how many runs it follows so
+    # By run_id a time, and the number of runs that it follows although its own clock says less.
+    seen, times = set[str](), dict[str, tuple[str, int]]()
 
     for last in after:
         stack = [] if last in seen else [last]
@@ -307,11 +308,10 @@ def places(runs: Iterable[Run]) -> dict[str, int]:
             if unseen:
                 stack.append(unseen[0])
             else:
-                former = max(
-                    (times[name] for name in after[run_id] if name in times), default=("", 0)
-                )
-                own = run_id[:20] if time_of(run_id) else ""
-                times[stack.pop()] = max((own, 0), (former[0], former[1] + 1))
+                named = [times[name] for name in after[run_id] if name in times]
+                time, n_followed = max(named, default=("", 0))
+                own_time = run_id[:20] if time_of(run_id) else ""
+                times[stack.pop()] = max((own_time, 0), (time, n_followed + 1))
 
     order = sorted(after, key=lambda run_id: (times[run_id], run_id))
     return {run_id: place for place, run_id in enumerate(order)}

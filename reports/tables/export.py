@@ -13,16 +13,16 @@ from reports.store.schema import FIGURES
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
 from reports.tables.formats import as_csv_text, as_table
-from reports.tables.frame import PARTS, case_rows, read_runs
+from reports.tables.frame import PARTS, case_rows, read_rows
 
 # The base unit of a figure by the end of its name, and the scale to it.
 UNITS = {
-    "_us": ("_seconds", 1e-6),
-    "_gb_s": ("_bytes_per_second", 1e9),
-    "_of_bound": ("_ratio", 1.0),
+    "_us": ("seconds", 1e-6),
+    "_gb_s": ("bytes_per_second", 1e9),
+    "_of_bound": ("ratio", 1.0),
     "n_wrong": ("", 1.0),
 }
-ENDS = {"_low": "_ci_low", "_high": "_ci_high"}  # of the 95 % interval of a summary
+ENDS = {"low": "ci_low", "high": "ci_high"}  # of the 95 % interval of a summary
 LABELS = ("benchmark", "machine_id", "node", "world_size", *CASE_KEY, "status")
 
 
@@ -44,11 +44,7 @@ def export(arguments: argparse.Namespace) -> int:
     """Writes the table. Returns 0. Raises ResultError if no run can be read, and without pyarrow
     for Parquet."""
     unreadable = list[str]()
-    rows = [
-        row
-        for run, left_out in read_runs(arguments.runs, unreadable)
-        for row in case_rows(run, left_out)
-    ]
+    rows = read_rows(arguments.runs, case_rows, unreadable)
 
     for sentence in unreadable:
         print(f"reports: left out: {printable(sentence)}", file=sys.stderr)
@@ -139,16 +135,16 @@ def gauges() -> Iterator[Gauge]:
             raise ValueError(f"{field} is a gauge whose unit UNITS of {__name__} lacks")
 
         unit, scale = UNITS[ending]
-        name, meaning = f"wiretax_{shown.gauge}", f"{shown.meaning}."
-        if field not in PARTS:
-            yield Gauge(name + unit, field, unit[1:], scale, meaning)
-            continue
-        yield Gauge(
-            name + unit, f"{field}_median", unit[1:], scale, f"Median over blocks: {meaning}"
-        )
-        for end, part in ENDS.items():
-            about = f"The {end[1:]} end of the 95 % interval in this launch: {meaning}"
-            yield Gauge(name + end + unit, field + part, unit[1:], scale, about)
+        columns = {"": (field, "")}
+        if field in PARTS:
+            columns = {"": (f"{field}_median", "Median over blocks: ")}
+            for end, part in ENDS.items():
+                about = f"The {end} end of the 95 % interval in this launch: "
+                columns[end] = f"{field}_{part}", about
+
+        for end, (column, about) in columns.items():
+            name = "_".join(filter(None, ["wiretax", shown.gauge, end, unit]))
+            yield Gauge(name, column, unit, scale, f"{about}{shown.meaning}.")
 
 
 def _escaped(text: str) -> str:

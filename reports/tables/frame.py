@@ -3,7 +3,7 @@ and OpenMetrics. docs/results.md describes the fields; units are in their names.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 
 from reports.imports.imported import Imported, read_any
-from reports.store.folder import COPY, read_store
-from reports.store.result import ImportedRunError, ResultError, time_of
+from reports.store.folder import in_order
+from reports.store.manifest import MANIFEST, run_files
+from reports.store.observations import Entry, entry_of
+from reports.store.result import ResultError, time_of
 from reports.store.schema import Block, Case, CaseFields, Range, Result, Summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEVELS = "case", "block"
+Row = dict[str, Any]
+RowsOf = Callable[[Result | Imported], Iterable[Row]]
 # The parts of each field of a case that is a summary.
 PARTS = {
     name: kind.__struct_fields__
@@ -37,15 +41,14 @@ def load_frame(path: str | os.PathLike[str], level: str = "case") -> "pd.DataFra
     if level not in LEVELS:
         raise ValueError(f"level is {level!r}, and must be one of: {', '.join(LEVELS)}")
 
-    rows_of = case_rows if level == "case" else block_rows
     unreadable = list[str]()
 
+    def rows_of(run: Result | Imported) -> Iterator[Row]:
+        for row in case_rows(run) if level == "case" else block_rows(run):
+            yield row | {"path": str(run.path)}
+
     try:
-        rows = [
-            row | {"path": str(run.path)}
-            for run, left_out in read_runs([Path(path)], unreadable)
-            for row in rows_of(run, left_out)
-        ]
+        rows = read_rows([Path(path)], rows_of, unreadable)
     except ResultError as error:
         raise ValueError(str(error)) from error
 
@@ -57,58 +60,67 @@ def load_frame(path: str | os.PathLike[str], level: str = "case") -> "pd.DataFra
     return frame
 
 
-def read_runs(
-    paths: Iterable[Path], unreadable: list[str]
-) -> Iterator[tuple[Result | Imported, str]]:
-    """The runs of files and folders, each `run_id` once, and why reports on many runs leave a run
-    of a folder out. Adds a sentence to `unreadable` for each file in a folder that cannot be read;
-    raises ResultError for a named one, and without any run."""
-    seen, paths = set[str](), list(paths)
+def read_rows(paths: Sequence[Path], rows_of: RowsOf, unreadable: list[str]) -> list[Row]:
+    """The rows of the runs of files and folders, each `run_id` once; those of a folder say in
+    `left_out` why reports on many runs leave their run out. Adds a sentence to `unreadable` for
+    each file in a folder that cannot be read; raises ResultError for a named one, and without any
+    run."""
+    rows: dict[str, list[Row]] = {}
     for path in paths:
-        for file, left_out in _files_of(path, unreadable):
-            run = read_any(file)
-            if run.run.run_id not in seen:
-                seen.add(run.run.run_id)
-                yield run, left_out
+        for run_id, own in _rows_at(path, rows_of, unreadable):
+            rows.setdefault(run_id, own)
 
-    if not seen:
+    if not rows:
         names = ", ".join(map(str, paths))
         raise ResultError("; ".join([f"{names} holds no run", *unreadable[:1]]))
 
+    return [row for own in rows.values() for row in own]
 
-def _files_of(path: Path, unreadable: list[str]) -> Iterator[tuple[Path, str]]:
-    """The file, or a folder's files with runs and imported logs, without copies."""
+
+def _rows_at(path: Path, rows_of: RowsOf, unreadable: list[str]) -> Iterator[tuple[str, list[Row]]]:
+    """The run_id and rows of each run of a file or below a folder, in order of time, a copy after
+    the run that counts; imported logs last."""
     if not path.is_dir():
-        yield path, ""
+        run = read_any(path)
+        yield run.run.run_id, list(rows_of(run))
         return
 
-    store = read_store(path)
-    unreadable += [f"{file.name}: {problem}" for file, problem in store.problems]
+    entries, found = list[Entry](), dict[Path, tuple[str, list[Row]]]()
+    for file, problem in run_files(path):
+        if problem:
+            unreadable.append(f"{file.name}: {problem}")
+        elif file.name != MANIFEST:
+            try:
+                run = read_any(file)
+            except ResultError as error:
+                unreadable.append(f"{file.name}: {error}")
+                continue
+            found[file] = run.run.run_id, list(rows_of(run))
+            if not isinstance(run, Imported):
+                entries.append(entry_of(run))
 
-    for entry in store.entries:
-        if entry.left_out != COPY:
-            yield entry.path, entry.left_out
+    for entry in in_order(entries):
+        run_id, rows = found.pop(entry.path)
+        for row in rows:
+            row["left_out"] = entry.left_out or None
+        yield run_id, rows
 
-    for file, error in store.refused:
-        if isinstance(error, ImportedRunError):
-            yield file, ""
-        else:
-            unreadable.append(f"{file.name}: {error}")
+    yield from found.values()  # of imported logs
 
 
-def case_rows(run: Result | Imported, left_out: str = "") -> Iterator[dict[str, Any]]:
+def case_rows(run: Result | Imported) -> Iterator[Row]:
     """A row for each case: the facts of its run, and its cells."""
-    facts, cells = run_facts(run, left_out), cells_of(run.cases)
+    facts, cells = run_facts(run), cells_of(run.cases)
     for values in zip(*cells.values(), strict=True):
         yield facts | dict(zip(cells, values, strict=True))
 
 
-def block_rows(run: Result | Imported, left_out: str = "") -> Iterator[dict[str, Any]]:
+def block_rows(run: Result | Imported) -> Iterator[Row]:
     """A row for each measured block, with the columns of its case; none of an imported log."""
     if isinstance(run, Imported):
         return
 
-    facts, planned = run_facts(run, left_out), cells_of(run.run.cases)
+    facts, planned = run_facts(run), cells_of(run.run.cases)
     of_case = {name: planned[name] for name in CaseFields.__struct_fields__}
 
     for block in run.blocks:
@@ -120,7 +132,7 @@ def block_rows(run: Result | Imported, left_out: str = "") -> Iterator[dict[str,
         yield row | {"chosen": block.chosen or run.run.cases[block.case].chosen}
 
 
-def run_facts(run: Result | Imported, left_out: str = "") -> dict[str, Any]:
+def run_facts(run: Result | Imported) -> Row:
     """What all rows of a run share; None for what it lacks. Rows of imports name their log."""
     head, world, start = run.run, run.run.world, time_of(run.run.run_id)
     gpus = {rank["gpu"] for rank in world.get("ranks", []) if rank.get("gpu")}
@@ -136,7 +148,7 @@ def run_facts(run: Result | Imported, left_out: str = "") -> dict[str, Any]:
         **{name: getattr(head, name, None) for name in names},
         "slowed_percent": world.get("slowed_percent"),
         "run_status": run.end.status if run.end else "cut off",
-        "left_out": left_out or None,
+        "left_out": None,
     }
 
 

@@ -91,6 +91,11 @@ def some(names: Sequence[str], most: int = 3, rest: str = "") -> str:
     return ", ".join(names[:most]) + more
 
 
+def left_out_lines(names_of: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence for each reason why runs or files are left out, with their first names."""
+    return [f"left out, {why}: {len(names)} ({some(names)})" for why, names in names_of.items()]
+
+
 def spoken(algorithm: str) -> str:
     """The name of an algorithm in a sentence: `two-shot push, built +nt+128K`."""
     name, plus, build = algorithm.partition("+")

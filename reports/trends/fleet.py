@@ -21,7 +21,7 @@ from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
 from reports.store.untrusted import printable
 from reports.tables.command import command_again
-from reports.tables.sentences import size_text, some, wrapped
+from reports.tables.sentences import left_out_lines, size_text, some, wrapped
 from reports.trends.slow_nodes import (
     EQUAL,
     LEAST_LAUNCHES,
@@ -161,9 +161,7 @@ def fleet_of(contents: Contents) -> Fleet:
         fleet.groups.append(group)
 
     fleet.groups.sort(key=lambda group: -len(group.nodes))
-    fleet.left_out = [
-        f"left out, {reason}: {len(names)} ({some(names)})" for reason, names in left_out.items()
-    ]
+    fleet.left_out = left_out_lines(left_out)
 
     if not fleet.runs:
         problem = (

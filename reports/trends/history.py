@@ -20,7 +20,7 @@ from reports.store.report_json import write_json
 from reports.store.result import ImportedRunError, NewerSchemaError, ResultError
 from reports.store.schema import Run
 from reports.store.untrusted import printable
-from reports.tables.sentences import WIDTH, some, wrapped
+from reports.tables.sentences import WIDTH, left_out_lines, some, wrapped
 from reports.trends.changes import LEAST_BASE, Step, judge
 from reports.trends.history_figure import plot
 from reports.trends.series import Event, Series, series_of
@@ -59,9 +59,7 @@ def history_of(contents: Contents) -> History:
     ):
         left_out[reason].append(printable(path.name))
 
-    skipped = [
-        f"left out, {reason}: {len(names)} ({some(names)})" for reason, names in left_out.items()
-    ]
+    skipped = left_out_lines(left_out)
     entries = {entry.run.run_id: entry for entry in contents.entries if not entry.left_out}
 
     if not entries:

@@ -50,8 +50,8 @@ class Comparison:
 
     `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
     `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of
-    `decide`; `is_library`: the case times a library, which
-    the compared code cannot change; and those of `find_ratios`. A missing figure is NaN.
+    `decide`; `is_library`: the case times a library, which the compared code cannot change; and
+    those of `find_ratios`. A missing figure is NaN.
     """
 
     baseline: Side
@@ -127,10 +127,9 @@ def compare(
     allowed: Sequence[str] = (),
     margin: float | None = None,
 ) -> list[Comparison]:
-    """Every side against the first, cell by cell. `margin` is a
-    share, by default the campaign's. Raises Incomparable for sides that measured different things,
-    NothingInCommon for sides without a common case, ResultError for a run that is on both
-    sides."""
+    """Every side against the first, cell by cell. `margin` is a share, by default the campaign's.
+    Raises Incomparable for sides that measured different things, NothingInCommon for sides without
+    a common case, ResultError for a run that is on both sides."""
     differences = differing(sides, allowed)
     baseline, *variants = sides
 

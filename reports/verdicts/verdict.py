@@ -19,7 +19,7 @@ Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 
 # The verdicts on a cell. SLOWER: the variant takes longer than the baseline.
-VERDICTS = SLOWER, FASTER, SAME, AMBIGUOUS, UNREPLICATED = (
+SLOWER, FASTER, SAME, AMBIGUOUS, UNREPLICATED = (
     "SLOWER",
     "FASTER",
     "SAME",

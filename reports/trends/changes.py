@@ -25,7 +25,7 @@ NEAR_RUNS = 10, 30  # on either side of a step: a level that was soon reverted s
 # Nominal chance of an alarm at one look: for a step at the last place with EDGE runs after it, at
 # an earlier place, and of many series. Together with the latest runs they raise an alarm in fewer
 # than 5 % of months without a change.
-LATEST_ALPHA, EARLIER_ALPHA, SHARED_ALPHA = 4e-4, 2e-4, 5e-4
+LATEST_ALPHA, EARLIER_ALPHA, SHARED_ALPHA = 4e-4, 1e-4, 5e-4
 MEMBER_DEVIATE = 2.5  # standard errors by which a series changes that has a shared step
 PLACE_DROP = 6.0  # in twice the log likelihood: by simulation it gives 95 % intervals
 OUTLIER_RUNS, CORRELATION_RUNS = 9, 17  # windows of running medians

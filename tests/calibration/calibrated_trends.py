@@ -261,6 +261,22 @@ def late_steps(scatter: Runs, before: int, least: float, rng: Rng, n: int) -> li
     return figures
 
 
+def placed(scatter: Runs, size: float, least: float, rng: Rng, n: int) -> list[Figure]:
+    """A step of `size` standard deviations in all series, 5 or 40 runs ago: whether `judge` names
+    its run in half of the series, and whether the interval of the first has it."""
+    named, inside = list[bool](), list[bool]()
+    for replication in range(n // 20):
+        first = RUNS - (40, 5)[replication % 2]
+        values = scatter.draw(rng)
+        values[:, first:] += size
+        steps = [own for own, _ in judge(values, N_SERIES)]
+        right = sum(any(step.first == first for step in own) for own in steps)
+        named.append(2 * right >= N_SERIES)
+        inside.append(any(step.low <= first <= step.high for step in steps[0]))
+    name = f"{scatter.name}, {size:g} spreads"
+    return [Figure(f"{name}: right", named, least), Figure(f"{name}: inside", inside, least)]
+
+
 def detect(scatter: Runs, every: int, least: float, share: int, rng: Rng, n: int) -> list[Figure]:
     """A step of 3 standard deviations in every `every`-th series: whether half of these series get
     it, four runs later. A step in one series is looked for eight runs later, then seven; and its
@@ -333,8 +349,13 @@ CLAIMS: dict[str, list[Simulation]] = {
         )
     ],
     "The same, looked at after each of 30 runs": [
-        *(partial(alarms, scatter, MONTH, 0.05) for scatter in (NORMAL[0], NORMAL[2], *SHARED)),
-        partial(alarms, NORMAL[3], MONTH, 0.08),
+        partial(alarms, scatter, MONTH, 0.05)
+        for scatter in (NORMAL[0], NORMAL[2], NORMAL[3], *SHARED)
+    ],
+    "The run of a step in all series, of 100 runs": [
+        partial(placed, scatter, size, least)
+        for scatter, least in ((NORMAL[0], 0.95), (NORMAL[2], 0.95), (SHARED[0], 0.0))
+        for size in (3.0, 5.0, 8.0, 10.0, 15.0)
     ],
     **{
         f"Steps of 10, 5, 3 spreads in all series after {before} runs": [

@@ -243,3 +243,13 @@ def test_link_runs_between_simulated_gpus(tmp_path):
     assert {tuple(case.shape.values()) for case in engine} == {(0, 1), (1, 0)}
     assert "push by copy engine, 16 KiB: row copies into column" in printed
     assert "(GPU0 to GPU1)" in printed
+
+
+def test_copies_between_host_memories_do_not_end_the_run_on_a_fake_gpu(tmp_path):
+    """The driver makes such a copy with the CPU and waits for the stream, whose gate the host would
+    have to open."""
+    variables = fake_gpu.environment(count=1) | {"FAKE_NCCL_BINDING": "none"}
+    options = "--device cuda --ranks-share-gpus --memory host_staged"
+    _, result = run(tmp_path, SMALL, options, program=LINK, **variables)
+    assert {case.status for case in result.cases} == {"ok"}
+    assert "engine_push" not in {case.algorithm for case in result.cases}

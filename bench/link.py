@@ -40,7 +40,7 @@ ENTRIES = {
     "host_copy_beside": "link_push_beside_host_copy",
     "ping_pong": "link_ping_pong",
 }
-# Parts of a wire that one rank measures alone over the other's buffers, and their entries.
+# Parts of a wire that one rank measures alone over another's buffers: entries of link_parts.cu.
 ALONE = {
     "stores": "link_stores",
     "loads": "link_loads",
@@ -318,7 +318,7 @@ def iteration_alone(wire: Wire, part: Part, size_bytes: int) -> Iteration:
         transfer.beside_bytes = stored_bytes if "fenced" in name else words_bytes
         blocks = 1 if scale < 1 else device.blocks_for(size_bytes)
         macros = {"WORLD": str(len(wire.ranks))}
-        kernels = device.compile("link", macros, (*PEER_STRUCTURES, Transfer))
+        kernels = device.compile("link_parts", macros, (*PEER_STRUCTURES, Transfer))
         if name == "graph_kernel":
             transfer.ranks.count = 0
         step = Step(kernels.kernel(ALONE[name]), transfer, blocks)

@@ -1,5 +1,9 @@
 // The parts of a wire, by one rank alone over the buffers of another: no flag, nobody else
 // launches.
+// stores, loads, stores_and_loads: the wire up, down, and of both at once. dependent_loads: a
+// read's round trip. fenced_stores less unfenced_stores: the time until stores have drained.
+// graph_kernel: a kernel that does nothing, in a graph. In host memory all cross PCIe, also on a
+// shared GPU.
 #include "include/exchange.h"
 
 struct Transfer {

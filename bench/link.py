@@ -40,6 +40,19 @@ ENTRIES = {
     "host_copy_beside": "link_push_beside_host_copy",
     "ping_pong": "link_ping_pong",
 }
+# Parts of a wire that one rank measures alone over another's buffers: entries of link_parts.cu.
+ALONE = {
+    "stores": "link_stores",
+    "loads": "link_loads",
+    "stores_and_loads": "link_both_streams",
+    "dependent_loads": "link_dependent_loads",
+    "fenced_stores": "link_fenced_stores",
+    "unfenced_stores": "link_unfenced_stores",
+    "graph_kernel": "link_dependent_loads",  # without a load
+}
+REPEATS = 200  # of a short part in a launch
+LINE_BYTES = 256  # no line of a cache is longer
+DRAINED_BYTES = 16 << 10  # in front of a fence: a message of a model's decode
 FAR_TRIPS = 10  # round trips of a message between hosts in an iteration
 MOST_FAR_RANKS = 8  # with more, only ranks at the same place of their hosts exchange messages
 Pairs = tuple[tuple[int, int], ...]  # (source, destination)
@@ -151,6 +164,7 @@ def parts(nodes: Sequence[Sequence[int]], engines: bool = False) -> dict[str, li
         "disjoint_pairs": [pairs for node in nodes for pairs in matchings(node)],
         "host_copy_beside": near,
         "ping_pong": both_ways(near),
+        **dict.fromkeys(ALONE, near),
         "launch": own,
         "send_library": far,
         "both_directions_library": both_ways(far),
@@ -172,12 +186,18 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
         "host_copy_beside": [contended],
         "ping_pong": [0],
         "launch": [0],
+        **{name: [contended] for name in ("stores", "loads", "stores_and_loads")},
+        "dependent_loads": [0],
+        **{name: [min(DRAINED_BYTES, contended)] for name in ("fenced_stores", "unfenced_stores")},
+        "graph_kernel": [0],
         "ping_pong_library": [DATATYPE.size_bytes],
     }
     suite = Suite()
     session.flight.note("compile", text="link")
     engines = all(communicator.all_gather(wire.engine is not None))
     measured = parts(communicator.nodes, engines)
+    if any(communicator.all_gather(bool(session.world.device.reason_against_graphs()))):
+        measured["graph_kernel"] = []
     for algorithm, same_kind in measured.items():
         for size, part in product(few_sizes.get(algorithm, sizes), same_kind):
             header = CaseHeader(
@@ -262,6 +282,9 @@ def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
     operation = Operation(idle, world.device.caller(idle) if has_part else lambda: None)
     if part.algorithm == "launch":
         iteration = Iteration(-1, "", idle, operation, idle, idle, from_python=True)
+    elif part.algorithm in ALONE:
+        iteration = iteration_alone(wire, part, size_bytes)
+        return labelled(iteration, part, size_bytes, (part.pairs[0][0],))
     elif part.algorithm == "ping_pong":
         trips = SHARED_PING_PONGS if wire.near.memory == "same_device" else FLAGS
         if part.pairs[0][0] in wire.ranks:
@@ -276,6 +299,33 @@ def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
         iteration = moving_iteration(wire, part, count, operation)
         iteration.movers = tuple(pair[1 if part.algorithm == "pull" else 0] for pair in part.pairs)
     return labelled(iteration, part, size_bytes, tuple(sorted({*chain(*part.pairs)})))
+
+
+def iteration_alone(wire: Wire, part: Part, size_bytes: int) -> Iteration:
+    """Only the source launches. Its data are not checked: others' cases write the buffers anew."""
+    device, idle = wire.near.device, nothing(wire.session.world)
+    name, (source, target) = part.algorithm, part.pairs[0]
+    step, scale = idle, 1.0
+    if name == "graph_kernel" or "dependent" in name or "fenced" in name:
+        scale = 1 / REPEATS
+    if wire.session.communicator.rank == source:
+        transfer = Transfer.from_buffer_copy(wire.transfer)
+        transfer.to = wire.ranks.index(target)
+        transfer.ranks.count = REPEATS if scale < 1 else size_bytes // DATATYPE.size_bytes
+        words_bytes = max(LINE_BYTES, wire.buffers.send.size_bytes // LINE_BYTES * LINE_BYTES)
+        # A flag follows the stores, in the last line.
+        stored_bytes = max(0, size_bytes - LINE_BYTES)
+        transfer.beside_bytes = stored_bytes if "fenced" in name else words_bytes
+        blocks = 1 if scale < 1 else device.blocks_for(size_bytes)
+        macros = {"WORLD": str(len(wire.ranks))}
+        kernels = device.compile("link_parts", macros, (*PEER_STRUCTURES, Transfer))
+        if name == "graph_kernel":
+            transfer.ranks.count = 0
+        step = Step(kernels.kernel(ALONE[name]), transfer, blocks)
+        if name == "graph_kernel":
+            step = device.replayed(device.sequence([step] * REPEATS))
+    operation = Operation(step, device.caller(step), keep=wire)
+    return Iteration(-1, "", idle, operation, idle, idle, scale=scale)
 
 
 def moving_iteration(wire: Wire, part: Part, count: int, operation: Operation) -> Iteration:

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from bench.campaigns.options import time_text
 from bench.harness import options
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, Parser, print_out
 from bench.harness.progress import Progress
-from bench.surveys import steps
+from bench.surveys import mps, steps
 from bench.surveys.steps import LOGS, RESULTS, Outcome, Survey
 from collectives.communicator import find_mpirun, launched_rank
 from kernels.devices.device import MOST_RANKS, DeviceError
@@ -52,7 +53,8 @@ def make_parser() -> Parser:
         "--ranks",
         type=partial(options.whole_number, 1, most=MOST_RANKS),
         metavar="N",
-        help="ranks of each launch (one per GPU that CuPy can use, else two)",
+        help="ranks of each launch (one per GPU that CuPy can use, at least two; ranks above the "
+        "GPUs' number share them, through MPS)",
     )
     option(
         "--quick", action="store_true", help="three minutes: fewer sizes, and only the main steps"
@@ -84,12 +86,8 @@ def make_parser() -> Parser:
 def open_survey(arguments: argparse.Namespace) -> Survey:
     """The survey in its new folder. Raises Stop if it cannot begin, OSError."""
     gpus = count_gpus(arguments.device)
-    ranks = arguments.ranks or min(gpus, MOST_RANKS) or 2
-    if 0 < gpus < ranks:
-        raise Stop(
-            USAGE,
-            f"-n {ranks} exceeds the number of GPUs, {gpus}: leave it out, or add --device cpu",
-        )
+    ranks = arguments.ranks or max(2, min(gpus, MOST_RANKS))
+    shares_gpus = 0 < gpus < ranks
     mpirun = find_mpirun()
     if not mpirun:
         raise Stop(CANNOT, "there is no mpirun, which starts the ranks: pip install mpich")
@@ -111,7 +109,7 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
         (folder / name).mkdir(parents=True)
     check_named(archive)
     max_time_s = arguments.max_time_s or (QUICK_S if arguments.quick else FULL_S)
-    outcomes = list(map(Outcome, steps.plan(gpus > 0, arguments.quick)))
+    outcomes = list(map(Outcome, steps.plan(gpus > 0, arguments.quick, shares_gpus)))
     return Survey(
         folder,
         archive,
@@ -123,6 +121,7 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
         STARTED_S + max_time_s,
         outcomes,
         Progress("survey", arguments.quiet),
+        shares_gpus,
     )
 
 
@@ -153,7 +152,11 @@ def run_survey(survey: Survey) -> int:
 
     is_interrupted = False
     try:
-        run_steps(survey)
+        with mps.service() if survey.shares_gpus else nullcontext("") as sentence:
+            if sentence:
+                survey.remarks.append(sentence)
+                survey.progress.keep(sentence)
+            run_steps(survey)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:  # `interrupt` ignores later signals

@@ -61,7 +61,7 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     sections = [
         Section("Steps", table="steps", rows=table),
         Section("What is missing", failed),
-        Section("Machine", first.run.notes if first else ()),
+        Section("Machine", [*survey.remarks, *(first.run.notes if first else ())]),
         *(section_of(survey, outcome) for outcome in outcomes),
         *left_to_do(survey),
     ]
@@ -99,7 +99,7 @@ def draw(section: Section, name: str, result: Result) -> None:
 
 def left_to_do(survey: Survey) -> list[Section]:
     """What only a card can tell and the survey did not run."""
-    if not survey.on_gpus:
+    if not survey.on_gpus or survey.shares_gpus:
         return []
     names = [outcome.step.name for outcome in survey.outcomes]
     commands = {

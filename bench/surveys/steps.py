@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -34,12 +34,14 @@ Status = Literal["done", "incomplete", "wrong", "failed", "interrupted", "not ru
 @dataclass(frozen=True)
 class Step:
     """A launch: `line` is its benchmark with arguments. `share` is its part of the time, beside the
-    shares of the other steps; `title` is its heading, or the question that it answers."""
+    shares of the other steps; `title` is its heading, or the question that it answers. `variable`
+    is NAME=VALUE, for its environment."""
 
     name: str
     line: str
     title: str
     share: float = 1.0
+    variable: str = ""
 
     @property
     def command(self) -> str:
@@ -63,7 +65,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Survey:
-    """`outcomes` has all steps in their order. Without GPUs the doctor runs as one process."""
+    """`outcomes` has all steps in their order. The doctor runs as one process without GPUs, and if
+    ranks share one."""
 
     folder: Path
     archive: Path
@@ -75,6 +78,8 @@ class Survey:
     deadline_s: float
     outcomes: list[Outcome]
     progress: Progress
+    shares_gpus: bool = False
+    remarks: list[str] = field(default_factory=list)  # for the page
 
 
 # Also on GPUs, unless it must be quick.
@@ -123,6 +128,29 @@ GPU_STEPS = (
         0.4,
     ),
 )
+# Where ranks share GPUs: all that one card tells of a wire is the way through the host. NCCL is
+# last, since it may hang: two ranks on a GPU are not its case. A graph is how a model decodes.
+OURS = (
+    "--tuned none --algorithm auto,one_shot_ll,one_shot_sentinel,one_shot_push,one_shot_pull,"
+    "two_shot,two_shot_push,two_shot_direct"
+)
+ON_CARD = f"allreduce --memory mapped --sizes 16K,64K,256K,1M,4M,32M {OURS}"
+ON_HOST = f"allreduce --memory host_staged --sizes 16K,64K,128K,256K,1M,4M {OURS}"
+BESIDE_LIBRARY = "allreduce --tuned none --sizes 16K,64K,256K,1M,32M --algorithm auto,library"
+TWO_ON_ONE = "NCCL_MULTI_RANK_GPU_ENABLE=1"  # NCCL reads it from 2.30 on
+SHARED_STEPS = (
+    Step("link_host", "link --memory host_staged -e 16M", "Link through the host"),
+    Step("allreduce", ON_CARD, "All-reduce in the GPU's memory", 1.5),
+    Step("host_staged", ON_HOST, "All-reduce through the host", 1.5),
+    Step("host_graph", f"{ON_HOST} -G 1", "All-reduce through the host, from a graph", 1.5),
+    Step("graph", f"{ON_CARD} -G 1", "All-reduce in the GPU's memory, from a graph", 1.5),
+)
+LONGER_SHARED_STEPS = (
+    Step("decode", "decode --memory mapped", "Decode step of a 70B model"),
+    Step("decode_host", "decode --memory host_staged", "Decode step through the host"),
+    Step("library", BESIDE_LIBRARY, "NCCL with two ranks on the GPU", 1.0, TWO_ON_ONE),
+    Step("library_graph", f"{BESIDE_LIBRARY} -G 1", "NCCL from a graph", 1.0, TWO_ON_ONE),
+)
 # What a survey leaves to its user: a question, and the command that answers it.
 LEFT_TO_DO = {
     "Does the real hipRTC accept all kernels? Does the card run them right?": (
@@ -134,8 +162,11 @@ LEFT_TO_DO = {
 }
 
 
-def plan(on_gpus: bool, is_quick: bool) -> list[Step]:
-    """The steps in their order: `auto` uses what the tuning finds."""
+def plan(on_gpus: bool, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
+    """The steps in their order: `auto` uses what the tuning finds, where each rank has a GPU."""
+    if shares_gpus:
+        first = Step("doctor", "doctor", "Doctor", 0.3), Step("link", "link -e 64M", "Link")
+        return [*first, *SHARED_STEPS, *(() if is_quick else LONGER_SHARED_STEPS)]
     return [
         Step("doctor", "doctor", "Doctor"),
         Step("link", "link", "Link", 1.5),
@@ -150,13 +181,15 @@ def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     """`mpirun`, this interpreter and the step's module with its options."""
     folder, command = survey.folder.resolve(), [sys.executable, "-m", f"{BENCH}.{step.command}"]
     if step.command == "doctor":
-        return [survey.mpirun, "-n", str(survey.ranks), *command] if survey.on_gpus else command
+        ranks = 1 if survey.shares_gpus else survey.ranks
+        return [survey.mpirun, "-n", str(ranks), *command] if survey.on_gpus else command
     time_option = f"--soak={time_s:.1f}s" if step.command == "soak" else f"--max-time={time_s:.1f}"
     options = [
         time_option,
         f"--device={survey.device}",
         "--lean",
         f"--out={folder / RESULTS / step.name}",
+        *["--ranks-share-gpus"] * survey.shares_gpus,
     ]
     table = folder / TABLE
     if step.command == "tune":
@@ -170,9 +203,12 @@ def to_type(survey: Survey, step: Step) -> str:
     """The command that runs the step again."""
     command, start = step.command, f"mpirun -n {survey.ranks} "
     if command == "doctor":
-        return start * survey.on_gpus + "python -m bench.doctor"
+        is_parallel = survey.on_gpus and not survey.shares_gpus
+        return start * is_parallel + "python -m bench.doctor"
     device = [] if survey.device == "auto" else ["--device", survey.device]
-    return " ".join([f"{start}python -m bench.{command}", *step.arguments, *device])
+    device += ["--ranks-share-gpus"] * survey.shares_gpus
+    variable = f"{step.variable} " if step.variable else ""
+    return " ".join([f"{variable}{start}python -m bench.{command}", *step.arguments, *device])
 
 
 def perform(survey: Survey, outcome: Outcome, share_s: float, left_s: float) -> None:
@@ -182,6 +218,9 @@ def perform(survey: Survey, outcome: Outcome, share_s: float, left_s: float) -> 
     command = command_line(survey, step, MEASURING_SHARE * share_s)
     log, started_s = survey.folder / LOGS / step.name, time.monotonic()
     environment, exit_status, last_line = os.environ | {QUIET: "1"}, WRONG, ""
+    if step.variable:
+        name, _, value = step.variable.partition("=")
+        environment[name] = value
     try:
         exit_status, last_line = run_to_end(command, None, environment, limit_s, log)
     finally:

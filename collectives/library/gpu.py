@@ -22,6 +22,7 @@ from collectives.library.nccl import Nccl, environment, open_nccl
 from collectives.operation import Bound, Case, Library, Message, Operation, Unsupported, World
 from kernels.devices.device import Device, DeviceError, Gate, Kernel, Memory, Step
 from kernels.devices.gpu import GpuDevice, GpuMemory
+from kernels.devices.gpu_stream import MOST_QUEUED
 
 # Numbers of nccl.h.
 TYPES = {
@@ -115,6 +116,15 @@ def cure_for_staging(memory: str) -> str:
     return "our kernels reach the peers: export NCCL_P2P_LEVEL=SYS"
 
 
+def behind_own_gate(world: World, operation: Operation) -> Operation:
+    """An operation of a library that fills a stream if it runs from graphs, so that each iteration
+    has a gate of its own. With two ranks on one H100, NCCL 2.32 made the host wait at a graph's
+    second launch for the end of its first."""
+    if not world.graph:
+        return operation
+    return replace(operation, step=replace(operation.step, entries=MOST_QUEUED))
+
+
 class NcclLibrary(Library):
     """NCCL or RCCL, or the reason why it cannot be used; or an `opened` library like them."""
 
@@ -169,11 +179,12 @@ class NcclLibrary(Library):
             return Unsupported(reason)
         try:
             if case.variant == "tuned":
-                return self._tuned(library, case)
+                return behind_own_gate(world, self._tuned(library, case))
             label = "registered" if case.variant == "registered" else "plain"
             if label == "registered":
                 self._register(library, case)
-            return self._operation(library, self._groups(library, case), label)
+            operation = self._operation(library, self._groups(library, case), label)
+            return behind_own_gate(world, operation)
         except DeviceError as error:  # all ranks raise it
             return Unsupported(str(error))
 
@@ -214,7 +225,7 @@ class NcclLibrary(Library):
         except DeviceError as error:
             return Unsupported(str(error))
         step = replace(operation.step, entries=max(1, len(groups)))
-        return replace(operation, step=step, call=self.device.caller(step))
+        return behind_own_gate(world, replace(operation, step=step, call=self.device.caller(step)))
 
     def bind_smallest(self, world: World) -> Bound:
         """Binds an all-reduce of one element. Raises DeviceError."""
@@ -287,6 +298,11 @@ class NcclLibrary(Library):
             notes.append(
                 f"{library.name} went through host memory ({staged[0]}): it is not a "
                 f"peer-to-peer baseline; {cure_for_staging(memory)}."
+            )
+        if memory == "host_staged" and self.device.sharers > 1:
+            notes.append(
+                f"Ranks share a GPU, so {library.name} moves data within its memory, and our "
+                "algorithms through the host: their ratio compares two kinds of memory."
             )
         if self.is_rccl and os.environ.get("HSA_FORCE_FINE_GRAIN_PCIE") != "1":
             notes.append(

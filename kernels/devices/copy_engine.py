@@ -20,6 +20,9 @@ class GpuCopyEngine(CopyEngine):
 
     def __init__(self, device: GpuStream, sharing: str) -> None:
         self.device, is_hip = device, device.name == "hip"
+        # CUDA's manual: a copy from host to host memory is synchronous. At a gate it never ends.
+        if sharing == "host_staged":
+            raise DeviceError("between host memories the driver copies with the CPU, not an engine")
         switch = next((name for name in SWITCHES if is_hip and os.environ.get(name) == "0"), None)
         if switch:
             raise DeviceError(f"{switch}=0 makes AMD's driver copy with kernels")
@@ -27,8 +30,7 @@ class GpuCopyEngine(CopyEngine):
             if not is_hip and not device.runtime.deviceGetAttribute(ASYNC_ENGINES, device.ordinal):
                 raise DeviceError(f"GPU {device.pci_bus_id} has no copy engine")
             self.stream = device.cupy.cuda.Stream(non_blocking=True)
-        on_device = is_hip and sharing != "host_staged"
-        self.kind = WITHOUT_KERNEL if on_device else ANY_DIRECTION
+        self.kind = WITHOUT_KERNEL if is_hip else ANY_DIRECTION
 
     def copy(self, target: int, source: int, size_bytes: int) -> Step:
         def enqueue(blocks: int, argument: Any) -> None:

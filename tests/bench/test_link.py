@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from bench.link import matchings, parts
+from bench.link import ALONE, matchings, parts
 from reports.tables.show import plot, text
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored
@@ -61,11 +61,13 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, r
         "local_copy": sizes * ranks,
         "host_copy_beside": pairs,
         "ping_pong": pairs // 2,
+        **dict.fromkeys(ALONE.keys() - {"graph_kernel"}, pairs),  # a CPU has no graphs
         "launch": ranks,
     }
     for case in result.cases:
         assert case.status == "ok", case
-        assert case.n_wrong == (None if case.algorithm in ("ping_pong", "launch") else 0)
+        unchecked = "ping_pong", "launch", *ALONE
+        assert case.n_wrong == (None if case.algorithm in unchecked else 0)
     assert "push, 256 KiB: row stores into column" in printed
     assert max(map(len, printed.split("run: ")[0].splitlines())) <= 80
     assert ("they take turns" in printed) == (ranks > 2)
@@ -243,3 +245,15 @@ def test_link_runs_between_simulated_gpus(tmp_path):
     assert {tuple(case.shape.values()) for case in engine} == {(0, 1), (1, 0)}
     assert "push by copy engine, 16 KiB: row copies into column" in printed
     assert "(GPU0 to GPU1)" in printed
+
+
+def test_copies_between_host_memories_do_not_end_the_run_on_a_fake_gpu(tmp_path):
+    """The driver makes such a copy with the CPU and waits for the stream, whose gate the host would
+    have to open."""
+    variables = fake_gpu.environment(count=1) | {"FAKE_NCCL_BINDING": "none"}
+    options = "--device cuda --ranks-share-gpus --memory host_staged"
+    _, result = run(tmp_path, SMALL, options, program=LINK, **variables)
+    assert {case.status for case in result.cases} == {"ok"}
+    measured = {case.algorithm for case in result.cases}
+    assert "engine_push" not in measured
+    assert measured >= {*ALONE}

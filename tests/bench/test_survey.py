@@ -18,10 +18,12 @@ from bench.harness.command import sweep_options, sweep_parser
 from bench.harness.progress import Progress
 from bench.layers import command as layers
 from bench.survey import main, run_survey
+from bench.surveys import mps
 from bench.surveys.steps import Outcome, Survey, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
 from reports.store.result import read
+from tests import fake_gpu
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
 from tests.launch import ROOT, SLOW_TEST
@@ -197,7 +199,9 @@ def survey_of(folder, steps=(), launcher="mpirun", left_s=0.0):
 
 
 @pytest.mark.parametrize(
-    "step", [*plan(True, False), *plan(True, True)], ids=lambda step: step.line
+    "step",
+    [*plan(True, False), *plan(True, True), *plan(True, False, shares_gpus=True)],
+    ids=lambda step: step.line,
 )
 def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch, step):
     """Otherwise a step would fail on every GPU, where nobody has tried it yet."""
@@ -213,7 +217,7 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
         parser = sweep_parser("allreduce", COLLECTIVES["all_reduce"], "", features)
         options, _ = sweep_options(parser, parser.parse_args(), features)
         assert options.tuned == (
-            "none" if step.name == "host_staged" else str(tmp_path / "tuned.json")
+            "none" if "--tuned none" in step.line else str(tmp_path / "tuned.json")
         )
     elif step.command == "soak":
         assert soak_parser("soak").parse_args().soak == 5.0
@@ -258,3 +262,40 @@ exit 1
     assert '<strong class="worse">wrong</strong>' in page
     assert "auto 16384 B, block 0" in page
     archived(folder)
+
+
+CONTROL = """#!/bin/sh
+read said
+echo "$*$said" >> {calls}
+[ -e {calls}.runs ] || [ "$1" = -d ]
+"""
+
+
+@pytest.mark.parametrize(("runs", "expected"), [(False, "-d"), (True, "")])
+def test_ranks_that_share_a_gpu_get_mps_for_the_time_of_the_survey(
+    tmp_path, monkeypatch, runs, expected
+):
+    """A service of the user's keeps running. Without it ranks would take turns of milliseconds."""
+    control, calls = tmp_path / "nvidia-cuda-mps-control", tmp_path / "calls"
+    with mps.service() as sentence:
+        assert sentence.startswith("There is no nvidia-cuda-mps-control")
+    control.write_text(CONTROL.format(calls=calls))
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    if runs:
+        calls.with_suffix(".runs").touch()
+    with mps.service() as sentence:
+        assert sentence.startswith("MPS ran already" if runs else "The survey started MPS")
+        assert calls.read_text().split() == ["get_server_list", *expected.split()]
+    assert calls.read_text().split()[1:] == ([] if runs else ["-d", "quit"])
+
+
+@SLOW_TEST
+def test_a_survey_of_one_gpu_shares_it_and_goes_on_past_failures_on_a_fake_gpu(tmp_path):
+    folder = tmp_path / "survey"
+    status, out, err = run(folder, "--quick", "--max-time", "60", **fake_gpu.environment(count=1))
+    assert "Doctor, failed" not in out, out
+    assert "nvidia-cuda-mps-control" in (folder / "index.html").read_text()
+    runs = [read(path) for path in folder.glob("results/*/*.jsonl")]
+    assert {result.cases[0].memory for result in runs} >= {"same_device", "host_staged"}, err
+    assert status in (0, 3), err

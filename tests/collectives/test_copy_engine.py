@@ -20,9 +20,9 @@ from tests.launch import ROOT, few, mpirun
 FORMS = "two_shot_copy_engine,ring_copy_engine"
 
 
-def wrong_results(ranks, graph, fault, memory="auto", **faults):
+def wrong_results(ranks, graph, fault, **faults):
     """The number of wrong elements on all ranks."""
-    environment: dict[str, Any] = {"MEMORY": memory} | fake_gpu.environment(**faults)
+    environment: dict[str, Any] = fake_gpu.environment(**faults)
     program = "-m", "tests.ranks.copy_engine_ranks", graph, fault
     done = mpirun(ranks, *program, timeout_s=200, **environment)
     if "StreamCapture" in done.stderr:
@@ -34,19 +34,11 @@ def wrong_results(ranks, graph, fault, memory="auto", **faults):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "graph", "vendor", "memory"),
-    few(
-        [
-            (2, "1", "hip", "auto"),
-            (2, "0", "cuda", "host_staged"),
-            (3, "0", "cuda", "auto"),
-            (3, "1", "cuda", "auto"),
-        ],
-        2,
-    ),
+    ("ranks", "graph", "vendor"),
+    few([(2, "1", "hip"), (2, "0", "cuda"), (3, "0", "cuda"), (3, "1", "cuda")], 2),
 )
-def test_sums_are_right_in_streams_and_in_graphs_on_a_fake_gpu(ranks, graph, vendor, memory):
-    assert wrong_results(ranks, graph, "none", memory, vendor=vendor) == 0
+def test_sums_are_right_in_streams_and_in_graphs_on_a_fake_gpu(ranks, graph, vendor):
+    assert wrong_results(ranks, graph, "none", vendor=vendor) == 0
 
 
 @pytest.mark.parametrize("fault", ["entry", "flag"])
@@ -63,6 +55,11 @@ def test_copies_that_a_graph_does_not_join_are_found_on_a_fake_gpu():
     [
         ({"engines": 0}, {}, "GPU 0000:41:00.0 has no copy engine"),
         (
+            {},
+            {"SHARING": "host_staged"},
+            "between host memories the driver copies with the CPU, not an engine",
+        ),
+        (
             {"vendor": "hip"},
             {"HSA_ENABLE_SDMA": "0"},
             "HSA_ENABLE_SDMA=0 makes AMD's driver copy with kernels",
@@ -72,10 +69,11 @@ def test_copies_that_a_graph_does_not_join_are_found_on_a_fake_gpu():
 )
 def test_a_gpu_without_engines_is_refused_on_a_fake_gpu(faults, variables, sentence):
     program = """
+import os
 from kernels.devices.gpu import DeviceError, GpuDevice
 from kernels.devices.gpu_driver import visible_gpus
 try:
-    GpuDevice(visible_gpus()[1][0]).copy_engine("mapped")
+    GpuDevice(visible_gpus()[1][0]).copy_engine(os.environ.get("SHARING", "mapped"))
 except DeviceError as error:
     print(error)
 """

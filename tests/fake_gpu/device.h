@@ -16,6 +16,7 @@ int device_status();
 bool is_hip();
 // Whether a kernel may use an address: device memory, or host memory that the driver knows.
 bool reachable(uintptr_t address);
+bool on_host(uintptr_t address);  // whether it is registered host memory
 // Device memory of another source; without `opens` no access is ever allowed.
 void add_memory(void* at, size_t bytes, bool opens);
 void remove_memory(void* at);

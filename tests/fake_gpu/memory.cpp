@@ -97,6 +97,12 @@ bool reachable(uintptr_t address) {
   return holding(address) != allocations.end();
 }
 
+bool on_host(uintptr_t address) {
+  std::lock_guard<std::mutex> held(lock);
+  const auto it = holding(address);
+  return it != allocations.end() && it->second.kind == PINNED;
+}
+
 // Protects device memory between the end of a wait and the next launch or copy: a host access ends
 // in SIGSEGV, as with a GPU. This takes half of a test's time, so only a test that sets
 // FAKE_GPU_CLOSED has it.

@@ -48,6 +48,8 @@ struct Branch {
 struct Graph {
   std::deque<Branch> branches;  // the first is the stream's that began the capture
   std::vector<std::shared_ptr<Point>> points;
+  bool calls_host = false;      // whether it runs a function of the host
+  std::atomic<int> pending{0};  // launches that have not ended
 };
 
 static std::mutex streams_lock;  // lock before any stream's lock
@@ -208,7 +210,12 @@ int gpu_launchKernel(void* stream, void* function, unsigned blocks, unsigned thr
   return 0;
 }
 int gpu_launchHostFunc(void* stream, void (*function)(void*), void* argument) {
-  stream_of(stream).put([=] {
+  Stream& s = stream_of(stream);
+  {
+    std::lock_guard<std::mutex> held(s.lock);
+    if (s.capture) s.capture->calls_host = true;
+  }
+  s.put([=] {
     if (!device_status()) function(argument);
   });
   return 0;
@@ -238,7 +245,9 @@ static int copy(void* to, const void* from, size_t bytes, int kind, Stream& stre
     if (between) usleep(300);
     memcpy(to, from, bytes);
   });
-  return between ? 0 : wait_for(stream);
+  // Between two places of host memory the host waits, as CUDA's manual says.
+  const bool waits = !between || (on_host((uintptr_t)to) && on_host((uintptr_t)from));
+  return waits ? wait_for(stream) : 0;
 }
 int gpu_memcpyAsync(void* to, const void* from, size_t bytes, int kind, void* stream) {
   return copy(to, from, bytes, kind, stream_of(stream));
@@ -287,6 +296,10 @@ int gpu_graphLaunch(void* graph, void* stream) {
   // A graph's launches are one after another, also where streams launch it at once.
   static auto& one_at_a_time = *new std::mutex;
   const std::shared_ptr<Graph> launched_graph = *(std::shared_ptr<Graph>*)graph;
+  // FAKE_GPU_GRAPH_WAITS=1: the host waits for the last launch of a graph that calls the host.
+  const bool waits = launched_graph->calls_host && setting("FAKE_GPU_GRAPH_WAITS", 0);
+  while (waits && launched_graph->pending) usleep(100);
+  ++launched_graph->pending;
   stream_of(stream).put([=] {
     std::lock_guard<std::mutex> held(one_at_a_time);
     for (const auto& point : launched_graph->points) point->set(false);
@@ -297,6 +310,7 @@ int gpu_graphLaunch(void* graph, void* stream) {
       });
     for (const Task& task : launched_graph->branches[0].tasks) task();
     for (std::thread& t : beside) t.join();
+    --launched_graph->pending;
   });
   return 0;
 }

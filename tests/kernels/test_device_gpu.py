@@ -170,11 +170,21 @@ def test_the_table_says_that_ranks_share_a_gpu_on_a_fake_gpu(tmp_path):
     assert "ranks share a GPU, so no time here measures a wire" in printed
 
 
+def test_a_library_within_a_gpu_is_not_compared_with_host_memory_on_a_fake_gpu(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1")
+    options = "--device cuda --ranks-share-gpus --memory host_staged -n 1"
+    _, printed = measured(tmp_path, options, library={}, count=1)
+    assert "our algorithms through the host: their ratio compares two kinds of memory" in printed
+
+
 @pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
 def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor):
-    """A graph launch and a stream launch must not be compared."""
+    """A graph launch and a stream launch must not be compared. Without a gate for each iteration a
+    library that waits for its graph's last launch waits for ever."""
     options = f"--device {vendor} -G 1 --algorithm two_shot,library --mode both -n 1"
-    result, _ = measured(tmp_path, options, library={}, vendor=vendor)
+    result, _ = measured(tmp_path, options, library={}, vendor=vendor, graph_waits=1)
     assert result.run.world["launch"] == "graph"
     assert {case.variant for case in result.cases if case.library} >= {"graph"}
 

@@ -153,8 +153,8 @@ def in_the_first_inbox(bed: Bed) -> Callable[[], int]:
 def main() -> None:
     graph, fault = sys.argv[1] == "1", sys.argv[2]
     leave_out(fault)
-    vendor, memory = os.environ.get("FAKE_GPU_VENDOR", "cuda"), os.environ.get("MEMORY", "auto")
-    world, watch = connect(20.0, vendor, memory)
+    vendor = os.environ.get("FAKE_GPU_VENDOR", "cuda")
+    world, watch = connect(20.0, vendor)
     bed = Bed(world)
     launch_early = in_the_first_inbox(bed)
     wrong = each_form(bed, graph) if fault != "entry" else 0

@@ -1,0 +1,44 @@
+"""NVIDIA's Multi-Process Service (MPS): with it ranks on one GPU run at once, else in turn."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+CONTROL = "nvidia-cuda-mps-control"
+LIMIT_S = 20.0
+WITHOUT = "ranks that share one of NVIDIA's GPUs take turns of milliseconds"
+
+
+@contextmanager
+def service() -> Iterator[str]:
+    """Starts the service and ends it, unless it runs already; yields a sentence about it."""
+    if not shutil.which(CONTROL):
+        yield f"There is no {CONTROL}: {WITHOUT}."
+    elif asked():
+        yield "MPS ran already, and ranks share the GPU through it."
+    elif refusal := reason_against("-d"):
+        yield f"MPS does not start ({refusal}): {WITHOUT}."
+    else:
+        try:
+            yield "The survey started MPS, and ranks share the GPU through it."
+        finally:
+            reason_against(command="quit\n")
+
+
+def asked() -> bool:
+    """Whether the service runs: without it the control program fails."""
+    return reason_against(command="get_server_list\n") is None
+
+
+def reason_against(*options: str, command: str = "") -> str | None:
+    """Why a call of the control program fails; None if it succeeds."""
+    try:
+        done = subprocess.run(
+            [CONTROL, *options], input=command, capture_output=True, text=True, timeout=LIMIT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{CONTROL}: {error}"
+    lines = f"{done.stdout}\n{done.stderr}".split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    return (said[-1] if said else f"exit status {done.returncode}") if done.returncode else None

@@ -2,7 +2,7 @@
 
 import ctypes
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -56,7 +56,7 @@ class GpuStream:
         self.gate_words = Gate.from_address(self._pinned(Gate))
         self.words = Watch.from_address(self._pinned(Watch))
         self.passes = 1  # numbers the gates; `gate_words.wanted` is 0 until a gate gives up
-        self.graphs: dict[tuple[int, int], tuple[Step, Any]] = {}
+        self.graphs: dict[tuple[int, ...], tuple[tuple[Step, ...], Any]] = {}
         self.events: list[Any] = []
         self.launched = weakref.WeakValueDictionary[int, Step]()
         self.origin: Any = None
@@ -102,12 +102,12 @@ class GpuStream:
             return f"CuPy cannot capture a graph on GPU {self.pci_bus_id}: {error}"
         return None
 
-    def _launch_graph(self, steps: Sequence[Step]) -> None:
-        """Launches the steps as one graph, which is captured once."""
-        key = id(steps[0]), len(steps)
+    def _graph(self, *steps: Step) -> Any:
+        """The steps as one graph, which is captured once."""
+        key = tuple(map(id, steps))
         if key not in self.graphs:
-            self.graphs[key] = steps[0], self.captured(*steps)
-        self.graphs[key][1].launch(self.stream)
+            self.graphs[key] = steps, self.captured(*steps)
+        return self.graphs[key][1]
 
     def run(
         self,
@@ -119,15 +119,19 @@ class GpuStream:
     ) -> Stamps:
         """Runs iterations in batches behind a closed gate, which hides the host's launch time. The
         first iteration of an operation has no gate: a library connects then, and waits for the
-        device. Blocks without timed iterations have none either: these may be longer than a stream.
-        Stamps are ns since the first event of their iteration. Raises DeviceError."""
+        device, as a new graph does. Blocks without timed iterations have none either: these may be
+        longer than a stream. Stamps are ns since the first event of their iteration. Raises
+        DeviceError."""
         entries = 4 + sum(action.step.entries if action.step else 1 for action in actions)
         batch_size = max(1, MOST_QUEUED // entries)
         rows: list[list[int]] = []
         begun = 0
         with self.calling("the timed loop"):
             while begun < counts.total and not watch.stop:
-                is_first = self._is_first(actions)
+                n_graphs = len(self.graphs)
+                for steps in between_stamps(actions) if graph else ():
+                    self._graph(*steps)
+                is_first = self._is_first(actions) or len(self.graphs) > n_graphs
                 stop = min(counts.total, begun + (1 if is_first else batch_size))
                 if counts.timed and not is_first:
                     self._close_gate(watch)
@@ -178,7 +182,7 @@ class GpuStream:
                 self.enqueue(Step(self.begin, note))
             else:
                 if pending:
-                    self._launch_graph(pending)
+                    self._graph(*pending).launch(self.stream)
                     pending = []
                 events[action.stamp] = self.events[STAMPS * place + action.stamp]
                 events[action.stamp].record(self.stream)
@@ -245,3 +249,16 @@ class GpuStream:
         graph = self.captured(step)
         replay = Kernel(step.kernel.name, lambda blocks, argument: graph.launch(self.stream))
         return Step(replay, step, step.blocks)
+
+
+def between_stamps(actions: Sequence[Action]) -> Iterator[list[Step]]:
+    """What is timed: the steps from the first stamp to the second, and from the third to the last."""
+    steps, stamps = list[Step](), 0
+    for action in actions:
+        if action.stamp >= 0:
+            stamps += 1
+            if steps:
+                yield steps
+            steps = []
+        elif action.step and stamps % 2:
+            steps.append(action.step)

@@ -285,6 +285,8 @@ int gpu_streamEndCapture(void** graph, void* stream) {
   }
   if (invalidated) return 901;
   if (!joined) return 904;
+  // A new graph may need memory, and waits for the device: behind a closed gate, for ever.
+  if (const int status = wait_for(s)) return status;
   return *graph = new std::shared_ptr<Graph>(captured), 0;
 }
 int gpu_streamIsCapturing(void* stream) {

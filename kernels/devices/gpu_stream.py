@@ -252,7 +252,7 @@ class GpuStream:
 
 
 def between_stamps(actions: Sequence[Action]) -> Iterator[list[Step]]:
-    """What is timed: the steps from the first stamp to the second, and from the third to the last."""
+    """The steps that are timed: from the first stamp to the second, from the third to the last."""
     steps, stamps = list[Step](), 0
     for action in actions:
         if action.stamp >= 0:

@@ -35,7 +35,7 @@ from reports.advice.specs import (
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
-from reports.tables.sentences import lay_out, number, plain_table, size_text
+from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
 
 MOST_GPUS = 64
 BEFORE_TRUSTING_IT = (
@@ -216,6 +216,7 @@ def _record(load: Deployment, splits: dict[str, Deployment]) -> dict[str, object
             "us": load.times(size) if load.gpus > 1 else None,
             "calls": load.model.all_reduces,
             "hosts": load.times.hosts,
+            "notes": load.times.notes,
         },
         "splits": records,
     }
@@ -231,7 +232,7 @@ def _question(load: Deployment) -> list[str]:
         f"of {model.head_dim}{mixture}; {model.kv_bytes_per_token:,} B of cache a token (fp16)",
         f"GPU: {number(gpu.memory_gb)} GB (90 % may be used), {number(gpu.bandwidth_gb_s)} GB/s, "
         f"{number(load.tflops)} TFLOP/s ({gpu.source}): peaks, so all times are lower bounds",
-        f"load: {_streams(load.batch)} for latency, {load.slots} for "
+        f"load: {counted(load.batch, 'stream')} for latency, {load.slots} for "
         f"throughput, each with {load.context} tokens cached; prompts of {load.prompt}",
     ]
 
@@ -289,8 +290,8 @@ def _recommendation(load: Deployment, splits: dict[str, Deployment]) -> list[str
         full[f"{name} with {filled.slots}"] = filled
 
     goals = [
-        (f"Decode, latency of {_streams(load.batch)}", possible, "step_us"),
-        (f"Decode, throughput of {_streams(load.slots)}", possible, "tokens_per_s"),
+        (f"Decode, latency of {counted(load.batch, 'stream')}", possible, "step_us"),
+        (f"Decode, throughput of {counted(load.slots, 'stream')}", possible, "tokens_per_s"),
         ("Decode, throughput of as many streams as fit", full, "tokens_per_s"),
         (f"Prefill, latency of one prompt of {load.prompt}", possible, "prompt_us"),
         ("Prefill, throughput of many", possible, "prompt_tokens_per_s"),
@@ -300,10 +301,6 @@ def _recommendation(load: Deployment, splits: dict[str, Deployment]) -> list[str
 
     sentences = [f"{goal}: {_best(rivals, figure)}" for goal, rivals, figure in goals]
     return [*sentences, *_break_even(load, possible)]
-
-
-def _streams(count: int) -> str:
-    return f"{count} stream{'s' * (count > 1)}"
 
 
 def _best(splits: dict[str, Deployment], figure: str) -> str:

@@ -22,7 +22,7 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
-from reports.tables.sentences import lay_out, number
+from reports.tables.sentences import counted, lay_out, number
 from reports.verdicts.verdict import FAMILY_P
 
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
@@ -180,7 +180,7 @@ def judge(requirement: Requirement, figure: Figure, launches: Launches) -> tuple
         )
 
     if figure.low is None or figure.high is None:
-        return "UNDECIDED", f"{n} launch{'es' * (n != 1)}; {LEAST_LAUNCHES} are needed"
+        return "UNDECIDED", f"{counted(n, 'launch')}; {LEAST_LAUNCHES} are needed"
 
     reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
     if unit == "tok/s":

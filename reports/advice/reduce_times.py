@@ -22,7 +22,7 @@ from reports.store.manifest import runs_by_time
 from reports.store.observations import Entry, alike_of, entry_of, table
 from reports.store.result import ResultError
 from reports.store.schema import Result
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import counted, number, size_text
 
 CHAINED_UP_TO = 512 << 10  # bytes
 LEAST_LAUNCHES = 5  # of an interval
@@ -257,7 +257,7 @@ def measured_times(
     spans = spans_of(launches, "cost_us", confidence)
     names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype.fillna("of unknown type")
     place = ", ".join(dict.fromkeys(launches.gpus)) or "ranks without a GPU's name"
-    count = f"{n} launch{'es' * (n > 1)}" + ", no interval" * (not launches.have_intervals)
+    count = counted(n, "launch") + ", no interval" * (not launches.have_intervals)
     origin = "" if launches.are_logs else "measured: "
     source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"
     hosts = launches.runs[0].run.world.get("hosts", None if launches.are_logs else 1)

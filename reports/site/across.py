@@ -82,29 +82,29 @@ def _tables(
                 "runs": str(len(entries)),
                 "newest": shared.status_text(entries[-1]),
                 "ranks": str(run.world["size"]),
-                "series over runs": shared.counts_text(counts.get(key, Counter())) or "-",
+                "series over runs": shared.counts_text(counts.get(key, Counter())),
             }
         )
 
     files = [(path.name, shared.file_name("compare", str(path))) for path in store.campaigns]
     campaigns: list[Row] = [
-        {"campaign": (name, file), "cells": shared.counts_text(pages[file].counts) or "-"}
+        {"campaign": (name, file), "cells": shared.counts_text(pages[file].counts)}
         for name, file in reversed(files)
     ]
-    nodes: list[Row] = [
-        {
-            "node": (node, shared.file_name("node", f"{machine_id} {node}")),
-            "machine": machine_id,
-            "runs": str(len(entries)),
-            "last run": shared.start_time(entries[-1].run),
-            "newest": shared.status_text(entries[-1]),
-            "series over runs": shared.counts_text(
-                pages[shared.file_name("node", f"{machine_id} {node}")].counts
-            )
-            or "-",
-        }
-        for (machine_id, node), entries in store.nodes.items()
-    ]
+    nodes = list[Row]()
+    for (machine_id, node), entries in store.nodes.items():
+        file = shared.file_name("node", f"{machine_id} {node}")
+        nodes.append(
+            {
+                "node": (node, file),
+                "machine": machine_id,
+                "runs": str(len(entries)),
+                "last run": shared.start_time(entries[-1].run),
+                "newest": shared.status_text(entries[-1]),
+                "series over runs": shared.counts_text(pages[file].counts),
+            }
+        )
+
     newest = [entry for entries in store.groups.values() for entry in entries[-MOST_RUNS:]]
     return [
         Section(
@@ -210,7 +210,7 @@ def node_page(history: History | None, node: str, entries: Sequence[Entry]) -> P
 def _series_page(title: str, series: Sequence[Series], events: Sequence[Event]) -> Page:
     """The changes of these series, and a row for each; with many, of the first by verdict."""
     counts = Counter(each.word for each in series)
-    sentences = [f"By verdict: {shared.counts_text(counts) or 'no series'}."]
+    sentences = [f"By verdict: {shared.counts_text(counts)}."]
 
     if len(series) > MOST_SERIES or len(events) > MOST_EVENTS:
         sentences.append(

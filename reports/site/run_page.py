@@ -17,7 +17,7 @@ from reports.tables import plot, run_text, show
 from reports.tables.kinds import kind_of
 from reports.tables.long import long_rows
 from reports.tables.rows import views
-from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, machine, number, size_text
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, counted, machine, number, size_text
 from reports.trends import fit as fitting
 from reports.trends.alpha_beta import by_title
 from reports.trends.fit import find_crossovers, fits_of
@@ -86,10 +86,9 @@ def _picture(heading: str, result: Result) -> Section:
 def _fits(heading: str, paths: Sequence[Path]) -> Section:
     """Start-up time and bandwidth of each algorithm, and the crossovers between algorithms."""
     fits = fits_of([read(path) for path in paths])
-    launches = f"{len(paths)} launch{'es' * (len(paths) > 1)}"
     lines = [
-        f"time = alpha + size / beta, over {launches} of this command on this machine and "
-        "software; in brackets 95 % intervals."
+        f"time = alpha + size / beta, over {counted(len(paths), 'launch')} of this command on this "
+        "machine and software; in brackets 95 % intervals."
     ]
     crossovers = find_crossovers(fits)
 

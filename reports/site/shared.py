@@ -12,6 +12,7 @@ from reports.store.observations import Entry
 from reports.store.result import ImportedRunError, time_of
 from reports.store.schema import Result, Run
 from reports.tables.command import command_of
+from reports.tables.sentences import counted
 from reports.trends.history import History
 
 
@@ -95,11 +96,11 @@ def status_text(run: Entry | Result) -> str:
     statuses = run.statuses if isinstance(run, Entry) else [case.status for case in run.cases]
     wrong = list(statuses).count("wrong")
     status = "complete" if run.complete else "incomplete"
-    return f"WRONG: {wrong} case{'s' * (wrong > 1)}" if wrong else status
+    return f"WRONG: {counted(wrong, 'case')}" if wrong else status
 
 
 def counts_text(counts: Counter[str]) -> str:
-    return ", ".join(f"{word} {count}" for word, count in counts.items())
+    return ", ".join(f"{word} {count}" for word, count in counts.items()) or "none"
 
 
 def how_to_reproduce(run: Run) -> dict[str, str]:

@@ -92,9 +92,9 @@ def is_peer(case: CaseFields) -> bool:
     return case.library is not None and not case.algorithm.endswith("library")
 
 
-def find_states(blocks: Sequence[Block], least_share: float = 1 / 3) -> LinkStates:
+def find_states(blocks: Sequence[Block]) -> LinkStates:
     """Clusters the round trips before and after each block, without looking at the times. The link
-    never settled if no state has `least_share` of the blocks."""
+    never settled if no state has a third of the blocks."""
     trips_ns = [round_trip_ns(block) for block in blocks]
     probed = [trip for trip in trips_ns if trip]
     labels = iter(link_states(np.log(probed)).tolist() if probed else [])
@@ -107,7 +107,7 @@ def find_states(blocks: Sequence[Block], least_share: float = 1 / 3) -> LinkStat
     counts = Counter(state for state in of_block if state is not None)
     longest = max(sorted(counts), key=counts.__getitem__)
 
-    if counts[longest] < least_share * len(blocks):
+    if 3 * counts[longest] < len(blocks):
         return LinkStates([None] * len(blocks), [], None)
 
     rtt_ns = [

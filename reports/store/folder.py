@@ -21,6 +21,8 @@ from reports.store.observations import Entry, entry_of
 from reports.store.result import (
     MOST_LINE_BYTES,
     NOT_JSON,
+    ImportedRunError,
+    NewerSchemaError,
     ResultError,
     end_with_parent,
     places,
@@ -30,7 +32,10 @@ from reports.store.result import (
 
 CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
 CHUNK_RUNS = 64  # that one process reads at a time
+Found = Entry | tuple[Path, ResultError]  # a run, or a file and why it holds none
 COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
+UNREADABLE = "not a run that can be read"
+REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema"}
 SLOWED, TIMELESS = "slowed on purpose", "without a time in its run_id"
 
 
@@ -45,6 +50,12 @@ class Contents:
     problems: list[tuple[Path, str]] = field(default_factory=list)
     refused: list[tuple[Path, ResultError]] = field(default_factory=list)
     n_read: int = 0
+
+    @property
+    def left_out(self) -> list[tuple[Path, str]]:
+        """Links, folders and files that hold no run, and why."""
+        unread = [(path, REFUSED.get(type(error), UNREADABLE)) for path, error in self.refused]
+        return [*self.problems, *unread]
 
 
 def read_store(folder: Path) -> Contents:
@@ -125,7 +136,7 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
     return ordered
 
 
-def _read_all(paths: Sequence[Path]) -> list[Entry | tuple[Path, ResultError]]:
+def _read_all(paths: Sequence[Path]) -> list[Found]:
     """The runs of these files, in their order, or why they are none."""
     chunks = [paths[at : at + CHUNK_RUNS] for at in range(0, len(paths), CHUNK_RUNS)]
     if len(chunks) < 2:
@@ -142,15 +153,13 @@ def _begin_worker() -> None:
     end_with_parent()
 
 
-def _read_chunk(paths: Sequence[Path]) -> list[Entry | tuple[Path, ResultError]]:
-    read_runs = list[Entry | tuple[Path, ResultError]]()
+def _read_chunk(paths: Sequence[Path]) -> list[Found]:
+    read_runs = list[Found]()
     for path in paths:
         try:
-            entry = entry_of(read(path))
+            read_runs.append(entry_of(read(path)))
         except ResultError as error:
             read_runs.append((path, error))
-        else:
-            read_runs.append(entry)
 
     return read_runs
 

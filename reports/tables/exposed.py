@@ -193,8 +193,8 @@ def calls(case: Case) -> int:
 def label(case: Case) -> str:
     """`256 tokens`, `2 slots`, or else the size."""
     shape = case.shape or {}
-    counts = [f"{shape[name]} {name}" for name in ("tokens", "slots") if name in shape]
-    return counts[0] if counts else sentences.size_text(case.size_bytes)
+    counts = (f"{shape[name]} {name}" for name in ("tokens", "slots") if name in shape)
+    return next(counts, sentences.size_text(case.size_bytes))
 
 
 def title(case: Case) -> str:
@@ -208,14 +208,15 @@ def verdict(result: Result, case: Case, forms: Forms) -> str:
     if is_step(case):
         return f"{label(case)}: {_faster_split(result, case, forms)}"
 
-    gain, loss = compare(forms, OURS, FUSED), compare(forms, FUSED, OURS)
-    if gain is None or loss is None or COMPUTE not in forms:
+    gain = compare(forms, OURS, FUSED)
+    if gain is None or COMPUTE not in forms:
         return f"{work}: not all forms were measured."
 
     name = sentences.spoken(forms[OURS].name.replace("then_", "unfused ", 1))
     if (gain[1] or 0) > 0:
         words = f"fused exposes {time_text(gain)} us less than {name}"
-    elif (loss[1] or 0) > 0:
+    elif (gain[2] or 0) < 0:
+        loss = compare(forms, FUSED, OURS)
         words = f"fused exposes {time_text(loss)} us more than {name}"
     else:
         words = f"fused and {name} do not clearly differ ({time_text(gain)} us)"
@@ -260,8 +261,7 @@ def draw(result: Result, path: Target) -> None:
 
     with figure(path, len(measured), 1, (9, 1.1 + 2 * len(measured))) as (drawing, axes):
         for place, (case, forms) in zip(axes[:, 0], measured, strict=True):
-            rows = range(len(forms))
-            for row, (kind, form) in zip(rows, forms.items(), strict=True):
+            for row, (kind, form) in enumerate(forms.items()):
                 colour = "black" if form.case.library else COLOURS[row % len(COLOURS)]
                 time_us, exposed = form.median_us, exposed_us(forms, kind)
                 bar = place.barh(row, time_us, color="#BBBBBB" if kind == COMPUTE else colour)
@@ -272,7 +272,7 @@ def draw(result: Result, path: Target) -> None:
                     place.barh(row, hatched_us, left=left_us, color="#FFFFFF80", hatch="///")
                     text += f", exposed {time_text(exposed)}"
                 place.bar_label(bar, [text], padding=6, fontsize=9)
-            place.set_yticks(rows, [fold(form.name, 30) for form in forms.values()])
+            place.set_yticks(range(len(forms)), [fold(form.name, 30) for form in forms.values()])
             place.set_xlim(right=1.5 * place.get_xlim()[1])  # room for the texts
             place.invert_yaxis()
             place.grid(True, axis="x", alpha=0.25)

@@ -34,12 +34,9 @@ def figure(
     rows: int,
     columns: int,
     size: tuple[float, float],
-    sharey: bool = False,
-    margins: tuple[float, float, float, float] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """A matplotlib figure of `size` in inches and its axes, of shape (rows, columns); written to
-    `target` at the end. `margins` are left, bottom, right and top, as shares of the figure; None
-    computes them. Raises ResultError for another suffix, and if the file cannot be written."""
+    `target` at the end. Raises ResultError for another suffix or a file that cannot be written."""
     import matplotlib  # not at the top: a table needs no matplotlib
     from matplotlib import pyplot
 
@@ -58,12 +55,8 @@ def figure(
         columns,
         figsize=size,
         squeeze=False,
-        sharey=sharey,
-        layout="none" if margins else "constrained",
+        layout="constrained",
     )
-
-    if margins:
-        drawing.subplots_adjust(*margins)
 
     try:
         yield drawing, axes
@@ -166,18 +159,14 @@ def round_ticks(axis: Any) -> None:
     axis.set_major_formatter("{x:g}")
 
 
-def dress(axes: Any, sizes: list[int], scale: str = "log") -> None:
-    """Ticks at sizes and at round values; `scale` is vertical."""
+def dress(axes: Any, sizes: list[int]) -> None:
+    """Logarithmic axes with ticks at sizes and at round values."""
     axes.set_xscale("log", base=2)
-    axes.set_yscale(scale)
+    axes.set_yscale("log")
     shown = sizes[:: 1 + (len(sizes) - 1) // MOST_TICKS]
     axes.set_xticks(shown, [tick_text(size) for size in shown])
     axes.set_xlabel("size, bytes")
 
-    if scale == "log":
-        round_ticks(axes.yaxis)
-    else:
-        axes.set_ylim(0, None)
-
+    round_ticks(axes.yaxis)
     axes.minorticks_off()
     axes.grid(True, alpha=0.25)

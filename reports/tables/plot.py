@@ -27,9 +27,7 @@ def draw_sweep(result: Result, path: Target) -> None:
 
     lines = lines_of(cases)
     drawn = factors(view, lines, result.run.world["size"])
-    width = 13 if len(drawn) > 1 else 8
-
-    with figure(path, 1, len(drawn), (width, 5.8)) as (drawing, (panels,)):
+    with figure(path, 1, len(drawn), (8 if len(drawn) < 2 else 13, 5.8)) as (drawing, (panels,)):
         for axes, factor in zip(panels, drawn.values(), strict=True):
             draw_against_size(axes, lines, factor)
         operation = cases[0].datatype + f" {cases[0].redop}" * (cases[0].redop != "none")
@@ -74,8 +72,8 @@ def interval(case: Case, factor: float = 0.0) -> NDArray[np.float64]:
     return case.size_bytes * factor / 1e3 / np.maximum(times_us, 1e-9) if factor else times_us
 
 
-def draw_against_size(axes: Any, lines: Sequence[Line], factor: float, scale: str = "log") -> None:
-    """Time against size, or busbw if `factor` is not 0; `scale` is vertical. The dashed line is the
+def draw_against_size(axes: Any, lines: Sequence[Line], factor: float) -> None:
+    """Time against size, or busbw if `factor` is not 0. The dashed line is the
     lowest bound of all algorithms, from the measured parts of the machine."""
     _draw_lines(axes, lines, lambda case: case.size_bytes, factor)
     cases = [case for line in lines for case in line.cases]
@@ -92,7 +90,7 @@ def draw_against_size(axes: Any, lines: Sequence[Line], factor: float, scale: st
         axes.plot(sizes, bounds, "--_", color="#444444", linewidth=1.2, label="bound")
 
     axes.set_ylabel(axis_title(lines, factor))
-    dress(axes, sorted({case.size_bytes for case in cases}), scale)
+    dress(axes, sorted({case.size_bytes for case in cases}))
 
 
 def _draw_lines(

@@ -80,6 +80,12 @@ def interval_text(median: float, low: float | None, high: float | None) -> str:
     return number(median) + ("" if low is None else f" [{number(low)} {number(high)}]")
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 run`, `2 launches`."""
+    many = "es" if noun.endswith("ch") else "s"
+    return f"{n} {noun}{many * (n != 1)}"
+
+
 def count(elements: int | None) -> str:
     """A number of elements; `-` for None."""
     return "-" if elements is None else str(elements)
@@ -144,7 +150,7 @@ def machine(result: Result) -> str:
     is_pinned = cpus and all(len(of_rank) == 1 for of_rank in cpus)
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
     hosts = f" on {hosts_text(run)}," if run.world.get("hosts", 1) != 1 else ""
-    return f"{run.benchmark}: {size} rank{'s' * (size != 1)}{hosts} on {model}, {cores}"
+    return f"{run.benchmark}: {counted(size, 'rank')}{hosts} on {model}, {cores}"
 
 
 def host_names(run: Run) -> list[str]:

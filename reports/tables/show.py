@@ -16,7 +16,7 @@ from reports.tables.formats import as_csv, as_nccl_tests
 from reports.tables.headline import headline
 from reports.tables.kinds import SWEEP, kind_of
 from reports.tables.plot import draw_sweep
-from reports.tables.sentences import lay_out, number, plain_table, size_text
+from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
 from reports.tables.table import render
 
 
@@ -106,7 +106,7 @@ def imported_text(imported: Imported) -> str:
     hosts = run.world.get("hosts")
     head = [
         f"{run.benchmark}: {run.world['size'] or 'an unknown number of'} ranks"
-        + f" on {hosts} host{'s' * (hosts != 1)}" * bool(hosts)
+        + f" on {counted(hosts or 0, 'host')}" * bool(hosts)
         + f", {gpus}" * bool(gpus),
         f"imported from {origin.file}, lines {origin.first_line} to {origin.last_line}, by "
         f"{origin.format}: shown, never judged",

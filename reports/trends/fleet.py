@@ -21,7 +21,7 @@ from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
 from reports.store.untrusted import printable
 from reports.tables.command import command_again
-from reports.tables.sentences import left_out_lines, size_text, some, wrapped
+from reports.tables.sentences import counted, left_out_lines, size_text, some, wrapped
 from reports.trends.slow_nodes import (
     EQUAL,
     LEAST_LAUNCHES,
@@ -103,7 +103,7 @@ class Fleet:
     wrong: dict[str, list[str]] = field(default_factory=dict)
     failed: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    nodes: set[str] = field(default_factory=set)
 
     @property
     def status(self) -> int:
@@ -120,11 +120,8 @@ class Fleet:
 def fleet_of(contents: Contents) -> Fleet:
     """The fleet of these runs. Raises ResultError without a run of a labelled node."""
     left_out: dict[str, list[str]] = defaultdict(list)
-    for path, problem in contents.problems:
-        left_out[problem].append(printable(path.name))
-
-    for path, _ in contents.refused:
-        left_out["not a run that can be read"].append(printable(path.name))
+    for path, reason in contents.left_out:
+        left_out[reason].append(printable(path.name))
 
     finished = {
         node for entry in contents.entries if not entry.left_out for node in entry.run.nodes
@@ -146,8 +143,8 @@ def fleet_of(contents: Contents) -> Fleet:
             alike[alike_of(entry)].append(entry)
         elif reason != WRONG and not failed:
             left_out[reason].append(printable(entry.path.name))
-        if run.nodes and reason in ("", WRONG, INCOMPLETE):
-            fleet.runs.append(run)
+        if reason in ("", WRONG, INCOMPLETE):
+            fleet.nodes.update(run.nodes)
 
     families = [family for entries in alike.values() for family in _families(entries, left_out)]
     for entries, rows in families:
@@ -163,7 +160,7 @@ def fleet_of(contents: Contents) -> Fleet:
     fleet.groups.sort(key=lambda group: -len(group.nodes))
     fleet.left_out = left_out_lines(left_out)
 
-    if not fleet.runs:
+    if not fleet.nodes:
         problem = (
             f"{contents.folder} has no run with the label of a node: runs store it since "
             "this version, in containers with WIRETAX_NODE"
@@ -337,13 +334,13 @@ def headline(fleet: Fleet) -> str:
         ]
         parts += [some(texts)] if texts else []
 
-    n_nodes = len({node for run in fleet.runs for node in run.nodes})
-    if parts:
-        return f"{'; '.join(dict.fromkeys(parts))}; of {n_nodes} nodes"
-    if not fleet.groups:
-        return f"too few nodes: {n_nodes}, of {LEAST_NODES} with equal hardware and runs"
+    if not parts and not fleet.groups:
+        return f"too few nodes: {len(fleet.nodes)}, of {LEAST_NODES} with equal hardware and runs"
 
-    return f"no node differs, of {n_nodes} nodes"
+    judged = {end for group in fleet.groups for of in group.nodes for end in of.node.split(PAIR)}
+    n_nodes = len(judged.union(fleet.wrong, fleet.failed))
+    found = "; ".join(dict.fromkeys(parts)) or "no node differs"
+    return f"{found}; of {counted(n_nodes, 'node')}"
 
 
 def summary(group: Group) -> list[str]:

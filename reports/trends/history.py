@@ -17,16 +17,14 @@ from reports.store.case import MIN_STATE_BLOCKS
 from reports.store.folder import Contents, environment_of, read_store
 from reports.store.observations import MOST_STEAL, Entry, alike_of, costs_of
 from reports.store.report_json import write_json
-from reports.store.result import ImportedRunError, NewerSchemaError, ResultError
+from reports.store.result import ResultError
 from reports.store.schema import Run
 from reports.store.untrusted import printable
-from reports.tables.sentences import WIDTH, left_out_lines, some, wrapped
+from reports.tables.sentences import WIDTH, counted, left_out_lines, some, wrapped
 from reports.trends.changes import LEAST_BASE, Step, judge
 from reports.trends.history_figure import plot
 from reports.trends.series import Event, Series, series_of
 
-UNREADABLE = "not a run that can be read"
-REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema"}
 # Before and after an event: a fact that changes more often than this among them is no cause.
 FACT_RUNS, MOST_FACT_CHANGES = 10, 3
 
@@ -53,8 +51,7 @@ def history_of(contents: Contents) -> History:
     """The history of these runs. Raises ResultError without a usable run."""
     left_out: dict[str, list[str]] = defaultdict(list)
     for path, reason in (
-        *contents.problems,
-        *((path, REFUSED.get(type(error), UNREADABLE)) for path, error in contents.refused),
+        *contents.left_out,
         *((entry.path, entry.left_out) for entry in contents.entries if entry.left_out),
     ):
         left_out[reason].append(printable(path.name))
@@ -221,7 +218,7 @@ def headline(history: History) -> str:
     number of changes and the largest."""
     events = [event for event in history.events if event.is_alarm]
     if not events:
-        return f"no change over {len(history.runs)} runs"
+        return f"no change over {counted(len(history.runs), 'run')}"
     if len(events) == 1:
         return f"1 change on {events[0].headline}"
 

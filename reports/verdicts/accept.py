@@ -13,6 +13,7 @@ import msgspec
 from reports.store.report_json import write_json
 from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.writing import write_whole
+from reports.tables.sentences import counted
 from reports.verdicts.gate import UNUSABLE
 from reports.verdicts.judge import Incomparable, differing
 from reports.verdicts.render import add_allow
@@ -68,7 +69,9 @@ def accept(arguments: argparse.Namespace) -> int:
     if any(run.world.get("slowed_percent") for run in runs):
         raise ResultError(f"{current.name} was slowed on purpose: no baseline")
     if len(runs) < MIN_PAIRS:
-        raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
+        raise ResultError(
+            f"{current.name} has {counted(len(runs), 'launch')}; a verdict takes {MIN_PAIRS}"
+        )
 
     machine_id = runs[0].machine_id
     fields = {

@@ -17,7 +17,7 @@ from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.tables.headline import ends
 from reports.tables.rows import default_rows, is_noisy, ratio_text
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import number, size_text, wrapped
 from reports.verdicts.judge import with_ratios
 from reports.verdicts.sides import Side, notes_of, read_sides
 from reports.verdicts.verdict import MIN_PAIRS, evidence
@@ -42,7 +42,7 @@ def peers(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json("peers", cells=cells)
     else:
-        print("\n".join([headline(cells), *tables_of(cells)]))
+        print("\n".join([*wrapped([headline(cells)]), *tables_of(cells)]))
 
     return 0
 

@@ -19,7 +19,7 @@ from reports.store.untrusted import markdown_text
 from reports.tables.figure import figure
 from reports.tables.headline import ratios_text
 from reports.tables.rows import is_noisy
-from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some, wrapped
+from reports.tables.sentences import MOST_STEAL_SHARE, counted, number, size_text, some, wrapped
 from reports.verdicts import judge
 from reports.verdicts.judge import WRONG, Comparison
 from reports.verdicts.sides import COMPARABLE, notes_of, read_sides
@@ -259,12 +259,12 @@ def head(comparison: Comparison) -> list[str]:
     """The two sides, their launches, and the state of the link."""
     baseline, variant = comparison.baseline, comparison.variant
     launches = (
-        f"{len(variant.launches)} launches against {len(baseline.launches)}, not "
+        f"{counted(len(variant.launches), 'launch')} against {len(baseline.launches)}, not "
         "interleaved: differences are by machine or code"
     )
 
     if comparison.is_interleaved:
-        launches = f"{len(comparison.pairs)} interleaved pairs of launches"
+        launches = f"{counted(len(comparison.pairs), 'interleaved pair')} of launches"
         if not (baseline.campaign and baseline.campaign.end):
             launches += "; THE CAMPAIGN IS NOT FINISHED: nothing is SLOWER yet"
 
@@ -301,9 +301,8 @@ def closing(comparison: Comparison) -> list[str]:
     cells = comparison.cells
     words = Counter(row["verdict"].partition(" +-")[0] for row in rows_of(comparison))
     counts = [f"{word} {count}" for word, count in words.most_common()]
-    lines = [
-        f"{', '.join(counts)}; of {len(cells)} cells, with a margin of {comparison.margin:.1%}"
-    ]
+    of_cells = f"of {counted(len(cells), 'cell')}"
+    lines = [f"{', '.join(counts)}; {of_cells}, with a margin of {comparison.margin:.1%}"]
     titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
     return lines + [f"note: {note}: {some(names)}" for note, names in titles.items()]
 

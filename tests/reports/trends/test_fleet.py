@@ -57,7 +57,7 @@ def test_a_node_whose_link_is_slow_throughout_is_named_and_hides_no_other(tmp_pa
 def test_equal_nodes_have_no_alarm_and_the_report_says_what_it_could_find(tmp_path, capsys):
     write_fleet(tmp_path, NODES)
     status, text = fleet(capsys, tmp_path)
-    assert (status, text.splitlines()[0]) == (0, "no node differs, of 12 nodes")
+    assert (status, text.splitlines()[0]) == (0, "no node differs; of 12 nodes")
     assert re.search(
         r"A node that is \d\.\d% slower than its peers is found four times in five",
         " ".join(text.split()),
@@ -99,7 +99,7 @@ def test_a_run_that_is_still_written_has_not_failed(tmp_path, capsys):
     paths = write_fleet(tmp_path, NODES, runs=1)
     cut(paths[3], written_s_ago=20)
     status, text = fleet(capsys, tmp_path)
-    assert (status, text.splitlines()[0]) == (0, "no node differs, of 11 nodes")
+    assert (status, text.splitlines()[0]) == (0, "no node differs; of 11 nodes")
     assert "left out, still running: 1" in text
     cut(paths[4])
     status, text = fleet(capsys, tmp_path)

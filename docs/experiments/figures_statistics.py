@@ -23,11 +23,11 @@ SUBJECTS = {
     "The same": "history",
     "Steps of": "history",
     "A step of": "history",
+    "The run of": "history",
     "A fleet": "fleet",
     "One launch a node": "fleet",
     "Nodes slower": "fleet",
-    "A slow rack": "fleet",
-    "Which cable": "fleet",
+    "Which node": "fleet",
 }
 
 
@@ -56,7 +56,7 @@ def draw_calibration_rates(rates: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(SUBJECTS.values()))
     places = {name: place for place, name in enumerate(names)}
     count = (has_least | has_most).sum()
-    figure, (axes,) = panels(f"{count} rates of two seeds: each meets its limit", 1, 1, 4.2)
+    figure, (axes,) = panels(f"{count} rates: each meets its limit", 1, 1, 4.2)
     for offset, (kind, rows, colour) in zip((-0.24, 0.0, 0.24), kinds, strict=True):
         y = rows.group.map(subject).map(places) + offset
         x = rows.apply(used_percent, axis=1)

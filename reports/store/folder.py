@@ -34,7 +34,6 @@ CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
 CHUNK_RUNS = 64  # that one process reads at a time
 Found = Entry | tuple[Path, ResultError]  # a run, or a file and why it holds none
 COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
-UNREADABLE = "not a run that can be read"
 REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema"}
 SLOWED, TIMELESS = "slowed on purpose", "without a time in its run_id"
 
@@ -54,7 +53,10 @@ class Contents:
     @property
     def left_out(self) -> list[tuple[Path, str]]:
         """Links, folders and files that hold no run, and why."""
-        unread = [(path, REFUSED.get(type(error), UNREADABLE)) for path, error in self.refused]
+        unread = [
+            (path, REFUSED.get(type(error), "not a run that can be read"))
+            for path, error in self.refused
+        ]
         return [*self.problems, *unread]
 
 

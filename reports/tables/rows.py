@@ -69,7 +69,7 @@ class SizeRow:
 def is_noisy(ratio: Interval) -> bool:
     """Whether the interval is too wide to say anything."""
     _, low, high = ratio
-    if low is None or high is None:
+    if not low or not high:
         return False
 
     return high > (TOO_WIDE if low <= 1 <= high else TOO_WIDE_ANYWHERE) * low
@@ -143,11 +143,6 @@ def by_type(result: Result) -> dict[str, list[Case]]:
     return groups
 
 
-def row_key(case: Case) -> tuple[int, str | None]:
-    """The size and the routing skew of a case's row."""
-    return case.size_bytes, (case.shape or {}).get("skew")
-
-
 def imbalance(case: Case) -> float:
     """The load of the busiest rank over the mean load; 1 for a case without routing."""
     return (case.routing["rank_max_over_mean"] if case.routing else None) or 1.0
@@ -186,7 +181,8 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
     for case in sorted(
         shown_cases(result, view), key=lambda case: (case.size_bytes, imbalance(case))
     ):
-        groups.setdefault(row_key(case), []).append(case)
+        key = case.size_bytes, (case.shape or {}).get("skew")
+        groups.setdefault(key, []).append(case)
 
     rivals = {}
     for key, cases in groups.items():

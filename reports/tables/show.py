@@ -103,10 +103,10 @@ def imported_text(imported: Imported) -> str:
     """An imported run as a table of at most 80 columns with its origin and its status."""
     run, end, origin = imported.run, imported.end, imported.run.imported_from
     gpus = " and ".join(dict.fromkeys(rank["gpu"] for rank in run.world["ranks"]))
-    hosts = run.world.get("hosts")
+    hosts = run.world.get("hosts") or 0
     head = [
         f"{run.benchmark}: {run.world['size'] or 'an unknown number of'} ranks"
-        + f" on {counted(hosts or 0, 'host')}" * bool(hosts)
+        + f" on {counted(hosts, 'host')}" * bool(hosts)
         + f", {gpus}" * bool(gpus),
         f"imported from {origin.file}, lines {origin.first_line} to {origin.last_line}, by "
         f"{origin.format}: shown, never judged",

@@ -228,7 +228,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         metavar="RUN",
         nargs="+",
-        help=("launches of one thing: runs, folders, quoted globs, FOLDER/VARIANT of a campaign"),
+        help="launches of one thing: runs, folders, quoted globs, FOLDER/VARIANT of a campaign",
     )
     parser.add_argument("--plot", metavar="OUT", type=Path, help="draw the fits; .svg or .png")
 
@@ -246,9 +246,7 @@ def fit(arguments: argparse.Namespace) -> int:
     ]
 
     if not fits:
-        problem = (
-            "nothing to fit: no case has three sizes with five blocks in one state of the link"
-        )
+        problem = "nothing to fit: no case has three sizes with five blocks in one link state"
         raise ResultError("; ".join([problem, *notes]))
 
     crossovers = find_crossovers(fits)

@@ -132,7 +132,11 @@ def fleet_of(contents: Contents) -> Fleet:
         run, reason = entry.run, entry.left_out
         if not run.nodes:
             reason = "without the label of a node"
-        elif reason == INCOMPLETE and is_running(entry):
+        elif (
+            reason == INCOMPLETE
+            and not entry.end
+            and time.time() - entry.path.stat().st_mtime < QUIET_S
+        ):
             reason = "still running"
         failed = [node for node in run.nodes if reason == INCOMPLETE and node not in finished]
         for node in failed:
@@ -168,11 +172,6 @@ def fleet_of(contents: Contents) -> Fleet:
         raise ResultError("; ".join([problem, *fleet.left_out]))
 
     return fleet
-
-
-def is_running(entry: Entry) -> bool:
-    """Whether a run may still be written: it has no end, and was written to a short time ago."""
-    return entry.end is None and time.time() - entry.path.stat().st_mtime < QUIET_S
 
 
 def place_of(case: CaseFields, run: Run) -> tuple[str, Any] | None:

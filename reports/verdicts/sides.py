@@ -1,12 +1,11 @@
 """The sides of a comparison, read from runs, folders, globs and campaigns."""
 
 import glob
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from reports.store.case import CASE_KEY, key_of, world_of
 from reports.store.manifest import MANIFEST, Manifest, read_manifest
@@ -160,12 +159,20 @@ def faults_of(side: Side) -> list[str]:
 
 def case_names(cases: Sequence[CaseFields]) -> list[str]:
     """Each case's algorithm, and the fields in which the algorithm's cases differ, without size."""
-    names = ["algorithm", *(name for name in CASE_KEY if name not in UNNAMED)]
-    fields = pd.DataFrame(
-        [[getattr(case, name) for name in names] for case in cases], columns=names
-    )
-    fields["shape"] = fields["shape"].map(shape_text)
-    fields["in_place"] = fields.in_place.map({True: "in place", False: "out of place"})
-    differs = fields.groupby("algorithm").transform("nunique") > 1
-    texts = fields.where(differs.assign(algorithm=True), "")
-    return [" ".join(filter(None, row)) for row in texts.itertuples(index=False)]
+    seen, names = defaultdict[Any, set[str | None]](set), list[str]()
+    for case in cases:
+        for name, text in _name_fields(case).items():
+            seen[case.algorithm, name] |= {text} - {None}
+
+    for case in cases:
+        fields = _name_fields(case).items()
+        texts = [text for name, text in fields if text and len(seen[case.algorithm, name]) > 1]
+        names.append(" ".join([case.algorithm, *texts]))
+
+    return names
+
+
+def _name_fields(case: CaseFields) -> dict[str, str | None]:
+    fields = {name: getattr(case, name) for name in CASE_KEY if name not in UNNAMED}
+    place = "in place" if case.in_place else "out of place"
+    return fields | {"shape": shape_text(case.shape), "in_place": place}

@@ -4,6 +4,7 @@
 // read's round trip. fenced_stores less unfenced_stores: the time until stores have drained.
 // graph_kernel: a kernel that does nothing, in a graph. In host memory all cross PCIe, also on a
 // shared GPU.
+#include "include/digest.h"
 #include "include/exchange.h"
 
 struct Transfer {
@@ -14,21 +15,6 @@ struct Transfer {
   long beside_bytes;  // where dependent loads go; or how much a block stores before a flag
 };
 
-// Keeps the compiler from dropping loads. No data have this digest in practice.
-DEVICE void use(const Arguments& a, words digest) {
-  const pack p = {{digest}};
-  unsigned first;
-  copy_bits(&first, &p, sizeof first);
-  if (first == 0x5ca1ab1eu) ((volatile unsigned*)&a.watch->phase)[1] = first;
-}
-struct Digest {
-  words* digest;
-  DEVICE bool aligned() const { return true; }
-  template <class Place>
-  DEVICE void put(Place, int, pack p) const {
-    for (int k = 0; k < REGISTERS; ++k) *digest ^= p.r[k];
-  }
-};
 DEVICE const char* source(const Transfer& t) { return of_thread(t.ranks.sends, (int)t.to); }
 DEVICE char* target(const Transfer& t) {
   return const_cast<char*>(of_thread(t.ranks.receives, (int)t.to));

@@ -22,6 +22,7 @@ from reports.store.report_json import write_json
 from reports.store.result import ResultError, end_with_parent, read_once
 from reports.store.writing import write_whole
 from reports.tables.command import command_without_seed
+from reports.tables.sentences import counted
 from reports.trends.history import history_of
 
 MARKER = ".wiretax-site"  # the file in a folder of pages that lists their names
@@ -71,7 +72,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json("dashboard", index=site / pages[-1].file, pages=names, left_out=store.left_out)
     else:
-        print(f"{untrusted.printable(str(site / pages[-1].file))}: {len(pages)} pages")
+        print(f"{untrusted.printable(str(site / pages[-1].file))}: {counted(len(pages), 'page')}")
 
     return 0
 

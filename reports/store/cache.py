@@ -70,8 +70,8 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
         rows = (
             pq.ParquetFile(_file_of(folder), read_dictionary=list(shared)).read().combine_chunks()
         )
-    # There is none yet, the disk was full, or this user has no home.
-    except (OSError, RuntimeError, pa.ArrowException):
+    # There is none yet, the disk was full, this user has no home, or another program wrote it.
+    except (OSError, RuntimeError, KeyError, pa.ArrowException):
         return {}
 
     columns = {name: rows[name].combine_chunks() for name in rows.column_names}

@@ -333,13 +333,11 @@ def headline(fleet: Fleet) -> str:
         ]
         parts += [some(texts)] if texts else []
 
-    if not parts and not fleet.groups:
-        return f"too few nodes: {len(fleet.nodes)}, of {LEAST_NODES} with equal hardware and runs"
+    if not fleet.groups:
+        parts.append(f"no {LEAST_NODES} nodes have equal hardware and runs")
 
-    judged = {end for group in fleet.groups for of in group.nodes for end in of.node.split(PAIR)}
-    n_nodes = len(judged.union(fleet.wrong, fleet.failed))
     found = "; ".join(dict.fromkeys(parts)) or "no node differs"
-    return f"{found}; of {counted(n_nodes, 'node')}"
+    return f"{found}; of {counted(len(fleet.nodes), 'node')}"
 
 
 def summary(group: Group) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 
 from reports.__main__ import main
@@ -102,7 +103,7 @@ def test_a_new_run_is_added_and_a_changed_one_read_again(cached):
     assert len(store.entries) == 6
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "folder"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "folder", "foreign"])
 def test_a_damaged_cache_costs_time_and_no_run(cached, capsys, tmp_path, damage):
     before = said(cached, capsys)
     [cache] = (tmp_path / "cache/wiretax/stores").iterdir()
@@ -110,6 +111,8 @@ def test_a_damaged_cache_costs_time_and_no_run(cached, capsys, tmp_path, damage)
     cache.unlink()
     if damage == "folder":
         cache.mkdir()
+    elif damage == "foreign":
+        pd.DataFrame({"other": [1]}).to_parquet(cache)
     else:
         cache.write_bytes(content[: 1000 * (damage == "cut")])
     assert said(cached, capsys) == before

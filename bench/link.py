@@ -41,16 +41,16 @@ ENTRIES = {
     "ping_pong": "link_ping_pong",
 }
 # Parts of a wire that one rank measures alone over another's buffers: entries of link_parts.cu.
-ALONE = {
+STREAMS = {
     "stores": "link_stores",
     "loads": "link_loads",
     "stores_and_loads": "link_both_streams",
-    "dependent_loads": "link_dependent_loads",
-    "fenced_stores": "link_fenced_stores",
-    "unfenced_stores": "link_unfenced_stores",
-    "graph_kernel": "link_dependent_loads",  # without a load
 }
-REPEATS = 200  # of a short part in a launch
+DRAINS = {"fenced_stores": "link_fenced_stores", "unfenced_stores": "link_unfenced_stores"}
+# The kernel of a graph makes no load.
+LATENCIES = {"dependent_loads": "link_dependent_loads", "graph_kernel": "link_dependent_loads"}
+ALONE = STREAMS | DRAINS | LATENCIES
+REPEATS = 200  # of a drain or a latency in a launch
 LINE_BYTES = 256  # no line of a cache is longer
 DRAINED_BYTES = 16 << 10  # in front of a fence: a message of a model's decode
 FAR_TRIPS = 10  # round trips of a message between hosts in an iteration
@@ -186,10 +186,9 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
         "host_copy_beside": [contended],
         "ping_pong": [0],
         "launch": [0],
-        **{name: [contended] for name in ("stores", "loads", "stores_and_loads")},
-        "dependent_loads": [0],
-        **{name: [min(DRAINED_BYTES, contended)] for name in ("fenced_stores", "unfenced_stores")},
-        "graph_kernel": [0],
+        **{name: [contended] for name in STREAMS},
+        **{name: [min(DRAINED_BYTES, contended)] for name in DRAINS},
+        **{name: [0] for name in LATENCIES},
         "ping_pong_library": [DATATYPE.size_bytes],
     }
     suite = Suite()
@@ -303,29 +302,36 @@ def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
 
 def iteration_alone(wire: Wire, part: Part, size_bytes: int) -> Iteration:
     """Only the source launches. Its data are not checked: others' cases write the buffers anew."""
-    device, idle = wire.near.device, nothing(wire.session.world)
-    name, (source, target) = part.algorithm, part.pairs[0]
-    step, scale = idle, 1.0
-    if name == "graph_kernel" or "dependent" in name or "fenced" in name:
-        scale = 1 / REPEATS
-    if wire.session.communicator.rank == source:
-        transfer = Transfer.from_buffer_copy(wire.transfer)
-        transfer.to = wire.ranks.index(target)
-        transfer.ranks.count = REPEATS if scale < 1 else size_bytes // DATATYPE.size_bytes
-        words_bytes = max(LINE_BYTES, wire.buffers.send.size_bytes // LINE_BYTES * LINE_BYTES)
-        # A flag follows the stores, in the last line.
-        stored_bytes = max(0, size_bytes - LINE_BYTES)
-        transfer.beside_bytes = stored_bytes if "fenced" in name else words_bytes
-        blocks = 1 if scale < 1 else device.blocks_for(size_bytes)
-        macros = {"WORLD": str(len(wire.ranks))}
-        kernels = device.compile("link_parts", macros, (*PEER_STRUCTURES, Transfer))
-        if name == "graph_kernel":
-            transfer.ranks.count = 0
-        step = Step(kernels.kernel(ALONE[name]), transfer, blocks)
-        if name == "graph_kernel":
-            step = device.replayed(device.sequence([step] * REPEATS))
-    operation = Operation(step, device.caller(step), keep=wire)
+    step = idle = nothing(wire.session.world)
+    if wire.session.communicator.rank == part.pairs[0][0]:
+        step = step_alone(wire, part, size_bytes)
+    operation = Operation(step, wire.near.device.caller(step), keep=wire)
+    scale = 1.0 if part.algorithm in STREAMS else 1 / REPEATS
     return Iteration(-1, "", idle, operation, idle, idle, scale=scale)
+
+
+def step_alone(wire: Wire, part: Part, size_bytes: int) -> Step:
+    """The source's launch over the buffers of the other rank: a stream over all blocks, or REPEATS
+    of a drain or a latency by one block."""
+    device, name = wire.near.device, part.algorithm
+    transfer = Transfer.from_buffer_copy(wire.transfer)
+    transfer.to = wire.ranks.index(part.pairs[0][1])
+    blocks, transfer.ranks.count = 1, REPEATS
+    if name in STREAMS:
+        blocks = device.blocks_for(size_bytes)
+        transfer.ranks.count = size_bytes // DATATYPE.size_bytes
+    elif name in DRAINS:
+        transfer.beside_bytes = max(0, size_bytes - LINE_BYTES)  # the flag has the last line
+    else:
+        words_bytes = wire.buffers.send.size_bytes // LINE_BYTES * LINE_BYTES
+        transfer.beside_bytes = max(LINE_BYTES, words_bytes)
+    macros = {"WORLD": str(len(wire.ranks))}
+    kernels = device.compile("link_parts", macros, (*PEER_STRUCTURES, Transfer))
+    if name == "graph_kernel":
+        transfer.ranks.count = 0
+        step = Step(kernels.kernel(ALONE[name]), transfer, blocks)
+        return device.replayed(device.sequence([step] * REPEATS))
+    return Step(kernels.kernel(ALONE[name]), transfer, blocks)
 
 
 def moving_iteration(wire: Wire, part: Part, count: int, operation: Operation) -> Iteration:

@@ -1,15 +1,8 @@
 // The link alone: moves one rank's registered buffer into another's, or bounces a flag between two.
 // The rank that moves the elements (push: the sender, pull: the receiver) then signals the other.
 // All ranks meet before each launch, so its buffers are free; all launch, to advance their epochs.
-#include "include/exchange.h"
+#include "include/transfer.h"
 
-struct Transfer {
-  Arguments ranks;
-  long to, from;       // the rank that this rank sends to, and receives from; -1: no rank
-  const char* beside;  // the waiting rank copies this again and again meanwhile, into `kept`
-  char* kept;
-  long beside_bytes;
-};
 constexpr long PIECE_BYTES = 64 << 10;  // copied between two looks at the flag
 
 // A rank that waits calls meanwhile(flag, stamp). No rank leaves before everything has moved.

@@ -5,16 +5,10 @@
 // graph_kernel: a kernel that does nothing, in a graph. In host memory all cross PCIe, also on a
 // shared GPU.
 #include "include/digest.h"
-#include "include/exchange.h"
+#include "include/transfer.h"
 
-struct Transfer {
-  Arguments ranks;
-  long to, from;  // the rank whose buffers are used; unused
-  const char* beside;
-  char* kept;
-  long beside_bytes;  // where dependent loads go; or how much a block stores before a flag
-};
-
+// `to` is the rank whose buffers are used, `beside_bytes` where dependent loads go, or how much a
+// block stores before a flag.
 DEVICE const char* source(const Transfer& t) { return of_thread(t.ranks.sends, (int)t.to); }
 DEVICE char* target(const Transfer& t) {
   return const_cast<char*>(of_thread(t.ranks.receives, (int)t.to));

@@ -139,6 +139,8 @@ ON_HOST = f"allreduce --memory host_staged --sizes 16K,64K,128K,256K,1M,4M {OURS
 BESIDE_LIBRARY = "allreduce --tuned none --sizes 16K,64K,256K,1M,32M --algorithm auto,library"
 TWO_ON_ONE = "NCCL_MULTI_RANK_GPU_ENABLE=1"  # NCCL reads it from 2.30 on
 SHARED_STEPS = (
+    Step("doctor", "doctor", "Doctor", 0.3),
+    Step("link", "link -e 64M", "Link"),
     Step("link_host", "link --memory host_staged -e 16M", "Link through the host"),
     Step("allreduce", ON_CARD, "All-reduce in the GPU's memory", 1.5),
     Step("host_staged", ON_HOST, "All-reduce through the host", 1.5),
@@ -165,8 +167,7 @@ LEFT_TO_DO = {
 def plan(on_gpus: bool, is_quick: bool, shares_gpus: bool = False) -> list[Step]:
     """The steps in their order: `auto` uses what the tuning finds, where each rank has a GPU."""
     if shares_gpus:
-        first = Step("doctor", "doctor", "Doctor", 0.3), Step("link", "link -e 64M", "Link")
-        return [*first, *SHARED_STEPS, *(() if is_quick else LONGER_SHARED_STEPS)]
+        return [*SHARED_STEPS, *(() if is_quick else LONGER_SHARED_STEPS)]
     return [
         Step("doctor", "doctor", "Doctor"),
         Step("link", "link", "Link", 1.5),

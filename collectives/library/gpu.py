@@ -117,9 +117,9 @@ def cure_for_staging(memory: str) -> str:
 
 
 def behind_own_gate(world: World, operation: Operation) -> Operation:
-    """An operation of a library that fills a stream if it runs from graphs, so that each iteration
-    has a gate of its own. With two ranks on one H100, NCCL 2.32 made the host wait at a graph's
-    second launch for the end of its first."""
+    """The operation; from graphs it counts as a full stream, so that a gate closes and opens for
+    each iteration. With two ranks on one H100, NCCL 2.32 made the host wait at a graph's second
+    launch for the end of its first, which a gate held back."""
     if not world.graph:
         return operation
     return replace(operation, step=replace(operation.step, entries=MOST_QUEUED))
@@ -179,11 +179,12 @@ class NcclLibrary(Library):
             return Unsupported(reason)
         try:
             if case.variant == "tuned":
-                return behind_own_gate(world, self._tuned(library, case))
-            label = "registered" if case.variant == "registered" else "plain"
-            if label == "registered":
-                self._register(library, case)
-            operation = self._operation(library, self._groups(library, case), label)
+                operation = self._tuned(library, case)
+            else:
+                label = "registered" if case.variant == "registered" else "plain"
+                if label == "registered":
+                    self._register(library, case)
+                operation = self._operation(library, self._groups(library, case), label)
             return behind_own_gate(world, operation)
         except DeviceError as error:  # all ranks raise it
             return Unsupported(str(error))

@@ -2,7 +2,7 @@
 
 import ctypes
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -56,7 +56,7 @@ class GpuStream:
         self.gate_words = Gate.from_address(self._pinned(Gate))
         self.words = Watch.from_address(self._pinned(Watch))
         self.passes = 1  # numbers the gates; `gate_words.wanted` is 0 until a gate gives up
-        self.graphs: dict[tuple[int, ...], tuple[tuple[Step, ...], Any]] = {}
+        self.graphs: dict[tuple[int, ...], Step] = {}  # their launches hold the captured steps
         self.events: list[Any] = []
         self.launched = weakref.WeakValueDictionary[int, Step]()
         self.origin: Any = None
@@ -102,12 +102,27 @@ class GpuStream:
             return f"CuPy cannot capture a graph on GPU {self.pci_bus_id}: {error}"
         return None
 
-    def _graph(self, *steps: Step) -> Any:
-        """The steps as one graph, which is captured once."""
+    def _with_graphs(self, actions: Sequence[Action]) -> list[Action]:
+        """The actions, with the steps between two stamps, which are timed, as one: the launch of
+        their graph. Stamps are in pairs, one before and one after."""
+        shown, pending, stamps = list[Action](), list[Step](), 0
+        for action in actions:
+            if action.step and stamps % 2:
+                pending.append(action.step)
+                continue
+            if action.stamp >= 0:
+                stamps += 1
+                if pending:
+                    shown.append(Action(step=self._graph_of(pending)))
+                    pending = []
+            shown.append(action)
+        return shown
+
+    def _graph_of(self, steps: list[Step]) -> Step:
         key = tuple(map(id, steps))
         if key not in self.graphs:
-            self.graphs[key] = steps, self.captured(*steps)
-        return self.graphs[key][1]
+            self.graphs[key] = self.replayed(*steps)
+        return self.graphs[key]
 
     def run(
         self,
@@ -127,11 +142,10 @@ class GpuStream:
         rows: list[list[int]] = []
         begun = 0
         with self.calling("the timed loop"):
+            # Before a gate closes: a new graph may wait for the device.
+            actions = self._with_graphs(actions) if graph else actions
             while begun < counts.total and not watch.stop:
-                n_graphs = len(self.graphs)
-                for steps in between_stamps(actions) if graph else ():
-                    self._graph(*steps)
-                is_first = self._is_first(actions) or len(self.graphs) > n_graphs
+                is_first = self._is_first(actions)
                 stop = min(counts.total, begun + (1 if is_first else batch_size))
                 if counts.timed and not is_first:
                     self._close_gate(watch)
@@ -141,7 +155,6 @@ class GpuStream:
                         check if counts.is_checked(number) else None,
                         number - begun,
                         watch,
-                        graph,
                     )
                     for number in range(begun, stop)
                 ]
@@ -165,25 +178,19 @@ class GpuStream:
         return bool(new)
 
     def _iterate(
-        self, actions: Sequence[Action], check: Step | None, place: int, watch: Watch, graph: bool
+        self, actions: Sequence[Action], check: Step | None, place: int, watch: Watch
     ) -> dict[int, Any]:
         """Puts one iteration into the stream and returns its events by column of the stamps."""
         while len(self.events) < STAMPS * (place + 1):
             self.events.append(self.cupy.cuda.Event())
         events: dict[int, Any] = {}
-        pending: list[Step] = []  # of a graph: what is between two stamps
         for action in actions:
-            if action.step and graph and len(events) % 2:
-                pending.append(action.step)
-            elif action.step:
+            if action.step:
                 self.enqueue(action.step)
             elif action.stamp < 0:
                 note = Gate(wanted=action.call, watch=ctypes.addressof(watch))
                 self.enqueue(Step(self.begin, note))
             else:
-                if pending:
-                    self._graph(*pending).launch(self.stream)
-                    pending = []
                 events[action.stamp] = self.events[STAMPS * place + action.stamp]
                 events[action.stamp].record(self.stream)
         if check:
@@ -245,20 +252,7 @@ class GpuStream:
         kernel = Kernel("steps in a row", lambda blocks, argument: self.enqueue(*steps))
         return Step(kernel, None, entries=sum(step.entries for step in steps))
 
-    def replayed(self, step: Step) -> Step:
-        graph = self.captured(step)
-        replay = Kernel(step.kernel.name, lambda blocks, argument: graph.launch(self.stream))
-        return Step(replay, step, step.blocks)
-
-
-def between_stamps(actions: Sequence[Action]) -> Iterator[list[Step]]:
-    """The steps that are timed: from the first stamp to the second, from the third to the last."""
-    steps, stamps = list[Step](), 0
-    for action in actions:
-        if action.stamp >= 0:
-            stamps += 1
-            if steps:
-                yield steps
-            steps = []
-        elif action.step and stamps % 2:
-            steps.append(action.step)
+    def replayed(self, *steps: Step) -> Step:
+        graph, first = self.captured(*steps), steps[0]
+        replay = Kernel(first.kernel.name, lambda blocks, argument: graph.launch(self.stream))
+        return Step(replay, steps, first.blocks)

@@ -334,7 +334,9 @@ def headline(fleet: Fleet) -> str:
         parts += [some(texts)] if texts else []
 
     if not fleet.groups:
-        parts.append(f"no {LEAST_NODES} nodes have equal hardware and runs")
+        parts.append(
+            f"too few nodes to compare, which takes {LEAST_NODES} with equal hardware and runs"
+        )
 
     found = "; ".join(dict.fromkeys(parts)) or "no node differs"
     return f"{found}; of {counted(len(fleet.nodes), 'node')}"

@@ -161,15 +161,15 @@ def faults_of(side: Side) -> list[str]:
 
 def case_names(cases: Sequence[CaseFields]) -> list[str]:
     """Each case's algorithm, and the fields in which the algorithm's cases differ, without size."""
+    rows = [(case.algorithm, _name_fields(case)) for case in cases]
     seen, names = defaultdict[Any, set[str | None]](set), list[str]()
-    for case in cases:
-        for name, text in _name_fields(case).items():
-            seen[case.algorithm, name] |= {text} - {None}
+    for algorithm, fields in rows:
+        for name, text in fields.items():
+            seen[algorithm, name] |= {text} - {None}
 
-    for case in cases:
-        fields = _name_fields(case).items()
-        texts = [text for name, text in fields if text and len(seen[case.algorithm, name]) > 1]
-        names.append(" ".join([case.algorithm, *texts]))
+    for algorithm, fields in rows:
+        texts = [text for name, text in fields.items() if text and len(seen[algorithm, name]) > 1]
+        names.append(" ".join([algorithm, *texts]))
 
     return names
 

@@ -185,7 +185,7 @@ def test_few_nodes_are_no_fleet(tmp_path, capsys):
     status, text = fleet(capsys, tmp_path)
     assert (status, text.splitlines()[0]) == (
         3,
-        "no 4 nodes have equal hardware and runs; of 3 nodes",
+        "too few nodes to compare, which takes 4 with equal hardware and runs; of 3 nodes",
     )
 
 

@@ -13,7 +13,7 @@ from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
 from bench.machine.gpus import examine, examine_library, examine_ranks
 from bench.machine.pci import gpu_bus_ids
-from collectives.communicator import Communicator, Disagreement, launched_rank
+from collectives.communicator import Communicator, Refusal, launched_rank
 
 TIME_LIMIT_S = 120.0
 NO_GPU = (
@@ -36,7 +36,7 @@ def main() -> NoReturn:
     progress.show("examine the GPUs and their links")
     try:
         communicator = None if launched_rank() is None else Communicator()
-    except Disagreement as refusal:
+    except Refusal as refusal:
         parser.error(str(refusal))
     facts, world = examine_ranks(communicator) if communicator else (examine(gpu_bus_ids()), None)
     progress.clear()

@@ -18,7 +18,7 @@ from bench.harness.session import PING_PONGS, SHARED_PING_PONGS, Session, requir
 from bench.harness.suite import Suite
 from collectives.allreduce_copy_engine import pushed, shared_engine
 from collectives.collective import DATATYPES, Array, Collective, Shape
-from collectives.communicator import Disagreement, launched_ranks
+from collectives.communicator import Refusal, launched_ranks
 from collectives.operation import Case, Message, Operation, Unsupported, World
 from collectives.probe import probe_kernels
 from kernels.devices.device import PEER_STRUCTURES, CopyEngine, DeviceError, Memory, Step, Transfer
@@ -177,7 +177,7 @@ def parts(nodes: Sequence[Sequence[int]], engines: bool = False) -> dict[str, li
 
 
 def prepare(sizes: Sequence[int], session: Session) -> Suite:
-    """All parts, and the parts of every benchmark's bound at one size. Raises Disagreement."""
+    """All parts, and the parts of every benchmark's bound at one size. Raises Refusal."""
     communicator, world = session.communicator, session.world
     wire = open_wire(session, sizes[-1])
     contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
@@ -212,7 +212,9 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
             if part.is_far:
                 header.library, header.memory = world.library.name, "private"
             # A library's ranks talk to each other here, so a failed one cannot be waited for.
-            with nullcontext() if part.is_far else communicator.together(DeviceError, MemoryError):
+            with (
+                nullcontext() if part.is_far else communicator.all_or_none(DeviceError, MemoryError)
+            ):
                 iteration = (
                     iteration_of_messages(wire, part, size)
                     if part.is_far
@@ -221,24 +223,24 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
             if isinstance(iteration, Unsupported):
                 header.status, header.reason = "unsupported", iteration.reason
             suite.add(header, None if isinstance(iteration, Unsupported) else iteration)
-    with communicator.together(DeviceError, MemoryError):
+    with communicator.all_or_none(DeviceError, MemoryError):
         suite.link_parts[contended] = link_parts(wire.near, wire.buffers, contended, wire.engine)
     return suite
 
 
 def open_wire(session: Session, size_bytes: int) -> Wire:
-    """Buffers of this size on all ranks. Raises Disagreement if a host's ranks map no memory."""
+    """Buffers of this size on all ranks. Raises Refusal if a host's ranks map no memory."""
     communicator, device = session.communicator, session.world.device
     near = session.world.node or session.world
     unmapped = near.peers.reason if isinstance(near.peers, Unsupported) else None
     if unmapped := communicator.first_word(unmapped):
-        raise Disagreement(f"peer memory is not mapped: {unmapped}")
+        raise Refusal(f"peer memory is not mapped: {unmapped}")
     require_memory(session, size_bytes)
     ranks, peers = communicator.node_gather(communicator.rank), near.mapped
-    with communicator.together(DeviceError, MemoryError):
+    with communicator.all_or_none(DeviceError, MemoryError):
         on_host = (
             device.private(BACKGROUND_BYTES)
-            if device.near_peers
+            if device.is_cpu
             else device.allocate(BACKGROUND_BYTES, "host_staged")
         )
         on_device = device.private(BACKGROUND_BYTES)

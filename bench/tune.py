@@ -99,11 +99,11 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
 
 
 def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
-    """Every candidate at every size, without the parts of a bound. Raises Disagreement."""
-    with session.communicator.together(ResultError):  # before anything is measured
+    """Every candidate at every size, without the parts of a bound. Raises Refusal."""
+    with session.communicator.all_or_none(ResultError):  # before anything is measured
         if not session.options.table:
             tuned.default_folder()
-    far_peers = not session.world.device.near_peers
+    far_peers = not session.world.device.is_cpu
     sweep = SweepOptions(COLLECTIVES["all_reduce"], ["float32"], ["sum"], sizes)
     memory = session.world.memory
     between = [algorithm.name for algorithm in BETWEEN_HOSTS["all_reduce"]]

@@ -198,7 +198,7 @@ def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[floa
     """By a flag's round trip in ns; on GPUs only one."""
     ranks, registered = world.communicator.size, case.variant == "registered"
     size_bytes = case.segment_bytes
-    if world.device.near_peers and reduces_all:
+    if world.device.is_cpu and reduces_all:
         caches = world.device.holds_a_mebibyte, world.device.shares_a_cache
         return {
             trip_ns: choose(
@@ -211,13 +211,13 @@ def default_choices(world: World, case: Case, reduces_all: bool) -> Mapping[floa
             )
             for trip_ns in STATES_NS
         }
-    if world.device.near_peers and case.collective.name == "sendrecv":
+    if world.device.is_cpu and case.collective.name == "sendrecv":
         answered = case.shape["way"] == "ping_pong"
         return {
             trip_ns: choose_message(size_bytes, trip_ns, registered, answered)
             for trip_ns in STATES_NS
         }
-    if world.device.near_peers:
+    if world.device.is_cpu:
         return dict.fromkeys(STATES_NS, choose_direct(size_bytes, registered))
     if not reduces_all:
         return {FAR_NS: "direct_pull" if registered else "direct_push"}
@@ -303,7 +303,7 @@ def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -
             else default_choices(world, case, reduces_all)
         )
         if by_link:  # two CPU cores keep the default in a state of their link that was not tuned
-            keeps = world.device.near_peers and not between
+            keeps = world.device.is_cpu and not between
             names = {ns: names[ns] for ns in untuned_states(names, by_link)} if keeps else {}
         by_link |= operations(world, case, names)
         if not by_link:

@@ -15,7 +15,7 @@ from functools import partial
 
 from collectives.allreduce_ring import RING
 from collectives.collective import Traffic
-from collectives.communicator import Disagreement
+from collectives.communicator import Refusal
 from collectives.operation import (
     NO_SWAP,
     NOT_MAPPED,
@@ -255,7 +255,7 @@ def _bind(
     try:
         engine = _engine(world, peers)
         inboxes = _inboxes(peers, slots(ranks) * segment_bytes)
-    except Disagreement as refused:
+    except Refusal as refused:
         return Unsupported(str(refused))
     arguments = peers.arguments(case.send, case.receive, case.count, 0)
     if case.variant == "registered" and not peers.locate(case.receive, arguments.receives):
@@ -304,14 +304,14 @@ def shared_engine(world: World) -> CopyEngine | None:
     """This rank's engines if all ranks have some; all call it."""
     if isinstance(world.peers, Unsupported):
         return None
-    with suppress(Disagreement):
+    with suppress(Refusal):
         return _engine(world, world.peers)
     return None
 
 
 def _engine(world: World, peers: PeerBuffer) -> CopyEngine:
-    """This rank's engines. Raises Disagreement if a rank has none."""
-    with world.communicator.together(DeviceError):
+    """This rank's engines. Raises Refusal if a rank has none."""
+    with world.communicator.all_or_none(DeviceError):
         return world.device.copy_engine(peers.sharing)
 
 
@@ -359,14 +359,14 @@ def _module(world: World, macros: dict[str, str]) -> Module:
 
 
 def _inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
-    """Every rank's inbox as mapped here; earlier cases go on with theirs. Raises Disagreement."""
+    """Every rank's inbox as mapped here; earlier cases go on with theirs. Raises Refusal."""
     if not peers.inboxes or peers.inboxes[-1][0].size_bytes < size_bytes:
         undo = ExitStack()
         try:
             peers.inboxes.append(
                 share(peers.communicator, peers.device, peers.sharing, size_bytes, undo)
             )
-        except Disagreement:
+        except Refusal:
             undo.close()
             raise
     return peers.inboxes[-1]

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from collectives.collective import COLLECTIVES, DATATYPES, Traffic
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Refusal
 from collectives.operation import (
     Algorithm,
     Bound,
@@ -84,39 +84,39 @@ def _probed_slabs(world: World) -> Multicast | Unsupported:
     """This rank's slab and the address of all, or why there are none; the same on all ranks."""
     communicator, undo = world.communicator, contextlib.ExitStack()
     try:
-        with communicator.together(DeviceError):
+        with communicator.all_or_none(DeviceError):
             slabs = world.device.multicast(communicator.size, 2 * _half_bytes(world))
             undo.callback(slabs.close)
         _connect(communicator, slabs)
         _probe(world, slabs)
-    except Disagreement as refusal:
+    except Refusal as refusal:
         undo.close()
         return Unsupported(str(refusal))
     return slabs
 
 
 def _connect(communicator: Communicator, slabs: Multicast) -> None:
-    """Binds every rank's memory to one multicast object. Raises Disagreement."""
+    """Binds every rank's memory to one multicast object. Raises Refusal."""
     descriptor = -1
     try:
-        with communicator.together(DeviceError):
+        with communicator.all_or_none(DeviceError):
             if communicator.rank == 0:
                 descriptor = slabs.create()
         descriptor = _hand_over(communicator, descriptor)
-        with communicator.together(DeviceError):
+        with communicator.all_or_none(DeviceError):
             slabs.join(descriptor)
     finally:
         if descriptor >= 0:
             os.close(descriptor)
-    with communicator.together(DeviceError):  # all have joined
+    with communicator.all_or_none(DeviceError):  # all have joined
         slabs.bind()
 
 
 def _hand_over(communicator: Communicator, descriptor: int) -> int:
-    """Rank 0's file descriptor in each rank's process. Raises Disagreement."""
+    """Rank 0's file descriptor in each rank's process. Raises Refusal."""
     path = ""
     with contextlib.ExitStack() as undo:
-        with communicator.together(OSError):
+        with communicator.all_or_none(OSError):
             end = undo.enter_context(socket.socket(socket.AF_UNIX))
             end.settimeout(HAND_OVER_S)
             if communicator.rank == 0:
@@ -125,7 +125,7 @@ def _hand_over(communicator: Communicator, descriptor: int) -> int:
                 end.bind(path)
                 end.listen(MOST_RANKS)
         path = communicator.broadcast(path)
-        with communicator.together(OSError):
+        with communicator.all_or_none(OSError):
             if communicator.rank > 0:
                 end.connect(path)
                 if not (received := socket.recv_fds(end, 1, 1)[1]):
@@ -138,9 +138,9 @@ def _hand_over(communicator: Communicator, descriptor: int) -> int:
 
 
 def _probe(world: World, slabs: Multicast) -> None:
-    """Sums small integers by both forms. Raises Disagreement if a sum is wrong or never ends."""
+    """Sums small integers by both forms. Raises Refusal if a sum is wrong or never ends."""
     communicator, watch, problem = world.communicator, world.mapped.waits.watch, None
-    with communicator.together(DeviceError):
+    with communicator.all_or_none(DeviceError):
         send, receive = (world.device.private(4 * PROBE_COUNT) for _ in range(2))
         case = Case(
             COLLECTIVES["all_reduce"],
@@ -158,7 +158,7 @@ def _probe(world: World, slabs: Multicast) -> None:
             np.random.default_rng([turn, rank]).integers(-999, 999, PROBE_COUNT)
             for rank in range(communicator.size)
         ]
-        with communicator.together(DeviceError):
+        with communicator.all_or_none(DeviceError):
             send.write(inputs[communicator.rank].astype(np.float32))
             step.argument.timeout_ns = min(step.argument.timeout_ns, PROBE_NS)
             world.device.caller(step)()
@@ -171,7 +171,7 @@ def _probe(world: World, slabs: Multicast) -> None:
     send.close()
     receive.close()
     if sentence := communicator.first_word(problem):
-        raise Disagreement(f"a probe of multimem failed: {sentence}")
+        raise Refusal(f"a probe of multimem failed: {sentence}")
 
 
 def _one_shot_traffic(ranks: int, case: Case) -> Traffic:

@@ -37,7 +37,7 @@ LOCAL_SIZE_VARIABLES = (
 VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH", "Cray": "Cray MPICH"}
 
 
-class Disagreement(Exception):
+class Refusal(Exception):
     """Some rank cannot continue. All raise it, with one sentence and all exceptions' `types`.
     `culprit` is the first such rank of the run, with its own words."""
 
@@ -122,7 +122,7 @@ def scant_memory() -> str | None:
 class Communicator:
     """All ranks, through MPI, or some: `among`. `nodes` are the ranks of each host in order.
     `whole` are all ranks of the run, `ranks` the numbers of these ranks there.
-    `thread_level` None: the fastest for these ranks and cores. Raises Disagreement before MPI is up
+    `thread_level` None: the fastest for these ranks and cores. Raises Refusal before MPI is up
     if its library cannot speak to the launcher."""
 
     def __init__(self, thread_level: str | None = None) -> None:
@@ -133,7 +133,7 @@ class Communicator:
 
         self.mpi = MPI
         if sentence := wrong_launcher(MPI.Get_library_version()):
-            raise Disagreement(sentence)
+            raise Refusal(sentence)
         self._initialize(thread_level or best_thread_level())
         self._join(MPI.COMM_WORLD)
         self.whole, self.ranks = self, [*range(self.size)]
@@ -203,15 +203,15 @@ class Communicator:
         ctypes.CDLL(self.mpi.__file__).MPI_Finalize()
 
     @contextmanager
-    def together(self, *expected: type[Exception]) -> Iterator[None]:
-        """If one rank raises an `expected` exception inside, all ranks raise one Disagreement that
+    def all_or_none(self, *expected: type[Exception]) -> Iterator[None]:
+        """If one rank raises an `expected` exception inside, all ranks raise one Refusal that
         names it. Inside, no rank may wait for another: the rank that raised has already left. Only
-        if a Disagreement is `expected`, the ranks of a host may agree inside."""
+        if a Refusal is `expected`, the ranks of a host may agree inside."""
         failure = None
         try:
             yield
         except expected as error:
-            culprit = error.culprit if isinstance(error, Disagreement) else None
+            culprit = error.culprit if isinstance(error, Refusal) else None
             failure = *(culprit or (self.ranks[self.rank], str(error))), type(error).__name__
         failures = self.all_gather(failure)
         if failed := [failure for failure in failures if failure]:
@@ -219,9 +219,9 @@ class Communicator:
             types = frozenset(kind for *_, kind in failed)
             is_everywhere = len({failure[1:] for failure in failed}) == 1
             if is_everywhere and [number for number, *_ in failed] == [*range(self.whole.size)]:
-                raise Disagreement(words, types)
+                raise Refusal(words, types)
             name = self.rank_name(self.ranks.index(rank))
-            raise Disagreement(f"{name}: {words}", types, (rank, words))
+            raise Refusal(f"{name}: {words}", types, (rank, words))
 
     def rank_name(self, rank: int) -> str:
         """`rank 2`, and of a run on several hosts `rank 2 on wt2`. A part names no host, because

@@ -4,7 +4,7 @@ import ctypes
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Refusal
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, share, write_own
 from collectives.probe import ProbeFailed, probe, probe_flag, probe_visibility
 from collectives.refusals import remedy
@@ -13,7 +13,7 @@ from kernels.devices.device import Control, Device, DeviceError, Own
 
 def probe_slabs(peers: PeerBuffer) -> None:
     """Checks every byte of a probe through the slabs, and that stores are seen while kernels run.
-    All ranks call it. Raises ProbeFailed and Disagreement."""
+    All ranks call it. Raises ProbeFailed and Refusal."""
     probe(peers)
     probe_visibility(peers)
 
@@ -21,7 +21,7 @@ def probe_slabs(peers: PeerBuffer) -> None:
 def connect(
     communicator: Communicator, device: Device, waits: WaitPolicy, modes: Sequence[str]
 ) -> PeerBuffer:
-    """Allocates, maps and probes in the first mode that works. Raises Disagreement if memory is
+    """Allocates, maps and probes in the first mode that works. Raises Refusal if memory is
     short or no mode works, and ProbeFailed if mapped memory failed a probe."""
     refusals, probe_failed = dict[str, str](), False
     for sharing in modes:
@@ -29,7 +29,7 @@ def connect(
         try:
             controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
             slabs = share(communicator, device, sharing, SLAB_BYTES, undo)
-            with communicator.together(DeviceError):
+            with communicator.all_or_none(DeviceError):
                 own = device.private(ctypes.sizeof(Own))
                 undo.callback(own.close)
             peers = PeerBuffer(
@@ -45,20 +45,20 @@ def connect(
                 modes[0],
             )
             device.flushes_hdp = any(peers.hdp_flush)
-            with communicator.together(DeviceError):
+            with communicator.all_or_none(DeviceError):
                 write_own(peers, 0)
             probe(peers)
             probe_flag(peers)
             probe_visibility(peers)
             return peers
-        except Disagreement as refusal:
+        except Refusal as refusal:
             undo.close()
             if "OutOfMemory" in refusal.types:
                 raise
             probe_failed |= isinstance(refusal, ProbeFailed)
             waits.watch.stop = waits.watch.timed_out = 0
             refusals[sharing] = f"{refusal}{remedy(communicator, str(refusal))}"
-    raise (ProbeFailed if probe_failed else Disagreement)("; ".join(_in_words(refusals)))
+    raise (ProbeFailed if probe_failed else Refusal)("; ".join(_in_words(refusals)))
 
 
 def _in_words(refusals: dict[str, str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from collectives import allgather, reduce_scatter
 from collectives import allreduce_one_shot as one_shot
 from collectives.collective import COLLECTIVES
-from collectives.communicator import Disagreement
+from collectives.communicator import Refusal
 from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World, in_a_row
 from kernels.devices.device import DeviceError
 
@@ -220,7 +220,7 @@ def copies(world: World, case: Case, places: list[tuple[int, int]]) -> Iterator[
 
 
 def bind(steps: Steps, world: World, case: Case) -> Bound:
-    """Binds the steps on all ranks, or refuses on all. All ranks call it. Raises Disagreement."""
+    """Binds the steps on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
     if world.node is None:
         return ONE_HOST
     node, nodes = world.node, world.communicator.nodes
@@ -232,14 +232,14 @@ def bind(steps: Steps, world: World, case: Case) -> Bound:
         return Unsupported("a mean of the hosts' means rounds twice")
     if steps is not all_reduce:
         case = replace(case, variant="copied")  # scratch memory is not mapped
-    with world.communicator.together(DeviceError, MemoryError):
+    with world.communicator.all_or_none(DeviceError, MemoryError):
         listed = list(steps(world, node, case))
     bounds: dict[int, Bound] = {}
     # Our kernels first: a rank without a compiler must not let another wait in the library.
-    with world.communicator.together(Disagreement):
+    with world.communicator.all_or_none(Refusal):
         for number, (part, step) in enumerate(listed):
             if isinstance(part, World):
-                with node.communicator.together(DeviceError):
+                with node.communicator.all_or_none(DeviceError):
                     bounds[number] = bind_within(node, step)
     bounds |= {
         number: bind_flat(between(world, part), step)
@@ -255,7 +255,7 @@ def bind(steps: Steps, world: World, case: Case) -> Bound:
 
 def bind_within(node: World, case: Case) -> Bound:
     pull, push = WITHIN[case.collective.name]
-    reads = node.device.near_peers or case.variant == "registered"
+    reads = node.device.is_cpu or case.variant == "registered"
     return (pull if reads else push).bind(node, case)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from collectives.build import WITHOUT_SWAP, Build
 from collectives.collective import Array, Collective, Datatype, Shape, Traffic
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Refusal
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Device, Memory, Step, Watch
 
@@ -137,9 +137,9 @@ class World:
 
     @property
     def mapped(self) -> PeerBuffer:
-        """The peers' memory. Raises Disagreement if it is not mapped."""
+        """The peers' memory. Raises Refusal if it is not mapped."""
         if isinstance(self.peers, Unsupported):
-            raise Disagreement(f"peer memory is not mapped: {self.peers.reason}")
+            raise Refusal(f"peer memory is not mapped: {self.peers.reason}")
         return self.peers
 
 
@@ -196,7 +196,7 @@ class Library(ABC):
 
     def allocate(self, world: World, size_bytes: int) -> Memory:
         """A buffer for every variant, mapped if possible, and slabs for messages of its size.
-        Raises DeviceError and Disagreement."""
+        Raises DeviceError and Refusal."""
         peers = world.shared
         if not isinstance(peers, Unsupported):
             peers.make_room(size_bytes)
@@ -298,7 +298,7 @@ def bind_kernel(
             and peers.locate(case.receive, arguments.receives)
         ):
             return NOT_MAPPED
-    packets_stay = entry == "one_shot_ll" and not world.device.near_peers
+    packets_stay = entry == "one_shot_ll" and not world.device.is_cpu
     if build.swap is not None and (packets_stay or WITHOUT_SWAP.fullmatch(entry)):
         return NO_SWAP
     module = world.device.compile(stem, build_macros(world, case) | macros, PEER_STRUCTURES)
@@ -312,7 +312,7 @@ def without_gpus(world: World, lacks: str) -> Unsupported | None:
     if isinstance(world.peers, Unsupported):
         return world.peers
     on_cpus = Unsupported(f"the cpu device has no {lacks}", depends_on_size=True)
-    return on_cpus if world.device.near_peers else None
+    return on_cpus if world.device.is_cpu else None
 
 
 def build_macros(world: World, case: Case) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Refusal
 from kernels.devices.device import (
     MOST_RANKS,
     Arguments,
@@ -128,7 +128,7 @@ class PeerBuffer:
             )
             larger = replace(self, slabs=slabs, half_bytes=half_bytes)
             self.probe_slabs(larger)
-        except Disagreement as refusal:
+        except Refusal as refusal:
             undo.close()
             self.waits.watch.stop = self.waits.watch.timed_out = 0  # of a packet that never arrived
             reason = f"{self.sharing} slabs with halves of {half_bytes >> 20} MiB: {refusal}"
@@ -139,8 +139,8 @@ class PeerBuffer:
 
     def register(self, size_bytes: int) -> Memory:
         """A new buffer on every rank, mapped by all; this rank's. The ranks of all hosts call it.
-        Raises Disagreement on all."""
-        with self.communicator.whole.together(Disagreement):
+        Raises Refusal on all."""
+        with self.communicator.whole.all_or_none(Refusal):
             self.registered.append(
                 share(
                     self.communicator,
@@ -181,10 +181,10 @@ def share(
     ordinary: bool = False,
 ) -> list[Memory]:
     """New memory of every rank, mapped in this process, by rank. All ranks call it, and `undo` if
-    it fails. Raises Disagreement if any rank cannot map another's."""
+    it fails. Raises Refusal if any rank cannot map another's."""
     # Other runs, ranks and allocations have other labels.
     token = communicator.broadcast(secrets.token_hex(16))
-    with communicator.together(OSError, DeviceError, MemoryError):
+    with communicator.all_or_none(OSError, DeviceError, MemoryError):
         label = f"{token} of rank {communicator.rank}"
         own = device.allocate(size_bytes, sharing, ordinary, label)
         undo.callback(own.close)
@@ -193,7 +193,7 @@ def share(
     handles = communicator.all_gather(own.handle)
     memories: list[Memory] = []
     try:
-        with communicator.together(OSError, DeviceError):
+        with communicator.all_or_none(OSError, DeviceError):
             for rank, handle in enumerate(handles):
                 if rank == communicator.rank:
                     memories.append(own)

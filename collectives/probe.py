@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Refusal
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import (
     MOST_RANKS,
@@ -27,11 +27,11 @@ PROBE_ROUNDS = 16
 PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
 # As memory_probe.cu numbers them. A pack has 16 B on a GPU and a vector's width on a CPU.
 MEMORY_ACCESSES = "2 B", "4 B", "8 B", "a pack", "a streamed pack", "a polled packet"
-VISIBILITY_ROUNDS = {True: 16, False: 64}  # by near_peers: a loaded CPU may run one rank at a time
+VISIBILITY_ROUNDS = {True: 16, False: 64}  # by is_cpu: a loaded CPU may run one rank at a time
 VISIBILITY_BLOCKS = 8  # on as many multiprocessors, with a cache each
 
 
-class ProbeFailed(Disagreement):
+class ProbeFailed(Refusal):
     """Peers' memory can be mapped, but a read returns other bytes than were written."""
 
 
@@ -46,10 +46,10 @@ def probe_kernels(device: Device, ranks: int, **macros: str) -> Module:
 
 def probe(peers: PeerBuffer) -> None:
     """Pushes and pulls patterns between all pairs: rank w writes into slot w of each peer's slab,
-    and into its own last slot, which all peers pull. Raises ProbeFailed and Disagreement."""
+    and into its own last slot, which all peers pull. Raises ProbeFailed and Refusal."""
     communicator, device = peers.communicator, peers.device
     size, rank, name = communicator.size, communicator.rank, communicator.rank_name
-    with communicator.together(DeviceError):
+    with communicator.all_or_none(DeviceError):
         source, sink = device.private(PROBE_BYTES), device.private(PROBE_BYTES)
         kernels = probe_kernels(device, size)
 
@@ -78,11 +78,11 @@ def probe(peers: PeerBuffer) -> None:
 
     written = [(peer, rank, peer) for peer in range(size)] + [(rank, size, size)]
     for turn in range(PROBE_ROUNDS):
-        with communicator.together(DeviceError):
+        with communicator.all_or_none(DeviceError):
             for owner, number, reader in written:
                 source.write(_pattern(turn, rank, reader))
                 move(slot(owner, number), source.address)
-        with communicator.together(DeviceError):
+        with communicator.all_or_none(DeviceError):
             sentence = complaint(turn)
         if sentence := communicator.first_word(sentence):
             raise ProbeFailed(sentence)
@@ -93,7 +93,7 @@ def probe(peers: PeerBuffer) -> None:
 def probe_flag(peers: PeerBuffer) -> None:
     """Bounces a flag between pairs. Raises ProbeFailed if one never arrives."""
     communicator, device = peers.communicator, peers.device
-    with communicator.together(DeviceError):
+    with communicator.all_or_none(DeviceError):
         kernels, trip_ns = probe_kernels(device, communicator.size), device.private(8)
         _probe_once(peers, kernels.kernel("flag_ping_pong"), trip_ns, 16)
         trip_ns.close()
@@ -108,11 +108,11 @@ def probe_visibility(peers: PeerBuffer) -> None:
     macros = {"WORLD": str(communicator.size), "STREAM_SLAB": "1"}
     blocks = min(VISIBILITY_BLOCKS, device.blocks_for(peers.slabs[0].size_bytes))
     counts = np.zeros((len(MEMORY_ACCESSES), 2, MOST_RANKS), np.uint32)
-    with communicator.together(DeviceError):  # all have compiled before the first rank waits
+    with communicator.all_or_none(DeviceError):  # all have compiled before the first rank waits
         kernels = device.compile("memory_probe", macros, PEER_STRUCTURES)
     for entry, signal in ("show_stores", "flag"), ("show_packets", "packet"):
-        with communicator.together(DeviceError):
-            wrong, rounds = device.private(counts.nbytes), VISIBILITY_ROUNDS[device.near_peers]
+        with communicator.all_or_none(DeviceError):
+            wrong, rounds = device.private(counts.nbytes), VISIBILITY_ROUNDS[device.is_cpu]
             _probe_once(peers, kernels.kernel(entry), wrong, rounds, blocks)
             counts = wrong.read().view(np.uint32).reshape(counts.shape)
             wrong.close()

@@ -93,10 +93,10 @@ class Wire:
 
     def signal_to_noise_db(self, world: World, case: Case, seed: int) -> dict[str, float]:
         """10 log10(sum of squares of the exact result / of the error) in dB, by kind of data; the
-        exact result sums the stored inputs in fp64. Raises Disagreement."""
+        exact result sums the stored inputs in fp64. Raises Refusal."""
         communicator, datatype = world.communicator, case.datatype
         count = max(LOSS_ELEMENTS, min(case.count, LOSS_BYTES // datatype.size_bytes))
-        with communicator.together(DeviceError, MemoryError):
+        with communicator.all_or_none(DeviceError, MemoryError):
             send, receive = (world.device.private(count * datatype.size_bytes) for _ in range(2))
             operation = self.bind(
                 world,
@@ -111,7 +111,7 @@ class Wire:
                 _random_elements(kind, datatype, count, [seed, number, rank])
                 for rank in range(communicator.size)
             ]
-            with communicator.together(DeviceError):
+            with communicator.all_or_none(DeviceError):
                 send.write(inputs[communicator.rank].view(np.uint8))
                 operation.call()
                 stored: Array = receive.read()[: count * datatype.size_bytes].view(datatype.storage)

@@ -15,7 +15,7 @@ NEAR_CHUNKS = {2 << 20: MOST_CHUNK_BYTES, 512 << 10: 32 << 10, 0: 16 << 10}
 
 def _bind(direction: str, world: World, case: Case) -> Bound:
     entry = f"{case.shape['way']}_{direction}"
-    if not world.device.near_peers:
+    if not world.device.is_cpu:
         return bind_kernel(world, case, "sendrecv", entry, MOST_CHUNK_BYTES)
     room_bytes = (
         MOST_CHUNK_BYTES

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Refusal
 from collectives.connect import connect
 from collectives.operation import Library, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
@@ -27,18 +27,18 @@ def choose_gpus(visible: list[list[str]]) -> list[str]:
 def open_device(
     communicator: Communicator, name: str, share_gpus: bool
 ) -> tuple[Device, list[str]]:
-    """The device, and a note on what `auto` chose. Raises Disagreement, also if `auto` would choose
+    """The device, and a note on what `auto` chose. Raises Refusal, also if `auto` would choose
     the CPU beside a GPU that CuPy cannot use."""
     if name == "cpu":
-        with communicator.together(DeviceError, OSError):
+        with communicator.all_or_none(DeviceError, OSError):
             return CpuDevice(), []
     if name == "auto":
-        with communicator.together(DeviceError):
+        with communicator.all_or_none(DeviceError):
             if sentence := missing_cupy():  # nobody measures a CPU beside a GPU by accident
                 raise DeviceError(sentence)
     chosen, refusal = _visible_gpus(communicator, name)
     if name == "auto":
-        with communicator.together(DeviceError):
+        with communicator.all_or_none(DeviceError):
             if refusal and (sentence := unusable_gpu(refusal)):
                 raise DeviceError(sentence)
         if len(set(chosen)) < len(chosen) and not share_gpus:
@@ -46,7 +46,7 @@ def open_device(
         if refusal := communicator.first_word(refusal):
             device, _ = open_device(communicator, "cpu", share_gpus)
             return device, [f"--device auto chose the CPU: {refusal}."]
-    with communicator.together(DeviceError):
+    with communicator.all_or_none(DeviceError):
         if refusal:
             raise DeviceError(refusal)
     device = _open_gpu(communicator, chosen, share_gpus)
@@ -72,12 +72,12 @@ def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str
 
 
 def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -> Device:
-    """This rank's GPU. Ranks of one run use one kind of GPU with one grid. Raises Disagreement."""
+    """This rank's GPU. Ranks of one run use one kind of GPU with one grid. Raises Refusal."""
     from kernels.devices.gpu import GpuDevice
 
     bus_id = chosen[communicator.local_rank]
     sharers = [rank for rank, other in enumerate(chosen) if other == bus_id]
-    with communicator.together(DeviceError):
+    with communicator.all_or_none(DeviceError):
         if len(sharers) > 1 and not share_gpus:
             raise DeviceError(
                 f"ranks {', '.join(map(str, sharers))} of this host would share GPU "
@@ -89,7 +89,7 @@ def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -
     names, blocks, threads, sharing = zip(*communicator.all_gather(own), strict=True)
     for rank, name in enumerate(names):
         if name != names[0]:
-            raise Disagreement(
+            raise Refusal(
                 f"{communicator.rank_name(0)} has a {names[0]} device and "
                 f"{communicator.rank_name(rank)} a {name} device; a run uses one "
                 "kind"
@@ -108,14 +108,14 @@ def open_world(
     graph: bool = False,
 ) -> World:
     """Maps the peers' memory, or says in `peers` why that failed. `memory` is `auto`, `mapped` or
-    `host_staged`. Raises Disagreement if memory cannot be shared."""
+    `host_staged`. Raises Refusal if memory cannot be shared."""
     modes = [
         mode
         for mode in device.sharing
         if memory == "auto" or (memory == "host_staged") == (mode == "host_staged")
     ]
     if not modes:
-        raise Disagreement(
+        raise Refusal(
             f"--memory {memory}: the {device.name} device has {', '.join(device.sharing)}"
         )
     library = _open_library(communicator, device)
@@ -136,7 +136,7 @@ def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
     peers: PeerBuffer | Unsupported
     try:
         peers = _map_peers(communicator, world.device, waits, modes)
-    except Disagreement as refusal:
+    except Refusal as refusal:
         peers = Unsupported(str(refusal))
     reason = peers.reason if isinstance(peers, Unsupported) else None
     if reason := world.communicator.first_word(reason):

@@ -22,7 +22,7 @@ from bench.harness.session import Session, require_memory
 from collectives.algorithm import ALGORITHMS, LIBRARY, ON_REQUEST, default_names, selected
 from collectives.allreduce_packets import MOST_LL_BYTES, MOST_SENTINEL_BYTES
 from collectives.collective import Collective, Datatype
-from collectives.communicator import Disagreement
+from collectives.communicator import Refusal
 from collectives.operation import Algorithm, Case, Unsupported, World, first_failure
 from collectives.peer_buffer import PeerBuffer, set_epoch
 from kernels.devices.device import NEXT_ITERATION, Action, Counts, DeviceError, Phase, Step, Wrong
@@ -101,7 +101,7 @@ def delay_steps(world: World, draw: random.Random) -> list[Step]:
     """Delays of a rank: on a CPU mostly below a flag's round trip; on a GPU seldom, and longer."""
     steps = []
     for _ in range(DELAYS):
-        if world.device.near_peers:
+        if world.device.is_cpu:
             delay_ns = draw.randrange(300 if draw.random() < 0.75 else 5000)
         else:
             delay_ns = draw.randrange(2_000_000) if draw.random() < 0.05 else 0
@@ -122,7 +122,7 @@ class Dealer:
         self.pairs = types_and_operations(draw, soak)
 
     def deal(self, is_first: bool = False) -> list[Launch]:
-        """A hand: every algorithm with every pair. Raises Disagreement."""
+        """A hand: every algorithm with every pair. Raises Refusal."""
         ranks, soak = self.session.communicator.size, self.soak
         hand = []
         for algorithm, (datatype, redop) in product(self.algorithms, self.pairs):
@@ -163,7 +163,7 @@ class Dealer:
     def launch(
         self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int
     ) -> Launch | None:
-        """As drawn; None where the algorithm cannot. All ranks call it. Raises Disagreement."""
+        """As drawn; None where the algorithm cannot. All ranks call it. Raises Refusal."""
         world = self.session.world
         base = algorithm.name.partition("+")[0]
         if base == "one_shot_ll":
@@ -174,7 +174,7 @@ class Dealer:
         elif base in {each.name for each in ON_REQUEST.get(self.soak.collective.name, ())}:
             count = -(-count // QUANTIZED_BLOCK) * QUANTIZED_BLOCK
         case = self.case(algorithm, datatype, redop, count)
-        with world.communicator.together(DeviceError):
+        with world.communicator.all_or_none(DeviceError):
             operation = algorithm.bind(world, case)
             if isinstance(operation, Unsupported):  # registered in place
                 case = replace(case, variant="copied")
@@ -236,7 +236,7 @@ class Player:
 
 
 def soak(soak: SoakOptions, session: Session) -> int:
-    """Runs the soak. Returns the exit status, the same on every rank. Raises Disagreement."""
+    """Runs the soak. Returns the exit status, the same on every rank. Raises Refusal."""
     world, communicator = session.world, session.communicator
     peers = (world.node or world).mapped
     session.world = world = replace(world, graph=world.device.reason_against_graphs() is None)
@@ -255,7 +255,7 @@ def soak(soak: SoakOptions, session: Session) -> int:
         )
     hand = dealer.deal(is_first=True)
     if not hand:
-        raise Disagreement("--soak: none of these algorithms can do that here")
+        raise Refusal("--soak: none of these algorithms can do that here")
     communicator.barrier()
     set_epoch(peers, START_EPOCH)
     communicator.barrier()

@@ -326,10 +326,10 @@ def link_parts(
         "peer_read_us": part(read_peer, copy_in, use_buffers, through_slab),
         "memory_us": part(copy_local, idle, idle, copied_bytes),
     }
-    if device.near_peers and copied_bytes >= STREAMED_BYTES:
+    if device.is_cpu and copied_bytes >= STREAMED_BYTES:
         copy_around = step("copy_local", copied_bytes, copied_bytes, STREAM_RECEIVE="1")
         parts["memory_nt_us"] = part(copy_around, idle, idle, copied_bytes)
-    if not device.near_peers:
+    if not device.is_cpu:
         parts["push_us"] = part(push_out, idle, use_buffers, through_slab)
     if engine and size_bytes >= LEAST_BYTES:
         by_engine, pushed_bytes = pushed_to_slab(world, engine, buffers.send.address, size_bytes)

@@ -21,7 +21,7 @@ from bench.harness.suite import Suite
 from bench.harness.timing import link_ceilings, measure_block, measure_link, pilot
 from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
-from collectives.communicator import Disagreement
+from collectives.communicator import Refusal
 from reports.store.case import where_wrong
 from reports.store.result import ResultError, latest
 from reports.store.schema import Block, End, Result
@@ -81,7 +81,7 @@ def measure(
     session: Session, prepare: Callable[[Session], Suite], policy: RunPolicy = UNTIL_PRECISE
 ) -> int:
     """Measures the suite that `prepare` builds, and reports. Returns the exit status, the same on
-    every rank. Raises Disagreement if this machine cannot."""
+    every rank. Raises Refusal if this machine cannot."""
     communicator, flight, options = session.communicator, session.flight, session.options
     flight.note("describe the machine", text="")
     machine = head.examine(session)
@@ -92,7 +92,7 @@ def measure(
     flight.note("agree on the cases", text="")
     communicator.barrier()
     if not suite.iterations:
-        raise Disagreement(f"no case can be measured: {suite.headers[0].reason}")
+        raise Refusal(f"no case can be measured: {suite.headers[0].reason}")
     run_head = head.describe(session, machine, suite, link_ceilings(session, suite.link_parts))
     closing_s = LEAN_CLOSING_S if options.lean else CLOSING_S
     run = Run(session, suite, STARTED_S + options.max_time_s - closing_s)

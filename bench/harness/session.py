@@ -29,7 +29,7 @@ from bench.machine import node
 from bench.machine.placement import Place, pin
 from collectives.communicator import (
     Communicator,
-    Disagreement,
+    Refusal,
     launched_rank,
     launched_ranks,
     scant_memory,
@@ -71,8 +71,8 @@ class Session:
 
     @cached_property
     def meet(self) -> Step:
-        """The meeting before each timed stretch. All ranks make it. Raises Disagreement."""
-        with self.communicator.together(DeviceError):
+        """The meeting before each timed stretch. All ranks make it. Raises Refusal."""
+        with self.communicator.all_or_none(DeviceError):
             if isinstance(self.world.peers, Unsupported):
                 return self.world.library.barrier(self.world)
             return self._probe_step("meet")
@@ -80,11 +80,11 @@ class Session:
     @cached_property
     def link_probe(self) -> tuple[Step, Memory] | None:
         """Bounces a flag between pairs of ranks, and stores the round trip in ns; None where no
-        memory is mapped. All ranks make it together. Raises Disagreement."""
+        memory is mapped. All ranks make it together. Raises Refusal."""
         if isinstance(self.world.peers, Unsupported):
             return None
         trips = SHARED_PING_PONGS if self.world.peers.kind == "same_device" else PING_PONGS
-        with self.communicator.together(DeviceError):
+        with self.communicator.all_or_none(DeviceError):
             trip_ns = self.world.device.private(8)
             return self._probe_step("flag_ping_pong", trip_ns.address, trips), trip_ns
 
@@ -121,13 +121,13 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
                 flush=True,
             )
         sys.exit(CANNOT)
-    except Disagreement as refusal:
+    except Refusal as refusal:
         Parser(prog=f"bench.{options.command}").error(str(refusal))
     try:
         require_one_run(communicator, options)
         flight = open_flight(communicator, options)
         flight.progress = progress
-    except Disagreement as refusal:
+    except Refusal as refusal:
         say(communicator, options, refusal)
         status = USAGE
     else:
@@ -169,7 +169,7 @@ def guarded(
     try:
         try:
             status = work(open_session(options, communicator, flight))
-        except Disagreement as refusal:
+        except Refusal as refusal:
             flight.progress.clear()
             say(communicator, options, refusal)
             status = WRONG if isinstance(refusal, WrongResult) else CANNOT
@@ -187,14 +187,14 @@ def guarded(
 
 
 def open_session(options: RunOptions, communicator: Communicator, flight: FlightRecord) -> Session:
-    """Opens the device, pins this rank and maps the peers. Raises Disagreement."""
+    """Opens the device, pins this rank and maps the peers. Raises Refusal."""
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
     # Only CPU ranks are pinned: a GPU library's threads would inherit their rank's single core.
     unpinned = Place(False, sorted(os.sched_getaffinity(0)), None)
     place = pin(communicator) if device.clock_shared else unpinned
     flight.note("map the peers")
-    with communicator.together(DeviceError):
+    with communicator.all_or_none(DeviceError):
         flight.watch = device.watch(flight.watch)
         refusal = device.reason_against_graphs() if options.graph != 0 else None
         if options.graph and refusal:
@@ -206,32 +206,32 @@ def open_session(options: RunOptions, communicator: Communicator, flight: Flight
 
 
 def require_memory(session: Session, buffer_bytes: int, buffers: int = 2) -> None:
-    """Raises Disagreement if the ranks of a host cannot have their buffers in its memory: the
+    """Raises Refusal if the ranks of a host cannot have their buffers in its memory: the
     system would kill a rank that touches what it granted. A GPU's driver refuses by itself."""
     communicator, device = session.communicator, session.world.device
     ranks, sentence = len(communicator.node_gather(0)), None
     needed_bytes = ranks * buffers * buffer_bytes
     peers = session.world.shared
     sharing = "" if isinstance(peers, Unsupported) else peers.sharing
-    if device.near_peers and (free_bytes := available_bytes(sharing)) < needed_bytes:
+    if device.is_cpu and (free_bytes := available_bytes(sharing)) < needed_bytes:
         sentence = (
             f"{buffers} buffers of {buffer_bytes / 1e9:.1f} GB for each of {ranks} ranks "
             f"are {needed_bytes / 1e9:.1f} GB, and {free_bytes / 1e9:.1f} GB are free here"
         )
     if sentence := communicator.first_word(sentence):
-        raise Disagreement(sentence)
+        raise Refusal(sentence)
 
 
-def say(communicator: Communicator, options: RunOptions, refusal: Disagreement) -> None:
+def say(communicator: Communicator, options: RunOptions, refusal: Refusal) -> None:
     """Prints once for all ranks, on standard error, even if MPI took each rank for a world."""
     if communicator.rank == 0 and (communicator.size > 1 or not launched_rank()):
         print(f"bench.{options.command}: {refusal}", file=sys.stderr, flush=True)
 
 
 def require_one_run(communicator: Communicator, options: RunOptions) -> None:
-    """Raises Disagreement if these ranks cannot form one run."""
+    """Raises Refusal if these ranks cannot form one run."""
     if options.keeps_run and communicator.size == 1 and communicator.launched > 1:
-        raise Disagreement(
+        raise Refusal(
             f"{communicator.launched} ranks are announced, and {communicator.library} sees this "
             "one alone: start them with the mpirun that came with it, or in a job of Slurm with "
             "srun --mpi=pmi2 (for Open MPI --mpi=pmix)"
@@ -242,16 +242,16 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
     name, first = communicator.rank_name, communicator.rank_name(0)
     for rank, (line, program) in enumerate(zip(lines, programs, strict=True)):
         if program != programs[0]:
-            raise Disagreement(
+            raise Refusal(
                 f"{name(rank)} runs Wiretax {program}, and {first} Wiretax "
                 f"{programs[0]}: install one version on all hosts"
             )
         if line != lines[0]:
-            raise Disagreement(
+            raise Refusal(
                 f"{name(rank)} was started with other options than {first}, and a "
                 "run has one command line"
             )
-    with communicator.together(ValueError):
+    with communicator.all_or_none(ValueError):
         node.chosen_name()
 
 
@@ -269,18 +269,18 @@ def program_digest(*packages: str) -> str:
 
 
 def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord:
-    """Names the run, opens the flight records and starts the witness. Raises Disagreement."""
+    """Names the run, opens the flight records and starts the witness. Raises Refusal."""
     rank, run_id = communicator.rank, ""
     if not options.keeps_run:
         return FlightRecord("", None, rank, options.timeout_s, {})
-    with communicator.together(ResultError):
+    with communicator.all_or_none(ResultError):
         if rank == 0:
             run_id = reserve_run(options)
     folder = Path(options.out) / f"{communicator.broadcast(run_id)}.flight"
     pids = dict(communicator.node_gather((rank, os.getpid())))
     hosts = communicator.host_names if communicator.hosts > 1 else []
     try:
-        with communicator.together(ResultError), or_cannot(f"watch over the ranks in {folder}"):
+        with communicator.all_or_none(ResultError), or_cannot(f"watch over the ranks in {folder}"):
             if not folder.is_dir():
                 raise ResultError(
                     f"this host does not see the results folder {options.out} of "
@@ -290,7 +290,7 @@ def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord
             if communicator.local_rank == 0:
                 start_witness(folder, pids, hosts[rank] if hosts else "")
             return FlightRecord(folder.stem, folder, rank, options.timeout_s, pids, hosts)
-    except Disagreement:
+    except Refusal:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 

@@ -86,7 +86,7 @@ def bind_cases(
     session: Session, axes: Axes, cases: Iterable[Case], make_iteration: MakeIteration
 ) -> Suite:
     """Every case of the run, bound if it can be and if time is left to measure it. All ranks call
-    it. Raises Disagreement."""
+    it. Raises Refusal."""
     suite = Suite(features=axes.features)
     late_s = STARTED_S + COMPILE_SHARE * session.options.max_time_s
     refused: dict[tuple[str, str, str], bool] = {}  # whether the last such case could not be
@@ -129,7 +129,7 @@ def _bound(
     if reason and axes.mode is None:
         return None
     # A library's ranks talk to each other here, so a failed one cannot be waited for.
-    with nullcontext() if algorithm.is_library else communicator.together(DeviceError):
+    with nullcontext() if algorithm.is_library else communicator.all_or_none(DeviceError):
         operation = algorithm.bind(session.world, case)
     if isinstance(operation, Unsupported):
         if operation.depends_on_size and not axes.requested:
@@ -147,7 +147,7 @@ def _bound(
     if reason or isinstance(operation, Unsupported):
         header.status = "unsupported"
         return header, None
-    with communicator.together(DeviceError, MemoryError):
+    with communicator.all_or_none(DeviceError, MemoryError):
         iteration = make_iteration(case, operation, chain_calls)
         for feature in axes.features:
             iteration = feature.change(session, header, case, iteration)
@@ -162,7 +162,7 @@ def header_of(
     algorithm: Algorithm,
     operation: Operation | Unsupported,
 ) -> CaseHeader:
-    """The header of a bound case. Raises Disagreement."""
+    """The header of a bound case. Raises Refusal."""
     world, is_library = session.world, algorithm.is_library
     header = CaseHeader(
         collective=case.collective.name,
@@ -210,14 +210,14 @@ def bound_parts(world: World, case: Case, algorithm: Algorithm) -> dict[str, Any
     parts = asdict(traffic)
     if case.in_place:  # nothing moves from one buffer to the other
         parts["memory_bytes"] = 0
-    if algorithm.pushes and not world.device.near_peers:
+    if algorithm.pushes and not world.device.is_cpu:
         parts["pushes"] = True
     return parts
 
 
 def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
     """Adds the link's parts at each measured size: in mapped memory, or between hosts. Raises
-    Disagreement."""
+    Refusal."""
     world, headers = session.world, [suite.headers[number] for number in suite.iterations]
     if world.node:
         for header in headers:
@@ -228,7 +228,7 @@ def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
     if isinstance(world.peers, Unsupported):
         return
     engine = shared_engine(world)
-    with session.communicator.together(DeviceError):
+    with session.communicator.all_or_none(DeviceError):
         for size in sorted({header.size_bytes for header in headers}):
             if parts := link_parts(world, buffers, size, engine):
                 suite.link_parts[size] = parts
@@ -243,17 +243,17 @@ def noted(session: Session, allocate: Callable[[World, int], T], size_bytes: int
 def prepare(
     sweep: SweepOptions, session: Session, names: Callable[[int], Sequence[str]] | None = None
 ) -> Suite:
-    """The suite of a sweep. `names(size_bytes)` replaces its algorithms. Raises Disagreement."""
+    """The suite of a sweep. `names(size_bytes)` replaces its algorithms. Raises Refusal."""
     world = session.world
     largest = max(sweep.sizes)
     require_memory(session, largest)
-    with session.communicator.together(DeviceError, MemoryError):
+    with session.communicator.all_or_none(DeviceError, MemoryError):
         send, receive = (noted(session, world.library.allocate, largest) for _ in range(2))
         own_send, own_receive = (
             noted(session, world.library.allocate_own, largest) for _ in range(2)
         )
     buffers = Buffers(send, receive, session.options.seed)
-    two_cores = world.device.near_peers and world.communicator.size == 2
+    two_cores = world.device.is_cpu and world.communicator.size == 2
     listed = sweep.algorithms or default_names(
         sweep.collective.name, two_cores, world.communicator.hosts
     )

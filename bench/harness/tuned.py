@@ -143,10 +143,10 @@ def find(name: str | None, machine: Machine) -> tuple[Table | None, str]:
 
 
 def use_table(session: Session, machine: Machine) -> None:
-    """Gives the session's world the table of `find`. Raises Disagreement."""
+    """Gives the session's world the table of `find`. Raises Refusal."""
     name, communicator = session.options.tuned, session.communicator
     table, sentence = None, ""
-    with communicator.together(ResultError):
+    with communicator.all_or_none(ResultError):
         if communicator.rank == 0 and name != "none":
             table, sentence = find(name, machine)
     table, sentence = communicator.broadcast((table, sentence))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from collectives.collective import Array, Collective, Datatype, Shape, combined, quotient
-from collectives.communicator import Disagreement
+from collectives.communicator import Refusal
 from kernels.devices.device import Wrong
 from reports.store.schema import FirstWrong
 
@@ -25,7 +25,7 @@ EXACT_SUMS = {"bfloat16": 256, "float16": 2048}
 FP8_CODES = 0x30  # of fp8: those that follow are finite and not tiny
 
 
-class WrongResult(Disagreement):
+class WrongResult(Refusal):
     """An operation gives a wrong result; all ranks raise this together."""
 
 

@@ -18,7 +18,7 @@ from bench.harness.session import Session, start
 from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
 from bench.harness.sweep import SweepOptions
 from collectives.collective import DATATYPES, Datatype, Shape
-from collectives.communicator import Disagreement
+from collectives.communicator import Refusal
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import (
     ALGORITHMS,
@@ -112,7 +112,7 @@ def run(batch: ExpertOptions, run_options: RunOptions, sweep: SweepOptions) -> N
 
 
 def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suite:
-    """The cases of every way and skew. Raises Disagreement if a buffer would be too large."""
+    """The cases of every way and skew. Raises Refusal if a buffer would be too large."""
     world, ranks, seed = session.world, session.communicator.size, session.options.seed
     row_bytes = batch.hidden * DATATYPES[sweep.datatypes[0]].size_bytes
     batches: dict[str, Routes] = {}
@@ -125,16 +125,16 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     )
     tokens_bytes, rows_bytes = -(-batch.tokens // ranks) * row_bytes, most_rows * row_bytes
     if max(tokens_bytes, rows_bytes) > MOST_BYTES:
-        raise Disagreement(
+        raise Refusal(
             f"with {worst} a rank gets {most_rows} rows of {row_bytes} B, and a "
             f"buffer has {MOST_BYTES >> 30} GiB at most"
         )
-    with world.communicator.together(DeviceError, MemoryError):
+    with world.communicator.all_or_none(DeviceError, MemoryError):
         send, receive, rows = (
             world.library.allocate(world, size_bytes)
             for size_bytes in (tokens_bytes, tokens_bytes, rows_bytes)
         )
-    with world.communicator.together(DeviceError, MemoryError):
+    with world.communicator.all_or_none(DeviceError, MemoryError):
         tables = [make_tables(world, routes, rows, row_bytes) for routes in batches.values()]
     buffers = Buffers(send, receive, seed)
     algorithms = {algorithm.name: algorithm for algorithm in (*ALGORITHMS, FLAT)}

@@ -39,7 +39,7 @@ class LayerOptions:
 
 
 def scale_for(options: LayerOptions, session: Session) -> Fraction:
-    return options.scale or (CPU_SCALE if session.world.device.near_peers else Fraction(1))
+    return options.scale or (CPU_SCALE if session.world.device.is_cpu else Fraction(1))
 
 
 def bind_forms(
@@ -51,10 +51,10 @@ def bind_forms(
     for_library: Callable[[Case], Case] = lambda case: case,
 ) -> Suite:
     """Compute alone, and the requested or all useful forms; `for_library(case)` is the case on the
-    library's own buffers. All ranks call it. Raises Disagreement.
+    library's own buffers. All ranks call it. Raises Refusal.
 
     Between near peers pushing equals pulling; packets expose 9 us at 32 KiB, the others 1.4."""
-    far_peers = not session.world.device.near_peers
+    far_peers = not session.world.device.is_cpu
 
     def names(size_bytes: int) -> list[str]:
         is_small = size_bytes < SMALL_BYTES

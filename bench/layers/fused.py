@@ -43,12 +43,12 @@ def normed(values: Array) -> Array:
 
 
 def prepare_norm(options: LayerOptions, session: Session) -> Suite:
-    """The cases of allreduce_rmsnorm. Raises Disagreement."""
+    """The cases of allreduce_rmsnorm. Raises Refusal."""
     world, datatype = session.world, DATATYPES[options.datatype]
     hidden = options.hidden or MODELS[options.model].hidden
     rank, ranks = world.communicator.rank, world.communicator.size
     row_bytes, most_tokens = hidden * datatype.size_bytes, max(options.tokens)
-    with world.communicator.together(DeviceError, MemoryError):
+    with world.communicator.all_or_none(DeviceError, MemoryError):
         send, receive, summed = memories = [
             world.library.allocate(world, rows * most_tokens * row_bytes) for rows in (2, 2, 1)
         ]
@@ -156,14 +156,14 @@ def gemv_shape(options: LayerOptions, layer: str, columns: int) -> dict[str, Any
 
 
 def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
-    """The cases of gemv_allreduce. Raises Disagreement."""
+    """The cases of gemv_allreduce. Raises Refusal."""
     world, datatype, model = session.world, DATATYPES[options.datatype], MODELS[options.model]
     rank, ranks, seed = world.communicator.rank, world.communicator.size, session.options.seed
     hidden, size, most_tokens = model.hidden, datatype.size_bytes, max(options.tokens)
     scale = scale_for(options, session)
     inner = {layer: model.columns(layer, ranks, float(scale)) for layer in LAYERS}
     row_scale = ROW_SCALE if options.weights == "int8" else 1.0
-    with world.communicator.together(DeviceError, MemoryError):
+    with world.communicator.all_or_none(DeviceError, MemoryError):
         send, receive = memories = [
             world.library.allocate(world, most_tokens * hidden * size) for _ in range(2)
         ]
@@ -178,8 +178,8 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     def cases() -> Iterator[Case]:
         for layer, columns in inner.items():
             stored = fused.WEIGHTS[options.weights].encode(matrix(hidden, columns, rank, seed))
-            copies = 1 if world.device.near_peers else max(1, WEIGHT_BYTES // stored.nbytes)
-            with world.communicator.together(DeviceError, MemoryError):
+            copies = 1 if world.device.is_cpu else max(1, WEIGHT_BYTES // stored.nbytes)
+            with world.communicator.all_or_none(DeviceError, MemoryError):
                 weights = world.device.store(np.tile(stored, (copies, 1)))
             keep.append(weights)
             gemv = fused.Gemv(

@@ -23,7 +23,7 @@ NO_CORE = (
 
 
 class Matmuls:
-    """All buffers, and each overlapped case's iterations by chunks. Raises Disagreement."""
+    """All buffers, and each overlapped case's iterations by chunks. Raises Refusal."""
 
     def __init__(self, options: LayerOptions, session: Session) -> None:
         self.options, self.session, self.world = options, session, session.world
@@ -37,7 +37,7 @@ class Matmuls:
             for layer in (LAYERS if reduces else COLUMN_LAYERS)
         }
         size, hidden, most_tokens = self.datatype.size_bytes, self.model.hidden, max(options.tokens)
-        with world.communicator.together(DeviceError, MemoryError):
+        with world.communicator.all_or_none(DeviceError, MemoryError):
             self.between, part = (
                 world.library.allocate(world, tokens * hidden * size)
                 for tokens in (most_tokens, most_tokens // ranks)
@@ -57,7 +57,7 @@ class Matmuls:
             inner, columns = (width, hidden) if collective.reduces else (hidden, width)
             # Transposed, so that the result has a period too.
             values = fused.matrix(columns, inner, communicator.rank, seed).T
-            with communicator.together(DeviceError, MemoryError):
+            with communicator.all_or_none(DeviceError, MemoryError):
                 weights = self.world.device.store(self.datatype.encode(values))
             self.weights.append(weights)
             for tokens in self.options.tokens:
@@ -119,9 +119,9 @@ class Matmuls:
 
 
 def prepare(options: LayerOptions, session: Session) -> Suite:
-    """The cases, each overlapped one in its fastest number of chunks. Raises Disagreement."""
+    """The cases, each overlapped one in its fastest number of chunks. Raises Refusal."""
     overlap.require_matmul(session.world, DATATYPES[options.datatype])
-    if session.world.device.near_peers and session.place.beside is None:
+    if session.world.device.is_cpu and session.place.beside is None:
         session.notes.append(NO_CORE)
     matmuls = Matmuls(options, session)
     forms = overlap.OVERLAPPED[session.options.command]

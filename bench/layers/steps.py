@@ -16,7 +16,7 @@ from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
 from bench.layers.forms import LayerOptions, fastest, scale_for
 from collectives.collective import DATATYPES, Array, Datatype
-from collectives.communicator import Disagreement
+from collectives.communicator import Refusal
 from collectives.layers import steps
 from collectives.layers.fused import WEIGHTS
 from collectives.layers.models import LAYERS, MODELS
@@ -39,17 +39,17 @@ Image = Sequence[tuple[int, Array]]  # values at the begin of a step, by address
 
 
 def prepare(options: LayerOptions, session: Session) -> Suite:
-    """Every split of a step, for each size of a batch. Raises Disagreement."""
+    """Every split of a step, for each size of a batch. Raises Refusal."""
     model, datatype = MODELS[options.model], DATATYPES[options.datatype]
     is_prefill, ranks = session.options.command == "prefill", session.communicator.size
     layers, batches = options.layers or model.layers, options.tokens
     if layers % ranks:
-        raise Disagreement(f"{layers} layers do not divide into {ranks} equal stages")
+        raise Refusal(f"{layers} layers do not divide into {ranks} equal stages")
     if is_prefill:
         require_matmul(session.world, datatype)
         batches = batches or [MESSAGE_BYTES // (model.hidden * datatype.size_bytes)]
         if batches[0] % ranks:
-            raise Disagreement(f"--tokens {batches[0]}: not a multiple of {ranks} ranks")
+            raise Refusal(f"--tokens {batches[0]}: not a multiple of {ranks} ranks")
     net = open_net(options, session, layers, datatype if is_prefill else WEIGHTS[options.weights])
     shape = {
         "model": options.model,
@@ -70,7 +70,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         start = draw.standard_normal((tokens, model.hidden))
         expected = steps.reference(net, start) if session.communicator.rank == 0 else None
         expected = session.communicator.broadcast(expected)
-        with session.communicator.together(DeviceError, MemoryError):
+        with session.communicator.all_or_none(DeviceError, MemoryError):
             batch = Batch(net, tokens)
         step_shape = {**shape, "tokens" if is_prefill else "slots": tokens}
         splits = Splits(session, batch, start, expected, step_shape, suite)
@@ -83,7 +83,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
 
 
 def open_net(options: LayerOptions, session: Session, layers: int, weights: Datatype) -> Net:
-    """As many distinct matrices as the device can hold. Raises Disagreement."""
+    """As many distinct matrices as the device can hold. Raises Refusal."""
     model, ranks, device = MODELS[options.model], session.communicator.size, session.world.device
     scale = float(scale_for(options, session))
     columns = sum(model.columns(layer, ranks, scale) for layer in LAYERS)
@@ -97,12 +97,12 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
     copies = min(ranks, 2)  # a share of each layer, and a stage's layers
     held = min(layers, int(room / (copies * layer_bytes)))
     if held < ranks:
-        raise Disagreement(
+        raise Refusal(
             f"a rank's share of a layer has {layer_bytes} B, and the memory has no room for {ranks}"
         )
     whole_fits = (copies + ranks) * layers * layer_bytes <= room
     session.flight.note("draw the weights", text=options.model)
-    with session.communicator.together(DeviceError, MemoryError):
+    with session.communicator.all_or_none(DeviceError, MemoryError):
         return Net(
             session.world,
             model,

@@ -13,7 +13,7 @@ from bench.machine import pci
 from bench.machine.environment import virtualisation
 from bench.machine.gpu_state import Facts, nvidia_gpu, nvidia_peer_status
 from bench.machine.placement import pin
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Refusal
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
 from collectives.probe import probe_kernels
@@ -127,12 +127,12 @@ def _load(world: World, facts: Facts) -> None:
     """Copies over each pair and in each GPU; sets bandwidths and links under load in `facts`."""
     communicator, slabs = world.communicator, cast(PeerBuffer, world.peers).slabs
     seconds = min(PAIR_S, ALL_PAIRS_S / max(1, len(facts["pairs"])))
-    with communicator.together(DeviceError):
+    with communicator.all_or_none(DeviceError):
         sink = world.device.private(slabs[0].size_bytes)
     for pair in facts["pairs"]:
         ends = [facts["gpus"][pair[end]] for end in ("reader", "owner")]
         measured = None
-        with communicator.together(DeviceError):
+        with communicator.all_or_none(DeviceError):
             if communicator.rank == pair["reader"]:
                 bus_ids = [gpu["bus_id"] for gpu in ends]
                 measured = _copy(world, sink, slabs[pair["owner"]].address, seconds, bus_ids)
@@ -182,9 +182,9 @@ def _local_copies_gb_s(world: World) -> dict[str, float]:
 def examine_library(world: World) -> list[str]:
     """Sentences on NCCL or RCCL from its first all-reduce: transport, settings, failure."""
     try:
-        with world.communicator.together(DeviceError):
+        with world.communicator.all_or_none(DeviceError):
             operation = cast("NcclLibrary", world.library).bind_smallest(world)
-    except Disagreement as refusal:
+    except Refusal as refusal:
         return [f"{refusal}."]
     notes: list[str] = world.library.describe(world)["notes"]
     reason = operation.reason.rstrip(".") if isinstance(operation, Unsupported) else ""
@@ -199,9 +199,9 @@ def examine_ranks(communicator: Communicator) -> tuple[Facts, World | None]:
     try:
         device, notes = open_device(communicator, "auto", share_gpus=False)
         if device.name == "cpu":
-            raise Disagreement(notes[0].partition(": ")[2])
+            raise Refusal(notes[0].partition(": ")[2])
         gpu = device
-        with communicator.together(DeviceError):
+        with communicator.all_or_none(DeviceError):
             watch = device.watch(Watch())
         waits = WaitPolicy(watch, pin(communicator).crowded, PEER_TIMEOUT_S)
         world = open_world(communicator, device, waits)
@@ -209,7 +209,7 @@ def examine_ranks(communicator: Communicator) -> tuple[Facts, World | None]:
         if facts["peers"]:
             _load(world, facts)
         return facts, world
-    except Disagreement as refusal:
+    except Refusal as refusal:
         reason = str(refusal).removesuffix(".")
         if gpu:
             return examine_peers(communicator, gpu, Unsupported(reason)), None

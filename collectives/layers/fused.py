@@ -157,7 +157,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
         entry = "allreduce_rmsnorm_pull_registered"
         # With fewer tokens a rank would sum none. On GPUs direct sums were not measured.
         is_direct = (
-            world.device.near_peers
+            world.device.is_cpu
             and structure.tokens >= peers.communicator.size
             and structure.tokens * row_bytes <= MOST_DIRECT_BYTES
             and peers.locate(case.receive, arguments.receives)
@@ -204,7 +204,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)
     structure = Gemv.from_buffer_copy(case.layer)
     step_rows = -(-structure.hidden // (CPU_STEPS * ranks * 64)) * 64  # whole groups of tiles
-    structure.step_rows = step_rows if world.device.near_peers else BLOCK_ROWS
+    structure.step_rows = step_rows if world.device.is_cpu else BLOCK_ROWS
     memory = attached(world, arguments, structure)
     step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
     return Operation(step, world.device.caller(step), keep=memory)

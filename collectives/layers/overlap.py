@@ -24,7 +24,7 @@ import numpy as np
 
 from collectives import allgather, reduce_scatter
 from collectives.collective import COLLECTIVES, Array, Datatype
-from collectives.communicator import Disagreement
+from collectives.communicator import Refusal
 from collectives.layers.fused import forms
 from collectives.operation import Algorithm, Case, Operation, Unsupported, World, first_failure
 from kernels.devices.device import Kernel, Step
@@ -75,13 +75,13 @@ def runs_in_python(world: World) -> bool:
 
 
 def require_matmul(world: World, datatype: Datatype) -> None:
-    """Raises Disagreement if the vendor's matmul cannot run as requested."""
+    """Raises Refusal if the vendor's matmul cannot run as requested."""
     if runs_in_python(world) and datatype.name != "float32":
-        raise Disagreement(f"a CPU multiplies float32 only, not {datatype.name}")
+        raise Refusal(f"a CPU multiplies float32 only, not {datatype.name}")
     if world.graph and world.device.name == "cuda":
-        raise Disagreement("-G: CuPy cannot capture cuBLAS in a graph")
+        raise Refusal("-G: CuPy cannot capture cuBLAS in a graph")
     if datatype.name == "bfloat16":
-        raise Disagreement("CuPy's matmul has no bfloat16")
+        raise Refusal("CuPy's matmul has no bfloat16")
 
 
 def array_of(world: World, datatype: Datatype, address: int, *shape: int) -> Any:

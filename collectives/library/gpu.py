@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from collectives.collective import COLLECTIVES, DATATYPES, Array, in_turn, partner
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
 from collectives.library.nccl import Nccl, environment, open_nccl
 from collectives.operation import Bound, Case, Library, Message, Operation, Unsupported, World
@@ -138,7 +138,7 @@ class NcclLibrary(Library):
         try:
             self.nccl = opened or open_nccl(communicator, device)
             self.name = self.nccl.name
-        except Disagreement as refusal:
+        except Refusal as refusal:
             self.nccl = Unsupported(str(refusal))
         self.memories: list[GpuMemory] = []
         self.windows: dict[int, bool] = {}  # memory address: whether NCCL made a window of it

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Refusal
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu import GpuDevice
 
@@ -217,21 +217,21 @@ def load(name: str) -> ctypes.CDLL:
 
 
 def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
-    """Loads this device's library on all ranks, in one version. Raises Disagreement."""
+    """Loads this device's library on all ranks, in one version. Raises Refusal."""
     kind, version = LIBRARIES[device.name][0], ctypes.c_int()
-    with ranks.together(DeviceError):
+    with ranks.all_or_none(DeviceError):
         file, binding = find_library(device.name)
         calls = load(file)
         calls.ncclGetVersion(ctypes.byref(version))
     versions, sharing = zip(*ranks.all_gather((version.value, device.sharers)), strict=True)
     if len(releases := set(map(release, versions))) > 1:
-        raise Disagreement(f"ranks have {kind} {' and '.join(sorted(releases))}")
+        raise Refusal(f"ranks have {kind} {' and '.join(sorted(releases))}")
     sharers = max(sharing)
     nccl = Nccl(ranks, calls, kind, version.value, binding)
     if nccl.version < OLDEST:
-        raise Disagreement(f"{nccl.name} is older than {release(OLDEST)}")
+        raise Refusal(f"{nccl.name} is older than {release(OLDEST)}")
     if sharers > 1 and "NCCL_MULTI_RANK_GPU_ENABLE" not in os.environ:
-        raise Disagreement(
+        raise Refusal(
             f"{nccl.name} wants one GPU a rank, and {sharers} ranks share one; from "
             "2.30 on, NCCL_MULTI_RANK_GPU_ENABLE=1 lets NCCL try with two"
         )

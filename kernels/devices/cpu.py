@@ -160,7 +160,7 @@ class CpuDevice(Device):
 
     name = "cpu"
     sharing = shared_memory.MEMFD, shared_memory.NAMED
-    near_peers = True
+    is_cpu = True
     clock_shared = True
     xp = np
     most_chunk_bytes = 512 << 10

@@ -301,7 +301,7 @@ class Device(Protocol):
     arch: str
     compiler: str
     sharing: tuple[str, ...]  # the modes in which peers can reach its memory, best first
-    near_peers: bool  # a peer's memory is as near as the rank's own
+    is_cpu: bool  # a peer's memory is as near as the rank's own
     clock_shared: bool
     sharers: int = 1  # ranks on it
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag

@@ -76,7 +76,7 @@ class GpuDevice(GpuStream, Device):
     """One GPU, used by `sharers` ranks. Raises DeviceError where the driver refuses a call."""
 
     clock_shared = False
-    near_peers = False
+    is_cpu = False
     most_chunk_bytes = 8 << 20  # 32 MiB take six beats, so six trips of a flag
     far_bytes = float("inf")
 

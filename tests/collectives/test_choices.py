@@ -149,7 +149,7 @@ def chosen_by_auto(case: Case, *choices: TunedChoice) -> str | None:
         Algorithm(name, "", lambda world, case: Operation(cast(Any, None), lambda: None))
         for name in ("two_shot", "direct_pull", "direct_push")
     ]
-    device = SimpleNamespace(near_peers=True, holds_a_mebibyte=True, shares_a_cache=False)
+    device = SimpleNamespace(is_cpu=True, holds_a_mebibyte=True, shares_a_cache=False)
     ranks = SimpleNamespace(size=2, hosts=1)
     world: Any = SimpleNamespace(
         choices=choices, node=None, memory="mapped", device=device, communicator=ranks

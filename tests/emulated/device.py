@@ -56,7 +56,7 @@ class EmulatedDevice(CpuDevice):
     """One rank's GPU and its stream. `kernels` is the folder of the sources."""
 
     name = "hip"
-    near_peers = False
+    is_cpu = False
     clock_shared = False
     far_bytes = 1 << 62
     most_chunk_bytes = 8 << 10  # short messages then have several chunks

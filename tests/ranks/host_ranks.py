@@ -17,7 +17,7 @@ from unittest import mock
 from bench.harness.iteration import Buffers
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.communicator import Disagreement
+from collectives.communicator import Refusal
 from collectives.library import mpi
 from collectives.operation import Case, Message, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
@@ -75,7 +75,7 @@ def refuse(world: World) -> None:
         try:
             result = work()
             sentence = result.reason if isinstance(result, Unsupported) else "nothing"
-        except Disagreement as refusal:
+        except Refusal as refusal:
             sentence = str(refusal)
         everyone = communicator.all_gather(re.sub(r" on \S+:", " on HOST:", sentence))
         say(world, f"{name}: {sorted(set(everyone))}")

@@ -10,7 +10,7 @@ from itertools import product
 from bench.harness.iteration import Iteration
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Refusal
 from collectives.library import gpu as library_gpu
 from collectives.library.nccl import Nccl
 from collectives.operation import Unsupported
@@ -103,7 +103,7 @@ if __name__ == "__main__":
     library_gpu.FIRST_CALL_S = float(os.environ.get("FIRST_CALL_S", library_gpu.FIRST_CALL_S))
     try:
         outcome = main(json.loads(sys.argv[1]))
-    except (DeviceError, Disagreement) as error:
+    except (DeviceError, Refusal) as error:
         outcome = [{"error": str(error)}]
     rank = os.environ.get("PMI_RANK", "0")
     # One write: otherwise the output of two ranks shares a line.

@@ -7,7 +7,7 @@ the ranks flush the HDP, or `reason` if no mode passed.
 import json
 import sys
 
-from collectives.communicator import Disagreement
+from collectives.communicator import Refusal
 from collectives.operation import Unsupported
 from tests.ranks.world import connect
 
@@ -15,7 +15,7 @@ try:
     world, _ = connect(
         timeout_s=5.0, device=(*sys.argv[1:], "cpu")[0], memory=(*sys.argv[2:], "auto")[0]
     )
-except Disagreement as error:
+except Refusal as error:
     sys.exit(str(error))
 peers = world.peers
 if isinstance(peers, Unsupported):

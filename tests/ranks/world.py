@@ -60,7 +60,7 @@ def compile_with(device: Device, macros: Mapping[str, int]) -> None:
 def launch(device: Device, step: Step, times: int) -> None:
     """Launch a step `times` times without a pause, and wait for its end."""
     for _ in range(times - 1):
-        if device.near_peers:
+        if device.is_cpu:
             device.caller(step)()
         else:
             step.kernel.function(step.blocks, step.argument)

@@ -16,7 +16,7 @@ from bench.harness.options import RunOptions
 from bench.harness.run import measure
 from bench.harness.session import PING_PONGS, SHARED_PING_PONGS, Session, require_memory, start
 from bench.harness.suite import Suite
-from collectives.allreduce_copy_engine import pushed, shared_engine
+from collectives.algorithms.allreduce_copy_engine import pushed, shared_engine
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import Refusal, launched_ranks
 from collectives.operation import Case, Message, Operation, Unsupported, World

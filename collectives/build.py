@@ -4,26 +4,21 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-# The words of a build, by their last letter: the field, and the unit of its number.
+# The words without a number: the field that each sets, and its value.
 FLAGS = {
-    "nt": ("stream_slab", 1),
-    "ntr": ("stream_receive", 1),
-    "swap": ("swap", 1),
-    "noswap": ("swap", 0),
-    "slabs": ("slabs", 1),
+    "nt": ("stream_slab", True),
+    "ntr": ("stream_receive", True),
+    "swap": ("swap", True),
+    "noswap": ("swap", False),
+    "slabs": ("slabs", True),
 }
+# The words with a number, by their last letter: the field, and the unit.
 LIMITS = {
     "K": ("chunk_bytes", 1 << 10),
     "M": ("chunk_bytes", 1 << 20),
     "b": ("blocks", 1),
     "t": ("threads", 1),
 }
-
-# The kernels in which SWAP changes nothing; on GPUs one_shot_ll, too.
-WITHOUT_SWAP = re.compile(
-    r"one_shot_(sentinel|multimem)|two_shot_(multimem|direct_registered)|"
-    r"(one_shot|all_gather|reduce_scatter|all_to_all|ping_pong|one_way)\w+_registered"
-)
 
 
 @dataclass(frozen=True)
@@ -35,23 +30,36 @@ class Build:
 
     stream_slab: bool = False
     stream_receive: bool = False
-    swap: int | None = None
-    slabs: bool = False
+    swap: bool | None = None
     chunk_bytes: int | None = None
     blocks: int | None = None
     threads: int | None = None
+    slabs: bool = False
 
     @property
     def slab_macros(self) -> dict[str, str]:
         """What a kernel is compiled with for its use of slabs."""
         macros = {"STREAM_SLAB": "1"} if self.stream_slab else {}
-        return macros if self.swap is None else macros | {"SWAP": str(self.swap)}
+        return macros if self.swap is None else macros | {"SWAP": str(int(self.swap))}
+
+    @property
+    def words(self) -> str:
+        """What `parse` reads: "" for the default, "+nt+128K"."""
+        words = [word for word, (name, flag) in FLAGS.items() if getattr(self, name) is flag]
+        for letter, (name, unit) in LIMITS.items():
+            number = getattr(self, name) or 0
+            is_shortest = letter != "K" or number % (1 << 20)
+            if number and number % unit == 0 and is_shortest:
+                words.append(f"{number // unit}{letter}")
+        words.sort(key=lambda word: word == "slabs")  # last
+        return "".join(f"+{word}" for word in words)
 
     @classmethod
     def parse(cls, words: str) -> "Build":
-        """The build of words joined by "+"; "" is the default. Raises ValueError."""
+        """The build of words joined by "+". Raises ValueError."""
         fields: dict[str, Any] = {}
-        for word in words.split("+") if words else ():
+        value: bool | int
+        for word in words.split("+"):
             if word in FLAGS:
                 name, value = FLAGS[word]
             elif re.fullmatch(r"[1-9]\d{0,4}[KMbt]", word):

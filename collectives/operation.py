@@ -1,21 +1,21 @@
 """The nouns of a collective: a Case to perform, an Algorithm that can, the Operation it binds."""
 
-import ctypes
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
-import numpy as np
-
-from collectives.build import WITHOUT_SWAP, Build
+from collectives.build import Build
 from collectives.collective import Array, Collective, Datatype, Shape, Traffic
 from collectives.communicator import Communicator, Refusal
 from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import PEER_STRUCTURES, Arguments, Device, Memory, Step, Watch
+from kernels.devices.device import Device, Memory, Step, Watch
 
 PACK_BYTES = 64  # of the widest CPU
+STORES = (False, False), (True, False), (False, True), (True, True)  # around the caches: nt, ntr
+CPU_CHUNKS = 32 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20
+GPU_CHUNKS = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag across the link
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has: longer ones have a chain on request
 
 
@@ -29,6 +29,11 @@ class Unsupported:
 
 NOT_MAPPED = Unsupported("its buffers are not mapped by the other ranks")
 NO_SWAP = Unsupported("swap and noswap change nothing here: no rank writes where it has read")
+NO_WHOLE_PACKS = Unsupported(
+    "stores around the caches take whole packs, which must divide the receive buffer's address "
+    "and a segment's size"
+)
+ONE_HOST = Unsupported("its ranks are on one host", depends_on_size=True)
 
 
 @dataclass(frozen=True)
@@ -59,58 +64,72 @@ class Case:
 class Operation:
     """An algorithm bound to a case: `step` performs it natively, `call` from Python.
 
-    `chosen` names the algorithm behind `auto`; `by_link` has one for each tuned state of the link,
-    by its round trip in ns. `failure` returns a library's error about earlier calls. Only quantised
-    operations have `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks,
-    ..., block), and `signal_to_noise_db(seed)`, the loss by kind of data, on all ranks together."""
+    `chosen` is the algorithm behind `auto`; `choice` what `auto` or a library chose, in words;
+    `by_link` has an operation for each state of the link, by its round trip in ns, if they differ.
+    `failure` returns a library's error about earlier calls. Only quantised operations have
+    `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks, ..., block),
+    and `signal_to_noise_db(seed)`, the loss by kind of data, on all ranks together."""
 
     step: Step
     call: Callable[[], None]
-    chosen: str | None = None
+    chosen: "Algorithm | None" = None
+    choice: str | None = None
     failure: Callable[[], str | None] = field(default=lambda: None)
     keep: Any = None  # objects that the step points into
     by_link: Mapping[float, "Operation"] = field(default_factory=dict)
     expected_sum: Callable[[Array], Array] | None = None
     signal_to_noise_db: Callable[[int], dict[str, float]] | None = None
 
+    def in_state(self, round_trip_ns: float) -> "Operation":
+        """The operation for the state of the link that is nearest to this round trip."""
+        if not self.by_link:
+            return self
+        nearest_ns = min(self.by_link, key=lambda ns: abs(math.log(ns / round_trip_ns)))
+        return self.by_link[nearest_ns]
+
 
 Bound = Operation | Unsupported  # the reason is a value for the table, not a crash
 
 
 @dataclass(frozen=True)
-class TunedChoice:
-    """What bench.tune measured as best over one kind of memory, `mapped`, `host_staged` or
-    `same_device`; a flag's round trip identifies the state of the link. It is for calls of `mode`,
-    `isolated` or `chained`; `any` if the size was measured in one mode only."""
+class Row:
+    """A line of a table for `auto`: at sizes from `size_bytes[0]` to `size_bytes[1]` the runs with
+    these ids measured `algorithm` as best, over `memory` if ranks have several kinds. `where` has
+    the facts under which that holds, each a value or the least and the most (`choice.facts`)."""
 
     collective: str
-    ranks: int
-    size_bytes: int
-    variant: str
-    link_rtt_ns: float
-    algorithm: str
-    memory: str = "mapped"
-    hosts: int = 1
-    mode: str = "any"
+    algorithm: "Algorithm"
+    size_bytes: tuple[int, int]
+    where: Mapping[str, Any]
+    runs: Sequence[str] = ()
+    memory: str | None = None
 
 
 @dataclass(frozen=True)
 class World:
     """An algorithm's surroundings. With `graph` every operation is launched from a captured graph.
-    `choices` is bench.tune's table for this machine. If the ranks are on several hosts, `node` is
-    the world of this host's ranks; `parts` keeps worlds of ranks between hosts, and `scratch`
-    memory for their results."""
+    `baselines` are the libraries to compare with, the first of which is `library`. `rows` is
+    bench.tune's table for this machine. `shares_l3`: all ranks' cores share a last-level cache.
+    `other_memory` are worlds of the same ranks over other kinds of memory. If the ranks are on
+    several hosts, `node` is the world of this host's ranks; `parts` keeps worlds of ranks between
+    hosts, and `scratch` memory for their results."""
 
     communicator: Communicator
     device: Device
     peers: PeerBuffer | Unsupported
-    library: "Library"
+    baselines: Sequence["Library"]
     watch: Watch
     graph: bool = False
-    choices: Sequence[TunedChoice] = ()
+    rows: Sequence[Row] = ()
+    shares_l3: bool = False
+    other_memory: Sequence["World"] = ()
     node: "World | None" = None
     parts: dict[tuple[int, ...], "World"] = field(default_factory=dict)
     scratch: list[Memory] = field(default_factory=list)
+
+    @property
+    def library(self) -> "Library":
+        return self.baselines[0]
 
     @property
     def shared(self) -> PeerBuffer | Unsupported:
@@ -217,152 +236,140 @@ class Library(ABC):
 
 @dataclass(frozen=True)
 class Algorithm:
-    """Performs a collective. `traffic(ranks, case)` is None if it does more than move bytes. It
-    works over slabs if `copied`, over users' buffers if `registered`; if it `pushes`, it stores
-    into peers' memory."""
+    """A way to perform a collective, and all that is known about it. The commands, bench.tune, the
+    soak, `auto` and the layers read it here; no other file names an algorithm.
 
-    name: str
+    `perform(world, case)` binds a case that is `feasible`. `refuses(world, case)` says why the
+    algorithm does not suit a case, alike on all ranks, before anything is compiled. `moves(ranks,
+    case)` is its traffic, None if it does more than move bytes.
+
+    It works over slabs if `copied`, over users' buffers if `registered`. `pushes`: it stores into
+    peers' memory. `swaps`: the variants in which ranks can write where they have read. `varies`:
+    what bench.tune varies: `stores` (around the caches), `chunks`, `grid`, `slabs`. A segment has
+    at most `most_bytes(ranks)`, and a multiple of `whole_elements`; from `least_bytes` on and below
+    `wins_below` it can be the fastest. `by_default`: whether a run that names no algorithm measures
+    it. `is_lossy`: only a run that names it does. `spans_hosts`: for ranks on several hosts."""
+
+    base: str
     about: str
-    bind: Callable[[World, Case], Bound]
-    traffic: Callable[[int, Case], Traffic | None] = lambda ranks, case: None
+    perform: Callable[[World, Case], Bound]
+    moves: Callable[[int, Case], Traffic | None] = lambda ranks, case: None
+    refuses: Callable[[World, Case], Unsupported | None] = lambda world, case: None
     copied: bool = True
     registered: bool = False
     pushes: bool = False
+    swaps: tuple[str, ...] = ("copied",)
+    varies: tuple[str, ...] = ()
+    most_bytes: Callable[[int], float] = lambda ranks: math.inf
+    whole_elements: int = 1
+    least_bytes: int = 0
+    wins_below: float = math.inf
+    by_default: Callable[[World], bool] = lambda world: True
+    is_lossy: bool = False
+    spans_hosts: bool = False
+    needs_peers: bool = True  # mapped memory of its peers
     library_variants: int = 0  # the number of the library's variants, if the library performs it
     peer: str | None = None  # another project that performs it, such as `vLLM 0.33.0`
+    build: Build = field(default_factory=Build)
+
+    @property
+    def name(self) -> str:
+        """With the words of its build: `two_shot+nt+128K`."""
+        return self.base + self.build.words
 
     @property
     def is_library(self) -> bool:
-        return bool(self.peer) or self.name.endswith("library")
+        return bool(self.peer or self.library_variants)
 
     def variants(self, world: World) -> tuple[str, ...]:
         if self.library_variants:
             return world.library.variants(world)[: self.library_variants]
         if self.peer:
             return ("graph" if world.graph else "plain",)
+        if self.build.slabs:
+            return ("registered",)
         return ("copied",) * self.copied + ("registered",) * self.registered
 
-    def built(self, words: str) -> "Algorithm":
-        """The algorithm in a build such as "nt+128K". Raises ValueError."""
-        if not words:
-            return self
-        build = Build.parse(words)
+    def built(self, build: Build) -> "Algorithm":
+        """The algorithm in this build. Raises ValueError for one that it cannot have."""
+        if not self.needs_peers:
+            raise ValueError(f"{self.base} is not ours to build")
         if build.slabs and not self.copied:
-            raise ValueError(f"{self.name} uses no slabs")
+            raise ValueError(f"{self.base} uses no slabs")
+        return replace(self, build=build)
 
-        def as_built(case: Case) -> Case:
-            return replace(case, build=build, variant="copied" if build.slabs else case.variant)
+    def bind(self, world: World, case: Case) -> Bound:
+        """All ranks call it. Raises DeviceError."""
+        return self.feasible(world, case) or self.perform(world, self._built_case(case))
 
-        return replace(
-            self,
-            name=f"{self.name}+{words}",
-            copied=self.copied and not build.slabs,
-            registered=self.registered or build.slabs,
-            bind=lambda world, case: self.bind(world, as_built(case)),
-            traffic=lambda ranks, case: self.traffic(ranks, as_built(case)),
-        )
+    def traffic(self, ranks: int, case: Case) -> Traffic | None:
+        return self.moves(ranks, self._built_case(case))
 
-
-def binder(
-    stem: str, entry: str, chunks: Callable[[int], float], rest_bytes: int = 0
-) -> Callable[[World, Case], Bound]:
-    """Binds an entry of kernels/<stem>.cu; half a slab holds `chunks(ranks)` and `rest_bytes`."""
-
-    def bind(world: World, case: Case) -> Bound:
+    def feasible(self, world: World, case: Case) -> Unsupported | None:
+        """Why it does not suit this case; None if it does. Alike on all ranks; compiles nothing."""
+        case, ranks = self._built_case(case), world.communicator.size
+        if self.spans_hosts and not world.node:
+            return ONE_HOST
+        if not self.needs_peers:
+            return self.refuses(world, case)
         if isinstance(world.peers, Unsupported):
             return world.peers
-        room_bytes = (world.peers.half_bytes - rest_bytes) / chunks(world.communicator.size)
-        return bind_kernel(world, case, stem, entry, room_bytes)
-
-    return bind
-
-
-def bind_kernel(
-    world: World, case: Case, stem: str, entry: str, room_bytes: float, **macros: str
-) -> Bound:
-    """Binds an entry of `kernels/<stem>.cu`; a chunk may take up to `room_bytes`. All ranks call
-    it for a registered variant. Raises DeviceError."""
-    if isinstance(world.peers, Unsupported):
-        return world.peers
-    peers, build, chunk_bytes = world.peers, case.build, chunk_that_fits(world, case, room_bytes)
-    if build.stream_receive and (case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES):
-        return Unsupported(
-            "stores around the caches take whole packs, which must divide the "
-            "receive buffer's address and a segment's size"
-        )
-    arguments = peers.arguments(case.send, case.receive, case.count, chunk_bytes)
-    if case.variant == "registered":
-        entry += "_registered"
-        if not (
-            peers.locate(case.send, arguments.sends)
-            and peers.locate(case.receive, arguments.receives)
+        if case.variant == "copied" and not self.copied:
+            return Unsupported("its sums go straight into registered buffers")
+        if case.variant == "registered" and not self.registered:
+            return Unsupported("it works over slabs alone")
+        if refusal := self.refuses(world, case):
+            return refusal
+        if case.segment_bytes > self.most_bytes(ranks):
+            limit = f"a slab has room for {int(self.most_bytes(ranks)) >> 10} KiB from each rank"
+            return Unsupported(limit, depends_on_size=True)
+        if case.segment_bytes < self.least_bytes:
+            pays = f"it pays from {self.least_bytes >> 20} MiB on"
+            return Unsupported(pays, depends_on_size=True)
+        if case.count % self.whole_elements:
+            blocks = f"it takes whole blocks of {self.whole_elements} elements"
+            return Unsupported(blocks, depends_on_size=True)
+        if case.build.swap is not None and case.variant not in self.swaps:
+            return NO_SWAP
+        if case.build.stream_receive and (
+            case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES
         ):
-            return NOT_MAPPED
-    packets_stay = entry == "one_shot_ll" and not world.device.is_cpu
-    if build.swap is not None and (packets_stay or WITHOUT_SWAP.fullmatch(entry)):
-        return NO_SWAP
-    module = world.device.compile(stem, build_macros(world, case) | macros, PEER_STRUCTURES)
-    blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
-    step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))
-    return Operation(step, world.device.caller(step))
+            return NO_WHOLE_PACKS
+        return None
 
+    def _built_case(self, case: Case) -> Case:
+        if self.build == Build():
+            return case
+        variant = "copied" if self.build.slabs else case.variant
+        return replace(case, build=self.build, variant=variant)
 
-def without_gpus(world: World, lacks: str) -> Unsupported | None:
-    """The refusal without mapped peers or on a CPU. The default table of a CPU omits it."""
-    if isinstance(world.peers, Unsupported):
-        return world.peers
-    on_cpus = Unsupported(f"the cpu device has no {lacks}", depends_on_size=True)
-    return on_cpus if world.device.is_cpu else None
-
-
-def build_macros(world: World, case: Case) -> dict[str, str]:
-    ranks = world.communicator.size
-    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element}
-    if case.collective.reduces:
-        macros["REDOP"] = case.redop.capitalize()
-    buffer_bytes = case.segment_bytes * max(case.collective.segments(ranks))
-    device = world.device
-    far_bytes = device.far_sums_bytes if case.collective.reduces else device.far_copies_bytes
-    flags = {
-        "STREAM_RECEIVE": case.build.stream_receive,
-        "SEVERAL_PAGES": buffer_bytes >= far_bytes,
-    }
-    return macros | case.build.slab_macros | {name: "1" for name, is_set in flags.items() if is_set}
-
-
-def first_failure(operations: Sequence[Operation]) -> str | None:
-    return next(filter(None, (operation.failure() for operation in operations)), None)
-
-
-def in_a_row(world: World, operations: Sequence[Operation]) -> Operation:
-    """The operations one after another as one operation; a single one is returned unchanged."""
-    if len(operations) == 1:
-        return operations[0]
-
-    def call() -> None:
-        for operation in operations:
-            operation.call()
-
-    step = world.device.sequence([operation.step for operation in operations])
-    return Operation(step, call, failure=partial(first_failure, operations), keep=operations)
-
-
-def attached(world: World, arguments: Arguments, structure: Any) -> Memory:
-    """Writes a kernel's own structure, with `arguments` as its `ranks`, into device memory, and
-    makes `arguments` point to it. The caller keeps the memory. Raises DeviceError."""
-    memory = world.device.private(ctypes.sizeof(structure))
-    arguments.more, structure.ranks = memory.address, arguments
-    memory.write(np.frombuffer(bytes(structure), np.uint8))
-    return memory
-
-
-def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch) -> Arguments:
-    return Arguments(
-        rank=rank, send=send, receive=receive, count=count, watch=ctypes.addressof(watch)
-    )
-
-
-def chunk_that_fits(world: World, case: Case, room_bytes: float) -> int:
-    """The bytes of a chunk: whole packs, at least one, within `room_bytes`."""
-    most = case.build.chunk_bytes or world.device.most_chunk_bytes
-    return max(PACK_BYTES, int(min(most, room_bytes)) // PACK_BYTES * PACK_BYTES)
+    def candidates(self, world: World, size_bytes: int) -> "list[Algorithm]":
+        """The builds that bench.tune tries at a size over this world's memory."""
+        if self.is_lossy or not self.by_default(world) or size_bytes >= self.wins_below:
+            return []
+        is_cpu = world.device.is_cpu
+        # A reader of small results loses more by stores around the caches than the writer gains. A
+        # GPU caches no stores to host memory, and there each block polls over PCIe.
+        stores = list(STORES if size_bytes >= 1 << 20 or not self.copied else STORES[:2])
+        cuts = CPU_CHUNKS if is_cpu else GPU_CHUNKS
+        grids = [] if is_cpu else [Build(blocks=8), Build(blocks=32), Build(threads=256)]
+        if world.memory == "host_staged":
+            stores, grids = [STORES[0]], [Build(blocks=2), *grids]
+        if "stores" not in self.varies:
+            stores = [STORES[0]]
+        shapes = [Build()]
+        if "chunks" in self.varies:
+            shapes += [Build(chunk_bytes=cut) for cut in cuts if cut < size_bytes]
+        if "grid" in self.varies:
+            shapes += grids
+        builds = [
+            replace(shape, stream_slab=slab, stream_receive=receive)
+            for slab, receive in stores
+            for shape in shapes
+        ]
+        if not is_cpu and self.swaps and self.varies:  # on CPUs every build swaps
+            builds.append(Build(swap=True))
+        # Between cores that share no cache, a copy into lines that change hands pays off.
+        if is_cpu and "slabs" in self.varies and size_bytes <= 4 << 20:
+            builds.append(Build(slabs=True))
+        return [replace(self, build=build) for build in builds]

@@ -118,13 +118,17 @@ def open_world(
         raise Refusal(
             f"--memory {memory}: the {device.name} device has {', '.join(device.sharing)}"
         )
-    library = _open_library(communicator, device)
+    baselines = [_open_library(communicator, device)]
+    caches = set(communicator.all_gather(device.l3_cpus()))
+    shares_l3 = communicator.hosts == 1 and len(caches) == 1 and "" not in caches
     if communicator.hosts == 1:
         peers = _map_peers(communicator, device, waits, modes)
-        return World(communicator, device, peers, library, waits.watch, graph)
+        return World(
+            communicator, device, peers, baselines, waits.watch, graph, shares_l3=shares_l3
+        )
     reason = f"its ranks are on {communicator.hosts} hosts, and memory is mapped within one"
     unmapped = Unsupported(reason + remedy(communicator, reason), depends_on_size=True)
-    world = World(communicator, device, unmapped, library, waits.watch, graph)
+    world = World(communicator, device, unmapped, baselines, waits.watch, graph)
     return replace(world, node=_open_node(world, waits, modes))
 
 
@@ -152,7 +156,7 @@ def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
         world,
         communicator=communicator,
         peers=peers,
-        library=world.library.among(communicator),
+        baselines=[world.library.among(communicator)],
         parts={},
     )
 

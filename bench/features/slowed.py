@@ -53,15 +53,14 @@ class Slowed(Feature):
             iteration,
             operation=self.slowed(session.world, iteration.operation),
             consume=self.slowed_step(session.world, iteration.consume),
-            by_link={
-                rtt_ns: self.slowed(session.world, operation)
-                for rtt_ns, operation in iteration.by_link.items()
-            },
         )
 
     def slowed(self, world: World, operation: Operation) -> Operation:
         step = self.slowed_step(world, operation.step)
-        return replace(operation, step=step, call=world.device.caller(step))
+        by_link = {
+            rtt_ns: self.slowed(world, of_state) for rtt_ns, of_state in operation.by_link.items()
+        }
+        return replace(operation, step=step, call=world.device.caller(step), by_link=by_link)
 
     def slowed_step(self, world: World, step: Step) -> Step:
         start = world.device.private(8)

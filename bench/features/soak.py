@@ -1,9 +1,9 @@
 """The soak: checked launches of everything mixed, back to back. It times nothing and keeps no run.
 
-A hand of launches holds each algorithm with each datatype and operation once; size, variant,
+A batch of launches holds each algorithm with each datatype and operation once; size, variant,
 alignment and place are drawn. Ranks draw the same launches, and each its own delays. Now and then
 they meet: the next launch's flag would repair a flag that was lost at the end of a launch. Every
-two seconds a new hand is dealt over the same buffers; the first one compiles everything."""
+two seconds a new batch is drawn over the same buffers; the first one compiles everything."""
 
 import math
 import random
@@ -19,20 +19,19 @@ from bench.harness import verify
 from bench.harness.iteration import Buffers, Iteration, case_iteration, come_late, nothing
 from bench.harness.options import FINE, INTERRUPTED, WRONG, print_out
 from bench.harness.session import Session, require_memory
-from collectives.algorithm import ALGORITHMS, LIBRARY, ON_REQUEST, default_names, selected
-from collectives.allreduce_packets import MOST_LL_BYTES, MOST_SENTINEL_BYTES
+from collectives.binding import first_failure
 from collectives.collective import Collective, Datatype
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, Case, Unsupported, World, first_failure
+from collectives.operation import Algorithm, Case, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, set_epoch
+from collectives.registry import by_default
 from kernels.devices.device import NEXT_ITERATION, Action, Counts, DeviceError, Phase, Step, Wrong
 from reports.store.case import describe_wrong
 
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones
 MARGIN_BYTES = 64 << 10  # of a buffer: an element a rank, whole blocks, and a shift
-QUANTIZED_BLOCK = 32
 START_EPOCH = 2**32 - 1000
-HAND_S = 2.0
+BATCH_S = 2.0
 SLICE_S = 0.05  # of launches, between looks for a stop
 FIRST_LAUNCHES = 16  # of a slice; later slices fit SLICE_S
 LAUNCHES_A_PROGRAM = 400  # then the program repeats: Python draws more slowly than a CPU launches
@@ -109,30 +108,29 @@ def delay_steps(world: World, draw: random.Random) -> list[Step]:
     return steps
 
 
-class Dealer:
+class Sampler:
     """Draws launches over the same buffers; all ranks draw alike."""
 
     def __init__(
         self, session: Session, soak: SoakOptions, draw: random.Random, buffers: Buffers
     ) -> None:
         self.session, self.soak, self.draw, self.buffers = session, soak, draw, buffers
-        name, hosts = soak.collective.name, session.communicator.hosts
-        names = [each for each in default_names(name, hosts=hosts) if each != LIBRARY.name]
-        self.algorithms = soak.algorithms or selected(ALGORITHMS[name], names)
+        usual = by_default(soak.collective.name, session.world)
+        self.algorithms = soak.algorithms or [each for each in usual if not each.is_library]
         self.pairs = types_and_operations(draw, soak)
 
-    def deal(self, is_first: bool = False) -> list[Launch]:
-        """A hand: every algorithm with every pair. Raises Refusal."""
+    def sample(self, is_first: bool = False) -> list[Launch]:
+        """A batch: every algorithm with every pair. Raises Refusal."""
         ranks, soak = self.session.communicator.size, self.soak
-        hand = []
+        batch = []
         for algorithm, (datatype, redop) in product(self.algorithms, self.pairs):
             name = f"{algorithm.name} {datatype.name} {redop}"
             self.session.flight.note("compile", block=None, text=name)
             least = max(1, soak.collective.count(soak.smallest, ranks, datatype))
             most = max(least, soak.collective.count(soak.largest, ranks, datatype))
             counts = (least, most) if is_first else (draw_count(self.draw, least, most),)
-            hand += [self.launch(algorithm, datatype, redop, count) for count in counts]
-        return [launch for launch in hand if launch]
+            batch += [self.launch(algorithm, datatype, redop, count) for count in counts]
+        return [launch for launch in batch if launch]
 
     def case(self, algorithm: Algorithm, datatype: Datatype, redop: str, count: int) -> Case:
         """A case with shape, variant, alignment and place as drawn."""
@@ -165,14 +163,9 @@ class Dealer:
     ) -> Launch | None:
         """As drawn; None where the algorithm cannot. All ranks call it. Raises Refusal."""
         world = self.session.world
-        base = algorithm.name.partition("+")[0]
-        if base == "one_shot_ll":
-            count = min(count, MOST_LL_BYTES // datatype.size_bytes)
-        elif base == "one_shot_sentinel":
-            room_bytes = MOST_SENTINEL_BYTES // world.communicator.size
-            count = min(count, room_bytes // datatype.size_bytes)
-        elif base in {each.name for each in ON_REQUEST.get(self.soak.collective.name, ())}:
-            count = -(-count // QUANTIZED_BLOCK) * QUANTIZED_BLOCK
+        most = algorithm.most_bytes(world.communicator.size) / datatype.size_bytes
+        count = int(min(count, most))
+        count = -(-count // algorithm.whole_elements) * algorithm.whole_elements
         case = self.case(algorithm, datatype, redop, count)
         with world.communicator.all_or_none(DeviceError):
             operation = algorithm.bind(world, case)
@@ -199,8 +192,8 @@ class Dealer:
         return Launch(case, iteration)
 
 
-class Player:
-    """Plays random programs of launches, each rank with its own delays."""
+class Runner:
+    """Runs random programs of launches, each rank with its own delays."""
 
     def __init__(self, session: Session) -> None:
         self.session, seed = session, session.options.seed
@@ -210,11 +203,11 @@ class Player:
         self.idle = nothing(session.world)
         self.launches, self.moved_bytes, self.slice_launches = 0, 0, FIRST_LAUNCHES
 
-    def play(self, hand: list[Launch]) -> float:
-        """Plays a slice of launches; returns rank 0's clock in seconds. A timeout ends the run."""
+    def run(self, batch: list[Launch]) -> float:
+        """Runs a slice of launches; returns rank 0's clock in seconds. A timeout ends the run."""
         length = min(self.slice_launches, LAUNCHES_A_PROGRAM)
         repeats = self.slice_launches // length
-        program = self.order.choices(hand, k=length)
+        program = self.order.choices(batch, k=length)
         actions: list[Action] = []
         for launch in program:
             actions += launch.actions(self.delays.choice(self.delay_steps))
@@ -226,12 +219,12 @@ class Player:
         if watch.timed_out:
             launch = program[(watch.iteration - before - 1) % length]
             self.session.flight.end_if_stuck(launch.iteration.text)
-        played = repeats * length
-        self.launches += played
+        launched = repeats * length
+        self.launches += launched
         self.moved_bytes += repeats * sum(launch.case.size_bytes for launch in program)
         now_s = time.monotonic()
         now_s, slice_s = self.session.communicator.broadcast((now_s, now_s - start_s))
-        self.slice_launches = max(1, min(2 * played, int(played * SLICE_S / slice_s)))
+        self.slice_launches = max(1, min(2 * launched, int(launched * SLICE_S / slice_s)))
         return float(now_s)
 
 
@@ -243,68 +236,68 @@ def soak(soak: SoakOptions, session: Session) -> int:
     room, seed = soak.largest + MARGIN_BYTES, session.options.seed
     require_memory(session, room)
     send, receive = (peers.register(room) for _ in range(2))
-    dealer = Dealer(session, soak, random.Random(seed), Buffers(send, receive, seed))
-    names = ", ".join(algorithm.name for algorithm in dealer.algorithms)
+    sampler = Sampler(session, soak, random.Random(seed), Buffers(send, receive, seed))
+    names = ", ".join(algorithm.name for algorithm in sampler.algorithms)
     hosts = f" on {communicator.hosts} hosts" * (communicator.hosts > 1)
-    pairs = ", ".join(f"{datatype.name} {redop}" for datatype, redop in dealer.pairs)
+    pairs = ", ".join(f"{datatype.name} {redop}" for datatype, redop in sampler.pairs)
     if communicator.rank == 0:
         print_out(
             f"soak of {soak.collective.name} for {soak.time_s:g} s on {communicator.size} "
             f"ranks{hosts} ({world.device.name}, {peers.kind}), seed {seed}, from epoch "
             f"{START_EPOCH} on: {names}; {pairs}; {soak.smallest} to {soak.largest} B\n"
         )
-    hand = dealer.deal(is_first=True)
-    if not hand:
+    batch = sampler.sample(is_first=True)
+    if not batch:
         raise Refusal("--soak: none of these algorithms can do that here")
     communicator.barrier()
     set_epoch(peers, START_EPOCH)
     communicator.barrier()
-    return play(session, dealer, hand, peers)
+    return repeat(session, sampler, batch, peers)
 
 
-def play(session: Session, dealer: Dealer, hand: list[Launch], peers: PeerBuffer) -> int:
-    """Plays hand after hand until the time is up, an element is wrong or somebody interrupts.
+def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerBuffer) -> int:
+    """Runs batch after batch until the time is up, an element is wrong or somebody interrupts.
     Raises DeviceError, on all ranks, with the sentence of a library that failed."""
-    player, hands, time_s = Player(session), 1, dealer.soak.time_s
+    runner, batches, time_s = Runner(session), 1, sampler.soak.time_s
     is_first_rank = session.communicator.rank == 0
-    begun_s = dealt_s = session.communicator.broadcast(time.monotonic())  # rank 0's clock decides
+    begun_s = sampled_s = session.communicator.broadcast(time.monotonic())  # rank 0's clock decides
     while True:
-        session.flight.note("soak", block=hands, text=f"{player.launches} launches")
-        now_s = player.play(hand)
-        wrongs, is_interrupted = gather_wrongs(session, hand)
+        session.flight.note("soak", block=batches, text=f"{runner.launches} launches")
+        now_s = runner.run(batch)
+        wrongs, is_interrupted = gather_wrongs(session, batch)
         wrong_elements = sum(wrong.elements for of_rank in wrongs for wrong in of_rank)
         is_over = now_s - begun_s >= time_s
         if is_over or is_interrupted or wrong_elements:
             break
         session.flight.progress.show(
-            "soak", f"{now_s - begun_s:.0f} s of {time_s:g} s, {player.launches} launches"
+            "soak", f"{now_s - begun_s:.0f} s of {time_s:g} s, {runner.launches} launches"
         )
-        if now_s - dealt_s >= HAND_S:
-            for launch in hand:
+        if now_s - sampled_s >= BATCH_S:
+            for launch in batch:
                 launch.close()
-            hand, hands, dealt_s = dealer.deal(), hands + 1, now_s
+            batch, batches, sampled_s = sampler.sample(), batches + 1, now_s
     session.flight.progress.clear()
     if is_first_rank:
         epoch = int(peers.own.read()[:4].view(np.uint32)[0])
         passed = " past 2^32" * (epoch < START_EPOCH)
         print_out(
-            f"soak: {player.launches} launches in {now_s - begun_s:.0f} s, "
-            f"{player.moved_bytes / 1e9:.2f} GB of messages, {wrong_elements} wrong elements;"
-            f" {hands} hands, and the epoch went{passed} to {epoch}\n"
+            f"soak: {runner.launches} launches in {now_s - begun_s:.0f} s, "
+            f"{runner.moved_bytes / 1e9:.2f} GB of messages, {wrong_elements} wrong elements;"
+            f" {batches} batches, and the epoch went{passed} to {epoch}\n"
         )
         if wrong_elements:
-            print(f"wiretax: {first_wrong(hand, wrongs)}", file=sys.stderr, flush=True)
+            print(f"wiretax: {first_wrong(batch, wrongs)}", file=sys.stderr, flush=True)
     if wrong_elements:
         return WRONG
     return FINE if is_over else INTERRUPTED
 
 
-def gather_wrongs(session: Session, hand: list[Launch]) -> tuple[list[list[Wrong]], bool]:
+def gather_wrongs(session: Session, batch: list[Launch]) -> tuple[list[list[Wrong]], bool]:
     """Wrong elements by rank and launch, and whether a rank was interrupted. Raises DeviceError."""
-    failure = first_failure([launch.iteration.operation for launch in hand])
+    failure = first_failure([launch.iteration.operation for launch in batch])
     is_interrupted = session.flight.interrupted_s is not None
     votes = session.communicator.all_gather(
-        ([launch.wrong() for launch in hand], is_interrupted, failure)
+        ([launch.wrong() for launch in batch], is_interrupted, failure)
     )
     for rank, (_, _, sentence) in enumerate(votes):
         if sentence:
@@ -312,11 +305,11 @@ def gather_wrongs(session: Session, hand: list[Launch]) -> tuple[list[list[Wrong
     return [vote[0] for vote in votes], any(vote[1] for vote in votes)
 
 
-def first_wrong(hand: list[Launch], wrongs: list[list[Wrong]]) -> str:
+def first_wrong(batch: list[Launch], wrongs: list[list[Wrong]]) -> str:
     """The earliest wrong launch, with its element."""
     located = [
         (verify.first_wrong(by_rank, launch.case.datatype), launch.iteration.text)
-        for launch, by_rank in zip(hand, zip(*wrongs, strict=True), strict=True)
+        for launch, by_rank in zip(batch, zip(*wrongs, strict=True), strict=True)
     ]
     wrong, text = min(
         ((wrong, text) for wrong, text in located if wrong), key=lambda each: each[0].iteration

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import Parser
-from collectives.algorithm import ALGORITHMS, selected
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS
+from collectives.registry import ALGORITHMS
 
 if TYPE_CHECKING:
     from bench.features.soak import SoakOptions
@@ -115,7 +115,7 @@ def soak_parser(command: str) -> Parser:
         "--algorithm",
         default=None,
         metavar="A,B",
-        type=partial(options.comma_separated, partial(options.algorithm_name, names)),
+        type=partial(options.comma_separated, partial(options.algorithm, names)),
         help="only these (all of ours but lossy ones)",
     )
     options.add_run_options(how, max_time_s=None)  # --soak is the time
@@ -139,10 +139,9 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions"
     if namespace.redops and not collective.reduces:
         parser.error(f"-o: {collective.name} reduces nothing")
     known = ALGORITHMS[collective.name]
-    names = namespace.algorithm
-    for name in names or ():
-        if name.partition("+")[0] not in known:
-            parser.error(f"{collective.name} has no algorithm {name}")
+    for algorithm in namespace.algorithm or ():
+        if algorithm.base not in known:
+            parser.error(f"{collective.name} has no algorithm {algorithm.name}")
     parser.require_ranks()
     redops = namespace.redops or (REDOPS if collective.reduces else ["none"])
     datatypes = [DATATYPES[name] for name in namespace.datatypes]
@@ -153,5 +152,5 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions"
         largest,
         datatypes,
         redops,
-        selected(known, names) if names else None,
+        [known[each.base].built(each.build) for each in namespace.algorithm or ()],
     )

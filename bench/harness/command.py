@@ -9,8 +9,9 @@ from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import AddOption, Parser, RunOptions
 from bench.harness.sweep import SweepOptions
-from collectives.algorithm import ALGORITHMS, EXACT
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
+from collectives.operation import Algorithm
+from collectives.registry import ALGORITHMS
 
 MOST_SIZES = 1000
 
@@ -36,7 +37,8 @@ def sweep_parser(
     command: str, collective: Collective, about: str, features: Sequence[type[Feature]]
 ) -> Parser:
     """The parser of `python -m bench.<command>`."""
-    algorithm = next(each.name for each in EXACT[collective.name] if each.registered)
+    known = ALGORITHMS[collective.name].values()
+    algorithm = next(each.name for each in known if each.registered and each.needs_peers)
     parser, what, how, output = options.rank_parser(
         command,
         about,
@@ -104,10 +106,10 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
             dest="redops",
             help="sum, prod, min, max, avg or all (sum)",
         )
-    name = partial(options.algorithm_name, ALGORITHMS[collective.name])
+    algorithm = partial(options.algorithm, ALGORITHMS[collective.name])
     add(
         "--algorithm",
-        type=partial(options.comma_separated, name),
+        type=partial(options.comma_separated, algorithm),
         default=None,
         metavar="A,B",
         help="only these; --list names them (all but lossy ones)",
@@ -191,7 +193,7 @@ def sweep_options(
     mode = namespace.mode or next((feature.mode for feature in active if feature.mode), None)
     algorithms, places = namespace.algorithm, [namespace.in_place]
     if namespace.format == "nccl-tests":  # one test with two halves, and the library's
-        algorithms, mode = one_test(parser, algorithms), mode or "isolated"
+        algorithms, mode = one_test(parser, collective, algorithms), mode or "isolated"
         places = [False, True] if not (namespace.in_place or collective.no_place) else places
     sweep = SweepOptions(
         collective, namespace.datatypes, namespace.redops, sizes, algorithms, places, mode, active
@@ -199,14 +201,16 @@ def sweep_options(
     return options.run_options(namespace), sweep
 
 
-def one_test(parser: Parser, algorithms: list[str] | None) -> list[str]:
+def one_test(
+    parser: Parser, collective: Collective, algorithms: list[Algorithm] | None
+) -> list[Algorithm]:
     """The algorithms of a run in the format of nccl-tests: one, and the library."""
-    ours = [name for name in algorithms or ["auto"] if name != "library"]
+    known = ALGORITHMS[collective.name]
+    ours = [each for each in algorithms or [known["auto"]] if not each.is_library]
     if len(ours) > 1:
-        parser.error(
-            f"--format nccl-tests prints one test: name one algorithm, not {', '.join(ours)}"
-        )
-    return [*ours, "library"]
+        names = ", ".join(algorithm.name for algorithm in ours)
+        parser.error(f"--format nccl-tests prints one test: name one algorithm, not {names}")
+    return [*ours, known["library"]]
 
 
 def requested_sizes(

@@ -2,26 +2,18 @@
 one of three executors: the native loop of a CPU, the stream of a GPU, or Python."""
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from bench.harness import verify
-from collectives import hierarchical
-from collectives.algorithm import nearest_state
-from collectives.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
+from collectives.algorithms import between_hosts as hierarchical
+from collectives.algorithms.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
+from collectives.binding import build_macros, plain_arguments
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Collective, Datatype
-from collectives.operation import (
-    Bound,
-    Case,
-    Operation,
-    Unsupported,
-    World,
-    build_macros,
-    plain_arguments,
-)
+from collectives.operation import Bound, Case, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer
 from collectives.probe import probe_kernels
 from kernels.devices.device import (
@@ -84,13 +76,13 @@ class Iteration:
     warmup: int = 1
     count: int = 1
     keep: list[Any] = field(default_factory=list)  # objects that the steps point into
-    by_link: Mapping[float, Operation] = field(default_factory=dict)
     executor: Executor | None = None
     facts: Callable[[Stamps], dict[str, float] | None] | None = None
 
     def follow_link(self, round_trip_ns: float) -> None:
         """Switches to the operation for the state of the link nearest to this round trip."""
-        self.operation = self.by_link[nearest_state(self.by_link, round_trip_ns)]
+        nearest = self.operation.in_state(round_trip_ns)
+        self.operation = replace(nearest, by_link=self.operation.by_link)
 
     def actions(self, meet: Step) -> list[Action]:
         """The one description of an iteration, which all executors follow."""
@@ -272,7 +264,6 @@ def checked_iteration(
         check,
         wrong=wrong,
         keep=[wrong, *tables, keep],
-        by_link=operation.by_link,
     )
 
 

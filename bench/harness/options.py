@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TextIO
 
-from collectives.algorithm import named
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS
 from collectives.communicator import THREAD_LEVELS, launched_rank
 from collectives.operation import Algorithm
+from collectives.table import parsed
 
 FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
 STATUS_TEXT = (
@@ -127,12 +127,12 @@ def name_among(
     raise argparse.ArgumentTypeError(f"unknown {kind} {text!r}: {hint}")
 
 
-def algorithm_name(algorithms: Mapping[str, Algorithm], text: str) -> str:
-    """The name of an algorithm, with the words of its build."""
+def algorithm(known: Mapping[str, Algorithm], text: str) -> Algorithm:
+    """The algorithm that `two_shot+nt+128K` means."""
     base, plus, words = text.partition("+")
-    name = name_among("algorithm", list(algorithms), base) + plus + words
+    name = name_among("algorithm", list(known), base)
     try:
-        return named(algorithms, name).name
+        return parsed(name + plus + words, known)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"algorithm {text!r}: {error}") from error
 

@@ -1,7 +1,7 @@
 """The cases of a run: each requested case by every algorithm, in each variant and mode."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -22,10 +22,11 @@ from bench.harness.options import FINE, print_out
 from bench.harness.session import Session, require_memory
 from bench.harness.sweep import SweepOptions
 from bench.harness.timing import round_trip_ns
-from collectives.algorithm import ALGORITHMS, default_names, named, nearest_state, selected
-from collectives.allreduce_copy_engine import shared_engine
+from collectives.algorithms.allreduce_copy_engine import shared_engine
+from collectives.choice import AUTO
 from collectives.collective import DATATYPES, Shape
 from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Case, Operation, Unsupported, World
+from collectives.registry import ALGORITHMS, by_default, in_order
 from collectives.traffic import between_bytes
 from kernels.devices.device import DeviceError
 from reports.store.result import ENDED_EARLY
@@ -60,13 +61,12 @@ class Suite:
 
 @dataclass(frozen=True)
 class Axes:
-    """What varies over the cases of a run. `names(size_bytes)` are the algorithms of a size; with
+    """What varies over the cases of a run. `algorithms(size_bytes)` are those of a size; with
     `requested` the command line names them, and a size that one does not support is listed.
     `mode` None: isolated, and chained up to MOST_CHAINED_BYTES; `as_used`: one of both by size.
     `for_library(case)` is the case on the library's own buffers."""
 
-    algorithms: Mapping[str, Algorithm]
-    names: Callable[[int], Sequence[str]]
+    algorithms: Callable[[int], Sequence[Algorithm]]
     requested: bool = False
     mode: str | None = None
     chain_calls: int = CHAIN_CALLS
@@ -89,27 +89,35 @@ def bind_cases(
     it. Raises Refusal."""
     suite = Suite(features=axes.features)
     late_s = STARTED_S + COMPILE_SHARE * session.options.max_time_s
-    refused: dict[tuple[str, str, str], bool] = {}  # whether the last such case could not be
+    refused: dict[tuple[str, str, str, str], bool] = {}  # whether the last such case could not be
     for case in cases:
-        for algorithm in selected(axes.algorithms, axes.names(case.size_bytes)):
+        for algorithm in axes.algorithms(case.size_bytes):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
-            variants, modes = algorithm.variants(session.world), axes.modes(case.size_bytes)
+            worlds, modes = worlds_for(algorithm, session.world), axes.modes(case.size_bytes)
+            variants = algorithm.variants(session.world)
             placed = axes.for_library(case) if algorithm.library_variants else case
             is_late = bool(suite.iterations) and time.monotonic() > late_s
             is_late = session.communicator.broadcast(is_late)
-            for variant, mode in product(variants, modes):
+            for world, variant, mode in product(worlds, variants, modes):
                 varied = replace(placed, variant=variant, mode=mode)
-                kind = algorithm.name, variant, mode
+                kind = algorithm.name, world.memory, variant, mode
                 if is_late:
                     if not refused.get(kind) and not reason_against(axes, varied):
-                        suite.add(header_of(session, axes, varied, algorithm, LATE), None)
+                        suite.add(header_of(session, world, varied, algorithm, LATE), None)
                         suite.n_late += 1
                     continue
-                bound = _bound(session, axes, varied, algorithm, make_iteration)
+                bound = _bound(session, axes, world, varied, algorithm, make_iteration)
                 refused[kind] = not bound or bound[1] is None
                 if bound:
                     suite.add(*bound)
     return suite
+
+
+def worlds_for(algorithm: Algorithm, world: World) -> Sequence[World]:
+    """The kinds of memory over which to measure: `auto` chooses one, a library uses none."""
+    if algorithm.is_library or algorithm.base == AUTO:
+        return [world]
+    return [world, *world.other_memory]
 
 
 def reason_against(axes: Axes, case: Case) -> str | None:
@@ -120,7 +128,12 @@ def reason_against(axes: Axes, case: Case) -> str | None:
 
 
 def _bound(
-    session: Session, axes: Axes, case: Case, algorithm: Algorithm, make_iteration: MakeIteration
+    session: Session,
+    axes: Axes,
+    world: World,
+    case: Case,
+    algorithm: Algorithm,
+    make_iteration: MakeIteration,
 ) -> tuple[CaseHeader, Iteration | None] | None:
     # None if nobody requested the case and it cannot be.
     communicator = session.communicator
@@ -129,8 +142,8 @@ def _bound(
     if reason and axes.mode is None:
         return None
     # A library's ranks talk to each other here, so a failed one cannot be waited for.
-    with nullcontext() if algorithm.is_library else communicator.all_or_none(DeviceError):
-        operation = algorithm.bind(session.world, case)
+    with nullcontext() if not algorithm.needs_peers else communicator.all_or_none(DeviceError):
+        operation = algorithm.bind(world, case)
     if isinstance(operation, Unsupported):
         if operation.depends_on_size and not axes.requested:
             return None
@@ -142,7 +155,7 @@ def _bound(
         > MOST_CHAINED_ENTRIES
     ):
         reason = "a chain of its launches is too long for a stream; -G 1 makes a graph of it"
-    header = header_of(session, axes, case, algorithm, operation)
+    header = header_of(session, world, case, algorithm, operation)
     header.reason, header.calls = reason, chain_calls or 1
     if reason or isinstance(operation, Unsupported):
         header.status = "unsupported"
@@ -157,13 +170,15 @@ def _bound(
 
 def header_of(
     session: Session,
-    axes: Axes,
+    world: World,
     case: Case,
     algorithm: Algorithm,
     operation: Operation | Unsupported,
 ) -> CaseHeader:
     """The header of a bound case. Raises Refusal."""
-    world, is_library = session.world, algorithm.is_library
+    is_library, memory = algorithm.is_library, world.memory
+    if algorithm.base == AUTO:
+        memory = ",".join(each.memory for each in (world, *world.other_memory))
     header = CaseHeader(
         collective=case.collective.name,
         shape=dict(case.shape) or None,
@@ -175,26 +190,26 @@ def header_of(
         algorithm=algorithm.name,
         in_place=case.in_place,
         variant=case.variant,
-        memory="private" if is_library else world.memory,
+        memory="private" if is_library else memory,
         library=algorithm.peer or (world.library.name if is_library else None),
     )
     if isinstance(operation, Operation):
         by_link = operation.by_link
         trip_ns = session.communicator.broadcast(round_trip_ns(session)) if by_link else 0
         if trip_ns:  # the algorithm for the link as it is now
-            operation = by_link[nearest_state(by_link, trip_ns)]
-        header.chosen = operation.chosen
+            operation = operation.in_state(trip_ns)
+        header.chosen = operation.choice
         header.blocks = None if is_library else operation.step.blocks
         if operation.signal_to_noise_db:
             header.snr_db = operation.signal_to_noise_db(session.options.seed)
-        if operation.chosen and not is_library:
-            algorithm = named(axes.algorithms, operation.chosen)
+        algorithm = operation.chosen or algorithm
         header.other_bound_parts = {
-            name: parts
+            each.choice: parts
             for each in by_link.values()
-            if (name := each.chosen)
-            and name != header.chosen
-            and (parts := bound_parts(world, case, named(axes.algorithms, name)))
+            if each.choice
+            and each.choice != header.chosen
+            and each.chosen
+            and (parts := bound_parts(world, case, each.chosen))
         }
     header.bound_parts = bound_parts(world, case, algorithm)
     return header
@@ -241,9 +256,11 @@ def noted(session: Session, allocate: Callable[[World, int], T], size_bytes: int
 
 
 def prepare(
-    sweep: SweepOptions, session: Session, names: Callable[[int], Sequence[str]] | None = None
+    sweep: SweepOptions,
+    session: Session,
+    algorithms: Callable[[int], Sequence[Algorithm]] | None = None,
 ) -> Suite:
-    """The suite of a sweep. `names(size_bytes)` replaces its algorithms. Raises Refusal."""
+    """The suite of a sweep. `algorithms(size_bytes)` replaces its own. Raises Refusal."""
     world = session.world
     largest = max(sweep.sizes)
     require_memory(session, largest)
@@ -253,16 +270,13 @@ def prepare(
             noted(session, world.library.allocate_own, largest) for _ in range(2)
         )
     buffers = Buffers(send, receive, session.options.seed)
-    two_cores = world.device.is_cpu and world.communicator.size == 2
-    listed = sweep.algorithms or default_names(
-        sweep.collective.name, two_cores, world.communicator.hosts
-    )
-    added: dict[str, Algorithm] = {}
+    listed = by_default(sweep.collective.name, world)
+    if sweep.algorithms:
+        listed = in_order(sweep.algorithms, list(ALGORITHMS[sweep.collective.name].values()))
     for feature in sweep.features:
-        added |= feature.algorithms(session)
+        listed += feature.algorithms(session).values()
     axes = Axes(
-        ALGORITHMS[sweep.collective.name] | added,
-        names or (lambda size_bytes: [*listed, *added]),
+        algorithms or (lambda size_bytes: listed),
         sweep.algorithms is not None,
         sweep.mode,
         features=sweep.features,
@@ -311,7 +325,11 @@ def list_algorithms(sweep: SweepOptions, session: Session) -> int:
     buffers = Buffers(world.device.private(size), world.device.private(size), 0)
     case = next(sweep_cases(replace(sweep, sizes=(size,)), session, buffers))
     for algorithm in ALGORITHMS[sweep.collective.name].values():
-        bound = algorithm.bind(world, case) if algorithm.copied else world.peers
+        bound = (
+            algorithm.bind(world, case)
+            if algorithm.copied
+            else algorithm.feasible(world, replace(case, variant="registered"))
+        )
         why = f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else ""
         if world.communicator.rank == 0:
             print_out(f"{algorithm.name:22} {algorithm.about}{why}\n")

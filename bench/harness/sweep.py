@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from bench.harness.feature import Feature
 from collectives.collective import Collective
+from collectives.operation import Algorithm
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class SweepOptions:
     datatypes: Sequence[str]
     redops: Sequence[str]
     sizes: tuple[int, ...]
-    algorithms: Sequence[str] | None = None
+    algorithms: Sequence[Algorithm] | None = None
     in_place: Sequence[bool] = (False,)
     mode: str | None = None
     features: tuple[Feature, ...] = ()

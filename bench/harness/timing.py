@@ -104,7 +104,7 @@ def round_trip_ns(session: Session) -> float:
 
 def follow_link(session: Session, iteration: Iteration, trip_ns: float) -> None:
     """Switches all ranks to the operation for the state of the link that rank 0 measured."""
-    rank_0_ns = session.communicator.broadcast(trip_ns) if iteration.by_link else 0.0
+    rank_0_ns = session.communicator.broadcast(trip_ns) if iteration.operation.by_link else 0.0
     if rank_0_ns:
         iteration.follow_link(rank_0_ns)
 
@@ -149,7 +149,7 @@ def least_warmup(ranks: int, chain_calls: int, iteration_s: float) -> int:
 def pilot(session: Session, iteration: Iteration) -> None:
     """Measures how long an iteration takes and how many warm up; all ranks take rank 0's word."""
     session.flight.note("pilot", case=iteration.number, block=None, text=iteration.text)
-    if iteration.by_link:
+    if iteration.operation.by_link:
         follow_link(session, iteration, round_trip_ns(session))
     count, warmup = 1, 0
     while count:
@@ -252,7 +252,7 @@ def summary(
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,
         link_rtt_ns=link_rtt_ns([part.trips_ns for part in parts]),
         gpus=[part.gpu for part in parts if part.gpu] or None,
-        chosen=iteration.operation.chosen if iteration.by_link else None,
+        chosen=iteration.operation.choice if iteration.operation.by_link else None,
     )
     facts = [part.facts for part in parts if part.facts]
     if len(facts) == len(parts):

@@ -91,10 +91,10 @@ def tokens_of_matmul(text: str) -> int:
 
 
 def algorithms(forms: Mapping[str, Algorithm]) -> Option:
-    name = partial(options.algorithm_name, forms)
+    form = partial(options.algorithm, forms)
     return option(
         "--algorithm",
-        type=partial(comma_separated, name),
+        type=partial(comma_separated, form),
         default=None,
         metavar="A,B",
         help="fused, then_library or then_ALGORITHM, next to compute (all that suit the size)",

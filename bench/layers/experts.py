@@ -137,11 +137,13 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     with world.communicator.all_or_none(DeviceError, MemoryError):
         tables = [make_tables(world, routes, rows, row_bytes) for routes in batches.values()]
     buffers = Buffers(send, receive, seed)
-    algorithms = {algorithm.name: algorithm for algorithm in (*ALGORITHMS, FLAT)}
-    names = sweep.algorithms or [algorithm.name for algorithm in ALGORITHMS]
+    known = {algorithm.base: algorithm for algorithm in (*ALGORITHMS, FLAT)}
+    listed = [
+        known[each.base].built(each.build) if each.needs_peers else known[each.base]
+        for each in sweep.algorithms or ALGORITHMS
+    ]
     axes = Axes(
-        algorithms,
-        lambda size_bytes: names,
+        lambda size_bytes: listed,
         sweep.algorithms is not None,
         sweep.mode,
         CHAIN_ROUND_TRIPS,

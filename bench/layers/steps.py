@@ -15,6 +15,7 @@ from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
 from bench.layers.forms import LayerOptions, fastest, scale_for
+from collectives.binding import plain_arguments
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.communicator import Refusal
 from collectives.layers import steps
@@ -22,7 +23,7 @@ from collectives.layers.fused import WEIGHTS
 from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
 from collectives.layers.steps import Batch, Net
-from collectives.operation import Bound, Operation, Unsupported, plain_arguments
+from collectives.operation import Bound, Operation, Unsupported
 from collectives.probe import probe_kernels
 from kernels.devices.device import WRONG_BYTES, DeviceError, Memory, Pattern, Step
 from reports.store.schema import CaseHeader
@@ -32,8 +33,8 @@ MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 ele
 # Of the error / the result's root mean square: 160 sums are rounded, and the residual after each.
 TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
 TENSOR_FORMS = {
-    "decode": ("gemv_allreduce", "allreduce_rmsnorm", "one_shot_pull"),
-    "prefill": ("two_shot", "two_shot_direct", "allreduce_rmsnorm"),
+    "decode": ("gemv_allreduce", "allreduce_rmsnorm", "auto"),
+    "prefill": ("auto", "allreduce_rmsnorm"),
 }
 Image = Sequence[tuple[int, Array]]  # values at the begin of a step, by address
 
@@ -161,9 +162,8 @@ class Splits:
         alone = self.whole("compute", steps.split_by_tensor(self.batch, "compute", "copied"))
         self.add(replace(alone, result=None))
         names: Sequence[str] = TENSOR_FORMS[self.session.options.command]
-        if self.session.world.node:  # with one rank a host nothing is hierarchical
-            has_several = max(map(len, self.session.communicator.nodes)) > 1
-            names = ("hierarchical", "hierarchical_whole") if has_several else ("flat",)
+        if self.session.world.node:
+            names = ("auto",)
         forms = {
             name: steps.split_by_tensor(self.batch, *name)
             for name in product(names, ("registered", "copied"))
@@ -177,7 +177,9 @@ class Splits:
             if isinstance(bound, Operation)
         }
         best = fastest(self.session, candidates) if candidates else next(iter(forms))
-        self.add(self.whole("tensor_parallel", forms[best]), chosen=best[0], variant=best[1])
+        bound = forms[best]
+        chosen = (bound.choice if isinstance(bound, Operation) else None) or best[0]
+        self.add(self.whole("tensor_parallel", bound), chosen=chosen, variant=best[1])
         library = self.session.world.library
         for variant in library.variants(self.session.world):
             bound = steps.split_by_tensor(self.batch, "library", variant)

@@ -22,7 +22,7 @@ from reports.tables.show import headline_of
 MEASURING_SHARE = 0.9  # of a step's time; in the rest it starts, and prints
 LEAST_STEP_S = 1.0
 GRACE_S = 15.0  # for a step that starts slowly
-TABLE, RESULTS, LOGS = "tuned.json", "results", "logs"
+TABLE, RESULTS, LOGS = "tuned.toml", "results", "logs"
 QUICK_SIZES, LARGE = "--sizes 16K,64K,256K,1M,4M,32M", "-b 1M -e 256M -f 4"
 QUICK_MODEL = "--model llama-3.1-8b --slots 1"
 SYSTEM_FOLDERS = "dev|etc|lib|lib64|opt|proc|sys|usr"

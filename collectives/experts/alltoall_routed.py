@@ -9,20 +9,11 @@ from functools import partial
 
 import numpy as np
 
-from collectives.algorithm import choosing_among
+from collectives.binding import attached, bind_kernel, chunk_that_fits, run_sequence
+from collectives.choice import auto
 from collectives.collective import Traffic
 from collectives.experts.routing import Array, Routes
-from collectives.operation import (
-    Algorithm,
-    Case,
-    Operation,
-    Unsupported,
-    World,
-    attached,
-    bind_kernel,
-    chunk_that_fits,
-    in_a_row,
-)
+from collectives.operation import Algorithm, Case, Operation, Unsupported, World
 from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Step
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])
@@ -192,7 +183,7 @@ def _bind_library(world: World, case: Case) -> Operation | Unsupported:
         if isinstance(exchanged, Unsupported):
             return exchanged
         operations += [launch(f"pack_{rows}"), exchanged, launch(f"unpack_{rows}")]
-    return in_a_row(world, operations)
+    return run_sequence(world, operations)
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
@@ -236,7 +227,8 @@ LIBRARY = Algorithm(
     "MPI_Alltoallv, or a group of ncclSend and ncclRecv, between our kernels that pack and unpack",
     _bind_library,
     _traffic,
+    needs_peers=False,
     library_variants=1,
 )
-FLAT = replace(LIBRARY, name="flat", library_variants=0)  # what auto takes between hosts
-ALGORITHMS = (LIBRARY, choosing_among((PUSH, PULL, FLAT)), PUSH, PULL)
+FLAT = replace(LIBRARY, base="flat", library_variants=0, spans_hosts=True)  # as auto takes it
+ALGORITHMS = (LIBRARY, auto((PUSH, PULL, FLAT)), PUSH, PULL)

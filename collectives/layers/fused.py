@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.algorithm import ALGORITHMS, BETWEEN_HOSTS, EXACT, STATES_NS
+from collectives.binding import attached, chunk_that_fits, in_each_state, run_sequence
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import (
     NO_SWAP,
@@ -21,11 +21,9 @@ from collectives.operation import (
     Operation,
     Unsupported,
     World,
-    attached,
-    chunk_that_fits,
-    in_a_row,
 )
 from collectives.peer_buffer import PeerBuffer
+from collectives.registry import ALGORITHMS
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Module, Step
 
 ROW_ALIGNMENT = 64  # bytes; of a row in a slab
@@ -35,6 +33,7 @@ CPU_STEPS = 4  # of a segment of three ranks or more
 # Up to this size two near cores sum tokens directly: 0.85 times as long as pulling with 512 KiB,
 # 1.06 times with 64 MiB. Far cores take 1.3 times as long with 512 KiB, and pull.
 MOST_DIRECT_BYTES = 8 << 20
+NEAR_NS, NOT_NEAR_NS = 100.0, 225.0  # round trips of a flag
 EPSILON = 1e-5
 MAPPED = "a fused benchmark begins with mapped memory"
 UNIT_CODES = 64  # elements that are quantised at once: two of the widest packs
@@ -174,9 +173,8 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
 
     if not is_direct:
         return operation(entry)
-    near_ns, other_ns, *_ = STATES_NS
     direct = operation("allreduce_rmsnorm_direct_registered")
-    return replace(direct, by_link={near_ns: direct, other_ns: operation(entry)})
+    return replace(direct, by_link={NEAR_NS: direct, NOT_NEAR_NS: operation(entry)})
 
 
 def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
@@ -228,12 +226,15 @@ def all_reduce(case: Case, send: int, receive: int) -> Case:
     )
 
 
-def one_after_another(world: World, operations: Sequence[Bound], join: Join = in_a_row) -> Bound:
+def one_after_another(
+    world: World, operations: Sequence[Bound], join: Join = run_sequence
+) -> Bound:
     """The operations as one, or the first reason why one of them cannot be bound."""
     for operation in operations:
         if isinstance(operation, Unsupported):
             return operation
-    return join(world, [item for item in operations if isinstance(item, Operation)])
+    bound = [item for item in operations if isinstance(item, Operation)]
+    return in_each_state(bound, partial(join, world))
 
 
 def forms(
@@ -244,20 +245,20 @@ def forms(
     about: str,
 ) -> dict[str, Algorithm]:
     """Compute alone, then each algorithm of a collective, or fused; compute has no bound."""
-    listed = [Algorithm("compute", "the compute alone", alone)]
-    between_hosts = BETWEEN_HOSTS[collective][:-1]  # the last is the library
-    for algorithm in (ALGORITHMS[collective]["library"], *EXACT[collective], *between_hosts):
-        listed.append(
-            replace(
-                algorithm,
-                name=f"then_{algorithm.name}",
-                bind=partial(then, algorithm),
-                about=f"compute and {algorithm.name}, one after the other",
-                traffic=lambda ranks, case: None,
+    listed = [Algorithm("compute", "the compute alone", alone, needs_peers=False)]
+    for algorithm in ALGORITHMS[collective].values():
+        if not algorithm.is_lossy:
+            listed.append(
+                replace(
+                    algorithm,
+                    base=f"then_{algorithm.base}",
+                    about=f"compute and {algorithm.base}, one after the other",
+                    perform=partial(then, algorithm),
+                    moves=lambda ranks, case: None,
+                )
             )
-        )
     listed.append(Algorithm("fused", f"compute and {collective} {about}", fused, registered=True))
-    return {form.name: form for form in listed}
+    return {form.base: form for form in listed}
 
 
 FUSED = {

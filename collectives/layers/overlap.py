@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from collectives import allgather, reduce_scatter
+from collectives.algorithms import allgather, reduce_scatter
+from collectives.binding import first_failure
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.communicator import Refusal
 from collectives.layers.fused import forms
-from collectives.operation import Algorithm, Case, Operation, Unsupported, World, first_failure
+from collectives.operation import Algorithm, Case, Operation, Unsupported, World
 from kernels.devices.device import Kernel, Step
 
 CHUNKS = (1, 2, 4, 8)

@@ -13,12 +13,14 @@ from functools import partial
 
 import numpy as np
 
-from collectives.algorithm import ALGORITHMS
+from collectives.binding import run_sequence
+from collectives.choice import AUTO
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.layers import fused
 from collectives.layers.models import LAYERS, Model
 from collectives.layers.overlap import array_of, driven, runs_in_python
-from collectives.operation import Bound, Case, Message, Operation, World, in_a_row
+from collectives.operation import Bound, Case, Message, Operation, World
+from collectives.registry import ALGORITHMS
 from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
 
 PAD = 0.01  # the activations beyond `hidden`
@@ -217,7 +219,7 @@ def in_turn(net: Net, operations: Sequence[Bound]) -> Bound:
     def from_python(world: World, bound: Sequence[Operation]) -> Operation:
         return driven(world, [operation.call for operation in bound], bound)
 
-    join = from_python if net.in_python else in_a_row
+    join = from_python if net.in_python else run_sequence
     return fused.one_after_another(net.world, operations, join)
 
 
@@ -251,11 +253,10 @@ def split_by_sequence(batch: Batch) -> Bound:
     gather = Case(
         COLLECTIVES["all_gather"], share, net.datatype, "none", batch.parts, batch.activations
     )
-    name = "auto" if world.node else "direct_pull"
     after = [
-        ALGORITHMS["reduce_scatter"][name].bind(world, scatter),
+        ALGORITHMS["reduce_scatter"][AUTO].bind(world, scatter),
         fused.norm(world, case, batch.sums),
-        ALGORITHMS["all_gather"][name].bind(world, gather),
+        ALGORITHMS["all_gather"][AUTO].bind(world, gather),
     ]
     return in_turn(net, batch.layers(net.shares, after))
 

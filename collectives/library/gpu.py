@@ -377,7 +377,7 @@ class NcclLibrary(Library):
         library.agree(library.refused.get(label) or failure() or "")
         # A rank without a partner calls nothing, and still needs a launch, also from a graph.
         step = Step(Kernel(title, enqueue), None) if calls else Step(self.device.nothing, Gate())
-        return Operation(step, self.device.caller(step), chosen, failure)
+        return Operation(step, self.device.caller(step), choice=chosen, failure=failure)
 
     def _wait_for_first_call(self, library: Nccl, label: str, title: str) -> None:
         stream, deadline_s = self.device.stream, time.monotonic() + FIRST_CALL_S

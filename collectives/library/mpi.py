@@ -9,18 +9,10 @@ from functools import partial
 
 import numpy as np
 
+from collectives.binding import run_sequence
 from collectives.collective import Array, in_turn, partner
 from collectives.communicator import Communicator
-from collectives.operation import (
-    Bound,
-    Case,
-    Library,
-    Message,
-    Operation,
-    Unsupported,
-    World,
-    in_a_row,
-)
+from collectives.operation import Bound, Case, Library, Message, Operation, Unsupported, World
 from kernels.devices.cpu import CpuDevice, LibraryCall
 from kernels.devices.device import Device, Step
 
@@ -75,7 +67,7 @@ class MpiLibrary(Library):
                 "MPI leaves the result of an in-place reduce-scatter in the first "
                 "segment, not in its own"
             )
-        return in_a_row(world, self._calls(case, type_name, op_name))
+        return run_sequence(world, self._calls(case, type_name, op_name))
 
     def _calls(self, case: Case, type_name: str, op_name: str) -> list[Operation]:
         mpi, comm, rank, ranks = self.mpi, self.comm, self.ranks.rank, self.ranks.size
@@ -137,14 +129,14 @@ class MpiLibrary(Library):
             memory = mpi.memory.fromaddress(address, int(sizes.sum()))
             buffers.append([memory, tuple(parts), mpi.BYTE])
         calls.append(self._call("Alltoallv", (*arguments, self.comm), tuple(buffers)))
-        return in_a_row(world, calls)
+        return run_sequence(world, calls)
 
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
         own = max((each.size_bytes for group in groups for each in group), default=0)
         longest = max(self.ranks.all_gather(own))  # all ranks refuse, or none
         if longest > MOST_COUNT and not self.ranks.function("MPI_Send_c"):
             return Unsupported(f"{self.name} has no MPI_Send_c and counts up to {MOST_COUNT}")
-        return in_a_row(world, [self._at_once(world, group) for group in groups])
+        return run_sequence(world, [self._at_once(world, group) for group in groups])
 
     def _at_once(self, world: World, messages: Sequence[Message]) -> Operation:
         """Begins the sends, then waits for the receives, then for the sends."""
@@ -163,7 +155,7 @@ class MpiLibrary(Library):
                 sends.append(self._native(f"Isend{suffix}", (*arguments, handle)))
                 waits.append(self._native("Wait", (handle, status)))
         every = [*sends, *receives, *waits]
-        return replace(in_a_row(world, every), keep=(every, requests))
+        return replace(run_sequence(world, every), keep=(every, requests))
 
     def barrier(self, world: World) -> Step:
         return self._call("Barrier", (self.comm,), ()).step

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from collectives.algorithm import LIBRARY
 from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from collectives.registry import LIBRARY
 from kernels.devices.device import DeviceError, Kernel, Step
 from kernels.devices.gpu import GpuDevice
 
@@ -105,9 +105,9 @@ def algorithm_of(name: str, world: World) -> Algorithm:
 
     return replace(
         LIBRARY,
-        name=name,
+        base=name,
         about=f"{peer.title}, where it is installed",
-        bind=bind,
+        perform=bind,
         library_variants=0,
         peer=f"{peer.title} {version}".rstrip(),
     )

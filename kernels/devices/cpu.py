@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import math
 import mmap
 import os
 import platform
@@ -113,12 +112,22 @@ def cpu_model() -> tuple[str, str]:
     return model, facts.get("flags") or facts.get("Features") or ""
 
 
-def second_level_bytes() -> int:
+def l2_bytes() -> int:
     """What a core's second-level cache holds; 0 if the system does not say."""
     with contextlib.suppress(OSError, ValueError):
         size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text()
         return int(size.rstrip("K\n")) << 10
     return 0
+
+
+def l3_cpus() -> str:
+    """The CPUs that share a last-level cache with this process's first one, as in `0-7`; "" if the
+    system does not say."""
+    cpu = min(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError):
+        cache = Path(f"/sys/devices/system/cpu/cpu{cpu}/cache/index3/shared_cpu_list")
+        return cache.read_text().strip()
+    return ""
 
 
 def compile_kernel(
@@ -172,14 +181,7 @@ class CpuDevice(Device):
         source = Path(__file__).with_name("loop_cpu.cpp")
         structures = NativeAction, NativeBlock, LibraryCall
         self.loop = CpuModule(compile_kernel(source, {}, structures))
-        # A Xeon with such a cache was faster in short chunks, and several pages at once gain 1.2
-        # times from 4 MiB on there. A sum, or a copy to two places, walks several anyway: on an
-        # EPYC a sum gains 1.07 from 8 MiB on, and loses 1.25 at 2 MiB, as does the copy
-        # (docs/experiments/performance.md).
-        is_intel = self.shares_a_cache = "Intel" in self.arch
-        self.holds_a_mebibyte = second_level_bytes() >= 1 << 20 and not is_intel
-        self.far_sums_bytes = self.far_bytes if is_intel else 8 << 20
-        self.far_copies_bytes = self.far_bytes if is_intel else math.inf
+        self.l2_bytes = l2_bytes()
 
     def compile(
         self,
@@ -217,6 +219,9 @@ class CpuDevice(Device):
 
     def blocks_for(self, size_bytes: int) -> int:
         return 1
+
+    def l3_cpus(self) -> str:
+        return l3_cpus()
 
     def reason_against_graphs(self) -> str | None:
         return "the cpu device has no graphs; only GPUs have them"

@@ -307,10 +307,7 @@ class Device(Protocol):
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
     most_chunk_bytes: int  # the largest useful chunk of a message
     far_bytes: float  # from here on the bound's probes walk several pages at once: no cache serves
-    far_sums_bytes: float = float("inf")  # and from here on kernels that sum
-    far_copies_bytes: float = float("inf")  # and kernels that only copy
-    holds_a_mebibyte: bool = False  # a core's own cache, as of an EPYC of the fourth generation
-    shares_a_cache: bool = False  # each core with all others of its socket, however far
+    l2_bytes: int = 0  # a CPU core's own cache; 0 if nobody knows
     facts: dict[str, Any]  # for readers of results
     xp: Any  # the array module of its memory, numpy or cupy
 
@@ -355,6 +352,10 @@ class Device(Protocol):
     def watch(self, record: Watch) -> Watch:
         """The watch that kernels write: `record` if they can, otherwise one in pinned memory."""
         return record
+
+    def l3_cpus(self) -> str:
+        """The CPUs that share this rank's last-level cache, as in `0-7`; "" if nobody knows."""
+        return ""
 
     def blocks_for(self, size_bytes: int) -> int:
         """The number of blocks for one pass over this many bytes; the same on every rank."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from collectives.algorithm import ALGORITHMS
+from collectives.registry import ALGORITHMS
 from kernels.devices.shared_memory import available_bytes
 from reports.__main__ import main
 from reports.tables.show import plot

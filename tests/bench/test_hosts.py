@@ -16,7 +16,7 @@ COMMANDS = {
     "alltoall": ("--experts 4 --tokens 32 --hidden 64 --skew uniform", {"library", "auto"}),
     "allreduce_rmsnorm": (
         "--model llama-3.1-8b --tokens 1",
-        {"compute", "then_library", "then_hierarchical", "then_hierarchical_whole"},
+        {"compute", "then_library", "then_auto"},
     ),
 }
 

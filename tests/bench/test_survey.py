@@ -7,6 +7,7 @@ import signal
 import sys
 import tarfile
 import time
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     frame = load(folder)
     assert {"tune", "allreduce"} <= set(frame.benchmark) <= {"tune", "allreduce", "decode"}
     [run_file] = (folder / "results" / "allreduce").glob("*.jsonl")
-    if "survey/tuned.json" in files:  # otherwise other work on this machine left too little time
+    if "survey/tuned.toml" in files:  # otherwise other work on this machine left too little time
         tuned = read(next((folder / "results" / "tune").glob("*.jsonl"))).run.run_id
         assert any(tuned in note for note in read(run_file).run.notes), "auto uses the table"
 
@@ -207,7 +208,7 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
     """Otherwise a step would fail on every GPU, where nobody has tried it yet."""
     monkeypatch.setenv("PMI_RANK", "0")
     survey = survey_of(tmp_path)
-    (tmp_path / "tuned.json").touch()
+    (tmp_path / "tuned.toml").touch()
     words = command_line(survey, step, 5.0)
     assert words[:2] == ["mpirun", "-n"]
     assert words[5] == f"bench.{step.command}"
@@ -217,7 +218,7 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
         parser = sweep_parser("allreduce", COLLECTIVES["all_reduce"], "", features)
         options, _ = sweep_options(parser, parser.parse_args(), features)
         assert options.tuned == (
-            "none" if "--tuned none" in step.line else str(tmp_path / "tuned.json")
+            "none" if "--tuned none" in step.line else str(tmp_path / "tuned.toml")
         )
     elif step.command == "soak":
         assert soak_parser("soak").parse_args().soak == 5.0
@@ -226,10 +227,12 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
         assert words[6:] == []
         return
     else:
-        parse = {"link": link.parse, "tune": tune.parse, "decode": lambda: layers.parse("decode")}[
-            step.command
-        ]
-        options = parse()[0]
+        parse: dict[str, Any] = {
+            "link": link.parse,
+            "tune": tune.parse,
+            "decode": lambda: layers.parse("decode"),
+        }
+        options, *_ = parse[step.command]()
     assert (options.max_time_s, options.lean, options.out) == (
         5.0,
         True,

@@ -8,9 +8,9 @@ import pytest
 
 from bench import tune
 from bench.harness import tuned
-from collectives.algorithm import ALGORITHMS, STATES_NS, Cores, choose, choose_through_host, named
-from collectives.build import Build
-from collectives.operation import TunedChoice
+from bench.tuning import search
+from collectives.operation import Row
+from collectives.table import parsed
 from reports.store.schema import Block
 from reports.tables.tune import FINALISTS, winners
 from tests.bench.launches import launch, run
@@ -21,9 +21,12 @@ pytestmark = pytest.mark.alone
 # A search that ends after six rounds, however busy the machine is.
 FEW_CANDIDATES = """
 import bench.tune as tune
-go_on = tune.go_on
-tune.go_on = lambda run, active, rounds: go_on(run, active, rounds) if rounds < 6 else []
-tune.candidates = lambda size, far_peers, memory: ["one_shot_pull", "two_shot_direct+nt"]
+from bench.tuning import search
+from collectives.table import parsed
+go_on = search.go_on
+search.go_on = lambda run, active, rounds: go_on(run, active, rounds) if rounds < 6 else []
+names = "one_shot_pull", "two_shot_direct+nt"
+search.candidates = lambda world, size: [parsed(name, search.KNOWN) for name in names]
 tune.main()
 """
 MACHINE = cast(Any, SimpleNamespace(machine_id="m", software_id="s"))
@@ -35,23 +38,24 @@ COSTS = {FAST: [10.0 + number for number in EVERYONE], SLOW: [40.0 - number for 
 # -- the candidates
 
 
-@pytest.mark.parametrize(("gpu", "memory"), [(False, "mapped"), (True, "host_staged")])
-def test_every_candidate_has_a_meaning_and_a_unique_name(gpu, memory):
+@pytest.mark.parametrize(("is_cpu", "memory"), [(True, "mapped"), (False, "host_staged")])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_every_candidate_has_a_meaning_and_a_unique_name(is_cpu, memory, ranks):
+    world: Any = SimpleNamespace(
+        device=SimpleNamespace(is_cpu=is_cpu),
+        communicator=SimpleNamespace(size=ranks),
+        memory=memory,
+        node=None,
+    )
     for size in (1 << power for power in range(10, 27)):
-        names = list(tune.candidates(size, gpu, memory))
+        names = [algorithm.name for algorithm in search.candidates(world, size)]
         assert len(set(names)) == len(names) >= 4
         for name in names:
-            build = Build.parse(named(ALGORITHMS["all_reduce"], name).name.partition("+")[2])
-            assert (build.chunk_bytes or 0) < size
-            assert gpu or build.blocks is build.threads is None
-        assert any(name.startswith("two_shot_push") for name in names) == gpu
-        assert ("one_shot_ll" in names) == (size <= 32 << 10)
-
-
-def test_without_a_table_two_ranks_push_small_messages_through_the_host():
-    names = [choose_through_host(size << 10, 2, False) for size in (16, 128, 256)]
-    assert names == ["one_shot_push", "one_shot_push", "two_shot"]
-    assert choose_through_host(16 << 10, 4, False) == "one_shot_pull"
+            algorithm = parsed(name, search.KNOWN)
+            assert algorithm.name == name
+            assert (algorithm.build.chunk_bytes or 0) < size
+            assert not is_cpu or algorithm.build.blocks is algorithm.build.threads is None
+        assert any(name.startswith("two_shot_push") for name in names) == (not is_cpu or ranks > 2)
 
 
 # -- which candidates go on
@@ -80,7 +84,7 @@ def go_on(*rounds, untuned=None):
         blocks=blocks,
         file=True,
     )
-    return tune.go_on(cast(Any, run), list(rounds[-1][1]), len(rounds))
+    return search.go_on(cast(Any, run), list(rounds[-1][1]), len(rounds))
 
 
 def test_the_better_half_goes_on_and_the_finalists_are_measured_to_the_end():
@@ -90,7 +94,7 @@ def test_the_better_half_goes_on_and_the_finalists_are_measured_to_the_end():
     assert go_on(*begun) == HALF
     assert go_on(*begun, *[(FAST, HALF)] * 3) == LAST
     assert go_on(*begun, *[(FAST, HALF)] * 3, *[(FAST, LAST)] * 3) == LAST
-    to_the_end = [(FAST, LAST)] * (tune.LAST_ROUNDS - 6)
+    to_the_end = [(FAST, LAST)] * (search.LAST_ROUNDS - 6)
     assert go_on(*begun, *[(FAST, HALF)] * 3, *to_the_end) == [0]
 
 
@@ -103,7 +107,7 @@ def test_a_state_of_the_link_that_appears_later_starts_its_own_search():
     assert go_on(*fast, *slow) == EVERYONE[8:]
     assert go_on(*fast, *slow, (FAST, LAST)) == LAST, "the current state's search must go on"
     best = EVERYONE[-FINALISTS:]
-    slow += [*[(SLOW, EVERYONE[8:])] * 3, *[(SLOW, best)] * (tune.LAST_ROUNDS - 6)]
+    slow += [*[(SLOW, EVERYONE[8:])] * 3, *[(SLOW, best)] * (search.LAST_ROUNDS - 6)]
     assert go_on(*fast, *slow) == [15]
 
 
@@ -112,7 +116,7 @@ def test_the_untuned_choice_goes_on_to_the_end_and_its_copy_does_not():
     begun, last = [(FAST, EVERYONE)] * 3, [1, 2, 3, 4, 15]
     assert 0 not in go_on(*begun, untuned=15)
     assert go_on(*begun, *[(FAST, last)] * 9, untuned=15) == last
-    assert go_on(*begun, *[(FAST, last)] * (tune.LAST_ROUNDS - 3), untuned=15) == [1]
+    assert go_on(*begun, *[(FAST, last)] * (search.LAST_ROUNDS - 3), untuned=15) == [1]
 
 
 # -- the winner
@@ -173,20 +177,27 @@ def test_each_state_has_a_winner_and_a_lucky_early_loser_never_wins(tmp_path):
 # -- the table
 
 
-def test_a_table_keeps_its_entries_for_other_sizes_and_states(tmp_path):
-    """A link that changes once in several minutes needs more than one search."""
-    path = tmp_path / "tables" / "table.json"
+def row(size_bytes, round_trip_ns, name, **where):
+    """A row for one size and state of the link."""
+    where = {"variant": "copied", "round_trip_ns": search.state_range(round_trip_ns), **where}
+    where |= {"memory": "mapped", "ranks": 2, "hosts": 1}
+    return Row("all_reduce", parsed(name, search.KNOWN), (size_bytes, size_bytes), where, ["run"])
 
-    def add(*picks, program="1.0 (a)", unsettled=()):
-        settled, open_ones = (
-            [TunedChoice("all_reduce", 2, size, "copied", ns, name) for size, ns, name in each]
-            for each in (picks, unsettled)
-        )
-        tuned.add(path, MACHINE, "run", settled, program, open_ones)
+
+def test_a_table_keeps_its_rows_for_other_sizes_and_states(tmp_path):
+    """A link that changes once in several minutes needs more than one search."""
+    path = tmp_path / "tables" / "table.toml"
+
+    def add(*settled, program="1.0 (a)", unsettled=()):
+        rows = [[row(*each) for each in rows] for rows in (settled, unsettled)]
+        tuned.add(path, tuned.Head("m", "s", "run", program), *rows)
         return {
-            (choice.size_bytes, choice.link_rtt_ns, choice.algorithm)
-            for choice in tuned.load(path, MACHINE).picks
+            (each.size_bytes[0], each.where["round_trip_ns"][0], each.algorithm.name)
+            for each in tuned.load(path, MACHINE)[1]
         }
+
+    def stored(*rows):
+        return {(size, search.state_range(trip_ns)[0], name) for size, trip_ns, name in rows}
 
     first, better, other = (
         (1024, 100.0, "ring"),
@@ -194,14 +205,15 @@ def test_a_table_keeps_its_entries_for_other_sizes_and_states(tmp_path):
         (2048, 500.0, "ring+nt"),
     )
     slow, unsettled = (1024, 500.0, "ring"), (1024, 2000.0, "two_shot")
-    assert add(first) == {first}
-    assert add(better, other) == {better, other}
-    assert add(slow) == {better, other, slow}
+    assert add(first) == stored(first)
+    assert add(better, other) == stored(better, other)
+    assert add(slow) == stored(better, other, slow)
     # A short look at a state must not undo a search in it.
-    assert add(unsettled=[(1024, 510.0, "two_shot"), unsettled]) == {better, other, slow, unsettled}
-    assert add(first, program="1.0 (b)") == {first}, "choices of other code must go"
+    after = stored(better, other, slow, unsettled)
+    assert add(unsettled=[(1024, 510.0, "two_shot"), unsettled]) == after
+    assert add(first, program="1.0 (b)") == stored(first), "rows of other code must go"
     path.write_text("spoiled")
-    assert add(first) == {first}
+    assert add(first) == stored(first)
 
 
 def test_the_search_stores_the_kind_of_memory_and_the_mode(tmp_path):
@@ -209,13 +221,15 @@ def test_the_search_stores_the_kind_of_memory_and_the_mode(tmp_path):
     result = write_run(tmp_path, sizes=sizes, algorithms=["ring"], modes=modes, n_blocks=12)
     for case in result.cases:
         case.memory = "host_staged"
-    table = tmp_path / "table.json"
-    assert tune.conclude(str(table), "1.0 (a)", result, MACHINE) == f"table: {table}\n"
-    picks = tuned.load(table, MACHINE).picks
-    assert {(choice.memory, choice.size_bytes, choice.mode) for choice in picks} == {
+    table = tmp_path / "table.toml"
+    assert tune.store(str(table), "1.0 (a)", result, MACHINE) == f"table: {table}\n"
+    rows = tuned.load(table, MACHINE)[1]
+    assert {
+        (each.where["memory"], each.size_bytes[0], each.where.get("mode")) for each in rows
+    } == {
         ("host_staged", 16384, "isolated"),
         ("host_staged", 16384, "chained"),
-        ("host_staged", 1 << 20, "any"),  # measured in one mode
+        ("host_staged", 1 << 20, None),  # measured in one mode
     }
 
 
@@ -229,10 +243,10 @@ def test_an_unwritable_table_is_refused_before_the_search(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def search(tmp_path_factory):
+def search_done(tmp_path_factory):
     """The printed text and the run of a search, and the table that it has stored."""
     folder = tmp_path_factory.mktemp("search")
-    table = folder / "table.json"
+    table = folder / "table.toml"
     options = "-b 16K -e 16K --max-time 12 --table"
     printed, result = run(folder / "tune", options, table, program=FEW_CANDIDATES)
     return printed, result, table
@@ -244,59 +258,49 @@ def with_table(folder, table, options="--mode isolated"):
     return run(folder, options, table)[1]
 
 
-def test_auto_uses_the_choices_that_the_search_stored(search, tmp_path):
+def test_auto_uses_the_choices_that_the_search_stored(search_done, tmp_path):
     """Without this, the search would have no effect."""
-    printed, result, table = search
+    printed, result, table = search_done
     assert result.complete
     assert {case.n_wrong for case in result.cases} == {0}
     assert f"table: {table}\n" in printed
     assert str(table) not in json.dumps(result.run.argv)
-    content = json.loads(table.read_text())
-    assert content["machine_id"] == result.run.machine_id
-    assert content["software_id"] == result.run.software_id
-    picks = content["picks"]
-    assert {(pick["variant"], pick["mode"]) for pick in picks} == {
+    head, rows = tuned.load(table, result.run)
+    assert {(each.where["variant"], each.where["mode"]) for each in rows} == {
         (variant, mode) for variant in ("copied", "registered") for mode in ("isolated", "chained")
     }
-    assert all(pick["algorithm"] in printed for pick in picks)
+    assert all(each.algorithm.name in printed for each in rows)
     result = with_table(tmp_path, table)
-    made = f"bench.tune made in {content['run_id']} with Wiretax {content['program']}"
+    made = f"bench.tune made in {head.run_id} with Wiretax {head.program}"
     assert f"auto uses the table that {made}." in result.run.notes
-    for case in result.cases:
-        assert (case.status, case.n_wrong) == ("ok", 0)
-        tuned = {pick["algorithm"] for pick in picks if pick["variant"] == case.variant}
-        # The link can have changed meanwhile into a state that was not tuned.
-        states = [Cores(trip_ns) for trip_ns in STATES_NS]
-        default = {choose(16384, 2, cores, case.variant == "registered") for cores in states}
-        assert case.chosen in tuned | default
+    assert {(case.status, case.n_wrong) for case in result.cases} == {("ok", 0)}
 
 
-def test_auto_follows_the_link_and_the_mode_and_keeps_its_default_elsewhere(search, tmp_path):
-    """In a state without its own choice, the choice for another state can cost up to three times as
+def test_auto_follows_the_link_and_the_mode_and_keeps_its_default_elsewhere(search_done, tmp_path):
+    """In a state without its own row, the row for another state can cost up to three times as
     much."""
-    picks = [
-        TunedChoice("all_reduce", 2, 16384, variant, trip_ns, name, mode=mode)
-        for variant, trip_ns, name, mode in (
-            ("copied", 1.0, "two_shot+nt", "isolated"),
-            ("copied", 100.0, "ring", "isolated"),
-            ("copied", 400.0, "ring", "isolated"),
-            ("copied", 1e12, "two_shot", "isolated"),
-            ("copied", 100.0, "two_shot", "chained"),
-            ("copied", 400.0, "two_shot", "chained"),
-            ("registered", 1e12, "two_shot_direct+ntr", "any"),
-        )
+    registered = {"variant": "registered", "in_place": False, "mode": "isolated"}
+    rows = [
+        *(row(16384, ns, "two_shot+nt", mode="isolated") for ns in (1.0, 1e6)),
+        *(
+            row(16384, ns, "ring", mode="isolated")
+            for ns in (70.0, 100.0, 150.0, 225.0, 340.0, 510.0)
+        ),
+        *(
+            row(16384, ns, "two_shot", mode="chained")
+            for ns in (70.0, 100.0, 150.0, 225.0, 340.0, 510.0)
+        ),
+        row(16384, 1e9, "two_shot_direct+ntr", **registered),
     ]
-    table = tmp_path / "table.json"
-    content = json.loads(search[2].read_text())
-    table.write_text(json.dumps(content | {"picks": [vars(choice) for choice in picks]}))
+    table = tmp_path / "table.toml"
+    head = tuned.load(search_done[2], search_done[1].run)[0]
+    tuned.add(table, head, rows, [])
     result = with_table(tmp_path / "out", table, "--mode both")
     chosen = {(case.variant, case.mode): case.chosen for case in result.cases}
     assert chosen["copied", "isolated"] == "ring"
     assert chosen["copied", "chained"] == "two_shot"
-    assert chosen["registered", "isolated"] in {
-        choose(16384, 2, Cores(trip_ns), True) for trip_ns in STATES_NS
-    }
+    assert chosen["registered", "isolated"] != "two_shot_direct+ntr"
     copied = next(
         case for case in result.cases if (case.variant, case.mode) == ("copied", "isolated")
     )
-    assert {block.chosen for block in result.blocks if block.case == copied.case} == {"ring"}
+    assert {block.chosen for block in result.blocks if block.case == copied.case} <= {"ring", None}

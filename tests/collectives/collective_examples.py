@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from collectives import quantized
-from collectives.algorithm import default_names
-from collectives.allreduce_packets import SENTINEL
+from collectives.algorithms import allreduce_quantized as quantized
 from collectives.collective import (
     COLLECTIVES,
     COMBINE,
@@ -27,6 +26,7 @@ from collectives.collective import (
     combined,
 )
 from collectives.operation import Case
+from collectives.registry import by_default
 from kernels.devices.device import Memory
 from tests.ranks.world import ROUNDING
 
@@ -35,6 +35,7 @@ MARGIN_BYTES = 64 << 10  # behind a buffer: no launch may write there
 ROOM_BYTES = MOST_BYTES + MARGIN_BYTES
 UNTOUCHED = 0xA5
 SPECIAL = [0.0, -0.0, 1e-40, 6e-8, 1e-5, 65504.0, 3.0e4]
+SENTINEL = "one_shot_sentinel"
 LOSSY = {f"two_shot_{wire.name}": wire for wire in quantized.WIRES}
 # The other algorithms reduce in rank order.
 IN_ANY_ORDER = (
@@ -72,12 +73,20 @@ class Example:
         return f"{name} {self.datatype.name} {self.redop} count {self.count}{place}"
 
 
+def usual_names(collective: str, hosts: int = 1) -> list[str]:
+    """The algorithms of a run of three or more ranks that names none."""
+    world: Any = SimpleNamespace(
+        communicator=SimpleNamespace(size=3, hosts=hosts), device=SimpleNamespace(is_cpu=True)
+    )
+    return [algorithm.name for algorithm in by_default(collective, world)]
+
+
 def drawn(draw: random.Random, name: str, ranks: int) -> Example:
     """Any count, type, operation and alignment of a collective, or of an algorithm of all-reduces.
     Few counts are large, because these take long."""
     collective, algorithms = COLLECTIVES["all_reduce"], [name]
     if name in COLLECTIVES:
-        collective, algorithms = COLLECTIVES[name], default_names(name)
+        collective, algorithms = COLLECTIVES[name], usual_names(name)
     datatypes, redops = list(DATATYPES), REDOPS if collective.reduces else ["none"]
     algorithm = draw.choice(algorithms)
     most = MOST_BYTES // 8 // max(collective.segments(ranks))
@@ -140,7 +149,7 @@ def fixed_examples(ranks: int, hosts: int = 1) -> Iterator[Example]:
         room = most if collective.reduces else 2 * most
         elements = room if is_long else count
         elements = min(elements, room // max(collective.segments(ranks)) - 5)
-        names = default_names(name, hosts=hosts)
+        names = usual_names(name, hosts)
         names = [name for name in names if name not in ("library", "auto")]
         for shape, algorithm, (datatype, redop) in product(
             collective.shapes, names, types[collective.reduces]
@@ -209,7 +218,7 @@ def inputs(example: Example, ranks: int) -> np.ndarray:
             ranks if example.redop in ("sum", "avg") else 1
         )
     encoded = datatype.encode(values)
-    if example.special and example.algorithm == SENTINEL.name:
+    if example.special and example.algorithm == SENTINEL:
         encoded[0] = (
             np.full(encoded[0].nbytes, 0xFF, np.uint8).view(encoded.dtype).reshape(shape[1:])
         )

@@ -1,178 +1,145 @@
 """What `auto` chooses without a tuned table, and what a collective promises about itself."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import groupby, product
+from itertools import product
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from collectives.algorithm import (
-    ALGORITHMS,
-    STATES_NS,
-    Cores,
-    choose,
-    choose_direct,
-    choose_message,
-    choose_on_gpus,
-    choosing_among,
-    named,
-    untuned_states,
-)
+from collectives.choice import by_model, ranked, same_state, states_of
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
-from collectives.operation import Algorithm, Case, Operation, TunedChoice, build_macros
+from collectives.operation import Case, Row
 from collectives.peer_buffer import HALF_BYTES, half_for
+from collectives.registry import ALGORITHMS
+from collectives.table import parsed
 
 pytestmark = pytest.mark.unit
 
 ALL_REDUCE, FLOAT32 = COLLECTIVES["all_reduce"], DATATYPES["float32"]
+KNOWN = ALGORITHMS["all_reduce"]
+OURS = [each for each in KNOWN.values() if each.needs_peers]
 SIZES = [1 << power for power in range(12, 28)]
-# Up to 128 MiB. Few steps for short messages, the longer the slower a flag is; few bytes for long
-# ones.
-CHOICES = """
-2 ranks, 100 ns, copied: one_shot_pull to 16K, two_shot to 256K, two_shot+128K to 8M, \
-two_shot+ntr+128K to 128M
-2 ranks, 225 ns, copied: one_shot_pull to 32K, two_shot to 256K, two_shot+128K to 8M, \
-two_shot+ntr+128K to 128M
-2 ranks, 512 ns, hold a MiB, copied: \
-one_shot_pull to 128K, two_shot to 1M, two_shot+128K to 8M, two_shot+ntr+128K to 128M
-2 ranks, 225 ns, hold a MiB, registered: \
-two_shot to 512K, two_shot_direct to 8M, two_shot_direct+nt to 16M, two_shot_direct+nt+ntr to 128M
-2 ranks, 380 ns, hold a MiB, registered: one_shot_pull+slabs to 32K, two_shot_direct+nt to 128M
-2 ranks, 380 ns, share a cache, registered: \
-one_shot_pull+slabs to 32K, two_shot to 256K, two_shot+128K to 512K, two_shot_direct+nt to 128M
-2 ranks, 512 ns, hold a MiB, registered in place: one_shot_pull+slabs to 32K, \
-two_shot_direct to 128M
-2 ranks, 512 ns, share a cache, registered in place: two_shot_direct to 128M
-2 ranks, 512 ns, hold a MiB, share a cache, registered in place: two_shot_direct to 128M
-3 ranks, 512 ns, hold a MiB, registered in place: two_shot_direct to 128M
-2 ranks, 100 ns, registered chained: one_shot_pull+slabs to 16K, two_shot+slabs to 128K, \
-two_shot to 512K, \
-two_shot_direct to 8M, two_shot_direct+nt to 16M, two_shot_direct+nt+ntr to 128M
-2 ranks, 380 ns, hold a MiB, registered chained: one_shot_pull+slabs to 64K, two_shot+slabs to 1M, \
-two_shot+128K+slabs to 8M, two_shot+ntr+128K+slabs to 128M
-4 ranks, 100 ns, copied: one_shot_pull to 32K, two_shot to 8M, two_shot+ntr to 128M
-4 ranks, 380 ns, copied: one_shot_pull to 32K, two_shot_push to 4M, two_shot to 8M, \
-two_shot+ntr to 128M
-8 ranks, 380 ns, copied: one_shot_pull to 32K, two_shot to 8M, two_shot+ntr to 128M
-3 ranks, 100 ns, hold a MiB, copied: one_shot_push to 64K, two_shot_push to 256K, \
-two_shot to 8M, two_shot+ntr to 128M
-8 ranks, 100 ns, hold a MiB, copied: one_shot_pull to 32K, two_shot to 512K, \
-two_shot+128K to 8M, two_shot+ntr to 128M
-8 ranks, 380 ns, hold a MiB, copied: one_shot_push to 16K, two_shot_push to 128K, \
-two_shot+nt to 4M, two_shot+ntr to 128M
-4 ranks, 100 ns, registered: \
-one_shot_pull+slabs to 32K, two_shot_push to 256K, two_shot_direct to 8M, two_shot_direct+nt to 128M
-8 ranks, 380 ns, registered: one_shot_pull+slabs to 32K, two_shot+slabs to 2M, \
-two_shot_direct+nt to 128M
-4 ranks, 100 ns, hold a MiB, registered: one_shot_push+slabs to 32K, two_shot_push+slabs to 128K, \
-two_shot_push to 256K, two_shot_direct to 8M, two_shot_direct+nt to 128M
-4 ranks, 380 ns, hold a MiB, registered: one_shot_push+slabs to 32K, two_shot_push+slabs to 256K, \
-two_shot+nt+slabs to 512K, two_shot_push+nt to 4M, two_shot_direct+nt to 128M
-2 GPUs, copied: one_shot_ll to 32K, one_shot_push to 512K, two_shot_push to 128M
-8 GPUs, copied: one_shot_ll to 8K, one_shot_push to 64K, two_shot_push to 128M
-4 GPUs, registered: one_shot_pull to 32K, two_shot_push to 128M
-a message, 225 ns, copied: direct_pull to 16M, direct_push+ntr to 128M
-a message, 225 ns, copied answered: direct_pull to 8M, direct_push+ntr to 128M
-a message, 380 ns, copied answered: direct_pull to 128M
-a message, 225 ns, registered: direct_pull to 128M
-a message, 380 ns, registered: direct_pull to 512K, direct_pull+slabs to 8M, direct_pull to 128M
-a message, 512 ns, registered: direct_pull to 128M
-segments, copied: direct_pull to 2M, direct_pull+128K to 128M
-segments, registered: direct_pull to 128M
-"""
-
-
-def chosen(words: str, size: int) -> str:
-    """The choice for a situation in the words of CHOICES."""
-    what, *facts = words.split(", ")
-    ranks, registered = what.partition(" ")[0], "registered" in words
-    trip_ns = next((float(fact[:-3]) for fact in facts if fact.endswith(" ns")), 0.0)
-    if what == "segments":
-        return choose_direct(size, registered)
-    if what == "a message":
-        return choose_message(size, trip_ns, registered, "answered" in words)
-    if what.endswith("GPUs"):
-        return choose_on_gpus(size, int(ranks), registered)
-    cores = Cores(trip_ns, "hold a MiB" in facts, "share a cache" in facts)
-    return choose(size, int(ranks), cores, registered, "in place" in words, "chained" in words)
-
-
-@pytest.mark.parametrize("line", CHOICES.strip().splitlines())
-def test_auto_follows_the_table(line):
-    words, _, expected = line.partition(": ")
-    names = []
-    for name, sizes in groupby(SIZES, key=partial(chosen, words)):
-        *_, last = sizes
-        names.append(f"{name} to {last >> 20}M" if last >> 20 else f"{name} to {last >> 10}K")
-    assert ", ".join(names) == expected
-
-
-@pytest.mark.parametrize("ranks", [2, 3, 4, 8])
-def test_auto_on_cpus_chooses_what_has_the_variant(ranks):
-    caches, flags = ((False, False), (True, False), (False, True)), (False, True)
-    for trip_ns, cache, size, registered, in_place in product(
-        STATES_NS, caches, SIZES, flags, flags
-    ):
-        name = choose(size, ranks, Cores(trip_ns, *cache), registered, in_place)
-        variants = named(ALGORITHMS["all_reduce"], name).variants(cast(Any, None))
-        assert ("registered" if registered else "copied") in variants, (name, trip_ns, cache, size)
 
 
 def test_a_build_over_slabs_has_only_a_registered_variant_and_moves_what_the_copied_one_moves():
     algorithms = ALGORITHMS["all_reduce"]
-    built = named(algorithms, "two_shot+slabs")
+    built = parsed("two_shot+slabs", algorithms)
     assert built.variants(cast(Any, None)) == ("registered",)
     case = Case(ALL_REDUCE, 1024, FLOAT32, "sum", 0, 0, variant="registered")
     copied = built.traffic(2, case)
     assert copied == algorithms["two_shot"].traffic(2, replace(case, variant="copied"))
     assert copied != algorithms["two_shot"].traffic(2, case)
     with pytest.raises(ValueError, match="two_shot_direct uses no slabs"):
-        named(algorithms, "two_shot_direct+slabs")
+        parsed("two_shot_direct+slabs", algorithms)
 
 
-def test_a_tuned_state_replaces_all_defaults_of_its_state():
-    """Round trips of 380 and 512 ns are one state of the link, in which tables hold either."""
-    assert (
-        untuned_states(STATES_NS, [340.0]) == untuned_states(STATES_NS, [600.0]) == [100.0, 225.0]
+def world(ranks: int = 2, is_cpu: bool = True, rows: Sequence[Row] = (), **facts: Any) -> Any:
+    """Ranks of one host that map each other's memory."""
+    return SimpleNamespace(
+        device=SimpleNamespace(is_cpu=is_cpu, l2_bytes=1 << 20),
+        communicator=SimpleNamespace(size=ranks, hosts=1),
+        **{"peers": None, "node": None, "rows": rows, "other_memory": (), "memory": "mapped"},
+        **{"shares_l3": True},
+        **facts,
     )
-    assert untuned_states(STATES_NS, [95.0]) == [225.0, 380.0, 512.0]
-    assert untuned_states(STATES_NS, [222.0]) == [100.0, 380.0, 512.0]
 
 
-def chosen_by_auto(case: Case, *choices: TunedChoice) -> str | None:
-    """The algorithm that `auto` runs between two near cores, if every build of every algorithm
-    fits."""
-    stubs = [
-        Algorithm(name, "", lambda world, case: Operation(cast(Any, None), lambda: None))
-        for name in ("two_shot", "direct_pull", "direct_push")
+def all_reduce(size_bytes: int, **fields: Any) -> Case:
+    return Case(ALL_REDUCE, size_bytes // 4, FLOAT32, "sum", 0, 0, **fields)
+
+
+def row(algorithm: str, least: int, most: int, **where: Any) -> Row:
+    return Row("all_reduce", parsed(algorithm, KNOWN), (least, most), where)
+
+
+def first_choice(of: Any, case: Case, round_trip_ns: float = 100.0, shipped: Any = ()) -> str:
+    """What `auto` tries first."""
+    ours = [each for each in KNOWN.values() if each.needs_peers and not each.is_library]
+    return next(ranked(of, case, round_trip_ns, ours, list(shipped)))[1].name
+
+
+def test_the_row_with_most_facts_decides_then_the_one_with_the_nearest_sizes():
+    rows = [
+        row("ring", 1 << 10, 1 << 20),
+        row("two_shot+nt", 1 << 14, 1 << 14, variant="copied"),
+        row("two_shot+64K", 1 << 18, 1 << 18, variant="copied"),
+        row("two_shot_push", 1 << 10, 1 << 30, variant="copied", ranks=[3, 8]),
+        row("one_shot_push", 1 << 10, 1 << 30, variant="copied", mode="chained", device="gpu"),
     ]
-    device = SimpleNamespace(is_cpu=True, holds_a_mebibyte=True, shares_a_cache=False)
-    ranks = SimpleNamespace(size=2, hosts=1)
-    world: Any = SimpleNamespace(
-        choices=choices, node=None, memory="mapped", device=device, communicator=ranks
-    )
-    bound = choosing_among(stubs, case.collective is ALL_REDUCE).bind(world, case)
-    assert isinstance(bound, Operation)
-    return bound.by_link[min(bound.by_link)].chosen if bound.by_link else bound.chosen
+    assert first_choice(world(rows=rows), all_reduce(1 << 15)) == "two_shot+nt"
+    assert first_choice(world(rows=rows), all_reduce(1 << 17)) == "two_shot+64K"
+    assert first_choice(world(4, rows=rows), all_reduce(1 << 17)) == "two_shot_push"
+    assert first_choice(world(rows=rows), all_reduce(1 << 15, variant="registered")) == "ring"
 
 
-@pytest.mark.parametrize(
-    ("collective", "tuned", "in_place_too"),
-    [
-        ("all_reduce", "two_shot+ntr", "two_shot"),
-        ("all_gather", "direct_pull+ntr", "direct_pull+ntr"),
-    ],
-)
-def test_auto_sums_in_place_without_stores_around_the_caches(collective, tuned, in_place_too):
+def test_rows_of_the_user_come_before_the_suites_and_the_model_follows_both():
+    tuned, shipped = row("ring", 4096, 4096), row("two_shot", 4096, 1 << 20)
+    both = world(rows=[tuned])
+    assert first_choice(both, all_reduce(4096), shipped=[shipped]) == "ring"
+    assert first_choice(both, all_reduce(1 << 18), shipped=[shipped]) == "two_shot"
+    far_away = all_reduce(1 << 25)  # more than eight times any size of the tables
+    assert first_choice(both, far_away, shipped=[shipped]) == first_choice(world(), far_away)
+
+
+def test_a_row_serves_one_state_of_the_link():
+    near = row("ring", 4096, 4096, round_trip_ns=[80.0, 120.0])
+    assert first_choice(world(rows=[near]), all_reduce(4096), 100.0) == "ring"
+    assert first_choice(world(rows=[near]), all_reduce(4096), 200.0) != "ring"
+    tuned_ns, *others_ns = states_of(world(rows=[near]))
+    assert 80 < tuned_ns < 120
+    assert not any(same_state(ns, tuned_ns) for ns in others_ns)
+
+
+@pytest.mark.parametrize("is_cpu", [True, False])
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_the_model_needs_fewer_steps_for_short_messages_than_for_long_ones(is_cpu, ranks):
+    """A short message pays for flags, a long one for bytes."""
+    hops = []
+    for size_bytes in SIZES:
+        case = all_reduce(size_bytes)
+        ours = [KNOWN[name] for name in ("one_shot_push", "one_shot_pull", "two_shot", "ring")]
+        chosen = by_model(world(ranks, is_cpu), case, 200.0, ours)
+        traffic = chosen.traffic(ranks, case)
+        assert traffic
+        hops.append(traffic.hops)
+    assert hops == sorted(hops)
+    assert hops[0] == 1
+
+
+def test_auto_chooses_only_what_is_feasible():
+    for ranks, size_bytes, variant in product((2, 3, 8), SIZES, ("copied", "registered")):
+        case = all_reduce(size_bytes, variant=variant)
+        for chosen in (by_model(world(ranks), case, ns, list(OURS)) for ns in states_of(world())):
+            assert chosen.feasible(world(ranks), case) is None
+            assert not chosen.is_lossy
+
+
+def test_auto_sums_in_place_without_stores_around_the_caches():
     """They would throw out lines that the rank has just read: 16 MiB took 1.5 to 1.9 times as
     long."""
-    out = Case(COLLECTIVES[collective], 4 << 20, FLOAT32, "none", 0, 0)
-    choice = TunedChoice(collective, 2, 16 << 20, "copied", 100.0, tuned)
-    assert chosen_by_auto(out, choice) == tuned
-    assert chosen_by_auto(replace(out, in_place=True), choice) == in_place_too
+    tuned = world(rows=[row("two_shot+ntr", 1 << 24, 1 << 24)])
+    assert first_choice(tuned, all_reduce(1 << 24)) == "two_shot+ntr"
+    assert first_choice(tuned, all_reduce(1 << 24, in_place=True)) == "two_shot"
+
+
+def test_auto_takes_the_memory_that_a_row_names():
+    """A public all-reduce for four R9700s uses host memory up to 64 KiB, and peers' above."""
+    where = {"memory": "mapped,host_staged", "device": "gpu"}
+    short = Row("all_reduce", KNOWN["one_shot_push"], (1024, 65536), where, (), "host_staged")
+    long = Row("all_reduce", KNOWN["two_shot"], (131072, 1 << 25), where, (), "mapped")
+    host = world(is_cpu=False)
+    host.memory = "host_staged"
+    both = world(is_cpu=False, rows=[short, long])
+    both.other_memory = (host,)
+    over = {
+        size_bytes: next(ranked(both, all_reduce(size_bytes), 100.0, list(OURS), []))
+        for size_bytes in (16384, 1 << 20)
+    }
+    assert over[16384] == (host, KNOWN["one_shot_push"])
+    assert over[1 << 20] == (both, KNOWN["two_shot"])
 
 
 def message(way: str) -> Case:
@@ -186,18 +153,6 @@ def test_the_bound_of_a_message_there_and_back_counts_both_legs(name):
     assert one_way
     assert ping_pong
     assert (ping_pong.stages, ping_pong.hops) == (2 * one_way.stages, one_way.hops + 1)
-
-
-def test_sums_walk_several_pages_at_once_only_if_they_are_long():
-    device = SimpleNamespace(far_sums_bytes=8 << 20, far_copies_bytes=float("inf"))
-    world: Any = SimpleNamespace(communicator=SimpleNamespace(size=2), device=device)
-    walks = [
-        (name, size)
-        for name, size in product(("reduce_scatter", "all_gather"), (4 << 20, 8 << 20))
-        if "SEVERAL_PAGES"
-        in build_macros(world, Case(COLLECTIVES[name], size // 8, FLOAT32, "sum", 0, 0))
-    ]
-    assert walks == [("reduce_scatter", 8 << 20)]
 
 
 def test_slabs_hold_four_chunks_of_a_message_and_stay_small_on_a_cpu():

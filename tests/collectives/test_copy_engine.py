@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from bench.tune import candidates
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import DeviceError
 from reports.store.result import read
@@ -98,14 +97,6 @@ def test_a_cpu_refuses_with_the_reason_and_lists_the_forms_only_if_requested(tmp
         (path,) = (tmp_path / name).glob("*.jsonl")
         reasons = {case.reason for case in read(path).cases if "copy_engine" in case.algorithm}
         assert reasons == ({refusal} if words else set())
-
-
-def test_tune_tries_them_on_gpus_from_1_mib():
-    tried = [
-        set(candidates(size, far_peers)) >= set(FORMS.split(","))
-        for size, far_peers in ((1 << 20, True), (512 << 10, True), (1 << 20, False))
-    ]
-    assert tried == [True, False, False]
 
 
 @pytest.mark.parametrize("graph", few(["1", "0"], 1))

@@ -51,7 +51,7 @@ def test_every_form_is_measured_with_quantised_output(tmp_path, output):
     assert f"output {output}" in " ".join(done.stdout.split())
     (path,) = tmp_path.glob("*.jsonl")
     cases = read(path).cases
-    assert {"compute", "fused", "then_one_shot_pull"} <= {case.algorithm for case in cases}
+    assert {"compute", "fused", "then_auto"} <= {case.algorithm for case in cases}
     for case in cases:
         assert case.shape == {"tokens": 4, "hidden": 256, "output": output}
         if case.algorithm != "then_library":

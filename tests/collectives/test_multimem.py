@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.tune import candidates
-from collectives.allreduce_multimem import COMBINED, ENTRIES
+from collectives.algorithms.allreduce_multimem import COMBINED, ENTRIES
 from collectives.collective import DATATYPES, REDOPS
 from reports.store.result import read
 from tests import fake_gpu
@@ -148,8 +147,3 @@ def test_a_fence_between_aliases_precedes_every_signal(architecture):
     assert not [name for name, lines in kernels.items() if unfenced(lines)]
     without = [[line for line in lines if "proxy.alias" not in line] for lines in kernels.values()]
     assert all(map(unfenced, without))
-
-
-def test_tune_tries_them_on_gpus_alone():
-    assert set(ENTRIES) <= set(candidates(4096, True))
-    assert not set(ENTRIES) & set(candidates(4096, False))

@@ -1,23 +1,24 @@
 """Quantised all-reduces: their exact results, their loss, and that they run only if the user names
 them."""
 
-import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from bench import tune
-from collectives.algorithm import ALGORITHMS, default_names, selected
+from collectives.algorithms.allreduce_quantized import ALGORITHMS as QUANTIZED
+from collectives.algorithms.allreduce_quantized import WIRES
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Case, TunedChoice, Unsupported
-from collectives.quantized import ALGORITHMS as QUANTIZED
-from collectives.quantized import WIRES
+from collectives.operation import Case, Unsupported
+from collectives.registry import ALGORITHMS
+from collectives.table import check_algorithm, parsed
 from reports.store.result import read
+from tests.collectives.collective_examples import usual_names
 from tests.launch import count, few, mpirun
 
-NAMES = [algorithm.name for algorithm in QUANTIZED]
+NAMES = [algorithm.name for algorithm in QUANTIZED["all_reduce"]]
 KNOWN = ALGORITHMS["all_reduce"]
 LEAST_DB = dict(zip(NAMES, (35, 25, 15), strict=True))  # on normally distributed data
 # Of one code, relative to the largest value of its block.
@@ -77,24 +78,26 @@ def test_a_block_out_of_range_becomes_nan_and_zeros_stay_zeros(wire):
     [
         ({"datatype": DATATYPES["int32"]}, "only float32, float16, bfloat16 can be"),
         ({"redop": "max"}, "only sum and avg can be quantised, not max"),
-        ({"count": 33}, "only whole blocks of 32 elements can be quantised"),
+        ({"count": 33}, "it takes whole blocks of 32 elements"),
     ],
     ids=["type", "operation", "count"],
 )
 def test_cases_that_cannot_be_quantised_are_refused_with_one_sentence(changed, sentence):
     plain = Case(COLLECTIVES["all_reduce"], 64, DATATYPES["float32"], "sum", 0, 0)
-    refusal = KNOWN[NAMES[0]].bind(cast(Any, None), replace(plain, **changed))
+    world: Any = SimpleNamespace(communicator=SimpleNamespace(size=2), peers=None)
+    refusal = KNOWN[NAMES[0]].bind(world, replace(plain, **changed))
     assert isinstance(refusal, Unsupported)
     assert refusal.reason.startswith(sentence)
 
 
 def test_quantised_algorithms_run_only_by_name():
     """Neither a run without --algorithm nor bench.tune uses them."""
-    assert not set(default_names("all_reduce")) & set(NAMES)
-    (algorithm,) = selected(KNOWN, ["two_shot_fp8+64K"])
+    assert not set(usual_names("all_reduce")) & set(NAMES)
+    algorithm = parsed("two_shot_fp8+64K", KNOWN)
     assert algorithm.name == "two_shot_fp8+64K"
-    bases = {name.partition("+")[0] for name in tune.candidates(1 << 20, True)}
-    assert not bases & set(NAMES)
+    assert algorithm.candidates(cast(Any, SimpleNamespace(device=None)), 1 << 20) == []
+    with pytest.raises(ValueError, match="auto does not choose two_shot_fp8"):
+        check_algorithm(algorithm, {})
 
 
 def run(folder, *options):
@@ -110,7 +113,7 @@ def test_the_signal_to_noise_ratio_is_printed_beside_the_time(tmp_path):
     cases = [case for case in result.cases if case.algorithm in NAMES and case.status == "ok"]
     assert {case.algorithm for case in cases} == set(NAMES)
     odd = {case.reason for case in result.cases if case.size_bytes == 16388} - {None}
-    assert odd == {"only whole blocks of 32 elements can be quantised"}
+    assert odd == {"it takes whole blocks of 32 elements"}
     rows = [line.split() for line in printed.splitlines() if "16 KiB two_shot_" in line]
     for case in cases:
         assert case.n_wrong == 0
@@ -119,22 +122,3 @@ def test_the_signal_to_noise_ratio_is_printed_beside_the_time(tmp_path):
         ratios = [f"{ratio:.1f}" for ratio in case.snr_db.values()]
         assert any(row[2] == case.algorithm and row[-3:] == ratios for row in rows)
     assert not any(case.chosen in NAMES for case in result.cases), "auto must not choose one"
-
-
-def test_auto_ignores_quantised_choices_in_a_table_of_an_older_version(tmp_path):
-    """Otherwise a user would learn from a wrong answer that sums were quantised."""
-    options = ("--sizes", "16K", "--mode", "isolated")
-    _, first = run(tmp_path / "here", *options, "--algorithm", "ring")
-    choices = [
-        vars(TunedChoice("all_reduce", 2, 16384, "copied", rtt_ns, name))
-        for rtt_ns in (1.0, 100.0, 400.0, 1e6)
-        for name in ("two_shot_int8+64K", "ring")
-    ]
-    head = {"machine_id": first.run.machine_id, "software_id": first.run.software_id}
-    table = tmp_path / "table.json"
-    table.write_text(json.dumps(head | {"run_id": "2026-tune", "picks": choices}))
-    _, result = run(tmp_path / "out", *options, "--algorithm", "auto", "--tuned", str(table))
-    older = "auto uses the table that bench.tune made in 2026-tune with an older Wiretax;"
-    assert any(note.startswith(older) for note in result.run.notes)
-    copied = [case for case in result.cases if case.variant == "copied"]
-    assert [(case.chosen, case.n_wrong, case.snr_db) for case in copied] == [("ring", 0, None)]

@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from collectives import allreduce_copy_engine
+from collectives.algorithms import allreduce_copy_engine
 from kernels.devices.compile_cache import SOURCES
 from tests.emulated import machine
 from tests.emulated.ranks import Grid, devices_of, late_ranks, open_ranks, run_items

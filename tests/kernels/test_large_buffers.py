@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from collectives.operation import plain_arguments
+from collectives.binding import plain_arguments
 from collectives.probe import probe_kernels
 from kernels.devices import shared_memory
 from kernels.devices.cpu import CpuDevice

@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 
-from collectives.algorithm import ALGORITHMS
 from collectives.operation import Operation, Unsupported
 from collectives.peer_buffer import set_epoch
+from collectives.registry import ALGORITHMS
 from tests.collectives.collective_examples import (
     ROOM_BYTES,
     Buffers,

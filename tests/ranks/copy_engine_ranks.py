@@ -9,12 +9,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from typing import Any, cast
 
 import numpy as np
 
-from collectives import allreduce_copy_engine as forms
+from collectives.algorithms import allreduce_copy_engine as forms
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Algorithm, Case, Operation, World
@@ -24,7 +25,8 @@ from kernels.devices.device import Kernel, Memory, Step
 from kernels.devices.gpu import GpuDevice
 from tests.ranks.world import connect
 
-forms.LEAST_BYTES, forms.LEAST_PIECE_BYTES = 0, 256
+forms.LEAST_PIECE_BYTES = 256
+TWO_SHOT, RING = (replace(each, least_bytes=0) for each in forms.ALGORITHMS["all_reduce"])
 SIZES, ROUNDS, LATE_S = (4096, 5000), 2, 0.3
 NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
 
@@ -88,7 +90,7 @@ def each_form(bed: Bed, graph: bool) -> int:
     them: the copies of the launch must have read it."""
     wrong = 0
     examples = list(enumerate(product(SIZES, ("copied", "registered"))))
-    ours = forms.TWO_SHOT_COPY_ENGINE, forms.RING_COPY_ENGINE
+    ours = TWO_SHOT, RING
     for form, (number, (size, variant)) in product(ours, examples):
         shift, in_place = 4 * (number % 2), number == 1
         send, receive = (memory.address + shift for memory in (bed.send, bed.receive))
@@ -128,8 +130,8 @@ def in_turn(bed: Bed) -> int:
     # share an inbox.
     long = bed.case(size, bed.result, build=Build(chunk_bytes=4 * size))
     short = bed.case(size // 4, bed.receive, build=Build(chunk_bytes=size))
-    last = bed.bound(forms.RING_COPY_ENGINE, long)
-    first = bed.bound(forms.TWO_SHOT_COPY_ENGINE, short)
+    last = bed.bound(RING, long)
+    first = bed.bound(TWO_SHOT, short)
     inputs = bed.drawn(size)
     bed.launch([first, last], inputs, bed.send.address)
     expected = np.sum(inputs, axis=0)
@@ -139,7 +141,7 @@ def in_turn(bed: Bed) -> int:
 def in_the_first_inbox(bed: Bed) -> Callable[[], int]:
     """A function that launches a case that is bound now, and counts its wrong elements. Its inbox
     must stay mapped when later cases have larger ones."""
-    step = bed.bound(forms.TWO_SHOT_COPY_ENGINE, bed.case(256, bed.receive))
+    step = bed.bound(TWO_SHOT, bed.case(256, bed.receive))
 
     def launch() -> int:
         gc.collect()

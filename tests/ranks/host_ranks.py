@@ -15,12 +15,12 @@ from typing import Any
 from unittest import mock
 
 from bench.harness.iteration import Buffers
-from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Refusal
 from collectives.library import mpi
 from collectives.operation import Case, Message, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
+from collectives.registry import ALGORITHMS
 from collectives.world import open_world
 from kernels.devices.device import DeviceError
 from tests.ranks.world import connect, launch

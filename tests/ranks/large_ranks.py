@@ -12,10 +12,10 @@ import sys
 
 import numpy as np
 
-from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library import mpi
 from collectives.operation import Case, Operation, Unsupported
+from collectives.registry import ALGORITHMS
 from tests.ranks.world import connect, launch
 
 WINDOW_BYTES = 48 << 20

@@ -8,13 +8,13 @@ from ctypes import c_void_p
 from itertools import product
 
 from bench.harness.iteration import Iteration
-from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Communicator, Refusal
 from collectives.library import gpu as library_gpu
 from collectives.library.nccl import Nccl
 from collectives.operation import Unsupported
 from collectives.peer_buffer import WaitPolicy
+from collectives.registry import ALGORITHMS
 from collectives.world import open_device, open_world
 from kernels.devices.device import Counts, DeviceError, Kernel, Step, Watch
 from tests.collectives.collective_examples import MARGIN_BYTES, Buffers, Example, inputs
@@ -84,7 +84,7 @@ def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dic
         actions = Iteration(-1, "", NOTHING, operation, NOTHING, NOTHING).actions(NOTHING)
         device.run(actions, NOTHING, Counts(0, 1), watch, world.graph)
         report["results"][key] = communicator.all_gather(buffers.problem(example, every))
-        report["chosen"][key] = operation.chosen
+        report["chosen"][key] = operation.choice
         report["calls"] = operation.step.kernel.name
         for _ in range(request.get("repeat", 0)):
             operation.call()

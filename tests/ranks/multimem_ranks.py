@@ -4,7 +4,7 @@ not; collective_ranks.py performs the all-reduces over it."""
 import os
 from itertools import product
 
-from collectives.allreduce_multimem import COMBINED, ONE_SHOT, TWO_SHOT
+from collectives.algorithms.allreduce_multimem import COMBINED, ONE_SHOT, TWO_SHOT
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS
 from collectives.operation import Bound, Case, Unsupported
 from tests.ranks.world import connect

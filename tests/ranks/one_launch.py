@@ -12,8 +12,8 @@ from unittest import mock
 
 import numpy as np
 
-from collectives.algorithm import ALGORITHMS
 from collectives.operation import Unsupported
+from collectives.registry import ALGORITHMS
 from kernels.devices import gpu_driver
 from kernels.devices.device import Arguments, Step
 from kernels.devices.gpu import GpuDevice

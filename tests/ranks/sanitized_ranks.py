@@ -31,19 +31,19 @@ import numpy as np
 from bench.harness import verify
 from bench.harness.iteration import Segments, checked_iteration, nothing
 from bench.layers.experts import source_and_target
-from collectives.algorithm import ALGORITHMS
+from collectives.algorithms.allreduce_quantized import ALGORITHMS as QUANTIZED
+from collectives.algorithms.allreduce_quantized import BLOCK
+from collectives.algorithms.allreduce_quantized import DATATYPES as QUANTIZED_DATATYPES
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
 from collectives.layers.fused import FUSED
-from collectives.operation import Algorithm, Case, Library, Operation, Unsupported, World
+from collectives.operation import Algorithm, Case, Operation, Unsupported, World
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
 from collectives.probe import PROBE_BYTES, probe_kernels
-from collectives.quantized import ALGORITHMS as QUANTIZED
-from collectives.quantized import BLOCK
-from collectives.quantized import DATATYPES as QUANTIZED_DATATYPES
+from collectives.registry import ALGORITHMS
 from kernels.devices.cpu import FLAGS, CpuDevice
 from kernels.devices.device import (
     NEXT_ITERATION,
@@ -68,7 +68,7 @@ from tests.ranks.layer_cases import (
     norm_weight,
 )
 
-LOSSY = {algorithm.name for algorithm in QUANTIZED}
+LOSSY = {algorithm.name for algorithm in QUANTIZED["all_reduce"]}
 LAUNCHES = 6  # of each item
 START_EPOCH = 2**32 - 20
 LINE_BYTES = 128  # the alignment of flags and packs in a slab
@@ -188,7 +188,7 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     turns: dict[str, int] = {}
     for collective in COLLECTIVES.values():
         for algorithm in ALGORITHMS[collective.name].values():
-            if algorithm.name in ("library", "auto"):
+            if not algorithm.needs_peers:
                 continue
             # One datatype and operation for each kernel file, because each pair needs a build.
             stem = collective.name
@@ -419,7 +419,7 @@ def open_bed(
             communicator, device, slabs, controls, own, waits, sharing, lambda _: None
         )
         set_epoch(peers, START_EPOCH)
-        worlds.append(World(communicator, device, peers, cast(Library, None), waits.watch))
+        worlds.append(World(communicator, device, peers, [], waits.watch))
     return Bed(worlds, random.Random(seed), seed, plant)
 
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Case, Operation
+from collectives.registry import ALGORITHMS
 from tests.ranks.world import connect, launch
 
 LARGE_BYTES = 32 << 20

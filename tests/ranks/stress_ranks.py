@@ -7,7 +7,7 @@ NAME is an algorithm of all-reduces, or of LAYERS; rank 0 prints a JSON line {"l
 the receive buffer do. Over the kernels of a negative control (tests/kernels/broken_kernels.py), the
 same loop must find wrong elements.
 
-The soak's Dealer draws the launches of plain collectives. All ranks make the same launches in the
+The soak's Sampler draws the launches of plain collectives. All ranks make the same launches in the
 same random order, each rank with its own data and random delays. No barrier separates two launches.
 """
 
@@ -17,15 +17,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.features.soak import COUNTS, MARGIN_BYTES, Dealer, Launch, SoakOptions, delay_steps
+from bench.features.soak import COUNTS, MARGIN_BYTES, Launch, Sampler, SoakOptions, delay_steps
 from bench.harness.iteration import Buffers, Segments, checked_iteration, nothing
 from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.watchdog import FlightRecord
 from bench.layers.experts import routed_iteration
 from bench.machine.placement import Place
-from collectives.algorithm import ALGORITHMS, default_names, named
-from collectives.allreduce_packets import SENTINEL
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
@@ -33,6 +31,8 @@ from collectives.experts.routing import draw as draw_routes
 from collectives.layers.fused import FUSED
 from collectives.operation import Algorithm, Case, Operation
 from collectives.peer_buffer import PeerBuffer, set_epoch
+from collectives.registry import ALGORITHMS, by_default
+from collectives.table import parsed
 from kernels.devices.device import Action, Counts, Memory
 from tests.ranks.layer_cases import (
     gemv_case,
@@ -113,19 +113,22 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
     most_bytes = 8 * max(COUNTS)
     send, receive = registered(session, session.communicator.size * most_bytes + MARGIN_BYTES, 2)
     buffers = Buffers(send, receive, session.options.seed)
-    dealers = []
+    samplers = []
     for collective in COLLECTIVES.values() if not names else [COLLECTIVES["all_reduce"]]:
-        types = [t for t in DATATYPES.values() if t.is_float or SENTINEL.name not in names]
+        types = [t for t in DATATYPES.values() if t.is_float or "one_shot_sentinel" not in names]
         datatype = draw.choice(types)
         redop = draw.choice(["sum", "avg" if datatype.is_float else "max"])
-        ours = [name for name in default_names(collective.name) if name != "library"]
-        chunked = [name + draw.choice(CHUNKS) if name != "auto" else name for name in ours]
-        algorithms = [named(ALGORITHMS[collective.name], name) for name in names or chunked]
+        known = ALGORITHMS[collective.name]
+        ours = [each for each in by_default(collective.name, session.world) if not each.is_library]
+        chunked = [
+            each.name + draw.choice(CHUNKS) if each.needs_peers else each.name for each in ours
+        ]
+        algorithms = [parsed(name, known) for name in names or chunked]
         soak = SoakOptions(collective, 0.0, 1, most_bytes, [datatype], [redop], algorithms)
-        dealers.append(Dealer(session, soak, draw, buffers))
+        samplers.append(Sampler(session, soak, draw, buffers))
     hand: list[Launch] = []
     while len(hand) < PLAIN_LAUNCHES:
-        hand += [launch for dealer in dealers for launch in dealer.deal()]
+        hand += [launch for sampler in samplers for launch in sampler.sample()]
     return hand
 
 
@@ -188,7 +191,7 @@ def norm_launch(session: Session, draw: random.Random) -> Launch:
     case = norm_case(datatype, tokens, weight, send.address, receive.address, variant=variant)
     contents = norm_contents(case, session.communicator.size, session.communicator.rank, seed)
     launch = layer_launch(session, form, case, contents, weight)
-    if by_link := launch.iteration.by_link:
+    if by_link := launch.iteration.operation.by_link:
         launch.iteration.operation = draw.choice(list(by_link.values()))
     return launch
 

@@ -154,9 +154,9 @@ TENSOR_PARALLEL = {"tensor_parallel", "tensor_parallel_library"}
 RUNS = {
     "allreduce_rmsnorm": (
         "--hidden 1000 --tokens 1,3 -n 6 --lean --max-time 100 --format csv",
-        {"fused", "then_one_shot_pull", "then_library"},
+        {"fused", "then_auto", "then_library"},
     ),
-    "gemv_allreduce": (f"{SMALL} --weights int8 -d bf16", {"fused", "then_one_shot_pull"}),
+    "gemv_allreduce": (f"{SMALL} --weights int8 -d bf16", {"fused", "then_auto"}),
     "gemm_reduce_scatter": (f"{SMALL} --tokens 16", THEN_DIRECT),
     "allgather_gemm": (f"{SMALL} --tokens 16", THEN_DIRECT),
     "decode": (f"{SMALL} --slots 2", TENSOR_PARALLEL),

@@ -6,9 +6,10 @@ from functools import partial, reduce
 
 import numpy as np
 
-from collectives.allreduce_two_shot import two_shot_traffic
+from collectives.algorithms.allreduce_two_shot import two_shot_traffic
+from collectives.binding import bind_kernel
 from collectives.collective import Array, Datatype, Traffic, combined
-from collectives.operation import Algorithm, Bound, Case, Unsupported, World, bind_kernel
+from collectives.operation import Algorithm, Bound, Case, Unsupported, World
 from kernels.devices.device import DeviceError
 
 BLOCK = 32  # elements that share a scale
@@ -56,17 +57,16 @@ class Wire:
                 total = total * np.float32(1 / np.float32(len(inputs)))
             return self.rounded(total)
 
-    def bind(self, world: World, case: Case) -> Bound:
+    def refuses(self, world: World, case: Case) -> Unsupported | None:
         if case.datatype.name not in DATATYPES:
             return Unsupported(
                 f"only {', '.join(DATATYPES)} can be quantised, not {case.datatype.name}"
             )
         if case.redop not in ("sum", "avg"):
             return Unsupported(f"only sum and avg can be quantised, not {case.redop}")
-        if case.count % BLOCK:
-            return Unsupported(
-                f"only whole blocks of {BLOCK} elements can be quantised", depends_on_size=True
-            )
+        return None
+
+    def bind(self, world: World, case: Case) -> Bound:
         # Two chunks and two segments of sums as codes and scales, each rounded up by 256 B at most.
         if isinstance(world.peers, Unsupported):
             return world.peers
@@ -137,12 +137,17 @@ WIRES = (
     Wire("fp8", "Fp8Blocks", 8, 448),
     Wire("int4", "Int4Blocks", 4, 7),
 )
-ALGORITHMS = tuple(
-    Algorithm(
-        f"two_shot_{wire.name}",
-        f"lossy: two_shot over {wire.name} in blocks of {BLOCK}",
-        wire.bind,
-        wire.traffic,
+ALGORITHMS = {
+    "all_reduce": tuple(
+        Algorithm(
+            f"two_shot_{wire.name}",
+            f"lossy: two_shot over {wire.name} in blocks of {BLOCK}",
+            wire.bind,
+            wire.traffic,
+            wire.refuses,
+            whole_elements=BLOCK,
+            is_lossy=True,
+        )
+        for wire in WIRES
     )
-    for wire in WIRES
-)
+}

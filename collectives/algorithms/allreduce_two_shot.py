@@ -1,7 +1,10 @@
-"""Two-shot all-reduce: reduce-scatter, then all-gather. See kernels/allreduce_two_shot.cu."""
+"""Two-shot all-reduce: reduce-scatter, then all-gather. See kernels/allreduce_two_shot.cu.
 
+Wins for long messages: each rank sums 1/ranks of the data, and sends each byte twice at most."""
+
+from collectives.binding import binder
 from collectives.collective import Traffic
-from collectives.operation import Algorithm, Bound, Case, Unsupported, World, binder
+from collectives.operation import Algorithm, Case, World
 
 
 def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> Traffic:
@@ -21,6 +24,8 @@ TWO_SHOT = Algorithm(
     binder("allreduce_two_shot", "two_shot", lambda ranks: 2 + 2 / ranks, 4096),
     two_shot_traffic,
     registered=True,
+    swaps=("copied", "registered"),
+    varies=("stores", "chunks", "grid", "slabs"),
 )
 
 
@@ -33,6 +38,10 @@ def _push_traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(2, stages, case.segment_bytes)
 
 
+def _not_between_two_cores(world: World) -> bool:
+    return not (world.device.is_cpu and world.communicator.size == 2)
+
+
 PUSH = Algorithm(
     "two_shot_push",
     "two_shot by stores: inputs into the owners' slabs, sums into all slabs",
@@ -41,6 +50,9 @@ PUSH = Algorithm(
     _push_traffic,
     registered=True,
     pushes=True,
+    swaps=("copied", "registered"),
+    varies=("stores", "chunks", "grid", "slabs"),
+    by_default=_not_between_two_cores,  # there a push gains little over a pull
 )
 
 
@@ -51,17 +63,14 @@ def _direct_traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(2, stages, case.segment_bytes)
 
 
-def _bind_direct(world: World, case: Case) -> Bound:
-    if case.variant == "copied":
-        return Unsupported("its sums go straight into registered buffers")
-    return binder("allreduce_two_shot", "two_shot_direct", lambda ranks: 4)(world, case)
-
-
 DIRECT = Algorithm(
     "two_shot_direct",
     "each rank sums one segment of all send buffers into all receive buffers",
-    _bind_direct,
+    binder("allreduce_two_shot", "two_shot_direct", lambda ranks: 4),
     _direct_traffic,
     copied=False,
     registered=True,
+    swaps=(),
+    varies=("stores",),
 )
+ALGORITHMS = {"all_reduce": (TWO_SHOT, PUSH, DIRECT)}

@@ -13,11 +13,11 @@ from ctypes import c_long
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from collectives.allreduce_ring import RING
+from collectives.algorithms.allreduce_ring import RING
+from collectives.binding import build_macros, without_gpus
 from collectives.collective import Traffic
 from collectives.communicator import Refusal
 from collectives.operation import (
-    NO_SWAP,
     NOT_MAPPED,
     PACK_BYTES,
     Algorithm,
@@ -26,8 +26,6 @@ from collectives.operation import (
     Operation,
     Unsupported,
     World,
-    build_macros,
-    without_gpus,
 )
 from collectives.peer_buffer import HALF_BYTES, PeerBuffer, share
 from kernels.devices.device import (
@@ -246,8 +244,6 @@ def _ring_stage(p: Program, stage: int, offset: int, right: int) -> list[Copy]:
 def _bind(
     assemble: Callable[[Program], None], slots: Callable[[int], int], world: World, case: Case
 ) -> Bound:
-    if refusal := _refusal(world, case):
-        return refusal
     peers, ranks = world.mapped, world.communicator.size
     unit = PACK_BYTES * ranks
     segment_bytes = -(-case.segment_bytes // unit) * PACK_BYTES
@@ -283,20 +279,13 @@ def _bind(
     return Operation(step, world.device.caller(step), keep=program)
 
 
-def _refusal(world: World, case: Case) -> Unsupported | None:
-    """Why these forms do not fit the case; the same on all ranks."""
+def _refuses(world: World, case: Case) -> Unsupported | None:
     if refusal := without_gpus(world, "copy engines; GPUs have them"):
         return refusal
-    if case.segment_bytes < LEAST_BYTES:
-        return Unsupported(
-            f"copy engines pay from {LEAST_BYTES >> 20} MiB on", depends_on_size=True
-        )
     if world.communicator.size == 1:
         return Unsupported("a single rank has no peer to copy to", depends_on_size=True)
     if case.build.stream_slab or case.build.stream_receive:
         return Unsupported("copy engines have no stores around the caches to choose")
-    if case.build.swap is not None:
-        return NO_SWAP
     return None
 
 
@@ -382,19 +371,31 @@ def _ring_traffic(ranks: int, case: Case) -> Traffic | None:
     return replace(traffic, hops=1 + traffic.hops) if traffic else traffic
 
 
-TWO_SHOT_COPY_ENGINE = Algorithm(
-    "two_shot_copy_engine",
-    "two_shot: a GPU's copy engines make its transfers",
-    partial(_bind, two_shot, lambda ranks: 2 * ranks),
-    _two_shot_traffic,
-    registered=True,
-    pushes=True,
-)
-RING_COPY_ENGINE = Algorithm(
-    "ring_copy_engine",
-    "ring: a GPU's copy engines make its transfers",
-    partial(_bind, ring, lambda ranks: 2 * ranks - 2),
-    _ring_traffic,
-    registered=True,
-    pushes=True,
-)
+ALGORITHMS = {
+    "all_reduce": (
+        Algorithm(
+            "two_shot_copy_engine",
+            "two_shot: a GPU's copy engines make its transfers",
+            partial(_bind, two_shot, lambda ranks: 2 * ranks),
+            _two_shot_traffic,
+            _refuses,
+            registered=True,
+            pushes=True,
+            swaps=(),
+            varies=("chunks",),
+            least_bytes=LEAST_BYTES,
+        ),
+        Algorithm(
+            "ring_copy_engine",
+            "ring: a GPU's copy engines make its transfers",
+            partial(_bind, ring, lambda ranks: 2 * ranks - 2),
+            _ring_traffic,
+            _refuses,
+            registered=True,
+            pushes=True,
+            swaps=(),
+            varies=("chunks",),
+            least_bytes=LEAST_BYTES,
+        ),
+    )
+}

@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from collectives.operation import Algorithm, binder
+from collectives.binding import binder
+from collectives.operation import Algorithm
 from collectives.traffic import direct_traffic, ring_traffic
 
 PUSH = Algorithm(
@@ -11,6 +12,7 @@ PUSH = Algorithm(
     binder("allgather", "all_gather_push", lambda ranks: 2 * ranks),
     direct_traffic,
     pushes=True,
+    varies=("stores", "chunks", "grid"),
 )
 PULL = Algorithm(
     "direct_pull",
@@ -18,6 +20,7 @@ PULL = Algorithm(
     binder("allgather", "all_gather_pull", lambda ranks: 2),
     partial(direct_traffic, copies=1),
     registered=True,
+    varies=("stores", "chunks", "grid"),
 )
 RING = Algorithm(
     "ring",
@@ -25,5 +28,6 @@ RING = Algorithm(
     binder("allgather", "all_gather_ring", lambda ranks: 2 * max(1, ranks - 1)),
     ring_traffic,
     pushes=True,
+    varies=("stores", "chunks", "grid"),
 )
-ALGORITHMS = (PUSH, PULL, RING)
+ALGORITHMS = {"all_gather": (PUSH, PULL, RING)}

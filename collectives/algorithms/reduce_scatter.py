@@ -1,7 +1,8 @@
 """Reduce-scatter: the sum of all ranks' segment r to rank r. See kernels/reduce_scatter.cu. The
 direct forms round to the datatype once, the ring once a hop, so at most n-1 times."""
 
-from collectives.operation import Algorithm, binder
+from collectives.binding import binder
+from collectives.operation import Algorithm
 from collectives.traffic import direct_traffic, ring_traffic
 
 PUSH = Algorithm(
@@ -10,6 +11,7 @@ PUSH = Algorithm(
     binder("reduce_scatter", "reduce_scatter_push", lambda ranks: 2 * ranks),
     direct_traffic,
     pushes=True,
+    varies=("stores", "chunks", "grid"),
 )
 PULL = Algorithm(
     "direct_pull",
@@ -17,6 +19,7 @@ PULL = Algorithm(
     binder("reduce_scatter", "reduce_scatter_pull", lambda ranks: 2 * ranks),
     direct_traffic,
     registered=True,
+    varies=("stores", "chunks", "grid"),
 )
 RING = Algorithm(
     "ring",
@@ -24,5 +27,6 @@ RING = Algorithm(
     binder("reduce_scatter", "reduce_scatter_ring", lambda ranks: 2 * max(1, ranks - 1)),
     ring_traffic,
     pushes=True,
+    varies=("stores", "chunks", "grid"),
 )
-ALGORITHMS = (PUSH, PULL, RING)
+ALGORITHMS = {"reduce_scatter": (PUSH, PULL, RING)}

@@ -1,8 +1,11 @@
 """Ring all-reduce: every rank passes segments to its right. See kernels/allreduce_ring.cu. It sums
-in rotated order and rounds once a hop, so at most n-1 times; one- and two-shot forms round once."""
+in rotated order and rounds once a hop, so at most n-1 times; one- and two-shot forms round once.
 
+Wins for long messages between GPUs that reach only their neighbours at full speed."""
+
+from collectives.binding import binder
 from collectives.collective import Traffic
-from collectives.operation import Algorithm, Case, binder
+from collectives.operation import Algorithm, Case
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
@@ -19,4 +22,6 @@ RING = Algorithm(
     binder("allreduce_ring", "ring", lambda ranks: 4, 4096),
     _traffic,
     pushes=True,
+    varies=("stores", "chunks", "grid"),
 )
+ALGORITHMS = {"all_reduce": (RING,)}

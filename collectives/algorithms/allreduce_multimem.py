@@ -12,18 +12,10 @@ from itertools import product
 
 import numpy as np
 
+from collectives.binding import bind_kernel, without_gpus
 from collectives.collective import COLLECTIVES, DATATYPES, Traffic
 from collectives.communicator import Communicator, Refusal
-from collectives.operation import (
-    Algorithm,
-    Bound,
-    Case,
-    Operation,
-    Unsupported,
-    World,
-    bind_kernel,
-    without_gpus,
-)
+from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
 from collectives.peer_buffer import half_for
 from collectives.probe import PROBE_NS
 from kernels.devices.device import MOST_RANKS, DeviceError, Multicast
@@ -40,8 +32,6 @@ HAND_OVER_S = 10.0
 
 
 def _bind(entry: str, world: World, case: Case) -> Bound:
-    if refusal := _refusal(world, case):
-        return refusal
     peers = world.mapped
     if peers.multicast is None:
         peers.multicast = _probed_slabs(world)
@@ -50,8 +40,7 @@ def _bind(entry: str, world: World, case: Case) -> Bound:
     return _bind_slabs(entry, world, case, peers.multicast)
 
 
-def _refusal(world: World, case: Case) -> Unsupported | None:
-    """Why these forms do not fit the case; the same on all ranks."""
+def _refuses(world: World, case: Case) -> Unsupported | None:
     if refusal := without_gpus(world, "multicast; NVIDIA GPUs on an NVSwitch have it"):
         return refusal
     if world.communicator.size == 1:
@@ -189,10 +178,16 @@ ONE_SHOT = Algorithm(
     "each rank reads the sum of all slabs from the NVSwitch (NVLS)",
     partial(_bind, ENTRIES[0]),
     _one_shot_traffic,
+    _refuses,
+    swaps=(),
+    wins_below=4 << 20,
 )
 TWO_SHOT = Algorithm(
     ENTRIES[1],
     "each rank reads one segment's sum, and the NVSwitch stores it to all (NVLS)",
     partial(_bind, ENTRIES[1]),
     _two_shot_traffic,
+    _refuses,
+    swaps=(),
 )
+ALGORITHMS = {"all_reduce": (ONE_SHOT, TWO_SHOT)}

@@ -10,18 +10,19 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
-from collectives import allgather, reduce_scatter
-from collectives import allreduce_one_shot as one_shot
+from collectives.algorithms import allgather, reduce_scatter
+from collectives.algorithms import allreduce_one_shot as one_shot
+from collectives.binding import run_sequence
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Refusal
-from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World, in_a_row
+from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
 from kernels.devices.device import DeviceError
 
 Step = tuple[World | tuple[int, ...], Case]
 Steps = Callable[[World, World, Case], Iterator[Step]]
 
-ONE_HOST = Unsupported("its ranks are on one host", depends_on_size=True)
 BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
 MOST_WHOLE_BYTES = 16 << 10
 # By collective: the form that reads from peers, and the form that stores into them.
@@ -39,7 +40,7 @@ def between(world: World, ranks: tuple[int, ...]) -> World:
         world.parts[ranks] = replace(
             world,
             communicator=communicator,
-            library=world.library.among(communicator),
+            baselines=[world.library.among(communicator)],
             peers=BETWEEN_HOSTS,
             node=None,
             parts={},
@@ -221,15 +222,8 @@ def copies(world: World, case: Case, places: list[tuple[int, int]]) -> Iterator[
 
 def bind(steps: Steps, world: World, case: Case) -> Bound:
     """Binds the steps on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
-    if world.node is None:
-        return ONE_HOST
+    assert world.node
     node, nodes = world.node, world.communicator.nodes
-    if isinstance(node.peers, Unsupported):
-        return node.peers
-    if all(len(ranks) == 1 for ranks in nodes):
-        return bind_flat(world, case)
-    if case.redop == "avg":
-        return Unsupported("a mean of the hosts' means rounds twice")
     if steps is not all_reduce:
         case = replace(case, variant="copied")  # scratch memory is not mapped
     with world.communicator.all_or_none(DeviceError, MemoryError):
@@ -250,7 +244,7 @@ def bind(steps: Steps, world: World, case: Case) -> Bound:
     reasons = [bound.reason for bound in bounds.values() if isinstance(bound, Unsupported)]
     if reason := world.communicator.first_word(next(iter(reasons), None)):
         return Unsupported(reason)
-    return in_a_row(world, operations)
+    return run_sequence(world, operations)
 
 
 def bind_within(node: World, case: Case) -> Bound:
@@ -264,42 +258,63 @@ def bind_flat(world: World, case: Case) -> Bound:
     return world.library.bind(world, replace(case, variant=world.library.variants(world)[0]))
 
 
-def choose(world: World, case: Case) -> str:
-    """The default of `auto` between hosts."""
-    sizes = [len(ranks) for ranks in world.communicator.nodes]
-    unmapped = world.node is None or isinstance(world.node.peers, Unsupported)
-    if unmapped or max(sizes) == 1 or case.redop == "avg" or case.collective.name not in WITHIN:
-        return "flat"
-    if case.collective.name == "all_reduce":
-        return "hierarchical_whole" if case.segment_bytes <= MOST_WHOLE_BYTES else "hierarchical"
-    return "hierarchical"
+def _refuses(world: World, case: Case) -> Unsupported | None:
+    assert world.node
+    if isinstance(world.node.peers, Unsupported):
+        return world.node.peers
+    if all(len(ranks) == 1 for ranks in world.communicator.nodes):
+        return Unsupported("each host has one rank", depends_on_size=True)
+    if case.redop == "avg":
+        return Unsupported("a mean of the hosts' means rounds twice")
+    return None
 
 
-def _bind_flat(world: World, case: Case) -> Bound:
-    return bind_flat(world, case) if world.node else ONE_HOST
+def _form(base: str, about: str, steps: Steps, **facts: Any) -> Algorithm:
+    return Algorithm(
+        base,
+        f"between hosts: {about}",
+        partial(bind, steps),
+        refuses=_refuses,
+        spans_hosts=True,
+        needs_peers=False,
+        **facts,
+    )
 
 
-FLAT = Algorithm(
-    "flat", "between hosts: the library over all ranks, as auto may choose it", _bind_flat
-)
-ALL_REDUCE = Algorithm(
-    "hierarchical",
-    "between hosts: reduce-scatter and all-gather within each, the library between",
-    partial(bind, all_reduce),
-    registered=True,
-)
-REDUCE_SCATTER = Algorithm(
-    "hierarchical",
-    "between hosts: reduce-scatter within each, then the library's between",
-    partial(bind, scatter),
-)
-ALL_GATHER = Algorithm(
-    "hierarchical",
-    "between hosts: the library's all-gather, then one within each",
-    partial(bind, gather),
-)
-WHOLE = Algorithm(
+WHOLE = _form(
     "hierarchical_whole",
-    "between hosts: one-shot within each, the library between, whole",
-    partial(bind, whole),
+    "one-shot within each, the library between, whole",
+    whole,
+    wins_below=MOST_WHOLE_BYTES + 1,
 )
+FLAT = Algorithm(
+    "flat",
+    "between hosts: the library over all ranks, as auto may choose it",
+    bind_flat,
+    spans_hosts=True,
+    needs_peers=False,
+    by_default=lambda world: False,  # it is the library
+)
+# In the order in which `auto` prefers them.
+ALGORITHMS = {
+    "all_reduce": (
+        WHOLE,
+        _form(
+            "hierarchical",
+            "reduce-scatter and all-gather within each, the library between",
+            all_reduce,
+            registered=True,
+        ),
+        FLAT,
+    ),
+    "reduce_scatter": (
+        _form("hierarchical", "reduce-scatter within each, then the library's between", scatter),
+        FLAT,
+    ),
+    "all_gather": (
+        _form("hierarchical", "the library's all-gather, then one within each", gather),
+        FLAT,
+    ),
+    "alltoall": (FLAT,),
+    "sendrecv": (FLAT,),
+}

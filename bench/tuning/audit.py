@@ -1,0 +1,59 @@
+"""An audit of `auto`: how much longer it takes than the best candidate, at each size, variant, mode
+and state of the link, and how much longer its model alone would."""
+
+from collections.abc import Callable
+from statistics import mean, median
+
+import numpy as np
+
+from reports.store.case import Rounds, paired
+from reports.store.schema import Result
+from reports.tables.sentences import size_text
+from reports.tables.tune import Candidate, Heat, heats_of
+
+LEAST_ROUNDS = 6  # of the best
+HEAD = f"{'size':>8} {'variant':10} {'mode':8} {'link ns':>7}  {'auto/best':>9}  {'model/best':>10}"
+
+
+def turns(rounds: Rounds, remainder: int) -> Rounds:
+    """The odd rounds (1), or the even ones (0)."""
+    return {number: cost_us for number, cost_us in rounds.items() if number % 2 == remainder}
+
+
+def regret(chosen: Candidate, best: Candidate) -> float | None:
+    """The median of chosen over best in the even rounds, since the best was chosen on the odd ones,
+    and at least 1; None without a common round."""
+    if chosen.name == best.name:
+        return 1.0
+    ratios = np.divide(*paired(turns(chosen.rounds, 0), turns(best.rounds, 0)))
+    return max(1.0, float(np.median(ratios))) if len(ratios) else None
+
+
+def audited(result: Result, by_model: Callable[[Heat], str]) -> str:
+    """The table and the means; `by_model` names the choice of the model for a case."""
+    lines = [f"{HEAD}  {'auto':22} {'model':22} best"]
+    regrets: dict[str, list[float]] = {"auto": [], "model": []}
+    for heat, candidates in sorted(heats_of(result).items()):
+        named = {candidate.name: candidate for candidate in candidates}
+        auto = next((each for each in candidates if each.is_untuned), None)
+        enough = [each for each in candidates if len(each.rounds) >= LEAST_ROUNDS]
+        if not auto or not enough:
+            continue
+        best = min(enough, key=lambda each: median(turns(each.rounds, 1).values()))
+        model = named.get(by_model(heat))
+        cells = {"auto": regret(auto, best), "model": model and regret(model, best)}
+        for name, ratio in cells.items():
+            regrets[name] += [ratio] if ratio else []
+        texts = [f"{ratio:.2f}" if ratio else "-" for ratio in cells.values()]
+        variant, size_bytes, calls, rtt_ns, _ = heat
+        lines.append(
+            f"{size_text(size_bytes):>8} {variant:10} {calls:8} {rtt_ns:7.0f}  {texts[0]:>9}  "
+            f"{texts[1]:>10}  {auto.name:22} {by_model(heat):22} {best.name}"
+        )
+    for name, ratios in regrets.items():
+        if ratios:
+            lines.append(
+                f"{name}: mean regret {100 * (mean(ratios) - 1):.1f} %, largest "
+                f"{100 * (max(ratios) - 1):.0f} %, of {len(ratios)} cells"
+            )
+    return "\n".join([*lines, ""])

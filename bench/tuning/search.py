@@ -1,0 +1,129 @@
+"""The search of bench.tune: its candidates, which of them go on, and the rows that it finds."""
+
+from collections.abc import Sequence
+from functools import partial
+from statistics import median, mode
+from typing import Any
+
+from bench.harness.run import Run
+from bench.harness.session import Session
+from bench.harness.suite import Suite
+from bench.harness.suite import prepare as prepare_sweep
+from bench.harness.sweep import SweepOptions
+from collectives import choice
+from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.operation import Algorithm, Case, Row, World
+from collectives.registry import ALGORITHMS
+from collectives.table import parsed
+from reports.store.case import costs_in, find_states
+from reports.store.schema import Result
+from reports.tables.tune import FINALISTS, UNTUNED, Winner, chosen_in, winners
+
+ROUNDS_A_HEAT = 3  # before the worse half leaves
+LAST_ROUNDS = 24  # for the finalists
+KNOWN = ALGORITHMS["all_reduce"]
+OURS = [each for each in KNOWN.values() if not each.is_library and each.base != choice.AUTO]
+
+
+def candidates(world: World, size_bytes: int) -> list[Algorithm]:
+    """The builds to try at a size; of several hosts the algorithms between hosts."""
+    if world.node:
+        return [algorithm for algorithm in OURS if algorithm.spans_hosts]
+    ours = [algorithm for algorithm in OURS if not algorithm.spans_hosts]
+    return [build for algorithm in ours for build in algorithm.candidates(world, size_bytes)]
+
+
+def case_of(size_bytes: int, variant: str, calls: str) -> Case:
+    """A case of the search, without buffers."""
+    all_reduce, float32 = COLLECTIVES["all_reduce"], DATATYPES["float32"]
+    count = size_bytes // float32.size_bytes
+    return Case(all_reduce, count, float32, "sum", 0, 0, variant=variant, mode=calls)
+
+
+def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
+    """`auto` and every candidate at every size, without the parts of a bound. Raises Refusal."""
+    suite = prepare_sweep(
+        SweepOptions(COLLECTIVES["all_reduce"], ["float32"], ["sum"], sizes),
+        session,
+        lambda size_bytes: [KNOWN[UNTUNED], *candidates(session.world, size_bytes)],
+    )
+    suite.link_parts.clear()
+    return suite
+
+
+def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
+    """The cases that have another round, by rank 0's figures. Cases of one size, variant and mode
+    compete in a search for each state of the link; the state of the last round continues its own.
+    A candidate that `auto` also runs does not go on."""
+    chosen: set[int] = set()
+    if run.file:
+        states = find_states(run.blocks)
+        last_states = [
+            state
+            for block, state in zip(run.blocks, states.of_block, strict=True)
+            if block.round == rounds - 1 and state is not None
+        ]
+        state = mode(last_states or [states.longest])
+        costs_us = costs_in(run.blocks, states.of_block, state)
+        builds = chosen_in(run.blocks, states.of_block, state)
+        headers = {number: run.suite.headers[number] for number in run.suite.iterations}
+        heats: dict[tuple[int, str, str], dict[int, list[float]]] = {}
+        for number, header in headers.items():
+            key = header.size_bytes, header.variant, header.mode
+            heats.setdefault(key, {})[number] = [*costs_us.get(number, {}).values()]
+        for heat in heats.values():
+            untuned = next((n for n in heat if headers[n].algorithm == UNTUNED), None)
+            if untuned is not None:
+                its = builds.get(untuned, headers[untuned].chosen)
+                heat = {n: costs for n, costs in heat.items() if headers[n].algorithm != its}
+            chosen |= survivors(heat, untuned)
+    return list(run.session.communicator.broadcast(sorted(chosen)))
+
+
+def survivors(costs_us: dict[int, list[float]], untuned: int | None = None) -> set[int]:
+    """The cases of a heat that have another round, by the costs of their blocks in one state of the
+    link: cases with fewer than three blocks, and the best, fewer the longer the state has lasted.
+    The finalists stay until the end, in case another state appears; so does `untuned`."""
+    halvings = max(map(len, costs_us.values())) // ROUNDS_A_HEAT
+    places = max(FINALISTS, len(costs_us) >> halvings)
+    ranked = sorted(filter(costs_us.get, costs_us), key=lambda number: median(costs_us[number]))
+    newcomers = {number for number, costs in costs_us.items() if len(costs) < ROUNDS_A_HEAT}
+    finalists = {*ranked[:places], *(number for number in ranked if number == untuned)}
+    unsettled = {number for number in finalists if len(costs_us[number]) < LAST_ROUNDS}
+    return newcomers | (unsettled or set(ranked[:1]))
+
+
+def rows_found(result: Result) -> tuple[list[Row], list[Row]]:
+    """The rows of a search: those with enough rounds, and the others."""
+    two_modes = {case.size_bytes for case in result.cases if case.mode == "chained"}
+    best = winners(result)
+    make = partial(row_of, result, two_modes)
+    return (
+        [make(winner) for winner in best if winner.is_settled],
+        [make(winner) for winner in best if not winner.is_settled],
+    )
+
+
+def row_of(result: Result, two_modes: set[int], winner: Winner) -> Row:
+    """A winner as a row for its size and its state of the link. A size that was measured in one
+    mode serves both; but a chain over registered buffers is another case than one call."""
+    where: dict[str, Any] = {
+        "memory": result.cases[0].memory,  # all are ours, over one kind of memory
+        "ranks": result.run.world["size"],
+        "hosts": result.run.world["hosts"],
+        "variant": winner.variant,
+    }
+    if winner.variant == "registered":
+        where["in_place"] = False
+    if winner.size_bytes in two_modes or winner.variant == "registered":
+        where["mode"] = winner.mode
+    if result.run.clock_shared:  # between CPU cores
+        where["round_trip_ns"] = state_range(winner.link_rtt_ns)
+    size = winner.size_bytes
+    return Row("all_reduce", parsed(winner.name, KNOWN), (size, size), where, [result.run.run_id])
+
+
+def state_range(round_trip_ns: float) -> Sequence[float]:
+    """The round trips that count as one state of the link with this one."""
+    half = choice.SAME_STATE_RATIO**0.5
+    return [round(round_trip_ns / half, 1), round(round_trip_ns * half, 1)]

@@ -1,0 +1,39 @@
+"""One-shot all-reduce: every rank reads every input. See kernels/allreduce_one_shot.cu.
+
+Wins for short messages: one step costs half a round trip less than two."""
+
+from functools import partial
+
+from collectives.binding import binder
+from collectives.operation import Algorithm, Case, Unsupported, World
+from collectives.traffic import direct_traffic
+
+WINS_BELOW = 4 << 20
+
+
+def _refuses_in_place(world: World, case: Case) -> Unsupported | None:
+    if case.in_place and case.variant == "registered":
+        return Unsupported("in place a result would overwrite inputs that peers have yet to read")
+    return None
+
+
+PUSH = Algorithm(
+    "one_shot_push",
+    "each rank stores its input into every peer's slab and sums all",
+    binder("allreduce_one_shot", "one_shot_push", lambda ranks: 2 * ranks),
+    direct_traffic,
+    pushes=True,
+    varies=("stores", "grid", "slabs"),
+    wins_below=WINS_BELOW,
+)
+PULL = Algorithm(
+    "one_shot_pull",
+    "each rank stores its input into its own slab, reads every peer's and sums all",
+    binder("allreduce_one_shot", "one_shot_pull", lambda ranks: 2),
+    partial(direct_traffic, copies=1),
+    _refuses_in_place,
+    registered=True,
+    varies=("stores", "grid", "slabs"),
+    wins_below=WINS_BELOW,
+)
+ALGORITHMS = {"all_reduce": (PUSH, PULL)}

@@ -1,0 +1,50 @@
+"""Send and receive between pairs of ranks, one way or there and back. See kernels/sendrecv.cu."""
+
+from functools import partial
+
+from collectives.binding import bind_kernel
+from collectives.collective import Traffic
+from collectives.operation import Algorithm, Bound, Case, World
+
+LEGS = {"one_way": 1, "ping_pong": 2}
+MOST_CHUNK_BYTES = 64 << 10  # sendrecv.cu has 6 to 32 chunks in each half of a slab
+LEAST_CHUNK_BYTES = 16 << 10
+CHUNKS = 32  # of a message between CPUs, where a flag costs little: the receiver starts after one
+
+
+def _bind(direction: str, world: World, case: Case) -> Bound:
+    room_bytes = MOST_CHUNK_BYTES
+    if world.device.is_cpu and not case.build.chunk_bytes:
+        wanted_bytes = max(LEAST_CHUNK_BYTES, case.segment_bytes // CHUNKS)
+        room_bytes = min(wanted_bytes, MOST_CHUNK_BYTES)
+    return bind_kernel(world, case, "sendrecv", f"{case.shape['way']}_{direction}", room_bytes)
+
+
+def _traffic(ranks: int, case: Case) -> Traffic:
+    """Leg by leg. Over registered buffers both ranks of a pair can move half of the message, and a
+    flag before the first leg tells that the buffers are free."""
+    registered, legs = case.variant == "registered", LEGS[case.shape["way"]]
+    moved = case.segment_bytes // 2 if registered else case.segment_bytes
+    return Traffic(legs + registered, ((moved, moved),) * legs if ranks > 1 else (), 0)
+
+
+ALGORITHMS = {
+    "sendrecv": (
+        Algorithm(
+            "direct_push",
+            "the sender stores into the receiver's slab",
+            partial(_bind, "push"),
+            _traffic,
+            pushes=True,
+            varies=("stores", "chunks", "grid"),
+        ),
+        Algorithm(
+            "direct_pull",
+            "the sender stores into its own slab; the receiver reads it",
+            partial(_bind, "pull"),
+            _traffic,
+            registered=True,
+            varies=("stores", "chunks", "grid"),
+        ),
+    )
+}

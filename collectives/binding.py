@@ -1,0 +1,123 @@
+"""Binds a case to an entry of a kernel file."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from collectives.operation import NOT_MAPPED, PACK_BYTES, Bound, Case, Operation, Unsupported, World
+from kernels.devices.device import PEER_STRUCTURES, Arguments, Memory, Step, Watch
+
+# From here on a CPU walks several pages at once in sums: it gained 1.07 times, and lost 1.25 times
+# at 2 MiB. A copy loses (docs/experiments/performance.md). No effect on a GPU.
+SEVERAL_PAGES_BYTES = 8 << 20
+
+
+def binder(
+    stem: str, entry: str, chunks: Callable[[int], float], rest_bytes: int = 0
+) -> Callable[[World, Case], Bound]:
+    """Binds an entry of kernels/<stem>.cu; half a slab holds `chunks(ranks)` and `rest_bytes`."""
+
+    def bind(world: World, case: Case) -> Bound:
+        if isinstance(world.peers, Unsupported):
+            return world.peers
+        room_bytes = (world.peers.half_bytes - rest_bytes) / chunks(world.communicator.size)
+        return bind_kernel(world, case, stem, entry, room_bytes)
+
+    return bind
+
+
+def bind_kernel(
+    world: World, case: Case, stem: str, entry: str, room_bytes: float, **macros: str
+) -> Bound:
+    """Binds an entry of `kernels/<stem>.cu`; a chunk may take up to `room_bytes`. All ranks call
+    it for a registered variant. Raises DeviceError."""
+    if isinstance(world.peers, Unsupported):
+        return world.peers
+    peers, build, chunk_bytes = world.peers, case.build, chunk_that_fits(world, case, room_bytes)
+    arguments = peers.arguments(case.send, case.receive, case.count, chunk_bytes)
+    if case.variant == "registered":
+        entry += "_registered"
+        if not (
+            peers.locate(case.send, arguments.sends)
+            and peers.locate(case.receive, arguments.receives)
+        ):
+            return NOT_MAPPED
+    module = world.device.compile(stem, build_macros(world, case) | macros, PEER_STRUCTURES)
+    blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
+    step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))
+    return Operation(step, world.device.caller(step))
+
+
+def without_gpus(world: World, lacks: str) -> Unsupported | None:
+    """The refusal without mapped peers or on a CPU. The default table of a CPU omits it."""
+    if isinstance(world.peers, Unsupported):
+        return world.peers
+    on_cpus = Unsupported(f"the cpu device has no {lacks}", depends_on_size=True)
+    return on_cpus if world.device.is_cpu else None
+
+
+def build_macros(world: World, case: Case) -> dict[str, str]:
+    ranks = world.communicator.size
+    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element}
+    if case.collective.reduces:
+        macros["REDOP"] = case.redop.capitalize()
+    buffer_bytes = case.segment_bytes * max(case.collective.segments(ranks))
+    is_long_sum = case.collective.reduces and buffer_bytes >= SEVERAL_PAGES_BYTES
+    flags = {"STREAM_RECEIVE": case.build.stream_receive, "SEVERAL_PAGES": is_long_sum}
+    return macros | case.build.slab_macros | {name: "1" for name, is_set in flags.items() if is_set}
+
+
+def first_failure(operations: Sequence[Operation]) -> str | None:
+    return next(filter(None, (operation.failure() for operation in operations)), None)
+
+
+def run_sequence(world: World, operations: Sequence[Operation]) -> Operation:
+    """Runs the operations in sequence; a single one is returned unchanged."""
+    if len(operations) == 1:
+        return operations[0]
+
+    def call() -> None:
+        for operation in operations:
+            operation.call()
+
+    step = world.device.sequence([operation.step for operation in operations])
+    return Operation(step, call, failure=partial(first_failure, operations), keep=operations)
+
+
+def in_each_state(
+    operations: Sequence[Operation], join: Callable[[Sequence[Operation]], Operation]
+) -> Operation:
+    """The operations as one, and for each state of the link in which one of them differs."""
+    joined = join(operations)
+    trips_ns = {trip_ns for operation in operations for trip_ns in operation.by_link}
+    choice = next((each.choice for each in operations if each.choice), None)
+    by_link = {
+        trip_ns: join([operation.in_state(trip_ns) for operation in operations])
+        for trip_ns in sorted(trips_ns)
+    }
+    return replace(joined, by_link=by_link, choice=choice)
+
+
+def attached(world: World, arguments: Arguments, structure: Any) -> Memory:
+    """Writes a kernel's own structure, with `arguments` as its `ranks`, into device memory, and
+    makes `arguments` point to it. The caller keeps the memory. Raises DeviceError."""
+    memory = world.device.private(ctypes.sizeof(structure))
+    arguments.more, structure.ranks = memory.address, arguments
+    memory.write(np.frombuffer(bytes(structure), np.uint8))
+    return memory
+
+
+def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch) -> Arguments:
+    return Arguments(
+        rank=rank, send=send, receive=receive, count=count, watch=ctypes.addressof(watch)
+    )
+
+
+def chunk_that_fits(world: World, case: Case, room_bytes: float) -> int:
+    """The bytes of a chunk: whole packs, at least one, within `room_bytes`."""
+    most = case.build.chunk_bytes or world.device.most_chunk_bytes
+    return max(PACK_BYTES, int(min(most, room_bytes)) // PACK_BYTES * PACK_BYTES)

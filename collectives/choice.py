@@ -1,0 +1,185 @@
+"""What `auto` runs: what the user's table says for the case, else the suite's own tables, else the
+feasible algorithm that a model of the cost expects to be fastest.
+
+The choice of CPU ranks depends on the state of their link, which changes while a run measures: so
+`auto` binds an operation for each state in which the choice differs."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from importlib import resources
+from itertools import product
+from typing import Any, NamedTuple
+
+import msgspec
+
+from collectives.operation import Algorithm, Bound, Case, Operation, Row, World
+from collectives.table import Written, best_row, rows_of
+
+AUTO = "auto"
+SAME_STATE_RATIO = 1.5  # of two round trips in one state of the link
+# The states of a link between two cores, by a flag's round trip: together all that was measured.
+STATES_NS = tuple(100.0 * SAME_STATE_RATIO**step for step in range(6))
+
+
+class Wire(NamedTuple):
+    """How fast ranks reach each other: a flag there and back, stores and loads."""
+
+    round_trip_ns: float
+    store_gb_s: float
+    read_gb_s: float
+
+
+CPU = Wire(0.0, 16.0, 8.0)
+GPU = {
+    "mapped": Wire(2400.0, 50.0, 40.0),
+    "host_staged": Wire(2600.0, 50.0, 40.0),
+    "same_device": Wire(1600.0, 800.0, 800.0),
+}
+
+
+def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
+    """Whether two round trips of a flag, perhaps of two launches, show one state of the link."""
+    return max(rtt_a_ns, rtt_b_ns) <= SAME_STATE_RATIO * min(rtt_a_ns, rtt_b_ns)
+
+
+def facts_of(world: World, case: Case, round_trip_ns: float) -> dict[str, Any]:
+    """The facts that a row may require, those that are known here."""
+    facts = {
+        "device": "cpu" if world.device.is_cpu else "gpu",
+        "memory": ",".join(each.memory for each in (world, *world.other_memory)),
+        "ranks": world.communicator.size,
+        "hosts": world.communicator.hosts,
+        "variant": case.variant,
+        "mode": case.mode,
+        "in_place": case.in_place,
+        "way": case.shape.get("way"),
+    }
+    if world.device.is_cpu:
+        facts |= {
+            "round_trip_ns": round_trip_ns,
+            "l2_bytes": world.device.l2_bytes,
+            "shares_l3": world.shares_l3,
+        }
+    return facts
+
+
+@cache
+def shipped_tables() -> dict[str, list[Written]]:
+    """The rows of the suite's own tables by collective, unread. Raises ValueError."""
+    tables: dict[str, list[Written]] = {}
+    for file in sorted(resources.files(__package__).joinpath("tables").iterdir(), key=str):
+        try:
+            written = msgspec.toml.decode(file.read_bytes(), type=dict[str, list[Written]])
+        except msgspec.DecodeError as error:
+            raise ValueError(f"{file} is not a table for auto: {error}") from error
+        for collective, rows in written.items():
+            tables.setdefault(collective, []).extend(rows)
+    return tables
+
+
+def ranked(
+    world: World, case: Case, round_trip_ns: float, algorithms: Sequence[Algorithm], own: list[Row]
+) -> Iterator[tuple[World, Algorithm]]:
+    """The algorithms for a case, each over its memory, in the order in which `auto` tries them."""
+    worlds, facts = (world, *world.other_memory), facts_of(world, case, round_trip_ns)
+    for rows in (world.rows, own):
+        row = best_row(rows, case.collective.name, case.segment_bytes, facts)
+        if row:
+            over = next((each for each in worlds if each.memory == row.memory), world)
+            # In place the lines of the receive buffer have just been read.
+            if not (case.in_place and case.collective.reduces):
+                yield over, row.algorithm
+            build = replace(row.algorithm.build, stream_receive=False)  # it takes any size
+            yield over, replace(row.algorithm, build=build)
+    yield from sorted(
+        product(worlds, algorithms),
+        key=lambda pair: cost_us(pair[0], pair[1], case, round_trip_ns),
+    )
+
+
+def by_model(
+    world: World, case: Case, round_trip_ns: float, algorithms: Sequence[Algorithm]
+) -> Algorithm:
+    """The feasible algorithm that the model expects to be fastest."""
+    return min(
+        (each for each in algorithms if each.feasible(world, case) is None),
+        key=lambda each: cost_us(world, each, case, round_trip_ns),
+    )
+
+
+def cost_us(world: World, algorithm: Algorithm, case: Case, round_trip_ns: float) -> float:
+    """What a model expects: half a round trip for each flag, and the bytes over their bandwidths.
+    Launches cost all alike. 0 without a known traffic: then the order of the list counts. Infinite
+    for what `auto` does not choose."""
+    has_variant = case.variant in algorithm.variants(world)
+    if algorithm.is_lossy or not has_variant or case.segment_bytes >= algorithm.wins_below:
+        return math.inf
+    traffic = algorithm.traffic(world.communicator.size, case)
+    if traffic is None:
+        return 0.0
+    wire = CPU if world.device.is_cpu else GPU[world.memory]
+    trip_ns = round_trip_ns if world.device.is_cpu else wire.round_trip_ns
+    stored, read = map(sum, zip((0, 0), *traffic.stages, strict=True))
+    moved_us = (stored / wire.store_gb_s + read / wire.read_gb_s) / 1e3
+    return traffic.hops * trip_ns / 2e3 + moved_us
+
+
+def states_of(world: World) -> list[float]:
+    """The round trips for which `auto` binds an operation: those of the user's table, and all that
+    are no state of that. GPUs have one."""
+    if not world.device.is_cpu or world.node:
+        return [STATES_NS[0]]
+    trips_ns = [row.where["round_trip_ns"] for row in world.rows if "round_trip_ns" in row.where]
+    tuned_ns = sorted({math.sqrt(trip_ns[0] * trip_ns[-1]) for trip_ns in trips_ns})
+    others_ns = [ns for ns in STATES_NS if not any(same_state(ns, each) for each in tuned_ns)]
+    return tuned_ns + others_ns
+
+
+def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
+    """Performs each case by the algorithm that is chosen for it."""
+    known = {algorithm.name: algorithm for algorithm in algorithms}
+
+    @cache
+    def own_rows(collective: str) -> list[Row]:
+        rows = {collective: shipped_tables().get(collective, [])}
+        return rows_of(rows, {collective: known})
+
+    def perform(world: World, case: Case) -> Bound:
+        bound: dict[tuple[str, str], Bound] = {}
+
+        def first_that_binds(round_trip_ns: float) -> Bound:
+            refusal: Bound | None = None
+            own = own_rows(case.collective.name)
+            for over, algorithm in ranked(world, case, round_trip_ns, algorithms, own):
+                key = over.memory, algorithm.name
+                if key not in bound:
+                    bound[key] = algorithm.bind(over, case)
+                operation = bound[key]
+                if isinstance(operation, Operation):
+                    words = f" over {over.memory}" if world.other_memory else ""
+                    return replace(operation, chosen=algorithm, choice=algorithm.name + words)
+                refusal = refusal or operation
+            assert refusal, "auto chooses among some algorithms"
+            return refusal
+
+        by_link = {state_ns: first_that_binds(state_ns) for state_ns in states_of(world)}
+        first = next(iter(by_link.values()))
+        operations = {
+            state_ns: each for state_ns, each in by_link.items() if isinstance(each, Operation)
+        }
+        if (
+            not isinstance(first, Operation)
+            or len({each.choice for each in operations.values()}) == 1
+        ):
+            return first
+        return replace(first, by_link=operations)
+
+    return Algorithm(
+        AUTO,
+        "the best for the size: as bench.tune measured, or as measured elsewhere, or a guess",
+        perform,
+        registered=True,
+        needs_peers=False,
+    )

@@ -1,0 +1,67 @@
+"""Every algorithm by collective and name. A run's table lists them in this order."""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+
+from collectives import algorithms, choice
+from collectives.algorithms import sendrecv
+from collectives.collective import COLLECTIVES, Traffic
+from collectives.operation import Algorithm, Case, World
+
+
+def _library_traffic(ranks: int, case: Case) -> Traffic:
+    """A lower bound for every algorithm: each rank must receive the data that it lacks."""
+    each_way, own = case.collective.least_bytes(case.segment_bytes, ranks)
+    hops = sendrecv.LEGS.get(case.shape.get("way", ""), 1)
+    return Traffic(hops, ((each_way, each_way),) * hops, own)
+
+
+LIBRARY = Algorithm(
+    "library",
+    "NCCL or RCCL on GPUs; on the CPU the MPI that started this",
+    lambda world, case: world.library.bind(world, case),
+    _library_traffic,
+    needs_peers=False,
+    library_variants=3,
+)
+
+
+def _by_collective() -> dict[str, dict[str, Algorithm]]:
+    """The algorithms that the modules of `algorithms` list, between the library and `auto`."""
+    listed: dict[str, list[Algorithm]] = {name: [] for name in COLLECTIVES}
+    for module in pkgutil.iter_modules(algorithms.__path__):
+        found = importlib.import_module(f"{algorithms.__name__}.{module.name}").ALGORITHMS
+        for collective, its in found.items():
+            listed[collective] += its
+    every = {}
+    for collective, its in listed.items():
+        its.sort(key=lambda algorithm: (algorithm.spans_hosts, algorithm.is_lossy))
+        every[collective] = {
+            algorithm.name: algorithm for algorithm in (LIBRARY, *its, choice.auto(its))
+        }
+    return every
+
+
+ALGORITHMS = _by_collective()
+
+
+def by_default(collective: str, world: World) -> list[Algorithm]:
+    """The algorithms of a run that names none."""
+    return [
+        algorithm
+        for algorithm in ALGORITHMS[collective].values()
+        if algorithm.is_library
+        or algorithm.base == choice.AUTO
+        or (
+            algorithm.spans_hosts == (world.communicator.hosts > 1)
+            and not algorithm.is_lossy
+            and algorithm.by_default(world)
+        )
+    ]
+
+
+def in_order(chosen: Sequence[Algorithm], among: Sequence[Algorithm]) -> list[Algorithm]:
+    """The chosen algorithms in the order of the others, builds of one in their own order."""
+    order = [algorithm.base for algorithm in among]
+    return sorted(chosen, key=lambda algorithm: order.index(algorithm.base))

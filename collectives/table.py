@@ -1,0 +1,158 @@
+"""Tables for `auto`: rows that say which algorithm runs measured as best, and under which facts.
+
+A table is a TOML file. The suite's own, in `tables/`, and a user's are both written by bench.tune:
+
+    [[all_reduce]]
+    algorithm = "two_shot+nt"
+    size_bytes = [65536, 1048576]
+    where = { device = "cpu", ranks = 2, variant = "copied", round_trip_ns = [180, 270] }
+    runs = ["2026-11-27T10-02-11Z-tune-0a1b2c"]
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from collectives.build import Build
+from collectives.operation import Algorithm, Row
+
+# The facts that a row may name, and their type; a number may also be the least and the most.
+FACTS: dict[str, type] = {
+    "device": str,  # cpu or gpu
+    "memory": str,  # mapped, host_staged or same_device; "mapped,host_staged" if ranks have both
+    "ranks": int,
+    "hosts": int,
+    "variant": str,
+    "mode": str,
+    "in_place": bool,
+    "way": str,
+    "round_trip_ns": float,  # of a flag between two CPU cores
+    "l2_bytes": int,  # of a CPU core
+    "shares_l3": bool,  # whether all ranks' cores share a last-level cache
+}
+MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's
+Known = Mapping[str, Mapping[str, Algorithm]]  # by collective and name
+
+
+class Written(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A row as a file has it."""
+
+    algorithm: str
+    size_bytes: tuple[int, int]
+    where: dict[str, Any]
+    runs: list[str]
+    memory: str | None = None
+
+
+def parsed(text: str, known: Mapping[str, Algorithm]) -> Algorithm:
+    """The algorithm that `two_shot+nt+128K` means. Raises ValueError for a wrong word, KeyError for
+    an unknown name."""
+    base, plus, words = text.partition("+")
+    if plus and not words:
+        raise ValueError("no word follows the plus")
+    algorithm = known[base]
+    return algorithm.built(Build.parse(words)) if words else algorithm
+
+
+def rows_of(tables: Mapping[str, Sequence[Written]], known: Known) -> list[Row]:
+    """The rows of a file's tables, by collective. Raises ValueError for one without a meaning."""
+    rows = []
+    for collective, written_rows in tables.items():
+        if collective not in known:
+            raise ValueError(f"{collective!r} is not one of {', '.join(known)}")
+        for row in written_rows:
+            try:
+                algorithm = parsed(row.algorithm, known[collective])
+            except KeyError:
+                names = ", ".join(known[collective])
+                raise ValueError(
+                    f"{collective} has no algorithm {row.algorithm!r}: it has {names}"
+                ) from None
+            check_algorithm(algorithm, row.where)
+            least, most = row.size_bytes
+            if not 0 < least <= most < 1 << 63:
+                raise ValueError(f"sizes from {least} to {most} B")
+            for fact, value in row.where.items():
+                check_fact(fact, value)
+            rows.append(Row(collective, algorithm, (least, most), row.where, row.runs, row.memory))
+    return rows
+
+
+def check_algorithm(algorithm: Algorithm, where: Mapping[str, Any]) -> None:
+    """Raises ValueError for an algorithm that `auto` cannot choose under these facts."""
+    if algorithm.is_lossy or not (algorithm.needs_peers or algorithm.spans_hosts):
+        raise ValueError(f"auto does not choose {algorithm.name}")
+    is_registered = algorithm.registered or algorithm.build.slabs
+    if where.get("variant") == "registered" and not is_registered:
+        raise ValueError(f"{algorithm.name} has no registered variant")
+    if where.get("variant") == "copied" and (algorithm.build.slabs or not algorithm.copied):
+        raise ValueError(f"{algorithm.name} has no copied variant")
+
+
+def check_fact(fact: str, value: Any) -> None:
+    """Raises ValueError unless a row may require it."""
+    if fact not in FACTS:
+        raise ValueError(f"{fact!r} is not one of the facts {', '.join(FACTS)}")
+    values = value if isinstance(value, list) and FACTS[fact] in (int, float) else [value]
+    allowed = (int, float) if FACTS[fact] is float else FACTS[fact]
+    if not all(isinstance(each, allowed) for each in values) or len(values) > 2:
+        raise ValueError(f"{fact} = {value!r}, which is not a {FACTS[fact].__name__}")
+
+
+def written(rows: Iterable[Row]) -> str:
+    """The text of a table. Values of JSON are values of TOML."""
+    lines = []
+    for row in rows:
+        where = ", ".join(f"{fact} = {as_text(value)}" for fact, value in row.where.items())
+        lines += [
+            f"[[{row.collective}]]",
+            f"algorithm = {as_text(row.algorithm.name)}",
+            f"size_bytes = {as_text(row.size_bytes)}",
+            f"where = {{ {where} }}",
+            *([f"memory = {as_text(row.memory)}"] if row.memory else []),
+            f"runs = {as_text(row.runs)}",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def as_text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def best_row(
+    rows: Iterable[Row], collective: str, size_bytes: int, facts: Mapping[str, Any]
+) -> Row | None:
+    """The row for a case: of those whose facts hold and whose sizes are near, the one that names
+    most facts, then the one with the nearest sizes."""
+    near = [
+        row
+        for row in rows
+        if row.collective == collective
+        and distance(row, size_bytes) <= math.log(MOST_EXTRAPOLATION)
+        and holds(row.where, facts)
+    ]
+    return min(near, key=lambda row: (-len(row.where), distance(row, size_bytes)), default=None)
+
+
+def distance(row: Row, size_bytes: int) -> float:
+    """From a size to the sizes of a row: the logarithm of their ratio, 0 within them."""
+    least, most = row.size_bytes
+    size = max(size_bytes, 1)
+    return max(0.0, math.log(least / size), math.log(size / most))
+
+
+def holds(where: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether the facts are those that a row requires. A fact that nobody knows is none."""
+    for fact, wanted in where.items():
+        actual = facts.get(fact)
+        if actual is None:
+            return False
+        if isinstance(wanted, list):
+            if not wanted[0] <= actual <= wanted[-1]:
+                return False
+        elif actual != wanted:
+            return False
+    return True

@@ -319,7 +319,7 @@ def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
     """A part in a push between registered buffers, as link.cu does it with stores, by the engines.
     Ranks without a part only launch."""
     arguments = transfer.ranks
-    module = _module(world, {"WORLD": str(world.communicator.size)})
+    module = _module(world, {"WT_WORLD": str(world.communicator.size)})
 
     def mark(entry: str, peer: int) -> Step:
         return Step(module.kernel(entry, MARK_THREADS), Mark(arguments, 1 << peer, 1))

@@ -19,7 +19,7 @@ LIMITS = {
     "t": ("threads", 1),
 }
 
-# The kernels in which SWAP changes nothing; on GPUs one_shot_ll, too.
+# The kernels in which WT_SWAP changes nothing; on GPUs one_shot_ll, too.
 WITHOUT_SWAP = re.compile(
     r"one_shot_(sentinel|multimem)|two_shot_(multimem|direct_registered)|"
     r"(one_shot|all_gather|reduce_scatter|all_to_all|ping_pong|one_way)\w+_registered"
@@ -44,8 +44,8 @@ class Build:
     @property
     def slab_macros(self) -> dict[str, str]:
         """What a kernel is compiled with for its use of slabs."""
-        macros = {"STREAM_SLAB": "1"} if self.stream_slab else {}
-        return macros if self.swap is None else macros | {"SWAP": str(self.swap)}
+        macros = {"WT_STREAM_SLAB": "1"} if self.stream_slab else {}
+        return macros if self.swap is None else macros | {"WT_SWAP": str(self.swap)}
 
     @classmethod
     def parse(cls, words: str) -> "Build":

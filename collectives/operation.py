@@ -317,15 +317,15 @@ def without_gpus(world: World, lacks: str) -> Unsupported | None:
 
 def build_macros(world: World, case: Case) -> dict[str, str]:
     ranks = world.communicator.size
-    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element}
+    macros = {"WT_WORLD": str(ranks), "WT_ELEMENT": case.datatype.element}
     if case.collective.reduces:
-        macros["REDOP"] = case.redop.capitalize()
+        macros["WT_REDOP"] = case.redop.capitalize()
     buffer_bytes = case.segment_bytes * max(case.collective.segments(ranks))
     device = world.device
     far_bytes = device.far_sums_bytes if case.collective.reduces else device.far_copies_bytes
     flags = {
-        "STREAM_RECEIVE": case.build.stream_receive,
-        "SEVERAL_PAGES": buffer_bytes >= far_bytes,
+        "WT_STREAM_RECEIVE": case.build.stream_receive,
+        "WT_SEVERAL_PAGES": buffer_bytes >= far_bytes,
     }
     return macros | case.build.slab_macros | {name: "1" for name, is_set in flags.items() if is_set}
 

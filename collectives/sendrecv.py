@@ -23,7 +23,7 @@ def _bind(direction: str, world: World, case: Case) -> Bound:
         else next(chunk for least, chunk in NEAR_CHUNKS.items() if case.segment_bytes >= least)
     )
     return bind_kernel(
-        world, case, "sendrecv", entry, room_bytes, READ_ALONE_BYTES=str(READ_ALONE_BYTES)
+        world, case, "sendrecv", entry, room_bytes, WT_READ_ALONE_BYTES=str(READ_ALONE_BYTES)
     )
 
 

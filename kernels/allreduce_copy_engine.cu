@@ -29,7 +29,7 @@ DEVICE void add_both(const Arguments& a) {
 RANK_KERNEL(add_all) {
   in_parts(a.count, [&](long at, long n) {
     const auto from_peer = [&](int r) { return of_thread(a.sends, r) + at; };
-    reduce<COMPLETE, WORLD>(Output{a.receive + at}, inputs_of_all(a, a.send + at, from_peer), n);
+    reduce<COMPLETE, WT_WORLD>(Output{a.receive + at}, inputs_of_all(a, a.send + at, from_peer), n);
   });
 }
 RANK_KERNEL(add_two) { add_both<PARTIAL>(a); }

@@ -12,15 +12,15 @@ DEVICE void two_shot(const Arguments& a) {
   const auto add = [&](Segment s, auto input, auto sums) {
     const long at = s.start * ELEMENT_BYTES;
     const Output output{a.receive + at};
-    if (WORLD == 1) return copy(output, a.send + at, s.count);
-    Sources<WORLD> inputs;  // by hand: with inputs_of_all gfx942 spills, registered and 8 ranks
+    if (WT_WORLD == 1) return copy(output, a.send + at, s.count);
+    Sources<WT_WORLD> inputs;  // by hand: with inputs_of_all gfx942 spills, registered and 8 ranks
     const int rank = afresh((int)a.rank);
-    for (int r = 0; r < WORLD; ++r)
+    for (int r = 0; r < WT_WORLD; ++r)
       if (REGISTERED)
         inputs.at[r] = (r == rank ? a.send : a.sends[r]) + at;
       else
         inputs.at[r] = r == rank ? a.send + at : input(r);
-    reduce<COMPLETE, WORLD>(OutputAndSlab{output, {sums(rank)}}, inputs, s.count);
+    reduce<COMPLETE, WT_WORLD>(OutputAndSlab{output, {sums(rank)}}, inputs, s.count);
   };
   const auto copy_out = [&](Segment s, const char* sums) {
     copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums, s.count);
@@ -41,16 +41,16 @@ DEVICE void two_shot_push(const Arguments& a) {
     const long at = s.start * ELEMENT_BYTES;
     const Output output{a.receive + at};
     const auto place = [&](long d) {
-      const int reader = afresh((int)((a.rank + d) % WORLD));
+      const int reader = afresh((int)((a.rank + d) % WT_WORLD));
       return Slab{REGISTERED ? a.receives[reader] + at : sums(reader)};
     };
-    if (WORLD == 1) return copy(output, a.send + at, s.count);
-    Sources<WORLD> inputs;  // by hand, as in two_shot
+    if (WT_WORLD == 1) return copy(output, a.send + at, s.count);
+    Sources<WT_WORLD> inputs;  // by hand, as in two_shot
     const int rank = afresh((int)a.rank);
-    for (int r = 0; r < WORLD; ++r) inputs.at[r] = r == rank ? a.send + at : input(r);
-    reduce<COMPLETE, WORLD>(OutputAndSlab{output, place(1)}, inputs, s.count);
+    for (int r = 0; r < WT_WORLD; ++r) inputs.at[r] = r == rank ? a.send + at : input(r);
+    reduce<COMPLETE, WT_WORLD>(OutputAndSlab{output, place(1)}, inputs, s.count);
     // Each thread copies its own stores. gfx942 has no registers for seven more destinations above.
-    for (int d = 2; d < afresh(WORLD); ++d) copy(place(d), output.at, s.count);
+    for (int d = 2; d < afresh(WT_WORLD); ++d) copy(place(d), output.at, s.count);
   };
   const auto copy_out = [&](Segment s, const char* sums) {
     if (!REGISTERED) copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums, s.count);
@@ -79,15 +79,15 @@ RANK_KERNEL(two_shot_direct_registered) {
           const long at = own.start * ELEMENT_BYTES + part;
           const Output output{a.receive + at};
           const auto place = [&](long d) {
-            return Slab{of_thread(a.receives, (int)((a.rank + d) % WORLD)) + at};
+            return Slab{of_thread(a.receives, (int)((a.rank + d) % WT_WORLD)) + at};
           };
-          if (WORLD == 1) return copy(output, a.send + at, n);
+          if (WT_WORLD == 1) return copy(output, a.send + at, n);
           const long stored = part + n * ELEMENT_BYTES;
-          if (!STREAM_SLAB)
+          if (!WT_STREAM_SLAB)
             claim(place(1).at + n * ELEMENT_BYTES, own.count * ELEMENT_BYTES - stored);
           const auto inputs = inputs_of_all(a, a.send + at, [&](int r) { return a.sends[r] + at; });
-          reduce<COMPLETE, WORLD>(OutputAndSlab{output, place(1)}, inputs, n);
-          for (int d = 2; d < afresh(WORLD); ++d) copy(place(d), output.at, n);
+          reduce<COMPLETE, WT_WORLD>(OutputAndSlab{output, place(1)}, inputs, n);
+          for (int d = 2; d < afresh(WT_WORLD); ++d) copy(place(d), output.at, n);
         };
         in_parts<CLAIMED_ELEMENTS>(own.count, sum);
       });

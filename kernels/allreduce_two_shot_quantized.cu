@@ -29,7 +29,7 @@ DEVICE void add_up(const CodedSlab (&from)[SOURCES], Put put) {
       if (first + s < SOURCES) {
         const WideUnit next = dequantized(q[s]);
         UNROLLED
-        for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::combine(total.f[k], next.f[k]);
+        for (int k = 0; k < FLOATS; ++k) total.f[k] = WT_REDOP::combine(total.f[k], next.f[k]);
         UNROLLED
         for (int k = 0; k < FLOATS; ++k) summed_so_far(total.f[k]);
       }
@@ -78,12 +78,12 @@ RANK_KERNEL(two_shot_quantized) {
   };
   const auto add = [&](Segment s, auto input, auto sums) {
     const CodedSlab to{sums(a.rank), units_of(s.count), room};
-    CodedSlab inputs[WORLD];
+    CodedSlab inputs[WT_WORLD];
     UNROLLED
-    for (int r = 0; r < WORLD; ++r) inputs[r] = {input(r), to.units, room};
-    add_up<batch_of(WORLD * CODE_PACKS)>(inputs, [&](unsigned u, WideUnit total) {
+    for (int r = 0; r < WT_WORLD; ++r) inputs[r] = {input(r), to.units, room};
+    add_up<batch_of(WT_WORLD * CODE_PACKS)>(inputs, [&](unsigned u, WideUnit total) {
       UNROLLED
-      for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::finish(total.f[k]);
+      for (int k = 0; k < FLOATS; ++k) total.f[k] = WT_REDOP::finish(total.f[k]);
       to.put(u, quantized(total));
     });
   };

@@ -102,16 +102,16 @@ DEVICE void exchange_packets(const Arguments& a, unsigned epoch, unsigned round)
   const auto packet = [&](long writer, long owner, unsigned i) {
     return (u64)round << 32 | pattern_word(round, writer, owner, i);
   };
-  for (int d = 1; d < WORLD; ++d) {
-    const long owner = (a.rank + d) % WORLD;
+  for (int d = 1; d < WT_WORLD; ++d) {
+    const long owner = (a.rank + d) % WT_WORLD;
     u64* to = (u64*)region(a, epoch, owner, a.rank, ACCESSES, round);
     for_items(a, 2 * sizeof(u64), false, [&](unsigned i) {
       const u64 x[2] = {packet(a.rank, owner, 2 * i), packet(a.rank, owner, 2 * i + 1)};
       store_packets_system(to + 2 * i, x);
     });
   }
-  for (int d = 1; d < WORLD; ++d) {
-    const long writer = (a.rank + d) % WORLD;
+  for (int d = 1; d < WT_WORLD; ++d) {
+    const long writer = (a.rank + d) % WT_WORLD;
     const u64* from = (const u64*)region(a, epoch, a.rank, writer, ACCESSES, round);
     for_items(a, 2 * sizeof(u64), false, [&](unsigned i) {
       const auto give_up_on = [&](u64 seen) { give_up(a, (int)writer, seen, round); };
@@ -128,15 +128,15 @@ DEVICE void exchange_packets(const Arguments& a, unsigned epoch, unsigned round)
   }
 }
 
-// Runs `count` rounds over regions of `chunk_bytes`. A build with STREAM_SLAB has the fence that
+// Runs `count` rounds over regions of `chunk_bytes`. A build with WT_STREAM_SLAB has the fence that
 // streamed stores need before a flag.
 RANK_KERNEL(show_stores) {
   const unsigned epoch = enter_launch(a);
   for (unsigned step = 1; step <= (unsigned)a.count; ++step) {
     const unsigned round = round_of(epoch, step);
     AS_WRITTEN
-    for (int d = 0; d < WORLD; ++d) {
-      const long owner = (a.rank + d) % WORLD;
+    for (int d = 0; d < WT_WORLD; ++d) {
+      const long owner = (a.rank + d) % WT_WORLD;
       for_accesses([&](int access, auto by) {
         char* to = region(a, epoch, owner, a.rank, access, round);
         for_items(a, sizeof(pack), false, [&](unsigned i) {
@@ -147,8 +147,8 @@ RANK_KERNEL(show_stores) {
     signal(a, everyone_but(a.rank), stamp(epoch, step));
     wait(a, everyone_but(a.rank), stamp(epoch, step));
     AS_WRITTEN
-    for (int d = 1; d < WORLD; ++d) {
-      const long writer = (a.rank + d) % WORLD;
+    for (int d = 1; d < WT_WORLD; ++d) {
+      const long writer = (a.rank + d) % WT_WORLD;
       for_accesses([&](int access, auto by) {
         compare(a, epoch, a.rank, writer, access, round, by);
         compare(a, epoch, writer, writer, access, round, by);

@@ -328,7 +328,7 @@ class Device(Protocol):
 
     def loop_kernels(self) -> Module:
         """The kernels of iteration.cu, for buffers at any address."""
-        return self.compile("iteration", {"ELEMENT": "Uint8"}, ITERATION_STRUCTURES)
+        return self.compile("iteration", {"WT_ELEMENT": "Uint8"}, ITERATION_STRUCTURES)
 
     def allocate(
         self, size_bytes: int, sharing: str, ordinary: bool = False, label: str = ""

@@ -38,8 +38,8 @@ DEVICE long dispatch(const Arguments& a, unsigned epoch) {
     if (start == 0)
       place_rows(a, r,
                  [&](long s) { return s == a.rank ? counting : slot_at(a, r, inbox(s)).counts; });
-    for (int d = 0; d < WORLD; ++d) {
-      const long s = (a.rank + d) % WORLD;
+    for (int d = 0; d < WT_WORLD; ++d) {
+      const long s = (a.rank + d) % WT_WORLD;
       for_tokens_of_block(start, smaller(start + n, r.tokens_of[s]), [&](long t) {
         if (s == a.rank) return store_token(a, r, s, t, choices_of(r, r.choices, t), own_row(a, t));
         const Slot slot = slot_at(a, r, inbox(s));

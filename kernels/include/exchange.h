@@ -25,7 +25,7 @@ template <Path PATH, Readers READERS, class Give, class Meanwhile, class Take>
 DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long count, long most,
                           Give give, Meanwhile meanwhile, Take take) {
   constexpr bool SHARED = PATH != PUSH && READERS == ALL;  // all readers share one slot
-  constexpr int SLOTS = SHARED ? 1 : WORLD;
+  constexpr int SLOTS = SHARED ? 1 : WT_WORLD;
   const unsigned peers = everyone_but(a.rank);
   const long steps = (count + most - 1) / most;
   long start = 0;
@@ -38,8 +38,8 @@ DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long co
       return half_of(a, place.slab, epoch) + ((step & 1) * SLOTS + place.slot) * a.chunk_bytes;
     };
     // Each rank starts with the next rank. Otherwise all ranks would store into rank 0 first.
-    for (int d = 1; d < (SHARED ? smaller(2, WORLD) : WORLD); ++d) {
-      const long reader = (a.rank + d) % WORLD;
+    for (int d = 1; d < (SHARED ? smaller(2, WT_WORLD) : WT_WORLD); ++d) {
+      const long reader = (a.rank + d) % WT_WORLD;
       give(reader, start, n, slot(reader, a.rank));
     }
     signal(a, peers, stamp(epoch, step + 1));
@@ -90,13 +90,13 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
         });
   } else {
     // On a CPU what all ranks read goes into a slab and its own place in one pass: 0.9 of the time.
-    constexpr bool BOTH = COPIES_TO_BOTH && READERS == ALL && WORLD > 1;
+    constexpr bool BOTH = COPIES_TO_BOTH && READERS == ALL && WT_WORLD > 1;
     const unsigned epoch = enter_launch(a);
     exchange_from<PATH, READERS>(
         a, epoch, 0, a.count, a.chunk_bytes / ELEMENT_BYTES,
         [&](long reader, long start, long n, char* slot) {
           const long at = start * ELEMENT_BYTES;
-          char* to = BOTH && reader == (a.rank + 1) % WORLD ? own_place(at) : nullptr;
+          char* to = BOTH && reader == (a.rank + 1) % WT_WORLD ? own_place(at) : nullptr;
           const char* from = segment_for<READERS>(a, a.send, reader, at);
           if (to)
             copy(OutputAndSlab{{to}, {slot}}, from, n);
@@ -117,7 +117,7 @@ DEVICE void exchange_and_reduce(const Arguments& a) {
   const auto nowhere = [](long) -> char* { return nullptr; };
   exchange<PATH, READERS>(a, nowhere, [&](long at, long n, auto from) {
     const char* own = segment_for<READERS>(a, a.send, a.rank, at);
-    reduce<COMPLETE, WORLD>(Output{a.receive + at}, inputs_of_all(a, own, from), n);
+    reduce<COMPLETE, WT_WORLD>(Output{a.receive + at}, inputs_of_all(a, own, from), n);
   });
 }
 
@@ -132,8 +132,8 @@ DEVICE void exchange_and_gather(const Arguments& a) {
       a, [&](long at) { return in_place ? nullptr : place(a.rank, at); },
       [&](long at, long n, auto from) {
         // afresh against unrolling: gfx9 has too few scalar registers.
-        for (int d = 1; d < afresh(WORLD); ++d) {
-          const long writer = (a.rank + d) % WORLD;
+        for (int d = 1; d < afresh(WT_WORLD); ++d) {
+          const long writer = (a.rank + d) % WT_WORLD;
           copy(Output{place(writer, at)}, from(writer), n);
         }
       });
@@ -144,13 +144,13 @@ DEVICE void exchange_and_gather(const Arguments& a) {
 template <bool REDUCES, bool GATHERS>
 struct Ring {
   static constexpr bool BOTH = REDUCES && GATHERS;
-  static constexpr int SUMMED = REDUCES ? WORLD - 1 : 0;  // the stage that completes a segment
-  static constexpr int STAGES = SUMMED + (GATHERS ? WORLD : 1);
+  static constexpr int SUMMED = REDUCES ? WT_WORLD - 1 : 0;  // the stage that completes a segment
+  static constexpr int STAGES = SUMMED + (GATHERS ? WT_WORLD : 1);
 
   // A stage up to SUMMED adds the own input, from there on it outputs; all but the last send on.
   static DEVICE void stage(const Arguments& a, int s, long start, long n, const char* received,
                            Slab sent) {
-    const long index = (a.rank - s - !GATHERS + 2 * WORLD) % WORLD;
+    const long index = (a.rank - s - !GATHERS + 2 * WT_WORLD) % WT_WORLD;
     const Segment segment = BOTH ? segment_of(n, index) : Segment{index * a.count, n};
     const char* own = a.send + (start + (REDUCES ? segment.start : 0)) * ELEMENT_BYTES;
     const Output output{a.receive + (start + (GATHERS ? segment.start : 0)) * ELEMENT_BYTES};
@@ -178,14 +178,14 @@ struct Ring {
   // s+1 what was sent in stage s. The slot (of two) that beat b overwrites was read in beat b-1.
   static DEVICE void launch(const Arguments& a) {
     const unsigned epoch = enter_launch(a);
-    const long left = (a.rank + WORLD - 1) % WORLD, right = (a.rank + 1) % WORLD;
+    const long left = (a.rank + WT_WORLD - 1) % WT_WORLD, right = (a.rank + 1) % WT_WORLD;
     const unsigned neighbours = (1u << left | 1u << right) & ~(1u << a.rank);
     const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
     const long slot_bytes = BOTH ? segment_of(most, 0).count * ELEMENT_BYTES : a.chunk_bytes;
     // An empty message too has beats enough for each rank to wait, through others, for all.
     const long beats = (chunks > 0 ? chunks : 1) + STAGES - 1;
     const auto inbox = [&](long rank, long s, long chunk) {
-      if constexpr (SWAP) rank = slab_in_turn(rank, turn_of(epoch, chunk, chunks));
+      if constexpr (WT_SWAP) rank = slab_in_turn(rank, turn_of(epoch, chunk, chunks));
       return half_of(a, rank, epoch) + (s * 2 + chunk % 2) * slot_bytes;
     };
     for (long beat = 0; beat < beats; ++beat) {

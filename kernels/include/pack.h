@@ -127,15 +127,15 @@ struct Max : Unscaled {
   }
 };
 struct Avg : Sum {
-  static DEVICE floats finish(floats a) { return a * (1.0f / WORLD); }
-  static DEVICE doubles finish(doubles a) { return a * (1.0 / WORLD); }
+  static DEVICE floats finish(floats a) { return a * (1.0f / WT_WORLD); }
+  static DEVICE doubles finish(doubles a) { return a * (1.0 / WT_WORLD); }
   template <class Lane>
   static DEVICE Lane finish(Lane a) {
-    return a / WORLD;  // as NCCL divides
+    return a / WT_WORLD;  // as NCCL divides
   }
 };
 
-typedef ELEMENT Element;
+typedef WT_ELEMENT Element;
 constexpr unsigned VALUES = sizeof(Element::values) / sizeof(Element::values::v[0]);
 constexpr long ELEMENT_BYTES = sizeof(Element::bits);
 constexpr long PACK_ELEMENTS = sizeof(pack) / ELEMENT_BYTES;
@@ -173,8 +173,8 @@ struct Destination {
     place.store(at, k, p, STREAM);
   }
 };
-using Output = Destination<STREAM_RECEIVE>;
-using Slab = Destination<STREAM_SLAB>;
+using Output = Destination<WT_STREAM_RECEIVE>;
+using Slab = Destination<WT_STREAM_SLAB>;
 struct OutputAndSlab {
   Output output;
   Slab slab;
@@ -194,11 +194,11 @@ DEVICE pack combined(Load load) {
   for (int s = 1; s < SOURCES; ++s) {
     const typename Element::values next = Element::widen(load(s));
     UNROLLED
-    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::combine(sum.v[k], next.v[k]);
+    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = WT_REDOP::combine(sum.v[k], next.v[k]);
   }
   if (FINISH == COMPLETE) {
     UNROLLED
-    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::finish(sum.v[k]);
+    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = WT_REDOP::finish(sum.v[k]);
   }
   return Element::narrow(sum);
 }
@@ -216,10 +216,10 @@ struct Sources {
 };
 // The inputs of all ranks, in rank order: `own` for this rank, from_peer(rank) for the others.
 template <class Peer>
-DEVICE Sources<WORLD> inputs_of_all(const Arguments& a, const char* own, Peer from_peer) {
-  Sources<WORLD> inputs;
+DEVICE Sources<WT_WORLD> inputs_of_all(const Arguments& a, const char* own, Peer from_peer) {
+  Sources<WT_WORLD> inputs;
   const int rank = afresh((int)a.rank);
-  for (int r = 0; r < WORLD; ++r) inputs.at[r] = r == rank ? own : from_peer(r);
+  for (int r = 0; r < WT_WORLD; ++r) inputs.at[r] = r == rank ? own : from_peer(r);
   return inputs;
 }
 
@@ -269,7 +269,7 @@ DEVICE void for_places(long count, bool aligned, Team team, Each each) {
   unsigned i = team.thread;
   // Prefetchers stop at the end of a page and restart a few lines into the next. Four pages at once
   // keep more memory busy: 1.15 to 1.24 times as fast from 4 MiB on, 1.1 times as long in cache.
-  if (SEVERAL_PAGES && PAGE_PACKS > 0)
+  if (WT_SEVERAL_PAGES && PAGE_PACKS > 0)
     for (; i + BATCH * PAGE_PACKS <= packs; i += BATCH * PAGE_PACKS)
       for (unsigned j = i; j < i + PAGE_PACKS; ++j) each(Packs<BATCH>{j, PAGE_PACKS});
   for (; i + (BATCH - 1) * step < packs; i += BATCH * step) each(Packs<BATCH>{i, step});
@@ -301,7 +301,7 @@ DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_g
   constexpr int BATCH = (SOURCES * REGISTERS <= 16 ? 4 : 2) / (SOURCES > 1 && VALUES > 8 ? 2 : 1);
   // Widening fills the window of instructions in which a CPU finds its next loads.
   constexpr bool IS_WIDENED = SOURCES > 1 && sizeof(Element::values) > sizeof(pack);
-  constexpr bool IS_FETCHED = FETCHED_PACKS && IS_WIDENED && !SEVERAL_PAGES;
+  constexpr bool IS_FETCHED = FETCHED_PACKS && IS_WIDENED && !WT_SEVERAL_PAGES;
   if (IS_FETCHED)
     for (long i = 0; i < smaller(FETCHED_PACKS, count / PACK_ELEMENTS); i += LINE_PACKS)
       for (const char* source : from.at) fetch(source + i * (long)sizeof(pack));
@@ -341,13 +341,13 @@ DEVICE void copy_message(const Arguments& a) {
   in_parts(a.count, [&](long at, long n) { copy(Output{a.receive + at}, a.send + at, n); });
 }
 
-// Cuts `count` elements into WORLD segments of whole units; the last may be short or empty.
+// Cuts `count` elements into WT_WORLD segments of whole units; the last may be short or empty.
 struct Segment {
   long start, count;
 };
 template <long UNIT = PACK_ELEMENTS>
 DEVICE Segment segment_of(long count, long index) {
-  const long most = (count + WORLD * UNIT - 1) / (WORLD * UNIT) * UNIT;
+  const long most = (count + WT_WORLD * UNIT - 1) / (WT_WORLD * UNIT) * UNIT;
   const long start = smaller(index * most, count);
   return {start, smaller(most, count - start)};
 }

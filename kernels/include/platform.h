@@ -2,51 +2,51 @@
 // GNU vector of full width. On a GPU a register is a word, and one access moves a pack of four.
 #pragma once
 
-#ifndef WORLD  // number of ranks; a run-time number costs up to 20 % at small sizes
-#define WORLD 2
+#ifndef WT_WORLD  // number of ranks; a run-time number costs up to 20 % at small sizes
+#define WT_WORLD 2
 #endif
-#ifndef ELEMENT  // Float32 Float16 Bfloat16 Float64 Int32 Int64 Int8 Uint8, fp8: see pack.h
-#define ELEMENT Float32
+#ifndef WT_ELEMENT  // Float32 Float16 Bfloat16 Float64 Int32 Int64 Int8 Uint8, fp8: see pack.h
+#define WT_ELEMENT Float32
 #endif
-#ifndef REDOP  // Sum Prod Min Max Avg: see pack.h
-#define REDOP Sum
+#ifndef WT_REDOP  // Sum Prod Min Max Avg: see pack.h
+#define WT_REDOP Sum
 #endif
-#ifndef WEIGHT  // type of a matrix: Float16 Bfloat16 Int8: see gemv.h
-#define WEIGHT Float16
+#ifndef WT_WEIGHT  // type of a matrix: Float16 Bfloat16 Int8: see gemv.h
+#define WT_WEIGHT Float16
 #endif
-#ifndef TOKENS  // tokens, 1 to 8, that one pass over a matrix serves
-#define TOKENS 1
+#ifndef WT_TOKENS  // tokens, 1 to 8, that one pass over a matrix serves
+#define WT_TOKENS 1
 #endif
-#ifndef WIRE  // Int8Blocks Fp8Blocks Int4Blocks: see quantize.h
-#define WIRE Int8Blocks
+#ifndef WT_WIRE_FORMAT  // Int8Blocks Fp8Blocks Int4Blocks: see quantize.h
+#define WT_WIRE_FORMAT Int8Blocks
 #endif
-#ifndef OUTPUT  // additional output of a norm: Unquantized Int8Blocks Fp8Blocks: see norm.h
-#define OUTPUT Unquantized
+#ifndef WT_OUTPUT  // additional output of a norm: Unquantized Int8Blocks Fp8Blocks: see norm.h
+#define WT_OUTPUT Unquantized
 #endif
-#ifndef STREAM_SLAB  // 1: stores into the slab bypass the caches
-#define STREAM_SLAB 0
+#ifndef WT_STREAM_SLAB  // 1: stores into the slab bypass the caches
+#define WT_STREAM_SLAB 0
 #endif
-#ifndef STREAM_RECEIVE  // 1: stores into the receive buffer too
-#define STREAM_RECEIVE 0
+#ifndef WT_STREAM_RECEIVE  // 1: stores into the receive buffer too
+#define WT_STREAM_RECEIVE 0
 #endif
-#ifndef HDP_FLUSH  // 1: flush the host data path of peers' AMD GPUs before a flag: see sync.h
-#define HDP_FLUSH 0
+#ifndef WT_HDP_FLUSH  // 1: flush the host data path of peers' AMD GPUs before a flag: see sync.h
+#define WT_HDP_FLUSH 0
 #endif
-#ifndef SWAP  // 1: ranks write next where they read last: see sync.h
+#ifndef WT_SWAP  // 1: ranks write next where they read last: see sync.h
 #if defined(__CUDACC__) || defined(__HIP__)
-#define SWAP 0
+#define WT_SWAP 0
 #else
-#define SWAP 1
+#define WT_SWAP 1
 #endif
 #endif
-#ifndef LEAST_STRING_BYTES  // of a copy by a CPU's string loop, which sanitizers do not see
-#define LEAST_STRING_BYTES 16384
+#ifndef WT_LEAST_STRING_BYTES  // of a copy by a CPU's string loop, which sanitizers do not see
+#define WT_LEAST_STRING_BYTES 16384
 #endif
-#ifndef READ_ALONE_BYTES  // messages up to this size are read by their receiver: see sendrecv.cu
-#define READ_ALONE_BYTES 0
+#ifndef WT_READ_ALONE_BYTES  // messages up to this size are read by their receiver: see sendrecv.cu
+#define WT_READ_ALONE_BYTES 0
 #endif
-#ifndef SEVERAL_PAGES  // 1: a CPU walks several pages at once; no effect on a GPU
-#define SEVERAL_PAGES 0
+#ifndef WT_SEVERAL_PAGES  // 1: a CPU walks several pages at once; no effect on a GPU
+#define WT_SEVERAL_PAGES 0
 #endif
 
 // Begins a kernel that the host launches with one argument.
@@ -191,7 +191,7 @@ DEVICE void fence_system() { asm volatile("sfence" ::: "memory"); }
 // 0.9 times as long; below 16 KiB its start costs more. Later stores, such as a flag, follow it
 // (Intel SDM 3A, "Fast-String Operation and Out-of-Order Stores"). Returns whether it has copied.
 DEVICE bool copied_as_string(char* to, const char* from, long bytes) {
-  if (bytes < LEAST_STRING_BYTES) return false;
+  if (bytes < WT_LEAST_STRING_BYTES) return false;
   asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes)::"memory");
   return true;
 }

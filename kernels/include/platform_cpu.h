@@ -32,7 +32,7 @@ DEVICE void fence_alias() {}
 // A release store orders all earlier stores but non-temporal ones. For others a fence would only
 // delay a launch until its last store reaches the peer: 0.1 to 0.5 us per flag.
 DEVICE void hand_over_stores() {
-  if (STREAM_SLAB || STREAM_RECEIVE) fence_system();
+  if (WT_STREAM_SLAB || WT_STREAM_RECEIVE) fence_system();
 }
 // Without it another thread could, after the launch, read memory from before its streaming stores.
 DEVICE void fence_streams() { fence_system(); }

@@ -31,7 +31,7 @@ DEVICE void summed_so_far(floats& x) { asm volatile("" : "+v"(x)); }
 template <class T>
 DEVICE T* of_thread(T* const* of_ranks, int rank) {
   T* selected = of_ranks[0];
-  for (int r = 1; r < WORLD; ++r) selected = r == rank ? of_ranks[r] : selected;
+  for (int r = 1; r < WT_WORLD; ++r) selected = r == rank ? of_ranks[r] : selected;
   return selected;
 }
 DEVICE void block_barrier() {

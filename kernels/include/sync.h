@@ -7,15 +7,15 @@
 // launch: a rank in launch e+2, which writes into the half of e again, has finished e+1, in which
 // every peer signalled, having left e. So every launch must wait for every peer, directly or not.
 //
-// Which places may a rank write? Any rank may write them: SWAP needs no more than these rules.
+// Which places may a rank write? Any rank may write them: WT_SWAP needs no more than these rules.
 //   Launch e+2: no rank uses the half of e any more, so all its places are free.
 //   Exchange: a peer's signal of step s follows its reads of s-1. In s+1 places of s-1 are free.
 //   Two-shot: data of beat b are read in b+1, which all signal. In b+2 all places of b are free.
 //   Ring: a rank waits for its neighbours alone. In beat b+2 it writes a place of beat b that its
-//   right neighbour read in b+1 and signalled, or, with SWAP, that it read itself.
+//   right neighbour read in b+1 and signalled, or, with WT_SWAP, that it read itself.
 //   Send and receive: a sender waits until the receiver has signalled the slot's last chunk. With
-//   SWAP the answer's sender has read all its slots itself, and a receiver stores into slots that
-//   it has read, before it signals.
+//   WT_SWAP the answer's sender has read all its slots itself, and a receiver stores into slots
+//   that it has read, before it signals.
 // In a step one rank writes data into a place; all ranks compute which, from the same epoch and
 // step. Slots keep their layout, and a pack its place in a slot: a block waits only for its like.
 #pragma once
@@ -76,7 +76,7 @@ struct Arguments {
 DEVICE long thread() { return (long)block() * threads_in_block() + thread_in_block(); }
 DEVICE long threads() { return (long)blocks() * threads_in_block(); }
 
-DEVICE unsigned everyone_but(long rank) { return ((1u << WORLD) - 1) & ~(1u << rank); }
+DEVICE unsigned everyone_but(long rank) { return ((1u << WT_WORLD) - 1) & ~(1u << rank); }
 DEVICE u64 stamp(unsigned epoch, long step) { return (u64)epoch << 32 | (u64)step; }
 DEVICE bool reached(u64 seen, u64 wanted) { return (long long)(seen - wanted) >= 0; }
 
@@ -121,7 +121,7 @@ DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted
 // PCIe. RCCL writes this register before each flag, too. Data go first, and the flag goes last.
 DEVICE void flush_hdp(const Arguments& a, unsigned peers) {
   fence_system();
-  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
+  for (int p = thread_in_block(); p < WT_WORLD; p += threads_in_block())
     if (const u64 flush = peers >> p & 1 ? a.own->hdp_flush[p].value : 0)
       *(volatile unsigned*)flush = 1;
   fence_system();
@@ -132,9 +132,9 @@ DEVICE void flush_hdp(const Arguments& a, unsigned peers) {
 DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
   hand_over_stores();
   block_barrier();
-  if (HDP_FLUSH) flush_hdp(a, peers);
+  if (WT_HDP_FLUSH) flush_hdp(a, peers);
   AS_WRITTEN
-  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
+  for (int p = thread_in_block(); p < WT_WORLD; p += threads_in_block())
     if (peers >> p & 1)
       store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, value);
 }
@@ -148,7 +148,7 @@ DEVICE void fence_aliases() {
 
 // Waits until each of `peers` has signalled at least `wanted`. The barrier holds all threads back.
 DEVICE void wait(const Arguments& a, unsigned peers, u64 wanted) {
-  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
+  for (int p = thread_in_block(); p < WT_WORLD; p += threads_in_block())
     if (peers >> p & 1)
       await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, wanted, p);
   block_barrier();
@@ -176,32 +176,34 @@ DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
   return a.slab[afresh((int)rank)] + (epoch & 1) * a.half_bytes;
 }
 
-// With SWAP, places change hands by turns: a rank writes where it last read from the same peer. Its
-// core still holds these lines; those that the peer read last it would have to fetch back first. A
-// place has a turn at each use: in every second of a launch's `steps`, in every second launch.
+// With WT_SWAP, places change hands by turns: a rank writes where it last read from the same peer.
+// Its core still holds these lines; those that the peer read last it would have to fetch back
+// first. A place has a turn at each use: in every second of a launch's `steps`, in every second
+// launch.
 DEVICE unsigned turn_of(unsigned epoch, long step, long steps) {
   const long uses = (steps + 1 - (step & 1)) >> 1;
-  return (epoch >> 1) % (2 * WORLD) * (unsigned)uses + (unsigned)(step >> 1);  // wraps in no launch
+  return (epoch >> 1) % (2 * WT_WORLD) * (unsigned)uses +
+         (unsigned)(step >> 1);  // wraps in no launch
 }
 
-// The slab and slot where `writer` leaves what `reader` alone reads. Without SWAP: a push leaves it
-// in its reader's slab, in the writer's slot, and a pull the other way round.
+// The slab and slot where `writer` leaves what `reader` alone reads. Without WT_SWAP: a push leaves
+// it in its reader's slab, in the writer's slot, and a pull the other way round.
 struct Place {
   long slab, slot;
 };
 DEVICE Place place_between(long writer, long reader, bool pushes, unsigned turn) {
-  const bool at_reader = SWAP ? pushes != (turn & 1) : pushes;
+  const bool at_reader = WT_SWAP ? pushes != (turn & 1) : pushes;
   return at_reader ? Place{reader, writer} : Place{writer, reader};
 }
 // The slab where `writer` leaves what all others read, and, on a ring, what its neighbour reads in
 // the slab of `writer` + 1: in the next turn this is where the rank itself has read.
 DEVICE long slab_in_turn(long writer, unsigned turn) {
-  return SWAP ? (int)((unsigned)writer + WORLD - turn % WORLD) % WORLD : writer;
+  return WT_SWAP ? (int)((unsigned)writer + WT_WORLD - turn % WT_WORLD) % WT_WORLD : writer;
 }
 
 // The last block to leave advances the epoch: before, another block could enter with the next one.
 DEVICE void leave_launch(const Arguments& a, unsigned epoch) {
-  if (STREAM_RECEIVE) fence_streams();
+  if (WT_STREAM_RECEIVE) fence_streams();
   block_barrier();
   if (thread_in_block() == 0 &&
       add_relaxed_device((unsigned*)&a.own->ticket.value, 1) + 1 == (unsigned)blocks()) {

@@ -27,14 +27,14 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
   };
   const auto input = [&](long writer, long chunk, long owner) {
     const Place place = place_between(writer, owner, TRANSFER == PUSHES, turn(chunk));
-    const long slot = (chunk & 1) * WORLD + place.slot;
+    const long slot = (chunk & 1) * WT_WORLD + place.slot;
     return half_of(a, place.slab, epoch) + slot * segment_bytes;
   };
   const auto sums = [&](long owner, long chunk, long reader) {
     const Place place = TRANSFER == PULLS ? Place{slab_in_turn(owner, turn(chunk)), 0}
                                           : place_between(owner, reader, true, turn(chunk));
-    const long slot = TRANSFER != PULLS ? (chunk & 1) * WORLD + place.slot : chunk & 1;
-    return half_of(a, place.slab, epoch) + (2 * WORLD + slot) * segment_bytes;
+    const long slot = TRANSFER != PULLS ? (chunk & 1) * WT_WORLD + place.slot : chunk & 1;
+    return half_of(a, place.slab, epoch) + (2 * WT_WORLD + slot) * segment_bytes;
   };
   const auto part = [&](long chunk, long segment) {
     const Segment s = segment_of<UNIT>(smaller(most, a.count - chunk * most), segment);
@@ -45,8 +45,8 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
     if (beat > 0) wait(a, peers, stamp(epoch, beat));
 
     if (beat < chunks)  // A
-      for (int d = COPIED == OTHERS; d < afresh(WORLD); ++d) {
-        const long owner = (a.rank + d) % WORLD;
+      for (int d = COPIED == OTHERS; d < afresh(WT_WORLD); ++d) {
+        const long owner = (a.rank + d) % WT_WORLD;
         copy_in(part(beat, owner), input(a.rank, beat, owner));
       }
     if (beat >= 1 && beat <= chunks)  // B
@@ -54,8 +54,8 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
           part(beat - 1, a.rank), [&](long rank) { return input(rank, beat - 1, a.rank); },
           [&](long reader) { return sums(a.rank, beat - 1, reader); });
     if (beat >= 2)  // C
-      for (int d = COPIED == OTHERS; d < afresh(WORLD); ++d) {
-        const long owner = (a.rank + d) % WORLD;
+      for (int d = COPIED == OTHERS; d < afresh(WT_WORLD); ++d) {
+        const long owner = (a.rank + d) % WT_WORLD;
         copy_out(part(beat - 2, owner), sums(owner, beat - 2, a.rank));
       }
 

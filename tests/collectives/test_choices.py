@@ -194,7 +194,7 @@ def test_sums_walk_several_pages_at_once_only_if_they_are_long():
     walks = [
         (name, size)
         for name, size in product(("reduce_scatter", "all_gather"), (4 << 20, 8 << 20))
-        if "SEVERAL_PAGES"
+        if "WT_SEVERAL_PAGES"
         in build_macros(world, Case(COLLECTIVES[name], size // 8, FLOAT32, "sum", 0, 0))
     ]
     assert walks == [("reduce_scatter", 8 << 20)]

@@ -99,11 +99,11 @@ AWAIT_FLAG = "await_acquire_system(a, &a.control[a.rank]->flags[block()][p].valu
 # A rank stores its data for its peers: in a direct exchange, in the first beat of a ring, in a
 # two-shot, and in packets.
 GIVE = "give(reader, start, n, slot(reader, a.rank));"
-MARKED = "WIRE::packet(data[k], epoch)"
+MARKED = "Packet::packet(data[k], epoch)"
 STAGE, SENT = "stage(a, s, chunk * most,", "Slab{inbox(right, s, chunk)});"
 INPUT = "copy_in(part(beat, owner), input(a.rank, beat, owner));"
 ENTER_STORES = "RANK_KERNEL(show_stores) {\n  const unsigned epoch = enter_launch(a);\n"
-ENCODE, SEND = "const pack own = WIRE::sent(load(i));", "store_release_system(to + k,"
+ENCODE, SEND = "const pack own = Packet::sent(load(i));", "store_release_system(to + k,"
 WITH_FAULTS = Patch(SYNC, '#include "platform.h"\n', '#include "platform.h"\n#include "faults.h"\n')
 
 
@@ -128,7 +128,7 @@ ONE_LAUNCH = [
         "kernels/include/platform_gpu.h",
         "#pragma once\n",
         """#pragma once
-DEVICE int blocks() { return blocks_in_grid() / WORLD; }
+DEVICE int blocks() { return blocks_in_grid() / WT_WORLD; }
 DEVICE int block() { return block_in_grid() % blocks(); }
 """,
     ),
@@ -150,13 +150,13 @@ PATCHES = {
     "without the epoch flip": [
         Patch(SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes"),
         Patch(LL, "(epoch & 1) * MOST_RANKS", "0 * MOST_RANKS"),
-        Patch(SENTINEL, "(epoch & 1) * WORLD", "0 * WORLD"),
+        Patch(SENTINEL, "(epoch & 1) * WT_WORLD", "0 * WT_WORLD"),
     ],
     # Right for a place with one reader, which writes there next. Other readers of a slab may still
     # read.
     "swap in place of the epoch flip": [
         Patch(SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes"),
-        Patch(SYNC, "(epoch >> 1) % (2 * WORLD)", "epoch % (2 * WORLD)"),
+        Patch(SYNC, "(epoch >> 1) % (2 * WT_WORLD)", "epoch % (2 * WT_WORLD)"),
     ],
     # The meeting before each iteration still waits. Without it the ranks would not run at the same
     # time, and nothing would break.
@@ -189,7 +189,9 @@ PATCHES = {
         Patch(PLATFORM, "void fence_system() {", "void fence_system() { end_delays();", times=2),
         Patch(CPU, "VECTOR_BYTES == 0) stream_pack(", "VECTOR_BYTES == 0) delay_store("),
     ],
-    "without the fence after the launch": [Patch(SYNC, "if (STREAM_RECEIVE) fence_streams();", "")],
+    "without the fence after the launch": [
+        Patch(SYNC, "if (WT_STREAM_RECEIVE) fence_streams();", "")
+    ],
     # A bit changes in the data that a rank has stored for a peer, before it sets the flag.
     "flip_bit": [
         WITH_FAULTS,

@@ -201,7 +201,7 @@ def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypat
 def test_a_failed_compile_leaves_no_file_and_shows_the_compilers_message(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CompileError, match=r"cannot compile allreduce_ring\.cu: .*Nonsense"):
-        CpuDevice().compile("allreduce_ring", {"ELEMENT": "Nonsense"})
+        CpuDevice().compile("allreduce_ring", {"WT_ELEMENT": "Nonsense"})
     assert not list((tmp_path / "wiretax").glob("allreduce_ring*"))
 
 

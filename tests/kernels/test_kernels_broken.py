@@ -92,7 +92,7 @@ def test_a_store_after_each_load_of_a_main_loop_is_detected(architecture, tmp_pa
 
 def test_a_wait_after_each_packet_is_detected(tmp_path):
     load = "load_packets_system(x[u][k], place(rank, u, k));"
-    early = f"{{ {load} if (WIRE::missing(x[u][k][0], epoch)) return false; }}"
+    early = f"{{ {load} if (Packet::missing(x[u][k][0], epoch)) return false; }}"
     folder = changed(tmp_path, PACKETS, load, early)
     (flaw,) = flaws_of_loops(compiled("allreduce_one_shot_ll", "gfx942", (), folder).text, "gfx942")
     assert "round trips a poll" in flaw

@@ -52,14 +52,14 @@ KERNELS = {
     "sum-from-own-input": Mutant(
         PACK,
         "inputs.at[r] = r == rank ? own : from_peer(r);",
-        "inputs.at[(r - rank + WORLD) % WORLD] = r == rank ? own : from_peer(r);",
+        "inputs.at[(r - rank + WT_WORLD) % WT_WORLD] = r == rank ? own : from_peer(r);",
         (FIXED, EVERY),
     ),
     "no-fence-before-flag": Mutant(
-        CPU, "  if (STREAM_SLAB || STREAM_RECEIVE) fence_system();\n", "", (FENCES,)
+        CPU, "  if (WT_STREAM_SLAB || WT_STREAM_RECEIVE) fence_system();\n", "", (FENCES,)
     ),
     "no-fence-after-launch": Mutant(
-        SYNC, "  if (STREAM_RECEIVE) fence_streams();\n", "", (FENCES,)
+        SYNC, "  if (WT_STREAM_RECEIVE) fence_streams();\n", "", (FENCES,)
     ),
     "last-element-lost": Mutant(
         PACK,
@@ -99,8 +99,8 @@ KERNELS = {
     ),
     "mean-over-peers": Mutant(
         PACK,
-        "floats finish(floats a) { return a * (1.0f / WORLD); }",
-        "floats finish(floats a) { return a * (1.0f / (WORLD - 1)); }",
+        "floats finish(floats a) { return a * (1.0f / WT_WORLD); }",
+        "floats finish(floats a) { return a * (1.0f / (WT_WORLD - 1)); }",
         (FIXED,),
     ),
     "bfloat16-ties-away": Mutant(CPU, "w + 0x7fffu + (w >> 16 & 1u);", "w + 0x8000u;", (BFLOAT16,)),

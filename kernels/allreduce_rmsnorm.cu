@@ -18,7 +18,7 @@ DEVICE const Norm& norm_of(const Arguments& a) { return *(const Norm*)a.more; }
 template <class Peer>
 DEVICE Sources<WT_WORLD> rows_of_all(const Arguments& a, const char* own, Peer peer) {
   Sources<WT_WORLD> rows;
-  const int rank = afresh((int)a.rank);
+  const int rank = rematerialized((int)a.rank);
   for (int r = 0; r < WT_WORLD; ++r) {
     const char* theirs = peer(r);  // for every r: a branch would separate the loads that this takes
     rows.at[r] = r == rank ? own : theirs;
@@ -30,7 +30,7 @@ KERNEL allreduce_rmsnorm_pull(LAUNCHED_WITH(Arguments) launched) {
   const Norm& n = norm_of(launched);
   const Arguments& a = n.ranks;
   const long row_bytes = n.hidden * ELEMENT_BYTES, stride = stride_of(row_bytes);
-  const unsigned epoch = enter_launch(a);
+  const Launch launch(a);
   const auto give = [&](long, long start, long tokens, char* slot) {
     for_tokens_of_block(start, start + tokens, [&](long t) {
       copy(Slab{slot + (t - start) * stride}, a.send + t * row_bytes, n.hidden, this_block());
@@ -42,8 +42,8 @@ KERNEL allreduce_rmsnorm_pull(LAUNCHED_WITH(Arguments) launched) {
       norm_row<WT_WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer));
     });
   };
-  exchange_from<PULL, ALL>(a, epoch, 0, n.tokens, n.step_tokens, give, [](long, long) {}, take);
-  leave_launch(a, epoch);
+  exchange_from<PULL, ALL>(launch, 0, n.tokens, n.step_tokens, give, [](long, long) {}, take);
+  launch.leave();
 }
 
 KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
@@ -77,15 +77,14 @@ KERNEL allreduce_rmsnorm_direct_registered(LAUNCHED_WITH(Arguments) launched) {
         for_tokens_of(a.rank, [&](long t) {
           PeerRows<WT_WORLD> peers;
           for (int d = 1; d < WT_WORLD; ++d)
-            peers.at[d] =
-                Slab{of_thread(a.receives, (int)((a.rank + d) % WT_WORLD)) + t * row_bytes};
+            peers.at[d] = Slab{a.receives.selected((a.rank + d) % WT_WORLD) + t * row_bytes};
           const auto from_peer = [&](int r) { return a.sends[r] + t * row_bytes; };
           norm_row<WT_WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer), peers);
         });
       });
-  for (int d = 1; d < WT_WORLD; ++d)
-    for_tokens_of((a.rank + d) % WT_WORLD,
-                  [&](long t) { norm_row<1>(n, t, Sources<1>{{a.receive + t * row_bytes}}); });
+  for_each_peer(a, [&](long rank) {
+    for_tokens_of(rank, [&](long t) { norm_row<1>(n, t, {{a.receive + t * row_bytes}}); });
+  });
 }
 
 // The compute alone: `send` is the sum.

@@ -6,7 +6,7 @@
 
 template <bool ALIGNED>
 DEVICE void quantize(CodedSlab to, const char* from, long count) {
-  const unsigned step = (unsigned)afresh((int)threads());
+  const unsigned step = (unsigned)rematerialized((int)threads());
   const unsigned packs = (unsigned)(count / PACK_ELEMENTS);
   for (unsigned u = (unsigned)thread(); u < to.units; u += step)
     to.put(u, quantized(load_unit<ALIGNED>(from, u, packs)));
@@ -17,7 +17,7 @@ DEVICE void quantize(CodedSlab to, const char* from, long count) {
 template <int BATCH, int SOURCES, class Put>
 DEVICE void add_up(const CodedSlab (&from)[SOURCES], Put put) {
   constexpr int AT_ONCE = SOURCES < 4 ? SOURCES : 4;
-  const unsigned step = (unsigned)afresh((int)threads()), units = from[0].units;
+  const unsigned step = (unsigned)rematerialized((int)threads()), units = from[0].units;
   const auto load = [&](CodedUnit(&q)[AT_ONCE], unsigned u, int first) {
     UNROLLED
     for (int s = 0; s < AT_ONCE; ++s)
@@ -31,7 +31,7 @@ DEVICE void add_up(const CodedSlab (&from)[SOURCES], Put put) {
         UNROLLED
         for (int k = 0; k < FLOATS; ++k) total.f[k] = WT_REDOP::combine(total.f[k], next.f[k]);
         UNROLLED
-        for (int k = 0; k < FLOATS; ++k) summed_so_far(total.f[k]);
+        for (int k = 0; k < FLOATS; ++k) evaluate_now(total.f[k]);
       }
   };
   const auto finish = [&](unsigned u, const CodedUnit(&q)[AT_ONCE]) {

@@ -12,7 +12,7 @@
 template <bool REGISTERED>
 DEVICE void gemv_allreduce(const Gemv& g) {
   const Arguments& a = g.ranks;
-  const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
+  const Launch launch(a);
   const long hidden = g.hidden, segment = (hidden / WT_WORLD + 63) / 64 * 64;
   const long bytes = WT_TOKENS * hidden * ELEMENT_BYTES;
   const long step_rows = g.step_rows * blocks(), steps = (segment - 1) / step_rows + 1;
@@ -26,9 +26,8 @@ DEVICE void gemv_allreduce(const Gemv& g) {
   // pointer. A segment begins with its slot: in the next turn the same lines serve the reader.
   enum { PARTS, SUMS = WT_WORLD };
   const auto place = [&](long writer, long reader, long owner, long first_slot) {
-    const Place p = place_between(writer, reader, true, turn_of(epoch, 0, 1));
-    return half_of(a, p.slab, epoch) + (first_slot + p.slot) * bytes -
-           owner * segment * ELEMENT_BYTES;
+    const Place p = place_between(writer, reader, true, launch.turn_of(0, 1));
+    return launch.half_of(p.slab) + (first_slot + p.slot) * bytes - owner * segment * ELEMENT_BYTES;
   };
   const auto copy_rows = [&](auto to, const char* from, Segment rows) {  // `to`: Slab or Output
     block_barrier();  // other threads of this block wrote some of the rows
@@ -39,25 +38,24 @@ DEVICE void gemv_allreduce(const Gemv& g) {
   };
 
   long done = 0;
-  for (long d = 1; d < WT_WORLD; ++d)  // 1
+  for_each_peer(a, [&](long owner) {  // 1
     for (long step = 0; step < steps; ++step) {
-      const long owner = (a.rank + d) % WT_WORLD;
       const Segment rows = rows_of(owner, step);
       char* parts = place(a.rank, owner, owner, PARTS);
       compute_rows(g, rows.start, rows.start + rows.count, [&](long at, pack part) {
         Element::store_sums(parts + at, part, WT_STREAM_SLAB);
       });
-      signal(a, peers, stamp(epoch, ++done));
+      launch.signal(++done);
     }
+  });
   for (long step = 0; step < steps; ++step) {  // 2
     const Segment rows = rows_of(a.rank, step);
     const auto keep = [&](long at, pack part) { Element::store_sums(a.receive + at, part); };
     compute_rows(g, rows.start, rows.start + rows.count, keep);
     // The left neighbour reaches this segment last: after WT_WORLD - 2 others.
-    wait(a, peers, stamp(epoch, (WT_WORLD - 2) * steps + step + 1));
-    const auto sums_at = [&](long distance) {  // where the rank at this distance reads the sums
-      const long r = (a.rank + distance) % WT_WORLD;
-      return REGISTERED ? of_thread(a.receives, (int)r) : place(a.rank, r, a.rank, SUMS);
+    launch.wait((WT_WORLD - 2) * steps + step + 1);
+    const auto sums_for = [&](long reader) {
+      return REGISTERED ? a.receives.selected(reader) : place(a.rank, reader, a.rank, SUMS);
     };
     for (int t = 0; t < WT_TOKENS; ++t) {
       const long at = (t * hidden + rows.start) * ELEMENT_BYTES;
@@ -66,24 +64,24 @@ DEVICE void gemv_allreduce(const Gemv& g) {
         all.at[r] = (r == a.rank ? a.receive : place(r, a.rank, a.rank, PARTS)) + at;
       // Registered, the peer's user has read these lines: stores into them would delay the sums.
       const Output sums{a.receive + at};
-      const OutputAndSlab sums_for_two{sums, {sums_at(1) + at}};
+      const OutputAndSlab sums_for_two{sums, {sums_for((a.rank + 1) % WT_WORLD) + at}};
       if (REGISTERED)
         reduce<COMPLETE, WT_WORLD>(sums, all, rows.count, this_block());
       else
         reduce<COMPLETE, WT_WORLD>(sums_for_two, all, rows.count, this_block());
     }
-    for (long d = REGISTERED ? 1 : 2; d < afresh(WT_WORLD); ++d)
-      copy_rows(Slab{sums_at(d)}, a.receive, rows);
-    signal(a, peers, stamp(epoch, ++done));
+    for_each_peer<FEW_REGISTERS>(
+        a, [&](long reader) { copy_rows(Slab{sums_for(reader)}, a.receive, rows); },
+        REGISTERED ? 1 : 2);
+    launch.signal(++done);
   }
-  wait(a, peers, stamp(epoch, WT_WORLD * steps));  // 3
+  launch.wait(WT_WORLD * steps);  // 3
   if (!REGISTERED)
-    for (long d = 1; d < afresh(WT_WORLD); ++d)
-      for (long step = 0; step < steps; ++step) {
-        const long owner = (a.rank + d) % WT_WORLD;
+    for_each_peer<FEW_REGISTERS>(a, [&](long owner) {
+      for (long step = 0; step < steps; ++step)
         copy_rows(Output{a.receive}, place(owner, a.rank, owner, SUMS), rows_of(owner, step));
-      }
-  leave_launch(a, epoch);
+    });
+  launch.leave();
 }
 
 // This block's rows of the whole matrix.
@@ -98,11 +96,11 @@ DEVICE Segment rows_of_block(const Gemv& g) {
 // reads it would have to fetch back. One flag, and nothing is copied.
 DEVICE void gemv_allreduce_of_two(const Gemv& g) {
   const Arguments& a = g.ranks;
-  const unsigned epoch = enter_launch(a), turn = turn_of(epoch, 0, 1);
+  const Launch launch(a);
   const long peer = a.rank ^ 1, bytes = WT_TOKENS * g.hidden * ELEMENT_BYTES;
   const auto parts_of = [&](long writer) {
-    const Place p = place_between(writer, writer ^ 1, true, turn);
-    return half_of(a, p.slab, epoch) + p.slot * bytes;
+    const Place p = place_between(writer, writer ^ 1, true, launch.turn_of(0, 1));
+    return launch.half_of(p.slab) + p.slot * bytes;
   };
   const Segment rows = rows_of_block(g);
   char* parts = parts_of(a.rank);
@@ -110,15 +108,14 @@ DEVICE void gemv_allreduce_of_two(const Gemv& g) {
     Element::store_sums(parts + at, part, WT_STREAM_SLAB);
     Element::store_sums(a.receive + at, part);
   });
-  signal(a, 1u << peer, stamp(epoch, 1));
-  wait(a, 1u << peer, stamp(epoch, 1));
+  launch.meet(1);
   for (int t = 0; t < WT_TOKENS; ++t) {
     char* own = a.receive + (t * g.hidden + rows.start) * ELEMENT_BYTES;
     const char* other = parts_of(peer) + (own - a.receive);
     const auto inputs = inputs_of_all(a, own, [&](long) { return other; });
     reduce<COMPLETE, WT_WORLD>(Output{own}, inputs, rows.count, this_block());
   }
-  leave_launch(a, epoch);
+  launch.leave();
 }
 
 DEVICE const Gemv& gemv_of(const Arguments& a) { return *(const Gemv*)a.more; }

@@ -100,7 +100,8 @@ DEVICE void local_terms(const Arguments& a, const Routing& r, long from, long to
 template <class Part, class Term>
 DEVICE void all_terms(const Arguments& a, const Routing& r, long token, Part part_of, Term term) {
   const Choice* came = choices_of(r, r.came, a.rank * r.most_tokens + token);
-  const int ranks = afresh(WT_WORLD);  // not unrolled: a GPU lacks registers for eight ranks' terms
+  const int ranks =
+      rematerialized(WT_WORLD);  // not unrolled: a GPU lacks registers for eight ranks' terms
   for (int d = 0, c = 0; d < ranks;) {
     const char* row = nullptr;
     float weight = 1;

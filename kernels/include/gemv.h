@@ -38,7 +38,7 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSum
   UNROLLED
   for (int r = 0; r < ROWS; r += ROWS_AT_ONCE) {
     floats part[WT_TOKENS][ROWS_AT_ONCE] = {};
-    AS_WRITTEN
+    NO_UNROLL
     for (unsigned i = lane(); i < packs; i += lanes()) {
       pack w[ROWS_AT_ONCE];
       for (int k = 0; k < ROWS_AT_ONCE; ++k)
@@ -86,8 +86,8 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSum
 }
 
 // A group of tiles from `row` on. A call per tile is 5 % slower; inlined, one kernel is 3 % slower.
-constexpr int GROUP = REGISTERS == 1 ? 4 : 1;
-SEPARATE void compute_group(const Gemv& g, const char* weights, long row, long end,
+constexpr int GROUP = ON_CPU ? 4 : 1;
+NOINLINE void compute_group(const Gemv& g, const char* weights, long row, long end,
                             TileSums (&sums)[GROUP]) {
   for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
     compute_tile(g, weights + row * g.inner * WEIGHT_BYTES, (unsigned)(row / ROWS), sums[i]);

@@ -83,5 +83,5 @@ DEVICE void reduce_multimem(To to, const char* from, long count) {
 
 // The multicast address of a place in this rank's slab; `more` is the slab's.
 DEVICE char* multicast(const Arguments& a, const char* place) {
-  return (char*)a.more + (place - a.slab[afresh((int)a.rank)]);
+  return (char*)a.more + (place - a.slab.at_use(a.rank));
 }

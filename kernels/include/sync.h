@@ -54,6 +54,23 @@ struct Watch {
   u64 epoch;                                 // of the last launch before the last meeting
 };
 
+// A pointer for each rank, as mapped here. Pick one by
+//   [rank]: a constant, once loops are unrolled, or what is used at once
+//   at_use(rank): the same for all threads, looked up again at each use: see rematerialized
+//   selected(rank): in registers, without another read of a kernel's arguments
+template <class T>
+struct PeerPointers {
+  T* of_rank[MOST_RANKS];
+  DEVICE T* operator[](long rank) const { return of_rank[rank]; }
+  DEVICE T* at_use(long rank) const { return of_rank[rematerialized((int)rank)]; }
+  DEVICE T* selected(long rank) const {
+    if (!ARGUMENTS_IN_HOST_MEMORY) return of_rank[rank];
+    T* pointer = of_rank[0];
+    for (int r = 1; r < WT_WORLD; ++r) pointer = r == (int)rank ? of_rank[r] : pointer;
+    return pointer;
+  }
+};
+
 struct Arguments {
   const char* send;
   char* receive;
@@ -61,13 +78,13 @@ struct Arguments {
   long chunk_bytes;  // part of the message that a step handles
   long half_bytes;   // of a slab
   u64 timeout_ns;
-  long rank, yields;       // yields: ranks outnumber cores: a waiting rank yields its core
-  char* slab[MOST_RANKS];  // every rank's slab, as mapped here
-  Control* control[MOST_RANKS];
+  long rank, yields;  // yields: ranks outnumber cores: a waiting rank yields its core
+  PeerPointers<char> slab;
+  PeerPointers<Control> control;
   Watch* watch;
   Own* own;
-  const char* sends[MOST_RANKS];  // every rank's buffers, as mapped here, if they are registered
-  char* receives[MOST_RANKS];
+  PeerPointers<const char> sends;  // the users' buffers, if they are registered
+  PeerPointers<char> receives;
   const void* more;  // further arguments: Routing, Norm, Gemv; a multicast address
 };
 
@@ -76,7 +93,6 @@ struct Arguments {
 DEVICE long thread() { return (long)block() * threads_in_block() + thread_in_block(); }
 DEVICE long threads() { return (long)blocks() * threads_in_block(); }
 
-DEVICE unsigned everyone_but(long rank) { return ((1u << WT_WORLD) - 1) & ~(1u << rank); }
 DEVICE u64 stamp(unsigned epoch, long step) { return (u64)epoch << 32 | (u64)step; }
 DEVICE bool reached(u64 seen, u64 wanted) { return (long long)(seen - wanted) >= 0; }
 
@@ -100,7 +116,7 @@ DEVICE void spin(const Arguments& a, Poll poll, TimedOut timed_out, int looks = 
   for (int polls = 1;; ++polls) {
     u64 seen;
     if (poll(seen)) return;
-    breathe();
+    cpu_relax();
     if (polls % POLLS_PER_LOOK) continue;
     if (*(volatile u64*)&a.watch->stop) return;
     if (timer.passed(a.timeout_ns)) return timed_out(seen);
@@ -117,26 +133,21 @@ DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted
   fence_acquire_system();
 }
 
-// Flushes the host data path (HDP) of peers' AMD GPUs, which may hold back stores that arrived over
-// PCIe. RCCL writes this register before each flag, too. Data go first, and the flag goes last.
-DEVICE void flush_hdp(const Arguments& a, unsigned peers) {
-  fence_system();
-  for (int p = thread_in_block(); p < WT_WORLD; p += threads_in_block())
-    if (const u64 flush = peers >> p & 1 ? a.own->hdp_flush[p].value : 0)
-      *(volatile unsigned*)flush = 1;
-  fence_system();
+// Calls each(rank) for the ranks at distances `first` to `end` - 1 to the right, in a circle; this
+// rank is at 0. No two ranks begin with the same peer, whose link and memory would serve both.
+// Registers are too few on gfx9 for some loops that are unrolled.
+enum Unrolling { MAY_UNROLL, FEW_REGISTERS };
+template <Unrolling UNROLLING = MAY_UNROLL, class Each>
+DEVICE void for_each_peer(const Arguments& a, Each each, int first = 1, int end = WT_WORLD) {
+  for (int d = first; d < (UNROLLING == FEW_REGISTERS ? rematerialized(end) : end); ++d)
+    each((a.rank + d) % WT_WORLD);
 }
-
-// Tells `peers` (one bit each) that this block has made all its stores before `value`. The barrier
-// waits for all threads; then one wave's release makes the stores of the whole block visible.
-DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
-  hand_over_stores();
-  block_barrier();
-  if (WT_HDP_FLUSH) flush_hdp(a, peers);
-  AS_WRITTEN
+// Calls each(rank) for each of `peers`, one bit each, by the block's thread of this number.
+template <class Each>
+DEVICE void by_thread_of_peer(unsigned peers, Each each) {
+  NO_UNROLL
   for (int p = thread_in_block(); p < WT_WORLD; p += threads_in_block())
-    if (peers >> p & 1)
-      store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, value);
+    if (peers >> p & 1) each(p);
 }
 
 // With the next signal, orders this block's accesses before later accesses through other addresses
@@ -144,46 +155,6 @@ DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
 DEVICE void fence_aliases() {
   block_barrier();
   if (thread_in_block() == 0) fence_alias();
-}
-
-// Waits until each of `peers` has signalled at least `wanted`. The barrier holds all threads back.
-DEVICE void wait(const Arguments& a, unsigned peers, u64 wanted) {
-  for (int p = thread_in_block(); p < WT_WORLD; p += threads_in_block())
-    if (peers >> p & 1)
-      await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, wanted, p);
-  block_barrier();
-}
-
-// The lower rank sends its partner a flag, and gets one back: `count` times, stamps from `step` on.
-// The upper rank yields its core only after so many `looks`.
-DEVICE void bounce(const Arguments& a, int partner, unsigned epoch, long step, long count,
-                   int looks = 1) {
-  if (thread() != 0) return;
-  u64* ping = &of_thread(a.control, partner)->flags[0][a.rank].value;
-  const u64* pong = &a.control[a.rank]->flags[0][partner].value;
-  for (long i = step; i < step + count; ++i) {
-    if (a.rank < partner) store_release_system(ping, stamp(epoch, i));
-    await_acquire_system(a, pong, stamp(epoch, i), partner, a.rank < partner ? 1 : looks);
-    if (a.rank > partner) store_release_system(ping, stamp(epoch, i));
-  }
-}
-
-// Returns the epoch of this launch: the last launch's epoch plus one.
-DEVICE unsigned enter_launch(const Arguments& a) { return (unsigned)a.own->epoch.value + 1; }
-
-// A slab's half for this launch: a fast rank's next one must not overwrite what peers still read.
-DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
-  return a.slab[afresh((int)rank)] + (epoch & 1) * a.half_bytes;
-}
-
-// With WT_SWAP, places change hands by turns: a rank writes where it last read from the same peer.
-// Its core still holds these lines; those that the peer read last it would have to fetch back
-// first. A place has a turn at each use: in every second of a launch's `steps`, in every second
-// launch.
-DEVICE unsigned turn_of(unsigned epoch, long step, long steps) {
-  const long uses = (steps + 1 - (step & 1)) >> 1;
-  return (epoch >> 1) % (2 * WT_WORLD) * (unsigned)uses +
-         (unsigned)(step >> 1);  // wraps in no launch
 }
 
 // The slab and slot where `writer` leaves what `reader` alone reads. Without WT_SWAP: a push leaves
@@ -201,13 +172,81 @@ DEVICE long slab_in_turn(long writer, unsigned turn) {
   return WT_SWAP ? (int)((unsigned)writer + WT_WORLD - turn % WT_WORLD) % WT_WORLD : writer;
 }
 
-// The last block to leave advances the epoch: before, another block could enter with the next one.
-DEVICE void leave_launch(const Arguments& a, unsigned epoch) {
-  if (WT_STREAM_RECEIVE) fence_streams();
-  block_barrier();
-  if (thread_in_block() == 0 &&
-      add_relaxed_device((unsigned*)&a.own->ticket.value, 1) + 1 == (unsigned)blocks()) {
-    a.own->ticket.value = 0;
-    a.own->epoch.value = epoch;
+// This rank's launch: its epoch is the last launch's plus one. Peers are given by one bit each.
+struct Launch {
+  const Arguments& a;
+  const unsigned epoch, peers;
+  DEVICE Launch(const Arguments& a, unsigned epoch)
+      : a(a), epoch(epoch), peers(((1u << WT_WORLD) - 1) & ~(1u << a.rank)) {}
+  DEVICE explicit Launch(const Arguments& a) : Launch(a, (unsigned)a.own->epoch.value + 1) {}
+
+  DEVICE u64 stamp(long step) const { return ::stamp(epoch, step); }
+
+  // Flushes the host data path (HDP) of peers' AMD GPUs, which may hold back stores that arrived
+  // over PCIe. RCCL writes this register before each flag, too. Data go first, and the flag last.
+  DEVICE void flush_hdp(unsigned of) const {
+    fence_system();
+    by_thread_of_peer(of, [&](int p) {
+      if (const u64 flush = a.own->hdp_flush[p].value) *(volatile unsigned*)flush = 1;
+    });
+    fence_system();
   }
-}
+  // Tells the peers that this block has made all its stores before `step`. The barrier waits for
+  // all threads; then one wave's release makes the stores of the whole block visible.
+  DEVICE void signal(long step, unsigned to) const {
+    drain_stores();
+    block_barrier();
+    if (WT_HDP_FLUSH) flush_hdp(to);
+    NO_UNROLL  // not by_thread_of_peer: AMD's compiler would keep all peers' pointers in registers
+    for (int p = thread_in_block(); p < WT_WORLD; p += threads_in_block())
+      if (to >> p & 1)
+        store_release_system(&a.control.selected(p)->flags[block()][a.rank].value, stamp(step));
+  }
+  DEVICE void signal(long step) const { signal(step, peers); }
+  // Waits until the peers have signalled at least `step`. The barrier holds all threads back.
+  DEVICE void wait(long step, unsigned from) const {
+    by_thread_of_peer(from, [&](int p) {
+      await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, stamp(step), p);
+    });
+    block_barrier();
+  }
+  DEVICE void wait(long step) const { wait(step, peers); }
+  DEVICE void meet(long step) const { signal(step), wait(step); }
+
+  // The lower rank sends its partner a flag, and gets one back: `count` times, from `step` on. The
+  // upper rank yields its core only after so many `looks`.
+  DEVICE void ping_pong(int partner, long step, long count, int looks = 1) const {
+    if (thread() != 0) return;
+    u64* ping = &a.control.selected(partner)->flags[0][a.rank].value;
+    const u64* pong = &a.control[a.rank]->flags[0][partner].value;
+    for (long i = step; i < step + count; ++i) {
+      if (a.rank < partner) store_release_system(ping, stamp(i));
+      await_acquire_system(a, pong, stamp(i), partner, a.rank < partner ? 1 : looks);
+      if (a.rank > partner) store_release_system(ping, stamp(i));
+    }
+  }
+
+  // A slab's half for this launch: a fast rank's next must not overwrite what peers still read.
+  DEVICE char* half_of(long rank) const { return a.slab.at_use(rank) + (epoch & 1) * a.half_bytes; }
+  // With WT_SWAP, places change hands by turns: a rank writes where it last read from the same
+  // peer. Its core still holds these lines; those that the peer read last it would have to fetch
+  // back first. A place has a turn at each use: in every second of a launch's `steps`, in every
+  // second launch.
+  DEVICE unsigned turn_of(long step, long steps) const {
+    const long uses = (steps + 1 - (step & 1)) >> 1;  // below: wraps in no launch
+    return (epoch >> 1) % (2 * WT_WORLD) * (unsigned)uses + (unsigned)(step >> 1);
+  }
+
+  // The last block to leave advances the epoch: before, another block could enter the next launch.
+  DEVICE void leave() const {
+    // The end of a GPU's kernel is a fence. On a CPU another thread could still read memory from
+    // before the launch's streaming stores.
+    if (ON_CPU && WT_STREAM_RECEIVE) fence_system();
+    block_barrier();
+    if (thread_in_block() == 0 &&
+        add_relaxed_device((unsigned*)&a.own->ticket.value, 1) + 1 == (unsigned)blocks()) {
+      a.own->ticket.value = 0;
+      a.own->epoch.value = epoch;
+    }
+  }
+};

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernels.devices.compile_cache import SOURCES
-from tests.kernels.broken_kernels import CUDA, HIP, PLATFORM, Patch, copy_kernels
+from tests.kernels.broken_kernels import CUDA, HIP, Patch, copy_kernels
 from tests.kernels.gpu_builds import (
     WIDE,
     cached,
@@ -250,8 +250,8 @@ OWN_GPU = {
     "sm_": [Patch(CUDA, "relaxed.sys", "relaxed.gpu", times=None)],
     "gfx": [
         AGENT,
-        Patch(PLATFORM, "off sc0 sc1", "off"),
-        Patch(PLATFORM, "off scope:SCOPE_SYS", "off"),
+        Patch(HIP, "off sc0 sc1", "off"),
+        Patch(HIP, "off scope:SCOPE_SYS", "off"),
     ],
 }
 

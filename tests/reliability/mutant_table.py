@@ -6,8 +6,9 @@ ids of pytest that notice the mutant, the fastest first.
 
 from dataclasses import dataclass
 
-CPU, EXCHANGE, PACK, PLATFORM, SYNC = (
-    f"kernels/include/{name}.h" for name in ("platform_cpu", "exchange", "pack", "platform", "sync")
+CPU, CUDA, EXCHANGE, PACK, SYNC = (
+    f"kernels/include/{name}.h"
+    for name in ("platform_cpu", "platform_cuda", "exchange", "pack", "sync")
 )
 LL = "kernels/allreduce_one_shot_ll.cu"
 
@@ -59,7 +60,7 @@ KERNELS = {
         CPU, "  if (WT_STREAM_SLAB || WT_STREAM_RECEIVE) fence_system();\n", "", (FENCES,)
     ),
     "no-fence-after-launch": Mutant(
-        SYNC, "  if (WT_STREAM_RECEIVE) fence_streams();\n", "", (FENCES,)
+        SYNC, "  if (ON_CPU && WT_STREAM_RECEIVE) fence_system();\n", "", (FENCES,)
     ),
     "last-element-lost": Mutant(
         PACK,
@@ -92,9 +93,9 @@ KERNELS = {
         CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)", (RACES,)
     ),
     "flag-load-of-own-gpu": Mutant(
-        PLATFORM,
-        "ld.relaxed.sys.global",
-        "ld.relaxed.gpu.global",
+        CUDA,
+        "ld.relaxed.sys.global.u64",
+        "ld.relaxed.gpu.global.u64",
         (CODE,),
     ),
     "mean-over-peers": Mutant(

@@ -19,7 +19,6 @@ from collectives.communicator import Refusal
 from collectives.operation import (
     NO_SWAP,
     NOT_MAPPED,
-    PACK_BYTES,
     Algorithm,
     Bound,
     Case,
@@ -29,8 +28,10 @@ from collectives.operation import (
     build_macros,
     without_gpus,
 )
-from collectives.peer_buffer import HALF_BYTES, PeerBuffer, share
+from collectives.peer_buffer import PeerBuffer, share
 from kernels.devices.device import (
+    HALF_BYTES,
+    PACK_BYTES,
     PEER_STRUCTURES,
     Arguments,
     CopyEngine,

@@ -14,7 +14,7 @@ def _bind_ll(world: World, case: Case) -> Bound:
         return Unsupported(
             f"a slab has room for {MOST_LL_BYTES >> 10} KiB in packets", depends_on_size=True
         )
-    return bind_kernel(world, case, "allreduce_one_shot_ll", "one_shot_ll", MOST_LL_BYTES)
+    return _bind(world, case, "one_shot_ll", MOST_LL_BYTES)
 
 
 def _ll_traffic(ranks: int, case: Case) -> Traffic:
@@ -30,7 +30,14 @@ def _bind_sentinel(world: World, case: Case) -> Bound:
         return Unsupported(
             f"a slab has room for {room_bytes >> 10} KiB from each rank", depends_on_size=True
         )
-    return bind_kernel(world, case, "allreduce_one_shot_sentinel", "one_shot_sentinel", room_bytes)
+    return _bind(world, case, "one_shot_sentinel", room_bytes)
+
+
+def _bind(world: World, case: Case, entry: str, most_bytes: int) -> Bound:
+    """The kernel checks when it is compiled that a writer's room holds `most_bytes`."""
+    return bind_kernel(
+        world, case, f"allreduce_{entry}", entry, most_bytes, WT_MOST_BYTES=str(most_bytes)
+    )
 
 
 LL = Algorithm(

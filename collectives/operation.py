@@ -13,9 +13,16 @@ from collectives.build import WITHOUT_SWAP, Build
 from collectives.collective import Array, Collective, Datatype, Shape, Traffic
 from collectives.communicator import Communicator, Refusal
 from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import PEER_STRUCTURES, Arguments, Device, Memory, Step, Watch
+from kernels.devices.device import (
+    PACK_BYTES,
+    PEER_STRUCTURES,
+    Arguments,
+    Device,
+    Memory,
+    Step,
+    Watch,
+)
 
-PACK_BYTES = 64  # of the widest CPU
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has: longer ones have a chain on request
 
 

@@ -28,7 +28,7 @@ struct Sentinel {
   static DEVICE word data(u64 packet) { return ~packet; }
   static DEVICE bool missing(u64 packet, unsigned) { return packet == 0; }
   // Behind the packets of LL.
-  static DEVICE unsigned offset(int writer, unsigned epoch) {
+  static constexpr DEVICE unsigned offset(int writer, unsigned epoch) {
     return 2 * MOST_RANKS * (unsigned)(PACKET_BYTES / 8) + ((epoch & 1) * WT_WORLD + writer) * ROOM;
   }
   static DEVICE u64 seen(u64 packet, unsigned epoch) { return stamp(epoch, packet != 0); }

@@ -16,6 +16,7 @@ template <Path PATH, int LEGS>
 struct Slots {
   static constexpr bool ANSWERED = WT_SWAP && LEGS > 1;
   static constexpr long WINDOW_BYTES = ANSWERED ? 512 << 10 : 256 << 10, LEAST = 6;
+  static_assert(WINDOW_BYTES <= HALF_BYTES, "the slots lie in a half");
   const Launch& launch;
   const long chunks, count;
 

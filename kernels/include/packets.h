@@ -64,7 +64,7 @@ DEVICE void store_unit(char* to, int i, int count, pack p) {
 //   packet(data, epoch), data(packet): a packet, and back
 //   missing(packet, epoch): whether the packet of this launch has yet to arrive
 //   sent(p): a pack of data as all ranks use it
-//   offset(writer, epoch): the place of a writer's packets behind a slab's halves, in packets
+//   ROOM, offset(writer, epoch): of a writer's packets behind a slab's halves, in packets
 //   RESETS: whether the reader writes zeros back, for the next launch but one
 //   seen(packet, epoch): a stamp for the sentence about a time-out
 DEVICE u64* packets_of(const Arguments& a, long reader) {
@@ -224,6 +224,11 @@ DEVICE void exchange_each(const Launch& launch, long first_packet, long units, L
 
 template <class Packet>
 DEVICE void all_reduce_in_packets(const Arguments& a) {
+  static_assert(
+      WT_MOST_BYTES / sizeof(typename Packet::word) + PACK_BYTES <= Packet::ROOM,
+      "a writer's room holds the longest message, and a packet for each element of a rest");
+  static_assert((Packet::offset(WT_WORLD - 1, 1) + Packet::ROOM) * 8 <= PACKETS_BYTES,
+                "the packets of all writers lie behind the halves");
   const Launch launch(a);
   if constexpr (PACKS_OF_PACKETS) {
     constexpr int N = sizeof(pack) / sizeof(typename Packet::word);

@@ -42,6 +42,9 @@
 #ifndef WT_READ_ALONE_BYTES  // messages up to this size are read by their receiver: see sendrecv.cu
 #define WT_READ_ALONE_BYTES 0
 #endif
+#ifndef WT_MOST_BYTES  // of a message that packets carry: see packets.h
+#define WT_MOST_BYTES 32768
+#endif
 #ifndef WT_SEVERAL_PAGES  // 1: a CPU walks several pages at once; no effect on a GPU
 #define WT_SEVERAL_PAGES 0
 #endif

@@ -21,10 +21,14 @@
 #pragma once
 #include "platform.h"
 
+// device.py has the same values: layout_checks there compares them.
 constexpr int MOST_RANKS = 8;
 constexpr int MOST_BLOCKS = 128;
-// A writer's room for packets, in each half: 32 KiB of data and a remainder.
-constexpr long PACKET_BYTES = 66 << 10;
+constexpr long PACK_BYTES = 64;          // of the widest machine
+constexpr long HALF_BYTES = 4 << 20;     // of a slab, at least
+constexpr long PACKET_BYTES = 66 << 10;  // a writer's room for packets, in each half
+constexpr long PACKETS_BYTES = 4 * MOST_RANKS * PACKET_BYTES;  // behind a slab's halves
+static_assert(PACK_BYTES % sizeof(pack) == 0, "a user's buffer of whole packs has them here too");
 // A look at the clock costs 20 ns or more; 50 polls of a flag in cache take about 1 us.
 constexpr int POLLS_PER_LOOK = 50;
 

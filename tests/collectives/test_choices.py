@@ -23,7 +23,8 @@ from collectives.algorithm import (
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
 from collectives.operation import Algorithm, Case, Operation, TunedChoice, build_macros
-from collectives.peer_buffer import HALF_BYTES, half_for
+from collectives.peer_buffer import half_for
+from kernels.devices.device import HALF_BYTES
 
 pytestmark = pytest.mark.unit
 

@@ -269,7 +269,9 @@ def bind(wire: Wire, part: Part, count: int) -> Operation:
     elif part.algorithm == "engine_push" and wire.engine:
         step = pushed(world, wire.engine, transfer)
     else:
-        kernels = world.device.compile("link", {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
+        kernels = world.device.compile(
+            "link", {"WT_WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer)
+        )
         step = Step(kernels.kernel(ENTRIES.get(part.algorithm, "link_push")), transfer, blocks)
     return Operation(step, world.device.caller(step), keep=wire)
 
@@ -327,7 +329,7 @@ def step_alone(wire: Wire, part: Part, size_bytes: int) -> Step:
     else:
         words_bytes = wire.buffers.send.size_bytes // LINE_BYTES * LINE_BYTES
         transfer.beside_bytes = max(LINE_BYTES, words_bytes)
-    macros = {"WORLD": str(len(wire.ranks))}
+    macros = {"WT_WORLD": str(len(wire.ranks))}
     kernels = device.compile("link_parts", macros, (*PEER_STRUCTURES, Transfer))
     if name == "graph_kernel":
         transfer.ranks.count = 0

@@ -62,12 +62,12 @@ def without_gpus(world: World, lacks: str) -> Unsupported | None:
 
 def build_macros(world: World, case: Case) -> dict[str, str]:
     ranks = world.communicator.size
-    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element}
+    macros = {"WT_WORLD": str(ranks), "WT_ELEMENT": case.datatype.element}
     if case.collective.reduces:
-        macros["REDOP"] = case.redop.capitalize()
+        macros["WT_REDOP"] = case.redop.capitalize()
     buffer_bytes = case.segment_bytes * max(case.collective.segments(ranks))
     is_long_sum = case.collective.reduces and buffer_bytes >= SEVERAL_PAGES_BYTES
-    flags = {"STREAM_RECEIVE": case.build.stream_receive, "SEVERAL_PAGES": is_long_sum}
+    flags = {"WT_STREAM_RECEIVE": case.build.stream_receive, "WT_SEVERAL_PAGES": is_long_sum}
     return macros | case.build.slab_macros | {name: "1" for name, is_set in flags.items() if is_set}
 
 

@@ -39,8 +39,8 @@ class Build:
     @property
     def slab_macros(self) -> dict[str, str]:
         """What a kernel is compiled with for its use of slabs."""
-        macros = {"STREAM_SLAB": "1"} if self.stream_slab else {}
-        return macros if self.swap is None else macros | {"SWAP": str(int(self.swap))}
+        macros = {"WT_STREAM_SLAB": "1"} if self.stream_slab else {}
+        return macros if self.swap is None else macros | {"WT_SWAP": str(int(self.swap))}
 
     @property
     def words(self) -> str:

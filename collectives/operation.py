@@ -10,9 +10,8 @@ from collectives.build import Build
 from collectives.collective import Array, Collective, Datatype, Shape, Traffic
 from collectives.communicator import Communicator, Refusal
 from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import Device, Memory, Step, Watch
+from kernels.devices.device import PACK_BYTES, Device, Memory, Step, Watch
 
-PACK_BYTES = 64  # of the widest CPU
 STORES = (False, False), (True, False), (False, True), (True, True)  # around the caches: nt, ntr
 CPU_CHUNKS = 32 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20
 GPU_CHUNKS = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag across the link

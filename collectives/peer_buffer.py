@@ -14,7 +14,9 @@ import numpy as np
 
 from collectives.communicator import Communicator, Refusal
 from kernels.devices.device import (
+    HALF_BYTES,
     MOST_RANKS,
+    PACKETS_BYTES,
     Arguments,
     Control,
     Device,
@@ -25,9 +27,7 @@ from kernels.devices.device import (
 )
 from kernels.devices.shared_memory import forget_name
 
-HALF_BYTES = 4 << 20  # of a slab that no message has made larger
 ROUNDING_BYTES = 64 << 10  # beside the chunks of a half, for slots in whole packs and lines
-PACKET_BYTES = 66 << 10  # as in sync.h: behind the halves, each writer's room for packets in each
 
 
 def half_for(message_bytes: int, most_chunk_bytes: int) -> int:
@@ -37,7 +37,7 @@ def half_for(message_bytes: int, most_chunk_bytes: int) -> int:
 
 
 def slab_bytes(half_bytes: int) -> int:
-    return 2 * half_bytes + 4 * MOST_RANKS * PACKET_BYTES  # with marks, and with sentinels
+    return 2 * half_bytes + PACKETS_BYTES
 
 
 SLAB_BYTES = slab_bytes(HALF_BYTES)

@@ -41,7 +41,7 @@ def _pattern(turn: int, writer: int, reader: int) -> Bytes:
 
 
 def probe_kernels(device: Device, ranks: int, **macros: str) -> Module:
-    return device.compile("link_probe", {"WORLD": str(ranks), **macros}, PEER_STRUCTURES)
+    return device.compile("link_probe", {"WT_WORLD": str(ranks), **macros}, PEER_STRUCTURES)
 
 
 def probe(peers: PeerBuffer) -> None:
@@ -105,7 +105,7 @@ def probe_visibility(peers: PeerBuffer) -> None:
     """Lets all ranks store and read at once in one launch, by every access of the kernels. Raises
     ProbeFailed if data that were stored before a flag are not there after it."""
     communicator, device = peers.communicator, peers.device
-    macros = {"WORLD": str(communicator.size), "STREAM_SLAB": "1"}
+    macros = {"WT_WORLD": str(communicator.size), "WT_STREAM_SLAB": "1"}
     blocks = min(VISIBILITY_BLOCKS, device.blocks_for(peers.slabs[0].size_bytes))
     counts = np.zeros((len(MEMORY_ACCESSES), 2, MOST_RANKS), np.uint32)
     with communicator.all_or_none(DeviceError):  # all have compiled before the first rank waits

@@ -4,4 +4,4 @@
 RANK_KERNEL(all_gather_push) { exchange_and_gather<PUSH, ALL>(a); }
 RANK_KERNEL(all_gather_pull) { exchange_and_gather<PULL, ALL>(a); }
 RANK_KERNEL(all_gather_pull_registered) { exchange_and_gather<REGISTERED, ALL>(a); }
-RANK_KERNEL(all_gather_ring) { Ring<false, true>::launch(a); }
+RANK_KERNEL(all_gather_ring) { Ring<false, true>::run(a); }

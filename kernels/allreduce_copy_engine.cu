@@ -10,13 +10,9 @@ struct Mark {
   long peers, step;  // peers: one bit each
 };
 
-KERNEL announce(LAUNCHED_WITH(Mark) m) {
-  signal(m.ranks, (unsigned)m.peers, stamp(enter_launch(m.ranks), m.step));
-}
-KERNEL await_copies(LAUNCHED_WITH(Mark) m) {
-  wait(m.ranks, (unsigned)m.peers, stamp(enter_launch(m.ranks), m.step));
-}
-RANK_KERNEL(leave) { leave_launch(a, enter_launch(a)); }
+KERNEL announce(LAUNCHED_WITH(Mark) m) { Launch(m.ranks).signal(m.step, (unsigned)m.peers); }
+KERNEL await_copies(LAUNCHED_WITH(Mark) m) { Launch(m.ranks).wait(m.step, (unsigned)m.peers); }
+RANK_KERNEL(leave) { Launch(a).leave(); }
 
 // Reduces the `count` elements at the first two of `sends`.
 template <Finish FINISH>
@@ -28,8 +24,8 @@ DEVICE void add_both(const Arguments& a) {
 // In rank order. `send` is this rank's input; with all inputs out of `sends` RDNA loads one by one.
 RANK_KERNEL(add_all) {
   in_parts(a.count, [&](long at, long n) {
-    const auto from_peer = [&](int r) { return of_thread(a.sends, r) + at; };
-    reduce<COMPLETE, WORLD>(Output{a.receive + at}, inputs_of_all(a, a.send + at, from_peer), n);
+    const auto from_peer = [&](int r) { return a.sends.selected(r) + at; };
+    reduce<COMPLETE, WT_WORLD>(Output{a.receive + at}, inputs_of_all(a, a.send + at, from_peer), n);
   });
 }
 RANK_KERNEL(add_two) { add_both<PARTIAL>(a); }

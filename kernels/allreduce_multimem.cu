@@ -6,9 +6,9 @@
 
 // Each rank reads the sum of all inputs: S bytes over its link, for any number of ranks.
 RANK_KERNEL(one_shot_multimem) {
-  const unsigned epoch = enter_launch(a);
+  const Launch launch(a);
   exchange_from<PULL, ALL>(
-      a, epoch, 0, a.count, a.chunk_bytes / ELEMENT_BYTES,
+      launch, 0, a.count, a.chunk_bytes / ELEMENT_BYTES,
       [&](long, long start, long n, char* slot) {
         copy(Slab{slot}, a.send + start * ELEMENT_BYTES, n);
         fence_aliases();
@@ -17,23 +17,17 @@ RANK_KERNEL(one_shot_multimem) {
       [&](long start, long n, auto inbox) {
         reduce_multimem(Output{a.receive + start * ELEMENT_BYTES}, multicast(a, inbox(a.rank)), n);
       });
-  leave_launch(a, epoch);
+  launch.leave();
 }
 
 // Each rank reads the sum of its segment and stores the sum into all slabs: 2 S/n bytes.
 RANK_KERNEL(two_shot_multimem) {
-  const long most = a.chunk_bytes / ELEMENT_BYTES;
-  const auto copy_in = [&](Segment s, char* to) {
-    copy(Slab{to}, a.send + s.start * ELEMENT_BYTES, s.count);
-  };
   const auto add = [&](Segment s, auto input, auto sums) {
     const long packs = (s.count + PACK_ELEMENTS - 1) / PACK_ELEMENTS;
     reduce_multimem(AllSlabs{multicast(a, sums(a.rank))}, multicast(a, input(a.rank)),
                     packs * PACK_ELEMENTS);
   };
-  const auto copy_out = [&](Segment s, const char* sums) {
-    copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums, s.count);
-  };
-  in_beats<MULTICASTS, EVERY, PACK_ELEMENTS>(a, most, segment_of(most, 0).count * ELEMENT_BYTES,
-                                             copy_in, add, copy_out);
+  in_beats<MULTICASTS, EVERY>(
+      a, [&](Segment s, char* to) { copy_in_segment(a, s, to); }, add,
+      [&](Segment s, const char* sums) { copy_out_segment(a, s, sums); });
 }

@@ -7,6 +7,7 @@
 struct Marked {
   typedef unsigned word;
   static constexpr bool RESETS = false;
+  static constexpr unsigned ROOM = (unsigned)(PACKET_BYTES / 8);
 
   // The mark of an epoch: never 0, the contents of zeroed memory.
   static DEVICE unsigned mark_of(unsigned epoch) { return epoch << 1 | 1; }
@@ -15,8 +16,8 @@ struct Marked {
   static DEVICE word data(u64 packet) { return (word)packet; }
   static DEVICE bool missing(u64 packet, unsigned epoch) { return packet >> 32 != mark_of(epoch); }
   // In two halves, as half_of has them.
-  static DEVICE unsigned offset(int writer, unsigned epoch) {
-    return ((epoch & 1) * MOST_RANKS + writer) * (unsigned)(PACKET_BYTES / 8);
+  static constexpr DEVICE unsigned offset(int writer, unsigned epoch) {
+    return ((epoch & 1) * MOST_RANKS + writer) * ROOM;
   }
   // The epoch of the mark.
   static DEVICE u64 seen(u64 packet, unsigned) { return packet >> 33 << 32; }

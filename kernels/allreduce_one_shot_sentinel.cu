@@ -15,7 +15,7 @@ struct Sentinel {
   typedef u64 word;
   static constexpr bool RESETS = true;
   // A writer's room in each half, in packets.
-  static constexpr unsigned ROOM = (unsigned)(MOST_RANKS * PACKET_BYTES / WORLD / 64 * 8);
+  static constexpr unsigned ROOM = (unsigned)(MOST_RANKS * PACKET_BYTES / WT_WORLD / 64 * 8);
 
   static DEVICE pack sent(pack p) {
     u64 x[sizeof(pack) / 8];
@@ -28,8 +28,8 @@ struct Sentinel {
   static DEVICE word data(u64 packet) { return ~packet; }
   static DEVICE bool missing(u64 packet, unsigned) { return packet == 0; }
   // Behind the packets of LL.
-  static DEVICE unsigned offset(int writer, unsigned epoch) {
-    return 2 * MOST_RANKS * (unsigned)(PACKET_BYTES / 8) + ((epoch & 1) * WORLD + writer) * ROOM;
+  static constexpr DEVICE unsigned offset(int writer, unsigned epoch) {
+    return 2 * MOST_RANKS * (unsigned)(PACKET_BYTES / 8) + ((epoch & 1) * WT_WORLD + writer) * ROOM;
   }
   static DEVICE u64 seen(u64 packet, unsigned epoch) { return stamp(epoch, packet != 0); }
 };

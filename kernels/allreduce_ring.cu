@@ -4,4 +4,4 @@
 // order and rounded once per hop, so every rank gets the same bits.
 #include "include/exchange.h"
 
-RANK_KERNEL(ring) { Ring<true, true>::launch(a); }
+RANK_KERNEL(ring) { Ring<true, true>::run(a); }

@@ -1,9 +1,9 @@
 // All-reduce, residual addition and RMSNorm in one launch, as after a transformer's linear layer.
 // For each token, a row of `hidden` elements:
-//   sum = all ranks' inputs, added in rank order and rounded to ELEMENT, as an all-reduce does
+//   sum = all ranks' inputs, added in rank order and rounded to WT_ELEMENT, as an all-reduce does
 //   residual_out = sum + residual, rounded
 //   normed = residual_out / sqrt(mean(residual_out^2) + epsilon) * weight, in fp32, rounded
-//   with OUTPUT: codes of one byte and a scale for the row, from the rounded `normed`
+//   with WT_OUTPUT: codes of one byte and a scale for the row, from the rounded `normed`
 // The bits are those of a one- or two-shot all-reduce and `add_rmsnorm`, the compute alone; this
 // saves a launch. A block takes a token.
 //   pull: one hop, (n-1) S bytes a rank, whole tokens at a time, through its slab or its registered
@@ -16,10 +16,10 @@ DEVICE const Norm& norm_of(const Arguments& a) { return *(const Norm*)a.more; }
 
 // The row of one token in every rank, in rank order; peer(rank) gives the peers' rows.
 template <class Peer>
-DEVICE Sources<WORLD> rows_of_all(const Arguments& a, const char* own, Peer peer) {
-  Sources<WORLD> rows;
-  const int rank = afresh((int)a.rank);
-  for (int r = 0; r < WORLD; ++r) {
+DEVICE Sources<WT_WORLD> rows_of_all(const Arguments& a, const char* own, Peer peer) {
+  Sources<WT_WORLD> rows;
+  const int rank = rematerialized((int)a.rank);
+  for (int r = 0; r < WT_WORLD; ++r) {
     const char* theirs = peer(r);  // for every r: a branch would separate the loads that this takes
     rows.at[r] = r == rank ? own : theirs;
   }
@@ -30,7 +30,7 @@ KERNEL allreduce_rmsnorm_pull(LAUNCHED_WITH(Arguments) launched) {
   const Norm& n = norm_of(launched);
   const Arguments& a = n.ranks;
   const long row_bytes = n.hidden * ELEMENT_BYTES, stride = stride_of(row_bytes);
-  const unsigned epoch = enter_launch(a);
+  const Launch launch(a);
   const auto give = [&](long, long start, long tokens, char* slot) {
     for_tokens_of_block(start, start + tokens, [&](long t) {
       copy(Slab{slot + (t - start) * stride}, a.send + t * row_bytes, n.hidden, this_block());
@@ -39,11 +39,11 @@ KERNEL allreduce_rmsnorm_pull(LAUNCHED_WITH(Arguments) launched) {
   const auto take = [&](long start, long tokens, auto inbox) {
     for_tokens_of_block(start, start + tokens, [&](long t) {
       const auto from_peer = [&](int r) { return inbox(r) + (t - start) * stride; };
-      norm_row<WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer));
+      norm_row<WT_WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer));
     });
   };
-  exchange_from<PULL, ALL>(a, epoch, 0, n.tokens, n.step_tokens, give, [](long, long) {}, take);
-  leave_launch(a, epoch);
+  exchange_from<PULL, ALL>(launch, 0, n.tokens, n.step_tokens, give, [](long, long) {}, take);
+  launch.leave();
 }
 
 KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
@@ -52,11 +52,11 @@ KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
   in_users_buffers(
       a, [] {},
       [&] {
-        const Sources<WORLD> all = rows_of_all(a, a.send, [&](int r) { return a.sends[r]; });
+        const Sources<WT_WORLD> all = rows_of_all(a, a.send, [&](int r) { return a.sends[r]; });
         for_tokens_of_block(0, n.tokens, [&](long t) {
-          Sources<WORLD> rows = all;
+          Sources<WT_WORLD> rows = all;
           for (const char*& row : rows.at) row += t * n.hidden * ELEMENT_BYTES;
-          norm_row<WORLD>(n, t, rows);
+          norm_row<WT_WORLD>(n, t, rows);
         });
       });
 }
@@ -75,16 +75,16 @@ KERNEL allreduce_rmsnorm_direct_registered(LAUNCHED_WITH(Arguments) launched) {
       a, [] {},
       [&] {
         for_tokens_of(a.rank, [&](long t) {
-          PeerRows<WORLD> peers;
-          for (int d = 1; d < WORLD; ++d)
-            peers.at[d] = Slab{of_thread(a.receives, (int)((a.rank + d) % WORLD)) + t * row_bytes};
+          PeerRows<WT_WORLD> peers;
+          for (int d = 1; d < WT_WORLD; ++d)
+            peers.at[d] = Slab{a.receives.selected((a.rank + d) % WT_WORLD) + t * row_bytes};
           const auto from_peer = [&](int r) { return a.sends[r] + t * row_bytes; };
-          norm_row<WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer), peers);
+          norm_row<WT_WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer), peers);
         });
       });
-  for (int d = 1; d < WORLD; ++d)
-    for_tokens_of((a.rank + d) % WORLD,
-                  [&](long t) { norm_row<1>(n, t, Sources<1>{{a.receive + t * row_bytes}}); });
+  for_each_peer(a, [&](long rank) {
+    for_tokens_of(rank, [&](long t) { norm_row<1>(n, t, {{a.receive + t * row_bytes}}); });
+  });
 }
 
 // The compute alone: `send` is the sum.

@@ -1,94 +1,79 @@
-// Two-shot all-reduce: see two_shot.h. The own segment is summed from the send buffer into the
-// output. If REGISTERED, an owner reads all inputs in their users' buffers, and A copies nothing.
+// Two-shot all-reduce: see two_shot.h. It wins over one-shot where bytes count more than round
+// trips: from some 100 KB for two ranks on, earlier for more.
+//   pull: an owner reads the inputs in their writers' slabs, or if registered in the users' buffers
+//   push: inputs go into the owners' slabs, and sums into all slabs, or if registered into the
+//   users'
+//     receive buffers. Peers have begun by then: the owner has their part of the chunk.
 #include "include/exchange.h"
 #include "include/two_shot.h"
 
-template <bool REGISTERED>
+// Sums a segment, which is `at` bytes into the buffers, in the output and for all readers: for the
+// first of them in the same pass. Each thread then copies its own stores: gfx942 has no registers
+// for seven more destinations. `PLACES`: 1 if all readers read the same sum.
+template <int PLACES = WT_WORLD - 1, class PlaceFor>
+DEVICE void sum_and_spread(const Arguments& a, long at, long count, const Sources<WT_WORLD>& inputs,
+                           PlaceFor place_for) {
+  const Output output{a.receive + at};
+  if (WT_WORLD == 1) return copy(output, a.send + at, count);
+  reduce<COMPLETE, WT_WORLD>(OutputAndSlab{output, place_for((a.rank + 1) % WT_WORLD)}, inputs,
+                             count);
+  if (PLACES > 1)
+    for_each_peer<FEW_REGISTERS>(
+        a, [&](long reader) { copy(place_for(reader), output.at, count); }, 2);
+}
+
+template <Transfer TRANSFER, bool REGISTERED>
 DEVICE void two_shot(const Arguments& a) {
-  const long most = a.chunk_bytes / ELEMENT_BYTES;
+  constexpr bool READS_USERS = REGISTERED && TRANSFER == PULLS;
+  constexpr bool STORES_USERS = REGISTERED && TRANSFER == PUSHES;
   const auto copy_in = [&](Segment s, char* to) {
-    if (!REGISTERED) copy(Slab{to}, a.send + s.start * ELEMENT_BYTES, s.count);
+    if (!READS_USERS) copy_in_segment(a, s, to);
   };
-  const auto add = [&](Segment s, auto input, auto sums) {
+  const auto add = [&](Segment s, auto input, auto sums) INLINED {
     const long at = s.start * ELEMENT_BYTES;
-    const Output output{a.receive + at};
-    if (WORLD == 1) return copy(output, a.send + at, s.count);
-    Sources<WORLD> inputs;  // by hand: with inputs_of_all gfx942 spills, registered and 8 ranks
-    const int rank = afresh((int)a.rank);
-    for (int r = 0; r < WORLD; ++r)
-      if (REGISTERED)
+    Sources<WT_WORLD> inputs;  // by hand: with inputs_of_all gfx942 spills, registered and 8 ranks
+    const int rank = rematerialized((int)a.rank);
+    for (int r = 0; r < WT_WORLD; ++r)
+      if (READS_USERS)
         inputs.at[r] = (r == rank ? a.send : a.sends[r]) + at;
       else
         inputs.at[r] = r == rank ? a.send + at : input(r);
-    reduce<COMPLETE, WORLD>(OutputAndSlab{output, {sums(rank)}}, inputs, s.count);
+    sum_and_spread<TRANSFER == PULLS ? 1 : WT_WORLD - 1>(a, at, s.count, inputs, [&](long peer) {
+      const int reader = rematerialized((int)(TRANSFER == PULLS ? a.rank : peer));
+      return Slab{STORES_USERS ? a.receives[reader] + at : sums(reader)};
+    });
   };
   const auto copy_out = [&](Segment s, const char* sums) {
-    copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums, s.count);
+    if (!STORES_USERS) copy_out_segment(a, s, sums);
   };
-  in_beats<PULLS, OTHERS, PACK_ELEMENTS>(a, most, segment_of(most, 0).count * ELEMENT_BYTES,
-                                         copy_in, add, copy_out);
+  in_beats<TRANSFER, OTHERS>(a, copy_in, add, copy_out);
 }
 
-// If REGISTERED, an owner stores its sums into the users' receive buffers, and C copies nothing.
-// Peers have begun by then: the owner has their part of the chunk.
-template <bool REGISTERED>
-DEVICE void two_shot_push(const Arguments& a) {
-  const long most = a.chunk_bytes / ELEMENT_BYTES;
-  const auto copy_in = [&](Segment s, char* to) {
-    copy(Slab{to}, a.send + s.start * ELEMENT_BYTES, s.count);
-  };
-  const auto add = [&](Segment s, auto input, auto sums) {
-    const long at = s.start * ELEMENT_BYTES;
-    const Output output{a.receive + at};
-    const auto place = [&](long d) {
-      const int reader = afresh((int)((a.rank + d) % WORLD));
-      return Slab{REGISTERED ? a.receives[reader] + at : sums(reader)};
-    };
-    if (WORLD == 1) return copy(output, a.send + at, s.count);
-    Sources<WORLD> inputs;  // by hand, as in two_shot
-    const int rank = afresh((int)a.rank);
-    for (int r = 0; r < WORLD; ++r) inputs.at[r] = r == rank ? a.send + at : input(r);
-    reduce<COMPLETE, WORLD>(OutputAndSlab{output, place(1)}, inputs, s.count);
-    // Each thread copies its own stores. gfx942 has no registers for seven more destinations above.
-    for (int d = 2; d < afresh(WORLD); ++d) copy(place(d), output.at, s.count);
-  };
-  const auto copy_out = [&](Segment s, const char* sums) {
-    if (!REGISTERED) copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums, s.count);
-  };
-  in_beats<PUSHES, OTHERS, PACK_ELEMENTS>(a, most, segment_of(most, 0).count * ELEMENT_BYTES,
-                                          copy_in, add, copy_out);
-}
-
-RANK_KERNEL(two_shot_push) { two_shot_push<false>(a); }
-RANK_KERNEL(two_shot_push_registered) { two_shot_push<true>(a); }
-RANK_KERNEL(two_shot) { two_shot<false>(a); }
-RANK_KERNEL(two_shot_registered) { two_shot<true>(a); }
+RANK_KERNEL(two_shot_push) { two_shot<PUSHES, false>(a); }
+RANK_KERNEL(two_shot_push_registered) { two_shot<PUSHES, true>(a); }
+RANK_KERNEL(two_shot) { two_shot<PULLS, false>(a); }
+RANK_KERNEL(two_shot_registered) { two_shot<PULLS, true>(a); }
 
 // An owner reads its segment in all ranks' send buffers and stores the sums into all receive
 // buffers: nothing passes through a slab. In place too, since no other rank touches the segment.
-// A peer's user has read its receive buffer: a CPU claims the lines that the next part stores there
-// (at 2 to 8 MiB 0.8 to 0.9 times as long), since stores fetch lines almost one by one. Stores
-// around the caches need no lines. Claims would make them 1.2 to 1.4 times as long between cores
-// without a common cache, where `auto` uses them.
+// A peer's user has read its receive buffer: a CPU prefetches the lines that the next part stores
+// there (at 2 to 8 MiB 0.8 to 0.9 times as long), since stores fetch lines almost one by one.
+// Stores around the caches need no lines: prefetches would make them 1.2 to 1.4 times as long
+// between cores without a common cache, where `auto` uses them.
 RANK_KERNEL(two_shot_direct_registered) {
+  const Segment own = segment_of(a.count, a.rank);
+  const auto sum = [&](long part, long n) {
+    const long at = own.start * ELEMENT_BYTES + part, bytes = n * ELEMENT_BYTES;
+    const auto place_for = [&](long reader) { return Slab{a.receives.selected(reader) + at}; };
+    if (!WT_STREAM_SLAB && WT_WORLD > 1)
+      prefetch_for_store(place_for((a.rank + 1) % WT_WORLD).at + bytes,
+                         own.count * ELEMENT_BYTES - part - bytes);
+    const auto inputs = inputs_of_all(a, a.send + at, [&](int r) { return a.sends[r] + at; });
+    sum_and_spread(a, at, n, inputs, place_for);
+  };
   in_users_buffers(
       a, [] {},
       [&] {
-        const Segment own = segment_of(a.count, a.rank);
-        const auto sum = [&](long part, long n) {
-          const long at = own.start * ELEMENT_BYTES + part;
-          const Output output{a.receive + at};
-          const auto place = [&](long d) {
-            return Slab{of_thread(a.receives, (int)((a.rank + d) % WORLD)) + at};
-          };
-          if (WORLD == 1) return copy(output, a.send + at, n);
-          const long stored = part + n * ELEMENT_BYTES;
-          if (!STREAM_SLAB)
-            claim(place(1).at + n * ELEMENT_BYTES, own.count * ELEMENT_BYTES - stored);
-          const auto inputs = inputs_of_all(a, a.send + at, [&](int r) { return a.sends[r] + at; });
-          reduce<COMPLETE, WORLD>(OutputAndSlab{output, place(1)}, inputs, n);
-          for (int d = 2; d < afresh(WORLD); ++d) copy(place(d), output.at, n);
-        };
-        in_parts<CLAIMED_ELEMENTS>(own.count, sum);
+        in_parts<ON_CPU ? STORE_PREFETCH_BYTES / ELEMENT_BYTES : MOST_ELEMENTS>(own.count, sum);
       });
 }

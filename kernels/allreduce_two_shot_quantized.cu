@@ -6,7 +6,7 @@
 
 template <bool ALIGNED>
 DEVICE void quantize(CodedSlab to, const char* from, long count) {
-  const unsigned step = (unsigned)afresh((int)threads());
+  const unsigned step = (unsigned)rematerialized((int)threads());
   const unsigned packs = (unsigned)(count / PACK_ELEMENTS);
   for (unsigned u = (unsigned)thread(); u < to.units; u += step)
     to.put(u, quantized(load_unit<ALIGNED>(from, u, packs)));
@@ -17,7 +17,7 @@ DEVICE void quantize(CodedSlab to, const char* from, long count) {
 template <int BATCH, int SOURCES, class Put>
 DEVICE void add_up(const CodedSlab (&from)[SOURCES], Put put) {
   constexpr int AT_ONCE = SOURCES < 4 ? SOURCES : 4;
-  const unsigned step = (unsigned)afresh((int)threads()), units = from[0].units;
+  const unsigned step = (unsigned)rematerialized((int)threads()), units = from[0].units;
   const auto load = [&](CodedUnit(&q)[AT_ONCE], unsigned u, int first) {
     UNROLLED
     for (int s = 0; s < AT_ONCE; ++s)
@@ -29,9 +29,9 @@ DEVICE void add_up(const CodedSlab (&from)[SOURCES], Put put) {
       if (first + s < SOURCES) {
         const WideUnit next = dequantized(q[s]);
         UNROLLED
-        for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::combine(total.f[k], next.f[k]);
+        for (int k = 0; k < FLOATS; ++k) total.f[k] = WT_REDOP::combine(total.f[k], next.f[k]);
         UNROLLED
-        for (int k = 0; k < FLOATS; ++k) summed_so_far(total.f[k]);
+        for (int k = 0; k < FLOATS; ++k) evaluate_now(total.f[k]);
       }
   };
   const auto finish = [&](unsigned u, const CodedUnit(&q)[AT_ONCE]) {
@@ -78,12 +78,12 @@ RANK_KERNEL(two_shot_quantized) {
   };
   const auto add = [&](Segment s, auto input, auto sums) {
     const CodedSlab to{sums(a.rank), units_of(s.count), room};
-    CodedSlab inputs[WORLD];
+    CodedSlab inputs[WT_WORLD];
     UNROLLED
-    for (int r = 0; r < WORLD; ++r) inputs[r] = {input(r), to.units, room};
-    add_up<batch_of(WORLD * CODE_PACKS)>(inputs, [&](unsigned u, WideUnit total) {
+    for (int r = 0; r < WT_WORLD; ++r) inputs[r] = {input(r), to.units, room};
+    add_up<batch_of(WT_WORLD * CODE_PACKS)>(inputs, [&](unsigned u, WideUnit total) {
       UNROLLED
-      for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::finish(total.f[k]);
+      for (int k = 0; k < FLOATS; ++k) total.f[k] = WT_REDOP::finish(total.f[k]);
       to.put(u, quantized(total));
     });
   };

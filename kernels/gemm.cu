@@ -44,12 +44,11 @@ KERNEL gemm(LAUNCHED_WITH(Gemm) g) { multiply(g, g.first, g.items); }
 
 // A CPU's launch has a reference to the host's Background, not const: the host sees `done`, and
 // this `stop`. A GPU's launch has a copy and runs to `most`; its address would need a stack.
-constexpr bool SHARED_WITH_HOST = REGISTERS == 1;  // a CPU
 KERNEL multiply_until_stopped(LAUNCHED_WITH(Background) b) {
   for (long done = b.done; done < b.most; ++done) {
-    if (SHARED_WITH_HOST && *(const volatile u64*)&b.stop) return;
+    if (ON_CPU && *(const volatile u64*)&b.stop) return;
     multiply(b.gemm, done % b.items, 1);
     if (thread() == 0) b.ends_ns[done] = (long long)clock_ns();
-    if (SHARED_WITH_HOST) *(volatile long*)const_cast<long*>(&b.done) = done + 1;
+    if (ON_CPU) *(volatile long*)const_cast<long*>(&b.done) = done + 1;
   }
 }

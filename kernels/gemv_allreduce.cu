@@ -1,20 +1,20 @@
 // A row-parallel linear layer in decoding (GEMV) and the all-reduce after it, in one launch. A rank
 // has `inner` columns of the matrix: its product for a row is one part of a sum. Two ranks built
-// with SWAP exchange all parts at once. Else each owns and sums a segment of the `hidden` rows:
+// with WT_SWAP exchange all parts at once. Else each owns and sums a segment of the `hidden` rows:
 //   1. it computes the others' segments, its right neighbour's first; pushes each part to its owner
 //   2. computes its own segment; in each step it adds all parts in rank order, rounds once, and
 //      pushes the sums into every rank's output (registered) or slab (copied)
 //   3. waits for the sums of the other segments; copied: copies them from its slab to its output
 // Adding whole steps saves 1 us of a CPU's 70 us against adding tile by tile. Each rank sends
-// 2 (n-1)/n S bytes, rounded to ELEMENT: the bits are those of `gemv` and a one-shot all-reduce.
+// 2 (n-1)/n S bytes, rounded to WT_ELEMENT: the bits are those of `gemv` and a one-shot all-reduce.
 #include "include/gemv.h"
 
 template <bool REGISTERED>
 DEVICE void gemv_allreduce(const Gemv& g) {
   const Arguments& a = g.ranks;
-  const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
-  const long hidden = g.hidden, segment = (hidden / WORLD + 63) / 64 * 64;
-  const long bytes = TOKENS * hidden * ELEMENT_BYTES;
+  const Launch launch(a);
+  const long hidden = g.hidden, segment = (hidden / WT_WORLD + 63) / 64 * 64;
+  const long bytes = WT_TOKENS * hidden * ELEMENT_BYTES;
   const long step_rows = g.step_rows * blocks(), steps = (segment - 1) / step_rows + 1;
   const auto rows_of = [&](long owner, long step) {  // this block's rows of a step
     const long end = smaller((owner + 1) * segment, hidden);
@@ -24,65 +24,64 @@ DEVICE void gemv_allreduce(const Gemv& g) {
   };
   // Where `writer` leaves rows of an owner's segment for `reader`; row 0 of all would be at the
   // pointer. A segment begins with its slot: in the next turn the same lines serve the reader.
-  enum { PARTS, SUMS = WORLD };
+  enum { PARTS, SUMS = WT_WORLD };
   const auto place = [&](long writer, long reader, long owner, long first_slot) {
-    const Place p = place_between(writer, reader, true, turn_of(epoch, 0, 1));
-    return half_of(a, p.slab, epoch) + (first_slot + p.slot) * bytes -
-           owner * segment * ELEMENT_BYTES;
+    const Place p = place_between(writer, reader, true, launch.turn_of(0, 1));
+    return launch.half_of(p.slab) + (first_slot + p.slot) * bytes - owner * segment * ELEMENT_BYTES;
   };
   const auto copy_rows = [&](auto to, const char* from, Segment rows) {  // `to`: Slab or Output
     block_barrier();  // other threads of this block wrote some of the rows
-    for (int t = 0; t < TOKENS; ++t) {
+    for (int t = 0; t < WT_TOKENS; ++t) {
       const long at = (t * hidden + rows.start) * ELEMENT_BYTES;
       copy(decltype(to){to.at + at}, from + at, rows.count, this_block());
     }
   };
 
   long done = 0;
-  for (long d = 1; d < WORLD; ++d)  // 1
+  for_each_peer(a, [&](long owner) {  // 1
     for (long step = 0; step < steps; ++step) {
-      const long owner = (a.rank + d) % WORLD;
       const Segment rows = rows_of(owner, step);
       char* parts = place(a.rank, owner, owner, PARTS);
-      compute_rows(g, rows.start, rows.start + rows.count,
-                   [&](long at, pack part) { Element::store_sums(parts + at, part, STREAM_SLAB); });
-      signal(a, peers, stamp(epoch, ++done));
+      compute_rows(g, rows.start, rows.start + rows.count, [&](long at, pack part) {
+        Element::store_sums(parts + at, part, WT_STREAM_SLAB);
+      });
+      launch.signal(++done);
     }
+  });
   for (long step = 0; step < steps; ++step) {  // 2
     const Segment rows = rows_of(a.rank, step);
     const auto keep = [&](long at, pack part) { Element::store_sums(a.receive + at, part); };
     compute_rows(g, rows.start, rows.start + rows.count, keep);
-    // The left neighbour reaches this segment last: after WORLD - 2 others.
-    wait(a, peers, stamp(epoch, (WORLD - 2) * steps + step + 1));
-    const auto sums_at = [&](long distance) {  // where the rank at this distance reads the sums
-      const long r = (a.rank + distance) % WORLD;
-      return REGISTERED ? of_thread(a.receives, (int)r) : place(a.rank, r, a.rank, SUMS);
+    // The left neighbour reaches this segment last: after WT_WORLD - 2 others.
+    launch.wait((WT_WORLD - 2) * steps + step + 1);
+    const auto sums_for = [&](long reader) {
+      return REGISTERED ? a.receives.selected(reader) : place(a.rank, reader, a.rank, SUMS);
     };
-    for (int t = 0; t < TOKENS; ++t) {
+    for (int t = 0; t < WT_TOKENS; ++t) {
       const long at = (t * hidden + rows.start) * ELEMENT_BYTES;
-      Sources<WORLD> all;
-      for (int r = 0; r < WORLD; ++r)
+      Sources<WT_WORLD> all;
+      for (int r = 0; r < WT_WORLD; ++r)
         all.at[r] = (r == a.rank ? a.receive : place(r, a.rank, a.rank, PARTS)) + at;
       // Registered, the peer's user has read these lines: stores into them would delay the sums.
       const Output sums{a.receive + at};
-      const OutputAndSlab sums_for_two{sums, {sums_at(1) + at}};
+      const OutputAndSlab sums_for_two{sums, {sums_for((a.rank + 1) % WT_WORLD) + at}};
       if (REGISTERED)
-        reduce<COMPLETE, WORLD>(sums, all, rows.count, this_block());
+        reduce<COMPLETE, WT_WORLD>(sums, all, rows.count, this_block());
       else
-        reduce<COMPLETE, WORLD>(sums_for_two, all, rows.count, this_block());
+        reduce<COMPLETE, WT_WORLD>(sums_for_two, all, rows.count, this_block());
     }
-    for (long d = REGISTERED ? 1 : 2; d < afresh(WORLD); ++d)
-      copy_rows(Slab{sums_at(d)}, a.receive, rows);
-    signal(a, peers, stamp(epoch, ++done));
+    for_each_peer<FEW_REGISTERS>(
+        a, [&](long reader) { copy_rows(Slab{sums_for(reader)}, a.receive, rows); },
+        REGISTERED ? 1 : 2);
+    launch.signal(++done);
   }
-  wait(a, peers, stamp(epoch, WORLD * steps));  // 3
+  launch.wait(WT_WORLD * steps);  // 3
   if (!REGISTERED)
-    for (long d = 1; d < afresh(WORLD); ++d)
-      for (long step = 0; step < steps; ++step) {
-        const long owner = (a.rank + d) % WORLD;
+    for_each_peer<FEW_REGISTERS>(a, [&](long owner) {
+      for (long step = 0; step < steps; ++step)
         copy_rows(Output{a.receive}, place(owner, a.rank, owner, SUMS), rows_of(owner, step));
-      }
-  leave_launch(a, epoch);
+    });
+  launch.leave();
 }
 
 // This block's rows of the whole matrix.
@@ -97,39 +96,38 @@ DEVICE Segment rows_of_block(const Gemv& g) {
 // reads it would have to fetch back. One flag, and nothing is copied.
 DEVICE void gemv_allreduce_of_two(const Gemv& g) {
   const Arguments& a = g.ranks;
-  const unsigned epoch = enter_launch(a), turn = turn_of(epoch, 0, 1);
-  const long peer = a.rank ^ 1, bytes = TOKENS * g.hidden * ELEMENT_BYTES;
+  const Launch launch(a);
+  const long peer = a.rank ^ 1, bytes = WT_TOKENS * g.hidden * ELEMENT_BYTES;
   const auto parts_of = [&](long writer) {
-    const Place p = place_between(writer, writer ^ 1, true, turn);
-    return half_of(a, p.slab, epoch) + p.slot * bytes;
+    const Place p = place_between(writer, writer ^ 1, true, launch.turn_of(0, 1));
+    return launch.half_of(p.slab) + p.slot * bytes;
   };
   const Segment rows = rows_of_block(g);
   char* parts = parts_of(a.rank);
   compute_rows(g, rows.start, rows.start + rows.count, [&](long at, pack part) {
-    Element::store_sums(parts + at, part, STREAM_SLAB);
+    Element::store_sums(parts + at, part, WT_STREAM_SLAB);
     Element::store_sums(a.receive + at, part);
   });
-  signal(a, 1u << peer, stamp(epoch, 1));
-  wait(a, 1u << peer, stamp(epoch, 1));
-  for (int t = 0; t < TOKENS; ++t) {
+  launch.meet(1);
+  for (int t = 0; t < WT_TOKENS; ++t) {
     char* own = a.receive + (t * g.hidden + rows.start) * ELEMENT_BYTES;
     const char* other = parts_of(peer) + (own - a.receive);
     const auto inputs = inputs_of_all(a, own, [&](long) { return other; });
-    reduce<COMPLETE, WORLD>(Output{own}, inputs, rows.count, this_block());
+    reduce<COMPLETE, WT_WORLD>(Output{own}, inputs, rows.count, this_block());
   }
-  leave_launch(a, epoch);
+  launch.leave();
 }
 
 DEVICE const Gemv& gemv_of(const Arguments& a) { return *(const Gemv*)a.more; }
 
 extern "C" __global__ UP_TO_256_THREADS void gemv_allreduce(LAUNCHED_WITH(Arguments) a) {
-  if constexpr (SWAP && WORLD == 2)
+  if constexpr (WT_SWAP && WT_WORLD == 2)
     gemv_allreduce_of_two(gemv_of(a));
   else
     gemv_allreduce<false>(gemv_of(a));
 }
 extern "C" __global__ UP_TO_256_THREADS void gemv_allreduce_registered(LAUNCHED_WITH(Arguments) a) {
-  if constexpr (SWAP && WORLD == 2)
+  if constexpr (WT_SWAP && WT_WORLD == 2)
     gemv_allreduce_of_two(gemv_of(a));
   else
     gemv_allreduce<true>(gemv_of(a));

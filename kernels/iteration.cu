@@ -96,7 +96,7 @@ KERNEL begin_iteration(LAUNCHED_WITH(Gate) g) {
 KERNEL hold(LAUNCHED_WITH(Gate) g) {
   const u64 start = clock_ns();
   while (!reached(load_flag_system(g.opened), g.wanted) && *(volatile u64*)&g.watch->stop == 0) {
-    breathe();
+    cpu_relax();
     if (clock_ns() - start < g.timeout_ns) continue;
     *(volatile u64*)(g.opened + 1) = g.wanted;
     return;
@@ -107,7 +107,7 @@ KERNEL hold(LAUNCHED_WITH(Gate) g) {
 KERNEL come_late(LAUNCHED_WITH(Arguments) a) {
   const u64 start = clock_ns();
   while (clock_ns() - start < a.timeout_ns) {
-    breathe();
+    cpu_relax();
     if (a.yields) yield();
   }
 }

@@ -9,20 +9,20 @@ constexpr long PIECE_BYTES = 64 << 10;  // copied between two looks at the flag
 template <Path PATH, class Meanwhile>
 DEVICE void move(const Transfer& t, Meanwhile meanwhile) {
   const Arguments& a = t.ranks;
-  const unsigned epoch = enter_launch(a);
+  const Launch launch(a);
   const int other = (int)(PATH == PUSH ? t.to : t.from);
   const int awaited = (int)(PATH == PUSH ? t.from : t.to);
   if (other >= 0) {
-    const char* from = PATH == PUSH ? a.send : of_thread(a.sends, other);
-    char* to = const_cast<char*>(PATH == PUSH ? of_thread(a.receives, other) : a.receive);
+    const char* from = PATH == PUSH ? a.send : a.sends.selected(other);
+    char* to = PATH == PUSH ? a.receives.selected(other) : a.receive;
     in_parts(a.count, [&](long at, long n) { copy(Output{to + at}, from + at, n); });
-    signal(a, 1u << other, stamp(epoch, 1));
+    launch.signal(1, 1u << other);
   }
   if (awaited >= 0) {
-    meanwhile(&a.control[a.rank]->flags[block()][awaited].value, stamp(epoch, 1));
-    wait(a, 1u << awaited, stamp(epoch, 1));
+    meanwhile(&a.control[a.rank]->flags[block()][awaited].value, launch.stamp(1));
+    launch.wait(1, 1u << awaited);
   }
-  leave_launch(a, epoch);
+  launch.leave();
 }
 
 KERNEL link_push(LAUNCHED_WITH(Transfer) t) {
@@ -47,7 +47,7 @@ KERNEL link_push_beside_host_copy(LAUNCHED_WITH(Transfer) t) {
 // `to` and `from` are the partner. `count` round trips; the lower rank begins each.
 KERNEL link_ping_pong(LAUNCHED_WITH(Transfer) t) {
   const Arguments& a = t.ranks;
-  const unsigned epoch = enter_launch(a);
-  if (t.to >= 0) bounce(a, (int)t.to, epoch, 1, a.count);
-  leave_launch(a, epoch);
+  const Launch launch(a);
+  if (t.to >= 0) launch.ping_pong((int)t.to, 1, a.count);
+  launch.leave();
 }

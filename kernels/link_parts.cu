@@ -9,11 +9,9 @@
 
 // `to` is the rank whose buffers are used, `beside_bytes` where dependent loads go, or how much a
 // block stores before a flag.
-DEVICE const char* source(const Transfer& t) { return of_thread(t.ranks.sends, (int)t.to); }
-DEVICE char* target(const Transfer& t) {
-  return const_cast<char*>(of_thread(t.ranks.receives, (int)t.to));
-}
-DEVICE void store_zeros(char* to, long count, Team team) {
+DEVICE const char* source(const Transfer& t) { return t.ranks.sends.selected(t.to); }
+DEVICE char* target(const Transfer& t) { return t.ranks.receives.selected(t.to); }
+DEVICE void store_zeros(char* to, long count, ThreadGroup team) {
   for_places<4>(count, is_aligned(to), team, [&](auto place) INLINED {
     for (int k = 0; k < decltype(place)::COUNT; ++k) place.store(to, k, pack{});
   });

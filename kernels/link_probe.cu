@@ -11,10 +11,12 @@ RANK_KERNEL(meet) {
   block_barrier();
   const u64 meeting = a.own->meetings.value + 1;
   note_epoch(a, (unsigned)a.own->epoch.value);
-  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
-    if (p != a.rank) store_release_system(&of_thread(a.control, p)->meet[a.rank].value, meeting);
-  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
-    if (p != a.rank) await_acquire_system(a, &a.control[a.rank]->meet[p].value, meeting, p);
+  by_thread_of_peer(Launch(a).peers, [&](int p) {
+    store_release_system(&a.control.selected(p)->meet[a.rank].value, meeting);
+  });
+  by_thread_of_peer(Launch(a).peers, [&](int p) {
+    await_acquire_system(a, &a.control[a.rank]->meet[p].value, meeting, p);
+  });
   block_barrier();
   if (thread() == 0) a.own->meetings.value = meeting;
 }
@@ -25,50 +27,51 @@ RANK_KERNEL(meet) {
 RANK_KERNEL(flag_ping_pong) {
   constexpr long IN_A_ROW = 25;
   constexpr int PATIENCE = 20;  // two ranks that both yield at each look might never run together
-  const unsigned epoch = enter_launch(a);
-  note_epoch(a, epoch - 1);
-  signal(a, everyone_but(a.rank), stamp(epoch, 1));
-  wait(a, everyone_but(a.rank), stamp(epoch, 1));
+  const Launch launch(a);
+  note_epoch(a, launch.epoch - 1);
+  launch.meet(1);
   const long partner = a.rank ^ 1;
-  u64 least_ns = partner < WORLD ? ~0ull : 0;
-  for (long done = 0; done < a.count && partner < WORLD; done += IN_A_ROW) {
+  u64 least_ns = partner < WT_WORLD ? ~0ull : 0;
+  for (long done = 0; done < a.count && partner < WT_WORLD; done += IN_A_ROW) {
     const long trips = smaller(IN_A_ROW, a.count - done);
     const u64 start_ns = clock_ns();
-    bounce(a, (int)partner, epoch, 2 + done, trips, PATIENCE);
+    launch.ping_pong((int)partner, 2 + done, trips, PATIENCE);
     const u64 trip_ns = (clock_ns() - start_ns) / (u64)trips;
     if (trip_ns < least_ns) least_ns = trip_ns;
   }
   if (thread() == 0) *(volatile u64*)a.receive = least_ns;
-  note_epoch(a, epoch);
-  leave_launch(a, epoch);
+  note_epoch(a, launch.epoch);
+  launch.leave();
 }
 
-// Stores by chunks into lines that the peer, or with SWAP this rank, read two launches ago. Run it
-// between barriers.
-DEVICE void store_into(const Arguments& a, long rank) {
-  const unsigned epoch = enter_launch(a);
+// Calls each(slot, start, elements) for the chunks that `rank` leaves in a launch, in two slots.
+template <class Each>
+DEVICE void for_chunks(const Launch& launch, long rank, Each each) {
+  const Arguments& a = launch.a;
   const long most = a.chunk_bytes / ELEMENT_BYTES;
-  const long slab = slab_in_turn(rank, turn_of(epoch, 0, 1));
+  char* half = launch.half_of(slab_in_turn(rank, launch.turn_of(0, 1)));
   long slot = 0;
   for (long start = 0; start < a.count; start += most, slot ^= 1)
-    copy(Slab{half_of(a, slab, epoch) + slot * a.chunk_bytes}, a.send + start * ELEMENT_BYTES,
-         smaller(most, a.count - start));
+    each(half + slot * a.chunk_bytes, start, smaller(most, a.count - start));
+}
+// Stores into lines that the peer, or with WT_SWAP this rank, read two launches ago. Run it between
+// barriers.
+DEVICE void store_into(const Arguments& a, long rank) {
+  const Launch launch(a);
+  for_chunks(launch, rank, [&](char* slot, long start, long n) {
+    copy(Slab{slot}, a.send + start * ELEMENT_BYTES, n);
+  });
   fence_system();
-  leave_launch(a, epoch);
+  launch.leave();
 }
 RANK_KERNEL(copy_in) { store_into(a, a.rank); }
-RANK_KERNEL(push_out) { store_into(a, (a.rank + 1) % WORLD); }
+RANK_KERNEL(push_out) { store_into(a, (a.rank + 1) % WT_WORLD); }
 
 // Reads `count` elements that the next rank stored with its last copy_in.
 RANK_KERNEL(read_peer) {
-  const long most = a.chunk_bytes / ELEMENT_BYTES;
-  const unsigned epoch = (unsigned)a.own->epoch.value;
-  const long slab = slab_in_turn((a.rank + 1) % WORLD, turn_of(epoch, 0, 1));
-  const char* half = half_of(a, slab, epoch);
   words digest = {};
-  long slot = 0;
-  for (long start = 0; start < a.count; start += most, slot ^= 1)
-    copy(Digest{&digest}, half + slot * a.chunk_bytes, smaller(most, a.count - start));
+  for_chunks(Launch(a, (unsigned)a.own->epoch.value), (a.rank + 1) % WT_WORLD,
+             [&](const char* slot, long, long n) { copy(Digest{&digest}, slot, n); });
   use(a, digest);
 }
 
@@ -82,8 +85,9 @@ RANK_KERNEL(read_own) {
 // Copies from the send to the receive buffer, as every all-reduce that is not in place must.
 RANK_KERNEL(copy_local) { copy_message(a); }
 
-// A chain's next input, from a result. A sum is divided by WORLD, so that it does not grow; rank 0
-// adds one and the last rank subtracts one, so that ranks' data differ and the sum stays the same.
+// A chain's next input, from a result. A sum is divided by WT_WORLD, so that it does not grow; rank
+// 0 adds one and the last rank subtracts one, so that ranks' data differ and the sum stays the
+// same.
 template <class Op, class Lane>
 DEVICE Lane next_of(Op, Lane a, short) {
   return a;
@@ -91,10 +95,10 @@ DEVICE Lane next_of(Op, Lane a, short) {
 // Not a product, which only some compilers fuse with the sum: results would differ.
 template <class Lane>
 DEVICE Lane next_of(Sum, Lane a, short offset) {
-  return a / WORLD + offset;
+  return a / WT_WORLD + offset;
 }
-DEVICE int8s next_of(Sum, int8s a, short offset) { return a / WORLD + (signed char)offset; }
-DEVICE uint8s next_of(Sum, uint8s a, short offset) { return a / WORLD + (unsigned char)offset; }
+DEVICE int8s next_of(Sum, int8s a, short offset) { return a / WT_WORLD + (signed char)offset; }
+DEVICE uint8s next_of(Sum, uint8s a, short offset) { return a / WT_WORLD + (unsigned char)offset; }
 struct NextSend {
   Output send;
   short offset;
@@ -103,7 +107,7 @@ struct NextSend {
   DEVICE void put(Place place, int k, pack p) const {
     typename Element::values v = Element::widen(p);
     UNROLLED
-    for (auto& lane : v.v) lane = next_of(REDOP{}, lane, offset);
+    for (auto& lane : v.v) lane = next_of(WT_REDOP{}, lane, offset);
     send.put(place, k, Element::narrow(v));
   }
 };
@@ -115,12 +119,12 @@ DEVICE void make_next_send(const Arguments& a) {
     const long segment = (own + d) % SENT, from = (segment + a.rank + 1) % RECEIVED;
     in_parts(a.count, [&](long at, long count) {
       char* send = const_cast<char*>(a.send) + segment * segment_bytes + at;
-      copy(NextSend{{send}, (short)((a.rank == 0) - (a.rank == WORLD - 1))},
+      copy(NextSend{{send}, (short)((a.rank == 0) - (a.rank == WT_WORLD - 1))},
            a.receive + from * segment_bytes + at, count);
     });
   }
 }
 RANK_KERNEL(chain_link) { make_next_send<1, 1>(a); }
-RANK_KERNEL(chain_link_gathered) { make_next_send<1, WORLD>(a); }
-RANK_KERNEL(chain_link_scattered) { make_next_send<WORLD, 1>(a); }
-RANK_KERNEL(chain_link_exchanged) { make_next_send<WORLD, WORLD>(a); }
+RANK_KERNEL(chain_link_gathered) { make_next_send<1, WT_WORLD>(a); }
+RANK_KERNEL(chain_link_scattered) { make_next_send<WT_WORLD, 1>(a); }
+RANK_KERNEL(chain_link_exchanged) { make_next_send<WT_WORLD, WT_WORLD>(a); }

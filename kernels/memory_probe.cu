@@ -69,10 +69,9 @@ DEVICE bool same(pack p, pack q) {
 }
 
 // Where `writer` stores this round's patterns in `owner`'s slab.
-DEVICE char* region(const Arguments& a, unsigned epoch, long owner, long writer, int access,
-                    unsigned round) {
+DEVICE char* region(const Launch& launch, long owner, long writer, int access, unsigned round) {
   const long number = (access * 2 + (round & 1)) * MOST_RANKS + writer;
-  return half_of(a, owner, epoch) + number * a.chunk_bytes;
+  return launch.half_of(owner) + number * launch.a.chunk_bytes;
 }
 // Calls each(i) for this thread's items of a region. Other threads of its block read than wrote.
 template <class Each>
@@ -87,9 +86,10 @@ DEVICE void count_wrong(const Arguments& a, int access, int path, long writer) {
 }
 
 template <class Access>
-DEVICE void compare(const Arguments& a, unsigned epoch, long owner, long writer, int access,
-                    unsigned round, Access) {
-  const char* from = region(a, epoch, owner, writer, access, round);
+DEVICE void compare(const Launch& launch, long owner, long writer, int access, unsigned round,
+                    Access) {
+  const Arguments& a = launch.a;
+  const char* from = region(launch, owner, writer, access, round);
   for_items(a, sizeof(pack), true, [&](unsigned i) {
     const pack seen = Access::load(from + i * sizeof(pack));
     if (!same(seen, pattern(round, writer, owner, i)))
@@ -98,21 +98,20 @@ DEVICE void compare(const Arguments& a, unsigned epoch, long owner, long writer,
 }
 
 // Sends packets to each peer, two at once, and polls theirs. A packet has a round above its data.
-DEVICE void exchange_packets(const Arguments& a, unsigned epoch, unsigned round) {
+DEVICE void exchange_packets(const Launch& launch, unsigned round) {
+  const Arguments& a = launch.a;
   const auto packet = [&](long writer, long owner, unsigned i) {
     return (u64)round << 32 | pattern_word(round, writer, owner, i);
   };
-  for (int d = 1; d < WORLD; ++d) {
-    const long owner = (a.rank + d) % WORLD;
-    u64* to = (u64*)region(a, epoch, owner, a.rank, ACCESSES, round);
+  for_each_peer(a, [&](long owner) {
+    u64* to = (u64*)region(launch, owner, a.rank, ACCESSES, round);
     for_items(a, 2 * sizeof(u64), false, [&](unsigned i) {
       const u64 x[2] = {packet(a.rank, owner, 2 * i), packet(a.rank, owner, 2 * i + 1)};
       store_packets_system(to + 2 * i, x);
     });
-  }
-  for (int d = 1; d < WORLD; ++d) {
-    const long writer = (a.rank + d) % WORLD;
-    const u64* from = (const u64*)region(a, epoch, a.rank, writer, ACCESSES, round);
+  });
+  for_each_peer(a, [&](long writer) {
+    const u64* from = (const u64*)region(launch, a.rank, writer, ACCESSES, round);
     for_items(a, 2 * sizeof(u64), false, [&](unsigned i) {
       const auto give_up_on = [&](u64 seen) { give_up(a, (int)writer, seen, round); };
       u64 x[2];
@@ -125,42 +124,38 @@ DEVICE void exchange_packets(const Arguments& a, unsigned epoch, unsigned round)
       for (unsigned k = 0; k < 2; ++k)
         if (x[k] != packet(writer, a.rank, 2 * i + k)) count_wrong(a, ACCESSES, PUSHED, writer);
     });
-  }
+  });
 }
 
-// Runs `count` rounds over regions of `chunk_bytes`. A build with STREAM_SLAB has the fence that
+// Runs `count` rounds over regions of `chunk_bytes`. A build with WT_STREAM_SLAB has the fence that
 // streamed stores need before a flag.
 RANK_KERNEL(show_stores) {
-  const unsigned epoch = enter_launch(a);
+  const Launch launch(a);
   for (unsigned step = 1; step <= (unsigned)a.count; ++step) {
-    const unsigned round = round_of(epoch, step);
-    AS_WRITTEN
-    for (int d = 0; d < WORLD; ++d) {
-      const long owner = (a.rank + d) % WORLD;
+    const unsigned round = round_of(launch.epoch, step);
+    const auto store_for = [&](long owner) {
       for_accesses([&](int access, auto by) {
-        char* to = region(a, epoch, owner, a.rank, access, round);
+        char* to = region(launch, owner, a.rank, access, round);
         for_items(a, sizeof(pack), false, [&](unsigned i) {
           by.store(to + i * sizeof(pack), pattern(round, a.rank, owner, i));
         });
       });
-    }
-    signal(a, everyone_but(a.rank), stamp(epoch, step));
-    wait(a, everyone_but(a.rank), stamp(epoch, step));
-    AS_WRITTEN
-    for (int d = 1; d < WORLD; ++d) {
-      const long writer = (a.rank + d) % WORLD;
+    };
+    for_each_peer<FEW_REGISTERS>(a, store_for, 0);
+    launch.meet(step);
+    for_each_peer<FEW_REGISTERS>(a, [&](long writer) {
       for_accesses([&](int access, auto by) {
-        compare(a, epoch, a.rank, writer, access, round, by);
-        compare(a, epoch, writer, writer, access, round, by);
+        compare(launch, a.rank, writer, access, round, by);
+        compare(launch, writer, writer, access, round, by);
       });
-    }
+    });
   }
-  leave_launch(a, epoch);
+  launch.leave();
 }
 // The same with packets that are polled without flags, as in packets.h.
 RANK_KERNEL(show_packets) {
-  const unsigned epoch = enter_launch(a);
+  const Launch launch(a);
   for (unsigned step = 1; step <= (unsigned)a.count; ++step)
-    exchange_packets(a, epoch, round_of(epoch, step));
-  leave_launch(a, epoch);
+    exchange_packets(launch, round_of(launch.epoch, step));
+  launch.leave();
 }

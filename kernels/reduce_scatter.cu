@@ -6,4 +6,4 @@
 RANK_KERNEL(reduce_scatter_push) { exchange_and_reduce<PUSH, ONE>(a); }
 RANK_KERNEL(reduce_scatter_pull) { exchange_and_reduce<PULL, ONE>(a); }
 RANK_KERNEL(reduce_scatter_pull_registered) { exchange_and_reduce<REGISTERED, ONE>(a); }
-RANK_KERNEL(reduce_scatter_ring) { Ring<true, false>::launch(a); }
+RANK_KERNEL(reduce_scatter_ring) { Ring<true, false>::run(a); }

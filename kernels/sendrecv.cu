@@ -3,59 +3,78 @@
 // through slots in turn: the receiver signals each chunk that it has read, which frees the slot.
 #include "include/exchange.h"
 
-constexpr int SLOTS = 8;
-// With SWAP: as many slots as fit into this part of a half, but at least LEAST_SLOTS.
-constexpr long WINDOW_BYTES = 262144, WINDOW_WITH_ANSWER_BYTES = 524288, LEAST_SLOTS = 6;
+// The slots of a half of a slab that chunks pass through in turn.
+//   build            slots                 in the slab of              a launch begins
+//   without WT_SWAP  8                     reader (push), writer       at the first
+//   swap, one way    of 256 KiB, 6 at least    (pull)                  where the last but one ended
+//   swap, ping-pong  of 512 KiB, 6 at least  one rank, for both ways   at the first
+// So with WT_SWAP an answer goes back through the slots of its message, where both ranks have read.
+// One way, places cannot change hands: the receiver dirties the lines that the same sender will
+// store into again. Two windows of 512 KiB fill a second-level cache of 1 MiB: some blocks took 2.5
+// times as long.
+template <Path PATH, int LEGS>
+struct Slots {
+  static constexpr bool ANSWERED = WT_SWAP && LEGS > 1;
+  static constexpr long WINDOW_BYTES = ANSWERED ? 512 << 10 : 256 << 10, LEAST = 6;
+  static_assert(WINDOW_BYTES <= HALF_BYTES, "the slots lie in a half");
+  const Launch& launch;
+  const long chunks, count;
+
+  DEVICE Slots(const Launch& launch, long chunks)
+      : launch(launch),
+        chunks(chunks),
+        count(WT_SWAP ? WINDOW_BYTES / smaller(launch.a.chunk_bytes, WINDOW_BYTES / LEAST) : 8) {}
+  DEVICE long first() const {
+    return WT_SWAP && !ANSWERED ? (launch.epoch >> 1) * chunks % count : 0;
+  }
+  // Counted up: a division costs a CPU 1.1 times as long. gfx942 has no register for a counter.
+  DEVICE long after(long slot) const { return slot + 1 < count ? slot + 1 : 0; }
+  DEVICE char* at(bool sends, long chunk, long slot) const {
+    const long rank = launch.a.rank, reader = sends ? rank ^ 1 : rank;
+    const long owner =
+        ANSWERED ? (PATH == PUSH ? rank | 1 : rank & ~1L) : (PATH == PUSH ? reader : reader ^ 1);
+    return launch.half_of(owner) + (WT_SWAP ? slot : chunk % count) * launch.a.chunk_bytes;
+  }
+  DEVICE bool stored_again(long chunk) const {
+    return WT_SWAP && (!ANSWERED || chunk + count < chunks);
+  }
+};
 
 template <Path PATH, int LEGS>
 DEVICE void send_receive(const Arguments& a) {
-  const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
+  const Launch launch(a);
   const long partner = a.rank ^ 1;
-  // With SWAP the answer goes back through the slots of the message, in the same slab.
-  constexpr bool BACK = SWAP && LEGS > 1;
-  const long owner_of_both = PATH == PUSH ? a.rank | 1 : a.rank & ~1L;
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
-  // One way, places cannot change hands as with an answer. So with SWAP a launch goes on where the
-  // last but one ended, and the receiver takes over the lines that the same sender will store into
-  // again. Two windows of 512 KiB fill a second-level cache of 1 MiB: some blocks took 2.5 times.
-  const long window = BACK ? WINDOW_WITH_ANSWER_BYTES : WINDOW_BYTES;
-  const long slots = SWAP ? window / smaller(a.chunk_bytes, window / LEAST_SLOTS) : SLOTS;
-  const long first_slot = SWAP && !BACK ? (epoch >> 1) * chunks : 0;
+  const Slots<PATH, LEGS> slots(launch, chunks);
   // The first stamp says that this rank has entered. All ranks wait for it: a rank ahead of another
   // pair would overwrite data that this pair still reads in a launch of another collective.
-  signal(a, peers, stamp(epoch, 1));
-  for (long leg = 0; leg < LEGS && partner < WORLD; ++leg) {
+  launch.signal(1);
+  for (long leg = 0; leg < LEGS && partner < WT_WORLD; ++leg) {
     const bool sends = (a.rank & 1) == leg;
-    // Counted up: a division costs a CPU 1.1 times as long. gfx942 has no register for a counter.
-    long turn = first_slot % slots;
-    for (long chunk = 0; chunk < chunks; ++chunk, turn = turn + 1 < slots ? turn + 1 : 0) {
+    long slot = slots.first();
+    for (long chunk = 0; chunk < chunks; ++chunk, slot = slots.after(slot)) {
       const long start = chunk * most, n = smaller(most, a.count - start);
       const long done = 2 + leg * chunks + chunk;  // the step that ends this chunk
-      const auto slot = [&](long owner) {
-        return half_of(a, owner, epoch) + (SWAP ? turn : chunk % SLOTS) * a.chunk_bytes;
-      };
       if (sends) {
-        if (chunk >= slots) wait(a, 1u << partner, stamp(epoch, done - slots));
-        const Slab slab{slot(BACK ? owner_of_both : PATH == PUSH ? partner : a.rank)};
-        copy(slab, a.send + start * ELEMENT_BYTES, n);
+        if (chunk >= slots.count) launch.wait(done - slots.count, 1u << partner);
+        copy(Slab{slots.at(sends, chunk, slot)}, a.send + start * ELEMENT_BYTES, n);
       } else {
-        wait(a, 1u << partner, stamp(epoch, done));
-        const char* slab = slot(BACK ? owner_of_both : PATH == PUSH ? a.rank : partner);
+        launch.wait(done, 1u << partner);
+        const char* from = slots.at(sends, chunk, slot);
         char* to = a.receive + start * ELEMENT_BYTES;
-        const bool sent_again = SWAP && (!BACK || chunk + slots < chunks);
-        if constexpr (TAKEN_BYTES == 0)
-          copy(Output{to}, slab, n);
+        if constexpr (DIRTIED_BYTES == 0)
+          copy(Output{to}, from, n);
         else
-          in_parts<TAKEN_BYTES / ELEMENT_BYTES>(n, [&](long at, long m) {
-            copy(Output{to + at}, slab + at, m);
-            if (sent_again) take_over(slab + at, m * ELEMENT_BYTES);
+          in_parts<DIRTIED_BYTES / ELEMENT_BYTES>(n, [&](long at, long m) {
+            copy(Output{to + at}, from + at, m);
+            if (slots.stored_again(chunk)) dirty_lines(from + at, m * ELEMENT_BYTES);
           });
       }
-      signal(a, 1u << partner, stamp(epoch, done));
+      launch.signal(done, 1u << partner);
     }
   }
-  wait(a, peers, stamp(epoch, 1));
-  leave_launch(a, epoch);
+  launch.wait(1);
+  launch.leave();
 }
 
 RANK_KERNEL(one_way_push) { send_receive<PUSH, 1>(a); }
@@ -65,26 +84,26 @@ RANK_KERNEL(ping_pong_pull) { send_receive<PULL, 2>(a); }
 
 // Both ranks move a half at once: the receiver reads the first, the sender stores the second. On a
 // CPU the receiver reads a short message alone, as stores go into lines that its user has read.
+constexpr long READ_ALONE_BYTES = ON_CPU ? 524288 : 0;
 template <int LEGS>
 DEVICE void send_receive_registered(const Arguments& a) {
-  const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
+  const Launch launch(a);
   const long partner = a.rank ^ 1;
   const long half = (a.count / 2 + PACK_ELEMENTS - 1) / PACK_ELEMENTS * PACK_ELEMENTS;
   const bool alone = a.count * ELEMENT_BYTES <= READ_ALONE_BYTES;
   const long first = alone ? a.count : smaller(half, a.count);
-  signal(a, peers, stamp(epoch, 1));
-  wait(a, peers, stamp(epoch, 1));
-  for (long leg = 0; leg < LEGS && partner < WORLD; ++leg) {
+  launch.meet(1);
+  for (long leg = 0; leg < LEGS && partner < WT_WORLD; ++leg) {
     const bool sends = (a.rank & 1) == leg;
-    const char* from = sends ? a.send : of_thread(a.sends, (int)partner);
-    char* to = sends ? of_thread(a.receives, (int)partner) : a.receive;
+    const char* from = sends ? a.send : a.sends.selected(partner);
+    char* to = sends ? a.receives.selected(partner) : a.receive;
     const long start = (sends ? first : 0) * ELEMENT_BYTES;
     in_parts(sends ? a.count - first : first,
              [&](long at, long n) { copy(Output{to + start + at}, from + start + at, n); });
-    signal(a, 1u << partner, stamp(epoch, 2 + leg));
-    wait(a, 1u << partner, stamp(epoch, 2 + leg));
+    launch.signal(2 + leg, 1u << partner);
+    launch.wait(2 + leg, 1u << partner);
   }
-  leave_launch(a, epoch);
+  launch.leave();
 }
 
 RANK_KERNEL(one_way_pull_registered) { send_receive_registered<1>(a); }

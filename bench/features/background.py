@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from bench.harness.iteration import ARRIVED, LEFT
-from collectives.operation import PACK_BYTES, World
+from collectives.operation import World
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import Counts, DeviceError, Memory, Stamps, Step
+from kernels.devices.device import PACK_BYTES, Counts, DeviceError, Memory, Stamps, Step
 
 ROWS, LANES = 8, PACK_BYTES // 4  # rows and columns of an item of gemm.cu
 COLUMNS, INNER = 1040, 1024  # rows of 4160 B: rows of 4 KiB would share few sets of a cache

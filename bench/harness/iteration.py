@@ -222,9 +222,9 @@ def consume_step(world: World, case: Case, entry: str, count: int) -> Step:
     rank, ranks = world.communicator.rank, world.communicator.size
     arguments = plain_arguments(rank, case.send, case.receive, count, world.watch)
     # Non-reducing collectives use Max: chain_link then copies its input unchanged.
-    redop = build_macros(world, case).get("REDOP", "Max")
+    redop = build_macros(world, case).get("WT_REDOP", "Max")
     kernels = probe_kernels(
-        world.device, min(ranks, MOST_RANKS), ELEMENT=case.datatype.element, REDOP=redop
+        world.device, min(ranks, MOST_RANKS), WT_ELEMENT=case.datatype.element, WT_REDOP=redop
     )
     moved_bytes = count * case.datatype.size_bytes
     if entry in CHAIN_LINKS.values():  # these go over all segments
@@ -284,7 +284,7 @@ def link_parts(
     copied_bytes = size_bytes // WORD_BYTES * WORD_BYTES
     chunk_bytes = min(device.most_chunk_bytes, peers.half_bytes // 2)
     through_slab = min(copied_bytes, 2 * chunk_bytes)
-    macros = {"SEVERAL_PAGES": "1"} if copied_bytes >= device.far_bytes else {}
+    macros = {"WT_SEVERAL_PAGES": "1"} if copied_bytes >= device.far_bytes else {}
 
     def step(entry: str, timed_bytes: int, pass_bytes: int, **stores: str) -> Step:
         kernels = probe_kernels(device, world.communicator.size, **macros, **stores)
@@ -318,7 +318,7 @@ def link_parts(
         "memory_us": part(copy_local, idle, idle, copied_bytes),
     }
     if device.is_cpu and copied_bytes >= STREAMED_BYTES:
-        copy_around = step("copy_local", copied_bytes, copied_bytes, STREAM_RECEIVE="1")
+        copy_around = step("copy_local", copied_bytes, copied_bytes, WT_STREAM_RECEIVE="1")
         parts["memory_nt_us"] = part(copy_around, idle, idle, copied_bytes)
     if not device.is_cpu:
         parts["push_us"] = part(push_out, idle, use_buffers, through_slab)

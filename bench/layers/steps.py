@@ -281,7 +281,7 @@ class Splits:
 
     def probe(self, entry: str, send: int, receive: int, count: int) -> Step:
         world, datatype = self.session.world, self.batch.net.datatype
-        kernels = probe_kernels(world.device, 1, ELEMENT=datatype.element)
+        kernels = probe_kernels(world.device, 1, WT_ELEMENT=datatype.element)
         arguments = plain_arguments(0, send, receive, count, world.watch)
         blocks = world.device.blocks_for(count * datatype.size_bytes)
         return Step(kernels.kernel(entry), arguments, blocks)

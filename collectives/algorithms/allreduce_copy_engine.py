@@ -17,18 +17,11 @@ from collectives.algorithms.allreduce_ring import RING
 from collectives.binding import build_macros, without_gpus
 from collectives.collective import Traffic
 from collectives.communicator import Refusal
-from collectives.operation import (
-    NOT_MAPPED,
-    PACK_BYTES,
-    Algorithm,
-    Bound,
-    Case,
-    Operation,
-    Unsupported,
-    World,
-)
-from collectives.peer_buffer import HALF_BYTES, PeerBuffer, share
+from collectives.operation import NOT_MAPPED, Algorithm, Bound, Case, Operation, Unsupported, World
+from collectives.peer_buffer import PeerBuffer, share
 from kernels.devices.device import (
+    HALF_BYTES,
+    PACK_BYTES,
     PEER_STRUCTURES,
     Arguments,
     CopyEngine,
@@ -308,7 +301,7 @@ def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
     """A part in a push between registered buffers, as link.cu does it with stores, by the engines.
     Ranks without a part only launch."""
     arguments = transfer.ranks
-    module = _module(world, {"WORLD": str(world.communicator.size)})
+    module = _module(world, {"WT_WORLD": str(world.communicator.size)})
 
     def mark(entry: str, peer: int) -> Step:
         return Step(module.kernel(entry, MARK_THREADS), Mark(arguments, 1 << peer, 1))

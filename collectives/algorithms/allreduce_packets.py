@@ -1,15 +1,17 @@
 """One-shot all-reduces in packets that show by themselves that they have arrived. See
 kernels/include/packets.h. They win on GPUs for the shortest messages: no flag follows the data."""
 
-from functools import partial
+from collections.abc import Callable
+from typing import Any
 
 from collectives.binding import bind_kernel
 from collectives.collective import Traffic
-from collectives.operation import Algorithm, Case, Unsupported, World
+from collectives.operation import Algorithm, Bound, Case, Unsupported, World
 from collectives.traffic import direct_traffic
 
 MOST_LL_BYTES = 32 << 10
 MOST_SENTINEL_BYTES = 512 << 10  # from all ranks together
+Moves = Callable[[int, Case], Traffic]
 
 
 def _ll_traffic(ranks: int, case: Case) -> Traffic:
@@ -23,36 +25,35 @@ def _refuses_integers(world: World, case: Case) -> Unsupported | None:
     return Unsupported(f"every value of {case.datatype.name} is data: none can be the sentinel")
 
 
+def _packets(
+    base: str, about: str, most_bytes: Callable[[int], int], moves: Moves, **facts: Any
+) -> Algorithm:
+    def perform(world: World, case: Case) -> Bound:
+        room_bytes = most_bytes(world.communicator.size)
+        # The kernel checks when it is compiled that a writer's room holds as much.
+        return bind_kernel(
+            world, case, f"allreduce_{base}", base, room_bytes, WT_MOST_BYTES=str(room_bytes)
+        )
+
+    return Algorithm(
+        base, about, perform, moves, pushes=True, swaps=(), most_bytes=most_bytes, **facts
+    )
+
+
 ALGORITHMS = {
     "all_reduce": (
-        Algorithm(
+        _packets(
             "one_shot_ll",
             "one_shot_push in packets that carry their own flag",
-            partial(
-                bind_kernel,
-                stem="allreduce_one_shot_ll",
-                entry="one_shot_ll",
-                room_bytes=MOST_LL_BYTES,
-            ),
+            lambda ranks: MOST_LL_BYTES,
             _ll_traffic,
-            pushes=True,
-            swaps=(),
-            most_bytes=lambda ranks: MOST_LL_BYTES,
         ),
-        Algorithm(
+        _packets(
             "one_shot_sentinel",
             "one_shot_push whose data are their own flags (Lamport)",
-            partial(
-                bind_kernel,
-                stem="allreduce_one_shot_sentinel",
-                entry="one_shot_sentinel",
-                room_bytes=MOST_SENTINEL_BYTES,
-            ),
+            lambda ranks: MOST_SENTINEL_BYTES // ranks,
             direct_traffic,
-            _refuses_integers,
-            pushes=True,
-            swaps=(),
-            most_bytes=lambda ranks: MOST_SENTINEL_BYTES // ranks,
+            refuses=_refuses_integers,
             wins_below=128 << 10,
         ),
     )

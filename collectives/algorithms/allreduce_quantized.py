@@ -78,7 +78,7 @@ class Wire:
             "allreduce_two_shot_quantized",
             "two_shot_quantized",
             room,
-            WIRE=self.element,
+            WT_WIRE_FORMAT=self.element,
         )
         if isinstance(bound, Unsupported):
             return bound

@@ -160,7 +160,7 @@ def _bind_library(world: World, case: Case) -> Operation | Unsupported:
     rank, routing, routes = world.communicator.rank, case.tables.structure, case.tables.routes
     arguments = Arguments(send=case.send, receive=case.receive, count=case.count, rank=rank)
     keep = _with_routing(world, case, arguments)
-    macros = {"WORLD": str(world.communicator.size), "ELEMENT": case.datatype.element}
+    macros = {"WT_WORLD": str(world.communicator.size), "WT_ELEMENT": case.datatype.element}
     module = world.device.compile("experts/routed_records", macros, structures=(Routing,))
     blocks = world.device.blocks_for(case.segment_bytes * int(routes.tokens_of.max()))
 

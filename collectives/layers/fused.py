@@ -112,8 +112,8 @@ def _compile(
 ) -> Module:
     ranks = mapped_here(world).communicator.size
     macros = {
-        "WORLD": str(ranks),
-        "ELEMENT": case.datatype.element,
+        "WT_WORLD": str(ranks),
+        "WT_ELEMENT": case.datatype.element,
         **macros,
         **case.build.slab_macros,
     }
@@ -161,7 +161,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
             and structure.tokens * row_bytes <= MOST_DIRECT_BYTES
             and peers.locate(case.receive, arguments.receives)
         )
-    macros = {"OUTPUT": OUTPUTS[case.quantized]} if case.quantized else {}
+    macros = {"WT_OUTPUT": OUTPUTS[case.quantized]} if case.quantized else {}
     module = _compile(world, case, "allreduce_rmsnorm", Norm, macros)
     memory = attached(world, arguments, structure)
     # A block handles whole tokens.
@@ -198,7 +198,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
         entry += "_registered"
         if not peers.locate(case.receive, arguments.receives):
             return NOT_MAPPED
-    macros = {"TOKENS": str(case.tokens), "WEIGHT": WEIGHTS[case.weight_type].element}
+    macros = {"WT_TOKENS": str(case.tokens), "WT_WEIGHT": WEIGHTS[case.weight_type].element}
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)
     structure = Gemv.from_buffer_copy(case.layer)
     step_rows = -(-structure.hidden // (CPU_STEPS * ranks * 64)) * 64  # whole groups of tiles

@@ -275,7 +275,7 @@ def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: 
     arguments = world.mapped.arguments(send, receive, count, 0)
     is_mapped = world.mapped.locate(receive, arguments.receives)
     assert is_mapped, "a stage receives into memory that all ranks have mapped"
-    macros = {"WORLD": str(world.communicator.size), "ELEMENT": net.datatype.element}
+    macros = {"WT_WORLD": str(world.communicator.size), "WT_ELEMENT": net.datatype.element}
     kernel = world.device.compile("link", macros, (*PEER_STRUCTURES, Transfer)).kernel("link_push")
     step = Step(kernel, Transfer(arguments, target, source), world.device.blocks_for(size_bytes))
     return Operation(step, world.device.caller(step))

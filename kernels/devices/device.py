@@ -9,8 +9,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+# Of sync.h, which must agree: see layout_checks.
 MOST_RANKS = 8
 MOST_BLOCKS = 128
+PACK_BYTES = 64  # of the widest CPU
+HALF_BYTES = 4 << 20  # of a slab that no message has made larger
+PACKET_BYTES = 66 << 10  # a writer's room for packets in each half
+PACKETS_BYTES = 4 * MOST_RANKS * PACKET_BYTES  # behind a slab's halves: with marks, with sentinels
+CONSTANTS = "MOST_RANKS", "MOST_BLOCKS", "PACK_BYTES", "HALF_BYTES", "PACKET_BYTES", "PACKETS_BYTES"
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Stamps = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -144,7 +150,8 @@ ITERATION_STRUCTURES = (Arguments, Watch, Pattern, Wrong, Gate)
 
 
 def layout_checks(structures: Sequence[type[ctypes.Structure]]) -> str:
-    """C++ text that compares structures' sizes and offsets with Python's, where `in` is `in_`."""
+    """C++ text that compares structures' sizes and offsets with Python's, where `in` is `in_`; with
+    Arguments the CONSTANTS too."""
     # NVRTC has __builtin_offsetof only from 13.5 on. Its front end makes offsetof of __INTADDR__.
     lines = [
         "",
@@ -165,6 +172,11 @@ def layout_checks(structures: Sequence[type[ctypes.Structure]]) -> str:
         lines.append(
             f"static_assert(sizeof({name}) == {size_bytes}, "
             f'"{name} has {size_bytes} B in Python and another size in C++");'
+        )
+    for name in CONSTANTS if Arguments in structures else ():
+        value = globals()[name]
+        lines.append(
+            f'static_assert({name} == {value}, "{name} is {value} in Python and not in C++");'
         )
     return "\n".join(lines)
 
@@ -325,7 +337,7 @@ class Device(Protocol):
 
     def loop_kernels(self) -> Module:
         """The kernels of iteration.cu, for buffers at any address."""
-        return self.compile("iteration", {"ELEMENT": "Uint8"}, ITERATION_STRUCTURES)
+        return self.compile("iteration", {"WT_ELEMENT": "Uint8"}, ITERATION_STRUCTURES)
 
     def allocate(
         self, size_bytes: int, sharing: str, ordinary: bool = False, label: str = ""

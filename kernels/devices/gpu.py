@@ -125,7 +125,7 @@ class GpuDevice(GpuStream, Device):
         structures: Sequence[type[ctypes.Structure]] = (),
     ) -> GpuModule:
         if self.flushes_hdp:
-            macros = {**macros, "HDP_FLUSH": "1"}
+            macros = {**macros, "WT_HDP_FLUSH": "1"}
         path = compile_kernel(self.cupy, self.arch, self.compiler, stem, macros, structures)
         with self.calling(f"loading {stem}"):
             return GpuModule(self.cupy.RawModule(path=str(path)), self.threads, self.calling)

@@ -18,7 +18,8 @@ DEVICE Slot slot_at(const Arguments& a, const Routing& r, char* at) {
 
 // Returns the step after its last. REGISTERED: the peers read rows from the send buffer.
 template <Path PATH>
-DEVICE long dispatch(const Arguments& a, unsigned epoch) {
+DEVICE long dispatch(const Launch& launch) {
+  const Arguments& a = launch.a;
   const Routing& r = routing_of(a);
   const int* counting = number_choices(r);
   const auto give = [&](long reader, long start, long n, char* at) {
@@ -38,28 +39,28 @@ DEVICE long dispatch(const Arguments& a, unsigned epoch) {
     if (start == 0)
       place_rows(a, r,
                  [&](long s) { return s == a.rank ? counting : slot_at(a, r, inbox(s)).counts; });
-    for (int d = 0; d < WORLD; ++d) {
-      const long s = (a.rank + d) % WORLD;
+    const auto take_from = [&](long s) {
       for_tokens_of_block(start, smaller(start + n, r.tokens_of[s]), [&](long t) {
         if (s == a.rank) return store_token(a, r, s, t, choices_of(r, r.choices, t), own_row(a, t));
         const Slot slot = slot_at(a, r, inbox(s));
-        const char* row = PATH == REGISTERED ? of_thread(a.sends, (int)s) + t * row_bytes(a)
+        const char* row = PATH == REGISTERED ? a.sends.selected(s) + t * row_bytes(a)
                                              : slot.rows + (t - start) * row_stride(a);
         store_token(a, r, s, t, choices_of(r, slot.choices, t - start), row);
       });
-    }
+    };
+    for_each_peer(a, take_from, 0);
   };
   const long step = exchange_from<PATH, ONE>(
-      a, epoch, 0, r.most_tokens, r.step_tokens, give, [](long, long) {}, take);
+      launch, 0, r.most_tokens, r.step_tokens, give, [](long, long) {}, take);
   if (PATH != REGISTERED) return step;
   // New tokens may be written only after every peer has read the old ones.
-  signal(a, everyone_but(a.rank), stamp(epoch, step + 1));
-  wait(a, everyone_but(a.rank), stamp(epoch, step + 1));
+  launch.meet(step + 1);
   return step + 1;
 }
 
 template <Path PATH>
-DEVICE void combine(const Arguments& a, unsigned epoch, long step) {
+DEVICE void combine(const Launch& launch, long step) {
+  const Arguments& a = launch.a;
   const Routing& r = routing_of(a);
   const long stride = row_stride(a);
   const auto give = [&](long reader, long start, long n, char* slot) {
@@ -77,19 +78,18 @@ DEVICE void combine(const Arguments& a, unsigned epoch, long step) {
     });
   };
   exchange_from<PATH, ONE>(
-      a, epoch, step, r.most_tokens, r.step_tokens, give, [](long, long) {}, take);
+      launch, step, r.most_tokens, r.step_tokens, give, [](long, long) {}, take);
 }
 
 enum Way { DISPATCH, COMBINE, ROUND_TRIP };
 template <Way WAY, Path PATH>
 DEVICE void route(const Arguments& launched) {
-  const Arguments& a = routing_of(launched).ranks;
-  const unsigned epoch = enter_launch(a);
+  const Launch launch(routing_of(launched).ranks);
   long step = 0;
-  if (WAY != COMBINE) step = dispatch<PATH>(a, epoch);
+  if (WAY != COMBINE) step = dispatch<PATH>(launch);
   block_barrier();  // without it a thread would add rows that another thread has yet to store
-  if (WAY != DISPATCH) combine<PATH>(a, epoch, step);
-  leave_launch(a, epoch);
+  if (WAY != DISPATCH) combine<PATH>(launch, step);
+  launch.leave();
 }
 
 RANK_KERNEL(dispatch_push) { route<DISPATCH, PUSH>(a); }

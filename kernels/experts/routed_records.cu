@@ -11,7 +11,7 @@ DEVICE long record_bytes(const Arguments& a, const Routing& r) {
 template <class Each>
 DEVICE void for_records(const Arguments& a, const Routing& r, char* all, const int* numbers,
                         Each each) {
-  for (long s = 0; s < WORLD; ++s)
+  for (long s = 0; s < WT_WORLD; ++s)
     for_tokens_of_block(0, r.most_tokens, [&](long t) {
       const int number = numbers[s * r.most_tokens + t];
       if (number >= 0) each(s, t, all + number * record_bytes(a, r));

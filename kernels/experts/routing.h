@@ -16,16 +16,17 @@ struct Routing {
   long experts, top_k, most_rows;
   long step_tokens;      // tokens of a rank that are handled in one step
   const int* owner;      // [experts]: the rank that has the expert
-  const int* tokens_of;  // [WORLD]: tokens of each rank
+  const int* tokens_of;  // [WT_WORLD]: tokens of each rank
   Choice* choices;       // [tokens][top_k]; `place`: how many earlier ones chose the expert
   int* counting;         // [MOST_BLOCKS][experts]: each block's count of this rank's choices
-  int* first;            // [WORLD][experts]: the first row here for a rank's tokens, by expert
-  Choice* came;          // [WORLD][most_tokens][top_k] of all ranks; `place`: row here or -1
+  int* first;            // [WT_WORLD][experts]: the first row here for a rank's tokens, by expert
+  Choice* came;          // [WT_WORLD][most_tokens][top_k] of all ranks; `place`: row here or -1
   char* rows;            // the experts' inputs, and later their results
   // For a library, which sends records (a row and its choices), grouped by rank.
-  char *out, *in;               // records of this rank's tokens, and the records that arrive
-  const int *record, *arrived;  // [WORLD][most_tokens]: a token's record in `out`, in `in`, or -1
-  int* counts;                  // [WORLD][experts]: each rank's choices of each expert
+  char *out, *in;  // records of this rank's tokens, and the records that arrive
+  const int *record,
+      *arrived;  // [WT_WORLD][most_tokens]: a token's record in `out`, in `in`, or -1
+  int* counts;   // [WT_WORLD][experts]: each rank's choices of each expert
 };
 
 DEVICE const Routing& routing_of(const Arguments& a) { return *(const Routing*)a.more; }
@@ -62,7 +63,7 @@ DEVICE void place_rows(const Arguments& a, const Routing& r, Counts counts_of) {
   int row = 0;
   for (unsigned e = 0; e < r.experts; ++e) {
     if (r.owner[e] != a.rank) continue;
-    for (long s = 0; s < WORLD; ++s) {
+    for (long s = 0; s < WT_WORLD; ++s) {
       if (e % team == self) r.first[s * r.experts + e] = row;
       row += counts_of(s)[e];
     }
@@ -99,7 +100,8 @@ DEVICE void local_terms(const Arguments& a, const Routing& r, long from, long to
 template <class Part, class Term>
 DEVICE void all_terms(const Arguments& a, const Routing& r, long token, Part part_of, Term term) {
   const Choice* came = choices_of(r, r.came, a.rank * r.most_tokens + token);
-  const int ranks = afresh(WORLD);  // not unrolled: a GPU lacks registers for eight ranks' terms
+  const int ranks =
+      rematerialized(WT_WORLD);  // not unrolled: a GPU lacks registers for eight ranks' terms
   for (int d = 0, c = 0; d < ranks;) {
     const char* row = nullptr;
     float weight = 1;

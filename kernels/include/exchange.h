@@ -22,29 +22,27 @@ DEVICE long stride_of(long row_bytes) { return (row_bytes + 63) / 64 * 64; }
 //   3. take(start, n, inbox): inbox(writer) holds the units that `writer` gave to this rank
 // A count of 0 also takes a step, since a launch waits for every peer. All have the same `most`.
 template <Path PATH, Readers READERS, class Give, class Meanwhile, class Take>
-DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long count, long most,
-                          Give give, Meanwhile meanwhile, Take take) {
+DEVICE long exchange_from(const Launch& launch, long step, long count, long most, Give give,
+                          Meanwhile meanwhile, Take take) {
+  const Arguments& a = launch.a;
   constexpr bool SHARED = PATH != PUSH && READERS == ALL;  // all readers share one slot
-  constexpr int SLOTS = SHARED ? 1 : WORLD;
-  const unsigned peers = everyone_but(a.rank);
+  constexpr int SLOTS = SHARED ? 1 : WT_WORLD;
   const long steps = (count + most - 1) / most;
   long start = 0;
   do {
     const long n = smaller(most, count - start);
     const auto slot = [&](long reader, long writer) {
-      const unsigned turn = turn_of(epoch, step, steps);
+      const unsigned turn = launch.turn_of(step, steps);
       const Place place = SHARED ? Place{slab_in_turn(writer, turn), 0}
                                  : place_between(writer, reader, PATH == PUSH, turn);
-      return half_of(a, place.slab, epoch) + ((step & 1) * SLOTS + place.slot) * a.chunk_bytes;
+      return launch.half_of(place.slab) + ((step & 1) * SLOTS + place.slot) * a.chunk_bytes;
     };
-    // Each rank starts with the next rank. Otherwise all ranks would store into rank 0 first.
-    for (int d = 1; d < (SHARED ? smaller(2, WORLD) : WORLD); ++d) {
-      const long reader = (a.rank + d) % WORLD;
-      give(reader, start, n, slot(reader, a.rank));
-    }
-    signal(a, peers, stamp(epoch, step + 1));
+    for_each_peer(
+        a, [&](long reader) { give(reader, start, n, slot(reader, a.rank)); }, 1,
+        SHARED && WT_WORLD > 1 ? 2 : WT_WORLD);
+    launch.signal(step + 1);
     meanwhile(start, n);
-    wait(a, peers, stamp(epoch, step + 1));
+    launch.wait(step + 1);
     take(start, n, [&](long writer) { return slot(a.rank, writer); });
     start += most, ++step;
   } while (start < count);
@@ -55,14 +53,13 @@ DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long co
 // still fills or reads; the second keeps it until every peer has finished with it.
 template <class Meanwhile, class Take>
 DEVICE void in_users_buffers(const Arguments& a, Meanwhile meanwhile, Take take) {
-  const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
-  signal(a, peers, stamp(epoch, 1));
+  const Launch launch(a);
+  launch.signal(1);
   meanwhile();
-  wait(a, peers, stamp(epoch, 1));
+  launch.wait(1);
   take();
-  signal(a, peers, stamp(epoch, 2));
-  wait(a, peers, stamp(epoch, 2));
-  leave_launch(a, epoch);
+  launch.meet(2);
+  launch.leave();
 }
 
 // `at` bytes into the segment of `count` elements that `reader` gets out of a rank's send buffer.
@@ -84,19 +81,19 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
         [&] {
           in_parts(a.count, [&](long at, long n) {
             take(at, n, [&](long writer) {
-              return segment_for<READERS>(a, of_thread(a.sends, (int)writer), a.rank, at);
+              return segment_for<READERS>(a, a.sends.selected(writer), a.rank, at);
             });
           });
         });
   } else {
     // On a CPU what all ranks read goes into a slab and its own place in one pass: 0.9 of the time.
-    constexpr bool BOTH = COPIES_TO_BOTH && READERS == ALL && WORLD > 1;
-    const unsigned epoch = enter_launch(a);
+    constexpr bool BOTH = COPIES_TO_BOTH && READERS == ALL && WT_WORLD > 1;
+    const Launch launch(a);
     exchange_from<PATH, READERS>(
-        a, epoch, 0, a.count, a.chunk_bytes / ELEMENT_BYTES,
+        launch, 0, a.count, a.chunk_bytes / ELEMENT_BYTES,
         [&](long reader, long start, long n, char* slot) {
           const long at = start * ELEMENT_BYTES;
-          char* to = BOTH && reader == (a.rank + 1) % WORLD ? own_place(at) : nullptr;
+          char* to = BOTH && reader == (a.rank + 1) % WT_WORLD ? own_place(at) : nullptr;
           const char* from = segment_for<READERS>(a, a.send, reader, at);
           if (to)
             copy(OutputAndSlab{{to}, {slot}}, from, n);
@@ -107,7 +104,7 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
           if (!BOTH) copy_own(start * ELEMENT_BYTES, n);
         },
         [&](long start, long n, auto inbox) { take(start * ELEMENT_BYTES, n, inbox); });
-    leave_launch(a, epoch);
+    launch.leave();
   }
 }
 
@@ -117,7 +114,7 @@ DEVICE void exchange_and_reduce(const Arguments& a) {
   const auto nowhere = [](long) -> char* { return nullptr; };
   exchange<PATH, READERS>(a, nowhere, [&](long at, long n, auto from) {
     const char* own = segment_for<READERS>(a, a.send, a.rank, at);
-    reduce<COMPLETE, WORLD>(Output{a.receive + at}, inputs_of_all(a, own, from), n);
+    reduce<COMPLETE, WT_WORLD>(Output{a.receive + at}, inputs_of_all(a, own, from), n);
   });
 }
 
@@ -131,11 +128,8 @@ DEVICE void exchange_and_gather(const Arguments& a) {
   exchange<PATH, READERS>(
       a, [&](long at) { return in_place ? nullptr : place(a.rank, at); },
       [&](long at, long n, auto from) {
-        // afresh against unrolling: gfx9 has too few scalar registers.
-        for (int d = 1; d < afresh(WORLD); ++d) {
-          const long writer = (a.rank + d) % WORLD;
-          copy(Output{place(writer, at)}, from(writer), n);
-        }
+        for_each_peer<FEW_REGISTERS>(
+            a, [&](long writer) { copy(Output{place(writer, at)}, from(writer), n); });
       });
 }
 
@@ -144,53 +138,60 @@ DEVICE void exchange_and_gather(const Arguments& a) {
 template <bool REDUCES, bool GATHERS>
 struct Ring {
   static constexpr bool BOTH = REDUCES && GATHERS;
-  static constexpr int SUMMED = REDUCES ? WORLD - 1 : 0;  // the stage that completes a segment
-  static constexpr int STAGES = SUMMED + (GATHERS ? WORLD : 1);
+  static constexpr int SUMMED = REDUCES ? WT_WORLD - 1 : 0;  // the stage that completes a segment
+  static constexpr int STAGES = SUMMED + (GATHERS ? WT_WORLD : 1);
 
-  // A stage up to SUMMED adds the own input, from there on it outputs; all but the last send on.
+  // SEND and ADD pass an incomplete sum on; ADD_LAST outputs it and, if GATHERS, passes it on; so
+  // does FORWARD with what it received; KEEP, the last, outputs alone.
+  enum Kind { SEND, ADD, ADD_LAST, FORWARD, KEEP };
+  static DEVICE Kind kind_of(int s) {
+    if (s < SUMMED) return s == 0 ? SEND : ADD;
+    if (SUMMED > 0 && s == SUMMED) return ADD_LAST;
+    return s < STAGES - 1 ? FORWARD : KEEP;
+  }
+
   static DEVICE void stage(const Arguments& a, int s, long start, long n, const char* received,
                            Slab sent) {
-    const long index = (a.rank - s - !GATHERS + 2 * WORLD) % WORLD;
+    const long index = (a.rank - s - !GATHERS + 2 * WT_WORLD) % WT_WORLD;
     const Segment segment = BOTH ? segment_of(n, index) : Segment{index * a.count, n};
     const char* own = a.send + (start + (REDUCES ? segment.start : 0)) * ELEMENT_BYTES;
     const Output output{a.receive + (start + (GATHERS ? segment.start : 0)) * ELEMENT_BYTES};
     const Sources<2> sum{{received, own}};
-    if (SUMMED > 0 && s == 0) return copy(sent, own, segment.count);
-    if (s < SUMMED) return reduce<PARTIAL, 2>(sent, sum, segment.count);
-    if (SUMMED > 0 && s == SUMMED) {
-      if (GATHERS)
-        reduce<COMPLETE, 2>(OutputAndSlab{output, sent}, sum, segment.count);
-      else
-        reduce<COMPLETE, 2>(output, sum, segment.count);
-      return;
-    }
     const char* from = SUMMED == 0 && s == 0 ? own : received;
     const bool in_place = SUMMED == 0 && from == output.at;
-    if (s < STAGES - 1 && !in_place)
-      copy(OutputAndSlab{output, sent}, from, segment.count);
-    else if (s < STAGES - 1)
-      copy(sent, from, segment.count);
-    else if (!in_place)
-      copy(output, from, segment.count);
+    switch (kind_of(s)) {
+      case SEND:
+        return copy(sent, own, segment.count);
+      case ADD:
+        return reduce<PARTIAL, 2>(sent, sum, segment.count);
+      case ADD_LAST:
+        if (GATHERS) return reduce<COMPLETE, 2>(OutputAndSlab{output, sent}, sum, segment.count);
+        return reduce<COMPLETE, 2>(output, sum, segment.count);
+      case FORWARD:
+        if (in_place) return copy(sent, from, segment.count);
+        return copy(OutputAndSlab{output, sent}, from, segment.count);
+      case KEEP:
+        if (!in_place) copy(output, from, segment.count);
+    }
   }
 
   // Chunk k enters in beat k and passes one stage per beat: the right neighbour receives in stage
   // s+1 what was sent in stage s. The slot (of two) that beat b overwrites was read in beat b-1.
-  static DEVICE void launch(const Arguments& a) {
-    const unsigned epoch = enter_launch(a);
-    const long left = (a.rank + WORLD - 1) % WORLD, right = (a.rank + 1) % WORLD;
+  static DEVICE void run(const Arguments& a) {
+    const Launch launch(a);
+    const long left = (a.rank + WT_WORLD - 1) % WT_WORLD, right = (a.rank + 1) % WT_WORLD;
     const unsigned neighbours = (1u << left | 1u << right) & ~(1u << a.rank);
     const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
     const long slot_bytes = BOTH ? segment_of(most, 0).count * ELEMENT_BYTES : a.chunk_bytes;
     // An empty message too has beats enough for each rank to wait, through others, for all.
     const long beats = (chunks > 0 ? chunks : 1) + STAGES - 1;
     const auto inbox = [&](long rank, long s, long chunk) {
-      if constexpr (SWAP) rank = slab_in_turn(rank, turn_of(epoch, chunk, chunks));
-      return half_of(a, rank, epoch) + (s * 2 + chunk % 2) * slot_bytes;
+      if constexpr (WT_SWAP) rank = slab_in_turn(rank, launch.turn_of(chunk, chunks));
+      return launch.half_of(rank) + (s * 2 + chunk % 2) * slot_bytes;
     };
     for (long beat = 0; beat < beats; ++beat) {
       // Left has sent the data of this beat; right has read the slots that this beat overwrites.
-      if (beat > 0) wait(a, neighbours, stamp(epoch, beat));
+      if (beat > 0) launch.wait(beat, neighbours);
       for (int s = 0; s < STAGES; ++s) {
         const long chunk = beat - s;
         if (chunk < 0 || chunk >= chunks) continue;
@@ -199,9 +200,8 @@ struct Ring {
               Slab{inbox(right, s, chunk)});
       }
       // The first beat signals all: after 2^31 launches an unwritten flag would seem to be ahead.
-      if (beat < beats - 1)
-        signal(a, beat == 0 ? everyone_but(a.rank) : neighbours, stamp(epoch, beat + 1));
+      if (beat < beats - 1) launch.signal(beat + 1, beat == 0 ? launch.peers : neighbours);
     }
-    leave_launch(a, epoch);
+    launch.leave();
   }
 };

@@ -1,31 +1,31 @@
 // A matrix times a few vectors, one per token (GEMV). A subgroup computes a tile, ROWS rows for all
-// TOKENS: its lanes load packs in the order of memory, add up products in fp32, then their sums.
+// WT_TOKENS: its lanes load packs in the order of memory, add up products in fp32, then their sums.
 #pragma once
 #include "pack.h"
 
 struct Gemv {
-  Arguments ranks;          // `send`: this rank's parts [TOKENS][hidden], written by `gemv` alone
-  const char* weights;      // [copies][hidden][inner] of WEIGHT; uses copy `meetings % copies`
-  const char* activations;  // [TOKENS] vectors [inner] of ELEMENT, `stride` elements apart
+  Arguments ranks;      // `send`: this rank's parts [WT_TOKENS][hidden], written by `gemv` alone
+  const char* weights;  // [copies][hidden][inner] of WT_WEIGHT; uses copy `meetings % copies`
+  const char* activations;  // [WT_TOKENS] vectors [inner] of WT_ELEMENT, `stride` elements apart
   const char* row_scales;   // [hidden] fp32, for int8 weights
   long hidden, inner;       // both multiples of 64
   long stride, copies;
   long step_rows;  // rows of a block in one step; a multiple of the rows of its subgroups
 };
 
-constexpr long WEIGHT_BYTES = sizeof(WEIGHT::bits);
+constexpr long WEIGHT_BYTES = sizeof(WT_WEIGHT::bits);
 
 constexpr int ROWS = sizeof(pack) / 4;  // of a tile: its sums fill a pack of fp32
 // Rows that a lane computes at once: their sums take at most 16 registers.
-constexpr int MOST_ROWS_AT_ONCE = TOKENS > 4 ? 2 : TOKENS > 2 ? 4 : 16 / TOKENS;
+constexpr int MOST_ROWS_AT_ONCE = WT_TOKENS > 4 ? 2 : WT_TOKENS > 2 ? 4 : 16 / WT_TOKENS;
 constexpr int ROWS_AT_ONCE = MOST_ROWS_AT_ONCE < ROWS ? MOST_ROWS_AT_ONCE : ROWS;
 constexpr int WIDENED = 4 / WEIGHT_BYTES;  // registers of fp32 from one register of weights
 constexpr int ACTIVATION_PACKS = ELEMENT_BYTES / WEIGHT_BYTES;  // for one pack of weights
 // Tokens whose widened activations a lane holds at once: in 32 registers of a GPU.
-constexpr int TOKENS_AT_ONCE = TOKENS < 8 / WIDENED ? TOKENS : 8 / WIDENED;
+constexpr int TOKENS_AT_ONCE = WT_TOKENS < 8 / WIDENED ? WT_TOKENS : 8 / WIDENED;
 
 struct TileSums {
-  pack of_token[TOKENS];
+  pack of_token[WT_TOKENS];
 };
 
 // One tile, by a subgroup: `rows` is its first row.
@@ -34,18 +34,18 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSum
   const unsigned packs = (unsigned)(row_bytes / (long)sizeof(pack));
   const char* activations = g.activations;
   const long activation_bytes = g.stride * ELEMENT_BYTES;
-  floats sums[TOKENS][ROWS];
+  floats sums[WT_TOKENS][ROWS];
   UNROLLED
   for (int r = 0; r < ROWS; r += ROWS_AT_ONCE) {
-    floats part[TOKENS][ROWS_AT_ONCE] = {};
-    AS_WRITTEN
+    floats part[WT_TOKENS][ROWS_AT_ONCE] = {};
+    NO_UNROLL
     for (unsigned i = lane(); i < packs; i += lanes()) {
       pack w[ROWS_AT_ONCE];
       for (int k = 0; k < ROWS_AT_ONCE; ++k)
         w[k] = load_aligned_pack(rows + (r + k) * row_bytes, i);
       UNROLLED
-      for (int first = 0; first < TOKENS; first += TOKENS_AT_ONCE) {
-        const int n = TOKENS - first < TOKENS_AT_ONCE ? TOKENS - first : TOKENS_AT_ONCE;
+      for (int first = 0; first < WT_TOKENS; first += TOKENS_AT_ONCE) {
+        const int n = WT_TOKENS - first < TOKENS_AT_ONCE ? WT_TOKENS - first : TOKENS_AT_ONCE;
         pack x[TOKENS_AT_ONCE][ACTIVATION_PACKS];
         UNROLLED
         for (int t = 0; t < n; ++t)
@@ -63,7 +63,7 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSum
         for (int k = 0; k < ROWS_AT_ONCE; ++k)
           for (int j = 0; j < REGISTERS; ++j) {
             floats wide_w[WIDENED];
-            WEIGHT::in_order(w[k].r[j], wide_w);
+            WT_WEIGHT::in_order(w[k].r[j], wide_w);
             UNROLLED
             for (int t = 0; t < n; ++t)
               for (int v = 0; v < WIDENED; ++v)
@@ -71,10 +71,10 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSum
           }
       }
     }
-    for (int t = 0; t < TOKENS; ++t)
+    for (int t = 0; t < WT_TOKENS; ++t)
       for (int k = 0; k < ROWS_AT_ONCE; ++k) sums[t][r + k] = part[t][k];
   }
-  for (int t = 0; t < TOKENS; ++t) {
+  for (int t = 0; t < WT_TOKENS; ++t) {
     pack p = sums_over_lanes(sums[t]);
     if (WEIGHT_BYTES == 1) {
       const pack scales = load_aligned_pack(g.row_scales, tile);
@@ -86,15 +86,15 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSum
 }
 
 // A group of tiles from `row` on. A call per tile is 5 % slower; inlined, one kernel is 3 % slower.
-constexpr int GROUP = REGISTERS == 1 ? 4 : 1;
-SEPARATE void compute_group(const Gemv& g, const char* weights, long row, long end,
+constexpr int GROUP = ON_CPU ? 4 : 1;
+NOINLINE void compute_group(const Gemv& g, const char* weights, long row, long end,
                             TileSums (&sums)[GROUP]) {
   for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
     compute_tile(g, weights + row * g.inner * WEIGHT_BYTES, (unsigned)(row / ROWS), sums[i]);
 }
 
 // Rows [first, end) of the matrix, by this block. One lane calls each(offset, sums) for every tile
-// and token; `offset` is the first sum's place in [TOKENS][hidden], in bytes.
+// and token; `offset` is the first sum's place in [WT_TOKENS][hidden], in bytes.
 template <class Each>
 DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
   const long hidden = g.hidden;
@@ -107,7 +107,7 @@ DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
     for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
       if (lane() == 0) {
         UNROLLED
-        for (int t = 0; t < TOKENS; ++t)
+        for (int t = 0; t < WT_TOKENS; ++t)
           each((t * hidden + row) * ELEMENT_BYTES, sums[i].of_token[t]);
       }
   }

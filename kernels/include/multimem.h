@@ -29,7 +29,7 @@ MULTIMEM(Float16, Max, "max", "f16x2")
 MULTIMEM(Bfloat16, Sum, "add.acc::f32", "bf16x2")
 MULTIMEM(Bfloat16, Min, "min", "bf16x2")
 MULTIMEM(Bfloat16, Max, "max", "bf16x2")
-using Switch = Multimem<Element, REDOP>;
+using Switch = Multimem<Element, WT_REDOP>;
 
 template <int N>
 DEVICE pack load_from_switch(Packs<N> place, const char* from, int k) {
@@ -49,7 +49,8 @@ DEVICE pack load_combined(Place place, const char* from, int k) {
   if constexpr (Switch::EXISTS)
     return load_from_switch(place, from, k);
   else
-    return combined<COMPLETE, WORLD>([&](int r) { return place.load(MULTIMEM_PART(from, r), k); });
+    return combined<COMPLETE, WT_WORLD>(
+        [&](int r) { return place.load(MULTIMEM_PART(from, r), k); });
 }
 
 // A destination in all slabs, for whole packs.
@@ -61,7 +62,7 @@ struct AllSlabs {
     if constexpr (Switch::EXISTS)
       store_multimem(at + place.at(k) * sizeof(pack), p);
     else
-      for (int r = 0; r < WORLD; ++r) place.store(MULTIMEM_PART(at, r), k, p);
+      for (int r = 0; r < WT_WORLD; ++r) place.store(MULTIMEM_PART(at, r), k, p);
   }
   DEVICE void put(SingleElement, int, pack) const {}
 };
@@ -74,7 +75,7 @@ DEVICE void reduce_multimem(To to, const char* from, long count) {
     pack batch[N];
     UNROLLED
     for (int k = 0; k < N; ++k) batch[k] = load_combined(place, from, k);
-    if (N > 1) loads_first<N * WORLD>();
+    if (N > 1) loads_first<N * WT_WORLD>();
     UNROLLED
     for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
   });
@@ -82,5 +83,5 @@ DEVICE void reduce_multimem(To to, const char* from, long count) {
 
 // The multicast address of a place in this rank's slab; `more` is the slab's.
 DEVICE char* multicast(const Arguments& a, const char* place) {
-  return (char*)a.more + (place - a.slab[afresh((int)a.rank)]);
+  return (char*)a.more + (place - a.slab.at_use(a.rank));
 }

@@ -2,7 +2,7 @@
 //   1. add: sum of all sources + residual, rounded and stored in residual_out; adds up the squares.
 //      Also stores the rounded sum, without the residual, in the peers' rows, if there are any
 //   2. scale: residual_out / sqrt(mean of the squares + epsilon) * weight, rounded, into `receive`
-//   3. with OUTPUT, encode: that row as codes of one byte, with one scale a row
+//   3. with WT_OUTPUT, encode: that row as codes of one byte, with one scale a row
 // So that every rank gets the same bits (but of NaNs), the order of the fp32 sum does not depend on
 // the row's address, and multiplies are fused with their adds always (GPU) or never: a compiler
 // would in some rows or kernels alone.
@@ -16,8 +16,8 @@ struct Norm {
   const char* residual;  // [tokens][hidden]
   char* residual_out;    // [tokens][hidden]; may be `residual`
   const char* weight;    // [hidden]
-  char* codes;           // [tokens][hidden] bytes, aligned to a pack of codes; with OUTPUT
-  char* scales;          // [tokens] fp32; with OUTPUT
+  char* codes;           // [tokens][hidden] bytes, aligned to a pack of codes; with WT_OUTPUT
+  char* scales;          // [tokens] fp32; with WT_OUTPUT
   long hidden, tokens;
   long step_tokens;  // tokens that are handed over in one step
   double epsilon;
@@ -27,9 +27,9 @@ struct Unquantized {
   static constexpr float LARGEST = 1;
   static DEVICE words codes(floats) { return words{}; }
 };
-constexpr bool QUANTIZED = OUTPUT::LARGEST > 1;
+constexpr bool QUANTIZED = WT_OUTPUT::LARGEST > 1;
 
-constexpr int PACKS_AT_ONCE = WORLD <= 4 ? 4 : 2;              // a GPU has 128 registers a thread
+constexpr int PACKS_AT_ONCE = WT_WORLD <= 4 ? 4 : 2;           // a GPU has 128 registers a thread
 constexpr int PACK_CODES = PACK_ELEMENTS * 4 / sizeof(words);  // registers with a pack's codes
 
 // A token's row, in work by one block. `aligned`: all its buffers start at a pack.
@@ -85,7 +85,7 @@ DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const PeerRows<
   return sum_over_block(all);
 }
 
-// With OUTPUT, returns the largest magnitude of the rounded results.
+// With WT_OUTPUT, returns the largest magnitude of the rounded results.
 DEVICE words scale(const Row& row, float factor) {
   words largest = {};
   for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
@@ -121,7 +121,7 @@ DEVICE void put_codes(SingleElement at, int, char* codes, const words (&encoded)
 DEVICE float encode(const Row& row, unsigned largest_bits) {
   const bool finite = largest_bits < 0x7f800000u;
   const float nan = reinterpret<float>(0x7fc00000u);
-  const float ratio = finite ? reinterpret<float>(largest_bits) / OUTPUT::LARGEST : nan;
+  const float ratio = finite ? reinterpret<float>(largest_bits) / WT_OUTPUT::LARGEST : nan;
   const float step = ratio < 0x1p-126f ? 0.0f : ratio, inverse = step > 0 ? 1.0f / step : 0.0f;
   const words mask = words{} + (finite ? ~0u : 0u);
   for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
@@ -135,7 +135,7 @@ DEVICE float encode(const Row& row, unsigned largest_bits) {
         floats x[WORD_ELEMENTS];
         Element::in_order(normed[k].r[j], x);
         for (int m = 0; m < WORD_ELEMENTS; ++m)
-          encoded[j * WORD_ELEMENTS + m] = OUTPUT::codes(x[m] * inverse) & mask;
+          encoded[j * WORD_ELEMENTS + m] = WT_OUTPUT::codes(x[m] * inverse) & mask;
       }
       put_codes(at, k, row.codes, encoded);
     }

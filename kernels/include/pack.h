@@ -127,21 +127,20 @@ struct Max : Unscaled {
   }
 };
 struct Avg : Sum {
-  static DEVICE floats finish(floats a) { return a * (1.0f / WORLD); }
-  static DEVICE doubles finish(doubles a) { return a * (1.0 / WORLD); }
+  static DEVICE floats finish(floats a) { return a * (1.0f / WT_WORLD); }
+  static DEVICE doubles finish(doubles a) { return a * (1.0 / WT_WORLD); }
   template <class Lane>
   static DEVICE Lane finish(Lane a) {
-    return a / WORLD;  // as NCCL divides
+    return a / WT_WORLD;  // as NCCL divides
   }
 };
 
-typedef ELEMENT Element;
+typedef WT_ELEMENT Element;
 constexpr unsigned VALUES = sizeof(Element::values) / sizeof(Element::values::v[0]);
 constexpr long ELEMENT_BYTES = sizeof(Element::bits);
 constexpr long PACK_ELEMENTS = sizeof(pack) / ELEMENT_BYTES;
 // Limit of one `reduce`: a GPU's access adds a 32-bit offset; 64 bits take half of all registers.
 constexpr long MOST_ELEMENTS = 1L << 28;
-constexpr long CLAIMED_ELEMENTS = CLAIMED_BYTES ? CLAIMED_BYTES / ELEMENT_BYTES : MOST_ELEMENTS;
 
 // Pack i of a user's buffer, which may start anywhere.
 DEVICE pack load_pack(const char* from, long i) {
@@ -173,8 +172,8 @@ struct Destination {
     place.store(at, k, p, STREAM);
   }
 };
-using Output = Destination<STREAM_RECEIVE>;
-using Slab = Destination<STREAM_SLAB>;
+using Output = Destination<WT_STREAM_RECEIVE>;
+using Slab = Destination<WT_STREAM_SLAB>;
 struct OutputAndSlab {
   Output output;
   Slab slab;
@@ -194,11 +193,11 @@ DEVICE pack combined(Load load) {
   for (int s = 1; s < SOURCES; ++s) {
     const typename Element::values next = Element::widen(load(s));
     UNROLLED
-    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::combine(sum.v[k], next.v[k]);
+    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = WT_REDOP::combine(sum.v[k], next.v[k]);
   }
   if (FINISH == COMPLETE) {
     UNROLLED
-    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = REDOP::finish(sum.v[k]);
+    for (unsigned k = 0; k < VALUES; ++k) sum.v[k] = WT_REDOP::finish(sum.v[k]);
   }
   return Element::narrow(sum);
 }
@@ -216,19 +215,21 @@ struct Sources {
 };
 // The inputs of all ranks, in rank order: `own` for this rank, from_peer(rank) for the others.
 template <class Peer>
-DEVICE Sources<WORLD> inputs_of_all(const Arguments& a, const char* own, Peer from_peer) {
-  Sources<WORLD> inputs;
-  const int rank = afresh((int)a.rank);
-  for (int r = 0; r < WORLD; ++r) inputs.at[r] = r == rank ? own : from_peer(r);
+DEVICE Sources<WT_WORLD> inputs_of_all(const Arguments& a, const char* own, Peer from_peer) {
+  Sources<WT_WORLD> inputs;
+  const int rank = rematerialized((int)a.rank);
+  for (int r = 0; r < WT_WORLD; ++r) inputs.at[r] = r == rank ? own : from_peer(r);
   return inputs;
 }
 
 // The threads that share a piece of work: the whole grid, or one block.
-struct Team {
+struct ThreadGroup {
   unsigned thread, threads;
 };
-DEVICE Team whole_grid() { return {(unsigned)thread(), (unsigned)threads()}; }
-DEVICE Team this_block() { return {(unsigned)thread_in_block(), (unsigned)threads_in_block()}; }
+DEVICE ThreadGroup whole_grid() { return {(unsigned)thread(), (unsigned)threads()}; }
+DEVICE ThreadGroup this_block() {
+  return {(unsigned)thread_in_block(), (unsigned)threads_in_block()};
+}
 
 // A place in a buffer: a batch of N packs, `step` packs apart, or a single element in lane 0 of an
 // empty pack. Pack k of a batch, or any of its elements alone, has the number `number + k`.
@@ -263,15 +264,12 @@ struct SingleElement {
 // Calls each(place) for this thread's places. Unaligned elements go alone, by the same thread:
 // an aligned peer waits for its block. Testing each access would keep a GPU from batching loads.
 template <int BATCH, class Each>
-DEVICE void for_places(long count, bool aligned, Team team, Each each) {
+DEVICE void for_places(long count, bool aligned, ThreadGroup team, Each each) {
   const unsigned packs = aligned ? (unsigned)(count / PACK_ELEMENTS) : 0;
-  const unsigned step = (unsigned)afresh((int)team.threads);
-  unsigned i = team.thread;
-  // Prefetchers stop at the end of a page and restart a few lines into the next. Four pages at once
-  // keep more memory busy: 1.15 to 1.24 times as fast from 4 MiB on, 1.1 times as long in cache.
-  if (SEVERAL_PAGES && PAGE_PACKS > 0)
-    for (; i + BATCH * PAGE_PACKS <= packs; i += BATCH * PAGE_PACKS)
-      for (unsigned j = i; j < i + PAGE_PACKS; ++j) each(Packs<BATCH>{j, PAGE_PACKS});
+  const unsigned step = (unsigned)rematerialized((int)team.threads);
+  unsigned i = walk_pages<BATCH>(team.thread, packs, [&](unsigned pack, unsigned page) INLINED {
+    each(Packs<BATCH>{pack, page});
+  });
   for (; i + (BATCH - 1) * step < packs; i += BATCH * step) each(Packs<BATCH>{i, step});
   for (; i < packs; i += step) each(Packs<1>{i, step});
   for (int round = 0; i * PACK_ELEMENTS < count; i += step, ++round) {
@@ -282,34 +280,26 @@ DEVICE void for_places(long count, bool aligned, Team team, Each each) {
   }
 }
 
-// Fetches what this thread loads FETCHED_PACKS after a batch. A function of its own: if a pragma
-// stands inside a discarded `if constexpr`, NVRTC also drops the loop that follows.
-template <int SOURCES, int N>
-DEVICE void fetch_ahead(const Sources<SOURCES>& from, Packs<N> place) {
-  for (const char* source : from.at) {
-    UNROLLED
-    for (int k = 0; k < N; k += LINE_PACKS)
-      fetch(source + (place.at(k) + FETCHED_PACKS) * (long)sizeof(pack));
-  }
-}
-
 // Reduces `count` elements of each source into `to`; a single source is copied. All loads of a
 // batch precede its stores: the compiler must not reorder them, since the buffers could overlap.
 template <Finish FINISH, int SOURCES, class To>
-DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_grid()) {
+DEVICE void reduce(To to, Sources<SOURCES> from, long count, ThreadGroup team = whole_grid()) {
   // A GPU thread has 128 registers, and sums of fp8 take twice as many as sums of halves.
   constexpr int BATCH = (SOURCES * REGISTERS <= 16 ? 4 : 2) / (SOURCES > 1 && VALUES > 8 ? 2 : 1);
   // Widening fills the window of instructions in which a CPU finds its next loads.
-  constexpr bool IS_WIDENED = SOURCES > 1 && sizeof(Element::values) > sizeof(pack);
-  constexpr bool IS_FETCHED = FETCHED_PACKS && IS_WIDENED && !SEVERAL_PAGES;
-  if (IS_FETCHED)
-    for (long i = 0; i < smaller(FETCHED_PACKS, count / PACK_ELEMENTS); i += LINE_PACKS)
-      for (const char* source : from.at) fetch(source + i * (long)sizeof(pack));
+  constexpr bool PREFETCHES =
+      PREFETCH_BYTES && SOURCES > 1 && sizeof(Element::values) > sizeof(pack);
+  const long bytes = count * ELEMENT_BYTES;
+  if (PREFETCHES)
+    for (const char* source : from.at) prefetch(source, smaller(PREFETCH_BYTES, bytes));
   for_places<BATCH>(count, to.aligned() && from.aligned(), team, [&](auto place) INLINED {
     constexpr int N = decltype(place)::COUNT;
     pack batch[N];
-    if constexpr (IS_FETCHED && N > 1)
-      if ((place.at(N - 1) + FETCHED_PACKS) * PACK_ELEMENTS < count) fetch_ahead(from, place);
+    if constexpr (PREFETCHES && N > 1) {
+      const long ahead = place.at(0) * (long)sizeof(pack) + PREFETCH_BYTES;
+      if (ahead + (N - 1) * (long)sizeof(pack) < bytes)
+        for (const char* source : from.at) prefetch(source + ahead, N * sizeof(pack));
+    }
     UNROLLED
     for (int k = 0; k < N; ++k)
       batch[k] = combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); });
@@ -326,7 +316,7 @@ DEVICE bool copied_as_string(Destination<false> to, const char* from, long count
   return copied_as_string(to.at, from, count * ELEMENT_BYTES);
 }
 template <class To>
-DEVICE void copy(To to, const char* from, long count, Team team = whole_grid()) {
+DEVICE void copy(To to, const char* from, long count, ThreadGroup team = whole_grid()) {
   if (copied_as_string(to, from, count)) return;
   reduce<PARTIAL, 1>(to, Sources<1>{{from}}, count, team);
 }
@@ -341,13 +331,13 @@ DEVICE void copy_message(const Arguments& a) {
   in_parts(a.count, [&](long at, long n) { copy(Output{a.receive + at}, a.send + at, n); });
 }
 
-// Cuts `count` elements into WORLD segments of whole units; the last may be short or empty.
+// Cuts `count` elements into WT_WORLD segments of whole units; the last may be short or empty.
 struct Segment {
   long start, count;
 };
 template <long UNIT = PACK_ELEMENTS>
 DEVICE Segment segment_of(long count, long index) {
-  const long most = (count + WORLD * UNIT - 1) / (WORLD * UNIT) * UNIT;
+  const long most = (count + WT_WORLD * UNIT - 1) / (WT_WORLD * UNIT) * UNIT;
   const long start = smaller(index * most, count);
   return {start, smaller(most, count - start)};
 }

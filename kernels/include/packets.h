@@ -59,109 +59,114 @@ DEVICE void store_unit(char* to, int i, int count, pack p) {
     if (k < n) ((volatile Element::bits*)at)[k] = part.of[k];
 }
 
-// A WIRE defines a packet:
+// A Packet defines:
 //   word: the data of one packet
 //   packet(data, epoch), data(packet): a packet, and back
 //   missing(packet, epoch): whether the packet of this launch has yet to arrive
 //   sent(p): a pack of data as all ranks use it
-//   offset(writer, epoch): the place of a writer's packets behind a slab's halves, in packets
+//   ROOM, offset(writer, epoch): of a writer's packets behind a slab's halves, in packets
 //   RESETS: whether the reader writes zeros back, for the next launch but one
 //   seen(packet, epoch): a stamp for the sentence about a time-out
-DEVICE u64* packets_of(const Arguments& a, int reader) {
-  return (u64*)(a.slab[afresh(reader)] + 2 * a.half_bytes);
+DEVICE u64* packets_of(const Arguments& a, long reader) {
+  return (u64*)(a.slab.at_use(reader) + 2 * a.half_bytes);
 }
-template <class WIRE>
+template <class Packet>
 DEVICE u64 wanted(unsigned epoch) {
-  return WIRE::seen(WIRE::packet(0, epoch), epoch);
+  return Packet::seen(Packet::packet(0, epoch), epoch);
 }
+
+// The packets of UNITS units from each peer, in a GPU thread's registers. Peer k is rank k, or k +
+// 1 from this rank on.
+template <int UNITS>
+struct Received {
+  static constexpr int PEERS = WT_WORLD > 1 ? WT_WORLD - 1 : 1;
+  u64 packets[UNITS][PEERS][2];
+
+  // Calls each(unit, peer, its two packets).
+  template <class Each>
+  DEVICE void for_each(Each each) {
+    UNROLLED
+    for (int u = 0; u < UNITS; ++u) {
+      UNROLLED
+      for (int k = 0; k < WT_WORLD - 1; ++k) each(u, k, packets[u][k]);
+    }
+  }
+};
 
 // On a GPU: a thread stores two packets at once, contiguous over the wave, and loads all packets of
 // a poll before it waits.
-template <class WIRE>
-DEVICE void exchange_in_units(const Arguments& a, unsigned epoch) {
-  typedef typename WIRE::word word;
-  constexpr int BYTES = 2 * sizeof(word), OTHERS = WORLD > 1 ? WORLD - 1 : 1;
-  constexpr int UNITS = WORLD > 4 ? 1 : 2;  // of a thread at once; LL has two
+template <class Packet>
+DEVICE void exchange_in_units(const Launch& launch) {
+  typedef typename Packet::word word;
+  constexpr int BYTES = 2 * sizeof(word);
+  constexpr int UNITS = WT_WORLD > 4 ? 1 : 2;  // of a thread at once; LL has two
+  const Arguments& a = launch.a;
+  const unsigned epoch = launch.epoch;
   const int rank = (int)a.rank, step = (int)threads(), count = (int)a.count;
   const int packed = (count * (int)ELEMENT_BYTES + BYTES - 1) / BYTES;
   const int units = packed ? packed : 1;  // an empty message too: a launch waits for every peer
-  const auto own = [&](int i) { return WIRE::sent(load_unit<BYTES>(a.send, i, count)); };
+  const auto own = [&](int i) { return Packet::sent(load_unit<BYTES>(a.send, i, count)); };
   for (int i = (int)thread(); i < units; i += step) {
     const pack p = own(i);
     word data[2];
     copy_bits(data, &p, sizeof data);
-    const u64 x[2] = {WIRE::packet(data[0], epoch), WIRE::packet(data[1], epoch)};
-    for (int d = 1; d < WORLD; ++d)
-      store_packets_system(packets_of(a, (rank + d) % WORLD) + WIRE::offset(rank, epoch) + i * 2,
-                           x);
+    const u64 two[2] = {Packet::packet(data[0], epoch), Packet::packet(data[1], epoch)};
+    for_each_peer(a, [&](long reader) {
+      store_packets_system(packets_of(a, reader) + Packet::offset(rank, epoch) + i * 2, two);
+    });
   }
   u64* const mine = packets_of(a, rank);
   for (int first = (int)thread(); first < units; first += UNITS * step) {
-    pack inputs[UNITS], received[UNITS][OTHERS] = {};
+    pack inputs[UNITS], peers[UNITS][Received<UNITS>::PEERS] = {};
     // Behind the end a thread takes its first unit again; another thread may reset its own.
     const auto unit = [&](int u) { return first + u * step < units ? first + u * step : first; };
     UNROLLED
     for (int u = 0; u < UNITS; ++u) inputs[u] = own(unit(u));
-    u64 x[UNITS][OTHERS][2];
     const auto place = [&](int here, int u, int k) {
-      return mine + WIRE::offset(k + (k >= here), epoch) + unit(u) * 2;
+      return mine + Packet::offset(k + (k >= here), epoch) + unit(u) * 2;
     };
+    Received<UNITS> received;
     const auto poll = [&](u64&) {
-      UNROLLED
-      for (int u = 0; u < UNITS; ++u) {
-        UNROLLED
-        for (int k = 0; k < WORLD - 1; ++k) load_packets_system(x[u][k], place(rank, u, k));
-      }
+      received.for_each(
+          [&](int u, int k, u64(&two)[2]) { load_packets_system(two, place(rank, u, k)); });
       bool missing = false;
-      UNROLLED
-      for (int u = 0; u < UNITS; ++u) {
-        UNROLLED
-        for (int k = 0; k < WORLD - 1; ++k) {
-          UNROLLED
-          for (u64 packet : x[u][k]) missing |= WIRE::missing(packet, epoch);
-        }
-      }
+      received.for_each([&](int, int, u64(&two)[2]) {
+        missing |= Packet::missing(two[0], epoch);
+        missing |= Packet::missing(two[1], epoch);
+      });
       return !missing;
     };
     spin(a, poll, [&](u64) {
       u64 late = 0;
       int from = 0;
-      UNROLLED
-      for (int u = 0; u < UNITS; ++u) {
+      received.for_each([&](int, int k, u64(&two)[2]) {
         UNROLLED
-        for (int k = 0; k < WORLD - 1; ++k) {
-          UNROLLED
-          for (u64 packet : x[u][k]) {
-            const bool is_late = WIRE::missing(packet, epoch);
-            late = is_late ? packet : late, from = is_late ? k : from;
-          }
+        for (u64 packet : two) {
+          const bool is_late = Packet::missing(packet, epoch);
+          late = is_late ? packet : late, from = is_late ? k : from;
         }
-      }
-      give_up(a, from + (from >= rank), WIRE::seen(late, epoch), wanted<WIRE>(epoch));
+      });
+      give_up(a, from + (from >= rank), Packet::seen(late, epoch), wanted<Packet>(epoch));
     });
-    const int here = afresh(rank);
+    const int here = rematerialized(rank);
+    received.for_each([&](int u, int k, u64(&two)[2]) {
+      const word data[2] = {Packet::data(two[0]), Packet::data(two[1])};
+      copy_bits(&peers[u][k], data, sizeof data);
+      const u64 zeros[2] = {};
+      if (Packet::RESETS) store_packets_system(place(here, u, k), zeros);
+    });
     UNROLLED
     for (int u = 0; u < UNITS; ++u) {
-      UNROLLED
-      for (int k = 0; k < WORLD - 1; ++k) {
-        const word data[2] = {WIRE::data(x[u][k][0]), WIRE::data(x[u][k][1])};
-        copy_bits(&received[u][k], data, sizeof data);
-        const u64 zeros[2] = {};
-        if (WIRE::RESETS) store_packets_system(place(here, u, k), zeros);
-      }
-    }
-    UNROLLED
-    for (int u = 0; u < UNITS; ++u) {
-      const int i = first + u * step, now = afresh(rank);
+      const int i = first + u * step, now = rematerialized(rank);
       if (i >= units) break;
-      store_unit<BYTES>(a.receive, i, count, combined<COMPLETE, WORLD>([&](int r) {
+      store_unit<BYTES>(a.receive, i, count, combined<COMPLETE, WT_WORLD>([&](int r) {
                           pack p;
                           UNROLLED
                           for (int j = 0; j < REGISTERS; ++j)
                             p.r[j] =
                                 selected(r == now, inputs[u].r[j],
-                                         selected(r < now, received[u][r < OTHERS ? r : 0].r[j],
-                                                  received[u][r > 0 ? r - 1 : 0].r[j]));
+                                         selected(r < now, peers[u][r < WT_WORLD - 1 ? r : 0].r[j],
+                                                  peers[u][r > 0 ? r - 1 : 0].r[j]));
                           return p;
                         }));
     }
@@ -170,43 +175,46 @@ DEVICE void exchange_in_units(const Arguments& a, unsigned epoch) {
 
 // On a CPU: packet by packet, `units` whole packs or single elements of N packets each. load(i)
 // reads an input, store(i, p) a sum.
-template <class WIRE, int N, class Load, class Store>
-DEVICE void exchange_each(const Arguments& a, unsigned epoch, long first_packet, long units,
-                          Load load, Store store) {
-  typedef typename WIRE::word word;
+template <class Packet, int N, class Load, class Store>
+DEVICE void exchange_each(const Launch& launch, long first_packet, long units, Load load,
+                          Store store) {
+  typedef typename Packet::word word;
+  const Arguments& a = launch.a;
+  const unsigned epoch = launch.epoch;
   const auto packets = [&](long writer, long reader) {
     // A reader that resets its packets owns their lines: to swap takes 1.01 to 1.05 times as long.
-    const unsigned turn = WIRE::RESETS ? 0 : turn_of(epoch, 0, 1);
+    const unsigned turn = Packet::RESETS ? 0 : launch.turn_of(0, 1);
     const Place place = place_between(writer, reader, true, turn);
-    return packets_of(a, (int)place.slab) + WIRE::offset((int)place.slot, epoch) + first_packet;
+    return packets_of(a, place.slab) + Packet::offset((int)place.slot, epoch) + first_packet;
   };
   for (long i = thread(); i < units; i += threads()) {
-    const pack own = WIRE::sent(load(i));
+    const pack own = Packet::sent(load(i));
     word data[N];
-    for (int d = 1; d < WORLD; ++d) {
-      u64* to = packets(a.rank, (a.rank + d) % WORLD) + i * N;
-      copy_bits(data, &own, sizeof data);
-      for (int k = 0; k < N; ++k) store_release_system(to + k, WIRE::packet(data[k], epoch));
-    }
+    copy_bits(data, &own, sizeof data);
+    for_each_peer(a, [&](long reader) {
+      u64* to = packets(a.rank, reader) + i * N;
+      for (int k = 0; k < N; ++k) store_release_system(to + k, Packet::packet(data[k], epoch));
+    });
   }
   for (long i = thread(); i < units; i += threads())
-    store(i, combined<COMPLETE, WORLD>([&](int r) {
-            if (r == a.rank) return WIRE::sent(load(i));
+    store(i, combined<COMPLETE, WT_WORLD>([&](int r) {
+            if (r == a.rank) return Packet::sent(load(i));
             u64* from = packets(r, a.rank) + i * N;
             word data[N];
-            const u64 all_here = WIRE::packet(0, epoch);  // no packet that is missing
+            const u64 all_here = Packet::packet(0, epoch);  // no packet that is missing
             const auto poll = [&](u64& seen) {
               seen = all_here;
               for (int k = 0; k < N; ++k) {
                 const u64 packet = load_flag_system(from + k);
-                data[k] = WIRE::data(packet);
-                if (WIRE::missing(packet, epoch)) seen = packet;
+                data[k] = Packet::data(packet);
+                if (Packet::missing(packet, epoch)) seen = packet;
               }
               return seen == all_here;
             };
-            spin(a, poll,
-                 [&](u64 seen) { give_up(a, r, WIRE::seen(seen, epoch), wanted<WIRE>(epoch)); });
-            if (WIRE::RESETS)
+            spin(a, poll, [&](u64 seen) {
+              give_up(a, r, Packet::seen(seen, epoch), wanted<Packet>(epoch));
+            });
+            if (Packet::RESETS)
               for (int k = 0; k < N; ++k) store_release_system(from + k, 0);
             pack p = {};
             copy_bits(&p, data, sizeof data);
@@ -214,27 +222,32 @@ DEVICE void exchange_each(const Arguments& a, unsigned epoch, long first_packet,
           }));
 }
 
-template <class WIRE>
+template <class Packet>
 DEVICE void all_reduce_in_packets(const Arguments& a) {
-  const unsigned epoch = enter_launch(a);
+  static_assert(
+      WT_MOST_BYTES / sizeof(typename Packet::word) + PACK_BYTES <= Packet::ROOM,
+      "a writer's room holds the longest message, and a packet for each element of a rest");
+  static_assert((Packet::offset(WT_WORLD - 1, 1) + Packet::ROOM) * 8 <= PACKETS_BYTES,
+                "the packets of all writers lie behind the halves");
+  const Launch launch(a);
   if constexpr (PACKS_OF_PACKETS) {
-    constexpr int N = sizeof(pack) / sizeof(typename WIRE::word);
-    constexpr int OF_ELEMENT = ELEMENT_BYTES > (long)sizeof(typename WIRE::word) ? 2 : 1;
+    constexpr int N = sizeof(pack) / sizeof(typename Packet::word);
+    constexpr int OF_ELEMENT = ELEMENT_BYTES > (long)sizeof(typename Packet::word) ? 2 : 1;
     const long packs = a.count / PACK_ELEMENTS, tail = packs * PACK_ELEMENTS;
     // An empty message exchanges one element, since every launch waits for every peer.
     const long elements = a.count == 0 ? 1 : a.count - tail;
-    exchange_each<WIRE, N>(
-        a, epoch, 0, packs, [&](long i) { return load_pack(a.send, i); },
+    exchange_each<Packet, N>(
+        launch, 0, packs, [&](long i) { return load_pack(a.send, i); },
         [&](long i, pack p) { store_pack(a.receive, i, p); });
     const auto at = [&](long i) { return SingleElement{(unsigned)(tail + i), 0}; };
-    exchange_each<WIRE, OF_ELEMENT>(
-        a, epoch, packs * N, elements,
+    exchange_each<Packet, OF_ELEMENT>(
+        launch, packs * N, elements,
         [&](long i) { return a.count ? at(i).load(a.send, 0) : pack{}; },
         [&](long i, pack p) {
           if (a.count) at(i).store(a.receive, 0, p);
         });
   } else {
-    exchange_in_units<WIRE>(a, epoch);
+    exchange_in_units<Packet>(launch);
   }
-  leave_launch(a, epoch);
+  launch.leave();
 }

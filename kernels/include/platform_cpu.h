@@ -1,19 +1,151 @@
-// Threads, flags, the clock and accesses on a host CPU; part of platform.h. A block is one thread.
+// A host CPU: types, instructions, threads, flags, the clock and accesses; part of platform.h.
 #pragma once
 
-constexpr unsigned PAGE_PACKS = 4096 / VECTOR_BYTES;
+#define __global__
+#define UP_TO_512_THREADS
+#define UP_TO_256_THREADS
+#define DEVICE inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
+#define UNROLLED _Pragma("GCC unroll 32")
+#define NO_UNROLL
+#define LAUNCHED_WITH(T) const T&  // by reference: the timed loop calls a `void (*)(void*)`
+constexpr int REGISTERS = 1;
+// WORD_NUMBERS lists the numbers of a vector's words, each followed by its argument.
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#define WORD_NUMBERS(_) \
+  0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _, 8 _, 9 _, 10 _, 11 _, 12 _, 13 _, 14 _, 15 _
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _
+#else
+#define VECTOR_BYTES 16
+#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _
+#endif
+// Separate types, no template: g++ 12 silently drops a vector_size that depends on a parameter.
+#define VECTOR vector_size(VECTOR_BYTES)
+typedef unsigned words __attribute__((VECTOR));
+typedef float floats __attribute__((VECTOR));
+typedef double doubles __attribute__((VECTOR));
+typedef int ints __attribute__((VECTOR));
+typedef long long longs __attribute__((VECTOR));
+typedef signed char int8s __attribute__((VECTOR));
+typedef unsigned char uint8s __attribute__((VECTOR));
+typedef unsigned any_words __attribute__((VECTOR, aligned(1), may_alias));
+typedef unsigned aligned_words __attribute__((VECTOR, may_alias));
+
+typedef unsigned half_words __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef unsigned short shorts __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef signed char chars __attribute__((vector_size(VECTOR_BYTES / 4)));
+struct two_half_words {
+  half_words low, high;
+};
+struct two_shorts {
+  shorts low, high;
+};
+struct four_chars {
+  chars of[4];
+};
+#define copy_bits __builtin_memcpy
+#include "register.h"
+
+#if defined(__x86_64__)
+DEVICE void cpu_relax() { __builtin_ia32_pause(); }
+// A release store on x86 orders earlier ordinary stores. Non-temporal stores it does not order:
+// they wait in write-combining buffers, and a flag could become visible before them.
+DEVICE void fence_system() { asm volatile("sfence" ::: "memory"); }
+// Copies with the processor's own loop, which need not fetch the lines that it overwrites: 0.6 to
+// 0.9 times as long; below 16 KiB its start costs more. Later stores, such as a flag, follow it
+// (Intel SDM 3A, "Fast-String Operation and Out-of-Order Stores"). Returns whether it has copied.
+DEVICE bool copied_as_string(char* to, const char* from, long bytes) {
+  if (bytes < WT_LEAST_STRING_BYTES) return false;
+  asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes)::"memory");
+  return true;
+}
+#else
+DEVICE bool copied_as_string(char*, const char*, long) { return false; }
+DEVICE void cpu_relax() {}
+DEVICE void fence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+#endif
+
+#define CONVERT(to, from, constraint, instruction, operands) \
+  to out;                                                    \
+  asm(instruction operands : "=v"(out) : constraint(from));  \
+  return out;
+#if defined(__AVX2__)
+// In assembly: g++ 12 converts byte by byte.
+DEVICE ints ints_from_chars(chars c){CONVERT(ints, c, "vm", "vpmovsxbd", " %1, %0")}
+#else
+DEVICE ints ints_from_chars(chars c) { return __builtin_convertvector(c, ints); }
+#endif
+
+#if defined(__clang__)
+DEVICE void stream_pack(char* buffer, unsigned i, pack x) {
+  __builtin_nontemporal_store(x.r[0], (aligned_words*)buffer + i);
+}
+#elif defined(__AVX__)
+DEVICE void stream_pack(char* buffer, unsigned i, pack x) {
+  asm volatile("vmovntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "v"(x.r[0]));
+}
+#else
+DEVICE void stream_pack(char* buffer, unsigned i, pack x) { ((aligned_words*)buffer)[i] = x.r[0]; }
+#endif
+
+#if defined(__F16C__)
+// g++ 12 does not vectorise conversions of _Float16; integer code takes 2.6 to 4 times as long.
+DEVICE floats floats_from_halves(half_words h){
+    CONVERT(floats, h, "vm", "vcvtph2ps", " %1, %0")} DEVICE half_words
+    halves_from_floats(floats f) {
+  CONVERT(half_words, f, "v", "vcvtps2ph", " $0, %1, %0")
+}
+#else  // slow, and correct wherever the compiler supports _Float16
+typedef _Float16 float16s __attribute__((vector_size(VECTOR_BYTES / 2)));
+DEVICE floats floats_from_halves(half_words h) {
+  return __builtin_convertvector(reinterpret<float16s>(h), floats);
+}
+DEVICE half_words halves_from_floats(floats f) {
+  return reinterpret<half_words>(__builtin_convertvector(f, float16s));
+}
+#endif
+
+#if defined(__AVX512BF16__)
+typedef unsigned short all_shorts __attribute__((VECTOR));
+// Rounds to bf16, into the lower and the upper half of each word, with an instruction that takes
+// subnormal numbers for 0. Does nothing and returns false if a number is subnormal.
+DEVICE bool rounded_at_once(floats low, floats high, words& both) {
+  unsigned short low_subnormal, high_subnormal;
+  asm("vfpclassps $0x20, %1, %0" : "=k"(low_subnormal) : "v"(low));
+  asm("vfpclassps $0x20, %1, %0" : "=k"(high_subnormal) : "v"(high));
+  if (low_subnormal | high_subnormal) return false;
+  all_shorts h;
+  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(h) : "v"(low), "v"(high));
+  both = reinterpret<words>(__builtin_shufflevector(h, h, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21,
+                                                    6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12,
+                                                    28, 13, 29, 14, 30, 15, 31));
+  return true;
+}
+#else
+DEVICE bool rounded_at_once(floats, floats, words&) { return false; }
+#endif
+#if defined(__AVX2__) && !defined(__AVX512F__)
+DEVICE bool may_have_nan(floats a, floats b) {
+  floats unordered;
+  asm("vcmpunordps %2, %1, %0" : "=x"(unordered) : "x"(a), "x"(b));
+  return __builtin_ia32_movmskps256(unordered);
+}
+#else
+DEVICE bool may_have_nan(floats, floats) { return true; }
+#endif
+
 DEVICE int thread_in_block() { return 0; }
 DEVICE int threads_in_block() { return 1; }
 DEVICE int block() { return 0; }
 DEVICE int blocks() { return 1; }
-DEVICE int afresh(int x) { return x; }
+DEVICE int rematerialized(int x) { return x; }
+constexpr bool ARGUMENTS_IN_HOST_MEMORY = false;
 template <int LOADS>
 DEVICE void loads_first() {}
-DEVICE void summed_so_far(floats&) {}
-template <class T>
-DEVICE T* of_thread(T* const* of_ranks, int rank) {
-  return of_ranks[rank];
-}
+DEVICE void evaluate_now(floats&) {}
 DEVICE void block_barrier() {}
 DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 DEVICE u64 load_flag_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
@@ -31,11 +163,9 @@ DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
 DEVICE void fence_alias() {}
 // A release store orders all earlier stores but non-temporal ones. For others a fence would only
 // delay a launch until its last store reaches the peer: 0.1 to 0.5 us per flag.
-DEVICE void hand_over_stores() {
-  if (STREAM_SLAB || STREAM_RECEIVE) fence_system();
+DEVICE void drain_stores() {
+  if (WT_STREAM_SLAB || WT_STREAM_RECEIVE) fence_system();
 }
-// Without it another thread could, after the launch, read memory from before its streaming stores.
-DEVICE void fence_streams() { fence_system(); }
 
 extern "C" int sched_yield();
 extern "C" int clock_gettime(int, struct timespec*);
@@ -70,23 +200,38 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = f
   else
     ((any_words*)buffer)[i] = (any_words)x.r[0];
 }
-// Fetches the lines that will be stored into from the core that holds them, at most CLAIMED_BYTES.
-constexpr long CLAIMED_BYTES = 2048;
-DEVICE void claim(const char* at, long bytes) {
-  for (long i = 0; i < bytes && i < CLAIMED_BYTES; i += 64) __builtin_prefetch(at + i, 1);
+// Fetches lines to read. A reduction that widens its elements does so this far ahead: on an EPYC it
+// then takes 0.8 times as long from the lines of a far core, and as long as before from those of a
+// near one. Walking several pages does without.
+constexpr long PREFETCH_BYTES = WT_SEVERAL_PAGES ? 0 : 4096;
+DEVICE void prefetch(const char* at, long bytes) {
+  for (long i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
+}
+// Fetches lines to store into from the core that holds them, at most STORE_PREFETCH_BYTES.
+constexpr long STORE_PREFETCH_BYTES = 2048;
+DEVICE void prefetch_for_store(const char* at, long bytes) {
+  for (long i = 0; i < bytes && i < STORE_PREFETCH_BYTES; i += 64) __builtin_prefetch(at + i, 1);
 }
 // Stores into each line that this core has just read, as long as they lie in its first-level cache.
 // An EPYC hands a line that one core has changed to the next that stores into it up to 6 times as
 // fast between far cores, and twice as fast between near ones, as one of which both have copies.
-constexpr long TAKEN_BYTES = 16384;
-DEVICE void take_over(const char* at, long bytes) {
+constexpr long DIRTIED_BYTES = 16384;
+DEVICE void dirty_lines(const char* at, long bytes) {
   for (long i = 0; i < bytes; i += 64) *(volatile char*)(at + i) = 0;
 }
+// Calls each(pack, step) for batches of BATCH packs, `step` apart, of `packs`; returns the first
+// pack that is left. Prefetchers stop at the end of a page and restart a few lines into the next.
+// Four pages at once keep more memory busy: 1.15 to 1.24 times as fast from 4 MiB on, 1.1 times as
+// long in cache.
+template <int BATCH, class Each>
+DEVICE unsigned walk_pages(unsigned first, unsigned packs, Each each) {
+  constexpr unsigned PAGE_PACKS = 4096 / VECTOR_BYTES;
+  if (WT_SEVERAL_PAGES)
+    for (; first + BATCH * PAGE_PACKS <= packs; first += BATCH * PAGE_PACKS)
+      for (unsigned i = first; i < first + PAGE_PACKS; ++i) each(i, PAGE_PACKS);
+  return first;
+}
 constexpr bool COPIES_TO_BOTH = true;  // in one pass, into a slab and the receive buffer
-// A reduction that widens its elements fetches inputs this far ahead. On an EPYC it then takes 0.8
-// times as long from the lines of a far core, and as long as before from those of a near one.
-constexpr long FETCHED_PACKS = 4096 / VECTOR_BYTES, LINE_PACKS = 64 / VECTOR_BYTES;
-DEVICE void fetch(const char* at) { __builtin_prefetch(at); }
 // A pack at any address; a CPU needs no pieces.
 template <class>
 DEVICE pack load_pieces(const char* from) {

@@ -1,6 +1,23 @@
 // Threads, fences, flags and accesses on CUDA, in PTX because C++ does not promise them.
 #pragma once
 
+#define copy_bits memcpy  // NVRTC knows only this name; HIP's clang would call a function
+#include "register.h"
+
+// From CUDA 12.8 and sm_90 on, polls are relaxed, and one fence then invalidates L1. Without this
+// fence each poll invalidates L1: fence.acq_rel would also wait for all stores.
+#if __CUDA_ARCH__ >= 900 && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1208
+#define POLL_FLAG "ld.relaxed.sys.global.u64"
+#define FENCE_ACQUIRE "fence.acquire.sys;"
+#else
+#define POLL_FLAG "ld.acquire.sys.global.u64"
+#define FENCE_ACQUIRE ""
+#endif
+// multimem, with sums in fp32, needs sm_90 and PTX 8.2. Elsewhere no rank has a multicast address.
+#if __CUDA_ARCH__ >= 900 && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1202
+#define HAS_MULTIMEM true
+#endif
+
 // One block may use all registers, 128 per thread; the default, 40, keeps fewer loads in flight.
 #define UP_TO_512_THREADS __launch_bounds__(512, 1)
 #define UP_TO_256_THREADS __launch_bounds__(256, 1)  // 255 registers per thread
@@ -8,14 +25,11 @@ DEVICE int thread_in_block() { return threadIdx.x; }
 DEVICE int threads_in_block() { return blockDim.x; }
 DEVICE int block() { return blockIdx.x; }
 DEVICE int blocks() { return gridDim.x; }
-DEVICE int afresh(int x) { return x; }
+DEVICE int rematerialized(int x) { return x; }
+constexpr bool ARGUMENTS_IN_HOST_MEMORY = false;
 template <int LOADS>
 DEVICE void loads_first() {}
-DEVICE void summed_so_far(floats& x) { asm volatile("" : "+f"(x)); }
-template <class T>
-DEVICE T* of_thread(T* const* of_ranks, int rank) {
-  return of_ranks[rank];
-}
+DEVICE void evaluate_now(floats& x) { asm volatile("" : "+f"(x)); }
 DEVICE void block_barrier() { __syncthreads(); }
 DEVICE void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 DEVICE void store_release_system(u64* p, u64 v) {
@@ -27,7 +41,7 @@ DEVICE u64 load_flag_system(const u64* p) {
   return v;
 }
 DEVICE void fence_acquire_system() { asm volatile(FENCE_ACQUIRE ::: "memory"); }
-DEVICE void hand_over_stores() {}  // the barrier orders a block's stores before a thread's release
+DEVICE void drain_stores() {}  // the barrier orders a block's stores before a thread's release
 DEVICE void store_packets_system(u64* p, const u64 (&x)[2]) {
   asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1,%2};" ::"l"(p), "l"(x[0]), "l"(x[1])
                : "memory");
@@ -107,6 +121,6 @@ DEVICE unsigned short half_from_float(float f) {
   return h;
 }
 DEVICE int wave() { return 32; }
-DEVICE float of_lane_xor(float x, int distance) { return __shfl_xor_sync(~0u, x, distance); }
+DEVICE float shuffle_xor(float x, int distance) { return __shfl_xor_sync(~0u, x, distance); }
 DEVICE float square_root(float x) { return sqrtf(x); }
 DEVICE float plus_square(float sum, float x) { return fmaf(x, x, sum); }

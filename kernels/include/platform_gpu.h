@@ -1,7 +1,26 @@
-// Code that CUDA and HIP share; part of platform.h.
+// A GPU: types, and code that CUDA and HIP share; part of platform.h.
 #pragma once
 
-DEVICE void breathe() {}
+#define DEVICE __device__ __forceinline__
+#define NOINLINE DEVICE                // on a CPU: a function that is not inlined
+#define UNROLLED _Pragma("unroll")     // for loops over registers, which have no addresses
+#define NO_UNROLL _Pragma("unroll 1")  // for a loop with a body that fills all registers
+#define LAUNCHED_WITH(T) const T       // the one argument of a kernel: by value
+constexpr int REGISTERS = 4;           // per pack
+typedef unsigned words;
+typedef float floats;
+typedef double doubles;
+typedef int ints;
+typedef long long longs;
+typedef signed char int8s;
+typedef unsigned char uint8s;
+#if defined(__CUDACC__)
+#include "platform_cuda.h"
+#else
+#include "platform_hip.h"
+#endif
+
+DEVICE void cpu_relax() {}
 DEVICE void yield() {}
 // Without pauses: a running kernel is not stopped with its process.
 struct Timer {
@@ -14,8 +33,6 @@ struct Timer {
 };
 
 DEVICE bool is_aligned(const char* p) { return ((u64)p & 15) == 0; }
-constexpr unsigned PAGE_PACKS = 0;
-DEVICE void fence_streams() {}  // the end of a kernel is a fence
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) {
   return load_16_bytes(buffer + i * 16);
 }
@@ -24,13 +41,16 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = f
 }
 
 constexpr bool PACKS_OF_PACKETS = false;
-constexpr long CLAIMED_BYTES = 0;  // its stores do not wait for lines
-DEVICE void claim(const char*, long) {}
-constexpr long TAKEN_BYTES = 0;
-DEVICE void take_over(const char*, long) {}
+// Its threads have enough loads under way, and its stores do not wait for lines.
+constexpr long PREFETCH_BYTES = 0, STORE_PREFETCH_BYTES = 0, DIRTIED_BYTES = 0;
+DEVICE void prefetch(const char*, long) {}
+DEVICE void prefetch_for_store(const char*, long) {}
+DEVICE void dirty_lines(const char*, long) {}
+template <int BATCH, class Each>
+DEVICE unsigned walk_pages(unsigned first, unsigned, Each) {
+  return first;
+}
 constexpr bool COPIES_TO_BOTH = false;  // packs of a pass would need both addresses aligned
-constexpr long FETCHED_PACKS = 0, LINE_PACKS = 1;  // its threads have enough loads under way
-DEVICE void fetch(const char*) {}
 DEVICE bool copied_as_string(char*, const char*, long) { return false; }
 
 // A pack in pieces; the address must be a multiple of a piece's size.
@@ -105,7 +125,7 @@ DEVICE int subgroups() { return threads_in_block() / lanes(); }
 // Sums the lanes of each row, in all lanes. The rows advance together, which hides the latency.
 DEVICE pack sums_over_lanes(floats (&rows)[REGISTERS]) {
   for (int distance = lanes() / 2; distance > 0; distance /= 2)
-    for (int i = 0; i < REGISTERS; ++i) rows[i] += of_lane_xor(rows[i], distance);
+    for (int i = 0; i < REGISTERS; ++i) rows[i] += shuffle_xor(rows[i], distance);
   pack p;
   for (int i = 0; i < REGISTERS; ++i) p.r[i] = reinterpret<words>(rows[i]);
   return p;
@@ -119,7 +139,7 @@ template <class Combine>
 DEVICE float over_block(float x, Combine combine) {
   float* of_subgroups = shared_by_block();
   for (int distance = lanes() / 2; distance > 0; distance /= 2)
-    x = combine(x, of_lane_xor(x, distance));
+    x = combine(x, shuffle_xor(x, distance));
   block_barrier();
   if (lane() == 0) of_subgroups[subgroup()] = x;
   block_barrier();

@@ -1,6 +1,27 @@
 // Threads, fences, flags and accesses on HIP; part of platform.h. In compiler built-ins.
 #pragma once
 
+#define copy_bits __builtin_memcpy
+#include "register.h"
+
+// Waits until the stores of the own wave are in L2, and its write-backs are done.
+#if defined(__GFX9__)
+#define WAIT_FOR_STORES "s_waitcnt vmcnt(0)"
+#elif defined(__GFX12__)
+#define WAIT_FOR_STORES "s_wait_storecnt 0x0"
+#else
+#define WAIT_FOR_STORES "s_waitcnt_vscnt null, 0x0"
+#endif
+#if defined(__gfx942__) || defined(__gfx950__)
+#define STORE_16_BYTES_SYSTEM "global_store_dwordx4 %0, %1, off sc0 sc1"
+#elif defined(__GFX12__)
+#define STORE_16_BYTES_SYSTEM "global_store_b128 %0, %1, off scope:SCOPE_SYS"
+#elif defined(__GFX11__)
+#define STORE_16_BYTES_SYSTEM "global_store_b128 %0, %1, off"
+#else
+#define STORE_16_BYTES_SYSTEM "global_store_dwordx4 %0, %1, off"
+#endif
+
 // One block of this size, 2 or 4 waves per SIMD, may use all registers. By default the compiler
 // leaves room for further waves that do not exist, keeps fewer loads in flight, or spills.
 #define UP_TO_512_THREADS \
@@ -11,9 +32,10 @@ DEVICE int thread_in_block() { return __builtin_amdgcn_workitem_id_x(); }
 DEVICE int threads_in_block() { return __builtin_amdgcn_workgroup_size_x(); }
 DEVICE int block() { return __builtin_amdgcn_workgroup_id_x(); }
 DEVICE int blocks() { return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x(); }
+constexpr bool ARGUMENTS_IN_HOST_MEMORY = true;  // ROCm's
 // Hides x, which all threads share, from the compiler: what depends on x is then computed at its
 // use. Computed before all loops, it exceeds the 102 scalar registers of gfx9.
-DEVICE int afresh(int x) {
+DEVICE int rematerialized(int x) {
   asm volatile("" : "+v"(x));
   return __builtin_amdgcn_readfirstlane(x);
 }
@@ -26,14 +48,7 @@ DEVICE void loads_first() {
   __builtin_amdgcn_sched_barrier(0);
 }
 // Completes a partial sum before the next addend: the operands of all sums exceed the registers.
-DEVICE void summed_so_far(floats& x) { asm volatile("" : "+v"(x)); }
-// An argument's element, by thread. Selected in registers: ROCm keeps arguments in host memory.
-template <class T>
-DEVICE T* of_thread(T* const* of_ranks, int rank) {
-  T* selected = of_ranks[0];
-  for (int r = 1; r < WORLD; ++r) selected = r == rank ? of_ranks[r] : selected;
-  return selected;
-}
+DEVICE void evaluate_now(floats& x) { asm volatile("" : "+v"(x)); }
 DEVICE void block_barrier() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
   __builtin_amdgcn_s_barrier();
@@ -41,7 +56,7 @@ DEVICE void block_barrier() {
 }
 DEVICE void fence_alias() {}
 // One wave's write-back covers the stores of a block's waves that are in L2, no store in flight.
-DEVICE void hand_over_stores() { asm volatile(WAIT_FOR_STORES ::: "memory"); }
+DEVICE void drain_stores() { asm volatile(WAIT_FOR_STORES ::: "memory"); }
 // LLVM up to 22 (gfx9) and 20 (gfx12) does not wait for a write-back when no store is in flight
 // (pull requests 178316, 135340): a flag could overtake data in L2.
 DEVICE void fence_system() {
@@ -89,7 +104,7 @@ DEVICE void store_2_bytes(void* p, unsigned x) { *(GLOBAL unsigned short*)p = (u
 DEVICE float float_from_half(unsigned short h) { return (float)reinterpret<_Float16>(h); }
 DEVICE unsigned short half_from_float(float f) { return reinterpret<unsigned short>((_Float16)f); }
 DEVICE int wave() { return __builtin_amdgcn_wavefrontsize(); }
-DEVICE float of_lane_xor(float x, int distance) {
+DEVICE float shuffle_xor(float x, int distance) {
   const int from = (thread_in_block() % wave()) ^ distance;
   return reinterpret<float>(__builtin_amdgcn_ds_bpermute(from << 2, reinterpret<int>(x)));
 }

@@ -37,7 +37,7 @@ struct Fp8Blocks {
   }
 };
 
-typedef WIRE Wire;
+typedef WT_WIRE_FORMAT Wire;
 // A thread handles a unit at once: one block, or on a CPU enough blocks for a register of codes.
 constexpr long BLOCK_ELEMENTS = 32;
 constexpr int BLOCK_FLOATS = BLOCK_ELEMENTS * 4 / sizeof(floats), WORD_CODES = 32 / Wire::BITS;
@@ -115,7 +115,7 @@ struct CodedSlab {
   DEVICE void put(unsigned u, const CodedUnit& q) const {
     UNROLLED
     for (int k = 0; k < CODE_PACKS; ++k)
-      store_aligned_pack(at, u * CODE_PACKS + k, q.codes[k], STREAM_SLAB);
+      store_aligned_pack(at, u * CODE_PACKS + k, q.codes[k], WT_STREAM_SLAB);
     UNROLLED
     for (int b = 0; b < BLOCKS; ++b) store_2_bytes(scale(u, b), q.scales[b]);
   }
@@ -156,7 +156,7 @@ DEVICE void put_unit(char* to, unsigned u, unsigned packs, const WideUnit& x) {
     typename Element::values v;
     copy_bits(&v, &x.f[k * FLOATS / UNIT_PACKS], sizeof v);
     if (ALIGNED)
-      store_aligned_pack(to, i, Element::narrow(v), STREAM_RECEIVE);
+      store_aligned_pack(to, i, Element::narrow(v), WT_STREAM_RECEIVE);
     else
       store_pieces<Element::bits>(to + i * sizeof(pack), Element::narrow(v));
   }

@@ -7,24 +7,28 @@
 // launch: a rank in launch e+2, which writes into the half of e again, has finished e+1, in which
 // every peer signalled, having left e. So every launch must wait for every peer, directly or not.
 //
-// Which places may a rank write? Any rank may write them: SWAP needs no more than these rules.
+// Which places may a rank write? Any rank may write them: WT_SWAP needs no more than these rules.
 //   Launch e+2: no rank uses the half of e any more, so all its places are free.
 //   Exchange: a peer's signal of step s follows its reads of s-1. In s+1 places of s-1 are free.
 //   Two-shot: data of beat b are read in b+1, which all signal. In b+2 all places of b are free.
 //   Ring: a rank waits for its neighbours alone. In beat b+2 it writes a place of beat b that its
-//   right neighbour read in b+1 and signalled, or, with SWAP, that it read itself.
+//   right neighbour read in b+1 and signalled, or, with WT_SWAP, that it read itself.
 //   Send and receive: a sender waits until the receiver has signalled the slot's last chunk. With
-//   SWAP the answer's sender has read all its slots itself, and a receiver stores into slots that
-//   it has read, before it signals.
+//   WT_SWAP the answer's sender has read all its slots itself, and a receiver stores into slots
+//   that it has read, before it signals.
 // In a step one rank writes data into a place; all ranks compute which, from the same epoch and
 // step. Slots keep their layout, and a pack its place in a slot: a block waits only for its like.
 #pragma once
 #include "platform.h"
 
+// device.py has the same values: layout_checks there compares them.
 constexpr int MOST_RANKS = 8;
 constexpr int MOST_BLOCKS = 128;
-// A writer's room for packets, in each half: 32 KiB of data and a remainder.
-constexpr long PACKET_BYTES = 66 << 10;
+constexpr long PACK_BYTES = 64;          // of the widest machine
+constexpr long HALF_BYTES = 4 << 20;     // of a slab, at least
+constexpr long PACKET_BYTES = 66 << 10;  // a writer's room for packets, in each half
+constexpr long PACKETS_BYTES = 4 * MOST_RANKS * PACKET_BYTES;  // behind a slab's halves
+static_assert(PACK_BYTES % sizeof(pack) == 0, "a user's buffer of whole packs has them here too");
 // A look at the clock costs 20 ns or more; 50 polls of a flag in cache take about 1 us.
 constexpr int POLLS_PER_LOOK = 50;
 
@@ -54,6 +58,23 @@ struct Watch {
   u64 epoch;                                 // of the last launch before the last meeting
 };
 
+// A pointer for each rank, as mapped here. Pick one by
+//   [rank]: a constant, once loops are unrolled, or what is used at once
+//   at_use(rank): the same for all threads, looked up again at each use: see rematerialized
+//   selected(rank): in registers, without another read of a kernel's arguments
+template <class T>
+struct PeerPointers {
+  T* of_rank[MOST_RANKS];
+  DEVICE T* operator[](long rank) const { return of_rank[rank]; }
+  DEVICE T* at_use(long rank) const { return of_rank[rematerialized((int)rank)]; }
+  DEVICE T* selected(long rank) const {
+    if (!ARGUMENTS_IN_HOST_MEMORY) return of_rank[rank];
+    T* pointer = of_rank[0];
+    for (int r = 1; r < WT_WORLD; ++r) pointer = r == (int)rank ? of_rank[r] : pointer;
+    return pointer;
+  }
+};
+
 struct Arguments {
   const char* send;
   char* receive;
@@ -61,13 +82,13 @@ struct Arguments {
   long chunk_bytes;  // part of the message that a step handles
   long half_bytes;   // of a slab
   u64 timeout_ns;
-  long rank, yields;       // yields: ranks outnumber cores: a waiting rank yields its core
-  char* slab[MOST_RANKS];  // every rank's slab, as mapped here
-  Control* control[MOST_RANKS];
+  long rank, yields;  // yields: ranks outnumber cores: a waiting rank yields its core
+  PeerPointers<char> slab;
+  PeerPointers<Control> control;
   Watch* watch;
   Own* own;
-  const char* sends[MOST_RANKS];  // every rank's buffers, as mapped here, if they are registered
-  char* receives[MOST_RANKS];
+  PeerPointers<const char> sends;  // the users' buffers, if they are registered
+  PeerPointers<char> receives;
   const void* more;  // further arguments: Routing, Norm, Gemv; a multicast address
 };
 
@@ -76,7 +97,6 @@ struct Arguments {
 DEVICE long thread() { return (long)block() * threads_in_block() + thread_in_block(); }
 DEVICE long threads() { return (long)blocks() * threads_in_block(); }
 
-DEVICE unsigned everyone_but(long rank) { return ((1u << WORLD) - 1) & ~(1u << rank); }
 DEVICE u64 stamp(unsigned epoch, long step) { return (u64)epoch << 32 | (u64)step; }
 DEVICE bool reached(u64 seen, u64 wanted) { return (long long)(seen - wanted) >= 0; }
 
@@ -100,7 +120,7 @@ DEVICE void spin(const Arguments& a, Poll poll, TimedOut timed_out, int looks = 
   for (int polls = 1;; ++polls) {
     u64 seen;
     if (poll(seen)) return;
-    breathe();
+    cpu_relax();
     if (polls % POLLS_PER_LOOK) continue;
     if (*(volatile u64*)&a.watch->stop) return;
     if (timer.passed(a.timeout_ns)) return timed_out(seen);
@@ -117,26 +137,21 @@ DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted
   fence_acquire_system();
 }
 
-// Flushes the host data path (HDP) of peers' AMD GPUs, which may hold back stores that arrived over
-// PCIe. RCCL writes this register before each flag, too. Data go first, and the flag goes last.
-DEVICE void flush_hdp(const Arguments& a, unsigned peers) {
-  fence_system();
-  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
-    if (const u64 flush = peers >> p & 1 ? a.own->hdp_flush[p].value : 0)
-      *(volatile unsigned*)flush = 1;
-  fence_system();
+// Calls each(rank) for the ranks at distances `first` to `end` - 1 to the right, in a circle; this
+// rank is at 0. No two ranks begin with the same peer, whose link and memory would serve both.
+// Registers are too few on gfx9 for some loops that are unrolled.
+enum Unrolling { MAY_UNROLL, FEW_REGISTERS };
+template <Unrolling UNROLLING = MAY_UNROLL, class Each>
+DEVICE void for_each_peer(const Arguments& a, Each each, int first = 1, int end = WT_WORLD) {
+  for (int d = first; d < (UNROLLING == FEW_REGISTERS ? rematerialized(end) : end); ++d)
+    each((a.rank + d) % WT_WORLD);
 }
-
-// Tells `peers` (one bit each) that this block has made all its stores before `value`. The barrier
-// waits for all threads; then one wave's release makes the stores of the whole block visible.
-DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
-  hand_over_stores();
-  block_barrier();
-  if (HDP_FLUSH) flush_hdp(a, peers);
-  AS_WRITTEN
-  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
-    if (peers >> p & 1)
-      store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, value);
+// Calls each(rank) for each of `peers`, one bit each, by the block's thread of this number.
+template <class Each>
+DEVICE void by_thread_of_peer(unsigned peers, Each each) {
+  NO_UNROLL
+  for (int p = thread_in_block(); p < WT_WORLD; p += threads_in_block())
+    if (peers >> p & 1) each(p);
 }
 
 // With the next signal, orders this block's accesses before later accesses through other addresses
@@ -146,66 +161,96 @@ DEVICE void fence_aliases() {
   if (thread_in_block() == 0) fence_alias();
 }
 
-// Waits until each of `peers` has signalled at least `wanted`. The barrier holds all threads back.
-DEVICE void wait(const Arguments& a, unsigned peers, u64 wanted) {
-  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
-    if (peers >> p & 1)
-      await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, wanted, p);
-  block_barrier();
-}
-
-// The lower rank sends its partner a flag, and gets one back: `count` times, stamps from `step` on.
-// The upper rank yields its core only after so many `looks`.
-DEVICE void bounce(const Arguments& a, int partner, unsigned epoch, long step, long count,
-                   int looks = 1) {
-  if (thread() != 0) return;
-  u64* ping = &of_thread(a.control, partner)->flags[0][a.rank].value;
-  const u64* pong = &a.control[a.rank]->flags[0][partner].value;
-  for (long i = step; i < step + count; ++i) {
-    if (a.rank < partner) store_release_system(ping, stamp(epoch, i));
-    await_acquire_system(a, pong, stamp(epoch, i), partner, a.rank < partner ? 1 : looks);
-    if (a.rank > partner) store_release_system(ping, stamp(epoch, i));
-  }
-}
-
-// Returns the epoch of this launch: the last launch's epoch plus one.
-DEVICE unsigned enter_launch(const Arguments& a) { return (unsigned)a.own->epoch.value + 1; }
-
-// A slab's half for this launch: a fast rank's next one must not overwrite what peers still read.
-DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
-  return a.slab[afresh((int)rank)] + (epoch & 1) * a.half_bytes;
-}
-
-// With SWAP, places change hands by turns: a rank writes where it last read from the same peer. Its
-// core still holds these lines; those that the peer read last it would have to fetch back first. A
-// place has a turn at each use: in every second of a launch's `steps`, in every second launch.
-DEVICE unsigned turn_of(unsigned epoch, long step, long steps) {
-  const long uses = (steps + 1 - (step & 1)) >> 1;
-  return (epoch >> 1) % (2 * WORLD) * (unsigned)uses + (unsigned)(step >> 1);  // wraps in no launch
-}
-
-// The slab and slot where `writer` leaves what `reader` alone reads. Without SWAP: a push leaves it
-// in its reader's slab, in the writer's slot, and a pull the other way round.
+// The slab and slot where `writer` leaves what `reader` alone reads. Without WT_SWAP: a push leaves
+// it in its reader's slab, in the writer's slot, and a pull the other way round.
 struct Place {
   long slab, slot;
 };
 DEVICE Place place_between(long writer, long reader, bool pushes, unsigned turn) {
-  const bool at_reader = SWAP ? pushes != (turn & 1) : pushes;
+  const bool at_reader = WT_SWAP ? pushes != (turn & 1) : pushes;
   return at_reader ? Place{reader, writer} : Place{writer, reader};
 }
 // The slab where `writer` leaves what all others read, and, on a ring, what its neighbour reads in
 // the slab of `writer` + 1: in the next turn this is where the rank itself has read.
 DEVICE long slab_in_turn(long writer, unsigned turn) {
-  return SWAP ? (int)((unsigned)writer + WORLD - turn % WORLD) % WORLD : writer;
+  return WT_SWAP ? (int)((unsigned)writer + WT_WORLD - turn % WT_WORLD) % WT_WORLD : writer;
 }
 
-// The last block to leave advances the epoch: before, another block could enter with the next one.
-DEVICE void leave_launch(const Arguments& a, unsigned epoch) {
-  if (STREAM_RECEIVE) fence_streams();
-  block_barrier();
-  if (thread_in_block() == 0 &&
-      add_relaxed_device((unsigned*)&a.own->ticket.value, 1) + 1 == (unsigned)blocks()) {
-    a.own->ticket.value = 0;
-    a.own->epoch.value = epoch;
+// This rank's launch: its epoch is the last launch's plus one. Peers are given by one bit each.
+struct Launch {
+  const Arguments& a;
+  const unsigned epoch, peers;
+  DEVICE Launch(const Arguments& a, unsigned epoch)
+      : a(a), epoch(epoch), peers(((1u << WT_WORLD) - 1) & ~(1u << a.rank)) {}
+  DEVICE explicit Launch(const Arguments& a) : Launch(a, (unsigned)a.own->epoch.value + 1) {}
+
+  DEVICE u64 stamp(long step) const { return ::stamp(epoch, step); }
+
+  // Flushes the host data path (HDP) of peers' AMD GPUs, which may hold back stores that arrived
+  // over PCIe. RCCL writes this register before each flag, too. Data go first, and the flag last.
+  DEVICE void flush_hdp(unsigned of) const {
+    fence_system();
+    by_thread_of_peer(of, [&](int p) {
+      if (const u64 flush = a.own->hdp_flush[p].value) *(volatile unsigned*)flush = 1;
+    });
+    fence_system();
   }
-}
+  // Tells the peers that this block has made all its stores before `step`. The barrier waits for
+  // all threads; then one wave's release makes the stores of the whole block visible.
+  DEVICE void signal(long step, unsigned to) const {
+    drain_stores();
+    block_barrier();
+    if (WT_HDP_FLUSH) flush_hdp(to);
+    NO_UNROLL  // not by_thread_of_peer: AMD's compiler would keep all peers' pointers in registers
+    for (int p = thread_in_block(); p < WT_WORLD; p += threads_in_block())
+      if (to >> p & 1)
+        store_release_system(&a.control.selected(p)->flags[block()][a.rank].value, stamp(step));
+  }
+  DEVICE void signal(long step) const { signal(step, peers); }
+  // Waits until the peers have signalled at least `step`. The barrier holds all threads back.
+  DEVICE void wait(long step, unsigned from) const {
+    by_thread_of_peer(from, [&](int p) {
+      await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, stamp(step), p);
+    });
+    block_barrier();
+  }
+  DEVICE void wait(long step) const { wait(step, peers); }
+  DEVICE void meet(long step) const { signal(step), wait(step); }
+
+  // The lower rank sends its partner a flag, and gets one back: `count` times, from `step` on. The
+  // upper rank yields its core only after so many `looks`.
+  DEVICE void ping_pong(int partner, long step, long count, int looks = 1) const {
+    if (thread() != 0) return;
+    u64* ping = &a.control.selected(partner)->flags[0][a.rank].value;
+    const u64* pong = &a.control[a.rank]->flags[0][partner].value;
+    for (long i = step; i < step + count; ++i) {
+      if (a.rank < partner) store_release_system(ping, stamp(i));
+      await_acquire_system(a, pong, stamp(i), partner, a.rank < partner ? 1 : looks);
+      if (a.rank > partner) store_release_system(ping, stamp(i));
+    }
+  }
+
+  // A slab's half for this launch: a fast rank's next must not overwrite what peers still read.
+  DEVICE char* half_of(long rank) const { return a.slab.at_use(rank) + (epoch & 1) * a.half_bytes; }
+  // With WT_SWAP, places change hands by turns: a rank writes where it last read from the same
+  // peer. Its core still holds these lines; those that the peer read last it would have to fetch
+  // back first. A place has a turn at each use: in every second of a launch's `steps`, in every
+  // second launch.
+  DEVICE unsigned turn_of(long step, long steps) const {
+    const long uses = (steps + 1 - (step & 1)) >> 1;  // below: wraps in no launch
+    return (epoch >> 1) % (2 * WT_WORLD) * (unsigned)uses + (unsigned)(step >> 1);
+  }
+
+  // The last block to leave advances the epoch: before, another block could enter the next launch.
+  DEVICE void leave() const {
+    // The end of a GPU's kernel is a fence. On a CPU another thread could still read memory from
+    // before the launch's streaming stores.
+    if (ON_CPU && WT_STREAM_RECEIVE) fence_system();
+    block_barrier();
+    if (thread_in_block() == 0 &&
+        add_relaxed_device((unsigned*)&a.own->ticket.value, 1) + 1 == (unsigned)blocks()) {
+      a.own->ticket.value = 0;
+      a.own->epoch.value = epoch;
+    }
+  }
+};

@@ -10,57 +10,69 @@
 #pragma once
 #include "pack.h"
 
-enum Segments { OTHERS, EVERY };  // that A and C copy: without or with the own segment
+enum Segments { EVERY, OTHERS };  // that A and C copy: with or without the own segment, the first
 enum Transfer { PULLS, PUSHES, MULTICASTS };
+
+// A's and C's copies of a whole segment.
+DEVICE void copy_in_segment(const Arguments& a, Segment s, char* to) {
+  copy(Slab{to}, a.send + s.start * ELEMENT_BYTES, s.count);
+}
+DEVICE void copy_out_segment(const Arguments& a, Segment s, const char* sums) {
+  copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums, s.count);
+}
 
 // Calls copy_in(s, to), add(s, input, sums) and copy_out(s, from) for segments of units of UNIT
 // elements, at most `most` of them in a chunk. input(rank) is where that rank copied its part, and
 // sums(reader) the place of the sums that `reader` reads; without PUSHES all readers share one.
-template <Transfer TRANSFER, Segments COPIED, long UNIT, class CopyIn, class Add, class CopyOut>
+template <Transfer TRANSFER, Segments FIRST, long UNIT, class CopyIn, class Add, class CopyOut>
 DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn copy_in, Add add,
                      CopyOut copy_out) {
-  const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
+  const Launch launch(a);
   const int chunks = (int)((a.count + most - 1) / most);
   // A half of a slab: two chunks of input, two segments of sums; without PULLS two of each owner.
   const auto turn = [&](long chunk) {  // a multicast address reaches the same place of all slabs
-    return TRANSFER == MULTICASTS ? 0 : turn_of(epoch, chunk, chunks);
+    return TRANSFER == MULTICASTS ? 0 : launch.turn_of(chunk, chunks);
   };
   const auto input = [&](long writer, long chunk, long owner) {
     const Place place = place_between(writer, owner, TRANSFER == PUSHES, turn(chunk));
-    const long slot = (chunk & 1) * WORLD + place.slot;
-    return half_of(a, place.slab, epoch) + slot * segment_bytes;
+    const long slot = (chunk & 1) * WT_WORLD + place.slot;
+    return launch.half_of(place.slab) + slot * segment_bytes;
   };
   const auto sums = [&](long owner, long chunk, long reader) {
     const Place place = TRANSFER == PULLS ? Place{slab_in_turn(owner, turn(chunk)), 0}
                                           : place_between(owner, reader, true, turn(chunk));
-    const long slot = TRANSFER != PULLS ? (chunk & 1) * WORLD + place.slot : chunk & 1;
-    return half_of(a, place.slab, epoch) + (2 * WORLD + slot) * segment_bytes;
+    const long slot = TRANSFER != PULLS ? (chunk & 1) * WT_WORLD + place.slot : chunk & 1;
+    return launch.half_of(place.slab) + (2 * WT_WORLD + slot) * segment_bytes;
   };
   const auto part = [&](long chunk, long segment) {
     const Segment s = segment_of<UNIT>(smaller(most, a.count - chunk * most), segment);
     return Segment{chunk * most + s.start, s.count};
   };
-  // int, and afresh against unrolling: gfx9 has too few scalar registers.
   for (int beat = 0; beat < chunks + 2; ++beat) {
-    if (beat > 0) wait(a, peers, stamp(epoch, beat));
+    if (beat > 0) launch.wait(beat);
 
     if (beat < chunks)  // A
-      for (int d = COPIED == OTHERS; d < afresh(WORLD); ++d) {
-        const long owner = (a.rank + d) % WORLD;
-        copy_in(part(beat, owner), input(a.rank, beat, owner));
-      }
+      for_each_peer<FEW_REGISTERS>(
+          a, [&](long owner) { copy_in(part(beat, owner), input(a.rank, beat, owner)); }, FIRST);
     if (beat >= 1 && beat <= chunks)  // B
       add(
           part(beat - 1, a.rank), [&](long rank) { return input(rank, beat - 1, a.rank); },
           [&](long reader) { return sums(a.rank, beat - 1, reader); });
     if (beat >= 2)  // C
-      for (int d = COPIED == OTHERS; d < afresh(WORLD); ++d) {
-        const long owner = (a.rank + d) % WORLD;
-        copy_out(part(beat - 2, owner), sums(owner, beat - 2, a.rank));
-      }
+      for_each_peer<FEW_REGISTERS>(
+          a, [&](long owner) { copy_out(part(beat - 2, owner), sums(owner, beat - 2, a.rank)); },
+          FIRST);
 
     if (TRANSFER == MULTICASTS) fence_aliases();
-    if (beat < chunks + 1) signal(a, peers, stamp(epoch, beat + 1));
+    if (beat < chunks + 1) launch.signal(beat + 1);
   }
-  leave_launch(a, epoch);
+  launch.leave();
+}
+
+// The same for segments of whole packs, stored as they are.
+template <Transfer TRANSFER, Segments FIRST, class CopyIn, class Add, class CopyOut>
+DEVICE void in_beats(const Arguments& a, CopyIn copy_in, Add add, CopyOut copy_out) {
+  const long most = a.chunk_bytes / ELEMENT_BYTES;
+  in_beats<TRANSFER, FIRST, PACK_ELEMENTS>(a, most, segment_of(most, 0).count * ELEMENT_BYTES,
+                                           copy_in, add, copy_out);
 }

@@ -12,9 +12,10 @@ from collectives.choice import by_model, ranked, same_state, states_of
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.library.mpi import types_of
 from collectives.operation import Case, Row
-from collectives.peer_buffer import HALF_BYTES, half_for
+from collectives.peer_buffer import half_for
 from collectives.registry import ALGORITHMS
 from collectives.table import parsed
+from kernels.devices.device import HALF_BYTES
 
 pytestmark = pytest.mark.unit
 

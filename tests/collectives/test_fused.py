@@ -9,7 +9,7 @@ import pytest
 from collectives.collective import DATATYPES
 from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Unsupported
-from collectives.peer_buffer import HALF_BYTES
+from kernels.devices.device import HALF_BYTES
 from reports.store.result import read
 from tests.launch import count, few, mpirun
 

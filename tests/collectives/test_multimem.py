@@ -108,14 +108,14 @@ def test_without_the_wait_sums_are_wrong_or_refused_on_a_fake_gpu(tmp_path):
     ),
 )
 def test_what_has_an_instruction_is_offered_and_nothing_else(name, redop):
-    macros = (("ELEMENT", DATATYPES[name].element), ("REDOP", redop.capitalize()))
+    macros = (("WT_ELEMENT", DATATYPES[name].element), ("WT_REDOP", redop.capitalize()))
     text = compiled(STEM, "sm_90", macros).text
     assert ("multimem.ld_reduce" in text) == (redop in COMBINED.get(name, ())), (name, redop)
 
 
 def test_a_single_16_bit_element_is_shifted_out_of_the_word_that_the_switch_sums():
     """The software GPU has no such instruction, and sums element by element."""
-    text = compiled(STEM, "sm_90", (("ELEMENT", "Bfloat16"), ("REDOP", "Sum"))).text
+    text = compiled(STEM, "sm_90", (("WT_ELEMENT", "Bfloat16"), ("WT_REDOP", "Sum"))).text
     entry = text[text.index(f".entry {ENTRIES[0]}") : text.index(f".entry {ENTRIES[1]}")]
     words = re.findall(r"multimem.ld_reduce[\w.:]*\.bf16x2 (%r\d+),", entry)
     shifted = {word: re.findall(rf"shr.u32\s+(%r\d+), {word}, %r\d+;", entry) for word in words}

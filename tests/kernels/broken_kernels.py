@@ -22,7 +22,7 @@ SYNC, EXCHANGE, PACK, TWO_SHOT = (
 )
 CPU, HIP, CUDA = (f"kernels/include/platform_{name}.h" for name in ("cpu", "hip", "cuda"))
 PROBE = "kernels/memory_probe.cu"
-PLATFORM, PACKETS = "kernels/include/platform.h", "kernels/include/packets.h"
+REGISTER, PACKETS = "kernels/include/register.h", "kernels/include/packets.h"
 LL, SENTINEL = "kernels/allreduce_one_shot_ll.cu", "kernels/allreduce_one_shot_sentinel.cu"
 
 
@@ -93,27 +93,27 @@ def tree(folder: Path, *names: str, breaks_probe: bool = False) -> Path:
 
 
 # signal in sync.h sets the flag of peer p, and wait waits for it.
-FLAG = "->flags[block()][a.rank].value, value);"
-SET_FLAG = "store_release_system(&of_thread(a.control, p)" + FLAG
-AWAIT_FLAG = "await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, wanted, p);"
+FLAG = "->flags[block()][a.rank].value, stamp(step));"
+SET_FLAG = "store_release_system(&a.control.selected(p)" + FLAG
+AWAIT_FLAG = "await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, stamp(step), p);"
 # A rank stores its data for its peers: in a direct exchange, in the first beat of a ring, in a
 # two-shot, and in packets.
 GIVE = "give(reader, start, n, slot(reader, a.rank));"
-MARKED = "WIRE::packet(data[k], epoch)"
+MARKED = "Packet::packet(data[k], epoch)"
 STAGE, SENT = "stage(a, s, chunk * most,", "Slab{inbox(right, s, chunk)});"
 INPUT = "copy_in(part(beat, owner), input(a.rank, beat, owner));"
-ENTER_STORES = "RANK_KERNEL(show_stores) {\n  const unsigned epoch = enter_launch(a);\n"
-ENCODE, SEND = "const pack own = WIRE::sent(load(i));", "store_release_system(to + k,"
+ENTER_STORES = "RANK_KERNEL(show_stores) {\n  const Launch launch(a);\n"
+ENCODE, SEND = "const pack own = Packet::sent(load(i));", "store_release_system(to + k,"
 WITH_FAULTS = Patch(SYNC, '#include "platform.h"\n', '#include "platform.h"\n#include "faults.h"\n')
 
 
 def struck(step: str, steps: int = 1) -> str:
     """The condition that a fault strikes this step of the launch."""
-    return f"strikes(a.rank, stamp(epoch, {step}), {steps})"
+    return f"strikes(a.rank, launch.stamp({step}), {steps})"
 
 
 def flip(step: str, slot: str, size_bytes: str) -> str:
-    return f" flip_bit(a.rank, stamp(epoch, {step}), {slot}, {size_bytes});"
+    return f" flip_bit(a.rank, launch.stamp({step}), {slot}, {size_bytes});"
 
 
 # A GPU's launch runs all ranks, in ranks x blocks; `more` has the arguments of every rank.
@@ -128,7 +128,7 @@ ONE_LAUNCH = [
         "kernels/include/platform_gpu.h",
         "#pragma once\n",
         """#pragma once
-DEVICE int blocks() { return blocks_in_grid() / WORLD; }
+DEVICE int blocks() { return blocks_in_grid() / WT_WORLD; }
 DEVICE int block() { return block_in_grid() % blocks(); }
 """,
     ),
@@ -146,22 +146,22 @@ DEVICE int block() { return block_in_grid() % blocks(); }
     ),
 ]
 PATCHES = {
-    "without the fence before the flag": [Patch(SYNC, "  hand_over_stores();\n", "")],
+    "without the fence before the flag": [Patch(SYNC, "  drain_stores();\n", "")],
     "without the epoch flip": [
         Patch(SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes"),
         Patch(LL, "(epoch & 1) * MOST_RANKS", "0 * MOST_RANKS"),
-        Patch(SENTINEL, "(epoch & 1) * WORLD", "0 * WORLD"),
+        Patch(SENTINEL, "(epoch & 1) * WT_WORLD", "0 * WT_WORLD"),
     ],
     # Right for a place with one reader, which writes there next. Other readers of a slab may still
     # read.
     "swap in place of the epoch flip": [
         Patch(SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes"),
-        Patch(SYNC, "(epoch >> 1) % (2 * WORLD)", "epoch % (2 * WORLD)"),
+        Patch(SYNC, "(epoch >> 1) % (2 * WT_WORLD)", "epoch % (2 * WT_WORLD)"),
     ],
     # The meeting before each iteration still waits. Without it the ranks would not run at the same
     # time, and nothing would break.
     "without the wait": [
-        Patch(SYNC, AWAIT_FLAG, "break;"),
+        Patch(SYNC, AWAIT_FLAG, "return;"),
         Patch(PACKETS, "return seen == all_here;", "return true;"),
         Patch(PACKETS, "return !missing;", "return true;"),
     ],
@@ -174,7 +174,7 @@ PATCHES = {
             ENTER_STORES
             + """\
   if (a.rank == 1)
-    await_acquire_system(a, &a.control[1]->flags[block()][0].value, stamp(epoch, a.count), 0);
+    await_acquire_system(a, &a.control[1]->flags[block()][0].value, launch.stamp(a.count), 0);
 """,
         )
     ],
@@ -184,12 +184,14 @@ PATCHES = {
     # No error by itself: see delayed_stores.h.
     "delayed streaming stores": [
         Patch(
-            PLATFORM, "DEVICE words least_of", '#include "delayed_stores.h"\nDEVICE words least_of'
+            REGISTER, "DEVICE words least_of", '#include "delayed_stores.h"\nDEVICE words least_of'
         ),
-        Patch(PLATFORM, "void fence_system() {", "void fence_system() { end_delays();", times=2),
+        Patch(CPU, "void fence_system() {", "void fence_system() { end_delays();", times=2),
         Patch(CPU, "VECTOR_BYTES == 0) stream_pack(", "VECTOR_BYTES == 0) delay_store("),
     ],
-    "without the fence after the launch": [Patch(SYNC, "if (STREAM_RECEIVE) fence_streams();", "")],
+    "without the fence after the launch": [
+        Patch(SYNC, "if (ON_CPU && WT_STREAM_RECEIVE) fence_system();", "")
+    ],
     # A bit changes in the data that a rank has stored for a peer, before it sets the flag.
     "flip_bit": [
         WITH_FAULTS,
@@ -215,7 +217,7 @@ PATCHES = {
             PACKETS,
             ENCODE,
             ENCODE.replace(
-                "load(i)", "i ? load(i) : with_flipped_bit(a.rank, stamp(epoch, 1), load(i))"
+                "load(i)", "i ? load(i) : with_flipped_bit(a.rank, launch.stamp(1), load(i))"
             ),
         ),
     ],
@@ -230,8 +232,8 @@ PATCHES = {
     # A flag to one peer is not set.
     "drop_flag": [
         WITH_FAULTS,
-        Patch(SYNC, SET_FLAG, f"if (!strikes_flag(a.rank, value, p)) {SET_FLAG}"),
-        Patch(PACKETS, SEND, f"if (i || !strikes_flag(a.rank, stamp(epoch, 1), reader)) {SEND}"),
+        Patch(SYNC, SET_FLAG, f"if (!strikes_flag(a.rank, stamp(step), p)) {SET_FLAG}"),
+        Patch(PACKETS, SEND, f"if (i || !strikes_flag(a.rank, launch.stamp(1), reader)) {SEND}"),
     ],
     # A flag carries the epoch before.
     "stale_epoch": [
@@ -239,7 +241,10 @@ PATCHES = {
         Patch(
             SYNC,
             FLAG,
-            FLAG.replace("value);", "value - (strikes_flag(a.rank, value, p) ? 1ull << 32 : 0));"),
+            FLAG.replace(
+                "stamp(step));",
+                "stamp(step) - (strikes_flag(a.rank, stamp(step), p) ? 1ull << 32 : 0));",
+            ),
         ),
         Patch(
             PACKETS,

@@ -20,12 +20,12 @@ DEVICE bool strikes(long rank, u64 stamp, unsigned steps) {
   const unsigned epoch = (unsigned)(stamp >> 32);
   const u64 draw = drawn(epoch / LAUNCHES_PER_FAULT);
   return epoch % LAUNCHES_PER_FAULT == draw % LAUNCHES_PER_FAULT &&
-         (unsigned)rank == (draw >> 16) % WORLD && (unsigned)stamp == 1 + (draw >> 32) % steps;
+         (unsigned)rank == (draw >> 16) % WT_WORLD && (unsigned)stamp == 1 + (draw >> 32) % steps;
 }
 
 // Whether a fault strikes the flag for `peer`.
 DEVICE bool strikes_flag(long rank, u64 stamp, int peer) {
-  return strikes(rank, stamp, 2) && peer == (rank + 1) % WORLD;
+  return strikes(rank, stamp, 2) && peer == (rank + 1) % WT_WORLD;
 }
 
 // If the fault strikes, flips one bit of the `bytes` that this rank has just stored. The thread

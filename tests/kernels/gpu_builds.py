@@ -33,7 +33,7 @@ from tests.kernels.kernel_code import (
 from tests.kernels.kernel_resources import Built, NoCompiler, Resources, compile_for
 
 # The widest kernels: most pointers, two elements per word, rounding.
-WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
+WIDE = (("WT_ELEMENT", "Bfloat16"), ("WT_REDOP", "Avg"), ("WT_STREAM_SLAB", "1"), ("WT_WORLD", "8"))
 WITHOUT_MAIN_LOOP = {
     "meet",
     "flag_ping_pong",

@@ -52,7 +52,7 @@ def start(
     # -fsanitize=function rejects this.
     shared = "" if compiler == "g++" else " -shared-libsan -fno-sanitize=function"
     environment = {
-        "CXX": f"{compiler} -g {FLAGS[kind]}{shared} -DLEAST_STRING_BYTES={1 << 40}",
+        "CXX": f"{compiler} -g {FLAGS[kind]}{shared} -DWT_LEAST_STRING_BYTES={1 << 40}",
         "LD_PRELOAD": str(runtime(compiler, kind)),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",

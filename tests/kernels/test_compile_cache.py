@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.harness import tuned
+from kernels.devices import device
 from kernels.devices.compile_cache import (
     CompileError,
     cache_folder,
@@ -22,7 +23,7 @@ from kernels.devices.compile_cache import (
     source_with_headers,
 )
 from kernels.devices.cpu import CpuDevice, CpuModule, compile_kernel
-from kernels.devices.device import layout_checks
+from kernels.devices.device import PEER_STRUCTURES, layout_checks
 from kernels.devices.gpu_driver import build
 from tests.another_user import as_root, said_as
 from tests.kernels.kernel_resources import NoCompiler, nvrtc
@@ -201,7 +202,7 @@ def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypat
 def test_a_failed_compile_leaves_no_file_and_shows_the_compilers_message(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CompileError, match=r"cannot compile allreduce_ring\.cu: .*Nonsense"):
-        CpuDevice().compile("allreduce_ring", {"ELEMENT": "Nonsense"})
+        CpuDevice().compile("allreduce_ring", {"WT_ELEMENT": "Nonsense"})
     assert not list((tmp_path / "wiretax").glob("allreduce_ring*"))
 
 
@@ -324,3 +325,14 @@ def test_the_cache_distinguishes_layouts(shared_source):
     assert binary != compile_kernel(shared_source, {})
     with pytest.raises(CompileError, match=r"Pair\.count"):
         compile_kernel(shared_source, {}, [MOVED])
+
+
+def test_a_constant_or_a_capacity_that_differs_from_pythons_is_refused_by_name(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(device, "HALF_BYTES", 1 << 20)
+    with pytest.raises(CompileError, match="HALF_BYTES is 1048576 in Python and not in C"):
+        CpuDevice().compile("alltoall", {}, PEER_STRUCTURES)
+    with pytest.raises(CompileError, match="a writer's room holds the longest message"):
+        CpuDevice().compile("allreduce_one_shot_ll", {"WT_MOST_BYTES": "65536"})

@@ -88,7 +88,7 @@ def test_the_real_cupy_compiles_a_complete_cubin_for_each_architecture(
     """CuPy's own call drops the last byte, and a driver refuses such a file."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     ours = [
-        compile_kernel(real_cupy, architecture, "NVRTC", "allreduce_ring", {"WORLD": "2"})
+        compile_kernel(real_cupy, architecture, "NVRTC", "allreduce_ring", {"WT_WORLD": "2"})
         for architecture in ("sm_120", "sm_90", "sm_120")
     ]
     assert ours[0] == ours[2] != ours[1]

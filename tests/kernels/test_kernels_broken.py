@@ -20,8 +20,8 @@ SYNCHRONISATION_BROKEN = {
     "no barrier before the flag": (
         ("sm_90", "gfx942"),
         SYNC,
-        "hand_over_stores();\n  block_barrier();",
-        "hand_over_stores();",
+        "drain_stores();\n  block_barrier();",
+        "drain_stores();",
     ),
     "a load not acquired": (AMD, HIP, ACQUIRE, "void fence_acquire_system() {}"),
 }
@@ -91,8 +91,8 @@ def test_a_store_after_each_load_of_a_main_loop_is_detected(architecture, tmp_pa
 
 
 def test_a_wait_after_each_packet_is_detected(tmp_path):
-    load = "load_packets_system(x[u][k], place(rank, u, k));"
-    early = f"{{ {load} if (WIRE::missing(x[u][k][0], epoch)) return false; }}"
+    load = "load_packets_system(two, place(rank, u, k));"
+    early = f"{load} if (Packet::missing(two[0], epoch)) fence_acquire_system();"
     folder = changed(tmp_path, PACKETS, load, early)
     (flaw,) = flaws_of_loops(compiled("allreduce_one_shot_ll", "gfx942", (), folder).text, "gfx942")
     assert "round trips a poll" in flaw

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernels.devices.compile_cache import SOURCES
-from tests.kernels.broken_kernels import CUDA, HIP, PLATFORM, Patch, copy_kernels
+from tests.kernels.broken_kernels import CUDA, HIP, Patch, copy_kernels
 from tests.kernels.gpu_builds import (
     WIDE,
     cached,
@@ -164,30 +164,30 @@ def test_kernels_for_eight_ranks_in_bfloat16_fit(stem, architecture):
 
 
 def macros(words: str, *wide: tuple[str, str]) -> tuple[tuple[str, str], ...]:
-    """The macros of `"ELEMENT=Int8 WORLD=3"`, before others."""
+    """The macros of `"WT_ELEMENT=Int8 WT_WORLD=3"`, before others."""
     return (*re.findall(r"(\w+)=(\w+)", words), *wide)
 
 
 GEMV, NORM, QUANTIZED = "gemv_allreduce", "allreduce_rmsnorm", "allreduce_two_shot_quantized"
 TYPES = (
-    "ELEMENT=Float8_e4m3 REDOP=Sum",
-    "ELEMENT=Int64 REDOP=Max",
-    "ELEMENT=Float16 REDOP=Avg",
-    "ELEMENT=Float64 REDOP=Prod",
-    "ELEMENT=Int32 REDOP=Min",
-    "ELEMENT=Float8_e5m2 REDOP=Avg",
-    "ELEMENT=Int8 REDOP=Sum",
-    "ELEMENT=Uint8 REDOP=Avg",
+    "WT_ELEMENT=Float8_e4m3 WT_REDOP=Sum",
+    "WT_ELEMENT=Int64 WT_REDOP=Max",
+    "WT_ELEMENT=Float16 WT_REDOP=Avg",
+    "WT_ELEMENT=Float64 WT_REDOP=Prod",
+    "WT_ELEMENT=Int32 WT_REDOP=Min",
+    "WT_ELEMENT=Float8_e5m2 WT_REDOP=Avg",
+    "WT_ELEMENT=Int8 WT_REDOP=Sum",
+    "WT_ELEMENT=Uint8 WT_REDOP=Avg",
 )
 FORMATS = [
-    (QUANTIZED, macros("WIRE=Fp8Blocks", *WIDE)),
-    (GEMV, macros("WEIGHT=Int8 TOKENS=8", *WIDE)),
-    (NORM, macros("OUTPUT=Int8Blocks")),
-    (QUANTIZED, macros("WIRE=Int4Blocks")),
-    (QUANTIZED, macros("WIRE=Int4Blocks ELEMENT=Float16 WORLD=3")),
-    (GEMV, macros("WEIGHT=Bfloat16 TOKENS=8")),
-    (GEMV, macros("WEIGHT=Int8 TOKENS=5 ELEMENT=Float16")),
-    (NORM, macros("OUTPUT=Fp8Blocks", *WIDE)),
+    (QUANTIZED, macros("WT_WIRE_FORMAT=Fp8Blocks", *WIDE)),
+    (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=8", *WIDE)),
+    (NORM, macros("WT_OUTPUT=Int8Blocks")),
+    (QUANTIZED, macros("WT_WIRE_FORMAT=Int4Blocks")),
+    (QUANTIZED, macros("WT_WIRE_FORMAT=Int4Blocks WT_ELEMENT=Float16 WT_WORLD=3")),
+    (GEMV, macros("WT_WEIGHT=Bfloat16 WT_TOKENS=8")),
+    (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=5 WT_ELEMENT=Float16")),
+    (NORM, macros("WT_OUTPUT=Fp8Blocks", *WIDE)),
 ]
 TYPED = [
     (stem, macros(words))
@@ -212,7 +212,7 @@ def test_every_type_and_format_fits(variant, architecture):
 def test_a_build_with_the_hdp_flush_writes_the_register_between_the_data_and_the_flag(architecture):
     """After the block's barrier, and the kernel waits for the store. Other builds do not store
     there."""
-    for options in ((), (("HDP_FLUSH", "1"),), (("HDP_FLUSH", "1"), *WIDE)):
+    for options in ((), (("WT_HDP_FLUSH", "1"),), (("WT_HDP_FLUSH", "1"), *WIDE)):
         built = compiled("allreduce_one_shot", architecture, options)
         assert not misfits(built.kernels)
         lines = "\n".join(kernels_in(built.text, architecture)["one_shot_push"])
@@ -250,8 +250,8 @@ OWN_GPU = {
     "sm_": [Patch(CUDA, "relaxed.sys", "relaxed.gpu", times=None)],
     "gfx": [
         AGENT,
-        Patch(PLATFORM, "off sc0 sc1", "off"),
-        Patch(PLATFORM, "off scope:SCOPE_SYS", "off"),
+        Patch(HIP, "off sc0 sc1", "off"),
+        Patch(HIP, "off scope:SCOPE_SYS", "off"),
     ],
 }
 

@@ -30,7 +30,7 @@ def test_an_element_beyond_4_gib_is_read(zeros):
     """read_own reports when its digest is a certain word, which here lies beyond 4 GiB."""
     device, watch, place = CpuDevice(), Watch(), FAR + (1 << 20)
     step = Step(
-        probe_kernels(device, 1, ELEMENT="Float64").kernel("read_own"),
+        probe_kernels(device, 1, WT_ELEMENT="Float64").kernel("read_own"),
         plain_arguments(0, 0, zeros.ctypes.data, SIZE_BYTES // 8, watch),
     )
     zeros[place : place + 4] = np.array([0x5CA1AB1E], np.uint32).view(np.uint8)

@@ -46,7 +46,7 @@ def reached(wanted: int) -> Callable[[int], bool]:
 
 
 def signal(rank: int, peers: Iterable[int], launch: int, step: int) -> list[Op]:
-    """The signal of sync.h, for a block of one thread. The fence stands for hand_over_stores."""
+    """The signal of sync.h, for a block of one thread. The fence stands for drain_stores."""
     flags = [store_release(("flag", peer, rank), stamp(launch, step)) for peer in peers]
     return [FENCE_SYSTEM, *flags]
 

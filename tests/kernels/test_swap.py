@@ -24,7 +24,7 @@ FILES = {
 def changed_by_swap(stem: str, architecture: str) -> dict[str, bool]:
     plain, swapped = (
         kernels_in(compiled(stem, architecture, macros).text, architecture)
-        for macros in ((), (("SWAP", "1"),))
+        for macros in ((), (("WT_SWAP", "1"),))
     )
     return {entry: plain[entry] != swapped[entry] for entry in plain}
 

@@ -25,7 +25,7 @@ from tests.ranks.world import connect, launch, same_on_all_ranks
 
 
 def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *names: str) -> None:
-    macros = "STREAM_SLAB", "STREAM_RECEIVE", "SEVERAL_PAGES"
+    macros = "WT_STREAM_SLAB", "WT_STREAM_RECEIVE", "WT_SEVERAL_PAGES"
     streams = {name: seed >> bit & 1 for bit, name in enumerate(macros)}
     world, watch = connect(30.0, device, memory, **streams)
     communicator, peers = world.communicator, world.peers

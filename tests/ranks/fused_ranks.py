@@ -291,7 +291,7 @@ def gemv_example(
 
 def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *chosen: str) -> None:
     kernels = chosen or list(FUSED)
-    world, watch = connect(30.0, device, memory, STREAM_SLAB=seed % 2)
+    world, watch = connect(30.0, device, memory, WT_STREAM_SLAB=seed % 2)
     assert not isinstance(world.peers, Unsupported)
     names = ("send", "receive", "residual", "residual_out", "summed", "weight", "codes", "scales")
     bed = Bed(world, {name: world.peers.register(ROOM_BYTES) for name in names})

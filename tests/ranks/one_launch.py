@@ -34,7 +34,7 @@ def main(examples: int, seed: int, ranks: int) -> None:
         for r in range(ranks)
     ]
     everyone = device.private(ranks * ctypes.sizeof(Arguments))
-    compile_with(device, {"STREAM_SLAB": seed % 2, "STREAM_RECEIVE": seed // 2 % 2})
+    compile_with(device, {"WT_STREAM_SLAB": seed % 2, "WT_STREAM_RECEIVE": seed // 2 % 2})
 
     def problem(example: Example, every: np.ndarray) -> str | None:
         if example.algorithm == "library":

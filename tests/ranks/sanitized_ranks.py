@@ -362,7 +362,7 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     """The probe kernels of the link between two meetings, as bench times them; the other items
     check their data."""
     count, ranks = 1023, bed.ranks
-    macros = {"WORLD": str(ranks)}
+    macros = {"WT_WORLD": str(ranks)}
     sends, receives = bed.buffers(4 * count), bed.buffers(4 * count)
     beside, target = (bed.worlds[0].device.private(2 << 16) for _ in range(2))
     bed.keep.append((beside, target))

@@ -47,7 +47,7 @@ from tests.ranks.world import connect
 START_EPOCH = 2**32 - 5
 PLAIN_LAUNCHES = 24
 CHUNKS = "", "", "", "+32K"  # of a message that passes through the slots in many steps
-STREAMS = {"nt": "STREAM_SLAB", "ntr": "STREAM_RECEIVE"}
+STREAMS = {"nt": "WT_STREAM_SLAB", "ntr": "WT_STREAM_RECEIVE"}
 Make = Callable[[Session, random.Random], Launch]
 
 

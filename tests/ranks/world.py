@@ -33,7 +33,7 @@ def connect(
 ) -> tuple[World, Watch]:
     """Open a world of all ranks of this launch over a device, which the ranks may share.
 
-    `macros` of platform.h, such as STREAM_SLAB=1, apply to the collectives.
+    `macros` of platform.h, such as WT_STREAM_SLAB=1, apply to the collectives.
     """
     communicator = Communicator()
     opened, _ = open_device(communicator, device, share_gpus=True)

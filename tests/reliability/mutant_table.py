@@ -6,8 +6,9 @@ ids of pytest that notice the mutant, the fastest first.
 
 from dataclasses import dataclass
 
-CPU, EXCHANGE, PACK, PLATFORM, SYNC = (
-    f"kernels/include/{name}.h" for name in ("platform_cpu", "exchange", "pack", "platform", "sync")
+CPU, CUDA, EXCHANGE, PACK, SYNC = (
+    f"kernels/include/{name}.h"
+    for name in ("platform_cpu", "platform_cuda", "exchange", "pack", "sync")
 )
 LL = "kernels/allreduce_one_shot_ll.cu"
 
@@ -52,14 +53,14 @@ KERNELS = {
     "sum-from-own-input": Mutant(
         PACK,
         "inputs.at[r] = r == rank ? own : from_peer(r);",
-        "inputs.at[(r - rank + WORLD) % WORLD] = r == rank ? own : from_peer(r);",
+        "inputs.at[(r - rank + WT_WORLD) % WT_WORLD] = r == rank ? own : from_peer(r);",
         (FIXED, EVERY),
     ),
     "no-fence-before-flag": Mutant(
-        CPU, "  if (STREAM_SLAB || STREAM_RECEIVE) fence_system();\n", "", (FENCES,)
+        CPU, "  if (WT_STREAM_SLAB || WT_STREAM_RECEIVE) fence_system();\n", "", (FENCES,)
     ),
     "no-fence-after-launch": Mutant(
-        SYNC, "  if (STREAM_RECEIVE) fence_streams();\n", "", (FENCES,)
+        SYNC, "  if (ON_CPU && WT_STREAM_RECEIVE) fence_system();\n", "", (FENCES,)
     ),
     "last-element-lost": Mutant(
         PACK,
@@ -92,15 +93,15 @@ KERNELS = {
         CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)", (RACES,)
     ),
     "flag-load-of-own-gpu": Mutant(
-        PLATFORM,
-        "ld.relaxed.sys.global",
-        "ld.relaxed.gpu.global",
+        CUDA,
+        "ld.relaxed.sys.global.u64",
+        "ld.relaxed.gpu.global.u64",
         (CODE,),
     ),
     "mean-over-peers": Mutant(
         PACK,
-        "floats finish(floats a) { return a * (1.0f / WORLD); }",
-        "floats finish(floats a) { return a * (1.0f / (WORLD - 1)); }",
+        "floats finish(floats a) { return a * (1.0f / WT_WORLD); }",
+        "floats finish(floats a) { return a * (1.0f / (WT_WORLD - 1)); }",
         (FIXED,),
     ),
     "bfloat16-ties-away": Mutant(CPU, "w + 0x7fffu + (w >> 16 & 1u);", "w + 0x8000u;", (BFLOAT16,)),

@@ -18,7 +18,7 @@ WAITS = [
     Patch(
         SYNC,
         "  Timer timer;\n",
-        "  for (u64 seen; !poll(seen);) breathe();\n",
+        "  for (u64 seen; !poll(seen);) cpu_relax();\n",
         until="    if (a.yields && polls % (looks * POLLS_PER_LOOK) == 0) yield();\n  }\n",
     ),
 ]

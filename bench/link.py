@@ -3,7 +3,6 @@
 docs/link.md says how each figure is measured. Figures are a pair's, or of several pairs at once."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, combinations, permutations, product
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from bench.harness import options
 from bench.harness.command import requested_sizes
 from bench.harness.iteration import Buffers, Iteration, case_iteration, link_parts, nothing
-from bench.harness.options import RunOptions
+from bench.harness.options import MOST_BYTES, RunOptions
 from bench.harness.run import measure
 from bench.harness.session import PING_PONGS, SHARED_PING_PONGS, Session, require_memory, start
 from bench.harness.suite import Suite
@@ -33,29 +32,54 @@ CONTENDED_BYTES = 16 << 20  # contention is measured at this size, or the larges
 SLOW_EVERY = 4  # rounds between blocks of larger sizes, which take a second
 FEW_RANKS = 3  # up to this many, every size is affordable
 FLAGS = 5 * PING_PONGS  # round trips in a launch, so that launching and stamping do not show
+REPEATS = 200  # stores behind which a flag goes, loads, or kernels, in one launch
 BACKGROUND_BYTES = 16 << 20  # of the host copy: whole pieces of link.cu, more than caches hold
-# The kernels of link.cu; others push.
-ENTRIES = {
-    "pull": "link_pull",
-    "host_copy_beside": "link_push_beside_host_copy",
-    "ping_pong": "link_ping_pong",
-}
-# Parts of a wire that one rank measures alone over another's buffers: entries of link_parts.cu.
-STREAMS = {
-    "stores": "link_stores",
-    "loads": "link_loads",
-    "stores_and_loads": "link_both_streams",
-}
-DRAINS = {"fenced_stores": "link_fenced_stores", "unfenced_stores": "link_unfenced_stores"}
-# The kernel of a graph makes no load.
-LATENCIES = {"dependent_loads": "link_dependent_loads", "graph_kernel": "link_dependent_loads"}
-ALONE = STREAMS | DRAINS | LATENCIES
-REPEATS = 200  # of a drain or a latency in a launch
 LINE_BYTES = 256  # no line of a cache is longer
 DRAINED_BYTES = 16 << 10  # in front of a fence: a message of a model's decode
 FAR_TRIPS = 10  # round trips of a message between hosts in an iteration
 MOST_FAR_RANKS = 8  # with more, only ranks at the same place of their hosts exchange messages
 Pairs = tuple[tuple[int, int], ...]  # (source, destination)
+
+
+class Method(NamedTuple):
+    """How an algorithm is measured: between `pairs`, a key of `sets_of_pairs`, by an entry of
+    kernels/`file`.cu, `repeats` times in a launch of one block (0: once, by many blocks). Either at
+    every size, or at one: the size of contention, but at most `most_bytes`."""
+
+    pairs: str
+    entry: str = ""
+    most_bytes: int | None = None
+    repeats: int = 0
+    file: str = "link"
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether data arrive at a destination that checks them."""
+        return self.file in ("link", "probe") and not self.repeats
+
+
+_alone = partial(Method, "near", file="link_parts")  # the source alone, over another's buffers
+METHODS = {
+    "push": Method("near", "link_push"),
+    "pull": Method("near", "link_pull"),
+    "engine_push": Method("near"),
+    "both_directions": Method("near_both", "link_push"),
+    "local_copy": Method("own", "copy_local", file="probe"),
+    "disjoint_pairs": Method("disjoint", "link_push", MOST_BYTES),
+    "host_copy_beside": Method("near", "link_push_beside_host_copy", MOST_BYTES),
+    "ping_pong": Method("near_both", "link_ping_pong", 0, FLAGS),
+    "stores": _alone("link_stores", MOST_BYTES),
+    "loads": _alone("link_loads", MOST_BYTES),
+    "stores_and_loads": _alone("link_both_streams", MOST_BYTES),
+    "fenced_stores": _alone("link_fenced_stores", DRAINED_BYTES, REPEATS),
+    "unfenced_stores": _alone("link_unfenced_stores", DRAINED_BYTES, REPEATS),
+    "dependent_loads": _alone("link_dependent_loads", 0, REPEATS),
+    "graph_kernel": _alone("link_dependent_loads", 0, REPEATS),  # without a load
+    "launch": Method("own", most_bytes=0, file="none"),
+    "send_library": Method("far", file="library"),
+    "both_directions_library": Method("far_both", file="library"),
+    "ping_pong_library": Method("far_both", most_bytes=DATATYPE.size_bytes, file="library"),
+}
 
 
 def _from_sources(sent: Array, shape: Shape, _: object) -> Array:
@@ -81,7 +105,7 @@ class Part(NamedTuple):
     @property
     def is_far(self) -> bool:
         """Whether the library moves the data, because the ranks have no memory in common."""
-        return self.algorithm.endswith("library")
+        return METHODS[self.algorithm].file == "library"
 
     @property
     def shape(self) -> Shape:
@@ -138,41 +162,38 @@ def matchings(ranks: Sequence[int]) -> list[Pairs]:
     return [pairs for pairs in sets if len(pairs) > 1]
 
 
-def parts(nodes: Sequence[Sequence[int]], engines: bool = False) -> dict[str, list[Part]]:
-    """All measurements between the ranks of these hosts, by algorithm: bandwidths, contention,
-    latencies, messages between hosts; with `engines`, pushes by copy engines too."""
-    host_of = {rank: number for number, node in enumerate(nodes) for rank in node}
+def sets_of_pairs(nodes: Sequence[Sequence[int]]) -> dict[str, list[Pairs]]:
+    """The pairs of ranks that are measured at once: within the hosts (near) and between them (far),
+    one way or both ways; each rank with itself; several pairs of a host."""
+    host_of = {rank: host for host, node in enumerate(nodes) for rank in node}
     place_of = {rank: place for node in nodes for place, rank in enumerate(node)}
     ranks = sorted(host_of)
-    near: list[Pairs] = [(pair,) for node in nodes for pair in permutations(node, 2)]
-    far: list[Pairs] = [
-        ((a, b),)
+    near = [pair for node in nodes for pair in permutations(node, 2)]
+    far = [
+        (a, b)
         for a, b in permutations(ranks, 2)
         if host_of[a] != host_of[b] and (len(ranks) <= MOST_FAR_RANKS or place_of[a] == place_of[b])
     ]
-    own: list[Pairs] = [((rank, rank),) for rank in ranks]
 
-    def both_ways(one_way: list[Pairs]) -> list[Pairs]:
-        return [((a, b), (b, a)) for ((a, b),) in one_way if a < b]
+    def both_ways(pairs: list[tuple[int, int]]) -> list[Pairs]:
+        return [((a, b), (b, a)) for a, b in pairs if a < b]
 
-    measured = {
-        "push": near,
-        "pull": near,
-        "engine_push": near if engines else [],
-        "both_directions": both_ways(near),
-        "local_copy": own,
-        "disjoint_pairs": [pairs for node in nodes for pairs in matchings(node)],
-        "host_copy_beside": near,
-        "ping_pong": both_ways(near),
-        **dict.fromkeys(ALONE, near),
-        "launch": own,
-        "send_library": far,
-        "both_directions_library": both_ways(far),
-        "ping_pong_library": both_ways(far),
-    }
     return {
-        algorithm: [Part(algorithm, pairs) for pairs in moves]
-        for algorithm, moves in measured.items()
+        "near": [(pair,) for pair in near],
+        "near_both": both_ways(near),
+        "own": [((rank, rank),) for rank in ranks],
+        "disjoint": [pairs for node in nodes for pairs in matchings(node)],
+        "far": [(pair,) for pair in far],
+        "far_both": both_ways(far),
+    }
+
+
+def parts(nodes: Sequence[Sequence[int]]) -> dict[str, list[Part]]:
+    """All measurements between the ranks of these hosts, by algorithm."""
+    pairs_of = sets_of_pairs(nodes)
+    return {
+        algorithm: [Part(algorithm, pairs) for pairs in pairs_of[method.pairs]]
+        for algorithm, method in METHODS.items()
     }
 
 
@@ -181,24 +202,20 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     communicator, world = session.communicator, session.world
     wire = open_wire(session, sizes[-1])
     contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
-    few_sizes = {
-        "disjoint_pairs": [contended],
-        "host_copy_beside": [contended],
-        "ping_pong": [0],
-        "launch": [0],
-        **{name: [contended] for name in STREAMS},
-        **{name: [min(DRAINED_BYTES, contended)] for name in DRAINS},
-        **{name: [0] for name in LATENCIES},
-        "ping_pong_library": [DATATYPE.size_bytes],
-    }
     suite = Suite()
     session.flight.note("compile", text="link")
-    engines = all(communicator.all_gather(wire.engine is not None))
-    measured = parts(communicator.nodes, engines)
-    if any(communicator.all_gather(bool(session.world.device.reason_against_graphs()))):
-        measured["graph_kernel"] = []
-    for algorithm, same_kind in measured.items():
-        for size, part in product(few_sizes.get(algorithm, sizes), same_kind):
+    lacks = {
+        "engine_push": not wire.engine,
+        "graph_kernel": bool(world.device.reason_against_graphs()),
+    }
+    all_lack = communicator.all_gather(lacks)
+    absent = {name for name in lacks if any(rank_lacks[name] for rank_lacks in all_lack)}
+    for algorithm, same_kind in parts(communicator.nodes).items():
+        if algorithm in absent:
+            continue
+        most_bytes = METHODS[algorithm].most_bytes
+        at_sizes = sizes if most_bytes is None else [min(contended, most_bytes)]
+        for size, part in product(at_sizes, same_kind):
             header = CaseHeader(
                 collective=LINK.name,
                 shape=dict(part.shape),
@@ -211,18 +228,18 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
             )
             if part.is_far:
                 header.library, header.memory = world.library.name, "private"
-            # A library's ranks talk to each other here, so a failed one cannot be waited for.
-            with (
-                nullcontext() if part.is_far else communicator.all_or_none(DeviceError, MemoryError)
-            ):
-                iteration = (
-                    iteration_of_messages(wire, part, size)
-                    if part.is_far
-                    else iteration_of_part(wire, part, size)
-                )
+                # The library's ranks talk to each other here: a failed one cannot be waited for.
+                iteration = iteration_of_messages(wire, part, size)
+            else:
+                with communicator.all_or_none(DeviceError, MemoryError):
+                    iteration = iteration_of_part(wire, part, size)
             if isinstance(iteration, Unsupported):
                 header.status, header.reason = "unsupported", iteration.reason
-            suite.add(header, None if isinstance(iteration, Unsupported) else iteration)
+                suite.add(header, None)
+            else:
+                ranks = "-".join(map(str, part.shape.values()))
+                iteration.text = f"{algorithm} {ranks} {size} B"
+                suite.add(header, iteration)
     with communicator.all_or_none(DeviceError, MemoryError):
         suite.link_parts[contended] = link_parts(wire.near, wire.buffers, contended, wire.engine)
     return suite
@@ -253,95 +270,76 @@ def open_wire(session: Session, size_bytes: int) -> Wire:
     return Wire(session, near, ranks, buffers, transfer, (on_host, on_device), shared_engine(near))
 
 
-def bind(wire: Wire, part: Part, count: int) -> Operation:
-    """This rank's launch of `count` elements, or round trips of a ping-pong. Raises DeviceError."""
+def repeats_of(wire: Wire, part: Part) -> int:
+    """How often a launch performs the part; 0 for a part that moves its size once."""
+    if part.algorithm == "ping_pong" and wire.near.memory == "same_device":
+        return SHARED_PING_PONGS
+    return METHODS[part.algorithm].repeats
+
+
+def bind(wire: Wire, part: Part, size_bytes: int) -> Operation:
+    """This rank's launch. Raises DeviceError."""
     world, own, ranks = wire.near, wire.session.communicator.rank, len(wire.ranks)
+    device, name, method = world.device, part.algorithm, METHODS[part.algorithm]
+    repeats = repeats_of(wire, part)
     transfer = Transfer.from_buffer_copy(wire.transfer)
-    transfer.ranks.count = count
-    blocks = 1 if part.algorithm == "ping_pong" else world.device.blocks_for(4 * count)
+    transfer.ranks.count = repeats or size_bytes // DATATYPE.size_bytes
+    blocks = 1 if repeats else device.blocks_for(size_bytes)
     for source, target in part.pairs:  # a launch numbers the ranks of its host
         if own == source:
             transfer.to = wire.ranks.index(target)
         if own == target:
             transfer.from_ = wire.ranks.index(source)
-    if part.algorithm == "local_copy":
-        step = Step(probe_kernels(world.device, ranks).kernel("copy_local"), transfer.ranks, blocks)
-    elif part.algorithm == "engine_push" and wire.engine:
+    if name == "launch":
+        step = nothing(world)
+    elif name == "local_copy":
+        kernels = probe_kernels(device, ranks)
+        step = Step(kernels.kernel(method.entry), transfer.ranks, blocks)
+    elif name == "engine_push" and wire.engine:
         step = pushed(world, wire.engine, transfer)
     else:
-        kernels = world.device.compile("link", {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
-        step = Step(kernels.kernel(ENTRIES.get(part.algorithm, "link_push")), transfer, blocks)
-    return Operation(step, world.device.caller(step), keep=wire)
+        if name in ("fenced_stores", "unfenced_stores"):
+            transfer.beside_bytes = max(0, size_bytes - LINE_BYTES)  # the flag has the last line
+        elif name == "dependent_loads":
+            lines = max(1, wire.buffers.send.size_bytes // LINE_BYTES)
+            transfer.beside_bytes = lines * LINE_BYTES
+        elif name == "graph_kernel":
+            transfer.ranks.count = 0
+        kernels = device.compile(method.file, {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
+        step = Step(kernels.kernel(method.entry), transfer, blocks)
+        if name == "graph_kernel":
+            step = device.replayed(device.sequence([step] * repeats))
+    return Operation(step, device.caller(step), keep=wire)
 
 
 def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
     """The source rewrites its buffer, the timed operation moves it, and the destination reads it:
-    so the lines that a push stores into, or a pull reads, lie where a real exchange leaves them."""
-    world = wire.session.world
-    has_part = world.communicator.rank in chain(*part.pairs)
+    so the lines that a push stores into, or a pull reads, lie where a real exchange leaves them.
+    What the source measures alone is not checked: other cases write the buffers anew."""
+    world, method, source = wire.session.world, METHODS[part.algorithm], part.pairs[0][0]
     idle = nothing(world)
-    operation = Operation(idle, world.device.caller(idle) if has_part else lambda: None)
-    if part.algorithm == "launch":
-        iteration = Iteration(-1, "", idle, operation, idle, idle, from_python=True)
-    elif part.algorithm in ALONE:
-        iteration = iteration_alone(wire, part, size_bytes)
-        return labelled(iteration, part, size_bytes, (part.pairs[0][0],))
-    elif part.algorithm == "ping_pong":
-        trips = SHARED_PING_PONGS if wire.near.memory == "same_device" else FLAGS
-        if part.pairs[0][0] in wire.ranks:
-            operation = bind(wire, part, trips)
-        iteration = Iteration(-1, "", idle, operation, idle, idle, scale=1 / (2 * trips))
-    else:
-        count = size_bytes // DATATYPE.size_bytes
-        # Every rank of the host launches, since a launch advances all epochs; but a local copy has
-        # no epoch.
-        if has_part or (part.pairs[0][0] in wire.ranks and part.algorithm != "local_copy"):
-            operation = bind(wire, part, count)
-        iteration = moving_iteration(wire, part, count, operation)
+    operation = Operation(idle, lambda: None)
+    # Every rank of the host launches a kernel of link.cu, since that advances all epochs.
+    if source in wire.ranks if method.file == "link" else source == world.communicator.rank:
+        operation = bind(wire, part, size_bytes)
+    if method.is_checked:
+        iteration = moving_iteration(wire, part, size_bytes, operation)
         iteration.movers = tuple(pair[1 if part.algorithm == "pull" else 0] for pair in part.pairs)
-    return labelled(iteration, part, size_bytes, tuple(sorted({*chain(*part.pairs)})))
-
-
-def iteration_alone(wire: Wire, part: Part, size_bytes: int) -> Iteration:
-    """Only the source launches. Its data are not checked: others' cases write the buffers anew."""
-    step = idle = nothing(wire.session.world)
-    if wire.session.communicator.rank == part.pairs[0][0]:
-        step = step_alone(wire, part, size_bytes)
-    operation = Operation(step, wire.near.device.caller(step), keep=wire)
-    scale = 1.0 if part.algorithm in STREAMS else 1 / REPEATS
-    return Iteration(-1, "", idle, operation, idle, idle, scale=scale)
-
-
-def step_alone(wire: Wire, part: Part, size_bytes: int) -> Step:
-    """The source's launch over the buffers of the other rank: a stream over all blocks, or REPEATS
-    of a drain or a latency by one block."""
-    device, name = wire.near.device, part.algorithm
-    transfer = Transfer.from_buffer_copy(wire.transfer)
-    transfer.to = wire.ranks.index(part.pairs[0][1])
-    blocks, transfer.ranks.count = 1, REPEATS
-    if name in STREAMS:
-        blocks = device.blocks_for(size_bytes)
-        transfer.ranks.count = size_bytes // DATATYPE.size_bytes
-    elif name in DRAINS:
-        transfer.beside_bytes = max(0, size_bytes - LINE_BYTES)  # the flag has the last line
     else:
-        words_bytes = wire.buffers.send.size_bytes // LINE_BYTES * LINE_BYTES
-        transfer.beside_bytes = max(LINE_BYTES, words_bytes)
-    macros = {"WORLD": str(len(wire.ranks))}
-    kernels = device.compile("link_parts", macros, (*PEER_STRUCTURES, Transfer))
-    if name == "graph_kernel":
-        transfer.ranks.count = 0
-        step = Step(kernels.kernel(ALONE[name]), transfer, blocks)
-        return device.replayed(device.sequence([step] * REPEATS))
-    return Step(kernels.kernel(ALONE[name]), transfer, blocks)
+        timed = repeats_of(wire, part) * (2 if part.algorithm == "ping_pong" else 1)
+        iteration = Iteration(-1, "", idle, operation, idle, idle, scale=1 / max(1, timed))
+        iteration.from_python = part.algorithm == "launch"
+    is_alone = method.file == "link_parts"
+    iteration.ranks = (source,) if is_alone else tuple(sorted({*chain(*part.pairs)}))
+    return iteration
 
 
-def moving_iteration(wire: Wire, part: Part, count: int, operation: Operation) -> Iteration:
-    """The iteration of an operation that moves `count` elements from sources to destinations."""
+def moving_iteration(wire: Wire, part: Part, size_bytes: int, operation: Operation) -> Iteration:
+    """The iteration of an operation that moves data from sources to destinations."""
     world, buffers = wire.session.world, wire.buffers
     case = Case(
         LINK,
-        count,
+        size_bytes // DATATYPE.size_bytes,
         DATATYPE,
         "none",
         buffers.send.address,
@@ -359,53 +357,37 @@ def iteration_of_messages(wire: Wire, part: Part, size_bytes: int) -> Iteration 
     """Messages of the library between two ranks without a common clock. So both first exchange an
     element, which tells that the other has arrived; one way, the source's clock runs until the
     destination has answered with an element. All ranks call it. Raises DeviceError."""
-    world, library, buffers = wire.session.world, wire.session.world.library, wire.buffers
+    world, buffers, name = wire.session.world, wire.buffers, part.algorithm
     own, (source, target) = world.communicator.rank, part.pairs[0]
     peer = {source: target, target: source}.get(own, -1)
-    element = world.device.private(2 * DATATYPE.size_bytes)
-
-    def send(address: int = element.address, length: int = DATATYPE.size_bytes) -> Message:
-        return Message(True, peer, address, length)
-
-    def receive(
-        address: int = element.address + DATATYPE.size_bytes, length: int = DATATYPE.size_bytes
-    ) -> Message:
-        return Message(False, peer, address, length)
-
-    to_target, answer = send(buffers.send.address, size_bytes), receive()
+    element_bytes = DATATYPE.size_bytes
+    elements = world.device.private(2 * element_bytes)
+    send = Message(True, peer, elements.address, element_bytes)
+    receive = Message(False, peer, elements.address + element_bytes, element_bytes)
+    send_all = Message(True, peer, buffers.send.address, size_bytes)
+    receive_all = Message(False, peer, buffers.receive.address, size_bytes)
+    one_way, trip = [[send_all], [receive]], [[send], [receive]]
     if own == target:
-        to_target, answer = receive(buffers.receive.address, size_bytes), send()
+        one_way, trip = [[receive_all], [send]], [[receive], [send]]
     groups = {
-        "send_library": [[to_target], [answer]],
-        "both_directions_library": [
-            [send(buffers.send.address, size_bytes), receive(buffers.receive.address, size_bytes)]
-        ],
-        "ping_pong_library": FAR_TRIPS
-        * ([[send()], [receive()]] if own == source else [[receive()], [send()]]),
-    }[part.algorithm]
-    arrive = library.bind_messages(world, [[send(), receive()]] if peer >= 0 else [])
-    operation = library.bind_messages(world, groups if peer >= 0 else [])
-    for bound in (arrive, operation):
-        if isinstance(bound, Unsupported):
-            return bound
-    assert isinstance(arrive, Operation)
-    assert isinstance(operation, Operation)
-    if part.algorithm == "ping_pong_library":
+        "send_library": one_way,
+        "both_directions_library": [[send_all, receive_all]],
+        "ping_pong_library": trip * FAR_TRIPS,
+    }[name]
+    arrive = world.library.bind_messages(world, [[send, receive]] if peer >= 0 else [])
+    operation = world.library.bind_messages(world, groups if peer >= 0 else [])
+    if isinstance(arrive, Unsupported):
+        return arrive
+    if isinstance(operation, Unsupported):
+        return operation
+    if name == "ping_pong_library":
         idle = nothing(world)
         iteration = Iteration(-1, "", idle, operation, idle, idle, scale=1 / (2 * FAR_TRIPS))
     else:
-        iteration = moving_iteration(wire, part, size_bytes // DATATYPE.size_bytes, operation)
+        iteration = moving_iteration(wire, part, size_bytes, operation)
     iteration.late = arrive.step
-    iteration.keep += [element, arrive, operation]
-    both_ways = part.algorithm == "both_directions_library"
-    return labelled(iteration, part, size_bytes, (source, target) if both_ways else (source,))
-
-
-def labelled(
-    iteration: Iteration, part: Part, size_bytes: int, ranks: tuple[int, ...]
-) -> Iteration:
-    shape = "-".join(map(str, part.shape.values()))
-    iteration.text, iteration.ranks = f"{part.algorithm} {shape} {size_bytes} B", ranks
+    iteration.keep += [elements, arrive, operation]
+    iteration.ranks = (source, target) if name == "both_directions_library" else (source,)
     return iteration
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from bench import STARTED_S
 from bench.campaigns.launches import SIGNALS, Stop, run_command
-from bench.campaigns.options import time_text
+from bench.campaigns.options import add_quiet, launching_parser, parse_alone, time_text
 from bench.harness import options
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, Parser, print_out
 from bench.harness.progress import Progress
 from bench.surveys import mps, steps
 from bench.surveys.steps import LOGS, RESULTS, Survey
-from collectives.communicator import find_mpirun, launched_rank
+from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
 from reports.store.writing import check_named
 
@@ -39,14 +39,7 @@ exit status:
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        prog="bench.survey",
-        usage="python -m bench.survey [OPTION ...]",
-        description=__doc__,
-        epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
-    )
+    parser = launching_parser("survey", "[OPTION ...]", __doc__, EPILOG)
     option = parser.add_argument
     option(
         "-n",
@@ -79,7 +72,7 @@ def make_parser() -> Parser:
         metavar="FOLDER",
         help="a new folder; the archive is FOLDER.tar.gz (results/survey-TIME)",
     )
-    option("--quiet", action="store_true", help="print no progress on standard error")
+    add_quiet(option)
     return parser
 
 
@@ -201,20 +194,11 @@ def left_text(survey: Survey) -> str:
     return f"{time_text(max(0.0, survey.deadline_s - time.monotonic()))} left"
 
 
-def open_from(argv: Sequence[str] | None) -> Survey:
-    """The survey of a command line, or the end of the process with status 2. Raises Stop."""
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
-    if launched_rank() is not None and "SLURM_PROCID" not in os.environ:
-        parser.error("a survey starts mpirun itself: run it without mpirun")
-    return open_survey(arguments)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.survey` and returns the exit status."""
     return run_command(
         "bench.survey",
-        lambda: run_survey(open_from(argv)),
+        lambda: run_survey(open_survey(parse_alone(make_parser(), argv, "a survey"))),
         "the survey",
         "interrupted before the first step",
     )

@@ -51,7 +51,7 @@ def examine(bus_ids: Sequence[str]) -> Facts:
         "pairs": pairs,
         "amdgpu_p2p": pci.amdgpu_p2p(),
         "shm_bytes": shutil.disk_usage(SHM).total if os.path.isdir(SHM) else None,
-        "virtualisation": virtualisation()["value"],
+        "virtualisation": virtualisation() or "unknown",
         "legacy_ipc": legacy_ipc() and any(gpu["vendor"] == pci.AMD for gpu in gpus),
         "peers": None,
         "refusals": [],

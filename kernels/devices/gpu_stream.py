@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kernels.devices.device import Action, Counts, Gate, Kernel, Module, Stamps, Step, Watch
-from kernels.devices.gpu_driver import calling, load_cupy, ordinals
+from kernels.devices.gpu_driver import calling, driver_library, load_cupy, ordinals
 
 # Entries of a stream, also a library's. After about 1,000 a launch blocks: at a gate, for ever.
 MOST_QUEUED = 500
@@ -63,6 +63,23 @@ class GpuStream:
 
     def calling(self, call: str) -> Any:
         return calling(f"on GPU {self.pci_bus_id}, {call}")
+
+    def driver(self, name: str, *arguments: Any) -> None:
+        """Calls a function that CuPy lacks in the driver's own library. The ABI takes a 64-bit
+        number for a shorter one, and for a pointer. Raises DeviceError."""
+        with self.calling(name):
+            function = getattr(driver_library(self.name), name, None)
+            if function is None:
+                raise RuntimeError("the driver is too old and lacks it")
+            wide = [ctypes.c_uint64(each) if isinstance(each, int) else each for each in arguments]
+            if status := function(*wide):
+                raise RuntimeError(f"error {status}{' OutOfMemory' * (status == 2)}")
+
+    def driver_value(self, name: str, *arguments: Any) -> int:
+        """What such a function writes to its first argument, which `arguments` leave out."""
+        value = ctypes.c_uint64()
+        self.driver(name, ctypes.byref(value), *arguments)
+        return value.value
 
     def _pinned(self, kind: type[ctypes.Structure]) -> int:
         """The address, for kernels and the host, of a zeroed structure in pinned host memory."""

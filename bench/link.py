@@ -42,9 +42,10 @@ Pairs = tuple[tuple[int, int], ...]  # (source, destination)
 
 
 class Method(NamedTuple):
-    """How an algorithm is measured: between `pairs`, a key of `sets_of_pairs`, by an entry of
-    kernels/`file`.cu, `repeats` times in a launch of one block (0: once, by many blocks). Either at
-    every size, or at one: the size of contention, but at most `most_bytes`."""
+    """How an algorithm is measured: between `pairs`, a key of `sets_of_pairs`, by `entry`, a kernel
+    of `file`, `repeats` times in a launch of one block (0: once, by many blocks). Either at every
+    size, or at one: the size of contention, but at most `most_bytes`. The `file` can also be
+    `library`, for messages, or `none`."""
 
     pairs: str
     entry: str = ""
@@ -116,7 +117,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wire:
+class Link:
     """Registered buffers of this rank, and the argument of a launch, with the buffers of every rank
     of this host as mapped here, still without a count and ranks; `keep` are the buffers of its host
     copy; `engine` if all ranks of this host have one. `near` is the world of these `ranks`."""
@@ -200,16 +201,13 @@ def parts(nodes: Sequence[Sequence[int]]) -> dict[str, list[Part]]:
 def prepare(sizes: Sequence[int], session: Session) -> Suite:
     """All parts, and the parts of every benchmark's bound at one size. Raises Refusal."""
     communicator, world = session.communicator, session.world
-    wire = open_wire(session, sizes[-1])
+    link = open_link(session, sizes[-1])
     contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
     suite = Suite()
     session.flight.note("compile", text="link")
-    lacks = {
-        "engine_push": not wire.engine,
-        "graph_kernel": bool(world.device.reason_against_graphs()),
-    }
-    all_lack = communicator.all_gather(lacks)
-    absent = {name for name in lacks if any(rank_lacks[name] for rank_lacks in all_lack)}
+    lacks = not link.engine, bool(world.device.reason_against_graphs())
+    no_engine, no_graphs = map(any, zip(*communicator.all_gather(lacks), strict=True))
+    absent = ["engine_push"] * no_engine + ["graph_kernel"] * no_graphs
     for algorithm, same_kind in parts(communicator.nodes).items():
         if algorithm in absent:
             continue
@@ -224,15 +222,15 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
                 datatype=DATATYPE.name,
                 redop="none",
                 algorithm=algorithm,
-                memory=wire.near.mapped.kind,
+                memory=link.near.mapped.kind,
             )
             if part.is_far:
                 header.library, header.memory = world.library.name, "private"
                 # The library's ranks talk to each other here: a failed one cannot be waited for.
-                iteration = iteration_of_messages(wire, part, size)
+                iteration = iteration_of_messages(link, part, size)
             else:
                 with communicator.all_or_none(DeviceError, MemoryError):
-                    iteration = iteration_of_part(wire, part, size)
+                    iteration = iteration_of_part(link, part, size)
             if isinstance(iteration, Unsupported):
                 header.status, header.reason = "unsupported", iteration.reason
                 suite.add(header, None)
@@ -241,11 +239,11 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
                 iteration.text = f"{algorithm} {ranks} {size} B"
                 suite.add(header, iteration)
     with communicator.all_or_none(DeviceError, MemoryError):
-        suite.link_parts[contended] = link_parts(wire.near, wire.buffers, contended, wire.engine)
+        suite.link_parts[contended] = link_parts(link.near, link.buffers, contended, link.engine)
     return suite
 
 
-def open_wire(session: Session, size_bytes: int) -> Wire:
+def open_link(session: Session, size_bytes: int) -> Link:
     """Buffers of this size on all ranks. Raises Refusal if a host's ranks map no memory."""
     communicator, device = session.communicator, session.world.device
     near = session.world.node or session.world
@@ -267,41 +265,41 @@ def open_wire(session: Session, size_bytes: int) -> Wire:
         arguments.sends[rank], arguments.receives[rank] = its_send.address, its_receive.address
     buffers = Buffers(send, receive, session.options.seed)
     transfer = Transfer(arguments, -1, -1, on_host.address, on_device.address, BACKGROUND_BYTES)
-    return Wire(session, near, ranks, buffers, transfer, (on_host, on_device), shared_engine(near))
+    return Link(session, near, ranks, buffers, transfer, (on_host, on_device), shared_engine(near))
 
 
-def repeats_of(wire: Wire, part: Part) -> int:
+def repeats_of(link: Link, part: Part) -> int:
     """How often a launch performs the part; 0 for a part that moves its size once."""
-    if part.algorithm == "ping_pong" and wire.near.memory == "same_device":
+    if part.algorithm == "ping_pong" and link.near.memory == "same_device":
         return SHARED_PING_PONGS
     return METHODS[part.algorithm].repeats
 
 
-def bind(wire: Wire, part: Part, size_bytes: int) -> Operation:
+def bind(link: Link, part: Part, size_bytes: int) -> Operation:
     """This rank's launch. Raises DeviceError."""
-    world, own, ranks = wire.near, wire.session.communicator.rank, len(wire.ranks)
+    world, own, ranks = link.near, link.session.communicator.rank, len(link.ranks)
     device, name, method = world.device, part.algorithm, METHODS[part.algorithm]
-    repeats = repeats_of(wire, part)
-    transfer = Transfer.from_buffer_copy(wire.transfer)
+    repeats = repeats_of(link, part)
+    transfer = Transfer.from_buffer_copy(link.transfer)
     transfer.ranks.count = repeats or size_bytes // DATATYPE.size_bytes
     blocks = 1 if repeats else device.blocks_for(size_bytes)
     for source, target in part.pairs:  # a launch numbers the ranks of its host
         if own == source:
-            transfer.to = wire.ranks.index(target)
+            transfer.to = link.ranks.index(target)
         if own == target:
-            transfer.from_ = wire.ranks.index(source)
+            transfer.from_ = link.ranks.index(source)
     if name == "launch":
         step = nothing(world)
     elif name == "local_copy":
         kernels = probe_kernels(device, ranks)
         step = Step(kernels.kernel(method.entry), transfer.ranks, blocks)
-    elif name == "engine_push" and wire.engine:
-        step = pushed(world, wire.engine, transfer)
+    elif name == "engine_push" and link.engine:
+        step = pushed(world, link.engine, transfer)
     else:
         if name in ("fenced_stores", "unfenced_stores"):
             transfer.beside_bytes = max(0, size_bytes - LINE_BYTES)  # the flag has the last line
         elif name == "dependent_loads":
-            lines = max(1, wire.buffers.send.size_bytes // LINE_BYTES)
+            lines = max(1, link.buffers.send.size_bytes // LINE_BYTES)
             transfer.beside_bytes = lines * LINE_BYTES
         elif name == "graph_kernel":
             transfer.ranks.count = 0
@@ -309,24 +307,24 @@ def bind(wire: Wire, part: Part, size_bytes: int) -> Operation:
         step = Step(kernels.kernel(method.entry), transfer, blocks)
         if name == "graph_kernel":
             step = device.replayed(device.sequence([step] * repeats))
-    return Operation(step, device.caller(step), keep=wire)
+    return Operation(step, device.caller(step), keep=link)
 
 
-def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
+def iteration_of_part(link: Link, part: Part, size_bytes: int) -> Iteration:
     """The source rewrites its buffer, the timed operation moves it, and the destination reads it:
     so the lines that a push stores into, or a pull reads, lie where a real exchange leaves them.
     What the source measures alone is not checked: other cases write the buffers anew."""
-    world, method, source = wire.session.world, METHODS[part.algorithm], part.pairs[0][0]
+    world, method, source = link.session.world, METHODS[part.algorithm], part.pairs[0][0]
     idle = nothing(world)
     operation = Operation(idle, lambda: None)
     # Every rank of the host launches a kernel of link.cu, since that advances all epochs.
-    if source in wire.ranks if method.file == "link" else source == world.communicator.rank:
-        operation = bind(wire, part, size_bytes)
+    if source in link.ranks if method.file == "link" else source == world.communicator.rank:
+        operation = bind(link, part, size_bytes)
     if method.is_checked:
-        iteration = moving_iteration(wire, part, size_bytes, operation)
+        iteration = moving_iteration(link, part, size_bytes, operation)
         iteration.movers = tuple(pair[1 if part.algorithm == "pull" else 0] for pair in part.pairs)
     else:
-        timed = repeats_of(wire, part) * (2 if part.algorithm == "ping_pong" else 1)
+        timed = repeats_of(link, part) * (2 if part.algorithm == "ping_pong" else 1)
         iteration = Iteration(-1, "", idle, operation, idle, idle, scale=1 / max(1, timed))
         iteration.from_python = part.algorithm == "launch"
     is_alone = method.file == "link_parts"
@@ -334,9 +332,9 @@ def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
     return iteration
 
 
-def moving_iteration(wire: Wire, part: Part, size_bytes: int, operation: Operation) -> Iteration:
+def moving_iteration(link: Link, part: Part, size_bytes: int, operation: Operation) -> Iteration:
     """The iteration of an operation that moves data from sources to destinations."""
-    world, buffers = wire.session.world, wire.buffers
+    world, buffers = link.session.world, link.buffers
     case = Case(
         LINK,
         size_bytes // DATATYPE.size_bytes,
@@ -353,11 +351,11 @@ def moving_iteration(wire: Wire, part: Part, size_bytes: int, operation: Operati
     return iteration
 
 
-def iteration_of_messages(wire: Wire, part: Part, size_bytes: int) -> Iteration | Unsupported:
+def iteration_of_messages(link: Link, part: Part, size_bytes: int) -> Iteration | Unsupported:
     """Messages of the library between two ranks without a common clock. So both first exchange an
     element, which tells that the other has arrived; one way, the source's clock runs until the
     destination has answered with an element. All ranks call it. Raises DeviceError."""
-    world, buffers, name = wire.session.world, wire.buffers, part.algorithm
+    world, buffers, name = link.session.world, link.buffers, part.algorithm
     own, (source, target) = world.communicator.rank, part.pairs[0]
     peer = {source: target, target: source}.get(own, -1)
     element_bytes = DATATYPE.size_bytes
@@ -384,7 +382,7 @@ def iteration_of_messages(wire: Wire, part: Part, size_bytes: int) -> Iteration 
         idle = nothing(world)
         iteration = Iteration(-1, "", idle, operation, idle, idle, scale=1 / (2 * FAR_TRIPS))
     else:
-        iteration = moving_iteration(wire, part, size_bytes, operation)
+        iteration = moving_iteration(link, part, size_bytes, operation)
     iteration.late = arrive.step
     iteration.keep += [elements, arrive, operation]
     iteration.ranks = (source, target) if name == "both_directions_library" else (source,)

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Stop(Exception):
-    """The campaign ends with an exit status and one sentence."""
+    """The command ends with an exit status and one sentence."""
 
     def __init__(self, exit_status: int, sentence: str) -> None:
         super().__init__(sentence)

@@ -12,7 +12,7 @@ import sys
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -36,8 +36,6 @@ RESERVED_WORD = re.compile(
     r"(bench\.)?(campaign|soak|survey|tune_library)|-J.*|--(out|output_file|list|soak)(=.*)?"
 )
 HARMLESS_WORD = re.compile(r"wiretax|mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
-# The options that decide, with the variants, which launches a campaign makes.
-PLAN_OPTIONS = ("budget", "pairs", "margin", "seed")
 EPILOG = """\
 example:
   python -m bench.campaign --budget 10m --revision old=HEAD~1 \\
@@ -259,11 +257,8 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     check_variants(parser, variants, commits)
     if values.pause and not sys.stdin.isatty():
         parser.error("--pause waits for Enter, but standard input is not a terminal")
-    commands = [
-        [each.name, [*each.launcher, *each.arguments], each.variables, each.commit]
-        for each in variants
-    ]
-    content = json.dumps([commands, {name: getattr(values, name) for name in PLAN_OPTIONS}])
+    decides = values.budget, values.pairs, values.margin, values.seed
+    content = json.dumps([[asdict(each) for each in variants], decides])
     plan = hashlib.sha256(content.encode()).hexdigest()[:16]
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     head = manifest.Campaign(

@@ -2,13 +2,12 @@
 
 A fact is {"value", "source", "status"}. If the machine does not show it, value and status are
 "unknown" and the source says where a person can look. No fact names the host, its user, a path or
-a serial number, except `host.name`, which is opt-in."""
+a serial number."""
 
 import hashlib
 import os
 import platform
 import re
-import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +34,7 @@ _PATH_OPTIONS = ("--out", "--output_file", "-J", "--table", "--tuned")
 _CPUS = "sys/devices/system/cpu"
 
 
-def describe(compiler: str = "", with_hostname: bool = False) -> Environment:
+def describe(compiler: str = "") -> Environment:
     """The facts of this host by name; shares from 0 to 1. `compiler` is the device's."""
     load = read("proc/loadavg").split()
     values = {
@@ -53,8 +52,6 @@ def describe(compiler: str = "", with_hostname: bool = False) -> Environment:
     values |= {
         f"env.{name}": scrub_value(os.environ[name]) for name in VARIABLES if name in os.environ
     }
-    if with_hostname:
-        values["host.name"] = socket.gethostname()
     return _facts(values)
 
 

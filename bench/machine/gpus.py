@@ -203,7 +203,7 @@ def examine_ranks(communicator: Communicator) -> tuple[Facts, World | None]:
         gpu = device
         with communicator.all_or_none(DeviceError):
             watch = device.watch(Watch())
-        waits = WaitPolicy(watch, pin(communicator).crowded, PEER_TIMEOUT_S)
+        waits = WaitPolicy(watch, pin(communicator).oversubscribed, PEER_TIMEOUT_S)
         world = open_world(communicator, device, waits)
         facts = examine_peers(communicator, device, world.peers)
         if facts["peers"]:

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, combinations, permutations, product
+from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from bench.harness import options
 from bench.harness.command import requested_sizes
 from bench.harness.iteration import Buffers, Iteration, case_iteration, link_parts, nothing
-from bench.harness.options import MOST_BYTES, RunOptions
+from bench.harness.options import RunOptions
 from bench.harness.run import measure
-from bench.harness.session import PING_PONGS, SHARED_PING_PONGS, Session, require_memory, start
+from bench.harness.session import SHARED_PING_PONGS, Session, require_memory, start
 from bench.harness.suite import Suite
 from collectives.allreduce_copy_engine import pushed, shared_engine
 from collectives.collective import DATATYPES, Array, Collective, Shape
@@ -31,56 +34,32 @@ DATATYPE = DATATYPES["float32"]
 CONTENDED_BYTES = 16 << 20  # contention is measured at this size, or the largest below
 SLOW_EVERY = 4  # rounds between blocks of larger sizes, which take a second
 FEW_RANKS = 3  # up to this many, every size is affordable
-FLAGS = 5 * PING_PONGS  # round trips in a launch, so that launching and stamping do not show
-REPEATS = 200  # stores behind which a flag goes, loads, or kernels, in one launch
+MESSAGE_BYTES = 16 << 10  # in front of a fence: of a model's decode
 BACKGROUND_BYTES = 16 << 20  # of the host copy: whole pieces of link.cu, more than caches hold
 LINE_BYTES = 256  # no line of a cache is longer
-DRAINED_BYTES = 16 << 10  # in front of a fence: a message of a model's decode
 FAR_TRIPS = 10  # round trips of a message between hosts in an iteration
 MOST_FAR_RANKS = 8  # with more, only ranks at the same place of their hosts exchange messages
 Pairs = tuple[tuple[int, int], ...]  # (source, destination)
 
 
-class Method(NamedTuple):
-    """How an algorithm is measured: between `pairs`, a key of `sets_of_pairs`, by `entry`, a kernel
-    of `file`, `repeats` times in a launch of one block (0: once, by many blocks). Either at every
-    size, or at one: the size of contention, but at most `most_bytes`. The `file` can also be
-    `library`, for messages, or `none`."""
+@dataclass(frozen=True)
+class Method:
+    """How an algorithm is measured, as in link.toml."""
 
     pairs: str
+    by: str
+    size: str = "every"
     entry: str = ""
-    most_bytes: int | None = None
     repeats: int = 0
-    file: str = "link"
 
     @property
     def is_checked(self) -> bool:
         """Whether data arrive at a destination that checks them."""
-        return self.file in ("link", "probe") and not self.repeats
+        return self.by in ("link", "engine", "probe") and not self.repeats
 
 
-_alone = partial(Method, "near", file="link_parts")  # the source alone, over another's buffers
-METHODS = {
-    "push": Method("near", "link_push"),
-    "pull": Method("near", "link_pull"),
-    "engine_push": Method("near"),
-    "both_directions": Method("near_both", "link_push"),
-    "local_copy": Method("own", "copy_local", file="probe"),
-    "disjoint_pairs": Method("disjoint", "link_push", MOST_BYTES),
-    "host_copy_beside": Method("near", "link_push_beside_host_copy", MOST_BYTES),
-    "ping_pong": Method("near_both", "link_ping_pong", 0, FLAGS),
-    "stores": _alone("link_stores", MOST_BYTES),
-    "loads": _alone("link_loads", MOST_BYTES),
-    "stores_and_loads": _alone("link_both_streams", MOST_BYTES),
-    "fenced_stores": _alone("link_fenced_stores", DRAINED_BYTES, REPEATS),
-    "unfenced_stores": _alone("link_unfenced_stores", DRAINED_BYTES, REPEATS),
-    "dependent_loads": _alone("link_dependent_loads", 0, REPEATS),
-    "graph_kernel": _alone("link_dependent_loads", 0, REPEATS),  # without a load
-    "launch": Method("own", most_bytes=0, file="none"),
-    "send_library": Method("far", file="library"),
-    "both_directions_library": Method("far_both", file="library"),
-    "ping_pong_library": Method("far_both", most_bytes=DATATYPE.size_bytes, file="library"),
-}
+TABLE = Path(__file__).with_suffix(".toml")
+METHODS = {name: Method(**row) for name, row in msgspec.toml.decode(TABLE.read_bytes()).items()}
 
 
 def _from_sources(sent: Array, shape: Shape, _: object) -> Array:
@@ -106,7 +85,7 @@ class Part(NamedTuple):
     @property
     def is_far(self) -> bool:
         """Whether the library moves the data, because the ranks have no memory in common."""
-        return METHODS[self.algorithm].file == "library"
+        return METHODS[self.algorithm].by == "library"
 
     @property
     def shape(self) -> Shape:
@@ -203,6 +182,13 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     communicator, world = session.communicator, session.world
     link = open_link(session, sizes[-1])
     contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
+    at_sizes = {
+        "every": sizes,
+        "contended": [contended],
+        "message": [min(MESSAGE_BYTES, contended)],
+        "element": [DATATYPE.size_bytes],
+        "none": [0],
+    }
     suite = Suite()
     session.flight.note("compile", text="link")
     lacks = not link.engine, bool(world.device.reason_against_graphs())
@@ -211,9 +197,7 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
     for algorithm, same_kind in parts(communicator.nodes).items():
         if algorithm in absent:
             continue
-        most_bytes = METHODS[algorithm].most_bytes
-        at_sizes = sizes if most_bytes is None else [min(contended, most_bytes)]
-        for size, part in product(at_sizes, same_kind):
+        for size, part in product(at_sizes[METHODS[algorithm].size], same_kind):
             header = CaseHeader(
                 collective=LINK.name,
                 shape=dict(part.shape),
@@ -288,22 +272,22 @@ def bind(link: Link, part: Part, size_bytes: int) -> Operation:
             transfer.to = link.ranks.index(target)
         if own == target:
             transfer.from_ = link.ranks.index(source)
-    if name == "launch":
+    if method.by == "nothing":
         step = nothing(world)
-    elif name == "local_copy":
-        kernels = probe_kernels(device, ranks)
-        step = Step(kernels.kernel(method.entry), transfer.ranks, blocks)
-    elif name == "engine_push" and link.engine:
+    elif method.by == "probe":
+        step = Step(probe_kernels(device, ranks).kernel(method.entry), transfer.ranks, blocks)
+    elif method.by == "engine" and link.engine:
         step = pushed(world, link.engine, transfer)
     else:
-        if name in ("fenced_stores", "unfenced_stores"):
-            transfer.beside_bytes = max(0, size_bytes - LINE_BYTES)  # the flag has the last line
-        elif name == "dependent_loads":
+        if name == "dependent_loads":
             lines = max(1, link.buffers.send.size_bytes // LINE_BYTES)
             transfer.beside_bytes = lines * LINE_BYTES
         elif name == "graph_kernel":
             transfer.ranks.count = 0
-        kernels = device.compile(method.file, {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
+        elif method.size == "message":
+            transfer.beside_bytes = max(0, size_bytes - LINE_BYTES)  # the flag has the last line
+        file = "link_parts" if method.by == "source" else "link"
+        kernels = device.compile(file, {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
         step = Step(kernels.kernel(method.entry), transfer, blocks)
         if name == "graph_kernel":
             step = device.replayed(device.sequence([step] * repeats))
@@ -317,8 +301,9 @@ def iteration_of_part(link: Link, part: Part, size_bytes: int) -> Iteration:
     world, method, source = link.session.world, METHODS[part.algorithm], part.pairs[0][0]
     idle = nothing(world)
     operation = Operation(idle, lambda: None)
-    # Every rank of the host launches a kernel of link.cu, since that advances all epochs.
-    if source in link.ranks if method.file == "link" else source == world.communicator.rank:
+    # All ranks of the host launch what has flags, since that advances all epochs.
+    launching = link.ranks if method.by in ("link", "engine") else [source]
+    if source in link.ranks and world.communicator.rank in launching:
         operation = bind(link, part, size_bytes)
     if method.is_checked:
         iteration = moving_iteration(link, part, size_bytes, operation)
@@ -327,8 +312,8 @@ def iteration_of_part(link: Link, part: Part, size_bytes: int) -> Iteration:
         timed = repeats_of(link, part) * (2 if part.algorithm == "ping_pong" else 1)
         iteration = Iteration(-1, "", idle, operation, idle, idle, scale=1 / max(1, timed))
         iteration.from_python = part.algorithm == "launch"
-    is_alone = method.file == "link_parts"
-    iteration.ranks = (source,) if is_alone else tuple(sorted({*chain(*part.pairs)}))
+    ranks = [source] if method.by == "source" else sorted({*chain(*part.pairs)})
+    iteration.ranks = tuple(ranks)
     return iteration
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import STARTED_S
-from bench.campaigns.launches import Stop, launch, reason_against, run_command, say
+from bench.campaigns.launches import Stop, failure_of, launch, run_command, say
 from bench.campaigns.library_costs import (
     UNKNOWN,
     Launches,
@@ -116,7 +116,7 @@ def launch_library(
     options += f" --sizes={','.join(map(str, sizes))}" if sizes else ""
     variant = with_setting(values.variant, setting + options)
     status, last_line, run = launch(variant, [], values.out, launch_s + LIMIT_S)
-    if reason := reason_against(status, last_line, run):
+    if reason := failure_of(status, last_line, run):
         raise Stop(status if status in (USAGE, CANNOT) else WRONG, reason)
     if status == WRONG:
         raise Stop(WRONG, "a result was wrong")

@@ -250,7 +250,7 @@ def launch(
     return status, last_line if status or run else "it stored no run", run
 
 
-def reason_against(status: int, last_line: str, run: Path | None) -> str | None:
+def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
     """Why a launch did not finish, without paths and hosts; None if it did, with any results."""
     reason = last_line
     if status in (FINE, WRONG) and run is not None:
@@ -268,7 +268,7 @@ def retry_launch(
 ) -> bool:
     """Launches a variant until a launch finishes, at most three times; whether one finished."""
     for attempt in range(1, ATTEMPTS + 1):
-        launch = Launch(
+        record = Launch(
             stage=stage,
             pair=pair,
             place=place,
@@ -277,11 +277,11 @@ def retry_launch(
             status="died",
             elapsed_s=0.0,
         )
-        record_orphans(campaign, launch)
-        launch_once(campaign, launch)
-        if launch.status == "finished":
+        record_orphans(campaign, record)
+        launch_once(campaign, record)
+        if record.status == "finished":
             return True
-        say(f"{name}, attempt {attempt}: {launch.reason}")
+        say(f"{name}, attempt {attempt}: {record.reason}")
     return False
 
 
@@ -329,7 +329,7 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     )
     record.elapsed_s = time.monotonic() - started_s
     record.run = f"{variant.name}/{run.name}" if run else None
-    record.reason = reason_against(record.exit, last_line, run)
+    record.reason = failure_of(record.exit, last_line, run)
     record.status = "died" if record.reason else "finished"
     campaign.record(record)
     if record.exit in (FINE, USAGE, CANNOT) and not run:

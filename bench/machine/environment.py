@@ -141,15 +141,10 @@ def gpu_facts(ranks: Sequence[Mapping[str, Any]]) -> Environment:
     gpus = [rank for rank in ranks if "gpu" in rank]
     if not gpus:
         return {}
-    keys = {
-        "gpu.models": "gpu",
-        "gpu.driver": "driver",
-        "gpu.runtime": "runtime",
-        "gpu.module": "module",
-        "cupy.version": "cupy",
-    }
     values: dict[str, Any] = {
-        name: sorted({str(gpu[key]) for gpu in gpus}) for name, key in keys.items()
+        name: sorted({str(gpu[row["of_rank"]]) for gpu in gpus})
+        for name, row in FACTS.items()
+        if "of_rank" in row
     }
     throttles = [gpu.get("throttle") for gpu in gpus]
     reasons = {reason for throttle in throttles for reason in throttle or ()}

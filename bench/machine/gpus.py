@@ -75,8 +75,8 @@ def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
         "bar_bytes": nvml.get("bar_bytes") or bar_bytes,
         "links": pci.rates(bus_id) or None,
         "slot_at": card,
-        "slot": pci.most(port),
-        "card": pci.most(card),
+        "slot": pci.max_rate(port),
+        "card": pci.max_rate(card),
     }
 
 

@@ -88,7 +88,7 @@ def plan(on_gpus: bool, is_quick: bool, shares_gpus: bool = False) -> list[Step]
     return [step for step in steps if on_gpus or not step.gpus_only]
 
 
-def launched(survey: Survey, step: Step, mpirun: str = "mpirun") -> list[str]:
+def launcher(survey: Survey, step: Step, mpirun: str = "mpirun") -> list[str]:
     """`mpirun` with the number of ranks. The doctor runs without it where there are no GPUs, and as
     one rank where ranks share one."""
     ranks = survey.ranks
@@ -102,7 +102,7 @@ def launched(survey: Survey, step: Step, mpirun: str = "mpirun") -> list[str]:
 def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     """`mpirun`, this interpreter and the step's module with its options."""
     folder, table = survey.folder.resolve(), survey.folder.resolve() / TABLE
-    words = [*launched(survey, step, survey.mpirun), sys.executable, "-m"]
+    words = [*launcher(survey, step, survey.mpirun), sys.executable, "-m"]
     words += [f"{BENCH}.{step.command}", *step.arguments]
     if step.command == "doctor":
         return words
@@ -123,7 +123,7 @@ def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
 def to_type(survey: Survey, step: Step) -> str:
     """The command that runs the step again."""
     variables = [f"{name}={value}" for name, value in step.environment.items()]
-    words = [*variables, *launched(survey, step), "python -m", f"bench.{step.command}"]
+    words = [*variables, *launcher(survey, step), "python -m", f"bench.{step.command}"]
     words += step.arguments
     if step.command != "doctor":
         words += ["--device", survey.device] if survey.device != "auto" else []

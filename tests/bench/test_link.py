@@ -33,7 +33,7 @@ start(replace(options, iterations=4),
 """
 LINK = COUNTED.format("")
 SMALL = "-e 16K --max-time 80 --lean"
-ALONE = {name for name, method in METHODS.items() if method.file == "link_parts"}
+ALONE = {name for name, method in METHODS.items() if method.by == "source"}
 TWO_HOSTS = {"MPIR_CVAR_NUM_CLIQUES": "2"}  # MPICH sees a host for each rank
 
 

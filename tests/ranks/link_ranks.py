@@ -15,7 +15,7 @@ from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.timing import perform, times_us
 from bench.harness.watchdog import FlightRecord
-from bench.link import FLAGS, iteration_of_part, open_link, parts
+from bench.link import METHODS, iteration_of_part, open_link, parts
 from bench.machine.placement import pin
 from collectives.communicator import Communicator
 from collectives.operation import Unsupported
@@ -53,7 +53,7 @@ def main(pairs: int) -> None:
     for _ in range(pairs):
         link.buffers.send.write(np.zeros(1, np.uint64))
         communicator.barrier()
-        bare_ns.append(bare(sends[1 - rank], sends[rank], FLAGS, rank == 0))
+        bare_ns.append(bare(sends[1 - rank], sends[rank], METHODS["ping_pong"].repeats, rank == 0))
         stamps = communicator.gather(perform(session, iteration, Counts(0, 1)))
         if stamps is not None:
             times = times_us(stamps, True, iteration.ranks, iteration.movers)

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from bench import STARTED_S
 from bench.campaigns.launches import SIGNALS, Stop, run_command
-from bench.campaigns.options import time_text
+from bench.campaigns.options import add_quiet, launching_parser, parse_alone, time_text
 from bench.harness import options
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, Parser, print_out
 from bench.harness.progress import Progress
 from bench.surveys import mps, steps
-from bench.surveys.steps import LOGS, RESULTS, Outcome, Survey
-from collectives.communicator import find_mpirun, launched_rank
+from bench.surveys.steps import LOGS, RESULTS, Survey
+from collectives.communicator import find_mpirun
 from kernels.devices.device import MOST_RANKS, DeviceError
 from reports.store.writing import check_named
 
@@ -39,14 +39,7 @@ exit status:
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        prog="bench.survey",
-        usage="python -m bench.survey [OPTION ...]",
-        description=__doc__,
-        epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
-    )
+    parser = launching_parser("survey", "[OPTION ...]", __doc__, EPILOG)
     option = parser.add_argument
     option(
         "-n",
@@ -79,7 +72,7 @@ def make_parser() -> Parser:
         metavar="FOLDER",
         help="a new folder; the archive is FOLDER.tar.gz (results/survey-TIME)",
     )
-    option("--quiet", action="store_true", help="print no progress on standard error")
+    add_quiet(option)
     return parser
 
 
@@ -109,7 +102,6 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
         (folder / name).mkdir(parents=True)
     check_named(archive)
     max_time_s = arguments.max_time_s or (QUICK_S if arguments.quick else FULL_S)
-    outcomes = list(map(Outcome, steps.plan(gpus > 0, arguments.quick, shares_gpus)))
     return Survey(
         folder,
         archive,
@@ -119,7 +111,7 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
         arguments.device,
         arguments.quick,
         STARTED_S + max_time_s,
-        outcomes,
+        steps.plan(gpus > 0, arguments.quick, shares_gpus),
         Progress("survey", arguments.quiet),
         shares_gpus,
     )
@@ -161,27 +153,19 @@ def run_survey(survey: Survey) -> int:
             signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:  # `interrupt` ignores later signals
         is_interrupted = True
-        for outcome in survey.outcomes:
-            if outcome.status == "not run":
-                outcome.sentence = "the survey was interrupted before"
+        for step in survey.steps:
+            if step.status == "not run":
+                step.sentence = "the survey was interrupted before"
         survey.progress.keep("interrupted; the page and the archive will hold what was measured")
     made = page.write(survey, is_interrupted)
     failed = [
-        f"{outcome.step.title}, {outcome.status}: {outcome.sentence}"
-        for outcome in survey.outcomes
-        if outcome.status != "done"
+        f"{step.title}, {step.status}: {step.sentence}"
+        for step in survey.steps
+        if step.status != "done"
     ]
-    print_out(
-        "\n".join(
-            [
-                made.title,
-                *failed,
-                f"page: {survey.folder / page.PAGE}",
-                f"archive: {survey.archive}\n",
-            ]
-        )
-    )
-    statuses = {outcome.status for outcome in survey.outcomes}
+    ends = f"page: {survey.folder / page.PAGE}", f"archive: {survey.archive}\n"
+    print_out("\n".join([made.title, *failed, *ends]))
+    statuses = {step.status for step in survey.steps}
     if is_interrupted:
         return INTERRUPTED
     return WRONG if "wrong" in statuses else CANNOT if statuses - {"done", "incomplete"} else FINE
@@ -191,19 +175,18 @@ def run_steps(survey: Survey) -> None:
     """Gives each step its share of the time that is left."""
     total_s = survey.deadline_s - STARTED_S
     end_s = survey.deadline_s - min(CLOSING_SHARE * total_s, MOST_CLOSING_S)
-    for place, outcome in enumerate(survey.outcomes):
-        shares = [each.step.share for each in survey.outcomes[place:]]
+    for place, step in enumerate(survey.steps):
         left_s = end_s - time.monotonic()
-        share_s = left_s * shares[0] / sum(shares)
-        name = outcome.step.name.replace("_", " ")
+        share_s = left_s * step.share / sum(each.share for each in survey.steps[place:])
+        name = step.name.replace("_", " ")
         if share_s < steps.LEAST_STEP_S:
             survey.progress.keep(f"{name}: not run, the time is up")
             continue
         survey.progress.keep(f"{name}: starts, about {time_text(share_s)}; {left_text(survey)}")
-        steps.perform(survey, outcome, share_s, left_s)
-        took = time_text(outcome.elapsed_s)
+        steps.perform(survey, step, share_s, left_s)
+        took = time_text(step.elapsed_s)
         survey.progress.keep(
-            f"{name}: {outcome.status} after {took}, {outcome.sentence}; {left_text(survey)}"
+            f"{name}: {step.status} after {took}, {step.sentence}; {left_text(survey)}"
         )
 
 
@@ -211,20 +194,11 @@ def left_text(survey: Survey) -> str:
     return f"{time_text(max(0.0, survey.deadline_s - time.monotonic()))} left"
 
 
-def open_from(argv: Sequence[str] | None) -> Survey:
-    """The survey of a command line, or the end of the process with status 2. Raises Stop."""
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
-    if launched_rank() is not None and "SLURM_PROCID" not in os.environ:
-        parser.error("a survey starts mpirun itself: run it without mpirun")
-    return open_survey(arguments)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m bench.survey` and returns the exit status."""
     return run_command(
         "bench.survey",
-        lambda: run_survey(open_from(argv)),
+        lambda: run_survey(open_survey(parse_alone(make_parser(), argv, "a survey"))),
         "the survey",
         "interrupted before the first step",
     )

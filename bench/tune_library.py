@@ -16,30 +16,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import STARTED_S
-from bench.campaigns.launches import Stop, reason_against, run_command, run_to_end, say
+from bench.campaigns.launches import Stop, failure_of, launch, run_command, say
 from bench.campaigns.library_costs import (
     UNKNOWN,
-    Costs,
     Launches,
     choose,
     combinations_of,
     costs_of,
     schedule,
-    size_of,
     survivors,
 )
 from bench.campaigns.library_settings import DEFAULT, Setting, settings_for
-from bench.campaigns.options import Variant, parse_variant
+from bench.campaigns.options import Variant, add_quiet, launching_parser, parse_alone, parse_variant
 from bench.harness import options
-from bench.harness.options import CANNOT, FINE, USAGE, WRONG, Parser, print_out
+from bench.harness.options import CANNOT, FINE, USAGE, WRONG, print_out
 from bench.harness.progress import Progress
-from collectives.communicator import launched_rank
-from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS
+from reports.store.case import MIN_STATE_BLOCKS
 from reports.store.result import read
 from reports.store.schema import Result
-from reports.tables.sentences import size_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LAUNCH_S, BLOCKS = 3.0, 7  # the least time of a launch, and blocks of each case that it should have
 LIMIT_S = 20.0  # for the start and the end of a launch, beyond its --max-time
@@ -55,13 +55,11 @@ exit status:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, or the end of the process with status 2 and one sentence."""
-    parser = Parser(
-        prog="bench.tune_library",
-        allow_abbrev=False,
-        epilog=EPILOG,
-        usage='python -m bench.tune_library --variant NAME="COMMAND" [OPTION ...]',
-        description="Finds the best settings of the MPI library that a command runs with.",
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
+    parser = launching_parser(
+        "tune_library",
+        '--variant NAME="COMMAND" [OPTION ...]',
+        "Finds the best settings of the MPI library that a command runs with.",
+        EPILOG,
     )
     option = parser.add_argument
     seconds = partial(options.positive_number, "seconds", options.MOST_S)
@@ -94,19 +92,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="seed of the order (0)",
     )
-    option("--quiet", action="store_true", help="print no progress on standard error")
-    values = parser.parse_args(argv)
-    if launched_rank() is not None:
-        parser.error("the search starts mpirun itself: run it without mpirun")
-    return values
+    add_quiet(option)
+    return parse_alone(parser, argv, "the search")
 
 
 def with_setting(variant: Variant, setting: Setting) -> Variant:
     """The variant's command in this setting."""
-    words = [word for word in setting if word.startswith("--")]
-    variables = dict(word.split("=", 1) for word in setting if word not in words)
+    options = [word for word in setting.split() if word.startswith("--")]
+    words = [word.split("=", 1) for word in setting.split() if word not in options]
     return replace(
-        variant, arguments=[*variant.arguments, *words], variables=variant.variables | variables
+        variant,
+        arguments=[*variant.arguments, *options],
+        variables=variant.variables | dict(words),
     )
 
 
@@ -115,24 +112,11 @@ def launch_library(
 ) -> Result:
     """Launches the library in a setting at these sizes (none: the command's). Raises Stop with the
     reason if the launch fails or measures a wrong result."""
-    variant, folder = with_setting(values.variant, setting), values.out
-    folder.mkdir(parents=True, exist_ok=True)
-    runs_before = set(folder.glob("*.jsonl"))
-    command = [
-        *variant.launcher,
-        *variant.arguments,
-        "--algorithm",
-        "library",
-        "--lean",
-        "--max-time",
-        f"{launch_s:.1f}",
-        "--out",
-        str(folder.resolve()),
-    ]
-    command += ["--sizes", ",".join(map(str, sizes))] if sizes else []
-    status, last_line = run_to_end(command, None, variant.environment(None), launch_s + LIMIT_S)
-    run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
-    if reason := reason_against(status, last_line if status or run else "it stored no run", run):
+    options = f" --algorithm=library --max-time={launch_s:.1f}"
+    options += f" --sizes={','.join(map(str, sizes))}" if sizes else ""
+    variant = with_setting(values.variant, setting + options)
+    status, last_line, run = launch(variant, [], values.out, launch_s + LIMIT_S)
+    if reason := failure_of(status, last_line, run):
         raise Stop(status if status in (USAGE, CANNOT) else WRONG, reason)
     if status == WRONG:
         raise Stop(WRONG, "a result was wrong")
@@ -191,7 +175,9 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
                 return launches, [
                     each for each in active if not each or len(launches.get(each, ())) > 1
                 ]
-            progress.show(f"round {rounds + 1}, launch {place + 1} of {len(plan)}", shown(setting))
+            progress.show(
+                f"round {rounds + 1}, launch {place + 1} of {len(plan)}", setting or "default"
+            )
             tried.add(setting)
             try:
                 launch = launch_library(values, setting, sizes, launch_s)
@@ -200,7 +186,7 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
                 unlucky = stop.exit_status == CANNOT and setting in launches  # it measured nothing
                 if not (setting or unlucky):
                     raise
-                progress.keep(f"{'a launch ' * unlucky}left out: {shown(setting)}: {stop}")
+                progress.keep(f"{'a launch ' * unlucky}left out: {setting or 'default'}: {stop}")
                 if not unlucky:
                     launches.pop(setting, None)
             longest_s = max(longest_s, time.monotonic() - begin_s)
@@ -215,23 +201,14 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
         rounds += 1
 
 
-def shown(setting: Setting) -> str:
-    """The words of a setting."""
-    return " ".join(setting) or "default"
-
-
-def as_variants(variant: Variant, costs: Costs, group: Sequence[Setting]) -> str:
-    """The settings as variants in TOML, after a comment for each case."""
-    lines = list[str]()
-    for cell, by_setting in costs.items():
-        setting = min(group, key=lambda setting: by_setting.get(setting, UNKNOWN))
-        facts = dict(zip(CASE_KEY, cell[0], strict=True))
-        trip = f", round trip {cell[1]:.0f} ns" * bool(cell[1])
-        lines.append(
-            f"# {facts['library']}, {size_text(size_of(cell))}, {facts['mode']}{trip}: "
-            f"{1 / by_setting.get(setting, UNKNOWN):.2f}x as fast as the default: "
-            f"{shown(setting)}"
-        )
+def as_variants(variant: Variant, costs: "pd.DataFrame", group: list[Setting]) -> str:
+    """The settings as variants in TOML, after a comment for each case and state of the link."""
+    of_group = costs.reindex(columns=group).fillna(UNKNOWN)
+    lines = [
+        f"# {cell}: {1 / by_setting.min():.2f}x as fast as the default: "
+        f"{by_setting.idxmin() or 'default'}"
+        for cell, by_setting in of_group.iterrows()
+    ]
     for place, tuned in enumerate((with_setting(variant, setting) for setting in group), 1):
         lines += [
             "[[variant]]",
@@ -250,7 +227,8 @@ def tune(values: argparse.Namespace) -> int:
         launches, settings = search(values, progress)
     finally:
         progress.clear()
-    if not (costs := costs_of(launches)):
+    costs = costs_of(launches)
+    if costs.empty:
         raise Stop(CANNOT, "no two settings ran in one state of the link: give it more --max-time")
     print_out(as_variants(values.variant, costs, choose(costs, settings)))
     return FINE

@@ -4,7 +4,6 @@ No process that a launch starts outlives it."""
 
 import ctypes
 import fcntl
-import io
 import os
 import re
 import shutil
@@ -12,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Stop(Exception):
-    """The campaign ends with an exit status and one sentence."""
+    """The command ends with an exit status and one sentence."""
 
     def __init__(self, exit_status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -218,10 +216,8 @@ def check_out(variant: Variant, folder: Path) -> None:
     answer = subprocess.run(["git", "archive", str(variant.commit)], capture_output=True)
     if answer.returncode:
         raise Stop(WRONG, f"{subject}: {answer.stderr.decode(errors='replace').strip()}")
-    with tarfile.open(fileobj=io.BytesIO(answer.stdout)) as archive:
-        # The filter came with Python 3.10.12 and 3.11.4.
-        archive.extraction_filter = getattr(tarfile, "data_filter", None)
-        archive.extractall(folder)
+    folder.mkdir(parents=True)
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=answer.stdout, check=True)
     if not (folder / "bench").is_dir():  # Python would import the bench of this tree
         raise Stop(USAGE, f"{subject}: its revision has no benchmarks")
     uses_wiretax = "wiretax" in (Path(word).name for word in variant.launcher)
@@ -235,15 +231,26 @@ def check_out(variant: Variant, folder: Path) -> None:
             raise Stop(WRONG, f"{subject}: `make setup` of its revision failed: {last_line}")
 
 
-def command_line(variant: Variant, folder: Path, seed: int, max_time_s: float | None) -> list[str]:
-    """The variant's command with the options of a launch."""
+def launch(
+    variant: Variant,
+    options: Sequence[str],
+    folder: Path,
+    limit_s: float,
+    tree: Path | None = None,
+) -> tuple[int, str, Path | None]:
+    """Runs the variant's command, which may override these options, with the code in `tree` (None:
+    this tree). Its exit status, its last line on standard error, its run in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    runs_before = set(folder.glob("*.jsonl"))
     # The last of two equal options counts: the command's own one.
-    command = [*variant.launcher, "--out", str(folder.resolve()), "--seed", str(seed), "--lean"]
-    command += ["--max-time", f"{max_time_s:.1f}"] if max_time_s else []
-    return command + variant.arguments
+    command = [*variant.launcher, "--out", str(folder.resolve()), "--lean", *options]
+    command += variant.arguments
+    status, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
+    run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
+    return status, last_line if status or run else "it stored no run", run
 
 
-def reason_against(status: int, last_line: str, run: Path | None) -> str | None:
+def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
     """Why a launch did not finish, without paths and hosts; None if it did, with any results."""
     reason = last_line
     if status in (FINE, WRONG) and run is not None:
@@ -261,7 +268,7 @@ def retry_launch(
 ) -> bool:
     """Launches a variant until a launch finishes, at most three times; whether one finished."""
     for attempt in range(1, ATTEMPTS + 1):
-        launch = Launch(
+        record = Launch(
             stage=stage,
             pair=pair,
             place=place,
@@ -270,11 +277,11 @@ def retry_launch(
             status="died",
             elapsed_s=0.0,
         )
-        record_orphans(campaign, launch)
-        launch_once(campaign, launch)
-        if launch.status == "finished":
+        record_orphans(campaign, record)
+        launch_once(campaign, record)
+        if record.status == "finished":
             return True
-        say(f"{name}, attempt {attempt}: {launch.reason}")
+        say(f"{name}, attempt {attempt}: {record.reason}")
     return False
 
 
@@ -304,29 +311,26 @@ def wait_for_setup(campaign: OpenCampaign, variant: Variant) -> None:
     campaign.ready_for = variant
 
 
-def launch_once(campaign: OpenCampaign, launch: Launch) -> None:
+def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     """Makes a launch and records its outcome. Raises Stop if it refuses to run or stores no run."""
-    options, variant = campaign.options, campaign.options.variants[launch.variant]
+    options, variant = campaign.options, campaign.options.variants[record.variant]
     wait_for_setup(campaign, variant)
-    folder = campaign.folder / launch.variant
-    folder.mkdir(exist_ok=True)
-    runs_before = set(folder.glob("*.jsonl"))
     limit_s = options.budget_s or LONGEST_PILOT_S
-    if launch.stage != "pilot":
+    if record.stage != "pilot":
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
-    command = command_line(variant, folder, options.head.seed + launch.pair, options.launch_s)
-    tree = campaign.revision_folder(variant)
+    words = ["--seed", str(options.head.seed + record.pair)]
+    words += ["--max-time", f"{options.launch_s:.1f}"] if options.launch_s else []
     campaign.progress.show(
-        f"launch {len(campaign.manifest.launches) + 1}", f"{launch.stage}, {variant.name}"
+        f"launch {len(campaign.manifest.launches) + 1}", f"{record.stage}, {variant.name}"
     )
     started_s = time.monotonic()
-    launch.exit, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
-    launch.elapsed_s = time.monotonic() - started_s
-    run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
-    launch.run = f"{launch.variant}/{run.name}" if run else None
-    launch.reason = reason_against(launch.exit, last_line, run)
-    launch.status = "died" if launch.reason else "finished"
-    campaign.record(launch)
-    if launch.exit in (FINE, USAGE, CANNOT) and not run:
-        refusal = last_line if launch.exit else "it stored no run"
-        raise Stop(launch.exit or USAGE, f"variant {variant.name}: {refusal}")
+    record.exit, last_line, run = launch(
+        variant, words, campaign.folder / variant.name, limit_s, campaign.revision_folder(variant)
+    )
+    record.elapsed_s = time.monotonic() - started_s
+    record.run = f"{variant.name}/{run.name}" if run else None
+    record.reason = failure_of(record.exit, last_line, run)
+    record.status = "died" if record.reason else "finished"
+    campaign.record(record)
+    if record.exit in (FINE, USAGE, CANNOT) and not run:
+        raise Stop(record.exit or USAGE, f"variant {variant.name}: {last_line}")

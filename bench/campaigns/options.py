@@ -12,7 +12,7 @@ import sys
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -36,8 +36,6 @@ RESERVED_WORD = re.compile(
     r"(bench\.)?(campaign|soak|survey|tune_library)|-J.*|--(out|output_file|list|soak)(=.*)?"
 )
 HARMLESS_WORD = re.compile(r"wiretax|mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
-# The options that decide, with the variants, which launches a campaign makes.
-PLAN_OPTIONS = ("budget", "pairs", "margin", "seed")
 EPILOG = """\
 example:
   python -m bench.campaign --budget 10m --revision old=HEAD~1 \\
@@ -151,16 +149,38 @@ def time_text(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def make_parser(program: str = "bench.campaign") -> Parser:
-    """The parser of `python -m bench.campaign`; its complaints start with `program`."""
-    parser = Parser(
-        prog=program,
+def launching_parser(command: str, usage: str, about: str | None, epilog: str) -> Parser:
+    """The parser of a command that starts mpirun itself."""
+    return Parser(
+        prog=f"bench.{command}",
         allow_abbrev=False,
-        epilog=EPILOG,
-        usage='python -m bench.campaign --variant NAME="COMMAND" ... [OPTION ...]',
-        description="Launches commands in turn, pair by pair, and reports the cases in which they\n"
-        "differ from the first. After an interruption the same command continues.",
+        epilog=epilog,
+        usage=f"python -m bench.{command} {usage}",
+        description=about,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
+    )
+
+
+def parse_alone(parser: Parser, argv: Sequence[str] | None, subject: str) -> argparse.Namespace:
+    """The options; under mpirun, where each rank would start mpirun, the end of the process."""
+    values = parser.parse_args(argv)
+    if launched_rank() is not None and "SLURM_PROCID" not in os.environ:  # every Slurm job sets it
+        parser.error(f"{subject} starts mpirun itself: run it without mpirun")
+    return values
+
+
+def add_quiet(option: AddOption) -> None:
+    option("--quiet", action="store_true", help="print no progress on standard error")
+
+
+def make_parser() -> Parser:
+    """The parser of `python -m bench.campaign`."""
+    parser = launching_parser(
+        "campaign",
+        '--variant NAME="COMMAND" ... [OPTION ...]',
+        "Launches commands in turn, pair by pair, and reports the cases in which they\n"
+        "differ from the first. After an interruption the same command continues.",
+        EPILOG,
     )
     option = parser.add_argument
     option(
@@ -197,7 +217,7 @@ def make_parser(program: str = "bench.campaign") -> Parser:
         action="store_true",
         help="wait for Enter before another variant: drivers, settings, cables by hand",
     )
-    option("--quiet", action="store_true", help="print no progress on standard error")
+    add_quiet(option)
     return parser
 
 
@@ -229,9 +249,7 @@ def add_plan_options(option: AddOption) -> None:
 def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     """The campaign's options. Bad options end the process with status 2 and one sentence."""
     parser = make_parser()
-    values = parser.parse_args(argv)
-    if launched_rank() is not None and "SLURM_PROCID" not in os.environ:  # every Slurm job sets it
-        parser.error("a campaign starts mpirun itself: run it without mpirun")
+    values = parse_alone(parser, argv, "a campaign")
     if values.file:
         values = parser.parse_args(argv, file_values(parser, values.file))
     commits = dict(values.revision)
@@ -239,11 +257,8 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     check_variants(parser, variants, commits)
     if values.pause and not sys.stdin.isatty():
         parser.error("--pause waits for Enter, but standard input is not a terminal")
-    commands = [
-        [each.name, [*each.launcher, *each.arguments], each.variables, each.commit]
-        for each in variants
-    ]
-    content = json.dumps([commands, {name: getattr(values, name) for name in PLAN_OPTIONS}])
+    decides = values.budget, values.pairs, values.margin, values.seed
+    content = json.dumps([[asdict(each) for each in variants], decides])
     plan = hashlib.sha256(content.encode()).hexdigest()[:16]
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     head = manifest.Campaign(
@@ -297,7 +312,8 @@ class VariantTable(msgspec.Struct, forbid_unknown_fields=True):
 
 def file_values(parser: Parser, path: str) -> argparse.Namespace:
     """The settings of a file, parsed as options of the command line."""
-    in_file = make_parser(f"{parser.prog}: {path}")
+    in_file = make_parser()
+    in_file.prog += f": {path}"
     try:
         settings = msgspec.toml.decode(Path(path).read_bytes())
         variants = msgspec.convert(settings.pop("variant", []), list[VariantTable])

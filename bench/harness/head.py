@@ -10,7 +10,7 @@ from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.machine import environment, node
 from bench.machine.diagnosis import summary
-from bench.machine.gpu_state import link_facts
+from bench.machine.gpu_state import current_state
 from bench.machine.gpus import examine_peers
 from bench.machine.pci import describe_rate
 from collectives.collective import partner
@@ -35,9 +35,7 @@ def examine(session: Session) -> Machine:
     """This machine, alike on all ranks."""
     world, cpus = session.world, session.place.cpus
     communicator, device = world.communicator, world.device
-    facts = environment.describe(
-        compiler=device.compiler, with_hostname=session.options.with_hostname
-    )
+    facts = environment.describe(device.compiler)
     facts["mpi.thread_level"] = {
         "value": communicator.thread_level,
         "source": "MPI_Query_thread",
@@ -60,7 +58,7 @@ def examine(session: Session) -> Machine:
         rank["hostname"] = communicator.host_names[communicator.rank]
     bus_id = device.facts.get("pci_bus_id")
     if bus_id:
-        rank["throttle"] = link_facts(bus_id).get("throttle")
+        rank["throttle"] = current_state(bus_id).get("throttle")
     ranks = communicator.all_gather(rank)
     facts |= environment.gpu_facts(ranks)
     gpus = examine_peers(communicator, device, world.peers) if bus_id else None
@@ -86,7 +84,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
     communicator = world.communicator
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
     notes = [*feature_notes(suite.features), *session.notes]
-    if session.place.crowded:
+    if session.place.oversubscribed:
         cores = {(rank["host"], cpu) for rank in machine.ranks for cpu in rank["cpus"]}
         notes.append(
             f"{communicator.size} ranks share {len(cores)} cores: they take turns, and "

@@ -200,7 +200,7 @@ def open_session(options: RunOptions, communicator: Communicator, flight: Flight
         if options.graph and refusal:
             raise DeviceError(f"-G: {refusal}")
     graph = options.graph != 0 and not refusal
-    waits = WaitPolicy(flight.watch, place.crowded, options.timeout_s)
+    waits = WaitPolicy(flight.watch, place.oversubscribed, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
     return Session(options, world, flight, place, notes)
 

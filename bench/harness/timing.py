@@ -15,7 +15,7 @@ import numpy as np
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, nothing
 from bench.harness.session import Session
 from bench.harness.verify import first_wrong
-from bench.machine.gpu_state import link_facts
+from bench.machine.gpu_state import current_state
 from collectives.collective import Datatype
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Action, Counts, DeviceError, Phase, Stamps, Wrong
@@ -205,7 +205,7 @@ def measure_block(
             raise DeviceError(f"{communicator.rank_name(rank)}: {failure}")
     facts = iteration.facts(stamps) if iteration.facts else None
     bus_id = session.world.device.facts.get("pci_bus_id")
-    gpu = {"pci_bus_id": bus_id, **link_facts(bus_id)} if bus_id else None
+    gpu = {"pci_bus_id": bus_id, **current_state(bus_id)} if bus_id else None
     flight.note("gather")
     gathered = communicator.gather(RankBlock(stamps, wrong, trips_ns, gpu, facts))
     flight.note("store")

@@ -63,20 +63,19 @@ def _problems_of_the_host(facts: Facts) -> Iterator[str]:
 
 def _refused_peers(facts: Facts) -> Iterator[str]:
     """The driver's reasons, each with its pairs; pairs without a common root complex; variables."""
+    refused = [pair for pair in facts["pairs"] if pair["status"] not in ("OK", "unknown")]
     reasons: dict[str, list[str]] = {}
-    for pair in facts["pairs"]:
-        if pair["status"] not in ("OK", "unknown"):
-            name = f"{pair['reader']} to {pair['owner']}"
-            reasons.setdefault(_refusal(facts, pair), []).append(name)
+    for pair in refused:
+        name = f"{pair['reader']} to {pair['owner']}"
+        reasons.setdefault(_refusal(facts, pair), []).append(name)
     for reason, pairs in reasons.items():
         yield f"No peer access from GPU {', '.join(pairs)}: {reason}."
-    refused = any("refuses peer access" in refusal for refusal in facts["refusals"])
+    if any("refuses peer access" in refusal for refusal in facts["refusals"]):
+        refused = facts["pairs"]
     rootless = [
         f"{pair['reader']} and {pair['owner']}"
-        for pair in facts["pairs"]
-        if pair["path"] in ROOTLESS_PATHS
-        and pair["reader"] < pair["owner"]
-        and (refused or pair["status"] not in ("OK", "unknown"))
+        for pair in refused
+        if pair["path"] in ROOTLESS_PATHS and pair["reader"] < pair["owner"]
     ]
     if rootless:
         yield (
@@ -219,21 +218,19 @@ def page(facts: Facts) -> str:
     lines = _table("GPU", "bus id", "name", "link", "card maximum", "slot maximum", rows=gpus)
     if not any(pair["gb_s"] for pair in facts["pairs"]):
         lines.append("link: full speed of both ends; under mpirun, the speed under load")
-    pairs = []
-    for pair in facts["pairs"]:
-        status = {"OK": "allowed", "unknown": "unknown"}.get(pair["status"], "no")
-        speeds = [
-            f"{speed:.1f} GB/s" if speed else "-"
-            for speed in (pair["gb_s"], _limit_gb_s(facts, pair))
-        ]
-        pairs.append(
-            (
-                f"{pair['reader']} reads {pair['owner']}",
-                pair["path"],
-                facts["peers"] or status,
-                *speeds,
-            )
+    statuses = {"OK": "allowed", "unknown": "unknown"}
+    pairs = [
+        (
+            f"{pair['reader']} reads {pair['owner']}",
+            pair["path"],
+            facts["peers"] or statuses.get(pair["status"], "no"),
+            *(
+                f"{speed:.1f} GB/s" if speed else "-"
+                for speed in (pair["gb_s"], _limit_gb_s(facts, pair))
+            ),
         )
+        for pair in facts["pairs"]
+    ]
     if pairs:
         lines += ["", *_table("pair", "path", "peer memory", "measured", "link limit", rows=pairs)]
     for number, gpu in enumerate(facts["gpus"]):

@@ -2,16 +2,18 @@
 
 A fact is {"value", "source", "status"}. If the machine does not show it, value and status are
 "unknown" and the source says where a person can look. No fact names the host, its user, a path or
-a serial number, except `host.name`, which is opt-in."""
+a serial number."""
 
 import hashlib
 import os
 import platform
 import re
-import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bench.machine import files
 from bench.machine.files import read
@@ -20,111 +22,60 @@ from bench.machine.placement import SIBLINGS, cores
 Fact = dict[str, Any]
 Environment = dict[str, Fact]
 
-# The facts that identify a machine, and those that identify an installation.
-HARDWARE = ("cpu.model", "cpu.cores", "cpu.caches", "numa.nodes", "gpu.models", "gpu.links")
-SOFTWARE = (
-    "os.kernel",
-    "gpu.driver",
-    "gpu.module",
-    "gpu.runtime",
-    "cupy.version",
-    "python.version",
-    "numpy.version",
-    "mpi4py.version",
-)
-
-# Exact names only: a whole family, such as NCCL_*, has members that hold addresses and paths.
-_FAMILIES = {
-    "MPIR_CVAR_ALLREDUCE_": """
-        CCL COMPOSITION DEVICE_COLLECTIVE INTRA_ALGORITHM INTER_ALGORITHM POSIX_INTRA_ALGORITHM
-        RECEXCH_KVAL SHM_PER_LEADER SHORT_MSG_SIZE TREE_KVAL TREE_TYPE""",
-    "MPIR_CVAR_": """
-        ALLGATHER_INTRA_ALGORITHM ALLGATHER_POSIX_INTRA_ALGORITHM ALLTOALL_INTRA_ALGORITHM
-        ALLTOALL_POSIX_INTRA_ALGORITHM ASYNC_PROGRESS BCAST_INTRANODE_BUFFER_TOTAL_SIZE
-        CH4_CMA_ENABLE CH4_IPC_CMA_P2P_THRESHOLD CH4_NETMOD CH4_OFI_EAGER_THRESHOLD CH4_SHM
-        CH4_SHM_POSIX_EAGER CH4_SHM_POSIX_IQUEUE_CELL_SIZE CH4_SHM_POSIX_IQUEUE_NUM_CELLS
-        CH4_XPMEM_ENABLE COLLECTIVE_FALLBACK COLL_SHM_LIMIT_PER_NODE DEFAULT_THREAD_LEVEL
-        DEVICE_COLLECTIVES NOLOCAL NUM_CLIQUES ODD_EVEN_CLIQUES POLLS_BEFORE_YIELD
-        POSIX_NUM_COLLS_THRESHOLD POSIX_POLL_FREQUENCY REDUCE_INTRANODE_BUFFER_TOTAL_SIZE
-        REDUCE_SCATTER_BLOCK_INTRA_ALGORITHM""",
-    "OMPI_MCA_": """
-        btl btl_sm_eager_limit btl_sm_fbox_size btl_sm_max_send_size btl_sm_rndv_eager_limit coll
-        coll_sm_fragment_size coll_sm_priority coll_tuned_allgather_algorithm
-        coll_tuned_allreduce_algorithm coll_tuned_allreduce_algorithm_segmentsize
-        coll_tuned_alltoall_algorithm coll_tuned_reduce_scatter_block_algorithm
-        coll_tuned_use_dynamic_rules mpi_yield_when_idle pml pml_ucx_devices pml_ucx_tls smsc""",
-    "I_MPI_": """
-        ADJUST_ALLGATHER ADJUST_ALLREDUCE ADJUST_ALLTOALL ADJUST_REDUCE_SCATTER_BLOCK FABRICS PIN
-        SHM SHM_CELL_FWD_SIZE SHM_CMA SHM_HEAP THREAD_YIELD WAIT_MODE""",
-    "NCCL_": """
-        ALGO BUFFSIZE CUMEM_ENABLE LAUNCH_ORDER_IMPLICIT MAX_CTAS MAX_NCHANNELS MIN_CTAS
-        MIN_NCHANNELS MULTI_RANK_GPU_ENABLE NTHREADS NVLS_ENABLE P2P_DISABLE P2P_LEVEL PROTO
-        SHM_DISABLE WIN_ENABLE""",
-    "": """
-        FI_PROVIDER UCX_NET_DEVICES UCX_RNDV_THRESH UCX_TLS CXX MKL_NUM_THREADS OMP_NUM_THREADS
-        OMP_PLACES OMP_PROC_BIND OPENBLAS_NUM_THREADS CUDA_DEVICE_MAX_CONNECTIONS
-        CUDA_MODULE_LOADING CUDA_VISIBLE_DEVICES HIP_VISIBLE_DEVICES HSA_ENABLE_IPC_MODE_LEGACY
-        HSA_ENABLE_SDMA HSA_FORCE_FINE_GRAIN_PCIE ROCR_VISIBLE_DEVICES
-        """,
-}
-VARIABLES = [prefix + name for prefix, names in _FAMILIES.items() for name in names.split()]
+TABLES = msgspec.toml.decode(Path(__file__).with_suffix(".toml").read_bytes())
+VARIABLES = [
+    prefix + name for prefix, names in TABLES["variables"].items() for name in names.split()
+]
+FACTS = TABLES["facts"]
 
 # Words and numbers. A dot outside a number, or more than 32 characters, could name a host or card.
 _PLAIN = re.compile(r"(?!.{33})(?:[\w,^=+*-]*|\d+\.\d+)")
 _PATH_OPTIONS = ("--out", "--output_file", "-J", "--table", "--tuned")
-_HYPERVISORS = (
-    "KVM",
-    "QEMU",
-    "VMware",
-    "VirtualBox",
-    "Virtual Machine",
-    "Xen",
-    "HVM",
-    "Google",
-    "Amazon EC2",
-)
 _CPUS = "sys/devices/system/cpu"
 
 
-def describe(compiler: str = "", with_hostname: bool = False) -> Environment:
+def describe(compiler: str = "") -> Environment:
     """The facts of this host by name; shares from 0 to 1. `compiler` is the device's."""
     load = read("proc/loadavg").split()
-    facts: Environment = {
-        **_cpu_facts(),
-        "os.kernel": _fact(platform.release(), "uname"),
+    values = {
+        **_cpu_values(),
+        "os.kernel": platform.release(),
         "os.virtualisation": virtualisation(),
-        "os.load_1min": _fact(float(load[0]) if load else None, "/proc/loadavg", "uptime"),
-        "os.steal_share_since_boot": _fact(
-            steal_share((0, 0), cpu_ticks()), "/proc/stat", "the st column of top"
-        ),
-        "os.cgroup_cpu_quota": _fact(
-            _cpu_quota(), "control groups", "cpu.max of its control group"
-        ),
-        "python.version": _fact(platform.python_version(), "platform"),
-        "numpy.version": _fact(version("numpy"), "package metadata"),
-        "mpi4py.version": _fact(version("mpi4py"), "package metadata"),
-        "compiler": _fact(
-            re.sub(r"\S*[/:@\\]\S*", "<set>", compiler), "the compiler itself", "$CXX --version"
-        ),
+        "os.load_1min": float(load[0]) if load else None,
+        "os.steal_share_since_boot": steal_share((0, 0), cpu_ticks()),
+        "os.cgroup_cpu_quota": _cpu_quota(),
+        "python.version": platform.python_version(),
+        "numpy.version": version("numpy"),
+        "mpi4py.version": version("mpi4py"),
+        "compiler": re.sub(r"\S*[/:@\\]\S*", "<set>", compiler),
     }
-    facts |= {
-        f"env.{name}": _fact(scrub_value(os.environ[name]), "environment variable")
-        for name in VARIABLES
-        if name in os.environ
+    values |= {
+        f"env.{name}": scrub_value(os.environ[name]) for name in VARIABLES if name in os.environ
     }
-    if with_hostname:
-        facts["host.name"] = _fact(socket.gethostname(), "gethostname")
+    return _facts(values)
+
+
+def _facts(values: Mapping[str, Any]) -> Environment:
+    """The facts with these values, None or empty if unknown."""
+    facts: Environment = {}
+    for name, value in values.items():
+        where = FACTS.get(name, {"source": "environment variable"})
+        facts[name] = {"value": value, "source": where["source"], "status": "ok"}
+        if value is None or value == "":
+            source = f"not in {where['source']}; look at {where.get('look_at')}"
+            facts[name] = {"value": "unknown", "source": source, "status": "unknown"}
     return facts
 
 
 def identities(env: Environment, library: str, compiler: str) -> tuple[str, str]:
     """Twelve hexadecimal digits each for hardware and software; hosts with the same share them."""
 
-    def digits(names: Sequence[str], *more: str) -> str:
+    def digits(kind: str, *more: str) -> str:
+        names = [name for name, row in FACTS.items() if row.get("identifies") == kind]
         lines = [f"{name}={env[name]['value']}" for name in names if name in env]
         return hashlib.sha256("\n".join([*lines, *more]).encode()).hexdigest()[:12]
 
-    return digits(HARDWARE), digits(SOFTWARE, f"library={library}", f"compiler={compiler}")
+    return digits("hardware"), digits("software", f"library={library}", f"compiler={compiler}")
 
 
 def cpu_ticks(cpus: Collection[int] = ()) -> tuple[int, int] | None:
@@ -146,16 +97,11 @@ def steal_share(before: tuple[int, int] | None, after: tuple[int, int] | None) -
 def threats(env: Environment, ranks: Sequence[tuple[int, Collection[int]]] = ()) -> Iterator[str]:
     """Conditions that can change a measured time; `ranks` are this host's, with their CPUs."""
     values = {name: fact["value"] for name, fact in env.items() if fact["status"] == "ok"}
-    if (kind := values.get("os.virtualisation", "none")) != "none":
-        yield f"This is a virtual machine ({kind}): its host may move or stop its cores."
-    if (governor := values.get("cpu.governor", "performance")) != "performance":
-        yield f"The CPU governor is {governor}: a measurement may start below the full clock."
-    if (load := values.get("os.load_1min", 0.0)) > 0.5:
-        yield f"The load was {load:.1f} over the minute before: other work may use the cores."
-    if values.get("cpu.turbo", False):
-        yield "Turbo is on: clocks depend on temperature and on the load of the other cores."
-    if (reasons := values.get("gpu.throttle_reasons", "none")) != "none":
-        yield f"A GPU was throttled when the run began ({reasons}): other runs may be faster."
+    for name, row in FACTS.items():
+        if "threat" in row and name in values:
+            value, harmless = values[name], row["harmless"]
+            if value != harmless if isinstance(value, str) else value > harmless:
+                yield row["threat"].format(value)
     if values.get("cpu.logical", 0) > values.get("cpu.cores", float("inf")):
         yield "Hardware threads share cores (SMT): other work on a rank's core slows it down."
     for core in cores(sorted({cpu for _, cpus in ranks for cpu in cpus})):
@@ -168,8 +114,6 @@ def threats(env: Environment, ranks: Sequence[tuple[int, Collection[int]]] = ())
     quota = values.get("os.cgroup_cpu_quota", "none")
     if quota != "none" and quota < values.get("cpu.logical", float("inf")):
         yield f"A cgroup grants {quota:g} CPUs: the kernel stops ranks in mid-run that use more."
-    if (stolen := values.get("os.steal_share_since_boot", 0.0)) > 0.01:
-        yield f"The hypervisor has withheld {stolen:.0%} of CPU time since boot."
 
 
 def scrub_argv(argv: Sequence[str]) -> list[str]:
@@ -197,24 +141,15 @@ def gpu_facts(ranks: Sequence[Mapping[str, Any]]) -> Environment:
     gpus = [rank for rank in ranks if "gpu" in rank]
     if not gpus:
         return {}
-    keys = {
-        "gpu.models": "gpu",
-        "gpu.driver": "driver",
-        "gpu.runtime": "runtime",
-        "gpu.module": "module",
-        "cupy.version": "cupy",
-    }
-    facts = {
-        name: _fact(sorted({str(gpu[key]) for gpu in gpus}), "CuPy") for name, key in keys.items()
+    values: dict[str, Any] = {
+        name: sorted({str(gpu[row["of_rank"]]) for gpu in gpus})
+        for name, row in FACTS.items()
+        if "of_rank" in row
     }
     throttles = [gpu.get("throttle") for gpu in gpus]
     reasons = {reason for throttle in throttles for reason in throttle or ()}
-    facts["gpu.throttle_reasons"] = _fact(
-        None if None in throttles else " ".join(sorted(reasons)) or "none",
-        "NVML",
-        "nvidia-smi -q -d PERFORMANCE, or amd-smi metric",
-    )
-    return facts
+    known = None if None in throttles else " ".join(sorted(reasons)) or "none"
+    return _facts(values | {"gpu.throttle_reasons": known})
 
 
 def numa_node(cpu: int) -> int | None:
@@ -223,19 +158,12 @@ def numa_node(cpu: int) -> int | None:
     return int(nodes[0].name.removeprefix("node")) if nodes else None
 
 
-def _fact(value: Any, source: str, look_at: str = "") -> Fact:
-    if value is None or value == "":
-        source = f"not in {source}; look at {look_at}"
-        return {"value": "unknown", "source": source, "status": "unknown"}
-    return {"value": value, "source": source, "status": "ok"}
-
-
 def _cpuinfo() -> dict[str, str]:
     """The fields of the last CPU."""
     return dict(re.findall(r"^([^\t:]+?)\s*:[ \t]*(.*)$", read("proc/cpuinfo"), re.MULTILINE))
 
 
-def _cpu_facts() -> Environment:
+def _cpu_values() -> dict[str, Any]:
     cpuinfo = _cpuinfo()
     model = cpuinfo.get("model name")
     if model is None and "CPU part" in cpuinfo:  # Arm numbers its cores instead of naming them
@@ -246,19 +174,13 @@ def _cpu_facts() -> Environment:
     turbo = no_turbo == "0" if no_turbo else boost and boost == "1"
     nodes = list(files.ROOT.glob("sys/devices/system/node/node[0-9]*"))
     return {
-        "cpu.model": _fact(model, "/proc/cpuinfo", "lscpu"),
-        "cpu.cores": _fact(len(core_lists) or None, "/" + SIBLINGS.format("*"), "lscpu"),
-        "cpu.logical": _fact(os.sysconf("SC_NPROCESSORS_ONLN"), "sysconf"),
-        "cpu.caches": _fact(_caches(), f"/{_CPUS}/*/cache", "lscpu -C"),
-        "cpu.governor": _fact(
-            " ".join(sorted(governors)),
-            f"/{_CPUS}/*/cpufreq",
-            "cpupower frequency-info, on the host of a virtual machine",
-        ),
-        "cpu.turbo": _fact(
-            turbo, f"/{_CPUS}", "the firmware's set-up, on the host of a virtual machine"
-        ),
-        "numa.nodes": _fact(len(nodes) or None, "/sys/devices/system/node", "numactl --hardware"),
+        "cpu.model": model,
+        "cpu.cores": len(core_lists) or None,
+        "cpu.logical": os.sysconf("SC_NPROCESSORS_ONLN"),
+        "cpu.caches": _caches(),
+        "cpu.governor": " ".join(sorted(governors)),
+        "cpu.turbo": turbo,
+        "numa.nodes": len(nodes) or None,
     }
 
 
@@ -274,15 +196,16 @@ def _caches() -> str:
     return ", ".join(f"{name} x {len(sharers)}" for name, sharers in sorted(caches.items()))
 
 
-def virtualisation() -> Fact:
-    """The kind of hypervisor, or "none". DMI counts only if it names a known hypervisor."""
+def virtualisation() -> str | None:
+    """The kind of hypervisor, or "none"; None if unknown. DMI counts only if it names a known
+    hypervisor."""
     dmi = " ".join(read(f"sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name"))
-    for hypervisor in _HYPERVISORS:
+    for hypervisor in TABLES["hypervisors"]:
         if hypervisor in dmi and "metal" not in dmi:
-            return _fact(hypervisor, "/sys/class/dmi/id")
+            return str(hypervisor)
     flags = _cpuinfo().get("flags", "").split()
     kind = "unnamed hypervisor" if "hypervisor" in flags else "none"
-    return _fact(kind if flags else None, "/proc/cpuinfo", "systemd-detect-virt")
+    return kind if flags else None
 
 
 def _cpu_quota() -> float | str | None:

@@ -53,7 +53,7 @@ def handle(bus_id: str) -> Any:
     return _ask("nvmlDeviceGetHandleByPciBusId", bus_id)
 
 
-def link_facts(bus_id: str) -> Facts:
+def current_state(bus_id: str) -> Facts:
     """A GPU's current clocks, PCIe link, power and throttle reasons, in less than a millisecond."""
     gpu = handle(bus_id)
     facts = _amd_state(bus_id) if gpu is None else _nvidia_state(gpu)

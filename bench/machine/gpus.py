@@ -51,7 +51,7 @@ def examine(bus_ids: Sequence[str]) -> Facts:
         "pairs": pairs,
         "amdgpu_p2p": pci.amdgpu_p2p(),
         "shm_bytes": shutil.disk_usage(SHM).total if os.path.isdir(SHM) else None,
-        "virtualisation": virtualisation()["value"],
+        "virtualisation": virtualisation() or "unknown",
         "legacy_ipc": legacy_ipc() and any(gpu["vendor"] == pci.AMD for gpu in gpus),
         "peers": None,
         "refusals": [],
@@ -75,8 +75,8 @@ def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
         "bar_bytes": nvml.get("bar_bytes") or bar_bytes,
         "links": pci.rates(bus_id) or None,
         "slot_at": card,
-        "slot": pci.most(port),
-        "card": pci.most(card),
+        "slot": pci.max_rate(port),
+        "card": pci.max_rate(card),
     }
 
 
@@ -203,7 +203,7 @@ def examine_ranks(communicator: Communicator) -> tuple[Facts, World | None]:
         gpu = device
         with communicator.all_or_none(DeviceError):
             watch = device.watch(Watch())
-        waits = WaitPolicy(watch, pin(communicator).crowded, PEER_TIMEOUT_S)
+        waits = WaitPolicy(watch, pin(communicator).oversubscribed, PEER_TIMEOUT_S)
         world = open_world(communicator, device, waits)
         facts = examine_peers(communicator, device, world.peers)
         if facts["peers"]:

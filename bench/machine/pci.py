@@ -100,7 +100,7 @@ def rates(bus_id: str, under_load: bool = False) -> dict[str, Rate]:
     return by_device
 
 
-def most(device: str) -> Rate | None:
+def max_rate(device: str) -> Rate | None:
     """The highest rate of a device, at its end of a link."""
     speed, width = _number(device, "max_link_speed"), _number(device, "max_link_width")
     return (speed, int(width)) if speed and width else None

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import NamedTuple
 
 from bench.machine import files
@@ -15,7 +15,7 @@ class Place(NamedTuple):
     """Whether the host has more ranks than CPUs; the CPUs that this rank may use; and a CPU on a
     core without ranks, for work in the background (None if such cores are too few)."""
 
-    crowded: bool
+    oversubscribed: bool
     cpus: list[int]
     beside: int | None
 
@@ -25,16 +25,18 @@ def pin(communicator: Communicator) -> Place:
     it; collective."""
     allowed = sorted(os.sched_getaffinity(0))
     masks = _on_host(communicator, allowed)
-    every_cpu = set[int]().union(*masks.values())
-    crowded, index = len(every_cpu) < len(masks), sorted(masks).index(communicator.rank)
+    every_cpu = sorted(set[int]().union(*masks.values()))
+    oversubscribed, index = len(every_cpu) < len(masks), sorted(masks).index(communicator.rank)
     if all(mask == allowed for mask in masks.values()):
-        os.sched_setaffinity(0, {one_per_core(allowed)[index % len(allowed)]})
+        # The first hardware thread of every core, then the second, ...
+        turns = chain(*zip_longest(*cores(allowed)))
+        in_turn = [cpu for cpu in turns if cpu is not None]
+        os.sched_setaffinity(0, {in_turn[index % len(in_turn)]})
     cpus = sorted(os.sched_getaffinity(0))
     taken = set[int]().union(*_on_host(communicator, cpus).values())  # hosts differ: all call it
-    if crowded:
-        return Place(True, cpus, None)
-    free = [core[0] for core in cores(sorted(every_cpu)) if not taken & set(core)]
-    return Place(False, cpus, free[index] if len(free) >= len(masks) else None)
+    free = [core[0] for core in cores(every_cpu) if taken.isdisjoint(core)]
+    has_free = len(free) >= len(masks) and not oversubscribed
+    return Place(oversubscribed, cpus, free[index] if has_free else None)
 
 
 def _on_host(communicator: Communicator, cpus: list[int]) -> dict[int, list[int]]:
@@ -43,11 +45,6 @@ def _on_host(communicator: Communicator, cpus: list[int]) -> dict[int, list[int]
     host = files.read("proc/sys/kernel/random/boot_id")
     ranks = enumerate(communicator.all_gather((host, cpus)))
     return {rank: cpus for rank, (rank_host, cpus) in ranks if rank_host == host}
-
-
-def one_per_core(cpus: Sequence[int]) -> list[int]:
-    """The same CPUs in order: the first hardware thread of every core, then the second, ..."""
-    return [cpu for turn in zip_longest(*cores(cpus)) for cpu in turn if cpu is not None]
 
 
 def cores(cpus: Sequence[int]) -> list[list[int]]:

@@ -15,23 +15,18 @@ def service() -> Iterator[str]:
     """Starts the service and ends it, unless it runs already; yields a sentence about it."""
     if not shutil.which(CONTROL):
         yield f"There is no {CONTROL}: {WITHOUT}."
-    elif asked():
+    elif failure_of(command="get_server_list\n") is None:  # it fails without the service
         yield "MPS ran already, and ranks share the GPU through it."
-    elif refusal := reason_against("-d"):
+    elif refusal := failure_of("-d"):
         yield f"MPS does not start ({refusal}): {WITHOUT}."
     else:
         try:
             yield "The survey started MPS, and ranks share the GPU through it."
         finally:
-            reason_against(command="quit\n")
+            failure_of(command="quit\n")
 
 
-def asked() -> bool:
-    """Whether the service runs: without it the control program fails."""
-    return reason_against(command="get_server_list\n") is None
-
-
-def reason_against(*options: str, command: str = "") -> str | None:
+def failure_of(*options: str, command: str = "") -> str | None:
     """Why a call of the control program fails; None if it succeeds."""
     try:
         done = subprocess.run(

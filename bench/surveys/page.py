@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.surveys import steps
-from bench.surveys.steps import LOGS, RESULTS, TABLE, Outcome, Survey, to_type, without_names
+from bench.surveys.steps import LOGS, RESULTS, TABLE, Step, Survey, to_type, without_names
 from reports.site.page import Page, Row, Section, draw_picture, to_html
 from reports.site.run_page import fact_text
 from reports.site.shared import how_to_reproduce, start_time
@@ -18,7 +18,6 @@ from reports.tables import run_text, sentences, show
 from reports.tables.kinds import kind_of
 
 PAGE = "index.html"
-FOLDED = ("tune", "library", "packets")
 HEADLINES = ("allreduce", "link", "decode", "tune")  # the first that was measured
 PRIVACY = (
     f"The archive holds this page, {RESULTS}/ (the runs, for wiretax show and wiretax.load), "
@@ -27,24 +26,28 @@ PRIVACY = (
     "variables that change the speed, such as NCCL_PROTO. The host's name, users, folders and "
     "other variables are left out.",
 )
+# What a survey leaves to its user: a question, and the command that answers it.
+LEFT_TO_DO = {
+    "Does the real hipRTC accept all kernels? Does the card run them right?": (
+        "make test-gpu GPU=cuda13, or cuda12, or rocm"
+    ),
+    "Do vLLM, mscclpp and FlashInfer run on our buffers and stream?": (
+        "mpirun -n 2 python -m bench.allreduce --peer vllm,mscclpp,flashinfer -d half"
+    ),
+}
 
 
 def page_of(survey: Survey, is_interrupted: bool) -> Page:
     """The headline, a row and a section for each step, and what failed with what to type."""
-    outcomes = survey.outcomes
-    results = {outcome.step.name: outcome.result for outcome in outcomes if outcome.result}
-    measured = [
-        name
-        for name in HEADLINES
-        if name in results and any(case.time_us for case in results[name].cases)
-    ]
-    first = results[measured[0]] if measured else None
+    results = {step.name: step.result for step in survey.steps if step.result}
+    measured = [results[name] for name in HEADLINES if name in results]
+    first = next((run for run in measured if any(case.time_us for case in run.cases)), None)
     table: list[Row] = [
-        {"step": outcome.step.title, "status": outcome.status, "finding": outcome.sentence}
-        for outcome in outcomes
+        {"step": step.title, "status": step.status, "finding": step.sentence}
+        for step in survey.steps
     ]
-    n_done = sum(outcome.status == "done" for outcome in outcomes)
-    done = f"{n_done} of {len(outcomes)} steps are done"
+    missing = [step for step in survey.steps if step.status != "done"]
+    done = f"{len(survey.steps) - len(missing)} of {len(survey.steps)} steps are done"
     lines = [f"{done}, then the survey was interrupted." if is_interrupted else f"{done}."]
     if first:
         lines = [
@@ -53,16 +56,14 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
             *run_text.link_lines(find_states(first.blocks)),
         ]
     failed = [
-        f"{outcome.step.title}: {outcome.sentence}. To run it again: "
-        f"{to_type(survey, outcome.step)}"
-        for outcome in outcomes
-        if outcome.status != "done"
+        f"{step.title}: {step.sentence}. To run it again: {to_type(survey, step)}"
+        for step in missing
     ]
     sections = [
         Section("Steps", table="steps", rows=table),
         Section("What is missing", failed),
         Section("Machine", [*survey.remarks, *(first.run.notes if first else ())]),
-        *(section_of(survey, outcome) for outcome in outcomes),
+        *(section_of(survey, step) for step in survey.steps),
         *left_to_do(survey),
     ]
     title = show.headline_of(first) if first else "Survey: nothing was measured"
@@ -74,41 +75,34 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     )
 
 
-def section_of(survey: Survey, outcome: Outcome) -> Section:
-    """A step's picture and the table that it printed; the doctor's page."""
-    step, result = outcome.step, outcome.result
+def section_of(survey: Survey, step: Step) -> Section:
+    """A step's picture and the table that it printed; the doctor's page. Of the sweeps only the
+    main one has a picture."""
+    section, result = Section(step.title, folded=step.folded), step.result
     if not result:
-        text = steps.log_text(survey.folder / LOGS / step.name, "out")
-        return Section(step.title, text=text.rstrip(), folded=step.name in FOLDED)
-    section = Section(step.title, folded=step.name in FOLDED)
+        section.text = steps.log_text(survey.folder / LOGS / step.name, "out").rstrip()
+        return section
     try:
         section.text = show.text(result, brief=True)
-        draw(section, step.name, result)
+        if step.name == "allreduce" or kind_of(result).draw:
+            picture = draw_picture(step.name, partial(show.plot, result), sentences.machine(result))
+            section.pictures = [picture]
     except ResultError as error:
         section.sentences = [f"There is no picture: {error}"]
     return section
-
-
-def draw(section: Section, name: str, result: Result) -> None:
-    """Adds the picture of a main step. Raises ResultError for a run without figures."""
-    if name == "allreduce" or kind_of(result).draw:
-        section.pictures = [
-            draw_picture(name, partial(show.plot, result), sentences.machine(result))
-        ]
 
 
 def left_to_do(survey: Survey) -> list[Section]:
     """What only a card can tell and the survey did not run."""
     if not survey.on_gpus or survey.shares_gpus:
         return []
-    names = [outcome.step.name for outcome in survey.outcomes]
-    commands = {
-        step.title: to_type(survey, step) for step in steps.GPU_STEPS if step.name not in names
+    names = {step.name for step in survey.steps}
+    left = {
+        step.title: to_type(survey, step)
+        for step in steps.plan(on_gpus=True, is_quick=False)
+        if step.name not in names
     }
-    rows = [
-        f"{question} To type: {command}"
-        for question, command in [*commands.items(), *steps.LEFT_TO_DO.items()]
-    ]
+    rows = [f"{question} To type: {command}" for question, command in (left | LEFT_TO_DO).items()]
     return [Section("What else only a card can tell", rows)]
 
 

@@ -223,7 +223,7 @@ def copies(world: World, case: Case, places: list[tuple[int, int]]) -> Iterator[
 def bind(steps: Steps, world: World, case: Case) -> Bound:
     """Binds the steps on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
     assert world.node
-    node, nodes = world.node, world.communicator.nodes
+    node = world.node
     if steps is not all_reduce:
         case = replace(case, variant="copied")  # scratch memory is not mapped
     with world.communicator.all_or_none(DeviceError, MemoryError):

@@ -5,6 +5,7 @@ host memory that both GPUs register (`host_staged`)."""
 import contextlib
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ from kernels.devices.gpu_driver import (
     AMD_MODULE,
     NVIDIA_MODULE,
     compile_kernel,
-    driver_library,
     ipc_parts,
     module_version,
     ordinals,
@@ -43,20 +43,17 @@ HDP_MEM_FLUSH_CNTL = 10005  # hipDeviceAttributeHdpMemFlushCntl: the register's 
 XGMI = 4  # HSA_AMD_LINK_INFO_TYPE_XGMI
 
 
+@dataclass(eq=False)
 class GpuMemory:
     """Memory that this process's GPU reaches at `address`."""
 
-    def __init__(
-        self,
-        device: "GpuDevice",
-        address: int,
-        size_bytes: int,
-        type: str,
-        free: Callable[[], object],
-        handle: bytes = b"",
-    ) -> None:
-        self.device, self.address, self.size_bytes, self.type = device, address, size_bytes, type
-        self.free, self.handle, self.flush_register = free, handle, 0
+    device: "GpuDevice"
+    address: int
+    size_bytes: int
+    type: str
+    free: Callable[[], object]
+    handle: bytes = b""
+    flush_register: int = 0
 
     def read(self) -> Bytes:
         data = np.empty(self.size_bytes, np.uint8)
@@ -139,11 +136,8 @@ class GpuDevice(GpuStream, Device):
     def allocate_as(self, type: str, size_bytes: int) -> GpuMemory:
         """Zeroed memory of one of `slab_types`, straight from the driver."""
         if flags := HIP_MEMORY.get(type):
-            label, pointer = f"hipExtMallocWithFlags {type}", ctypes.c_void_p()
-            self._driver(
-                "hipExtMallocWithFlags", ctypes.byref(pointer), ctypes.c_size_t(size_bytes), flags
-            )
-            address = pointer.value or 0
+            label = f"hipExtMallocWithFlags {type}"
+            address = self.driver_value("hipExtMallocWithFlags", size_bytes, flags)
         else:
             label = f"{self.name}Malloc"
             with self.calling(f"{label} of {size_bytes} B"):
@@ -175,9 +169,7 @@ class GpuDevice(GpuStream, Device):
         """The handle of the allocation that holds the memory, and the memory's place within it."""
         base, base_bytes = ctypes.c_void_p(), ctypes.c_size_t()
         name = "hipMemGetAddressRange" if self.name == "hip" else "cuMemGetAddressRange_v2"
-        self._driver(
-            name, ctypes.byref(base), ctypes.byref(base_bytes), ctypes.c_void_p(memory.address)
-        )
+        self.driver(name, ctypes.byref(base), ctypes.byref(base_bytes), memory.address)
         begin = base.value or 0
         with self.calling("ipcGetMemHandle"):
             handle = self.runtime.ipcGetMemHandle(begin)
@@ -221,9 +213,9 @@ class GpuDevice(GpuStream, Device):
 
     def _hdp_register(self, peer: int) -> int:
         """A peer's HDP_MEM_FLUSH_CNTL as mapped here; 0 over xGMI, or if the driver has none."""
-        link, hops, register = ctypes.c_uint32(), ctypes.c_uint32(), ctypes.c_void_p()
-        with contextlib.suppress(DeviceError, AttributeError):  # a driver may lack both calls
-            self._driver(
+        link, hops, address = ctypes.c_uint32(), ctypes.c_uint32(), 0
+        with contextlib.suppress(DeviceError):  # a driver may lack both calls
+            self.driver(
                 "hipExtGetLinkTypeAndHopCount",
                 self.ordinal,
                 peer,
@@ -231,11 +223,8 @@ class GpuDevice(GpuStream, Device):
                 ctypes.byref(hops),
             )
         if link.value != XGMI:
-            with contextlib.suppress(DeviceError, AttributeError):
-                self._driver(
-                    "hipDeviceGetAttribute", ctypes.byref(register), HDP_MEM_FLUSH_CNTL, peer
-                )
-        address = register.value or 0
+            with contextlib.suppress(DeviceError):
+                address = self.driver_value("hipDeviceGetAttribute", HDP_MEM_FLUSH_CNTL, peer)
         return address if address >> 32 else 0  # a driver that knows it as a number writes 32 bits
 
     def flush_register(self, memory: Memory) -> int:
@@ -257,7 +246,7 @@ class GpuDevice(GpuStream, Device):
             # Memory that was never registered cannot be unregistered; its pages still go back.
             with contextlib.suppress(RuntimeError, DeviceError):
                 if self.name == "hip":  # CuPy's hostRegister and hostUnregister are stubs there
-                    self._driver("hipHostUnregister", ctypes.c_void_p(host))
+                    self.driver("hipHostUnregister", host)
                 else:
                     self.runtime.hostUnregister(host)
             shared.close()
@@ -272,19 +261,11 @@ class GpuDevice(GpuStream, Device):
     def _register(self, host: int, size_bytes: int) -> int:
         """Registers host memory with this GPU; returns its address there."""
         if self.name == "hip":
-            at, pointer = ctypes.c_void_p(host), ctypes.c_void_p()
-            self._driver("hipHostRegister", at, ctypes.c_size_t(size_bytes), PORTABLE | MAPPED)
-            self._driver("hipHostGetDevicePointer", ctypes.byref(pointer), at, 0)
-            return pointer.value or 0
+            self.driver("hipHostRegister", host, size_bytes, PORTABLE | MAPPED)
+            return self.driver_value("hipHostGetDevicePointer", host, 0)
         with self.calling(f"cudaHostRegister of {size_bytes} B"):
             self.runtime.hostRegister(host, size_bytes, PORTABLE | MAPPED)
             return int(self.runtime.pointerGetAttributes(host).devicePointer)
-
-    def _driver(self, name: str, *arguments: Any) -> None:
-        """Calls a function that CuPy lacks in the driver's own library."""
-        with self.calling(name):
-            if status := getattr(driver_library(self.name), name)(*arguments):
-                raise RuntimeError(f"error {status}{' OutOfMemory' if status == 2 else ''}")
 
     def copy_engine(self, sharing: str) -> GpuCopyEngine:
         if sharing not in self.copy_engines:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kernels.devices.device import Action, Counts, Gate, Kernel, Module, Stamps, Step, Watch
-from kernels.devices.gpu_driver import calling, load_cupy, ordinals
+from kernels.devices.gpu_driver import calling, driver_library, load_cupy, ordinals
 
 # Entries of a stream, also a library's. After about 1,000 a launch blocks: at a gate, for ever.
 MOST_QUEUED = 500
@@ -41,8 +41,8 @@ class GpuModule:
 
 
 class GpuStream:
-    """A GPU, by its PCI bus id, and its stream. `words` is the watch in pinned host memory; the
-    gate's kernel polls `gate_words`; `origin` is the first event of the last iteration."""
+    """A GPU, by its PCI bus id, and its stream. The gate's kernel polls `pinned_gate`; `origin` is
+    the first event of the last iteration."""
 
     def __init__(self, pci_bus_id: str) -> None:
         self.cupy, self.pci_bus_id = load_cupy(), pci_bus_id
@@ -53,9 +53,9 @@ class GpuStream:
             runtime.setDevice(self.ordinal)
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
             self.stream.use()
-        self.gate_words = Gate.from_address(self._pinned(Gate))
-        self.words = Watch.from_address(self._pinned(Watch))
-        self.passes = 1  # numbers the gates; `gate_words.wanted` is 0 until a gate gives up
+        self.pinned_gate = Gate.from_address(self._pinned(Gate))
+        self.pinned_watch = Watch.from_address(self._pinned(Watch))
+        self.gates = 1  # the last one's number; `pinned_gate.wanted` is 0 until one gives up
         self.graphs: dict[tuple[int, ...], Step] = {}  # their launches hold the captured steps
         self.events: list[Any] = []
         self.launched = weakref.WeakValueDictionary[int, Step]()
@@ -63,6 +63,23 @@ class GpuStream:
 
     def calling(self, call: str) -> Any:
         return calling(f"on GPU {self.pci_bus_id}, {call}")
+
+    def driver(self, name: str, *arguments: Any) -> None:
+        """Calls a function that CuPy lacks in the driver's own library. The ABI takes a 64-bit
+        number for a shorter one, and for a pointer. Raises DeviceError."""
+        with self.calling(name):
+            function = getattr(driver_library(self.name), name, None)
+            if function is None:
+                raise RuntimeError("the driver is too old and lacks it")
+            wide = [ctypes.c_uint64(each) if isinstance(each, int) else each for each in arguments]
+            if status := function(*wide):
+                raise RuntimeError(f"error {status}{' OutOfMemory' * (status == 2)}")
+
+    def driver_value(self, name: str, *arguments: Any) -> int:
+        """What such a function writes to its first argument, which `arguments` leave out."""
+        value = ctypes.c_uint64()
+        self.driver(name, ctypes.byref(value), *arguments)
+        return value.value
 
     def _pinned(self, kind: type[ctypes.Structure]) -> int:
         """The address, for kernels and the host, of a zeroed structure in pinned host memory."""
@@ -79,7 +96,7 @@ class GpuStream:
         )
 
     def watch(self, record: Watch) -> Watch:
-        return self.words
+        return self.pinned_watch
 
     def enqueue(self, *steps: Step) -> None:
         for step in steps:
@@ -207,27 +224,27 @@ class GpuStream:
 
     def _close_gate(self, watch: Watch) -> None:
         """Launches from now on wait for `_open_gate`."""
-        self.passes += 1
+        self.gates += 1
         self.enqueue(
             Step(
                 self.hold,
                 Gate(
-                    ctypes.addressof(self.gate_words), self.passes, HOLD_NS, ctypes.addressof(watch)
+                    ctypes.addressof(self.pinned_gate), self.gates, HOLD_NS, ctypes.addressof(watch)
                 ),
             )
         )
 
     def _open_gate(self) -> None:
         """Lets the stream run. Raises RuntimeError if the gate gave up: launches would be timed."""
-        self.gate_words.opened = self.passes
+        self.pinned_gate.opened = self.gates
         self.stream.synchronize()
-        if self.gate_words.wanted == self.passes:  # `hold` wrote it
+        if self.pinned_gate.wanted == self.gates:  # `hold` wrote it
             raise RuntimeError("the stream was full before the host had filled it")
 
     def time_us(self, step: Step, calls: int) -> float:
         """The median time of a step, in microseconds, over `calls` launches behind a gate."""
         actions = [Action(stamp=0), Action(step), Action(stamp=1)]
-        stamps_ns = self.run(actions, step, Counts(0, calls), self.words)
+        stamps_ns = self.run(actions, step, Counts(0, calls), self.pinned_watch)
         return float(np.median(stamps_ns[:, 1] - stamps_ns[:, 0]) / 1e3)
 
     def event_resolution_us(self) -> float | None:

@@ -3,14 +3,10 @@
 The driver blocks a bind or a mapping until all devices are in the object (CUDA Driver API,
 "Multicast Object Management"). So all ranks must have joined before any calls `bind`."""
 
-import ctypes
 import struct
 from contextlib import ExitStack, suppress
-from ctypes import c_uint64
-from typing import Any
 
 from kernels.devices.device import DeviceError, Multicast
-from kernels.devices.gpu_driver import driver_library
 from kernels.devices.gpu_stream import GpuStream
 
 MULTICAST_SUPPORTED = 132  # CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED
@@ -24,94 +20,64 @@ class GpuMulticast(Multicast):
 
     def __init__(self, device: GpuStream, ranks: int, size_bytes: int) -> None:
         self.device, self.own, self.address, self.undo = device, 0, 0, ExitStack()
-        self.object = 0
-        number, supported, unit = ctypes.c_int(), ctypes.c_int(), c_uint64()
-        self._call("cuDeviceGetByPCIBusId", ctypes.byref(number), device.pci_bus_id.encode())
-        self._call(
-            "cuDeviceGetAttribute", ctypes.byref(supported), MULTICAST_SUPPORTED, number.value
-        )
-        if not supported.value:
+        self.object, value_of = 0, device.driver_value
+        self.number = value_of("cuDeviceGetByPCIBusId", device.pci_bus_id.encode())
+        if not value_of("cuDeviceGetAttribute", MULTICAST_SUPPORTED, self.number):
             raise DeviceError(
                 "the driver offers no multicast: this GPU is on no NVSwitch that can sum"
             )
-        self.number = number.value
-        self._call(
-            "cuMulticastGetGranularity",
-            ctypes.byref(unit),
-            self._properties(ranks, size_bytes),
-            RECOMMENDED,
-        )
-        self.unit_bytes = unit.value
+        wanted = self._properties(ranks, size_bytes)
+        self.unit_bytes = value_of("cuMulticastGetGranularity", wanted, RECOMMENDED)
         self.size_bytes = -(-size_bytes // self.unit_bytes) * self.unit_bytes
         self.properties = self._properties(ranks, self.size_bytes)
 
     def create(self) -> int:
         """A descriptor of a new multicast object, for all ranks; the caller closes it."""
-        created, descriptor = c_uint64(), ctypes.c_int(-1)
-        self._call("cuMulticastCreate", ctypes.byref(created), self.properties)
+        created = self.device.driver_value("cuMulticastCreate", self.properties)
         try:
-            self._call(
-                "cuMemExportToShareableHandle",
-                ctypes.byref(descriptor),
-                created.value,
-                FILE_DESCRIPTOR,
-                0,
+            return self.device.driver_value(
+                "cuMemExportToShareableHandle", created, FILE_DESCRIPTOR, 0
             )
         finally:  # the descriptor keeps the object
-            self._call("cuMemRelease", created.value)
-        return descriptor.value
+            self.device.driver("cuMemRelease", created)
 
     def join(self, descriptor: int) -> None:
         """Adds this GPU to the object."""
-        joined = c_uint64()
-        self._call(
-            "cuMemImportFromShareableHandle", ctypes.byref(joined), descriptor, FILE_DESCRIPTOR
+        self.object = self.device.driver_value(
+            "cuMemImportFromShareableHandle", descriptor, FILE_DESCRIPTOR
         )
-        self.object = joined.value
         self._at_end("cuMemRelease", self.object)
-        self._call("cuMulticastAddDevice", self.object, self.number)
+        self.device.driver("cuMulticastAddDevice", self.object, self.number)
 
     def bind(self) -> None:
         """Puts memory of this GPU behind the object, and maps both."""
-        memory = c_uint64()
         properties = struct.pack("iiiiQQ", PINNED, FILE_DESCRIPTOR, ON_DEVICE, self.number, 0, 0)
-        self._call("cuMemCreate", ctypes.byref(memory), self.size_bytes, properties, 0)
-        self._at_end("cuMemRelease", memory.value)
-        self._call("cuMulticastBindMem", self.object, 0, memory.value, 0, self.size_bytes, 0)
+        memory = self.device.driver_value("cuMemCreate", self.size_bytes, properties, 0)
+        self._at_end("cuMemRelease", memory)
+        self.device.driver("cuMulticastBindMem", self.object, 0, memory, 0, self.size_bytes, 0)
         self._at_end("cuMulticastUnbind", self.object, self.number, 0, self.size_bytes)
-        self.own, self.address = self._map(memory.value), self._map(self.object)
+        self.own, self.address = self._map(memory), self._map(self.object)
 
     def close(self) -> None:
         self.undo.close()
 
     def _map(self, handle: int) -> int:
-        reserved, access = c_uint64(), struct.pack("iii", ON_DEVICE, self.number, READ_AND_WRITE)
-        self._call(
-            "cuMemAddressReserve", ctypes.byref(reserved), self.size_bytes, self.unit_bytes, 0, 0
-        )
-        self._at_end("cuMemAddressFree", reserved.value, self.size_bytes)
-        self._call("cuMemMap", reserved.value, self.size_bytes, 0, handle, 0)
-        self._at_end("cuMemUnmap", reserved.value, self.size_bytes)
-        self._call("cuMemSetAccess", reserved.value, self.size_bytes, access, 1)
-        return reserved.value
+        size_bytes = self.size_bytes
+        access = struct.pack("iii", ON_DEVICE, self.number, READ_AND_WRITE)
+        address = self.device.driver_value("cuMemAddressReserve", size_bytes, self.unit_bytes, 0, 0)
+        self._at_end("cuMemAddressFree", address, size_bytes)
+        self.device.driver("cuMemMap", address, size_bytes, 0, handle, 0)
+        self._at_end("cuMemUnmap", address, size_bytes)
+        self.device.driver("cuMemSetAccess", address, size_bytes, access, 1)
+        return address
 
     def _properties(self, ranks: int, size_bytes: int) -> bytes:
         """CUmulticastObjectProp."""
         return struct.pack("I4xQQQ", ranks, size_bytes, FILE_DESCRIPTOR, 0)
 
-    def _call(self, name: str, *arguments: Any) -> None:
-        """Calls the driver. The ABI takes a 64-bit number for a shorter one."""
-        with self.device.calling(name):
-            function = getattr(driver_library(self.device.name), name, None)
-            if function is None:
-                raise RuntimeError("the driver is too old and lacks it")
-            wide = [c_uint64(a) if isinstance(a, int) else a for a in arguments]
-            if status := function(*wide):
-                raise RuntimeError(f"error {status}")
-
     def _at_end(self, name: str, *arguments: int) -> None:
         def call() -> None:
             with suppress(DeviceError):  # a lost device takes its memory along
-                self._call(name, *arguments)
+                self.device.driver(name, *arguments)
 
         self.undo.callback(call)

@@ -20,7 +20,7 @@ from bench.harness.progress import Progress
 from bench.layers import command as layers
 from bench.survey import main, run_survey
 from bench.surveys import mps
-from bench.surveys.steps import Outcome, Survey, command_line, plan, without_names
+from bench.surveys.steps import Survey, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
 from reports.store.result import read
@@ -257,8 +257,8 @@ exit 1
     folder = tmp_path / "survey"
     for name in ("logs", "results"):
         (folder / name).mkdir(parents=True)
-    outcomes = [Outcome(step) for step in plan(False, True) if step.name == "allreduce"]
-    survey = survey_of(folder, outcomes, launcher, left_s=60.0)
+    steps = [step for step in plan(False, True) if step.name == "allreduce"]
+    survey = survey_of(folder, steps, launcher, left_s=60.0)
     assert run_survey(survey) == 1
     page = (folder / "index.html").read_text()
     assert re.search(r"<h1>allreduce: WRONG RESULTS in 1 of \d+ cases</h1>", page)

@@ -15,7 +15,7 @@ from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.timing import perform, times_us
 from bench.harness.watchdog import FlightRecord
-from bench.link import FLAGS, iteration_of_part, open_wire, parts
+from bench.link import METHODS, iteration_of_part, open_link, parts
 from bench.machine.placement import pin
 from collectives.communicator import Communicator
 from collectives.operation import Unsupported
@@ -41,11 +41,11 @@ def main(pairs: int) -> None:
     device, _ = open_device(communicator, "cpu", False)
     place = pin(communicator)
     flight = FlightRecord("test", None, communicator.rank, 30.0, {})
-    world = open_world(communicator, device, WaitPolicy(flight.watch, place.crowded))
+    world = open_world(communicator, device, WaitPolicy(flight.watch, place.oversubscribed))
     assert not isinstance(world.peers, Unsupported)
-    assert not place.crowded
+    assert not place.oversubscribed
     session = Session(RunOptions("link"), world, flight, place)
-    link = open_wire(session, 1 << 20)
+    link = open_link(session, 1 << 20)
     iteration = iteration_of_part(link, parts([[0, 1]])["ping_pong"][0], 0)
     sends = link.transfer.ranks.sends
     bare, rank = bare_loop(), communicator.rank
@@ -53,7 +53,7 @@ def main(pairs: int) -> None:
     for _ in range(pairs):
         link.buffers.send.write(np.zeros(1, np.uint64))
         communicator.barrier()
-        bare_ns.append(bare(sends[1 - rank], sends[rank], FLAGS, rank == 0))
+        bare_ns.append(bare(sends[1 - rank], sends[rank], METHODS["ping_pong"].repeats, rank == 0))
         stamps = communicator.gather(perform(session, iteration, Counts(0, 1)))
         if stamps is not None:
             times = times_us(stamps, True, iteration.ranks, iteration.movers)

@@ -287,12 +287,12 @@ def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypa
     pairs are lost."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
     path = write_run(tmp_path).path
-    assert launches.reason_against(1, "", path) is None
-    assert launches.reason_against(9, "killed", path) == "killed"
-    assert launches.reason_against(0, "no run", None) == "no run"
+    assert launches.failure_of(1, "", path) is None
+    assert launches.failure_of(9, "killed", path) == "killed"
+    assert launches.failure_of(0, "no run", None) == "no run"
     message = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, a@b said MPI 5"
     assert (
-        launches.reason_against(3, message, path)
+        launches.failure_of(3, message, path)
         == "bench.x: node <set> at <set> lost <set> <set> said MPI 5"
     )
 

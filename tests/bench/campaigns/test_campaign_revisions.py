@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tarfile
 
 import pytest
 
@@ -85,17 +84,6 @@ def test_a_campaign_that_is_cut_short_leaves_no_worktree(tmp_path, repository, n
         assert status == 0, err
     assert not (folder / "worktrees").exists()
     assert len(git(repository, "worktree", "list").splitlines()) == 1
-
-
-def test_a_python_whose_archives_have_no_filter_reads_a_revision(tmp_path, repository, monkeypatch):
-    """Debian 12's Python 3.11.2 is one: `make gate` would end with a TypeError."""
-    extract = tarfile.TarFile.extractall
-    monkeypatch.delattr(tarfile, "data_filter", raising=False)
-    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda archive, to: extract(archive, to))
-    monkeypatch.chdir(repository)
-    base = parse(OF_HEAD).variants["base"]
-    check_out(base, tmp_path / "base")
-    assert "9.9.9" in (tmp_path / "base/bench/__init__.py").read_text()
 
 
 def test_a_revision_that_needs_other_packages_makes_its_own_environment(

@@ -7,7 +7,7 @@ and would take a guess for a fact.
 import pytest
 
 from bench.machine import pci
-from bench.machine.pci import links, most, path_between
+from bench.machine.pci import links, max_rate, path_between
 from tests.bench.machines import lay_out, write
 
 pytestmark = pytest.mark.unit
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 def test_the_inner_switch_of_a_recorded_card_differs_from_a_switch_of_the_board(tmp_path, machine):
     machine(lay_out(tmp_path / "a", "two_mi210_across_sockets"))
     assert links("0000:23:00.0")[-1][1] == "0000:21:00.0"
-    assert most(links("0000:23:00.0")[-1][1]) == (16.0, 16)
+    assert max_rate(links("0000:23:00.0")[-1][1]) == (16.0, 16)
     machine(lay_out(tmp_path / "b", "two_vega20_under_a_switch"))
     assert links("0000:3f:00.0")[-1][1] == "0000:3d:00.0"
     root = machine(lay_out(tmp_path / "c", "x570_chipset"))

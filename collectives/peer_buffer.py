@@ -121,15 +121,14 @@ class PeerBuffer:
         half_bytes = half_for(message_bytes, self.device.most_chunk_bytes)
         if half_bytes <= self.half_bytes:
             return
-        undo = ExitStack()
         try:
-            slabs = share(
-                self.communicator, self.device, self.sharing, slab_bytes(half_bytes), undo
+            slabs = self.share(
+                slab_bytes(half_bytes),
+                accept=lambda slabs: self.probe_slabs(
+                    replace(self, slabs=slabs, half_bytes=half_bytes)
+                ),
             )
-            larger = replace(self, slabs=slabs, half_bytes=half_bytes)
-            self.probe_slabs(larger)
         except Refusal as refusal:
-            undo.close()
             self.waits.watch.stop = self.waits.watch.timed_out = 0  # of a packet that never arrived
             reason = f"{self.sharing} slabs with halves of {half_bytes >> 20} MiB: {refusal}"
             self.refusals = (*self.refusals, reason)
@@ -137,20 +136,30 @@ class PeerBuffer:
         self.outgrown.append(self.slabs)
         self.slabs, self.half_bytes = slabs, half_bytes
 
+    def share(
+        self,
+        size_bytes: int,
+        ordinary: bool = False,
+        accept: Callable[[list[Memory]], None] = lambda memories: None,
+    ) -> list[Memory]:
+        """New memory of every rank, by rank, as mapped in this process. All ranks call it. If it
+        cannot be shared, or `accept` raises Refusal, it is freed, and all raise Refusal."""
+        undo = ExitStack()
+        try:
+            memories = share(
+                self.communicator, self.device, self.sharing, size_bytes, undo, ordinary
+            )
+            accept(memories)
+        except Refusal:
+            undo.close()
+            raise
+        return memories
+
     def register(self, size_bytes: int) -> Memory:
         """A new buffer on every rank, mapped by all; this rank's. The ranks of all hosts call it.
         Raises Refusal on all."""
         with self.communicator.whole.all_or_none(Refusal):
-            self.registered.append(
-                share(
-                    self.communicator,
-                    self.device,
-                    self.sharing,
-                    max(1, size_bytes),
-                    ExitStack(),
-                    ordinary=True,
-                )
-            )
+            self.registered.append(self.share(max(1, size_bytes), ordinary=True))
         return self.registered[-1][self.communicator.rank]
 
     def locate(self, address: int, targets: Any) -> bool:

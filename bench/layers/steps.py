@@ -18,7 +18,7 @@ from bench.layers.forms import LayerOptions, fastest, scale_for
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.communicator import Refusal
 from collectives.layers import steps
-from collectives.layers.fused import WEIGHTS
+from collectives.layers.fused import WEIGHTS, sequence
 from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
 from collectives.layers.steps import Batch, Net
@@ -237,7 +237,7 @@ class Splits:
                 "the weights of all layers do not fit next to the other splits'"
             )
         elif is_first:
-            bound = steps.in_turn(net, self.batch.stage(net.whole))
+            bound = sequence(self.session.world, self.batch.stage(net.whole))
         else:
             idle = self.idle()
             bound = Operation(idle, self.session.world.device.caller(idle))

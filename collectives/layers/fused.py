@@ -48,7 +48,6 @@ COLLECTIVE = {
     for name in ("allreduce_rmsnorm", "gemv_allreduce")
 }
 Bind = Callable[[World, Any], Bound]  # its cases are of one subclass of Case
-Join = Callable[[World, Sequence[Operation]], Operation]
 
 
 class Norm(ctypes.Structure):
@@ -181,7 +180,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
 
 def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
     reduce = collective.bind(world, all_reduce(case, case.send, case.summed))
-    return one_after_another(world, [reduce, norm(world, case, case.summed)])
+    return sequence(world, [reduce, norm(world, case, case.summed)])
 
 
 def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
@@ -212,7 +211,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
 
 def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bound:
     reduce = collective.bind(world, all_reduce(case, case.send, case.receive))
-    return one_after_another(world, [gemv(world, case), reduce])
+    return sequence(world, [gemv(world, case), reduce])
 
 
 def all_reduce(case: Case, send: int, receive: int) -> Case:
@@ -228,12 +227,14 @@ def all_reduce(case: Case, send: int, receive: int) -> Case:
     )
 
 
-def one_after_another(world: World, operations: Sequence[Bound], join: Join = in_a_row) -> Bound:
-    """The operations as one, or the first reason why one of them cannot be bound."""
-    for operation in operations:
-        if isinstance(operation, Unsupported):
-            return operation
-    return join(world, [item for item in operations if isinstance(item, Operation)])
+def sequence(world: World, bounds: Sequence[Bound]) -> Bound:
+    """The operations in sequence as one, or the first reason why one of them cannot be bound."""
+    operations: list[Operation] = []
+    for bound in bounds:
+        if isinstance(bound, Unsupported):
+            return bound
+        operations.append(bound)
+    return in_a_row(world, operations)
 
 
 def forms(

@@ -17,8 +17,8 @@ from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.layers import fused
 from collectives.layers.models import LAYERS, Model
-from collectives.layers.overlap import array_of, driven, runs_in_python
-from collectives.operation import Bound, Case, Message, Operation, World, in_a_row
+from collectives.layers.overlap import array_of, python_operation, runs_in_python
+from collectives.operation import Bound, Case, Message, Operation, World
 from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
 
 PAD = 0.01  # the activations beyond `hidden`
@@ -174,7 +174,9 @@ class Batch:
             left = rows[:, matrix.first : matrix.first + matrix.columns]
             right = array(matrix.address, net.model.hidden, matrix.columns).T
             result = array(self.parts, self.tokens, net.model.hidden)
-            return driven(world, [partial(world.device.xp.matmul, left, right, out=result)], [])
+            return python_operation(
+                world, [partial(world.device.xp.matmul, left, right, out=result)]
+            )
         layer = fused.Gemv(
             hidden=net.model.hidden,
             inner=matrix.columns,
@@ -211,16 +213,6 @@ class Batch:
         return self.layers(matrices, [fused.norm(self.net.world, self.norm_case(), self.parts)])
 
 
-def in_turn(net: Net, operations: Sequence[Bound]) -> Bound:
-    """The operations as one; Python performs it if it performs the matmuls."""
-
-    def from_python(world: World, bound: Sequence[Operation]) -> Operation:
-        return driven(world, [operation.call for operation in bound], bound)
-
-    join = from_python if net.in_python else in_a_row
-    return fused.one_after_another(net.world, operations, join)
-
-
 def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
     """A step in which every rank has a share of each matrix. `form` is an all-reduce, a fused
     kernel, or `compute` without the sum. All ranks call it. Raises DeviceError."""
@@ -231,7 +223,7 @@ def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
         reduce = fused.all_reduce(case, batch.parts, batch.sums)
         after.insert(0, ALGORITHMS["all_reduce"][form].bind(world, reduce))
     in_variant = variant if form == "gemv_allreduce" else None
-    return in_turn(net, batch.layers(net.shares, after, in_variant))
+    return fused.sequence(net.world, batch.layers(net.shares, after, in_variant))
 
 
 def split_by_sequence(batch: Batch) -> Bound:
@@ -257,7 +249,7 @@ def split_by_sequence(batch: Batch) -> Bound:
         fused.norm(world, case, batch.sums),
         ALGORITHMS["all_gather"][name].bind(world, gather),
     ]
-    return in_turn(net, batch.layers(net.shares, after))
+    return fused.sequence(net.world, batch.layers(net.shares, after))
 
 
 def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: int) -> Bound:
@@ -301,7 +293,7 @@ def pipeline(batches: Sequence[Batch], inboxes: Sequence[Memory], share: float =
             operations += [fused.norm(net.world, case, zeros), *batch.stage(net.stage)]
         source = (rank - 1) % ranks if previous < len(batches) else -1
         operations.append(hand_on(net, send, inboxes[beat].address, count, target, source))
-    return in_turn(net, operations)
+    return fused.sequence(net.world, operations)
 
 
 def normed(residual: Array) -> Array:

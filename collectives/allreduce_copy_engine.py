@@ -198,13 +198,13 @@ def ring(program: Program) -> None:
     p, ranks = program, program.ranks
     left, right = (p.rank - 1) % ranks, (p.rank + 1) % ranks
     p.enter()
-    for round_ in range(len(p.pieces) + 2 * ranks - 2):
-        if round_:
+    for r in range(len(p.pieces) + 2 * ranks - 2):
+        if r:
             p.wait([left], p.signals)  # left has sent as often as this rank
         copies = list[Copy]()
-        for number, offset in enumerate(p.pieces):
-            if 0 <= round_ - number <= 2 * (ranks - 1):
-                copies += _ring_hop(p, round_ - number, offset, right)
+        for k, offset in enumerate(p.pieces):
+            if 0 <= r - k <= 2 * (ranks - 1):
+                copies += _ring_hop(p, r - k, offset, right)
         p.send(copies, [right])
     p.leave()
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from bench.harness.iteration import Iteration, nothing
+from bench.harness.iteration import Iteration, consume_step, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
@@ -22,8 +22,7 @@ from collectives.layers.fused import WEIGHTS, sequence
 from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
 from collectives.layers.steps import Batch, Net
-from collectives.operation import Bound, Operation, Unsupported, plain_arguments
-from collectives.probe import probe_kernels
+from collectives.operation import Bound, Operation, Unsupported
 from kernels.devices.device import WRONG_BYTES, DeviceError, Memory, Pattern, Step
 from reports.store.schema import CaseHeader
 
@@ -88,11 +87,8 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
     scale = float(scale_for(options, session))
     columns = sum(model.columns(layer, ranks, scale) for layer in LAYERS)
     layer_bytes = columns * model.hidden * weights.size_bytes
-    free = device.facts.get(
-        "memory_bytes", 0
-    ) / device.sharers or psutil.virtual_memory().available / len(
-        session.communicator.node_gather(0)
-    )
+    host_bytes = psutil.virtual_memory().available / len(session.communicator.node_gather(None))
+    free = device.facts.get("memory_bytes", 0) / device.sharers or host_bytes
     room = ROOM * min(session.communicator.all_gather(free))  # of a rank's GPU, or of a host
     copies = min(ranks, 2)  # a share of each layer, and a stage's layers
     held = min(layers, int(room / (copies * layer_bytes)))
@@ -237,7 +233,7 @@ class Splits:
                 "the weights of all layers do not fit next to the other splits'"
             )
         elif is_first:
-            bound = sequence(self.session.world, self.batch.stage(net.whole))
+            bound = sequence(self.session.world, self.batch.unsplit_layers(net.whole))
         else:
             idle = self.idle()
             bound = Operation(idle, self.session.world.device.caller(idle))
@@ -270,19 +266,14 @@ class Splits:
     def prepare(self, image: Image) -> Step:
         net = self.batch.net
         writes = [
-            self.probe(
-                "copy_local", net.on_device(net.datatype.encode(values)), address, values.size
-            )
+            self.probe("copy_local", net.store(values), address, values.size)
             for address, values in image
         ]
         return self.session.world.device.sequence(writes)
 
     def probe(self, entry: str, send: int, receive: int, count: int) -> Step:
-        world, datatype = self.session.world, self.batch.net.datatype
-        kernels = probe_kernels(world.device, 1, ELEMENT=datatype.element)
-        arguments = plain_arguments(0, send, receive, count, world.watch)
-        blocks = world.device.blocks_for(count * datatype.size_bytes)
-        return Step(kernels.kernel(entry), arguments, blocks)
+        case = replace(self.batch.norm_case(), send=send, receive=receive)
+        return consume_step(self.session.world, case, entry, count)
 
     def equality(self, result: int, expected: Memory, wrong: Memory) -> Step:
         """Counts wrong elements in a result that is the same in each iteration."""

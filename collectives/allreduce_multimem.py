@@ -153,9 +153,9 @@ def _probe(world: World, slabs: Multicast) -> None:
         bound = [_bind_slabs(entry, world, case, slabs) for entry in ENTRIES]
         steps = [operation.step for operation in bound if isinstance(operation, Operation)]
         assert len(steps) == len(ENTRIES), bound
-    for step, turn in product(steps, range(PROBE_ROUNDS)):
+    for step, round_number in product(steps, range(PROBE_ROUNDS)):
         inputs = [
-            np.random.default_rng([turn, rank]).integers(-999, 999, PROBE_COUNT)
+            np.random.default_rng([round_number, rank]).integers(-999, 999, PROBE_COUNT)
             for rank in range(communicator.size)
         ]
         with communicator.all_or_none(DeviceError):
@@ -167,10 +167,10 @@ def _probe(world: World, slabs: Multicast) -> None:
             problem = problem or f"{step.kernel.name} gave {wrong} wrong sums of {PROBE_COUNT}"
     if watch.timed_out:
         problem = f"a flag from rank {watch.peer} never arrived"
-    watch.stop = watch.timed_out = 0
+    world.mapped.waits.forget()
     send.close()
     receive.close()
-    if sentence := communicator.first_word(problem):
+    if sentence := communicator.first_reason(problem):
         raise Refusal(f"a probe of multimem failed: {sentence}")
 
 

@@ -195,7 +195,7 @@ def bind(parts: Parts, world: World, case: Case) -> Bound:
         if isinstance(ranks, tuple)
     }
     reasons = [bound.reason for bound in bounds.values() if isinstance(bound, Unsupported)]
-    if reason := world.communicator.first_word(next(iter(reasons), None)):
+    if reason := world.communicator.first_reason(next(iter(reasons), None)):
         return Unsupported(reason)
     return in_a_row(
         world, [bound for _, bound in sorted(bounds.items()) if isinstance(bound, Operation)]

@@ -309,7 +309,7 @@ class Splits:
             consume = self.probe("read_own", split.result, split.result, split.expected.size)
             if split.once is None:
                 check = self.equality(split.result, first, wrong)
-        if complaint := world.communicator.first_word(mistake):
+        if complaint := world.communicator.first_reason(mistake):
             raise WrongResult(complaint)
         return Iteration(
             -1,

@@ -30,7 +30,8 @@ WAYS = ("dispatch", "combine", "round_trip")
 
 
 class Routing(ctypes.Structure):
-    """`Routing` of routing.h: one rank's tables for a batch. CHOICE is `Choice` there."""
+    """`Routing` of routing.h, which explains each field: a rank's tables for a batch. CHOICE is
+    `Choice` there."""
 
     _fields_ = [
         ("ranks", Arguments),

@@ -14,6 +14,7 @@ from collectives.collective import Traffic
 from collectives.experts.routing import Array, Routes
 from collectives.operation import (
     Algorithm,
+    Bound,
     Case,
     Operation,
     Unsupported,
@@ -139,7 +140,7 @@ def _with_routing(
     return [attached(world, arguments, routing), case.tables]
 
 
-def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
+def _bind(direction: str, world: World, case: Case) -> Bound:
     assert isinstance(case, RoutedCase)
     way, routes = case.shape["way"], case.tables.routes
     if case.variant == "registered" and way == "combine":
@@ -164,7 +165,7 @@ def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
     return Operation(step, world.device.caller(step), keep=keep)
 
 
-def _bind_library(world: World, case: Case) -> Operation | Unsupported:
+def _bind_library(world: World, case: Case) -> Bound:
     """For each direction: pack records, exchange them, unpack them."""
     assert isinstance(case, RoutedCase)
     rank, routing, routes = world.communicator.rank, case.tables.structure, case.tables.routes

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.collective import COLLECTIVES, DATATYPES, Array, in_turn, partner
+from collectives.collective import COLLECTIVES, DATATYPES, Array, ordered, partner
 from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
 from collectives.library.nccl import Nccl, environment, open_nccl
@@ -38,8 +38,6 @@ TYPES = {
     "float8_e5m2": 11,
 }
 OPS = {"sum": 0, "prod": 1, "max": 2, "min": 3, "avg": 4}
-# By element size, without a reduction.
-MOVED_TYPES = {1: "int8", 2: "float16", 4: "int32", 8: "int64"}
 SYMMETRIC = 1  # NCCL_WIN_COLL_SYMMETRIC
 MEMORY_SINCE, FLOAT8_SINCE, WINDOWS_SINCE = 21900, 22400, 22700
 
@@ -306,34 +304,29 @@ class NcclLibrary(Library):
 
     def _groups(self, case: Case) -> list[list[Call]]:
         rank, ranks, size = self.ranks.rank, self.ranks.size, case.segment_bytes
-        kind = TYPES[
-            case.datatype.name if case.collective.reduces else MOVED_TYPES[case.datatype.size_bytes]
-        ]
-        move = case.send, case.receive, case.count, kind
-        reduction = *move, OPS.get(case.redop, 0)
+        int8 = TYPES["int8"]  # without a reduction every type is moved as bytes
+        move = case.send, case.receive, size, int8
+        kind, op = TYPES[case.datatype.name], OPS.get(case.redop, 0)
+        reduction = case.send, case.receive, case.count, kind, op
 
-        def send_to(peer: int, segment: int = 0) -> Call:
-            return "ncclSend", (case.send + segment * size, case.count, kind, peer)
-
-        def receive_from(peer: int, segment: int = 0) -> Call:
-            return "ncclRecv", (case.receive + segment * size, case.count, kind, peer)
+        def exchange(peer: int, offset: int = 0) -> tuple[Call, Call]:
+            return (
+                ("ncclSend", (case.send + offset, size, int8, peer)),
+                ("ncclRecv", (case.receive + offset, size, int8, peer)),
+            )
 
         # An older version has no all-to-all; nccl-tests also sends in one group then.
-        all_to_all = [
-            call
-            for peer in range(ranks)
-            for call in (send_to(peer, peer), receive_from(peer, peer))
-        ]
+        all_to_all = [call for peer in range(ranks) for call in exchange(peer, peer * size)]
         for name in ("ncclAlltoAll", "ncclAllToAll"):
             if hasattr(self.nccl.calls, name):
                 all_to_all = [(name, move)]
-        other = partner(rank, ranks)
+        send, receive = exchange(partner(rank, ranks))
         groups: dict[str, list[list[Call]]] = {
             "all_reduce": [[("ncclAllReduce", reduction)]],
             "reduce_scatter": [[("ncclReduceScatter", reduction)]],
             "all_gather": [[("ncclAllGather", move)]],
             "alltoall": [all_to_all],
-            "sendrecv": in_turn(case.shape, rank, ranks, [send_to(other)], [receive_from(other)]),
+            "sendrecv": ordered(case.shape, rank, ranks, [send], [receive]),
         }
         return groups[case.collective.name]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from collectives.collective import Array, in_turn, partner
+from collectives.collective import Array, ordered, partner
 from collectives.communicator import Communicator
 from collectives.operation import (
     Bound,
@@ -32,8 +32,6 @@ TYPES = {
     "uint8": "UINT8_T",
 }
 MPICH_5_TYPES = {"float16": "FLOAT16_T"}  # measured: MPICH 5.0.2 reduces its MPIX_C_FLOAT16
-# By element size, without a reduction.
-MOVED_TYPES = {1: "INT8_T", 2: "INT16_T", 4: "INT32_T", 8: "INT64_T"}
 MOST_COUNT = 2**31 - 1  # of a C int; longer messages need MPI-4's functions MPI_..._c
 OPS = {"sum": "SUM", "prod": "PROD", "min": "MIN", "max": "MAX"}
 
@@ -60,15 +58,14 @@ class MpiLibrary(Library):
         return ("plain",)
 
     def bind(self, world: World, case: Case) -> Bound:
+        count, type_name, op_name = case.segment_bytes, "BYTE", "SUM"
         if case.collective.reduces:
-            type_name, op_name = types_of(self.name).get(case.datatype.name), OPS.get(case.redop)
-            if type_name is None:
+            count = case.count
+            if not (type_name := types_of(self.name).get(case.datatype.name, "")):
                 return Unsupported(f"{self.name} does not reduce {case.datatype.name}")
-            if op_name is None:
+            if not (op_name := OPS.get(case.redop, "")):
                 return Unsupported(f"MPI has no {case.redop}")
-        else:
-            type_name, op_name = MOVED_TYPES[case.datatype.size_bytes], "SUM"
-        if case.count > MOST_COUNT and not self.ranks.function("MPI_Allreduce_c"):
+        if count > MOST_COUNT and not self.ranks.function("MPI_Allreduce_c"):
             return Unsupported(f"{self.name} has no MPI_Allreduce_c and counts up to {MOST_COUNT}")
         if case.in_place and case.collective.name == "reduce_scatter":
             return Unsupported(
@@ -77,16 +74,16 @@ class MpiLibrary(Library):
             )
         kind, op = map(self.ranks.handle, (type_name, op_name))
         send = int(self.mpi.IN_PLACE) if case.in_place else case.send
-        reduction = send, case.receive, case.count, kind, op, self.comm
-        move = send, case.count, kind, case.receive, case.count, kind, self.comm
+        reduction = send, case.receive, count, kind, op, self.comm
+        move = send, count, kind, case.receive, count, kind, self.comm
         rank, ranks = self.ranks.rank, self.ranks.size
-        message = case.count, kind, partner(rank, ranks), 0, self.comm
+        message = count, kind, partner(rank, ranks), 0, self.comm
         calls: dict[str, list[Call]] = {
             "all_reduce": [("Allreduce", reduction)],
             "reduce_scatter": [("Reduce_scatter_block", reduction)],
             "all_gather": [("Allgather", move)],
             "alltoall": [("Alltoall", move)],
-            "sendrecv": in_turn(
+            "sendrecv": ordered(
                 case.shape,
                 rank,
                 ranks,
@@ -94,7 +91,7 @@ class MpiLibrary(Library):
                 ("Recv", (case.receive, *message, self.status_address)),
             ),
         }
-        suffix = "_c" * (case.count > MOST_COUNT)
+        suffix = "_c" * (count > MOST_COUNT)
         named = calls[case.collective.name]
         return in_a_row(world, [self._call(name + suffix, *arguments) for name, arguments in named])
 

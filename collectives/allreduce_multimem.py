@@ -36,7 +36,7 @@ COMBINED = {
 }
 CHUNKS, REST_BYTES = 4, 4096  # of a half: two chunks of input and two of sums, in whole packs
 PROBE_COUNT, PROBE_ROUNDS = 4003, 4  # with a tail
-HAND_OVER_S = 10.0
+SOCKET_TIMEOUT_S = 10.0
 
 
 def _bind(entry: str, world: World, case: Case) -> Bound:
@@ -102,7 +102,7 @@ def _connect(communicator: Communicator, slabs: Multicast) -> None:
         with communicator.all_or_none(DeviceError):
             if communicator.rank == 0:
                 descriptor = slabs.create()
-        descriptor = _hand_over(communicator, descriptor)
+        descriptor = _receive_descriptor(communicator, descriptor)
         with communicator.all_or_none(DeviceError):
             slabs.join(descriptor)
     finally:
@@ -112,13 +112,13 @@ def _connect(communicator: Communicator, slabs: Multicast) -> None:
         slabs.bind()
 
 
-def _hand_over(communicator: Communicator, descriptor: int) -> int:
+def _receive_descriptor(communicator: Communicator, descriptor: int) -> int:
     """Rank 0's file descriptor in each rank's process. Raises Refusal."""
     path = ""
     with contextlib.ExitStack() as undo:
         with communicator.all_or_none(OSError):
             end = undo.enter_context(socket.socket(socket.AF_UNIX))
-            end.settimeout(HAND_OVER_S)
+            end.settimeout(SOCKET_TIMEOUT_S)
             if communicator.rank == 0:
                 folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
                 path = undo.enter_context(folder) + "/wiretax"  # a folder of this user alone

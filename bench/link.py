@@ -232,7 +232,7 @@ def open_link(session: Session, size_bytes: int) -> Link:
     communicator, device = session.communicator, session.world.device
     near = session.world.node or session.world
     unmapped = near.peers.reason if isinstance(near.peers, Unsupported) else None
-    if unmapped := communicator.first_word(unmapped):
+    if unmapped := communicator.first_reason(unmapped):
         raise Refusal(f"peer memory is not mapped: {unmapped}")
     require_memory(session, size_bytes)
     ranks, peers = communicator.node_gather(communicator.rank), near.mapped

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.operation import NOT_MAPPED, PACK_BYTES, Bound, Case, Operation, Unsupported, World
+from collectives.operation import NOT_MAPPED, Bound, Case, Operation, Unsupported, World
 from kernels.devices.device import PACK_BYTES, PEER_STRUCTURES, Arguments, Memory, Step, Watch
 
 # From here on a CPU walks several pages at once in sums: it gained 1.07 times, and lost 1.25 times

@@ -141,7 +141,7 @@ def combined(inputs: Sequence[Array], redop: str, datatype: Datatype | None = No
 
 
 Shape = Mapping[str, Any]
-Step = TypeVar("Step")
+Call = TypeVar("Call")
 
 
 @dataclass(frozen=True)
@@ -193,12 +193,12 @@ def partner(rank: int, ranks: int) -> int:
     return other if other < ranks else rank
 
 
-def in_turn(shape: Shape, rank: int, ranks: int, send: Step, receive: Step) -> list[Step]:
-    """A rank's steps for its partner, in order: the even rank sends first; one way, it alone."""
+def ordered(shape: Shape, rank: int, ranks: int, send: Call, receive: Call) -> list[Call]:
+    """A rank's calls for its partner, in order: the even rank sends first; one way, it alone."""
     if partner(rank, ranks) == rank:
         return []
-    steps = [receive, send] if rank % 2 else [send, receive]
-    return steps[:1] if shape.get("way") == "one_way" else steps
+    calls = [receive, send] if rank % 2 else [send, receive]
+    return calls[:1] if shape.get("way") == "one_way" else calls
 
 
 def _receives_from_partner(shape: Shape, rank: int, ranks: int) -> bool:

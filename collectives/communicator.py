@@ -38,8 +38,8 @@ VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH", "
 
 
 class Refusal(Exception):
-    """Some rank cannot continue. All raise it, with one sentence and all exceptions' `types`.
-    `culprit` is the first such rank of the run, with its own words."""
+    """Some rank cannot continue. All ranks raise it, with one sentence and the names of all ranks'
+    exceptions. `culprit` is the first such rank of the run, and the sentence without its name."""
 
     def __init__(
         self,
@@ -103,9 +103,9 @@ def best_thread_level() -> str:
 
 
 def scant_memory() -> str | None:
-    """A warning if /dev/shm may be too small for MPI, which then dies without a word. MPICH 5.0.2
-    took 6 MiB for one rank and 42 MiB for eight. It died in some tmpfs below 18 MiB, with eight
-    ranks in some of up to 48 MiB, and never with the room that this function asks for."""
+    """A warning if /dev/shm may be too small for MPI, which then dies silently. MPICH 5.0.2 took
+    6 MiB for one rank and 42 MiB for eight. It died in some tmpfs below 18 MiB, with eight ranks in
+    some of up to 48 MiB, and never with the room that this function asks for."""
     ranks = _number_in(LOCAL_SIZE_VARIABLES) or 1
     needed_mib = 16 + 5 * ranks
     with suppress(OSError):
@@ -179,9 +179,9 @@ class Communicator:
     def all_gather(self, item: Any) -> list[Any]:
         return self.world.allgather(item)
 
-    def first_word(self, word: str | None) -> str | None:
-        """The word of the first rank that has one, on every rank."""
-        return next(filter(None, self.all_gather(word)), None)
+    def first_reason(self, reason: str | None) -> str | None:
+        """The reason of the first rank that has one, on every rank; None if no rank has one."""
+        return next(filter(None, self.all_gather(reason)), None)
 
     def node_gather(self, item: Any) -> list[Any]:
         """The items of this host's ranks, in the order of their local ranks."""
@@ -215,13 +215,13 @@ class Communicator:
             failure = *(culprit or (self.ranks[self.rank], str(error))), type(error).__name__
         failures = self.all_gather(failure)
         if failed := [failure for failure in failures if failure]:
-            rank, words, _ = failed[0]
+            rank, sentence, _ = failed[0]
             types = frozenset(kind for *_, kind in failed)
             is_everywhere = len({failure[1:] for failure in failed}) == 1
             if is_everywhere and [number for number, *_ in failed] == [*range(self.whole.size)]:
-                raise Refusal(words, types)
+                raise Refusal(sentence, types)
             name = self.rank_name(self.ranks.index(rank))
-            raise Refusal(f"{name}: {words}", types, (rank, words))
+            raise Refusal(f"{name}: {sentence}", types, (rank, sentence))
 
     def rank_name(self, rank: int) -> str:
         """`rank 2`, and of a run on several hosts `rank 2 on wt2`. A part names no host, because

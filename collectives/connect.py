@@ -1,21 +1,48 @@
-"""Maps every rank's memory in all others, in the first sharing mode that passes the probes."""
+"""Maps every rank's memory in all others, in the first sharing mode that passes the probes.
+
+If one rank cannot use a sharing mode, or its memory fails a probe, all ranks try the next mode."""
 
 import ctypes
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from collectives.communicator import Communicator, Refusal
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, share, write_own
+from collectives.peer_buffer import (
+    SLAB_BYTES,
+    PeerBuffer,
+    WaitPolicy,
+    half_for,
+    share,
+    slab_bytes,
+    write_own,
+)
 from collectives.probe import ProbeFailed, probe, probe_flag, probe_visibility
 from collectives.refusals import remedy
 from kernels.devices.device import Control, Device, DeviceError, Own
 
 
-def probe_slabs(peers: PeerBuffer) -> None:
-    """Checks every byte of a probe through the slabs, and that stores are seen while kernels run.
-    All ranks call it. Raises ProbeFailed and Refusal."""
-    probe(peers)
-    probe_visibility(peers)
+def make_room(peers: PeerBuffer, message_bytes: int) -> None:
+    """Replaces the slabs by larger ones if messages of this size need them. All ranks call it. If
+    larger slabs cannot be shared or fail a probe, the old ones stay, and `refusals` has the reason.
+    A launch may use other slabs than the launch before: each waits for all."""
+    half_bytes = half_for(message_bytes, peers.device.most_chunk_bytes)
+    if half_bytes <= peers.half_bytes:
+        return
+    undo, own = ExitStack(), (peers.communicator, peers.device, peers.sharing)
+    try:
+        slabs = share(*own, slab_bytes(half_bytes), undo)
+        larger = replace(peers, slabs=slabs, half_bytes=half_bytes)
+        probe(larger)
+        probe_visibility(larger)
+    except Refusal as refusal:
+        undo.close()
+        peers.waits.forget()
+        reason = f"{peers.sharing} slabs with halves of {half_bytes >> 20} MiB: {refusal}"
+        peers.refusals = (*peers.refusals, reason)
+        return
+    peers.outgrown.append(peers.slabs)
+    peers.slabs, peers.half_bytes = slabs, half_bytes
 
 
 def connect(
@@ -40,7 +67,6 @@ def connect(
                 own,
                 waits,
                 sharing,
-                probe_slabs,
                 _in_words(refusals),
                 modes[0],
             )
@@ -56,7 +82,7 @@ def connect(
             if "OutOfMemory" in refusal.types:
                 raise
             probe_failed |= isinstance(refusal, ProbeFailed)
-            waits.watch.stop = waits.watch.timed_out = 0
+            waits.forget()
             refusals[sharing] = f"{refusal}{remedy(communicator, str(refusal))}"
     raise (ProbeFailed if probe_failed else Refusal)("; ".join(_in_words(refusals)))
 

@@ -9,6 +9,7 @@ from typing import Any
 from collectives.build import Build
 from collectives.collective import Array, Collective, Datatype, Shape, Traffic
 from collectives.communicator import Communicator, Refusal
+from collectives.connect import make_room
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PACK_BYTES, Device, Memory, Step, Watch
 
@@ -217,7 +218,7 @@ class Library(ABC):
         Raises DeviceError and Refusal."""
         peers = world.shared
         if not isinstance(peers, Unsupported):
-            peers.make_room(size_bytes)
+            make_room(peers, size_bytes)
         # A library would be slow in host_staged memory.
         if isinstance(peers, Unsupported) or peers.kind == "host_staged":
             return world.device.private(size_bytes)

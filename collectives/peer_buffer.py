@@ -1,13 +1,11 @@
-"""One slab for each rank, mapped by all ranks: allocate, exchange handles, map, probe.
+"""The memory that the ranks of a host map: allocate, exchange handles, map.
 
-Flags and data are separate allocations. If one rank cannot use a sharing mode, or its memory fails
-a probe, all ranks give it up and try the next."""
+Flags and data are separate allocations. `connect.py` chooses the sharing mode and probes."""
 
 import ctypes
 import secrets
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,6 +49,10 @@ class WaitPolicy:
     yields: bool = False
     timeout_s: float = 30.0
 
+    def forget(self) -> None:
+        """Forgets that a probe waited in vain."""
+        self.watch.stop = self.watch.timed_out = 0
+
 
 @dataclass
 class PeerBuffer:
@@ -64,7 +66,6 @@ class PeerBuffer:
     own: Memory
     waits: WaitPolicy
     sharing: str
-    probe_slabs: Callable[["PeerBuffer"], None]  # checks larger ones before they replace the old
     refusals: tuple[str, ...] = ()
     requested: str = ""  # the best sharing mode, which was tried first
     registered: list[list[Memory]] = field(default_factory=list)
@@ -114,43 +115,21 @@ class PeerBuffer:
             own=self.own.address,
         )
 
-    def make_room(self, message_bytes: int) -> None:
-        """Replaces the slabs by larger ones if messages of this size need them. All ranks call it.
-        If larger slabs cannot be shared or fail the probe, the old ones stay, and `refusals` has
-        the reason. A launch may use other slabs than the launch before: each waits for all."""
-        half_bytes = half_for(message_bytes, self.device.most_chunk_bytes)
-        if half_bytes <= self.half_bytes:
-            return
+    def share(self, size_bytes: int, ordinary: bool = False) -> list[Memory]:
+        """New memory of every rank, by rank, as mapped in this process. All ranks call it. Raises
+        Refusal on all."""
         undo = ExitStack()
         try:
-            slabs = share(
-                self.communicator, self.device, self.sharing, slab_bytes(half_bytes), undo
-            )
-            larger = replace(self, slabs=slabs, half_bytes=half_bytes)
-            self.probe_slabs(larger)
-        except Refusal as refusal:
+            return share(self.communicator, self.device, self.sharing, size_bytes, undo, ordinary)
+        except Refusal:
             undo.close()
-            self.waits.watch.stop = self.waits.watch.timed_out = 0  # of a packet that never arrived
-            reason = f"{self.sharing} slabs with halves of {half_bytes >> 20} MiB: {refusal}"
-            self.refusals = (*self.refusals, reason)
-            return
-        self.outgrown.append(self.slabs)
-        self.slabs, self.half_bytes = slabs, half_bytes
+            raise
 
     def register(self, size_bytes: int) -> Memory:
         """A new buffer on every rank, mapped by all; this rank's. The ranks of all hosts call it.
         Raises Refusal on all."""
         with self.communicator.whole.all_or_none(Refusal):
-            self.registered.append(
-                share(
-                    self.communicator,
-                    self.device,
-                    self.sharing,
-                    max(1, size_bytes),
-                    ExitStack(),
-                    ordinary=True,
-                )
-            )
+            self.registered.append(self.share(max(1, size_bytes), ordinary=True))
         return self.registered[-1][self.communicator.rank]
 
     def locate(self, address: int, targets: Any) -> bool:

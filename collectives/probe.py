@@ -1,8 +1,14 @@
-"""The probes of mapped memory. A peer's memory counts as mapped only after every byte of a probe
-was seen through the kernels' own loads and stores, in each direction, sixteen times over the same
-addresses with new contents: a stale cache shows only at the second use. Another probe shows whether
-stores become visible while both kernels run, because an allocator may ignore the requested type of
-memory."""
+"""The probes of mapped memory.
+
+| probe | shows that |
+|---|---|
+| `probe` | every byte arrives by the kernels' loads and stores, in each direction |
+| `probe_flag` | a flag arrives |
+| `probe_visibility` | stores become visible while both kernels run, by every kind of access |
+
+`probe` writes new contents to the same addresses sixteen times, as a stale cache shows only at the
+second use. Visibility needs a probe because an allocator may ignore the requested type of memory.
+"""
 
 from typing import Any
 
@@ -35,8 +41,8 @@ class ProbeFailed(Refusal):
     """Peers' memory can be mapped, but a read returns other bytes than were written."""
 
 
-def _pattern(turn: int, writer: int, reader: int) -> Bytes:
-    draw = np.random.default_rng([turn, writer, reader])
+def _pattern(round_number: int, writer: int, reader: int) -> Bytes:
+    draw = np.random.default_rng([round_number, writer, reader])
     return draw.integers(0, 256, PROBE_BYTES, np.uint8)
 
 
@@ -60,31 +66,31 @@ def probe(peers: PeerBuffer) -> None:
     def slot(owner: int, number: int) -> int:
         return peers.slabs[owner].address + number * PROBE_BYTES
 
-    def complaint(turn: int) -> str | None:
+    def complaint(round_number: int) -> str | None:
         for peer in range(size):
             for verb, owner, number, reader in (
                 ("pushed", rank, peer, rank),
                 ("pulled", peer, size, size),
             ):
                 move(sink.address, slot(owner, number))
-                wrong = np.flatnonzero(sink.read() != _pattern(turn, peer, reader))
+                wrong = np.flatnonzero(sink.read() != _pattern(round_number, peer, reader))
                 if wrong.size:
                     return (
                         f"the memory that {name(peer)} {verb} to {name(rank)} has wrong bytes "
                         f"from offset {number * PROBE_BYTES + wrong[0]} of the slab on, in "
-                        f"turn {turn} of the probe"
+                        f"round {round_number} of the probe"
                     )
         return None
 
     written = [(peer, rank, peer) for peer in range(size)] + [(rank, size, size)]
-    for turn in range(PROBE_ROUNDS):
+    for round_number in range(PROBE_ROUNDS):
         with communicator.all_or_none(DeviceError):
             for owner, number, reader in written:
-                source.write(_pattern(turn, rank, reader))
+                source.write(_pattern(round_number, rank, reader))
                 move(slot(owner, number), source.address)
         with communicator.all_or_none(DeviceError):
-            sentence = complaint(turn)
-        if sentence := communicator.first_word(sentence):
+            sentence = complaint(round_number)
+        if sentence := communicator.first_reason(sentence):
             raise ProbeFailed(sentence)
     for memory in (source, sink):
         memory.close()
@@ -97,7 +103,7 @@ def probe_flag(peers: PeerBuffer) -> None:
         kernels, trip_ns = probe_kernels(device, communicator.size), device.private(8)
         _probe_once(peers, kernels.kernel("flag_ping_pong"), trip_ns, 16)
         trip_ns.close()
-    if sentence := communicator.first_word(_missing(peers)):
+    if sentence := communicator.first_reason(_missing(peers)):
         raise ProbeFailed(sentence)
 
 
@@ -117,7 +123,7 @@ def probe_visibility(peers: PeerBuffer) -> None:
             counts = wrong.read().view(np.uint32).reshape(counts.shape)
             wrong.close()
         sentence = _missing(peers, signal) or _stale(counts, communicator)
-        if sentence := communicator.first_word(sentence):
+        if sentence := communicator.first_reason(sentence):
             raise ProbeFailed(sentence)
 
 

@@ -43,7 +43,7 @@ def open_device(
                 raise DeviceError(sentence)
         if len(set(chosen)) < len(chosen) and not share_gpus:
             refusal = f"{len(chosen)} ranks see {len(set(chosen))} GPU between them"
-        if refusal := communicator.first_word(refusal):
+        if refusal := communicator.first_reason(refusal):
             device, _ = open_device(communicator, "cpu", share_gpus)
             return device, [f"--device auto chose the CPU: {refusal}."]
     with communicator.all_or_none(DeviceError):
@@ -143,7 +143,7 @@ def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:
     except Refusal as refusal:
         peers = Unsupported(str(refusal))
     reason = peers.reason if isinstance(peers, Unsupported) else None
-    if reason := world.communicator.first_word(reason):
+    if reason := world.communicator.first_reason(reason):
         peers = Unsupported(f"the ranks of a host cannot map each other's memory: {reason}")
     elif isinstance(peers, PeerBuffer):
         kinds = world.communicator.all_gather(peers.kind)

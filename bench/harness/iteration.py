@@ -334,12 +334,12 @@ def between_hosts(
     """A ping-pong of the library between hosts, whose half is the least time to send `least_bytes`
     from a host. Ranks with the same place on their hosts send a share each, at the same time."""
     nodes, rank = world.communicator.nodes, world.communicator.rank
-    lanes = hierarchical.lanes(nodes)[: min(map(len, nodes))]
-    share_bytes = max(1, least_bytes // len(lanes))
+    rails = hierarchical.rails(nodes)[: min(map(len, nodes))]
+    share_bytes = max(1, least_bytes // len(rails))
     sent_bytes = min(share_bytes, max(1, size_bytes))
     idle = nothing(world)
     operation: Bound = Operation(idle, world.device.caller(idle))
-    for ranks in lanes:
+    for ranks in rails:
         if rank in ranks:
             operation = hierarchical.bind_flat(
                 hierarchical.between(world, ranks),

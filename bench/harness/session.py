@@ -218,7 +218,7 @@ def require_memory(session: Session, buffer_bytes: int, buffers: int = 2) -> Non
             f"{buffers} buffers of {buffer_bytes / 1e9:.1f} GB for each of {ranks} ranks "
             f"are {needed_bytes / 1e9:.1f} GB, and {free_bytes / 1e9:.1f} GB are free here"
         )
-    if sentence := communicator.first_word(sentence):
+    if sentence := communicator.first_reason(sentence):
         raise Refusal(sentence)
 
 

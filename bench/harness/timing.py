@@ -55,7 +55,7 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
 def perform_from_python(
     session: Session, iteration: Iteration, actions: Sequence[Action], counts: Counts
 ) -> Stamps:
-    """The same actions, called from Python: mpi4py's call for the library, ctypes' for ours."""
+    """The same actions, called from Python through ctypes."""
     caller, watch = session.world.device.caller, session.flight.watch
     callers = {id(action.step): caller(action.step) for action in actions if action.step}
     callers[id(iteration.operation.step)] = iteration.operation.call

@@ -95,7 +95,6 @@ def algorithms(forms: Mapping[str, Algorithm]) -> Option:
     return option(
         "--algorithm",
         type=partial(comma_separated, form),
-        default=None,
         metavar="A,B",
         help="fused, then_library or then_ALGORITHM, next to compute (all that suit the size)",
     )
@@ -104,7 +103,6 @@ def algorithms(forms: Mapping[str, Algorithm]) -> Option:
 SCALE = option(
     "--scale",
     type=scale,
-    default=None,
     metavar="N",
     help="shrink the matrices' columns, but no message (1/64 on a CPU, 1 on a GPU)",
 )
@@ -190,7 +188,6 @@ COMMANDS = {
             option(
                 "--hidden",
                 type=partial(whole_number, 1, most=1 << 20),
-                default=None,
                 metavar="N",
                 help="elements of a token (the model's)",
             ),
@@ -199,7 +196,6 @@ COMMANDS = {
             option(
                 "--output",
                 type=partial(name_among, "output", list(OUTPUTS)),
-                default=None,
                 metavar="TYPE",
                 help="also write the norm as int8 or fp8 codes, with a scale a token (neither)",
             ),
@@ -245,7 +241,6 @@ COMMANDS = {
             option(
                 "--tokens",
                 type=lambda text: [up_to_4096(text)],
-                default=None,
                 metavar="N",
                 help="tokens of the chunk (as many as make a message of 32M: for a "
                 "70B model 2048 in 16 bits, 1024 in float)",

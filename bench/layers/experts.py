@@ -79,25 +79,26 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
             parser.error(f"--{name.replace('_', '-')} is for a routed all-to-all: add --experts N")
         return None
     batch = ExpertOptions(**values)
-    if len(namespace.datatypes) > 1:
-        parser.error("with --experts -d takes one datatype")
     datatype = DATATYPES[namespace.datatypes[0]]
-    if not datatype.is_float:
-        parser.error(f"the weights of experts are fractions, and {datatype.name} has none")
-    if datatype.float8:
-        parser.error(f"rows of tokens cannot be {datatype.name}: choose half or bfloat16")
-    if batch.top_k > batch.experts:
-        parser.error(f"--top-k {batch.top_k} is more than the {batch.experts} experts")
     sizes = namespace.minbytes, namespace.maxbytes, namespace.stepfactor
-    if namespace.sizes or namespace.stepbytes or sizes != (16 << 10, 32 << 20, None):
-        parser.error("with --experts the size is --tokens times --hidden: leave out the sizes")
-    if namespace.format == "nccl-tests":
-        parser.error(
-            "with --experts rows differ in skew, which nccl-tests has no column for: "
-            "--format csv has"
-        )
-    if not namespace.keeps_run:
-        parser.error("--list names the same algorithms without --experts")
+    has_sizes = namespace.sizes or namespace.stepbytes or sizes != (16 << 10, 32 << 20, None)
+    mistakes = {
+        "with --experts -d takes one datatype": len(namespace.datatypes) > 1,
+        f"the weights of experts are fractions, and {datatype.name} has none": (
+            not datatype.is_float
+        ),
+        f"rows of tokens cannot be {datatype.name}: choose half or bfloat16": datatype.float8,
+        f"--top-k {batch.top_k} is more than the {batch.experts} experts": (
+            batch.top_k > batch.experts
+        ),
+        "with --experts the size is --tokens times --hidden: leave out the sizes": has_sizes,
+        "with --experts rows differ in skew, which nccl-tests has no column for: "
+        "--format csv has": namespace.format == "nccl-tests",
+        "--list names the same algorithms without --experts": not namespace.keeps_run,
+    }
+    for mistake, is_made in mistakes.items():
+        if is_made:
+            parser.error(mistake)
     try:
         for skew in batch.skew:
             routing.expert_counts(skew, batch.experts, batch.tokens, batch.top_k)

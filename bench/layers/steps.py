@@ -10,25 +10,23 @@ from typing import Any
 import numpy as np
 import psutil
 
-from bench.harness.iteration import Iteration, nothing
+from bench.harness.iteration import Iteration, consume_step, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
 from bench.layers.forms import LayerOptions, fastest, scale_for
-from collectives.binding import plain_arguments
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.communicator import Refusal
 from collectives.layers import steps
-from collectives.layers.fused import WEIGHTS
+from collectives.layers.fused import WEIGHTS, sequence
 from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
 from collectives.layers.steps import Batch, Net
 from collectives.operation import Bound, Operation, Unsupported
-from collectives.probe import probe_kernels
 from kernels.devices.device import WRONG_BYTES, DeviceError, Memory, Pattern, Step
 from reports.store.schema import CaseHeader
 
-ROOM = 0.6  # of the free memory
+MEMORY_SHARE = 0.6  # of the free memory, for matrices
 MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 elements of 16 bits
 # Of the error / the result's root mean square: 160 sums are rounded, and the residual after each.
 TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
@@ -36,7 +34,7 @@ TENSOR_FORMS = {
     "decode": ("gemv_allreduce", "allreduce_rmsnorm", "auto"),
     "prefill": ("auto", "allreduce_rmsnorm"),
 }
-Image = Sequence[tuple[int, Array]]  # values at the begin of a step, by address
+Initial = Sequence[tuple[int, Array]]  # values at the begin of a step, by address
 
 
 def prepare(options: LayerOptions, session: Session) -> Suite:
@@ -89,12 +87,11 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
     scale = float(scale_for(options, session))
     columns = sum(model.columns(layer, ranks, scale) for layer in LAYERS)
     layer_bytes = columns * model.hidden * weights.size_bytes
-    free = device.facts.get(
-        "memory_bytes", 0
-    ) / device.sharers or psutil.virtual_memory().available / len(
-        session.communicator.node_gather(0)
-    )
-    room = ROOM * min(session.communicator.all_gather(free))  # of a rank's GPU, or of a host
+    host_bytes = psutil.virtual_memory().available / len(session.communicator.node_gather(None))
+    free = device.facts.get("memory_bytes", 0) / device.sharers or host_bytes
+    room = MEMORY_SHARE * min(
+        session.communicator.all_gather(free)
+    )  # of a rank's GPU, or of a host
     copies = min(ranks, 2)  # a share of each layer, and a stage's layers
     held = min(layers, int(room / (copies * layer_bytes)))
     if held < ranks:
@@ -120,16 +117,16 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
 
 @dataclass(frozen=True)
 class Split:
-    """One way to split a step over the ranks. A step begins with `image`; its result lies at
-    `result`, None on a rank without one, and must be `expected`. `once` is the operation to check,
-    if `bound` computes only a part. Only the times of `ranks` count; empty means all."""
+    """One way to split a step over the ranks. A step begins with `initial`; its result lies at
+    `result`, None on a rank without one, and must be `expected`. `checked` is what to check
+    instead, if `bound` computes only a part. Only the times of `ranks` count; empty means all."""
 
     algorithm: str
     bound: Bound
-    image: Image
+    initial: Initial
     result: int | None
     expected: Array
-    once: Operation | None = None
+    checked: Operation | None = None
     ranks: tuple[int, ...] = ()
 
 
@@ -152,11 +149,11 @@ class Splits:
 
     def whole(self, algorithm: str, bound: Bound) -> Split:
         """A split that leaves the whole result on each rank."""
-        image = [
+        initial = [
             (self.batch.activations, steps.normed(self.start)),
             (self.batch.residual, self.start),
         ]
-        return Split(algorithm, bound, image, self.batch.residual, self.expected)
+        return Split(algorithm, bound, initial, self.batch.residual, self.expected)
 
     def add_by_tensor(self) -> None:
         alone = self.whole("compute", steps.split_by_tensor(self.batch, "compute", "copied"))
@@ -168,7 +165,7 @@ class Splits:
             name: steps.split_by_tensor(self.batch, *name)
             for name in product(names, ("registered", "copied"))
         }
-        idle, prepare = self.idle(), self.prepare(alone.image)
+        idle, prepare = self.idle(), self.prepare(alone.initial)
         candidates = {
             name: Iteration(
                 -1, " ".join(name), prepare, bound, idle, idle, from_python=self.batch.net.in_python
@@ -215,8 +212,8 @@ class Splits:
         inboxes = [inbox(self.batch.size_bytes // groups) for _ in range(ranks)]
         net.keep.append(inboxes)
         batches = [self.batch] if groups == 1 else [Batch(net, tokens) for _ in range(groups)]
-        once = steps.pipeline(batches, inboxes) if self.scale > 1 else None
-        assert not isinstance(once, Unsupported)
+        checked = steps.pipeline(batches, inboxes) if self.scale > 1 else None
+        assert not isinstance(checked, Unsupported)
         first, expected, result = self.start[:tokens], self.expected, inboxes[-1].address
         if is_first and groups > 1:  # a token's activations depend on its place in the batch
             expected = steps.reference(net, first)
@@ -227,7 +224,7 @@ class Splits:
                 [(result, first)],
                 result if is_first else None,
                 expected[:tokens],
-                once=once,
+                checked=checked,
             )
         )
 
@@ -239,7 +236,7 @@ class Splits:
                 "the weights of all layers do not fit next to the other splits'"
             )
         elif is_first:
-            bound = steps.in_turn(net, self.batch.stage(net.whole))
+            bound = sequence(self.session.world, self.batch.unsplit_layers(net.whole))
         else:
             idle = self.idle()
             bound = Operation(idle, self.session.world.device.caller(idle))
@@ -269,22 +266,17 @@ class Splits:
     def idle(self) -> Step:
         return nothing(self.session.world)
 
-    def prepare(self, image: Image) -> Step:
+    def prepare(self, initial: Initial) -> Step:
         net = self.batch.net
         writes = [
-            self.probe(
-                "copy_local", net.on_device(net.datatype.encode(values)), address, values.size
-            )
-            for address, values in image
+            self.probe("copy_local", net.store(values), address, values.size)
+            for address, values in initial
         ]
         return self.session.world.device.sequence(writes)
 
     def probe(self, entry: str, send: int, receive: int, count: int) -> Step:
-        world, datatype = self.session.world, self.batch.net.datatype
-        kernels = probe_kernels(world.device, 1, WT_ELEMENT=datatype.element)
-        arguments = plain_arguments(0, send, receive, count, world.watch)
-        blocks = world.device.blocks_for(count * datatype.size_bytes)
-        return Step(kernels.kernel(entry), arguments, blocks)
+        case = replace(self.batch.norm_case(), send=send, receive=receive)
+        return consume_step(self.session.world, case, entry, count)
 
     def equality(self, result: int, expected: Memory, wrong: Memory) -> Step:
         """Counts wrong elements in a result that is the same in each iteration."""
@@ -309,18 +301,18 @@ class Splits:
 
     def checked_iteration(self, split: Split, operation: Operation) -> Iteration:
         net, world, device = self.batch.net, self.session.world, self.session.world.device
-        prepare, check, consume = self.prepare(split.image), self.idle(), self.idle()
+        prepare, check, consume = self.prepare(split.initial), self.idle(), self.idle()
         device.caller(prepare)()
         world.communicator.barrier()
-        (split.once or operation).call()
+        (split.checked or operation).call()
         world.communicator.barrier()
         mistake, wrong = None, device.private(WRONG_BYTES)
         if split.result is not None:
             first, mistake = self.first_result(split, split.result)
             consume = self.probe("read_own", split.result, split.result, split.expected.size)
-            if split.once is None:
+            if split.checked is None:
                 check = self.equality(split.result, first, wrong)
-        if complaint := world.communicator.first_word(mistake):
+        if complaint := world.communicator.first_reason(mistake):
             raise WrongResult(complaint)
         return Iteration(
             -1,
@@ -329,7 +321,7 @@ class Splits:
             operation,
             consume,
             check,
-            wrong=None if split.once or split.algorithm == "compute" else wrong,
+            wrong=None if split.checked or split.algorithm == "compute" else wrong,
             scale=self.scale,
             ranks=split.ranks,
             from_python=net.in_python,

@@ -1,14 +1,14 @@
-"""All-reduces with transfers by the copy engines, beside the kernels that sum, from 1 MiB on.
+"""All-reduces whose transfers a GPU's copy engines make while its kernels sum, from 1 MiB on.
 
-Each rank pushes from its own buffers into its peers' inboxes (or registered receive buffers), in a
-stream of its own. Flags order the ranks: an `announce` follows the copies in their stream, and the
-peer's sum follows an `await_copies`. A piece has its own place in an inbox, so a launch needs no
-flags for free places; no copy of a launch starts before all ranks have entered it. See
+Each rank copies from its own buffers into its peers' inboxes (or registered receive buffers), in a
+stream of its own. Flags order the ranks: the kernel `announce` follows the copies in their stream,
+and `await_copies` precedes the peer's sum. Every piece has its own place in an inbox, so no flag
+has to say that a place is free; no copy starts before all ranks have entered the launch. See
 kernels/allreduce_copy_engine.cu."""
 
 import ctypes
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from ctypes import c_long
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +18,7 @@ from collectives.binding import build_macros, without_gpus
 from collectives.collective import Traffic
 from collectives.communicator import Refusal
 from collectives.operation import NOT_MAPPED, Algorithm, Bound, Case, Operation, Unsupported, World
-from collectives.peer_buffer import PeerBuffer, share
+from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import (
     HALF_BYTES,
     PACK_BYTES,
@@ -46,21 +46,15 @@ class Mark(ctypes.Structure):
     _fields_ = [("ranks", Arguments), ("peers", c_long), ("step", c_long)]
 
 
-@dataclass(frozen=True)
-class Copy:
-    """Bytes of this rank's memory to store into a peer's."""
-
-    target: int
-    source: int
-    size_bytes: int
+Copy = tuple[int, int, int]  # target address, in a peer's memory; source address; bytes
 
 
 @dataclass
 class Program:
     """The steps of one launch, in the order in which the host puts them into the streams.
 
-    The message has a segment for each rank, and a segment has `pieces`, given by their offsets. All
-    segments have room for `segment_bytes`. `arrived` numbers this rank's signals."""
+    The message has a segment for each rank, with room for `segment_bytes`; `pieces` are the offsets
+    at which a segment is cut. `signals` counts the signals that this rank has sent."""
 
     world: World
     case: Case
@@ -71,7 +65,7 @@ class Program:
     segment_bytes: int
     pieces: range
     steps: list[Step] = field(default_factory=list)
-    arrived: int = 0
+    signals: int = 0
 
     @property
     def rank(self) -> int:
@@ -94,7 +88,7 @@ class Program:
         )
         return start, max(0, end - start)
 
-    def landing(self, peer: int, slot: int, segment: int, offset: int) -> int:
+    def sums_at(self, peer: int, slot: int, segment: int, offset: int) -> int:
         """Where a peer gets sums: in its registered receive buffer or a slot of its inbox."""
         if self.case.variant == "registered":
             return int(self.arguments.receives[peer]) + self.part(segment, offset)[0]
@@ -104,33 +98,28 @@ class Program:
         return self.inboxes[peer].address + slot * self.segment_bytes + offset
 
     def mark(self, entry: str, peers: list[int], number: int) -> Step:
+        """A kernel that stores (`announce`) or awaits (`await_copies`) a signal for each peer."""
         bits = sum(1 << peer for peer in peers)
         return Step(self.module.kernel(entry, MARK_THREADS), Mark(self.arguments, bits, number))
 
     def enter(self) -> None:
-        """Meets all ranks: no peer still reads what the copies of this launch overwrite."""
-        self.arrived += 1
-        self.steps += [
-            self.mark("announce", self.others, self.arrived),
-            self.mark("await_copies", self.others, self.arrived),
-        ]
+        """Waits for all ranks, as peers may still read what this launch's copies overwrite."""
+        self.signals += 1
+        self.steps.append(self.mark("announce", self.others, self.signals))
+        self.wait(self.others, self.signals)
 
     def send(self, copies: list[Copy], peers: list[int]) -> None:
-        """Copies, after all sums so far, and then tells the peers."""
-        self.arrived += 1
-        moved = [
-            self.engine.copy(copy.target, copy.source, copy.size_bytes)
-            for copy in copies
-            if copy.size_bytes
-        ]
-        self.steps.append(self.engine.beside([*moved, self.mark("announce", peers, self.arrived)]))
+        """Copies, after all sums so far, and then signals the peers."""
+        self.signals += 1
+        moved = [self.engine.copy(*copy) for copy in copies if copy[-1]]
+        self.steps.append(self.engine.beside([*moved, self.mark("announce", peers, self.signals)]))
 
     def wait(self, peers: list[int], number: int) -> None:
         self.steps.append(self.mark("await_copies", peers, number))
 
     def run(self, entry: str, target: int, sources: list[int], size_bytes: int) -> None:
-        """Launches a kernel of sums or copies over `size_bytes`; with all ranks' sources in order,
-        or those of the ring, or one."""
+        """Launches a kernel that sums or copies `size_bytes`. `sources` are one address a rank, in
+        rank order; or the two of a ring's sum; or a single one."""
         if not size_bytes:
             return
         build, device = self.case.build, self.world.device
@@ -148,7 +137,7 @@ class Program:
         )
 
     def leave(self) -> None:
-        """Ends the launch, after its copies: until then they read this rank's buffers."""
+        """Ends the launch after its copies, which read this rank's buffers."""
         self.steps += [
             self.engine.join(),
             Step(self.module.kernel("leave", MARK_THREADS), self.arguments),
@@ -163,13 +152,13 @@ def two_shot(program: Program) -> None:
     for offset in p.pieces:
         p.send(
             [
-                Copy(p.inbox(peer, rank, offset), case.send + start, size_bytes)
+                (p.inbox(peer, rank, offset), case.send + start, size_bytes)
                 for peer in p.others
                 for start, size_bytes in [p.part(peer, offset)]
             ],
             p.others,
         )
-    sums_after = p.arrived
+    sums_after = p.signals
     for number, offset in enumerate(p.pieces, start=2):
         p.wait(p.others, number)
         start, size_bytes = p.part(rank, offset)
@@ -180,7 +169,7 @@ def two_shot(program: Program) -> None:
         p.run("add_all", case.receive + start, inputs, size_bytes)
         p.send(
             [
-                Copy(p.landing(peer, ranks + rank, rank, offset), case.receive + start, size_bytes)
+                (p.sums_at(peer, ranks + rank, rank, offset), case.receive + start, size_bytes)
                 for peer in p.others
             ],
             p.others,
@@ -194,44 +183,43 @@ def two_shot(program: Program) -> None:
 
 
 def ring(program: Program) -> None:
-    """Segments go round twice: the first lap sums them, the second gathers the sums. An inbox has a
-    slot for each stage but the last; piece k is in stage s in beat k + s."""
+    """A segment makes 2 (ranks - 1) hops: `ranks - 1` until it holds the sum of all ranks, and as
+    many more until all ranks have the sum. Every hop has a slot in the inbox. In round r piece k
+    makes hop r - k, so a piece is copied while another is summed."""
     p, ranks = program, program.ranks
     left, right = (p.rank - 1) % ranks, (p.rank + 1) % ranks
-    stages = 2 * ranks - 1
     p.enter()
-    for beat in range(len(p.pieces) + stages - 1):
-        if beat:
-            p.wait([left], p.arrived)  # left has sent as often as this rank
+    for r in range(len(p.pieces) + 2 * ranks - 2):
+        if r:
+            p.wait([left], p.signals)  # left has sent as often as this rank
         copies = list[Copy]()
-        for number, offset in enumerate(p.pieces):
-            if 0 <= beat - number < stages:
-                copies += _ring_stage(p, beat - number, offset, right)
+        for k, offset in enumerate(p.pieces):
+            if 0 <= r - k <= 2 * (ranks - 1):
+                copies += _ring_hop(p, r - k, offset, right)
         p.send(copies, [right])
     p.leave()
 
 
-def _ring_stage(p: Program, stage: int, offset: int, right: int) -> list[Copy]:
-    """Adds this rank's input to a piece, in the first lap, or outputs it; what it sends on."""
+def _ring_hop(p: Program, hop: int, offset: int, right: int) -> list[Copy]:
+    """What a rank does with a piece that has made `hop` hops: adds its own input to it, until the
+    sum is complete, then outputs it. Returns the copy of the next hop, if there is one."""
     complete, case = p.ranks - 1, p.case
-    segment = (p.rank - stage) % p.ranks
+    segment = (p.rank - hop) % p.ranks
     start, size_bytes = p.part(segment, offset)
     own, output = case.send + start, case.receive + start
-    if stage:
-        received = p.inbox(p.rank, stage - 1, offset)
-        if stage <= complete:
-            entry = "add_two" if stage < complete else "add_last_two"
+    if hop:
+        received = p.inbox(p.rank, hop - 1, offset)
+        if hop <= complete:
+            entry = "add_two" if hop < complete else "add_last_two"
             p.run(entry, output, [received, own], size_bytes)
         elif case.variant == "copied":
             p.run("take", output, [received], size_bytes)
-    if stage == 2 * complete:
+    if hop == 2 * complete:
         return []
     target = (
-        p.landing(right, stage, segment, offset)
-        if stage >= complete
-        else p.inbox(right, stage, offset)
+        p.sums_at(right, hop, segment, offset) if hop >= complete else p.inbox(right, hop, offset)
     )
-    return [Copy(target, output if stage else own, size_bytes)]
+    return [(target, output if hop else own, size_bytes)]
 
 
 def _bind(
@@ -298,14 +286,13 @@ def _engine(world: World, peers: PeerBuffer) -> CopyEngine:
 
 
 def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
-    """A part in a push between registered buffers, as link.cu does it with stores, by the engines.
-    Ranks without a part only launch."""
+    """This rank's part in a transfer between registered buffers, as link.cu makes it with stores,
+    by the engines. Ranks without a part only launch."""
     arguments = transfer.ranks
     module = _module(world, {"WT_WORLD": str(world.communicator.size)})
-
-    def mark(entry: str, peer: int) -> Step:
-        return Step(module.kernel(entry, MARK_THREADS), Mark(arguments, 1 << peer, 1))
-
+    announce, await_copies, leave = (
+        module.kernel(entry, MARK_THREADS) for entry in ("announce", "await_copies", "leave")
+    )
     steps = list[Step]()
     if transfer.to >= 0:
         moved = engine.copy(
@@ -313,18 +300,18 @@ def pushed(world: World, engine: CopyEngine, transfer: Transfer) -> Step:
             int(arguments.send),
             FLOAT_BYTES * int(arguments.count),
         )
-        steps += [engine.beside([moved, mark("announce", transfer.to)]), engine.join()]
+        signal = Step(announce, Mark(arguments, 1 << transfer.to, 1))
+        steps += [engine.beside([moved, signal]), engine.join()]
     if transfer.from_ >= 0:
-        steps.append(mark("await_copies", transfer.from_))
-    steps.append(Step(module.kernel("leave", MARK_THREADS), arguments))
-    return world.device.sequence(steps)
+        steps.append(Step(await_copies, Mark(arguments, 1 << transfer.from_, 1)))
+    return world.device.sequence([*steps, Step(leave, arguments)])
 
 
 def pushed_to_slab(
     world: World, engine: CopyEngine, source: int, size_bytes: int
 ) -> tuple[Step, int]:
-    """A step that copies into the next rank's slab, again and again over the same place, and its
-    bytes: a stream has no room for the copies of 16 GiB."""
+    """A step that copies into the next rank's slab, and its bytes: over the same place again and
+    again, and less than `size_bytes` where a stream has no room for so many copies."""
     peers, ranks = world.mapped, world.communicator.size
     target = peers.slabs[(world.communicator.rank + 1) % ranks].address
     room = 2 * HALF_BYTES
@@ -343,14 +330,7 @@ def _module(world: World, macros: dict[str, str]) -> Module:
 def _inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
     """Every rank's inbox as mapped here; earlier cases go on with theirs. Raises Refusal."""
     if not peers.inboxes or peers.inboxes[-1][0].size_bytes < size_bytes:
-        undo = ExitStack()
-        try:
-            peers.inboxes.append(
-                share(peers.communicator, peers.device, peers.sharing, size_bytes, undo)
-            )
-        except Refusal:
-            undo.close()
-            raise
+        peers.inboxes.append(peers.share(size_bytes))
     return peers.inboxes[-1]
 
 

@@ -28,7 +28,7 @@ COMBINED = {
 }
 CHUNKS, REST_BYTES = 4, 4096  # of a half: two chunks of input and two of sums, in whole packs
 PROBE_COUNT, PROBE_ROUNDS = 4003, 4  # with a tail
-HAND_OVER_S = 10.0
+SOCKET_TIMEOUT_S = 10.0
 
 
 def _bind(entry: str, world: World, case: Case) -> Bound:
@@ -91,7 +91,7 @@ def _connect(communicator: Communicator, slabs: Multicast) -> None:
         with communicator.all_or_none(DeviceError):
             if communicator.rank == 0:
                 descriptor = slabs.create()
-        descriptor = _hand_over(communicator, descriptor)
+        descriptor = _receive_descriptor(communicator, descriptor)
         with communicator.all_or_none(DeviceError):
             slabs.join(descriptor)
     finally:
@@ -101,13 +101,13 @@ def _connect(communicator: Communicator, slabs: Multicast) -> None:
         slabs.bind()
 
 
-def _hand_over(communicator: Communicator, descriptor: int) -> int:
+def _receive_descriptor(communicator: Communicator, descriptor: int) -> int:
     """Rank 0's file descriptor in each rank's process. Raises Refusal."""
     path = ""
     with contextlib.ExitStack() as undo:
         with communicator.all_or_none(OSError):
             end = undo.enter_context(socket.socket(socket.AF_UNIX))
-            end.settimeout(HAND_OVER_S)
+            end.settimeout(SOCKET_TIMEOUT_S)
             if communicator.rank == 0:
                 folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
                 path = undo.enter_context(folder) + "/wiretax"  # a folder of this user alone
@@ -142,9 +142,9 @@ def _probe(world: World, slabs: Multicast) -> None:
         bound = [_bind_slabs(entry, world, case, slabs) for entry in ENTRIES]
         steps = [operation.step for operation in bound if isinstance(operation, Operation)]
         assert len(steps) == len(ENTRIES), bound
-    for step, turn in product(steps, range(PROBE_ROUNDS)):
+    for step, round_number in product(steps, range(PROBE_ROUNDS)):
         inputs = [
-            np.random.default_rng([turn, rank]).integers(-999, 999, PROBE_COUNT)
+            np.random.default_rng([round_number, rank]).integers(-999, 999, PROBE_COUNT)
             for rank in range(communicator.size)
         ]
         with communicator.all_or_none(DeviceError):
@@ -156,10 +156,10 @@ def _probe(world: World, slabs: Multicast) -> None:
             problem = problem or f"{step.kernel.name} gave {wrong} wrong sums of {PROBE_COUNT}"
     if watch.timed_out:
         problem = f"a flag from rank {watch.peer} never arrived"
-    watch.stop = watch.timed_out = 0
+    world.mapped.waits.forget()
     send.close()
     receive.close()
-    if sentence := communicator.first_word(problem):
+    if sentence := communicator.first_reason(problem):
         raise Refusal(f"a probe of multimem failed: {sentence}")
 
 

@@ -1,8 +1,12 @@
 """Collectives over several hosts: our kernels within each host, the library between hosts.
 
-`hierarchical` cuts a message among the ranks of a host, so that each byte crosses between two hosts
-once; `hierarchical_whole` sends whole messages in fewer steps. A step is a case of the world of
-this host, or of ranks on several hosts."""
+| algorithm | within a host | between hosts, by the library |
+|---|---|---|
+| `hierarchical` | reduce-scatter and all-gather | its shard from each rank: each byte once |
+| `hierarchical_whole` | one-shot all-reduce | whole messages, in fewer hops |
+| `flat` | | the library's collective over all ranks |
+
+Each host may have another number of ranks."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,8 +24,9 @@ from collectives.communicator import Refusal
 from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
 from kernels.devices.device import DeviceError
 
-Step = tuple[World | tuple[int, ...], Case]
-Steps = Callable[[World, World, Case], Iterator[Step]]
+# A case of this host's world, by our kernels, or of ranks on several hosts, by the library.
+Part = tuple[World | tuple[int, ...], Case]
+Parts = Callable[[World, World, Case], Iterator[Part]]
 
 BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
 MOST_WHOLE_BYTES = 16 << 10
@@ -49,208 +54,155 @@ def between(world: World, ranks: tuple[int, ...]) -> World:
 
 
 def scratch(world: World, size_bytes: int) -> int:
-    """The address of memory that all cases use in turn. Raises DeviceError."""
+    """The address of memory that every case overwrites. Raises DeviceError."""
     if not world.scratch or world.scratch[-1].size_bytes < size_bytes:
         world.scratch.append(world.device.private(size_bytes))
     return world.scratch[-1].address
 
 
+def rails(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """A rail is one rank of every host. There are as many as the largest host has ranks: rail i
+    joins the ranks with local rank i, and on a host with n < i ranks the rank i modulo n."""
+    return [
+        tuple(ranks[local % len(ranks)] for ranks in nodes) for local in range(max(map(len, nodes)))
+    ]
+
+
 def shards(nodes: list[tuple[int, ...]]) -> Iterator[tuple[Fraction, Fraction, tuple[int, ...]]]:
     """Cuts a message wherever a host cuts it among its ranks: start, end and each host's owner."""
-    cuts = {Fraction(place, len(ranks)) for ranks in nodes for place in range(len(ranks) + 1)}
+    cuts = {Fraction(local, len(ranks)) for ranks in nodes for local in range(len(ranks) + 1)}
     for start, end in pairwise(sorted(cuts)):
         yield start, end, tuple(ranks[int(start * len(ranks))] for ranks in nodes)
 
 
-def lanes(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """For each place on the largest host, a rank of every host: with this place, or in turn."""
-    return [
-        tuple(ranks[place % len(ranks)] for ranks in nodes) for place in range(max(map(len, nodes)))
-    ]
-
-
-def all_reduce(world: World, node: World, case: Case) -> Iterator[Step]:
+def all_reduce(world: World, node: World, case: Case) -> Iterator[Part]:
+    """Reduce-scatter here, all-reduce of each shard between its owners, all-gather here."""
     nodes, rank, size = world.communicator.nodes, world.communicator.rank, case.datatype.size_bytes
     unit = math.lcm(*map(len, nodes))
     cut = case.count // unit * unit  # the elements that every host can cut alike
     if cut:
-        own = cut // node.communicator.size
-        place = case.receive + node.communicator.rank * own * size
-        yield (
-            node,
-            replace(case, collective=COLLECTIVES["reduce_scatter"], count=own, receive=place),
-        )
+        own = replace(case, count=cut // node.communicator.size, in_place=True)
+        place = case.receive + node.communicator.rank * own.segment_bytes
+        yield node, replace(own, collective=COLLECTIVES["reduce_scatter"], receive=place)
         for start, end, owners in shards(nodes):
             if rank in owners:
                 at = case.receive + int(start * cut) * size
-                yield (
-                    owners,
-                    replace(
-                        case, count=int((end - start) * cut), send=at, receive=at, in_place=True
-                    ),
-                )
-        yield (
-            node,
-            replace(
-                case, collective=COLLECTIVES["all_gather"], count=own, send=place, in_place=True
-            ),
-        )
+                count = int((end - start) * cut)
+                yield owners, replace(own, count=count, send=at, receive=at)
+        yield node, replace(own, collective=COLLECTIVES["all_gather"], send=place)
     if cut < case.count or not cut:
-        yield from whole(
-            world,
-            node,
-            replace(
-                case,
-                count=case.count - cut,
-                send=case.send + cut * size,
-                receive=case.receive + cut * size,
-            ),
-        )
+        send, receive = case.send + cut * size, case.receive + cut * size
+        rest = replace(case, count=case.count - cut, send=send, receive=receive)
+        yield from whole(world, node, rest)
 
 
-def whole(world: World, node: World, case: Case) -> Iterator[Step]:
-    own = [ranks for ranks in lanes(world.communicator.nodes) if world.communicator.rank in ranks]
-    # A rank with several lanes sends the same sum in each.
+def whole(world: World, node: World, case: Case) -> Iterator[Part]:
+    """All-reduce here, then all-reduce between the ranks of each rail."""
+    own = [ranks for ranks in rails(world.communicator.nodes) if world.communicator.rank in ranks]
+    # A rank on several rails sends the same sum on each.
     sums = case.receive if len(own) == 1 else scratch(world, case.segment_bytes)
     yield node, replace(case, receive=sums, variant="copied")
     for ranks in own:
         yield ranks, replace(case, send=sums, in_place=len(own) == 1)
 
 
-def windows(world: World, node: World) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-    """The ranks of each host, in groups of this host's number of ranks: turn, host and ranks."""
-    n = node.communicator.size
-    for turn in range(turns(world, node)):
-        for host, ranks in enumerate(world.communicator.nodes):
-            if here := ranks[turn * n : (turn + 1) * n]:
-                yield turn, host, here
+def groups(world: World, node: World) -> list[tuple[int, ...]]:
+    """The ranks of each host, in groups as large as this host: the first group of every host, the
+    second of every host, and so on. A host's last groups may be shorter, or empty."""
+    n, nodes = node.communicator.size, world.communicator.nodes
+    firsts = range(0, max(map(len, nodes)), n)
+    return [ranks[first : first + n] for first in firsts for ranks in nodes]
 
 
-def turns(world: World, node: World) -> int:
-    return math.ceil(max(map(len, world.communicator.nodes)) / node.communicator.size)
+def own_rails(world: World, node: World) -> list[tuple[int, ...]]:
+    """This rank's rails, one for each group of the largest host."""
+    return rails(world.communicator.nodes)[node.communicator.rank :: node.communicator.size]
 
 
-def in_lanes(world: World, node: World) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """The lanes of this rank, one a turn."""
-    yield from enumerate(
-        lanes(world.communicator.nodes)[node.communicator.rank :: node.communicator.size]
-    )
-
-
-def in_a_block(ranks: tuple[int, ...], n: int) -> bool:
-    """Whether these are `n` ranks in a row, so that their segments lie back to back."""
+def is_contiguous(ranks: tuple[int, ...], n: int) -> bool:
+    """Whether these are `n` consecutive ranks, so that their segments lie back to back."""
     return len(ranks) == n and ranks[-1] - ranks[0] == n - 1
 
 
-def scatter(world: World, node: World, case: Case) -> Iterator[Step]:
-    """For each host a reduce-scatter here; then each lane adds up its segments of all hosts."""
+def scatter(world: World, node: World, case: Case) -> Iterator[Part]:
+    """For each group a reduce-scatter here; then each rail sums its segments of all hosts."""
     n, size, hosts = node.communicator.size, case.segment_bytes, world.communicator.hosts
-    sums = scratch(world, (turns(world, node) * hosts + n + 1) * size)
-    unused = sums + turns(world, node) * hosts * size
-    spare = unused + size
-    for turn, host, ranks in windows(world, node):
+    destinations = groups(world, node)
+    sums = scratch(world, (len(destinations) + 1 + n) * size)
+    unused = sums + len(destinations) * size
+    packed = unused + size
+    for number, ranks in enumerate(destinations):
+        if not ranks:
+            continue
         send = case.send + ranks[0] * size
-        if not in_a_block(ranks, n):
-            yield from copies(
-                world,
-                case,
-                [
-                    (case.send + rank * size, spare + place * size)
-                    for place, rank in enumerate(ranks)
-                ],
-            )
-            send = spare
-        yield (
-            node,
-            replace(case, send=send, receive=sums + (turn * hosts + host) * size, in_place=False),
-        )
-    for turn, lane in in_lanes(world, node):
-        yield (
-            lane,
-            replace(
-                case,
-                send=sums + turn * hosts * size,
-                in_place=False,
-                receive=unused if turn else case.receive,
-            ),
-        )
+        if not is_contiguous(ranks, n):
+            send = packed
+            for place, rank in enumerate(ranks):
+                yield copy(world, case, case.send + rank * size, packed + place * size)
+        yield node, replace(case, send=send, receive=sums + number * size)
+    for number, ranks in enumerate(own_rails(world, node)):
+        receive = unused if number else case.receive
+        yield ranks, replace(case, send=sums + number * hosts * size, receive=receive)
 
 
-def gather(world: World, node: World, case: Case) -> Iterator[Step]:
-    """Each lane gathers its segments of all hosts; then for each host an all-gather here."""
+def gather(world: World, node: World, case: Case) -> Iterator[Part]:
+    """Each rail gathers its segments of all hosts; then for each group an all-gather here."""
     n, size, hosts = node.communicator.size, case.segment_bytes, world.communicator.hosts
-    parts = scratch(world, (turns(world, node) * hosts + n) * size)
-    spare = parts + turns(world, node) * hosts * size
-    for turn, lane in in_lanes(world, node):
-        yield lane, replace(case, receive=parts + turn * hosts * size, in_place=False)
-    for turn, host, ranks in windows(world, node):
-        block = in_a_block(ranks, n)
-        yield (
-            node,
-            replace(
-                case,
-                send=parts + (turn * hosts + host) * size,
-                in_place=False,
-                receive=case.receive + ranks[0] * size if block else spare,
-            ),
-        )
-        if not block:
-            yield from copies(
-                world,
-                case,
-                [
-                    (spare + place * size, case.receive + rank * size)
-                    for place, rank in enumerate(ranks)
-                ],
-            )
+    sources = groups(world, node)
+    parts = scratch(world, (len(sources) + n) * size)
+    packed = parts + len(sources) * size
+    for number, ranks in enumerate(own_rails(world, node)):
+        yield ranks, replace(case, receive=parts + number * hosts * size)
+    for number, ranks in enumerate(sources):
+        if not ranks:
+            continue
+        contiguous = is_contiguous(ranks, n)
+        receive = case.receive + ranks[0] * size if contiguous else packed
+        yield node, replace(case, send=parts + number * size, receive=receive)
+        for place, rank in enumerate(() if contiguous else ranks):
+            yield copy(world, case, packed + place * size, case.receive + rank * size)
 
 
-def copies(world: World, case: Case, places: list[tuple[int, int]]) -> Iterator[Step]:
-    """Copies of a segment: the library's all-gather of this rank alone."""
-    for send, receive in places:
-        yield (
-            (world.communicator.rank,),
-            replace(
-                case,
-                collective=COLLECTIVES["all_gather"],
-                send=send,
-                receive=receive,
-                in_place=False,
-            ),
-        )
+def copy(world: World, case: Case, send: int, receive: int) -> Part:
+    """A copy of a segment: the library's all-gather of this rank alone."""
+    gathered = replace(case, collective=COLLECTIVES["all_gather"], send=send, receive=receive)
+    return (world.communicator.rank,), gathered
 
 
-def bind(steps: Steps, world: World, case: Case) -> Bound:
-    """Binds the steps on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
+def bind(parts: Parts, world: World, case: Case) -> Bound:
+    """Binds the parts on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
     assert world.node
     node = world.node
-    if steps is not all_reduce:
-        case = replace(case, variant="copied")  # scratch memory is not mapped
+    # Scratch memory is not mapped.
+    variant = case.variant if parts is all_reduce else "copied"
+    case = replace(case, variant=variant, in_place=False)
     with world.communicator.all_or_none(DeviceError, MemoryError):
-        listed = list(steps(world, node, case))
-    bounds: dict[int, Bound] = {}
+        numbered = list(enumerate(parts(world, node, case)))
     # Our kernels first: a rank without a compiler must not let another wait in the library.
     with world.communicator.all_or_none(Refusal):
-        for number, (part, step) in enumerate(listed):
-            if isinstance(part, World):
-                with node.communicator.all_or_none(DeviceError):
-                    bounds[number] = bind_within(node, step)
+        bounds = {
+            number: bind_within(node, part) for number, (ranks, part) in numbered if ranks is node
+        }
     bounds |= {
-        number: bind_flat(between(world, part), step)
-        for number, (part, step) in enumerate(listed)
-        if not isinstance(part, World)
+        number: bind_flat(between(world, ranks), part)
+        for number, (ranks, part) in numbered
+        if isinstance(ranks, tuple)
     }
-    operations = [bound for _, bound in sorted(bounds.items()) if isinstance(bound, Operation)]
     reasons = [bound.reason for bound in bounds.values() if isinstance(bound, Unsupported)]
-    if reason := world.communicator.first_word(next(iter(reasons), None)):
+    if reason := world.communicator.first_reason(next(iter(reasons), None)):
         return Unsupported(reason)
-    return run_sequence(world, operations)
+    return run_sequence(
+        world, [bound for _, bound in sorted(bounds.items()) if isinstance(bound, Operation)]
+    )
 
 
 def bind_within(node: World, case: Case) -> Bound:
+    """Raises Refusal on all ranks of the host."""
     pull, push = WITHIN[case.collective.name]
     reads = node.device.is_cpu or case.variant == "registered"
-    return (pull if reads else push).bind(node, case)
+    with node.communicator.all_or_none(DeviceError):
+        bound = (pull if reads else push).bind(node, case)
+    return bound
 
 
 def bind_flat(world: World, case: Case) -> Bound:
@@ -269,11 +221,11 @@ def _refuses(world: World, case: Case) -> Unsupported | None:
     return None
 
 
-def _form(base: str, about: str, steps: Steps, **facts: Any) -> Algorithm:
+def _form(base: str, about: str, parts: Parts, **facts: Any) -> Algorithm:
     return Algorithm(
         base,
         f"between hosts: {about}",
-        partial(bind, steps),
+        partial(bind, parts),
         refuses=_refuses,
         spans_hosts=True,
         needs_peers=False,

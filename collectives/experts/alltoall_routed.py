@@ -13,7 +13,7 @@ from collectives.binding import attached, bind_kernel, chunk_that_fits, run_sequ
 from collectives.choice import auto
 from collectives.collective import Traffic
 from collectives.experts.routing import Array, Routes
-from collectives.operation import Algorithm, Case, Operation, Unsupported, World
+from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
 from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Step
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])
@@ -21,7 +21,8 @@ WAYS = ("dispatch", "combine", "round_trip")
 
 
 class Routing(ctypes.Structure):
-    """`Routing` of routing.h: one rank's tables for a batch. CHOICE is `Choice` there."""
+    """`Routing` of routing.h, which explains each field: a rank's tables for a batch. CHOICE is
+    `Choice` there."""
 
     _fields_ = [
         ("ranks", Arguments),
@@ -129,7 +130,7 @@ def _with_routing(
     return [attached(world, arguments, routing), case.tables]
 
 
-def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
+def _bind(direction: str, world: World, case: Case) -> Bound:
     assert isinstance(case, RoutedCase)
     way, routes = case.shape["way"], case.tables.routes
     if case.variant == "registered" and way == "combine":
@@ -154,7 +155,7 @@ def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
     return Operation(step, world.device.caller(step), keep=keep)
 
 
-def _bind_library(world: World, case: Case) -> Operation | Unsupported:
+def _bind_library(world: World, case: Case) -> Bound:
     """For each direction: pack records, exchange them, unpack them."""
     assert isinstance(case, RoutedCase)
     rank, routing, routes = world.communicator.rank, case.tables.structure, case.tables.routes

@@ -47,7 +47,6 @@ COLLECTIVE = {
     for name in ("allreduce_rmsnorm", "gemv_allreduce")
 }
 Bind = Callable[[World, Any], Bound]  # its cases are of one subclass of Case
-Join = Callable[[World, Sequence[Operation]], Operation]
 
 
 class Norm(ctypes.Structure):
@@ -179,7 +178,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
 
 def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
     reduce = collective.bind(world, all_reduce(case, case.send, case.summed))
-    return one_after_another(world, [reduce, norm(world, case, case.summed)])
+    return sequence(world, [reduce, norm(world, case, case.summed)])
 
 
 def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
@@ -210,7 +209,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
 
 def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bound:
     reduce = collective.bind(world, all_reduce(case, case.send, case.receive))
-    return one_after_another(world, [gemv(world, case), reduce])
+    return sequence(world, [gemv(world, case), reduce])
 
 
 def all_reduce(case: Case, send: int, receive: int) -> Case:
@@ -226,15 +225,14 @@ def all_reduce(case: Case, send: int, receive: int) -> Case:
     )
 
 
-def one_after_another(
-    world: World, operations: Sequence[Bound], join: Join = run_sequence
-) -> Bound:
-    """The operations as one, or the first reason why one of them cannot be bound."""
-    for operation in operations:
-        if isinstance(operation, Unsupported):
-            return operation
-    bound = [item for item in operations if isinstance(item, Operation)]
-    return in_each_state(bound, partial(join, world))
+def sequence(world: World, bounds: Sequence[Bound]) -> Bound:
+    """The operations in sequence as one, or the first reason why one of them cannot be bound."""
+    operations: list[Operation] = []
+    for bound in bounds:
+        if isinstance(bound, Unsupported):
+            return bound
+        operations.append(bound)
+    return in_each_state(operations, partial(run_sequence, world))
 
 
 def forms(

@@ -1,16 +1,21 @@
 """A matmul that overlaps with a collective, as in prefill: one chunk of the tokens is communicated
 while the next one is multiplied. `bench.layers.overlap` measures it.
 
-gemm_reduce_scatter: a rank's activations [tokens, inner] times its weights [inner, hidden] give its
-parts of all sums, [tokens, hidden]. A reduce-scatter over the tokens leaves [tokens / ranks,
-hidden] on each rank: rank r gets the r-th of `ranks` equal parts of each chunk (see `own_tokens`).
+| | gemm_reduce_scatter | allgather_gemm |
+|---|---|---|
+| a rank begins with | its activations [tokens, inner] | its activations [tokens / ranks, inner] |
+| matmul | times its weights: its part of each sum | all activations times its weights |
+| collective | reduce-scatter over the tokens, after the matmul | all-gather, before the matmul |
+| a rank ends with | sums [tokens / ranks, columns] | [tokens, columns], rank 0's tokens first |
+| chunk c | the c-th of `chunks` equal parts of the tokens | the c-th part of each rank's tokens |
+| also overlaps | | the matmul of a rank's own tokens |
 
-allgather_gemm: all activations, [tokens / ranks, hidden] from each rank, times a rank's weights
-[hidden, columns] give its result [tokens, columns], with rank 0's tokens first. Chunk c has the
-c-th of `chunks` equal parts of each rank's rows. A rank first multiplies its own rows meanwhile.
+gemm_reduce_scatter leaves rank r the r-th of `ranks` equal parts of each chunk (`own_tokens`).
 
-The matmul is the vendor's, through numpy or CuPy. The collective is `direct_pull`, in a Lane."""
+The matmul is the vendor's, through numpy or CuPy. The collective is `direct_pull`, in a
+communication stream."""
 
+import ctypes
 import os
 import threading
 from collections import deque
@@ -26,23 +31,25 @@ from collectives.algorithms import allgather, reduce_scatter
 from collectives.binding import first_failure
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.communicator import Refusal
-from collectives.layers.fused import forms
-from collectives.operation import Algorithm, Case, Operation, Unsupported, World
-from kernels.devices.device import Kernel, Step
+from collectives.layers.fused import forms, sequence
+from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from kernels.devices.device import Gate, Kernel, Step
 
 CHUNKS = (1, 2, 4, 8)
-# Entries of a GPU's stream for a chunk: seven peers' matmuls of two launches, and events.
-ENTRIES = 16
-Run = Callable[[], object]  # performs something on a CPU; enqueues it on a GPU
+ENTRIES = 16  # of a GPU's stream for a chunk: seven peers' matmuls of two launches, and events
+Call = Callable[[], object]  # performs something on a CPU; enqueues it on a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatmulCase(Case):
-    """[tokens, inner] times [inner, columns]; a rank has `count` elements on the wire. Addresses.
+    """[tokens, inner] times [inner, columns]; a rank sends or gets `count` elements of the
+    collective's. `core` is a CPU core for communication, None if no core is free.
 
-    gemm_reduce_scatter: `send` has the activations, `between` gets the parts [tokens, columns].
-    allgather_gemm: `send` has this rank's activations, `between` gets all of them [tokens, inner].
-    `core` is a CPU core for communication, None if no core is free."""
+    | address | gemm_reduce_scatter | allgather_gemm |
+    |---|---|---|
+    | `send` | the activations | this rank's activations |
+    | `between` | the parts of the sums [tokens, columns] | all activations [tokens, inner] |
+    | `receive` | this rank's sums | the result |"""
 
     tokens: int
     inner: int
@@ -89,7 +96,7 @@ def array_of(world: World, datatype: Datatype, address: int, *shape: int) -> Any
     return world.device.array(address, shape, np.dtype(datatype.storage))
 
 
-def _matmul(world: World, case: MatmulCase, rows: int, source: int, target: int) -> Run:
+def _matmul(world: World, case: MatmulCase, rows: int, source: int, target: int) -> Call:
     """`rows` rows from the address `source` times the weights, into `target`."""
     array = partial(array_of, world, case.datatype)
     return partial(
@@ -100,56 +107,57 @@ def _matmul(world: World, case: MatmulCase, rows: int, source: int, target: int)
     )
 
 
-class Lane:
-    """Runs communication in order, after all earlier compute; here at once, on the same core."""
+class InlineStream:
+    """Communication in order, after all earlier compute. This one performs it at once, on the
+    core of the compute."""
 
-    def submit(self, run: Run) -> None:
-        run()
+    def submit(self, call: Call) -> None:
+        call()
 
     def wait(self) -> None:
-        """Makes later compute wait for the first part that nobody has waited for."""
+        """Makes later compute wait for the first call that no earlier `wait` has waited for."""
 
 
-class OtherCore(Lane):
+class CoreStream(InlineStream):
     """A thread that has a core to itself until the process ends. Raises OSError."""
 
     def __init__(self, core: int) -> None:
-        self.parts, self.errors = SimpleQueue[Run](), SimpleQueue[Exception | None]()
-        threading.Thread(target=self._run_parts, name="lane", daemon=True).start()
+        self.calls, self.errors = SimpleQueue[Call](), SimpleQueue[Exception | None]()
+        threading.Thread(target=self._perform_calls, name="communication", daemon=True).start()
         self.submit(partial(os.sched_setaffinity, 0, {core}))
         self.wait()
 
-    def submit(self, run: Run) -> None:
-        self.parts.put(run)
+    def submit(self, call: Call) -> None:
+        self.calls.put(call)
 
     def wait(self) -> None:
         if error := self.errors.get():
             raise error
 
-    def _run_parts(self) -> None:
+    def _perform_calls(self) -> None:
         while True:
             try:
-                self.parts.get()()
+                self.calls.get()()
                 self.errors.put(None)
             except Exception as error:  # noqa: BLE001 - the caller of `wait` gets every error
                 self.errors.put(error)
 
 
-class OtherStream(Lane):
-    """A second stream, of higher priority. Events join the two, so one capture records both."""
+class PriorityStream(InlineStream):
+    """A GPU's second stream, of higher priority. Events join the two: one capture records both."""
 
     def __init__(self, cupy: Any) -> None:
         self.cupy, self.main = cupy, cupy.cuda.get_current_stream()
         self.stream = cupy.cuda.Stream(non_blocking=True, priority=-1)
         self.ends = deque[Any]()
 
-    def submit(self, run: Run) -> None:
+    def submit(self, call: Call) -> None:
         begin, end = (self.cupy.cuda.Event(disable_timing=True) for _ in range(2))
         begin.record(self.main)
         self.stream.wait_event(begin)
         self.stream.use()  # CuPy's `with` would end with its default stream, not with the device's
         try:
-            run()
+            call()
         finally:
             self.main.use()
         end.record(self.stream)
@@ -159,99 +167,100 @@ class OtherStream(Lane):
         self.main.wait_event(self.ends.popleft())
 
 
-def driven(world: World, runs: Sequence[Run], parts: Sequence[Operation]) -> Operation:
-    """The runs in turn: Python performs them on a CPU, a GPU has them in its stream or graph."""
+def python_operation(
+    world: World, calls: Sequence[Call], collectives: Sequence[Operation] = ()
+) -> Operation:
+    """These calls in order. On a CPU Python performs them, and the step does nothing; a GPU has
+    them in its stream or graph."""
 
     def perform() -> None:
-        for run in runs:
-            run()
+        for call in calls:
+            call()
 
-    enqueue = Kernel("matmul and collective", lambda blocks, argument: perform())
-    step = Step(enqueue, None, entries=ENTRIES * max(1, len(parts)))
+    if runs_in_python(world):
+        nothing = Gate(watch=ctypes.addressof(world.watch))
+        step, call = Step(world.device.loop_kernels().kernel("nothing"), nothing), perform
+    else:
+        enqueue = Kernel("matmul and collective", lambda blocks, argument: perform())
+        step = Step(enqueue, None, entries=ENTRIES * max(1, len(collectives)))
+        call = world.device.caller(step)
     return Operation(
-        step,
-        perform if runs_in_python(world) else world.device.caller(step),
-        failure=partial(first_failure, parts),
-        keep=parts,
+        step, call, failure=partial(first_failure, collectives), keep=(calls, collectives)
     )
 
 
-def _runs(world: World, operations: Sequence[Operation]) -> list[Run]:
-    if runs_in_python(world):
-        return [operation.call for operation in operations]
-    steps = [operation.step for operation in operations]
-    return [partial(step.kernel.function, step.blocks, step.argument) for step in steps]
-
-
-def _collectives(
-    world: World, case: MatmulCase, algorithm: Algorithm, chunks: int
-) -> list[Operation] | Unsupported:
+def _collectives(world: World, case: MatmulCase, algorithm: Algorithm, chunks: int) -> list[Bound]:
     reduces, part_bytes = case.collective.reduces, case.segment_bytes // chunks
     collective = COLLECTIVES["reduce_scatter" if reduces else "all_gather"]
-    operations: list[Operation] = []
+    bounds: list[Bound] = []
     for chunk in range(chunks):
         between = case.between + chunk * part_bytes * world.communicator.size
         own = (case.receive if reduces else case.send) + chunk * part_bytes
-        bound = algorithm.bind(
-            world,
-            Case(
-                collective,
-                case.count // chunks,
-                case.datatype,
-                case.redop,
-                between if reduces else own,
-                own if reduces else between,
-                variant=case.variant,
-            ),
+        part = Case(
+            collective,
+            case.count // chunks,
+            case.datatype,
+            case.redop,
+            between if reduces else own,
+            own if reduces else between,
+            variant=case.variant,
         )
-        if isinstance(bound, Unsupported):
-            return bound
-        operations.append(bound)
-    return operations
+        bounds.append(algorithm.bind(world, part))
+    return bounds
 
 
-def _alone(world: World, case: MatmulCase) -> Run:
+def _compute(world: World, case: MatmulCase) -> Operation:
     source, target = (
         (case.send, case.between) if case.collective.reduces else (case.between, case.receive)
     )
-    return _matmul(world, case, case.tokens, source, target)
+    return python_operation(world, [_matmul(world, case, case.tokens, source, target)])
 
 
-def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Operation | Unsupported:
-    collectives = _collectives(world, case, algorithm, 1)
-    if isinstance(collectives, Unsupported):
-        return collectives
-    runs = [_alone(world, case), *_runs(world, collectives)]
-    return driven(world, runs if case.collective.reduces else runs[::-1], collectives)
+def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
+    bounds = [_compute(world, case), *_collectives(world, case, algorithm, 1)]
+    return sequence(world, bounds if case.collective.reduces else bounds[::-1])
 
 
-def _bind_fused(algorithm: Algorithm, world: World, case: MatmulCase) -> Operation | Unsupported:
+def _bind_fused(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
     collectives: dict[int, list[Operation]] = {}
     for chunks in CHUNKS:
-        operations = _collectives(world, case, algorithm, chunks)
-        if isinstance(operations, Unsupported):
-            return operations
-        collectives[chunks] = operations
+        collectives[chunks] = []
+        for bound in _collectives(world, case, algorithm, chunks):
+            if isinstance(bound, Unsupported):
+                return bound
+            collectives[chunks].append(bound)
     # After the exchanges above: a rank without its core would leave the others waiting in them.
-    if runs_in_python(world):
-        lane = Lane() if case.core is None else OtherCore(case.core)
-    else:
-        lane = OtherStream(world.device.xp)
+    stream = InlineStream()
+    if not runs_in_python(world):
+        stream = PriorityStream(world.device.xp)
+    elif case.core is not None:
+        stream = CoreStream(case.core)
     overlap = _reduce_beside if case.collective.reduces else _gather_beside
     by_chunks = {
-        chunks: driven(world, overlap(world, case, lane, _runs(world, operations)), operations)
+        chunks: python_operation(
+            world,
+            overlap(world, case, stream, [_call(world, operation) for operation in operations]),
+            operations,
+        )
         for chunks, operations in collectives.items()
     }
     return Overlapped(by_chunks[1].step, by_chunks[1].call, by_chunks=by_chunks)
 
 
+def _call(world: World, operation: Operation) -> Call:
+    step = operation.step
+    if runs_in_python(world):
+        return operation.call
+    return partial(step.kernel.function, step.blocks, step.argument)
+
+
 def _reduce_beside(
-    world: World, case: MatmulCase, lane: Lane, collectives: Sequence[Run]
-) -> list[Run]:
+    world: World, case: MatmulCase, stream: InlineStream, collectives: Sequence[Call]
+) -> list[Call]:
     rows, size = case.tokens // len(collectives), case.datatype.size_bytes
-    runs: list[Run] = []
+    calls: list[Call] = []
     for row, collective in zip(range(0, case.tokens, rows), collectives, strict=True):
-        runs += [
+        calls += [
             _matmul(
                 world,
                 case,
@@ -259,14 +268,14 @@ def _reduce_beside(
                 case.send + row * case.inner * size,
                 case.between + row * case.columns * size,
             ),
-            partial(lane.submit, collective),
+            partial(stream.submit, collective),
         ]
-    return runs + [lane.wait] * len(collectives)
+    return calls + [stream.wait] * len(collectives)
 
 
 def _gather_beside(
-    world: World, case: MatmulCase, lane: Lane, collectives: Sequence[Run]
-) -> list[Run]:
+    world: World, case: MatmulCase, stream: InlineStream, collectives: Sequence[Call]
+) -> list[Call]:
     rank, ranks, size = world.communicator.rank, world.communicator.size, case.datatype.size_bytes
     own_rows = case.tokens // ranks
     rows = own_rows // len(collectives)
@@ -274,23 +283,23 @@ def _gather_beside(
     def result(row: int) -> int:
         return case.receive + row * case.columns * size
 
-    runs: list[Run] = [partial(lane.submit, collective) for collective in collectives]
-    runs.append(_matmul(world, case, own_rows, case.send, result(rank * own_rows)))
+    calls: list[Call] = [partial(stream.submit, collective) for collective in collectives]
+    calls.append(_matmul(world, case, own_rows, case.send, result(rank * own_rows)))
     for chunk in range(len(collectives)):
-        runs.append(lane.wait)
+        calls.append(stream.wait)
         for peer in range(ranks):
             if peer != rank:
                 gathered = case.between + (chunk * ranks + peer) * rows * case.inner * size
-                runs.append(
+                calls.append(
                     _matmul(world, case, rows, gathered, result(peer * own_rows + chunk * rows))
                 )
-    return runs
+    return calls
 
 
 OVERLAPPED = {
     name: forms(
         collective,
-        lambda world, case: driven(world, [_alone(world, case)], []),
+        _compute,
         _bind_then,
         partial(_bind_fused, algorithm),
         "in chunks, one communicated while the next is multiplied",

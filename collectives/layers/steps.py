@@ -1,11 +1,15 @@
-"""Whole steps: a model's row-parallel layers one after another, each a product with a matrix, an
-all-reduce, and a norm that feeds the next layer. `bench.layers.steps` measures them.
+"""Whole steps of a model, one token of decode or a chunk of a prompt: its row-parallel layers in
+order, each a product with a matrix, an all-reduce, and a norm that feeds the next layer.
+`bench.layers.steps` measures them.
 
-A decode step multiplies with our GEMV, a prefill step with the vendor's matmul. Each rank's columns
-read their activations from the last norm, from another place on each rank. A matrix with more
-columns than the norm has elements reads its activations one token after another from the buffer,
-wherever tokens begin there; behind them are constants. A real step also has column-parallel
-matrices. They are left out: they need no collective, and cost every split the same."""
+A decode step multiplies with our GEMV, a prefill step with the vendor's matmul. A real step also
+has column-parallel matrices. They are left out: they need no collective, and every split computes
+them alike.
+
+The activations of all layers lie in one buffer. Column c of a matrix multiplies the element c of
+each token's activations, so each rank reads from another place. Where a matrix has more columns
+than the norm has elements, tokens begin `stride` elements apart: the rest of a token's activations
+are the next tokens' norms, and behind the last norm constants."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,12 +17,11 @@ from functools import partial
 
 import numpy as np
 
-from collectives.binding import run_sequence
 from collectives.choice import AUTO
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.layers import fused
 from collectives.layers.models import LAYERS, Model
-from collectives.layers.overlap import array_of, driven, runs_in_python
+from collectives.layers.overlap import array_of, python_operation, runs_in_python
 from collectives.operation import Bound, Case, Message, Operation, World
 from collectives.registry import ALGORITHMS
 from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
@@ -40,12 +43,17 @@ class Matrix:
 @dataclass
 class Net:
     """The matrices that every split of a step multiplies: for each of `layers` layers one of each
-    kind in LAYERS, (hidden, columns of all ranks), with the columns shrunk by `scale`.
+    kind in LAYERS, (hidden, columns of all ranks), with the columns shrunk by `scale`. The first
+    `held` layers are distinct; then they repeat. `uses_matmul`: the vendor's matmul, not our GEMV.
+    Raises DeviceError.
 
-    The first `held` layers are distinct; then they repeat. `uses_matmul`: the vendor's matmul, not
-    our GEMV. `inner` counts a rank's columns; `stored` is what the device stores. `shares` are this
-    rank's columns of each matrix; `stage`, the matrices of its stage; `whole`, all, on rank 0 and
-    only if `whole_fits`. Raises DeviceError."""
+    | attribute | value |
+    |---|---|
+    | `inner` | by layer, the columns of one rank |
+    | `stored` | by layer, the encoded matrix that all layers of this kind rotate |
+    | `shares` | this rank's columns of every matrix |
+    | `stage` | the whole matrices of this rank's stage of a pipeline |
+    | `whole` | all matrices, on rank 0 and if `whole_fits` |"""
 
     world: World
     model: Model
@@ -60,9 +68,9 @@ class Net:
     keep: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Draws the matrices. Their size keeps the residual from growing or vanishing."""
+        # With this size of the elements the residual neither grows nor vanishes.
         self.in_python = self.uses_matmul and runs_in_python(self.world)
-        self.numbers = range(len(LAYERS) * self.layers)  # of all matrices
+        self.numbers = range(len(LAYERS) * self.layers)  # of all matrices, in order
         rank, ranks = self.world.communicator.rank, self.world.communicator.size
         hidden, drawn = self.model.hidden, np.random.default_rng(self.seed)
         self.inner = {layer: self.model.columns(layer, ranks, self.scale) for layer in LAYERS}
@@ -81,12 +89,16 @@ class Net:
             for layer, matrix in rows.items()
         }
         self.row_scales = self.on_device(np.full(hidden, self.row_scale, np.float32))
-        self.norm_weight = self.on_device(self.datatype.encode(np.ones(hidden)))
+        self.norm_weight = self.store(np.ones(hidden))
         of_stage = len(self.numbers) // ranks
         stage = self.numbers[rank * of_stage : (rank + 1) * of_stage]
         self.shares = self.hold(self.numbers, rank, 1)
         self.stage = self.hold(stage if ranks > 1 else (), 0, ranks)
         self.whole = self.hold(self.numbers if rank == 0 and self.whole_fits else (), 0, ranks)
+
+    def store(self, values: Array) -> int:
+        """The address of these values on the device, as they travel between ranks."""
+        return self.on_device(self.datatype.encode(values))
 
     def on_device(self, array: Array) -> int:
         memory = self.world.device.store(array)
@@ -122,7 +134,7 @@ class Net:
         return LAYERS[number % len(LAYERS)]
 
     def shift(self, number: int) -> int:
-        """The number of rows by which a matrix is rotated from `stored`."""
+        """The number of rows by which a matrix is rotated against `stored`."""
         return number % (len(LAYERS) * self.held) * SHIFT_ROWS % self.model.hidden
 
     def stride(self, layer: str) -> int:
@@ -176,7 +188,9 @@ class Batch:
             left = rows[:, matrix.first : matrix.first + matrix.columns]
             right = array(matrix.address, net.model.hidden, matrix.columns).T
             result = array(self.parts, self.tokens, net.model.hidden)
-            return driven(world, [partial(world.device.xp.matmul, left, right, out=result)], [])
+            return python_operation(
+                world, [partial(world.device.xp.matmul, left, right, out=result)]
+            )
         layer = fused.Gemv(
             hidden=net.model.hidden,
             inner=matrix.columns,
@@ -209,18 +223,9 @@ class Batch:
             for operation in (self.multiply(matrix, in_variant), *after)
         ]
 
-    def stage(self, matrices: Sequence[Matrix]) -> list[Bound]:
+    def unsplit_layers(self, matrices: Sequence[Matrix]) -> list[Bound]:
+        """Layers with all columns on this rank: their products are the sums."""
         return self.layers(matrices, [fused.norm(self.net.world, self.norm_case(), self.parts)])
-
-
-def in_turn(net: Net, operations: Sequence[Bound]) -> Bound:
-    """The operations as one; Python performs it if it performs the matmuls."""
-
-    def from_python(world: World, bound: Sequence[Operation]) -> Operation:
-        return driven(world, [operation.call for operation in bound], bound)
-
-    join = from_python if net.in_python else run_sequence
-    return fused.one_after_another(net.world, operations, join)
 
 
 def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
@@ -233,7 +238,7 @@ def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
         reduce = fused.all_reduce(case, batch.parts, batch.sums)
         after.insert(0, ALGORITHMS["all_reduce"][form].bind(world, reduce))
     in_variant = variant if form == "gemv_allreduce" else None
-    return in_turn(net, batch.layers(net.shares, after, in_variant))
+    return fused.sequence(net.world, batch.layers(net.shares, after, in_variant))
 
 
 def split_by_sequence(batch: Batch) -> Bound:
@@ -258,19 +263,17 @@ def split_by_sequence(batch: Batch) -> Bound:
         fused.norm(world, case, batch.sums),
         ALGORITHMS["all_gather"][AUTO].bind(world, gather),
     ]
-    return in_turn(net, batch.layers(net.shares, after))
+    return fused.sequence(net.world, batch.layers(net.shares, after))
 
 
-def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: int) -> Bound:
-    """Sends `count` elements to a rank, gets as many from another; -1: none. With ranks on several
-    hosts the library sends them. All ranks call it."""
+def sendrecv(net: Net, send: int, receive: int, count: int, target: int, source: int) -> Bound:
+    """Sends `count` elements to rank `target` and receives as many from rank `source`, as
+    MPI_Sendrecv does; -1: none. With ranks on several hosts the library does it. All ranks call
+    it."""
     world, size_bytes = net.world, count * net.datatype.size_bytes
     if world.node:
-        messages = [
-            Message(is_sent, peer, address, size_bytes)
-            for is_sent, peer, address in ((True, target, send), (False, source, receive))
-            if peer >= 0
-        ]
+        ends = (True, target, send), (False, source, receive)
+        messages = [Message(*end, size_bytes) for end in ends if end[1] >= 0]
         return world.library.bind_messages(world, [messages] if messages else [])
     arguments = world.mapped.arguments(send, receive, count, 0)
     is_mapped = world.mapped.locate(receive, arguments.receives)
@@ -282,27 +285,29 @@ def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: 
 
 
 def pipeline(batches: Sequence[Batch], inboxes: Sequence[Memory], share: float = 1.0) -> Bound:
-    """A step of all batches through stages, one a rank, with the same number of layers each. Only
-    this share of a residual is handed on. All ranks call it. Raises DeviceError.
+    """A step of all micro-batches through the stages of a pipeline, one stage a rank, with the same
+    number of layers each. Only this share of a residual is sent on, where only this share of the
+    layers is timed. All ranks call it. Raises DeviceError.
 
-    In beat b, rank r computes batch (b - r) mod ranks, if it exists, and hands the result on into
-    inbox b. So every stage with a batch works from the begin of a step to its end."""
+    In round r rank k computes batch (r - k) mod ranks, if it exists, and sends the residual into
+    the next rank's inbox r. So every stage with a batch works from the begin of a step to its
+    end."""
     net = batches[0].net
     rank, ranks = net.world.communicator.rank, net.world.communicator.size
     count = int(batches[0].count * share)
     operations: list[Bound] = []
-    for beat in range(ranks):
-        own, previous = (beat - rank) % ranks, (beat - rank + 1) % ranks  # batches of these ranks
+    for r in range(ranks):
+        own, previous = (r - rank) % ranks, (r - rank + 1) % ranks  # batches of these ranks
         send, target = 0, -1
         if own < len(batches):
             batch, target = batches[own], (rank + 1) % ranks
-            send, zeros = batch.residual, net.on_device(np.zeros(batch.size_bytes, np.uint8))
-            # Copy the residual that the stage before has left, and normalise it.
-            case = batch.norm_case(residual=inboxes[beat - 1].address)
-            operations += [fused.norm(net.world, case, zeros), *batch.stage(net.stage)]
+            send, zeros = batch.residual, net.store(np.zeros(batch.count))
+            # The norm of the received residual plus zeros, which also copies it to `residual`.
+            case = batch.norm_case(residual=inboxes[r - 1].address)
+            operations += [fused.norm(net.world, case, zeros), *batch.unsplit_layers(net.stage)]
         source = (rank - 1) % ranks if previous < len(batches) else -1
-        operations.append(hand_on(net, send, inboxes[beat].address, count, target, source))
-    return in_turn(net, operations)
+        operations.append(sendrecv(net, send, inboxes[r].address, count, target, source))
+    return fused.sequence(net.world, operations)
 
 
 def normed(residual: Array) -> Array:

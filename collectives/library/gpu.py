@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.collective import COLLECTIVES, DATATYPES, Array, in_turn, partner
+from collectives.collective import COLLECTIVES, DATATYPES, Array, ordered, partner
 from collectives.communicator import Communicator, Refusal
 from collectives.library import nccl
 from collectives.library.nccl import Nccl, environment, open_nccl
@@ -38,8 +38,6 @@ TYPES = {
     "float8_e5m2": 11,
 }
 OPS = {"sum": 0, "prod": 1, "max": 2, "min": 3, "avg": 4}
-# By element size, without a reduction.
-MOVED_TYPES = {1: "int8", 2: "float16", 4: "int32", 8: "int64"}
 SYMMETRIC = 1  # NCCL_WIN_COLL_SYMMETRIC
 MEMORY_SINCE, FLOAT8_SINCE, WINDOWS_SINCE = 21900, 22400, 22700
 
@@ -134,31 +132,34 @@ class NcclLibrary(Library):
         assert isinstance(device, GpuDevice)
         self.ranks, self.device, self.is_rccl = communicator, device, device.name == "hip"
         self.name = nccl.LIBRARIES[device.name][0]
-        self.nccl: Nccl | Unsupported
+        self.opened: Nccl | Unsupported
         try:
-            self.nccl = opened or open_nccl(communicator, device)
-            self.name = self.nccl.name
+            self.opened = opened or open_nccl(communicator, device)
+            self.name = self.opened.name
         except Refusal as refusal:
-            self.nccl = Unsupported(str(refusal))
+            self.opened = Unsupported(str(refusal))
         self.memories: list[GpuMemory] = []
         self.windows: dict[int, bool] = {}  # memory address: whether NCCL made a window of it
 
+    @property
+    def nccl(self) -> Nccl:
+        """Raises DeviceError if it cannot be used."""
+        if isinstance(self.opened, Unsupported):
+            raise DeviceError(self.opened.reason)
+        return self.opened
+
     def among(self, communicator: Communicator) -> "NcclLibrary":
-        library = self.nccl
-        if isinstance(library, Unsupported):
+        if isinstance(self.opened, Unsupported):
             return self
-        return NcclLibrary(
-            communicator,
-            self.device,
-            replace(library, ranks=communicator, communicators={}, logs={}, refused={}),
-        )
+        part = replace(self.opened, ranks=communicator, communicators={}, logs={}, refused={})
+        return NcclLibrary(communicator, self.device, part)
 
     def variants(self, world: World) -> tuple[str, ...]:
         return "graph" if world.graph else "plain", *["registered"] * (not self.is_rccl), "tuned"
 
     def allocate_own(self, world: World, size_bytes: int) -> Memory | None:
         """Memory from ncclMemAlloc, as only that can be registered; peers cannot map it."""
-        library = self.nccl
+        library = self.opened
         if isinstance(library, Unsupported) or self.is_rccl or library.version < MEMORY_SINCE:
             return None
         pointer = ctypes.c_void_p()
@@ -172,20 +173,14 @@ class NcclLibrary(Library):
         return memory
 
     def bind(self, world: World, case: Case) -> Bound:
-        if isinstance(library := self.nccl, Unsupported):
-            return library
-        reason = reason_against_float8(library.name, library.version, self.device.arch)
-        if reason and case.collective.reduces and case.datatype.float8:
-            return Unsupported(reason)
         try:
+            reason = reason_against_float8(self.nccl.name, self.nccl.version, self.device.arch)
+            if reason and case.collective.reduces and case.datatype.float8:
+                return Unsupported(reason)
             if case.variant == "tuned":
-                operation = self._tuned(library, case)
-            else:
-                label = "registered" if case.variant == "registered" else "plain"
-                if label == "registered":
-                    self._register(library, case)
-                operation = self._operation(library, self._groups(library, case), label)
-            return behind_own_gate(world, operation)
+                return behind_own_gate(world, self._tuned(case))
+            label = "registered" if case.variant == "registered" else "plain"
+            return behind_own_gate(world, self._labelled(case, label))
         except DeviceError as error:  # all ranks raise it
             return Unsupported(str(error))
 
@@ -196,8 +191,6 @@ class NcclLibrary(Library):
         receive: tuple[int, Array],
         counts: tuple[int, int] | None = None,
     ) -> Bound:
-        if isinstance(library := self.nccl, Unsupported):
-            return library
         messages: list[Message] = []
         for is_sent, (address, sizes) in ((True, send), (False, receive)):
             begins = address + np.cumsum(sizes) - sizes
@@ -209,24 +202,18 @@ class NcclLibrary(Library):
         return self.bind_messages(world, [messages] if messages else [])
 
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
-        if isinstance(library := self.nccl, Unsupported):
-            return library
+        names = {True: "ncclSend", False: "ncclRecv"}
         calls: list[list[Call]] = [
             [
-                (
-                    "ncclSend" if each.is_sent else "ncclRecv",
-                    (each.address, each.size_bytes, TYPES["int8"], each.peer),
-                )
+                (names[each.is_sent], (each.address, each.size_bytes, TYPES["int8"], each.peer))
                 for each in group
             ]
             for group in groups
         ]
         try:
-            operation = self._operation(library, calls, "plain")
+            return behind_own_gate(world, self._operation(calls, "plain"))
         except DeviceError as error:
             return Unsupported(str(error))
-        step = replace(operation.step, entries=max(1, len(groups)))
-        return behind_own_gate(world, replace(operation, step=step, call=self.device.caller(step)))
 
     def bind_smallest(self, world: World) -> Bound:
         """Binds an all-reduce of one element. Raises DeviceError."""
@@ -246,7 +233,8 @@ class NcclLibrary(Library):
         return operation.step
 
     def describe(self, world: World) -> dict[str, Any]:
-        if isinstance(library := self.nccl, Unsupported):
+        library = self.opened
+        if isinstance(library, Unsupported):
             note = f"The GPUs' own library is not measured: {library.reason}."
             return {"library": None, "notes": [note]}
         logs = self.ranks.all_gather(library.logs)
@@ -283,12 +271,10 @@ class NcclLibrary(Library):
                 f"NCCL_DEBUG_FILE {why}."
             )
         used = sorted(
-            {
-                (transport, pair)
-                for pairs in transports.values()
-                for pair, names in pairs.items()
-                for transport in names
-            }
+            (transport, pair)
+            for pairs in transports.values()
+            for pair, names in pairs.items()
+            for transport in names
         )
         staged = [
             f"{transport}, ranks {pair}"
@@ -311,47 +297,47 @@ class NcclLibrary(Library):
                 "GPUs peer over PCIe."
             )
         if used:
-            ways = ", ".join(sorted({transport for transport, _ in used}))
-            notes.append(f"{library.name}, through {library.binding}, uses {ways}.")
+            notes.append(
+                f"{library.name}, through {library.binding}, uses {', '.join(dict(used))}."
+            )
         return notes
 
-    def _groups(self, library: Nccl, case: Case) -> list[list[Call]]:
+    def _groups(self, case: Case) -> list[list[Call]]:
         rank, ranks, size = self.ranks.rank, self.ranks.size, case.segment_bytes
-        kind = TYPES[
-            case.datatype.name if case.collective.reduces else MOVED_TYPES[case.datatype.size_bytes]
-        ]
-        move = case.send, case.receive, case.count, kind
-        reduction = *move, OPS.get(case.redop, 0)
+        int8 = TYPES["int8"]  # without a reduction every type is moved as bytes
+        move = case.send, case.receive, size, int8
+        kind, op = TYPES[case.datatype.name], OPS.get(case.redop, 0)
+        reduction = case.send, case.receive, case.count, kind, op
 
-        def send_to(peer: int, segment: int = 0) -> Call:
-            return "ncclSend", (case.send + segment * size, case.count, kind, peer)
-
-        def receive_from(peer: int, segment: int = 0) -> Call:
-            return "ncclRecv", (case.receive + segment * size, case.count, kind, peer)
+        def exchange(peer: int, offset: int = 0) -> tuple[Call, Call]:
+            return (
+                ("ncclSend", (case.send + offset, size, int8, peer)),
+                ("ncclRecv", (case.receive + offset, size, int8, peer)),
+            )
 
         # An older version has no all-to-all; nccl-tests also sends in one group then.
-        all_to_all = [
-            call
-            for peer in range(ranks)
-            for call in (send_to(peer, peer), receive_from(peer, peer))
-        ]
+        all_to_all = [call for peer in range(ranks) for call in exchange(peer, peer * size)]
         for name in ("ncclAlltoAll", "ncclAllToAll"):
-            if hasattr(library.calls, name):
+            if hasattr(self.nccl.calls, name):
                 all_to_all = [(name, move)]
-        other = partner(rank, ranks)
+        send, receive = exchange(partner(rank, ranks))
         groups: dict[str, list[list[Call]]] = {
             "all_reduce": [[("ncclAllReduce", reduction)]],
             "reduce_scatter": [[("ncclReduceScatter", reduction)]],
             "all_gather": [[("ncclAllGather", move)]],
             "alltoall": [all_to_all],
-            "sendrecv": in_turn(case.shape, rank, ranks, [send_to(other)], [receive_from(other)]),
+            "sendrecv": ordered(case.shape, rank, ranks, [send], [receive]),
         }
         return groups[case.collective.name]
 
-    def _operation(
-        self, library: Nccl, groups: list[list[Call]], label: str, chosen: str | None = None
-    ) -> Operation:
-        """These calls on the communicator with this label. Raises DeviceError on all ranks."""
+    def _labelled(self, case: Case, label: str) -> Operation:
+        """The case on the communicator with this label. Raises DeviceError on all ranks."""
+        if label == "registered":
+            self._register(case)
+        return self._operation(self._groups(case), label)
+
+    def _operation(self, groups: list[list[Call]], label: str) -> Operation:
+        library = self.nccl
         if label in library.refused:
             raise DeviceError(library.refused[label])
         handle, stream = library.connect(label), self.device.stream.ptr
@@ -373,14 +359,18 @@ class NcclLibrary(Library):
 
         # The first call makes the connections, and may never end.
         library.agree(library.perform(calls))
-        self._wait_for_first_call(library, label, title)
+        self._wait_for_first_call(label, title)
         library.agree(library.refused.get(label) or failure() or "")
         # A rank without a partner calls nothing, and still needs a launch, also from a graph.
-        step = Step(Kernel(title, enqueue), None) if calls else Step(self.device.nothing, Gate())
-        return Operation(step, self.device.caller(step), choice=chosen, failure=failure)
+        step = (
+            Step(Kernel(title, enqueue), None, entries=len(calls))
+            if calls
+            else Step(self.device.nothing, Gate())
+        )
+        return Operation(step, self.device.caller(step), failure=failure)
 
-    def _wait_for_first_call(self, library: Nccl, label: str, title: str) -> None:
-        stream, deadline_s = self.device.stream, time.monotonic() + FIRST_CALL_S
+    def _wait_for_first_call(self, label: str, title: str) -> None:
+        library, stream, deadline_s = self.nccl, self.device.stream, time.monotonic() + FIRST_CALL_S
         while not stream.done and time.monotonic() < deadline_s:
             time.sleep(1e-3)
         if not all(self.ranks.all_gather(stream.done)):
@@ -391,8 +381,9 @@ class NcclLibrary(Library):
             stream.synchronize()
         library.read_log(label)
 
-    def _register(self, library: Nccl, case: Case) -> None:
+    def _register(self, case: Case) -> None:
         """Makes symmetric windows of the case's buffers. Raises DeviceError on all ranks."""
+        library = self.nccl
         if library.version < WINDOWS_SINCE:
             raise DeviceError(f"{library.name} has no symmetric windows; 2.27 has")
         handle = library.connect("registered")
@@ -413,8 +404,9 @@ class NcclLibrary(Library):
             if not self.windows[memory.address]:
                 raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
 
-    def _tuned(self, library: Nccl, case: Case) -> Operation:
+    def _tuned(self, case: Case) -> Operation:
         """The fastest of the default and of the TUNINGS; the log must confirm a variable."""
+        library = self.nccl
         if not self.is_rccl and "plain" in library.refused:  # each setting would hang as long
             raise DeviceError(library.refused["plain"])
         if self.is_rccl and "NCCL_P2P_LEVEL" not in os.environ:
@@ -422,19 +414,16 @@ class NcclLibrary(Library):
         if has_endless_ll(self.device.arch, library.version):
             library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
         operations: list[Operation] = []
-        groups = self._groups(library, case)
         for label in ("plain", *TUNINGS[self.device.name]):
             if label in library.refused:
                 continue
             try:
-                chosen = "default" if label == "plain" else label
-                if label == "registered":
-                    self._register(library, case)
-                operation = self._operation(library, groups, label, chosen)
+                operation = self._labelled(case, label)
                 sentence = label.replace("=", " set by environment to ")
                 was_read = not label.startswith("NCCL_") or sentence in library.logs[label]
                 library.agree("" if was_read else f"{library.name} does not say that it read it")
-                operations.append(operation)
+                chosen = "default" if label == "plain" else label
+                operations.append(replace(operation, choice=chosen))
             except DeviceError as error:
                 if label == "registered":  # the variant's own row says why
                     continue

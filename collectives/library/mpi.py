@@ -5,12 +5,11 @@ Tables say what MPI can reduce. Never try it inside a job: MPICH aborts the job 
 from collections.abc import Sequence
 from ctypes import c_long
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
 from collectives.binding import run_sequence
-from collectives.collective import Array, in_turn, partner
+from collectives.collective import Array, ordered, partner
 from collectives.communicator import Communicator
 from collectives.operation import Bound, Case, Library, Message, Operation, Unsupported, World
 from kernels.devices.cpu import CpuDevice, LibraryCall
@@ -25,12 +24,10 @@ TYPES = {
     "uint8": "UINT8_T",
 }
 MPICH_5_TYPES = {"float16": "FLOAT16_T"}  # measured: MPICH 5.0.2 reduces its MPIX_C_FLOAT16
-# By element size, without a reduction.
-MOVED_TYPES = {1: "INT8_T", 2: "INT16_T", 4: "INT32_T", 8: "INT64_T"}
 MOST_COUNT = 2**31 - 1  # of a C int; longer messages need MPI-4's functions MPI_..._c
 OPS = {"sum": "SUM", "prod": "PROD", "min": "MIN", "max": "MAX"}
 
-Call = tuple[str, tuple[int, ...], tuple[object, ...]]  # MPI_NAME, its arguments, those of mpi4py
+Call = tuple[str, tuple[int, ...]]  # a function without its MPI_, and its arguments
 
 
 def types_of(library: str) -> dict[str, str]:
@@ -43,7 +40,8 @@ class MpiLibrary(Library):
         assert isinstance(device, CpuDevice)
         self.ranks, self.device, self.name = communicator, device, communicator.library
         self.mpi, self.comm = communicator.mpi, communicator.world_handle
-        self.status = self.mpi.Status()
+        self.status = self.mpi.Status()  # its address stands in the calls
+        self.status_address = int(self.mpi._addressof(self.status))
 
     def among(self, communicator: Communicator) -> "MpiLibrary":
         return MpiLibrary(communicator, self.device)
@@ -52,60 +50,44 @@ class MpiLibrary(Library):
         return ("plain",)
 
     def bind(self, world: World, case: Case) -> Bound:
+        count, type_name, op_name = case.segment_bytes, "BYTE", "SUM"
         if case.collective.reduces:
-            type_name, op_name = types_of(self.name).get(case.datatype.name), OPS.get(case.redop)
-            if type_name is None:
+            count = case.count
+            if not (type_name := types_of(self.name).get(case.datatype.name, "")):
                 return Unsupported(f"{self.name} does not reduce {case.datatype.name}")
-            if op_name is None:
+            if not (op_name := OPS.get(case.redop, "")):
                 return Unsupported(f"MPI has no {case.redop}")
-        else:
-            type_name, op_name = MOVED_TYPES[case.datatype.size_bytes], "SUM"
-        if case.count > MOST_COUNT and not self.ranks.function("MPI_Allreduce_c"):
+        if count > MOST_COUNT and not self.ranks.function("MPI_Allreduce_c"):
             return Unsupported(f"{self.name} has no MPI_Allreduce_c and counts up to {MOST_COUNT}")
         if case.in_place and case.collective.name == "reduce_scatter":
             return Unsupported(
                 "MPI leaves the result of an in-place reduce-scatter in the first "
                 "segment, not in its own"
             )
-        return run_sequence(world, self._calls(case, type_name, op_name))
-
-    def _calls(self, case: Case, type_name: str, op_name: str) -> list[Operation]:
-        mpi, comm, rank, ranks = self.mpi, self.comm, self.ranks.rank, self.ranks.size
         kind, op = map(self.ranks.handle, (type_name, op_name))
-        send, receive, count = case.send, case.receive, case.count
-        source, target = (
-            [
-                mpi.memory.fromaddress(address, segments * case.segment_bytes),
-                getattr(mpi, type_name),
-            ]
-            for address, segments in zip(
-                (send, receive), case.collective.segments(ranks), strict=True
-            )
-        )
-        if case.in_place:
-            send, source = int(mpi.IN_PLACE), mpi.IN_PLACE
-        other = partner(rank, ranks)
-        reduction = (
-            (send, receive, count, kind, op, comm),
-            (source, target, getattr(mpi, op_name)),
-        )
-        move = (send, count, kind, receive, count, kind, comm), (source, target)
-        status = int(mpi._addressof(self.status))
+        send = int(self.mpi.IN_PLACE) if case.in_place else case.send
+        reduction = send, case.receive, count, kind, op, self.comm
+        move = send, count, kind, case.receive, count, kind, self.comm
+        rank, ranks = self.ranks.rank, self.ranks.size
+        message = count, kind, partner(rank, ranks), 0, self.comm
         calls: dict[str, list[Call]] = {
-            "all_reduce": [("Allreduce", *reduction)],
-            "reduce_scatter": [("Reduce_scatter_block", *reduction)],
-            "all_gather": [("Allgather", *move)],
-            "alltoall": [("Alltoall", *move)],
-            "sendrecv": in_turn(
+            "all_reduce": [("Allreduce", reduction)],
+            "reduce_scatter": [("Reduce_scatter_block", reduction)],
+            "all_gather": [("Allgather", move)],
+            "alltoall": [("Alltoall", move)],
+            "sendrecv": ordered(
                 case.shape,
                 rank,
                 ranks,
-                ("Send", (send, count, kind, other, 0, comm), (source, other)),
-                ("Recv", (receive, count, kind, other, 0, comm, status), (target, other)),
+                ("Send", (send, *message)),
+                ("Recv", (case.receive, *message, self.status_address)),
             ),
         }
         suffix = "_c" * (count > MOST_COUNT)
-        return [self._call(*call, suffix) for call in calls[case.collective.name]]
+        named = calls[case.collective.name]
+        return run_sequence(
+            world, [self._call(name + suffix, *arguments) for name, arguments in named]
+        )
 
     def bind_exchange(
         self,
@@ -115,64 +97,49 @@ class MpiLibrary(Library):
         counts: tuple[int, int] | None = None,
     ) -> Operation:
         """MPI_Alltoallv; before it, with `counts`, the MPI_Allgather of the counts."""
-        mpi, byte, int32 = self.mpi, *map(self.ranks.handle, ("BYTE", "INT32_T"))
+        byte, int32 = map(self.ranks.handle, ("BYTE", "INT32_T"))
         calls = list[Operation]()
         if counts:
             table, n = counts
-            everyones = [mpi.memory.fromaddress(table, 4 * n * self.ranks.size), mpi.INT32_T]
-            gather = (int(mpi.IN_PLACE), 0, int32, table, n, int32, self.comm)
-            calls.append(self._call("Allgather", gather, (mpi.IN_PLACE, everyones)))
-        arguments, buffers = list[int](), list[object]()
+            in_place = int(self.mpi.IN_PLACE), 0, int32
+            calls.append(self._call("Allgather", *in_place, table, n, int32, self.comm))
+        arguments, arrays = list[int](), list[Array]()
         for address, sizes in (send, receive):
             parts = [np.ascontiguousarray(n, np.int32) for n in (sizes, np.cumsum(sizes) - sizes)]
             arguments += [address, *(part.ctypes.data for part in parts), byte]
-            memory = mpi.memory.fromaddress(address, int(sizes.sum()))
-            buffers.append([memory, tuple(parts), mpi.BYTE])
-        calls.append(self._call("Alltoallv", (*arguments, self.comm), tuple(buffers)))
-        return run_sequence(world, calls)
+            arrays += parts
+        exchange = self._call("Alltoallv", *arguments, self.comm)
+        return run_sequence(world, [*calls, replace(exchange, keep=arrays)])
 
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
         own = max((each.size_bytes for group in groups for each in group), default=0)
         longest = max(self.ranks.all_gather(own))  # all ranks refuse, or none
         if longest > MOST_COUNT and not self.ranks.function("MPI_Send_c"):
             return Unsupported(f"{self.name} has no MPI_Send_c and counts up to {MOST_COUNT}")
-        return run_sequence(world, [self._at_once(world, group) for group in groups])
+        return run_sequence(world, [self._group(world, group) for group in groups])
 
-    def _at_once(self, world: World, messages: Sequence[Message]) -> Operation:
+    def _group(self, world: World, messages: Sequence[Message]) -> Operation:
         """Begins the sends, then waits for the receives, then for the sends."""
-        byte, address_of = self.ranks.handle("BYTE"), self.mpi._addressof
         sends, receives, waits = list[Operation](), list[Operation](), list[Operation]()
-        requests, status = [self.mpi.Request() for _ in messages], int(address_of(self.status))
+        requests = [self.mpi.Request() for _ in messages]
         for message, request in zip(messages, requests, strict=True):
             suffix = "_c" * (message.size_bytes > MOST_COUNT)
+            byte = self.ranks.handle("BYTE")
             arguments = message.address, message.size_bytes, byte, message.peer, 0, self.comm
-            if not message.is_sent:
-                receives.append(self._native(f"Recv{suffix}", (*arguments, status)))
-            elif len(messages) == 1:
-                sends.append(self._native(f"Send{suffix}", arguments))
+            if message.is_sent:
+                handle = int(self.mpi._addressof(request))
+                sends.append(self._call(f"Isend{suffix}", *arguments, handle))
+                waits.append(self._call("Wait", handle, self.status_address))
             else:
-                handle = int(address_of(request))
-                sends.append(self._native(f"Isend{suffix}", (*arguments, handle)))
-                waits.append(self._native("Wait", (handle, status)))
-        every = [*sends, *receives, *waits]
-        return replace(run_sequence(world, every), keep=(every, requests))
+                receives.append(self._call(f"Recv{suffix}", *arguments, self.status_address))
+        calls = [*sends, *receives, *waits]
+        return replace(run_sequence(world, calls), keep=(calls, requests))
 
     def barrier(self, world: World) -> Step:
-        return self._call("Barrier", (self.comm,), ()).step
+        return self._call("Barrier", self.comm).step
 
-    def _call(
-        self,
-        name: str,
-        arguments: tuple[int, ...],
-        python_arguments: tuple[object, ...],
-        suffix: str = "",
-    ) -> Operation:
-        """One call of MPI_`name`. The operation keeps `python_arguments`, the arrays of both."""
-        from_python = partial(getattr(self.ranks.world, name), *python_arguments)
-        native = self._native(f"{name}{suffix}", arguments)
-        return replace(native, call=from_python, keep=python_arguments)
-
-    def _native(self, name: str, arguments: tuple[int, ...]) -> Operation:
+    def _call(self, name: str, *arguments: int) -> Operation:
+        """A call of MPI_`name`."""
         call = LibraryCall(self.ranks.function(f"MPI_{name}"), (c_long * 9)(*arguments))
 
         def failure() -> str | None:

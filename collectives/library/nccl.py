@@ -46,11 +46,6 @@ class Config(ctypes.Structure):
     ]
 
 
-def config_of(ctas: int) -> Config:
-    """A communicator with this number of CTAs, so channels, and defaults otherwise."""
-    return Config(ctypes.sizeof(Config), CONFIG_MAGIC, CONFIG_SINCE, UNSET, UNSET, ctas, ctas)
-
-
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 _MOVE = (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER)
 _REDUCE = (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
@@ -138,7 +133,8 @@ class Nccl:
             unique = UniqueId.from_buffer_copy(self.ranks.broadcast(bytes(unique)))
             identity = ctypes.byref(handle), self.ranks.size, unique, self.ranks.rank
             if name == "CTAs":
-                config = config_of(int(value))
+                size_bytes, ctas = ctypes.sizeof(Config), int(value)
+                config = Config(size_bytes, CONFIG_MAGIC, CONFIG_SINCE, UNSET, UNSET, ctas, ctas)
                 status = self.calls.ncclCommInitRankConfig(*identity, ctypes.byref(config))
             else:
                 status = self.calls.ncclCommInitRank(*identity)

@@ -18,7 +18,7 @@ from kernels.devices.device import DeviceError, Kernel, Step
 from kernels.devices.gpu import GpuDevice
 
 VECTOR_BYTES = 16  # kernels of all peers move vectors of this size
-MOST_WORDS = 300  # characters of an error message
+MOST_CHARACTERS = 300  # of an error message
 
 T = TypeVar("T")
 Binder = Callable[[Case], Operation]
@@ -42,6 +42,13 @@ class Peer:
     devices: tuple[str, ...] = ("cuda", "hip")
     in_place: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """Of the installed distribution; "" if there is none."""
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(self.distribution)
+        return ""
 
     def reason_against_world(self, world: World, versions: list[str]) -> str | None:
         """Why it cannot run between these ranks. `versions` by rank: "" if not installed."""
@@ -81,27 +88,24 @@ class Peer:
 def algorithm_of(name: str, world: World) -> Algorithm:
     """The peer of this name as an algorithm; its first case starts it. All ranks call it."""
     peer: Peer = importlib.import_module(f"{__package__}.{name}").PEER
-    version = ""
-    with suppress(importlib.metadata.PackageNotFoundError):
-        version = importlib.metadata.version(peer.distribution)
-    refusal = peer.reason_against_world(world, world.communicator.all_gather(version))
+    refusal = peer.reason_against_world(world, world.communicator.all_gather(peer.version))
     started: list[Binder | Unsupported] = [Unsupported(refusal)] if refusal else []
 
     def bind(world: World, case: Case) -> Bound:
         if not started:
             # No rank begins to talk to the others before all have imported it.
-            loaded = agreed(world, peer, version, peer.load)
+            loaded = result_or_reason(world, peer, peer.load)
             started.append(
                 loaded
                 if isinstance(loaded, Unsupported)
-                else agreed(world, peer, version, lambda: peer.start(world))
+                else result_or_reason(world, peer, lambda: peer.start(world))
             )
         binder = started[0]
         if isinstance(binder, Unsupported):
             return binder
         if reason := peer.reason_against(case):
             return Unsupported(reason)
-        return agreed(world, peer, version, lambda: tried(world, binder(case)))
+        return result_or_reason(world, peer, lambda: performed_once(world, binder(case)))
 
     return replace(
         LIBRARY,
@@ -109,11 +113,11 @@ def algorithm_of(name: str, world: World) -> Algorithm:
         about=f"{peer.title}, where it is installed",
         perform=bind,
         library_variants=0,
-        peer=f"{peer.title} {version}".rstrip(),
+        peer=f"{peer.title} {peer.version}".rstrip(),
     )
 
 
-def agreed(world: World, peer: Peer, version: str, work: Callable[[], T]) -> T | Unsupported:
+def result_or_reason(world: World, peer: Peer, work: Callable[[], T]) -> T | Unsupported:
     """The work's result, or on all ranks the reason of the rank that failed first: the ranks of a
     peer talk to each other, and the others only time out."""
     failure: tuple[float, str] | None = None
@@ -122,7 +126,7 @@ def agreed(world: World, peer: Peer, version: str, work: Callable[[], T]) -> T |
         result = work()
     except Exception as error:  # noqa: BLE001 - a fault of a peer must not end the run
         is_ours = isinstance(error, DeviceError)
-        failure = time.monotonic(), str(error) if is_ours else words_of(peer, version, error)
+        failure = time.monotonic(), str(error) if is_ours else sentence_about(peer, error)
     failures = world.communicator.all_gather(failure)
     if not (failed := [(*failure, rank) for rank, failure in enumerate(failures) if failure]):
         return result
@@ -131,14 +135,14 @@ def agreed(world: World, peer: Peer, version: str, work: Callable[[], T]) -> T |
     return Unsupported(text if is_everywhere else f"rank {rank}: {text}")
 
 
-def words_of(peer: Peer, version: str, error: Exception) -> str:
+def sentence_about(peer: Peer, error: Exception) -> str:
     """One sentence about an error, without paths."""
-    text = re.sub(r"(?<!\w)/\S+", "<path>", " ".join(str(error).split()))[:MOST_WORDS]
-    other = f" (called here as {peer.written_for} is)" if version != peer.written_for else ""
-    return f"{peer.title} {version} fails: {type(error).__name__}: {text}{other}"
+    text = re.sub(r"(?<!\w)/\S+", "<path>", " ".join(str(error).split()))[:MOST_CHARACTERS]
+    other = f" (called here as {peer.written_for} is)" if peer.version != peer.written_for else ""
+    return f"{peer.title} {peer.version} fails: {type(error).__name__}: {text}{other}"
 
 
-def tried(world: World, operation: Operation) -> Operation:
+def performed_once(world: World, operation: Operation) -> Operation:
     """The operation, performed once as the run will: the first call loads and connects."""
     operation.call()
     if world.graph:

@@ -11,8 +11,12 @@ from collectives.operation import Case, World
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu import GpuDevice
 
-MEET_S = 60  # a rank that failed keeps the others waiting so long
-WORDS = {2: "<i2", 4: "<i4", 8: "<i8"}  # by element size: the array interface has no bfloat16
+TIMEOUT_S = 60  # a rank that failed keeps the others waiting so long
+TYPE_STRINGS = {
+    2: "<i2",
+    4: "<i4",
+    8: "<i8",
+}  # by element size: the array interface has no bfloat16
 
 
 def free_address() -> str:
@@ -37,7 +41,7 @@ class TorchGpu:
             distributed.init_process_group(
                 "gloo",
                 init_method=self.address,
-                timeout=timedelta(seconds=MEET_S),
+                timeout=timedelta(seconds=TIMEOUT_S),
                 world_size=ranks.size,
                 rank=ranks.rank,
             )
@@ -47,7 +51,7 @@ class TorchGpu:
         """A buffer of the case as a tensor of (count,), without a copy. Raises DeviceError."""
         array = {
             "shape": (case.count,),
-            "typestr": WORDS[case.datatype.size_bytes],
+            "typestr": TYPE_STRINGS[case.datatype.size_bytes],
             "data": (address, False),
             "version": 3,
         }

@@ -1,4 +1,4 @@
-"""A matmul that overlaps with a collective: its results, the lane on another core, and the
+"""A matmul that overlaps with a collective: its results, the stream on another core, and the
 commands."""
 
 import os
@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from collectives.layers.models import MODELS
-from collectives.layers.overlap import OtherCore
+from collectives.layers.overlap import CoreStream
 from reports.store.result import read
 from reports.tables.show import text
 from tests.fake_gpu import fake_nccl
@@ -35,22 +35,24 @@ def test_two_streams_of_a_fake_gpu_give_the_same_results(vendor, datatype):
     assert done.stdout.count(" right, core ") == 2 * len(COMMANDS)
 
 
-def test_a_lane_runs_jobs_in_order_on_its_core_and_passes_errors_on():
+def test_a_stream_performs_calls_in_order_on_its_core_and_passes_errors_on():
     done = list[tuple[int, set[int]]]()
-    lane = OtherCore(CORES[-1])
+    stream = CoreStream(CORES[-1])
     for number in range(3):
-        lane.submit(partial(lambda number: done.append((number, os.sched_getaffinity(0))), number))
+        stream.submit(
+            partial(lambda number: done.append((number, os.sched_getaffinity(0))), number)
+        )
     for _ in range(3):
-        lane.wait()
+        stream.wait()
     assert done == [(number, {CORES[-1]}) for number in range(3)]
     assert os.sched_getaffinity(0) == set(CORES)
-    lane.submit(lambda: 1 // 0)
-    lane.submit(lambda: None)
+    stream.submit(lambda: 1 // 0)
+    stream.submit(lambda: None)
     with pytest.raises(ZeroDivisionError):
-        lane.wait()
-    lane.wait()
+        stream.wait()
+    stream.wait()
     with pytest.raises(OSError, match="Invalid argument"):
-        OtherCore(100_000)
+        CoreStream(100_000)
 
 
 def measured(tmp_path, command):

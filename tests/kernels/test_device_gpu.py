@@ -86,7 +86,7 @@ def measured(folder, options, **arguments):
                 "cuda --memory mapped",
                 {"corrupt_ipc": 4096},
                 "mapped: the memory that rank 1 pushed to rank 0 has wrong bytes from offset 4096 "
-                "of the slab on, in turn 0 of the probe; ranks without memory in common need the "
+                "of the slab on, in round 0 of the probe; ranks without memory in common need the "
                 "GPUs' library to meet: NCCL is not installed",
             ),
             ("cuda", {"vendor": "hip"}, "no cuda device here: the installed CuPy is built for hip"),

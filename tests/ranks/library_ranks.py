@@ -90,7 +90,7 @@ def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dic
             operation.call()
         report["failure"] = operation.failure()
     report["head"] = library.describe(world)
-    if isinstance(used := library.nccl, Nccl):
+    if isinstance(used := library.opened, Nccl):
         windows = used.calls.fake_nccl_windows
         report["windows"] = {
             label: windows(c_void_p(handle)) for label, handle in used.communicators.items()

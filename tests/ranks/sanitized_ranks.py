@@ -415,9 +415,7 @@ def open_bed(
         )
         waits = WaitPolicy(device.watch(Watch()), True, timeout_s)
         own = allocate(ctypes.sizeof(Own))
-        peers = PeerBuffer(
-            communicator, device, slabs, controls, own, waits, sharing, lambda _: None
-        )
+        peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing)
         set_epoch(peers, START_EPOCH)
         worlds.append(World(communicator, device, peers, [], waits.watch))
     return Bed(worlds, random.Random(seed), seed, plant)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.connect import make_room
 from collectives.operation import Case, Operation
 from collectives.registry import ALGORITHMS
 from tests.ranks.world import connect, launch
@@ -36,7 +37,7 @@ def main(name: str) -> None:
 
     names = *ALGORITHMS_OF_LONG, "one_shot_ll"
     before = [bound(name, case) for name in names]
-    peers.make_room(LARGE_BYTES)
+    make_room(peers, LARGE_BYTES)
     after = [bound(name, case) for name in names]
     for operations in zip(before, after, strict=True):
         for operation in (*operations, *operations):

@@ -246,10 +246,10 @@ ELSEWHERE = {
         "at = case.receive + int(start * cut) * size * (start < 1 / 2)",
         (BETWEEN,),
     ),
-    "lane-out-of-turn": Mutant(
+    "group-in-another's-place": Mutant(
         "collectives/hierarchical.py",
-        "sums + (turn * hosts + host) * size",
-        "sums + host * size",
+        "sums + number * size",
+        "sums + number % hosts * size",
         (BETWEEN,),
     ),
     "longer-samples-accepted": Mutant(

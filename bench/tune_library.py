@@ -33,7 +33,8 @@ from bench.campaigns.library_costs import (
 from bench.campaigns.library_settings import DEFAULT, Setting, settings_for
 from bench.campaigns.options import Variant, parse_variant
 from bench.harness import options
-from bench.harness.options import CANNOT, FINE, USAGE, WRONG, Parser, print_out
+from bench.harness.console import CANNOT, FINE, USAGE, WRONG, print_out
+from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from collectives.communicator import launched_rank
 from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS
@@ -57,7 +58,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, or the end of the process with status 2 and one sentence."""
     parser = Parser(
         prog="bench.tune_library",
-        allow_abbrev=False,
         epilog=EPILOG,
         usage='python -m bench.tune_library --variant NAME="COMMAND" [OPTION ...]',
         description="Finds the best settings of the MPI library that a command runs with.",

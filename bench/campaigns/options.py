@@ -155,7 +155,6 @@ def make_parser(program: str = "bench.campaign") -> Parser:
     """The parser of `python -m bench.campaign`; its complaints start with `program`."""
     parser = Parser(
         prog=program,
-        allow_abbrev=False,
         epilog=EPILOG,
         usage='python -m bench.campaign --variant NAME="COMMAND" ... [OPTION ...]',
         description="Launches commands in turn, pair by pair, and reports the cases in which they\n"

@@ -7,14 +7,13 @@ the collective's place, with the same writing of the send buffer and reading of 
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from bench.features.background import Matmul, Progress, open_matmul
 from bench.harness.feature import Feature
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, come_late
-from bench.harness.options import Parser
+from bench.harness.options import CASES, AddOption, Parser
 from bench.harness.session import Session
 from bench.harness.timing import perform
 from collectives.collective import COLLECTIVES, Shape
@@ -30,9 +29,10 @@ class Footprint(Feature):
     matmul: Matmul | None = None
 
     @staticmethod
-    def add_options(add: Any) -> None:
+    def add_options(add: AddOption) -> None:
         add(
             "--collective",
+            changes=CASES,
             choices=list(COLLECTIVES),
             default="all_reduce",
             metavar="NAME",

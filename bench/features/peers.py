@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.harness.feature import Feature
-from bench.harness.options import Parser, comma_separated, name_among
+from bench.harness.options import CASES, AddOption, Parser, comma_separated, name_among
 from collectives.operation import Algorithm
 from collectives.peers import NAMES
 
@@ -23,9 +23,10 @@ class Peers(Feature):
     titles: tuple[str, ...] = ()
 
     @staticmethod
-    def add_options(add: Any) -> None:
+    def add_options(add: AddOption) -> None:
         add(
             "--peer",
+            changes=CASES,
             type=partial(comma_separated, partial(name_among, "peer", NAMES)),
             default=None,
             metavar="A,B",

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.harness.feature import Feature
-from bench.harness.options import Parser, positive_number
+from bench.harness.options import NOTHING, AddOption, Parser, positive_number
 from collectives.operation import Case, Operation, World
 from kernels.devices.device import Step
 
@@ -32,9 +32,10 @@ class Slowed(Feature):
     percent: float
 
     @staticmethod
-    def add_options(add: Any) -> None:
+    def add_options(add: AddOption) -> None:
         add(
             "--slowed-percent",
+            changes=NOTHING,  # it stands for slower code, which comparisons are to find
             type=partial(positive_number, "percent", 100),
             default=None,
             help=argparse.SUPPRESS,

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from bench.harness import options
 from bench.harness.feature import Feature
-from bench.harness.options import AddOption, Parser, RunOptions
+from bench.harness.options import CASES, METHOD, NOTHING, AddOption, Parser, RunOptions
 from bench.harness.sweep import SweepOptions
 from collectives.algorithm import ALGORITHMS, EXACT
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
@@ -71,6 +71,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     add(
         "-i",
         "--stepbytes",
+        changes=CASES,
         type=options.size_bytes,
         default=None,
         metavar="SIZE",
@@ -79,6 +80,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     sizes = partial(options.comma_separated, options.size_bytes)
     add(
         "--sizes",
+        changes=CASES,
         type=sizes,
         default=None,
         metavar="A,B",
@@ -87,6 +89,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     add(
         "-d",
         "--datatype",
+        changes=CASES,
         type=options.datatype_names,
         default=["float32"],
         metavar="A,B",
@@ -98,6 +101,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
         add(
             "-o",
             "--op",
+            changes=CASES,
             type=options.redop_names,
             default=["sum"],
             metavar="A,B",
@@ -107,6 +111,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     name = partial(options.algorithm_name, ALGORITHMS[collective.name])
     add(
         "--algorithm",
+        changes=CASES,
         type=partial(options.comma_separated, name),
         default=None,
         metavar="A,B",
@@ -114,11 +119,13 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     )
     add(
         "--in-place",
+        changes=CASES,
         action="store_true",
         help=argparse.SUPPRESS if collective.no_place else "the result overwrites the send buffer",
     )
     add(
         "--mode",
+        changes=CASES,
         choices=("isolated", "chained", "both"),
         default=None,
         metavar="MODE",
@@ -134,6 +141,7 @@ def add_method_options(add: AddOption) -> None:
     add(
         "-w",
         "--warmup_iters",
+        changes=METHOD,
         type=few,
         default=None,
         metavar="N",
@@ -143,6 +151,7 @@ def add_method_options(add: AddOption) -> None:
     add(
         "-c",
         "--check",
+        changes=METHOD,
         type=few,
         default=1,
         metavar="N",
@@ -152,6 +161,7 @@ def add_method_options(add: AddOption) -> None:
     add(
         "-r",
         "--root",
+        changes=NOTHING,
         type=number,
         default=0,
         metavar="RANK",
@@ -160,6 +170,7 @@ def add_method_options(add: AddOption) -> None:
     options.add_run_options(add)
     add(
         "--dispatch",
+        changes=METHOD,
         choices=("native", "python"),
         default="native",
         metavar="LANGUAGE",
@@ -167,6 +178,7 @@ def add_method_options(add: AddOption) -> None:
     )
     add(
         "--tuned",
+        changes=METHOD,
         default=None,
         metavar="FILE",
         help="tuning table for auto; 'none' disables (this machine's table, if bench.tune made "

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.harness.options import Parser
+from bench.harness.options import AddOption, Parser
 from collectives.collective import Shape
 from collectives.operation import Algorithm, Case
 
@@ -22,8 +22,8 @@ class Feature:
     mode: str | None = None  # of the cases, if the command line names none
 
     @staticmethod
-    def add_options(add: Any) -> None:
-        """Adds the feature's options to an argument group's `add_argument`."""
+    def add_options(add: AddOption) -> None:
+        """Adds the feature's options to a group."""
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Feature | None":

@@ -1,7 +1,9 @@
 """The head of a run: the machine, the ranks, the cases, and notes made before measuring."""
 
+import hashlib
 import sys
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any, NamedTuple
 
 from bench import VERSION
@@ -99,7 +101,6 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         "ranks": machine.ranks,
         "mpi_library": communicator.library,
         "mpi_thread_level": communicator.thread_level,
-        "dispatch": options.dispatch,
         "device_asked": options.device,
     }
     for feature in suite.features:
@@ -107,7 +108,6 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
     if machine.gpus:
         library = world.library.describe(world)
         world_facts |= {
-            "launch": "graph" if world.graph else "stream",
             "gpus": machine.gpus,
             "library": library,
         }
@@ -126,8 +126,32 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         clock_shared=world.clock_shared,
         cases=suite.headers,
         world=world_facts,
+        method=method_of(session, suite),
         notes=[*notes, *environment.threats(machine.facts, ranks_here)],
     )
+
+
+def method_of(session: Session, suite: Suite) -> dict[str, Any]:
+    """How the cases are measured, where not by default: what the options of METHOD say. A table of
+    `auto` is named by a digest of its choices for these ranks, and a graph counts where it is used:
+    both also have defaults that depend on the machine."""
+    world, communicator, method = session.world, session.communicator, dict(session.options.method)
+    here = communicator.size, communicator.hosts, world.memory
+    choices = [
+        astuple(choice)
+        for choice in world.choices
+        if (choice.ranks, choice.hosts, choice.memory) == here
+    ]
+    is_tuned = any(header.chosen for header in suite.headers) and choices
+    known = {
+        "graph": int(world.graph),
+        "tuned": hashlib.sha256(repr(sorted(choices)).encode()).hexdigest()[:7] if is_tuned else "",
+    }
+    for name, value in known.items():
+        method.pop(name, None)
+        if value:
+            method[name] = value
+    return method
 
 
 def differences(ids: Sequence[tuple[str, str]]) -> list[str]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from bench import STARTED_S
 from bench.harness import head, tuned
-from bench.harness.options import CANNOT, FINE, INTERRUPTED, WRONG, RunOptions, print_out
+from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG, print_out
+from bench.harness.options import RunOptions
 from bench.harness.schedule import set_block_lengths, shorten, take_turns, visits, warm_up_alike
 from bench.harness.session import Session
 from bench.harness.suite import Suite

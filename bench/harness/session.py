@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench import VERSION
-from bench.harness.options import CANNOT, USAGE, WRONG, Parser, RunOptions, print_out
+from bench.harness.console import CANNOT, USAGE, WRONG, print_out
+from bench.harness.options import Parser, RunOptions
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any, TypeVar
 
 from bench import STARTED_S
+from bench.harness.console import FINE, print_out
 from bench.harness.feature import Feature
 from bench.harness.iteration import (
     CHAIN_CALLS,
@@ -18,7 +19,6 @@ from bench.harness.iteration import (
     case_iteration,
     link_parts,
 )
-from bench.harness.options import FINE, print_out
 from bench.harness.session import Session, require_memory
 from bench.harness.sweep import SweepOptions
 from bench.harness.timing import round_trip_ns

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bench.harness.console import INTERRUPTED, WRONG
 from bench.harness.neighbours import ANSWER_S, addresses_of, answering_hosts
-from bench.harness.options import INTERRUPTED, WRONG
 from bench.harness.progress import Progress
 from bench.harness.witness import UNREACHABLE, claim, state_of
 from kernels.devices.device import PHASES, Watch

@@ -351,7 +351,7 @@ def moving_iteration(wire: Wire, part: Part, count: int, operation: Operation) -
     iteration = case_iteration(world, buffers, case, operation, 0)
     if world.communicator.rank not in dict(part.pairs):
         iteration.prepare = nothing(world)
-    iteration.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
+    iteration.schedule.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
     return iteration
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench.harness.feature import Feature
+from bench.harness.feature import Feature, Ranks
 from bench.harness.options import CASES, AddOption, Parser, comma_separated
 from collectives.collective import Collective, Shape
 from collectives.communicator import launched_ranks
@@ -15,7 +15,6 @@ from collectives.operation import Case
 
 if TYPE_CHECKING:
     from bench.harness.iteration import Iteration
-    from bench.harness.session import Session
     from reports.store.schema import CaseHeader
 
 MOST_LATE_US = 100_000
@@ -73,7 +72,7 @@ class ArrivalSkew(Feature):
         ]
 
     def change(
-        self, session: "Session", header: "CaseHeader", case: Case, iteration: "Iteration"
+        self, session: Ranks, header: "CaseHeader", case: Case, iteration: "Iteration"
     ) -> "Iteration":
         from bench.harness.iteration import come_late  # not at the top: --help would load it
 

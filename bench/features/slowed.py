@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.harness.feature import Feature
+from bench.harness.feature import Feature, Ranks
 from bench.harness.options import NOTHING, AddOption, Parser, positive_number
 from collectives.operation import Case, Operation, World
 from kernels.devices.device import Step
 
 if TYPE_CHECKING:
     from bench.harness.iteration import Iteration
-    from bench.harness.session import Session
     from reports.store.schema import CaseHeader
 
 
@@ -46,7 +45,7 @@ class Slowed(Feature):
         return cls(namespace.slowed_percent) if namespace.slowed_percent else None
 
     def change(
-        self, session: "Session", header: "CaseHeader", case: Case, iteration: "Iteration"
+        self, session: Ranks, header: "CaseHeader", case: Case, iteration: "Iteration"
     ) -> "Iteration":
         if header.library:
             return iteration

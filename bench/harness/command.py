@@ -21,15 +21,15 @@ def main(command: str, collective: str, about: str, features: Sequence[type[Feat
     run_sweep(*sweep_options(parser, parser.parse_args(), features))
 
 
-def run_sweep(run: RunOptions, sweep: SweepOptions) -> NoReturn:
+def run_sweep(run: RunOptions, sweep: SweepOptions, features: Sequence[Feature]) -> NoReturn:
     """Runs the sweep, or lists its algorithms, and exits."""
     from bench.harness.run import measure  # not at the top: --help needs no more modules
     from bench.harness.session import start
     from bench.harness.suite import list_algorithms, prepare
 
     if not run.keeps_run:
-        start(run, partial(list_algorithms, sweep))
-    start(run, lambda session: measure(session, partial(prepare, sweep)))
+        start(run, partial(list_algorithms, sweep), features)
+    start(run, lambda session: measure(session, partial(prepare, sweep)), features)
 
 
 def sweep_parser(
@@ -188,10 +188,10 @@ def add_method_options(add: AddOption) -> None:
 
 def sweep_options(
     parser: Parser, namespace: argparse.Namespace, features: Sequence[type[Feature]]
-) -> tuple[RunOptions, SweepOptions]:
+) -> tuple[RunOptions, SweepOptions, Sequence[Feature]]:
     """The options, or the end of the process with status 2 and one sentence."""
     parsed = [feature.parse(parser, namespace) for feature in features]  # a soak ends here
-    active = tuple(feature for feature in parsed if feature)
+    active = [feature for feature in parsed if feature]
     collective = COLLECTIVES[namespace.collective]
     if namespace.in_place and collective.no_place:
         parser.error(f"--in-place: {collective.no_place}")
@@ -206,9 +206,9 @@ def sweep_options(
         algorithms, mode = one_test(parser, algorithms), mode or "isolated"
         places = [False, True] if not (namespace.in_place or collective.no_place) else places
     sweep = SweepOptions(
-        collective, namespace.datatypes, namespace.redops, sizes, algorithms, places, mode, active
+        collective, namespace.datatypes, namespace.redops, sizes, algorithms, places, mode
     )
-    return options.run_options(namespace), sweep
+    return options.run_options(namespace), sweep, active
 
 
 def one_test(parser: Parser, algorithms: list[str] | None) -> list[str]:

@@ -87,7 +87,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
     world, options = session.world, session.options
     communicator = world.communicator
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
-    notes = [*feature_notes(suite.features), *session.notes]
+    notes = [*feature_notes(session.features), *session.notes]
     if session.place.crowded:
         cores = {(rank["host"], cpu) for rank in machine.ranks for cpu in rank["cpus"]}
         notes.append(
@@ -103,7 +103,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         "mpi_thread_level": communicator.thread_level,
         "device_asked": options.device,
     }
-    for feature in suite.features:
+    for feature in session.features:
         world_facts |= feature.world_facts()
     if machine.gpus:
         library = world.library.describe(world)

@@ -1,9 +1,8 @@
-"""The options of a sweep: a collective over sizes, with its features."""
+"""The options of a sweep: a collective over sizes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.harness.feature import Feature
 from collectives.collective import Collective
 
 
@@ -18,4 +17,3 @@ class SweepOptions:
     algorithms: Sequence[str] | None = None
     in_place: Sequence[bool] = (False,)
     mode: str | None = None
-    features: tuple[Feature, ...] = ()

@@ -70,12 +70,12 @@ allreduce: writable compiler gpu-or-cpu setup
 	@$(VENV)/bin/mpirun -n $(RANKS) $(VENV)/bin/python -m bench.allreduce $(ARGS)
 
 # Both revisions in folders of their own, launched in turn on this machine. make's own status is 2 whatever failed: what
-# `reports regress` said, 0 to 5, is in $(GATE_OUT)/status.
+# `reports regress` said, 0 to 5, is in $(GATE_OUT)/status. A tuning table is of one code: --tuned none.
 gate: writable compiler setup
 	@rm -f $(addprefix $(GATE_OUT)/,status summary.md junit.xml index.html)
 	@$(VENV)/bin/python -m bench.campaign --budget $(BUDGET) --out $(GATE_OUT) \
-	  --revision base=$(BASE) --variant base="mpirun -n $(RANKS) python -m bench.allreduce $(GATE_ARGS)" \
-	  --revision head=HEAD --variant head="mpirun -n $(RANKS) python -m bench.allreduce $(GATE_ARGS)" || [ $$? -eq 1 ]
+	  --revision base=$(BASE) --variant base="mpirun -n $(RANKS) python -m bench.allreduce --tuned none $(GATE_ARGS)" \
+	  --revision head=HEAD --variant head="mpirun -n $(RANKS) python -m bench.allreduce --tuned none $(GATE_ARGS)" || [ $$? -eq 1 ]
 	@$(VENV)/bin/python -m reports regress --baseline $(GATE_OUT)/base --current $(GATE_OUT)/head \
 	  --markdown $(GATE_OUT)/summary.md --junit $(GATE_OUT)/junit.xml --html $(GATE_OUT)/index.html $(REGRESS_ARGS); \
 	  status=$$?; echo $$status > $(GATE_OUT)/status; exit $$status

@@ -4,6 +4,7 @@ With --experts it is routed, as in a mixture of experts: the lines that name `ex
 
 from bench.features import FEATURES
 from bench.harness.command import run_sweep, sweep_options, sweep_parser
+from bench.harness.options import CASES
 from bench.layers import experts
 from collectives.collective import COLLECTIVES
 
@@ -14,7 +15,7 @@ if __name__ == "__main__":
         "Times all-to-all, checked, size by size: ours beside the library's.",
         FEATURES,
     )
-    experts.add_options(parser.add_argument_group("experts").add_argument)
+    experts.add_options(parser.group("experts", CASES))
     namespace = parser.parse_args()
     options = sweep_options(parser, namespace, FEATURES)
     if batch := experts.parse(parser, namespace):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from bench.campaigns.launches import OpenCampaign, check_out, run_command
 from bench.campaigns.options import CampaignOptions, parse
 from bench.campaigns.stages import announce, run_pairs, run_pilot
-from bench.harness.options import FINE, WRONG
+from bench.harness.console import FINE, WRONG
 from reports.__main__ import main as reports
 from reports.store.manifest import WORKTREES, CampaignEnd
 from reports.verdicts.sides import COMPARABLE

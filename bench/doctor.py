@@ -8,7 +8,8 @@ import signal
 import sys
 from typing import NoReturn
 
-from bench.harness.options import CANNOT, FINE, Parser, print_out
+from bench.harness.console import CANNOT, FINE, print_out
+from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from bench.machine.diagnosis import page, section
 from bench.machine.gpus import examine, examine_library, examine_ranks

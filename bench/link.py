@@ -332,7 +332,7 @@ def moving_iteration(link: Link, part: Part, size_bytes: int, operation: Operati
     iteration = case_iteration(world, buffers, case, operation, 0)
     if world.communicator.rank not in dict(part.pairs):
         iteration.prepare = nothing(world)
-    iteration.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
+    iteration.schedule.every = SLOW_EVERY if case.segment_bytes > CONTENDED_BYTES else 1
     return iteration
 
 

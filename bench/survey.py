@@ -18,7 +18,8 @@ from bench import STARTED_S
 from bench.campaigns.launches import SIGNALS, Stop, run_command
 from bench.campaigns.options import add_quiet, launching_parser, parse_alone, time_text
 from bench.harness import options
-from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, Parser, print_out
+from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
+from bench.harness.options import Parser
 from bench.harness.progress import Progress
 from bench.surveys import mps, steps
 from bench.surveys.steps import LOGS, RESULTS, Survey

@@ -32,7 +32,7 @@ from bench.campaigns.library_costs import (
 from bench.campaigns.library_settings import DEFAULT, Setting, settings_for
 from bench.campaigns.options import Variant, add_quiet, launching_parser, parse_alone, parse_variant
 from bench.harness import options
-from bench.harness.options import CANNOT, FINE, USAGE, WRONG, print_out
+from bench.harness.console import CANNOT, FINE, USAGE, WRONG, print_out
 from bench.harness.progress import Progress
 from reports.store.case import MIN_STATE_BLOCKS
 from reports.store.result import read

@@ -38,7 +38,8 @@ def load(path: "str | PathLike[str]", level: Literal["case", "block"] = "case") 
 
     - `run_id`, `path`, `started` (UTC), `run_status`, `benchmark`, `version`, `machine_id`,
       `node` (the label of its host), `software_id`, `world_size` (ranks), `hosts`, `gpus` (models;
-      None on CPUs), `slowed_percent`, and of an imported log its file `imported_from` and
+      None on CPUs), `method` (the options that change how cases are measured, where they are
+      not the default), `slowed_percent`, and of an imported log its file `imported_from` and
       `statistic`;
     - `case` (its number in the run), `collective`, `algorithm`, `chosen` (behind `auto`),
       `library`, `variant`, `memory`, `size_bytes`, `count`, `datatype`, `redop`, `in_place`,

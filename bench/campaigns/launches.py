@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn, TextIO, cast
 import msgspec
 
 from bench.campaigns.options import CampaignOptions, Variant
-from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
+from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
 from bench.harness.progress import CLEAR, Progress
 from reports.__main__ import open_closed_streams
 from reports.store.manifest import LOCK, MANIFEST, WORKTREES, Launch, read_manifest

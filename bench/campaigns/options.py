@@ -153,7 +153,6 @@ def launching_parser(command: str, usage: str, about: str | None, epilog: str) -
     """The parser of a command that starts mpirun itself."""
     return Parser(
         prog=f"bench.{command}",
-        allow_abbrev=False,
         epilog=epilog,
         usage=f"python -m bench.{command} {usage}",
         description=about,

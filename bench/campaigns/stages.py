@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from bench.campaigns.launches import ATTEMPTS, OpenCampaign, Stop, retry_launch
 from bench.campaigns.options import MORE_PILOTS, time_text
-from bench.harness.options import CANNOT, WRONG
+from bench.harness.console import CANNOT, WRONG
 from reports.store.manifest import Stage
 from reports.store.observations import entry_of
 from reports.store.result import read

@@ -5,17 +5,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bench.harness.feature import Feature
-from bench.harness.options import Parser, comma_separated
+from bench.harness.feature import Feature, Ranks
+from bench.harness.options import CASES, AddOption, Parser, comma_separated
 from collectives.collective import Collective, Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import Case
 
 if TYPE_CHECKING:
     from bench.harness.iteration import Iteration
-    from bench.harness.session import Session
     from reports.store.schema import CaseHeader
 
 MOST_LATE_US = 100_000
@@ -45,9 +44,10 @@ class ArrivalSkew(Feature):
     mode = "isolated"  # a rank arrives at a chain, not at each of its calls
 
     @staticmethod
-    def add_options(add: Any) -> None:
+    def add_options(add: AddOption) -> None:
         add(
             "--arrival-skew",
+            changes=CASES,
             type=partial(comma_separated, delay_us),
             default=None,
             metavar="A,B",
@@ -72,7 +72,7 @@ class ArrivalSkew(Feature):
         ]
 
     def change(
-        self, session: "Session", header: "CaseHeader", case: Case, iteration: "Iteration"
+        self, session: Ranks, header: "CaseHeader", case: Case, iteration: "Iteration"
     ) -> "Iteration":
         from bench.harness.iteration import come_late  # not at the top: --help would load it
 

@@ -5,13 +5,12 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable
 from ctypes import c_long, c_uint64, c_void_p
 from typing import Any
 
 import numpy as np
 
-from bench.harness.iteration import ARRIVED, LEFT
+from bench.harness.iteration import ARRIVED, LEFT, Run
 from collectives.operation import World
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import PACK_BYTES, Counts, DeviceError, Memory, Stamps, Step
@@ -46,7 +45,6 @@ class Background(ctypes.Structure):
 
 
 STRUCTURES = (Gemm, Background)
-Run = Callable[[Counts], Stamps]
 Progress = np.ndarray[Any, np.dtype[np.float64]]
 
 

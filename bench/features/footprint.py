@@ -7,19 +7,16 @@ the collective's place, with the same writing of the send buffer and reading of 
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from bench.features.background import Matmul, Progress, open_matmul
-from bench.harness.feature import Feature
-from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, come_late
-from bench.harness.options import Parser
-from bench.harness.session import Session
-from bench.harness.timing import perform
+from bench.harness.feature import Feature, Ranks
+from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, Perform, Run, come_late
+from bench.harness.options import CASES, AddOption, Parser
 from collectives.collective import COLLECTIVES, Shape
-from collectives.operation import Case, Operation
-from kernels.devices.device import Action, Counts, Stamps
+from collectives.operation import Case, Operation, World
+from kernels.devices.device import Counts, Stamps
 from reports.store.schema import CaseHeader
 
 
@@ -30,9 +27,10 @@ class Footprint(Feature):
     matmul: Matmul | None = None
 
     @staticmethod
-    def add_options(add: Any) -> None:
+    def add_options(add: AddOption) -> None:
         add(
             "--collective",
+            changes=CASES,
             choices=list(COLLECTIVES),
             default="all_reduce",
             metavar="NAME",
@@ -51,34 +49,29 @@ class Footprint(Feature):
         return [*shapes, *({**shape, "beside": "gemm"} for shape in shapes)]
 
     def change(
-        self, session: Session, header: CaseHeader, case: Case, iteration: Iteration
+        self, session: Ranks, header: CaseHeader, case: Case, iteration: Iteration
     ) -> Iteration:
         if "beside" not in case.shape:
             return iteration
         self.matmul = self.matmul or open_matmul(session.world, session.place.beside)
-        return Measured(session, self.matmul, iteration).iteration
+        return Measured(session.world, self.matmul, iteration).iteration
 
 
 class Measured:
     """`iteration` with the matmul in its background, and the matmul's last progress."""
 
-    def __init__(self, session: Session, matmul: Matmul, iteration: Iteration) -> None:
-        self.session, self.matmul = session, matmul
-        self.iteration = replace(iteration, executor=self.execute, facts=self.facts)
-        self.wait = come_late(session.world)
+    def __init__(self, world: World, matmul: Matmul, iteration: Iteration) -> None:
+        self.matmul = matmul
+        self.iteration = replace(iteration, around=self.around, facts=self.facts)
+        self.wait = come_late(world)
         self.waiting = replace(self.iteration, operation=Operation(self.wait, lambda: None))
         self.progress: Progress = np.zeros(0)
 
-    def execute(self, actions: list[Action], counts: Counts) -> Stamps:
-        world, watch = self.session.world, self.session.flight.watch
-
-        def run(counts: Counts) -> Stamps:
-            return world.device.run(actions, self.iteration.check, counts, watch, world.graph)
-
+    def around(self, run: Run, counts: Counts) -> Stamps:
         stamps, self.progress = self.matmul.during(run, counts)
         return stamps
 
-    def facts(self, stamps: Stamps) -> dict[str, float] | None:
+    def facts(self, stamps: Stamps, perform: Perform) -> dict[str, float] | None:
         """The matmul's rates in the block and in one that waits as long; None if it ended early."""
         if not len(stamps):
             return None
@@ -88,8 +81,8 @@ class Measured:
             spans_ns = spans_ns - (stamps[:, DONE] - stamps[:, BEGUN])
         during = self.rate_gflop_s(stamps)
         self.wait.argument.timeout_ns = max(0, int(np.median(spans_ns) / calls))
-        counts = Counts(self.iteration.warmup, self.iteration.count)
-        alone = self.rate_gflop_s(perform(self.session, self.waiting, counts))
+        schedule = self.iteration.schedule
+        alone = self.rate_gflop_s(perform(self.waiting, Counts(schedule.warmup, schedule.count)))
         if during is None or alone is None:
             return None
         return {"matmul_gflop_s": during, "matmul_alone_gflop_s": alone}

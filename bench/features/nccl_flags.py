@@ -5,10 +5,9 @@ one without the flag does not. Another value is refused, because taking it would
 import argparse
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from bench.harness.feature import Feature
-from bench.harness.options import Parser, whole_number
+from bench.harness.options import NOTHING, AddOption, Parser, whole_number
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,13 @@ class NcclFlags(Feature):
     texts: tuple[str, ...]
 
     @staticmethod
-    def add_options(add: Any) -> None:
+    def add_options(add: AddOption) -> None:
         others = " ".join(flag.short for flag in FLAGS[1:])
         for flag in FLAGS:
             add(
                 flag.short,
                 flag.long,
+                changes=NOTHING,
                 type=partial(whole_number, 0),
                 default=None,
                 dest=flag.long[2:],

@@ -4,15 +4,12 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.harness.feature import Feature
-from bench.harness.options import Parser, comma_separated, name_among
+from bench.harness.feature import Feature, Ranks
+from bench.harness.options import CASES, AddOption, Parser, comma_separated, name_among
 from collectives.operation import Algorithm
 from collectives.peers import NAMES
-
-if TYPE_CHECKING:
-    from bench.harness.session import Session
 
 
 @dataclass
@@ -23,9 +20,10 @@ class Peers(Feature):
     titles: tuple[str, ...] = ()
 
     @staticmethod
-    def add_options(add: Any) -> None:
+    def add_options(add: AddOption) -> None:
         add(
             "--peer",
+            changes=CASES,
             type=partial(comma_separated, partial(name_among, "peer", NAMES)),
             default=None,
             metavar="A,B",
@@ -36,7 +34,7 @@ class Peers(Feature):
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Peers | None":
         return cls(namespace.peer) if namespace.peer else None
 
-    def algorithms(self, session: "Session") -> Mapping[str, Algorithm]:
+    def algorithms(self, session: Ranks) -> Mapping[str, Algorithm]:
         # Not at the top: it loads what belongs to GPUs.
         from collectives.peers.peer import algorithm_of
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.harness.feature import Feature
-from bench.harness.options import Parser, positive_number
+from bench.harness.feature import Feature, Ranks
+from bench.harness.options import NOTHING, AddOption, Parser, positive_number
 from collectives.operation import Case, Operation, World
 from kernels.devices.device import Step
 
 if TYPE_CHECKING:
     from bench.harness.iteration import Iteration
-    from bench.harness.session import Session
     from reports.store.schema import CaseHeader
 
 
@@ -32,9 +31,10 @@ class Slowed(Feature):
     percent: float
 
     @staticmethod
-    def add_options(add: Any) -> None:
+    def add_options(add: AddOption) -> None:
         add(
             "--slowed-percent",
+            changes=NOTHING,  # it stands for slower code, which comparisons are to find
             type=partial(positive_number, "percent", 100),
             default=None,
             help=argparse.SUPPRESS,
@@ -45,7 +45,7 @@ class Slowed(Feature):
         return cls(namespace.slowed_percent) if namespace.slowed_percent else None
 
     def change(
-        self, session: "Session", header: "CaseHeader", case: Case, iteration: "Iteration"
+        self, session: Ranks, header: "CaseHeader", case: Case, iteration: "Iteration"
     ) -> "Iteration":
         if header.library:
             return iteration

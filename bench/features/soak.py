@@ -16,8 +16,8 @@ from itertools import cycle, islice, product
 import numpy as np
 
 from bench.harness import verify
+from bench.harness.console import FINE, INTERRUPTED, WRONG, print_out
 from bench.harness.iteration import Buffers, Iteration, case_iteration, come_late, nothing
-from bench.harness.options import FINE, INTERRUPTED, WRONG, print_out
 from bench.harness.session import Session, require_memory
 from collectives.binding import first_failure
 from collectives.collective import Collective, Datatype

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from bench.harness import options
 from bench.harness.feature import Feature
@@ -22,9 +22,10 @@ class SoakOption(Feature):
     """`--soak TIME` of a collective's command: the same as `bench.soak` of that collective."""
 
     @staticmethod
-    def add_options(add: Any) -> None:
+    def add_options(add: options.AddOption) -> None:
         add(
             "--soak",
+            changes=options.NOTHING,
             type=options.duration_s,
             default=None,
             metavar="TIME",

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from bench.harness import options
 from bench.harness.feature import Feature
-from bench.harness.options import AddOption, Parser, RunOptions
+from bench.harness.options import CASES, METHOD, NOTHING, AddOption, Parser, RunOptions
 from bench.harness.sweep import SweepOptions
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 from collectives.operation import Algorithm
@@ -22,15 +22,15 @@ def main(command: str, collective: str, about: str, features: Sequence[type[Feat
     run_sweep(*sweep_options(parser, parser.parse_args(), features))
 
 
-def run_sweep(run: RunOptions, sweep: SweepOptions) -> NoReturn:
+def run_sweep(run: RunOptions, sweep: SweepOptions, features: Sequence[Feature]) -> NoReturn:
     """Runs the sweep, or lists its algorithms, and exits."""
     from bench.harness.run import measure  # not at the top: --help needs no more modules
     from bench.harness.session import start
     from bench.harness.suite import list_algorithms, prepare
 
     if not run.keeps_run:
-        start(run, partial(list_algorithms, sweep))
-    start(run, lambda session: measure(session, partial(prepare, sweep)))
+        start(run, partial(list_algorithms, sweep), features)
+    start(run, lambda session: measure(session, partial(prepare, sweep)), features)
 
 
 def sweep_parser(
@@ -73,6 +73,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     add(
         "-i",
         "--stepbytes",
+        changes=CASES,
         type=options.size_bytes,
         default=None,
         metavar="SIZE",
@@ -81,6 +82,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     sizes = partial(options.comma_separated, options.size_bytes)
     add(
         "--sizes",
+        changes=CASES,
         type=sizes,
         default=None,
         metavar="A,B",
@@ -89,6 +91,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     add(
         "-d",
         "--datatype",
+        changes=CASES,
         type=options.datatype_names,
         default=["float32"],
         metavar="A,B",
@@ -100,6 +103,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
         add(
             "-o",
             "--op",
+            changes=CASES,
             type=options.redop_names,
             default=["sum"],
             metavar="A,B",
@@ -109,6 +113,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     algorithm = partial(options.algorithm, ALGORITHMS[collective.name])
     add(
         "--algorithm",
+        changes=CASES,
         type=partial(options.comma_separated, algorithm),
         default=None,
         metavar="A,B",
@@ -116,11 +121,13 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     )
     add(
         "--in-place",
+        changes=CASES,
         action="store_true",
         help=argparse.SUPPRESS if collective.no_place else "the result overwrites the send buffer",
     )
     add(
         "--mode",
+        changes=CASES,
         choices=("isolated", "chained", "both"),
         default=None,
         metavar="MODE",
@@ -136,6 +143,7 @@ def add_method_options(add: AddOption) -> None:
     add(
         "-w",
         "--warmup_iters",
+        changes=METHOD,
         type=few,
         default=None,
         metavar="N",
@@ -145,6 +153,7 @@ def add_method_options(add: AddOption) -> None:
     add(
         "-c",
         "--check",
+        changes=METHOD,
         type=few,
         default=1,
         metavar="N",
@@ -154,6 +163,7 @@ def add_method_options(add: AddOption) -> None:
     add(
         "-r",
         "--root",
+        changes=NOTHING,
         type=number,
         default=0,
         metavar="RANK",
@@ -162,6 +172,7 @@ def add_method_options(add: AddOption) -> None:
     options.add_run_options(add)
     add(
         "--dispatch",
+        changes=METHOD,
         choices=("native", "python"),
         default="native",
         metavar="LANGUAGE",
@@ -169,6 +180,7 @@ def add_method_options(add: AddOption) -> None:
     )
     add(
         "--tuned",
+        changes=METHOD,
         default=None,
         metavar="FILE",
         help="tuning table for auto; 'none' disables (this machine's table, if bench.tune made "
@@ -178,10 +190,10 @@ def add_method_options(add: AddOption) -> None:
 
 def sweep_options(
     parser: Parser, namespace: argparse.Namespace, features: Sequence[type[Feature]]
-) -> tuple[RunOptions, SweepOptions]:
+) -> tuple[RunOptions, SweepOptions, Sequence[Feature]]:
     """The options, or the end of the process with status 2 and one sentence."""
     parsed = [feature.parse(parser, namespace) for feature in features]  # a soak ends here
-    active = tuple(feature for feature in parsed if feature)
+    active = [feature for feature in parsed if feature]
     collective = COLLECTIVES[namespace.collective]
     if namespace.in_place and collective.no_place:
         parser.error(f"--in-place: {collective.no_place}")
@@ -196,9 +208,9 @@ def sweep_options(
         algorithms, mode = one_test(parser, collective, algorithms), mode or "isolated"
         places = [False, True] if not (namespace.in_place or collective.no_place) else places
     sweep = SweepOptions(
-        collective, namespace.datatypes, namespace.redops, sizes, algorithms, places, mode, active
+        collective, namespace.datatypes, namespace.redops, sizes, algorithms, places, mode
     )
-    return options.run_options(namespace), sweep
+    return options.run_options(namespace), sweep, active
 
 
 def one_test(

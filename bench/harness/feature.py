@@ -4,16 +4,23 @@ A feature is a file of `bench/features/` and a line in its `__init__`; all else 
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from bench.harness.options import Parser
+from bench.harness.options import AddOption, Parser
 from collectives.collective import Shape
-from collectives.operation import Algorithm, Case
+from collectives.operation import Algorithm, Case, World
 
 if TYPE_CHECKING:  # no command line needs these modules
     from bench.harness.iteration import Iteration
-    from bench.harness.session import Session
+    from bench.machine.placement import Place
     from reports.store.schema import CaseHeader
+
+
+class Ranks(Protocol):
+    """What a feature sees of the session."""
+
+    world: World
+    place: "Place"
 
 
 class Feature:
@@ -22,8 +29,8 @@ class Feature:
     mode: str | None = None  # of the cases, if the command line names none
 
     @staticmethod
-    def add_options(add: Any) -> None:
-        """Adds the feature's options to an argument group's `add_argument`."""
+    def add_options(add: AddOption) -> None:
+        """Adds the feature's options to a group."""
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Feature | None":
@@ -34,12 +41,12 @@ class Feature:
         """The shapes to measure, given the shapes of the collective."""
         return list(shapes)
 
-    def algorithms(self, session: "Session") -> Mapping[str, Algorithm]:
+    def algorithms(self, session: Ranks) -> Mapping[str, Algorithm]:
         """Algorithms by name beside the collective's own. All ranks call it."""
         return {}
 
     def change(
-        self, session: "Session", header: "CaseHeader", case: Case, iteration: "Iteration"
+        self, session: Ranks, header: "CaseHeader", case: Case, iteration: "Iteration"
     ) -> "Iteration":
         """The iteration of a case with this feature. Raises DeviceError."""
         return iteration

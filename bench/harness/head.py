@@ -1,5 +1,6 @@
 """The head of a run: the machine, the ranks, the cases, and notes made before measuring."""
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from bench.machine.pci import describe_rate
 from collectives.collective import partner
 from collectives.communicator import Communicator
 from collectives.operation import Unsupported, World
+from collectives.table import written
 from reports.store.schema import Run
 
 
@@ -83,7 +85,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
     world, options = session.world, session.options
     communicator = world.communicator
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
-    notes = [*feature_notes(suite.features), *session.notes]
+    notes = [*feature_notes(session.features), *session.notes]
     if session.place.oversubscribed:
         cores = {(rank["host"], cpu) for rank in machine.ranks for cpu in rank["cpus"]}
         notes.append(
@@ -97,15 +99,13 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         "ranks": machine.ranks,
         "mpi_library": communicator.library,
         "mpi_thread_level": communicator.thread_level,
-        "dispatch": options.dispatch,
         "device_asked": options.device,
     }
-    for feature in suite.features:
+    for feature in session.features:
         world_facts |= feature.world_facts()
     if machine.gpus:
         library = world.library.describe(world)
         world_facts |= {
-            "launch": "graph" if world.graph else "stream",
             "gpus": machine.gpus,
             "library": library,
         }
@@ -124,8 +124,32 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         clock_shared=world.clock_shared,
         cases=suite.headers,
         world=world_facts,
+        method=method_of(session, suite),
         notes=[*notes, *environment.threats(machine.facts, ranks_here)],
     )
+
+
+def method_of(session: Session, suite: Suite) -> dict[str, Any]:
+    """How the cases are measured, where not by default: what the options of METHOD say. A table of
+    `auto` is named by a digest of its choices for these ranks, and a graph counts where it is used:
+    both also have defaults that depend on the machine."""
+    world, method = session.world, dict(session.options.method)
+    here = {
+        "ranks": session.communicator.size,
+        "hosts": session.communicator.hosts,
+        "memory": world.memory,
+    }
+    rows = sorted(written([row]) for row in world.rows if here.items() <= row.where.items())
+    is_tuned = any(header.chosen for header in suite.headers) and rows
+    known = {
+        "graph": int(world.graph),
+        "tuned": hashlib.sha256("".join(rows).encode()).hexdigest()[:7] if is_tuned else "",
+    }
+    for name, value in known.items():
+        method.pop(name, None)
+        if value:
+            method[name] = value
+    return method
 
 
 def differences(ids: Sequence[tuple[str, str]]) -> list[str]:

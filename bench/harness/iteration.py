@@ -43,7 +43,20 @@ CHAIN_LINKS = {
     (True, False): "chain_link_scattered",
     (True, True): "chain_link_exchanged",
 }
-Executor = Callable[[list[Action], Counts], Stamps]
+Run = Callable[[Counts], Stamps]  # runs iterations and returns this rank's stamps
+
+
+@dataclass
+class Schedule:
+    """When an iteration runs, and how often. Blocks of one `group` take turns close together, in
+    every `every`-th round. The pilot measures `iteration_s`, the time of one iteration, and the
+    `warmup`; `count` are the timed iterations of a block."""
+
+    group: str = ""
+    every: int = 1
+    iteration_s: float = 0.0
+    warmup: int = 1
+    count: int = 1
 
 
 @dataclass
@@ -53,9 +66,9 @@ class Iteration:
     of `consume` alone and a chain of operation and `consume`, each after a meeting.
 
     `number` is the case's, -1 for a part of the link. Only the times of `ranks` count, from the
-    arrival of `movers` on; empty means all ranks. Blocks of one `group` take turns close together,
-    in every `every`-th round. `executor` runs the actions instead of the session's; `facts` turns
-    this rank's stamps into further fields of the block's record."""
+    arrival of `movers` on; empty means all ranks. `around` runs something beside the iterations;
+    `facts` turns this rank's stamps into further fields of the block's record, and may run another
+    iteration for that."""
 
     number: int
     text: str
@@ -70,14 +83,10 @@ class Iteration:
     from_python: bool = False
     ranks: tuple[int, ...] = ()
     movers: tuple[int, ...] = ()
-    group: str = ""
-    every: int = 1
-    iteration_s: float = 0.0
-    warmup: int = 1
-    count: int = 1
     keep: list[Any] = field(default_factory=list)  # objects that the steps point into
-    executor: Executor | None = None
-    facts: Callable[[Stamps], dict[str, float] | None] | None = None
+    around: Callable[[Run, Counts], Stamps] | None = None
+    facts: Callable[[Stamps, "Perform"], dict[str, float] | None] | None = None
+    schedule: Schedule = field(default_factory=Schedule)
 
     def follow_link(self, round_trip_ns: float) -> None:
         """Switches to the operation for the state of the link nearest to this round trip."""
@@ -109,6 +118,9 @@ class Iteration:
             for action in (Action(launch, Phase.OPERATION, call=call), consume)
         ]
         return [NEXT_ITERATION, *begin, *alone, *begin, stamp(ARRIVED), *chain, stamp(LEFT)]
+
+
+Perform = Callable[[Iteration, Counts], Stamps]
 
 
 def stamp(column: int) -> Action:

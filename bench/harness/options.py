@@ -1,4 +1,4 @@
-"""Command lines: the options that every benchmark shares, their types, and their exit statuses.
+"""Command lines: the options that every benchmark shares, their types, and what each changes.
 
 The options have the names that nccl-tests uses. Bad input ends the process with status 2 before any
 rank waits for another; only rank 0 prints the reason."""
@@ -7,35 +7,63 @@ import argparse
 import difflib
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, Protocol
 
+from bench.harness.console import STATUS_TEXT, USAGE, say
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS
 from collectives.communicator import THREAD_LEVELS, launched_rank
 from collectives.operation import Algorithm
 from collectives.table import parsed
 
-FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
-STATUS_TEXT = (
-    "exit status:\n  0 fine; 1 a result was wrong or a rank was lost; "
-    "2 the command line;\n  3 this machine cannot run that; 130 interrupted, "
-)
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 16 << 30
 MOST_S = 1_000_000
 IS_INSTALLED = __name__.startswith("wiretax.")  # then -n belongs to `wiretax`, which starts ranks
 MOST_CHECKS = 1000  # warm-up or checked iterations of a block; a stop waits for the block's end
 
-AddOption = Callable[..., argparse.Action]  # an argument group's add_argument
+# What an option changes. Each option of a benchmark declares one of these where it is defined.
+CASES = "cases"  # which cases there are, or where they run: the key of a case or the world has it
+METHOD = "method"  # how all cases are measured: `Run.method` has the value unless it is the default
+NOTHING = "nothing"  # nothing that is measured, only how long, how precisely, or what is printed
+
+
+class AddOption(Protocol):
+    """Adds an option to a group, as argparse's `add_argument`, and declares what it changes."""
+
+    def __call__(self, *flags: str, changes: str = "", **settings: Any) -> object: ...
 
 
 class Parser(argparse.ArgumentParser):
-    """Prints once for all ranks, and reports a mistake in one line."""
+    """Prints once for all ranks, and reports a mistake in one line. `changes` has what each option
+    declares, by its name."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.changes: dict[str, str] = {}
+        super().__init__(allow_abbrev=False, **settings)
+
+    def group(self, title: str, changes: str = "") -> AddOption:
+        """A group of options, as the function that adds one; `changes` may hold for all of them."""
+        group = self.add_argument_group(title)
+
+        def add(*flags: str, changes: str = changes, **settings: Any) -> None:
+            self.changes[group.add_argument(*flags, **settings).dest] = changes
+
+        return add
+
+    def parse_known_args(self, *words: Any) -> Any:  # type: ignore[override]
+        """The options, with those of METHOD that are not at their defaults in `method`."""
+        namespace, rest = super().parse_known_args(*words)
+        namespace.method = {
+            name: value
+            for name, value in vars(namespace).items()
+            if self.changes.get(name) == METHOD and value != self.get_default(name)
+        }
+        return namespace, rest
 
     def print_help(self, file: Any = None) -> None:
         if launched_rank() in (None, 0):
@@ -43,7 +71,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if launched_rank() in (None, 0):
-            print(f"{self.prog}: {message}", file=sys.stderr, flush=True)
+            say(self.prog, message)
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print
             time.sleep(1)
         os._exit(USAGE)  # without MPI_Finalize: MPI is not up yet
@@ -57,24 +85,13 @@ class Parser(argparse.ArgumentParser):
             )
 
 
-def print_out(text: str, file: TextIO | None = None) -> None:
-    """Prints at once, unless the stream is closed or its reader has left. Raises OSError."""
-    stream = file or sys.stdout  # None if it is closed, which print accepts
-    try:
-        print(text, end="", file=stream, flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # the end would print it again
-        if not isinstance(error, BrokenPipeError):
-            raise
-
-
 @dataclass(frozen=True)
 class RunOptions:
     """Every benchmark has these. `graph` None: where the device has graphs. `iterations` 0: until
     precise or out of time. `warmup` None: by a changepoint test, at least least_warmup's. `tuned`
     None: this machine's table. `table`: a file for bench.tune's. Without `keeps_run` the command
     only prints. `local_register`: which buffers nccl-tests' format has, 0 copied, 1 or 2 registered
-    ones."""
+    ones. `method`: what METHOD options say, where it is not the default."""
 
     command: str
     timeout_s: float = 30.0
@@ -100,6 +117,7 @@ class RunOptions:
     table: str | None = None
     quiet: bool = False
     keeps_run: bool = True
+    method: Mapping[str, Any] = field(default_factory=dict)
 
 
 def size_bytes(text: str) -> int:
@@ -190,21 +208,19 @@ def rank_parser(
         prog=f"bench.{command}",
         usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]",
         description=about,
-        allow_abbrev=False,
         epilog=f"example:\n  {example}\n\n{STATUS_TEXT}{when_interrupted}",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=31
         ),
     )
     parser.set_defaults(command=command)
-    what, how, output = (
-        parser.add_argument_group(title).add_argument for title in ("what", "how", "output")
-    )
+    what, how, output = parser.group("what"), parser.group("how"), parser.group("output", NOTHING)
     output("--quiet", action="store_true", help="print no progress on standard error")
     if IS_INSTALLED:
         how(
             "-n",
             "--ranks",
+            changes=CASES,
             metavar="N",
             help="ranks to start (one per GPU that CuPy can use, "
             "else two); not under mpirun or srun",
@@ -216,6 +232,7 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
     add(
         "-b",
         "--minbytes",
+        changes=CASES,
         type=size_bytes,
         default=16 << 10,
         metavar="SIZE",
@@ -224,6 +241,7 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
     add(
         "-e",
         "--maxbytes",
+        changes=CASES,
         type=size_bytes,
         default=size_bytes(largest),
         metavar="SIZE",
@@ -232,6 +250,7 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
     add(
         "-f",
         "--stepfactor",
+        changes=CASES,
         type=partial(whole_number, 2),
         default=factor,
         metavar="N",
@@ -245,6 +264,7 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
     add(
         "-T",
         "--timeout",
+        changes=NOTHING,
         type=seconds,
         default=30.0,
         metavar="S",
@@ -254,6 +274,7 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
     if max_time_s is not None:
         add(
             "--max-time",
+            changes=NOTHING,
             type=seconds,
             default=max_time_s,
             metavar="S",
@@ -262,6 +283,7 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
         )
     add(
         "--seed",
+        changes=NOTHING,
         type=partial(whole_number, 0),
         default=0,
         metavar="N",
@@ -269,6 +291,7 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
     )
     add(
         "--device",
+        changes=CASES,
         choices=("auto", "cuda", "hip", "cpu"),
         default="auto",
         metavar="DEVICE",
@@ -276,6 +299,7 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
     )
     add(
         "--memory",
+        changes=CASES,
         choices=("auto", "mapped", "host_staged"),
         default="auto",
         metavar="KIND",
@@ -284,11 +308,13 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
     )
     add(
         "--ranks-share-gpus",
+        changes=METHOD,
         action="store_true",
         help="let ranks share a GPU: for tests, it measures no wire",
     )
     add(
         "--mpi-thread-level",
+        changes=METHOD,
         choices=THREAD_LEVELS,
         default=None,
         metavar="LEVEL",
@@ -301,6 +327,7 @@ def add_iterations(add: AddOption, default_text: str, graph: int | None = 0) -> 
     number = partial(whole_number, 0)
     add(
         *["-n", "--iters"][IS_INSTALLED:],
+        changes=NOTHING,
         type=number,
         default=0,
         metavar="N",
@@ -311,6 +338,7 @@ def add_iterations(add: AddOption, default_text: str, graph: int | None = 0) -> 
     add(
         "-G",
         "--cudagraph",
+        changes=METHOD,
         type=number,
         default=graph,
         metavar="N",
@@ -333,9 +361,24 @@ def add_format(add: AddOption, *formats: str, row: str = "") -> None:
 
 
 def add_output(add: AddOption) -> None:
-    add("--lean", action="store_true", help="store no single iterations and draw no picture")
-    add("--out", default="results", metavar="DIR", help="folder that receives the run (results)")
-    add("--with-hostname", action="store_true", help="store this host's name in the run")
+    add(
+        "--lean",
+        changes=NOTHING,
+        action="store_true",
+        help="store no single iterations and draw no picture",
+    )
+    add(
+        "--out",
+        default="results",
+        metavar="DIR",
+        help="folder that receives the run (results)",
+    )
+    add(
+        "--with-hostname",
+        changes=NOTHING,
+        action="store_true",
+        help="store this host's name in the run",
+    )
 
 
 def run_options(namespace: argparse.Namespace, **more: Any) -> RunOptions:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench import STARTED_S
-from bench.harness.options import print_out
+from bench.harness.console import print_out
 from collectives.communicator import launched_rank
 
 QUIET = "WIRETAX_QUIET"  # set by programs that read a benchmark's standard error

@@ -14,7 +14,8 @@ import numpy as np
 
 from bench import STARTED_S
 from bench.harness import head, tuned
-from bench.harness.options import CANNOT, FINE, INTERRUPTED, WRONG, RunOptions, print_out
+from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG, print_out, say
+from bench.harness.options import RunOptions
 from bench.harness.schedule import set_block_lengths, shorten, take_turns, visits, warm_up_alike
 from bench.harness.session import Session
 from bench.harness.suite import Suite
@@ -111,7 +112,7 @@ def measure(
     status = exit_status(run, result)
     last_words = policy.conclude(result, machine)
     communicator.broadcast(status)
-    notes = head.feature_notes(suite.features)
+    notes = head.feature_notes(session.features)
     print_result(result, options, notes, head.names_of_hosts(machine))
     print_out(last_words)
     return status
@@ -158,9 +159,10 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
 def store_block(run: Run, number: int, round_: int) -> None:
     """Measures one block of a case; rank 0 puts it on disk."""
     iteration, requested = run.suite.iterations[number], run.session.options.iterations
+    schedule = iteration.schedule
     if requested:
-        iteration.count = min(iteration.count, requested - run.timed[number])
-    run.timed[number] += iteration.count
+        schedule.count = min(schedule.count, requested - run.timed[number])
+    run.timed[number] += schedule.count
     datatype = DATATYPES[run.suite.headers[number].datatype]
     measured = measure_block(run.session, iteration, round_, datatype)
     if measured is not None and run.file:
@@ -226,18 +228,10 @@ def exit_status(run: Run, result: Result) -> int:
     if any(case.status == "wrong" for case in result.cases):
         if place := where_wrong(run.blocks):
             number, sentence = place
-            print(
-                f"wiretax: {run.suite.iterations[number].text}, {sentence}",
-                file=sys.stderr,
-                flush=True,
-            )
+            say("wiretax", f"{run.suite.iterations[number].text}, {sentence}")
         return WRONG
     if not run.samples:
-        print(
-            "wiretax: time ran out before a case was measured: give it more --max-time",
-            file=sys.stderr,
-            flush=True,
-        )
+        say("wiretax", "time ran out before a case was measured: give it more --max-time")
         return CANNOT
     return FINE
 

@@ -1,6 +1,7 @@
 """How a run divides its time: the length of blocks, the turns of slow groups, a round's order."""
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,34 +16,36 @@ LEAST_TURNS = 16  # of a slow group: six even rounds give an interval in the lon
 
 def fewest_iterations(iteration: Iteration) -> int:
     """Of a block: three for a median; one chain of 160 calls, or one as long as a whole block."""
-    return 1 if iteration.chain_calls or iteration.iteration_s > LONGEST_BLOCK_S else 3
+    is_long = iteration.chain_calls or iteration.schedule.iteration_s > LONGEST_BLOCK_S
+    return 1 if is_long else 3
 
 
 def block_cost_s(iteration: Iteration, checks: int, block_s: float) -> float:
     """The seconds that a block of `block_s` timed seconds takes altogether."""
-    timed = max(fewest_iterations(iteration), block_s / iteration.iteration_s)
-    repeats = 2 if iteration.executor else 1  # a feature's executor runs a block and its reference
-    return 0.001 + iteration.iteration_s * (timed + iteration.warmup + 2 * checks) * repeats
+    schedule = iteration.schedule
+    timed = max(fewest_iterations(iteration), block_s / schedule.iteration_s)
+    repeats = 2 if iteration.facts else 1  # a feature's facts run a block of reference
+    return 0.001 + schedule.iteration_s * (timed + schedule.warmup + 2 * checks) * repeats
 
 
 def warm_up_alike(iterations: Sequence[Iteration]) -> None:
     """Gives every case of a group the group's longest warm-up, of at most a pilot's length, because
     their times are subtracted: a pilot from warm caches finds too short a warm-up."""
-    for iteration in iterations:
-        if iteration.group:
-            longest = max(each.warmup for each in iterations if each.group == iteration.group)
-            most = int(PILOT_S / iteration.iteration_s)
-            iteration.warmup = max(iteration.warmup, min(longest, most))
+    for own in (iteration.schedule for iteration in iterations if iteration.schedule.group):
+        longest = max(
+            each.schedule.warmup for each in iterations if each.schedule.group == own.group
+        )
+        own.warmup = max(own.warmup, min(longest, int(PILOT_S / own.iteration_s)))
 
 
 def take_turns(iterations: Sequence[Iteration], checks: int, budget_s: float, rounds: int) -> int:
     """Returns the number of rounds that fit the budget. Where even the shortest blocks of all
     groups do not fit `rounds` times, slow groups run only in every k-th round (k odd, so that they
     see odd and even rounds), down to LEAST_TURNS."""
-    cost_s = {iteration.group: 0.0 for iteration in iterations if iteration.group}
+    cost_s = defaultdict[str, float](float)
     for iteration in iterations:
-        if iteration.group:
-            cost_s[iteration.group] += block_cost_s(iteration, checks, 0.0)
+        if group := iteration.schedule.group:
+            cost_s[group] += block_cost_s(iteration, checks, 0.0)
     every = dict.fromkeys(cost_s, 1)
     while sum(cost_s[group] / every[group] for group in every) * rounds > budget_s:
         slowable = [group for group in every if rounds / (every[group] + 2) >= LEAST_TURNS]
@@ -54,7 +57,8 @@ def take_turns(iterations: Sequence[Iteration], checks: int, budget_s: float, ro
         else:
             break
     for iteration in iterations:
-        iteration.every = every.get(iteration.group, iteration.every)
+        schedule = iteration.schedule
+        schedule.every = every.get(schedule.group, schedule.every)
     return rounds
 
 
@@ -65,7 +69,8 @@ def set_block_lengths(
 
     def cost_s(length_s: float) -> float:
         return rounds * sum(
-            block_cost_s(iteration, checks, length_s) / iteration.every for iteration in iterations
+            block_cost_s(iteration, checks, length_s) / iteration.schedule.every
+            for iteration in iterations
         )
 
     lengths_s = np.geomspace(LONGEST_BLOCK_S, 2e-4, 40)
@@ -73,17 +78,18 @@ def set_block_lengths(
         (length_s for length_s in lengths_s if cost_s(length_s) <= budget_s), lengths_s[-1]
     )
     for iteration in iterations:
-        iteration.count = max(fewest_iterations(iteration), int(length_s / iteration.iteration_s))
+        schedule = iteration.schedule
+        schedule.count = max(fewest_iterations(iteration), int(length_s / schedule.iteration_s))
         if requested:
-            most = max(1, int(LONGEST_BLOCK_S / iteration.iteration_s))
-            iteration.count = min(-(-requested // rounds), most)
+            most = max(1, int(LONGEST_BLOCK_S / schedule.iteration_s))
+            schedule.count = min(-(-requested // rounds), most)
 
 
 def shorten(iterations: Sequence[Iteration], share: float) -> None:
     """Cuts the blocks to a share of their length if it is below 1."""
     for iteration in iterations if share < 1 else ():
-        shorter = int(iteration.count * share * 0.9)
-        iteration.count = max(fewest_iterations(iteration), shorter)
+        shorter = int(iteration.schedule.count * share * 0.9)
+        iteration.schedule.count = max(fewest_iterations(iteration), shorter)
 
 
 def visits(
@@ -94,12 +100,12 @@ def visits(
     groups: dict[tuple[int, str], list[int | None]] = {}
     rare_sizes = set()
     for number in active:
-        size, iteration = suite.headers[number].size_bytes, suite.iterations[number]
-        phase = round_ if iteration.group else number + round_  # a group's cases run together
-        if round_ and phase % iteration.every:
+        size, schedule = suite.headers[number].size_bytes, suite.iterations[number].schedule
+        phase = round_ if schedule.group else number + round_  # a group's cases run together
+        if round_ and phase % schedule.every:
             continue
-        groups.setdefault((size, iteration.group), []).append(number)
-        if iteration.every > 1:
+        groups.setdefault((size, schedule.group), []).append(number)
+        if schedule.every > 1:
             rare_sizes.add(size)
     order = random.Random(f"{seed} {round_}").sample(list(groups), len(groups))
     order.sort(key=lambda key: key[0] in rare_sizes)  # if time runs out, all others were measured

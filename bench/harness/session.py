@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench import VERSION
-from bench.harness.options import CANNOT, USAGE, WRONG, Parser, RunOptions, print_out
+from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
+from bench.harness.feature import Feature
+from bench.harness.options import Parser, RunOptions
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
@@ -64,6 +66,7 @@ class Session:
     notes: list[str] = field(default_factory=list)  # sentences for the head of the run
     overhead_us: float = 0.0  # the time of an empty collective, on rank 0
     measuring_s: float = 0.0  # in timed loops
+    features: Sequence[Feature] = ()
 
     @property
     def communicator(self) -> Communicator:
@@ -93,7 +96,9 @@ class Session:
         return Step(kernels.kernel(entry), self.world.mapped.arguments(0, result, count, 0))
 
 
-def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
+def start(
+    options: RunOptions, work: Callable[[Session], int], features: Sequence[Feature] = ()
+) -> NoReturn:
     """Does `work` on all ranks, and exits with the status that they agreed on."""
     # Until the flight record exists, a signal simply kills the process.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -103,8 +108,7 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
     late.daemon = True
     late.start()
     if warning := scant_memory():
-        if not launched_rank():
-            print(f"bench.{options.command}: {warning}", file=sys.stderr, flush=True)
+        say_once(options, warning)
         time.sleep(WARNING_S)
     progress = Progress(options.command, options.quiet or not options.keeps_run)
     progress.show(f"start MPI, {launched_ranks() or 1} ranks")
@@ -112,14 +116,11 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
     try:
         communicator = Communicator(options.mpi_thread_level)
     except (ImportError, RuntimeError) as error:  # mpi4py's
-        if not launched_rank():
-            print(
-                f"bench.{options.command}: cannot load or start an MPI library: "
-                f"{str(error).splitlines()[-1]}; pip install mpich brings one, or name yours in "
-                "MPI4PY_LIBMPI",
-                file=sys.stderr,
-                flush=True,
-            )
+        say_once(
+            options,
+            f"cannot load or start an MPI library: {str(error).splitlines()[-1]}; "
+            "pip install mpich brings one, or name yours in MPI4PY_LIBMPI",
+        )
         sys.exit(CANNOT)
     except Refusal as refusal:
         Parser(prog=f"bench.{options.command}").error(str(refusal))
@@ -128,12 +129,18 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
         flight = open_flight(communicator, options)
         flight.progress = progress
     except Refusal as refusal:
-        say(communicator, options, refusal)
+        say_once(options, str(refusal), communicator)
         status = USAGE
     else:
         late.cancel()
         signal.setitimer(signal.ITIMER_REAL, 0)
-        status = guarded(options, communicator, flight, work)
+
+        def begin() -> int:
+            session = open_session(options, communicator, flight)
+            session.features = features
+            return work(session)
+
+        status = guarded(options, communicator, flight, begin)
         communicator.finish()
         flight.close()
     print_out("")
@@ -142,14 +149,12 @@ def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
 
 def end_the_start(options: RunOptions, limit_s: float) -> None:
     """Ends a rank whose MPI still waits for other ranks."""
-    if not launched_rank():
-        print(
-            f"bench.{options.command}: MPI has not started all {launched_ranks() or 1} ranks in "
-            f"{limit_s:g} s: a host or the network between the hosts does not answer, or the "
-            "launcher does not belong to this MPI; docs/cluster.md lists what to type",
-            file=sys.stderr,
-            flush=True,
-        )
+    say_once(
+        options,
+        f"MPI has not started all {launched_ranks() or 1} ranks in {limit_s:g} s: a host or the "
+        "network between the hosts does not answer, or the launcher does not belong to this MPI; "
+        "docs/cluster.md lists what to type",
+    )
     signal.setitimer(signal.ITIMER_REAL, 0)  # this thread runs
     with suppress(OSError):  # over a cut link the launcher would wait for minutes
         folder = Path(tempfile.mkdtemp(suffix=".flight"))
@@ -163,15 +168,15 @@ def guarded(
     options: RunOptions,
     communicator: Communicator,
     flight: FlightRecord,
-    work: Callable[[Session], int],
+    work: Callable[[], int],
 ) -> int:
-    """Does `work` in a new session; an exception on one rank ends all ranks."""
+    """Does `work`; an exception on one rank ends all ranks."""
     try:
         try:
-            status = work(open_session(options, communicator, flight))
+            status = work()
         except Refusal as refusal:
             flight.progress.clear()
-            say(communicator, options, refusal)
+            say_once(options, str(refusal), communicator)
             status = WRONG if isinstance(refusal, WrongResult) else CANNOT
         # The normal end: the watchdogs see all ranks reach it, then the records go.
         flight.note("finished", case=None, block=None, text="")
@@ -222,10 +227,14 @@ def require_memory(session: Session, buffer_bytes: int, buffers: int = 2) -> Non
         raise Refusal(sentence)
 
 
-def say(communicator: Communicator, options: RunOptions, refusal: Refusal) -> None:
-    """Prints once for all ranks, on standard error, even if MPI took each rank for a world."""
-    if communicator.rank == 0 and (communicator.size > 1 or not launched_rank()):
-        print(f"bench.{options.command}: {refusal}", file=sys.stderr, flush=True)
+def say_once(options: RunOptions, sentence: str, communicator: Communicator | None = None) -> None:
+    """Says it on rank 0 alone: on that of the communicator, unless MPI took each rank for a world,
+    otherwise on that of the launcher."""
+    is_first = not launched_rank()
+    if communicator and communicator.size > 1:
+        is_first = communicator.rank == 0
+    if is_first:
+        say(f"bench.{options.command}", sentence)
 
 
 def require_one_run(communicator: Communicator, options: RunOptions) -> None:

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any, TypeVar
 
 from bench import STARTED_S
-from bench.harness.feature import Feature
+from bench.harness.console import FINE, print_out
 from bench.harness.iteration import (
     CHAIN_CALLS,
     Buffers,
@@ -18,7 +18,6 @@ from bench.harness.iteration import (
     case_iteration,
     link_parts,
 )
-from bench.harness.options import FINE, print_out
 from bench.harness.session import Session, require_memory
 from bench.harness.sweep import SweepOptions
 from bench.harness.timing import round_trip_ns
@@ -48,7 +47,6 @@ class Suite:
     iterations: dict[int, Iteration] = field(default_factory=dict)
     n_late: int = 0  # cases for whose compiling there was no time
     link_parts: dict[int, dict[str, Iteration]] = field(default_factory=dict)
-    features: Sequence[Feature] = ()
 
     def add(self, header: CaseHeader, iteration: Iteration | None) -> None:
         """Adds a case; without an iteration it is only listed."""
@@ -71,7 +69,6 @@ class Axes:
     mode: str | None = None
     chain_calls: int = CHAIN_CALLS
     for_library: Callable[[Case], Case] = lambda case: case
-    features: Sequence[Feature] = ()
 
     def modes(self, size_bytes: int) -> list[str]:
         is_small = size_bytes <= MOST_CHAINED_BYTES
@@ -87,7 +84,7 @@ def bind_cases(
 ) -> Suite:
     """Every case of the run, bound if it can be and if time is left to measure it. All ranks call
     it. Raises Refusal."""
-    suite = Suite(features=axes.features)
+    suite = Suite()
     late_s = STARTED_S + COMPILE_SHARE * session.options.max_time_s
     refused: dict[tuple[str, str, str, str], bool] = {}  # whether the last such case could not be
     for case in cases:
@@ -162,7 +159,7 @@ def _bound(
         return header, None
     with communicator.all_or_none(DeviceError, MemoryError):
         iteration = make_iteration(case, operation, chain_calls)
-        for feature in axes.features:
+        for feature in session.features:
             iteration = feature.change(session, header, case, iteration)
     iteration.text = f"{algorithm.name} {case.size_bytes} B {case.mode}"
     return header, iteration
@@ -273,13 +270,12 @@ def prepare(
     listed = by_default(sweep.collective.name, world)
     if sweep.algorithms:
         listed = in_order(sweep.algorithms, list(ALGORITHMS[sweep.collective.name].values()))
-    for feature in sweep.features:
+    for feature in session.features:
         listed += feature.algorithms(session).values()
     axes = Axes(
         algorithms or (lambda size_bytes: listed),
         sweep.algorithms is not None,
         sweep.mode,
-        features=sweep.features,
     )
     if own_send and own_receive:
         library_buffers = Buffers(own_send, own_receive, session.options.seed)
@@ -296,7 +292,7 @@ def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iter
     collective = sweep.collective
     rank, ranks = session.communicator.rank, session.communicator.size
     shapes: Sequence[Shape] = collective.shapes
-    for feature in sweep.features:
+    for feature in session.features:
         shapes = feature.shapes(shapes)
     for name, redop, requested_bytes, shape, in_place in product(
         sweep.datatypes, sweep.redops, sweep.sizes, shapes, sweep.in_place

@@ -1,9 +1,8 @@
-"""The options of a sweep: a collective over sizes, with its features."""
+"""The options of a sweep: a collective over sizes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.harness.feature import Feature
 from collectives.collective import Collective
 from collectives.operation import Algorithm
 
@@ -19,4 +18,3 @@ class SweepOptions:
     algorithms: Sequence[Algorithm] | None = None
     in_place: Sequence[bool] = (False,)
     mode: str | None = None
-    features: tuple[Feature, ...] = ()

@@ -7,6 +7,7 @@ Iterations of a block are not independent, so intervals and the stop use block m
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -37,13 +38,14 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
     """Runs iterations; this rank's stamps in ns, [timed, 4]. A wait that timed out ends the run."""
     world, watch = session.world, session.flight.watch
     actions = iteration.actions(session.meet)
+
+    def run(counts: Counts) -> Stamps:
+        if iteration.from_python or session.options.dispatch == "python":
+            return perform_from_python(session, iteration, actions, counts)
+        return world.device.run(actions, iteration.check, counts, watch, world.graph)
+
     start_s = time.perf_counter()
-    if iteration.executor:
-        stamps = iteration.executor(actions, counts)
-    elif iteration.from_python or session.options.dispatch == "python":
-        stamps = perform_from_python(session, iteration, actions, counts)
-    else:
-        stamps = world.device.run(actions, iteration.check, counts, watch, world.graph)
+    stamps = iteration.around(run, counts) if iteration.around else run(counts)
     session.measuring_s += time.perf_counter() - start_s
     if watch.timed_out:
         session.flight.end_if_stuck()
@@ -151,7 +153,7 @@ def pilot(session: Session, iteration: Iteration) -> None:
     session.flight.note("pilot", case=iteration.number, block=None, text=iteration.text)
     if iteration.operation.by_link:
         follow_link(session, iteration, round_trip_ns(session))
-    count, warmup = 1, 0
+    schedule, count, warmup = iteration.schedule, 1, 0
     while count:
         start_s = time.perf_counter()
         stamps = perform(session, iteration, Counts(1, count))
@@ -167,10 +169,10 @@ def pilot(session: Session, iteration: Iteration) -> None:
             )
             more = int(min(100, PILOT_S / elapsed_s)) if count == 1 else 0
             verdict = elapsed_s, warmup_length(times.time), more if more >= 3 else 0
-        iteration.iteration_s, warmup, count = session.communicator.broadcast(verdict)
-    least = least_warmup(session.communicator.size, iteration.chain_calls, iteration.iteration_s)
+        schedule.iteration_s, warmup, count = session.communicator.broadcast(verdict)
+    least = least_warmup(session.communicator.size, iteration.chain_calls, schedule.iteration_s)
     fixed = session.options.warmup
-    iteration.warmup = min(MOST_WARMUP, max(1 + warmup, least)) if fixed is None else fixed
+    schedule.warmup = min(MOST_WARMUP, max(1 + warmup, least)) if fixed is None else fixed
 
 
 @dataclass(frozen=True)
@@ -190,20 +192,21 @@ def measure_block(
     """Measures a block. Rank 0 gets its record, and samples (block, rank, time, consume, arrival
     skew). Raises DeviceError, on all ranks, with the sentence of a library that failed."""
     flight, communicator, checks = session.flight, session.communicator, session.options.checks
+    schedule = iteration.schedule
     flight.note("timed loop", case=iteration.number, block=block, text=iteration.text)
     measured_before_s = session.measuring_s
     if iteration.wrong:
         iteration.wrong.write(np.zeros(WRONG_BYTES, np.uint8))
     before_ns = round_trip_ns(session)
     follow_link(session, iteration, before_ns)
-    stamps = perform(session, iteration, Counts(iteration.warmup + checks, iteration.count, checks))
+    stamps = perform(session, iteration, Counts(schedule.warmup + checks, schedule.count, checks))
     trips_ns, wrong = (before_ns, round_trip_ns(session)), None
     if checks and iteration.wrong:
         wrong = Wrong.from_buffer_copy(bytes(iteration.wrong.read()))
     for rank, failure in enumerate(communicator.all_gather(iteration.operation.failure())):
         if failure:
             raise DeviceError(f"{communicator.rank_name(rank)}: {failure}")
-    facts = iteration.facts(stamps) if iteration.facts else None
+    facts = iteration.facts(stamps, partial(perform, session)) if iteration.facts else None
     bus_id = session.world.device.facts.get("pci_bus_id")
     gpu = {"pci_bus_id": bus_id, **current_state(bus_id)} if bus_id else None
     flight.note("gather")
@@ -243,7 +246,7 @@ def summary(
         block=block,
         round=block,
         n=len(time),
-        warmup=iteration.warmup,
+        warmup=iteration.schedule.warmup,
         time_us=float(np.median(time)),
         mean_us=float(time.mean()),
         total_us=float(np.median(time if chained else time + after)),
@@ -278,7 +281,7 @@ def measure_link(
     flight.note("link probe", case=None, block=round_, text=f"{size_bytes} B")
     before_ns = round_trip_ns(session)
     stamps = {
-        name: perform(session, part, Counts(part.warmup, part.count))
+        name: perform(session, part, Counts(part.schedule.warmup, part.schedule.count))
         for name, part in parts.items()
     }
     after_ns = round_trip_ns(session)
@@ -316,7 +319,7 @@ def link_ceilings(session: Session, parts: dict[int, dict[str, Iteration]]) -> d
         session.overhead_us = 0.0 if world.clock_shared else overhead_us
     size = max(parts)
     for part in parts[size].values():
-        part.count = min(20, max(3, CEILING_BYTES // size))
+        part.schedule.count = min(20, max(3, CEILING_BYTES // size))
     record = measure_link(session, parts[size], size, -1)
     if record is None:
         return {}

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bench.harness.console import INTERRUPTED, WRONG, say
 from bench.harness.neighbours import ANSWER_S, addresses_of, answering_hosts
-from bench.harness.options import INTERRUPTED, WRONG
 from bench.harness.progress import Progress
 from bench.harness.witness import UNREACHABLE, claim, state_of
 from kernels.devices.device import PHASES, Watch
@@ -271,8 +271,7 @@ class FlightRecord:
             f"call {counters['calls']} of a chain" if phase and counters["calls"] else "",
         ]
         sentence = f"rank {culprit['rank']}{host} {why}: {', '.join(filter(None, place))}{details}"
-        with contextlib.suppress(OSError):  # the launcher has gone
-            print(f"wiretax: {sentence}", file=sys.stderr, flush=True)
+        say("wiretax", sentence)
 
 
 def start_witness(folder: Path, pids: dict[int, int], host: str = "") -> None:

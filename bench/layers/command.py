@@ -9,7 +9,14 @@ from functools import partial
 from typing import NoReturn
 
 from bench.harness import options
-from bench.harness.options import AddOption, RunOptions, comma_separated, name_among, whole_number
+from bench.harness.options import (
+    CASES,
+    AddOption,
+    RunOptions,
+    comma_separated,
+    name_among,
+    whole_number,
+)
 from bench.harness.run import ROUNDS as LEAST_ROUNDS
 from bench.harness.run import Run, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
@@ -43,7 +50,7 @@ def scale(text: str) -> Fraction:
 
 
 def option(*flags: str, **settings: object) -> Option:
-    return lambda add: add(*flags, **settings)
+    return lambda add: add(*flags, changes=CASES, **settings)
 
 
 def one_model(default: str = "llama-3.1-70b") -> Option:

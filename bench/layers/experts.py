@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from bench.harness import options, verify
+from bench.harness.feature import Feature
 from bench.harness.iteration import Buffers, Iteration, Segments, checked_iteration, consume_step
 from bench.harness.options import AddOption, RunOptions
 from bench.harness.run import measure
@@ -107,9 +108,14 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     return batch
 
 
-def run(batch: ExpertOptions, run_options: RunOptions, sweep: SweepOptions) -> NoReturn:
+def run(
+    batch: ExpertOptions,
+    run_options: RunOptions,
+    sweep: SweepOptions,
+    features: Sequence[Feature],
+) -> NoReturn:
     """Measures the routed all-to-all with the options of a sweep, and exits."""
-    start(run_options, lambda session: measure(session, partial(prepare, batch, sweep)))
+    start(run_options, lambda session: measure(session, partial(prepare, batch, sweep)), features)
 
 
 def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suite:
@@ -148,7 +154,6 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         sweep.algorithms is not None,
         sweep.mode,
         CHAIN_ROUND_TRIPS,
-        features=sweep.features,
     )
     suite = bind_cases(
         session,
@@ -181,7 +186,7 @@ def routed_cases(
         }
         for way in WAYS
     ]
-    for feature in sweep.features:
+    for feature in session.features:
         shapes = feature.shapes(shapes)
     for shape, of_skew in product(shapes, tables):
         source = of_skew.rows if shape["way"] == "combine" else buffers.send

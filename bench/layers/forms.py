@@ -58,7 +58,7 @@ def bind_forms(
     suite = bind_cases(session, axes, cases, make_iteration)
     for number, iteration in suite.iterations.items():
         header = suite.headers[number]
-        iteration.group = str(header.shape)
+        iteration.schedule.group = str(header.shape)
         if header.algorithm == "compute":  # it sums nothing, so its result is partial
             iteration.check, iteration.wrong = nothing(session.world), None
     return suite

@@ -131,7 +131,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         session.flight.note("try numbers of chunks", case=first.number, text=first.text)
         chunks = fastest(session, by_chunks)
         best = by_chunks[chunks]
-        best.number, best.text, best.group = first.number, first.text, first.group
+        best.number, best.text, best.schedule = first.number, first.text, first.schedule
         suite.headers[best.number].chosen = f"{chunks} chunk{'s' * (chunks > 1)}"
         suite.iterations[best.number] = best
     for header in suite.headers:  # a case counts the elements of one rank

@@ -14,7 +14,7 @@ import msgspec
 
 from bench import __name__ as BENCH
 from bench.campaigns.launches import run_to_end
-from bench.harness.options import CANNOT, FINE, WRONG
+from bench.harness.console import CANNOT, FINE, WRONG
 from bench.harness.progress import QUIET, Progress
 from reports.store.result import ResultError, read
 from reports.store.schema import Result

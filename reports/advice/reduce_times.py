@@ -119,7 +119,7 @@ def _check_alike(runs: Sequence[Entry] | Sequence[Imported], gpus: int) -> None:
 
     if len(kinds) > 1:
         first, second = list(kinds.values())[:2]
-        raise ResultError(f"{first} and {second} are of several machines or benchmarks")
+        raise ResultError(f"{first} and {second} are of several machines, benchmarks or methods")
 
 
 def _files(name: str) -> list[Path]:

@@ -87,6 +87,18 @@ def world_of(run: Run) -> tuple[Any, ...]:
     )
 
 
+def method_of(run: Run) -> str:
+    """How the cases were measured, where not by default: `checks 0, warmup 5`. Runs of older
+    versions have a part of that in `world`; what they lack counts as the default."""
+    method = dict(run.method)
+    if run.world.get("launch") == "graph":
+        method["graph"] = 1
+    if run.world.get("dispatch") == "python":
+        method["dispatch"] = "python"
+
+    return ", ".join(f"{name} {value}" for name, value in sorted(method.items()))
+
+
 def is_peer(case: CaseFields) -> bool:
     """Whether another project than the run's library performed the case: `--peer`."""
     return case.library is not None and not case.algorithm.endswith("library")
@@ -95,34 +107,33 @@ def is_peer(case: CaseFields) -> bool:
 def find_states(blocks: Sequence[Block]) -> LinkStates:
     """Clusters the round trips before and after each block, without looking at the times. The link
     never settled if no state has a third of the blocks."""
-    trips_ns = [round_trip_ns(block) for block in blocks]
-    probed = [trip for trip in trips_ns if trip]
-    labels = iter(link_states(np.log(probed)).tolist() if probed else [])
-    # A block without probes (one rank has no peer) belongs to the only state.
-    of_block = [None if trip is None else next(labels) if trip else 0 for trip in trips_ns]
+    labels, rtt_ns = label_states(blocks)
+    of_block = [None if label < 0 else label for label in labels.tolist()]
 
-    if not probed:
-        return LinkStates(of_block, [], 0 if 0.0 in trips_ns else None)
+    if not rtt_ns:
+        return LinkStates(of_block, [], 0 if 0 in of_block else None)
 
-    counts = Counter(state for state in of_block if state is not None)
-    longest = max(sorted(counts), key=counts.__getitem__)
+    counts = np.bincount(labels[labels >= 0])
+    longest = int(counts.argmax())
 
     if 3 * counts[longest] < len(blocks):
         return LinkStates([None] * len(blocks), [], None)
 
-    rtt_ns = [
-        float(
-            np.median(
-                [
-                    trip
-                    for trip, other in zip(trips_ns, of_block, strict=True)
-                    if trip and other == state
-                ]
-            )
-        )
-        for state in sorted(counts)
-    ]
     return LinkStates(of_block, rtt_ns, longest)
+
+
+def label_states(blocks: Sequence[Block]) -> tuple[NDArray[np.int64], list[float]]:
+    """The state of the link in each block, -1 if its probes disagree; and the median round trip of
+    each state in ns, fastest first, empty without probes. A block without probes, as one rank has
+    no peer, is in the first state."""
+    trips_ns = np.array([round_trip_ns(block) for block in blocks], dtype=float)  # None: NaN
+    is_probed, labels = trips_ns > 0, np.where(trips_ns == 0, 0, -1)
+    if not is_probed.any():
+        return labels, []
+
+    labels[is_probed] = link_states(np.log(trips_ns[is_probed]))
+    of_states = (trips_ns[is_probed & (labels == state)] for state in range(labels.max() + 1))
+    return labels, [float(np.median(own)) for own in of_states]
 
 
 def round_trip_ns(block: Block | LinkBlock) -> float | None:

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import MIN_STATE_BLOCKS, Key, key_of, round_trip_ns, world_of
+from reports.store.case import MIN_STATE_BLOCKS, Key, key_of, label_states, method_of, world_of
 from reports.store.schema import CaseHeader, End, Result, Run
-from reports.store.stats import link_bins, link_states, link_valleys
+from reports.store.stats import link_bins, link_valleys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,18 +101,12 @@ def observe(result: Result) -> Observed:
     least MIN_STATE_BLOCKS of its blocks. A block whose two probes disagree is in no state; if no
     probes agree, all blocks are in one."""
     blocks = result.blocks
-    trips_ns = np.array([round_trip_ns(block) for block in blocks], dtype=float)  # None: NaN
-    is_probed, of_block = trips_ns > 0, np.where(trips_ns == 0, 0, -1)
+    of_block, rtt_ns = label_states(blocks)
+    states_ns = rtt_ns or [0.0]
 
-    if is_probed.any():
-        of_block[is_probed] = link_states(np.log(trips_ns[is_probed]))
-    elif not (trips_ns == 0).any():
+    if of_block.max(initial=-1) < 0:
         of_block[:] = 0
 
-    states_ns = [
-        float(np.median(own)) if len(own := trips_ns[is_probed & (of_block == state)]) else 0.0
-        for state in range(of_block.max(initial=0) + 1)
-    ]
     is_ok = np.array([case.status == "ok" for case in result.cases], dtype=bool)
     case = np.array([block.case for block in blocks], dtype=np.int32)
     counted = np.flatnonzero(is_ok[case] & (of_block >= 0)) if len(blocks) else np.zeros(0, int)
@@ -184,7 +178,7 @@ def table(
 
 
 def _numbered_keys(
-    entries: Sequence[Entry], without: Sequence[str] = ()
+    entries: Sequence[Entry], without: Sequence[str]
 ) -> tuple[list[Key], list[NDArray[np.int64]]]:
     """All keys of these runs, and for each run the place among them of each case's key."""
     numbers: dict[Key, int] = {}
@@ -230,37 +224,30 @@ def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) 
 
 @dataclass
 class Costs:
-    """Costs in us of runs, (runs, keys, states), NaN without an observation; the round trip of each
-    state of the link in ns, fastest first; and whether a run has a case, (runs, keys)."""
+    """Costs in us of runs, (runs, keys, states), NaN without an observation; and the round trip of
+    each state of the link in ns, fastest first."""
 
     keys: list[Key]
     rtt_ns: list[float]
     us: NDArray[np.float64]
-    is_measured: NDArray[np.bool_]
 
 
 def costs_of(entries: Sequence[Entry]) -> Costs:
     """The observations of these runs, which were measured alike, as arrays."""
     rows, keys, rtt_ns = table(entries)
     shape = len(entries), len(keys), max(len(rtt_ns), 1)
-    costs = Costs(keys, rtt_ns, np.full(shape, np.nan), np.zeros(shape[:2], dtype=bool))
+    costs = Costs(keys, rtt_ns, np.full(shape, np.nan))
     costs.us[rows.run, rows.key, rows.state] = rows.cost_us
-    _, key_of_cases = _numbered_keys(entries)
-
-    for run, (entry, key_of_case) in enumerate(zip(entries, key_of_cases, strict=True)):
-        is_ok = [status == "ok" for status in entry.statuses]
-        costs.is_measured[run, key_of_case[is_ok]] = True
-
     return costs
 
 
 def alike_of(entry: Entry) -> tuple[Any, ...]:
-    """What runs that can be compared share: machine, world, benchmark, dispatch and statistic."""
+    """What runs that can be compared share: machine, world, benchmark, method and statistic."""
     run = entry.run
     return (
         run.machine_id,
         str(world_of(run)),
         run.benchmark,
-        run.world.get("dispatch", "native"),
+        method_of(run),
         entry.across_ranks,
     )

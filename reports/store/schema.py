@@ -89,6 +89,7 @@ class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     software_id: str
     environment: dict[str, Any]
     world: dict[str, Any]
+    method: dict[str, Any] = msgspec.field(default_factory=dict)
     cases: Annotated[list[CaseHeader], msgspec.Meta(min_length=1)]
     memory: dict[str, Any] = msgspec.field(default_factory=dict)
     notes: list[str] = msgspec.field(default_factory=list)
@@ -350,7 +351,6 @@ class World(msgspec.Struct):
     size: Positive
     ranks: list[Rank] = []
     hosts: Positive | None = None
-    dispatch: str | None = None
 
 
 class OpenParts(msgspec.Struct):

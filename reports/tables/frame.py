@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 
 from reports.imports.imported import Imported, read_any
+from reports.store.case import method_of
 from reports.store.folder import in_order
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.observations import Entry, entry_of
@@ -146,6 +147,7 @@ def run_facts(run: Result | Imported) -> Row:
         "world_size": world["size"],
         "imported_from": run.run.imported_from.file if isinstance(run, Imported) else None,
         **{name: getattr(head, name, None) for name in names},
+        "method": None if isinstance(run, Imported) else method_of(run.run),
         "slowed_percent": world.get("slowed_percent"),
         "run_status": run.end.status if run.end else "cut off",
         "left_out": None,

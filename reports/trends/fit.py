@@ -19,6 +19,7 @@ from reports.store.case import (
     Key,
     find_states,
     key_of,
+    method_of,
     world_of,
 )
 from reports.store.folder import in_order
@@ -62,11 +63,13 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     runs = [entry.run for entry in entries]
 
     for run in runs:
-        first, other = ((r.machine_id, r.software_id, world_of(r)) for r in (runs[0], run))
+        first, other = (
+            (r.machine_id, r.software_id, world_of(r), method_of(r)) for r in (runs[0], run)
+        )
         if first != other:
             raise Incomparable(
                 f"{runs[0].run_id} and {run.run_id} are launches of different things: machine, "
-                "software or world differ"
+                "software, world or method differ"
             )
 
     if len(entries) == 1:
@@ -125,7 +128,7 @@ def _costs_of_groups(result: Result) -> Costs:
         costs_us[:, column, 0] = list(map(np.median, groups))
 
     rtt_ns = states.rtt_ns[states.longest :][:1] if states.longest is not None else []
-    return Costs(list(map(key_of, cases)), rtt_ns, costs_us, np.isfinite(costs_us[..., 0]))
+    return Costs(list(map(key_of, cases)), rtt_ns, costs_us)
 
 
 def _fit(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from reports.store.case import MIN_STATE_BLOCKS, key_of
+from reports.store.case import MIN_STATE_BLOCKS, key_of, method_of
 from reports.store.folder import INCOMPLETE, WRONG, Contents, read_store
 from reports.store.observations import Entry, alike_of, table
 from reports.store.report_json import write_json
@@ -75,6 +75,7 @@ class Group(msgspec.Struct):
     machine_id: str
     benchmark: str
     world_size: int
+    method: str
     kind: str
     sizes_bytes: list[int]
     detectable: float
@@ -84,7 +85,8 @@ class Group(msgspec.Struct):
 
     @property
     def title(self) -> str:
-        return f"{self.benchmark}, {self.world_size} ranks, machine {self.machine_id}"
+        measured = f"{self.benchmark} {self.method}".strip()
+        return f"{measured}, {self.world_size} ranks, machine {self.machine_id}"
 
     def named(self, verdict: str) -> list[Node]:
         """The nodes with a verdict, slowest first, without the pairs that a slow node explains."""
@@ -277,6 +279,7 @@ def _group(entries: Sequence[Entry], rows: "pd.DataFrame", p: float) -> Group:
         run.machine_id,
         run.benchmark,
         run.world["size"],
+        method_of(run),
         kind,
         seen.by_size.columns.tolist(),
         seen.detectable,

@@ -79,8 +79,9 @@ def history_of(contents: Contents) -> History:
     for (variant, node, *_), group in groups.items():
         costs = costs_of(group)
         history.series += series_of(group, costs, variant, node)
-        n_few += int((costs.is_measured & np.isnan(costs.us).all(axis=-1)).sum())
-        n_results += int(costs.is_measured.sum())
+        n_group = sum(entry.statuses.count("ok") for entry in group)
+        n_few += n_group - int(np.isfinite(costs.us).any(axis=-1).sum())
+        n_results += n_group
 
     if n_few:
         skipped.append(

@@ -1,5 +1,5 @@
-"""The series of a history: one for each case, machine, node, benchmark, world, dispatch and state
-of the link. The launches of one side of a campaign ran close together in time: they are one point,
+"""The series of a history: one for each case, machine, node, benchmark, world, method and state of
+the link. The launches of one side of a campaign ran close together in time: they are one point,
 their median."""
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.store.case import CASE_KEY, Key
+from reports.store.case import CASE_KEY, Key, method_of
 from reports.store.observations import Costs, Entry
 from reports.tables.sentences import number, size_text, some
 from reports.trends.changes import Step, neighbours
@@ -121,7 +121,9 @@ def series_of(
             own_us = np.fmax.reduce(costs_us[:, own, state], axis=1)
             is_there = np.isfinite(own_us)
             link = f"link {trip_ns:.0f} ns" if len(costs.rtt_ns) > 1 else ""
-            label = " ".join(filter(None, [size_text(size_bytes), name, link, variant]))
+            label = " ".join(
+                filter(None, [size_text(size_bytes), name, link, method_of(run), variant])
+            )
             if is_there.any():
                 yield Series(
                     label,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reports.store.case import CASE_KEY, key_of, world_of
+from reports.store.case import CASE_KEY, key_of, method_of, world_of
 from reports.store.manifest import MANIFEST, Manifest, read_manifest
 from reports.store.result import ResultError, places, read
 from reports.store.schema import Case, CaseFields, Result
@@ -25,9 +25,9 @@ COMPARABLE: dict[str, Callable[[Result], Any]] = {
     "type": lambda result: sorted({(case.datatype, case.redop) for case in result.run.cases}),
     "statistic": lambda result: (
         result.run.benchmark,
-        result.run.world.get("dispatch", "native"),
         sorted({case.across_ranks for case in result.cases}),
     ),
+    "method": lambda result: method_of(result.run) or "default",
     "version": lambda result: result.run.version,
 }
 UNNAMED = "size_bytes", "algorithm", "library"  # fields of a case that its name leaves to others

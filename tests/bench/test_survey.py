@@ -216,7 +216,7 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
     if step.command == "allreduce":
         features = [*FEATURES, Peers]
         parser = sweep_parser("allreduce", COLLECTIVES["all_reduce"], "", features)
-        options, _ = sweep_options(parser, parser.parse_args(), features)
+        options, *_ = sweep_options(parser, parser.parse_args(), features)
         assert options.tuned == (
             "none" if "--tuned none" in step.line else str(tmp_path / "tuned.toml")
         )

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import pytest
 
 from bench.features.footprint import Measured
 from bench.harness.iteration import Iteration
+from bench.harness.timing import perform
 from collectives.operation import Operation
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import Counts, Gate, Step, Watch
@@ -75,7 +77,7 @@ def test_a_wait_that_times_out_during_the_matmul_ends_the_run():
         options=SimpleNamespace(dispatch="native"),
     )
     iteration = Iteration(0, "", step, Operation(step, lambda: None), step, step)
-    footprint = Measured(session, cast(Any, Matmul()), iteration)
+    footprint = Measured(session.world, cast(Any, Matmul()), iteration)
     assert footprint.iteration.facts
-    footprint.iteration.facts(np.array([[0, 10, 10, 20]]))
+    footprint.iteration.facts(np.array([[0, 10, 10, 20]]), partial(perform, session))
     assert ends == ["timed out"]

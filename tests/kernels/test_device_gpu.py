@@ -185,7 +185,7 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
     library that waits for its graph's last launch waits for ever."""
     options = f"--device {vendor} -G 1 --algorithm two_shot,library --mode both -n 1"
     result, _ = measured(tmp_path, options, library={}, vendor=vendor, graph_waits=1)
-    assert result.run.world["launch"] == "graph"
+    assert result.run.method["graph"] == 1
     assert {case.variant for case in result.cases if case.library} >= {"graph"}
 
 

@@ -174,9 +174,10 @@ def test_slow_groups_run_in_fewer_rounds(budget_s, turns):
     iterations = []
     for group, each_s in [*seconds.items()] * 2:
         iterations.append(iteration_of())
-        iterations[-1].group, iterations[-1].iteration_s = group, each_s
+        schedule = iterations[-1].schedule
+        schedule.group, schedule.iteration_s = group, each_s
     rounds = take_turns(iterations, 1, budget_s, 256)
-    every = {iteration.group: iteration.every for iteration in iterations}
+    every = {each.schedule.group: each.schedule.every for each in iterations}
     assert all(number % 2 for number in every.values())
     assert every.pop("") == 1
     assert {group: rounds // number for group, number in every.items()} == turns

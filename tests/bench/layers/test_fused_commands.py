@@ -132,7 +132,8 @@ from bench.harness import run
 from bench.layers.command import main
 
 def pilot(session, iteration):
-    iteration.iteration_s, iteration.warmup = 1e-4, 1 + iteration.number % 7
+    schedule = iteration.schedule
+    schedule.iteration_s, schedule.warmup = 1e-4, 1 + iteration.number % 7
 
 run.pilot = pilot
 main("gemv_allreduce")

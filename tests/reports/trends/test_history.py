@@ -252,6 +252,23 @@ def test_the_launches_of_a_campaign_are_one_point(tmp_path):
     assert points == {(True, 1), (False, 1)}
 
 
+def test_runs_that_measured_in_another_way_are_other_series_whose_labels_say_so(tmp_path):
+    """Runs of an older version lack `method`: they continue those with the defaults."""
+    for number in range(4):
+        write(tmp_path, number)
+    for number in range(4, 6):
+        rewrite_head(write(tmp_path, number), method={"checks": 0})
+    rewrite_head(write(tmp_path, 6), world__dispatch="python")
+    rewrite_head(write(tmp_path, 7), method={"dispatch": "python"})
+    points = {each.label: len(each.costs_us) for each in load(tmp_path).series}
+    of_library = {label: n for label, n in points.items() if label.startswith("16 KiB library")}
+    assert of_library == {
+        "16 KiB library": 4,
+        "16 KiB library checks 0": 2,
+        "16 KiB library dispatch python": 2,
+    }
+
+
 def test_unusable_runs_are_left_out_and_named(tmp_path, history):
     """A bad file must not hide the others, and times of wrong results must not count."""
     good, imported, newer, odd = (write(tmp_path, number) for number in (1, 3, 4, 6))

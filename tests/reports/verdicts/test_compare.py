@@ -28,7 +28,8 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "machine": {"machine_id": "ffffff"},
     "clock": {"environment__cpu.governor": {"value": 7}},
     "world": {"world__ranks": [{"rank": 0, "gpu": "a"}, {"rank": 1, "gpu": None}]},
-    "statistic": {"world__dispatch": "python"},
+    "statistic": {"benchmark": "allgather"},
+    "method": {"method": {"checks": 0}},
     "version": {"version": "0.0.9"},
 }
 

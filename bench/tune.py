@@ -6,21 +6,26 @@ rounds in random order, then the better half, and so on, until the best are hard
 A state of the link that appears later gets its own search. The untuned `auto` takes part until the
 end, and only a candidate that is clearly faster replaces its choice."""
 
+import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from bench.harness import options, tuned
 from bench.harness.command import requested_sizes
+from bench.harness.console import FINE, print_out
 from bench.harness.head import Machine
-from bench.harness.options import RunOptions
+from bench.harness.options import Parser, RunOptions
 from bench.harness.run import RunPolicy, measure
 from bench.harness.session import MEASURED, Session, program_digest, start
 from bench.harness.suite import Suite
 from bench.tuning import search
 from bench.tuning.audit import audited
+from bench.tuning.emit import rows_from
 from collectives.choice import by_model
-from reports.store.result import ResultError
+from collectives.table import written
+from reports.store.result import ResultError, read
 from reports.store.schema import Result
 from reports.tables.tune import Heat
 
@@ -40,14 +45,32 @@ def parse() -> tuple[RunOptions, tuple[int, ...], bool]:
         help="change no table: print how much longer auto takes than the best",
     )
     options.add_run_options(how, max_time_s=180.0)
+    output(
+        "--emit",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="measure nothing: print rows for the suite's own tables, from these runs",
+    )
     output("--table", metavar="FILE", help="file for the table (where auto looks for it)")
     options.add_output(output)
     parser.set_defaults(sizes=None, datatypes=["float32"])
     namespace = parser.parse_args()
     sizes = requested_sizes(parser, namespace)
+    if namespace.emit:
+        print_rows(parser, namespace.emit)
     parser.require_ranks()
     table = None if namespace.audit else "none"
     return options.run_options(namespace, lean=True, tuned=table), sizes, namespace.audit
+
+
+def print_rows(parser: Parser, names: Sequence[str]) -> NoReturn:
+    """Prints a table from stored runs, and exits."""
+    try:
+        print_out(written(rows_from([read(Path(name)) for name in names])))
+    except ResultError as error:
+        parser.error(str(error))
+    sys.exit(FINE)
 
 
 def prepare(sizes: tuple[int, ...], session: Session) -> Suite:

@@ -61,6 +61,7 @@ def facts_of(world: World, case: Case, round_trip_ns: float) -> dict[str, Any]:
             "round_trip_ns": round_trip_ns,
             "l2_bytes": world.device.l2_bytes,
             "shares_l3": world.shares_l3,
+            "oversubscribed": world.oversubscribed,
         }
     return facts
 

@@ -132,6 +132,11 @@ class World:
         return self.baselines[0]
 
     @property
+    def oversubscribed(self) -> bool:
+        """Whether ranks outnumber cores, so that they take turns."""
+        return not isinstance(self.shared, Unsupported) and self.shared.waits.yields
+
+    @property
     def shared(self) -> PeerBuffer | Unsupported:
         """The memory that this host's ranks map."""
         return self.node.peers if self.node else self.peers
@@ -217,8 +222,9 @@ class Library(ABC):
         """A buffer for every variant, mapped if possible, and slabs for messages of its size.
         Raises DeviceError and Refusal."""
         peers = world.shared
-        if not isinstance(peers, Unsupported):
-            make_room(peers, size_bytes)
+        for each in (peers, *(other.peers for other in world.other_memory)):
+            if not isinstance(each, Unsupported):
+                make_room(each, size_bytes)
         # A library would be slow in host_staged memory.
         if isinstance(peers, Unsupported) or peers.kind == "host_staged":
             return world.device.private(size_bytes)

@@ -100,15 +100,8 @@ def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -
     return device
 
 
-def open_world(
-    communicator: Communicator,
-    device: Device,
-    waits: WaitPolicy,
-    memory: str = "auto",
-    graph: bool = False,
-) -> World:
-    """Maps the peers' memory, or says in `peers` why that failed. `memory` is `auto`, `mapped` or
-    `host_staged`. Raises Refusal if memory cannot be shared."""
+def modes_of(device: Device, memory: str) -> list[str]:
+    """The device's ways of sharing this kind of memory. Raises Refusal without any."""
     modes = [
         mode
         for mode in device.sharing
@@ -118,14 +111,32 @@ def open_world(
         raise Refusal(
             f"--memory {memory}: the {device.name} device has {', '.join(device.sharing)}"
         )
+    return modes
+
+
+def open_world(
+    communicator: Communicator,
+    device: Device,
+    waits: WaitPolicy,
+    memory: str = "auto",
+    graph: bool = False,
+) -> World:
+    """Maps the peers' memory, or says in `peers` why that failed. `memory` is `auto`, `mapped`,
+    `host_staged` or both; of both the first is `peers`. Raises Refusal if memory cannot be
+    shared."""
+    modes, *others = (modes_of(device, kind) for kind in memory.split(","))
     baselines = [_open_library(communicator, device)]
     caches = set(communicator.all_gather(device.l3_cpus()))
     shares_l3 = communicator.hosts == 1 and len(caches) == 1 and "" not in caches
     if communicator.hosts == 1:
         peers = _map_peers(communicator, device, waits, modes)
-        return World(
+        world = World(
             communicator, device, peers, baselines, waits.watch, graph, shares_l3=shares_l3
         )
+        more = [_map_peers(communicator, device, waits, other) for other in others]
+        return replace(world, other_memory=[replace(world, peers=other) for other in more])
+    if others:
+        raise Refusal(f"--memory {memory}: one kind at a time between hosts")
     reason = f"its ranks are on {communicator.hosts} hosts, and memory is mapped within one"
     unmapped = Unsupported(reason + remedy(communicator, reason), depends_on_size=True)
     world = World(communicator, device, unmapped, baselines, waits.watch, graph)

@@ -1,6 +1,7 @@
-"""Optional rooms of the core: everything else works without their files and registrations.
+"""Optional rooms of the core: everything else works without their files and registrations. A new
+algorithm needs two files.
 
-Each test deletes a room from a copy of the project and runs the copy.
+Each test changes a copy of the project and runs the copy.
 """
 
 import shutil
@@ -69,13 +70,10 @@ ROOMS = {
         ]
     ),
     "quantised": Room(
-        ["collectives/quantized.py", "kernels/allreduce_two_shot_quantized.cu"],
-        {
-            "collectives/algorithm.py": [
-                '    "all_reduce": quantized.ALGORITHMS,\n',
-                "quantized, ",
-            ]
-        },
+        [
+            "collectives/algorithms/allreduce_quantized.py",
+            "kernels/allreduce_two_shot_quantized.cu",
+        ],
     ),
 }
 
@@ -120,3 +118,58 @@ def test_without_a_room_everything_else_works(tmp_path, name):
     if name == "quantised" and FULL:
         soaked = launch(tmp_path, "--soak 1s -e 16K -d float -o sum", tree=tree)
         assert (soaked.returncode, soaked.stderr) == (0, "")
+
+
+# A new all-reduce: its kernel, and what it says of itself.
+KERNEL = """
+#include "include/exchange.h"
+
+RANK_KERNEL(mine) { exchange_and_reduce<PULL, ALL>(a); }
+"""
+ALGORITHM = """
+from functools import partial
+
+from collectives.binding import binder
+from collectives.operation import Algorithm
+from collectives.traffic import direct_traffic
+
+ALGORITHMS = {
+    "all_reduce": (
+        Algorithm(
+            "mine",
+            "each rank reads every slab",
+            binder("allreduce_mine", "mine", lambda ranks: 2),
+            partial(direct_traffic, copies=1),
+            varies=("stores",),
+            most_bytes=lambda ranks: 1 << 20,
+        ),
+    )
+}
+"""
+
+
+def test_a_new_algorithm_is_one_python_file_and_one_kernel(tmp_path):
+    """The command line, --list, bench.tune, the soak and the layers find it without an edit."""
+    tree, out = without(tmp_path / "tree", Room([])), tmp_path / "results"
+    (tree / "collectives" / "algorithms" / "allreduce_mine.py").write_text(ALGORITHM)
+    (tree / "kernels" / "allreduce_mine.cu").write_text(KERNEL)
+
+    listed = launch(out, "--list", tree=tree, ranks=None)
+    assert "mine                   each rank reads every slab\n" in listed.stdout
+    _, result = run(out / "all", f"{SMALL} --algorithm library,mine,mine+nt,auto", tree=tree)
+    ours = {case.algorithm: case for case in result.cases if case.algorithm.startswith("mine")}
+    assert ours.keys() == {"mine", "mine+nt"}
+    assert {(case.status, case.n_wrong) for case in ours.values()} == {("ok", 0)}
+    assert all(case.bound_us for case in ours.values())
+    _, result = run(out / "long", "--sizes 2M -n 1 --lean --algorithm mine", tree=tree)
+    assert [case.reason for case in result.cases] == ["a slab has room for 1024 KiB from each rank"]
+    words = f"-b 16K -e 16K --max-time 60 --table {tmp_path / 'table.toml'}"
+    _, result = run(out / "tune", words, tree=tree, command="tune")
+    assert {"mine", "mine+nt"} <= {case.algorithm for case in result.cases}
+    words = "--soak 1s -e 16K -d float -o sum --algorithm mine"
+    soaked = launch(tmp_path, words, command="soak", tree=tree)
+    assert soaked.returncode == 0, soaked.stderr
+    assert " 0 wrong elements" in soaked.stdout
+    words = "--hidden 256 --tokens 1 -n 1 --lean --algorithm then_mine"
+    _, result = run(out / "norm", words, tree=tree, command="allreduce_rmsnorm")
+    assert {case.algorithm for case in result.cases} == {"compute", "then_mine"}

@@ -155,6 +155,14 @@ def algorithm(known: Mapping[str, Algorithm], text: str) -> Algorithm:
         raise argparse.ArgumentTypeError(f"algorithm {text!r}: {error}") from error
 
 
+def memory_kinds(text: str) -> str:
+    """`auto`, `mapped`, `host_staged` or the last two in any order."""
+    kinds = comma_separated(str, text)
+    if text != "auto" and not {*kinds} <= {"mapped", "host_staged"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, mapped, host_staged or the two")
+    return ",".join(kinds)
+
+
 def whole_number(least: int, text: str, most: int = 1 << 31) -> int:
     if not re.fullmatch(r"-?\d{1,18}", text) or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
@@ -300,11 +308,11 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
     add(
         "--memory",
         changes=CASES,
-        choices=("auto", "mapped", "host_staged"),
+        type=memory_kinds,
         default="auto",
         metavar="KIND",
-        help="how GPUs reach each other's memory: mapped, host_staged, or auto: the first that "
-        "works (auto)",
+        help="how GPUs reach each other's memory: mapped, host_staged, mapped,host_staged to "
+        "measure both, or auto: the first that works (auto)",
     )
     add(
         "--ranks-share-gpus",

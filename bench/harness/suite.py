@@ -208,7 +208,8 @@ def header_of(
             and each.chosen
             and (parts := bound_parts(world, case, each.chosen))
         }
-    header.bound_parts = bound_parts(world, case, algorithm)
+    if world is session.world:  # the link was measured in its memory
+        header.bound_parts = bound_parts(world, case, algorithm)
     return header
 
 

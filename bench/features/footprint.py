@@ -13,7 +13,7 @@ import numpy as np
 from bench.features.background import Matmul, Progress, open_matmul
 from bench.harness.feature import Feature, Ranks
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, Perform, Run, come_late
-from bench.harness.options import CASES, AddOption, Parser
+from bench.harness.options import AddOption, Parser
 from collectives.collective import COLLECTIVES, Shape
 from collectives.operation import Case, Operation, World
 from kernels.devices.device import Counts, Stamps
@@ -30,7 +30,6 @@ class Footprint(Feature):
     def add_options(add: AddOption) -> None:
         add(
             "--collective",
-            changes=CASES,
             choices=list(COLLECTIVES),
             default="all_reduce",
             metavar="NAME",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from bench.harness.feature import Feature, Ranks
-from bench.harness.options import CASES, AddOption, Parser, comma_separated, name_among
+from bench.harness.options import AddOption, Parser, comma_separated, name_among
 from collectives.operation import Algorithm
 from collectives.peers import NAMES
 
@@ -23,9 +23,7 @@ class Peers(Feature):
     def add_options(add: AddOption) -> None:
         add(
             "--peer",
-            changes=CASES,
             type=partial(comma_separated, partial(name_among, "peer", NAMES)),
-            default=None,
             metavar="A,B",
             help=f"also time these, on GPUs: {', '.join(NAMES)} (none)",
         )

@@ -36,7 +36,6 @@ class Slowed(Feature):
             "--slowed-percent",
             changes=NOTHING,  # it stands for slower code, which comparisons are to find
             type=partial(positive_number, "percent", 100),
-            default=None,
             help=argparse.SUPPRESS,
         )
 

@@ -1,4 +1,4 @@
-"""The seam for optional parts of a sweep, such as an arrival skew or slowed launches.
+"""The interface of optional parts of a sweep, such as an arrival skew or slowed launches.
 
 A feature is a file of `bench/features/` and a line in its `__init__`; all else works without."""
 

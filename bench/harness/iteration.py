@@ -1,5 +1,5 @@
-"""One iteration of a case: its steps, and the results of its pilot. `timing` gives its actions to
-one of three executors: the native loop of a CPU, the stream of a GPU, or Python."""
+"""One iteration of a case: its steps and its schedule. `timing` gives its actions to one of three
+executors: the native loop of a CPU, the stream of a GPU, or Python."""
 
 import ctypes
 from collections.abc import Callable, Mapping
@@ -10,9 +10,8 @@ import numpy as np
 
 from bench.harness import verify
 from collectives import hierarchical
-from collectives.algorithm import nearest_state
 from collectives.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
-from collectives.collective import COLLECTIVES, DATATYPES, Array, Collective, Datatype
+from collectives.collective import COLLECTIVES, DATATYPES, Array, Collective
 from collectives.operation import (
     Bound,
     Case,
@@ -97,10 +96,6 @@ class Iteration:
     facts: Callable[[Stamps, "Perform"], dict[str, float] | None] | None = None
     schedule: Schedule = field(default_factory=Schedule)
 
-    def follow_link(self, round_trip_ns: float) -> None:
-        """Switches to the operation for the state of the link nearest to this round trip."""
-        self.operation = self.by_link[nearest_state(self.by_link, round_trip_ns)]
-
     def actions(self, meet: Step) -> list[Action]:
         """The one description of an iteration, which all executors follow."""
         begin = [Action(self.prepare, Phase.PREPARE), Action(meet, Phase.MEET)]
@@ -175,29 +170,6 @@ class Segments:
     tables: Array
 
 
-def pattern_of(
-    world: World,
-    datatype: Datatype,
-    segments: Segments,
-    tables: Memory,
-    wrong: Memory,
-    repeats: int = verify.REPEATS,
-) -> Pattern:
-    """The argument of write_pattern and count_wrong; the caller keeps `tables` and `wrong`."""
-    table_bytes = repeats * verify.PERIOD * datatype.size_bytes
-    return Pattern(
-        segments.address,
-        tables.address,
-        len(segments.tables),
-        segments.segment_bytes,
-        table_bytes,
-        verify.PERIOD,
-        datatype.size_bytes,
-        wrong.address,
-        ctypes.addressof(world.watch),
-    )
-
-
 def nothing(world: World) -> Step:
     """A launch that does nothing."""
     kernel = world.device.loop_kernels().kernel("nothing")
@@ -221,12 +193,10 @@ def case_iteration(
         collective, case.datatype, case.redop, ranks, buffers.seed, operation.expected_sum
     )
     receives = collective.segments(ranks)[1] * collective.receives(case.shape, rank, ranks)
-    values = data.chain_sent() if chain_calls else data.sent()
-    result = (
-        data.chain_received(case.shape, case.in_place, chain_calls)
-        if chain_calls
-        else data.received(case.shape)
-    )
+    values, result = data.sent(), data.received(case.shape)
+    if chain_calls:
+        values = data.chain_sent()
+        result = data.chain_received(case.shape, case.in_place, chain_calls)
     sent = Segments(case.send, case.segment_bytes, case.datatype.encode(values)[rank])
     received = Segments(case.receive, case.segment_bytes, result[rank][:receives])
     iteration = checked_iteration(world, case, operation, (sent, received), buffers)
@@ -258,22 +228,34 @@ def checked_iteration(
     case: Case,
     operation: Operation,
     contents: tuple[Segments, Segments],
-    keep: object,
+    owner: object,
     repeats: int = verify.REPEATS,
 ) -> Iteration:
     """Writes inputs, performs the operation, reads and checks outputs. Raises DeviceError."""
-    wrong, outputs = world.device.private(WRONG_BYTES), contents[1]
-    elements = len(outputs.tables) * outputs.segment_bytes // case.datatype.size_bytes
+    device, size = world.device, case.datatype.size_bytes
+    wrong, outputs = device.private(WRONG_BYTES), contents[1]
+    elements = len(outputs.tables) * outputs.segment_bytes // size
     most_bytes = max(len(part.tables) * part.segment_bytes for part in contents)
-    kernels, blocks = world.device.loop_kernels(), world.device.blocks_for(most_bytes)
-    # `repeats` periods can start anywhere in the first one.
-    tables = [world.device.store(np.tile(part.tables, repeats + 1)) for part in contents]
-    sent, received = (
-        pattern_of(world, case.datatype, part, table, wrong, repeats)
-        for part, table in zip(contents, tables, strict=True)
-    )
-    write = Step(kernels.kernel("write_pattern"), sent, blocks)
-    check = Step(kernels.kernel("count_wrong"), received, blocks)
+    kernels, blocks, keep = device.loop_kernels(), device.blocks_for(most_bytes), [owner, wrong]
+
+    def over(part: Segments, entry: str) -> Step:
+        # `repeats` periods can start anywhere in the first one.
+        table = device.store(np.tile(part.tables, repeats + 1))
+        keep.append(table)
+        pattern = Pattern(
+            part.address,
+            table.address,
+            len(part.tables),
+            part.segment_bytes,
+            repeats * verify.PERIOD * size,
+            verify.PERIOD,
+            size,
+            wrong.address,
+            ctypes.addressof(world.watch),
+        )
+        return Step(kernels.kernel(entry), pattern, blocks)
+
+    write, check = map(over, contents, ("write_pattern", "count_wrong"))
     consume = consume_step(world, case, "read_own", elements)
     return Iteration(
         -1,
@@ -283,7 +265,7 @@ def checked_iteration(
         consume,
         check,
         wrong=wrong,
-        keep=[wrong, *tables, keep],
+        keep=keep,
         by_link=operation.by_link,
     )
 

@@ -214,7 +214,11 @@ def rank_parser(
         ),
     )
     parser.set_defaults(command=command)
-    what, how, output = parser.group("what"), parser.group("how"), parser.group("output", NOTHING)
+    what, how, output = (
+        parser.group("what", CASES),
+        parser.group("how"),
+        parser.group("output", NOTHING),
+    )
     output("--quiet", action="store_true", help="print no progress on standard error")
     if IS_INSTALLED:
         how(
@@ -232,7 +236,6 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
     add(
         "-b",
         "--minbytes",
-        changes=CASES,
         type=size_bytes,
         default=16 << 10,
         metavar="SIZE",
@@ -241,7 +244,6 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
     add(
         "-e",
         "--maxbytes",
-        changes=CASES,
         type=size_bytes,
         default=size_bytes(largest),
         metavar="SIZE",
@@ -250,7 +252,6 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
     add(
         "-f",
         "--stepfactor",
-        changes=CASES,
         type=partial(whole_number, 2),
         default=factor,
         metavar="N",
@@ -316,7 +317,6 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
         "--mpi-thread-level",
         changes=METHOD,
         choices=THREAD_LEVELS,
-        default=None,
         metavar="LEVEL",
         help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber "
         "cores)",

@@ -17,6 +17,7 @@ from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, nothi
 from bench.harness.session import Session
 from bench.harness.verify import first_wrong
 from bench.machine.gpu_state import link_facts
+from collectives.algorithm import nearest_state
 from collectives.collective import Datatype
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Action, Counts, DeviceError, Phase, Stamps, Wrong
@@ -24,10 +25,10 @@ from reports.store.schema import Block, LinkBlock
 from reports.store.stats import warmup_length
 
 PILOT_S = 0.02
-# Another case leaves the lines of slabs with the wrong ranks: the next three all-reduces of two
-# ranks took up to five times as long. So calls warm up until ranks that exchange messages have had
-# all places of both halves twice, but only for this long.
-TURNS_S = 0.005
+# After another case the cache lines of the slabs are in the caches of other cores: the next three
+# all-reduces of two ranks took up to five times as long. So warm-up lasts at least until each line
+# of both halves has moved between its ranks twice, but only for this long.
+CACHE_WARMUP_S = 0.005
 MOST_WARMUP = 50
 CEILING_BYTES = 1 << 30  # that 3 to 20 iterations of a link part move for the head
 LINK_PARTS = ("copy_in", "push", "engine", "peer_read", "memory")
@@ -108,7 +109,8 @@ def follow_link(session: Session, iteration: Iteration, trip_ns: float) -> None:
     """Switches all ranks to the operation for the state of the link that rank 0 measured."""
     rank_0_ns = session.communicator.broadcast(trip_ns) if iteration.by_link else 0.0
     if rank_0_ns:
-        iteration.follow_link(rank_0_ns)
+        state_ns = nearest_state(iteration.by_link, rank_0_ns)
+        iteration.operation = iteration.by_link[state_ns]
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,12 @@ def times_us(
 
 
 def least_warmup(ranks: int, chain_calls: int, iteration_s: float) -> int:
-    """The iterations until all places have changed hands twice, within TURNS_S."""
-    return min(4 * ranks // max(1, chain_calls), int(TURNS_S / iteration_s))
+    """The iterations in which each line of the slabs moves twice, within CACHE_WARMUP_S."""
+    return min(4 * ranks // max(1, chain_calls), int(CACHE_WARMUP_S / iteration_s))
 
 
 def pilot(session: Session, iteration: Iteration) -> None:
-    """Measures how long an iteration takes and how many warm up; all ranks take rank 0's word."""
+    """Measures how long an iteration takes and how many warm up, as rank 0 sees it."""
     session.flight.note("pilot", case=iteration.number, block=None, text=iteration.text)
     if iteration.by_link:
         follow_link(session, iteration, round_trip_ns(session))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench.harness.feature import Feature, Ranks
+from bench.harness.feature import Feature, SessionView
 from bench.harness.options import AddOption, Parser, comma_separated
 from collectives.collective import Collective, Shape
 from collectives.communicator import launched_ranks
@@ -70,7 +70,7 @@ class ArrivalSkew(Feature):
         ]
 
     def change(
-        self, session: Ranks, header: "CaseHeader", case: Case, iteration: "Iteration"
+        self, session: SessionView, header: "CaseHeader", case: Case, iteration: "Iteration"
     ) -> "Iteration":
         from bench.harness.iteration import come_late  # not at the top: --help would load it
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.harness.feature import Feature, Ranks
+from bench.harness.feature import Feature, SessionView
 from bench.harness.options import AddOption, Parser, comma_separated, name_among
 from collectives.operation import Algorithm
 from collectives.peers import NAMES
@@ -32,7 +32,7 @@ class Peers(Feature):
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Peers | None":
         return cls(namespace.peer) if namespace.peer else None
 
-    def algorithms(self, session: Ranks) -> Mapping[str, Algorithm]:
+    def algorithms(self, session: SessionView) -> Mapping[str, Algorithm]:
         # Not at the top: it loads what belongs to GPUs.
         from collectives.peers.peer import algorithm_of
 

@@ -142,7 +142,8 @@ class Buffers:
     def addresses(
         self, collective: Collective, segment_bytes: int, rank: int, in_place: bool
     ) -> tuple[int, int]:
-        """Of a case's send and receive buffer; in place one begins in the other's own segment."""
+        """The addresses of a case's send and receive buffers; in place, the smaller one is this
+        rank's own segment of the larger one."""
         if not in_place:
             return self.send.address, self.receive.address
         whole = self.receive.address
@@ -150,7 +151,7 @@ class Buffers:
         return whole if collective.sends_all else own, whole if collective.receives_all else own
 
     def moved_to(self, target: "Buffers", case: Case) -> Case:
-        """A case on these buffers, at the same places of the target's."""
+        """The case moved from these buffers to the same offsets of the target's."""
 
         def place(address: int) -> int:
             for memory, other in ((self.send, target.send), (self.receive, target.receive)):
@@ -163,7 +164,7 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Segments:
-    """A buffer with a repeated table in each segment; `tables` has a period of each, stored."""
+    """A buffer whose segments each repeat a table; `tables` has one period of each, encoded."""
 
     address: int
     segment_bytes: int
@@ -177,7 +178,7 @@ def nothing(world: World) -> Step:
 
 
 def come_late(world: World, delay_ns: int = 0) -> Step:
-    """A launch that only waits."""
+    """A launch that only waits, and so delays this rank."""
     yields = isinstance(world.shared, PeerBuffer) and world.shared.waits.yields
     arguments = Arguments(timeout_ns=delay_ns, yields=yields)
     return Step(world.device.loop_kernels().kernel("come_late"), arguments)

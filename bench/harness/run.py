@@ -51,7 +51,8 @@ class Run:
 
 
 def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
-    """The cases that need another round: by the iterations of `-n`, or by rank 0's precision."""
+    """The cases that need another round: those with fewer iterations than -n or, without it, those
+    whose interval on rank 0 is too wide."""
     if requested := run.session.options.iterations:
         return [number for number in active if run.timed[number] < requested]
     if rounds < ROUNDS:

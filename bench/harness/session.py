@@ -63,10 +63,10 @@ class Session:
     world: World
     flight: FlightRecord
     place: Place
+    features: Sequence[Feature] = ()
     notes: list[str] = field(default_factory=list)  # sentences for the head of the run
     overhead_us: float = 0.0  # the time of an empty collective, on rank 0
     measuring_s: float = 0.0  # in timed loops
-    features: Sequence[Feature] = ()
 
     @property
     def communicator(self) -> Communicator:
@@ -134,13 +134,12 @@ def start(
     else:
         late.cancel()
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-        def begin() -> int:
-            session = open_session(options, communicator, flight)
-            session.features = features
-            return work(session)
-
-        status = guarded(options, communicator, flight, begin)
+        status = guarded(
+            options,
+            communicator,
+            flight,
+            lambda: work(open_session(options, communicator, flight, features)),
+        )
         communicator.finish()
         flight.close()
     print_out("")
@@ -191,7 +190,12 @@ def guarded(
         flight.end(flight.record, "failed", WRONG, f": {type(error).__name__}: {error}{trace}")
 
 
-def open_session(options: RunOptions, communicator: Communicator, flight: FlightRecord) -> Session:
+def open_session(
+    options: RunOptions,
+    communicator: Communicator,
+    flight: FlightRecord,
+    features: Sequence[Feature],
+) -> Session:
     """Opens the device, pins this rank and maps the peers. Raises Refusal."""
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
@@ -207,7 +211,7 @@ def open_session(options: RunOptions, communicator: Communicator, flight: Flight
     graph = options.graph != 0 and not refusal
     waits = WaitPolicy(flight.watch, place.crowded, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
-    return Session(options, world, flight, place, notes)
+    return Session(options, world, flight, place, features, notes)
 
 
 def require_memory(session: Session, buffer_bytes: int) -> None:
@@ -228,8 +232,8 @@ def require_memory(session: Session, buffer_bytes: int) -> None:
 
 
 def say_once(options: RunOptions, sentence: str, communicator: Communicator | None = None) -> None:
-    """Says it on rank 0 alone: on that of the communicator, unless MPI took each rank for a world,
-    otherwise on that of the launcher."""
+    """Says it on rank 0 alone: by the communicator, unless MPI started each rank as a world of its
+    own, otherwise by the launcher's variables."""
     is_first = not launched_rank()
     if communicator and communicator.size > 1:
         is_first = communicator.rank == 0

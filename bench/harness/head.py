@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import astuple
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from bench import VERSION
@@ -132,20 +132,21 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
 
 
 def method_of(session: Session, suite: Suite) -> dict[str, Any]:
-    """How the cases are measured, where not by default: what the options of METHOD say. A table of
-    `auto` is named by a digest of its choices for these ranks, and a graph counts where it is used:
-    both also have defaults that depend on the machine."""
+    """How the cases are measured, where not by default: what the options of METHOD say. For a graph
+    and a table, whose defaults depend on the machine, it says what the run used: the table as a
+    digest of its choices for these ranks in each state of the link, fastest first."""
     world, communicator, method = session.world, session.communicator, dict(session.options.method)
     here = communicator.size, communicator.hosts, world.memory
+    place = attrgetter("collective", "size_bytes", "variant", "mode", "link_rtt_ns")
     choices = [
-        astuple(choice)
-        for choice in world.choices
+        (*place(choice)[:-1], choice.algorithm)
+        for choice in sorted(world.choices, key=place)
         if (choice.ranks, choice.hosts, choice.memory) == here
     ]
     is_tuned = any(header.chosen for header in suite.headers) and choices
     known = {
         "graph": int(world.graph),
-        "tuned": hashlib.sha256(repr(sorted(choices)).encode()).hexdigest()[:7] if is_tuned else "",
+        "tuned": hashlib.sha256(repr(choices).encode()).hexdigest()[:7] if is_tuned else "",
     }
     for name, value in known.items():
         method.pop(name, None)

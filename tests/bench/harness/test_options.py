@@ -3,11 +3,16 @@ another way."""
 
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from bench.harness.head import method_of
 from bench.harness.options import CASES, METHOD, NOTHING, Parser
+from collectives.operation import TunedChoice
 from tests.bench.launches import run
 from tests.launch import ROOT
 
@@ -55,3 +60,30 @@ def test_a_run_stores_how_it_was_measured_where_that_is_not_the_default(tmp_path
         "mpi_thread_level": "multiple",
         "warmup": 3,
     }
+
+
+@pytest.mark.unit
+def test_a_table_counts_by_its_choices_for_these_ranks_and_only_if_auto_used_it():
+    """A table that was tuned again with the same outcome must not begin another history."""
+    here = TunedChoice("all_reduce", 2, 16384, "copied", 300.0, "two_shot")
+    large = replace(here, size_bytes=1 << 20, algorithm="ring")
+    elsewhere = replace(here, ranks=4, algorithm="ring")
+    again = [replace(large, link_rtt_ns=297.0), replace(here, link_rtt_ns=305.0)]
+
+    def method(choices, chosen="two_shot", graph=False, **asked):
+        communicator = SimpleNamespace(size=2, hosts=1)
+        world = SimpleNamespace(
+            communicator=communicator, memory="mapped", choices=choices, graph=graph
+        )
+        session: Any = SimpleNamespace(
+            world=world, communicator=communicator, options=SimpleNamespace(method=asked)
+        )
+        suite = SimpleNamespace(headers=[SimpleNamespace(chosen=chosen)])
+        return method_of(session, cast(Any, suite))
+
+    used = method([here, large], tuned="/home/someone/table.json")
+    assert used == method([large, elsewhere, here]) == method(again) != method([here])
+    assert set(used) == {"tuned"}
+    assert "someone" not in used["tuned"]
+    assert method([here], chosen=None) == method([elsewhere], tuned="none") == {}
+    assert method([], graph=True, checks=0) == {"checks": 0, "graph": 1}

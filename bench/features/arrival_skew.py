@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench.harness.feature import Feature, Ranks
-from bench.harness.options import CASES, AddOption, Parser, comma_separated
+from bench.harness.feature import Feature, SessionView
+from bench.harness.options import AddOption, Parser, comma_separated
 from collectives.collective import Collective, Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import Case
@@ -47,9 +47,7 @@ class ArrivalSkew(Feature):
     def add_options(add: AddOption) -> None:
         add(
             "--arrival-skew",
-            changes=CASES,
             type=partial(comma_separated, delay_us),
-            default=None,
             metavar="A,B",
             help="delay one rank by these times, such as 0,5us,1.5ms; isolated mode only (none)",
         )
@@ -72,7 +70,7 @@ class ArrivalSkew(Feature):
         ]
 
     def change(
-        self, session: Ranks, header: "CaseHeader", case: Case, iteration: "Iteration"
+        self, session: SessionView, header: "CaseHeader", case: Case, iteration: "Iteration"
     ) -> "Iteration":
         from bench.harness.iteration import come_late  # not at the top: --help would load it
 

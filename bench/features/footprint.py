@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from bench.features.background import Matmul, Progress, open_matmul
-from bench.harness.feature import Feature, Ranks
+from bench.harness.feature import Feature, SessionView
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, Perform, Run, come_late
-from bench.harness.options import CASES, AddOption, Parser
+from bench.harness.options import AddOption, Parser
 from collectives.collective import COLLECTIVES, Shape
 from collectives.operation import Case, Operation, World
 from kernels.devices.device import Counts, Stamps
@@ -30,7 +30,6 @@ class Footprint(Feature):
     def add_options(add: AddOption) -> None:
         add(
             "--collective",
-            changes=CASES,
             choices=list(COLLECTIVES),
             default="all_reduce",
             metavar="NAME",
@@ -49,7 +48,7 @@ class Footprint(Feature):
         return [*shapes, *({**shape, "beside": "gemm"} for shape in shapes)]
 
     def change(
-        self, session: Ranks, header: CaseHeader, case: Case, iteration: Iteration
+        self, session: SessionView, header: CaseHeader, case: Case, iteration: Iteration
     ) -> Iteration:
         if "beside" not in case.shape:
             return iteration

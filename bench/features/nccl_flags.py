@@ -1,6 +1,7 @@
 """Flags of nccl-tests that have nothing to choose here. A value is taken with a note if a run does
 what it says, or if it is nccl-tests' default: a script that repeats a default asks for nothing that
-one without the flag does not. Another value is refused, because taking it would lie."""
+one without the flag does not. Another value is refused, because the
+run would not do what it says."""
 
 import argparse
 from dataclasses import dataclass
@@ -91,7 +92,6 @@ class NcclFlags(Feature):
                 flag.long,
                 changes=NOTHING,
                 type=partial(whole_number, 0),
-                default=None,
                 dest=flag.long[2:],
                 metavar="N",
                 help=argparse.SUPPRESS

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.harness.feature import Feature, Ranks
-from bench.harness.options import CASES, AddOption, Parser, comma_separated, name_among
+from bench.harness.feature import Feature, SessionView
+from bench.harness.options import AddOption, Parser, comma_separated, name_among
 from collectives.operation import Algorithm
 from collectives.peers import NAMES
 
@@ -23,9 +23,7 @@ class Peers(Feature):
     def add_options(add: AddOption) -> None:
         add(
             "--peer",
-            changes=CASES,
             type=partial(comma_separated, partial(name_among, "peer", NAMES)),
-            default=None,
             metavar="A,B",
             help=f"also time these, on GPUs: {', '.join(NAMES)} (none)",
         )
@@ -34,7 +32,7 @@ class Peers(Feature):
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Peers | None":
         return cls(namespace.peer) if namespace.peer else None
 
-    def algorithms(self, session: Ranks) -> Mapping[str, Algorithm]:
+    def algorithms(self, session: SessionView) -> Mapping[str, Algorithm]:
         # Not at the top: it loads what belongs to GPUs.
         from collectives.peers.peer import algorithm_of
 

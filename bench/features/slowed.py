@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.harness.feature import Feature, Ranks
+from bench.harness.feature import Feature, SessionView
 from bench.harness.options import NOTHING, AddOption, Parser, positive_number
 from collectives.operation import Case, Operation, World
 from kernels.devices.device import Step
@@ -36,7 +36,6 @@ class Slowed(Feature):
             "--slowed-percent",
             changes=NOTHING,  # it stands for slower code, which comparisons are to find
             type=partial(positive_number, "percent", 100),
-            default=None,
             help=argparse.SUPPRESS,
         )
 
@@ -45,7 +44,7 @@ class Slowed(Feature):
         return cls(namespace.slowed_percent) if namespace.slowed_percent else None
 
     def change(
-        self, session: Ranks, header: "CaseHeader", case: Case, iteration: "Iteration"
+        self, session: SessionView, header: "CaseHeader", case: Case, iteration: "Iteration"
     ) -> "Iteration":
         if header.library:
             return iteration

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from bench.harness import options
 from bench.harness.feature import Feature
-from bench.harness.options import CASES, METHOD, NOTHING, AddOption, Parser, RunOptions
+from bench.harness.options import METHOD, NOTHING, AddOption, Parser, RunOptions
 from bench.harness.sweep import SweepOptions
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 from collectives.operation import Algorithm
@@ -73,25 +73,20 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     add(
         "-i",
         "--stepbytes",
-        changes=CASES,
         type=options.size_bytes,
-        default=None,
         metavar="SIZE",
         help="sizes grow by this instead of -f",
     )
     sizes = partial(options.comma_separated, options.size_bytes)
     add(
         "--sizes",
-        changes=CASES,
         type=sizes,
-        default=None,
         metavar="A,B",
         help="exactly these sizes instead of -b, -e and -f",
     )
     add(
         "-d",
         "--datatype",
-        changes=CASES,
         type=options.datatype_names,
         default=["float32"],
         metavar="A,B",
@@ -103,7 +98,6 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
         add(
             "-o",
             "--op",
-            changes=CASES,
             type=options.redop_names,
             default=["sum"],
             metavar="A,B",
@@ -113,23 +107,18 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     algorithm = partial(options.algorithm, ALGORITHMS[collective.name])
     add(
         "--algorithm",
-        changes=CASES,
         type=partial(options.comma_separated, algorithm),
-        default=None,
         metavar="A,B",
         help="only these; --list names them (all but lossy ones)",
     )
     add(
         "--in-place",
-        changes=CASES,
         action="store_true",
         help=argparse.SUPPRESS if collective.no_place else "the result overwrites the send buffer",
     )
     add(
         "--mode",
-        changes=CASES,
         choices=("isolated", "chained", "both"),
-        default=None,
         metavar="MODE",
         help="isolated: one call at a time; chained: 160 dependent calls; both (isolated, and "
         "chained up to 512K)",
@@ -145,7 +134,6 @@ def add_method_options(add: AddOption) -> None:
         "--warmup_iters",
         changes=METHOD,
         type=few,
-        default=None,
         metavar="N",
         dest="warmup",
         help="warm-up iterations a block (by a changepoint test; 4 calls a rank or 5 ms at least)",
@@ -181,7 +169,6 @@ def add_method_options(add: AddOption) -> None:
     add(
         "--tuned",
         changes=METHOD,
-        default=None,
         metavar="FILE",
         help="tuning table for auto; 'none' disables (this machine's table, if bench.tune made "
         "one)",

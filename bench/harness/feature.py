@@ -1,4 +1,4 @@
-"""The seam for optional parts of a sweep, such as an arrival skew or slowed launches.
+"""The interface of optional parts of a sweep, such as an arrival skew or slowed launches.
 
 A feature is a file of `bench/features/` and a line in its `__init__`; all else works without."""
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # no command line needs these modules
     from reports.store.schema import CaseHeader
 
 
-class Ranks(Protocol):
+class SessionView(Protocol):
     """What a feature sees of the session."""
 
     world: World
@@ -41,12 +41,12 @@ class Feature:
         """The shapes to measure, given the shapes of the collective."""
         return list(shapes)
 
-    def algorithms(self, session: Ranks) -> Mapping[str, Algorithm]:
+    def algorithms(self, session: SessionView) -> Mapping[str, Algorithm]:
         """Algorithms by name beside the collective's own. All ranks call it."""
         return {}
 
     def change(
-        self, session: Ranks, header: "CaseHeader", case: Case, iteration: "Iteration"
+        self, session: SessionView, header: "CaseHeader", case: Case, iteration: "Iteration"
     ) -> "Iteration":
         """The iteration of a case with this feature. Raises DeviceError."""
         return iteration

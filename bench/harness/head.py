@@ -17,7 +17,6 @@ from bench.machine.pci import describe_rate
 from collectives.collective import partner
 from collectives.communicator import Communicator
 from collectives.operation import Unsupported, World
-from collectives.table import written
 from reports.store.schema import Run
 
 
@@ -136,20 +135,26 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
 
 
 def method_of(session: Session, suite: Suite) -> dict[str, Any]:
-    """How the cases are measured, where not by default: what the options of METHOD say. A table of
-    `auto` is named by a digest of its choices for these ranks, and a graph counts where it is used:
-    both also have defaults that depend on the machine."""
+    """How the cases are measured, where not by default: what the options of METHOD say. For a graph
+    and a table, whose defaults depend on the machine, it says what the run used: the table as a
+    digest of its choices for these ranks in each state of the link, fastest first."""
     world, method = session.world, dict(session.options.method)
     here = {
         "ranks": session.communicator.size,
         "hosts": session.communicator.hosts,
         "memory": world.memory,
     }
-    rows = sorted(written([row]) for row in world.rows if here.items() <= row.where.items())
-    is_tuned = any(header.chosen for header in suite.headers) and rows
+    rows = [row for row in world.rows if here.items() <= row.where.items()]
+    rows.sort(key=lambda row: row.where.get("round_trip_ns", [0.0]))
+    choices = [
+        (row.size_bytes, row.where["variant"], row.where.get("mode", ""), row.algorithm.name)
+        for row in rows
+    ]
+    choices.sort(key=lambda choice: choice[:-1])  # states of a case stay in their order
+    is_tuned = any(header.chosen for header in suite.headers) and choices
     known = {
         "graph": int(world.graph),
-        "tuned": hashlib.sha256("".join(rows).encode()).hexdigest()[:7] if is_tuned else "",
+        "tuned": hashlib.sha256(repr(choices).encode()).hexdigest()[:7] if is_tuned else "",
     }
     for name, value in known.items():
         method.pop(name, None)

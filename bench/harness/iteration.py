@@ -1,5 +1,5 @@
-"""One iteration of a case: its steps, and the results of its pilot. `timing` gives its actions to
-one of three executors: the native loop of a CPU, the stream of a GPU, or Python."""
+"""One iteration of a case: its steps and its schedule. `timing` gives its actions to one of three
+executors: the native loop of a CPU, the stream of a GPU, or Python."""
 
 import ctypes
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from bench.harness import verify
 from collectives.algorithms import between_hosts as hierarchical
 from collectives.algorithms.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.binding import build_macros, plain_arguments
-from collectives.collective import COLLECTIVES, DATATYPES, Array, Collective, Datatype
+from collectives.collective import COLLECTIVES, DATATYPES, Array, Collective
 from collectives.operation import Bound, Case, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer
 from collectives.probe import probe_kernels
@@ -88,11 +88,6 @@ class Iteration:
     facts: Callable[[Stamps, "Perform"], dict[str, float] | None] | None = None
     schedule: Schedule = field(default_factory=Schedule)
 
-    def follow_link(self, round_trip_ns: float) -> None:
-        """Switches to the operation for the state of the link nearest to this round trip."""
-        nearest = self.operation.in_state(round_trip_ns)
-        self.operation = replace(nearest, by_link=self.operation.by_link)
-
     def actions(self, meet: Step) -> list[Action]:
         """The one description of an iteration, which all executors follow."""
         begin = [Action(self.prepare, Phase.PREPARE), Action(meet, Phase.MEET)]
@@ -139,7 +134,8 @@ class Buffers:
     def addresses(
         self, collective: Collective, segment_bytes: int, rank: int, in_place: bool
     ) -> tuple[int, int]:
-        """Of a case's send and receive buffer; in place one begins in the other's own segment."""
+        """The addresses of a case's send and receive buffers; in place, the smaller one is this
+        rank's own segment of the larger one."""
         if not in_place:
             return self.send.address, self.receive.address
         whole = self.receive.address
@@ -147,7 +143,7 @@ class Buffers:
         return whole if collective.sends_all else own, whole if collective.receives_all else own
 
     def moved_to(self, target: "Buffers", case: Case) -> Case:
-        """A case on these buffers, at the same places of the target's."""
+        """The case moved from these buffers to the same offsets of the target's."""
 
         def place(address: int) -> int:
             for memory, other in ((self.send, target.send), (self.receive, target.receive)):
@@ -160,34 +156,11 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Segments:
-    """A buffer with a repeated table in each segment; `tables` has a period of each, stored."""
+    """A buffer whose segments each repeat a table; `tables` has one period of each, encoded."""
 
     address: int
     segment_bytes: int
     tables: Array
-
-
-def pattern_of(
-    world: World,
-    datatype: Datatype,
-    segments: Segments,
-    tables: Memory,
-    wrong: Memory,
-    repeats: int = verify.REPEATS,
-) -> Pattern:
-    """The argument of write_pattern and count_wrong; the caller keeps `tables` and `wrong`."""
-    table_bytes = repeats * verify.PERIOD * datatype.size_bytes
-    return Pattern(
-        segments.address,
-        tables.address,
-        len(segments.tables),
-        segments.segment_bytes,
-        table_bytes,
-        verify.PERIOD,
-        datatype.size_bytes,
-        wrong.address,
-        ctypes.addressof(world.watch),
-    )
 
 
 def nothing(world: World) -> Step:
@@ -197,7 +170,7 @@ def nothing(world: World) -> Step:
 
 
 def come_late(world: World, delay_ns: int = 0) -> Step:
-    """A launch that only waits."""
+    """A launch that only waits, and so delays this rank."""
     yields = isinstance(world.shared, PeerBuffer) and world.shared.waits.yields
     arguments = Arguments(timeout_ns=delay_ns, yields=yields)
     return Step(world.device.loop_kernels().kernel("come_late"), arguments)
@@ -213,12 +186,10 @@ def case_iteration(
         collective, case.datatype, case.redop, ranks, buffers.seed, operation.expected_sum
     )
     receives = collective.segments(ranks)[1] * collective.receives(case.shape, rank, ranks)
-    values = data.chain_sent() if chain_calls else data.sent()
-    result = (
-        data.chain_received(case.shape, case.in_place, chain_calls)
-        if chain_calls
-        else data.received(case.shape)
-    )
+    values, result = data.sent(), data.received(case.shape)
+    if chain_calls:
+        values = data.chain_sent()
+        result = data.chain_received(case.shape, case.in_place, chain_calls)
     sent = Segments(case.send, case.segment_bytes, case.datatype.encode(values)[rank])
     received = Segments(case.receive, case.segment_bytes, result[rank][:receives])
     iteration = checked_iteration(world, case, operation, (sent, received), buffers)
@@ -250,22 +221,34 @@ def checked_iteration(
     case: Case,
     operation: Operation,
     contents: tuple[Segments, Segments],
-    keep: object,
+    owner: object,
     repeats: int = verify.REPEATS,
 ) -> Iteration:
     """Writes inputs, performs the operation, reads and checks outputs. Raises DeviceError."""
-    wrong, outputs = world.device.private(WRONG_BYTES), contents[1]
-    elements = len(outputs.tables) * outputs.segment_bytes // case.datatype.size_bytes
+    device, size = world.device, case.datatype.size_bytes
+    wrong, outputs = device.private(WRONG_BYTES), contents[1]
+    elements = len(outputs.tables) * outputs.segment_bytes // size
     most_bytes = max(len(part.tables) * part.segment_bytes for part in contents)
-    kernels, blocks = world.device.loop_kernels(), world.device.blocks_for(most_bytes)
-    # `repeats` periods can start anywhere in the first one.
-    tables = [world.device.store(np.tile(part.tables, repeats + 1)) for part in contents]
-    sent, received = (
-        pattern_of(world, case.datatype, part, table, wrong, repeats)
-        for part, table in zip(contents, tables, strict=True)
-    )
-    write = Step(kernels.kernel("write_pattern"), sent, blocks)
-    check = Step(kernels.kernel("count_wrong"), received, blocks)
+    kernels, blocks, keep = device.loop_kernels(), device.blocks_for(most_bytes), [owner, wrong]
+
+    def over(part: Segments, entry: str) -> Step:
+        # `repeats` periods can start anywhere in the first one.
+        table = device.store(np.tile(part.tables, repeats + 1))
+        keep.append(table)
+        pattern = Pattern(
+            part.address,
+            table.address,
+            len(part.tables),
+            part.segment_bytes,
+            repeats * verify.PERIOD * size,
+            verify.PERIOD,
+            size,
+            wrong.address,
+            ctypes.addressof(world.watch),
+        )
+        return Step(kernels.kernel(entry), pattern, blocks)
+
+    write, check = map(over, contents, ("write_pattern", "count_wrong"))
     consume = consume_step(world, case, "read_own", elements)
     return Iteration(
         -1,
@@ -275,7 +258,7 @@ def checked_iteration(
         consume,
         check,
         wrong=wrong,
-        keep=[wrong, *tables, keep],
+        keep=keep,
     )
 
 

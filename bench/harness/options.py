@@ -222,7 +222,11 @@ def rank_parser(
         ),
     )
     parser.set_defaults(command=command)
-    what, how, output = parser.group("what"), parser.group("how"), parser.group("output", NOTHING)
+    what, how, output = (
+        parser.group("what", CASES),
+        parser.group("how"),
+        parser.group("output", NOTHING),
+    )
     output("--quiet", action="store_true", help="print no progress on standard error")
     if IS_INSTALLED:
         how(
@@ -240,7 +244,6 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
     add(
         "-b",
         "--minbytes",
-        changes=CASES,
         type=size_bytes,
         default=16 << 10,
         metavar="SIZE",
@@ -249,7 +252,6 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
     add(
         "-e",
         "--maxbytes",
-        changes=CASES,
         type=size_bytes,
         default=size_bytes(largest),
         metavar="SIZE",
@@ -258,7 +260,6 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
     add(
         "-f",
         "--stepfactor",
-        changes=CASES,
         type=partial(whole_number, 2),
         default=factor,
         metavar="N",
@@ -324,7 +325,6 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
         "--mpi-thread-level",
         changes=METHOD,
         choices=THREAD_LEVELS,
-        default=None,
         metavar="LEVEL",
         help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber "
         "cores)",

@@ -37,19 +37,24 @@ class Progress:
     def show(self, phase: str, details: str = "") -> None:
         """Shows a phase if it is new; with other details, if the last line is old enough."""
         with self.lock:
-            self._show(phase, details)
+            now_s = time.monotonic()
+            is_new, self.phase, self.details = phase != self.phase, phase, details
+            if self.is_silent or not (is_new or now_s >= self.due_s):
+                return
+            self.due_s = now_s + (REWRITE_S if self.columns else LINE_S)
+            line = self._line(f"{phase}: {readable(details)}" if details else phase)
+            # The cursor stays in the first column, so that other output overwrites the line.
+            self._write(f"{CLEAR}{line[: self.columns - 1]}\r" if self.columns else f"{line}\n")
 
     def compiling(self, file_name: str) -> None:
         """Shows that the current phase compiles a file, which takes seconds."""
-        with self.lock:
-            self.due_s = 0.0
-            self._show(self.phase, f"compile {file_name}")
+        self.due_s = 0.0
+        self.show(self.phase, f"compile {file_name}")
 
     def show_again(self) -> None:
         """Shows the current phase if the last line is old enough."""
-        with self.lock:
-            if self.phase:
-                self._show(self.phase, self.details)
+        if self.phase:
+            self.show(self.phase, self.details)
 
     def keep(self, text: str) -> None:
         """Writes a line that stays."""
@@ -64,16 +69,6 @@ class Progress:
             if self.columns and self.phase:
                 self._write(CLEAR)
             self.phase = ""
-
-    def _show(self, phase: str, details: str) -> None:
-        now_s = time.monotonic()
-        is_new, self.phase, self.details = phase != self.phase, phase, details
-        if self.is_silent or not (is_new or now_s >= self.due_s):
-            return
-        self.due_s = now_s + (REWRITE_S if self.columns else LINE_S)
-        line = self._line(f"{phase}: {readable(details)}" if details else phase)
-        # The cursor stays in the first column, so that other output overwrites the line.
-        self._write(f"{CLEAR}{line[: self.columns - 1]}\r" if self.columns else f"{line}\n")
 
     def _line(self, text: str) -> str:
         return f"[{self.command} {time.monotonic() - STARTED_S:.0f} s] {text}"

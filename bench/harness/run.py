@@ -16,7 +16,7 @@ from bench import STARTED_S
 from bench.harness import head, tuned
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG, print_out, say
 from bench.harness.options import RunOptions
-from bench.harness.schedule import set_block_lengths, shorten, take_turns, visits, warm_up_alike
+from bench.harness.schedule import fit_rounds, set_block_lengths, shorten, visits, warm_up_alike
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.timing import link_ceilings, measure_block, measure_link, pilot
@@ -42,6 +42,7 @@ class Run:
     suite: Suite
     deadline_s: float
     file: RunFile | None = None
+    prepared_s: float = 0.0  # from the start to the first pilot
     interrupted: bool = False
     timed: Counter[int] = field(default_factory=Counter)  # iterations by case
     blocks: list[Block] = field(default_factory=list)
@@ -50,7 +51,8 @@ class Run:
 
 
 def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
-    """The cases that need another round: by the iterations of `-n`, or by rank 0's precision."""
+    """The cases that need another round: those with fewer iterations than -n or, without it, those
+    whose interval on rank 0 is too wide."""
     if requested := run.session.options.iterations:
         return [number for number in active if run.timed[number] < requested]
     if rounds < ROUNDS:
@@ -102,6 +104,7 @@ def measure(
         run.file = RunFile.create(Path(options.out), run_head)
     cpus_here = {cpu for cpus in communicator.node_gather(session.place.cpus) for cpu in cpus}
     ticks_before = cpu_ticks(cpus_here)
+    run.prepared_s = time.monotonic() - STARTED_S
     measure_all(run, policy)
     flight.note("results", case=None, block=None, text="")
     if run.file is None:
@@ -131,7 +134,7 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
     left_s = 0.85 * (run.deadline_s - time.monotonic())
     budget_s, rounds = session.communicator.broadcast(left_s), ROUNDS
     if not options.iterations:
-        rounds = take_turns(iterations, options.checks, budget_s, policy.rounds)
+        rounds = fit_rounds(iterations, options.checks, budget_s, policy.rounds)
     set_block_lengths(iterations, options.checks, budget_s, rounds, options.iterations)
     active, round_ = list(suite.iterations), 0
     while active:
@@ -231,14 +234,17 @@ def exit_status(run: Run, result: Result) -> int:
             say("wiretax", f"{run.suite.iterations[number].text}, {sentence}")
         return WRONG
     if not run.samples:
-        say("wiretax", "time ran out before a case was measured: give it more --max-time")
+        say(
+            "wiretax",
+            f"time ran out before a case was measured: preparing took {run.prepared_s:.0f} s of "
+            f"--max-time {run.session.options.max_time_s:g}; what was compiled is kept, so run it "
+            "again, or give it more --max-time",
+        )
         return CANNOT
     return FINE
 
 
-def print_result(
-    result: Result, options: RunOptions, notes: Iterable[str] = (), hosts: str = ""
-) -> None:
+def print_result(result: Result, options: RunOptions, notes: Iterable[str], hosts: str) -> None:
     """The table, the features' `notes` and the names of `hosts`, the paths of the run and its
     picture, and the requested JSON; on rank 0."""
     from reports.tables.formats import as_json  # not at the top: other ranks never print

@@ -1,4 +1,4 @@
-"""How a run divides its time: the length of blocks, the turns of slow groups, a round's order."""
+"""How a run divides its time: the length of blocks, the rounds of slow groups, a round's order."""
 
 import random
 from collections import defaultdict
@@ -11,7 +11,7 @@ from bench.harness.suite import Suite
 from bench.harness.timing import PILOT_S
 
 LONGEST_BLOCK_S = 0.1  # a stop waits for the block's end
-LEAST_TURNS = 16  # of a slow group: six even rounds give an interval in the longest state
+LEAST_GROUP_ROUNDS = 16  # of a slow group: six even rounds give an interval in the longest state
 
 
 def fewest_iterations(iteration: Iteration) -> int:
@@ -38,21 +38,21 @@ def warm_up_alike(iterations: Sequence[Iteration]) -> None:
         own.warmup = max(own.warmup, min(longest, int(PILOT_S / own.iteration_s)))
 
 
-def take_turns(iterations: Sequence[Iteration], checks: int, budget_s: float, rounds: int) -> int:
+def fit_rounds(iterations: Sequence[Iteration], checks: int, budget_s: float, rounds: int) -> int:
     """Returns the number of rounds that fit the budget. Where even the shortest blocks of all
     groups do not fit `rounds` times, slow groups run only in every k-th round (k odd, so that they
-    see odd and even rounds), down to LEAST_TURNS."""
+    see odd and even rounds), down to LEAST_GROUP_ROUNDS."""
     cost_s = defaultdict[str, float](float)
     for iteration in iterations:
         if group := iteration.schedule.group:
             cost_s[group] += block_cost_s(iteration, checks, 0.0)
     every = dict.fromkeys(cost_s, 1)
     while sum(cost_s[group] / every[group] for group in every) * rounds > budget_s:
-        slowable = [group for group in every if rounds / (every[group] + 2) >= LEAST_TURNS]
+        slowable = [group for group in every if rounds / (every[group] + 2) >= LEAST_GROUP_ROUNDS]
         if slowable:
             every[max(slowable, key=lambda group: cost_s[group] / every[group])] += 2
-        elif rounds > LEAST_TURNS:
-            rounds = max(LEAST_TURNS, rounds * 3 // 4)
+        elif rounds > LEAST_GROUP_ROUNDS:
+            rounds = max(LEAST_GROUP_ROUNDS, rounds * 3 // 4)
             every = dict.fromkeys(cost_s, 1)
         else:
             break

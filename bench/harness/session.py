@@ -26,7 +26,7 @@ from bench.harness.options import Parser, RunOptions
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
-from bench.harness.witness import claim
+from bench.harness.witness import record_end
 from bench.machine import node
 from bench.machine.placement import Place, pin
 from collectives.communicator import (
@@ -63,10 +63,10 @@ class Session:
     world: World
     flight: FlightRecord
     place: Place
+    features: Sequence[Feature] = ()
     notes: list[str] = field(default_factory=list)  # sentences for the head of the run
     overhead_us: float = 0.0  # the time of an empty collective, on rank 0
     measuring_s: float = 0.0  # in timed loops
-    features: Sequence[Feature] = ()
 
     @property
     def communicator(self) -> Communicator:
@@ -104,7 +104,7 @@ def start(
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     limit_s = max(options.timeout_s, START_S)
     signal.setitimer(signal.ITIMER_REAL, limit_s + 2)  # in case that no thread runs
-    late = threading.Timer(limit_s, end_the_start, (options, limit_s))
+    late = threading.Timer(limit_s, end_start, (options, limit_s))
     late.daemon = True
     late.start()
     if warning := scant_memory():
@@ -134,20 +134,19 @@ def start(
     else:
         late.cancel()
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-        def begin() -> int:
-            session = open_session(options, communicator, flight)
-            session.features = features
-            return work(session)
-
-        status = guarded(options, communicator, flight, begin)
+        status = guarded(
+            options,
+            communicator,
+            flight,
+            lambda: work(open_session(options, communicator, flight, features)),
+        )
         communicator.finish()
         flight.close()
     print_out("")
     sys.exit(status)
 
 
-def end_the_start(options: RunOptions, limit_s: float) -> None:
+def end_start(options: RunOptions, limit_s: float) -> None:
     """Ends a rank whose MPI still waits for other ranks."""
     say_once(
         options,
@@ -158,7 +157,7 @@ def end_the_start(options: RunOptions, limit_s: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)  # this thread runs
     with suppress(OSError):  # over a cut link the launcher would wait for minutes
         folder = Path(tempfile.mkdtemp(suffix=".flight"))
-        claim(folder, launched_rank() or 0, "did not start MPI", "its start", WRONG)
+        record_end(folder, launched_rank() or 0, "did not start MPI", "its start", WRONG)
         start_witness(folder, {launched_rank() or 0: os.getpid()}, platform.node())
     time.sleep(1)  # the launcher would kill rank 0 before it has spoken
     os._exit(WRONG)
@@ -191,7 +190,12 @@ def guarded(
         flight.end(flight.record, "failed", WRONG, f": {type(error).__name__}: {error}{trace}")
 
 
-def open_session(options: RunOptions, communicator: Communicator, flight: FlightRecord) -> Session:
+def open_session(
+    options: RunOptions,
+    communicator: Communicator,
+    flight: FlightRecord,
+    features: Sequence[Feature],
+) -> Session:
     """Opens the device, pins this rank and maps the peers. Raises Refusal."""
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
@@ -207,20 +211,20 @@ def open_session(options: RunOptions, communicator: Communicator, flight: Flight
     graph = options.graph != 0 and not refusal
     waits = WaitPolicy(flight.watch, place.oversubscribed, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
-    return Session(options, world, flight, place, notes)
+    return Session(options, world, flight, place, features, notes)
 
 
-def require_memory(session: Session, buffer_bytes: int, buffers: int = 2) -> None:
-    """Raises Refusal if the ranks of a host cannot have their buffers in its memory: the
+def require_memory(session: Session, buffer_bytes: int) -> None:
+    """Raises Refusal if the ranks of a host cannot have two buffers each in its memory: the
     system would kill a rank that touches what it granted. A GPU's driver refuses by itself."""
     communicator, device = session.communicator, session.world.device
     ranks, sentence = len(communicator.node_gather(0)), None
-    needed_bytes = ranks * buffers * buffer_bytes
+    needed_bytes = 2 * ranks * buffer_bytes
     peers = session.world.shared
     sharing = "" if isinstance(peers, Unsupported) else peers.sharing
     if device.is_cpu and (free_bytes := available_bytes(sharing)) < needed_bytes:
         sentence = (
-            f"{buffers} buffers of {buffer_bytes / 1e9:.1f} GB for each of {ranks} ranks "
+            f"2 buffers of {buffer_bytes / 1e9:.1f} GB for each of {ranks} ranks "
             f"are {needed_bytes / 1e9:.1f} GB, and {free_bytes / 1e9:.1f} GB are free here"
         )
     if sentence := communicator.first_reason(sentence):
@@ -228,8 +232,8 @@ def require_memory(session: Session, buffer_bytes: int, buffers: int = 2) -> Non
 
 
 def say_once(options: RunOptions, sentence: str, communicator: Communicator | None = None) -> None:
-    """Says it on rank 0 alone: on that of the communicator, unless MPI took each rank for a world,
-    otherwise on that of the launcher."""
+    """Says it on rank 0 alone: by the communicator, unless MPI started each rank as a world of its
+    own, otherwise by the launcher's variables."""
     is_first = not launched_rank()
     if communicator and communicator.size > 1:
         is_first = communicator.rank == 0

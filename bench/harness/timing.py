@@ -6,7 +6,7 @@ Iterations of a block are not independent, so intervals and the stop use block m
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -24,10 +24,10 @@ from reports.store.schema import Block, LinkBlock
 from reports.store.stats import warmup_length
 
 PILOT_S = 0.02
-# Another case leaves the lines of slabs with the wrong ranks: the next three all-reduces of two
-# ranks took up to five times as long. So calls warm up until ranks that exchange messages have had
-# all places of both halves twice, but only for this long.
-TURNS_S = 0.005
+# After another case the cache lines of the slabs are in the caches of other cores: the next three
+# all-reduces of two ranks took up to five times as long. So warm-up lasts at least until each line
+# of both halves has moved between its ranks twice, but only for this long.
+CACHE_WARMUP_S = 0.005
 MOST_WARMUP = 50
 CEILING_BYTES = 1 << 30  # that 3 to 20 iterations of a link part move for the head
 LINK_PARTS = ("copy_in", "push", "engine", "peer_read", "memory")
@@ -108,7 +108,8 @@ def follow_link(session: Session, iteration: Iteration, trip_ns: float) -> None:
     """Switches all ranks to the operation for the state of the link that rank 0 measured."""
     rank_0_ns = session.communicator.broadcast(trip_ns) if iteration.operation.by_link else 0.0
     if rank_0_ns:
-        iteration.follow_link(rank_0_ns)
+        of_state = iteration.operation.in_state(rank_0_ns)
+        iteration.operation = replace(of_state, by_link=iteration.operation.by_link)
 
 
 @dataclass(frozen=True)
@@ -144,12 +145,12 @@ def times_us(
 
 
 def least_warmup(ranks: int, chain_calls: int, iteration_s: float) -> int:
-    """The iterations until all places have changed hands twice, within TURNS_S."""
-    return min(4 * ranks // max(1, chain_calls), int(TURNS_S / iteration_s))
+    """The iterations in which each line of the slabs moves twice, within CACHE_WARMUP_S."""
+    return min(4 * ranks // max(1, chain_calls), int(CACHE_WARMUP_S / iteration_s))
 
 
 def pilot(session: Session, iteration: Iteration) -> None:
-    """Measures how long an iteration takes and how many warm up; all ranks take rank 0's word."""
+    """Measures how long an iteration takes and how many warm up, as rank 0 sees it."""
     session.flight.note("pilot", case=iteration.number, block=None, text=iteration.text)
     if iteration.operation.by_link:
         follow_link(session, iteration, round_trip_ns(session))

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from bench.harness.console import INTERRUPTED, WRONG, say
 from bench.harness.neighbours import ANSWER_S, addresses_of, answering_hosts
 from bench.harness.progress import Progress
-from bench.harness.witness import UNREACHABLE, claim, state_of
+from bench.harness.witness import UNREACHABLE, record_end, state_of
 from kernels.devices.device import PHASES, Watch
 from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, read_flight
 
@@ -30,7 +30,7 @@ COUNTERS = [field[0] for field in Watch._fields_]
 LOOK_S = 0.1  # looks are counted: the time in which a job is suspended does not count
 GRACE_S = 0.6  # a kernel's wait knows more, so it times out first
 INTERRUPT_S = 1.3  # from Ctrl-C to the end, even if a rank waits
-VERDICT_S = 0.5  # a host leaves its neighbours this time to name a rank of their own
+VERDICT_S = 0.5  # in which other hosts first report a fault of a rank of their own
 SILENCES = 2  # in a row: one lost packet is no cut link
 LAUNCHER_S = 0.4  # until MPICH's launcher may know that a rank has exited
 # In these steps ranks compile, read or write alone, for at most LONGEST_ALONE time-outs.
@@ -99,7 +99,7 @@ class FlightRecord:
                 signal.signal(number, lambda *_: None)
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
             if hosts and rank == min(pids):
-                threading.Thread(target=self._meet_neighbours, daemon=True).start()
+                threading.Thread(target=self._find_neighbours, daemon=True).start()
 
     def note(self, step: str, **state: Any) -> None:
         """Records that this rank begins `step`; pass case=, block=, text= where they change. All
@@ -124,7 +124,7 @@ class FlightRecord:
 
     def end(self, culprit: dict[str, Any], why: str, status: int, details: str = "") -> NoReturn:
         """Ends the run by the fault of a rank, unless another rank did so first."""
-        if claim(self.folder, culprit["rank"], why, f"rank {self.rank}", status):
+        if record_end(self.folder, culprit["rank"], why, f"rank {self.rank}", status):
             self.progress.clear()
             self._say(culprit, why, details)
             for pid in self.pids.values():
@@ -201,7 +201,7 @@ class FlightRecord:
             if still_s > self.timeout_s + GRACE_S:
                 self.end_if_stuck(still_s=still_s)
 
-    def _meet_neighbours(self) -> None:
+    def _find_neighbours(self) -> None:
         self.neighbours = addresses_of({*self.hosts} - {self.hosts[self.rank]})
 
     def _unreachable(self) -> list[str]:
@@ -250,8 +250,8 @@ class FlightRecord:
             if self.hosts:  # each witness speaks itself, but not across a link that is cut
                 is_here = ended["by"] in [f"rank {rank}" for rank in self.pids]
                 if ended["why"].startswith(UNREACHABLE) and not is_here:
-                    claimant = self.hosts[int(ended["by"].split()[1])]
-                    if claimant in (hosts := self._unreachable()):  # else its words arrive
+                    asker = self.hosts[int(ended["by"].split()[1])]
+                    if asker in (hosts := self._unreachable()):  # otherwise it speaks itself
                         self._say(self._lost_rank(hosts), self._lost_why())
                     elif not self.neighbours:  # the launcher would end the rank that asks
                         time.sleep(ANSWER_S + VERDICT_S)

@@ -41,7 +41,7 @@ def main(folder: Path, pids: dict[int, int], host: str = "") -> None:
 
 
 def watch(folder: Path, pids: dict[int, int], host: str) -> None:
-    """Waits for the deaths of all ranks of this host, and claims the first one that is a fault."""
+    """Waits for the ends of all ranks of this host, and records the first one that is a fault."""
     deaths, alive = select.epoll(), dict[int, int]()  # {pidfd: rank}
     closes, watched = watch_closes(folder, pids)
     for rank, pid in pids.items():
@@ -50,12 +50,12 @@ def watch(folder: Path, pids: dict[int, int], host: str) -> None:
             deaths.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
             alive[pidfd] = rank
         except ProcessLookupError:
-            claim(folder, rank, SILENT, by="witness", status=1)
+            record_end(folder, rank, SILENT, by="witness", status=1)
     while alive:
         dead = deaths.poll(LEFT_BEHIND_S if len(alive) < len(pids) else None)
         for rank in [*closed(closes, watched), *(alive.pop(pidfd) for pidfd, _ in dead)]:
             if (folder / f"rank-{rank}").exists():  # a rank that has finished removes its record
-                is_first = claim(folder, rank, SILENT, by="witness", status=1)
+                is_first = record_end(folder, rank, SILENT, by="witness", status=1)
                 if is_first and host:
                     with contextlib.suppress(OSError):  # the launcher has gone
                         print(f"wiretax: rank {rank} on {host} {SILENT}", file=sys.stderr)
@@ -129,8 +129,8 @@ def stat_of(pid: int) -> list[str]:
     return ["X", "0"]
 
 
-def claim(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
-    """Writes `ended`: `rank` ended the run. Returns False if another process has written it."""
+def record_end(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
+    """Writes that `rank` ended the run into `ended`. Returns False if another process has."""
     try:
         with (folder / "ended").open("x") as file:
             json.dump({"rank": rank, "why": why, "by": by, "status": status}, file)

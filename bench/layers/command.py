@@ -6,17 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bench.harness import options
-from bench.harness.options import (
-    CASES,
-    AddOption,
-    RunOptions,
-    comma_separated,
-    name_among,
-    whole_number,
-)
+from bench.harness.options import AddOption, RunOptions, comma_separated, name_among, whole_number
 from bench.harness.run import ROUNDS as LEAST_ROUNDS
 from bench.harness.run import Run, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
@@ -49,8 +42,8 @@ def scale(text: str) -> Fraction:
     return Fraction(text)
 
 
-def option(*flags: str, **settings: object) -> Option:
-    return lambda add: add(*flags, changes=CASES, **settings)
+def option(*flags: str, **settings: Any) -> Option:
+    return lambda add: add(*flags, **settings)
 
 
 def one_model(default: str = "llama-3.1-70b") -> Option:

@@ -9,7 +9,7 @@ import pytest
 
 from bench.harness import timing, verify
 from bench.harness.iteration import Iteration
-from bench.harness.schedule import take_turns
+from bench.harness.schedule import fit_rounds
 from bench.harness.timing import RankBlock, least_warmup, summary, times_us
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Operation
@@ -176,7 +176,7 @@ def test_slow_groups_run_in_fewer_rounds(budget_s, turns):
         iterations.append(iteration_of())
         schedule = iterations[-1].schedule
         schedule.group, schedule.iteration_s = group, each_s
-    rounds = take_turns(iterations, 1, budget_s, 256)
+    rounds = fit_rounds(iterations, 1, budget_s, 256)
     every = {each.schedule.group: each.schedule.every for each in iterations}
     assert all(number % 2 for number in every.values())
     assert every.pop("") == 1

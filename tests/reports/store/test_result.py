@@ -255,7 +255,7 @@ def test_a_runs_own_files_are_not_written_through_planted_links(tmp_path, capsys
     picture, victim = result.path.with_suffix(".png"), tmp_path / "victim"
     victim.write_text("kept")
     picture.symlink_to(victim)
-    print_result(result, RunOptions("allreduce"))
+    print_result(result, RunOptions("allreduce"), [], "")
     assert f"picture: {picture}\n" in capsys.readouterr().out
     assert not picture.is_symlink()
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -115,7 +115,8 @@ def cost_us(world: World, algorithm: Algorithm, case: Case, round_trip_ns: float
     Launches cost all alike. 0 without a known traffic: then the order of the list counts. Infinite
     for what `auto` does not choose."""
     has_variant = case.variant in algorithm.variants(world)
-    if algorithm.is_lossy or not has_variant or case.segment_bytes >= algorithm.wins_below:
+    is_known = algorithm.is_modelled and not algorithm.is_lossy
+    if not is_known or not has_variant or case.segment_bytes >= algorithm.wins_below:
         return math.inf
     traffic = algorithm.traffic(world.communicator.size, case)
     if traffic is None:

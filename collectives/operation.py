@@ -254,7 +254,8 @@ class Algorithm:
     what bench.tune varies: `stores` (around the caches), `chunks`, `grid`, `slabs`. A segment has
     at most `most_bytes(ranks)`, and a multiple of `whole_elements`; from `least_bytes` on and below
     `wins_below` it can be the fastest. `by_default`: whether a run that names no algorithm measures
-    it. `is_lossy`: only a run that names it does. `spans_hosts`: for ranks on several hosts."""
+    it. `is_lossy`: only a run that names it does. `is_modelled`: `auto` also takes it without a
+    table. `spans_hosts`: for ranks on several hosts."""
 
     base: str
     about: str
@@ -272,6 +273,7 @@ class Algorithm:
     wins_below: float = math.inf
     by_default: Callable[[World], bool] = lambda world: True
     is_lossy: bool = False
+    is_modelled: bool = True
     spans_hosts: bool = False
     needs_peers: bool = True  # mapped memory of its peers
     library_variants: int = 0  # the number of the library's variants, if the library performs it

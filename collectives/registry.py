@@ -46,19 +46,24 @@ def _by_collective() -> dict[str, dict[str, Algorithm]]:
 ALGORITHMS = _by_collective()
 
 
-def by_default(collective: str, world: World) -> list[Algorithm]:
-    """The algorithms of a run that names none."""
+def exact(collective: str, hosts: int) -> list[Algorithm]:
+    """All of ours for ranks on one host, or on several, but lossy ones; and `auto`."""
     return [
         algorithm
         for algorithm in ALGORITHMS[collective].values()
-        if algorithm.is_library
-        or algorithm.base == choice.AUTO
+        if algorithm.base == choice.AUTO
         or (
-            algorithm.spans_hosts == (world.communicator.hosts > 1)
+            not algorithm.is_library
             and not algorithm.is_lossy
-            and algorithm.by_default(world)
+            and algorithm.spans_hosts == (hosts > 1)
         )
     ]
+
+
+def by_default(collective: str, world: World) -> list[Algorithm]:
+    """The algorithms of a run that names none."""
+    ours = exact(collective, world.communicator.hosts)
+    return [LIBRARY, *(algorithm for algorithm in ours if algorithm.by_default(world))]
 
 
 def in_order(chosen: Sequence[Algorithm], among: Sequence[Algorithm]) -> list[Algorithm]:

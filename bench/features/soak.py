@@ -24,7 +24,7 @@ from collectives.collective import Collective, Datatype
 from collectives.communicator import Refusal
 from collectives.operation import Algorithm, Case, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, set_epoch
-from collectives.registry import by_default
+from collectives.registry import exact
 from kernels.devices.device import NEXT_ITERATION, Action, Counts, DeviceError, Phase, Step, Wrong
 from reports.store.case import describe_wrong
 
@@ -115,8 +115,8 @@ class Sampler:
         self, session: Session, soak: SoakOptions, draw: random.Random, buffers: Buffers
     ) -> None:
         self.session, self.soak, self.draw, self.buffers = session, soak, draw, buffers
-        usual = by_default(soak.collective.name, session.world)
-        self.algorithms = soak.algorithms or [each for each in usual if not each.is_library]
+        every = exact(soak.collective.name, session.communicator.hosts)
+        self.algorithms = soak.algorithms or every
         self.pairs = types_and_operations(draw, soak)
 
     def sample(self, is_first: bool = False) -> list[Launch]:

@@ -357,6 +357,7 @@ ALGORITHMS = {
             swaps=(),
             varies=("chunks",),
             least_bytes=LEAST_BYTES,
+            is_modelled=False,
         ),
         Algorithm(
             "ring_copy_engine",
@@ -369,6 +370,7 @@ ALGORITHMS = {
             swaps=(),
             varies=("chunks",),
             least_bytes=LEAST_BYTES,
+            is_modelled=False,
         ),
     )
 }

@@ -180,6 +180,7 @@ ONE_SHOT = Algorithm(
     _one_shot_traffic,
     _refuses,
     swaps=(),
+    is_modelled=False,
     wins_below=4 << 20,
 )
 TWO_SHOT = Algorithm(
@@ -189,5 +190,6 @@ TWO_SHOT = Algorithm(
     _two_shot_traffic,
     _refuses,
     swaps=(),
+    is_modelled=False,
 )
 ALGORITHMS = {"all_reduce": (ONE_SHOT, TWO_SHOT)}

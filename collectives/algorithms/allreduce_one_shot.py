@@ -23,7 +23,7 @@ PUSH = Algorithm(
     binder("allreduce_one_shot", "one_shot_push", lambda ranks: 2 * ranks),
     direct_traffic,
     pushes=True,
-    varies=("stores", "grid", "slabs"),
+    varies=("grid", "slabs"),
     wins_below=WINS_BELOW,
 )
 PULL = Algorithm(
@@ -33,7 +33,7 @@ PULL = Algorithm(
     partial(direct_traffic, copies=1),
     _refuses_in_place,
     registered=True,
-    varies=("stores", "grid", "slabs"),
+    varies=("grid", "slabs"),
     wins_below=WINS_BELOW,
 )
 ALGORITHMS = {"all_reduce": (PUSH, PULL)}

@@ -22,6 +22,7 @@ RING = Algorithm(
     binder("allreduce_ring", "ring", lambda ranks: 4, 4096),
     _traffic,
     pushes=True,
-    varies=("stores", "chunks", "grid"),
+    varies=("chunks", "grid"),
+    is_modelled=False,
 )
 ALGORITHMS = {"all_reduce": (RING,)}

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from collectives.collective import (
     combined,
 )
 from collectives.operation import Case
-from collectives.registry import by_default
+from collectives.registry import exact
 from kernels.devices.device import Memory
 from tests.ranks.world import ROUNDING
 
@@ -74,11 +73,8 @@ class Example:
 
 
 def usual_names(collective: str, hosts: int = 1) -> list[str]:
-    """The algorithms of a run of three or more ranks that names none."""
-    world: Any = SimpleNamespace(
-        communicator=SimpleNamespace(size=3, hosts=hosts), device=SimpleNamespace(is_cpu=True)
-    )
-    return [algorithm.name for algorithm in by_default(collective, world)]
+    """The library and all of ours but lossy ones."""
+    return ["library", *(algorithm.name for algorithm in exact(collective, hosts))]
 
 
 def drawn(draw: random.Random, name: str, ranks: int) -> Example:

@@ -31,7 +31,7 @@ from collectives.experts.routing import draw as draw_routes
 from collectives.layers.fused import FUSED
 from collectives.operation import Algorithm, Case, Operation
 from collectives.peer_buffer import PeerBuffer, set_epoch
-from collectives.registry import ALGORITHMS, by_default
+from collectives.registry import ALGORITHMS, exact
 from collectives.table import parsed
 from kernels.devices.device import Action, Counts, Memory
 from tests.ranks.layer_cases import (
@@ -119,7 +119,7 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
         datatype = draw.choice(types)
         redop = draw.choice(["sum", "avg" if datatype.is_float else "max"])
         known = ALGORITHMS[collective.name]
-        ours = [each for each in by_default(collective.name, session.world) if not each.is_library]
+        ours = exact(collective.name, 1)
         chunked = [
             each.name + draw.choice(CHUNKS) if each.needs_peers else each.name for each in ours
         ]

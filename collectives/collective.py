@@ -252,8 +252,9 @@ COLLECTIVES = {
 
 @dataclass(frozen=True)
 class Traffic:
-    """The least that a collective costs a rank: flags in a row; for each stage the bytes copied
-    into peer memory and read from it; bytes copied from send to receive buffer."""
+    """The least that a rank does in a collective. `hops`: flags, each of which waits for the one
+    before; `stages`: of each part, the bytes stored into peer memory and the bytes read from it;
+    `memory_bytes`: bytes copied from the send to the receive buffer."""
 
     hops: int
     stages: tuple[tuple[int, int], ...]

@@ -20,6 +20,7 @@ from kernels.devices.device import (
     Device,
     DeviceError,
     Memory,
+    Multicast,
     Own,
     Watch,
 )
@@ -72,7 +73,7 @@ class PeerBuffer:
     half_bytes: int = HALF_BYTES
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
     inboxes: list[list[Memory]] = field(default_factory=list)  # for copy engines, largest last
-    multicast: Any = None  # of allreduce_multimem.py: slabs behind one address, or why not
+    multicast: Multicast | str | None = None  # slabs behind one address, or why there are none
 
     @property
     def kind(self) -> str:

@@ -1,4 +1,4 @@
-"""Opens the foundation of a run: the requested device, and the peers' memory on it."""
+"""Opens the World of a run: the requested device, the peers' memory on it, and the library."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -89,9 +89,8 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
     layer_bytes = columns * model.hidden * weights.size_bytes
     host_bytes = psutil.virtual_memory().available / len(session.communicator.node_gather(None))
     free = device.facts.get("memory_bytes", 0) / device.sharers or host_bytes
-    room = MEMORY_SHARE * min(
-        session.communicator.all_gather(free)
-    )  # of a rank's GPU, or of a host
+    # Of a rank's GPU, or of a rank's part of its host; the least of all ranks.
+    room = MEMORY_SHARE * min(session.communicator.all_gather(free))
     copies = min(ranks, 2)  # a share of each layer, and a stage's layers
     held = min(layers, int(room / (copies * layer_bytes)))
     if held < ranks:
@@ -166,10 +165,9 @@ class Splits:
             for name in product(names, ("registered", "copied"))
         }
         idle, prepare = self.idle(), self.prepare(alone.initial)
+        from_python = self.batch.net.in_python
         candidates = {
-            name: Iteration(
-                -1, " ".join(name), prepare, bound, idle, idle, from_python=self.batch.net.in_python
-            )
+            name: Iteration(-1, " ".join(name), prepare, bound, idle, idle, from_python=from_python)
             for name, bound in forms.items()
             if isinstance(bound, Operation)
         }

@@ -35,8 +35,8 @@ def _bind(entry: str, world: World, case: Case) -> Bound:
     peers = world.mapped
     if peers.multicast is None:
         peers.multicast = _probed_slabs(world)
-    if isinstance(peers.multicast, Unsupported):
-        return peers.multicast
+    if isinstance(peers.multicast, str):
+        return Unsupported(peers.multicast)
     return _bind_slabs(entry, world, case, peers.multicast)
 
 
@@ -69,7 +69,7 @@ def _bind_slabs(entry: str, world: World, case: Case, slabs: Multicast) -> Bound
     return bound
 
 
-def _probed_slabs(world: World) -> Multicast | Unsupported:
+def _probed_slabs(world: World) -> Multicast | str:
     """This rank's slab and the address of all, or why there are none; the same on all ranks."""
     communicator, undo = world.communicator, contextlib.ExitStack()
     try:
@@ -80,7 +80,7 @@ def _probed_slabs(world: World) -> Multicast | Unsupported:
         _probe(world, slabs)
     except Refusal as refusal:
         undo.close()
-        return Unsupported(str(refusal))
+        return str(refusal)
     return slabs
 
 

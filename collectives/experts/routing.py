@@ -95,13 +95,17 @@ def choose(counts: Array, tokens: int, top_k: int, seed: int) -> Array:
 
 @dataclass(frozen=True)
 class Routes:
-    """The experts that tokens chose, and their weights, (tokens, top_k). Tokens and experts are
-    split over the ranks in order, as evenly as possible. `skew` has a hash instead of a path.
+    """A batch of tokens and the experts that they chose. Tokens and experts are split over the
+    ranks in order, as evenly as possible. `skew` has a hash instead of a path.
 
-    `owner` is the rank of each expert, (experts,); `tokens_of` the number of tokens on each rank,
-    (ranks,); `home` the rank of each token and `place` its index there, (tokens,). `leaving`:
-    whether a rank sends the token at a place to another rank, (ranks, ranks, places). `between`:
-    how many tokens each rank sends to each other rank, (ranks, ranks); as many return."""
+    | field | shape | value |
+    |---|---|---|
+    | `chosen`, `weights` | (tokens, top_k) | the experts of each token, and their weights |
+    | `owner` | (experts,) | the rank of each expert |
+    | `tokens_of` | (ranks,) | the number of tokens on each rank |
+    | `home`, `place` | (tokens,) | the rank of each token, and its index there |
+    | `leaving` | (ranks, ranks, places) | whether a rank sends the token at a place to another |
+    | `between` | (ranks, ranks) | tokens that a rank sends to another; as many return |"""
 
     skew: str
     ranks: int

@@ -126,8 +126,15 @@ def mapped_here(world: World) -> PeerBuffer:
 
 
 def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
-    """The residual and norm of the sums at this address; None: of all ranks' parts, in one launch
-    with their all-reduce. All ranks call it."""
+    """Adds the residual to sums, and normalises. All ranks call it. Raises DeviceError.
+
+    | `sums` | variant | kernel |
+    |---|---|---|
+    | an address | any | add_rmsnorm: of the sums there |
+    | None | copied | allreduce_rmsnorm_pull: of the parts of all ranks, over slabs |
+    | None | registered | allreduce_rmsnorm_pull_registered: the same, over the ranks' buffers |
+    | None | registered, near cores, up to MOST_DIRECT_BYTES | allreduce_rmsnorm_direct_registered |
+    """
     if sums is None and isinstance(world.peers, Unsupported):
         return world.peers
     peers = mapped_here(world)
@@ -182,7 +189,8 @@ def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bo
 
 
 def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
-    """This rank's products; `fused`: in one launch with their all-reduce, which all ranks call."""
+    """This rank's products; `fused`: in one launch with their all-reduce, which all ranks call.
+    Raises DeviceError."""
     if fused and isinstance(world.peers, Unsupported):
         return world.peers
     ranks, entry = world.communicator.size, "gemv_allreduce" if fused else "gemv"

@@ -217,8 +217,8 @@ class NcclLibrary(Library):
 
     def bind_smallest(self, world: World) -> Bound:
         """Binds an all-reduce of one element. Raises DeviceError."""
-        word = self.device.private(4).address
-        case = Case(COLLECTIVES["all_reduce"], 1, DATATYPES["int32"], "sum", word, word, True)
+        at = self.device.private(4).address
+        case = Case(COLLECTIVES["all_reduce"], 1, DATATYPES["int32"], "sum", at, at, True)
         return self.bind(world, case)
 
     def barrier(self, world: World) -> Step:

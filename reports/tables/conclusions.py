@@ -7,24 +7,12 @@ from itertools import groupby
 from reports.store.case import late_us
 from reports.store.schema import Result
 from reports.tables import sentences
-from reports.tables.rows import SizeRow, token
+from reports.tables.rows import SUSPECT, SizeRow, token
 
 
 def closing(result: Result, rows: Sequence[SizeRow], chained: Sequence[SizeRow]) -> list[str]:
-    """The marks of the rows, the verdict against the library, and the time of a token."""
+    """The verdict against the library, and the time of a token."""
     lines = []
-    better = [
-        f"{sentences.spoken(row.better[0])} at {row.label} ({row.better[1]:.2f}x{mode})"
-        for group, mode in ((rows, ""), (chained, ", chained"))
-        for row in group
-        if row.better
-    ]
-
-    if better:
-        lines.append("* another variant beat auto by more than 5 %: " + sentences.some(better, 4))
-    if any(row.ours and row.ours.suspect for row in (*rows, *chained)):
-        lines.append("! faster than the bound of the measured parts allows: suspect")
-
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     ours = "auto" if is_auto else "the best of ours"
     verdicts = []
@@ -43,6 +31,17 @@ def closing(result: Result, rows: Sequence[SizeRow], chained: Sequence[SizeRow])
         )
 
     return [*lines, *token(result, chained or rows)]
+
+
+def marks(rows: Sequence[SizeRow]) -> list[str]:
+    """The footnotes of the marks in these rows."""
+    better = [
+        f"{sentences.spoken(row.better[0])} at {row.label} ({row.better[1]:.2f}x)"
+        for row in rows
+        if row.better
+    ]
+    lines = ["* another variant beat auto by more than 5 %: " + sentences.some(better, 4)]
+    return lines * bool(better) + [SUSPECT] * any(row.ours and row.ours.suspect for row in rows)
 
 
 def _sizes(rows: Sequence[SizeRow], names: Iterable[str | None]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import io
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import IO, Any
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.writing import write_named
-from reports.tables.sentences import machine, tick_text
+from reports.tables.sentences import algorithm_of, machine, tick_text
 
 # Okabe and Ito's palette, for readers with any colour vision.
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"]
@@ -96,35 +96,37 @@ def legend_below(drawing: Any, handles: Sequence[Any], names: Sequence[str], **s
 
 @dataclass
 class Line:
-    """A line of a picture: the cases of an algorithm, smallest size first. Pictures with `auto`
-    emphasise the library and `auto`, other pictures all lines (`is_main`)."""
+    """A line of a picture: the cases of an algorithm, smallest size first. Lines of algorithms that
+    the command line named are bold, with their names beside them."""
 
     name: str
     style: Style
     cases: list[Case]
-    is_main: bool
+    is_named: bool
 
 
-def lines_of(cases: Sequence[Case]) -> list[Line]:
-    """The lines of these cases, the library and `auto` first."""
+def lines_of(cases: Sequence[Case], named: Collection[str] = ()) -> list[Line]:
+    """The lines of these cases, the library and `auto` first; `named` as of `named_in`."""
     first = {"library": 0, "auto": 1}
-    keys = dict.fromkeys((case.algorithm, case.variant) for case in cases)
-    ordered = sorted(keys, key=lambda key: first.get(key[0], 2))
-    algorithms = [algorithm for algorithm, _ in ordered]
+    by_key: dict[tuple[str, str], list[Case]] = {}
+    for case in sorted(cases, key=lambda case: (first.get(case.algorithm, 2), case.size_bytes)):
+        by_key.setdefault((algorithm_of(case), case.variant), []).append(case)
+
+    algorithms = [algorithm for algorithm, _ in by_key]
     lines = []
 
-    for (algorithm, variant), style in zip(ordered, styles_of(ordered), strict=True):
-        own = [case for case in cases if (case.algorithm, case.variant) == (algorithm, variant)]
-        own.sort(key=lambda case: case.size_bytes)
+    for ((algorithm, variant), own), style in zip(
+        by_key.items(), styles_of([*by_key], named), strict=True
+    ):
         name = (own[0].library or algorithm) + f" {variant}" * (algorithms.count(algorithm) > 1)
-        lines.append(Line(name, style, own, algorithm in first or "auto" not in algorithms))
+        lines.append(Line(name, style, own, algorithm in named))
 
     return lines
 
 
-def styles_of(keys: Sequence[tuple[str, str]]) -> list[Style]:
+def styles_of(keys: Sequence[tuple[str, str]], named: Collection[str] = ()) -> list[Style]:
     """A style for each (algorithm, variant). The library is black. `auto` is wide and lies under
-    the others, because it runs one of them."""
+    the others, because it runs one of them; `named` ones are bold."""
     styles, seen = list[Style](), Counter[str]()
     has_auto = any(algorithm == "auto" for algorithm, _ in keys)
 
@@ -137,6 +139,8 @@ def styles_of(keys: Sequence[tuple[str, str]]) -> list[Style]:
             "auto": (COLOURS[:2], 3.5, 8, 1),
             "others": (COLOURS[2 * has_auto :], 1.2, 4, 3),
         }[family]
+        if algorithm in named:
+            width, marker_size = 2.6, 6
         styles.append(
             {
                 "color": colours[place % len(colours)],

@@ -192,7 +192,7 @@ def as_nccl_tests(result: Result, algorithm: str | None = None, registered: bool
     cases = [case for case in cases if case.shape == cases[0].shape]
     variants = dict.fromkeys(case.variant for case in cases)
     variant = "registered" if registered and "registered" in variants else next(iter(variants))
-    shown = [case for case in cases if case.variant == variant]
+    shown = [case for case in cases if case.variant == variant and case.memory == cases[0].memory]
     left_out = len(result.cases) - len(shown)
     devices = []
 

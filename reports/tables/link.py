@@ -101,7 +101,7 @@ def rates(result: Result) -> Any:
 
 def render(result: Result) -> str:
     """The matrices with their head and sentences, at most 80 columns for up to 9 ranks."""
-    tables, ranks = [], range(0)
+    tables = []
     for title, unit, values in matrices(result):
         ranks = range(len(values))
         rows = [[f"{rank:>4}", *map(number, row)] for rank, row in enumerate(values)]
@@ -116,9 +116,7 @@ def render(result: Result) -> str:
     ]
     columns = {"size": 7} | {name.replace("_", "\n", 1): 10 for name in names}
     tables.append(("GB/s of the slowest at each size", plain_table(columns, rows)))
-    return lay_out_run(
-        result, headline([result], points), [], tables, findings(result), 8 * (len(ranks) + 1)
-    )
+    return lay_out_run(result, headline([result], points), [], tables, findings(result))
 
 
 def points(result: Result) -> list[Point]:

@@ -1,4 +1,4 @@
-"""The table of all cases of a run, a row each, with every figure that schema.FIGURES declares."""
+"""The tables of all cases of a run, a row each, with every figure that schema.FIGURES declares."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 from rich.table import Table
 
 from reports.store.schema import FIGURES, Case, Range, Result, Summary
+from reports.tables.rows import SUSPECT, ratio_text, speed_ups
 from reports.tables.sentences import (
+    algorithm_of,
     count,
     interval_text,
     number,
@@ -16,16 +18,29 @@ from reports.tables.sentences import (
 )
 
 OTHER_STATES = {"own": " (another state of the link)", "mixed": " (the link never settled)"}
+# Columns that stand in the title if all cells are alike, and those that others make superfluous.
+FOLDED = ("type", "variant", "place", "mixed", "#wrong", "blocks", "status")
+LEFT_OUT = {"mode", FIGURES["alg_bw_gb_s"].heading}
 
 
-def long_table(result: Result) -> Table:
-    """A row for each case, smaller sizes first, isolated before chained."""
-    cases = sorted(
-        result.cases,
-        key=lambda case: (case.size_bytes, case.mode != "isolated", case.in_place),
-    )
-    rows = long_rows(cases)
-    return plain_table(dict.fromkeys(rows[0], 0), [row.values() for row in rows], gap=2)
+def long_tables(result: Result) -> list[tuple[str, Table]]:
+    """A table for each mode, isolated before chained, with a row for each case, smaller sizes
+    first; without columns that are empty in it. Ordinary runs take less than 140 columns."""
+    ratios, tables = speed_ups(result), []
+    for mode in sorted({case.mode for case in result.cases}, reverse=True):
+        cases = [case for case in result.cases if case.mode == mode]
+        cases.sort(key=lambda case: (case.size_bytes, case.in_place))
+        rows = [_brief_row(case, ratio_text(ratios.get(case.case))) for case in cases]
+        texts = {name: {row[name] for row in rows} for name in rows[0] if name not in LEFT_OUT}
+        alike = [name for name in FOLDED if len(texts[name]) == 1]
+        columns = [name for name in texts if name not in alike and texts[name] != {"-"}]
+        title = ", ".join([mode, *(f"{name} {rows[0][name]}" for name in alike)])
+        headings = {name.replace(" ", "\n", 1): 0 for name in columns}
+        cells = [[row[name] for name in columns] for row in rows]
+        footnotes = [SUSPECT] * any(case.suspect for case in cases)
+        tables.append((title, plain_table(headings, cells, footnotes=footnotes)))
+
+    return tables
 
 
 def long_rows(cases: Iterable[Case]) -> list[dict[str, str]]:
@@ -37,7 +52,7 @@ def long_rows(cases: Iterable[Case]) -> list[dict[str, str]]:
 
 def _facts(case: Case) -> dict[str, str]:
     chosen = f": {case.chosen}" if case.chosen else ""
-    name = f"{case.library or case.algorithm}{chosen} {shape_text(case.shape)}"
+    name = f"{case.library or algorithm_of(case)}{chosen} {shape_text(case.shape)}"
     return {
         "size": size_text(case.size_bytes),
         "algorithm": name.rstrip(),
@@ -46,6 +61,18 @@ def _facts(case: Case) -> dict[str, str]:
         "mode": case.mode,
         "place": "in" if case.in_place else "out",
     }
+
+
+def _brief_row(case: Case, ratio: str) -> dict[str, str]:
+    """The cells without percentiles, and with an interval of the whole cost alone."""
+    cells = _facts(case) | _figures(case) | {"library/ this": ratio, "status": _status(case)}
+    for name, shown in FIGURES.items():
+        figure = getattr(case, name)
+        if isinstance(figure, Summary):
+            ends = (figure.ci_low, figure.ci_high) if name == "total_us" else (None, None)
+            cells[shown.heading] = interval_text(figure.median, *ends)
+
+    return cells
 
 
 def _figures(case: Case) -> dict[str, str]:

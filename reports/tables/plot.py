@@ -12,7 +12,7 @@ from reports.store.case import bus_factor, late_us
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.tables.figure import Line, Target, dress, figure, figure_title, legend_below, lines_of
-from reports.tables.rows import View, cost_us, imbalance, shown_cases, views
+from reports.tables.rows import View, cost_us, imbalance, named_in, shown_cases, views
 from reports.tables.sentences import shape_words
 
 
@@ -25,7 +25,7 @@ def draw_sweep(result: Result, path: Target) -> None:
     if not cases:
         raise ResultError(f"{result.path} has no measured case to draw")
 
-    lines = lines_of(cases)
+    lines = lines_of(cases, named_in(result))
     drawn = factors(view, lines, result.run.world["size"])
     with figure(path, 1, len(drawn), (8 if len(drawn) < 2 else 13, 5.8)) as (drawing, (panels,)):
         for axes, factor in zip(panels, drawn.values(), strict=True):
@@ -97,12 +97,27 @@ def _draw_lines(
     axes: Any, lines: Sequence[Line], at: Callable[[Case], float], factor: float = 0.0
 ) -> None:
     """Each line with its intervals as a band; `at` places a case on the horizontal axis."""
-    for line in lines:
+    from matplotlib.patheffects import withStroke  # not at the top: a table needs no matplotlib
+
+    for number, line in enumerate(lines, 1):
         cases = sorted(line.cases, key=at)
         places = [at(case) for case in cases]
         median, low, high = np.reshape([interval(case, factor) for case in cases], (-1, 3)).T
         axes.plot(places, median, **line.style, label=line.name)
         axes.fill_between(places, low, high, color=line.style["color"], alpha=0.25, lw=0, zorder=2)
+        if line.is_named and cases:
+            middle = number * len(cases) // (len(lines) + 1)  # each name in another place
+            axes.annotate(
+                line.name,
+                (places[middle], median[middle]),
+                xytext=(0, 9),
+                textcoords="offset points",
+                ha="center",
+                color=line.style["color"],
+                weight="bold",
+                zorder=6,
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+            )
 
 
 def draw_routed(result: Result, path: Target) -> None:
@@ -119,7 +134,7 @@ def draw_routed(result: Result, path: Target) -> None:
     if not panels:
         raise ResultError(f"{result.path} has no measured case to draw")
 
-    lines = lines_of([case for cases in panels.values() for case in cases])
+    lines = lines_of([case for cases in panels.values() for case in cases], named_in(result))
     with figure(path, 1, len(panels), (4.6 * len(panels) + 0.6, 5.4)) as (drawing, (places,)):
         for place, (title, cases) in zip(places, panels.items(), strict=True):
             of_panel = [

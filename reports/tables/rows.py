@@ -9,11 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import LinkStates, RoundCosts, beside, costs_in, is_peer, late_us, paired
+from reports.store.case import (
+    LinkStates,
+    RoundCosts,
+    beside,
+    costs_in,
+    find_states,
+    is_peer,
+    late_us,
+    paired,
+    work_of,
+)
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
-from reports.tables.sentences import EVEN_RATIO, TOKEN_CALL_SIZE_BYTES, digits, number, size_text
+from reports.tables.sentences import (
+    EVEN_RATIO,
+    TOKEN_CALL_SIZE_BYTES,
+    algorithm_of,
+    digits,
+    number,
+    size_text,
+)
 
+SUSPECT = "! faster than the bound of the measured parts allows: suspect"  # a table's footnote
 BEATEN_BY = 1.05
 # An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
 TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
@@ -26,11 +44,23 @@ View = tuple[str, Any]  # a mode and a shape: one table
 
 
 @dataclass
+class Named:
+    """An algorithm that the command line names, at one size: its best variant, and the costs of the
+    library and of ours over its own. None where nothing was measured."""
+
+    case: Case | None
+    us: float | None
+    from_library: Interval | None
+    from_ours: Interval | None
+
+
+@dataclass
 class SizeRow:
     """One size, or one skew of a routed all-to-all. `library` is the library's best variant;
     `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`, and by which
-    factor; `n_wrong` counts wrong elements, None if nothing was checked. The interval of `ratio`
-    holds within this launch: another launch may lie outside."""
+    factor; `n_wrong` counts wrong elements, None if nothing was checked; `named` has the algorithms
+    of `named_in`. The interval of `ratio` holds within this launch: another launch may lie
+    outside."""
 
     size_bytes: int
     skew: str | None
@@ -41,6 +71,7 @@ class SizeRow:
     ratio: Interval | None
     better: tuple[str, float] | None
     n_wrong: int | None
+    named: dict[str, Named]
 
     @property
     def label(self) -> str:
@@ -128,9 +159,23 @@ def shown_cases(result: Result, view: View) -> list[Case]:
         if first and (case.datatype, case.redop) == (first.datatype, first.redop)
     ]
     cases = [case for case in cases if not case.in_place] or cases
-    # Quantised algorithms compete only if they are all there is, or `auto` chose one.
+    # Quantised algorithms appear only if they are named, or all there is, or `auto` chose one.
     lossless = [case for case in cases if case.snr_db is None or case.algorithm == "auto"]
-    return lossless if any(case.algorithm != "library" for case in lossless) else cases
+    is_enough = any(case.algorithm != "library" for case in lossless)
+    return lossless if is_enough and not named_in(result) else cases
+
+
+def named_in(result: Result) -> list[str]:
+    """The algorithms of ours that `--algorithm` named; [] without that option."""
+    if not any(word.partition("=")[0] == "--algorithm" for word in result.run.argv):
+        return []
+
+    names = (
+        algorithm_of(case)
+        for case in result.cases
+        if case.algorithm not in ("library", "auto") and not is_peer(case)
+    )
+    return list(dict.fromkeys(names))
 
 
 def by_type(result: Result) -> dict[str, list[Case]]:
@@ -184,19 +229,36 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
         key = case.size_bytes, (case.shape or {}).get("skew")
         groups.setdefault(key, []).append(case)
 
-    rivals = {}
+    rivals, names = {}, named_in(result)
     for key, cases in groups.items():
-        libraries = _candidates([case for case in cases if case.algorithm == "library"])
-        auto = [case for case in cases if case.algorithm == "auto"]
-        own = _candidates(auto or [case for case in cases if case.algorithm != "library"])
-        report = even if max(len(libraries), len(own)) > 1 else costs
-        rivals[key] = best(libraries, costs), best(own, costs), report
+        own = [case for case in cases if case.algorithm != "library"]
+        auto = [case for case in own if case.algorithm == "auto"]
+        competing = [
+            [case for case in cases if case.algorithm == "library"],
+            auto or [case for case in own if case.snr_db is None] or own,
+            *([case for case in own if algorithm_of(case) == name] for name in names),
+        ]
+        candidates = list(map(_candidates, competing))
+        report = even if max(map(len, candidates)) > 1 else costs
+        library, ours, *others = (best(each, costs) for each in candidates)
+        rivals[key] = library, ours, others, report
 
-    rho = autocorrelation([ratios_of(*pair) for pair in rivals.values()])
+    rho = autocorrelation(
+        [ratios_of(library, ours, report) for library, ours, _, report in rivals.values()]
+    )
     rows = []
 
-    for key, (library, ours, report) in rivals.items():
+    for key, (library, ours, others, report) in rivals.items():
         counts = [case.n_wrong for case in groups[key] if case.n_wrong is not None]
+        named = {
+            name: Named(
+                case,
+                _median_us(case, report),
+                _ratio(library, case, report, rho),
+                _ratio(ours, case, report, rho),
+            )
+            for name, case in zip(names, others, strict=True)
+        }
         rows.append(
             SizeRow(
                 *key,
@@ -207,6 +269,7 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
                 _ratio(library, ours, report, rho),
                 _better(ours, groups[key], costs, rho),
                 sum(counts) if counts else None,
+                named,
             )
         )
 
@@ -223,7 +286,10 @@ def _better(
     others = [
         case
         for case in cases
-        if cost_us(case) is not None and case.algorithm not in ("library", "auto", ours.chosen)
+        if cost_us(case) is not None
+        and case.snr_db is None
+        and case.algorithm not in ("library", "auto")
+        and ours.chosen not in (case.algorithm, f"{case.algorithm} over {case.memory}")
     ]
     fastest = best(_candidates(others), costs)
     gain = _ratio(ours, fastest, rounds_of(cases, costs, 0), rho)
@@ -232,7 +298,28 @@ def _better(
         return None
 
     variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
-    return f"{fastest.algorithm}{variant}", gain[0]
+    return f"{algorithm_of(fastest)}{variant}", gain[0]
+
+
+def speed_ups(result: Result) -> dict[int, Interval | None]:
+    """The cost of the library's best variant over that of every other case of the same work, by the
+    number of the case."""
+    states = find_states(result.blocks)
+    costs = costs_of(result, states, states.longest)
+    libraries: dict[tuple[str, bool], list[Case]] = {}
+    for case in result.cases:
+        if case.algorithm == "library":
+            libraries.setdefault((work_of(case), case.in_place), []).append(case)
+
+    pairs = {}
+    for case in result.cases:
+        rivals = _candidates(libraries.get((work_of(case), case.in_place), []))
+        if rivals and case.algorithm != "library":
+            report = rounds_of(result.cases, costs, 0) if len(rivals) > 1 else costs
+            pairs[case.case] = best(rivals, costs), case, report
+
+    rho = autocorrelation([ratios_of(*pair) for pair in pairs.values()])
+    return {number: _ratio(*pair, rho) for number, pair in pairs.items()}
 
 
 def _candidates(cases: Sequence[Case]) -> Sequence[Case]:

@@ -13,6 +13,7 @@ from reports.store.stats import MIN_PRECISE_BLOCKS
 from reports.tables.sentences import (
     MOST_LINES,
     MOST_STEAL_SHARE,
+    algorithm_of,
     describe,
     lay_out,
     machine,
@@ -112,7 +113,8 @@ def footnotes(result: Result) -> list[str]:
     unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
-            unmeasured[case.status, case.reason or case.status].add(spoken(case.algorithm))
+            name = spoken(algorithm_of(case))
+            unmeasured[case.status, case.reason or case.status].add(name)
 
     return notes + [
         f"- {status}: {', '.join(sorted(names))}: {reason}"
@@ -126,7 +128,6 @@ def lay_out_run(
     head: Sequence[str],
     tables: Iterable[tuple[str, Table]],
     conclusions: Iterable[str],
-    width: int = 0,
 ) -> str:
     """The whole text."""
     notes = [f"note: {note}" for note in result.run.notes]
@@ -135,7 +136,6 @@ def lay_out_run(
         [*_head(result, head), *notes],
         tables,
         [*footnotes(result), *conclusions],
-        width,
     )
 
 
@@ -146,15 +146,19 @@ def lay_out_brief(
     tables: Iterable[tuple[str, Table]],
     conclusions: Iterable[str],
 ) -> str:
-    """The text in MOST_LINES with the two lines of the paths: the first table, and as much as fits
-    of the other tables, the notes on this run, the footnotes and the conclusions."""
+    """The text in MOST_LINES with the two lines of the paths: the first table with its parts that
+    have no title, and as much as fits of the other tables, the notes on this run, the footnotes and
+    the conclusions."""
     bold, head = [*opening(result), headline], _head(result, head)
     room = MOST_LINES - 4 - len(wrapped([*bold, *head]))
-    shown, sentences = list[tuple[str, Table]](), list[str]()
+    shown, sentences, is_shown = list[tuple[str, Table]](), list[str](), True
 
     for title, table in tables:
-        lines = table.row_count + 4  # with a blank line, the title and two lines of headings
-        if not shown or lines <= room:
+        # With a blank line, the title, two lines of headings, and the footnotes.
+        lines = table.row_count + 4 + len(wrapped(str(table.caption or "").splitlines()))
+        if shown and title:  # a part without a title belongs to the table above it
+            is_shown = lines <= room
+        if is_shown:
             shown.append((title, table))
             room -= lines
 

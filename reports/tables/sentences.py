@@ -17,7 +17,7 @@ from rich.text import Text
 from reports.store.schema import CaseFields, Result, Run
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
-WIDTH = 80
+WIDTH, WIDEST = 80, 1000  # of sentences, and of a table, which cuts no cell
 MOST_HOSTS = 8  # that a line names
 MOST_LINES = 40  # that a command prints by default
 LEFT = (
@@ -109,11 +109,18 @@ def spoken(algorithm: str) -> str:
     return words + f", built {plus}{build}" * bool(build)
 
 
+def algorithm_of(case: Any) -> str:
+    """The algorithm of a case or a fit: `ring`, or `ring over host_staged`, as a run may have it
+    over both kinds of memory. `auto` names in `chosen` the memory that it took."""
+    is_staged = case.memory == "host_staged" and case.algorithm != "auto"
+    return f"{case.algorithm}{' over host_staged' * is_staged}"
+
+
 def describe(case: CaseFields) -> str:
     """`one-shot push 64 KiB isolated`."""
     place = "in place" if case.in_place else ""
     words = (
-        spoken(case.algorithm),
+        spoken(algorithm_of(case)),
         size_text(case.size_bytes),
         case.mode,
         shape_text(case.shape),
@@ -192,11 +199,22 @@ def wrapped(sentences: Sequence[str]) -> list[str]:
 
 
 def plain_table(
-    columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]] = (), gap: int = 1
+    columns: Mapping[str, int],
+    rows: Iterable[Iterable[str | Text]] = (),
+    gap: int = 1,
+    footnotes: Iterable[str] = (),
 ) -> Table:
-    """A table without lines from the headings with their least widths, and the cells of each row.
-    The columns of words, LEFT, are left-aligned."""
-    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    """A table without lines from the headings with their least widths, the cells of each row, and
+    the footnotes of its marks. The columns of words, LEFT, are left-aligned."""
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, gap, 0, 0),
+        header_style="bold",
+        caption="\n".join(footnotes) or None,
+        caption_style="",
+        caption_justify="left",
+    )
     for heading, width in columns.items():
         table.add_column(
             heading,
@@ -217,15 +235,14 @@ def lay_out(
     head: Iterable[str],
     tables: Iterable[tuple[str, Table]],
     sentences: Iterable[str],
-    width: int = 0,
 ) -> str:
-    """A text: the warnings and the headline in bold, the head, each table under its title, and the
-    sentences; ends with a newline."""
+    """A text: the warnings and the headline in bold, the head, each table under its title and as
+    wide as its cells, and the sentences; ends with a newline."""
     text = io.StringIO()
     has_style = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     console = Console(
         file=text,
-        width=max(width, WIDTH),
+        width=WIDEST,
         force_terminal=has_style,
         highlight=False,
         markup=False,
@@ -234,17 +251,19 @@ def lay_out(
 
     for line in bold:
         # Scripts search for the rank that stopped first: its line stays whole.
-        console.print(line, style="bold", soft_wrap=line.startswith("stopped first"))
+        is_whole = line.startswith("stopped first")
+        console.print(line, style="bold", soft_wrap=is_whole, width=None if is_whole else WIDTH)
 
     for line in head:
-        console.print(line)
+        console.print(line, width=WIDTH)
 
     for title, table in tables:
-        console.print(f"\n{title}" if title else "")
-        console.print(table)
+        console.print(f"\n{title}" if title else "", width=WIDTH)
+        is_folded = not all(column.no_wrap for column in table.columns)
+        console.print(table, width=WIDTH if is_folded else WIDEST)
 
     console.print()
     for line in sentences:
-        console.print(line)
+        console.print(line, width=WIDTH)
 
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n") + "\n"

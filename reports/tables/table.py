@@ -1,5 +1,6 @@
 """The default table of a run with its head and its sentences, and the table of all cases."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,12 +11,13 @@ from rich.text import Text
 from reports.store.case import beside, find_states, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences
-from reports.tables.conclusions import closing
+from reports.tables.conclusions import closing, marks
 from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
-from reports.tables.long import long_table
+from reports.tables.long import long_tables
 from reports.tables.peers import peer_tables
 from reports.tables.rows import (
+    Named,
     SizeRow,
     View,
     by_type,
@@ -26,19 +28,28 @@ from reports.tables.rows import (
     views,
 )
 from reports.tables.run_text import lay_out_brief, lay_out_run, opening
-from reports.tables.sentences import lay_out, number, plain_table, shape_words, size_text
+from reports.tables.sentences import (
+    algorithm_of,
+    lay_out,
+    number,
+    plain_table,
+    shape_words,
+    size_text,
+)
 
 # From this share of the shortest isolated time on, stamps and an empty launch hide a difference
 # between algorithms; on AMD's GPUs they take microseconds.
 STAMPS_SHARE = 0.25
+NAMED_BESIDE = 3  # named algorithms in one table below the first, of about 42 columns each
 
 
 def render(result: Result, long: bool = False, brief: bool = False) -> str:
-    """The table, at most 80 columns, with all tables, notes and conclusions, or `brief` as many as
-    fit a screen; or with `long` a row for each case. Ends with a newline."""
+    """The table, with all tables, notes and conclusions, or `brief` as many as fit a screen; or
+    with `long` a row for each case. At most 80 columns wide, without columns of named algorithms
+    and with short names. Ends with a newline."""
     if long:
         bold = [*opening(result), headline([result], points)]
-        return lay_out(bold, [], [("", long_table(result))], [], 400)
+        return lay_out(bold, [], long_tables(result), [])
 
     states = find_states(result.blocks)
     first, tables = views(result)[0], list[tuple[str, Table]]()
@@ -55,7 +66,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             words += _title(result, view, rows)
             rows_of.setdefault(view[0], rows)
             tables += [
-                (", ".join(words), _default_table(result, rows, view)),
+                *_default_tables(", ".join(words), result, rows, view),
                 *_lossy_tables(part, view),
                 *peer_tables(part, view, rows, states),
             ]
@@ -92,25 +103,55 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     return words
 
 
-def _default_table(result: Result, rows: Sequence[SizeRow], view: View) -> Table:
-    is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
+def _default_tables(
+    title: str, result: Result, rows: Sequence[SizeRow], view: View
+) -> list[tuple[str, Table]]:
+    """The table of a view; and those of further named algorithms, without a title."""
+    named, is_auto = (
+        list(rows[0].named),
+        {row.ours.algorithm for row in rows if row.ours} <= {"auto"},
+    )
+    name = "auto" if is_auto else named.pop() if len(named) == 1 else "best"
     has_library = any(row.library for row in rows)
-    cells = [
-        _cells(row, "auto" if is_auto else "best", has_library, bool(late_us(view[1])))
-        for row in rows
-    ]
+    cells = [_cells(row, name, has_library, bool(late_us(view[1]))) for row in rows]
+
     if result.run.world["size"] == 1:
         for of_row in cells:
             of_row.pop("busbw\nGB/s", None)
 
-    columns = dict.fromkeys(cells[0], 6) | {next(iter(cells[0])): 8}
-    return plain_table(columns, [of_row.values() for of_row in cells])
+    parts = [
+        named[:1],
+        *(named[at : at + NAMED_BESIDE] for at in range(1, len(named), NAMED_BESIDE)),
+    ]
+    tables = []
+
+    for part in parts:
+        for row, of_row in zip(rows, cells, strict=True):
+            for other in part:
+                of_row |= _named_cells(row.named[other], other, name, has_library)
+        columns = dict.fromkeys(cells[0], 6) | {next(iter(cells[0])): 8}
+        footnotes = marks(rows) if part is parts[0] else []
+        table = plain_table(columns, [of_row.values() for of_row in cells], footnotes=footnotes)
+        tables.append((title, table))
+        title, cells = "", [{"size\n": row.label} for row in rows]
+
+    return tables
+
+
+def _named_cells(named: Named, name: str, ours: str, has_library: bool) -> dict[str, str | Text]:
+    """The cells of a named algorithm by their headings."""
+    name = name.replace(" over ", "\nover ")
+    cells: dict[str, str | Text] = {f"{name}\nus": _cost(named.case, named.us)}
+    if has_library:
+        cells[f"library/\n{name}"] = ratio_text(named.from_library)
+
+    return cells | {f"{ours}/\n{name}": ratio_text(named.from_ours)}
 
 
 def _lossy_tables(result: Result, view: View) -> list[tuple[str, Table]]:
     """The quantised algorithms of a view beside their signal-to-noise ratios; none without any."""
     rows = [
-        [size_text(case.size_bytes), case.algorithm, number(cost_us(case)), *ratios]
+        [size_text(case.size_bytes), algorithm_of(case), number(cost_us(case)), *ratios]
         for case in result.cases
         if view_of(case) == view and case.snr_db and case.algorithm != "auto"
         for ratios in [[f"{ratio:.1f}" for ratio in case.snr_db.values()]]
@@ -130,7 +171,7 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
 
     if case and case.routing:
         cells = {
-            "\nskew": row.label[:12] + mark,
+            "\nskew": row.label + mark,
             "experts\nmax/mean": number(case.routing.get("expert_max_over_mean")),
             "ranks\nmax/mean": number(case.routing.get("rank_max_over_mean")),
             "leaves\nMB": number(max(case.routing.get("leaving_bytes", [0])) / 1e6),
@@ -141,8 +182,8 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
 
     cells[f"{ours}\nus"] = _cost(row.ours, row.ours_us)
     if case and not case.routing:
-        name = (row.ours.chosen or row.ours.algorithm).partition("+")[0] if row.ours else "-"
-        cells["\nalgorithm"] = name[:18] + mark
+        name = row.ours.chosen or algorithm_of(row.ours) if row.ours else "-"
+        cells["\nalgorithm"] = re.sub(r"\+\S+", "", name) + mark
 
     if has_library:
         cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)

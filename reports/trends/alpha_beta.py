@@ -11,7 +11,7 @@ from scipy.interpolate import make_interp_spline
 from scipy.special import fdtrc
 
 from reports.store.stats import Interval
-from reports.tables.sentences import shape_words
+from reports.tables.sentences import algorithm_of, shape_words
 from reports.verdicts.verdict import Bools, Floats, Integers, signed_rank_cdf
 
 MIN_SIZES, MIN_LAUNCHES = 3, 5  # of a line, for an interval
@@ -97,7 +97,7 @@ class Fit(msgspec.Struct, kw_only=True):
     def name(self) -> str:
         """`two_shot`, `two_shot registered`, `MPICH 5.0.2`."""
         variant = f" {self.variant}" if self.variant not in ("copied", "plain") else ""
-        return (self.library or self.algorithm) + variant
+        return (self.library or algorithm_of(self)) + variant
 
 
 class Crossover(msgspec.Struct):

@@ -8,6 +8,7 @@ import numpy as np
 
 from reports.store.result import ResultError
 from reports.tables.figure import dress, figure, fold, legend_below, styles_of
+from reports.tables.sentences import algorithm_of
 from reports.trends.alpha_beta import Fit, by_title, curves_us, interval, walsh_means
 
 
@@ -18,14 +19,14 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
     if not groups:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")
 
-    keys = list(dict.fromkeys((fit.algorithm, fit.variant) for fit in fits))
+    keys = list(dict.fromkeys((algorithm_of(fit), fit.variant) for fit in fits))
     styles = dict(zip(keys, styles_of(keys), strict=True))
 
     with figure(target, len(groups), 1, (7.5, 1 + 5.5 * len(groups))) as (made, axes):
         handles = {}
         for panel, (title, group) in zip(axes.flat, groups.items(), strict=True):
             for fit in group:
-                style = styles[fit.algorithm, fit.variant]
+                style = styles[algorithm_of(fit), fit.variant]
                 handles[fit.name] = panel.plot([], [], **style)[0]
                 at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
                 lines_us = np.median(curves_us(fit, at), axis=0)

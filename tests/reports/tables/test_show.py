@@ -1,21 +1,24 @@
 """The output for one run: the table, the other formats, the plot, and `python -m reports show`."""
 
+import io
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 
 from reports.__main__ import main
 from reports.imports.command import find_tests
 from reports.store.result import ResultError, read
+from reports.tables.figure import lines_of
 from reports.tables.formats import as_nccl_tests
 from reports.tables.show import plot
 from reports.tables.table import render
-from tests.reports.synthetic_run import SIZES, write_run
+from tests.reports.synthetic_run import OURS, SIZES, plan, rewrite_cases, rewrite_head, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -147,8 +150,8 @@ def test_an_algorithm_that_clearly_beats_auto_is_marked_and_named_once(tmp_path)
     text = shown(tmp_path / "a", n_blocks=16, change=slowed)
     assert rows_of(text)["16 KiB"][2] == "one_shot_push*"
     assert rows_of(text)["32 KiB"][2] == "one_shot_push"
-    words = r"beat auto by more than 5 %: one-shot pull at 16 KiB \(1\.\d\dx\)\n"
-    assert re.search(words, text)
+    words = r"\* another variant beat auto by more than 5 %: one-shot pull at 16 KiB \(1\.\d\dx\)"
+    assert re.search(words, " ".join(text.split()))
     # Five even rounds of ten give no interval, so no algorithm clearly beats auto.
     assert "*" not in shown(tmp_path / "b", n_blocks=10, change=slowed)
 
@@ -214,6 +217,112 @@ def test_show_prints_the_stored_table_and_refuses_in_one_line(tmp_path, result, 
     for options in ("--json --long", "--format xml"):
         status, out, err = show(result.path, *options.split())
         assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def named_run(folder, algorithms, **fields):
+    """A run whose command line names these algorithms."""
+    path = write_run(folder, **{"algorithms": algorithms, "n_blocks": 16} | fields).path
+    rewrite_head(path, argv=["--algorithm", ",".join(algorithms)])
+    return read(path)
+
+
+def test_a_named_algorithm_has_its_columns_and_ratios(tmp_path):
+    """Whoever writes an algorithm wants its figures, not those of `auto` alone."""
+    result = named_run(tmp_path, ["library", "auto", "ring"], sizes=[16384])
+    heading, _, row = render(result).split("\n\n")[1].splitlines()
+    assert heading.split()[-3:] == ["ring", "library/", "auto/"]
+    library, auto = map(float, row.split()[2:4])
+    ring, *ratios = re.sub(r"\[.*?\]", "", row.split(" 0 ")[-1]).split()
+    assert [float(ratio) for ratio in ratios] == pytest.approx(
+        [library / float(ring), auto / float(ring)], rel=0.02
+    )
+    assert len(re.findall(r"\[[\d.]+ [\d.]+\]", row)) == 3
+    assert "ring" not in render(write_run(tmp_path / "all", sizes=[16384])).split("\n\n")[1]
+
+
+def test_many_named_algorithms_fold_and_none_is_cut(tmp_path):
+    result = named_run(tmp_path, ["library", "auto", *OURS])
+    for brief in (False, True):
+        table = render(result, brief=brief)
+        assert max(map(len, table.splitlines())) <= 140
+        assert all(table.count(f"{name}\n") or f" {name} " in table for name in OURS)
+    assert table.count("32 MiB") >= 2  # the second part belongs to the first table
+
+
+def test_without_auto_the_only_named_algorithm_is_the_heading(tmp_path):
+    table = render(named_run(tmp_path, ["library", "ring"], sizes=[16384]))
+    assert "library   ring " in table
+    assert "library/ring" in table
+    assert "best" not in table.split("\n\n")[1]
+
+
+def test_long_has_the_speed_up_and_stays_narrow(tmp_path):
+    rows = dict[str, list[str]]()
+    result = named_run(tmp_path, ["library", "auto", "ring"], variants=("copied", "registered"))
+    table = render(result, long=True)
+    assert max(map(len, table.splitlines())) <= 140
+    assert "chain\n" not in table.partition("chained,")[0]  # of the other mode alone
+    assert "isolated, type float32 sum, place out," in table
+    for line in table.splitlines():
+        if line.startswith(" 16 KiB"):
+            rows.setdefault(line.split()[2], line.split())
+    assert float(rows["ring"][-3]) == pytest.approx(
+        float(rows["MPICH"][7]) / float(rows["ring"][6]), rel=0.05
+    )
+
+
+def test_two_kinds_of_memory_are_told_apart(tmp_path, capsys):
+    """`--memory mapped,host_staged` has each algorithm twice, and `auto` once."""
+    path = named_run(
+        tmp_path, ["library", "auto", "ring"], sizes=SIZES[:3], variants=("copied", "host")
+    ).path
+
+    def stage(case):
+        if case["algorithm"] == "auto":
+            case["memory"], case["chosen"] = "mapped,host_staged", "two_shot+nt over host_staged"
+        elif case["variant"] == "host":
+            case["memory"] = "host_staged"
+        case["variant"] = "copied"
+
+    result = read(rewrite_cases(path, stage))
+    table, long = render(result), render(result, long=True)
+    assert "two_shot over host_staged " in table
+    assert "over host_staged" in table.split("\n\n")[2]  # the heading of ring's columns
+    for name in ("ring ", "ring over host_staged ", "auto: two_shot+nt over host_staged "):
+        assert re.search(rf"16 KiB {re.escape(name)}", long), name
+    plot(result, tmp_path / "run.svg")
+    words = [*ElementTree.parse(tmp_path / "run.svg").getroot().itertext()]
+    assert {"ring", "ring over host_staged"} <= {*words}
+    main(["show", str(path), "--format", "csv"])
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert {*frame.memory[frame.algorithm == "ring"]} == {"mapped", "host_staged"}
+    assert " 16384 " in as_nccl_tests(result, "ring")
+
+
+def test_the_line_of_a_named_algorithm_is_bold_and_labelled():
+    cases = plan([16384], ["library", "auto", "ring", "two_shot"], ["isolated"])
+    lines = {line.name: line for line in lines_of(cast(Any, cases), ["ring"])}
+    assert lines["ring"].is_named
+    assert lines["ring"].style["linewidth"] > 2 > lines["two_shot"].style["linewidth"]
+
+
+def test_a_mark_never_stands_without_its_footnote(tmp_path):
+    """Forty lines cut the notes, and the second table has a footnote of its own."""
+
+    def suspect(case):
+        case["suspect"] = case["mode"] == "chained" and case["algorithm"] == "auto"
+
+    slowed = timed(lambda block: 1.6 if block.case % 6 in (1, 2) else 1)
+    run = write_run(tmp_path, n_blocks=16, change=slowed, sizes=SIZES[:6])
+    result = read(rewrite_cases(run.path, suspect))
+    result.run.notes[:0] = [f"Note {number}, at the beginning." for number in range(40)]
+    for brief in (False, True):
+        for part in render(result, brief=brief).split("\n\n"):
+            cells = re.findall(r"(?:\w[*]|%!)(?= )", part)
+            assert ("* another variant beat auto" in part) == any("*" in cell for cell in cells)
+            assert ("! faster than the bound" in part) == any("!" in cell for cell in cells)
+    assert "%!" in render(result)
+    assert "! faster than the bound" in render(result, long=True)
 
 
 def test_an_interval_that_says_nothing_is_not_printed(tmp_path):

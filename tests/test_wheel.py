@@ -115,6 +115,12 @@ def test_a_gpu_each_gets_a_rank_unless_the_cpu_is_chosen(monkeypatch):
             "-n 20; --iters 20 is the number of iterations",
         ),
         ("allredcue", {}, "wiretax: unknown command 'allredcue': did you mean allreduce?"),
+        (
+            "gate",
+            {},
+            "wiretax: unknown command 'gate': regress judges stored runs; `make gate` also "
+            "measures them, in a checkout",
+        ),
     ],
 )
 def test_a_bad_command_line_is_refused_in_one_line(line, variables, sentence):
@@ -189,7 +195,10 @@ def test_in_a_checkout_the_command_starts_ranks_and_reads_runs(tmp_path):
         "rank 0 alone prints"
     )
     done = wiretax("show", tmp_path)
-    assert (done.returncode, done.stderr) == (2, f"reports: {tmp_path} holds no run\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"reports: {tmp_path} holds no run yet: type mpirun -n 2 python -m bench.allreduce\n",
+    )
 
 
 def test_the_wheel_imports_our_folders_from_one_package_and_names_its_command():

@@ -9,7 +9,6 @@ import re
 import runpy
 import signal
 import sys
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +18,7 @@ from bench import __name__ as BENCH
 from collectives.communicator import RANK_VARIABLES, find_mpirun, launched_rank
 from reports.__main__ import COMMANDS as REPORTS
 from reports.__main__ import main as run_report
+from reports.__main__ import unknown_command
 
 CANNOT = 3  # exit status of a benchmark that this machine cannot run
 STARTERS = "campaign", "survey", "tune_library"  # which start mpirun themselves, several times
@@ -226,9 +226,8 @@ def main() -> int:
     elif command in BENCHMARKS:
         run_benchmark(command, arguments)
     else:
-        near = get_close_matches(command, [*BENCHMARKS, *REPORTS], 1)
-        hint = f"did you mean {near[0]}?" if near else "wiretax --help lists the commands"
-        refuse("", f"{f'unknown command {command!r}' if command else 'name a command'}: {hint}")
+        name_one = "name a command: wiretax --help lists them"
+        refuse("", unknown_command(command, [*BENCHMARKS, *REPORTS]) if command else name_one)
     return 0
 
 

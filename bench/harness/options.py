@@ -70,6 +70,14 @@ class Parser(argparse.ArgumentParser):
             super().print_help(file)
 
     def error(self, message: str) -> NoReturn:
+        option = re.match("unrecognized arguments: (--[^ =]+)", message)
+        near = (
+            difflib.get_close_matches(option[1], self._option_string_actions, 1, 0.8)
+            if option
+            else []
+        )
+        if near:
+            message += f": did you mean {near[0]}?"
         if launched_rank() in (None, 0):
             say(self.prog, message)
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print

@@ -320,6 +320,8 @@ def or_cannot(task: str) -> Iterator[None]:
 def reserve_run(options: RunOptions) -> str:
     """Checks that all files can be written, and reserves the run's name. Raises ResultError."""
     folder = Path(options.out)
+    if folder.is_file():
+        raise ResultError(f"--out {folder} is a file: name a folder, which receives the run")
     with or_cannot(f"write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

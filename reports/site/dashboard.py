@@ -53,6 +53,9 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
     with read_once():
         store = shared.find(results)
+        if not any([*store.contents.entries, *store.campaigns, *store.imported, *store.specs]):
+            reasons = "; ".join(["there is nothing to show", *store.left_out[:1]])
+            raise ResultError(f"{results} holds no run, log or specification: {reasons}")
         former = claim(site)
         pages = build(store, f"python -m reports {command}")
 
@@ -81,6 +84,8 @@ def claim(site: Path) -> list[str]:
     """Make `site` a folder of pages. Returns the pages of a former build in it. Raises ResultError
     if it holds other files."""
     marker = site / MARKER
+    if site.is_file():
+        raise ResultError(f"{site} is a file: the pages need a folder of their own")
     try:
         names = msgspec.json.decode(untrusted.read_bytes(marker, follow=False), type=list[str])
     except FileNotFoundError:

@@ -31,7 +31,9 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+        is_file = path.parent.is_file()
+        reason = f"{path.parent} is a file, not a folder" if is_file else error.strerror
+        raise ResultError(f"{path} cannot be written: {reason}") from error
 
 
 def _target(path: Path) -> Path | None:

@@ -19,6 +19,8 @@ from reports.tables.plot import draw_sweep
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
 from reports.tables.table import render
 
+NEWEST = Path("results")  # where benchmarks put their runs
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         type=Path,
         nargs="?",
-        default=Path("results"),
+        default=NEWEST,
         help="a run file, or a folder: the newest run below it (results)",
     )
     parser.add_argument(
@@ -46,9 +48,10 @@ def show(arguments: argparse.Namespace) -> int:
             "--json, --long and --format each print the run in another form: choose one"
         )
 
-    if arguments.run.is_dir():
+    if arguments.run.is_dir() or arguments.run == NEWEST:
         if not (files := runs_by_time(arguments.run)):
-            raise ResultError(f"{arguments.run} holds no run")
+            command = "mpirun -n 2 python -m bench.allreduce"
+            raise ResultError(f"{arguments.run} holds no run yet: type {command}")
         arguments.run = files[-1]
 
     if is_imported(arguments.run):

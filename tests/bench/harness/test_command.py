@@ -42,6 +42,7 @@ allreduce -o summ -> unknown operation 'summ': did you mean sum?
 allreduce --max-time soon -> 'soon' is not a number of seconds
 allreduce --device gpu -> invalid choice: 'gpu'
 allreduce --bogus -> unrecognized arguments: --bogus
+allreduce --algorith library -> --algorith library: did you mean --algorithm?
 allgather -o sum -> unrecognized arguments: -o sum
 allgather --algorithm two_shot -> unknown algorithm 'two_shot'
 alltoall --in-place -> --in-place: an all-to-all has no in-place form

@@ -160,12 +160,15 @@ def test_a_folder_with_other_files_is_left_unchanged(tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     for out in ("mine", "file"):
         assert main(["dashboard", str(tmp_path / "results"), "-o", str(tmp_path / out)]) == 2
-        assert len(capsys.readouterr().err.splitlines()) == 1
+        assert re.fullmatch(r"reports: .* need a folder.*\n", capsys.readouterr().err)
     assert (
         (tmp_path / "mine" / "index.html").read_text() == (tmp_path / "file").read_text() == "mine"
     )
-    assert main(["dashboard", str(tmp_path / "nothing"), "-o", str(tmp_path / "new")]) == 2
-    assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    for folder, sentence in (("nothing", "is not a folder"), ("empty", "there is nothing to show")):
+        assert main(["dashboard", str(tmp_path / folder), "-o", str(tmp_path / "new")]) == 2
+        assert sentence in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
 
 
 def test_a_second_build_deletes_only_its_own_old_pages(tmp_path):

@@ -113,7 +113,28 @@ def test_show_without_a_file_shows_the_newest_run_below_results(
     assert "4 ranks" in capsys.readouterr().out
     shutil.rmtree("results")
     assert reports(["show"]) == 2
-    assert "results cannot be read: No such file" in capsys.readouterr().err
+    assert "results holds no run yet: type mpirun" in capsys.readouterr().err
     os.mkdir("results")
     assert reports(["show"]) == 2
-    assert capsys.readouterr().err == "reports: results holds no run\n"
+    assert (
+        capsys.readouterr().err
+        == "reports: results holds no run yet: type mpirun -n 2 python -m bench.allreduce\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("shw", "unknown command 'shw': did you mean show?"),
+        ("gate", "unknown command 'gate': regress judges stored runs; `make gate` also .*"),
+        ("xyzzy", "unknown command 'xyzzy': --help lists the commands"),
+        ("show --plott=a.svg", "unrecognized arguments: --plott=a.svg: did you mean --plot?"),
+        ("show --bogus", "unrecognized arguments: --bogus"),
+    ],
+)
+def test_a_mistyped_command_or_option_gets_a_suggestion(capsys, line, sentence):
+    with pytest.raises(SystemExit, match="2"):
+        reports(line.split())
+    assert re.fullmatch(
+        "python -m reports: " + sentence.replace("?", r"\?") + "\n", capsys.readouterr().err
+    )

@@ -197,7 +197,9 @@ def test_the_plot_names_its_lines(tmp_path, result):
         plot(result, tmp_path / "run.pdf")
 
 
-def test_show_prints_the_stored_table_and_refuses_in_one_line(tmp_path, result, capsys):
+def test_show_prints_the_stored_table_and_refuses_in_one_line(
+    tmp_path, result, capsys, monkeypatch
+):
     def show(*words):
         status: Any = None
         try:
@@ -214,6 +216,9 @@ def test_show_prints_the_stored_table_and_refuses_in_one_line(tmp_path, result, 
         status, out, err = show(path)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert err.startswith(f"reports: {path}")
+    monkeypatch.chdir(tmp_path)
+    sentence = "reports: results holds no run yet: type mpirun -n 2 python -m bench.allreduce\n"
+    assert show() == (2, "", sentence)
     for options in ("--json --long", "--format xml"):
         status, out, err = show(result.path, *options.split())
         assert (status, out, err.count("\n")) == (2, "", 1)

@@ -31,7 +31,7 @@ class Wire(NamedTuple):
     read_gb_s: float
 
 
-CPU = Wire(0.0, 16.0, 8.0)
+CPU = Wire(0.0, 40.0, 20.0)  # between two cores, while a message fits their caches
 GPU = {
     "mapped": Wire(2400.0, 50.0, 40.0),
     "host_staged": Wire(2600.0, 50.0, 40.0),
@@ -114,7 +114,7 @@ def cost_us(world: World, algorithm: Algorithm, case: Case, round_trip_ns: float
     """What a model expects: half a round trip for each flag, and the bytes over their bandwidths.
     Launches cost all alike. 0 without a known traffic: then the order of the list counts. Infinite
     for what `auto` does not choose."""
-    has_variant = case.variant in algorithm.variants(world)
+    has_variant = not algorithm.needs_peers or case.variant in algorithm.variants(world)
     is_known = algorithm.is_modelled and not algorithm.is_lossy
     if not is_known or not has_variant or case.segment_bytes >= algorithm.wins_below:
         return math.inf

@@ -99,7 +99,7 @@ def test_a_row_serves_one_state_of_the_link():
 def test_the_model_needs_fewer_steps_for_short_messages_than_for_long_ones(is_cpu, ranks):
     """A short message pays for flags, a long one for bytes."""
     hops = []
-    for size_bytes in SIZES:
+    for size_bytes in (256, *SIZES):
         case = all_reduce(size_bytes)
         ours = [KNOWN[name] for name in ("one_shot_push", "one_shot_pull", "two_shot", "ring")]
         chosen = by_model(world(ranks, is_cpu), case, 200.0, ours)

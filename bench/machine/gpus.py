@@ -59,24 +59,22 @@ def examine(bus_ids: Sequence[str]) -> Facts:
 
 
 def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
-    nvml, links = nvidia_gpu(bus_id), pci.links(bus_id)
+    links, vendor = pci.links(bus_id), pci.attribute(bus_id, "vendor")
     port, card = links[-1] if links else ("", "")
-    memory_bytes, bar_bytes = pci.memory_bytes(bus_id)
-    vendor = pci.attribute(bus_id, "vendor")
-    name = {pci.NVIDIA: "NVIDIA GPU", pci.AMD: "AMD GPU"}.get(vendor, "unknown")
     return {
         "bus_id": bus_id,
         "vendor": vendor,
-        "name": nvml.get("name") or name,
-        "nvlinks": [] if bus_id in amd_peers else nvml.get("nvlinks"),
+        "name": {pci.NVIDIA: "NVIDIA GPU", pci.AMD: "AMD GPU"}.get(vendor, "unknown"),
+        "nvlinks": [] if bus_id in amd_peers else None,
         "iommu": pci.iommu(bus_id),
         "chipset": pci.through_chipset(pci.chain(bus_id)[1:-1]),
-        "memory_bytes": nvml.get("memory_bytes") or memory_bytes,
-        "bar_bytes": nvml.get("bar_bytes") or bar_bytes,
+        "memory_bytes": pci.memory_bytes(bus_id),
+        "bar_bytes": pci.bar_bytes(bus_id),
         "links": pci.rates(bus_id) or None,
         "slot_at": card,
         "slot": pci.max_rate(port),
         "card": pci.max_rate(card),
+        **nvidia_gpu(bus_id),
     }
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import Any
 
+from collectives.choice import SAME_STATE_RATIO, same_state
 from collectives.operation import Row
 from collectives.registry import ALGORITHMS
 from collectives.table import best_row, check_algorithm, parsed
@@ -25,7 +26,7 @@ Group = tuple[str, frozenset[tuple[str, Any]]]  # a collective, and facts
 @dataclass(frozen=True)
 class Cell:
     """What the runs of one machine measured at a size under some facts: the ratio of each build to
-    the best, 1 or more."""
+    the best, 1 or more; a flag's round trip between CPU cores, 0 on GPUs."""
 
     machine: str
     collective: str
@@ -42,7 +43,7 @@ def cells_of(results: Iterable[Result]) -> list[Cell]:
     found: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for result in results:
         for cell in cells_in(result):
-            state = round(math.log(cell.round_trip_ns, 1.5)) if "cpu" in cell.facts.values() else 0
+            state = round(math.log(cell.round_trip_ns or 1.0, SAME_STATE_RATIO))
             facts = frozenset(cell.facts.items())
             found[cell.machine, cell.collective, facts, cell.size_bytes, state].append(cell)
     return [joined(cells) for cells in found.values()]
@@ -64,7 +65,10 @@ def cells_in(result: Result) -> Iterable[Cell]:
         }
         if len(costs) > 1 and not is_lossy:
             ratios = {name: cost / min(costs.values()) for name, cost in costs.items()}
-            yield Cell(run.machine_id, collective, facts, rtt_ns, size_bytes, ratios, (run.run_id,))
+            trip_ns = rtt_ns if run.clock_shared else 0.0
+            yield Cell(
+                run.machine_id, collective, facts, trip_ns, size_bytes, ratios, (run.run_id,)
+            )
 
 
 def memory_of(result: Result) -> str:
@@ -107,8 +111,10 @@ def rows_from(results: Sequence[Result]) -> list[Row]:
 def rows_of_group(cells: Sequence[Cell]) -> Iterable[Row]:
     """Rows of one machine under the same facts. The states of the link divide all round trips."""
     facts = dict(cells[0].facts)
-    states = sorted({cell.round_trip_ns for cell in cells}) if facts["device"] == "cpu" else []
-    levels = [ns for ns, before in zip(states, [0, *states], strict=False) if ns > 1.5 * before]
+    states = sorted({cell.round_trip_ns for cell in cells} - {0.0})
+    levels = [
+        ns for ns, before in zip(states, [0.0, *states], strict=False) if not same_state(ns, before)
+    ]
     ends = [0.0, *(math.sqrt(a * b) for a, b in pairwise(levels)), 1e9]
     for least_ns, most_ns in pairwise(ends) if levels else [(0.0, 1e9)]:
         where = {name: facts[name] for name in sorted(facts)}

@@ -13,7 +13,6 @@ RANK_KERNEL(one_shot_multimem) {
         copy(Slab{slot}, a.send + start * ELEMENT_BYTES, n);
         fence_aliases();
       },
-      [](long, long) {},
       [&](long start, long n, auto inbox) {
         reduce_multimem(Output{a.receive + start * ELEMENT_BYTES}, multicast(a, inbox(a.rank)), n);
       });

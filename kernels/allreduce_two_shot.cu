@@ -15,8 +15,7 @@ DEVICE void sum_and_spread(const Arguments& a, long at, long count, const Source
                            PlaceFor place_for) {
   const Output output{a.receive + at};
   if (WT_WORLD == 1) return copy(output, a.send + at, count);
-  reduce<COMPLETE, WT_WORLD>(OutputAndSlab{output, place_for((a.rank + 1) % WT_WORLD)}, inputs,
-                             count);
+  reduce(OutputAndSlab{output, place_for((a.rank + 1) % WT_WORLD)}, inputs, count);
   if (PLACES > 1)
     for_each_peer<FEW_REGISTERS>(
         a, [&](long reader) { copy(place_for(reader), output.at, count); }, 2);
@@ -71,9 +70,7 @@ RANK_KERNEL(two_shot_direct_registered) {
     const auto inputs = inputs_of_all(a, a.send + at, [&](int r) { return a.sends[r] + at; });
     sum_and_spread(a, at, n, inputs, place_for);
   };
-  in_users_buffers(
-      a, [] {},
-      [&] {
-        in_parts<ON_CPU ? STORE_PREFETCH_BYTES / ELEMENT_BYTES : MOST_ELEMENTS>(own.count, sum);
-      });
+  in_users_buffers(a, [&] {
+    in_parts<ON_CPU ? STORE_PREFETCH_BYTES / ELEMENT_BYTES : MOST_ELEMENTS>(own.count, sum);
+  });
 }

@@ -4,7 +4,8 @@ host memory that both GPUs register (`host_staged`)."""
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from kernels.devices.device import (
     Bytes,
     Device,
     DeviceError,
+    Macros,
     Memory,
     Multicast,
     OutOfMemory,
+    Structures,
 )
 from kernels.devices.gpu_driver import (
     AMD_MODULE,
@@ -43,20 +46,17 @@ HDP_MEM_FLUSH_CNTL = 10005  # hipDeviceAttributeHdpMemFlushCntl: the register's 
 XGMI = 4  # HSA_AMD_LINK_INFO_TYPE_XGMI
 
 
+@dataclass(eq=False)
 class GpuMemory:
     """Memory that this process's GPU reaches at `address`."""
 
-    def __init__(
-        self,
-        device: "GpuDevice",
-        address: int,
-        size_bytes: int,
-        type: str,
-        free: Callable[[], object],
-        handle: bytes = b"",
-    ) -> None:
-        self.device, self.address, self.size_bytes, self.type = device, address, size_bytes, type
-        self.free, self.handle, self.flush_register = free, handle, 0
+    device: "GpuDevice"
+    address: int
+    size_bytes: int
+    type: str
+    free: Callable[[], object]
+    handle: bytes = b""
+    flush_register: int = 0
 
     def read(self) -> Bytes:
         data = np.empty(self.size_bytes, np.uint8)
@@ -118,12 +118,7 @@ class GpuDevice(GpuStream, Device):
             "event_resolution_us": self.event_resolution_us(),
         }
 
-    def compile(
-        self,
-        stem: str,
-        macros: Mapping[str, str],
-        structures: Sequence[type[ctypes.Structure]] = (),
-    ) -> GpuModule:
+    def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> GpuModule:
         if self.flushes_hdp:
             macros = {**macros, "WT_HDP_FLUSH": "1"}
         path = compile_kernel(self.cupy, self.arch, self.compiler, stem, macros, structures)

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_long, c_void_p
 from functools import cache
 from importlib.util import find_spec
@@ -20,7 +20,18 @@ import numpy as np
 
 from kernels.devices import shared_memory
 from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
-from kernels.devices.device import Action, Counts, Device, Kernel, Phase, Stamps, Step, Watch
+from kernels.devices.device import (
+    Action,
+    Counts,
+    Device,
+    Kernel,
+    Macros,
+    Phase,
+    Stamps,
+    Step,
+    Structures,
+    Watch,
+)
 from kernels.devices.shared_memory import HostMemory
 
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared"]
@@ -130,9 +141,7 @@ def l3_cpus() -> str:
     return ""
 
 
-def compile_kernel(
-    source: Path, macros: Mapping[str, str], structures: Sequence[type[ctypes.Structure]] = ()
-) -> Path:
+def compile_kernel(source: Path, macros: Macros, structures: Structures = ()) -> Path:
     """`source`, compiled with -D for each macro. Raises CompileError with the first complaint."""
     compiler = find_compiler()
 
@@ -183,12 +192,7 @@ class CpuDevice(Device):
         self.loop = CpuModule(compile_kernel(source, {}, structures))
         self.l2_bytes = l2_bytes()
 
-    def compile(
-        self,
-        stem: str,
-        macros: Mapping[str, str],
-        structures: Sequence[type[ctypes.Structure]] = (),
-    ) -> CpuModule:
+    def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> CpuModule:
         key = stem, tuple(sorted(macros.items()))
         if key not in self.loaded:
             path = compile_kernel(SOURCES / f"{stem}.cu", macros, structures)

@@ -16,14 +16,19 @@ DEVICE void for_tokens_of_block(long start, long end, Each each) {
 // The bytes of a row in a slot, where each row begins its own cache line.
 DEVICE long stride_of(long row_bytes) { return (row_bytes + 63) / 64 * 64; }
 
+struct Nothing {
+  template <class... T>
+  DEVICE void operator()(T...) const {}
+};
+
 // Performs these steps, numbered from `step` on, and returns the number of the step after:
 //   1. give(reader, start, n, slot), for each reader: store its part of the next n of `count` units
 //   2. signal every peer; call meanwhile(start, n); wait for every peer
 //   3. take(start, n, inbox): inbox(writer) holds the units that `writer` gave to this rank
 // A count of 0 also takes a step, since a launch waits for every peer. All have the same `most`.
-template <Path PATH, Readers READERS, class Give, class Meanwhile, class Take>
+template <Path PATH, Readers READERS, class Give, class Take, class Meanwhile = Nothing>
 DEVICE long exchange_from(const Launch& launch, long step, long count, long most, Give give,
-                          Meanwhile meanwhile, Take take) {
+                          Take take, Meanwhile meanwhile = {}) {
   const Arguments& a = launch.a;
   constexpr bool SHARED = PATH != PUSH && READERS == ALL;  // all readers share one slot
   constexpr int SLOTS = SHARED ? 1 : WT_WORLD;
@@ -51,8 +56,8 @@ DEVICE long exchange_from(const Launch& launch, long step, long count, long most
 
 // Reads or writes in the users' registered buffers. The first wait protects a buffer that its user
 // still fills or reads; the second keeps it until every peer has finished with it.
-template <class Meanwhile, class Take>
-DEVICE void in_users_buffers(const Arguments& a, Meanwhile meanwhile, Take take) {
+template <class Take, class Meanwhile = Nothing>
+DEVICE void in_users_buffers(const Arguments& a, Take take, Meanwhile meanwhile = {}) {
   const Launch launch(a);
   launch.signal(1);
   meanwhile();
@@ -76,15 +81,13 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
     if (char* to = own_place(at)) copy(Output{to}, segment_for<READERS>(a, a.send, a.rank, at), n);
   };
   if constexpr (PATH == REGISTERED) {
+    const auto take_part = [&](long at, long n) {
+      take(at, n, [&](long writer) {
+        return segment_for<READERS>(a, a.sends.selected(writer), a.rank, at);
+      });
+    };
     in_users_buffers(
-        a, [&] { in_parts(a.count, copy_own); },
-        [&] {
-          in_parts(a.count, [&](long at, long n) {
-            take(at, n, [&](long writer) {
-              return segment_for<READERS>(a, a.sends.selected(writer), a.rank, at);
-            });
-          });
-        });
+        a, [&] { in_parts(a.count, take_part); }, [&] { in_parts(a.count, copy_own); });
   } else {
     // On a CPU what all ranks read goes into a slab and its own place in one pass: 0.9 of the time.
     constexpr bool BOTH = COPIES_TO_BOTH && READERS == ALL && WT_WORLD > 1;
@@ -100,10 +103,10 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
           else
             copy(Slab{slot}, from, n);
         },
+        [&](long start, long n, auto inbox) { take(start * ELEMENT_BYTES, n, inbox); },
         [&](long start, long n) {
           if (!BOTH) copy_own(start * ELEMENT_BYTES, n);
-        },
-        [&](long start, long n, auto inbox) { take(start * ELEMENT_BYTES, n, inbox); });
+        });
     launch.leave();
   }
 }
@@ -114,7 +117,7 @@ DEVICE void exchange_and_reduce(const Arguments& a) {
   const auto nowhere = [](long) -> char* { return nullptr; };
   exchange<PATH, READERS>(a, nowhere, [&](long at, long n, auto from) {
     const char* own = segment_for<READERS>(a, a.send, a.rank, at);
-    reduce<COMPLETE, WT_WORLD>(Output{a.receive + at}, inputs_of_all(a, own, from), n);
+    reduce(Output{a.receive + at}, inputs_of_all(a, own, from), n);
   });
 }
 
@@ -163,10 +166,10 @@ struct Ring {
       case SEND:
         return copy(sent, own, segment.count);
       case ADD:
-        return reduce<PARTIAL, 2>(sent, sum, segment.count);
+        return reduce<PARTIAL>(sent, sum, segment.count);
       case ADD_LAST:
-        if (GATHERS) return reduce<COMPLETE, 2>(OutputAndSlab{output, sent}, sum, segment.count);
-        return reduce<COMPLETE, 2>(output, sum, segment.count);
+        if (GATHERS) return reduce(OutputAndSlab{output, sent}, sum, segment.count);
+        return reduce(output, sum, segment.count);
       case FORWARD:
         if (in_place) return copy(sent, from, segment.count);
         return copy(OutputAndSlab{output, sent}, from, segment.count);

@@ -14,7 +14,7 @@ from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PACK_BYTES, Device, Memory, Step, Watch
 
 STORES = (False, False), (True, False), (False, True), (True, True)  # around the caches: nt, ntr
-CPU_CHUNKS = 32 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20
+CPU_CHUNKS = 64 << 10, 128 << 10
 GPU_CHUNKS = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag across the link
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has: longer ones have a chain on request
 

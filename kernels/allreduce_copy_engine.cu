@@ -1,5 +1,5 @@
 // The kernels of an all-reduce whose transfers copy engines make: flags around the copies, and the
-// sums. collectives/allreduce_copy_engine.py puts them into two streams. An `announce` starts after
+// sums. collectives/algorithms/allreduce_copy_engine.py puts them into two streams. An `announce` starts after
 // the copies before it in its stream have ended. A sum is a launch of its own after `await_copies`:
 // ordinary memory shows a peer's stores only to a later launch.
 // Not measured yet between two GPUs: it leaves all multiprocessors to other kernels, and loses at

@@ -1,4 +1,4 @@
-// Two-shot all-reduce over a quantised wire: two_shot.h's beats, at 8.5 or 4.5 bits an element.
+// Two-shot all-reduce over a quantised wire: two_shot.h's rounds, at 8.5 or 4.5 bits an element.
 // A quantises all segments, B adds in fp32 and quantises the sums, C decodes all sums, the own ones
 // too: a result depends neither on an element's place, nor on the chunk size, nor on the build.
 // Loses bits, so `auto` never takes it. Wins where a wire's bandwidth is the bound; on one GPU,

@@ -23,10 +23,10 @@ DEVICE void gemv_allreduce_in_segments(const Gemv& g) {
     return Segment{first, smaller(first + g.step_rows, smaller(at + step_rows, end)) - first};
   };
   // Where `writer` leaves rows of an owner's segment for `reader`; row 0 of all would be at the
-  // pointer. A segment begins with its slot: in the next turn the same lines serve the reader.
+  // pointer. A segment begins with its slot: at its next use the same lines serve the reader.
   enum { PARTS, SUMS = WT_WORLD };
   const auto place = [&](long writer, long reader, long owner, long first_slot) {
-    const Place p = place_between(writer, reader, true, launch.turn_of(0, 1));
+    const Place p = place_between(writer, reader, true, launch.use_of(0, 1));
     return launch.half_of(p.slab) + (first_slot + p.slot) * bytes - owner * segment * ELEMENT_BYTES;
   };
   const auto copy_rows = [&](auto to, const char* from, Segment rows) {  // `to`: Slab or Output
@@ -99,7 +99,7 @@ DEVICE void gemv_allreduce_of_two(const Gemv& g) {
   const Launch launch(a);
   const long peer = a.rank ^ 1, bytes = WT_TOKENS * g.hidden * ELEMENT_BYTES;
   const auto parts_of = [&](long writer) {
-    const Place p = place_between(writer, writer ^ 1, true, launch.turn_of(0, 1));
+    const Place p = place_between(writer, writer ^ 1, true, launch.use_of(0, 1));
     return launch.half_of(p.slab) + p.slot * bytes;
   };
   const Segment rows = rows_of_block(g);

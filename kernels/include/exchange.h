@@ -37,9 +37,9 @@ DEVICE long exchange_from(const Launch& launch, long step, long count, long most
   do {
     const long n = smaller(most, count - start);
     const auto slot = [&](long reader, long writer) {
-      const unsigned turn = launch.turn_of(step, steps);
-      const Place place = SHARED ? Place{slab_in_turn(writer, turn), 0}
-                                 : place_between(writer, reader, PATH == PUSH, turn);
+      const unsigned use = launch.use_of(step, steps);
+      const Place place = SHARED ? Place{slab_of_use(writer, use), 0}
+                                 : place_between(writer, reader, PATH == PUSH, use);
       return launch.half_of(place.slab) + ((step & 1) * SLOTS + place.slot) * a.chunk_bytes;
     };
     for_each_peer(
@@ -141,8 +141,8 @@ DEVICE void exchange_and_gather(const Arguments& a) {
 template <bool REDUCES, bool GATHERS>
 struct Ring {
   static constexpr bool BOTH = REDUCES && GATHERS;
-  static constexpr int SUMMED = REDUCES ? WT_WORLD - 1 : 0;  // the stage that completes a segment
-  static constexpr int STAGES = SUMMED + (GATHERS ? WT_WORLD : 1);
+  static constexpr int SUMMED = REDUCES ? WT_WORLD - 1 : 0;  // the hop that completes a segment
+  static constexpr int HOPS = SUMMED + (GATHERS ? WT_WORLD : 1);
 
   // SEND and ADD pass an incomplete sum on; ADD_LAST outputs it and, if GATHERS, passes it on; so
   // does FORWARD with what it received; KEEP, the last, outputs alone.
@@ -150,11 +150,11 @@ struct Ring {
   static DEVICE Kind kind_of(int s) {
     if (s < SUMMED) return s == 0 ? SEND : ADD;
     if (SUMMED > 0 && s == SUMMED) return ADD_LAST;
-    return s < STAGES - 1 ? FORWARD : KEEP;
+    return s < HOPS - 1 ? FORWARD : KEEP;
   }
 
-  static DEVICE void stage(const Arguments& a, int s, long start, long n, const char* received,
-                           Slab sent) {
+  static DEVICE void hop(const Arguments& a, int s, long start, long n, const char* received,
+                         Slab sent) {
     const long index = (a.rank - s - !GATHERS + 2 * WT_WORLD) % WT_WORLD;
     const Segment segment = BOTH ? segment_of(n, index) : Segment{index * a.count, n};
     const char* own = a.send + (start + (REDUCES ? segment.start : 0)) * ELEMENT_BYTES;
@@ -178,32 +178,32 @@ struct Ring {
     }
   }
 
-  // Chunk k enters in beat k and passes one stage per beat: the right neighbour receives in stage
-  // s+1 what was sent in stage s. The slot (of two) that beat b overwrites was read in beat b-1.
+  // Chunk k enters in round k and passes one hop per round: the right neighbour receives in hop
+  // s+1 what was sent in hop s. The slot (of two) that round b overwrites was read in round b-1.
   static DEVICE void run(const Arguments& a) {
     const Launch launch(a);
     const long left = (a.rank + WT_WORLD - 1) % WT_WORLD, right = (a.rank + 1) % WT_WORLD;
     const unsigned neighbours = (1u << left | 1u << right) & ~(1u << a.rank);
     const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
     const long slot_bytes = BOTH ? segment_of(most, 0).count * ELEMENT_BYTES : a.chunk_bytes;
-    // An empty message too has beats enough for each rank to wait, through others, for all.
-    const long beats = (chunks > 0 ? chunks : 1) + STAGES - 1;
+    // An empty message too has rounds enough for each rank to wait, through others, for all.
+    const long rounds = (chunks > 0 ? chunks : 1) + HOPS - 1;
     const auto inbox = [&](long rank, long s, long chunk) {
-      if constexpr (WT_SWAP) rank = slab_in_turn(rank, launch.turn_of(chunk, chunks));
+      if constexpr (WT_SWAP) rank = slab_of_use(rank, launch.use_of(chunk, chunks));
       return launch.half_of(rank) + (s * 2 + chunk % 2) * slot_bytes;
     };
-    for (long beat = 0; beat < beats; ++beat) {
-      // Left has sent the data of this beat; right has read the slots that this beat overwrites.
-      if (beat > 0) launch.wait(beat, neighbours);
-      for (int s = 0; s < STAGES; ++s) {
-        const long chunk = beat - s;
+    for (long round = 0; round < rounds; ++round) {
+      // Left has sent the data of this round; right has read the slots that this round overwrites.
+      if (round > 0) launch.wait(round, neighbours);
+      for (int s = 0; s < HOPS; ++s) {
+        const long chunk = round - s;
         if (chunk < 0 || chunk >= chunks) continue;
         const char* received = s > 0 ? inbox(a.rank, s - 1, chunk) : nullptr;
-        stage(a, s, chunk * most, smaller(most, a.count - chunk * most), received,
-              Slab{inbox(right, s, chunk)});
+        hop(a, s, chunk * most, smaller(most, a.count - chunk * most), received,
+            Slab{inbox(right, s, chunk)});
       }
-      // The first beat signals all: after 2^31 launches an unwritten flag would seem to be ahead.
-      if (beat < beats - 1) launch.signal(beat + 1, beat == 0 ? launch.peers : neighbours);
+      // The first round signals all: after 2^31 launches an unwritten flag would seem to be ahead.
+      if (round < rounds - 1) launch.signal(round + 1, round == 0 ? launch.peers : neighbours);
     }
     launch.leave();
   }

@@ -183,8 +183,8 @@ DEVICE void exchange_each(const Launch& launch, long first_packet, long units, L
   const unsigned epoch = launch.epoch;
   const auto packets = [&](long writer, long reader) {
     // A reader that resets its packets owns their lines: to swap takes 1.01 to 1.05 times as long.
-    const unsigned turn = Packet::RESETS ? 0 : launch.turn_of(0, 1);
-    const Place place = place_between(writer, reader, true, turn);
+    const unsigned use = Packet::RESETS ? 0 : launch.use_of(0, 1);
+    const Place place = place_between(writer, reader, true, use);
     return packets_of(a, place.slab) + Packet::offset((int)place.slot, epoch) + first_packet;
   };
   for (long i = thread(); i < units; i += threads()) {

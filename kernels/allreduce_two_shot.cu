@@ -45,7 +45,7 @@ DEVICE void two_shot(const Arguments& a) {
   const auto copy_out = [&](Segment s, const char* sums) {
     if (!STORES_USERS) copy_out_segment(a, s, sums);
   };
-  in_beats<TRANSFER, OTHERS>(a, copy_in, add, copy_out);
+  in_rounds<TRANSFER, OTHERS>(a, copy_in, add, copy_out);
 }
 
 RANK_KERNEL(two_shot_push) { two_shot<PUSHES, false>(a); }

@@ -99,5 +99,5 @@ RANK_KERNEL(two_shot_quantized) {
     else
       add_up<1>(from, [&](unsigned u, const WideUnit& x) { put_unit<false>(to.at, u, packs, x); });
   };
-  in_beats<PULLS, EVERY, UNIT_ELEMENTS>(a, most, segment_bytes, copy_in, add, copy_out);
+  in_rounds<PULLS, EVERY, UNIT_ELEMENTS>(a, most, segment_bytes, copy_in, add, copy_out);
 }

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from typing import Any, TypeVar
@@ -220,9 +220,9 @@ def bound_parts(world: World, case: Case, algorithm: Algorithm) -> dict[str, Any
         return {"between_bytes": least_bytes} if least_bytes else None
     if not (traffic := algorithm.traffic(world.communicator.size, case)):
         return None
-    parts = asdict(traffic)
-    if case.in_place:  # nothing moves from one buffer to the other
-        parts["memory_bytes"] = 0
+    # In place nothing moves from one buffer to the other.
+    memory_bytes = 0 if case.in_place else traffic.memory_bytes
+    parts = {"hops": traffic.hops, "stages": traffic.stages, "memory_bytes": memory_bytes}
     if algorithm.pushes and not world.device.is_cpu:
         parts["pushes"] = True
     return parts

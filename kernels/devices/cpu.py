@@ -131,16 +131,6 @@ def l2_bytes() -> int:
     return 0
 
 
-def l3_cpus() -> str:
-    """The CPUs that share a last-level cache with this process's first one, as in `0-7`; "" if the
-    system does not say."""
-    cpu = min(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError):
-        cache = Path(f"/sys/devices/system/cpu/cpu{cpu}/cache/index3/shared_cpu_list")
-        return cache.read_text().strip()
-    return ""
-
-
 def compile_kernel(source: Path, macros: Macros, structures: Structures = ()) -> Path:
     """`source`, compiled with -D for each macro. Raises CompileError with the first complaint."""
     compiler = find_compiler()
@@ -223,9 +213,6 @@ class CpuDevice(Device):
 
     def blocks_for(self, size_bytes: int) -> int:
         return 1
-
-    def l3_cpus(self) -> str:
-        return l3_cpus()
 
     def reason_against_graphs(self) -> str | None:
         return "the cpu device has no graphs; only GPUs have them"

@@ -362,10 +362,6 @@ class Device(Protocol):
         """The watch that kernels write: `record` if they can, otherwise one in pinned memory."""
         return record
 
-    def l3_cpus(self) -> str:
-        """The CPUs that share this rank's last-level cache, as in `0-7`; "" if nobody knows."""
-        return ""
-
     def blocks_for(self, size_bytes: int) -> int:
         """The number of blocks for one pass over this many bytes; the same on every rank."""
 

@@ -25,8 +25,8 @@ DEVICE void copy_out_segment(const Arguments& a, Segment s, const char* sums) {
 // elements, at most `most` of them in a chunk. input(rank) is where that rank copied its part, and
 // sums(reader) the place of the sums that `reader` reads; without PUSHES all readers share one.
 template <Transfer TRANSFER, Segments FIRST, long UNIT, class CopyIn, class Add, class CopyOut>
-DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn copy_in, Add add,
-                     CopyOut copy_out) {
+DEVICE void in_rounds(const Arguments& a, long most, long segment_bytes, CopyIn copy_in, Add add,
+                      CopyOut copy_out) {
   const Launch launch(a);
   const int chunks = (int)((a.count + most - 1) / most);
   // A half of a slab: two chunks of input, two segments of sums; without PULLS two of each owner.
@@ -71,8 +71,8 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
 
 // The same for segments of whole packs, stored as they are.
 template <Transfer TRANSFER, Segments FIRST, class CopyIn, class Add, class CopyOut>
-DEVICE void in_beats(const Arguments& a, CopyIn copy_in, Add add, CopyOut copy_out) {
+DEVICE void in_rounds(const Arguments& a, CopyIn copy_in, Add add, CopyOut copy_out) {
   const long most = a.chunk_bytes / ELEMENT_BYTES;
-  in_beats<TRANSFER, FIRST, PACK_ELEMENTS>(a, most, segment_of(most, 0).count * ELEMENT_BYTES,
-                                           copy_in, add, copy_out);
+  in_rounds<TRANSFER, FIRST, PACK_ELEMENTS>(a, most, segment_of(most, 0).count * ELEMENT_BYTES,
+                                            copy_in, add, copy_out);
 }

@@ -43,7 +43,7 @@ def world(ranks: int = 2, is_cpu: bool = True, rows: Sequence[Row] = (), **facts
         device=SimpleNamespace(is_cpu=is_cpu, l2_bytes=1 << 20),
         communicator=SimpleNamespace(size=ranks, hosts=1),
         **{"peers": None, "node": None, "rows": rows, "other_memory": (), "memory": "mapped"},
-        **{"shares_l3": True, "oversubscribed": False},
+        oversubscribed=False,
         **facts,
     )
 

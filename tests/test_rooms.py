@@ -168,7 +168,7 @@ def test_a_new_algorithm_is_one_python_file_and_one_kernel(tmp_path):
     ]
     words = f"-b 16K -e 16K --max-time 60 --table {tmp_path / 'table.toml'}"
     _, result = run(out / "tune", words, tree=tree, command="tune")
-    assert {"mine", "mine+nt"} <= {case.algorithm for case in result.cases}
+    assert "mine" in {case.algorithm for case in result.cases}
     words = "--soak 1s -e 16K -d float -o sum --algorithm mine"
     soaked = launch(tmp_path, words, command="soak", tree=tree)
     assert soaked.returncode == 0, soaked.stderr

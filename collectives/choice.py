@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from collectives.build import Build
+from collectives.communicator import Refusal
 from collectives.operation import Algorithm, Bound, Case, Operation, Row, World
 from collectives.table import Written, best_row, rows_of
 
@@ -166,15 +167,18 @@ def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
 
     @cache
     def own_rows(collective: str) -> list[Row]:
-        rows = {collective: shipped_tables().get(collective, [])}
-        return rows_of(rows, {collective: known})
+        try:
+            rows = {collective: shipped_tables().get(collective, [])}
+            return rows_of(rows, {collective: known})
+        except ValueError as error:
+            raise Refusal(f"the suite's own table is damaged, install it anew: {error}") from error
 
     def perform(world: World, case: Case) -> Bound:
         bound: dict[tuple[str, str], Bound] = {}
+        own = own_rows(case.collective.name)
 
         def first_that_binds(round_trip_ns: float) -> Bound:
             refusal: Bound | None = None
-            own = own_rows(case.collective.name)
             for over, algorithm in ranked(world, case, round_trip_ns, algorithms, own):
                 key = over.memory, algorithm.name
                 if key not in bound:
@@ -192,12 +196,10 @@ def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
         operations = {
             state_ns: each for state_ns, each in by_link.items() if isinstance(each, Operation)
         }
-        if (
-            not isinstance(first, Operation)
-            or len({each.choice for each in operations.values()}) == 1
-        ):
-            return first
-        return replace(first, by_link=operations)
+        differ = len({operation.choice for operation in operations.values()}) > 1
+        if differ and isinstance(first, Operation):
+            return replace(first, by_link=operations)
+        return first
 
     return Algorithm(
         AUTO,

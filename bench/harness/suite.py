@@ -24,6 +24,7 @@ from bench.harness.timing import round_trip_ns
 from collectives.algorithms.allreduce_copy_engine import shared_engine
 from collectives.choice import AUTO
 from collectives.collective import DATATYPES, Shape
+from collectives.communicator import Refusal
 from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Case, Operation, Unsupported, World
 from collectives.registry import ALGORITHMS, by_default, in_order
 from collectives.traffic import between_bytes
@@ -284,6 +285,9 @@ def prepare(
     suite = bind_cases(
         session, axes, sweep_cases(sweep, session, buffers), partial(case_iteration, world, buffers)
     )
+    if sweep.algorithms and not suite.iterations:
+        reason = next((header.reason for header in suite.headers), "none fits these sizes")
+        raise Refusal(f"no case can be measured: {reason}; --list says what can run here")
     add_link_parts(session, suite, buffers)
     return suite
 

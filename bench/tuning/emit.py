@@ -10,6 +10,7 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import Any
 
+from collectives.build import cpu_builds
 from collectives.choice import SAME_STATE_RATIO, same_state
 from collectives.operation import Row
 from collectives.registry import ALGORITHMS
@@ -47,7 +48,7 @@ def cells_of(results: Iterable[Result]) -> list[Cell]:
             measured = {
                 each.name: (median(each.rounds.values()), len(each.rounds))
                 for each in candidates
-                if is_choice(each.name, collective, facts)
+                if is_choice(each.name, collective, facts, size_bytes)
             }
             trip_ns = rtt_ns if run.clock_shared else 0.0
             state = round(math.log(trip_ns or 1.0, SAME_STATE_RATIO))
@@ -88,15 +89,19 @@ def ratios_of(runs: Sequence[Measured]) -> dict[str, float]:
     return {name: math.exp(log - least) for name, log in logs.items()}
 
 
-def is_choice(name: str, collective: str, facts: Mapping[str, Any]) -> bool:
-    """Whether `auto` may choose it: on CPUs what its model knows, which sums in rank order; on GPUs
-    no packets over host memory, which hung RCCL on gfx12 (ROCm/rocm-systems pull request 7183)."""
+def is_choice(name: str, collective: str, facts: Mapping[str, Any], size_bytes: int) -> bool:
+    """Whether `auto` may choose it: on CPUs a build of `cpu_builds` of what its model knows, which
+    sums in rank order; the best of many others would be best by luck. On GPUs no packets over host
+    memory, which hung RCCL on gfx12 (ROCm/rocm-systems pull request 7183)."""
     try:
         algorithm = parsed(name, ALGORITHMS[collective])
         check_algorithm(algorithm, facts)
     except (KeyError, ValueError):
         return False
-    return algorithm.is_modelled or (facts["device"] == "gpu" and facts["memory"] != "host_staged")
+    if facts["device"] == "gpu":
+        return algorithm.is_modelled or facts["memory"] != "host_staged"
+    builds = cpu_builds(algorithm.varies, size_bytes, facts["memory"])
+    return algorithm.is_modelled and algorithm.build in builds
 
 
 def facts_of(result: Result) -> dict[str, Any]:

@@ -43,8 +43,8 @@ WIRES = {
 # through or around the caches.
 READ_NS, OWN_NS = 0.02, 0.005
 NEAR_NS = 200.0  # a flag's round trip
-OVERSUBSCRIBED_NS = 4e5  # a peer's flag waits for its turn on the core
-CONTENDED_NS = {(True, False): 0.05, (True, True): 0.1, (False, False): 0.5, (False, True): 0.02}
+OVERSUBSCRIBED_NS = 2e3  # the same where peers take turns on a core
+CONTENDED_NS = {(True, False): 0.05, (True, True): 0.1, (False, False): 0.5, (False, True): 0.018}
 
 
 def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:

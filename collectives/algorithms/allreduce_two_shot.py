@@ -16,7 +16,7 @@ def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> T
     is_copied = case.variant == "copied"
     copy_in = ((others, 0),) if is_copied else ()
     stages = (*copy_in, (own, others), (0, others)) if ranks > 1 else ()
-    own_bytes = moved if is_copied else 2 * own  # its part of the input, and the sum for its peers
+    own_bytes = moved if is_copied else own
     return Traffic(2, stages, case.segment_bytes, own_bytes, chained_bytes(case, others))
 
 

@@ -1,4 +1,4 @@
-"""The wire between every two ranks: data, flags, launches. `mpirun -n 2 python -m bench.link`
+"""The link between every two ranks: data, flags, launches. `mpirun -n 2 python -m bench.link`
 
 docs/link.md says how each figure is measured. Figures are a pair's, or of several pairs at once."""
 
@@ -77,7 +77,7 @@ LINK = Collective(
 
 
 class Part(NamedTuple):
-    """One measurement of the wire: `pairs` move in one launch."""
+    """One measurement of the link: `pairs` move in one launch."""
 
     algorithm: str
     pairs: Pairs
@@ -97,9 +97,10 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Link:
-    """Registered buffers of this rank, and the argument of a launch, with the buffers of every rank
-    of this host as mapped here, still without a count and ranks; `keep` are the buffers of its host
-    copy; `engine` if all ranks of this host have one. `near` is the world of these `ranks`."""
+    """What a launch on this host needs. `near` is the world of its `ranks`. `buffers` are this
+    rank's, registered. `transfer` is the argument of a launch without its count and its two ranks:
+    the buffers of all ranks as mapped here. `keep` are the buffers of the copy beside a push;
+    `engine` is a copy engine if each of the ranks has one."""
 
     session: Session
     near: World

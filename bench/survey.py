@@ -5,7 +5,6 @@ only a card can tell. A folder receives the runs, what each step printed, and on
 holds it all, to send. The survey goes on past a step that fails, and says so."""
 
 import argparse
-import os
 import signal
 import sys
 import time
@@ -131,8 +130,7 @@ def count_gpus(device: str) -> int:
         if device not in ("auto", vendor):
             raise DeviceError(f"there is no {device} device here, CuPy is built for {vendor}")
     except DeviceError as error:
-        nodes = any(map(os.path.exists, gpu_driver.DEVICE_NODES))
-        if device == "auto" and not nodes and not driver_here():
+        if device == "auto" and not driver_here():
             return 0
         raise Stop(CANNOT, f"{error}; to measure the CPU add --device cpu") from error
     return len(bus_ids)

@@ -129,19 +129,19 @@ def calibrate(values: argparse.Namespace) -> tuple[Result, list[int], float]:
     if the command does not run, or a launch is too short to be compared."""
     launch_s, most_s = 0.0, max(LAUNCH_S, values.max_time_s / 30)
     try:
-        launch = launch_library(values, DEFAULT, (), most_s)
+        result = launch_library(values, DEFAULT, (), most_s)
     except Stop as stop:
         if stop.exit_status != CANNOT:
             raise
-        launch = launch_library(values, DEFAULT, (), most_s)  # the first one may have compiled
-    every = sorted({case.size_bytes for case in launch.cases})
+        result = launch_library(values, DEFAULT, (), most_s)  # the first one may have compiled
+    every = sorted({case.size_bytes for case in result.cases})
     sizes, fewest = sorted({*every[::3], every[-1]}), 0
     while fewest < BLOCKS and launch_s < most_s:
         launch_s, fewest = min(max(LAUNCH_S, 1.5 * launch_s), most_s), 0
         try:
-            launch = launch_library(values, DEFAULT, sizes, launch_s)
-            blocks = Counter(block.case for block in launch.blocks)
-            fewest = min(blocks[case.case] for case in launch.cases if case.status != "unsupported")
+            result = launch_library(values, DEFAULT, sizes, launch_s)
+            blocks = Counter(block.case for block in result.blocks)
+            fewest = min(blocks[case.case] for case in result.cases if case.status != "unsupported")
         except Stop as stop:
             if stop.exit_status != CANNOT:  # it measured nothing in this time: longer
                 raise
@@ -151,7 +151,7 @@ def calibrate(values: argparse.Namespace) -> tuple[Result, list[int], float]:
             f"launches of {launch_s:.0f} s have only {fewest} blocks of a case, and "
             f"{MIN_STATE_BLOCKS} are needed: give it more --max-time",
         )
-    return launch, sizes, launch_s
+    return result, sizes, launch_s
 
 
 def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, list[Setting]]:
@@ -180,8 +180,8 @@ def search(values: argparse.Namespace, progress: Progress) -> tuple[Launches, li
             )
             tried.add(setting)
             try:
-                launch = launch_library(values, setting, sizes, launch_s)
-                launches.setdefault(setting, []).append(launch)
+                result = launch_library(values, setting, sizes, launch_s)
+                launches.setdefault(setting, []).append(result)
             except Stop as stop:
                 unlucky = stop.exit_status == CANNOT and setting in launches  # it measured nothing
                 if not (setting or unlucky):

@@ -1,7 +1,8 @@
 """How a kernel is built and cut: the words behind a name, as in `two_shot+nt+128K`."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 # The words without a number: the field that each sets, and its value.
@@ -73,3 +74,37 @@ class Build:
                 raise ValueError(f"{word!r} sets {name} a second time")
             fields[name] = value
         return cls(**fields)
+
+
+# Around the caches: into the slab, and into the receive buffer.
+STORES = (False, False), (True, False), (False, True), (True, True)
+GPU_CHUNK_BYTES = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag across the link
+
+
+def cpu_builds(varies: Sequence[str], size_bytes: int, memory: str) -> Iterator[Build]:
+    """The builds that ever beat all others by 3 % at a size, on two processors
+    (docs/experiments/performance.md)."""
+    stores = STORES if "stores" in varies and size_bytes >= 1 << 20 else STORES[:1]
+    is_cut = "chunks" in varies and size_bytes >= 512 << 10
+    for chunk_bytes in (None, 128 << 10) if is_cut else (None,):
+        for slab, receive in stores:
+            yield Build(slab, receive, chunk_bytes=chunk_bytes)
+        if "slabs" in varies:
+            yield Build(chunk_bytes=chunk_bytes, slabs=True)
+
+
+def gpu_builds(varies: Sequence[str], size_bytes: int, memory: str) -> Iterator[Build]:
+    """Builds for GPUs. They cache no stores to host memory, and there each block polls over PCIe.
+    Stores around the caches pay for long results alone: their reader loses more than the writer
+    gains."""
+    is_host = memory == "host_staged"
+    stores = STORES if size_bytes >= 1 << 20 else STORES[:2]
+    shapes = [Build()]
+    if "chunks" in varies:
+        shapes += [Build(chunk_bytes=each) for each in GPU_CHUNK_BYTES if each < size_bytes]
+    if "grid" in varies:
+        shapes += [Build(blocks=2)] * is_host
+        shapes += [Build(blocks=8), Build(blocks=32), Build(threads=256), Build(swap=True)]
+    for slab, receive in stores if "stores" in varies and not is_host else STORES[:1]:
+        for shape in shapes:
+            yield replace(shape, stream_slab=slab, stream_receive=receive)

@@ -5,15 +5,16 @@ The choice of CPU ranks depends on the state of their link, which changes while 
 `auto` binds an operation for each state in which the choice differs."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import resources
-from itertools import product
 from typing import Any, NamedTuple
 
 import msgspec
 
+from collectives.build import Build
+from collectives.communicator import Refusal
 from collectives.operation import Algorithm, Bound, Case, Operation, Row, World
 from collectives.table import Written, best_row, rows_of
 
@@ -24,19 +25,26 @@ STATES_NS = tuple(100.0 * SAME_STATE_RATIO**step for step in range(6))
 
 
 class Wire(NamedTuple):
-    """How fast ranks reach each other: a flag there and back, stores and loads."""
+    """How fast GPUs reach each other: a flag there and back, stores and loads."""
 
     round_trip_ns: float
     store_gb_s: float
     read_gb_s: float
 
 
-CPU = Wire(0.0, 16.0, 8.0)
-GPU = {
+# One H100 (docs/experiments/gpu.md); only ratios matter.
+WIRES = {
     "mapped": Wire(2400.0, 50.0, 40.0),
     "host_staged": Wire(2600.0, 50.0, 40.0),
     "same_device": Wire(1600.0, 800.0, 800.0),
 }
+# Between CPU cores, in ns a byte, fitted on two processors (docs/experiments/performance.md): a
+# read of a peer, of the own input, and a store into a line that another core holds, near or far,
+# through or around the caches.
+READ_NS, OWN_NS = 0.02, 0.005
+NEAR_NS = 200.0  # a flag's round trip
+OVERSUBSCRIBED_NS = 2e3  # the same where peers take turns on a core
+CONTENDED_NS = {(True, False): 0.05, (True, True): 0.1, (False, False): 0.5, (False, True): 0.018}
 
 
 def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
@@ -60,7 +68,6 @@ def facts_of(world: World, case: Case, round_trip_ns: float) -> dict[str, Any]:
         facts |= {
             "round_trip_ns": round_trip_ns,
             "l2_bytes": world.device.l2_bytes,
-            "shares_l3": world.shares_l3,
             "oversubscribed": world.oversubscribed,
         }
     return facts
@@ -94,10 +101,25 @@ def ranked(
                 yield over, row.algorithm
             build = replace(row.algorithm.build, stream_receive=False)  # it takes any size
             yield over, replace(row.algorithm, build=build)
-    yield from sorted(
-        product(worlds, algorithms),
-        key=lambda pair: cost_us(pair[0], pair[1], case, round_trip_ns),
-    )
+    pairs = [(over, build) for over in worlds for build in modelled(over, case, algorithms)]
+    yield from sorted(pairs, key=lambda pair: cost_us(pair[0], pair[1], case, round_trip_ns))
+
+
+def modelled(world: World, case: Case, algorithms: Iterable[Algorithm]) -> Iterator[Algorithm]:
+    """The algorithms that `auto` takes without a table, on CPUs also over slabs in place of
+    registered buffers, and with direct stores around the caches."""
+    for algorithm in algorithms:
+        if algorithm.is_lossy or not algorithm.is_modelled:
+            continue
+        if case.segment_bytes >= algorithm.wins_below:
+            continue
+        if not algorithm.needs_peers or case.variant in algorithm.variants(world):
+            yield algorithm
+        if world.device.is_cpu and case.variant == "registered":
+            if "slabs" in algorithm.varies:
+                yield replace(algorithm, build=Build(slabs=True))
+            if not algorithm.copied:
+                yield replace(algorithm, build=Build(stream_slab=True))
 
 
 def by_model(
@@ -105,27 +127,27 @@ def by_model(
 ) -> Algorithm:
     """The feasible algorithm that the model expects to be fastest."""
     return min(
-        (each for each in algorithms if each.feasible(world, case) is None),
+        (each for each in modelled(world, case, algorithms) if not each.feasible(world, case)),
         key=lambda each: cost_us(world, each, case, round_trip_ns),
     )
 
 
 def cost_us(world: World, algorithm: Algorithm, case: Case, round_trip_ns: float) -> float:
-    """What a model expects: half a round trip for each flag, and the bytes over their bandwidths.
-    Launches cost all alike. 0 without a known traffic: then the order of the list counts. Infinite
-    for what `auto` does not choose."""
-    has_variant = case.variant in algorithm.variants(world)
-    is_known = algorithm.is_modelled and not algorithm.is_lossy
-    if not is_known or not has_variant or case.segment_bytes >= algorithm.wins_below:
-        return math.inf
+    """What the model expects: half a round trip for each flag, and the bytes. Launches cost all
+    alike. 0 without a known traffic: then the order of the list counts."""
     traffic = algorithm.traffic(world.communicator.size, case)
     if traffic is None:
         return 0.0
-    wire = CPU if world.device.is_cpu else GPU[world.memory]
-    trip_ns = round_trip_ns if world.device.is_cpu else wire.round_trip_ns
     stored, read = map(sum, zip((0, 0), *traffic.stages, strict=True))
-    moved_us = (stored / wire.store_gb_s + read / wire.read_gb_s) / 1e3
-    return traffic.hops * trip_ns / 2e3 + moved_us
+    if world.device.is_cpu:
+        around = algorithm.build.stream_slab and case.mode != "chained"
+        contended_ns = CONTENDED_NS[round_trip_ns < NEAR_NS, around] * traffic.contended_bytes
+        moved_ns = READ_NS * read + OWN_NS * traffic.own_bytes + contended_ns
+        trip_ns = OVERSUBSCRIBED_NS if world.oversubscribed else round_trip_ns
+        return (traffic.hops * trip_ns / 2 + moved_ns) / 1e3
+    wire = WIRES[world.memory]
+    moved_ns = stored / wire.store_gb_s + (0 if algorithm.pushes else read / wire.read_gb_s)
+    return (traffic.hops * wire.round_trip_ns / 2 + moved_ns) / 1e3
 
 
 def states_of(world: World) -> list[float]:
@@ -145,15 +167,18 @@ def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
 
     @cache
     def own_rows(collective: str) -> list[Row]:
-        rows = {collective: shipped_tables().get(collective, [])}
-        return rows_of(rows, {collective: known})
+        try:
+            rows = {collective: shipped_tables().get(collective, [])}
+            return rows_of(rows, {collective: known})
+        except ValueError as error:
+            raise Refusal(f"the suite's own table is damaged, install it anew: {error}") from error
 
     def perform(world: World, case: Case) -> Bound:
         bound: dict[tuple[str, str], Bound] = {}
+        own = own_rows(case.collective.name)
 
         def first_that_binds(round_trip_ns: float) -> Bound:
             refusal: Bound | None = None
-            own = own_rows(case.collective.name)
             for over, algorithm in ranked(world, case, round_trip_ns, algorithms, own):
                 key = over.memory, algorithm.name
                 if key not in bound:
@@ -171,12 +196,10 @@ def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
         operations = {
             state_ns: each for state_ns, each in by_link.items() if isinstance(each, Operation)
         }
-        if (
-            not isinstance(first, Operation)
-            or len({each.choice for each in operations.values()}) == 1
-        ):
-            return first
-        return replace(first, by_link=operations)
+        differ = len({operation.choice for operation in operations.values()}) > 1
+        if differ and isinstance(first, Operation):
+            return replace(first, by_link=operations)
+        return first
 
     return Algorithm(
         AUTO,

@@ -254,8 +254,12 @@ COLLECTIVES = {
 class Traffic:
     """The least that a rank does in a collective. `hops`: flags, each of which waits for the one
     before; `stages`: of each part, the bytes stored into peer memory and the bytes read from it;
-    `memory_bytes`: bytes copied from the send to the receive buffer."""
+    `memory_bytes`: bytes copied from the send to the receive buffer. For the model of `auto` only:
+    `own_bytes`, how much of its own input a rank reads, each time counted, and `contended_bytes`,
+    how much it stores into lines that another core holds."""
 
     hops: int
     stages: tuple[tuple[int, int], ...]
     memory_bytes: int
+    own_bytes: int = 0
+    contended_bytes: int = 0

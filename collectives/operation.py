@@ -6,16 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from collectives.build import Build
+from collectives.build import Build, cpu_builds, gpu_builds
 from collectives.collective import Array, Collective, Datatype, Shape, Traffic
 from collectives.communicator import Communicator, Refusal
 from collectives.connect import make_room
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PACK_BYTES, Device, Memory, Step, Watch
 
-STORES = (False, False), (True, False), (False, True), (True, True)  # around the caches: nt, ntr
-CPU_CHUNKS = 32 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20
-GPU_CHUNKS = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag across the link
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has: longer ones have a chain on request
 
 
@@ -109,10 +106,9 @@ class Row:
 class World:
     """An algorithm's surroundings. With `graph` every operation is launched from a captured graph.
     `baselines` are the libraries to compare with, the first of which is `library`. `rows` is
-    bench.tune's table for this machine. `shares_l3`: all ranks' cores share a last-level cache.
-    `other_memory` are worlds of the same ranks over other kinds of memory. If the ranks are on
-    several hosts, `node` is the world of this host's ranks; `parts` keeps worlds of ranks between
-    hosts, and `scratch` memory for their results."""
+    bench.tune's table for this machine. `other_memory` are worlds of the same ranks over other
+    kinds of memory. If the ranks are on several hosts, `node` is the world of this host's ranks;
+    `parts` keeps worlds of ranks between hosts, and `scratch` memory for their results."""
 
     communicator: Communicator
     device: Device
@@ -121,7 +117,6 @@ class World:
     watch: Watch
     graph: bool = False
     rows: Sequence[Row] = ()
-    shares_l3: bool = False
     other_memory: Sequence["World"] = ()
     node: "World | None" = None
     parts: dict[tuple[int, ...], "World"] = field(default_factory=dict)
@@ -355,29 +350,5 @@ class Algorithm:
         """The builds that bench.tune tries at a size over this world's memory."""
         if self.is_lossy or not self.by_default(world) or size_bytes >= self.wins_below:
             return []
-        is_cpu = world.device.is_cpu
-        # A reader of small results loses more by stores around the caches than the writer gains. A
-        # GPU caches no stores to host memory, and there each block polls over PCIe.
-        stores = list(STORES if size_bytes >= 1 << 20 or not self.copied else STORES[:2])
-        cuts = CPU_CHUNKS if is_cpu else GPU_CHUNKS
-        grids = [] if is_cpu else [Build(blocks=8), Build(blocks=32), Build(threads=256)]
-        if world.memory == "host_staged":
-            stores, grids = [STORES[0]], [Build(blocks=2), *grids]
-        if "stores" not in self.varies:
-            stores = [STORES[0]]
-        shapes = [Build()]
-        if "chunks" in self.varies:
-            shapes += [Build(chunk_bytes=cut) for cut in cuts if cut < size_bytes]
-        if "grid" in self.varies:
-            shapes += grids
-        builds = [
-            replace(shape, stream_slab=slab, stream_receive=receive)
-            for slab, receive in stores
-            for shape in shapes
-        ]
-        if not is_cpu and self.swaps and self.varies:  # on CPUs every build swaps
-            builds.append(Build(swap=True))
-        # Between cores that share no cache, a copy into lines that change hands pays off.
-        if is_cpu and "slabs" in self.varies and size_bytes <= 4 << 20:
-            builds.append(Build(slabs=True))
-        return [replace(self, build=build) for build in builds]
+        find = cpu_builds if world.device.is_cpu else gpu_builds
+        return [replace(self, build=build) for build in find(self.varies, size_bytes, world.memory)]

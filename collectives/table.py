@@ -30,7 +30,6 @@ FACTS: dict[str, type] = {
     "way": str,
     "round_trip_ns": float,  # of a flag between two CPU cores
     "l2_bytes": int,  # of a CPU core
-    "shares_l3": bool,  # whether all ranks' cores share a last-level cache
     "oversubscribed": bool,  # whether ranks outnumber cores and take turns
 }
 MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's

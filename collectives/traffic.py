@@ -11,9 +11,15 @@ def direct_traffic(ranks: int, case: Case, copies: int | None = None) -> Traffic
     peer); over registered buffers none, and a second flag tells that these are free again."""
     segment, others = case.segment_bytes, ranks - 1
     if case.variant == "registered":
-        return Traffic(2, ((0, others * segment),), segment)
+        read_by_peers = chained_bytes(case, segment)
+        return Traffic(2, ((0, others * segment),), segment, segment, read_by_peers)
     copied = min(others if copies is None else copies, others) * segment
-    return Traffic(1, ((copied, 0), (0, others * segment)), segment)
+    return Traffic(1, ((copied, 0), (0, others * segment)), segment, 2 * segment)
+
+
+def chained_bytes(case: Case, read_bytes: int) -> int:
+    """Bytes of a registered send buffer that peers read, if a chain stores into it again."""
+    return read_bytes if case.mode == "chained" and case.variant == "registered" else 0
 
 
 def ring_traffic(ranks: int, case: Case) -> Traffic:

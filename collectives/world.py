@@ -126,13 +126,9 @@ def open_world(
     shared."""
     modes, *others = (modes_of(device, kind) for kind in memory.split(","))
     baselines = [_open_library(communicator, device)]
-    caches = set(communicator.all_gather(device.l3_cpus()))
-    shares_l3 = communicator.hosts == 1 and len(caches) == 1 and "" not in caches
     if communicator.hosts == 1:
         peers = _map_peers(communicator, device, waits, modes)
-        world = World(
-            communicator, device, peers, baselines, waits.watch, graph, shares_l3=shares_l3
-        )
+        world = World(communicator, device, peers, baselines, waits.watch, graph)
         more = [_map_peers(communicator, device, waits, other) for other in others]
         return replace(world, other_memory=[replace(world, peers=other) for other in more])
     if others:

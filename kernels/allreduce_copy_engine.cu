@@ -1,7 +1,9 @@
 // The kernels of an all-reduce whose transfers copy engines make: flags around the copies, and the
-// sums. collectives/allreduce_copy_engine.py puts them into two streams. An `announce` starts after
-// the copies before it in its stream have ended. A sum is a launch of its own after `await_copies`:
-// ordinary memory shows a peer's stores only to a later launch.
+// sums. collectives/algorithms/allreduce_copy_engine.py puts them into two streams. An `announce`
+// starts after the copies before it in its stream have ended. A sum is a launch of its own after
+// `await_copies`: ordinary memory shows a peer's stores only to a later launch. Not measured yet
+// between two GPUs: it leaves all multiprocessors to other kernels, and loses at short messages,
+// since a copy takes a few microseconds to start.
 #include "include/pack.h"
 
 // A flag. All kernels of a collective have one epoch; `step` counts a rank's signals.
@@ -18,14 +20,14 @@ RANK_KERNEL(leave) { Launch(a).leave(); }
 template <Finish FINISH>
 DEVICE void add_both(const Arguments& a) {
   in_parts(a.count, [&](long at, long n) {
-    reduce<FINISH, 2>(Output{a.receive + at}, Sources<2>{{a.sends[0] + at, a.sends[1] + at}}, n);
+    reduce<FINISH>(Output{a.receive + at}, Sources<2>{{a.sends[0] + at, a.sends[1] + at}}, n);
   });
 }
 // In rank order. `send` is this rank's input; with all inputs out of `sends` RDNA loads one by one.
 RANK_KERNEL(add_all) {
   in_parts(a.count, [&](long at, long n) {
     const auto from_peer = [&](int r) { return a.sends.selected(r) + at; };
-    reduce<COMPLETE, WT_WORLD>(Output{a.receive + at}, inputs_of_all(a, a.send + at, from_peer), n);
+    reduce(Output{a.receive + at}, inputs_of_all(a, a.send + at, from_peer), n);
   });
 }
 RANK_KERNEL(add_two) { add_both<PARTIAL>(a); }

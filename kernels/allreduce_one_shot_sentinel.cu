@@ -1,6 +1,7 @@
 // One-shot all-reduce whose data are its flags (TensorRT-LLM and FlashInfer call it Lamport): a
 // word of 8 bytes that differs from the sentinel has arrived. Each rank sends (n-1) S bytes, half
-// of LL.
+// of LL. Wins in chains of one GPU's graph up to 256 KiB, not over host memory
+// (docs/experiments/gpu.md).
 //
 // The sentinel is the word of ones, in every float type a row of NaNs. Data equal to it are
 // replaced by other NaNs, in a rank's own input too, so that all ranks get the same bits. Words are

@@ -42,23 +42,21 @@ KERNEL allreduce_rmsnorm_pull(LAUNCHED_WITH(Arguments) launched) {
       norm_row<WT_WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer));
     });
   };
-  exchange_from<PULL, ALL>(launch, 0, n.tokens, n.step_tokens, give, [](long, long) {}, take);
+  exchange_from<PULL, ALL>(launch, 0, n.tokens, n.step_tokens, give, take);
   launch.leave();
 }
 
 KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
   const Norm& n = norm_of(launched);
   const Arguments& a = n.ranks;
-  in_users_buffers(
-      a, [] {},
-      [&] {
-        const Sources<WT_WORLD> all = rows_of_all(a, a.send, [&](int r) { return a.sends[r]; });
-        for_tokens_of_block(0, n.tokens, [&](long t) {
-          Sources<WT_WORLD> rows = all;
-          for (const char*& row : rows.at) row += t * n.hidden * ELEMENT_BYTES;
-          norm_row<WT_WORLD>(n, t, rows);
-        });
-      });
+  in_users_buffers(a, [&] {
+    const Sources<WT_WORLD> all = rows_of_all(a, a.send, [&](int r) { return a.sends[r]; });
+    for_tokens_of_block(0, n.tokens, [&](long t) {
+      Sources<WT_WORLD> rows = all;
+      for (const char*& row : rows.at) row += t * n.hidden * ELEMENT_BYTES;
+      norm_row<WT_WORLD>(n, t, rows);
+    });
+  });
 }
 
 // Sums go into the peers' receive buffers, as in two_shot_direct_registered. A peer overwrites each
@@ -71,17 +69,15 @@ KERNEL allreduce_rmsnorm_direct_registered(LAUNCHED_WITH(Arguments) launched) {
     const Segment segment = segment_of<1>(n.tokens, rank);
     for_tokens_of_block(segment.start, segment.start + segment.count, each);
   };
-  in_users_buffers(
-      a, [] {},
-      [&] {
-        for_tokens_of(a.rank, [&](long t) {
-          PeerRows<WT_WORLD> peers;
-          for (int d = 1; d < WT_WORLD; ++d)
-            peers.at[d] = Slab{a.receives.selected((a.rank + d) % WT_WORLD) + t * row_bytes};
-          const auto from_peer = [&](int r) { return a.sends[r] + t * row_bytes; };
-          norm_row<WT_WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer), peers);
-        });
-      });
+  in_users_buffers(a, [&] {
+    for_tokens_of(a.rank, [&](long t) {
+      PeerRows<WT_WORLD> peers;
+      for (int d = 1; d < WT_WORLD; ++d)
+        peers.at[d] = Slab{a.receives.selected((a.rank + d) % WT_WORLD) + t * row_bytes};
+      const auto from_peer = [&](int r) { return a.sends[r] + t * row_bytes; };
+      norm_row<WT_WORLD>(n, t, rows_of_all(a, a.send + t * row_bytes, from_peer), peers);
+    });
+  });
   for_each_peer(a, [&](long rank) {
     for_tokens_of(rank, [&](long t) { norm_row<1>(n, t, {{a.receive + t * row_bytes}}); });
   });

@@ -1,9 +1,9 @@
-// Two-shot all-reduce: see two_shot.h. It wins over one-shot where bytes count more than round
-// trips: from some 100 KB for two ranks on, earlier for more.
-//   pull: an owner reads the inputs in their writers' slabs, or if registered in the users' buffers
-//   push: inputs go into the owners' slabs, and sums into all slabs, or if registered into the
-//   users'
-//     receive buffers. Peers have begun by then: the owner has their part of the chunk.
+// Two-shot all-reduce: see two_shot.h. Wins over one-shot where bytes count more than a round trip:
+// on two CPU cores from 256 B for each ns of a flag's round trip on, with more ranks from 32 KiB
+// on, on GPUs (push) if a rank would send more than 512 KiB in one shot.
+//   pull: an owner reads the inputs in their writers' slabs; registered, in the users' buffers
+//   push: inputs go into the owners' slabs and sums into all slabs; registered, sums go into the
+//     users' receive buffers: peers have begun by then, as the owner has their part of the chunk
 #include "include/exchange.h"
 #include "include/two_shot.h"
 
@@ -15,8 +15,7 @@ DEVICE void sum_and_spread(const Arguments& a, long at, long count, const Source
                            PlaceFor place_for) {
   const Output output{a.receive + at};
   if (WT_WORLD == 1) return copy(output, a.send + at, count);
-  reduce<COMPLETE, WT_WORLD>(OutputAndSlab{output, place_for((a.rank + 1) % WT_WORLD)}, inputs,
-                             count);
+  reduce(OutputAndSlab{output, place_for((a.rank + 1) % WT_WORLD)}, inputs, count);
   if (PLACES > 1)
     for_each_peer<FEW_REGISTERS>(
         a, [&](long reader) { copy(place_for(reader), output.at, count); }, 2);
@@ -46,7 +45,7 @@ DEVICE void two_shot(const Arguments& a) {
   const auto copy_out = [&](Segment s, const char* sums) {
     if (!STORES_USERS) copy_out_segment(a, s, sums);
   };
-  in_beats<TRANSFER, OTHERS>(a, copy_in, add, copy_out);
+  in_rounds<TRANSFER, OTHERS>(a, copy_in, add, copy_out);
 }
 
 RANK_KERNEL(two_shot_push) { two_shot<PUSHES, false>(a); }
@@ -55,11 +54,12 @@ RANK_KERNEL(two_shot) { two_shot<PULLS, false>(a); }
 RANK_KERNEL(two_shot_registered) { two_shot<PULLS, true>(a); }
 
 // An owner reads its segment in all ranks' send buffers and stores the sums into all receive
-// buffers: nothing passes through a slab. In place too, since no other rank touches the segment.
-// A peer's user has read its receive buffer: a CPU prefetches the lines that the next part stores
-// there (at 2 to 8 MiB 0.8 to 0.9 times as long), since stores fetch lines almost one by one.
-// Stores around the caches need no lines: prefetches would make them 1.2 to 1.4 times as long
-// between cores without a common cache, where `auto` uses them.
+// buffers: nothing passes through a slab. In place too, since no other rank touches the segment:
+// there it wins on CPU cores at nearly every size. A peer's user has read its receive buffer: a CPU
+// prefetches the lines that the next part stores there (at 2 to 8 MiB 0.8 to 0.9 times as long),
+// since stores fetch lines almost one by one. Stores around the caches need no lines: prefetches
+// would make them 1.2 to 1.4 times as long between cores without a common cache, where `auto` uses
+// them.
 RANK_KERNEL(two_shot_direct_registered) {
   const Segment own = segment_of(a.count, a.rank);
   const auto sum = [&](long part, long n) {
@@ -71,9 +71,7 @@ RANK_KERNEL(two_shot_direct_registered) {
     const auto inputs = inputs_of_all(a, a.send + at, [&](int r) { return a.sends[r] + at; });
     sum_and_spread(a, at, n, inputs, place_for);
   };
-  in_users_buffers(
-      a, [] {},
-      [&] {
-        in_parts<ON_CPU ? STORE_PREFETCH_BYTES / ELEMENT_BYTES : MOST_ELEMENTS>(own.count, sum);
-      });
+  in_users_buffers(a, [&] {
+    in_parts<ON_CPU ? STORE_PREFETCH_BYTES / ELEMENT_BYTES : MOST_ELEMENTS>(own.count, sum);
+  });
 }

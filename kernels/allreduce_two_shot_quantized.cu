@@ -1,6 +1,8 @@
-// Two-shot all-reduce over a quantised wire: two_shot.h's beats, at 8.5 or 4.5 bits an element.
+// Two-shot all-reduce over a quantised wire: two_shot.h's rounds, at 8.5 or 4.5 bits an element.
 // A quantises all segments, B adds in fp32 and quantises the sums, C decodes all sums, the own ones
 // too: a result depends neither on an element's place, nor on the chunk size, nor on the build.
+// Loses bits, so `auto` never takes it. Wins where a wire's bandwidth is the bound; on one GPU,
+// without a wire, it does not (docs/experiments/gpu.md).
 #include "include/quantize.h"
 #include "include/two_shot.h"
 
@@ -97,5 +99,5 @@ RANK_KERNEL(two_shot_quantized) {
     else
       add_up<1>(from, [&](unsigned u, const WideUnit& x) { put_unit<false>(to.at, u, packs, x); });
   };
-  in_beats<PULLS, EVERY, UNIT_ELEMENTS>(a, most, segment_bytes, copy_in, add, copy_out);
+  in_rounds<PULLS, EVERY, UNIT_ELEMENTS>(a, most, segment_bytes, copy_in, add, copy_out);
 }

@@ -10,7 +10,7 @@
 #include "include/gemv.h"
 
 template <bool REGISTERED>
-DEVICE void gemv_allreduce(const Gemv& g) {
+DEVICE void gemv_allreduce_in_segments(const Gemv& g) {
   const Arguments& a = g.ranks;
   const Launch launch(a);
   const long hidden = g.hidden, segment = (hidden / WT_WORLD + 63) / 64 * 64;
@@ -23,10 +23,10 @@ DEVICE void gemv_allreduce(const Gemv& g) {
     return Segment{first, smaller(first + g.step_rows, smaller(at + step_rows, end)) - first};
   };
   // Where `writer` leaves rows of an owner's segment for `reader`; row 0 of all would be at the
-  // pointer. A segment begins with its slot: in the next turn the same lines serve the reader.
+  // pointer. A segment begins with its slot: at its next use the same lines serve the reader.
   enum { PARTS, SUMS = WT_WORLD };
   const auto place = [&](long writer, long reader, long owner, long first_slot) {
-    const Place p = place_between(writer, reader, true, launch.turn_of(0, 1));
+    const Place p = place_between(writer, reader, true, launch.use_of(0, 1));
     return launch.half_of(p.slab) + (first_slot + p.slot) * bytes - owner * segment * ELEMENT_BYTES;
   };
   const auto copy_rows = [&](auto to, const char* from, Segment rows) {  // `to`: Slab or Output
@@ -66,9 +66,9 @@ DEVICE void gemv_allreduce(const Gemv& g) {
       const Output sums{a.receive + at};
       const OutputAndSlab sums_for_two{sums, {sums_for((a.rank + 1) % WT_WORLD) + at}};
       if (REGISTERED)
-        reduce<COMPLETE, WT_WORLD>(sums, all, rows.count, this_block());
+        reduce(sums, all, rows.count, this_block());
       else
-        reduce<COMPLETE, WT_WORLD>(sums_for_two, all, rows.count, this_block());
+        reduce(sums_for_two, all, rows.count, this_block());
     }
     for_each_peer<FEW_REGISTERS>(
         a, [&](long reader) { copy_rows(Slab{sums_for(reader)}, a.receive, rows); },
@@ -99,7 +99,7 @@ DEVICE void gemv_allreduce_of_two(const Gemv& g) {
   const Launch launch(a);
   const long peer = a.rank ^ 1, bytes = WT_TOKENS * g.hidden * ELEMENT_BYTES;
   const auto parts_of = [&](long writer) {
-    const Place p = place_between(writer, writer ^ 1, true, launch.turn_of(0, 1));
+    const Place p = place_between(writer, writer ^ 1, true, launch.use_of(0, 1));
     return launch.half_of(p.slab) + p.slot * bytes;
   };
   const Segment rows = rows_of_block(g);
@@ -113,28 +113,28 @@ DEVICE void gemv_allreduce_of_two(const Gemv& g) {
     char* own = a.receive + (t * g.hidden + rows.start) * ELEMENT_BYTES;
     const char* other = parts_of(peer) + (own - a.receive);
     const auto inputs = inputs_of_all(a, own, [&](long) { return other; });
-    reduce<COMPLETE, WT_WORLD>(Output{own}, inputs, rows.count, this_block());
+    reduce(Output{own}, inputs, rows.count, this_block());
   }
   launch.leave();
 }
 
 DEVICE const Gemv& gemv_of(const Arguments& a) { return *(const Gemv*)a.more; }
 
-extern "C" __global__ UP_TO_256_THREADS void gemv_allreduce(LAUNCHED_WITH(Arguments) a) {
+#define GEMV_KERNEL(name) \
+  extern "C" __global__ UP_TO_256_THREADS void name(LAUNCHED_WITH(Arguments) launched)
+
+template <bool REGISTERED>
+DEVICE void gemv_allreduce_of_all(const Gemv& g) {
   if constexpr (WT_SWAP && WT_WORLD == 2)
-    gemv_allreduce_of_two(gemv_of(a));
+    gemv_allreduce_of_two(g);
   else
-    gemv_allreduce<false>(gemv_of(a));
+    gemv_allreduce_in_segments<REGISTERED>(g);
 }
-extern "C" __global__ UP_TO_256_THREADS void gemv_allreduce_registered(LAUNCHED_WITH(Arguments) a) {
-  if constexpr (WT_SWAP && WT_WORLD == 2)
-    gemv_allreduce_of_two(gemv_of(a));
-  else
-    gemv_allreduce<true>(gemv_of(a));
-}
+GEMV_KERNEL(gemv_allreduce) { gemv_allreduce_of_all<false>(gemv_of(launched)); }
+GEMV_KERNEL(gemv_allreduce_registered) { gemv_allreduce_of_all<true>(gemv_of(launched)); }
 
 // The compute alone, into `send`.
-extern "C" __global__ UP_TO_256_THREADS void gemv(LAUNCHED_WITH(Arguments) launched) {
+GEMV_KERNEL(gemv) {
   const Gemv& g = gemv_of(launched);
   const Segment rows = rows_of_block(g);
   char* to = const_cast<char*>(g.ranks.send);

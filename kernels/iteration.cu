@@ -39,16 +39,6 @@ KERNEL write_pattern(LAUNCHED_WITH(Pattern) p) {
   });
 }
 
-struct PackBits {
-  u64 of[sizeof(pack) / 8];
-};
-DEVICE bool differ(pack x, pack y) {
-  const PackBits a = reinterpret<PackBits>(x), b = reinterpret<PackBits>(y);
-  u64 bits = 0;
-  for (unsigned k = 0; k < sizeof(pack) / 8; ++k) bits |= a.of[k] ^ b.of[k];
-  return bits != 0;
-}
-
 DEVICE u64 bits_of(const char* element, long bytes) {
   u64 bits = 0;
   for (long b = 0; b < bytes; ++b) bits |= (u64)(unsigned char)element[b] << 8 * b;

@@ -45,11 +45,11 @@ KERNEL link_dependent_loads(LAUNCHED_WITH(Transfer) t) {
 // A block stores, and a flag behind its stores, `count` times, with or without a fence.
 template <bool FENCE>
 DEVICE void store_and_flag(const Transfer& t) {
-  for (long turn = 0; turn < t.ranks.count; ++turn) {
+  for (long trip = 0; trip < t.ranks.count; ++trip) {
     store_zeros(target(t), t.beside_bytes / ELEMENT_BYTES, this_block());
     block_barrier();
     if (FENCE) fence_system();
-    if (thread() == 0) *(volatile u64*)(target(t) + t.beside_bytes) = (u64)turn;
+    if (thread() == 0) *(volatile u64*)(target(t) + t.beside_bytes) = (u64)trip;
     block_barrier();
   }
 }

@@ -49,7 +49,7 @@ template <class Each>
 DEVICE void for_chunks(const Launch& launch, long rank, Each each) {
   const Arguments& a = launch.a;
   const long most = a.chunk_bytes / ELEMENT_BYTES;
-  char* half = launch.half_of(slab_in_turn(rank, launch.turn_of(0, 1)));
+  char* half = launch.half_of(slab_of_use(rank, launch.use_of(0, 1)));
   long slot = 0;
   for (long start = 0; start < a.count; start += most, slot ^= 1)
     each(half + slot * a.chunk_bytes, start, smaller(most, a.count - start));

@@ -12,15 +12,13 @@ constexpr int PUSHED = 0, PULLED = 1, PATHS = 2;
 struct Halves {
   unsigned short of[sizeof(pack) / 2];
   static DEVICE void store(char* at, pack p) {
-    const Halves h = reinterpret<Halves>(p);
     UNROLLED
-    for (unsigned k = 0; k < sizeof(pack) / 2; ++k) store_2_bytes(at + 2 * k, h.of[k]);
+    for (unsigned short half : reinterpret<Halves>(p).of) store_as(at, half), at += 2;
   }
   static DEVICE pack load(const char* at) {
     Halves h;
     UNROLLED
-    for (unsigned k = 0; k < sizeof(pack) / 2; ++k)
-      h.of[k] = (unsigned short)load_2_bytes(at + 2 * k);
+    for (unsigned short& half : h.of) half = load_as<unsigned short>(at), at += 2;
     return reinterpret<pack>(h);
   }
 };
@@ -60,14 +58,6 @@ DEVICE pack pattern(unsigned round, long writer, long owner, unsigned i) {
   copy_bits(&p, x, sizeof p);
   return p;
 }
-DEVICE bool same(pack p, pack q) {
-  unsigned x[sizeof(pack) / 4], y[sizeof(pack) / 4], differ = 0;
-  copy_bits(x, &p, sizeof x);
-  copy_bits(y, &q, sizeof y);
-  for (unsigned k = 0; k < sizeof(pack) / 4; ++k) differ |= x[k] ^ y[k];
-  return differ == 0;
-}
-
 // Where `writer` stores this round's patterns in `owner`'s slab.
 DEVICE char* region(const Launch& launch, long owner, long writer, int access, unsigned round) {
   const long number = (access * 2 + (round & 1)) * MOST_RANKS + writer;
@@ -92,7 +82,7 @@ DEVICE void compare(const Launch& launch, long owner, long writer, int access, u
   const char* from = region(launch, owner, writer, access, round);
   for_items(a, sizeof(pack), true, [&](unsigned i) {
     const pack seen = Access::load(from + i * sizeof(pack));
-    if (!same(seen, pattern(round, writer, owner, i)))
+    if (differ(seen, pattern(round, writer, owner, i)))
       count_wrong(a, access, owner == a.rank ? PUSHED : PULLED, writer);
   });
 }

@@ -12,9 +12,9 @@
 // One way, places cannot change hands: the receiver dirties the lines that the same sender will
 // store into again. Two windows of 512 KiB fill a second-level cache of 1 MiB: some blocks took 2.5
 // times as long.
-template <Path PATH, int LEGS>
+template <Path PATH, int MESSAGES>
 struct Slots {
-  static constexpr bool ANSWERED = WT_SWAP && LEGS > 1;
+  static constexpr bool ANSWERED = WT_SWAP && MESSAGES > 1;
   static constexpr long WINDOW_BYTES = ANSWERED ? 512 << 10 : 256 << 10, LEAST = 6;
   static_assert(WINDOW_BYTES <= HALF_BYTES, "the slots lie in a half");
   const Launch& launch;
@@ -40,21 +40,21 @@ struct Slots {
   }
 };
 
-template <Path PATH, int LEGS>
+template <Path PATH, int MESSAGES>
 DEVICE void send_receive(const Arguments& a) {
   const Launch launch(a);
   const long partner = a.rank ^ 1;
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
-  const Slots<PATH, LEGS> slots(launch, chunks);
+  const Slots<PATH, MESSAGES> slots(launch, chunks);
   // The first stamp says that this rank has entered. All ranks wait for it: a rank ahead of another
   // pair would overwrite data that this pair still reads in a launch of another collective.
   launch.signal(1);
-  for (long leg = 0; leg < LEGS && partner < WT_WORLD; ++leg) {
-    const bool sends = (a.rank & 1) == leg;
+  for (long message = 0; message < MESSAGES && partner < WT_WORLD; ++message) {
+    const bool sends = (a.rank & 1) == message;
     long slot = slots.first();
     for (long chunk = 0; chunk < chunks; ++chunk, slot = slots.after(slot)) {
       const long start = chunk * most, n = smaller(most, a.count - start);
-      const long done = 2 + leg * chunks + chunk;  // the step that ends this chunk
+      const long done = 2 + message * chunks + chunk;  // the step that ends this chunk
       if (sends) {
         if (chunk >= slots.count) launch.wait(done - slots.count, 1u << partner);
         copy(Slab{slots.at(sends, chunk, slot)}, a.send + start * ELEMENT_BYTES, n);
@@ -85,7 +85,7 @@ RANK_KERNEL(ping_pong_pull) { send_receive<PULL, 2>(a); }
 // Both ranks move a half at once: the receiver reads the first, the sender stores the second. On a
 // CPU the receiver reads a short message alone, as stores go into lines that its user has read.
 constexpr long READ_ALONE_BYTES = ON_CPU ? 524288 : 0;
-template <int LEGS>
+template <int MESSAGES>
 DEVICE void send_receive_registered(const Arguments& a) {
   const Launch launch(a);
   const long partner = a.rank ^ 1;
@@ -93,15 +93,15 @@ DEVICE void send_receive_registered(const Arguments& a) {
   const bool alone = a.count * ELEMENT_BYTES <= READ_ALONE_BYTES;
   const long first = alone ? a.count : smaller(half, a.count);
   launch.meet(1);
-  for (long leg = 0; leg < LEGS && partner < WT_WORLD; ++leg) {
-    const bool sends = (a.rank & 1) == leg;
+  for (long message = 0; message < MESSAGES && partner < WT_WORLD; ++message) {
+    const bool sends = (a.rank & 1) == message;
     const char* from = sends ? a.send : a.sends.selected(partner);
     char* to = sends ? a.receives.selected(partner) : a.receive;
     const long start = (sends ? first : 0) * ELEMENT_BYTES;
     in_parts(sends ? a.count - first : first,
              [&](long at, long n) { copy(Output{to + start + at}, from + start + at, n); });
-    launch.signal(2 + leg, 1u << partner);
-    launch.wait(2 + leg, 1u << partner);
+    launch.signal(2 + message, 1u << partner);
+    launch.wait(2 + message, 1u << partner);
   }
   launch.leave();
 }

@@ -23,7 +23,7 @@ MOST_FUNCTION_LINES = 70  # a screen, as formatted
 MOST_FILE_LINES = 500
 MOST_COLUMNS = 100
 MOST_PARAMETERS = 6
-MOST_LOADED_MODULES = 44
+MOST_LOADED_MODULES = 46
 MOST_DEVICE_BRANCHES = 8
 FAKES = "fake_gpu", "fake_peers"  # have the signatures of the packages that they stand for
 

@@ -161,11 +161,14 @@ def test_a_new_algorithm_is_one_python_file_and_one_kernel(tmp_path):
     assert ours.keys() == {"mine", "mine+nt"}
     assert {(case.status, case.n_wrong) for case in ours.values()} == {("ok", 0)}
     assert all(case.bound_us for case in ours.values())
-    _, result = run(out / "long", "--sizes 2M -n 1 --lean --algorithm mine", tree=tree)
-    assert [case.reason for case in result.cases] == ["a slab has room for 1024 KiB from each rank"]
+    words = "--sizes 16K,2M -n 1 --mode isolated --lean --algorithm mine"
+    _, result = run(out / "long", words, tree=tree)
+    assert [case.reason for case in result.cases if case.size_bytes > 16 << 10] == [
+        "a slab has room for 1024 KiB from each rank"
+    ]
     words = f"-b 16K -e 16K --max-time 60 --table {tmp_path / 'table.toml'}"
     _, result = run(out / "tune", words, tree=tree, command="tune")
-    assert {"mine", "mine+nt"} <= {case.algorithm for case in result.cases}
+    assert "mine" in {case.algorithm for case in result.cases}
     words = "--soak 1s -e 16K -d float -o sum --algorithm mine"
     soaked = launch(tmp_path, words, command="soak", tree=tree)
     assert soaked.returncode == 0, soaked.stderr

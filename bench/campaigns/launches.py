@@ -213,11 +213,13 @@ def check_out(variant: Variant, folder: Path) -> None:
     packages than this tree. Raises Stop."""
     subject = f"variant {variant.name}"
     shutil.rmtree(folder, ignore_errors=True)
-    answer = subprocess.run(["git", "archive", str(variant.commit)], capture_output=True)
-    if answer.returncode:
-        raise Stop(WRONG, f"{subject}: {answer.stderr.decode(errors='replace').strip()}")
     folder.mkdir(parents=True)
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=answer.stdout, check=True)
+    files = b""
+    for command in (["git", "archive", str(variant.commit)], ["tar", "-x", "-C", str(folder)]):
+        done = subprocess.run(command, input=files, capture_output=True)
+        if done.returncode:
+            raise Stop(WRONG, f"{subject}: {done.stderr.decode(errors='replace').strip()}")
+        files = done.stdout
     if not (folder / "bench").is_dir():  # Python would import the bench of this tree
         raise Stop(USAGE, f"{subject}: its revision has no benchmarks")
     uses_wiretax = "wiretax" in (Path(word).name for word in variant.launcher)

@@ -100,12 +100,6 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         "mpi_thread_level": communicator.thread_level,
         "device_asked": options.device,
     }
-    if world.device.is_cpu:
-        world_facts |= {
-            "l2_bytes": world.device.l2_bytes,
-            "shares_l3": world.shares_l3,
-            "oversubscribed": session.place.oversubscribed,
-        }
     for feature in session.features:
         world_facts |= feature.world_facts()
     if machine.gpus:

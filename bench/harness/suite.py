@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from bench.harness.timing import round_trip_ns
 from collectives.algorithms.allreduce_copy_engine import shared_engine
 from collectives.choice import AUTO
 from collectives.collective import DATATYPES, Shape
+from collectives.communicator import Refusal
 from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Case, Operation, Unsupported, World
 from collectives.registry import ALGORITHMS, by_default, in_order
 from collectives.traffic import between_bytes
@@ -220,9 +221,9 @@ def bound_parts(world: World, case: Case, algorithm: Algorithm) -> dict[str, Any
         return {"between_bytes": least_bytes} if least_bytes else None
     if not (traffic := algorithm.traffic(world.communicator.size, case)):
         return None
-    parts = asdict(traffic)
-    if case.in_place:  # nothing moves from one buffer to the other
-        parts["memory_bytes"] = 0
+    # In place nothing moves from one buffer to the other.
+    memory_bytes = 0 if case.in_place else traffic.memory_bytes
+    parts = {"hops": traffic.hops, "stages": traffic.stages, "memory_bytes": memory_bytes}
     if algorithm.pushes and not world.device.is_cpu:
         parts["pushes"] = True
     return parts
@@ -284,6 +285,9 @@ def prepare(
     suite = bind_cases(
         session, axes, sweep_cases(sweep, session, buffers), partial(case_iteration, world, buffers)
     )
+    if sweep.algorithms and not suite.iterations:
+        reason = next((header.reason for header in suite.headers), "none fits these sizes")
+        raise Refusal(f"no case can be measured: {reason}; --list says what can run here")
     add_link_parts(session, suite, buffers)
     return suite
 

@@ -62,7 +62,7 @@ def _facts(values: Mapping[str, Any]) -> Environment:
         where = FACTS.get(name, {"source": "environment variable"})
         facts[name] = {"value": value, "source": where["source"], "status": "ok"}
         if value is None or value == "":
-            source = f"not in {where['source']}; look at {where.get('look_at')}"
+            source = f"not in {where['source']}; look at {where.get('look_at', 'it')}"
             facts[name] = {"value": "unknown", "source": source, "status": "unknown"}
     return facts
 

@@ -56,8 +56,7 @@ def handle(bus_id: str) -> Any:
 def current_state(bus_id: str) -> Facts:
     """A GPU's current clocks, PCIe link, power and throttle reasons, in less than a millisecond."""
     gpu = handle(bus_id)
-    facts = _amd_state(bus_id) if gpu is None else _nvidia_state(gpu)
-    return {name: value for name, value in facts.items() if value is not None}
+    return _known(_amd_state(bus_id) if gpu is None else _nvidia_state(gpu))
 
 
 def _nvidia_state(gpu: Any) -> Facts:
@@ -91,19 +90,25 @@ def _amd_state(bus_id: str) -> Facts:
 
 
 def nvidia_gpu(bus_id: str) -> Facts:
-    """Name, memory and BAR1 in bytes, and NVLinks of a GPU; {} if NVML does not know the GPU."""
+    """Name, memory and BAR1 in bytes, and NVLinks of a GPU, without those that NVML does not give;
+    {} if it does not know the GPU."""
     gpu = handle(bus_id)
     if gpu is None:
         return {}
     memory = _ask("nvmlDeviceGetMemoryInfo", gpu)
     bar1 = _ask("nvmlDeviceGetBAR1MemoryInfo", gpu)
     links = (_nvlink(gpu, link) for link in range(nvml().NVML_NVLINK_MAX_LINKS))
-    return {
+    facts = {
         "name": _ask("nvmlDeviceGetName", gpu),
         "memory_bytes": memory and memory.total,
         "bar_bytes": bar1 and bar1.bar1Total,
-        "nvlinks": list(filter(None, links)),
+        "nvlinks": [link for link in links if link],
     }
+    return _known(facts)
+
+
+def _known(facts: Facts) -> Facts:
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _nvlink(gpu: Any, link: int) -> Facts | None:

@@ -59,24 +59,22 @@ def examine(bus_ids: Sequence[str]) -> Facts:
 
 
 def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
-    nvml, links = nvidia_gpu(bus_id), pci.links(bus_id)
+    links, vendor = pci.links(bus_id), pci.attribute(bus_id, "vendor")
     port, card = links[-1] if links else ("", "")
-    memory_bytes, bar_bytes = pci.memory_bytes(bus_id)
-    vendor = pci.attribute(bus_id, "vendor")
-    name = {pci.NVIDIA: "NVIDIA GPU", pci.AMD: "AMD GPU"}.get(vendor, "unknown")
     return {
         "bus_id": bus_id,
         "vendor": vendor,
-        "name": nvml.get("name") or name,
-        "nvlinks": [] if bus_id in amd_peers else nvml.get("nvlinks"),
+        "name": {pci.NVIDIA: "NVIDIA GPU", pci.AMD: "AMD GPU"}.get(vendor, "unknown"),
+        "nvlinks": [] if bus_id in amd_peers else None,
         "iommu": pci.iommu(bus_id),
         "chipset": pci.through_chipset(pci.chain(bus_id)[1:-1]),
-        "memory_bytes": nvml.get("memory_bytes") or memory_bytes,
-        "bar_bytes": nvml.get("bar_bytes") or bar_bytes,
+        "memory_bytes": pci.memory_bytes(bus_id),
+        "bar_bytes": pci.bar_bytes(bus_id),
         "links": pci.rates(bus_id) or None,
         "slot_at": card,
         "slot": pci.max_rate(port),
         "card": pci.max_rate(card),
+        **nvidia_gpu(bus_id),
     }
 
 
@@ -123,7 +121,7 @@ def examine_peers(
     return facts | {"peers": peers.kind, "refusals": list(peers.refusals)}
 
 
-def _load(world: World, facts: Facts) -> None:
+def _measure_pairs(world: World, facts: Facts) -> None:
     """Copies over each pair and in each GPU; sets bandwidths and links under load in `facts`."""
     communicator, slabs = world.communicator, cast(PeerBuffer, world.peers).slabs
     seconds = min(PAIR_S, ALL_PAIRS_S / max(1, len(facts["pairs"])))
@@ -135,7 +133,7 @@ def _load(world: World, facts: Facts) -> None:
         with communicator.all_or_none(DeviceError):
             if communicator.rank == pair["reader"]:
                 bus_ids = [gpu["bus_id"] for gpu in ends]
-                measured = _copy(world, sink, slabs[pair["owner"]].address, seconds, bus_ids)
+                measured = _time_copies(world, sink, slabs[pair["owner"]].address, seconds, bus_ids)
         pair["gb_s"], links = communicator.all_gather(measured)[pair["reader"]]
         for gpu, rates in zip(ends, links, strict=True):
             gpu["links"] = rates
@@ -145,7 +143,7 @@ def _load(world: World, facts: Facts) -> None:
         gpu["copies_gb_s"] = copies_gb_s
 
 
-def _copy(
+def _time_copies(
     world: World, sink: Memory, source: int, seconds: float, bus_ids: Sequence[str] = ()
 ) -> tuple[float, list[Facts | None]]:
     """Copies for some seconds. Returns the GB/s after that, and these GPUs' links during copies."""
@@ -175,7 +173,7 @@ def _local_copies_gb_s(world: World) -> dict[str, float]:
             closing(device.allocate_as(kind, LOCAL_COPY_BYTES)) as sink,
             closing(device.allocate_as(kind, LOCAL_COPY_BYTES)) as source,
         ):
-            rates[kind] = 2 * _copy(world, sink, source.address, LOCAL_COPY_S)[0]
+            rates[kind] = 2 * _time_copies(world, sink, source.address, LOCAL_COPY_S)[0]
     return rates
 
 
@@ -207,7 +205,7 @@ def examine_ranks(communicator: Communicator) -> tuple[Facts, World | None]:
         world = open_world(communicator, device, waits)
         facts = examine_peers(communicator, device, world.peers)
         if facts["peers"]:
-            _load(world, facts)
+            _measure_pairs(world, facts)
         return facts, world
     except Refusal as refusal:
         reason = str(refusal).removesuffix(".")

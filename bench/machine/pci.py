@@ -174,12 +174,16 @@ def iommu(bus_id: str) -> str | None:
     return IOMMU_TYPES.get(attribute(bus_id, "iommu_group/type"))
 
 
-def memory_bytes(bus_id: str) -> tuple[int | None, int | None]:
-    """The memory of a GPU, from amdgpu, and its largest BAR; None if unknown."""
+def memory_bytes(bus_id: str) -> int | None:
+    """The memory of a GPU, from amdgpu; None if unknown."""
+    return int(attribute(bus_id, "mem_info_vram_total") or 0) or None
+
+
+def bar_bytes(bus_id: str) -> int | None:
+    """The largest BAR of a device; None if unknown."""
     lines = attribute(bus_id, "resource").splitlines()[:6]
     windows = [[int(word, 16) for word in line.split()[:2]] for line in lines]
-    largest = max((end - start + 1 for start, end in windows if end), default=None)
-    return int(attribute(bus_id, "mem_info_vram_total") or 0) or None, largest
+    return max((end - start + 1 for start, end in windows if end), default=None)
 
 
 def kfd_peers() -> dict[str, dict[str, str]]:

@@ -122,10 +122,10 @@ def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
 
 def to_type(survey: Survey, step: Step) -> str:
     """The command that runs the step again."""
+    command = step.command
     variables = [f"{name}={value}" for name, value in step.environment.items()]
-    words = [*variables, *launcher(survey, step), "python -m", f"bench.{step.command}"]
-    words += step.arguments
-    if step.command != "doctor":
+    words = [*variables, *launcher(survey, step), f"python -m bench.{command}", *step.arguments]
+    if command != "doctor":
         words += ["--device", survey.device] if survey.device != "auto" else []
         words += ["--ranks-share-gpus"] * survey.shares_gpus
     return " ".join(words)

@@ -2,6 +2,7 @@
 machines. A row enters only if it raises no regret in the runs of another machine."""
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,89 +10,113 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import Any
 
+from collectives.build import cpu_builds
+from collectives.choice import SAME_STATE_RATIO, same_state
 from collectives.operation import Row
 from collectives.registry import ALGORITHMS
 from collectives.table import best_row, check_algorithm, parsed
 from reports.store.schema import Result
 from reports.tables.tune import heats_of
 
-NEAR_BEST = 1.03  # builds up to this ratio to the best are as good: rows then share one
-LEAST_ROUNDS = 3
-OWN_FACTS = "l2_bytes", "shares_l3", "oversubscribed"  # of the ranks of a run
-Costs = Mapping[str, float]  # us, by the name of a build
+NEAR_BEST = 1.04  # builds up to this ratio to the best are as good: rows then share one
+LEAST_ROUNDS = 6  # of the build with most, for a cell to count
+LEAST_SHARE = 0.4  # of the rounds of the build with most, for a build to count
 Group = tuple[str, frozenset[tuple[str, Any]]]  # a collective, and facts
+Measured = Mapping[str, tuple[float, int]]  # by build: us, and rounds
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What the runs of one machine measured at a size under some facts: the ratio of each build to
-    the best, 1 or more."""
+    """What the runs of one machine measured at a size under some facts: by build the ratio to the
+    best, 1 or more; a flag's round trip between CPU cores, 0 on GPUs."""
 
-    machine: str
     collective: str
     facts: Mapping[str, Any]
     round_trip_ns: float
     size_bytes: int
-    ratios: Costs
+    ratios: Mapping[str, float]
     runs: tuple[str, ...]
 
 
 def cells_of(results: Iterable[Result]) -> list[Cell]:
-    """All cells; runs of one machine share a cell, whose ratios are then the means of the builds
-    that all have measured."""
-    found: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
+    """All cells; the runs of one machine under the same facts and state of the link share one."""
+    found: dict[tuple[Any, ...], list[tuple[float, Measured, str]]] = defaultdict(list)
     for result in results:
-        for cell in cells_in(result):
-            state = round(math.log(cell.round_trip_ns, 1.5)) if "cpu" in cell.facts.values() else 0
-            facts = frozenset(cell.facts.items())
-            found[cell.machine, cell.collective, facts, cell.size_bytes, state].append(cell)
-    return [joined(cells) for cells in found.values()]
+        run, collective = result.run, result.cases[0].collective
+        for (variant, size_bytes, mode, rtt_ns, is_lossy), candidates in heats_of(result).items():
+            facts = {**facts_of(result), "variant": variant, "mode": mode}
+            measured = {
+                each.name: (median(each.rounds.values()), len(each.rounds))
+                for each in candidates
+                if is_choice(each.name, collective, facts, size_bytes)
+            }
+            trip_ns = rtt_ns if run.clock_shared else 0.0
+            state = round(math.log(trip_ns or 1.0, SAME_STATE_RATIO))
+            if len(measured) > 1 and facts["ranks"] > 1 and not is_lossy:
+                key = run.machine_id, collective, frozenset(facts.items()), state, size_bytes
+                found[key].append((trip_ns, measured, run.run_id))
+    return [
+        Cell(
+            collective,
+            dict(facts),
+            median(trip_ns for trip_ns, *_ in parts),
+            size_bytes,
+            ratios,
+            tuple(sorted(run_id for *_, run_id in parts)),
+        )
+        for (_, collective, facts, _, size_bytes), parts in found.items()
+        if (ratios := ratios_of([measured for _, measured, _ in parts]))
+    ]
 
 
-def cells_in(result: Result) -> Iterable[Cell]:
-    run, collective = result.run, result.cases[0].collective
-    known = ALGORITHMS.get(collective, {})
-    device = "cpu" if run.clock_shared else "gpu"
-    own = {name: run.world[name] for name in OWN_FACTS if name in run.world}
-    for heat, candidates in heats_of(result).items():
-        variant, size_bytes, mode, rtt_ns, is_lossy = heat
-        facts: dict[str, Any] = {"device": device, "memory": memory_of(result), **own}
-        facts |= {"ranks": run.world["size"], "variant": variant, "mode": mode}
-        costs = {
-            each.name: median(each.rounds.values())
-            for each in candidates
-            if len(each.rounds) >= LEAST_ROUNDS and is_choice(each.name, known, variant)
-        }
-        if len(costs) > 1 and not is_lossy:
-            ratios = {name: cost / min(costs.values()) for name, cost in costs.items()}
-            yield Cell(run.machine_id, collective, facts, rtt_ns, size_bytes, ratios, (run.run_id,))
+def ratios_of(runs: Sequence[Measured]) -> dict[str, float]:
+    """The cost of each build over the best one's, from all runs, by way of the build that most runs
+    have measured. A build with few rounds would be best by luck."""
+    rounds = Counter[str]()
+    for measured in runs:
+        rounds.update({name: n for name, (_, n) in measured.items()})
+    shared = max(rounds, key=lambda name: (sum(name in each for each in runs), rounds[name]))
+    logs: dict[str, float] = {}
+    for name, total in rounds.items():
+        weighted = [
+            (math.log(each[name][0] / each[shared][0]), each[name][1])
+            for each in runs
+            if name in each and shared in each
+        ]
+        if weighted and total >= max(LEAST_ROUNDS, LEAST_SHARE * max(rounds.values())):
+            logs[name] = sum(log * n for log, n in weighted) / sum(n for _, n in weighted)
+    least = min(logs.values(), default=0.0)
+    return {name: math.exp(log - least) for name, log in logs.items()}
 
 
-def memory_of(result: Result) -> str:
-    return next((case.memory for case in result.cases if not case.library), "mapped")
-
-
-def is_choice(name: str, known: Mapping[str, Any], variant: str) -> bool:
-    """Whether `auto` can choose it."""
+def is_choice(name: str, collective: str, facts: Mapping[str, Any], size_bytes: int) -> bool:
+    """Whether `auto` may choose it: on CPUs a build of `cpu_builds` of what its model knows, which
+    sums in rank order; the best of many others would be best by luck. On GPUs no packets over host
+    memory, which hung RCCL on gfx12 (ROCm/rocm-systems pull request 7183)."""
     try:
-        check_algorithm(parsed(name, known), {"variant": variant})
+        algorithm = parsed(name, ALGORITHMS[collective])
+        check_algorithm(algorithm, facts)
     except (KeyError, ValueError):
         return False
-    return True
+    if facts["device"] == "gpu":
+        return algorithm.is_modelled or facts["memory"] != "host_staged"
+    builds = cpu_builds(algorithm.varies, size_bytes, facts["memory"])
+    return algorithm.is_modelled and algorithm.build in builds
 
 
-def joined(cells: Sequence[Cell]) -> Cell:
-    names = set.intersection(*(set(cell.ratios) for cell in cells)) or set(cells[0].ratios)
-    ratios = {
-        name: mean(cell.ratios[name] for cell in cells if name in cell.ratios) for name in names
-    }
-    least = min(ratios.values())
-    return replace(
-        cells[0],
-        round_trip_ns=median(cell.round_trip_ns for cell in cells),
-        ratios={name: ratio / least for name, ratio in ratios.items()},
-        runs=tuple(sorted({run for cell in cells for run in cell.runs})),
-    )
+def facts_of(result: Result) -> dict[str, Any]:
+    """Of the ranks of a run: their number and memory, and of CPUs the caches and cores."""
+    world = result.run.world
+    memory = next((case.memory for case in result.cases if not case.library), "mapped")
+    device = "cpu" if result.run.clock_shared else "gpu"
+    facts = {"device": device, "ranks": world["size"], "memory": memory}
+    if result.run.clock_shared:
+        caches = str(result.run.environment.get("cpu.caches", {}).get("value"))
+        if l2 := re.search(r"L2 (\d+)K", caches):
+            facts["l2_bytes"] = int(l2[1]) << 10
+        cores = {cpu for rank in world["ranks"] for cpu in rank["cpus"]}
+        facts["oversubscribed"] = len(cores) < world["size"]
+    return facts
 
 
 def rows_from(results: Sequence[Result]) -> list[Row]:
@@ -107,8 +132,10 @@ def rows_from(results: Sequence[Result]) -> list[Row]:
 def rows_of_group(cells: Sequence[Cell]) -> Iterable[Row]:
     """Rows of one machine under the same facts. The states of the link divide all round trips."""
     facts = dict(cells[0].facts)
-    states = sorted({cell.round_trip_ns for cell in cells}) if facts["device"] == "cpu" else []
-    levels = [ns for ns, before in zip(states, [0, *states], strict=False) if ns > 1.5 * before]
+    states = sorted({cell.round_trip_ns for cell in cells} - {0.0})
+    levels = [
+        ns for ns, before in zip(states, [0.0, *states], strict=False) if not same_state(ns, before)
+    ]
     ends = [0.0, *(math.sqrt(a * b) for a, b in pairwise(levels)), 1e9]
     for least_ns, most_ns in pairwise(ends) if levels else [(0.0, 1e9)]:
         where = {name: facts[name] for name in sorted(facts)}

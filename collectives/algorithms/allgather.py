@@ -29,5 +29,6 @@ RING = Algorithm(
     ring_traffic,
     pushes=True,
     varies=("stores", "chunks", "grid"),
+    is_modelled=False,
 )
 ALGORITHMS = {"all_gather": (PUSH, PULL, RING)}

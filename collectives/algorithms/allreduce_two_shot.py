@@ -5,6 +5,7 @@ Wins for long messages: each rank sums 1/ranks of the data, and sends each byte 
 from collectives.binding import binder
 from collectives.collective import Traffic
 from collectives.operation import Algorithm, Case, World
+from collectives.traffic import chained_bytes
 
 
 def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> Traffic:
@@ -12,9 +13,11 @@ def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> T
     moved = case.segment_bytes if wire_bytes is None else wire_bytes
     own = moved // ranks
     others = moved - own
-    copy_in = () if case.variant == "registered" else ((others, 0),)
+    is_copied = case.variant == "copied"
+    copy_in = ((others, 0),) if is_copied else ()
     stages = (*copy_in, (own, others), (0, others)) if ranks > 1 else ()
-    return Traffic(2, stages, case.segment_bytes)
+    own_bytes = moved if is_copied else own
+    return Traffic(2, stages, case.segment_bytes, own_bytes, chained_bytes(case, others))
 
 
 TWO_SHOT = Algorithm(
@@ -32,10 +35,11 @@ TWO_SHOT = Algorithm(
 def _push_traffic(ranks: int, case: Case) -> Traffic:
     own = case.segment_bytes // ranks
     others = case.segment_bytes - own
-    # Registered: the owners' stores fill the receive buffers.
-    copy_out = () if case.variant == "registered" else ((0, others),)
+    is_copied = case.variant == "copied"
+    copy_out = ((0, others),) if is_copied else ()  # else the owners' stores fill the buffers
     stages = ((others, 0), (others, others), *copy_out) if ranks > 1 else ()
-    return Traffic(2, stages, case.segment_bytes)
+    own_bytes, contended_bytes = (case.segment_bytes, 0) if is_copied else (own, others)
+    return Traffic(2, stages, case.segment_bytes, own_bytes, contended_bytes)
 
 
 def _not_between_two_cores(world: World) -> bool:
@@ -57,10 +61,12 @@ PUSH = Algorithm(
 
 
 def _direct_traffic(ranks: int, case: Case) -> Traffic:
-    others = case.segment_bytes - case.segment_bytes // ranks
-    stores = () if case.in_place else ((others, 0),)  # in place into lines that have just been read
-    stages = ((0, others), *stores) if ranks > 1 else ()
-    return Traffic(2, stages, case.segment_bytes)
+    own = case.segment_bytes // ranks
+    others = case.segment_bytes - own
+    stored = 0 if case.in_place else others  # in place into lines that have just been read
+    stages = ((0, others), *([(stored, 0)] if stored else [])) if ranks > 1 else ()
+    contended = stored + chained_bytes(case, others)
+    return Traffic(2, stages, case.segment_bytes, own, contended)
 
 
 DIRECT = Algorithm(

@@ -28,5 +28,6 @@ RING = Algorithm(
     ring_traffic,
     pushes=True,
     varies=("stores", "chunks", "grid"),
+    is_modelled=False,
 )
 ALGORITHMS = {"reduce_scatter": (PUSH, PULL, RING)}

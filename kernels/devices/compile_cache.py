@@ -1,17 +1,16 @@
 """Compiles a kernel file once for all ranks and runs, to `$XDG_CACHE_HOME/wiretax`. A binary's name
 has its SHA-256 digest: a file that does not match is compiled anew and never loaded."""
 
-import ctypes
 import fcntl
 import hashlib
 import os
 import platform
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kernels.devices.device import DeviceError, layout_checks
+from kernels.devices.device import DeviceError, Macros, Structures, layout_checks
 
 SOURCES = Path(__file__).parents[1]  # kernels/
 REMEDY = "set XDG_CACHE_HOME to a folder of your own"
@@ -72,8 +71,8 @@ def cached_file(folder: Path, name: str, suffix: str) -> Path | None:
 def compile_once(
     source: Path,
     inputs: Sequence[str],
-    macros: Mapping[str, str],
-    structures: Sequence[type[ctypes.Structure]],
+    macros: Macros,
+    structures: Structures,
     suffix: str,
     build: Callable[[Path, list[str], str], object],
 ) -> Path:

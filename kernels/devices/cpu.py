@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_long, c_void_p
 from functools import cache
 from importlib.util import find_spec
@@ -20,7 +20,18 @@ import numpy as np
 
 from kernels.devices import shared_memory
 from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
-from kernels.devices.device import Action, Counts, Device, Kernel, Phase, Stamps, Step, Watch
+from kernels.devices.device import (
+    Action,
+    Counts,
+    Device,
+    Kernel,
+    Macros,
+    Phase,
+    Stamps,
+    Step,
+    Structures,
+    Watch,
+)
 from kernels.devices.shared_memory import HostMemory
 
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared"]
@@ -120,19 +131,7 @@ def l2_bytes() -> int:
     return 0
 
 
-def l3_cpus() -> str:
-    """The CPUs that share a last-level cache with this process's first one, as in `0-7`; "" if the
-    system does not say."""
-    cpu = min(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError):
-        cache = Path(f"/sys/devices/system/cpu/cpu{cpu}/cache/index3/shared_cpu_list")
-        return cache.read_text().strip()
-    return ""
-
-
-def compile_kernel(
-    source: Path, macros: Mapping[str, str], structures: Sequence[type[ctypes.Structure]] = ()
-) -> Path:
+def compile_kernel(source: Path, macros: Macros, structures: Structures = ()) -> Path:
     """`source`, compiled with -D for each macro. Raises CompileError with the first complaint."""
     compiler = find_compiler()
 
@@ -183,12 +182,7 @@ class CpuDevice(Device):
         self.loop = CpuModule(compile_kernel(source, {}, structures))
         self.l2_bytes = l2_bytes()
 
-    def compile(
-        self,
-        stem: str,
-        macros: Mapping[str, str],
-        structures: Sequence[type[ctypes.Structure]] = (),
-    ) -> CpuModule:
+    def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> CpuModule:
         key = stem, tuple(sorted(macros.items()))
         if key not in self.loaded:
             path = compile_kernel(SOURCES / f"{stem}.cu", macros, structures)
@@ -219,9 +213,6 @@ class CpuDevice(Device):
 
     def blocks_for(self, size_bytes: int) -> int:
         return 1
-
-    def l3_cpus(self) -> str:
-        return l3_cpus()
 
     def reason_against_graphs(self) -> str | None:
         return "the cpu device has no graphs; only GPUs have them"

@@ -19,6 +19,8 @@ PACKETS_BYTES = 4 * MOST_RANKS * PACKET_BYTES  # behind a slab's halves: with ma
 CONSTANTS = "MOST_RANKS", "MOST_BLOCKS", "PACK_BYTES", "HALF_BYTES", "PACKET_BYTES", "PACKETS_BYTES"
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Stamps = np.ndarray[Any, np.dtype[np.int64]]
+Macros = Mapping[str, str]  # what a build defines with -D, by name
+Structures = Sequence[type[ctypes.Structure]]  # that kernels share with Python
 
 
 class DeviceError(Exception):
@@ -149,7 +151,7 @@ class Gate(ctypes.Structure):
 ITERATION_STRUCTURES = (Arguments, Watch, Pattern, Wrong, Gate)
 
 
-def layout_checks(structures: Sequence[type[ctypes.Structure]]) -> str:
+def layout_checks(structures: Structures) -> str:
     """C++ text that compares structures' sizes and offsets with Python's, where `in` is `in_`; with
     Arguments the CONSTANTS too."""
     # NVRTC has __builtin_offsetof only from 13.5 on. Its front end makes offsetof of __INTADDR__.
@@ -326,12 +328,7 @@ class Device(Protocol):
     def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
         """Device memory as an array of `xp`."""
 
-    def compile(
-        self,
-        stem: str,
-        macros: Mapping[str, str],
-        structures: Sequence[type[ctypes.Structure]] = (),
-    ) -> Module:
+    def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> Module:
         """`kernels/<stem>.cu` with -D for each macro. `structures` are those that the kernels share
         with Python. Raises CompileError with the compiler's first complaint."""
 
@@ -364,10 +361,6 @@ class Device(Protocol):
     def watch(self, record: Watch) -> Watch:
         """The watch that kernels write: `record` if they can, otherwise one in pinned memory."""
         return record
-
-    def l3_cpus(self) -> str:
-        """The CPUs that share this rank's last-level cache, as in `0-7`; "" if nobody knows."""
-        return ""
 
     def blocks_for(self, size_bytes: int) -> int:
         """The number of blocks for one pass over this many bytes; the same on every rank."""

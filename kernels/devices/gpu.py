@@ -4,7 +4,7 @@ host memory that both GPUs register (`host_staged`)."""
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ from kernels.devices.device import (
     Bytes,
     Device,
     DeviceError,
+    Macros,
     Memory,
     Multicast,
     OutOfMemory,
+    Structures,
 )
 from kernels.devices.gpu_driver import (
     AMD_MODULE,
@@ -115,12 +117,7 @@ class GpuDevice(GpuStream, Device):
             "event_resolution_us": self.event_resolution_us(),
         }
 
-    def compile(
-        self,
-        stem: str,
-        macros: Mapping[str, str],
-        structures: Sequence[type[ctypes.Structure]] = (),
-    ) -> GpuModule:
+    def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> GpuModule:
         if self.flushes_hdp:
             macros = {**macros, "WT_HDP_FLUSH": "1"}
         path = compile_kernel(self.cupy, self.arch, self.compiler, stem, macros, structures)

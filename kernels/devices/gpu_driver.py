@@ -5,14 +5,14 @@ import ctypes
 import importlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
-from kernels.devices.device import DeviceError, OutOfMemory
+from kernels.devices.device import DeviceError, Macros, OutOfMemory, Structures
 
 DRIVERS = {
     "cuda": ("libcuda.so.1",),
@@ -179,8 +179,8 @@ def compile_kernel(
     arch: str,
     compiler: str,
     stem: str,
-    macros: Mapping[str, str],
-    structures: Sequence[type[ctypes.Structure]] = (),
+    macros: Macros,
+    structures: Structures = (),
 ) -> Path:
     """`kernels/<stem>.cu`, compiled by NVRTC or hipRTC for an `arch` such as sm_90 or gfx1201. Our
     own cache keeps it, because CuPy's cache key ignores our headers. Raises CompileError."""

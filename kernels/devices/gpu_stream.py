@@ -3,6 +3,7 @@
 import ctypes
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -19,11 +20,13 @@ PORTABLE, MAPPED = 1, 2  # host allocations: for all devices of the process, in 
 HIP_COHERENT = 0x40000000  # otherwise a running kernel may not see the host's writes
 
 
+@dataclass(eq=False)
 class GpuModule:
     """A kernel file, loaded. A launch has at most `threads` threads per block."""
 
-    def __init__(self, module: Any, threads: int, calling: Callable[[str], Any]) -> None:
-        self.module, self.threads, self.calling = module, threads, calling
+    module: Any
+    threads: int
+    calling: Callable[[str], Any]
 
     def kernel(self, name: str, threads: int | None = None) -> Kernel:
         threads = min(threads or self.threads, self.threads)

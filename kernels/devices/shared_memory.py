@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,18 @@ MEMORY_FACTS, CONTROL_GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
+@dataclass(eq=False)
 class HostMemory:
     """Host memory, mapped into this process. Its owner keeps `fd` open: a memfd's path needs it."""
 
-    def __init__(
-        self,
-        map: mmap.mmap,
-        size_bytes: int,
-        handle: bytes = b"",
-        type: str = "private",
-        fd: int | None = None,
-    ) -> None:
-        self.map, self.size_bytes, self.handle, self.type = map, size_bytes, handle, type
-        self.fd = fd
-        self.view = np.frombuffer(map, np.uint8)
+    map: mmap.mmap
+    size_bytes: int
+    handle: bytes = b""
+    type: str = "private"
+    fd: int | None = None
+
+    def __post_init__(self) -> None:
+        self.view = np.frombuffer(self.map, np.uint8)
         self.address = self.view.ctypes.data
 
     def read(self) -> Bytes:

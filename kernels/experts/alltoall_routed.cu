@@ -50,8 +50,7 @@ DEVICE long dispatch(const Launch& launch) {
     };
     for_each_peer(a, take_from, 0);
   };
-  const long step = exchange_from<PATH, ONE>(
-      launch, 0, r.most_tokens, r.step_tokens, give, [](long, long) {}, take);
+  const long step = exchange_from<PATH, ONE>(launch, 0, r.most_tokens, r.step_tokens, give, take);
   if (PATH != REGISTERED) return step;
   // New tokens may be written only after every peer has read the old ones.
   launch.meet(step + 1);
@@ -77,8 +76,7 @@ DEVICE void combine(const Launch& launch, long step) {
                    [&](auto term) { all_terms(a, r, t, part_of, term); });
     });
   };
-  exchange_from<PATH, ONE>(
-      launch, step, r.most_tokens, r.step_tokens, give, [](long, long) {}, take);
+  exchange_from<PATH, ONE>(launch, step, r.most_tokens, r.step_tokens, give, take);
 }
 
 enum Way { DISPATCH, COMBINE, ROUND_TRIP };

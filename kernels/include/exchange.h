@@ -16,14 +16,19 @@ DEVICE void for_tokens_of_block(long start, long end, Each each) {
 // The bytes of a row in a slot, where each row begins its own cache line.
 DEVICE long stride_of(long row_bytes) { return (row_bytes + 63) / 64 * 64; }
 
+struct Nothing {
+  template <class... T>
+  DEVICE void operator()(T...) const {}
+};
+
 // Performs these steps, numbered from `step` on, and returns the number of the step after:
 //   1. give(reader, start, n, slot), for each reader: store its part of the next n of `count` units
 //   2. signal every peer; call meanwhile(start, n); wait for every peer
 //   3. take(start, n, inbox): inbox(writer) holds the units that `writer` gave to this rank
 // A count of 0 also takes a step, since a launch waits for every peer. All have the same `most`.
-template <Path PATH, Readers READERS, class Give, class Meanwhile, class Take>
+template <Path PATH, Readers READERS, class Give, class Take, class Meanwhile = Nothing>
 DEVICE long exchange_from(const Launch& launch, long step, long count, long most, Give give,
-                          Meanwhile meanwhile, Take take) {
+                          Take take, Meanwhile meanwhile = {}) {
   const Arguments& a = launch.a;
   constexpr bool SHARED = PATH != PUSH && READERS == ALL;  // all readers share one slot
   constexpr int SLOTS = SHARED ? 1 : WT_WORLD;
@@ -32,9 +37,9 @@ DEVICE long exchange_from(const Launch& launch, long step, long count, long most
   do {
     const long n = smaller(most, count - start);
     const auto slot = [&](long reader, long writer) {
-      const unsigned turn = launch.turn_of(step, steps);
-      const Place place = SHARED ? Place{slab_in_turn(writer, turn), 0}
-                                 : place_between(writer, reader, PATH == PUSH, turn);
+      const unsigned use = launch.use_of(step, steps);
+      const Place place = SHARED ? Place{slab_of_use(writer, use), 0}
+                                 : place_between(writer, reader, PATH == PUSH, use);
       return launch.half_of(place.slab) + ((step & 1) * SLOTS + place.slot) * a.chunk_bytes;
     };
     for_each_peer(
@@ -51,8 +56,8 @@ DEVICE long exchange_from(const Launch& launch, long step, long count, long most
 
 // Reads or writes in the users' registered buffers. The first wait protects a buffer that its user
 // still fills or reads; the second keeps it until every peer has finished with it.
-template <class Meanwhile, class Take>
-DEVICE void in_users_buffers(const Arguments& a, Meanwhile meanwhile, Take take) {
+template <class Take, class Meanwhile = Nothing>
+DEVICE void in_users_buffers(const Arguments& a, Take take, Meanwhile meanwhile = {}) {
   const Launch launch(a);
   launch.signal(1);
   meanwhile();
@@ -76,15 +81,13 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
     if (char* to = own_place(at)) copy(Output{to}, segment_for<READERS>(a, a.send, a.rank, at), n);
   };
   if constexpr (PATH == REGISTERED) {
+    const auto take_part = [&](long at, long n) {
+      take(at, n, [&](long writer) {
+        return segment_for<READERS>(a, a.sends.selected(writer), a.rank, at);
+      });
+    };
     in_users_buffers(
-        a, [&] { in_parts(a.count, copy_own); },
-        [&] {
-          in_parts(a.count, [&](long at, long n) {
-            take(at, n, [&](long writer) {
-              return segment_for<READERS>(a, a.sends.selected(writer), a.rank, at);
-            });
-          });
-        });
+        a, [&] { in_parts(a.count, take_part); }, [&] { in_parts(a.count, copy_own); });
   } else {
     // On a CPU what all ranks read goes into a slab and its own place in one pass: 0.9 of the time.
     constexpr bool BOTH = COPIES_TO_BOTH && READERS == ALL && WT_WORLD > 1;
@@ -100,10 +103,10 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
           else
             copy(Slab{slot}, from, n);
         },
+        [&](long start, long n, auto inbox) { take(start * ELEMENT_BYTES, n, inbox); },
         [&](long start, long n) {
           if (!BOTH) copy_own(start * ELEMENT_BYTES, n);
-        },
-        [&](long start, long n, auto inbox) { take(start * ELEMENT_BYTES, n, inbox); });
+        });
     launch.leave();
   }
 }
@@ -114,7 +117,7 @@ DEVICE void exchange_and_reduce(const Arguments& a) {
   const auto nowhere = [](long) -> char* { return nullptr; };
   exchange<PATH, READERS>(a, nowhere, [&](long at, long n, auto from) {
     const char* own = segment_for<READERS>(a, a.send, a.rank, at);
-    reduce<COMPLETE, WT_WORLD>(Output{a.receive + at}, inputs_of_all(a, own, from), n);
+    reduce(Output{a.receive + at}, inputs_of_all(a, own, from), n);
   });
 }
 
@@ -138,8 +141,8 @@ DEVICE void exchange_and_gather(const Arguments& a) {
 template <bool REDUCES, bool GATHERS>
 struct Ring {
   static constexpr bool BOTH = REDUCES && GATHERS;
-  static constexpr int SUMMED = REDUCES ? WT_WORLD - 1 : 0;  // the stage that completes a segment
-  static constexpr int STAGES = SUMMED + (GATHERS ? WT_WORLD : 1);
+  static constexpr int SUMMED = REDUCES ? WT_WORLD - 1 : 0;  // the hop that completes a segment
+  static constexpr int HOPS = SUMMED + (GATHERS ? WT_WORLD : 1);
 
   // SEND and ADD pass an incomplete sum on; ADD_LAST outputs it and, if GATHERS, passes it on; so
   // does FORWARD with what it received; KEEP, the last, outputs alone.
@@ -147,11 +150,11 @@ struct Ring {
   static DEVICE Kind kind_of(int s) {
     if (s < SUMMED) return s == 0 ? SEND : ADD;
     if (SUMMED > 0 && s == SUMMED) return ADD_LAST;
-    return s < STAGES - 1 ? FORWARD : KEEP;
+    return s < HOPS - 1 ? FORWARD : KEEP;
   }
 
-  static DEVICE void stage(const Arguments& a, int s, long start, long n, const char* received,
-                           Slab sent) {
+  static DEVICE void hop(const Arguments& a, int s, long start, long n, const char* received,
+                         Slab sent) {
     const long index = (a.rank - s - !GATHERS + 2 * WT_WORLD) % WT_WORLD;
     const Segment segment = BOTH ? segment_of(n, index) : Segment{index * a.count, n};
     const char* own = a.send + (start + (REDUCES ? segment.start : 0)) * ELEMENT_BYTES;
@@ -163,10 +166,10 @@ struct Ring {
       case SEND:
         return copy(sent, own, segment.count);
       case ADD:
-        return reduce<PARTIAL, 2>(sent, sum, segment.count);
+        return reduce<PARTIAL>(sent, sum, segment.count);
       case ADD_LAST:
-        if (GATHERS) return reduce<COMPLETE, 2>(OutputAndSlab{output, sent}, sum, segment.count);
-        return reduce<COMPLETE, 2>(output, sum, segment.count);
+        if (GATHERS) return reduce(OutputAndSlab{output, sent}, sum, segment.count);
+        return reduce(output, sum, segment.count);
       case FORWARD:
         if (in_place) return copy(sent, from, segment.count);
         return copy(OutputAndSlab{output, sent}, from, segment.count);
@@ -175,32 +178,32 @@ struct Ring {
     }
   }
 
-  // Chunk k enters in beat k and passes one stage per beat: the right neighbour receives in stage
-  // s+1 what was sent in stage s. The slot (of two) that beat b overwrites was read in beat b-1.
+  // Chunk k enters in round k and passes one hop per round: the right neighbour receives in hop
+  // s+1 what was sent in hop s. The slot (of two) that round b overwrites was read in round b-1.
   static DEVICE void run(const Arguments& a) {
     const Launch launch(a);
     const long left = (a.rank + WT_WORLD - 1) % WT_WORLD, right = (a.rank + 1) % WT_WORLD;
     const unsigned neighbours = (1u << left | 1u << right) & ~(1u << a.rank);
     const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
     const long slot_bytes = BOTH ? segment_of(most, 0).count * ELEMENT_BYTES : a.chunk_bytes;
-    // An empty message too has beats enough for each rank to wait, through others, for all.
-    const long beats = (chunks > 0 ? chunks : 1) + STAGES - 1;
+    // An empty message too has rounds enough for each rank to wait, through others, for all.
+    const long rounds = (chunks > 0 ? chunks : 1) + HOPS - 1;
     const auto inbox = [&](long rank, long s, long chunk) {
-      if constexpr (WT_SWAP) rank = slab_in_turn(rank, launch.turn_of(chunk, chunks));
+      if constexpr (WT_SWAP) rank = slab_of_use(rank, launch.use_of(chunk, chunks));
       return launch.half_of(rank) + (s * 2 + chunk % 2) * slot_bytes;
     };
-    for (long beat = 0; beat < beats; ++beat) {
-      // Left has sent the data of this beat; right has read the slots that this beat overwrites.
-      if (beat > 0) launch.wait(beat, neighbours);
-      for (int s = 0; s < STAGES; ++s) {
-        const long chunk = beat - s;
+    for (long round = 0; round < rounds; ++round) {
+      // Left has sent the data of this round; right has read the slots that this round overwrites.
+      if (round > 0) launch.wait(round, neighbours);
+      for (int s = 0; s < HOPS; ++s) {
+        const long chunk = round - s;
         if (chunk < 0 || chunk >= chunks) continue;
         const char* received = s > 0 ? inbox(a.rank, s - 1, chunk) : nullptr;
-        stage(a, s, chunk * most, smaller(most, a.count - chunk * most), received,
-              Slab{inbox(right, s, chunk)});
+        hop(a, s, chunk * most, smaller(most, a.count - chunk * most), received,
+            Slab{inbox(right, s, chunk)});
       }
-      // The first beat signals all: after 2^31 launches an unwritten flag would seem to be ahead.
-      if (beat < beats - 1) launch.signal(beat + 1, beat == 0 ? launch.peers : neighbours);
+      // The first round signals all: after 2^31 launches an unwritten flag would seem to be ahead.
+      if (round < rounds - 1) launch.signal(round + 1, round == 0 ? launch.peers : neighbours);
     }
     launch.leave();
   }

@@ -49,8 +49,7 @@ DEVICE pack load_combined(Place place, const char* from, int k) {
   if constexpr (Switch::EXISTS)
     return load_from_switch(place, from, k);
   else
-    return combined<COMPLETE, WT_WORLD>(
-        [&](int r) { return place.load(MULTIMEM_PART(from, r), k); });
+    return combined<WT_WORLD>([&](int r) { return place.load(MULTIMEM_PART(from, r), k); });
 }
 
 // A destination in all slabs, for whole packs.

@@ -63,7 +63,7 @@ DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const PeerRows<
     constexpr int N = decltype(at)::COUNT;
     pack sum[N], old[N];
     for (int k = 0; k < N; ++k) {
-      sum[k] = combined<COMPLETE, SOURCES>([&](int s) { return at.load(inputs.at[s], k); });
+      sum[k] = combined<SOURCES>([&](int s) { return at.load(inputs.at[s], k); });
       old[k] = at.load(row.residual, k);
     }
     loads_first<N*(SOURCES + 1)>();

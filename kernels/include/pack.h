@@ -96,6 +96,16 @@ struct Bfloat16 : Widened<Bfloat16> {
   static DEVICE void store_sums(char* at, pack sums, bool = false) { store_bfloat16s(at, sums); }
 };
 
+struct PackBits {
+  u64 of[sizeof(pack) / 8];
+};
+DEVICE bool differ(pack x, pack y) {
+  const PackBits a = reinterpret<PackBits>(x), b = reinterpret<PackBits>(y);
+  u64 bits = 0;
+  for (unsigned k = 0; k < sizeof(pack) / 8; ++k) bits |= a.of[k] ^ b.of[k];
+  return bits != 0;
+}
+
 struct Unscaled {
   template <class Lane>
   static DEVICE Lane finish(Lane a) {
@@ -186,7 +196,7 @@ struct OutputAndSlab {
 
 // Combines load(s) of every source s, in the order of the sources, and rounds once.
 enum Finish { PARTIAL, COMPLETE };
-template <Finish FINISH, int SOURCES, class Load>
+template <int SOURCES, Finish FINISH = COMPLETE, class Load>
 DEVICE pack combined(Load load) {
   if (SOURCES == 1) return load(0);
   typename Element::values sum = Element::widen(load(0));
@@ -282,7 +292,7 @@ DEVICE void for_places(long count, bool aligned, ThreadGroup team, Each each) {
 
 // Reduces `count` elements of each source into `to`; a single source is copied. All loads of a
 // batch precede its stores: the compiler must not reorder them, since the buffers could overlap.
-template <Finish FINISH, int SOURCES, class To>
+template <Finish FINISH = COMPLETE, int SOURCES, class To>
 DEVICE void reduce(To to, Sources<SOURCES> from, long count, ThreadGroup team = whole_grid()) {
   // A GPU thread has 128 registers, and sums of fp8 take twice as many as sums of halves.
   constexpr int BATCH = (SOURCES * REGISTERS <= 16 ? 4 : 2) / (SOURCES > 1 && VALUES > 8 ? 2 : 1);
@@ -302,7 +312,7 @@ DEVICE void reduce(To to, Sources<SOURCES> from, long count, ThreadGroup team = 
     }
     UNROLLED
     for (int k = 0; k < N; ++k)
-      batch[k] = combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); });
+      batch[k] = combined<SOURCES, FINISH>([&](int s) { return place.load(from.at[s], k); });
     if (N > 1) loads_first<N * SOURCES>();
     UNROLLED
     for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
@@ -318,7 +328,7 @@ DEVICE bool copied_as_string(Destination<false> to, const char* from, long count
 template <class To>
 DEVICE void copy(To to, const char* from, long count, ThreadGroup team = whole_grid()) {
   if (copied_as_string(to, from, count)) return;
-  reduce<PARTIAL, 1>(to, Sources<1>{{from}}, count, team);
+  reduce(to, Sources<1>{{from}}, count, team);
 }
 
 // Calls body(offset in bytes, elements) for parts of a message that one `reduce` can take.

@@ -30,7 +30,7 @@ DEVICE pack load_unit(const char* from, int i, int count) {
   const int n = count - i * N;
   if (n >= N && BYTES == sizeof(pack)) return load_pack(from, i);
   if (n >= N && (u64)at % 8 == 0) {
-    const u64 whole = load_8_bytes(at);
+    const u64 whole = load_as<u64>(at);
     copy_bits(&part, &whole, sizeof whole);
     return reinterpret<pack>(part);
   }
@@ -52,7 +52,7 @@ DEVICE void store_unit(char* to, int i, int count, pack p) {
   if (n >= N && (u64)at % 8 == 0) {
     u64 whole;
     copy_bits(&whole, &p, sizeof whole);
-    return store_8_bytes(at, whole);
+    return store_as(at, whole);
   }
   UNROLLED
   for (int k = 0; k < N; ++k)
@@ -159,7 +159,7 @@ DEVICE void exchange_in_units(const Launch& launch) {
     for (int u = 0; u < UNITS; ++u) {
       const int i = first + u * step, now = rematerialized(rank);
       if (i >= units) break;
-      store_unit<BYTES>(a.receive, i, count, combined<COMPLETE, WT_WORLD>([&](int r) {
+      store_unit<BYTES>(a.receive, i, count, combined<WT_WORLD>([&](int r) {
                           pack p;
                           UNROLLED
                           for (int j = 0; j < REGISTERS; ++j)
@@ -183,8 +183,8 @@ DEVICE void exchange_each(const Launch& launch, long first_packet, long units, L
   const unsigned epoch = launch.epoch;
   const auto packets = [&](long writer, long reader) {
     // A reader that resets its packets owns their lines: to swap takes 1.01 to 1.05 times as long.
-    const unsigned turn = Packet::RESETS ? 0 : launch.turn_of(0, 1);
-    const Place place = place_between(writer, reader, true, turn);
+    const unsigned use = Packet::RESETS ? 0 : launch.use_of(0, 1);
+    const Place place = place_between(writer, reader, true, use);
     return packets_of(a, place.slab) + Packet::offset((int)place.slot, epoch) + first_packet;
   };
   for (long i = thread(); i < units; i += threads()) {
@@ -197,7 +197,7 @@ DEVICE void exchange_each(const Launch& launch, long first_packet, long units, L
     });
   }
   for (long i = thread(); i < units; i += threads())
-    store(i, combined<COMPLETE, WT_WORLD>([&](int r) {
+    store(i, combined<WT_WORLD>([&](int r) {
             if (r == a.rank) return Packet::sent(load(i));
             u64* from = packets(r, a.rank) + i * N;
             word data[N];

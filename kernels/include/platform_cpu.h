@@ -79,11 +79,7 @@ DEVICE ints ints_from_chars(chars c){CONVERT(ints, c, "vm", "vpmovsxbd", " %1, %
 DEVICE ints ints_from_chars(chars c) { return __builtin_convertvector(c, ints); }
 #endif
 
-#if defined(__clang__)
-DEVICE void stream_pack(char* buffer, unsigned i, pack x) {
-  __builtin_nontemporal_store(x.r[0], (aligned_words*)buffer + i);
-}
-#elif defined(__AVX__)
+#if defined(__AVX__)
 DEVICE void stream_pack(char* buffer, unsigned i, pack x) {
   asm volatile("vmovntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "v"(x.r[0]));
 }
@@ -243,10 +239,14 @@ template <class>
 DEVICE void store_pieces(char* to, pack p) {
   copy_bits(to, &p, sizeof p);
 }
-DEVICE u64 load_8_bytes(const void* p) { return *(const volatile u64*)p; }
-DEVICE void store_8_bytes(void* p, u64 x) { *(volatile u64*)p = x; }
-DEVICE unsigned load_2_bytes(const void* p) { return *(const volatile unsigned short*)p; }
-DEVICE void store_2_bytes(void* p, unsigned x) { *(volatile unsigned short*)p = (unsigned short)x; }
+template <class T>
+DEVICE T load_as(const void* p) {
+  return *(const volatile T*)p;
+}
+template <class T>
+DEVICE void store_as(void* p, T x) {
+  *(volatile T*)p = x;
+}
 
 DEVICE floats low_halves(words w) { return floats_from_halves(reinterpret<two_half_words>(w).low); }
 DEVICE floats high_halves(words w) {

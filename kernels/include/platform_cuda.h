@@ -94,22 +94,20 @@ DEVICE void store_multimem(void* p, pack x) {
                : "memory");
 }
 DEVICE void fence_alias() { asm volatile("fence.proxy.alias;" ::: "memory"); }
-DEVICE u64 load_8_bytes(const void* p) {
-  u64 x;
-  asm volatile("ld.global.u64 %0, [%1];" : "=l"(x) : "l"(p) : "memory");
-  return x;
-}
-DEVICE void store_8_bytes(void* p, u64 x) {
-  asm volatile("st.global.u64 [%0], %1;" ::"l"(p), "l"(x) : "memory");
-}
-DEVICE unsigned load_2_bytes(const void* p) {
-  unsigned short x;
-  asm volatile("ld.global.u16 %0, [%1];" : "=h"(x) : "l"(p) : "memory");
-  return x;
-}
-DEVICE void store_2_bytes(void* p, unsigned x) {
-  asm volatile("st.global.u16 [%0], %1;" ::"l"(p), "h"((unsigned short)x) : "memory");
-}
+template <class T>
+DEVICE T load_as(const void* p);
+#define ACCESS(T, type, constraint)                                                       \
+  template <>                                                                             \
+  DEVICE T load_as<T>(const void* p) {                                                    \
+    T x;                                                                                  \
+    asm volatile("ld.global." type " %0, [%1];" : "=" constraint(x) : "l"(p) : "memory"); \
+    return x;                                                                             \
+  }                                                                                       \
+  DEVICE void store_as(void* p, T x) {                                                    \
+    asm volatile("st.global." type " [%0], %1;" ::"l"(p), constraint(x) : "memory");      \
+  }
+ACCESS(u64, "u64", "l")
+ACCESS(unsigned short, "u16", "h")
 DEVICE float float_from_half(unsigned short h) {
   float f;
   asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));

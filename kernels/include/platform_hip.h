@@ -97,10 +97,14 @@ DEVICE void store_16_bytes(void* p, pack x) { *(global_words*)p = reinterpret<fo
 DEVICE void stream_16_bytes(void* p, pack x) {
   __builtin_nontemporal_store(reinterpret<four_words>(x), (global_words*)p);
 }
-DEVICE u64 load_8_bytes(const void* p) { return *(const GLOBAL u64*)p; }
-DEVICE void store_8_bytes(void* p, u64 x) { *(GLOBAL u64*)p = x; }
-DEVICE unsigned load_2_bytes(const void* p) { return *(const GLOBAL unsigned short*)p; }
-DEVICE void store_2_bytes(void* p, unsigned x) { *(GLOBAL unsigned short*)p = (unsigned short)x; }
+template <class T>
+DEVICE T load_as(const void* p) {
+  return *(const GLOBAL T*)p;
+}
+template <class T>
+DEVICE void store_as(void* p, T x) {
+  *(GLOBAL T*)p = x;
+}
 DEVICE float float_from_half(unsigned short h) { return (float)reinterpret<_Float16>(h); }
 DEVICE unsigned short half_from_float(float f) { return reinterpret<unsigned short>((_Float16)f); }
 DEVICE int wave() { return __builtin_amdgcn_wavefrontsize(); }

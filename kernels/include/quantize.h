@@ -109,7 +109,7 @@ struct CodedSlab {
     UNROLLED
     for (int k = 0; k < CODE_PACKS; ++k) q.codes[k] = load_aligned_pack(at, u * CODE_PACKS + k);
     UNROLLED
-    for (int b = 0; b < BLOCKS; ++b) q.scales[b] = load_2_bytes(scale(u, b));
+    for (int b = 0; b < BLOCKS; ++b) q.scales[b] = load_as<unsigned short>(scale(u, b));
     return q;
   }
   DEVICE void put(unsigned u, const CodedUnit& q) const {
@@ -117,7 +117,7 @@ struct CodedSlab {
     for (int k = 0; k < CODE_PACKS; ++k)
       store_aligned_pack(at, u * CODE_PACKS + k, q.codes[k], WT_STREAM_SLAB);
     UNROLLED
-    for (int b = 0; b < BLOCKS; ++b) store_2_bytes(scale(u, b), q.scales[b]);
+    for (int b = 0; b < BLOCKS; ++b) store_as(scale(u, b), (unsigned short)q.scales[b]);
   }
 };
 DEVICE unsigned units_of(long count) {

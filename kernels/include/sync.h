@@ -10,8 +10,8 @@
 // Which places may a rank write? Any rank may write them: WT_SWAP needs no more than these rules.
 //   Launch e+2: no rank uses the half of e any more, so all its places are free.
 //   Exchange: a peer's signal of step s follows its reads of s-1. In s+1 places of s-1 are free.
-//   Two-shot: data of beat b are read in b+1, which all signal. In b+2 all places of b are free.
-//   Ring: a rank waits for its neighbours alone. In beat b+2 it writes a place of beat b that its
+//   Two-shot: data of round b are read in b+1, which all signal. In b+2 all places of b are free.
+//   Ring: a rank waits for its neighbours alone. In round b+2 it writes a place of round b that its
 //   right neighbour read in b+1 and signalled, or, with WT_SWAP, that it read itself.
 //   Send and receive: a sender waits until the receiver has signalled the slot's last chunk. With
 //   WT_SWAP the answer's sender has read all its slots itself, and a receiver stores into slots
@@ -166,14 +166,14 @@ DEVICE void fence_aliases() {
 struct Place {
   long slab, slot;
 };
-DEVICE Place place_between(long writer, long reader, bool pushes, unsigned turn) {
-  const bool at_reader = WT_SWAP ? pushes != (turn & 1) : pushes;
+DEVICE Place place_between(long writer, long reader, bool pushes, unsigned use) {
+  const bool at_reader = WT_SWAP ? pushes != (use & 1) : pushes;
   return at_reader ? Place{reader, writer} : Place{writer, reader};
 }
 // The slab where `writer` leaves what all others read, and, on a ring, what its neighbour reads in
-// the slab of `writer` + 1: in the next turn this is where the rank itself has read.
-DEVICE long slab_in_turn(long writer, unsigned turn) {
-  return WT_SWAP ? (int)((unsigned)writer + WT_WORLD - turn % WT_WORLD) % WT_WORLD : writer;
+// the slab of `writer` + 1: at its next use this is where the rank itself has read.
+DEVICE long slab_of_use(long writer, unsigned use) {
+  return WT_SWAP ? (int)((unsigned)writer + WT_WORLD - use % WT_WORLD) % WT_WORLD : writer;
 }
 
 // This rank's launch: its epoch is the last launch's plus one. Peers are given by one bit each.
@@ -232,11 +232,10 @@ struct Launch {
 
   // A slab's half for this launch: a fast rank's next must not overwrite what peers still read.
   DEVICE char* half_of(long rank) const { return a.slab.at_use(rank) + (epoch & 1) * a.half_bytes; }
-  // With WT_SWAP, places change hands by turns: a rank writes where it last read from the same
-  // peer. Its core still holds these lines; those that the peer read last it would have to fetch
-  // back first. A place has a turn at each use: in every second of a launch's `steps`, in every
-  // second launch.
-  DEVICE unsigned turn_of(long step, long steps) const {
+  // With WT_SWAP a rank writes where it last read from the same peer: its core still holds these
+  // lines; those that the peer read last it would have to fetch back first. Counts the uses of a
+  // place: in every second of a launch's `steps`, in every second launch.
+  DEVICE unsigned use_of(long step, long steps) const {
     const long uses = (steps + 1 - (step & 1)) >> 1;  // below: wraps in no launch
     return (epoch >> 1) % (2 * WT_WORLD) * (unsigned)uses + (unsigned)(step >> 1);
   }

@@ -1,10 +1,10 @@
 // Two-shot all-reduce: a reduce-scatter and an all-gather, both direct. Each rank sends and reads
-// 2 (n-1)/n S bytes. A chunk has one segment per rank, its owner. In beat b a rank
+// 2 (n-1)/n S bytes. A chunk has one segment per rank, its owner. In round b a rank
 //   A. for chunk b:   copies the segments of the input into its own slab
 //   B. for chunk b-1: sums its segment over all ranks into its slab, in rank order, rounded once
 //   C. for chunk b-2: copies the sums of the segments from their owners' slabs to its output
-// and then signals. One flag per beat orders all, since each part needs only the peers' previous
-// beat: in it they read the data, two beats old, that A and B overwrite. One rank makes each sum.
+// and then signals. One flag per round orders all, since each part needs only the peers' previous
+// round: in it they read the data, two rounds old, that A and B overwrite. One rank makes each sum.
 // If PUSHES, A stores into the owners' slabs and B into all slabs: a rank reads its own slab alone.
 // If MULTICASTS, B sums and stores through a multicast address: see multimem.h.
 #pragma once
@@ -25,22 +25,22 @@ DEVICE void copy_out_segment(const Arguments& a, Segment s, const char* sums) {
 // elements, at most `most` of them in a chunk. input(rank) is where that rank copied its part, and
 // sums(reader) the place of the sums that `reader` reads; without PUSHES all readers share one.
 template <Transfer TRANSFER, Segments FIRST, long UNIT, class CopyIn, class Add, class CopyOut>
-DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn copy_in, Add add,
-                     CopyOut copy_out) {
+DEVICE void in_rounds(const Arguments& a, long most, long segment_bytes, CopyIn copy_in, Add add,
+                      CopyOut copy_out) {
   const Launch launch(a);
   const int chunks = (int)((a.count + most - 1) / most);
   // A half of a slab: two chunks of input, two segments of sums; without PULLS two of each owner.
-  const auto turn = [&](long chunk) {  // a multicast address reaches the same place of all slabs
-    return TRANSFER == MULTICASTS ? 0 : launch.turn_of(chunk, chunks);
+  const auto use = [&](long chunk) {  // a multicast address reaches the same place of all slabs
+    return TRANSFER == MULTICASTS ? 0 : launch.use_of(chunk, chunks);
   };
   const auto input = [&](long writer, long chunk, long owner) {
-    const Place place = place_between(writer, owner, TRANSFER == PUSHES, turn(chunk));
+    const Place place = place_between(writer, owner, TRANSFER == PUSHES, use(chunk));
     const long slot = (chunk & 1) * WT_WORLD + place.slot;
     return launch.half_of(place.slab) + slot * segment_bytes;
   };
   const auto sums = [&](long owner, long chunk, long reader) {
-    const Place place = TRANSFER == PULLS ? Place{slab_in_turn(owner, turn(chunk)), 0}
-                                          : place_between(owner, reader, true, turn(chunk));
+    const Place place = TRANSFER == PULLS ? Place{slab_of_use(owner, use(chunk)), 0}
+                                          : place_between(owner, reader, true, use(chunk));
     const long slot = TRANSFER != PULLS ? (chunk & 1) * WT_WORLD + place.slot : chunk & 1;
     return launch.half_of(place.slab) + (2 * WT_WORLD + slot) * segment_bytes;
   };
@@ -48,31 +48,31 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
     const Segment s = segment_of<UNIT>(smaller(most, a.count - chunk * most), segment);
     return Segment{chunk * most + s.start, s.count};
   };
-  for (int beat = 0; beat < chunks + 2; ++beat) {
-    if (beat > 0) launch.wait(beat);
+  for (int round = 0; round < chunks + 2; ++round) {
+    if (round > 0) launch.wait(round);
 
-    if (beat < chunks)  // A
+    if (round < chunks)  // A
       for_each_peer<FEW_REGISTERS>(
-          a, [&](long owner) { copy_in(part(beat, owner), input(a.rank, beat, owner)); }, FIRST);
-    if (beat >= 1 && beat <= chunks)  // B
+          a, [&](long owner) { copy_in(part(round, owner), input(a.rank, round, owner)); }, FIRST);
+    if (round >= 1 && round <= chunks)  // B
       add(
-          part(beat - 1, a.rank), [&](long rank) { return input(rank, beat - 1, a.rank); },
-          [&](long reader) { return sums(a.rank, beat - 1, reader); });
-    if (beat >= 2)  // C
+          part(round - 1, a.rank), [&](long rank) { return input(rank, round - 1, a.rank); },
+          [&](long reader) { return sums(a.rank, round - 1, reader); });
+    if (round >= 2)  // C
       for_each_peer<FEW_REGISTERS>(
-          a, [&](long owner) { copy_out(part(beat - 2, owner), sums(owner, beat - 2, a.rank)); },
+          a, [&](long owner) { copy_out(part(round - 2, owner), sums(owner, round - 2, a.rank)); },
           FIRST);
 
     if (TRANSFER == MULTICASTS) fence_aliases();
-    if (beat < chunks + 1) launch.signal(beat + 1);
+    if (round < chunks + 1) launch.signal(round + 1);
   }
   launch.leave();
 }
 
 // The same for segments of whole packs, stored as they are.
 template <Transfer TRANSFER, Segments FIRST, class CopyIn, class Add, class CopyOut>
-DEVICE void in_beats(const Arguments& a, CopyIn copy_in, Add add, CopyOut copy_out) {
+DEVICE void in_rounds(const Arguments& a, CopyIn copy_in, Add add, CopyOut copy_out) {
   const long most = a.chunk_bytes / ELEMENT_BYTES;
-  in_beats<TRANSFER, FIRST, PACK_ELEMENTS>(a, most, segment_of(most, 0).count * ELEMENT_BYTES,
-                                           copy_in, add, copy_out);
+  in_rounds<TRANSFER, FIRST, PACK_ELEMENTS>(a, most, segment_of(most, 0).count * ELEMENT_BYTES,
+                                            copy_in, add, copy_out);
 }

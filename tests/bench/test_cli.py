@@ -20,8 +20,6 @@ from tests.launch import ROOT, few, mpirun
 
 LAYERS = ("bench", "collectives", "kernels", "reports")
 OURS = (
-    "one_shot_ll",
-    "one_shot_sentinel",
     "one_shot_push",
     "one_shot_pull",
     "two_shot",

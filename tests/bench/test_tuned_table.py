@@ -1,6 +1,7 @@
 """`auto` and the tuning table: which choice a case takes, and which table is refused."""
 
 import os
+import shutil
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from collectives.table import as_text, rows_of
 from reports.store.result import ResultError
 from tests import fake_gpu
 from tests.bench.launches import launch
-from tests.launch import mpirun
+from tests.launch import ROOT, mpirun
 
 MACHINE = Machine({}, [], None, "a1b2c3", "d4e5f6")
 HEAD = tuned.Head("a1b2c3", "d4e5f6", "2026-tune", "1.0 (a)")
@@ -145,3 +146,22 @@ def test_a_run_with_a_refused_table_prints_one_sentence_and_measures_nothing(tmp
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
     assert "table.toml cannot be read: No such file or directory" in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_damaged_table_of_the_suite_ends_a_run_with_one_sentence(tmp_path):
+    tree = tmp_path / "tree"
+    for layer in ("bench", "collectives", "kernels", "reports"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / layer, tree / layer, ignore=ignored)
+    table = '[[all_reduce]]\nalgorithm = "three_shot"\nsize_bytes = [1, 2]\nwhere = {}\nruns = []\n'
+    (tree / "collectives" / "tables" / "cpu.toml").write_text(table)
+    done = launch(tmp_path / "out", "--sizes 16K --algorithm auto", tree=tree)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert "own table is damaged, install it anew: all_reduce has no algorithm" in done.stderr
+
+
+def test_algorithms_that_cannot_run_here_are_refused_with_the_way_to_find_others(tmp_path):
+    done = launch(tmp_path / "out", "--sizes 16K --algorithm two_shot_multimem")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert "no case can be measured: the cpu device has no multicast" in done.stderr
+    assert done.stderr.endswith("; --list says what can run here\n")

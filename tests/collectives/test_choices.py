@@ -43,7 +43,7 @@ def world(ranks: int = 2, is_cpu: bool = True, rows: Sequence[Row] = (), **facts
         device=SimpleNamespace(is_cpu=is_cpu, l2_bytes=1 << 20),
         communicator=SimpleNamespace(size=ranks, hosts=1),
         **{"peers": None, "node": None, "rows": rows, "other_memory": (), "memory": "mapped"},
-        **{"shares_l3": True, "oversubscribed": False},
+        oversubscribed=False,
         **facts,
     )
 
@@ -99,7 +99,7 @@ def test_a_row_serves_one_state_of_the_link():
 def test_the_model_needs_fewer_steps_for_short_messages_than_for_long_ones(is_cpu, ranks):
     """A short message pays for flags, a long one for bytes."""
     hops = []
-    for size_bytes in SIZES:
+    for size_bytes in (256, *SIZES):
         case = all_reduce(size_bytes)
         ours = [KNOWN[name] for name in ("one_shot_push", "one_shot_pull", "two_shot", "ring")]
         chosen = by_model(world(ranks, is_cpu), case, 200.0, ours)

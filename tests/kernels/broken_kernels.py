@@ -96,12 +96,12 @@ def tree(folder: Path, *names: str, breaks_probe: bool = False) -> Path:
 FLAG = "->flags[block()][a.rank].value, stamp(step));"
 SET_FLAG = "store_release_system(&a.control.selected(p)" + FLAG
 AWAIT_FLAG = "await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, stamp(step), p);"
-# A rank stores its data for its peers: in a direct exchange, in the first beat of a ring, in a
+# A rank stores its data for its peers: in a direct exchange, in the first round of a ring, in a
 # two-shot, and in packets.
 GIVE = "give(reader, start, n, slot(reader, a.rank));"
 MARKED = "Packet::packet(data[k], epoch)"
-STAGE, SENT = "stage(a, s, chunk * most,", "Slab{inbox(right, s, chunk)});"
-INPUT = "copy_in(part(beat, owner), input(a.rank, beat, owner));"
+HOP, SENT = "hop(a, s, chunk * most,", "Slab{inbox(right, s, chunk)});"
+INPUT = "copy_in(part(round, owner), input(a.rank, round, owner));"
 ENTER_STORES = "RANK_KERNEL(show_stores) {\n  const Launch launch(a);\n"
 ENCODE, SEND = "const pack own = Packet::sent(load(i));", "store_release_system(to + k,"
 WITH_FAULTS = Patch(SYNC, '#include "platform.h"\n', '#include "platform.h"\n#include "faults.h"\n')
@@ -203,14 +203,16 @@ PATCHES = {
         Patch(
             EXCHANGE,
             SENT,
-            SENT + " if (s == 0)" + flip("beat + 1", "inbox(right, s, chunk)", "ELEMENT_BYTES"),
+            SENT + " if (s == 0)" + flip("round + 1", "inbox(right, s, chunk)", "ELEMENT_BYTES"),
         ),
         Patch(
             TWO_SHOT,
             INPUT,
             INPUT
             + flip(
-                "beat + 1", "input(a.rank, beat, owner)", "part(beat, owner).count * ELEMENT_BYTES"
+                "round + 1",
+                "input(a.rank, round, owner)",
+                "part(round, owner).count * ELEMENT_BYTES",
             ),
         ),
         Patch(
@@ -225,8 +227,8 @@ PATCHES = {
     "skip_push": [
         WITH_FAULTS,
         Patch(EXCHANGE, GIVE, f"if (!{struck('step + 1')}) {GIVE}"),
-        Patch(EXCHANGE, STAGE, f"if (s > 0 || !{struck('beat + 1')}) {STAGE}"),
-        Patch(TWO_SHOT, INPUT, f"if (!{struck('beat + 1')}) {INPUT}"),
+        Patch(EXCHANGE, HOP, f"if (s > 0 || !{struck('round + 1')}) {HOP}"),
+        Patch(TWO_SHOT, INPUT, f"if (!{struck('round + 1')}) {INPUT}"),
         Patch(PACKETS, SEND, f"if (!{struck('1')}) {SEND}"),
     ],
     # A flag to one peer is not set.

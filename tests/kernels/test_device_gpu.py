@@ -207,13 +207,13 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
 def test_slabs_grow_for_long_messages_and_stay_where_larger_ones_fail_on_a_fake_gpu(
     faults, refusal
 ):
-    """Each beat costs a trip of a flag: in halves of 4 MiB a message of 32 MiB would take 27."""
+    """Each round costs a trip of a flag: in halves of 4 MiB a message of 32 MiB would take 27."""
     settings = fake_gpu.environment(**CLOSED, **faults)
     done = mpirun(2, "tests/ranks/slab_ranks.py", "cuda", timeout_s=90, **settings)
     assert done.returncode == 0, done.stderr
     *algorithms, slabs = [line.split() for line in done.stdout.splitlines()]
-    beats = {name: int(number) for name, _, number in algorithms}
-    assert (max(beats.values()) <= 8) == (not faults), beats
+    rounds = {name: int(number) for name, _, number in algorithms}
+    assert (max(rounds.values()) <= 8) == (not faults), rounds
     assert (int(slabs[0]) == 4 << 20) == bool(faults)
     assert refusal in done.stdout
     assert len(slabs) == 1 or faults

@@ -79,7 +79,7 @@ def test_each_instruction_of_the_protocol_is_needed(architecture, letters):
             assert broken(left, architecture), letter
 
 
-REDUCED = "combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); })"
+REDUCED = "combined<SOURCES, FINISH>([&](int s) { return place.load(from.at[s], k); })"
 EARLY = PACK, f"batch[k] = {REDUCED};", f"to.put(place, k, batch[k] = {REDUCED});"
 
 

@@ -24,7 +24,7 @@ from tests.kernels.kernel_code import broken, family, kernels_in
 from tests.launch import FULL, few
 
 FILES = sorted(str(path.relative_to(SOURCES).with_suffix("")) for path in SOURCES.rglob("*.cu"))
-ENTRY = r'^(?:RANK_KERNEL\(|(?:KERNEL|extern "C" __global__ \w+ void)\s+)(\w+)'
+ENTRY = r"^(?:\w+_KERNEL\(|KERNEL\s+)(\w+)"
 NO_COLLECTIVES = (
     "gemm",
     "link",

@@ -179,42 +179,42 @@ def sentinel(
 
 
 def two_shot(chunks: int, launches: int = 1, slots: int = 2) -> list[Thread]:
-    """Two ranks: in each beat a rank copies a chunk in, sums the previous chunk, and gathers the
+    """Two ranks: in each round a rank copies a chunk in, sums the previous chunk, and gathers the
     chunk before the previous one."""
     threads = []
     for rank, peer in PAIR:
         ops: list[Op] = []
         for launch in range(launches):
-            for beat in range(chunks + 2):
-                value = 10 * launch + beat + 1
-                places = [(launch & 1, (beat - back) % slots) for back in range(3)]
-                ops += wait(rank, [peer], launch, beat) if beat > 0 else []
-                if beat < chunks:
+            for round in range(chunks + 2):
+                value = 10 * launch + round + 1
+                places = [(launch & 1, (round - back) % slots) for back in range(3)]
+                ops += wait(rank, [peer], launch, round) if round > 0 else []
+                if round < chunks:
                     ops.append(store(("input", rank, *places[0]), value))
-                if 1 <= beat <= chunks:
+                if 1 <= round <= chunks:
                     ops.append(load(("input", peer, *places[1]), value - 1))
                     ops.append(store(("sums", rank, *places[1]), value - 1))
-                if beat >= 2:
+                if round >= 2:
                     ops.append(load(("sums", peer, *places[2]), value - 2))
-                ops += signal(rank, [peer], launch, beat + 1) if beat < chunks + 1 else []
+                ops += signal(rank, [peer], launch, round + 1) if round < chunks + 1 else []
         threads.append(Thread(rank, ops))
     return threads
 
 
-def ring(beats: int, slots: int = 2, waits_for: tuple[int, ...] = (-1, 1)) -> list[Thread]:
-    """Three ranks: in each beat a rank fills a slot of its right neighbour's inbox and reads the
+def ring(rounds: int, slots: int = 2, waits_for: tuple[int, ...] = (-1, 1)) -> list[Thread]:
+    """Three ranks: in each round a rank fills a slot of its right neighbour's inbox and reads the
     left neighbour's data."""
     threads = []
     for rank in range(3):
         right = (rank + 1) % 3
         ops: list[Op] = []
-        for beat in range(beats):
-            if beat > 0:
-                ops += wait(rank, [(rank + side) % 3 for side in waits_for], 0, beat)
-                ops.append(load(("inbox", rank, (beat - 1) % slots), beat))
-            if beat < beats - 1:
-                ops.append(store(("inbox", right, beat % slots), beat + 1))
-                ops += signal(rank, [(rank - 1) % 3, right], 0, beat + 1)
+        for round in range(rounds):
+            if round > 0:
+                ops += wait(rank, [(rank + side) % 3 for side in waits_for], 0, round)
+                ops.append(load(("inbox", rank, (round - 1) % slots), round))
+            if round < rounds - 1:
+                ops.append(store(("inbox", right, round % slots), round + 1))
+                ops += signal(rank, [(rank - 1) % 3, right], 0, round + 1)
         threads.append(Thread(rank, ops))
     return threads
 

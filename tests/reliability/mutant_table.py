@@ -241,13 +241,13 @@ PARSERS = {
 }
 ELSEWHERE = {
     "shard-at-another's-place": Mutant(
-        "collectives/hierarchical.py",
+        "collectives/algorithms/between_hosts.py",
         "at = case.receive + int(start * cut) * size",
         "at = case.receive + int(start * cut) * size * (start < 1 / 2)",
         (BETWEEN,),
     ),
     "group-in-another's-place": Mutant(
-        "collectives/hierarchical.py",
+        "collectives/algorithms/between_hosts.py",
         "sums + number * size",
         "sums + number % hosts * size",
         (BETWEEN,),

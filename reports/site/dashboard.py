@@ -54,8 +54,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     with read_once():
         store = shared.find(results)
         if not any([*store.contents.entries, *store.campaigns, *store.imported, *store.specs]):
-            reasons = "; ".join(["there is nothing to show", *store.left_out[:1]])
-            raise ResultError(f"{results} holds no run, log or specification: {reasons}")
+            raise ResultError(f"{results} holds nothing to show: no run, log or specification")
         former = claim(site)
         pages = build(store, f"python -m reports {command}")
 

@@ -84,13 +84,13 @@ def figure_title(result: Result) -> str:
     return machine(result) + ("" if result.complete else " (INCOMPLETE)")
 
 
-def legend_below(drawing: Any, handles: Sequence[Any], names: Sequence[str], **style: Any) -> Any:
+def legend_below(drawing: Any, handles: Sequence[Any], names: Sequence[str]) -> Any:
     """A legend under the axes, in as many columns as the figure has room for."""
     names = [fold(name, 60) for name in names]
     letters = max(len(line) for name in names for line in name.split("\n")) + 6  # and its mark
     columns = int(drawing.get_figwidth() * NAME_LETTERS_PER_INCH / letters)
     return drawing.legend(
-        handles, names, loc="outside lower center", ncols=max(columns, 1), frameon=False, **style
+        handles, names, loc="outside lower center", ncols=max(columns, 1), frameon=False
     )
 
 

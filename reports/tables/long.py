@@ -65,14 +65,12 @@ def _facts(case: Case) -> dict[str, str]:
 
 def _brief_row(case: Case, ratio: str) -> dict[str, str]:
     """The cells without percentiles, and with an interval of the whole cost alone."""
-    cells = _facts(case) | _figures(case) | {"library/ this": ratio, "status": _status(case)}
+    cells = _figures(case)
     for name, shown in FIGURES.items():
-        figure = getattr(case, name)
-        if isinstance(figure, Summary):
-            ends = (figure.ci_low, figure.ci_high) if name == "total_us" else (None, None)
-            cells[shown.heading] = interval_text(figure.median, *ends)
+        text = cells[shown.heading].partition(" p95")[0]
+        cells[shown.heading] = text if name == "total_us" else text.partition(" [")[0]
 
-    return cells
+    return _facts(case) | cells | {"library/ this": ratio, "status": _status(case)}
 
 
 def _figures(case: Case) -> dict[str, str]:

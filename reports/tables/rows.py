@@ -2,7 +2,7 @@
 cost includes reading the result (`total_us`); costs of one round are paired. If several variants
 compete, odd rounds choose and even rounds report, so that the choice does not bias its result."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,7 +220,6 @@ def ratios_of(case: Case | None, other: Case | None, costs: RoundCosts) -> NDArr
 def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow]:
     """The rows of a view by size; rows of one size by skew, the most even first."""
     costs = costs_of(result, states, states.longest)
-    even = rounds_of(result.cases, costs, 0)
     groups: dict[tuple[int, str | None], list[Case]] = {}
 
     for case in sorted(
@@ -238,9 +237,7 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
             auto or [case for case in own if case.snr_db is None] or own,
             *([case for case in own if algorithm_of(case) == name] for name in names),
         ]
-        candidates = list(map(_candidates, competing))
-        report = even if max(map(len, candidates)) > 1 else costs
-        library, ours, *others = (best(each, costs) for each in candidates)
+        (library, ours, *others), report = _fastest(competing, costs)
         rivals[key] = library, ours, others, report
 
     rho = autocorrelation(
@@ -274,6 +271,18 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
         )
 
     return rows
+
+
+def _fastest(
+    competing: Iterable[Sequence[Case]], costs: RoundCosts
+) -> tuple[list[Case | None], RoundCosts]:
+    """The fastest case of each list by odd rounds, and the costs to report: those of even rounds if
+    there was a choice."""
+    candidates = list(map(_candidates, competing))
+    fastest = [best(each, costs) for each in candidates]
+    cases = [case for each in candidates for case in each]
+    was_chosen = any(len(each) > 1 for each in candidates)
+    return fastest, rounds_of(cases, costs, 0) if was_chosen else costs
 
 
 def _better(
@@ -313,10 +322,10 @@ def speed_ups(result: Result) -> dict[int, Interval | None]:
 
     pairs = {}
     for case in result.cases:
-        rivals = _candidates(libraries.get((work_of(case), case.in_place), []))
+        rivals = libraries.get((work_of(case), case.in_place), [])
         if rivals and case.algorithm != "library":
-            report = rounds_of(result.cases, costs, 0) if len(rivals) > 1 else costs
-            pairs[case.case] = best(rivals, costs), case, report
+            (library, own), report = _fastest([rivals, [case]], costs)
+            pairs[case.case] = library, own, report
 
     rho = autocorrelation([ratios_of(*pair) for pair in pairs.values()])
     return {number: _ratio(*pair, rho) for number, pair in pairs.items()}

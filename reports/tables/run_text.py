@@ -128,28 +128,18 @@ def lay_out_run(
     head: Sequence[str],
     tables: Iterable[tuple[str, Table]],
     conclusions: Iterable[str],
+    brief: bool = False,
 ) -> str:
-    """The whole text."""
+    """The whole text; or `brief` in MOST_LINES with the two lines of the paths: the first table
+    with its parts that have no title, and as much as fits of the other tables, the notes on this
+    run, the footnotes and the conclusions."""
+    bold, head = [*opening(result), headline], [machine(result), *head]
+    head += link_lines(find_states(result.blocks))
     notes = [f"note: {note}" for note in result.run.notes]
-    return lay_out(
-        [*opening(result), headline],
-        [*_head(result, head), *notes],
-        tables,
-        [*footnotes(result), *conclusions],
-    )
+    below = [*footnotes(result), *conclusions]
+    if not brief:
+        return lay_out(bold, [*head, *notes], tables, below)
 
-
-def lay_out_brief(
-    result: Result,
-    headline: str,
-    head: Sequence[str],
-    tables: Iterable[tuple[str, Table]],
-    conclusions: Iterable[str],
-) -> str:
-    """The text in MOST_LINES with the two lines of the paths: the first table with its parts that
-    have no title, and as much as fits of the other tables, the notes on this run, the footnotes and
-    the conclusions."""
-    bold, head = [*opening(result), headline], _head(result, head)
     room = MOST_LINES - 4 - len(wrapped([*bold, *head]))
     shown, sentences, is_shown = list[tuple[str, Table]](), list[str](), True
 
@@ -162,12 +152,10 @@ def lay_out_brief(
             shown.append((title, table))
             room -= lines
 
-    notes = [f"note: {note}" for note in result.run.notes]
     # The notes from that on peer memory on are of this machine: they come last.
     of_run = list(takewhile(lambda note: "Peer memory" not in note, notes))
-    of_machine = notes[len(of_run) :]
 
-    for sentence in [*of_run, *footnotes(result), *conclusions, *of_machine]:
+    for sentence in [*of_run, *below, *notes[len(of_run) :]]:
         lines = len(wrapped([sentence]))
         if lines <= room:
             sentences.append(sentence)
@@ -175,7 +163,3 @@ def lay_out_brief(
 
     pointer = "More notes and tables: python -m reports show RUN; every case: with --long."
     return lay_out(bold, head, shown, [*sentences, pointer])
-
-
-def _head(result: Result, head: Sequence[str]) -> list[str]:
-    return [machine(result), *head, *link_lines(find_states(result.blocks))]

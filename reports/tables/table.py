@@ -27,7 +27,7 @@ from reports.tables.rows import (
     view_of,
     views,
 )
-from reports.tables.run_text import lay_out_brief, lay_out_run, opening
+from reports.tables.run_text import lay_out_run, opening
 from reports.tables.sentences import (
     algorithm_of,
     lay_out,
@@ -73,8 +73,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
 
     rows, chained = rows_of[first[0]], rows_of.get("chained", [])
     title, lines = headline([result], partial(points, rows=rows)), head(result, first, rows)
-    lay_out_text = lay_out_brief if brief else lay_out_run
-    return lay_out_text(result, title, lines, tables, closing(result, rows, chained))
+    return lay_out_run(result, title, lines, tables, closing(result, rows, chained), brief)
 
 
 def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:

@@ -10,7 +10,6 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 from scipy.special import fdtrc
 
-from reports.store.stats import Interval
 from reports.tables.sentences import algorithm_of, shape_words
 from reports.verdicts.verdict import Bools, Floats, Integers, signed_rank_cdf
 
@@ -257,10 +256,3 @@ def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
         np.concatenate(nodes), np.concatenate(nodes_us, axis=1), k=1, axis=1
     )
     return np.maximum(curves(np.asarray(sizes, dtype=float)), LEAST_TIME_US)
-
-
-def predict_us(fit: Fit, size_bytes: float) -> Interval:
-    """The time at this size in us, and its 95 % interval."""
-    times_us = curves_us(fit, [size_bytes])[:, 0]
-    time_us = estimate(walsh_means(times_us), len(times_us) if fit.interval else 0)
-    return time_us.value or 0.0, time_us.low, time_us.high

@@ -165,7 +165,7 @@ def test_a_folder_with_other_files_is_left_unchanged(tmp_path, capsys):
         (tmp_path / "mine" / "index.html").read_text() == (tmp_path / "file").read_text() == "mine"
     )
     (tmp_path / "empty").mkdir()
-    for folder, sentence in (("nothing", "is not a folder"), ("empty", "there is nothing to show")):
+    for folder, sentence in (("nothing", "is not a folder"), ("empty", "holds nothing to show")):
         assert main(["dashboard", str(tmp_path / folder), "-o", str(tmp_path / "new")]) == 2
         assert sentence in capsys.readouterr().err
         assert not (tmp_path / "new").exists()

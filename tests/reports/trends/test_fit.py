@@ -11,7 +11,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.store.result import read
-from reports.trends.alpha_beta import Crossover, Fit, predict_us
+from reports.trends.alpha_beta import Crossover, Fit, curves_us, estimate, walsh_means
 from reports.trends.fit import find_crossovers, fits_of, text
 from reports.verdicts.judge import Incomparable
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Sweep, rewrite_head, write_run
@@ -20,6 +20,13 @@ pytestmark = pytest.mark.unit
 
 SIZES = [16384 << step for step in range(8)]
 STEP_BYTES = 512 << 10
+
+
+def predict_us(fit, size_bytes):
+    """The time at this size in us, and its 95 % interval."""
+    times_us = curves_us(fit, [size_bytes])[:, 0]
+    time_us = estimate(walsh_means(times_us), len(times_us) if fit.interval else 0)
+    return time_us.value or 0.0, time_us.low, time_us.high
 
 
 def line_us(algorithm, size, rtt_ns):

@@ -15,7 +15,7 @@ from tests.launch import few
 pytestmark = pytest.mark.alone
 
 COUNTED = re.compile(
-    r"soak: (\d+) launches in \d+ s, [\d.]+ GB of messages, (\d+) wrong elements; \d+ hands, and "
+    r"soak: (\d+) launches in \d+ s, [\d.]+ GB of messages, (\d+) wrong elements; \d+ batches, and "
     r"the epoch went( past 2\^32)? to (\d+)"
 )
 SMALL = "-e 32K -d float -o sum"

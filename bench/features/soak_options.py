@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -153,5 +154,5 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions"
         largest,
         datatypes,
         redops,
-        [known[each.base].built(each.build) for each in namespace.algorithm or ()],
+        [replace(known[each.base], build=each.build) for each in namespace.algorithm or ()],
     )

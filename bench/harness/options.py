@@ -55,9 +55,9 @@ class Parser(argparse.ArgumentParser):
 
         return add
 
-    def parse_known_args(self, *words: Any) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The options, with those of METHOD that are not at their defaults in `method`."""
-        namespace, rest = super().parse_known_args(*words)
+        namespace, rest = super().parse_known_args(args, namespace)
         namespace.method = {
             name: value
             for name, value in vars(namespace).items()

@@ -3,7 +3,7 @@ results back (combine), or does both over experts that change nothing (round_tri
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
 from typing import Any, NoReturn
@@ -146,8 +146,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     buffers = Buffers(send, receive, seed)
     known = {algorithm.base: algorithm for algorithm in (*ALGORITHMS, FLAT)}
     listed = [
-        known[each.base].built(each.build) if each.needs_peers else known[each.base]
-        for each in sweep.algorithms or ALGORITHMS
+        replace(known[each.base], build=each.build) for each in sweep.algorithms or ALGORITHMS
     ]
     axes = Axes(
         lambda size_bytes: listed,

@@ -78,7 +78,7 @@ def test_a_late_case_has_a_distinct_name_in_every_format(tmp_path):
     rows = {row["experiment_name"]: row for row in as_json(result)["results"]}
     for name in names:
         experiment = f"direct_push (copied, mapped, isolated, {name})"
-        assert len(re.findall(rf"direct_push {name}  ", long)) == 1
+        assert len(re.findall(rf"direct_push {name} +copied", long)) == 1
         assert tests.count(f": {experiment}\n") == (name == "one_way")
         assert (rows[experiment]["out_of_place"]["bus_bw"] is None) == ("late" in name)
     assert as_csv(result).count('""arrival_skew_us"": 5.0') == len(result.cases) // 3

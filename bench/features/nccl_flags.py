@@ -1,7 +1,6 @@
 """Flags of nccl-tests that have nothing to choose here. A value is taken with a note if a run does
 what it says, or if it is nccl-tests' default: a script that repeats a default asks for nothing that
-one without the flag does not. Another value is refused, because the
-run would not do what it says."""
+one without the flag does not. Another value is refused: the run would not do what it says."""
 
 import argparse
 from dataclasses import dataclass

@@ -344,33 +344,29 @@ def _ring_traffic(ranks: int, case: Case) -> Traffic | None:
     return replace(traffic, hops=1 + traffic.hops) if traffic else traffic
 
 
+by_copy_engine = partial(
+    Algorithm,
+    refuses=_refuses,
+    registered=True,
+    pushes=True,
+    swaps=(),
+    varies=("chunks",),
+    least_bytes=LEAST_BYTES,
+    is_modelled=False,
+)
 ALGORITHMS = {
     "all_reduce": (
-        Algorithm(
+        by_copy_engine(
             "two_shot_copy_engine",
             "two_shot: a GPU's copy engines make its transfers",
             partial(_bind, two_shot, lambda ranks: 2 * ranks),
             _two_shot_traffic,
-            _refuses,
-            registered=True,
-            pushes=True,
-            swaps=(),
-            varies=("chunks",),
-            least_bytes=LEAST_BYTES,
-            is_modelled=False,
         ),
-        Algorithm(
+        by_copy_engine(
             "ring_copy_engine",
             "ring: a GPU's copy engines make its transfers",
             partial(_bind, ring, lambda ranks: 2 * ranks - 2),
             _ring_traffic,
-            _refuses,
-            registered=True,
-            pushes=True,
-            swaps=(),
-            varies=("chunks",),
-            least_bytes=LEAST_BYTES,
-            is_modelled=False,
         ),
     )
 }

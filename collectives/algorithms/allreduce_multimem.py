@@ -172,24 +172,19 @@ def _two_shot_traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(2, ((own, own),), case.segment_bytes)
 
 
+through_switch = partial(Algorithm, refuses=_refuses, swaps=(), is_modelled=False)
 ENTRIES = "one_shot_multimem", "two_shot_multimem"
-ONE_SHOT = Algorithm(
+ONE_SHOT = through_switch(
     ENTRIES[0],
     "each rank reads the sum of all slabs from the NVSwitch (NVLS)",
     partial(_bind, ENTRIES[0]),
     _one_shot_traffic,
-    _refuses,
-    swaps=(),
-    is_modelled=False,
     wins_below=4 << 20,
 )
-TWO_SHOT = Algorithm(
+TWO_SHOT = through_switch(
     ENTRIES[1],
     "each rank reads one segment's sum, and the NVSwitch stores it to all (NVLS)",
     partial(_bind, ENTRIES[1]),
     _two_shot_traffic,
-    _refuses,
-    swaps=(),
-    is_modelled=False,
 )
 ALGORITHMS = {"all_reduce": (ONE_SHOT, TWO_SHOT)}

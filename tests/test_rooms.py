@@ -40,11 +40,6 @@ ROOMS = {
         },
         "--arrival-skew 5us",
     ),
-    "slowed": Room(
-        ["bench/features/slowed.py", "kernels/slowed.cu"],
-        {FEATURES: ["from bench.features.slowed import Slowed\n", "    Slowed,\n"]},
-        "--slowed-percent 3",
-    ),
     "peers": Room(
         ["collectives/peers", "bench/features/peers.py", "reports/tables/peers.py"],
         {
@@ -60,14 +55,6 @@ ROOMS = {
         ["bench/soak.py", "bench/features/soak.py", "bench/features/soak_options.py"],
         {FEATURES: ["from bench.features.soak_options import SoakOption\n", "    SoakOption,\n"]},
         "--soak 1s",
-    ),
-    "footprint": Room(
-        [
-            "bench/footprint.py",
-            "bench/features/footprint.py",
-            "bench/features/background.py",
-            "kernels/gemm.cu",
-        ]
     ),
     "quantised": Room(
         [

@@ -26,13 +26,11 @@ from tests.launch import FULL, few
 FILES = sorted(str(path.relative_to(SOURCES).with_suffix("")) for path in SOURCES.rglob("*.cu"))
 ENTRY = r"^(?:\w+_KERNEL\(|KERNEL\s+)(\w+)"
 NO_COLLECTIVES = (
-    "gemm",
     "link",
     "link_parts",
     "link_probe",
     "memory_probe",
     "iteration",
-    "slowed",
     "experts/routed_records",
 )
 COLLECTIVES = [stem for stem in FILES if stem not in NO_COLLECTIVES]
@@ -105,8 +103,6 @@ def test_every_entry_is_compiled_and_uses_no_stack(stem, architecture):
 def test_main_loops_start_several_16_byte_loads_before_they_store(stem, architecture):
     if stem not in (
         "iteration",
-        "gemm",
-        "slowed",
         "memory_probe",
         "link_parts",
     ):  # these move no messages

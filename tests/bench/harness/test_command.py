@@ -22,7 +22,6 @@ allreduce -b 1M -e 64K -> begin at 1048576 B, above their end at 65536 B
 allreduce -b 1 -e 1K -> 1 B hold no float32
 allreduce --sizes 16K, -> '' is not a size
 allreduce --sizes 16K,6 -d double -> 6 B hold no float64, which has 8 B
-allreduce --slowed-percent 101 -> '101' is not a number of percent above 0, and at most 100
 allreduce -c 100000 -> 100000 is above the most, 1000
 allreduce -T 1e12 -> seconds above 0, and at most 1000000
 allreduce -f 1 -> '1' is not a whole number of at least 2
@@ -54,9 +53,6 @@ allreduce --soak 10 -> argument --soak: '10' is not a time such as 90s, 10m or 2
 allreduce --soak 1s -n 5 -> --soak times nothing and draws what it launches: leave out -n
 allreduce --soak 1s -e 0 -> -e 0: a soak checks elements, and 0 B hold no element
 allreduce --soak 1s -b 8 -e 4 -> the sizes begin at 8 B, above their end at 4 B
-footprint --collective allreduce -> invalid choice: 'allreduce'
-footprint --arrival-skew 5us -> unrecognized arguments: --arrival-skew 5us
-footprint --dispatch python -> measured in the native loop: leave out --dispatch python
 link -b 2 -> 2 B hold no float32, which has 4 B
 link --format nccl-tests -> invalid choice: 'nccl-tests'
 doctor --format -> unrecognized arguments: --format

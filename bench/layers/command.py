@@ -221,7 +221,7 @@ COMMANDS = {
     "gemm_reduce_scatter": matmul_command("gemm_reduce_scatter", "matmul + reduce-scatter"),
     "allgather_gemm": matmul_command("allgather_gemm", "all-gather + matmul"),
     "decode": Command(
-        f"Times a whole decode step: {SPLIT} in a pipeline; and on one rank.",
+        f"Times a whole decode step: {SPLIT} and in a pipeline.",
         (
             one_model(),
             SCALE,
@@ -234,7 +234,7 @@ COMMANDS = {
         graph=None,
     ),
     "prefill": Command(
-        f"Times a prefill step: {SPLIT} by sequence; in a pipeline; and on one rank.",
+        f"Times a prefill step: {SPLIT} by sequence; and in a pipeline.",
         (
             one_model(),
             SCALE,

@@ -237,8 +237,8 @@ def open_link(session: Session, size_bytes: int) -> Link:
     ranks, peers = communicator.node_gather(communicator.rank), near.mapped
     send, receive = (peers.register(size_bytes) for _ in range(2))
     arguments = peers.arguments(send.address, receive.address, 0, 0)
-    for rank, (its_send, its_receive) in enumerate(zip(*peers.registered[-2:], strict=True)):
-        arguments.sends[rank], arguments.receives[rank] = its_send.address, its_receive.address
+    peers.locate(send.address, arguments.sends)
+    peers.locate(receive.address, arguments.receives)
     buffers = Buffers(send, receive, session.options.seed)
     transfer = Transfer(arguments, -1, -1)
     return Link(session, near, ranks, buffers, transfer, shared_engine(near))

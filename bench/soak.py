@@ -207,7 +207,7 @@ class Runner:
         self.delays = random.Random(seed * 1000 + session.communicator.rank + 1)
         self.delay_steps = delay_steps(session.world, self.delays)
         self.idle = nothing(session.world)
-        self.launches, self.moved_bytes, self.slice_launches = 0, 0, FIRST_LAUNCHES
+        self.launches, self.slice_launches = 0, FIRST_LAUNCHES
 
     def run(self, batch: list[Launch]) -> float:
         """Runs a slice of launches; returns rank 0's clock in seconds. A timeout ends the run."""
@@ -227,7 +227,6 @@ class Runner:
             self.session.flight.end_if_stuck(launch.iteration.text)
         launched = repeats * length
         self.launches += launched
-        self.moved_bytes += repeats * sum(launch.case.size_bytes for launch in program)
         now_s = time.monotonic()
         now_s, slice_s = self.session.communicator.broadcast((now_s, now_s - start_s))
         self.slice_launches = max(1, min(2 * launched, int(launched * SLICE_S / slice_s)))
@@ -288,8 +287,8 @@ def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerB
         passed = " past 2^32" * (epoch < START_EPOCH)
         print_out(
             f"soak: {runner.launches} launches in {now_s - begun_s:.0f} s, "
-            f"{runner.moved_bytes / 1e9:.2f} GB of messages, {wrong_elements} wrong elements;"
-            f" {batches} batches, and the epoch went{passed} to {epoch}\n"
+            f"{wrong_elements} wrong elements; {batches} batches, and the epoch went{passed} to "
+            f"{epoch}\n"
         )
         if wrong_elements:
             print(f"wiretax: {first_wrong(batch, wrongs)}", file=sys.stderr, flush=True)

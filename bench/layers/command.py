@@ -16,7 +16,7 @@ from bench.harness.session import Session, start
 from bench.harness.suite import Suite
 from bench.layers import fused, overlap, steps
 from bench.layers.forms import LayerOptions
-from collectives.collective import DATATYPE_ALIASES, DATATYPES
+from collectives.collective import DATATYPE_ALIASES
 from collectives.communicator import launched_ranks
 from collectives.layers.fused import FUSED, WEIGHTS
 from collectives.layers.models import MODELS
@@ -25,7 +25,6 @@ from collectives.operation import Algorithm
 
 up_to_4096, up_to_8 = (partial(whole_number, 1, most=most) for most in (4096, 8))
 # Many short blocks close in time, so that a disturbance hits both sides of a difference.
-MOST_BYTES = 512 << 20  # of the rows of a norm
 ROUNDS = 256
 HIDES = "one after the other: how much of the communication the compute does not hide."
 SPLIT = "split by tensor, with our kernels and the library's;"
@@ -115,14 +114,6 @@ WEIGHT_TYPE = option(
 )
 
 
-def mistake_in_norm(norm: LayerOptions) -> str | None:
-    hidden, tokens = norm.hidden or MODELS[norm.model].hidden, max(norm.tokens)
-    size_bytes = tokens * hidden * DATATYPES[norm.datatype].size_bytes
-    if size_bytes > MOST_BYTES:
-        return f"{tokens} tokens of {hidden} elements are {size_bytes} B, above {MOST_BYTES >> 20}M"
-    return None
-
-
 def mistake_in_prefill(prefill: LayerOptions) -> str | None:
     layers = MODELS[prefill.model].layers
     return (
@@ -195,7 +186,6 @@ COMMANDS = {
         ),
         # A round of all forms with 2048 tokens takes two CPU cores 5 s; 60 s hold too few.
         fused.prepare_norm,
-        mistake_in_norm,
         max_time_s=120.0,
     ),
     "gemv_allreduce": Command(

@@ -3,12 +3,11 @@ Data have a period of 31 elements, so that `bench.harness.verify` can check them
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from bench.harness.iteration import Iteration, Segments, checked_iteration
-from bench.harness.session import Session
+from bench.harness.session import Session, require_memory
 from bench.harness.suite import Suite
 from bench.harness.verify import PERIOD, Data
 from bench.layers.forms import LayerOptions, bind_forms, scale_for
@@ -48,6 +47,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
     hidden = options.hidden or MODELS[options.model].hidden
     rank, ranks = world.communicator.rank, world.communicator.size
     row_bytes, most_tokens = hidden * datatype.size_bytes, max(options.tokens)
+    require_memory(session, 3 * most_tokens * row_bytes)
     with world.communicator.all_or_none(DeviceError, MemoryError):
         send, receive, summed = memories = [
             world.library.allocate(world, rows * most_tokens * row_bytes) for rows in (2, 2, 1)
@@ -55,6 +55,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
         own = own_buffers(world, memories)
         weight = world.device.store(datatype.encode(np.full(hidden, NORM_WEIGHT)))
     keep = send, receive, summed, weight
+    model = {} if options.hidden else {"model": options.model}
     parts, residual, total = tables_of_norm(datatype, ranks, session.options.seed)
     inputs = datatype.encode(np.stack([parts[rank], residual]))
     outputs = datatype.encode(np.stack([normed(total), total]))
@@ -71,11 +72,6 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
     def cases() -> Iterator[Case]:
         for tokens in options.tokens:
             size_bytes = tokens * row_bytes
-            shape = {
-                "model": "" if options.hidden else options.model,
-                "tokens": tokens,
-                "hidden": hidden,
-            }
             norm = fused.Norm(
                 hidden=hidden,
                 residual=send.address + size_bytes,
@@ -91,7 +87,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
                 receive.address,
                 norm=norm,
                 summed=summed.address,
-                shape={name: value for name, value in shape.items() if value},
+                shape={**model, "tokens": tokens, "hidden": hidden},
                 size_bytes=size_bytes,
             )
 
@@ -139,17 +135,6 @@ def summed_products(inner: int, activations: Array, seed: int) -> Array:
     )
 
 
-def gemv_shape(options: LayerOptions, layer: str, columns: int) -> dict[str, Any]:
-    """What a run stores of a layer's matrix, of which each rank has `columns` columns."""
-    return {
-        "model": options.model,
-        "layer": layer,
-        "hidden": MODELS[options.model].hidden,
-        "inner": columns,
-        "weights": options.weights,
-    }
-
-
 def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     """The cases of gemv_allreduce. Raises Refusal."""
     world, datatype, model = session.world, DATATYPES[options.datatype], MODELS[options.model]
@@ -186,12 +171,9 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
                 row_scales=scales.address,
                 activations=activations.address,
             )
+            shape = {"model": options.model, "layer": layer, "hidden": hidden}
+            shape |= {"inner": columns, "weights": options.weights}
             for tokens in options.tokens:
-                shape = {
-                    **gemv_shape(options, layer, columns),
-                    "tokens": tokens,
-                    "scale": str(scale),
-                }
                 yield fused.GemvCase(
                     fused.COLLECTIVE["gemv_allreduce"],
                     tokens * hidden,
@@ -201,7 +183,7 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
                     receive.address,
                     layer=gemv,
                     tokens=tokens,
-                    shape=shape,
+                    shape={**shape, "tokens": tokens, "scale": str(scale)},
                     size_bytes=tokens * hidden * size,
                     weight_type=options.weights,
                 )

@@ -44,7 +44,6 @@ gemm_reduce_scatter allgather_gemm
 allreduce_rmsnorm
     --hidden 0 -> '0' is not a whole number of at least 1
     --hidden 1048577 -> 1048577 is above the most, 1048576
-    --hidden 1048576 -> 2048 tokens of 1048576 elements are 8589934592 B, above 512M
 gemv_allreduce decode
     --weights int4 -> unknown type of weights 'int4': did you mean int8?
     --weights float -> unknown type of weights 'float': did you mean float16?

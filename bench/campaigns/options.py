@@ -33,7 +33,7 @@ LEAST_LAUNCH_S = 4.0
 RESERVED_NAMES = (manifest.MANIFEST, manifest.WORKTREES)
 # These store no run, or not in the campaign's folder.
 RESERVED_WORD = re.compile(
-    r"(bench\.)?(campaign|soak|survey|tune_library)|-J.*|--(out|output_file|list|soak)(=.*)?"
+    r"(bench\.)?(campaign|soak|survey)|-J.*|--(out|output_file|list|soak)(=.*)?"
 )
 HARMLESS_WORD = re.compile(r"wiretax|mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
 EPILOG = """\

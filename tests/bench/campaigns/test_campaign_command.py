@@ -4,11 +4,13 @@ which message."""
 import io
 import re
 import shlex
+import subprocess
 import sys
 
 import pytest
 
-from bench.campaigns.options import parse
+from bench.campaigns.options import parse, parse_variant
+from bench.machine.environment import VARIABLES
 from tests.launch import ROOT
 
 pytestmark = pytest.mark.unit
@@ -82,6 +84,24 @@ def test_a_folder_outside_git_is_refused(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = *named(a=QUICK, b=QUICK), "--revision", "a=HEAD"
     assert "not a git repository" in refused(parse, *options)[1]
+
+
+def test_make_peers_launches_each_library_in_settings_that_a_run_records():
+    """Otherwise two runs in different settings would look equal."""
+    printed = subprocess.run(
+        ["make", "-n", "peers", "BENCH=allgather"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.replace("\\\n", "")
+    [line] = [line for line in printed.splitlines() if "bench.campaign" in line]
+    words = shlex.split(line.partition("--variant")[2])
+    variants = [parse_variant(word) for word in words if "bench.allgather" in word]
+    assert {variant.name.partition("-")[0] for variant in variants} == {"mpich", "openmpi", "impi"}
+    names = {name for variant in variants for name in variant.variables}
+    assert len(names) == 7
+    assert names <= set(VARIABLES)
 
 
 FILE = """\

@@ -80,7 +80,7 @@ gate: writable compiler setup
 	  status=$$?; echo $$status > $(GATE_OUT)/status; exit $$status
 
 # Ours beside MPICH, Open MPI and Intel MPI, as a campaign: each library at its defaults and in the settings that won our
-# searches (docs/experiments/performance.md). `make peers` again continues the campaign.
+# searches (docs/experiments/performance.md).
 # Last, Intel's own benchmark of its all-reduce, which its wheel brings, as a check of our harness.
 PEER = --variant $(1)="$(3) '$(CURDIR)/$(2)/bin/mpiexec' -n $(RANKS) '$(CURDIR)/$(2)/bin/python' -m bench.$(BENCH) $(PEERS_ARGS)"
 peers: export OMPI_ALLOW_RUN_AS_ROOT = 1

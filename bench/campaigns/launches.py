@@ -204,36 +204,15 @@ def check_out(variant: Variant, folder: Path) -> None:
         if done.returncode:
             raise Stop(WRONG, f"{subject}: {done.stderr.decode(errors='replace').strip()}")
         files = done.stdout
-    if not (folder / "bench").is_dir():  # Python would import the bench of this tree
-        raise Stop(USAGE, f"{subject}: its revision has no benchmarks")
-    uses_wiretax = "wiretax" in (Path(word).name for word in variant.launcher)
-    if uses_wiretax and not (folder / "wiretax").is_dir():  # the installed one would run
-        raise Stop(USAGE, f"{subject}: its revision has no command wiretax: use python -m bench.X")
+    package = "wiretax" if "wiretax" in map(os.path.basename, variant.launcher) else "bench"
+    if not (folder / package).is_dir():  # the package of this tree would run
+        raise Stop(USAGE, f"{subject}: its revision has no {package}")
     locks = [root / "locks/runtime.lock" for root in (folder, ROOT)]
     theirs, ours = (lock.read_bytes() if lock.is_file() else b"" for lock in locks)
     if theirs not in (b"", ours):
         status, last_line = run_to_end(["make", "setup"], folder, variant.environment(folder))
         if status:
             raise Stop(WRONG, f"{subject}: `make setup` of its revision failed: {last_line}")
-
-
-def launch(
-    variant: Variant,
-    options: Sequence[str],
-    folder: Path,
-    limit_s: float,
-    tree: Path | None = None,
-) -> tuple[int, str, Path | None]:
-    """Runs the variant's command, which may override these options, with the code in `tree` (None:
-    this tree). Its exit status, its last line on standard error, its run in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    runs_before = set(folder.glob("*.jsonl"))
-    # The last of two equal options counts: the command's own one.
-    command = [*variant.launcher, "--out", str(folder.resolve()), "--lean", *options]
-    command += variant.arguments
-    status, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
-    run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
-    return status, last_line if status or run else "it stored no run", run
 
 
 def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
@@ -273,18 +252,24 @@ def retry_launch(
 def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     """Makes a launch and records its outcome. Raises Stop if it refuses to run or stores no run."""
     options, variant = campaign.options, campaign.options.variants[record.variant]
+    folder, tree = campaign.folder / variant.name, campaign.revision_folder(variant)
+    folder.mkdir(exist_ok=True)
+    runs_before = set(folder.glob("*.jsonl"))
     limit_s = options.budget_s or LONGEST_PILOT_S
     if record.stage != "pilot":
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
-    words = ["--seed", str(options.head.seed + record.pair)]
-    words += ["--max-time", f"{options.launch_s:.1f}"] if options.launch_s else []
+    command = [*variant.launcher, "--out", str(folder.resolve()), "--lean"]
+    command += ["--seed", str(options.head.seed + record.pair)]
+    command += ["--max-time", f"{options.launch_s:.1f}"] if options.launch_s else []
+    command += variant.arguments  # the last of two equal options counts: the command's own one
     campaign.progress.show(
         f"launch {len(campaign.manifest.launches) + 1}", f"{record.stage}, {variant.name}"
     )
     started_s = time.monotonic()
-    record.exit, last_line, run = launch(
-        variant, words, campaign.folder / variant.name, limit_s, campaign.revision_folder(variant)
-    )
+    record.exit, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
+    run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
+    if not (record.exit or run):
+        last_line = "it stored no run"
     record.elapsed_s = time.monotonic() - started_s
     record.run = f"{variant.name}/{run.name}" if run else None
     record.reason = failure_of(record.exit, last_line, run)

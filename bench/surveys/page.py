@@ -78,7 +78,7 @@ def section_of(survey: Survey, step: Step) -> Section:
             picture = draw_picture(step.name, partial(show.plot, result), sentences.machine(result))
             section.pictures = [picture]
     except ResultError as error:
-        section.sentences = [f"There is no picture: {error}"]
+        section.sentences = [without_names(f"There is no picture: {error}")]
     return section
 
 

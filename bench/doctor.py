@@ -1,8 +1,7 @@
 """Shows how the GPUs of this machine reach each other, and what slows them down or stops them.
 
 Alone it reads /sys, /proc and the drivers' libraries, in a second. Under mpirun, with one rank per
-GPU, it also tests peer memory as a benchmark does, measures copies between all pairs, and makes one
-call of NCCL or RCCL."""
+GPU, it also tests peer memory as a benchmark does, and makes one call of NCCL or RCCL."""
 
 import signal
 import sys

@@ -20,17 +20,7 @@ from reports.advice.reduce_times import (
     span_text,
 )
 from reports.advice.serving import GB, Deployment, rate
-from reports.advice.specs import (
-    BITS,
-    GPUS,
-    LINKS,
-    MODELS,
-    Gpu,
-    Link,
-    find,
-    link_between,
-    model_of,
-)
+from reports.advice.specs import BITS, GPUS, LINKS, MODELS, Gpu, Link, find, link_between, model_of
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable

@@ -14,7 +14,7 @@ from reports.store.case import find_states
 from reports.store.result import ResultError, SamplesGone, read, read_samples
 from reports.store.schema import Case, Result
 from reports.tables import plot, run_text, show
-from reports.tables.kinds import kind_of
+from reports.tables.kinds import is_sweep
 from reports.tables.long import long_rows
 from reports.tables.rows import views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, counted, machine, number, size_text
@@ -38,14 +38,12 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
         *run_text.link_lines(find_states(result.blocks)),
         *run.notes,
     ]
-    is_sweep = kind_of(result).draw is None
-    sections = [
-        _attempt("Picture", _picture, result),
-        Section("As the run printed it", text=show.text(result), folded=is_sweep),
-    ]
+    sections = [Section("As the run printed it", text=show.text(result), folded=is_sweep(result))]
 
-    if is_sweep:
-        sections += [
+    if is_sweep(result):
+        sections = [
+            _attempt("Picture", _picture, result),
+            *sections,
             _attempt("Regimes and crossovers", _fits, launches),
             _attempt("Iterations and stragglers", iterations, result),
         ]

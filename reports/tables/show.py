@@ -14,7 +14,7 @@ from reports.store.schema import Result
 from reports.tables.figure import Target
 from reports.tables.formats import as_csv, as_nccl_tests
 from reports.tables.headline import headline
-from reports.tables.kinds import SWEEP, kind_of
+from reports.tables.kinds import SWEEP, is_sweep, kind_of
 from reports.tables.plot import draw_sweep
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
 from reports.tables.table import render
@@ -97,9 +97,12 @@ def text(result: Result, format: str = "table", long: bool = False, brief: bool 
 
 
 def plot(result: Result, path: Target) -> None:
-    """Draws the run into `path`. Raises ResultError for another suffix than .svg and .png, a run
-    without a measured case, or a file that cannot be written."""
-    (kind_of(result).draw or draw_sweep)(result, path)
+    """Draws a sweep over sizes into `path`. Raises ResultError for another suffix than .svg and
+    .png, another run, one without a measured case, or a file that cannot be written."""
+    if not is_sweep(result):
+        raise ResultError(f"{result.path}: only a sweep over sizes has a picture")
+
+    draw_sweep(result, path)
 
 
 def imported_text(imported: Imported) -> str:

@@ -5,7 +5,7 @@ in-place half. The text is one test; the report has a test for each algorithm, t
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reports.store.case import case_bus_factor
 from reports.store.result import ResultError
@@ -13,9 +13,6 @@ from reports.store.schema import Case, Result, Summary
 from reports.store.untrusted import spreadsheet_cell
 from reports.tables.frame import case_rows
 from reports.tables.sentences import shape_text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NCCL_TYPES = {
     "float16": "half",
@@ -59,21 +56,17 @@ def as_csv(result: Result) -> str:
 
 
 def as_csv_text(rows: Iterable[Mapping[Any, Any]]) -> str:
-    """A header and these rows, in which no cell is a formula; empty without rows."""
-    table = as_table(
-        {spreadsheet_cell(name): spreadsheet_cell(value) for name, value in row.items()}
-        for row in rows
-    )
-    return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
-
-
-def as_table(rows: Iterable[Mapping[Any, Any]]) -> "pd.DataFrame":
-    """The rows without the columns that are empty throughout: of None, NaN, "" or empty lists."""
+    """A header and these rows, in which no cell is a formula, without the columns that are empty
+    throughout; empty without rows."""
     import pandas as pd  # takes 0.3 s, which a run's own table does not need
 
-    table = pd.DataFrame(list(rows), dtype=object)
-    is_empty = table.isna() | table.map(lambda cell: isinstance(cell, str | list) and not cell)
-    return table.loc[:, ~is_empty.all()]
+    cells = [
+        {spreadsheet_cell(name): spreadsheet_cell(value) for name, value in row.items()}
+        for row in rows
+    ]
+    table = pd.DataFrame(cells, dtype=object)
+    table = table.loc[:, (table.notna() & (table != "")).any()]
+    return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
 
 
 def as_json(result: Result) -> dict[str, Any]:

@@ -276,7 +276,6 @@ def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerB
             for launch in batch:
                 launch.close()
             batch, batches, sampled_s = sampler.sample(), batches + 1, now_s
-    session.flight.progress.clear()
     if is_first_rank:
         epoch = int(peers.own.read()[:4].view(np.uint32)[0])
         passed = " past 2^32" * (epoch < START_EPOCH)

@@ -47,7 +47,6 @@ class Run:
     timed: Counter[int] = field(default_factory=Counter)  # iterations by case
     blocks: list[Block] = field(default_factory=list)
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
-    settled: set[str] = field(default_factory=set)  # the sizes whose figures were shown
 
 
 def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
@@ -111,7 +110,6 @@ def measure(
         flight.note("wait for the results")
         return int(communicator.broadcast(None))
     result = finish(run, run.file, steal_share(ticks_before, cpu_ticks(cpus_here)))
-    flight.progress.clear()
     status = exit_status(run, result)
     last_words = policy.conclude(result, machine)
     communicator.broadcast(status)
@@ -150,7 +148,6 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
             if agreed_stop(run):
                 return
         round_ += 1
-        show_figures(run, round_)
         if round_ < policy.least_rounds and not options.iterations:
             # The link may have become slower, and the remaining rounds must fit.
             round_s, left_s = time.monotonic() - started_s, run.deadline_s - time.monotonic()
@@ -182,18 +179,6 @@ def show_block(run: Run, number: int | None, round_: int) -> None:
     run.session.flight.progress.show(
         "measure", f"round {round_ + 1}, {case}, at most {left_s:.0f} s left"
     )
-
-
-def show_figures(run: Run, rounds: int) -> None:
-    """Shows the first round's figures, then the sizes that have settled since, on rank 0."""
-    progress = run.session.flight.progress
-    if run.file and not progress.is_silent:
-        from bench.harness.settled import first_figures, settled_sizes  # other ranks show none
-
-        if rounds == 1 and (first := first_figures(run.suite, run.blocks)):
-            progress.keep(first)
-        for line in settled_sizes(run.suite, run.blocks, run.settled):
-            progress.keep(line)
 
 
 def agreed_stop(run: Run) -> bool:

@@ -174,7 +174,6 @@ def guarded(
         try:
             status = work()
         except Refusal as refusal:
-            flight.progress.clear()
             say_once(options, str(refusal), communicator)
             status = WRONG if isinstance(refusal, WrongResult) else CANNOT
         # The normal end: the watchdogs see all ranks reach it, then the records go.

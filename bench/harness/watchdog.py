@@ -125,7 +125,6 @@ class FlightRecord:
     def end(self, culprit: dict[str, Any], why: str, status: int, details: str = "") -> NoReturn:
         """Ends the run by the fault of a rank, unless another rank did so first."""
         if record_end(self.folder, culprit["rank"], why, f"rank {self.rank}", status):
-            self.progress.clear()
             self._say(culprit, why, details)
             for pid in self.pids.values():
                 with contextlib.suppress(ProcessLookupError):

@@ -1,7 +1,6 @@
 """A run: the cases, rounds of blocks until each case is precise, the file, the table."""
 
 import io
-import json
 import sys
 import time
 from collections import Counter
@@ -27,7 +26,7 @@ from reports.store.case import where_wrong
 from reports.store.result import ResultError, latest
 from reports.store.schema import Block, End, Result
 from reports.store.stats import autocorrelation, is_precise
-from reports.store.writing import RunFile, write_named, write_whole
+from reports.store.writing import RunFile, write_whole
 
 ROUNDS = 12  # at least: a best of many is chosen on odd rounds, and six even ones give an interval
 FITTING_ROUNDS = 16  # into the time, because the link changes during some blocks
@@ -230,40 +229,17 @@ def exit_status(run: Run, result: Result) -> int:
 
 
 def print_result(result: Result, options: RunOptions, notes: Iterable[str], hosts: str) -> None:
-    """The table, the features' `notes` and the names of `hosts`, the paths of the run and its
-    picture, and the requested JSON; on rank 0."""
-    from reports.tables.formats import as_json  # not at the top: other ranks never print
-    from reports.tables.show import text
+    """The table, the features' `notes` and the names of `hosts`, and the paths of the run and its
+    picture; on rank 0."""
+    from reports.tables.show import text  # not at the top: other ranks never print
 
     picture = draw(result, options)
-    output, library = text(result, options.format, options.long, brief=True), ""
-    if options.format == "nccl-tests":
-        output, library = nccl_texts(result, options)
-    print_out(output)
+    print_out(text(result, options.format, brief=True))
     # Output that other programs parse stays pure.
     stream = sys.stdout if options.format == "table" else sys.stderr
     for note in notes if options.format != "table" else ():
         print_out(f"{note}\n", stream)
     print_out(f"{hosts}run: {result.path}\npicture: {picture}\n", stream)
-    if library:
-        path = result.path.with_suffix(".library.txt")
-        write_whole(path, library.encode())
-        print_out(f"library: {path}\n", stream)
-    if options.json_file:
-        write_named(Path(options.json_file), json.dumps(as_json(result), indent=1).encode())
-
-
-def nccl_texts(result: Result, options: RunOptions) -> tuple[str, str]:
-    """The chosen algorithm's test in the text of nccl-tests, and the library's: "" if that is the
-    chosen one, or was not measured."""
-    from reports.tables.formats import as_nccl_tests, nccl_algorithm
-
-    chosen, registered = nccl_algorithm(result), bool(options.local_register)
-    is_measured = any(case.algorithm == "library" and case.time_us for case in result.cases)
-    library = (
-        as_nccl_tests(result, "library", registered) if is_measured and chosen != "library" else ""
-    )
-    return as_nccl_tests(result, chosen, registered), library
 
 
 def draw(result: Result, options: RunOptions) -> str:

@@ -325,9 +325,9 @@ def reserve_run(options: RunOptions) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(LEAST_FREE_BYTES))
-    for path in map(Path, filter(None, (options.json_file, options.table))):
-        with or_cannot(f"write {path}"):
-            check_named(path)
+    if options.table:
+        with or_cannot(f"write {options.table}"):
+            check_named(Path(options.table))
     while True:
         now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%SZ}"
         run_id = f"{now}-{options.command}-{secrets.token_hex(3)}"

@@ -40,7 +40,7 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
     actions = iteration.actions(session.meet)
 
     def run(counts: Counts) -> Stamps:
-        if iteration.from_python or session.options.dispatch == "python":
+        if iteration.from_python:
             return perform_from_python(session, iteration, actions, counts)
         return world.device.run(actions, iteration.check, counts, watch, world.graph)
 

@@ -364,7 +364,7 @@ def add_output(add: AddOption) -> None:
         "--lean",
         changes=NOTHING,
         action="store_true",
-        help="store no single iterations and draw no picture",
+        help="store no single iterations",
     )
     add(
         "--out",

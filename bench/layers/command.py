@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 from bench.harness import options
 from bench.harness.options import AddOption, RunOptions, comma_separated, name_among, whole_number
-from bench.harness.run import ROUNDS as LEAST_ROUNDS
 from bench.harness.run import Run, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
@@ -142,7 +141,7 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
     return active if rounds < ROUNDS else []
 
 
-DIFFERENCES = RunPolicy(ROUNDS, LEAST_ROUNDS, go_on)
+DIFFERENCES = RunPolicy(ROUNDS, go_on)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_every_algorithm_is_measured_and_correct_at_every_size(default_run):
     _, result = default_run
     assert result.complete
     suffixes = {path.name.removeprefix(result.path.stem) for path in result.path.parent.iterdir()}
-    assert suffixes == {".jsonl", ".samples", ".png"}
+    assert suffixes == {".jsonl", ".samples"}
     isolated = {
         (case.algorithm, case.size_bytes) for case in result.cases if case.mode == "isolated"
     }
@@ -146,10 +146,9 @@ def test_the_table_fits_a_terminal_and_show_prints_all_of_it(default_run, capsys
     """`reports show` also prints the notes and tables for which the 40 lines of a run had no
     room."""
     printed, result = default_run
-    *table, run_line, picture_line = printed.splitlines(keepends=True)
+    *table, run_line = printed.splitlines(keepends=True)
     assert len(table) <= 38
     assert run_line == f"run: {result.path}\n"
-    assert picture_line == f"picture: {result.path.with_suffix('.png')}\n"
     assert max(map(len, table)) <= 81
     rows = [line for line in table if re.match(r" +(16|32) KiB +\d", line)]
     assert len(rows) == 4  # two sizes, isolated and chained
@@ -167,8 +166,8 @@ def test_the_table_fits_a_terminal_and_show_prints_all_of_it(default_run, capsys
 def test_a_run_whose_time_ends_before_its_first_case_says_so(tmp_path):
     done = launch(tmp_path / "results", "-e 16K --max-time 0.1")
     sentence = (
-        r"wiretax: time ran out before a case was measured: preparing took \d+ s of "
-        r"--max-time 0\.1; what was compiled is kept, so run it again, or give it more --max-time\n"
+        "wiretax: time ran out before a case was measured: what was compiled is kept, so run it "
+        "again, or give it more --max-time\n"
     )
     assert done.returncode == 3
     assert re.fullmatch(sentence, done.stderr), done.stderr
@@ -188,9 +187,8 @@ def test_a_run_with_too_much_to_compile_measures_what_is_compiled_in_time(tmp_pa
     _, result = run(tmp_path, options, program=NO_TIME_TO_COMPILE)
     assert result.end
     assert result.end.status == "incomplete"
-    sentence = r"time ran out before \d+ of \d+ cases were measured"
-    assert re.fullmatch(sentence, result.end.reason or "")
-    assert {case.reason for case in result.cases} == {None, "the run ended first"}
+    assert result.end.reason == "time ran out before all cases were compiled"
+    assert {case.reason for case in result.cases} == {None}
 
 
 # -- options
@@ -228,7 +226,7 @@ def test_nccl_tests_format_has_both_places_and_the_iterations(tmp_path):
     assert done.returncode == 0
     result = stored(tmp_path)
     named = [line.partition(":")[0] for line in done.stderr.splitlines()]
-    assert named == ["-g 1", "-t 1", "-r 0", "run", "picture"]
+    assert named == ["-g 1", "-t 1", "-r 0", "run"]
     rows = [line.split() for line in done.stdout.splitlines() if line and line[0] != "#"]
     assert [row[:4] for row in rows] == [
         [str(size), str(size // 2), "half", "sum"] for size in (1000, 2000)
@@ -260,7 +258,7 @@ def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
             assert float(row["time_us_median"]) > 0
     result = stored(tmp_path)
     assert all(case.n_wrong is None for case in result.cases)
-    assert [*tmp_path.iterdir()] == [result.path], "a lean run stores no samples and no picture"
+    assert [*tmp_path.iterdir()] == [result.path], "a lean run stores no samples"
 
 
 @pytest.mark.parametrize(

@@ -135,22 +135,6 @@ def test_a_disk_without_room_for_samples_keeps_every_block(disk_of):
     assert not half_written(disk.at)
 
 
-def test_a_disk_that_fills_at_the_end_costs_only_the_picture(disk_of):
-    disk = disk_of(2 << 20)
-    out = disk.at / "results"
-    when(
-        lambda: any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl")), disk.fill
-    )
-    done = launch(out, SMALL, "-n 60", ranks=1)
-    assert done.returncode == 0, done.stderr
-    result = stored(out)
-    picture = result.path.with_suffix(".png")
-    assert f"picture: none: {picture} cannot be written: {FULL}\n" in done.stdout
-    assert result.complete
-    assert not list(out.glob("*.png*"))
-    assert not half_written(disk.at)
-
-
 def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
     disk = disk_of(8 << 20)
     folder = disk.at / "campaign"

@@ -27,7 +27,6 @@ def run_campaign(options: CampaignOptions) -> int:
                 f"continuing in {options.folder} after {len(campaign.finished())} launches"
             )
         run_launches(campaign)
-    campaign.progress.clear()
     allowed = [word for key in COMPARABLE for word in ("--allow", key)]
     compare_status = reports(["compare", str(options.folder), *allowed])
     print(f"campaign: {options.folder} ({len(campaign.manifest.launches)} launches)")

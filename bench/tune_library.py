@@ -223,10 +223,7 @@ def as_variants(variant: Variant, costs: "pd.DataFrame", group: list[Setting]) -
 def tune(values: argparse.Namespace) -> int:
     """Searches, prints the variants and returns the exit status."""
     progress = Progress("tune_library", values.quiet)
-    try:
-        launches, settings = search(values, progress)
-    finally:
-        progress.clear()
+    launches, settings = search(values, progress)
     costs = costs_of(launches)
     if costs.empty:
         raise Stop(CANNOT, "no two settings ran in one state of the link: give it more --max-time")

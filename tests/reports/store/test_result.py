@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.harness.options import RunOptions
-from bench.harness.run import print_result
 from reports.store.result import ResultError, read
-from reports.store.writing import RunFile, write_named
+from reports.store.writing import RunFile, write_named, write_whole
 from reports.tables.formats import as_csv, as_json, as_nccl_tests
 from reports.tables.table import render
 from tests.launch import count
@@ -237,14 +235,12 @@ def test_a_file_the_user_named_is_written_through_a_link_and_keeps_its_mode(tmp_
     assert sorted(tmp_path.rglob("*")) == [path.parent, path, link]
 
 
-def test_a_runs_own_files_are_not_written_through_planted_links(tmp_path, capsys):
-    """In a shared folder, other users see the plot's file name as soon as the run starts."""
-    result = write_run(tmp_path, **SMALL)
-    picture, victim = result.path.with_suffix(".png"), tmp_path / "victim"
+def test_a_runs_own_files_are_not_written_through_planted_links(tmp_path):
+    """In a shared folder, other users see the samples' file names as soon as the run starts."""
+    samples, victim = tmp_path / "case-0000.npy", tmp_path / "victim"
     victim.write_text("kept")
-    picture.symlink_to(victim)
-    print_result(result, RunOptions("allreduce"), [], "")
-    assert f"picture: {picture}\n" in capsys.readouterr().out
-    assert not picture.is_symlink()
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    samples.symlink_to(victim)
+    write_whole(samples, b"samples")
+    assert not samples.is_symlink()
+    assert samples.read_bytes() == b"samples"
     assert victim.read_text() == "kept"

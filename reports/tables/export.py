@@ -11,7 +11,7 @@ from reports.store.case import CASE_KEY
 from reports.store.schema import FIGURES
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
-from reports.tables.formats import as_csv_text
+from reports.tables.formats import as_csv
 from reports.tables.frame import PARTS, case_rows, read_rows
 
 # The base unit of a figure by the end of its name, and the scale to it.
@@ -46,7 +46,7 @@ def export(arguments: argparse.Namespace) -> int:
     for sentence in unreadable:
         print(f"reports: left out: {printable(sentence)}", file=sys.stderr)
 
-    content = (as_csv_text(rows) if arguments.csv else as_openmetrics(rows)).encode()
+    content = (as_csv(rows) if arguments.csv else as_openmetrics(rows)).encode()
 
     if arguments.out:
         write_named(arguments.out, content)

@@ -13,6 +13,7 @@ from reports.store.result import ImportedRunError, ResultError, is_imported, rea
 from reports.store.schema import Result
 from reports.tables.figure import Target
 from reports.tables.formats import as_csv, as_nccl_tests
+from reports.tables.frame import case_rows
 from reports.tables.headline import headline
 from reports.tables.kinds import SWEEP, is_sweep, kind_of
 from reports.tables.plot import draw_sweep
@@ -88,7 +89,7 @@ def headline_of(*results: Result) -> str:
 def text(result: Result, format: str = "table", long: bool = False, brief: bool = False) -> str:
     """The run in `format`: `table`, `nccl-tests` or `csv`; `long` and `brief` are for the table."""
     if format == "csv":
-        return as_csv(result)
+        return as_csv(case_rows(result))
     if format == "nccl-tests":
         return as_nccl_tests(result)
 

@@ -20,7 +20,6 @@ def run_campaign(options: CampaignOptions) -> int:
     """Makes the launches, prints the comparison, and returns the exit status."""
     campaign = OpenCampaign(options)
     run_launches(campaign)
-    campaign.progress.clear()
     allowed = [word for key in COMPARABLE for word in ("--allow", key)]
     compare_status = reports(["compare", str(options.folder), *allowed])
     print(f"campaign: {options.folder} ({len(campaign.manifest.launches)} launches)")

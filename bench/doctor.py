@@ -39,12 +39,10 @@ def main() -> NoReturn:
     except Refusal as refusal:
         parser.error(str(refusal))
     facts, world = examine_ranks(communicator) if communicator else (examine(gpu_bus_ids()), None)
-    progress.clear()
     say(communicator, page(facts) if facts["gpus"] else "\n".join([NO_GPU, *facts["refusals"]]))
     if world:  # after the page: a library's first call may hang
         progress.show("call the GPUs' library")
         library = section("Library", examine_library(world))
-        progress.clear()
         say(communicator, f"\n{library}")
     sys.exit(FINE if facts["gpus"] else CANNOT)
 

@@ -46,13 +46,9 @@ ROOMS = {
         "--slowed-percent 3",
     ),
     "peers": Room(
-        ["collectives/peers", "bench/features/peers.py", "reports/tables/peers.py"],
+        ["collectives/peers", "bench/features/peers.py"],
         {
             "bench/allreduce.py": ["from bench.features.peers import Peers\n", ", Peers"],
-            "reports/tables/table.py": [
-                "from reports.tables.peers import peer_tables\n",
-                "                *peer_tables(part, view, rows, states),\n",
-            ],
         },
         "--peer vllm",
     ),

@@ -20,7 +20,7 @@ import msgspec
 
 from bench.campaigns.options import CampaignOptions, Variant
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
-from bench.harness.progress import CLEAR, Progress
+from bench.harness.progress import Progress
 from reports.__main__ import open_closed_streams
 from reports.store.manifest import MANIFEST, WORKTREES, Launch, Manifest
 from reports.store.result import ResultError, read
@@ -47,7 +47,7 @@ class Stop(Exception):
 
 def say(sentence: str) -> None:
     """Writes a sentence to standard error, if anybody reads it. Raises OSError."""
-    print_out(f"{CLEAR if sys.stderr.isatty() else ''}{sentence}\n", sys.stderr)
+    print_out(f"{sentence}\n", sys.stderr)
 
 
 def interrupt(*_: Any) -> NoReturn:

@@ -29,9 +29,7 @@ MORE_PILOTS = 2  # of the first variant: three launches of one variant have a sp
 LEAST_LAUNCH_S = 4.0
 RESERVED_NAMES = (manifest.MANIFEST, manifest.WORKTREES)
 # These store no run, or not in the campaign's folder.
-RESERVED_WORD = re.compile(
-    r"(bench\.)?(campaign|soak|survey)|-J.*|--(out|output_file|list|soak)(=.*)?"
-)
+RESERVED_WORD = re.compile(r"(bench\.)?(campaign|soak|survey)|--(out|list|soak)(=.*)?")
 HARMLESS_WORD = re.compile(r"wiretax|mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
 EPILOG = """\
 example:

@@ -4,7 +4,6 @@ Each case runs a second time with a matmul in the background, as a case with `be
 The matmul's rate during the collective is held against its rate during a wait of the same length in
 the collective's place, with the same writing of the send buffer and reading of the result."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ import numpy as np
 from bench.features.background import Matmul, Progress, open_matmul
 from bench.harness.feature import Feature, SessionView
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, Perform, Run, come_late
-from bench.harness.options import AddOption, Parser
+from bench.harness.options import AddOption
 from collectives.collective import COLLECTIVES, Shape
 from collectives.operation import Case, Operation, World
 from kernels.devices.device import Counts, Stamps
@@ -35,14 +34,6 @@ class Footprint(Feature):
             metavar="NAME",
             help=f"{', '.join(COLLECTIVES)} (all_reduce)",
         )
-
-    @classmethod
-    def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Footprint":
-        if namespace.dispatch == "python":
-            parser.error(
-                "the footprint is measured in the native loop: leave out --dispatch python"
-            )
-        return cls()
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [*shapes, *({**shape, "beside": "gemm"} for shape in shapes)]

@@ -34,6 +34,7 @@ FLAGS = (
     Flag(
         "-m", "--agg_iters", "calls are not aggregated; --mode chained times calls in a row", (1,)
     ),
+    Flag("-r", "--root", "no effect: there is no root"),
     Flag("-p", "--parallel_init", "no effect: no thread initialises the library"),
     Flag(
         "-z",
@@ -57,8 +58,7 @@ FLAGS = (
     Flag(
         "-R",
         "--local_register",
-        "copied and registered buffers are both measured; --format "
-        "nccl-tests prints registered ones from -R 1 on",
+        "copied and registered buffers are both measured",
         (0, 1, 2),
     ),
     Flag("-u", "--unalign", "timed buffers are aligned; bench.soak checks others", (0,)),

@@ -15,7 +15,6 @@ from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.writing import write_named, write_whole
 from reports.tables import run_text, sentences, show
-from reports.tables.kinds import kind_of
 
 PAGE = "index.html"
 HEADLINES = ("allreduce", "link", "decode", "tune")  # the first that was measured
@@ -74,7 +73,7 @@ def section_of(survey: Survey, step: Step) -> Section:
         return section
     try:
         section.text = show.text(result, brief=True)
-        if step.name == "allreduce" or kind_of(result).draw:
+        if step.name == "allreduce":
             picture = draw_picture(step.name, partial(show.plot, result), sentences.machine(result))
             section.pictures = [picture]
     except ResultError as error:

@@ -34,7 +34,6 @@ BAD = f"""
 --variant "c=X=1 Y=2" -> does not run
 --variant "c=python -m bench.campaign" -> variant c: a campaign cannot launch bench.campaign
 --variant "c={QUICK} --out elsewhere" -> variant c: a campaign cannot launch --out
---variant "c={QUICK} -Jx.json" -> cannot launch -Jx.json
 --variant "c={QUICK} --list" -> cannot launch --list
 --variant "c=mpirun -n 2 python -m bench.soak" -> cannot launch bench.soak
 --variant "c={QUICK} --soak=10m" -> cannot launch --soak=10m

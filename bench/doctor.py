@@ -1,8 +1,7 @@
 """Shows how the GPUs of this machine reach each other, and what slows them down or stops them.
 
 Alone it reads /sys, /proc and the drivers' libraries, in a second. Under mpirun, with one rank per
-GPU, it also tests peer memory as a benchmark does, measures copies between all pairs, and makes one
-call of NCCL or RCCL."""
+GPU, it also tests peer memory as a benchmark does, and makes one call of NCCL or RCCL."""
 
 import signal
 import sys
@@ -40,12 +39,10 @@ def main() -> NoReturn:
     except Refusal as refusal:
         parser.error(str(refusal))
     facts, world = examine_ranks(communicator) if communicator else (examine(gpu_bus_ids()), None)
-    progress.clear()
     say(communicator, page(facts) if facts["gpus"] else "\n".join([NO_GPU, *facts["refusals"]]))
     if world:  # after the page: a library's first call may hang
         progress.show("call the GPUs' library")
         library = section("Library", examine_library(world))
-        progress.clear()
         say(communicator, f"\n{library}")
     sys.exit(FINE if facts["gpus"] else CANNOT)
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import STARTED_S
-from bench.campaigns.launches import SIGNALS, Stop, run_command
+from bench.campaigns.launches import SIGNALS, Stop, check_new, run_command
 from bench.campaigns.options import add_quiet, launching_parser, parse_alone, time_text
 from bench.harness import options
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
@@ -92,12 +92,8 @@ def open_survey(arguments: argparse.Namespace) -> Survey:
             USAGE, f"{folder} has no place for an archive beside it: name a new folder with --out"
         )
     archive = named.with_name(f"{named.name}.tar.gz")
-    if archive.exists() or (folder.exists() and any(folder.iterdir())):
-        raise Stop(
-            USAGE,
-            f"{archive if archive.exists() else folder} is there already: name a new "
-            "folder with --out",
-        )
+    check_new(archive)
+    check_new(folder)
     for name in (LOGS, RESULTS):
         (folder / name).mkdir(parents=True)
     check_named(archive)

@@ -113,7 +113,7 @@ def main() -> NoReturn:
         conclude = (
             partial(audit, session) if is_audit else partial(store, run_options.table, program)
         )
-        policy = RunPolicy(16, search.ROUNDS_A_HEAT, search.go_on, conclude)
+        policy = RunPolicy(16, search.go_on, conclude)
         return measure(session, partial(prepare, sizes), policy)
 
     start(run_options, work)

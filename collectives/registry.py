@@ -13,7 +13,7 @@ from collectives.operation import Algorithm, Case, World
 def _library_traffic(ranks: int, case: Case) -> Traffic:
     """A lower bound for every algorithm: each rank must receive the data that it lacks."""
     each_way, own = case.collective.least_bytes(case.segment_bytes, ranks)
-    hops = sendrecv.LEGS.get(case.shape.get("way", ""), 1)
+    hops = sendrecv.HOPS.get(case.shape.get("way", ""), 1)
     return Traffic(hops, ((each_way, each_way),) * hops, own)
 
 

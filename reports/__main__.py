@@ -24,7 +24,7 @@ COMMANDS = {
     "show": ("tables.show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
     "export": (
         "tables.export",
-        "writes the cases of runs as CSV, Parquet or OpenMetrics",
+        "writes the cases of runs as CSV or OpenMetrics",
         "results/ --openmetrics",
     ),
     "import": (

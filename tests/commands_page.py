@@ -52,7 +52,6 @@ GROUPS = (
         "They run without `mpirun`. [Compare and gate](compare.md) explains the verdicts.",
         (
             "bench.campaign",
-            "bench.tune_library",
             "reports compare",
             "reports regress",
             "reports accept",

@@ -41,13 +41,9 @@ ROOMS = {
         "--arrival-skew 5us",
     ),
     "peers": Room(
-        ["collectives/peers", "bench/features/peers.py", "reports/tables/peers.py"],
+        ["collectives/peers", "bench/features/peers.py"],
         {
             "bench/allreduce.py": ["from bench.features.peers import Peers\n", ", Peers"],
-            "reports/tables/table.py": [
-                "from reports.tables.peers import peer_tables\n",
-                "                *peer_tables(part, view, rows, states),\n",
-            ],
         },
         "--peer vllm",
     ),

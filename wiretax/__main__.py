@@ -21,7 +21,7 @@ from reports.__main__ import main as run_report
 from reports.__main__ import unknown_command
 
 CANNOT = 3  # exit status of a benchmark that this machine cannot run
-STARTERS = "campaign", "survey", "tune_library"  # which start mpirun themselves, several times
+STARTERS = "campaign", "survey"  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
         "allreduce": "times all-reduce beside the library's",
@@ -47,7 +47,6 @@ GROUPS = {
     },
     "Several launches": {
         "campaign": "launches two variants in turn, and compares them",
-        "tune_library": "finds the best settings of an MPI library",
     },
     "Stored runs": {name: about for name, (_, about, _) in REPORTS.items()},
 }

@@ -3,10 +3,8 @@
 No process that a launch starts outlives it."""
 
 import ctypes
-import fcntl
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,11 +20,11 @@ import msgspec
 
 from bench.campaigns.options import CampaignOptions, Variant
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
-from bench.harness.progress import CLEAR, Progress
+from bench.harness.progress import Progress
 from reports.__main__ import open_closed_streams
-from reports.store.manifest import LOCK, MANIFEST, WORKTREES, Launch, read_manifest
+from reports.store.manifest import MANIFEST, WORKTREES, Launch, Manifest
 from reports.store.result import ResultError, read
-from reports.store.writing import to_line, write_whole
+from reports.store.writing import to_line
 
 ATTEMPTS = 3
 GRACE_S = 60.0
@@ -49,7 +47,7 @@ class Stop(Exception):
 
 def say(sentence: str) -> None:
     """Writes a sentence to standard error, if anybody reads it. Raises OSError."""
-    print_out(f"{CLEAR if sys.stderr.isatty() else ''}{sentence}\n", sys.stderr)
+    print_out(f"{sentence}\n", sys.stderr)
 
 
 def interrupt(*_: Any) -> NoReturn:
@@ -94,36 +92,23 @@ def run_command(name: str, run: Callable[[], int], subject: str, interrupted: st
     return status
 
 
+def check_new(path: Path) -> None:
+    """Raises Stop if anything but an empty folder is at the path."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise Stop(USAGE, f"{path} is there already: name a new folder with --out")
+
+
 class OpenCampaign:
-    """A campaign in its folder, started or continued there; the machine is set up for the variant
-    `ready_for`. Raises Stop if the folder is in use, ResultError for a damaged manifest."""
+    """A campaign in its new folder. Raises Stop if the folder is not new, OSError."""
 
     def __init__(self, options: CampaignOptions) -> None:
         self.options, self.folder = options, options.folder
-        self.ready_for: Variant | None = None
         self.progress = Progress("campaign", options.quiet)
+        check_new(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = (self.folder / LOCK).open("ab")
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Stop(USAGE, f"a campaign is running in {self.folder}") from None
-        path = self.folder / MANIFEST
-        content = path.read_bytes() if path.exists() else b""
-        if not content.startswith(b'{"kind":"campaign"'[: len(content)]):
-            raise Stop(USAGE, f"{path} is not the manifest of a campaign")
-        if complete := content.rfind(b"\n") + 1:
-            os.truncate(path, complete)  # a killed campaign may have left half a line
-        else:
-            write_whole(path, to_line(options.head))  # no reader sees it without its head
-        self.file = path.open("ab")
-        self.manifest = read_manifest(self.folder)
-        if self.manifest.campaign.plan != options.head.plan:
-            raise Stop(
-                USAGE,
-                f"{self.folder} holds another campaign: remove it, or name another "
-                "folder with --out",
-            )
+        self.file = (self.folder / MANIFEST).open("xb")
+        self.manifest = Manifest(self.folder, options.head)
+        self.record(options.head)
 
     def tell(self, sentence: str) -> None:
         """Writes a sentence about the course of the campaign, unless it is quiet."""
@@ -212,7 +197,6 @@ def check_out(variant: Variant, folder: Path) -> None:
     """Writes the files of the variant's commit, with a virtual environment if it needs other
     packages than this tree. Raises Stop."""
     subject = f"variant {variant.name}"
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     files = b""
     for command in (["git", "archive", str(variant.commit)], ["tar", "-x", "-C", str(folder)]):
@@ -220,36 +204,15 @@ def check_out(variant: Variant, folder: Path) -> None:
         if done.returncode:
             raise Stop(WRONG, f"{subject}: {done.stderr.decode(errors='replace').strip()}")
         files = done.stdout
-    if not (folder / "bench").is_dir():  # Python would import the bench of this tree
-        raise Stop(USAGE, f"{subject}: its revision has no benchmarks")
-    uses_wiretax = "wiretax" in (Path(word).name for word in variant.launcher)
-    if uses_wiretax and not (folder / "wiretax").is_dir():  # the installed one would run
-        raise Stop(USAGE, f"{subject}: its revision has no command wiretax: use python -m bench.X")
+    package = "wiretax" if "wiretax" in map(os.path.basename, variant.launcher) else "bench"
+    if not (folder / package).is_dir():  # the package of this tree would run
+        raise Stop(USAGE, f"{subject}: its revision has no {package}")
     locks = [root / "locks/runtime.lock" for root in (folder, ROOT)]
     theirs, ours = (lock.read_bytes() if lock.is_file() else b"" for lock in locks)
     if theirs not in (b"", ours):
         status, last_line = run_to_end(["make", "setup"], folder, variant.environment(folder))
         if status:
             raise Stop(WRONG, f"{subject}: `make setup` of its revision failed: {last_line}")
-
-
-def launch(
-    variant: Variant,
-    options: Sequence[str],
-    folder: Path,
-    limit_s: float,
-    tree: Path | None = None,
-) -> tuple[int, str, Path | None]:
-    """Runs the variant's command, which may override these options, with the code in `tree` (None:
-    this tree). Its exit status, its last line on standard error, its run in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    runs_before = set(folder.glob("*.jsonl"))
-    # The last of two equal options counts: the command's own one.
-    command = [*variant.launcher, "--out", str(folder.resolve()), "--lean", *options]
-    command += variant.arguments
-    status, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
-    run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
-    return status, last_line if status or run else "it stored no run", run
 
 
 def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
@@ -279,7 +242,6 @@ def retry_launch(
             status="died",
             elapsed_s=0.0,
         )
-        record_orphans(campaign, record)
         launch_once(campaign, record)
         if record.status == "finished":
             return True
@@ -287,48 +249,27 @@ def retry_launch(
     return False
 
 
-def record_orphans(campaign: OpenCampaign, next_launch: Launch) -> None:
-    """Records the run file of a launch that was running when an earlier session ended."""
-    for path in campaign.manifest.foreign:
-        name = path.parent.name
-        if path.suffix == ".jsonl" and name in campaign.options.variants:
-            campaign.record(
-                msgspec.structs.replace(
-                    next_launch,
-                    variant=name,
-                    run=f"{name}/{path.name}",
-                    status="orphaned",
-                    reason="the campaign ended during the launch",
-                )
-            )
-    campaign.manifest.foreign = []
-
-
-def wait_for_setup(campaign: OpenCampaign, variant: Variant) -> None:
-    """Lets the user set the machine up for another variant. Raises KeyboardInterrupt."""
-    if campaign.options.pause and variant is not campaign.ready_for:
-        say(f"next: {variant.name}; press Enter when the machine is set up for it")
-        if not sys.stdin.readline():
-            raise KeyboardInterrupt
-    campaign.ready_for = variant
-
-
 def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     """Makes a launch and records its outcome. Raises Stop if it refuses to run or stores no run."""
     options, variant = campaign.options, campaign.options.variants[record.variant]
-    wait_for_setup(campaign, variant)
+    folder, tree = campaign.folder / variant.name, campaign.revision_folder(variant)
+    folder.mkdir(exist_ok=True)
+    runs_before = set(folder.glob("*.jsonl"))
     limit_s = options.budget_s or LONGEST_PILOT_S
     if record.stage != "pilot":
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
-    words = ["--seed", str(options.head.seed + record.pair)]
-    words += ["--max-time", f"{options.launch_s:.1f}"] if options.launch_s else []
+    command = [*variant.launcher, "--out", str(folder.resolve()), "--lean"]
+    command += ["--seed", str(options.head.seed + record.pair)]
+    command += ["--max-time", f"{options.launch_s:.1f}"] if options.launch_s else []
+    command += variant.arguments  # the last of two equal options counts: the command's own one
     campaign.progress.show(
         f"launch {len(campaign.manifest.launches) + 1}", f"{record.stage}, {variant.name}"
     )
     started_s = time.monotonic()
-    record.exit, last_line, run = launch(
-        variant, words, campaign.folder / variant.name, limit_s, campaign.revision_folder(variant)
-    )
+    record.exit, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
+    run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
+    if not (record.exit or run):
+        last_line = "it stored no run"
     record.elapsed_s = time.monotonic() - started_s
     record.run = f"{variant.name}/{run.name}" if run else None
     record.reason = failure_of(record.exit, last_line, run)

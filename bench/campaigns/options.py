@@ -1,10 +1,9 @@
-"""The options of a campaign and its variants, from the command line and from a TOML file."""
+"""The options of a campaign and its variants."""
 
 import argparse
-import hashlib
-import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -12,12 +11,10 @@ import sys
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise, takewhile
 from pathlib import Path
-
-import msgspec
 
 from bench import VERSION
 from bench.harness.options import AddOption, Parser, duration_s, whole_number
@@ -32,9 +29,7 @@ MORE_PILOTS = 2  # of the first variant: three launches of one variant have a sp
 LEAST_LAUNCH_S = 4.0
 RESERVED_NAMES = (manifest.MANIFEST, manifest.WORKTREES)
 # These store no run, or not in the campaign's folder.
-RESERVED_WORD = re.compile(
-    r"(bench\.)?(campaign|soak|survey|tune_library)|-J.*|--(out|output_file|list|soak)(=.*)?"
-)
+RESERVED_WORD = re.compile(r"(bench\.)?(campaign|soak|survey)|--(out|list|soak)(=.*)?")
 HARMLESS_WORD = re.compile(r"wiretax|mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
 EPILOG = """\
 example:
@@ -44,7 +39,7 @@ example:
 
 exit status:
   0 done; 1 a variant cannot run, or a result was wrong; 2 bad command line;
-  3 this machine cannot run it; 130 interrupted, the same command continues"""
+  3 this machine cannot run it; 130 interrupted"""
 
 
 @dataclass(frozen=True)
@@ -132,16 +127,14 @@ def parse_revision(text: str) -> tuple[str, str]:
 @dataclass(frozen=True)
 class CampaignOptions:
     """A campaign as the user describes it. `variants` by name begin with the baseline. `head` is
-    the first line of the manifest; its `plan` is a hash of everything that decides which launches
-    the campaign makes. `launch_s` is the part of the budget for a launch."""
+    the first line of the manifest. `launch_s` is the part of the budget for a launch."""
 
     variants: dict[str, Variant]
     head: manifest.Campaign
     folder: Path
     budget_s: float | None
     launch_s: float | None
-    pause: bool
-    quiet: bool = False
+    quiet: bool
 
 
 def time_text(seconds: float) -> str:
@@ -178,7 +171,7 @@ def make_parser() -> Parser:
         "campaign",
         '--variant NAME="COMMAND" ... [OPTION ...]',
         "Launches commands in turn, pair by pair, and reports the cases in which they\n"
-        "differ from the first. After an interruption the same command continues.",
+        "differ from the first.",
         EPILOG,
     )
     option = parser.add_argument
@@ -199,23 +192,13 @@ def make_parser() -> Parser:
         help="run this variant with the code of git revision REV",
     )
     option(
-        "--file",
-        metavar="FILE.toml",
-        help="read options from this file; the command line overrides them",
-    )
-    option(
         "--budget",
         type=duration_s,
         metavar="TIME",
         help="time for all launches: 90s, 10m, 2h (none: each launch takes its --max-time)",
     )
     add_plan_options(option)
-    option("--out", metavar="FOLDER", help="folder of the campaign (results/campaign-...)")
-    option(
-        "--pause",
-        action="store_true",
-        help="wait for Enter before another variant: drivers, settings, cables by hand",
-    )
+    option("--out", metavar="FOLDER", help="a new folder (results/campaign-TIME)")
     add_quiet(option)
     return parser
 
@@ -249,27 +232,19 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     """The campaign's options. Bad options end the process with status 2 and one sentence."""
     parser = make_parser()
     values = parse_alone(parser, argv, "a campaign")
-    if values.file:
-        values = parser.parse_args(argv, file_values(parser, values.file))
     commits = dict(values.revision)
     variants = [replace(each, commit=commits.get(each.name)) for each in values.variant]
     check_variants(parser, variants, commits)
-    if values.pause and not sys.stdin.isatty():
-        parser.error("--pause waits for Enter, but standard input is not a terminal")
-    decides = values.budget, values.pairs, values.margin, values.seed
-    content = json.dumps([[asdict(each) for each in variants], decides])
-    plan = hashlib.sha256(content.encode()).hexdigest()[:16]
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     head = manifest.Campaign(
-        campaign_id=f"{started}-campaign-{plan[:8]}",
-        plan=plan,
+        campaign_id=f"{started}-campaign-{secrets.token_hex(4)}",
         version=VERSION,
         seed=values.seed,
         pairs=values.pairs,
         margin=values.margin,
         variants=[each.recorded() for each in variants],
     )
-    folder = Path(values.out or f"results/campaign-{plan[:8]}")
+    folder = Path(values.out or f"results/campaign-{started}")
     by_name = {variant.name: variant for variant in variants}
     launches = len(variants) * (1 + values.pairs) + MORE_PILOTS
     launch_s = values.budget and values.budget / launches
@@ -279,9 +254,7 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
             f"--budget: {launches} launches, of {values.pairs} pairs and the pilots, need at "
             f"least {least}; --pairs makes fewer"
         )
-    return CampaignOptions(
-        by_name, head, folder, values.budget, launch_s, values.pause, values.quiet
-    )
+    return CampaignOptions(by_name, head, folder, values.budget, launch_s, values.quiet)
 
 
 def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterable[str]) -> None:
@@ -294,46 +267,7 @@ def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterabl
         if not shutil.which(program, path=variant.environment(None)["PATH"]):
             parser.error(f"variant {variant.name}: {program} was not found")
     if len(names) < 2:
-        parser.error("a campaign compares at least two variants: give --variant twice, or --file")
+        parser.error("a campaign compares at least two variants: give --variant twice")
     for name in commits:
         if name not in names:
             parser.error(f"--revision: no variant is named {name}")
-
-
-class VariantTable(msgspec.Struct, forbid_unknown_fields=True):
-    """A `[[variant]]` of a file."""
-
-    name: str
-    command: str
-    revision: str | None = None
-    environment: dict[str, str] = {}
-
-
-def file_values(parser: Parser, path: str) -> argparse.Namespace:
-    """The settings of a file, parsed as options of the command line."""
-    in_file = make_parser()
-    in_file.prog += f": {path}"
-    try:
-        settings = msgspec.toml.decode(Path(path).read_bytes())
-        variants = msgspec.convert(settings.pop("variant", []), list[VariantTable])
-    except OSError as error:
-        in_file.error(f"cannot be read: {error.strerror}")
-    except (ValueError, RecursionError) as error:
-        in_file.error(str(error))
-    defaults = vars(parser.parse_args([]))
-    words = []
-    for variant in variants:
-        variables = shlex.join(f"{name}={text}" for name, text in variant.environment.items())
-        words.append(f"--variant={variant.name}={variables} {variant.command}")
-        if variant.revision:
-            words.append(f"--revision={variant.name}={variant.revision}")
-    for key, value in settings.items():
-        option = f"--{key.replace('_', '-')}"
-        if isinstance(value, bool) and defaults.get(key) is False:
-            words += [option] * value
-        else:
-            words.append(f"{option}={value}")
-    values = in_file.parse_args(words)
-    if values.file:
-        in_file.error("--file cannot stand in a file")
-    return values

@@ -4,7 +4,6 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-from msgspec.structs import replace
 
 from bench.campaigns.launches import ATTEMPTS, OpenCampaign, Stop, retry_launch
 from bench.campaigns.options import MORE_PILOTS, time_text
@@ -21,9 +20,8 @@ from reports.verdicts.verdict import resolvable_effects
 def run_pilot(campaign: OpenCampaign) -> None:
     """Launches each variant, and the first twice more. Raises Stop for one that cannot run."""
     names = [*campaign.options.variants]
-    done = {launch.place for launch in campaign.finished("pilot")}
     for place, name in enumerate([*names, *[names[0]] * MORE_PILOTS]):
-        if place not in done and not retry_launch(campaign, "pilot", 0, place, name):
+        if not retry_launch(campaign, "pilot", 0, place, name):
             reason = campaign.manifest.launches[-1].reason
             raise Stop(
                 WRONG,
@@ -69,9 +67,8 @@ def announce(campaign: OpenCampaign) -> None:
             f"{np.median([*effects.values()]):.1%}), {max(twice.values()):.1%} with "
             f"twice the pairs in {time_text(2 * all_s)}."
         )
-    if not campaign.manifest.stages:
-        visible = None if np.isinf(effect) else effect
-        campaign.record(Stage(stage="first", visible_effect=visible, expected_s=all_s))
+    visible = None if np.isinf(effect) else effect
+    campaign.record(Stage(stage="first", visible_effect=visible, expected_s=all_s))
 
 
 def run_pairs(campaign: OpenCampaign) -> None:
@@ -100,24 +97,11 @@ def shared_pairs(campaign: OpenCampaign) -> int:
 
 
 def run_rounds(campaign: OpenCampaign, pairs: range) -> None:
-    """Launches each variant once per pair. An interrupted round starts again, because its launches
-    would lie hours apart."""
+    """Launches each variant once per pair."""
     options = campaign.options
-    names = [*options.variants]
-    drawn = orders(names, len(pairs), f"{options.head.seed} {pairs.start}")
+    drawn = orders([*options.variants], len(pairs), f"{options.head.seed} {pairs.start}")
     for pair, order in zip(pairs, drawn, strict=True):
-        made = [
-            launch
-            for launch in campaign.manifest.launches
-            if launch.status != "orphaned" and (launch.stage, launch.pair) == ("first", pair)
-        ]
-        finished = [launch for launch in made if launch.status == "finished"]
-        lost = [launch for launch in made if launch.attempt == ATTEMPTS]
-        if {launch.variant for launch in finished + lost} == set(names):
-            continue
         campaign.tell(f"pair {pair} of {pairs.stop - 1}")
-        for launch in finished:
-            campaign.record(replace(launch, status="orphaned", reason="its round started again"))
         for place, name in enumerate(order):
             retry_launch(campaign, "first", pair, place, name)
 

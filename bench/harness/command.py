@@ -7,13 +7,10 @@ from typing import NoReturn
 
 from bench.harness import options
 from bench.harness.feature import Feature
-from bench.harness.options import METHOD, NOTHING, AddOption, Parser, RunOptions
+from bench.harness.options import METHOD, AddOption, Parser, RunOptions
 from bench.harness.sweep import SweepOptions
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
-from collectives.operation import Algorithm
 from collectives.registry import ALGORITHMS
-
-MOST_SIZES = 1000
 
 
 def main(command: str, collective: str, about: str, features: Sequence[type[Feature]]) -> NoReturn:
@@ -50,14 +47,7 @@ def sweep_parser(
     for feature in features:
         feature.add_options(what)
     add_method_options(how)
-    options.add_format(output, "table", "nccl-tests", "csv", row="algorithm and mode")
-    output(
-        "-J",
-        "--output_file",
-        metavar="FILE",
-        dest="json_file",
-        help="also write JSON as nccl-tests does",
-    )
+    options.add_format(output, "table", "nccl-tests", "csv")
     options.add_output(output)
     output(
         "--list",
@@ -70,13 +60,6 @@ def sweep_parser(
 
 def add_case_options(add: AddOption, collective: Collective) -> None:
     options.add_sizes(add, "32M", None, "2")
-    add(
-        "-i",
-        "--stepbytes",
-        type=options.size_bytes,
-        metavar="SIZE",
-        help="sizes grow by this instead of -f",
-    )
     sizes = partial(options.comma_separated, options.size_bytes)
     add(
         "--sizes",
@@ -126,8 +109,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
 
 
 def add_method_options(add: AddOption) -> None:
-    number = partial(options.whole_number, 0)
-    few = partial(number, most=options.MOST_CHECKS)
+    few = partial(options.whole_number, 0, most=options.MOST_CHECKS)
     options.add_iterations(add, "until precise or out of time")
     add(
         "-w",
@@ -148,24 +130,7 @@ def add_method_options(add: AddOption) -> None:
         dest="checks",
         help="iterations checked before and after each block; 0: none (1)",
     )
-    add(
-        "-r",
-        "--root",
-        changes=NOTHING,
-        type=number,
-        default=0,
-        metavar="RANK",
-        help="no effect: there is no root (0)",
-    )
     options.add_run_options(add)
-    add(
-        "--dispatch",
-        changes=METHOD,
-        choices=("native", "python"),
-        default="native",
-        metavar="LANGUAGE",
-        help="language of the timed loop: native or python (native)",
-    )
     add(
         "--tuned",
         changes=METHOD,
@@ -184,32 +149,21 @@ def sweep_options(
     collective = COLLECTIVES[namespace.collective]
     if namespace.in_place and collective.no_place:
         parser.error(f"--in-place: {collective.no_place}")
-    if namespace.graph and namespace.dispatch == "python":
-        parser.error("-G launches from a graph, and --dispatch python call by call: choose one")
     sizes = requested_sizes(parser, namespace, allow_zero=True)
     if namespace.keeps_run:
         parser.require_ranks()
     mode = namespace.mode or next((feature.mode for feature in active if feature.mode), None)
     algorithms, places = namespace.algorithm, [namespace.in_place]
-    if namespace.format == "nccl-tests":  # one test with two halves, and the library's
-        algorithms, mode = one_test(parser, collective, algorithms), mode or "isolated"
+    if namespace.format == "nccl-tests":  # one test with two halves
+        algorithms = algorithms or [ALGORITHMS[collective.name]["auto"]]
+        if len(algorithms) > 1:
+            parser.error("--format nccl-tests prints one test: name one --algorithm")
+        mode = mode or "isolated"
         places = [False, True] if not (namespace.in_place or collective.no_place) else places
     sweep = SweepOptions(
         collective, namespace.datatypes, namespace.redops, sizes, algorithms, places, mode
     )
     return options.run_options(namespace), sweep, active
-
-
-def one_test(
-    parser: Parser, collective: Collective, algorithms: list[Algorithm] | None
-) -> list[Algorithm]:
-    """The algorithms of a run in the format of nccl-tests: one, and the library."""
-    known = ALGORITHMS[collective.name]
-    ours = [each for each in algorithms or [known["auto"]] if not each.is_library]
-    if len(ours) > 1:
-        names = ", ".join(algorithm.name for algorithm in ours)
-        parser.error(f"--format nccl-tests prints one test: name one algorithm, not {names}")
-    return [*ours, known["library"]]
 
 
 def requested_sizes(
@@ -228,12 +182,6 @@ def requested_sizes(
     chosen = namespace.sizes or sizes_between(
         namespace.minbytes, namespace.maxbytes, namespace.stepfactor or 2, element_bytes
     )
-    if step := getattr(namespace, "stepbytes", None):
-        if namespace.stepfactor:
-            parser.error("-i adds to a size and -f multiplies it: choose one")
-        chosen = range(namespace.minbytes, namespace.maxbytes + 1, step)
-        if len(chosen) > MOST_SIZES:
-            parser.error(f"-i {step} makes {len(chosen)} sizes: at most {MOST_SIZES}")
     return tuple(sorted({size // element_bytes * element_bytes for size in chosen}))
 
 

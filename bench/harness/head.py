@@ -14,15 +14,13 @@ from bench.machine.diagnosis import summary
 from bench.machine.gpu_state import current_state
 from bench.machine.gpus import examine_peers
 from bench.machine.pci import describe_rate
-from collectives.collective import partner
-from collectives.communicator import Communicator
-from collectives.operation import Unsupported, World
+from collectives.operation import Row, Unsupported, World
 from reports.store.schema import Run
 
 
 class Machine(NamedTuple):
     """The facts of rank 0's host, the ranks, their GPUs (None on CPUs), ids of hardware and
-    software, and the names of the hosts by rank, which a run stores only on request."""
+    software, and the names of the hosts by rank, which a run does not store."""
 
     facts: environment.Environment
     ranks: list[dict[str, Any]]
@@ -55,8 +53,6 @@ def examine(session: Session) -> Machine:
         "numa": environment.numa_node(cpus[0]),
         **device.facts,
     }
-    if session.options.with_hostname:
-        rank["hostname"] = communicator.host_names[communicator.rank]
     bus_id = device.facts.get("pci_bus_id")
     if bus_id:
         rank["throttle"] = current_state(bus_id).get("throttle")
@@ -91,7 +87,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
             f"{communicator.size} ranks share {len(cores)} cores: they take turns, and "
             "the scheduler decides the times."
         )
-    notes += [*pairs_note(communicator, suite), preflight(world), *overhead_note(session, ceilings)]
+    notes += [preflight(world), *overhead_note(session, ceilings)]
     world_facts: dict[str, Any] = {
         "size": communicator.size,
         "hosts": communicator.hosts,
@@ -104,10 +100,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         world_facts |= feature.world_facts()
     if machine.gpus:
         library = world.library.describe(world)
-        world_facts |= {
-            "gpus": machine.gpus,
-            "library": library,
-        }
+        world_facts |= {"gpus": machine.gpus, "library": library}
         notes += [*summary(machine.gpus), *library["notes"]]
     return Run(
         run_id=session.flight.run_id,
@@ -132,28 +125,26 @@ def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     """How the cases are measured, where not by default: what the options of METHOD say. For a graph
     and a table, whose defaults depend on the machine, it says what the run used: the table as a
     digest of its choices for these ranks in each state of the link, fastest first."""
-    world, method = session.world, dict(session.options.method)
+    world, asked = session.world, session.options.method
+    method = {name: value for name, value in asked.items() if name not in ("graph", "tuned")}
+    if world.graph:
+        method["graph"] = 1
     here = {
         "ranks": session.communicator.size,
         "hosts": session.communicator.hosts,
         "memory": world.memory,
     }
-    rows = [row for row in world.rows if here.items() <= row.where.items()]
-    rows.sort(key=lambda row: row.where.get("round_trip_ns", [0.0]))
-    choices = [
-        (row.size_bytes, row.where["variant"], row.where.get("mode", ""), row.algorithm.name)
-        for row in rows
-    ]
-    choices.sort(key=lambda choice: choice[:-1])  # states of a case stay in their order
-    is_tuned = any(header.chosen for header in suite.headers) and choices
-    known = {
-        "graph": int(world.graph),
-        "tuned": hashlib.sha256(repr(choices).encode()).hexdigest()[:7] if is_tuned else "",
-    }
-    for name, value in known.items():
-        method.pop(name, None)
-        if value:
-            method[name] = value
+
+    def case_of(row: Row) -> tuple[Any, ...]:
+        return row.size_bytes, row.where["variant"], row.where.get("mode", "")
+
+    rows = sorted(
+        (row for row in world.rows if here.items() <= row.where.items()),
+        key=lambda row: (case_of(row), row.where.get("round_trip_ns", [0.0])),
+    )
+    choices = [(*case_of(row), row.algorithm.name) for row in rows]
+    if choices and any(header.chosen for header in suite.headers):
+        method["tuned"] = hashlib.sha256(repr(choices).encode()).hexdigest()[:7]
     return method
 
 
@@ -176,7 +167,6 @@ def names_of_hosts(machine: Machine) -> str:
     names = {
         rank["node"] or f"host {rank['host'] + 1}": name
         for rank, name in zip(machine.ranks, machine.hostnames, strict=True)
-        if "hostname" not in rank
     }
     texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
@@ -185,19 +175,6 @@ def names_of_hosts(machine: Machine) -> str:
 def feature_notes(features: Sequence[Feature]) -> list[str]:
     """Sentences that a reader must know before any figure."""
     return [note for feature in features for note in feature.notes()]
-
-
-def pairs_note(communicator: Communicator, suite: Suite) -> list[str]:
-    """A sentence if a send and receive between several hosts has no pair on two hosts."""
-    if communicator.hosts == 1 or suite.headers[0].collective != "sendrecv":
-        return []
-    pairs = [{rank, partner(rank, communicator.size)} for rank in range(communicator.size)]
-    if any(not any(pair <= {*node} for node in communicator.nodes) for pair in pairs):
-        return []
-    return [
-        "No message of this run crosses between hosts, because each rank and its partner are "
-        "on one host. bench.link measures between hosts; so does a run with one rank a host."
-    ]
 
 
 def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:

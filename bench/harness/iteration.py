@@ -11,7 +11,7 @@ from bench.harness import verify
 from collectives.algorithms import between_hosts as hierarchical
 from collectives.algorithms.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.binding import build_macros, plain_arguments
-from collectives.collective import COLLECTIVES, DATATYPES, Array, Collective
+from collectives.collective import COLLECTIVES, DATATYPES, Array
 from collectives.operation import Bound, Case, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer
 from collectives.probe import probe_kernels
@@ -120,27 +120,18 @@ class Buffers:
     receive: Memory
     seed: int
 
-    def addresses(
-        self, collective: Collective, segment_bytes: int, rank: int, in_place: bool
-    ) -> tuple[int, int]:
-        """The addresses of a case's send and receive buffers; in place, the smaller one is this
-        rank's own segment of the larger one."""
-        if not in_place:
-            return self.send.address, self.receive.address
-        whole = self.receive.address
-        own = whole + (rank * segment_bytes if collective.cut else 0)
-        return whole if collective.sends_all else own, whole if collective.receives_all else own
-
-    def moved_to(self, target: "Buffers", case: Case) -> Case:
-        """The case moved from these buffers to the same offsets of the target's."""
-
-        def place(address: int) -> int:
-            for memory, other in ((self.send, target.send), (self.receive, target.receive)):
-                if 0 <= address - memory.address < max(1, memory.size_bytes):
-                    return other.address + address - memory.address
-            raise ValueError(f"{address:#x} is in neither buffer")
-
-        return replace(case, send=place(case.send), receive=place(case.receive))
+    def place(self, world: World, case: Case) -> Case:
+        """The case in these buffers; in place, the smaller buffer is this rank's own segment of the
+        larger one."""
+        if not case.in_place:
+            return replace(case, send=self.send.address, receive=self.receive.address)
+        collective, whole = case.collective, self.receive.address
+        own = whole + (world.communicator.rank * case.segment_bytes if collective.cut else 0)
+        return replace(
+            case,
+            send=whole if collective.sends_all else own,
+            receive=whole if collective.receives_all else own,
+        )
 
 
 @dataclass(frozen=True)

@@ -70,14 +70,6 @@ class Parser(argparse.ArgumentParser):
             super().print_help(file)
 
     def error(self, message: str) -> NoReturn:
-        option = re.match("unrecognized arguments: (--[^ =]+)", message)
-        near = (
-            difflib.get_close_matches(option[1], self._option_string_actions, 1, 0.8)
-            if option
-            else []
-        )
-        if near:
-            message += f": did you mean {near[0]}?"
         if launched_rank() in (None, 0):
             say(self.prog, message)
         elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print
@@ -98,8 +90,7 @@ class RunOptions:
     """Every benchmark has these. `graph` None: where the device has graphs. `iterations` 0: until
     precise or out of time. `warmup` None: by a changepoint test, at least least_warmup's. `tuned`
     None: this machine's table. `table`: a file for bench.tune's. Without `keeps_run` the command
-    only prints. `local_register`: which buffers nccl-tests' format has, 0 copied, 1 or 2 registered
-    ones. `method`: what METHOD options say, where it is not the default."""
+    only prints. `method`: what METHOD options say, where it is not the default."""
 
     command: str
     timeout_s: float = 30.0
@@ -109,19 +100,14 @@ class RunOptions:
     memory: str = "auto"
     ranks_share_gpus: bool = False
     out: str = "results"
-    with_hostname: bool = False
     graph: int | None = 0
     iterations: int = 0
     warmup: int | None = None
     checks: int = 1
-    dispatch: str = "native"
     mpi_thread_level: str | None = None
     tuned: str | None = "none"
     format: str = "table"
-    long: bool = False
     lean: bool = False
-    json_file: str | None = None
-    local_register: int | None = None
     table: str | None = None
     quiet: bool = False
     keeps_run: bool = True
@@ -363,8 +349,7 @@ def add_iterations(add: AddOption, default_text: str, graph: int | None = 0) -> 
     )
 
 
-def add_format(add: AddOption, *formats: str, row: str = "") -> None:
-    """`--format`, and `--long` for a table that may have one row for each `row`."""
+def add_format(add: AddOption, *formats: str) -> None:
     add(
         "--format",
         choices=formats,
@@ -372,8 +357,6 @@ def add_format(add: AddOption, *formats: str, row: str = "") -> None:
         metavar="FORMAT",
         help=f"{', '.join(formats[:-1])} or {formats[-1]} (table)",
     )
-    if row:
-        add("--long", action="store_true", help=f"one table row for each {row}")
 
 
 def add_output(add: AddOption) -> None:
@@ -381,19 +364,13 @@ def add_output(add: AddOption) -> None:
         "--lean",
         changes=NOTHING,
         action="store_true",
-        help="store no single iterations and draw no picture",
+        help="store no single iterations",
     )
     add(
         "--out",
         default="results",
         metavar="DIR",
         help="folder that receives the run (results)",
-    )
-    add(
-        "--with-hostname",
-        changes=NOTHING,
-        action="store_true",
-        help="store this host's name in the run",
     )
 
 

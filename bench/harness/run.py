@@ -1,7 +1,5 @@
 """A run: the cases, rounds of blocks until each case is precise, the file, the table."""
 
-import io
-import json
 import sys
 import time
 from collections import Counter
@@ -16,7 +14,7 @@ from bench import STARTED_S
 from bench.harness import head, tuned
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG, print_out, say
 from bench.harness.options import RunOptions
-from bench.harness.schedule import fit_rounds, set_block_lengths, shorten, visits, warm_up_alike
+from bench.harness.schedule import fit_rounds, set_block_lengths, visits, warm_up_alike
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.timing import link_ceilings, measure_block, measure_link, pilot
@@ -24,14 +22,14 @@ from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
 from reports.store.case import where_wrong
-from reports.store.result import ResultError, latest
+from reports.store.result import latest
 from reports.store.schema import Block, End, Result
 from reports.store.stats import autocorrelation, is_precise
-from reports.store.writing import RunFile, write_named, write_whole
+from reports.store.writing import RunFile
 
 ROUNDS = 12  # at least: a best of many is chosen on odd rounds, and six even ones give an interval
 FITTING_ROUNDS = 16  # into the time, because the link changes during some blocks
-CLOSING_S, LEAN_CLOSING_S = 3.0, 1.0  # for cases, table and picture; without the picture
+CLOSING_S = 1.0  # for cases and table
 
 
 @dataclass
@@ -42,12 +40,10 @@ class Run:
     suite: Suite
     deadline_s: float
     file: RunFile | None = None
-    prepared_s: float = 0.0  # from the start to the first pilot
     interrupted: bool = False
     timed: Counter[int] = field(default_factory=Counter)  # iterations by case
     blocks: list[Block] = field(default_factory=list)
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
-    settled: set[str] = field(default_factory=set)  # the sizes whose figures were shown
 
 
 def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
@@ -67,12 +63,11 @@ def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
 
 @dataclass(frozen=True)
 class RunPolicy:
-    """How a command spends its time. `rounds` should fit it, and `least_rounds` must. After each
-    round `go_on(run, active, rounds)` returns, on all ranks, the cases that have another. On rank 0
+    """How a command spends its time. `rounds` should fit it. After each round
+    `go_on(run, active, rounds)` returns, on all ranks, the cases that have another. On rank 0
     `conclude(result, machine)` returns the last lines of the output."""
 
     rounds: int = FITTING_ROUNDS
-    least_rounds: int = ROUNDS
     go_on: Callable[[Run, list[int], int], list[int]] = unfinished
     conclude: Callable[[Result, head.Machine], str] = lambda result, machine: ""
 
@@ -97,21 +92,18 @@ def measure(
     if not suite.iterations:
         raise Refusal(f"no case can be measured: {suite.headers[0].reason}")
     run_head = head.describe(session, machine, suite, link_ceilings(session, suite.link_parts))
-    closing_s = LEAN_CLOSING_S if options.lean else CLOSING_S
-    run = Run(session, suite, STARTED_S + options.max_time_s - closing_s)
+    run = Run(session, suite, STARTED_S + options.max_time_s - CLOSING_S)
     if communicator.rank == 0:
         run_head.after = latest(Path(options.out))
         run.file = RunFile.create(Path(options.out), run_head)
     cpus_here = {cpu for cpus in communicator.node_gather(session.place.cpus) for cpu in cpus}
     ticks_before = cpu_ticks(cpus_here)
-    run.prepared_s = time.monotonic() - STARTED_S
     measure_all(run, policy)
     flight.note("results", case=None, block=None, text="")
     if run.file is None:
         flight.note("wait for the results")
         return int(communicator.broadcast(None))
     result = finish(run, run.file, steal_share(ticks_before, cpu_ticks(cpus_here)))
-    flight.progress.clear()
     status = exit_status(run, result)
     last_words = policy.conclude(result, machine)
     communicator.broadcast(status)
@@ -138,7 +130,6 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
     set_block_lengths(iterations, options.checks, budget_s, rounds, options.iterations)
     active, round_ = list(suite.iterations), 0
     while active:
-        started_s = time.monotonic()
         for size, number in visits(suite, active, round_, options.seed):
             if number is not None:
                 store_block(run, number, round_)
@@ -150,12 +141,6 @@ def measure_all(run: Run, policy: RunPolicy) -> None:
             if agreed_stop(run):
                 return
         round_ += 1
-        show_figures(run, round_)
-        if round_ < policy.least_rounds and not options.iterations:
-            # The link may have become slower, and the remaining rounds must fit.
-            round_s, left_s = time.monotonic() - started_s, run.deadline_s - time.monotonic()
-            share = left_s / (round_s * (policy.least_rounds - round_))
-            shorten(iterations, session.communicator.broadcast(share))
         active = policy.go_on(run, active, round_)
 
 
@@ -184,18 +169,6 @@ def show_block(run: Run, number: int | None, round_: int) -> None:
     )
 
 
-def show_figures(run: Run, rounds: int) -> None:
-    """Shows the first round's figures, then the sizes that have settled since, on rank 0."""
-    progress = run.session.flight.progress
-    if run.file and not progress.is_silent:
-        from bench.harness.settled import first_figures, settled_sizes  # other ranks show none
-
-        if rounds == 1 and (first := first_figures(run.suite, run.blocks)):
-            progress.keep(first)
-        for line in settled_sizes(run.suite, run.blocks, run.settled):
-            progress.keep(line)
-
-
 def agreed_stop(run: Run) -> bool:
     """Whether all ranks stop: one was interrupted, or rank 0's time is up."""
     flight = run.session.flight
@@ -208,11 +181,13 @@ def agreed_stop(run: Run) -> bool:
 
 def finish(run: Run, file: RunFile, stolen: float | None) -> Result:
     """Builds the cases and ends the file, on rank 0."""
-    session, total, reason = run.session, len(run.suite.iterations) + run.suite.n_late, None
+    session, total, reason = run.session, len(run.suite.iterations), None
     if run.interrupted:
         reason = "interrupted"
     elif len(run.samples) < total:
         reason = f"time ran out before {total - len(run.samples)} of {total} cases were measured"
+    elif run.suite.is_cut_short:
+        reason = "time ran out before all cases were compiled"
     samples = {number: np.concatenate(rows) for number, rows in run.samples.items()}
     end = End(
         status="incomplete" if reason else "complete",
@@ -236,63 +211,20 @@ def exit_status(run: Run, result: Result) -> int:
     if not run.samples:
         say(
             "wiretax",
-            f"time ran out before a case was measured: preparing took {run.prepared_s:.0f} s of "
-            f"--max-time {run.session.options.max_time_s:g}; what was compiled is kept, so run it "
-            "again, or give it more --max-time",
+            "time ran out before a case was measured: what was compiled is kept, so run it again, "
+            "or give it more --max-time",
         )
         return CANNOT
     return FINE
 
 
 def print_result(result: Result, options: RunOptions, notes: Iterable[str], hosts: str) -> None:
-    """The table, the features' `notes` and the names of `hosts`, the paths of the run and its
-    picture, and the requested JSON; on rank 0."""
-    from reports.tables.formats import as_json  # not at the top: other ranks never print
-    from reports.tables.show import text
+    """The table, the features' `notes`, the names of `hosts` and the path of the run; on rank 0."""
+    from reports.tables.show import text  # not at the top: other ranks never print
 
-    picture = draw(result, options)
-    output, library = text(result, options.format, options.long, brief=True), ""
-    if options.format == "nccl-tests":
-        output, library = nccl_texts(result, options)
-    print_out(output)
+    print_out(text(result, options.format, brief=True))
     # Output that other programs parse stays pure.
     stream = sys.stdout if options.format == "table" else sys.stderr
     for note in notes if options.format != "table" else ():
         print_out(f"{note}\n", stream)
-    print_out(f"{hosts}run: {result.path}\npicture: {picture}\n", stream)
-    if library:
-        path = result.path.with_suffix(".library.txt")
-        write_whole(path, library.encode())
-        print_out(f"library: {path}\n", stream)
-    if options.json_file:
-        write_named(Path(options.json_file), json.dumps(as_json(result), indent=1).encode())
-
-
-def nccl_texts(result: Result, options: RunOptions) -> tuple[str, str]:
-    """The chosen algorithm's test in the text of nccl-tests, and the library's: "" if that is the
-    chosen one, or was not measured."""
-    from reports.tables.formats import as_nccl_tests, nccl_algorithm
-
-    chosen, registered = nccl_algorithm(result), bool(options.local_register)
-    is_measured = any(case.algorithm == "library" and case.time_us for case in result.cases)
-    library = (
-        as_nccl_tests(result, "library", registered) if is_measured and chosen != "library" else ""
-    )
-    return as_nccl_tests(result, chosen, registered), library
-
-
-def draw(result: Result, options: RunOptions) -> str:
-    """Draws the picture beside the run; its path, or the reason for its absence."""
-    if result.end and result.end.reason == "interrupted":  # the user waits for the prompt
-        return "none: the run was interrupted"
-    if options.lean:
-        return "none: --lean"
-    from reports.tables.show import plot
-
-    path, drawn = result.path.with_suffix(".png"), io.BytesIO()
-    try:
-        plot(result, drawn)
-        write_whole(path, drawn.getvalue())
-    except ResultError as error:
-        return f"none: {error}"
-    return str(path)
+    print_out(f"{hosts}run: {result.path}\n", stream)

@@ -84,30 +84,19 @@ def set_block_lengths(
             schedule.count = min(-(-requested // rounds), most)
 
 
-def shorten(iterations: Sequence[Iteration], share: float) -> None:
-    """Cuts the blocks to a share of their length if it is below 1."""
-    for iteration in iterations if share < 1 else ():
-        shorter = int(iteration.schedule.count * share * 0.9)
-        iteration.schedule.count = max(fewest_iterations(iteration), shorter)
-
-
 def visits(
     suite: Suite, active: Sequence[int], round_: int, seed: int
 ) -> list[tuple[int, int | None]]:
     """The order of a round: sizes at random, and within a size its cases and its probe of the link
     (None) at random, so that compared blocks stand close in time. Returns sizes and cases."""
     groups: dict[tuple[int, str], list[int | None]] = {}
-    rare_sizes = set()
     for number in active:
         size, schedule = suite.headers[number].size_bytes, suite.iterations[number].schedule
         phase = round_ if schedule.group else number + round_  # a group's cases run together
         if round_ and phase % schedule.every:
             continue
         groups.setdefault((size, schedule.group), []).append(number)
-        if schedule.every > 1:
-            rare_sizes.add(size)
     order = random.Random(f"{seed} {round_}").sample(list(groups), len(groups))
-    order.sort(key=lambda key: key[0] in rare_sizes)  # if time runs out, all others were measured
     visited: list[tuple[int, int | None]] = []
     for size, group in order:
         members = groups[size, group] + [None] * (size in suite.link_parts)

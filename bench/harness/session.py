@@ -174,7 +174,6 @@ def guarded(
         try:
             status = work()
         except Refusal as refusal:
-            flight.progress.clear()
             say_once(options, str(refusal), communicator)
             status = WRONG if isinstance(refusal, WrongResult) else CANNOT
         # The normal end: the watchdogs see all ranks reach it, then the records go.
@@ -326,9 +325,9 @@ def reserve_run(options: RunOptions) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(LEAST_FREE_BYTES))
-    for path in map(Path, filter(None, (options.json_file, options.table))):
-        with or_cannot(f"write {path}"):
-            check_named(path)
+    if options.table:
+        with or_cannot(f"write {options.table}"):
+            check_named(Path(options.table))
     while True:
         now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%SZ}"
         run_id = f"{now}-{options.command}-{secrets.token_hex(3)}"

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 from bench import STARTED_S
 from bench.harness.console import FINE, print_out
@@ -29,13 +29,10 @@ from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Case, Operation
 from collectives.registry import ALGORITHMS, by_default, in_order
 from collectives.traffic import between_bytes
 from kernels.devices.device import DeviceError
-from reports.store.result import ENDED_EARLY
 from reports.store.schema import CaseHeader
 
-COMPILE_SHARE = 0.7  # of --max-time; later the remaining cases are not compiled
-LATE = Unsupported(ENDED_EARLY)  # no time was left to compile the case
+COMPILE_SHARE = 0.7  # of --max-time; later no case is compiled
 MOST_CHAINED_ENTRIES = 640  # of a stream's 1,000
-T = TypeVar("T")
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.
 MakeIteration = Callable[[Case, Operation, int], Iteration]
 
@@ -46,7 +43,7 @@ class Suite:
 
     headers: list[CaseHeader] = field(default_factory=list)
     iterations: dict[int, Iteration] = field(default_factory=dict)
-    n_late: int = 0  # cases for whose compiling there was no time
+    is_cut_short: bool = False  # no time was left to compile further cases
     link_parts: dict[int, dict[str, Iteration]] = field(default_factory=dict)
 
     def add(self, header: CaseHeader, iteration: Iteration | None) -> None:
@@ -80,11 +77,10 @@ class Axes:
 def bind_cases(
     session: Session, axes: Axes, cases: Iterable[Case], make_iteration: MakeIteration
 ) -> Suite:
-    """Every case of the run, bound if it can be and if time is left to measure it. All ranks call
-    it. Raises Refusal."""
+    """The cases of the run, bound if they can be, as long as time is left to measure them. All
+    ranks call it. Raises Refusal."""
     suite = Suite()
     late_s = STARTED_S + COMPILE_SHARE * session.options.max_time_s
-    refused: dict[tuple[str, str, str, str], bool] = {}  # whether the last such case could not be
     for case in cases:
         for algorithm in axes.algorithms(case.size_bytes):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
@@ -92,17 +88,12 @@ def bind_cases(
             variants = algorithm.variants(session.world)
             placed = axes.for_library(case) if algorithm.library_variants else case
             is_late = bool(suite.iterations) and time.monotonic() > late_s
-            is_late = session.communicator.broadcast(is_late)
+            suite.is_cut_short = session.communicator.broadcast(is_late)
+            if suite.is_cut_short:
+                return suite
             for world, variant, mode in product(worlds, variants, modes):
                 varied = replace(placed, variant=variant, mode=mode)
-                kind = algorithm.name, world.memory, variant, mode
-                if is_late:
-                    if not refused.get(kind) and not reason_against(axes, varied):
-                        suite.add(header_of(session, world, varied, algorithm, LATE), None)
-                        suite.n_late += 1
-                    continue
                 bound = _bound(session, axes, world, varied, algorithm, make_iteration)
-                refused[kind] = not bound or bound[1] is None
                 if bound:
                     suite.add(*bound)
     return suite
@@ -115,13 +106,6 @@ def worlds_for(algorithm: Algorithm, world: World) -> Sequence[World]:
     return [world, *world.other_memory]
 
 
-def reason_against(axes: Axes, case: Case) -> str | None:
-    """Why a case has no chain, if its mode is chained."""
-    if case.mode != "chained" or not axes.chain_calls:
-        return None
-    return case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
-
-
 def _bound(
     session: Session,
     axes: Axes,
@@ -132,8 +116,9 @@ def _bound(
 ) -> tuple[CaseHeader, Iteration | None] | None:
     # None if nobody requested the case and it cannot be.
     communicator = session.communicator
-    chain_calls = axes.chain_calls if case.mode == "chained" else 0
-    reason = reason_against(axes, case)
+    chain_calls, reason = axes.chain_calls if case.mode == "chained" else 0, None
+    if chain_calls:
+        reason = case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
     if reason and axes.mode is None:
         return None
     # A library's ranks talk to each other here, so a failed one cannot be waited for.
@@ -245,12 +230,6 @@ def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
                 suite.link_parts[size] = parts
 
 
-def noted(session: Session, allocate: Callable[[World, int], T], size_bytes: int) -> T:
-    """A buffer. Filling 16 GiB with zeros takes seconds, in which the rank must not seem stuck."""
-    session.flight.note("allocate", text=f"{size_bytes} B")
-    return allocate(session.world, size_bytes)
-
-
 def prepare(
     sweep: SweepOptions,
     session: Session,
@@ -260,11 +239,10 @@ def prepare(
     world = session.world
     largest = max(sweep.sizes)
     require_memory(session, largest)
+    session.flight.note("allocate", text=f"{largest} B")
     with session.communicator.all_or_none(DeviceError, MemoryError):
-        send, receive = (noted(session, world.library.allocate, largest) for _ in range(2))
-        own_send, own_receive = (
-            noted(session, world.library.allocate_own, largest) for _ in range(2)
-        )
+        send, receive = (world.library.allocate(world, largest) for _ in range(2))
+        own_send, own_receive = (world.library.allocate_own(world, largest) for _ in range(2))
     buffers = Buffers(send, receive, session.options.seed)
     listed = by_default(sweep.collective.name, world)
     if sweep.algorithms:
@@ -278,7 +256,7 @@ def prepare(
     )
     if own_send and own_receive:
         library_buffers = Buffers(own_send, own_receive, session.options.seed)
-        axes = replace(axes, for_library=partial(buffers.moved_to, library_buffers))
+        axes = replace(axes, for_library=partial(library_buffers.place, world))
     suite = bind_cases(
         session, axes, sweep_cases(sweep, session, buffers), partial(case_iteration, world, buffers)
     )
@@ -292,7 +270,7 @@ def prepare(
 def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iterator[Case]:
     """Every datatype and operation, at every size in every shape, in each place."""
     collective = sweep.collective
-    rank, ranks = session.communicator.rank, session.communicator.size
+    ranks = session.communicator.size
     shapes: Sequence[Shape] = collective.shapes
     for feature in session.features:
         shapes = feature.shapes(shapes)
@@ -302,18 +280,18 @@ def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iter
         datatype = DATATYPES[name]
         count = collective.count(requested_bytes, ranks, datatype)
         segment_bytes = count * datatype.size_bytes
-        send, receive = buffers.addresses(collective, segment_bytes, rank, in_place)
-        yield Case(
+        case = Case(
             collective,
             count,
             datatype,
             redop,
-            send,
-            receive,
+            0,
+            0,
             in_place,
             shape=shape,
             size_bytes=segment_bytes * (ranks if collective.cut else 1),
         )
+        yield buffers.place(session.world, case)
 
 
 def list_algorithms(sweep: SweepOptions, session: Session) -> int:

@@ -7,7 +7,6 @@ Iterations of a block are not independent, so intervals and the stop use block m
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
     world, watch = session.world, session.flight.watch
     actions = iteration.actions(session.meet)
     start_s = time.perf_counter()
-    if iteration.from_python or session.options.dispatch == "python":
+    if iteration.from_python:
         stamps = perform_from_python(session, iteration, actions, counts)
     else:
         stamps = world.device.run(actions, iteration.check, counts, watch, world.graph)
@@ -58,22 +57,14 @@ def perform_from_python(
     callers = {id(action.step): caller(action.step) for action in actions if action.step}
     callers[id(iteration.operation.step)] = iteration.operation.call
     check = caller(iteration.check)
-    # Looked up before the loop, and the phase written only where it changes: both would be timed.
-    phases = [
-        None if before.phase == action.phase else action.phase
-        for before, action in pairwise([Action(), *actions])
-    ]
-    calls = [callers[id(action.step)] if action.step else None for action in actions]
-    program = list(zip(phases, calls, [action.stamp for action in actions], strict=True))
+    # Looked up before the loop, and no phase is noted in it: both would be timed.
+    program = [(callers.get(id(action.step)), action.stamp) for action in actions]
     stamps = np.zeros((counts.timed, 4), np.int64)
     for number in range(counts.total):
         if watch.stop:
             break
         row = [0, 0, 0, 0]
-        watch.phase = Phase.IDLE
-        for phase, call, column in program:
-            if phase is not None:
-                watch.phase = phase
+        for call, column in program:
             if call:
                 call()
             elif column >= 0:
@@ -85,7 +76,7 @@ def perform_from_python(
         if counts.is_checked(number):
             watch.phase = Phase.CHECK
             check()
-    watch.phase = Phase.IDLE
+            watch.phase = Phase.IDLE
     return stamps
 
 

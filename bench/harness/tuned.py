@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from bench.harness.head import Machine
 from bench.harness.session import MEASURED, Session, program_digest
-from bench.harness.timing import round_trip_ns
 from collectives.choice import same_state
 from collectives.operation import Row
 from collectives.registry import ALGORITHMS
 from collectives.table import Written, as_text, rows_of, written
 from reports.store.result import ResultError, content_of
+from reports.store.schema import Run
 from reports.store.writing import write_named
 
 
@@ -42,23 +42,14 @@ def default_folder() -> Path:
     return home / "wiretax"
 
 
-class Owner(Protocol):
-    """A machine with its software: a table's head names them, too."""
-
-    @property
-    def machine_id(self) -> str: ...
-    @property
-    def software_id(self) -> str: ...
-
-
 def default_path(machine: Machine) -> Path:
     """This machine's table. Raises ResultError."""
     return default_folder() / f"tuned-{machine.machine_id}-{machine.software_id}.toml"
 
 
-def read(path: Path, machine: Owner) -> tuple[Head, dict[str, Any]]:
-    """The head of the table in a file, and its rows unread. Raises ResultError, also for another
-    machine's or other software's."""
+def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any]]:
+    """The head of the table in a file, and its rows as the file has them. Raises ResultError, also
+    for another machine's or other software's."""
     try:
         tables = msgspec.toml.decode(content_of(path))
         head = msgspec.convert(
@@ -75,11 +66,10 @@ def read(path: Path, machine: Owner) -> tuple[Head, dict[str, Any]]:
     return head, tables
 
 
-def load(path: Path, machine: Owner) -> tuple[Head, list[Row]]:
-    """The head and the rows of the table in a file. Raises ResultError."""
-    head, tables = read(path, machine)
+def load(path: Path, tables: dict[str, Any]) -> list[Row]:
+    """The rows of the tables that `read` found in a file. Raises ResultError."""
     try:
-        return head, rows_of(msgspec.convert(tables, dict[str, list[Written]]), ALGORITHMS)
+        return rows_of(msgspec.convert(tables, dict[str, list[Written]]), ALGORITHMS)
     except (ValueError, msgspec.MsgspecError) as error:
         raise ResultError(f"{path} is not a table of bench.tune: {error}") from error
 
@@ -90,9 +80,9 @@ def add(path: Path, head: Head, settled: Sequence[Row], unsettled: Sequence[Row]
     table of this machine is replaced. Raises OSError, ResultError."""
     older = list[Row]()
     with suppress(ResultError):
-        other, rows = load(path, head)
+        other, tables = read(path, head)
         if other.program == head.program:
-            older = without(rows, settled)
+            older = without(load(path, tables), settled)
     lines = [f"{name} = {as_text(value)}" for name, value in vars(head).items()]
     rows = [*settled, *without(unsettled, older), *older]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,62 +105,38 @@ def is_for_same_cases(a: Row, b: Row) -> bool:
     return key(a) == key(b) and same_state(*trips_ns)
 
 
-def find(name: str | None, machine: Machine) -> tuple[list[Row], str]:
-    """The rows of the named table, or of this machine's if this code made it, and a sentence on its
-    origin, or on why it is not used: a choice can be wrong for changed kernels. Raises
+def find(name: str | None, machine: Machine) -> tuple[Path, dict[str, Any], str]:
+    """The named table, or this machine's if this code made it, as the file has it, and a sentence
+    on its origin, or on why it is not used: a choice can be wrong for changed kernels. Raises
     ResultError."""
     path = Path(name) if name else default_path(machine)
     if not name and not os.path.exists(path):
-        return [], ""
-    (head, _), code = read(path, machine), program_digest(*MEASURED)
+        return path, {}, ""
+    (head, tables), code = read(path, machine), program_digest(*MEASURED)
     origin = f"the table that bench.tune made in {head.run_id} with Wiretax {head.program}"
-    if not name and head.program != code:
-        return [], (
-            f"auto uses its defaults: this code is {code}, and {origin}. Run python -m "
-            "bench.tune for a new one."
-        )
-    other = "" if head.program == code else f"; this code is {code}"
-    return load(path, machine)[1], f"auto uses {origin}{other}."
+    if head.program == code:
+        return path, tables, f"auto uses {origin}."
+    if name:
+        return path, tables, f"auto uses {origin}; this code is {code}."
+    unused = f"auto uses its defaults: this code is {code}, and {origin}. Run python -m bench.tune "
+    return path, {}, f"{unused}for a new one."
 
 
 def use_table(session: Session, machine: Machine) -> None:
     """Gives the session's world the table of `find`. Raises Refusal."""
-    name, communicator = session.options.tuned, session.communicator
-    text, sentence = "", ""
+    name, communicator, memory = session.options.tuned, session.communicator, session.world.memory
+    found = Path(), dict[str, Any](), ""
     with communicator.all_or_none(ResultError):
         if communicator.rank == 0 and name != "none":
-            found, sentence = find(name, machine)
-            text = written(found)
-    text, sentence = communicator.broadcast((text, sentence))
-    if not text:
-        session.notes += [sentence] * bool(sentence)
-        return
-    rows = rows_of(msgspec.toml.decode(text, type=dict[str, list[Written]]), ALGORITHMS)
+            found = find(name, machine)
+    path, tables, sentence = communicator.broadcast(found)
+    with communicator.all_or_none(ResultError):
+        rows = load(path, tables)
     session.world = replace(session.world, rows=rows)
-    if missing := nothing_tuned(session, rows):
-        session.notes.append(missing)
-        return
-    session.notes.append(sentence)
-    trip_ns = communicator.broadcast(round_trip_ns(session))
-    tuned = [row.where["round_trip_ns"] for row in rows if "round_trip_ns" in row.where]
-    if trip_ns and tuned and not any(least <= trip_ns <= most for least, most in tuned):
-        states = sorted({f"{least:.0f} to {most:.0f} ns" for least, most in tuned})
-        session.notes.append(
-            f"The link's flag takes {trip_ns:.0f} ns now, and bench.tune only measured "
-            f"{', '.join(states)}: run it again in this state for a better choice."
+    here = {"memory": memory, "ranks": communicator.size, "hosts": communicator.hosts}
+    if rows and not any(here.items() <= row.where.items() for row in rows):
+        sentence = (
+            f"auto uses its defaults: nothing was tuned over {memory} memory with "
+            f"{communicator.size} ranks on {communicator.hosts} hosts; run bench.tune with these."
         )
-
-
-def nothing_tuned(session: Session, rows: Sequence[Row]) -> str | None:
-    """A sentence if no row is for these ranks, hosts and memory."""
-    communicator, memory = session.communicator, session.world.memory
-    hosts, ranks = communicator.hosts, communicator.size
-    over = [row for row in rows if row.where["memory"] == memory and row.where["hosts"] == hosts]
-    if any(row.where["ranks"] == ranks for row in over):
-        return None
-    option = "--ranks-share-gpus" if memory == "same_device" else f"--memory {memory}"
-    missing, remedy = f"over {memory} memory", f"python -m bench.tune {option}"
-    if over or hosts > 1:
-        missing = f"with {ranks} ranks" if over else f"between {hosts} hosts"
-        remedy = "bench.tune with these ranks"
-    return f"auto uses its defaults: nothing was tuned {missing}; run {remedy}."
+    session.notes += filter(None, [sentence])

@@ -39,27 +39,15 @@ ALONE = (
     "map the peers",
     "describe the machine",
     "compile",
+    "allocate",
     "draw the weights",
     "reference",
     "plan the splits",
     "results",
 )
 LONGEST_ALONE = 10
-# The steps that `Progress` shows, in its words. `measure_all` shows the rounds.
-SHOWN = {
-    "open the device": "open the device",
-    "map the peers": "map the peers' memory",
-    "describe the machine": "describe the machine",
-    "compile": "prepare the cases",
-    "pilot": "try each case",
-    "draw the weights": "draw the weights",
-    "reference": "compute the reference",
-    "plan the splits": "plan the splits",
-    "draw the routes": "draw the routes",
-    "try numbers of chunks": "try numbers of chunks",
-    "allocate": "allocate the buffers",
-    "results": "store the results",
-}
+# The steps that `Progress` shows. `measure_all` shows the rounds.
+SHOWN = (*ALONE, "pilot", "draw the routes", "try numbers of chunks")
 
 
 class FlightRecord:
@@ -86,7 +74,7 @@ class FlightRecord:
                 file.write(bytes(PAGE_BYTES))  # without space on the disk a note would raise SIGBUS
                 self.page = mmap.mmap(file.fileno(), PAGE_BYTES)  # keeps the file open
         self.watch = self.page_watch = Watch.from_buffer(self.page, COUNTERS_OFFSET)
-        self.state = dict[str, Any](turn=0, rank=rank, case=None, block=None, text="")
+        self.state = dict[str, Any](steps=0, rank=rank, case=None, block=None, text="")
         self.interrupted_s: float | None = None
         self.progress = Progress("", quiet=True)
         self.exiting = threading.RLock()  # the thread that ends this process never releases it
@@ -103,19 +91,19 @@ class FlightRecord:
 
     def note(self, step: str, **state: Any) -> None:
         """Records that this rank begins `step`; pass case=, block=, text= where they change. All
-        ranks note the same steps in the same order: the lowest `turn` is furthest behind."""
+        ranks note the same steps in the same order: the lowest `steps` is furthest behind."""
         self._leave_if_ended()  # a rank that was stopped must not store its block
         self.state |= {
             **state,
             "step": step,
-            "turn": self.state["turn"] + 1,
+            "steps": self.state["steps"] + 1,
             "time": time.time(),
             "noted_s": time.monotonic(),
             "counters": COUNTERS,
         }
         self.page[:COUNTERS_OFFSET] = json.dumps(self.state).encode().ljust(COUNTERS_OFFSET, b"\0")
         if step in SHOWN:
-            self.progress.show(SHOWN[step], self.state["text"])
+            self.progress.show(step, self.state["text"])
 
     @property
     def record(self) -> dict[str, Any]:
@@ -125,7 +113,6 @@ class FlightRecord:
     def end(self, culprit: dict[str, Any], why: str, status: int, details: str = "") -> NoReturn:
         """Ends the run by the fault of a rank, unless another rank did so first."""
         if record_end(self.folder, culprit["rank"], why, f"rank {self.rank}", status):
-            self.progress.clear()
             self._say(culprit, why, details)
             for pid in self.pids.values():
                 with contextlib.suppress(ProcessLookupError):
@@ -154,7 +141,7 @@ class FlightRecord:
             """Stopped ranks come first, then those furthest behind; of several one that sleeps,
             because a rank that waits spins; then the kernel's peer, which may wait itself."""
             record, counters = records[rank], records[rank]["counters"]
-            position = record["turn"], counters["iteration"], counters["calls"]
+            position = record["steps"], counters["iteration"], counters["calls"]
             return states.get(rank) != "T", position, states.get(rank) == "R", rank != peer
 
         culprit = records[min(records, key=order)]
@@ -220,12 +207,12 @@ class FlightRecord:
 
     def _waits_for_hosts(self, still_s: float | None) -> bool:
         """Whether another host may still name the rank that holds this one up."""
-        turn_s = VERDICT_S
+        wait_s = VERDICT_S
         if still_s is None or self.rank != min(self.pids):
-            turn_s = 2 * VERDICT_S + SILENCES * ANSWER_S
+            wait_s = 2 * VERDICT_S + SILENCES * ANSWER_S
         if still_s is None:  # meanwhile the watchdog thread asks, and leaves if the run has ended
-            time.sleep(turn_s)
-        return still_s is not None and still_s < self.timeout_s + GRACE_S + turn_s
+            time.sleep(wait_s)
+        return still_s is not None and still_s < self.timeout_s + GRACE_S + wait_s
 
     def _lost_rank(self, hosts: Sequence[str]) -> dict[str, Any]:
         """The record of the first rank on these hosts, or what this rank knows in its place."""

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 from bench.harness import options
 from bench.harness.options import AddOption, RunOptions, comma_separated, name_among, whole_number
-from bench.harness.run import ROUNDS as LEAST_ROUNDS
 from bench.harness.run import Run, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
@@ -131,7 +130,7 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
     return active if rounds < ROUNDS else []
 
 
-DIFFERENCES = RunPolicy(ROUNDS, LEAST_ROUNDS, go_on)
+DIFFERENCES = RunPolicy(ROUNDS, go_on)
 
 
 @dataclass(frozen=True)
@@ -256,7 +255,7 @@ def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, Lay
         add_to(what)
     options.add_iterations(how, "as many as fit the time", command.graph)
     options.add_run_options(how, command.max_time_s)
-    options.add_format(output, "table", "csv", row="form and variant")
+    options.add_format(output, "table", "csv")
     options.add_output(output)
     namespace = parser.parse_args(argv)
     parser.require_ranks()

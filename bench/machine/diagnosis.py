@@ -118,23 +118,15 @@ def _narrow_link(number: int, gpu: Facts) -> Iterator[str]:
         cause = " The slot supports more: reseat the card, check riser and firmware settings."
     elif gpu["slot"]:
         cause = f" The slot supports {describe_rate(gpu['slot'])} at most."
-    chipset = " through the chipset" if gpu["chipset"] else ""
     yield (
-        f"GPU {number} ({gpu['bus_id']}) runs at {describe_rate(rate)}{chipset}, its card"
+        f"GPU {number} ({gpu['bus_id']}) runs at {describe_rate(rate)}, its card"
         f" supports {describe_rate(gpu['card'])}: 32 MB takes about"
         f" {card_gb_s / link_gb_s:.3g} times as long.{cause}"
     )
 
 
 def _slow_paths(facts: Facts) -> Iterator[str]:
-    """Reads far below their link; ACS and the IOMMU, which redirect or translate peer traffic."""
-    for pair in facts["pairs"]:
-        measured, limit = pair["gb_s"], _limit_gb_s(facts, pair)
-        if facts["peers"] == "mapped" and measured and measured < limit / 2:
-            yield (
-                f"GPU {pair['reader']} reads GPU {pair['owner']} at {measured:.1f} GB/s, less"
-                f" than half of the link's {limit:.1f} GB/s."
-            )
+    """ACS and the IOMMU, which redirect or translate peer traffic."""
     if ports := _acs_ports(facts, True):
         commands = "; ".join(f"setpci -s {port} ECAP_ACS+6.w=0000" for port in ports)
         yield (
@@ -216,27 +208,19 @@ def page(facts: Facts) -> str:
         for number, gpu in enumerate(facts["gpus"])
     ]
     lines = _table("GPU", "bus id", "name", "link", "card maximum", "slot maximum", rows=gpus)
-    if not any(pair["gb_s"] for pair in facts["pairs"]):
-        lines.append("link: full speed of both ends; under mpirun, the speed under load")
+    lines.append("link: full speed of both ends; bench.link measures each pair")
     statuses = {"OK": "allowed", "unknown": "unknown"}
     pairs = [
         (
             f"{pair['reader']} reads {pair['owner']}",
             pair["path"],
             facts["peers"] or statuses.get(pair["status"], "no"),
-            *(
-                f"{speed:.1f} GB/s" if speed else "-"
-                for speed in (pair["gb_s"], _limit_gb_s(facts, pair))
-            ),
+            f"{limit:.1f} GB/s" if (limit := _limit_gb_s(facts, pair)) else "-",
         )
         for pair in facts["pairs"]
     ]
     if pairs:
-        lines += ["", *_table("pair", "path", "peer memory", "measured", "link limit", rows=pairs)]
-    for number, gpu in enumerate(facts["gpus"]):
-        copies = [f"{kind} {rate:.1f}" for kind, rate in gpu.get("copies_gb_s", {}).items()]
-        if copies:
-            lines.append(f"Copies within GPU {number}, read and write, GB/s: {', '.join(copies)}")
+        lines += ["", *_table("pair", "path", "peer memory", "link limit", rows=pairs)]
     for title, sentences in (("Problems", problems(facts)), ("Unknown", unknowns(facts))):
         lines += ["", section(title, sentences)]
     return "\n".join(lines)

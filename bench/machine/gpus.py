@@ -1,11 +1,9 @@
 """Examines GPUs and the paths between them, for `bench.doctor` and a run's head. `examine` reads
-/sys, /proc and NVML, `examine_peers` adds the ranks' peer memory, `examine_ranks` loads links."""
+/sys, /proc and NVML, `examine_peers` adds peer memory, `examine_ranks` opens the GPUs for it."""
 
 import os
 import shutil
-import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
 from itertools import permutations
 from typing import TYPE_CHECKING, cast
 
@@ -16,19 +14,13 @@ from bench.machine.placement import pin
 from collectives.communicator import Communicator, Refusal
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy
-from collectives.probe import probe_kernels
 from collectives.refusals import legacy_ipc
 from collectives.world import open_device, open_world
-from kernels.devices.device import Device, DeviceError, Memory, Step, Watch
+from kernels.devices.device import Device, DeviceError, Watch
 
 if TYPE_CHECKING:
     from collectives.library.gpu import NcclLibrary
-    from kernels.devices.gpu import GpuDevice
 
-LOCAL_COPY_BYTES = 256 << 20  # more than a GPU's caches hold
-LOCAL_COPY_S = 0.1
-PAIR_S, ALL_PAIRS_S = 0.25, 3.0  # of copies until a link runs at full speed
-COPIES = 10  # queued while a GPU's links are read, and then timed
 PEER_TIMEOUT_S = 30.0
 SHM = "/dev/shm"
 
@@ -38,12 +30,7 @@ def examine(bus_ids: Sequence[str]) -> Facts:
     amd_peers = pci.kfd_peers()
     gpus = [_gpu(bus_id, amd_peers) for bus_id in bus_ids]
     pairs = [
-        {
-            "reader": reader,
-            "owner": owner,
-            "gb_s": None,
-            **_pair(gpus[reader], gpus[owner], amd_peers),
-        }
+        {"reader": reader, "owner": owner, **_pair(gpus[reader], gpus[owner], amd_peers)}
         for reader, owner in permutations(range(len(gpus)), 2)
     ]
     return {
@@ -67,7 +54,6 @@ def _gpu(bus_id: str, amd_peers: Facts) -> Facts:
         "name": {pci.NVIDIA: "NVIDIA GPU", pci.AMD: "AMD GPU"}.get(vendor, "unknown"),
         "nvlinks": [] if bus_id in amd_peers else None,
         "iommu": pci.iommu(bus_id),
-        "chipset": pci.through_chipset(pci.chain(bus_id)[1:-1]),
         "memory_bytes": pci.memory_bytes(bus_id),
         "bar_bytes": pci.bar_bytes(bus_id),
         "links": pci.rates(bus_id) or None,
@@ -121,62 +107,6 @@ def examine_peers(
     return facts | {"peers": peers.kind, "refusals": list(peers.refusals)}
 
 
-def _measure_pairs(world: World, facts: Facts) -> None:
-    """Copies over each pair and in each GPU; sets bandwidths and links under load in `facts`."""
-    communicator, slabs = world.communicator, cast(PeerBuffer, world.peers).slabs
-    seconds = min(PAIR_S, ALL_PAIRS_S / max(1, len(facts["pairs"])))
-    with communicator.all_or_none(DeviceError):
-        sink = world.device.private(slabs[0].size_bytes)
-    for pair in facts["pairs"]:
-        ends = [facts["gpus"][pair[end]] for end in ("reader", "owner")]
-        measured = None
-        with communicator.all_or_none(DeviceError):
-            if communicator.rank == pair["reader"]:
-                bus_ids = [gpu["bus_id"] for gpu in ends]
-                measured = _time_copies(world, sink, slabs[pair["owner"]].address, seconds, bus_ids)
-        pair["gb_s"], links = communicator.all_gather(measured)[pair["reader"]]
-        for gpu, rates in zip(ends, links, strict=True):
-            gpu["links"] = rates
-    sink.close()
-    all_copies = communicator.node_gather(_local_copies_gb_s(world))
-    for gpu, copies_gb_s in zip(facts["gpus"], all_copies, strict=True):
-        gpu["copies_gb_s"] = copies_gb_s
-
-
-def _time_copies(
-    world: World, sink: Memory, source: int, seconds: float, bus_ids: Sequence[str] = ()
-) -> tuple[float, list[Facts | None]]:
-    """Copies for some seconds. Returns the GB/s after that, and these GPUs' links during copies."""
-    device, peers = cast("GpuDevice", world.device), cast(PeerBuffer, world.peers)
-    kernel = probe_kernels(device, world.communicator.size).kernel("copy_local")
-    arguments = peers.arguments(source, sink.address, sink.size_bytes // 4, sink.size_bytes)
-    step = Step(kernel, arguments, device.blocks_for(sink.size_bytes))
-    copy, end_s = device.caller(step), time.perf_counter() + seconds
-    while time.perf_counter() < end_s:
-        copy()
-    links: list[Facts | None] = []
-    for bus_id in bus_ids:
-        with device.calling(kernel.name):
-            for _ in range(COPIES):
-                device.enqueue(step)
-        links.append(pci.rates(bus_id, under_load=True) or None)
-    return sink.size_bytes / device.time_us(step, COPIES) / 1e3, links
-
-
-def _local_copies_gb_s(world: World) -> dict[str, float]:
-    """The bandwidth of copies within this rank's GPU, reads plus writes, by kind of slab memory."""
-    device = cast("GpuDevice", world.device)
-    rates = {}
-    for kind in device.slab_types:
-        with (
-            suppress(DeviceError),
-            closing(device.allocate_as(kind, LOCAL_COPY_BYTES)) as sink,
-            closing(device.allocate_as(kind, LOCAL_COPY_BYTES)) as source,
-        ):
-            rates[kind] = 2 * _time_copies(world, sink, source.address, LOCAL_COPY_S)[0]
-    return rates
-
-
 def examine_library(world: World) -> list[str]:
     """Sentences on NCCL or RCCL from its first all-reduce: transport, settings, failure."""
     try:
@@ -191,8 +121,8 @@ def examine_library(world: World) -> list[str]:
 
 
 def examine_ranks(communicator: Communicator) -> tuple[Facts, World | None]:
-    """Examines the ranks' GPUs under load; if they do not open, without load, with the reason. The
-    world if peers' memory is mapped."""
+    """Opens and examines the ranks' GPUs. Returns their facts and the world; if they do not open,
+    the facts with the reason, and None."""
     gpu = None
     try:
         device, notes = open_device(communicator, "auto", share_gpus=False)
@@ -203,10 +133,7 @@ def examine_ranks(communicator: Communicator) -> tuple[Facts, World | None]:
             watch = device.watch(Watch())
         waits = WaitPolicy(watch, pin(communicator).oversubscribed, PEER_TIMEOUT_S)
         world = open_world(communicator, device, waits)
-        facts = examine_peers(communicator, device, world.peers)
-        if facts["peers"]:
-            _measure_pairs(world, facts)
-        return facts, world
+        return examine_peers(communicator, device, world.peers), world
     except Refusal as refusal:
         reason = str(refusal).removesuffix(".")
         if gpu:

@@ -7,15 +7,11 @@ from pathlib import Path
 
 from bench.machine import files
 
-NVIDIA, AMD, AMD_CPU, INTEL = "0x10de", "0x1002", "0x1022", "0x8086"
+NVIDIA, AMD, AMD_CPU = "0x10de", "0x1002", "0x1022"
 # One lane, one way: 8b/10b up to 5 GT/s, 128b/130b up to 32 GT/s, 236 of a flit's 256 bytes at
 # 64 GT/s (PCI Express Base Specification 6.0, section 4.2). A copy reaches 80 to 90 % of this.
 LANE_GB_S = {2.5: 0.25, 5.0: 0.5, 8.0: 0.985, 16.0: 1.969, 32.0: 3.938, 64.0: 7.375}
 GENERATION = {speed: number for number, speed in enumerate(LANE_GB_S, 1)}
-# Upstream ports of AMD's desktop chipsets (pci.ids): X370, X399, 400 series, 500 series, 600 and
-# 800 series, X570. Intel's chipsets have their root ports at devices 1b to 1d (Intel's datasheets).
-AMD_CHIPSETS = {"0x43b0", "0x43b1", "0x43c6", "0x43e9", "0x43f4", "0x57ad"}
-INTEL_CHIPSET_PORT = re.compile(r"0000:[08]0:1[bcd]\.")
 HOST_BRIDGE = re.compile(r"pci[0-9a-f]+:..")
 BUS_ID = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 ACS_CAPABILITY, ACS_REDIRECTS = 0x000D, 0b1100  # P2P request redirect and completion redirect
@@ -116,16 +112,6 @@ def narrowest(rates: dict[str, Rate]) -> str:
     return min(reversed(rates), key=lambda device: gb_s(rates[device]))
 
 
-def through_chipset(ports: list[str]) -> bool:
-    """Whether a port belongs to the chipset: all devices of a chipset share one link to the CPU."""
-    ids = [(port, attribute(port, "vendor"), attribute(port, "device")) for port in ports]
-    return any(
-        (vendor == AMD_CPU and device in AMD_CHIPSETS)
-        or (vendor == INTEL and INTEL_CHIPSET_PORT.match(port))
-        for port, vendor, device in ids
-    )
-
-
 def path_between(a: str, b: str) -> tuple[str, list[str]]:
     """The PCIe path between two devices, and the ports below the switch that joins them, if any."""
     chain_a, chain_b = chain(a), chain(b)
@@ -133,8 +119,7 @@ def path_between(a: str, b: str) -> tuple[str, list[str]]:
         return "unknown", []
     common = [x for x, y in zip(chain_a, chain_b, strict=False) if x == y]
     if len(common) > 1:
-        switch = "the chipset's switch" if through_chipset(common[1:]) else "the same switch"
-        return f"PCIe, below {switch}", [chain_a[len(common)], chain_b[len(common)]]
+        return "PCIe, below the same switch", [chain_a[len(common)], chain_b[len(common)]]
     if common:
         return "PCIe, same root complex", []
     sockets = {_socket(attribute(gpu, "numa_node")) for gpu in (a, b)}

@@ -15,7 +15,6 @@ from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.store.writing import write_named, write_whole
 from reports.tables import run_text, sentences, show
-from reports.tables.kinds import kind_of
 
 PAGE = "index.html"
 HEADLINES = ("allreduce", "link", "decode", "tune")  # the first that was measured
@@ -26,15 +25,6 @@ PRIVACY = (
     "variables that change the speed, such as NCCL_PROTO. The host's name, users, folders and "
     "other variables are left out.",
 )
-# What a survey leaves to its user: a question, and the command that answers it.
-LEFT_TO_DO = {
-    "Does the real hipRTC accept all kernels? Does the card run them right?": (
-        "make test-gpu GPU=cuda13, or cuda12, or rocm"
-    ),
-    "Do vLLM, mscclpp and FlashInfer run on our buffers and stream?": (
-        "mpirun -n 2 python -m bench.allreduce --peer vllm,mscclpp,flashinfer -d half"
-    ),
-}
 
 
 def page_of(survey: Survey, is_interrupted: bool) -> Page:
@@ -64,7 +54,6 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         Section("What is missing", failed),
         Section("Machine", [*survey.remarks, *(first.run.notes if first else ())]),
         *(section_of(survey, step) for step in survey.steps),
-        *left_to_do(survey),
     ]
     title = show.headline_of(first) if first else "Survey: nothing was measured"
     return Page(
@@ -84,26 +73,12 @@ def section_of(survey: Survey, step: Step) -> Section:
         return section
     try:
         section.text = show.text(result, brief=True)
-        if step.name == "allreduce" or kind_of(result).draw:
+        if step.name == "allreduce":
             picture = draw_picture(step.name, partial(show.plot, result), sentences.machine(result))
             section.pictures = [picture]
     except ResultError as error:
-        section.sentences = [f"There is no picture: {error}"]
+        section.sentences = [without_names(f"There is no picture: {error}")]
     return section
-
-
-def left_to_do(survey: Survey) -> list[Section]:
-    """What only a card can tell and the survey did not run."""
-    if not survey.on_gpus or survey.shares_gpus:
-        return []
-    names = {step.name for step in survey.steps}
-    left = {
-        step.title: to_type(survey, step)
-        for step in steps.plan(on_gpus=True, is_quick=False)
-        if step.name not in names
-    }
-    rows = [f"{question} To type: {command}" for question, command in (left | LEFT_TO_DO).items()]
-    return [Section("What else only a card can tell", rows)]
 
 
 def environment(result: Result | None) -> list[Section]:

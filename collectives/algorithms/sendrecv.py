@@ -6,7 +6,7 @@ from collectives.binding import bind_kernel
 from collectives.collective import Traffic
 from collectives.operation import Algorithm, Bound, Case, World
 
-LEGS = {"one_way": 1, "ping_pong": 2}
+HOPS = {"one_way": 1, "ping_pong": 2}
 MOST_CHUNK_BYTES = 64 << 10  # sendrecv.cu has 6 to 32 chunks in each half of a slab
 LEAST_CHUNK_BYTES = 16 << 10
 CHUNKS = 32  # of a message between CPUs, where a flag costs little: the receiver starts after one
@@ -21,11 +21,11 @@ def _bind(direction: str, world: World, case: Case) -> Bound:
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
-    """Leg by leg. Over registered buffers both ranks of a pair can move half of the message, and a
-    flag before the first leg tells that the buffers are free."""
-    registered, legs = case.variant == "registered", LEGS[case.shape["way"]]
+    """Hop by hop. Over registered buffers both ranks of a pair can move half of the message, and a
+    flag before the first hop tells that the buffers are free."""
+    registered, hops = case.variant == "registered", HOPS[case.shape["way"]]
     moved = case.segment_bytes // 2 if registered else case.segment_bytes
-    return Traffic(legs + registered, ((moved, moved),) * legs if ranks > 1 else (), 0)
+    return Traffic(hops + registered, ((moved, moved),) * hops if ranks > 1 else (), 0)
 
 
 ALGORITHMS = {

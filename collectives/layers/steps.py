@@ -11,7 +11,9 @@ each token's activations, so each rank reads from another place. Where a matrix 
 than the norm has elements, tokens begin `stride` elements apart: the rest of a token's activations
 are the next tokens' norms, and behind the last norm constants."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -313,16 +315,24 @@ def normed(residual: Array) -> Array:
 
 
 def reference(net: Net, residual: Array) -> Array:
-    """The residual after a step, (tokens, hidden), in float64."""
-    matrices = {
-        layer: net.weights.decode(stored) * net.row_scale for layer, stored in net.stored.items()
-    }
-    tokens = len(residual)
+    """The residual after a step, (tokens, hidden), in float64. All cores compute it, each some rows
+    of a matrix: one would take minutes for a model of 70B."""
+    tokens, cores = len(residual), os.cpu_count() or 1
     flat = np.full(tokens * max(map(net.stride, LAYERS)), PAD)
-    for number in net.numbers:
-        layer = net.layer(number)
-        flat[: residual.size] = normed(residual).ravel()
-        rows = flat[: tokens * net.stride(layer)].reshape(tokens, -1)
-        outputs = rows[:, : matrices[layer].shape[1]] @ matrices[layer].T
-        residual = residual + np.roll(outputs, net.shift(number), axis=1)
+
+    def decoded(stored: Array) -> Array:
+        return net.weights.decode(stored) * net.row_scale
+
+    with ThreadPoolExecutor(cores) as pool:
+        matrices = {
+            layer: list(pool.map(decoded, np.array_split(stored, cores)))
+            for layer, stored in net.stored.items()
+        }
+        for number in net.numbers:
+            layer = net.layer(number)
+            flat[: residual.size] = normed(residual).ravel()
+            rows = flat[: tokens * net.stride(layer)].reshape(tokens, -1)
+            rows = rows[:, : net.stored[layer].shape[1]]
+            outputs = list(pool.map(lambda part, rows=rows: rows @ part.T, matrices[layer]))
+            residual = residual + np.roll(np.hstack(outputs), net.shift(number), axis=1)
     return residual

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from reports.advice import scaling, serving
+from reports.advice import serving
 from reports.advice.reduce_times import (
     ReduceTimes,
     assumed_times,
@@ -20,18 +20,7 @@ from reports.advice.reduce_times import (
     span_text,
 )
 from reports.advice.serving import GB, Deployment, rate
-from reports.advice.specs import (
-    BITS,
-    GPUS,
-    LINKS,
-    MODELS,
-    NETWORKS,
-    Gpu,
-    Link,
-    find,
-    link_between,
-    model_of,
-)
+from reports.advice.specs import BITS, GPUS, LINKS, MODELS, Gpu, Link, find, link_between, model_of
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
@@ -67,8 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--link", metavar="NAME", help="link without a run, such as pcie5x16 (the GPU's own)")
 
     for name, unit, least, most, default, text in (
-        ("--gpus", "N", 1, MOST_GPUS, 2, "number of GPUs, of each node with --nodes"),
-        ("--nodes", "N", 1, 64, 1, "number of nodes, above 1 by a model, see docs/scaling.md"),
+        ("--gpus", "N", 1, MOST_GPUS, 2, "number of GPUs"),
         ("--context", "TOKENS", 0, 10**8, 4096, "cached tokens of each stream"),
         ("--prompt", "TOKENS", 1, 10**7, 2048, "length of a prompt"),
         ("--batch", "N", 1, 10**5, 1, "streams for latency"),
@@ -82,11 +70,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{text} (%(default)s)",
         )
 
-    add(
-        "--network",
-        metavar="NAME",
-        help="between nodes: ib-hdr, ib-ndr, eth-100g ... (the usual one for the GPU's link)",
-    )
     add("--versus", metavar="GPU", help="also judge one GPU of this name, such as a larger card")
 
 
@@ -104,8 +87,6 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
     options that do not go together."""
     if (arguments.model is None) == (arguments.config is None) or arguments.gpu is None:
         raise ResultError("advise needs --gpu, and either --model or --config")
-    if arguments.nodes == 1 and arguments.network:
-        raise ResultError("--network joins nodes: give their number as --nodes")
 
     gpu, weights = find("GPU", GPUS, arguments.gpu), arguments.weights
     if arguments.model:
@@ -133,32 +114,23 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
         printable(weights),
         weights_bytes,
         times,
-        times,
         arguments.context,
         arguments.prompt,
         arguments.batch,
         arguments.slots,
-        tensor=arguments.nodes * arguments.gpus,
+        tensor=arguments.gpus,
     )
 
 
 def _times(arguments: argparse.Namespace, gpu: Gpu, link: Link) -> ReduceTimes:
-    times = assumed_times(arguments.gpus, link)
-    if arguments.run:
-        launches = read_launches(arguments.run, arguments.gpus)
-        if launches.wrong:
-            raise ResultError(f"{', '.join(launches.wrong)} failed or has wrong results")
-        times = measured_times(launches, arguments.gpus, gpu, link)
+    if not arguments.run:
+        return assumed_times(arguments.gpus, link)
 
-    if arguments.nodes == 1:
-        return times
+    launches = read_launches(arguments.run, arguments.gpus)
+    if launches.wrong:
+        raise ResultError(f"{', '.join(launches.wrong)} failed or has wrong results")
 
-    if times.hosts != 1:
-        hosts = times.hosts or "an unknown number of"
-        raise ResultError(f"the runs are of {hosts} hosts: with --nodes give runs of one")
-
-    network = find("network", NETWORKS, arguments.network or link.network)
-    return scaling.cluster_times(times, arguments.nodes, network)
+    return measured_times(launches, arguments.gpus, gpu, link)
 
 
 def advise(arguments: argparse.Namespace) -> int:
@@ -176,16 +148,10 @@ def advise(arguments: argparse.Namespace) -> int:
         return 0
 
     obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
-    place = f"{load.gpus} x {load.gpu.name}"
-
-    if isinstance(load.times, scaling.ClusterTimes):
-        nodes, node = load.times.nodes, load.times.node
-        place = f"{nodes} nodes of {node.gpus} x {load.gpu.name}, MODELLED"
-
     headline, *rest = advice
     table = _table(load, splits)
     text = lay_out(
-        [f"{load.model.name} on {place}. {headline}"],
+        [f"{load.model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
         _question(load),
         [("", table)] if table.row_count else [],
         [*obstacles, *rest, "", BEFORE_TRUSTING_IT],

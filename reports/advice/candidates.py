@@ -204,7 +204,6 @@ def _tokens(
         workload.weights,
         model.parameters * bits / 8,
         times,
-        times,
         workload.context,
         tensor=times.gpus,
     )

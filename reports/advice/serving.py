@@ -9,7 +9,6 @@ from math import ceil
 import numpy as np
 
 from reports.advice.reduce_times import ReduceTimes, Span, wire_factor
-from reports.advice.scaling import ClusterTimes
 from reports.advice.specs import Gpu, Transformer
 from reports.tables.sentences import number
 
@@ -29,15 +28,14 @@ def rate(tokens: float, us: Span) -> Span:
 class Deployment:
     """A model and its load on `replicas` x `stages` x `tensor` GPUs, or with its experts spread
     over `expert_ranks`. Latency is for `batch` streams, throughput (tokens/s) for `slots` streams,
-    each with `context` cached tokens. `times` are of the all-reduces of a tensor split and of the
-    exchanges of experts, `between` of the hand-offs between stages."""
+    each with `context` cached tokens. `times` are of the all-reduces of a tensor split, of the
+    exchanges of experts and of the hand-offs between stages."""
 
     model: Transformer
     gpu: Gpu
     weights: str
     weights_bytes: float
     times: ReduceTimes
-    between: ReduceTimes
     context: int = 0
     prompt: int = CHUNK_TOKENS
     batch: int = 1
@@ -112,7 +110,7 @@ class Deployment:
         if self.tensor > 1:
             us = us + self.model.all_reduces * self.times(message_bytes)
         if self.stages > 1:  # a hand-off counts as an all-reduce of its bytes, an upper bound
-            us = us + self.stages * self.between(message_bytes)
+            us = us + self.stages * self.times(message_bytes)
 
         return us
 
@@ -154,7 +152,7 @@ class Deployment:
         apart. With two chunks in flight the longer of a stage and a hand-off hides the shorter
         (GPipe: Huang et al., NeurIPS 2019)."""
         stage_us = chunk_us / self.stages
-        handoff_us = self.between(self.model.all_reduce_bytes(tokens))
+        handoff_us = self.times(self.model.all_reduce_bytes(tokens))
         period_us = np.maximum(stage_us, handoff_us)
         first_us = self.stages * stage_us + (self.stages - 1) * handoff_us
         return first_us + (chunks - 1) * period_us, rate(tokens, period_us)
@@ -197,21 +195,16 @@ def at_capacity(split: Deployment) -> Deployment:
 
 
 def all_splits(load: Deployment) -> dict[str, Deployment]:
-    """Every way to serve this load on its GPUs by name. Over several nodes the first are TP within
-    each node, with the nodes as pipeline stages or as replicas."""
-    n, one, splits = load.gpus, replace(load, tensor=1), dict[str, Deployment]()
+    """Every way to serve this load on its GPUs by name."""
+    n, one = load.gpus, replace(load, tensor=1)
     if n == 1:
         return {"one GPU": one}
 
-    if isinstance(load.times, ClusterTimes) and load.times.node.gpus > 1:
-        node, nodes = load.times.node, load.times.nodes
-        inner = replace(one, tensor=node.gpus, times=node)
-        splits[f"TP {node.gpus} x PP {nodes}"] = replace(inner, stages=nodes)
-        splits[f"{nodes} x TP {node.gpus}"] = replace(inner, replicas=nodes)
-
-    splits[f"TP {n}"] = load
-    splits[f"PP {n}"] = replace(one, stages=n)
-    splits[f"{n} replicas"] = replace(one, replicas=n)
+    splits = {
+        f"TP {n}": load,
+        f"PP {n}": replace(one, stages=n),
+        f"{n} replicas": replace(one, replicas=n),
+    }
 
     if load.model.experts > 1:
         splits[f"EP {n}"] = replace(one, expert_ranks=n)

@@ -116,7 +116,7 @@ class Gpu:
 @dataclass(frozen=True)
 class Link:
     """`gb_s` is one direction between two GPUs; a `mesh` has such a link to each peer. `kind` names
-    its published latencies, `network` the usual one between nodes of such GPUs."""
+    its published latencies."""
 
     name: str
     kind: str
@@ -125,7 +125,6 @@ class Link:
     source: str
     mesh: bool = False
     most_gpus: int = 64
-    network: str = "eth-100g"
 
     def total_gb_s(self, gpus: int) -> float:
         """GB/s that a GPU can send to all its peers together."""
@@ -135,22 +134,6 @@ class Link:
     def latencies_us(self) -> list[float]:
         """The published times of a small all-reduce over this kind of link, in order."""
         return sorted(float(entry["us"]) for entry in SECTIONS["latencies"][self.kind])
-
-
-@dataclass(frozen=True)
-class Network:
-    """`gb_s` is one direction of one of the `adapters` of a node (0: one for each GPU); `hop_us` is
-    added to NCCL's latency between two nodes."""
-
-    name: str
-    gb_s: float
-    source: str
-    adapters: int = 0
-    hop_us: float = 0.0
-
-    def total_gb_s(self, gpus: int) -> float:
-        """GB/s that a node with this number of GPUs can send."""
-        return self.gb_s * (self.adapters or gpus)
 
 
 SECTIONS = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())
@@ -179,7 +162,7 @@ def close_names(name: str, names: Iterable[str]) -> str:
 
 
 MODELS, GPUS = section("models", Transformer), section("gpus", Gpu)
-LINKS, NETWORKS = section("links", Link), section("networks", Network)
+LINKS = section("links", Link)
 BITS: dict[str, float] = SECTIONS["bits"]
 
 

@@ -2,12 +2,10 @@
 
 import gc
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -80,7 +78,7 @@ def read_store(folder: Path) -> Contents:
             except OSError:
                 stamps[path] = -1, -1  # `read` says why
 
-    is_cached = len(stamps) >= CACHED_RUNS and _has_pyarrow()
+    is_cached = len(stamps) >= CACHED_RUNS
     known = cache.read(folder, stamps) if is_cached else {}
     missing = sorted(stamps.keys() - known.keys(), key=lambda path: (path.name, path))
     store.n_read = len(missing)
@@ -97,18 +95,6 @@ def read_store(folder: Path) -> Contents:
 
     store.entries = in_order(known.values())
     return store
-
-
-def _has_pyarrow() -> bool:
-    if find_spec("pyarrow") is None:
-        print(
-            "reports: the runs are read one by one: their cache needs pyarrow "
-            "(python -m pip install pyarrow)",
-            file=sys.stderr,
-        )
-        return False
-
-    return True
 
 
 def in_order(entries: Iterable[Entry]) -> list[Entry]:

@@ -1,5 +1,5 @@
 """Reads `campaign.jsonl` in a campaign's folder, which bench.campaign writes. Lines are only added:
-a launch that no longer counts gets another line, with status `orphaned`."""
+a launch of an older campaign that no longer counts has another line, with status `orphaned`."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +15,6 @@ from reports.store.result import ResultError, of_kind, read_lines, time_of
 SCHEMA = 1
 MOST_RECORDS = 10_000  # `add` compares an orphaned launch with all earlier launches
 MANIFEST, WORKTREES = "campaign.jsonl", "worktrees"
-LOCK = ".lock"  # a running campaign holds a lock on this file
 BESIDE_A_RUN = {".samples", ".flight"}
 NO_RUNS = {"", ".part", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # reports, torn files
 
@@ -32,7 +31,7 @@ class Variant(msgspec.Struct, kw_only=True):
 class Campaign(msgspec.Struct, kw_only=True, tag="campaign", tag_field="kind"):
     schema: int = SCHEMA
     campaign_id: str
-    plan: str  # a hash of the command line
+    plan: str = ""  # of older campaigns: a hash of the command line
     version: str
     seed: int
     design: str = "once"  # one look at all pairs; older campaigns: two-stage, grow
@@ -70,7 +69,7 @@ class Manifest:
     campaign: Campaign
     launches: list[Launch] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
-    end: CampaignEnd | None = None  # without it, the campaign was interrupted and can continue
+    end: CampaignEnd | None = None  # without it, the campaign was interrupted
     foreign: list[Path] = field(default_factory=list)  # files that the campaign did not write
 
     def add(self, record: msgspec.Struct) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -26,21 +26,24 @@ if TYPE_CHECKING:
 MOST_STEAL = 0.05
 
 
-class Observed(NamedTuple):
-    """The observations of one run, an array each: the number of the case; the median round trip of
-    a flag in that state of the link in ns, 0 without probes; the number of blocks there; the
-    medians of their cost and of the time of the collective alone."""
-
-    case: NDArray[np.int32]
-    round_trip_ns: NDArray[np.float64]
-    n_blocks: NDArray[np.int32]
-    cost_us: NDArray[np.float64]
-    time_us: NDArray[np.float64]
+# An observation: the number of the case; the median round trip of a flag in that state of the link
+# in ns, 0 without probes; the number of blocks there; the medians of their cost and of the time of
+# the collective alone.
+OBSERVED = np.dtype(
+    [
+        ("case", np.int32),
+        ("round_trip_ns", np.float64),
+        ("n_blocks", np.int32),
+        ("cost_us", np.float64),
+        ("time_us", np.float64),
+    ]
+)
 
 
 @dataclass(eq=False)
 class Entry:
-    """A run in a store. `keys` and `statuses` are of its cases, `across_ranks` of all of them.
+    """A run in a store. `keys` and `statuses` are of its cases, `across_ranks` of all of them,
+    `observed` has its observations, (n,) of OBSERVED.
     `run.environment` is empty (`environment_of` reads it). `left_out` says why the run does not
     count in reports on many runs, and is empty if it does."""
 
@@ -51,7 +54,7 @@ class Entry:
     statuses: tuple[str, ...]
     across_ranks: tuple[str, ...]
     n_blocks: int
-    observed: Observed
+    observed: NDArray[Any]
     left_out: str = ""
 
     @property
@@ -96,10 +99,10 @@ def entry_of(result: Result) -> Entry:
     )
 
 
-def observe(result: Result) -> Observed:
-    """The observations of a run: of each case with status ok and each state of the link with at
-    least MIN_STATE_BLOCKS of its blocks. A block whose two probes disagree is in no state; if no
-    probes agree, all blocks are in one."""
+def observe(result: Result) -> NDArray[Any]:
+    """The observations of a run, (n,) of OBSERVED: of each case with status ok and each state of
+    the link with at least MIN_STATE_BLOCKS of its blocks. A block whose two probes disagree is in
+    no state; if no probes agree, all blocks are in one."""
     blocks = result.blocks
     of_block, rtt_ns = label_states(blocks)
     states_ns = rtt_ns or [0.0]
@@ -123,13 +126,14 @@ def observe(result: Result) -> Observed:
     cost_us = medians([block.cost_us for block in blocks])
     time_us = medians([block.time_us for block in blocks])
     rows = (n >= MIN_STATE_BLOCKS) & (cost_us > 0)
-    return Observed(
-        (groups[rows] // len(states_ns)).astype(np.int32),
-        np.array(states_ns)[groups[rows] % len(states_ns)],
-        n[rows].astype(np.int32),
-        cost_us[rows],
-        time_us[rows],
+    columns = (
+        groups // len(states_ns),
+        np.array(states_ns)[groups % len(states_ns)],
+        n,
+        cost_us,
+        time_us,
     )
+    return np.rec.fromarrays(columns, OBSERVED)[rows]
 
 
 def table(
@@ -148,22 +152,16 @@ def table(
     import pandas as pd  # takes 0.3 s
 
     keys, key_of_cases = _numbered_keys(entries, without)
-    observed = [entry.observed for entry in entries]
-    trips_ns, n_blocks, cost_us, time_us = (
-        np.concatenate([np.empty(0), *(own[place] for own in observed)]) for place in range(1, 5)
-    )
-    state, rtt_ns = shared_states(trips_ns, n_blocks)
-    of_rows = [
-        key_of_case[own.case] for key_of_case, own in zip(key_of_cases, observed, strict=True)
-    ]
+    runs = [entry.observed for entry in entries]
+    observed = np.concatenate([np.empty(0, OBSERVED), *runs])
+    state, rtt_ns = shared_states(observed["round_trip_ns"], observed["n_blocks"])
+    of_rows = [numbers[own["case"]] for numbers, own in zip(key_of_cases, runs, strict=True)]
     rows = pd.DataFrame(
         {
-            "run": np.repeat(np.arange(len(entries)), [len(own.case) for own in observed]),
+            "run": np.repeat(np.arange(len(entries)), list(map(len, runs))),
             "key": np.concatenate([np.empty(0, dtype=np.int64), *of_rows]),
             "state": state,
-            "n_blocks": n_blocks,
-            "cost_us": cost_us,
-            "time_us": time_us,
+            **{name: observed[name] for name in ("n_blocks", "cost_us", "time_us")},
         }
     )
     cell = (rows.run * len(keys) + rows.key) * max(len(rtt_ns), 1) + rows.state

@@ -1,8 +1,7 @@
-"""Reads what runs left: their files, complete or cut off, samples and flight records, and the order
-of the runs. `schema` describes the records; `writing` writes them."""
+"""Reads what runs left: their files, complete or cut off, flight records, and the order of the
+runs. `schema` describes the records; `writing` writes them."""
 
 import ctypes
-import os
 import re
 import signal
 import sys
@@ -16,7 +15,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from reports.store import untrusted
 from reports.store.build import build_cases
@@ -27,12 +25,6 @@ MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays bel
 MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory
 HEAD_BYTES = 16384  # of a run's file: `after` is near the beginning
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
-# 128 bytes, as np.save writes them. numpy's own reader evaluates them; its errors are undocumented.
-SAMPLES_HEAD = re.compile(
-    rb"\x93NUMPY\x01\x00v\x00\{'descr': '<f4', 'fortran_order': False, "
-    rb"'shape': \((\d{1,9}), 5\), \} *\n"
-)
-MAX_SAMPLES_BYTES = 40_000_000
 ENDED_EARLY = "the run ended first"
 RUN_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ", re.ASCII)  # at the start of a run_id
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -53,10 +45,6 @@ class ImportedRunError(ResultError):
 
 class NewerSchemaError(ResultError):
     """A file from a later version of this program."""
-
-
-class SamplesGone(ResultError):
-    """The samples were deleted to save space; the figures of the run are in its file."""
 
 
 def content_of(path: Path, most_bytes: int = untrusted.MOST_BYTES) -> bytes:
@@ -251,34 +239,6 @@ def read_flight(folder: Path) -> Flight | None:
             flight.ranks[int(path.name[5:])] = page
 
     return flight
-
-
-def read_samples(result: Result, case: Case) -> NDArray[Any] | None:
-    """The iterations of a case, (rows, 5): block, rank, time_us, consume_us, arrival_skew_us, or
-    NaN. None without samples. Raises ResultError if invalid, SamplesGone if missing."""
-    name, folder = case.samples, result.path.with_suffix(".samples")
-    if name is None:
-        return None
-
-    place = f"{result.path}, case {case.case}"
-    # The run's file may come from anywhere, so the name must be plain and the file the run's own.
-    if name in ("", ".", "..") or "/" in name:
-        raise ResultError(f"{place}: {name!r} is not the plain name of a file of samples")
-    if folder.is_symlink():
-        raise ResultError(f"{place}: {folder.name} is a link, which is not followed")
-
-    try:
-        file = untrusted.open_file(folder / name, follow=False, most_bytes=2 * MAX_SAMPLES_BYTES)
-    except OSError as error:
-        kind = SamplesGone if isinstance(error, FileNotFoundError) else ResultError
-        raise kind(f"{place}: the samples {name} cannot be read: {error.strerror}") from error
-
-    with file:
-        head = SAMPLES_HEAD.fullmatch(file.read(128))
-        rows = int(head[1]) if head else 0
-        if not head or os.fstat(file.fileno()).st_size != 128 + 4 * 5 * rows:
-            raise ResultError(f"{place}: {name} is not a complete array of samples")
-        return np.memmap(file, np.float32, "r", 128, (rows, 5))
 
 
 def time_of(run_id: str) -> datetime | None:

@@ -32,7 +32,7 @@ class Timed(msgspec.Struct):
 class Shown(NamedTuple):
     """How a figure of a case is shown, declared beside its field: the heading of its column in
     tables and pages; what it is, in docs/results.md and for Prometheus; and its name there after
-    `wiretax_`, if it is a gauge. CSV, Parquet and JSON have the field's own name."""
+    `wiretax_`, if it is a gauge. CSV and JSON have the field's own name."""
 
     heading: str
     meaning: str

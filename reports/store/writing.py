@@ -15,8 +15,10 @@ import msgspec
 import numpy as np
 
 from reports.store.build import Samples, build_cases
-from reports.store.result import ENDED_EARLY, MAX_SAMPLES_BYTES, ResultError
+from reports.store.result import ENDED_EARLY, ResultError
 from reports.store.schema import Block, End, LinkBlock, Result, Run
+
+MAX_SAMPLES_BYTES = 40_000_000
 
 
 def to_line(record: msgspec.Struct) -> bytes:

@@ -1,18 +1,17 @@
-"""`export`: the cases of stored runs as one table for other programs, in three formats."""
+"""`export`: the cases of stored runs as one table for other programs, in two formats."""
 
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from reports.store.case import CASE_KEY
-from reports.store.result import ResultError
 from reports.store.schema import FIGURES
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
-from reports.tables.formats import as_csv_text, as_table
+from reports.tables.formats import as_csv
 from reports.tables.frame import PARTS, case_rows, read_rows
 
 # The base unit of a figure by the end of its name, and the scale to it.
@@ -31,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("runs", metavar="RUN", nargs="+", type=Path, help="run files, and folders of them")
     kinds = parser.add_mutually_exclusive_group(required=True)
     kinds.add_argument("--csv", action="store_true", help="a row for each case")
-    kinds.add_argument("--parquet", action="store_true", help="the same (pip install pyarrow)")
     kinds.add_argument(
         "--openmetrics",
         action="store_true",
@@ -41,20 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Writes the table. Returns 0. Raises ResultError if no run can be read, and without pyarrow
-    for Parquet."""
+    """Writes the table. Returns 0. Raises ResultError if no run can be read."""
     unreadable = list[str]()
     rows = read_rows(arguments.runs, case_rows, unreadable)
 
     for sentence in unreadable:
         print(f"reports: left out: {printable(sentence)}", file=sys.stderr)
 
-    if arguments.parquet:
-        content = as_parquet(rows)
-    elif arguments.csv:
-        content = as_csv_text(rows).encode()
-    else:
-        content = as_openmetrics(rows).encode()
+    content = (as_csv(rows) if arguments.csv else as_openmetrics(rows)).encode()
 
     if arguments.out:
         write_named(arguments.out, content)
@@ -63,16 +55,6 @@ def export(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(content)
 
     return 0
-
-
-def as_parquet(rows: Sequence[dict[str, Any]]) -> bytes:
-    """The table as Parquet. Raises ResultError without pyarrow."""
-    try:
-        content: bytes = as_table(rows).to_parquet(index=False)
-    except ImportError as error:
-        raise ResultError("Parquet needs pyarrow: python -m pip install pyarrow") from error
-
-    return content
 
 
 def as_openmetrics(rows: Iterable[dict[str, Any]]) -> str:

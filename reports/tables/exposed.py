@@ -1,6 +1,6 @@
-"""A run that overlaps compute and communication, as text and as a picture: the exposed
-communication of each form of a fused operation, and whether fusing pays; or of each split of the
-model in a step of decode or prefill, and the all-reduce time that changes the verdict."""
+"""A run that overlaps compute and communication as text: the exposed communication of each form of
+a fused operation, and whether fusing pays; or of each split of the model in a step of decode or
+prefill, and the all-reduce time that changes the verdict."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +19,9 @@ from reports.store.case import (
     paired,
     work_of,
 )
-from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
 from reports.tables import sentences
-from reports.tables.figure import COLOURS, Target, figure, figure_title, fold
 from reports.tables.headline import Point, contains_one, headline, without_version
 from reports.tables.rows import best, costs_of, ratio_text, ratio_value, rounds_of
 from reports.tables.run_text import lay_out_run
@@ -250,32 +248,3 @@ def _faster_split(result: Result, case: Case, forms: Forms) -> str:
         change += " This holds for these cores, which share one memory; cards have one each."
 
     return f"{faster}, PP/TP {ratio_text(ratio)}. {change}"
-
-
-def draw(result: Result, path: Target) -> None:
-    """The time of each form with its exposed part hatched, a panel for each shape, into an .svg or
-    .png file. Raises ResultError for a run without a form, or a file that cannot be written."""
-    measured = [(cases[0], forms) for cases, forms in groups(result) if forms]
-    if not measured:
-        raise ResultError(f"{result.path} has no measured case to draw")
-
-    with figure(path, len(measured), 1, (9, 1.1 + 2 * len(measured))) as (drawing, axes):
-        for place, (case, forms) in zip(axes[:, 0], measured, strict=True):
-            for row, (kind, form) in enumerate(forms.items()):
-                colour = "black" if form.case.library else COLOURS[row % len(COLOURS)]
-                time_us, exposed = form.median_us, exposed_us(forms, kind)
-                bar = place.barh(row, time_us, color="#BBBBBB" if kind == COMPUTE else colour)
-                text = number(time_us)
-                if exposed:
-                    hatched_us = min(max(exposed[0], 0.0), time_us)
-                    left_us = time_us - hatched_us
-                    place.barh(row, hatched_us, left=left_us, color="#FFFFFF80", hatch="///")
-                    text += f", exposed {time_text(exposed)}"
-                place.bar_label(bar, [text], padding=6, fontsize=9)
-            place.set_yticks(range(len(forms)), [fold(form.name, 30) for form in forms.values()])
-            place.set_xlim(right=1.5 * place.get_xlim()[1])  # room for the texts
-            place.invert_yaxis()
-            place.grid(True, axis="x", alpha=0.25)
-            place.set_title(fold(title(case), 90), fontsize=10, loc="left")
-        axes[-1, 0].set_xlabel("us; hatched: exposed communication")
-        drawing.suptitle(figure_title(result))

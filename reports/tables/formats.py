@@ -1,21 +1,14 @@
-"""A run in other programs' formats: csv, the text of nccl-tests, and its JSON report of `-J`. A
-test of nccl-tests has the means of one algorithm, a row for each size with an out-of-place and an
-in-place half. The text is one test; the report has a test for each algorithm, the library first."""
+"""A run in other programs' formats: csv, and the text of nccl-tests, which has the means of one
+algorithm, a row for each size with an out-of-place and an in-place half."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reports.store.case import case_bus_factor
-from reports.store.result import ResultError
-from reports.store.schema import Case, Result, Summary
+from reports.store.schema import Case, Result
 from reports.store.untrusted import spreadsheet_cell
-from reports.tables.frame import case_rows
 from reports.tables.sentences import shape_text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NCCL_TYPES = {
     "float16": "half",
@@ -53,147 +46,45 @@ END = """\
 """
 
 
-def as_csv(result: Result) -> str:
-    """A header and a row for each case."""
-    return as_csv_text(case_rows(result))
+def as_csv(rows: Iterable[Mapping[Any, Any]]) -> str:
+    """A header and these rows, in which no cell is a formula, without the columns that are empty
+    throughout; empty without rows."""
+    import pandas as pd  # takes 0.3 s, which a run's own table does not need
 
-
-def as_csv_text(rows: Iterable[Mapping[Any, Any]]) -> str:
-    """A header and these rows, in which no cell is a formula; empty without rows."""
-    table = as_table(
+    cells = [
         {spreadsheet_cell(name): spreadsheet_cell(value) for name, value in row.items()}
         for row in rows
-    )
+    ]
+    table = pd.DataFrame(cells, dtype=object)
+    table = table.loc[:, (table.notna() & (table != "")).any()]
     return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
 
 
-def as_table(rows: Iterable[Mapping[Any, Any]]) -> "pd.DataFrame":
-    """The rows without the columns that are empty throughout: of None, NaN, "" or empty lists."""
-    import pandas as pd  # takes 0.3 s, which a run's own table does not need
-
-    table = pd.DataFrame(list(rows), dtype=object)
-    is_empty = table.isna() | table.map(lambda cell: isinstance(cell, str | list) and not cell)
-    return table.loc[:, ~is_empty.all()]
-
-
-def as_json(result: Result) -> dict[str, Any]:
-    """The report of `-J`: the meaningful fields of nccl-tests' version 3, with an entry of
-    `results` for each algorithm, variant, mode and size."""
-    run, tests = result.run, _tests(result)
-    rows = [row for _, rows, _, _ in tests for row in rows]
-    sizes = [row["size"] for row in rows] or [0]
-    counts = [case.n_wrong for case in result.cases if case.n_wrong is not None]
-    wrong = sum(map(bool, counts))
-    devices = [
-        {
-            "rank": rank.get("rank"),
-            "group": 0,
-            "device": (rank.get("cpus") or [0])[0],
-            "device_info": f"{rank.get('device', '')} {rank.get('arch', '')}".strip(),
-        }
-        for rank in run.world.get("ranks", [])
-    ]
-    reason = result.end.reason if result.end else None
-    return {
-        "version": 3,
-        "program": f"wiretax {run.version}",
-        "run_id": run.run_id,
-        "args": run.argv,
-        "config": {
-            "minimum_bytes": min(sizes),
-            "maximum_bytes": max(sizes),
-            "validation": int(bool(counts)),
-            "devices": devices,
-        },
-        "results": rows,
-        "out_of_bounds": {"count": wrong, "okay": "false" if wrong else "true"},
-        # A mean over several algorithms would mean nothing: each has its own.
-        "average_bus_bandwidth": [
-            {"experiment_name": name, "bandwidth": mean, "okay": "unchecked"}
-            for name, _, _, mean in tests
-        ],
-        "errors": [] if result.complete else [reason or "the run was cut off"],
-    }
-
-
-def _tests(result: Result) -> list[tuple[str, list[dict[str, Any]], list[int], float]]:
-    """A test for each algorithm, variant, memory, mode and shape, the library first: its name, its
-    rows, the wrong elements of each checked case, and the mean busbw. Each half of a row, None
-    without a time, has the mean time in us, algbw and busbw in GB/s, and the wrong elements."""
-    by_name: dict[tuple[str, str], list[Case]] = {}
-    for case in sorted(result.cases, key=lambda case: case.algorithm != "library"):
-        details = filter(None, (case.variant, case.memory, case.mode, shape_text(case.shape)))
-        name = f"{case.library or case.algorithm} ({', '.join(details)})"
-        by_name.setdefault((case.algorithm, name), []).append(case)
-
-    tests = []
-    for (_, name), cases in by_name.items():
-        rows: dict[tuple[int, str, str], dict[str, Any]] = {}
-        bus_bws = []
-        cases.sort(key=lambda case: (case.size_bytes, case.datatype, case.redop, case.in_place))
-        for case in cases:
-            row = rows.setdefault(
-                (case.size_bytes, case.datatype, case.redop),
-                {
-                    "size": case.size_bytes,
-                    "count": case.count,
-                    "type": NCCL_TYPES.get(case.datatype, case.datatype),
-                    "redop": case.redop,
-                    "root": "-1",
-                    "actual_iterations": 0,
-                    "experiment_name": name,
-                    "out_of_place": None,
-                    "in_place": None,
-                    "algorithm": case.algorithm,
-                    "library": case.library,
-                    "variant": case.variant,
-                    "mode": case.mode,
-                    "chosen": case.chosen,
-                },
-            )
-            time = case.time_us or Summary(median=0.0)
-            row["actual_iterations"] = max(row["actual_iterations"], time.n or 0)
-            if time.mean is not None:
-                alg_bw = bus_bw = None
-                if time.mean and case.alg_bw_gb_s is not None:
-                    alg_bw = case.size_bytes / time.mean / 1e3
-                    bus_bw = alg_bw * case_bus_factor(case, result.run.world["size"])
-                    bus_bws.append(bus_bw)
-                row["in_place" if case.in_place else "out_of_place"] = {
-                    "time": time.mean,
-                    "alg_bw": alg_bw,
-                    "bus_bw": bus_bw,
-                    "nwrong": case.n_wrong,
-                }
-        counts = [case.n_wrong for case in cases if case.n_wrong is not None]
-        tests.append((name, [*rows.values()], counts, sum(bus_bws) / max(len(bus_bws), 1)))
-
-    return tests
-
-
-def nccl_algorithm(result: Result) -> str:
-    """The algorithm whose test is printed: `auto`, else the first of ours, else the library."""
+def as_nccl_tests(result: Result) -> str:
+    """The text of nccl-tests for `auto`, else the first of ours, else the library, in its layout:
+    one test of isolated calls of the first shape, variant and memory. Times are means over
+    iterations of the collective alone, as in nccl-tests."""
     names = [case.algorithm for case in result.cases if case.algorithm != "library"]
-    return "auto" if "auto" in names else [*names, "library"][0]
-
-
-def as_nccl_tests(result: Result, algorithm: str | None = None, registered: bool = False) -> str:
-    """The text of nccl-tests for an algorithm, in its layout: one test of isolated calls of the
-    first shape, over copied or `registered` buffers if both were measured. Times are means over
-    iterations of the collective alone, as in nccl-tests. Raises ResultError for an algorithm that
-    the run does not have."""
-    name = algorithm or nccl_algorithm(result)
+    name = "auto" if "auto" in names else [*names, "library"][0]
     cases = [case for case in result.cases if case.algorithm == name]
-
-    if not cases:
-        raise ResultError(f"{result.path} has no algorithm {name}")
-
     cases = [case for case in cases if case.mode == "isolated"] or cases
-    cases = [case for case in cases if case.shape == cases[0].shape]
-    variants = dict.fromkeys(case.variant for case in cases)
-    variant = "registered" if registered and "registered" in variants else next(iter(variants))
-    shown = [case for case in cases if case.variant == variant and case.memory == cases[0].memory]
-    left_out = len(result.cases) - len(shown)
+    first, types = cases[0], [(case.datatype, case.redop) for case in cases]
+    cases = [
+        case
+        for case in cases
+        if (case.shape, case.variant, case.memory) == (first.shape, first.variant, first.memory)
+    ]
+    rows: dict[tuple[int, int], dict[bool, Case]] = {}
+    for case in cases:
+        key = types.index((case.datatype, case.redop)), case.size_bytes
+        rows.setdefault(key, {})[case.in_place] = case
+
+    details = filter(None, (first.variant, first.memory, first.mode, shape_text(first.shape)))
+    sizes, left_out = sorted({case.size_bytes for case in cases}), len(result.cases) - len(cases)
+    steps = {high - low for low, high in pairwise(sizes)}
+    counts = [case.n_wrong for case in cases if case.n_wrong is not None]
+    wrong, world_size = sum(map(bool, counts)), result.run.world["size"]
+    bus_bws = [figures[2] for case in cases if (figures := _figures(case, world_size))[2]]
     devices = []
 
     for rank in result.run.world.get("ranks", []):
@@ -206,41 +97,52 @@ def as_nccl_tests(result: Result, algorithm: str | None = None, registered: bool
             f"{device:2d} [{pci}] {model} {rank.get('arch', '')}\n"
         )
 
-    [(title, rows, counts, bus_bw)] = _tests(replace(result, cases=shown))
-    pairs = [(NCCL_TYPES.get(case.datatype, case.datatype), case.redop) for case in result.cases]
-    rows.sort(key=lambda row: (pairs.index((row["type"], row["redop"])), row["size"]))
-    sizes, wrong = sorted({row["size"] for row in rows}), sum(map(bool, counts))
-    steps = {high - low for low, high in pairwise(sizes)}
     values = {
-        "program": f"{shown[0].collective}_perf",
-        "name": title,
+        "program": f"{first.collective}_perf",
+        "name": f"{first.library or first.algorithm} ({', '.join(details)})",
         "version": result.run.version,
         "others": f"# {left_out} other cases: python -m reports show --format csv\n"
         * bool(left_out),
         "low": sizes[0],
         "high": sizes[-1],
-        "iterations": max(row["actual_iterations"] for row in rows),
+        "iterations": max((case.time_us and case.time_us.n) or 0 for case in cases),
         "step": f"{steps.pop()}(bytes)"
         if len(steps) == 1 and len(sizes) > 2
         else (f"{round(sizes[-1] / sizes[-2]) if len(sizes) > 1 and sizes[-2] else 1}(factor)"),
         "validation": int(bool(counts)),
         "wrong": wrong,
         "verdict": "FAILED" if wrong else "OK",
-        "bus_bw": bus_bw,
+        "bus_bw": sum(bus_bws) / max(len(bus_bws), 1),
         "end": "",
         "devices": "".join(devices),
     }
-    lines = [
-        f"{row['size']:12d}  {row['count']:12d}  {row['type']:>8}  {row['redop']:>6}  "
-        f"{row['root']:>6}{_figures(row['out_of_place'])}{_figures(row['in_place'])}\n"
-        for row in rows
-    ]
+    lines = []
+
+    for (_, size_bytes), halves in sorted(rows.items(), key=lambda row: row[0]):
+        case = next(iter(halves.values()))
+        datatype = NCCL_TYPES.get(case.datatype, case.datatype)
+        texts = [_half(_figures(halves.get(place), world_size)) for place in (False, True)]
+        head = f"{size_bytes:12d}  {case.count:12d}  {datatype:>8}  {case.redop:>6}  {-1:>6}"
+        lines.append(f"{head}{''.join(texts)}\n")
+
     return "".join([HEAD.format_map(values), *lines, END.format_map(values)])
 
 
-def _figures(half: dict[str, Any] | None) -> str:
+def _figures(case: Case | None, world_size: int) -> list[float | None]:
+    """The mean time in us, algbw and busbw in GB/s, and the wrong elements; None without them."""
+    mean = case.time_us.mean if case and case.time_us else None
+    if case is None or mean is None:
+        return [None] * 4
+    if not mean or case.alg_bw_gb_s is None:
+        return [mean, None, None, case.n_wrong]
+
+    alg_bw = case.size_bytes / mean / 1e3
+    return [mean, alg_bw, alg_bw * case_bus_factor(case, world_size), case.n_wrong]
+
+
+def _half(figures: Sequence[float | None]) -> str:
     """The columns of a half; a figure has the decimals for which there is room, or an exponent."""
-    *values, n_wrong = half.values() if half else [None] * 4
+    *values, n_wrong = figures
     cells = []
 
     for value, width in zip(values, (7, 6, 6), strict=True):

@@ -1,5 +1,5 @@
-"""Runs as flat rows, one per case or per block of a case: the table of `wiretax.load`, CSV, Parquet
-and OpenMetrics. docs/results.md describes the fields; units are in their names."""
+"""Runs as flat rows, one per case or per block of a case: the table of `wiretax.load`, CSV and
+OpenMetrics. docs/results.md describes the fields; units are in their names."""
 
 import json
 import os

@@ -1,14 +1,12 @@
-"""A run of `bench.link`, as text and as a picture: a matrix for each kind of transfer between
-ranks, the bandwidth at each size, and sentences that name the slow pair."""
+"""A run of `bench.link` as text: a matrix for each kind of transfer between ranks, the bandwidth at
+each size, and sentences that name the slow pair."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from reports.store.result import ResultError
 from reports.store.schema import Result, Summary
-from reports.tables.figure import COLOURS, MARKERS, Target, dress, figure, figure_title, fold
 from reports.tables.headline import Point, headline
 from reports.tables.run_text import lay_out_run
 from reports.tables.sentences import has_gpus, number, plain_table, size_text
@@ -90,13 +88,10 @@ def matrices(result: Result) -> list[tuple[str, str, Any]]:
 
 
 def rates(result: Result) -> Any:
-    """The GB/s of the slowest, the median and the fastest pair by algorithm and size."""
+    """The GB/s of the slowest pair by size, a column for each algorithm."""
     frame = transfers(result)[0]
-    return (
-        frame[frame.algorithm.isin(RATES)]
-        .groupby(["algorithm", "size_bytes"])
-        .gb_s.agg(["min", "median", "max"])
-    )
+    frame = frame[frame.algorithm.isin(RATES)]
+    return frame.groupby(["size_bytes", "algorithm"]).gb_s.min().unstack("algorithm")
 
 
 def render(result: Result) -> str:
@@ -108,7 +103,7 @@ def render(result: Result) -> str:
         columns = {"": 4} | {str(rank): 8 for rank in ranks}
         tables.append((f"{title}, {unit}", plain_table(columns, rows, gap=0)))
 
-    slowest = rates(result)["min"].unstack("algorithm")
+    slowest = rates(result)
     names = [name for name in RATES if name in slowest]
     rows = [
         [size_text(size), *map(number, row)]
@@ -212,55 +207,3 @@ def _contention(frame: Any) -> list[str]:
             )
 
     return sentences
-
-
-def draw(result: Result, path: Target) -> None:
-    """Draws a heat map for each kind of transfer, and bandwidth against size. Raises ResultError
-    for a run without a measured case, or a file that cannot be written."""
-    maps, gb_s = matrices(result), rates(result)
-    if gb_s.empty:
-        raise ResultError(f"{result.path} has no measured case to draw")
-
-    rows, columns = -(-(len(maps) + 1) // 3), min(3, len(maps) + 1)
-    with figure(path, rows, columns, (5.2 * columns, 4.9 * rows)) as (drawing, axes):
-        for place, matrix in zip(axes.flat, maps, strict=False):
-            _draw_matrix(place, *matrix)
-        sizes, *unused = axes.flat[len(maps) :]
-        # The median pair as a line, in a band from the slowest to the fastest.
-        for name, colour, marker in zip(RATES, COLOURS, MARKERS, strict=False):
-            if name in gb_s.index:
-                rate = gb_s.loc[name]
-                sizes.plot(rate["median"], color=colour, marker=marker, label=name)
-                sizes.fill_between(rate.index, rate["min"], rate["max"], color=colour, alpha=0.2)
-        sizes.set_ylabel("GB/s")
-        dress(sizes, sorted(gb_s.index.unique("size_bytes")))
-        sizes.set_title("GB/s against size: median pair, slowest to fastest", fontsize=10)
-        sizes.legend(frameon=False, fontsize=9)
-        for place in unused:
-            place.axis("off")
-        drawing.suptitle(figure_title(result))
-
-
-def _draw_matrix(axes: Any, title: str, unit: str, values: Any) -> None:
-    """Every cell shows its value, so that no reader depends on colours; bright is fast. Local
-    copies do not count for the scale, because they use no link."""
-    link = np.nan_to_num(np.where(np.eye(len(values)), np.nan, values))
-    speed = values / max(link.max(), 1e-9) if unit == "GB/s" else np.nanmin(values) / values
-    axes.imshow(speed, cmap="summer", vmin=0, vmax=1)
-
-    for row, column in np.argwhere(np.isfinite(values)):
-        # Cells keep their colours on a dark page, and so must their texts, which are not quite
-        # black: the page inverts black.
-        axes.text(
-            column,
-            row,
-            number(float(values[row, column])),
-            ha="center",
-            va="center",
-            color="#101112",
-            fontsize=13 if len(values) < 5 else 9,
-        )
-
-    ranks = range(len(values))
-    axes.set(xticks=ranks, yticks=ranks, xlabel="to rank", ylabel="from rank")
-    axes.set_title(fold(f"{title}, {unit}", 50), fontsize=10)

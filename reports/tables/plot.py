@@ -1,8 +1,6 @@
-"""A picture of a sweep over sizes, time and busbw against size, and of a routed all-to-all, time
-against load; with a line for each algorithm."""
+"""The picture of a sweep over sizes: time and busbw against size, a line for each algorithm."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from reports.store.case import bus_factor, late_us
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.tables.figure import Line, Target, dress, figure, figure_title, legend_below, lines_of
-from reports.tables.rows import View, cost_us, imbalance, named_in, shown_cases, views
+from reports.tables.rows import View, cost_us, named_in, shown_cases, views
 from reports.tables.sentences import shape_words
 
 
@@ -75,7 +73,7 @@ def interval(case: Case, factor: float = 0.0) -> NDArray[np.float64]:
 def draw_against_size(axes: Any, lines: Sequence[Line], factor: float) -> None:
     """Time against size, or busbw if `factor` is not 0. The dashed line is the
     lowest bound of all algorithms, from the measured parts of the machine."""
-    _draw_lines(axes, lines, lambda case: case.size_bytes, factor)
+    _draw_lines(axes, lines, factor)
     cases = [case for line in lines for case in line.cases]
     bounds_us: dict[int, float] = {}
 
@@ -93,20 +91,17 @@ def draw_against_size(axes: Any, lines: Sequence[Line], factor: float) -> None:
     dress(axes, sorted({case.size_bytes for case in cases}))
 
 
-def _draw_lines(
-    axes: Any, lines: Sequence[Line], at: Callable[[Case], float], factor: float = 0.0
-) -> None:
-    """Each line with its intervals as a band; `at` places a case on the horizontal axis."""
+def _draw_lines(axes: Any, lines: Sequence[Line], factor: float) -> None:
+    """Each line with its intervals as a band."""
     from matplotlib.patheffects import withStroke  # not at the top: a table needs no matplotlib
 
     for number, line in enumerate(lines, 1):
-        cases = sorted(line.cases, key=at)
-        places = [at(case) for case in cases]
-        median, low, high = np.reshape([interval(case, factor) for case in cases], (-1, 3)).T
+        places = [case.size_bytes for case in line.cases]
+        median, low, high = np.transpose([interval(case, factor) for case in line.cases])
         axes.plot(places, median, **line.style, label=line.name)
         axes.fill_between(places, low, high, color=line.style["color"], alpha=0.25, lw=0, zorder=2)
-        if line.is_named and cases:
-            middle = number * len(cases) // (len(lines) + 1)  # each name in another place
+        if line.is_named:
+            middle = number * len(places) // (len(lines) + 1)  # each name in another place
             axes.annotate(
                 line.name,
                 (places[middle], median[middle]),
@@ -118,35 +113,3 @@ def _draw_lines(
                 zorder=6,
                 path_effects=[withStroke(linewidth=3, foreground="white")],
             )
-
-
-def draw_routed(result: Result, path: Target) -> None:
-    """Time in microseconds against the load of the busiest rank, a panel for each way."""
-    panels: dict[str, list[Case]] = {}
-    for view in views(result):
-        # auto is one of the others.
-        cases = [
-            case for case in drawn_cases(result, view) if case.routing and case.algorithm != "auto"
-        ]
-        if cases:
-            panels[f"{view[1]['way']}, {view[0]}"] = cases
-
-    if not panels:
-        raise ResultError(f"{result.path} has no measured case to draw")
-
-    lines = lines_of([case for cases in panels.values() for case in cases], named_in(result))
-    with figure(path, 1, len(panels), (4.6 * len(panels) + 0.6, 5.4)) as (drawing, (places,)):
-        for place, (title, cases) in zip(places, panels.items(), strict=True):
-            of_panel = [
-                replace(line, cases=[case for case in line.cases if case in cases])
-                for line in lines
-            ]
-            _draw_lines(place, of_panel, imbalance)
-            skews = {imbalance(case): case.shape["skew"] for case in cases}
-            place.set_xticks([*skews], [f"{load:.2f}\n{skew}" for load, skew in skews.items()])
-            place.set(ylim=(0, None), xlabel="rows of the busiest rank / mean, and the skew")
-            place.grid(True, alpha=0.25)
-            place.set_title(title, fontsize=11)
-        places[0].set_ylabel(axis_title(lines, 0.0))
-        legend_below(drawing, *places[0].get_legend_handles_labels())
-        drawing.suptitle(figure_title(result))

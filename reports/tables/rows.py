@@ -45,8 +45,8 @@ View = tuple[str, Any]  # a mode and a shape: one table
 
 @dataclass
 class Named:
-    """An algorithm that the command line names, at one size: its best variant, and the costs of the
-    library and of ours over its own. None where nothing was measured."""
+    """An algorithm or a peer that the command line names, at one size: its best variant, and the
+    costs of the library and of ours over its own. None where nothing was measured."""
 
     case: Case | None
     us: float | None
@@ -151,7 +151,7 @@ def views(result: Result) -> list[View]:
 
 def shown_cases(result: Result, view: View) -> list[Case]:
     """The cases of a view with its first datatype and redop, out of place if that was measured."""
-    cases = [case for case in result.cases if view_of(case) == view and not is_peer(case)]
+    cases = [case for case in result.cases if view_of(case) == view]
     first = cases[0] if cases else None
     cases = [
         case
@@ -166,14 +166,12 @@ def shown_cases(result: Result, view: View) -> list[Case]:
 
 
 def named_in(result: Result) -> list[str]:
-    """The algorithms of ours that `--algorithm` named; [] without that option."""
-    if not any(word.partition("=")[0] == "--algorithm" for word in result.run.argv):
-        return []
-
+    """The algorithms of ours that `--algorithm` named, and the peers."""
+    has_names = any(word.partition("=")[0] == "--algorithm" for word in result.run.argv)
     names = (
         algorithm_of(case)
         for case in result.cases
-        if case.algorithm not in ("library", "auto") and not is_peer(case)
+        if is_peer(case) or (has_names and case.algorithm not in ("library", "auto"))
     )
     return list(dict.fromkeys(names))
 
@@ -230,22 +228,23 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
 
     rivals, names = {}, named_in(result)
     for key, cases in groups.items():
-        own = [case for case in cases if case.algorithm != "library"]
+        others = [case for case in cases if case.algorithm != "library"]
+        own = [case for case in others if not is_peer(case)]
         auto = [case for case in own if case.algorithm == "auto"]
         competing = [
             [case for case in cases if case.algorithm == "library"],
             auto or [case for case in own if case.snr_db is None] or own,
-            *([case for case in own if algorithm_of(case) == name] for name in names),
+            *([case for case in others if algorithm_of(case) == name] for name in names),
         ]
-        (library, ours, *others), report = _fastest(competing, costs)
-        rivals[key] = library, ours, others, report
+        (library, ours, *best_named), report = _fastest(competing, costs)
+        rivals[key] = library, ours, best_named, report
 
     rho = autocorrelation(
         [ratios_of(library, ours, report) for library, ours, _, report in rivals.values()]
     )
     rows = []
 
-    for key, (library, ours, others, report) in rivals.items():
+    for key, (library, ours, best_named, report) in rivals.items():
         counts = [case.n_wrong for case in groups[key] if case.n_wrong is not None]
         named = {
             name: Named(
@@ -254,7 +253,7 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
                 _ratio(library, case, report, rho),
                 _ratio(ours, case, report, rho),
             )
-            for name, case in zip(names, others, strict=True)
+            for name, case in zip(names, best_named, strict=True)
         }
         rows.append(
             SizeRow(
@@ -298,6 +297,7 @@ def _better(
         if cost_us(case) is not None
         and case.snr_db is None
         and case.algorithm not in ("library", "auto")
+        and not is_peer(case)
         and ours.chosen not in (case.algorithm, f"{case.algorithm} over {case.memory}")
     ]
     fastest = best(_candidates(others), costs)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from reports.store.case import is_peer
 from reports.store.schema import CaseFields, Result, Run
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
@@ -111,7 +112,11 @@ def spoken(algorithm: str) -> str:
 
 def algorithm_of(case: Any) -> str:
     """The algorithm of a case or a fit: `ring`, or `ring over host_staged`, as a run may have it
-    over both kinds of memory. `auto` names in `chosen` the memory that it took."""
+    over both kinds of memory, or a peer with its version. `auto` names in `chosen` the memory that
+    it took."""
+    if is_peer(case):
+        return str(case.library)
+
     is_staged = case.memory == "host_staged" and case.algorithm != "auto"
     return f"{case.algorithm}{' over host_staged' * is_staged}"
 

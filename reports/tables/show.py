@@ -13,8 +13,9 @@ from reports.store.result import ImportedRunError, ResultError, is_imported, rea
 from reports.store.schema import Result
 from reports.tables.figure import Target
 from reports.tables.formats import as_csv, as_nccl_tests
+from reports.tables.frame import case_rows
 from reports.tables.headline import headline
-from reports.tables.kinds import SWEEP, kind_of
+from reports.tables.kinds import SWEEP, is_sweep, kind_of
 from reports.tables.plot import draw_sweep
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
 from reports.tables.table import render
@@ -88,7 +89,7 @@ def headline_of(*results: Result) -> str:
 def text(result: Result, format: str = "table", long: bool = False, brief: bool = False) -> str:
     """The run in `format`: `table`, `nccl-tests` or `csv`; `long` and `brief` are for the table."""
     if format == "csv":
-        return as_csv(result)
+        return as_csv(case_rows(result))
     if format == "nccl-tests":
         return as_nccl_tests(result)
 
@@ -97,9 +98,12 @@ def text(result: Result, format: str = "table", long: bool = False, brief: bool 
 
 
 def plot(result: Result, path: Target) -> None:
-    """Draws the run into `path`. Raises ResultError for another suffix than .svg and .png, a run
-    without a measured case, or a file that cannot be written."""
-    (kind_of(result).draw or draw_sweep)(result, path)
+    """Draws a sweep over sizes into `path`. Raises ResultError for another suffix than .svg and
+    .png, another run, one without a measured case, or a file that cannot be written."""
+    if not is_sweep(result):
+        raise ResultError(f"{result.path}: only a sweep over sizes has a picture")
+
+    draw_sweep(result, path)
 
 
 def imported_text(imported: Imported) -> str:

@@ -8,14 +8,13 @@ from functools import partial
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.case import beside, find_states, late_us
+from reports.store.case import beside, find_states, is_peer, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences
 from reports.tables.conclusions import closing, marks
 from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
 from reports.tables.long import long_tables
-from reports.tables.peers import peer_tables
 from reports.tables.rows import (
     Named,
     SizeRow,
@@ -68,7 +67,6 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             tables += [
                 *_default_tables(", ".join(words), result, rows, view),
                 *_lossy_tables(part, view),
-                *peer_tables(part, view, rows, states),
             ]
 
     rows, chained = rows_of[first[0]], rows_of.get("chained", [])
@@ -105,12 +103,12 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
 def _default_tables(
     title: str, result: Result, rows: Sequence[SizeRow], view: View
 ) -> list[tuple[str, Table]]:
-    """The table of a view; and those of further named algorithms, without a title."""
-    named, is_auto = (
-        list(rows[0].named),
-        {row.ours.algorithm for row in rows if row.ours} <= {"auto"},
-    )
-    name = "auto" if is_auto else named.pop() if len(named) == 1 else "best"
+    """The table of a view; and those of further named algorithms and peers, without a title."""
+    named, peers = list(rows[0].named), {case.library for case in result.cases if is_peer(case)}
+    is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
+    own = [name for name in named if name not in peers]
+    name = "auto" if is_auto else own[0] if len(own) == 1 else "best"
+    named = [other for other in named if other != name]
     has_library = any(row.library for row in rows)
     cells = [_cells(row, name, has_library, bool(late_us(view[1]))) for row in rows]
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from importlib.util import find_spec
@@ -63,12 +62,11 @@ def test_what_this_machine_cannot_run_is_refused_in_one_line(tmp_path, options, 
     assert_refused(launch(tmp_path / "results", options), status, sentence, tmp_path)
 
 
-@pytest.mark.parametrize("option", ["--out", "-J"])
-def test_a_folder_that_cannot_be_written_is_refused_before_measuring(tmp_path, option):
+def test_a_folder_that_cannot_be_written_is_refused_before_measuring(tmp_path):
     """A late refusal would lose a minute of measurements. Even root cannot write to a path below a
     file."""
     unwritable = Path(__file__) / "results"
-    done = launch(tmp_path / "results", option, unwritable)
+    done = launch(tmp_path / "results", "--out", unwritable)
     assert_refused(done, 2, f"cannot write {re.escape(str(unwritable))}", tmp_path)
 
 
@@ -128,7 +126,7 @@ def test_every_algorithm_is_measured_and_correct_at_every_size(default_run):
     _, result = default_run
     assert result.complete
     suffixes = {path.name.removeprefix(result.path.stem) for path in result.path.parent.iterdir()}
-    assert suffixes == {".jsonl", ".samples", ".png"}
+    assert suffixes == {".jsonl", ".samples"}
     isolated = {
         (case.algorithm, case.size_bytes) for case in result.cases if case.mode == "isolated"
     }
@@ -148,10 +146,9 @@ def test_the_table_fits_a_terminal_and_show_prints_all_of_it(default_run, capsys
     """`reports show` also prints the notes and tables for which the 40 lines of a run had no
     room."""
     printed, result = default_run
-    *table, run_line, picture_line = printed.splitlines(keepends=True)
+    *table, run_line = printed.splitlines(keepends=True)
     assert len(table) <= 38
     assert run_line == f"run: {result.path}\n"
-    assert picture_line == f"picture: {result.path.with_suffix('.png')}\n"
     assert max(map(len, table)) <= 81
     rows = [line for line in table if re.match(r" +(16|32) KiB +\d", line)]
     assert len(rows) == 4  # two sizes, isolated and chained
@@ -169,8 +166,8 @@ def test_the_table_fits_a_terminal_and_show_prints_all_of_it(default_run, capsys
 def test_a_run_whose_time_ends_before_its_first_case_says_so(tmp_path):
     done = launch(tmp_path / "results", "-e 16K --max-time 0.1")
     sentence = (
-        r"wiretax: time ran out before a case was measured: preparing took \d+ s of "
-        r"--max-time 0\.1; what was compiled is kept, so run it again, or give it more --max-time\n"
+        "wiretax: time ran out before a case was measured: what was compiled is kept, so run it "
+        "again, or give it more --max-time\n"
     )
     assert done.returncode == 3
     assert re.fullmatch(sentence, done.stderr), done.stderr
@@ -190,9 +187,8 @@ def test_a_run_with_too_much_to_compile_measures_what_is_compiled_in_time(tmp_pa
     _, result = run(tmp_path, options, program=NO_TIME_TO_COMPILE)
     assert result.end
     assert result.end.status == "incomplete"
-    sentence = r"time ran out before \d+ of \d+ cases were measured"
-    assert re.fullmatch(sentence, result.end.reason or "")
-    assert {case.reason for case in result.cases} == {None, "the run ended first"}
+    assert result.end.reason == "time ran out before all cases were compiled"
+    assert {case.reason for case in result.cases} == {None}
 
 
 # -- options
@@ -222,31 +218,23 @@ def test_sizes_below_a_word_of_the_links_probe_are_measured(tmp_path):
     plot(result, io.BytesIO())
 
 
-def test_nccl_tests_format_json_both_places_and_iterations(tmp_path):
+def test_nccl_tests_format_has_both_places_and_the_iterations(tmp_path):
     """Parsers for nccl-tests must be able to read our output, and -n must set the exact number of
-    iterations. Flags without a choice here change nothing; -R 1 prints registered buffers."""
-    report = tmp_path / "report.json"
-    options = "-d half -b 1000 -e 2000 -i 1000 -n 6 --max-time 60 -g 1 -t 1 -R 1"
-    done = launch(tmp_path, "--format nccl-tests --algorithm two_shot", options, "-J", report)
+    iterations. Flags without a choice here change nothing."""
+    options = "-d half -b 1000 -e 2000 -n 6 --max-time 60 -g 1 -t 1 -r 0"
+    done = launch(tmp_path, "--format nccl-tests --algorithm two_shot", options)
     assert done.returncode == 0
     result = stored(tmp_path)
-    library = result.path.with_suffix(".library.txt")
     named = [line.partition(":")[0] for line in done.stderr.splitlines()]
-    assert named == ["run", "picture", "library"]
-    for text in (done.stdout, library.read_text()):
-        rows = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
-        assert [row[:4] for row in rows] == [
-            [str(size), str(size // 2), "half", "sum"] for size in (1000, 2000)
-        ]
-        assert all(float(row[5]) > 0 and float(row[9]) > 0 for row in rows)
-        assert all(row[8] == row[12] == "0" for row in rows)
-        assert re.search(r"^# Avg bus bandwidth +: [\d.]+ $", text, re.MULTILINE)
-    assert "two_shot (registered, mapped, isolated)" in done.stdout
-    entries = json.loads(report.read_text())["results"]
-    measured = {(entry["algorithm"], entry["mode"]) for entry in entries}
-    assert measured == {("library", "isolated"), ("two_shot", "isolated")}
-    places = [entry[place] for entry in entries for place in ("out_of_place", "in_place")]
-    assert all(place["nwrong"] == 0 for place in places)
+    assert named == ["run"]
+    rows = [line.split() for line in done.stdout.splitlines() if line and line[0] != "#"]
+    assert [row[:4] for row in rows] == [
+        [str(size), str(size // 2), "half", "sum"] for size in (1000, 2000)
+    ]
+    assert all(float(row[5]) > 0 and float(row[9]) > 0 for row in rows)
+    assert all(row[8] == row[12] == "0" for row in rows)
+    assert re.search(r"^# Avg bus bandwidth +: [\d.]+ $", done.stdout, re.MULTILINE)
+    assert "two_shot (copied, mapped, isolated)" in done.stdout
     timed = Counter(block.case for block in result.blocks for _ in range(block.n))
     assert timed == {case.case: 6 for case in result.cases}
 
@@ -270,14 +258,14 @@ def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
             assert float(row["time_us_median"]) > 0
     result = stored(tmp_path)
     assert all(case.n_wrong is None for case in result.cases)
-    assert [*tmp_path.iterdir()] == [result.path], "a lean run stores no samples and no picture"
+    assert [*tmp_path.iterdir()] == [result.path], "a lean run stores no samples"
 
 
 @pytest.mark.parametrize(
     "options",
     few(
         [
-            "-d bfloat16 -o prod --in-place --dispatch python",
+            "-d bfloat16 -o prod --in-place",
             "-d int64 -o prod",
             "-d half -o min",
             "-d int32 -o sum --in-place",
@@ -288,7 +276,6 @@ def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
 def test_types_and_operations_give_correct_results(tmp_path, options):
     """Types other than float must not give figures of a wrong result."""
     _, result = run(tmp_path, options, QUICK)
-    assert result.run.method == ({"dispatch": "python"} if "python" in options else {})
     for case in result.cases:
         lacking = case.algorithm == "library" and ("avg" in options or "bfloat16" in options)
         chained_product = case.mode == "chained" and "prod" in options
@@ -300,7 +287,7 @@ def test_types_and_operations_give_correct_results(tmp_path, options):
 
 
 def test_a_run_has_every_listed_type_and_operation_in_its_own_table(tmp_path, capsys):
-    """As nccl-tests prints a row for each; the library has no fp8, and says so once."""
+    """As nccl-tests prints a row for each."""
     pairs = [("int8", "max"), ("int8", "avg"), ("float8_e4m3", "max"), ("float8_e4m3", "avg")]
     options = "-d int8,f8e4m3 -o max,avg -b 16K --algorithm two_shot"
     done = launch(tmp_path, "--format nccl-tests", options, QUICK)
@@ -312,13 +299,10 @@ def test_a_run_has_every_listed_type_and_operation_in_its_own_table(tmp_path, ca
     assert all(row[8] == row[12] == "0" for row in rows)
     result = stored(tmp_path)
     assert {(case.datatype, case.redop) for case in result.cases} == set(pairs)
-    by_library = [case for case in result.cases if case.algorithm == "library" and case.time_us]
-    assert {(case.datatype, case.redop) for case in by_library} == {("int8", "max")}
     shown = show(capsys, result)
     assert "int8 max, isolated, out of place" in shown
     titles = re.findall(r"^(?:int8|float8_e4m3) (?:max|avg)$", shown, re.MULTILINE)
     assert titles == [" ".join(pair) for pair in pairs[1:]]
-    assert len(re.findall("does not reduce float8_e4m3", shown)) == 1
 
 
 # -- ranks

@@ -81,14 +81,12 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     assert status == 3, err
     page = (folder / "index.html").read_text()
     headline, failure, *_, page_line, archive_line = out.splitlines()
-    assert failure.startswith(
-        "Link, failed: bench.decode: no memory is left, says a test in <path>/file.py"
-    )
+    assert failure == "Link, failed: no memory is left, says a test in <path>/file.py"
     assert re.match(r"allreduce: \d+ KiB \d", headline)
     assert (page_line, archive_line) == (f"page: {folder}/index.html", f"archive: {folder}.tar.gz")
     assert f"<h1>{headline}" in page
-    sentence = "bench.decode: no memory is left, says a test in &lt;path&gt;/file.py"
-    assert f"Link: {sentence}. To run it again: mpirun -n 2 python -m bench.link</li>" in page
+    sentence = "no memory is left, says a test in &lt;path&gt;/file.py"
+    assert f"Link: {sentence}. To run it again: mpirun -n 2 python -m bench.link</p>" in page
     done = re.findall(
         r"^\[survey \d+ s\] (\w+): (done|failed) after \d+ s, (.*); \d+ \w+ left$",
         err,
@@ -144,6 +142,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_first_step(tmp_path
         "/": "/ has no place for an archive beside it: name a new folder with --out",
         f"{tmp_path}/used": f"{tmp_path}/used {there}",
         f"{tmp_path}/sent": f"{tmp_path}/sent.tar.gz {there}",
+        f"{tmp_path}/sent.tar.gz": f"{tmp_path}/sent.tar.gz {there}",
     }.items():
         status, refusal = refused(main, "--out", name)
         assert status == 2

@@ -184,6 +184,10 @@ def row(size_bytes, round_trip_ns, name, **where):
     return Row("all_reduce", parsed(name, search.KNOWN), (size_bytes, size_bytes), where, ["run"])
 
 
+def loaded(path, machine):
+    return tuned.load(path, tuned.read(path, machine)[1])
+
+
 def test_a_table_keeps_its_rows_for_other_sizes_and_states(tmp_path):
     """A link that changes once in several minutes needs more than one search."""
     path = tmp_path / "tables" / "table.toml"
@@ -193,7 +197,7 @@ def test_a_table_keeps_its_rows_for_other_sizes_and_states(tmp_path):
         tuned.add(path, tuned.Head("m", "s", "run", program), *rows)
         return {
             (each.size_bytes[0], each.where["round_trip_ns"][0], each.algorithm.name)
-            for each in tuned.load(path, MACHINE)[1]
+            for each in loaded(path, MACHINE)
         }
 
     def stored(*rows):
@@ -223,7 +227,7 @@ def test_the_search_stores_the_kind_of_memory_and_the_mode(tmp_path):
         case.memory = "host_staged"
     table = tmp_path / "table.toml"
     assert tune.store(str(table), "1.0 (a)", result, MACHINE) == f"table: {table}\n"
-    rows = tuned.load(table, MACHINE)[1]
+    rows = loaded(table, MACHINE)
     assert {
         (each.where["memory"], each.size_bytes[0], each.where.get("mode")) for each in rows
     } == {
@@ -265,7 +269,7 @@ def test_auto_uses_the_choices_that_the_search_stored(search_done, tmp_path):
     assert {case.n_wrong for case in result.cases} == {0}
     assert f"table: {table}\n" in printed
     assert str(table) not in json.dumps(result.run.argv)
-    head, rows = tuned.load(table, result.run)
+    head, rows = tuned.read(table, result.run)[0], loaded(table, result.run)
     assert {(each.where["variant"], each.where["mode"]) for each in rows} == {
         (variant, mode) for variant in ("copied", "registered") for mode in ("isolated", "chained")
     }
@@ -293,7 +297,7 @@ def test_auto_follows_the_link_and_the_mode_and_keeps_its_default_elsewhere(sear
         row(16384, 1e9, "two_shot_direct+ntr", **registered),
     ]
     table = tmp_path / "table.toml"
-    head = tuned.load(search_done[2], search_done[1].run)[0]
+    head = tuned.read(search_done[2], search_done[1].run)[0]
     tuned.add(table, head, rows, [])
     result = with_table(tmp_path / "out", table, "--mode both")
     chosen = {(case.variant, case.mode): case.chosen for case in result.cases}

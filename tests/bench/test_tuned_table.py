@@ -58,6 +58,10 @@ def test_auto_over_host_memory_uses_its_own_rows_on_a_fake_gpu():
 # -- the table of a run
 
 
+def loaded(path):
+    return tuned.load(path, tuned.read(path, MACHINE)[1])
+
+
 def text(head=HEAD, **row):
     """A table with one row, in the words of the file."""
     lines = [f"{name} = {as_text(value)}" for name, value in vars(head).items()]
@@ -92,7 +96,7 @@ def test_a_table_from_another_machine_or_a_damaged_table_is_refused(tmp_path, co
     table = tmp_path / "table.toml"
     table.write_text(content)
     with pytest.raises(ResultError) as refusal:
-        tuned.load(table, MACHINE)
+        loaded(table)
     assert sentence in str(refusal.value)
 
 
@@ -100,7 +104,7 @@ def test_a_table_that_is_a_pipe_is_refused(tmp_path):
     """The ranks would wait for a writer until the watchdog ends them."""
     os.mkfifo(tmp_path / "table.toml")
     with pytest.raises(ResultError, match="it is not an ordinary file"):
-        tuned.load(tmp_path / "table.toml", MACHINE)
+        loaded(tmp_path / "table.toml")
 
 
 def test_this_machines_table_is_used_only_by_the_code_that_made_it(tmp_path, monkeypatch):
@@ -109,13 +113,13 @@ def test_this_machines_table_is_used_only_by_the_code_that_made_it(tmp_path, mon
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     own, path = program_digest(*MEASURED), tuned.default_path(MACHINE)
     other = "0.1.0 (0000000)"
-    assert tuned.find(None, MACHINE) == ([], "")
+    assert tuned.find(None, MACHINE) == (path, {}, "")
 
     def found(name, program, **row):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text(replace(HEAD, program=program), **row))
-        rows, sentence = tuned.find(name, MACHINE)
-        return [row.algorithm.name for row in rows], sentence
+        path_found, tables, sentence = tuned.find(name, MACHINE)
+        return [row.algorithm.name for row in tuned.load(path_found, tables)], sentence
 
     made = "the table that bench.tune made in 2026-tune with"
     assert found(None, own) == (["ring"], f"auto uses {made} Wiretax {own}.")

@@ -148,7 +148,7 @@ def message(way: str) -> Case:
 
 
 @pytest.mark.parametrize("name", ["library", "direct_pull"])
-def test_the_bound_of_a_message_there_and_back_counts_both_legs(name):
+def test_the_bound_of_a_message_there_and_back_counts_both_hops(name):
     traffic = ALGORITHMS["sendrecv"][name].traffic
     one_way, ping_pong = (traffic(2, message(way)) for way in ("one_way", "ping_pong"))
     assert one_way

@@ -6,7 +6,6 @@ import re
 import pytest
 
 from reports.store.result import read
-from reports.tables.rows import shown_cases
 from tests import fake_peers
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, mpirun
@@ -52,14 +51,9 @@ def test_peers_are_timed_and_checked_beside_ours_on_a_fake_gpu(tmp_path, graph, 
     seen = {(case.status, case.n_wrong, case.variant) for case in cases.values()}
     assert seen == {("ok", 0, "graph" if graph else "plain")}
     assert all(case.time_us and case.time_us.median > 0 for case in cases.values())
-    assert {case.algorithm for case in shown_cases(result, (mode, None))} == {"one_shot_pull"}
     assert result.run.world["peers"] == titles
-    table = "\npeers: the same" if mode == "isolated" else "\npeers, chained: the same"
-    assert f"{table} buffers" in done.stdout
-    for title in titles.values():
-        assert re.search(rf"^   4 KiB +{title} +\d", done.stdout, re.MULTILINE)
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("run: ")]
-    assert max(map(len, lines)) <= 80
+    for title in titles.values():  # its time, and the ratio of ours to it
+        assert len(re.findall(rf" {re.escape(title)}(?= |$)", done.stdout, re.MULTILINE)) >= 2
 
 
 @pytest.mark.parametrize(

@@ -101,9 +101,9 @@ def assert_right(result):
     assert {case.n_wrong for case in measured} == {0}
 
 
-def test_counts_from_a_file_and_a_dispatch_by_python(tmp_path):
+def test_counts_from_a_file(tmp_path):
     np.save(tmp_path / "counts.npy", np.array([40, 0, 25, 15]))
-    skew = f"--skew file:{tmp_path / 'counts.npy'} --dispatch python"
+    skew = f"--skew file:{tmp_path / 'counts.npy'}"
     result, _ = run(tmp_path, f"--experts 4 --tokens 40 --hidden 64 {skew}")
     assert_right(result)
     assert result.cases[0].routing["expert_max_over_mean"] == 2.0

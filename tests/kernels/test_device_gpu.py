@@ -271,9 +271,6 @@ def test_graphs_that_cannot_be_captured_are_refused_with_the_reason_on_a_fake_gp
     done = on(tmp_path, "--device hip -G 1", vendor="hip", fail=fault)
     sentence = "-G: CuPy cannot capture a graph on GPU .*hipErrorNotSupported"
     assert_refused(done, 3, sentence, tmp_path)
-    done = on(tmp_path, "--device cuda -G 1 --dispatch python")
-    sentence = "-G launches from a graph, and --dispatch python call by call"
-    assert_refused(done, 2, sentence, tmp_path)
 
 
 @pytest.mark.parametrize("launches", few([2000, 300], 1))

@@ -40,9 +40,8 @@ def count_bytes(world: World, name: str, size: str, calls: str) -> None:
     buffers = Buffers(send, receive, 0)
     for collective in list(COLLECTIVES.values())[:3]:
         count = collective.count(int(size), communicator.size, datatype)
-        at = buffers.addresses(collective, 4 * count, communicator.rank, False)
         redop = "sum" if collective.reduces else "none"
-        case = Case(collective, count, datatype, redop, *at)
+        case = buffers.place(world, Case(collective, count, datatype, redop, 0, 0))
         operation = ALGORITHMS[collective.name][name].bind(world, case)
         assert isinstance(operation, Operation), operation
         launch(world.device, operation.step, 2)

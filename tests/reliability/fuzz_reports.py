@@ -73,7 +73,7 @@ gpu = "r9700"
 gpus = 2
 price = {amount = 5200, currency = "EUR", date = 2026-11-01}
 """
-FLIGHT = b"""{"turn": 9, "rank": 1, "case": 1, "block": 3, "text": "x", "step": "block",
+FLIGHT = b"""{"steps": 9, "rank": 1, "case": 1, "block": 3, "text": "x", "step": "block",
 "time": 1.5, "noted_s": 2.0, "same_turn": 9}"""
 ENDED = '{"rank": 1, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}'
 EXPLAINED = frozenset({0, 2, 4})  # a status of 2 or 4 comes with one sentence

@@ -5,9 +5,7 @@ The launches are as short as possible. The tests check which launches were made,
 times.
 """
 
-import fcntl
 import os
-import pty
 import re
 import shlex
 import signal
@@ -16,9 +14,9 @@ import psutil
 import pytest
 
 from bench.campaign import main, run_campaign
-from bench.campaigns import launches, stages
+from bench.campaigns import launches
 from bench.campaigns.options import parse
-from reports.store.manifest import LOCK, MANIFEST, CampaignEnd, read_manifest
+from reports.store.manifest import MANIFEST, CampaignEnd, read_manifest
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, named
 from tests.bench.faulty_runs import wait_for
@@ -65,10 +63,11 @@ def test_a_folder_that_cannot_be_made_is_refused(refused):
     )
 
 
-def test_a_folder_with_a_file_that_is_no_manifest_stays_unchanged(tmp_path, refused):
+def test_a_folder_or_file_that_is_there_already_stays_unchanged(tmp_path, refused):
     (tmp_path / MANIFEST).write_text("mine")
-    sentence = f"{tmp_path / MANIFEST} is not the manifest of a campaign"
-    assert refused(main, "--out", tmp_path, *named(a=QUICK, b=QUICK)) == (2, sentence)
+    for path in (tmp_path, tmp_path / MANIFEST):
+        sentence = f"{path} is there already: name a new folder with --out"
+        assert refused(main, "--out", path, *named(a=QUICK, b=QUICK)) == (2, sentence)
     assert (tmp_path / MANIFEST).read_text() == "mine"
 
 
@@ -113,7 +112,7 @@ TREE = "MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished campaign: its folder, its options and what it printed."""
+    """A finished campaign: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("finished") / "c"
     variants = named(
         plain=f"mpirun -n 1 -genv PASSWORD hunter2 {BENCH}",
@@ -122,12 +121,12 @@ def finished(tmp_path_factory):
     options = [*variants, "--pairs", "1", "--seed", "5"]
     status, out, err = run(folder, *options)
     assert status == 0, err
-    return folder, options, out, err
+    return folder, out, err
 
 
 def test_a_campaign_from_its_pilot_to_its_table(finished):
     """The pairs are complete, and variables reach the ranks."""
-    folder, _, out, err = finished
+    folder, out, err = finished
     assert re.search(r"^1 pairs, [\d.]+ s per launch: \d+ (s|min)\n", err)
     assert "\n1 pairs are too few to see any difference" in err
     assert f"\ncampaign: {folder} (6 launches)\n" in out
@@ -158,51 +157,6 @@ def test_no_secret_and_no_place_stands_in_the_manifest(finished):
     assert [secret for secret in secrets if secret in text] == []
 
 
-def test_a_finished_campaign_is_printed_again_and_no_other_takes_its_folder(finished, refused):
-    folder, options, out, _ = finished
-    status, again, err = run(folder, *options)
-    assert (status, err) == (0, f"{folder} holds this campaign, finished\n")
-    assert again.splitlines()[:-1] == out.splitlines()[:-1]
-    status, sentence = refused(main, "--out", folder, *options, "--pairs", "2")
-    assert status == 2
-    assert "holds another campaign" in sentence
-    with (folder / LOCK).open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        sentence = f"a campaign is running in {folder}"
-        assert refused(main, "--out", folder, *options) == (2, sentence)
-
-
-def test_a_killed_campaign_continues_where_it_stopped(tmp_path):
-    """The campaign repeats no finished pair, leaves no rank of the dead campaign running, and
-    repeats a half pair as a whole.
-
-    The test kills the campaign in the second launch of its second pair and cuts off a line of the
-    manifest.
-    """
-    folder = tmp_path / "c"
-    options = [*named(a=QUICK, b=QUICK), "--pairs", "2"]
-    with started(folder, *options) as process:
-        wait_for(lambda: (folder / MANIFEST).exists() and len(made(folder)) == 7)
-        wait_for(lambda: len(list(folder.glob("*/*.jsonl"))) == 8)
-        process.kill()
-        process.wait()
-    launches_before = made(folder)
-    with (folder / MANIFEST).open("ab") as manifest:
-        manifest.write(b'{"kind":"laun')
-
-    status, _, err = run(folder, *options)
-    assert status == 0, err
-    assert f"continuing in {folder} after 7 launches" in err
-    manifest = read_manifest(folder)
-    assert manifest.foreign == []
-    assert made(folder)[:6] == launches_before[:6]
-    assert sorted(made(folder, "first")) == [
-        ("first", pair, name) for pair in (1, 2) for name in "ab"
-    ]
-    assert sorted(made(folder, status="orphaned")) == [("first", 2, "a"), ("first", 2, "b")]
-    assert len(manifest.launches) == 4 + 4 + 2
-
-
 @pytest.mark.parametrize("ending", few([signal.SIGINT, signal.SIGTERM], 1))
 def test_an_interrupted_campaign_keeps_its_launches(tmp_path, ending):
     """An interrupted campaign must leave no ranks running on the machine."""
@@ -216,7 +170,7 @@ def test_an_interrupted_campaign_keeps_its_launches(tmp_path, ending):
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (
         130,
-        "bench.campaign: interrupted; finished launches are kept, and the same command continues\n",
+        "bench.campaign: interrupted; finished launches are kept\n",
     )
     manifest = read_manifest(folder)
     (run_file,) = manifest.foreign
@@ -295,21 +249,6 @@ def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypa
         launches.failure_of(3, message, path)
         == "bench.x: node <set> at <set> lost <set> <set> said MPI 5"
     )
-
-
-def test_a_pause_before_each_change_of_variant(tmp_path):
-    """Without the pause, the old driver would be measured under the new driver's name. The end of
-    input interrupts."""
-    seed = next(
-        seed for seed in range(99) if stages.orders(["a", "b"], 10, f"{seed} 1")[0] == ["b", "a"]
-    )
-    options = [*named(a=QUICK, b=QUICK), "--pause", "--seed", str(seed)]
-    ours, theirs = pty.openpty()
-    os.write(ours, b"\n\n\n\x04")  # the end of the file answers the fourth question
-    status, _, err = run(tmp_path / "c", *options, stdin=theirs)
-    assert status == 130
-    assert re.findall(r"next: (\w+); press Enter", err) == ["a", "b", "a", "b"]
-    assert made(tmp_path / "c") == [("pilot", 0, name) for name in "abaa"]
 
 
 def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypatch):

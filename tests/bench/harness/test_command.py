@@ -25,9 +25,7 @@ allreduce --sizes 16K,6 -d double -> 6 B hold no float64, which has 8 B
 allreduce -c 100000 -> 100000 is above the most, 1000
 allreduce -T 1e12 -> seconds above 0, and at most 1000000
 allreduce -f 1 -> '1' is not a whole number of at least 2
-allreduce -f 2 -i 1M -> -i adds to a size and -f multiplies it: choose one
-allreduce -i 1K -> -i 1024 makes 32753 sizes: at most 1000
-allreduce --format nccl-tests --algorithm ring,two_shot -> name one algorithm, not ring, two_shot
+allreduce --format nccl-tests --algorithm ring,two_shot -> prints one test: name one --algorithm
 alltoall --experts 4 --format nccl-tests -> with --experts rows differ in skew
 allreduce -g 8 -> argument -g/--ngpus: 8 is above the most, 1
 allreduce -a 2 -> unrecognized arguments: -a 2
@@ -41,7 +39,6 @@ allreduce -o summ -> unknown operation 'summ': did you mean sum?
 allreduce --max-time soon -> 'soon' is not a number of seconds
 allreduce --device gpu -> invalid choice: 'gpu'
 allreduce --bogus -> unrecognized arguments: --bogus
-allreduce --algorith library -> --algorith library: did you mean --algorithm?
 allgather -o sum -> unrecognized arguments: -o sum
 allgather --algorithm two_shot -> unknown algorithm 'two_shot'
 alltoall --in-place -> --in-place: an all-to-all has no in-place form

@@ -17,7 +17,7 @@ from tests.bench.launches import run
 from tests.launch import ROOT
 
 # These measure nothing themselves: they launch other commands, look at hardware, or time nothing.
-UNMEASURED = {"campaign", "doctor", "soak", "survey", "tune_library"}
+UNMEASURED = {"campaign", "doctor", "soak", "survey"}
 COMMANDS = sorted({path.stem for path in Path(ROOT, "bench").glob("[a-z]*.py")} - UNMEASURED)
 
 
@@ -47,13 +47,12 @@ def test_every_option_declares_what_it_changes(command, monkeypatch):
 
 def test_a_run_stores_how_it_was_measured_where_that_is_not_the_default(tmp_path):
     quick = "-b 16K -e 16K -n 12 --mode isolated --algorithm auto --lean"
-    _, usual = run(tmp_path / "usual", quick, "-c 1 --dispatch native")
+    _, usual = run(tmp_path / "usual", quick, "-c 1")
     assert usual.run.method == {}
-    other = "-w 3 -c 0 --dispatch python --tuned none --mpi-thread-level multiple"
+    other = "-w 3 -c 0 --tuned none --mpi-thread-level multiple"
     _, changed = run(tmp_path / "changed", quick, other)
     assert changed.run.method == {
         "checks": 0,
-        "dispatch": "python",
         "mpi_thread_level": "multiple",
         "warmup": 3,
     }

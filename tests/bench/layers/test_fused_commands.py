@@ -193,4 +193,4 @@ def test_a_small_run_is_correct_and_shows_what_its_forms_expose(command, tmp_pat
         rows = list(csv.DictReader(done.stdout.splitlines()))
         assert [row["algorithm"] for row in rows] == [case.algorithm for case in result.cases]
     else:
-        assert done.stdout == f"{table}run: {result.path}\npicture: none: --lean\n"
+        assert done.stdout == f"{table}run: {result.path}\n"

@@ -18,12 +18,9 @@ from tests.bench.machines import fake_nvml, lay_out, recorded, write
 from tests.fake_gpu import environment, fake_nccl
 from tests.launch import few, mpirun
 
-# The copies within a GPU, 256 MiB, take long on GPUs in software.
-SMALL_COPIES = """
-import bench.machine.gpus as gpus
+QUICK_LIBRARY = """
 import collectives.library.gpu as library
 from bench.doctor import main
-gpus.LOCAL_COPY_BYTES = 1 << 20
 library.FIRST_CALL_S = 1.0
 main()
 """
@@ -83,10 +80,10 @@ RTX5090S = "two_rtx5090_on_one_root_complex", "01:00.0", "03:00.0"
 PORTS = ("0000:0b:00.0", "0000:0b:10.0")
 
 
-def test_a_recorded_card_in_a_chipset_slot_is_reported_with_its_slowdown(examined):
+def test_a_recorded_card_in_a_narrow_slot_is_reported_with_its_slowdown(examined):
     facts = examined("x570_chipset", "05:00.0", "0a:00.0")
-    assert only(problems(facts), "chipset") == (
-        "GPU 0 (0000:05:00.0) runs at PCIe 4 x4 through the chipset, its card supports PCIe 4 x16: "
+    assert only(problems(facts), "times as long") == (
+        "GPU 0 (0000:05:00.0) runs at PCIe 4 x4, its card supports PCIe 4 x16: "
         "32 MB takes about 4 times as long."
     )
     assert only(unknowns(facts), "PCIe links of GPU 0, 1: run lspci -vv as root")
@@ -110,15 +107,6 @@ def test_a_recorded_switch_with_acs_is_named_with_the_command_that_turns_it_off(
     facts = examined(*PLX)
     sentence = only(problems(facts), "ACS", ", ".join(PORTS))
     assert "setpci -s 0000:0b:00.0 ECAP_ACS+6.w=0000; setpci -s 0000:0b:10.0" in sentence
-
-
-def test_a_copy_much_slower_than_its_link_is_a_problem(examined):
-    facts = examined(*VEGAS)
-    facts["peers"] = "mapped"
-    facts["pairs"][0]["gb_s"], facts["pairs"][1]["gb_s"] = 5.0, 13.0
-    slow = "GPU 0 reads GPU 1 at 5.0 GB/s, less than half of the link's 15.8 GB/s."
-    assert only(problems(facts), "reads GPU") == slow
-    assert re.search(r"1 reads 0 .* mapped +13.0 GB/s +15.8 GB/s", page(facts))
 
 
 # -- peers
@@ -245,7 +233,7 @@ def test_the_fake_nvml_has_the_functions_and_numbers_of_the_real_one(nvml):
 
 def doctor(ranks=2, **variables):
     """What the doctor prints on GPUs in software."""
-    done = mpirun(ranks, "-c", SMALL_COPIES, timeout_s=120, **variables)
+    done = mpirun(ranks, "-c", QUICK_LIBRARY, timeout_s=120, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -258,18 +246,11 @@ def test_without_a_gpu_it_names_the_places_searched_and_exits_with_3():
 
 
 @pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
-def test_copies_between_all_pairs_and_within_all_kinds_of_memory_are_timed_on_a_fake_gpu(vendor):
+def test_the_peer_memory_of_all_pairs_is_tested_on_a_fake_gpu(vendor):
     printed = doctor(**environment(vendor=vendor, closed=1))
-    reads = re.findall(r"^(\d reads \d) .* mapped +(\S+) GB/s", printed, re.MULTILINE)
-    assert [pair for pair, _ in reads] == ["0 reads 1", "1 reads 0"]
-    kinds = {"cuda": ["plain"], "hip": ["uncached", "fine_grained", "coarse_grained"]}[vendor]
-    pattern = r"^Copies within GPU \d, read and write, GB/s: (.*)"
-    lines = re.findall(pattern, printed, re.MULTILINE)
-    copies = [copy.split() for line in lines for copy in line.split(", ")]
-    assert [kind for kind, _ in copies] == kinds * 2
-    assert min(float(rate) for _, rate in reads + copies) > 0
+    reads = re.findall(r"^(\d reads \d) .* mapped +-$", printed, re.MULTILINE)
+    assert reads == ["0 reads 1", "1 reads 0"]
     assert max(map(len, printed.splitlines())) <= 100
-    assert "full speed" not in printed
 
 
 def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():

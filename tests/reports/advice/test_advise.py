@@ -137,7 +137,6 @@ def test_a_model_that_does_not_fit_is_reported():
     [
         ("", "needs --gpu, and either --model or --config"),
         ("--model llama-70b --gpu r9700", "unknown model 'llama-70b'; did you mean llama-3"),
-        (f"{TWO} --network ib-ndr", "--network joins nodes: give their number as --nodes"),
         (f"{TWO} --gpus 65", "--gpus: '65' is not a whole number from 1 to 64"),
         (f"{TWO} --run missing.jsonl", "no run at missing.jsonl"),
     ],

@@ -27,14 +27,14 @@ def by_bytes(gb_s, gpus):
     return lambda size_bytes: np.full(3, wire_factor(gpus) * size_bytes / gb_s / 1e3)
 
 
-R9700 = Deployment(LLAMA, specs.GPUS["r9700"], "40GB", 40 * GB, always(0), always(0))
+R9700 = Deployment(LLAMA, specs.GPUS["r9700"], "40GB", 40 * GB, always(0))
 SLOW = replace(specs.GPUS["r9700"], bandwidth_gb_s=1000, fp16_tflops=float("inf"))
-MIXTURE = Deployment(MIXTRAL, SLOW, "fp16", 0.0, by_bytes(63, 4), always(0))
+MIXTURE = Deployment(MIXTRAL, SLOW, "fp16", 0.0, by_bytes(63, 4))
 
 
 def prompt_us(prompt, times=None, **split):
     times = times or always(0)
-    return replace(R9700, prompt=prompt, times=times, between=times, **split).prompts()[0][0]
+    return replace(R9700, prompt=prompt, times=times, **split).prompts()[0][0]
 
 
 def test_parameter_counts_match_the_published_ones():
@@ -66,7 +66,7 @@ def test_a_pipeline_hides_its_transfer_with_two_chunks_in_flight():
     assert handed_on == pytest.approx(5 * stage + 500)  # four chunks, and one more stage to pass
     slow = prompt_us(8192, always(2 * stage), stages=2)
     assert slow == pytest.approx(2 * stage + 4 * 2 * stage)  # the hand-off hides the work
-    rates = replace(R9700, prompt=8192, between=always(2 * stage), stages=2).prompts()[1]
+    rates = replace(R9700, prompt=8192, times=always(2 * stage), stages=2).prompts()[1]
     assert rates == pytest.approx(1e6 * 2048 / (2 * stage))
 
 

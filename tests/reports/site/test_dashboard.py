@@ -6,8 +6,6 @@ import re
 from html.parser import HTMLParser
 
 import msgspec
-import numpy as np
-import pytest
 
 from reports.__main__ import main
 from reports.site import across
@@ -132,23 +130,6 @@ def test_unreadable_files_are_named_and_the_rest_is_shown(tmp_path, capsys):
     assert re.search(r"\.jsonl is the run \S+ once more", errors)
     assert "Traceback" not in errors
     assert len(list(site.glob("run-*.html"))) == 1
-
-
-@pytest.mark.parametrize("content", ["pickle", "link"])
-def test_invalid_samples_remove_only_their_section(tmp_path, content):
-    """The dashboard must not unpickle a file, and bad samples must not remove the whole page."""
-    path = write_run(tmp_path / "results", **SMALL).path
-    samples = path.with_suffix(".samples") / "case-0000.npy"
-    good = samples.read_bytes()
-    samples.unlink()
-    if content == "pickle":
-        np.save(samples, np.array([{"harm": 1}], dtype=object), allow_pickle=True)
-    else:
-        (tmp_path / "secret.npy").write_bytes(good)
-        samples.symlink_to(tmp_path / "secret.npy")
-    page = Read(page_of(make_site(tmp_path / "results", tmp_path / "site"), "allreduce")).text
-    assert "This cannot be shown: 2026" in page
-    assert "Every cell" in page
 
 
 def test_a_folder_with_other_files_is_left_unchanged(tmp_path, capsys):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import pandas as pd
 import pytest
 
 from reports.__main__ import main
@@ -112,20 +111,10 @@ def test_a_damaged_cache_costs_time_and_no_run(cached, capsys, tmp_path, damage)
     if damage == "folder":
         cache.mkdir()
     elif damage == "foreign":
-        pd.DataFrame({"other": [1]}).to_parquet(cache)
+        cache.write_bytes(msgspec.msgpack.encode([["other"], 1]))
     else:
         cache.write_bytes(content[: 1000 * (damage == "cut")])
     assert said(cached, capsys) == before
-
-
-def test_without_pyarrow_runs_are_read_and_a_sentence_says_what_helps(cached, capsys, monkeypatch):
-    before = said(cached, capsys)
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert main(["history", str(cached), "--json"]) == 0
-    printed = capsys.readouterr()
-    assert printed.out == before
-    assert printed.err.count("\n") == 1
-    assert "pip install pyarrow" in printed.err
 
 
 def test_reports_at_the_same_time_as_writers_fail_nowhere(cached, capsys):

@@ -8,12 +8,11 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 
 from reports.__main__ import main
 from reports.store.manifest import MANIFEST, MOST_RECORDS, read_manifest
-from reports.store.result import ResultError, SamplesGone, read, read_samples
+from reports.store.result import ResultError, read
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import rewrite_cases, write_run
 from tests.reports.synthetic_site import write_hostile
@@ -85,38 +84,6 @@ def test_no_string_of_a_run_is_active_in_the_output_of_the_gate(tmp_path, report
         text for element in ElementTree.parse(junit).iter() for text in element.attrib.values()
     )
     assert "alert(1)" in words
-
-
-@pytest.mark.parametrize("name", ["../secret.npy", "", "linked", "pickle", "wide", "pipe"])
-def test_samples_are_only_numbers_from_the_runs_own_folder(tmp_path, name):
-    path = write_run(tmp_path, **SMALL).path
-    folder = path.with_suffix(".samples")
-    good = np.load(folder / "case-0000.npy")
-    np.save(tmp_path / "secret.npy", good)
-    (folder / "linked").symlink_to(tmp_path / "secret.npy")
-    for odd, array in (("pickle", np.array([{"a": 1}])), ("wide", np.zeros((3, 6), np.float32))):
-        with (folder / odd).open("wb") as file:
-            np.save(file, array)
-    os.mkfifo(folder / "pipe")
-    result = read(path)
-    samples = read_samples(result, result.cases[0])
-    assert samples is not None
-    assert np.array_equal(samples, good)
-    rewrite_cases(path, lambda case: case.update(samples=name))
-    result = read(path)
-    with pytest.raises(ResultError, match="samples"):
-        read_samples(result, result.cases[0])
-
-
-def test_samples_may_be_missing_but_not_elsewhere(tmp_path):
-    path = write_run(tmp_path, **SMALL).path
-    result, folder = read(path), path.with_suffix(".samples")
-    elsewhere = folder.rename(tmp_path / "elsewhere")
-    with pytest.raises(SamplesGone):
-        read_samples(result, result.cases[0])
-    folder.symlink_to(elsewhere)
-    with pytest.raises(ResultError, match="link"):
-        read_samples(result, result.cases[0])
 
 
 @pytest.mark.parametrize("shape", [[1], {"arrival_skew_us": "soon"}, {"pairs": [[0, 1, 2]]}])

@@ -301,7 +301,7 @@ def test_two_kinds_of_memory_are_told_apart(tmp_path, capsys):
     main(["show", str(path), "--format", "csv"])
     frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert {*frame.memory[frame.algorithm == "ring"]} == {"mapped", "host_staged"}
-    assert " 16384 " in as_nccl_tests(result, "ring")
+    assert " 16384 " in as_nccl_tests(result)
 
 
 def test_the_line_of_a_named_algorithm_is_bold_and_labelled():

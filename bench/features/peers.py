@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from bench.harness.feature import Feature, SessionView
 from bench.harness.options import AddOption, Parser, comma_separated, name_among
@@ -12,12 +11,11 @@ from collectives.operation import Algorithm
 from collectives.peers import NAMES
 
 
-@dataclass
+@dataclass(frozen=True)
 class Peers(Feature):
-    """The peers with these names; `titles` have their versions, once `algorithms` has looked."""
+    """The peers with these names. A case's library is the peer with its version."""
 
     names: list[str]
-    titles: tuple[str, ...] = ()
 
     @staticmethod
     def add_options(add: AddOption) -> None:
@@ -36,12 +34,4 @@ class Peers(Feature):
         # Not at the top: it loads what belongs to GPUs.
         from collectives.peers.peer import algorithm_of
 
-        algorithms = {name: algorithm_of(name, session.world) for name in self.names}
-        self.titles = tuple(algorithm.peer or "" for algorithm in algorithms.values())
-        return algorithms
-
-    def notes(self) -> list[str]:
-        return [f"Peers: {', '.join(self.titles)}."]
-
-    def world_facts(self) -> dict[str, Any]:
-        return {"peers": dict(zip(self.names, self.titles, strict=True))}
+        return {name: algorithm_of(name, session.world) for name in self.names}

@@ -4,7 +4,7 @@ A feature is a file of `bench/features/` and a line in its `__init__`; all else 
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bench.harness.options import AddOption, Parser
 from collectives.collective import Shape
@@ -48,11 +48,3 @@ class Feature:
     ) -> "Iteration":
         """The iteration of a case with this feature. Raises DeviceError."""
         return iteration
-
-    def notes(self) -> list[str]:
-        """Sentences for the head of the run, before all others."""
-        return []
-
-    def world_facts(self) -> dict[str, Any]:
-        """Facts for the head of the run."""
-        return {}

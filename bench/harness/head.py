@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bench import VERSION
-from bench.harness.feature import Feature
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.machine import environment, node
@@ -80,7 +79,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
     world, options = session.world, session.options
     communicator = world.communicator
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
-    notes = [*feature_notes(session.features), *session.notes]
+    notes = [*session.notes]
     if session.place.oversubscribed:
         cores = {(rank["host"], cpu) for rank in machine.ranks for cpu in rank["cpus"]}
         notes.append(
@@ -96,8 +95,6 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         "mpi_thread_level": communicator.thread_level,
         "device_asked": options.device,
     }
-    for feature in session.features:
-        world_facts |= feature.world_facts()
     if machine.gpus:
         library = world.library.describe(world)
         world_facts |= {"gpus": machine.gpus, "library": library}
@@ -170,11 +167,6 @@ def names_of_hosts(machine: Machine) -> str:
     }
     texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
-
-
-def feature_notes(features: Sequence[Feature]) -> list[str]:
-    """Sentences that a reader must know before any figure."""
-    return [note for feature in features for note in feature.notes()]
 
 
 def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,7 @@ def measure(
     status = exit_status(run, result)
     last_words = policy.conclude(result, machine)
     communicator.broadcast(status)
-    notes = head.feature_notes(session.features)
-    print_result(result, options, notes, head.names_of_hosts(machine))
+    print_result(result, options, head.names_of_hosts(machine))
     print_out(last_words)
     return status
 
@@ -218,13 +217,11 @@ def exit_status(run: Run, result: Result) -> int:
     return FINE
 
 
-def print_result(result: Result, options: RunOptions, notes: Iterable[str], hosts: str) -> None:
-    """The table, the features' `notes`, the names of `hosts` and the path of the run; on rank 0."""
+def print_result(result: Result, options: RunOptions, hosts: str) -> None:
+    """The table, the names of `hosts` and the path of the run; on rank 0."""
     from reports.tables.show import text  # not at the top: other ranks never print
 
     print_out(text(result, options.format, brief=True))
     # Output that other programs parse stays pure.
     stream = sys.stdout if options.format == "table" else sys.stderr
-    for note in notes if options.format != "table" else ():
-        print_out(f"{note}\n", stream)
     print_out(f"{hosts}run: {result.path}\n", stream)

@@ -51,7 +51,6 @@ def test_peers_are_timed_and_checked_beside_ours_on_a_fake_gpu(tmp_path, graph, 
     seen = {(case.status, case.n_wrong, case.variant) for case in cases.values()}
     assert seen == {("ok", 0, "graph" if graph else "plain")}
     assert all(case.time_us and case.time_us.median > 0 for case in cases.values())
-    assert result.run.world["peers"] == titles
     for title in titles.values():  # its time, and the ratio of ours to it
         assert len(re.findall(rf" {re.escape(title)}(?= |$)", done.stdout, re.MULTILINE)) >= 2
 

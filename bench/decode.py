@@ -1,5 +1,5 @@
-"""A whole decode step: split by tensor with our kernels and the library's, in a pipeline, and on
-one rank. `mpirun -n 2 python -m bench.decode`"""
+"""A whole decode step: split by tensor with our kernels and the library's, and in a pipeline.
+`mpirun -n 2 python -m bench.decode`"""
 
 from bench.layers.command import main
 

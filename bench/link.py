@@ -23,19 +23,18 @@ from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import Refusal, launched_ranks
 from collectives.operation import Case, Message, Operation, Unsupported, World
 from collectives.probe import probe_kernels
-from kernels.devices.device import PEER_STRUCTURES, CopyEngine, DeviceError, Memory, Step, Transfer
+from kernels.devices.device import PEER_STRUCTURES, CopyEngine, DeviceError, Step, Transfer
 from reports.store.schema import CaseHeader
 
 ABOUT = (
-    "Times the wire between every two ranks: push, pull, both ways at once, flags, launches, "
-    "and background traffic; between hosts, messages of the library."
+    "Times the wire between every two ranks: push, pull, both ways at once, flags and launches; "
+    "between hosts, messages of the library."
 )
 DATATYPE = DATATYPES["float32"]
 CONTENDED_BYTES = 16 << 20  # contention is measured at this size, or the largest below
 SLOW_EVERY = 4  # rounds between blocks of larger sizes, which take a second
 FEW_RANKS = 3  # up to this many, every size is affordable
 MESSAGE_BYTES = 16 << 10  # in front of a fence: of a model's decode
-BACKGROUND_BYTES = 16 << 20  # of the host copy: whole pieces of link.cu, more than caches hold
 LINE_BYTES = 256  # no line of a cache is longer
 FAR_TRIPS = 10  # round trips of a message between hosts in an iteration
 MOST_FAR_RANKS = 8  # with more, only ranks at the same place of their hosts exchange messages
@@ -99,15 +98,14 @@ class Part(NamedTuple):
 class Link:
     """What a launch on this host needs. `near` is the world of its `ranks`. `buffers` are this
     rank's, registered. `transfer` is the argument of a launch without its count and its two ranks:
-    the buffers of all ranks as mapped here. `keep` are the buffers of the copy beside a push;
-    `engine` is a copy engine if each of the ranks has one."""
+    the buffers of all ranks as mapped here. `engine` is a copy engine if each of the ranks has
+    one."""
 
     session: Session
     near: World
     ranks: Sequence[int]
     buffers: Buffers
     transfer: Transfer
-    keep: tuple[Memory, Memory]
     engine: CopyEngine | None
 
 
@@ -134,12 +132,12 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
 def matchings(ranks: Sequence[int]) -> list[Pairs]:
     """Sets of at least two disjoint pairs in which every pair occurs once: the circle method of
     round-robin tournaments. With an odd number of ranks one rank rests in each set."""
-    turns = len(ranks) - 1 + len(ranks) % 2
-    sets: list[Pairs] = [()] * turns
+    n_sets = len(ranks) - 1 + len(ranks) % 2
+    sets: list[Pairs] = [()] * n_sets
     for low, high in combinations(range(len(ranks)), 2):
         # With an even number the last rank meets the rank that would rest.
-        turn = (low + (high if high < turns else low)) % turns
-        sets[turn] += ((ranks[low], ranks[high]),)
+        number = (low + (high if high < n_sets else low)) % n_sets
+        sets[number] += ((ranks[low], ranks[high]),)
     return [pairs for pairs in sets if len(pairs) > 1]
 
 
@@ -230,27 +228,20 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
 
 def open_link(session: Session, size_bytes: int) -> Link:
     """Buffers of this size on all ranks. Raises Refusal if a host's ranks map no memory."""
-    communicator, device = session.communicator, session.world.device
+    communicator = session.communicator
     near = session.world.node or session.world
     unmapped = near.peers.reason if isinstance(near.peers, Unsupported) else None
     if unmapped := communicator.first_reason(unmapped):
         raise Refusal(f"peer memory is not mapped: {unmapped}")
     require_memory(session, size_bytes)
     ranks, peers = communicator.node_gather(communicator.rank), near.mapped
-    with communicator.all_or_none(DeviceError, MemoryError):
-        on_host = (
-            device.private(BACKGROUND_BYTES)
-            if device.is_cpu
-            else device.allocate(BACKGROUND_BYTES, "host_staged")
-        )
-        on_device = device.private(BACKGROUND_BYTES)
     send, receive = (peers.register(size_bytes) for _ in range(2))
     arguments = peers.arguments(send.address, receive.address, 0, 0)
     for rank, (its_send, its_receive) in enumerate(zip(*peers.registered[-2:], strict=True)):
         arguments.sends[rank], arguments.receives[rank] = its_send.address, its_receive.address
     buffers = Buffers(send, receive, session.options.seed)
-    transfer = Transfer(arguments, -1, -1, on_host.address, on_device.address, BACKGROUND_BYTES)
-    return Link(session, near, ranks, buffers, transfer, (on_host, on_device), shared_engine(near))
+    transfer = Transfer(arguments, -1, -1)
+    return Link(session, near, ranks, buffers, transfer, shared_engine(near))
 
 
 def repeats_of(link: Link, part: Part) -> int:
@@ -282,11 +273,11 @@ def bind(link: Link, part: Part, size_bytes: int) -> Operation:
     else:
         if name == "dependent_loads":
             lines = max(1, link.buffers.send.size_bytes // LINE_BYTES)
-            transfer.beside_bytes = lines * LINE_BYTES
+            transfer.bytes = lines * LINE_BYTES
         elif name == "graph_kernel":
             transfer.ranks.count = 0
         elif method.size == "message":
-            transfer.beside_bytes = max(0, size_bytes - LINE_BYTES)  # the flag has the last line
+            transfer.bytes = max(0, size_bytes - LINE_BYTES)  # the flag has the last line
         file = "link_parts" if method.by == "source" else "link"
         kernels = device.compile(file, {"WT_WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
         step = Step(kernels.kernel(method.entry), transfer, blocks)

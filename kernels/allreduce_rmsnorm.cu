@@ -3,7 +3,6 @@
 //   sum = all ranks' inputs, added in rank order and rounded to WT_ELEMENT, as an all-reduce does
 //   residual_out = sum + residual, rounded
 //   normed = residual_out / sqrt(mean(residual_out^2) + epsilon) * weight, in fp32, rounded
-//   with WT_OUTPUT: codes of one byte and a scale for the row, from the rounded `normed`
 // The bits are those of a one- or two-shot all-reduce and `add_rmsnorm`, the compute alone; this
 // saves a launch. A block takes a token.
 //   pull: one hop, (n-1) S bytes a rank, whole tokens at a time, through its slab or its registered

@@ -3,11 +3,9 @@
 // All ranks meet before each launch, so its buffers are free; all launch, to advance their epochs.
 #include "include/transfer.h"
 
-constexpr long PIECE_BYTES = 64 << 10;  // copied between two looks at the flag
-
-// A rank that waits calls meanwhile(flag, stamp). No rank leaves before everything has moved.
-template <Path PATH, class Meanwhile>
-DEVICE void move(const Transfer& t, Meanwhile meanwhile) {
+// No rank leaves before everything has moved.
+template <Path PATH>
+DEVICE void move(const Transfer& t) {
   const Arguments& a = t.ranks;
   const Launch launch(a);
   const int other = (int)(PATH == PUSH ? t.to : t.from);
@@ -18,31 +16,12 @@ DEVICE void move(const Transfer& t, Meanwhile meanwhile) {
     in_parts(a.count, [&](long at, long n) { copy(Output{to + at}, from + at, n); });
     launch.signal(1, 1u << other);
   }
-  if (awaited >= 0) {
-    meanwhile(&a.control[a.rank]->flags[block()][awaited].value, launch.stamp(1));
-    launch.wait(1, 1u << awaited);
-  }
+  if (awaited >= 0) launch.wait(1, 1u << awaited);
   launch.leave();
 }
 
-KERNEL link_push(LAUNCHED_WITH(Transfer) t) {
-  move<PUSH>(t, [](const u64*, u64) {});
-}
-KERNEL link_pull(LAUNCHED_WITH(Transfer) t) {
-  move<PULL>(t, [](const u64*, u64) {});
-}
-
-// On a GPU `beside` is in host memory: a copy from the host during the peer's transfer.
-KERNEL link_push_beside_host_copy(LAUNCHED_WITH(Transfer) t) {
-  move<PUSH>(t, [&](const u64* flag, u64 wanted) {
-    const u64 start = clock_ns();
-    long at = 0;
-    while (!reached(load_flag_system(flag), wanted) && clock_ns() - start < t.ranks.timeout_ns) {
-      copy(Output{t.kept + at}, t.beside + at, PIECE_BYTES / ELEMENT_BYTES);
-      at = (at + PIECE_BYTES) % t.beside_bytes;
-    }
-  });
-}
+KERNEL link_push(LAUNCHED_WITH(Transfer) t) { move<PUSH>(t); }
+KERNEL link_pull(LAUNCHED_WITH(Transfer) t) { move<PULL>(t); }
 
 // `to` and `from` are the partner. `count` round trips; the lower rank begins each.
 KERNEL link_ping_pong(LAUNCHED_WITH(Transfer) t) {

@@ -7,7 +7,7 @@
 #include "include/digest.h"
 #include "include/transfer.h"
 
-// `to` is the rank whose buffers are used, `beside_bytes` where dependent loads go, or how much a
+// `to` is the rank whose buffers are used, `bytes` where dependent loads go, or how much a
 // block stores before a flag.
 DEVICE const char* source(const Transfer& t) { return t.ranks.sends.selected(t.to); }
 DEVICE char* target(const Transfer& t) { return t.ranks.receives.selected(t.to); }
@@ -38,7 +38,7 @@ KERNEL link_dependent_loads(LAUNCHED_WITH(Transfer) t) {
   u64 at = 0;
   for (long load = 0; load < t.ranks.count; ++load) {
     const u64 word = load_flag_system((const u64*)(source(t) + at));
-    at = (at + STRIDE + (word == NEVER ? 8 : 0)) % (u64)t.beside_bytes;
+    at = (at + STRIDE + (word == NEVER ? 8 : 0)) % (u64)t.bytes;
   }
 }
 
@@ -46,10 +46,10 @@ KERNEL link_dependent_loads(LAUNCHED_WITH(Transfer) t) {
 template <bool FENCE>
 DEVICE void store_and_flag(const Transfer& t) {
   for (long trip = 0; trip < t.ranks.count; ++trip) {
-    store_zeros(target(t), t.beside_bytes / ELEMENT_BYTES, this_block());
+    store_zeros(target(t), t.bytes / ELEMENT_BYTES, this_block());
     block_barrier();
     if (FENCE) fence_system();
-    if (thread() == 0) *(volatile u64*)(target(t) + t.beside_bytes) = (u64)trip;
+    if (thread() == 0) *(volatile u64*)(target(t) + t.bytes) = (u64)trip;
     block_barrier();
   }
 }

@@ -39,7 +39,6 @@ GROUPS = (
             "bench.allgather_gemm",
             "bench.decode",
             "bench.prefill",
-            "bench.footprint",
         ),
     ),
     Group(

@@ -40,11 +40,6 @@ ROOMS = {
         },
         "--arrival-skew 5us",
     ),
-    "slowed": Room(
-        ["bench/features/slowed.py", "kernels/slowed.cu"],
-        {FEATURES: ["from bench.features.slowed import Slowed\n", "    Slowed,\n"]},
-        "--slowed-percent 3",
-    ),
     "peers": Room(
         ["collectives/peers", "bench/features/peers.py"],
         {
@@ -52,19 +47,7 @@ ROOMS = {
         },
         "--peer vllm",
     ),
-    "soak": Room(
-        ["bench/soak.py", "bench/features/soak.py", "bench/features/soak_options.py"],
-        {FEATURES: ["from bench.features.soak_options import SoakOption\n", "    SoakOption,\n"]},
-        "--soak 1s",
-    ),
-    "footprint": Room(
-        [
-            "bench/footprint.py",
-            "bench/features/footprint.py",
-            "bench/features/background.py",
-            "kernels/gemm.cu",
-        ]
-    ),
+    "soak": Room(["bench/soak.py"]),
     "quantised": Room(
         [
             "collectives/algorithms/allreduce_quantized.py",
@@ -112,7 +95,7 @@ def test_without_a_room_everything_else_works(tmp_path, name):
         assert done.returncode == 2
         assert "unknown algorithm 'two_shot_int8'" in done.stderr
     if name == "quantised" and FULL:
-        soaked = launch(tmp_path, "--soak 1s -e 16K -d float -o sum", tree=tree)
+        soaked = launch(tmp_path, "--soak 1s -e 16K -d float -o sum", command="soak", tree=tree)
         assert (soaked.returncode, soaked.stderr) == (0, "")
 
 

@@ -37,7 +37,6 @@ GROUPS = {
         "allgather_gemm": "times an all-gather and its matmul",
         "decode": "times a whole decode step of a model",
         "prefill": "times a whole prefill of a model",
-        "footprint": "times a collective and a matmul that run together",
     },
     "The machine": {
         "doctor": "shows the GPUs, their links and the obstacles between them",

@@ -4,13 +4,9 @@ To remove a feature, delete its file and its line here."""
 
 from bench.features.arrival_skew import ArrivalSkew
 from bench.features.nccl_flags import NcclFlags
-from bench.features.slowed import Slowed
-from bench.features.soak_options import SoakOption
 from bench.harness.feature import Feature
 
 FEATURES: tuple[type[Feature], ...] = (
     ArrivalSkew,
     NcclFlags,
-    Slowed,
-    SoakOption,
 )

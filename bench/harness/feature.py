@@ -1,4 +1,4 @@
-"""The interface of optional parts of a sweep, such as an arrival skew or slowed launches.
+"""The interface of optional parts of a sweep, such as an arrival skew.
 
 A feature is a file of `bench/features/` and a line in its `__init__`; all else works without."""
 
@@ -12,7 +12,6 @@ from collectives.operation import Algorithm, Case, World
 
 if TYPE_CHECKING:  # no command line needs these modules
     from bench.harness.iteration import Iteration
-    from bench.machine.placement import Place
     from reports.store.schema import CaseHeader
 
 
@@ -20,7 +19,6 @@ class SessionView(Protocol):
     """What a feature sees of the session."""
 
     world: World
-    place: "Place"
 
 
 class Feature:

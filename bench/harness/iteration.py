@@ -2,7 +2,6 @@
 executors: the native loop of a CPU, the stream of a GPU, or Python."""
 
 import ctypes
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,12 +22,10 @@ from kernels.devices.device import (
     Action,
     Arguments,
     CopyEngine,
-    Counts,
     Gate,
     Memory,
     Pattern,
     Phase,
-    Stamps,
     Step,
 )
 
@@ -43,7 +40,6 @@ CHAIN_LINKS = {
     (True, False): "chain_link_scattered",
     (True, True): "chain_link_exchanged",
 }
-Run = Callable[[Counts], Stamps]  # runs iterations and returns this rank's stamps
 
 
 @dataclass
@@ -66,9 +62,7 @@ class Iteration:
     of `consume` alone and a chain of operation and `consume`, each after a meeting.
 
     `number` is the case's, -1 for a part of the link. Only the times of `ranks` count, from the
-    arrival of `movers` on; empty means all ranks. `around` runs something beside the iterations;
-    `facts` turns this rank's stamps into further fields of the block's record, and may run another
-    iteration for that."""
+    arrival of `movers` on; empty means all ranks."""
 
     number: int
     text: str
@@ -84,8 +78,6 @@ class Iteration:
     ranks: tuple[int, ...] = ()
     movers: tuple[int, ...] = ()
     keep: list[Any] = field(default_factory=list)  # objects that the steps point into
-    around: Callable[[Run, Counts], Stamps] | None = None
-    facts: Callable[[Stamps, "Perform"], dict[str, float] | None] | None = None
     schedule: Schedule = field(default_factory=Schedule)
 
     def actions(self, meet: Step) -> list[Action]:
@@ -113,9 +105,6 @@ class Iteration:
             for action in (Action(launch, Phase.OPERATION, call=call), consume)
         ]
         return [NEXT_ITERATION, *begin, *alone, *begin, stamp(ARRIVED), *chain, stamp(LEFT)]
-
-
-Perform = Callable[[Iteration, Counts], Stamps]
 
 
 def stamp(column: int) -> Action:

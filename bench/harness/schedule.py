@@ -24,8 +24,7 @@ def block_cost_s(iteration: Iteration, checks: int, block_s: float) -> float:
     """The seconds that a block of `block_s` timed seconds takes altogether."""
     schedule = iteration.schedule
     timed = max(fewest_iterations(iteration), block_s / schedule.iteration_s)
-    repeats = 2 if iteration.facts else 1  # a feature's facts run a block of reference
-    return 0.001 + schedule.iteration_s * (timed + schedule.warmup + 2 * checks) * repeats
+    return 0.001 + schedule.iteration_s * (timed + schedule.warmup + 2 * checks)
 
 
 def warm_up_alike(iterations: Sequence[Iteration]) -> None:

@@ -59,7 +59,7 @@ class Suite:
 class Axes:
     """What varies over the cases of a run. `algorithms(size_bytes)` are those of a size; with
     `requested` the command line names them, and a size that one does not support is listed.
-    `mode` None: isolated, and chained up to MOST_CHAINED_BYTES; `as_used`: one of both by size.
+    `mode` None: isolated, and chained up to MOST_CHAINED_BYTES.
     `for_library(case)` is the case on the library's own buffers."""
 
     algorithms: Callable[[int], Sequence[Algorithm]]
@@ -69,10 +69,7 @@ class Axes:
     for_library: Callable[[Case], Case] = lambda case: case
 
     def modes(self, size_bytes: int) -> list[str]:
-        is_small = size_bytes <= MOST_CHAINED_BYTES
-        if self.mode == "as_used":
-            return ["chained" if is_small else "isolated"]
-        if self.mode == "both" or (self.mode is None and is_small):
+        if self.mode == "both" or (self.mode is None and size_bytes <= MOST_CHAINED_BYTES):
             return ["isolated", "chained"]
         return [self.mode or "isolated"]
 

@@ -7,7 +7,6 @@ Iterations of a block are not independent, so intervals and the stop use block m
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,14 +36,11 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
     """Runs iterations; this rank's stamps in ns, [timed, 4]. A wait that timed out ends the run."""
     world, watch = session.world, session.flight.watch
     actions = iteration.actions(session.meet)
-
-    def run(counts: Counts) -> Stamps:
-        if iteration.from_python:
-            return perform_from_python(session, iteration, actions, counts)
-        return world.device.run(actions, iteration.check, counts, watch, world.graph)
-
     start_s = time.perf_counter()
-    stamps = iteration.around(run, counts) if iteration.around else run(counts)
+    if iteration.from_python:
+        stamps = perform_from_python(session, iteration, actions, counts)
+    else:
+        stamps = world.device.run(actions, iteration.check, counts, watch, world.graph)
     session.measuring_s += time.perf_counter() - start_s
     if watch.timed_out:
         session.flight.end_if_stuck()
@@ -175,7 +171,6 @@ class RankBlock:
     wrong: Wrong | None
     trips_ns: tuple[float, float]
     gpu: dict[str, Any] | None
-    facts: dict[str, float] | None
 
 
 def measure_block(
@@ -198,11 +193,10 @@ def measure_block(
     for rank, failure in enumerate(communicator.all_gather(iteration.operation.failure())):
         if failure:
             raise DeviceError(f"{communicator.rank_name(rank)}: {failure}")
-    facts = iteration.facts(stamps, partial(perform, session)) if iteration.facts else None
     bus_id = session.world.device.facts.get("pci_bus_id")
     gpu = {"pci_bus_id": bus_id, **current_state(bus_id)} if bus_id else None
     flight.note("gather")
-    gathered = communicator.gather(RankBlock(stamps, wrong, trips_ns, gpu, facts))
+    gathered = communicator.gather(RankBlock(stamps, wrong, trips_ns, gpu))
     flight.note("store")
     if gathered is None:
         return None
@@ -249,10 +243,6 @@ def summary(
         gpus=[part.gpu for part in parts if part.gpu] or None,
         chosen=iteration.operation.choice if iteration.operation.by_link else None,
     )
-    facts = [part.facts for part in parts if part.facts]
-    if len(facts) == len(parts):
-        for name in facts[0]:
-            setattr(record, name, float(np.mean([fact[name] for fact in facts])))
     n_ranks, n = times.time_by_rank.shape
     consume = np.full((n_ranks, n), np.nan) if chained else times.after_by_rank
     columns = [

@@ -17,7 +17,7 @@ from bench.layers import fused, overlap, steps
 from bench.layers.forms import LayerOptions
 from collectives.collective import DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import launched_ranks
-from collectives.layers.fused import FUSED, OUTPUTS, UNIT_CODES, WEIGHTS
+from collectives.layers.fused import FUSED, WEIGHTS
 from collectives.layers.models import MODELS
 from collectives.layers.overlap import CHUNKS, OVERLAPPED
 from collectives.operation import Algorithm
@@ -117,8 +117,6 @@ WEIGHT_TYPE = option(
 def mistake_in_norm(norm: LayerOptions) -> str | None:
     hidden, tokens = norm.hidden or MODELS[norm.model].hidden, max(norm.tokens)
     size_bytes = tokens * hidden * DATATYPES[norm.datatype].size_bytes
-    if norm.output and hidden % UNIT_CODES:
-        return f"--output quantises {UNIT_CODES} elements at a time, which do not divide {hidden}"
     if size_bytes > MOST_BYTES:
         return f"{tokens} tokens of {hidden} elements are {size_bytes} B, above {MOST_BYTES >> 20}M"
     return None
@@ -192,12 +190,6 @@ COMMANDS = {
             ),
             counts("--tokens", up_to_4096, "1,16,256,2048", "at once"),
             datatype_of_wire(),
-            option(
-                "--output",
-                type=partial(name_among, "output", list(OUTPUTS)),
-                metavar="TYPE",
-                help="also write the norm as int8 or fp8 codes, with a scale a token (neither)",
-            ),
             algorithms(FUSED["allreduce_rmsnorm"]),
         ),
         # A round of all forms with 2048 tokens takes two CPU cores 5 s; 60 s hold too few.
@@ -220,7 +212,7 @@ COMMANDS = {
     "gemm_reduce_scatter": matmul_command("gemm_reduce_scatter", "matmul + reduce-scatter"),
     "allgather_gemm": matmul_command("allgather_gemm", "all-gather + matmul"),
     "decode": Command(
-        f"Times a whole decode step: {SPLIT} in a pipeline; and on one rank.",
+        f"Times a whole decode step: {SPLIT} and in a pipeline.",
         (
             one_model(),
             SCALE,
@@ -233,7 +225,7 @@ COMMANDS = {
         graph=None,
     ),
     "prefill": Command(
-        f"Times a prefill step: {SPLIT} by sequence; in a pipeline; and on one rank.",
+        f"Times a prefill step: {SPLIT} by sequence; and in a pipeline.",
         (
             one_model(),
             SCALE,

@@ -31,7 +31,6 @@ class LayerOptions:
     hidden: int = 0
     layers: int = 0
     weights: str = "float16"
-    output: str | None = None
     algorithm: Sequence[Algorithm] | None = None
 
 

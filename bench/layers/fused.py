@@ -54,8 +54,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
         ]
         own = own_buffers(world, memories)
         weight = world.device.store(datatype.encode(np.full(hidden, NORM_WEIGHT)))
-        codes, scales = (world.device.private(most_tokens * size) for size in (hidden, 4))
-    keep = send, receive, summed, weight, codes, scales
+    keep = send, receive, summed, weight
     parts, residual, total = tables_of_norm(datatype, ranks, session.options.seed)
     inputs = datatype.encode(np.stack([parts[rank], residual]))
     outputs = datatype.encode(np.stack([normed(total), total]))
@@ -76,15 +75,12 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
                 "model": "" if options.hidden else options.model,
                 "tokens": tokens,
                 "hidden": hidden,
-                "output": options.output,
             }
             norm = fused.Norm(
                 hidden=hidden,
                 residual=send.address + size_bytes,
                 weight=weight.address,
                 residual_out=receive.address + size_bytes,
-                codes=codes.address,
-                scales=scales.address,
             )
             yield fused.NormCase(
                 fused.COLLECTIVE["allreduce_rmsnorm"],
@@ -97,7 +93,6 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
                 summed=summed.address,
                 shape={name: value for name, value in shape.items() if value},
                 size_bytes=size_bytes,
-                quantized=options.output,
             )
 
     def iteration(case: Case, operation: Operation, chain_calls: int) -> Iteration:

@@ -18,7 +18,7 @@ from bench.layers.forms import LayerOptions, fastest, scale_for
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.communicator import Refusal
 from collectives.layers import steps
-from collectives.layers.fused import WEIGHTS, sequence
+from collectives.layers.fused import WEIGHTS
 from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
 from collectives.layers.steps import Batch, Net
@@ -77,7 +77,6 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         if is_prefill:
             splits.add_by_sequence()
         splits.add_pipeline(1 if is_prefill else min(tokens, ranks))
-        splits.add_one_rank()
     return suite
 
 
@@ -97,7 +96,6 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
         raise Refusal(
             f"a rank's share of a layer has {layer_bytes} B, and the memory has no room for {ranks}"
         )
-    whole_fits = (copies + ranks) * layers * layer_bytes <= room
     session.flight.note("draw the weights", text=options.model)
     with session.communicator.all_or_none(DeviceError, MemoryError):
         return Net(
@@ -105,7 +103,6 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
             model,
             layers,
             held,
-            whole_fits,
             scale,
             DATATYPES[options.datatype],
             weights,
@@ -118,7 +115,7 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
 class Split:
     """One way to split a step over the ranks. A step begins with `initial`; its result lies at
     `result`, None on a rank without one, and must be `expected`. `checked` is what to check
-    instead, if `bound` computes only a part. Only the times of `ranks` count; empty means all."""
+    instead, if `bound` computes only a part."""
 
     algorithm: str
     bound: Bound
@@ -126,7 +123,6 @@ class Split:
     result: int | None
     expected: Array
     checked: Operation | None = None
-    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -226,21 +222,6 @@ class Splits:
             )
         )
 
-    def add_one_rank(self) -> None:
-        """Rank 0 does everything, the others wait."""
-        net, is_first = self.batch.net, self.session.communicator.rank == 0
-        if not net.whole_fits:
-            bound: Bound = Unsupported(
-                "the weights of all layers do not fit next to the other splits'"
-            )
-        elif is_first:
-            bound = sequence(self.session.world, self.batch.unsplit_layers(net.whole))
-        else:
-            idle = self.idle()
-            bound = Operation(idle, self.session.world.device.caller(idle))
-        split = self.whole("one_rank", bound)
-        self.add(replace(split, ranks=(0,), result=split.result if is_first else None))
-
     def add(self, split: Split, **facts: Any) -> None:
         world, datatype = self.session.world, self.batch.net.datatype
         header = CaseHeader(
@@ -321,7 +302,6 @@ class Splits:
             check,
             wrong=None if split.checked or split.algorithm == "compute" else wrong,
             scale=self.scale,
-            ranks=split.ranks,
             from_python=net.in_python,
             keep=[net, wrong],
         )

@@ -5,10 +5,13 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from statistics import mean, median
+from dataclasses import dataclass
+from itertools import chain, groupby, pairwise
+from operator import itemgetter
+from statistics import median
 from typing import Any
+
+import numpy as np
 
 from collectives.build import cpu_builds
 from collectives.choice import SAME_STATE_RATIO, same_state
@@ -42,31 +45,28 @@ def cells_of(results: Iterable[Result]) -> list[Cell]:
     """All cells; the runs of one machine under the same facts and state of the link share one."""
     found: dict[tuple[Any, ...], list[tuple[float, Measured, str]]] = defaultdict(list)
     for result in results:
-        run, collective = result.run, result.cases[0].collective
+        run, collective, of_run = result.run, result.cases[0].collective, facts_of(result)
         for (variant, size_bytes, mode, rtt_ns, is_lossy), candidates in heats_of(result).items():
-            facts = {**facts_of(result), "variant": variant, "mode": mode}
+            facts = {**of_run, "variant": variant, "mode": mode}
             measured = {
-                each.name: (median(each.rounds.values()), len(each.rounds))
+                each.name: (each.cost_us, len(each.rounds))
                 for each in candidates
                 if is_choice(each.name, collective, facts, size_bytes)
             }
             trip_ns = rtt_ns if run.clock_shared else 0.0
             state = round(math.log(trip_ns or 1.0, SAME_STATE_RATIO))
             if len(measured) > 1 and facts["ranks"] > 1 and not is_lossy:
-                key = run.machine_id, collective, frozenset(facts.items()), state, size_bytes
+                key = run.machine_id, collective, frozenset(facts.items()), size_bytes, state
                 found[key].append((trip_ns, measured, run.run_id))
-    return [
-        Cell(
-            collective,
-            dict(facts),
-            median(trip_ns for trip_ns, *_ in parts),
-            size_bytes,
-            ratios,
-            tuple(sorted(run_id for *_, run_id in parts)),
-        )
-        for (_, collective, facts, _, size_bytes), parts in found.items()
-        if (ratios := ratios_of([measured for _, measured, _ in parts]))
-    ]
+    cells = []
+    for (_, collective, facts_of_cell, size_bytes, _), parts in found.items():
+        trips_ns, measured_by_run, runs = zip(*parts, strict=True)
+        if ratios := ratios_of(measured_by_run):
+            facts = dict(facts_of_cell)
+            cells.append(
+                Cell(collective, facts, median(trips_ns), size_bytes, ratios, tuple(sorted(runs)))
+            )
+    return cells
 
 
 def ratios_of(runs: Sequence[Measured]) -> dict[str, float]:
@@ -76,17 +76,15 @@ def ratios_of(runs: Sequence[Measured]) -> dict[str, float]:
     for measured in runs:
         rounds.update({name: n for name, (_, n) in measured.items()})
     shared = max(rounds, key=lambda name: (sum(name in each for each in runs), rounds[name]))
+    least_rounds = max(LEAST_ROUNDS, LEAST_SHARE * max(rounds.values()))
     logs: dict[str, float] = {}
     for name, total in rounds.items():
-        weighted = [
-            (math.log(each[name][0] / each[shared][0]), each[name][1])
-            for each in runs
-            if name in each and shared in each
-        ]
-        if weighted and total >= max(LEAST_ROUNDS, LEAST_SHARE * max(rounds.values())):
-            logs[name] = sum(log * n for log, n in weighted) / sum(n for _, n in weighted)
-    least = min(logs.values(), default=0.0)
-    return {name: math.exp(log - least) for name, log in logs.items()}
+        both = [each for each in runs if name in each and shared in each]
+        if both and total >= least_rounds:
+            ratios = [math.log(each[name][0] / each[shared][0]) for each in both]
+            logs[name] = float(np.average(ratios, weights=[each[name][1] for each in both]))
+    best = min(logs.values(), default=0.0)
+    return {name: math.exp(log - best) for name, log in logs.items()}
 
 
 def is_choice(name: str, collective: str, facts: Mapping[str, Any], size_bytes: int) -> bool:
@@ -149,37 +147,31 @@ def rows_of_group(cells: Sequence[Cell]) -> Iterable[Row]:
 
 def merged(cells: Sequence[Cell], where: dict[str, Any]) -> Iterable[Row]:
     """A row for each stretch of sizes with one choice, which is among the best at each of them."""
-    votes = Counter(
-        name for cell in cells for name, ratio in cell.ratios.items() if ratio <= NEAR_BEST
-    )
-    last: Row | None = None
-    for cell in cells:
-        good = [name for name, ratio in cell.ratios.items() if ratio <= NEAR_BEST]
-        name = max(good, key=lambda each: (votes[each], -cell.ratios[each]))
-        size, algorithm = cell.size_bytes, parsed(name, ALGORITHMS[cell.collective])
-        if last and last.algorithm.name == name:
-            runs = sorted({*last.runs, *cell.runs})
-            last = replace(last, size_bytes=(last.size_bytes[0], size), runs=runs)
-            continue
-        if last:
-            yield last
-        last = Row(cell.collective, algorithm, (size, size), where, list(cell.runs))
-    if last:
-        yield last
+    good = [[name for name, ratio in cell.ratios.items() if ratio <= NEAR_BEST] for cell in cells]
+    votes = Counter(chain(*good))
+    chosen = [
+        max(names, key=lambda name: (votes[name], -cell.ratios[name]))
+        for cell, names in zip(cells, good, strict=True)
+    ]
+    for name, stretch in groupby(zip(chosen, cells, strict=True), key=itemgetter(0)):
+        alike = [cell for _, cell in stretch]
+        algorithm = parsed(name, ALGORITHMS[alike[0].collective])
+        sizes = alike[0].size_bytes, alike[-1].size_bytes
+        runs = sorted({run for cell in alike for run in cell.runs})
+        yield Row(alike[0].collective, algorithm, sizes, where, runs)
 
 
 def raises_regret(row: Row, rows: Sequence[Row], cells: Sequence[Cell]) -> bool:
     """Whether the runs of other machines would be slower with this row than without."""
-    others, with_row, without = [each for each in rows if each is not row], [], []
+    others, pairs = [each for each in rows if each is not row], []
     for cell in cells:
-        if not {*cell.runs} & {*row.runs} and cell.collective == row.collective:
+        if not {*cell.runs} & {*row.runs}:
             facts = {**cell.facts, "round_trip_ns": cell.round_trip_ns, "in_place": False}
             chosen, instead = (
                 best_row(table, cell.collective, cell.size_bytes, facts) for table in (rows, others)
             )
             if chosen is row and instead:
-                names = row.algorithm.name, instead.algorithm.name
-                if all(name in cell.ratios for name in names):
-                    with_row.append(cell.ratios[names[0]])
-                    without.append(cell.ratios[names[1]])
-    return bool(with_row) and mean(with_row) > mean(without)
+                pairs.append([cell.ratios.get(each.algorithm.name) for each in (row, instead)])
+    ratios = np.array([pair for pair in pairs if all(pair)])
+    with_row, without = ratios.mean(axis=0) if len(ratios) else (1.0, 1.0)
+    return bool(with_row > without)

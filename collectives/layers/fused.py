@@ -36,8 +36,6 @@ MOST_DIRECT_BYTES = 8 << 20
 NEAR_NS, NOT_NEAR_NS = 100.0, 225.0  # round trips of a flag
 EPSILON = 1e-5
 MAPPED = "a fused benchmark begins with mapped memory"
-UNIT_CODES = 64  # elements that are quantised at once: two of the widest packs
-OUTPUTS = {"int8": "Int8Blocks", "fp8": "Fp8Blocks"}
 WEIGHTS = {
     datatype.name: datatype
     for datatype in (DATATYPES["float16"], DATATYPES["bfloat16"], Datatype("int8", np.int8, False))
@@ -57,8 +55,6 @@ class Norm(ctypes.Structure):
         ("residual", c_void_p),
         ("residual_out", c_void_p),
         ("weight", c_void_p),
-        ("codes", c_void_p),
-        ("scales", c_void_p),
         ("hidden", c_long),
         ("tokens", c_long),
         ("step_tokens", c_long),
@@ -86,13 +82,10 @@ class Gemv(ctypes.Structure):
 class NormCase(Case):
     """Rows of `norm.hidden` elements, one a token: `send` has this rank's parts of the sums,
     `receive`, which overlaps no other buffer, gets the norm. `norm` has the other addresses, but of
-    the sums between a collective and the norm, which lie at `summed`. `quantized` (one of OUTPUTS)
-    also writes the norm as codes, a byte an element, aligned to 64, with a float32 a token;
-    UNIT_CODES must divide `hidden`."""
+    the sums between a collective and the norm, which lie at `summed`."""
 
     norm: Norm
     summed: int
-    quantized: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +160,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
             and structure.tokens * row_bytes <= MOST_DIRECT_BYTES
             and peers.locate(case.receive, arguments.receives)
         )
-    macros = {"WT_OUTPUT": OUTPUTS[case.quantized]} if case.quantized else {}
-    module = _compile(world, case, "allreduce_rmsnorm", Norm, macros)
+    module = _compile(world, case, "allreduce_rmsnorm", Norm, {})
     memory = attached(world, arguments, structure)
     # A block handles whole tokens.
     blocks = min(structure.tokens, world.device.blocks_for(1 << 30))

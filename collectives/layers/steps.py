@@ -54,14 +54,12 @@ class Net:
     | `inner` | by layer, the columns of one rank |
     | `stored` | by layer, the encoded matrix that all layers of this kind rotate |
     | `shares` | this rank's columns of every matrix |
-    | `stage` | the whole matrices of this rank's stage of a pipeline |
-    | `whole` | all matrices, on rank 0 and if `whole_fits` |"""
+    | `stage` | the whole matrices of this rank's stage of a pipeline |"""
 
     world: World
     model: Model
     layers: int
     held: int
-    whole_fits: bool
     scale: float
     datatype: Datatype
     weights: Datatype
@@ -96,7 +94,6 @@ class Net:
         stage = self.numbers[rank * of_stage : (rank + 1) * of_stage]
         self.shares = self.hold(self.numbers, rank, 1)
         self.stage = self.hold(stage if ranks > 1 else (), 0, ranks)
-        self.whole = self.hold(self.numbers if rank == 0 and self.whole_fits else (), 0, ranks)
 
     def store(self, values: Array) -> int:
         """The address of these values on the device, as they travel between ranks."""

@@ -106,9 +106,7 @@ class Transfer(ctypes.Structure):
         ("ranks", Arguments),
         ("to", c_long),
         ("from_", c_long),
-        ("beside", c_void_p),
-        ("kept", c_void_p),
-        ("beside_bytes", c_long),
+        ("bytes", c_long),
     ]
 
 

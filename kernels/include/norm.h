@@ -2,40 +2,29 @@
 //   1. add: sum of all sources + residual, rounded and stored in residual_out; adds up the squares.
 //      Also stores the rounded sum, without the residual, in the peers' rows, if there are any
 //   2. scale: residual_out / sqrt(mean of the squares + epsilon) * weight, rounded, into `receive`
-//   3. with WT_OUTPUT, encode: that row as codes of one byte, with one scale a row
 // So that every rank gets the same bits (but of NaNs), the order of the fp32 sum does not depend on
 // the row's address, and multiplies are fused with their adds always (GPU) or never: a compiler
 // would in some rows or kernels alone.
-// If it overflows, the norm is 0. A scale is the rounded norm's largest magnitude / the largest
-// code; 0 if that has no inverse in fp32, NaN if an element is not finite, both with codes of 0.
+// If it overflows, the norm is 0.
 #pragma once
-#include "quantize.h"
+#include "pack.h"
 
 struct Norm {
   Arguments ranks;       // `count`: the elements of all tokens
   const char* residual;  // [tokens][hidden]
   char* residual_out;    // [tokens][hidden]; may be `residual`
   const char* weight;    // [hidden]
-  char* codes;           // [tokens][hidden] bytes, aligned to a pack of codes; with WT_OUTPUT
-  char* scales;          // [tokens] fp32; with WT_OUTPUT
   long hidden, tokens;
   long step_tokens;  // tokens that are handed over in one step
   double epsilon;
 };
 
-struct Unquantized {
-  static constexpr float LARGEST = 1;
-  static DEVICE words codes(floats) { return words{}; }
-};
-constexpr bool QUANTIZED = WT_OUTPUT::LARGEST > 1;
-
-constexpr int PACKS_AT_ONCE = WT_WORLD <= 4 ? 4 : 2;           // a GPU has 128 registers a thread
-constexpr int PACK_CODES = PACK_ELEMENTS * 4 / sizeof(words);  // registers with a pack's codes
+constexpr int PACKS_AT_ONCE = WT_WORLD <= 4 ? 4 : 2;  // a GPU has 128 registers a thread
 
 // A token's row, in work by one block. `aligned`: all its buffers start at a pack.
 struct Row {
   const char *residual, *weight;
-  char *residual_out, *normed, *codes;
+  char *residual_out, *normed;
   long hidden;
   bool aligned;
 };
@@ -85,9 +74,7 @@ DEVICE float add(const Row& row, const Sources<SOURCES>& inputs, const PeerRows<
   return sum_over_block(all);
 }
 
-// With WT_OUTPUT, returns the largest magnitude of the rounded results.
-DEVICE words scale(const Row& row, float factor) {
-  words largest = {};
+DEVICE void scale(const Row& row, float factor) {
   for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
     constexpr int N = decltype(at)::COUNT;
     pack old[N], weights[N];
@@ -98,49 +85,9 @@ DEVICE words scale(const Row& row, float factor) {
       typename Element::values x = Element::widen(old[k]);
       const typename Element::values w = Element::widen(weights[k]);
       for (unsigned j = 0; j < VALUES; ++j) x.v[j] = x.v[j] * factor * w.v[j];
-      const pack narrow = Element::narrow(x);
-      at.store(row.normed, k, narrow);
-      if (QUANTIZED) {
-        x = Element::widen(narrow);
-        for (floats rounded_x : x.v) largest = most_of(largest, magnitude(rounded_x));
-      }
+      at.store(row.normed, k, Element::narrow(x));
     }
   });
-  return largest;
-}
-
-template <int N>
-DEVICE void put_codes(Packs<N> at, int k, char* codes, const words (&encoded)[PACK_CODES]) {
-  store_low_bytes(codes + at.at(k) * (unsigned)PACK_ELEMENTS, encoded);
-}
-DEVICE void put_codes(SingleElement at, int, char* codes, const words (&encoded)[PACK_CODES]) {
-  copy_bits(codes + at.element, encoded, 1);
-}
-
-// Writes a row's codes and returns its scale; largest_bits: its largest magnitude, as float bits.
-DEVICE float encode(const Row& row, unsigned largest_bits) {
-  const bool finite = largest_bits < 0x7f800000u;
-  const float nan = reinterpret<float>(0x7fc00000u);
-  const float ratio = finite ? reinterpret<float>(largest_bits) / WT_OUTPUT::LARGEST : nan;
-  const float step = ratio < 0x1p-126f ? 0.0f : ratio, inverse = step > 0 ? 1.0f / step : 0.0f;
-  const words mask = words{} + (finite ? ~0u : 0u);
-  for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
-    constexpr int N = decltype(at)::COUNT, WORD_ELEMENTS = 4 / ELEMENT_BYTES;
-    pack normed[N];
-    for (int k = 0; k < N; ++k) normed[k] = at.load(row.normed, k);
-    loads_first<N>();
-    for (int k = 0; k < N; ++k) {
-      words encoded[PACK_CODES];
-      for (int j = 0; j < REGISTERS; ++j) {
-        floats x[WORD_ELEMENTS];
-        Element::in_order(normed[k].r[j], x);
-        for (int m = 0; m < WORD_ELEMENTS; ++m)
-          encoded[j * WORD_ELEMENTS + m] = WT_OUTPUT::codes(x[m] * inverse) & mask;
-      }
-      put_codes(at, k, row.codes, encoded);
-    }
-  });
-  return step;
 }
 
 // All passes over one token's row, by one block.
@@ -148,18 +95,10 @@ template <int SOURCES, int RANKS = 1>
 DEVICE void norm_row(const Norm& n, long token, Sources<SOURCES> inputs,
                      PeerRows<RANKS> peers = {}) {
   const long hidden = n.hidden, start = token * hidden * ELEMENT_BYTES;
-  Row row = {n.residual + start,
-             n.weight,
-             n.residual_out + start,
-             n.ranks.receive + start,
-             n.codes + token * hidden,
-             hidden,
-             true};
+  Row row = {n.residual + start,      n.weight, n.residual_out + start,
+             n.ranks.receive + start, hidden,   true};
   row.aligned = inputs.aligned() && peers.aligned() && is_aligned(row.residual) &&
                 is_aligned(row.residual_out) && is_aligned(row.normed) && is_aligned(row.weight);
   const float mean = add(row, inputs, peers) / (float)hidden;
-  const words largest = scale(row, 1.0f / square_root(mean + (float)n.epsilon));
-  if (!QUANTIZED) return;
-  const float step = encode(row, largest_over_block(largest));
-  if (thread_in_block() == 0) *(volatile float*)(n.scales + token * 4) = step;
+  scale(row, 1.0f / square_root(mean + (float)n.epsilon));
 }

@@ -21,9 +21,6 @@
 #ifndef WT_WIRE_FORMAT  // Int8Blocks Fp8Blocks Int4Blocks: see quantize.h
 #define WT_WIRE_FORMAT Int8Blocks
 #endif
-#ifndef WT_OUTPUT  // additional output of a norm: Unquantized Int8Blocks Fp8Blocks: see norm.h
-#define WT_OUTPUT Unquantized
-#endif
 #ifndef WT_STREAM_SLAB  // 1: stores into the slab bypass the caches
 #define WT_STREAM_SLAB 0
 #endif

@@ -292,14 +292,6 @@ DEVICE void store_bfloat16s(char* at, pack p) {
   const shorts h = __builtin_convertvector(rounded >> 16, shorts);
   copy_bits(at, &h, sizeof h);
 }
-// Stores the low byte of each lane.
-template <int N>
-DEVICE void store_low_bytes(char* at, const words (&w)[N]) {
-  for (int i = 0; i < N; ++i) {
-    const chars c = __builtin_convertvector(reinterpret<ints>(w[i]), chars);
-    copy_bits(at + i * sizeof c, &c, sizeof c);
-  }
-}
 
 // A subgroup sums across its lanes without a barrier. On a CPU it is one vector.
 DEVICE int lane() { return 0; }
@@ -329,10 +321,4 @@ DEVICE floats plus_square(floats sum, floats x) {
   w = most_of(w, __builtin_shufflevector(w, w, WORD_NUMBERS(^(step & (VECTOR_BYTES / 4 - 1)))));
 DEVICE words largest_of_lanes(words w) {
   WITH_LANES(1) WITH_LANES(2) WITH_LANES(4) WITH_LANES(8) return w;
-}
-DEVICE unsigned largest_over_block(words w) {
-  const words largest = largest_of_lanes(w);
-  unsigned first;
-  copy_bits(&first, &largest, sizeof first);
-  return first;
 }

@@ -109,13 +109,6 @@ DEVICE void store_bfloat16s(char* at, pack p) {
     ((volatile unsigned*)at)[i] =
         bfloat16s(reinterpret<floats>(p.r[2 * i]), reinterpret<floats>(p.r[2 * i + 1]));
 }
-// Stores the low byte of each word.
-template <int N>
-DEVICE void store_low_bytes(char* at, const words (&w)[N]) {
-  for (int i = 0; i < N; i += 4)
-    *(volatile unsigned*)(at + i) =
-        (w[i] & 0xffu) | (w[i + 1] & 0xffu) << 8 | (w[i + 2] & 0xffu) << 16 | w[i + 3] << 24;
-}
 
 // A subgroup sums across its lanes without a barrier: a warp, a wave, or a smaller block.
 DEVICE int lanes() { return threads_in_block() < wave() ? threads_in_block() : wave(); }
@@ -135,23 +128,13 @@ DEVICE float* shared_by_block() {
   return of_subgroups;
 }
 // The same result in every thread, on every rank. Before the first barrier threads read old slots.
-template <class Combine>
-DEVICE float over_block(float x, Combine combine) {
+DEVICE float sum_over_block(float x) {
   float* of_subgroups = shared_by_block();
-  for (int distance = lanes() / 2; distance > 0; distance /= 2)
-    x = combine(x, shuffle_xor(x, distance));
+  for (int distance = lanes() / 2; distance > 0; distance /= 2) x += shuffle_xor(x, distance);
   block_barrier();
   if (lane() == 0) of_subgroups[subgroup()] = x;
   block_barrier();
   x = of_subgroups[0];
-  for (int i = 1; i < subgroups(); ++i) x = combine(x, of_subgroups[i]);
+  for (int i = 1; i < subgroups(); ++i) x += of_subgroups[i];
   return x;
-}
-DEVICE float sum_over_block(float of_thread) {
-  return over_block(of_thread, [](float a, float b) { return a + b; });
-}
-DEVICE unsigned largest_over_block(words of_thread) {
-  return reinterpret<words>(over_block(reinterpret<float>(of_thread), [](float a, float b) {
-    return reinterpret<float>(most_of(reinterpret<words>(a), reinterpret<words>(b)));
-  }));
 }

@@ -4,8 +4,6 @@
 
 struct Transfer {
   Arguments ranks;
-  long to, from;       // the rank that this rank sends to, and receives from; -1: no rank
-  const char* beside;  // the waiting rank copies this again and again meanwhile, into `kept`
-  char* kept;
-  long beside_bytes;
+  long to, from;  // the rank that this rank sends to, and receives from; -1: no rank
+  long bytes;     // of a part of link_parts.cu
 };

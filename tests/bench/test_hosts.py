@@ -11,7 +11,7 @@ DECODE = "--scale 1/1024 --model llama-3.1-8b --slots 1"
 COMMANDS = {
     "decode": (
         DECODE,
-        {"compute", "tensor_parallel", "tensor_parallel_library", "pipeline_parallel", "one_rank"},
+        {"compute", "tensor_parallel", "tensor_parallel_library", "pipeline_parallel"},
     ),
     "alltoall": ("--experts 4 --tokens 32 --hidden 64 --skew uniform", {"library", "auto"}),
     "allreduce_rmsnorm": (

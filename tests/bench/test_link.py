@@ -60,7 +60,6 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, r
         "pull": sizes * pairs,
         "both_directions": sizes * pairs // 2,
         "local_copy": sizes * ranks,
-        "host_copy_beside": pairs,
         "ping_pong": pairs // 2,
         **dict.fromkeys(ALONE - {"graph_kernel"}, pairs),  # a CPU has no graphs
         "launch": ranks,

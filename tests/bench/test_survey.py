@@ -15,10 +15,10 @@ import pytest
 from bench import link, tune
 from bench.features import FEATURES
 from bench.features.peers import Peers
-from bench.features.soak_options import soak_parser
 from bench.harness.command import sweep_options, sweep_parser
 from bench.harness.progress import Progress
 from bench.layers import command as layers
+from bench.soak import soak_parser
 from bench.survey import main, run_survey
 from bench.surveys import mps
 from bench.surveys.steps import Survey, command_line, plan, without_names
@@ -222,7 +222,7 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
             "none" if "--tuned none" in step.line else str(tmp_path / "tuned.toml")
         )
     elif step.command == "soak":
-        assert soak_parser("soak").parse_args().soak == 5.0
+        assert soak_parser().parse_args().soak == 5.0
         return
     elif step.command == "doctor":
         assert words[6:] == []

@@ -10,7 +10,6 @@ from collectives.collective import DATATYPES
 from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Unsupported
 from kernels.devices.device import HALF_BYTES
-from reports.store.result import read
 from tests.launch import count, few, mpirun
 
 
@@ -39,26 +38,3 @@ def test_tokens_that_do_not_fit_give_one_sentence():
     assert refusal("gemv_allreduce", GemvCase, **wide) == Unsupported(
         "2 ranks' parts of 4194304 B do not fit into a slab", depends_on_size=True
     )
-
-
-@pytest.mark.parametrize("output", few(["fp8", "int8"], 1))
-def test_every_form_is_measured_with_quantised_output(tmp_path, output):
-    options = (
-        f"--hidden 256 --tokens 4 --output {output} -n 12 --max-time 100 --lean --out {tmp_path}"
-    )
-    done = mpirun(2, "-m", "bench.allreduce_rmsnorm", *options.split())
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"output {output}" in " ".join(done.stdout.split())
-    (path,) = tmp_path.glob("*.jsonl")
-    cases = read(path).cases
-    assert {"compute", "fused", "then_auto"} <= {case.algorithm for case in cases}
-    for case in cases:
-        assert case.shape == {"tokens": 4, "hidden": 256, "output": output}
-        if case.algorithm != "then_library":
-            assert case.status == "ok", case.reason
-
-
-def test_quantised_output_requires_whole_packs():
-    done = mpirun(2, "-m", "bench.allreduce_rmsnorm", "--hidden", "100", "--output", "int8")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "--output quantises 64 elements at a time, which do not divide 100" in done.stderr

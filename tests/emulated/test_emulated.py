@@ -59,7 +59,7 @@ def test_every_item_is_right(grid, kind):
     meeting between them."""
     wrong, late, items, _ = wrong_items(grid, kind)
     assert (wrong, late) == ({}, None)
-    assert items >= {"plain": 40, "routed": 6, "fused": 4, "link": 6}[kind]
+    assert items >= {"plain": 40, "routed": 6, "fused": 4, "link": 5}[kind]
 
 
 # No patch takes out a fence: the emulated memory is sequentially consistent.
@@ -82,7 +82,7 @@ def test_broken_kernels_are_noticed(arch, name, tmp_path):
 def test_every_kernel_file_is_executed():
     """Its entries run in test_every_item_is_right, or on the software GPU alone: AMD has no
     instruction for the last."""
-    elsewhere = {"gemm", "slowed", "routed_records", "allreduce_multimem"}
+    elsewhere = {"routed_records", "allreduce_multimem"}
     executed = set.union(*(wrong_items("gfx1201, 2 ranks", kind)[3] for kind in ITEMS))
     missing = set()
     for source in SOURCES.rglob("*.cu"):

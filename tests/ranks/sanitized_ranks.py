@@ -351,10 +351,7 @@ MEETINGS = {
     "meet": ["meet", "meet"],
     "ping-pong": ["flag_ping_pong"],
     "slabs": ["meet", "copy_in", "meet", "read_peer", "meet", "push_out", "meet"],
-    **{
-        entry: ["meet", entry, "meet"]
-        for entry in ("link_push", "link_pull", "link_ping_pong", "link_push_beside_host_copy")
-    },
+    **{entry: ["meet", entry, "meet"] for entry in ("link_push", "link_pull", "link_ping_pong")},
 }
 
 
@@ -364,17 +361,13 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     count, ranks = 1023, bed.ranks
     macros = {"WT_WORLD": str(ranks)}
     sends, receives = bed.buffers(4 * count), bed.buffers(4 * count)
-    beside, target = (bed.worlds[0].device.private(2 << 16) for _ in range(2))
-    bed.keep.append((beside, target))
 
     def steps(entries: list[str], r: int) -> list[Step]:
         device, peers = bed.worlds[r].device, cast(PeerBuffer, bed.worlds[r].peers)
         arguments = peers.arguments(sends[r], receives[r], count, 1 << 11)
         arguments.sends[:ranks], arguments.receives[:ranks] = sends, receives
         partner = -1 if (r ^ 1) >= ranks else r ^ 1
-        half = (r << 16) % (2 << 16)
-        copies = beside.address + half, target.address + half, 1 << 16
-        transfer = Transfer(arguments, partner, partner, *copies)
+        transfer = Transfer(arguments, partner, partner)
         probes = probe_kernels(device, ranks)
         transfers = device.compile("link", macros, (*PEER_STRUCTURES, Transfer))
         return [

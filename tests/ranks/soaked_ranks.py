@@ -1,6 +1,6 @@
-"""Run by mpirun: `bench.allreduce --soak` with a fault on rank 1.
+"""Run by mpirun: `bench.soak` with a fault on rank 1.
 
-`soaked_ranks.py FAULT ...options of bench.allreduce`. FAULT: `clock` (rank 1's clock differs by 1.3
+`soaked_ranks.py FAULT ...options of bench.soak`. FAULT: `clock` (rank 1's clock differs by 1.3
 s, as on another host) or `failure` (each call of the MPI library works but returns an error).
 """
 
@@ -9,9 +9,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-import bench.features.soak
-from bench.features import FEATURES
-from bench.harness.command import main
+import bench.soak
 from collectives.communicator import Communicator, launched_rank
 
 APART_S = 1.3
@@ -31,7 +29,7 @@ if __name__ == "__main__":
     fault, sys.argv[1:] = sys.argv[1], sys.argv[2:]
     if launched_rank() == 1 and fault == "clock":
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + APART_S)
-        setattr(bench.features.soak, "time", clock)  # noqa: B010
+        setattr(bench.soak, "time", clock)  # noqa: B010
     elif launched_rank() == 1:
         Communicator.function = failing  # type: ignore[assignment]
-    main("allreduce", "all_reduce", "All-reduce in a soak.", FEATURES)
+    bench.soak.main()

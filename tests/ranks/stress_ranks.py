@@ -17,13 +17,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.features.soak import COUNTS, MARGIN_BYTES, Launch, Sampler, SoakOptions, delay_steps
 from bench.harness.iteration import Buffers, Segments, checked_iteration, nothing
 from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.watchdog import FlightRecord
 from bench.layers.experts import routed_iteration
 from bench.machine.placement import Place
+from bench.soak import COUNTS, MARGIN_BYTES, Launch, Sampler, SoakOptions, delay_steps
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables

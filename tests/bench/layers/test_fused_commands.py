@@ -163,7 +163,7 @@ RUNS = {
     "decode": (f"{SMALL} --slots 2", TENSOR_PARALLEL),
     "prefill": (f"{SMALL} --tokens 16 --layers 2", TENSOR_PARALLEL | {"sequence_parallel"}),
 }
-APART = {"pipeline_parallel", "one_rank"}  # forms without a collective
+APART = {"pipeline_parallel"}  # forms without a collective
 
 
 @pytest.mark.parametrize("command", RUNS)

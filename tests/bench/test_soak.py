@@ -1,9 +1,10 @@
-"""The soak mode: a run is clean when the epoch wraps. A soak finds and locates wrong results, names
+"""The soak: a run is clean when the epoch wraps. A soak finds and locates wrong results, names
 a stopped rank, and ends within two seconds of Ctrl-C with its counts."""
 
 import re
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.kernels.broken_kernels import tree
 from tests.launch import few
 
 pytestmark = pytest.mark.alone
+soak = partial(launch, command="soak")
 
 COUNTED = re.compile(
     r"soak: (\d+) launches in \d+ s, [\d.]+ GB of messages, (\d+) wrong elements; \d+ batches, and "
@@ -42,18 +44,18 @@ def clean(done, folder, fewest):
 
 
 def test_a_soak_is_clean_across_the_epochs_wrap_and_leaves_nothing(tmp_path):
-    done = launch(tmp_path, "--soak 2s --seed 3", SMALL)
+    done = soak(tmp_path, "--soak 2s --seed 3", SMALL)
     assert clean(done, tmp_path, 300)[3]
     drawn_from = r"seed 3, from epoch 4294966296 on: .*one_shot_ll, .* 32768 B"
     assert re.match(rf"soak of all_reduce for 2 s on 2 ranks .*{drawn_from}", done.stdout)
 
 
-@pytest.mark.parametrize("collective", few(["sendrecv", "alltoall"], 1))
+@pytest.mark.parametrize("collective", few(["sendrecv", "all_to_all"], 1))
 def test_a_soak_also_checks_the_library_and_has_its_own_sizes(tmp_path, collective):
     """A round trip of sendrecv is two successive MPI calls. The smallest size of a sweep, 16 KiB,
     is no limit for a soak of small messages."""
-    options = "--soak 1s -e 1K -d float --algorithm library"
-    done = launch(tmp_path, options, command=collective)
+    options = f"--soak 1s --collective {collective} -e 1K -d float --algorithm library"
+    done = soak(tmp_path, options)
     clean(done, tmp_path, 10)
     assert "; 1 to 1024 B\n" in done.stdout
 
@@ -71,7 +73,7 @@ def test_a_soak_also_checks_the_library_and_has_its_own_sizes(tmp_path, collecti
 )
 def test_a_soak_ends_at_a_wrong_result_and_locates_it(tmp_path, patch, algorithm):
     out, broken = tmp_path / "out", tree(tmp_path / "tree", patch)
-    done = launch(out, f"--soak 60s {SMALL} --algorithm {algorithm} --timeout 2", tree=broken)
+    done = soak(out, f"--soak 60s {SMALL} --algorithm {algorithm} --timeout 2", tree=broken)
     assert done.returncode == 1
     assert re.fullmatch(f"{LOCATED}|{TIMED_OUT}", done.stderr), done.stderr
     counted = COUNTED.search(done.stdout)
@@ -82,7 +84,7 @@ def test_a_soak_ends_at_a_wrong_result_and_locates_it(tmp_path, patch, algorithm
 @pytest.fixture
 def soaking(tmp_path):
     """A soak that has begun."""
-    run = Launch(tmp_path, "--soak 60s --timeout 2", SMALL, small=())
+    run = Launch(tmp_path, "--soak 60s --timeout 2", SMALL, program=("-m", "bench.soak"), small=())
 
     def pages():
         return [page.read_bytes() for page in tmp_path.glob("*.flight/rank-1")]
@@ -126,6 +128,6 @@ def test_a_library_failure_ends_a_soak_with_its_error(tmp_path):
 
 
 def test_an_algorithm_that_cannot_soak_is_refused_with_a_sentence(tmp_path):
-    done = launch(tmp_path, "--soak 1s --algorithm two_shot_int8 -d int32")
+    done = soak(tmp_path, "--soak 1s --algorithm two_shot_int8 -d int32")
     assert (done.returncode, done.stdout.count("\n"), done.stderr.count("\n")) == (3, 1, 1)
     assert "none of these algorithms can do that here" in done.stderr

@@ -108,7 +108,7 @@ class World:
     `baselines` are the libraries to compare with, the first of which is `library`. `rows` is
     bench.tune's table for this machine. `other_memory` are worlds of the same ranks over other
     kinds of memory. If the ranks are on several hosts, `node` is the world of this host's ranks;
-    `parts` keeps worlds of ranks between hosts, and `scratch` memory for their results."""
+    `parts` keeps worlds of ranks between hosts."""
 
     communicator: Communicator
     device: Device
@@ -120,7 +120,6 @@ class World:
     other_memory: Sequence["World"] = ()
     node: "World | None" = None
     parts: dict[tuple[int, ...], "World"] = field(default_factory=dict)
-    scratch: list[Memory] = field(default_factory=list)
 
     @property
     def library(self) -> "Library":

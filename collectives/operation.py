@@ -65,7 +65,7 @@ class Operation:
     `by_link` has an operation for each state of the link, by its round trip in ns, if they differ.
     `failure` returns a library's error about earlier calls. Only quantised operations have
     `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks, ..., block),
-    and `signal_to_noise_db(seed)`, the loss by kind of data, on all ranks together."""
+    and `snr_db`, the loss by kind of data."""
 
     step: Step
     call: Callable[[], None]
@@ -75,7 +75,7 @@ class Operation:
     keep: Any = None  # objects that the step points into
     by_link: Mapping[float, "Operation"] = field(default_factory=dict)
     expected_sum: Callable[[Array], Array] | None = None
-    signal_to_noise_db: Callable[[int], dict[str, float]] | None = None
+    snr_db: dict[str, float] | None = None
 
     def in_state(self, round_trip_ns: float) -> "Operation":
         """The operation for the state of the link that is nearest to this round trip."""

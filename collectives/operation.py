@@ -191,13 +191,9 @@ class Library(ABC):
         world: World,
         send: tuple[int, Array],
         receive: tuple[int, Array],
-        counts: tuple[int, int] | None = None,
     ) -> Bound:
         """Binds a variable all-to-all of bytes. `send` and `receive` are an address and the bytes
-        for or from each rank, multiples of 8, which lie back to back there. `counts`: the address
-        of an int32 table, (ranks, row length), whose own row this rank has filled, and the row
-        length. MPI gathers the table first, as a program must that learns the sizes. NCCL and RCCL
-        do not: such a program would have to wait for its GPU."""
+        for or from each rank, multiples of 8, which lie back to back there."""
 
     @abstractmethod
     def among(self, communicator: Communicator) -> "Library":

@@ -234,7 +234,7 @@ COMMANDS = {
         graph=None,
     ),
     "prefill": Command(
-        f"Times a prefill step: {SPLIT} by sequence; in a pipeline; and on one rank.",
+        f"Times a prefill step: {SPLIT} in a pipeline; and on one rank.",
         (
             one_model(),
             SCALE,

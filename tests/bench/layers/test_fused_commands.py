@@ -160,7 +160,7 @@ RUNS = {
     "gemm_reduce_scatter": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
     "allgather_gemm": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
     "decode": (f"{SMALL} --slots 2", TENSOR_PARALLEL),
-    "prefill": (f"{SMALL} --tokens 16 --layers 2", TENSOR_PARALLEL | {"sequence_parallel"}),
+    "prefill": (f"{SMALL} --tokens 16 --layers 2", TENSOR_PARALLEL),
 }
 APART = {"pipeline_parallel", "one_rank"}  # forms without a collective
 

@@ -9,8 +9,8 @@ from functools import partial
 
 import numpy as np
 
+from collectives import choice
 from collectives.binding import attached, bind_kernel, chunk_that_fits, run_sequence
-from collectives.choice import auto
 from collectives.collective import Traffic
 from collectives.experts.routing import Array, Routes
 from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
@@ -123,8 +123,6 @@ def _with_routing(
 def _bind(direction: str, world: World, case: Case) -> Bound:
     assert isinstance(case, RoutedCase)
     way, routes = case.shape["way"], case.tables.routes
-    if case.variant == "registered" and way == "combine":
-        return Unsupported("a combine sums rows before it sends them: it has no copy to save")
     if isinstance(world.peers, Unsupported):
         return world.peers
     chunk_bytes = chunk_that_fits(
@@ -178,21 +176,20 @@ def _traffic(ranks: int, case: Case) -> Traffic:
     that stay on it, each row of a dispatch, each token of a combine."""
     assert isinstance(case, RoutedCase)
     routes, way, row_bytes = case.tables.routes, case.shape["way"], case.segment_bytes
-    registered = case.variant == "registered"
     stays = routes.owner[routes.chosen] == routes.home[:, None]
     copies = stays.any(axis=1) if way == "combine" else stays.sum(axis=1)
     copied = int(np.bincount(routes.home, copies, ranks).max())
     leaving, coming = routes.between.sum(axis=1), routes.between.sum(axis=0)
     busiest = int(np.argmax(leaving + coming))
     stored, read = int(leaving[busiest]) * row_bytes, int(coming[busiest]) * row_bytes
-    dispatch = ((0, read),) if registered else ((stored, 0), (0, read))
+    dispatch = ((stored, 0), (0, read))
     combine = ((read, 0), (0, stored))
     hops, stages = {
         "dispatch": (1, dispatch),
         "combine": (1, combine),
         "round_trip": (2, dispatch + combine),
     }[way]
-    return Traffic(hops + registered, stages, copied * row_bytes)
+    return Traffic(hops, stages, copied * row_bytes)
 
 
 PUSH = Algorithm(
@@ -207,7 +204,6 @@ PULL = Algorithm(
     "each rank stores tokens and sums into its own slab; readers read them from it",
     partial(_bind, "pull"),
     _traffic,
-    registered=True,
 )
 LIBRARY = Algorithm(
     "library",
@@ -218,4 +214,21 @@ LIBRARY = Algorithm(
     library_variants=1,
 )
 FLAT = replace(LIBRARY, base="flat", library_variants=0, spans_hosts=True)  # as auto takes it
-ALGORITHMS = (LIBRARY, auto((PUSH, PULL, FLAT)), PUSH, PULL)
+
+
+def _bind_auto(world: World, case: Case) -> Bound:
+    ours = PULL if world.device.is_cpu else PUSH
+    algorithm = FLAT if world.node else ours
+    bound = algorithm.bind(world, case)
+    if isinstance(bound, Unsupported):
+        return bound
+    return replace(bound, chosen=algorithm, choice=algorithm.name)
+
+
+AUTO = Algorithm(
+    choice.AUTO,
+    "direct_pull between CPU cores, direct_push between GPUs, flat between hosts",
+    _bind_auto,
+    needs_peers=False,
+)
+ALGORITHMS = (LIBRARY, AUTO, PUSH, PULL)

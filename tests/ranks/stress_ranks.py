@@ -160,7 +160,6 @@ def routed_launch(session: Session, draw: random.Random) -> Launch:
     send, receive, rows = registered(session, tokens * top_k * row_bytes, 3)
     algorithm = draw.choice([algorithm for algorithm in ROUTED if algorithm.name != "library"])
     combines = way == "combine"
-    variant = "copied" if combines else draw.choice(algorithm.variants(world))
     case = RoutedCase(
         COLLECTIVES["alltoall"],
         hidden,
@@ -168,7 +167,6 @@ def routed_launch(session: Session, draw: random.Random) -> Launch:
         "none",
         rows.address if combines else send.address,
         rows.address if way == "dispatch" else receive.address,
-        variant=variant,
         shape={"way": way},
         tables=make_tables(world, routes, rows, row_bytes),
     )

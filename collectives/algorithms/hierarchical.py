@@ -84,21 +84,17 @@ def bind(parts: Parts, world: World, case: Case) -> Bound:
     assert world.node
     node = world.node
     rail = rails(world.communicator.nodes)[node.communicator.rank]
-    numbered = list(enumerate(parts(node, between(world, rail), replace(case, in_place=False))))
+    listed = list(parts(node, between(world, rail), replace(case, in_place=False)))
     # Our kernels first: a rank without a compiler must not let another wait in the library.
     with world.communicator.all_or_none(Refusal):
-        bounds = {
-            number: bind_within(node, part) for number, (over, part) in numbered if over is node
-        }
-    bounds |= {
-        number: bind_flat(over, part) for number, (over, part) in numbered if over is not node
-    }
-    reasons = [bound.reason for bound in bounds.values() if isinstance(bound, Unsupported)]
+        within = [bind_within(over, part) if over is node else None for over, part in listed]
+    bounds = [
+        ours or bind_flat(over, part) for ours, (over, part) in zip(within, listed, strict=True)
+    ]
+    reasons = [bound.reason for bound in bounds if isinstance(bound, Unsupported)]
     if reason := world.communicator.first_reason(next(iter(reasons), None)):
         return Unsupported(reason)
-    return run_sequence(
-        world, [bound for _, bound in sorted(bounds.items()) if isinstance(bound, Operation)]
-    )
+    return run_sequence(world, [bound for bound in bounds if isinstance(bound, Operation)])
 
 
 def bind_within(node: World, case: Case) -> Bound:

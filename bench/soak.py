@@ -148,20 +148,21 @@ class Sampler:
         if in_place:
             send_shift = receive_shift
         size = datatype.size_bytes
-        send, receive = self.buffers.addresses(
-            collective, count * size, communicator.rank, in_place
-        )
-        return Case(
+        case = Case(
             collective,
             count,
             datatype,
             redop,
-            send + send_shift * size,
-            receive + receive_shift * size,
+            0,
+            0,
             in_place,
-            variant,
-            shape,
+            variant=variant,
+            shape=shape,
             size_bytes=count * size * (communicator.size if collective.cut else 1),
+        )
+        case = self.buffers.place(self.session.world, case)
+        return replace(
+            case, send=case.send + send_shift * size, receive=case.receive + receive_shift * size
         )
 
     def launch(
@@ -282,7 +283,6 @@ def repeat(session: Session, sampler: Sampler, batch: list[Launch], peers: PeerB
             for launch in batch:
                 launch.close()
             batch, batches, sampled_s = sampler.sample(), batches + 1, now_s
-    session.flight.progress.clear()
     if is_first_rank:
         epoch = int(peers.own.read()[:4].view(np.uint32)[0])
         passed = " past 2^32" * (epoch < START_EPOCH)

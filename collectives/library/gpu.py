@@ -189,7 +189,6 @@ class NcclLibrary(Library):
         world: World,
         send: tuple[int, Array],
         receive: tuple[int, Array],
-        counts: tuple[int, int] | None = None,
     ) -> Bound:
         messages: list[Message] = []
         for is_sent, (address, sizes) in ((True, send), (False, receive)):

@@ -94,22 +94,15 @@ class MpiLibrary(Library):
         world: World,
         send: tuple[int, Array],
         receive: tuple[int, Array],
-        counts: tuple[int, int] | None = None,
     ) -> Operation:
-        """MPI_Alltoallv; before it, with `counts`, the MPI_Allgather of the counts."""
-        byte, int32 = map(self.ranks.handle, ("BYTE", "INT32_T"))
-        calls = list[Operation]()
-        if counts:
-            table, n = counts
-            in_place = int(self.mpi.IN_PLACE), 0, int32
-            calls.append(self._call("Allgather", *in_place, table, n, int32, self.comm))
+        """MPI_Alltoallv."""
+        byte = self.ranks.handle("BYTE")
         arguments, arrays = list[int](), list[Array]()
         for address, sizes in (send, receive):
             parts = [np.ascontiguousarray(n, np.int32) for n in (sizes, np.cumsum(sizes) - sizes)]
             arguments += [address, *(part.ctypes.data for part in parts), byte]
             arrays += parts
-        exchange = self._call("Alltoallv", *arguments, self.comm)
-        return run_sequence(world, [*calls, replace(exchange, keep=arrays)])
+        return replace(self._call("Alltoallv", *arguments, self.comm), keep=arrays)
 
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
         own = max((each.size_bytes for group in groups for each in group), default=0)

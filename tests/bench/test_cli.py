@@ -203,7 +203,7 @@ def test_help_and_list_print_once_for_all_ranks(tmp_path):
     about = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines())
     assert about.keys() == {"library", *ALGORITHMS["all_reduce"]}
     not_here = {name for name in about if "not here: " in about[name]}
-    assert {"library", "one_shot_multimem", "ring_copy_engine", "hierarchical"} <= not_here
+    assert {"library", "one_shot_multimem", "two_shot_copy_engine", "hierarchical"} <= not_here
     assert not not_here & {*OURS}
     assert "does not reduce bfloat16" in about["library"]
     assert launch(tmp_path / "results", "--list -d bfloat16", ranks=None).stdout == listed.stdout

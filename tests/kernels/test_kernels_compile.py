@@ -50,9 +50,6 @@ UNSYNCHRONISED = {
     "add_rmsnorm",
     "leave",
     "add_all",
-    "add_two",
-    "add_last_two",
-    "take",
 }
 # One kernel signals, behind a copy, and the other waits.
 HALVES = {"announce": "no L", "await_copies": "no S"}

@@ -263,7 +263,7 @@ def routed_item(
 ) -> None:
     ranks, hidden = bed.ranks, bed.draw.choice([31, 248])
     tokens, top_k = bed.draw.choice([ranks, 7, 64]), bed.draw.choice([1, 2, 3])
-    skew = bed.draw.choice(["uniform", "zipf:1.5", "hot:3"])
+    skew = bed.draw.choice(["uniform", "zipf:1.5", "zipf:9"])
     routes = draw_routes(skew, ranks, 8, tokens, top_k, bed.seed)
     row_bytes = hidden * datatype.size_bytes
     most_home = int(np.bincount(routes.home, minlength=ranks).max())

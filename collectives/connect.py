@@ -1,6 +1,6 @@
-"""Maps every rank's memory in all others, in the first sharing mode that passes the probes.
+"""Maps every rank's memory in all others, in the first sharing mode that passes the probe.
 
-If one rank cannot use a sharing mode, or its memory fails a probe, all ranks try the next mode."""
+If one rank cannot use a mode, or its memory fails the probe, all ranks try the next one."""
 
 import ctypes
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from collectives.peer_buffer import (
     slab_bytes,
     write_own,
 )
-from collectives.probe import ProbeFailed, probe, probe_flag, probe_visibility
+from collectives.probe import ProbeFailed, probe
 from collectives.refusals import remedy
 from kernels.devices.device import Control, Device, DeviceError, Own
 
@@ -34,7 +34,6 @@ def make_room(peers: PeerBuffer, message_bytes: int) -> None:
         slabs = share(*own, slab_bytes(half_bytes), undo)
         larger = replace(peers, slabs=slabs, half_bytes=half_bytes)
         probe(larger)
-        probe_visibility(larger)
     except Refusal as refusal:
         undo.close()
         peers.waits.forget()
@@ -74,8 +73,6 @@ def connect(
             with communicator.all_or_none(DeviceError):
                 write_own(peers, 0)
             probe(peers)
-            probe_flag(peers)
-            probe_visibility(peers)
             return peers
         except Refusal as refusal:
             undo.close()

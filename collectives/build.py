@@ -21,6 +21,10 @@ LIMITS = {
     "t": ("threads", 1),
 }
 
+# Around the caches: into the slab, and into the receive buffer.
+STORES = (False, False), (True, False), (False, True), (True, True)
+GPU_CHUNK_BYTES = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag across the link
+
 
 @dataclass(frozen=True)
 class Build:
@@ -76,12 +80,7 @@ class Build:
         return cls(**fields)
 
 
-# Around the caches: into the slab, and into the receive buffer.
-STORES = (False, False), (True, False), (False, True), (True, True)
-GPU_CHUNK_BYTES = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag across the link
-
-
-def cpu_builds(varies: Sequence[str], size_bytes: int, memory: str) -> Iterator[Build]:
+def cpu_builds(varies: Sequence[str], size_bytes: int) -> Iterator[Build]:
     """The builds that ever beat all others by 3 % at a size, on two processors
     (docs/experiments/performance.md)."""
     stores = STORES if "stores" in varies and size_bytes >= 1 << 20 else STORES[:1]

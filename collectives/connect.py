@@ -49,7 +49,7 @@ def connect(
 ) -> PeerBuffer:
     """Allocates, maps and probes in the first mode that works. Raises Refusal if memory is
     short or no mode works, and ProbeFailed if mapped memory failed a probe."""
-    refusals, probe_failed = dict[str, str](), False
+    refusals, probe_failed = list[str](), False
     for sharing in modes:
         undo = ExitStack()
         try:
@@ -66,7 +66,7 @@ def connect(
                 own,
                 waits,
                 sharing,
-                _in_words(refusals),
+                tuple(refusals),
                 modes[0],
             )
             device.flushes_hdp = any(peers.hdp_flush)
@@ -80,13 +80,5 @@ def connect(
                 raise
             probe_failed |= isinstance(refusal, ProbeFailed)
             waits.forget()
-            refusals[sharing] = f"{refusal}{remedy(communicator, str(refusal))}"
-    raise (ProbeFailed if probe_failed else Refusal)("; ".join(_in_words(refusals)))
-
-
-def _in_words(refusals: dict[str, str]) -> tuple[str, ...]:
-    """The reasons, each behind the sharing modes that it ruled out."""
-    modes: dict[str, list[str]] = {}
-    for sharing, reason in refusals.items():
-        modes.setdefault(reason, []).append(sharing)
-    return tuple(f"{', '.join(sharing)}: {reason}" for reason, sharing in modes.items())
+            refusals.append(f"{sharing}: {refusal}{remedy(communicator, str(refusal))}")
+    raise (ProbeFailed if probe_failed else Refusal)("; ".join(refusals))

@@ -350,5 +350,7 @@ class Algorithm:
         """The builds that bench.tune tries at a size over this world's memory."""
         if self.is_lossy or not self.by_default(world) or size_bytes >= self.wins_below:
             return []
-        find = cpu_builds if world.device.is_cpu else gpu_builds
-        return [replace(self, build=build) for build in find(self.varies, size_bytes, world.memory)]
+        builds = gpu_builds(self.varies, size_bytes, world.memory)
+        if world.device.is_cpu:
+            builds = cpu_builds(self.varies, size_bytes)
+        return [replace(self, build=build) for build in builds]

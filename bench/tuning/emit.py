@@ -100,7 +100,7 @@ def is_choice(name: str, collective: str, facts: Mapping[str, Any], size_bytes: 
         return False
     if facts["device"] == "gpu":
         return algorithm.is_modelled or facts["memory"] != "host_staged"
-    builds = cpu_builds(algorithm.varies, size_bytes, facts["memory"])
+    builds = cpu_builds(algorithm.varies, size_bytes)
     return algorithm.is_modelled and algorithm.build in builds
 
 

@@ -191,10 +191,9 @@ class Communicator:
         return f"rank {self.ranks[rank]}{on_host}"
 
     def function(self, name: str) -> int:
-        """The address of an MPI function in the library that mpi4py loaded; 0 if it has none."""
-        library = ctypes.CDLL(self.mpi.__file__)
-        function = getattr(library, name, None)
-        return (function and ctypes.cast(function, ctypes.c_void_p).value) or 0
+        """The address of an MPI function in the library that mpi4py loaded."""
+        function = getattr(ctypes.CDLL(self.mpi.__file__), name)
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
 
     def handle(self, name: str) -> int:
         """The C handle of `FLOAT`, `SUM`, `COMM_WORLD`, ...: 4 bytes in MPICH, 8 in Open MPI."""

@@ -37,8 +37,8 @@ def make_room(peers: PeerBuffer, message_bytes: int) -> None:
     except Refusal as refusal:
         undo.close()
         peers.waits.forget()
-        reason = f"{peers.sharing} slabs with halves of {half_bytes >> 20} MiB: {refusal}"
-        peers.refusals = (*peers.refusals, reason)
+        size = f"slabs with halves of {half_bytes >> 20} MiB"
+        peers.refusals.append(f"{peers.sharing} {size}: {refusal}")
         return
     peers.outgrown.append(peers.slabs)
     peers.slabs, peers.half_bytes = slabs, half_bytes
@@ -66,7 +66,7 @@ def connect(
                 own,
                 waits,
                 sharing,
-                tuple(refusals),
+                refusals,
                 modes[0],
             )
             device.flushes_hdp = any(peers.hdp_flush)

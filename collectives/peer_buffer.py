@@ -67,7 +67,7 @@ class PeerBuffer:
     own: Memory
     waits: WaitPolicy
     sharing: str
-    refusals: tuple[str, ...] = ()
+    refusals: list[str] = field(default_factory=list)
     requested: str = ""  # the best sharing mode, which was tried first
     registered: list[list[Memory]] = field(default_factory=list)
     half_bytes: int = HALF_BYTES

@@ -57,7 +57,7 @@ def rows_of(tables: Mapping[str, Sequence[Written]], known: Known) -> list[Row]:
                 raise ValueError(
                     f"{collective} has no algorithm {row.algorithm!r}: it has {names}"
                 ) from None
-            check_algorithm(algorithm, row.where)
+            check_algorithm(algorithm)
             least, most = row.size_bytes
             if not 0 < least <= most < 1 << 63:
                 raise ValueError(f"sizes from {least} to {most} B")
@@ -65,15 +65,11 @@ def rows_of(tables: Mapping[str, Sequence[Written]], known: Known) -> list[Row]:
     return rows
 
 
-def check_algorithm(algorithm: Algorithm, where: Mapping[str, Any]) -> None:
-    """Raises ValueError for an algorithm that `auto` cannot choose under these facts."""
+def check_algorithm(algorithm: Algorithm) -> None:
+    """Raises ValueError for an algorithm that `auto` never chooses. It skips one that is not
+    feasible."""
     if algorithm.is_lossy or not (algorithm.needs_peers or algorithm.spans_hosts):
         raise ValueError(f"auto does not choose {algorithm.name}")
-    is_registered = algorithm.registered or algorithm.build.slabs
-    if where.get("variant") == "registered" and not is_registered:
-        raise ValueError(f"{algorithm.name} has no registered variant")
-    if where.get("variant") == "copied" and (algorithm.build.slabs or not algorithm.copied):
-        raise ValueError(f"{algorithm.name} has no copied variant")
 
 
 def written(rows: Iterable[Row]) -> str:

@@ -95,7 +95,7 @@ def is_choice(name: str, collective: str, facts: Mapping[str, Any], size_bytes: 
     memory, which hung RCCL on gfx12 (ROCm/rocm-systems pull request 7183)."""
     try:
         algorithm = parsed(name, ALGORITHMS[collective])
-        check_algorithm(algorithm, facts)
+        check_algorithm(algorithm)
     except (KeyError, ValueError):
         return False
     if facts["device"] == "gpu":

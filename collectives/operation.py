@@ -25,7 +25,7 @@ class Unsupported:
 
 
 NOT_MAPPED = Unsupported("its buffers are not mapped by the other ranks")
-NO_SWAP = Unsupported("swap and noswap change nothing here: no rank writes where it has read")
+NO_SWAP = Unsupported("swap changes nothing here: no rank writes where it has read")
 NO_WHOLE_PACKS = Unsupported(
     "stores around the caches take whole packs, which must divide the receive buffer's address "
     "and a segment's size"
@@ -327,7 +327,7 @@ class Algorithm:
         if case.count % self.whole_elements:
             blocks = f"it takes whole blocks of {self.whole_elements} elements"
             return Unsupported(blocks, depends_on_size=True)
-        if case.build.swap is not None and case.variant not in self.swaps:
+        if case.build.swap and case.variant not in self.swaps:
             return NO_SWAP
         if case.build.stream_receive and (
             case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES
@@ -345,5 +345,7 @@ class Algorithm:
         """The builds that bench.tune tries at a size over this world's memory."""
         if self.is_lossy or not self.by_default(world) or size_bytes >= self.wins_below:
             return []
-        find = cpu_builds if world.device.is_cpu else gpu_builds
-        return [replace(self, build=build) for build in find(self.varies, size_bytes, world.memory)]
+        builds = gpu_builds(self.varies, size_bytes, world.memory)
+        if world.device.is_cpu:
+            builds = cpu_builds(self.varies, size_bytes)
+        return [replace(self, build=build) for build in builds]

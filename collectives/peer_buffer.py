@@ -67,7 +67,7 @@ class PeerBuffer:
     own: Memory
     waits: WaitPolicy
     sharing: str
-    refusals: tuple[str, ...] = ()
+    refusals: list[str] = field(default_factory=list)
     requested: str = ""  # the best sharing mode, which was tried first
     registered: list[list[Memory]] = field(default_factory=list)
     half_bytes: int = HALF_BYTES
@@ -119,12 +119,11 @@ class PeerBuffer:
     def share(self, size_bytes: int, ordinary: bool = False) -> list[Memory]:
         """New memory of every rank, by rank, as mapped in this process. All ranks call it. Raises
         Refusal on all."""
-        undo = ExitStack()
-        try:
-            return share(self.communicator, self.device, self.sharing, size_bytes, undo, ordinary)
-        except Refusal:
-            undo.close()
-            raise
+        own = self.communicator, self.device, self.sharing
+        with ExitStack() as undo:
+            memories = share(*own, size_bytes, undo, ordinary)
+            undo.pop_all()
+        return memories
 
     def register(self, size_bytes: int) -> Memory:
         """A new buffer on every rank, mapped by all; this rank's. The ranks of all hosts call it.

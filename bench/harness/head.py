@@ -229,6 +229,6 @@ def preflight(world: World) -> str:
             return f"No two ranks share a host.{between}"
     return (
         f"Peer memory is {peers.kind}{places}{ways.get(peers.kind, '')} "
-        f"({peers.types['data']}) and was probed byte by byte in every direction, between "
-        f"launches and within one{versions}.{flush}{refusals}{between}"
+        f"({peers.types['data']}) and was probed in every direction "
+        f"within one launch{versions}.{flush}{refusals}{between}"
     )

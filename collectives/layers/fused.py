@@ -150,7 +150,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     if is_registered:
         if not peers.locate(case.send, arguments.sends):
             return NOT_MAPPED
-        if case.build.swap is not None:
+        if case.build.swap:
             return NO_SWAP
         entry = "allreduce_rmsnorm_pull_registered"
         # With fewer tokens a rank would sum none. On GPUs direct sums were not measured.

@@ -40,7 +40,7 @@ def test_a_failure_of_one_rank_is_told_by_all_ranks_of_all_hosts():
     assert done.stdout.splitlines()[:2] == [
         f"{step}: ['rank 3 on HOST: no room']" for step in ("register", "kernel")
     ]
-    assert re.search(r"messages: \['\S.* has no MPI_Send_c and counts up to 10'\]", done.stdout)
+    assert "messages: ['MPI counts up to 10']" in done.stdout
     assert (
         "kinds: ['the hosts differ: memory is mapped for rank 0 and host_staged for rank 1; "
         in done.stdout

@@ -83,14 +83,6 @@ def test_messages_beyond_4_gib_are_reduced(name):
     assert f"{name}: {(4 << 30) + 12345} elements right" in done.stdout
 
 
-def test_mpi_takes_counts_of_64_bits_where_it_has_them():
-    done = mpirun(2, "tests/ranks/large_ranks.py", "library")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (
-        "library: 100000 elements right" in done.stdout or "has no MPI_Allreduce_c" in done.stdout
-    )
-
-
 @pytest.mark.parametrize(
     ("limit", "sharing", "expected"),
     [

@@ -59,7 +59,7 @@ def measured(folder, options, **arguments):
             (
                 "cuda",
                 {"driver": 12040},
-                r"the driver offers 12\.4, CuPy wants 13\.2; update the driver, or install",
+                r"the driver offers 12\.4, CuPy wants 13\.2",
             ),
             (
                 "auto",

@@ -144,13 +144,11 @@ class GpuDevice(GpuStream, Device):
             self.runtime.deviceSynchronize()  # the kernels' stream does not wait for memset's
         return GpuMemory(self, address, size_bytes, label, lambda: self.runtime.free(address))
 
-    def allocate(
-        self, size_bytes: int, sharing: str, ordinary: bool = False, label: str = ""
-    ) -> Memory:
+    def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False) -> Memory:
         """On HIP, `sharing` names the type of memory, because a running kernel may miss a peer's
         writes to cached memory. Ordinary memory is cached, also for RCCL."""
         if sharing == "host_staged":
-            return self._staged(shared_memory.allocate(size_bytes, shared_memory.MEMFD, label))
+            return self._staged(shared_memory.allocate(size_bytes))
         allocated_bytes = -(-size_bytes // ALLOCATION_BYTES) * ALLOCATION_BYTES
         requested = sharing.partition(" ")[2] or self.slab_types[0]
         memory = self.allocate_as(self.slab_types[-1] if ordinary else requested, allocated_bytes)
@@ -173,11 +171,9 @@ class GpuDevice(GpuStream, Device):
         offset = memory.address - begin
         return f"{self.pci_bus_id} {handle.hex()} {offset} {size_bytes} {memory.type}".encode()
 
-    def open(self, handle: bytes, size_bytes: int, sharing: str, label: str = "") -> Memory:
-        """Only host memory carries a label: the driver's handle already names one allocation."""
+    def open(self, handle: bytes, size_bytes: int, sharing: str) -> Memory:
         if sharing == "host_staged":
-            shared = shared_memory.open_shared(handle, size_bytes, shared_memory.MEMFD, label)
-            return self._staged(shared)
+            return self._staged(shared_memory.open_shared(handle, size_bytes))
         owner, ipc, begin, type = ipc_parts(handle, size_bytes)
         with self.calling(f"asking about GPU {owner}"):
             peer = ordinals(self.runtime).get(owner)

@@ -6,6 +6,7 @@ import struct
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ gpu_driver.DEVICE_NODES = ("/dev/null",)
 def test_ranks_refuse_to_measure_the_cpu_beside_a_gpu_by_accident(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_CUPY)
     options = "-m", "bench.allreduce", "--out", str(tmp_path / "results"), *SMALL
-    variables = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    variables: dict[str, Any] = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     done = mpirun(2, *options, **variables)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1), done.stderr
     assert done.stderr.startswith("bench.allreduce: a GPU is here (/dev/null) and cannot be used: ")

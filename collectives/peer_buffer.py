@@ -82,7 +82,7 @@ class PeerBuffer:
     @property
     def hdp_flush(self) -> list[int]:
         """The registers that this rank writes before a flag, by rank; 0 where it writes none."""
-        return [self.device.flush_register(slab) for slab in self.slabs]
+        return [slab.flush_register for slab in self.slabs]
 
     @property
     def types(self) -> dict[str, str]:

@@ -206,6 +206,7 @@ class Memory(Protocol):
     size_bytes: int
     handle: bytes
     type: str
+    flush_register: int  # whose address makes stores into a peer's memory visible; 0: none
 
     def read(self) -> Bytes:
         """A copy of the contents."""
@@ -342,10 +343,6 @@ class Device(Protocol):
 
     def open(self, handle: bytes, size_bytes: int, sharing: str) -> Memory:
         """A peer's memory. Raises DeviceError if it cannot be mapped, or is other memory."""
-
-    def flush_register(self, memory: Memory) -> int:
-        """The address of the register that makes stores into a peer's memory visible; 0: none."""
-        return 0
 
     def private(self, size_bytes: int) -> Memory:
         """Zeroed memory of this rank alone."""

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import importlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,11 +17,6 @@ DEVICE_NODES = "/dev/nvidiactl", "/dev/kfd"
 # Only AMD's own driver module has a version file, not the amdgpu that belongs to a kernel.
 AMD_MODULE = Path("/sys/module/amdgpu/version")
 NVIDIA_MODULE = Path("/sys/module/nvidia/version")
-# A handle: PCI bus id, the driver's 64 bytes, the memory's offset and size in bytes, its kind.
-IPC_HANDLE = re.compile(
-    rb"([0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7]) ([0-9a-f]{128}) (\d{1,15}) (\d{1,15}) "
-    rb"((?:cuda|hip)Malloc|hipExtMallocWithFlags [a-z_]{1,20})"
-)
 
 
 @cache
@@ -87,10 +81,11 @@ def ordinals(runtime: Any) -> dict[str, int]:
 
 @contextlib.contextmanager
 def calling(action: str) -> Iterator[None]:
-    """Turns the driver's exceptions into a DeviceError that names the action."""
+    """Turns the driver's exceptions into a DeviceError that names the action, also that of a
+    function that the driver's library lacks."""
     try:
         yield
-    except RuntimeError as error:
+    except (AttributeError, RuntimeError) as error:
         is_full = "MemoryAllocation" in str(error) or "OutOfMemory" in str(error)
         raise (OutOfMemory if is_full else DeviceError)(f"{action} fails: {error}") from error
 
@@ -103,17 +98,6 @@ def driver_library(*vendors: str) -> ctypes.CDLL:
         with contextlib.suppress(OSError):
             return ctypes.CDLL(name)
     raise DeviceError(f"no GPU driver is here: {', '.join(names)} cannot be loaded")
-
-
-def ipc_parts(handle: bytes, size_bytes: int) -> tuple[str, bytes, int, str]:
-    """Owner's bus id, driver's handle, the memory's offset in its allocation (bytes), and its kind.
-    Raises DeviceError if `handle` is malformed or names memory of another size."""
-    if not (match := IPC_HANDLE.fullmatch(handle)):
-        raise DeviceError(f"{handle[:60]!r} is no handle of a GPU's memory")
-    bus_id, ipc, offset, handle_bytes, kind = match[0].decode().split(" ", 4)
-    if int(handle_bytes) != size_bytes:
-        raise DeviceError(f"the memory of GPU {bus_id} has not the requested size")
-    return bus_id, bytes.fromhex(ipc), int(offset), kind
 
 
 def compiler_flags(arch: str) -> list[str]:

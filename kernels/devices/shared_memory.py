@@ -32,6 +32,7 @@ class HostMemory:
     handle: bytes = b""
     type: str = "private"
     fd: int | None = None
+    flush_register: int = 0
 
     def __post_init__(self) -> None:
         self.view = np.frombuffer(self.map, np.uint8)

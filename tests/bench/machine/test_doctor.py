@@ -274,7 +274,7 @@ def test_copies_between_all_pairs_and_within_all_kinds_of_memory_are_timed_on_a_
 
 def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():
     """The GPUs are examined even if no peer memory works."""
-    printed = doctor(**environment(fail="hostRegister,ipcOpenMemHandle"))
+    printed = doctor(**environment(fail="cuMemHostRegister_v2,ipcOpenMemHandle"))
     assert re.search("0 reads 1 .* unknown", printed)
     refused = "Peer memory was refused: mapped: rank 0: on GPU 0000:41:00.0, ipcOpenMemHandle"
     assert refused in " ".join(printed.split())

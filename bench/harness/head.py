@@ -182,15 +182,7 @@ def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
     device = session.world.device
     if device.clock_shared or "overhead_us" not in ceilings:
         return []
-    resolution_us = device.facts["event_resolution_us"]
-    resolution = (
-        "the resolution of events is unknown"
-        if resolution_us is None
-        else f"events resolve {resolution_us:g} us"
-    )
-    return [
-        f"Each time contains {ceilings['overhead_us']:.2f} us of an empty launch; {resolution}."
-    ]
+    return [f"Each time contains {ceilings['overhead_us']:.2f} us of an empty launch."]
 
 
 def memory_facts(world: World) -> dict[str, str]:

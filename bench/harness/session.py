@@ -207,9 +207,7 @@ def require_memory(session: Session, buffer_bytes: int) -> None:
     communicator, device = session.communicator, session.world.device
     ranks, sentence = len(communicator.node_gather(0)), None
     needed_bytes = 2 * ranks * buffer_bytes
-    peers = session.world.shared
-    sharing = "" if isinstance(peers, Unsupported) else peers.sharing
-    if device.is_cpu and (free_bytes := available_bytes(sharing)) < needed_bytes:
+    if device.is_cpu and (free_bytes := available_bytes()) < needed_bytes:
         sentence = (
             f"2 buffers of {buffer_bytes / 1e9:.1f} GB for each of {ranks} ranks "
             f"are {needed_bytes / 1e9:.1f} GB, and {free_bytes / 1e9:.1f} GB are free here"

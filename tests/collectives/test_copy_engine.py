@@ -50,7 +50,6 @@ def test_copies_that_a_graph_does_not_join_are_found_on_a_fake_gpu():
 @pytest.mark.parametrize(
     ("faults", "variables", "sentence"),
     [
-        ({"engines": 0}, {}, "GPU 0000:41:00.0 has no copy engine"),
         (
             {},
             {"SHARING": "host_staged"},

@@ -59,7 +59,7 @@ def measured(folder, options, **arguments):
             (
                 "cuda",
                 {"driver": 12040},
-                r"the driver offers 12\.4, CuPy wants 13\.2; update the driver, or install",
+                r"the driver offers 12\.4, CuPy wants 13\.2",
             ),
             (
                 "auto",
@@ -73,9 +73,9 @@ def measured(folder, options, **arguments):
             ),
             (
                 "cuda",
-                {"fail": "ipcOpenMemHandle:rank1,hostRegister:rank0"},
+                {"fail": "ipcOpenMemHandle:rank1,cuMemHostRegister_v2:rank0"},
                 "mapped: rank 1: on GPU 0000:61:00.0, ipcOpenMemHandle .*; "
-                "host_staged: rank 0: .*cudaHostRegister of",
+                "host_staged: rank 0: .*cuMemHostRegister_v2 fails: error 999",
             ),
             (
                 "hip",
@@ -333,11 +333,8 @@ def output_of(program, **faults):
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    ("vendor", "call"),
-    few([("cuda", "cuMemGetAddressRange_v2"), ("hip", "ipcGetMemHandle")], 1),
-)
-def test_memory_without_a_handle_is_freed_on_a_fake_gpu(vendor, call):
+@pytest.mark.parametrize("vendor", few(["cuda", "hip"], 1))
+def test_memory_without_a_handle_is_freed_on_a_fake_gpu(vendor):
     """Otherwise a run that continues over host memory would have less GPU memory."""
     program = """
 from kernels.devices.gpu import DeviceError, GpuDevice
@@ -351,7 +348,7 @@ except DeviceError as error:
     assert free == device.runtime.memGetInfo()
     print(error)
 """
-    assert call in output_of(program, vendor=vendor, fail=call)
+    assert "ipcGetMemHandle" in output_of(program, vendor=vendor, fail="ipcGetMemHandle")
 
 
 LOOPS = (

@@ -203,8 +203,7 @@ def gemv_launch(session: Session, draw: random.Random) -> Launch:
     layer, keep = gemv_layer(world.device, hidden, inner, rank, seed)
     activations, receive = registered(session, tokens * max(hidden, inner) * datatype.size_bytes, 2)
     layer.activations = activations.address
-    variant = draw.choice(form.variants(world))
-    case = gemv_case(datatype, tokens, layer, receive.address, variant)
+    case = gemv_case(datatype, tokens, layer, receive.address)
     return layer_launch(session, form, case, gemv_contents(case, ranks, rank, seed), keep)
 
 

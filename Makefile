@@ -46,7 +46,7 @@ PEERS_OUT ?= peers$(if $(filter-out allreduce,$(BENCH)),-$(BENCH))$(if $(filter-
 PEERS_PAIRS ?= 6
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
-.PHONY: setup writable compiler gpu-or-cpu allreduce gate peers lint format check test test-gpu test-emulated \
+.PHONY: setup writable compiler allreduce gate peers lint format check test test-gpu test-emulated \
   calibrate reliability docs figures lock clean
 
 setup: $(VENV)/.installed-runtime
@@ -61,11 +61,7 @@ compiler:
 	  for name in $${CXX:-c++ g++ clang++}; do command -v "$$name" >/dev/null && exit; done; \
 	  echo "$${CXX:+CXX=$$CXX: }no C++ compiler is here: apt-get install g++, or name one: CXX=/path/to/clang++" >&2; exit 1; }
 
-# A machine with a GPU and without CuPy would measure its CPU for a minute.
-gpu-or-cpu: | $(VENV)/bin/python
-	@test "$(GPU)" || $(VENV)/bin/python -m kernels.devices.preflight $(ARGS)
-
-allreduce: writable compiler gpu-or-cpu setup
+allreduce: writable compiler setup
 	@$(VENV)/bin/mpirun -n $(RANKS) $(VENV)/bin/python -m bench.allreduce $(ARGS)
 
 # Both revisions in folders of their own, launched in turn on this machine. make's own status is 2 whatever failed: what

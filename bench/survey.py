@@ -117,7 +117,6 @@ def count_gpus(device: str) -> int:
     """The number of GPUs to measure. Raises Stop if GPUs are here and cannot be used: a survey of
     the CPU would surprise their owner."""
     from kernels.devices import gpu_driver  # not at the top: --help needs no GPU
-    from kernels.devices.preflight import driver_here
 
     if device == "cpu":
         return 0
@@ -126,7 +125,7 @@ def count_gpus(device: str) -> int:
         if device not in ("auto", vendor):
             raise DeviceError(f"there is no {device} device here, CuPy is built for {vendor}")
     except DeviceError as error:
-        if device == "auto" and not driver_here():
+        if device == "auto" and not gpu_driver.gpu_node():
             return 0
         raise Stop(CANNOT, f"{error}; to measure the CPU add --device cpu") from error
     return len(bus_ids)

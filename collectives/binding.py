@@ -22,9 +22,7 @@ def binder(
     """Binds an entry of kernels/<stem>.cu; half a slab holds `chunks(ranks)` and `rest_bytes`."""
 
     def bind(world: World, case: Case) -> Bound:
-        if isinstance(world.peers, Unsupported):
-            return world.peers
-        room_bytes = (world.peers.half_bytes - rest_bytes) / chunks(world.communicator.size)
+        room_bytes = (world.mapped.half_bytes - rest_bytes) / chunks(world.communicator.size)
         return bind_kernel(world, case, stem, entry, room_bytes)
 
     return bind
@@ -35,9 +33,7 @@ def bind_kernel(
 ) -> Bound:
     """Binds an entry of `kernels/<stem>.cu`; a chunk may take up to `room_bytes`. All ranks call
     it for a registered variant. Raises DeviceError."""
-    if isinstance(world.peers, Unsupported):
-        return world.peers
-    peers, build, chunk_bytes = world.peers, case.build, chunk_that_fits(world, case, room_bytes)
+    peers, build, chunk_bytes = world.mapped, case.build, chunk_that_fits(world, case, room_bytes)
     arguments = peers.arguments(case.send, case.receive, case.count, chunk_bytes)
     if case.variant == "registered":
         entry += "_registered"
@@ -53,9 +49,7 @@ def bind_kernel(
 
 
 def without_gpus(world: World, lacks: str) -> Unsupported | None:
-    """The refusal without mapped peers or on a CPU. The default table of a CPU omits it."""
-    if isinstance(world.peers, Unsupported):
-        return world.peers
+    """The refusal on a CPU. Its default table omits it."""
     on_cpus = Unsupported(f"the cpu device has no {lacks}", depends_on_size=True)
     return on_cpus if world.device.is_cpu else None
 

@@ -5,33 +5,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-# The words without a number: the field that each sets, and its value.
-FLAGS = {
-    "nt": ("stream_slab", True),
-    "ntr": ("stream_receive", True),
-    "swap": ("swap", True),
-    "noswap": ("swap", False),
-    "slabs": ("slabs", True),
-}
+# The words without a number, and the field that each sets.
+FLAGS = {"nt": "stream_slab", "ntr": "stream_receive", "swap": "swap", "slabs": "slabs"}
 # The words with a number, by their last letter: the field, and the unit.
-LIMITS = {
-    "K": ("chunk_bytes", 1 << 10),
-    "M": ("chunk_bytes", 1 << 20),
-    "b": ("blocks", 1),
-    "t": ("threads", 1),
-}
+LIMITS = {"K": ("chunk_bytes", 1 << 10), "b": ("blocks", 1), "t": ("threads", 1)}
+# Around the caches: into the slab, and into the receive buffer.
+STORES = (False, False), (True, False), (False, True), (True, True)
+GPU_CHUNK_BYTES = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag across the link
 
 
 @dataclass(frozen=True)
 class Build:
     """How a kernel is built, as in `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`: `nt` and
     `ntr` store around the caches, into the slab and into the receive buffer; with `swap` ranks
-    write where they last read, with `noswap` they do not. `slabs` treats registered buffers as
+    write where they last read, as they always do on CPUs. `slabs` treats registered buffers as
     unregistered. The others are upper limits; None leaves the choice to the device."""
 
     stream_slab: bool = False
     stream_receive: bool = False
-    swap: bool | None = None
+    swap: bool = False
     chunk_bytes: int | None = None
     blocks: int | None = None
     threads: int | None = None
@@ -40,17 +32,15 @@ class Build:
     @property
     def slab_macros(self) -> dict[str, str]:
         """What a kernel is compiled with for its use of slabs."""
-        macros = {"WT_STREAM_SLAB": "1"} if self.stream_slab else {}
-        return macros if self.swap is None else macros | {"WT_SWAP": str(int(self.swap))}
+        flags = {"WT_STREAM_SLAB": self.stream_slab, "WT_SWAP": self.swap}
+        return {macro: "1" for macro, is_set in flags.items() if is_set}
 
     @property
     def words(self) -> str:
         """What `parse` reads: "" for the default, "+nt+128K"."""
-        words = [word for word, (name, flag) in FLAGS.items() if getattr(self, name) is flag]
+        words = [word for word, name in FLAGS.items() if getattr(self, name)]
         for letter, (name, unit) in LIMITS.items():
-            number = getattr(self, name) or 0
-            is_shortest = letter != "K" or number % (1 << 20)
-            if number and number % unit == 0 and is_shortest:
+            if number := getattr(self, name):
                 words.append(f"{number // unit}{letter}")
         words.sort(key=lambda word: word == "slabs")  # last
         return "".join(f"+{word}" for word in words)
@@ -62,26 +52,19 @@ class Build:
         value: bool | int
         for word in words.split("+"):
             if word in FLAGS:
-                name, value = FLAGS[word]
-            elif re.fullmatch(r"[1-9]\d{0,4}[KMbt]", word):
+                name, value = FLAGS[word], True
+            elif re.fullmatch(r"[1-9]\d{0,4}[Kbt]", word):
                 name, unit = LIMITS[word[-1]]
                 value = int(word[:-1]) * unit
             else:
-                raise ValueError(
-                    f"{word!r} is not one of nt, ntr, swap, noswap, slabs, 128K, 16b and 256t"
-                )
+                raise ValueError(f"{word!r} is not one of {', '.join(FLAGS)}, 128K, 16b, 256t")
             if name in fields:
                 raise ValueError(f"{word!r} sets {name} a second time")
             fields[name] = value
         return cls(**fields)
 
 
-# Around the caches: into the slab, and into the receive buffer.
-STORES = (False, False), (True, False), (False, True), (True, True)
-GPU_CHUNK_BYTES = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag across the link
-
-
-def cpu_builds(varies: Sequence[str], size_bytes: int, memory: str) -> Iterator[Build]:
+def cpu_builds(varies: Sequence[str], size_bytes: int) -> Iterator[Build]:
     """The builds that ever beat all others by 3 % at a size, on two processors
     (docs/experiments/performance.md)."""
     stores = STORES if "stores" in varies and size_bytes >= 1 << 20 else STORES[:1]

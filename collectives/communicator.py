@@ -8,7 +8,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import copy
 from ctypes import c_int
 from pathlib import Path
@@ -73,25 +73,6 @@ def launched_ranks() -> int | None:
     return _number_in(SIZE_VARIABLES)
 
 
-def wrong_launcher(library: str) -> str | None:
-    """What to type instead, if this library cannot speak to the launcher of this process: MPICH
-    then aborts, and Open MPI makes each rank a world. `library` describes itself."""
-    in_step = "SLURM_STEP_ID" in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ
-    has_pmi, has_pmix = "PMI_RANK" in os.environ, "PMIX_RANK" in os.environ
-    pmi_only, pmix_only = has_pmi and not has_pmix, has_pmix and not has_pmi
-    if pmix_only and library.startswith("MPICH Version") and "pmix" not in library:
-        name, launcher, right = "MPICH", "PMIx", "srun --mpi=pmi2"
-    elif pmi_only and in_step and library.startswith("Open MPI"):
-        name, launcher, right = "Open MPI", "PMI", "srun --mpi=pmix"
-    else:
-        return None
-    own = f"the mpirun that came with {name}"
-    return (
-        f"this {name} does not speak {launcher}, which the launcher speaks: start the ranks "
-        f"with {f'{right}, or with {own}' if in_step else own}"
-    )
-
-
 def best_thread_level() -> str:
     """The thread level at which MPI is fastest, decided before MPI is up. MULTIPLE, the default of
     mpi4py, makes MPICH four to six times slower at 4 to 16 KB. But when ranks outnumber cores,
@@ -102,28 +83,10 @@ def best_thread_level() -> str:
     return "multiple" if (_number_in(LOCAL_SIZE_VARIABLES) or 1) > cores else "funneled"
 
 
-def scant_memory() -> str | None:
-    """A warning if /dev/shm may be too small for MPI, which then dies silently. MPICH 5.0.2 took
-    6 MiB for one rank and 42 MiB for eight. It died in some tmpfs below 18 MiB, with eight ranks in
-    some of up to 48 MiB, and never with the room that this function asks for."""
-    ranks = _number_in(LOCAL_SIZE_VARIABLES) or 1
-    needed_mib = 16 + 5 * ranks
-    with suppress(OSError):
-        room = os.statvfs("/dev/shm")  # its size, because other ranks use it while they start
-        size_mib = room.f_blocks * room.f_frsize >> 20
-        if size_mib < needed_mib:
-            return (
-                f"/dev/shm has {size_mib} MiB, and MPI may die if {ranks} ranks have less than "
-                f"{needed_mib} there: give a container more, docker run --shm-size=1g"
-            )
-    return None
-
-
 class Communicator:
     """All ranks, through MPI, or some: `among`. `nodes` are the ranks of each host in order.
     `whole` are all ranks of the run, `ranks` the numbers of these ranks there.
-    `thread_level` None: the fastest for these ranks and cores. Raises Refusal before MPI is up
-    if its library cannot speak to the launcher."""
+    `thread_level` None: the fastest for these ranks and cores."""
 
     def __init__(self, thread_level: str | None = None) -> None:
         import mpi4py
@@ -132,8 +95,6 @@ class Communicator:
         from mpi4py import MPI
 
         self.mpi = MPI
-        if sentence := wrong_launcher(MPI.Get_library_version()):
-            raise Refusal(sentence)
         self._initialize(thread_level or best_thread_level())
         self._join(MPI.COMM_WORLD)
         self.whole, self.ranks = self, [*range(self.size)]
@@ -230,10 +191,9 @@ class Communicator:
         return f"rank {self.ranks[rank]}{on_host}"
 
     def function(self, name: str) -> int:
-        """The address of an MPI function in the library that mpi4py loaded; 0 if it has none."""
-        library = ctypes.CDLL(self.mpi.__file__)
-        function = getattr(library, name, None)
-        return (function and ctypes.cast(function, ctypes.c_void_p).value) or 0
+        """The address of an MPI function in the library that mpi4py loaded."""
+        function = getattr(ctypes.CDLL(self.mpi.__file__), name)
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
 
     def handle(self, name: str) -> int:
         """The C handle of `FLOAT`, `SUM`, `COMM_WORLD`, ...: 4 bytes in MPICH, 8 in Open MPI."""

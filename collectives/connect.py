@@ -1,6 +1,6 @@
-"""Maps every rank's memory in all others, in the first sharing mode that passes the probes.
+"""Maps every rank's memory in all others, in the first sharing mode that passes the probe.
 
-If one rank cannot use a sharing mode, or its memory fails a probe, all ranks try the next mode."""
+If one rank cannot use a mode, or its memory fails the probe, all ranks try the next one."""
 
 import ctypes
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from collectives.peer_buffer import (
     slab_bytes,
     write_own,
 )
-from collectives.probe import ProbeFailed, probe, probe_flag, probe_visibility
+from collectives.probe import ProbeFailed, probe
 from collectives.refusals import remedy
 from kernels.devices.device import Control, Device, DeviceError, Own
 
@@ -34,12 +34,11 @@ def make_room(peers: PeerBuffer, message_bytes: int) -> None:
         slabs = share(*own, slab_bytes(half_bytes), undo)
         larger = replace(peers, slabs=slabs, half_bytes=half_bytes)
         probe(larger)
-        probe_visibility(larger)
     except Refusal as refusal:
         undo.close()
         peers.waits.forget()
-        reason = f"{peers.sharing} slabs with halves of {half_bytes >> 20} MiB: {refusal}"
-        peers.refusals = (*peers.refusals, reason)
+        size = f"slabs with halves of {half_bytes >> 20} MiB"
+        peers.refusals.append(f"{peers.sharing} {size}: {refusal}")
         return
     peers.outgrown.append(peers.slabs)
     peers.slabs, peers.half_bytes = slabs, half_bytes
@@ -50,7 +49,7 @@ def connect(
 ) -> PeerBuffer:
     """Allocates, maps and probes in the first mode that works. Raises Refusal if memory is
     short or no mode works, and ProbeFailed if mapped memory failed a probe."""
-    refusals, probe_failed = dict[str, str](), False
+    refusals, probe_failed = list[str](), False
     for sharing in modes:
         undo = ExitStack()
         try:
@@ -67,15 +66,13 @@ def connect(
                 own,
                 waits,
                 sharing,
-                _in_words(refusals),
+                refusals,
                 modes[0],
             )
             device.flushes_hdp = any(peers.hdp_flush)
             with communicator.all_or_none(DeviceError):
                 write_own(peers, 0)
             probe(peers)
-            probe_flag(peers)
-            probe_visibility(peers)
             return peers
         except Refusal as refusal:
             undo.close()
@@ -83,13 +80,5 @@ def connect(
                 raise
             probe_failed |= isinstance(refusal, ProbeFailed)
             waits.forget()
-            refusals[sharing] = f"{refusal}{remedy(communicator, str(refusal))}"
-    raise (ProbeFailed if probe_failed else Refusal)("; ".join(_in_words(refusals)))
-
-
-def _in_words(refusals: dict[str, str]) -> tuple[str, ...]:
-    """The reasons, each behind the sharing modes that it ruled out."""
-    modes: dict[str, list[str]] = {}
-    for sharing, reason in refusals.items():
-        modes.setdefault(reason, []).append(sharing)
-    return tuple(f"{', '.join(sharing)}: {reason}" for reason, sharing in modes.items())
+            refusals.append(f"{sharing}: {refusal}{remedy(communicator, str(refusal))}")
+    raise (ProbeFailed if probe_failed else Refusal)("; ".join(refusals))

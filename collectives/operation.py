@@ -25,7 +25,7 @@ class Unsupported:
 
 
 NOT_MAPPED = Unsupported("its buffers are not mapped by the other ranks")
-NO_SWAP = Unsupported("swap and noswap change nothing here: no rank writes where it has read")
+NO_SWAP = Unsupported("swap changes nothing here: no rank writes where it has read")
 NO_WHOLE_PACKS = Unsupported(
     "stores around the caches take whole packs, which must divide the receive buffer's address "
     "and a segment's size"
@@ -65,7 +65,7 @@ class Operation:
     `by_link` has an operation for each state of the link, by its round trip in ns, if they differ.
     `failure` returns a library's error about earlier calls. Only quantised operations have
     `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks, ..., block),
-    and `signal_to_noise_db(seed)`, the loss by kind of data, on all ranks together."""
+    and `snr_db`, the loss by kind of data."""
 
     step: Step
     call: Callable[[], None]
@@ -75,7 +75,7 @@ class Operation:
     keep: Any = None  # objects that the step points into
     by_link: Mapping[float, "Operation"] = field(default_factory=dict)
     expected_sum: Callable[[Array], Array] | None = None
-    signal_to_noise_db: Callable[[int], dict[str, float]] | None = None
+    snr_db: dict[str, float] | None = None
 
     def in_state(self, round_trip_ns: float) -> "Operation":
         """The operation for the state of the link that is nearest to this round trip."""
@@ -108,7 +108,7 @@ class World:
     `baselines` are the libraries to compare with, the first of which is `library`. `rows` is
     bench.tune's table for this machine. `other_memory` are worlds of the same ranks over other
     kinds of memory. If the ranks are on several hosts, `node` is the world of this host's ranks;
-    `parts` keeps worlds of ranks between hosts, and `scratch` memory for their results."""
+    `parts` keeps worlds of ranks between hosts."""
 
     communicator: Communicator
     device: Device
@@ -120,7 +120,6 @@ class World:
     other_memory: Sequence["World"] = ()
     node: "World | None" = None
     parts: dict[tuple[int, ...], "World"] = field(default_factory=dict)
-    scratch: list[Memory] = field(default_factory=list)
 
     @property
     def library(self) -> "Library":
@@ -192,13 +191,9 @@ class Library(ABC):
         world: World,
         send: tuple[int, Array],
         receive: tuple[int, Array],
-        counts: tuple[int, int] | None = None,
     ) -> Bound:
         """Binds a variable all-to-all of bytes. `send` and `receive` are an address and the bytes
-        for or from each rank, multiples of 8, which lie back to back there. `counts`: the address
-        of an int32 table, (ranks, row length), whose own row this rank has filled, and the row
-        length. MPI gathers the table first, as a program must that learns the sizes. NCCL and RCCL
-        do not: such a program would have to wait for its GPU."""
+        for or from each rank, multiples of 8, which lie back to back there."""
 
     @abstractmethod
     def among(self, communicator: Communicator) -> "Library":
@@ -332,7 +327,7 @@ class Algorithm:
         if case.count % self.whole_elements:
             blocks = f"it takes whole blocks of {self.whole_elements} elements"
             return Unsupported(blocks, depends_on_size=True)
-        if case.build.swap is not None and case.variant not in self.swaps:
+        if case.build.swap and case.variant not in self.swaps:
             return NO_SWAP
         if case.build.stream_receive and (
             case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES
@@ -350,5 +345,7 @@ class Algorithm:
         """The builds that bench.tune tries at a size over this world's memory."""
         if self.is_lossy or not self.by_default(world) or size_bytes >= self.wins_below:
             return []
-        find = cpu_builds if world.device.is_cpu else gpu_builds
-        return [replace(self, build=build) for build in find(self.varies, size_bytes, world.memory)]
+        builds = gpu_builds(self.varies, size_bytes, world.memory)
+        if world.device.is_cpu:
+            builds = cpu_builds(self.varies, size_bytes)
+        return [replace(self, build=build) for build in builds]

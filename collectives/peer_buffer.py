@@ -3,7 +3,6 @@
 Flags and data are separate allocations. `connect.py` chooses the sharing mode and probes."""
 
 import ctypes
-import secrets
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +23,6 @@ from kernels.devices.device import (
     Own,
     Watch,
 )
-from kernels.devices.shared_memory import forget_name
 
 ROUNDING_BYTES = 64 << 10  # beside the chunks of a half, for slots in whole packs and lines
 
@@ -67,7 +65,7 @@ class PeerBuffer:
     own: Memory
     waits: WaitPolicy
     sharing: str
-    refusals: tuple[str, ...] = ()
+    refusals: list[str] = field(default_factory=list)
     requested: str = ""  # the best sharing mode, which was tried first
     registered: list[list[Memory]] = field(default_factory=list)
     half_bytes: int = HALF_BYTES
@@ -84,7 +82,7 @@ class PeerBuffer:
     @property
     def hdp_flush(self) -> list[int]:
         """The registers that this rank writes before a flag, by rank; 0 where it writes none."""
-        return [self.device.flush_register(slab) for slab in self.slabs]
+        return [slab.flush_register for slab in self.slabs]
 
     @property
     def types(self) -> dict[str, str]:
@@ -119,12 +117,11 @@ class PeerBuffer:
     def share(self, size_bytes: int, ordinary: bool = False) -> list[Memory]:
         """New memory of every rank, by rank, as mapped in this process. All ranks call it. Raises
         Refusal on all."""
-        undo = ExitStack()
-        try:
-            return share(self.communicator, self.device, self.sharing, size_bytes, undo, ordinary)
-        except Refusal:
-            undo.close()
-            raise
+        own = self.communicator, self.device, self.sharing
+        with ExitStack() as undo:
+            memories = share(*own, size_bytes, undo, ordinary)
+            undo.pop_all()
+        return memories
 
     def register(self, size_bytes: int) -> Memory:
         """A new buffer on every rank, mapped by all; this rank's. The ranks of all hosts call it.
@@ -162,27 +159,20 @@ def share(
 ) -> list[Memory]:
     """New memory of every rank, mapped in this process, by rank. All ranks call it, and `undo` if
     it fails. Raises Refusal if any rank cannot map another's."""
-    # Other runs, ranks and allocations have other labels.
-    token = communicator.broadcast(secrets.token_hex(16))
     with communicator.all_or_none(OSError, DeviceError, MemoryError):
-        label = f"{token} of rank {communicator.rank}"
-        own = device.allocate(size_bytes, sharing, ordinary, label)
+        own = device.allocate(size_bytes, sharing, ordinary)
         undo.callback(own.close)
     # The driver leaves undefined what happens to memory that is freed while a peer maps it.
     undo.callback(communicator.barrier)
     handles = communicator.all_gather(own.handle)
     memories: list[Memory] = []
-    try:
-        with communicator.all_or_none(OSError, DeviceError):
-            for rank, handle in enumerate(handles):
-                if rank == communicator.rank:
-                    memories.append(own)
-                    continue
-                label = f"{token} of rank {rank}"
-                memories.append(device.open(handle, size_bytes, sharing, label))
-                undo.callback(memories[-1].close)
-    finally:
-        forget_name(own.handle)
+    with communicator.all_or_none(OSError, DeviceError):
+        for rank, handle in enumerate(handles):
+            if rank == communicator.rank:
+                memories.append(own)
+                continue
+            memories.append(device.open(handle, size_bytes, sharing))
+            undo.callback(memories[-1].close)
     return memories
 
 

@@ -18,30 +18,17 @@ import msgspec
 from collectives.build import Build
 from collectives.operation import Algorithm, Row
 
-# The facts that a row may name, and their type; a number may also be the least and the most.
-FACTS: dict[str, type] = {
-    "device": str,  # cpu or gpu
-    "memory": str,  # mapped, host_staged or same_device; "mapped,host_staged" if ranks have both
-    "ranks": int,
-    "hosts": int,
-    "variant": str,
-    "mode": str,
-    "in_place": bool,
-    "way": str,
-    "round_trip_ns": float,  # of a flag between two CPU cores
-    "l2_bytes": int,  # of a CPU core
-    "oversubscribed": bool,  # whether ranks outnumber cores and take turns
-}
 MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's
 Known = Mapping[str, Mapping[str, Algorithm]]  # by collective and name
 
 
 class Written(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A row as a file has it."""
+    """A row as a file has it. `where`: facts of `choice.facts_of`, a number or the least and the
+    most; a row with a fact that nobody knows is never used."""
 
     algorithm: str
     size_bytes: tuple[int, int]
-    where: dict[str, Any]
+    where: dict[str, str | bool | int | float | list[float]]
     runs: list[str]
     memory: str | None = None
 
@@ -70,35 +57,19 @@ def rows_of(tables: Mapping[str, Sequence[Written]], known: Known) -> list[Row]:
                 raise ValueError(
                     f"{collective} has no algorithm {row.algorithm!r}: it has {names}"
                 ) from None
-            check_algorithm(algorithm, row.where)
+            check_algorithm(algorithm)
             least, most = row.size_bytes
             if not 0 < least <= most < 1 << 63:
                 raise ValueError(f"sizes from {least} to {most} B")
-            for fact, value in row.where.items():
-                check_fact(fact, value)
             rows.append(Row(collective, algorithm, (least, most), row.where, row.runs, row.memory))
     return rows
 
 
-def check_algorithm(algorithm: Algorithm, where: Mapping[str, Any]) -> None:
-    """Raises ValueError for an algorithm that `auto` cannot choose under these facts."""
+def check_algorithm(algorithm: Algorithm) -> None:
+    """Raises ValueError for an algorithm that `auto` never chooses. It skips one that is not
+    feasible."""
     if algorithm.is_lossy or not (algorithm.needs_peers or algorithm.spans_hosts):
         raise ValueError(f"auto does not choose {algorithm.name}")
-    is_registered = algorithm.registered or algorithm.build.slabs
-    if where.get("variant") == "registered" and not is_registered:
-        raise ValueError(f"{algorithm.name} has no registered variant")
-    if where.get("variant") == "copied" and (algorithm.build.slabs or not algorithm.copied):
-        raise ValueError(f"{algorithm.name} has no copied variant")
-
-
-def check_fact(fact: str, value: Any) -> None:
-    """Raises ValueError unless a row may require it."""
-    if fact not in FACTS:
-        raise ValueError(f"{fact!r} is not one of the facts {', '.join(FACTS)}")
-    values = value if isinstance(value, list) and FACTS[fact] in (int, float) else [value]
-    allowed = (int, float) if FACTS[fact] is float else FACTS[fact]
-    if not all(isinstance(each, allowed) for each in values) or len(values) > 2:
-        raise ValueError(f"{fact} = {value!r}, which is not a {FACTS[fact].__name__}")
 
 
 def written(rows: Iterable[Row]) -> str:
@@ -145,7 +116,7 @@ def distance(row: Row, size_bytes: int) -> float:
 
 
 def holds(where: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    """Whether the facts are those that a row requires. A fact that nobody knows is none."""
+    """Whether the facts are those that a row requires."""
     for fact, wanted in where.items():
         actual = facts.get(fact)
         if actual is None:

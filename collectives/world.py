@@ -11,7 +11,6 @@ from collectives.probe import ProbeFailed
 from collectives.refusals import remedy
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import MOST_RANKS, Device, DeviceError
-from kernels.devices.preflight import missing_cupy, unusable_gpu
 
 
 def choose_gpus(visible: list[list[str]]) -> list[str]:
@@ -32,15 +31,8 @@ def open_device(
     if name == "cpu":
         with communicator.all_or_none(DeviceError, OSError):
             return CpuDevice(), []
-    if name == "auto":
-        with communicator.all_or_none(DeviceError):
-            if sentence := missing_cupy():  # nobody measures a CPU beside a GPU by accident
-                raise DeviceError(sentence)
     chosen, refusal = _visible_gpus(communicator, name)
     if name == "auto":
-        with communicator.all_or_none(DeviceError):
-            if refusal and (sentence := unusable_gpu(refusal)):
-                raise DeviceError(sentence)
         if len(set(chosen)) < len(chosen) and not share_gpus:
             refusal = f"{len(chosen)} ranks see {len(set(chosen))} GPU between them"
         if refusal := communicator.first_reason(refusal):
@@ -54,7 +46,8 @@ def open_device(
 
 
 def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str | None]:
-    """The GPUs for the ranks of this host, or a sentence that says why they have no GPU."""
+    """The GPUs for the ranks of this host, or a sentence that says why they have no GPU.
+    Raises Refusal if `auto` would choose the CPU beside a GPU."""
     # Not at the top: a CPU run loads nothing that belongs to GPUs.
     from kernels.devices import gpu_driver
 
@@ -67,6 +60,13 @@ def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str
             )
     except DeviceError as error:
         refusal = str(error)
+    with communicator.all_or_none(DeviceError):
+        # Nobody measures a CPU beside a GPU by accident.
+        if refusal and name == "auto" and (node := gpu_driver.gpu_node()):
+            raise DeviceError(
+                f"a GPU is here ({node}) and cannot be used: {refusal}; to measure the CPU add "
+                "--device cpu"
+            )
     visible_by_rank = communicator.node_gather(visible)
     return choose_gpus(visible_by_rank) if all(visible_by_rank) else [], refusal
 

@@ -16,13 +16,6 @@ KERNEL announce(LAUNCHED_WITH(Mark) m) { Launch(m.ranks).signal(m.step, (unsigne
 KERNEL await_copies(LAUNCHED_WITH(Mark) m) { Launch(m.ranks).wait(m.step, (unsigned)m.peers); }
 RANK_KERNEL(leave) { Launch(a).leave(); }
 
-// Reduces the `count` elements at the first two of `sends`.
-template <Finish FINISH>
-DEVICE void add_both(const Arguments& a) {
-  in_parts(a.count, [&](long at, long n) {
-    reduce<FINISH>(Output{a.receive + at}, Sources<2>{{a.sends[0] + at, a.sends[1] + at}}, n);
-  });
-}
 // In rank order. `send` is this rank's input; with all inputs out of `sends` RDNA loads one by one.
 RANK_KERNEL(add_all) {
   in_parts(a.count, [&](long at, long n) {
@@ -30,6 +23,3 @@ RANK_KERNEL(add_all) {
     reduce(Output{a.receive + at}, inputs_of_all(a, a.send + at, from_peer), n);
   });
 }
-RANK_KERNEL(add_two) { add_both<PARTIAL>(a); }
-RANK_KERNEL(add_last_two) { add_both<COMPLETE>(a); }
-RANK_KERNEL(take) { copy_message(a); }

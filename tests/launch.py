@@ -1,7 +1,6 @@
 """Starts real ranks for tests."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -32,12 +31,6 @@ def count(full: int) -> int:
 def few(cases: Iterable[T], most: int) -> list[T]:
     """The first `most` cases of a test; all cases with `make reliability`."""
     return list(cases) if FULL else list(cases)[:most]
-
-
-def shared_by(pid: int | str) -> set[Path]:
-    """Return our files in shared memory that a process maps by name."""
-    maps = Path(f"/proc/{pid}/maps").read_text()
-    return {Path(name) for name in re.findall(r" (/dev/shm/wiretax-\S+)$", maps, re.MULTILINE)}
 
 
 def mpirun(

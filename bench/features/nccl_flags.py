@@ -12,8 +12,8 @@ FLAGS = (
     ("-g", "--ngpus", 1, 1, f"no effect: {PROCESS}"),
     ("-t", "--nthreads", 1, 1, "no effect, as -g (1)"),
     ("-m", "--agg_iters", 1, 1, "no effect: --mode chained times calls in a row (1)"),
-    ("-r", "--root", 0, 1 << 31, "no effect: there is no root"),
-    ("-R", "--local_register", 0, 2, "no effect: copied and registered buffers are both measured"),
+    ("-r", "--root", 0, 99, "no effect: there is no root (0)"),
+    ("-R", "--local_register", 0, 2, "no effect: registered buffers are measured too (0)"),
 )
 
 

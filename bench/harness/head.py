@@ -174,15 +174,7 @@ def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
     device = session.world.device
     if device.clock_shared or "overhead_us" not in ceilings:
         return []
-    resolution_us = device.facts["event_resolution_us"]
-    resolution = (
-        "the resolution of events is unknown"
-        if resolution_us is None
-        else f"events resolve {resolution_us:g} us"
-    )
-    return [
-        f"Each time contains {ceilings['overhead_us']:.2f} us of an empty launch; {resolution}."
-    ]
+    return [f"Each time contains {ceilings['overhead_us']:.2f} us of an empty launch."]
 
 
 def memory_facts(world: World) -> dict[str, str]:
@@ -221,6 +213,6 @@ def preflight(world: World) -> str:
             return f"No two ranks share a host.{between}"
     return (
         f"Peer memory is {peers.kind}{places}{ways.get(peers.kind, '')} "
-        f"({peers.types['data']}) and was probed byte by byte in every direction, between "
-        f"launches and within one{versions}.{flush}{refusals}{between}"
+        f"({peers.types['data']}) and was probed in every direction "
+        f"within one launch{versions}.{flush}{refusals}{between}"
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness import verify
-from collectives.algorithms import between_hosts as hierarchical
+from collectives.algorithms import hierarchical
 from collectives.algorithms.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.binding import build_macros, plain_arguments
 from collectives.collective import COLLECTIVES, DATATYPES, Array
@@ -309,7 +309,7 @@ def between_hosts(
     """A ping-pong of the library between hosts, whose half is the least time to send `least_bytes`
     from a host. Ranks with the same place on their hosts send a share each, at the same time."""
     nodes, rank = world.communicator.nodes, world.communicator.rank
-    rails = hierarchical.rails(nodes)[: min(map(len, nodes))]
+    rails = hierarchical.rails(nodes)
     share_bytes = max(1, least_bytes // len(rails))
     sent_bytes = min(share_bytes, max(1, size_bytes))
     idle = nothing(world)

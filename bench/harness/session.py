@@ -22,20 +22,14 @@ from typing import NoReturn
 from bench import VERSION
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
 from bench.harness.feature import Feature
-from bench.harness.options import Parser, RunOptions
+from bench.harness.options import RunOptions
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
 from bench.harness.witness import record_end
 from bench.machine import node
 from bench.machine.placement import Place, pin
-from collectives.communicator import (
-    Communicator,
-    Refusal,
-    launched_rank,
-    launched_ranks,
-    scant_memory,
-)
+from collectives.communicator import Communicator, Refusal, launched_rank, launched_ranks
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
 from collectives.probe import probe_kernels
@@ -49,7 +43,6 @@ from reports.store.writing import check_named
 SOURCES = ".py", ".cu", ".cpp", ".h"
 MEASURED = "collectives", "kernels"  # the packages whose code is measured
 START_S = 20.0  # for MPI to start all ranks
-WARNING_S = 1.0  # for mpirun to forward a warning before MPI can crash: 0.3 s lost it under load
 LEAST_FREE_BYTES = 1 << 20  # for the head, the flight records and some blocks
 PING_PONGS = 100
 SHARED_PING_PONGS = 4  # ranks that share a GPU take turns of milliseconds
@@ -107,9 +100,6 @@ def start(
     late = threading.Timer(limit_s, end_start, (options, limit_s))
     late.daemon = True
     late.start()
-    if warning := scant_memory():
-        say_once(options, warning)
-        time.sleep(WARNING_S)
     progress = Progress(options.command, options.quiet or not options.keeps_run)
     progress.show(f"start MPI, {launched_ranks() or 1} ranks")
     compile_cache.listeners.append(progress.compiling)
@@ -122,8 +112,6 @@ def start(
             "pip install mpich brings one, or name yours in MPI4PY_LIBMPI",
         )
         sys.exit(CANNOT)
-    except Refusal as refusal:
-        Parser(prog=f"bench.{options.command}").error(str(refusal))
     try:
         require_one_run(communicator, options)
         flight = open_flight(communicator, options)
@@ -219,9 +207,7 @@ def require_memory(session: Session, buffer_bytes: int) -> None:
     communicator, device = session.communicator, session.world.device
     ranks, sentence = len(communicator.node_gather(0)), None
     needed_bytes = 2 * ranks * buffer_bytes
-    peers = session.world.shared
-    sharing = "" if isinstance(peers, Unsupported) else peers.sharing
-    if device.is_cpu and (free_bytes := available_bytes(sharing)) < needed_bytes:
+    if device.is_cpu and (free_bytes := available_bytes()) < needed_bytes:
         sentence = (
             f"2 buffers of {buffer_bytes / 1e9:.1f} GB for each of {ranks} ranks "
             f"are {needed_bytes / 1e9:.1f} GB, and {free_bytes / 1e9:.1f} GB are free here"

@@ -180,8 +180,7 @@ def header_of(
             operation = operation.in_state(trip_ns)
         header.chosen = operation.choice
         header.blocks = None if is_library else operation.step.blocks
-        if operation.signal_to_noise_db:
-            header.snr_db = operation.signal_to_noise_db(session.options.seed)
+        header.snr_db = operation.snr_db
         algorithm = operation.chosen or algorithm
         header.other_bound_parts = {
             each.choice: parts

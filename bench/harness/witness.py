@@ -37,7 +37,7 @@ def main(folder: Path, pids: dict[int, int], host: str = "") -> None:
         end_launchers(launchers, CUT_OFF_S if is_cut_off else LAUNCHER_ENDS_S)
     if host and (folder / "ended").exists() and not folder.with_suffix(".jsonl").exists():
         time.sleep(OTHERS_LOOK_S)
-    clear_up(folder, [*pids.values()])
+    clear_up(folder)
 
 
 def watch(folder: Path, pids: dict[int, int], host: str) -> None:
@@ -144,12 +144,9 @@ def state_of(pid: int) -> str:
     return stat_of(pid)[0]
 
 
-def clear_up(folder: Path, pids: list[int]) -> None:
-    """Removes our shared memory and unfinished files, and the records unless a run was cut off."""
-    container = os.stat("/proc/self/ns/pid").st_ino
+def clear_up(folder: Path) -> None:
+    """Removes unfinished files, and the records unless a run was cut off."""
     leftovers = [*folder.parent.glob(f"{folder.stem}.*.part")]
-    for pid in pids:
-        leftovers += Path("/dev/shm").glob(f"wiretax-{container}-{pid}-*")
     if not (samples := folder.with_suffix(".samples")).is_symlink():  # to another user's files
         leftovers += samples.glob("*.part")
     run = folder.with_suffix(".jsonl")

@@ -215,7 +215,7 @@ COMMANDS = {
         graph=None,
     ),
     "prefill": Command(
-        f"Times a prefill step: {SPLIT} by sequence; and in a pipeline.",
+        f"Times a prefill step: {SPLIT} in a pipeline.",
         (
             one_model(),
             SCALE,

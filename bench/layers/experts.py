@@ -46,7 +46,7 @@ class ExpertOptions:
     top_k: int = 2
     tokens: int = 1024
     hidden: int = 4096
-    skew: Sequence[str] = ("uniform", "zipf:1.2", "hot:2")
+    skew: Sequence[str] = ("uniform", "zipf:1.2")
 
 
 def add_options(add: AddOption) -> None:
@@ -66,8 +66,7 @@ def add_options(add: AddOption) -> None:
         "--skew",
         type=partial(options.comma_separated, str),
         metavar="A,B",
-        help="routed: how unevenly tokens choose experts: uniform, zipf:S, hot:N or "
-        "file:COUNTS.npy (uniform,zipf:1.2,hot:2)",
+        help="routed: how unevenly tokens choose experts: uniform or zipf:S (uniform,zipf:1.2)",
     )
 
 
@@ -102,7 +101,7 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
             parser.error(mistake)
     try:
         for skew in batch.skew:
-            routing.expert_counts(skew, batch.experts, batch.tokens, batch.top_k)
+            routing.exponent_of(skew)
     except ValueError as error:
         parser.error(f"--skew: {error}")
     return batch
@@ -124,7 +123,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     row_bytes = batch.hidden * DATATYPES[sweep.datatypes[0]].size_bytes
     batches: dict[str, Routes] = {}
     for skew in batch.skew:
-        session.flight.note("draw the routes", text=skew.partition(":")[0])
+        session.flight.note("draw the routes", text=skew)
         routes = routing.draw(skew, ranks, batch.experts, batch.tokens, batch.top_k, seed)
         batches[routes.skew] = routes
     most_rows, worst = max(

@@ -16,10 +16,6 @@ from collectives.operation import Case, Operation
 from kernels.devices.device import DeviceError, Memory
 
 REPEATS = 8  # of a table, one a token: 4,096 tokens' tables have 4.6 MB
-NO_CORE = (
-    "No core is free for each rank's communication: fused communicates a chunk between two "
-    "matmuls, which hides nothing; it gains or loses only by smaller pieces."
-)
 
 
 class Matmuls:
@@ -83,7 +79,6 @@ class Matmuls:
                     columns=columns,
                     weights=weights.address,
                     between=self.between.address,
-                    core=self.session.place.beside,
                 )
 
     def iteration(self, case: Case, operation: Operation, chain_calls: int) -> Iteration:
@@ -121,8 +116,6 @@ class Matmuls:
 def prepare(options: LayerOptions, session: Session) -> Suite:
     """The cases, each overlapped one in its fastest number of chunks. Raises Refusal."""
     overlap.require_matmul(session.world, DATATYPES[options.datatype])
-    if session.world.device.is_cpu and session.place.beside is None:
-        session.notes.append(NO_CORE)
     matmuls = Matmuls(options, session)
     forms = overlap.OVERLAPPED[session.options.command]
     suite = bind_forms(session, forms, options, matmuls.cases(), matmuls.iteration)

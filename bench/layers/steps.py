@@ -47,8 +47,6 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     if is_prefill:
         require_matmul(session.world, datatype)
         batches = batches or [MESSAGE_BYTES // (model.hidden * datatype.size_bytes)]
-        if batches[0] % ranks:
-            raise Refusal(f"--tokens {batches[0]}: not a multiple of {ranks} ranks")
     net = open_net(options, session, layers, datatype if is_prefill else WEIGHTS[options.weights])
     shape = {
         "model": options.model,
@@ -74,8 +72,6 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         step_shape = {**shape, "tokens" if is_prefill else "slots": tokens}
         splits = Splits(session, batch, start, expected, step_shape, suite)
         splits.add_by_tensor()
-        if is_prefill:
-            splits.add_by_sequence()
         splits.add_pipeline(1 if is_prefill else min(tokens, ranks))
     return suite
 
@@ -177,17 +173,6 @@ class Splits:
             self.add(
                 self.whole("tensor_parallel_library", bound), library=library.name, variant=variant
             )
-
-    def add_by_sequence(self) -> None:
-        rank, ranks = self.session.communicator.rank, self.session.communicator.size
-        split = self.whole("sequence_parallel", steps.split_by_sequence(self.batch))
-        self.add(
-            replace(
-                split,
-                result=self.batch.residual + rank * self.batch.size_bytes // ranks,
-                expected=np.split(self.expected, ranks)[rank],
-            )
-        )
 
     def add_pipeline(self, groups: int) -> None:
         """The batch in equal groups; rank 0 checks the first one's result. If only some layers are

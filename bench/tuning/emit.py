@@ -93,12 +93,12 @@ def is_choice(name: str, collective: str, facts: Mapping[str, Any], size_bytes: 
     memory, which hung RCCL on gfx12 (ROCm/rocm-systems pull request 7183)."""
     try:
         algorithm = parsed(name, ALGORITHMS[collective])
-        check_algorithm(algorithm, facts)
+        check_algorithm(algorithm)
     except (KeyError, ValueError):
         return False
     if facts["device"] == "gpu":
         return algorithm.is_modelled or facts["memory"] != "host_staged"
-    builds = cpu_builds(algorithm.varies, size_bytes, facts["memory"])
+    builds = cpu_builds(algorithm.varies, size_bytes)
     return algorithm.is_modelled and algorithm.build in builds
 
 

@@ -1,19 +1,17 @@
-"""All-reduces whose transfers a GPU's copy engines make while its kernels sum, from 1 MiB on.
+"""Two-shot all-reduce whose transfers a GPU's copy engines make while its kernels sum, from 1 MiB
+on.
 
-Each rank copies from its own buffers into its peers' inboxes (or registered receive buffers), in a
-stream of its own. Flags order the ranks: the kernel `announce` follows the copies in their stream,
-and `await_copies` precedes the peer's sum. Every piece has its own place in an inbox, so no flag
-has to say that a place is free; no copy starts before all ranks have entered the launch. See
+Each rank copies its inputs into its peers' inboxes and its sums into their registered receive
+buffers, in a stream of its own. Flags order the ranks: the kernel `announce` follows the copies in
+their stream, and `await_copies` precedes the peer's sum. No flag has to say that a place is free: a
+rank's launch ends with the sums of all peers, who have then read their inboxes. See
 kernels/allreduce_copy_engine.cu."""
 
 import ctypes
-from collections.abc import Callable
 from contextlib import suppress
 from ctypes import c_long
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass
 
-from collectives.algorithms.allreduce_ring import RING
 from collectives.binding import build_macros, without_gpus
 from collectives.collective import Traffic
 from collectives.communicator import Refusal
@@ -51,207 +49,100 @@ Copy = tuple[int, int, int]  # target address, in a peer's memory; source addres
 
 @dataclass
 class Program:
-    """The steps of one launch, in the order in which the host puts them into the streams.
-
-    The message has a segment for each rank, with room for `segment_bytes`; `pieces` are the offsets
-    at which a segment is cut. `signals` counts the signals that this rank has sent."""
+    """The steps of one launch. The message has a segment for each rank, with room for
+    `segment_bytes`, cut into pieces at the offsets `pieces`. A rank's inbox has a slot for each
+    writer's inputs."""
 
     world: World
     case: Case
     engine: CopyEngine
     module: Module
-    arguments: Arguments  # of a launch; sends and receives: the registered buffers of all ranks
+    arguments: Arguments  # receives: the registered buffers of all ranks
     inboxes: list[Memory]
     segment_bytes: int
     pieces: range
-    steps: list[Step] = field(default_factory=list)
-    signals: int = 0
 
-    @property
-    def rank(self) -> int:
-        return self.world.communicator.rank
-
-    @property
-    def ranks(self) -> int:
-        return self.world.communicator.size
-
-    @property
-    def others(self) -> list[int]:
-        """The other ranks, first the next: otherwise all would copy to rank 0 first."""
-        return [(self.rank + distance) % self.ranks for distance in range(1, self.ranks)]
+    def steps(self) -> list[Step]:
+        """In the order in which the host puts them into the streams."""
+        rank, ranks, case = self.world.communicator.rank, self.world.communicator.size, self.case
+        # First the next rank: otherwise all would copy to rank 0 first.
+        others = [(rank + distance) % ranks for distance in range(1, ranks)]
+        peers = sum(1 << peer for peer in others)
+        sums_from = len(self.pieces)
+        steps = list[Step]()
+        for number, offset in enumerate(self.pieces):
+            inputs = [(peer, *self.part(peer, offset)) for peer in others]
+            copies = [
+                (self.inbox(peer, rank, offset), case.send + start, size_bytes)
+                for peer, start, size_bytes in inputs
+            ]
+            steps.append(self.send(copies, peers, number))
+        for number, offset in enumerate(self.pieces):
+            start, size_bytes = self.part(rank, offset)
+            steps.append(self.mark("await_copies", peers, number))
+            if size_bytes:
+                steps.append(self.sum_of(start, size_bytes, offset))
+            copies = [
+                (int(self.arguments.receives[peer]) + start, case.receive + start, size_bytes)
+                for peer in others
+            ]
+            steps.append(self.send(copies, peers, sums_from + number))
+        last = sums_from + len(self.pieces) - 1
+        leave = Step(self.module.kernel("leave", MARK_THREADS), self.arguments)
+        return [*steps, self.mark("await_copies", peers, last), self.engine.join(), leave]
 
     def part(self, segment: int, offset: int) -> tuple[int, int]:
         """The place of a segment's piece in a buffer, and its size, both in bytes."""
-        start = min(segment * self.segment_bytes + offset, self.case.segment_bytes)
-        end = min(
-            start + self.pieces.step, (segment + 1) * self.segment_bytes, self.case.segment_bytes
-        )
+        whole = self.case.segment_bytes
+        start = min(segment * self.segment_bytes + offset, whole)
+        end = min(start + self.pieces.step, (segment + 1) * self.segment_bytes, whole)
         return start, max(0, end - start)
-
-    def sums_at(self, peer: int, slot: int, segment: int, offset: int) -> int:
-        """Where a peer gets sums: in its registered receive buffer or a slot of its inbox."""
-        if self.case.variant == "registered":
-            return int(self.arguments.receives[peer]) + self.part(segment, offset)[0]
-        return self.inbox(peer, slot, offset)
 
     def inbox(self, peer: int, slot: int, offset: int) -> int:
         return self.inboxes[peer].address + slot * self.segment_bytes + offset
 
-    def mark(self, entry: str, peers: list[int], number: int) -> Step:
+    def mark(self, entry: str, peers: int, number: int) -> Step:
         """A kernel that stores (`announce`) or awaits (`await_copies`) a signal for each peer."""
-        bits = sum(1 << peer for peer in peers)
-        return Step(self.module.kernel(entry, MARK_THREADS), Mark(self.arguments, bits, number))
+        return Step(self.module.kernel(entry, MARK_THREADS), Mark(self.arguments, peers, number))
 
-    def enter(self) -> None:
-        """Waits for all ranks, as peers may still read what this launch's copies overwrite."""
-        self.signals += 1
-        self.steps.append(self.mark("announce", self.others, self.signals))
-        self.wait(self.others, self.signals)
-
-    def send(self, copies: list[Copy], peers: list[int]) -> None:
+    def send(self, copies: list[Copy], peers: int, number: int) -> Step:
         """Copies, after all sums so far, and then signals the peers."""
-        self.signals += 1
         moved = [self.engine.copy(*copy) for copy in copies if copy[-1]]
-        self.steps.append(self.engine.beside([*moved, self.mark("announce", peers, self.signals)]))
+        return self.engine.beside([*moved, self.mark("announce", peers, number)])
 
-    def wait(self, peers: list[int], number: int) -> None:
-        self.steps.append(self.mark("await_copies", peers, number))
-
-    def run(self, entry: str, target: int, sources: list[int], size_bytes: int) -> None:
-        """Launches a kernel that sums or copies `size_bytes`. `sources` are one address a rank, in
-        rank order; or the two of a ring's sum; or a single one."""
-        if not size_bytes:
-            return
-        build, device = self.case.build, self.world.device
+    def sum_of(self, start: int, size_bytes: int, offset: int) -> Step:
+        """Sums a piece of this rank's segment, of all inputs in rank order."""
+        rank, ranks, build = (
+            self.world.communicator.rank,
+            self.world.communicator.size,
+            self.case.build,
+        )
         arguments = Arguments.from_buffer_copy(self.arguments)
-        arguments.send, arguments.receive = sources[min(self.rank, len(sources) - 1)], target
+        arguments.send, arguments.receive = self.case.send + start, self.case.receive + start
         arguments.count = size_bytes // self.case.datatype.size_bytes
-        arguments.sends[: len(sources)] = sources
-        blocks = device.blocks_for(size_bytes)
-        self.steps.append(
-            Step(
-                self.module.kernel(entry, build.threads),
-                arguments,
-                min(blocks, build.blocks or blocks),
-            )
-        )
-
-    def leave(self) -> None:
-        """Ends the launch after its copies, which read this rank's buffers."""
-        self.steps += [
-            self.engine.join(),
-            Step(self.module.kernel("leave", MARK_THREADS), self.arguments),
-        ]
+        arguments.sends[:ranks] = [self.inbox(rank, writer, offset) for writer in range(ranks)]
+        blocks = self.world.device.blocks_for(size_bytes)
+        kernel = self.module.kernel("add_all", build.threads)
+        return Step(kernel, arguments, min(blocks, build.blocks or blocks))
 
 
-def two_shot(program: Program) -> None:
-    """Each rank sums one segment of all inputs and pushes the sums. An inbox has a slot for each
-    writer's inputs, then a slot for each owner's sums."""
-    p, rank, ranks, case = program, program.rank, program.ranks, program.case
-    p.enter()
-    for offset in p.pieces:
-        p.send(
-            [
-                (p.inbox(peer, rank, offset), case.send + start, size_bytes)
-                for peer in p.others
-                for start, size_bytes in [p.part(peer, offset)]
-            ],
-            p.others,
-        )
-    sums_after = p.signals
-    for number, offset in enumerate(p.pieces, start=2):
-        p.wait(p.others, number)
-        start, size_bytes = p.part(rank, offset)
-        inputs = [
-            case.send + start if peer == rank else p.inbox(rank, peer, offset)
-            for peer in range(ranks)
-        ]
-        p.run("add_all", case.receive + start, inputs, size_bytes)
-        p.send(
-            [
-                (p.sums_at(peer, ranks + rank, rank, offset), case.receive + start, size_bytes)
-                for peer in p.others
-            ],
-            p.others,
-        )
-    for number, offset in enumerate(p.pieces, start=sums_after + 1):
-        p.wait(p.others, number)
-        for owner in p.others if case.variant == "copied" else []:
-            start, size_bytes = p.part(owner, offset)
-            p.run("take", case.receive + start, [p.inbox(rank, ranks + owner, offset)], size_bytes)
-    p.leave()
-
-
-def ring(program: Program) -> None:
-    """A segment makes 2 (ranks - 1) hops: `ranks - 1` until it holds the sum of all ranks, and as
-    many more until all ranks have the sum. Every hop has a slot in the inbox. In round r piece k
-    makes hop r - k, so a piece is copied while another is summed."""
-    p, ranks = program, program.ranks
-    left, right = (p.rank - 1) % ranks, (p.rank + 1) % ranks
-    p.enter()
-    for r in range(len(p.pieces) + 2 * ranks - 2):
-        if r:
-            p.wait([left], p.signals)  # left has sent as often as this rank
-        copies = list[Copy]()
-        for k, offset in enumerate(p.pieces):
-            if 0 <= r - k <= 2 * (ranks - 1):
-                copies += _ring_hop(p, r - k, offset, right)
-        p.send(copies, [right])
-    p.leave()
-
-
-def _ring_hop(p: Program, hop: int, offset: int, right: int) -> list[Copy]:
-    """What a rank does with a piece that has made `hop` hops: adds its own input to it, until the
-    sum is complete, then outputs it. Returns the copy of the next hop, if there is one."""
-    complete, case = p.ranks - 1, p.case
-    segment = (p.rank - hop) % p.ranks
-    start, size_bytes = p.part(segment, offset)
-    own, output = case.send + start, case.receive + start
-    if hop:
-        received = p.inbox(p.rank, hop - 1, offset)
-        if hop <= complete:
-            entry = "add_two" if hop < complete else "add_last_two"
-            p.run(entry, output, [received, own], size_bytes)
-        elif case.variant == "copied":
-            p.run("take", output, [received], size_bytes)
-    if hop == 2 * complete:
-        return []
-    target = (
-        p.sums_at(right, hop, segment, offset) if hop >= complete else p.inbox(right, hop, offset)
-    )
-    return [(target, output if hop else own, size_bytes)]
-
-
-def _bind(
-    assemble: Callable[[Program], None], slots: Callable[[int], int], world: World, case: Case
-) -> Bound:
+def _bind(world: World, case: Case) -> Bound:
     peers, ranks = world.mapped, world.communicator.size
-    unit = PACK_BYTES * ranks
-    segment_bytes = -(-case.segment_bytes // unit) * PACK_BYTES
+    segment_bytes = -(-case.segment_bytes // (PACK_BYTES * ranks)) * PACK_BYTES
     # All ranks take part in these calls, so nothing before them may fail on one rank alone.
     try:
         engine = _engine(world, peers)
-        inboxes = _inboxes(peers, slots(ranks) * segment_bytes)
+        inboxes = _inboxes(peers, ranks * segment_bytes)
     except Refusal as refused:
         return Unsupported(str(refused))
     arguments = peers.arguments(case.send, case.receive, case.count, 0)
-    if case.variant == "registered" and not peers.locate(case.receive, arguments.receives):
+    if not peers.locate(case.receive, arguments.receives):
         return NOT_MAPPED
     most = case.build.chunk_bytes or max(LEAST_PIECE_BYTES, -(-segment_bytes // PIECES))
-    piece_bytes = -(-most // PACK_BYTES) * PACK_BYTES
+    pieces = range(0, segment_bytes, -(-most // PACK_BYTES) * PACK_BYTES)
     module = _module(world, build_macros(world, case))
-    program = Program(
-        world,
-        case,
-        engine,
-        module,
-        arguments,
-        inboxes,
-        segment_bytes,
-        range(0, segment_bytes, piece_bytes),
-    )
-    assemble(program)
-    step = world.device.sequence(program.steps)
+    program = Program(world, case, engine, module, arguments, inboxes, segment_bytes, pieces)
+    step = world.device.sequence(program.steps())
     if step.entries > MOST_ENTRIES:
         return Unsupported(
             f"a launch of {step.entries} kernels, copies and events is too long "
@@ -334,39 +225,26 @@ def _inboxes(peers: PeerBuffer, size_bytes: int) -> list[Memory]:
     return peers.inboxes[-1]
 
 
-def _two_shot_traffic(ranks: int, case: Case) -> Traffic:
+def _traffic(ranks: int, case: Case) -> Traffic:
     others = case.segment_bytes - case.segment_bytes // ranks
-    return Traffic(3, ((others, 0), (others, others)), case.segment_bytes)
+    return Traffic(2, ((others, 0), (others, others)), case.segment_bytes)
 
 
-def _ring_traffic(ranks: int, case: Case) -> Traffic | None:
-    traffic = RING.traffic(ranks, case)
-    return replace(traffic, hops=1 + traffic.hops) if traffic else traffic
-
-
-by_copy_engine = partial(
-    Algorithm,
-    refuses=_refuses,
-    registered=True,
-    pushes=True,
-    swaps=(),
-    varies=("chunks",),
-    least_bytes=LEAST_BYTES,
-    is_modelled=False,
-)
 ALGORITHMS = {
     "all_reduce": (
-        by_copy_engine(
+        Algorithm(
             "two_shot_copy_engine",
             "two_shot: a GPU's copy engines make its transfers",
-            partial(_bind, two_shot, lambda ranks: 2 * ranks),
-            _two_shot_traffic,
-        ),
-        by_copy_engine(
-            "ring_copy_engine",
-            "ring: a GPU's copy engines make its transfers",
-            partial(_bind, ring, lambda ranks: 2 * ranks - 2),
-            _ring_traffic,
+            _bind,
+            _traffic,
+            _refuses,
+            copied=False,
+            registered=True,
+            pushes=True,
+            swaps=(),
+            varies=("chunks",),
+            least_bytes=LEAST_BYTES,
+            is_modelled=False,
         ),
     )
 }

@@ -1,23 +1,18 @@
 """All-reduces summed by an NVSwitch (NVLS). See kernels/allreduce_multimem.cu.
 
-All ranks' slabs lie behind one multicast address, serve all cases, and are made for the first. The
-forms are offered only if the sums of a probe are right."""
+All ranks' slabs lie behind one multicast address, serve all cases, and are made for the first."""
 
 import contextlib
 import os
 import socket
 import tempfile
 from functools import partial
-from itertools import product
-
-import numpy as np
 
 from collectives.binding import bind_kernel, without_gpus
-from collectives.collective import COLLECTIVES, DATATYPES, Traffic
+from collectives.collective import Traffic
 from collectives.communicator import Communicator, Refusal
 from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
 from collectives.peer_buffer import half_for
-from collectives.probe import PROBE_NS
 from kernels.devices.device import MOST_RANKS, DeviceError, Multicast
 
 # What multimem combines in 16 bytes, as in multimem.h: not integers, fp64, or fp32's minimum.
@@ -27,17 +22,25 @@ COMBINED = {
     "bfloat16": ("sum", "min", "max"),
 }
 CHUNKS, REST_BYTES = 4, 4096  # of a half: two chunks of input and two of sums, in whole packs
-PROBE_COUNT, PROBE_ROUNDS = 4003, 4  # with a tail
 SOCKET_TIMEOUT_S = 10.0
 
 
 def _bind(entry: str, world: World, case: Case) -> Bound:
+    """Raises DeviceError."""
     peers = world.mapped
     if peers.multicast is None:
-        peers.multicast = _probed_slabs(world)
-    if isinstance(peers.multicast, str):
-        return Unsupported(peers.multicast)
-    return _bind_slabs(entry, world, case, peers.multicast)
+        peers.multicast = _shared_slabs(world)
+    slabs, half_bytes = peers.multicast, _half_bytes(world)
+    if isinstance(slabs, str):
+        return Unsupported(slabs)
+    bound = bind_kernel(
+        world, case, "allreduce_multimem", entry, (half_bytes - REST_BYTES) / CHUNKS
+    )
+    if isinstance(bound, Operation):
+        arguments = bound.step.argument
+        arguments.slab[:] = [slabs.own] * MOST_RANKS
+        arguments.half_bytes, arguments.more = half_bytes, slabs.address
+    return bound
 
 
 def _refuses(world: World, case: Case) -> Unsupported | None:
@@ -52,24 +55,7 @@ def _refuses(world: World, case: Case) -> Unsupported | None:
     return None
 
 
-def _half_bytes(world: World) -> int:
-    return half_for(world.device.most_chunk_bytes, world.device.most_chunk_bytes)
-
-
-def _bind_slabs(entry: str, world: World, case: Case, slabs: Multicast) -> Bound:
-    """Raises DeviceError."""
-    half_bytes = _half_bytes(world)
-    bound = bind_kernel(
-        world, case, "allreduce_multimem", entry, (half_bytes - REST_BYTES) / CHUNKS
-    )
-    if isinstance(bound, Operation):
-        arguments = bound.step.argument
-        arguments.slab[:] = [slabs.own] * MOST_RANKS
-        arguments.half_bytes, arguments.more = half_bytes, slabs.address
-    return bound
-
-
-def _probed_slabs(world: World) -> Multicast | str:
+def _shared_slabs(world: World) -> Multicast | str:
     """This rank's slab and the address of all, or why there are none; the same on all ranks."""
     communicator, undo = world.communicator, contextlib.ExitStack()
     try:
@@ -77,11 +63,14 @@ def _probed_slabs(world: World) -> Multicast | str:
             slabs = world.device.multicast(communicator.size, 2 * _half_bytes(world))
             undo.callback(slabs.close)
         _connect(communicator, slabs)
-        _probe(world, slabs)
     except Refusal as refusal:
         undo.close()
         return str(refusal)
     return slabs
+
+
+def _half_bytes(world: World) -> int:
+    return half_for(world.device.most_chunk_bytes, world.device.most_chunk_bytes)
 
 
 def _connect(communicator: Communicator, slabs: Multicast) -> None:
@@ -124,43 +113,6 @@ def _receive_descriptor(communicator: Communicator, descriptor: int) -> int:
                 with end.accept()[0] as peer:
                     socket.send_fds(peer, [b"1"], [descriptor])
     return descriptor
-
-
-def _probe(world: World, slabs: Multicast) -> None:
-    """Sums small integers by both forms. Raises Refusal if a sum is wrong or never ends."""
-    communicator, watch, problem = world.communicator, world.mapped.waits.watch, None
-    with communicator.all_or_none(DeviceError):
-        send, receive = (world.device.private(4 * PROBE_COUNT) for _ in range(2))
-        case = Case(
-            COLLECTIVES["all_reduce"],
-            PROBE_COUNT,
-            DATATYPES["float32"],
-            "sum",
-            send.address,
-            receive.address,
-        )
-        bound = [_bind_slabs(entry, world, case, slabs) for entry in ENTRIES]
-        steps = [operation.step for operation in bound if isinstance(operation, Operation)]
-        assert len(steps) == len(ENTRIES), bound
-    for step, round_number in product(steps, range(PROBE_ROUNDS)):
-        inputs = [
-            np.random.default_rng([round_number, rank]).integers(-999, 999, PROBE_COUNT)
-            for rank in range(communicator.size)
-        ]
-        with communicator.all_or_none(DeviceError):
-            send.write(inputs[communicator.rank].astype(np.float32))
-            step.argument.timeout_ns = min(step.argument.timeout_ns, PROBE_NS)
-            world.device.caller(step)()
-            wrong = np.count_nonzero(receive.read().view(np.float32) != np.sum(inputs, axis=0))
-        if wrong:
-            problem = problem or f"{step.kernel.name} gave {wrong} wrong sums of {PROBE_COUNT}"
-    if watch.timed_out:
-        problem = f"a flag from rank {watch.peer} never arrived"
-    world.mapped.waits.forget()
-    send.close()
-    receive.close()
-    if sentence := communicator.first_reason(problem):
-        raise Refusal(f"a probe of multimem failed: {sentence}")
 
 
 def _one_shot_traffic(ranks: int, case: Case) -> Traffic:

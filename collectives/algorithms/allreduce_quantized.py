@@ -2,7 +2,7 @@
 kernels/allreduce_two_shot_quantized.cu. `Wire.expected_sum` defines each element's exact result."""
 
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import cache, partial, reduce
 
 import numpy as np
 
@@ -10,12 +10,10 @@ from collectives.algorithms.allreduce_two_shot import two_shot_traffic
 from collectives.binding import bind_kernel
 from collectives.collective import Array, Datatype, Traffic, combined
 from collectives.operation import Algorithm, Bound, Case, Unsupported, World
-from kernels.devices.device import DeviceError
 
 BLOCK = 32  # elements that share a scale
 DATATYPES = ("float32", "float16", "bfloat16")
-# Of a measurement of the loss: at most these bytes, at least these elements (one a channel).
-LOSS_BYTES, LOSS_ELEMENTS = 1 << 20, 4096
+LOSS_ELEMENTS = 1 << 16  # of a figure of the loss
 
 
 @dataclass(frozen=True)
@@ -85,51 +83,38 @@ class Wire:
         return replace(
             bound,
             expected_sum=partial(self.expected_sum, case.redop),
-            signal_to_noise_db=partial(self.signal_to_noise_db, world, case),
+            snr_db=signal_to_noise_db(self, case.datatype, case.redop, world.communicator.size),
         )
 
     def traffic(self, ranks: int, case: Case) -> Traffic:
         return two_shot_traffic(ranks, case, self.wire_bytes(case.count))
 
-    def signal_to_noise_db(self, world: World, case: Case, seed: int) -> dict[str, float]:
-        """10 log10(sum of squares of the exact result / of the error) in dB, by kind of data; the
-        exact result sums the stored inputs in fp64. Raises Refusal."""
-        communicator, datatype = world.communicator, case.datatype
-        count = max(LOSS_ELEMENTS, min(case.count, LOSS_BYTES // datatype.size_bytes))
-        with communicator.all_or_none(DeviceError, MemoryError):
-            send, receive = (world.device.private(count * datatype.size_bytes) for _ in range(2))
-            operation = self.bind(
-                world,
-                replace(
-                    case, count=count, send=send.address, receive=receive.address, in_place=False
-                ),
-            )
-        assert not isinstance(operation, Unsupported), operation
-        ratios_db = {}
-        for number, kind in enumerate(("normal", "heavy-tailed", "outlier channels")):
-            inputs = [
-                _random_elements(kind, datatype, count, [seed, number, rank])
-                for rank in range(communicator.size)
-            ]
-            with communicator.all_or_none(DeviceError):
-                send.write(inputs[communicator.rank].view(np.uint8))
-                operation.call()
-                stored: Array = receive.read()[: count * datatype.size_bytes].view(datatype.storage)
-            exact = combined([datatype.decode(values) for values in inputs], case.redop)
-            noise = np.sum((datatype.decode(stored) - exact) ** 2)
-            ratios_db[kind] = round(float(10 * np.log10(np.sum(exact**2) / noise)), 1)
-        for memory in (send, receive):
-            memory.close()
-        return dict(communicator.broadcast(ratios_db))
+
+@cache
+def signal_to_noise_db(wire: Wire, datatype: Datatype, redop: str, ranks: int) -> dict[str, float]:
+    """10 log10(sum of squares of the exact result / of the error) in dB, by kind of data; the exact
+    result sums the stored inputs in fp64. It depends on no machine."""
+    ratios_db = {}
+    for number, kind in enumerate(("normal", "heavy-tailed", "outlier channels")):
+        inputs = np.stack(
+            [_random_elements(kind, datatype, [number, rank]) for rank in range(ranks)]
+        )
+        exact = combined(list(inputs), redop)
+        result = wire.expected_sum(redop, inputs.reshape(ranks, -1, BLOCK)).ravel()
+        noise = np.sum((datatype.decode(datatype.encode(result)) - exact) ** 2)
+        ratios_db[kind] = round(float(10 * np.log10(np.sum(exact**2) / noise)), 1)
+    return ratios_db
 
 
-def _random_elements(kind: str, datatype: Datatype, count: int, seed: list[int]) -> Array:
-    """Normal; Student's t with 3 degrees of freedom; or every 64th channel 32 times as large."""
+def _random_elements(kind: str, datatype: Datatype, seed: list[int]) -> Array:
+    """Normal; Student's t with 3 degrees of freedom; or every 64th channel 32 times as large. As
+    they are stored, decoded."""
     draw = np.random.default_rng(seed)
-    values = draw.standard_t(3, count) if kind == "heavy-tailed" else draw.normal(size=count)
+    is_heavy = kind == "heavy-tailed"
+    values = draw.standard_t(3, LOSS_ELEMENTS) if is_heavy else draw.normal(size=LOSS_ELEMENTS)
     if kind == "outlier channels":
         values[::64] *= 32
-    return datatype.encode(values)
+    return datatype.decode(datatype.encode(values))
 
 
 WIRES = (

@@ -1,6 +1,6 @@
 """Routed all-to-all: tokens to the ranks of their experts and back, by our kernels
-(kernels/experts/alltoall_routed.cu) and by the library. The library exchanges records between
-kernels of ours that pack and unpack them (routed_records.cu), and is told each rank's bytes."""
+(kernels/experts/alltoall_routed.cu) and by the library. The library exchanges rows between kernels
+of ours that pack and unpack them (routed_records.cu), and is told all routes in advance."""
 
 import ctypes
 from ctypes import c_long, c_void_p
@@ -9,8 +9,8 @@ from functools import partial
 
 import numpy as np
 
+from collectives import choice
 from collectives.binding import attached, bind_kernel, chunk_that_fits, run_sequence
-from collectives.choice import auto
 from collectives.collective import Traffic
 from collectives.experts.routing import Array, Routes
 from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
@@ -43,7 +43,6 @@ class Routing(ctypes.Structure):
         ("in_", c_void_p),
         ("record", c_void_p),
         ("arrived", c_void_p),
-        ("counts", c_void_p),
     ]
 
 
@@ -69,7 +68,6 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> T
     """Fills the tables of this rank. Raises DeviceError."""
     rank, ranks, most = world.communicator.rank, routes.ranks, int(routes.tokens_of.max())
     top_k, memories = routes.chosen.shape[1], list[Memory]()
-    size_bytes = record_bytes(row_bytes, top_k)
 
     def on_device(array: Array) -> int:
         memories.append(world.device.store(array))
@@ -82,8 +80,6 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> T
     came["weight"][home, place] = routes.weights
     token, choice = routes.rows_of(rank)
     came["place"][home[token], place[token], choice] = np.arange(len(token))
-    counts = np.zeros((ranks, routes.experts), np.int32)
-    np.add.at(counts, (home[:, None], routes.chosen), 1)
     sent, arriving = routes.leaving[rank], routes.leaving[:, rank]
     structure = Routing(
         tokens=int(routes.tokens_of[rank]),
@@ -98,11 +94,10 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> T
         first=on_device(np.zeros((ranks, routes.experts), np.int32)),
         came=on_device(came),
         rows=rows.address,
-        out=on_device(np.zeros(sent.sum() * size_bytes, np.uint8)),
-        in_=on_device(np.zeros(arriving.sum() * size_bytes, np.uint8)),
+        out=on_device(np.zeros(sent.sum() * row_stride(row_bytes), np.uint8)),
+        in_=on_device(np.zeros(arriving.sum() * row_stride(row_bytes), np.uint8)),
         record=on_device(_numbered(sent)),
         arrived=on_device(_numbered(arriving)),
-        counts=on_device(counts),
     )
     return Tables(routes, rows, structure, memories)
 
@@ -117,11 +112,6 @@ def row_stride(row_bytes: int) -> int:
     return (row_bytes + 63) // 64 * 64
 
 
-def record_bytes(row_bytes: int, top_k: int) -> int:
-    """Bytes of a record, a row and its choices, as in routed_records.cu."""
-    return row_stride(row_bytes) + row_stride(top_k * CHOICE.itemsize)
-
-
 def _with_routing(
     world: World, case: RoutedCase, arguments: Arguments, step_tokens: int = 0
 ) -> list[object]:
@@ -133,8 +123,6 @@ def _with_routing(
 def _bind(direction: str, world: World, case: Case) -> Bound:
     assert isinstance(case, RoutedCase)
     way, routes = case.shape["way"], case.tables.routes
-    if case.variant == "registered" and way == "combine":
-        return Unsupported("a combine sums rows before it sends them: it has no copy to save")
     if isinstance(world.peers, Unsupported):
         return world.peers
     chunk_bytes = chunk_that_fits(
@@ -156,7 +144,7 @@ def _bind(direction: str, world: World, case: Case) -> Bound:
 
 
 def _bind_library(world: World, case: Case) -> Bound:
-    """For each direction: pack records, exchange them, unpack them."""
+    """For each direction: pack rows, exchange them, unpack them."""
     assert isinstance(case, RoutedCase)
     rank, routing, routes = world.communicator.rank, case.tables.structure, case.tables.routes
     arguments = Arguments(send=case.send, receive=case.receive, count=case.count, rank=rank)
@@ -169,18 +157,14 @@ def _bind_library(world: World, case: Case) -> Bound:
         step = Step(module.kernel(name), arguments, blocks)
         return Operation(step, world.device.caller(step), keep=keep)
 
-    size_bytes = record_bytes(case.segment_bytes, routes.chosen.shape[1])
-    out = routing.out, routes.between[rank] * size_bytes
-    in_ = routing.in_, routes.between[:, rank] * size_bytes
-    dispatch = partial(
-        world.library.bind_exchange, world, out, in_, (routing.counts, routes.experts)
-    )
-    combine = partial(world.library.bind_exchange, world, in_, out)
+    stride = row_stride(case.segment_bytes)
+    out = routing.out, routes.between[rank] * stride
+    in_ = routing.in_, routes.between[:, rank] * stride
     operations: list[Operation] = []
-    for way, rows, exchange in (("dispatch", "tokens", dispatch), ("combine", "parts", combine)):
+    for way, rows, ends in (("dispatch", "tokens", (out, in_)), ("combine", "parts", (in_, out))):
         if case.shape["way"] not in (way, "round_trip"):
             continue
-        exchanged = exchange()
+        exchanged = world.library.bind_exchange(world, *ends)
         if isinstance(exchanged, Unsupported):
             return exchanged
         operations += [launch(f"pack_{rows}"), exchanged, launch(f"unpack_{rows}")]
@@ -192,21 +176,20 @@ def _traffic(ranks: int, case: Case) -> Traffic:
     that stay on it, each row of a dispatch, each token of a combine."""
     assert isinstance(case, RoutedCase)
     routes, way, row_bytes = case.tables.routes, case.shape["way"], case.segment_bytes
-    registered = case.variant == "registered"
     stays = routes.owner[routes.chosen] == routes.home[:, None]
     copies = stays.any(axis=1) if way == "combine" else stays.sum(axis=1)
     copied = int(np.bincount(routes.home, copies, ranks).max())
     leaving, coming = routes.between.sum(axis=1), routes.between.sum(axis=0)
     busiest = int(np.argmax(leaving + coming))
     stored, read = int(leaving[busiest]) * row_bytes, int(coming[busiest]) * row_bytes
-    dispatch = ((0, read),) if registered else ((stored, 0), (0, read))
+    dispatch = ((stored, 0), (0, read))
     combine = ((read, 0), (0, stored))
     hops, stages = {
         "dispatch": (1, dispatch),
         "combine": (1, combine),
         "round_trip": (2, dispatch + combine),
     }[way]
-    return Traffic(hops + registered, stages, copied * row_bytes)
+    return Traffic(hops, stages, copied * row_bytes)
 
 
 PUSH = Algorithm(
@@ -221,7 +204,6 @@ PULL = Algorithm(
     "each rank stores tokens and sums into its own slab; readers read them from it",
     partial(_bind, "pull"),
     _traffic,
-    registered=True,
 )
 LIBRARY = Algorithm(
     "library",
@@ -232,4 +214,21 @@ LIBRARY = Algorithm(
     library_variants=1,
 )
 FLAT = replace(LIBRARY, base="flat", library_variants=0, spans_hosts=True)  # as auto takes it
-ALGORITHMS = (LIBRARY, auto((PUSH, PULL, FLAT)), PUSH, PULL)
+
+
+def _bind_auto(world: World, case: Case) -> Bound:
+    ours = PULL if world.device.is_cpu else PUSH
+    algorithm = FLAT if world.node else ours
+    bound = algorithm.bind(world, case)
+    if isinstance(bound, Unsupported):
+        return bound
+    return replace(bound, chosen=algorithm, choice=algorithm.name)
+
+
+AUTO = Algorithm(
+    choice.AUTO,
+    "direct_pull between CPU cores, direct_push between GPUs, flat between hosts",
+    _bind_auto,
+    needs_peers=False,
+)
+ALGORITHMS = (LIBRARY, AUTO, PUSH, PULL)

@@ -1,102 +1,43 @@
 """Draws a batch for a mixture of experts: which experts each token chooses, and the resulting load.
 
-All ranks draw the same batch. A `skew` says how the tokens x top_k choices spread over the experts.
-No expert gets more choices than there are tokens, as a token chooses an expert at most once:
+All ranks draw the same batch. A `skew` says how likely a token chooses expert e, counted from 1:
+`uniform` makes all alike; `zipf:S` makes them likely in proportion to e^-S."""
 
-    uniform      all experts equally
-    zipf:S       expert e in proportion to e^-S, counted from 1
-    hot:N        the first N experts equally, the others as little as possible
-    file:PATH    an .npy file of integers, one count for each expert
-"""
-
-import hashlib
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
-SKEW = re.compile(r"uniform|zipf:(\d{1,2}(?:\.\d+)?)|hot:(\d{1,4})")
+SKEW = re.compile(r"uniform|zipf:(\d{1,2}(?:\.\d+)?)")
 MOST_EXPERTS, MOST_CHOICES = 1024, 16  # the largest models of 2026 have 512 and 10
 
 
-def expert_counts(skew: str, experts: int, tokens: int, top_k: int) -> Array:
-    """How many tokens choose each expert, (experts,). Raises ValueError."""
-    if skew.startswith("file:"):
-        return _counts_from(Path(skew.removeprefix("file:")), experts, tokens, top_k)
+def exponent_of(skew: str) -> float:
+    """S of a skew, 0 for uniform. Raises ValueError."""
     if not (match := SKEW.fullmatch(skew)):
-        raise ValueError(
-            f"{skew!r} is not a skew such as uniform, zipf:1.2, hot:2 or file:counts.npy"
-        )
-    exponent, hot = float(match[1] or 0), match[2]
-    expert = np.arange(1, experts + 1, dtype=np.float64)
-    if hot is None:
-        return _in_proportion(expert**-exponent, tokens, top_k)
-    if not 1 <= int(hot) <= experts:
-        raise ValueError(f"{skew!r}: 1 to all of the {experts} experts can be hot")
-    return _in_proportion(np.where(expert <= int(hot), 1.0, 1e-9), tokens, top_k)
+        raise ValueError(f"{skew!r} is not a skew such as uniform or zipf:1.2")
+    return float(match[1] or 0)
 
 
-def _counts_from(path: Path, experts: int, tokens: int, top_k: int) -> Array:
-    try:
-        counts = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, BadZipFile) as error:
-        why = getattr(error, "strerror", None) or "it is not one of numbers"
-        raise ValueError(f"{path} cannot be read as an .npy file: {why}") from error
-    if not (
-        isinstance(counts, np.ndarray)
-        and counts.shape == (experts,)
-        and counts.dtype.kind in "iu"
-        and counts.min() >= 0
-        and counts.max() <= tokens
-        and counts.sum() == tokens * top_k
-    ):
-        raise ValueError(
-            f"{path} must have {experts} integers from 0 to {tokens} (tokens) that "
-            f"add up to {tokens * top_k} (choices)"
-        )
-    return counts.astype(np.int64)
-
-
-def _in_proportion(popularity: Array, tokens: int, top_k: int) -> Array:
-    """Integers, (experts,), that add up to tokens x top_k; none exceeds `tokens`."""
-    free = np.ones(len(popularity), bool)  # experts below the limit
-    while True:
-        left = tokens * (top_k - np.count_nonzero(~free))
-        scale = left / popularity[free].sum() if free.any() else 0.0
-        share = np.where(free, popularity * scale, tokens)
-        if not (beyond := free & (share > tokens)).any():
-            break
-        free &= ~beyond
-    counts = np.floor(share + 1e-9).astype(np.int64)
-    missing = tokens * top_k - counts.sum()
-    by_rest = np.argsort(-(share - counts), kind="stable")
-    counts[by_rest[counts[by_rest] < tokens][:missing]] += 1
-    return counts
-
-
-def choose(counts: Array, tokens: int, top_k: int, seed: int) -> Array:
-    """Different experts for each token, (tokens, top_k), in random order, that match the counts. A
-    token draws experts in proportion to their remaining counts (Efraimidis and Spirakis, 2006), but
-    must take every expert that all remaining tokens need."""
-    draw, left = np.random.default_rng(seed), counts.astype(np.float64)
-    chosen = np.empty((tokens, top_k), np.int32)
-    for token in range(tokens):
-        with np.errstate(divide="ignore"):
-            keys = np.where(left > 0, np.log(draw.random(len(left))) / left, -np.inf)
-        keys[left >= tokens - token] = np.inf
-        chosen[token] = np.argpartition(-keys, top_k - 1)[:top_k]
-        left[chosen[token]] -= 1
-    return draw.permuted(chosen[draw.permutation(tokens)], axis=1)
+def choose(skew: str, experts: int, tokens: int, top_k: int, seed: int) -> Array:
+    """Different experts for each token, (tokens, top_k): draws without replacement, by the Gumbel
+    trick (Kool, van Hoof and Welling, 2019). Raises ValueError."""
+    draw = np.random.default_rng(seed)
+    likely = -exponent_of(skew) * np.log(np.arange(1, experts + 1))
+    # Row by row: all keys of many tokens and experts would need gigabytes.
+    chosen = [
+        np.argpartition(-likely - draw.gumbel(size=experts), top_k - 1)[:top_k]
+        for _ in range(tokens)
+    ]
+    return np.array(chosen, np.int32)
 
 
 @dataclass(frozen=True)
 class Routes:
     """A batch of tokens and the experts that they chose. Tokens and experts are split over the
-    ranks in order, as evenly as possible. `skew` has a hash instead of a path.
+    ranks in order, as evenly as possible.
 
     | field | shape | value |
     |---|---|---|
@@ -135,22 +76,18 @@ class Routes:
         }
 
     def imbalance(self) -> dict[str, float]:
-        """Maximum over mean, and coefficient of variation, of the rows of experts and of ranks."""
-        measures: dict[str, float] = {}
-        for name, rows in self.rows.items():
-            measures[f"{name}_max_over_mean"] = float(rows.max() / rows.mean())
-            measures[f"{name}_cv"] = float(rows.std() / rows.mean())
-        return measures
+        """Maximum over mean of the rows of experts and of ranks."""
+        return {
+            f"{name}_max_over_mean": float(rows.max() / rows.mean())
+            for name, rows in self.rows.items()
+        }
 
 
 def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int) -> Routes:
     """A batch. Weights are powers of two that add up to 1: sums are exact. Raises ValueError."""
-    counts = expert_counts(skew, experts, tokens, top_k)
-    chosen = choose(counts, tokens, top_k, seed)
+    chosen = choose(skew, experts, tokens, top_k, seed)
     halves = 0.5 ** np.minimum(np.arange(1, top_k + 1), top_k - 1)
     weights = np.random.default_rng([seed, 1]).permuted(np.tile(halves, (tokens, 1)), axis=1)
-    if skew.startswith("file:"):
-        skew = f"file:{hashlib.sha256(counts.tobytes()).hexdigest()[:8]}"
     owner = np.arange(experts) * ranks // experts
     tokens_of = np.diff(np.arange(ranks + 1) * tokens // ranks)
     home = np.repeat(np.arange(ranks), tokens_of)

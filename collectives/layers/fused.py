@@ -27,9 +27,7 @@ from collectives.registry import ALGORITHMS
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Module, Step
 
 ROW_ALIGNMENT = 64  # bytes; of a row in a slab
-# Rows that a GPU's block finishes before it signals: 4096 rows then occupy 128 blocks.
-BLOCK_ROWS, BLOCK_THREADS = 32, 256
-CPU_STEPS = 4  # of a segment of three ranks or more
+BLOCK_THREADS = 256  # of a GEMV
 # Up to this size two near cores sum tokens directly: 0.85 times as long as pulling with 512 KiB,
 # 1.06 times with 64 MiB. Far cores take 1.3 times as long with 512 KiB, and pull.
 MOST_DIRECT_BYTES = 8 << 20
@@ -63,7 +61,7 @@ class Norm(ctypes.Structure):
 
 
 class Gemv(ctypes.Structure):
-    """`Gemv` of gemv.h: a rank's part of a linear layer, and the rows of a step."""
+    """`Gemv` of gemv.h: a rank's part of a linear layer."""
 
     _fields_ = [
         ("ranks", Arguments),
@@ -74,7 +72,6 @@ class Gemv(ctypes.Structure):
         ("inner", c_long),
         ("stride", c_long),
         ("copies", c_long),
-        ("step_rows", c_long),
     ]
 
 
@@ -150,7 +147,7 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     if is_registered:
         if not peers.locate(case.send, arguments.sends):
             return NOT_MAPPED
-        if case.build.swap is not None:
+        if case.build.swap:
             return NO_SWAP
         entry = "allreduce_rmsnorm_pull_registered"
         # With fewer tokens a rank would sum none. On GPUs direct sums were not measured.
@@ -187,21 +184,15 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
         return world.peers
     ranks, entry = world.communicator.size, "gemv_allreduce" if fused else "gemv"
     peers = mapped_here(world)
-    if fused and 2 * ranks * case.segment_bytes > peers.half_bytes:
+    if fused and ranks * case.segment_bytes > peers.half_bytes:
         return Unsupported(
             f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
             depends_on_size=True,
         )
     arguments = peers.arguments(case.send, case.receive, case.count, 0)
-    if fused and case.variant == "registered":
-        entry += "_registered"
-        if not peers.locate(case.receive, arguments.receives):
-            return NOT_MAPPED
     macros = {"WT_TOKENS": str(case.tokens), "WT_WEIGHT": WEIGHTS[case.weight_type].element}
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)
     structure = Gemv.from_buffer_copy(case.layer)
-    step_rows = -(-structure.hidden // (CPU_STEPS * ranks * 64)) * 64  # whole groups of tiles
-    structure.step_rows = step_rows if world.device.is_cpu else BLOCK_ROWS
     memory = attached(world, arguments, structure)
     step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
     return Operation(step, world.device.caller(step), keep=memory)
@@ -241,8 +232,10 @@ def forms(
     then: Callable[[Algorithm, World, Any], Bound],
     fused: Bind,
     about: str,
+    registered: bool = True,
 ) -> dict[str, Algorithm]:
-    """Compute alone, then each algorithm of a collective, or fused; compute has no bound."""
+    """Compute alone, then each algorithm of a collective, or fused, also over `registered` buffers;
+    compute has no bound."""
     listed = [Algorithm("compute", "the compute alone", alone, needs_peers=False)]
     for algorithm in ALGORITHMS[collective].values():
         if not algorithm.is_lossy:
@@ -255,7 +248,8 @@ def forms(
                     moves=lambda ranks, case: None,
                 )
             )
-    listed.append(Algorithm("fused", f"compute and {collective} {about}", fused, registered=True))
+    about = f"compute and {collective} {about}"
+    listed.append(Algorithm("fused", about, fused, registered=registered))
     return {form.base: form for form in listed}
 
 
@@ -268,6 +262,6 @@ FUSED = {
         "in one launch",
     ),
     "gemv_allreduce": forms(
-        "all_reduce", gemv, _gemv_then_reduce, partial(gemv, fused=True), "in one launch"
+        "all_reduce", gemv, _gemv_then_reduce, partial(gemv, fused=True), "in one launch", False
     ),
 }

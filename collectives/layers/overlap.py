@@ -12,17 +12,14 @@ while the next one is multiplied. `bench.layers.overlap` measures it.
 
 gemm_reduce_scatter leaves rank r the r-th of `ranks` equal parts of each chunk (`own_tokens`).
 
-The matmul is the vendor's, through numpy or CuPy. The collective is `direct_pull`, in a
-communication stream."""
+The matmul is the vendor's, through numpy or CuPy. The overlapped collective is `direct_pull`, in a
+second stream of a GPU."""
 
 import ctypes
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -37,13 +34,14 @@ from kernels.devices.device import Gate, Kernel, Step
 
 CHUNKS = (1, 2, 4, 8)
 ENTRIES = 16  # of a GPU's stream for a chunk: seven peers' matmuls of two launches, and events
+ONE_STREAM = Unsupported("a CPU has no second stream, which would move a chunk; GPUs have one")
 Call = Callable[[], object]  # performs something on a CPU; enqueues it on a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatmulCase(Case):
     """[tokens, inner] times [inner, columns]; a rank sends or gets `count` elements of the
-    collective's. `core` is a CPU core for communication, None if no core is free.
+    collective's.
 
     | address | gemm_reduce_scatter | allgather_gemm |
     |---|---|---|
@@ -56,7 +54,6 @@ class MatmulCase(Case):
     columns: int
     weights: int
     between: int
-    core: int | None
 
 
 @dataclass(frozen=True)
@@ -107,44 +104,9 @@ def _matmul(world: World, case: MatmulCase, rows: int, source: int, target: int)
     )
 
 
-class InlineStream:
-    """Communication in order, after all earlier compute. This one performs it at once, on the
-    core of the compute."""
-
-    def submit(self, call: Call) -> None:
-        call()
-
-    def wait(self) -> None:
-        """Makes later compute wait for the first call that no earlier `wait` has waited for."""
-
-
-class CoreStream(InlineStream):
-    """A thread that has a core to itself until the process ends. Raises OSError."""
-
-    def __init__(self, core: int) -> None:
-        self.calls, self.errors = SimpleQueue[Call](), SimpleQueue[Exception | None]()
-        threading.Thread(target=self._perform_calls, name="communication", daemon=True).start()
-        self.submit(partial(os.sched_setaffinity, 0, {core}))
-        self.wait()
-
-    def submit(self, call: Call) -> None:
-        self.calls.put(call)
-
-    def wait(self) -> None:
-        if error := self.errors.get():
-            raise error
-
-    def _perform_calls(self) -> None:
-        while True:
-            try:
-                self.calls.get()()
-                self.errors.put(None)
-            except Exception as error:  # noqa: BLE001 - the caller of `wait` gets every error
-                self.errors.put(error)
-
-
-class PriorityStream(InlineStream):
-    """A GPU's second stream, of higher priority. Events join the two: one capture records both."""
+class PriorityStream:
+    """A GPU's second stream, of higher priority, for communication in order, after all earlier
+    compute. Events join the two: one capture records both."""
 
     def __init__(self, cupy: Any) -> None:
         self.cupy, self.main = cupy, cupy.cuda.get_current_stream()
@@ -164,6 +126,7 @@ class PriorityStream(InlineStream):
         self.ends.append(end)
 
     def wait(self) -> None:
+        """Makes later compute wait for the first call that no earlier `wait` has waited for."""
         self.main.wait_event(self.ends.popleft())
 
 
@@ -222,6 +185,8 @@ def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
 
 
 def _bind_fused(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
+    if runs_in_python(world):
+        return ONE_STREAM
     collectives: dict[int, list[Operation]] = {}
     for chunks in CHUNKS:
         collectives[chunks] = []
@@ -229,17 +194,12 @@ def _bind_fused(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
             if isinstance(bound, Unsupported):
                 return bound
             collectives[chunks].append(bound)
-    # After the exchanges above: a rank without its core would leave the others waiting in them.
-    stream = InlineStream()
-    if not runs_in_python(world):
-        stream = PriorityStream(world.device.xp)
-    elif case.core is not None:
-        stream = CoreStream(case.core)
+    stream = PriorityStream(world.device.xp)
     overlap = _reduce_beside if case.collective.reduces else _gather_beside
     by_chunks = {
         chunks: python_operation(
             world,
-            overlap(world, case, stream, [_call(world, operation) for operation in operations]),
+            overlap(world, case, stream, [_enqueues(operation) for operation in operations]),
             operations,
         )
         for chunks, operations in collectives.items()
@@ -247,15 +207,13 @@ def _bind_fused(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
     return Overlapped(by_chunks[1].step, by_chunks[1].call, by_chunks=by_chunks)
 
 
-def _call(world: World, operation: Operation) -> Call:
+def _enqueues(operation: Operation) -> Call:
     step = operation.step
-    if runs_in_python(world):
-        return operation.call
     return partial(step.kernel.function, step.blocks, step.argument)
 
 
 def _reduce_beside(
-    world: World, case: MatmulCase, stream: InlineStream, collectives: Sequence[Call]
+    world: World, case: MatmulCase, stream: PriorityStream, collectives: Sequence[Call]
 ) -> list[Call]:
     rows, size = case.tokens // len(collectives), case.datatype.size_bytes
     calls: list[Call] = []
@@ -274,7 +232,7 @@ def _reduce_beside(
 
 
 def _gather_beside(
-    world: World, case: MatmulCase, stream: InlineStream, collectives: Sequence[Call]
+    world: World, case: MatmulCase, stream: PriorityStream, collectives: Sequence[Call]
 ) -> list[Call]:
     rank, ranks, size = world.communicator.rank, world.communicator.size, case.datatype.size_bytes
     own_rows = case.tokens // ranks

@@ -14,17 +14,16 @@ are the next tokens' norms, and behind the last norm constants."""
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
-from collectives.choice import AUTO
-from collectives.collective import COLLECTIVES, Array, Datatype
+from collectives.collective import Array, Datatype
 from collectives.layers import fused
 from collectives.layers.models import LAYERS, Model
 from collectives.layers.overlap import array_of, python_operation, runs_in_python
-from collectives.operation import Bound, Case, Message, Operation, World
+from collectives.operation import Bound, Message, Operation, World
 from collectives.registry import ALGORITHMS
 from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
 
@@ -162,10 +161,14 @@ class Batch:
             memory.address for memory in memories
         )
 
-    def norm_case(self, variant: str = "copied", **addresses: int) -> fused.NormCase:
-        """The norm of the sums; `addresses` of a residual in place of `residual`."""
-        places = {"residual": self.residual, "residual_out": self.residual} | addresses
-        norm = fused.Norm(hidden=self.net.model.hidden, weight=self.net.norm_weight, **places)
+    def norm_case(self, variant: str = "copied", residual: int | None = None) -> fused.NormCase:
+        """The norm of the sums plus `residual`, of this batch or at another address."""
+        norm = fused.Norm(
+            hidden=self.net.model.hidden,
+            weight=self.net.norm_weight,
+            residual=residual or self.residual,
+            residual_out=self.residual,
+        )
         return fused.NormCase(
             fused.COLLECTIVE["allreduce_rmsnorm"],
             self.count,
@@ -238,31 +241,6 @@ def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
         after.insert(0, ALGORITHMS["all_reduce"][form].bind(world, reduce))
     in_variant = variant if form == "gemv_allreduce" else None
     return fused.sequence(net.world, batch.layers(net.shares, after, in_variant))
-
-
-def split_by_sequence(batch: Batch) -> Bound:
-    """As split by tensor, but the sums are scattered over the tokens, and each rank normalises its
-    share, which lies within `batch.residual`: the same bytes on the wire, and a norm of 1/ranks of
-    the tokens. All ranks call it. Raises DeviceError."""
-    net, world = batch.net, batch.net.world
-    rank, share = world.communicator.rank, batch.count // world.communicator.size
-    residual = batch.residual + rank * share * net.datatype.size_bytes
-    scatter = Case(
-        COLLECTIVES["reduce_scatter"], share, net.datatype, "sum", batch.parts, batch.sums
-    )
-    # The norm overwrites the parts, which every rank has copied by then.
-    case = replace(
-        batch.norm_case(residual=residual, residual_out=residual), count=share, receive=batch.parts
-    )
-    gather = Case(
-        COLLECTIVES["all_gather"], share, net.datatype, "none", batch.parts, batch.activations
-    )
-    after = [
-        ALGORITHMS["reduce_scatter"][AUTO].bind(world, scatter),
-        fused.norm(world, case, batch.sums),
-        ALGORITHMS["all_gather"][AUTO].bind(world, gather),
-    ]
-    return fused.sequence(net.world, batch.layers(net.shares, after))
 
 
 def sendrecv(net: Net, send: int, receive: int, count: int, target: int, source: int) -> Bound:

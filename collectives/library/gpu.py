@@ -6,7 +6,6 @@ communicator, so that they do not change the other variants."""
 
 import ctypes
 import os
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,12 +38,12 @@ TYPES = {
 }
 OPS = {"sum": 0, "prod": 1, "max": 2, "min": 3, "avg": 4}
 SYMMETRIC = 1  # NCCL_WIN_COLL_SYMMETRIC
-MEMORY_SINCE, FLOAT8_SINCE, WINDOWS_SINCE = 21900, 22400, 22700
+FLOAT8_SINCE, WINDOWS_SINCE = 22400, 22700
 
 # RCCL reads NCCL_PROTO for each communicator (ncclTopoTuneModel), but NCCL_P2P_LEVEL once in a
 # process (ncclTopoUserP2pLevel): in RCCL 2.21 and in the source of 2026.
 # NCCL reads both variables for each communicator. LL128 by force can corrupt data (NCCL's manual),
-# so only NCCL's own choice uses it. CTAs go through ncclConfig_t.
+# so only NCCL's own choice uses it.
 TUNINGS = {
     "hip": ("NCCL_PROTO=LL", "NCCL_PROTO=Simple"),
     "cuda": (
@@ -53,8 +52,6 @@ TUNINGS = {
         "NCCL_PROTO=Simple",
         "NCCL_ALGO=Ring",
         "NCCL_ALGO=Tree",
-        "CTAs=4",
-        "CTAs=16",
     ),
 }
 TUNING_ROUNDS, TUNING_CALLS = 3, 20
@@ -62,18 +59,10 @@ FIRST_CALL_S = 20.0  # kernels of NCCL and RCCL have no timeout
 # On gfx12 LL has no memory order that makes stores visible (ROCm/rocm-systems issue 5480). Pull
 # requests 6966 and 7183 of June 2026 repair it: too late for 2.28.3, and no list of changes names
 # them, so the first release counts that certainly has them. 2.27.7 began to choose LL by itself.
-LL_CHOSEN_SINCE, LL_REPAIRED_SINCE = 22707, 23007
+LL_REPAIRED_SINCE = 23007
 LL_ON_GFX12 = (
-    "NCCL_PROTO=LL is out: RCCL's LL never ends on gfx12 before 2.30.7 "
-    "(ROCm/rocm-systems issue 5480)."
-)
-SET_SIMPLE = (
-    "RCCL before 2.30.7 chooses LL on gfx12 by itself, and may never end: export "
-    "NCCL_PROTO=Simple, or update ROCm (ROCm/rocm-systems issue 5480)."
-)
-ONCE_A_PROCESS = (
-    "NCCL_P2P_LEVEL=SYS was not tried: RCCL reads it once a process. On AMD CPUs it "
-    "is the default; on others set it for the run, and all of RCCL's rows have it."
+    "NCCL_PROTO=LL is out: RCCL's LL never ends on gfx12 before 2.30.7. If RCCL chooses it by "
+    "itself, export NCCL_PROTO=Simple, or update ROCm (ROCm/rocm-systems issue 5480)."
 )
 
 Call = tuple[str, tuple[int, ...]]  # a function, and its arguments before communicator and stream
@@ -84,34 +73,11 @@ def has_endless_ll(arch: str, version: int) -> bool:
     return arch.startswith("gfx12") and version < LL_REPAIRED_SINCE
 
 
-def chooses_endless_ll(arch: str, version: int) -> bool:
-    """Whether this RCCL may use that protocol though the user did not request it."""
-    return (
-        has_endless_ll(arch, version)
-        and version >= LL_CHOSEN_SINCE
-        and "NCCL_PROTO" not in os.environ
-    )
-
-
-def reason_against_float8(name: str, version: int, arch: str) -> str | None:
-    """Why a library does not reduce fp8, or not as OCP defines it: NCCL's manual names sm_90, and
-    gfx942 has other values for the same codes (FNUZ)."""
-    if version < FLOAT8_SINCE:
-        return f"{name} has no fp8; 2.24 has"
-    if arch.startswith("sm_") and int(re.sub(r"\D", "", arch)) < 90:
-        return f"{name} reduces fp8 from sm_90 on, and this is {arch}"
-    if arch.startswith("gfx") and not arch.startswith(("gfx950", "gfx12")):
-        return f"{name} reduces OCP's fp8 on gfx950 and gfx12, and this is {arch}"
-    return None
-
-
-def cure_for_staging(memory: str) -> str:
-    """What to type if the library goes through the host while we use this kind of memory."""
-    if memory == "host_staged":
-        return "our kernels go through the host too, and bench.doctor says why"
-    if "NCCL_P2P_DISABLE" in os.environ:
-        return "unset NCCL_P2P_DISABLE"
-    return "our kernels reach the peers: export NCCL_P2P_LEVEL=SYS"
+def reduces_float8(arch: str, version: int) -> bool:
+    """Whether a library reduces fp8 as OCP defines it: NCCL's manual names sm_90, and gfx942 has
+    other values for the same codes (FNUZ)."""
+    has_codes = arch.startswith(("sm_9", "sm_1", "gfx950", "gfx12"))
+    return has_codes and version >= FLOAT8_SINCE
 
 
 def behind_own_gate(world: World, operation: Operation) -> Operation:
@@ -132,24 +98,24 @@ class NcclLibrary(Library):
         assert isinstance(device, GpuDevice)
         self.ranks, self.device, self.is_rccl = communicator, device, device.name == "hip"
         self.name = nccl.LIBRARIES[device.name][0]
-        self.opened: Nccl | Unsupported
+        self.opened, self.missing = opened, ""
         try:
             self.opened = opened or open_nccl(communicator, device)
             self.name = self.opened.name
         except Refusal as refusal:
-            self.opened = Unsupported(str(refusal))
+            self.missing = str(refusal)
         self.memories: list[GpuMemory] = []
         self.windows: dict[int, bool] = {}  # memory address: whether NCCL made a window of it
 
     @property
     def nccl(self) -> Nccl:
         """Raises DeviceError if it cannot be used."""
-        if isinstance(self.opened, Unsupported):
-            raise DeviceError(self.opened.reason)
+        if not self.opened:
+            raise DeviceError(self.missing)
         return self.opened
 
     def among(self, communicator: Communicator) -> "NcclLibrary":
-        if isinstance(self.opened, Unsupported):
+        if not self.opened:
             return self
         part = replace(self.opened, ranks=communicator, communicators={}, logs={}, refused={})
         return NcclLibrary(communicator, self.device, part)
@@ -160,7 +126,7 @@ class NcclLibrary(Library):
     def allocate_own(self, world: World, size_bytes: int) -> Memory | None:
         """Memory from ncclMemAlloc, as only that can be registered; peers cannot map it."""
         library = self.opened
-        if isinstance(library, Unsupported) or self.is_rccl or library.version < MEMORY_SINCE:
+        if not library or self.is_rccl:
             return None
         pointer = ctypes.c_void_p()
         with environment(library.environment):
@@ -174,9 +140,9 @@ class NcclLibrary(Library):
 
     def bind(self, world: World, case: Case) -> Bound:
         try:
-            reason = reason_against_float8(self.nccl.name, self.nccl.version, self.device.arch)
-            if reason and case.collective.reduces and case.datatype.float8:
-                return Unsupported(reason)
+            arch, needs_float8 = self.device.arch, case.collective.reduces and case.datatype.float8
+            if needs_float8 and not reduces_float8(arch, self.nccl.version):
+                return Unsupported(f"{self.nccl.name} does not reduce fp8 on {arch}")
             if case.variant == "tuned":
                 return behind_own_gate(world, self._tuned(case))
             label = "registered" if case.variant == "registered" else "plain"
@@ -189,16 +155,13 @@ class NcclLibrary(Library):
         world: World,
         send: tuple[int, Array],
         receive: tuple[int, Array],
-        counts: tuple[int, int] | None = None,
     ) -> Bound:
-        messages: list[Message] = []
-        for is_sent, (address, sizes) in ((True, send), (False, receive)):
-            begins = address + np.cumsum(sizes) - sizes
-            messages += [
-                Message(is_sent, peer, int(begins[peer]), int(size))
-                for peer, size in enumerate(sizes)
-                if size
-            ]
+        messages = [
+            Message(is_sent, peer, int(end - size), int(size))
+            for is_sent, (address, sizes) in ((True, send), (False, receive))
+            for peer, (end, size) in enumerate(zip(address + np.cumsum(sizes), sizes, strict=True))
+            if size
+        ]
         return self.bind_messages(world, [messages] if messages else [])
 
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
@@ -234,8 +197,8 @@ class NcclLibrary(Library):
 
     def describe(self, world: World) -> dict[str, Any]:
         library = self.opened
-        if isinstance(library, Unsupported):
-            note = f"The GPUs' own library is not measured: {library.reason}."
+        if not library:
+            note = f"The GPUs' own library is not measured: {self.missing}."
             return {"library": None, "notes": [note]}
         logs = self.ranks.all_gather(library.logs)
         transports = {
@@ -243,7 +206,6 @@ class NcclLibrary(Library):
         }
         return {
             "library": library.name,
-            "binding": library.binding,
             "transports": {label: pairs for label, pairs in transports.items() if pairs},
             "channels": {label: nccl.channels(log) for label, log in library.logs.items()},
             "notes": self._notes(library, transports, world.memory),
@@ -258,17 +220,10 @@ class NcclLibrary(Library):
                 f"{library.name} works on buffers from ncclMemAlloc, and our algorithms "
                 "on buffers that all ranks map."
             )
-        if chooses_endless_ll(self.device.arch, library.version):
-            notes.append(SET_SIMPLE)
         if silent := [label for label, pairs in transports.items() if not pairs]:
-            why = (
-                "gave no channel lines"
-                if library.log
-                else "is set, and only a log file of this program is read: unset NCCL_DEBUG_FILE"
-            )
             notes.append(
-                f"The transport of {library.name} is unknown ({', '.join(silent)}): "
-                f"NCCL_DEBUG_FILE {why}."
+                f"The transport of {library.name} is unknown ({', '.join(silent)}): its log, which "
+                "is not read while NCCL_DEBUG_FILE is set, has no lines about channels."
             )
         used = sorted(
             (transport, pair)
@@ -284,7 +239,8 @@ class NcclLibrary(Library):
         if staged and self.ranks.hosts == 1:
             notes.append(
                 f"{library.name} went through host memory ({staged[0]}): it is not a "
-                f"peer-to-peer baseline; {cure_for_staging(memory)}."
+                "peer-to-peer baseline. Where our kernels reach the peers, unset "
+                "NCCL_P2P_DISABLE or export NCCL_P2P_LEVEL=SYS."
             )
         if memory == "host_staged" and self.device.sharers > 1:
             notes.append(
@@ -297,9 +253,7 @@ class NcclLibrary(Library):
                 "GPUs peer over PCIe."
             )
         if used:
-            notes.append(
-                f"{library.name}, through {library.binding}, uses {', '.join(dict(used))}."
-            )
+            notes.append(f"{library.name} uses {', '.join(dict(used))}.")
         return notes
 
     def _groups(self, case: Case) -> list[list[Call]]:
@@ -409,8 +363,6 @@ class NcclLibrary(Library):
         library = self.nccl
         if not self.is_rccl and "plain" in library.refused:  # each setting would hang as long
             raise DeviceError(library.refused["plain"])
-        if self.is_rccl and "NCCL_P2P_LEVEL" not in os.environ:
-            library.refused["NCCL_P2P_LEVEL=SYS"] = ONCE_A_PROCESS
         if has_endless_ll(self.device.arch, library.version):
             library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
         operations: list[Operation] = []

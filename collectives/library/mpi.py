@@ -24,7 +24,7 @@ TYPES = {
     "uint8": "UINT8_T",
 }
 MPICH_5_TYPES = {"float16": "FLOAT16_T"}  # measured: MPICH 5.0.2 reduces its MPIX_C_FLOAT16
-MOST_COUNT = 2**31 - 1  # of a C int; longer messages need MPI-4's functions MPI_..._c
+MOST_COUNT = 2**31 - 1  # of a C int
 OPS = {"sum": "SUM", "prod": "PROD", "min": "MIN", "max": "MAX"}
 
 Call = tuple[str, tuple[int, ...]]  # a function without its MPI_, and its arguments
@@ -57,8 +57,8 @@ class MpiLibrary(Library):
                 return Unsupported(f"{self.name} does not reduce {case.datatype.name}")
             if not (op_name := OPS.get(case.redop, "")):
                 return Unsupported(f"MPI has no {case.redop}")
-        if count > MOST_COUNT and not self.ranks.function("MPI_Allreduce_c"):
-            return Unsupported(f"{self.name} has no MPI_Allreduce_c and counts up to {MOST_COUNT}")
+        if count > MOST_COUNT:
+            return Unsupported(f"MPI counts up to {MOST_COUNT}")
         if case.in_place and case.collective.name == "reduce_scatter":
             return Unsupported(
                 "MPI leaves the result of an in-place reduce-scatter in the first "
@@ -83,39 +83,28 @@ class MpiLibrary(Library):
                 ("Recv", (case.receive, *message, self.status_address)),
             ),
         }
-        suffix = "_c" * (count > MOST_COUNT)
         named = calls[case.collective.name]
-        return run_sequence(
-            world, [self._call(name + suffix, *arguments) for name, arguments in named]
-        )
+        return run_sequence(world, [self._call(name, *arguments) for name, arguments in named])
 
     def bind_exchange(
         self,
         world: World,
         send: tuple[int, Array],
         receive: tuple[int, Array],
-        counts: tuple[int, int] | None = None,
     ) -> Operation:
-        """MPI_Alltoallv; before it, with `counts`, the MPI_Allgather of the counts."""
-        byte, int32 = map(self.ranks.handle, ("BYTE", "INT32_T"))
-        calls = list[Operation]()
-        if counts:
-            table, n = counts
-            in_place = int(self.mpi.IN_PLACE), 0, int32
-            calls.append(self._call("Allgather", *in_place, table, n, int32, self.comm))
+        """MPI_Alltoallv."""
+        byte = self.ranks.handle("BYTE")
         arguments, arrays = list[int](), list[Array]()
         for address, sizes in (send, receive):
             parts = [np.ascontiguousarray(n, np.int32) for n in (sizes, np.cumsum(sizes) - sizes)]
             arguments += [address, *(part.ctypes.data for part in parts), byte]
             arrays += parts
-        exchange = self._call("Alltoallv", *arguments, self.comm)
-        return run_sequence(world, [*calls, replace(exchange, keep=arrays)])
+        return replace(self._call("Alltoallv", *arguments, self.comm), keep=arrays)
 
     def bind_messages(self, world: World, groups: Sequence[Sequence[Message]]) -> Bound:
         own = max((each.size_bytes for group in groups for each in group), default=0)
-        longest = max(self.ranks.all_gather(own))  # all ranks refuse, or none
-        if longest > MOST_COUNT and not self.ranks.function("MPI_Send_c"):
-            return Unsupported(f"{self.name} has no MPI_Send_c and counts up to {MOST_COUNT}")
+        if max(self.ranks.all_gather(own)) > MOST_COUNT:  # all ranks refuse, or none
+            return Unsupported(f"MPI counts up to {MOST_COUNT}")
         return run_sequence(world, [self._group(world, group) for group in groups])
 
     def _group(self, world: World, messages: Sequence[Message]) -> Operation:
@@ -123,15 +112,14 @@ class MpiLibrary(Library):
         sends, receives, waits = list[Operation](), list[Operation](), list[Operation]()
         requests = [self.mpi.Request() for _ in messages]
         for message, request in zip(messages, requests, strict=True):
-            suffix = "_c" * (message.size_bytes > MOST_COUNT)
             byte = self.ranks.handle("BYTE")
             arguments = message.address, message.size_bytes, byte, message.peer, 0, self.comm
             if message.is_sent:
                 handle = int(self.mpi._addressof(request))
-                sends.append(self._call(f"Isend{suffix}", *arguments, handle))
+                sends.append(self._call("Isend", *arguments, handle))
                 waits.append(self._call("Wait", handle, self.status_address))
             else:
-                receives.append(self._call(f"Recv{suffix}", *arguments, self.status_address))
+                receives.append(self._call("Recv", *arguments, self.status_address))
         calls = [*sends, *receives, *waits]
         return replace(run_sequence(world, calls), keep=(calls, requests))
 

@@ -6,10 +6,8 @@ to the baseline. nccl4py brings NCCL if it is installed, or CuPy does; CuPy for 
 import contextlib
 import ctypes
 import importlib
-import importlib.metadata
 import os
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +17,7 @@ from collectives.communicator import Communicator, Refusal
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu import GpuDevice
 
-OLDEST = 21000  # without bfloat16 and avg, earlier versions would need exceptions everywhere
-CONFIG_SINCE, CONFIG_MAGIC, UNSET = 21700, 0xCAFEBEEF, -(2**31)  # NCCL_API_MAGIC, .._UNDEF_INT
+OLDEST = 21900  # the first with ncclMemAlloc
 # By kind of device: the library's name and file, and where it comes from.
 LIBRARIES = {
     "cuda": ("NCCL", "libnccl.so.2", "pip install nccl4py nvidia-nccl-cu13 (or -cu12)"),
@@ -34,18 +31,6 @@ class UniqueId(ctypes.Structure):
     _fields_ = [("internal", ctypes.c_uint8 * 128)]
 
 
-class Config(ctypes.Structure):
-    """ncclConfig_t as NCCL 2.17 defined it; later versions append fields."""
-
-    _fields_ = [
-        ("size", ctypes.c_size_t),
-        ("magic", ctypes.c_uint),
-        ("version", ctypes.c_uint),
-        *((name, ctypes.c_int) for name in ("blocking", "cgaClusterSize", "minCTAs", "maxCTAs")),
-        ("netName", ctypes.c_char_p),
-    ]
-
-
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 _MOVE = (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER)
 _REDUCE = (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
@@ -56,7 +41,6 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "ncclGetLastError": (_POINTER,),
     "ncclGetUniqueId": (_POINTER,),
     "ncclCommInitRank": (_POINTER, _INT, UniqueId, _INT),
-    "ncclCommInitRankConfig": (_POINTER, _INT, UniqueId, _INT, _POINTER),
     "ncclCommGetAsyncError": (_POINTER, _POINTER),
     "ncclCommAbort": (_POINTER,),
     "ncclMemAlloc": (_POINTER, _SIZE),
@@ -81,13 +65,12 @@ Group = list[tuple[str, Callable[..., int], tuple[int, ...]]]
 @dataclass
 class Nccl:
     """NCCL or RCCL, loaded by all ranks. The labels of communicators are `plain`, `registered`,
-    CTAs=N, or the NAME=VALUE that the environment has while one is made."""
+    or the NAME=VALUE that the environment has while one is made."""
 
     ranks: Communicator
     calls: ctypes.CDLL
     kind: str
     version: int
-    binding: str  # the package that loaded it
     environment: dict[str, str] = field(default_factory=dict)
     log: TextIO | None = None
     communicators: dict[str, int] = field(default_factory=dict)
@@ -123,21 +106,14 @@ class Nccl:
             return self.communicators[label]
         handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
         name, _, value = label.partition("=")
-        settings = {name: value} if name.startswith("NCCL_") else {}
-        if name == "CTAs" and self.version < CONFIG_SINCE:
-            raise DeviceError(f"{self.name} has no setting for them; 2.17 has")
-        with environment(self.environment | settings):
+        with environment(self.environment | ({name: value} if value else {})):
             if self.ranks.rank == 0:
                 status = self.calls.ncclGetUniqueId(ctypes.byref(unique))
             self.agree(self.complaint("ncclGetUniqueId", status))
             unique = UniqueId.from_buffer_copy(self.ranks.broadcast(bytes(unique)))
-            identity = ctypes.byref(handle), self.ranks.size, unique, self.ranks.rank
-            if name == "CTAs":
-                size_bytes, ctas = ctypes.sizeof(Config), int(value)
-                config = Config(size_bytes, CONFIG_MAGIC, CONFIG_SINCE, UNSET, UNSET, ctas, ctas)
-                status = self.calls.ncclCommInitRankConfig(*identity, ctypes.byref(config))
-            else:
-                status = self.calls.ncclCommInitRank(*identity)
+            status = self.calls.ncclCommInitRank(
+                ctypes.byref(handle), self.ranks.size, unique, self.ranks.rank
+            )
             self.agree(self.complaint("ncclCommInitRank", status))
         self.communicators[label] = handle.value or 0
         return self.communicators[label]
@@ -160,19 +136,13 @@ class Nccl:
         return self.complaint(title, status.value) or None
 
     def read_log(self, label: str) -> None:
-        """Adds new log text to the label's; repeats it on stderr if the user set NCCL_DEBUG."""
-        news = self.log.read() if self.log else ""
-        self.logs[label] = self.logs.get(label, "") + news
-        if level := os.environ.get("NCCL_DEBUG"):
-            is_verbose = level.upper() in ("INFO", "TRACE")
-            lines = news.splitlines() if is_verbose else re.findall(r".*NCCL WARN.*", news)
-            print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
+        """Adds new log text to the label's."""
+        self.logs[label] = self.logs.get(label, "") + (self.log.read() if self.log else "")
 
 
 def release(version: int) -> str:
-    """`2.32.3` for 23203. Before 2.9 NCCL wrote 2804 for 2.8.4."""
-    unit = 10000 if version >= 10000 else 1000
-    return f"{version // unit}.{version % unit // 100}.{version % 100}"
+    """`2.32.3` for 23203."""
+    return f"{version // 10000}.{version // 100 % 100}.{version % 100}"
 
 
 @contextlib.contextmanager
@@ -188,17 +158,17 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def find_library(vendor: str) -> tuple[str, str]:
-    """The shared library's name, and the package that has loaded it. Raises DeviceError."""
+def find_library(vendor: str) -> str:
+    """The name of the shared library, which a package has loaded. Raises DeviceError."""
     kind, file, source = LIBRARIES[vendor]
     if vendor == "cuda":
         with contextlib.suppress(ImportError, RuntimeError):  # it cannot load the library
             importlib.import_module("nccl.bindings.nccl").get_version()
-            return file, f"nccl4py {importlib.metadata.version('nccl4py')}"
+            return file
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without NCCL, CuPy prints five lines on each rank
         if importlib.import_module("cupy.cuda.nccl").available:
-            return file, "cupy.cuda.nccl"
+            return file
     raise DeviceError(f"{kind} is not installed: {source}")
 
 
@@ -216,14 +186,13 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
     """Loads this device's library on all ranks, in one version. Raises Refusal."""
     kind, version = LIBRARIES[device.name][0], ctypes.c_int()
     with ranks.all_or_none(DeviceError):
-        file, binding = find_library(device.name)
-        calls = load(file)
+        calls = load(find_library(device.name))
         calls.ncclGetVersion(ctypes.byref(version))
     versions, sharing = zip(*ranks.all_gather((version.value, device.sharers)), strict=True)
     if len(releases := set(map(release, versions))) > 1:
         raise Refusal(f"ranks have {kind} {' and '.join(sorted(releases))}")
     sharers = max(sharing)
-    nccl = Nccl(ranks, calls, kind, version.value, binding)
+    nccl = Nccl(ranks, calls, kind, version.value)
     if nccl.version < OLDEST:
         raise Refusal(f"{nccl.name} is older than {release(OLDEST)}")
     if sharers > 1 and "NCCL_MULTI_RANK_GPU_ENABLE" not in os.environ:
@@ -233,11 +202,11 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
         )
     if "NCCL_DEBUG_FILE" not in os.environ:
         # INIT logs channels, ENV the variables that were read. TUNING would log in timed calls.
-        level, log = os.environ.get("NCCL_DEBUG", ""), os.memfd_create("log")
+        log = os.memfd_create("log")
         nccl.log = os.fdopen(log, encoding="utf-8", errors="replace")  # it quotes paths, variables
         nccl.environment |= {
-            "NCCL_DEBUG": level if level.upper() in ("INFO", "TRACE") else "INFO",
-            "NCCL_DEBUG_SUBSYS": os.environ.get("NCCL_DEBUG_SUBSYS", "INIT,ENV"),
+            "NCCL_DEBUG": "INFO",
+            "NCCL_DEBUG_SUBSYS": "INIT,ENV",
             "NCCL_DEBUG_FILE": f"/proc/self/fd/{log}",
         }
     return nccl

@@ -23,7 +23,7 @@ def start(world: World) -> Binder:
     path, version = Path(importlib.import_module("mscclpp").get_lib(), FILE), ctypes.c_int()
     calls = load(str(path))
     calls.ncclGetVersion(ctypes.byref(version))
-    opened = Nccl(world.communicator, calls, "mscclpp", version.value, FILE)
+    opened = Nccl(world.communicator, calls, "mscclpp", version.value)
     library = NcclLibrary(world.communicator, world.device, opened)
 
     def bind(case: Case) -> Operation:

@@ -167,7 +167,7 @@ class CpuDevice(Device):
     """The host CPU."""
 
     name = "cpu"
-    sharing = shared_memory.MEMFD, shared_memory.NAMED
+    sharing = (shared_memory.MEMFD,)
     is_cpu = True
     clock_shared = True
     xp = np
@@ -189,13 +189,11 @@ class CpuDevice(Device):
             self.loaded[key] = CpuModule(path)
         return self.loaded[key]
 
-    def allocate(
-        self, size_bytes: int, sharing: str, ordinary: bool = False, label: str = ""
-    ) -> HostMemory:
-        return shared_memory.allocate(size_bytes, sharing, label)
+    def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False) -> HostMemory:
+        return shared_memory.allocate(size_bytes)
 
-    def open(self, handle: bytes, size_bytes: int, sharing: str, label: str = "") -> HostMemory:
-        return shared_memory.open_shared(handle, size_bytes, sharing, label)
+    def open(self, handle: bytes, size_bytes: int, sharing: str) -> HostMemory:
+        return shared_memory.open_shared(handle, size_bytes)
 
     def private(self, size_bytes: int) -> HostMemory:
         """Anonymous memory, in huge pages where the system grants them, touched by this process."""

@@ -204,6 +204,7 @@ class Memory(Protocol):
     size_bytes: int
     handle: bytes
     type: str
+    flush_register: int  # whose address makes stores into a peer's memory visible; 0: none
 
     def read(self) -> Bytes:
         """A copy of the contents."""
@@ -334,18 +335,12 @@ class Device(Protocol):
         """The kernels of iteration.cu, for buffers at any address."""
         return self.compile("iteration", {"WT_ELEMENT": "Uint8"}, ITERATION_STRUCTURES)
 
-    def allocate(
-        self, size_bytes: int, sharing: str, ordinary: bool = False, label: str = ""
-    ) -> Memory:
+    def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False) -> Memory:
         """Zeroed memory that peers can map. `ordinary` memory shows a peer's stores from the next
-        launch on, other memory within a launch. `label` identifies it among all shared memory."""
+        launch on, other memory within a launch."""
 
-    def open(self, handle: bytes, size_bytes: int, sharing: str, label: str = "") -> Memory:
-        """A peer's memory. Raises DeviceError if its size, sharing or label differ."""
-
-    def flush_register(self, memory: Memory) -> int:
-        """The address of the register that makes stores into a peer's memory visible; 0: none."""
-        return 0
+    def open(self, handle: bytes, size_bytes: int, sharing: str) -> Memory:
+        """A peer's memory. Raises DeviceError if it cannot be mapped, or is other memory."""
 
     def private(self, size_bytes: int) -> Memory:
         """Zeroed memory of this rank alone."""

@@ -27,13 +27,12 @@ from kernels.devices.gpu_driver import (
     AMD_MODULE,
     NVIDIA_MODULE,
     compile_kernel,
-    ipc_parts,
     module_version,
     ordinals,
     release,
 )
 from kernels.devices.gpu_stream import MAPPED, PORTABLE, GpuModule, GpuStream
-from kernels.devices.multicast import LEAST_ARCH, LEAST_NVRTC, GpuMulticast
+from kernels.devices.multicast import GpuMulticast
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
 ALLOCATION_BYTES = 2 << 20  # the driver's unit: with less a peer would also map its neighbours
@@ -43,6 +42,11 @@ LAZY_PEER_ACCESS = 1
 HIP_MEMORY = {"uncached": 0x3, "fine_grained": 0x1, "coarse_grained": 0x0}
 HDP_MEM_FLUSH_CNTL = 10005  # hipDeviceAttributeHdpMemFlushCntl: the register's address, 64 bits
 XGMI = 4  # HSA_AMD_LINK_INFO_TYPE_XGMI
+# Registering host memory by the driver: CuPy's own calls are stubs on HIP.
+REGISTRATION = {
+    "cuda": ("cuMemHostRegister_v2", "cuMemHostGetDevicePointer_v2", "cuMemHostUnregister"),
+    "hip": ("hipHostRegister", "hipHostGetDevicePointer", "hipHostUnregister"),
+}
 
 
 @dataclass(eq=False)
@@ -114,7 +118,6 @@ class GpuDevice(GpuStream, Device):
             "runtime": runtime_version,
             "module": module_version(AMD_MODULE if runtime.is_hip else NVIDIA_MODULE),
             "cupy": self.cupy.__version__,
-            "event_resolution_us": self.event_resolution_us(),
         }
 
     def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> GpuModule:
@@ -144,41 +147,28 @@ class GpuDevice(GpuStream, Device):
             self.runtime.deviceSynchronize()  # the kernels' stream does not wait for memset's
         return GpuMemory(self, address, size_bytes, label, lambda: self.runtime.free(address))
 
-    def allocate(
-        self, size_bytes: int, sharing: str, ordinary: bool = False, label: str = ""
-    ) -> Memory:
+    def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False) -> Memory:
         """On HIP, `sharing` names the type of memory, because a running kernel may miss a peer's
         writes to cached memory. Ordinary memory is cached, also for RCCL."""
         if sharing == "host_staged":
-            return self._staged(shared_memory.allocate(size_bytes, shared_memory.MEMFD, label))
+            return self._staged(shared_memory.allocate(size_bytes))
         allocated_bytes = -(-size_bytes // ALLOCATION_BYTES) * ALLOCATION_BYTES
         requested = sharing.partition(" ")[2] or self.slab_types[0]
         memory = self.allocate_as(self.slab_types[-1] if ordinary else requested, allocated_bytes)
         try:
-            memory.handle = self._ipc_handle(memory, size_bytes)
+            with self.calling("ipcGetMemHandle"):
+                ipc = self.runtime.ipcGetMemHandle(memory.address).hex()
         except DeviceError:
             memory.close()
             raise
+        memory.handle = f"{self.pci_bus_id} {ipc} {memory.type}".encode()
         memory.size_bytes = size_bytes
         return memory
 
-    def _ipc_handle(self, memory: GpuMemory, size_bytes: int) -> bytes:
-        """The handle of the allocation that holds the memory, and the memory's place within it."""
-        base, base_bytes = ctypes.c_void_p(), ctypes.c_size_t()
-        name = "hipMemGetAddressRange" if self.name == "hip" else "cuMemGetAddressRange_v2"
-        self.driver(name, ctypes.byref(base), ctypes.byref(base_bytes), memory.address)
-        begin = base.value or 0
-        with self.calling("ipcGetMemHandle"):
-            handle = self.runtime.ipcGetMemHandle(begin)
-        offset = memory.address - begin
-        return f"{self.pci_bus_id} {handle.hex()} {offset} {size_bytes} {memory.type}".encode()
-
-    def open(self, handle: bytes, size_bytes: int, sharing: str, label: str = "") -> Memory:
-        """Only host memory carries a label: the driver's handle already names one allocation."""
+    def open(self, handle: bytes, size_bytes: int, sharing: str) -> Memory:
         if sharing == "host_staged":
-            shared = shared_memory.open_shared(handle, size_bytes, shared_memory.MEMFD, label)
-            return self._staged(shared)
-        owner, ipc, begin, type = ipc_parts(handle, size_bytes)
+            return self._staged(shared_memory.open_shared(handle, size_bytes))
+        owner, ipc, type = handle.decode().split(maxsplit=2)
         with self.calling(f"asking about GPU {owner}"):
             peer = ordinals(self.runtime).get(owner)
             allowed = peer in (None, self.ordinal) or self.runtime.deviceCanAccessPeer(
@@ -193,15 +183,15 @@ class GpuDevice(GpuStream, Device):
             with self.calling(
                 f"ipcOpenMemHandle of memory on GPU {owner}{unseen if peer is None else ''}"
             ):
-                base = self.runtime.ipcOpenMemHandle(ipc, LAZY_PEER_ACCESS)
+                address = self.runtime.ipcOpenMemHandle(bytes.fromhex(ipc), LAZY_PEER_ACCESS)
         except OutOfMemory as error:  # of address space, which host_staged memory does not need
             raise DeviceError(str(error)) from error
         memory = GpuMemory(
             self,
-            base + begin,
+            address,
             size_bytes,
             type,
-            lambda: self.runtime.ipcCloseMemHandle(base),
+            lambda: self.runtime.ipcCloseMemHandle(address),
             handle,
         )
         if self.name == "hip" and peer not in (None, self.ordinal):
@@ -219,13 +209,9 @@ class GpuDevice(GpuStream, Device):
                 ctypes.byref(link),
                 ctypes.byref(hops),
             )
-        if link.value != XGMI:
-            with contextlib.suppress(DeviceError):
+            if link.value != XGMI:
                 address = self.driver_value("hipDeviceGetAttribute", HDP_MEM_FLUSH_CNTL, peer)
         return address if address >> 32 else 0  # a driver that knows it as a number writes 32 bits
-
-    def flush_register(self, memory: Memory) -> int:
-        return memory.flush_register if isinstance(memory, GpuMemory) else 0
 
     def private(self, size_bytes: int) -> Memory:
         return self.allocate_as(self.slab_types[-1], max(size_bytes, 1))
@@ -237,32 +223,15 @@ class GpuDevice(GpuStream, Device):
 
     def _staged(self, shared: shared_memory.HostMemory) -> GpuMemory:
         """Shared host memory, mapped into this GPU."""
+        register, device_pointer, unregister = REGISTRATION[self.name]
         host, size_bytes = shared.address, shared.size_bytes
-
-        def free() -> None:
-            # Memory that was never registered cannot be unregistered; its pages still go back.
-            with contextlib.suppress(RuntimeError, DeviceError):
-                if self.name == "hip":  # CuPy's hostRegister and hostUnregister are stubs there
-                    self.driver("hipHostUnregister", host)
-                else:
-                    self.runtime.hostUnregister(host)
-            shared.close()
-
-        try:
-            address = self._register(host, size_bytes)
-        except DeviceError:
-            free()
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(shared.close)
+            self.driver(register, host, size_bytes, PORTABLE | MAPPED)
+            undo.callback(self.driver, unregister, host)
+            address = self.driver_value(device_pointer, host, 0)
+            free = undo.pop_all().close
         return GpuMemory(self, address, size_bytes, "registered host memory", free, shared.handle)
-
-    def _register(self, host: int, size_bytes: int) -> int:
-        """Registers host memory with this GPU; returns its address there."""
-        if self.name == "hip":
-            self.driver("hipHostRegister", host, size_bytes, PORTABLE | MAPPED)
-            return self.driver_value("hipHostGetDevicePointer", host, 0)
-        with self.calling(f"cudaHostRegister of {size_bytes} B"):
-            self.runtime.hostRegister(host, size_bytes, PORTABLE | MAPPED)
-            return int(self.runtime.pointerGetAttributes(host).devicePointer)
 
     def copy_engine(self, sharing: str) -> GpuCopyEngine:
         if sharing not in self.copy_engines:
@@ -272,13 +241,6 @@ class GpuDevice(GpuStream, Device):
     def multicast(self, ranks: int, size_bytes: int) -> Multicast:
         if self.name == "hip":
             return super().multicast(ranks, size_bytes)
-        with self.calling("asking NVRTC's version"):
-            nvrtc = self.cupy.cuda.nvrtc.getVersion()
-        if int(self.arch.removeprefix("sm_")) < LEAST_ARCH or nvrtc < LEAST_NVRTC:
-            raise DeviceError(
-                f"multimem needs sm_{LEAST_ARCH} and NVRTC 12.2 or newer; here are "
-                f"{self.arch} and {self.compiler}"
-            )
         return GpuMulticast(self, ranks, size_bytes)
 
     def blocks_for(self, size_bytes: int) -> int:

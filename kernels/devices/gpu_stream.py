@@ -4,7 +4,6 @@ import ctypes
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -71,11 +70,8 @@ class GpuStream:
         """Calls a function that CuPy lacks in the driver's own library. The ABI takes a 64-bit
         number for a shorter one, and for a pointer. Raises DeviceError."""
         with self.calling(name):
-            function = getattr(driver_library(self.name), name, None)
-            if function is None:
-                raise RuntimeError("the driver is too old and lacks it")
             wide = [ctypes.c_uint64(each) if isinstance(each, int) else each for each in arguments]
-            if status := function(*wide):
+            if status := driver_library(self.name)[name](*wide):
                 raise RuntimeError(f"error {status}{' OutOfMemory' * (status == 2)}")
 
     def driver_value(self, name: str, *arguments: Any) -> int:
@@ -249,16 +245,6 @@ class GpuStream:
         actions = [Action(stamp=0), Action(step), Action(stamp=1)]
         stamps_ns = self.run(actions, step, Counts(0, calls), self.pinned_watch)
         return float(np.median(stamps_ns[:, 1] - stamps_ns[:, 0]) / 1e3)
-
-    def event_resolution_us(self) -> float | None:
-        """The smallest time between two events, in microseconds; about 1 on some cards."""
-        events = [self.cupy.cuda.Event() for _ in range(100)]
-        with self.calling("recording events"):
-            for event in events:
-                event.record(self.stream)
-            self.stream.synchronize()
-            gaps_ms = [self.cupy.cuda.get_elapsed_time(*pair) for pair in pairwise(events)]
-        return min((round(1e3 * gap_ms, 3) for gap_ms in gaps_ms if gap_ms > 0), default=None)
 
     def caller(self, step: Step) -> Callable[[], None]:
         def call() -> None:

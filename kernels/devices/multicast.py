@@ -10,7 +10,6 @@ from kernels.devices.device import DeviceError, Multicast
 from kernels.devices.gpu_stream import GpuStream
 
 MULTICAST_SUPPORTED = 132  # CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED
-LEAST_ARCH, LEAST_NVRTC = 90, (12, 2)  # of multimem with sums in fp32, in PTX 8.2
 PINNED, ON_DEVICE, FILE_DESCRIPTOR, READ_AND_WRITE, RECOMMENDED = 1, 1, 1, 3, 1
 
 

@@ -16,7 +16,7 @@ DEVICE Slot slot_at(const Arguments& a, const Routing& r, char* at) {
   return {at, (Choice*)choices, (int*)(choices + r.step_tokens * r.top_k * sizeof(Choice))};
 }
 
-// Returns the step after its last. REGISTERED: the peers read rows from the send buffer.
+// Returns the step after its last.
 template <Path PATH>
 DEVICE long dispatch(const Launch& launch) {
   const Arguments& a = launch.a;
@@ -31,7 +31,7 @@ DEVICE long dispatch(const Launch& launch) {
       const Choice* choices = choices_of(r, r.choices, t);
       Choice* sent = choices_of(r, slot.choices, t - start);
       for (long c = thread_in_block(); c < r.top_k; c += threads_in_block()) sent[c] = choices[c];
-      if (PATH != REGISTERED && is_for(r, choices, reader))
+      if (is_for(r, choices, reader))
         copy(Slab{slot.rows + (t - start) * row_stride(a)}, own_row(a, t), a.count, this_block());
     });
   };
@@ -43,18 +43,13 @@ DEVICE long dispatch(const Launch& launch) {
       for_tokens_of_block(start, smaller(start + n, r.tokens_of[s]), [&](long t) {
         if (s == a.rank) return store_token(a, r, s, t, choices_of(r, r.choices, t), own_row(a, t));
         const Slot slot = slot_at(a, r, inbox(s));
-        const char* row = PATH == REGISTERED ? a.sends.selected(s) + t * row_bytes(a)
-                                             : slot.rows + (t - start) * row_stride(a);
-        store_token(a, r, s, t, choices_of(r, slot.choices, t - start), row);
+        store_token(a, r, s, t, choices_of(r, slot.choices, t - start),
+                    slot.rows + (t - start) * row_stride(a));
       });
     };
     for_each_peer(a, take_from, 0);
   };
-  const long step = exchange_from<PATH, ONE>(launch, 0, r.most_tokens, r.step_tokens, give, take);
-  if (PATH != REGISTERED) return step;
-  // New tokens may be written only after every peer has read the old ones.
-  launch.meet(step + 1);
-  return step + 1;
+  return exchange_from<PATH, ONE>(launch, 0, r.most_tokens, r.step_tokens, give, take);
 }
 
 template <Path PATH>
@@ -92,9 +87,7 @@ DEVICE void route(const Arguments& launched) {
 
 RANK_KERNEL(dispatch_push) { route<DISPATCH, PUSH>(a); }
 RANK_KERNEL(dispatch_pull) { route<DISPATCH, PULL>(a); }
-RANK_KERNEL(dispatch_pull_registered) { route<DISPATCH, REGISTERED>(a); }
 RANK_KERNEL(combine_push) { route<COMBINE, PUSH>(a); }
 RANK_KERNEL(combine_pull) { route<COMBINE, PULL>(a); }
 RANK_KERNEL(round_trip_push) { route<ROUND_TRIP, PUSH>(a); }
 RANK_KERNEL(round_trip_pull) { route<ROUND_TRIP, PULL>(a); }
-RANK_KERNEL(round_trip_pull_registered) { route<ROUND_TRIP, REGISTERED>(a); }

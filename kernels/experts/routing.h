@@ -22,11 +22,10 @@ struct Routing {
   int* first;            // [WT_WORLD][experts]: the first row here for a rank's tokens, by expert
   Choice* came;          // [WT_WORLD][most_tokens][top_k] of all ranks; `place`: row here or -1
   char* rows;            // the experts' inputs, and later their results
-  // For a library, which sends records (a row and its choices), grouped by rank.
-  char *out, *in;  // records of this rank's tokens, and the records that arrive
+  // For a library, which sends rows grouped by rank.
+  char *out, *in;  // rows of this rank's tokens, and the rows that arrive
   const int *record,
-      *arrived;  // [WT_WORLD][most_tokens]: a token's record in `out`, in `in`, or -1
-  int* counts;   // [WT_WORLD][experts]: each rank's choices of each expert
+      *arrived;  // [WT_WORLD][most_tokens]: a token's row in `out`, in `in`, or -1
 };
 
 DEVICE const Routing& routing_of(const Arguments& a) { return *(const Routing*)a.more; }

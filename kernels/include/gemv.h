@@ -10,7 +10,6 @@ struct Gemv {
   const char* row_scales;   // [hidden] fp32, for int8 weights
   long hidden, inner;       // both multiples of 64
   long stride, copies;
-  long step_rows;  // rows of a block in one step; a multiple of the rows of its subgroups
 };
 
 constexpr long WEIGHT_BYTES = sizeof(WT_WEIGHT::bits);
@@ -24,12 +23,9 @@ constexpr int ACTIVATION_PACKS = ELEMENT_BYTES / WEIGHT_BYTES;  // for one pack 
 // Tokens whose widened activations a lane holds at once: in 32 registers of a GPU.
 constexpr int TOKENS_AT_ONCE = WT_TOKENS < 8 / WIDENED ? WT_TOKENS : 8 / WIDENED;
 
-struct TileSums {
-  pack of_token[WT_TOKENS];
-};
-
 // One tile, by a subgroup: `rows` is its first row.
-DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSums& tile_sums) {
+DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile,
+                         pack (&tile_sums)[WT_TOKENS]) {
   const long row_bytes = g.inner * WEIGHT_BYTES;
   const unsigned packs = (unsigned)(row_bytes / (long)sizeof(pack));
   const char* activations = g.activations;
@@ -81,34 +77,24 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSum
       for (int j = 0; j < REGISTERS; ++j)
         p.r[j] = reinterpret<words>(reinterpret<floats>(p.r[j]) * reinterpret<floats>(scales.r[j]));
     }
-    tile_sums.of_token[t] = p;
+    tile_sums[t] = p;
   }
 }
 
-// A group of tiles from `row` on. A call per tile is 5 % slower; inlined, one kernel is 3 % slower.
-constexpr int GROUP = ON_CPU ? 4 : 1;
-NOINLINE void compute_group(const Gemv& g, const char* weights, long row, long end,
-                            TileSums (&sums)[GROUP]) {
-  for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
-    compute_tile(g, weights + row * g.inner * WEIGHT_BYTES, (unsigned)(row / ROWS), sums[i]);
-}
-
-// Rows [first, end) of the matrix, by this block. One lane calls each(offset, sums) for every tile
-// and token; `offset` is the first sum's place in [WT_TOKENS][hidden], in bytes.
+// By this block. One lane calls each(offset, sums) for every tile and token; `offset` is the first
+// sum's place in [WT_TOKENS][hidden], in bytes.
 template <class Each>
-DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
-  const long hidden = g.hidden;
+DEVICE void compute_rows(const Gemv& g, Segment rows, Each each) {
+  const long hidden = g.hidden, end = rows.start + rows.count;
   // A meeting begins each iteration. The watch counts these too, but lies in host memory.
   const u64 copy = g.ranks.own->meetings.value % (u64)g.copies;
   const char* weights = g.weights + (long)copy * hidden * g.inner * WEIGHT_BYTES;
-  for (long row = first + subgroup() * ROWS; row < end;) {
-    TileSums sums[GROUP];
-    compute_group(g, weights, row, end, sums);
-    for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
-      if (lane() == 0) {
-        UNROLLED
-        for (int t = 0; t < WT_TOKENS; ++t)
-          each((t * hidden + row) * ELEMENT_BYTES, sums[i].of_token[t]);
-      }
+  for (long row = rows.start + subgroup() * ROWS; row < end; row += subgroups() * ROWS) {
+    pack sums[WT_TOKENS];
+    compute_tile(g, weights + row * g.inner * WEIGHT_BYTES, (unsigned)(row / ROWS), sums);
+    if (lane() == 0) {
+      UNROLLED
+      for (int t = 0; t < WT_TOKENS; ++t) each((t * hidden + row) * ELEMENT_BYTES, sums[t]);
+    }
   }
 }

@@ -16,9 +16,7 @@ struct Plain {
 };
 struct Float32 : Plain<floats, unsigned> {
   static DEVICE void in_order(words w, floats* to) { *to = reinterpret<floats>(w); }
-  static DEVICE void store_sums(char* at, pack sums, bool stream = false) {
-    store_aligned_pack(at, 0, sums, stream);
-  }
+  static DEVICE void store_sums(char* at, pack sums) { store_aligned_pack(at, 0, sums); }
 };
 struct Float64 : Plain<doubles, u64> {};
 struct Int32 : Plain<ints, unsigned> {};
@@ -60,7 +58,7 @@ struct Float8_e5m2 : Coded<E5m2> {};
 
 // A 16-bit type, two elements per word, computed with in fp32. Like Float32, it has also
 //   in_order: the elements of a register as fp32, in the order of memory (low and high may not be)
-//   store_sums: stores a pack of fp32 as elements; half a pack, of 16 bits, cannot stream
+//   store_sums: stores a pack of fp32 as elements
 template <class Type>
 struct Widened {
   typedef unsigned short bits;
@@ -86,14 +84,14 @@ struct Float16 : Widened<Float16> {
   static DEVICE floats high(words w) { return high_halves(w); }
   static DEVICE words join(floats low, floats high) { return halves(low, high); }
   static DEVICE void in_order(words w, floats* to) { to[0] = low(w), to[1] = high(w); }
-  static DEVICE void store_sums(char* at, pack sums, bool = false) { store_halves(at, sums); }
+  static DEVICE void store_sums(char* at, pack sums) { store_halves(at, sums); }
 };
 struct Bfloat16 : Widened<Bfloat16> {
   static DEVICE floats low(words w) { return reinterpret<floats>(w << 16); }
   static DEVICE floats high(words w) { return reinterpret<floats>(w & 0xffff0000u); }
   static DEVICE words join(floats low, floats high) { return bfloat16s(low, high); }
   static DEVICE void in_order(words w, floats* to) { widen_bfloat16s(w, to); }
-  static DEVICE void store_sums(char* at, pack sums, bool = false) { store_bfloat16s(at, sums); }
+  static DEVICE void store_sums(char* at, pack sums) { store_bfloat16s(at, sums); }
 };
 
 struct PackBits {

@@ -145,7 +145,6 @@ DEVICE void evaluate_now(floats&) {}
 DEVICE void block_barrier() {}
 DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 DEVICE u64 load_flag_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-constexpr bool PACKS_OF_PACKETS = true;  // of packets.h: a GPU sends smaller units
 DEVICE void store_packets_system(u64* p, const u64 (&x)[2]) {
   for (int k = 0; k < 2; ++k) store_release_system(p + k, x[k]);
 }

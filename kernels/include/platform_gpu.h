@@ -40,7 +40,6 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = f
   stream ? stream_16_bytes(buffer + i * 16, x) : store_16_bytes(buffer + i * 16, x);
 }
 
-constexpr bool PACKS_OF_PACKETS = false;
 // Its threads have enough loads under way, and its stores do not wait for lines.
 constexpr long PREFETCH_BYTES = 0, STORE_PREFETCH_BYTES = 0, DIRTIED_BYTES = 0;
 DEVICE void prefetch(const char*, long) {}

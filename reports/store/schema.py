@@ -323,9 +323,7 @@ class BoundParts(TypedDict, total=False):
 class Routing(TypedDict):
     leaving_bytes: Annotated[list[NotNegative], msgspec.Meta(min_length=1)]
     expert_max_over_mean: NotNegative
-    expert_cv: NotNegative
     rank_max_over_mean: NotNegative
-    rank_cv: NotNegative
 
 
 class Rank(TypedDict, total=False):

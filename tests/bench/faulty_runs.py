@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 
@@ -48,18 +47,6 @@ def processes(out):
         except psutil.NoSuchProcess:
             continue
     return ranks
-
-
-def orphans():
-    """Return the names of our files in shared memory that no process maps."""
-    mapped = ""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            mapped += maps.read_text()
-        except OSError:
-            continue
-    ours = Path("/dev/shm").glob("wiretax-*")
-    return {path.name for path in ours if str(path) not in mapped}
 
 
 class Launch:

@@ -8,13 +8,13 @@ from collectives.table import parsed
 from tests.bench.launches import run
 
 KNOWN = ALGORITHMS["all_reduce"]
-UNKNOWN = "is not one of nt, ntr, swap, noswap, slabs, 128K, 16b and 256t"
+UNKNOWN = "is not one of nt, ntr, swap, slabs, 128K, 16b, 256t"
 BUILDS = (
-    "one_shot_push+nt+noswap",
+    "one_shot_push+nt",
     "one_shot_pull+swap",
     "two_shot+nt+ntr+64K",
     "two_shot_direct+swap",
-    "ring+noswap+32K",
+    "ring+swap+32K",
     "ring+ntr",
     "two_shot+slabs",
 )
@@ -24,17 +24,16 @@ def test_a_name_says_how_a_kernel_is_built():
     assert Build.parse("nt+ntr+128K") == Build(
         stream_slab=True, stream_receive=True, chunk_bytes=128 << 10
     )
-    assert Build.parse("1M+16b+256t") == Build(chunk_bytes=1 << 20, blocks=16, threads=256)
-    assert Build.parse("noswap+nt") == Build(stream_slab=True, swap=False)
-    for words in ("+nt", "+nt+ntr+swap+128K+16b+256t", "+noswap+2M", "+128K+slabs"):
+    assert Build.parse("1024K+16b+256t") == Build(chunk_bytes=1 << 20, blocks=16, threads=256)
+    for words in ("+nt", "+nt+ntr+swap+128K+16b+256t", "+128K+slabs"):
         assert parsed(f"two_shot{words}", KNOWN).name == f"two_shot{words}"
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        *((word, UNKNOWN) for word in ("nt+", "NT", "0K", "999999K")),
-        ("2M+4M", "'4M' sets chunk_bytes a second time"),
+        *((word, UNKNOWN) for word in ("nt+", "NT", "1M", "0K", "999999K")),
+        ("2K+4K", "'4K' sets chunk_bytes a second time"),
         ("", "no word follows the plus"),
     ],
 )
@@ -56,7 +55,7 @@ def test_builds_are_measured_by_name_with_right_results(tmp_path):
     whole = "stores around the caches take whole packs"
     assert refused["ring+ntr", 16392].startswith(whole)
     assert refused["two_shot+nt+ntr+64K", 16392].startswith(whole)
-    nowhere = "swap and noswap change nothing here: no rank writes where it has read"
+    nowhere = "swap changes nothing here: no rank writes where it has read"
     assert refused["two_shot_direct+swap", 16392] == nowhere
 
 

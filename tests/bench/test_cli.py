@@ -203,7 +203,7 @@ def test_help_and_list_print_once_for_all_ranks(tmp_path):
     about = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines())
     assert about.keys() == {"library", *ALGORITHMS["all_reduce"]}
     not_here = {name for name in about if "not here: " in about[name]}
-    assert {"library", "one_shot_multimem", "ring_copy_engine", "hierarchical"} <= not_here
+    assert {"library", "one_shot_multimem", "two_shot_copy_engine", "hierarchical"} <= not_here
     assert not not_here & {*OURS}
     assert "does not reduce bfloat16" in about["library"]
     assert launch(tmp_path / "results", "--list -d bfloat16", ranks=None).stdout == listed.stdout
@@ -221,7 +221,7 @@ def test_sizes_below_a_word_of_the_links_probe_are_measured(tmp_path):
 def test_nccl_tests_format_has_both_places_and_the_iterations(tmp_path):
     """Parsers for nccl-tests must be able to read our output, and -n must set the exact number of
     iterations. Flags without a choice here change nothing."""
-    options = "-d half -b 1000 -e 2000 -n 6 --max-time 60 -g 1 -t 1 -r 0"
+    options = "-d half -b 1000 -e 2000 -n 6 --max-time 60 -g 1 -t 1 -r 0 -R 1"
     done = launch(tmp_path, "--format nccl-tests --algorithm two_shot", options)
     assert done.returncode == 0
     result = stored(tmp_path)

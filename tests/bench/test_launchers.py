@@ -91,21 +91,11 @@ def test_eight_ranks_with_large_messages_fit_a_containers_shared_memory(out):
     options = allreduce(out, *SMALL, "--sizes", "16K,16M", "-n", "1")
     done = launched([*with_shm("size=64m"), *command("mpich", 8, *options)])
     assert done.returncode == 0, done.stderr
-    assert "bench.allreduce:" not in done.stderr
     result = one_run(out)
     assert result.run.world["size"] == 8
     assert not any(case.n_wrong for case in result.cases)
     assert {case.size_bytes for case in result.cases if case.status == "ok"}, "nothing was measured"
     assert "Peer memory is mapped (memfd)" in done.stdout
-
-
-@namespaces
-def test_a_warning_appears_before_mpi_dies_of_too_little_shared_memory(out):
-    done = launched([*with_shm("size=1m"), *command("mpich", 2, *allreduce(out))])
-    assert done.returncode != 0
-    warning = "bench.allreduce: /dev/shm has 1 MiB, and MPI may die if 2 ranks have less than"
-    assert done.stderr.count(warning) == 1
-    assert "Traceback" not in done.stderr
 
 
 @namespaces

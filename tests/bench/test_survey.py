@@ -7,7 +7,6 @@ import signal
 import sys
 import tarfile
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from bench.survey import main, run_survey
 from bench.surveys import mps
 from bench.surveys.steps import Survey, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
-from kernels.devices import preflight
+from kernels.devices import gpu_driver
 from reports.store.result import read
 from tests import fake_gpu
 from tests.bench.faulty_runs import wait_for
@@ -177,8 +176,7 @@ def test_names_are_taken_out_of_logs(monkeypatch):
 
 def test_gpus_that_cannot_be_used_are_no_reason_to_measure_the_cpu(tmp_path, refused, monkeypatch):
     """Their owner would wait a quarter of an hour for another machine's figures."""
-    monkeypatch.setattr(preflight, "cuda_version", lambda: None)
-    monkeypatch.setattr(preflight, "NVIDIA_GPU", Path("/dev/null"))
+    monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/null",))
     status, refusal = refused(main, "--out", tmp_path / "survey")
     assert (status, refusal.endswith("; to measure the CPU add --device cpu")) == (3, True), refusal
     assert [*tmp_path.iterdir()] == []

@@ -27,14 +27,14 @@ def test_tokens_that_do_not_fit_give_one_sentence():
     world: Any = SimpleNamespace(communicator=ranks, peers=peers, shared=peers, device=device)
 
     def refusal(name: str, case_type: Any, **options: Any) -> object:
-        case = case_type(COLLECTIVE[name], 1 << 20, DATATYPES["float32"], "sum", 0, 0, **options)
+        case = case_type(COLLECTIVE[name], 1 << 21, DATATYPES["float32"], "sum", 0, 0, **options)
         return FUSED[name]["fused"].bind(world, case)
 
     norm = {"norm": Norm(hidden=1 << 20), "summed": 0}
     assert refusal("allreduce_rmsnorm", NormCase, **norm) == Unsupported(
         "a token's 4194304 B are more than a slot of 2097152 B", depends_on_size=True
     )
-    wide = {"layer": Gemv(hidden=1 << 20), "tokens": 1, "weight_type": "int8"}
+    wide = {"layer": Gemv(hidden=1 << 21), "tokens": 1, "weight_type": "int8"}
     assert refusal("gemv_allreduce", GemvCase, **wide) == Unsupported(
-        "2 ranks' parts of 4194304 B do not fit into a slab", depends_on_size=True
+        "2 ranks' parts of 8388608 B do not fit into a slab", depends_on_size=True
     )

@@ -68,10 +68,6 @@ STEPS = (
             {"multicast": 0},
             "the driver offers no multicast: this GPU is on no NVSwitch that can sum",
         ),
-        (
-            {"multicast": 2},
-            "a probe of multimem failed: one_shot_multimem gave 4003 wrong sums of 4003",
-        ),
         ({"count": 1}, "ranks share a GPU, and a multicast address takes each GPU once"),
         ({"vendor": "hip"}, "the hip device has no multicast; NVIDIA GPUs on an NVSwitch have it"),
     ],
@@ -96,9 +92,8 @@ def test_a_run_times_and_checks_both_with_a_bound_on_a_fake_gpu(tmp_path):
     assert all(case.bound_us for case in cases)
 
 
-def test_without_the_wait_sums_are_wrong_or_refused_on_a_fake_gpu(tmp_path):
-    done = examples(2, 60, tree(tmp_path, "without the wait"))
-    assert done.returncode or ", 0 performed" in done.stdout, done.stdout
+def test_without_the_wait_sums_are_wrong_on_a_fake_gpu(tmp_path):
+    assert examples(2, 60, tree(tmp_path, "without the wait")).returncode
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,9 @@ def test_the_transport_of_a_recorded_log(name, ways, kinds):
 
 @pytest.mark.parametrize(
     ("number", "name"),
-    [(2804, "2.8.4"), (20908, "2.9.8"), (23203, "2.32.3")],
+    [(900, "0.9.0"), (21908, "2.19.8"), (23203, "2.32.3")],
 )
-def test_version_numbers_have_two_encodings(number, name):
+def test_a_version_number_is_read_as_the_library_prints_it(number, name):
     assert nccl.release(number) == name
 
 
@@ -102,12 +102,6 @@ def test_calls_and_constants_match_the_real_header():
         assert re.search(rf"\bnccl{name.capitalize()}\s*=\s*{number}\b", header), name
     assert re.search(rf"#define NCCL_WIN_COLL_SYMMETRIC 0x0?{library_gpu.SYMMETRIC}\b", header)
     assert re.search(r"#define NCCL_UNIQUE_ID_BYTES 128", header)
-    (body,) = re.findall(
-        r"struct ncclConfig_v\d+ \{(.*?)\}", re.sub(r"/\*.*?\*/", "", header, flags=re.S), re.S
-    )
-    names = [field[0] for field in nccl.Config._fields_]
-    assert re.findall(r"(\w+);", body)[: len(names)] == names
-    assert re.search(rf"#define NCCL_API_MAGIC {nccl.CONFIG_MAGIC:#x}\b", header)
 
 
 def test_the_fake_library_has_every_call_and_the_fake_packages_match_the_real_ones():
@@ -122,13 +116,12 @@ def test_the_fake_library_has_every_call_and_the_fake_packages_match_the_real_on
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU here")
 def test_the_real_library_without_a_driver_ends_in_one_sentence():
     header_of_nccl()
-    result = nccl.find_library("cuda")
-    assert isinstance(result, tuple)
+    library_file = nccl.find_library("cuda")
     alone = SimpleNamespace(
         rank=0, size=1, all_gather=lambda item: [item], broadcast=lambda item: item
     )
     ranks, settings = cast(Communicator, alone), {"NCCL_DEBUG": "WARN"}
-    library = nccl.Nccl(ranks, nccl.load(result[0]), "NCCL", 23203, result[1], settings)
+    library = nccl.Nccl(ranks, nccl.load(library_file), "NCCL", 23203, settings)
     with pytest.raises(
         DeviceError,
         match=r"^rank 0: ncclCommInitRank of NCCL 2.32.3 fails: unhandled cuda error: Cuda ",

@@ -97,7 +97,7 @@ def test_quantised_algorithms_run_only_by_name():
     assert algorithm.name == "two_shot_fp8+64K"
     assert algorithm.candidates(cast(Any, SimpleNamespace(device=None)), 1 << 20) == []
     with pytest.raises(ValueError, match="auto does not choose two_shot_fp8"):
-        check_algorithm(algorithm, {})
+        check_algorithm(algorithm)
 
 
 def run(folder, *options):

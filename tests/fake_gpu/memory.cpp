@@ -251,14 +251,6 @@ static int release(void* pointer, Kind kind, int otherwise) {
   return 0;
 }
 
-static int bounds(void** base, size_t* bytes, void* address) {
-  std::lock_guard<std::mutex> held(lock);
-  auto it = holding((uintptr_t)address);
-  if (it == allocations.end()) return 500;
-  *base = (void*)it->first, *bytes = it->second.bytes;
-  return 0;
-}
-
 extern "C" {
 int gpu_malloc(void** pointer, size_t bytes) { return allocate(pointer, bytes); }
 int gpu_free(void* pointer) { return pointer ? release(pointer, DEVICE_MEMORY, 1) : 0; }
@@ -269,22 +261,11 @@ int gpu_hostAlloc(void** pointer, size_t bytes, unsigned) {
   allocations[(uintptr_t)at] = {bytes, PINNED};
   return *pointer = at, 0;
 }
-int gpu_hostRegister(void* pointer, size_t bytes, unsigned) {
-  std::lock_guard<std::mutex> held(lock);
-  allocations[(uintptr_t)pointer] = {bytes, REGISTERED};
-  return 0;
-}
-int gpu_hostUnregister(void* pointer) { return release(pointer, REGISTERED, 713); }
 int gpu_memGetInfo(size_t* free_bytes, size_t* total) {
   std::lock_guard<std::mutex> held(lock);
   *total = TOTAL_BYTES;
   return *free_bytes = *total - in_use(), 0;
 }
-// The only attribute that is read: the address of registered host memory on the device.
-int gpu_pointerGetAttributes(void** device_pointer, void* pointer) {
-  return *device_pointer = reachable((uintptr_t)pointer) ? pointer : nullptr, 0;
-}
-
 // As without AMD's own driver module: ROCm's older IPC fails, and the newer one needs a common
 // network namespace.
 static bool shares_network_with(pid_t pid) {
@@ -336,14 +317,6 @@ int gpu_ipcCloseMemHandle(void* pointer) { return release(pointer, PEER, 1); }
 
 // -- functions that CuPy lacks
 
-int cuMemGetAddressRange_v2(void** base, size_t* bytes, void* address) {
-  ENTER;
-  return bounds(base, bytes, address);
-}
-int hipMemGetAddressRange(void** base, size_t* bytes, void* address) {
-  ENTER;
-  return bounds(base, bytes, address);
-}
 int hipExtMallocWithFlags(void** pointer, size_t bytes, unsigned flags) {
   ENTER;
   const bool known =
@@ -363,13 +336,20 @@ int hipExtGetLinkTypeAndHopCount(int, int, unsigned* type, unsigned* hops) {
   return *type = (unsigned)setting("FAKE_GPU_LINK", 2), *hops = 1, 0;
 }
 int hipFree(void* pointer) { return gpu_free(pointer); }
-int hipHostRegister(void* pointer, size_t bytes, unsigned) {
-  ENTER;
-  return gpu_hostRegister(pointer, bytes, 0);
-}
-int hipHostUnregister(void* pointer) { return gpu_hostUnregister(pointer); }
-int hipHostGetDevicePointer(void** device, void* host, unsigned) {
-  ENTER;
-  return gpu_pointerGetAttributes(device, host);
-}
+
+// A host's memory for a kernel: CUDA's functions, and HIP's, which CuPy has only as stubs.
+#define REGISTER_HOST_MEMORY(REGISTER, POINTER, UNREGISTER)          \
+  int REGISTER(void* pointer, size_t bytes, unsigned) {              \
+    ENTER;                                                           \
+    std::lock_guard<std::mutex> held(lock);                          \
+    allocations[(uintptr_t)pointer] = {bytes, REGISTERED};           \
+    return 0;                                                        \
+  }                                                                  \
+  int POINTER(void** device, void* host, unsigned) {                 \
+    ENTER;                                                           \
+    return *device = reachable((uintptr_t)host) ? host : nullptr, 0; \
+  }                                                                  \
+  int UNREGISTER(void* pointer) { return release(pointer, REGISTERED, 713); }
+REGISTER_HOST_MEMORY(cuMemHostRegister_v2, cuMemHostGetDevicePointer_v2, cuMemHostUnregister)
+REGISTER_HOST_MEMORY(hipHostRegister, hipHostGetDevicePointer, hipHostUnregister)
 }

@@ -1,5 +1,5 @@
 // Multicast objects of the software GPU, with the driver's functions for them. FAKE_GPU_MULTICAST:
-// 0 none; 2: every access combines the first part with itself.
+// 0 none.
 //
 // An object is a record in a memfd that all its processes map. A multicast address can only be
 // resolved to its parts, as `multimem` does; any other access ends in SIGSEGV.
@@ -186,16 +186,15 @@ int cuMemRelease(unsigned long long handle) {
 
 // For kernels: the place in a part behind a multicast address. Maps the part at first use.
 char* gpu_multimem_part(const void* address, int number) {
-  static const bool is_broken = setting("FAKE_GPU_MULTICAST", 0) == 2;
   auto above = windows.upper_bound((char*)address);
   Window* window = above == windows.begin() ? nullptr : &std::prev(above)->second;
   char* base = window ? std::prev(above)->first : nullptr;
   if (!window || !window->thing.record || (char*)address >= base + window->bytes)
     return break_device(700), (char*)address;  // and a fault
-  std::atomic<char*>& part = window->parts[is_broken ? 0 : number];
+  std::atomic<char*>& part = window->parts[number];
   if (!part) {
     std::lock_guard<std::recursive_mutex> held(lock);
-    const Part& bound = window->thing.record->parts[is_broken ? 0 : number];
+    const Part& bound = window->thing.record->parts[number];
     const int fd = bound.is_bound ? open_descriptor(bound.pid, bound.fd) : -1;
     char* at = (char*)mmap(nullptr, window->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED) return break_device(700), (char*)address;

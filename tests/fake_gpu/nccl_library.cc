@@ -7,7 +7,7 @@
 //   FAKE_NCCL_WAY                          the connection between ranks in the log
 //   FAKE_NCCL_NO_LL=1                      no LL protocol, like RCCL on gfx12
 //   FAKE_NCCL_NO_WINDOWS=1                 no windows
-//   FAKE_NCCL_DELAYS_US=default:1000,LL:0  the time of a call, by protocol, algorithm or CTAs=N
+//   FAKE_NCCL_DELAYS_US=default:1000,LL:0  the time of a call, by protocol or algorithm
 //   FAKE_NCCL_LOST_AFTER=n                 the connection is lost after n calls
 //   FAKE_NCCL_STANDS_STILL=default         calls with this protocol end only by abort
 //   FAKE_NCCL_CACHES_PROTO=1               a process reads NCCL_PROTO only once
@@ -300,29 +300,13 @@ int ncclGetUniqueId(UniqueId* id) {
   return 0;
 }
 
-// The start of ncclConfig_t, which later versions append to.
-struct Config {
-  size_t size;
-  unsigned magic, version;
-  int blocking, cga, min_ctas, max_ctas;
-  const char* net;
-};
-
-static int init(Comm** comm, int ranks, UniqueId id, int rank, const Config* config) {
+int ncclCommInitRank(Comm** comm, int ranks, UniqueId id, int rank) {
   static const std::string first_protocol = setting("NCCL_PROTO");
   const bool caches = setting("FAKE_NCCL_CACHES_PROTO") == "1";
   Comm* c = *comm = new Comm();
   c->ranks = ranks, c->rank = rank, c->protocol = caches ? first_protocol : setting("NCCL_PROTO");
   const std::string algorithm = setting("NCCL_ALGO");
-  std::string chosen = c->protocol.empty() ? algorithm : c->protocol;
-  if (config) {
-    constexpr int UNSET = -2147483647 - 1;
-    if (config->magic != 0xcafebeef || config->version < 21700 || config->size < sizeof(Config) ||
-        config->blocking != UNSET || config->min_ctas < 1 || config->min_ctas != config->max_ctas)
-      return fail(INVALID_ARGUMENT,
-                  "ncclConfig_t argument not initialized via NCCL_CONFIG_INITIALIZER");
-    chosen = "CTAs=" + std::to_string(config->max_ctas);
-  }
+  const std::string chosen = c->protocol.empty() ? algorithm : c->protocol;
   c->delay_us = delay_of(chosen);
   if (!algorithm.empty()) say("ENV", "NCCL_ALGO set by environment to %s", algorithm.c_str());
   if (!c->protocol.empty()) say("ENV", "NCCL_PROTO set by environment to %s", c->protocol.c_str());
@@ -344,13 +328,6 @@ static int init(Comm** comm, int ranks, UniqueId id, int rank, const Config* con
       "2 coll channels, 0 collnet channels, 0 nvls channels, 2 p2p channels, 2 p2p channels per "
       "peer");
   return 0;
-}
-
-int ncclCommInitRank(Comm** comm, int ranks, UniqueId id, int rank) {
-  return init(comm, ranks, id, rank, nullptr);
-}
-int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const Config* config) {
-  return init(comm, ranks, id, rank, config);
 }
 
 int ncclCommGetAsyncError(Comm* c, int* status) { return *status = c->asynchronous, 0; }

@@ -99,11 +99,11 @@ AWAIT_FLAG = "await_acquire_system(a, &a.control[a.rank]->flags[block()][p].valu
 # A rank stores its data for its peers: in a direct exchange, in the first round of a ring, in a
 # two-shot, and in packets.
 GIVE = "give(reader, start, n, slot(reader, a.rank));"
-MARKED = "Packet::packet(data[k], epoch)"
+MARKED = "Packet::packet(data[0], epoch)"
 HOP, SENT = "hop(a, s, chunk * most,", "Slab{inbox(right, s, chunk)});"
 INPUT = "copy_in(part(round, owner), input(a.rank, round, owner));"
 ENTER_STORES = "RANK_KERNEL(show_stores) {\n  const Launch launch(a);\n"
-ENCODE, SEND = "const pack own = Packet::sent(load(i));", "store_release_system(to + k,"
+ENCODE, SEND = "const pack p = own(i);", "store_packets_system(packets_of(a, reader)"
 WITH_FAULTS = Patch(SYNC, '#include "platform.h"\n', '#include "platform.h"\n#include "faults.h"\n')
 
 
@@ -162,7 +162,6 @@ PATCHES = {
     # time, and nothing would break.
     "without the wait": [
         Patch(SYNC, AWAIT_FLAG, "return;"),
-        Patch(PACKETS, "return seen == all_here;", "return true;"),
         Patch(PACKETS, "return !missing;", "return true;"),
     ],
     # Rank 1 enters the probe only when rank 0 has signalled its last round. Without the wait, rank
@@ -219,7 +218,7 @@ PATCHES = {
             PACKETS,
             ENCODE,
             ENCODE.replace(
-                "load(i)", "i ? load(i) : with_flipped_bit(a.rank, launch.stamp(1), load(i))"
+                "own(i)", "i ? own(i) : with_flipped_bit(a.rank, launch.stamp(1), own(i))"
             ),
         ),
     ],

@@ -59,7 +59,7 @@ def measured(folder, options, **arguments):
             (
                 "cuda",
                 {"driver": 12040},
-                r"the driver offers 12\.4, CuPy wants 13\.2; update the driver, or install",
+                r"the driver offers 12\.4, CuPy wants 13\.2",
             ),
             (
                 "auto",
@@ -73,9 +73,9 @@ def measured(folder, options, **arguments):
             ),
             (
                 "cuda",
-                {"fail": "ipcOpenMemHandle:rank1,hostRegister:rank0"},
+                {"fail": "ipcOpenMemHandle:rank1,cuMemHostRegister_v2:rank0"},
                 "mapped: rank 1: on GPU 0000:61:00.0, ipcOpenMemHandle .*; "
-                "host_staged: rank 0: .*cudaHostRegister of",
+                "host_staged: rank 0: .*cuMemHostRegister_v2 fails: error 999",
             ),
             (
                 "hip",
@@ -85,9 +85,9 @@ def measured(folder, options, **arguments):
             (
                 "cuda --memory mapped",
                 {"corrupt_ipc": 4096},
-                "mapped: the memory that rank 1 pushed to rank 0 has wrong bytes from offset 4096 "
-                "of the slab on, in round 0 of the probe; ranks without memory in common need the "
-                "GPUs' library to meet: NCCL is not installed",
+                "mapped: within one launch rank 0 read old or wrong data after the flag of rank 1: "
+                "in what it pushed to rank 0, by accesses of 2 B; ranks without memory in common "
+                "need the GPUs' library to meet: NCCL is not installed",
             ),
             ("cuda", {"vendor": "hip"}, "no cuda device here: the installed CuPy is built for hip"),
         ],
@@ -116,7 +116,7 @@ def test_impossible_options_are_refused_in_one_line_on_a_fake_gpu(
                 "hip",
                 {"corrupt_ipc": 4096},
                 "host_staged",
-                "rank 1 pushed to rank 0 has wrong bytes from offset 4096",
+                "within one launch rank 0 read old or wrong data after the flag of rank 1",
             ),
         ],
         3,
@@ -142,7 +142,7 @@ def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gp
     assert facts == (requested, behaved, "none")
     assert result.run.environment["gpu.module"]["value"][0] in printed
     ranks = result.run.world["ranks"]
-    assert f"within one, with driver {ranks[0]['driver']}, runtime" in printed
+    assert f"within one launch, with driver {ranks[0]['driver']}, runtime" in printed
     assert [rank["pci_bus_id"] for rank in ranks] == BOTH
 
 
@@ -158,7 +158,7 @@ def test_without_shared_memory_only_the_library_is_measured_on_a_fake_gpu(tmp_pa
     options = "--device cuda --memory mapped --algorithm two_shot,library"
     result, _ = measured(tmp_path, options, library={}, corrupt_ipc=4096)
     behaved = result.run.memory["behaved"]
-    assert behaved.startswith("none: mapped: the memory that rank 1 pushed")
+    assert behaved.startswith("none: mapped: within one launch rank 0 read old or wrong data")
     status = {(case.algorithm, case.variant): case.status for case in result.cases}
     assert status["two_shot", "copied"] == "unsupported"
     assert status["library", "plain"] == "ok"
@@ -273,7 +273,7 @@ def test_graphs_that_cannot_be_captured_are_refused_with_the_reason_on_a_fake_gp
     assert_refused(done, 3, sentence, tmp_path)
 
 
-@pytest.mark.parametrize("launches", few([2000, 300], 1))
+@pytest.mark.parametrize("launches", few([1500, 300], 1))
 def test_a_gpu_that_vanishes_ends_all_ranks_and_is_named_on_a_fake_gpu(tmp_path, launches):
     done = on(tmp_path, "--device cuda -n 24", vanish_after=launches)
     assert done.returncode == 1
@@ -333,11 +333,8 @@ def output_of(program, **faults):
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    ("vendor", "call"),
-    few([("cuda", "cuMemGetAddressRange_v2"), ("hip", "ipcGetMemHandle")], 1),
-)
-def test_memory_without_a_handle_is_freed_on_a_fake_gpu(vendor, call):
+@pytest.mark.parametrize("vendor", few(["cuda", "hip"], 1))
+def test_memory_without_a_handle_is_freed_on_a_fake_gpu(vendor):
     """Otherwise a run that continues over host memory would have less GPU memory."""
     program = """
 from kernels.devices.gpu import DeviceError, GpuDevice
@@ -351,7 +348,7 @@ except DeviceError as error:
     assert free == device.runtime.memGetInfo()
     print(error)
 """
-    assert call in output_of(program, vendor=vendor, fail=call)
+    assert "ipcGetMemHandle" in output_of(program, vendor=vendor, fail="ipcGetMemHandle")
 
 
 LOOPS = (

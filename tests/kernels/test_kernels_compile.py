@@ -50,14 +50,16 @@ UNSYNCHRONISED = {
     "add_rmsnorm",
     "leave",
     "add_all",
-    "add_two",
-    "add_last_two",
-    "take",
 }
 # One kernel signals, behind a copy, and the other waits.
 HALVES = {"announce": "no L", "await_copies": "no S"}
-# These send packets or copies, without streaming stores.
-STREAMLESS = {"allreduce_one_shot_ll", "allreduce_one_shot_sentinel", "allreduce_copy_engine"}
+# These send packets, copies or half packs, without streaming stores.
+STREAMLESS = {
+    "allreduce_one_shot_ll",
+    "allreduce_one_shot_sentinel",
+    "allreduce_copy_engine",
+    "gemv_allreduce",
+}
 
 
 def disorder(kernels: dict[str, list[str]], architecture: str) -> list[str]:

@@ -26,7 +26,7 @@ from kernels.devices.gpu import GpuDevice
 from tests.ranks.world import connect
 
 forms.LEAST_PIECE_BYTES = 256
-TWO_SHOT, RING = (replace(each, least_bytes=0) for each in forms.ALGORITHMS["all_reduce"])
+TWO_SHOT = replace(forms.ALGORITHMS["all_reduce"][0], least_bytes=0)
 SIZES, ROUNDS, LATE_S = (4096, 5000), 2, 0.3
 NOTHING = Step(Kernel("nothing", lambda blocks, argument: None), None)
 
@@ -36,10 +36,10 @@ def leave_out(fault: str) -> None:
     plain_mark = program.mark
 
     def mark(self, entry, peers, number):
-        left_out = entry == "await_copies" and (number == 1 if fault == "entry" else number > 1)
-        return NOTHING if left_out else plain_mark(self, entry, peers, number)
+        is_left_out = entry == "await_copies"
+        return NOTHING if is_left_out else plain_mark(self, entry, peers, number)
 
-    if fault in ("entry", "flag"):  # a launch does not wait for all ranks; a sum not for its inputs
+    if fault == "flag":  # a sum does not wait for its inputs
         program.mark = mark
     elif fault == "join":  # a launch ends before its copies
         engine.join = lambda self: NOTHING
@@ -57,6 +57,7 @@ class Bed:
 
     def case(self, count: int, target: Memory, **options: Any) -> Case:
         buffers = {"send": self.send.address, "receive": target.address} | options
+        buffers["variant"] = "registered"
         return Case(COLLECTIVES["all_reduce"], count, DATATYPES["float32"], "sum", **buffers)
 
     def bound(self, form: Algorithm, case: Case) -> Step:
@@ -85,19 +86,17 @@ class Bed:
         return [draw.integers(-99, 99, count).astype(np.float32) for draw in draws]
 
 
-def each_form(bed: Bed, graph: bool) -> int:
-    """All forms, sizes and variants, three launches in a row. The buffer is overwritten behind
-    them: the copies of the launch must have read it."""
+def each_size(bed: Bed, graph: bool) -> int:
+    """All sizes, in place and out of place, three launches in a row. The buffer is overwritten
+    behind them: the copies of the launch must have read it."""
     wrong = 0
-    examples = list(enumerate(product(SIZES, ("copied", "registered"))))
-    ours = TWO_SHOT, RING
-    for form, (number, (size, variant)) in product(ours, examples):
-        shift, in_place = 4 * (number % 2), number == 1
+    for number, (size, in_place) in enumerate(product(SIZES, (False, True))):
+        shift = 4 * (number % 2)
         send, receive = (memory.address + shift for memory in (bed.send, bed.receive))
         source = receive if in_place else send
-        options = {"in_place": in_place, "variant": variant, "send": source, "receive": receive}
+        options = {"in_place": in_place, "send": source, "receive": receive}
         build = Build(chunk_bytes=256 if number == 2 else None)
-        step = bed.bound(form, bed.case(size // 4, bed.receive, build=build, **options))
+        step = bed.bound(TWO_SHOT, bed.case(size // 4, bed.receive, build=build, **options))
         step = bed.device.replayed(step) if graph else step
         after = [
             bed.copying(receive, bed.result.address, size),
@@ -112,25 +111,23 @@ def each_form(bed: Bed, graph: bool) -> int:
 
 
 def in_turn(bed: Bed) -> int:
-    """Forms with different places in the inboxes, in turn, while one rank is late to read the
-    sums."""
+    """Cases with different places in the inboxes, in turn, while one rank is late to sum."""
     program, size = cast(Any, forms.Program), 4096
-    plain = program.run
+    plain = program.sum_of
 
     def sleep(blocks: int, argument: object) -> None:
         bed.device.stream.launch_host_func(time.sleep, LATE_S)
 
-    def run(self, entry, target, sources, size_bytes):
-        if entry == "take" and bed.rank == 1:
-            self.steps.append(Step(Kernel("late", sleep), None))
-        plain(self, entry, target, sources, size_bytes)
+    def sum_of(self, *arguments):
+        steps = [Step(Kernel("late", sleep), None)] if bed.rank == 1 else []
+        return bed.device.sequence([*steps, plain(self, *arguments)])
 
-    program.run = run
-    # The ring's first copy covers all of the other form's inbox. Its case is first, so that both
+    program.sum_of = sum_of
+    # The first copy of the long case covers the other's inbox. It is bound first, so that both
     # share an inbox.
     long = bed.case(size, bed.result, build=Build(chunk_bytes=4 * size))
     short = bed.case(size // 4, bed.receive, build=Build(chunk_bytes=size))
-    last = bed.bound(RING, long)
+    last = bed.bound(TWO_SHOT, long)
     first = bed.bound(TWO_SHOT, short)
     inputs = bed.drawn(size)
     bed.launch([first, last], inputs, bed.send.address)
@@ -159,7 +156,7 @@ def main() -> None:
     world, watch = connect(20.0, vendor)
     bed = Bed(world)
     launch_early = in_the_first_inbox(bed)
-    wrong = each_form(bed, graph) if fault != "entry" else 0
+    wrong = each_size(bed, graph)
     if not graph:
         wrong += in_turn(bed) + launch_early()
     print(f"wrong: {wrong}, timed out: {watch.timed_out}", flush=True)

@@ -31,7 +31,6 @@ from bench.harness.watchdog import FlightRecord
 from collectives.communicator import Communicator, launched_rank
 from kernels.devices.device import Kernel, Step
 from reports.store.writing import RunFile
-from tests.launch import shared_by
 
 STALL_S = 60.0
 LATE_S = 0.3  # by then the other ranks wait
@@ -41,11 +40,7 @@ def strike(effect: str) -> None:
     kind, _, victim = effect.partition(":")
     if victim:
         time.sleep(LATE_S)
-    print(
-        f"struck at {time.time()} over {' '.join(map(str, shared_by(os.getpid())))}",
-        file=sys.stderr,
-        flush=True,
-    )
+    print(f"struck at {time.time()}", file=sys.stderr, flush=True)
     if kind == "raise":
         raise ValueError("struck")
     if kind == "sleep":

@@ -212,7 +212,7 @@ def wrong_squares(bed: Bed) -> str | None:
 
 
 def gemv_example(
-    bed: Bed, draw: np.random.Generator, turn: int, variant: str
+    bed: Bed, draw: np.random.Generator, turn: int
 ) -> tuple[str, str | None, list[Array]]:
     """Like `norm_example`, for a GEMV. `turn` sets the types and tokens: each combination compiles
     its own kernels."""
@@ -239,7 +239,6 @@ def gemv_example(
         "sum",
         bed.rooms["send"].address,
         bed.clear("receive"),
-        variant=variant,
         tokens=tokens,
         weight_type=weight_type,
         layer=layer,
@@ -251,7 +250,7 @@ def gemv_example(
     parted = bed.read("receive", datatype, (tokens, hidden))
     wrong = None if alike(result, parted, datatype) else "other bits than two launches"
     shape = f"{tokens} x {inner} x {hidden}"
-    description = f"gemv_allreduce {variant} {datatype.name} {weight_type} {shape} x {times}"
+    description = f"gemv_allreduce {datatype.name} {weight_type} {shape} x {times}"
     return description, wrong, [result]
 
 
@@ -271,7 +270,7 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *c
         turn, variant = number // 2 % 6, ("copied", "registered")[draw.integers(2)]
         example: tuple[str, str | None, Any]
         if kernels[number % len(kernels)] == "gemv_allreduce":
-            example = gemv_example(bed, draw, 6 * seed + turn, variant)
+            example = gemv_example(bed, draw, 6 * seed + turn)
         else:
             example = norm_example(bed, draw, DATATYPES[TYPES[turn % 3]], variant)
         description, wrong, results = example

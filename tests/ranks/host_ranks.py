@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bench.harness.iteration import Buffers
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Refusal
 from collectives.library import mpi
@@ -33,30 +32,28 @@ def sent_bytes() -> int:
 
 
 def count_bytes(world: World, name: str, size: str, calls: str) -> None:
-    """The bytes of a call of each collective, less those that leave in the same time without
+    """The bytes of a call of the all-reduce, less those that leave in the same time without
     calls."""
-    communicator, datatype = world.communicator, DATATYPES["float32"]
+    communicator, all_reduce = world.communicator, COLLECTIVES["all_reduce"]
     send, receive = (world.library.allocate(world, int(size)) for _ in range(2))
-    buffers = Buffers(send, receive, 0)
-    for collective in list(COLLECTIVES.values())[:3]:
-        count = collective.count(int(size), communicator.size, datatype)
-        redop = "sum" if collective.reduces else "none"
-        case = buffers.place(world, Case(collective, count, datatype, redop, 0, 0))
-        operation = ALGORITHMS[collective.name][name].bind(world, case)
-        assert isinstance(operation, Operation), operation
-        launch(world.device, operation.step, 2)
-        figures, took_s = [], 0.0
-        for n in (int(calls), 0):
-            communicator.barrier()
-            before, start_s = sent_bytes(), time.monotonic()
-            for _ in range(n):
-                launch(world.device, operation.step, 1)
-            time.sleep(took_s)
-            communicator.barrier()
-            took_s = time.monotonic() - start_s
-            figures.append(sent_bytes() - before)
-        of_call = (figures[0] - figures[1]) / int(calls)
-        say(world, f"{collective.name}: {of_call:.0f} bytes a call, {figures[1]} bytes idle")
+    case = Case(
+        all_reduce, int(size) // 4, DATATYPES["float32"], "sum", send.address, receive.address
+    )
+    operation = ALGORITHMS["all_reduce"][name].bind(world, case)
+    assert isinstance(operation, Operation), operation
+    launch(world.device, operation.step, 2)
+    figures, took_s = [], 0.0
+    for n in (int(calls), 0):
+        communicator.barrier()
+        before, start_s = sent_bytes(), time.monotonic()
+        for _ in range(n):
+            launch(world.device, operation.step, 1)
+        time.sleep(took_s)
+        communicator.barrier()
+        took_s = time.monotonic() - start_s
+        figures.append(sent_bytes() - before)
+    of_call = (figures[0] - figures[1]) / int(calls)
+    say(world, f"{of_call:.0f} bytes a call, {figures[1]} bytes idle")
 
 
 def refuse(world: World) -> None:
@@ -64,8 +61,8 @@ def refuse(world: World) -> None:
     communicator, device = world.communicator, world.device
     memory, own = world.library.allocate(world, 1 << 20), communicator.rank
     at = memory.address, memory.address + 4000
-    case = Case(COLLECTIVES["all_gather"], 1000, DATATYPES["int32"], "none", *at)
-    form = ALGORITHMS["all_gather"]["hierarchical"]
+    case = Case(COLLECTIVES["all_reduce"], 1000, DATATYPES["int32"], "sum", *at)
+    form = ALGORITHMS["all_reduce"]["hierarchical"]
 
     def fail(*_: object) -> Any:
         raise DeviceError("no room")
@@ -84,9 +81,9 @@ def refuse(world: World) -> None:
 
     with on_rank_3("allocate"):
         tell("register", lambda: world.library.allocate(world, 1 << 20))
-    with on_rank_3("private"):
-        tell("scratch", lambda: form.bind(world, case))
-    mpi.MOST_COUNT, world.library.ranks.function = 10, lambda name: 0  # type: ignore
+    with on_rank_3("compile"):
+        tell("kernel", lambda: form.bind(world, case))
+    mpi.MOST_COUNT = 10
     messages = [[Message(own == 0, 3 - own, memory.address, 64)]] if own in (0, 3) else []
     tell("messages", lambda: world.library.bind_messages(world, messages))
     if own in communicator.nodes[1]:

@@ -39,14 +39,9 @@ def norm_contents(case: NormCase, ranks: int, rank: int, seed: int) -> tuple[Seg
     )
 
 
-def gemv_case(datatype: Datatype, tokens: int, layer: Gemv, receive: int, variant: str) -> GemvCase:
+def gemv_case(datatype: Datatype, tokens: int, layer: Gemv, receive: int) -> GemvCase:
     kernel, count = COLLECTIVE["gemv_allreduce"], tokens * layer.hidden
-    own: dict[str, Any] = {
-        "layer": layer,
-        "tokens": tokens,
-        "weight_type": "int8",
-        "variant": variant,
-    }
+    own: dict[str, Any] = {"layer": layer, "tokens": tokens, "weight_type": "int8"}
     return GemvCase(kernel, count, datatype, "sum", 0, receive, **own)
 
 

@@ -263,7 +263,7 @@ def routed_item(
 ) -> None:
     ranks, hidden = bed.ranks, bed.draw.choice([31, 248])
     tokens, top_k = bed.draw.choice([ranks, 7, 64]), bed.draw.choice([1, 2, 3])
-    skew = bed.draw.choice(["uniform", "zipf:1.5", "hot:3"])
+    skew = bed.draw.choice(["uniform", "zipf:1.5", "zipf:9"])
     routes = draw_routes(skew, ranks, 8, tokens, top_k, bed.seed)
     row_bytes = hidden * datatype.size_bytes
     most_home = int(np.bincount(routes.home, minlength=ranks).max())
@@ -305,9 +305,8 @@ def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     for variant, tokens in (("copied", 3), ("registered", 1), ("registered", 9)):
         if wanted(name := f"allreduce_rmsnorm {variant} {tokens}"):
             norm_item(bed, name, variant, datatype, tokens)
-    for variant in ("copied", "registered"):
-        if wanted(name := f"gemv_allreduce {variant}"):
-            gemv_item(bed, name, variant, datatype)
+    if wanted(name := "gemv_allreduce"):
+        gemv_item(bed, name, datatype)
 
 
 def norm_item(bed: Bed, name: str, variant: str, datatype: Datatype, tokens: int) -> None:
@@ -328,7 +327,7 @@ def norm_item(bed: Bed, name: str, variant: str, datatype: Datatype, tokens: int
     )
 
 
-def gemv_item(bed: Bed, name: str, variant: str, datatype: Datatype) -> None:
+def gemv_item(bed: Bed, name: str, datatype: Datatype) -> None:
     tokens, (hidden, inner) = 1 + bed.seed % 8, (bed.draw.choice([64, 320]) for _ in range(2))
     activations, receives = (
         bed.buffers(tokens * width * datatype.size_bytes) for width in (inner, hidden)
@@ -338,7 +337,7 @@ def gemv_item(bed: Bed, name: str, variant: str, datatype: Datatype) -> None:
         layer, memories = gemv_layer(world.device, hidden, inner, rank, bed.seed)
         layer.activations = activations[rank]
         bed.keep.append(memories)
-        cases.append(gemv_case(datatype, tokens, layer, receives[rank], variant))
+        cases.append(gemv_case(datatype, tokens, layer, receives[rank]))
     bed.add(
         name,
         cases,

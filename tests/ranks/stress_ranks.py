@@ -154,13 +154,12 @@ def routed_launch(session: Session, draw: random.Random) -> Launch:
     datatype = DATATYPES[draw.choice(["float32", "bfloat16", "float16", "float64"])]
     way, experts = draw.choice(WAYS), draw.choice([3, 8, 13])
     top_k, hidden = draw.choice([1, 2, 3]), draw.choice([1, 31, 248, 1024])
-    tokens, skew = draw.choice([1, 5, 64, 300]), draw.choice(["uniform", "zipf:1.5", "hot:3"])
+    tokens, skew = draw.choice([1, 5, 64, 300]), draw.choice(["uniform", "zipf:1.5", "zipf:9"])
     routes = draw_routes(skew, ranks, experts, tokens, top_k, draw.randrange(1 << 30))
     row_bytes = hidden * datatype.size_bytes
     send, receive, rows = registered(session, tokens * top_k * row_bytes, 3)
     algorithm = draw.choice([algorithm for algorithm in ROUTED if algorithm.name != "library"])
     combines = way == "combine"
-    variant = "copied" if combines else draw.choice(algorithm.variants(world))
     case = RoutedCase(
         COLLECTIVES["alltoall"],
         hidden,
@@ -168,7 +167,6 @@ def routed_launch(session: Session, draw: random.Random) -> Launch:
         "none",
         rows.address if combines else send.address,
         rows.address if way == "dispatch" else receive.address,
-        variant=variant,
         shape={"way": way},
         tables=make_tables(world, routes, rows, row_bytes),
     )
@@ -205,8 +203,7 @@ def gemv_launch(session: Session, draw: random.Random) -> Launch:
     layer, keep = gemv_layer(world.device, hidden, inner, rank, seed)
     activations, receive = registered(session, tokens * max(hidden, inner) * datatype.size_bytes, 2)
     layer.activations = activations.address
-    variant = draw.choice(form.variants(world))
-    case = gemv_case(datatype, tokens, layer, receive.address, variant)
+    case = gemv_case(datatype, tokens, layer, receive.address)
     return layer_launch(session, form, case, gemv_contents(case, ranks, rank, seed), keep)
 
 

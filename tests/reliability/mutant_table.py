@@ -40,7 +40,7 @@ LOOP = "tests/kernels/test_device_cpu.py"
 MEASURE = "tests/bench/harness/test_measure.py"
 FAULTS = "tests/bench/test_faults.py"
 CORRUPTION = "tests/bench/test_corruption.py"
-BETWEEN = "tests/collectives/test_between_hosts.py::test_every_collective_between_hosts_is_right"
+BETWEEN = "tests/collectives/test_hierarchical.py::test_every_collective_between_hosts_is_right"
 STATS, CASE, STORED = (
     f"tests/reports/store/test_{name}.py" for name in ("stats", "case", "result")
 )
@@ -240,16 +240,10 @@ PARSERS = {
     ),
 }
 ELSEWHERE = {
-    "shard-at-another's-place": Mutant(
-        "collectives/algorithms/between_hosts.py",
-        "at = case.receive + int(start * cut) * size",
-        "at = case.receive + int(start * cut) * size * (start < 1 / 2)",
-        (BETWEEN,),
-    ),
-    "group-in-another's-place": Mutant(
-        "collectives/algorithms/between_hosts.py",
-        "sums + number * size",
-        "sums + number % hosts * size",
+    "shard-without-its-last-element": Mutant(
+        "collectives/algorithms/hierarchical.py",
+        "yield rail, replace(own, send=place, receive=place)",
+        "yield rail, replace(own, send=place, receive=place, count=own.count - 1)",
         (BETWEEN,),
     ),
     "longer-samples-accepted": Mutant(

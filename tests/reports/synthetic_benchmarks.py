@@ -33,9 +33,7 @@ def routed(case):
     skew, most = ("uniform", 1.2) if is_small(case) else ("zipf:1.2", 1.6)
     routing = {
         "expert_max_over_mean": 1.5,
-        "expert_cv": 0.2,
         "rank_max_over_mean": most,
-        "rank_cv": 0.1,
         "leaving_bytes": [7680, 9000],
     }
     return {

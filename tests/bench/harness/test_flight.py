@@ -4,13 +4,11 @@ A good run ends with status 0, a bad run prints one sentence, and other users' f
 """
 
 import json
-import os
 import platform
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -94,7 +92,7 @@ def test_the_target_of_a_link_in_a_shared_folder_stays_unchanged(tmp_path):
         (folder / "film.mkv.part").write_text("not ours")
     planted.symlink_to(film)
     for name in ("run", "own"):
-        clear_up(tmp_path / f"{name}.flight", [])
+        clear_up(tmp_path / f"{name}.flight")
     assert list(film.iterdir())
     assert not list(own.iterdir())
 
@@ -107,17 +105,3 @@ def test_a_record_is_never_written_through_a_link(tmp_path):
     with pytest.raises(FileExistsError):
         FlightRecord("run", flight, 0, 2, {})
     assert mine.read_text() == "mine"
-
-
-def test_named_shared_memory_of_a_killed_rank_is_removed(out):
-    others = Path(f"/dev/shm/wiretax-1-{os.getpid()}-{'0' * 32}")
-    others.touch()
-    try:
-        done = ended(out, "tampered_ranks", "killed")
-        assert done.returncode != 0
-        named = done.stderr.split("holds ")[1].split()[0]
-        wait_for(lambda: not processes(out), 5)
-        assert not Path(named).exists()
-        assert others.exists()
-    finally:
-        others.unlink()

@@ -147,7 +147,6 @@ def test_the_forms_of_a_shape_warm_up_alike(tmp_path):
     assert len(warmups) == len({shape for shape, _ in warmups}) == 2
 
 
-THEN_AUTO = {"fused", "then_auto", "then_library"}
 TENSOR_PARALLEL = {"tensor_parallel", "tensor_parallel_library"}
 # The options of a small run and the forms that it measures besides the compute alone. On a CPU,
 # small messages have only one_shot_pull and the library; MPICH has no bfloat16.
@@ -157,10 +156,10 @@ RUNS = {
         {"fused", "then_auto", "then_library"},
     ),
     "gemv_allreduce": (f"{SMALL} --weights int8 -d bf16", {"fused", "then_auto"}),
-    "gemm_reduce_scatter": (f"{SMALL} --tokens 16", THEN_AUTO),
-    "allgather_gemm": (f"{SMALL} --tokens 16", THEN_AUTO),
+    "gemm_reduce_scatter": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
+    "allgather_gemm": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
     "decode": (f"{SMALL} --slots 2", TENSOR_PARALLEL),
-    "prefill": (f"{SMALL} --tokens 16 --layers 2", TENSOR_PARALLEL | {"sequence_parallel"}),
+    "prefill": (f"{SMALL} --tokens 16 --layers 2", TENSOR_PARALLEL),
 }
 APART = {"pipeline_parallel"}  # forms without a collective
 

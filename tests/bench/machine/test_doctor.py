@@ -255,7 +255,7 @@ def test_the_peer_memory_of_all_pairs_is_tested_on_a_fake_gpu(vendor):
 
 def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():
     """The GPUs are examined even if no peer memory works."""
-    printed = doctor(**environment(fail="hostRegister,ipcOpenMemHandle"))
+    printed = doctor(**environment(fail="cuMemHostRegister_v2,ipcOpenMemHandle"))
     assert re.search("0 reads 1 .* unknown", printed)
     refused = "Peer memory was refused: mapped: rank 0: on GPU 0000:41:00.0, ipcOpenMemHandle"
     assert refused in " ".join(printed.split())

@@ -9,7 +9,6 @@ FAKE_GPU_DRIVER: the driver's version, as CUDA writes it
 FAKE_GPU_PEER=0: the driver refuses peer access
 FAKE_GPU_CLOSED=1: a host access to device memory ends the process
 FAKE_GPU_FAIL: call[:rankN][:error name][:>bytes], ...: calls that fail
-FAKE_GPU_ENGINES: copy engines of a device, with CUDA (2)
 FAKE_GPU_MULTICAST=1: CUDA devices have multicast; 2: with wrong sums
 FAKE_GPU_UNCACHED=0: HIP has no uncached memory
 FAKE_GPU_CACHED: flags of hipExtMallocWithFlags of memory that peers reach through a cache

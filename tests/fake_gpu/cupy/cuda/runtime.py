@@ -3,7 +3,6 @@
 import ctypes
 import os
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from .._software import (
@@ -92,12 +91,6 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
     return {**properties, "gcnArchName": architecture} if is_hip else properties
 
 
-def deviceGetAttribute(attrib: int, device: int) -> int:
-    _physical(device)
-    assert attrib == 40, "cudaDevAttrAsyncEngineCount"
-    return setting("ENGINES", 2)
-
-
 def deviceGetPCIBusId(device: int) -> str:
     return f"0000:{0x41 + 0x20 * _physical(device):02X}:00.0"
 
@@ -131,25 +124,12 @@ def hostAlloc(size: int, flags: int) -> int:
     return _pointer("hostAlloc", size, flags)
 
 
-def hostRegister(ptr: int, size: int, flags: int) -> None:
-    """CuPy has only a stub on HIP, which fails."""
-    _check(999 if is_hip else status_of("hostRegister", ptr, size, flags))
-
-
-def hostUnregister(ptr: int) -> None:
-    _check(999 if is_hip else status_of("hostUnregister", ptr))
-
-
 def memset(ptr: int, value: int, size: int) -> None:
     _call("memset", ptr, value, size)
 
 
 def memcpyAsync(dst: int, src: int, size: int, kind: int, stream: int) -> None:
     _call("memcpyAsync", dst, src, size, kind, stream)
-
-
-def pointerGetAttributes(ptr: int) -> SimpleNamespace:
-    return SimpleNamespace(devicePointer=_pointer("pointerGetAttributes", ptr))
 
 
 def ipcGetMemHandle(devPtr: int) -> bytes:

@@ -1,5 +1,4 @@
-"""Collectives between hosts: right on equal and unequal hosts, in any order of ranks, and thrifty
-on the wire.
+"""Collectives between hosts: right on hosts of equal and unequal sizes, and thrifty on the wire.
 
 A variable makes MPICH see several hosts on one machine. Real hosts are namespaces with an sshd
 each.
@@ -29,7 +28,7 @@ def assert_right(done):
     assert int(performed[1]) > 20
 
 
-@pytest.mark.parametrize(("ranks", "hosts"), few([(3, 2), (4, 2), (5, 3)], 1))
+@pytest.mark.parametrize(("ranks", "hosts"), few([(4, 2), (6, 3), (3, 2)], 1))
 def test_every_collective_between_hosts_is_right(ranks, hosts):
     """MPICH deals the ranks to the hosts in turn."""
     assert_right(mpirun(ranks, *RIGHT, MPIR_CVAR_NUM_CLIQUES=str(hosts)))
@@ -39,9 +38,9 @@ def test_a_failure_of_one_rank_is_told_by_all_ranks_of_all_hosts():
     done = mpirun(4, RANKS, "refused", MPIR_CVAR_NUM_CLIQUES="2", timeout_s=60)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[:2] == [
-        f"{step}: ['rank 3 on HOST: no room']" for step in ("register", "scratch")
+        f"{step}: ['rank 3 on HOST: no room']" for step in ("register", "kernel")
     ]
-    assert re.search(r"messages: \['\S.* has no MPI_Send_c and counts up to 10'\]", done.stdout)
+    assert "messages: ['MPI counts up to 10']" in done.stdout
     assert (
         "kinds: ['the hosts differ: memory is mapped for rank 0 and host_staged for rank 1; "
         in done.stdout
@@ -64,23 +63,18 @@ def on_hosts():
 
 
 @needs_hosts
-@pytest.mark.parametrize("hosts", few(["wt1:2,wt2:2", "wt1:2,wt2:1", "wt1:2,wt2:2,wt3:2"], 1))
+@pytest.mark.parametrize("hosts", few(["wt1:2,wt2:2", "wt1:2,wt2:2,wt3:2"], 1))
 def test_real_hosts_give_right_results_and_send_the_least_bytes(on_hosts, hosts):
-    """A host sends 2S(H-1)/H for an all-reduce, S(H-1)/H for a reduce-scatter and its segments to
-    each other host for an all-gather. The wire may have 3 % more: TCP and IP add 0.1 to 0.5 % in
-    segments of up to 64 KiB."""
+    """A host sends 2S(H-1)/H for an all-reduce. The wire may have 3 % more: TCP and IP add 0.1 to
+    0.5 % in segments of up to 64 KiB."""
     assert_right(on_hosts(hosts, *RIGHT))
     done = on_hosts(hosts, RANKS, "bytes", "hierarchical", str(SIZE), "4")
     assert done.returncode == 0, done.stderr[-3000:]
     n = hosts.count(",") + 1
-    least = (
-        {"all_reduce": 2 * SIZE * (n - 1) / n} if n == 2 else {}
-    )  # MPICH's own differs between three hosts
-    if hosts.count(":2") == n:
-        least |= {"reduce_scatter": SIZE * (n - 1) / n, "all_gather": SIZE * (n - 1) / n}
-    for name, least_bytes in least.items():
-        [sent] = map(int, re.findall(rf"{name}: (\d+) bytes a call", done.stdout))
-        assert least_bytes <= sent <= 1.03 * least_bytes, (name, sent / least_bytes)
+    if n == 2:  # MPICH's own differs between three hosts
+        least_bytes = 2 * SIZE * (n - 1) / n
+        [sent] = map(int, re.findall(r"(\d+) bytes a call", done.stdout))
+        assert least_bytes <= sent <= 1.03 * least_bytes, sent / least_bytes
 
 
 def cases_of(out):

@@ -1,0 +1,165 @@
+"""All-reduces over several hosts: our kernels within each host, the library between hosts.
+
+| algorithm | within a host | between hosts, by the library |
+|---|---|---|
+| `hierarchical` | reduce-scatter and all-gather | its shard from each rank: each byte once |
+| `hierarchical_whole` | one-shot all-reduce | whole messages, in fewer hops |
+| `flat` | | the library's collective over all ranks |
+
+A rail is one rank of each host, with the same local rank; so every host needs as many ranks."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from collectives.algorithms import allgather, reduce_scatter
+from collectives.algorithms import allreduce_one_shot as one_shot
+from collectives.binding import run_sequence
+from collectives.collective import COLLECTIVES
+from collectives.communicator import Refusal
+from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from kernels.devices.device import DeviceError
+
+# A case of this host's ranks, by our kernels, or of a rail, by the library.
+Part = tuple[World, Case]
+Parts = Callable[[World, World, Case], Iterator[Part]]
+
+BETWEEN_HOSTS = Unsupported("these ranks are on several hosts")
+MOST_WHOLE_BYTES = 16 << 10
+# By collective: the form that reads from peers, and the form that stores into them.
+WITHIN = {
+    "all_reduce": (one_shot.PULL, one_shot.PUSH),
+    "reduce_scatter": (reduce_scatter.PULL, reduce_scatter.PUSH),
+    "all_gather": (allgather.PULL, allgather.PUSH),
+}
+
+
+def between(world: World, ranks: tuple[int, ...]) -> World:
+    """The world of some ranks, one of each host, without mapped memory; they call it together."""
+    if ranks not in world.parts:
+        communicator = world.communicator.among(ranks)
+        world.parts[ranks] = replace(
+            world,
+            communicator=communicator,
+            baselines=[world.library.among(communicator)],
+            peers=BETWEEN_HOSTS,
+            node=None,
+            parts={},
+        )
+    return world.parts[ranks]
+
+
+def rails(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The rails of hosts with these ranks, as many as the smallest host has ranks."""
+    return list(zip(*nodes, strict=False))
+
+
+def sharded(node: World, rail: World, case: Case) -> Iterator[Part]:
+    """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here."""
+    rank, ranks = node.communicator.rank, node.communicator.size
+    cut = case.count // ranks * ranks  # the elements that divide into equal shards
+    if cut:
+        own = replace(case, count=cut // ranks, in_place=True)
+        place = case.receive + rank * own.segment_bytes
+        yield node, replace(own, collective=COLLECTIVES["reduce_scatter"], receive=place)
+        yield rail, replace(own, send=place, receive=place)
+        yield node, replace(own, collective=COLLECTIVES["all_gather"], send=place)
+    if cut < case.count or not cut:
+        offset = cut * case.datatype.size_bytes
+        send, receive = case.send + offset, case.receive + offset
+        yield from whole(
+            node, rail, replace(case, count=case.count - cut, send=send, receive=receive)
+        )
+
+
+def whole(node: World, rail: World, case: Case) -> Iterator[Part]:
+    """All-reduce here, then all-reduce along this rank's rail."""
+    yield node, replace(case, variant="copied")
+    yield rail, replace(case, send=case.receive, in_place=True)
+
+
+def bind(parts: Parts, world: World, case: Case) -> Bound:
+    """Binds the parts on all ranks, or refuses on all. All ranks call it. Raises Refusal."""
+    assert world.node
+    node = world.node
+    rail = rails(world.communicator.nodes)[node.communicator.rank]
+    listed = list(parts(node, between(world, rail), replace(case, in_place=False)))
+    # Our kernels first: a rank without a compiler must not let another wait in the library.
+    with world.communicator.all_or_none(Refusal):
+        within = [bind_within(over, part) if over is node else None for over, part in listed]
+    bounds = [
+        ours or bind_flat(over, part) for ours, (over, part) in zip(within, listed, strict=True)
+    ]
+    reasons = [bound.reason for bound in bounds if isinstance(bound, Unsupported)]
+    if reason := world.communicator.first_reason(next(iter(reasons), None)):
+        return Unsupported(reason)
+    return run_sequence(world, [bound for bound in bounds if isinstance(bound, Operation)])
+
+
+def bind_within(node: World, case: Case) -> Bound:
+    """Raises Refusal on all ranks of the host."""
+    pull, push = WITHIN[case.collective.name]
+    reads = node.device.is_cpu or case.variant == "registered"
+    with node.communicator.all_or_none(DeviceError):
+        bound = (pull if reads else push).bind(node, case)
+    return bound
+
+
+def bind_flat(world: World, case: Case) -> Bound:
+    """The library's plain call."""
+    return world.library.bind(world, replace(case, variant=world.library.variants(world)[0]))
+
+
+def _refuses(world: World, case: Case) -> Unsupported | None:
+    assert world.node
+    if isinstance(world.node.peers, Unsupported):
+        return world.node.peers
+    numbers = {len(ranks) for ranks in world.communicator.nodes}
+    if len(numbers) > 1:
+        return Unsupported("the hosts have different numbers of ranks")
+    if numbers == {1}:
+        return Unsupported("each host has one rank", depends_on_size=True)
+    if case.redop == "avg":
+        return Unsupported("a mean of the hosts' means rounds twice")
+    return None
+
+
+def _form(base: str, about: str, parts: Parts, **facts: Any) -> Algorithm:
+    return Algorithm(
+        base,
+        f"between hosts: {about}",
+        partial(bind, parts),
+        refuses=_refuses,
+        spans_hosts=True,
+        needs_peers=False,
+        **facts,
+    )
+
+
+FLAT = Algorithm(
+    "flat",
+    "between hosts: the library over all ranks, as auto may choose it",
+    bind_flat,
+    spans_hosts=True,
+    needs_peers=False,
+    by_default=lambda world: False,  # it is the library
+)
+# In the order in which `auto` prefers them.
+ALGORITHMS = dict.fromkeys(COLLECTIVES, (FLAT,)) | {
+    "all_reduce": (
+        _form(
+            "hierarchical_whole",
+            "one-shot within each, the library between, whole",
+            whole,
+            wins_below=MOST_WHOLE_BYTES + 1,
+        ),
+        _form(
+            "hierarchical",
+            "reduce-scatter and all-gather within each, the library between",
+            sharded,
+            registered=True,
+        ),
+        FLAT,
+    )
+}

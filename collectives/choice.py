@@ -75,13 +75,10 @@ def facts_of(world: World, case: Case, round_trip_ns: float) -> dict[str, Any]:
 
 @cache
 def shipped_tables() -> dict[str, list[Written]]:
-    """The rows of the suite's own tables by collective, unread. Raises ValueError."""
+    """The rows of the suite's own tables by collective, unread. Raises msgspec.DecodeError."""
     tables: dict[str, list[Written]] = {}
     for file in sorted(resources.files(__package__).joinpath("tables").iterdir(), key=str):
-        try:
-            written = msgspec.toml.decode(file.read_bytes(), type=dict[str, list[Written]])
-        except msgspec.DecodeError as error:
-            raise ValueError(f"{file} is not a table for auto: {error}") from error
+        written = msgspec.toml.decode(file.read_bytes(), type=dict[str, list[Written]])
         for collective, rows in written.items():
             tables.setdefault(collective, []).extend(rows)
     return tables
@@ -170,7 +167,7 @@ def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
         try:
             rows = {collective: shipped_tables().get(collective, [])}
             return rows_of(rows, {collective: known})
-        except ValueError as error:
+        except (ValueError, msgspec.DecodeError) as error:
             raise Refusal(f"the suite's own table is damaged, install it anew: {error}") from error
 
     def perform(world: World, case: Case) -> Bound:
@@ -191,15 +188,11 @@ def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
             assert refusal, "auto chooses among some algorithms"
             return refusal
 
-        by_link = {state_ns: first_that_binds(state_ns) for state_ns in states_of(world)}
-        first = next(iter(by_link.values()))
-        operations = {
-            state_ns: each for state_ns, each in by_link.items() if isinstance(each, Operation)
-        }
-        differ = len({operation.choice for operation in operations.values()}) > 1
-        if differ and isinstance(first, Operation):
-            return replace(first, by_link=operations)
-        return first
+        bounds = {state_ns: first_that_binds(state_ns) for state_ns in states_of(world)}
+        by_link = {ns: each for ns, each in bounds.items() if isinstance(each, Operation)}
+        if len({operation.choice for operation in by_link.values()}) > 1:
+            return replace(next(iter(by_link.values())), by_link=by_link)
+        return next(iter(bounds.values()))
 
     return Algorithm(
         AUTO,

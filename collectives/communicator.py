@@ -39,16 +39,11 @@ VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH", "
 
 class Refusal(Exception):
     """Some rank cannot continue. All ranks raise it, with one sentence and the names of all ranks'
-    exceptions. `culprit` is the first such rank of the run, and the sentence without its name."""
+    exceptions."""
 
-    def __init__(
-        self,
-        sentence: str,
-        types: frozenset[str] = frozenset(),
-        culprit: tuple[int, str] | None = None,
-    ) -> None:
+    def __init__(self, sentence: str, types: frozenset[str] = frozenset()) -> None:
         super().__init__(sentence)
-        self.types, self.culprit = types, culprit
+        self.types = types
 
 
 def _number_in(variables: Iterable[str]) -> int | None:
@@ -171,18 +166,16 @@ class Communicator:
         failure = None
         try:
             yield
-        except expected as error:
-            culprit = error.culprit if isinstance(error, Refusal) else None
-            failure = *(culprit or (self.ranks[self.rank], str(error))), type(error).__name__
-        failures = self.all_gather(failure)
-        if failed := [failure for failure in failures if failure]:
-            rank, sentence, _ = failed[0]
+        except expected as error:  # a Refusal names its rank
+            name = "" if isinstance(error, Refusal) else f"{self.rank_name(self.rank)}: "
+            failure = name, str(error), type(error).__name__
+        if failed := list(filter(None, self.all_gather(failure))):
+            name, sentence, _ = failed[0]
             types = frozenset(kind for *_, kind in failed)
-            is_everywhere = len({failure[1:] for failure in failed}) == 1
-            if is_everywhere and [number for number, *_ in failed] == [*range(self.whole.size)]:
+            is_everywhere = len({own[1:] for own in failed}) == 1
+            if is_everywhere and len(failed) == self.whole.size:
                 raise Refusal(sentence, types)
-            name = self.rank_name(self.ranks.index(rank))
-            raise Refusal(f"{name}: {sentence}", types, (rank, sentence))
+            raise Refusal(name + sentence, types)
 
     def rank_name(self, rank: int) -> str:
         """`rank 2`, and of a run on several hosts `rank 2 on wt2`. A part names no host, because

@@ -124,19 +124,20 @@ def open_world(
     """Maps the peers' memory, or says in `peers` why that failed. `memory` is `auto`, `mapped`,
     `host_staged` or both; of both the first is `peers`. Raises Refusal if memory cannot be
     shared."""
-    modes, *others = (modes_of(device, kind) for kind in memory.split(","))
+    kinds = [modes_of(device, kind) for kind in memory.split(",")]
     baselines = [_open_library(communicator, device)]
     if communicator.hosts == 1:
-        peers = _map_peers(communicator, device, waits, modes)
-        world = World(communicator, device, peers, baselines, waits.watch, graph)
-        more = [_map_peers(communicator, device, waits, other) for other in others]
-        return replace(world, other_memory=[replace(world, peers=other) for other in more])
-    if others:
+        mapped = [_map_peers(communicator, device, waits, modes) for modes in kinds]
+        first, *others = (
+            World(communicator, device, peers, baselines, waits.watch, graph) for peers in mapped
+        )
+        return replace(first, other_memory=others)
+    if len(kinds) > 1:
         raise Refusal(f"--memory {memory}: one kind at a time between hosts")
     reason = f"its ranks are on {communicator.hosts} hosts, and memory is mapped within one"
     unmapped = Unsupported(reason + remedy(communicator, reason), depends_on_size=True)
     world = World(communicator, device, unmapped, baselines, waits.watch, graph)
-    return replace(world, node=_open_node(world, waits, modes))
+    return replace(world, node=_open_node(world, waits, kinds[0]))
 
 
 def _open_node(world: World, waits: WaitPolicy, modes: Sequence[str]) -> World:

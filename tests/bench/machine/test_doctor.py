@@ -268,8 +268,8 @@ def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():
             (
                 {"way": "SHM/direct/direct"},
                 "NCCL 2.32.3 went through host memory (SHM/direct/direct, ranks 0 -> 1): it is "
-                "not a peer-to-peer baseline; our kernels reach the peers: "
-                "export NCCL_P2P_LEVEL=SYS.",
+                "not a peer-to-peer baseline. Where our kernels reach the peers, unset "
+                "NCCL_P2P_DISABLE or export NCCL_P2P_LEVEL=SYS.",
             ),
             (
                 {"stands_still": "default"},

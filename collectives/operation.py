@@ -146,7 +146,7 @@ class World:
         ranks = ranks or range(self.communicator.size)
         is_mapped = not isinstance(self.shared, Unsupported)
         on_one_host = any({*ranks} <= {*node} for node in self.communicator.nodes)
-        return self.device.clock_shared and is_mapped and on_one_host
+        return self.device.is_cpu and is_mapped and on_one_host
 
     @property
     def memory(self) -> str:

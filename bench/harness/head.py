@@ -172,7 +172,7 @@ def names_of_hosts(machine: Machine) -> str:
 def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
     """A sentence on what each time of a GPU contains."""
     device = session.world.device
-    if device.clock_shared or "overhead_us" not in ceilings:
+    if device.is_cpu or "overhead_us" not in ceilings:
         return []
     return [f"Each time contains {ceilings['overhead_us']:.2f} us of an empty launch."]
 

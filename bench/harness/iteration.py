@@ -31,6 +31,7 @@ from kernels.devices.device import (
 
 WORD_BYTES = 4  # an element of link_probe.cu, where no case sets another
 STREAMED_BYTES = 8 << 20  # through memory; below, stores around the caches take longer
+FAR_BYTES = 2 << 20  # where a CPU core walks several pages at once: 1.0-1.1x; 0.9x at 256 KiB
 CHAIN_CALLS = 160  # all-reduces of one token of a 70B model: 80 layers, two each
 ARRIVED, LEFT, BEGUN, DONE = range(4)  # columns of the stamps
 # Entries of link_probe.cu by whether the send and the receive buffer hold a segment for each rank.
@@ -259,7 +260,8 @@ def link_parts(
     copied_bytes = size_bytes // WORD_BYTES * WORD_BYTES
     chunk_bytes = min(device.most_chunk_bytes, peers.half_bytes // 2)
     through_slab = min(copied_bytes, 2 * chunk_bytes)
-    macros = {"WT_SEVERAL_PAGES": "1"} if copied_bytes >= device.far_bytes else {}
+    is_far = device.is_cpu and copied_bytes >= FAR_BYTES
+    macros = {"WT_SEVERAL_PAGES": "1"} if is_far else {}
 
     def step(entry: str, timed_bytes: int, pass_bytes: int, **stores: str) -> Step:
         kernels = probe_kernels(device, world.communicator.size, **macros, **stores)

@@ -11,7 +11,6 @@ ANY_DIRECTION = 4  # cudaMemcpyDefault
 # hipMemcpyDeviceToDeviceNoCU: HIP copies within what it takes for one device with a kernel, and a
 # peer's memory looks like that to the process that opened it.
 WITHOUT_KERNEL = 1024
-SWITCHES = ("HSA_ENABLE_SDMA", "HSA_ENABLE_PEER_SDMA")
 
 
 class GpuCopyEngine(CopyEngine):
@@ -22,9 +21,8 @@ class GpuCopyEngine(CopyEngine):
         # CUDA's manual: a copy from host to host memory is synchronous. At a gate it never ends.
         if sharing == "host_staged":
             raise DeviceError("between host memories the driver copies with the CPU, not an engine")
-        switch = next((name for name in SWITCHES if is_hip and os.environ.get(name) == "0"), None)
-        if switch:
-            raise DeviceError(f"{switch}=0 makes AMD's driver copy with kernels")
+        if is_hip and os.environ.get("HSA_ENABLE_SDMA") == "0":
+            raise DeviceError("HSA_ENABLE_SDMA=0 makes AMD's driver copy with kernels")
         with device.calling("making a stream"):
             self.stream = device.cupy.cuda.Stream(non_blocking=True)
         self.kind = WITHOUT_KERNEL if is_hip else ANY_DIRECTION

@@ -149,36 +149,32 @@ class Gate(ctypes.Structure):
 ITERATION_STRUCTURES = (Arguments, Watch, Pattern, Wrong, Gate)
 
 
+# NVRTC has __builtin_offsetof only from 13.5 on. Its front end makes offsetof of __INTADDR__.
+OFFSET_OF = """
+#ifdef __CUDACC_RTC__
+#define OFFSET_OF(type, member) __INTADDR__(&((type*)0)->member)
+#else
+#define OFFSET_OF __builtin_offsetof
+#endif"""
+
+
 def layout_checks(structures: Structures) -> str:
     """C++ text that compares structures' sizes and offsets with Python's, where `in` is `in_`; with
     Arguments the CONSTANTS too."""
-    # NVRTC has __builtin_offsetof only from 13.5 on. Its front end makes offsetof of __INTADDR__.
-    lines = [
-        "",
-        "#ifdef __CUDACC_RTC__",
-        "#define OFFSET_OF(type, member) __INTADDR__(&((type*)0)->member)",
-        "#else",
-        "#define OFFSET_OF __builtin_offsetof",
-        "#endif",
-    ]
+    facts = dict[str, int]()
     for structure in structures:
-        name, size_bytes = structure.__name__, ctypes.sizeof(structure)
+        name = structure.__name__
         for field, *_ in structure._fields_:
-            member, offset = field.rstrip("_"), getattr(structure, field).offset
-            lines.append(
-                f"static_assert(OFFSET_OF({name}, {member}) == {offset}, "
-                f'"{name}.{member} is at byte {offset} in Python and elsewhere in C++");'
-            )
-        lines.append(
-            f"static_assert(sizeof({name}) == {size_bytes}, "
-            f'"{name} has {size_bytes} B in Python and another size in C++");'
-        )
-    for name in CONSTANTS if Arguments in structures else ():
-        value = globals()[name]
-        lines.append(
-            f'static_assert({name} == {value}, "{name} is {value} in Python and not in C++");'
-        )
-    return "\n".join(lines)
+            member = f"OFFSET_OF({name}, {field.rstrip('_')})"
+            facts[member] = getattr(structure, field).offset
+        facts[f"sizeof({name})"] = ctypes.sizeof(structure)
+    if Arguments in structures:
+        facts |= {name: globals()[name] for name in CONSTANTS}
+    checks = (
+        f'static_assert({fact} == {value}, "{fact} is {value} in Python and not in C++");'
+        for fact, value in facts.items()
+    )
+    return "\n".join([OFFSET_OF, *checks])
 
 
 @dataclass(frozen=True)
@@ -214,7 +210,7 @@ class Memory(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One thing that an iteration does: `kernel(argument)` on `blocks` blocks of a GPU, which puts
     at most `entries` entries into the stream. It keeps `argument` alive. All ranks call
@@ -314,12 +310,10 @@ class Device(Protocol):
     arch: str
     compiler: str
     sharing: tuple[str, ...]  # the modes in which peers can reach its memory, best first
-    is_cpu: bool  # a peer's memory is as near as the rank's own
-    clock_shared: bool
+    is_cpu: bool  # a peer's memory is as near as the rank's own, and ranks share a clock
     sharers: int = 1  # ranks on it
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
     most_chunk_bytes: int  # the largest useful chunk of a message
-    far_bytes: float  # from here on the bound's probes walk several pages at once: no cache serves
     l2_bytes: int = 0  # a CPU core's own cache; 0 if nobody knows
     facts: dict[str, Any]  # for readers of results
     xp: Any  # the array module of its memory, numpy or cupy

@@ -40,6 +40,10 @@ HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 LAZY_PEER_ACCESS = 1
 # Kinds of HIP device memory by the flag of hipExtMallocWithFlags, the safest for peers first.
 HIP_MEMORY = {"uncached": 0x3, "fine_grained": 0x1, "coarse_grained": 0x0}
+SHARING = {
+    "cuda": ("mapped", "host_staged"),
+    "hip": ("mapped uncached", "mapped fine_grained", "host_staged"),
+}
 HDP_MEM_FLUSH_CNTL = 10005  # hipDeviceAttributeHdpMemFlushCntl: the register's address, 64 bits
 XGMI = 4  # HSA_AMD_LINK_INFO_TYPE_XGMI
 # Registering host memory by the driver: CuPy's own calls are stubs on HIP.
@@ -78,23 +82,20 @@ class GpuMemory:
 class GpuDevice(GpuStream, Device):
     """One GPU, used by `sharers` ranks. Raises DeviceError where the driver refuses a call."""
 
-    clock_shared = False
     is_cpu = False
     most_chunk_bytes = 8 << 20  # 32 MiB take six beats, so six trips of a flag
-    far_bytes = float("inf")
 
     def __init__(self, pci_bus_id: str, sharers: int = 1) -> None:
         super().__init__(pci_bus_id)
         self.sharers, self.xp, runtime = sharers, self.cupy, self.runtime
         with self.calling("opening the device"):
             properties = runtime.getDeviceProperties(self.ordinal)
+            version = ".".join(map(str, self.cupy.cuda.nvrtc.getVersion()))
         self.arch = (
             properties["gcnArchName"].decode().split(":")[0]
             if runtime.is_hip
             else f"sm_{properties['major']}{properties['minor']}"
         )
-        with self.calling("loading the run-time compiler"):
-            version = ".".join(map(str, self.cupy.cuda.nvrtc.getVersion()))
         # hipRTC never changes its own version number, so the runtime's version stands beside it.
         runtime_version = release(runtime.runtimeGetVersion())
         compiler = "hipRTC" if runtime.is_hip else "NVRTC"
@@ -104,9 +105,7 @@ class GpuDevice(GpuStream, Device):
         self.most_blocks = max(1, min(MOST_BLOCKS, multiprocessors // sharers))
         self.threads = min(MOST_THREADS, properties["maxThreadsPerBlock"])
         self.slab_types = list(HIP_MEMORY) if runtime.is_hip else ["plain"]
-        self.sharing: tuple[str, ...] = "mapped", "host_staged"
-        if runtime.is_hip:
-            self.sharing = *(f"mapped {type}" for type in self.slab_types[:2]), "host_staged"
+        self.sharing = SHARING[self.name]
         self.copy_engines: dict[str, GpuCopyEngine] = {}
         self.load(self.loop_kernels())
         self.facts = {
@@ -135,14 +134,13 @@ class GpuDevice(GpuStream, Device):
 
     def allocate_as(self, type: str, size_bytes: int) -> GpuMemory:
         """Zeroed memory of one of `slab_types`, straight from the driver."""
-        if flags := HIP_MEMORY.get(type):
-            label = f"hipExtMallocWithFlags {type}"
-            address = self.driver_value("hipExtMallocWithFlags", size_bytes, flags)
-        else:
-            label = f"{self.name}Malloc"
-            with self.calling(f"{label} of {size_bytes} B"):
+        flags = HIP_MEMORY.get(type)
+        label = f"hipExtMallocWithFlags {type}" if flags else f"{self.name}Malloc"
+        with self.calling(f"{label} of {size_bytes} B"):
+            if flags:
+                address = self.driver_value("hipExtMallocWithFlags", size_bytes, flags)
+            else:
                 address = self.runtime.malloc(size_bytes)
-        with self.calling(f"clearing {size_bytes} B"):
             self.runtime.memset(address, 0, size_bytes)
             self.runtime.deviceSynchronize()  # the kernels' stream does not wait for memset's
         return GpuMemory(self, address, size_bytes, label, lambda: self.runtime.free(address))
@@ -170,18 +168,16 @@ class GpuDevice(GpuStream, Device):
             return self._staged(shared_memory.open_shared(handle, size_bytes))
         owner, ipc, type = handle.decode().split(maxsplit=2)
         with self.calling(f"asking about GPU {owner}"):
-            peer = ordinals(self.runtime).get(owner)
-            allowed = peer in (None, self.ordinal) or self.runtime.deviceCanAccessPeer(
-                self.ordinal, peer
-            )
-        if not allowed:
-            raise DeviceError(
-                f"the driver refuses peer access from GPU {self.pci_bus_id} to GPU {owner}"
-            )
+            seen = ordinals(self.runtime)
+            peer = seen.get(owner, self.ordinal)
+            if peer != self.ordinal and not self.runtime.deviceCanAccessPeer(self.ordinal, peer):
+                raise DeviceError(
+                    f"the driver refuses peer access from GPU {self.pci_bus_id} to GPU {owner}"
+                )
         unseen = ", which this process may not see (Slurm shows it with --gpu-bind=none),"
         try:
             with self.calling(
-                f"ipcOpenMemHandle of memory on GPU {owner}{unseen if peer is None else ''}"
+                f"ipcOpenMemHandle of memory on GPU {owner}{'' if owner in seen else unseen}"
             ):
                 address = self.runtime.ipcOpenMemHandle(bytes.fromhex(ipc), LAZY_PEER_ACCESS)
         except OutOfMemory as error:  # of address space, which host_staged memory does not need
@@ -194,7 +190,7 @@ class GpuDevice(GpuStream, Device):
             lambda: self.runtime.ipcCloseMemHandle(address),
             handle,
         )
-        if self.name == "hip" and peer not in (None, self.ordinal):
+        if self.name == "hip" and peer != self.ordinal:
             memory.flush_register = self._hdp_register(peer)
         return memory
 

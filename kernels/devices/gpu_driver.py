@@ -122,11 +122,9 @@ def compile_kernel(
     refusal = f"{compiler} cannot compile {source.name} for {arch}"
 
     def write_binary(path: Path, options: list[str], checks: str) -> None:
-        binary = build(cupy.cuda.nvrtc, source, [*flags, *options], refusal, checks)[1]
-        path.write_bytes(binary)
+        path.write_bytes(build(cupy.cuda.nvrtc, source, [*flags, *options], refusal, checks)[1])
 
-    suffix = ".hsaco" if arch.startswith("gfx") else ".cubin"
-    return compile_once(source, [compiler, *flags], macros, structures, suffix, write_binary)
+    return compile_once(source, [compiler, *flags], macros, structures, write_binary)
 
 
 def build(

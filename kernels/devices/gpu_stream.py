@@ -58,9 +58,8 @@ class GpuStream:
         self.pinned_gate = Gate.from_address(self._pinned(Gate))
         self.pinned_watch = Watch.from_address(self._pinned(Watch))
         self.gates = 1  # the last one's number; `pinned_gate.wanted` is 0 until one gives up
-        self.graphs: dict[tuple[int, ...], Step] = {}  # their launches hold the captured steps
-        self.events: list[Any] = []
-        self.launched = weakref.WeakValueDictionary[int, Step]()
+        self.graphs: dict[tuple[Step, ...], Step] = {}
+        self.launched = weakref.WeakSet[Step]()
         self.origin: Any = None
 
     def calling(self, call: str) -> Any:
@@ -105,7 +104,7 @@ class GpuStream:
         self.stream.begin_capture()
         self.enqueue(*steps)
         graph = self.stream.end_capture()
-        for step in {id(step): step for step in steps}.values():
+        for step in dict.fromkeys(steps):
             if step.after_capture:
                 step.after_capture()
         return graph
@@ -121,24 +120,20 @@ class GpuStream:
     def _with_graphs(self, actions: Sequence[Action]) -> list[Action]:
         """The actions, with the steps between two stamps, which are timed, as one: the launch of
         their graph. Stamps are in pairs, one before and one after."""
-        shown, pending, stamps = list[Action](), list[Step](), 0
+        shown, pending, is_timed = list[Action](), list[Step](), False
         for action in actions:
-            if action.step and stamps % 2:
+            if action.step and is_timed:
                 pending.append(action.step)
                 continue
-            if action.stamp >= 0:
-                stamps += 1
-                if pending:
-                    shown.append(Action(step=self._graph_of(pending)))
-                    pending = []
+            if pending:
+                steps = tuple(pending)
+                if steps not in self.graphs:
+                    self.graphs[steps] = self.replayed(*steps)
+                shown.append(Action(self.graphs[steps]))
+                pending = []
+            is_timed ^= action.stamp >= 0
             shown.append(action)
         return shown
-
-    def _graph_of(self, steps: list[Step]) -> Step:
-        key = tuple(map(id, steps))
-        if key not in self.graphs:
-            self.graphs[key] = self.replayed(*steps)
-        return self.graphs[key]
 
     def run(
         self,
@@ -161,17 +156,14 @@ class GpuStream:
             # Before a gate closes: a new graph may wait for the device.
             actions = self._with_graphs(actions) if graph else actions
             while begun < counts.total and not watch.stop:
-                is_first = self._is_first(actions)
+                steps = {action.step for action in actions if action.step}
+                is_first = not self.launched >= steps
+                self.launched.update(steps)
                 stop = min(counts.total, begun + (1 if is_first else batch_size))
                 if counts.timed and not is_first:
                     self._close_gate(watch)
                 marks = [
-                    self._iterate(
-                        actions,
-                        check if counts.is_checked(number) else None,
-                        number - begun,
-                        watch,
-                    )
+                    self._iterate(actions, check if counts.is_checked(number) else None, watch)
                     for number in range(begun, stop)
                 ]
                 self._open_gate()
@@ -183,22 +175,10 @@ class GpuStream:
                 begun = stop
         return np.array(rows, np.int64).reshape(-1, STAMPS)
 
-    def _is_first(self, actions: Sequence[Action]) -> bool:
-        """Whether one of these steps is new to the stream; from now on none of them is."""
-        new = [
-            action.step
-            for action in actions
-            if action.step and id(action.step) not in self.launched
-        ]
-        self.launched.update({id(step): step for step in new})
-        return bool(new)
-
     def _iterate(
-        self, actions: Sequence[Action], check: Step | None, place: int, watch: Watch
+        self, actions: Sequence[Action], check: Step | None, watch: Watch
     ) -> dict[int, Any]:
         """Puts one iteration into the stream and returns its events by column of the stamps."""
-        while len(self.events) < STAMPS * (place + 1):
-            self.events.append(self.cupy.cuda.Event())
         events: dict[int, Any] = {}
         for action in actions:
             if action.step:
@@ -207,7 +187,7 @@ class GpuStream:
                 note = Gate(wanted=action.call, watch=ctypes.addressof(watch))
                 self.enqueue(Step(self.begin, note))
             else:
-                events[action.stamp] = self.events[STAMPS * place + action.stamp]
+                events[action.stamp] = self.cupy.cuda.Event()
                 events[action.stamp].record(self.stream)
         if check:
             self.enqueue(check)
@@ -217,8 +197,7 @@ class GpuStream:
         self.origin = next(iter(events.values()), None)
         stamps_ns = [0] * STAMPS
         for column, event in events.items():
-            elapsed_ms = self.cupy.cuda.get_elapsed_time(self.origin, event)
-            stamps_ns[column] = round(1e6 * elapsed_ms)
+            stamps_ns[column] = round(1e6 * self.cupy.cuda.get_elapsed_time(self.origin, event))
         return stamps_ns
 
     def _close_gate(self, watch: Watch) -> None:

@@ -45,38 +45,34 @@ class GpuMulticast(Multicast):
         self.object = self.device.driver_value(
             "cuMemImportFromShareableHandle", descriptor, FILE_DESCRIPTOR
         )
-        self._at_end("cuMemRelease", self.object)
+        self.undo.callback(self.device.driver, "cuMemRelease", self.object)
         self.device.driver("cuMulticastAddDevice", self.object, self.number)
 
     def bind(self) -> None:
         """Puts memory of this GPU behind the object, and maps both."""
         properties = struct.pack("iiiiQQ", PINNED, FILE_DESCRIPTOR, ON_DEVICE, self.number, 0, 0)
         memory = self.device.driver_value("cuMemCreate", self.size_bytes, properties, 0)
-        self._at_end("cuMemRelease", memory)
+        self.undo.callback(self.device.driver, "cuMemRelease", memory)
         self.device.driver("cuMulticastBindMem", self.object, 0, memory, 0, self.size_bytes, 0)
-        self._at_end("cuMulticastUnbind", self.object, self.number, 0, self.size_bytes)
+        self.undo.callback(
+            self.device.driver, "cuMulticastUnbind", self.object, self.number, 0, self.size_bytes
+        )
         self.own, self.address = self._map(memory), self._map(self.object)
 
     def close(self) -> None:
-        self.undo.close()
+        with suppress(DeviceError):  # a lost device takes its memory along
+            self.undo.close()
 
     def _map(self, handle: int) -> int:
         size_bytes = self.size_bytes
         access = struct.pack("iii", ON_DEVICE, self.number, READ_AND_WRITE)
         address = self.device.driver_value("cuMemAddressReserve", size_bytes, self.unit_bytes, 0, 0)
-        self._at_end("cuMemAddressFree", address, size_bytes)
+        self.undo.callback(self.device.driver, "cuMemAddressFree", address, size_bytes)
         self.device.driver("cuMemMap", address, size_bytes, 0, handle, 0)
-        self._at_end("cuMemUnmap", address, size_bytes)
+        self.undo.callback(self.device.driver, "cuMemUnmap", address, size_bytes)
         self.device.driver("cuMemSetAccess", address, size_bytes, access, 1)
         return address
 
     def _properties(self, ranks: int, size_bytes: int) -> bytes:
         """CUmulticastObjectProp."""
         return struct.pack("I4xQQQ", ranks, size_bytes, FILE_DESCRIPTOR, 0)
-
-    def _at_end(self, name: str, *arguments: int) -> None:
-        def call() -> None:
-            with suppress(DeviceError):  # a lost device takes its memory along
-                self.device.driver(name, *arguments)
-
-        self.undo.callback(call)

@@ -55,7 +55,7 @@ class HostMemory:
 def available_bytes() -> int:
     """The host memory that processes can still take: as the kernel estimates it, and within the
     limit of this control group (version 2)."""
-    free_bytes = int(psutil.virtual_memory().available)
+    free_bytes: int = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):  # no version 2, or no limit
         limit = int((CONTROL_GROUP / "memory.max").read_text())
         facts = dict(map(str.split, (CONTROL_GROUP / "memory.stat").read_text().splitlines()))
@@ -85,7 +85,7 @@ def allocate(size_bytes: int) -> HostMemory:
         os.close(fd)
         raise
     memory.view[:] = 0
-    memory.write(np.frombuffer(stamp, np.uint8), stamp_offset(size_bytes))
+    os.pwrite(fd, stamp, stamp_offset(size_bytes))
     return memory
 
 
@@ -93,7 +93,7 @@ def open_shared(handle: bytes, size_bytes: int) -> HostMemory:
     """A peer's memory. Raises DeviceError if it cannot be opened, or is not what is expected."""
     path, stamp = handle.decode().split()
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = os.open(path, os.O_RDWR)
         try:
             if os.pread(fd, len(stamp), stamp_offset(size_bytes)) != stamp.encode():
                 raise DeviceError(f"the memory {path} is not the one that its handle names")

@@ -101,7 +101,7 @@ def test_a_missing_compiler_is_reported_with_the_names_searched_for(tmp_path):
     sentence = f"no C.. compiler was found: {looked_for}"
     assert_refused(launch(tmp_path / "results", **nowhere), 3, sentence, tmp_path)
     done = launch(tmp_path / "results", CXX="no-such-compiler", XDG_CACHE_HOME=cache)
-    assert_refused(done, 3, r"\$CXX names 'no-such-compiler'", tmp_path)
+    assert_refused(done, 3, "no-such-compiler --version fails: ", tmp_path)
 
 
 @pytest.mark.skipif(available_bytes() > 60e9, reason="the memory suffices")

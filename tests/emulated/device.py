@@ -57,8 +57,6 @@ class EmulatedDevice(CpuDevice):
 
     name = "hip"
     is_cpu = False
-    clock_shared = False
-    far_bytes = 1 << 62
     most_chunk_bytes = 8 << 10  # short messages then have several chunks
 
     def __init__(
@@ -93,7 +91,7 @@ class EmulatedDevice(CpuDevice):
                 raise CompileError(f"{source.name} does not compile for {self.arch}: {complaint}")
 
         inputs = [self.arch, self.compiler, PRELUDE.read_text(), *FLAGS]
-        path = compile_once(source, inputs, macros, structures, ".o", build)
+        path = compile_once(source, inputs, macros, structures, build)
         with (
             LOADING
         ):  # ranks bind in parallel: a second copy would be freed, and its address used again

@@ -120,27 +120,16 @@ def replace(path: Path, cache: Cache) -> None:
     shutil.copyfile(cache.attack(), path)
 
 
-def link(path: Path, cache: Cache) -> None:
-    shutil.copyfile(path, cache.home / "outside")
-    path.unlink()
-    path.symlink_to(cache.home / "outside")
-
-
-def pipe(path: Path, cache: Cache) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-@pytest.mark.parametrize("alter", [flip, replace, link, pipe])
+@pytest.mark.parametrize("alter", [flip, replace])
 def test_an_altered_library_is_compiled_anew_and_never_loaded(cache, alter):
     before, path = cache.compiles(), cache.library()
     alter(path, cache)
     name = path.name.rsplit("-", 1)[0]
-    assert cached_file(path.parent, name, ".so") is None
+    assert cached_file(path.parent, name) is None
     cache.load(processes=2)
     assert cache.compiles() == before + 1
     assert not cache.struck.exists()
-    assert cached_file(path.parent, name, ".so") == cache.library()
+    assert cached_file(path.parent, name) == cache.library()
 
 
 def test_the_attackers_library_strikes_when_loaded(cache):
@@ -167,7 +156,7 @@ def test_the_next_compile_removes_the_unfinished_file_of_a_killed_rank(tmp_path)
     cache.slow.unlink()
     assert [path.suffix for path in cache.files()] == [".part"]
     cache.load()
-    assert cache.library().suffix == ".so"
+    assert cache.library().suffix == ""
     assert cache.compiles() == 2
 
 
@@ -178,7 +167,7 @@ def test_ranks_that_start_together_on_an_empty_cache_compile_each_kernel_once(tm
         done = mpirun(2, *command, CXX=str(cache.compiler), XDG_CACHE_HOME=str(cache.home))
         assert done.returncode == 0, done.stderr
         binaries = cache.files()
-        assert {path.suffix for path in binaries} == {".so"}
+        assert {path.suffix for path in binaries} == {""}
         assert cache.compiles() == len(binaries) >= 4
 
 
@@ -190,7 +179,7 @@ def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypat
 
     def build(flags="-O3", compiler="c++ 1"):
         inputs = [compiler, flags]
-        return compile_once(source, inputs, {}, (), ".so", lambda path, *_: path.write_text("code"))
+        return compile_once(source, inputs, {}, (), lambda path, *_: path.write_text("code"))
 
     first = build()
     assert build() == first
@@ -272,10 +261,10 @@ LAYOUTS = [
     (PAIR, None),
     (structure("Lines", first=LINE, others=LINE * 3 * 2), None),
     (structure("Pair", from_=POINTER, count=LONG, in_=INT, more=LONG), "more"),
-    (MOVED, "Pair.count is at byte 0 in Python and elsewhere in C++"),
+    (MOVED, "OFFSET_OF(Pair, count) is 0 in Python and not in C++"),
     (
         structure("Pair", from_=POINTER, count=LONG),
-        "Pair has 16 B in Python and another size in C++",
+        "sizeof(Pair) is 16 in Python and not in C++",
     ),
     (structure("Pair", from_=POINTER, number=LONG, in_=INT), "number"),
 ]
@@ -323,7 +312,7 @@ def test_the_cache_distinguishes_layouts(shared_source):
     binary = compile_kernel(shared_source, {}, [PAIR])
     assert binary == compile_kernel(shared_source, {}, [PAIR])
     assert binary != compile_kernel(shared_source, {})
-    with pytest.raises(CompileError, match=r"Pair\.count"):
+    with pytest.raises(CompileError, match=r"OFFSET_OF\(Pair, count\)"):
         compile_kernel(shared_source, {}, [MOVED])
 
 

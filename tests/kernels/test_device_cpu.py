@@ -12,7 +12,7 @@ import pytest
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration
 from collectives.operation import Operation
 from kernels.devices.compile_cache import CompileError
-from kernels.devices.cpu import CpuDevice, find_compiler
+from kernels.devices.cpu import CpuDevice, compiler_version, find_compiler
 from kernels.devices.device import (
     PHASES,
     WRONG_BYTES,
@@ -30,9 +30,10 @@ from tests.launch import ROOT
 
 def test_the_compiler_in_cxx_must_exist(monkeypatch):
     find_compiler.cache_clear()
+    compiler_version.cache_clear()
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
-    with pytest.raises(CompileError, match="no-such-compiler"):
-        find_compiler()
+    with pytest.raises(CompileError, match=r"no-such-compiler --version fails: .*No such file"):
+        compiler_version()
     monkeypatch.undo()
     find_compiler.cache_clear()
 

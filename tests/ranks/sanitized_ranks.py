@@ -80,7 +80,7 @@ class ExactMemory:
     """Zeroed memory of the sanitizer's malloc: exactly `size_bytes` long, `shift` bytes after the
     start of a line."""
 
-    handle, type = b"", "exact"
+    handle, type, flush_register = b"", "exact", 0
 
     def __init__(self, size_bytes: int, shift: int = 0) -> None:
         at, self.size_bytes = ctypes.c_void_p(), size_bytes

@@ -2,7 +2,7 @@
 results back (combine), or does both over experts that change nothing (round_trip)."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
@@ -124,15 +124,12 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     batches: dict[str, Routes] = {}
     for skew in batch.skew:
         session.flight.note("draw the routes", text=skew)
-        routes = routing.draw(skew, ranks, batch.experts, batch.tokens, batch.top_k, seed)
-        batches[routes.skew] = routes
-    most_rows, worst = max(
-        (int(routes.rows["rank"].max()), skew) for skew, routes in batches.items()
-    )
+        batches[skew] = routing.draw(skew, ranks, batch.experts, batch.tokens, batch.top_k, seed)
+    most_rows = max(int(routes.rows["rank"].max()) for routes in batches.values())
     tokens_bytes, rows_bytes = -(-batch.tokens // ranks) * row_bytes, most_rows * row_bytes
     if max(tokens_bytes, rows_bytes) > MOST_BYTES:
         raise Refusal(
-            f"with {worst} a rank gets {most_rows} rows of {row_bytes} B, and a "
+            f"a rank gets up to {most_rows} rows of {row_bytes} B, and a "
             f"buffer has {MOST_BYTES >> 30} GiB at most"
         )
     with world.communicator.all_or_none(DeviceError, MemoryError):
@@ -140,8 +137,9 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
             world.library.allocate(world, size_bytes)
             for size_bytes in (tokens_bytes, tokens_bytes, rows_bytes)
         )
-    with world.communicator.all_or_none(DeviceError, MemoryError):
-        tables = [make_tables(world, routes, rows, row_bytes) for routes in batches.values()]
+        tables = {
+            skew: make_tables(world, routes, rows, row_bytes) for skew, routes in batches.items()
+        }
     buffers = Buffers(send, receive, seed)
     known = {algorithm.base: algorithm for algorithm in (*ALGORITHMS, FLAT)}
     listed = [
@@ -171,7 +169,7 @@ def routed_cases(
     sweep: SweepOptions,
     session: Session,
     buffers: Buffers,
-    tables: Sequence[Tables],
+    tables: Mapping[str, Tables],
 ) -> Iterator[Case]:
     """Each way with each skew: `send` to the experts' rows, rows to `receive`, or both."""
     shapes: Sequence[Shape] = [
@@ -186,7 +184,7 @@ def routed_cases(
     ]
     for feature in session.features:
         shapes = feature.shapes(shapes)
-    for shape, of_skew in product(shapes, tables):
+    for shape, (skew, of_skew) in product(shapes, tables.items()):
         source = of_skew.rows if shape["way"] == "combine" else buffers.send
         target = of_skew.rows if shape["way"] == "dispatch" else buffers.receive
         yield RoutedCase(
@@ -196,7 +194,7 @@ def routed_cases(
             "none",
             source.address,
             target.address,
-            shape={**shape, "skew": of_skew.routes.skew},
+            shape={**shape, "skew": skew},
             size_bytes=buffers.send.size_bytes,
             tables=of_skew,
         )

@@ -156,8 +156,6 @@ def _refuses(world: World, case: Case) -> Unsupported | None:
         return refusal
     if world.communicator.size == 1:
         return Unsupported("a single rank has no peer to copy to", depends_on_size=True)
-    if case.build.stream_slab or case.build.stream_receive:
-        return Unsupported("copy engines have no stores around the caches to choose")
     return None
 
 

@@ -56,21 +56,17 @@ def rails(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 
 def sharded(node: World, rail: World, case: Case) -> Iterator[Part]:
-    """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here."""
+    """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here; the
+    whole message if it has no equal shards."""
     rank, ranks = node.communicator.rank, node.communicator.size
-    cut = case.count // ranks * ranks  # the elements that divide into equal shards
-    if cut:
-        own = replace(case, count=cut // ranks, in_place=True)
-        place = case.receive + rank * own.segment_bytes
-        yield node, replace(own, collective=COLLECTIVES["reduce_scatter"], receive=place)
-        yield rail, replace(own, send=place, receive=place)
-        yield node, replace(own, collective=COLLECTIVES["all_gather"], send=place)
-    if cut < case.count or not cut:
-        offset = cut * case.datatype.size_bytes
-        send, receive = case.send + offset, case.receive + offset
-        yield from whole(
-            node, rail, replace(case, count=case.count - cut, send=send, receive=receive)
-        )
+    if case.count % ranks or not case.count:
+        yield from whole(node, rail, case)
+        return
+    shard = replace(case, count=case.count // ranks, in_place=True)
+    place = case.receive + rank * shard.segment_bytes
+    yield node, replace(shard, collective=COLLECTIVES["reduce_scatter"], receive=place)
+    yield rail, replace(shard, send=place, receive=place)
+    yield node, replace(shard, collective=COLLECTIVES["all_gather"], send=place)
 
 
 def whole(node: World, rail: World, case: Case) -> Iterator[Part]:

@@ -184,12 +184,8 @@ def _traffic(ranks: int, case: Case) -> Traffic:
     stored, read = int(leaving[busiest]) * row_bytes, int(coming[busiest]) * row_bytes
     dispatch = ((stored, 0), (0, read))
     combine = ((read, 0), (0, stored))
-    hops, stages = {
-        "dispatch": (1, dispatch),
-        "combine": (1, combine),
-        "round_trip": (2, dispatch + combine),
-    }[way]
-    return Traffic(hops, stages, copied * row_bytes)
+    stages = {"dispatch": dispatch, "combine": combine, "round_trip": dispatch + combine}[way]
+    return Traffic(len(stages) // 2, stages, copied * row_bytes)
 
 
 PUSH = Algorithm(

@@ -48,7 +48,6 @@ class Routes:
     | `leaving` | (ranks, ranks, places) | whether a rank sends the token at a place to another |
     | `between` | (ranks, ranks) | tokens that a rank sends to another; as many return |"""
 
-    skew: str
     ranks: int
     experts: int
     chosen: Array
@@ -96,7 +95,6 @@ def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int
     leaving[home[:, None], owner[chosen], place[:, None]] = True
     leaving[np.arange(ranks), np.arange(ranks)] = False
     return Routes(
-        skew,
         ranks,
         experts,
         chosen,

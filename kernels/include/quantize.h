@@ -28,13 +28,9 @@ struct IntBlocks {
 };
 typedef IntBlocks<8, 0x42fe0000u> Int8Blocks;  // the limits are 127 and 7, as bits of a float
 typedef IntBlocks<4, 0x40e00000u> Int4Blocks;
-struct Fp8Blocks {
-  static constexpr int BITS = 8;
+struct Fp8Blocks {  // of a norm's output, which no kernel decodes
   static constexpr float LARGEST = 448;
   static DEVICE words codes(floats x) { return E4m3::finite_codes(x); }
-  static DEVICE floats values(words codes) {  // the exponent of fp32 begins 120 lower
-    return reinterpret<floats>((codes & 0x7fu) << 20 | (codes & 0x80u) << 24) * 0x1p120f;
-  }
 };
 
 typedef WT_WIRE_FORMAT Wire;

@@ -20,9 +20,9 @@ from tests.launch import count, few, mpirun
 
 NAMES = [algorithm.name for algorithm in QUANTIZED["all_reduce"]]
 KNOWN = ALGORITHMS["all_reduce"]
-LEAST_DB = dict(zip(NAMES, (35, 25, 15), strict=True))  # on normally distributed data
+LEAST_DB = dict(zip(NAMES, (35, 15), strict=True))  # on normally distributed data
 # Of one code, relative to the largest value of its block.
-ERROR = {"int8": 0.5 / 127, "fp8": 2.0**-4, "int4": 0.5 / 7}
+ERROR = {"int8": 0.5 / 127, "int4": 0.5 / 7}
 
 
 @pytest.mark.parametrize("ranks", few([2, 3, 1], 2))  # three ranks with stores around the caches
@@ -46,19 +46,8 @@ def test_numpys_sum_is_as_close_to_fp64_as_its_blocks_allow(wire):
         assert (error <= (2.1 * ERROR[wire.name] * largest + 9e-5) / ranks).all()
 
 
-def test_fp8_rounds_to_the_nearest_code_and_integers_round_to_nearest():
-    """numpy's version of the kernels needs an independent check: the datatype's, which tries all
-    codes."""
-    e4m3 = DATATYPES["float8_e4m3"]
-    codes = e4m3.decode(np.arange(127, dtype=np.uint8))
-    draw = np.random.default_rng(3)
-    near = draw.normal(size=(200, 31)) * 10.0 ** draw.integers(-4, 3, (200, 1))
-    ties = draw.choice((codes[1:] + codes[:-1]) / 2, (200, 31))
-    values = np.clip(np.concatenate([near, ties]).astype(np.float32), -448, 448)
-    blocks = np.concatenate([values, np.full((400, 1), 448, np.float32)], 1)
-    fp8 = next(wire for wire in WIRES if wire.name == "fp8")
-    assert np.array_equal(fp8.rounded(blocks), e4m3.decode(e4m3.encode(blocks)))
-    for wire in WIRES[::2]:
+def test_integers_round_to_nearest():
+    for wire in WIRES:
         whole = np.full((1, 32), wire.largest, np.float32)
         whole[0, :4] = -0.5, 1.5, 2.5001, -wire.largest
         assert wire.rounded(whole)[0, :4].tolist() == [0, 2, 3, -wire.largest]
@@ -76,8 +65,11 @@ def test_a_block_out_of_range_becomes_nan_and_zeros_stay_zeros(wire):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"datatype": DATATYPES["int32"]}, "only float32, float16, bfloat16 can be"),
-        ({"redop": "max"}, "only sum and avg can be quantised, not max"),
+        (
+            {"datatype": DATATYPES["int32"]},
+            "only sum and avg of float32, float16, bfloat16 can be quantised",
+        ),
+        ({"redop": "max"}, "only sum and avg of float32, float16, bfloat16 can be quantised"),
         ({"count": 33}, "it takes whole blocks of 32 elements"),
     ],
     ids=["type", "operation", "count"],
@@ -93,10 +85,10 @@ def test_cases_that_cannot_be_quantised_are_refused_with_one_sentence(changed, s
 def test_quantised_algorithms_run_only_by_name():
     """Neither a run without --algorithm nor bench.tune uses them."""
     assert not set(usual_names("all_reduce")) & set(NAMES)
-    algorithm = parsed("two_shot_fp8+64K", KNOWN)
-    assert algorithm.name == "two_shot_fp8+64K"
+    algorithm = parsed("two_shot_int8+64K", KNOWN)
+    assert algorithm.name == "two_shot_int8+64K"
     assert algorithm.candidates(cast(Any, SimpleNamespace(device=None)), 1 << 20) == []
-    with pytest.raises(ValueError, match="auto does not choose two_shot_fp8"):
+    with pytest.raises(ValueError, match="auto does not choose two_shot_int8"):
         check_algorithm(algorithm)
 
 
@@ -117,8 +109,8 @@ def test_the_signal_to_noise_ratio_is_printed_beside_the_time(tmp_path):
     rows = [line.split() for line in printed.splitlines() if "16 KiB two_shot_" in line]
     for case in cases:
         assert case.n_wrong == 0
-        assert list(case.snr_db) == ["normal", "heavy-tailed", "outlier channels"]
+        assert list(case.snr_db) == ["normal", "outlier channels"]
         assert case.snr_db["normal"] > LEAST_DB[case.algorithm]
         ratios = [f"{ratio:.1f}" for ratio in case.snr_db.values()]
-        assert any(row[2] == case.algorithm and row[-3:] == ratios for row in rows)
+        assert any(row[2] == case.algorithm and row[-2:] == ratios for row in rows)
     assert not any(case.chosen in NAMES for case in result.cases), "auto must not choose one"

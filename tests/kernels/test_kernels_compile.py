@@ -178,7 +178,7 @@ TYPES = (
     "WT_ELEMENT=Uint8 WT_REDOP=Avg",
 )
 FORMATS = [
-    (QUANTIZED, macros("WT_WIRE_FORMAT=Fp8Blocks", *WIDE)),
+    (QUANTIZED, macros("WT_WIRE_FORMAT=Int8Blocks", *WIDE)),
     (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=8", *WIDE)),
     (QUANTIZED, macros("WT_WIRE_FORMAT=Int4Blocks")),
     (QUANTIZED, macros("WT_WIRE_FORMAT=Int4Blocks WT_ELEMENT=Float16 WT_WORLD=3")),

@@ -242,8 +242,8 @@ PARSERS = {
 ELSEWHERE = {
     "shard-without-its-last-element": Mutant(
         "collectives/algorithms/hierarchical.py",
-        "yield rail, replace(own, send=place, receive=place)",
-        "yield rail, replace(own, send=place, receive=place, count=own.count - 1)",
+        "yield rail, replace(shard, send=place, receive=place)",
+        "yield rail, replace(shard, send=place, receive=place, count=shard.count - 1)",
         (BETWEEN,),
     ),
     "longer-samples-accepted": Mutant(

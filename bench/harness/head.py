@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bench import VERSION
-from bench.harness.feature import Feature
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.machine import environment, node
@@ -80,7 +79,8 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
     world, options = session.world, session.options
     communicator = world.communicator
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
-    notes = [*feature_notes(session.features), *session.notes]
+    # Features first: a reader must know these before any figure.
+    notes = [note for feature in session.features for note in feature.notes()] + session.notes
     if session.place.oversubscribed:
         cores = {(rank["host"], cpu) for rank in machine.ranks for cpu in rank["cpus"]}
         notes.append(
@@ -172,11 +172,6 @@ def names_of_hosts(machine: Machine) -> str:
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
 
 
-def feature_notes(features: Sequence[Feature]) -> list[str]:
-    """Sentences that a reader must know before any figure."""
-    return [note for feature in features for note in feature.notes()]
-
-
 def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
     """A sentence on what each time of a GPU contains."""
     device = session.world.device
@@ -211,24 +206,13 @@ def preflight(world: World) -> str:
         "same_device": ": ranks share a GPU, so no time here measures a wire",
     }
     refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
-    facts = world.device.facts  # of a GPU: its versions decide how memory behaves
-    versions = (
-        f", with driver {facts['driver']}, runtime {facts['runtime']} and module {facts['module']}"
-        if facts
-        else ""
-    )
     flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
-    places = " within each host" if world.node else ""
-    between = ""
+    places, between = "", ""
     if world.node and isinstance(world.peers, Unsupported):
-        # A remedy, in parentheses, follows the reason if these are containers of one machine.
-        reason = world.peers.reason
-        remedy = f": {reason}" if reason.endswith(")") else ""
-        between = f" Between hosts {world.library.name} moves the data{remedy}."
-        if max(map(len, world.communicator.nodes)) == 1:
-            return f"No two ranks share a host.{between}"
+        places, reason = " within each host", world.peers.reason
+        between = f" Between hosts {world.library.name} moves the data: {reason}."
     return (
         f"Peer memory is {peers.kind}{places}{ways.get(peers.kind, '')} "
         f"({peers.types['data']}) and was probed byte by byte in every direction, between "
-        f"launches and within one{versions}.{flush}{refusals}{between}"
+        f"launches and within one.{flush}{refusals}{between}"
     )

@@ -1,9 +1,8 @@
 """A run: the cases, rounds of blocks until each case is precise, the file, the table."""
 
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 from bench import STARTED_S
 from bench.harness import head, tuned
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG, print_out, say
-from bench.harness.options import RunOptions
 from bench.harness.schedule import fit_rounds, set_block_lengths, visits, warm_up_alike
 from bench.harness.session import Session
 from bench.harness.suite import Suite
@@ -103,13 +101,14 @@ def measure(
     if run.file is None:
         flight.note("wait for the results")
         return int(communicator.broadcast(None))
+    from reports.tables.show import text  # not at the top: other ranks never print
+
     result = finish(run, run.file, steal_share(ticks_before, cpu_ticks(cpus_here)))
     status = exit_status(run, result)
     last_words = policy.conclude(result, machine)
     communicator.broadcast(status)
-    notes = head.feature_notes(session.features)
-    print_result(result, options, notes, head.names_of_hosts(machine))
-    print_out(last_words)
+    print_out(text(result, brief=True))
+    print_out(f"{head.names_of_hosts(machine)}run: {result.path}\n{last_words}")
     return status
 
 
@@ -216,15 +215,3 @@ def exit_status(run: Run, result: Result) -> int:
         )
         return CANNOT
     return FINE
-
-
-def print_result(result: Result, options: RunOptions, notes: Iterable[str], hosts: str) -> None:
-    """The table, the features' `notes`, the names of `hosts` and the path of the run; on rank 0."""
-    from reports.tables.show import text  # not at the top: other ranks never print
-
-    print_out(text(result, options.format, brief=True))
-    # Output that other programs parse stays pure.
-    stream = sys.stdout if options.format == "table" else sys.stderr
-    for note in notes if options.format != "table" else ():
-        print_out(f"{note}\n", stream)
-    print_out(f"{hosts}run: {result.path}\n", stream)

@@ -142,7 +142,6 @@ def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gp
     assert facts == (requested, behaved, "none")
     assert result.run.environment["gpu.module"]["value"][0] in printed
     ranks = result.run.world["ranks"]
-    assert f"within one, with driver {ranks[0]['driver']}, runtime" in printed
     assert [rank["pci_bus_id"] for rank in ranks] == BOTH
 
 

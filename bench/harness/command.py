@@ -57,7 +57,7 @@ def sweep_parser(
 
 
 def add_case_options(add: AddOption, collective: Collective) -> None:
-    options.add_sizes(add, "32M", None, "2")
+    options.add_sizes(add, "32M", 2)
     sizes = partial(options.comma_separated, options.size_bytes)
     add(
         "--sizes",
@@ -177,7 +177,7 @@ def requested_sizes(
         if size < element_bytes and (size or not allow_zero):
             parser.error(f"{size} B hold no {widest}, which has {element_bytes} B")
     chosen = namespace.sizes or sizes_between(
-        namespace.minbytes, namespace.maxbytes, namespace.stepfactor or 2, element_bytes
+        namespace.minbytes, namespace.maxbytes, namespace.stepfactor, element_bytes
     )
     return tuple(sorted({size // element_bytes * element_bytes for size in chosen}))
 

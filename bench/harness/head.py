@@ -67,14 +67,19 @@ def examine(session: Session) -> Machine:
             "status": "unknown" if "unknown" in links else "ok",
         }
     ids = environment.identities(facts, world.library.name, device.compiler)
-    session.notes += differences(communicator.all_gather(ids))
+    all_ids = communicator.all_gather(ids)
+    if others := [str(rank) for rank, own in enumerate(all_ids) if own != all_ids[0]]:
+        session.notes.append(
+            f"The hosts differ: ranks {' '.join(others)} have other hardware or software than "
+            "rank 0, and this run stores the facts of its host."
+        )
     machine: Machine = communicator.broadcast(
         Machine(facts, ranks, gpus, *ids, communicator.host_names)
     )
     return machine
 
 
-def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[str, float]) -> Run:
+def describe(session: Session, machine: Machine, suite: Suite) -> Run:
     """The head of the run. All ranks call it."""
     world, options = session.world, session.options
     communicator = world.communicator
@@ -82,19 +87,13 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
     # Features first: a reader must know these before any figure.
     notes = [note for feature in session.features for note in feature.notes()] + session.notes
     if session.place.oversubscribed:
-        cores = {(rank["host"], cpu) for rank in machine.ranks for cpu in rank["cpus"]}
-        notes.append(
-            f"{communicator.size} ranks share {len(cores)} cores: they take turns, and "
-            "the scheduler decides the times."
-        )
-    notes += [preflight(world), *overhead_note(session, ceilings)]
+        notes.append("Ranks share cores: they take turns, and the scheduler decides the times.")
+    notes.append(preflight(world))
     world_facts: dict[str, Any] = {
         "size": communicator.size,
         "hosts": communicator.hosts,
         "ranks": machine.ranks,
         "mpi_library": communicator.library,
-        "mpi_thread_level": communicator.thread_level,
-        "device_asked": options.device,
     }
     for feature in session.features:
         world_facts |= feature.world_facts()
@@ -112,7 +111,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         software_id=machine.software_id,
         environment=machine.facts,
         memory=memory_facts(world),
-        link=ceilings,
+        link={"overhead_us": session.overhead_us},
         clock_shared=world.clock_shared,
         cases=suite.headers,
         world=world_facts,
@@ -148,20 +147,6 @@ def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     return method
 
 
-def differences(ids: Sequence[tuple[str, str]]) -> list[str]:
-    """A sentence for each kind of id in which some hosts differ from the host of rank 0; the head
-    stores the facts of that host. `ids` of hardware and software by rank."""
-    sentences = []
-    for kind, of_kind in zip(("hardware", "software"), zip(*ids, strict=True), strict=True):
-        others = [str(rank) for rank, own in enumerate(of_kind) if own != of_kind[0]]
-        if others:
-            sentences.append(
-                f"The hosts differ in {kind}: ranks {' '.join(others)} have other "
-                f"{kind} than rank 0, and this run stores the facts of its host."
-            )
-    return sentences
-
-
 def names_of_hosts(machine: Machine) -> str:
     """A line that tells the user which host has which label; "" for one host."""
     names = {
@@ -170,22 +155,6 @@ def names_of_hosts(machine: Machine) -> str:
     }
     texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
-
-
-def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
-    """A sentence on what each time of a GPU contains."""
-    device = session.world.device
-    if device.clock_shared or "overhead_us" not in ceilings:
-        return []
-    resolution_us = device.facts["event_resolution_us"]
-    resolution = (
-        "the resolution of events is unknown"
-        if resolution_us is None
-        else f"events resolve {resolution_us:g} us"
-    )
-    return [
-        f"Each time contains {ceilings['overhead_us']:.2f} us of an empty launch; {resolution}."
-    ]
 
 
 def memory_facts(world: World) -> dict[str, str]:

@@ -238,7 +238,7 @@ def rank_parser(
     return parser, what, how, output
 
 
-def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str) -> None:
+def add_sizes(add: AddOption, largest: str, factor: int) -> None:
     add(
         "-b",
         "--minbytes",
@@ -261,7 +261,7 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
         type=partial(whole_number, 2),
         default=factor,
         metavar="N",
-        help=f"sizes grow by this factor ({factor_text})",
+        help=f"sizes grow by this factor ({factor})",
     )
 
 

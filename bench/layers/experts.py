@@ -81,7 +81,7 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     batch = ExpertOptions(**values)
     datatype = DATATYPES[namespace.datatypes[0]]
     sizes = namespace.minbytes, namespace.maxbytes, namespace.stepfactor
-    has_sizes = namespace.sizes or sizes != (16 << 10, 32 << 20, None)
+    has_sizes = namespace.sizes or sizes != (16 << 10, 32 << 20, 2)
     mistakes = {
         "with --experts -d takes one datatype": len(namespace.datatypes) > 1,
         f"the weights of experts are fractions, and {datatype.name} has none": (

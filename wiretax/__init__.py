@@ -52,8 +52,8 @@ def load(path: "str | PathLike[str]", level: Literal["case", "block"] = "case") 
     `time_us_ci_high`, and over iterations `time_us_mean`, which alone an imported log has.
 
     A block has medians over its `n` iterations as `time_us` and so on, and `block`, `round`,
-    `mean_us`, `measure_s`, `link_rtt_before_ns` and `link_rtt_after_ns`. Figures that were
-    not measured are missing (NaN or None). `frame.attrs["unreadable"]` names files of a folder that
+    `mean_us`, `link_rtt_before_ns` and `link_rtt_after_ns`. Figures that were not measured are
+    missing (NaN or None). `frame.attrs["unreadable"]` names files of a folder that
     were left out.
     Raises ValueError, in one sentence, if no run can be read."""
     from reports.tables.frame import load_frame  # not at the top: pandas takes half a second

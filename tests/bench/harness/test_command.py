@@ -25,8 +25,6 @@ allreduce --sizes 16K,6 -d double -> 6 B hold no float64, which has 8 B
 allreduce -c 100000 -> 100000 is above the most, 1000
 allreduce -T 1e12 -> seconds above 0, and at most 1000000
 allreduce -f 1 -> '1' is not a whole number of at least 2
-allreduce --format nccl-tests --algorithm ring,two_shot -> prints one test: name one --algorithm
-alltoall --experts 4 --format nccl-tests -> with --experts rows differ in skew
 allreduce -g 8 -> argument -g/--ngpus: 8 is above the most, 1
 allreduce -a 2 -> unrecognized arguments: -a 2
 allreduce -F 1 -> unrecognized arguments: -F 1
@@ -52,8 +50,7 @@ soak --algorithm rong -> --algorithm: unknown algorithm 'rong': did you mean rin
 soak -e 0 -> -e 0: a soak checks elements, and 0 B hold no element
 soak -b 8 -e 4 -> the sizes begin at 8 B, above their end at 4 B
 link -b 2 -> 2 B hold no float32, which has 4 B
-link --format nccl-tests -> invalid choice: 'nccl-tests'
-doctor --format -> unrecognized arguments: --format
+doctor --list -> unrecognized arguments: --list
 alltoall --experts 0 -> '0' is not a whole number of at least 1
 alltoall --experts 4 --top-k 5 -> --top-k 5 is more than the 4 experts
 alltoall --experts 4 --skew warm:1 -> 'warm:1' is not a skew such as uniform or zipf:1.2

@@ -129,8 +129,7 @@ def imported_text(imported: Imported) -> str:
         *[f"as printed: average busbw {average}{'!' * is_suspect} GB/s"] * (average is not None),
         *[f"as printed: out of bounds values {wrong}"] * (wrong is not None),
     ]
-    columns = dict.fromkeys(cells[0] if cells else (), 0)
-    table = plain_table(columns, [row.values() for row in cells], gap=2)
+    table = plain_table(cells[0] if cells else (), [row.values() for row in cells])
     return lay_out([], head, [("", table)], marks)
 
 

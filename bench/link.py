@@ -120,9 +120,8 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
         "the results so far are kept",
     )
     factor = 4 if (launched_ranks() or 1) <= FEW_RANKS else 128
-    options.add_sizes(what, "256M", factor, f"4, and 128 with more than {FEW_RANKS} ranks")
+    options.add_sizes(what, "256M", factor)
     options.add_run_options(how)
-    options.add_format(output, "table", "csv")
     options.add_output(output)
     parser.set_defaults(sizes=None, datatypes=[DATATYPE.name])
     namespace = parser.parse_args()

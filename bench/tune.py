@@ -38,7 +38,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...], bool]:
     parser, what, how, output = options.rank_parser(
         "tune", ABOUT, "mpirun -n 2 python -m bench.tune --max-time 300", "auto gets no table"
     )
-    options.add_sizes(what, "32M", 4, "4")
+    options.add_sizes(what, "32M", 4)
     what(
         "--audit",
         action="store_true",

@@ -1,7 +1,5 @@
 """What the algorithms move, for their bounds."""
 
-from collections.abc import Sequence
-
 from collectives.collective import Traffic
 from collectives.operation import Case
 
@@ -27,14 +25,3 @@ def ring_traffic(ranks: int, case: Case) -> Traffic:
     segment, hops = case.segment_bytes, ranks - 1
     forwarded = [(segment, segment)] * (hops - 1)
     return Traffic(hops, ((segment, 0), *forwarded, (0, segment)) if hops else (), segment)
-
-
-def between_bytes(nodes: Sequence[Sequence[int]], case: Case) -> int | None:
-    """The least that the busiest host must send or receive; `nodes` are the ranks of each host.
-    None if the least is unknown."""
-    hosts, segment, collective = len(nodes), case.segment_bytes, case.collective
-    if not collective.cut and collective.reduces:
-        return collective.least_bytes(segment, hosts)[0]
-    if collective.sends_all != collective.receives_all:  # the other hosts' segments
-        return (sum(map(len, nodes)) - min(map(len, nodes))) * segment
-    return None

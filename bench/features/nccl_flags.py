@@ -65,7 +65,7 @@ FLAGS = (
     Flag(
         "-I",
         "--per_iter_timing",
-        "no columns i_min to i_cv%; --format csv has percentiles of single iterations",
+        "no columns i_min to i_cv%; reports show --format csv has percentiles of single iterations",
         (0,),
     ),
     Flag("-D", "--device_implementation", "--algorithm chooses the implementation", (0,)),

@@ -7,8 +7,7 @@ from typing import NoReturn
 
 from bench.harness import options
 from bench.harness.feature import Feature
-from bench.harness.options import METHOD, AddOption, Parser, RunOptions
-from bench.harness.sweep import SweepOptions
+from bench.harness.options import METHOD, AddOption, Parser, RunOptions, SweepOptions
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 from collectives.registry import ALGORITHMS
 
@@ -47,7 +46,6 @@ def sweep_parser(
     for feature in features:
         feature.add_options(what)
     add_method_options(how)
-    options.add_format(output, "table", "nccl-tests", "csv")
     options.add_output(output)
     output(
         "--list",
@@ -59,7 +57,7 @@ def sweep_parser(
 
 
 def add_case_options(add: AddOption, collective: Collective) -> None:
-    options.add_sizes(add, "32M", None, "2")
+    options.add_sizes(add, "32M", 2)
     sizes = partial(options.comma_separated, options.size_bytes)
     add(
         "--sizes",
@@ -153,15 +151,14 @@ def sweep_options(
     if namespace.keeps_run:
         parser.require_ranks()
     mode = namespace.mode or next((feature.mode for feature in active if feature.mode), None)
-    algorithms, places = namespace.algorithm, [namespace.in_place]
-    if namespace.format == "nccl-tests":  # one test with two halves
-        algorithms = algorithms or [ALGORITHMS[collective.name]["auto"]]
-        if len(algorithms) > 1:
-            parser.error("--format nccl-tests prints one test: name one --algorithm")
-        mode = mode or "isolated"
-        places = [False, True] if not (namespace.in_place or collective.no_place) else places
     sweep = SweepOptions(
-        collective, namespace.datatypes, namespace.redops, sizes, algorithms, places, mode
+        collective,
+        namespace.datatypes,
+        namespace.redops,
+        sizes,
+        namespace.algorithm,
+        namespace.in_place,
+        mode,
     )
     return options.run_options(namespace), sweep, active
 
@@ -180,7 +177,7 @@ def requested_sizes(
         if size < element_bytes and (size or not allow_zero):
             parser.error(f"{size} B hold no {widest}, which has {element_bytes} B")
     chosen = namespace.sizes or sizes_between(
-        namespace.minbytes, namespace.maxbytes, namespace.stepfactor or 2, element_bytes
+        namespace.minbytes, namespace.maxbytes, namespace.stepfactor, element_bytes
     )
     return tuple(sorted({size // element_bytes * element_bytes for size in chosen}))
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bench import VERSION
-from bench.harness.feature import Feature
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.machine import environment, node
@@ -68,33 +67,33 @@ def examine(session: Session) -> Machine:
             "status": "unknown" if "unknown" in links else "ok",
         }
     ids = environment.identities(facts, world.library.name, device.compiler)
-    session.notes += differences(communicator.all_gather(ids))
+    all_ids = communicator.all_gather(ids)
+    if others := [str(rank) for rank, own in enumerate(all_ids) if own != all_ids[0]]:
+        session.notes.append(
+            f"The hosts differ: ranks {' '.join(others)} have other hardware or software than "
+            "rank 0, and this run stores the facts of its host."
+        )
     machine: Machine = communicator.broadcast(
         Machine(facts, ranks, gpus, *ids, communicator.host_names)
     )
     return machine
 
 
-def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[str, float]) -> Run:
+def describe(session: Session, machine: Machine, suite: Suite) -> Run:
     """The head of the run. All ranks call it."""
     world, options = session.world, session.options
     communicator = world.communicator
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
-    notes = [*feature_notes(session.features), *session.notes]
+    # Features first: a reader must know these before any figure.
+    notes = [note for feature in session.features for note in feature.notes()] + session.notes
     if session.place.oversubscribed:
-        cores = {(rank["host"], cpu) for rank in machine.ranks for cpu in rank["cpus"]}
-        notes.append(
-            f"{communicator.size} ranks share {len(cores)} cores: they take turns, and "
-            "the scheduler decides the times."
-        )
-    notes += [preflight(world), *overhead_note(session, ceilings)]
+        notes.append("Ranks share cores: they take turns, and the scheduler decides the times.")
+    notes.append(preflight(world))
     world_facts: dict[str, Any] = {
         "size": communicator.size,
         "hosts": communicator.hosts,
         "ranks": machine.ranks,
         "mpi_library": communicator.library,
-        "mpi_thread_level": communicator.thread_level,
-        "device_asked": options.device,
     }
     for feature in session.features:
         world_facts |= feature.world_facts()
@@ -112,7 +111,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         software_id=machine.software_id,
         environment=machine.facts,
         memory=memory_facts(world),
-        link=ceilings,
+        link={"overhead_us": session.overhead_us},
         clock_shared=world.clock_shared,
         cases=suite.headers,
         world=world_facts,
@@ -148,20 +147,6 @@ def method_of(session: Session, suite: Suite) -> dict[str, Any]:
     return method
 
 
-def differences(ids: Sequence[tuple[str, str]]) -> list[str]:
-    """A sentence for each kind of id in which some hosts differ from the host of rank 0; the head
-    stores the facts of that host. `ids` of hardware and software by rank."""
-    sentences = []
-    for kind, of_kind in zip(("hardware", "software"), zip(*ids, strict=True), strict=True):
-        others = [str(rank) for rank, own in enumerate(of_kind) if own != of_kind[0]]
-        if others:
-            sentences.append(
-                f"The hosts differ in {kind}: ranks {' '.join(others)} have other "
-                f"{kind} than rank 0, and this run stores the facts of its host."
-            )
-    return sentences
-
-
 def names_of_hosts(machine: Machine) -> str:
     """A line that tells the user which host has which label; "" for one host."""
     names = {
@@ -170,27 +155,6 @@ def names_of_hosts(machine: Machine) -> str:
     }
     texts = ", ".join(f"{label} is {name}" for label, name in names.items() if label != name)
     return f"hosts: {texts}\n" if len(names) > 1 and texts else ""
-
-
-def feature_notes(features: Sequence[Feature]) -> list[str]:
-    """Sentences that a reader must know before any figure."""
-    return [note for feature in features for note in feature.notes()]
-
-
-def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
-    """A sentence on what each time of a GPU contains."""
-    device = session.world.device
-    if device.clock_shared or "overhead_us" not in ceilings:
-        return []
-    resolution_us = device.facts["event_resolution_us"]
-    resolution = (
-        "the resolution of events is unknown"
-        if resolution_us is None
-        else f"events resolve {resolution_us:g} us"
-    )
-    return [
-        f"Each time contains {ceilings['overhead_us']:.2f} us of an empty launch; {resolution}."
-    ]
 
 
 def memory_facts(world: World) -> dict[str, str]:
@@ -211,24 +175,13 @@ def preflight(world: World) -> str:
         "same_device": ": ranks share a GPU, so no time here measures a wire",
     }
     refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
-    facts = world.device.facts  # of a GPU: its versions decide how memory behaves
-    versions = (
-        f", with driver {facts['driver']}, runtime {facts['runtime']} and module {facts['module']}"
-        if facts
-        else ""
-    )
     flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
-    places = " within each host" if world.node else ""
-    between = ""
+    places, between = "", ""
     if world.node and isinstance(world.peers, Unsupported):
-        # A remedy, in parentheses, follows the reason if these are containers of one machine.
-        reason = world.peers.reason
-        remedy = f": {reason}" if reason.endswith(")") else ""
-        between = f" Between hosts {world.library.name} moves the data{remedy}."
-        if max(map(len, world.communicator.nodes)) == 1:
-            return f"No two ranks share a host.{between}"
+        places, reason = " within each host", world.peers.reason
+        between = f" Between hosts {world.library.name} moves the data: {reason}."
     return (
         f"Peer memory is {peers.kind}{places}{ways.get(peers.kind, '')} "
         f"({peers.types['data']}) and was probed byte by byte in every direction, between "
-        f"launches and within one{versions}.{flush}{refusals}{between}"
+        f"launches and within one.{flush}{refusals}{between}"
     )

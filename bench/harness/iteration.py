@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from bench.harness import verify
-from collectives.algorithms import between_hosts as hierarchical
 from collectives.algorithms.allreduce_copy_engine import LEAST_BYTES, pushed_to_slab
 from collectives.binding import build_macros, plain_arguments
-from collectives.collective import COLLECTIVES, DATATYPES, Array
-from collectives.operation import Bound, Case, Operation, Unsupported, World
+from collectives.collective import Array
+from collectives.operation import Case, Operation, World
 from collectives.peer_buffer import PeerBuffer
 from collectives.probe import probe_kernels
 from kernels.devices.device import (
@@ -312,44 +311,3 @@ def link_parts(
         by_engine, pushed_bytes = pushed_to_slab(world, engine, buffers.send.address, size_bytes)
         parts["engine_us"] = part(by_engine, idle, use_buffers, pushed_bytes)
     return parts
-
-
-def between_hosts(
-    world: World, buffers: Buffers, size_bytes: int, least_bytes: int
-) -> dict[str, Iteration]:
-    """A ping-pong of the library between hosts, whose half is the least time to send `least_bytes`
-    from a host. Ranks with the same place on their hosts send a share each, at the same time."""
-    nodes, rank = world.communicator.nodes, world.communicator.rank
-    rails = hierarchical.rails(nodes)[: min(map(len, nodes))]
-    share_bytes = max(1, least_bytes // len(rails))
-    sent_bytes = min(share_bytes, max(1, size_bytes))
-    idle = nothing(world)
-    operation: Bound = Operation(idle, world.device.caller(idle))
-    for ranks in rails:
-        if rank in ranks:
-            operation = hierarchical.bind_flat(
-                hierarchical.between(world, ranks),
-                Case(
-                    COLLECTIVES["sendrecv"],
-                    sent_bytes,
-                    DATATYPES["uint8"],
-                    "none",
-                    buffers.send.address,
-                    buffers.receive.address,
-                    shape={"way": "ping_pong"},
-                ),
-            )
-    if isinstance(operation, Unsupported):
-        return {}
-    return {
-        "between_us": Iteration(
-            -1,
-            f"link between hosts {size_bytes} B",
-            idle,
-            operation,
-            idle,
-            idle,
-            scale=share_bytes / sent_bytes / 2,
-            keep=[buffers],
-        )
-    }

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NoReturn, Protocol
 
 from bench.harness.console import STATUS_TEXT, USAGE, say
-from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS
+from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective
 from collectives.communicator import THREAD_LEVELS, launched_rank
 from collectives.operation import Algorithm
 from collectives.table import parsed
@@ -106,12 +106,24 @@ class RunOptions:
     checks: int = 1
     mpi_thread_level: str | None = None
     tuned: str | None = "none"
-    format: str = "table"
     lean: bool = False
     table: str | None = None
     quiet: bool = False
     keeps_run: bool = True
     method: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Which cases of a collective a run has. `algorithms` None: all that `auto` chooses among."""
+
+    collective: Collective
+    datatypes: Sequence[str]
+    redops: Sequence[str]
+    sizes: tuple[int, ...]
+    algorithms: Sequence[Algorithm] | None = None
+    in_place: bool = False
+    mode: str | None = None
 
 
 def size_bytes(text: str) -> int:
@@ -147,14 +159,6 @@ def algorithm(known: Mapping[str, Algorithm], text: str) -> Algorithm:
         return parsed(name + plus + words, known)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"algorithm {text!r}: {error}") from error
-
-
-def memory_kinds(text: str) -> str:
-    """`auto`, `mapped`, `host_staged` or the last two in any order."""
-    kinds = comma_separated(str, text)
-    if text != "auto" and not {*kinds} <= {"mapped", "host_staged"}:
-        raise argparse.ArgumentTypeError(f"{text!r} is not auto, mapped, host_staged or the two")
-    return ",".join(kinds)
 
 
 def whole_number(least: int, text: str, most: int = 1 << 31) -> int:
@@ -234,7 +238,7 @@ def rank_parser(
     return parser, what, how, output
 
 
-def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str) -> None:
+def add_sizes(add: AddOption, largest: str, factor: int) -> None:
     add(
         "-b",
         "--minbytes",
@@ -257,7 +261,7 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
         type=partial(whole_number, 2),
         default=factor,
         metavar="N",
-        help=f"sizes grow by this factor ({factor_text})",
+        help=f"sizes grow by this factor ({factor})",
     )
 
 
@@ -303,7 +307,7 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
     add(
         "--memory",
         changes=CASES,
-        type=memory_kinds,
+        choices=("auto", "mapped", "host_staged", "mapped,host_staged"),
         default="auto",
         metavar="KIND",
         help="how GPUs reach each other's memory: mapped, host_staged, mapped,host_staged to "
@@ -346,16 +350,6 @@ def add_iterations(add: AddOption, default_text: str, graph: int | None = 0) -> 
         metavar="N",
         dest="graph",
         help=f"launch from a graph, GPUs only ({where})",
-    )
-
-
-def add_format(add: AddOption, *formats: str) -> None:
-    add(
-        "--format",
-        choices=formats,
-        default="table",
-        metavar="FORMAT",
-        help=f"{', '.join(formats[:-1])} or {formats[-1]} (table)",
     )
 
 

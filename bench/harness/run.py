@@ -1,9 +1,8 @@
 """A run: the cases, rounds of blocks until each case is precise, the file, the table."""
 
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import numpy as np
 from bench import STARTED_S
 from bench.harness import head, tuned
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG, print_out, say
-from bench.harness.options import RunOptions
 from bench.harness.schedule import fit_rounds, set_block_lengths, visits, warm_up_alike
 from bench.harness.session import Session
 from bench.harness.suite import Suite
-from bench.harness.timing import link_ceilings, measure_block, measure_link, pilot
+from bench.harness.timing import measure_block, measure_empty_launch, measure_link, pilot
 from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
@@ -91,7 +89,9 @@ def measure(
     communicator.barrier()
     if not suite.iterations:
         raise Refusal(f"no case can be measured: {suite.headers[0].reason}")
-    run_head = head.describe(session, machine, suite, link_ceilings(session, suite.link_parts))
+    if suite.link_parts and not session.world.clock_shared:
+        measure_empty_launch(session)
+    run_head = head.describe(session, machine, suite)
     run = Run(session, suite, STARTED_S + options.max_time_s - CLOSING_S)
     if communicator.rank == 0:
         run_head.after = latest(Path(options.out))
@@ -103,13 +103,14 @@ def measure(
     if run.file is None:
         flight.note("wait for the results")
         return int(communicator.broadcast(None))
+    from reports.tables.show import text  # not at the top: other ranks never print
+
     result = finish(run, run.file, steal_share(ticks_before, cpu_ticks(cpus_here)))
     status = exit_status(run, result)
     last_words = policy.conclude(result, machine)
     communicator.broadcast(status)
-    notes = head.feature_notes(session.features)
-    print_result(result, options, notes, head.names_of_hosts(machine))
-    print_out(last_words)
+    print_out(text(result, brief=True))
+    print_out(f"{head.names_of_hosts(machine)}run: {result.path}\n{last_words}")
     return status
 
 
@@ -181,7 +182,7 @@ def agreed_stop(run: Run) -> bool:
 
 def finish(run: Run, file: RunFile, stolen: float | None) -> Result:
     """Builds the cases and ends the file, on rank 0."""
-    session, total, reason = run.session, len(run.suite.iterations), None
+    total, reason = len(run.suite.iterations), None
     if run.interrupted:
         reason = "interrupted"
     elif len(run.samples) < total:
@@ -193,10 +194,9 @@ def finish(run: Run, file: RunFile, stolen: float | None) -> Result:
         status="incomplete" if reason else "complete",
         reason=reason,
         elapsed_s=time.monotonic() - STARTED_S,
-        measuring_s=session.measuring_s,
         steal_share=stolen,
     )
-    return file.finish(samples, end, keep_samples=not session.options.lean)
+    return file.finish(samples, end, keep_samples=not run.session.options.lean)
 
 
 def exit_status(run: Run, result: Result) -> int:
@@ -216,15 +216,3 @@ def exit_status(run: Run, result: Result) -> int:
         )
         return CANNOT
     return FINE
-
-
-def print_result(result: Result, options: RunOptions, notes: Iterable[str], hosts: str) -> None:
-    """The table, the features' `notes`, the names of `hosts` and the path of the run; on rank 0."""
-    from reports.tables.show import text  # not at the top: other ranks never print
-
-    print_out(text(result, options.format, brief=True))
-    # Output that other programs parse stays pure.
-    stream = sys.stdout if options.format == "table" else sys.stderr
-    for note in notes if options.format != "table" else ():
-        print_out(f"{note}\n", stream)
-    print_out(f"{hosts}run: {result.path}\n", stream)

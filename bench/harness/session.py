@@ -65,8 +65,7 @@ class Session:
     place: Place
     features: Sequence[Feature] = ()
     notes: list[str] = field(default_factory=list)  # sentences for the head of the run
-    overhead_us: float = 0.0  # the time of an empty collective, on rank 0
-    measuring_s: float = 0.0  # in timed loops
+    overhead_us: float = 0.0  # of an empty collective in each time, on rank 0
 
     @property
     def communicator(self) -> Communicator:

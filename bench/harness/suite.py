@@ -10,16 +10,9 @@ from typing import Any
 
 from bench import STARTED_S
 from bench.harness.console import FINE, print_out
-from bench.harness.iteration import (
-    CHAIN_CALLS,
-    Buffers,
-    Iteration,
-    between_hosts,
-    case_iteration,
-    link_parts,
-)
+from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration, link_parts
+from bench.harness.options import SweepOptions
 from bench.harness.session import Session, require_memory
-from bench.harness.sweep import SweepOptions
 from bench.harness.timing import round_trip_ns
 from collectives.algorithms.allreduce_copy_engine import shared_engine
 from collectives.choice import AUTO
@@ -27,7 +20,6 @@ from collectives.collective import DATATYPES, Shape
 from collectives.communicator import Refusal
 from collectives.operation import MOST_CHAINED_BYTES, Algorithm, Case, Operation, Unsupported, World
 from collectives.registry import ALGORITHMS, by_default, in_order
-from collectives.traffic import between_bytes
 from kernels.devices.device import DeviceError
 from reports.store.schema import CaseHeader
 
@@ -201,10 +193,8 @@ def header_of(
 
 def bound_parts(world: World, case: Case, algorithm: Algorithm) -> dict[str, Any] | None:
     """What bounds the algorithm's time from below: flags and bytes. None if that is not known."""
-    if world.node:
-        least_bytes = between_bytes(world.communicator.nodes, case)
-        return {"between_bytes": least_bytes} if least_bytes else None
-    if not (traffic := algorithm.traffic(world.communicator.size, case)):
+    traffic = None if world.node else algorithm.traffic(world.communicator.size, case)
+    if not traffic:
         return None
     # In place nothing moves from one buffer to the other.
     memory_bytes = 0 if case.in_place else traffic.memory_bytes
@@ -215,15 +205,8 @@ def bound_parts(world: World, case: Case, algorithm: Algorithm) -> dict[str, Any
 
 
 def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
-    """Adds the link's parts at each measured size: in mapped memory, or between hosts. Raises
-    Refusal."""
+    """Adds the link's parts at each measured size, in mapped memory. Raises Refusal."""
     world, headers = session.world, [suite.headers[number] for number in suite.iterations]
-    if world.node:
-        for header in headers:
-            if header.bound_parts:
-                suite.link_parts[header.size_bytes] = between_hosts(
-                    world, buffers, header.size_bytes, header.bound_parts["between_bytes"]
-                )
     if isinstance(world.peers, Unsupported):
         return
     engine = shared_engine(world)
@@ -271,14 +254,14 @@ def prepare(
 
 
 def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iterator[Case]:
-    """Every datatype and operation, at every size in every shape, in each place."""
+    """Every datatype and operation, at every size in every shape."""
     collective = sweep.collective
     ranks = session.communicator.size
     shapes: Sequence[Shape] = collective.shapes
     for feature in session.features:
         shapes = feature.shapes(shapes)
-    for name, redop, requested_bytes, shape, in_place in product(
-        sweep.datatypes, sweep.redops, sweep.sizes, shapes, sweep.in_place
+    for name, redop, requested_bytes, shape in product(
+        sweep.datatypes, sweep.redops, sweep.sizes, shapes
     ):
         datatype = DATATYPES[name]
         count = collective.count(requested_bytes, ranks, datatype)
@@ -290,7 +273,7 @@ def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iter
             redop,
             0,
             0,
-            in_place,
+            sweep.in_place,
             shape=shape,
             size_bytes=segment_bytes * (ranks if collective.cut else 1),
         )

@@ -28,8 +28,6 @@ PILOT_S = 0.02
 # of both halves has moved between its ranks twice, but only for this long.
 CACHE_WARMUP_S = 0.005
 MOST_WARMUP = 50
-CEILING_BYTES = 1 << 30  # that 3 to 20 iterations of a link part move for the head
-LINK_PARTS = ("copy_in", "push", "engine", "peer_read", "memory")
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -43,9 +41,7 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
             return perform_from_python(session, iteration, actions, counts)
         return world.device.run(actions, iteration.check, counts, watch, world.graph)
 
-    start_s = time.perf_counter()
     stamps = iteration.around(run, counts) if iteration.around else run(counts)
-    session.measuring_s += time.perf_counter() - start_s
     if watch.timed_out:
         session.flight.end_if_stuck()
     if not iteration.chain_calls:
@@ -143,8 +139,7 @@ def least_warmup(ranks: int, chain_calls: int, iteration_s: float) -> int:
 def pilot(session: Session, iteration: Iteration) -> None:
     """Measures how long an iteration takes and how many warm up, as rank 0 sees it."""
     session.flight.note("pilot", case=iteration.number, block=None, text=iteration.text)
-    if iteration.operation.by_link:
-        follow_link(session, iteration, round_trip_ns(session))
+    follow_link(session, iteration, round_trip_ns(session))
     schedule, count, warmup = iteration.schedule, 1, 0
     while count:
         start_s = time.perf_counter()
@@ -186,7 +181,6 @@ def measure_block(
     flight, communicator, checks = session.flight, session.communicator, session.options.checks
     schedule = iteration.schedule
     flight.note("timed loop", case=iteration.number, block=block, text=iteration.text)
-    measured_before_s = session.measuring_s
     if iteration.wrong:
         iteration.wrong.write(np.zeros(WRONG_BYTES, np.uint8))
     before_ns = round_trip_ns(session)
@@ -208,7 +202,6 @@ def measure_block(
         return None
     shares_clock = session.world.shares_clock(iteration.ranks)
     record, samples = summary(iteration, block, gathered, shares_clock)
-    record.measure_s = session.measuring_s - measured_before_s
     wrongs = [part.wrong for part in gathered if part.wrong is not None]
     if len(wrongs) == len(gathered):
         record.n_wrong = sum(wrong.elements for wrong in wrongs)
@@ -294,31 +287,14 @@ def measure_link(
     )
 
 
-def link_ceilings(session: Session, parts: dict[int, dict[str, Iteration]]) -> dict[str, float]:
-    """The bandwidths of the parts at the largest size, and the time of an empty collective, which
-    the session keeps as its overhead where ranks share no clock; on rank 0."""
-    if not parts:
-        return {}
+def measure_empty_launch(session: Session) -> None:
+    """Measures what each time contains of an empty collective, where ranks share no clock; the
+    session of rank 0 keeps it."""
     world = session.world
     session.flight.note("empty launches", text="")
     idle = nothing(world)
     operation = Operation(idle, world.device.caller(idle))
     empty = Iteration(-1, "nothing", idle, operation, idle, idle)
     gathered = session.communicator.gather(perform(session, empty, Counts(20, 100)))
-    overhead_us = 0.0
     if gathered is not None:
-        overhead_us = float(np.median(times_us(gathered, world.clock_shared).time))
-        session.overhead_us = 0.0 if world.clock_shared else overhead_us
-    size = max(parts)
-    for part in parts[size].values():
-        part.schedule.count = min(20, max(3, CEILING_BYTES // size))
-    record = measure_link(session, parts[size], size, -1)
-    if record is None:
-        return {}
-    ceilings: dict[str, float] = {"size_bytes": size, "overhead_us": overhead_us}
-    for name in LINK_PARTS:
-        if time_us := getattr(record, f"{name}_us"):
-            ceilings[f"{name}_gb_s"] = size / time_us / 1e3
-    if record.link_rtt_ns:
-        ceilings["round_trip_ns"] = max(record.link_rtt_ns)
-    return ceilings
+        session.overhead_us = float(np.median(times_us(gathered, world.clock_shared).time))

@@ -273,7 +273,6 @@ def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, Lay
         add_to(what)
     options.add_iterations(how, "as many as fit the time", command.graph)
     options.add_run_options(how, command.max_time_s)
-    options.add_format(output, "table", "csv")
     options.add_output(output)
     namespace = parser.parse_args(argv)
     parser.require_ranks()

@@ -13,11 +13,10 @@ import numpy as np
 from bench.harness import options, verify
 from bench.harness.feature import Feature
 from bench.harness.iteration import Buffers, Iteration, Segments, checked_iteration, consume_step
-from bench.harness.options import AddOption, RunOptions
+from bench.harness.options import AddOption, RunOptions, SweepOptions
 from bench.harness.run import measure
 from bench.harness.session import Session, start
 from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
-from bench.harness.sweep import SweepOptions
 from collectives.collective import DATATYPES, Datatype, Shape
 from collectives.communicator import Refusal
 from collectives.experts import routing
@@ -82,7 +81,7 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     batch = ExpertOptions(**values)
     datatype = DATATYPES[namespace.datatypes[0]]
     sizes = namespace.minbytes, namespace.maxbytes, namespace.stepfactor
-    has_sizes = namespace.sizes or sizes != (16 << 10, 32 << 20, None)
+    has_sizes = namespace.sizes or sizes != (16 << 10, 32 << 20, 2)
     mistakes = {
         "with --experts -d takes one datatype": len(namespace.datatypes) > 1,
         f"the weights of experts are fractions, and {datatype.name} has none": (
@@ -93,8 +92,6 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
             batch.top_k > batch.experts
         ),
         "with --experts the size is --tokens times --hidden: leave out the sizes": has_sizes,
-        "with --experts rows differ in skew, which nccl-tests has no column for: "
-        "--format csv has": namespace.format == "nccl-tests",
         "--list names the same algorithms without --experts": not namespace.keeps_run,
     }
     for mistake, is_made in mistakes.items():

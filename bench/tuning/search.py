@@ -5,11 +5,11 @@ from functools import partial
 from statistics import median, mode
 from typing import Any
 
+from bench.harness.options import SweepOptions
 from bench.harness.run import Run
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
-from bench.harness.sweep import SweepOptions
 from collectives import choice
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Algorithm, Case, Row, World

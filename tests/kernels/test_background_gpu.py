@@ -73,8 +73,6 @@ def test_a_wait_that_times_out_during_the_matmul_ends_the_run():
             watch=Watch(timed_out=1), end_if_stuck=lambda: ends.append("timed out")
         ),
         meet=step,
-        measuring_s=0.0,
-        options=SimpleNamespace(dispatch="native"),
     )
     iteration = Iteration(0, "", step, Operation(step, lambda: None), step, step)
     footprint = Measured(session.world, cast(Any, Matmul()), iteration)

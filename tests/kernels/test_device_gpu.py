@@ -142,7 +142,6 @@ def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gp
     assert facts == (requested, behaved, "none")
     assert result.run.environment["gpu.module"]["value"][0] in printed
     ranks = result.run.world["ranks"]
-    assert f"within one, with driver {ranks[0]['driver']}, runtime" in printed
     assert [rank["pci_bus_id"] for rank in ranks] == BOTH
 
 
@@ -273,7 +272,7 @@ def test_graphs_that_cannot_be_captured_are_refused_with_the_reason_on_a_fake_gp
     assert_refused(done, 3, sentence, tmp_path)
 
 
-@pytest.mark.parametrize("launches", few([2000, 300], 1))
+@pytest.mark.parametrize("launches", few([1000, 300], 1))
 def test_a_gpu_that_vanishes_ends_all_ranks_and_is_named_on_a_fake_gpu(tmp_path, launches):
     done = on(tmp_path, "--device cuda -n 24", vanish_after=launches)
     assert done.returncode == 1

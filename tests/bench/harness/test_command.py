@@ -26,8 +26,6 @@ allreduce --slowed-percent 101 -> '101' is not a number of percent above 0, and 
 allreduce -c 100000 -> 100000 is above the most, 1000
 allreduce -T 1e12 -> seconds above 0, and at most 1000000
 allreduce -f 1 -> '1' is not a whole number of at least 2
-allreduce --format nccl-tests --algorithm ring,two_shot -> prints one test: name one --algorithm
-alltoall --experts 4 --format nccl-tests -> with --experts rows differ in skew
 allreduce -g 8 -> -g 8: a rank is one process with one GPU or core; for more start more ranks
 allreduce -a 2 -> -a 2: a time is the slowest rank's, as with -a 3
 allreduce -F 1 -> -F 1: caches are not flushed
@@ -54,8 +52,7 @@ allreduce --soak 1s -b 8 -e 4 -> the sizes begin at 8 B, above their end at 4 B
 footprint --collective allreduce -> invalid choice: 'allreduce'
 footprint --arrival-skew 5us -> unrecognized arguments: --arrival-skew 5us
 link -b 2 -> 2 B hold no float32, which has 4 B
-link --format nccl-tests -> invalid choice: 'nccl-tests'
-doctor --format -> unrecognized arguments: --format
+doctor --list -> unrecognized arguments: --list
 alltoall --experts 0 -> '0' is not a whole number of at least 1
 alltoall --experts 4 --top-k 5 -> --top-k 5 is more than the 4 experts
 alltoall --experts 4 --skew warm:1 -> 'warm:1' is not a skew such as uniform, zipf:1.2, hot:2

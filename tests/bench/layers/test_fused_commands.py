@@ -26,7 +26,6 @@ BAD = rf"""
     -d int32 -> unknown datatype 'int32': did you mean float32
     -d double -> unknown datatype 'double': choose from float32, float16, bfloat16
     --max-time 0 -> '0' is not a number of seconds above 0
-    --format nccl-tests -> invalid choice: 'nccl-tests'
     --bogus -> unrecognized arguments: --bogus
 {FUSED} prefill
     --tokens 0 -> '0' is not a whole number of at least 1
@@ -154,7 +153,7 @@ TENSOR_PARALLEL = {"tensor_parallel", "tensor_parallel_library"}
 # small messages have only one_shot_pull and the library; MPICH has no bfloat16.
 RUNS = {
     "allreduce_rmsnorm": (
-        "--hidden 1000 --tokens 1,3 -n 6 --lean --max-time 100 --format csv",
+        "--hidden 1000 --tokens 1,3 -n 6 --lean --max-time 100",
         {"fused", "then_auto", "then_library"},
     ),
     "gemv_allreduce": (f"{SMALL} --weights int8 -d bf16", {"fused", "then_auto"}),
@@ -190,8 +189,6 @@ def test_a_small_run_is_correct_and_shows_what_its_forms_expose(command, tmp_pat
     assert exposed <= forms
     table = text(result)
     assert max(map(len, table.splitlines())) <= 80
-    if "csv" in options:
-        rows = list(csv.DictReader(done.stdout.splitlines()))
-        assert [row["algorithm"] for row in rows] == [case.algorithm for case in result.cases]
-    else:
-        assert done.stdout == f"{table}run: {result.path}\n"
+    assert done.stdout == f"{table}run: {result.path}\n"
+    rows = list(csv.DictReader(text(result, "csv").splitlines()))
+    assert [row["algorithm"] for row in rows] == [case.algorithm for case in result.cases]

@@ -68,7 +68,7 @@ def test_a_run_names_its_matmul_and_its_number_of_chunks(tmp_path):
     assert "tokens 48, hidden 4096, columns 128, scale" in done.stdout
     assert "No core is free" not in done.stdout
     [path] = tmp_path.glob("*.jsonl")
-    assert re.search(r"fused: [1248] chunks? llama-3.1-8b", text(read(path), "table", True))
+    assert re.search(r"fused: [1248] chunks? llama-3.1-8b", text(read(path), long=True))
 
 
 def test_a_run_says_if_no_core_is_free(tmp_path):

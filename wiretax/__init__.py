@@ -4,7 +4,7 @@ In a checkout the folders bench, collectives, kernels and reports stand beside t
 puts them inside this package when it builds a wheel."""
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if sys.argv[0] == "-m":  # a command begins; pytest too imports this package, and no other of ours
     from reports.interpreter import require_packages
@@ -30,11 +30,11 @@ def __getattr__(name: str) -> Any:
     return VERSION
 
 
-def load(path: "str | PathLike[str]", level: Literal["case", "block"] = "case") -> "pd.DataFrame":
-    """The runs of a file, or of all files below a folder: one row per case, or per block of a case.
+def load(path: "str | PathLike[str]") -> "pd.DataFrame":
+    """The runs of a file, or of all files below a folder: one row per case.
 
     Units are in the names: `_us` microseconds, `_ns` nanoseconds, `_bytes`, `_s` seconds, `_gb_s`
-    1e9 bytes per second, `_gflop_s`. Both levels have:
+    1e9 bytes per second, `_gflop_s`. A row has:
 
     - `run_id`, `path`, `started` (UTC), `run_status`, `benchmark`, `version`, `machine_id`,
       `node` (the label of its host), `software_id`, `world_size` (ranks), `hosts`, `gpus` (models;
@@ -51,11 +51,9 @@ def load(path: "str | PathLike[str]", level: Literal["case", "block"] = "case") 
     for each part: `time_us_median` over blocks, its 95 % interval `time_us_ci_low` to
     `time_us_ci_high`, and over iterations `time_us_mean`, which alone an imported log has.
 
-    A block has medians over its `n` iterations as `time_us` and so on, and `block`, `round`,
-    `mean_us`, `link_rtt_before_ns` and `link_rtt_after_ns`. Figures that were not measured are
-    missing (NaN or None). `frame.attrs["unreadable"]` names files of a folder that
-    were left out.
+    Figures that were not measured are missing (NaN or None). `frame.attrs["unreadable"]` names
+    files of a folder that were left out.
     Raises ValueError, in one sentence, if no run can be read."""
     from reports.tables.frame import load_frame  # not at the top: pandas takes half a second
 
-    return load_frame(path, level)
+    return load_frame(path)

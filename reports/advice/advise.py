@@ -219,6 +219,7 @@ def _question(load: Deployment) -> list[str]:
 def _table(load: Deployment, splits: dict[str, Deployment]) -> Table:
     """A row for each split that fits."""
     headings = [
+        "",
         "GB a\nGPU",
         "decode: ms\na token",
         "tokens/s a\nstream",
@@ -226,7 +227,7 @@ def _table(load: Deployment, splits: dict[str, Deployment]) -> Table:
         "prompt:\nms",
         "tokens/s\nof many",
     ]
-    table = plain_table({"": 12} | dict.fromkeys(headings, 8))
+    table = plain_table(headings, [])
 
     for name, split in splits.items():
         if split.obstacle is None:

@@ -22,7 +22,7 @@ from reports.tables.sentences import describe, number, some
 from reports.tables.show import headline_of, imported_text
 from reports.trends.history import History, closing, headline
 from reports.trends.history_figure import plot
-from reports.trends.series import Event, Series
+from reports.trends.series import Series
 from reports.verdicts import render
 from reports.verdicts.judge import compare
 from reports.verdicts.regress import sections_of
@@ -32,7 +32,6 @@ HISTORY = "history.html"
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
 WORST_FIRST = ("worse", "better", "noisy", "too early", "steady")
 MOST_SERIES, MOST_EVENTS = 300, 40  # on a page
-MOST_NODE_RUNS = 40  # in the table of a node's page, the newest
 MOST_MARKS = 120  # runs of a series in its row, the newest
 
 
@@ -91,20 +90,6 @@ def _tables(
         {"campaign": (name, file), "cells": shared.counts_text(pages[file].counts)}
         for name, file in reversed(files)
     ]
-    nodes = list[Row]()
-    for (machine_id, node), entries in store.nodes.items():
-        file = shared.file_name("node", f"{machine_id} {node}")
-        nodes.append(
-            {
-                "node": (node, file),
-                "machine": machine_id,
-                "runs": str(len(entries)),
-                "last run": shared.start_time(entries[-1].run),
-                "newest": shared.status_text(entries[-1]),
-                "series over runs": shared.counts_text(pages[file].counts),
-            }
-        )
-
     newest = [entry for entries in store.groups.values() for entry in entries[-MOST_RUNS:]]
     return [
         Section(
@@ -113,7 +98,6 @@ def _tables(
             rows=list(map(_run_row, wrong)),
         ),
         Section("Machines and benchmarks", table="machines", rows=machines),
-        Section("Nodes", table="nodes", rows=nodes),
         Section("Campaigns", table="campaigns", rows=campaigns),
         Section("Left out", store.left_out),
         Section(
@@ -184,39 +168,17 @@ def _differences(variants: Sequence[Side]) -> Section:
 
 
 def history_page(history: History) -> Page:
-    """The series of many runs, and their changes."""
-    page = _series_page("History", history.series, history.events)
-    lines = [f"{line.rstrip('.')}." for line in closing(history)]
-    page.sentences = [headline(history), *lines, *page.sentences]
-    return page
-
-
-def node_page(history: History | None, node: str, entries: Sequence[Entry]) -> Page:
-    """A node: its series, their changes, and its newest runs."""
-    series, events = list[Series](), list[Event]()
-    if history:
-        own = entries[0].run.machine_id, node
-        series = [each for each in history.series if (each.machine_id, each.node) == own]
-        events = [
-            event for event in history.events if (event.series.machine_id, event.series.node) == own
-        ]
-
-    page = _series_page(f"Node {node}", series, events)
-    rows = list(map(_run_row, reversed(entries[-MOST_NODE_RUNS:])))
-    page.sections = [*page.sections, Section("Newest runs", table="runs", rows=rows)]
-    return page
-
-
-def _series_page(title: str, series: Sequence[Series], events: Sequence[Event]) -> Page:
-    """The changes of these series, and a row for each; with many, of the first by verdict."""
+    """The series of many runs and their changes; with many, the first by verdict."""
+    series, events = history.series, history.events
     counts = Counter(each.word for each in series)
-    sentences = [f"By verdict: {shared.counts_text(counts)}."]
+    sentences = [headline(history), *(f"{line.rstrip('.')}." for line in closing(history))]
+    sentences.append(f"By verdict: {shared.counts_text(counts)}.")
 
     if len(series) > MOST_SERIES or len(events) > MOST_EVENTS:
         sentences.append(
             f"Shown are the first {min(len(series), MOST_SERIES)} of {len(series)} series "
             f"and the {min(len(events), MOST_EVENTS)} largest of {len(events)} changes; "
-            "the page of a node has all of its own."
+            "`python -m reports history --json` has all."
         )
 
     sections = [Section("Series that changed", ["No series changed."])]
@@ -243,7 +205,7 @@ def _series_page(title: str, series: Sequence[Series], events: Sequence[Event]) 
     worst = sorted(series, key=lambda each: WORST_FIRST.index(each.word))
     rows = list(map(_series_row, worst[:MOST_SERIES]))
     sections.append(Section("Series, the worst first", table="series", rows=rows))
-    return Page(title, sentences, sections, counts=counts)
+    return Page("History", sentences, sections)
 
 
 def _series_row(series: Series) -> Row:

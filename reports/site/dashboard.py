@@ -132,13 +132,6 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
         else:
             yield across.HISTORY, "History", partial(across.history_page, store.history)
 
-    for (machine_id, node), entries in store.nodes.items():
-        yield (
-            shared.file_name("node", f"{machine_id} {node}"),
-            "",
-            partial(across.node_page, store.history, node, entries),
-        )
-
     yield from plan_runs(store)
     for path in store.campaigns:
         yield shared.file_name("compare", str(path)), "", partial(across.campaign_page, path)

@@ -65,9 +65,8 @@ def _row(group: Group, node: Node) -> Row:
         size_text(size): "-" if np.isnan(share) else f"{share:+.1%}"
         for size, share in zip(group.sizes_bytes, node.by_size, strict=True)
     }
-    file = shared.file_name("node", f"{group.machine_id} {node.node}")
     return {
-        group.kind: (node.node, file),
+        group.kind: node.node,
         "verdict": node.verdict,
         "slower": node.slower,
         "runs": str(node.runs),

@@ -53,7 +53,7 @@ class Section:
 
 @dataclass
 class Page:
-    """`reproduce` is for the footer. The rest is for the dashboard: `counts` of cells or series by
+    """`reproduce` is for the footer. The rest is for the dashboard: `counts` of cells by
     verdict; `complaint` says why there is nothing to show."""
 
     title: str

@@ -40,16 +40,6 @@ class Store:
         order = {entry.path: place for place, entry in enumerate(self.runs)}
         return dict(sorted(groups.items(), key=lambda item: order[item[1][-1].path]))
 
-    @cached_property
-    def nodes(self) -> dict[tuple[str, str], list[Entry]]:
-        """The runs by machine and node; empty if all are of one node."""
-        nodes: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-        for entry in self.runs:
-            if entry.run.node:
-                nodes[entry.run.machine_id, entry.run.node].append(entry)
-
-        return dict(sorted(nodes.items())) if len(nodes) > 1 else {}
-
 
 def find(folder: Path) -> Store:
     """The runs below `folder`. Raises ResultError if `folder` is not a folder."""

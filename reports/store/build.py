@@ -185,9 +185,7 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     # Moving data between ranks and through the memory system overlap.
     between_ranks = sum(terms.get(name, 0.0) for name in facts.BETWEEN_RANKS)
     moving = np.maximum(between_ranks, terms["memory"])
-    bound_us, low_us = (
-        terms["hop"] + terms["between"] + terms["launch"] + moving + terms.get("chain_only", 0.0)
-    )
+    bound_us, low_us = terms["hop"] + terms["launch"] + moving + terms.get("chain_only", 0.0)
     case.bound_us = float(bound_us)
     case.bound_parts_us = {name: float(term[0]) for name, term in terms.items()}
     case.share_of_bound = case.bound_us / case.time_us.median
@@ -213,7 +211,7 @@ def _bound_terms(
     header = run.cases[case.case]
     parts = header.other_bound_parts.get(case.chosen or "", header.bound_parts)
 
-    if parts is None:
+    if parts is None or "hops" not in parts:  # of an older run over hosts
         return None
 
     store = "push" if parts.get("pushes") else "copy_in"
@@ -223,11 +221,10 @@ def _bound_terms(
         for stored_bytes, read_bytes in parts.get("stages", [])
     ]
     amounts = {
-        "hop": parts.get("hops", 0),
+        "hop": parts["hops"],
         store: sum(stored for stored, _ in stages),
         "peer_read": sum(read for _, read in stages),
         "memory": parts.get("memory_bytes", 0),
-        "between": parts.get("between_bytes", 0),
     }
     costs_us = dict.fromkeys(amounts, np.zeros(2))
 
@@ -235,8 +232,7 @@ def _bound_terms(
         if name == "hop":
             times_us, units = [trip / 1e3 for link in links for trip in link.link_rtt_ns or ()], 2
         else:
-            times_us = _link_times_us(links, name)
-            units = amounts[name] if name == "between" else case.size_bytes
+            times_us, units = _link_times_us(links, name), case.size_bytes
         if not times_us or not units:
             return None
         median_us, low_us, _ = median_interval(times_us)

@@ -159,7 +159,6 @@ class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"
     peer_read_us: Bounded | None = None  # of bytes that a peer has just written
     memory_us: Bounded | None = None  # through the memory system
     memory_nt_us: Bounded | None = None  # the same with stores around the caches
-    between_us: Bounded | None = None  # of the least bytes that a host sends to the others
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
 
 
@@ -316,7 +315,6 @@ class Shape(TypedDict, total=False):
 class BoundParts(TypedDict, total=False):
     hops: NotNegative
     memory_bytes: NotNegative
-    between_bytes: NotNegative
     stages: list[tuple[NotNegative, NotNegative]]
 
 

@@ -12,7 +12,7 @@ from reports.store.schema import FIGURES
 from reports.store.untrusted import printable
 from reports.store.writing import write_named
 from reports.tables.formats import as_csv
-from reports.tables.frame import PARTS, case_rows, read_rows
+from reports.tables.frame import PARTS, read_rows
 
 # The base unit of a figure by the end of its name, and the scale to it.
 UNITS = {
@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def export(arguments: argparse.Namespace) -> int:
     """Writes the table. Returns 0. Raises ResultError if no run can be read."""
     unreadable = list[str]()
-    rows = read_rows(arguments.runs, case_rows, unreadable)
+    rows = read_rows(arguments.runs, unreadable)
+    for row in rows:
+        del row["path"]  # readers elsewhere need not know the author's folders
 
     for sentence in unreadable:
         print(f"reports: left out: {printable(sentence)}", file=sys.stderr)

@@ -35,7 +35,7 @@ UNITS = (
     "the same rounds, negative by chance or if the result reaches its reader faster; hidden = "
     "share of the library's exposed us. Odd rounds choose between variants, even ones report."
 )
-COLUMNS = {"": 31, "us": 7, "exposed us [95 %]": 21, "hidden": 6, "#wrong": 6}
+HEADINGS = "", "us", "exposed us [95 %]", "hidden", "#wrong"
 
 
 @dataclass
@@ -141,7 +141,7 @@ def render(result: Result) -> str:
             for case in cases
             if case.status == "wrong"
         ]
-        tables.append((title(cases[0]), plain_table(COLUMNS, rows)))
+        tables.append((title(cases[0]), plain_table(HEADINGS, rows)))
         verdicts.append(verdict(result, cases[0], forms))
 
     if result.run.world.get("hosts", 1) != 1 and not is_step(result.cases[0]):

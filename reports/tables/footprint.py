@@ -53,18 +53,16 @@ def footprint(result: Result, view: View, states: LinkStates) -> Table:
             name = "library" if case.library else (case.chosen or case.algorithm).partition("+")[0]
             cells.append([row.label, name, str(blocks or "-"), *figures, count(case.n_wrong)])
 
-    return plain_table(
-        {
-            "size\n": 8,
-            "\nalgorithm": 13,
-            "\ncores" if is_cpu else "\nblocks": 6,
-            "beside\nus": 6,
-            "beside/alone\n[95 %]": 16,
-            "matmul rate\n[95 %]": 16,
-            "\n#wrong": 6,
-        },
-        cells,
-    )
+    headings = [
+        "size\n",
+        "\nalgorithm",
+        "\ncores" if is_cpu else "\nblocks",
+        "beside\nus",
+        "beside/alone\n[95 %]",
+        "matmul rate\n[95 %]",
+        "\n#wrong",
+    ]
+    return plain_table(headings, cells)
 
 
 def _ratio_text(ratios: ArrayLike) -> str:

@@ -1,9 +1,9 @@
-"""Runs as flat rows, one per case or per block of a case: the table of `wiretax.load`, CSV and
+"""Runs as flat rows, one per case: the table of `wiretax.load`, CSV and
 OpenMetrics. docs/results.md describes the fields; units are in their names."""
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -16,14 +16,12 @@ from reports.store.folder import in_order
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.observations import Entry, entry_of
 from reports.store.result import ResultError, time_of
-from reports.store.schema import Block, Case, CaseFields, Range, Result, Summary
+from reports.store.schema import Case, Range, Result, Summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEVELS = "case", "block"
 Row = dict[str, Any]
-RowsOf = Callable[[Result | Imported], Iterable[Row]]
 # The parts of each field of a case that is a summary.
 PARTS = {
     name: kind.__struct_fields__
@@ -33,42 +31,30 @@ PARTS = {
 }
 
 
-def load_frame(path: str | os.PathLike[str], level: str = "case") -> "pd.DataFrame":
-    """The runs of a file or below a folder. Imported logs have rows of cases alone. A folder's
-    broken files are left out, and named in `attrs["unreadable"]`. Raises ValueError for an unknown
-    level, where no run can be read, and where no run has a block to show."""
+def load_frame(path: str | os.PathLike[str]) -> "pd.DataFrame":
+    """The cases of the runs of a file or below a folder. A folder's broken files are left out, and
+    named in `attrs["unreadable"]`. Raises ValueError where no run can be read."""
     import pandas as pd  # takes 0.3 s, which a run's own table does not need
 
-    if level not in LEVELS:
-        raise ValueError(f"level is {level!r}, and must be one of: {', '.join(LEVELS)}")
-
     unreadable = list[str]()
-
-    def rows_of(run: Result | Imported) -> Iterator[Row]:
-        for row in case_rows(run) if level == "case" else block_rows(run):
-            yield row | {"path": str(run.path)}
-
     try:
-        rows = read_rows([Path(path)], rows_of, unreadable)
+        rows = read_rows([Path(path)], unreadable)
     except ResultError as error:
         raise ValueError(str(error)) from error
-
-    if not rows:
-        raise ValueError(f"{path} has no {level} of a run")
 
     frame = pd.DataFrame(rows).infer_objects()
     frame.attrs["unreadable"] = unreadable
     return frame
 
 
-def read_rows(paths: Sequence[Path], rows_of: RowsOf, unreadable: list[str]) -> list[Row]:
+def read_rows(paths: Sequence[Path], unreadable: list[str]) -> list[Row]:
     """The rows of the runs of files and folders, each `run_id` once; those of a folder say in
     `left_out` why reports on many runs leave their run out. Adds a sentence to `unreadable` for
     each file in a folder that cannot be read; raises ResultError for a named one, and without any
     run."""
     rows: dict[str, list[Row]] = {}
     for path in paths:
-        for run_id, own in _rows_at(path, rows_of, unreadable):
+        for run_id, own in _rows_at(path, unreadable):
             rows.setdefault(run_id, own)
 
     if not rows:
@@ -78,12 +64,16 @@ def read_rows(paths: Sequence[Path], rows_of: RowsOf, unreadable: list[str]) -> 
     return [row for own in rows.values() for row in own]
 
 
-def _rows_at(path: Path, rows_of: RowsOf, unreadable: list[str]) -> Iterator[tuple[str, list[Row]]]:
+def _rows_at(path: Path, unreadable: list[str]) -> Iterator[tuple[str, list[Row]]]:
     """The run_id and rows of each run of a file or below a folder, in order of time, a copy after
     the run that counts; imported logs last."""
+
+    def rows_of(run: Result | Imported) -> list[Row]:
+        return [row | {"path": str(run.path)} for row in case_rows(run)]
+
     if not path.is_dir():
         run = read_any(path)
-        yield run.run.run_id, list(rows_of(run))
+        yield run.run.run_id, rows_of(run)
         return
 
     entries, found = list[Entry](), dict[Path, tuple[str, list[Row]]]()
@@ -96,7 +86,7 @@ def _rows_at(path: Path, rows_of: RowsOf, unreadable: list[str]) -> Iterator[tup
             except ResultError as error:
                 unreadable.append(f"{file.name}: {error}")
                 continue
-            found[file] = run.run.run_id, list(rows_of(run))
+            found[file] = run.run.run_id, rows_of(run)
             if not isinstance(run, Imported):
                 entries.append(entry_of(run))
 
@@ -114,23 +104,6 @@ def case_rows(run: Result | Imported) -> Iterator[Row]:
     facts, cells = run_facts(run), cells_of(run.cases)
     for values in zip(*cells.values(), strict=True):
         yield facts | dict(zip(cells, values, strict=True))
-
-
-def block_rows(run: Result | Imported) -> Iterator[Row]:
-    """A row for each measured block, with the columns of its case; none of an imported log."""
-    if isinstance(run, Imported):
-        return
-
-    facts, planned = run_facts(run), cells_of(run.run.cases)
-    of_case = {name: planned[name] for name in CaseFields.__struct_fields__}
-
-    for block in run.blocks:
-        own = {name: as_cell(getattr(block, name)) for name in Block.__struct_fields__}
-        before_ns, after_ns = block.link_rtt_ns or (None, None)
-        trips = {"link_rtt_before_ns": before_ns, "link_rtt_after_ns": after_ns}
-        row = facts | {name: values[block.case] for name, values in of_case.items()} | own | trips
-        del row["link_rtt_ns"]
-        yield row | {"chosen": block.chosen or run.run.cases[block.case].chosen}
 
 
 def run_facts(run: Result | Imported) -> Row:

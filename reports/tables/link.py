@@ -98,10 +98,9 @@ def render(result: Result) -> str:
     """The matrices with their head and sentences, at most 80 columns for up to 9 ranks."""
     tables = []
     for title, unit, values in matrices(result):
-        ranks = range(len(values))
-        rows = [[f"{rank:>4}", *map(number, row)] for rank, row in enumerate(values)]
-        columns = {"": 4} | {str(rank): 8 for rank in ranks}
-        tables.append((f"{title}, {unit}", plain_table(columns, rows, gap=0)))
+        ranks = [str(rank) for rank in range(len(values))]
+        rows = [[rank, *map(number, row)] for rank, row in zip(ranks, values, strict=True)]
+        tables.append((f"{title}, {unit}", plain_table(["", *ranks], rows)))
 
     slowest = rates(result)
     names = [name for name in RATES if name in slowest]
@@ -109,8 +108,8 @@ def render(result: Result) -> str:
         [size_text(size), *map(number, row)]
         for size, row in zip(slowest.index, slowest[names].to_numpy(), strict=True)
     ]
-    columns = {"size": 7} | {name.replace("_", "\n", 1): 10 for name in names}
-    tables.append(("GB/s of the slowest at each size", plain_table(columns, rows)))
+    headings = ["size", *(name.replace("_", "\n", 1) for name in names)]
+    tables.append(("GB/s of the slowest at each size", plain_table(headings, rows)))
     return lay_out_run(result, headline([result], points), [], tables, findings(result))
 
 

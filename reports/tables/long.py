@@ -35,7 +35,7 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
         alike = [name for name in FOLDED if len(texts[name]) == 1]
         columns = [name for name in texts if name not in alike and texts[name] != {"-"}]
         title = ", ".join([mode, *(f"{name} {rows[0][name]}" for name in alike)])
-        headings = {name.replace(" ", "\n", 1): 0 for name in columns}
+        headings = [name.replace(" ", "\n", 1) for name in columns]
         cells = [[row[name] for name in columns] for row in rows]
         footnotes = [SUSPECT] * any(case.suspect for case in cases)
         tables.append((title, plain_table(headings, cells, footnotes=footnotes)))

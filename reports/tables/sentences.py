@@ -204,28 +204,26 @@ def wrapped(sentences: Sequence[str]) -> list[str]:
 
 
 def plain_table(
-    columns: Mapping[str, int],
-    rows: Iterable[Iterable[str | Text]] = (),
-    gap: int = 1,
+    headings: Iterable[str],
+    rows: Iterable[Iterable[str | Text]],
     footnotes: Iterable[str] = (),
 ) -> Table:
-    """A table without lines from the headings with their least widths, the cells of each row, and
-    the footnotes of its marks. The columns of words, LEFT, are left-aligned."""
+    """A table without lines from the headings, the cells of each row, and the footnotes of its
+    marks. The columns of words, LEFT, are left-aligned."""
     table = Table(
         box=None,
         pad_edge=False,
-        padding=(0, gap, 0, 0),
+        padding=(0, 1, 0, 0),
         header_style="bold",
         caption="\n".join(footnotes) or None,
         caption_style="",
         caption_justify="left",
     )
-    for heading, width in columns.items():
+    for heading in headings:
         table.add_column(
             heading,
             justify="left" if heading.strip() in LEFT else "right",
             no_wrap=True,
-            min_width=width,
             vertical="bottom",
         )
 

@@ -75,8 +75,12 @@ def show(arguments: argparse.Namespace) -> int:
         run = msgspec.to_builtins(result.run)
         del run["cases"]  # the plan of the cases that follow
         write_json("show", run=run, cases=result.cases, end=result.end)
+    elif arguments.format == "csv":
+        sys.stdout.write(as_csv(case_rows(result)))
+    elif arguments.format == "nccl-tests":
+        sys.stdout.write(as_nccl_tests(result))
     else:
-        sys.stdout.write(text(result, arguments.format, arguments.long))
+        sys.stdout.write(text(result, arguments.long))
 
     return 0
 
@@ -86,13 +90,8 @@ def headline_of(*results: Result) -> str:
     return headline(results, (kind_of(results[0]) if results else SWEEP).points)
 
 
-def text(result: Result, format: str = "table", long: bool = False, brief: bool = False) -> str:
-    """The run in `format`: `table`, `nccl-tests` or `csv`; `long` and `brief` are for the table."""
-    if format == "csv":
-        return as_csv(case_rows(result))
-    if format == "nccl-tests":
-        return as_nccl_tests(result)
-
+def text(result: Result, long: bool = False, brief: bool = False) -> str:
+    """The run as tables and sentences."""
     own = None if long else kind_of(result).text
     return own(result) if own else render(result, long, brief)
 
@@ -129,8 +128,7 @@ def imported_text(imported: Imported) -> str:
         *[f"as printed: average busbw {average}{'!' * is_suspect} GB/s"] * (average is not None),
         *[f"as printed: out of bounds values {wrong}"] * (wrong is not None),
     ]
-    columns = dict.fromkeys(cells[0] if cells else (), 0)
-    table = plain_table(columns, [row.values() for row in cells], gap=2)
+    table = plain_table(cells[0] if cells else (), [row.values() for row in cells])
     return lay_out([], head, [("", table)], marks)
 
 

@@ -126,9 +126,8 @@ def _default_tables(
         for row, of_row in zip(rows, cells, strict=True):
             for other in part:
                 of_row |= _named_cells(row.named[other], other, name, has_library)
-        columns = dict.fromkeys(cells[0], 6) | {next(iter(cells[0])): 8}
         footnotes = marks(rows) if part is parts[0] else []
-        table = plain_table(columns, [of_row.values() for of_row in cells], footnotes=footnotes)
+        table = plain_table(cells[0], [of_row.values() for of_row in cells], footnotes)
         tables.append((title, table))
         title, cells = "", [{"size\n": row.label} for row in rows]
 
@@ -157,7 +156,7 @@ def _lossy_tables(result: Result, view: View) -> list[tuple[str, Table]]:
         return []
 
     kinds = next(case.snr_db for case in result.cases if case.snr_db)
-    table = plain_table(dict.fromkeys(["size", "algorithm", "us", *kinds], 6), rows)
+    table = plain_table(["size", "algorithm", "us", *kinds], rows)
     return [("quantised: signal-to-noise ratio against fp64 by kind of data, in dB", table)]
 
 

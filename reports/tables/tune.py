@@ -174,22 +174,8 @@ def render(result: Result) -> str:
             if winner.mode == calls
         ]
         title = calls + ": a call of a chain" * (calls == "chained")
-        tables.append(
-            (
-                title,
-                plain_table(
-                    {
-                        "size": 8,
-                        "variant": 10,
-                        "link ns": 7,
-                        "us": 8,
-                        "best": 22,
-                        "gain [95 %]": 16,
-                    },
-                    rows,
-                ),
-            )
-        )
+        headings = ["size", "variant", "link ns", "us", "best", "gain [95 %]"]
+        tables.append((title, plain_table(headings, rows)))
 
     return lay_out([*opening(result), headline([result], points)], head, tables, [])
 

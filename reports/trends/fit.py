@@ -276,7 +276,7 @@ def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
             for fit in group
             for regime in fit.regimes
         ]
-        table = plain_table(dict.fromkeys(rows[0], 0), [row.values() for row in rows])
+        table = plain_table(rows[0], [row.values() for row in rows])
         for column in table.columns:
             column.no_wrap = False  # a cut figure would be wrong
         texts.append(lay_out([], [title], [("", table)], sentences(group, crossovers)))

@@ -150,7 +150,7 @@ def test_the_table_fits_a_terminal_and_show_prints_all_of_it(default_run, capsys
     assert len(table) <= 38
     assert run_line == f"run: {result.path}\n"
     assert max(map(len, table)) <= 81
-    rows = [line for line in table if re.match(r" +(16|32) KiB +\d", line)]
+    rows = [line for line in table if re.match(r" *(16|32) KiB +\d", line)]
     assert len(rows) == 4  # two sizes, isolated and chained
     assert all(row.endswith(" 0\n") for row in rows)
     shown = show(capsys, result, "--plot", tmp_path / "run.svg").splitlines(keepends=True)
@@ -357,7 +357,7 @@ def test_a_kernel_that_adds_wrongly_is_detected(tmp_path, wrong_tree):
     assert sentence, done.stderr
     assert float(sentence[1]) != float(sentence[2])
     assert re.search(r"WRONG RESULTS: .*\. First in case \d+, ", " ".join(done.stdout.split()))
-    row = next(line for line in done.stdout.splitlines() if line.startswith("  16 KiB "))
+    row = next(line for line in done.stdout.splitlines() if line.lstrip().startswith("16 KiB "))
     assert re.fullmatch(r" *16 KiB +[\d.]+ +WRONG +\w+ +- +- +- +[1-9]\d*", row)
     for case in stored(tmp_path).cases:
         if case.algorithm == "library":

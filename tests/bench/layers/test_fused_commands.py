@@ -11,6 +11,8 @@ import pytest
 
 from bench.layers.command import parse
 from reports.store.case import COMPUTE
+from reports.tables.formats import as_csv
+from reports.tables.frame import case_rows
 from reports.tables.show import text
 from tests.bench.launches import launch, run, stored
 from tests.launch import few
@@ -188,5 +190,5 @@ def test_a_small_run_is_correct_and_shows_what_its_forms_expose(command, tmp_pat
     table = text(result)
     assert max(map(len, table.splitlines())) <= 80
     assert done.stdout == f"{table}run: {result.path}\n"
-    rows = list(csv.DictReader(text(result, "csv").splitlines()))
+    rows = list(csv.DictReader(as_csv(case_rows(result)).splitlines()))
     assert [row["algorithm"] for row in rows] == [case.algorithm for case in result.cases]

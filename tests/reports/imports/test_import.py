@@ -192,7 +192,7 @@ def test_every_figure_of_a_suspect_case_is_marked(tmp_path, capsys):
     (path,) = imported(tmp_path / "out", put(tmp_path / "one.log", one))
     assert main(["show", str(path)]) == 0
     out = capsys.readouterr().out
-    rows = [line.split()[6:9] for line in out.splitlines() if "all_reduce  float32" in line]
+    rows = [line.split()[6:9] for line in out.splitlines() if "all_reduce float32" in line]
     assert len(rows) == 4
     assert all(figure.endswith("!") for row in rows for figure in row)
     assert "average busbw 0.5! GB/s" in out

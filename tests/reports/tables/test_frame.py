@@ -40,16 +40,6 @@ def test_a_row_per_case_has_the_figures_of_the_file(store):
     assert frame.imported_from.isna().all()
 
 
-def test_a_row_per_block_has_the_columns_of_its_case(store):
-    frame = wiretax.load(store.path, level="block")
-    for name in ("case", "block", "time_us"):
-        assert frame[name].tolist() == [getattr(block, name) for block in store.blocks]
-    algorithms = [store.cases[block.case].algorithm for block in store.blocks]
-    assert frame.algorithm.tolist() == algorithms
-    trips = zip(frame.link_rtt_before_ns, frame.link_rtt_after_ns, strict=True)
-    assert [*trips] == [tuple(block.link_rtt_ns) for block in store.blocks]
-
-
 def test_rows_say_why_reports_leave_their_run_out(store):
     """The same decision as in history and fleet; a copy has no rows."""
     folder = store.path.parent
@@ -81,24 +71,19 @@ def test_every_column_is_documented(store):
     text = str(wiretax.load.__doc__) + (ROOT / "docs" / "results.md").read_text()
     names = {
         re.sub("_(ci_low|ci_high|median|mean|p25|p75|p95|p99|min|max|n|n_blocks)$", "", str(name))
-        for level in ("case", "block")
-        for name in wiretax.load(store.path, level)
+        for name in wiretax.load(store.path)
     }
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize(
-    ("path", "level", "sentence"),
-    [
-        ("", "row", "level is 'row', and must be one of: case, block"),
-        ("empty", "case", "empty holds no run"),
-        ("nowhere.jsonl", "case", "cannot be read: No such file"),
-    ],
+    ("path", "sentence"),
+    [("empty", "empty holds no run"), ("nowhere.jsonl", "cannot be read: No such file")],
 )
-def test_what_cannot_be_loaded_is_refused_in_one_sentence(tmp_path, path, level, sentence):
+def test_what_cannot_be_loaded_is_refused_in_one_sentence(tmp_path, path, sentence):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=sentence):
-        wiretax.load(tmp_path / path, level)
+        wiretax.load(tmp_path / path)
 
 
 def test_show_without_a_file_shows_the_newest_run_below_results(

@@ -122,7 +122,7 @@ def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
     result = write_run(tmp_path, sizes=SIZES[:2], change=wrong)
     text = render(result)
     assert text.startswith("WRONG RESULTS: auto 16 KiB isolated (2 elements).")
-    rows = [line.split() for line in text.splitlines() if line.startswith("  16 KiB")]
+    rows = [line.split() for line in text.splitlines() if line.startswith("16 KiB")]
     assert [row[-1] for row in rows] == ["2", "0"]  # the second table's results are right
     assert rows[0][3:] == ["WRONG", "one_shot_push", "-", "-", "-", "2"]
     assert rows_of(text)["32 KiB"][-1] == "0"
@@ -256,7 +256,7 @@ def test_many_named_algorithms_fold_and_none_is_cut(tmp_path):
 
 def test_without_auto_the_only_named_algorithm_is_the_heading(tmp_path):
     table = render(named_run(tmp_path, ["library", "ring"], sizes=[16384]))
-    assert "library   ring " in table
+    assert re.search(r"library +ring ", table)
     assert "library/ring" in table
     assert "best" not in table.split("\n\n")[1]
 

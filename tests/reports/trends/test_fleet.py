@@ -143,7 +143,7 @@ def test_a_node_has_one_figure_in_headline_table_and_picture(tmp_path, capsys):
     assert headline, text
     assert re.search(rf"^n07 +3 +SLOW +{re.escape(headline[1])} at 16 KiB$", text, re.MULTILINE)
     page = fleet_page(read_store(tmp_path))
-    row = next(row for row in page.sections[1].rows if row["node"][0] == "n07")
+    row = next(row for row in page.sections[1].rows if row["node"] == "n07")
     assert row["slower"] == f"{headline[1]} at 16 KiB"
 
 

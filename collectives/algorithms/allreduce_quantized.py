@@ -13,6 +13,7 @@ from collectives.operation import Algorithm, Bound, Case, Unsupported, World
 from kernels.devices.device import DeviceError
 
 BLOCK = 32  # elements that share a scale
+GPU_PACK_BYTES = 16
 DATATYPES = ("float32", "float16", "bfloat16")
 # Of a measurement of the loss: at most these bytes, at least these elements (one a channel).
 LOSS_BYTES, LOSS_ELEMENTS = 1 << 20, 4096
@@ -70,6 +71,10 @@ class Wire:
         # Two chunks and two segments of sums as codes and scales, each rounded up by 256 B at most.
         if isinstance(world.peers, Unsupported):
             return world.peers
+        is_aligned = world.device.is_cpu or (case.send | case.receive) % GPU_PACK_BYTES == 0
+        reason = None if is_aligned else f"a GPU needs buffers at multiples of {GPU_PACK_BYTES} B"
+        if reason := world.communicator.first_reason(reason):
+            return Unsupported(reason)
         room = (world.peers.half_bytes - 8192) / (2 + 2 / world.communicator.size)
         room *= BLOCK * case.datatype.size_bytes / self.wire_bytes(BLOCK)
         bound = bind_kernel(

@@ -15,7 +15,7 @@ from kernels.devices.device import MOST_RANKS, PEER_STRUCTURES, Device, DeviceEr
 PROBE_BYTES = 4096  # written by each access at a time
 PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
 # As memory_probe.cu numbers them. A pack has 16 B on a GPU and a vector's width on a CPU.
-MEMORY_ACCESSES = "2 B", "4 B", "8 B", "a pack", "a streamed pack", "a polled packet"
+MEMORY_ACCESSES = "2 B", "4 B", "a pack", "a streamed pack", "a polled packet"
 PROBE_ROUNDS = {True: 16, False: 64}  # by is_cpu: a loaded CPU may run one rank at a time
 PROBE_BLOCKS = 8  # on as many multiprocessors, with a cache each
 

@@ -18,13 +18,26 @@ import msgspec
 from collectives.build import Build
 from collectives.operation import Algorithm, Row
 
+# The facts that a row may name; of a number, one value, or the least and the most.
+FACTS = (
+    "device",  # cpu or gpu
+    "memory",  # mapped, host_staged or same_device; "mapped,host_staged" if ranks have both
+    "ranks",
+    "hosts",
+    "variant",
+    "mode",
+    "in_place",
+    "way",
+    "round_trip_ns",  # of a flag between two CPU cores
+    "l2_bytes",  # of a CPU core
+    "oversubscribed",  # whether ranks outnumber cores and take turns
+)
 MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's
 Known = Mapping[str, Mapping[str, Algorithm]]  # by collective and name
 
 
 class Written(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A row as a file has it. `where`: facts of `choice.facts_of`, a number or the least and the
-    most; a row with a fact that nobody knows is never used."""
+    """A row as a file has it. `where`: the facts that it requires."""
 
     algorithm: str
     size_bytes: tuple[int, int]
@@ -61,6 +74,8 @@ def rows_of(tables: Mapping[str, Sequence[Written]], known: Known) -> list[Row]:
             least, most = row.size_bytes
             if not 0 < least <= most < 1 << 63:
                 raise ValueError(f"sizes from {least} to {most} B")
+            if unknown := set(row.where) - set(FACTS):
+                raise ValueError(f"{min(unknown)!r} is not one of the facts {', '.join(FACTS)}")
             rows.append(Row(collective, algorithm, (least, most), row.where, row.runs, row.memory))
     return rows
 

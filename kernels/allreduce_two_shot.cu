@@ -17,8 +17,7 @@ DEVICE void sum_and_spread(const Arguments& a, long at, long count, const Source
   if (WT_WORLD == 1) return copy(output, a.send + at, count);
   reduce(OutputAndSlab{output, place_for((a.rank + 1) % WT_WORLD)}, inputs, count);
   if (PLACES > 1)
-    for_each_peer<FEW_REGISTERS>(
-        a, [&](long reader) { copy(place_for(reader), output.at, count); }, 2);
+    for_each_peer(a, [&](long reader) { copy(place_for(reader), output.at, count); }, 2);
 }
 
 template <Transfer TRANSFER, bool REGISTERED>

@@ -30,8 +30,7 @@ GEMV_KERNEL(gemv_allreduce) {
   };
   compute_rows(g, rows, [&](long at, pack part) {
     Element::store_sums(a.receive + at, part);
-    for_each_peer<FEW_REGISTERS>(
-        a, [&](long reader) { Element::store_sums(parts(a.rank, reader) + at, part); });
+    for_each_peer(a, [&](long reader) { Element::store_sums(parts(a.rank, reader) + at, part); });
   });
   launch.meet(1);
   for (int t = 0; t < WT_TOKENS; ++t) {

@@ -32,7 +32,7 @@ KERNEL write_pattern(LAUNCHED_WITH(Pattern) p) {
   for_pieces(p, [](char* to, const char* table, long bytes) {
     const long packs = bytes / (long)sizeof(pack);
     for (long i = thread_in_block(); i < packs; i += threads_in_block())
-      store_pack(to, i, load_pack(table, i));
+      store_pack<unsigned char>(to, i, load_pack<unsigned char>(table, i));
     for (long b = packs * (long)sizeof(pack) + thread_in_block(); b < bytes;
          b += threads_in_block())
       to[b] = table[b];
@@ -50,7 +50,8 @@ KERNEL count_wrong(LAUNCHED_WITH(Pattern) p) {
   for_pieces(p, [&](const char* got, const char* table, long bytes) {
     const long packs = bytes / (long)sizeof(pack);
     for (long i = thread_in_block(); i * (long)sizeof(pack) < bytes; i += threads_in_block()) {
-      if (i < packs && !differ(load_pack(got, i), load_pack(table, i))) continue;
+      const auto pack_of = [&](const char* bytes) { return load_pack<unsigned char>(bytes, i); };
+      if (i < packs && !differ(pack_of(got), pack_of(table))) continue;
       const long start = i * (long)sizeof(pack), end = smaller(bytes, start + (long)sizeof(pack));
       unsigned wrong = 0;
       long first = 0;

@@ -5,23 +5,9 @@
 // so a line that stays in a reader's cache shows.
 #include "include/pack.h"
 
-constexpr int ACCESSES = 5;  // before the packets
+constexpr int ACCESSES = 4;  // before the packets
 constexpr int PUSHED = 0, PULLED = 1, PATHS = 2;
 
-// Two bytes at a time, by the accesses of quantize.h.
-struct Halves {
-  unsigned short of[sizeof(pack) / 2];
-  static DEVICE void store(char* at, pack p) {
-    UNROLLED
-    for (unsigned short half : reinterpret<Halves>(p).of) store_as(at, half), at += 2;
-  }
-  static DEVICE pack load(const char* at) {
-    Halves h;
-    UNROLLED
-    for (unsigned short& half : h.of) half = load_as<unsigned short>(at), at += 2;
-    return reinterpret<pack>(h);
-  }
-};
 template <class Piece>
 struct InPieces {
   static DEVICE void store(char* at, pack p) { store_pieces<Piece>(at, p); }
@@ -35,11 +21,10 @@ struct WholePack {
 // As MEMORY_ACCESSES in probe.py names them.
 template <class Each>
 DEVICE void for_accesses(Each each) {
-  each(0, Halves{});
+  each(0, InPieces<unsigned short>{});
   each(1, InPieces<unsigned>{});
-  each(2, InPieces<u64>{});
-  each(3, WholePack<false>{});
-  each(4, WholePack<true>{});
+  each(2, WholePack<false>{});
+  each(3, WholePack<true>{});
 }
 
 // A round of any launch, never 0; up to 255 in a launch.
@@ -131,9 +116,9 @@ RANK_KERNEL(show_stores) {
         });
       });
     };
-    for_each_peer<FEW_REGISTERS>(a, store_for, 0);
+    for_each_peer(a, store_for, 0);
     launch.meet(step);
-    for_each_peer<FEW_REGISTERS>(a, [&](long writer) {
+    for_each_peer(a, [&](long writer) {
       for_accesses([&](int access, auto by) {
         compare(launch, a.rank, writer, access, round, by);
         compare(launch, writer, writer, access, round, by);

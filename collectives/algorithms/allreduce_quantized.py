@@ -12,6 +12,7 @@ from collectives.collective import Array, Datatype, Traffic, combined
 from collectives.operation import Algorithm, Bound, Case, Unsupported, World
 
 BLOCK = 32  # elements that share a scale
+GPU_PACK_BYTES = 16
 DATATYPES = ("float32", "float16", "bfloat16")
 LOSS_ELEMENTS = 1 << 16  # of a figure of the loss
 
@@ -66,6 +67,10 @@ class Wire:
         # Two chunks and two segments of sums as codes and scales, each rounded up by 256 B at most.
         if isinstance(world.peers, Unsupported):
             return world.peers
+        is_aligned = world.device.is_cpu or (case.send | case.receive) % GPU_PACK_BYTES == 0
+        reason = None if is_aligned else f"a GPU needs buffers at multiples of {GPU_PACK_BYTES} B"
+        if reason := world.communicator.first_reason(reason):
+            return Unsupported(reason)
         room = (world.peers.half_bytes - 8192) / (2 + 2 / world.communicator.size)
         room *= BLOCK * case.datatype.size_bytes / self.wire_bytes(BLOCK)
         bound = bind_kernel(

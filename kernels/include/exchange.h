@@ -131,8 +131,7 @@ DEVICE void exchange_and_gather(const Arguments& a) {
   exchange<PATH, READERS>(
       a, [&](long at) { return in_place ? nullptr : place(a.rank, at); },
       [&](long at, long n, auto from) {
-        for_each_peer<FEW_REGISTERS>(
-            a, [&](long writer) { copy(Output{place(writer, at)}, from(writer), n); });
+        for_each_peer(a, [&](long writer) { copy(Output{place(writer, at)}, from(writer), n); });
       });
 }
 

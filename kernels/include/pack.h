@@ -150,24 +150,16 @@ constexpr long PACK_ELEMENTS = sizeof(pack) / ELEMENT_BYTES;
 // Limit of one `reduce`: a GPU's access adds a 32-bit offset; 64 bits take half of all registers.
 constexpr long MOST_ELEMENTS = 1L << 28;
 
-// Pack i of a user's buffer, which may start anywhere.
+// Pack i of a buffer that may start at any multiple of a piece's size.
+template <class Piece = Element::bits>
 DEVICE pack load_pack(const char* from, long i) {
   const char* at = from + i * (long)sizeof(pack);
-  if (is_aligned(at)) return load_aligned_pack(at, 0);
-  if ((u64)at % 4 == 0) return load_pieces<unsigned>(at);
-  if (ELEMENT_BYTES == 1 && (u64)at % 2) return load_pieces<unsigned char>(at);
-  return load_pieces<unsigned short>(at);
+  return is_aligned(at) ? load_aligned_pack(at, 0) : load_pieces<Piece>(at);
 }
+template <class Piece = Element::bits>
 DEVICE void store_pack(char* to, long i, pack p) {
   char* at = to + i * (long)sizeof(pack);
-  if (is_aligned(at))
-    store_aligned_pack(at, 0, p);
-  else if ((u64)at % 4 == 0)
-    store_pieces<unsigned>(at, p);
-  else if (ELEMENT_BYTES == 1 && (u64)at % 2)
-    store_pieces<unsigned char>(at, p);
-  else
-    store_pieces<unsigned short>(at, p);
+  is_aligned(at) ? store_aligned_pack(at, 0, p) : store_pieces<Piece>(at, p);
 }
 
 // Destinations of a reduction. A user's buffer may start anywhere.

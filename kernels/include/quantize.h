@@ -120,19 +120,13 @@ DEVICE unsigned units_of(long count) {
   return (unsigned)((count + UNIT_ELEMENTS - 1) / UNIT_ELEMENTS);
 }
 
-// Unit u of a user's buffer with `packs` packs: if not ALIGNED, in parts; the last may be shorter.
-template <bool ALIGNED>
-DEVICE WideUnit load_unit(const char* from, unsigned u, unsigned packs) {
+// Unit u of a user's buffer of `count` elements, in whole packs; the last unit may be shorter.
+DEVICE WideUnit load_unit(const char* from, unsigned u, long count) {
   pack loaded[UNIT_PACKS];
   UNROLLED
   for (int k = 0; k < UNIT_PACKS; ++k) {
     const unsigned i = u * UNIT_PACKS + k;
-    if (BLOCKS > 1 && i >= packs)
-      loaded[k] = {};
-    else if (ALIGNED)
-      loaded[k] = load_aligned_pack(from, i);
-    else
-      loaded[k] = load_pieces<Element::bits>(from + i * sizeof(pack));
+    loaded[k] = BLOCKS > 1 && i * PACK_ELEMENTS >= count ? pack{} : load_aligned_pack(from, i);
   }
   loads_first<UNIT_PACKS>();
   WideUnit x;
@@ -143,17 +137,13 @@ DEVICE WideUnit load_unit(const char* from, unsigned u, unsigned packs) {
   }
   return x;
 }
-template <bool ALIGNED>
-DEVICE void put_unit(char* to, unsigned u, unsigned packs, const WideUnit& x) {
+DEVICE void put_unit(char* to, unsigned u, long count, const WideUnit& x) {
   UNROLLED
   for (int k = 0; k < UNIT_PACKS; ++k) {
     const unsigned i = u * UNIT_PACKS + k;
-    if (BLOCKS > 1 && i >= packs) break;
+    if (BLOCKS > 1 && i * PACK_ELEMENTS >= count) break;
     typename Element::values v;
     copy_bits(&v, &x.f[k * FLOATS / UNIT_PACKS], sizeof v);
-    if (ALIGNED)
-      store_aligned_pack(to, i, Element::narrow(v), WT_STREAM_RECEIVE);
-    else
-      store_pieces<Element::bits>(to + i * sizeof(pack), Element::narrow(v));
+    store_aligned_pack(to, i, Element::narrow(v), WT_STREAM_RECEIVE);
   }
 }

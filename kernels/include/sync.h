@@ -139,12 +139,10 @@ DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted
 
 // Calls each(rank) for the ranks at distances `first` to `end` - 1 to the right, in a circle; this
 // rank is at 0. No two ranks begin with the same peer, whose link and memory would serve both.
-// Registers are too few on gfx9 for some loops that are unrolled.
-enum Unrolling { MAY_UNROLL, FEW_REGISTERS };
-template <Unrolling UNROLLING = MAY_UNROLL, class Each>
+// Not unrolled on AMD: gfx9 has too few registers for some bodies.
+template <class Each>
 DEVICE void for_each_peer(const Arguments& a, Each each, int first = 1, int end = WT_WORLD) {
-  for (int d = first; d < (UNROLLING == FEW_REGISTERS ? rematerialized(end) : end); ++d)
-    each((a.rank + d) % WT_WORLD);
+  for (int d = first; d < rematerialized(end); ++d) each((a.rank + d) % WT_WORLD);
 }
 // Calls each(rank) for each of `peers`, one bit each, by the block's thread of this number.
 template <class Each>

@@ -52,14 +52,14 @@ DEVICE void in_rounds(const Arguments& a, long most, long segment_bytes, CopyIn 
     if (round > 0) launch.wait(round);
 
     if (round < chunks)  // A
-      for_each_peer<FEW_REGISTERS>(
+      for_each_peer(
           a, [&](long owner) { copy_in(part(round, owner), input(a.rank, round, owner)); }, FIRST);
     if (round >= 1 && round <= chunks)  // B
       add(
           part(round - 1, a.rank), [&](long rank) { return input(rank, round - 1, a.rank); },
           [&](long reader) { return sums(a.rank, round - 1, reader); });
     if (round >= 2)  // C
-      for_each_peer<FEW_REGISTERS>(
+      for_each_peer(
           a, [&](long owner) { copy_out(part(round - 2, owner), sums(owner, round - 2, a.rank)); },
           FIRST);
 

@@ -84,6 +84,7 @@ def text(head=HEAD, **row):
         (text(algorithm="two_shot+fast"), "bench.tune: 'fast' is not one of nt, ntr"),
         (text(algorithm="three_shot"), "bench.tune: all_reduce has no algorithm 'three_shot': "),
         (text(algorithm="two_shot_int8"), "bench.tune: auto does not choose two_shot_int8"),
+        (text(where=WHERE | {"weather": "fine"}), ": 'weather' is not one of the facts device, "),
         (text(where=WHERE | {"ranks": ["two"]}), "bench.tune: Expected `float`, got `str`"),
         (text(size_bytes=[16384, 1]), "bench.tune: sizes from 16384 to 1 B"),
     ],

@@ -246,9 +246,6 @@ ELSEWHERE = {
         "yield rail, replace(shard, send=place, receive=place, count=shard.count - 1)",
         (BETWEEN,),
     ),
-    "longer-samples-accepted": Mutant(
-        "reports/store/result.py", ".st_size != 128", ".st_size < 128", (STORED,)
-    ),
     "machines-mixed": Mutant(
         "reports/verdicts/sides.py",
         '"machine": lambda result: result.run.machine_id',

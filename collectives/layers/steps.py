@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
 
 PAD = 0.01  # the activations beyond `hidden`
 SHIFT_ROWS = 37  # between the matrices of two layers, which have the same rows in another order
+ROW_BLOCKS = 16  # of a matrix, drawn at once: a power of two that divides every hidden size
 
 
 @dataclass(frozen=True)
@@ -71,28 +73,42 @@ class Net:
         self.in_python = self.uses_matmul and runs_in_python(self.world)
         self.numbers = range(len(LAYERS) * self.layers)  # of all matrices, in order
         rank, ranks = self.world.communicator.rank, self.world.communicator.size
-        hidden, drawn = self.model.hidden, np.random.default_rng(self.seed)
         self.inner = {layer: self.model.columns(layer, ranks, self.scale) for layer in LAYERS}
-        rows = {
-            layer: (
-                drawn.standard_normal((hidden, ranks * inner), np.float32) / np.sqrt(ranks * inner)
-            )
-            for layer, inner in self.inner.items()
-        }
-        largest = max(float(np.abs(matrix).max()) for matrix in rows.values())
-        self.row_scale = 1.0 if self.weights.is_float else largest / 127
-        self.stored = {
-            layer: self.weights.encode(
-                matrix if self.weights.is_float else np.rint(matrix / self.row_scale)
-            )
-            for layer, matrix in rows.items()
-        }
+        self.stored, self.row_scale = self.draw()
+        hidden = self.model.hidden
         self.row_scales = self.on_device(np.full(hidden, self.row_scale, np.float32))
         self.norm_weight = self.store(np.ones(hidden))
         of_stage = len(self.numbers) // ranks
         stage = self.numbers[rank * of_stage : (rank + 1) * of_stage]
         self.shares = self.hold(self.numbers, rank, 1)
         self.stage = self.hold(stage if ranks > 1 else (), 0, ranks)
+
+    def draw(self) -> tuple[dict[str, Array], float]:
+        """All ranks' columns of a matrix of each layer, the same on every rank, as they are stored,
+        and the scale of their rows. All cores draw them, in blocks of rows."""
+        seeds = iter(np.random.SeedSequence(self.seed).spawn(len(self.inner) * ROW_BLOCKS))
+        rows, encode = self.model.hidden // ROW_BLOCKS, self.weights.encode
+
+        def draw_block(columns: int, seed: np.random.SeedSequence) -> Array:
+            block = np.random.default_rng(seed).standard_normal((rows, columns), np.float32)
+            return block / np.float32(np.sqrt(columns))
+
+        def largest(block: Array) -> float:
+            return float(np.abs(block).max())
+
+        def encoded(block: Array) -> Array:
+            return encode(block if self.weights.is_float else np.rint(block / scale))
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            blocks = {}
+            for layer, inner in self.inner.items():
+                columns = inner * self.world.communicator.size
+                of_layer = islice(seeds, ROW_BLOCKS)
+                blocks[layer] = list(pool.map(partial(draw_block, columns), of_layer))
+            every = chain.from_iterable(blocks.values())
+            scale = 1.0 if self.weights.is_float else max(pool.map(largest, every)) / 127
+            stored = {layer: np.vstack(list(pool.map(encoded, blocks[layer]))) for layer in blocks}
+        return stored, scale
 
     def store(self, values: Array) -> int:
         """The address of these values on the device, as they travel between ranks."""
@@ -107,8 +123,8 @@ class Net:
         """Matrices on the device, with the columns of `ranks` ranks from rank `first` on."""
         period = len(LAYERS) * self.held
         parts = {
-            layer: self.stored[layer][:, first * inner : (first + ranks) * inner]
-            for layer, inner in self.inner.items()
+            layer: np.ascontiguousarray(stored[:, first * inner : (first + ranks) * inner])
+            for (layer, inner), stored in zip(self.inner.items(), self.stored.values(), strict=True)
         }
         distinct = sorted({number % period for number in numbers})
         memory = self.world.device.private(sum(parts[self.layer(n)].nbytes for n in distinct))
@@ -117,8 +133,10 @@ class Net:
         matrices: dict[int, Matrix] = {}
         for number in distinct:
             layer = self.layer(number)
-            part = np.roll(parts[layer], self.shift(number), axis=0)
-            memory.write(part, offset)
+            part, shift = parts[layer], self.shift(number)
+            last, others = part[len(part) - shift :], part[: len(part) - shift]
+            memory.write(last, offset)
+            memory.write(others, offset + last.nbytes)
             matrices[number] = Matrix(
                 memory.address + offset,
                 first * self.inner[layer],

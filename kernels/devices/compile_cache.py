@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,12 +40,19 @@ def source_with_headers(source: Path) -> list[Path]:
 
 
 def cache_folder() -> Path:
-    """The cache's folder, created if needed. Raises CompileError if others can write to it."""
+    """The cache's folder, without links, created if needed. Raises CompileError if another user can
+    write to it, or put another folder in its place."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wiretax"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o022:  # a link has mode 0777
+        is_link, folder = folder.is_symlink(), folder.resolve()
+        if exposed := exposed_parent(folder):
+            raise CompileError(
+                f"other users can replace what is in {exposed}, and so the compile cache: "
+                f"chmod go-w that folder, or {REMEDY}"
+            )
+        status = folder.stat()
+        if is_link or status.st_uid != os.getuid() or status.st_mode & 0o022:
             raise CompileError(
                 f"the compile cache {folder} belongs to another user, is a link or "
                 f"can be written by others: {REMEDY}"
@@ -53,6 +61,23 @@ def cache_folder() -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
         raise CompileError(f"the compile cache cannot be made: {error}; {REMEDY}") from error
     return folder
+
+
+def exposed_parent(path: Path) -> Path | None:
+    """The first folder above `path`, which has no links, in which another user can exchange an
+    entry; None if there is none. As sshd's StrictModes, but in sticky folders such as /tmp only an
+    entry's owner can exchange it, and what lies in a folder that only we can enter is out of
+    reach."""
+    # In a user namespace / belongs to nobody, as all that its root cannot own.
+    ours, owner_of_all = os.getuid(), Path("/").stat().st_uid
+    for folder in reversed(path.parents):
+        status = folder.stat()
+        is_shared = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+        if is_shared or status.st_uid not in (0, ours, owner_of_all):
+            return folder
+        if status.st_uid == ours and not status.st_mode & 0o011:
+            break
+    return None
 
 
 def cached_file(folder: Path, name: str) -> Path | None:

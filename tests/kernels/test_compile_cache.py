@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -216,6 +217,43 @@ def test_another_users_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     os.chown(cache_folder(), 65534, 65534)
     with pytest.raises(CompileError, match="belongs to another user"):
+        cache_folder()
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that other users can enter, unlike those of pytest."""
+    with tempfile.TemporaryDirectory(prefix="wiretax-tests-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_folder_above_that_others_can_write_to_is_refused(open_folder, monkeypatch):
+    """They could exchange the cache between its check and its use."""
+    home = open_folder / "home"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "link"))
+    (home / "cache").mkdir(parents=True)
+    (home / "link").symlink_to("cache")
+    for mode in (0o777, 0o775):
+        home.chmod(mode)
+        with pytest.raises(CompileError, match=rf"replace what is in {home}, .* chmod go-w"):
+            cache_folder()
+    for mode in (0o1777, 0o755):  # sticky, as /tmp
+        home.chmod(mode)
+        assert cache_folder() == home / "cache" / "wiretax"
+    home.chmod(0o777)
+    open_folder.chmod(0o700)  # nobody else gets to `home`
+    assert cache_folder()
+
+
+@as_root
+def test_a_folder_above_of_another_user_is_refused(open_folder, monkeypatch):
+    """As root with a user's HOME: 6 of 10 starts ran a library of that user's."""
+    home = open_folder / "home"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+    assert cache_folder()
+    os.chown(home, NAMELESS, NAMELESS)
+    with pytest.raises(CompileError, match="other users can replace what is in"):
         cache_folder()
 
 

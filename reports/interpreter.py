@@ -1,10 +1,12 @@
-"""Ends a command, in one sentence, where this Python is too old or lacks the packages.
+"""Ends a command, in one sentence, where this Python is too old or lacks the packages; and starts
+modules of ours.
 
 `reports`, `bench` and `wiretax` ask first. This file must itself run on Python 3.8."""
 
 import os
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 
 def require_packages() -> None:
@@ -25,3 +27,22 @@ def require_packages() -> None:
         print(sentence, file=sys.stderr)
 
     sys.exit(2)
+
+
+# `bench` and `wiretax` see by "-m" that a command begins.
+START = """import sys
+if sys.path[0] == "":
+    del sys.path[0]
+if {root!r} not in sys.path:
+    sys.path.insert(0, {root!r})
+sys.argv[0] = "-m"
+import runpy
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
+
+
+def module_command(module: str) -> "list[str]":
+    """What starts a module in a process of its own, as `python -m` does, but never one from the
+    current folder, which need not be the user's: Python searches it first, and `-P` needs 3.11."""
+    root = Path(__file__).resolve().parents[__name__.count(".")]
+    return [sys.executable, "-c", START.format(root=str(root), module=module)]

@@ -16,6 +16,7 @@ import yaml
 
 from bench import VERSION
 from reports.__main__ import COMMANDS as REPORTS
+from reports.interpreter import module_command
 from setup import FOLDERS, installed
 from tests.launch import MPIRUN, ROOT, SLOW_TEST
 from tests.test_house import imported
@@ -88,6 +89,16 @@ def test_without_mpirun_one_sentence_says_what_to_install(tmp_path):
         == "wiretax link: there is no mpirun, which starts the ranks: pip install mpich\n"
     )
     assert done.returncode == 3
+
+
+def test_a_child_imports_nothing_from_the_current_folder(tmp_path):
+    """A survey in a downloaded folder must not run what lies there."""
+    for name in "numpy", "json", "msgspec", "bench":
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('planted')")
+    child = run(*module_command("bench.doctor"), "--help", cwd=tmp_path)
+    assert (child.returncode, child.stderr) == (0, "")
+    control = run(sys.executable, "-m", "json.tool", "--help", cwd=tmp_path)
+    assert control.stderr == "planted\n"
 
 
 def test_a_gpu_each_gets_a_rank_unless_the_cpu_is_chosen(monkeypatch):

@@ -7,7 +7,6 @@ environment, so at its top it imports nothing of ours."""
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from argparse import ArgumentParser, ArgumentTypeError
@@ -143,14 +142,11 @@ def require_runs(baseline: str) -> None:
 
 def run_wiretax(*words: str) -> "subprocess.CompletedProcess[str]":
     """Runs `wiretax` in a process of its own: an interpreter that has MPI cannot start ranks."""
+    from reports.interpreter import module_command
+
     environment = {**os.environ, "WIRETAX_QUIET": "1"}  # standard error has sentences alone
-    package = Path(__file__).parent
-    if not (package / "bench").is_dir():  # in a checkout, which is not installed
-        paths = str(package.parent), environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    return subprocess.run(
-        [sys.executable, "-m", "wiretax", *words], env=environment, text=True, capture_output=True
-    )
+    command = [*module_command("wiretax"), *words]
+    return subprocess.run(command, env=environment, text=True, capture_output=True)
 
 
 def launch(command: str, launches: int) -> Path:

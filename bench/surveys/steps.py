@@ -3,7 +3,6 @@
 import os
 import re
 import socket
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from bench import __name__ as BENCH
 from bench.campaigns.launches import run_to_end
 from bench.harness.console import CANNOT, FINE, WRONG
 from bench.harness.progress import QUIET, Progress
+from reports.interpreter import module_command
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
 from reports.store.untrusted import printable, read_bytes
@@ -102,8 +102,8 @@ def launcher(survey: Survey, step: Step, mpirun: str = "mpirun") -> list[str]:
 def command_line(survey: Survey, step: Step, time_s: float) -> list[str]:
     """`mpirun`, this interpreter and the step's module with its options."""
     folder, table = survey.folder.resolve(), survey.folder.resolve() / TABLE
-    words = [*launcher(survey, step, survey.mpirun), sys.executable, "-m"]
-    words += [f"{BENCH}.{step.command}", *step.arguments]
+    words = [*launcher(survey, step, survey.mpirun), *module_command(f"{BENCH}.{step.command}")]
+    words += step.arguments
     if step.command == "doctor":
         return words
     words += [

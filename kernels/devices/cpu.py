@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from ctypes import c_long, c_void_p
 from functools import cache
@@ -90,8 +89,8 @@ def find_compiler() -> list[str]:
     for name in "c++", "g++", "clang++":
         if shutil.which(name):
             return [name]
-    if find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "c++", "-nostdlib++"]
+    if (wheel := find_spec("ziglang")) and wheel.origin:
+        return [str(Path(wheel.origin).with_name("zig")), "c++", "-nostdlib++"]
     raise CompileError(
         "no C++ compiler was found: looked for $CXX, c++, g++, clang++ and the "
         "ziglang wheel (pip install ziglang)"

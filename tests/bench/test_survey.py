@@ -23,6 +23,7 @@ from bench.surveys import mps
 from bench.surveys.steps import Survey, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
+from reports.interpreter import module_command
 from reports.store.result import read
 from tests import fake_gpu
 from tests.bench.faulty_runs import wait_for
@@ -210,7 +211,7 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
     (tmp_path / "tuned.toml").touch()
     words = command_line(survey, step, 5.0)
     assert words[:2] == ["mpirun", "-n"]
-    assert words[5] == f"bench.{step.command}"
+    assert words[3:6] == module_command(f"bench.{step.command}")
     monkeypatch.setattr(sys, "argv", words[5:])
     if step.command == "allreduce":
         features = [*FEATURES, Peers]

@@ -5,6 +5,8 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+from reports.store.untrusted import printable
+
 FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
 STATUS_TEXT = (
     "exit status:\n  0 fine; 1 a result was wrong or a rank was lost; "
@@ -26,4 +28,4 @@ def print_out(text: str, file: TextIO | None = None) -> None:
 def say(speaker: str, sentence: str) -> None:
     """Prints `speaker: sentence` on standard error, if anybody reads it."""
     with suppress(OSError):  # the launcher has gone, or the disk is full
-        print(f"{speaker}: {sentence}", file=sys.stderr, flush=True)
+        print(f"{speaker}: {printable(sentence)}", file=sys.stderr, flush=True)

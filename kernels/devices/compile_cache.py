@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from kernels.devices.device import DeviceError, Macros, Structures, layout_checks
 
 SOURCES = Path(__file__).parents[1]  # kernels/
+LEAST_FREE_BYTES = 4 << 20  # a compiler that finds less complains of anything but the disk
 REMEDY = "set XDG_CACHE_HOME to a folder of your own"
 
 listeners: list[Callable[[str], None]] = []  # get the name of a file that is about to be compiled
@@ -122,6 +124,10 @@ def compile_once(
         build(unfinished, options, checks)
         digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
         return unfinished.replace(folder / f"{name}-{digest}")
+    except CompileError as error:
+        if shutil.disk_usage(folder).free >= LEAST_FREE_BYTES:
+            raise
+        raise CompileError(f"the disk of the compile cache {folder} is full: {REMEDY}") from error
     except OSError as error:
         raise CompileError(f"the compile cache cannot be used: {error}; {REMEDY}") from error
     finally:

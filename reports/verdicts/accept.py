@@ -3,6 +3,7 @@ FOLDER/<machine_id>/ stores the runs, each line of FOLDER/accepted.jsonl one mov
 line names its baseline's runs. After an interruption one of two baselines is complete."""
 
 import argparse
+import os
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 
 from reports.store.report_json import write_json
 from reports.store.result import NOT_JSON, ResultError, content_of
+from reports.store.untrusted import read_bytes
 from reports.store.writing import write_whole
 from reports.tables.sentences import counted
 from reports.verdicts.gate import UNUSABLE
@@ -102,20 +104,30 @@ def accept(arguments: argparse.Namespace) -> int:
 
 
 def _store(folder: Path, entry: Acceptance, current: Side) -> None:
-    """Writes the runs, then the entry, and then removes the previous runs."""
+    """Writes the runs, then the entry, and then removes the previous runs. Raises ResultError for a
+    link: it may come with a store and lead out of it."""
     machine, log = folder / entry.machine_id, folder / ACCEPTED
     machine.mkdir(parents=True, exist_ok=True)
 
-    for launch in current.launches:
-        file = machine / f"{launch.run.run_id}.jsonl"
-        write_whole(file, launch.path.read_bytes())
+    try:
+        inside = os.open(machine, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise ResultError(f"{machine} is no folder of its own: {error.strerror}") from error
 
-    lines = log.read_bytes() if log.exists() else b""
-    write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
+    try:
+        machine = Path(f"/proc/self/fd/{inside}")  # whatever takes the folder's name meanwhile
+        for launch in current.launches:
+            file = machine / f"{launch.run.run_id}.jsonl"
+            write_whole(file, read_bytes(launch.path))
 
-    for file in machine.glob("*.jsonl*"):
-        if file.stem not in entry.run_ids:
-            file.unlink()
+        lines = read_bytes(log, follow=False) if log.exists() else b""
+        write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
+
+        for file in machine.glob("*.jsonl*"):
+            if file.stem not in entry.run_ids:
+                file.unlink()
+    finally:
+        os.close(inside)
 
 
 def baseline_side(argument: str, current: Side) -> Side:

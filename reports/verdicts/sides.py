@@ -67,6 +67,11 @@ def read_sides(arguments: Sequence[str]) -> list[Side]:
         names = [variant.name for variant in manifest.campaign.variants]
         variants = [_variant_side(manifest, name) for name in names]
         sides = [side for side in variants if side.launches]
+        if len(sides) < 2 <= len(variants):
+            missing = " and ".join(side.name for side in variants if not side.launches)
+            raise ResultError(
+                f"{arguments[0]}: the campaign ended before {missing} had a launch that finished"
+            )
     else:
         sides = [side_of(argument) for argument in arguments]
 

@@ -20,11 +20,12 @@ from bench.layers import command as layers
 from bench.soak import soak_parser
 from bench.survey import main, run_survey
 from bench.surveys import mps
-from bench.surveys.steps import Survey, command_line, plan, without_names
+from bench.surveys.page import page_of
+from bench.surveys.steps import Step, Survey, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
 from reports.interpreter import module_command
-from reports.store.result import read
+from reports.store.result import ResultError, read
 from tests import fake_gpu
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
@@ -35,7 +36,8 @@ from wiretax import load
 # Python imports a sitecustomize at its start. This one breaks the benchmark that FAULT names.
 FAULTY = """
 import os, sys
-if os.environ.get("FAULT") in sys.orig_argv:
+fault = os.environ.get("FAULT")
+if fault and any(fault in word for word in sys.orig_argv):
     sentence = "bench.decode: no memory is left, says a test in /home/alice/secret/file.py"
     os.write(2, f"{sentence}\\nMPI: bad end\\n".encode())
     os._exit(3)
@@ -173,6 +175,18 @@ def test_names_are_taken_out_of_logs(monkeypatch):
         "/sys/bus/pci/devices, 16 KiB/s, see https://example.org/a/b; results/x/run.jsonl; GB/s 1/2"
     )
     assert without_names(kept) == kept
+
+
+def test_a_page_without_a_picture_names_no_folder(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ResultError("/home/alice/survey/allreduce.jsonl: nothing was measured")
+
+    monkeypatch.setattr("reports.tables.show.plot", refuse)
+    result = write_run(tmp_path / "results", sizes=[16384])
+    step = Step("allreduce", "All-reduce", "allreduce", result=result, status="done")
+    page = page_of(survey_of(tmp_path, [step]), False)
+    sentences = [line for section in page.sections for line in section.sentences]
+    assert "There is no picture: <path>/allreduce.jsonl: nothing was measured" in sentences
 
 
 def test_gpus_that_cannot_be_used_are_no_reason_to_measure_the_cpu(tmp_path, refused, monkeypatch):

@@ -102,6 +102,12 @@ def test_a_bad_command_line_is_refused_in_one_line(refusal, line, sentence):
     assert sentence in refusal(line)
 
 
+def test_a_name_on_the_command_line_does_not_control_the_terminal(refusal):
+    sentence = refusal("allreduce --algorithm \x1b[31mring")
+    assert "\x1b" not in sentence
+    assert "?[31mring" in sentence or "\\x1b[31mring" in sentence
+
+
 @pytest.mark.parametrize("command", ["allreduce", "sendrecv"])
 def test_one_rank_waits_for_nobody(refusal, command):
     assert refusal(f"{command} --arrival-skew 0,5us", ranks=1) == (

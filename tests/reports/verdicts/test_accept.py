@@ -137,6 +137,18 @@ def test_a_baseline_of_another_version_is_replaced_only_with_the_option(
     assert accept(newer, "--allow", "version")[0] == 0
 
 
+def test_a_link_in_place_of_a_machines_folder_leads_nowhere(accept, alike, tmp_path):
+    """A store may come from elsewhere, and its link led `accept` to remove files there."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.jsonl").write_text("kept\n")
+    (tmp_path / "baselines").mkdir()
+    (tmp_path / "baselines" / "a1b2c3").symlink_to(elsewhere)
+    status, sentence = accept(alike[0])
+    assert (status, "a1b2c3 is no folder of its own" in sentence) == (2, True)
+    assert [path.name for path in elsewhere.iterdir()] == ["mine.jsonl"]
+
+
 def test_an_interrupted_move_leaves_the_former_baseline(
     baselines, accept, alike, tmp_path, capsys, monkeypatch
 ):

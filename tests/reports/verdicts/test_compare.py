@@ -69,6 +69,20 @@ def rows_of(text):
     return rows
 
 
+def test_a_campaign_that_ended_before_its_second_variant_says_so(campaign, compared, tmp_path):
+    folder = tmp_path / "campaign"
+    shutil.copytree(campaign, folder)
+    manifest = folder / "campaign.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(line for line in lines if '"variant":"new"' not in line))
+    shutil.rmtree(folder / "new")
+    assert compared(folder) == (
+        2,
+        "",
+        f"reports: {folder}: the campaign ended before new had a launch that finished\n",
+    )
+
+
 def test_a_slowdown_of_one_case_is_named_and_the_others_are_the_same(campaign, compared):
     status, out, err = compared(campaign)
     assert (status, err) == (0, "")

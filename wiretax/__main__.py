@@ -212,7 +212,7 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
 
 def main() -> int:
     """Runs the command that the command line names; returns its exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a benchmark has something to keep
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until a benchmark has more to keep
     line = complete() if {"_ARGCOMPLETE", "COMP_LINE"} <= os.environ.keys() else sys.argv[1:]
     command, *arguments = line or [""]
     if command in ("-h", "--help"):

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
-from bench import VERSION
+from bench import VERSION, end_interrupted
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
 from bench.harness.feature import Feature
 from bench.harness.options import RunOptions
@@ -92,8 +92,7 @@ def start(
     options: RunOptions, work: Callable[[Session], int], features: Sequence[Feature] = ()
 ) -> NoReturn:
     """Does `work` on all ranks, and exits with the status that they agreed on."""
-    # Until the flight record exists, a signal simply kills the process.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, end_interrupted)  # until the flight record exists
     limit_s = max(options.timeout_s, START_S)
     signal.setitimer(signal.ITIMER_REAL, limit_s + 2)  # in case that no thread runs
     late = threading.Timer(limit_s, end_start, (options, limit_s))
@@ -134,14 +133,15 @@ def start(
 
 
 def end_start(options: RunOptions, limit_s: float) -> None:
-    """Ends a rank whose MPI still waits for other ranks."""
-    say_once(
-        options,
-        f"MPI has not started all {launched_ranks() or 1} ranks in {limit_s:g} s: a host or the "
-        "network between the hosts does not answer, or the launcher does not belong to this MPI; "
+    """Ends a rank whose MPI still waits for other ranks. The first that runs says so."""
+    signal.setitimer(signal.ITIMER_REAL, 0)  # this thread runs
+    time.sleep(2 * (launched_rank() or 0))  # after a lower rank spoke, the launcher ends this one
+    say(
+        f"bench.{options.command}",
+        f"MPI has not started all {launched_ranks() or 1} ranks in {limit_s:g} s: a rank, a host "
+        "or the network between hosts does not answer, or the launcher does not belong to this MPI; "
         "docs/cluster.md lists what to type",
     )
-    signal.setitimer(signal.ITIMER_REAL, 0)  # this thread runs
     with suppress(OSError):  # over a cut link the launcher would wait for minutes
         folder = Path(tempfile.mkdtemp(suffix=".flight"))
         record_end(folder, launched_rank() or 0, "did not start MPI", "its start", WRONG)

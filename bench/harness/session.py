@@ -135,12 +135,12 @@ def start(
 def end_start(options: RunOptions, limit_s: float) -> None:
     """Ends a rank whose MPI still waits for other ranks. The first that runs says so."""
     signal.setitimer(signal.ITIMER_REAL, 0)  # this thread runs
-    time.sleep(2 * (launched_rank() or 0))  # after a lower rank spoke, the launcher ends this one
+    time.sleep(2 * min(launched_rank() or 0, 2))  # where a lower rank spoke, the launcher ends this
     say(
         f"bench.{options.command}",
         f"MPI has not started all {launched_ranks() or 1} ranks in {limit_s:g} s: a rank, a host "
-        "or the network between hosts does not answer, or the launcher does not belong to this MPI; "
-        "docs/cluster.md lists what to type",
+        "or the network between hosts does not answer, or the launcher does not belong to this "
+        "MPI; docs/cluster.md lists what to type",
     )
     with suppress(OSError):  # over a cut link the launcher would wait for minutes
         folder = Path(tempfile.mkdtemp(suffix=".flight"))

@@ -186,6 +186,18 @@ def test_no_module_imports_a_gpu_library_at_its_top():
         assert not names & {"cupy", "cupyx", "cuda", "pynvml", "nccl"}, path
 
 
+def test_no_file_makes_code_run():
+    """A file of a stranger is data: nothing unpickles, evaluates or gives a line to a shell."""
+    for path in files(*PACKAGES, "wiretax"):
+        assert not {"pickle", "marshal", "shelve", "yaml"}.intersection(imported(parsed(path))), (
+            path
+        )
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in ("eval", "exec", "os.system"), path
+                assert "shell" not in [word.arg for word in node.keywords], path
+
+
 def test_only_the_platforms_files_have_conditions():
     for path in files("kernels", suffixes=(".cu", ".h")):
         source = (ROOT / path).read_text()

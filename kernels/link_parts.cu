@@ -1,14 +1,14 @@
 // The parts of a wire, by one rank alone over the buffers of another: no flag, nobody else
 // launches.
-// stores, loads, stores_and_loads: the wire up, down, and of both at once. dependent_loads: a
-// read's round trip. fenced_stores less unfenced_stores: the time until stores have drained.
-// graph_kernel: a kernel that does nothing, in a graph. In host memory all cross PCIe, also on a
-// shared GPU.
+//   stores, loads, both_streams: the wire up, down, and of both at once
+//   dependent_loads: a read's round trip; without a load, a kernel's time in a graph
+//   fenced_stores less unfenced_stores: the time until stores have drained
+// In host memory all cross PCIe, also on a shared GPU.
 #include "include/digest.h"
 #include "include/transfer.h"
 
-// `to` is the rank whose buffers are used, `bytes` where dependent loads go, or how much a
-// block stores before a flag.
+// `to` is the rank whose buffers are used, `bytes` where dependent loads go, or how much a block
+// stores before a flag.
 DEVICE const char* source(const Transfer& t) { return t.ranks.sends.selected(t.to); }
 DEVICE char* target(const Transfer& t) { return t.ranks.receives.selected(t.to); }
 DEVICE void store_zeros(char* to, long count, ThreadGroup team) {

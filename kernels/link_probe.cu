@@ -86,8 +86,7 @@ RANK_KERNEL(read_own) {
 RANK_KERNEL(copy_local) { copy_message(a); }
 
 // A chain's next input, from a result. A sum is divided by WT_WORLD, so that it does not grow; rank
-// 0 adds one and the last rank subtracts one, so that ranks' data differ and the sum stays the
-// same.
+// 0 adds one and the last rank subtracts one: ranks' data differ, and the sum stays the same.
 template <class Op, class Lane>
 DEVICE Lane next_of(Op, Lane a, short) {
   return a;
@@ -115,12 +114,13 @@ struct NextSend {
 template <int SENT, int RECEIVED>
 DEVICE void make_next_send(const Arguments& a) {
   const long segment_bytes = a.count * ELEMENT_BYTES, own = a.rank % SENT;
+  const short offset = (a.rank == 0) - (a.rank == WT_WORLD - 1);
   for (long d = 1; d <= SENT; ++d) {  // its own last: in place, the others are made from it
     const long segment = (own + d) % SENT, from = (segment + a.rank + 1) % RECEIVED;
     in_parts(a.count, [&](long at, long count) {
       char* send = const_cast<char*>(a.send) + segment * segment_bytes + at;
-      copy(NextSend{{send}, (short)((a.rank == 0) - (a.rank == WT_WORLD - 1))},
-           a.receive + from * segment_bytes + at, count);
+      const char* result = a.receive + from * segment_bytes + at;
+      copy(NextSend{{send}, offset}, result, count);
     });
   }
 }

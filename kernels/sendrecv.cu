@@ -31,9 +31,10 @@ struct Slots {
   DEVICE long after(long slot) const { return slot + 1 < count ? slot + 1 : 0; }
   DEVICE char* at(bool sends, long chunk, long slot) const {
     const long rank = launch.a.rank, reader = sends ? rank ^ 1 : rank;
-    const long owner =
-        ANSWERED ? (PATH == PUSH ? rank | 1 : rank & ~1L) : (PATH == PUSH ? reader : reader ^ 1);
-    return launch.half_of(owner) + (WT_SWAP ? slot : chunk % count) * launch.a.chunk_bytes;
+    const long first_reader = ANSWERED ? rank | 1 : reader;  // of a message; its answer stays there
+    const long owner = PATH == PUSH ? first_reader : first_reader ^ 1;
+    const long place = WT_SWAP ? slot : chunk % count;
+    return launch.half_of(owner) + place * launch.a.chunk_bytes;
   }
   DEVICE bool stored_again(long chunk) const {
     return WT_SWAP && (!ANSWERED || chunk + count < chunks);

@@ -142,7 +142,7 @@ def sweep_options(
     parser: Parser, namespace: argparse.Namespace, features: Sequence[type[Feature]]
 ) -> tuple[RunOptions, SweepOptions, Sequence[Feature]]:
     """The options, or the end of the process with status 2 and one sentence."""
-    parsed = [feature.parse(parser, namespace) for feature in features]  # a soak ends here
+    parsed = [feature.parse(parser, namespace) for feature in features]
     active = [feature for feature in parsed if feature]
     collective = COLLECTIVES[namespace.collective]
     if namespace.in_place and collective.no_place:

@@ -87,7 +87,7 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
     notes = [*session.notes]
     if session.place.oversubscribed:
         notes.append("Ranks share cores: they take turns, and the scheduler decides the times.")
-    notes.append(preflight(world))
+    notes.append(peer_memory(world))
     world_facts: dict[str, Any] = {
         "size": communicator.size,
         "hosts": communicator.hosts,
@@ -162,7 +162,7 @@ def memory_facts(world: World) -> dict[str, str]:
     return peers.types
 
 
-def preflight(world: World) -> str:
+def peer_memory(world: World) -> str:
     """A sentence on how ranks reach each other's memory."""
     peers = world.shared
     if isinstance(peers, Unsupported):

@@ -32,7 +32,7 @@ class Progress:
         is_new, self.phase, self.details = phase != self.phase, phase, details
         if is_new or time.monotonic() >= self.due_s:
             self.due_s = time.monotonic() + LINE_S
-            self.keep(f"{phase}: {details}" if details else phase)
+            self.write(f"{phase}: {details}" if details else phase)
 
     def compiling(self, file_name: str) -> None:
         """Shows that the current phase compiles a file, which takes seconds."""
@@ -43,7 +43,7 @@ class Progress:
         """Shows the current phase if the last line is old enough: the watchdog, in long steps."""
         self.show(self.phase, self.details)
 
-    def keep(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Writes a line."""
         if not self.is_silent:
             with suppress(OSError):

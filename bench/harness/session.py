@@ -186,7 +186,7 @@ def open_session(
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
     # Only CPU ranks are pinned: a GPU library's threads would inherit their rank's single core.
-    unpinned = Place(False, sorted(os.sched_getaffinity(0)), None)
+    unpinned = Place(False, sorted(os.sched_getaffinity(0)))
     place = pin(communicator) if device.is_cpu else unpinned
     flight.note("map the peers")
     with communicator.all_or_none(DeviceError):

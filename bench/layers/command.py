@@ -215,7 +215,7 @@ COMMANDS = {
         graph=None,
     ),
     "prefill": Command(
-        f"Times a prefill step: {SPLIT} in a pipeline.",
+        f"Times a prefill step: {SPLIT} and in a pipeline.",
         (
             one_model(),
             SCALE,

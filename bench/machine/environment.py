@@ -30,7 +30,7 @@ FACTS = TABLES["facts"]
 
 # Words and numbers. A dot outside a number, or more than 32 characters, could name a host or card.
 _PLAIN = re.compile(r"(?!.{33})(?:[\w,^=+*-]*|\d+\.\d+)")
-_PATH_OPTIONS = ("--out", "--output_file", "-J", "--table", "--tuned")
+_PATH_OPTIONS = ("--out", "--table", "--tuned")
 _CPUS = "sys/devices/system/cpu"
 
 
@@ -120,7 +120,7 @@ def scrub_argv(argv: Sequence[str]) -> list[str]:
     """The command line with "<path>" for paths and "<set>" for possible addresses."""
     scrubbed = []
     for before, argument in zip(["", *argv], argv, strict=False):
-        value = re.sub(r"^(--[\w-]+=|-J(?=.))", "", argument)
+        value = re.sub(r"^--[\w-]+=", "", argument)
         option = argument.removesuffix(value)
         is_path = before in _PATH_OPTIONS or option.rstrip("=") in _PATH_OPTIONS
         if is_path or re.search(r"[/\\]|^~", value):

@@ -12,12 +12,10 @@ SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 class Place(NamedTuple):
-    """Whether the host has more ranks than CPUs; the CPUs that this rank may use; and a CPU on a
-    core without ranks, for work in the background (None if such cores are too few)."""
+    """Whether the host has more ranks than CPUs, and the CPUs that this rank may use."""
 
     oversubscribed: bool
     cpus: list[int]
-    beside: int | None
 
 
 def pin(communicator: Communicator) -> Place:
@@ -25,18 +23,14 @@ def pin(communicator: Communicator) -> Place:
     it; collective."""
     allowed = sorted(os.sched_getaffinity(0))
     masks = _on_host(communicator, allowed)
-    every_cpu = sorted(set[int]().union(*masks.values()))
-    oversubscribed, index = len(every_cpu) < len(masks), sorted(masks).index(communicator.rank)
+    oversubscribed = len(set[int]().union(*masks.values())) < len(masks)
     if all(mask == allowed for mask in masks.values()):
         # The first hardware thread of every core, then the second, ...
         turns = chain(*zip_longest(*cores(allowed)))
         in_turn = [cpu for cpu in turns if cpu is not None]
+        index = sorted(masks).index(communicator.rank)
         os.sched_setaffinity(0, {in_turn[index % len(in_turn)]})
-    cpus = sorted(os.sched_getaffinity(0))
-    taken = set[int]().union(*_on_host(communicator, cpus).values())  # hosts differ: all call it
-    free = [core[0] for core in cores(every_cpu) if taken.isdisjoint(core)]
-    has_free = len(free) >= len(masks) and not oversubscribed
-    return Place(oversubscribed, cpus, free[index] if has_free else None)
+    return Place(oversubscribed, sorted(os.sched_getaffinity(0)))
 
 
 def _on_host(communicator: Communicator, cpus: list[int]) -> dict[int, list[int]]:

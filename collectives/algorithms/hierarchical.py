@@ -51,8 +51,8 @@ def between(world: World, ranks: tuple[int, ...]) -> World:
 
 
 def rails(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The rails of hosts with these ranks, as many as the smallest host has ranks."""
-    return list(zip(*nodes, strict=False))
+    """The rails of hosts with these ranks, as many of each."""
+    return list(zip(*nodes, strict=True))
 
 
 def sharded(node: World, rail: World, case: Case) -> Iterator[Part]:

@@ -23,9 +23,9 @@ struct Routing {
   Choice* came;          // [WT_WORLD][most_tokens][top_k] of all ranks; `place`: row here or -1
   char* rows;            // the experts' inputs, and later their results
   // For a library, which sends rows grouped by rank.
-  char *out, *in;  // rows of this rank's tokens, and the rows that arrive
-  const int *record,
-      *arrived;  // [WT_WORLD][most_tokens]: a token's row in `out`, in `in`, or -1
+  char *out, *in;      // rows of this rank's tokens, and the rows that arrive
+  const int* record;   // [WT_WORLD][most_tokens]: a token's row in `out`, or -1
+  const int* arrived;  // [WT_WORLD][most_tokens]: its row in `in`, or -1
 };
 
 DEVICE const Routing& routing_of(const Arguments& a) { return *(const Routing*)a.more; }
@@ -99,8 +99,8 @@ DEVICE void local_terms(const Arguments& a, const Routing& r, long from, long to
 template <class Part, class Term>
 DEVICE void all_terms(const Arguments& a, const Routing& r, long token, Part part_of, Term term) {
   const Choice* came = choices_of(r, r.came, a.rank * r.most_tokens + token);
-  const int ranks =
-      rematerialized(WT_WORLD);  // not unrolled: a GPU lacks registers for eight ranks' terms
+  // Not unrolled: a GPU lacks registers for eight ranks' terms.
+  const int ranks = rematerialized(WT_WORLD);
   for (int d = 0, c = 0; d < ranks;) {
     const char* row = nullptr;
     float weight = 1;
@@ -110,7 +110,10 @@ DEVICE void all_terms(const Arguments& a, const Routing& r, long token, Part par
     } else if (c == r.top_k) {
       ++d;
     } else {
-      if (came[c].place >= 0) row = r.rows + came[c].place * row_bytes(a), weight = came[c].weight;
+      if (came[c].place >= 0) {
+        row = r.rows + came[c].place * row_bytes(a);
+        weight = came[c].weight;
+      }
       ++c;
     }
     if (row) term(row, weight);

@@ -32,6 +32,7 @@ DEVICE long exchange_from(const Launch& launch, long step, long count, long most
   const Arguments& a = launch.a;
   constexpr bool SHARED = PATH != PUSH && READERS == ALL;  // all readers share one slot
   constexpr int SLOTS = SHARED ? 1 : WT_WORLD;
+  constexpr int GIVES = SHARED && WT_WORLD > 1 ? 1 : WT_WORLD - 1;
   const long steps = (count + most - 1) / most;
   long start = 0;
   do {
@@ -42,14 +43,14 @@ DEVICE long exchange_from(const Launch& launch, long step, long count, long most
                                  : place_between(writer, reader, PATH == PUSH, use);
       return launch.half_of(place.slab) + ((step & 1) * SLOTS + place.slot) * a.chunk_bytes;
     };
-    for_each_peer(
-        a, [&](long reader) { give(reader, start, n, slot(reader, a.rank)); }, 1,
-        SHARED && WT_WORLD > 1 ? 2 : WT_WORLD);
+    const auto give_to = [&](long reader) { give(reader, start, n, slot(reader, a.rank)); };
+    for_each_peer(a, give_to, 1, 1 + GIVES);
     launch.signal(step + 1);
     meanwhile(start, n);
     launch.wait(step + 1);
     take(start, n, [&](long writer) { return slot(a.rank, writer); });
-    start += most, ++step;
+    start += most;
+    ++step;
   } while (start < count);
   return step;
 }

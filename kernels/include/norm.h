@@ -78,8 +78,10 @@ DEVICE void scale(const Row& row, float factor) {
   for_places<PACKS_AT_ONCE>(row.hidden, row.aligned, this_block(), [&](auto at) INLINED {
     constexpr int N = decltype(at)::COUNT;
     pack old[N], weights[N];
-    for (int k = 0; k < N; ++k)
-      old[k] = at.load(row.residual_out, k), weights[k] = at.load(row.weight, k);
+    for (int k = 0; k < N; ++k) {
+      old[k] = at.load(row.residual_out, k);
+      weights[k] = at.load(row.weight, k);
+    }
     loads_first<2 * N>();
     for (int k = 0; k < N; ++k) {
       typename Element::values x = Element::widen(old[k]);
@@ -94,11 +96,15 @@ DEVICE void scale(const Row& row, float factor) {
 template <int SOURCES, int RANKS = 1>
 DEVICE void norm_row(const Norm& n, long token, Sources<SOURCES> inputs,
                      PeerRows<RANKS> peers = {}) {
-  const long hidden = n.hidden, start = token * hidden * ELEMENT_BYTES;
-  Row row = {n.residual + start,      n.weight, n.residual_out + start,
-             n.ranks.receive + start, hidden,   true};
+  const long start = token * n.hidden * ELEMENT_BYTES;
+  Row row;
+  row.residual = n.residual + start;
+  row.residual_out = n.residual_out + start;
+  row.normed = n.ranks.receive + start;
+  row.weight = n.weight;
+  row.hidden = n.hidden;
   row.aligned = inputs.aligned() && peers.aligned() && is_aligned(row.residual) &&
                 is_aligned(row.residual_out) && is_aligned(row.normed) && is_aligned(row.weight);
-  const float mean = add(row, inputs, peers) / (float)hidden;
+  const float mean = add(row, inputs, peers) / (float)n.hidden;
   scale(row, 1.0f / square_root(mean + (float)n.epsilon));
 }

@@ -166,16 +166,17 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
     for (int u = 0; u < UNITS; ++u) {
       const int i = first + u * step, now = rematerialized(rank);
       if (i >= units) break;
-      store_unit<BYTES>(a.receive, i, count, combined<WT_WORLD>([&](int r) {
-                          pack p;
-                          UNROLLED
-                          for (int j = 0; j < REGISTERS; ++j)
-                            p.r[j] =
-                                selected(r == now, inputs[u].r[j],
-                                         selected(r < now, peers[u][r < WT_WORLD - 1 ? r : 0].r[j],
-                                                  peers[u][r > 0 ? r - 1 : 0].r[j]));
-                          return p;
-                        }));
+      const auto input_of = [&](int r) {
+        const int below = r < WT_WORLD - 1 ? r : 0, above = r > 0 ? r - 1 : 0;  // places in peers
+        pack p;
+        UNROLLED
+        for (int j = 0; j < REGISTERS; ++j) {
+          const words of_peer = selected(r < now, peers[u][below].r[j], peers[u][above].r[j]);
+          p.r[j] = selected(r == now, inputs[u].r[j], of_peer);
+        }
+        return p;
+      };
+      store_unit<BYTES>(a.receive, i, count, combined<WT_WORLD>(input_of));
     }
   }
   launch.leave();

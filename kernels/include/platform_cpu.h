@@ -5,7 +5,6 @@
 #define UP_TO_512_THREADS
 #define UP_TO_256_THREADS
 #define DEVICE inline __attribute__((always_inline))
-#define NOINLINE static __attribute__((noinline))
 #define UNROLLED _Pragma("GCC unroll 32")
 #define NO_UNROLL
 #define LAUNCHED_WITH(T) const T&  // by reference: the timed loop calls a `void (*)(void*)`

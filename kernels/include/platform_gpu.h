@@ -2,7 +2,6 @@
 #pragma once
 
 #define DEVICE __device__ __forceinline__
-#define NOINLINE DEVICE                // on a CPU: a function that is not inlined
 #define UNROLLED _Pragma("unroll")     // for loops over registers, which have no addresses
 #define NO_UNROLL _Pragma("unroll 1")  // for a loop with a body that fills all registers
 #define LAUNCHED_WITH(T) const T       // the one argument of a kernel: by value

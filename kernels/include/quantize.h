@@ -28,10 +28,6 @@ struct IntBlocks {
 };
 typedef IntBlocks<8, 0x42fe0000u> Int8Blocks;  // the limits are 127 and 7, as bits of a float
 typedef IntBlocks<4, 0x40e00000u> Int4Blocks;
-struct Fp8Blocks {  // of a norm's output, which no kernel decodes
-  static constexpr float LARGEST = 448;
-  static DEVICE words codes(floats x) { return E4m3::finite_codes(x); }
-};
 
 typedef WT_WIRE_FORMAT Wire;
 // A thread handles a unit at once: one block, or on a CPU enough blocks for a register of codes.
@@ -69,9 +65,11 @@ DEVICE CodedUnit quantized(const WideUnit& x) {
     for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k)
       largest = most_of(largest, magnitude(x.f[k]));
     const floats exact = reinterpret<floats>(largest_of_lanes(largest)) * (1 / Wire::LARGEST);
-    const words nearest = halves(exact, exact), nan = words{} + 0x7fff7fffu;
-    const words up = (low_halves(nearest) < exact ? nearest + 0x10001u : nearest) & 0x7fff7fffu;
-    const words scale = up < 0x7c000000u ? up : nan;
+    const words nan = words{} + 0x7fff7fffu;
+    const words nearest = halves(exact, exact);
+    const words up = low_halves(nearest) < exact ? nearest + 0x10001u : nearest;
+    const words positive = up & 0x7fff7fffu;
+    const words scale = positive < 0x7c000000u ? positive : nan;
     copy_bits(&q.scales[b], &scale, sizeof q.scales[b]);
     const floats stored = low_halves(scale);
     const floats inverse = stored > floats{} ? 1.0f / stored : floats{};

@@ -244,10 +244,10 @@ struct Launch {
     // before the launch's streaming stores.
     if (ON_CPU && WT_STREAM_RECEIVE) fence_system();
     block_barrier();
-    if (thread_in_block() == 0 &&
-        add_relaxed_device((unsigned*)&a.own->ticket.value, 1) + 1 == (unsigned)blocks()) {
-      a.own->ticket.value = 0;
-      a.own->epoch.value = epoch;
-    }
+    if (thread_in_block() != 0) return;
+    const unsigned earlier = add_relaxed_device((unsigned*)&a.own->ticket.value, 1);
+    if (earlier + 1 < (unsigned)blocks()) return;
+    a.own->ticket.value = 0;
+    a.own->epoch.value = epoch;
   }
 };

@@ -121,7 +121,6 @@ class Link:
     name: str
     kind: str
     gb_s: float
-    both_ways_gb_s: float
     source: str
     mesh: bool = False
     most_gpus: int = 64

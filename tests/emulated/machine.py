@@ -35,7 +35,6 @@ EMULATOR = Path(os.environ.get("WIRETAX_EMULATOR", ROOT.parent / "shared/emulato
 PACKAGES = (
     ROOT / f".venv-emulated/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 )
-NS_PER_INSTRUCTION = 10  # one step of the constant clock of gfx942 and later
 BURSTS = (1, 3, 20, 200, 1000)  # instructions that a wave executes before another wave continues
 MOST_INSTRUCTIONS = 200_000_000  # of one run; far beyond any time-out
 LOCAL_POISON = 0xA5  # a block's shared memory before its first store

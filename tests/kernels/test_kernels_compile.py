@@ -166,7 +166,7 @@ def macros(words: str, *wide: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     return (*re.findall(r"(\w+)=(\w+)", words), *wide)
 
 
-GEMV, NORM, QUANTIZED = "gemv_allreduce", "allreduce_rmsnorm", "allreduce_two_shot_quantized"
+GEMV, QUANTIZED = "gemv_allreduce", "allreduce_two_shot_quantized"
 TYPES = (
     "WT_ELEMENT=Float8_e4m3 WT_REDOP=Sum",
     "WT_ELEMENT=Int64 WT_REDOP=Max",

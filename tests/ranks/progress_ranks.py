@@ -14,13 +14,13 @@ from bench.harness import progress, timing
 from bench.harness.command import main
 from collectives.communicator import launched_rank
 
-keep, perform, round_trip_ns = progress.Progress.keep, timing.perform, timing.round_trip_ns
+write, perform, round_trip_ns = progress.Progress.write, timing.perform, timing.round_trip_ns
 place, counts = ["outside"], Counter[str]()
 
 
 def counted(shown: progress.Progress, text: str) -> None:
     counts[place[-1]] += 1
-    keep(shown, text)
+    write(shown, text)
 
 
 def inside(function):
@@ -35,7 +35,7 @@ def inside(function):
 
 
 progress.LINE_S = 0.0
-progress.Progress.keep = counted  # type: ignore[assignment, method-assign]
+progress.Progress.write = counted  # type: ignore[assignment, method-assign]
 timing.perform, timing.round_trip_ns = inside(perform), inside(round_trip_ns)
 folder, sys.argv[1:] = sys.argv[1], sys.argv[2:]
 try:

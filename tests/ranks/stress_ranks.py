@@ -89,7 +89,7 @@ def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) ->
     flight = FlightRecord("", None, world.communicator.rank, timeout_s, {})
     flight.watch = watch
     options = RunOptions("stress", timeout_s, seed=seed, device=device, keeps_run=False)
-    return Session(options, world, flight, Place(False, [], None))
+    return Session(options, world, flight, Place(False, []))
 
 
 def program(session: Session, hand: Sequence[Launch], launches: int) -> list[Action]:

@@ -44,9 +44,7 @@ BETWEEN = "tests/collectives/test_hierarchical.py::test_every_collective_between
 STATS, CASE, STORED = (
     f"tests/reports/store/test_{name}.py" for name in ("stats", "case", "result")
 )
-VERDICT, REGRESS, ACCEPT = (
-    f"tests/reports/verdicts/test_{name}.py" for name in ("verdict", "regress", "accept")
-)
+VERDICT, REGRESS = (f"tests/reports/verdicts/test_{name}.py" for name in ("verdict", "regress"))
 FORMATS = "tests/reports/imports/test_import_formats.py"
 
 KERNELS = {

@@ -71,11 +71,11 @@ def test_values_that_could_be_names_are_replaced(value):
 
 
 WRITTEN = (
-    "bench/allreduce.py -b 16K --out private --out=private -J private -Jprivate "
+    "bench/allreduce.py -b 16K --out private --out=private "
     "--algorithm one_shot,library --plot=/tmp/a=b.png me@host 10.0.0.1 -T 2.5 ~"
 )
 STORED = (
-    "<path> -b 16K --out <path> --out=<path> -J <path> -J<path> "
+    "<path> -b 16K --out <path> --out=<path> "
     "--algorithm one_shot,library --plot=<path> <set> <set> -T 2.5 <path>"
 )
 

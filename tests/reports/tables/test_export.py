@@ -1,5 +1,4 @@
-"""`reports export`: a store as CSV, Parquet and OpenMetrics, read back by other programs'
-readers."""
+"""`reports export`: a store as CSV and OpenMetrics, read back by other programs' readers."""
 
 import csv
 import io

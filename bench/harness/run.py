@@ -115,31 +115,41 @@ def measure(
 
 
 def measure_all(run: Run, policy: RunPolicy) -> None:
-    """Pilots, then rounds of blocks in seeded random order until no case is left or time is up."""
+    """Pilots, then rounds of blocks in seeded random order until no case is left or time is up.
+    Cases whose pilot would not leave half of the time are not measured."""
     session, options, suite = run.session, run.session.options, run.suite
-    parts = [part for parts in suite.link_parts.values() for part in parts.values()]
-    iterations = [*suite.iterations.values(), *parts]
-    for iteration in iterations:
-        pilot(session, iteration)
-        if agreed_stop(run):
+    iterations = [part for parts in suite.link_parts.values() for part in parts.values()]
+    for part in iterations:
+        pilot(session, part)
+        if agreed_stop(run, run.deadline_s):
             return
+    active: list[int] = []
+    half_s = (time.monotonic() + run.deadline_s) / 2
+    for number, iteration in suite.iterations.items():
+        pilot(session, iteration)
+        active.append(number)
+        if agreed_stop(run, half_s):
+            break
+    if run.interrupted:
+        return
+    iterations += [suite.iterations[number] for number in active]
     warm_up_alike(iterations)
     left_s = 0.85 * (run.deadline_s - time.monotonic())
     budget_s, rounds = session.communicator.broadcast(left_s), ROUNDS
     if not options.iterations:
         rounds = fit_rounds(iterations, options.checks, budget_s, policy.rounds)
     set_block_lengths(iterations, options.checks, budget_s, rounds, options.iterations)
-    active, round_ = list(suite.iterations), 0
+    round_ = 0
     while active:
-        for size, number in visits(suite, active, round_, options.seed):
-            if number is not None:
-                store_block(run, number, round_)
+        for size, visited in visits(suite, active, round_, options.seed):
+            if visited is not None:
+                store_block(run, visited, round_)
             else:
                 record = measure_link(session, suite.link_parts[size], size, round_)
                 if record and run.file:
                     run.file.append(record)
-            show_block(run, number, round_)
-            if agreed_stop(run):
+            show_block(run, visited, round_)
+            if agreed_stop(run, run.deadline_s):
                 return
         round_ += 1
         active = policy.go_on(run, active, round_)
@@ -170,11 +180,11 @@ def show_block(run: Run, number: int | None, round_: int) -> None:
     )
 
 
-def agreed_stop(run: Run) -> bool:
-    """Whether all ranks stop: one was interrupted, or rank 0's time is up."""
+def agreed_stop(run: Run, deadline_s: float) -> bool:
+    """Whether all ranks stop: one was interrupted, or rank 0 is past the deadline."""
     flight = run.session.flight
     flight.note("between blocks")
-    vote = flight.interrupted_s is not None, time.monotonic() > run.deadline_s
+    vote = flight.interrupted_s is not None, time.monotonic() > deadline_s
     votes = run.session.communicator.all_gather(vote)
     run.interrupted = any(interrupted for interrupted, _ in votes)
     return run.interrupted or bool(votes[0][1])

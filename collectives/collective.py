@@ -66,6 +66,10 @@ class Datatype:
     def size_bytes(self) -> int:
         return np.dtype(self.storage).itemsize
 
+    @property
+    def is_unsigned(self) -> bool:
+        return not self.is_float and np.dtype(self.storage).kind == "u"
+
     def encode(self, values: Array) -> Array:
         """float64 (or integer) values to stored elements, to the nearest, ties to even. Integers
         wrap."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.harness.feature import Feature, SessionView
-from bench.harness.options import AddOption, Parser, comma_separated
+from bench.harness.options import CASES, AddOption, Parser, comma_separated
 from collectives.collective import Collective, Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import Case
@@ -47,6 +47,7 @@ class ArrivalSkew(Feature):
     def add_options(add: AddOption) -> None:
         add(
             "--arrival-skew",
+            changes=CASES,
             type=partial(comma_separated, delay_us),
             metavar="A,B",
             help="delay one rank by these times, such as 0,5us,1.5ms; isolated mode only (none)",

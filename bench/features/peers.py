@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bench.harness.feature import Feature, SessionView
-from bench.harness.options import AddOption, Parser, comma_separated, name_among
+from bench.harness.options import CASES, AddOption, Parser, comma_separated, name_among
 from collectives.operation import Algorithm
 from collectives.peers import NAMES
 
@@ -21,6 +21,7 @@ class Peers(Feature):
     def add_options(add: AddOption) -> None:
         add(
             "--peer",
+            changes=CASES,
             type=partial(comma_separated, partial(name_among, "peer", NAMES)),
             metavar="A,B",
             help=f"also time these, on GPUs: {', '.join(NAMES)} (none)",

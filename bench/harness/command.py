@@ -44,7 +44,7 @@ def sweep_parser(
     parser.set_defaults(collective=collective.name, redops=["none"])
     add_case_options(what, collective)
     for feature in features:
-        feature.add_options(what)
+        feature.add_options(partial(what, changes=""))  # each declares what it changes
     add_method_options(how)
     options.add_output(output)
     output(

@@ -28,7 +28,7 @@ class Feature:
 
     @staticmethod
     def add_options(add: AddOption) -> None:
-        """Adds the feature's options to a group."""
+        """Adds the feature's options, each with the `changes` that it makes, to a group."""
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Feature | None":

@@ -107,8 +107,10 @@ class Data:
         if not datatype.is_float and self.redop == "avg":
             numbers *= self.ranks  # a lost remainder would hide a wrong contribution
         elif compares:
-            # On both sides of 0, or of 128, where a comparison of the other sign errs.
-            numbers += (128 if datatype.name == "uint8" else 0) - PERIOD // 2
+            # On both sides of 0, or of an unsigned type's middle, where a comparison of the other
+            # sign errs.
+            middle = 1 << 8 * datatype.size_bytes - 1 if datatype.is_unsigned else 0
+            numbers += middle - PERIOD // 2
         return numbers.astype(np.float64 if datatype.is_float else np.int64)
 
     def received(self, shape: Shape) -> Array:

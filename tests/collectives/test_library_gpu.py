@@ -6,11 +6,16 @@ and fails on request.
 
 import json
 import re
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from collectives.collective import COLLECTIVES, Datatype
 from collectives.library import gpu as library_gpu
-from collectives.library.gpu import has_endless_ll, reduces_float8
+from collectives.library.gpu import NcclLibrary, has_endless_ll, reduces_float8
+from collectives.operation import Case, Unsupported
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, mpirun
 
@@ -297,6 +302,17 @@ def test_ranks_that_share_a_gpu_on_a_fake_gpu(allowed):
     assert all(
         outcome == (None, None) if allowed else outcome.startswith(refused)
         for outcome in outcomes(report)
+    )
+
+
+def test_a_type_that_nccl_lacks_is_refused():
+    """A new type of ours must not end a run on GPUs."""
+    int16 = Datatype("int16", np.int16, False)
+    case = Case(COLLECTIVES["all_reduce"], 8, int16, "sum", 0, 0)
+    library: Any = SimpleNamespace(nccl=SimpleNamespace(name="NCCL 2.32.3"))
+    world: Any = None
+    assert NcclLibrary.bind(library, world, case) == Unsupported(
+        "NCCL 2.32.3 does not reduce int16"
     )
 
 

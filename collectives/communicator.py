@@ -68,6 +68,17 @@ def launched_ranks() -> int | None:
     return _number_in(SIZE_VARIABLES)
 
 
+def require_launcher(library: str) -> None:
+    """Raises Refusal for an MPICH without PMIx below a launcher that speaks PMIx alone: it would
+    abort. `library` describes itself."""
+    is_pmix = "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ
+    if is_pmix and library.startswith("MPICH Version") and "pmix" not in library:
+        raise Refusal(
+            "this MPICH does not speak PMIx, which the launcher speaks: start the ranks with the "
+            "mpirun that came with MPICH, or in a job of Slurm with srun --mpi=pmi2"
+        )
+
+
 def best_thread_level() -> str:
     """The thread level at which MPI is fastest, decided before MPI is up. MULTIPLE, the default of
     mpi4py, makes MPICH four to six times slower at 4 to 16 KB. But when ranks outnumber cores,
@@ -81,7 +92,8 @@ def best_thread_level() -> str:
 class Communicator:
     """All ranks, through MPI, or some: `among`. `nodes` are the ranks of each host in order.
     `whole` are all ranks of the run, `ranks` the numbers of these ranks there.
-    `thread_level` None: the fastest for these ranks and cores."""
+    `thread_level` None: the fastest for these ranks and cores. Raises Refusal before MPI is up if
+    its library does not speak to the launcher."""
 
     def __init__(self, thread_level: str | None = None) -> None:
         import mpi4py
@@ -90,6 +102,7 @@ class Communicator:
         from mpi4py import MPI
 
         self.mpi = MPI
+        require_launcher(MPI.Get_library_version())
         self._initialize(thread_level or best_thread_level())
         self._join(MPI.COMM_WORLD)
         self.whole, self.ranks = self, [*range(self.size)]

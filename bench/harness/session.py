@@ -22,7 +22,7 @@ from typing import NoReturn
 from bench import VERSION, end_interrupted
 from bench.harness.console import CANNOT, USAGE, WRONG, print_out, say
 from bench.harness.feature import Feature
-from bench.harness.options import RunOptions
+from bench.harness.options import Parser, RunOptions
 from bench.harness.progress import Progress
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
@@ -110,6 +110,8 @@ def start(
             "pip install mpich brings one, or name yours in MPI4PY_LIBMPI",
         )
         sys.exit(CANNOT)
+    except Refusal as refusal:
+        Parser(prog=f"bench.{options.command}").error(str(refusal))
     try:
         require_one_run(communicator, options)
         flight = open_flight(communicator, options)

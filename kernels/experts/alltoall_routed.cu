@@ -36,9 +36,10 @@ DEVICE long dispatch(const Launch& launch) {
     });
   };
   const auto take = [&](long start, long n, auto inbox) {
-    if (start == 0)
-      place_rows(a, r,
-                 [&](long s) { return s == a.rank ? counting : slot_at(a, r, inbox(s)).counts; });
+    const auto counts_of = [&](long s) {
+      return s == a.rank ? counting : slot_at(a, r, inbox(s)).counts;
+    };
+    if (start == 0) place_rows(a, r, counts_of);
     const auto take_from = [&](long s) {
       for_tokens_of_block(start, smaller(start + n, r.tokens_of[s]), [&](long t) {
         if (s == a.rank) return store_token(a, r, s, t, choices_of(r, r.choices, t), own_row(a, t));

@@ -24,7 +24,8 @@ RANK_KERNEL(pack_tokens) {
 RANK_KERNEL(unpack_tokens) {
   const Routing& r = routing_of(a);
   const auto store = [&](long s, long t, const char* row) {
-    local_terms(a, r, s, t, [&](char* to, float) { copy(Output{to}, row, a.count, this_block()); });
+    const auto copy_to = [&](char* to, float) { copy(Output{to}, row, a.count, this_block()); };
+    local_terms(a, r, s, t, copy_to);
   };
   for_tokens_of_block(0, r.tokens, [&](long t) { store(a.rank, t, own_row(a, t)); });
   for_records(a, r, r.in, r.arrived, store);

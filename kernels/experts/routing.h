@@ -82,7 +82,8 @@ DEVICE void store_token(const Arguments& a, const Routing& r, long from, long to
     x.place = is_here ? r.first[from * r.experts + x.expert] + x.place : -1;
     if ((unsigned)x.place >= r.most_rows) x.place = -1;
     if (thread_in_block() == 0) came[c] = x;
-    if (x.place >= 0) copy(Output{r.rows + x.place * row_bytes(a)}, row, a.count, this_block());
+    if (x.place < 0) continue;
+    copy(Output{r.rows + x.place * row_bytes(a)}, row, a.count, this_block());
   }
 }
 
@@ -90,8 +91,10 @@ DEVICE void store_token(const Arguments& a, const Routing& r, long from, long to
 template <class Term>
 DEVICE void local_terms(const Arguments& a, const Routing& r, long from, long token, Term term) {
   const Choice* came = choices_of(r, r.came, from * r.most_tokens + token);
-  for (int c = 0; c < r.top_k; ++c)
-    if (came[c].place >= 0) term(r.rows + came[c].place * row_bytes(a), came[c].weight);
+  for (int c = 0; c < r.top_k; ++c) {
+    if (came[c].place < 0) continue;
+    term(r.rows + came[c].place * row_bytes(a), came[c].weight);
+  }
 }
 
 // Calls term(row, weight) for the parts of the result of this rank's token, in rank order: the

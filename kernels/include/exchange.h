@@ -79,7 +79,8 @@ DEVICE const char* segment_for(const Arguments& a, const char* send, long reader
 template <Path PATH, Readers READERS, class OwnPlace, class Take>
 DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
   const auto copy_own = [&](long at, long n) {
-    if (char* to = own_place(at)) copy(Output{to}, segment_for<READERS>(a, a.send, a.rank, at), n);
+    const char* own = segment_for<READERS>(a, a.send, a.rank, at);
+    if (char* to = own_place(at)) copy(Output{to}, own, n);
   };
   if constexpr (PATH == REGISTERED) {
     const auto take_part = [&](long at, long n) {
@@ -87,8 +88,9 @@ DEVICE void exchange(const Arguments& a, OwnPlace own_place, Take take) {
         return segment_for<READERS>(a, a.sends.selected(writer), a.rank, at);
       });
     };
-    in_users_buffers(
-        a, [&] { in_parts(a.count, take_part); }, [&] { in_parts(a.count, copy_own); });
+    const auto take_all = [&] { in_parts(a.count, take_part); };
+    const auto copy_all = [&] { in_parts(a.count, copy_own); };
+    in_users_buffers(a, take_all, copy_all);
   } else {
     // On a CPU what all ranks read goes into a slab and its own place in one pass: 0.9 of the time.
     constexpr bool BOTH = COPIES_TO_BOTH && READERS == ALL && WT_WORLD > 1;
@@ -203,7 +205,8 @@ struct Ring {
             Slab{inbox(right, s, chunk)});
       }
       // The first round signals all: after 2^31 launches an unwritten flag would seem to be ahead.
-      if (round < rounds - 1) launch.signal(round + 1, round == 0 ? launch.peers : neighbours);
+      const unsigned readers = round == 0 ? launch.peers : neighbours;
+      if (round < rounds - 1) launch.signal(round + 1, readers);
     }
     launch.leave();
   }

@@ -74,8 +74,10 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile,
     pack p = sums_over_lanes(sums[t]);
     if (WEIGHT_BYTES == 1) {
       const pack scales = load_aligned_pack(g.row_scales, tile);
-      for (int j = 0; j < REGISTERS; ++j)
-        p.r[j] = reinterpret<words>(reinterpret<floats>(p.r[j]) * reinterpret<floats>(scales.r[j]));
+      for (int j = 0; j < REGISTERS; ++j) {
+        const floats sum = reinterpret<floats>(p.r[j]);
+        p.r[j] = reinterpret<words>(sum * reinterpret<floats>(scales.r[j]));
+      }
     }
     tile_sums[t] = p;
   }

@@ -285,7 +285,8 @@ DEVICE void for_places(long count, bool aligned, ThreadGroup team, Each each) {
 template <Finish FINISH = COMPLETE, int SOURCES, class To>
 DEVICE void reduce(To to, Sources<SOURCES> from, long count, ThreadGroup team = whole_grid()) {
   // A GPU thread has 128 registers, and sums of fp8 take twice as many as sums of halves.
-  constexpr int BATCH = (SOURCES * REGISTERS <= 16 ? 4 : 2) / (SOURCES > 1 && VALUES > 8 ? 2 : 1);
+  constexpr int MOST_PACKS = SOURCES * REGISTERS <= 16 ? 4 : 2;
+  constexpr int BATCH = SOURCES > 1 && VALUES > 8 ? MOST_PACKS / 2 : MOST_PACKS;
   // Widening fills the window of instructions in which a CPU finds its next loads.
   constexpr bool PREFETCHES =
       PREFETCH_BYTES && SOURCES > 1 && sizeof(Element::values) > sizeof(pack);

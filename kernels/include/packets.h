@@ -126,7 +126,10 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
   for (int first = (int)thread(); first < units; first += UNITS * step) {
     pack inputs[UNITS], peers[UNITS][Received<UNITS>::PEERS] = {};
     // Behind the end a thread takes its first unit again; another thread may reset its own.
-    const auto unit = [&](int u) { return first + u * step < units ? first + u * step : first; };
+    const auto unit = [&](int u) {
+      const int own = first + u * step;
+      return own < units ? own : first;
+    };
     UNROLLED
     for (int u = 0; u < UNITS; ++u) inputs[u] = own(unit(u));
     const auto place = [&](int here, int u, int k) {
@@ -150,7 +153,8 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
         UNROLLED
         for (u64 packet : two) {
           const bool is_late = Packet::missing(packet, epoch);
-          late = is_late ? packet : late, from = is_late ? k : from;
+          late = is_late ? packet : late;
+          from = is_late ? k : from;
         }
       });
       give_up(a, from + (from >= rank), Packet::seen(late, epoch), wanted<Packet>(epoch));
@@ -167,7 +171,9 @@ DEVICE void all_reduce_in_packets(const Arguments& a) {
       const int i = first + u * step, now = rematerialized(rank);
       if (i >= units) break;
       const auto input_of = [&](int r) {
-        const int below = r < WT_WORLD - 1 ? r : 0, above = r > 0 ? r - 1 : 0;  // places in peers
+        // Places in `peers`: of a rank before this one, and of a later one.
+        const int below = r < WT_WORLD - 1 ? r : 0;
+        const int above = r > 0 ? r - 1 : 0;
         pack p;
         UNROLLED
         for (int j = 0; j < REGISTERS; ++j) {

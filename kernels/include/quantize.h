@@ -74,8 +74,10 @@ DEVICE CodedUnit quantized(const WideUnit& x) {
     const floats stored = low_halves(scale);
     const floats inverse = stored > floats{} ? 1.0f / stored : floats{};
     UNROLLED
-    for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k)
-      q.codes[code_pack(k)].r[code_register(k)] |= Wire::codes(x.f[k] * inverse) << code_shift(k);
+    for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k) {
+      const words codes = Wire::codes(x.f[k] * inverse);
+      q.codes[code_pack(k)].r[code_register(k)] |= codes << code_shift(k);
+    }
   }
   return q;
 }
@@ -83,9 +85,10 @@ DEVICE CodedUnit quantized(const WideUnit& x) {
 DEVICE WideUnit dequantized(const CodedUnit& q) {
   WideUnit x;
   UNROLLED
-  for (int k = 0; k < FLOATS; ++k)
-    x.f[k] = Wire::values(q.codes[code_pack(k)].r[code_register(k)] >> code_shift(k)) *
-             scale_in_lanes(q.scales[k / BLOCK_FLOATS]);
+  for (int k = 0; k < FLOATS; ++k) {
+    const words codes = q.codes[code_pack(k)].r[code_register(k)] >> code_shift(k);
+    x.f[k] = Wire::values(codes) * scale_in_lanes(q.scales[k / BLOCK_FLOATS]);
+  }
   return x;
 }
 

@@ -136,7 +136,6 @@ class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
     n_wrong: Count | None = None
     first_wrong: FirstWrong | None = None
-    measure_s: Bounded | None = None
     chosen: str | None = None
     gpus: list[dict[str, Any]] | None = None
     matmul_gflop_s: Bounded | None = None  # of a matmul beside the case, as the mean over ranks
@@ -282,7 +281,6 @@ class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
     reason: str | None = None
     n_wrong: Count | None = None
     elapsed_s: Bounded | None = None
-    measuring_s: Bounded | None = None
     steal_share: Bounded | None = None
 
 

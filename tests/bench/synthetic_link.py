@@ -90,4 +90,4 @@ def made_up(
                     link_rtt_ns=(4000.0, 4050.0),
                 )
             )
-    return file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0))
+    return file.finish({}, End(status="complete", elapsed_s=2.0))

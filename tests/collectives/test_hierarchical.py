@@ -93,8 +93,9 @@ def run_over_hosts(program, *options):
 SHORT = "--mode isolated -n 12 --lean --quiet"
 
 
-def test_auto_chooses_in_a_run_over_hosts(tmp_path):
+def test_auto_over_hosts_chooses_by_size_and_has_no_bound(tmp_path):
     run_over_hosts("bench.allreduce", "--sizes", "4K,64K", *SHORT.split(), "--out", tmp_path)
     cases = cases_of(tmp_path)
+    assert {case.share_of_bound for case in cases} == {None}
     chosen = {case.size_bytes: case.chosen for case in cases if case.algorithm == "auto"}
     assert chosen == {4096: "hierarchical_whole", 65536: "hierarchical"}

@@ -5,7 +5,6 @@ its network interface counts it. `host_ranks.py refused` prints what all ranks s
 fails.
 """
 
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -73,7 +72,7 @@ def refuse(world: World) -> None:
             sentence = result.reason if isinstance(result, Unsupported) else "nothing"
         except Refusal as refusal:
             sentence = str(refusal)
-        everyone = communicator.all_gather(re.sub(r" on \S+:", " on HOST:", sentence))
+        everyone = communicator.all_gather(sentence)
         say(world, f"{name}: {sorted(set(everyone))}")
 
     def on_rank_3(function: str) -> Any:

@@ -189,7 +189,6 @@ class Sweep:
                 total_us=float(np.median(slowest)),
                 link_rtt_ns=tuple(trips.pop()),
                 n_wrong=0,
-                measure_s=float(times_us.sum() * 1e-6 * case.calls),
             )
             if case.mode == "isolated":
                 block.consume_us = float(np.median(consume))
@@ -222,7 +221,7 @@ def write_run(folder: Path, **fields: Any) -> Result:
         return read(file.path)
     reason = None if sweep.status == "complete" else "interrupted"
     joined = {number: np.concatenate(rows) for number, rows in samples.items()}
-    end = End(status=sweep.status, reason=reason, measuring_s=41.2, elapsed_s=52.0)
+    end = End(status=sweep.status, reason=reason, elapsed_s=52.0)
     return file.finish(joined, end)
 
 

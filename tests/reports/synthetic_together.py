@@ -80,7 +80,7 @@ class Made:
                         n_wrong=None if name == COMPUTE else self.wrong.get(name, 0),
                     )
                     file.append(block)
-        end = End(status="complete", measuring_s=1.0, elapsed_s=2.0)
+        end = End(status="complete", elapsed_s=2.0)
         return file.finish({}, end) if finish else read(file.path)
 
     def planned(self, name):

@@ -187,6 +187,11 @@ PATCHES = {
         ),
         Patch(CPU, "void fence_system() {", "void fence_system() { end_delays();", times=2),
         Patch(CPU, "VECTOR_BYTES == 0) stream_pack(", "VECTOR_BYTES == 0) delay_store("),
+        Patch(
+            SYNC,
+            "DEVICE void leave() const {",
+            "DEVICE void leave() const { delay_last_fence(a.rank);",
+        ),
     ],
     "without the fence after the launch": [
         Patch(SYNC, "if (ON_CPU && WT_STREAM_RECEIVE) fence_system();", "")

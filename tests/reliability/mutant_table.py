@@ -59,6 +59,12 @@ KERNELS = {
     "no-fence-before-flag": Mutant(
         CPU, "  if (WT_STREAM_SLAB || WT_STREAM_RECEIVE) fence_system();\n", "", (FENCES,)
     ),
+    "no-fence-after-stores-into-slabs": Mutant(
+        CPU, "if (WT_STREAM_SLAB || WT_STREAM_RECEIVE)", "if (WT_STREAM_RECEIVE)", (FENCES,)
+    ),
+    "no-fence-after-stores-into-buffers": Mutant(
+        CPU, "if (WT_STREAM_SLAB || WT_STREAM_RECEIVE)", "if (WT_STREAM_SLAB)", (FENCES,)
+    ),
     "no-fence-after-launch": Mutant(
         SYNC, "  if (ON_CPU && WT_STREAM_RECEIVE) fence_system();\n", "", (FENCES,)
     ),

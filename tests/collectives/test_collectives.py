@@ -24,6 +24,31 @@ def test_every_algorithm_is_right_for_fixed_messages(ranks, collective):
     assert f"fixed examples right on {ranks} ranks" in done.stdout
 
 
+# Algorithms whose ranks all make every sum; elsewhere a sum is made once and passed on.
+OWN_SUMS = "one_shot_push", "one_shot_ll", "one_shot_pull", "one_shot_sentinel"
+
+
+def on_three_ranks(algorithm, kernels=ROOT):
+    """The end of a run of fixed messages, whose sums round: another order gives other bits. Two
+    ranks would not show it."""
+    program = "tests/ranks/collective_ranks.py", "fixed", "0", "cpu", "auto", algorithm
+    return mpirun(3, *program, tree=kernels)
+
+
+@pytest.mark.parametrize("algorithm", few(OWN_SUMS, 2))
+def test_three_ranks_get_equal_bits_of_sums_that_round(algorithm):
+    done = on_three_ranks(algorithm)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "fixed examples right on 3 ranks" in done.stdout
+
+
+@pytest.mark.parametrize("algorithm", few(OWN_SUMS, 2))
+def test_ranks_that_add_from_their_own_input_on_get_different_bits(algorithm, tmp_path):
+    done = on_three_ranks(algorithm, tree(tmp_path / "tree", "from its own input on"))
+    assert done.returncode != 0
+    assert "ranks got different bits" in done.stderr
+
+
 STREAMS = {"slabs": 1, "buffers": 2, "both": 3}  # as seeds of collective_ranks.py
 
 

@@ -187,9 +187,19 @@ PATCHES = {
         ),
         Patch(CPU, "void fence_system() {", "void fence_system() { end_delays();", times=2),
         Patch(CPU, "VECTOR_BYTES == 0) stream_pack(", "VECTOR_BYTES == 0) delay_store("),
+        Patch(
+            SYNC,
+            "DEVICE void leave() const {",
+            "DEVICE void leave() const { delay_last_fence(a.rank);",
+        ),
     ],
     "without the fence after the launch": [
         Patch(SYNC, "if (ON_CPU && WT_STREAM_RECEIVE) fence_system();", "")
+    ],
+    # Each rank adds in an order of its own: where sums round, ranks get different bits.
+    "from its own input on": [
+        Patch(PACK, "inputs.at[r] = r ==", "inputs.at[(r - rank + WT_WORLD) % WT_WORLD] = r =="),
+        Patch(PACKETS, "now = rematerialized(rank);", "now = 0;"),
     ],
     # A bit changes in the data that a rank has stored for a peer, before it sets the flag.
     "flip_bit": [

@@ -2,7 +2,8 @@
 memory.
 
 `collective_ranks.py EXAMPLES SEED [DEVICE [MEMORY [NAME ...]]]`. EXAMPLES is a number of drawn
-examples, or `fixed`. NAME is a collective, or an algorithm of all-reduces. A rank that failed alone
+examples, or `fixed`. NAME is a collective, or an algorithm: drawn examples know those of
+all-reduces. The bits of SEED also choose how stores stream. A rank that failed alone
 would draw other examples than its peers, so all ranks fail together or not at all.
 """
 
@@ -56,7 +57,8 @@ def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *n
     fixed = [
         example
         for example in fixed_examples(communicator.size, communicator.hosts)
-        if examples == "fixed" and (not names or example.collective.name in names)
+        if examples == "fixed"
+        and (not names or {example.collective.name, example.algorithm} & {*names})
     ]
     if not isinstance(peers, Unsupported):  # the epoch wraps halfway
         set_epoch(peers, 2**32 - 1 - (len(fixed) or int(examples)) // 2)

@@ -38,7 +38,6 @@ from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
-from collectives.experts.routing import draw as draw_routes
 from collectives.layers.fused import FUSED
 from collectives.operation import Algorithm, Case, Operation, Unsupported, World
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
@@ -60,6 +59,7 @@ from kernels.devices.device import (
     Watch,
 )
 from tests.ranks.layer_cases import (
+    draw_routes,
     gemv_case,
     gemv_contents,
     gemv_layer,

@@ -15,6 +15,8 @@ import json
 import random
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
 from bench.harness.iteration import Buffers, Segments, checked_iteration, nothing
@@ -25,9 +27,7 @@ from bench.layers.experts import routed_iteration
 from bench.machine.placement import Place
 from bench.soak import COUNTS, MARGIN_BYTES, Launch, Sampler, SoakOptions, delay_steps
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
-from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
-from collectives.experts.routing import draw as draw_routes
+from collectives.experts.alltoall_routed import PULL, PUSH, WAYS, RoutedCase, make_tables
 from collectives.layers.fused import FUSED
 from collectives.operation import Algorithm, Case, Operation
 from collectives.peer_buffer import PeerBuffer, set_epoch
@@ -35,6 +35,7 @@ from collectives.registry import ALGORITHMS, exact
 from collectives.table import parsed
 from kernels.devices.device import Action, Counts, Memory
 from tests.ranks.layer_cases import (
+    draw_routes,
     gemv_case,
     gemv_contents,
     gemv_layer,
@@ -147,18 +148,17 @@ def layer_launch(
     return Launch(case, checked_iteration(session.world, case, operation, contents, keep))
 
 
-def routed_launch(session: Session, draw: random.Random) -> Launch:
+def routed_launch(way: str, algorithm: Algorithm, session: Session, draw: random.Random) -> Launch:
     """Tokens to experts that leave them unchanged, or back, or both; also to ranks without tokens
     or experts."""
     world, ranks = session.world, session.communicator.size
     datatype = DATATYPES[draw.choice(["float32", "bfloat16", "float16", "float64"])]
-    way, experts = draw.choice(WAYS), draw.choice([3, 8, 13])
+    experts = draw.choice([3, 8, 13])
     top_k, hidden = draw.choice([1, 2, 3]), draw.choice([1, 31, 248, 1024])
     tokens, skew = draw.choice([1, 5, 64, 300]), draw.choice(["uniform", "zipf:1.5", "zipf:9"])
     routes = draw_routes(skew, ranks, experts, tokens, top_k, draw.randrange(1 << 30))
     row_bytes = hidden * datatype.size_bytes
     send, receive, rows = registered(session, tokens * top_k * row_bytes, 3)
-    algorithm = draw.choice([algorithm for algorithm in ROUTED if algorithm.name != "library"])
     combines = way == "combine"
     case = RoutedCase(
         COLLECTIVES["alltoall"],
@@ -208,7 +208,7 @@ def gemv_launch(session: Session, draw: random.Random) -> Launch:
 
 
 LAYERS: dict[str, list[Make]] = {
-    "routed": [routed_launch] * 6,
+    "routed": [partial(routed_launch, *each) for each in product(WAYS, (PUSH, PULL))],
     "allreduce_rmsnorm": [norm_launch] * 5,
     "gemv_allreduce": [gemv_launch] * 5,
 }

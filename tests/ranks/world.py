@@ -70,12 +70,12 @@ def launch(device: Device, step: Step, times: int) -> None:
 def same_on_all_ranks(
     world: World, watch: Watch, error: str | None, *bits: np.ndarray
 ) -> str | None:
-    """The first error of any rank, or that the ranks got different bits; the same on every rank."""
+    """The first error of any rank, and whether the ranks got different bits; the same on every
+    rank."""
     if watch.timed_out:
         error = f"rank {watch.peer} never came"
     digest = [(array.dtype, array.tobytes()) for array in bits]
     errors, digests = zip(*world.communicator.all_gather((error, digest)), strict=True)
-    for rank, sentence in enumerate(errors):
-        if sentence:
-            return f"rank {rank}: {sentence}"
-    return "ranks got different bits" if any(each != digest for each in digests) else None
+    wrong = [f"rank {rank}: {sentence}" for rank, sentence in enumerate(errors) if sentence][:1]
+    wrong += ["ranks got different bits"] if any(each != digest for each in digests) else []
+    return "; ".join(wrong) or None

@@ -25,6 +25,8 @@ COLLECTIVES = "tests/collectives/test_collectives.py"
 FIXED = f"{COLLECTIVES}::test_every_algorithm_is_right_for_fixed_messages"
 EVERY = f"{COLLECTIVES}::test_every_collective_is_correct_and_equal_results_have_equal_bits"
 FENCES = f"{COLLECTIVES}::test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_a_launch"
+ORDER = f"{COLLECTIVES}::test_three_ranks_get_equal_bits_of_sums_that_round"
+ROUTED = "tests/collectives/test_routed.py::test_tokens_reach_their_experts_and_return_bit_by_bit"
 STRESS = "tests/bench/test_stress.py::test_back_to_back_launches_are_right_when_the_epoch_wraps"
 RACES = "tests/kernels/test_sanitizers.py::test_threadsanitizer_finds_no_race_in_one_whole_kernel"
 BFLOAT16 = "tests/kernels/test_bfloat16.py"
@@ -52,10 +54,25 @@ KERNELS = {
         PACK,
         "inputs.at[r] = r == rank ? own : from_peer(r);",
         "inputs.at[(r - rank + WT_WORLD) % WT_WORLD] = r == rank ? own : from_peer(r);",
-        (FIXED, EVERY),
+        (ORDER, FIXED),
+    ),
+    "packets-from-own-input": Mutant(
+        "kernels/include/packets.h", "now = rematerialized(rank);", "now = 0;", (ORDER, FIXED)
+    ),
+    "two-shot-from-own-input": Mutant(
+        "kernels/allreduce_two_shot.cu",
+        "inputs.at[r] = r == rank",
+        "inputs.at[(r - rank + WT_WORLD) % WT_WORLD] = r == rank",
+        (FIXED,),
     ),
     "no-fence-before-flag": Mutant(
         CPU, "  if (WT_STREAM_SLAB || WT_STREAM_RECEIVE) fence_system();\n", "", (FENCES,)
+    ),
+    "no-fence-after-stores-into-slabs": Mutant(
+        CPU, "if (WT_STREAM_SLAB || WT_STREAM_RECEIVE)", "if (WT_STREAM_RECEIVE)", (FENCES,)
+    ),
+    "no-fence-after-stores-into-buffers": Mutant(
+        CPU, "if (WT_STREAM_SLAB || WT_STREAM_RECEIVE)", "if (WT_STREAM_SLAB)", (FENCES,)
     ),
     "no-fence-after-launch": Mutant(
         SYNC, "  if (ON_CPU && WT_STREAM_RECEIVE) fence_system();\n", "", (FENCES,)
@@ -109,6 +126,18 @@ KERNELS = {
         "peers.store(at, k, sum[k]);",
         "peers.store(at, k, old[k]);",
         (FUSED,),
+    ),
+    "weights-of-another-token": Mutant(
+        "collectives/experts/alltoall_routed.py",
+        'came["weight"][home, place] = routes.weights',
+        'came["weight"][home, place] = np.concatenate([routes.weights[1::-1], routes.weights[2:]])',
+        (ROUTED,),
+    ),
+    "weight-of-another-expert": Mutant(
+        "kernels/experts/routing.h",
+        "term(r.rows + came[c].place * row_bytes(a), came[c].weight)",
+        "term(r.rows + came[c].place * row_bytes(a), came[r.top_k - 1 - c].weight)",
+        (ROUTED,),
     ),
     "registered-from-the-start": Mutant(
         "collectives/peer_buffer.py",

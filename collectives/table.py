@@ -11,27 +11,30 @@ A table is a TOML file. The suite's own, in `tables/`, and a user's are both wri
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from collectives.build import Build
 from collectives.operation import Algorithm, Row
 
-# The facts that a row may name; of a number, one value, or the least and the most.
-FACTS = (
-    "device",  # cpu or gpu
-    "memory",  # mapped, host_staged or same_device; "mapped,host_staged" if ranks have both
-    "ranks",
-    "hosts",
-    "variant",
-    "mode",
-    "in_place",
-    "way",
-    "round_trip_ns",  # of a flag between two CPU cores
-    "l2_bytes",  # of a CPU core
-    "oversubscribed",  # whether ranks outnumber cores and take turns
-)
+Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+# The least and the most.
+Range = Annotated[list[Number], msgspec.Meta(min_length=2, max_length=2)]
+# The facts that a row may name, and what each may be.
+FACTS: dict[str, Any] = {
+    "device": str,  # cpu or gpu
+    "memory": str,  # mapped, host_staged or same_device; "mapped,host_staged" if ranks have both
+    "ranks": float | Range,
+    "hosts": float | Range,
+    "variant": str,
+    "mode": str,
+    "in_place": bool,
+    "way": str,
+    "round_trip_ns": Range,  # of a flag between two CPU cores
+    "l2_bytes": float | Range,  # of a CPU core
+    "oversubscribed": bool,  # whether ranks outnumber cores and take turns
+}
 MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's
 Known = Mapping[str, Mapping[str, Algorithm]]  # by collective and name
 
@@ -57,7 +60,8 @@ def parsed(text: str, known: Mapping[str, Algorithm]) -> Algorithm:
 
 
 def rows_of(tables: Mapping[str, Sequence[Written]], known: Known) -> list[Row]:
-    """The rows of a file's tables, by collective. Raises ValueError for one without a meaning."""
+    """The rows of a file's tables, by collective. Raises ValueError, or msgspec.ValidationError,
+    for one without a meaning."""
     rows = []
     for collective, written_rows in tables.items():
         if collective not in known:
@@ -76,6 +80,8 @@ def rows_of(tables: Mapping[str, Sequence[Written]], known: Known) -> list[Row]:
                 raise ValueError(f"sizes from {least} to {most} B")
             if unknown := set(row.where) - set(FACTS):
                 raise ValueError(f"{min(unknown)!r} is not one of the facts {', '.join(FACTS)}")
+            for fact, value in row.where.items():
+                msgspec.convert(value, FACTS[fact])
             rows.append(Row(collective, algorithm, (least, most), row.where, row.runs, row.memory))
     return rows
 

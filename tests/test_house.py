@@ -3,6 +3,7 @@
 import ast
 import ctypes
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,21 @@ DOORS = {
 # `bench` alone is its __init__.py with the version, which every room of bench may read.
 VERSION = "bench"
 OURS = (*PACKAGES, "tests")
+
+# Modules that read files otherwise: the door, sources, tables beside a module, and the kernel's
+# files. The witness imports nothing, and reads what its own run has written.
+OWN_READERS = {
+    "bench/harness/session.py",
+    "bench/harness/witness.py",
+    "bench/link.py",
+    "bench/machine/environment.py",
+    "bench/machine/files.py",
+    "bench/machine/pci.py",
+    "bench/surveys/steps.py",
+    "reports/advice/specs.py",
+    "reports/site/page.py",
+    "reports/store/untrusted.py",
+}
 
 DEVICE_CLASSES = {"CpuDevice", "GpuDevice"}
 DEVICE_NAMES = {"cpu", "cuda", "hip"}
@@ -196,6 +212,29 @@ def test_no_file_makes_code_run():
             if isinstance(node, ast.Call):
                 assert ast.unparse(node.func) not in ("eval", "exec", "os.system"), path
                 assert "shell" not in [word.arg for word in node.keywords], path
+
+
+def test_files_from_outside_come_through_one_door():
+    """`reports.store.untrusted` checks the kind and the size of a file, and follows no link."""
+    calls = {
+        (path.as_posix(), call)
+        for path in files("bench", "reports", "wiretax")
+        for call in ast.walk(parsed(path))
+        if isinstance(call, ast.Call)
+    }
+    assert {path for path, call in calls if reads_a_file(call)} == OWN_READERS
+
+
+def reads_a_file(call: ast.Call) -> bool:
+    """Whether this opens or reads a file; the door's functions take the path as an argument."""
+    _, _, name = ast.unparse(call.func).rpartition(".")
+    words = [*call.args, *(word.value for word in call.keywords)]
+    texts = [word.value for word in words if isinstance(word, ast.Constant)]
+    if name == "open":
+        return ast.unparse(call.func) != "os.open" and not re.search("[wxa]", str(texts))
+    return name in ("fromfile", "loadtxt") or (
+        name in ("read_text", "read_bytes") and not call.args
+    )
 
 
 def test_only_the_platforms_files_have_conditions():

@@ -24,11 +24,13 @@ from bench.harness.progress import Progress
 from reports.__main__ import open_closed_streams
 from reports.store.manifest import MANIFEST, WORKTREES, Launch, Manifest
 from reports.store.result import ResultError, read
+from reports.store.untrusted import read_bytes
 from reports.store.writing import to_line
 
 ATTEMPTS = 3
 GRACE_S = 60.0
 LONGEST_PILOT_S = 3600.0  # without a budget
+LAST_WORDS_BYTES = 1 << 20  # of a command's errors, in which its last line is found
 StageName = Literal["pilot", "first"]
 PR_SET_PDEATHSIG = 1
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -167,9 +169,9 @@ def run_to_end(
                 process.wait(limit_s)
             except subprocess.TimeoutExpired:
                 reason = f"took longer than {limit_s:.0f} s"
-        errors.seek(0)
-        said = re.sub(r"(?s)-{20,}\nprterun detected.*?(\n-{20,}|\Z)", "", errors.read())
-        lines = re.findall(r".*\w.*", said)
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - LAST_WORDS_BYTES))
+        said = re.sub(r"(?ms)^-{20,}\nprterun detected.*?(\n-{20,}|\Z)", "", errors.read())
+        lines = [line for line in said.splitlines() if re.search(r"\w", line)]
     silent = f"exit status {process.returncode} without a message"
     return process.returncode, reason or (lines[-1].strip() if lines else silent)
 
@@ -208,7 +210,7 @@ def check_out(variant: Variant, folder: Path) -> None:
     if not (folder / package).is_dir():  # the package of this tree would run
         raise Stop(USAGE, f"{subject}: its revision has no {package}")
     locks = [root / "locks/runtime.lock" for root in (folder, ROOT)]
-    theirs, ours = (lock.read_bytes() if lock.is_file() else b"" for lock in locks)
+    theirs, ours = (read_bytes(lock) if lock.is_file() else b"" for lock in locks)
     if theirs not in (b"", ours):
         status, last_line = run_to_end(["make", "setup"], folder, variant.environment(folder))
         if status:
@@ -224,6 +226,7 @@ def failure_of(status: int, last_line: str, run: Path | None) -> str | None:
                 return None
         except ResultError as error:
             reason = str(error)
+    reason = reason[:1000]  # the time grows with its square
     reason = re.sub(r"\S*[/@\\]\S*|\S+:\S+|\d+(\.\d+){3}\S*", "<set>", reason)
     return re.sub(rf"\b{re.escape(socket.gethostname())}\b", "<set>", reason)[:300]
 

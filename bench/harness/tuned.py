@@ -18,6 +18,7 @@ from collectives.registry import ALGORITHMS
 from collectives.table import Written, as_text, rows_of, written
 from reports.store.result import ResultError, content_of
 from reports.store.schema import Run
+from reports.store.untrusted import printable_in
 from reports.store.writing import write_named
 
 
@@ -51,11 +52,11 @@ def read(path: Path, machine: Machine | Head | Run) -> tuple[Head, dict[str, Any
     """The head of the table in a file, and its rows as the file has them. Raises ResultError, also
     for another machine's or other software's."""
     try:
-        tables = msgspec.toml.decode(content_of(path))
+        tables = printable_in(msgspec.toml.decode(content_of(path, most_bytes=1 << 20)))
         head = msgspec.convert(
             {each.name: tables.pop(each.name, None) for each in fields(Head)}, Head
         )
-    except (ValueError, msgspec.MsgspecError) as error:
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ResultError(f"{path} is not a table of bench.tune: {error}") from error
     named, here = (f"{each.machine_id}, {each.software_id}" for each in (head, machine))
     if named != here:

@@ -150,7 +150,7 @@ def clear_up(folder: Path) -> None:
     if not (samples := folder.with_suffix(".samples")).is_symlink():  # to another user's files
         leftovers += samples.glob("*.part")
     run = folder.with_suffix(".jsonl")
-    if not run.exists() or b'"kind":"end"' in b"".join(run.read_bytes().splitlines()[-1:]):
+    if not run.is_file() or b'"kind":"end"' in b"".join(run.read_bytes().splitlines()[-1:]):
         shutil.rmtree(folder, ignore_errors=True)
     for path in leftovers:
         with contextlib.suppress(OSError):  # gone, or another user's

@@ -13,6 +13,7 @@ from reports.site.shared import how_to_reproduce, start_time
 from reports.store.case import find_states
 from reports.store.result import ResultError
 from reports.store.schema import Result
+from reports.store.untrusted import read_bytes
 from reports.store.writing import write_named, write_whole
 from reports.tables import run_text, sentences, show
 
@@ -95,7 +96,11 @@ def write(survey: Survey, is_interrupted: bool) -> Page:
     """Writes the page, then the archive with all files of the folder; returns the page. Raises
     OSError, ResultError."""
     for path in (survey.folder / LOGS).iterdir():
-        write_whole(path, without_names(path.read_text(errors="replace")).encode())
+        try:
+            text = read_bytes(path, follow=False).decode(errors="replace")
+        except OSError as error:
+            text = f"left out: {error.strerror}"
+        write_whole(path, without_names(text).encode())
     page = page_of(survey, is_interrupted)
     quick = " --quick" * survey.is_quick
     page.reproduce["this page"] = f"python -m bench.survey{quick} -n {survey.ranks}"

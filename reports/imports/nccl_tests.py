@@ -150,7 +150,7 @@ class NcclTest(LoggedTest):
 
     def _case_of(self, half: dict[str, str], **fields: Any) -> ImportedCase | None:
         """The case of half a row; None without a time or with a part of a wrong element."""
-        time, alg_bw, bus_bw = (number(half[name]) for name in ("time", "algbw", "busbw"))
+        time, alg_bw, bus_bw = (number(half.get(name, "")) for name in ("time", "algbw", "busbw"))
         n_wrong = whole_number(half.get("wrong", ""))
 
         if time is None or (n_wrong is None and half.get("wrong", "N/A") != "N/A"):

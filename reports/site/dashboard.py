@@ -19,7 +19,7 @@ from reports.site.page import Page, Section, to_html
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.report_json import write_json
-from reports.store.result import ResultError, end_with_parent, read_once
+from reports.store.result import NOT_JSON, ResultError, end_with_parent, read_once
 from reports.store.writing import write_whole
 from reports.tables.command import command_without_seed
 from reports.tables.sentences import counted
@@ -94,7 +94,7 @@ def claim(site: Path) -> list[str]:
             ) from None
         site.mkdir(parents=True, exist_ok=True)
         names = []
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise ResultError(f"{marker} is not the mark of a folder of pages ({error})") from error
 
     for unfinished in site.glob("*.html*.part"):

@@ -15,7 +15,7 @@ from reports.store.observations import OBSERVED, Entry, plan_of
 from reports.store.schema import CaseHeader, End, Run
 from reports.store.writing import write_whole
 
-MOST_BYTES = 1_000_000_000  # a run of 200 cases takes 10 kB
+DIGEST_BYTES = 32  # of SHA-256, at the head of the file
 Stamp = tuple[int, int]  # of a file: its size in bytes, its time of change in ns
 Statuses = tuple[tuple[str, ...], tuple[str, ...]]  # of the cases, and `across_ranks`
 
@@ -82,17 +82,21 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
 
     path = _file_of(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, msgspec.msgpack.encode(Content([*places], runs)))
+    content = msgspec.msgpack.encode(Content([*places], runs))
+    write_whole(path, hashlib.sha256(content).digest() + content)
 
 
 def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
-    """The runs of the folder's cache whose files are as they were; none if it cannot be read."""
+    """The runs of the folder's cache whose files are as they were; none if it is not as it was
+    written. It has at most 200 MB, which are 20,000 runs of 200 cases."""
     try:
-        text = untrusted.read_bytes(_file_of(folder), most_bytes=MOST_BYTES)
-        content = msgspec.msgpack.decode(text, type=Content)
-    # There is none yet, the disk was full, or this user has no home.
-    except (OSError, RuntimeError, msgspec.DecodeError):
+        file = memoryview(untrusted.read_bytes(_file_of(folder)))
+    except (OSError, RuntimeError):  # there is none yet, or this user has no home
         return {}
+
+    if hashlib.sha256(file[DIGEST_BYTES:]).digest() != file[:DIGEST_BYTES]:
+        return {}
+    content = msgspec.msgpack.decode(file[DIGEST_BYTES:], type=Content)
 
     entries = dict[Path, Entry]()
     for saved in content.runs:

@@ -22,7 +22,7 @@ from reports.verdicts.render import add_allow
 from reports.verdicts.sides import Side, faults_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS
 
-ACCEPTED = "accepted.jsonl"
+ACCEPTED, MOST_BYTES = "accepted.jsonl", 20_000_000  # of some 30,000 moves of baselines
 FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
 
 
@@ -120,7 +120,7 @@ def _store(folder: Path, entry: Acceptance, current: Side) -> None:
             file = machine / f"{launch.run.run_id}.jsonl"
             write_whole(file, read_bytes(launch.path))
 
-        lines = read_bytes(log, follow=False) if log.exists() else b""
+        lines = read_bytes(log, follow=False, most_bytes=MOST_BYTES) if log.exists() else b""
         write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
 
         for file in machine.glob("*.jsonl*"):
@@ -159,7 +159,7 @@ def baseline_side(argument: str, current: Side) -> Side:
 
 def _run_ids(folder: Path) -> dict[str, set[str]]:
     path, run_ids = folder / ACCEPTED, dict[str, set[str]]()
-    lines = content_of(path).splitlines() if path.exists() else []
+    lines = content_of(path, MOST_BYTES).splitlines() if path.exists() else []
 
     for number, line in enumerate(lines, 1):
         try:

@@ -2,6 +2,7 @@
 in which a step fails or which is interrupted. The launches are as short as possible;
 their figures mean nothing."""
 
+import os
 import re
 import signal
 import sys
@@ -20,7 +21,7 @@ from bench.layers import command as layers
 from bench.soak import soak_parser
 from bench.survey import main, run_survey
 from bench.surveys import mps
-from bench.surveys.page import page_of
+from bench.surveys.page import page_of, write
 from bench.surveys.steps import Step, Survey, command_line, plan, without_names
 from collectives.collective import COLLECTIVES
 from kernels.devices import gpu_driver
@@ -187,6 +188,19 @@ def test_a_page_without_a_picture_names_no_folder(tmp_path, monkeypatch):
     page = page_of(survey_of(tmp_path, [step]), False)
     sentences = [line for section in page.sections for line in section.sentences]
     assert "There is no picture: <path>/allreduce.jsonl: nothing was measured" in sentences
+
+
+def test_what_is_no_log_is_left_out(tmp_path):
+    """A link to /dev/zero took 24 GB, and a pipe never ended."""
+    folder = tmp_path / "survey"
+    (folder / "logs").mkdir(parents=True)
+    (folder / "logs" / "link.err.txt").symlink_to("/dev/zero")
+    os.mkfifo(folder / "logs" / "doctor.out.txt")
+    write(survey_of(folder, [Step("doctor", "Doctor", "doctor")]), False)
+    texts = {path.name: path.read_text() for path in (folder / "logs").iterdir()}
+    assert texts["doctor.out.txt"] == "left out: it is not an ordinary file"
+    assert texts["link.err.txt"].startswith("left out: ")
+    archived(folder)
 
 
 def test_gpus_that_cannot_be_used_are_no_reason_to_measure_the_cpu(tmp_path, refused, monkeypatch):

@@ -86,6 +86,11 @@ def text(head=HEAD, **row):
         (text(algorithm="two_shot_int8"), "bench.tune: auto does not choose two_shot_int8"),
         (text(where=WHERE | {"weather": "fine"}), ": 'weather' is not one of the facts device, "),
         (text(where=WHERE | {"ranks": ["two"]}), "bench.tune: Expected `float`, got `str`"),
+        (text(where=WHERE | {"round_trip_ns": []}), "bench.tune: Expected `array` of length >= 2"),
+        (text(where=WHERE | {"round_trip_ns": 200}), "bench.tune: Expected `array`, got `int`"),
+        (text(where=WHERE | {"variant": [1, 2]}), "bench.tune: Expected `str`, got `array`"),
+        ("deep = " + "[" * 100_000, "is not a table of bench.tune: "),
+        ("k = 1\n" * 200_000, "its 1 MB are more than the 1 MB that are read"),
         (text(size_bytes=[16384, 1]), "bench.tune: sizes from 16384 to 1 B"),
     ],
 )
@@ -96,6 +101,16 @@ def test_a_table_from_another_machine_or_a_damaged_table_is_refused(tmp_path, co
     with pytest.raises(ResultError) as refusal:
         loaded(table)
     assert sentence in str(refusal.value)
+
+
+def test_a_table_moves_no_cursor(tmp_path):
+    """Every run's notes name the run that made its table."""
+    table = tmp_path / "table.toml"
+    table.write_text(text(replace(HEAD, run_id="\x1b[2J")))
+    assert "\\u001b" in table.read_text()
+    assert tuned.find(str(table), MACHINE)[2].startswith(
+        "auto uses the table that bench.tune made in ?[2J"
+    )
 
 
 def test_a_table_that_is_a_pipe_is_refused(tmp_path):

@@ -236,6 +236,16 @@ thus causing the job to be terminated. The first process to do so was:
     assert launches.run_to_end(command, None, os.environ) == (3, "wiretax: time ran out")
 
 
+@pytest.mark.parametrize("words", ["-" * 1_000_000 + "\nwhy", "x" * 1_000_000])
+def test_the_time_for_long_last_words_does_not_grow_with_their_square(words, tmp_path):
+    """A million characters took more than an hour, and this test would not end."""
+    said = tmp_path / "said"
+    said.write_text(words)
+    _, last_line = launches.run_to_end(["sh", "-c", f"cat {said} >&2"], None, os.environ)
+    assert last_line == words.split("\n")[-1]
+    assert launches.failure_of(3, last_line, None) == last_line[:300]
+
+
 def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypatch):
     """A variant with wrong results must be reported as wrong, not launched three times until its
     pairs are lost."""

@@ -4,6 +4,7 @@ A good run ends with status 0, a bad run prints one sentence, and other users' f
 """
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -95,6 +96,13 @@ def test_the_target_of_a_link_in_a_shared_folder_stays_unchanged(tmp_path):
         clear_up(tmp_path / f"{name}.flight")
     assert list(film.iterdir())
     assert not list(own.iterdir())
+
+
+def test_the_witness_waits_for_no_writer_of_a_pipe_in_the_place_of_the_run(tmp_path):
+    os.mkfifo(tmp_path / "run.jsonl")
+    (tmp_path / "run.flight").mkdir()
+    clear_up(tmp_path / "run.flight")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.jsonl"]
 
 
 def test_a_record_is_never_written_through_a_link(tmp_path):

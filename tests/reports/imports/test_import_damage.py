@@ -104,6 +104,12 @@ def test_invalid_rows_are_counted(text, unread, read):
     assert (test.reason == "the log ends within a row") == text.endswith("20.1")
 
 
+def test_a_half_with_a_misspelt_column_lacks_this_figure():
+    test = only(HEAD + TABLE[::-1].replace("wbgla", "wbga", 1)[::-1] + ROW_8 + ROW_16 + FOOTER)
+    figures = [(case.in_place, case.alg_bw_gb_s) for case in test.cases]
+    assert figures == [(False, 0.1), (True, None), (False, 0.5), (True, None)]
+
+
 ROOTED = ROW_8.replace("     -1", "      0")
 EARLY = EARLY_HEAD + EARLY_NAMES + EARLY_ROW
 FAILURE = "host0: Test CUDA failure common.cu:291 'unknown'\n" + CRASH

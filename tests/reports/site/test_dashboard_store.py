@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from reports.__main__ import main
 from reports.site import across
+from reports.site.dashboard import MARKER
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
 from tests.reports.synthetic_fleet import write_fleet
@@ -96,6 +98,15 @@ def test_no_page_shows_the_path_of_the_folder(tmp_path):
     assert len(list(site.glob("procure-*.html"))) == 2
     for page in pages:
         assert "alice" not in page.read_text(), page
+
+
+@pytest.mark.parametrize("mark", [b'["\xe9"]', b"[" * 10_000, b'["a"', b"{}"])
+def test_a_folder_with_a_damaged_mark_is_no_folder_of_pages(tmp_path, capsys, mark):
+    write_run(tmp_path, **SMALL)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / MARKER).write_bytes(mark)
+    assert main(["dashboard", str(tmp_path), "-o", str(tmp_path / "site")]) == 2
+    assert "is not the mark of a folder of pages" in capsys.readouterr().err
 
 
 def test_worker_processes_end_with_the_command(tmp_path):

@@ -102,7 +102,7 @@ def test_a_new_run_is_added_and_a_changed_one_read_again(cached):
     assert len(store.entries) == 6
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "folder", "foreign"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "folder", "foreign", "bit"])
 def test_a_damaged_cache_costs_time_and_no_run(cached, capsys, tmp_path, damage):
     before = said(cached, capsys)
     [cache] = (tmp_path / "cache/wiretax/stores").iterdir()
@@ -112,6 +112,8 @@ def test_a_damaged_cache_costs_time_and_no_run(cached, capsys, tmp_path, damage)
         cache.mkdir()
     elif damage == "foreign":
         cache.write_bytes(msgspec.msgpack.encode([["other"], 1]))
+    elif damage == "bit":  # in the figures of the last run
+        cache.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     else:
         cache.write_bytes(content[: 1000 * (damage == "cut")])
     assert said(cached, capsys) == before

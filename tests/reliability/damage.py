@@ -4,6 +4,7 @@ draws them."""
 from __future__ import annotations
 
 import json
+import os
 import re
 from contextlib import suppress
 from typing import Any
@@ -137,7 +138,7 @@ def change_bytes(draw, content):
 
 def changed(draw, content):
     """The content with one damage; JSON gets mostly damage to its lines and values."""
-    ways = [change_lines] * 6 if content[:1] == b"{" else [change_text] * 2
+    ways = [change_lines] * 6 if content[:1] in (b"{", b"[") else [change_text] * 2
     return draw(st.sampled_from([*ways, change_bytes]))(draw, content)
 
 
@@ -192,3 +193,23 @@ def change_field(order, content):
         for part in record:
             put(part, path, value)
     return b"".join(dumped(line) + b"\n" for line in lines)
+
+
+# What can lie in a file's place, in the words of `put_form`.
+FORMS = ["pipe", "folder", "link /dev/zero", "link .", "link /dev/null", "sparse 300000000", ""]
+
+
+def put_form(path, form):
+    """Puts something at the path that is no file of its kind: a pipe, a folder, a link, a large
+    file without content, or nothing."""
+    path.unlink()
+    word, _, rest = form.partition(" ")
+    if word == "pipe":
+        os.mkfifo(path)
+    elif word == "folder":
+        path.mkdir()
+    elif word == "link":
+        path.symlink_to(rest)
+    elif word == "sparse":
+        with path.open("wb") as file:
+            file.truncate(int(rest))

@@ -1,0 +1,366 @@
+"""What the fuzzer feeds: the kinds of files that commands read, with small ones of each kind, and
+the commands that read them.
+
+`corpus/` has files as programs or users write them, and in `regressions.toml` each file that once
+made a command fail. Files that follow the schema of runs are made anew."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import wiretax
+from bench.campaigns.launches import failure_of, run_command, run_to_end
+from bench.harness import tuned
+from bench.harness.console import CANNOT, FINE, WRONG, print_out, say
+from bench.harness.head import Machine
+from bench.harness.progress import Progress
+from bench.surveys import page, steps
+from collectives import choice
+from collectives.communicator import Refusal
+from collectives.operation import Algorithm, Row, Unsupported
+from collectives.registry import ALGORITHMS
+from reports import __main__ as program
+from reports.site.dashboard import MARKER
+from reports.store import folder as folders
+from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, ResultError
+from tests.collectives.test_choices import all_reduce, world
+from tests.reports.imports.test_import_damage import GATHER, HALF, IMB, OSU, REPORT
+from tests.reports.imports.test_import_formats import WHOLE
+from tests.reports.synthetic_benchmarks import BENCHMARKS, write_benchmark
+from tests.reports.synthetic_campaign import (
+    no_effect,
+    slower,
+    write_campaign,
+    write_launch,
+    write_launches,
+)
+from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_site import LOG
+
+CORPUS = Path(__file__).parent / "corpus"
+SIZES = [4096, 16384, 1 << 20]
+MACHINE = Machine({}, [], None, "a1b2c3", "d4e5f6")  # of corpus/tuned.toml
+EXPLAINED = frozenset({0, 2, 4})  # a status of 2 or 4 comes with one sentence
+PLACE, CACHED = "place", ".cache"  # the folder of each input, and a home of caches in it
+WORDS = {
+    "SIDES": "--baseline campaign/main --current campaign/new",
+    "MACHINE": "--gpu r9700 --gpus 2 --weights q4",
+    "LLAMA": "--gpu r9700 --gpus 2 --weights q4 --model llama-3.1-70b --run run.jsonl",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of file and a command that reads it; `damaged` matches the files of this kind below
+    `folder`, which a stranger may have written."""
+
+    kind: str
+    argv: str
+    folder: str
+    damaged: str
+    statuses: frozenset[int] = EXPLAINED
+
+
+def targets(table: str) -> list[Target]:
+    """A line: kind, folder, damaged files, highest status (`-`: those of EXPLAINED), command."""
+    made = []
+    for line in table.strip().splitlines():
+        kind, folder, damaged, most, argv = line.split(maxsplit=4)
+        statuses = EXPLAINED if most == "-" else frozenset(range(int(most) + 1))
+        argv = " ".join(WORDS.get(word, word) for word in argv.split())
+        made.append(Target(kind.replace("_", " "), argv, folder, damaged, statuses))
+    return made
+
+
+TARGETS = targets(f"""
+    run             cut        *.jsonl       -  show --long run.jsonl
+    run             cut        *.jsonl       -  show --format=csv run.jsonl
+    run             runs       */*.jsonl     -  compare base new
+    run             runs       */*.jsonl     -  compare --format=markdown base new
+    run             runs       **/*.jsonl    -  history --json .
+    run             runs       base/*        -  fit --json base
+    run             runs       **/*.jsonl    5  regress --baseline base --current new --html h
+    run             runs       new/*.jsonl   5  accept --baseline kept --current new --reason x
+    run             campaigns  */*/*.jsonl   -  peers campaign
+    run             campaigns  */*/*.jsonl   5  regress SIDES
+    run             site       **/[2r]*.jsonl -  dashboard . -o site
+    flight_record   cut        run.flight/*  -  show --long run.jsonl
+    flight_record   site       cut/run.f*/*  -  dashboard . -o site
+    imported_run    imported   *             -  show run.jsonl
+    log             logs       *             -  import LOG
+    manifest        campaigns  */*.jsonl     -  compare --plot o.svg campaign
+    manifest        campaigns  */*.jsonl     -  peers campaign
+    manifest        campaigns  */*.jsonl     5  regress SIDES
+    manifest        site       */*/c*.jsonl  -  dashboard . -o site
+    baseline        kept       kept/*.jsonl  5  regress --baseline kept --current new --junit j
+    baseline        kept       kept/*.jsonl  5  accept --baseline kept --current new --reason x
+    mark_of_a_site  site       site/.*       -  dashboard . -o site
+    config          models     *             -  advise MACHINE --config config.json
+    specification   boxes      *.toml        -  dashboard . -o site
+    specification   boxes      *.toml        3  procure --html h SPEC.toml
+    run             boxes      *.jsonl       3  procure --html h SPEC.toml
+    run             runs       **/*.jsonl    -  wiretax.load .
+    cache           cached     {CACHED}/**/* -  cached history --json .
+    cache           cached     {CACHED}/**/* -  cached dashboard . -o site
+    cache           cached     {CACHED}/**/* -  cached history .
+    tuning_table    tables     tuned.toml    3  bench.allreduce --tuned tuned.toml
+    tuning_table    tables     tuned.toml    3  bench.tune --table tuned.toml
+    shipped_table   tables     tables/*      3  bench.allreduce
+    launch's_words  words      *             3  bench.campaign
+    survey's_log    survey     logs/*        3  bench.survey
+    survey's_run    survey     results/*/*   3  bench.survey
+""")
+# Every command over the runs of every benchmark; `fuzz` leaves out a command that refuses the
+# undamaged run.
+COMMANDS = """
+    -  show --long run.jsonl
+    -  show --format=csv run.jsonl
+    -  show --format=nccl-tests run.jsonl
+    -  show --plot o.svg run.jsonl
+    -  show --json run.jsonl
+    -  advise LLAMA
+    -  export --csv run.jsonl
+    5  export --openmetrics run.jsonl
+    5  fit --plot o.svg run.jsonl
+    5  fit run.jsonl other.jsonl
+    5  history .
+    5  dashboard . -o site
+    5  compare --json run.jsonl other.jsonl
+    5  regress --baseline other.jsonl --current run.jsonl --html h
+"""
+OF_BENCHMARKS = [
+    target
+    for name in BENCHMARKS
+    for target in targets(COMMANDS.replace("    ", f"    run every/{name} run.jsonl "))
+]
+
+
+# The files
+
+
+def write_corpus(root: Path) -> None:
+    """Writes small files of every kind that the product writes or reads."""
+    for name in BENCHMARKS:
+        write_benchmark(root / "every" / name, name)
+    cut = write_run(root / "cut", sizes=SIZES, n=3, n_blocks=4, finish=False).path
+    rename_run(root / "cut", cut.stem)
+    flight = root / "cut" / "run.flight"
+    flight.mkdir()
+    page = (CORPUS / "rank-1").read_bytes().ljust(COUNTERS_OFFSET, b"\0")
+    (flight / "rank-1").write_bytes((page + bytes(range(32))).ljust(PAGE_BYTES, b"\0"))
+    shutil.copy(CORPUS / "ended", flight)
+    for number in range(12):
+        write_launch(root / "runs" / ("base", "new")[number % 2], number, sizes=SIZES, n_blocks=5)
+    variants = {"main": no_effect, "new": slower(5)}
+    write_campaign(root / "campaigns" / "campaign", variants, pairs=3, sizes=[16384])
+    write_logs(root)
+    (root / "models").mkdir()
+    shutil.copy(CORPUS / "config.json", root / "models")
+    write_launches(root / "boxes", 2, sizes=[16384, 32 << 20], n_blocks=5)
+    shutil.copy(CORPUS / "SPEC.toml", root / "boxes")
+    (root / "tables" / "tables").mkdir(parents=True)
+    shutil.copy(CORPUS / "tuned.toml", root / "tables")
+    shutil.copy(CORPUS / "shipped.toml", root / "tables" / "tables")
+    (root / "words").mkdir()
+    shutil.copy(CORPUS / "words", root / "words")
+    shutil.copytree(CORPUS / "survey", root / "survey")
+    for name in ("link", "allreduce", "decode"):
+        shutil.copytree(root / "every" / name, root / "survey" / "results" / name)
+        (root / "survey" / "results" / name / "other.jsonl").unlink()
+    write_stores(root)
+    for folder in root.rglob("*.samples"):  # which no command reads
+        shutil.rmtree(folder)
+
+
+def rename_run(folder: Path, stem: str) -> None:
+    for made in folder.iterdir():
+        made.rename(made.with_name(made.name.replace(stem, "run")))
+
+
+def write_logs(root: Path) -> None:
+    """Writes logs of other benchmarks, and imports one."""
+    logs = root / "logs"
+    logs.mkdir()
+    kind = {"type": "float", "redop": "sum", "root": "-1"}
+    results = {"size": 8, "count": 2, "out_of_place": HALF, "in_place": HALF} | kind
+    texts = {
+        "nccl": WHOLE,
+        "gather": GATHER,
+        "rccl": LOG,
+        "osu": OSU + "4 20.05\n8 9.02\n",
+        "imb": IMB + "4 1000 1.5\n8 1000 1.6\n",
+        "json": json.dumps(REPORT | {"results": [results] * 2}),
+    }
+    for name, text in texts.items():
+        (logs / name).write_text(text)
+    report("import", "--out", root / "imported", logs / "nccl")
+    rename_run(root / "imported", next((root / "imported").iterdir()).stem)
+
+
+def write_stores(root: Path) -> None:
+    """Writes what commands leave for later ones: a baseline, pages, and a cache of runs."""
+    shutil.copytree(root / "runs" / "new", root / "kept" / "new")
+    kept = root / "kept" / "kept"
+    report("accept", "--baseline", kept, "--current", root / "runs" / "base", "--reason", "first")
+    for folder in ("cut", "campaigns", "every/decode"):
+        shutil.copytree(root / folder, root / "site" / folder)
+    (root / "site" / "site").mkdir()
+    (root / "site" / "site" / MARKER).write_text('["index.html", "former.html"]')
+    # A cache is of files with a path and times, which a copy at the same place keeps.
+    place = root.parent / PLACE
+    shutil.copytree(root / "runs", place)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert read_with_cache(["history", str(place)], place / CACHED) == 0
+    place.rename(root / "cached")
+
+
+def report(*words: object) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert program.main(list(map(str, words))) == 0, words
+
+
+# The commands: those of reports, and those parts of the others that read files
+
+
+def read_with_cache(argv: list[str], home: Path = Path(CACHED)) -> int:
+    """A command of reports that keeps a cache of any folder, in `home`."""
+    at_home = mock.patch.dict(os.environ, XDG_CACHE_HOME=str(home))
+    with mock.patch.object(folders, "CACHED_RUNS", 4), at_home:
+        return program.main(argv)
+
+
+def load(argv: list[str]) -> int:
+    """What a program of the user's gets."""
+    try:
+        print_out(str(len(wiretax.load(argv[0]))))
+    except ValueError as error:
+        say("reports", str(error))
+        return 2
+    return 0
+
+
+def choose(argv: list[str]) -> int:
+    """What `auto` reads and binds in a run, with the suite's own tables from this folder."""
+    own = SimpleNamespace(files=lambda package: Path())
+    ranks = SimpleNamespace(
+        rank=0, size=2, hosts=1, all_or_none=all_or_none, broadcast=lambda value: value
+    )
+    session: Any = SimpleNamespace(
+        options=SimpleNamespace(tuned=argv[1] if argv else "none"),
+        communicator=ranks,
+        world=SimpleNamespace(memory="mapped", rows=()),
+        notes=[],
+    )
+    try:
+        with mock.patch.object(tuned, "replace", changed):
+            tuned.use_table(session, MACHINE)
+        with mock.patch.object(choice, "resources", own):
+            bind_all(session.world.rows)
+    except Refusal as refusal:
+        say("bench.allreduce", str(refusal))
+        return CANNOT
+    print_out("\n".join(session.notes))
+    return 0
+
+
+@contextlib.contextmanager
+def all_or_none(*expected: type[Exception]) -> Any:
+    """A rank alone, as `Communicator.all_or_none`."""
+    try:
+        yield
+    except expected as error:
+        raise Refusal(str(error)) from error
+
+
+def changed(made: SimpleNamespace, **fields: Any) -> SimpleNamespace:
+    """`dataclasses.replace` of a made-up world."""
+    return SimpleNamespace(**vars(made) | fields)
+
+
+def bind_all(rows: list[Row]) -> None:
+    """Lets `auto` try all algorithms in its order, each of which refuses."""
+
+    def refusing(algorithm: Algorithm) -> Algorithm:
+        return replace(algorithm, perform=lambda *_: Unsupported("made up"))
+
+    auto = choice.auto(
+        [
+            refusing(each)
+            for each in ALGORITHMS["all_reduce"].values()
+            if each.name != choice.AUTO and each.needs_peers and not each.is_library
+        ]
+    )
+    rows = [replace(row, algorithm=refusing(row.algorithm)) for row in rows]
+    sizes, ways = (4096, 1 << 20), product(("copied", "registered"), ("isolated", "chained"))
+    for size_bytes, (variant, mode) in product(sizes, ways):
+        for ranks, is_cpu in ((2, True), (4, False)):
+            made = world(ranks, is_cpu, rows)
+            auto.perform(made, all_reduce(size_bytes, variant=variant, mode=mode))
+
+
+def add_to_table(argv: list[str]) -> int:
+    """What bench.tune does with the table of an earlier run."""
+    head = tuned.Head("a1b2c3", "d4e5f6", "now", "0.1.0 (1a2b3c4)")
+    ring = Row("all_reduce", ALGORITHMS["all_reduce"]["ring"], (4096, 4096), {"ranks": 2})
+    try:
+        with mock.patch.object(tuned, "write_named"):  # it waits for the reader of a pipe
+            tuned.add(Path(argv[1]), head, [ring], [])
+        tuned.load(Path(argv[1]), tuned.read(Path(argv[1]), MACHINE)[1])
+    except ResultError as error:
+        say("bench.tune", str(error))
+        return CANNOT
+    return 0
+
+
+def launch(argv: list[str]) -> int:
+    """What a campaign says of a launch that failed with these words."""
+    status, last_line = run_to_end(["sh", "-c", "cat words >&2; exit 3"], None, os.environ, 9.0)
+    say("bench.campaign", str(failure_of(status, last_line, None)))
+    return 0
+
+
+def end_survey(argv: list[str]) -> int:
+    """What a survey does after its launches: judges each step, and writes its page and archive."""
+    folder = Path.cwd()
+    progress, planned = Progress("survey", quiet=True), steps.plan(False, True)
+    survey = steps.Survey(
+        folder, Path("../survey.tar.gz"), 2, "mpirun", False, "auto", True, 0.0, planned, progress
+    )
+    statuses = {"link": CANNOT, "allreduce": WRONG}
+
+    def run() -> int:
+        for step in planned:
+            ended = statuses.get(step.name, FINE), "no word"
+            with mock.patch.object(steps, "run_to_end", lambda *_, ended=ended: ended):
+                steps.perform(survey, step, 9.0, 9.0)
+        print_out(page.write(survey, False).title)
+        return 0
+
+    return run_command("bench.survey", run, "the survey", "interrupted")
+
+
+COMMANDS_OF_BENCH: dict[str, Callable[[list[str]], int]] = {
+    "cached": read_with_cache,
+    "wiretax.load": load,
+    "bench.allreduce": choose,
+    "bench.tune": add_to_table,
+    "bench.campaign": launch,
+    "bench.survey": end_survey,
+}
+
+
+def perform(argv: list[str]) -> int:
+    """Runs a command of a target in the current folder; its exit status."""
+    command = COMMANDS_OF_BENCH.get(argv[0])
+    return command(argv[1:]) if command else program.main(argv)

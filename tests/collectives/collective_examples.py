@@ -145,6 +145,8 @@ def fixed_examples(ranks: int, hosts: int = 1) -> Iterator[Example]:
         room = most if collective.reduces else 2 * most
         elements = room if is_long else count
         elements = min(elements, room // max(collective.segments(ranks)) - 5)
+        if hosts > 1 and count > 17:  # equal shards for two or four ranks of a host
+            elements -= elements % 4
         names = usual_names(name, hosts)
         names = [name for name in names if name not in ("library", "auto")]
         for shape, algorithm, (datatype, redop) in product(

@@ -359,10 +359,10 @@ DEVICES = [
 ]
 REPORT = {
     "version": 3,
-    "args": ["/home/x/all_reduce_perf", "-g", "4"],
+    "args": ["/home/x/all_reduce_perf", "-t", "2", "-g", "2"],
     "env": ["HOSTNAME=host0"],
     "nccl_version": 22902,
-    "config": {"nthreads": 1, "ngpus": 4, "devices": DEVICES},
+    "config": {"nthreads": 2, "ngpus": 2, "devices": DEVICES},
     "results": [
         CASE | {"out_of_place": None, "in_place": HALF},
         CASE

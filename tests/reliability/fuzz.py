@@ -201,7 +201,7 @@ def fuzz(seconds: float, number: int, out: Path) -> Tally:
         try_former_defects(tally)
         order, refusing, ends_s = random.Random(number), set[Target](), time.monotonic() + seconds
         kinds = sorted({target.kind for target in TARGETS})
-        for kind in itertools.cycle(["run", *kinds[::2], "run", *kinds[1::2]]):
+        for kind in itertools.cycle(kind for each in kinds for kind in (each, "run")):
             if time.monotonic() > ends_s:
                 break
             of_kind = [target for target in TARGETS if target.kind == kind]

@@ -112,7 +112,6 @@ TARGETS = targets(f"""
     run             boxes      *.jsonl       3  procure --html h SPEC.toml
     run             runs       **/*.jsonl    -  wiretax.load .
     cache           cached     {CACHED}/**/* -  cached history --json .
-    cache           cached     {CACHED}/**/* -  cached dashboard . -o site
     cache           cached     {CACHED}/**/* -  cached history .
     tuning_table    tables     tuned.toml    3  bench.allreduce --tuned tuned.toml
     tuning_table    tables     tuned.toml    3  bench.tune --table tuned.toml

@@ -27,5 +27,6 @@ def print_out(text: str, file: TextIO | None = None) -> None:
 
 def say(speaker: str, sentence: str) -> None:
     """Prints `speaker: sentence` on standard error, if anybody reads it."""
+    lines = "\n".join(map(printable, sentence.split("\n")))  # a traceback of ours has several
     with suppress(OSError):  # the launcher has gone, or the disk is full
-        print(f"{speaker}: {printable(sentence)}", file=sys.stderr, flush=True)
+        print(f"{speaker}: {lines}", file=sys.stderr, flush=True)

@@ -172,8 +172,8 @@ def guarded(
     except Exception as error:  # noqa: BLE001 - any fault of one rank must end the others
         if isinstance(error, communicator.mpi.Exception):  # a peer was killed: the witness says so
             time.sleep(2 * LOOK_S)
-        # A full disk or a lost GPU is not a bug, and its sentence is enough.
-        expected = isinstance(error, OSError | ResultError | DeviceError)
+        # A full disk, full memory or a lost GPU is not a bug, and its sentence is enough.
+        expected = isinstance(error, OSError | ResultError | DeviceError | MemoryError)
         trace = "" if expected else f"\n{traceback.format_exc().rstrip()}"
         flight.end(flight.record, "failed", WRONG, f": {type(error).__name__}: {error}{trace}")
 
@@ -306,7 +306,9 @@ def or_cannot(task: str) -> Iterator[None]:
 def reserve_run(options: RunOptions) -> str:
     """Checks that all files can be written, and reserves the run's name. Raises ResultError."""
     folder = Path(options.out)
-    if folder.is_file():
+    if not options.out:
+        raise ResultError("--out is empty: name a folder, which receives the run")
+    if os.path.isfile(folder):  # a Path raises for a name that is too long
         raise ResultError(f"--out {folder} is a file: name a folder, which receives the run")
     with or_cannot(f"write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -75,6 +75,16 @@ def test_a_file_in_place_of_the_folder_of_runs_is_named(tmp_path):
     assert_refused(done, 2, rf"--out {re.escape(__file__)} is a file: name a folder", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [("", "--out is empty: name a folder"), ("a" * 300, "cannot write a+: File name too long")],
+)
+def test_a_folder_that_cannot_be_is_refused_at_once(tmp_path, folder, sentence):
+    """A traceback of rank 0 let the others wait for it for half a minute."""
+    done = launch(tmp_path / "results", f"--out={folder}")
+    assert_refused(done, 2, sentence, tmp_path)
+
+
 def test_without_mpirun_the_error_names_the_command_for_two_ranks(tmp_path):
     """A new user first tries `python -m bench.allreduce`."""
     done = launch(tmp_path / "results", ranks=None)

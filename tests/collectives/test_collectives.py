@@ -62,8 +62,8 @@ def delayed(tmp_path, streams, names, *missing):
 
 @pytest.mark.parametrize("streams", STREAMS)
 def test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_a_launch(streams, tmp_path):
-    """A rank that sees a flag must see the data. With both kinds of streams the condition of a
-    fence may forget one of them."""
+    """A rank that sees a flag must see the data. With both kinds of streams at once, a fence whose
+    condition forgets one of them would pass."""
     done = delayed(tmp_path, streams, ("all_reduce", "sendrecv"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "fixed examples right on 2 ranks" in done.stdout
@@ -76,7 +76,8 @@ UNFENCED = ("slabs", FLAG), ("buffers", FLAG), ("buffers", LAUNCH), ("both", FLA
 
 @pytest.mark.parametrize(("streams", "missing"), few(UNFENCED, 3))
 def test_results_are_wrong_without_a_fence_after_streaming_stores(streams, missing, tmp_path):
-    """Only a long message between registered buffers is stored into a peer's receive buffer."""
+    """Streams into receive buffers reach a peer's memory only in sendrecv, where the sender stores
+    half of a long message between registered buffers."""
     done = delayed(tmp_path, streams, ("one_shot_push", "sendrecv"), missing)
     assert done.returncode != 0
     assert all(words in done.stderr for words in ("AssertionError", ": element ("))  # lines mix

@@ -115,6 +115,9 @@ class Gathering:
         self.contributions: list[Any] = [None] * ranks
         self.all_here = threading.Barrier(ranks, timeout=300)
 
+    def first_reason(self, rank: int, reason: str | None) -> str | None:
+        return next(filter(None, self.all_gather(rank, reason)), None)
+
     def all_gather(self, rank: int, item: Any) -> list[Any]:
         self.contributions[rank] = item
         self.all_here.wait()
@@ -403,7 +406,11 @@ def open_bed(
     worlds, gathering = list[World](), Gathering(ranks)
     for r, device in enumerate(devices):
         communicator: Any = SimpleNamespace(
-            rank=r, size=ranks, hosts=1, all_gather=partial(gathering.all_gather, r)
+            rank=r,
+            size=ranks,
+            hosts=1,
+            all_gather=partial(gathering.all_gather, r),
+            first_reason=partial(gathering.first_reason, r),
         )
         waits = WaitPolicy(device.watch(Watch()), True, timeout_s)
         own = allocate(ctypes.sizeof(Own))

@@ -93,6 +93,7 @@ def start(
 ) -> NoReturn:
     """Does `work` on all ranks, and exits with the status that they agreed on."""
     signal.signal(signal.SIGINT, end_interrupted)  # until the flight record exists
+    end_at_interrupts()
     limit_s = max(options.timeout_s, START_S)
     signal.setitimer(signal.ITIMER_REAL, limit_s + 2)  # in case that no thread runs
     late = threading.Timer(limit_s, end_start, (options, limit_s))
@@ -112,6 +113,7 @@ def start(
         sys.exit(CANNOT)
     except Refusal as refusal:
         Parser(prog=f"bench.{options.command}").error(str(refusal))
+    signal.set_wakeup_fd(-1)
     try:
         require_one_run(communicator, options)
         flight = open_flight(communicator, options)
@@ -132,6 +134,21 @@ def start(
         flight.close()
     print_out("")
     sys.exit(status)
+
+
+def end_at_interrupts() -> None:
+    """Lets a thread end this rank at an interrupt, until the wake-up descriptor is reset: within
+    MPI's start the main thread runs no handler, and a launcher that was interrupted leaves it
+    there."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+
+    def wait() -> None:
+        os.read(reader, 1)
+        end_interrupted()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def end_start(options: RunOptions, limit_s: float) -> None:

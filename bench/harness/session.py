@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import resource
 import secrets
 import shutil
 import signal
@@ -105,9 +106,12 @@ def start(
     try:
         communicator = Communicator(options.mpi_thread_level)
     except (ImportError, RuntimeError) as error:  # mpi4py's
+        most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+        is_limited = most_bytes != resource.RLIM_INFINITY
+        hint = f"its memory may be above {most_bytes >> 20} MiB, ulimit -v; " * is_limited
         say_once(
             options,
-            f"cannot load or start an MPI library: {str(error).splitlines()[-1]}; "
+            f"cannot load or start an MPI library: {str(error).splitlines()[-1]}; {hint}"
             "pip install mpich brings one, or name yours in MPI4PY_LIBMPI",
         )
         sys.exit(CANNOT)

@@ -145,7 +145,9 @@ def faults_of(side: Side) -> list[str]:
     faults = []
     if side.campaign:
         if not side.campaign.end:
-            faults.append(f"the campaign of {side.name} is incomplete: run its command again")
+            faults.append(
+                f"the campaign of {side.name} is incomplete: run its command with a new --out"
+            )
         launches = [launch for launch in side.campaign.launches if launch.variant == side.variant]
         died = {launch.pair for launch in launches if launch.status == "died"}
         lost = died - {launch.pair for launch in launches if launch.status == "finished"}

@@ -123,8 +123,10 @@ class Net:
         """Matrices on the device, with the columns of `ranks` ranks from rank `first` on."""
         period = len(LAYERS) * self.held
         parts = {
-            layer: np.ascontiguousarray(stored[:, first * inner : (first + ranks) * inner])
-            for (layer, inner), stored in zip(self.inner.items(), self.stored.values(), strict=True)
+            layer: np.ascontiguousarray(
+                self.stored[layer][:, first * inner : (first + ranks) * inner]
+            )
+            for layer, inner in self.inner.items()
         }
         distinct = sorted({number % period for number in numbers})
         memory = self.world.device.private(sum(parts[self.layer(n)].nbytes for n in distinct))

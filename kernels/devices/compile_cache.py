@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Sequence
@@ -108,8 +109,8 @@ def compile_once(
     for path in source_with_headers(source):
         key.update(path.name.encode() + b"\0" + path.read_bytes())
     folder, name = cache_folder(), f"{source.stem}-{key.hexdigest()[:24]}"
-    # Who has the lock writes it; hosts that share the folder over NFS do not share the lock.
-    unfinished = folder / f"{platform.node()}.part"
+    # Hosts that share the folder over NFS do not share the lock, and may have one name.
+    unfinished = folder / f"{platform.node()}-{secrets.token_hex(8)}.part"
     if binary := cached_file(folder, name):
         return binary
     for listener in listeners:  # also if another rank has the lock and compiles the file
@@ -119,8 +120,9 @@ def compile_once(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if binary := cached_file(folder, name):
             return binary
-        for damaged in folder.glob(f"{name}-*"):
-            damaged.unlink()
+        # Remove damaged binaries, and the unfinished files of killed ranks.
+        for leftover in (*folder.glob(f"{name}-*"), *folder.glob(f"{platform.node()}-*.part")):
+            leftover.unlink()
         build(unfinished, options, checks)
         digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
         return unfinished.replace(folder / f"{name}-{digest}")

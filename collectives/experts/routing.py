@@ -83,9 +83,10 @@ class Routes:
 
 
 def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int) -> Routes:
-    """A batch. Weights are powers of two that add up to 1: sums are exact. Raises ValueError."""
+    """A batch. The weights of a token are different powers of two: sums are exact, and
+    none is right with another expert's weight. Raises ValueError."""
     chosen = choose(skew, experts, tokens, top_k, seed)
-    halves = 0.5 ** np.minimum(np.arange(1, top_k + 1), top_k - 1)
+    halves = 0.5 ** np.arange(1, top_k + 1)
     weights = np.random.default_rng([seed, 1]).permuted(np.tile(halves, (tokens, 1)), axis=1)
     owner = np.arange(experts) * ranks // experts
     tokens_of = np.diff(np.arange(ranks + 1) * tokens // ranks)

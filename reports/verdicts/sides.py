@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.store.case import CASE_KEY, key_of, method_of, world_of
-from reports.store.manifest import MANIFEST, Manifest, read_manifest
+from reports.store.manifest import MANIFEST, Manifest, read_manifest, run_files
 from reports.store.result import ResultError, places, read
 from reports.store.schema import Case, CaseFields, Result
 from reports.tables.sentences import describe, fact, shape_text
@@ -106,7 +106,9 @@ def side_of(argument: str) -> Side:
             _add_launch(side, file)
 
     if not side.launches:
-        raise ResultError(f"no run file at {argument}")
+        below = next((file.parent for file, problem in run_files(path) if not problem), None)
+        elsewhere = f"; the folder {below} has one" if below else ""
+        raise ResultError(f"no run file at {argument}{elsewhere}")
 
     order = places(launch.run for launch in side.launches)
     side.launches.sort(key=lambda launch: order[launch.run.run_id])

@@ -1,5 +1,7 @@
 """The experts that tokens choose, and the load of experts and ranks."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,7 +54,9 @@ def test_tokens_and_experts_are_split_in_order_and_some_ranks_may_have_none():
     assert rows == [*np.bincount(routes.chosen.ravel(), minlength=2).repeat(2) * [1, 0, 1, 0]]
 
 
-def test_weights_add_up_to_one_and_differ():
-    weights = draw("uniform", 2, 8, 64, 3, seed=0).weights
-    assert (weights.sum(axis=1) == 1).all()
-    assert len({tuple(of_token) for of_token in weights.tolist()}) == 3
+@pytest.mark.parametrize("top_k", [2, 3])
+def test_the_weights_of_a_token_differ_from_each_other_and_from_those_of_other_tokens(top_k):
+    """Otherwise a sum that takes those of another expert or token shows nothing."""
+    weights = draw("uniform", 2, 8, 64, top_k, seed=0).weights
+    assert (np.sort(weights) == 0.5 ** np.arange(top_k, 0, -1)).all()
+    assert len({tuple(of_token) for of_token in weights.tolist()}) == math.factorial(top_k)

@@ -1,7 +1,6 @@
 """Cases of the fused kernels and of routed tokens whose results are known bit by bit, for stress
 and for the sanitizers."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,19 +8,8 @@ import numpy as np
 from bench.harness.iteration import Segments
 from bench.layers import fused
 from collectives.collective import Datatype
-from collectives.experts import routing
-from collectives.experts.routing import Routes
 from collectives.layers.fused import COLLECTIVE, Gemv, GemvCase, Norm, NormCase
 from kernels.devices.device import Device, Memory
-
-
-def draw_routes(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int) -> Routes:
-    """A batch whose tokens weigh their experts differently, and each token in its own way: equal
-    weights, as two choices have by default, hide that a sum takes those of another token or expert.
-    Eighths, so that sums of a few rows are exact in fp32. Takes at most 8 choices."""
-    eighths = np.tile(np.arange(1, 9, dtype=np.float32) / 8, (tokens, 1))
-    weights = np.random.default_rng([seed, 2]).permuted(eighths, axis=1)[:, :top_k]
-    return replace(routing.draw(skew, ranks, experts, tokens, top_k, seed), weights=weights)
 
 
 def norm_case(

@@ -36,6 +36,7 @@ from collectives.algorithms.allreduce_quantized import BLOCK
 from collectives.algorithms.allreduce_quantized import DATATYPES as QUANTIZED_DATATYPES
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Datatype
+from collectives.experts import routing
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
 from collectives.layers.fused import FUSED
@@ -59,7 +60,6 @@ from kernels.devices.device import (
     Watch,
 )
 from tests.ranks.layer_cases import (
-    draw_routes,
     gemv_case,
     gemv_contents,
     gemv_layer,
@@ -267,7 +267,7 @@ def routed_item(
     ranks, hidden = bed.ranks, bed.draw.choice([31, 248])
     tokens, top_k = bed.draw.choice([ranks, 7, 64]), bed.draw.choice([1, 2, 3])
     skew = bed.draw.choice(["uniform", "zipf:1.5", "zipf:9"])
-    routes = draw_routes(skew, ranks, 8, tokens, top_k, bed.seed)
+    routes = routing.draw(skew, ranks, 8, tokens, top_k, bed.seed)
     row_bytes = hidden * datatype.size_bytes
     most_home = int(np.bincount(routes.home, minlength=ranks).max())
     sends, receives = (bed.buffers(most_home * row_bytes, datatype.size_bytes) for _ in range(2))

@@ -27,6 +27,7 @@ from bench.layers.experts import routed_iteration
 from bench.machine.placement import Place
 from bench.soak import COUNTS, MARGIN_BYTES, Launch, Sampler, SoakOptions, delay_steps
 from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.experts import routing
 from collectives.experts.alltoall_routed import PULL, PUSH, WAYS, RoutedCase, make_tables
 from collectives.layers.fused import FUSED
 from collectives.operation import Algorithm, Case, Operation
@@ -35,7 +36,6 @@ from collectives.registry import ALGORITHMS, exact
 from collectives.table import parsed
 from kernels.devices.device import Action, Counts, Memory
 from tests.ranks.layer_cases import (
-    draw_routes,
     gemv_case,
     gemv_contents,
     gemv_layer,
@@ -156,7 +156,7 @@ def routed_launch(way: str, algorithm: Algorithm, session: Session, draw: random
     experts = draw.choice([3, 8, 13])
     top_k, hidden = draw.choice([1, 2, 3]), draw.choice([1, 31, 248, 1024])
     tokens, skew = draw.choice([1, 5, 64, 300]), draw.choice(["uniform", "zipf:1.5", "zipf:9"])
-    routes = draw_routes(skew, ranks, experts, tokens, top_k, draw.randrange(1 << 30))
+    routes = routing.draw(skew, ranks, experts, tokens, top_k, draw.randrange(1 << 30))
     row_bytes = hidden * datatype.size_bytes
     send, receive, rows = registered(session, tokens * top_k * row_bytes, 3)
     combines = way == "combine"

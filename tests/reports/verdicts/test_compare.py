@@ -187,6 +187,10 @@ def test_bad_input_is_one_sentence_that_names_file_and_line(two, compared, tmp_p
 
     assert "no run file at" in refused(base, f"{tmp_path}/nothing-*.jsonl")
     assert "no run file at" in refused(base, tmp_path / "nowhere")
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (inner / new.name).write_bytes(whole)
+    assert f"; the folder {inner} has one" in refused(base, inner.parent)
     assert "two sides" in refused(base)
     for number, old, new_text in ((5, rb"}$", b""), (4, rb'"time_us":[\d.]+', b'"time_us":NaN')):
         damage_line(new, number, lambda line, old=old, new=new_text: re.sub(old, new, line))

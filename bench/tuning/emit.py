@@ -70,21 +70,22 @@ def cells_of(results: Iterable[Result]) -> list[Cell]:
 
 
 def ratios_of(runs: Sequence[Measured]) -> dict[str, float]:
-    """The cost of each build over the best one's, from all runs, by way of the build that most runs
-    have measured. A build with few rounds would be best by luck."""
+    """The cost of each build over the best one's, by way of the build that most runs have measured:
+    the median over the rounds of all runs, since a loaded run has ratios of any size. A build with
+    few rounds would be best by luck."""
     rounds = Counter[str]()
     for measured in runs:
         rounds.update({name: n for name, (_, n) in measured.items()})
     shared = max(rounds, key=lambda name: (sum(name in each for each in runs), rounds[name]))
     least_rounds = max(LEAST_ROUNDS, LEAST_SHARE * max(rounds.values()))
-    logs: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     for name, total in rounds.items():
         both = [each for each in runs if name in each and shared in each]
         if both and total >= least_rounds:
-            ratios = [math.log(each[name][0] / each[shared][0]) for each in both]
-            logs[name] = float(np.average(ratios, weights=[each[name][1] for each in both]))
-    best = min(logs.values(), default=0.0)
-    return {name: math.exp(log - best) for name, log in logs.items()}
+            of_runs = [each[name][0] / each[shared][0] for each in both]
+            ratios[name] = float(np.median(np.repeat(of_runs, [each[name][1] for each in both])))
+    best = min(ratios.values(), default=1.0)
+    return {name: ratio / best for name, ratio in ratios.items()}
 
 
 def is_choice(name: str, collective: str, facts: Mapping[str, Any], size_bytes: int) -> bool:

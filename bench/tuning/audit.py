@@ -56,4 +56,6 @@ def audited(result: Result, by_model: Callable[[Heat], str]) -> str:
                 f"{name}: mean regret {100 * (mean(ratios) - 1):.1f} %, largest "
                 f"{100 * (max(ratios) - 1):.0f} %, of {len(ratios)} cells"
             )
+    if not regrets["auto"]:
+        return "audit: no case was measured often enough; allow more time (--max-time)\n"
     return "\n".join([*lines, ""])

@@ -155,6 +155,7 @@ class Splits:
         forms = {
             name: steps.split_by_tensor(self.batch, *name)
             for name in product(names, ("registered", "copied"))
+            if name != ("gemv_allreduce", "registered")  # its parts are stored into slabs
         }
         idle, prepare = self.idle(), self.prepare(alone.initial)
         from_python = self.batch.net.in_python

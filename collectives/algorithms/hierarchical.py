@@ -56,8 +56,8 @@ def rails(nodes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 
 def sharded(node: World, rail: World, case: Case) -> Iterator[Part]:
-    """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here; the
-    whole message if it has no equal shards."""
+    """Reduce-scatter here, all-reduce of this rank's shard along its rail, all-gather here; a whole
+    message that is short and has no equal shards."""
     rank, ranks = node.communicator.rank, node.communicator.size
     if case.count % ranks or not case.count:
         yield from whole(node, rail, case)
@@ -121,12 +121,20 @@ def _refuses(world: World, case: Case) -> Unsupported | None:
     return None
 
 
+def _refuses_shards(world: World, case: Case) -> Unsupported | None:
+    assert world.node
+    ranks = world.node.communicator.size
+    if case.count % ranks and case.segment_bytes > MOST_WHOLE_BYTES:
+        reason = f"{case.count} elements have no equal shards for {ranks} ranks"
+        return Unsupported(reason, depends_on_size=True)
+    return _refuses(world, case)
+
+
 def _form(base: str, about: str, parts: Parts, **facts: Any) -> Algorithm:
     return Algorithm(
         base,
         f"between hosts: {about}",
         partial(bind, parts),
-        refuses=_refuses,
         spans_hosts=True,
         needs_peers=False,
         **facts,
@@ -148,12 +156,14 @@ ALGORITHMS = dict.fromkeys(COLLECTIVES, (FLAT,)) | {
             "hierarchical_whole",
             "one-shot within each, the library between, whole",
             whole,
+            refuses=_refuses,
             wins_below=MOST_WHOLE_BYTES + 1,
         ),
         _form(
             "hierarchical",
             "reduce-scatter and all-gather within each, the library between",
             sharded,
+            refuses=_refuses_shards,
             registered=True,
         ),
         FLAT,

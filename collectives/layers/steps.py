@@ -201,8 +201,8 @@ class Batch:
             summed=self.sums,
         )
 
-    def multiply(self, matrix: Matrix, in_variant: str | None) -> Bound:
-        """The product, into `parts`; fused with its all-reduce `in_variant`, into `sums`."""
+    def multiply(self, matrix: Matrix, fused_sum: bool) -> Bound:
+        """The product, into `parts`; with `fused_sum` fused with its all-reduce, into `sums`."""
         net, world = self.net, self.net.world
         if net.uses_matmul:
             array = partial(array_of, world, net.datatype)
@@ -229,20 +229,19 @@ class Batch:
             "sum",
             self.parts,
             self.sums,
-            variant=in_variant or "copied",
             layer=layer,
             tokens=self.tokens,
             weight_type=net.weights.name,
         )
-        return fused.gemv(world, case, in_variant is not None)
+        return fused.gemv(world, case, fused_sum)
 
     def layers(
-        self, matrices: Sequence[Matrix], after: Sequence[Bound], in_variant: str | None = None
+        self, matrices: Sequence[Matrix], after: Sequence[Bound], fused_sum: bool = False
     ) -> list[Bound]:
         return [
             operation
             for matrix in matrices
-            for operation in (self.multiply(matrix, in_variant), *after)
+            for operation in (self.multiply(matrix, fused_sum), *after)
         ]
 
     def unsplit_layers(self, matrices: Sequence[Matrix]) -> list[Bound]:
@@ -259,8 +258,8 @@ def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
     if form in ALGORITHMS["all_reduce"]:
         reduce = fused.all_reduce(case, batch.parts, batch.sums)
         after.insert(0, ALGORITHMS["all_reduce"][form].bind(world, reduce))
-    in_variant = variant if form == "gemv_allreduce" else None
-    return fused.sequence(net.world, batch.layers(net.shares, after, in_variant))
+    fused_sum = form == "gemv_allreduce"
+    return fused.sequence(net.world, batch.layers(net.shares, after, fused_sum))
 
 
 def sendrecv(net: Net, send: int, receive: int, count: int, target: int, source: int) -> Bound:

@@ -4,18 +4,20 @@ has its SHA-256 digest: a file that does not match is compiled anew and never lo
 import fcntl
 import hashlib
 import os
-import platform
 import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from kernels.devices.device import DeviceError, Macros, Structures, layout_checks
 
 SOURCES = Path(__file__).parents[1]  # kernels/
 LEAST_FREE_BYTES = 4 << 20  # a compiler that finds less complains of anything but the disk
+MOST_COMPILE_S = 3600  # after which an unfinished file is nobody's
 REMEDY = "set XDG_CACHE_HOME to a folder of your own"
 
 listeners: list[Callable[[str], None]] = []  # get the name of a file that is about to be compiled
@@ -88,8 +90,9 @@ def cached_file(folder: Path, name: str) -> Path | None:
     for entry in os.listdir(folder):  # 1 ms in a folder of 2,400 files; Path.glob takes 20 ms
         if entry.startswith(f"{name}-"):
             path = folder / entry
-            if entry == f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()}":
-                return path
+            with suppress(FileNotFoundError):  # another rank has removed a damaged one
+                if entry == f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()}":
+                    return path
     return None
 
 
@@ -109,8 +112,7 @@ def compile_once(
     for path in source_with_headers(source):
         key.update(path.name.encode() + b"\0" + path.read_bytes())
     folder, name = cache_folder(), f"{source.stem}-{key.hexdigest()[:24]}"
-    # Hosts that share the folder over NFS do not share the lock, and may have one name.
-    unfinished = folder / f"{platform.node()}-{secrets.token_hex(8)}.part"
+    unfinished = folder / f"{secrets.token_hex(8)}.part"
     if binary := cached_file(folder, name):
         return binary
     for listener in listeners:  # also if another rank has the lock and compiles the file
@@ -120,9 +122,12 @@ def compile_once(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if binary := cached_file(folder, name):
             return binary
-        # Remove damaged binaries, and the unfinished files of killed ranks.
-        for leftover in (*folder.glob(f"{name}-*"), *folder.glob(f"{platform.node()}-*.part")):
-            leftover.unlink()
+        for damaged in folder.glob(f"{name}-*"):
+            damaged.unlink()
+        # Hosts that share the folder over NFS do not share the lock: a young file may be theirs.
+        for leftover in folder.glob("*.part"):
+            if leftover.stat().st_mtime < time.time() - MOST_COMPILE_S:
+                leftover.unlink()
         build(unfinished, options, checks)
         digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
         return unfinished.replace(folder / f"{name}-{digest}")

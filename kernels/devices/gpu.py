@@ -237,6 +237,14 @@ class GpuDevice(GpuStream, Device):
     def multicast(self, ranks: int, size_bytes: int) -> Multicast:
         if self.name == "hip":
             return super().multicast(ranks, size_bytes)
+        with self.calling("asking NVRTC's version"):
+            nvrtc = self.cupy.cuda.nvrtc.getVersion()
+        # Without HAS_MULTIMEM of platform_cuda.h a kernel would use the address as if plain.
+        if int(self.arch.removeprefix("sm_")) < 90 or nvrtc < (12, 2):
+            raise DeviceError(
+                f"multimem needs sm_90 and NVRTC 12.2 or newer; here are {self.arch} and "
+                f"{self.compiler}"
+            )
         return GpuMulticast(self, ranks, size_bytes)
 
     def blocks_for(self, size_bytes: int) -> int:

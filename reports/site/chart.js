@@ -1,0 +1,243 @@
+// Draws each chart with uPlot in place of its picture, when it comes into view. The table beside
+// it shows the values under the crosshair, and its names switch lines on and off.
+"use strict";
+
+const charts = [];
+const UNITS = [[2 ** 30, "G"], [2 ** 20, "M"], [2 ** 10, "K"]];
+
+// Three digits, as in the tables.
+function digits(value) {
+  if (value === null || value === undefined) return "-";
+  const size = Math.abs(value);
+  if (size && size < 0.0995) return value.toPrecision(2);
+  return value.toFixed(size < 9.995 ? 2 : size < 99.95 ? 1 : 0);
+}
+
+function sizeText(bytes) {
+  const [unit, name] = UNITS.find(([least]) => bytes >= least) ?? [1, ""];
+  return Number((bytes / unit).toPrecision(3)) + name;
+}
+
+const FORMS = {
+  time: (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC`,
+  bytes: sizeText,
+  price: (value) => short(value),
+};
+const short = (value) => String(Number(value.toPrecision(3)));
+// Of a position on the axis; times near each other without the year.
+function tickText(kind, value, span) {
+  if (kind !== "time") return FORMS[kind](value);
+  return span < 4 * 86400 ? FORMS.time(value).slice(5, 16) : FORMS.time(value).slice(0, 10);
+}
+
+// Charts over time zoom together.
+function zoom(chart, range) {
+  const isTime = chart.data.kind === "time";
+  for (const other of isTime ? charts.filter((each) => each.data.kind === "time") : [chart]) {
+    const x = other.data.x;
+    const [min, max] = range ?? [x[0], x[x.length - 1]];
+    other.plot.setScale("x", { min, max });
+  }
+  if (isTime) remember("zoom", range?.map(Math.round).join("-"));
+}
+
+function pressed(chart, key) {
+  const { plot, data } = chart;
+  const { min, max } = plot.scales.x;
+  const at = plot.cursor.idx ?? data.x.length - 1;
+  const move = { ArrowLeft: -1, ArrowRight: 1 }[key];
+  const grow = { "+": 0.25, "-": -0.5 }[key];
+  if (move) {
+    const next = Math.min(Math.max(at + move, 0), data.x.length - 1);
+    plot.setCursor({ left: plot.valToPos(data.x[next], "x"), top: 8 });
+  } else if (grow) {
+    const isLog = data.kind !== "time";
+    const [low, high] = isLog ? [Math.log(min), Math.log(max)] : [min, max];
+    const ends = [low + grow * (high - low), high - grow * (high - low)];
+    zoom(chart, isLog ? ends.map(Math.exp) : ends);
+  } else if (key === "Escape") zoom(chart, null);
+  else if (key === "Enter" && data.links[at]) location.href = data.links[at];
+  else return false;
+  return true;
+}
+
+function drawSteps(plot, steps, colour) {
+  const { ctx, bbox } = plot;
+  const at = (value) => plot.valToPos(value, "x", true);
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  for (const step of steps) {
+    ctx.strokeStyle = ctx.fillStyle = colour(step.role);
+    ctx.globalAlpha = 0.15;
+    const [first, low, high] = step.at.map(at);
+    ctx.fillRect(low, bbox.top, high - low, bbox.height);
+    ctx.globalAlpha = 1;
+    ctx.strokeRect(first, bbox.top, 0, bbox.height);
+    ctx.font = `${11 * devicePixelRatio}px system-ui`;
+    ctx.textAlign = first > bbox.left + bbox.width / 2 ? "right" : "left";
+    ctx.fillText(` ${step.text} `, first, bbox.top + 12 * devicePixelRatio);
+  }
+  ctx.restore();
+}
+
+// uPlot's series and bands: each line, then the ends of its intervals, which are not drawn.
+function seriesOf(data, colour) {
+  const series = [{}], columns = [data.x], bands = [], places = [];
+  for (const { role, shown: show, values, low, high } of data.lines) {
+    const stroke = () => colour(role);
+    places.push([series.length]);
+    const size = data.kind === "price" ? 12 : 4;
+    const dash = role === "bound" ? [6, 4] : undefined;
+    series.push({ show, stroke, dash, width: 1.5, points: { size, fill: stroke } });
+    columns.push(values);
+    if (!low) continue;
+    const fill = () => colour(role).replace(/^rgb\((.*)\)$/, "rgba($1, 0.2)");
+    bands.push({ series: [series.length, series.length + 1], fill });
+    for (const end of [high, low]) {
+      places.at(-1).push(series.length);
+      series.push({ show, auto: false, width: 0, points: { show: false } });
+      columns.push(end);
+    }
+  }
+  return { series, columns, bands, places };
+}
+
+// Round values between two: 1, 2, 5, 10 ..., or multiples of one of these.
+function ticks(low, high, isLog) {
+  const rounds = [];
+  const most = isLog && high > 4 * low ? Math.log10(high) : Math.log10(high - low);
+  if (isLog && high > 4 * low) {
+    for (let at = Math.floor(Math.log10(low)); at <= most; at += 1) {
+      rounds.push(...[1, 2, 5].map((digit) => digit * 10 ** at));
+    }
+    const inside = rounds.filter((value) => value >= low && value <= high);
+    return inside.filter((_, n) => n % Math.ceil(inside.length / 7) === 0);
+  }
+  const scale = 10 ** Math.floor(most);
+  const step = scale * [0.2, 0.5, 1, 2, 5].find((digit) => (high - low) / (digit * scale) <= 6);
+  for (let at = Math.ceil(low / step); at * step <= high; at += 1) rounds.push(at * step);
+  return rounds;
+}
+
+function scalesOf(kind) {
+  const isTime = kind === "time";
+  const roomy = (_, min, max) => [min / 1.05, max * 1.05];
+  const tight = (_, min, max) => {
+    if (min < max && kind !== "price") return [min, max];
+    return isTime ? [min - 43200, max + 43200] : roomy(_, min, max);
+  };
+  const log = { distr: 3, time: false };
+  return isTime
+    ? { x: { time: true, range: tight }, y: { range: roomy } }
+    : { x: { ...log, log: 2, range: tight }, y: { ...log, range: roomy } };
+}
+
+function draw(figure) {
+  const data = JSON.parse(figure.querySelector("script").textContent);
+  const place = figure.querySelector(".plot");
+  const rows = [...figure.querySelectorAll("tbody tr")];
+  const head = figure.querySelector("thead th");
+  const probe = place.appendChild(document.createElement("i"));
+  const colour = (role) => {
+    probe.className = role;
+    return getComputedStyle(probe).color;
+  };
+  const isTime = data.kind === "time";
+  const { series, columns, bands, places } = seriesOf(data, colour);
+  const axis = { stroke: () => colour("steady"), grid: { stroke: () => colour("edge"), width: 1 } };
+  const rounded = {
+    splits: (_, __, low, high) => ticks(low, high, !isTime),
+    filter: (_, values) => values,
+  };
+
+  const read = (plot) => {
+    const at = plot.cursor.idx;
+    if (at === null || at === undefined) return;
+    const where = FORMS[data.kind](data.x[at]);
+    const link = data.links[at] && make("a", { href: data.links[at], textContent: where });
+    head.replaceChildren(link || where);
+    data.lines.forEach(({ values, low, high }, n) => {
+      rows[n].cells[1].textContent = digits(values[at]);
+      const has = low && low[at] !== null;
+      rows[n].cells[2].textContent = has ? `[${digits(low[at])} ${digits(high[at])}]` : "";
+    });
+  };
+  const chart = { data };
+  const height = Math.max(200, Math.min(place.clientWidth * 0.4, 360));
+  chart.plot = new uPlot({
+    width: place.clientWidth,
+    height,
+    series,
+    bands,
+    scales: scalesOf(data.kind),
+    legend: { show: false },
+    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+    axes: [
+      {
+        ...axis,
+        values: (_, values) => {
+          const span = values[values.length - 1] - values[0];
+          return values.map((value) => (value === null ? "" : tickText(data.kind, value, span)));
+        },
+        space: isTime ? 88 : 40,
+        ...(data.kind === "price" ? rounded : {}),
+      },
+      { ...axis, values: (_, values) => values.map(short), size: 56, ...rounded },
+    ],
+    cursor: {
+      drag: { x: true, y: false, setScale: false },
+      bind: { dblclick: () => () => zoom(chart, null) },
+    },
+    hooks: {
+      setCursor: [read],
+      draw: [(plot) => drawSteps(plot, data.steps, colour)],
+      setSelect: [(plot) => {
+        const { left, width } = plot.select;
+        if (width) zoom(chart, [left, left + width].map((at) => plot.posToVal(at, "x")));
+        plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+      }],
+    },
+  }, columns, place);
+  charts.push(chart);
+
+  rows.forEach((row, n) => {
+    const name = row.cells[0];
+    const button = make("button", { ariaPressed: data.lines[n].shown });
+    button.append(...name.childNodes);
+    name.append(button);
+    button.addEventListener("click", () => {
+      const show = button.ariaPressed !== "true";
+      button.ariaPressed = show;
+      for (const at of places[n]) chart.plot.setSeries(at, { show });
+    });
+  });
+  const hidden = data.lines.filter((line) => !line.shown).length;
+  if (hidden) {
+    const more = make("button", { textContent: `${hidden} more lines` });
+    more.addEventListener("click", () => figure.classList.toggle("all"));
+    figure.querySelector(".readout").after(more);
+  }
+  place.addEventListener("keydown", (event) => {
+    if (pressed(chart, event.key)) event.preventDefault();
+  });
+  new ResizeObserver(() => {
+    if (place.clientWidth) chart.plot.setSize({ width: place.clientWidth, height });
+  }).observe(place);
+  const range = isTime && state.get("zoom")?.split("-").map(Number);
+  if (range) chart.plot.setScale("x", { min: range[0], max: range[1] });
+  figure.classList.add("live");
+}
+
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    seen.unobserve(target);
+    draw(target);
+  }
+}, { rootMargin: "400px" });
+document.querySelectorAll(".chart").forEach((figure) => seen.observe(figure));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  charts.forEach(({ plot }) => plot.redraw());
+});

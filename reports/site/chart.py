@@ -18,7 +18,7 @@ from reports.tables.sentences import number, tick_text
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 24  # of a chart and its margins
 MOST_TICKS = 10
 MOST_MARKS = 120  # of a sparkline, the newest
-HOTTEST = 0.1  # a share from which heat is deepest
+HOTTEST, DEEPEST = 0.1, 45  # a share from which heat is deepest, and its percentage of colour
 
 
 @dataclass
@@ -246,7 +246,7 @@ def heat(share: float) -> Markup:
     if np.isnan(share):
         return Markup("-")
 
-    depth = round(60 * min(max(share, 0) / HOTTEST, 1))
+    depth = round(DEEPEST * min(max(share, 0) / HOTTEST, 1))
     return Markup(f'<i class="heat" style="--heat:{depth}%">{share:+.1%}</i>')
 
 

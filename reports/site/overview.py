@@ -73,7 +73,7 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner:
 
     content: dict[str, Sequence[object]] = {
         "run": [run for run in store.runs if not run.left_out],
-        "run that failed": [run for run in store.runs if run.left_out],
+        "failed run": [run for run in store.runs if run.left_out],
         "campaign": store.campaigns,
         "imported log": store.imported,
         "specification": store.specs,
@@ -81,7 +81,7 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner:
     found = [counted(len(items), name) for name, items in content.items() if items]
     return Banner(
         "Nothing to judge yet",
-        f"Here are {', '.join(found) or 'no runs'}, and no complete run of this machine.",
+        f"Here are {' and '.join(found)}, but no complete and correct run.",
         [f"To measure one: {TO_BEGIN}"],
         "unsure",
     )
@@ -109,8 +109,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     lines: list[Cell] = [page.banner.sentence, page.title.partition(": ")[2]]
     series = _series(store, key)
     headline, drawn = min(series, key=_by_headline, default=None), ""
-    if headline:
-        drawn = spark(headline.costs_us, headline.steps)
+    if headline and (drawn := spark(headline.costs_us, headline.steps)):
         lines.append(f"{headline.label}, {counted(len(headline.costs_us), 'run')}:")
 
     words = Counter(each.word for each in series).most_common(1)
@@ -129,7 +128,7 @@ def _series(store: shared.Store, key: tuple[str, str]) -> list[Series]:
 
 def _trends(store: shared.Store) -> list[Chart]:
     """The headline case of the newest machine and benchmark, beside the library, over time."""
-    series = _series(store, [*store.groups][-1])
+    series = [each for key in [*store.groups][-1:] for each in _series(store, key)]
     first = min(series, key=_by_headline, default=None)
     if not first or len(first.run_ids) < 3:
         return []

@@ -31,7 +31,8 @@ ROLES = {
     **dict.fromkeys(("same", "steady", "complete", "n/a", "even", "fine"), "steady"),
 }
 
-NUMBER = re.compile(r"[-+]?\d[^:]*$|-$|<i class=.heat")
+# `5.23`, `3.65 us`, `+5.0% [+4.1% +5.9%]`, a cell of a heat map.
+NUMBER = re.compile(r"[-+]?\d[\d.]*%?( [\w/]+)?( \[[^]]*])?(\n|$)|<i class=.heat")
 
 # A text, with small print below its first line; a text and its link to a page; a drawing; or a row
 # of these.

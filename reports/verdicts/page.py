@@ -2,6 +2,7 @@
 which is a table with a drawing in each row."""
 
 from collections import Counter
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,13 @@ def gate_page(outcome: Outcome) -> Page:
     sentence = outcome.headline.partition(": ")[2].rpartition(" (exit status")[0]
     comparison = outcome.comparison
     word = WORDS.get(outcome.status, "UNUSABLE")
-    banner = Banner(word, sentence or outcome.headline)
+    sentence = sentence or outcome.headline
+    banner = Banner(word, f"{sentence[:1].upper()}{sentence[1:]}.")
     todo, command = NEXT.get(outcome.status, NEXT[UNUSABLE])
-    sections = [Section("What to do next", [todo, *outcome.findings], text=command)]
+    sections = [Section("What to do next", [*outcome.findings[:-1], todo], text=command)]
 
     if comparison:
+        sections[0].text = command.replace("CURRENT", quote(_typed(comparison.variant)))
         judged = outcome.cells.outcome[comparison.is_judged]
         counts = Counter(word or "fine" for word in judged)
         cells = ", ".join(f"{n} {word}" for word, n in counts.items())
@@ -57,7 +60,9 @@ def gate_page(outcome: Outcome) -> Page:
             *facts_of(comparison),
             f"{counted(len(judged), 'cell')}: {cells}. {headline_of(*comparison.variant.launches)}",
         ]
-        sections += [forest(comparison, "cells-0"), explanation(comparison)]
+        more = explanation(comparison)
+        more.sentences = [*outcome.findings[-1:], *more.sentences]
+        sections += [forest(comparison, "cells-0"), more]
 
     return Page(outcome.headline, banner, sections)
 
@@ -77,6 +82,11 @@ def facts_of(comparison: Comparison) -> list[str]:
     against = f"{_named(variant)} against {_named(comparison.baseline)}"
     launches = render.head(comparison)[0].partition(": ")[2]
     return [f"{against}: {launches}.", f"{machine(last)}, {start_time(last.run)}."]
+
+
+def _typed(side: Side) -> str:
+    """The side as a command takes it."""
+    return f"{side.campaign.folder.name}/{side.variant}" if side.campaign else side.label
 
 
 def _named(side: Side) -> str:

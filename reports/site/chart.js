@@ -51,7 +51,7 @@ function pressed(chart, key) {
     const next = Math.min(Math.max(at + move, 0), data.x.length - 1);
     plot.setCursor({ left: plot.valToPos(data.x[next], "x"), top: 8 });
   } else if (grow) {
-    const isLog = data.kind !== "time";
+    const isLog = data.kind === "bytes";
     const [low, high] = isLog ? [Math.log(min), Math.log(max)] : [min, max];
     const ends = [low + grow * (high - low), high - grow * (high - low)];
     zoom(chart, isLog ? ends.map(Math.exp) : ends);
@@ -104,34 +104,24 @@ function seriesOf(data, colour) {
   return { series, columns, bands, places };
 }
 
-// Round values between two: 1, 2, 5, 10 ..., or multiples of one of these.
-function ticks(low, high, isLog) {
-  const rounds = [];
-  const most = isLog && high > 4 * low ? Math.log10(high) : Math.log10(high - low);
-  if (isLog && high > 4 * low) {
-    for (let at = Math.floor(Math.log10(low)); at <= most; at += 1) {
-      rounds.push(...[1, 2, 5].map((digit) => digit * 10 ** at));
-    }
-    const inside = rounds.filter((value) => value >= low && value <= high);
-    return inside.filter((_, n) => n % Math.ceil(inside.length / 7) === 0);
-  }
-  const scale = 10 ** Math.floor(most);
-  const step = scale * [0.2, 0.5, 1, 2, 5].find((digit) => (high - low) / (digit * scale) <= 6);
-  for (let at = Math.ceil(low / step); at * step <= high; at += 1) rounds.push(at * step);
-  return rounds;
-}
-
-function scalesOf(kind) {
-  const isTime = kind === "time";
+// Logarithmic where the values differ by so much that uPlot finds round ones.
+function scalesOf({ kind, lines }) {
+  const values = lines.flatMap((line) => line.values).filter((value) => value > 0);
+  const isLog = kind !== "time" && Math.max(...values) > 4 * Math.min(...values);
   const roomy = (_, min, max) => [min / 1.05, max * 1.05];
-  const tight = (_, min, max) => {
-    if (min < max && kind !== "price") return [min, max];
-    return isTime ? [min - 43200, max + 43200] : roomy(_, min, max);
+  const tight = (plot, min, max) => {
+    if (min < max) return [min, max];
+    return kind === "time" ? [min - 43200, max + 43200] : roomy(plot, min, max);
   };
-  const log = { distr: 3, time: false };
-  return isTime
-    ? { x: { time: true, range: tight }, y: { range: roomy } }
-    : { x: { ...log, log: 2, range: tight }, y: { ...log, range: roomy } };
+  return {
+    x: {
+      time: kind === "time",
+      distr: kind === "bytes" ? 3 : 1,
+      log: 2,
+      range: kind === "price" ? roomy : tight,
+    },
+    y: isLog ? { distr: 3, range: (_, min, max) => uPlot.rangeLog(min, max, 10) } : { range: roomy },
+  };
 }
 
 function draw(figure) {
@@ -147,10 +137,6 @@ function draw(figure) {
   const isTime = data.kind === "time";
   const { series, columns, bands, places } = seriesOf(data, colour);
   const axis = { stroke: () => colour("steady"), grid: { stroke: () => colour("edge"), width: 1 } };
-  const rounded = {
-    splits: (_, __, low, high) => ticks(low, high, !isTime),
-    filter: (_, values) => values,
-  };
 
   const read = (plot) => {
     const at = plot.cursor.idx;
@@ -171,7 +157,7 @@ function draw(figure) {
     height,
     series,
     bands,
-    scales: scalesOf(data.kind),
+    scales: scalesOf(data),
     legend: { show: false },
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     axes: [
@@ -182,9 +168,8 @@ function draw(figure) {
           return values.map((value) => (value === null ? "" : tickText(data.kind, value, span)));
         },
         space: isTime ? 88 : 40,
-        ...(data.kind === "price" ? rounded : {}),
       },
-      { ...axis, values: (_, values) => values.map(short), size: 56, ...rounded },
+      { ...axis, values: (_, values) => values.map((y) => (y === null ? "" : short(y))), size: 56 },
     ],
     cursor: {
       drag: { x: true, y: false, setScale: false },

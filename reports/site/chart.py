@@ -247,7 +247,7 @@ def heat(share: float) -> Markup:
         return Markup("-")
 
     depth = round(DEEPEST * min(max(share, 0) / HOTTEST, 1))
-    return Markup(f'<i class="heat" style="--heat:{depth}%">{share:+.1%}</i>')
+    return Markup(f'<i class="heat worse" style="--heat:{depth}%">{share:+.1%}</i>')
 
 
 def _numbers(values: NDArray[np.float64]) -> list[float | None]:

@@ -21,6 +21,7 @@ from reports.verdicts.page import gate_page
 from reports.verdicts.render import add_allow, percent
 from reports.verdicts.sides import Side, faults_of, notes_of, side_of
 
+MOST_DRAWN = 6  # cells, in a comment
 MOST_ROWS = 300  # GitHub refuses a comment above 65,536 characters
 MOST_LINES = 22  # a screen has 24
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -138,16 +139,20 @@ def _compared(arguments: argparse.Namespace, current: Side) -> Comparison:
 
 
 def markdown(outcome: Outcome) -> str:
-    """The outcome, and the whole table folded."""
+    """The outcome, the largest effects as a drawing of letters, and the whole table folded: at most
+    20 lines are in view."""
     title = f"## {markdown_text(outcome.headline)}\n"
     if outcome.comparison is None:
         return title
 
     figures = headline_of(*outcome.comparison.variant.launches)
     findings = [f"- {markdown_text(line)}\n" for line in outcome.findings]
+    lines = "\n".join(render.forest_lines(outcome.comparison)[:MOST_DRAWN])
+    forest = f"\n```text\n{lines}\n```\n" * bool(lines)
     rows = render.as_markdown([outcome.comparison], MOST_ROWS)
     table = f"<details><summary>all cells</summary>\n\n{rows}\n</details>\n"
-    return "".join([title, f"\n**{markdown_text(figures)}**\n\n", *findings, "\n", table])
+    figures = f"\n**{markdown_text(figures)}**\n\n"
+    return "".join([title, figures, *findings, forest, "\n", table])
 
 
 def junit(outcome: Outcome) -> str:

@@ -306,7 +306,13 @@ def _card(appraisal: Appraisal) -> Card:
         if figure.value is not None and figure.name != "price"
     ]
     dated = f"{price.currency}, {price.date.isoformat()}"
-    return Card(appraisal.name, f"{price.amount:g}", dated, appraisal.word, [*lines, *figures])
+    return Card(
+        appraisal.name,
+        f"{price.amount:g}",
+        dated,
+        appraisal.word,
+        [*lines, *figures, *appraisal.notes],
+    )
 
 
 def _frontier(appraisals: Sequence[Appraisal]) -> list[Chart]:

@@ -18,12 +18,13 @@ function sizeText(bytes) {
   return Number((bytes / unit).toPrecision(3)) + name;
 }
 
+const short = (value) => String(Number(value.toPrecision(3)));
 const FORMS = {
   time: (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC`,
   bytes: sizeText,
-  price: (value) => short(value),
+  price: short,
 };
-const short = (value) => String(Number(value.toPrecision(3)));
+
 // Of a position on the axis; times near each other without the year.
 function tickText(kind, value, span) {
   if (kind !== "time") return FORMS[kind](value);
@@ -124,93 +125,99 @@ function scalesOf({ kind, lines }) {
   };
 }
 
-function draw(figure) {
-  const data = JSON.parse(figure.querySelector("script").textContent);
-  const place = figure.querySelector(".plot");
-  const rows = [...figure.querySelectorAll("tbody tr")];
+// Writes the values under the crosshair into the table beside the chart.
+function reader(figure, data) {
+  const rows = figure.querySelectorAll("tbody tr");
   const head = figure.querySelector("thead th");
-  const probe = place.appendChild(document.createElement("i"));
-  const colour = (role) => {
-    probe.className = role;
-    return getComputedStyle(probe).color;
-  };
-  const isTime = data.kind === "time";
-  const { series, columns, bands, places } = seriesOf(data, colour);
-  const axis = { stroke: () => colour("steady"), grid: { stroke: () => colour("edge"), width: 1 } };
-
-  const read = (plot) => {
-    const at = plot.cursor.idx;
+  return ({ cursor: { idx: at } }) => {
     if (at === null || at === undefined) return;
     const where = FORMS[data.kind](data.x[at]);
     const link = data.links[at] && make("a", { href: data.links[at], textContent: where });
     head.replaceChildren(link || where);
     data.lines.forEach(({ values, low, high }, n) => {
       rows[n].cells[1].textContent = digits(values[at]);
-      const has = low && low[at] !== null;
-      rows[n].cells[2].textContent = has ? `[${digits(low[at])} ${digits(high[at])}]` : "";
+      const ends = low && low[at] !== null ? `[${digits(low[at])} ${digits(high[at])}]` : "";
+      rows[n].cells[2].textContent = ends;
     });
   };
-  const chart = { data };
-  const height = Math.max(200, Math.min(place.clientWidth * 0.4, 360));
-  chart.plot = new uPlot({
-    width: place.clientWidth,
-    height,
-    series,
-    bands,
-    scales: scalesOf(data),
-    legend: { show: false },
-    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
-    axes: [
-      {
-        ...axis,
-        values: (_, values) => {
-          const span = values[values.length - 1] - values[0];
-          return values.map((value) => (value === null ? "" : tickText(data.kind, value, span)));
-        },
-        space: isTime ? 88 : 40,
-      },
-      { ...axis, values: (_, values) => values.map((y) => (y === null ? "" : short(y))), size: 56 },
-    ],
-    cursor: {
-      drag: { x: true, y: false, setScale: false },
-      bind: { dblclick: () => () => zoom(chart, null) },
-    },
-    hooks: {
-      setCursor: [read],
-      draw: [(plot) => drawSteps(plot, data.steps, colour)],
-      setSelect: [(plot) => {
-        const { left, width } = plot.select;
-        if (width) zoom(chart, [left, left + width].map((at) => plot.posToVal(at, "x")));
-        plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-      }],
-    },
-  }, columns, place);
-  charts.push(chart);
+}
 
-  rows.forEach((row, n) => {
-    const name = row.cells[0];
+// Makes the names in the table switch their lines, and shows the other names on demand.
+function addSwitches(figure, { plot, data }, places) {
+  figure.querySelectorAll("tbody th").forEach((name, n) => {
     const button = make("button", { ariaPressed: data.lines[n].shown });
     button.append(...name.childNodes);
     name.append(button);
     button.addEventListener("click", () => {
       const show = button.ariaPressed !== "true";
       button.ariaPressed = show;
-      for (const at of places[n]) chart.plot.setSeries(at, { show });
+      for (const at of places[n]) plot.setSeries(at, { show });
     });
   });
   const hidden = data.lines.filter((line) => !line.shown).length;
-  if (hidden) {
-    const more = make("button", { textContent: `${hidden} more lines` });
-    more.addEventListener("click", () => figure.classList.toggle("all"));
-    figure.querySelector(".readout").after(more);
-  }
+  if (!hidden) return;
+  const more = make("button", { textContent: `${hidden} more lines` });
+  more.addEventListener("click", () => figure.classList.toggle("all"));
+  figure.querySelector(".readout").after(more);
+}
+
+function axesOf(kind, colour) {
+  const axis = { stroke: () => colour("steady"), grid: { stroke: () => colour("edge"), width: 1 } };
+  const named = (form) => (_, values) => {
+    const span = values[values.length - 1] - values[0];
+    return values.map((value) => (value === null ? "" : form(value, span)));
+  };
+  const x = (value, span) => tickText(kind, value, span);
+  return [
+    { ...axis, values: named(x), space: kind === "time" ? 88 : 40 },
+    { ...axis, values: named(short), size: 56 },
+  ];
+}
+
+function draw(figure) {
+  const data = JSON.parse(figure.querySelector("script").textContent);
+  const place = figure.querySelector(".plot");
+  const probe = place.appendChild(document.createElement("i"));
+  const colour = (role) => {
+    probe.className = role;
+    return getComputedStyle(probe).color;
+  };
+  const { series, columns, bands, places } = seriesOf(data, colour);
+  const height = Math.max(200, Math.min(place.clientWidth * 0.4, 360));
+  const chart = { data };
+  const selected = (plot) => {
+    const { left, width } = plot.select;
+    if (width) zoom(chart, [left, left + width].map((at) => plot.posToVal(at, "x")));
+    plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+  };
+  chart.plot = new uPlot({
+    width: place.clientWidth,
+    height,
+    series,
+    bands,
+    scales: scalesOf(data),
+    axes: axesOf(data.kind, colour),
+    legend: { show: false },
+    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+    cursor: {
+      drag: { x: true, y: false, setScale: false },
+      bind: { dblclick: () => () => zoom(chart, null) },
+    },
+    hooks: {
+      setCursor: [reader(figure, data)],
+      setSelect: [selected],
+      draw: [(plot) => drawSteps(plot, data.steps, colour)],
+    },
+  }, columns, place);
+  charts.push(chart);
+  addSwitches(figure, chart, places);
   place.addEventListener("keydown", (event) => {
     if (pressed(chart, event.key)) event.preventDefault();
   });
   new ResizeObserver(() => {
     if (place.clientWidth) chart.plot.setSize({ width: place.clientWidth, height });
   }).observe(place);
-  const range = isTime && state.get("zoom")?.split("-").map(Number);
+  const range = data.kind === "time" && state.get("zoom")?.split("-").map(Number);
   if (range) chart.plot.setScale("x", { min: range[0], max: range[1] });
   figure.classList.add("live");
 }

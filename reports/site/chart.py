@@ -104,12 +104,12 @@ class Chart:
     def svg(self) -> Markup:
         """The lines that are shown, with round values on both axes."""
         shown = [line for line in self.lines if line.shown] or list(self.lines)
-        x = Axis([*self.x], LEFT, WIDTH - 8, not self.is_time)
+        x = Axis([*self.x], LEFT, WIDTH - 16, not self.is_time)
         y = Axis(
             np.stack([line.rows["values"] for line in shown]), HEIGHT - BOTTOM, 8, not self.is_time
         )
         parts = [
-            f'<path class="edge" d="M{LEFT} {y.at(tick):.1f}H{WIDTH - 8}"/>'
+            f'<path class="edge" d="M{LEFT} {y.at(tick):.1f}H{WIDTH - 16}"/>'
             f'<text x="{LEFT - 8}" y="{y.at(tick) + 4:.1f}" text-anchor="end">{number(tick)}</text>'
             for tick in y.ticks()
         ]

@@ -112,13 +112,14 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
     if headline and (drawn := spark(headline.costs_us, headline.steps)):
         lines.append(f"{headline.label}, {counted(len(headline.costs_us), 'run')}:")
 
-    words = Counter(each.word for each in series).most_common(1)
-    found = [word for word in WORST_FIRST[:2] if word in {each.word for each in series}]
-    word = next(iter([*found, *(word for word, _ in words)]), "")
+    words = Counter(each.word for each in series)
+    changed = [word for word in WORST_FIRST[:2] if words[word]]
     status = shared.status_text(entries[-1])
-    word = word if status == "complete" else status
+    if status == "complete":
+        status = next(iter([*changed, *(word for word, _ in words.most_common())]), "")
+
     file = history if history in pages else page.file
-    return Card((key[1], file), figure, unit, word, lines, drawn)
+    return Card((key[1], file), figure, unit, status, lines, drawn)
 
 
 def _series(store: shared.Store, key: tuple[str, str]) -> list[Series]:

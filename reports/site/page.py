@@ -102,7 +102,11 @@ def role_of(text: str) -> str:
 def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     """The page as HTML. `pages` are all pages of its site by file, with their names if they are in
     the navigation. Only a page of a site, or with a chart, has a script."""
-    has_charts = any(section.charts for section in page.sections)
+    charts = [chart for section in page.sections for chart in section.charts]
+    for chart in charts:
+        chart.links = [link if link in (pages or {}) else "" for link in chart.links]
+
+    has_charts = bool(charts)
     names = ["page.js"] * bool(pages or has_charts)
     names += ["vendor/uplot.js", "chart.js"] * has_charts
     script = "\n".join((FOLDER / name).read_text() for name in names)

@@ -1,6 +1,7 @@
 """The dashboard's pages as files: their content, the messages for bad input, and the files that a
 build leaves."""
 
+import json
 import os
 import re
 from html.parser import HTMLParser
@@ -64,6 +65,8 @@ def test_every_page_is_self_contained_and_works_with_a_screen_reader(site):
                 is_page = tag == "a" and (site / link).is_file()
                 assert link.startswith(("#", "data:")) or is_page, (path, tag, link)
                 assert not link.startswith("#") or link == "#" or link[1:] in ids, (path, link)
+        for links in re.findall(r'"links":(\[.*?\])', path.read_text()):
+            assert all((site / link).is_file() for link in json.loads(links) if link), path
         assert "url(http" not in path.read_text()
         assert page.tags[0][1] == {"lang": "en"}
         assert all(attrs.get("scope") in ("col", "row") for attrs in page.all("th"))

@@ -38,7 +38,6 @@ def campaign_page(folder: Path) -> Page:
             _differences(variants),
             *map(explanation, comparisons),
         ],
-        counts=counts,
     )
 
 

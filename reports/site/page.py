@@ -5,7 +5,6 @@ every value and replaces control characters."""
 import base64
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -81,14 +80,13 @@ class Section:
 
 @dataclass
 class Page:
-    """`reproduce` has commands and ids, folded at the end. For the dashboard: `counts` of cells by
-    verdict; `complaint` says why there is nothing to show."""
+    """`reproduce` has commands and ids, folded at the end. For the dashboard: `complaint` says why
+    there is nothing to show."""
 
     title: str
     banner: Banner
     sections: Sequence[Section] = ()
     reproduce: dict[str, str] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
     complaint: str = ""
     file: str = ""
     html: str = ""

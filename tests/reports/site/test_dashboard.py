@@ -1,6 +1,7 @@
 """The dashboard's pages as files: their content, the messages for bad input, and the files that a
 build leaves."""
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from reports.site.dashboard import MARKER
 from reports.site.history_page import history_page
 from reports.site.page import to_html
 from reports.trends.history import load
+from tests.launch import ROOT
 from tests.reports.synthetic_run import rewrite_cases, write_run
 from tests.reports.synthetic_site import HOSTILE, make_site
 
@@ -189,3 +191,16 @@ def test_only_the_newest_runs_have_pages(tmp_path, monkeypatch):
     site = make_site(tmp_path / "results", tmp_path / "site")
     names = sorted(page.name[4:23] for page in site.glob("run-*.html"))
     assert names == ["2026-11-20T06-15-01", "2026-11-20T06-15-02"]
+
+
+def test_the_vendored_library_is_the_one_that_was_looked_at():
+    """Otherwise anybody's script could come into every page with an update."""
+    folder = ROOT / "reports/site/vendor"
+    sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS.txt").read_text().splitlines())
+    files = {path.name for path in folder.iterdir()} - {"SHA256SUMS.txt"}
+    assert files == set(sums)
+    for name, digest in sums.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+    (version,) = re.findall(r"^UPLOT \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert f"(v{version})" in (folder / "uplot.js").read_text()[:200]
+    assert f"uPlot {version}" in (ROOT / "docs/dependencies.md").read_text()

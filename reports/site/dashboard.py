@@ -17,7 +17,7 @@ import msgspec
 from reports.advice.procurement import evaluate, procure_page
 from reports.site import fleet_page, overview, shared
 from reports.site.compare_page import campaign_page
-from reports.site.history_page import history_page, part_of, standing
+from reports.site.history_page import history_page, leading, part_of, standing
 from reports.site.imported_page import imported_page
 from reports.site.page import Banner, Page, to_html
 from reports.site.run_page import run_page
@@ -165,7 +165,7 @@ def plan_runs(store: shared.Store) -> Iterator[Job]:
     sides = {
         run_id
         for event in (standing(store.history) if store.history else [])
-        for series, step in event.changes[:1]
+        for series, step in [leading(event)]
         for run_id in series.run_ids[step.first - 1 : step.first + 1]
     }
     for entries in store.groups.values():

@@ -15,6 +15,7 @@ from reports.site.page import Banner, Page, Row, Section
 from reports.store.result import time_of
 from reports.tables.sentences import counted, number, start_time
 from reports.trends.changes import MIN_RUNS
+from reports.trends.changes import Step as ChangeStep
 from reports.trends.history import History, closing
 from reports.trends.series import Event, Series
 
@@ -76,9 +77,15 @@ def banner_of(history: History) -> Banner:
     return Banner(word.capitalize(), sentence, [counts, newest])
 
 
+def leading(event: Event) -> tuple[Series, ChangeStep]:
+    """The largest change of a case of ours, if one changed."""
+    ours = [change for change in event.changes if not change[0].case.library]
+    return [*ours, *event.changes][0]
+
+
 def where(event: Event) -> str:
     """The place of a change, and between which runs it lies."""
-    series, step = event.changes[0]
+    series, step = leading(event)
     last, first = (_clock(series.run_ids[at]) for at in (step.low - 1, step.high))
     place = f"{series.benchmark} on {event.machine}"
     return f"{place}; 95 % sure: between {last} and {first} UTC."
@@ -127,7 +134,7 @@ def _rank(series: Series) -> int:
 
 def event_section(event: Event) -> Section:
     """A change: the runs on both sides, its largest case over time, and the cases with it."""
-    series, step = event.changes[0]
+    series, step = leading(event)
     hidden = len(event.changes) - MOST_CHANGES
     sides = zip(("before", "after"), series.run_ids[step.first - 1 :], strict=False)
     links = [(f"run {side}", shared.file_name("run", run)) for side, run in sides]

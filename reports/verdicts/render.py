@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -328,9 +328,9 @@ def closing(comparison: Comparison) -> list[str]:
     return lines + [f"note: {note}: {some(names)}" for note, names in titles.items()]
 
 
-def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
-    """Draws a panel per comparison into an .svg or .png file, or as SVG into a stream. A verdict is
-    a word. Raises ResultError for a file that cannot be written."""
+def plot(comparisons: Sequence[Comparison], target: Path) -> None:
+    """Draws a panel per comparison into an .svg or .png file. A verdict is a word. Raises
+    ResultError for a file that cannot be written."""
     longest = max(len(each.cells) for each in comparisons)
     inches = 7.1 * len(comparisons), 1.9 + 0.21 * longest
 

@@ -169,24 +169,21 @@ def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> C
     seconds = np.maximum.accumulate([_seconds(runs[at]) for at in starts]).tolist()
     last_us = [float(each.costs_us[-1]) for each in members]
     fastest = min(range(len(members)), key=lambda n: (bool(members[n].case.library), last_us[n]))
-    roles = shared.line_roles([each.case for each in members])
-    lines = [
-        Line(
-            each.name,
-            role,
-            points[place],
-            each.case.algorithm in ("library", "auto") or place == fastest,
-        )
-        for place, (each, role) in enumerate(zip(members, roles, strict=True))
+    shown = [
+        each.case.algorithm in ("library", "auto") or place == fastest
+        for place, each in enumerate(members)
     ]
-    shown = members[fastest]
+    roles = shared.line_roles([each.case for each in members], shown)
+    columns = zip(members, roles, points, shown, strict=True)
+    lines = [Line(each.name, role, own, seen) for each, role, own, seen in columns]
+    leader = members[fastest]
     steps = [
         Step(
-            [_seconds(shown.run_ids[at]) for at in (step.first, step.low, step.high)],
+            [_seconds(leader.run_ids[at]) for at in (step.first, step.low, step.high)],
             step.word,
             f"{step.word} {np.expm1(step.log_ratio[0]):+.1%}",
         )
-        for step in shown.steps
+        for step in leader.steps
     ]
     links = [shared.file_name("run", runs[at]) for at in starts]
     return Chart(title, seconds, lines, "time", steps, links)

@@ -119,7 +119,8 @@ def charts_of(result: Result) -> list[Chart]:
 
     factor = 0.0 if ratios else factors(view, drawn, result.run.world["size"]).get("busbw", 0.0)
     shown = {"library", "auto", _usual_winner(cases), *named[:MOST_SHOWN]}
-    roles = shared.line_roles([line.cases[0] for line in drawn])
+    firsts = [line.cases[0] for line in drawn]
+    roles = shared.line_roles(firsts, [case.algorithm in shown for case in firsts])
 
     def speed_of(case: Case) -> Any:
         if factor:

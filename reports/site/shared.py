@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 from reports.store.folder import COPY, Contents, read_store
@@ -93,14 +94,16 @@ def counts_text(counts: Counter[str]) -> str:
     return ", ".join(f"{word} {count}" for word, count in counts.items()) or "none"
 
 
-def line_roles(cases: Sequence[CaseFields]) -> list[str]:
-    """The classes of lines in a chart, by a case of each: one is the library, one is ours."""
-    roles = list[str]()
-    for place, case in enumerate(cases):
-        own = {"library": "library", "auto": "ours"}.get(case.algorithm, "")
-        roles.append(own if own and own not in roles else f"line-{place % 5 + 1}")
+def line_roles(cases: Sequence[CaseFields], shown: Sequence[bool]) -> list[str]:
+    """The classes of lines in a chart, by a case of each: one is the library, one is ours, and
+    lines that are shown at first differ, if they can."""
+    roles, others = dict[int, str](), count()
+    for place in sorted(range(len(cases)), key=lambda place: not shown[place]):
+        own = {"library": "library", "auto": "ours"}.get(cases[place].algorithm, "")
+        free = own and own not in roles.values()
+        roles[place] = own if free else f"line-{next(others) % 5 + 1}"
 
-    return roles
+    return [roles[place] for place in range(len(cases))]
 
 
 def how_to_reproduce(run: Run) -> dict[str, str]:

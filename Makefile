@@ -47,7 +47,7 @@ PEERS_PAIRS ?= 6
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
 .PHONY: setup writable compiler allreduce gate peers lint format check test test-gpu test-emulated \
-  calibrate reliability docs figures lock clean
+  calibrate reliability docs figures vendor lock clean
 
 setup: $(VENV)/.installed-runtime
 
@@ -193,6 +193,17 @@ endif
 docs: $(VENV)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 	@echo "Open build/docs/index.html, or serve it: python3 -m http.server -d build/docs"
+
+# The chart library inside the pages. Of another version (make vendor UPLOT=...) the hashes differ, and make stops: after
+# a look at it, `sha256sum LICENSE.txt uplot.css uplot.js >SHA256SUMS.txt` in the folder accepts it.
+UPLOT ?= 1.6.32
+VENDORED := reports/site/vendor
+vendor: writable
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	  npm pack --silent --pack-destination "$$folder" uplot@$(UPLOT) >/dev/null && tar -xzf "$$folder"/uplot-*.tgz -C "$$folder" && \
+	  cp "$$folder/package/LICENSE" $(VENDORED)/LICENSE.txt && cp "$$folder/package/dist/uPlot.min.css" $(VENDORED)/uplot.css && \
+	  cp "$$folder/package/dist/uPlot.iife.min.js" $(VENDORED)/uplot.js
+	@cd $(VENDORED) && sha256sum --check --quiet SHA256SUMS.txt
 
 # The pictures of docs/experiments, from the tables in its data folder.
 figures: $(VENV)/.installed-runtime

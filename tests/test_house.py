@@ -33,6 +33,7 @@ REPORTS = (
     "reports.store",
     "reports.imports",
     "reports.tables",
+    "reports.site.chart",
     "reports.site.page",
     "reports.verdicts",
     "reports.trends",

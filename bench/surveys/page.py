@@ -2,20 +2,19 @@
 
 import io
 import tarfile
-from functools import partial
 from pathlib import Path
 
 from bench.surveys import steps
 from bench.surveys.steps import LOGS, RESULTS, TABLE, Step, Survey, to_type, without_names
-from reports.site.page import Page, Row, Section, draw_picture, to_html
-from reports.site.run_page import fact_text
-from reports.site.shared import how_to_reproduce, start_time
-from reports.store.case import find_states
-from reports.store.result import ResultError
+from reports.site.page import Banner, Card, Page, Row, Section, to_html
+from reports.site.run_page import banner_of as run_banner
+from reports.site.run_page import fact_text, sweep_sections
+from reports.site.shared import how_to_reproduce
 from reports.store.schema import Result
 from reports.store.untrusted import read_bytes
 from reports.store.writing import write_named, write_whole
-from reports.tables import run_text, sentences, show
+from reports.tables import sentences, show
+from reports.tables.kinds import is_sweep, kind_of
 
 PAGE = "index.html"
 HEADLINES = ("allreduce", "link", "decode", "tune")  # the first that was measured
@@ -39,46 +38,56 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
     ]
     missing = [step for step in survey.steps if step.status != "done"]
     done = f"{len(survey.steps) - len(missing)} of {len(survey.steps)} steps are done"
-    lines = [f"{done}, then the survey was interrupted." if is_interrupted else f"{done}."]
-    if first:
-        lines = [
-            sentences.machine(first),
-            f"Survey of {start_time(first.run)}: {lines[0]}",
-            *run_text.link_lines(find_states(first.blocks)),
-        ]
+    done += ", then the survey was interrupted." if is_interrupted else "."
     failed = [
         f"{step.title}: {step.sentence}. To run it again: {to_type(survey, step)}"
         for step in missing
     ]
     sections = [
-        Section("Steps", table="steps", rows=table),
+        Section(
+            "What was measured", cards=[card for step in survey.steps for card in card_of(step)]
+        ),
+        *(sweep_sections(first) if first and is_sweep(first) else []),
         Section("What is missing", failed),
+        Section("Steps", table="steps", rows=table),
         Section("Machine", [*survey.remarks, *(first.run.notes if first else ())]),
         *(section_of(survey, step) for step in survey.steps),
     ]
-    title = show.headline_of(first) if first else "Survey: nothing was measured"
+    banner = Banner("Nothing was measured", "The survey has no figure to show.", role="unsure")
+    if first:
+        banner = run_banner(first)
+    banner.facts = [*banner.facts, done]
     return Page(
-        title,
-        lines,
-        [*sections, *environment(first), Section("In the archive", PRIVACY)],
+        show.headline_of(first) if first else "Survey: nothing was measured",
+        banner,
+        [*sections, *environment(first), Section("In the archive", PRIVACY, folded=True)],
         how_to_reproduce(first.run) if first else {},
     )
 
 
+def card_of(step: Step) -> list[Card]:
+    """The first figure of a step that measured some, and its headline."""
+    points = kind_of(step.result).points(step.result) if step.result else []
+    return [
+        Card(
+            step.title,
+            sentences.number(point.value),
+            f"{point.unit}, {point.label}",
+            "",
+            [step.sentence],
+        )
+        for point in points[:1]
+    ]
+
+
 def section_of(survey: Survey, step: Step) -> Section:
-    """A step's picture and the table that it printed; the doctor's page. Of the sweeps only the
-    main one has a picture."""
-    section, result = Section(step.title, folded=step.folded), step.result
-    if not result:
-        section.text = steps.log_text(survey.folder / LOGS / step.name, "out").rstrip()
-        return section
-    try:
+    """The table that a step printed, or the doctor's page."""
+    section, result = Section(step.title, folded=True), step.result
+    if result:
         section.text = show.text(result, brief=True)
-        if step.name == "allreduce":
-            picture = draw_picture(step.name, partial(show.plot, result), sentences.machine(result))
-            section.pictures = [picture]
-    except ResultError as error:
-        section.sentences = [without_names(f"There is no picture: {error}")]
+    else:
+        section.text = steps.log_text(survey.folder / LOGS / step.name, "out").rstrip()
+
     return section
 
 

@@ -17,7 +17,8 @@ from reports.advice import candidates
 from reports.advice.candidates import Figure, FigureKey, Offer, Requirement, Spec
 from reports.advice.reduce_times import LEAST_LAUNCHES, Launches, other_hardware, read_launches
 from reports.advice.specs import GPUS, find
-from reports.site.page import Page, Row, Section, to_html
+from reports.site.chart import Chart, Line
+from reports.site.page import Banner, Card, Cell, Page, Row, Section, to_html
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import printable
@@ -29,6 +30,7 @@ from reports.verdicts.verdict import FAMILY_P
 ALWAYS: list[FigureKey] = [("us", 16384), ("GB/s", 33554432)]
 # A figure of an imported log or of a data sheet is UNVERIFIED: nobody counted launches or checks.
 WORDS = "PASS", "FAIL", "UNDECIDED", "UNVERIFIED", "N/A"
+NEAREST = "PASS", "UNVERIFIED", "UNDECIDED", "FAIL", "N/A"
 
 
 @dataclass
@@ -42,6 +44,13 @@ class Appraisal:
     figures: list[Figure]
     verdicts: dict[str, tuple[str, str]]
     notes: list[str]
+
+    @property
+    def word(self) -> str:
+        """The verdict on all requirements: the worst, where undecided is worse than a pass."""
+        words = {word for word, _ in self.verdicts.values()}
+        order = "FAIL", "UNDECIDED", "UNVERIFIED", "PASS"
+        return next((word for word in order if word in words), "N/A")
 
     @property
     def run_ids(self) -> list[str]:
@@ -233,30 +242,102 @@ def as_text(procurement: Procurement) -> str:
 
 
 def procure_page(procurement: Procurement, spec: Path) -> Page:
-    """The page for `procure --html` and for the dashboard."""
+    """The page for `procure --html` and for the dashboard: the candidates side by side."""
     appraisals = procurement.appraisals
     requirements: list[Row] = [
-        {"requirement": requirement}
+        {"figure": requirement}
         | {each.name: "\n".join(each.verdicts[requirement]) for each in appraisals}
         for requirement in appraisals[0].verdicts
     ]
     runs = [f"{each.name}: {run_id}" for each in appraisals for run_id in each.run_ids]
     return Page(
         f"Procurement: {procurement.headline}",
-        sections=[
-            Section("Requirements", table="requirements", rows=requirements),
+        _banner(procurement),
+        [
+            Section("Candidates", cards=list(map(_card, appraisals)), charts=_frontier(appraisals)),
             Section(
-                "Figures, with their intervals over launches",
+                "Requirements, and figures with their intervals over launches",
                 table="figures",
-                rows=_figure_rows(appraisals),
+                rows=[*requirements, *_figure_rows(appraisals)],
             ),
-            Section("How to read this", procurement.sentences),
+            Section("How to read this", procurement.sentences, folded=True),
         ],
         reproduce={
             "command, without folders": f"python -m reports procure {printable(spec.name)}",
             "run ids": "\n".join(runs),
         },
     )
+
+
+def _banner(procurement: Procurement) -> Banner:
+    """The sentence that a buyer repeats: the cheapest candidate that meets every requirement."""
+    appraisals = procurement.appraisals
+    n = len(appraisals[0].verdicts)
+    ranked = sorted(
+        appraisals, key=lambda each: (NEAREST.index(each.word), each.offer.price.amount)
+    )
+    best = ranked[0]
+    price = f"{best.offer.price.amount:g} {best.offer.price.currency}"
+    currencies = {each.offer.price.currency for each in appraisals if each.word == best.word}
+    cheapest = len(currencies) == 1 and len(appraisals) > 1
+    facts = [f"{procurement.headline}."]
+    if not n:
+        return Banner(f"{len(appraisals)} candidates", f"{best.name} costs {price}.", facts)
+    if best.word == "PASS":
+        sentence = f"{best.name} meets all {counted(n, 'requirement')} for {price}"
+        return Banner("PASS", sentence + ", the cheapest that does." * cheapest, facts)
+
+    counts = Counter(word for word, _ in best.verdicts.values())
+    left = ", ".join(f"{count} {word}" for word, count in counts.items())
+    sentence = f"No candidate is sure to meet every requirement; nearest is {best.name}: {left}."
+    return Banner(best.word, sentence, facts)
+
+
+def _card(appraisal: Appraisal) -> Card:
+    """A candidate: its price, a chip for each requirement, its figures."""
+    price = appraisal.offer.price
+    lines: list[Cell] = [
+        [verdict, f"{requirement}: {reason}"]
+        for requirement, (verdict, reason) in appraisal.verdicts.items()
+    ]
+    figures = [
+        f"{figure.name}: {' '.join(figure.text.split())}"
+        for figure in appraisal.figures
+        if figure.value is not None and figure.name != "price"
+    ]
+    dated = f"{price.currency}, {price.date.isoformat()}"
+    return Card(
+        appraisal.name,
+        f"{price.amount:g}",
+        dated,
+        appraisal.word,
+        [*lines, *figures, *appraisal.notes],
+    )
+
+
+def _frontier(appraisals: Sequence[Appraisal]) -> list[Chart]:
+    """Speed against price, and the candidates that no other beats in both; empty with fewer than
+    two candidates that have the figure, or with several currencies."""
+    named = {figure.name: figure.unit for figure in appraisals[0].figures}
+    name = next((name for name, unit in named.items() if unit == "tok/s"), [*named][1])
+    found = [(each, next(f for f in each.figures if f.name == name)) for each in appraisals]
+    found = [(each, figure) for each, figure in found if figure.value]
+    if len(found) < 2 or len({each.offer.price.currency for each, _ in found}) > 1:
+        return []
+
+    found.sort(key=lambda pair: pair[0].offer.price.amount)
+    values = np.array([figure.value for _, figure in found], dtype=float)
+    best = np.where(values == np.maximum.accumulate(values), values, np.nan)
+    lines = [Line("frontier", "bound", best)]
+    for place, (each, figure) in enumerate(found):
+        points = np.full((3, len(found)), np.nan)
+        points[:, place] = [end or values[place] for end in (figure.value, figure.low, figure.high)]
+        lines.append(Line(each.name, f"line-{place % 5 + 1}", points))
+
+    currency = found[0][0].offer.price.currency
+    prices = [each.offer.price.amount for each, _ in found]
+    title = f"{name} in {found[0][1].unit} against the price in {currency}"
+    return [Chart(title, prices, lines, "price")]
 
 
 def _record(appraisal: Appraisal) -> dict[str, object]:

@@ -14,8 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from reports.site import across, fleet_page, shared
-from reports.site.page import Page, Section, to_html
+from reports.advice.procurement import evaluate, procure_page
+from reports.site import fleet_page, overview, shared
+from reports.site.compare_page import campaign_page
+from reports.site.history_page import history_page, leading, part_of, standing
+from reports.site.imported_page import imported_page
+from reports.site.page import Banner, Page, to_html
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.report_json import write_json
@@ -117,9 +121,9 @@ def build(store: shared.Store, command: str) -> list[Page]:
         pages = list(pool.map(partial(make_page, finish=finish), range(len(jobs))))
 
     store.left_out += [page.complaint for page in pages if page.complaint]
-    overview = across.overview_page(store, {page.file: page for page in pages})
-    finish(overview)
-    return [*pages, overview]
+    index = overview.overview_page(store, {page.file: page for page in pages})
+    finish(index)
+    return [*pages, index]
 
 
 def plan_pages(store: shared.Store) -> Iterator[Job]:
@@ -129,26 +133,41 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
             store.history = history_of(store.contents)
         except ResultError as error:
             store.left_out.append(f"There is no history: {error}")
-        else:
-            yield across.HISTORY, "History", partial(across.history_page, store.history)
+
+    if store.history:
+        keys = dict.fromkeys((each.machine_id, each.benchmark) for each in store.history.series)
+        for key in keys:
+            part = part_of(store.history, *key)
+            name = "History" if len(keys) == 1 else ""
+            yield shared.history_file(*key), name, partial(history_page, part)
 
     yield from plan_runs(store)
     for path in store.campaigns:
-        yield shared.file_name("compare", str(path)), "", partial(across.campaign_page, path)
+        yield shared.file_name("compare", str(path)), "", partial(campaign_page, path)
 
     if len({node for entry in store.runs for node in entry.run.nodes}) > 1:
         yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, store.contents)
     if store.imported:
-        yield "imported.html", "Imported logs", partial(across.imported_page, store.imported)
+        yield "imported.html", "Imported logs", partial(imported_page, store.imported)
 
     for spec in store.specs:
         name = f"Procurement {spec.name}" if len(store.specs) > 1 else "Procurement"
-        yield shared.file_name("procure", str(spec)), name, partial(across.procurement_page, spec)
+        yield shared.file_name("procure", str(spec)), name, partial(_procurement_page, spec)
+
+
+def _procurement_page(spec: Path) -> Page:
+    return procure_page(evaluate(spec), spec)
 
 
 def plan_runs(store: shared.Store) -> Iterator[Job]:
-    """The pages of the newest runs of each machine and benchmark, each with the launches of the
-    same command before it."""
+    """The pages of the newest runs of each machine and benchmark, and of the runs on both sides of
+    a change, each with the launches of the same command before it."""
+    sides = {
+        run_id
+        for event in (standing(store.history) if store.history else [])
+        for series, step in [leading(event)]
+        for run_id in series.run_ids[step.first - 1 : step.first + 1]
+    }
     for entries in store.groups.values():
         launches_of: dict[tuple[str | None, ...], list[Path]] = defaultdict(list)
         for place, entry in enumerate(entries):
@@ -157,7 +176,7 @@ def plan_runs(store: shared.Store) -> Iterator[Job]:
                 run.node, run.software_id, run.version, command_without_seed(run)
             ]
             launches.append(entry.path)
-            if place >= len(entries) - across.MOST_RUNS:
+            if place >= len(entries) - overview.MOST_RUNS or run.run_id in sides:
                 yield (
                     shared.file_name("run", run.run_id),
                     "",
@@ -171,7 +190,8 @@ def make_page(number: int, finish: Callable[[Page], None]) -> Page:
     try:
         page = make()
     except (ResultError, OSError) as error:
-        page = Page(name or "A page without content", [str(error)], complaint=str(error))
+        title = name or "A page without content"
+        page = Page(title, Banner(title, str(error), role="unsure"), complaint=str(error))
 
     page.file = file
     finish(page)
@@ -181,10 +201,15 @@ def make_page(number: int, finish: Callable[[Page], None]) -> Page:
 
 def render(page: Page, pages: Mapping[str, str], command: str, folder: Path) -> None:
     """Set the HTML of a page. Its sentences name no folders."""
-    parts: list[Page | Section] = [page, *page.sections]
-    for part in parts:
-        part.sentences = [
-            untrusted.printable(hide_folders(line, folder)) for line in part.sentences
+
+    def clean(line: str) -> str:
+        return untrusted.printable(hide_folders(line, folder))
+
+    page.banner.sentence = clean(page.banner.sentence)
+    page.banner.facts = list(map(clean, page.banner.facts))
+    for section in page.sections:
+        section.sentences = [
+            clean(line) if isinstance(line, str) else line for line in section.sentences
         ]
 
     page.reproduce["this page"] = command

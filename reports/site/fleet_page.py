@@ -1,51 +1,58 @@
-"""The page about the nodes of a store: each against its peers, over all sizes and at each size."""
-
-from functools import partial
-from pathlib import Path
-from typing import IO
-
-import numpy as np
+"""The page about the nodes of a store: a heat map of each against its peers, the worst first."""
 
 from reports.site import shared
-from reports.site.page import Page, Row, Section, draw_picture
+from reports.site.chart import heat, interval
+from reports.site.page import Banner, Page, Row, Section
 from reports.store.folder import Contents
-from reports.tables.figure import COLOURS, figure
-from reports.tables.sentences import size_text
-from reports.trends.fleet import Fleet, Group, Node, fleet_of, headline, summary
+from reports.tables.sentences import counted, size_text
+from reports.trends.fleet import FINE, FOUND, Fleet, Group, Node, fleet_of, headline, summary
 from reports.trends.slow_nodes import EQUAL
 
 FLEET = "fleet.html"
-LABEL = 1 / 6  # of the width of the picture, for the name of a node
+MOST_NODES = 200  # of a heat map
+LEAST_REACH = 0.03  # of the scale of intervals
 
 
 def fleet_page(contents: Contents) -> Page:
     """The nodes of these runs. Raises ResultError without a labelled run."""
     fleet = fleet_of(contents)
-    sections = [_bad_runs(fleet)]
+    named = [*fleet.wrong, *fleet.failed]
+    named += [name for group in fleet.groups for name in _named(group)]
+    role = {FINE: "steady", FOUND: "worse"}.get(fleet.status, "unsure")
+    word = counted(len({*named}), "node") + " to look at" if named else "No node differs"
+    facts = [line for group in fleet.groups for line in summary(group)]
+    banner = Banner(word, f"{headline(fleet)}.", [*facts[:2], *fleet.left_out], role)
+    return Page("Fleet", banner, [_bad_runs(fleet), *map(_section, fleet.groups)])
 
-    for number, group in enumerate(fleet.groups):
-        picture = draw_picture(
-            f"fleet-{number}",
-            partial(plot, group),
-            f"Each {group.kind} with its 95 % interval, {group.title}",
-            f"fleet-{number}",
-        )
-        rows = [_row(group, node) for node in group.nodes]
-        sections.append(
-            Section(
-                f"{group.title}: {group.kind}s",
-                [*summary(group), *group.to_repeat],
-                [picture],
-                table=f"fleet-{number}",
-                rows=rows,
-            )
-        )
 
-    return Page(
-        "Fleet",
-        [f"{headline(fleet)}.", *fleet.left_out],
-        sections,
+def _named(group: Group) -> list[str]:
+    return [node.node for node in group.nodes if node.verdict != EQUAL]
+
+
+def _section(group: Group) -> Section:
+    reach = max(LEAST_REACH, *(1.2 * abs(node.excess[0]) for node in group.nodes))
+    rows = [_row(group, node, reach) for node in group.nodes[:MOST_NODES]]
+    more = len(group.nodes) - len(rows)
+    return Section(
+        f"{group.title}: {group.kind}s",
+        [*group.to_repeat, *[f"{more} more {group.kind}s are not slower."] * (more > 0)],
+        table=f"fleet-{group.machine_id}-{group.benchmark}-{group.method}".replace(" ", "-"),
+        rows=rows,
     )
+
+
+def _row(group: Group, node: Node, reach: float) -> Row:
+    """A node's cells; a column for each size."""
+    sizes = zip(map(size_text, group.sizes_bytes), map(heat, node.by_size), strict=True)
+    role = {"SLOW": "worse", "SUSPECT": "unsure"}.get(node.verdict, "steady")
+    return {
+        group.kind: node.node,
+        "verdict": node.verdict,
+        "slower": node.slower,
+        "faster < median < slower": interval(node.excess, (-reach, reach), 0.0, role),
+        "runs": str(node.runs),
+        **dict(sizes),
+    }
 
 
 def _bad_runs(fleet: Fleet) -> Section:
@@ -57,50 +64,3 @@ def _bad_runs(fleet: Fleet) -> Section:
         for run_id in run_ids
     ]
     return Section("Wrong or failed", table="wrong-nodes", rows=rows)
-
-
-def _row(group: Group, node: Node) -> Row:
-    """A node's cells; a column for each size."""
-    sizes = {
-        size_text(size): "-" if np.isnan(share) else f"{share:+.1%}"
-        for size, share in zip(group.sizes_bytes, node.by_size, strict=True)
-    }
-    return {
-        group.kind: node.node,
-        "verdict": node.verdict,
-        "slower": node.slower,
-        "runs": str(node.runs),
-        **sizes,
-    }
-
-
-def plot(group: Group, target: Path | IO[str]) -> None:
-    """Draws the excess of each node with its interval, in the order of the names."""
-    nodes = sorted(group.nodes, key=lambda node: node.node)
-    places, named = np.arange(len(nodes)), np.array([node.verdict != EQUAL for node in nodes])
-    excess, low, high = 100 * np.array([node.excess for node in nodes]).T
-
-    with figure(target, 1, 1, (9.2, 3.4)) as (_, panels):
-        axes = panels.flat[0]
-        axes.axhline(0, color="black", linewidth=0.8)
-        axes.vlines(places, low, high, color="#bbbbbb", linewidth=1.2)
-        for is_named, colour in ((False, "#555555"), (True, COLOURS[0])):
-            rows = np.flatnonzero(named == is_named)
-            axes.plot(
-                places[rows], excess[rows], "o", color=colour, markersize=5 if is_named else 2.6
-            )
-        has_room = named.copy()
-        for row in (row for row in np.argsort(-excess) if has_room[row]):
-            has_room[abs(places - row) < LABEL * len(places)] = False
-            is_right = row > (1 - LABEL) * len(places)
-            axes.annotate(
-                f"{nodes[row].node} {excess[row]:+.1f} %",
-                (row, excess[row]),
-                xytext=(-7 if is_right else 7, 0),
-                textcoords="offset points",
-                ha="right" if is_right else "left",
-                va="center",
-                fontsize=8,
-            )
-        axes.set(xticks=[], xlabel=f"{group.kind}s by name", ylabel="slower than the median, %")
-        axes.tick_params(axis="y", labelsize=8)

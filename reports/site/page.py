@@ -1,40 +1,66 @@
-"""HTML pages of the gate, of `procure`, of a survey and of the dashboard. A page needs no other
-file; it escapes every value and replaces control characters."""
+"""HTML pages of the gate, of `procure`, of a survey and of the dashboard: a banner, then sections
+of cards, charts, tables and text (docs/design-pages.md). A page needs no other file; it escapes
+every value and replaces control characters."""
 
 import base64
 import hashlib
-import io
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
 
+from reports.site.chart import Chart
 from reports.store.untrusted import printable
 
 FOLDER = Path(__file__).parent
-# The style of each verdict or reason.
-CLASSES = {
-    **dict.fromkeys(("SLOWER", "SLOW", "WORSE", "WRONG", "FAIL", "FAILED"), "worse"),
-    **dict.fromkeys(("FASTER", "BETTER", "PASS", "DONE"), "better"),
+STYLES = "page.css", "vendor/uplot.css"
+# The class of each verdict, status or reason.
+ROLES = {
+    **dict.fromkeys(("slower", "slow", "worse", "wrong", "fail", "failed", "regression"), "worse"),
+    **dict.fromkeys(("unusable", "wrong results"), "worse"),
+    **dict.fromkeys(("faster", "better", "pass", "done"), "better"),
+    **dict.fromkeys(("inconclusive", "not enough data", "undecided", "unverified"), "unsure"),
+    **dict.fromkeys(("suspect", "too early", "noisy", "within", "unreplicated"), "unsure"),
+    **dict.fromkeys(("disturbed", "incomplete", "differs", "not clearly different"), "unsure"),
+    **dict.fromkeys(("same", "steady", "complete", "n/a", "even", "fine"), "steady"),
 }
 
-# By column: a text, with small print below its first line, or a text and its link to a page.
-Row = Mapping[str, str | tuple[str, str]]
+# `5.23`, `3.65 us`, `+5.0% [+4.1% +5.9%]`, a cell of a heat map.
+NUMBER = re.compile(r"[-+]?\d[\d.]*%?( [\w/]+)?( \[[^]]*])?(\n|$)|<i class=.heat")
+
+# A text, with small print below its first line; a text and its link to a page; a drawing; or a row
+# of these.
+Cell = str | tuple[str, str] | list[str | tuple[str, str]]
+Row = Mapping[str, Cell]  # by column
 
 
 @dataclass
-class Picture:
-    """`table` is the id of the table with its figures."""
+class Banner:
+    """The answer of a page: a word or a figure, one sentence, and quiet `facts`, such as how sure
+    that is, where and when."""
 
-    title: str
-    svg: Markup
-    table: str = ""
+    word: str
+    sentence: str
+    facts: Sequence[str] = ()
+    role: str = ""
+
+
+@dataclass
+class Card:
+    """A figure with its unit under the name of a thing, which links to a page. `word` is its
+    verdict, `lines` are cells."""
+
+    name: Cell
+    figure: str
+    unit: str
+    word: str = ""
+    lines: Sequence[Cell] = ()
+    spark: str = ""
 
 
 @dataclass
@@ -43,8 +69,9 @@ class Section:
     a `folded` section opens on demand."""
 
     heading: str
-    sentences: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
+    sentences: Sequence[Cell] = ()
+    cards: Sequence[Card] = ()
+    charts: Sequence[Chart] = ()
     table: str = ""
     rows: Sequence[Row] = ()
     text: str = ""
@@ -53,30 +80,40 @@ class Section:
 
 @dataclass
 class Page:
-    """`reproduce` is for the footer. The rest is for the dashboard: `counts` of cells by
-    verdict; `complaint` says why there is nothing to show."""
+    """`reproduce` has commands and ids, folded at the end. For the dashboard: `complaint` says why
+    there is nothing to show."""
 
     title: str
-    sentences: Sequence[str] = ()
+    banner: Banner
     sections: Sequence[Section] = ()
     reproduce: dict[str, str] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
     complaint: str = ""
     file: str = ""
     html: str = ""
 
 
+def role_of(text: str) -> str:
+    """The class of a cell that is a verdict, such as `FAIL` or `WRONG: 2 cases`, otherwise `""`."""
+    return ROLES.get(re.split(":| [+]-", text)[0].rstrip("*").lower(), "")
+
+
 def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     """The page as HTML. `pages` are all pages of its site by file, with their names if they are in
-    the navigation. A page without a site has no navigation and no script."""
-    script = (FOLDER / "page.js").read_text()
-    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    the navigation. Only a page of a site, or with a chart, has a script."""
+    charts = [chart for section in page.sections for chart in section.charts]
+    for chart in charts:
+        chart.links = [link if link in (pages or {}) else "" for link in chart.links]
+
+    has_charts = bool(charts)
+    names = ["page.js"] * bool(pages or has_charts)
+    names += ["vendor/uplot.js", "chart.js"] * has_charts
+    script = "\n".join((FOLDER / name).read_text() for name in names)
     return _template().render(
         page=page,
         pages=pages or {},
-        classes=CLASSES,
         script=Markup(script),
-        script_hash=script_hash,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=Markup("\n".join((FOLDER / name).read_text() for name in STYLES[: 1 + has_charts])),
     )
 
 
@@ -89,6 +126,9 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         finalize=_literal,
     )
+    environment.globals["role_of"] = role_of
+    environment.tests["number"] = lambda cell: isinstance(cell, str) and NUMBER.match(cell)
+    environment.tests["list"] = lambda cell: isinstance(cell, list)
     return environment.get_template("page.html")
 
 
@@ -97,24 +137,3 @@ def _literal(value: Any) -> Any:
         return value
 
     return Markup("\n").join(escape(printable(line)) for line in value.split("\n"))
-
-
-def draw_picture(
-    name: str, draw: Callable[[IO[str]], None], title: str, table: str = ""
-) -> Picture:
-    """The picture that `draw` writes as an SVG. `name` makes its ids differ from those of the other
-    pictures of the page."""
-    import matplotlib
-
-    file = io.StringIO()
-
-    with matplotlib.rc_context({"svg.hashsalt": name, "savefig.transparent": True}):
-        draw(file)
-
-    head, _, body = file.getvalue().partition("<svg")[2].partition(">")
-    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="[^"]*"', "<g", body)  # nothing refers to the ids of groups
-    [box] = re.findall(r'viewBox="([^"]*)"', head)
-    size = f'viewBox="{box}" width="{box.split()[2]}"'
-    svg = f'<svg role="img" aria-label="{escape(title)}" {size}>{body}'
-    return Picture(title, Markup(svg), table)

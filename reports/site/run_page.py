@@ -1,44 +1,41 @@
-"""The page of one run: its picture, its text, its fit and a row for each case."""
+"""The page of one run: its headline, its speed and time against size, a row for each size, and,
+folded, what explains them."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from reports.site import shared
-from reports.site.page import Page, Row, Section, draw_picture
+from reports.site.chart import Chart, Line
+from reports.site.page import Banner, Page, Row, Section
 from reports.store.case import find_states
 from reports.store.result import ResultError, read
-from reports.store.schema import Result
+from reports.store.schema import Case, Result
 from reports.tables import run_text, show
-from reports.tables.kinds import is_sweep
+from reports.tables.figure import lines_of
+from reports.tables.headline import Point
+from reports.tables.kinds import is_sweep, kind_of
 from reports.tables.long import long_rows
-from reports.tables.sentences import counted, machine
+from reports.tables.plot import drawn_cases, factors, interval
+from reports.tables.rows import cost_us, default_rows, named_in, ratio_text, speed_ups, views
+from reports.tables.sentences import algorithm_of, counted, machine, number, start_time
 from reports.trends import fit as fitting
 from reports.trends.alpha_beta import by_title
 from reports.trends.fit import find_crossovers, fits_of
+
+MOST_SHOWN = 3  # named algorithms in a chart at first
 
 
 def run_page(path: Path, launches: Sequence[Path]) -> Page:
     """The page of a run, with a fit over `launches` of one command. Raises ResultError."""
     result = read(path)
     run = result.run
-    head = [
-        show.headline_of(result),
-        f"Run of {shared.start_time(run)}: {shared.status_text(result)}",
-        *run_text.opening(result),
-        *run_text.link_lines(find_states(result.blocks)),
-        *run.notes,
-    ]
-    sections = [Section("As the run printed it", text=show.text(result), folded=is_sweep(result))]
-
-    if is_sweep(result):
-        sections = [
-            _attempt("Picture", _picture, result),
-            *sections,
-            _attempt("Regimes and crossovers", _fits, launches),
-        ]
-
+    cases = sorted(
+        result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
+    )
     facts: list[Row] = [
         {
             "name": name,
@@ -47,14 +44,129 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
         }
         for name, fact in run.environment.items()
     ]
-    cases = sorted(
-        result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
-    )
+    sections = sweep_sections(result) if is_sweep(result) else []
     sections += [
-        Section("Every cell", table="cells", rows=[*long_rows(cases)]),
+        Section("As the run printed it", text=show.text(result), folded=bool(sections)),
+        Section("Every cell", table="cells", rows=[*long_rows(cases)], folded=True),
+        *[_attempt("Fits and crossovers", _fits, launches)] * is_sweep(result),
+        Section("Notes", run.notes, folded=True),
         Section("Environment", table="environment", rows=facts, folded=True),
     ]
-    return Page(machine(result), head, sections, shared.how_to_reproduce(run))
+    return Page(machine(result), banner_of(result), sections, shared.how_to_reproduce(run))
+
+
+def banner_of(result: Result) -> Banner:
+    """The first figure of the headline, the headline, and what limits it."""
+    facts = [
+        f"{machine(result)}. Run of {start_time(result.run)}.",
+        *run_text.opening(result),
+        *run_text.link_lines(find_states(result.blocks)),
+    ]
+    points = kind_of(result).points(result)
+    if "wrong" in {case.status for case in result.cases}:
+        return Banner("WRONG RESULTS", show.headline_of(result), facts)
+    if not points:
+        return Banner("Nothing was measured", show.headline_of(result), facts, "unsure")
+
+    first, *others = points
+    texts = [f"{number(first.ratio)}x as fast as {first.other}"] if first.ratio else []
+    texts[:1] = [text + " (unclear)" * (not first.is_clear) for text in texts[:1]]
+    for point in others:
+        ratio = f" ({number(point.ratio)}x)" if point.ratio else ""
+        texts.append(f"{number(point.value)} {point.unit} at {point.label}{ratio}")
+
+    role = _role(first) if result.complete else "unsure"
+    word = f"{number(first.value)} {first.unit} at {first.label}"
+    return Banner(word, "; ".join(texts) or show.headline_of(result), facts, role)
+
+
+def _role(point: Point) -> str:
+    if not point.ratio or not point.is_clear:
+        return "steady"
+
+    return "better" if point.ratio > 1 else "worse"
+
+
+def sweep_sections(result: Result) -> list[Section]:
+    """The two charts and a row for each size, of the first view."""
+    view = views(result)[0]
+    rows = [
+        {
+            "size": row.label,
+            "ours, us": number(row.ours_us),
+            "library, us": number(row.library_us),
+            "library / ours [95 %]": ratio_text(row.ratio),
+            "verdict": row.verdict or "-",
+            "algorithm": (row.ours.chosen or algorithm_of(row.ours)) if row.ours else "-",
+        }
+        for row in default_rows(result, view, find_states(result.blocks))
+    ]
+    return [
+        Section("Speed and time at each size", charts=charts_of(result)),
+        Section("Each size", table="sizes", rows=rows),
+    ]
+
+
+def charts_of(result: Result) -> list[Chart]:
+    """Speed against the library, and time, over the sizes of the first view. The library, `auto`,
+    named algorithms and the one that is fastest most often are shown at first."""
+    view, ratios, named = views(result)[0], speed_ups(result), named_in(result)
+    drawn = lines_of(drawn_cases(result, view), named)
+    cases = [case for line in drawn for case in line.cases]
+    sizes = sorted({case.size_bytes for case in cases})
+    if not sizes:
+        return []
+
+    factor = 0.0 if ratios else factors(view, drawn, result.run.world["size"]).get("busbw", 0.0)
+    shown = {"library", "auto", _usual_winner(cases), *named[:MOST_SHOWN]}
+    firsts = [line.cases[0] for line in drawn]
+    roles = shared.line_roles(firsts, [case.algorithm in shown for case in firsts])
+
+    def speed_of(case: Case) -> Any:
+        if factor:
+            return interval(case, factor)[[0, 2, 1]]  # a slow end in time is a low one here
+        middle, low, high = ratios.get(case.case) or (np.nan,) * 3
+        return middle, low or middle, high or middle
+
+    speeds, times = (
+        [
+            Line(line.name, role, points, line.cases[0].algorithm in shown)
+            for line, role in zip(drawn, roles, strict=True)
+            for points in [_at_sizes(line.cases, sizes, figure)]
+            if np.isfinite(points).any()
+        ]
+        for figure in (speed_of, interval)
+    )
+    bounds = np.full(len(sizes), np.nan)
+    for case in cases:
+        at = sizes.index(case.size_bytes)
+        bounds[at] = np.fmin(bounds[at], case.bound_us or np.nan)
+
+    times += [Line("bound", "bound", bounds)] * bool(np.isfinite(bounds).any())
+    speeds += [Line("library", "library", np.ones(len(sizes)))] * bool(speeds and not factor)
+    title = "Bus bandwidth in GB/s" if factor else "How many times as fast as the library"
+    charts = [Chart(title, sizes, speeds), Chart("Time of a call in us", sizes, times)]
+    return [chart for chart in charts if chart.lines]
+
+
+def _usual_winner(cases: Sequence[Case]) -> str:
+    """The algorithm of ours that is fastest at most sizes, `auto` apart."""
+    fastest: dict[int, Case] = {}
+    for case in sorted(cases, key=lambda case: cost_us(case) or np.inf):
+        if case.algorithm not in ("library", "auto"):
+            fastest.setdefault(case.size_bytes, case)
+
+    winners = Counter(case.algorithm for case in fastest.values()).most_common(1)
+    return winners[0][0] if winners else ""
+
+
+def _at_sizes(cases: Iterable[Case], sizes: Sequence[int], figure: Callable[[Case], Any]) -> Any:
+    """A figure of a line's cases and the ends of its interval at each size, (3, n)."""
+    rows = np.full((len(sizes), 3), np.nan)
+    for case in cases:
+        rows[sizes.index(case.size_bytes)] = figure(case)
+
+    return rows.T
 
 
 def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Section:
@@ -63,13 +175,6 @@ def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Sec
         return make(heading, *arguments)
     except ResultError as error:
         return Section(heading, [f"This cannot be shown: {error}"])
-
-
-def _picture(heading: str, result: Result) -> Section:
-    title = machine(result)
-    return Section(
-        heading, pictures=[draw_picture("run", partial(show.plot, result), title, "cells")]
-    )
 
 
 def _fits(heading: str, paths: Sequence[Path]) -> Section:
@@ -89,7 +194,7 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
         for fit in fits
         for regime in fit.regimes
     ]
-    return Section(heading, lines, table="fits", rows=rows)
+    return Section(heading, lines, table="fits", rows=rows, folded=True)
 
 
 def fact_text(fact: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
@@ -25,12 +25,11 @@ TITLE_LETTERS_PER_INCH = 10
 NAME_LETTERS_PER_INCH = 13
 
 Style = dict[str, Any]
-Target = Path | IO[Any]  # a file, a stream of text for svg, or a stream of bytes for png
 
 
 @contextmanager
 def figure(
-    target: Target,
+    target: Path,
     rows: int,
     columns: int,
     size: tuple[float, float],
@@ -40,12 +39,10 @@ def figure(
     import matplotlib  # not at the top: a table needs no matplotlib
     from matplotlib import pyplot
 
-    suffix = getattr(target, "suffix", ".png" if isinstance(target, io.BytesIO) else ".svg")
-
-    if suffix not in (".svg", ".png"):
+    if target.suffix not in (".svg", ".png"):
         raise ResultError(f"{target} cannot be drawn: a picture ends in .svg or .png")
 
-    # Without metadata equal drawings are equal files, and a page's SVG names no other site.
+    # Without metadata equal drawings are equal files.
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     matplotlib.use("Agg")
     # Text stays text in an .svg, for searches and screen readers; a dollar starts no formula.
@@ -63,14 +60,8 @@ def figure(
         for title in drawing.texts:
             title.set_text(fold(title.get_text(), int(size[0] * TITLE_LETTERS_PER_INCH)))
         file = io.BytesIO()
-        drawing.savefig(
-            file if isinstance(target, Path) else target,
-            dpi=120,
-            format=suffix[1:],
-            metadata=metadata,
-        )
-        if isinstance(target, Path):
-            write_named(target, file.getvalue())
+        drawing.savefig(file, dpi=120, format=target.suffix[1:], metadata=metadata)
+        write_named(target, file.getvalue())
     finally:
         pyplot.close(drawing)
 

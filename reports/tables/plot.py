@@ -1,6 +1,7 @@
 """The picture of a sweep over sizes: time and busbw against size, a line for each algorithm."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,12 @@ from numpy.typing import NDArray
 from reports.store.case import bus_factor, late_us
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.tables.figure import Line, Target, dress, figure, figure_title, legend_below, lines_of
+from reports.tables.figure import Line, dress, figure, figure_title, legend_below, lines_of
 from reports.tables.rows import View, cost_us, named_in, shown_cases, views
 from reports.tables.sentences import shape_words
 
 
-def draw_sweep(result: Result, path: Target) -> None:
+def draw_sweep(result: Result, path: Path) -> None:
     """Draws the run into `path`: time in microseconds and busbw in GB/s. Raises ResultError for
     another suffix, a run without a measured case, or a file that cannot be written."""
     view = views(result)[0]

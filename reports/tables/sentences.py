@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.store.case import is_peer
+from reports.store.result import time_of
 from reports.store.schema import CaseFields, Result, Run
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
@@ -195,6 +196,12 @@ def fact(result: Result, name: str) -> str | None:
     entry = result.run.environment.get(name)
     value = entry.get("value") if isinstance(entry, dict) else None
     return None if value is None else str(value)
+
+
+def start_time(run: Run) -> str:
+    """When a run started, by its run_id: `2026-11-20 06:15 UTC`, or `an unknown time`."""
+    time = time_of(run.run_id)
+    return f"{time:%Y-%m-%d %H:%M} UTC" if time else "an unknown time"
 
 
 def wrapped(sentences: Sequence[str]) -> list[str]:

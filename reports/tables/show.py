@@ -11,7 +11,6 @@ from reports.store.manifest import runs_by_time
 from reports.store.report_json import write_json
 from reports.store.result import ImportedRunError, ResultError, is_imported, read
 from reports.store.schema import Result
-from reports.tables.figure import Target
 from reports.tables.formats import as_csv, as_nccl_tests
 from reports.tables.frame import case_rows
 from reports.tables.headline import headline
@@ -96,7 +95,7 @@ def text(result: Result, long: bool = False, brief: bool = False) -> str:
     return own(result) if own else render(result, long, brief)
 
 
-def plot(result: Result, path: Target) -> None:
+def plot(result: Result, path: Path) -> None:
     """Draws a sweep over sizes into `path`. Raises ResultError for another suffix than .svg and
     .png, another run, one without a measured case, or a file that cannot be written."""
     if not is_sweep(result):

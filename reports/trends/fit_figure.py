@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from reports.tables.sentences import algorithm_of
 from reports.trends.alpha_beta import Fit, by_title, curves_us, interval, walsh_means
 
 
-def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
+def plot(fits: Sequence[Fit], target: Path) -> None:
     """Draws time in us against size into an .svg or .png file, or a stream. Raises ResultError for
     another suffix, without a line, and if the file cannot be written."""
     groups = by_title(fits)

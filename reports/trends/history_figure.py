@@ -1,10 +1,10 @@
-"""The picture of `history`: the runs of the series that changed. The dashboard shows it too."""
+"""The picture of `history`: the runs of the series that changed."""
 
 import textwrap
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from reports.trends.series import Event, Series
 
 
-def plot(events: "Sequence[Event]", target: Path | IO[str]) -> None:
-    """Draws the first twelve series that changed, the largest change of each event in turn; into a
-    stream as SVG. Raises ResultError if the file cannot be written."""
+def plot(events: "Sequence[Event]", target: Path) -> None:
+    """Draws the first twelve series that changed, the largest change of each event in turn. Raises
+    ResultError if the file cannot be written."""
     by_rank = zip_longest(*([series for series, _ in event.changes] for event in events))
     changed = list(dict.fromkeys(series for rank in by_rank for series in rank if series))
     shown = changed[:12]

@@ -13,6 +13,7 @@ import numpy as np
 
 from reports.store.case import CASE_KEY, Key, method_of
 from reports.store.observations import Costs, Entry
+from reports.store.schema import CaseHeader
 from reports.tables.sentences import number, size_text, some
 from reports.trends.changes import Step, neighbours
 from reports.verdicts.sides import case_names
@@ -23,9 +24,13 @@ from reports.verdicts.verdict import Floats
 class Series:
     """One case over runs, in order of time: `costs_us` are median costs in one state of the link.
     `steps` are the changes between them; `quiet` is the verdict without any. `node` is the label of
-    the host, if the runs have it."""
+    the host, if the runs have it. `case` is the newest run's. Series that differ in the algorithm
+    alone share a `panel`, where each has a `name`."""
 
     label: str
+    panel: str
+    name: str
+    case: CaseHeader
     machine_id: str
     benchmark: str
     run_ids: Sequence[str]
@@ -121,12 +126,19 @@ def series_of(
             own_us = np.fmax.reduce(costs_us[:, own, state], axis=1)
             is_there = np.isfinite(own_us)
             link = f"link {trip_ns:.0f} ns" if len(costs.rtt_ns) > 1 else ""
-            label = " ".join(
-                filter(None, [size_text(size_bytes), name, link, method_of(run), variant])
-            )
+            case = cases[costs.keys[own[-1]]]
+            rest = filter(None, [link, method_of(run), variant])
+            size, *words = [size_text(size_bytes), *rest]
+            in_panel = " ".join(word for word in name.split(" ") if word != case.mode)
+            if case.library:
+                in_panel = in_panel.replace(case.algorithm, case.library, 1)
+
             if is_there.any():
                 yield Series(
-                    label,
+                    " ".join([size, name, *words]),
+                    " ".join([size, case.mode, *words]),
+                    in_panel,
+                    case,
                     run.machine_id,
                     run.benchmark,
                     run_ids[is_there].tolist(),

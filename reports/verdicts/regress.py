@@ -2,12 +2,11 @@
 
 import argparse
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from reports.site.page import Page, Section, draw_picture, to_html
+from reports.site.page import to_html
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import markdown_text
@@ -18,9 +17,11 @@ from reports.verdicts import render
 from reports.verdicts.accept import baseline_side
 from reports.verdicts.gate import STATUSES, UNUSABLE, Outcome, decide
 from reports.verdicts.judge import Comparison, NothingInCommon, compare
+from reports.verdicts.page import gate_page
 from reports.verdicts.render import add_allow, percent
 from reports.verdicts.sides import Side, faults_of, notes_of, side_of
 
+MOST_DRAWN = 6  # cells, in a comment
 MOST_ROWS = 300  # GitHub refuses a comment above 65,536 characters
 MOST_LINES = 22  # a screen has 24
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -138,16 +139,19 @@ def _compared(arguments: argparse.Namespace, current: Side) -> Comparison:
 
 
 def markdown(outcome: Outcome) -> str:
-    """The outcome, and the whole table folded."""
+    """The outcome, the largest effects as a drawing of letters, and the whole table folded: at most
+    20 lines are in view."""
     title = f"## {markdown_text(outcome.headline)}\n"
     if outcome.comparison is None:
         return title
 
     figures = headline_of(*outcome.comparison.variant.launches)
     findings = [f"- {markdown_text(line)}\n" for line in outcome.findings]
+    forest = f"\n{render.forest_markdown(outcome.comparison, MOST_DRAWN)}\n"
     rows = render.as_markdown([outcome.comparison], MOST_ROWS)
     table = f"<details><summary>all cells</summary>\n\n{rows}\n</details>\n"
-    return "".join([title, f"\n**{markdown_text(figures)}**\n\n", *findings, "\n", table])
+    figures = f"\n**{markdown_text(figures)}**\n\n"
+    return "".join([title, figures, *findings, forest, "\n", table])
 
 
 def junit(outcome: Outcome) -> str:
@@ -175,31 +179,7 @@ def junit(outcome: Outcome) -> str:
 
 
 def html(outcome: Outcome) -> str:
-    """The outcome, and the plot, sentences and table of its comparison."""
-    if outcome.comparison is None:
-        return to_html(Page(outcome.headline))
-
-    sentences = [headline_of(*outcome.comparison.variant.launches), *outcome.findings]
-    return to_html(Page(outcome.headline, sentences, sections_of([outcome.comparison])))
-
-
-def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
-    """The parts of a page: the plot, then the sentences and the table of each comparison."""
-    picture = draw_picture(
-        "forest",
-        lambda target: render.plot(comparisons, target),
-        "Ratio of each cell, variant over baseline, with its 95 % interval",
-        "cells-0",
-    )
-    return [Section("Ratios", pictures=[picture])] + [
-        Section(
-            f"{each.variant.label} against {each.baseline.label}",
-            render.sentences(each),
-            table=f"cells-{place}",
-            rows=render.rows_of(each),
-        )
-        for place, each in enumerate(comparisons)
-    ]
+    return to_html(gate_page(outcome))
 
 
 FILES = {

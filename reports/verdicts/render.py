@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from reports.verdicts.judge import WRONG, Comparison
 from reports.verdicts.sides import COMPARABLE, notes_of, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
+DRAWN = 25  # letters of an interval
 LINE = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<14} {6:>6} {7:>5}"  # without the algorithm
 
 
@@ -143,6 +144,26 @@ FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
     "text": as_text,
     "markdown": as_markdown,
 }
+
+
+def forest_markdown(comparison: Comparison, most: int) -> str:
+    """A table of judged cells, the largest effect first, with each interval as letters:
+    `·······│····●··`, where `│` is 1. Empty without intervals."""
+    cells = comparison.cells[comparison.is_judged & comparison.cells.high.notna()]
+    cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")[:most]
+    reach = max(cells.log_high.max(), -cells.log_low.min(), 0.01)
+    rows = ["| case | ratio | faster │ slower |", "|---|---:|---|"]
+    places = np.linspace(-reach, reach, DRAWN)
+
+    for cell in cells.itertuples():
+        inside = (places >= cell.log_low) & (places <= cell.log_high)
+        letters = np.where(inside, "-", "·")
+        for value, letter in ((0, "│"), (cell.log_ratio, "●")):
+            letters[np.abs(places - value).argmin()] = letter
+        title = markdown_text(str(cell.title))
+        rows.append(f"| {title} | {cell.ratio:.3f} | `{''.join(letters)}` |")
+
+    return "\n".join(rows) * (len(cells) > 0)
 
 
 def rows_of(comparison: Comparison) -> list[dict[str, str]]:
@@ -307,9 +328,9 @@ def closing(comparison: Comparison) -> list[str]:
     return lines + [f"note: {note}: {some(names)}" for note, names in titles.items()]
 
 
-def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
-    """Draws a panel per comparison into an .svg or .png file, or as SVG into a stream. A verdict is
-    a word. Raises ResultError for a file that cannot be written."""
+def plot(comparisons: Sequence[Comparison], target: Path) -> None:
+    """Draws a panel per comparison into an .svg or .png file. A verdict is a word. Raises
+    ResultError for a file that cannot be written."""
     longest = max(len(each.cells) for each in comparisons)
     inches = 7.1 * len(comparisons), 1.9 + 0.21 * longest
 

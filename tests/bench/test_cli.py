@@ -1,7 +1,6 @@
 """The command `bench.allreduce` with real ranks: exit status, output and stored files."""
 
 import csv
-import io
 import re
 from collections import Counter
 from importlib.util import find_spec
@@ -225,7 +224,7 @@ def test_sizes_below_a_word_of_the_links_probe_are_measured(tmp_path):
     _, result = run(tmp_path, ISOLATED, "-d half -b 2 -e 4 --algorithm two_shot,library")
     bounds = {(case.size_bytes, case.bound_us is not None) for case in result.cases}
     assert bounds == {(2, False), (4, True)}
-    plot(result, io.BytesIO())
+    plot(result, tmp_path / "run.png")
 
 
 def test_nccl_tests_format_and_the_iterations(tmp_path, capsys):

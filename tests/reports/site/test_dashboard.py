@@ -1,6 +1,8 @@
 """The dashboard's pages as files: their content, the messages for bad input, and the files that a
 build leaves."""
 
+import hashlib
+import json
 import os
 import re
 from html.parser import HTMLParser
@@ -8,11 +10,12 @@ from html.parser import HTMLParser
 import msgspec
 
 from reports.__main__ import main
-from reports.site import across
-from reports.site.across import history_page
+from reports.site import overview
 from reports.site.dashboard import MARKER
+from reports.site.history_page import history_page
 from reports.site.page import to_html
 from reports.trends.history import load
+from tests.launch import ROOT
 from tests.reports.synthetic_run import rewrite_cases, write_run
 from tests.reports.synthetic_site import HOSTILE, make_site
 
@@ -52,7 +55,7 @@ def test_every_page_is_self_contained_and_works_with_a_screen_reader(site):
     """Pages must not need a network, and every picture and table needs a name for a screen
     reader."""
     pages = sorted(site.glob("*.html"))
-    assert len(pages) == 9
+    assert len(pages) == 11
     for path in pages:
         page = Read(path)
         ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
@@ -64,7 +67,10 @@ def test_every_page_is_self_contained_and_works_with_a_screen_reader(site):
                 is_page = tag == "a" and (site / link).is_file()
                 assert link.startswith(("#", "data:")) or is_page, (path, tag, link)
                 assert not link.startswith("#") or link == "#" or link[1:] in ids, (path, link)
+        for links in re.findall(r'"links":(\[.*?\])', path.read_text()):
+            assert all((site / link).is_file() for link in json.loads(links) if link), path
         assert "url(http" not in path.read_text()
+        assert page.tags[0][1] == {"lang": "en"}
         assert all(attrs.get("scope") in ("col", "row") for attrs in page.all("th"))
         figures = [attrs for attrs in page.all("svg") if "aria-hidden" not in attrs]
         assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in figures)
@@ -85,17 +91,22 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
             **SMALL,
         )
     page = history_page(load(tmp_path / "results"))
-    assert "By verdict: worse 2." in page.sentences
+    assert page.banner.word == "1 change for the worse"
+    assert "2026-11-13: all 2 series worse, median +2" in page.banner.sentence
+    assert any("Series: worse 2." in fact for fact in page.banner.facts)
     (tmp_path / "history.html").write_text(to_html(page))
     document = Read(tmp_path / "history.html")
-    assert "first at 2026-11-13T06-15-00Z-allreduce-12" in document.text
-    assert "worse" in {attrs.get("class") for attrs in document.all("strong")}
+    assert "between 2026-11-12 06:15 and 2026-11-13 06:15 UTC" in document.text
+    assert "chip worse" in {attrs.get("class") for attrs in document.all("span")}
+    (step,) = page.sections[0].charts[0].steps
+    assert (step.role, step.text[:8]) == ("worse", "worse +2")
 
 
 def test_strings_from_run_files_stay_text(site):
     """Otherwise a browser could run a name in a run file as a script."""
     page = Read(page_of(site, "run-script"))
-    assert len(page.all("script")) == 1
+    ours = [attrs.get("type") for attrs in page.all("script")]
+    assert ours == ["application/json"] * len(page.all("figure")) + [None]
     assert not page.all("img")
     for words in ("bench.allreduce '<script>", "machine_id", "one_shot_push<script>"):
         assert words in page.text
@@ -173,10 +184,23 @@ def test_a_second_build_deletes_only_its_own_old_pages(tmp_path):
 
 def test_only_the_newest_runs_have_pages(tmp_path, monkeypatch):
     """A build must not take hours on a store with years of runs."""
-    monkeypatch.setattr(across, "MOST_RUNS", 2)
+    monkeypatch.setattr(overview, "MOST_RUNS", 2)
     for number in range(3):
         run_id = f"2026-11-20T06-15-{number:02d}Z-allreduce-{number}"
         write_run(tmp_path / "results", run_id=run_id, **SMALL)
     site = make_site(tmp_path / "results", tmp_path / "site")
     names = sorted(page.name[4:23] for page in site.glob("run-*.html"))
     assert names == ["2026-11-20T06-15-01", "2026-11-20T06-15-02"]
+
+
+def test_the_vendored_library_is_the_one_that_was_looked_at():
+    """Otherwise anybody's script could come into every page with an update."""
+    folder = ROOT / "reports/site/vendor"
+    sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS.txt").read_text().splitlines())
+    files = {path.name for path in folder.iterdir()} - {"SHA256SUMS.txt"}
+    assert files == set(sums)
+    for name, digest in sums.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+    (version,) = re.findall(r"^UPLOT \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert f"(v{version})" in (folder / "uplot.js").read_text()[:200]
+    assert f"uPlot {version}" in (ROOT / "docs/dependencies.md").read_text()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reports.__main__ import main
-from reports.site import across
+from reports.site import overview
 from reports.site.dashboard import MARKER
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
@@ -31,15 +31,16 @@ def test_wrong_results_are_listed_until_a_right_run_follows(tmp_path):
     results, heading = tmp_path / "results", "Wrong results that no correct run has followed"
     write_run(results, run_id=run_id(1), **SMALL)
     mark_wrong(write_run(results, run_id=run_id(2), **SMALL).path, 1)
-    overview = Read(make_site(results, tmp_path / "site") / "index.html")
-    assert "The newest run: allreduce: WRONG RESULTS in 1 of 2 cases" in overview.text
-    assert heading in overview.text
-    links = [attrs["href"] for attrs in overview.all("a")]
+    page = Read(make_site(results, tmp_path / "site") / "index.html")
+    assert "WRONG RESULTS" in page.text
+    assert "and no correct run has followed." in page.text
+    assert heading in page.text
+    links = [attrs["href"] for attrs in page.all("a")]
     assert page_of(tmp_path / "site", "run-2026-11-02").name in links
     write_run(results, run_id=run_id(3), **SMALL)
-    overview = Read(make_site(results, tmp_path / "site") / "index.html")
-    assert heading not in overview.text
-    assert "The newest run: allreduce: 16 KiB " in overview.text
+    page = Read(make_site(results, tmp_path / "site") / "index.html")
+    assert heading not in page.text
+    assert "us at 16 KiB" in " ".join(page.text.split())
 
 
 def test_a_file_may_have_any_name(tmp_path, capsys):
@@ -82,9 +83,9 @@ def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    overview = Read(tmp_path / "site" / "index.html").text
-    assert "closed is a folder that cannot be read" in overview
-    assert "listed/run.jsonl cannot be read" in overview
+    text = Read(tmp_path / "site" / "index.html").text
+    assert "closed is a folder that cannot be read" in text
+    assert "listed/run.jsonl cannot be read" in text
 
 
 def test_no_page_shows_the_path_of_the_folder(tmp_path):
@@ -141,11 +142,11 @@ def test_worker_processes_end_with_the_command(tmp_path):
 
 def test_a_store_of_several_nodes_has_a_page_of_the_fleet(tmp_path, monkeypatch):
     """One slow node of many must not drown among them."""
-    monkeypatch.setattr(across, "MOST_RUNS", 1)  # with a page
+    monkeypatch.setattr(overview, "MOST_RUNS", 1)  # with a page
     names = [f"n{number}" for number in range(5)]
     paths = write_fleet(tmp_path / "many", names, slower={"n3": 0.2})
     mark_wrong(paths[-1])
     site = make_site(tmp_path / "many", tmp_path / "site")
     page = Read(site / "fleet.html")
     assert "n4 WRONG; n3 SLOW +" in " ".join(page.text.split())
-    assert "The fleet: n4 WRONG; n3 SLOW +" in Read(site / "index.html").text
+    assert "n4 WRONG; n3 SLOW +" in Read(site / "index.html").text

@@ -99,6 +99,9 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     assert re.match(rf"## {expected}.*\n\n\*\*{figures}\*\*\n", text)
     assert "- 16 KiB two-shot: 1.0" in text
     assert re.search(r"\| two_shot \| 16 KiB \|.*\| SLOWER \|", text)
+    in_view = text.partition("<details>")[0]
+    assert len(in_view.splitlines()) <= 20
+    assert re.search(r"\n\| 16 KiB two-shot \| 1\.0\d\d \| `·+│·+-*●", in_view)
 
     page = html.read_text()
     assert "http" not in page

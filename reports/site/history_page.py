@@ -1,0 +1,210 @@
+"""The page of a machine and benchmark over time: what changed, and each size."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timezone
+from functools import partial
+from itertools import chain
+
+import numpy as np
+
+from reports.site import shared
+from reports.site.chart import Chart, Line, Step, spark
+from reports.site.page import Banner, Page, Row, Section
+from reports.store.result import time_of
+from reports.tables.sentences import counted, number, start_time
+from reports.trends.changes import MIN_RUNS
+from reports.trends.changes import Step as ChangeStep
+from reports.trends.history import History, closing
+from reports.trends.series import Event, Series
+
+WORST_FIRST = ("worse", "better", "noisy", "too early", "steady")
+MOST_PANELS, MOST_EVENTS, MOST_CHANGES = 60, 40, 8  # on a page
+MOST_POINTS = 400  # of a line; of more runs a point is the median of several
+MIDDLE_AND_ENDS = [partial(reduce, axis=2) for reduce in (np.ma.median, np.ma.min, np.ma.max)]
+
+
+def part_of(history: History, machine: str, benchmark: str) -> History:
+    """The history of one machine and benchmark."""
+    key = machine, benchmark
+    return replace(
+        history,
+        runs={
+            run_id: run
+            for run_id, run in history.runs.items()
+            if (run.machine_id, run.benchmark) == key
+        },
+        series=[each for each in history.series if (each.machine_id, each.benchmark) == key],
+        events=[
+            event
+            for event in history.events
+            if (event.series.machine_id, event.series.benchmark) == key
+        ],
+    )
+
+
+def standing(history: History) -> list[Event]:
+    """The changes that no later one has replaced, the worse ones first, then the newest."""
+    events = [
+        event
+        for event in history.events
+        if event.is_alarm and any(series.last_step is step for series, step in event.changes)
+    ]
+    events.sort(key=lambda event: event.run, reverse=True)
+    return sorted(events, key=lambda event: event.changes[0][1].word == "better")
+
+
+def banner_of(history: History) -> Banner:
+    """Did anything get worse, where, since when, how sure?"""
+    words = Counter(series.word for series in history.series)
+    last = [*history.runs.values()][-1]
+    newest = f"The newest of {counted(len(history.runs), 'run')}: {start_time(last)}."
+    counts = f"Series: {shared.counts_text(words)}."
+
+    if events := standing(history):
+        worse = [event for event in events if event.changes[0][1].word == "worse"]
+        found = worse or events
+        event, word = found[0], "worse" if worse else "better"
+        title = f"{counted(len(found), 'change')} for the {word}"
+        return Banner(title, f"{event.headline}.", [where(event), f"{counts} {newest}"], word)
+
+    word = max(words, key=lambda each: words[each], default="too early")
+    sentence = f"No case changed over {counted(len(history.runs), 'run')}."
+    if word == "too early":
+        sentence += f" A case shows small changes from {MIN_RUNS} runs on."
+
+    return Banner(word.capitalize(), sentence, [counts, newest])
+
+
+def leading(event: Event) -> tuple[Series, ChangeStep]:
+    """The largest change of a case of ours, if one changed."""
+    ours = [change for change in event.changes if not change[0].case.library]
+    return [*ours, *event.changes][0]
+
+
+def where(event: Event) -> str:
+    """The place of a change, and between which runs it lies."""
+    series, step = leading(event)
+    last, first = (_clock(series.run_ids[at]) for at in (step.low - 1, step.high))
+    place = f"{series.benchmark} on {event.machine}"
+    return f"{place}; 95 % sure: between {last} and {first} UTC."
+
+
+def history_page(history: History) -> Page:
+    """The changes, a chart for each size, and all series."""
+    panels: dict[tuple[str | None, str], list[Series]] = {}
+    for each in history.series:
+        panels.setdefault((each.node, each.panel), []).append(each)
+
+    by_verdict = sorted(panels.values(), key=lambda own: min(map(_rank, own)))
+    shown = {id(own) for own in by_verdict[:MOST_PANELS]}
+    charts = []
+    for (node, panel), own in panels.items():
+        if id(own) in shown:
+            present = set(chain(*(each.run_ids for each in own)))
+            runs = [run for run in history.runs if run in present]
+            charts.append(panel_chart(f"{panel}, us" + f", {node}" * bool(node), own, runs))
+
+    notes = [f"{line.rstrip('.')}." for line in closing(history)]
+    if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
+        notes.append(
+            f"Shown are {len(charts)} of {len(panels)} charts and the first {MOST_EVENTS} of "
+            f"{len(history.events)} changes; `python -m reports history --json` has all."
+        )
+
+    current = standing(history)
+    rest = [event for event in history.events if event not in current]
+    worst = sorted(history.series, key=_rank)
+    return Page(
+        "History",
+        banner_of(history),
+        [
+            *map(event_section, [*current, *rest][:MOST_EVENTS]),
+            Section("Each size over time", charts=charts),
+            Section("How this was judged", notes, folded=True),
+            Section("All series", table="series", rows=list(map(_row, worst)), folded=True),
+        ],
+    )
+
+
+def _rank(series: Series) -> int:
+    return WORST_FIRST.index(series.word)
+
+
+def event_section(event: Event) -> Section:
+    """A change: the runs on both sides, its largest case over time, and the cases with it."""
+    series, step = leading(event)
+    hidden = len(event.changes) - MOST_CHANGES
+    sides = zip(("before", "after"), series.run_ids[step.first - 1 :], strict=False)
+    links = [(f"run {side}", shared.file_name("run", run)) for side, run in sides]
+    return Section(
+        event.headline,
+        [
+            [where(event), *links],
+            *event.sentences[1:],
+            *[f"{hidden} more cases changed here."] * (hidden > 0),
+        ],
+        charts=[panel_chart(f"{series.label}, us", [series], series.run_ids)],
+        table=f"change-{event.run}-{series.label}".replace(" ", "-"),
+        rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
+    )
+
+
+def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> Chart:
+    """Series of one panel over these runs. The library, `auto` and the fastest are shown at first;
+    of many runs the median of several is a point, with their least and largest cost."""
+    place = {run: at for at, run in enumerate(runs)}
+    costs_us = np.full((len(members), len(runs)), np.nan)
+    for row, each in zip(costs_us, members, strict=True):
+        row[[place[run] for run in each.run_ids]] = each.costs_us
+
+    group = 1 + (len(runs) - 1) // MOST_POINTS
+    starts = range(0, len(runs), group)
+    costs_us = np.pad(costs_us, ((0, 0), (0, -len(runs) % group)), constant_values=np.nan)
+    parts = np.ma.masked_invalid(costs_us.reshape(len(members), -1, group))
+    rows = [parts[..., 0]] if group == 1 else [reduce(parts) for reduce in MIDDLE_AND_ENDS]
+    points = np.stack([np.ma.filled(row, np.nan) for row in rows], axis=1)
+    # A clock that was wrong must not turn a line back.
+    seconds = np.maximum.accumulate([_seconds(runs[at]) for at in starts]).tolist()
+    last_us = [float(each.costs_us[-1]) for each in members]
+    fastest = min(range(len(members)), key=lambda n: (bool(members[n].case.library), last_us[n]))
+    shown = [
+        each.case.algorithm in ("library", "auto") or place == fastest
+        for place, each in enumerate(members)
+    ]
+    roles = shared.line_roles([each.case for each in members], shown)
+    columns = zip(members, roles, points, shown, strict=True)
+    lines = [Line(each.name, role, own, seen) for each, role, own, seen in columns]
+    leader = members[fastest]
+    steps = [
+        Step(
+            [_seconds(leader.run_ids[at]) for at in (step.first, step.low, step.high)],
+            step.word,
+            f"{step.word} {np.expm1(step.log_ratio[0]):+.1%}",
+        )
+        for step in leader.steps
+    ]
+    links = [shared.file_name("run", runs[at]) for at in starts]
+    return Chart(title, seconds, lines, "time", steps, links)
+
+
+def _clock(run_id: str) -> str:
+    return f"{time_of(run_id):%Y-%m-%d %H:%M}"
+
+
+def _seconds(run_id: str) -> float:
+    time = time_of(run_id)
+    assert time  # a run without a time is in no history
+    return time.replace(tzinfo=timezone.utc).timestamp()
+
+
+def _row(series: Series) -> Row:
+    return {
+        "case": series.label,
+        "verdict": series.word,
+        "over time": spark(series.costs_us, series.steps),
+        "last, us": number(float(series.costs_us[-1])),
+        "runs": str(len(series.costs_us)),
+        "node": series.node or "-",
+    }

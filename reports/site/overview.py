@@ -1,0 +1,182 @@
+"""The first page of a site: did anything get worse, a card for each machine and benchmark, and what
+changed."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+
+from reports.site import shared
+from reports.site.chart import Chart, spark
+from reports.site.history_page import WORST_FIRST, banner_of, event_section, panel_chart, standing
+from reports.site.page import Banner, Card, Cell, Page, Row, Section
+from reports.store.observations import Entry
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, counted, describe, some, start_time
+from reports.trends.series import Series
+
+MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
+MOST_EVENTS = 6  # on the page
+TO_BEGIN = "mpirun -n 2 python -m bench.allreduce --out results"
+
+Pages = Mapping[str, Page]
+
+
+def overview_page(store: shared.Store, pages: Pages) -> Page:
+    """The overview of a site with these other pages, by file."""
+    wrong = _wrong(store)
+    history = store.history
+    events = standing(history) if history else []
+    newest = [entry for entries in store.groups.values() for entry in entries[-MOST_RUNS:]]
+    cards = [_card(store, key, entries, pages) for key, entries in store.groups.items()]
+    cards.sort(key=lambda card: WORST_FIRST.index(card.word) if card.word in WORST_FIRST else -1)
+    others = [page for file, page in pages.items() if not file.startswith(("run", "history"))]
+    sections = [
+        Section(
+            "Wrong results that no correct run has followed",
+            table="wrong",
+            rows=[_run_row(entry, pages) for entry in wrong],
+        ),
+        Section(
+            "Machines and benchmarks",
+            [_steady(store)] if history else [],
+            cards,
+            _trends(store) if len(cards) < 3 else [],
+        ),
+        *map(event_section, events[:MOST_EVENTS]),
+        Section(
+            "Campaigns and other reports",
+            table="reports",
+            rows=[_page_row(page) for page in reversed(others)],
+        ),
+        Section("Left out", store.left_out),
+        Section(
+            f"The newest {MOST_RUNS} runs of each machine and benchmark",
+            table="runs",
+            rows=[_run_row(entry, pages) for entry in reversed(newest)],
+            folded=True,
+        ),
+    ]
+    banner = _banner(store, wrong)
+    return Page("Wiretax: all runs and their verdicts", banner, sections, file="index.html")
+
+
+def _banner(store: shared.Store, wrong: list[Entry]) -> Banner:
+    if wrong:
+        last = wrong[-1]
+        cases = some(list(map(describe, last.wrong)))
+        where = f"{last.run.benchmark} on {last.run.machine_id}"
+        sentence = f"{where}: {cases}, and no correct run has followed."
+        facts = [f"{counted(len(wrong), 'run')}, the last of {start_time(last.run)}."]
+        return Banner("WRONG RESULTS", sentence, facts)
+
+    if store.history:
+        return banner_of(store.history)
+
+    content: dict[str, Sequence[object]] = {
+        "run": [run for run in store.runs if not run.left_out],
+        "failed run": [run for run in store.runs if run.left_out],
+        "campaign": store.campaigns,
+        "imported log": store.imported,
+        "specification": store.specs,
+    }
+    found = [counted(len(items), name) for name, items in content.items() if items]
+    return Banner(
+        "Nothing to judge yet",
+        f"Here are {' and '.join(found)}, but no complete and correct run.",
+        [f"To measure one: {TO_BEGIN}"],
+        "unsure",
+    )
+
+
+def _wrong(store: shared.Store) -> list[Entry]:
+    """The runs with wrong results that no complete and correct run of the same machine and
+    benchmark has followed."""
+    found = list[Entry]()
+    for entries in store.groups.values():
+        last = takewhile(lambda run: shared.status_text(run) != "complete", reversed(entries))
+        found += [entry for entry in last if shared.status_text(entry) != "incomplete"]
+
+    return found
+
+
+def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages: Pages) -> Card:
+    """A machine and benchmark: the headline of its newest run, and how its headline case went."""
+    run = entries[-1].run
+    page, history = pages[shared.file_name("run", run.run_id)], shared.history_file(*key)
+    figure, unit = page.banner.word, ""
+    if figure[:1].isdigit():
+        figure, _, unit = figure.partition(" ")
+
+    lines: list[Cell] = [page.banner.sentence, page.title.partition(": ")[2]]
+    series = _series(store, key)
+    headline, drawn = min(series, key=_by_headline, default=None), ""
+    if headline and (drawn := spark(headline.costs_us, headline.steps)):
+        lines.append(f"{headline.label}, {counted(len(headline.costs_us), 'run')}:")
+
+    words = Counter(each.word for each in series)
+    changed = [word for word in WORST_FIRST[:2] if words[word]]
+    status = shared.status_text(entries[-1])
+    if status == "complete":
+        status = next(iter([*changed, *(word for word, _ in words.most_common())]), "")
+
+    file = history if history in pages else page.file
+    return Card((key[1], file), figure, unit, status, lines, drawn)
+
+
+def _series(store: shared.Store, key: tuple[str, str]) -> list[Series]:
+    every = store.history.series if store.history else []
+    return [each for each in every if (each.machine_id, each.benchmark) == key]
+
+
+def _trends(store: shared.Store) -> list[Chart]:
+    """The headline case of the newest machine and benchmark, beside the library, over time."""
+    series = [each for key in [*store.groups][-1:] for each in _series(store, key)]
+    first = min(series, key=_by_headline, default=None)
+    if not first or len(first.run_ids) < 3:
+        return []
+
+    like = [each for each in series if (each.panel, each.node) == (first.panel, first.node)]
+    return [panel_chart(f"{first.panel}, us", like, first.run_ids)]
+
+
+def _by_headline(series: Series) -> tuple[bool, bool, bool, bool, int]:
+    """The headline's case is the first: an isolated call of `auto` at decode's size."""
+    case = series.case
+    return (
+        case.size_bytes != TOKEN_CALL_SIZE_BYTES,
+        case.mode != "isolated",
+        case.algorithm != "auto",
+        bool(case.library),
+        case.size_bytes,
+    )
+
+
+def _steady(store: shared.Store) -> str:
+    series = store.history.series if store.history else []
+    steady = sum(each.word == "steady" for each in series)
+    early = sum(each.word == "too early" for each in series)
+    text = f"{steady} of {len(series)} series are steady"
+    return f"{text}, and {early} have too few runs to tell." if early else f"{text}."
+
+
+def _page_row(page: Page) -> Row:
+    return {
+        "page": (page.title, page.file),
+        "verdict": page.banner.word,
+        "finding": page.banner.sentence,
+    }
+
+
+def _run_row(entry: Entry, pages: Pages) -> Row:
+    run = entry.run
+    file = shared.file_name("run", run.run_id)
+    page = pages.get(file)
+    status = f"{shared.status_text(entry)}\n{some(list(map(describe, entry.wrong)))}"
+    return {
+        "when": (start_time(run), file),
+        "benchmark": run.benchmark,
+        "figures": page.banner.sentence if page else "-",
+        "status": status,
+        "machine": run.machine_id,
+        "node": run.node or "-",
+        "run id": run.run_id,
+    }

@@ -1,0 +1,133 @@
+"""The pages of the gate and of comparisons: the verdict, what to do next, and the forest plot,
+which is a table with a drawing in each row."""
+
+from collections import Counter
+from shlex import quote
+from typing import Any
+
+import numpy as np
+
+from reports.site.chart import interval
+from reports.site.page import Banner, Cell, Page, Row, Section, role_of
+from reports.tables.sentences import counted, machine, start_time
+from reports.tables.show import headline_of
+from reports.verdicts import render
+from reports.verdicts.gate import INCONCLUSIVE, PASS, REGRESSION, UNUSABLE, Outcome
+from reports.verdicts.judge import Comparison
+from reports.verdicts.sides import Side
+
+MOST_ROWS = 300  # of the forest plot
+LEAST_REACH = 0.03  # of its scale
+WORDS = {
+    PASS: "PASS",
+    REGRESSION: "REGRESSION",
+    INCONCLUSIVE: "NOT ENOUGH DATA",
+    UNUSABLE: "UNUSABLE",
+}
+# What to do next after each outcome, and the commands.
+NEXT = {
+    PASS: ("Nothing: this can be merged.", ""),
+    REGRESSION: (
+        "Find out what made these cases slower; or, if that is the price of something better, "
+        "make it the new baseline:",
+        'python -m reports accept --baseline BASELINES --current CURRENT --reason "..."',
+    ),
+    INCONCLUSIVE: (
+        "Measure more pairs of launches, in turn, until such a slowdown would show:",
+        "make gate BUDGET=30m",
+    ),
+    UNUSABLE: ("Mend the current and measure it again:", "make gate"),
+}
+ORDER = ("worse", "unsure", "better", "steady", "")
+
+
+def gate_page(outcome: Outcome) -> Page:
+    """The verdict, what to do next, and the comparison with what explains it."""
+    sentence = outcome.headline.partition(": ")[2].rpartition(" (exit status")[0]
+    comparison = outcome.comparison
+    word = WORDS.get(outcome.status, "UNUSABLE")
+    sentence = sentence or outcome.headline
+    banner = Banner(word, f"{sentence[:1].upper()}{sentence[1:]}.")
+    todo, command = NEXT.get(outcome.status, NEXT[UNUSABLE])
+    sections = [Section("What to do next", [*outcome.findings[:-1], todo], text=command)]
+
+    if comparison:
+        sections[0].text = command.replace("CURRENT", quote(_typed(comparison.variant)))
+        judged = outcome.cells.outcome[comparison.is_judged]
+        counts = Counter(word or "fine" for word in judged)
+        cells = ", ".join(f"{n} {word}" for word, n in counts.items())
+        banner.facts = [
+            *facts_of(comparison),
+            f"{counted(len(judged), 'cell')}: {cells}. {headline_of(*comparison.variant.launches)}",
+        ]
+        more = explanation(comparison)
+        more.sentences = [*outcome.findings[-1:], *more.sentences]
+        sections += [forest(comparison, "cells-0"), more]
+
+    return Page(outcome.headline, banner, sections)
+
+
+def comparison_banner(comparison: Comparison) -> Banner:
+    """The verdict on a comparison of a campaign: the first of its cells' verdicts."""
+    words = [row["verdict"] for row in render.rows_of(comparison)]
+    verdict = next((word for word in ("SLOWER", "differs", "FASTER") if word in words), "UNDECIDED")
+    word = "SAME" if {*words} == {"SAME"} else verdict
+    return Banner(word, f"{render.headline(comparison)}.", facts_of(comparison))
+
+
+def facts_of(comparison: Comparison) -> list[str]:
+    """What was compared, by how many launches, where and when."""
+    variant = comparison.variant
+    last = variant.launches[-1]
+    against = f"{_named(variant)} against {_named(comparison.baseline)}"
+    launches = render.head(comparison)[0].partition(": ")[2]
+    return [f"{against}: {launches}.", f"{machine(last)}, {start_time(last.run)}."]
+
+
+def _typed(side: Side) -> str:
+    """The side as a command takes it."""
+    return f"{side.campaign.folder.name}/{side.variant}" if side.campaign else side.label
+
+
+def _named(side: Side) -> str:
+    """The label of a side with its commit, or else its version."""
+    variants = side.campaign.campaign.variants if side.campaign else []
+    commits = [
+        each.revision[:9] for each in variants if each.name == side.variant and each.revision
+    ]
+    return f"{side.label} ({', '.join(commits) or side.launches[-1].run.version})"
+
+
+def forest(comparison: Comparison, table: str) -> Section:
+    """The cells, grouped by verdict, the largest effect first, the library's as a control last."""
+    cells, texts = comparison.cells, render.rows_of(comparison)
+    reach = 1.2 * np.nanmax([LEAST_REACH, *np.log(cells.ratio).abs().dropna()])
+    rows = list[tuple[tuple[bool, int, float], Row]]()
+
+    every: Any = zip(cells.itertuples(), texts, comparison.is_judged, strict=True)
+    for cell, text, is_judged in every:
+        role = role_of(text["verdict"]) or "steady"
+        figure = np.log([cell.ratio, cell.low, cell.high]).tolist()
+        content: dict[str, Cell] = {
+            "case": cell.title,
+            "verdict": text["verdict"] + "\ncontrol" * (not is_judged),
+            "faster < 1 < slower": interval(figure, (-reach, reach), 0.0, role),
+            "ratio [95 %]": text["ratio [95 %]"],
+            **{name: text[name] for name in ("base us", "variant us", "MDE", "pairs")},
+        }
+        effect = -abs(figure[0]) if np.isfinite(figure[0]) else 0.0
+        rows.append(((not is_judged, ORDER.index(role), effect), content))
+
+    rows.sort(key=lambda row: row[0])
+    more = [f"Shown are {MOST_ROWS} of {len(rows)} cells."] * (len(rows) > MOST_ROWS)
+    return Section(
+        f"Cells of {comparison.variant.label}, the largest effect first",
+        more,
+        table=table,
+        rows=[row for _, row in rows[:MOST_ROWS]],
+    )
+
+
+def explanation(comparison: Comparison) -> Section:
+    title = f"What explains {comparison.variant.label}: all sentences"
+    return Section(title, render.sentences(comparison), folded=True)

@@ -1,4 +1,4 @@
-"""The pages about many runs: the overview, campaigns, the history, imported logs, procurements."""
+"""The pages about many runs: the overview, campaigns, the history, procurements."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports.advice.procurement import evaluate, procure_page
-from reports.imports.imported import read_imported
 from reports.site import shared
 from reports.site.fleet_page import FLEET
 from reports.site.page import Page, Row, Section, draw_picture
@@ -19,7 +18,7 @@ from reports.store.observations import Entry
 from reports.store.result import read
 from reports.tables.command import command_without_seed
 from reports.tables.sentences import describe, number, some
-from reports.tables.show import headline_of, imported_text
+from reports.tables.show import headline_of
 from reports.trends.history import History, closing, headline
 from reports.trends.history_figure import plot
 from reports.trends.series import Series
@@ -238,26 +237,6 @@ def sparkline(series: Series) -> Markup:
     return Markup(
         f'<svg class="spark" aria-hidden="true" viewBox="-2 -2 {len(logs) + 3} 28" '
         f'preserveAspectRatio="none">{lines}<path d="{marks}"/></svg>'
-    )
-
-
-def imported_page(paths: Sequence[Path]) -> Page:
-    """The text of imported logs. Raises ResultError for an unusable log."""
-    logs = [read_imported(path) for path in paths]
-    sections = []
-
-    for log in logs:
-        run, origin = log.run, log.run.imported_from
-        heading = f"{origin.file}, {run.benchmark}, lines {origin.first_line} to {origin.last_line}"
-        sections.append(
-            Section(f"{heading}: {log.end.status}", text=imported_text(log), folded=len(logs) > 1)
-        )
-
-    return Page(
-        "Imported logs",
-        ["Imported, never judged: another benchmark's figures, by its own rules."],
-        sections,
-        {"command": "python -m reports import FILE"},
     )
 
 

@@ -1,13 +1,19 @@
 """Parses logs of the OSU micro-benchmarks and of the Intel MPI Benchmarks (IMB): a title, column
-names and rows. Sizes are per rank; times are means in microseconds, one way in ping-pong tests, and
-include the computation that a non-blocking test overlaps."""
+names and rows. Times are means in microseconds, of the slowest rank where that is printed, one way
+in ping-pong tests, and include the computation that a non-blocking test overlaps."""
 
 import re
 from dataclasses import dataclass, field
 
 from reports.imports import logged
-from reports.imports.imported import ImportedCase, ImportedSummary
-from reports.imports.logged import LIKE_A_FIGURE, LoggedTest, collective_of, number, whole_number
+from reports.imports.logged import (
+    LIKE_A_FIGURE,
+    LoggedTest,
+    Row,
+    collective_of,
+    number,
+    whole_number,
+)
 
 OSU_TITLE = re.compile(
     r"OSU (?:(?:MPI|[NRX]CCL|UPC|UPC\+\+|UPCXX|OpenSHMEM)(?:-\w+)? )?"
@@ -25,6 +31,11 @@ COLLECTIVE = re.compile(
     r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|"
     r"(?:gather|scatter)v?"
 )
+# Collectives whose printed size is of the part that a rank sends to each other one, or to all.
+PER_RANK = re.compile(
+    r"(?:osu_)?i?(?:all_?gatherv?|all_?to_?all[vw]?|gatherv?|scatterv?|reduce_scatter_block)"
+)
+TYPES = {"FLOAT": "float32", "DOUBLE": "float64", "INT": "int32", "CHAR": "int8", "BYTE": "uint8"}
 OSU_COLUMN = re.compile(
     r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
     r"MB/s|Messages/s|Iterations|Validation"
@@ -50,10 +61,11 @@ ENDED = re.compile(
 
 @dataclass
 class MpiTest(LoggedTest):
-    """`figures` names the figure in each column. `reason` says why the test is incomplete so far;
-    `is_hello` is of a program that only says hello."""
+    """`figures` names the figure in each column, `datatype` that of reductions. `reason` says why
+    the test is incomplete so far; `is_hello` is of a program that only says hello."""
 
     statistic: str = logged.MEAN_OVER_RANKS
+    datatype: str = logged.UNKNOWN
     figures: list[str] = field(default_factory=list)
     is_hello: bool = False
 
@@ -70,6 +82,8 @@ class MpiTest(LoggedTest):
             self.world_size, self.last_line, self.is_hello = int(hello[1]), line_number, True
         elif processes := re.match(r"processes = (\d{1,8})", text):
             self.world_size = int(processes[1])
+        elif datatype := re.match(r"Datatype: MPI_(\w+)", text):
+            self.datatype = TYPES.get(datatype[1], logged.UNKNOWN)
         elif is_osu_heading or "repetitions" in names[:2]:
             columns = OSU_COLUMN.findall(text) if is_osu_heading else names
             matches = [FIGURE.search(column.lower()) for column in columns]
@@ -100,32 +114,40 @@ class MpiTest(LoggedTest):
             self.unread.append(line_number)
             return
 
-        mean, low, high, mb_s = map(values.get, ("mean", "min", "max", "mb_s"))
-        case = ImportedCase(
-            case=0,
-            collective=self.collective,
-            line=line_number,
-            size_bytes=size,
-            n_wrong=0 if "Pass" in words else None,
-            alg_bw_gb_s=None if mb_s is None else mb_s / 1e3,
+        mean_us, slowest_us, mb_s = map(values.get, ("mean", "max", "mb_s"))
+        if slowest_us is not None:
+            self.statistic = logged.SLOWEST
+        elif mb_s:
+            mean_us = (size or 0) / mb_s  # a megabyte has 10^6 bytes: bytes per microsecond
+        time_us = mean_us if slowest_us is None else slowest_us
+
+        if time_us is None:
+            self.unread.append(line_number)
+            return
+
+        is_reduction = "reduce" in (self.collective or "")
+        is_wrong = "Fail" in words or bool(values.get("defects"))
+        is_checked = is_wrong or "Pass" in words or "defects" in values
+        self.last_line = line_number
+        self.add(
+            Row(
+                size or 0,
+                [time_us],
+                mean_us,
+                n or 0,
+                # How many elements were wrong is not printed.
+                int(is_wrong) if is_checked else None,
+                datatype=self.datatype if is_reduction else logged.UNKNOWN,
+                line=line_number,
+            )
         )
 
-        if mean is not None:
-            case.time_us = ImportedSummary(mean=mean, n=n or None)
-        if low is not None and high is not None:
-            case.over_ranks_us = {"min": low, "avg": mean, "max": high}
-        if "Fail" in words or values.get("defects"):
-            case.status, case.reason = "wrong", "the benchmark's validation failed"
-
-        self.last_line = line_number
-        self.add(case)
-
     def set_status(self) -> None:
-        if any(case.status == "wrong" for case in self.cases):
+        if any(row.n_wrong for row in self.rows):
             self.end("failed", logged.WRONG_RESULTS)
-        elif self.reason or not (self.cases or self.is_hello):
+        elif self.reason or not (self.rows or self.is_hello):
             self.end("incomplete", self.reason or logged.NO_ROWS)
-        elif self.is_osu and len(self.cases) > len({case.size_bytes for case in self.cases}):
+        elif self.is_osu and len(self.rows) > len({row.size_bytes for row in self.rows}):
             self.end("incomplete", logged.TWO_RUNS)
 
 
@@ -133,7 +155,7 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
     """The OSU and IMB tests in cleaned lines."""
     tests: list[MpiTest] = []
     command_ranks: int | None = None  # of the next test of OSU
-    version = "IMB"
+    version, datatype = "IMB", TYPES["FLOAT"]
 
     for line_number, line in enumerate(lines, 1):
         text = line.strip(" #")
@@ -146,7 +168,9 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
             if tests:
                 tests[-1].reason = None
             tests.append(MpiTest(version, line_number, collective=collective_of(imb[1])))
-            tests[-1].reason = logged.CUT_OFF
+            tests[-1].reason, tests[-1].datatype = logged.CUT_OFF, datatype
+        elif reductions := re.match(r"MPI_Datatype for reductions *: *MPI_(\w+)", text):
+            datatype = TYPES.get(reductions[1], logged.UNKNOWN)
         elif title := IMB_TITLE.match(text):
             version = f"IMB {title[1]}"
         elif "osu_" in text:
@@ -156,9 +180,10 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
 
     for test in tests:
         test.set_status()
+        test.is_per_rank = PER_RANK.fullmatch(test.collective or "") is not None
 
     # A line of IMB's list of its benchmarks is no test.
-    return [test for test in tests if test.is_osu or test.world_size or test.cases]
+    return [test for test in tests if test.is_osu or test.world_size or test.rows]
 
 
 def _osu_name(words: str) -> str:

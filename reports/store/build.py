@@ -132,8 +132,11 @@ def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) 
             summary.min, summary.max = float(values.min()), float(values.max())
             summary.mean = float(values.mean())
 
-    if not len(iterations) and n and all(block.mean_us is not None for block in blocks):
-        mean_us = sum((block.mean_us or 0) * block.n for block in blocks) / n
+    if not len(iterations) and all(block.mean_us is not None for block in blocks):
+        # Another harness may not print the number of its iterations.
+        mean_us = np.average(
+            [block.mean_us or 0 for block in blocks], weights=[block.n or 1 for block in blocks]
+        )
         for name in ("time_us",) if "consume_us" in figures else ("time_us", "total_us"):
             figures[name].mean = mean_us
 
@@ -162,10 +165,10 @@ def _iterations(blocks: Sequence[Block], samples: NDArray[Any]) -> NDArray[Any]:
 
 
 def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
-    """Fills in bandwidths and bound: not for a wrong result, not for a case that also computes, and
-    not for a late rank, whose time starts after the others moved data."""
+    """Fills in bandwidths and bound: not for a wrong result of ours, not for a case that also
+    computes, and not for a late rank, whose time starts after the others moved data."""
     if (
-        case.status == "wrong"
+        (case.status == "wrong" and not run.is_imported)
         or case.collective in facts.COMPUTE_BENCHMARKS
         or facts.late_us(case.shape)
     ):
@@ -175,7 +178,8 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
         return
 
     case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
-    case.bus_bw_gb_s = case.alg_bw_gb_s * facts.case_bus_factor(case, run.world["size"])
+    factor = facts.case_bus_factor(case, run.world["size"])
+    case.bus_bw_gb_s = case.alg_bw_gb_s * factor if factor else None
     # The machine's parts are measured without background load.
     terms = None if facts.beside(case.shape) else _bound_terms(case, run, links)
 

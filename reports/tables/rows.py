@@ -4,6 +4,7 @@ compete, odd rounds choose and even rounds report, so that the choice does not b
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -144,20 +145,18 @@ def views(result: Result) -> list[View]:
     cases = [case for case in result.cases if case.status != "unsupported"] or result.cases
     distinct = {repr(view_of(case)): view_of(case) for case in cases}
     return sorted(
-        distinct.values(),
+        distinct.values() or [("isolated", None)],  # another harness may have been cut off early
         key=lambda view: (beside(view[1]) is not None, view[0] != "isolated", late_us(view[1])),
     )
 
 
 def shown_cases(result: Result, view: View) -> list[Case]:
-    """The cases of a view with its first datatype and redop, out of place if that was measured."""
+    """The cases of a view with its first collective, datatype and redop, out of place if that was
+    measured."""
+    work = attrgetter("collective", "datatype", "redop")
     cases = [case for case in result.cases if view_of(case) == view]
     first = cases[0] if cases else None
-    cases = [
-        case
-        for case in cases
-        if first and (case.datatype, case.redop) == (first.datatype, first.redop)
-    ]
+    cases = [case for case in cases if first and work(case) == work(first)]
     cases = [case for case in cases if not case.in_place] or cases
     # Quantised algorithms appear only if they are named, or all there is, or `auto` chose one.
     lossless = [case for case in cases if case.snr_db is None or case.algorithm == "auto"]
@@ -166,8 +165,10 @@ def shown_cases(result: Result, view: View) -> list[Case]:
 
 
 def named_in(result: Result) -> list[str]:
-    """The algorithms of ours that `--algorithm` named, and the peers."""
-    has_names = any(word.partition("=")[0] == "--algorithm" for word in result.run.argv)
+    """The algorithms of ours that `--algorithm` named, those of another harness, and the peers."""
+    has_names = result.run.is_imported or any(
+        word.partition("=")[0] == "--algorithm" for word in result.run.argv
+    )
     names = (
         algorithm_of(case)
         for case in result.cases

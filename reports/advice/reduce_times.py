@@ -118,7 +118,7 @@ def _one_way(rows: pd.DataFrame, n_launches: int) -> pd.DataFrame:
     """A row for each launch and each size that all launches have, measured in one way: if possible
     in a 16-bit type, by `auto`, out of place, in the mode that fits the size, and in registered
     buffers, as engines do. Times do not choose: the fastest of several would look too fast."""
-    is_sum = (rows.collective == "all_reduce") & rows.redop.fillna("sum").eq("sum")
+    is_sum = (rows.collective == "all_reduce") & rows.redop.eq("sum")
     is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(["auto", "library"])
     rows = rows[is_plain & (rows.size_bytes > 0)].sort_values("launch", kind="stable")
     ways = rows.groupby(WAY, dropna=False)
@@ -215,11 +215,11 @@ def measured_times(
         raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
 
     spans = spans_of(launches, "cost_us", confidence)
-    names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype.fillna("of unknown type")
+    names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype
     place = ", ".join(dict.fromkeys(launches.gpus)) or "ranks without a GPU's name"
     count = counted(n, "launch") + ", no interval" * (not launches.have_intervals)
-    harnesses = {run.run.method["harness"] for run in launches.runs if run.run.is_imported}
-    origin = f"measured by {' and '.join(sorted(harnesses))}: " if harnesses else "measured: "
+    harness = launches.runs[0].run.method.get("harness")
+    origin = f"measured by {harness}: " if harness else "measured: "
     source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"
     hosts = launches.runs[0].run.world.get("hosts", 1)
     times = ReduceTimes(gpus, source, link, spans, hosts=hosts)

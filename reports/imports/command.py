@@ -60,9 +60,6 @@ def import_logs(arguments: argparse.Namespace) -> int:
             print("\n".join(map(sentence, own)))
         if unread := unread_text(tests):
             print(f"reports: {printable(str(path))}: {unread}", file=sys.stderr)
-        if not all(record["ranks"] for record in own):
-            sentences = "no bandwidth: how many ranks is unknown; --ranks N says it"
-            print(f"reports: {printable(str(path))}: {sentences}", file=sys.stderr)
 
     if arguments.json:
         write_json("import", tests=records)
@@ -80,7 +77,7 @@ def store(
     runs = []
     for place, test in enumerate(tests, 1):
         test.world_size = test.world_size or arguments.ranks
-        name = f"import-{digest}-{place}"
+        name = f"import-{digest}-{place:04}"
         run_id = f"{test.date or written:%Y-%m-%dT%H-%M-%SZ}-{name}"
         if not test.date:  # a copy of the log may have another date
             run_id = next(
@@ -98,7 +95,7 @@ def store(
             "collective": test.collective,
             "ranks": test.world_size,
             "hosts": test.hosts,
-            "rows": max(sum(row.in_place == place for row in test.rows) for place in (False, True)),
+            "rows": len({row.line for row in test.rows}),
             "status": test.status,
             "reason": test.reason,
             "dated_by": "log" if test.date else "file",
@@ -115,20 +112,18 @@ def write(path: Path, content: bytes) -> str:
         if content_of(path) == content:
             return "is there already"
 
-    state = "written anew" if path.exists() else "new"
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
 
     write_whole(path, content)
-    return state
+    return "new"
 
 
 def unread_text(tests: Sequence[LoggedTest]) -> str:
     """Which lines look like data and could not be read; empty without any."""
     unread = sorted({line for test in tests for line in test.unread})
-    unit = "results" if tests[0].format.endswith("JSON") else "lines"
-    numbers = ", ".join(map(str, unread[:MOST_LISTED])) + ", ..." * (len(unread) > MOST_LISTED)
-    listed = f"{unit} that look like data and could not be read: {numbers} ({len(unread)} in all)"
+    numbers = ", ".join(map(str, unread[:MOST_LISTED]))
+    listed = f"rows that could not be read: {numbers} ({len(unread)} in all)"
     return listed * bool(unread)
 
 
@@ -138,5 +133,6 @@ def sentence(record: dict[str, Any]) -> str:
     test = f"{record['log']}: {record['format']} {record['collective'] or 'unknown'}"
     notes = [record["stored"]] * (record["stored"] != "new")
     notes += ["dated by the file"] * (record["dated_by"] == "file")
+    notes += ["no busbw: --ranks N says how many"] * (not record["ranks"])
     note = f" ({', '.join(notes)})" if notes else ""
     return f"{test}: {', '.join([*counts, record['status']])}: {record['file']}{note}"

@@ -55,21 +55,21 @@ DATE = re.compile(
 
 @dataclass
 class Row:
-    """A printed half of a row. Each of `times_us` is a block of `n` iterations (0: not printed);
-    `mean_us` is their mean, also over ranks if `times_us` is of the slowest one; None: unknown."""
+    """A printed half of a row. Each of `times_us` is a block of `n` iterations (0: not printed).
+    `mean_us` is a mean over ranks, beside the time of the slowest one."""
 
     size_bytes: int
     times_us: list[float]
-    mean_us: float | None = None
-    n: int = 0
+    line: int
     n_wrong: int | None = None
+    n: int = 0
+    mean_us: float | None = None
     count: int | None = None
     datatype: str = UNKNOWN
     redop: str = ""  # of a reduction: sum
     in_place: bool = False
     algorithm: str = "library"
     shape: Any = None
-    line: int = 0
 
 
 @dataclass
@@ -81,7 +81,6 @@ class LoggedTest:
     first_line: int
     statistic: str = MEAN
     collective: str | None = None
-    last_line: int = 0
     world_size: int | None = None
     hosts: int | None = None
     status: str = "complete"
@@ -97,10 +96,6 @@ class LoggedTest:
     def program(self) -> str:
         """The format without its version."""
         return self.format.removesuffix(" JSON").rstrip("0123456789.x ")
-
-    @property
-    def across_ranks(self) -> str:
-        return "slowest" if self.statistic in (SLOWEST, BLOCKS) else "mean"
 
     def add(self, row: Row) -> None:
         """Adds a row, or its line to `unread` if a time is too short for any clock."""

@@ -35,7 +35,6 @@ COLLECTIVE = re.compile(
 PER_RANK = re.compile(
     r"(?:osu_)?i?(?:all_?gatherv?|all_?to_?all[vw]?|gatherv?|scatterv?|reduce_scatter_block)"
 )
-TYPES = {"FLOAT": "float32", "DOUBLE": "float64", "INT": "int32", "CHAR": "int8", "BYTE": "uint8"}
 OSU_COLUMN = re.compile(
     r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
     r"MB/s|Messages/s|Iterations|Validation"
@@ -61,11 +60,10 @@ ENDED = re.compile(
 
 @dataclass
 class MpiTest(LoggedTest):
-    """`figures` names the figure in each column, `datatype` that of reductions. `reason` says why
-    the test is incomplete so far; `is_hello` is of a program that only says hello."""
+    """`figures` names the figure in each column. `reason` says why the test is incomplete so far;
+    `is_hello` is of a program that only says hello."""
 
     statistic: str = logged.MEAN_OVER_RANKS
-    datatype: str = logged.UNKNOWN
     figures: list[str] = field(default_factory=list)
     is_hello: bool = False
 
@@ -79,11 +77,9 @@ class MpiTest(LoggedTest):
         is_osu_heading = text.startswith(("Size", "Message Size", "Avg Latency"))
 
         if hello := re.match(r"This is a test with (\d{1,8}) processes", text):
-            self.world_size, self.last_line, self.is_hello = int(hello[1]), line_number, True
+            self.world_size, self.is_hello = int(hello[1]), True
         elif processes := re.match(r"processes = (\d{1,8})", text):
             self.world_size = int(processes[1])
-        elif datatype := re.match(r"Datatype: MPI_(\w+)", text):
-            self.datatype = TYPES.get(datatype[1], logged.UNKNOWN)
         elif is_osu_heading or "repetitions" in names[:2]:
             columns = OSU_COLUMN.findall(text) if is_osu_heading else names
             matches = [FIGURE.search(column.lower()) for column in columns]
@@ -114,33 +110,24 @@ class MpiTest(LoggedTest):
             self.unread.append(line_number)
             return
 
-        mean_us, slowest_us, mb_s = map(values.get, ("mean", "max", "mb_s"))
+        time_us, slowest_us, mb_s = map(values.get, ("mean", "max", "mb_s"))
+        mean_us = None
         if slowest_us is not None:
             self.statistic = logged.SLOWEST
+            time_us, mean_us = slowest_us, time_us
         elif mb_s:
-            mean_us = (size or 0) / mb_s  # a megabyte has 10^6 bytes: bytes per microsecond
-        time_us = mean_us if slowest_us is None else slowest_us
+            time_us = (size or 0) / mb_s  # a megabyte has 10^6 bytes: bytes per microsecond
 
         if time_us is None:
             self.unread.append(line_number)
             return
 
-        is_reduction = "reduce" in (self.collective or "")
-        is_wrong = "Fail" in words or bool(values.get("defects"))
-        is_checked = is_wrong or "Pass" in words or "defects" in values
-        self.last_line = line_number
-        self.add(
-            Row(
-                size or 0,
-                [time_us],
-                mean_us,
-                n or 0,
-                # How many elements were wrong is not printed.
-                int(is_wrong) if is_checked else None,
-                datatype=self.datatype if is_reduction else logged.UNKNOWN,
-                line=line_number,
-            )
-        )
+        # How many elements are wrong is not printed.
+        n_wrong = 0 if "Pass" in words or "defects" in values else None
+        if "Fail" in words or values.get("defects"):
+            n_wrong = 1
+
+        self.add(Row(size or 0, [time_us], line_number, n_wrong, n or 0, mean_us))
 
     def set_status(self) -> None:
         if any(row.n_wrong for row in self.rows):
@@ -155,7 +142,7 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
     """The OSU and IMB tests in cleaned lines."""
     tests: list[MpiTest] = []
     command_ranks: int | None = None  # of the next test of OSU
-    version, datatype = "IMB", TYPES["FLOAT"]
+    version = "IMB"
 
     for line_number, line in enumerate(lines, 1):
         text = line.strip(" #")
@@ -168,9 +155,7 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
             if tests:
                 tests[-1].reason = None
             tests.append(MpiTest(version, line_number, collective=collective_of(imb[1])))
-            tests[-1].reason, tests[-1].datatype = logged.CUT_OFF, datatype
-        elif reductions := re.match(r"MPI_Datatype for reductions *: *MPI_(\w+)", text):
-            datatype = TYPES.get(reductions[1], logged.UNKNOWN)
+            tests[-1].reason = logged.CUT_OFF
         elif title := IMB_TITLE.match(text):
             version = f"IMB {title[1]}"
         elif "osu_" in text:

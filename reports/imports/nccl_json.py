@@ -25,7 +25,6 @@ def _test_of(report: Any) -> NcclTest:
         library=logged.nccl_version(str(report.get("nccl_version"))),
     )
     _read_devices(test, report["config"])
-    test.n = _index(report["config"].get("iterations", 0))
     test.date = next((date for _, date in logged.dates_of([str(report.get("start_time"))])), None)
 
     for position, row in enumerate(report["results"], 1):
@@ -39,11 +38,10 @@ def _test_of(report: Any) -> NcclTest:
         texts = ["N/A" if word is None else str(word) for word in words]
         test.texts.append((position, " ".join(texts)))
 
-    if bounds := report.get("out_of_bounds"):
-        test.is_out_of_bounds = bounds["okay"] not in ("true", True)
-
-    average = report.get("average_bus_bandwidth") or {}
-    if average.get("okay") in ("false", False) or report.get("errors"):
+    bounds, average = (
+        report.get(name) or {} for name in ("out_of_bounds", "average_bus_bandwidth")
+    )
+    if {bounds.get("okay"), average.get("okay")} & {"false", False} or report.get("errors"):
         test.status = "failed"
 
     test.part = Part.FOOTER if average else Part.ROWS

@@ -37,6 +37,9 @@ FAILURE = re.compile(
     r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
     r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+"
 )
+FOOTER = re.compile(
+    r"(?:(?P<bounds>Out of bounds values)|Avg bus bandwidth) *: *[\d.e+-]+(?P<failed> *FAILED)?"
+)
 # The store's names of the types, if they differ; `char` comes from NCCL 1.x, `fp8_` from RCCL.
 TYPES = {
     "half": "float16",
@@ -91,15 +94,12 @@ USUAL = read_heading(
 @dataclass
 class NcclTest(LoggedTest):
     """A test while its lines are read. `part` is its last part. `texts` are the numbers and texts
-    of rows, `is_in_place` is of the halves of each. `groups` and `host_names` are of its ranks;
-    `n` iterations make a time."""
+    of rows, `is_in_place` is of the halves of each. `groups` and `host_names` are of its ranks."""
 
     part: Part = Part.BANNER
     columns: list[Column] = field(default_factory=lambda: USUAL)
     is_in_place: tuple[bool, ...] = (False, True)
     milliseconds: bool = False
-    n: int = 0
-    is_out_of_bounds: bool | None = None  # None: it does not say
     texts: list[tuple[int, str]] = field(default_factory=list)
     groups: set[str | None] = field(default_factory=set)
     host_names: set[str | None] = field(default_factory=set)
@@ -121,17 +121,8 @@ class NcclTest(LoggedTest):
                     self.unread.append(line)
                     continue
                 time_us = round(time * (1e3 if self.milliseconds else 1.0), 9)
-                mean_us = None if self.statistic == logged.MEDIAN else time_us
                 self.add(
-                    Row(
-                        times_us=[time_us],
-                        mean_us=mean_us,
-                        n=self.n,
-                        n_wrong=n_wrong,
-                        in_place=in_place,
-                        line=line,
-                        **fields,
-                    )
+                    Row(times_us=[time_us], line=line, n_wrong=n_wrong, in_place=in_place, **fields)
                 )
 
     def _split(self, text: str) -> list[dict[str, str]]:
@@ -168,7 +159,7 @@ class NcclTest(LoggedTest):
             self.read_row(line, text)
 
         has_end = self.part == Part.FOOTER or self.format in ("NCCL 1.x", "mscclpp-test")
-        if self.status == "failed" or self.is_out_of_bounds:
+        if self.status == "failed":
             self.end("failed", "the run itself says so")
         elif self.reason:
             self.end("incomplete", self.reason)
@@ -235,13 +226,12 @@ class Reader:
     def read_line(self, line: int, text: str, words: list[tuple[str, int]]) -> None:
         """Reads a cleaned line, which has these words."""
         plain = text.strip(" #")
-        if (
+        is_read = (
             self.read_row(line, text, words)
             or self.read_heading(line, words)
             or self.read_text(line, plain)
-        ):
-            self.test.last_line = line
-        elif programs := PROGRAM.findall(plain):
+        )
+        if not is_read and (programs := PROGRAM.findall(plain)):
             self.program = collective_of(programs[0])
 
     def read_row(self, line: int, text: str, words: list[tuple[str, int]]) -> bool:
@@ -309,13 +299,11 @@ class Reader:
             self._read_head(head, text)
         elif text.startswith("rccl-tests: Version "):
             self.test.format = "rccl-tests"
-        elif bounds := re.match(r"Out of bounds values *: *\d{1,18} (OK|FAILED)", text):
-            if self.test.is_out_of_bounds is not None:
+        elif footer := FOOTER.match(text):
+            if footer["bounds"] and self.test.part == Part.FOOTER:
                 self.test.reason = logged.TWO_RUNS
-            self.test.is_out_of_bounds, self.test.part = bounds[1] == "FAILED", Part.FOOTER
-        elif average := re.match(r"Avg bus bandwidth *: *[\d.e+-]+( *FAILED)?", text):
             self.test.part = Part.FOOTER
-            self.test.status = "failed" if average[1] else self.test.status
+            self.test.status = "failed" if footer["failed"] else self.test.status
         else:
             return False
 
@@ -327,9 +315,6 @@ class Reader:
             test.library = logged.nccl_version(head["library"])
         if head["name"]:
             test.collective = collective_of(head["name"])
-
-        if iterations := re.search(r" iters: (\d{1,9}) ", text):
-            test.n = int(iterations[1])
 
         if test.part == Part.RANKS:
             test.gpus[int(head["rank"] or head["device"])] = text[head.end() :]

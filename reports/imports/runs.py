@@ -1,32 +1,35 @@
 """Finds the tests in another harness's output, and makes an ordinary run of them."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from reports.imports.logged import UNKNOWN, LoggedTest, Row, clean_line, dates_of
+from reports.imports.logged import (
+    BLOCKS,
+    MEAN,
+    SLOWEST,
+    UNKNOWN,
+    LoggedTest,
+    Row,
+    clean_line,
+    dates_of,
+)
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_json import parse_json
 from reports.imports.nccl_tests import parse_nccl
 from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
 from reports.store.build import build_cases
 from reports.store.result import ResultError
-from reports.store.schema import Block, CaseHeader, End, ImportedFrom, Result, Run
+from reports.store.schema import Block, CaseHeader, End, Result, Run
 from reports.store.writing import to_line
 
 FORMATS = "nccl-tests, rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB, timing lines"
 # Of a log; a row takes 0.1 ms and 700 bytes of a run file, a test its own run file.
 MOST_ROWS, MOST_TESTS = 50_000, 2000
 MOST_RANKS = 4096  # that a run lists
-# Our benchmarks of these collectives; others have the harness's name.
-BENCHMARKS = {"all_reduce": "allreduce", "all_gather": "allgather"} | {
-    name: name for name in ("reduce_scatter", "alltoall", "sendrecv")
-}
-STATUSES = "complete", "incomplete", "failed"  # of tests, the worst last
 LOST = (
     "{}: timed by its own clock ({}); the state of the link is unknown, and in place and out of "
     "place are separate cases."
@@ -34,11 +37,8 @@ LOST = (
 
 
 def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
-    """The tests in the log, in order. Raises ResultError for a file that is empty, binary or of an
-    unknown format, for JSON that is damaged or not of nccl-tests, and for too many rows."""
-    if not content.strip(b"\0 \t\r\n"):
-        raise ResultError(f"{path} is empty")
-
+    """The tests in the log, in order. Raises ResultError for a file that is binary or of an unknown
+    format, for JSON that is damaged or not of nccl-tests, and for too many rows."""
     text = decode(path, content)
     if text.lstrip(" \r\n\t[")[:1] == "{" and MARK not in text:
         tests = tests_of_json(path, text.strip())
@@ -59,10 +59,17 @@ def tests_of_json(path: Path, text: str) -> Sequence[LoggedTest]:
 
     try:
         return parse_json(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ResultError(f"{path} is JSON that is cut off or damaged ({error})") from error
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ResultError(f"{path} is JSON, but not what nccl-tests writes for -J") from error
+    except (
+        AttributeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ResultError(
+            f"{path} is JSON that is cut off, damaged, or not what nccl-tests -J writes ({error})"
+        ) from error
 
 
 def tests_of_text(path: Path, text: str) -> Sequence[LoggedTest]:
@@ -92,10 +99,8 @@ def drop_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
     last = len(lines)
     before = [row.line for row in test.rows if row.line and row.line < last]
 
-    def width(line: int) -> int:
-        return len(lines[line - 1].rstrip())
-
-    if test.format != FORMAT and before and width(last) < width(before[-1]):
+    widths = [len(lines[line - 1].rstrip()) for line in (last, *before[-1:])]
+    if test.format != FORMAT and widths[0] < widths[-1]:
         test.unread += [last for row in test.rows if row.line == last]
         test.rows = [row for row in test.rows if row.line != last]
 
@@ -120,61 +125,72 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
     """The run of these tests, whose sizes are of all ranks. `file` names their origin; `facts` are
     further fields of the head. Raises ResultError for tests of different numbers of ranks, and
     where their number is needed and unknown."""
-    sizes, first = sorted({test.world_size or 0 for test in tests}), tests[0]
+    first, sizes = tests[0], sorted({test.world_size or 0 for test in tests})
     if len(sizes) > 1:
         raise ResultError(f"{file}: its tests have {' and '.join(map(str, sizes))} ranks")
-    if not sizes[0] and any(test.is_per_rank and test.rows for test in tests):
-        raise ResultError(
-            f"{file}: it prints sizes of one rank of an unknown number: say how many: --ranks N"
-        )
 
-    planned: dict[Any, tuple[CaseHeader, LoggedTest, list[Row]]] = {}
+    planned, blocks = dict[Any, tuple[int, CaseHeader, str]](), list[Block]()
     for test in tests:
         for row in test.rows:
-            header = _header(test, row)
+            header = _header(test, row, file)
             # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
-            is_block = row.size_bytes and test.status != "incomplete"
+            is_block = header.size_bytes and test.status != "incomplete"
             key = msgspec.json.encode(header) if is_block else (row.line, row.in_place)
-            planned.setdefault(key, (header, test, []))[2].append(row)
+            case, *_ = planned.setdefault(key, (len(planned), header, test.statistic))
+            for place, time_us in enumerate(row.times_us):
+                blocks.append(
+                    Block(
+                        case=case,
+                        block=len(blocks),
+                        round=len(blocks),
+                        n=row.n,
+                        time_us=time_us,
+                        mean_us=row.mean_us or (time_us if MEAN in test.statistic else None),
+                        n_wrong=None if place else row.n_wrong,
+                    )
+                )
 
-    names = {BENCHMARKS.get(test.collective or "", first.program) for test in tests}
-    known: dict[str, Any] = {
+    names = {(test.collective or UNKNOWN).replace("all_", "all") for test in tests}
+    head: dict[str, Any] = {
         "benchmark": names.pop() if len(names) == 1 else first.program,
-        "version": first.format.removesuffix(" JSON"),
+        "version": first.format,
         "argv": [],
         "seed": 0,
         "machine_id": _digest(*sorted({*first.gpus.values()})),
         "software_id": _digest(first.format, first.library or ""),
         "environment": {},
-        "method": {"harness": first.program, "statistic": first.statistic},
         "notes": [],
     }
+    ranks = range(min(sizes[0], MOST_RANKS))
     run = Run(
         run_id=run_id,
-        world={"size": sizes[0], "hosts": first.hosts, "ranks": _ranks(first)},
-        cases=[header for header, *_ in planned.values()],
-        imported_from=ImportedFrom(
-            file=file,
-            format=first.format,
-            first_line=first.first_line,
-            last_line=max(first.first_line, *(test.last_line for test in tests)),
-        ),
-        **known | facts,
+        cases=[header for _, header, _ in planned.values()],
+        world={
+            "size": sizes[0],
+            "hosts": first.hosts,
+            "ranks": [{"rank": rank, "gpu": first.gpus.get(rank)} for rank in ranks],
+        },
+        method={"harness": first.program, "statistic": first.statistic},
+        imported_from=file,
+        **head | facts,
     )
     run.notes.append(LOST.format(first.format, first.statistic))
-    blocks = _blocks([rows for *_, rows in planned.values()])
     cases = build_cases(run, blocks, [])
-    for case, (_, test, _) in zip(cases, planned.values(), strict=True):
-        case.across_ranks = test.across_ranks
+    for result, (_, _, statistic) in zip(cases, planned.values(), strict=True):
+        result.across_ranks = "slowest" if statistic in (SLOWEST, BLOCKS) else "mean"
 
-    wrong = [case.n_wrong for case in cases if case.n_wrong is not None]
-    worst = max(tests, key=lambda test: STATUSES.index(test.status))
-    end = End(status=worst.status, reason=worst.reason, n_wrong=sum(wrong) if wrong else None)
+    bad = next((test for test in tests if test.status != "complete"), first)
+    end = End(status=bad.status, reason=bad.reason)
     return Result(Path(f"{run_id}.jsonl"), run, cases, blocks, end=end)
 
 
-def _header(test: LoggedTest, row: Row) -> CaseHeader:
-    size_bytes = row.size_bytes * (test.world_size or 1 if test.is_per_rank else 1)
+def _header(test: LoggedTest, row: Row, file: str) -> CaseHeader:
+    if test.is_per_rank and not test.world_size:
+        raise ResultError(
+            f"{file}: it prints sizes of one rank of an unknown number: say how many: --ranks N"
+        )
+
+    size_bytes = row.size_bytes * ((test.world_size or 1) if test.is_per_rank else 1)
     collective = test.collective or UNKNOWN
     return CaseHeader(
         collective=collective,
@@ -187,33 +203,6 @@ def _header(test: LoggedTest, row: Row) -> CaseHeader:
         in_place=row.in_place,
         shape=row.shape,
     )
-
-
-def _blocks(rows_of_cases: Sequence[Sequence[Row]]) -> list[Block]:
-    blocks = list[Block]()
-    for case, rows in enumerate(rows_of_cases):
-        of_case = [(row, place, us) for row in rows for place, us in enumerate(row.times_us)]
-        for number, (row, place, time_us) in enumerate(of_case):
-            blocks.append(
-                Block(
-                    case=case,
-                    block=len(blocks),
-                    round=number,
-                    n=row.n,
-                    time_us=time_us,
-                    mean_us=row.mean_us,
-                    n_wrong=row.n_wrong if place == 0 else None,
-                )
-            )
-
-    return blocks
-
-
-def _ranks(test: LoggedTest) -> list[dict[str, Any]]:
-    return [
-        {"rank": rank, "gpu": test.gpus.get(rank)}
-        for rank in range(min(test.world_size or 0, MOST_RANKS))
-    ]
 
 
 def _digest(*texts: str) -> str:

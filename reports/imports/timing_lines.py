@@ -2,13 +2,13 @@
 docs/judge.md describes the fields."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import fields
+from typing import Annotated
 
 import msgspec
 
 from reports.imports.logged import BLOCKS, LoggedTest, Row
 from reports.store.schema import LEAST_US, Count, Positive
-from reports.store.untrusted import printable_in
 
 MARK, FORMAT = '"time_us"', "timing lines"
 MOST_BLOCKS = 10_000
@@ -32,7 +32,10 @@ class TimingLine(msgspec.Struct):
     datatype: Name = "unknown"
     redop: Name = ""
     algorithm: Name = "program"
-    shape: dict[Name, str | int | float] | None = None
+    shape: dict[Name, Name | int | float] | None = None
+
+
+SHARED = [each.name for each in fields(Row) if each.name in TimingLine.__struct_fields__]
 
 
 def parse_timing_lines(lines: Sequence[str]) -> list[LoggedTest]:
@@ -52,14 +55,9 @@ def parse_timing_lines(lines: Sequence[str]) -> list[LoggedTest]:
         test = tests.setdefault(
             key, LoggedTest(FORMAT, number, BLOCKS, key[0], world_size=line.ranks)
         )
-        test.last_line = number
         times_us = line.time_us if isinstance(line.time_us, list) else [line.time_us]
-        shared: dict[str, Any] = {
-            name: getattr(line, name)
-            for name in ("n", "n_wrong", "in_place", "datatype", "redop", "algorithm")
-        }
-        shape = printable_in(line.shape)
-        test.add(Row(line.size_bytes, times_us, shape=shape, line=number, **shared))
+        shared = {name: getattr(line, name) for name in SHARED}
+        test.add(Row(times_us=times_us, line=number, **shared))
 
     for test in [*tests.values()][:1]:
         test.unread = unread

@@ -168,7 +168,7 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     """Fills in bandwidths and bound: not for a wrong result of ours, not for a case that also
     computes, and not for a late rank, whose time starts after the others moved data."""
     if (
-        (case.status == "wrong" and not run.is_imported)
+        (case.status == "wrong" and not run.imported_from)
         or case.collective in facts.COMPUTE_BENCHMARKS
         or facts.late_us(case.shape)
     ):

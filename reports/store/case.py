@@ -103,7 +103,7 @@ def method_of(run: Run) -> str:
 def least_blocks(run: Run) -> int:
     """The blocks of a case in a state of the link that count: another harness may print one mean of
     all its iterations, which is one block."""
-    return 1 if run.is_imported else MIN_STATE_BLOCKS
+    return 1 if run.imported_from else MIN_STATE_BLOCKS
 
 
 def is_peer(case: CaseFields) -> bool:

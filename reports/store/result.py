@@ -100,7 +100,7 @@ def read(path: Path | str) -> Result:
 
     possible = {run.benchmark} if run.benchmark in COMPUTE_BENCHMARKS else BUS_FACTORS.keys()
     unknown = {header.collective for header in run.cases} - possible
-    if unknown and not run.is_imported:
+    if unknown and not run.imported_from:
         raise ResultError(f"{path}: unknown collective {min(unknown)!r}")
     if any(not 0 <= block.case < len(run.cases) for block in result.blocks):
         raise ResultError(f"{path}: a block belongs to a case that was not planned")

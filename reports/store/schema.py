@@ -75,19 +75,10 @@ class CaseHeader(CaseFields, kw_only=True):
     blocks: int | None = None  # thread blocks of our launch; 1 on a CPU
 
 
-class ImportedFrom(msgspec.Struct, kw_only=True):
-    """The output of another harness: the log's name, or the variant of a campaign that printed it;
-    its writer (`nccl-tests`, `OSU 7.1`, ...); and the lines of the test."""
-
-    file: str
-    format: str
-    first_line: int
-    last_line: int
-
-
 class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     """The head of a run: the world, the machine and the planned cases. Only a run of another
-    harness has `imported_from`, and may lack cases; its world has size 0 where that is unknown."""
+    harness has `imported_from`, the name of its log or variant; its `version` is the harness's. It
+    may lack cases, and its world has size 0 where that is unknown."""
 
     schema: int = SCHEMA
     run_id: str
@@ -106,12 +97,7 @@ class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     notes: list[str] = msgspec.field(default_factory=list)
     link: dict[str, Any] = msgspec.field(default_factory=dict)
     clock_shared: bool = True
-    imported_from: ImportedFrom | msgspec.UnsetType = msgspec.UNSET
-
-    @property
-    def is_imported(self) -> bool:
-        """Whether another harness measured it, by its own clock; the link's state is unknown."""
-        return bool(self.imported_from)
+    imported_from: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def nodes(self) -> list[str]:
@@ -388,13 +374,13 @@ class Result:
     def check_open_parts(self) -> None:
         """Raises msgspec.ValidationError for a value that reports cannot work with."""
         run, cases = self.run, (*self.run.cases, *self.cases)
-        if not run.is_imported and not (run.cases and run.world.get("size")):
+        if not run.imported_from and not (run.cases and run.world.get("size")):
             raise msgspec.ValidationError("it has no case, or no rank")
         overhead_us = run.link.get("overhead_us", 0)
         msgspec.convert((run.world, overhead_us), tuple[World, NotNegative])
         msgspec.convert(cases, list[OpenParts], from_attributes=True)
 
-        for case in () if run.is_imported else cases:
+        for case in () if run.imported_from else cases:
             needed = NEEDED.get("routing" if case.routing else run.benchmark, ())
             for name in set(needed).difference(case.shape or ()):
                 raise msgspec.ValidationError(f"a `shape` lacks `{name}`")

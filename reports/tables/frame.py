@@ -114,7 +114,7 @@ def run_facts(run: Result) -> Row:
         "hosts": world.get("hosts"),
         "gpus": ", ".join(sorted(gpus)) or None,
         "world_size": world["size"],
-        "imported_from": head.imported_from.file if head.imported_from else None,
+        "imported_from": head.imported_from or None,
         **{name: getattr(head, name) for name in names},
         "method": method_of(head),
         "slowed_percent": world.get("slowed_percent"),

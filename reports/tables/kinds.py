@@ -27,7 +27,7 @@ KINDS = {
 
 
 def kind_of(result: Result) -> Kind:
-    return SWEEP if result.run.is_imported else KINDS.get(result.run.benchmark, SWEEP)
+    return SWEEP if result.run.imported_from else KINDS.get(result.run.benchmark, SWEEP)
 
 
 def is_sweep(result: Result) -> bool:

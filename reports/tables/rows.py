@@ -166,7 +166,7 @@ def shown_cases(result: Result, view: View) -> list[Case]:
 
 def named_in(result: Result) -> list[str]:
     """The algorithms of ours that `--algorithm` named, those of another harness, and the peers."""
-    has_names = result.run.is_imported or any(
+    has_names = result.run.imported_from or any(
         word.partition("=")[0] == "--algorithm" for word in result.run.argv
     )
     names = (
@@ -217,7 +217,8 @@ def ratios_of(case: Case | None, other: Case | None, costs: RoundCosts) -> NDArr
 
 
 def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow]:
-    """The rows of a view by size; rows of one size by skew, the most even first."""
+    """The rows of a view by size; rows of one size by skew, the most even first. Another harness's
+    library is its subject: `ours`."""
     costs = costs_of(result, states, states.longest)
     groups: dict[tuple[int, str | None], list[Case]] = {}
 
@@ -227,13 +228,13 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
         key = case.size_bytes, (case.shape or {}).get("skew")
         groups.setdefault(key, []).append(case)
 
-    rivals, names = {}, named_in(result)
+    rivals, names, is_imported = {}, named_in(result), result.run.imported_from
     for key, cases in groups.items():
-        others = [case for case in cases if case.algorithm != "library"]
+        others = [case for case in cases if case.algorithm != "library" or is_imported]
         own = [case for case in others if not is_peer(case)]
         auto = [case for case in own if case.algorithm == "auto"]
         competing = [
-            [case for case in cases if case.algorithm == "library"],
+            [case for case in cases if case not in others],
             auto or [case for case in own if case.snr_db is None] or own,
             *([case for case in others if algorithm_of(case) == name] for name in names),
         ]
@@ -375,7 +376,7 @@ def token(result: Result, rows: Sequence[SizeRow]) -> list[str]:
     row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
     n = result.run.world["size"]
 
-    if n == 1 or row is None or row.ours is None or row.ours_us is None:
+    if n < 2 or row is None or row.ours is None or row.ours_us is None:
         return []
     if row.ours.collective != "all_reduce" or late_us(row.ours.shape):
         return []

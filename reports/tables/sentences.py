@@ -167,7 +167,7 @@ def machine(result: Result) -> str:
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
     hosts = f" on {hosts_text(run)}," if run.world.get("hosts", 1) not in (1, None) else ""
     count = counted(size, "rank") if size else "an unknown number of ranks"
-    return f"{run.benchmark}: {count}{hosts} on {model}" + f", {cores}" * (not run.is_imported)
+    return f"{run.benchmark}: {count}{hosts} on {model}" + f", {cores}" * (not run.imported_from)
 
 
 def host_names(run: Run) -> list[str]:

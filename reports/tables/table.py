@@ -110,10 +110,7 @@ def _default_tables(
     name = "auto" if is_auto else own[0] if len(own) == 1 else "best"
     named = [other for other in named if other != name]
     has_library = any(row.library for row in rows)
-    has_ours = any(row.ours for row in rows) or not has_library
-    has_bound = has_ours and not result.run.is_imported
-    shown = {name: has_ours, "library": has_library, "bound": has_bound}
-    cells = [_cells(row, name, shown, bool(late_us(view[1]))) for row in rows]
+    cells = [_cells(row, name, has_library, bool(late_us(view[1]))) for row in rows]
 
     if result.run.world["size"] == 1:
         for of_row in cells:
@@ -163,9 +160,8 @@ def _lossy_tables(result: Result, view: View) -> list[tuple[str, Table]]:
     return [("quantised: signal-to-noise ratio against fp64 by kind of data, in dB", table)]
 
 
-def _cells(row: SizeRow, ours: str, shown: dict[str, bool], is_late: bool) -> dict[str, str | Text]:
-    """The cells of a row by their headings, for the columns `shown`; a routed row shows the load
-    that its skew makes."""
+def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[str, str | Text]:
+    """The cells of a row by their headings; a routed row shows the load that its skew makes."""
     case, mark = row.ours or row.library, "*" * bool(row.better)
     cells: dict[str, str | Text] = {"size\n": row.label}
 
@@ -177,25 +173,22 @@ def _cells(row: SizeRow, ours: str, shown: dict[str, bool], is_late: bool) -> di
             "leaves\nMB": number(max(case.routing.get("leaving_bytes", [0])) / 1e6),
         }
 
-    if shown["library"]:
+    if has_library:
         cells["library\nus"] = _cost(row.library, row.library_us)
 
-    if shown[ours]:
-        cells[f"{ours}\nus"] = _cost(row.ours, row.ours_us)
-
-    if shown[ours] and case and not case.routing:
+    cells[f"{ours}\nus"] = _cost(row.ours, row.ours_us)
+    if case and not case.routing:
         name = row.ours.chosen or algorithm_of(row.ours) if row.ours else "-"
         cells["\nalgorithm"] = re.sub(r"\+\S+", "", name) + mark
 
-    if shown["library"] and shown[ours]:
+    if has_library:
         cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)
 
     if is_late:
         cells["waits\nus"] = _median(row.ours.arrival_skew_us if row.ours else None)
     elif case and not case.routing:
-        cells["busbw\nGB/s"] = number(case.bus_bw_gb_s)
-        if shown["bound"]:
-            cells["of\nbound"] = _share_of_bound(row.ours)
+        cells["busbw\nGB/s"] = number(row.ours.bus_bw_gb_s if row.ours else None)
+        cells["of\nbound"] = _share_of_bound(row.ours)
 
     cells["\n#wrong"] = Text(sentences.count(row.n_wrong), style="bold red" * bool(row.n_wrong))
     return cells
@@ -219,7 +212,7 @@ def _median(summary: Summary | Range | None) -> str:
 
 def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
     """The operation, the library and the units of the first table."""
-    (mode, shape), lines, words = view, list[str](), list[str]()
+    (mode, shape), lines = view, list[str]()
     cases = [case for row in rows for case in (row.ours, row.library) if case]
 
     if cases:
@@ -233,12 +226,14 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
         against = f"against {libraries[0]}" if libraries else "without the library"
         if libraries and level:
             against += f", {level}"
-        lines.append(f"{', '.join(words)}; {against}; seed {result.run.seed}")
+        against += f"; seed {result.run.seed}"
+        if result.run.imported_from:
+            names = case.library, result.run.version, f"from {result.run.imported_from}"
+            against = ", ".join(filter(None, names))
+        lines.append(f"{', '.join(words)}; {against}")
 
-    if result.run.imported_from:
-        origin, method = result.run.imported_from, result.run.method
-        lines = [f"{', '.join(words)}; " * bool(cases) + f"{origin.format}, from {origin.file}"]
-        return [*lines, f"us = {method.get('statistic')}"]
+    if result.run.imported_from:  # a note says what its times are
+        return lines
 
     is_read = any(case.consume_us for case in cases)
     ranks = "slowest rank" + "; busbw = collective alone" * is_read

@@ -195,7 +195,7 @@ def _add_cells(comparison: Comparison) -> None:
     fields = pd.DataFrame(map(attrgetter(*CASE_KEY), common), columns=list(CASE_KEY))
     cells = judged.join(fields).assign(case=common, name=case_names(common))
     # Another harness times the code that is compared, although its maker is a library.
-    is_imported = any(launch.run.is_imported for side in sides for launch in side.launches)
+    is_imported = any(launch.run.imported_from for side in sides for launch in side.launches)
     cells["is_library"] = [case.library is not None and not is_imported for case in common]
     cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name.map(spoken)
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]

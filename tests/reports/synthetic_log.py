@@ -17,7 +17,7 @@ def write_log(folder, *rows, name="abc", status="complete", gpu="", hosts=1, dat
     test.library, test.gpus = "NCCL 2.29.2", {0: gpu, 1: gpu} if gpu else {}
     for row in rows:
         fields: dict[str, Any] = {"size_bytes": 16384} | row
-        test.add(Row(times_us=[fields.pop("us")], **fields))
+        test.add(Row(times_us=[fields.pop("us")], line=1, **fields))
     result = run_of([test], f"{date}-import-{name}-1", f"{name}.log", notes=[])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / result.path

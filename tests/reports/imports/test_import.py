@@ -54,9 +54,7 @@ def test_a_second_import_of_a_log_writes_no_copy_and_no_error(tmp_path, capsys):
     assert capsys.readouterr().out.count("(is there already, dated by the file)\n") == 2
     os.utime(log, (0, 0))
     assert imported(tmp_path / "out", log) == first
-    origin = read(first[1]).run.imported_from
-    assert origin
-    assert (origin.file, origin.first_line) == ("a.log", 17)
+    assert read(first[1]).run.imported_from == "a.log"
 
 
 def test_unreadable_lines_are_named_and_counted(tmp_path, capsys):
@@ -67,12 +65,12 @@ def test_unreadable_lines_are_named_and_counted(tmp_path, capsys):
     )
     (path,) = imported(tmp_path / "out", log)
     assert len(read(path).cases) == 2
-    sentence = "lines that look like data and could not be read"
+    sentence = "rows that could not be read"
     assert capsys.readouterr().err == f"reports: {log}: {sentence}: 13, 14 (2 in all)\n"
     put(log, HEAD + TABLE + ROW_8 + ROW_16.replace("17.65", "17.x5") * 25 + FOOTER)
     imported(tmp_path / "many", log)
     numbers = ", ".join(map(str, range(13, 33)))
-    assert capsys.readouterr().err == f"reports: {log}: {sentence}: {numbers}, ... (25 in all)\n"
+    assert capsys.readouterr().err == f"reports: {log}: {sentence}: {numbers} (25 in all)\n"
 
 
 def test_an_import_is_shown_like_a_run(tmp_path, capsys):
@@ -87,9 +85,8 @@ def test_an_import_is_shown_like_a_run(tmp_path, capsys):
         "WRONG RESULTS: library 8 B isolated in place (3 elements)",
         "allreduce: 2 ranks on NVIDIA GH200 120GB\n",
         "nccl-tests, from a.log",
-        "us = mean over iterations\n",
         "The log has no date",
-        "timed by its own clock",
+        "timed by its own clock (mean over iterations)",
     ):
         assert text in shown
 
@@ -102,9 +99,9 @@ def test_an_import_of_no_row_or_of_an_unknown_number_of_ranks_is_shown(tmp_path,
     )
     for path in imported(tmp_path / "out", no_row, no_ranks):
         assert main(["show", str(path)]) == 0
-    assert "on an unknown number of" not in capsys.readouterr().err
+    assert "allreduce: an unknown number of ranks on" in capsys.readouterr().out
     (path,) = imported(tmp_path / "more", no_ranks)
-    assert "--ranks N says it" in capsys.readouterr().err
+    assert "--ranks N says how many" in capsys.readouterr().out
     assert read(path).cases[0].bus_bw_gb_s is None
     assert main(["import", str(no_ranks), "--ranks", "2", "--out", str(tmp_path / "two")]) == 0
     (path,) = (tmp_path / "two").iterdir()
@@ -143,13 +140,16 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b" \n\n", "is empty"),
+        (b" \n\n", "has no timings; known are nccl-tests"),
         (b"\x7fELF\0\0\1", "is binary, not a log"),
         (b"just some words\n1 2 3\n", "has no timings; known are nccl-tests"),
-        (b'{"a": 1}', "is JSON, but not what nccl-tests writes for -J"),
+        (b'{"a": 1}', "not what nccl-tests -J writes"),
         (b'{"version": 3, "conf', "is JSON that is cut off"),
-        (b"{" * 100_000, "is JSON that is cut off or damaged"),
-        (b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}', "is JSON, but not"),
+        (b"{" * 100_000, "is JSON that is cut off, damaged"),
+        (
+            b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}',
+            "is JSON that is cut off",
+        ),
     ],
 )
 def test_a_file_that_is_not_a_log_is_refused_in_one_sentence(content, sentence, tmp_path, capsys):

@@ -61,7 +61,7 @@ def test_a_damaged_import_is_repaired(tmp_path, capsys):
         path.write_bytes(damaged)
         capsys.readouterr()
         assert imported(tmp_path / "out", log) == [path]
-        assert capsys.readouterr().out.endswith(f"{path} (written anew, dated by the file)\n")
+        assert capsys.readouterr().out.endswith(f"{path} (dated by the file)\n")
         assert (path.read_bytes(), list(path.parent.iterdir())) == (whole, [path])
 
 
@@ -186,7 +186,7 @@ def test_impossible_figures_in_a_report_are_refused(row, half, tmp_path, capsys)
     (path,) = imported(tmp_path / "out", log)
     assert [case.size_bytes for case in read(path).cases] == [8]
     err = capsys.readouterr().err
-    assert ": results that look like data and could not be read: 2 (1 in all)\n" in err
+    assert ": rows that could not be read: 2 (1 in all)\n" in err
 
 
 GATHER = WHOLE.replace("all_reduce", "all_gather")

@@ -49,8 +49,8 @@ example:
     --variant old="mpirun -n 2 python -m bench.allreduce -e 1M" \\
     --variant new="mpirun -n 2 python -m bench.allreduce -e 1M"
   python -m bench.campaign --pairs 10 \\
-    --variant old="old/all_reduce_perf -b {min:16K} -e {max:32M} -f 2 -J {out}" \\
-    --variant new="new/all_reduce_perf -b {min:16K} -e {max:32M} -f 2 -J {out}"
+    --variant old="old/all_reduce_perf -b {min:16K} -e {max:8M} -f 2 -J {out}" \\
+    --variant new="new/all_reduce_perf -b {min:16K} -e {max:8M} -f 2 -J {out}"
 
 exit status:
   0 done; 1 a variant cannot run, or a result was wrong; 2 bad command line;

@@ -196,6 +196,8 @@ def _header(test: LoggedTest, row: Row, file: str) -> CaseHeader:
         collective=collective,
         algorithm=row.algorithm,
         library=test.library,
+        variant="plain",  # buffers as the rows of our runs' own library have them
+        memory="private",
         size_bytes=size_bytes,
         count=size_bytes if row.count is None else row.count,
         datatype=row.datatype,

@@ -92,7 +92,7 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> Launches:
         first, second = list(kinds.values())[:2]
         raise ResultError(f"{first} and {second} are of several machines, benchmarks or methods")
 
-    return Launches(runs, wrong, notes, _one_way(_measured_rows(runs), len(runs)))
+    return Launches(runs, wrong, notes, _one_way(runs))
 
 
 def _files(name: str) -> list[Path]:
@@ -114,19 +114,23 @@ def _measured_rows(entries: Sequence[Entry]) -> pd.DataFrame:
     return rows.rename(columns={"run": "launch"})
 
 
-def _one_way(rows: pd.DataFrame, n_launches: int) -> pd.DataFrame:
+def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
     """A row for each launch and each size that all launches have, measured in one way: if possible
     in a 16-bit type, by `auto`, out of place, in the mode that fits the size, and in registered
-    buffers, as engines do. Times do not choose: the fastest of several would look too fast."""
+    buffers, as engines do. Times do not choose: the fastest of several would look too fast. Of
+    another harness any algorithm will do."""
+    rows, names = _measured_rows(runs), ["auto", "library"]
+    if any(run.run.imported_from for run in runs):
+        names = [*rows.algorithm]
     is_sum = (rows.collective == "all_reduce") & rows.redop.eq("sum")
-    is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(["auto", "library"])
+    is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(names)
     rows = rows[is_plain & (rows.size_bytes > 0)].sort_values("launch", kind="stable")
     ways = rows.groupby(WAY, dropna=False)
     rows["way"] = ways.ngroup()
     rows["other_type"] = ~rows.datatype.isin(HALF_TYPES)
     rows["other_mode"] = (rows["mode"] == "chained") != (rows.size_bytes <= CHAINED_UP_TO)
     rows["copied"] = rows.variant != "registered"
-    rows = rows[ways.launch.transform("nunique") == n_launches]
+    rows = rows[ways.launch.transform("nunique") == len(runs)]
     order = ["other_type", "algorithm", "in_place", "other_mode", "copied", "way"]
     best = rows.sort_values(order).drop_duplicates("size_bytes")
     return rows[rows.way.isin(best.way)].drop_duplicates(["launch", "way"])

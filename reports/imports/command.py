@@ -83,7 +83,7 @@ def store(
             run_id = next(
                 (file.stem for file in arguments.out.glob(f"[0-9]*Z-{name}.jsonl")), run_id
             )
-        notes = [] if test.date else [FILE_DATE]
+        notes = [FILE_DATE] * (not test.date)
         runs.append(run_of([test], run_id, printable(path.name), notes=notes))
 
     return [
@@ -100,7 +100,7 @@ def store(
             "reason": test.reason,
             "dated_by": "log" if test.date else "file",
             "stored": write(arguments.out / result.path, content_of_run(result)),
-            "unread": sorted(test.unread),
+            "unread": test.unread,
         }
         for test, result in zip(tests, runs, strict=True)
     ]

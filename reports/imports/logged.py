@@ -10,7 +10,7 @@ from typing import Any
 from reports.store.schema import LEAST_US
 
 # What the time of a row is.
-MEAN, MEDIAN, BLOCKS = "mean over iterations", "median over iterations", "median over blocks"
+MEAN, MEDIAN = "mean over iterations", "median over iterations"
 MEAN_OVER_RANKS, SLOWEST = f"{MEAN} and ranks", f"{MEAN}, slowest rank"
 NO_ROWS, ENDED_EARLY = "it has no rows", "the run was ended before its time"
 CUT_OFF = "the log ends before the test does"
@@ -55,14 +55,14 @@ DATE = re.compile(
 
 @dataclass
 class Row:
-    """A printed half of a row. Each of `times_us` is a block of `n` iterations (0: not printed).
+    """A printed half of a row. Each of `times_us` is a block of `n` iterations (1: not printed).
     `mean_us` is a mean over ranks, beside the time of the slowest one."""
 
     size_bytes: int
     times_us: list[float]
     line: int
     n_wrong: int | None = None
-    n: int = 0
+    n: int = 1
     mean_us: float | None = None
     count: int | None = None
     datatype: str = UNKNOWN
@@ -74,8 +74,9 @@ class Row:
 
 @dataclass
 class LoggedTest:
-    """`gpus` has a model by rank, `unread` the lines that look like data and could not be read. A
-    test that `is_per_rank` prints the bytes of one rank, where a run has those of all."""
+    """`format` is a harness and its version, `gpus` has a model by rank, `unread` the lines that
+    look like data and could not be read. A test that `is_per_rank` prints the bytes of one rank,
+    where a run has those of all."""
 
     format: str
     first_line: int
@@ -91,11 +92,6 @@ class LoggedTest:
     is_per_rank: bool = False
     date: datetime | None = None
     unread: list[int] = field(default_factory=list)
-
-    @property
-    def program(self) -> str:
-        """The format without its version."""
-        return self.format.removesuffix(" JSON").rstrip("0123456789.x ")
 
     def add(self, row: Row) -> None:
         """Adds a row, or its line to `unread` if a time is too short for any clock."""

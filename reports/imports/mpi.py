@@ -127,7 +127,7 @@ class MpiTest(LoggedTest):
         if "Fail" in words or values.get("defects"):
             n_wrong = 1
 
-        self.add(Row(size or 0, [time_us], line_number, n_wrong, n or 0, mean_us))
+        self.add(Row(size or 0, [time_us], line_number, n_wrong, n or 1, mean_us))
 
     def set_status(self) -> None:
         if any(row.n_wrong for row in self.rows):

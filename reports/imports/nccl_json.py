@@ -19,7 +19,7 @@ def _test_of(report: Any) -> NcclTest:
     program = (report.get("args") or [""])[0].rpartition("/")[2]
     name, suffix, _ = program.replace("_test", "").partition("_perf")
     test = NcclTest(
-        "nccl-tests JSON",
+        "nccl-tests",
         1,
         collective=logged.collective_of(name) if suffix else None,
         library=logged.nccl_version(str(report.get("nccl_version"))),

@@ -7,16 +7,7 @@ from typing import Any
 
 import msgspec
 
-from reports.imports.logged import (
-    BLOCKS,
-    MEAN,
-    SLOWEST,
-    UNKNOWN,
-    LoggedTest,
-    Row,
-    clean_line,
-    dates_of,
-)
+from reports.imports.logged import MEAN, UNKNOWN, LoggedTest, Row, clean_line, dates_of
 from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_json import parse_json
 from reports.imports.nccl_tests import parse_nccl
@@ -150,9 +141,10 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
                     )
                 )
 
+    harness = first.format.split()[0]
     names = {(test.collective or UNKNOWN).replace("all_", "all") for test in tests}
     head: dict[str, Any] = {
-        "benchmark": names.pop() if len(names) == 1 else first.program,
+        "benchmark": names.pop() if len(names) == 1 else harness,
         "version": first.format,
         "argv": [],
         "seed": 0,
@@ -170,14 +162,14 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
             "hosts": first.hosts,
             "ranks": [{"rank": rank, "gpu": first.gpus.get(rank)} for rank in ranks],
         },
-        method={"harness": first.program, "statistic": first.statistic},
+        method={"harness": harness, "statistic": first.statistic},
         imported_from=file,
         **head | facts,
     )
     run.notes.append(LOST.format(first.format, first.statistic))
     cases = build_cases(run, blocks, [])
     for result, (_, _, statistic) in zip(cases, planned.values(), strict=True):
-        result.across_ranks = "slowest" if statistic in (SLOWEST, BLOCKS) else "mean"
+        result.across_ranks = "slowest" if "slowest" in statistic else "mean"
 
     bad = next((test for test in tests if test.status != "complete"), first)
     end = End(status=bad.status, reason=bad.reason)
@@ -214,5 +206,5 @@ def _digest(*texts: str) -> str:
 
 def content_of_run(result: Result) -> bytes:
     """The run's file."""
-    records: list[msgspec.Struct] = [result.run, *result.blocks, *result.cases]
-    return b"".join(map(to_line, [*records, result.end or End(status="complete")]))
+    records: list[Any] = [result.run, *result.blocks, *result.cases, result.end]
+    return b"".join(map(to_line, records))

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import msgspec
 
-from reports.imports.logged import BLOCKS, LoggedTest, Row
-from reports.store.schema import LEAST_US, Count, Positive
+from reports.imports.logged import LoggedTest, Row
+from reports.store.schema import LEAST_US, Count, Positive, Shape
 
-MARK, FORMAT = '"time_us"', "timing lines"
-MOST_BLOCKS = 10_000
+MARK, FORMAT = '"time_us"', "timing-lines"
+STATISTIC, MOST_BLOCKS = "median over blocks, slowest rank", 10_000
 Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z][\w.-]{0,63}\Z")]
 Time = Annotated[float, msgspec.Meta(ge=LEAST_US, lt=1e15)]
 
@@ -26,13 +26,17 @@ class TimingLine(msgspec.Struct):
     collective: Name | None = None
     name: Name = "work"
     ranks: Positive | None = None
-    n: Count = 0
+    n: Positive = 1
     n_wrong: Count | None = None
     in_place: bool = False
     datatype: Name = "unknown"
     redop: Name = ""
     algorithm: Name = "program"
     shape: dict[Name, Name | int | float] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValidationError for a name of ours in the shape with a value of another type."""
+        msgspec.convert(self.shape, Shape | None)
 
 
 SHARED = [each.name for each in fields(Row) if each.name in TimingLine.__struct_fields__]
@@ -53,7 +57,7 @@ def parse_timing_lines(lines: Sequence[str]) -> list[LoggedTest]:
             continue
         key = line.collective or line.name, line.ranks
         test = tests.setdefault(
-            key, LoggedTest(FORMAT, number, BLOCKS, key[0], world_size=line.ranks)
+            key, LoggedTest(FORMAT, number, STATISTIC, key[0], world_size=line.ranks)
         )
         times_us = line.time_us if isinstance(line.time_us, list) else [line.time_us]
         shared = {name: getattr(line, name) for name in SHARED}

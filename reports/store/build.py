@@ -132,11 +132,8 @@ def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) 
             summary.min, summary.max = float(values.min()), float(values.max())
             summary.mean = float(values.mean())
 
-    if not len(iterations) and all(block.mean_us is not None for block in blocks):
-        # Another harness may not print the number of its iterations.
-        mean_us = np.average(
-            [block.mean_us or 0 for block in blocks], weights=[block.n or 1 for block in blocks]
-        )
+    if not len(iterations) and n and all(block.mean_us is not None for block in blocks):
+        mean_us = sum((block.mean_us or 0) * block.n for block in blocks) / n
         for name in ("time_us",) if "consume_us" in figures else ("time_us", "total_us"):
             figures[name].mean = mean_us
 

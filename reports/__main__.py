@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from reports.store.untrusted import printable
 
 # What a command is called elsewhere.
-OTHER_NAMES = {"gate": "regress judges stored runs; `make gate` also measures them, in a checkout"}
+OTHER_NAMES = {"gate": "regress judges stored runs; python -m bench.gate also launches them"}
 # For each command: the module with its arguments and its function, help, and an example.
 COMMANDS = {
     "show": ("tables.show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
@@ -29,7 +29,7 @@ COMMANDS = {
     ),
     "import": (
         "imports.command",
-        "imports logs of nccl-tests, rccl-tests, mscclpp-test, OSU, IMB",
+        "imports logs of other benchmarks, such as nccl-tests, as runs",
         "slurm-1234.out",
     ),
     "compare": (

@@ -52,6 +52,7 @@ GROUPS = (
         "They run without `mpirun`. [Compare and gate](compare.md) explains the verdicts.",
         (
             "bench.campaign",
+            "bench.gate",
             "reports compare",
             "reports regress",
             "reports accept",

@@ -177,3 +177,19 @@ def test_the_plugin_changes_nothing_for_others(tmp_path):
     done = run_pytest(tmp_path, "--wiretax", COMMAND, "--benchmark-disable")
     assert "1 passed, 1 skipped" in done.stdout
     assert not (tmp_path / "results").exists()
+
+
+def test_another_harness_is_a_test_too(tmp_path):
+    """A CI owner has a script that prints timing lines, and pytest."""
+    line = {"collective": "all_reduce", "size_bytes": 65536, "ranks": 2}
+    (tmp_path / "mine.py").write_text(
+        f"import json, time\nprint(json.dumps({line} | {{'time_us': 5 + time.time() % 1}}))\n"
+    )
+    command = f"{sys.executable} mine.py"
+    done = run_pytest(tmp_path, "--wiretax", command, "--wiretax-launches=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "allreduce[64 KiB program]" in done.stdout
+    assert len([*(tmp_path / "results").rglob("*.jsonl")]) == 2
+    done = run_pytest(tmp_path, "--wiretax", "echo hello")
+    assert done.returncode == 1
+    assert "has no timings; known are" in done.stdout

@@ -126,12 +126,6 @@ def test_a_gpu_each_gets_a_rank_unless_the_cpu_is_chosen(monkeypatch):
             "-n 20; --iters 20 is the number of iterations",
         ),
         ("allredcue", {}, "wiretax: unknown command 'allredcue': did you mean allreduce?"),
-        (
-            "gate",
-            {},
-            "wiretax: unknown command 'gate': regress judges stored runs; `make gate` also "
-            "measures them, in a checkout",
-        ),
     ],
 )
 def test_a_bad_command_line_is_refused_in_one_line(line, variables, sentence):

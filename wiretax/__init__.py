@@ -39,8 +39,8 @@ def load(path: "str | PathLike[str]") -> "pd.DataFrame":
     - `run_id`, `path`, `started` (UTC), `run_status`, `benchmark`, `version`, `machine_id`,
       `node` (the label of its host), `software_id`, `world_size` (ranks), `hosts`, `gpus` (models;
       None on CPUs), `method` (the options that change how cases are measured, where they are
-      not the default), `slowed_percent`, and of an imported log its file `imported_from` and
-      `statistic`;
+      not the default; of another harness its name and statistic), `slowed_percent`, and
+      `imported_from`, the log or the variant of another harness;
     - `case` (its number in the run), `collective`, `algorithm`, `chosen` (behind `auto`),
       `library`, `variant`, `memory`, `size_bytes`, `count`, `datatype`, `redop`, `in_place`,
       `mode`, `shape` (JSON, or None), `status` and `reason`.
@@ -49,7 +49,7 @@ def load(path: "str | PathLike[str]") -> "pd.DataFrame":
     (whose times) and `matmul_gflop_s`, `matmul_alone_gflop_s` (of a matmul beside). A quantity, as
     `time_us` (the collective), `consume_us` (reading the result) or `total_us` (both), has a column
     for each part: `time_us_median` over blocks, its 95 % interval `time_us_ci_low` to
-    `time_us_ci_high`, and over iterations `time_us_mean`, which alone an imported log has.
+    `time_us_ci_high`, and over iterations `time_us_mean`.
 
     Figures that were not measured are missing (NaN or None). `frame.attrs["unreadable"]` names
     files of a folder that were left out.

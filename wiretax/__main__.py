@@ -21,7 +21,7 @@ from reports.__main__ import main as run_report
 from reports.__main__ import unknown_command
 
 CANNOT = 3  # exit status of a benchmark that this machine cannot run
-STARTERS = "campaign", "survey"  # which start mpirun themselves, several times
+STARTERS = "campaign", "gate", "survey"  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
         "allreduce": "times all-reduce beside the library's",
@@ -46,7 +46,8 @@ GROUPS = {
         "survey": "runs doctor, link, tune, allreduce and decode, into an archive to send",
     },
     "Several launches": {
-        "campaign": "launches two variants in turn, and compares them",
+        "campaign": "launches two commands in turn, and compares them",
+        "gate": "tells whether a command has become slower than another: for pipelines",
     },
     "Stored runs": {name: about for name, (_, about, _) in REPORTS.items()},
 }

@@ -18,14 +18,17 @@ from typing import Any, Literal, NoReturn, TextIO, cast
 
 import msgspec
 
+from bench.campaigns.foreign import fill, output_files, read_output
 from bench.campaigns.options import CampaignOptions, Variant
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, USAGE, WRONG, print_out
 from bench.harness.progress import Progress
+from bench.machine.environment import cpu_ticks, steal_share
 from reports.__main__ import open_closed_streams
+from reports.imports.runs import content_of_run
 from reports.store.manifest import MANIFEST, WORKTREES, Launch, Manifest
 from reports.store.result import ResultError, read
 from reports.store.untrusted import read_bytes
-from reports.store.writing import to_line
+from reports.store.writing import to_line, write_whole
 
 ATTEMPTS = 3
 GRACE_S = 60.0
@@ -104,7 +107,8 @@ class OpenCampaign:
     """A campaign in its new folder. Raises Stop if the folder is not new, OSError."""
 
     def __init__(self, options: CampaignOptions) -> None:
-        self.options, self.folder = options, options.folder
+        self.options, self.folder, self.pairs = options, options.folder, options.head.pairs
+        self.started_s = time.monotonic()
         self.progress = Progress("campaign", options.quiet)
         check_new(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +149,8 @@ def run_to_end(
     log: Path | None = None,
 ) -> tuple[int, str]:
     """The exit status of a command in `folder` and its last line on standard error, without those
-    that Open MPI's mpirun adds. `log` keeps its output, in `log`.out.txt and `log`.err.txt.
+    that Open MPI's mpirun adds, or else on standard output, where IMB writes what is wrong. `log`
+    keeps its output, in `log`.out.txt and `log`.err.txt.
 
     No process of the command's group keeps running, also if a signal raises KeyboardInterrupt here.
     If this process is killed, the kernel sends SIGTERM to the command; mpirun ends its ranks."""
@@ -169,11 +174,16 @@ def run_to_end(
                 process.wait(limit_s)
             except subprocess.TimeoutExpired:
                 reason = f"took longer than {limit_s:.0f} s"
-        errors.seek(max(0, errors.seek(0, os.SEEK_END) - LAST_WORDS_BYTES))
-        said = re.sub(r"(?ms)^-{20,}\nprterun detected.*?(\n-{20,}|\Z)", "", errors.read())
-        lines = [line for line in said.splitlines() if re.search(r"\w", line)]
+        lines = last_lines(errors) or last_lines(output)
     silent = f"exit status {process.returncode} without a message"
     return process.returncode, reason or (lines[-1].strip() if lines else silent)
+
+
+def last_lines(file: TextIO) -> list[str]:
+    """The last lines with a word of a command's output."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_WORDS_BYTES))
+    said = re.sub(r"(?ms)^-{20,}\nprterun detected.*?(\n-{20,}|\Z)", "", file.read())
+    return [line for line in said.splitlines() if re.search(r"\w", line)]
 
 
 def open_output(log: Path | None, stream: str) -> TextIO:
@@ -257,26 +267,56 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
     options, variant = campaign.options, campaign.options.variants[record.variant]
     folder, tree = campaign.folder / variant.name, campaign.revision_folder(variant)
     folder.mkdir(exist_ok=True)
-    runs_before = set(folder.glob("*.jsonl"))
     limit_s = options.budget_s or LONGEST_PILOT_S
     if record.stage != "pilot":
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
-    command = [*variant.launcher, "--out", str(folder.resolve()), "--lean"]
-    command += ["--seed", str(options.head.seed + record.pair)]
-    command += ["--max-time", f"{options.launch_s:.1f}"] if options.launch_s else []
-    command += variant.arguments  # the last of two equal options counts: the command's own one
-    campaign.progress.show(
-        f"launch {len(campaign.manifest.launches) + 1}", f"{record.stage}, {variant.name}"
-    )
-    started_s = time.monotonic()
-    record.exit, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
-    run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
-    if not (record.exit or run):
-        last_line = "it stored no run"
+    number = len(campaign.manifest.launches) + 1
+    campaign.progress.show(f"launch {number}", f"{record.stage}, {variant.name}")
+    started_s, seed = time.monotonic(), options.head.seed + record.pair
+    if variant.is_foreign:
+        record.exit, last_line, run = launch_foreign(campaign, record, limit_s)
+    else:
+        runs_before = set(folder.glob("*.jsonl"))
+        command = [*variant.launcher, "--out", str(folder.resolve()), "--lean", "--seed", str(seed)]
+        command += ["--max-time", f"{options.launch_s:.1f}"] if options.launch_s else []
+        command += variant.arguments  # the last of two equal options counts: the command's own one
+        record.exit, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
+        run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
+        if not (record.exit or run):
+            last_line = "it stored no run"
     record.elapsed_s = time.monotonic() - started_s
     record.run = f"{variant.name}/{run.name}" if run else None
     record.reason = failure_of(record.exit, last_line, run)
     record.status = "died" if record.reason else "finished"
     campaign.record(record)
-    if record.exit in (FINE, USAGE, CANNOT) and not run:
+    is_refused = not variant.is_foreign and record.exit in (USAGE, CANNOT)
+    if not run and (is_refused or record.exit == FINE):
         raise Stop(record.exit or USAGE, f"variant {variant.name}: {last_line}")
+
+
+def launch_foreign(
+    campaign: OpenCampaign, record: Launch, limit_s: float
+) -> tuple[int, str, Path | None]:
+    """Launches another harness's command. Returns its exit status, its last line or why there is no
+    run, and its run; that has status 1 if results are wrong, as a command of ours does."""
+    options, variant = campaign.options, campaign.options.variants[record.variant]
+    with output_files(options, variant, len(campaign.manifest.launches) + 1) as log:
+        command = fill(options, variant, options.head.seed + record.pair, log)
+        ticks, started_s = cpu_ticks(), time.monotonic()
+        environment = variant.environment(None)
+        status, last_line = run_to_end(command, None, environment, limit_s, log)
+        if status not in (FINE, WRONG):
+            return status, last_line, None
+        elapsed_s, steal = time.monotonic() - started_s, steal_share(ticks, cpu_ticks())
+        try:
+            result = read_output(options, variant, log)
+        except (ResultError, ValueError) as error:
+            return status, last_line if status else str(error), None
+    is_wrong = any(case.n_wrong for case in result.cases)
+    if status and not is_wrong:
+        return status, last_line, None
+    if result.end:
+        result.end.elapsed_s, result.end.steal_share = elapsed_s, steal
+    run = campaign.folder / variant.name / result.path
+    write_whole(run, content_of_run(result))
+    return WRONG if is_wrong else FINE, last_line, run

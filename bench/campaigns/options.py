@@ -31,11 +31,26 @@ RESERVED_NAMES = (manifest.MANIFEST, manifest.WORKTREES)
 # These store no run, or not in the campaign's folder.
 RESERVED_WORD = re.compile(r"(bench\.)?(campaign|soak|survey)|--(out|list|soak)(=.*)?")
 HARMLESS_WORD = re.compile(r"wiretax|mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
+# Of another harness's command also its program and its sizes.
+HARMLESS_FOREIGN = re.compile(
+    HARMLESS_WORD.pattern
+    + r"|\w+_perf|osu_\w+|IMB-\w+|\w+\.(py|sh)|\d+([.:]\d+)?[KMG]?B?|-\w|\{\w+\}"
+)
+# In another harness's command; {out} and {seed} come from the campaign, the others from --set, or
+# else from the command itself. A shell's ${name} is none.
+PLACEHOLDER = re.compile(r"(?<!\$)\{([a-z]+)(?::([^{}]*))?\}")
+OF_CAMPAIGN, OF_SIZES = ("out", "seed"), ("min", "max", "sizes")
+PLACEHOLDERS = " ".join(
+    [f"{{{name}}}" for name in OF_CAMPAIGN] + [f"{{{name}:X}}" for name in OF_SIZES]
+)
 EPILOG = """\
 example:
   python -m bench.campaign --budget 10m --revision old=HEAD~1 \\
     --variant old="mpirun -n 2 python -m bench.allreduce -e 1M" \\
     --variant new="mpirun -n 2 python -m bench.allreduce -e 1M"
+  python -m bench.campaign --pairs 10 \\
+    --variant old="old/all_reduce_perf -b {min:16K} -e {max:8M} -f 2 -J {out}" \\
+    --variant new="new/all_reduce_perf -b {min:16K} -e {max:8M} -f 2 -J {out}"
 
 exit status:
   0 done; 1 a variant cannot run, or a result was wrong; 2 bad command line;
@@ -45,7 +60,8 @@ exit status:
 @dataclass(frozen=True)
 class Variant:
     """A command under a name: `launcher` ends with `-m bench.SOMETHING` or `wiretax SOMETHING`,
-    whose options `arguments` are. `commit` is its revision; None: the code of this tree."""
+    whose options `arguments` are; it is empty if the command is another harness's. `commit` is its
+    revision; None: the code of this tree."""
 
     name: str
     launcher: list[str]
@@ -53,10 +69,18 @@ class Variant:
     variables: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is another harness's command."""
+        return not self.launcher
+
     def environment(self, folder: Path | None) -> dict[str, str]:
         """With this interpreter's programs in PATH, behind the programs of a revision's folder. A
-        launch shows no progress: the campaign reads its last line."""
+        launch shows no progress: the campaign reads its last line. That of another harness is the
+        user's own."""
         environment = dict(os.environ)
+        if self.is_foreign:
+            return environment | self.variables
         programs = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
         if folder:
             programs.insert(0, str(folder / ".venv" / "bin"))
@@ -68,9 +92,16 @@ class Variant:
     def recorded(self) -> manifest.Variant:
         """The variant for the manifest. Before the benchmark's own words only options and counts
         stay: a launcher's other values can hold host names or secrets."""
-        *launcher, benchmark = self.launcher
-        argv = [word if HARMLESS_WORD.fullmatch(word) else "<set>" for word in launcher]
-        argv += scrub_argv([benchmark, *self.arguments])
+        if self.is_foreign:
+            words = [
+                PLACEHOLDER.sub(lambda each: each[2] or each[0], word) for word in self.arguments
+            ]
+            names = [Path(word).name for word in words]
+            argv = [word if HARMLESS_FOREIGN.fullmatch(word) else "<set>" for word in names]
+        else:
+            *launcher, benchmark = self.launcher
+            argv = [word if HARMLESS_WORD.fullmatch(word) else "<set>" for word in launcher]
+            argv += scrub_argv([benchmark, *self.arguments])
         values = {
             name: scrub_value(value) for name, value in self.variables.items() if name in VARIABLES
         }
@@ -101,14 +132,29 @@ def parse_variant(text: str) -> Variant:
         for end, (word, module) in enumerate(pairwise(command), 2)
         if (word == "-m" and module.startswith("bench.")) or Path(word).name == "wiretax"
     ]
+    variables_by_name = dict(word.split("=", 1) for word in variables)
     if not ends:
-        raise ArgumentTypeError(
-            f"variant {name} does not run `-m bench.SOMETHING` or `wiretax SOMETHING`: {line}"
-        )
+        if not command:
+            raise ArgumentTypeError(f"variant {name} has no command: {line}")
+        for found in PLACEHOLDER.finditer(" ".join(command)):
+            known = OF_CAMPAIGN if found[2] is None else OF_SIZES
+            if found[1] not in known:
+                raise ArgumentTypeError(
+                    f"variant {name}: {found[0]} is no placeholder; known are {PLACEHOLDERS}"
+                )
+        return Variant(name, [], command, variables_by_name)
     launcher, arguments = command[: ends[0]], command[ends[0] :]
     if reserved := next(filter(RESERVED_WORD.fullmatch, [launcher[-1], *arguments]), None):
         raise ArgumentTypeError(f"variant {name}: a campaign cannot launch {reserved}")
-    return Variant(name, launcher, arguments, dict(word.split("=", 1) for word in variables))
+    return Variant(name, launcher, arguments, variables_by_name)
+
+
+def parse_setting(text: str) -> tuple[str, str]:
+    """The name and the value of `NAME=X`, for the placeholder {NAME:...}."""
+    name, value = split_name(text)
+    if name not in OF_SIZES:
+        raise ArgumentTypeError(f"{name!r} is none of {', '.join(OF_SIZES)}")
+    return name, value
 
 
 def parse_revision(text: str) -> tuple[str, str]:
@@ -127,7 +173,9 @@ def parse_revision(text: str) -> tuple[str, str]:
 @dataclass(frozen=True)
 class CampaignOptions:
     """A campaign as the user describes it. `variants` by name begin with the baseline. `head` is
-    the first line of the manifest. `launch_s` is the part of the budget for a launch."""
+    the first line of the manifest. `launch_s` is the part of the budget for a launch, None if no
+    variant can be told it. `settings` are values of placeholders; `ranks` is their number, where
+    another harness does not print it."""
 
     variants: dict[str, Variant]
     head: manifest.Campaign
@@ -135,6 +183,9 @@ class CampaignOptions:
     budget_s: float | None
     launch_s: float | None
     quiet: bool
+    settings: dict[str, str] = field(default_factory=dict)
+    ranks: int | None = None
+    keeps_output: bool = False
 
 
 def time_text(seconds: float) -> str:
@@ -197,6 +248,25 @@ def make_parser() -> Parser:
         metavar="TIME",
         help="time for all launches: 90s, 10m, 2h (none: each launch takes its --max-time)",
     )
+    option(
+        "--set",
+        type=parse_setting,
+        action="append",
+        default=[],
+        metavar="NAME=X",
+        help="X in place of the value of {min:...}, {max:...} or {sizes:...} in a command",
+    )
+    option(
+        "--ranks",
+        type=partial(whole_number, 1, most=10**6),
+        metavar="N",
+        help="the number of ranks, where another harness does not print it",
+    )
+    option(
+        "--keep-output",
+        action="store_true",
+        help="keep what another harness printed, beside the run of each launch",
+    )
     add_plan_options(option)
     option("--out", metavar="FOLDER", help="a new folder (results/campaign-TIME)")
     add_quiet(option)
@@ -248,20 +318,32 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     by_name = {variant.name: variant for variant in variants}
     launches = len(variants) * (1 + values.pairs) + MORE_PILOTS
     launch_s = values.budget and values.budget / launches
+    if all(variant.is_foreign for variant in variants):
+        launch_s = None
     if launch_s and launch_s < LEAST_LAUNCH_S:
         least = time_text(LEAST_LAUNCH_S * launches)
         parser.error(
             f"--budget: {launches} launches, of {values.pairs} pairs and the pilots, need at "
             f"least {least}; --pairs makes fewer"
         )
-    return CampaignOptions(by_name, head, folder, values.budget, launch_s, values.quiet)
+    return CampaignOptions(
+        by_name,
+        head,
+        folder,
+        values.budget,
+        launch_s,
+        values.quiet,
+        dict(values.set),
+        values.ranks,
+        values.keep_output,
+    )
 
 
 def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterable[str]) -> None:
     """Ends the process unless the variants can be launched and compared."""
     names = [variant.name for variant in variants]
     for variant in variants:
-        program = variant.launcher[0]
+        program = [*variant.launcher, *variant.arguments][0]
         if names.count(variant.name) > 1:
             parser.error(f"two variants are named {variant.name}")
         if not shutil.which(program, path=variant.environment(None)["PATH"]):
@@ -271,3 +353,5 @@ def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterabl
     for name in commits:
         if name not in names:
             parser.error(f"--revision: no variant is named {name}")
+        if variants[names.index(name)].is_foreign:
+            parser.error(f"--revision: variant {name} runs no code of this repository's revisions")

@@ -1,20 +1,21 @@
 """The stages of a campaign: the pilot and its forecast, then the pairs."""
 
 import random
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
 from bench.campaigns.launches import ATTEMPTS, OpenCampaign, Stop, retry_launch
 from bench.campaigns.options import MORE_PILOTS, time_text
-from bench.harness.console import CANNOT, WRONG
+from bench.harness.console import CANNOT, USAGE, WRONG
 from reports.store.manifest import Stage
 from reports.store.observations import entry_of
 from reports.store.result import read
 from reports.verdicts.judge import compare
 from reports.verdicts.pairs import log_costs
 from reports.verdicts.sides import COMPARABLE, Side, read_sides
-from reports.verdicts.verdict import resolvable_effects
+from reports.verdicts.verdict import MIN_PAIRS, resolvable_effects
 
 
 def run_pilot(campaign: OpenCampaign) -> None:
@@ -33,13 +34,14 @@ def run_pilot(campaign: OpenCampaign) -> None:
 def announce(campaign: OpenCampaign) -> None:
     """Says how long the campaign takes and which difference it can see; records the first stage.
     Raises ResultError for variants without a common case, Stop for pilots that are too short."""
-    head, pairs = campaign.options.head, campaign.options.head.pairs
+    head = campaign.options.head
     pilots, launch_s = [], []
     for name in campaign.options.variants:
         finished = [launch for launch in campaign.finished("pilot") if launch.variant == name]
         launch_s.append(float(np.median([launch.elapsed_s for launch in finished])))
         runs = [read(campaign.folder / str(launch.run)) for launch in finished]
         pilots.append(Side(name, runs))
+    pairs = campaign.pairs = pairs_in_budget(campaign, sum(launch_s))
     all_s = pairs * sum(launch_s)
     campaign.tell(f"{pairs} pairs, {np.mean(launch_s):.1f} s per launch: {time_text(all_s)}")
     # The user chose what to compare: every difference is allowed, and listed now and in the table.
@@ -48,6 +50,8 @@ def announce(campaign: OpenCampaign) -> None:
         campaign.tell(sentence)
     n_cells = len(compared[0].cells)
     logs = log_costs([entry_of(launch) for launch in pilots[0].launches])
+    if logs.empty and all(case.status == "wrong" for case in pilots[0].cases):
+        raise Stop(WRONG, f"variant {pilots[0].name}: all its results are wrong")
     if logs.empty:
         raise Stop(
             CANNOT,
@@ -71,10 +75,28 @@ def announce(campaign: OpenCampaign) -> None:
     campaign.record(Stage(stage="first", visible_effect=visible, expected_s=all_s))
 
 
+def pairs_in_budget(campaign: OpenCampaign, pair_s: float) -> int:
+    """The pairs that the rest of the budget allows, where launches of other harnesses take the time
+    that they take. Raises Stop if these are too few for a verdict."""
+    options, pairs = campaign.options, campaign.options.head.pairs
+    if options.budget_s is None or not any(each.is_foreign for each in options.variants.values()):
+        return pairs
+    spent_s = time.monotonic() - campaign.started_s
+    least = min(pairs, MIN_PAIRS)
+    fitting = int((options.budget_s - spent_s) / pair_s)
+    if fitting < least:
+        raise Stop(
+            USAGE,
+            f"--budget: {least} pairs of {pair_s:.1f} s, after pilots of {spent_s:.0f} s, need at "
+            f"least {time_text(np.ceil(spent_s + least * pair_s))}",
+        )
+    return min(pairs, fitting)
+
+
 def run_pairs(campaign: OpenCampaign) -> None:
     """Runs all pairs, and at most as many again to replace pairs that share no state of the link.
     Raises Stop for a variant without a finished launch."""
-    pairs, last = campaign.options.head.pairs, 0
+    pairs, last = campaign.pairs, 0
     more = pairs
     while more > 0:
         run_rounds(campaign, range(last + 1, last + more + 1))

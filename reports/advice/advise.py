@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="launches of bench.allreduce over N ranks of one machine, or imported logs",
+        help="launches of an all-reduce over N ranks of one machine",
     )
     add("--link", metavar="NAME", help="link without a run, such as pcie5x16 (the GPU's own)")
 

@@ -166,7 +166,7 @@ def figures_of(
 
     if gpus > 1 and len(launches.times):
         times = measured_times(launches, gpus, gpu, link, confidence)
-        origin = "imported" if launches.are_logs else "measured"
+        origin = "measured"
 
     for unit, label in keys:
         span, note = None, ONE_GPU if gpus == 1 else "not in its runs"

@@ -28,7 +28,7 @@ from reports.verdicts.verdict import FAMILY_P
 
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
 ALWAYS: list[FigureKey] = [("us", 16384), ("GB/s", 33554432)]
-# A figure of an imported log or of a data sheet is UNVERIFIED: nobody counted launches or checks.
+# A figure of a data sheet is UNVERIFIED: nobody measured it.
 WORDS = "PASS", "FAIL", "UNDECIDED", "UNVERIFIED", "N/A"
 NEAREST = "PASS", "UNVERIFIED", "UNDECIDED", "FAIL", "N/A"
 
@@ -173,19 +173,19 @@ def _appraise(
 
 def judge(requirement: Requirement, figure: Figure, launches: Launches) -> tuple[str, str]:
     """The verdict and its reason: PASS if the whole interval meets the limit; FAIL if all of it
-    misses the limit, or if one GPU's data sheet does; UNVERIFIED for other figures without
-    launches of ours."""
+    misses the limit, or if one GPU's data sheet does; UNVERIFIED for other figures of a data
+    sheet."""
     n, unit = len(launches.runs), figure.unit
     if figure.value is None:
         words = {candidates.ONE_GPU: "N/A", candidates.DOES_NOT_FIT: "FAIL"}
         return words.get(figure.note, "UNDECIDED"), figure.note
 
-    if launches.are_logs or figure.note == candidates.DATA_SHEET:
-        is_met, is_ceiling = requirement.is_met(figure.value), figure.note == candidates.DATA_SHEET
-        origin = "by its data sheet, a ceiling" if is_ceiling else "imported"
+    if figure.note == candidates.DATA_SHEET:
+        is_met = requirement.is_met(figure.value)
         return (
-            "FAIL" if is_ceiling and not is_met else "UNVERIFIED",
-            f"{number(figure.value)} {unit} {'meets' if is_met else 'misses'} it, {origin}",
+            "UNVERIFIED" if is_met else "FAIL",
+            f"{number(figure.value)} {unit} {'meets' if is_met else 'misses'} it, "
+            "by its data sheet, a ceiling",
         )
 
     if figure.low is None or figure.high is None:
@@ -347,7 +347,7 @@ def _record(appraisal: Appraisal) -> dict[str, object]:
         "gpu": appraisal.offer.gpu,
         "gpus": appraisal.offer.gpus,
         "run_ids": appraisal.run_ids,
-        "launches": 0 if appraisal.launches.are_logs else len(appraisal.run_ids),
+        "launches": len(appraisal.run_ids),
         "figures": list(map(vars, appraisal.figures)),
         "requirements": [
             {"requirement": requirement, "verdict": verdict, "reason": reason}
@@ -373,8 +373,8 @@ def _sentences(
 
     if any(verdict == "UNVERIFIED" for each in appraisals for verdict, _ in each.verdicts.values()):
         lines.append(
-            "UNVERIFIED: the figure comes from an imported log or a data sheet. Only "
-            "five launches of bench.allreduce on that machine can PASS."
+            "UNVERIFIED: the figure comes from a data sheet. Only five launches of an all-reduce "
+            "on that machine can PASS."
         )
 
     lines.append(

@@ -1,4 +1,4 @@
-"""All-reduce times by message size: from launches, from imported logs or from a link's figures.
+"""All-reduce times by message size: from launches or from a link's figures.
 
 Up to 512 KiB the time is the mean of a chain of dependent calls, which a decode step pays; above
 it, a single call and the reading of its result."""
@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from reports.advice.specs import LINKS, Gpu, Link
-from reports.imports.imported import Imported, read_any
 from reports.store.case import CASE_KEY, MIN_STATE_BLOCKS
 from reports.store.folder import WRONG, in_order
 from reports.store.manifest import runs_by_time
 from reports.store.observations import Entry, alike_of, entry_of, table
-from reports.store.result import ResultError
-from reports.store.schema import Result
+from reports.store.result import ResultError, read
 from reports.tables.sentences import counted, number, size_text
 
 CHAINED_UP_TO = 512 << 10  # bytes
@@ -29,7 +27,7 @@ LEAST_LAUNCHES = 5  # of an interval
 LARGE = 1 << 20  # bytes; the time of a smaller message says little about bandwidth
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
 HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before other types
-# How an all-reduce of a size was measured; a log lacks some of these.
+# How an all-reduce of a size was measured.
 WAY = [name for name in CASE_KEY if name not in ("collective", "redop", "shape")]
 
 Span = NDArray[np.float64]  # a value and the ends of its interval, the value if they are unknown
@@ -49,24 +47,19 @@ def wire_factor(gpus: int) -> float:
 
 @dataclass
 class Launches:
-    """All-reduces of one machine: its runs that count, or else its imported logs; the names of runs
-    with wrong results; sentences on runs that do not count. `times` has a row for each launch and
+    """All-reduces of one machine: its runs that count; the names of runs with wrong results;
+    sentences on runs that do not count. `times` has a row for each launch and
     size: `launch` (its place in `runs`), `size_bytes`, `cost_us` with reading the result, `time_us`
     of the collective alone, and how it was measured (WAY)."""
 
-    runs: Sequence[Entry] | Sequence[Imported]
+    runs: Sequence[Entry]
     wrong: list[str]
     notes: list[str]
     times: pd.DataFrame
 
     @property
-    def are_logs(self) -> bool:
-        """Whether these are logs: other programs' means, whose launches nobody counted."""
-        return any(isinstance(run, Imported) for run in self.runs)
-
-    @property
     def have_intervals(self) -> bool:
-        return len(self.runs) >= LEAST_LAUNCHES and not self.are_logs
+        return len(self.runs) >= LEAST_LAUNCHES
 
     @property
     def ranks(self) -> list[Any]:
@@ -82,44 +75,24 @@ def read_launches(names: Iterable[str | Path], gpus: int) -> Launches:
     """The all-reduces of the runs, folders and globs with these names. Raises ResultError for a
     name without a run, and for all-reduces over another number of ranks or on several machines."""
     files = [file for name in names for file in _files(str(name))]
-    runs = [read_any(file) for file in files]
-    entries = in_order(entry_of(run) for run in runs if isinstance(run, Result))
-    logs = {run.run.run_id: run for run in runs if isinstance(run, Imported)}
+    entries = in_order(entry_of(read(file)) for file in files)
     wrong = [entry.run.run_id for entry in entries if entry.left_out == WRONG]
-    wrong += [name for name, log in logs.items() if log.end.status == "failed"]
     notes = [
         f"{entry.path.name} is left out: {entry.left_out}." for entry in entries if entry.left_out
     ]
-    measured = [run for run in entries if not run.left_out and run.run.benchmark == "allreduce"]
-    imported = [
-        log for log in logs.values() if any(case.collective == "all_reduce" for case in log.cases)
-    ]
-    _check_alike(measured or imported, gpus)
-
-    if not measured:
-        return Launches(imported, wrong, notes, _one_way(_logged_rows(imported), len(imported)))
-    if imported:
-        notes.append(f"{len(imported)} imported logs beside measured runs are left out.")
-
-    return Launches(measured, wrong, notes, _one_way(_measured_rows(measured), len(measured)))
-
-
-def _check_alike(runs: Sequence[Entry] | Sequence[Imported], gpus: int) -> None:
-    """Raises ResultError unless the runs have this number of ranks and are of one machine, as far
-    as logs name their GPUs."""
+    runs = [run for run in entries if not run.left_out and run.run.benchmark == "allreduce"]
     kinds = dict[Any, Path]()
     for run in runs:
         ranks = run.run.world["size"]
-        if ranks not in (None, gpus):
+        if ranks not in (0, gpus):
             raise ResultError(f"{run.path} is a run of {ranks} ranks, not of {gpus}")
-        if isinstance(run, Entry):
-            kinds[alike_of(run)] = run.path
-        elif named := {rank["gpu"] for rank in run.run.world["ranks"]}:
-            kinds[tuple(sorted(named))] = run.path
+        kinds[alike_of(run)] = run.path
 
     if len(kinds) > 1:
         first, second = list(kinds.values())[:2]
         raise ResultError(f"{first} and {second} are of several machines, benchmarks or methods")
+
+    return Launches(runs, wrong, notes, _one_way(runs))
 
 
 def _files(name: str) -> list[Path]:
@@ -141,32 +114,23 @@ def _measured_rows(entries: Sequence[Entry]) -> pd.DataFrame:
     return rows.rename(columns={"run": "launch"})
 
 
-def _logged_rows(logs: Sequence[Imported]) -> pd.DataFrame:
-    """A row for each log and case that has a time: the mean of single calls."""
-    cases = [
-        (launch, case.time_us.mean, *(getattr(case, name, None) for name in CASE_KEY))
-        for launch, log in enumerate(logs)
-        for case in log.cases
-        if case.size_bytes and case.time_us and case.time_us.mean and not case.suspect
-    ]
-    rows = pd.DataFrame(cases, columns=["launch", "time_us", *CASE_KEY])
-    rows = rows.assign(algorithm="library", library="imported", mode="isolated", shape=None)
-    return rows.assign(cost_us=rows.time_us)
-
-
-def _one_way(rows: pd.DataFrame, n_launches: int) -> pd.DataFrame:
+def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
     """A row for each launch and each size that all launches have, measured in one way: if possible
     in a 16-bit type, by `auto`, out of place, in the mode that fits the size, and in registered
-    buffers, as engines do. Times do not choose: the fastest of several would look too fast."""
-    is_sum = (rows.collective == "all_reduce") & rows.redop.fillna("sum").eq("sum")
-    is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(["auto", "library"])
+    buffers, as engines do. Times do not choose: the fastest of several would look too fast. Of
+    another harness any algorithm will do."""
+    rows, names = _measured_rows(runs), ["auto", "library"]
+    if any(run.run.imported_from for run in runs):
+        names = [*rows.algorithm]
+    is_sum = (rows.collective == "all_reduce") & rows.redop.eq("sum")
+    is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(names)
     rows = rows[is_plain & (rows.size_bytes > 0)].sort_values("launch", kind="stable")
     ways = rows.groupby(WAY, dropna=False)
     rows["way"] = ways.ngroup()
     rows["other_type"] = ~rows.datatype.isin(HALF_TYPES)
     rows["other_mode"] = (rows["mode"] == "chained") != (rows.size_bytes <= CHAINED_UP_TO)
     rows["copied"] = rows.variant != "registered"
-    rows = rows[ways.launch.transform("nunique") == n_launches]
+    rows = rows[ways.launch.transform("nunique") == len(runs)]
     order = ["other_type", "algorithm", "in_place", "other_mode", "copied", "way"]
     best = rows.sort_values(order).drop_duplicates("size_bytes")
     return rows[rows.way.isin(best.way)].drop_duplicates(["launch", "way"])
@@ -255,12 +219,13 @@ def measured_times(
         raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
 
     spans = spans_of(launches, "cost_us", confidence)
-    names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype.fillna("of unknown type")
+    names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype
     place = ", ".join(dict.fromkeys(launches.gpus)) or "ranks without a GPU's name"
     count = counted(n, "launch") + ", no interval" * (not launches.have_intervals)
-    origin = "" if launches.are_logs else "measured: "
+    harness = launches.runs[0].run.method.get("harness")
+    origin = f"measured by {harness}: " if harness else "measured: "
     source = f"{origin}{' and '.join(names.unique())}, {place}; {count}"
-    hosts = launches.runs[0].run.world.get("hosts", None if launches.are_logs else 1)
+    hosts = launches.runs[0].run.world.get("hosts", 1)
     times = ReduceTimes(gpus, source, link, spans, hosts=hosts)
     times.notes = [*launches.notes, *_doubts(times, launches, gpu)]
     return times

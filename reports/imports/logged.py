@@ -1,17 +1,22 @@
-"""Shared by the parsers: lines without the text around them, numbers, and a test of a log."""
+"""Shared by the parsers: lines without the text around them, numbers, dates, a test of a log."""
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
-from reports.imports.imported import ImportedCase
+from reports.store.schema import LEAST_US
 
-MEAN = "mean over iterations"
-MEAN_OVER_RANKS = "mean over iterations and ranks"
+# What the time of a row is.
+MEAN, MEDIAN = "mean over iterations", "median over iterations"
+MEAN_OVER_RANKS, SLOWEST = f"{MEAN} and ranks", f"{MEAN}, slowest rank"
 NO_ROWS, ENDED_EARLY = "it has no rows", "the run was ended before its time"
 CUT_OFF = "the log ends before the test does"
 NO_HEAD = "the log begins in the middle of the test"
 TWO_RUNS, WRONG_RESULTS = "two runs wrote into each other's lines", "the run found wrong results"
-MOST_GB_S = 10_000  # bus bandwidth; several times more than any link between GPUs
+UNKNOWN = "unknown"  # a collective or a type that the log does not name
 LONGEST_LINE = 2000
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # What people, launchers and schedulers put before a line, with at most one blank after it.
@@ -41,42 +46,77 @@ COLLECTIVES = {
 }
 
 
+# `2024-03-20 12:25:21` of Slurm, NCCL and its tests; `Wed Mar 20 12:25:21 2024` of IMB and `date`.
+DATE = re.compile(
+    r"\b(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)\b"
+    r"|\b[A-Z][a-z]{2} ([A-Z][a-z]{2}) {1,2}(\d{1,2}) (\d\d:\d\d:\d\d) (?:[A-Z]{2,5} )?(\d{4})\b"
+)
+
+
+@dataclass
+class Row:
+    """A printed half of a row. Each of `times_us` is a block of `n` iterations (1: not printed).
+    `mean_us` is a mean over ranks, beside the time of the slowest one."""
+
+    size_bytes: int
+    times_us: list[float]
+    line: int
+    n_wrong: int | None = None
+    n: int = 1
+    mean_us: float | None = None
+    count: int | None = None
+    datatype: str = UNKNOWN
+    redop: str = ""  # of a reduction: sum
+    in_place: bool = False
+    algorithm: str = "library"
+    shape: Any = None
+
+
 @dataclass
 class LoggedTest:
-    """`gpus` has a model by rank, `unread` the lines that look like data and could not be read."""
+    """`format` is a harness and its version, `gpus` has a model by rank, `unread` the lines that
+    look like data and could not be read. A test that `is_per_rank` prints the bytes of one rank,
+    where a run has those of all."""
 
     format: str
     first_line: int
     statistic: str = MEAN
     collective: str | None = None
-    last_line: int = 0
     world_size: int | None = None
     hosts: int | None = None
     status: str = "complete"
     reason: str | None = None
     gpus: dict[int, str] = field(default_factory=dict)
     library: str | None = None
-    cases: list[ImportedCase] = field(default_factory=list)
-    footer_avg_bus_bw: float | None = None
-    out_of_bounds: str | None = None
+    rows: list[Row] = field(default_factory=list)
+    is_per_rank: bool = False
+    date: datetime | None = None
     unread: list[int] = field(default_factory=list)
 
-    def add(self, case: ImportedCase) -> None:
-        """Adds a case, a wrong one without bandwidth, and marks impossible ones as suspect."""
-        case.case, case.library = len(self.cases), self.library
-        case.suspect = self.world_size == 1 or (case.bus_bw_gb_s or 0) > MOST_GB_S
-
-        if case.n_wrong or case.status == "wrong":
-            case.status = "wrong"
-            case.reason = case.reason or f"{case.n_wrong} elements are wrong"
-            case.reported_alg_bw_gb_s = case.reported_alg_bw_gb_s or case.alg_bw_gb_s
-            case.reported_bus_bw_gb_s = case.bus_bw_gb_s
-            case.alg_bw_gb_s = case.bus_bw_gb_s = None
-
-        self.cases.append(case)
+    def add(self, row: Row) -> None:
+        """Adds a row, or its line to `unread` if a time is too short for any clock."""
+        if any(0 < time_us < LEAST_US for time_us in row.times_us):
+            self.unread.append(row.line)
+        else:
+            self.rows.append(row)
 
     def end(self, status: str, reason: str | None = None) -> None:
         self.status, self.reason = status, reason
+
+
+def dates_of(lines: Sequence[str]) -> Iterator[tuple[int, datetime]]:
+    """The first date of each line that has one, with the line's number. A version has the date of
+    its build, as a kernel's in IMB's head."""
+    for number, line in enumerate(lines, 1):
+        found = DATE.search(line[:LONGEST_LINE])
+        if found and "version" not in line.lower():
+            day, time, month, of_month, clock, year = found.groups()
+            with suppress(ValueError):
+                if day:
+                    yield number, datetime.fromisoformat(f"{day}T{time}")
+                else:
+                    text = f"{year} {month} {of_month} {clock}"
+                    yield number, datetime.strptime(text, "%Y %b %d %H:%M:%S")
 
 
 def clean_line(text: str) -> str:

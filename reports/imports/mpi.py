@@ -1,13 +1,19 @@
 """Parses logs of the OSU micro-benchmarks and of the Intel MPI Benchmarks (IMB): a title, column
-names and rows. Sizes are per rank; times are means in microseconds, one way in ping-pong tests, and
-include the computation that a non-blocking test overlaps."""
+names and rows. Times are means in microseconds, of the slowest rank where that is printed, one way
+in ping-pong tests, and include the computation that a non-blocking test overlaps."""
 
 import re
 from dataclasses import dataclass, field
 
 from reports.imports import logged
-from reports.imports.imported import ImportedCase, ImportedSummary
-from reports.imports.logged import LIKE_A_FIGURE, LoggedTest, collective_of, number, whole_number
+from reports.imports.logged import (
+    LIKE_A_FIGURE,
+    LoggedTest,
+    Row,
+    collective_of,
+    number,
+    whole_number,
+)
 
 OSU_TITLE = re.compile(
     r"OSU (?:(?:MPI|[NRX]CCL|UPC|UPC\+\+|UPCXX|OpenSHMEM)(?:-\w+)? )?"
@@ -24,6 +30,10 @@ PAIRS = "osu_latency", "osu_bw", "osu_bibw"  # programs for two ranks
 COLLECTIVE = re.compile(
     r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|"
     r"(?:gather|scatter)v?"
+)
+# Collectives whose printed size is of the part that a rank sends to each other one, or to all.
+PER_RANK = re.compile(
+    r"(?:osu_)?i?(?:all_?gatherv?|all_?to_?all[vw]?|gatherv?|scatterv?|reduce_scatter_block)"
 )
 OSU_COLUMN = re.compile(
     r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
@@ -67,7 +77,7 @@ class MpiTest(LoggedTest):
         is_osu_heading = text.startswith(("Size", "Message Size", "Avg Latency"))
 
         if hello := re.match(r"This is a test with (\d{1,8}) processes", text):
-            self.world_size, self.last_line, self.is_hello = int(hello[1]), line_number, True
+            self.world_size, self.is_hello = int(hello[1]), True
         elif processes := re.match(r"processes = (\d{1,8})", text):
             self.world_size = int(processes[1])
         elif is_osu_heading or "repetitions" in names[:2]:
@@ -100,32 +110,31 @@ class MpiTest(LoggedTest):
             self.unread.append(line_number)
             return
 
-        mean, low, high, mb_s = map(values.get, ("mean", "min", "max", "mb_s"))
-        case = ImportedCase(
-            case=0,
-            collective=self.collective,
-            line=line_number,
-            size_bytes=size,
-            n_wrong=0 if "Pass" in words else None,
-            alg_bw_gb_s=None if mb_s is None else mb_s / 1e3,
-        )
+        time_us, slowest_us, mb_s = map(values.get, ("mean", "max", "mb_s"))
+        mean_us = None
+        if slowest_us is not None:
+            self.statistic = logged.SLOWEST
+            time_us, mean_us = slowest_us, time_us
+        elif mb_s:
+            time_us = (size or 0) / mb_s  # a megabyte has 10^6 bytes: bytes per microsecond
 
-        if mean is not None:
-            case.time_us = ImportedSummary(mean=mean, n=n or None)
-        if low is not None and high is not None:
-            case.over_ranks_us = {"min": low, "avg": mean, "max": high}
+        if time_us is None:
+            self.unread.append(line_number)
+            return
+
+        # How many elements are wrong is not printed.
+        n_wrong = 0 if "Pass" in words or "defects" in values else None
         if "Fail" in words or values.get("defects"):
-            case.status, case.reason = "wrong", "the benchmark's validation failed"
+            n_wrong = 1
 
-        self.last_line = line_number
-        self.add(case)
+        self.add(Row(size or 0, [time_us], line_number, n_wrong, n or 1, mean_us))
 
     def set_status(self) -> None:
-        if any(case.status == "wrong" for case in self.cases):
+        if any(row.n_wrong for row in self.rows):
             self.end("failed", logged.WRONG_RESULTS)
-        elif self.reason or not (self.cases or self.is_hello):
+        elif self.reason or not (self.rows or self.is_hello):
             self.end("incomplete", self.reason or logged.NO_ROWS)
-        elif self.is_osu and len(self.cases) > len({case.size_bytes for case in self.cases}):
+        elif self.is_osu and len(self.rows) > len({row.size_bytes for row in self.rows}):
             self.end("incomplete", logged.TWO_RUNS)
 
 
@@ -156,9 +165,10 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
 
     for test in tests:
         test.set_status()
+        test.is_per_rank = PER_RANK.fullmatch(test.collective or "") is not None
 
     # A line of IMB's list of its benchmarks is no test.
-    return [test for test in tests if test.is_osu or test.world_size or test.cases]
+    return [test for test in tests if test.is_osu or test.world_size or test.rows]
 
 
 def _osu_name(words: str) -> str:

@@ -19,29 +19,29 @@ def _test_of(report: Any) -> NcclTest:
     program = (report.get("args") or [""])[0].rpartition("/")[2]
     name, suffix, _ = program.replace("_test", "").partition("_perf")
     test = NcclTest(
-        "nccl-tests JSON",
+        "nccl-tests",
         1,
         collective=logged.collective_of(name) if suffix else None,
         library=logged.nccl_version(str(report.get("nccl_version"))),
     )
     _read_devices(test, report["config"])
+    test.date = next((date for _, date in logged.dates_of([str(report.get("start_time"))])), None)
 
     for position, row in enumerate(report["results"], 1):
         words = [row[name] for name in ("size", "count", "type", "redop", "root")]
         for place in ("out_of_place", "in_place"):
             half = row.get(place) or {}
+            if per_iteration := row.get(f"{place}_per_iter"):  # of the option -I
+                test.statistic = logged.MEDIAN
+                half = half | {"time": per_iteration["p50_us"]}
             words += map(half.get, ("time", "alg_bw", "bus_bw", "nwrong"))
         texts = ["N/A" if word is None else str(word) for word in words]
-        test.rows.append((position, " ".join(texts)))
+        test.texts.append((position, " ".join(texts)))
 
-    if bounds := report.get("out_of_bounds"):
-        is_ok = bounds["okay"] in ("true", True)
-        test.out_of_bounds = f"{int(bounds['count'])} {'OK' if is_ok else 'FAILED'}"
-
-    average = report.get("average_bus_bandwidth") or {}
-    test.footer_avg_bus_bw = logged.number(str(average.get("bandwidth")))
-
-    if average.get("okay") in ("false", False) or report.get("errors"):
+    bounds, average = (
+        report.get(name) or {} for name in ("out_of_bounds", "average_bus_bandwidth")
+    )
+    if {bounds.get("okay"), average.get("okay")} & {"false", False} or report.get("errors"):
         test.status = "failed"
 
     test.part = Part.FOOTER if average else Part.ROWS

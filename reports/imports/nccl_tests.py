@@ -8,10 +8,10 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from reports.imports import logged
-from reports.imports.imported import ImportedCase, ImportedSummary
 from reports.imports.logged import (
     LIKE_A_FIGURE,
     LoggedTest,
+    Row,
     cells,
     collective_of,
     number,
@@ -37,6 +37,9 @@ FAILURE = re.compile(
     r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
     r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+"
 )
+FOOTER = re.compile(
+    r"(?:(?P<bounds>Out of bounds values)|Avg bus bandwidth) *: *[\d.e+-]+(?P<failed> *FAILED)?"
+)
 # The store's names of the types, if they differ; `char` comes from NCCL 1.x, `fp8_` from RCCL.
 TYPES = {
     "half": "float16",
@@ -49,14 +52,8 @@ TYPES = {
     "fp8_e4m3": "float8_e4m3",
     "fp8_e5m2": "float8_e5m2",
 }
-# Columns under other names. Older programs print the largest error, not the number of wrong values.
-COLUMNS = {
-    "bytes": "size",
-    "n": "count",
-    "op": "redop",
-    "error": "max_error",
-    "res": "max_error",
-}
+# Columns under other names.
+COLUMNS = {"bytes": "size", "n": "count", "op": "redop"}
 FIGURE = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?|N/A|-?nan|-?inf")
 WORD = re.compile(r"[A-Za-z]\w{1,15}")
 VALUES = {"type": WORD, "redop": WORD, "root": re.compile(r"-?\d{1,9}")}  # others: FIGURE
@@ -96,14 +93,14 @@ USUAL = read_heading(
 
 @dataclass
 class NcclTest(LoggedTest):
-    """A test while its lines are read. `part` is its last part. `rows` are line numbers and texts,
-    `is_in_place` is of the halves of each. `groups` and `host_names` are of its ranks."""
+    """A test while its lines are read. `part` is its last part. `texts` are the numbers and texts
+    of rows, `is_in_place` is of the halves of each. `groups` and `host_names` are of its ranks."""
 
     part: Part = Part.BANNER
     columns: list[Column] = field(default_factory=lambda: USUAL)
     is_in_place: tuple[bool, ...] = (False, True)
     milliseconds: bool = False
-    rows: list[tuple[int, str]] = field(default_factory=list)
+    texts: list[tuple[int, str]] = field(default_factory=list)
     groups: set[str | None] = field(default_factory=set)
     host_names: set[str | None] = field(default_factory=set)
 
@@ -118,11 +115,15 @@ class NcclTest(LoggedTest):
 
         for in_place, half in zip(self.is_in_place, halves, strict=False):
             if set(half.values()) - {"N/A"}:
-                case = self._case_of(half, line=line, in_place=in_place, **fields)
-                if case:
-                    self.add(case)
-                else:
+                time, n_wrong = number(half.get("time", "")), whole_number(half.get("wrong", ""))
+                # Without a time, or with a part of a wrong element.
+                if time is None or (n_wrong is None and half.get("wrong", "N/A") != "N/A"):
                     self.unread.append(line)
+                    continue
+                time_us = round(time * (1e3 if self.milliseconds else 1.0), 9)
+                self.add(
+                    Row(times_us=[time_us], line=line, n_wrong=n_wrong, in_place=in_place, **fields)
+                )
 
     def _split(self, text: str) -> list[dict[str, str]]:
         """The words before the times, and those of each half, by the name of their column. If some
@@ -148,54 +149,25 @@ class NcclTest(LoggedTest):
 
         return parts
 
-    def _case_of(self, half: dict[str, str], **fields: Any) -> ImportedCase | None:
-        """The case of half a row; None without a time or with a part of a wrong element."""
-        time, alg_bw, bus_bw = (number(half.get(name, "")) for name in ("time", "algbw", "busbw"))
-        n_wrong = whole_number(half.get("wrong", ""))
-
-        if time is None or (n_wrong is None and half.get("wrong", "N/A") != "N/A"):
-            return None
-
-        time_us = time * (1e3 if self.milliseconds else 1.0)
-        case = ImportedCase(
-            case=0,
-            collective=self.collective,
-            time_us=ImportedSummary(mean=round(time_us, 9)),
-            n_wrong=n_wrong,
-            alg_bw_gb_s=alg_bw,
-            bus_bw_gb_s=bus_bw,
-            max_error=number(half.get("max_error", "")),
-            **fields,
-        )
-        is_gather = self.collective in ("all_gather", "reduce_scatter")
-
-        if is_gather and time_us and alg_bw is not None and alg_bw == bus_bw:
-            # In 2019 and 2020 this algbw included the factor (n-1)/n of busbw.
-            computed = fields["size_bytes"] / time_us / 1e3
-            if computed > 1.01 * alg_bw + 0.005:  # more than the rounding of both
-                case.reported_alg_bw_gb_s, case.alg_bw_gb_s = alg_bw, computed
-
-        return case
-
     def finish(self) -> None:
         """Sets the ranks, if the output is of one run, adds the rows, and sets the status."""
         if self.gpus and len(self.groups) == 1 and self.reason is None:
             self.world_size = max(self.gpus) + 1
             self.hosts = None if None in self.host_names else len(self.host_names)
 
-        for line, text in self.rows:
+        for line, text in self.texts:
             self.read_row(line, text)
 
         has_end = self.part == Part.FOOTER or self.format in ("NCCL 1.x", "mscclpp-test")
-        if self.status == "failed" or "FAILED" in (self.out_of_bounds or ""):
+        if self.status == "failed":
             self.end("failed", "the run itself says so")
         elif self.reason:
             self.end("incomplete", self.reason)
-        elif not self.cases:
+        elif not self.rows:
             self.end("incomplete", logged.NO_ROWS)
         elif not has_end:
             self.end("incomplete", logged.CUT_OFF)
-        elif any(case.status == "wrong" for case in self.cases):
+        elif any(row.n_wrong for row in self.rows):
             self.end("failed", logged.WRONG_RESULTS)
 
 
@@ -205,13 +177,13 @@ def _fields_of(head: dict[str, str]) -> dict[str, Any]:
     if size is None or count is None:
         raise ValueError(head)
 
-    datatype = head.get("type", "").lower()
+    datatype, root = head.get("type", "").lower(), int(head.get("root", -1))
     return {
         "size_bytes": size,
         "count": count,
-        "datatype": TYPES.get(datatype, datatype) or None,
-        "redop": head.get("redop", "").lower() or None,
-        "root": int(head["root"]) if "root" in head else None,
+        "datatype": TYPES.get(datatype, datatype) or logged.UNKNOWN,
+        "redop": head.get("redop", "").lower(),
+        "shape": {"root": root} if root > 0 else None,
     }
 
 
@@ -254,13 +226,12 @@ class Reader:
     def read_line(self, line: int, text: str, words: list[tuple[str, int]]) -> None:
         """Reads a cleaned line, which has these words."""
         plain = text.strip(" #")
-        if (
+        is_read = (
             self.read_row(line, text, words)
             or self.read_heading(line, words)
             or self.read_text(line, plain)
-        ):
-            self.test.last_line = line
-        elif programs := PROGRAM.findall(plain):
+        )
+        if not is_read and (programs := PROGRAM.findall(plain)):
             self.program = collective_of(programs[0])
 
     def read_row(self, line: int, text: str, words: list[tuple[str, int]]) -> bool:
@@ -272,16 +243,16 @@ class Reader:
             return False
 
         if test.part == Part.ROWS and all(is_figure):
-            row_line, row = test.rows[-1]
+            row_line, row = test.texts[-1]
             if len(cells(row + text)) <= len(test.columns):
-                test.rows[-1] = row_line, row + text
+                test.texts[-1] = row_line, row + text
                 return True
 
         if test.part == Part.FOOTER:
             # Rows after the footer belong to another run, which wrote at the same time.
             probe = NcclTest("", line)
             probe.read_row(line, text)
-            if not probe.cases:
+            if not probe.rows:
                 return False
             test.reason = logged.TWO_RUNS
             self.begin(Part.BANNER, line)
@@ -289,7 +260,7 @@ class Reader:
         elif test.part < Part.TABLE:
             return False
 
-        self.test.rows.append((line, text))
+        self.test.texts.append((line, text))
         self.test.part = Part.ROWS
         return True
 
@@ -328,13 +299,11 @@ class Reader:
             self._read_head(head, text)
         elif text.startswith("rccl-tests: Version "):
             self.test.format = "rccl-tests"
-        elif bounds := re.match(r"Out of bounds values *: *(\d{1,18} (?:OK|FAILED))", text):
-            if self.test.out_of_bounds:
+        elif footer := FOOTER.match(text):
+            if footer["bounds"] and self.test.part == Part.FOOTER:
                 self.test.reason = logged.TWO_RUNS
-            self.test.out_of_bounds, self.test.part = bounds[1], Part.FOOTER
-        elif average := re.match(r"Avg bus bandwidth *: *([\d.e+-]+)( *FAILED)?", text):
-            self.test.footer_avg_bus_bw, self.test.part = number(average[1]), Part.FOOTER
-            self.test.status = "failed" if average[2] else self.test.status
+            self.test.part = Part.FOOTER
+            self.test.status = "failed" if footer["failed"] else self.test.status
         else:
             return False
 

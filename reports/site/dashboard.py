@@ -18,7 +18,6 @@ from reports.advice.procurement import evaluate, procure_page
 from reports.site import fleet_page, overview, shared
 from reports.site.compare_page import campaign_page
 from reports.site.history_page import history_page, leading, part_of, standing
-from reports.site.imported_page import imported_page
 from reports.site.page import Banner, Page, to_html
 from reports.site.run_page import run_page
 from reports.store import untrusted
@@ -57,7 +56,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
     with read_once():
         store = shared.find(results)
-        if not any([*store.contents.entries, *store.campaigns, *store.imported, *store.specs]):
+        if not any([*store.contents.entries, *store.campaigns, *store.specs]):
             raise ResultError(f"{results} holds nothing to show: no run, log or specification")
         former = claim(site)
         pages = build(store, f"python -m reports {command}")
@@ -147,8 +146,6 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
 
     if len({node for entry in store.runs for node in entry.run.nodes}) > 1:
         yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, store.contents)
-    if store.imported:
-        yield "imported.html", "Imported logs", partial(imported_page, store.imported)
 
     for spec in store.specs:
         name = f"Procurement {spec.name}" if len(store.specs) > 1 else "Procurement"

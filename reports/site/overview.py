@@ -75,7 +75,6 @@ def _banner(store: shared.Store, wrong: list[Entry]) -> Banner:
         "run": [run for run in store.runs if not run.left_out],
         "failed run": [run for run in store.runs if run.left_out],
         "campaign": store.campaigns,
-        "imported log": store.imported,
         "specification": store.specs,
     }
     found = [counted(len(items), name) for name, items in content.items() if items]

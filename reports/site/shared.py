@@ -11,7 +11,6 @@ from pathlib import Path
 
 from reports.store.folder import COPY, Contents, read_store
 from reports.store.observations import Entry
-from reports.store.result import ImportedRunError
 from reports.store.schema import CaseFields, Result, Run
 from reports.tables.command import command_of
 from reports.tables.sentences import counted
@@ -21,13 +20,12 @@ from reports.trends.history import History
 @dataclass
 class Store:
     """The content of a folder: runs (oldest first, without those of campaigns), folders of
-    campaigns, imported logs, specs of procurements, sentences about files that are left out, and
-    the history of all runs, if there is one."""
+    campaigns, specs of procurements, sentences about files that are left out, and the history of
+    all runs, if there is one."""
 
     contents: Contents
     runs: list[Entry] = field(default_factory=list)
     campaigns: list[Path] = field(default_factory=list)
-    imported: list[Path] = field(default_factory=list)
     specs: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     history: History | None = None
@@ -52,12 +50,7 @@ def find(folder: Path) -> Store:
         specs=sorted(path for path in folder.glob("*.toml") if not path.is_symlink()),
     )
     store.left_out += [f"{path} is {problem}" for path, problem in contents.problems]
-
-    for path, error in contents.refused:
-        if isinstance(error, ImportedRunError):
-            store.imported.append(path)
-        else:
-            store.left_out.append(str(error))
+    store.left_out += [str(error) for _, error in contents.refused]
 
     for entry in contents.entries:
         if store.campaigns and not set(entry.path.parents).isdisjoint(store.campaigns):

@@ -162,10 +162,10 @@ def _iterations(blocks: Sequence[Block], samples: NDArray[Any]) -> NDArray[Any]:
 
 
 def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
-    """Fills in bandwidths and bound: not for a wrong result, not for a case that also computes, and
-    not for a late rank, whose time starts after the others moved data."""
+    """Fills in bandwidths and bound: not for a wrong result of ours, not for a case that also
+    computes, and not for a late rank, whose time starts after the others moved data."""
     if (
-        case.status == "wrong"
+        (case.status == "wrong" and not run.imported_from)
         or case.collective in facts.COMPUTE_BENCHMARKS
         or facts.late_us(case.shape)
     ):
@@ -175,7 +175,8 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
         return
 
     case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
-    case.bus_bw_gb_s = case.alg_bw_gb_s * facts.case_bus_factor(case, run.world["size"])
+    factor = facts.case_bus_factor(case, run.world["size"])
+    case.bus_bw_gb_s = case.alg_bw_gb_s * factor if factor else None
     # The machine's parts are measured without background load.
     terms = None if facts.beside(case.shape) else _bound_terms(case, run, links)
 

@@ -38,7 +38,8 @@ MIN_STATE_BLOCKS = 5  # of a case in a state of the link, to count there
 BUS_FACTORS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     **dict.fromkeys(("all_gather", "reduce_scatter", "alltoall"), lambda n: (n - 1) / n),
-    **dict.fromkeys(("sendrecv", "link"), lambda n: 1.0),
+    **dict.fromkeys(("gather", "scatter"), lambda n: (n - 1) / n),
+    **dict.fromkeys(("sendrecv", "link", "broadcast", "reduce", "hypercube"), lambda n: 1.0),
 }
 Key = tuple[Any, ...]  # the values of CASE_KEY
 Rounds = Mapping[int, float]  # costs in microseconds by round
@@ -97,6 +98,12 @@ def method_of(run: Run) -> str:
         method["dispatch"] = "python"
 
     return ", ".join(f"{name} {value}" for name, value in sorted(method.items()))
+
+
+def least_blocks(run: Run) -> int:
+    """The blocks of a case in a state of the link that count: another harness may print one mean of
+    all its iterations, which is one block."""
+    return 1 if run.imported_from else MIN_STATE_BLOCKS
 
 
 def is_peer(case: CaseFields) -> bool:
@@ -222,11 +229,9 @@ def beside(shape: Any) -> str | None:
 
 
 def bus_factor(collective: str, world_size: int) -> float:
-    """busbw / algbw; 0 for one rank, and for a collective that also computes."""
-    if world_size == 1 or collective in COMPUTE_BENCHMARKS:
-        return 0.0
-
-    return BUS_FACTORS[collective](world_size)
+    """busbw / algbw; 0 for one rank, an unknown number of them, and other work than moving data."""
+    known = world_size > 1 and collective in BUS_FACTORS
+    return BUS_FACTORS[collective](world_size) if known else 0.0
 
 
 def case_bus_factor(case: Case, world_size: int) -> float:

@@ -19,7 +19,6 @@ from reports.store.observations import Entry, entry_of
 from reports.store.result import (
     MOST_LINE_BYTES,
     NOT_JSON,
-    ImportedRunError,
     NewerSchemaError,
     ResultError,
     end_with_parent,
@@ -32,7 +31,6 @@ CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
 CHUNK_RUNS = 64  # that one process reads at a time
 Found = Entry | tuple[Path, ResultError]  # a run, or a file and why it holds none
 COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
-REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema"}
 SLOWED, TIMELESS = "slowed on purpose", "without a time in its run_id"
 
 
@@ -51,8 +49,9 @@ class Contents:
     @property
     def left_out(self) -> list[tuple[Path, str]]:
         """Links, folders and files that hold no run, and why."""
+        newer, damaged = "of a newer schema", "not a run that can be read"
         unread = [
-            (path, REFUSED.get(type(error), "not a run that can be read"))
+            (path, newer if isinstance(error, NewerSchemaError) else damaged)
             for path, error in self.refused
         ]
         return [*self.problems, *unread]

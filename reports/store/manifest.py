@@ -15,7 +15,7 @@ from reports.store.result import ResultError, of_kind, read_lines, time_of
 SCHEMA = 1
 MOST_RECORDS = 10_000  # `add` compares an orphaned launch with all earlier launches
 MANIFEST, WORKTREES = "campaign.jsonl", "worktrees"
-BESIDE_A_RUN = {".samples", ".flight"}
+BESIDE_A_RUN = {".samples", ".flight", ".output"}
 NO_RUNS = {"", ".part", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # reports, torn files
 
 
@@ -137,7 +137,7 @@ def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def runs_by_time(folder: Path) -> list[Path]:
-    """The files of runs and imported logs below a folder, by the time in the name or of import."""
+    """The files of runs below a folder, by the time in the name, or else of the file."""
 
     def time_s(path: Path) -> float:
         started = time_of(path.name)

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import MIN_STATE_BLOCKS, Key, key_of, label_states, method_of, world_of
+from reports.store.case import Key, key_of, label_states, least_blocks, method_of, world_of
 from reports.store.schema import CaseHeader, End, Result, Run
 from reports.store.stats import link_bins, link_valleys
 
@@ -101,7 +101,7 @@ def entry_of(result: Result) -> Entry:
 
 def observe(result: Result) -> NDArray[Any]:
     """The observations of a run, (n,) of OBSERVED: of each case with status ok and each state of
-    the link with at least MIN_STATE_BLOCKS of its blocks. A block whose two probes disagree is in
+    the link with at least `least_blocks` of its blocks. A block whose two probes disagree is in
     no state; if no probes agree, all blocks are in one."""
     blocks = result.blocks
     of_block, rtt_ns = label_states(blocks)
@@ -125,7 +125,7 @@ def observe(result: Result) -> NDArray[Any]:
 
     cost_us = medians([block.cost_us for block in blocks])
     time_us = medians([block.time_us for block in blocks])
-    rows = (n >= MIN_STATE_BLOCKS) & (cost_us > 0)
+    rows = (n >= least_blocks(result.run)) & (cost_us > 0)
     columns = (
         groups // len(states_ns),
         np.array(states_ns)[groups % len(states_ns)],

@@ -39,10 +39,6 @@ class ResultError(Exception):
     exit_status = 2  # of a command that fails with it
 
 
-class ImportedRunError(ResultError):
-    """A run imported from a log, which a command cannot use in place of a measured run."""
-
-
 class NewerSchemaError(ResultError):
     """A file from a later version of this program."""
 
@@ -80,15 +76,10 @@ def end_with_parent() -> None:
 
 def read(path: Path | str) -> Result:
     """The run in the file `path`, incomplete if its last line is. Raises ResultError for a file
-    that is no run, is damaged earlier or has a newer schema; ImportedRunError for a log."""
+    that is no run, is damaged earlier or has a newer schema."""
     path = Path(path)
     if _results and path in _results:
         return _results[path]
-
-    if is_imported(path):
-        raise ImportedRunError(
-            f"{path} was imported from a log: `reports show` shows it, nothing judges it"
-        )
 
     lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, End), SCHEMA)
     [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
@@ -108,7 +99,8 @@ def read(path: Path | str) -> Result:
         raise ResultError(f"{path} is not a run file of schema {SCHEMA} ({error})") from error
 
     possible = {run.benchmark} if run.benchmark in COMPUTE_BENCHMARKS else BUS_FACTORS.keys()
-    if unknown := {header.collective for header in run.cases} - possible:
+    unknown = {header.collective for header in run.cases} - possible
+    if unknown and not run.imported_from:
         raise ResultError(f"{path}: unknown collective {min(unknown)!r}")
     if any(not 0 <= block.case < len(run.cases) for block in result.blocks):
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
@@ -122,18 +114,6 @@ def read(path: Path | str) -> Result:
         _results[path] = result
 
     return result
-
-
-def is_imported(path: Path | str) -> bool:
-    """Whether the first line of the file is the head of a run imported from a log."""
-    try:
-        with untrusted.open_file(Path(path)) as file:
-            line = file.readline(MOST_LINE_BYTES)
-        head = msgspec.json.decode(line, type=dict) if b'"imported_from"' in line else {}
-    except (OSError, *NOT_JSON):
-        return False
-
-    return head.get("kind") == "run" and "imported_from" in head
 
 
 def read_lines(
@@ -185,6 +165,11 @@ def read_lines(
         try:
             records.append(msgspec.convert(raw, by_tag[tag]))
         except msgspec.ValidationError as error:
+            if "imported_from" in raw and "statistic" in raw:
+                raise ResultError(
+                    f"{path} was imported by an earlier version: type `python -m reports import` "
+                    "with its log again"
+                ) from error
             raise ResultError(
                 f"{place}: not a `{tag}` line of schema {schema} ({error})"
             ) from error

@@ -76,7 +76,9 @@ class CaseHeader(CaseFields, kw_only=True):
 
 
 class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
-    """The head of a run: the world, the machine and the planned cases."""
+    """The head of a run: the world, the machine and the planned cases. Only a run of another
+    harness has `imported_from`, the name of its log or variant; its `version` is the harness's. It
+    may lack cases, and its world has size 0 where that is unknown."""
 
     schema: int = SCHEMA
     run_id: str
@@ -90,11 +92,12 @@ class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     environment: dict[str, Any]
     world: dict[str, Any]
     method: dict[str, Any] = msgspec.field(default_factory=dict)
-    cases: Annotated[list[CaseHeader], msgspec.Meta(min_length=1)]
+    cases: list[CaseHeader]
     memory: dict[str, Any] = msgspec.field(default_factory=dict)
     notes: list[str] = msgspec.field(default_factory=list)
     link: dict[str, Any] = msgspec.field(default_factory=dict)
     clock_shared: bool = True
+    imported_from: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def nodes(self) -> list[str]:
@@ -342,7 +345,7 @@ NEEDED = {
 
 
 class World(msgspec.Struct):
-    size: Positive
+    size: Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
     ranks: list[Rank] = []
     hosts: Positive | None = None
 
@@ -371,11 +374,13 @@ class Result:
     def check_open_parts(self) -> None:
         """Raises msgspec.ValidationError for a value that reports cannot work with."""
         run, cases = self.run, (*self.run.cases, *self.cases)
+        if not run.imported_from and not (run.cases and run.world.get("size")):
+            raise msgspec.ValidationError("it has no case, or no rank")
         overhead_us = run.link.get("overhead_us", 0)
         msgspec.convert((run.world, overhead_us), tuple[World, NotNegative])
         msgspec.convert(cases, list[OpenParts], from_attributes=True)
 
-        for case in cases:
+        for case in () if run.imported_from else cases:
             needed = NEEDED.get("routing" if case.routing else run.benchmark, ())
             for name in set(needed).difference(case.shape or ()):
                 raise msgspec.ValidationError(f"a `shape` lacks `{name}`")

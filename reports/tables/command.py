@@ -11,6 +11,10 @@ from reports.tables.sentences import host_names
 
 def command_of(run: Run) -> str:
     """The command that made the run; its file has each path as `<path>`."""
+    if run.imported_from:
+        words = run.argv or ["python", "-m", "reports", "import", run.imported_from]
+        return shlex.join(words)
+
     program = f"mpirun {hosts_of(run)}-n {run.world['size']} python -m bench.{run.benchmark}"
     return " ".join([program, *map(shlex.quote, run.argv)])
 

@@ -22,7 +22,7 @@ UNITS = {
     "n_wrong": ("", 1.0),
 }
 ENDS = {"low": "ci_low", "high": "ci_high"}  # of the 95 % interval of a summary
-LABELS = ("benchmark", "machine_id", "node", "world_size", *CASE_KEY, "status")
+LABELS = ("benchmark", "machine_id", "node", "world_size", "method", *CASE_KEY, "status")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,22 +61,21 @@ def export(arguments: argparse.Namespace) -> int:
 
 def as_openmetrics(rows: Iterable[dict[str, Any]]) -> str:
     """Gauges of measured cases in OpenMetrics 1.0. A series has a point for each run, oldest
-    first, and one for two runs of the same second. Imports, suspect figures and runs that were
-    slowed on purpose have none."""
+    first, and one for two runs of the same second. Suspect figures and runs that were slowed on
+    purpose have none."""
     metrics = list(gauges())
     series: dict[str, dict[str, dict[int, float]]] = {
         gauge.name: defaultdict(dict) for gauge in metrics
     }
 
     for row in rows:
-        is_imported_or_slowed = row.get("imported_from") or row.get("slowed_percent")
-        if row["started"] is None or is_imported_or_slowed or row.get("suspect"):
+        if row["started"] is None or row.get("slowed_percent") or row.get("suspect"):
             continue
         at_s = int(row["started"].timestamp())
         labels = ",".join(
             f'{label}="{_escaped(str(row[label]))}"'
             for label in LABELS
-            if row.get(label) is not None
+            if row.get(label) not in (None, "")
         )
         for gauge in metrics:
             if row.get(gauge.column) is not None:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
-from reports.imports.imported import Imported, read_any
 from reports.store.case import method_of
 from reports.store.folder import in_order
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.observations import Entry, entry_of
-from reports.store.result import ResultError, time_of
+from reports.store.result import ResultError, read, time_of
 from reports.store.schema import Case, Range, Result, Summary
 
 if TYPE_CHECKING:
@@ -66,51 +65,48 @@ def read_rows(paths: Sequence[Path], unreadable: list[str]) -> list[Row]:
 
 def _rows_at(path: Path, unreadable: list[str]) -> Iterator[tuple[str, list[Row]]]:
     """The run_id and rows of each run of a file or below a folder, in order of time, a copy after
-    the run that counts; imported logs last."""
+    the run that counts."""
 
-    def rows_of(run: Result | Imported) -> list[Row]:
+    def rows_of(run: Result) -> list[Row]:
         return [row | {"path": str(run.path)} for row in case_rows(run)]
 
     if not path.is_dir():
-        run = read_any(path)
+        run = read(path)
         yield run.run.run_id, rows_of(run)
         return
 
-    entries, found = list[Entry](), dict[Path, tuple[str, list[Row]]]()
+    entries, found = list[Entry](), dict[Path, list[Row]]()
     for file, problem in run_files(path):
         if problem:
             unreadable.append(f"{file.name}: {problem}")
         elif file.name != MANIFEST:
             try:
-                run = read_any(file)
+                run = read(file)
             except ResultError as error:
                 unreadable.append(f"{file.name}: {error}")
                 continue
-            found[file] = run.run.run_id, rows_of(run)
-            if not isinstance(run, Imported):
-                entries.append(entry_of(run))
+            found[file] = rows_of(run)
+            entries.append(entry_of(run))
 
     for entry in in_order(entries):
-        run_id, rows = found.pop(entry.path)
+        rows = found[entry.path]
         for row in rows:
             row["left_out"] = entry.left_out or None
-        yield run_id, rows
-
-    yield from found.values()  # of imported logs
+        yield entry.run.run_id, rows
 
 
-def case_rows(run: Result | Imported) -> Iterator[Row]:
+def case_rows(run: Result) -> Iterator[Row]:
     """A row for each case: the facts of its run, and its cells."""
     facts, cells = run_facts(run), cells_of(run.cases)
     for values in zip(*cells.values(), strict=True):
         yield facts | dict(zip(cells, values, strict=True))
 
 
-def run_facts(run: Result | Imported) -> Row:
+def run_facts(run: Result) -> Row:
     """What all rows of a run share; None for what it lacks. Rows of imports name their log."""
     head, world, start = run.run, run.run.world, time_of(run.run.run_id)
     gpus = {rank["gpu"] for rank in world.get("ranks", []) if rank.get("gpu")}
-    names = ("statistic", "machine_id", "node", "software_id", "version")
+    names = ("machine_id", "node", "software_id", "version")
     return {
         "run_id": head.run_id,
         "started": start.replace(tzinfo=timezone.utc) if start else None,
@@ -118,9 +114,9 @@ def run_facts(run: Result | Imported) -> Row:
         "hosts": world.get("hosts"),
         "gpus": ", ".join(sorted(gpus)) or None,
         "world_size": world["size"],
-        "imported_from": run.run.imported_from.file if isinstance(run, Imported) else None,
-        **{name: getattr(head, name, None) for name in names},
-        "method": None if isinstance(run, Imported) else method_of(run.run),
+        "imported_from": head.imported_from or None,
+        **{name: getattr(head, name) for name in names},
+        "method": method_of(head),
         "slowed_percent": world.get("slowed_percent"),
         "run_status": run.end.status if run.end else "cut off",
         "left_out": None,

@@ -31,7 +31,7 @@ class Point:
 
 
 def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]) -> str:
-    """The headline of a run or an imported log, or of several launches: medians, and ratios that
+    """The headline of a run, or of several launches: medians, and ratios that
     are clear if all launches are on one side of 1. Wrong results replace the figures."""
     start = f"{results[-1].run.benchmark}: " if results else ""
     cases = [case for result in results for case in result.cases]

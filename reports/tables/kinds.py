@@ -27,7 +27,7 @@ KINDS = {
 
 
 def kind_of(result: Result) -> Kind:
-    return KINDS.get(result.run.benchmark, SWEEP)
+    return SWEEP if result.run.imported_from else KINDS.get(result.run.benchmark, SWEEP)
 
 
 def is_sweep(result: Result) -> bool:

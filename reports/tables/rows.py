@@ -4,6 +4,7 @@ compete, odd rounds choose and even rounds report, so that the choice does not b
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -144,20 +145,18 @@ def views(result: Result) -> list[View]:
     cases = [case for case in result.cases if case.status != "unsupported"] or result.cases
     distinct = {repr(view_of(case)): view_of(case) for case in cases}
     return sorted(
-        distinct.values(),
+        distinct.values() or [("isolated", None)],  # another harness may have been cut off early
         key=lambda view: (beside(view[1]) is not None, view[0] != "isolated", late_us(view[1])),
     )
 
 
 def shown_cases(result: Result, view: View) -> list[Case]:
-    """The cases of a view with its first datatype and redop, out of place if that was measured."""
+    """The cases of a view with its first collective, datatype and redop, out of place if that was
+    measured."""
+    work = attrgetter("collective", "datatype", "redop")
     cases = [case for case in result.cases if view_of(case) == view]
     first = cases[0] if cases else None
-    cases = [
-        case
-        for case in cases
-        if first and (case.datatype, case.redop) == (first.datatype, first.redop)
-    ]
+    cases = [case for case in cases if first and work(case) == work(first)]
     cases = [case for case in cases if not case.in_place] or cases
     # Quantised algorithms appear only if they are named, or all there is, or `auto` chose one.
     lossless = [case for case in cases if case.snr_db is None or case.algorithm == "auto"]
@@ -166,8 +165,10 @@ def shown_cases(result: Result, view: View) -> list[Case]:
 
 
 def named_in(result: Result) -> list[str]:
-    """The algorithms of ours that `--algorithm` named, and the peers."""
-    has_names = any(word.partition("=")[0] == "--algorithm" for word in result.run.argv)
+    """The algorithms of ours that `--algorithm` named, those of another harness, and the peers."""
+    has_names = result.run.imported_from or any(
+        word.partition("=")[0] == "--algorithm" for word in result.run.argv
+    )
     names = (
         algorithm_of(case)
         for case in result.cases
@@ -216,7 +217,8 @@ def ratios_of(case: Case | None, other: Case | None, costs: RoundCosts) -> NDArr
 
 
 def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow]:
-    """The rows of a view by size; rows of one size by skew, the most even first."""
+    """The rows of a view by size; rows of one size by skew, the most even first. Another harness's
+    library is its subject: `ours`."""
     costs = costs_of(result, states, states.longest)
     groups: dict[tuple[int, str | None], list[Case]] = {}
 
@@ -226,13 +228,13 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
         key = case.size_bytes, (case.shape or {}).get("skew")
         groups.setdefault(key, []).append(case)
 
-    rivals, names = {}, named_in(result)
+    rivals, names, is_imported = {}, named_in(result), result.run.imported_from
     for key, cases in groups.items():
-        others = [case for case in cases if case.algorithm != "library"]
+        others = [case for case in cases if case.algorithm != "library" or is_imported]
         own = [case for case in others if not is_peer(case)]
         auto = [case for case in own if case.algorithm == "auto"]
         competing = [
-            [case for case in cases if case.algorithm == "library"],
+            [case for case in cases if case not in others],
             auto or [case for case in own if case.snr_db is None] or own,
             *([case for case in others if algorithm_of(case) == name] for name in names),
         ]
@@ -374,7 +376,7 @@ def token(result: Result, rows: Sequence[SizeRow]) -> list[str]:
     row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
     n = result.run.world["size"]
 
-    if n == 1 or row is None or row.ours is None or row.ours_us is None:
+    if n < 2 or row is None or row.ours is None or row.ours_us is None:
         return []
     if row.ours.collective != "all_reduce" or late_us(row.ours.shape):
         return []

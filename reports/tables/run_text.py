@@ -100,7 +100,7 @@ def footnotes(result: Result) -> list[str]:
     blocks = Counter(block.case for block in result.blocks)
     few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured)
 
-    if few:
+    if few and not result.run.imported_from:
         notes.append(
             f"time ran out: {few} of {len(measured)} cases have fewer than "
             f"{MIN_PRECISE_BLOCKS} blocks"

@@ -157,13 +157,18 @@ def machine(result: Result) -> str:
     run, size = result.run, result.run.world["size"]
     ranks = run.world.get("ranks", [])
     # Such as `NVIDIA H200 (sm_90)`, each kind once.
-    gpus = dict.fromkeys(f"{rank['gpu']} ({rank.get('arch')})" for rank in ranks if rank.get("gpu"))
-    model = " and ".join(gpus) or fact(result, "cpu.model") or "cpu"
+    gpus = dict.fromkeys(
+        rank["gpu"] + f" ({rank.get('arch')})" * ("arch" in rank)
+        for rank in ranks
+        if rank.get("gpu")
+    )
+    model = " and ".join(gpus) or fact(result, "cpu.model") or "unknown hardware"
     cpus = [rank.get("cpus") or [] for rank in ranks]
     is_pinned = cpus and all(len(of_rank) == 1 for of_rank in cpus)
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
-    hosts = f" on {hosts_text(run)}," if run.world.get("hosts", 1) != 1 else ""
-    return f"{run.benchmark}: {counted(size, 'rank')}{hosts} on {model}, {cores}"
+    hosts = f" on {hosts_text(run)}," if run.world.get("hosts", 1) not in (1, None) else ""
+    count = counted(size, "rank") if size else "an unknown number of ranks"
+    return f"{run.benchmark}: {count}{hosts} on {model}" + f", {cores}" * (not run.imported_from)
 
 
 def host_names(run: Run) -> list[str]:

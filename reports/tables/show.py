@@ -6,17 +6,15 @@ from pathlib import Path
 
 import msgspec
 
-from reports.imports.imported import Imported, ImportedCase, read_imported
 from reports.store.manifest import runs_by_time
 from reports.store.report_json import write_json
-from reports.store.result import ImportedRunError, ResultError, is_imported, read
+from reports.store.result import ResultError, read
 from reports.store.schema import Result
 from reports.tables.formats import as_csv, as_nccl_tests
 from reports.tables.frame import case_rows
 from reports.tables.headline import headline
 from reports.tables.kinds import SWEEP, is_sweep, kind_of
 from reports.tables.plot import draw_sweep
-from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
 from reports.tables.table import render
 
 NEWEST = Path("results")  # where benchmarks put their runs
@@ -54,18 +52,6 @@ def show(arguments: argparse.Namespace) -> int:
             raise ResultError(f"{arguments.run} holds no run yet: type {command}")
         arguments.run = files[-1]
 
-    if is_imported(arguments.run):
-        if arguments.plot or arguments.format != "table":
-            raise ImportedRunError(
-                f"{arguments.run} was imported from a log: it is shown as a table alone"
-            )
-        imported = read_imported(arguments.run)
-        if arguments.json:
-            write_json("show", run=imported.run, cases=imported.cases, end=imported.end)
-        else:
-            sys.stdout.write(imported_text(imported))
-        return 0
-
     result = read(arguments.run)
     if arguments.plot:
         plot(result, arguments.plot)
@@ -102,45 +88,3 @@ def plot(result: Result, path: Path) -> None:
         raise ResultError(f"{result.path}: only a sweep over sizes has a picture")
 
     draw_sweep(result, path)
-
-
-def imported_text(imported: Imported) -> str:
-    """An imported run as a table of at most 80 columns with its origin and its status."""
-    run, end, origin = imported.run, imported.end, imported.run.imported_from
-    gpus = " and ".join(dict.fromkeys(rank["gpu"] for rank in run.world["ranks"]))
-    hosts = run.world.get("hosts") or 0
-    head = [
-        f"{run.benchmark}: {run.world['size'] or 'an unknown number of'} ranks"
-        + f" on {counted(hosts, 'host')}" * bool(hosts)
-        + f", {gpus}" * bool(gpus),
-        f"imported from {origin.file}, lines {origin.first_line} to {origin.last_line}, by "
-        f"{origin.format}: shown, never judged",
-        f"{end.status}: {end.reason}" if end.reason else end.status,
-        f"us = {run.statistic}",
-    ]
-    is_checked = any(case.n_wrong is not None for case in imported.cases)
-    cells = [_imported_cells(case, is_checked) for case in imported.cases]
-    is_suspect = any(case.suspect for case in imported.cases)
-    average, wrong = run.footer_avg_bus_bw, run.out_of_bounds
-    marks = [
-        *["! suspect: one rank alone, or a busbw that no machine has"] * is_suspect,
-        *[f"as printed: average busbw {average}{'!' * is_suspect} GB/s"] * (average is not None),
-        *[f"as printed: out of bounds values {wrong}"] * (wrong is not None),
-    ]
-    table = plain_table(cells[0] if cells else (), [row.values() for row in cells])
-    return lay_out([], head, [("", table)], marks)
-
-
-def _imported_cells(case: ImportedCase, is_checked: bool) -> dict[str, str]:
-    mark, errors = "!" * case.suspect, case.n_wrong if is_checked else case.max_error
-    return {
-        "size": "-" if case.size_bytes is None else size_text(case.size_bytes),
-        "collective": case.collective or "-",
-        "type": case.datatype or "-",
-        "redop": case.redop or "-",
-        "place": "in" if case.in_place else "out",
-        "us": number(case.time_us.mean if case.time_us else None) + mark,
-        "algbw\nGB/s": number(case.alg_bw_gb_s) + mark,
-        "busbw\nGB/s": "WRONG" if case.status == "wrong" else number(case.bus_bw_gb_s) + mark,
-        "#wrong" if is_checked else "max\nerror": "-" if errors is None else f"{errors:g}",
-    }

@@ -69,7 +69,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
                 *_lossy_tables(part, view),
             ]
 
-    rows, chained = rows_of[first[0]], rows_of.get("chained", [])
+    rows, chained = rows_of.get(first[0], []), rows_of.get("chained", [])
     title, lines = headline([result], partial(points, rows=rows)), head(result, first, rows)
     return lay_out_run(result, title, lines, tables, closing(result, rows, chained), brief)
 
@@ -226,7 +226,14 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
         against = f"against {libraries[0]}" if libraries else "without the library"
         if libraries and level:
             against += f", {level}"
-        lines.append(f"{', '.join(words)}; {against}; seed {result.run.seed}")
+        against += f"; seed {result.run.seed}"
+        if result.run.imported_from:
+            names = case.library, result.run.version, f"from {result.run.imported_from}"
+            against = ", ".join(filter(None, names))
+        lines.append(f"{', '.join(words)}; {against}")
+
+    if result.run.imported_from:  # a note says what its times are
+        return lines
 
     is_read = any(case.consume_us for case in cases)
     ranks = "slowest rank" + "; busbw = collective alone" * is_read

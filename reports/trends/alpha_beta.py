@@ -60,7 +60,7 @@ class Fit(msgspec.Struct, kw_only=True):
     machine_id: str
     software_id: str
     world_size: int
-    hosts: int = 1
+    hosts: int | None = 1
     collective: str
     shape: Any
     datatype: str
@@ -87,7 +87,7 @@ class Fit(msgspec.Struct, kw_only=True):
             self.mode,
             *shape_words(self.shape),
             *["in place"] * self.in_place,
-            f"{self.world_size} ranks" + f" on {self.hosts} hosts" * (self.hosts != 1),
+            f"{self.world_size} ranks" + f" on {self.hosts} hosts" * (self.hosts not in (1, None)),
         ]
         link = f"; flag round trip {self.link_rtt_ns:.0f} ns" if self.link_rtt_ns else ""
         return ", ".join(words) + link

@@ -15,10 +15,10 @@ import numpy as np
 from reports.store.case import (
     CASE_KEY,
     COMPUTE_BENCHMARKS,
-    MIN_STATE_BLOCKS,
     Key,
     find_states,
     key_of,
+    least_blocks,
     method_of,
     world_of,
 )
@@ -119,7 +119,7 @@ def _costs_of_groups(result: Result) -> Costs:
     cases = [
         case
         for case in result.cases
-        if case.status == "ok" and len(blocks_us[case.case]) >= MIN_STATE_BLOCKS
+        if case.status == "ok" and len(blocks_us[case.case]) >= least_blocks(result.run)
     ]
     costs_us = np.empty((MIN_LAUNCHES, len(cases), 1))
 

@@ -194,7 +194,9 @@ def _add_cells(comparison: Comparison) -> None:
     judged = _judge(comparison, [() if key in wrong else key for key in cases], without, common)
     fields = pd.DataFrame(map(attrgetter(*CASE_KEY), common), columns=list(CASE_KEY))
     cells = judged.join(fields).assign(case=common, name=case_names(common))
-    cells["is_library"] = [case.library is not None for case in common]
+    # Another harness times the code that is compared, although its maker is a library.
+    is_imported = any(launch.run.imported_from for side in sides for launch in side.launches)
+    cells["is_library"] = [case.library is not None and not is_imported for case in common]
     cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name.map(spoken)
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
     cells["place"] = pd.factorize(cells.name)[0]

@@ -294,7 +294,7 @@ def head(comparison: Comparison) -> list[str]:
         f"{variant.label} against {baseline.label}, the baseline: {launches}",
         *comparison.differing_fields.values(),
         "ratio = variant / baseline; above 1, the variant is slower",
-        f"link: flag round trip {some(trips_ns) or '?'} ns",
+        *[f"link: flag round trip {some(trips_ns)} ns"] * bool(trips_ns),
     ]
 
 

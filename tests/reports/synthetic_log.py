@@ -2,33 +2,24 @@
 
 from typing import Any
 
-from reports.imports.imported import (
-    ImportedCase,
-    ImportedFrom,
-    ImportedRun,
-    ImportedSummary,
-    write_imported,
-)
-from reports.store.schema import End
+from reports.imports.logged import LoggedTest, Row
+from reports.imports.runs import content_of_run, run_of
 
-COMPLETE = End(status="complete")
+DATE = "2026-11-20T06-15-00Z"
 
 
-def write_log(folder, *rows, name="abc", end=COMPLETE, **world):
-    """Writes a log of all-reduces of 16 KiB over two ranks. A row has its mean time `us`, and other
-    fields of a case; `world` replaces fields of the world."""
-    about: Any = {"size": 2, "hosts": 1, "ranks": []} | world
-    run = ImportedRun(
-        run_id=f"import-{name}-1",
-        benchmark="nccl-tests all_reduce",
-        statistic="mean over iterations",
-        world=about,
-        imported_from=ImportedFrom(
-            file=f"{name}.log", format="nccl-tests", first_line=1, last_line=9
-        ),
+def write_log(folder, *rows, name="abc", status="complete", gpu="", hosts=1, date=DATE):
+    """Writes a log of all-reduces of 16 KiB over two ranks. A row has its time `us`, and other
+    fields of a row."""
+    test = LoggedTest(
+        "nccl-tests", 1, collective="all_reduce", world_size=2, hosts=hosts, status=status
     )
-    cases = []
-    for number, row in enumerate(rows):
-        fields = {"case": number, "collective": "all_reduce", "size_bytes": 16384} | row
-        cases.append(ImportedCase(time_us=ImportedSummary(mean=fields.pop("us")), **fields))
-    return write_imported(folder, run, cases, end)[0]
+    test.library, test.gpus = "NCCL 2.29.2", {0: gpu, 1: gpu} if gpu else {}
+    for row in rows:
+        fields: dict[str, Any] = {"size_bytes": 16384} | row
+        test.add(Row(times_us=[fields.pop("us")], line=1, **fields))
+    result = run_of([test], f"{date}-import-{name}-1", f"{name}.log", notes=[])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / result.path
+    path.write_bytes(content_of_run(result))
+    return path

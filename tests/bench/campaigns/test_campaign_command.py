@@ -29,9 +29,14 @@ BAD = f"""
 --variant a -> 'a' is not NAME=VALUE
 --variant ../c=python -> '../c' cannot be a variant's name
 --variant "c=mpirun -n 2 'python" -> variant c: No closing quotation
---variant "c=rm -r x" -> c does not run `-m bench.SOMETHING` or `wiretax SOMETHING`: rm -r x
+--variant "c=perf {{size}}" -> variant c: {{size}} is no placeholder; known are {{out}} {{seed}}
+--variant "c=perf -b {{min}}" -> variant c: {{min}} is no placeholder
+--variant "c=perf {{out:x}}" -> variant c: {{out:x}} is no placeholder
+--set count=8 -> 'count' is none of min, max, sizes
+--ranks 0 -> '0' is not a whole number
+--variant "c=true" --revision c=HEAD -> variant c runs no code of this repository's revisions
 --variant "c=wiretax soak -n 2" -> a campaign cannot launch soak
---variant "c=X=1 Y=2" -> does not run
+--variant "c=X=1 Y=2" -> variant c has no command
 --variant "c=python -m bench.campaign" -> variant c: a campaign cannot launch bench.campaign
 --variant "c={QUICK} --out elsewhere" -> variant c: a campaign cannot launch --out
 --variant "c={QUICK} --list" -> cannot launch --list

@@ -10,7 +10,6 @@ from reports.__main__ import main
 from reports.advice import specs
 from reports.advice.procurement import evaluate
 from reports.store.result import read
-from reports.store.schema import End
 from tests.launch import ROOT
 from tests.reports.synthetic_log import write_log
 from tests.reports.synthetic_run import rewrite_head, write_run
@@ -138,23 +137,24 @@ def test_few_launches_and_copies_are_shown_but_never_judged(tmp_path, capsys):
     assert "is left out: a run once more" in ask(capsys, path)[1]
 
 
-def test_a_vendors_log_is_shown_but_never_judged(tmp_path, capsys):
+def test_five_logs_of_a_vendor_are_judged_and_one_is_not(tmp_path, capsys):
     def asked(name, us):
         return spec(tmp_path, [f"16K <= {us} us"], MODELS + BOX.format(name=name))
 
-    write_log(tmp_path / "log", {"us": 47.3})
-    procurement = evaluate(asked("log", 80))
-    assert verdict_of(procurement) == ("UNVERIFIED", "47.3 us meets it, imported")
-    assert procurement.headline == "log: 0 PASS, 0 FAIL, 0 UNDECIDED, 1 UNVERIFIED"
-    assert ask(capsys, asked("log", 40))[0] == 3
-    write_log(tmp_path / "wrong", {"us": 47.3}, end=End(status="failed", reason="a check failed"))
+    write_log(tmp_path / "log", {"us": 47.3}, gpu=R9700)
+    assert verdict_of(evaluate(asked("log", 80))) == ("UNDECIDED", "1 launch; 5 are needed")
+    for night, us in enumerate((47.1, 47.2, 47.0, 47.4)):
+        write_log(tmp_path / "log", {"us": us}, name=str(night), gpu=R9700)
+    verdict, reason = verdict_of(evaluate(asked("log", 80)))
+    assert (verdict, reason.endswith(" us over 5 launches")) == ("PASS", True)
+    write_log(tmp_path / "wrong", {"us": 47.3, "n_wrong": 1}, status="failed")
     assert verdict_of(evaluate(asked("wrong", 80))) == (
         "FAIL",
-        "wrong results in import-abc-1",
+        "wrong results in 2026-11-20T06-15-00Z-import-abc-1",
     )
     # 47 us of one box and 90 us of another are not 65 us of a box that does not exist.
     for gpu, us in {"NVIDIA H200": 47.3, "NVIDIA H100": 90.0}.items():
-        write_log(tmp_path / "two", {"us": us}, name=gpu[-3:], ranks=[{"rank": 0, "gpu": gpu}])
+        write_log(tmp_path / "two", {"us": us}, name=gpu[-3:], gpu=gpu)
     assert "of several machines" in ask(capsys, asked("two", 80))[2]
 
 

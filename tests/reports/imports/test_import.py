@@ -8,11 +8,10 @@ import re
 import pytest
 
 from reports.__main__ import main
-from reports.imports import command as import_command
-from reports.imports.imported import read_imported
-from reports.store.result import ImportedRunError, ResultError, is_imported, read
+from reports.imports import runs
+from reports.store.result import read
 from tests.reports.imports.test_import_formats import FOOTER, HEAD, ROW_8, ROW_16, TABLE, WHOLE
-from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_log import write_log
 
 pytestmark = pytest.mark.unit
 
@@ -52,9 +51,10 @@ def test_a_second_import_of_a_log_writes_no_copy_and_no_error(tmp_path, capsys):
     before = [path.read_bytes() for path in first]
     assert imported(tmp_path / "out", log) == first
     assert [path.read_bytes() for path in first] == before
-    assert capsys.readouterr().out.count("(is there already)\n") == 2
-    head = read_imported(first[1]).run
-    assert (head.imported_from.file, head.imported_from.first_line) == ("a.log", 17)
+    assert capsys.readouterr().out.count("(is there already, dated by the file)\n") == 2
+    os.utime(log, (0, 0))
+    assert imported(tmp_path / "out", log) == first
+    assert read(first[1]).run.imported_from == "a.log"
 
 
 def test_unreadable_lines_are_named_and_counted(tmp_path, capsys):
@@ -64,61 +64,92 @@ def test_unreadable_lines_are_named_and_counted(tmp_path, capsys):
         HEAD + TABLE + ROW_8 + ROW_16.replace("17.65", "17.x5") + ROW_16[:80] + "\n" + FOOTER,
     )
     (path,) = imported(tmp_path / "out", log)
-    assert len(read_imported(path).cases) == 2
-    read = "lines that look like data and could not be read"
-    assert capsys.readouterr().err == f"reports: {log}: {read}: 13, 14 (2 in all)\n"
+    assert len(read(path).cases) == 2
+    sentence = "rows that could not be read"
+    assert capsys.readouterr().err == f"reports: {log}: {sentence}: 13, 14 (2 in all)\n"
     put(log, HEAD + TABLE + ROW_8 + ROW_16.replace("17.65", "17.x5") * 25 + FOOTER)
     imported(tmp_path / "many", log)
     numbers = ", ".join(map(str, range(13, 33)))
-    assert capsys.readouterr().err == f"reports: {log}: {read}: {numbers}, ... (25 in all)\n"
+    assert capsys.readouterr().err == f"reports: {log}: {sentence}: {numbers} (25 in all)\n"
 
 
-def test_imports_are_shown_without_verdicts(tmp_path, capsys):
-    """A log has a single mean: gates and verdicts must not use it as a measurement with an
-    interval."""
-    (path,) = imported(
-        tmp_path / "out", put(tmp_path / "a.log", WHOLE.replace("  0\n", "  3\n", 1))
-    )
+def test_an_import_is_shown_like_a_run(tmp_path, capsys):
+    log = put(tmp_path / "a.log", WHOLE.replace("  0\n", "  3\n", 1))
+    (path,) = imported(tmp_path / "out", log)
     capsys.readouterr()
-    assert is_imported(path)
-    assert not is_imported(tmp_path / "a.log")
-    with pytest.raises(ImportedRunError, match="was imported from a log"):
-        read(path)
-    for command in (
-        "compare RUN RUN",
-        "regress --baseline RUN --current RUN",
-        "show RUN --plot x.svg",
-    ):
-        assert main(command.replace("RUN", str(path)).split()) == 2
-        assert capsys.readouterr().err.count("\n") == 1
-    assert main(["show", str(path)]) == 0
-    shown = capsys.readouterr().out
+    for form in ([], ["--long"], ["--format", "csv"], ["--format", "nccl-tests"], ["--json"]):
+        assert main(["show", str(path), *form]) == 0
+    shown = capsys.readouterr().out.partition("\n\n")[0]
     assert max(map(len, shown.splitlines())) <= 80
     for text in (
-        "all_reduce: 2 ranks on 1 host, NVIDIA GH200",
-        "a.log, lines 1 to 15",
-        "failed",
-        "WRONG",
-        "0.5 GB/s",
-        "16 B",
+        "WRONG RESULTS: library 8 B isolated in place (3 elements)",
+        "allreduce: 2 ranks on NVIDIA GH200 120GB\n",
+        "nccl-tests, from a.log",
+        "The log has no date",
+        "timed by its own clock (mean over iterations)",
     ):
         assert text in shown
-    measured = write_run(tmp_path / "measured").path
-    assert not is_imported(measured)
-    with pytest.raises(ResultError, match="not a `run` line"):
-        read_imported(measured)
+
+
+def test_an_import_of_no_row_or_of_an_unknown_number_of_ranks_is_shown(tmp_path, capsys):
+    named = "# Collective test starting: all_reduce_perf\n"
+    no_row, no_ranks = (
+        put(tmp_path / "a.log", HEAD),
+        put(tmp_path / "b.log", named + TABLE + ROW_8 + FOOTER),
+    )
+    for path in imported(tmp_path / "out", no_row, no_ranks):
+        assert main(["show", str(path)]) == 0
+    assert "allreduce: an unknown number of ranks on" in capsys.readouterr().out
+    (path,) = imported(tmp_path / "more", no_ranks)
+    assert "--ranks N says how many" in capsys.readouterr().out
+    assert read(path).cases[0].bus_bw_gb_s is None
+    assert main(["import", str(no_ranks), "--ranks", "2", "--out", str(tmp_path / "two")]) == 0
+    (path,) = (tmp_path / "two").iterdir()
+    assert read(path).cases[0].bus_bw_gb_s == pytest.approx(8 / 17.93 / 1e3)
+
+
+def test_an_import_of_an_earlier_version_says_what_to_type(tmp_path, capsys):
+    head = {"kind": "run", "schema": 1, "run_id": "import-1", "benchmark": "nccl-tests all_reduce"}
+    head |= {"imported_from": {"file": "a.log"}, "statistic": "mean over iterations"}
+    path = put(tmp_path / "old.jsonl", json.dumps(head) + "\n")
+    assert main(["show", str(path)]) == 2
+    assert "by an earlier version: type `python -m reports import`" in capsys.readouterr().err
+
+
+def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
+    """A CI owner has nights of nccl-tests before and after a driver's update."""
+    for night in range(30):
+        is_late = night >= 20
+        us = (100.0, 100.5, 99.6, 100.2, 99.9)[night % 5] * (1.2 if is_late else 1)
+        rows = [{"us": us * size, "size_bytes": size << 14} for size in (1, 2, 4, 8)]
+        date = f"2026-11-{night + 1:02}T03-00-00Z"
+        folder = tmp_path / "nights" / ("after" if is_late else "before")
+        write_log(folder, *rows, name=str(night), date=date)
+    nights, store = tmp_path / "nights", str(tmp_path / "baselines")
+    accept = ["accept", "--baseline", store, "--current", str(nights / "before")]
+    assert main([*accept, "--reason", "first"]) == 0
+    assert main(["regress", "--baseline", store, "--current", str(nights / "after")]) == 1
+    assert main(["history", str(nights)]) == 0
+    assert main(["fit", str(nights / "after")]) == 0
+    assert main(["dashboard", str(nights), "-o", str(tmp_path / "site")]) == 0
+    out = capsys.readouterr().out
+    for text in ("REGRESSION: SLOWER up to 20", "2026-11-21", "NCCL 2.29.2"):
+        assert text in out, out
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b" \n\n", "is empty"),
+        (b" \n\n", "has no timings; known are nccl-tests"),
         (b"\x7fELF\0\0\1", "is binary, not a log"),
-        (b"just some words\n1 2 3\n", "is not a known format; known are nccl-tests"),
-        (b'{"a": 1}', "is JSON, but not what nccl-tests writes for -J"),
+        (b"just some words\n1 2 3\n", "has no timings; known are nccl-tests"),
+        (b'{"a": 1}', "not what nccl-tests -J writes"),
         (b'{"version": 3, "conf', "is JSON that is cut off"),
-        (b"{" * 100_000, "is JSON that is cut off or damaged"),
-        (b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}', "is JSON, but not"),
+        (b"{" * 100_000, "is JSON that is cut off, damaged"),
+        (
+            b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}',
+            "is JSON that is cut off",
+        ),
     ],
 )
 def test_a_file_that_is_not_a_log_is_refused_in_one_sentence(content, sentence, tmp_path, capsys):
@@ -146,8 +177,8 @@ def test_a_path_that_is_not_a_readable_file_is_refused_in_one_sentence(tmp_path,
 )
 def test_a_log_with_too_many_rows_or_tests_is_refused(text, tmp_path, capsys, monkeypatch):
     """A million rows took more than 40 s, and their run file was too large for `show`."""
-    monkeypatch.setattr(import_command, "MOST_ROWS", 4)
-    monkeypatch.setattr(import_command, "MOST_TESTS", 2)
+    monkeypatch.setattr(runs, "MOST_ROWS", 4)
+    monkeypatch.setattr(runs, "MOST_TESTS", 2)
     assert "has more than" in refused(tmp_path, capsys, put(tmp_path / "a.log", text))
 
 
@@ -175,25 +206,7 @@ def test_hostile_strings_do_not_reach_the_terminal_or_file_names(evil, tmp_path,
             for letter in json.loads(f'"{text}"')
         )
         assert all(
-            re.fullmatch("[a-z0-9_-]+", case.collective or "none")
-            for case in read_imported(path).cases
+            re.fullmatch("[a-z0-9_-]+", case.collective or "none") for case in read(path).cases
         )
     out, err = capsys.readouterr()
     assert all(letter.isprintable() or letter == "\n" for letter in out + err)
-
-
-def test_every_figure_of_a_suspect_case_is_marked(tmp_path, capsys):
-    """One GPU alone takes 0.2 us for an all-reduce of nothing: a reader must not take it for a
-    latency."""
-    one = WHOLE.replace(
-        "#  Rank  1 Group  0 Pid 204200 on  nid005471 device  1 [0019:01:00] NVIDIA GH200 120GB\n",
-        "",
-    )
-    (path,) = imported(tmp_path / "out", put(tmp_path / "one.log", one))
-    assert main(["show", str(path)]) == 0
-    out = capsys.readouterr().out
-    rows = [line.split()[6:9] for line in out.splitlines() if "all_reduce float32" in line]
-    assert len(rows) == 4
-    assert all(figure.endswith("!") for row in rows for figure in row)
-    assert "average busbw 0.5! GB/s" in out
-    assert "! suspect: one rank alone" in out

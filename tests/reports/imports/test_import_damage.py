@@ -8,8 +8,8 @@ import pytest
 
 from reports.imports import logged
 from reports.imports import mpi as import_mpi
-from reports.imports.command import find_tests
-from reports.imports.imported import read_imported
+from reports.imports.runs import find_tests
+from reports.store.result import read
 from tests.reports.imports.test_import import imported, put
 from tests.reports.imports.test_import_formats import (
     BOTH,
@@ -61,7 +61,7 @@ def test_a_damaged_import_is_repaired(tmp_path, capsys):
         path.write_bytes(damaged)
         capsys.readouterr()
         assert imported(tmp_path / "out", log) == [path]
-        assert capsys.readouterr().out.endswith(f"{path} (written anew)\n")
+        assert capsys.readouterr().out.endswith(f"{path} (dated by the file)\n")
         assert (path.read_bytes(), list(path.parent.iterdir())) == (whole, [path])
 
 
@@ -98,16 +98,10 @@ UNREAD = [
 def test_invalid_rows_are_counted(text, unread, read):
     """The import must not drop or misread impossible, too large or truncated figures silently."""
     test = only(text)
-    assert (sorted(set(test.unread)), len(test.cases)) == (unread, read)
+    assert (sorted(set(test.unread)), len(test.rows)) == (unread, read)
     if not read:
         assert (test.status, test.reason) == ("incomplete", "it has no rows")
     assert (test.reason == "the log ends within a row") == text.endswith("20.1")
-
-
-def test_a_half_with_a_misspelt_column_lacks_this_figure():
-    test = only(HEAD + TABLE[::-1].replace("wbgla", "wbga", 1)[::-1] + ROW_8 + ROW_16 + FOOTER)
-    figures = [(case.in_place, case.alg_bw_gb_s) for case in test.cases]
-    assert figures == [(False, 0.1), (True, None), (False, 0.5), (True, None)]
 
 
 ROOTED = ROW_8.replace("     -1", "      0")
@@ -126,8 +120,8 @@ CUT = [
 def test_a_log_that_ends_within_a_row_is_not_complete(text, status, rows):
     """A cut row must not look like a whole one, and its root must not be read as a time."""
     test = only(text)
-    assert (test.status, len(test.cases)) == (status, 2 * rows)
-    assert all(case.time_us.mean for case in test.cases)
+    assert (test.status, len(test.rows)) == (status, 2 * rows)
+    assert all(row.times_us[0] for row in test.rows)
 
 
 FULL_OSU = (
@@ -149,7 +143,7 @@ FULL_OSU = (
 def test_a_cut_osu_table_is_incomplete(text, rows):
     """OSU prints no end, so only the last row or a message shows that a log was cut off."""
     test = only(text)
-    assert (test.status, len(test.cases)) == (
+    assert (test.status, len(test.rows)) == (
         "complete" if text == FULL_OSU[:-1] else "incomplete",
         rows,
     )
@@ -190,10 +184,9 @@ def test_impossible_figures_in_a_report_are_refused(row, half, tmp_path, capsys)
         json.dumps(REPORT | {"results": [good, good | row | {"out_of_place": HALF | half}]}),
     )
     (path,) = imported(tmp_path / "out", log)
-    assert [case.size_bytes for case in read_imported(path).cases] == [8]
-    assert capsys.readouterr().err.endswith(
-        ": results that look like data and could not be read: 2 (1 in all)\n"
-    )
+    assert [case.size_bytes for case in read(path).cases] == [8]
+    err = capsys.readouterr().err
+    assert ": rows that could not be read: 2 (1 in all)\n" in err
 
 
 GATHER = WHOLE.replace("all_reduce", "all_gather")

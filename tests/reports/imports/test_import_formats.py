@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from reports.imports.command import find_tests
+from reports.imports.runs import find_tests, run_of
+from reports.store.result import ResultError
 
 pytestmark = pytest.mark.unit
 
@@ -62,19 +64,17 @@ def only(text):
     return test
 
 
+def cases_of(tests) -> Any:
+    """The cases of the run of these tests."""
+    return run_of(tests, "r", "f").cases
+
+
 def halves(test):
-    """Size, in_place, time and busbw of each half of a row (out-of-place, in-place)."""
-    return [
-        (case.size_bytes, case.in_place, case.time_us.mean, case.bus_bw_gb_s) for case in test.cases
-    ]
+    """Size, in_place and time of each half of a row (out-of-place, in-place)."""
+    return [(row.size_bytes, row.in_place, row.times_us[0]) for row in test.rows]
 
 
-BOTH = [
-    (8, False, 17.93, 0.2),
-    (8, True, 17.72, 0.4),
-    (16, False, 17.65, 0.6),
-    (16, True, 17.63, 0.8),
-]
+BOTH = [(8, False, 17.93), (8, True, 17.72), (16, False, 17.65), (16, True, 17.63)]
 
 
 def test_a_complete_log_is_read():
@@ -86,8 +86,8 @@ def test_a_complete_log_is_read():
     assert test.hosts == 1
     assert only(WHOLE.replace("204200 on  nid005471", "204200 on  nid005472")).hosts == 2
     assert only(TABLE + ROW_8 + FOOTER).hosts is None
-    assert {(case.datatype, case.redop, case.root, case.n_wrong) for case in test.cases} == {
-        ("float32", "sum", -1, 0)
+    assert {(row.datatype, row.redop, row.shape, row.n_wrong) for row in test.rows} == {
+        ("float32", "sum", None, 0)
     }
 
 
@@ -144,19 +144,7 @@ def test_the_heading_names_the_columns():
     )
     test = only(names + UNITS + blank + FOOTER)
     assert halves(test) == BOTH[:2]
-    assert [(case.redop, case.n_wrong, case.max_error) for case in test.cases] == [
-        (None, None, 1e-7),
-        (None, None, None),
-    ]
-
-
-def test_algbw_that_includes_the_factor_of_busbw_is_recomputed():
-    """Otherwise all-gathers of 2019 would look slower than today's on the same machine."""
-    row = " 8589934560 178956970 float 106773 73.75 73.75 1e+00 70089 122.56 112.34 1e+00\n"
-    names = NAMES.replace("    root", "").replace("   redop", "").replace("#wrong", " error")
-    old, new = only(f"$ ./build/all_gather_perf -g 12\n{names}{UNITS}{row}{FOOTER}").cases
-    assert (round(old.alg_bw_gb_s, 2), old.reported_alg_bw_gb_s) == (80.45, 73.75)
-    assert (new.alg_bw_gb_s, new.reported_alg_bw_gb_s) == (122.56, None)
+    assert [(row.redop, row.n_wrong) for row in test.rows] == [("", None)] * 2
 
 
 def test_times_in_milliseconds_are_converted():
@@ -164,7 +152,7 @@ def test_times_in_milliseconds_are_converted():
     alone = only(
         "$ ./build/test/single/all_reduce_test 10000000\n" + EARLY_HEAD + EARLY_NAMES + EARLY_ROW
     )
-    assert [case.time_us.mean for case in alone.cases] == [1618, 1622]
+    assert [row.times_us for row in alone.rows] == [[1618], [1622]]
     assert (alone.format, alone.status, alone.collective, alone.world_size) == (
         "NCCL 1.x",
         "complete",
@@ -181,15 +169,9 @@ def test_large_small_and_missing_figures_are_read():
     )
     wrong, other = only(
         HEAD + TABLE + row + "# Out of bounds values : 1 FAILED\n# Avg bus bandwidth    : 1\n"
-    ).cases
-    assert (wrong.status, wrong.n_wrong, wrong.reported_bus_bw_gb_s, wrong.bus_bw_gb_s) == (
-        "wrong",
-        1048580,
-        1.04,
-        None,
-    )
-    assert wrong.time_us.mean == 1.7e7
-    assert (other.status, other.alg_bw_gb_s, other.bus_bw_gb_s) == ("ok", None, None)
+    ).rows
+    assert (wrong.n_wrong, wrong.times_us) == (1048580, [1.7e7])
+    assert other.n_wrong is None
 
 
 START = HEAD + TABLE
@@ -214,7 +196,7 @@ STATUSES = [
 def test_the_status_shows_how_a_test_ended(text, status, rows):
     """A run that hung or was killed must not look like a short run."""
     test = only(text)
-    assert (test.status, len(test.cases)) == (status, 2 * rows)
+    assert (test.status, len(test.rows)) == (status, 2 * rows)
 
 
 def test_a_log_may_have_several_tests_with_text_between():
@@ -227,7 +209,7 @@ def test_a_log_may_have_several_tests_with_text_between():
         + TABLE
         + WHOLE
     )
-    assert [(test.collective, test.status, len(test.cases)) for test in tests] == [
+    assert [(test.collective, test.status, len(test.rows)) for test in tests] == [
         ("all_reduce", "complete", 4),
         ("sendrecv", "incomplete", 0),
         ("all_reduce", "complete", 4),
@@ -238,7 +220,7 @@ def test_two_runs_in_one_output_are_incomplete():
     """Two processes without MPI each run the whole test: their rows must not look like one run."""
     both = "".join(2 * line for line in (START + ROW_8 + ROW_16).splitlines(keepends=True))
     tests = read_tests(both + FOOTER + ROW_16 + FOOTER)
-    assert [(test.status, len(test.cases)) for test in tests] == [
+    assert [(test.status, len(test.rows)) for test in tests] == [
         ("incomplete", 8),
         ("incomplete", 2),
     ]
@@ -246,11 +228,7 @@ def test_two_runs_in_one_output_are_incomplete():
     jobs = "".join(f" {rank}: {line}\n" for line in WHOLE.splitlines() for rank in range(3))
     tests = read_tests(jobs)
     assert {test.status for test in tests} == {"incomplete"}
-    assert sum(len(test.cases) for test in tests) == 12
-
-
-def test_a_rank_alone_is_suspect():
-    assert all(case.suspect for case in only(HEAD.replace("#  Rank  1", "#") + TABLE + ROW_8).cases)
+    assert sum(len(test.rows) for test in tests) == 12
 
 
 def test_mscclpp_prints_in_place_first():
@@ -276,8 +254,8 @@ def test_mscclpp_prints_in_place_first():
         + second
         + end
     )
-    assert halves(in_place) == [(6291456, True, 76.21, 144.46)]
-    assert halves(out_of_place) == [(1073741824, False, 7186.2, 130.74)]
+    assert halves(in_place) == [(6291456, True, 76.21)]
+    assert halves(out_of_place) == [(1073741824, False, 7186.2)]
     assert (in_place.format, in_place.status) == ("mscclpp-test", "complete")
 
 
@@ -289,9 +267,8 @@ def test_osu_logs_are_read():
         "# Size  Avg Latency(us)  Min Latency(us)  "
         "Max Latency(us)  Iterations\n4   34.31   33.27   35.07   1000\n"
     )
-    (case,) = only(full).cases
-    assert (case.time_us.mean, case.time_us.n) == (34.31, 1000)
-    assert case.over_ranks_us["max"] == 35.07
+    (row,) = only(full).rows
+    assert (row.times_us, row.mean_us, row.n) == ([35.07], 34.31, 1000)
     barrier, bandwidth, overlapped = read_tests(
         "mpirun -np 16 osu_barrier\n# OSU MPI Barrier Latency Test v5.9\n# Avg Latency(us)\n"
         "      12.5\n"
@@ -308,8 +285,8 @@ def test_osu_logs_are_read():
         "osu_iallreduce",
     ]
     assert (barrier.world_size, barrier.status) == (16, "complete")
-    assert (barrier.cases[0].size_bytes, barrier.cases[0].time_us.mean) == (None, 12.5)
-    assert (bandwidth.cases[0].time_us, bandwidth.cases[0].alg_bw_gb_s) == (None, 14.84895)
+    assert (barrier.rows[0].size_bytes, barrier.rows[0].times_us) == (0, [12.5])
+    assert cases_of([bandwidth])[0].alg_bw_gb_s == pytest.approx(14.84895)
     twice = read_tests("".join(2 * line for line in full.splitlines(keepends=True)))
     assert {test.status for test in twice} == {"incomplete"}
 
@@ -333,7 +310,7 @@ def test_an_osu_log_with_a_crash_is_incomplete(crash):
 def test_the_validation_of_osu_is_read():
     head = "# OSU MPI Allreduce Latency Test v7.4\n# Size  Avg Latency(us)  Validation\n"
     test = only(head + "4  34.31  Pass\n8  35.02  Fail\n")
-    assert [case.status for case in test.cases] == ["ok", "wrong"]
+    assert [row.n_wrong for row in test.rows] == [0, 1]
     assert (test.status, only(head + "4  34.31  Pass\n").status) == ("failed", "complete")
 
 
@@ -345,9 +322,8 @@ def test_imb_logs_are_read():
         "  #bytes #repetitions  t[usec]  Mbytes/sec\n  4194304  10  36914.00  108.36\n"
     )
     whole = only(head + "# All processes entering MPI_Finalize\n")
-    (case,) = whole.cases
-    assert (whole.world_size, case.size_bytes, case.time_us.mean) == (4, 4194304, 36914)
-    assert (case.alg_bw_gb_s, case.time_us.n) == (None, 10)
+    (row,) = whole.rows
+    assert (whole.world_size, row.size_bytes, row.times_us, row.n) == (4, 4194304, [36914], 10)
     assert (whole.status, only(head).status) == ("complete", "incomplete")
 
 
@@ -382,7 +358,7 @@ def test_the_json_report_of_nccl_tests_is_read():
     test = only(whole)
     assert (test.collective, test.world_size, test.status) == ("all_reduce", 8, "complete")
     assert test.hosts == 2
-    assert halves(test) == [(8, True, 17.93, 0.2), (16, False, 17.93, None), (16, True, 17.93, 0.2)]
+    assert halves(test) == [(8, True, 17.93), (16, False, 17.93), (16, True, 17.93)]
     for changed, status in (
         (report | {"out_of_bounds": {"count": 2, "okay": "false"}}, "failed"),
         (report | {"average_bus_bandwidth": None}, "incomplete"),
@@ -390,4 +366,100 @@ def test_the_json_report_of_nccl_tests_is_read():
         assert only(json.dumps(changed)).status == status
     assert only(whole.replace('"nwrong": 0', '"nwrong": 3', 1)).status == "failed"
     both = read_tests(f"[{whole},{whole}]")
-    assert [(test.status, len(test.cases)) for test in both] == [("complete", 3)] * 2
+    assert [(test.status, len(test.rows)) for test in both] == [("complete", 3)] * 2
+
+
+def test_the_median_of_iterations_counts_where_nccl_tests_prints_it():
+    """With -I a report has each iteration; the mean follows a single slow one."""
+    row = CASE | {"out_of_place": HALF, "out_of_place_per_iter": {"p50_us": 11.5}}
+    test = only(json.dumps(REPORT | {"results": [row]}))
+    assert halves(test) == [(8, False, 11.5)]
+    assert test.statistic == "median over iterations"
+
+
+IMB_GATHER = (
+    "# Intel(R) MPI Benchmarks 2021.3, MPI-1 part\n"
+    "# Date                  : Wed Mar 20 12:25:21 2024\n"
+    "# Version               : #10 SMP Sat Jun 25 14:28:50 EEST 2016\n"
+    "# Benchmarking Allgather\n# #processes = 4\n"
+    "#bytes #repetitions t_min[usec] t_max[usec] t_avg[usec]\n"
+    "1024 1000 1.0 3.0 2.0\n# All processes entering MPI_Finalize\n"
+)
+
+
+def test_sizes_of_one_rank_become_sizes_of_all_ranks():
+    """Otherwise 1 KiB of IMB would be compared with 1 KiB of nccl-tests, a quarter of the bytes."""
+    test = only(IMB_GATHER)
+    (case,) = cases_of([test])
+    assert (case.size_bytes, case.time_us.median, case.time_us.mean) == (4096, 3.0, 2.0)
+    assert case.bus_bw_gb_s == pytest.approx(4096 / 3.0 / 1e3 * 3 / 4)
+    assert case.across_ranks == "slowest"
+    test.world_size = None
+    with pytest.raises(ResultError, match="say how many: --ranks N"):
+        run_of([test], "r", "f")
+
+
+def test_rows_of_one_size_are_blocks_of_one_case():
+    """nccl-tests prints the whole table once more for each cycle of its option -N."""
+    (half, *_) = cases = cases_of([only(START + (ROW_8 + ROW_16) * 3 + FOOTER)])
+    assert len(cases) == 4
+    assert (half.time_us.n_blocks, half.time_us.median) == (3, 17.93)
+    assert len(cases_of([only(START + ROW_8 * 2)])) == 4  # no footer: perhaps of two runs
+
+
+DATED = [
+    (IMB_GATHER, "2024-03-20 12:25:21"),
+    ("slurmd: *** JOB 7 ON n1 STARTED AT 2025-02-07T14:12:36 ***\n" + WHOLE, "2025-02-07 14:12:36"),
+    (WHOLE + "x CANCELLED AT 2025-02-07T14:12:36 ***\n", "2025-02-07 14:12:36"),
+    (json.dumps(REPORT | {"start_time": "2026-07-09 16:03:21"}), "2026-07-09 16:03:21"),
+    ("driver version of 2025-02-07 14:12:36\n" + WHOLE, "None"),
+    ("at 2025-02-31 14:12:36\n" + WHOLE, "None"),
+]
+
+
+@pytest.mark.parametrize(("text", "date"), DATED)
+def test_a_test_has_the_date_of_its_log(text, date):
+    """Without dates six nights were no series."""
+    assert str(only(text).date) == date
+
+
+def line(**fields):
+    return json.dumps({"size_bytes": 1024, "time_us": 5.0, "ranks": 2} | fields) + "\n"
+
+
+def test_timing_lines_are_read_among_other_lines():
+    text = "starting\n[1,0]<stdout>:" + line(collective="all_reduce", n_wrong=0, n=50)
+    text += line(name="moe", shape={"tokens": 64}, time_us=[7.0, 9.0, 8.0]) + "done {}\n"
+    (reduce, moe) = read_tests(text)
+    assert (reduce.collective, reduce.world_size, halves(reduce)) == (
+        "all_reduce",
+        2,
+        [(1024, False, 5.0)],
+    )
+    assert moe.collective == "moe"
+    ours, other = cases_of([reduce, moe])
+    assert (ours.time_us.median, other.time_us.median) == (5.0, 8.0)
+    assert ours.bus_bw_gb_s == pytest.approx(1024 / 5.0 / 1e3)
+    assert (other.bus_bw_gb_s, other.shape) == (None, {"tokens": 64})
+    (wrong,) = cases_of(read_tests(line(n_wrong=3, time_us=[5.0, 6.0])))
+    assert (wrong.status, wrong.n_wrong) == ("wrong", 3)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"time_us": -1},
+        {"time_us": 0},
+        {"time_us": []},
+        {"time_us": "5"},
+        {"size_bytes": 1.5},
+        {"ranks": 0},
+        {"name": "a\x1b[2J"},
+        {"shape": {"a": [1]}},
+        {"shape": {"arrival_skew_us": "late"}},
+        {"n_wrong": -1},
+    ],
+)
+def test_a_timing_line_with_a_bad_field_is_named(fields):
+    tests = read_tests(line() + line(**fields))
+    assert [test.unread for test in tests] == [[2]]

@@ -102,7 +102,7 @@ def test_a_file_of_many_lines_or_without_cases_or_of_a_newer_schema_is_refused(t
     with pytest.raises(ResultError, match="has more than the 1,000,000 lines that are read"):
         read(path)
     for head, words in (
-        ({"cases": []}, "Expected `array` of length >= 1"),
+        ({"cases": []}, "it has no case, or no rank"),
         ({"schema": 2}, r"run\.jsonl, line 1: schema 2 is newer than this program's 1"),
     ):
         path.write_bytes(stored)

@@ -27,8 +27,8 @@ def store(tmp_path_factory):
         made = write_run(folder / f"day{number}", run_id=RUN_ID.format(number), **fields)
     rewrite_head(made.path, world__slowed_percent=10)
     rewrite_head(run_of(folder, 2), machine_id='quote " and \\n')
-    row = {"us": 0.2, "size_bytes": 8, "suspect": True, "max_error": 5e-07}
-    write_log(folder, row, name="=cmd()", hosts=2)
+    row = {"us": 0.2, "size_bytes": 8}
+    write_log(folder, row, name="=cmd()", hosts=2, date="2027-01-01T00-00-00Z")
     (folder / "other.jsonl").write_text("hello\n")
     return folder
 
@@ -63,8 +63,8 @@ def test_the_csv_has_a_row_for_each_case_and_no_empty_column(store, capsysbinary
         median_us(case) for case in cases
     ]
     last = of_case[-1]
-    names = "imported_from", "suspect", "hosts", "world_size"
-    assert [last[name] for name in names] == ["'=cmd().log", "True", "2", "2"]
+    names = "imported_from", "hosts", "world_size"
+    assert [last[name] for name in names] == ["'=cmd().log", "2", "2"]
     alone, _ = export(capsysbinary, run_of(store, 0), "--csv")
     assert "imported_from" not in alone.decode().partition("\n")[0]
 
@@ -87,7 +87,7 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
         ): sample
         for sample in times.samples
     }
-    assert len(points) == len(times.samples) == 3 * 6  # neither the slowed run nor the log
+    assert len(points) == len(times.samples) == 3 * 6 + 1  # not the slowed run
     runs = [read(run_of(store, number)) for number in range(3)]
     for number, run in enumerate(runs):
         for case in run.cases:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from reports.__main__ import main
-from reports.imports.command import find_tests
+from reports.imports.runs import find_tests
 from reports.store.result import ResultError, read
 from reports.tables.figure import lines_of
 from reports.tables.formats import as_nccl_tests
@@ -182,9 +182,9 @@ def test_a_table_in_the_columns_of_nccl_tests_is_read_by_import(result):
     """Other programs' parsers rely on the same columns."""
     (test,) = find_tests(Path("log"), as_nccl_tests(result).encode())
     ours = [case for case in result.cases if (case.algorithm, case.mode) == ("auto", "isolated")]
-    places = [(case.size_bytes, case.in_place) for case in test.cases]
+    places = [(row.size_bytes, row.in_place) for row in test.rows]
     assert places == [(case.size_bytes, case.in_place) for case in ours]
-    times_us = [case.time_us.mean for case in test.cases if case.time_us]
+    times_us = [row.times_us[0] for row in test.rows]
     assert times_us == pytest.approx([case.time_us.mean for case in ours], abs=0.05)
 
 

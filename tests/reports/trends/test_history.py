@@ -271,8 +271,7 @@ def test_runs_that_measured_in_another_way_are_other_series_whose_labels_say_so(
 
 def test_unusable_runs_are_left_out_and_named(tmp_path, history):
     """A bad file must not hide the others, and times of wrong results must not count."""
-    good, imported, newer, odd = (write(tmp_path, number) for number in (1, 3, 4, 6))
-    rewrite_head(imported, imported_from={"file": "log.txt"})
+    good, newer, odd = (write(tmp_path, number) for number in (1, 4, 6))
     rewrite_head(newer, schema=99)
     rewrite_head(odd, run_id="yesterday")
     write(tmp_path, 2, status="incomplete")
@@ -287,7 +286,6 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, history):
     assert "runs 2, machines 1" in text
     for reason in (
         "incomplete: 1",
-        "imported from a log: 1",
         "of a newer schema: 1",
         "with wrong results: 1",
         "slowed on purpose: 1",

@@ -1,0 +1,71 @@
+"""Launches of other harnesses' commands, such as nccl-tests or a user's script: what they print
+becomes an ordinary run."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.campaigns.options import PLACEHOLDER, CampaignOptions, Variant
+from bench.machine import environment, node
+from reports.imports.runs import find_tests, run_of
+from reports.store.result import ResultError, content_of, latest
+from reports.store.schema import Result
+
+
+@contextmanager
+def output_files(options: CampaignOptions, variant: Variant, number: int) -> Iterator[Path]:
+    """The path, without suffixes, of a launch's output: in a folder beside its run if it is to be
+    kept. Otherwise it is deleted, because it can hold a whole environment."""
+    if options.keeps_output:
+        folder = options.folder / variant.name / f"launch-{number}.output"
+        folder.mkdir()
+        yield folder / "launch"
+    else:
+        with TemporaryDirectory(prefix="wiretax-") as deleted:
+            yield Path(deleted) / "launch"
+
+
+def fill(options: CampaignOptions, variant: Variant, seed: int, log: Path) -> list[str]:
+    """The command with the values of its placeholders."""
+    values = {"out": f"{log.absolute()}.file.txt", "seed": str(seed)} | options.settings
+    return [
+        PLACEHOLDER.sub(lambda found: values.get(found[1], found[2]), word)
+        for word in variant.arguments
+    ]
+
+
+def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result:
+    """The run that a launch's output describes: its file {out}, or else its standard output. Raises
+    ResultError without timings or without the number of ranks, ValueError for a bad name of this
+    node."""
+    files = [log.with_suffix(suffix) for suffix in (".file.txt", ".out.txt")]
+    content = content_of(next(file for file in files if file.is_file()))
+    tests = [test for test in find_tests(Path("its output"), content) if test.rows]
+    if not tests:
+        raise ResultError("its output has no timings, only the head of a table")
+    for test in tests:
+        test.world_size = test.world_size or options.ranks
+        if not test.world_size:
+            raise ResultError("its output names no number of ranks: say how many: --ranks N")
+
+    facts, started = environment.describe(), time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+    library = f"{tests[0].format} {tests[0].library}"
+    machine_id, software_id = environment.identities(facts, library, "")
+    result = run_of(
+        tests,
+        f"{started}-{variant.name}-{secrets.token_hex(3)}",
+        f"variant {variant.name}",
+        machine_id=machine_id,
+        software_id=software_id,
+        environment=facts,
+        argv=variant.recorded().argv,
+        after=latest(options.folder / variant.name),
+    )
+    if result.run.world["hosts"] in (None, 1):
+        label = node.chosen_name() or node.host_label()
+        for rank in result.run.world["ranks"]:
+            rank["node"] = label
+    return result

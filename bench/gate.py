@@ -1,0 +1,71 @@
+"""`python -m bench.gate` tells whether a command is slower than another one: it launches both in
+turn, as `bench.campaign` does, and writes what a pipeline keeps of `reports regress`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.campaign import main as campaign
+from bench.campaigns.options import launching_parser
+from bench.harness.console import FINE, WRONG
+from reports.__main__ import main as reports
+from reports.verdicts.gate import STATUSES
+
+EPILOG = """\
+further options, such as --pairs, --ranks or --revision base=REV, are those of bench.campaign
+
+example:
+  python -m bench.gate --budget 10m --base "old/all_reduce_perf -b 16K -e 32M -f 2" \\
+    --head "new/all_reduce_perf -b 16K -e 32M -f 2"
+
+exit status, also in the file status of the folder:
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `python -m bench.gate` and returns the exit status: that of `regress`, or that of the
+    campaign if it could not be finished."""
+    meanings = "".join(f"  {status} {meaning}\n" for status, meaning in enumerate(STATUSES))
+    parser = launching_parser(
+        "gate",
+        '--base "COMMAND" --head "COMMAND" [OPTION ...]',
+        "Launches two commands in turn and tells whether the second has become slower.",
+        EPILOG + meanings + "  130 interrupted",
+    )
+    option = parser.add_argument
+    option("--base", metavar="COMMAND", required=True, help="the command as it was")
+    option("--head", metavar="COMMAND", required=True, help="the command as it is now")
+    option("--budget", metavar="TIME", default="10m", help="time for all launches (10m)")
+    option("--out", metavar="DIR", default="gate", help="a new folder for runs and pages (gate)")
+    option("--min-effect", metavar="PERCENT", help="a slowdown below this passes")
+    option(
+        "--on-inconclusive",
+        choices=["fail", "pass"],
+        default="fail",
+        help="the result if such a slowdown could hide (fail)",
+    )
+    values, rest = parser.parse_known_args(argv)
+    folder = Path(values.out)
+    variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
+    status = campaign([*variants, "--budget", values.budget, "--out", values.out, *rest])
+    if status not in (FINE, WRONG) or not (folder / "head").is_dir():
+        return status
+
+    files = {"--markdown": "summary.md", "--junit": "junit.xml", "--html": "index.html"}
+    words = [word for flag, name in files.items() for word in (flag, str(folder / name))]
+    words += [f"--min-effect={values.min_effect}"] if values.min_effect else []
+    status = reports(
+        [
+            "regress",
+            f"--baseline={folder / 'base'}",
+            f"--current={folder / 'head'}",
+            f"--on-inconclusive={values.on_inconclusive}",
+            *words,
+        ]
+    )
+    (folder / "status").write_text(f"{status}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

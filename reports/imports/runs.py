@@ -1,0 +1,210 @@
+"""Finds the tests in another harness's output, and makes an ordinary run of them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from reports.imports.logged import MEAN, UNKNOWN, LoggedTest, Row, clean_line, dates_of
+from reports.imports.mpi import parse_mpi
+from reports.imports.nccl_json import parse_json
+from reports.imports.nccl_tests import parse_nccl
+from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
+from reports.store.build import build_cases
+from reports.store.result import ResultError
+from reports.store.schema import Block, CaseHeader, End, Result, Run
+from reports.store.writing import to_line
+
+FORMATS = "nccl-tests, rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB, timing lines"
+# Of a log; a row takes 0.1 ms and 700 bytes of a run file, a test its own run file.
+MOST_ROWS, MOST_TESTS = 50_000, 2000
+MOST_RANKS = 4096  # that a run lists
+LOST = (
+    "{}: timed by its own clock ({}); the state of the link is unknown, and in place and out of "
+    "place are separate cases."
+)
+
+
+def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
+    """The tests in the log, in order. Raises ResultError for a file that is binary or of an unknown
+    format, for JSON that is damaged or not of nccl-tests, and for too many rows."""
+    text = decode(path, content)
+    if text.lstrip(" \r\n\t[")[:1] == "{" and MARK not in text:
+        tests = tests_of_json(path, text.strip())
+    else:
+        tests = tests_of_text(path, text)
+
+    if not tests:
+        raise ResultError(f"{path} has no timings; known are {FORMATS}")
+    if len(tests) > MOST_TESTS or sum(len(test.rows) for test in tests) > 2 * MOST_ROWS:
+        raise ResultError(f"{path} has more than {MOST_TESTS:,} tests or {MOST_ROWS:,} rows")
+
+    return tests
+
+
+def tests_of_json(path: Path, text: str) -> Sequence[LoggedTest]:
+    if len(text) > 20_000_000:  # they take ten times as much memory
+        raise ResultError(f"{path} has more than 20 MB of JSON")
+
+    try:
+        return parse_json(text)
+    except (
+        AttributeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ResultError(
+            f"{path} is JSON that is cut off, damaged, or not what nccl-tests -J writes ({error})"
+        ) from error
+
+
+def tests_of_text(path: Path, text: str) -> Sequence[LoggedTest]:
+    """The tests with their dates: the last one before a test, or else the first after it."""
+    raw = text.split("\n")
+    lines = [clean_line(line) for line in raw]
+    if sum(line.lstrip(" #")[:1].isdigit() or MARK in line for line in lines) > MOST_ROWS:
+        raise ResultError(f"{path} has more than {MOST_ROWS:,} rows")
+
+    tests: list[LoggedTest] = [*parse_nccl(lines), *parse_mpi(lines), *parse_timing_lines(raw)]
+    tests.sort(key=lambda test: test.first_line)
+    dates = list(dates_of(raw)) if tests else []
+
+    for test in tests if dates else ():
+        before = [date for line, date in dates if line <= test.first_line]
+        test.date = before[-1] if before else dates[0][1]
+
+    for test in tests[-1:]:
+        drop_cut_row(test, lines)
+
+    return tests
+
+
+def drop_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
+    """Drops the last row of a test if it is the last line of the log and shorter than the row
+    before: rows end in the same column, so that its end is lacking."""
+    last = len(lines)
+    before = [row.line for row in test.rows if row.line and row.line < last]
+
+    widths = [len(lines[line - 1].rstrip()) for line in (last, *before[-1:])]
+    if test.format != FORMAT and widths[0] < widths[-1]:
+        test.unread += [last for row in test.rows if row.line == last]
+        test.rows = [row for row in test.rows if row.line != last]
+
+    if last in test.unread and test.status == "complete":
+        test.end("incomplete", "the log ends within a row")
+
+
+def decode(path: Path, content: bytes) -> str:
+    """The text in UTF-8 or Latin-1, without NULs that a crash leaves at the end. Raises ResultError
+    for binary files, among them UTF-16."""
+    content = content.rstrip(b"\0")
+    if b"\0" in content:
+        raise ResultError(f"{path} is binary, not a log")
+
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) -> Result:
+    """The run of these tests, whose sizes are of all ranks. `file` names their origin; `facts` are
+    further fields of the head. Raises ResultError for tests of different numbers of ranks, and
+    where their number is needed and unknown."""
+    first, sizes = tests[0], sorted({test.world_size or 0 for test in tests})
+    if len(sizes) > 1:
+        raise ResultError(f"{file}: its tests have {' and '.join(map(str, sizes))} ranks")
+
+    planned, blocks = dict[Any, tuple[int, CaseHeader, str]](), list[Block]()
+    for test in tests:
+        for row in test.rows:
+            header = _header(test, row, file)
+            # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
+            is_block = header.size_bytes and test.status != "incomplete"
+            key = msgspec.json.encode(header) if is_block else (row.line, row.in_place)
+            case, *_ = planned.setdefault(key, (len(planned), header, test.statistic))
+            for place, time_us in enumerate(row.times_us):
+                blocks.append(
+                    Block(
+                        case=case,
+                        block=len(blocks),
+                        round=len(blocks),
+                        n=row.n,
+                        time_us=time_us,
+                        mean_us=row.mean_us or (time_us if MEAN in test.statistic else None),
+                        n_wrong=None if place else row.n_wrong,
+                    )
+                )
+
+    harness = first.format.split()[0]
+    names = {(test.collective or UNKNOWN).replace("all_", "all") for test in tests}
+    head: dict[str, Any] = {
+        "benchmark": names.pop() if len(names) == 1 else harness,
+        "version": first.format,
+        "argv": [],
+        "seed": 0,
+        "machine_id": _digest(*sorted({*first.gpus.values()})),
+        "software_id": _digest(first.format, first.library or ""),
+        "environment": {},
+        "notes": [],
+    }
+    ranks = range(min(sizes[0], MOST_RANKS))
+    run = Run(
+        run_id=run_id,
+        cases=[header for _, header, _ in planned.values()],
+        world={
+            "size": sizes[0],
+            "hosts": first.hosts,
+            "ranks": [{"rank": rank, "gpu": first.gpus.get(rank)} for rank in ranks],
+        },
+        method={"harness": harness, "statistic": first.statistic},
+        imported_from=file,
+        **head | facts,
+    )
+    run.notes.append(LOST.format(first.format, first.statistic))
+    cases = build_cases(run, blocks, [])
+    for result, (_, _, statistic) in zip(cases, planned.values(), strict=True):
+        result.across_ranks = "slowest" if "slowest" in statistic else "mean"
+
+    bad = next((test for test in tests if test.status != "complete"), first)
+    end = End(status=bad.status, reason=bad.reason)
+    return Result(Path(f"{run_id}.jsonl"), run, cases, blocks, end=end)
+
+
+def _header(test: LoggedTest, row: Row, file: str) -> CaseHeader:
+    if test.is_per_rank and not test.world_size:
+        raise ResultError(
+            f"{file}: it prints sizes of one rank of an unknown number: say how many: --ranks N"
+        )
+
+    size_bytes = row.size_bytes * ((test.world_size or 1) if test.is_per_rank else 1)
+    collective = test.collective or UNKNOWN
+    return CaseHeader(
+        collective=collective,
+        algorithm=row.algorithm,
+        library=test.library,
+        variant="plain",  # buffers as the rows of our runs' own library have them
+        memory="private",
+        size_bytes=size_bytes,
+        count=size_bytes if row.count is None else row.count,
+        datatype=row.datatype,
+        redop=row.redop or ("sum" if "reduce" in collective else "none"),
+        in_place=row.in_place,
+        shape=row.shape,
+    )
+
+
+def _digest(*texts: str) -> str:
+    """Twelve hexadecimal digits, as an id of a machine or of software has."""
+    return hashlib.sha256("\n".join(texts).encode(errors="replace")).hexdigest()[:12]
+
+
+def content_of_run(result: Result) -> bytes:
+    """The run's file."""
+    records: list[Any] = [result.run, *result.blocks, *result.cases, result.end]
+    return b"".join(map(to_line, records))

@@ -1,0 +1,69 @@
+"""Timing lines, a protocol for any program: one JSON object a line, among other lines if need be.
+docs/judge.md describes the fields."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Annotated
+
+import msgspec
+
+from reports.imports.logged import LoggedTest, Row
+from reports.store.schema import LEAST_US, Count, Positive, Shape
+
+MARK, FORMAT = '"time_us"', "timing-lines"
+STATISTIC, MOST_BLOCKS = "median over blocks, slowest rank", 10_000
+Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z][\w.-]{0,63}\Z")]
+Time = Annotated[float, msgspec.Meta(ge=LEAST_US, lt=1e15)]
+
+
+class TimingLine(msgspec.Struct):
+    """The bytes of all ranks as nccl-tests counts them, and the time of the slowest rank in us;
+    several times are several blocks, of `n` iterations each. Work that is no collective has a
+    `name` and a `shape`."""
+
+    size_bytes: Count
+    time_us: Time | Annotated[list[Time], msgspec.Meta(min_length=1, max_length=MOST_BLOCKS)]
+    collective: Name | None = None
+    name: Name = "work"
+    ranks: Positive | None = None
+    n: Positive = 1
+    n_wrong: Count | None = None
+    in_place: bool = False
+    datatype: Name = "unknown"
+    redop: Name = ""
+    algorithm: Name = "program"
+    shape: dict[Name, Name | int | float] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValidationError for a name of ours in the shape with a value of another type."""
+        msgspec.convert(self.shape, Shape | None)
+
+
+SHARED = [each.name for each in fields(Row) if each.name in TimingLine.__struct_fields__]
+
+
+def parse_timing_lines(lines: Sequence[str]) -> list[LoggedTest]:
+    """A test for each collective or name, and number of ranks, in the order of their first line."""
+    tests: dict[tuple[str, int | None], LoggedTest] = {}
+    unread = list[int]()
+
+    for number, text in enumerate(lines, 1):
+        if MARK not in text:
+            continue
+        try:
+            line = msgspec.json.decode(text[text.find("{") :].strip(), type=TimingLine)
+        except (msgspec.DecodeError, RecursionError):
+            unread.append(number)
+            continue
+        key = line.collective or line.name, line.ranks
+        test = tests.setdefault(
+            key, LoggedTest(FORMAT, number, STATISTIC, key[0], world_size=line.ranks)
+        )
+        times_us = line.time_us if isinstance(line.time_us, list) else [line.time_us]
+        shared = {name: getattr(line, name) for name in SHARED}
+        test.add(Row(times_us=times_us, line=number, **shared))
+
+    for test in [*tests.values()][:1]:
+        test.unread = unread
+
+    return [*tests.values()]

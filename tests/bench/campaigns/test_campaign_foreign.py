@@ -1,0 +1,130 @@
+"""Tests campaigns of other people's commands with real launches of small scripts."""
+
+import json
+import re
+import shlex
+import sys
+
+import pytest
+
+from bench.campaign import main
+from reports.__main__ import main as reports
+from reports.store.manifest import read_manifest
+from reports.store.result import read
+from tests.bench.campaigns.test_campaign import made, run
+from tests.bench.campaigns.test_campaign_command import named
+from tests.reports.imports.test_import_formats import WHOLE
+
+# Prints timing lines of a program whose launches differ by 1 % and whose blocks do.
+PROGRAM = """
+import json, random, sys
+factor, seed, *sizes = sys.argv[1:]
+draw = random.Random(f"{seed} {factor}")
+launch = draw.gauss(1, 0.01)
+for size in map(int, sizes):
+    times_us = [(5 + size / 1e4) * float(factor) * launch * draw.gauss(1, 0.01) for _ in range(8)]
+    line = {"collective": "all_reduce", "size_bytes": size, "time_us": times_us, "n_wrong": 0}
+    print(json.dumps(line | {"algorithm": "mine"}))
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(PROGRAM)
+    return f"{shlex.quote(sys.executable)} {shlex.quote(str(path))}"
+
+
+def words_of(folder, capsys):
+    """The verdicts of a campaign, by its own launches."""
+    capsys.readouterr()
+    assert reports(["compare", str(folder), "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["comparisons"][0]["cells"]
+    return [cell["verdict"] for cell in cells]
+
+
+def test_timing_lines_of_a_slower_program_are_called_slower(tmp_path, program, capsys):
+    def campaign(name, factor):
+        variants = named(
+            a=f"{program} 1.0 {{seed}} 16384 1048576",
+            b=f"{program} {factor} {{seed}} {{sizes:16384}} {{max:4}}",
+        )
+        options = ["--pairs", "8", "--ranks", "2", "--set", "max=1048576"]
+        status, out, err = run(tmp_path / name, *variants, *options)
+        assert status == 0, err
+        return out
+
+    assert "timed by its own clock" in campaign("slow", 1.1).replace("\n", " ")
+    assert words_of(tmp_path / "slow", capsys) == ["SLOWER", "SLOWER"]
+    side = str(tmp_path / "slow")
+    assert reports(["regress", "--baseline", f"{side}/a", "--current", f"{side}/b"]) == 1
+    campaign("same", 1.001)
+    assert not {"SLOWER", "FASTER"} & {*words_of(tmp_path / "same", capsys)}
+    manifest = read_manifest(tmp_path / "same")
+    assert manifest.foreign == []
+    head = read(tmp_path / "same" / str(manifest.launches[0].run)).run
+    assert (head.world["size"], head.nodes != []) == (2, True)
+    assert head.argv[1:4] == ["mine.py", "1.0", "{seed}"]
+
+
+def test_the_file_of_a_launch_is_read_and_deleted_unless_it_is_kept(tmp_path, monkeypatch):
+    """nccl-tests writes the whole environment, with its secrets, into the report of -J."""
+    log = tmp_path / "whole.log"
+    log.write_text(WHOLE)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    copy = f"sh -c 'echo secret; cp {log} $0' {{out}}"
+    status, _, err = run(tmp_path / "c", *named(a=copy, b=copy), "--pairs", "1")
+    assert status == 0, err
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert made(tmp_path / "c", "first")
+    run(tmp_path / "kept", *named(a=copy, b=copy), "--pairs", "1", "--keep-output")
+    assert (tmp_path / "kept/a/launch-1.output/launch.file.txt").read_text() == WHOLE
+    assert (tmp_path / "kept/a/launch-1.output/launch.out.txt").read_text() == "secret\n"
+    assert read_manifest(tmp_path / "kept").foreign == []
+
+
+TIMED = json.dumps({"size_bytes": 8, "time_us": 5.0, "ranks": 2})
+UNRANKED = json.dumps({"size_bytes": 8, "time_us": 5.0})
+MIXED = TIMED + "\n" + TIMED.replace("2}", "4}")
+BAD = [
+    ("echo hello", 2, "variant a: its output has no timings; known are nccl-tests", 1),
+    ("true", 2, "variant a: its output has no timings; known are", 1),
+    (f"echo '{UNRANKED}'", 2, "variant a: its output names no number of ranks: say how many", 1),
+    (f"printf '%s\\n' '{MIXED}'", 2, "variant a: variant a: its tests have 2 and 4 ranks", 1),
+    ("sh -c 'echo no device; exit 2'", 1, "variant a cannot run: it died 3 times, .*no device", 3),
+    (f"sh -c 'echo $0; exit 1' '{TIMED}'", 1, "variant a cannot run", 3),
+]
+
+
+@pytest.mark.parametrize(("command", "status", "sentence", "died"), BAD)
+def test_a_command_without_timings_is_refused(tmp_path, refused, command, status, sentence, died):
+    ended, message = refused(main, "--out", tmp_path / "c", *named(a=command, b=command))
+    assert (ended, message.count("\n")) == (status, 0)
+    assert re.match(sentence, message), message
+    assert made(tmp_path / "c", status="died") == [("pilot", 0, "a")] * died
+
+
+def test_wrong_results_are_stored_and_have_status_1(tmp_path, refused):
+    bad = TIMED.replace("}", ', "n_wrong": 3}')
+    wrong = f"{bad}\n{TIMED.replace('8', '16')}"
+    for ending in ("0", "1"):
+        command = f"""sh -c 'echo "$0"; exit {ending}' '{wrong}'"""
+        folder = tmp_path / ending
+        status, out, err = run(folder, *named(a=command, b=command), "--pairs", "1")
+        assert status == 1, err
+        assert "wrong in launches" in out.replace("\n", " ")
+        assert len(made(folder)) >= 6
+    variants = named(a=f"echo '{bad}'", b=f"echo '{bad}'")
+    ended = refused(main, "--out", tmp_path / "all", *variants, "--quiet")
+    assert ended == (1, "variant a: all its results are wrong")
+
+
+def test_a_budget_buys_as_many_pairs_as_fit(tmp_path, refused):
+    command = f"sh -c 'sleep 0.3; echo $0' '{TIMED}'"
+    variants = named(a=command, b=command)
+    assert run(tmp_path / "c", *variants, "--budget", "9s", "--pairs", "99")[0] == 0
+    assert 6 <= len(made(tmp_path / "c", "first")) / 2 <= 20
+    _, message = refused(main, "--out", tmp_path / "d", *variants, "--budget", "2s", "--quiet")
+    assert message.startswith("--budget: 6 pairs of 0.")
+    assert "need at least" in message

@@ -1,4 +1,4 @@
-"""Peers: all-reduces of other projects as further cases of a sweep, such as `--peer vllm`."""
+"""Peers: anybody's collectives as further cases of a sweep, such as `--peer vllm,mine.py`."""
 
 import argparse
 from collections.abc import Mapping
@@ -8,7 +8,12 @@ from functools import partial
 from bench.harness.feature import Feature, SessionView
 from bench.harness.options import CASES, AddOption, Parser, comma_separated, name_among
 from collectives.operation import Algorithm
-from collectives.peers import NAMES
+from collectives.peers import shipped_names
+
+
+def peer_name(text: str) -> str:
+    """The path of a file, or the name of a shipped one."""
+    return text if text.endswith(".py") else name_among("peer", [*shipped_names(), "FILE.py"], text)
 
 
 @dataclass(frozen=True)
@@ -22,9 +27,9 @@ class Peers(Feature):
         add(
             "--peer",
             changes=CASES,
-            type=partial(comma_separated, partial(name_among, "peer", NAMES)),
+            type=partial(comma_separated, peer_name),
             metavar="A,B",
-            help=f"also time these, on GPUs: {', '.join(NAMES)} (none)",
+            help="also time these: your FILE.py, or one of examples/peers, such as vllm (none)",
         )
 
     @classmethod
@@ -32,7 +37,9 @@ class Peers(Feature):
         return cls(namespace.peer) if namespace.peer else None
 
     def algorithms(self, session: SessionView) -> Mapping[str, Algorithm]:
-        # Not at the top: it loads what belongs to GPUs.
-        from collectives.peers.peer import algorithm_of
+        # Not at the top: --help needs no more modules.
+        from collectives.peers.algorithm import algorithm_of, notes_on, open_files
 
-        return {name: algorithm_of(name, session.world) for name in self.names}
+        files = open_files(session.world, self.names)
+        session.notes += notes_on(files, session.world)
+        return {file.name: algorithm_of(file, session.world) for file in files}

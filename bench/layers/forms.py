@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.harness.iteration import Iteration, nothing
 from bench.harness.session import Session
-from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases
+from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases, say_absent
 from bench.harness.timing import follow_link, perform, round_trip_ns, times_us
 from collectives.operation import Algorithm, Case
 from kernels.devices.device import Counts
@@ -55,6 +55,7 @@ def bind_forms(
     # A form that does not support a size is listed with its reason.
     axes = Axes(lambda size_bytes: listed, requested=True, mode="isolated", for_library=for_library)
     suite = bind_cases(session, axes, cases, make_iteration)
+    say_absent(session, suite, [form.name for form in options.algorithm or ()])
     for number, iteration in suite.iterations.items():
         header = suite.headers[number]
         iteration.schedule.group = str(header.shape)

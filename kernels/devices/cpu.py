@@ -235,6 +235,12 @@ class CpuDevice(Device):
         ended = [*map(Action, steps), Action()]  # the last one runs nothing
         return Step(self.loop.kernel("run_sequence"), native_actions(ended))
 
+    def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
+        callback: Any = ctypes.CFUNCTYPE(None)(function)
+        unread: Any = c_long()
+        unread.callback = callback  # the step keeps its argument alive
+        return Step(Kernel(name, ctypes.cast(callback, c_void_p).value), unread)
+
     def caller(self, step: Step) -> Callable[[], None]:
         function = ctypes.CFUNCTYPE(None, c_void_p)(step.kernel.function)
         return lambda: function(ctypes.addressof(step.argument))

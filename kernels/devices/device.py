@@ -379,6 +379,10 @@ class Device(Protocol):
     def sequence(self, steps: Sequence[Step]) -> Step:
         """The steps one after another, as one step."""
 
+    def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
+        """A function of Python as a step, for all executors. It must not raise. On a GPU it puts at
+        most `entries` entries into the stream, and waits for none."""
+
     def replayed(self, step: Step) -> Step:
         """The step as a replay of a captured graph, where the device has graphs."""
         return step

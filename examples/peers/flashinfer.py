@@ -1,0 +1,44 @@
+"""FlashInfer's all-reduce, the plain pattern of its fused one, with the kernels that it chooses."""
+
+import math
+
+TITLE = "FlashInfer"
+DISTRIBUTION = "flashinfer-python==0.7.2.post1"
+DEVICES = "cuda"
+DATATYPES = "float32", "float16", "bfloat16"
+MULTIPLE = 16
+ONE_HOST = True
+
+from flashinfer import comm
+from flashinfer.comm.comm_backend import TorchDistBackend
+
+ROW_BYTES = 16 << 10  # a row of 4096 float32: more threads than one block has on older GPUs
+
+
+def start(world):
+    return TorchDistBackend(group=world.group), {}
+
+
+def bind(case):
+    backend, workspaces = case.started
+    row = math.gcd(case.count, ROW_BYTES // case.arrays[0].dtype.itemsize)
+    shape = case.count // row, row
+    sent, received = (tensor.view(shape) for tensor in case.tensors)
+    key = *shape, case.datatype
+    if key not in workspaces:
+        workspaces[key] = comm.create_allreduce_fusion_workspace(
+            backend="auto",
+            world_size=case.ranks,
+            rank=case.rank,
+            max_token_num=shape[0],
+            hidden_dim=row,
+            dtype=sent.dtype,
+            comm_backend=backend,
+            group=case.group,
+        )
+    return lambda: comm.allreduce_fusion(
+        input=sent,
+        workspace=workspaces[key],
+        pattern=comm.AllReduceFusionPattern.kAllReduce,
+        output=received,
+    )

@@ -1,4 +1,5 @@
-"""Peers: anybody's collectives as further cases of a sweep, such as `--peer vllm,mine.py`."""
+"""Peers: anybody's collectives as further cases of a sweep: `--peer vllm,mine.py`, whose functions
+Python calls, and `--kernel mine.cu`, a kernel in our device API."""
 
 import argparse
 from collections.abc import Mapping
@@ -16,6 +17,12 @@ def peer_name(text: str) -> str:
     return text if text.endswith(".py") else name_among("peer", [*shipped_names(), "FILE.py"], text)
 
 
+def kernel_name(text: str) -> str:
+    if not text.endswith(".cu"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file such as mine.cu")
+    return text
+
+
 @dataclass(frozen=True)
 class Peers(Feature):
     """The peers with these names. A case's library is the peer with its version."""
@@ -31,15 +38,23 @@ class Peers(Feature):
             metavar="A,B",
             help="also time these: your FILE.py, or one of examples/peers, such as vllm (none)",
         )
+        add(
+            "--kernel",
+            changes=CASES,
+            type=partial(comma_separated, kernel_name),
+            metavar="A,B",
+            help="also time these: your FILE.cu, which its first line declares (none)",
+        )
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Peers | None":
-        return cls(namespace.peer) if namespace.peer else None
+        names = [*(namespace.peer or ()), *(namespace.kernel or ())]
+        return cls(names) if names else None
 
     def algorithms(self, session: SessionView) -> Mapping[str, Algorithm]:
         # Not at the top: --help needs no more modules.
-        from collectives.peers.algorithm import algorithm_of, notes_on, open_files
+        from collectives.peers.algorithm import open_peers
 
-        files = open_files(session.world, self.names)
-        session.notes += notes_on(files, session.world)
-        return {file.name: algorithm_of(file, session.world) for file in files}
+        peers, notes = open_peers(session.world, self.names)
+        session.notes += notes
+        return peers

@@ -15,6 +15,7 @@ from collectives.communicator import Mistake
 from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
 from collectives.peers.case import PeerCase, PeerWorld, Refused
 from collectives.peers.file import PeerFile, read
+from collectives.peers.kernel import KernelFile, read_kernel
 from collectives.registry import LIBRARY
 from kernels.devices.device import Action, Counts, DeviceError
 
@@ -32,11 +33,11 @@ class Started(NamedTuple):
     result: Any
 
 
-def open_files(world: World, names: Sequence[str]) -> list[PeerFile]:
+def open_files(world: World, names: Sequence[str]) -> list[PeerFile | KernelFile]:
     """The files, alike on all ranks, which call this together. Raises Mistake on all ranks."""
-    ranks, files, mistake = world.communicator, list[PeerFile](), None
+    ranks, files, mistake = world.communicator, list[PeerFile | KernelFile](), None
     try:
-        files = [read(name) for name in names]
+        files = [read_kernel(name) if name.endswith(".cu") else read(name) for name in names]
     except Mistake as error:
         mistake = str(error)
     if mistake := ranks.first_reason(mistake):
@@ -46,16 +47,28 @@ def open_files(world: World, names: Sequence[str]) -> list[PeerFile]:
         other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
         if other is not None:
             raise Mistake(
-                f"--peer {file.path.name} has other content on {ranks.rank_name(other)} than on "
+                f"{file.path.name} has other content on {ranks.rank_name(other)} than on "
                 f"{ranks.rank_name(0)}"
             )
     if len({file.name for file in files}) < len(files):
-        raise Mistake("--peer: two files have the same name, which names their algorithm")
+        raise Mistake("two files have the same name, which names their algorithm")
     return files
 
 
+def open_peers(world: World, names: Sequence[str]) -> tuple[dict[str, Algorithm], list[str]]:
+    """The algorithms of these files by name, and sentences for the head of the run. The first case
+    of a file of Python starts it. All ranks call it. Raises Mistake on all ranks."""
+    files = open_files(world, names)
+    ours = [file for file in files if isinstance(file, PeerFile)]
+    peers = {
+        file.name: algorithm_of(file, world) if isinstance(file, PeerFile) else file.algorithm()
+        for file in files
+    }
+    return peers, notes_on(ours, world) if ours else []
+
+
 def notes_on(files: Sequence[PeerFile], world: World) -> list[str]:
-    """Sentences for the head of the run. All ranks call it."""
+    """Sentences for the head of the run on files of Python. All ranks call it."""
     names = ", ".join(file.identity for file in files)
     call_us = empty_call_us(world)
     notes = [

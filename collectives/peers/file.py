@@ -174,28 +174,34 @@ class Source(importlib.abc.InspectLoader):
 def read(name: str) -> PeerFile:
     """The file of this path, or the shipped one of this name, not yet run. Raises Mistake."""
     path = Path(name) if name.endswith(".py") else SHIPPED / f"{name}.py"
+    source = read_source(f"--peer {name}", path)
     try:
-        if not path.is_file():
-            raise Mistake(f"--peer {name}: there is no such file")
-        with path.open("rb") as file:
-            source = file.read(MOST_BYTES + 1)
-        if len(source) > MOST_BYTES:
-            raise Mistake(f"--peer {name}: a peer's file has at most {MOST_BYTES >> 20} MiB")
         tree = ast.parse(source, str(path))
-    except OSError as error:
-        raise Mistake(f"--peer {name} cannot be read: {error.strerror}") from error
     except (SyntaxError, ValueError) as error:  # ValueError: null bytes
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise Mistake(f"--peer {name}{line}: {getattr(error, 'msg', error)}") from error
-    stem = path.stem
-    if not re.fullmatch(r"[A-Za-z_]\w*", stem) or stem.endswith("library"):
+    return PeerFile(path.resolve(), source, declared(tree, path))
+
+
+def read_source(option: str, path: Path) -> bytes:
+    """The bytes of a file whose name can be that of an algorithm. Raises Mistake."""
+    try:
+        if not path.is_file():
+            raise Mistake(f"{option}: there is no such file")
+        with path.open("rb") as file:
+            source = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise Mistake(f"{option} cannot be read: {error.strerror}") from error
+    if len(source) > MOST_BYTES:
+        raise Mistake(f"{option}: the file has more than {MOST_BYTES >> 20} MiB")
+    if not re.fullmatch(r"[A-Za-z_]\w*", path.stem) or path.stem.endswith("library"):
         raise Mistake(
-            f"--peer {name}: the file's name, without .py, names its algorithm: letters, "
+            f"{option}: the file's name, without {path.suffix}, names its algorithm: letters, "
             "digits and _, and no library at its end"
         )
-    if any(stem in known for known in ALGORITHMS.values()):
-        raise Mistake(f"--peer {name}: {stem} is an algorithm of ours: give the file another name")
-    return PeerFile(path.resolve(), source, declared(tree, path))
+    if any(path.stem in known for known in ALGORITHMS.values()):
+        raise Mistake(f"{option}: {path.stem} is an algorithm of ours: give the file another name")
+    return source
 
 
 def declared(tree: ast.Module, path: Path) -> Peer:

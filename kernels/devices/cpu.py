@@ -133,7 +133,7 @@ def compile_kernel(source: Path, macros: Macros, structures: Structures = ()) ->
     def build(path: Path, options: list[str], checks: str) -> None:
         # The checks come from standard input and follow the kernel file, which -include reads.
         command = [*compiler, *FLAGS, *options, "-include", str(source), "-x", "c++", "-"]
-        command += ["-o", str(path)]
+        command += [f"-I{SOURCES}", "-o", str(path)]
         # A new session: Ctrl-C must not end the compiler, which would look like a compile error.
         done = subprocess.run(
             command, input=checks, capture_output=True, text=True, start_new_session=True

@@ -188,9 +188,52 @@ runpy.run_module("bench.allreduce", run_name="__main__", alter_sys=True)
 def test_other_content_on_other_ranks_is_refused(tmp_path):
     done = launch(tmp_path, SHORT, "--peer mine.py", program=OTHER_CONTENT)
     assert done.returncode == 2
-    assert done.stderr == (
-        "bench.allreduce: --peer mine.py has other content on rank 1 than on rank 0\n"
-    )
+    assert done.stderr == ("bench.allreduce: mine.py has other content on rank 1 than on rank 0\n")
+
+
+KERNEL = """// wiretax: all_reduce entry=sums chunks=2 registered
+#include "include/exchange.h"
+#include "own.h"
+
+RANK_KERNEL(sums) { OWN<PULL, ALL>(a); }
+RANK_KERNEL(sums_registered) { OWN<REGISTERED, ALL>(a); }
+"""
+
+
+def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own(tmp_path):
+    (tmp_path / "mine.cu").write_text(KERNEL)
+    (tmp_path / "own.h").write_text("#define OWN exchange_and_reduce\n")
+    words = SHORT.replace("isolated", "both"), "--kernel", tmp_path / "mine.cu"
+    done = launch(tmp_path, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    cases = of_peer(stored(tmp_path))
+    assert {(case.variant, case.mode, case.status, case.n_wrong) for case in cases} == {
+        (variant, mode, "ok", 0)
+        for variant in ("copied", "registered")
+        for mode in ("isolated", "chained")
+    }
+    assert all(re.fullmatch("mine [0-9a-f]{7}", case.library or "") for case in cases)
+    (tmp_path / "own.h").write_text("#define OWN exchange_and_copy\n")
+    done = launch(tmp_path, *words)
+    assert done.returncode == 3
+    assert re.fullmatch("bench.allreduce: .* cannot compile mine.cu: .*error.*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("first_line", "sentence"),
+    few(
+        [
+            ("#include <x>", "its first line does not declare it: // wiretax: COLLECTIVE .*"),
+            ("// wiretax: reduce", "unknown 'reduce': choose from all_reduce, .*"),
+        ],
+        1,
+    ),
+)
+def test_a_kernel_that_declares_nothing_is_refused(tmp_path, first_line, sentence):
+    (tmp_path / "mine.cu").write_text(KERNEL.replace(KERNEL.splitlines()[0], first_line))
+    done = launch(tmp_path, SHORT, "--kernel", tmp_path / "mine.cu")
+    assert done.returncode == 2
+    assert re.fullmatch(f"bench.allreduce: --kernel .*mine.cu: {sentence}\n", done.stderr)
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,7 @@ class Algorithm:
     library_variants: int = 0  # the number of the library's variants, if the library performs it
     peer: str | None = None  # who else performs it, such as `vLLM 0.33.0`
     peer_variants: tuple[str, ...] = ()  # if it has several
+    peer_collectives: tuple[str, ...] = ()  # which it performs
     build: Build = field(default_factory=Build)
 
     @property

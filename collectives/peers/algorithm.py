@@ -88,7 +88,7 @@ def notes_on(files: Sequence[PeerFile], world: World) -> list[str]:
 
 def algorithm_of(file: PeerFile, world: World) -> Algorithm:
     """All ranks call it."""
-    versions = world.communicator.all_gather(file.version)
+    peer, versions = file.peer, world.communicator.all_gather(file.version)
     refusal = file.reason_against_world(world, versions)
     started: list[Started | Unsupported] = [Unsupported(refusal)] if refusal else []
 
@@ -109,7 +109,8 @@ def algorithm_of(file: PeerFile, world: World) -> Algorithm:
         perform=bind,
         library_variants=0,
         peer=file.identity,
-        peer_variants=file.peer.variants,
+        peer_variants=peer.variants,
+        peer_collectives=peer.collectives,
     )
 
 

@@ -3,7 +3,7 @@
 import importlib
 import socket
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NoReturn
 
 from collectives.operation import Case, World
@@ -76,29 +76,38 @@ class PeerCase:
 
     `arrays` are the send and the receive buffer of the run, in place the same memory: NumPy's on a
     CPU, CuPy's on a GPU, of shape (count,), or (ranks, count) with a segment for each rank. NumPy
-    has neither bfloat16 nor fp8: there the elements are unsigned integers."""
+    has neither bfloat16 nor fp8: there the elements are unsigned integers.
+
+    Of `allreduce_rmsnorm` the arrays are (tokens, hidden), and the receive buffer gets the RMS norm
+    of the sums plus `residual`, times `weight`, of (hidden,); `residual_out` gets the sums plus
+    `residual`. `epsilon` is added to the mean of squares."""
 
     def __init__(self, peer_world: PeerWorld, world: World, case: Case, started: Any) -> None:
         self.peer_world, self.started = peer_world, started
         self.collective, self.redop, self.in_place = case.collective.name, case.redop, case.in_place
         self.datatype, self.count, self.size_bytes = case.datatype.name, case.count, case.size_bytes
         self.variant, self.shape = case.variant, dict(case.shape)
-        dtype, segments = case.datatype.storage, case.collective.segments(self.ranks)
-        self.arrays = tuple(
-            world.device.array(address, (number, case.count)[number == 1 :], dtype)
-            for address, number in zip((case.send, case.receive), segments, strict=True)
-        )
+        array = partial(world.device.array, dtype=case.datatype.storage)
+        segments = case.collective.segments(self.ranks)
+        shapes = [(number, case.count)[number == 1 :] for number in segments]
+        if norm := getattr(case, "norm", None):
+            shapes = [(case.count // norm.hidden, norm.hidden)] * 2
+            self.residual, self.residual_out = (
+                array(address, shapes[0]) for address in (norm.residual, norm.residual_out)
+            )
+            self.weight, self.epsilon = array(norm.weight, (norm.hidden,)), norm.epsilon
+        self.arrays = array(case.send, shapes[0]), array(case.receive, shapes[1])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.peer_world, name)  # rank, ranks, mpi, stream, graph, torch, refuse ...
 
+    def tensor(self, array: Any) -> Any:
+        """An array of the case as a tensor of torch with the case's type, over the same memory."""
+        signed = array.view(f"i{array.dtype.itemsize}")  # torch takes no other from CuPy
+        tensor = self.torch.as_tensor(signed, device=self.torch_device)
+        return tensor.view(getattr(self.torch, TORCH_NAMES.get(self.datatype, self.datatype)))
+
     @cached_property
     def tensors(self) -> tuple[Any, Any]:
-        """The arrays as tensors of torch with the case's type, over the same memory."""
-        torch, device, name = self.torch, self.torch_device, self.datatype
-        tensors = []
-        for array in self.arrays:
-            signed = array.view(f"i{array.dtype.itemsize}")  # torch takes no other from CuPy
-            tensor = torch.as_tensor(signed, device=device)
-            tensors.append(tensor.view(getattr(torch, TORCH_NAMES.get(name, name))))
-        return tensors[0], tensors[1]
+        """The arrays as tensors."""
+        return self.tensor(self.arrays[0]), self.tensor(self.arrays[1])

@@ -24,7 +24,7 @@ MOST_CHARACTERS = 300  # of an error message
 DEVICES = "cpu", "cuda", "hip"
 # What the items of a tuple are chosen from.
 KNOWN: dict[str, tuple[str, ...]] = {
-    "collectives": tuple(COLLECTIVES),
+    "collectives": (*COLLECTIVES, "allreduce_rmsnorm"),
     "datatypes": tuple(DATATYPES),
     "redops": REDOPS,
     "devices": DEVICES,

@@ -60,6 +60,7 @@ class KernelFile:
             needs_peers=True,
             library_variants=0,
             peer=self.identity,
+            peer_collectives=(self.collective,),
             peer_variants=("copied", "registered") if self.registered else ("copied",),
         )
 

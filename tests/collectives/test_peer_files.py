@@ -191,6 +191,36 @@ def test_other_content_on_other_ranks_is_refused(tmp_path):
     assert done.stderr == ("bench.allreduce: mine.py has other content on rank 1 than on rank 0\n")
 
 
+NORM = """
+import numpy as np
+COLLECTIVES = "all_reduce", "allreduce_rmsnorm"
+
+def bind(case):
+    send, receive = case.arrays
+    if case.collective == "all_reduce":
+        return lambda: case.mpi.Allreduce(send, receive)
+
+    def call():
+        case.mpi.Allreduce(send, case.residual_out)
+        case.residual_out += case.residual
+        mean = np.mean(case.residual_out**2, axis=1, keepdims=True) + np.float32(case.epsilon)
+        receive[:] = case.residual_out * (np.float32(1) / np.sqrt(mean)) * case.weight
+
+    return call
+"""
+
+
+def test_a_peer_stands_beside_the_fused_norm_by_its_all_reduce_or_fused_itself(tmp_path):
+    words = "--tokens 1,4 --hidden 64 -n 20 --lean --quiet --max-time 40 --algorithm fused"
+    file = peer(tmp_path, NORM)
+    done = launch(tmp_path, words, "--peer", file, command="allreduce_rmsnorm")
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = {case.algorithm: (case.status, case.n_wrong) for case in stored(tmp_path).cases}
+    right = dict.fromkeys(("then_mine", "fused_mine", "fused"), ("ok", 0))
+    assert seen.items() >= right.items()
+    assert re.search(r"fused mine [0-9a-f]{7}  ", done.stdout)
+
+
 KERNEL = """// wiretax: all_reduce entry=sums chunks=2 registered
 #include "include/exchange.h"
 #include "own.h"
@@ -213,6 +243,11 @@ def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own
         for mode in ("isolated", "chained")
     }
     assert all(re.fullmatch("mine [0-9a-f]{7}", case.library or "") for case in cases)
+    norm = "--tokens 1 --hidden 64 -n 20 --lean --quiet --algorithm fused"
+    (tmp_path / "norm").mkdir()
+    done = launch(tmp_path / "norm", norm, *words[1:], command="allreduce_rmsnorm")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {case.n_wrong for case in of_peer(stored(tmp_path / "norm"), "then_mine")} == {0}
     (tmp_path / "own.h").write_text("#define OWN exchange_and_copy\n")
     done = launch(tmp_path, *words)
     assert done.returncode == 3

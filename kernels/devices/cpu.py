@@ -118,10 +118,11 @@ def cpu_model() -> tuple[str, str]:
     return model, facts.get("flags") or facts.get("Features") or ""
 
 
-def l2_bytes() -> int:
-    """What a core's second-level cache holds; 0 if the system does not say."""
+def cache_bytes(index: int) -> int:
+    """What a core's second-level cache (2) or third-level cache (3) holds; 0 without one, or if the
+    system does not say."""
     with contextlib.suppress(OSError, ValueError):
-        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text()
+        size = Path(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").read_text()
         return int(size.rstrip("K\n")) << 10
     return 0
 
@@ -173,7 +174,8 @@ class CpuDevice(Device):
         source = Path(__file__).with_name("loop_cpu.cpp")
         structures = NativeAction, NativeBlock, LibraryCall
         self.loop = CpuModule(compile_kernel(source, {}, structures))
-        self.l2_bytes = l2_bytes()
+        self.l2_bytes = cache_bytes(2)
+        self.last_level_bytes = self.l2_bytes + cache_bytes(3)  # where L3 holds what L2 evicts
 
     def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> CpuModule:
         key = stem, tuple(sorted(macros.items()))

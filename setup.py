@@ -89,7 +89,10 @@ def inner_packages() -> list[str]:
 
 if __name__ == "__main__":
     setup(
-        packages=["wiretax", *(f"wiretax.{package}" for package in inner_packages())],
-        package_dir={f"wiretax.{name}": name for name in FOLDERS},
+        packages=[
+            *("wiretax", "wiretax.examples.peers"),
+            *(f"wiretax.{package}" for package in inner_packages()),
+        ],
+        package_dir={f"wiretax.{name}": name for name in (*FOLDERS, "examples")},
         cmdclass={"build_py": BuildPy},
     )

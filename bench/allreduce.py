@@ -1,7 +1,6 @@
 """All-reduce beside the library's, 16 KB to 32 MB: `mpirun -n 2 python -m bench.allreduce`"""
 
 from bench.features import FEATURES
-from bench.features.peers import Peers
 from bench.harness.command import main
 
 if __name__ == "__main__":
@@ -9,5 +8,5 @@ if __name__ == "__main__":
         "allreduce",
         "all_reduce",
         "Times all-reduce, checked, size by size: ours beside the library's.",
-        [*FEATURES, Peers],
+        FEATURES,
     )

@@ -46,6 +46,10 @@ class Refusal(Exception):
         self.types = types
 
 
+class Mistake(Refusal):
+    """What the user asked for is wrong, such as a file that the command line names."""
+
+
 def _number_in(variables: Iterable[str]) -> int | None:
     """The number that the first of these variables starts with, such as 4 in Slurm's `4(x2)`."""
     for variable in variables:

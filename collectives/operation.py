@@ -267,7 +267,9 @@ class Algorithm:
     spans_hosts: bool = False
     needs_peers: bool = True  # mapped memory of its peers
     library_variants: int = 0  # the number of the library's variants, if the library performs it
-    peer: str | None = None  # another project that performs it, such as `vLLM 0.33.0`
+    peer: str | None = None  # who else performs it, such as `vLLM 0.33.0`
+    peer_variants: tuple[str, ...] = ()  # if it has several
+    peer_collectives: tuple[str, ...] = ()  # which it performs
     build: Build = field(default_factory=Build)
 
     @property
@@ -283,7 +285,7 @@ class Algorithm:
         if self.library_variants:
             return world.library.variants(world)[: self.library_variants]
         if self.peer:
-            return ("graph" if world.graph else "plain",)
+            return self.peer_variants or ("graph" if world.graph else "plain",)
         if self.build.slabs:
             return ("registered",)
         return ("copied",) * self.copied + ("registered",) * self.registered

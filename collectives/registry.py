@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from dataclasses import replace
 
 from collectives import algorithms, choice
 from collectives.algorithms import sendrecv
@@ -37,8 +38,10 @@ def _by_collective() -> dict[str, dict[str, Algorithm]]:
     every = {}
     for collective, its in listed.items():
         its.sort(key=lambda algorithm: (algorithm.spans_hosts, algorithm.is_lossy))
+        moves = collective in ("all_gather", "alltoall")  # which a library's copy engines can do
+        library = replace(LIBRARY, library_variants=4) if moves else LIBRARY
         every[collective] = {
-            algorithm.name: algorithm for algorithm in (LIBRARY, *its, choice.auto(its))
+            algorithm.name: algorithm for algorithm in (library, *its, choice.auto(its))
         }
     return every
 
@@ -63,7 +66,8 @@ def exact(collective: str, hosts: int) -> list[Algorithm]:
 def by_default(collective: str, world: World) -> list[Algorithm]:
     """The algorithms of a run that names none."""
     ours = exact(collective, world.communicator.hosts)
-    return [LIBRARY, *(algorithm for algorithm in ours if algorithm.by_default(world))]
+    library = ALGORITHMS[collective][LIBRARY.base]
+    return [library, *(algorithm for algorithm in ours if algorithm.by_default(world))]
 
 
 def in_order(chosen: Sequence[Algorithm], among: Sequence[Algorithm]) -> list[Algorithm]:

@@ -42,9 +42,7 @@ ROOMS = {
     ),
     "peers": Room(
         ["collectives/peers", "bench/features/peers.py"],
-        {
-            "bench/allreduce.py": ["from bench.features.peers import Peers\n", ", Peers"],
-        },
+        {FEATURES: ["from bench.features.peers import Peers\n", "    Peers,\n"]},
         "--peer vllm",
     ),
     "soak": Room(["bench/soak.py"]),

@@ -1,4 +1,5 @@
-"""Peers: all-reduces of other projects as further cases of a sweep, such as `--peer vllm`."""
+"""Peers: anybody's collectives as further cases of a sweep: `--peer vllm,mine.py`, whose functions
+Python calls, and `--kernel mine.cu`, a kernel in our device API."""
 
 import argparse
 from collections.abc import Mapping
@@ -8,7 +9,18 @@ from functools import partial
 from bench.harness.feature import Feature, SessionView
 from bench.harness.options import CASES, AddOption, Parser, comma_separated, name_among
 from collectives.operation import Algorithm
-from collectives.peers import NAMES
+from collectives.peers import shipped_names
+
+
+def peer_name(text: str) -> str:
+    """The path of a file, or the name of a shipped one."""
+    return text if text.endswith(".py") else name_among("peer", [*shipped_names(), "FILE.py"], text)
+
+
+def kernel_name(text: str) -> str:
+    if not text.endswith(".cu"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file such as mine.cu")
+    return text
 
 
 @dataclass(frozen=True)
@@ -22,17 +34,27 @@ class Peers(Feature):
         add(
             "--peer",
             changes=CASES,
-            type=partial(comma_separated, partial(name_among, "peer", NAMES)),
+            type=partial(comma_separated, peer_name),
             metavar="A,B",
-            help=f"also time these, on GPUs: {', '.join(NAMES)} (none)",
+            help="also time these: your FILE.py, or one of examples/peers, such as vllm (none)",
+        )
+        add(
+            "--kernel",
+            changes=CASES,
+            type=partial(comma_separated, kernel_name),
+            metavar="A,B",
+            help="also time these: your FILE.cu, which its first line declares (none)",
         )
 
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Peers | None":
-        return cls(namespace.peer) if namespace.peer else None
+        names = [*(namespace.peer or ()), *(namespace.kernel or ())]
+        return cls(names) if names else None
 
     def algorithms(self, session: SessionView) -> Mapping[str, Algorithm]:
-        # Not at the top: it loads what belongs to GPUs.
-        from collectives.peers.peer import algorithm_of
+        # Not at the top: --help needs no more modules.
+        from collectives.peers.algorithm import open_peers
 
-        return {name: algorithm_of(name, session.world) for name in self.names}
+        peers, notes = open_peers(session.world, self.names)
+        session.notes += notes
+        return peers

@@ -16,9 +16,10 @@ if TYPE_CHECKING:  # no command line needs these modules
 
 
 class SessionView(Protocol):
-    """What a feature sees of the session."""
+    """What a feature sees of the session. `notes` are sentences for the head of the run."""
 
     world: World
+    notes: list[str]
 
 
 class Feature:

@@ -30,7 +30,7 @@ from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
 from bench.harness.witness import record_end
 from bench.machine import node
 from bench.machine.placement import Place, pin
-from collectives.communicator import Communicator, Refusal, launched_rank, launched_ranks
+from collectives.communicator import Communicator, Mistake, Refusal, launched_rank, launched_ranks
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
 from collectives.probe import probe_kernels
@@ -185,7 +185,9 @@ def guarded(
             status = work()
         except Refusal as refusal:
             say_once(options, str(refusal), communicator)
-            status = WRONG if isinstance(refusal, WrongResult) else CANNOT
+            status = CANNOT
+            if isinstance(refusal, WrongResult | Mistake):
+                status = WRONG if isinstance(refusal, WrongResult) else USAGE
         # The normal end: the watchdogs see all ranks reach it, then the records go.
         flight.note("finished", case=None, block=None, text="")
         communicator.barrier()

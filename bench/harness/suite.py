@@ -12,7 +12,7 @@ from bench import STARTED_S
 from bench.harness.console import FINE, print_out
 from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration, link_parts
 from bench.harness.options import SweepOptions
-from bench.harness.session import Session, require_memory
+from bench.harness.session import Session, require_memory, say_once
 from bench.harness.timing import round_trip_ns
 from collectives.algorithms.allreduce_copy_engine import shared_engine
 from collectives.choice import AUTO
@@ -229,8 +229,11 @@ def prepare(
     listed = by_default(sweep.collective.name, world)
     if sweep.algorithms:
         listed = in_order(sweep.algorithms, list(ALGORITHMS[sweep.collective.name].values()))
+    named = [algorithm.name for algorithm in sweep.algorithms or ()]
     for feature in session.features:
-        listed += feature.algorithms(session).values()
+        of_feature = feature.algorithms(session)
+        listed += of_feature.values()
+        named += of_feature
     axes = Axes(
         algorithms or (lambda size_bytes: listed),
         sweep.algorithms is not None,
@@ -245,8 +248,18 @@ def prepare(
     if sweep.algorithms and not suite.iterations:
         reason = next((header.reason for header in suite.headers), "none fits these sizes")
         raise Refusal(f"no case can be measured: {reason}; --list says what can run here")
+    say_absent(session, suite, named)
     add_link_parts(session, suite, buffers)
     return suite
+
+
+def say_absent(session: Session, suite: Suite, named: Iterable[str]) -> None:
+    """Says on standard error which of the algorithms that the command line names cannot run here in
+    any case, and why: a table has only a note on them."""
+    for name in named:
+        own = [header for header in suite.headers if header.algorithm == name]
+        if own and all(header.status == "unsupported" for header in own):
+            say_once(session.options, f"{name} is not measured: {own[0].reason}")
 
 
 def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iterator[Case]:

@@ -31,13 +31,16 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
-    """Runs iterations; this rank's stamps in ns, [timed, 4]. A wait that timed out ends the run."""
+    """Runs iterations; this rank's stamps in ns, [timed, 4]. A wait that timed out ends the run.
+    Raises DeviceError, on this rank alone, with the sentence of a library that failed."""
     world, watch = session.world, session.flight.watch
     actions = iteration.actions(session.meet)
     if iteration.from_python:
         stamps = perform_from_python(session, iteration, actions, counts)
     else:
         stamps = world.device.run(actions, iteration.check, counts, watch, world.graph)
+    if failure := iteration.operation.failure():  # other ranks may wait for this one
+        raise DeviceError(failure)
     if watch.timed_out:
         session.flight.end_if_stuck()
     if not iteration.chain_calls:
@@ -172,7 +175,7 @@ def measure_block(
     session: Session, iteration: Iteration, block: int, datatype: Datatype
 ) -> tuple[Block, np.ndarray[Any, Any]] | None:
     """Measures a block. Rank 0 gets its record, and samples (block, rank, time, consume, arrival
-    skew). Raises DeviceError, on all ranks, with the sentence of a library that failed."""
+    skew). Raises DeviceError as `perform` does."""
     flight, communicator, checks = session.flight, session.communicator, session.options.checks
     schedule = iteration.schedule
     flight.note("timed loop", case=iteration.number, block=block, text=iteration.text)
@@ -184,9 +187,6 @@ def measure_block(
     trips_ns, wrong = (before_ns, round_trip_ns(session)), None
     if checks and iteration.wrong:
         wrong = Wrong.from_buffer_copy(bytes(iteration.wrong.read()))
-    for rank, failure in enumerate(communicator.all_gather(iteration.operation.failure())):
-        if failure:
-            raise DeviceError(f"{communicator.rank_name(rank)}: {failure}")
     bus_id = session.world.device.facts.get("pci_bus_id")
     gpu = {"pci_bus_id": bus_id, **current_state(bus_id)} if bus_id else None
     flight.note("gather")

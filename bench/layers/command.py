@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from bench.harness import options
+from bench.harness.feature import Feature
 from bench.harness.options import AddOption, RunOptions, comma_separated, name_among, whole_number
 from bench.harness.run import Run, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
@@ -245,7 +246,9 @@ COMMANDS = {
 }
 
 
-def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, LayerOptions]:
+def parse(
+    name: str, argv: Sequence[str] | None = None, features: Sequence[type[Feature]] = ()
+) -> tuple[RunOptions, LayerOptions, list[Feature]]:
     command = COMMANDS[name]
     example = f"mpirun -n 2 python -m bench.{name} --model llama-3.1-8b"
     parser, what, how, output = options.rank_parser(
@@ -253,6 +256,8 @@ def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, Lay
     )
     for add_to in command.options:
         add_to(what)
+    for feature in features:
+        feature.add_options(partial(what, changes=""))
     options.add_iterations(how, "as many as fit the time", command.graph)
     options.add_run_options(how, command.max_time_s)
     options.add_output(output)
@@ -266,15 +271,17 @@ def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, Lay
     layer_options = LayerOptions(**fields)
     if mistake := command.mistake(layer_options):
         parser.error(mistake)
-    return options.run_options(namespace, warmup=command.warmup), layer_options
+    parsed = [feature.parse(parser, namespace) for feature in features]
+    run_options = options.run_options(namespace, warmup=command.warmup)
+    return run_options, layer_options, [feature for feature in parsed if feature]
 
 
-def main(name: str) -> NoReturn:
-    run_options, layer_options = parse(name)
+def main(name: str, features: Sequence[type[Feature]] = ()) -> NoReturn:
+    run_options, layer_options, active = parse(name, features=features)
 
     def prepare(session: Session) -> Suite:
         world = session.world
         _ = (world.node or world).mapped  # refused here, before anything is allocated
         return COMMANDS[name].prepare(layer_options, session)
 
-    start(run_options, lambda session: measure(session, prepare, COMMANDS[name].policy))
+    start(run_options, lambda session: measure(session, prepare, COMMANDS[name].policy), active)

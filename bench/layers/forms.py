@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.harness.iteration import Iteration, nothing
 from bench.harness.session import Session
-from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases
+from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases, say_absent
 from bench.harness.timing import follow_link, perform, round_trip_ns, times_us
 from collectives.operation import Algorithm, Case
 from kernels.devices.device import Counts
@@ -38,6 +38,11 @@ def scale_for(options: LayerOptions, session: Session) -> Fraction:
     return options.scale or (CPU_SCALE if session.world.device.is_cpu else Fraction(1))
 
 
+def of_features(session: Session) -> list[Algorithm]:
+    """The algorithms that features add, such as peers. All ranks call it."""
+    return [each for feature in session.features for each in feature.algorithms(session).values()]
+
+
 def bind_forms(
     session: Session,
     forms: Mapping[str, Algorithm],
@@ -46,15 +51,18 @@ def bind_forms(
     make_iteration: MakeIteration,
     for_library: Callable[[Case], Case] = lambda case: case,
 ) -> Suite:
-    """Compute alone, and the requested forms, or the library, `auto` and fused; `for_library(case)`
-    is the case on the library's own buffers. All ranks call it. Raises Refusal."""
+    """Compute alone, and the requested forms, or the library, `auto` and fused, and those of peers;
+    `for_library(case)` is the case on the library's own buffers. All ranks call it. Raises
+    Refusal."""
     chosen = options.algorithm or [
         forms[name] for name in USUAL if not (session.world.node and forms[name].needs_peers)
     ]
-    listed = list(dict.fromkeys([forms["compute"], *chosen]))
+    peers = [form for form in forms.values() if form.peer]
+    listed = list(dict.fromkeys([forms["compute"], *chosen, *peers]))
     # A form that does not support a size is listed with its reason.
     axes = Axes(lambda size_bytes: listed, requested=True, mode="isolated", for_library=for_library)
     suite = bind_cases(session, axes, cases, make_iteration)
+    say_absent(session, suite, [form.name for form in [*(options.algorithm or ()), *peers]])
     for number, iteration in suite.iterations.items():
         header = suite.headers[number]
         iteration.schedule.group = str(header.shape)

@@ -10,7 +10,7 @@ from bench.harness.iteration import Iteration, Segments, checked_iteration
 from bench.harness.session import Session, require_memory
 from bench.harness.suite import Suite
 from bench.harness.verify import PERIOD, Data
-from bench.layers.forms import LayerOptions, bind_forms, scale_for
+from bench.layers.forms import LayerOptions, bind_forms, of_features, scale_for
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers import fused
 from collectives.layers.models import LAYERS, MODELS
@@ -77,6 +77,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
                 residual=send.address + size_bytes,
                 weight=weight.address,
                 residual_out=receive.address + size_bytes,
+                epsilon=fused.EPSILON,
             )
             yield fused.NormCase(
                 fused.COLLECTIVE["allreduce_rmsnorm"],
@@ -98,7 +99,9 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
         )
         return checked_iteration(session.world, case, operation, contents, keep)
 
-    forms = fused.FUSED["allreduce_rmsnorm"]
+    forms = fused.FUSED["allreduce_rmsnorm"] | fused.peer_forms(
+        "allreduce_rmsnorm", of_features(session)
+    )
     return bind_forms(session, forms, options, cases(), iteration, for_library)
 
 
@@ -199,5 +202,5 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
         )
         return checked_iteration(session.world, case, operation, contents, keep)
 
-    forms = fused.FUSED["gemv_allreduce"]
+    forms = fused.FUSED["gemv_allreduce"] | fused.peer_forms("gemv_allreduce", of_features(session))
     return bind_forms(session, forms, options, cases(), iteration, for_library)

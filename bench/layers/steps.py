@@ -23,6 +23,7 @@ from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
 from collectives.layers.steps import Batch, Net
 from collectives.operation import Bound, Operation, Unsupported
+from collectives.registry import LIBRARY
 from kernels.devices.device import WRONG_BYTES, DeviceError, Memory, Pattern, Step
 from reports.store.schema import CaseHeader
 
@@ -169,7 +170,7 @@ class Splits:
         chosen = (bound.choice if isinstance(bound, Operation) else None) or best[0]
         self.add(self.whole("tensor_parallel", bound), chosen=chosen, variant=best[1])
         library = self.session.world.library
-        for variant in library.variants(self.session.world):
+        for variant in LIBRARY.variants(self.session.world):
             bound = steps.split_by_tensor(self.batch, "library", variant)
             self.add(
                 self.whole("tensor_parallel_library", bound), library=library.name, variant=variant

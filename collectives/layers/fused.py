@@ -2,7 +2,7 @@
 the forms that `bench.layers` compares: compute alone, in separate launches, and in one launch."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import c_double, c_long, c_void_p
 from dataclasses import dataclass, replace
 from functools import partial
@@ -226,6 +226,30 @@ def sequence(world: World, bounds: Sequence[Bound]) -> Bound:
     return in_each_state(operations, partial(run_sequence, world))
 
 
+def then_form(algorithm: Algorithm, then: Callable[[Algorithm, World, Any], Bound]) -> Algorithm:
+    return replace(
+        algorithm,
+        base=f"then_{algorithm.base}",
+        about=f"compute and {algorithm.base}, one after the other",
+        perform=partial(then, algorithm),
+        moves=lambda ranks, case: None,
+    )
+
+
+def peer_forms(collective: str, peers: Iterable[Algorithm]) -> dict[str, Algorithm]:
+    """The forms of these peers: their all-reduce after or before the compute, and those that
+    perform the fused collective themselves."""
+    then = THEN[collective]
+    listed = list[Algorithm]()
+    for peer in peers:
+        if "all_reduce" in peer.peer_collectives:
+            # A kernel refuses other collectives, and the case of its form is another one.
+            listed.append(replace(then_form(peer, then), refuses=lambda world, case: None))
+        if collective in peer.peer_collectives:
+            listed.append(replace(peer, base=f"fused_{peer.base}", moves=lambda ranks, case: None))
+    return {form.base: form for form in listed}
+
+
 def forms(
     collective: str,
     alone: Bind,
@@ -237,22 +261,20 @@ def forms(
     """Compute alone, then each algorithm of a collective, or fused, also over `registered` buffers;
     compute has no bound."""
     listed = [Algorithm("compute", "the compute alone", alone, needs_peers=False)]
-    for algorithm in ALGORITHMS[collective].values():
-        if not algorithm.is_lossy:
-            listed.append(
-                replace(
-                    algorithm,
-                    base=f"then_{algorithm.base}",
-                    about=f"compute and {algorithm.base}, one after the other",
-                    perform=partial(then, algorithm),
-                    moves=lambda ranks, case: None,
-                )
-            )
+    listed += [
+        then_form(algorithm, then)
+        for algorithm in ALGORITHMS[collective].values()
+        if not algorithm.is_lossy
+    ]
     about = f"compute and {collective} {about}"
     listed.append(Algorithm("fused", about, fused, registered=registered))
     return {form.base: form for form in listed}
 
 
+THEN: dict[str, Callable[[Algorithm, World, Any], Bound]] = {
+    "allreduce_rmsnorm": _reduce_then_norm,
+    "gemv_allreduce": _gemv_then_reduce,
+}
 FUSED = {
     "allreduce_rmsnorm": forms(
         "all_reduce",

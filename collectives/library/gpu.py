@@ -1,8 +1,9 @@
 """NCCL and RCCL, the baseline on GPUs: on the same buffers, stream and clock as our kernels.
 
 Variants: `plain`, or `graph` if the device launches from graphs; `registered`, on NCCL, with
-symmetric windows; `tuned`, with the fastest setting. Windows and each setting have their own
-communicator, so that they do not change the other variants."""
+symmetric windows; `tuned`, with the fastest setting; `zero_cta`, on NCCL, by copy engines where
+nothing is reduced. Windows and each setting have their own communicator, so that they do not change
+the other variants."""
 
 import ctypes
 import os
@@ -54,6 +55,9 @@ TUNINGS = {
         "NCCL_ALGO=Tree",
     ),
 }
+# ncclConfig_t's CTAPolicy: from 2.28 on copy engines move data in symmetric windows of one host.
+# NCCL logs this line when it first uses them, and otherwise runs a kernel without a word.
+ZERO_CTA, ZERO_CTA_SINCE, ZERO_CTA_LINE = "NCCL_CTA_POLICY=2", 22800, "Init CE, rank"
 TUNING_ROUNDS, TUNING_CALLS = 3, 20
 FIRST_CALL_S = 20.0  # kernels of NCCL and RCCL have no timeout
 # On gfx12 LL has no memory order that makes stores visible (ROCm/rocm-systems issue 5480). Pull
@@ -105,7 +109,8 @@ class NcclLibrary(Library):
         except Refusal as refusal:
             self.missing = str(refusal)
         self.memories: list[GpuMemory] = []
-        self.windows: dict[int, bool] = {}  # memory address: whether NCCL made a window of it
+        # By label and the memory's address: whether NCCL made a window of it.
+        self.windows: dict[tuple[str, int], bool] = {}
 
     @property
     def nccl(self) -> Nccl:
@@ -121,7 +126,8 @@ class NcclLibrary(Library):
         return NcclLibrary(communicator, self.device, part)
 
     def variants(self, world: World) -> tuple[str, ...]:
-        return "graph" if world.graph else "plain", *["registered"] * (not self.is_rccl), "tuned"
+        plain = "graph" if world.graph else "plain"
+        return (plain, "tuned") if self.is_rccl else (plain, "registered", "tuned", "zero_cta")
 
     def allocate_own(self, world: World, size_bytes: int) -> Memory | None:
         """Memory from ncclMemAlloc, as only that can be registered; peers cannot map it."""
@@ -147,6 +153,8 @@ class NcclLibrary(Library):
                 return Unsupported(f"{self.nccl.name} does not reduce fp8 on {arch}")
             if case.variant == "tuned":
                 return behind_own_gate(world, self._tuned(case))
+            if case.variant == "zero_cta":
+                return behind_own_gate(world, self._zero_cta(case))
             label = "registered" if case.variant == "registered" else "plain"
             return behind_own_gate(world, self._labelled(case, label))
         except DeviceError as error:  # all ranks raise it
@@ -217,6 +225,11 @@ class NcclLibrary(Library):
         self, library: Nccl, transports: dict[str, dict[str, list[str]]], memory: str
     ) -> list[str]:
         notes = list(library.refused.values())
+        if library.log and ZERO_CTA_LINE not in library.logs.get(ZERO_CTA, ZERO_CTA_LINE):
+            notes.append(
+                f"{library.name} ran a kernel under its zero-CTA policy: its copy engines want "
+                "CUDA 12.5, symmetric windows and one NVLink domain."
+            )
         if self.memories:
             notes.append(
                 f"{library.name} works on buffers from ncclMemAlloc, and our algorithms "
@@ -288,8 +301,8 @@ class NcclLibrary(Library):
 
     def _labelled(self, case: Case, label: str) -> Operation:
         """The case on the communicator with this label. Raises DeviceError on all ranks."""
-        if label == "registered":
-            self._register(case)
+        if label in ("registered", ZERO_CTA):
+            self._register(case, label)
         return self._operation(self._groups(case), label)
 
     def _operation(self, groups: list[list[Call]], label: str) -> Operation:
@@ -337,27 +350,40 @@ class NcclLibrary(Library):
             stream.synchronize()
         library.read_log(label)
 
-    def _register(self, case: Case) -> None:
+    def _zero_cta(self, case: Case) -> Operation:
+        """The case under the policy that takes no blocks where it can. `choice` says what NCCL did.
+        Raises DeviceError on all ranks."""
+        library = self.nccl
+        if library.version < ZERO_CTA_SINCE:
+            raise DeviceError(f"{library.name} has no zero-CTA policy; 2.28 has")
+        operation = self._labelled(case, ZERO_CTA)
+        if not library.log:  # the user's log file has it
+            return operation
+        copied = ZERO_CTA_LINE in library.logs[ZERO_CTA]
+        return replace(operation, choice="copy engines" if copied else "a kernel")
+
+    def _register(self, case: Case, label: str) -> None:
         """Makes symmetric windows of the case's buffers. Raises DeviceError on all ranks."""
         library = self.nccl
         if library.version < WINDOWS_SINCE:
             raise DeviceError(f"{library.name} has no symmetric windows; 2.27 has")
-        handle = library.connect("registered")
+        handle = library.connect(label)
         for address in (case.send, case.receive):  # all ranks make their windows in the same order
             memory = next(
                 (m for m in self.memories if m.address <= address < m.address + m.size_bytes), None
             )
             if memory is None:
                 raise DeviceError("only buffers from NCCL's allocator make symmetric windows")
-            if memory.address not in self.windows:
+            if (label, memory.address) not in self.windows:
                 window = ctypes.c_void_p()
                 status = library.calls.ncclCommWindowRegister(
                     handle, memory.address, memory.size_bytes, ctypes.byref(window), SYMMETRIC
                 )
                 library.agree(library.complaint("ncclCommWindowRegister", status))
                 # A library that cannot make windows here reports success and returns none.
-                self.windows[memory.address] = all(self.ranks.all_gather(bool(window)))
-            if not self.windows[memory.address]:
+                made = all(self.ranks.all_gather(bool(window)))
+                self.windows[label, memory.address] = made
+            if not self.windows[label, memory.address]:
                 raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
 
     def _tuned(self, case: Case) -> Operation:

@@ -1,6 +1,14 @@
-"""Peers: all-reduces of other projects, a file each, timed beside ours where they are installed.
+"""Peers: anybody's collectives, a Python file each, timed beside ours, for `--peer`.
 
-peer.py has the form that they share, torch_gpu.py serves those that work on tensors of torch. Only
-bench/features/peers.py imports this folder: without both, everything else works."""
+`file.py` reads a file and what it declares, `case.py` has what its functions get, `algorithm.py`
+makes an algorithm of it. Only bench/features/peers.py imports this folder: without both, everything
+else works."""
 
-NAMES = ("vllm", "mscclpp", "flashinfer")  # the files, and the names on the command line
+from pathlib import Path
+
+SHIPPED = Path(__file__).parents[2] / "examples" / "peers"
+
+
+def shipped_names() -> list[str]:
+    """The names of the files that come with this program."""
+    return sorted(path.stem for path in SHIPPED.glob("*.py"))

@@ -34,12 +34,15 @@ def first_complaint(compiler_log: str) -> str:
 
 
 def source_with_headers(source: Path) -> list[Path]:
-    """`source` and all headers that it includes, directly or not, by first inclusion."""
+    """`source` and all headers that it includes, directly or not, by first inclusion. The compiler
+    complains of one that is nowhere."""
     paths = [source]
     for path in paths:  # the loop also visits the headers that it appends
         for name in re.findall(r'^\s*#include "([^"]+)"', path.read_text(), re.MULTILINE):
             header = path.parent / name
-            if header not in paths:
+            if not header.is_file():  # a kernel from outside includes ours
+                header = SOURCES / name
+            if header.is_file() and header not in paths:
                 paths.append(header)
     return paths
 

@@ -118,10 +118,11 @@ def cpu_model() -> tuple[str, str]:
     return model, facts.get("flags") or facts.get("Features") or ""
 
 
-def l2_bytes() -> int:
-    """What a core's second-level cache holds; 0 if the system does not say."""
+def cache_bytes(index: int) -> int:
+    """What a core's second-level cache (2) or third-level cache (3) holds; 0 without one, or if the
+    system does not say."""
     with contextlib.suppress(OSError, ValueError):
-        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text()
+        size = Path(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").read_text()
         return int(size.rstrip("K\n")) << 10
     return 0
 
@@ -133,7 +134,7 @@ def compile_kernel(source: Path, macros: Macros, structures: Structures = ()) ->
     def build(path: Path, options: list[str], checks: str) -> None:
         # The checks come from standard input and follow the kernel file, which -include reads.
         command = [*compiler, *FLAGS, *options, "-include", str(source), "-x", "c++", "-"]
-        command += ["-o", str(path)]
+        command += [f"-I{SOURCES}", "-o", str(path)]
         # A new session: Ctrl-C must not end the compiler, which would look like a compile error.
         done = subprocess.run(
             command, input=checks, capture_output=True, text=True, start_new_session=True
@@ -173,7 +174,8 @@ class CpuDevice(Device):
         source = Path(__file__).with_name("loop_cpu.cpp")
         structures = NativeAction, NativeBlock, LibraryCall
         self.loop = CpuModule(compile_kernel(source, {}, structures))
-        self.l2_bytes = l2_bytes()
+        self.l2_bytes = cache_bytes(2)
+        self.last_level_bytes = self.l2_bytes + cache_bytes(3)  # where L3 holds what L2 evicts
 
     def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> CpuModule:
         key = stem, tuple(sorted(macros.items()))
@@ -234,6 +236,12 @@ class CpuDevice(Device):
     def sequence(self, steps: Sequence[Step]) -> Step:
         ended = [*map(Action, steps), Action()]  # the last one runs nothing
         return Step(self.loop.kernel("run_sequence"), native_actions(ended))
+
+    def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
+        callback: Any = ctypes.CFUNCTYPE(None)(function)
+        unread: Any = c_long()
+        unread.callback = callback  # the step keeps its argument alive
+        return Step(Kernel(name, ctypes.cast(callback, c_void_p).value), unread)
 
     def caller(self, step: Step) -> Callable[[], None]:
         function = ctypes.CFUNCTYPE(None, c_void_p)(step.kernel.function)

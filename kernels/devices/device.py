@@ -315,6 +315,7 @@ class Device(Protocol):
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
     most_chunk_bytes: int  # the largest useful chunk of a message
     l2_bytes: int = 0  # a CPU core's own cache; 0 if nobody knows
+    last_level_bytes: int = 0  # the last cache before memory; 0 if nobody knows
     facts: dict[str, Any]  # for readers of results
     xp: Any  # the array module of its memory, numpy or cupy
 
@@ -378,6 +379,10 @@ class Device(Protocol):
 
     def sequence(self, steps: Sequence[Step]) -> Step:
         """The steps one after another, as one step."""
+
+    def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
+        """A function of Python as a step, for all executors. It must not raise. On a GPU it puts at
+        most `entries` entries into the stream, and waits for none."""
 
     def replayed(self, step: Step) -> Step:
         """The step as a replay of a captured graph, where the device has graphs."""

@@ -38,6 +38,7 @@ MOST_THREADS = 512  # of a block, as the kernels promise the compiler
 ALLOCATION_BYTES = 2 << 20  # the driver's unit: with less a peer would also map its neighbours
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 LAZY_PEER_ACCESS = 1
+INFINITY_CACHE_BYTES = 256 << 20
 # Kinds of HIP device memory by the flag of hipExtMallocWithFlags, the safest for peers first.
 HIP_MEMORY = {"uncached": 0x3, "fine_grained": 0x1, "coarse_grained": 0x0}
 SHARING = {
@@ -104,6 +105,10 @@ class GpuDevice(GpuStream, Device):
         multiprocessors = properties["multiProcessorCount"]
         self.most_blocks = max(1, min(MOST_BLOCKS, multiprocessors // sharers))
         self.threads = min(MOST_THREADS, properties["maxThreadsPerBlock"])
+        # A driver counts L2 alone; MI300X has 256 MB of Infinity Cache behind it.
+        self.last_level_bytes = properties.get("l2CacheSize", 0)
+        if runtime.is_hip:
+            self.last_level_bytes = max(self.last_level_bytes, INFINITY_CACHE_BYTES)
         self.slab_types = list(HIP_MEMORY) if runtime.is_hip else ["plain"]
         self.sharing = SHARING[self.name]
         self.copy_engines: dict[str, GpuCopyEngine] = {}

@@ -133,7 +133,7 @@ def build(
     """The compiler's PTX, binary and log. Raises CompileError: `refusal` and the first error."""
     program = nvrtc.createProgram(source.read_text() + checks, source.name, [], [])
     try:
-        folders = f"-I{source.parent}", f"-I{SOURCES}/include"
+        folders = f"-I{source.parent}", f"-I{SOURCES}/include", f"-I{SOURCES}"
         nvrtc.compileProgram(program, (*options, *folders))
         # On HIP, getPTX returns the code object. CuPy drops its last byte, a 0, as a string's end.
         ptx = nvrtc.getPTX(program)

@@ -237,6 +237,9 @@ class GpuStream:
         kernel = Kernel("steps in a row", lambda blocks, argument: self.enqueue(*steps))
         return Step(kernel, None, entries=sum(step.entries for step in steps))
 
+    def python(self, name: str, function: Callable[[], object], entries: int = 1) -> Step:
+        return Step(Kernel(name, lambda blocks, argument: function()), None, entries=entries)
+
     def replayed(self, *steps: Step) -> Step:
         graph, first = self.captured(*steps), steps[0]
         replay = Kernel(first.kernel.name, lambda blocks, argument: graph.launch(self.stream))

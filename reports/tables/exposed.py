@@ -16,6 +16,7 @@ from reports.store.case import (
     RoundCosts,
     Rounds,
     find_states,
+    is_peer,
     paired,
     work_of,
 )
@@ -78,7 +79,7 @@ def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
     by_kind: dict[str, list[Case]] = {}
     for case in cases:
         kind = case.algorithm.partition("+")[0]
-        if kind.startswith("then_") and kind != LIBRARY:
+        if kind.startswith("then_") and kind != LIBRARY and not is_peer(case):
             kind = OURS
         if len(costs[case.case]) > 1:
             by_kind.setdefault(kind, []).append(case)
@@ -90,6 +91,8 @@ def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
         if not report[chosen.case]:
             continue
         name = chosen.algorithm.replace("_library", f" {chosen.library}")
+        if is_peer(chosen):
+            name = f"{name.partition('_')[0]} {chosen.library}"
         if len({case.variant for case in rivals if case.algorithm == chosen.algorithm}) > 1:
             name += f" {chosen.variant}"
         if detail := (chosen.chosen or "").removeprefix(chosen.algorithm).removeprefix("+"):

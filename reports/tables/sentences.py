@@ -143,7 +143,7 @@ def shape_text(shape: Any) -> str:
 
 def shape_words(shape: Any) -> list[str]:
     """The same for readers without knowledge of the run."""
-    terms = WAYS | {"gemm": "beside a matmul"}
+    terms = WAYS | {"gemm": "beside a matmul", "cold": "cold caches"}
     return [
         f"one rank late by {value:g} us"
         if name == "arrival_skew_us"

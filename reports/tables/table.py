@@ -23,6 +23,7 @@ from reports.tables.rows import (
     cost_us,
     default_rows,
     ratio_text,
+    shown_cases,
     view_of,
     views,
 )
@@ -84,7 +85,7 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
         words[-1] += ": us are after it has come"
 
     if mode == "chained":
-        calls = max((row.ours.calls for row in rows if row.ours), default=1)
+        calls = max(case.calls for case in shown_cases(result, view))
         words.append(
             f"chained: {calls} dependent calls; us, busbw of a call with its next send buffer"
         )

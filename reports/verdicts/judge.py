@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY, key_of
+from reports.store.case import CASE_KEY, is_peer, key_of
 from reports.store.result import ResultError
 from reports.store.schema import Case
 from reports.tables.sentences import size_text, some, spoken
@@ -196,7 +196,9 @@ def _add_cells(comparison: Comparison) -> None:
     cells = judged.join(fields).assign(case=common, name=case_names(common))
     # Another harness times the code that is compared, although its maker is a library.
     is_imported = any(launch.run.imported_from for side in sides for launch in side.launches)
-    cells["is_library"] = [case.library is not None and not is_imported for case in common]
+    cells["is_library"] = [
+        bool(case.library) and not is_imported and not is_peer(case) for case in common
+    ]
     cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name.map(spoken)
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
     cells["place"] = pd.factorize(cells.name)[0]

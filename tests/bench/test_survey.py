@@ -14,7 +14,6 @@ import pytest
 
 from bench import link, tune
 from bench.features import FEATURES
-from bench.features.peers import Peers
 from bench.harness.command import sweep_options, sweep_parser
 from bench.harness.progress import Progress
 from bench.layers import command as layers
@@ -230,9 +229,8 @@ def test_a_benchmark_accepts_the_command_line_of_each_step(tmp_path, monkeypatch
     assert words[3:6] == module_command(f"bench.{step.command}")
     monkeypatch.setattr(sys, "argv", words[5:])
     if step.command == "allreduce":
-        features = [*FEATURES, Peers]
-        parser = sweep_parser("allreduce", COLLECTIVES["all_reduce"], "", features)
-        options, *_ = sweep_options(parser, parser.parse_args(), features)
+        parser = sweep_parser("allreduce", COLLECTIVES["all_reduce"], "", FEATURES)
+        options, *_ = sweep_options(parser, parser.parse_args(), FEATURES)
         assert options.tuned == (
             "none" if "--tuned none" in step.line else str(tmp_path / "tuned.toml")
         )

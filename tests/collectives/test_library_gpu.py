@@ -89,7 +89,7 @@ def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph
     ]
     for reports in each_on_fake_gpus(requests, device):
         for report, request in zip(reports, requests, strict=True):
-            assert report["variants"] == [*untuned, "tuned"]
+            assert report["variants"] == [*untuned, "tuned"]  # of an all-reduce
             assert len(report["results"]) == 2 * len(request["variants"]) * len(request["cases"])
             assert outcomes(report) == {(None, None)}
             assert report["environment"]
@@ -199,6 +199,28 @@ def test_without_windows_the_other_variants_still_run_on_a_fake_gpu(faults, own_
     report = on_fake_gpus(request=request, **faults)[0]
     assert report["results"] == {f"plain {KEY}": RIGHT, f"registered {KEY}": reason}
     assert "registered" not in report["head"]["transports"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "chosen", "reason"),
+    [
+        ({}, "copy engines", None),
+        ({"no_copy_engines": 1}, "a kernel", None),
+        ({"version": 22703}, None, "NCCL 2.27.3 has no zero-CTA policy; 2.28 has"),
+    ],
+)
+def test_the_zero_cta_policy_moves_data_and_says_what_moved_it_on_a_fake_gpu(
+    faults, chosen, reason
+):
+    case = "float32 none out"
+    request = {"collective": "all_gather", "cases": [case], "variants": ["plain", "zero_cta"]}
+    report = on_fake_gpus(request=request, **faults)[0]
+    key = f"zero_cta {case} 1000"
+    assert report["variants"] == ["plain", "registered", "tuned", "zero_cta"]
+    assert report["results"] == {f"plain {case} 1000": RIGHT, key: reason or RIGHT}
+    assert report["chosen"].get(key) == chosen
+    notes = [note for note in report["head"]["notes"] if "zero-CTA policy" in note]
+    assert len(notes) == (chosen == "a kernel")
 
 
 @pytest.mark.alone

@@ -16,12 +16,17 @@ ONE = "--algorithm one_shot_pull --sizes 4K -n 2 -w 0 --lean --max-time 110"
 ISOLATED = "--mode", "isolated"
 
 
-def run(out, *options, environment=None, vendor="cuda", fault=""):
-    """The process, and the result."""
-    settings = environment or fake_peers.environment(vendor, fault=fault)
+def launched(out, *options, environment=None, fault=""):
+    settings = environment or fake_peers.environment(fault=fault)
     command = "-m", "bench.allreduce", *ONE.split(), "--out", str(out), *options
     done = mpirun(2, *command, timeout_s=200, **settings)
     assert "Traceback" not in done.stderr, done.stderr[-2000:]
+    return done
+
+
+def run(out, *options, **how):
+    """The process, and the result."""
+    done = launched(out, *options, **how)
     (path,) = out.glob("*.jsonl")
     return done, read(path)
 
@@ -120,7 +125,7 @@ def test_peers_that_sum_wrong_or_may_call_nccl_are_no_baseline_on_a_fake_gpu(tmp
 @pytest.mark.skipif(not FULL, reason="waits for a watchdog: make reliability")
 def test_a_peer_that_hangs_ends_by_the_watchdog_and_is_named_on_a_fake_gpu(tmp_path):
     """The step `compile` lets a peer compile for ten times the time-out."""
-    done, _ = run(tmp_path, "--peer", "vllm", *ISOLATED, "-T", "2", fault="hang")
+    done = launched(tmp_path, "--peer", "vllm", *ISOLATED, "-T", "2", fault="hang")
     assert done.returncode == 1
     held_up = r"wiretax: rank \d did not go on for .* held the others up: .*vllm 4096 B"
     assert re.search(held_up, done.stderr)

@@ -117,7 +117,7 @@ struct Comm {
   Shared* shared;
   int ranks, rank, delay_us;
   std::string protocol;
-  bool connected;
+  bool connected, zero_cta, copied;
   std::vector<std::pair<const char*, size_t>> windows;
   std::atomic<uint64_t> met, performed;
   std::atomic<int> asynchronous;
@@ -307,7 +307,7 @@ int ncclCommInitRank(Comm** comm, int ranks, UniqueId id, int rank) {
   c->ranks = ranks, c->rank = rank, c->protocol = caches ? first_protocol : setting("NCCL_PROTO");
   const std::string algorithm = setting("NCCL_ALGO");
   const std::string chosen = c->protocol.empty() ? algorithm : c->protocol;
-  c->delay_us = delay_of(chosen);
+  c->delay_us = delay_of(chosen), c->zero_cta = setting("NCCL_CTA_POLICY") == "2";
   if (!algorithm.empty()) say("ENV", "NCCL_ALGO set by environment to %s", algorithm.c_str());
   if (!c->protocol.empty()) say("ENV", "NCCL_PROTO set by environment to %s", c->protocol.c_str());
   const int file = shm_open(id.internal, O_RDWR | O_CREAT, 0600);
@@ -347,6 +347,12 @@ static int look_at(const char* name, Comm* c) {
     say("INIT", "Channel 00/0 : %d[%d] -> %d[%d] via %s", c->rank, c->rank, next, next,
         way.empty() ? "P2P/CUMEM" : way.c_str());
     c->connected = true;
+  }
+  const bool moves = !strcmp(name, "ncclAllGather") || !strcmp(name, "ncclAlltoAll");
+  if (moves && c->zero_cta && !c->windows.empty() && !c->copied &&
+      setting("FAKE_NCCL_NO_COPY_ENGINES") != "1") {
+    say("INIT", "Init CE, rank %d baseUCSymReadyPtr (nil), seq num 0", c->rank);
+    c->copied = true;
   }
   return 0;
 }

@@ -54,6 +54,15 @@ class ndarray:
         assert memptr, "nothing is allocated here"
         self.shape, self.dtype, self.data = shape, np.dtype(dtype), memptr
 
+    def view(self, dtype: Any) -> "ndarray":
+        assert np.dtype(dtype).itemsize == self.dtype.itemsize
+        return ndarray(self.shape, dtype, self.data)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        data = self.data.ptr, False
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": data, "version": 3}
+
     @property
     def _seen(self) -> np.ndarray:
         size_bytes = self.dtype.itemsize * int(np.prod(self.shape))

@@ -1,7 +1,5 @@
 """`torch.cuda` over the software GPU: a current stream, apart from CuPy's."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import cupy
@@ -30,10 +28,5 @@ def is_current_stream_capturing() -> bool:
     return bool(cupy.cuda.runtime.streamIsCapturing(current_stream().cuda_stream))
 
 
-@contextmanager
-def stream(stream: ExternalStream) -> Iterator[None]:
-    _current.append(stream)
-    try:
-        yield
-    finally:
-        _current.pop()
+def set_stream(stream: ExternalStream) -> None:
+    _current[:] = [stream]

@@ -86,6 +86,7 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
         "multiProcessorCount": setting("SMS", 2),
         "maxThreadsPerBlock": setting("THREADS", 4),
         "totalGlobalMem": 4 << 30,
+        "l2CacheSize": 64 << 10,
     }
     architecture = os.environ.get("FAKE_GPU_ARCH", "gfx1201").encode()
     return {**properties, "gcnArchName": architecture} if is_hip else properties

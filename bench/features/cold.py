@@ -1,0 +1,62 @@
+"""Cold caches: before each iteration every rank reads more memory than the last-level cache holds,
+as compute that uses other memory would. Then a collective finds its buffers and slabs in memory;
+only the flags of the meeting are in a cache."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bench.harness.feature import Feature, SessionView
+from bench.harness.options import CASES, AddOption, Parser
+from collectives.collective import Shape
+from collectives.operation import Case
+from kernels.devices.device import DeviceError, Memory
+
+if TYPE_CHECKING:
+    from bench.harness.iteration import Iteration
+    from reports.store.schema import CaseHeader
+
+SHAPE = {"caches": "cold"}
+FLUSHED = 2  # times the last-level cache: a pass of its size alone leaves some of the older lines
+
+
+@dataclass
+class Cold(Feature):
+    """Every case with cold caches. `other` is the memory that is read."""
+
+    other: Memory | None = None
+    mode = "isolated"  # only the first call of a chain would be cold
+
+    @staticmethod
+    def add_options(add: AddOption) -> None:
+        add(
+            "--cold",
+            changes=CASES,
+            action="store_true",
+            help="flush the caches before each iteration; isolated mode only",
+        )
+
+    @classmethod
+    def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Cold | None":
+        if namespace.cold and namespace.mode not in (None, "isolated"):
+            parser.error(
+                f"--cold: the calls of a chain are warm: leave out --mode {namespace.mode}"
+            )
+        return cls() if namespace.cold else None
+
+    def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [{**shape, **SHAPE} for shape in shapes]
+
+    def change(
+        self, session: SessionView, header: "CaseHeader", case: Case, iteration: "Iteration"
+    ) -> "Iteration":
+        from bench.harness.iteration import consume_step  # not at the top: --help would load it
+
+        world, device = session.world, session.world.device
+        if not device.last_level_bytes:
+            raise DeviceError("--cold: the system does not say how large the last-level cache is")
+        other = self.other = self.other or device.private(FLUSHED * device.last_level_bytes)
+        count = other.size_bytes // case.datatype.size_bytes
+        flush = consume_step(world, replace(case, receive=other.address), "read_own", count)
+        return replace(iteration, prepare=device.sequence([iteration.prepare, flush]))

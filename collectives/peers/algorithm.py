@@ -1,0 +1,205 @@
+"""An algorithm from a peer's file: our buffers, clock and checks around the function that it binds.
+
+A shipped file whose project fails is refused with the project's words. A user's file that fails
+ends the run, and names the line: whoever wrote it wants to know."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from collectives.communicator import Mistake
+from collectives.operation import Algorithm, Bound, Case, Operation, Unsupported, World
+from collectives.peers.case import PeerCase, PeerWorld, Refused
+from collectives.peers.file import PeerFile, read
+from collectives.peers.kernel import KernelFile, read_kernel
+from collectives.registry import LIBRARY
+from kernels.devices.device import Action, Counts, DeviceError
+
+ENTRIES = 4  # of a call in a GPU's stream, unless the function has an attribute `entries`
+EMPTY_CALLS = 1000
+
+T = TypeVar("T")
+
+
+class Started(NamedTuple):
+    """A peer that runs: its functions, its world and what its `start` has returned."""
+
+    module: ModuleType
+    world: PeerWorld
+    result: Any
+
+
+def open_files(world: World, names: Sequence[str]) -> list[PeerFile | KernelFile]:
+    """The files, alike on all ranks, which call this together. Raises Mistake on all ranks."""
+    ranks, files, mistake = world.communicator, list[PeerFile | KernelFile](), None
+    try:
+        files = [read_kernel(name) if name.endswith(".cu") else read(name) for name in names]
+    except Mistake as error:
+        mistake = str(error)
+    if mistake := ranks.first_reason(mistake):
+        raise Mistake(mistake)
+    for file in files:
+        digests = ranks.all_gather(file.digest)
+        other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
+        if other is not None:
+            raise Mistake(
+                f"{file.path.name} has other content on {ranks.rank_name(other)} than on "
+                f"{ranks.rank_name(0)}"
+            )
+    if len({file.name for file in files}) < len(files):
+        raise Mistake("two files have the same name, which names their algorithm")
+    return files
+
+
+def open_peers(world: World, names: Sequence[str]) -> tuple[dict[str, Algorithm], list[str]]:
+    """The algorithms of these files by name, and sentences for the head of the run. The first case
+    of a file of Python starts it. All ranks call it. Raises Mistake on all ranks."""
+    files = open_files(world, names)
+    ours = [file for file in files if isinstance(file, PeerFile)]
+    peers = {
+        file.name: algorithm_of(file, world) if isinstance(file, PeerFile) else file.algorithm()
+        for file in files
+    }
+    return peers, notes_on(ours, world) if ours else []
+
+
+def notes_on(files: Sequence[PeerFile], world: World) -> list[str]:
+    """Sentences for the head of the run on files of Python. All ranks call it."""
+    names = ", ".join(file.identity for file in files)
+    call_us = empty_call_us(world)
+    notes = [
+        f"{file.peer.title} is unverified: its file follows the package's interface, and has never "
+        "run on a GPU."
+        for file in files
+        if file.peer.unverified
+    ]
+    if call_us:
+        notes.insert(
+            0,
+            f"An empty Python function takes {call_us:.2f} us here (median of {EMPTY_CALLS} calls "
+            f"from the same loop); every time of {names} has such a call in it.",
+        )
+    return notes
+
+
+def algorithm_of(file: PeerFile, world: World) -> Algorithm:
+    """All ranks call it."""
+    peer, versions = file.peer, world.communicator.all_gather(file.version)
+    refusal = file.reason_against_world(world, versions)
+    started: list[Started | Unsupported] = [Unsupported(refusal)] if refusal else []
+
+    def bind(world: World, case: Case) -> Bound:
+        if not started:
+            started.append(start(file, world))
+        running = started[0]
+        if isinstance(running, Unsupported):
+            return running
+        if reason := file.reason_against(case):
+            return Unsupported(reason)
+        return result_or_reason(file, world, lambda: bound(file, world, case, running))
+
+    return replace(
+        LIBRARY,
+        base=file.name,
+        about=file.identity,
+        perform=bind,
+        library_variants=0,
+        peer=file.identity,
+        peer_variants=peer.variants,
+        peer_collectives=peer.collectives,
+    )
+
+
+def start(file: PeerFile, world: World) -> Started | Unsupported:
+    # No rank begins to talk to the others before all have loaded it.
+    module = result_or_reason(file, world, file.load)
+    if isinstance(module, Unsupported):
+        return module
+
+    def begin() -> Started:
+        peer_world = PeerWorld(world)
+        begun = module.start(peer_world) if hasattr(module, "start") else None
+        return Started(module, peer_world, begun)
+
+    return result_or_reason(file, world, begin)
+
+
+def bound(file: PeerFile, world: World, case: Case, running: Started) -> Operation:
+    """The case's operation, performed once as the run will: the first call loads and connects."""
+    function = running.module.bind(PeerCase(running.world, world, case, running.result))
+    if not callable(function):
+        raise TypeError(f"bind returns {type(function).__name__}, no function")
+    failures: list[str] = []
+    call = guarded(world, function, lambda error: failures.append(file.sentence_about(error)))
+    step = world.device.python(file.peer.title, call, getattr(function, "entries", ENTRIES))
+    step = replace(step, after_capture=getattr(function, "after_capture", None))
+    operation = Operation(
+        step, world.device.caller(step), failure=lambda: failures[0] if failures else None
+    )
+    operation.call()
+    if world.graph and not failures:
+        world.device.caller(world.device.replayed(step))()
+    if failures:
+        world.watch.stop = 0
+        raise DeviceError(failures.pop())
+    return operation
+
+
+def guarded(
+    world: World, function: Callable[[], object], tell: Callable[[BaseException], object]
+) -> Callable[[], None]:
+    """The function for the timed loop, which takes no exception: the loop stops after one."""
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - also sys.exit
+            tell(error)
+            world.watch.stop = 1
+
+    return call
+
+
+def result_or_reason(file: PeerFile, world: World, work: Callable[[], T]) -> T | Unsupported:
+    """The work's result; or on all ranks the reason of the rank that refused first, or of a shipped
+    file failed: the others may only have timed out. Raises Mistake on all ranks, and DeviceError on
+    the rank where a user's file fails: there others may wait for this one."""
+    result: T | Unsupported = Unsupported("")
+    failure: tuple[float, str] | None = None
+    mistake = None
+    try:
+        result = work()
+    except Mistake as error:
+        mistake = str(error)
+    except Refused as refusal:
+        failure = time.monotonic(), str(refusal)
+    except Exception as error:
+        text = str(error) if isinstance(error, DeviceError) else file.sentence_about(error)
+        if not file.is_shipped:
+            raise DeviceError(text) from error
+        failure = time.monotonic(), text
+    if mistake := world.communicator.first_reason(mistake):
+        raise Mistake(mistake)
+    failures = world.communicator.all_gather(failure)
+    if not (failed := [(*failure, rank) for rank, failure in enumerate(failures) if failure]):
+        return result
+    _, text, rank = min(failed)
+    is_everywhere = [other for _, other, _ in failed] == [text] * len(failures)
+    return Unsupported(text if is_everywhere else f"rank {rank}: {text}")
+
+
+def empty_call_us(world: World) -> float:
+    """The median time of a Python function that does nothing, called as a peer's is, on the slowest
+    rank. 0 on a GPU, whose clock runs behind the calls. All ranks call it."""
+    device = world.device
+    if not device.is_cpu:
+        return 0.0
+    step = device.python("an empty call", guarded(world, lambda: None, str))
+    actions = [Action(stamp=0), Action(step), Action(stamp=1)]
+    stamps_ns = device.run(actions, step, Counts(EMPTY_CALLS, EMPTY_CALLS), world.watch)
+    median_us = float(np.median(stamps_ns[:, 1] - stamps_ns[:, 0])) / 1e3
+    return float(max(world.communicator.all_gather(median_us)))

@@ -1,0 +1,234 @@
+"""A peer's file: what it declares in capitals, read without running it, and its functions."""
+
+import ast
+import hashlib
+import importlib.abc
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS
+from collectives.communicator import Mistake
+from collectives.operation import Case, World
+from collectives.peers import SHIPPED
+from collectives.registry import ALGORITHMS
+
+MOST_BYTES = 1 << 20
+MOST_CHARACTERS = 300  # of an error message
+DEVICES = "cpu", "cuda", "hip"
+# What the items of a tuple are chosen from.
+KNOWN: dict[str, tuple[str, ...]] = {
+    "collectives": (*COLLECTIVES, "allreduce_rmsnorm"),
+    "datatypes": tuple(DATATYPES),
+    "redops": REDOPS,
+    "devices": DEVICES,
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What a file declares; each field is a constant there, in capitals.
+
+    `multiple`: a segment has a multiple of so many bytes, and is not empty. `one_host`: it takes
+    several ranks of one host. `shares_gpus`: it also runs where ranks share a GPU. `variants`:
+    `case.variant` is each of these in turn. `distribution`: the package that it needs, with the
+    version whose interface it calls: `vllm==0.33.0`; `install` says how, unless pip can.
+    `unverified`: nobody has run it yet."""
+
+    title: str
+    collectives: tuple[str, ...] = ("all_reduce",)
+    datatypes: tuple[str, ...] = KNOWN["datatypes"]
+    redops: tuple[str, ...] = ("sum",)
+    devices: tuple[str, ...] = DEVICES
+    in_place: bool = False
+    multiple: int = 0
+    one_host: bool = False
+    shares_gpus: bool = False
+    variants: tuple[str, ...] = ()
+    distribution: str = ""
+    install: str = ""
+    unverified: bool = False
+
+
+@dataclass(frozen=True)
+class PeerFile:
+    """A file that declares a Peer; `name` is its algorithm's."""
+
+    path: Path
+    source: bytes
+    peer: Peer
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def is_shipped(self) -> bool:
+        return self.path.parent == SHIPPED
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.source).hexdigest()[:7]
+
+    @property
+    def version(self) -> str:
+        """Of the distribution that it needs; "" if that is not installed, or it needs none."""
+        with suppress(importlib.metadata.PackageNotFoundError, ValueError):  # "" is no name
+            return importlib.metadata.version(self.peer.distribution.partition("==")[0])
+        return ""
+
+    @property
+    def identity(self) -> str:
+        """The title with the versions that its times depend on: `vLLM 0.33.0`, `mine 1a2b3c4`."""
+        digest = "" if self.is_shipped else self.digest
+        return " ".join(filter(None, (self.peer.title, self.version, digest)))
+
+    def reason_against_world(self, world: World, versions: list[str]) -> str | None:
+        """Why it cannot run between these ranks, which have these versions."""
+        peer, device, ranks = self.peer, world.device, world.communicator
+        if device.name not in peer.devices:
+            return f"{peer.title} runs on {' and '.join(peer.devices)}, not on {device.name}"
+        package = peer.distribution.partition("==")[0]
+        if package and not all(versions):
+            return f"{peer.title} is not installed: {peer.install or f'pip install {package}'}"
+        if len(set(versions)) > 1:
+            return f"ranks have {peer.title} {' and '.join(sorted(set(versions)))}"
+        if peer.one_host and (ranks.size == 1 or ranks.hosts > 1):
+            return f"{peer.title} takes part in runs of several ranks on one host"
+        wants_own = device.sharers > 1 and not peer.shares_gpus
+        return f"{peer.title} wants one GPU a rank" if wants_own else None
+
+    def reason_against(self, case: Case) -> str | None:
+        """Why it does not suit this case."""
+        peer = self.peer
+        if case.collective.name not in peer.collectives:
+            return f"{peer.title} has no {case.collective.name}"
+        if case.datatype.name not in peer.datatypes:
+            verb = "reduce" if case.collective.reduces else "move"
+            return f"{peer.title} does not {verb} {case.datatype.name}"
+        if case.collective.reduces and case.redop not in peer.redops:
+            return f"{peer.title} has no {case.redop}"
+        if case.in_place and not peer.in_place:
+            return f"{peer.title} has no in-place form"
+        if peer.multiple and (not case.segment_bytes or case.segment_bytes % peer.multiple):
+            return f"{peer.title} takes whole vectors of {peer.multiple} B, at least one"
+        return None
+
+    def load(self) -> ModuleType:
+        """Runs the file. Raises Mistake if a user's file raises, or has no function `bind`, and
+        whatever a shipped file raises."""
+        if not self.is_shipped:
+            sys.path.append(str(self.path.parent))  # last: what lies beside it hides no package
+        name = f"wiretax_peer_{self.name}"
+        spec = importlib.util.spec_from_loader(name, Source(self), origin=str(self.path))
+        assert spec
+        assert spec.loader
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            if self.is_shipped:
+                raise
+            raise Mistake(self.sentence_about(error)) from error
+        if not callable(getattr(module, "bind", None)):
+            raise Mistake(f"--peer {self.path.name} has no function bind(case)")
+        return module
+
+    def sentence_about(self, error: BaseException) -> str:
+        """One sentence about an error, without paths: with its line in this file, or with the
+        version of a shipped file's project."""
+        text = re.sub(r"(?<!\w)/\S+", "<path>", " ".join(str(error).split()))[:MOST_CHARACTERS]
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        if self.is_shipped:
+            _, _, written_for = self.peer.distribution.partition("==")
+            is_other = written_for and self.version.partition("+")[0] != written_for
+            note = f" (called here as {written_for} is)" if is_other else ""
+            return f"{self.identity} fails: {text}{note}"
+        trace, line = error.__traceback__, ""
+        while trace:
+            if trace.tb_frame.f_code.co_filename == str(self.path):
+                line = f", line {trace.tb_lineno}"
+            trace = trace.tb_next
+        return f"--peer {self.path.name}{line}: {text}"
+
+
+class Source(importlib.abc.InspectLoader):
+    """Runs the bytes that the digest is of: a compiled file beside them may be older."""
+
+    def __init__(self, file: PeerFile) -> None:
+        self.file = file
+
+    def get_source(self, fullname: str) -> str:
+        return importlib.util.decode_source(self.file.source)
+
+    def get_code(self, fullname: str) -> Any:
+        return self.source_to_code(self.file.source, str(self.file.path))
+
+
+def read(name: str) -> PeerFile:
+    """The file of this path, or the shipped one of this name, not yet run. Raises Mistake."""
+    path = Path(name) if name.endswith(".py") else SHIPPED / f"{name}.py"
+    source = read_source(f"--peer {name}", path)
+    try:
+        tree = ast.parse(source, str(path))
+    except (SyntaxError, ValueError) as error:  # ValueError: null bytes
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise Mistake(f"--peer {name}{line}: {getattr(error, 'msg', error)}") from error
+    return PeerFile(path.resolve(), source, declared(tree, path))
+
+
+def read_source(option: str, path: Path) -> bytes:
+    """The bytes of a file whose name can be that of an algorithm. Raises Mistake."""
+    try:
+        if not path.is_file():
+            raise Mistake(f"{option}: there is no such file")
+        with path.open("rb") as file:
+            source = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise Mistake(f"{option} cannot be read: {error.strerror}") from error
+    if len(source) > MOST_BYTES:
+        raise Mistake(f"{option}: the file has more than {MOST_BYTES >> 20} MiB")
+    if not re.fullmatch(r"[A-Za-z_]\w*", path.stem) or path.stem.endswith("library"):
+        raise Mistake(
+            f"{option}: the file's name, without {path.suffix}, names its algorithm: letters, "
+            "digits and _, and no library at its end"
+        )
+    if any(path.stem in known for known in ALGORITHMS.values()):
+        raise Mistake(f"{option}: {path.stem} is an algorithm of ours: give the file another name")
+    return source
+
+
+def declared(tree: ast.Module, path: Path) -> Peer:
+    """The constants of a file. Raises Mistake for a value of another type, or an unknown one."""
+    kinds = {field.name: type(getattr(Peer(""), field.name)) for field in fields(Peer)}
+    values: dict[str, Any] = {"title": path.stem}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        for name in [target.id for target in targets if isinstance(target, ast.Name)]:
+            if not name.isupper() or (kind := kinds.get(name.lower())) is None:
+                continue
+            assert isinstance(node, ast.Assign)
+            try:
+                value = ast.literal_eval(node.value)
+            except ValueError:
+                value = None
+            value = (value,) if kind is tuple and isinstance(value, str) else value
+            if type(value) is not kind:
+                raise Mistake(
+                    f"--peer {path.name}, line {node.lineno}: {name} is not a constant "
+                    f"of type {kind.__name__}"
+                )
+            allowed = KNOWN.get(name.lower())
+            if allowed and (unknown := [item for item in value if item not in allowed]):
+                raise Mistake(
+                    f"--peer {path.name}, line {node.lineno}: unknown {unknown[0]!r} in "
+                    f"{name}: choose from {', '.join(allowed)}"
+                )
+            values[name.lower()] = value
+    return Peer(**values)

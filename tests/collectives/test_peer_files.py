@@ -1,0 +1,322 @@
+"""`--peer FILE.py`: a file of one's own beside ours, in real launches on the CPU. What is wrong
+with it ends in one sentence."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.bench.launches import launch, stored
+from tests.launch import ROOT, few
+
+SHORT = "--sizes 16K --mode isolated --algorithm library --lean --quiet -n 20 --max-time 40"
+MINE = """
+TITLE = "mpi4py"
+COLLECTIVES = "all_reduce", "all_gather"
+REDOPS = "sum", "max"
+MULTIPLE = 16
+
+def start(world):
+    assert (world.rank, world.ranks) == (world.mpi.rank, world.mpi.size)
+    return {"sum": 0, "max": 0}
+
+def bind(case):
+    from mpi4py import MPI
+
+    (send, receive), mpi = case.arrays, case.mpi
+    if case.size_bytes > 20000:
+        case.refuse("mpi4py is asked for 20 kB at most")
+    case.started[case.redop if case.collective == "all_reduce" else "sum"] += 1
+    if case.collective == "all_gather":
+        assert receive.shape == (case.ranks, case.count)
+        return lambda: mpi.Allgather(send, receive)
+    op = {"sum": MPI.SUM, "max": MPI.MAX}[case.redop]
+    return lambda: mpi.Allreduce(send, receive, op)
+"""
+
+
+def peer(folder, text, name="mine"):
+    (folder / f"{name}.py").write_text(text)
+    return folder / f"{name}.py"
+
+
+def of_peer(result, name="mine"):
+    return [case for case in result.cases if case.algorithm == name]
+
+
+def test_a_file_is_timed_and_checked_beside_ours_with_the_time_of_an_empty_call(tmp_path):
+    file = peer(tmp_path, MINE)
+    words = SHORT.replace("isolated", "both").replace("library", "library,auto")
+    done = launch(tmp_path, f"{words} -o sum,max,min", "--peer", file)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = stored(tmp_path)
+    cases = of_peer(result)
+    assert all(re.fullmatch(r"mpi4py [0-9a-f]{7}", case.library or "") for case in cases)
+    seen = {(case.redop, case.mode): (case.status, case.n_wrong, case.reason) for case in cases}
+    assert seen == {
+        (redop, mode): ("unsupported", None, "mpi4py has no min")
+        if redop == "min"
+        else ("ok", 0, None)
+        for redop in ("sum", "max", "min")
+        for mode in ("isolated", "chained")
+    }
+    assert "mpi4py" in done.stdout
+    (note,) = [note for note in result.run.notes if "empty Python function" in note]
+    assert 0 < float(re.findall(r"takes ([0-9.]+) us", note)[0]) < 50
+
+
+def test_a_file_serves_other_collectives_and_refuses_what_it_does_not_take(tmp_path):
+    file = peer(tmp_path, MINE)
+    words = SHORT.replace("16K", "16K,16K,64K")
+    done = launch(tmp_path, words, "--peer", file, command="allgather")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [
+        (case.size_bytes >> 10, case.status, case.reason) for case in of_peer(stored(tmp_path))
+    ] == [
+        (16, "ok", None),
+        (64, "unsupported", "mpi4py is asked for 20 kB at most"),
+    ]
+    (tmp_path / "none").mkdir()
+    done = launch(tmp_path / "none", SHORT, "--peer", file, command="reduce_scatter")
+    sentence = "bench.reduce_scatter: mine is not measured: mpi4py has no reduce_scatter\n"
+    assert (done.returncode, done.stderr) == (0, sentence)
+
+
+ON_RANK_1 = "case.rank == 1"
+FUNCTION = """
+def bind(case):
+    calls = 0
+    def call():
+        nonlocal calls
+        calls += 1
+        if calls > {calls} and {where}:
+            {fault}
+        case.mpi.Allreduce(*case.arrays)
+    return call
+"""
+
+
+def faulty(fault, calls=0, where=ON_RANK_1):
+    return FUNCTION.format(fault=fault, calls=calls, where=where)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "sentence"),
+    few(
+        [
+            ("TITLE = 'x'", 2, "bench.allreduce: --peer mine.py has no function bind(case)"),
+            (
+                "import os\nimport absent_package\ndef bind(case): pass",
+                2,
+                "bench.allreduce: --peer mine.py, line 2: ModuleNotFoundError: No module named "
+                "'absent_package'",
+            ),
+            (
+                faulty("raise ValueError('boom')"),
+                1,
+                r"wiretax: rank 1 failed: mine 16384 B, .*--peer mine.py, line 8: ValueError: boom",
+            ),
+            (
+                faulty("raise ValueError('late')", 50),
+                1,
+                r"wiretax: rank 1 failed: case 1 \(mine 16384 B isolated\), .*line 8: .*late",
+            ),
+            (faulty("raise SystemExit(0)"), 1, "wiretax: rank 1 failed: .*line 8: SystemExit: 0"),
+            ("def bind(case):\n  return 3", 1, "wiretax: rank . failed: .*bind returns int, no .*"),
+            ("def bind(case:", 2, ".*/mine.py, line 1: .* was never closed"),
+            (
+                "COLLECTIVES = 'allreduce'\ndef bind(case): pass",
+                2,
+                "bench.allreduce: --peer mine.py, line 1: unknown 'allreduce' in COLLECTIVES: "
+                "choose from all_reduce, .*",
+            ),
+            (
+                "DATATYPES = list('ab')\ndef bind(case): pass",
+                2,
+                "bench.allreduce: --peer mine.py, line 1: DATATYPES is not a constant of type "
+                "tuple",
+            ),
+        ],
+        4,
+    ),
+)
+def test_a_file_that_cannot_be_used_ends_the_run_with_one_sentence(
+    tmp_path, text, status, sentence
+):
+    done = launch(tmp_path, SHORT, "--peer", peer(tmp_path, text))
+    assert done.returncode == status
+    pattern = sentence if re.search(r"\.\*|\\", sentence) else re.escape(sentence)
+    assert re.fullmatch(pattern + "\n", done.stderr), done.stderr
+    assert done.stdout == ""
+
+
+def test_a_function_that_writes_wrong_bits_is_named_with_status_1(tmp_path):
+    wrong = "\n            ".join(
+        ("case.mpi.Allreduce(*case.arrays)", "case.arrays[1][7] += 1", "return")
+    )
+    done = launch(tmp_path, SHORT, "--peer", peer(tmp_path, faulty(wrong)))
+    assert done.returncode == 1
+    place = r"case 1 \(mine 16384 B isolated\), block 0: rank 1 got .* at offset 28, element 7"
+    where = f"wiretax: {place}; .*\n"
+    assert re.fullmatch(where, done.stderr), done.stderr
+    assert "WRONG RESULTS: mine" in done.stdout
+
+
+def test_a_function_that_hangs_is_named_by_the_watchdog(tmp_path):
+    file = peer(tmp_path, faulty("import time; time.sleep(60)", 50))
+    done = launch(tmp_path, SHORT, "-T 2", "--peer", file)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"wiretax: rank 1 did not go on for 2 s and held the others up: case 1 \(mine 16384 B .*\n",
+        done.stderr,
+    )
+
+
+# Each rank reads a file of its own under one name, as on hosts that share no folder.
+OTHER_CONTENT = """
+import os, runpy, sys
+from pathlib import Path
+folder, rank = Path(sys.argv[2]).absolute(), os.environ["PMI_RANK"]
+(folder / rank).mkdir()
+(folder / rank / "mine.py").write_text(f"def bind(case): return print  # {rank}")
+os.chdir(folder / rank)
+sys.argv = ["bench.allreduce", "--out", str(folder), *sys.argv[3:]]
+runpy.run_module("bench.allreduce", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_other_content_on_other_ranks_is_refused(tmp_path):
+    done = launch(tmp_path, SHORT, "--peer mine.py", program=OTHER_CONTENT)
+    assert done.returncode == 2
+    assert done.stderr == ("bench.allreduce: mine.py has other content on rank 1 than on rank 0\n")
+
+
+NORM = """
+import numpy as np
+COLLECTIVES = "all_reduce", "allreduce_rmsnorm"
+
+def bind(case):
+    send, receive = case.arrays
+    if case.collective == "all_reduce":
+        return lambda: case.mpi.Allreduce(send, receive)
+
+    def call():
+        case.mpi.Allreduce(send, case.residual_out)
+        case.residual_out += case.residual
+        mean = np.mean(case.residual_out**2, axis=1, keepdims=True) + np.float32(case.epsilon)
+        receive[:] = case.residual_out * (np.float32(1) / np.sqrt(mean)) * case.weight
+
+    return call
+"""
+
+
+def test_a_peer_stands_beside_the_fused_norm_by_its_all_reduce_or_fused_itself(tmp_path):
+    words = "--tokens 1,4 --hidden 64 -n 20 --lean --quiet --max-time 40 --algorithm fused"
+    file = peer(tmp_path, NORM)
+    done = launch(tmp_path, words, "--peer", file, command="allreduce_rmsnorm")
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = {case.algorithm: (case.status, case.n_wrong) for case in stored(tmp_path).cases}
+    right = dict.fromkeys(("then_mine", "fused_mine", "fused"), ("ok", 0))
+    assert seen.items() >= right.items()
+    assert re.search(r"fused mine [0-9a-f]{7}  ", done.stdout)
+
+
+KERNEL = """// wiretax: all_reduce entry=sums chunks=2 registered
+#include "include/exchange.h"
+#include "own.h"
+
+RANK_KERNEL(sums) { OWN<PULL, ALL>(a); }
+RANK_KERNEL(sums_registered) { OWN<REGISTERED, ALL>(a); }
+"""
+
+
+def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own(tmp_path):
+    (tmp_path / "mine.cu").write_text(KERNEL)
+    (tmp_path / "own.h").write_text("#define OWN exchange_and_reduce\n")
+    words = SHORT.replace("isolated", "both"), "--kernel", tmp_path / "mine.cu"
+    done = launch(tmp_path, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    cases = of_peer(stored(tmp_path))
+    assert {(case.variant, case.mode, case.status, case.n_wrong) for case in cases} == {
+        (variant, mode, "ok", 0)
+        for variant in ("copied", "registered")
+        for mode in ("isolated", "chained")
+    }
+    assert all(re.fullmatch("mine [0-9a-f]{7}", case.library or "") for case in cases)
+    norm = "--tokens 1 --hidden 64 -n 20 --lean --quiet --algorithm fused"
+    (tmp_path / "norm").mkdir()
+    done = launch(tmp_path / "norm", norm, *words[1:], command="allreduce_rmsnorm")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {case.n_wrong for case in of_peer(stored(tmp_path / "norm"), "then_mine")} == {0}
+    (tmp_path / "own.h").write_text("#define OWN exchange_and_copy\n")
+    done = launch(tmp_path, *words)
+    assert done.returncode == 3
+    assert re.fullmatch("bench.allreduce: .* cannot compile mine.cu: .*error.*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("first_line", "sentence"),
+    few(
+        [
+            ("#include <x>", "its first line does not declare it: // wiretax: COLLECTIVE .*"),
+            ("// wiretax: reduce", "unknown 'reduce': choose from all_reduce, .*"),
+        ],
+        1,
+    ),
+)
+def test_a_kernel_that_declares_nothing_is_refused(tmp_path, first_line, sentence):
+    (tmp_path / "mine.cu").write_text(KERNEL.replace(KERNEL.splitlines()[0], first_line))
+    done = launch(tmp_path, SHORT, "--kernel", tmp_path / "mine.cu")
+    assert done.returncode == 2
+    assert re.fullmatch(f"bench.allreduce: --kernel .*mine.cu: {sentence}\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("absent.py", "absent.py: there is no such file"),
+        ("ring.py", "ring.py: ring is an algorithm of ours: give the file another name"),
+        (
+            "my-own.py",
+            "my-own.py: the file's name, without .py, names its algorithm: letters, digits and _, "
+            "and no library at its end",
+        ),
+    ],
+)
+def test_a_name_that_cannot_be_a_peer_is_refused(tmp_path, name, reason):
+    if name != "absent.py":
+        peer(tmp_path, "def bind(case): pass", name[:-3])
+    done = launch(tmp_path, SHORT, "--peer", tmp_path / name)
+    assert done.returncode == 2
+    assert done.stderr == f"bench.allreduce: --peer {tmp_path}/{reason}\n"
+
+
+def test_the_shipped_files_are_found_by_name_and_say_why_they_cannot_run(tmp_path):
+    done = launch(tmp_path, SHORT, "--peer vllm,torch_symmetric")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "bench.allreduce: vllm is not measured: vLLM runs on cuda and hip, not on cpu\n"
+        "bench.allreduce: torch_symmetric is not measured: torch symmetric memory runs on cuda, "
+        "not on cpu\n"
+    )
+    done = launch(tmp_path, SHORT, "--peer vlm")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown peer 'vlm': did you mean vllm?" in done.stderr
+
+
+def test_gloo_through_torch_gives_our_bits(tmp_path):
+    torch = pytest.importorskip("torch", reason="pip install torch: not in the locks")
+    path = f"{ROOT}:{Path(torch.__file__).parents[1]}"
+    for command, words in {
+        "allreduce": "-d float,half,bfloat16 -o sum,max",
+        "allgather": "",
+        "reduce_scatter": "",
+        "alltoall": "",
+        "sendrecv": "",
+    }.items():
+        (tmp_path / command).mkdir()
+        words = f"{SHORT} {words} --peer gloo"
+        done = launch(tmp_path / command, words, command=command, PYTHONPATH=path)
+        assert done.returncode == 0, done.stderr
+        cases = of_peer(stored(tmp_path / command), "gloo")
+        assert {(case.status, case.n_wrong) for case in cases} == {("ok", 0)}, command

@@ -224,7 +224,8 @@ def test_a_peer_stands_beside_the_fused_norm_by_its_all_reduce_or_fused_itself(t
     seen = {case.algorithm: (case.status, case.n_wrong) for case in stored(tmp_path).cases}
     right = dict.fromkeys(("then_mine", "fused_mine", "fused"), ("ok", 0))
     assert seen.items() >= right.items()
-    assert re.search(r"fused mine [0-9a-f]{7}  ", done.stdout)
+    names = {case.library for case in of_peer(stored(tmp_path), "fused_mine")}
+    assert re.fullmatch("mine [0-9a-f]{7}", *names)
 
 
 KERNEL = """// wiretax: all_reduce entry=sums chunks=2 registered

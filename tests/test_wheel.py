@@ -306,7 +306,7 @@ def test_the_wheel_has_one_package(environment):
     [site] = environment.parent.glob("lib/python*/site-packages")
     ours = [path.name for path in site.iterdir() if path.suffix not in {".pth", ".dist-info"}]
     assert sorted(ours) == ["kernels", "wiretax"]
-    answer = run("git", "ls-files", *FOLDERS)
+    answer = run("git", "ls-files", *FOLDERS, "examples/peers")
     sources = {Path(name) for name in answer.stdout.splitlines()}
     assert sources <= {path.relative_to(site / "wiretax") for path in (site / "wiretax").rglob("*")}
 

@@ -92,6 +92,9 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
         ),
         "with --experts the size is --tokens times --hidden: leave out the sizes": has_sizes,
         "--list names the same algorithms without --experts": not namespace.keeps_run,
+        "--peer and --kernel have no routed all-to-all: leave out --experts": any(
+            getattr(namespace, name, None) for name in ("peer", "kernel")
+        ),
     }
     for mistake, is_made in mistakes.items():
         if is_made:

@@ -6,8 +6,7 @@ ends the run, and names the line: whoever wrote it wants to know."""
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,14 +22,6 @@ ENTRIES = 4  # of a call in a GPU's stream, unless the function has an attribute
 EMPTY_CALLS = 1000
 
 T = TypeVar("T")
-
-
-class Started(NamedTuple):
-    """A peer that runs: its functions, its world and what its `start` has returned."""
-
-    module: ModuleType
-    world: PeerWorld
-    result: Any
 
 
 def open_files(world: World, names: Sequence[str]) -> list[PeerFile | KernelFile]:
@@ -90,17 +81,17 @@ def algorithm_of(file: PeerFile, world: World) -> Algorithm:
     """All ranks call it."""
     peer, versions = file.peer, world.communicator.all_gather(file.version)
     refusal = file.reason_against_world(world, versions)
-    started: list[Started | Unsupported] = [Unsupported(refusal)] if refusal else []
+    started: list[PeerWorld | Unsupported] = [Unsupported(refusal)] if refusal else []
 
     def bind(world: World, case: Case) -> Bound:
         if not started:
             started.append(start(file, world))
-        running = started[0]
-        if isinstance(running, Unsupported):
-            return running
+        ranks = started[0]
+        if isinstance(ranks, Unsupported):
+            return ranks
         if reason := file.reason_against(case):
             return Unsupported(reason)
-        return result_or_reason(file, world, lambda: bound(file, world, case, running))
+        return result_or_reason(file, world, lambda: bound(file, world, case, ranks))
 
     return replace(
         LIBRARY,
@@ -114,23 +105,24 @@ def algorithm_of(file: PeerFile, world: World) -> Algorithm:
     )
 
 
-def start(file: PeerFile, world: World) -> Started | Unsupported:
+def start(file: PeerFile, world: World) -> PeerWorld | Unsupported:
     # No rank begins to talk to the others before all have loaded it.
     module = result_or_reason(file, world, file.load)
     if isinstance(module, Unsupported):
         return module
 
-    def begin() -> Started:
-        peer_world = PeerWorld(world)
-        begun = module.start(peer_world) if hasattr(module, "start") else None
-        return Started(module, peer_world, begun)
+    def begin() -> PeerWorld:
+        ranks = PeerWorld(world, module)
+        if hasattr(module, "start"):
+            ranks.started = module.start(ranks)
+        return ranks
 
     return result_or_reason(file, world, begin)
 
 
-def bound(file: PeerFile, world: World, case: Case, running: Started) -> Operation:
+def bound(file: PeerFile, world: World, case: Case, ranks: PeerWorld) -> Operation:
     """The case's operation, performed once as the run will: the first call loads and connects."""
-    function = running.module.bind(PeerCase(running.world, world, case, running.result))
+    function = ranks.file.bind(PeerCase(ranks, world, case))
     if not callable(function):
         raise TypeError(f"bind returns {type(function).__name__}, no function")
     failures: list[str] = []

@@ -20,10 +20,13 @@ class PeerWorld:
     """The ranks. All ranks make it together.
 
     `mpi` is a communicator of mpi4py of the peer's own, `device` cpu, cuda or hip; `stream` is
-    CuPy's stream, None on a CPU; with `graph` a call is captured and replayed."""
+    CuPy's stream, None on a CPU; with `graph` a call is captured and replayed. `started` is what
+    the file's `start` has returned."""
 
-    def __init__(self, world: World) -> None:
-        ranks = world.communicator
+    started: Any = None
+
+    def __init__(self, world: World, file: Any) -> None:
+        ranks, self.file = world.communicator, file  # as a module
         self.mpi = ranks.world.Dup()
         self.rank, self.ranks, self.local_rank = ranks.rank, ranks.size, ranks.local_rank
         self.device, self.graph = world.device.name, world.graph
@@ -72,7 +75,7 @@ def free_address() -> str:
 
 
 class PeerCase:
-    """One case, and all that its PeerWorld has. `started` is what `start` has returned.
+    """One case, and all that its PeerWorld has.
 
     `arrays` are the send and the receive buffer of the run, in place the same memory: NumPy's on a
     CPU, CuPy's on a GPU, of shape (count,), or (ranks, count) with a segment for each rank. NumPy
@@ -82,8 +85,8 @@ class PeerCase:
     of the sums plus `residual`, times `weight`, of (hidden,); `residual_out` gets the sums plus
     `residual`. `epsilon` is added to the mean of squares."""
 
-    def __init__(self, peer_world: PeerWorld, world: World, case: Case, started: Any) -> None:
-        self.peer_world, self.started = peer_world, started
+    def __init__(self, peer_world: PeerWorld, world: World, case: Case) -> None:
+        self.peer_world = peer_world
         self.collective, self.redop, self.in_place = case.collective.name, case.redop, case.in_place
         self.datatype, self.count, self.size_bytes = case.datatype.name, case.count, case.size_bytes
         self.variant, self.shape = case.variant, dict(case.shape)
@@ -99,7 +102,9 @@ class PeerCase:
         self.arrays = array(case.send, shapes[0]), array(case.receive, shapes[1])
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.peer_world, name)  # rank, ranks, mpi, stream, graph, torch, refuse ...
+        return getattr(
+            self.peer_world, name
+        )  # rank, ranks, mpi, stream, torch, started, refuse ...
 
     def tensor(self, array: Any) -> Any:
         """An array of the case as a tensor of torch with the case's type, over the same memory."""

@@ -20,7 +20,7 @@ from collectives.peers import SHIPPED
 from collectives.registry import ALGORITHMS
 
 MOST_BYTES = 1 << 20
-MOST_CHARACTERS = 300  # of an error message
+MOST_CHARACTERS, MOST_TITLE = 300, 60  # of an error message, of a title
 DEVICES = "cpu", "cuda", "hip"
 # What the items of a tuple are chosen from.
 KNOWN: dict[str, tuple[str, ...]] = {
@@ -231,4 +231,6 @@ def declared(tree: ast.Module, path: Path) -> Peer:
                     f"{name}: choose from {', '.join(allowed)}"
                 )
             values[name.lower()] = value
+    if not 0 < len(values["title"]) <= MOST_TITLE or not values["title"].isprintable():
+        raise Mistake(f"--peer {path.name}: TITLE is not one short line of text")
     return Peer(**values)

@@ -113,9 +113,14 @@ def _default_tables(
     has_library = any(row.library for row in rows)
     cells = [_cells(row, name, has_library, bool(late_us(view[1]))) for row in rows]
 
-    if result.run.world["size"] == 1:
-        for of_row in cells:
-            of_row.pop("busbw\nGB/s", None)
+    left_out = ["busbw\nGB/s"] * (result.run.world["size"] == 1)
+    has_ours = any(row.ours for row in rows)
+    if named and not has_ours:  # peers beside the library alone
+        ours = f"{name}\n", f"library/{name}\n", "\nalgorithm", "busbw\n", "of\n"
+        left_out += [heading for heading in cells[0] if heading.startswith(ours)]
+    for of_row in cells:
+        for heading in left_out:
+            of_row.pop(heading, None)
 
     parts = [
         named[:1],
@@ -126,7 +131,7 @@ def _default_tables(
     for part in parts:
         for row, of_row in zip(rows, cells, strict=True):
             for other in part:
-                of_row |= _named_cells(row.named[other], other, name, has_library)
+                of_row |= _named_cells(row.named[other], other, name * has_ours, has_library)
         footnotes = marks(rows) if part is parts[0] else []
         table = plain_table(cells[0], [of_row.values() for of_row in cells], footnotes)
         tables.append((title, table))
@@ -136,13 +141,13 @@ def _default_tables(
 
 
 def _named_cells(named: Named, name: str, ours: str, has_library: bool) -> dict[str, str | Text]:
-    """The cells of a named algorithm by their headings."""
+    """The cells of a named algorithm by their headings; `ours`: the name of ours, "" without."""
     name = name.replace(" over ", "\nover ")
     cells: dict[str, str | Text] = {f"{name}\nus": _cost(named.case, named.us)}
     if has_library:
         cells[f"library/\n{name}"] = ratio_text(named.from_library)
 
-    return cells | {f"{ours}/\n{name}": ratio_text(named.from_ours)}
+    return cells | ({f"{ours}/\n{name}": ratio_text(named.from_ours)} if ours else {})
 
 
 def _lossy_tables(result: Result, view: View) -> list[tuple[str, Table]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from collectives.peers import shipped_names
+from collectives.peers.file import read
 from tests.bench.launches import launch, stored
 from tests.launch import ROOT, few
 
@@ -61,6 +63,10 @@ def test_a_file_is_timed_and_checked_beside_ours_with_the_time_of_an_empty_call(
         for mode in ("isolated", "chained")
     }
     assert "mpi4py" in done.stdout
+    done = launch(tmp_path / "alone", SHORT, "--peer", file)
+    (heading,) = re.findall(r"^ +size +.*$", done.stdout, re.MULTILINE)
+    assert heading.split()[:2] == ["size", "library"]  # no columns of ours, which nobody measured
+    assert "auto" not in heading
     (note,) = [note for note in result.run.notes if "empty Python function" in note]
     assert 0 < float(re.findall(r"takes ([0-9.]+) us", note)[0]) < 50
 
@@ -218,7 +224,8 @@ def test_a_peer_stands_beside_the_fused_norm_by_its_all_reduce_or_fused_itself(t
     seen = {case.algorithm: (case.status, case.n_wrong) for case in stored(tmp_path).cases}
     right = dict.fromkeys(("then_mine", "fused_mine", "fused"), ("ok", 0))
     assert seen.items() >= right.items()
-    assert re.search(r"fused mine [0-9a-f]{7}  ", done.stdout)
+    names = {case.library for case in of_peer(stored(tmp_path), "fused_mine")}
+    assert re.fullmatch("mine [0-9a-f]{7}", *names)
 
 
 KERNEL = """// wiretax: all_reduce entry=sums chunks=2 registered
@@ -320,3 +327,9 @@ def test_gloo_through_torch_gives_our_bits(tmp_path):
         assert done.returncode == 0, done.stderr
         cases = of_peer(stored(tmp_path / command), "gloo")
         assert {(case.status, case.n_wrong) for case in cases} == {("ok", 0)}, command
+
+
+def test_all_shipped_files_can_be_read():
+    files = [read(name) for name in shipped_names()]
+    assert len(files) >= 8
+    assert all(file.is_shipped and file.peer.title for file in files)

@@ -16,7 +16,6 @@ from reports.store.result import ResultError, content_of
 from reports.store.untrusted import MOST_BYTES, printable
 from reports.store.writing import write_errors, write_whole
 
-MOST_LISTED = 20  # unreadable lines of a file
 FILE_DATE = "The log has no date: the run has that of its file."
 
 
@@ -90,11 +89,9 @@ def store(
         {
             "log": printable(path.name),
             "file": str(arguments.out / result.path),
-            "run_id": result.run.run_id,
             "format": test.format,
             "collective": test.collective,
             "ranks": test.world_size,
-            "hosts": test.hosts,
             "rows": len({row.line for row in test.rows}),
             "status": test.status,
             "reason": test.reason,
@@ -122,14 +119,14 @@ def write(path: Path, content: bytes) -> str:
 def unread_text(tests: Sequence[LoggedTest]) -> str:
     """Which lines look like data and could not be read; empty without any."""
     unread = sorted({line for test in tests for line in test.unread})
-    numbers = ", ".join(map(str, unread[:MOST_LISTED]))
+    numbers = ", ".join(map(str, unread[:20]))
     listed = f"rows that could not be read: {numbers} ({len(unread)} in all)"
     return listed * bool(unread)
 
 
 def sentence(record: dict[str, Any]) -> str:
     """What was stored: `a.log: nccl-tests all_reduce: ranks 2, rows 25, complete: FILE`."""
-    counts = [f"{name} {record[name]}" for name in ("ranks", "hosts", "rows") if record[name]]
+    counts = [f"{name} {record[name]}" for name in ("ranks", "rows") if record[name]]
     test = f"{record['log']}: {record['format']} {record['collective'] or 'unknown'}"
     notes = [record["stored"]] * (record["stored"] != "new")
     notes += ["dated by the file"] * (record["dated_by"] == "file")

@@ -177,13 +177,12 @@ def _fields_of(head: dict[str, str]) -> dict[str, Any]:
     if size is None or count is None:
         raise ValueError(head)
 
-    datatype, root = head.get("type", "").lower(), int(head.get("root", -1))
+    datatype = head.get("type", "").lower()
     return {
         "size_bytes": size,
         "count": count,
         "datatype": TYPES.get(datatype, datatype) or logged.UNKNOWN,
         "redop": head.get("redop", "").lower(),
-        "shape": {"root": root} if root > 0 else None,
     }
 
 

@@ -54,15 +54,20 @@ def find_ratios(
     """The log ratio of each case and pair, (keys, pairs), NaN without a common state of the link
     and for an unknown key. And a row for each case with its times in the state that most pairs
     share: `rtt_ns`, the round trip there, `baseline_us` and `variant_us`."""
-    rows, known, rtt_ns = table([entry_of(launch) for pair in pairs for launch in pair], without)
+    launches = [launch for pair in pairs for launch in pair]
+    rows, known, rtt_ns = table([entry_of(launch) for launch in launches], without)
     cell_of = {key: cell for cell, key in enumerate(keys)}
     rows["cell"] = [cell_of.get(known[key], -1) for key in rows.key]
     rows["pair"], rows["side"] = divmod(rows.run, 2)
     rows = rows[rows.cell >= 0]
     costs_us = np.full((2, len(keys), len(pairs), max(len(rtt_ns), 1)), np.nan)
     costs_us[rows.side, rows.cell, rows.pair, rows.state] = rows.cost_us
-    log_ratios = np.log(costs_us[1] / costs_us[0])
+    for number, launch in enumerate(launches):
+        if launch.run.imported_from:  # its state is unknown: its times stand for every one
+            pair, side = divmod(number, 2)
+            costs_us[side, :, pair] = costs_us[side, :, pair, :1]
 
+    log_ratios = np.log(costs_us[1] / costs_us[0])
     is_shared = np.isfinite(log_ratios)
     n_pairs = is_shared.sum(axis=1)  # by cell and state
     cells, state = np.arange(len(keys)), n_pairs.argmax(axis=1)

@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from reports.__main__ import main
+from reports.verdicts.judge import compare
+from reports.verdicts.sides import COMPARABLE, read_sides
 from tests.reports.synthetic_campaign import (
     no_effect,
     slower,
@@ -18,6 +20,8 @@ from tests.reports.synthetic_campaign import (
     write_launches,
 )
 from tests.reports.synthetic_fleet import label
+from tests.reports.synthetic_log import write_log
+from tests.reports.synthetic_run import write_run
 
 pytestmark = pytest.mark.unit
 
@@ -228,3 +232,17 @@ def test_launches_of_several_nodes_are_paired_on_each_node(tmp_path, compared):
     assert "The sides ran on different nodes, n1 and n3, and nodes differ." in " ".join(
         printed.split()
     )
+
+
+def test_another_harness_is_compared_in_any_state_of_the_link(tmp_path):
+    """Is a difference of the harness or of the code? Ours were in two states; of IMB's nobody
+    knows."""
+    fields = {"sizes": [16384], "algorithms": ["library"], "modes": ["isolated"], "n_blocks": 12}
+    for number in range(2):
+        day = f"2026-11-2{number}T06-15-00Z"
+        states = range(12 * number)  # all rounds slow, then all fast
+        write_run(tmp_path / "ours", run_id=f"{day}-ours", fast_rounds=states, **fields)
+        write_log(tmp_path / "theirs", {"us": 40.0}, name=str(number), date=day)
+    sides = read_sides([str(tmp_path / "ours"), str(tmp_path / "theirs")])
+    (comparison,) = compare(sides, list(COMPARABLE))
+    assert comparison.cells.pairs.tolist() == [2]

@@ -13,6 +13,7 @@ from reports.site import shared
 from reports.site.chart import Chart, Line, Step, spark
 from reports.site.page import Banner, Page, Row, Section
 from reports.store.result import time_of
+from reports.tables.figure import roles_of
 from reports.tables.sentences import counted, number, start_time
 from reports.trends.changes import MIN_RUNS
 from reports.trends.changes import Step as ChangeStep
@@ -169,7 +170,7 @@ def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> C
     seconds = np.maximum.accumulate([_seconds(runs[at]) for at in starts]).tolist()
     last_us = [float(each.costs_us[-1]) for each in members]
     fastest = min(range(len(members)), key=lambda n: (bool(members[n].case.library), last_us[n]))
-    roles = shared.line_roles([each.case for each in members])
+    roles = roles_of([each.case.algorithm for each in members])
     lines = [
         Line(
             each.name,

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from reports.store.folder import COPY, Contents, read_store
 from reports.store.observations import Entry
 from reports.store.result import ImportedRunError
-from reports.store.schema import CaseFields, Result, Run
+from reports.store.schema import Result, Run
 from reports.tables.command import command_of
 from reports.tables.sentences import counted
 from reports.trends.history import History
@@ -91,16 +90,6 @@ def status_text(run: Entry | Result) -> str:
 
 def counts_text(counts: Counter[str]) -> str:
     return ", ".join(f"{word} {count}" for word, count in counts.items()) or "none"
-
-
-def line_roles(cases: Sequence[CaseFields]) -> list[str]:
-    """The classes of lines in a chart, by a case of each: one is the library, one is ours."""
-    roles = list[str]()
-    for place, case in enumerate(cases):
-        own = {"library": "library", "auto": "ours"}.get(case.algorithm, "")
-        roles.append(own if own and own not in roles else f"line-{place % 5 + 1}")
-
-    return roles
 
 
 def how_to_reproduce(run: Run) -> dict[str, str]:

@@ -105,10 +105,14 @@ function seriesOf(data, colour) {
   return { series, columns, bands, places };
 }
 
-// Logarithmic where the values differ by so much that uPlot finds round ones.
-function scalesOf({ kind, lines }) {
+// Whether values differ by so much that uPlot finds round ones on a logarithmic axis.
+function isLogarithmic({ kind, lines }) {
   const values = lines.flatMap((line) => line.values).filter((value) => value > 0);
-  const isLog = kind !== "time" && Math.max(...values) > 4 * Math.min(...values);
+  return kind !== "time" && Math.max(...values) > 4 * Math.min(...values);
+}
+
+function scalesOf(data) {
+  const { kind } = data;
   const roomy = (_, min, max) => [min / 1.05, max * 1.05];
   const tight = (plot, min, max) => {
     if (min < max) return [min, max];
@@ -121,7 +125,7 @@ function scalesOf({ kind, lines }) {
       log: 2,
       range: kind === "price" ? roomy : tight,
     },
-    y: isLog ? { distr: 3, range: (_, min, max) => uPlot.rangeLog(min, max, 10) } : { range: roomy },
+    y: { distr: isLogarithmic(data) ? 3 : 1, range: roomy },
   };
 }
 
@@ -161,16 +165,19 @@ function addSwitches(figure, { plot, data }, places) {
   figure.querySelector(".readout").after(more);
 }
 
-function axesOf(kind, colour) {
+function axesOf(data, colour) {
+  const { kind } = data, isLog = isLogarithmic(data);
   const axis = { stroke: () => colour("steady"), grid: { stroke: () => colour("edge"), width: 1 } };
   const named = (form) => (_, values) => {
     const span = values[values.length - 1] - values[0];
     return values.map((value) => (value === null ? "" : form(value, span)));
   };
   const x = (value, span) => tickText(kind, value, span);
+  // uPlot begins a logarithmic axis at the least value, which is not round.
+  const y = (value) => (isLog && !/\.00e/.test(value.toExponential(2)) ? "" : short(value));
   return [
     { ...axis, values: named(x), space: kind === "time" ? 88 : 40 },
-    { ...axis, values: named(short), size: 56 },
+    { ...axis, values: named(y), size: 64 },
   ];
 }
 
@@ -196,7 +203,7 @@ function draw(figure) {
     series,
     bands,
     scales: scalesOf(data),
-    axes: axesOf(data.kind, colour),
+    axes: axesOf(data, colour),
     legend: { show: false },
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     cursor: {

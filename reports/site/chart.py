@@ -34,7 +34,11 @@ class Line:
     @property
     def rows(self) -> dict[str, NDArray[np.float64]]:
         """`values`, and `low` and `high` if it has intervals."""
-        return dict(zip(("values", "low", "high"), np.atleast_2d(self.points), strict=False))
+        values, *ends = np.atleast_2d(self.points)
+        is_empty = not ends or np.array_equal(ends[0], ends[1], equal_nan=True)
+        return (
+            {"values": values} if is_empty else {"values": values, "low": ends[0], "high": ends[1]}
+        )
 
 
 @dataclass
@@ -125,7 +129,7 @@ class Chart:
                 f'<path class="{step.role}" d="M{ends[0]:.1f} 8V{HEIGHT - BOTTOM}"/>'
             )
         for line in shown:
-            rows, places = np.atleast_2d(y.at(line.points)), x.at(self.x)
+            rows, places = y.at([*line.rows.values()]), x.at(self.x)
             middle, *ends = np.clip(rows, 8, HEIGHT - BOTTOM)
             if ends:
                 outline = path([*places, *places[::-1]], [*ends[0], *ends[1][::-1]])

@@ -209,7 +209,7 @@ def lines_of(cases: Sequence[Case], named: Sequence[str] = ()) -> list[Line]:
 
 
 def shown_keys(costs_us: Mapping[Key, Mapping[int, float]], named: Sequence[str]) -> list[Key]:
-    """The library, `auto`, what was named, and the best other algorithm of ours, each in its best
+    """`auto`, the library, what was named, and the best other algorithm of ours, each in its best
     variant, of costs by size: the best is cheapest at most sizes."""
 
     def best(*names: str) -> Key:
@@ -222,7 +222,7 @@ def shown_keys(costs_us: Mapping[Key, Mapping[int, float]], named: Sequence[str]
 
     names = dict.fromkeys(name for name, _ in costs_us)
     others = [name for name in names if name not in ("library", "auto")]
-    wanted = [*names.keys() & {"library"}, *names.keys() & {"auto"}, *named[:MOST_NAMED]]
+    wanted = ["auto", "library", *named[:MOST_NAMED]]
     if others:
         wanted.append(best(*others)[0])
 

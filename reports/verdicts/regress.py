@@ -147,8 +147,7 @@ def markdown(outcome: Outcome) -> str:
 
     figures = headline_of(*outcome.comparison.variant.launches)
     findings = [f"- {markdown_text(line)}\n" for line in outcome.findings]
-    lines = "\n".join(render.forest_lines(outcome.comparison)[:MOST_DRAWN])
-    forest = f"\n```text\n{lines}\n```\n" * bool(lines)
+    forest = f"\n{render.forest_markdown(outcome.comparison, MOST_DRAWN)}\n"
     rows = render.as_markdown([outcome.comparison], MOST_ROWS)
     table = f"<details><summary>all cells</summary>\n\n{rows}\n</details>\n"
     figures = f"\n**{markdown_text(figures)}**\n\n"

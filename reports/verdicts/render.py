@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from reports.store.report_json import write_json
-from reports.store.untrusted import markdown_text, printable
+from reports.store.untrusted import markdown_text
 from reports.tables.figure import Target, figure, fold
 from reports.tables.headline import ratios_text
 from reports.tables.rows import is_noisy
@@ -34,7 +34,7 @@ from reports.verdicts.judge import WRONG, Comparison
 from reports.verdicts.sides import COMPARABLE, notes_of, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER
 
-DRAWN = 24  # letters of an interval
+DRAWN = 25  # letters of an interval
 MOST_DRAWN = 24  # cells of a forest plot
 FOREST_WIDTH_IN = 9
 COLUMNS_AT = 8, 124  # points to the right of the axes
@@ -160,24 +160,24 @@ FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
 }
 
 
-def forest_lines(comparison: Comparison) -> list[str]:
-    """Each judged cell's interval as letters, the largest effect first: `16 KiB two-shot 1.050
-    ·······|····●··`, where `|` is 1."""
+def forest_markdown(comparison: Comparison, most: int) -> str:
+    """A table of judged cells, the largest effect first, with each interval as letters:
+    `·······│····●··`, where `│` is 1. Empty without intervals."""
     cells = comparison.cells[comparison.is_judged & comparison.cells.high.notna()]
-    cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")
+    cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")[:most]
     reach = max(cells.log_high.max(), -cells.log_low.min(), 0.01)
-    width = max(map(len, cells.title), default=0)
-    lines = []
+    rows = ["| case | ratio | faster │ slower |", "|---|---:|---|"]
+    places = np.linspace(-reach, reach, DRAWN)
 
     for cell in cells.itertuples():
-        ends = np.array([cell.log_low, cell.log_high, 0, cell.log_ratio]) / reach
-        low, high, one, at = np.rint(DRAWN * (1 + ends) / 2).astype(int)
-        places = range(DRAWN + 1)
-        letters = ["-" if low <= place <= high else "·" for place in places]
-        letters[one], letters[at] = "|", "●"
-        lines.append(f"{printable(str(cell.title)):{width}} {cell.ratio:.3f} {''.join(letters)}")
+        inside = (places >= cell.log_low) & (places <= cell.log_high)
+        letters = np.where(inside, "-", "·")
+        for value, letter in ((0, "│"), (cell.log_ratio, "●")):
+            letters[np.abs(places - value).argmin()] = letter
+        title = markdown_text(str(cell.title))
+        rows.append(f"| {title} | {cell.ratio:.3f} | `{''.join(letters)}` |")
 
-    return lines
+    return "\n".join(rows) * (len(cells) > 0)
 
 
 def rows_of(comparison: Comparison) -> list[dict[str, str]]:

@@ -112,7 +112,7 @@ def test_a_picture_has_the_library_auto_the_best_and_what_was_named():
         ("two_shot", "copied"): {1: 3.0, 2: 3.0},
         ("one_shot", "copied"): {1: 4.0, 2: 4.0, 4: 1.0},
     }
-    three = [("library", "plain"), ("auto", "registered"), ("two_shot", "copied")]
+    three = [("auto", "registered"), ("library", "plain"), ("two_shot", "copied")]
     assert shown_keys(costs, []) == three
     assert shown_keys(costs, ["ring"]) == [*three[:2], ("ring", "copied"), three[2]]
 

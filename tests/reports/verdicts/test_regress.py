@@ -101,7 +101,7 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     assert re.search(r"\| two_shot \| 16 KiB \|.*\| SLOWER \|", text)
     in_view = text.partition("<details>")[0]
     assert len(in_view.splitlines()) <= 20
-    assert re.search(r"```text\n16 KiB two-shot +1\.0\d\d ·+\|·+-*●", in_view)
+    assert re.search(r"\n\| 16 KiB two-shot \| 1\.0\d\d \| `·+│·+-*●", in_view)
 
     page = html.read_text()
     assert "http" not in page

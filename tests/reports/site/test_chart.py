@@ -1,0 +1,82 @@
+"""The drawings of pages: their data as JSON, the pictures, and charts of very many runs."""
+
+import json
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+
+from reports.site.chart import Axis, Chart, Line, interval, path, spark
+from reports.site.history_page import MOST_POINTS, panel_chart
+from reports.store.schema import CaseHeader
+from reports.trends.changes import Step
+from reports.trends.series import Series
+
+pytestmark = pytest.mark.unit
+
+HOSTILE = "</script><script>harm()</script>\x1b[31m\u202e&<!--"
+CASE = CaseHeader(
+    collective="all_reduce",
+    algorithm="auto",
+    size_bytes=16384,
+    count=4096,
+    datatype="float32",
+    redop="sum",
+)
+
+
+def test_data_in_the_page_cannot_end_its_script():
+    line = Line(HOSTILE, "ours", np.array([1.0, np.nan]))
+    chart = Chart(HOSTILE, [1024, 2048], [line], links=["", HOSTILE])
+    assert not set("<>&\x1b\u202e") & set(chart.json)
+    data = json.loads(chart.json)
+    assert data["lines"][0]["name"].startswith("</script><script>harm()")
+    assert data["lines"][0]["values"] == [1.0, None]
+    assert "<script" not in chart.svg
+
+
+def test_a_picture_has_gaps_dots_and_bands():
+    assert path([0, 1, 2, 3], [5, 5, np.nan, 6]) == "M0.0 5.0h0L1.0 5.0M3.0 6.0h0"
+    points = np.array([[1.0, 2.0, 4.0], [0.9, 1.9, 3.8], [1.1, 2.1, 4.2]])
+    chart = Chart("time", [1024, 2048, 4096], [Line("auto", "ours", points)])
+    assert chart.svg.count('class="band ours"') == 1
+    assert chart.readout[0][1:] == ("4.00", "[3.80 4.20]")
+    hidden = Chart("time", [1024], [Line("ring", "line-1", points[0, :1], shown=False)])
+    assert 'class="line-1"' in hidden.svg  # a chart without any line would say nothing
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_log", "ticks"),
+    [
+        (7.5, 18.2, False, [8, 10, 12, 14, 16, 18]),
+        (1.0, 1.9, True, [1.0, 1.2, 1.4, 1.6, 1.8]),
+        (9, 17000, True, [10, 50, 200, 1000, 5000]),
+        (3, 3, False, [2.8, 3.0, 3.2]),
+        (0, 0, True, [1.0, 1.2, 1.4, 1.6, 1.8, 2.0]),  # nothing to draw
+    ],
+)
+def test_an_axis_has_round_values(low, high, is_log, ticks):
+    assert Axis([low, high, np.nan], 0, 100, is_log).ticks() == pytest.approx(ticks, rel=0.03)
+
+
+def test_too_little_is_not_drawn():
+    assert spark([1.0, 2.0]) == ""
+    assert interval([np.nan] * 3, (-1, 1), 0, "worse") == ""
+    assert interval([0.5, np.nan, np.nan], (-1, 1), 0, "worse").count('d=""') == 1
+
+
+def test_very_many_runs_are_a_few_points_with_their_range():
+    """A page with 10,000 runs must open at once; a slow run among them must stay in sight."""
+    days = [datetime(2000, 1, 1) + timedelta(days=day) for day in range(10_000)]
+    runs = [f"{day:%Y-%m-%dT%H-%M-%SZ}-allreduce-{n}" for n, day in enumerate(days)]
+    costs_us = np.full(10_000, 5.0)
+    costs_us[7000:] = 6.0
+    costs_us[1234] = 50.0
+    step = Step(7000, 6999, 7001, (0.18, 0.17, 0.19))
+    series = Series("16 KiB auto", "16 KiB", "auto", CASE, "m", "allreduce", runs, costs_us, [step])
+    chart = panel_chart("16 KiB, us", [series], runs)
+    assert len(chart.x) <= MOST_POINTS
+    middle, low, high = chart.lines[0].points
+    assert (middle.max(), low.min(), high.max()) == (6.0, 5.0, 50.0)
+    assert (chart.steps[0].role, chart.steps[0].text) == ("worse", "worse +19.7%")
+    assert len(chart.json) + len(chart.svg) < 100_000

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from reports.store.writing import write_named
 from reports.tables.rows import cost_us
 from reports.tables.sentences import algorithm_of, tick_text
 
-# On light and on dark, as in page.css; docs/design-pages.md has their meaning.
+# On light and on dark; pages have them as variables. docs/design-pages.md has their meaning.
 ROLES = {
     "page": ("#ffffff", "#0f1318"),
     "ink": ("#171b21", "#e8ebf0"),
@@ -68,7 +68,6 @@ LABEL_LETTERS, LABEL_PITCH = 24, 11  # letters and points of a line of a label
 MOST_TICKS = 7  # of sizes on an axis
 MOST_NAMED = 4  # algorithms of the command line in a picture; the best has the fifth hue
 
-Target = Path | IO[Any]  # a file, a stream of text for svg, or a stream of bytes for png
 Key = tuple[str, str]  # an algorithm and a variant
 
 
@@ -83,7 +82,7 @@ def use_colours(is_dark: bool = False) -> None:
 
 @contextmanager
 def figure(
-    target: Target, count: int, size_in: tuple[float, float], title: str, footer: str
+    target: Path, count: int, size_in: tuple[float, float], title: str, footer: str
 ) -> Iterator[list[Any]]:
     """The axes of `count` panels of a size, written to `target` at the end: in dark colours if its
     name ends in `-dark`. The title is the finding, the footer says what was measured, where and
@@ -91,14 +90,13 @@ def figure(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    suffix = getattr(target, "suffix", ".png" if isinstance(target, io.BytesIO) else ".svg")
-    if suffix not in (".svg", ".png"):
+    if target.suffix not in (".svg", ".png"):
         raise ResultError(f"{target} cannot be drawn: a picture ends in .svg or .png")
 
     rows = -(-count // max(int(WIDEST_IN / size_in[0]), 1))
     columns = -(-count // rows)
     width, height = columns * size_in[0], 0.9 + rows * size_in[1]
-    use_colours(getattr(target, "stem", "").endswith("-dark"))
+    use_colours(target.stem.endswith("-dark"))
 
     with mpl.rc_context(STYLE):
         drawing = Figure((width, height), layout="constrained")
@@ -112,13 +110,12 @@ def figure(
             empty.set_visible(False)
         file = io.BytesIO()
         drawing.savefig(
-            file if isinstance(target, Path) else target,
-            format=suffix[1:],
+            file,
+            format=target.suffix[1:],
             # Without metadata equal drawings are equal files, and no SVG names another site.
             metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
         )
-        if isinstance(target, Path):
-            write_named(target, file.getvalue())
+        write_named(target, file.getvalue())
 
 
 def fold(text: str, width_in: float, size: float = 10) -> str:

@@ -1,6 +1,7 @@
 """The picture of a sweep over sizes: the first two of speed-up, bus bandwidth and time."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from reports.store.case import bus_factor, late_us
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.tables.figure import Line, Target, dress, figure, label_ends, lines_of
+from reports.tables.figure import Line, dress, figure, label_ends, lines_of
 from reports.tables.headline import headline, points
 from reports.tables.rows import View, cost_us, named_in, shown_cases, speed_ups, views
 from reports.tables.sentences import counted, machine, shape_words, size_text, start_time
@@ -27,7 +28,7 @@ class Quantity(NamedTuple):
     bounds: dict[int, float]
 
 
-def draw_sweep(result: Result, path: Target) -> None:
+def draw_sweep(result: Result, path: Path) -> None:
     """Draws the run into `path`. Raises ResultError for another suffix, a run without a measured
     case, or a file that cannot be written."""
     view = views(result)[0]

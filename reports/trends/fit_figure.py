@@ -1,12 +1,13 @@
 """The picture of `fit`: measured times and fitted lines."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reports.store.result import ResultError
-from reports.tables.figure import Target, dress, figure, label_ends, roles_of, shown_keys
+from reports.tables.figure import dress, figure, label_ends, roles_of, shown_keys
 from reports.tables.headline import lines_text
 from reports.tables.sentences import algorithm_of, counted
 from reports.trends.alpha_beta import Fit, by_title, curves_us, interval, walsh_means
@@ -14,8 +15,8 @@ from reports.trends.alpha_beta import Fit, by_title, curves_us, interval, walsh_
 PANEL_IN = 5.5, 3.6
 
 
-def plot(fits: Sequence[Fit], target: Target) -> None:
-    """Draws the library, `auto` and the best of ours into an .svg or .png file, or a stream. Raises
+def plot(fits: Sequence[Fit], target: Path) -> None:
+    """Draws the library, `auto` and the best of ours into an .svg or .png file. Raises
     ResultError for another suffix, without a line, and if the file cannot be written."""
     groups = by_title(fits)
     if not groups:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reports.store.result import time_of
-from reports.tables.figure import LABEL_PITCH, Target, figure, fold
+from reports.tables.figure import LABEL_PITCH, figure, fold
 from reports.tables.sentences import counted
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ MOST_PANELS = 6
 WORDS_SHARE = 0.36  # of the width of a panel
 
 
-def plot(events: "Sequence[Event]", target: Target) -> None:
-    """Draws the first series that changed, the largest change of each event in turn, into a file or
-    a stream. Raises ResultError if the file cannot be written."""
+def plot(events: "Sequence[Event]", target: Path) -> None:
+    """Draws the first series that changed, the largest change of each event in turn, into a
+    file. Raises ResultError if the file cannot be written."""
     by_rank = zip_longest(*([series for series, _ in event.changes] for event in events))
     changed = list(dict.fromkeys(series for rank in by_rank for series in rank if series))
     shown = changed[:MOST_PANELS]

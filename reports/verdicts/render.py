@@ -16,7 +16,7 @@ import pandas as pd
 
 from reports.store.report_json import write_json
 from reports.store.untrusted import markdown_text
-from reports.tables.figure import Target, figure, fold
+from reports.tables.figure import figure, fold
 from reports.tables.headline import ratios_text
 from reports.tables.rows import is_noisy
 from reports.tables.sentences import (
@@ -359,9 +359,9 @@ def by_effect(comparison: Comparison) -> list[tuple[Any, dict[str, str], str]]:
     return sorted(rows, key=order)
 
 
-def plot(comparisons: Sequence[Comparison], target: Target) -> None:
-    """Draws a forest plot per comparison into an .svg or .png file, or as SVG into a stream. Raises
-    ResultError for a file that cannot be written."""
+def plot(comparisons: Sequence[Comparison], target: Path) -> None:
+    """Draws a forest plot per comparison into an .svg or .png file. Raises ResultError
+    for a file that cannot be written."""
     longest = min(max(len(each.cells) for each in comparisons), MOST_DRAWN)
     last = comparisons[-1].variant.launches[-1]
     title = "; ".join(

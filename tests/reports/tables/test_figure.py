@@ -3,17 +3,15 @@ colours of the pages."""
 
 import re
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-import reports.site
 from reports.__main__ import main
 from reports.store.result import read
-from reports.tables.figure import ROLES, figure, label_ends, shown_keys
+from reports.tables.figure import figure, label_ends, shown_keys
 from tests.launch import few
 from tests.reports.synthetic_benchmarks import write_benchmark
 from tests.reports.synthetic_run import rewrite_cases, rewrite_head
@@ -115,11 +113,3 @@ def test_a_picture_has_the_library_auto_the_best_and_what_was_named():
     three = [("auto", "registered"), ("library", "plain"), ("two_shot", "copied")]
     assert shown_keys(costs, []) == three
     assert shown_keys(costs, ["ring"]) == [*three[:2], ("ring", "copied"), three[2]]
-
-
-def test_pictures_have_the_colours_of_the_pages():
-    css = (Path(reports.site.__file__).parent / "page.css").read_text()
-    role = re.compile(r"(?:--|\.)(\w[\w-]*)(?: \{ --role)?: light-dark\((#\w+), (#\w+)\)")
-    of_pages = {name: shades for name, *shades in role.findall(css) if name in ROLES}
-    assert len(of_pages) > 10
-    assert of_pages == {name: [*ROLES[name]] for name in of_pages}

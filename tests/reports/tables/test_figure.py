@@ -110,6 +110,7 @@ def test_a_picture_has_the_library_auto_the_best_and_what_was_named():
         ("two_shot", "copied"): {1: 3.0, 2: 3.0},
         ("one_shot", "copied"): {1: 4.0, 2: 4.0, 4: 1.0},
     }
-    three = [("auto", "registered"), ("library", "plain"), ("two_shot", "copied")]
-    assert shown_keys(costs, []) == three
-    assert shown_keys(costs, ["ring"]) == [*three[:2], ("ring", "copied"), three[2]]
+    first = [("auto", "registered"), ("library", "plain")]
+    last = [("two_shot", "copied"), ("auto", "copied")]
+    assert shown_keys(costs, []) == [*first, *last]
+    assert shown_keys(costs, ["ring"]) == [*first, ("ring", "copied"), *last]

@@ -205,7 +205,7 @@ vendor: writable
 
 # The pictures of docs/experiments, from the tables in its data folder.
 figures: $(VENV)/.installed-runtime
-	@$(VENV)/bin/python docs/experiments/figures.py
+	@PYTHONPATH=. $(VENV)/bin/python docs/experiments/figures.py
 
 $(VENV)/bin/python: | writable
 	@command -v "$(PYTHON)" >/dev/null || \

@@ -1,4 +1,4 @@
-"""Reads the tables in data/ and draws pictures in one style: light, with colours for all eyes."""
+"""Reads the tables in data/ and draws pictures in the style of all pictures."""
 
 import hashlib
 import io
@@ -11,32 +11,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
+from reports.tables.figure import STYLE, TITLE, use_colours
+
 HERE = Path(__file__).parent
-# Okabe and Ito's colours: they differ for every common kind of colour blindness.
+# The roles of the pages' colours; a black line is a bound or a limit.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#000000",
+    "ours",
+    "line-3",
+    "better",
+    "worse",
+    "line-1",
+    "line-4",
+    "ink",
 )
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
 
+use_colours()
 mpl.rcParams.update(
-    {
-        "axes.grid": True,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.titlesize": 10,
-        "figure.facecolor": "white",
-        "figure.titlesize": 12,
-        "figure.titleweight": "bold",
-        "font.size": 9,
-        "grid.alpha": 0.3,
+    STYLE
+    | {
+        "axes.grid.axis": "both",
+        "axes.titlesize": 9,
         "legend.frameon": False,
         "lines.markersize": 4,
+        "text.parse_math": True,  # powers of ten
     }
 )
 
@@ -60,7 +58,7 @@ def panels(
 ) -> tuple[Figure, list[Axes]]:
     """An empty picture, 9 inches wide, with its finding as the title."""
     figure = Figure(figsize=(9, height_in * rows), layout="constrained")
-    figure.suptitle(finding)
+    figure.suptitle(finding, fontsize=TITLE, weight="bold", x=0.01, ha="left")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=same_y)
     return figure, list(axes.flat)
 

@@ -13,6 +13,7 @@ from reports.site import shared
 from reports.site.chart import Chart, Line, Step, spark
 from reports.site.page import Banner, Page, Row, Section
 from reports.store.result import time_of
+from reports.tables.figure import roles_of
 from reports.tables.sentences import counted, number, start_time
 from reports.trends.changes import MIN_RUNS
 from reports.trends.changes import Step as ChangeStep
@@ -154,6 +155,11 @@ def event_section(event: Event) -> Section:
 def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> Chart:
     """Series of one panel over these runs. The library, `auto` and the fastest are shown at first;
     of many runs the median of several is a point, with their least and largest cost."""
+    fastest = min(members, key=lambda each: (bool(each.case.library), each.costs_us[-1]))
+    shown = [
+        each for each in members if each is fastest or each.case.algorithm in ("library", "auto")
+    ]
+    members = [*shown, *(each for each in members if each not in shown)]
     place = {run: at for at, run in enumerate(runs)}
     costs_us = np.full((len(members), len(runs)), np.nan)
     for row, each in zip(costs_us, members, strict=True):
@@ -167,23 +173,15 @@ def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> C
     points = np.stack([np.ma.filled(row, np.nan) for row in rows], axis=1)
     # A clock that was wrong must not turn a line back.
     seconds = np.maximum.accumulate([_seconds(runs[at]) for at in starts]).tolist()
-    last_us = [float(each.costs_us[-1]) for each in members]
-    fastest = min(range(len(members)), key=lambda n: (bool(members[n].case.library), last_us[n]))
-    shown = [
-        each.case.algorithm in ("library", "auto") or place == fastest
-        for place, each in enumerate(members)
-    ]
-    roles = shared.line_roles([each.case for each in members], shown)
-    columns = zip(members, roles, points, shown, strict=True)
-    lines = [Line(each.name, role, own, seen) for each, role, own, seen in columns]
-    leader = members[fastest]
+    columns = zip(members, roles_of([each.case.algorithm for each in members]), points, strict=True)
+    lines = [Line(each.name, role, own, each in shown) for each, role, own in columns]
     steps = [
         Step(
-            [_seconds(leader.run_ids[at]) for at in (step.first, step.low, step.high)],
+            [_seconds(fastest.run_ids[at]) for at in (step.first, step.low, step.high)],
             step.word,
             f"{step.word} {np.expm1(step.log_ratio[0]):+.1%}",
         )
-        for step in leader.steps
+        for step in fastest.steps
     ]
     links = [shared.file_name("run", runs[at]) for at in starts]
     return Chart(title, seconds, lines, "time", steps, links)

@@ -16,9 +16,14 @@ from markupsafe import Markup, escape
 
 from reports.site.chart import Chart
 from reports.store.untrusted import printable
+from reports.tables import figure
 
 FOLDER = Path(__file__).parent
 STYLES = "page.css", "vendor/uplot.css"
+COLOURS = [
+    f":root {{ --{role}: light-dark({light}, {dark}); }} .{role} {{ --role: var(--{role}); }}"
+    for role, (light, dark) in figure.ROLES.items()
+]
 # The class of each verdict, status or reason.
 ROLES = {
     **dict.fromkeys(("slower", "slow", "worse", "wrong", "fail", "failed", "regression"), "worse"),
@@ -107,14 +112,18 @@ def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     has_charts = bool(charts)
     names = ["page.js"] * bool(pages or has_charts)
     names += ["vendor/uplot.js", "chart.js"] * has_charts
-    script = "\n".join((FOLDER / name).read_text() for name in names)
+    script = "\n".join(map(_text, names))
     return _template().render(
         page=page,
         pages=pages or {},
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=Markup("\n".join((FOLDER / name).read_text() for name in STYLES[: 1 + has_charts])),
+        style=Markup("\n".join([*COLOURS, *map(_text, STYLES[: 1 + has_charts])])),
     )
+
+
+def _text(name: str) -> str:
+    return (FOLDER / name).read_text()
 
 
 @cache

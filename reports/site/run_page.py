@@ -1,8 +1,7 @@
 """The page of one run: its headline, its speed and time against size, a row for each size, and,
 folded, what explains them."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,19 @@ from reports.site.chart import Chart, Line
 from reports.site.page import Banner, Page, Row, Section
 from reports.store.case import find_states
 from reports.store.result import ResultError, read
-from reports.store.schema import Case, Result
+from reports.store.schema import Result
 from reports.tables import run_text, show
+from reports.tables.figure import Line as CaseLine
 from reports.tables.figure import lines_of
 from reports.tables.headline import Point
 from reports.tables.kinds import is_sweep, kind_of
 from reports.tables.long import long_rows
-from reports.tables.plot import drawn_cases, factors, interval
-from reports.tables.rows import cost_us, default_rows, named_in, ratio_text, speed_ups, views
+from reports.tables.plot import Quantity, drawn_cases, quantities_of
+from reports.tables.rows import default_rows, named_in, ratio_text, views
 from reports.tables.sentences import algorithm_of, counted, machine, number, start_time
 from reports.trends import fit as fitting
 from reports.trends.alpha_beta import by_title
 from reports.trends.fit import find_crossovers, fits_of
-
-MOST_SHOWN = 3  # named algorithms in a chart at first
 
 
 def run_page(path: Path, launches: Sequence[Path]) -> Page:
@@ -108,65 +106,30 @@ def sweep_sections(result: Result) -> list[Section]:
 
 
 def charts_of(result: Result) -> list[Chart]:
-    """Speed against the library, and time, over the sizes of the first view. The library, `auto`,
-    named algorithms and the one that is fastest most often are shown at first."""
-    view, ratios, named = views(result)[0], speed_ups(result), named_in(result)
-    drawn = lines_of(drawn_cases(result, view), named)
-    cases = [case for line in drawn for case in line.cases]
-    sizes = sorted({case.size_bytes for case in cases})
-    if not sizes:
+    """Speed against the library, or else busbw, and time, over the sizes of the first view."""
+    cases = drawn_cases(result, views(result)[0])
+    if not cases:
         return []
 
-    factor = 0.0 if ratios else factors(view, drawn, result.run.world["size"]).get("busbw", 0.0)
-    shown = {"library", "auto", _usual_winner(cases), *named[:MOST_SHOWN]}
-    firsts = [line.cases[0] for line in drawn]
-    roles = shared.line_roles(firsts, [case.algorithm in shown for case in firsts])
-
-    def speed_of(case: Case) -> Any:
-        if factor:
-            return interval(case, factor)[[0, 2, 1]]  # a slow end in time is a low one here
-        middle, low, high = ratios.get(case.case) or (np.nan,) * 3
-        return middle, low or middle, high or middle
-
-    speeds, times = (
-        [
-            Line(line.name, role, points, line.cases[0].algorithm in shown)
-            for line, role in zip(drawn, roles, strict=True)
-            for points in [_at_sizes(line.cases, sizes, figure)]
-            if np.isfinite(points).any()
-        ]
-        for figure in (speed_of, interval)
-    )
-    bounds = np.full(len(sizes), np.nan)
-    for case in cases:
-        at = sizes.index(case.size_bytes)
-        bounds[at] = np.fmin(bounds[at], case.bound_us or np.nan)
-
-    times += [Line("bound", "bound", bounds)] * bool(np.isfinite(bounds).any())
-    speeds += [Line("library", "library", np.ones(len(sizes)))] * bool(speeds and not factor)
-    title = "Bus bandwidth in GB/s" if factor else "How many times as fast as the library"
-    charts = [Chart(title, sizes, speeds), Chart("Time of a call in us", sizes, times)]
-    return [chart for chart in charts if chart.lines]
+    sizes = sorted({case.size_bytes for case in cases})
+    lines = lines_of(cases, named_in(result))
+    first, *rest = quantities_of(result, cases)
+    return [_chart(quantity, sizes, lines) for quantity in (first, *rest[-1:])]
 
 
-def _usual_winner(cases: Sequence[Case]) -> str:
-    """The algorithm of ours that is fastest at most sizes, `auto` apart."""
-    fastest: dict[int, Case] = {}
-    for case in sorted(cases, key=lambda case: cost_us(case) or np.inf):
-        if case.algorithm not in ("library", "auto"):
-            fastest.setdefault(case.size_bytes, case)
+def _chart(quantity: Quantity, sizes: Sequence[int], lines: Sequence[CaseLine]) -> Chart:
+    """Each line's figures and the ends of their intervals at each size, and the bound."""
+    drawn = []
+    for line in lines:
+        points = np.full((3, len(sizes)), np.nan)
+        for case in line.cases:
+            points[:, sizes.index(case.size_bytes)] = quantity.of(case)
+        if np.isfinite(points).any():
+            drawn.append(Line(line.name, line.role, points, line.is_shown))
 
-    winners = Counter(case.algorithm for case in fastest.values()).most_common(1)
-    return winners[0][0] if winners else ""
-
-
-def _at_sizes(cases: Iterable[Case], sizes: Sequence[int], figure: Callable[[Case], Any]) -> Any:
-    """A figure of a line's cases and the ends of its interval at each size, (3, n)."""
-    rows = np.full((len(sizes), 3), np.nan)
-    for case in cases:
-        rows[sizes.index(case.size_bytes)] = figure(case)
-
-    return rows.T
+    bounds = np.array([quantity.bounds.get(size, np.nan) for size in sizes])
+    drawn += [Line("bound", "bound", bounds)] * bool(quantity.bounds)
+    return Chart(quantity.title, sizes, drawn)
 
 
 def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Section:

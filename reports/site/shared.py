@@ -3,15 +3,13 @@
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 
 from reports.store.folder import COPY, Contents, read_store
 from reports.store.observations import Entry
-from reports.store.schema import CaseFields, Result, Run
+from reports.store.schema import Result, Run
 from reports.tables.command import command_of
 from reports.tables.sentences import counted
 from reports.trends.history import History
@@ -85,18 +83,6 @@ def status_text(run: Entry | Result) -> str:
 
 def counts_text(counts: Counter[str]) -> str:
     return ", ".join(f"{word} {count}" for word, count in counts.items()) or "none"
-
-
-def line_roles(cases: Sequence[CaseFields], shown: Sequence[bool]) -> list[str]:
-    """The classes of lines in a chart, by a case of each: one is the library, one is ours, and
-    lines that are shown at first differ, if they can."""
-    roles, others = dict[int, str](), count()
-    for place in sorted(range(len(cases)), key=lambda place: not shown[place]):
-        own = {"library": "library", "auto": "ours"}.get(cases[place].algorithm, "")
-        free = own and own not in roles.values()
-        roles[place] = own if free else f"line-{next(others) % 5 + 1}"
-
-    return [roles[place] for place in range(len(cases))]
 
 
 def how_to_reproduce(run: Run) -> dict[str, str]:

@@ -1,167 +1,257 @@
-"""The parts of every picture: the figure and its file, lines of algorithms, bars, axes of sizes."""
+"""What all pictures share: colours by role, letters, title and footer, labels beside lines, axes of
+sizes, and the choice of the few lines that are drawn."""
 
 import io
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from reports.store.result import ResultError
-from reports.store.schema import Case, Result
+from reports.store.schema import Case
 from reports.store.writing import write_named
-from reports.tables.sentences import algorithm_of, machine, tick_text
+from reports.tables.rows import cost_us
+from reports.tables.sentences import algorithm_of, tick_text
 
-# Okabe and Ito's palette, for readers with any colour vision.
-COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"]
-# Ten marks and seven colours: lines of one colour differ in their marks.
-MARKERS = ["o", "^", "D", "v", "P", "X", "*", "<", ">", "p"]
-DASHES = ["-", "--", "-.", ":"]
-MOST_TICKS = 13  # of sizes on an axis
-# At the default sizes of letters.
-TITLE_LETTERS_PER_INCH = 10
-NAME_LETTERS_PER_INCH = 13
+# On light and on dark; pages have them as variables. docs/design-pages.md has their meaning.
+ROLES = {
+    "page": ("#ffffff", "#0f1318"),
+    "ink": ("#171b21", "#e8ebf0"),
+    "quiet": ("#545d69", "#a0a9b6"),
+    "edge": ("#d9dee5", "#303844"),
+    "worse": ("#a83a00", "#ff9e66"),
+    "better": ("#00694d", "#4fcfa3"),
+    "unsure": ("#735400", "#ecbd4f"),
+    "steady": ("#545d69", "#a0a9b6"),
+    "ours": ("#005fa3", "#66b5f2"),
+    "library": ("#171b21", "#e8ebf0"),
+    "bound": ("#7a8491", "#838d9a"),
+    "line-1": ("#a3487a", "#e39ac2"),
+    "line-2": ("#0b7285", "#5cc8d2"),
+    "line-3": ("#a86b00", "#e69f00"),
+    "line-4": ("#2b86c0", "#56b4e9"),
+    "line-5": ("#6a4fb0", "#b9a3ff"),
+}
+STYLE: Any = {
+    "axes.edgecolor": "edge",
+    "axes.facecolor": "page",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.labelcolor": "quiet",
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "figure.facecolor": "page",
+    "font.size": 9,
+    "grid.color": "edge",
+    "savefig.dpi": 160,
+    # Text stays text in an .svg, for searches and screen readers; a dollar starts no formula.
+    "svg.fonttype": "none",
+    "text.color": "ink",
+    "text.parse_math": False,
+    "xtick.color": "quiet",
+    "xtick.major.size": 0,
+    "ytick.color": "quiet",
+    "ytick.major.size": 0,
+}
+WIDEST_IN = 13.5  # a picture
+TITLE, QUIET = 12, 8  # sizes of letters in points
+LABEL_LETTERS, LABEL_PITCH = 24, 11  # letters and points of a line of a label
+MOST_TICKS = 7  # of sizes on an axis
+MOST_NAMED = 4  # algorithms of the command line in a picture; the best has the fifth hue
 
-Style = dict[str, Any]
+Key = tuple[str, str]  # an algorithm and a variant
+
+
+def use_colours(is_dark: bool = False) -> None:
+    """Makes the roles names of colours in matplotlib."""
+    from matplotlib import colors  # not at the top: a table needs no matplotlib
+
+    names = colors.get_named_colors_mapping()
+    for role, shades in ROLES.items():
+        names[role] = shades[is_dark]
 
 
 @contextmanager
 def figure(
-    target: Path,
-    rows: int,
-    columns: int,
-    size: tuple[float, float],
-) -> Iterator[tuple[Any, Any]]:
-    """A matplotlib figure of `size` in inches and its axes, of shape (rows, columns); written to
-    `target` at the end. Raises ResultError for another suffix or a file that cannot be written."""
-    import matplotlib  # not at the top: a table needs no matplotlib
-    from matplotlib import pyplot
+    target: Path, count: int, size_in: tuple[float, float], title: str, footer: str
+) -> Iterator[list[Any]]:
+    """The axes of `count` panels of a size, written to `target` at the end: in dark colours if its
+    name ends in `-dark`. The title is the finding, the footer says what was measured, where and
+    when. Raises ResultError for another suffix or a file that cannot be written."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
     if target.suffix not in (".svg", ".png"):
         raise ResultError(f"{target} cannot be drawn: a picture ends in .svg or .png")
 
-    # Without metadata equal drawings are equal files.
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    matplotlib.use("Agg")
-    # Text stays text in an .svg, for searches and screen readers; a dollar starts no formula.
-    matplotlib.rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
-    drawing, axes = pyplot.subplots(
-        rows,
-        columns,
-        figsize=size,
-        squeeze=False,
-        layout="constrained",
-    )
+    rows = -(-count // max(int(WIDEST_IN / size_in[0]), 1))
+    columns = -(-count // rows)
+    width, height = columns * size_in[0], 0.9 + rows * size_in[1]
+    use_colours(target.stem.endswith("-dark"))
 
-    try:
-        yield drawing, axes
-        for title in drawing.texts:
-            title.set_text(fold(title.get_text(), int(size[0] * TITLE_LETTERS_PER_INCH)))
+    with mpl.rc_context(STYLE):
+        drawing = Figure((width, height), layout="constrained")
+        axes = drawing.subplots(rows, columns, squeeze=False)
+        style = {"x": 0.08 / width, "ha": "left"}
+        drawing.suptitle(fold(title, width, TITLE), fontsize=TITLE, weight="bold", **style)
+        footer = fold(footer, width, QUIET)
+        drawing.supxlabel(footer, fontsize=QUIET, color="quiet", **style)
+        yield list(axes.flat[:count])
+        for empty in axes.flat[count:]:
+            empty.set_visible(False)
         file = io.BytesIO()
-        drawing.savefig(file, dpi=120, format=target.suffix[1:], metadata=metadata)
+        drawing.savefig(
+            file,
+            format=target.suffix[1:],
+            # Without metadata equal drawings are equal files, and no SVG names another site.
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+        )
         write_named(target, file.getvalue())
-    finally:
-        pyplot.close(drawing)
 
 
-def fold(title: str, letters: int) -> str:
-    """The lines of a title, each folded at so many letters."""
-    return "\n".join(textwrap.fill(line, letters) for line in title.split("\n"))
+def fold(text: str, width_in: float, size: float = 10) -> str:
+    """A text in lines of this width, in letters of so many points."""
+    return textwrap.fill(text, int(width_in * 120 / size))
 
 
-def figure_title(result: Result) -> str:
-    return machine(result) + ("" if result.complete else " (INCOMPLETE)")
+def label_ends(axes: Any, *bold: str) -> None:
+    """Writes the label of each line to the right of the axes, none over another. To be called when
+    all lines are drawn."""
+    from scipy.optimize import isotonic_regression
 
+    axes.figure.draw_without_rendering()
+    scale = 72 / axes.figure.dpi  # pixels in points
+    heights = {
+        line: scale * (axes.transData.transform(line.get_xydata()[-1])[1] - axes.bbox.y0)
+        for line in axes.lines
+        if not line.get_label().startswith("_")  # matplotlib's own name
+    }
+    lines = sorted(heights, key=lambda line: heights[line])
+    ends = np.array([heights[line] for line in lines])
+    texts = [textwrap.fill(line.get_label(), LABEL_LETTERS) for line in lines]
+    needed = LABEL_PITCH * np.array([1 + text.count("\n") for text in texts])
+    # Stacked labels touch each other; what is added to their heights must not fall.
+    stacked = needed.cumsum() - needed / 2
+    added = isotonic_regression(ends - stacked).x
+    room = max(scale * axes.bbox.height - needed.sum(), 0)
 
-def legend_below(drawing: Any, handles: Sequence[Any], names: Sequence[str]) -> Any:
-    """A legend under the axes, in as many columns as the figure has room for."""
-    names = [fold(name, 60) for name in names]
-    letters = max(len(line) for name in names for line in name.split("\n")) + 6  # and its mark
-    columns = int(drawing.get_figwidth() * NAME_LETTERS_PER_INCH / letters)
-    return drawing.legend(
-        handles, names, loc="outside lower center", ncols=max(columns, 1), frameon=False
-    )
+    for line, text, height in zip(lines, texts, stacked + added.clip(0, room), strict=True):
+        axes.annotate(
+            text,
+            line.get_xydata()[-1],
+            (1.04, height),
+            textcoords=("axes fraction", "axes points"),
+            color=line.get_color(),
+            weight="bold" if line.get_label() in bold else "normal",
+            va="center",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": line.get_color(),
+                "linewidth": 0.5,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+            },
+        )
 
 
 @dataclass
 class Line:
-    """A line of a picture: the cases of an algorithm, smallest size first. Lines of algorithms that
-    the command line named are bold, with their names beside them."""
+    """A line of a picture or a chart: the cases of an algorithm, smallest size first. `role` is its
+    colour. `is_named`: the command line names it; `is_shown`: a picture draws it."""
 
     name: str
-    style: Style
+    role: str
     cases: list[Case]
     is_named: bool
+    is_shown: bool
+
+    @property
+    def width(self) -> float:
+        return 2.6 if self.is_named else 1.8 if self.role in ("library", "ours") else 1.2
 
 
-def lines_of(cases: Sequence[Case], named: Collection[str] = ()) -> list[Line]:
-    """The lines of these cases, the library and `auto` first; `named` as of `named_in`."""
-    first = {"library": 0, "auto": 1}
-    by_key: dict[tuple[str, str], list[Case]] = {}
-    for case in sorted(cases, key=lambda case: (first.get(case.algorithm, 2), case.size_bytes)):
+def lines_of(cases: Sequence[Case], named: Sequence[str] = ()) -> list[Line]:
+    """The lines of these cases, those that are shown first; `named` as of `named_in`."""
+    by_key: dict[Key, list[Case]] = {}
+    for case in sorted(cases, key=lambda case: case.size_bytes):
         by_key.setdefault((algorithm_of(case), case.variant), []).append(case)
 
-    algorithms = [algorithm for algorithm, _ in by_key]
-    lines = []
-
-    for ((algorithm, variant), own), style in zip(
-        by_key.items(), styles_of([*by_key], named), strict=True
-    ):
-        name = (own[0].library or algorithm) + f" {variant}" * (algorithms.count(algorithm) > 1)
-        lines.append(Line(name, style, own, algorithm in named))
-
-    return lines
-
-
-def styles_of(keys: Sequence[tuple[str, str]], named: Collection[str] = ()) -> list[Style]:
-    """A style for each (algorithm, variant). The library is black. `auto` is wide and lies under
-    the others, because it runs one of them; `named` ones are bold."""
-    styles, seen = list[Style](), Counter[str]()
-    has_auto = any(algorithm == "auto" for algorithm, _ in keys)
-
-    for algorithm, _ in keys:
-        family = algorithm if algorithm in ("library", "auto") else "others"
-        place = seen[family]
-        seen[family] += 1
-        colours, width, marker_size, layer = {
-            "library": (["black"], 2.0, 5, 4),
-            "auto": (COLOURS[:2], 3.5, 8, 1),
-            "others": (COLOURS[2 * has_auto :], 1.2, 4, 3),
-        }[family]
-        if algorithm in named:
-            width, marker_size = 2.6, 6
-        styles.append(
-            {
-                "color": colours[place % len(colours)],
-                "marker": MARKERS[place % len(MARKERS)],
-                "linestyle": DASHES[place % len(DASHES)],
-                "linewidth": width,
-                "markersize": marker_size,
-                "zorder": layer,
-            }
+    costs_us = {
+        key: {case.size_bytes: cost_us(case) or np.inf for case in own}
+        for key, own in by_key.items()
+    }
+    shown = shown_keys(costs_us, named)
+    keys = [*shown, *(key for key in by_key if key not in shown)]
+    algorithms = [algorithm for algorithm, _ in keys]
+    return [
+        Line(
+            (own[0].library or algorithm) + f" {variant}" * (algorithms.count(algorithm) > 1),
+            role,
+            own,
+            algorithm in named,
+            (algorithm, variant) in shown,
         )
-
-    return styles
-
-
-def round_ticks(axis: Any) -> None:
-    """Round values on a logarithmic axis."""
-    from matplotlib.ticker import LogLocator
-
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
+        for (algorithm, variant), role in zip(keys, roles_of(algorithms), strict=True)
+        for own in [by_key[algorithm, variant]]
+    ]
 
 
-def dress(axes: Any, sizes: list[int]) -> None:
+def shown_keys(costs_us: Mapping[Key, Mapping[int, float]], named: Sequence[str]) -> list[Key]:
+    """`auto`, the library, what was named, and the best other algorithm of ours, each in its best
+    variant, of costs by size: the best is cheapest at most sizes. `auto` in all its variants, as
+    the headline takes the best at each size."""
+
+    def best(*names: str) -> Key:
+        own = {key: costs for key, costs in costs_us.items() if key[0] in names}
+        winners = Counter(
+            min((costs[size], key) for key, costs in own.items() if size in costs)[1]
+            for size in sorted({size for costs in own.values() for size in costs})
+        )
+        return winners.most_common(1)[0][0]
+
+    names = dict.fromkeys(name for name, _ in costs_us)
+    others = [name for name in names if name not in ("library", "auto")]
+    wanted = ["auto", "library", *named[:MOST_NAMED]]
+    if others:
+        wanted.append(best(*others)[0])
+
+    shown = [best(name) for name in dict.fromkeys(wanted) if name in names]
+    return shown + [key for key in costs_us if key[0] == "auto" and key not in shown]
+
+
+def roles_of(algorithms: Sequence[str]) -> list[str]:
+    """The role of each algorithm's line: one is the library, one is ours."""
+    roles, hues = list[str](), 0
+    for algorithm in algorithms:
+        role = {"library": "library", "auto": "ours"}.get(algorithm)
+        if role is None or role in roles:
+            role, hues = f"line-{hues % 5 + 1}", hues + 1
+        roles.append(role)
+
+    return roles
+
+
+def dress(axes: Any, sizes: Sequence[int]) -> None:
     """Logarithmic axes with ticks at sizes and at round values."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     shown = sizes[:: 1 + (len(sizes) - 1) // MOST_TICKS]
     axes.set_xticks(shown, [tick_text(size) for size in shown])
     axes.set_xlabel("size, bytes")
-
-    round_ticks(axes.yaxis)
-    axes.minorticks_off()
-    axes.grid(True, alpha=0.25)
+    low, high = axes.get_ylim()
+    subs = (1, 2, 5) if high > 10 * low else (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter("{x:g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())

@@ -1,23 +1,36 @@
-"""The picture of a sweep over sizes: time and busbw against size, a line for each algorithm."""
+"""The picture of a sweep over sizes: the first two of speed-up, bus bandwidth and time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reports.store.case import bus_factor, late_us
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.tables.figure import Line, dress, figure, figure_title, legend_below, lines_of
-from reports.tables.rows import View, cost_us, named_in, shown_cases, views
-from reports.tables.sentences import shape_words
+from reports.tables.figure import Line, dress, figure, label_ends, lines_of
+from reports.tables.headline import headline, points
+from reports.tables.rows import View, cost_us, named_in, shown_cases, speed_ups, views
+from reports.tables.sentences import counted, machine, shape_words, size_text, start_time
+
+PANEL_IN = 4.75, 3.6
+# A call that takes this many times as long as the smallest one spends at most a tenth on its start.
+BANDWIDTH_BOUND = 10
+
+
+class Quantity(NamedTuple):
+    """What a chart shows: the median of a case and the ends of its interval, NaN without a figure;
+    and the lowest bound of all algorithms at each size, from the measured parts of the machine."""
+
+    title: str
+    of: Callable[[Case], tuple[float, float, float]]
+    bounds: dict[int, float]
 
 
 def draw_sweep(result: Result, path: Path) -> None:
-    """Draws the run into `path`: time in microseconds and busbw in GB/s. Raises ResultError for
-    another suffix, a run without a measured case, or a file that cannot be written."""
+    """Draws the run into `path`. Raises ResultError for another suffix, a run without a measured
+    case, or a file that cannot be written."""
     view = views(result)[0]
     cases = drawn_cases(result, view)
 
@@ -25,15 +38,41 @@ def draw_sweep(result: Result, path: Path) -> None:
         raise ResultError(f"{result.path} has no measured case to draw")
 
     lines = lines_of(cases, named_in(result))
-    drawn = factors(view, lines, result.run.world["size"])
-    with figure(path, 1, len(drawn), (8 if len(drawn) < 2 else 13, 5.8)) as (drawing, (panels,)):
-        for axes, factor in zip(panels, drawn.values(), strict=True):
-            draw_against_size(axes, lines, factor)
-        operation = cases[0].datatype + f" {cases[0].redop}" * (cases[0].redop != "none")
-        place = ["in place"] * cases[0].in_place
-        title = ", ".join([operation, view[0], *shape_words(view[1]), *place])
-        drawing.suptitle(f"{figure_title(result)}\n{title}")
-        legend_below(drawing, *panels[0].get_legend_handles_labels())
+    shown = [line for line in lines if line.is_shown]
+    quantities = quantities_of(result, cases)[:2]
+    title = "INCOMPLETE. " * (not result.complete) + headline([result], points)
+    if not late_us(view[1]):
+        title += bandwidth_bound(shown)
+
+    with figure(path, len(quantities), PANEL_IN, title, footer(result, view, lines)) as panels:
+        for axes, quantity in zip(panels, quantities, strict=True):
+            draw_against_size(axes, shown, quantity)
+
+
+def footer(result: Result, view: View, lines: Sequence[Line]) -> str:
+    """What was measured, where and when, and what is not drawn."""
+    case = lines[0].cases[0]
+    operation = case.datatype + f" {case.redop}" * (case.redop != "none")
+    place = "in place" if case.in_place else "out of place"
+    hidden = sum(not line.is_shown for line in lines)
+    parts = [
+        ", ".join([operation, view[0], *shape_words(view[1]), place]),
+        machine(result).partition(": ")[2],
+        start_time(result.run),
+        "bands: 95 % intervals in this launch",
+        *[f"{counted(hidden, 'more line')} in the table of --long"] * bool(hidden),
+    ]
+    return "; ".join(parts)
+
+
+def bandwidth_bound(lines: Sequence[Line]) -> str:
+    """From which size on a call of ours costs hardly more than its bytes, if it is a size of many;
+    the cost of the smallest call bounds that of a start."""
+    ours = next((line for line in lines if line.role != "library"), lines[0])
+    costs_us = {case.size_bytes: cost_us(case) or np.inf for case in ours.cases}
+    first_us = next(iter(costs_us.values()))
+    sizes = [size for size, us in costs_us.items() if us >= BANDWIDTH_BOUND * first_us]
+    return f"; bandwidth-bound from {size_text(sizes[0])}" if len(sizes) > 1 else ""
 
 
 def drawn_cases(result: Result, view: View) -> list[Case]:
@@ -45,72 +84,75 @@ def drawn_cases(result: Result, view: View) -> list[Case]:
     ]
 
 
-def factors(view: View, lines: Sequence[Line], world_size: int) -> dict[str, float]:
-    """The quantities to draw, with the bytes over each link for a byte of these cases: no busbw for
-    one rank, nor with a late rank, because the time then includes the wait for it."""
-    collective = next(case.collective for line in lines for case in line.cases)
-    factor = 0.0 if late_us(view[1]) else bus_factor(collective, world_size)
-    return {"time": 0.0, "busbw": factor} if factor else {"time": 0.0}
-
-
-def axis_title(lines: Sequence[Line], factor: float) -> str:
-    if factor:
-        return "busbw, GB/s: collective alone"
-
-    is_read = any(case.consume_us for line in lines for case in line.cases)
-    return "time, us: collective + reading its result" if is_read else "time of one call, us"
-
-
-def interval(case: Case, factor: float = 0.0) -> NDArray[np.float64]:
-    """The median and the ends of its interval, the median for a missing end: microseconds, or with
-    a factor busbw in GB/s."""
-    summary = case.time_us if factor else case.total_us or case.time_us
-    assert summary
-    median_us = summary.median
-    times_us = np.array([median_us, summary.ci_low or median_us, summary.ci_high or median_us])
-    return case.size_bytes * factor / 1e3 / np.maximum(times_us, 1e-9) if factor else times_us
-
-
-def draw_against_size(axes: Any, lines: Sequence[Line], factor: float) -> None:
-    """Time against size, or busbw if `factor` is not 0. The dashed line is the
-    lowest bound of all algorithms, from the measured parts of the machine."""
-    _draw_lines(axes, lines, factor)
-    cases = [case for line in lines for case in line.cases]
+def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
+    """What can be drawn of cases of one view: the speed-up, if a library was measured; the busbw,
+    but not of one rank or with a late rank, because the time then includes the wait for it; the
+    time."""
+    ratios, nothing = speed_ups(result), (np.nan, np.nan, np.nan)
+    factor = bus_factor(cases[0].collective, result.run.world["size"])
     bounds_us: dict[int, float] = {}
-
     for case in cases:
         if case.bound_us:
             lowest_us = bounds_us.get(case.size_bytes, case.bound_us)
             bounds_us[case.size_bytes] = min(lowest_us, case.bound_us)
 
-    if bounds_us:
-        sizes, times_us = np.array(sorted(bounds_us.items())).T
-        bounds = sizes * factor / times_us / 1e3 if factor else times_us
-        axes.plot(sizes, bounds, "--_", color="#444444", linewidth=1.2, label="bound")
+    def speed_up(case: Case) -> tuple[float, float, float]:
+        if case.algorithm == "library":
+            return 1, 1, 1
 
-    axes.set_ylabel(axis_title(lines, factor))
-    dress(axes, sorted({case.size_bytes for case in cases}))
+        middle, low, high = ratios.get(case.case) or nothing
+        return middle, low or middle, high or middle
+
+    def bus_bw(case: Case) -> tuple[float, float, float]:
+        middle, low, high = _interval(case.time_us)
+        scale = case.size_bytes * factor / 1e3
+        return scale / middle, scale / high, scale / low
+
+    def time(case: Case) -> tuple[float, float, float]:
+        return _interval(case.total_us or case.time_us)
+
+    bounds_gb_s = {size: size * factor / us / 1e3 for size, us in bounds_us.items()}
+    is_read = any(case.consume_us for case in cases)
+    return [
+        *[Quantity("How many times as fast as the library", speed_up, {})]
+        * any(ratios.get(case.case) for case in cases),
+        *[Quantity("Bus bandwidth in GB/s, of the collective alone", bus_bw, bounds_gb_s)]
+        * bool(factor and not late_us(cases[0].shape)),
+        Quantity("Time of a call in us" + ", with reading its result" * is_read, time, bounds_us),
+    ]
 
 
-def _draw_lines(axes: Any, lines: Sequence[Line], factor: float) -> None:
-    """Each line with its intervals as a band."""
-    from matplotlib.patheffects import withStroke  # not at the top: a table needs no matplotlib
+def _interval(summary: Any) -> tuple[float, float, float]:
+    """The median and the ends of its interval, the median for a missing end, in microseconds."""
+    median_us = max(summary.median, 1e-9)
+    return median_us, max(summary.ci_low or median_us, 1e-9), summary.ci_high or median_us
 
-    for number, line in enumerate(lines, 1):
-        places = [case.size_bytes for case in line.cases]
-        median, low, high = np.transpose([interval(case, factor) for case in line.cases])
-        axes.plot(places, median, **line.style, label=line.name)
-        axes.fill_between(places, low, high, color=line.style["color"], alpha=0.25, lw=0, zorder=2)
-        if line.is_named:
-            middle = number * len(places) // (len(lines) + 1)  # each name in another place
-            axes.annotate(
-                line.name,
-                (places[middle], median[middle]),
-                xytext=(0, 9),
-                textcoords="offset points",
-                ha="center",
-                color=line.style["color"],
-                weight="bold",
-                zorder=6,
-                path_effects=[withStroke(linewidth=3, foreground="white")],
-            )
+
+def draw_against_size(axes: Any, lines: Sequence[Line], quantity: Quantity) -> None:
+    """Lines with their intervals as bands, and the bound."""
+    for line in lines:
+        figures = np.transpose([quantity.of(case) for case in line.cases])
+        has_figure = np.isfinite(figures[0])
+        if not has_figure.any():
+            continue
+        sizes = np.array([case.size_bytes for case in line.cases])[has_figure]
+        middle, low, high = figures[:, has_figure]
+        axes.fill_between(sizes, low, high, color=line.role, alpha=0.18, linewidth=0)
+        axes.plot(
+            sizes,
+            middle,
+            color=line.role,
+            linewidth=line.width,
+            marker="o",
+            markersize=2 + line.width,
+            label=line.name,
+            zorder=3 - line.width / 10,  # a thin line lies on a bold one
+        )
+
+    if quantity.bounds:
+        sizes_, bounds = zip(*sorted(quantity.bounds.items()), strict=True)
+        axes.plot(sizes_, bounds, "--", color="bound", linewidth=1.2, label="bound")
+
+    axes.set_title(quantity.title)
+    dress(axes, sorted({case.size_bytes for line in lines for case in line.cases}))
+    label_ends(axes, *(line.name for line in lines if line.is_named))

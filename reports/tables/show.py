@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run file, or a folder: the newest run below it (results)",
     )
     parser.add_argument(
-        "--plot", metavar="OUT", type=Path, help="draw time and busbw against size; .svg or .png"
+        "--plot", metavar="OUT", type=Path, help="draw speed-up and busbw by size; .svg or .png"
     )
     parser.add_argument(
         "--long", action="store_true", help="one row for each algorithm, variant, mode and size"

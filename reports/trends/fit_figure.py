@@ -1,46 +1,56 @@
-"""The picture of `fit`: measured times and fitted lines. The page of a run shows it too."""
+"""The picture of `fit`: measured times and fitted lines."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from reports.store.result import ResultError
-from reports.tables.figure import dress, figure, fold, legend_below, styles_of
-from reports.tables.sentences import algorithm_of
+from reports.tables.figure import dress, figure, label_ends, roles_of, shown_keys
+from reports.tables.headline import lines_text
+from reports.tables.sentences import algorithm_of, counted
 from reports.trends.alpha_beta import Fit, by_title, curves_us, interval, walsh_means
+
+PANEL_IN = 5.5, 3.6
 
 
 def plot(fits: Sequence[Fit], target: Path) -> None:
-    """Draws time in us against size into an .svg or .png file, or a stream. Raises ResultError for
-    another suffix, without a line, and if the file cannot be written."""
+    """Draws the library, `auto` and the best of ours into an .svg or .png file. Raises
+    ResultError for another suffix, without a line, and if the file cannot be written."""
     groups = by_title(fits)
     if not groups:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")
 
-    keys = list(dict.fromkeys((algorithm_of(fit), fit.variant) for fit in fits))
-    styles = dict(zip(keys, styles_of(keys), strict=True))
+    run_ids = sorted({run_id for fit in fits for run_id in fit.run_ids})
+    footer = (
+        f"dots: medians{' with 95 % intervals' * any(fit.interval for fit in fits)}; lines: alpha "
+        f"+ size / beta; {counted(len(run_ids), 'launch')} up to {run_ids[-1][:10]} on machine "
+        f"{fits[0].machine_id}"
+    )
+    with figure(target, len(groups), PANEL_IN, lines_text(fits), footer) as panels:
+        for axes, (title, group) in zip(panels, groups.items(), strict=True):
+            axes.set_title("Time in us: " + title.replace("; ", "\n"), fontsize=9)
+            _draw(axes, group)
 
-    with figure(target, len(groups), 1, (7.5, 1 + 5.5 * len(groups))) as (made, axes):
-        handles = {}
-        for panel, (title, group) in zip(axes.flat, groups.items(), strict=True):
-            for fit in group:
-                style = styles[algorithm_of(fit), fit.variant]
-                handles[fit.name] = panel.plot([], [], **style)[0]
-                at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
-                lines_us = np.median(curves_us(fit, at), axis=0)
-                panel.plot(at, lines_us, **style | {"marker": ""})
-                times_us = np.array(fit.times_us)
-                launches = len(times_us) if fit.interval else 0
-                median, low, high = interval(walsh_means(times_us.T), launches)
-                panel.errorbar(
-                    fit.sizes_bytes,
-                    median,
-                    yerr=[median - low, high - median] if fit.interval else None,
-                    **style | {"linestyle": "none", "elinewidth": 1, "markersize": 5},
-                )
-            panel.set_title(fold(title.replace("; ", "\n"), 90), fontsize=10, loc="left")
-            panel.set_ylabel("time, us")
-            dress(panel, sorted({size for fit in group for size in fit.sizes_bytes}))
-        legend_below(made, [*handles.values()], [*handles])
-        made.suptitle("Medians with 95 % intervals, and lines alpha + size / beta")
+
+def _draw(axes: Any, group: Sequence[Fit]) -> None:
+    """The shown fits of one panel: time in us against size."""
+    by_key = {(algorithm_of(fit), fit.variant): fit for fit in group}
+    costs_us = {
+        key: dict(zip(fit.sizes_bytes, np.median(fit.times_us, axis=0).tolist(), strict=True))
+        for key, fit in by_key.items()
+    }
+    shown = shown_keys(costs_us, ())
+    for key, role in zip(shown, roles_of([algorithm for algorithm, _ in shown]), strict=True):
+        fit = by_key[key]
+        at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
+        axes.plot(at, np.median(curves_us(fit, at), axis=0), color=role, label=fit.name)
+        times_us = np.array(fit.times_us)
+        launches = len(times_us) if fit.interval else 0
+        median, low, high = interval(walsh_means(times_us.T), launches)
+        reach = [median - low, high - median] if launches else None
+        axes.errorbar(fit.sizes_bytes, median, yerr=reach, fmt="o", color=role, markersize=4)
+
+    dress(axes, sorted({size for fit in group for size in fit.sizes_bytes}))
+    label_ends(axes)

@@ -3,12 +3,11 @@ which is a table with a drawing in each row."""
 
 from collections import Counter
 from shlex import quote
-from typing import Any
 
 import numpy as np
 
 from reports.site.chart import interval
-from reports.site.page import Banner, Cell, Page, Row, Section, role_of
+from reports.site.page import Banner, Cell, Page, Row, Section
 from reports.tables.sentences import counted, machine, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
@@ -38,7 +37,6 @@ NEXT = {
     ),
     UNUSABLE: ("Mend the current and measure it again:", "make gate"),
 }
-ORDER = ("worse", "unsure", "better", "steady", "")
 
 
 def gate_page(outcome: Outcome) -> Page:
@@ -100,31 +98,26 @@ def _named(side: Side) -> str:
 
 def forest(comparison: Comparison, table: str) -> Section:
     """The cells, grouped by verdict, the largest effect first, the library's as a control last."""
-    cells, texts = comparison.cells, render.rows_of(comparison)
-    reach = 1.2 * np.nanmax([LEAST_REACH, *np.log(cells.ratio).abs().dropna()])
-    rows = list[tuple[tuple[bool, int, float], Row]]()
+    reach = 1.2 * np.nanmax([LEAST_REACH, *np.log(comparison.cells.ratio).abs().dropna()])
+    rows = list[Row]()
 
-    every: Any = zip(cells.itertuples(), texts, comparison.is_judged, strict=True)
-    for cell, text, is_judged in every:
-        role = role_of(text["verdict"]) or "steady"
+    for cell, text, role in render.by_effect(comparison):
         figure = np.log([cell.ratio, cell.low, cell.high]).tolist()
         content: dict[str, Cell] = {
             "case": cell.title,
-            "verdict": text["verdict"] + "\ncontrol" * (not is_judged),
+            "verdict": text["verdict"] + "\ncontrol" * (not cell.is_judged),
             "faster < 1 < slower": interval(figure, (-reach, reach), 0.0, role),
             "ratio [95 %]": text["ratio [95 %]"],
             **{name: text[name] for name in ("base us", "variant us", "MDE", "pairs")},
         }
-        effect = -abs(figure[0]) if np.isfinite(figure[0]) else 0.0
-        rows.append(((not is_judged, ORDER.index(role), effect), content))
+        rows.append(content)
 
-    rows.sort(key=lambda row: row[0])
     more = [f"Shown are {MOST_ROWS} of {len(rows)} cells."] * (len(rows) > MOST_ROWS)
     return Section(
         f"Cells of {comparison.variant.label}, the largest effect first",
         more,
         table=table,
-        rows=[row for _, row in rows[:MOST_ROWS]],
+        rows=rows[:MOST_ROWS],
     )
 
 

@@ -1,14 +1,17 @@
-"""Tests the pictures of runs: no text is cut or leaves the figure."""
+"""Tests the pictures: no text is cut, leaves the figure or lies on another; few lines, in the
+colours of the pages."""
 
 import re
+from itertools import combinations
 from typing import Any
 
 import pytest
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from reports.__main__ import main
 from reports.store.result import read
+from reports.tables.figure import figure, label_ends, shown_keys
 from tests.launch import few
 from tests.reports.synthetic_benchmarks import write_benchmark
 from tests.reports.synthetic_run import rewrite_cases, rewrite_head
@@ -22,13 +25,16 @@ LIBRARY = "Intel(R) MPI Library 2021.18 for Linux* OS, built with a name of eigh
 
 @pytest.fixture
 def drawings(monkeypatch):
-    """The figures that are drawn, still open."""
+    """The figures that are drawn."""
     kept = list[Any]()
-    close = pyplot.close
-    monkeypatch.setattr(pyplot, "close", kept.append)
-    yield kept
-    for drawing in kept:
-        close(drawing)
+    save = Figure.savefig
+
+    def keep(drawing, *words, **options):
+        kept.append(drawing)
+        save(drawing, *words, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return kept
 
 
 def letters(text):
@@ -36,13 +42,22 @@ def letters(text):
 
 
 def check(drawing):
-    """Checks that everything is inside the figure, and that the machine's name is whole."""
+    """Checks that everything is inside the figure, that no text lies on another, and that the
+    machine's name is whole."""
     drawing.draw_without_rendering()
     box, (width, height) = drawing.get_tightbbox(), drawing.get_size_inches()
     assert 0 <= box.x0 < box.x1 <= width
     assert 0 <= box.y0 < box.y1 <= height
-    words = "".join(letters(text.get_text()) for text in drawing.findobj(Text))
-    assert letters(MACHINE) in words
+    texts = [text for text in drawing.findobj(Text) if text.get_text() and text.get_visible()]
+    every = [axis for axes in drawing.axes for axis in (axes.xaxis, axes.yaxis)]
+    ticks = {label for axis in every for label in axis.get_ticklabels()}  # some are out of sight
+    boxes = [
+        (text.get_text(), Text.get_window_extent(text).shrunk(0.95, 0.95))
+        for text in {*texts} - ticks
+    ]
+    over = [(one, two) for (one, a), (two, b) in combinations(boxes, 2) if a.overlaps(b)]
+    assert over == []
+    assert letters(MACHINE) in "".join(letters(text.get_text()) for text in texts)
 
 
 def long_named(path):
@@ -72,3 +87,30 @@ def test_only_a_sweep_over_sizes_has_a_picture(tmp_path, capsys, name):
     assert main(["show", str(tmp_path / "run.jsonl"), "--plot", str(tmp_path / "a.svg")]) == 2
     assert "only a sweep over sizes has a picture" in capsys.readouterr().err
     assert not (tmp_path / "a.svg").exists()
+
+
+def test_labels_of_lines_that_meet_do_not_touch(tmp_path, drawings):
+    """Readers of a picture with labels printed over each other cannot read one of them."""
+    with figure(tmp_path / "a.png", 1, (4, 3), "title", MACHINE) as (axes,):
+        for number in range(8):
+            axes.plot([1, 2], [number, 1 + number % 2 / 50], label=f"line {number}")
+        axes.plot([1], [8], "o", label="a name that is folded, as it has many words")
+        label_ends(axes, "line 3")
+    check(drawings[0])
+    bold = {text.get_text() for text in axes.texts if text.get_weight() == "bold"}
+    assert bold == {"line 3"}
+
+
+def test_a_picture_has_the_library_auto_the_best_and_what_was_named():
+    costs = {
+        ("library", "plain"): {1: 9.0, 2: 9.0, 4: 9.0},
+        ("auto", "copied"): {1: 1.0, 2: 4.0, 4: 4.0},
+        ("auto", "registered"): {1: 2.0, 2: 2.0, 4: 3.0},
+        ("ring", "copied"): {1: 8.0, 2: 8.0, 4: 8.0},
+        ("two_shot", "copied"): {1: 3.0, 2: 3.0},
+        ("one_shot", "copied"): {1: 4.0, 2: 4.0, 4: 1.0},
+    }
+    first = [("auto", "registered"), ("library", "plain")]
+    last = [("two_shot", "copied"), ("auto", "copied")]
+    assert shown_keys(costs, []) == [*first, *last]
+    assert shown_keys(costs, ["ring"]) == [*first, ("ring", "copied"), *last]

@@ -4,7 +4,7 @@ import io
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from reports.tables.figure import lines_of
 from reports.tables.formats import as_nccl_tests
 from reports.tables.show import plot
 from reports.tables.table import render
-from tests.reports.synthetic_run import OURS, SIZES, plan, rewrite_cases, rewrite_head, write_run
+from tests.reports.synthetic_run import OURS, SIZES, rewrite_cases, rewrite_head, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -191,7 +191,7 @@ def test_a_table_in_the_columns_of_nccl_tests_is_read_by_import(result):
 def test_the_plot_names_its_lines(tmp_path, result):
     plot(result, tmp_path / "run.svg")
     words = " ".join(ElementTree.parse(tmp_path / "run.svg").getroot().itertext())
-    for expected in ("MPICH 5.0.2", "auto", "one_shot_pull", "bound"):
+    for expected in ("MPICH 5.0.2", "auto", "bound", "16 KiB", "2 ranks on", "2026-"):
         assert expected in words
     with pytest.raises(ResultError, match=r"ends in \.svg or \.png"):
         plot(result, tmp_path / "run.pdf")
@@ -304,11 +304,9 @@ def test_two_kinds_of_memory_are_told_apart(tmp_path, capsys):
     assert " 16384 " in as_nccl_tests(result)
 
 
-def test_the_line_of_a_named_algorithm_is_bold_and_labelled():
-    cases = plan([16384], ["library", "auto", "ring", "two_shot"], ["isolated"])
-    lines = {line.name: line for line in lines_of(cast(Any, cases), ["ring"])}
-    assert lines["ring"].is_named
-    assert lines["ring"].style["linewidth"] > 2 > lines["two_shot"].style["linewidth"]
+def test_the_line_of_a_named_algorithm_is_bold(result):
+    lines = {line.name: line for line in lines_of(result.cases, ["ring"])}
+    assert lines["ring"].width > lines["auto"].width > lines["two_shot"].width
 
 
 def test_a_mark_never_stands_without_its_footnote(tmp_path):

@@ -51,19 +51,22 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result
         if not test.world_size:
             raise ResultError("its output names no number of ranks: say how many: --ranks N")
 
+    unread = sum(len(test.unread) for test in tests)
     facts, started = environment.describe(), time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     library = f"{tests[0].format} {tests[0].library}"
     machine_id, software_id = environment.identities(facts, library, "")
     result = run_of(
         tests,
         f"{started}-{variant.name}-{secrets.token_hex(3)}",
-        f"variant {variant.name}",
+        "its output",
         machine_id=machine_id,
         software_id=software_id,
         environment=facts,
         argv=variant.recorded().argv,
         after=latest(options.folder / variant.name),
+        notes=[f"Rows that could not be read: {unread}."] * bool(unread),
     )
+    result.run.imported_from = f"variant {variant.name}"
     if result.run.world["hosts"] in (None, 1):
         label = node.chosen_name() or node.host_label()
         for rank in result.run.world["ranks"]:

@@ -16,8 +16,6 @@ from reports.store.result import ResultError, content_of
 from reports.store.untrusted import MOST_BYTES, printable
 from reports.store.writing import write_errors, write_whole
 
-FILE_DATE = "The log has no date: the run has that of its file."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -82,7 +80,7 @@ def store(
             run_id = next(
                 (file.stem for file in arguments.out.glob(f"[0-9]*Z-{name}.jsonl")), run_id
             )
-        notes = [FILE_DATE] * (not test.date)
+        notes = ["The log has no date: the run has that of its file."] * (not test.date)
         runs.append(run_of([test], run_id, printable(path.name), notes=notes))
 
     return [

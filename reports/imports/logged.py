@@ -10,7 +10,7 @@ from typing import Any
 from reports.store.schema import LEAST_US
 
 # What the time of a row is.
-MEAN, MEDIAN = "mean over iterations", "median over iterations"
+MEAN = "mean over iterations"
 MEAN_OVER_RANKS, SLOWEST = f"{MEAN} and ranks", f"{MEAN}, slowest rank"
 NO_ROWS, ENDED_EARLY = "it has no rows", "the run was ended before its time"
 CUT_OFF = "the log ends before the test does"

@@ -92,7 +92,7 @@ BAD = [
     ("echo hello", 2, "variant a: its output has no timings; known are nccl-tests", 1),
     ("true", 2, "variant a: its output has no timings; known are", 1),
     (f"echo '{UNRANKED}'", 2, "variant a: its output names no number of ranks: say how many", 1),
-    (f"printf '%s\\n' '{MIXED}'", 2, "variant a: variant a: its tests have 2 and 4 ranks", 1),
+    (f"printf '%s\\n' '{MIXED}'", 2, "variant a: its output: its tests have 2 and 4 ranks", 1),
     ("sh -c 'echo no device; exit 2'", 1, "variant a cannot run: it died 3 times, .*no device", 3),
     (f"sh -c 'echo $0; exit 1' '{TIMED}'", 1, "variant a cannot run", 3),
 ]

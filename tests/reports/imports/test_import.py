@@ -77,7 +77,7 @@ def test_an_import_is_shown_like_a_run(tmp_path, capsys):
     log = put(tmp_path / "a.log", WHOLE.replace("  0\n", "  3\n", 1))
     (path,) = imported(tmp_path / "out", log)
     capsys.readouterr()
-    for form in ([], ["--long"], ["--format", "csv"], ["--format", "nccl-tests"], ["--json"]):
+    for form in ([], ["--long"], ["--json"]):
         assert main(["show", str(path), *form]) == 0
     shown = capsys.readouterr().out.partition("\n\n")[0]
     assert max(map(len, shown.splitlines())) <= 80

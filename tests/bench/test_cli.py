@@ -232,9 +232,9 @@ def test_sizes_below_a_word_of_the_links_probe_are_measured(tmp_path):
 def test_n_sets_the_iterations_and_options_of_nccl_tests_change_nothing(tmp_path):
     options = "-d half -b 1000 -e 2000 -n 6 --max-time 60 -g 1 -t 1 -r 0 -R 1"
     _, result = run(tmp_path, "--algorithm two_shot --mode isolated", options)
-    assert [(case.size_bytes, case.count, case.n_wrong) for case in result.cases] == [
+    assert {(case.size_bytes, case.count, case.n_wrong) for case in result.cases} == {
         (size, size // 2, 0) for size in (1000, 2000)
-    ]
+    }
     timed = Counter(block.case for block in result.blocks for _ in range(block.n))
     assert timed == {case.case: 6 for case in result.cases}
 

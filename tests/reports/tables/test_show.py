@@ -63,10 +63,6 @@ def test_the_default_table_has_every_figure(result):
     assert float(busbw) == pytest.approx(16384 / (float(auto) / 1.25) / 1e3, rel=0.02)
     assert (0 < int(share[:-1]) <= 100, wrong) == (True, "0")
     assert re.search(r"flag round trip 5[34]\d ns, held 90% of the blocks \(10\d ns 10%\)", text)
-    # 70.6e9 weights of 4.5 bits at 640 GB/s take 62.1 ms; the second card saves half of that, over
-    # 160 calls.
-    flip_us = round(70.6e9 * 4.5 / 8 / 640e9 / 2 / 160 * 1e6)
-    assert f"flips at {flip_us} us" in " ".join(text.split())
     for expected in ("MPICH 5.0.2, funneled", "AMD EPYC", "seed 7", "160 dependent calls"):
         assert expected in text
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from bench.campaigns.options import PLACEHOLDER, CampaignOptions, Variant
 from bench.machine import environment, node
 from reports.imports.runs import find_tests, run_of
-from reports.store.result import ResultError, content_of, latest
+from reports.store.result import ResultError, content_of
 from reports.store.schema import Result
 
 
@@ -62,7 +62,6 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result
         software_id=software_id,
         environment=facts,
         argv=variant.recorded().argv,
-        after=latest(options.folder / variant.name),
     )
     if result.run.world["hosts"] in (None, 1):
         label = node.chosen_name() or node.host_label()

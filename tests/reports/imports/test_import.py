@@ -108,14 +108,6 @@ def test_an_import_of_no_row_or_of_an_unknown_number_of_ranks_is_shown(tmp_path,
     assert read(path).cases[0].bus_bw_gb_s == pytest.approx(8 / 17.93 / 1e3)
 
 
-def test_an_import_of_an_earlier_version_says_what_to_type(tmp_path, capsys):
-    head = {"kind": "run", "schema": 1, "run_id": "import-1", "benchmark": "nccl-tests all_reduce"}
-    head |= {"imported_from": {"file": "a.log"}, "statistic": "mean over iterations"}
-    path = put(tmp_path / "old.jsonl", json.dumps(head) + "\n")
-    assert main(["show", str(path)]) == 2
-    assert "by an earlier version: type `python -m reports import`" in capsys.readouterr().err
-
-
 def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
     """A CI owner has nights of nccl-tests before and after a driver's update."""
     for night in range(30):

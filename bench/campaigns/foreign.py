@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from bench.campaigns.options import PLACEHOLDER, CampaignOptions, Variant
 from bench.machine import environment, node
 from reports.imports.runs import find_tests, run_of
-from reports.store.result import ResultError, content_of, latest
+from reports.store.result import ResultError, content_of
 from reports.store.schema import Result
 
 
@@ -63,7 +63,6 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result
         software_id=software_id,
         environment=facts,
         argv=variant.recorded().argv,
-        after=latest(options.folder / variant.name),
         notes=[f"Rows that could not be read: {unread}."] * bool(unread),
     )
     result.run.imported_from = f"variant {variant.name}"

@@ -20,7 +20,6 @@ from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
 from reports.store.case import where_wrong
-from reports.store.result import latest
 from reports.store.schema import Block, End, Result
 from reports.store.stats import autocorrelation, is_precise
 from reports.store.writing import RunFile
@@ -94,7 +93,6 @@ def measure(
     run_head = head.describe(session, machine, suite)
     run = Run(session, suite, STARTED_S + options.max_time_s - CLOSING_S)
     if communicator.rank == 0:
-        run_head.after = latest(Path(options.out))
         run.file = RunFile.create(Path(options.out), run_head)
     cpus_here = {cpu for cpus in communicator.node_gather(session.place.cpus) for cpu in cpus}
     ticks_before = cpu_ticks(cpus_here)

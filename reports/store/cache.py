@@ -26,7 +26,6 @@ class Saved(msgspec.Struct, array_like=True):
     path: bytes
     stamp: Stamp
     run_id: str
-    after: list[str]
     end: End | None
     n_blocks: int
     head: int
@@ -64,13 +63,12 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
     runs = []
     for entry in entries:
         run = entry.run
-        head = msgspec.structs.replace(run, run_id="", after=[], cases=run.cases[:1])
+        head = msgspec.structs.replace(run, run_id="", cases=run.cases[:1])
         runs.append(
             Saved(
                 os.fsencode(entry.path.relative_to(folder)),
                 stamps[entry.path],
                 run.run_id,
-                run.after,
                 entry.end,
                 entry.n_blocks,
                 place_of(head),
@@ -107,7 +105,6 @@ def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
         run = msgspec.structs.replace(
             _decoded(content.texts[saved.head], Run),
             run_id=saved.run_id,
-            after=saved.after,
             cases=cases,
         )
         statuses, across_ranks = _decoded(content.texts[saved.results], Statuses)

@@ -21,8 +21,8 @@ from reports.store.result import (
     NOT_JSON,
     NewerSchemaError,
     ResultError,
+    by_time,
     end_with_parent,
-    places,
     read,
     time_of,
 )
@@ -104,7 +104,7 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
         by_id.setdefault(entry.run.run_id, []).append(entry)
 
     ordered = list[Entry]()
-    for run_id in places(copies[0].run for copies in by_id.values()):
+    for run_id in sorted(by_id, key=by_time):
         best, *copies = sorted(
             by_id[run_id],
             key=lambda entry: (not entry.complete, -entry.n_blocks, entry.path.stem != run_id),

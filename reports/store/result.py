@@ -1,11 +1,11 @@
-"""Reads what runs left: their files, complete or cut off, flight records, and the order of the
-runs. `schema` describes the records; `writing` writes them."""
+"""Reads what runs left: their files, complete or cut off, and flight records. `schema` describes
+the records; `writing` writes them."""
 
 import ctypes
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache, reduce
@@ -23,7 +23,6 @@ from reports.store.schema import SCHEMA, Block, Case, End, Flight, LinkBlock, Re
 
 MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
 MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory
-HEAD_BYTES = 16384  # of a run's file: `after` is near the beginning
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
 ENDED_EARLY = "the run ended first"
 RUN_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ", re.ASCII)  # at the start of a run_id
@@ -165,11 +164,6 @@ def read_lines(
         try:
             records.append(msgspec.convert(raw, by_tag[tag]))
         except msgspec.ValidationError as error:
-            if "imported_from" in raw and "statistic" in raw:
-                raise ResultError(
-                    f"{path} was imported by an earlier version: type `python -m reports import` "
-                    "with its log again"
-                ) from error
             raise ResultError(
                 f"{place}: not a `{tag}` line of schema {schema} ({error})"
             ) from error
@@ -237,40 +231,6 @@ def time_of(run_id: str) -> datetime | None:
         return None
 
 
-def places(runs: Iterable[Run]) -> dict[str, int]:
-    """The index of each run_id by time, oldest first; runs without a time come first. A run whose
-    clock was wrong follows the runs that it names at once. Breaks a circle of names at one run."""
-    after = {run.run_id: run.after for run in runs}
-    # By run_id a time, and the number of runs that it follows although its own clock says less.
-    seen, times = set[str](), dict[str, tuple[str, int]]()
-
-    for last in after:
-        stack = [] if last in seen else [last]
-        while stack:
-            run_id = stack[-1]
-            seen.add(run_id)
-            unseen = [name for name in after[run_id] if name in after and name not in seen]
-            if unseen:
-                stack.append(unseen[0])
-            else:
-                named = [times[name] for name in after[run_id] if name in times]
-                time, n_followed = max(named, default=("", 0))
-                own_time = run_id[:20] if time_of(run_id) else ""
-                times[stack.pop()] = max((own_time, 0), (time, n_followed + 1))
-
-    order = sorted(after, key=lambda run_id: (times[run_id], run_id))
-    return {run_id: place for place, run_id in enumerate(order)}
-
-
-def latest(folder: Path) -> list[str]:
-    """The runs in `folder` that no other run names: one, or several that ran at the same time. If
-    no run names others, because a former version wrote them, the last by time."""
-    naming, silent, names = set[str](), set[str](), set[str]()  # the heads may need 160 MB
-    for path in folder.glob("[0-9]*.jsonl"):
-        with suppress(OSError), untrusted.open_file(path) as file:
-            after = re.search(rb'"after":\[(.*?)\]', file.read(HEAD_BYTES))
-            (naming if after else silent).add(path.stem)
-            quoted = re.findall(rb'"([^"]*)"', after[1]) if after else []
-            names.update(name.decode(errors="replace") for name in quoted)
-
-    return sorted(naming - names)[-64:] if naming else sorted(silent)[-1:]
+def by_time(run_id: str) -> tuple[bool, str]:
+    """The key that sorts runs by time, oldest first; runs without a time come first."""
+    return time_of(run_id) is not None, run_id

@@ -82,7 +82,6 @@ class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
 
     schema: int = SCHEMA
     run_id: str
-    after: list[str] = msgspec.field(default_factory=list)
     benchmark: str
     version: str
     argv: list[str]

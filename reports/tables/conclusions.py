@@ -1,18 +1,16 @@
-"""The sentences below a run's tables: marks, the verdict against the library, a token's time."""
+"""The sentences below a run's tables: marks, and the verdict against the library."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from reports.store.case import late_us
-from reports.store.schema import Result
 from reports.tables import sentences
-from reports.tables.rows import SUSPECT, SizeRow, token
+from reports.tables.rows import SUSPECT, SizeRow
 
 
-def closing(result: Result, rows: Sequence[SizeRow], chained: Sequence[SizeRow]) -> list[str]:
-    """The verdict against the library, and the time of a token."""
-    lines = []
+def against_library(rows: Sequence[SizeRow]) -> list[str]:
+    """The verdict against the library."""
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     ours = "auto" if is_auto else "the best of ours"
     verdicts = []
@@ -25,12 +23,8 @@ def closing(result: Result, rows: Sequence[SizeRow], chained: Sequence[SizeRow])
     skew_us = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
     late = f", with a rank late by {skew_us:g} us" if skew_us else ""
 
-    if verdicts:
-        lines.append(
-            f"Against the library, in this one launch{late}, {ours} is {'; '.join(verdicts)}."
-        )
-
-    return [*lines, *token(result, chained or rows)]
+    sentence = f"Against the library, in this one launch{late}, {ours} is {'; '.join(verdicts)}."
+    return [sentence] * bool(verdicts)
 
 
 def marks(rows: Sequence[SizeRow]) -> list[str]:

@@ -23,23 +23,12 @@ from reports.store.case import (
 )
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
-from reports.tables.sentences import (
-    EVEN_RATIO,
-    TOKEN_CALL_SIZE_BYTES,
-    algorithm_of,
-    digits,
-    number,
-    size_text,
-)
+from reports.tables.sentences import EVEN_RATIO, algorithm_of, digits, size_text
 
 SUSPECT = "! faster than the bound of the measured parts allows: suspect"  # a table's footnote
 BEATEN_BY = 1.05
 # An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
 TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
-# One token of a 70B model: it reads 70.6e9 weights (Llama 3 70B) of 4.5 bits (32 weights of 4 bits
-# share a scale) once; each of 80 layers has two all-reduces of 8192 x 2 bytes. The card is a Radeon
-# AI PRO R9700 with 640 GB/s by AMD's data sheet.
-TOKEN_BYTES, TOKEN_CALLS, CARD_GB_S = 70.6e9 * 4.5 / 8, 160, 640.0
 
 View = tuple[str, Any]  # a mode and a shape: one table
 
@@ -369,23 +358,3 @@ def _ratio(
 
     case_us, other_us = cost_us(case), cost_us(other)
     return (case_us / other_us, None, None) if case_us and other_us else None
-
-
-def token(result: Result, rows: Sequence[SizeRow]) -> list[str]:
-    """The time of a token's all-reduces, and the time that splitting the weights saves."""
-    row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
-    n = result.run.world["size"]
-
-    if n < 2 or row is None or row.ours is None or row.ours_us is None:
-        return []
-    if row.ours.collective != "all_reduce" or late_us(row.ours.shape):
-        return []
-
-    saved_us = TOKEN_BYTES / CARD_GB_S / 1e3 * (1 - 1 / n)
-    total_ms, flips_us = TOKEN_CALLS * row.ours_us / 1e3, saved_us / TOKEN_CALLS
-    return [
-        f"A 70B 4-bit token at TP {n}: {TOKEN_CALLS} x {number(row.ours_us)} us "
-        f"({row.ours.mode}, {size_text(row.size_bytes)}) = {number(total_ms)} ms; flips at "
-        f"{number(flips_us)} us (arithmetic, not measured here: weights read at "
-        f"{CARD_GB_S:.0f} GB/s, an R9700's)."
-    ]

@@ -1,4 +1,4 @@
-"""`show`: a stored run as its table, in another program's format, or as a picture."""
+"""`show`: a stored run as its table, or as a picture."""
 
 import argparse
 import sys
@@ -10,8 +10,6 @@ from reports.store.manifest import runs_by_time
 from reports.store.report_json import write_json
 from reports.store.result import ResultError, read
 from reports.store.schema import Result
-from reports.tables.formats import as_csv, as_nccl_tests
-from reports.tables.frame import case_rows
 from reports.tables.headline import headline
 from reports.tables.kinds import SWEEP, is_sweep, kind_of
 from reports.tables.plot import draw_sweep
@@ -35,16 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--long", action="store_true", help="one row for each algorithm, variant, mode and size"
     )
-    parser.add_argument("--format", choices=["table", "nccl-tests", "csv"], default="table")
 
 
 def show(arguments: argparse.Namespace) -> int:
     """Prints the run; the exit status, 0. Raises ResultError for a file that cannot be read or
     drawn, for a folder without runs, or for two forms at once."""
-    if arguments.json + arguments.long + (arguments.format != "table") > 1:
-        raise ResultError(
-            "--json, --long and --format each print the run in another form: choose one"
-        )
+    if arguments.json and arguments.long:
+        raise ResultError("--json and --long each print the run in another form: choose one")
 
     if arguments.run.is_dir() or arguments.run == NEWEST:
         if not (files := runs_by_time(arguments.run)):
@@ -60,10 +55,6 @@ def show(arguments: argparse.Namespace) -> int:
         run = msgspec.to_builtins(result.run)
         del run["cases"]  # the plan of the cases that follow
         write_json("show", run=run, cases=result.cases, end=result.end)
-    elif arguments.format == "csv":
-        sys.stdout.write(as_csv(case_rows(result)))
-    elif arguments.format == "nccl-tests":
-        sys.stdout.write(as_nccl_tests(result))
     else:
         sys.stdout.write(text(result, arguments.long))
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from reports.store.case import beside, find_states, is_peer, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences
-from reports.tables.conclusions import closing, marks
+from reports.tables.conclusions import against_library, marks
 from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
 from reports.tables.long import long_tables
@@ -20,22 +20,13 @@ from reports.tables.rows import (
     SizeRow,
     View,
     by_type,
-    cost_us,
     default_rows,
     ratio_text,
     shown_cases,
-    view_of,
     views,
 )
 from reports.tables.run_text import lay_out_run, opening
-from reports.tables.sentences import (
-    algorithm_of,
-    lay_out,
-    number,
-    plain_table,
-    shape_words,
-    size_text,
-)
+from reports.tables.sentences import algorithm_of, lay_out, number, plain_table, shape_words
 
 # From this share of the shortest isolated time on, stamps and an empty launch hide a difference
 # between algorithms; on AMD's GPUs they take microseconds.
@@ -53,7 +44,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
 
     states = find_states(result.blocks)
     first, tables = views(result)[0], list[tuple[str, Table]]()
-    rows_of: dict[str, list[SizeRow]] = {}  # by mode, of its first view
+    first_rows = list[SizeRow]()
 
     for type_name, cases in by_type(result).items():
         part = replace(result, cases=cases)
@@ -64,15 +55,12 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             rows = default_rows(part, view, states)
             words = [type_name] * (cases[0] is not result.cases[0])
             words += _title(result, view, rows)
-            rows_of.setdefault(view[0], rows)
-            tables += [
-                *_default_tables(", ".join(words), result, rows, view),
-                *_lossy_tables(part, view),
-            ]
+            first_rows = first_rows or rows
+            tables += _default_tables(", ".join(words), result, rows, view)
 
-    rows, chained = rows_of.get(first[0], []), rows_of.get("chained", [])
-    title, lines = headline([result], partial(points, rows=rows)), head(result, first, rows)
-    return lay_out_run(result, title, lines, tables, closing(result, rows, chained), brief)
+    title = headline([result], partial(points, rows=first_rows))
+    lines, conclusions = head(result, first, first_rows), against_library(first_rows)
+    return lay_out_run(result, title, lines, tables, conclusions, brief)
 
 
 def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
@@ -148,22 +136,6 @@ def _named_cells(named: Named, name: str, ours: str, has_library: bool) -> dict[
         cells[f"library/\n{name}"] = ratio_text(named.from_library)
 
     return cells | ({f"{ours}/\n{name}": ratio_text(named.from_ours)} if ours else {})
-
-
-def _lossy_tables(result: Result, view: View) -> list[tuple[str, Table]]:
-    """The quantised algorithms of a view beside their signal-to-noise ratios; none without any."""
-    rows = [
-        [size_text(case.size_bytes), algorithm_of(case), number(cost_us(case)), *ratios]
-        for case in result.cases
-        if view_of(case) == view and case.snr_db and case.algorithm != "auto"
-        for ratios in [[f"{ratio:.1f}" for ratio in case.snr_db.values()]]
-    ]
-    if not rows:
-        return []
-
-    kinds = next(case.snr_db for case in result.cases if case.snr_db)
-    table = plain_table(["size", "algorithm", "us", *kinds], rows)
-    return [("quantised: signal-to-noise ratio against fp64 by kind of data, in dB", table)]
 
 
 def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[str, str | Text]:

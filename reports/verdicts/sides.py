@@ -9,7 +9,7 @@ from typing import Any
 
 from reports.store.case import CASE_KEY, key_of, method_of, world_of
 from reports.store.manifest import MANIFEST, Manifest, read_manifest, run_files
-from reports.store.result import ResultError, places, read
+from reports.store.result import ResultError, by_time, read
 from reports.store.schema import Case, CaseFields, Result
 from reports.tables.sentences import describe, fact, shape_text
 
@@ -110,8 +110,7 @@ def side_of(argument: str) -> Side:
         elsewhere = f"; the folder {below} has one" if below else ""
         raise ResultError(f"no run file at {argument}{elsewhere}")
 
-    order = places(launch.run for launch in side.launches)
-    side.launches.sort(key=lambda launch: order[launch.run.run_id])
+    side.launches.sort(key=lambda launch: by_time(launch.run.run_id))
     return side
 
 

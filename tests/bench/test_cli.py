@@ -11,6 +11,8 @@ import pytest
 from collectives.registry import ALGORITHMS
 from kernels.devices.shared_memory import available_bytes
 from reports.__main__ import main
+from reports.tables.export import as_csv
+from reports.tables.frame import case_rows
 from reports.tables.show import plot
 from tests.bench.launches import launch, run, stored
 from tests.kernels.broken_kernels import Patch, copy_kernels
@@ -227,28 +229,21 @@ def test_sizes_below_a_word_of_the_links_probe_are_measured(tmp_path):
     plot(result, tmp_path / "run.png")
 
 
-def test_nccl_tests_format_and_the_iterations(tmp_path, capsys):
-    """Parsers for nccl-tests must be able to read our output, and -n must set the exact number of
-    iterations. Flags without a choice here change nothing."""
+def test_n_sets_the_iterations_and_options_of_nccl_tests_change_nothing(tmp_path):
     options = "-d half -b 1000 -e 2000 -n 6 --max-time 60 -g 1 -t 1 -r 0 -R 1"
     _, result = run(tmp_path, "--algorithm two_shot --mode isolated", options)
-    shown = show(capsys, result, "--format", "nccl-tests")
-    rows = [line.split() for line in shown.splitlines() if line and line[0] != "#"]
-    assert [row[:4] for row in rows] == [
-        [str(size), str(size // 2), "half", "sum"] for size in (1000, 2000)
-    ]
-    assert all(float(row[5]) > 0 and row[8] == "0" for row in rows)
-    assert re.search(r"^# Avg bus bandwidth +: [\d.]+ $", shown, re.MULTILINE)
-    assert "two_shot (copied, mapped, isolated)" in shown
+    assert {(case.size_bytes, case.count, case.n_wrong) for case in result.cases} == {
+        (size, size // 2, 0) for size in (1000, 2000)
+    }
     timed = Counter(block.case for block in result.blocks for _ in range(block.n))
     assert timed == {case.case: 6 for case in result.cases}
 
 
-def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path, capsys):
+def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
     """An unchecked case shows no 0, which would look like a check. A type that MPI lacks must not
     stop the run."""
     _, result = run(tmp_path, ISOLATED, "-c 0 -d bfloat16 -o avg --sizes 16K,1030,16K")
-    rows = list(csv.DictReader(show(capsys, result, "--format", "csv").splitlines()))
+    rows = list(csv.DictReader(as_csv(case_rows(result)).splitlines()))
     assert {row["algorithm"] for row in rows} == {"library", *OURS}
     assert {row["size_bytes"] for row in rows} == {"16384", "1030"}
     for row in rows:
@@ -294,13 +289,9 @@ def test_a_run_has_every_listed_type_and_operation_in_its_own_table(tmp_path, ca
     pairs = [("int8", "max"), ("int8", "avg"), ("float8_e4m3", "max"), ("float8_e4m3", "avg")]
     options = "-d int8,f8e4m3 -o max,avg -b 16K --algorithm two_shot"
     _, result = run(tmp_path, options, QUICK)
-    shown = show(capsys, result, "--format", "nccl-tests")
-    rows = [line.split() for line in shown.splitlines() if line and not line.startswith("#")]
-    assert [row[2:4] for row in rows] == [
-        ["f8e4m3" if "float8" in name else name, redop] for name, redop in pairs
-    ]
-    assert all(row[8] == "0" for row in rows)
-    assert {(case.datatype, case.redop) for case in result.cases} == set(pairs)
+    assert {(case.datatype, case.redop, case.n_wrong) for case in result.cases} == {
+        (*pair, 0) for pair in pairs
+    }
     shown = show(capsys, result)
     assert "int8 max, isolated, out of place" in shown
     titles = re.findall(r"^(?:int8|float8_e4m3) (?:max|avg)$", shown, re.MULTILINE)

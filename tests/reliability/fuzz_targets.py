@@ -85,7 +85,7 @@ def targets(table: str) -> list[Target]:
 
 TARGETS = targets(f"""
     run             cut        *.jsonl       -  show --long run.jsonl
-    run             cut        *.jsonl       -  show --format=csv run.jsonl
+    run             cut        *.jsonl       -  export --csv run.jsonl
     run             runs       */*.jsonl     -  compare base new
     run             runs       */*.jsonl     -  compare --format=markdown base new
     run             runs       **/*.jsonl    -  history --json .
@@ -124,8 +124,6 @@ TARGETS = targets(f"""
 # undamaged run.
 COMMANDS = """
     -  show --long run.jsonl
-    -  show --format=csv run.jsonl
-    -  show --format=nccl-tests run.jsonl
     -  show --plot o.svg run.jsonl
     -  show --json run.jsonl
     -  advise LLAMA

@@ -11,7 +11,7 @@ import pytest
 
 from bench.layers.command import parse
 from reports.store.case import COMPUTE
-from reports.tables.formats import as_csv
+from reports.tables.export import as_csv
 from reports.tables.frame import case_rows
 from reports.tables.show import text
 from tests.bench.launches import launch, run, stored

@@ -77,7 +77,7 @@ def test_an_import_is_shown_like_a_run(tmp_path, capsys):
     log = put(tmp_path / "a.log", WHOLE.replace("  0\n", "  3\n", 1))
     (path,) = imported(tmp_path / "out", log)
     capsys.readouterr()
-    for form in ([], ["--long"], ["--format", "csv"], ["--format", "nccl-tests"], ["--json"]):
+    for form in ([], ["--long"], ["--json"]):
         assert main(["show", str(path), *form]) == 0
     shown = capsys.readouterr().out.partition("\n\n")[0]
     assert max(map(len, shown.splitlines())) <= 80
@@ -106,14 +106,6 @@ def test_an_import_of_no_row_or_of_an_unknown_number_of_ranks_is_shown(tmp_path,
     assert main(["import", str(no_ranks), "--ranks", "2", "--out", str(tmp_path / "two")]) == 0
     (path,) = (tmp_path / "two").iterdir()
     assert read(path).cases[0].bus_bw_gb_s == pytest.approx(8 / 17.93 / 1e3)
-
-
-def test_an_import_of_an_earlier_version_says_what_to_type(tmp_path, capsys):
-    head = {"kind": "run", "schema": 1, "run_id": "import-1", "benchmark": "nccl-tests all_reduce"}
-    head |= {"imported_from": {"file": "a.log"}, "statistic": "mean over iterations"}
-    path = put(tmp_path / "old.jsonl", json.dumps(head) + "\n")
-    assert main(["show", str(path)]) == 2
-    assert "by an earlier version: type `python -m reports import`" in capsys.readouterr().err
 
 
 def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):

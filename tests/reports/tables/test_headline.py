@@ -82,4 +82,3 @@ def test_the_table_of_a_command_fits_a_screen(tmp_path):
     assert "reports show RUN" in brief
     full = text(result)
     assert all(f"Fact {number} of" in full for number in range(9))
-    assert "flips at" in full

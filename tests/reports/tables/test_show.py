@@ -3,7 +3,6 @@
 import io
 import re
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,10 +11,8 @@ import pandas as pd
 import pytest
 
 from reports.__main__ import main
-from reports.imports.runs import find_tests
 from reports.store.result import ResultError, read
 from reports.tables.figure import lines_of
-from reports.tables.formats import as_nccl_tests
 from reports.tables.show import plot
 from reports.tables.table import render
 from tests.reports.synthetic_run import OURS, SIZES, rewrite_cases, rewrite_head, write_run
@@ -66,10 +63,6 @@ def test_the_default_table_has_every_figure(result):
     assert float(busbw) == pytest.approx(16384 / (float(auto) / 1.25) / 1e3, rel=0.02)
     assert (0 < int(share[:-1]) <= 100, wrong) == (True, "0")
     assert re.search(r"flag round trip 5[34]\d ns, held 90% of the blocks \(10\d ns 10%\)", text)
-    # 70.6e9 weights of 4.5 bits at 640 GB/s take 62.1 ms; the second card saves half of that, over
-    # 160 calls.
-    flip_us = round(70.6e9 * 4.5 / 8 / 640e9 / 2 / 160 * 1e6)
-    assert f"flips at {flip_us} us" in " ".join(text.split())
     for expected in ("MPICH 5.0.2, funneled", "AMD EPYC", "seed 7", "160 dependent calls"):
         assert expected in text
 
@@ -126,7 +119,6 @@ def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
     assert [row[-1] for row in rows] == ["2", "0"]  # the second table's results are right
     assert rows[0][3:] == ["WRONG", "one_shot_push", "-", "-", "-", "2"]
     assert rows_of(text)["32 KiB"][-1] == "0"
-    assert "Out of bounds values : 1 FAILED" in as_nccl_tests(result)
     assert "wrong: 2 elements were wrong" in render(result, long=True)
 
 
@@ -178,16 +170,6 @@ def test_the_library_and_our_kernels_are_not_compared_across_states_of_the_link(
     assert rows_of(text)["32 KiB"][3] != "-"
 
 
-def test_a_table_in_the_columns_of_nccl_tests_is_read_by_import(result):
-    """Other programs' parsers rely on the same columns."""
-    (test,) = find_tests(Path("log"), as_nccl_tests(result).encode())
-    ours = [case for case in result.cases if (case.algorithm, case.mode) == ("auto", "isolated")]
-    places = [(row.size_bytes, row.in_place) for row in test.rows]
-    assert places == [(case.size_bytes, case.in_place) for case in ours]
-    times_us = [row.times_us[0] for row in test.rows]
-    assert times_us == pytest.approx([case.time_us.mean for case in ours], abs=0.05)
-
-
 def test_the_plot_names_its_lines(tmp_path, result):
     plot(result, tmp_path / "run.svg")
     words = " ".join(ElementTree.parse(tmp_path / "run.svg").getroot().itertext())
@@ -219,7 +201,7 @@ def test_show_prints_the_stored_table_and_refuses_in_one_line(
     monkeypatch.chdir(tmp_path)
     sentence = "reports: results holds no run yet: type mpirun -n 2 python -m bench.allreduce\n"
     assert show() == (2, "", sentence)
-    for options in ("--json --long", "--format xml"):
+    for options in ("--json --long", "--format csv"):
         status, out, err = show(result.path, *options.split())
         assert (status, out, err.count("\n")) == (2, "", 1)
 
@@ -298,10 +280,9 @@ def test_two_kinds_of_memory_are_told_apart(tmp_path, capsys):
     plot(result, tmp_path / "run.svg")
     words = [*ElementTree.parse(tmp_path / "run.svg").getroot().itertext()]
     assert {"ring", "ring over host_staged"} <= {*words}
-    main(["show", str(path), "--format", "csv"])
+    main(["export", str(path), "--csv"])
     frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert {*frame.memory[frame.algorithm == "ring"]} == {"mapped", "host_staged"}
-    assert " 16384 " in as_nccl_tests(result)
 
 
 def test_the_line_of_a_named_algorithm_is_bold(result):

@@ -50,7 +50,7 @@ COMMANDS = {
     "history": (
         "trends.history",
         "tells which cases changed in a folder of runs, and when",
-        "results/ --plot history.svg",
+        "results/",
     ),
     "fleet": (
         "trends.fleet",
@@ -71,8 +71,8 @@ COMMANDS = {
     "dashboard": ("site.dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
     "fit": (
         "trends.fit",
-        "fits time = alpha + size / beta to runs, and finds crossovers",
-        "results/campaign-1a2b3c4d/main --plot fit.svg",
+        "fits time = alpha + size / beta to runs",
+        "results/campaign-1a2b3c4d/main",
     ),
 }
 

@@ -1,10 +1,8 @@
-"""`advise`: how to split a model over GPUs, the all-reduce time at which the answer changes, and,
-with `--versus`, one other card."""
+"""`advise`: how to split a model over GPUs, and the all-reduce time at which the answer changes."""
 
 import argparse
 import re
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -69,8 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=default,
             help=f"{text} (%(default)s)",
         )
-
-    add("--versus", metavar="GPU", help="also judge one GPU of this name, such as a larger card")
 
 
 def whole(least: int, most: int, text: str) -> int:
@@ -137,11 +133,6 @@ def advise(arguments: argparse.Namespace) -> int:
     """Prints the advice and returns 0. Raises ResultError for unknown names and unusable files."""
     load = load_of(arguments)
     splits = serving.all_splits(load)
-
-    if arguments.versus:
-        card = find("GPU", GPUS, arguments.versus)
-        splits[f"1 x {card.name}"] = replace(load, gpu=card, tensor=1)
-
     advice = _recommendation(load, splits)
     if arguments.json:
         write_json("advise", **_record(load, splits), recommendation=advice)
@@ -251,22 +242,13 @@ def _recommendation(load: Deployment, splits: dict[str, Deployment]) -> list[str
     if not possible:
         return ["Nothing fits: take more GPUs, a larger card, fewer bits, streams or tokens."]
 
-    full = {}
-    for name, split in possible.items():
-        filled = serving.at_capacity(split)
-        full[f"{name} with {filled.slots}"] = filled
-
-    goals = [
-        (f"Decode, latency of {counted(load.batch, 'stream')}", possible, "step_us"),
-        (f"Decode, throughput of {counted(load.slots, 'stream')}", possible, "tokens_per_s"),
-        ("Decode, throughput of as many streams as fit", full, "tokens_per_s"),
-        (f"Prefill, latency of one prompt of {load.prompt}", possible, "prompt_us"),
-        ("Prefill, throughput of many", possible, "prompt_tokens_per_s"),
-    ]
-    if not load.context:  # any number of streams fits
-        goals = [goal for goal in goals if goal[1] is not full]
-
-    sentences = [f"{goal}: {_best(rivals, figure)}" for goal, rivals, figure in goals]
+    goals = {
+        f"Decode, latency of {counted(load.batch, 'stream')}": "step_us",
+        f"Decode, throughput of {counted(load.slots, 'stream')}": "tokens_per_s",
+        f"Prefill, latency of one prompt of {load.prompt}": "prompt_us",
+        "Prefill, throughput of many": "prompt_tokens_per_s",
+    }
+    sentences = [f"{goal}: {_best(possible, figure)}" for goal, figure in goals.items()]
     return [*sentences, *_break_even(load, possible)]
 
 

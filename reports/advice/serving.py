@@ -1,20 +1,18 @@
 """The ways to serve a model with GPUs: whether they fit, their latency and their throughput, by the
 roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus all communication."""
 
-from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 
 import numpy as np
 
-from reports.advice.reduce_times import ReduceTimes, Span, wire_factor
+from reports.advice.reduce_times import ReduceTimes, Span
 from reports.advice.specs import Gpu, Transformer
 from reports.tables.sentences import number
 
 GB = 1e9
 HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
-MOST_STREAMS = 1 << 16
 LEAST_RANKED_RATIO = 1.1  # the arithmetic is too coarse to rank two splits that are closer
 CHUNK_TOKENS = 2048  # most prompt tokens in one forward pass
 
@@ -26,10 +24,9 @@ def rate(tokens: float, us: Span) -> Span:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A model and its load on `replicas` x `stages` x `tensor` GPUs, or with its experts spread
-    over `expert_ranks`. Latency is for `batch` streams, throughput (tokens/s) for `slots` streams,
-    each with `context` cached tokens. `times` are of the all-reduces of a tensor split, of the
-    exchanges of experts and of the hand-offs between stages."""
+    """A model and its load on `replicas` x `stages` x `tensor` GPUs. Latency is for `batch`
+    streams, throughput (tokens/s) for `slots` streams, each with `context` cached
+    tokens. `times` are of the all-reduces of a tensor split and of the hand-offs between stages."""
 
     model: Transformer
     gpu: Gpu
@@ -43,11 +40,10 @@ class Deployment:
     tensor: int = 1
     stages: int = 1
     replicas: int = 1
-    expert_ranks: int = 1
 
     @property
     def gpus(self) -> int:
-        return self.tensor * self.stages * self.replicas * self.expert_ranks
+        return self.tensor * self.stages * self.replicas
 
     @property
     def tflops(self) -> float:
@@ -78,12 +74,6 @@ class Deployment:
         """A decode step of one GPU that holds all weights and the cache of these streams."""
         return self.work_us(self.read_bytes(streams) + self.kv_bytes(streams), streams)
 
-    def exchange_us(self, tokens: float) -> Span:
-        """An all-to-all of `tokens` of each rank, timed as an all-reduce with the same wire bytes.
-        A layer has two, a dispatch and a combine, where a tensor split has two all-reduces."""
-        wire_bytes = self.model.dispatch_bytes(self.expert_ranks, tokens)
-        return self.times(wire_bytes / wire_factor(self.expert_ranks))
-
     @cached_property
     def figures(self) -> dict[str, Span]:
         """The latencies of a step and of a prompt, and the rates of streams and of prompts."""
@@ -96,14 +86,10 @@ class Deployment:
         }
 
     def decode_us(self, streams: int) -> Span:
-        """A decode step: the work of a GPU, and the all-reduces, hand-offs or exchanges. The groups
-        of streams, one for each stage of each replica and each expert rank, are all in flight."""
-        groups = self.stages * self.replicas * self.expert_ranks
+        """A decode step: the work of a GPU, and the all-reduces or hand-offs. The groups of
+        streams, one for each stage of each replica, are all in flight."""
+        groups = self.stages * self.replicas
         group = ceil(streams / min(groups, streams))
-
-        if self.expert_ranks > 1:
-            return self.expert_step_us(streams, group)
-
         us = np.full(3, self.step_us(group) / self.tensor)
         message_bytes = self.model.all_reduce_bytes(group)
 
@@ -113,17 +99,6 @@ class Deployment:
             us = us + self.stages * self.times(message_bytes)
 
         return us
-
-    def expert_step_us(self, streams: int, group: int) -> Span:
-        """Each GPU has the attention weights and the cache of a group. It reads its share of the
-        experts in use: at least one, at most all its own."""
-        model, n = self.model, self.expert_ranks
-        used = max(1.0, model.touched_experts(streams) / n)
-        read_share = min(model.experts / n, used) / model.experts
-        weights = self.weights_bytes * (1 - model.expert_share * (1 - read_share))
-        read_us = self.work_us(weights + self.kv_bytes(group), 0)
-        multiply_us = self.work_us(0, streams / n)
-        return max(read_us, multiply_us) + model.all_reduces * self.exchange_us(group)
 
     def prompts(self) -> tuple[Span, Span]:
         """The time of a prompt, and the rate of many in a row: a pipeline ends a chunk each period,
@@ -135,12 +110,10 @@ class Deployment:
         attention = 2 * self.prompt**2 * model.heads * model.head_dim * model.kv_layers
         work_us = chunks * self.work_us(self.read_bytes(tokens), tokens)
         work_us += attention / self.tflops / 1e6
-        us = np.full(3, work_us / self.tensor / self.expert_ranks)
+        us = np.full(3, work_us / self.tensor)
 
         if self.tensor > 1:
             us = us + chunks * model.all_reduces * self.times(model.all_reduce_bytes(tokens))
-        if self.expert_ranks > 1:
-            us = us + chunks * model.all_reduces * self.exchange_us(tokens / self.expert_ranks)
         if self.stages > 1:
             return self.pipeline(us / chunks, chunks, tokens)
 
@@ -162,9 +135,8 @@ class Deployment:
         """Bytes of each GPU: weights, and for the larger number of streams their cache and, with
         the longest chunk, the activations."""
         model, streams = self.model, max(self.batch, self.slots)
-        cached = ceil(streams / self.replicas / self.expert_ranks) / self.stages
-        own_experts = 1 - model.expert_share * (1 - 1 / self.expert_ranks)
-        weights = self.weights_bytes * own_experts / self.tensor / self.stages
+        cached = ceil(streams / self.replicas) / self.stages
+        weights = self.weights_bytes / self.tensor / self.stages
         tokens = max(streams, min(self.prompt, CHUNK_TOKENS))
         activations = model.activation_bytes(tokens, self.tensor)
         return weights + self.kv_bytes(cached * model.kv_share(self.tensor)) + activations
@@ -177,21 +149,9 @@ class Deployment:
             return f"{model.heads} heads do not go into {self.tensor}"
         if model.layers < self.stages:
             return f"{model.layers} layers make no {self.stages} stages"
-        if model.experts % self.expert_ranks:
-            return f"{model.experts} experts do not go into {self.expert_ranks}"
 
         short_gb = (self.memory_bytes - self.usable_bytes) / GB
         return f"does not fit, {number(short_gb)} GB short" if short_gb > 0 else None
-
-
-def at_capacity(split: Deployment) -> Deployment:
-    """A split with as many streams as fit, at most MOST_STREAMS."""
-    streams = bisect_left(
-        range(1, MOST_STREAMS + 1),
-        True,
-        key=lambda count: replace(split, batch=1, slots=count).obstacle is not None,
-    )
-    return replace(split, batch=1, slots=max(1, streams))
 
 
 def all_splits(load: Deployment) -> dict[str, Deployment]:
@@ -200,13 +160,8 @@ def all_splits(load: Deployment) -> dict[str, Deployment]:
     if n == 1:
         return {"one GPU": one}
 
-    splits = {
+    return {
         f"TP {n}": load,
         f"PP {n}": replace(one, stages=n),
         f"{n} replicas": replace(one, replicas=n),
     }
-
-    if load.model.experts > 1:
-        splits[f"EP {n}"] = replace(one, expert_ranks=n)
-
-    return splits

@@ -92,11 +92,6 @@ class Transformer(msgspec.Struct, kw_only=True):
         """Experts that tokens use in a layer, if equally likely: E (1 - (1 - k/E)^tokens)."""
         return self.experts * (1 - float((1 - self.top_k / self.experts) ** tokens))
 
-    def dispatch_bytes(self, gpus: int, tokens: float) -> float:
-        """Bytes that a rank sends to experts on other ranks, top_k x (n-1)/n copies of a token;
-        combine returns as many."""
-        return tokens * self.top_k * (gpus - 1) / gpus * self.hidden * ELEMENT_BYTES
-
 
 @dataclass(frozen=True)
 class Gpu:

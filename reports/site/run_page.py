@@ -24,7 +24,7 @@ from reports.tables.rows import default_rows, named_in, ratio_text, views
 from reports.tables.sentences import algorithm_of, counted, machine, number, start_time
 from reports.trends import fit as fitting
 from reports.trends.alpha_beta import by_title
-from reports.trends.fit import find_crossovers, fits_of
+from reports.trends.fit import fits_of
 
 
 def run_page(path: Path, launches: Sequence[Path]) -> Page:
@@ -46,7 +46,7 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
     sections += [
         Section("As the run printed it", text=show.text(result), folded=bool(sections)),
         Section("Every cell", table="cells", rows=[*long_rows(cases)], folded=True),
-        *[_attempt("Fits and crossovers", _fits, launches)] * is_sweep(result),
+        *[_attempt("Fits", _fits, launches)] * is_sweep(result),
         Section("Notes", run.notes, folded=True),
         Section("Environment", table="environment", rows=facts, folded=True),
     ]
@@ -141,16 +141,15 @@ def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Sec
 
 
 def _fits(heading: str, paths: Sequence[Path]) -> Section:
-    """Start-up time and bandwidth of each algorithm, and the crossovers between algorithms."""
+    """Start-up time and bandwidth of each algorithm."""
     fits = fits_of([read(path) for path in paths])
     lines = [
         f"time = alpha + size / beta, over {counted(len(paths), 'launch')} of this command on this "
         "machine and software; in brackets 95 % intervals."
     ]
-    crossovers = find_crossovers(fits)
 
     for members in by_title(fits).values():
-        lines += [f"{members[0].mode}: {line}" for line in fitting.sentences(members, crossovers)]
+        lines += [f"{members[0].mode}: {line}" for line in fitting.sentences(members)]
 
     rows: list[Row] = [
         {"algorithm": fit.name, "mode": fit.mode, **fitting.cells(regime)}

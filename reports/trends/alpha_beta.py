@@ -1,25 +1,21 @@
 """Lines through times: their records and statistics. `times_us` is (..., launches, sizes), `sizes`
-(sizes,) in bytes, ascending. Groups of blocks may stand for launches. Only the test of a line
-assumes a distribution of the launches."""
+(sizes,) in bytes, ascending. Only the test of a line assumes a distribution of the launches."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
-from scipy.interpolate import make_interp_spline
 from scipy.special import fdtrc
 
 from reports.tables.sentences import algorithm_of, shape_words
-from reports.verdicts.verdict import Bools, Floats, Integers, signed_rank_cdf
+from reports.verdicts.verdict import MIN_PAIRS, Bools, Floats, Integers, evidence
 
-MIN_SIZES, MIN_LAUNCHES = 3, 5  # of a line, for an interval
+MIN_SIZES = 3  # of a line
 BEND_P = 0.01  # the chance that launches of one line seem to bend
 # The misfit, as a share, below which times count as one line; and the one above which times of
-# fewer than five launches bend, because they cannot average out one launch's noise.
+# fewer than six launches bend, because they cannot average out one launch's noise.
 LEAST_MISFIT, FEW_LAUNCHES_MISFIT = 0.002, 0.10
-LEAST_TIME_US = 1e-6  # a line may cross 0 outside its sizes
-LAUNCHES, ONE_LAUNCH = "launches", "this launch"
 Sizes = Floats | Integers
 
 
@@ -39,13 +35,11 @@ class Estimate(msgspec.Struct, frozen=True):
 
 class Regime(msgspec.Struct, kw_only=True):
     """The measured sizes on the line that fits them best, a miss of 1 % at any size counting the
-    same. `lines` has [alpha in us, us a byte] for each row of the fit's times. `worst_residual` is
-    the largest distance of the rows' median from its own line, as a share. Sizes that no line fits
-    (`is_bent`) have no alpha and beta."""
+    same. `worst_residual` is the largest distance of the launches' median from its own line, as a
+    share. Sizes that no line fits (`is_bent`) have no alpha and beta."""
 
     from_bytes: int
     to_bytes: int
-    lines: list[list[float]]
     worst_residual: float
     alpha_us: Estimate = Estimate()
     beta_gb_s: Estimate = Estimate()
@@ -53,9 +47,7 @@ class Regime(msgspec.Struct, kw_only=True):
 
 class Fit(msgspec.Struct, kw_only=True):
     """One algorithm in one state of the link (by its median flag round trip). `times_us` are median
-    costs: a column for each of `sizes_bytes`, and a row for each of `run_ids`, a launch or one
-    group of its blocks (the id is repeated). `interval` says what intervals are over: LAUNCHES,
-    ONE_LAUNCH (groups of its blocks), or None for two to four launches, which have no intervals."""
+    costs: a column for each of `sizes_bytes`, and a row for each launch of `run_ids`."""
 
     machine_id: str
     software_id: str
@@ -73,7 +65,6 @@ class Fit(msgspec.Struct, kw_only=True):
     library: str | None
     link_rtt_ns: float | None
     run_ids: list[str]
-    interval: str | None
     sizes_bytes: list[int]
     times_us: list[list[float]]
     regimes: list[Regime]
@@ -99,21 +90,6 @@ class Fit(msgspec.Struct, kw_only=True):
         return (self.library or algorithm_of(self)) + variant
 
 
-class Crossover(msgspec.Struct):
-    """The size at which one of two algorithms overtakes the other, in fits with a `title`. Without
-    `size_bytes` there is no certain crossover: `faster_below` is certainly faster at the smallest
-    common size, `faster_above` at the largest, None if neither algorithm is. `interval` is that of
-    the fits."""
-
-    title: str
-    interval: str | None
-    first: str
-    second: str
-    faster_below: str | None
-    faster_above: str | None
-    size_bytes: Estimate | None = None
-
-
 def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
     """The fits by their title, in the order of the first fit with each title."""
     groups: dict[str, list[Fit]] = {}
@@ -123,28 +99,26 @@ def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
     return groups
 
 
-def regimes_of(sizes: Integers, times_us: Floats, over: str | None) -> list[Regime]:
-    """The one or two lines through times, (launches, sizes); `over` is what intervals are over."""
-    at = int(breaks(sizes, times_us[None], over)[0])
+def regimes_of(sizes: Integers, times_us: Floats) -> list[Regime]:
+    """The one or two lines through times, (launches, sizes)."""
+    at = int(breaks(sizes, times_us[None])[0])
     parts = [slice(0, at), slice(at, None)] if at else [slice(None)]
-    return [regime_of(sizes[part], times_us[:, part], over) for part in parts]
+    return [regime_of(sizes[part], times_us[:, part]) for part in parts]
 
 
-def regime_of(sizes: Integers, times_us: Floats, over: str | None) -> Regime:
+def regime_of(sizes: Integers, times_us: Floats) -> Regime:
     """The line through these times."""
-    alpha, slope = fit_lines(sizes, times_us)
-    n = len(times_us) if over else 0
     regime = Regime(
         from_bytes=int(sizes[0]),
         to_bytes=int(sizes[-1]),
-        lines=np.stack([alpha, slope], axis=-1).tolist(),
         worst_residual=float(np.max(np.abs(residuals(sizes, times_us)))),
     )
 
-    if not is_bent(sizes, times_us, over):
-        regime.alpha_us, slopes = estimate(walsh_means(alpha), n), walsh_means(slope)
-        if np.all(slopes > 0):
-            regime.beta_gb_s = estimate(1e-3 / slopes, n)
+    if not is_bent(sizes, times_us):
+        regime.alpha_us, slope = estimates(np.stack(fit_lines(sizes, times_us)))
+        if slope.is_resolved:
+            ends = slope.value, slope.high, slope.low
+            regime.beta_gb_s = Estimate(*(1e-3 / end if end else None for end in ends))
 
     return regime
 
@@ -168,7 +142,7 @@ def residuals(sizes: Sizes, times_us: Floats) -> Floats:
     return np.asarray((1 - line_us / median_us)[..., 0, :])
 
 
-def breaks(sizes: Sizes, times_us: Floats, over: str | None = LAUNCHES) -> Integers:
+def breaks(sizes: Sizes, times_us: Floats) -> Integers:
     """The index of the size at which a second line begins, 0 for none, for each of `times_us` (n,
     launches, sizes): where two lines have the least squares of residuals, if one line would bend.
     Each line has at least three sizes."""
@@ -182,19 +156,19 @@ def breaks(sizes: Sizes, times_us: Floats, over: str | None = LAUNCHES) -> Integ
         for place in places
     ]
     best = places[np.argmin(squares, axis=0)]
-    return np.where(is_bent(sizes, times_us, over), best, 0)
+    return np.where(is_bent(sizes, times_us), best, 0)
 
 
-def is_bent(sizes: Sizes, times_us: Floats, over: str | None = LAUNCHES) -> Bools:
+def is_bent(sizes: Sizes, times_us: Floats) -> Bools:
     """Whether launches miss one line by more than chance, (...,), by Student's t of their mean
     along each hinge, a line that turns at one of the inner sizes, and their median misses its own
     line by more than LEAST_MISFIT. Neighbouring hinges are correlated: n of them count as n^(2/3)
-    tests (by simulation). Fewer than five launches show only a great misfit."""
+    tests (by simulation). Fewer than six launches show only a great misfit."""
     misfit = np.max(np.abs(residuals(sizes, times_us)), axis=-1)
-    if over != LAUNCHES:
+    launches, n = times_us.shape[-2:]
+    if launches < MIN_PAIRS:
         return np.asarray(misfit > FEW_LAUNCHES_MISFIT)
 
-    launches, n = times_us.shape[-2:]
     median_us = np.median(times_us, axis=-2, keepdims=True)
     line, _ = np.linalg.qr(np.swapaxes(np.stack([np.ones(n), sizes]) / median_us, -1, -2))
     off_line = np.eye(n) - line @ np.swapaxes(line, -1, -2)
@@ -207,52 +181,9 @@ def is_bent(sizes: Sizes, times_us: Floats, over: str | None = LAUNCHES) -> Bool
     return np.asarray((misfit > LEAST_MISFIT) & (p < BEND_P / (n - 2) ** (2 / 3)))
 
 
-def walsh_means(values: Any) -> Floats:
-    """The means of all pairs along the last axis, each value with itself included."""
-    i, j = np.triu_indices(values.shape[-1])
-    return np.asarray((values[..., i] + values[..., j]) / 2)
-
-
-def interval(walsh: Floats, launches: int) -> tuple[Floats, Floats, Floats]:
-    """(estimate, low, high) from `walsh_means`, or from ratios of two, along the last axis, as in
-    `verdict.evidence`; infinite below five launches. The range of five has 93.75 %: 5 % more on
-    either side makes it 95 % for normal launches."""
-    ordered = np.sort(walsh, axis=-1)
-    middle = ordered.shape[-1] // 2
-    median = (ordered[..., middle] + ordered[..., ~middle]) / 2
-
-    if launches < MIN_LAUNCHES:
-        return median, np.full_like(median, -np.inf), np.full_like(median, np.inf)
-
-    k = max(1, int(np.searchsorted(signed_rank_cdf(launches), 0.025, side="right")))
-    low, high = ordered[..., k - 1], ordered[..., -k]
-    more = 0.05 * (launches == MIN_LAUNCHES) * (high - low)
-    return median, low - more, high + more
-
-
-def estimate(walsh: Floats, launches: int) -> Estimate:
-    ends = interval(walsh, launches)
-    return Estimate(*(float(end) if np.isfinite(end) else None for end in ends))
-
-
-def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
-    """The times in us on each row's lines at `sizes` in bytes, (rows, sizes): straight between the
-    ends of the regimes, and between the measured times where no line fits. Beyond the measured
-    sizes the outer lines continue."""
-    measured, times_us = np.array(fit.sizes_bytes, dtype=float), np.array(fit.times_us)
-    nodes, nodes_us = list[Floats](), list[Floats]()
-
-    for regime in fit.regimes:
-        if regime.alpha_us.value is None:
-            is_within = (regime.from_bytes <= measured) & (measured <= regime.to_bytes)
-            nodes.append(measured[is_within])
-            nodes_us.append(times_us[:, is_within])
-        else:
-            ends = np.array([regime.from_bytes, regime.to_bytes], dtype=float)
-            nodes.append(ends)
-            nodes_us.append(np.array(regime.lines) @ [np.ones(2), ends])
-
-    curves = make_interp_spline(
-        np.concatenate(nodes), np.concatenate(nodes_us, axis=1), k=1, axis=1
-    )
-    return np.maximum(curves(np.asarray(sizes, dtype=float)), LEAST_TIME_US)
+def estimates(values: Floats) -> list[Estimate]:
+    """The figure of each row of values of launches: Hodges and Lehmann's, as of log ratios."""
+    ends = evidence(values)[["log_ratio", "log_low", "log_high"]].to_numpy()
+    return [
+        Estimate(*(end if np.isfinite(end) else None for end in figure)) for figure in ends.tolist()
+    ]

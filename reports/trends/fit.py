@@ -1,59 +1,27 @@
 """`fit`: fits time = alpha + size / beta, in one or two regimes, to each algorithm in each state
-of the link; finds the crossovers, prints and draws. `alpha_beta` has the statistics."""
+of the link. `alpha_beta` has the statistics."""
 
 import argparse
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
-from itertools import combinations, pairwise, product
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from reports.store.case import (
-    CASE_KEY,
-    COMPUTE_BENCHMARKS,
-    Key,
-    find_states,
-    key_of,
-    least_blocks,
-    method_of,
-    world_of,
-)
+from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, Key, method_of, world_of
 from reports.store.folder import in_order
-from reports.store.observations import Costs, costs_of, entry_of
+from reports.store.observations import costs_of, entry_of
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result, Run
 from reports.tables.headline import lines_text
 from reports.tables.sentences import lay_out, number, plain_table, spoken, tick_text, wrapped
-from reports.trends.alpha_beta import (
-    LAUNCHES,
-    MIN_LAUNCHES,
-    MIN_SIZES,
-    ONE_LAUNCH,
-    Crossover,
-    Estimate,
-    Fit,
-    Regime,
-    by_title,
-    curves_us,
-    interval,
-    regimes_of,
-    walsh_means,
-)
-from reports.trends.fit_figure import plot
+from reports.trends.alpha_beta import MIN_SIZES, Estimate, Fit, Regime, by_title, regimes_of
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.sides import notes_of, side_of
-from reports.verdicts.verdict import Floats, Integers
-
-FINE_STEPS = 64  # sizes within a crossover
-INTERVALS = {
-    ONE_LAUNCH: "Intervals are of this launch alone: another may lie outside.",
-    None: "Fewer than five launches have no intervals: which algorithm is faster is not certain.",
-}
+from reports.verdicts.verdict import MIN_PAIRS, Floats, Integers
 
 
 def fits_of(results: Sequence[Result]) -> list[Fit]:
@@ -72,14 +40,7 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
                 "software, world or method differ"
             )
 
-    if len(entries) == 1:
-        costs = _costs_of_groups(
-            next(result for result in results if result.path == entries[0].path)
-        )
-        runs = runs * MIN_LAUNCHES
-    else:
-        costs = costs_of(entries)
-
+    costs = costs_of(entries)
     cases: dict[Key, dict[int, int]] = {}  # by key without a size: the column of each size
     for column, key in enumerate(costs.keys):
         fields = dict(zip(CASE_KEY, key, strict=True))
@@ -105,32 +66,6 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     return fits
 
 
-def _costs_of_groups(result: Result) -> Costs:
-    """The costs of a launch in the state of the link that it was in longest, as if each of five
-    groups of neighbouring blocks were a launch. Neighbouring blocks are correlated, groups hardly
-    are (Schmeiser, Operations Research 30, 1982)."""
-    states = find_states(result.blocks)
-    blocks_us = defaultdict[int, list[float]](list)
-
-    for block, state in zip(result.blocks, states.of_block, strict=True):
-        if state == states.longest and block.cost_us > 0:
-            blocks_us[block.case].append(block.cost_us)
-
-    cases = [
-        case
-        for case in result.cases
-        if case.status == "ok" and len(blocks_us[case.case]) >= least_blocks(result.run)
-    ]
-    costs_us = np.empty((MIN_LAUNCHES, len(cases), 1))
-
-    for column, case in enumerate(cases):
-        groups = np.array_split(blocks_us[case.case], MIN_LAUNCHES)
-        costs_us[:, column, 0] = list(map(np.median, groups))
-
-    rtt_ns = states.rtt_ns[states.longest :][:1] if states.longest is not None else []
-    return Costs(list(map(key_of, cases)), rtt_ns, costs_us)
-
-
 def _fit(
     runs: Sequence[Run],
     case: dict[str, Any],
@@ -138,16 +73,12 @@ def _fit(
     sizes: Integers,
     times_us: Floats,
 ) -> Fit:
-    """The fit of one case from its times, (runs, sizes); a run is repeated for groups of blocks."""
-    run, over, shape = runs[0], None, case.pop("shape")
-    if len(runs) >= MIN_LAUNCHES:
-        over = LAUNCHES if run is not runs[1] else ONE_LAUNCH
-
+    """The fit of one case from its times, (runs, sizes)."""
+    run, shape = runs[0], case.pop("shape")
     return Fit(
         **case,
         shape=msgspec.json.decode(shape) if shape else None,
         run_ids=[run.run_id for run in runs],
-        interval=over,
         machine_id=run.machine_id,
         software_id=run.software_id,
         world_size=run.world["size"],
@@ -155,75 +86,8 @@ def _fit(
         link_rtt_ns=link_rtt_ns,
         sizes_bytes=sizes.tolist(),
         times_us=times_us.tolist(),
-        regimes=regimes_of(sizes, times_us, over),
+        regimes=regimes_of(sizes, times_us),
     )
-
-
-def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
-    """The crossovers between the library and each of ours, and between any two of ours of one
-    variant, without `auto`, which runs one of them; a record too for a pair without a crossover."""
-    crossovers = []
-    for group in by_title(fits).values():
-        for first, second in combinations(sorted(group, key=lambda fit: fit.library is None), 2):
-            is_one_variant = (first.variant, first.memory) == (second.variant, second.memory)
-            is_auto = "auto" in (first.algorithm, second.algorithm)
-            if second.library is None and (first.library or (is_one_variant and not is_auto)):
-                crossovers += _crossovers(first, second)
-
-    return crossovers
-
-
-def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
-    """A crossover is a change from one certain order to the other, each at a size at which both the
-    lines and the measured times have it."""
-    sizes = sorted({*first.sizes_bytes} & {*second.sizes_bytes})
-    run_ids = [run_id for run_id in dict.fromkeys(first.run_ids) if run_id in second.run_ids]
-
-    if not sizes or not run_ids:
-        return []
-
-    over = first.interval and second.interval
-    rows = [(fit, np.isin(fit.run_ids, run_ids)) for fit in (first, second)]
-
-    def by_lines(sizes: Any) -> Floats:
-        return _differences(over, *(curves_us(fit, sizes)[row] for fit, row in rows))
-
-    by_times = _differences(
-        over,
-        *(np.array(fit.times_us)[row][:, np.isin(fit.sizes_bytes, sizes)] for fit, row in rows),
-    )
-    order = _order(by_times)
-    order[order != _order(by_lines(sizes))] = 0
-    faster = {1: second.name, -1: first.name, 0: None}
-    head = first.title, over, first.name, second.name
-    crossovers = []
-
-    for i, j in pairwise(np.flatnonzero(order).tolist()):
-        if order[i] != order[j]:
-            between = np.geomspace(sizes[i], sizes[j], FINE_STEPS)
-            estimate, low, high = order[i] * by_lines(between)
-            ends = (low, high) if order[i] > 0 else (high, low)
-            zeros = [_zero(between, falling) for falling in (estimate, *ends)]
-            names = faster[order[i]], faster[order[j]]
-            crossovers.append(Crossover(*head, *names, Estimate(*zeros)))
-
-    return crossovers or [Crossover(*head, faster[order[0]], faster[order[-1]])]
-
-
-def _differences(over: str | None, ours_us: Floats, theirs_us: Floats) -> Floats:
-    """(estimate, low, high) of the difference over the sum, (3, sizes)."""
-    walsh = walsh_means(((ours_us - theirs_us) / (ours_us + theirs_us)).T)
-    return np.array(interval(walsh, len(ours_us) if over else 0))
-
-
-def _order(ends: Floats) -> Integers:
-    """1 where the first is certainly slower, -1 where it is certainly faster, otherwise 0."""
-    return np.asarray(np.where(ends[1] > 0, 1, 0) - np.where(ends[2] < 0, 1, 0))
-
-
-def _zero(sizes: Floats, falling: Floats) -> float:
-    """The size at which a falling curve first crosses 0."""
-    return float(np.exp(np.interp(0.0, -np.minimum.accumulate(falling), np.log(sizes))))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -233,12 +97,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="launches of one thing: runs, folders, quoted globs, FOLDER/VARIANT of a campaign",
     )
-    parser.add_argument("--plot", metavar="OUT", type=Path, help="draw the fits; .svg or .png")
 
 
 def fit(arguments: argparse.Namespace) -> int:
     """Prints the fits and returns 0. Raises Incomparable for runs of different things, ResultError
-    if a file cannot be read or written, and if there is nothing to fit or draw."""
+    if a file cannot be read, and if there is nothing to fit."""
     sides = [side_of(argument) for argument in arguments.runs]
     results = [result for side in sides for result in side.launches]
     fits = fits_of(results)
@@ -252,34 +115,30 @@ def fit(arguments: argparse.Namespace) -> int:
         problem = "nothing to fit: no case has three sizes with five blocks in one link state"
         raise ResultError("; ".join([problem, *notes]))
 
-    crossovers = find_crossovers(fits)
-    if arguments.plot:
-        plot(fits, arguments.plot)
-
     for note in notes:
         print(f"reports: {note}", file=sys.stderr)
 
     if arguments.json:
-        write_json("fit", fits=fits, crossovers=crossovers)
+        write_json("fit", fits=fits)
     else:
-        sys.stdout.write(text(fits, crossovers))
+        sys.stdout.write(text(fits))
 
     return 0
 
 
-def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
+def text(fits: Sequence[Fit]) -> str:
     """A table for each title, with sentences below it, in 80 columns."""
     texts = []
     for title, group in by_title(fits).items():
         rows = [
-            {"algorithm": fit.name, "runs": str(len({*fit.run_ids})), **cells(regime)}
+            {"algorithm": fit.name, "runs": str(len(fit.run_ids)), **cells(regime)}
             for fit in group
             for regime in fit.regimes
         ]
         table = plain_table(rows[0], [row.values() for row in rows])
         for column in table.columns:
             column.no_wrap = False  # a cut figure would be wrong
-        texts.append(lay_out([], [title], [("", table)], sentences(group, crossovers)))
+        texts.append(lay_out([], [title], [("", table)], sentences(group)))
 
     return "\n".join([*wrapped([lines_text(fits)]), "", *texts])
 
@@ -302,8 +161,8 @@ def _with_interval(estimate: Estimate) -> str:
     return value if estimate.low is None else f"{value} [{low} {high}]"
 
 
-def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]:
-    """Sentences on fits with one title: their limits, and how the pairs compare."""
+def sentences(fits: Sequence[Fit]) -> list[str]:
+    """Sentences on the limits of these fits."""
     bent = [
         f"{spoken(fit.name)} at {cells(regime)['sizes']}"
         for fit in fits
@@ -311,20 +170,5 @@ def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]
         if regime.alpha_us.value is None
     ]
     texts = [f"No line, the times bend; measure more sizes: {', '.join(bent)}."] * bool(bent)
-    intervals = {fit.interval for fit in fits}
-    texts += [meaning for interval, meaning in INTERVALS.items() if interval in intervals]
-    faster_than = defaultdict[str, list[str]](list)
-
-    for pair in (each for each in crossovers if each.interval and each.title == fits[0].title):
-        below, above = (name and spoken(name) for name in (pair.faster_below, pair.faster_above))
-        if pair.size_bytes:
-            sizes = [tick_text(round(size)) for size in msgspec.structs.astuple(pair.size_bytes)]
-            texts.append(f"{above} overtakes {below} at {sizes[0]} [{sizes[1]} {sizes[2]}].")
-        elif below and below == above:
-            slower = pair.second if pair.faster_below == pair.first else pair.first
-            faster_than[spoken(slower)].append(below)
-
-    return texts + [
-        f"Faster than {slower} over all measured sizes: {', '.join(names)}."
-        for slower, names in faster_than.items()
-    ]
+    is_short = min(len(fit.run_ids) for fit in fits) < MIN_PAIRS
+    return texts + [f"Fewer than {MIN_PAIRS} launches have no intervals."] * is_short

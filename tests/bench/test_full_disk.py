@@ -170,7 +170,6 @@ def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
         "procure.html": f"procure {spec} --html",
         "imported": f"import {log} --out",
         "site": f"dashboard {tmp_path}/results -o",
-        "fit.svg": f"fit {run} --plot",
         "kept": f"accept --reason first --current {campaign}/main --baseline",
     }
     for name in commands:

@@ -1,5 +1,5 @@
-"""Claims on `fit` (coverage of its intervals, breaks missed or invented, crossovers) and on
-`history` (a change missed, invented or misplaced), by synthetic curves and histories."""
+"""Claims on `fit` (coverage of its intervals, breaks missed or invented) and on `history` (a
+change missed, invented or misplaced), by synthetic curves and histories."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,11 +10,9 @@ import numpy as np
 
 from reports.store.stats import ar1
 from reports.trends import alpha_beta
-from reports.trends.alpha_beta import Estimate, Fit, breaks, fit_lines, interval, walsh_means
+from reports.trends.alpha_beta import breaks, fit_lines
 from reports.trends.changes import judge
-from reports.trends.fit import find_crossovers
-from reports.verdicts.verdict import Floats, Integers
-from tests.calibration import synthetic
+from reports.verdicts.verdict import Floats, Integers, evidence
 from tests.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Rng, Simulation, deviates
 
 SIZES = np.array([16384.0 * 2**step for step in range(12)])
@@ -59,18 +57,19 @@ def _coverage(
     curves_us: Floats,
     times_us: Floats,
     at: Integers,
-    limits: tuple[float, float] = (0.93, 0.97),
 ) -> list[Figure]:
     """How often a regime is a line, and how often the intervals of its beta (here us a byte) and of
     the first line's alpha cover the truth: the line that fits the true times best.
     `curves_us` are (n, sizes); `at` has the break of each curve, 0 for none."""
+    # Six launches have 96.9 % between the ends of all their means.
+    limits = 0.93, 0.97 if times_us.shape[-2] > 6 else 0.985
     covered = defaultdict[str, list[bool]](list)
     for place in sorted({*at.tolist()}):
         for part in [slice(place), slice(place, None)] if place else [slice(None)]:
             same = np.flatnonzero(at == place)
             is_line = ~alpha_beta.is_bent(SIZES[part], times_us[same][..., part])
             rows = same[is_line]
-            alphas, slopes = map(walsh_means, fit_lines(SIZES[part], times_us[rows][..., part]))
+            alphas, slopes = fit_lines(SIZES[part], times_us[rows][..., part])
             alpha, slope = (
                 own[:, 0] for own in fit_lines(SIZES[part], curves_us[rows, None, part])
             )
@@ -78,9 +77,9 @@ def _coverage(
                 ("alpha", alpha, alphas),
                 ("beta", slope, slopes),
             ]
-            for name, truth, walsh in figures[bool(part.start) :]:
-                _, low, high = interval(walsh, times_us.shape[-2])
-                covered[name] += ((low <= truth) & (truth <= high)).tolist()
+            for name, truth, of_launches in figures[bool(part.start) :]:
+                cells = evidence(of_launches)
+                covered[name] += ((cells.log_low <= truth) & (truth <= cells.log_high)).tolist()
             covered["is a line"] += is_line.tolist()
     return [
         Figure(f"{scatter}: {name}", values, *(limits if name != "is a line" else (0.0, 1.0)))
@@ -127,78 +126,6 @@ def cache_ends(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
     curves_us += US_A_BYTE * rng.uniform(0.25, 1.5, (n, 1)) * slowed
     times_us = scatter.draw(rng, curves_us[:, None, 1:])[:, 0]
     return _coverage(str(scatter), curves_us[:, 1:], times_us, breaks(SIZES, times_us))
-
-
-def overtaking(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
-    """Two algorithms in the same launches: one has the lower alpha and 50 to 80 % of the bandwidth,
-    so there is a crossover; and two equal algorithms, without one."""
-    size = 2.0 ** rng.uniform(16, 23, n)
-    slopes = US_A_BYTE * np.stack([np.ones(n), rng.uniform(0.5, 0.8, n)])
-    alphas = US_A_BYTE * 2 ** rng.uniform(14.5, 17, n)
-    alphas = alphas + np.stack([np.zeros(n), size * (slopes[0] - slopes[1])])
-    times_us = np.moveaxis(alphas[..., None] + slopes[..., None] * SIZES, 0, 1)
-    reported = [_crossover_sizes(pair) for pair in scatter.draw(rng, times_us)]
-    covered = [
-        len(estimates) == 1 and (estimates[0].low or 0) <= truth <= (estimates[0].high or 0)
-        for estimates, truth in zip(reported, size, strict=True)
-        if estimates
-    ]
-    equal_us = scatter.draw(rng, times_us[: n // 4, [0, 0]])
-    return [
-        Figure(f"{scatter}: told", list(map(bool, reported))),
-        Figure(f"{scatter}: there", covered, 0.93, 0.97),
-        Figure(
-            f"{scatter}: invented", [bool(_crossover_sizes(pair)) for pair in equal_us], most=0.05
-        ),
-    ]
-
-
-def _crossover_sizes(pair: Floats) -> list[Estimate]:
-    """The sizes at which one of two algorithms, (2, launches, sizes), overtakes the other."""
-    sizes_bytes = [int(size) for size in SIZES]
-    fits = [
-        Fit(
-            machine_id="",
-            software_id="",
-            world_size=2,
-            collective="all_reduce",
-            shape=None,
-            datatype="",
-            redop="",
-            mode="",
-            in_place=False,
-            link_rtt_ns=None,
-            interval="launches",
-            variant="",
-            memory="",
-            library=None,
-            algorithm=str(number),
-            run_ids=[str(launch) for launch in range(len(times_us))],
-            sizes_bytes=sizes_bytes,
-            times_us=times_us.tolist(),
-            regimes=[alpha_beta.regime_of(SIZES, times_us, alpha_beta.LAUNCHES)],
-        )
-        for number, times_us in enumerate(pair)
-    ]
-    return [crossover.size_bytes for crossover in find_crossovers(fits) if crossover.size_bytes]
-
-
-def one_launch(rng: Rng, n: int) -> list[Figure]:
-    """One launch of 15 blocks: its own line, and breaks invented if launches differ by 1.5 %."""
-    n, spread = n // 4, 0.015
-    curves_us = US_A_BYTE * (2 ** rng.uniform(14.5, 19, (n, 1)) + NO_BYTES_AND_SIZES)
-    scatter = np.exp(spread * synthetic.blocks(rng, (n, len(SIZES), 15), 0.3).astype(float))
-    own_us = curves_us[:, 1:, None] * scatter
-    uneven_us = own_us * np.exp(spread * rng.standard_normal((n, len(SIZES), 1)))
-    own, uneven = (
-        np.median(np.array_split(of_blocks_us, 5, axis=-1), axis=-1).transpose(1, 0, 2)
-        for of_blocks_us in (own_us, uneven_us)
-    )
-    invented = breaks(SIZES, uneven, alpha_beta.ONE_LAUNCH) > 0
-    return [
-        *_coverage("its own line", curves_us[:, 1:], own, np.zeros(n, dtype=np.int64), (0.0, 1.0)),
-        Figure("invented, if launches differ by 1.5 %", invented),
-    ]
 
 
 @dataclass(frozen=True)
@@ -311,9 +238,9 @@ def detect(scatter: Runs, every: int, least: float, share: int, rng: Rng, n: int
 
 
 LAUNCHES = [
-    Launches(5, 0.005, "common"),
-    Launches(5, 0.03),
-    Launches(5, 0.03, "heavy"),
+    Launches(6, 0.005, "common"),
+    Launches(6, 0.03),
+    Launches(6, 0.03, "heavy"),
     Launches(10, 0.005, "heavy"),
     Launches(10, 0.03),
     Launches(20, 0.015, "common"),
@@ -325,19 +252,10 @@ SHARED = [Runs(f"rho {rho:g}, hang together", (rho, rho), shared=0.7) for rho in
 SERIES_OUTLIERS = Runs("rho 0, series go astray", (0.0, 0.0), outliers="series")
 CLAIMS: dict[str, list[Simulation]] = {
     "A fit to one line": [
-        partial(one_line, scatter) for scatter in (*LAUNCHES, Launches(5, 0.1), Launches(20, 0.1))
+        partial(one_line, scatter) for scatter in (*LAUNCHES, Launches(6, 0.1), Launches(20, 0.1))
     ],
     "A fit to two lines": [partial(two_lines, scatter) for scatter in LAUNCHES],
     "A fit where a cache ends": [partial(cache_ends, scatter) for scatter in LAUNCHES],
-    "Crossovers": [
-        partial(overtaking, scatter)
-        for scatter in (
-            Launches(5, 0.03),
-            Launches(10, 0.015, "heavy"),
-            Launches(20, 0.005, "common"),
-        )
-    ],
-    "A fit to one launch": [one_launch],
     "A history where nothing changed: any alarm": [
         partial(alarms, scatter, [RUNS], 0.05)
         for scatter in (

@@ -129,7 +129,7 @@ COMMANDS = """
     -  advise LLAMA
     -  export --csv run.jsonl
     5  export --openmetrics run.jsonl
-    5  fit --plot o.svg run.jsonl
+    5  fit run.jsonl
     5  fit run.jsonl other.jsonl
     5  history .
     5  dashboard . -o site

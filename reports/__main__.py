@@ -50,7 +50,7 @@ COMMANDS = {
     "history": (
         "trends.history",
         "tells which cases changed in a folder of runs, and when",
-        "results/",
+        "results/ --plot history.svg",
     ),
     "fleet": (
         "trends.fleet",

@@ -1,6 +1,8 @@
-"""`history`: reads the runs of a folder as `series`; prints the events in which they change."""
+"""`history`: reads the runs of a folder as `series`; prints and draws the events in which they
+change."""
 
 import argparse
+import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from reports.store.schema import Run
 from reports.store.untrusted import printable
 from reports.tables.sentences import WIDTH, counted, left_out_lines, some, wrapped
 from reports.trends.changes import LEAST_BASE, Step, judge
+from reports.trends.history_figure import plot
 from reports.trends.series import Event, Series, series_of
 
 # Before and after an event: a fact that changes more often than this among them is no cause.
@@ -158,6 +161,7 @@ def changes_of_facts(facts: Sequence[dict[str, str]], low: int, high: int) -> di
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="runs at any depth")
     parser.add_argument("--since", metavar="RUN", help="only changes at this run id or later")
+    parser.add_argument("--plot", metavar="OUT", type=Path, help="draw changes; .svg or .png")
     parser.epilog = (
         "With --since or --json the exit status is 1 if a series is worse, otherwise "
         f"0; it is 2 if RUN is unknown or DIR has no usable run. {parser.epilog}"
@@ -167,7 +171,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def history(arguments: argparse.Namespace) -> int:
     """Prints the events, each with at most eight series, in at most 80 columns, or all as JSON.
     Returns 1 if a series is worse, for --since and --json, otherwise 0. Raises ResultError for a
-    folder without runs and for an unknown run."""
+    folder without runs, for an unknown run, and if the picture cannot be drawn."""
     history = load(arguments.folder)
     if since := arguments.since:
         if since not in history.runs:
@@ -175,6 +179,11 @@ def history(arguments: argparse.Namespace) -> int:
         later = [*history.runs][[*history.runs].index(since) :]
         history.events = [event for event in history.events if event.run in later]
         history.series = [series for series in history.series if series.since in later]
+
+    if arguments.plot and history.events:
+        plot(history.events, arguments.plot)
+    elif arguments.plot:
+        print(f"reports: nothing changed, so {arguments.plot} is not drawn", file=sys.stderr)
 
     if arguments.json:
         events = [

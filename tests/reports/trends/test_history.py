@@ -74,11 +74,16 @@ def history(capsys):
     return run
 
 
-def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(store, history):
+def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(
+    store, history, tmp_path
+):
     """Otherwise there is an alarm for each case, and the commit must be searched among all
     nights."""
-    status, text, err = history(store)
+    picture = tmp_path / "history.svg"
+    status, text, err = history(store, "--plot", str(picture))
     assert (status, err) == (0, "")
+    # Readers with impaired colour vision need the direction in words.
+    assert {"worse", "better"} <= set(re.findall(r">(worse|better) ", picture.read_text()))
     change = f"{run_id(STEP)[:10]}: 2 of 4 series worse, median +2"
     assert text.startswith(f"3 changes, the largest on {change}")
     facts = "software_id, os.kernel changed"
@@ -201,12 +206,13 @@ def test_an_event_of_disturbed_nights_alone_is_named_and_is_no_alarm(tmp_path, h
     assert text.startswith(f"1 change on {run_id(23)[:10]}: all 4 series worse, median +")
 
 
-def test_a_night_without_a_change_is_no_error(tmp_path, history):
+def test_a_night_without_a_change_draws_nothing_and_is_no_error(tmp_path, history):
     """A good night must not fail cron."""
     for number in range(8):
         write(tmp_path, number)
-    status, text, err = history(tmp_path)
-    assert (status, text.startswith("no change over 8 runs"), err) == (0, True, "")
+    status, text, err = history(tmp_path, "--plot", str(tmp_path / "x.png"))
+    assert (status, text.startswith("no change over 8 runs")) == (0, True)
+    assert err == f"reports: nothing changed, so {tmp_path / 'x.png'} is not drawn\n"
 
 
 def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, history):

@@ -8,8 +8,8 @@ from bench.surveys import steps
 from bench.surveys.steps import LOGS, RESULTS, TABLE, Step, Survey, to_type, without_names
 from reports.site.page import Banner, Card, Page, Row, Section, to_html
 from reports.site.run_page import banner_of as run_banner
-from reports.site.run_page import fact_text, sweep_sections
-from reports.site.shared import how_to_reproduce
+from reports.site.run_page import sweep_sections
+from reports.site.shared import fact_text, how_to_reproduce
 from reports.store.schema import Result
 from reports.store.untrusted import read_bytes
 from reports.store.writing import write_named, write_whole

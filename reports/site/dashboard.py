@@ -18,7 +18,7 @@ from reports.advice.procurement import evaluate, procure_page
 from reports.site import fleet_page, overview, shared
 from reports.site.compare_page import campaign_page
 from reports.site.history_page import history_page, leading, part_of, standing
-from reports.site.page import Banner, Page, to_html
+from reports.site.page import Banner, Page, draw_banner, to_html
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.report_json import write_json
@@ -63,12 +63,14 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
     # Until all pages are written, the marker lists the former ones too: a build can be killed.
     names = [page.file for page in pages]
-    write_whole(site / MARKER, msgspec.json.encode(sorted({*names, *former})))
+    files = {*names, overview.PICTURE}
+    write_whole(site / MARKER, msgspec.json.encode(sorted({*files, *former})))
 
     for page in pages:
         write_whole(site / page.file, page.html.encode(errors="replace"))
 
-    for name in {*former} - {*names}:
+    draw_banner(pages[-1], site / overview.PICTURE)
+    for name in {*former} - files:
         (site / name).unlink(missing_ok=True)
 
     for sentence in store.left_out:
@@ -103,7 +105,7 @@ def claim(site: Path) -> list[str]:
     for unfinished in site.glob("*.html*.part"):
         unfinished.unlink()
 
-    return [name for name in names if re.fullmatch(r"[A-Za-z0-9-]+\.html", name)]
+    return [name for name in names if re.fullmatch(r"[A-Za-z0-9-]+\.(html|png)", name)]
 
 
 def build(store: shared.Store, command: str) -> list[Page]:
@@ -138,7 +140,7 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
         for key in keys:
             part = part_of(store.history, *key)
             name = "History" if len(keys) == 1 else ""
-            yield shared.history_file(*key), name, partial(history_page, part)
+            yield shared.history_file(*key), name, partial(history_page, part, store.machines)
 
     yield from plan_runs(store)
     for path in store.campaigns:

@@ -1,7 +1,7 @@
 """The page of a machine and benchmark over time: what changed, and each size."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timezone
 from functools import partial
@@ -23,6 +23,8 @@ WORST_FIRST = ("worse", "better", "noisy", "too early", "steady")
 MOST_PANELS, MOST_EVENTS, MOST_CHANGES = 60, 40, 8  # on a page
 MOST_POINTS = 400  # of a line; of more runs a point is the median of several
 MIDDLE_AND_ENDS = [partial(reduce, axis=2) for reduce in (np.ma.median, np.ma.min, np.ma.max)]
+
+Machines = Mapping[str, str]  # names by id
 
 
 def part_of(history: History, machine: str, benchmark: str) -> History:
@@ -55,7 +57,7 @@ def standing(history: History) -> list[Event]:
     return sorted(events, key=lambda event: event.changes[0][1].word == "better")
 
 
-def banner_of(history: History) -> Banner:
+def banner_of(history: History, machines: Machines) -> Banner:
     """Did anything get worse, where, since when, how sure?"""
     words = Counter(series.word for series in history.series)
     last = [*history.runs.values()][-1]
@@ -67,7 +69,9 @@ def banner_of(history: History) -> Banner:
         found = worse or events
         event, word = found[0], "worse" if worse else "better"
         title = f"{counted(len(found), 'change')} for the {word}"
-        return Banner(title, f"{event.headline}.", [where(event), f"{counts} {newest}"], word)
+        return Banner(
+            title, f"{event.headline}.", [where(event, machines), f"{counts} {newest}"], word
+        )
 
     word = max(words, key=lambda each: words[each], default="too early")
     sentence = f"No case changed over {counted(len(history.runs), 'run')}."
@@ -83,15 +87,16 @@ def leading(event: Event) -> tuple[Series, ChangeStep]:
     return [*ours, *event.changes][0]
 
 
-def where(event: Event) -> str:
+def where(event: Event, machines: Machines) -> str:
     """The place of a change, and between which runs it lies."""
     series, step = leading(event)
     last, first = (_clock(series.run_ids[at]) for at in (step.low - 1, step.high))
-    place = f"{series.benchmark} on {event.machine}"
+    place = f"{series.benchmark} on {machines.get(series.machine_id, series.machine_id)}"
+    place += f", node {series.node}" if series.node else ""
     return f"{place}; 95 % sure: between {last} and {first} UTC."
 
 
-def history_page(history: History) -> Page:
+def history_page(history: History, machines: Machines) -> Page:
     """The changes, a chart for each size, and all series."""
     panels: dict[tuple[str | None, str], list[Series]] = {}
     for each in history.series:
@@ -104,7 +109,7 @@ def history_page(history: History) -> Page:
         if id(own) in shown:
             present = set(chain(*(each.run_ids for each in own)))
             runs = [run for run in history.runs if run in present]
-            charts.append(panel_chart(f"{panel}, us" + f", {node}" * bool(node), own, runs))
+            charts.append(panel_chart(panel + f", {node}" * bool(node), own, runs))
 
     notes = [f"{line.rstrip('.')}." for line in closing(history)]
     if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
@@ -118,9 +123,9 @@ def history_page(history: History) -> Page:
     worst = sorted(history.series, key=_rank)
     return Page(
         "History",
-        banner_of(history),
+        banner_of(history, machines),
         [
-            *map(event_section, [*current, *rest][:MOST_EVENTS]),
+            *(event_section(event, machines) for event in [*current, *rest][:MOST_EVENTS]),
             Section("Each size over time", charts=charts),
             Section("How this was judged", notes, folded=True),
             Section("All series", table="series", rows=list(map(_row, worst)), folded=True),
@@ -132,7 +137,7 @@ def _rank(series: Series) -> int:
     return WORST_FIRST.index(series.word)
 
 
-def event_section(event: Event) -> Section:
+def event_section(event: Event, machines: Machines) -> Section:
     """A change: the runs on both sides, its largest case over time, and the cases with it."""
     series, step = leading(event)
     hidden = len(event.changes) - MOST_CHANGES
@@ -141,11 +146,11 @@ def event_section(event: Event) -> Section:
     return Section(
         event.headline,
         [
-            [where(event), *links],
+            [where(event, machines), *links],
             *event.sentences[1:],
             *[f"{hidden} more cases changed here."] * (hidden > 0),
         ],
-        charts=[panel_chart(f"{series.label}, us", [series], series.run_ids)],
+        charts=[panel_chart(series.label, [series], series.run_ids)],
         table=f"change-{event.run}-{series.label}".replace(" ", "-"),
         rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
     )
@@ -186,7 +191,7 @@ def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> C
         for step in leader.steps
     ]
     links = [shared.file_name("run", runs[at]) for at in starts]
-    return Chart(title, seconds, lines, "time", steps, links)
+    return Chart(title, seconds, lines, "us", "time", steps, links)
 
 
 def _clock(run_id: str) -> str:

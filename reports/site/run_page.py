@@ -39,7 +39,7 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
     facts: list[Row] = [
         {
             "name": name,
-            "value": fact_text(fact),
+            "value": shared.fact_text(fact),
             "source": str(fact.get("source", "-")) if isinstance(fact, dict) else "-",
         }
         for name, fact in run.environment.items()
@@ -144,8 +144,8 @@ def charts_of(result: Result) -> list[Chart]:
 
     times += [Line("bound", "bound", bounds)] * bool(np.isfinite(bounds).any())
     speeds += [Line("library", "library", np.ones(len(sizes)))] * bool(speeds and not factor)
-    title = "Bus bandwidth in GB/s" if factor else "How many times as fast as the library"
-    charts = [Chart(title, sizes, speeds), Chart("Time of a call in us", sizes, times)]
+    title, unit = ("Bus bandwidth", "GB/s") if factor else ("Times as fast as the library", "x")
+    charts = Chart(title, sizes, speeds, unit), Chart("Time of a call", sizes, times, "us")
     return [chart for chart in charts if chart.lines]
 
 
@@ -195,9 +195,3 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
         for regime in fit.regimes
     ]
     return Section(heading, lines, table="fits", rows=rows, folded=True)
-
-
-def fact_text(fact: Any) -> str:
-    """The value of a fact of the environment, at most 500 characters."""
-    value = fact.get("value") if isinstance(fact, dict) else fact
-    return "-" if value is None else str(value)[:500]

@@ -9,6 +9,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 # Computes the WCAG 2.2 contrast of all visible text outside of pictures against its background.
 CONTRASTS = """
@@ -77,6 +78,7 @@ def sweep(browser, pages):
     """The page of a sweep, opened."""
     (page,) = [page for page in pages if re.search("run-.*allreduce-000", page.name)]
     show(browser, page)
+    WebDriverWait(browser, 30).until(lambda _: len(all_of(browser, ".chart.live")) == 2)
     return page
 
 
@@ -140,7 +142,7 @@ def test_a_chart_is_read_and_zoomed_with_the_keyboard(browser, sweep):
     beside the chart has the values under it, and names switch lines off."""
     chart = all_of(browser, ".chart.live")[0]
     plot = chart.find_element(By.CSS_SELECTOR, ".plot")
-    place = chart.find_element(By.CSS_SELECTOR, ".readout thead")
+    place = chart.find_element(By.CSS_SELECTOR, ".readout thead th")
     assert (place.text, all_of(browser, ".chart.live svg")[0].is_displayed()) == ("32M", False)
     plot.send_keys(Keys.ARROW_LEFT)
     assert place.text == "1M"

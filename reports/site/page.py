@@ -134,9 +134,10 @@ def draw_banner(page: Page, path: Path) -> None:
     """The banner over the lines of the first chart, 1200 x 630 pixels: chats show that picture with
     a link to the page. Raises ResultError."""
     banner = page.banner
-    word, sentence = (
+    facts = " ".join(banner.facts[:2])
+    word, sentence, facts = (
         fold(printable(text), letters).encode("latin-1", "replace").decode("latin-1")
-        for text, letters in ((banner.word, 36), (banner.sentence, 64))
+        for text, letters in ((banner.word, 36), (banner.sentence, 64), (facts, 100))
     )
     charts = [chart for section in page.sections for chart in section.charts]
     with figure(path, 1, 1, (10, 5.25)) as (drawing, [[axes]]):
@@ -146,6 +147,7 @@ def draw_banner(page: Page, path: Path) -> None:
         colour = PAINTS.get(banner.role or role_of(banner.word), "black")
         drawing.text(0.05, 0.8, word, size=32, weight="bold", color=colour)
         drawing.text(0.05, 0.74, sentence, size=18, verticalalignment="top")
+        drawing.text(0.05, 0.46, facts, size=11, color="#545d69")
         for chart in charts[:1]:
             for line in chart.lines:
                 axes.plot(chart.x, line.points[0], color=PAINTS.get(line.role, "#7a8491"))

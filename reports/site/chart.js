@@ -157,7 +157,7 @@ function addSwitches(figure, { plot, data: { lines } }) {
     button.ariaPressed = lines[n].shown;
   });
   const hidden = lines.filter((line) => !line.shown).length;
-  if (hidden) buttonIn(figure, () => figure.classList.toggle("all"), `${hidden} more lines`);
+  if (hidden) buttonIn(figure, () => figure.classList.toggle("all"), `${hidden} more`);
 }
 
 function draw(figure) {

@@ -1,26 +1,6 @@
-"""A real browser for tests of pages, without a window."""
+"""What tests do with pages in a browser."""
 
-import shutil
-
-import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, which keeps its messages and requests."""
-    chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver_path:
-        pytest.skip("system tool absent: chromium")
-    options = webdriver.ChromeOptions()
-    for name in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars"):
-        options.add_argument(f"--{name}")
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
-    yield driver
-    driver.quit()
 
 
 def show(browser, page, width=1280, scheme="light"):

@@ -9,7 +9,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.reports.site.chromium import all_of, browser, show  # noqa: F401
+from tests.reports.site.chromium import all_of, show
 
 # Computes the WCAG 2.2 contrast of all visible text outside of pictures against its background.
 CONTRASTS = """

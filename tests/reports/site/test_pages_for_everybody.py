@@ -20,7 +20,7 @@ from reports.store.result import read
 from reports.trends.changes import Step
 from reports.trends.history import History
 from reports.trends.series import Event, Series
-from tests.reports.site.chromium import all_of, browser, show  # noqa: F401
+from tests.reports.site.chromium import all_of, show
 from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import write_run
 from tests.reports.synthetic_site import make_site, write_store
@@ -57,7 +57,9 @@ def axe(request):
         if subprocess.run(command, capture_output=True, check=False).returncode:
             pytest.skip("system tool absent: npm with a network")
     with tarfile.open(archive) as package:
-        source = package.extractfile("package/axe.min.js").read()
+        file = package.extractfile("package/axe.min.js")
+        assert file
+        source = file.read()
     assert hashlib.sha256(source).hexdigest() == AXE_SHA256
     return source.decode()
 
@@ -82,14 +84,14 @@ def kinds(tmp_path_factory):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser, axe, kinds, scheme):  # noqa: F811
+def test_axe_finds_nothing_serious(browser, axe, kinds, scheme):
     for page in kinds:
         show(browser, page, scheme=scheme)
         browser.execute_script(axe)
         assert browser.execute_async_script(RUN_AXE) == [], page
 
 
-def test_the_keyboard_reaches_every_control(browser, kinds):  # noqa: F811
+def test_the_keyboard_reaches_every_control(browser, kinds):
     """Tab alone visits each link, chart, button, field and scrolling box."""
     is_drawn = "return !document.activeElement.closest('.chart:not(.live)')"
     visit = "return document.activeElement.dataset.visited ? '' : document.activeElement.tagName"
@@ -131,7 +133,7 @@ def many(tmp_path_factory):
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280, 1920])
-def test_a_history_of_very_many_runs_opens_and_reacts_at_once(browser, many, width, capsys):  # noqa: F811
+def test_a_history_of_very_many_runs_opens_and_reacts_at_once(browser, many, width, capsys):
     """The goals are 1 s and 100 ms; a busy machine is slower, so the limits are wider."""
     show(browser, many, width)
     WebDriverWait(browser, 30).until(lambda _: all_of(browser, ".chart.live"))

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timezone
-from functools import partial
 from itertools import chain
+from operator import attrgetter
 
 import numpy as np
+import pandas as pd
 
 from reports.site import shared
 from reports.site.chart import Chart, Line, Step, spark
@@ -22,9 +23,9 @@ from reports.trends.series import Event, Series
 WORST_FIRST = ("worse", "better", "noisy", "too early", "steady")
 MOST_PANELS, MOST_EVENTS, MOST_CHANGES = 60, 40, 8  # on a page
 MOST_POINTS = 400  # of a line; of more runs a point is the median of several
-MIDDLE_AND_ENDS = [partial(reduce, axis=2) for reduce in (np.ma.median, np.ma.min, np.ma.max)]
 
 Machines = Mapping[str, str]  # names by id
+KEY = attrgetter("machine_id", "benchmark")  # of a run or a series
 
 
 def part_of(history: History, machine: str, benchmark: str) -> History:
@@ -32,17 +33,9 @@ def part_of(history: History, machine: str, benchmark: str) -> History:
     key = machine, benchmark
     return replace(
         history,
-        runs={
-            run_id: run
-            for run_id, run in history.runs.items()
-            if (run.machine_id, run.benchmark) == key
-        },
-        series=[each for each in history.series if (each.machine_id, each.benchmark) == key],
-        events=[
-            event
-            for event in history.events
-            if (event.series.machine_id, event.series.benchmark) == key
-        ],
+        runs={run_id: run for run_id, run in history.runs.items() if KEY(run) == key},
+        series=[each for each in history.series if KEY(each) == key],
+        events=[event for event in history.events if KEY(event.series) == key],
     )
 
 
@@ -159,19 +152,12 @@ def event_section(event: Event, machines: Machines) -> Section:
 def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> Chart:
     """Series of one panel over these runs. The library, `auto` and the fastest are shown at first;
     of many runs the median of several is a point, with their least and largest cost."""
-    place = {run: at for at, run in enumerate(runs)}
-    costs_us = np.full((len(members), len(runs)), np.nan)
-    for row, each in zip(costs_us, members, strict=True):
-        row[[place[run] for run in each.run_ids]] = each.costs_us
-
+    columns = {at: pd.Series(each.costs_us, list(each.run_ids)) for at, each in enumerate(members)}
     group = 1 + (len(runs) - 1) // MOST_POINTS
-    starts = range(0, len(runs), group)
-    costs_us = np.pad(costs_us, ((0, 0), (0, -len(runs) % group)), constant_values=np.nan)
-    parts = np.ma.masked_invalid(costs_us.reshape(len(members), -1, group))
-    rows = [parts[..., 0]] if group == 1 else [reduce(parts) for reduce in MIDDLE_AND_ENDS]
-    points = np.stack([np.ma.filled(row, np.nan) for row in rows], axis=1)
+    groups = pd.DataFrame(columns).reindex(list(runs)).groupby(np.arange(len(runs)) // group)
+    points = np.stack([groups.median(), groups.min(), groups.max()])
     # A clock that was wrong must not turn a line back.
-    seconds = np.maximum.accumulate([_seconds(runs[at]) for at in starts]).tolist()
+    seconds = np.maximum.accumulate([*map(_seconds, runs[::group])]).tolist()
     last_us = [float(each.costs_us[-1]) for each in members]
     fastest = min(range(len(members)), key=lambda n: (bool(members[n].case.library), last_us[n]))
     shown = [
@@ -179,8 +165,9 @@ def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> C
         for place, each in enumerate(members)
     ]
     roles = shared.line_roles([each.case for each in members], shown)
-    columns = zip(members, roles, points, shown, strict=True)
-    lines = [Line(each.name, role, own, seen) for each, role, own, seen in columns]
+    lines = [
+        Line(each.name, roles[at], points[:, :, at], shown[at]) for at, each in enumerate(members)
+    ]
     leader = members[fastest]
     steps = [
         Step(
@@ -190,7 +177,7 @@ def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> C
         )
         for step in leader.steps
     ]
-    links = [shared.file_name("run", runs[at]) for at in starts]
+    links = [shared.file_name("run", run) for run in runs[::group]]
     return Chart(title, seconds, lines, "us", "time", steps, links)
 
 

@@ -7,7 +7,14 @@ from itertools import takewhile
 
 from reports.site import shared
 from reports.site.chart import Chart, spark
-from reports.site.history_page import WORST_FIRST, banner_of, event_section, panel_chart, standing
+from reports.site.history_page import (
+    KEY,
+    WORST_FIRST,
+    banner_of,
+    event_section,
+    panel_chart,
+    standing,
+)
 from reports.site.page import Banner, Card, Cell, Page, Row, Section
 from reports.store.observations import Entry
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, counted, describe, some, start_time
@@ -124,7 +131,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
 
 def _series(store: shared.Store, key: tuple[str, str]) -> list[Series]:
     every = store.history.series if store.history else []
-    return [each for each in every if (each.machine_id, each.benchmark) == key]
+    return [each for each in every if KEY(each) == key]
 
 
 def _trends(store: shared.Store) -> list[Chart]:

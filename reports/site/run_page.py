@@ -1,7 +1,6 @@
 """The page of one run: its headline, its speed and time against size, a row for each size, and,
 folded, what explains them."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,31 +11,40 @@ from reports.site import shared
 from reports.site.chart import Chart, Line
 from reports.site.page import Banner, Page, Row, Section
 from reports.store.case import find_states
-from reports.store.result import ResultError, read
-from reports.store.schema import Case, Result
+from reports.store.result import read
+from reports.store.schema import Case, Result, Run
 from reports.tables import run_text, show
 from reports.tables.figure import lines_of
 from reports.tables.headline import Point
 from reports.tables.kinds import is_sweep, kind_of
 from reports.tables.long import long_rows
 from reports.tables.plot import drawn_cases, factors, interval
-from reports.tables.rows import cost_us, default_rows, named_in, ratio_text, speed_ups, views
-from reports.tables.sentences import algorithm_of, counted, machine, number, start_time
-from reports.trends import fit as fitting
-from reports.trends.alpha_beta import by_title
-from reports.trends.fit import find_crossovers, fits_of
+from reports.tables.rows import default_rows, named_in, ratio_text, speed_ups, views
+from reports.tables.sentences import algorithm_of, machine, number, start_time
 
 MOST_SHOWN = 3  # named algorithms in a chart at first
 
 
-def run_page(path: Path, launches: Sequence[Path]) -> Page:
-    """The page of a run, with a fit over `launches` of one command. Raises ResultError."""
+def run_page(path: Path) -> Page:
+    """The page of a run. Raises ResultError."""
     result = read(path)
     run = result.run
     cases = sorted(
         result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
     )
-    facts: list[Row] = [
+    sections = sweep_sections(result) if is_sweep(result) else []
+    sections += [
+        Section("As the run printed it", text=show.text(result), folded=bool(sections)),
+        Section("Every cell", table="cells", rows=[*long_rows(cases)], folded=True),
+        Section("Notes", run.notes, folded=True),
+        environment(run),
+    ]
+    return Page(machine(result), banner_of(result), sections, shared.how_to_reproduce(run))
+
+
+def environment(run: Run) -> Section:
+    """The facts of the machine."""
+    rows: list[Row] = [
         {
             "name": name,
             "value": shared.fact_text(fact),
@@ -44,15 +52,7 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
         }
         for name, fact in run.environment.items()
     ]
-    sections = sweep_sections(result) if is_sweep(result) else []
-    sections += [
-        Section("As the run printed it", text=show.text(result), folded=bool(sections)),
-        Section("Every cell", table="cells", rows=[*long_rows(cases)], folded=True),
-        *[_attempt("Fits and crossovers", _fits, launches)] * is_sweep(result),
-        Section("Notes", run.notes, folded=True),
-        Section("Environment", table="environment", rows=facts, folded=True),
-    ]
-    return Page(machine(result), banner_of(result), sections, shared.how_to_reproduce(run))
+    return Section("Environment", table="environment", rows=rows, folded=True)
 
 
 def banner_of(result: Result) -> Banner:
@@ -108,8 +108,8 @@ def sweep_sections(result: Result) -> list[Section]:
 
 
 def charts_of(result: Result) -> list[Chart]:
-    """Speed against the library, and time, over the sizes of the first view. The library, `auto`,
-    named algorithms and the one that is fastest most often are shown at first."""
+    """Speed against the library, and time, over the sizes of the first view. The library, `auto`
+    and named algorithms are shown at first."""
     view, ratios, named = views(result)[0], speed_ups(result), named_in(result)
     drawn = lines_of(drawn_cases(result, view), named)
     cases = [case for line in drawn for case in line.cases]
@@ -118,7 +118,7 @@ def charts_of(result: Result) -> list[Chart]:
         return []
 
     factor = 0.0 if ratios else factors(view, drawn, result.run.world["size"]).get("busbw", 0.0)
-    shown = {"library", "auto", _usual_winner(cases), *named[:MOST_SHOWN]}
+    shown = {"library", "auto", *named[:MOST_SHOWN]}
     firsts = [line.cases[0] for line in drawn]
     roles = shared.line_roles(firsts, [case.algorithm in shown for case in firsts])
 
@@ -149,17 +149,6 @@ def charts_of(result: Result) -> list[Chart]:
     return [chart for chart in charts if chart.lines]
 
 
-def _usual_winner(cases: Sequence[Case]) -> str:
-    """The algorithm of ours that is fastest at most sizes, `auto` apart."""
-    fastest: dict[int, Case] = {}
-    for case in sorted(cases, key=lambda case: cost_us(case) or np.inf):
-        if case.algorithm not in ("library", "auto"):
-            fastest.setdefault(case.size_bytes, case)
-
-    winners = Counter(case.algorithm for case in fastest.values()).most_common(1)
-    return winners[0][0] if winners else ""
-
-
 def _at_sizes(cases: Iterable[Case], sizes: Sequence[int], figure: Callable[[Case], Any]) -> Any:
     """A figure of a line's cases and the ends of its interval at each size, (3, n)."""
     rows = np.full((len(sizes), 3), np.nan)
@@ -167,31 +156,3 @@ def _at_sizes(cases: Iterable[Case], sizes: Sequence[int], figure: Callable[[Cas
         rows[sizes.index(case.size_bytes)] = figure(case)
 
     return rows.T
-
-
-def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Section:
-    """A section, or the reason why it cannot be shown."""
-    try:
-        return make(heading, *arguments)
-    except ResultError as error:
-        return Section(heading, [f"This cannot be shown: {error}"])
-
-
-def _fits(heading: str, paths: Sequence[Path]) -> Section:
-    """Start-up time and bandwidth of each algorithm, and the crossovers between algorithms."""
-    fits = fits_of([read(path) for path in paths])
-    lines = [
-        f"time = alpha + size / beta, over {counted(len(paths), 'launch')} of this command on this "
-        "machine and software; in brackets 95 % intervals."
-    ]
-    crossovers = find_crossovers(fits)
-
-    for members in by_title(fits).values():
-        lines += [f"{members[0].mode}: {line}" for line in fitting.sentences(members, crossovers)]
-
-    rows: list[Row] = [
-        {"algorithm": fit.name, "mode": fit.mode, **fitting.cells(regime)}
-        for fit in fits
-        for regime in fit.regimes
-    ]
-    return Section(heading, lines, table="fits", rows=rows, folded=True)

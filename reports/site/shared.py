@@ -12,7 +12,7 @@ from typing import Any
 
 from reports.store.folder import COPY, Contents, environment_of, read_store
 from reports.store.observations import Entry
-from reports.store.schema import CaseFields, Result, Run
+from reports.store.schema import CaseFields, Run
 from reports.tables.command import command_of
 from reports.tables.sentences import counted, some
 from reports.trends.history import History
@@ -73,7 +73,7 @@ def find(folder: Path) -> Store:
 def _model(entry: Entry) -> str:
     gpus = dict.fromkeys(rank.get("gpu") for rank in entry.run.world.get("ranks", []))
     cpu = environment_of(entry).get("cpu.model")
-    return some([*filter(None, gpus)]) or fact_text(cpu)
+    return some([*filter(None, gpus)]) or fact_text(cpu or "unknown hardware")
 
 
 def file_name(kind: str, name: str) -> str:
@@ -88,10 +88,9 @@ def history_file(machine: str, benchmark: str) -> str:
     return file_name("history", f"{benchmark} {machine}")
 
 
-def status_text(run: Entry | Result) -> str:
+def status_text(run: Entry) -> str:
     """`complete`, `incomplete`, or `WRONG: 2 cases`."""
-    statuses = run.statuses if isinstance(run, Entry) else [case.status for case in run.cases]
-    wrong = list(statuses).count("wrong")
+    wrong = run.statuses.count("wrong")
     status = "complete" if run.complete else "incomplete"
     return f"WRONG: {counted(wrong, 'case')}" if wrong else status
 

@@ -8,9 +8,8 @@ from bench.surveys import steps
 from bench.surveys.steps import LOGS, RESULTS, TABLE, Step, Survey, to_type, without_names
 from reports.site.page import Banner, Card, Page, Row, Section, to_html
 from reports.site.run_page import banner_of as run_banner
-from reports.site.run_page import fact_text, sweep_sections
+from reports.site.run_page import environment, sweep_sections
 from reports.site.shared import how_to_reproduce
-from reports.store.schema import Result
 from reports.store.untrusted import read_bytes
 from reports.store.writing import write_named, write_whole
 from reports.tables import sentences, show
@@ -54,13 +53,14 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         *(section_of(survey, step) for step in survey.steps),
     ]
     banner = Banner("Nothing was measured", "The survey has no figure to show.", role="unsure")
+    environments = list[Section]()
     if first:
-        banner = run_banner(first)
+        banner, environments = run_banner(first), [environment(first.run)]
     banner.facts = [*banner.facts, done]
     return Page(
         show.headline_of(first) if first else "Survey: nothing was measured",
         banner,
-        [*sections, *environment(first), Section("In the archive", PRIVACY, folded=True)],
+        [*sections, *environments, Section("In the archive", PRIVACY, folded=True)],
         how_to_reproduce(first.run) if first else {},
     )
 
@@ -89,16 +89,6 @@ def section_of(survey: Survey, step: Step) -> Section:
         section.text = steps.log_text(survey.folder / LOGS / step.name, "out").rstrip()
 
     return section
-
-
-def environment(result: Result | None) -> list[Section]:
-    """The facts of the machine."""
-    if not result:
-        return []
-    rows: list[Row] = [
-        {"name": name, "value": fact_text(fact)} for name, fact in result.run.environment.items()
-    ]
-    return [Section("Environment", table="environment", rows=rows, folded=True)]
 
 
 def write(survey: Survey, is_interrupted: bool) -> Page:

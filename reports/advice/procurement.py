@@ -336,8 +336,8 @@ def _frontier(appraisals: Sequence[Appraisal]) -> list[Chart]:
 
     currency = found[0][0].offer.price.currency
     prices = [each.offer.price.amount for each, _ in found]
-    title = f"{name} in {found[0][1].unit} against the price in {currency}"
-    return [Chart(title, prices, lines, "price")]
+    title = f"{name} against the price in {currency}"
+    return [Chart(title, prices, lines, found[0][1].unit, "price")]
 
 
 def _record(appraisal: Appraisal) -> dict[str, object]:

@@ -3,41 +3,33 @@
 "use strict";
 
 const charts = [];
-const UNITS = [[2 ** 30, "G"], [2 ** 20, "M"], [2 ** 10, "K"]];
+const UNITS = [[2 ** 30, "G"], [2 ** 20, "M"], [2 ** 10, "K"], [1, ""]];
 
 // Three digits, as in the tables.
 function digits(value) {
-  if (value === null || value === undefined) return "-";
+  if (value === null) return "-";
   const size = Math.abs(value);
   if (size && size < 0.0995) return value.toPrecision(2);
   return value.toFixed(size < 9.995 ? 2 : size < 99.95 ? 1 : 0);
 }
 
-function sizeText(bytes) {
-  const [unit, name] = UNITS.find(([least]) => bytes >= least) ?? [1, ""];
-  return Number((bytes / unit).toPrecision(3)) + name;
-}
-
 const short = (value) => String(Number(value.toPrecision(3)));
 const FORMS = {
   time: (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC`,
-  bytes: sizeText,
+  bytes: (size) => {
+    const [unit, name] = UNITS.find(([least]) => size >= least);
+    return short(size / unit) + name;
+  },
   price: short,
 };
-
-// Of a position on the axis; times near each other without the year.
-function tickText(kind, value, span) {
-  if (kind !== "time") return FORMS[kind](value);
-  return span < 4 * 86400 ? FORMS.time(value).slice(5, 16) : FORMS.time(value).slice(0, 10);
-}
 
 // Charts over time zoom together.
 function zoom(chart, range) {
   const isTime = chart.data.kind === "time";
-  for (const other of isTime ? charts.filter((each) => each.data.kind === "time") : [chart]) {
-    const x = other.data.x;
-    const [min, max] = range ?? [x[0], x[x.length - 1]];
-    other.plot.setScale("x", { min, max });
+  for (const { plot, data } of isTime ? charts : [chart]) {
+    if (data.kind !== chart.data.kind) continue;
+    const [min, max] = range ?? [data.x[0], data.x.at(-1)];
+    plot.setScale("x", { min, max });
   }
   if (isTime) remember("zoom", range?.map(Math.round).join("-"));
 }
@@ -45,11 +37,12 @@ function zoom(chart, range) {
 function pressed(chart, key) {
   const { plot, data } = chart;
   const { min, max } = plot.scales.x;
-  const at = plot.cursor.idx ?? data.x.length - 1;
+  const last = data.x.length - 1;
+  const at = plot.cursor.idx ?? last;
   const move = { ArrowLeft: -1, ArrowRight: 1 }[key];
   const grow = { "+": 0.25, "-": -0.5 }[key];
   if (move) {
-    const next = Math.min(Math.max(at + move, 0), data.x.length - 1);
+    const next = Math.min(Math.max(at + move, 0), last);
     plot.setCursor({ left: plot.valToPos(data.x[next], "x"), top: 8 });
   } else if (grow) {
     const isLog = data.kind === "bytes";
@@ -64,121 +57,107 @@ function pressed(chart, key) {
 
 function drawSteps(plot, steps, colour) {
   const { ctx, bbox } = plot;
-  const at = (value) => plot.valToPos(value, "x", true);
   ctx.save();
   ctx.beginPath();
   ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
   ctx.clip();
-  for (const step of steps) {
-    ctx.strokeStyle = ctx.fillStyle = colour(step.role);
+  ctx.font = `${11 * devicePixelRatio}px system-ui`;
+  for (const { at, role, text } of steps) {
+    const [first, low, high] = at.map((value) => plot.valToPos(value, "x", true));
+    ctx.strokeStyle = ctx.fillStyle = colour(role);
     ctx.globalAlpha = 0.15;
-    const [first, low, high] = step.at.map(at);
     ctx.fillRect(low, bbox.top, high - low, bbox.height);
     ctx.globalAlpha = 1;
     ctx.strokeRect(first, bbox.top, 0, bbox.height);
-    ctx.font = `${11 * devicePixelRatio}px system-ui`;
     ctx.textAlign = first > bbox.left + bbox.width / 2 ? "right" : "left";
-    ctx.fillText(` ${step.text} `, first, bbox.top + 12 * devicePixelRatio);
+    ctx.fillText(` ${text} `, first, bbox.top + 12 * devicePixelRatio);
   }
   ctx.restore();
 }
 
 // uPlot's series and bands: each line, then the ends of its intervals, which are not drawn.
-function seriesOf(data, colour) {
-  const series = [{}], columns = [data.x], bands = [], places = [];
-  for (const { role, shown: show, values, low, high } of data.lines) {
+function seriesOf({ kind, lines }, colour) {
+  const series = [{}], bands = [];
+  const size = kind === "price" ? 12 : 4;
+  lines.forEach(({ role, shown: show, points: [, ...ends] }, line) => {
     const stroke = () => colour(role);
-    places.push([series.length]);
-    const size = data.kind === "price" ? 12 : 4;
-    const dash = role === "bound" ? [6, 4] : undefined;
-    series.push({ show, stroke, dash, width: 1.5, points: { size, fill: stroke } });
-    columns.push(values);
-    if (!low) continue;
-    const fill = () => colour(role).replace(/^rgb\((.*)\)$/, "rgba($1, 0.2)");
-    bands.push({ series: [series.length, series.length + 1], fill });
-    for (const end of [high, low]) {
-      places.at(-1).push(series.length);
-      series.push({ show, auto: false, width: 0, points: { show: false } });
-      columns.push(end);
-    }
+    const dash = role === "bound" ? [6, 4] : [];
+    series.push({ line, show, stroke, dash, width: 1.5, points: { size, fill: stroke } });
+    if (!ends.length) return;
+    const fill = () => stroke().replace(/^rgb\((.*)\)$/, "rgba($1, 0.2)");
+    bands.push({ series: [series.length + 1, series.length], fill });
+    for (const _ of ends) series.push({ line, show, width: 0, points: { show: false } });
+  });
+  return { series, bands };
+}
+
+function roomy(plot, min, max) {
+  return [min / 1.05, max * 1.05];
+}
+
+function tight(plot, min, max) {
+  if (min < max) return [min, max];
+  return plot.scales.x.time ? [min - 43200, max + 43200] : roomy(plot, min, max);
+}
+
+// Round values on a logarithmic axis: decades, with 2 and 5 or more if these are few.
+function rounds(plot, axis, min, max) {
+  const found = [], span = max / min;
+  const halves = Array.from({ length: 18 }, (_, n) => 1 + n / 2);
+  const digits = span > 300 ? [1] : span > 5 ? [1, 2, 5] : halves;
+  for (let unit = 10 ** Math.floor(Math.log10(min)); unit <= max; unit *= 10) {
+    found.push(...digits.map((digit) => digit * unit));
   }
-  return { series, columns, bands, places };
+  return found.filter((value) => min <= value && value <= max);
 }
 
-// Whether values differ by so much that uPlot finds round ones on a logarithmic axis.
-function isLogarithmic({ kind, lines }) {
-  const values = lines.flatMap((line) => line.values).filter((value) => value > 0);
-  return kind !== "time" && Math.max(...values) > 4 * Math.min(...values);
-}
-
-function scalesOf(data) {
-  const { kind } = data;
-  const roomy = (_, min, max) => [min / 1.05, max * 1.05];
-  const tight = (plot, min, max) => {
-    if (min < max) return [min, max];
-    return kind === "time" ? [min - 43200, max + 43200] : roomy(plot, min, max);
+function axesOf({ kind, unit, is_log: isLog }, colour) {
+  const axis = { stroke: () => colour("steady"), grid: { stroke: () => colour("edge"), width: 1 } };
+  const named = (form) => (plot, values) => values.map((value) => value && form(value, plot.scales.x));
+  // Times near each other without the year or the day.
+  const x = (value, { min, max }) => {
+    if (kind !== "time") return FORMS[kind](value);
+    const days = (max - min) / 86400;
+    return FORMS.time(value).slice(...(days < 1 ? [11, 16] : days < 4 ? [5, 16] : [0, 10]));
   };
-  return {
-    x: {
-      time: kind === "time",
-      distr: kind === "bytes" ? 3 : 1,
-      log: 2,
-      range: kind === "price" ? roomy : tight,
-    },
-    y: { distr: isLogarithmic(data) ? 3 : 1, range: roomy },
+  const y = (value) => {
+    if (unit !== "us") return short(value);
+    return value < 1000 ? `${short(value)} us` : `${short(value / 1000)} ms`;
   };
+  return [
+    { ...axis, values: named(x), size: 32, space: kind === "time" ? 72 : 40 },
+    { ...axis, values: named(y), size: 64, ...(isLog && { splits: rounds, filter: (_, all) => all }) },
+  ];
 }
 
 // Writes the values under the crosshair into the table beside the chart.
-function reader(figure, data) {
-  const rows = figure.querySelectorAll("tbody tr");
-  const head = figure.querySelector("thead th");
-  return ({ cursor: { idx: at } }) => {
-    if (at === null || at === undefined) return;
-    const where = FORMS[data.kind](data.x[at]);
-    const link = data.links[at] && make("a", { href: data.links[at], textContent: where });
-    head.replaceChildren(link || where);
-    data.lines.forEach(({ values, low, high }, n) => {
-      rows[n].cells[1].textContent = digits(values[at]);
-      const ends = low && low[at] !== null ? `[${digits(low[at])} ${digits(high[at])}]` : "";
-      rows[n].cells[2].textContent = ends;
+function reader(figure, { kind, x, lines, links }) {
+  const [head, ...rows] = figure.querySelectorAll("tr");
+  return ({ cursor: { idx } }) => {
+    const at = idx ?? x.length - 1;
+    const where = FORMS[kind](x[at]);
+    const link = links[at] && make("a", { href: links[at], textContent: where });
+    head.cells[0].replaceChildren(link || where);
+    lines.forEach(({ points }, n) => {
+      const [value, ...ends] = points.map((values) => digits(values[at]));
+      rows[n].cells[1].textContent = value;
+      rows[n].cells[2].textContent = ends.length && value !== "-" ? `[${ends.join(" ")}]` : "";
     });
   };
 }
 
 // Makes the names in the table switch their lines, and shows the other names on demand.
-function addSwitches(figure, { plot, data }, places) {
+function addSwitches(figure, { plot, data: { lines } }) {
   figure.querySelectorAll("tbody th").forEach((name, n) => {
-    const button = make("button", { ariaPressed: data.lines[n].shown });
-    button.append(...name.childNodes);
-    name.append(button);
-    button.addEventListener("click", () => {
+    const button = buttonIn(name, () => {
       const show = button.ariaPressed !== "true";
       button.ariaPressed = show;
-      for (const at of places[n]) plot.setSeries(at, { show });
+      plot.series.forEach(({ line }, at) => line === n && plot.setSeries(at, { show }));
     });
+    button.ariaPressed = lines[n].shown;
   });
-  const hidden = data.lines.filter((line) => !line.shown).length;
-  if (!hidden) return;
-  const more = make("button", { textContent: `${hidden} more lines` });
-  more.addEventListener("click", () => figure.classList.toggle("all"));
-  figure.querySelector(".readout").after(more);
-}
-
-function axesOf(data, colour) {
-  const { kind } = data, isLog = isLogarithmic(data);
-  const axis = { stroke: () => colour("steady"), grid: { stroke: () => colour("edge"), width: 1 } };
-  const named = (form) => (_, values) => {
-    const span = values[values.length - 1] - values[0];
-    return values.map((value) => (value === null ? "" : form(value, span)));
-  };
-  const x = (value, span) => tickText(kind, value, span);
-  // uPlot begins a logarithmic axis at the least value, which is not round.
-  const y = (value) => (isLog && !/\.00e/.test(value.toExponential(2)) ? "" : short(value));
-  return [
-    { ...axis, values: named(x), space: kind === "time" ? 88 : 40 },
-    { ...axis, values: named(y), size: 64 },
-  ];
+  const hidden = lines.filter((line) => !line.shown).length;
+  if (hidden) buttonIn(figure, () => figure.classList.toggle("all"), `${hidden} more`);
 }
 
 function draw(figure) {
@@ -189,9 +168,9 @@ function draw(figure) {
     probe.className = role;
     return getComputedStyle(probe).color;
   };
-  const { series, columns, bands, places } = seriesOf(data, colour);
   const height = Math.max(200, Math.min(place.clientWidth * 0.4, 360));
   const chart = { data };
+  const read = reader(figure, data);
   const selected = (plot) => {
     const { left, width } = plot.select;
     if (width) zoom(chart, [left, left + width].map((at) => plot.posToVal(at, "x")));
@@ -200,9 +179,16 @@ function draw(figure) {
   chart.plot = new uPlot({
     width: place.clientWidth,
     height,
-    series,
-    bands,
-    scales: scalesOf(data),
+    ...seriesOf(data, colour),
+    scales: {
+      x: {
+        time: data.kind === "time",
+        distr: data.kind === "bytes" ? 3 : 1,
+        log: 2,
+        range: data.kind === "price" ? roomy : tight,
+      },
+      y: { distr: data.is_log ? 3 : 1, range: roomy },
+    },
     axes: axesOf(data, colour),
     legend: { show: false },
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
@@ -211,13 +197,14 @@ function draw(figure) {
       bind: { dblclick: () => () => zoom(chart, null) },
     },
     hooks: {
-      setCursor: [reader(figure, data)],
+      ready: [read],
+      setCursor: [read],
       setSelect: [selected],
       draw: [(plot) => drawSteps(plot, data.steps, colour)],
     },
-  }, columns, place);
+  }, [data.x, ...data.lines.flatMap((line) => line.points)], place);
   charts.push(chart);
-  addSwitches(figure, chart, places);
+  addSwitches(figure, chart);
   place.addEventListener("keydown", (event) => {
     if (pressed(chart, event.key)) event.preventDefault();
   });

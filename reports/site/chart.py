@@ -3,7 +3,7 @@ without scripts, and as JSON, from which chart.js draws what reacts to the reade
 intervals and heat are drawings alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -18,6 +18,7 @@ from reports.tables.sentences import number, tick_text
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 24  # of a chart and its margins
 MOST_TICKS = 10
 MOST_MARKS = 120  # of a sparkline, the newest
+DAYS_WITH_HOURS = 4  # of an axis of time
 HOTTEST, DEEPEST = 0.1, 45  # a share from which heat is deepest, and its percentage of colour
 
 
@@ -31,14 +32,10 @@ class Line:
     points: NDArray[np.float64]
     shown: bool = True
 
-    @property
-    def rows(self) -> dict[str, NDArray[np.float64]]:
-        """`values`, and `low` and `high` if it has intervals."""
-        values, *ends = np.atleast_2d(self.points)
-        is_empty = not ends or np.array_equal(ends[0], ends[1], equal_nan=True)
-        return (
-            {"values": values} if is_empty else {"values": values, "low": ends[0], "high": ends[1]}
-        )
+    def __post_init__(self) -> None:
+        self.points = np.atleast_2d(self.points)
+        if not (np.ptp(self.points, axis=0) > 0).any():  # intervals without extent claim nothing
+            self.points = self.points[:1]
 
 
 @dataclass
@@ -53,107 +50,78 @@ class Step:
 
 @dataclass
 class Chart:
-    """Lines over `x`: sizes in `bytes`, seconds since 1970 (`time`), or a `price`. Both axes are
-    logarithmic except over time. `links` are the files of pages about the positions."""
+    """Lines in a `unit` over `x`: sizes in `bytes`, seconds since 1970 (`time`), or a `price`.
+    `links` are the files of pages about the positions."""
 
     title: str
     x: Sequence[float]
     lines: Sequence[Line]
+    unit: str
     kind: str = "bytes"
     steps: Sequence[Step] = ()
-    links: Sequence[str] = field(default_factory=list)
+    links: Sequence[str] = ()
 
     @property
-    def is_time(self) -> bool:
-        return self.kind == "time"
+    def has_intervals(self) -> bool:
+        return any(len(line.points) > 1 for line in self.lines)
 
     @property
-    def where(self) -> str:
-        """The last position, whose values stand beside the chart at first."""
-        last = self.x[-1]
-        if self.is_time:
-            return f"{datetime.fromtimestamp(last, timezone.utc):%Y-%m-%d %H:%M} UTC"
-
-        return tick_text(int(last)) if self.kind == "bytes" else number(last)
-
-    @property
-    def readout(self) -> list[tuple[Line, str, str]]:
-        """Each line with its last value and interval as text."""
-        rows = []
-        for line in self.lines:
-            rows_ = [*line.rows.values()]
-            if self.kind == "price":
-                rows_ = [row[np.isfinite(row)] for row in rows_]
-            value, *ends = (number(float(row[-1])) for row in rows_)
-            rows.append((line, value, f"[{' '.join(ends)}]" * bool(ends and value != "-")))
-
-        return rows
+    def is_log(self) -> bool:
+        """Whether the values, if not over time, differ by more than a factor of ten."""
+        values = np.concatenate([line.points[0] for line in self.lines])
+        values = values[values > 0]
+        return self.kind != "time" and len(values) > 0 and bool(values.max() > 10 * values.min())
 
     @property
     def json(self) -> Markup:
         """The data for chart.js; harmless inside of a <script>."""
-        data: dict[str, Any] = vars(self) | {
-            "x": list(self.x),
-            "lines": [
-                {"name": line.name, "role": line.role, "shown": line.shown}
-                | {name: _numbers(row) for name, row in line.rows.items()}
-                for line in self.lines
-            ],
-            "steps": [vars(step) for step in self.steps],
-            "links": list(self.links),
-        }
+        lines = [vars(line) | {"points": _numbers(line.points)} for line in self.lines]
+        data = vars(self) | {"lines": lines, "steps": list(map(vars, self.steps))}
+        data["is_log"] = self.is_log
         return htmlsafe_json_dumps(printable_in(data), separators=(",", ":"))
 
     @property
     def svg(self) -> Markup:
         """The lines that are shown, with round values on both axes."""
-        shown = [line for line in self.lines if line.shown] or list(self.lines)
-        x = Axis([*self.x], LEFT, WIDTH - 16, not self.is_time)
-        y = Axis(
-            np.stack([line.rows["values"] for line in shown]), HEIGHT - BOTTOM, 8, not self.is_time
-        )
+        shown = [line for line in self.lines if line.shown] or self.lines
+        right, floor = WIDTH - 16, HEIGHT - BOTTOM
+        x = Axis(self.x, LEFT, right, self.kind == "bytes")
+        y = Axis(np.stack([line.points[0] for line in shown]), floor, 8, self.is_log)
         parts = [
-            f'<path class="edge" d="M{LEFT} {y.at(tick):.1f}H{WIDTH - 16}"/>'
-            f'<text x="{LEFT - 8}" y="{y.at(tick) + 4:.1f}" text-anchor="end">{number(tick)}</text>'
+            f"{_path('edge', f'M{LEFT} {y.at(tick):.1f}H{right}')}"
+            f'<text x="{LEFT - 8}" y="{y.at(tick) + 4:.1f}" text-anchor="end">'
+            f"{_tick_text(tick, self.unit)}</text>"
             for tick in y.ticks()
         ]
         for tick, name in self._marks(x):
-            parts.append(
-                f'<text x="{x.at(tick):.1f}" y="{HEIGHT - 4}" text-anchor="middle">{name}</text>'
-            )
+            place = f'x="{x.at(tick):.1f}" y="{HEIGHT - 4}" text-anchor="middle"'
+            parts.append(f"<text {place}>{name}</text>")
         for step in self.steps:
-            ends = x.at(step.at)
-            parts.append(
-                f'<path class="band {step.role}" d="M{ends[1]:.1f} 8H{ends[2]:.1f}'
-                f'V{HEIGHT - BOTTOM}H{ends[1]:.1f}z"/>'
-                f'<path class="{step.role}" d="M{ends[0]:.1f} 8V{HEIGHT - BOTTOM}"/>'
-            )
+            first, low, high = x.at(step.at)
+            band = f"M{low:.1f} 8H{high:.1f}V{floor}H{low:.1f}z"
+            parts += _path(f"band {step.role}", band), _path(step.role, f"M{first:.1f} 8V{floor}")
         for line in shown:
-            rows, places = y.at([*line.rows.values()]), x.at(self.x)
-            middle, *ends = np.clip(rows, 8, HEIGHT - BOTTOM)
+            places = x.at(self.x)
+            middle, *ends = np.clip(y.at(line.points), 8, floor)
             if ends:
                 outline = path([*places, *places[::-1]], [*ends[0], *ends[1][::-1]])
-                parts.append(f'<path class="band {line.role}" d="{outline}z"/>')
-            parts.append(f'<path class="{line.role}" d="{path(places, middle)}"/>')
+                parts.append(_path(f"band {line.role}", f"{outline}z"))
+            parts.append(_path(line.role, path(places, middle)))
 
         label = escape(printable(self.title))
-        box = f'viewBox="0 0 {WIDTH} {HEIGHT}"'
-        return Markup(f'<svg role="img" aria-label="{label}" {box}>{"".join(parts)}</svg>')
+        return _drawing(f'role="img" aria-label="{label}" viewBox="0 0 {WIDTH} {HEIGHT}"', *parts)
 
     def _marks(self, axis: "Axis") -> list[tuple[float, str]]:
         """Positions on the axis with their names."""
-        if self.is_time:
-            seconds = np.linspace(axis.low, axis.high, 7)[1::2]
-            return [
-                (at, f"{datetime.fromtimestamp(at, timezone.utc):%Y-%m-%d}")
-                for at in seconds.tolist()
-            ]
-
         if self.kind == "bytes":
             shown = self.x[:: 1 + (len(self.x) - 1) // MOST_TICKS]
             return [(size, tick_text(int(size))) for size in shown]
+        if self.kind == "price":
+            return [(tick, number(tick)) for tick in axis.ticks()]
 
-        return [(tick, number(tick)) for tick in axis.ticks()]
+        form = "%m-%d %H:%M" if axis.high - axis.low < DAYS_WITH_HOURS * 86400 else "%Y-%m-%d"
+        seconds = np.linspace(axis.low, axis.high, 7)[1::2].tolist()
+        return [(at, datetime.fromtimestamp(at, timezone.utc).strftime(form)) for at in seconds]
 
 
 class Axis:
@@ -174,23 +142,22 @@ class Axis:
             with np.errstate(divide="ignore", invalid="ignore"):
                 array, ends = np.log(array), np.log(ends)
 
-        share = (array - ends[0]) / (ends[1] - ends[0])
-        return self.start + (self.stop - self.start) * share
+        return self.start + (self.stop - self.start) * (array - ends[0]) / (ends[1] - ends[0])
 
     def ticks(self) -> list[float]:
-        """Round values between the ends: 1, 2, 5, 10 ..., or multiples of one of these."""
-        top = int(np.floor(np.log10(self.high)))
-        if self.is_log and self.high > 4 * self.low:
-            bottom = int(np.floor(np.log10(self.low)))
-            rounds = [m * 10.0**e for e in range(bottom, top + 1) for m in (1, 2, 5)]
-            ticks = [tick for tick in rounds if self.low <= tick <= self.high]
-            return ticks[:: 1 + (len(ticks) - 1) // 6]
-
+        """Round values between the ends: decades, with 2 and 5 if these are few, or multiples."""
         span = self.high - self.low
-        scale = 10.0 ** np.floor(np.log10(span))
-        step = next(m * scale for m in (0.2, 0.5, 1, 2, 5) if span / (m * scale) <= 6)
-        first, last = np.ceil(self.low / step), np.floor(self.high / step)
-        return [float(place * step) for place in np.arange(first, last + 1)]
+        if self.is_log:
+            digits = (1, 2, 5) if self.high < 300 * self.low else (1,)
+            powers = np.arange(np.floor(np.log10(self.low)), np.log10(self.high))
+            rounds = np.outer(10.0**powers, digits).ravel()
+        else:
+            scale = 10.0 ** np.floor(np.log10(span))
+            step = next(m * scale for m in (0.2, 0.5, 1, 2, 5) if span / (m * scale) <= 6)
+            rounds = step * np.arange(np.ceil(self.low / step), self.high / step)
+
+        ticks = [float(tick) for tick in rounds if self.low <= tick <= self.high]
+        return ticks[:: 1 + (len(ticks) - 1) // 7]
 
 
 def path(xs: ArrayLike, ys: ArrayLike) -> str:
@@ -213,35 +180,28 @@ def spark(values: ArrayLike, steps: Sequence[Any] = ()) -> Markup:
         return Markup("")
 
     shown = every[-MOST_MARKS:]
-    hidden = len(every) - len(shown)
-    axis = Axis([*shown, shown.max() * 1.02], 32, 0, True)
-    lines = "".join(
-        f'<path class="{step.word}" d="M{step.first - hidden - 0.5} -4v40"/>'
-        for step in steps
-        if step.first > hidden
-    )
-    ys = axis.at(shown)
-    curve = path(np.arange(len(shown)), ys)
-    box = f'viewBox="-1 -4 {len(shown) + 1} 40" preserveAspectRatio="none"'
-    dot = f'<path class="ours end" d="M{len(shown) - 1} {ys[-1]:.1f}h0"/>'
-    return Markup(
-        f'<svg class="spark" aria-hidden="true" {box}>{lines}<path class="ours" d="{curve}"/>'
-        f"{dot}</svg>"
+    hidden, last = len(every) - len(shown), len(shown) - 1
+    ys = Axis([*shown, shown.max() * 1.02], 32, 0, True).at(shown)
+    box = f'viewBox="{-last / 40} -4 {1.05 * last} 40" preserveAspectRatio="none"'
+    return _drawing(
+        f'class="spark" aria-hidden="true" {box}',
+        *(_path(step.word, f"M{step.first - hidden - 0.5} -4v40") for step in steps),
+        _path("ours", path(np.arange(len(shown)), ys)),
+        _path("ours end", f"M{last} {ys[-1]:.1f}h0"),
     )
 
 
 def interval(figure: Sequence[float], ends: tuple[float, float], at: float, role: str) -> Markup:
     """A value with its interval on a scale from `ends[0]` to `ends[1]`, with a line at `at`."""
-    axis = Axis(ends, 0, 240, False)
-    value, low, high, line = np.clip(axis.at([*figure, at]), 0, 240)
-    if not np.isfinite(value):
+    value, low, high, line = np.clip(Axis(ends, 0, 240, False).at([*figure, at]), 0, 240)
+    if np.isnan(value):
         return Markup("")
 
-    reach = f"M{low:.1f} 8H{high:.1f}" if np.isfinite(high - low) else ""
-    return Markup(
-        '<svg class="range" aria-hidden="true" viewBox="-4 0 248 16" preserveAspectRatio="none">'
-        f'<path class="bound" d="M{line:.1f} 0v16"/><path class="{role}" d="{reach}"/>'
-        f'<path class="{role} end" d="M{value:.1f} 8h0"/></svg>'
+    return _drawing(
+        'class="range" aria-hidden="true" viewBox="-4 0 248 16" preserveAspectRatio="none"',
+        _path("bound", f"M{line:.1f} 0v16"),
+        _path(role, f"M{low:.1f} 8H{high:.1f}") * bool(np.isfinite(high - low)),
+        _path(f"{role} end", f"M{value:.1f} 8h0"),
     )
 
 
@@ -254,6 +214,25 @@ def heat(share: float) -> Markup:
     return Markup(f'<i class="heat worse" style="--heat:{depth}%">{share:+.1%}</i>')
 
 
-def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+def _drawing(attributes: str, *parts: str) -> Markup:
+    return Markup(f"<svg {attributes}>{''.join(parts)}</svg>")
+
+
+def _path(role: str, points: str) -> str:
+    return f'<path class="{role}" d="{points}"/>'
+
+
+def _tick_text(value: float, unit: str) -> str:
+    """`10 ms` of a time in us, otherwise a short number."""
+    if unit != "us":
+        return f"{value:g}"
+
+    return f"{value:g} us" if value < 1000 else f"{value / 1000:g} ms"
+
+
+def _numbers(points: NDArray[np.float64]) -> list[list[float | None]]:
     """Five digits of each value, which JSON needs not exceed; None for a gap."""
-    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values.tolist()]
+    return [
+        [float(f"{value:.5g}") if np.isfinite(value) else None for value in row]
+        for row in points.tolist()
+    ]

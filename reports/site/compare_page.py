@@ -8,7 +8,6 @@ import pandas as pd
 
 from reports.site import shared
 from reports.site.page import Page, Section
-from reports.site.run_page import fact_text
 from reports.tables.command import command_without_seed
 from reports.tables.sentences import some
 from reports.verdicts.judge import compare
@@ -47,7 +46,7 @@ def _differences(variants: Sequence[Side]) -> Section:
     facts = pd.DataFrame(
         [
             {
-                **{name: fact_text(fact) for name, fact in run.environment.items()},
+                **{name: shared.fact_text(fact) for name, fact in run.environment.items()},
                 "machine_id": run.machine_id,
                 "software_id": run.software_id,
                 "version": run.version,

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,19 +16,17 @@ import msgspec
 from reports.advice.procurement import evaluate, procure_page
 from reports.site import fleet_page, overview, shared
 from reports.site.compare_page import campaign_page
-from reports.site.history_page import history_page, leading, part_of, standing
-from reports.site.page import Banner, Page, to_html
+from reports.site.history_page import KEY, history_page, leading, part_of, standing
+from reports.site.page import Banner, Page, draw_banner, to_html
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.report_json import write_json
 from reports.store.result import NOT_JSON, ResultError, end_with_parent, read_once
 from reports.store.writing import write_whole
-from reports.tables.command import command_without_seed
 from reports.tables.sentences import counted
 from reports.trends.history import history_of
 
 MARKER = ".wiretax-site"  # the file in a folder of pages that lists their names
-MOST_LAUNCHES = 8  # behind a run's fit, the newest
 
 # A page to make: its file, its name in the navigation if it is there, and its maker.
 Job = tuple[str, str, Callable[[], Page]]
@@ -63,12 +60,14 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
     # Until all pages are written, the marker lists the former ones too: a build can be killed.
     names = [page.file for page in pages]
-    write_whole(site / MARKER, msgspec.json.encode(sorted({*names, *former})))
+    files = {*names, overview.PICTURE}
+    write_whole(site / MARKER, msgspec.json.encode(sorted({*files, *former})))
 
     for page in pages:
         write_whole(site / page.file, page.html.encode(errors="replace"))
 
-    for name in {*former} - {*names}:
+    draw_banner(pages[-1], site / overview.PICTURE)
+    for name in {*former} - files:
         (site / name).unlink(missing_ok=True)
 
     for sentence in store.left_out:
@@ -103,7 +102,7 @@ def claim(site: Path) -> list[str]:
     for unfinished in site.glob("*.html*.part"):
         unfinished.unlink()
 
-    return [name for name in names if re.fullmatch(r"[A-Za-z0-9-]+\.html", name)]
+    return [name for name in names if re.fullmatch(r"[A-Za-z0-9-]+\.(html|png)", name)]
 
 
 def build(store: shared.Store, command: str) -> list[Page]:
@@ -134,11 +133,11 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
             store.left_out.append(f"There is no history: {error}")
 
     if store.history:
-        keys = dict.fromkeys((each.machine_id, each.benchmark) for each in store.history.series)
+        keys = dict.fromkeys(map(KEY, store.history.series))
         for key in keys:
             part = part_of(store.history, *key)
             name = "History" if len(keys) == 1 else ""
-            yield shared.history_file(*key), name, partial(history_page, part)
+            yield shared.history_file(*key), name, partial(history_page, part, store.machines)
 
     yield from plan_runs(store)
     for path in store.campaigns:
@@ -158,7 +157,7 @@ def _procurement_page(spec: Path) -> Page:
 
 def plan_runs(store: shared.Store) -> Iterator[Job]:
     """The pages of the newest runs of each machine and benchmark, and of the runs on both sides of
-    a change, each with the launches of the same command before it."""
+    a change."""
     sides = {
         run_id
         for event in (standing(store.history) if store.history else [])
@@ -166,19 +165,10 @@ def plan_runs(store: shared.Store) -> Iterator[Job]:
         for run_id in series.run_ids[step.first - 1 : step.first + 1]
     }
     for entries in store.groups.values():
-        launches_of: dict[tuple[str | None, ...], list[Path]] = defaultdict(list)
         for place, entry in enumerate(entries):
-            run = entry.run
-            launches = launches_of[
-                run.node, run.software_id, run.version, command_without_seed(run)
-            ]
-            launches.append(entry.path)
-            if place >= len(entries) - overview.MOST_RUNS or run.run_id in sides:
-                yield (
-                    shared.file_name("run", run.run_id),
-                    "",
-                    partial(run_page, entry.path, launches[-MOST_LAUNCHES:]),
-                )
+            run_id = entry.run.run_id
+            if place >= len(entries) - overview.MOST_RUNS or run_id in sides:
+                yield shared.file_name("run", run_id), "", partial(run_page, entry.path)
 
 
 def make_page(number: int, finish: Callable[[Page], None]) -> Page:

@@ -19,10 +19,15 @@ def fleet_page(contents: Contents) -> Page:
     named = [*fleet.wrong, *fleet.failed]
     named += [name for group in fleet.groups for name in _named(group)]
     role = {FINE: "steady", FOUND: "worse"}.get(fleet.status, "unsure")
-    word = counted(len({*named}), "node") + " to look at" if named else "No node differs"
+    word, sentence = "No node differs" if fleet.groups else "Too few nodes", headline(fleet)
+    sentence = sentence[:1].upper() + sentence[1:]
+    if named:
+        word, sentence = counted(len({*named}), "node") + " to look at", headline(fleet)
+
     facts = [line for group in fleet.groups for line in summary(group)]
-    banner = Banner(word, f"{headline(fleet)}.", [*facts[:2], *fleet.left_out], role)
-    return Page("Fleet", banner, [_bad_runs(fleet), *map(_section, fleet.groups)])
+    banner = Banner(word, f"{sentence}.", facts[:2], role)
+    left_out = Section("Left out", fleet.left_out, folded=True)
+    return Page("Fleet", banner, [_bad_runs(fleet), *map(_section, fleet.groups), left_out])
 
 
 def _named(group: Group) -> list[str]:

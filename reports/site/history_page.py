@@ -1,13 +1,14 @@
 """The page of a machine and benchmark over time: what changed, and each size."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timezone
-from functools import partial
 from itertools import chain
+from operator import attrgetter
 
 import numpy as np
+import pandas as pd
 
 from reports.site import shared
 from reports.site.chart import Chart, Line, Step, spark
@@ -23,7 +24,9 @@ from reports.trends.series import Event, Series
 WORST_FIRST = ("worse", "better", "noisy", "too early", "steady")
 MOST_PANELS, MOST_EVENTS, MOST_CHANGES = 60, 40, 8  # on a page
 MOST_POINTS = 400  # of a line; of more runs a point is the median of several
-MIDDLE_AND_ENDS = [partial(reduce, axis=2) for reduce in (np.ma.median, np.ma.min, np.ma.max)]
+
+Machines = Mapping[str, str]  # names by id
+KEY = attrgetter("machine_id", "benchmark")  # of a run or a series
 
 
 def part_of(history: History, machine: str, benchmark: str) -> History:
@@ -31,17 +34,9 @@ def part_of(history: History, machine: str, benchmark: str) -> History:
     key = machine, benchmark
     return replace(
         history,
-        runs={
-            run_id: run
-            for run_id, run in history.runs.items()
-            if (run.machine_id, run.benchmark) == key
-        },
-        series=[each for each in history.series if (each.machine_id, each.benchmark) == key],
-        events=[
-            event
-            for event in history.events
-            if (event.series.machine_id, event.series.benchmark) == key
-        ],
+        runs={run_id: run for run_id, run in history.runs.items() if KEY(run) == key},
+        series=[each for each in history.series if KEY(each) == key],
+        events=[event for event in history.events if KEY(event.series) == key],
     )
 
 
@@ -56,7 +51,7 @@ def standing(history: History) -> list[Event]:
     return sorted(events, key=lambda event: event.changes[0][1].word == "better")
 
 
-def banner_of(history: History) -> Banner:
+def banner_of(history: History, machines: Machines) -> Banner:
     """Did anything get worse, where, since when, how sure?"""
     words = Counter(series.word for series in history.series)
     last = [*history.runs.values()][-1]
@@ -68,7 +63,9 @@ def banner_of(history: History) -> Banner:
         found = worse or events
         event, word = found[0], "worse" if worse else "better"
         title = f"{counted(len(found), 'change')} for the {word}"
-        return Banner(title, f"{event.headline}.", [where(event), f"{counts} {newest}"], word)
+        return Banner(
+            title, f"{event.headline}.", [where(event, machines), f"{counts} {newest}"], word
+        )
 
     word = max(words, key=lambda each: words[each], default="too early")
     sentence = f"No case changed over {counted(len(history.runs), 'run')}."
@@ -84,15 +81,16 @@ def leading(event: Event) -> tuple[Series, ChangeStep]:
     return [*ours, *event.changes][0]
 
 
-def where(event: Event) -> str:
+def where(event: Event, machines: Machines) -> str:
     """The place of a change, and between which runs it lies."""
     series, step = leading(event)
     last, first = (_clock(series.run_ids[at]) for at in (step.low - 1, step.high))
-    place = f"{series.benchmark} on {event.machine}"
+    place = f"{series.benchmark} on {machines.get(series.machine_id, series.machine_id)}"
+    place += f", node {series.node}" if series.node else ""
     return f"{place}; 95 % sure: between {last} and {first} UTC."
 
 
-def history_page(history: History) -> Page:
+def history_page(history: History, machines: Machines) -> Page:
     """The changes, a chart for each size, and all series."""
     panels: dict[tuple[str | None, str], list[Series]] = {}
     for each in history.series:
@@ -105,7 +103,7 @@ def history_page(history: History) -> Page:
         if id(own) in shown:
             present = set(chain(*(each.run_ids for each in own)))
             runs = [run for run in history.runs if run in present]
-            charts.append(panel_chart(f"{panel}, us" + f", {node}" * bool(node), own, runs))
+            charts.append(panel_chart(panel + f", {node}" * bool(node), own, runs))
 
     notes = [f"{line.rstrip('.')}." for line in closing(history)]
     if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
@@ -119,9 +117,9 @@ def history_page(history: History) -> Page:
     worst = sorted(history.series, key=_rank)
     return Page(
         "History",
-        banner_of(history),
+        banner_of(history, machines),
         [
-            *map(event_section, [*current, *rest][:MOST_EVENTS]),
+            *(event_section(event, machines) for event in [*current, *rest][:MOST_EVENTS]),
             Section("Each size over time", charts=charts),
             Section("How this was judged", notes, folded=True),
             Section("All series", table="series", rows=list(map(_row, worst)), folded=True),
@@ -133,7 +131,7 @@ def _rank(series: Series) -> int:
     return WORST_FIRST.index(series.word)
 
 
-def event_section(event: Event) -> Section:
+def event_section(event: Event, machines: Machines) -> Section:
     """A change: the runs on both sides, its largest case over time, and the cases with it."""
     series, step = leading(event)
     hidden = len(event.changes) - MOST_CHANGES
@@ -142,11 +140,11 @@ def event_section(event: Event) -> Section:
     return Section(
         event.headline,
         [
-            [where(event), *links],
+            [where(event, machines), *links],
             *event.sentences[1:],
             *[f"{hidden} more cases changed here."] * (hidden > 0),
         ],
-        charts=[panel_chart(f"{series.label}, us", [series], series.run_ids)],
+        charts=[panel_chart(series.label, [series], series.run_ids)],
         table=f"change-{event.run}-{series.label}".replace(" ", "-"),
         rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
     )
@@ -160,21 +158,17 @@ def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> C
         each for each in members if each is fastest or each.case.algorithm in ("library", "auto")
     ]
     members = [*shown, *(each for each in members if each not in shown)]
-    place = {run: at for at, run in enumerate(runs)}
-    costs_us = np.full((len(members), len(runs)), np.nan)
-    for row, each in zip(costs_us, members, strict=True):
-        row[[place[run] for run in each.run_ids]] = each.costs_us
-
+    columns = {at: pd.Series(each.costs_us, list(each.run_ids)) for at, each in enumerate(members)}
     group = 1 + (len(runs) - 1) // MOST_POINTS
-    starts = range(0, len(runs), group)
-    costs_us = np.pad(costs_us, ((0, 0), (0, -len(runs) % group)), constant_values=np.nan)
-    parts = np.ma.masked_invalid(costs_us.reshape(len(members), -1, group))
-    rows = [parts[..., 0]] if group == 1 else [reduce(parts) for reduce in MIDDLE_AND_ENDS]
-    points = np.stack([np.ma.filled(row, np.nan) for row in rows], axis=1)
+    groups = pd.DataFrame(columns).reindex(list(runs)).groupby(np.arange(len(runs)) // group)
+    points = np.stack([groups.median(), groups.min(), groups.max()])
     # A clock that was wrong must not turn a line back.
-    seconds = np.maximum.accumulate([_seconds(runs[at]) for at in starts]).tolist()
-    columns = zip(members, roles_of([each.case.algorithm for each in members]), points, strict=True)
-    lines = [Line(each.name, role, own, each in shown) for each, role, own in columns]
+    seconds = np.maximum.accumulate([*map(_seconds, runs[::group])]).tolist()
+    roles = roles_of([each.case.algorithm for each in members])
+    lines = [
+        Line(each.name, role, points[:, :, at], each in shown)
+        for at, (each, role) in enumerate(zip(members, roles, strict=True))
+    ]
     steps = [
         Step(
             [_seconds(fastest.run_ids[at]) for at in (step.first, step.low, step.high)],
@@ -183,8 +177,8 @@ def panel_chart(title: str, members: Sequence[Series], runs: Sequence[str]) -> C
         )
         for step in fastest.steps
     ]
-    links = [shared.file_name("run", runs[at]) for at in starts]
-    return Chart(title, seconds, lines, "time", steps, links)
+    links = [shared.file_name("run", run) for run in runs[::group]]
+    return Chart(title, seconds, lines, "us", "time", steps, links)
 
 
 def _clock(run_id: str) -> str:

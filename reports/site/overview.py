@@ -7,13 +7,21 @@ from itertools import takewhile
 
 from reports.site import shared
 from reports.site.chart import Chart, spark
-from reports.site.history_page import WORST_FIRST, banner_of, event_section, panel_chart, standing
+from reports.site.history_page import (
+    KEY,
+    WORST_FIRST,
+    banner_of,
+    event_section,
+    panel_chart,
+    standing,
+)
 from reports.site.page import Banner, Card, Cell, Page, Row, Section
 from reports.store.observations import Entry
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, counted, describe, some, start_time
 from reports.trends.series import Series
 
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
+PICTURE = "index.png"
 MOST_EVENTS = 6  # on the page
 TO_BEGIN = "mpirun -n 2 python -m bench.allreduce --out results"
 
@@ -41,7 +49,7 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
             cards,
             _trends(store) if len(cards) < 3 else [],
         ),
-        *map(event_section, events[:MOST_EVENTS]),
+        *(event_section(event, store.machines) for event in events[:MOST_EVENTS]),
         Section(
             "Campaigns and other reports",
             table="reports",
@@ -55,21 +63,21 @@ def overview_page(store: shared.Store, pages: Pages) -> Page:
             folded=True,
         ),
     ]
-    banner = _banner(store, wrong)
-    return Page("Wiretax: all runs and their verdicts", banner, sections, file="index.html")
+    title, banner = "Wiretax: all runs and their verdicts", _banner(store, wrong)
+    return Page(title, banner, sections, file="index.html", picture=PICTURE)
 
 
 def _banner(store: shared.Store, wrong: list[Entry]) -> Banner:
     if wrong:
         last = wrong[-1]
         cases = some(list(map(describe, last.wrong)))
-        where = f"{last.run.benchmark} on {last.run.machine_id}"
+        where = f"{last.run.benchmark} on {store.machines[last.run.machine_id]}"
         sentence = f"{where}: {cases}, and no correct run has followed."
         facts = [f"{counted(len(wrong), 'run')}, the last of {start_time(last.run)}."]
         return Banner("WRONG RESULTS", sentence, facts)
 
     if store.history:
-        return banner_of(store.history)
+        return banner_of(store.history, store.machines)
 
     content: dict[str, Sequence[object]] = {
         "run": [run for run in store.runs if not run.left_out],
@@ -123,7 +131,7 @@ def _card(store: shared.Store, key: tuple[str, str], entries: list[Entry], pages
 
 def _series(store: shared.Store, key: tuple[str, str]) -> list[Series]:
     every = store.history.series if store.history else []
-    return [each for each in every if (each.machine_id, each.benchmark) == key]
+    return [each for each in every if KEY(each) == key]
 
 
 def _trends(store: shared.Store) -> list[Chart]:
@@ -134,7 +142,7 @@ def _trends(store: shared.Store) -> list[Chart]:
         return []
 
     like = [each for each in series if (each.panel, each.node) == (first.panel, first.node)]
-    return [panel_chart(f"{first.panel}, us", like, first.run_ids)]
+    return [panel_chart(first.panel, like, first.run_ids)]
 
 
 def _by_headline(series: Series) -> tuple[bool, bool, bool, bool, int]:

@@ -1,7 +1,8 @@
-// Filters, copies and saves long tables; filters many charts. What is chosen stands in the address.
+// Sorts, filters, copies and saves tables; filters many charts. What is chosen stands in the address.
 "use strict";
 
 const state = new URLSearchParams(location.hash.slice(1));
+const SCALES = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
 
 function remember(name, value) {
   if (value) state.set(name, value);
@@ -11,6 +12,15 @@ function remember(name, value) {
 
 function make(tag, values) {
   return Object.assign(document.createElement(tag), values);
+}
+
+// A button with what the place holds, or with this text.
+function buttonIn(place, act, textContent) {
+  const button = make("button");
+  button.append(...(textContent ? [textContent] : place.childNodes));
+  button.addEventListener("click", act);
+  place.append(button);
+  return button;
 }
 
 // A search box that leaves the items with its text.
@@ -26,6 +36,28 @@ function filterOf(name, items) {
   box.value = state.get(name) ?? "";
   if (box.value) show();
   return box;
+}
+
+// Numbers and sizes go by their value, before texts.
+function before(one, other) {
+  const [a, b] = [one, other].map((cell) => {
+    const text = cell.textContent.trim();
+    const [, number, scale] = /^([-+]?\d[\d.]*)(?: ([KMG])iB| |%|$)/.exec(text) ?? [];
+    return number ? number * (SCALES[scale] ?? 1) : text;
+  });
+  if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
+  return a < b ? -1 : Number(a > b);
+}
+
+function addSorting(table, rows) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => buttonIn(head, () => {
+    const isUp = head.ariaSort !== "ascending";
+    for (const each of heads) each.ariaSort = null;
+    head.ariaSort = isUp ? "ascending" : "descending";
+    const order = (a, b) => before(a.cells[column], b.cells[column]) * (isUp ? 1 : -1);
+    table.tBodies[0].append(...[...rows].sort(order));
+  }));
 }
 
 function cellsOf(table) {
@@ -52,26 +84,23 @@ function barBefore(place, ...tools) {
   const bar = make("p", { className: "tools" });
   bar.append(...tools);
   place.before(bar);
+  return bar;
 }
 
 for (const table of document.querySelectorAll(".box > table")) {
   const rows = [...table.tBodies[0].rows];
-  const filter = rows.length > 12 ? [filterOf(table.id, rows)] : [];
-  const copy = make("button", { textContent: "Copy as Markdown" });
-  copy.addEventListener("click", async () => {
+  const bar = barBefore(table.parentNode, ...(rows.length > 12 ? [filterOf(table.id, rows)] : []));
+  const copy = buttonIn(bar, async () => {
     await navigator.clipboard.writeText(markdownOf(table));
     copy.textContent = "Copied";
-  });
-  const save = make("button", { textContent: "CSV" });
-  save.addEventListener("click", () => {
+  }, "Copy as Markdown");
+  buttonIn(bar, () => {
     const href = URL.createObjectURL(new Blob([csvOf(table)], { type: "text/csv" }));
     make("a", { href, download: `${table.id}.csv` }).click();
-  });
-  barBefore(table.parentNode, ...filter, copy, save);
+  }, "CSV");
+  addSorting(table, rows);
 }
 
 for (const grid of document.querySelectorAll(".grid[id]")) {
-  if (grid.children.length > 6) {
-    barBefore(grid, filterOf(grid.id, [...grid.children]));
-  }
+  if (grid.children.length > 6) barBefore(grid, filterOf(grid.id, [...grid.children]));
 }

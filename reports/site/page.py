@@ -15,11 +15,11 @@ import jinja2
 from markupsafe import Markup, escape
 
 from reports.site.chart import Chart
+from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.tables import figure
 
 FOLDER = Path(__file__).parent
-STYLES = "page.css", "vendor/uplot.css"
 COLOURS = [
     f":root {{ --{role}: light-dark({light}, {dark}); }} .{role} {{ --role: var(--{role}); }}"
     for role, (light, dark) in figure.ROLES.items()
@@ -34,6 +34,8 @@ ROLES = {
     **dict.fromkeys(("disturbed", "incomplete", "differs", "not clearly different"), "unsure"),
     **dict.fromkeys(("same", "steady", "complete", "n/a", "even", "fine"), "steady"),
 }
+
+# Of a picture: the light colours of page.css.
 
 # `5.23`, `3.65 us`, `+5.0% [+4.1% +5.9%]`, a cell of a heat map.
 NUMBER = re.compile(r"[-+]?\d[\d.]*%?( [\w/]+)?( \[[^]]*])?(\n|$)|<i class=.heat")
@@ -82,17 +84,30 @@ class Section:
     text: str = ""
     folded: bool = False
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Each column that has a cell, with its class; the first names the rows."""
+        found = dict[str, str]()
+        for name in self.rows[0]:
+            cells = [row[name] for row in self.rows if row[name] != "-"]
+            are_numbers = all(isinstance(cell, str) and NUMBER.match(cell) for cell in cells)
+            if cells:
+                found[name] = "number" if found and are_numbers else "text"
+
+        return found
+
 
 @dataclass
 class Page:
-    """`reproduce` has commands and ids, folded at the end. For the dashboard: `complaint` says why
-    there is nothing to show."""
+    """`reproduce` has commands and ids, folded at the end; `picture` is a file beside the page. For
+    the dashboard: `complaint` says why there is nothing to show."""
 
     title: str
     banner: Banner
     sections: Sequence[Section] = ()
     reproduce: dict[str, str] = field(default_factory=dict)
     complaint: str = ""
+    picture: str = ""
     file: str = ""
     html: str = ""
 
@@ -104,26 +119,49 @@ def role_of(text: str) -> str:
 
 def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     """The page as HTML. `pages` are all pages of its site by file, with their names if they are in
-    the navigation. Only a page of a site, or with a chart, has a script."""
+    the navigation."""
     charts = [chart for section in page.sections for chart in section.charts]
     for chart in charts:
         chart.links = [link if link in (pages or {}) else "" for link in chart.links]
 
-    has_charts = bool(charts)
-    names = ["page.js"] * bool(pages or has_charts)
-    names += ["vendor/uplot.js", "chart.js"] * has_charts
-    script = "\n".join(map(_text, names))
+    script = _content("page.js", *("vendor/uplot.js", "chart.js") * bool(charts))
     return _template().render(
         page=page,
         pages=pages or {},
-        script=Markup(script),
+        script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=Markup("\n".join([*COLOURS, *map(_text, STYLES[: 1 + has_charts])])),
+        style=Markup("\n".join(COLOURS))
+        + _content("page.css", *["vendor/uplot.css"] * bool(charts)),
     )
 
 
-def _text(name: str) -> str:
-    return (FOLDER / name).read_text()
+def draw_banner(page: Page, path: Path) -> None:
+    """The banner over the lines of the first chart, 1200 x 630 pixels: chats show that picture with
+    a link to the page. Raises ResultError."""
+    from matplotlib.figure import Figure
+
+    banner, drawing = page.banner, Figure((10, 5.25), dpi=120)
+    axes = drawing.add_axes((0.05, 0.08, 0.9, 0.36))
+    axes.axis("off")
+    texts = (banner.word, 36), (banner.sentence, 64), (" ".join(banner.facts[:2]), 100)
+    word, sentence, facts = (figure.fold(printable(text), most) for text, most in texts)
+    light = {role: shades[0] for role, shades in figure.ROLES.items()}
+    colour = light.get(banner.role or role_of(banner.word), light["ink"])
+    drawing.text(0.05, 0.8, word, size=32, weight="bold", color=colour)
+    drawing.text(0.05, 0.74, sentence, size=18, verticalalignment="top")
+    drawing.text(0.05, 0.46, facts, size=11, color=light["quiet"])
+    for chart in [chart for section in page.sections for chart in section.charts][:1]:
+        for line in chart.lines:
+            axes.plot(chart.x, line.points[0], color=light.get(line.role, light["bound"]))
+
+    try:
+        drawing.savefig(path)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _content(*names: str) -> Markup:
+    return Markup("\n".join((FOLDER / name).read_text() for name in names))
 
 
 @cache
@@ -136,7 +174,6 @@ def _template() -> jinja2.Template:
         finalize=_literal,
     )
     environment.globals["role_of"] = role_of
-    environment.tests["number"] = lambda cell: isinstance(cell, str) and NUMBER.match(cell)
     environment.tests["list"] = lambda cell: isinstance(cell, list)
     return environment.get_template("page.html")
 

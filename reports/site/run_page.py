@@ -1,9 +1,8 @@
 """The page of one run: its headline, its speed and time against size, a row for each size, and,
 folded, what explains them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,8 +10,8 @@ from reports.site import shared
 from reports.site.chart import Chart, Line
 from reports.site.page import Banner, Page, Row, Section
 from reports.store.case import find_states
-from reports.store.result import ResultError, read
-from reports.store.schema import Result
+from reports.store.result import read
+from reports.store.schema import Result, Run
 from reports.tables import run_text, show
 from reports.tables.figure import Line as CaseLine
 from reports.tables.figure import lines_of
@@ -21,36 +20,37 @@ from reports.tables.kinds import is_sweep, kind_of
 from reports.tables.long import long_rows
 from reports.tables.plot import Quantity, drawn_cases, quantities_of
 from reports.tables.rows import default_rows, named_in, ratio_text, views
-from reports.tables.sentences import algorithm_of, counted, machine, number, start_time
-from reports.trends import fit as fitting
-from reports.trends.alpha_beta import by_title
-from reports.trends.fit import fits_of
+from reports.tables.sentences import algorithm_of, machine, number, start_time
 
 
-def run_page(path: Path, launches: Sequence[Path]) -> Page:
-    """The page of a run, with a fit over `launches` of one command. Raises ResultError."""
+def run_page(path: Path) -> Page:
+    """The page of a run. Raises ResultError."""
     result = read(path)
     run = result.run
     cases = sorted(
         result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes, case.case)
     )
-    facts: list[Row] = [
-        {
-            "name": name,
-            "value": fact_text(fact),
-            "source": str(fact.get("source", "-")) if isinstance(fact, dict) else "-",
-        }
-        for name, fact in run.environment.items()
-    ]
     sections = sweep_sections(result) if is_sweep(result) else []
     sections += [
         Section("As the run printed it", text=show.text(result), folded=bool(sections)),
         Section("Every cell", table="cells", rows=[*long_rows(cases)], folded=True),
-        *[_attempt("Fits", _fits, launches)] * is_sweep(result),
         Section("Notes", run.notes, folded=True),
-        Section("Environment", table="environment", rows=facts, folded=True),
+        environment(run),
     ]
     return Page(machine(result), banner_of(result), sections, shared.how_to_reproduce(run))
+
+
+def environment(run: Run) -> Section:
+    """The facts of the machine."""
+    rows: list[Row] = [
+        {
+            "name": name,
+            "value": shared.fact_text(fact),
+            "source": str(fact.get("source", "-")) if isinstance(fact, dict) else "-",
+        }
+        for name, fact in run.environment.items()
+    ]
+    return Section("Environment", table="environment", rows=rows, folded=True)
 
 
 def banner_of(result: Result) -> Banner:
@@ -129,37 +129,4 @@ def _chart(quantity: Quantity, sizes: Sequence[int], lines: Sequence[CaseLine]) 
 
     bounds = np.array([quantity.bounds.get(size, np.nan) for size in sizes])
     drawn += [Line("bound", "bound", bounds)] * bool(quantity.bounds)
-    return Chart(quantity.title, sizes, drawn)
-
-
-def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Section:
-    """A section, or the reason why it cannot be shown."""
-    try:
-        return make(heading, *arguments)
-    except ResultError as error:
-        return Section(heading, [f"This cannot be shown: {error}"])
-
-
-def _fits(heading: str, paths: Sequence[Path]) -> Section:
-    """Start-up time and bandwidth of each algorithm."""
-    fits = fits_of([read(path) for path in paths])
-    lines = [
-        f"time = alpha + size / beta, over {counted(len(paths), 'launch')} of this command on this "
-        "machine and software; in brackets 95 % intervals."
-    ]
-
-    for members in by_title(fits).values():
-        lines += [f"{members[0].mode}: {line}" for line in fitting.sentences(members)]
-
-    rows: list[Row] = [
-        {"algorithm": fit.name, "mode": fit.mode, **fitting.cells(regime)}
-        for fit in fits
-        for regime in fit.regimes
-    ]
-    return Section(heading, lines, table="fits", rows=rows, folded=True)
-
-
-def fact_text(fact: Any) -> str:
-    """The value of a fact of the environment, at most 500 characters."""
-    value = fact.get("value") if isinstance(fact, dict) else fact
-    return "-" if value is None else str(value)[:500]
+    return Chart(quantity.title, sizes, drawn, quantity.unit)

@@ -6,12 +6,13 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from reports.store.folder import COPY, Contents, read_store
+from reports.store.folder import COPY, Contents, environment_of, read_store
 from reports.store.observations import Entry
-from reports.store.schema import Result, Run
+from reports.store.schema import Run
 from reports.tables.command import command_of
-from reports.tables.sentences import counted
+from reports.tables.sentences import counted, some
 from reports.trends.history import History
 
 
@@ -38,6 +39,12 @@ class Store:
         order = {entry.path: place for place, entry in enumerate(self.runs)}
         return dict(sorted(groups.items(), key=lambda item: order[item[1][-1].path]))
 
+    @cached_property
+    def machines(self) -> dict[str, str]:
+        """Each machine's model and id: `AMD EPYC (1a2b3c4d)`. Raises ResultError."""
+        newest = {entry.run.machine_id: entry for entry in self.runs}
+        return {name: f"{_model(entry)} ({name})" for name, entry in newest.items()}
+
 
 def find(folder: Path) -> Store:
     """The runs below `folder`. Raises ResultError if `folder` is not a folder."""
@@ -61,6 +68,12 @@ def find(folder: Path) -> Store:
     return store
 
 
+def _model(entry: Entry) -> str:
+    gpus = dict.fromkeys(rank.get("gpu") for rank in entry.run.world.get("ranks", []))
+    cpu = environment_of(entry).get("cpu.model")
+    return some([*filter(None, gpus)]) or fact_text(cpu or "unknown hardware")
+
+
 def file_name(kind: str, name: str) -> str:
     """The file of a page about a thing with any `name`."""
     plain = re.sub(r"[^A-Za-z0-9-]+", "-", Path(name).name)[:60].strip("-")
@@ -73,10 +86,9 @@ def history_file(machine: str, benchmark: str) -> str:
     return file_name("history", f"{benchmark} {machine}")
 
 
-def status_text(run: Entry | Result) -> str:
+def status_text(run: Entry) -> str:
     """`complete`, `incomplete`, or `WRONG: 2 cases`."""
-    statuses = run.statuses if isinstance(run, Entry) else [case.status for case in run.cases]
-    wrong = list(statuses).count("wrong")
+    wrong = run.statuses.count("wrong")
     status = "complete" if run.complete else "incomplete"
     return f"WRONG: {counted(wrong, 'case')}" if wrong else status
 
@@ -89,3 +101,9 @@ def how_to_reproduce(run: Run) -> dict[str, str]:
     """The command, version, machine and software of a run, for the footer of its page."""
     names = "version", "run_id", "machine_id", "software_id"
     return {"command": command_of(run)} | {name: getattr(run, name) for name in names}
+
+
+def fact_text(fact: Any) -> str:
+    """The value of a fact of the environment, at most 500 characters."""
+    value = fact.get("value") if isinstance(fact, dict) else fact
+    return "-" if value is None else str(value)[:500]

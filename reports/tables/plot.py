@@ -24,6 +24,7 @@ class Quantity(NamedTuple):
     and the lowest bound of all algorithms at each size, from the measured parts of the machine."""
 
     title: str
+    unit: str
     of: Callable[[Case], tuple[float, float, float]]
     bounds: dict[int, float]
 
@@ -114,11 +115,11 @@ def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:
     bounds_gb_s = {size: size * factor / us / 1e3 for size, us in bounds_us.items()}
     is_read = any(case.consume_us for case in cases)
     return [
-        *[Quantity("How many times as fast as the library", speed_up, {})]
+        *[Quantity("Times as fast as the library", "x", speed_up, {})]
         * any(ratios.get(case.case) for case in cases),
-        *[Quantity("Bus bandwidth in GB/s, of the collective alone", bus_bw, bounds_gb_s)]
+        *[Quantity("Bus bandwidth, of the collective alone", "GB/s", bus_bw, bounds_gb_s)]
         * bool(factor and not late_us(cases[0].shape)),
-        Quantity("Time of a call in us" + ", with reading its result" * is_read, time, bounds_us),
+        Quantity("Time of a call" + ", with reading its result" * is_read, "us", time, bounds_us),
     ]
 
 
@@ -153,6 +154,6 @@ def draw_against_size(axes: Any, lines: Sequence[Line], quantity: Quantity) -> N
         sizes_, bounds = zip(*sorted(quantity.bounds.items()), strict=True)
         axes.plot(sizes_, bounds, "--", color="bound", linewidth=1.2, label="bound")
 
-    axes.set_title(quantity.title)
+    axes.set_title(f"{quantity.title}, {quantity.unit}")
     dress(axes, sorted({case.size_bytes for line in lines for case in line.cases}))
     label_ends(axes, *(line.name for line in lines if line.is_named))

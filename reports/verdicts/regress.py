@@ -2,11 +2,13 @@
 
 import argparse
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from reports.site.page import to_html
+from reports.site.page import draw_banner, to_html
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import markdown_text
@@ -88,9 +90,9 @@ def regress(arguments: argparse.Namespace) -> int:
             problem = error
         outcome = Outcome(sentence, UNUSABLE, [sentence])
 
-    for name, (_, content) in FILES.items():
+    for name, (_, write) in FILES.items():
         if path := getattr(arguments, name):
-            write_named(path, content(outcome).encode())
+            write(outcome, path)
 
     if problem:
         raise problem
@@ -178,12 +180,22 @@ def junit(outcome: Outcome) -> str:
     return NOT_XML.sub("?", tostring(suite, encoding="unicode", xml_declaration=True)) + "\n"
 
 
-def html(outcome: Outcome) -> str:
-    return to_html(gate_page(outcome))
+def write_text(form: Callable[[Outcome], str], outcome: Outcome, path: Path) -> None:
+    write_named(path, form(outcome).encode())
 
 
-FILES = {
-    "junit": ("JUnit XML", junit),
-    "markdown": ("GitHub's Markdown", markdown),
-    "html": ("one page with plot and table", html),
+def write_page(outcome: Outcome, path: Path) -> None:
+    """Writes the page and, beside a file.html, the picture that chats show with a link to it."""
+    page = gate_page(outcome)
+    if path.suffix == ".html":
+        page.picture = f"{path.name}.png"
+        draw_banner(page, path.with_name(page.picture))
+
+    write_named(path, to_html(page).encode())
+
+
+FILES: dict[str, tuple[str, Callable[[Outcome, Path], None]]] = {
+    "junit": ("JUnit XML", partial(write_text, junit)),
+    "markdown": ("GitHub's Markdown", partial(write_text, markdown)),
+    "html": ("one page with plot and table, and its picture", write_page),
 }

@@ -90,7 +90,7 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
             scale=1.0 if number < 12 else 1.2,
             **SMALL,
         )
-    page = history_page(load(tmp_path / "results"))
+    page = history_page(load(tmp_path / "results"), {})
     assert page.banner.word == "1 change for the worse"
     assert "2026-11-13: all 2 series worse, median +2" in page.banner.sentence
     assert any("Series: worse 2." in fact for fact in page.banner.facts)
@@ -112,7 +112,8 @@ def test_strings_from_run_files_stay_text(site):
         assert words in page.text
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", page.text)
     assert all(
-        re.fullmatch(r"[A-Za-z0-9-]+\.html|\.wiretax-site", name) for name in os.listdir(site)
+        re.fullmatch(r"[A-Za-z0-9-]+\.html|index\.png|\.wiretax-site", name)
+        for name in os.listdir(site)
     )
     assert HOSTILE[:30] in Read(site / "index.html").text
 

@@ -3,12 +3,13 @@ network requests."""
 
 import json
 import re
-import shutil
 
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.reports.site.chromium import all_of, show
 
 # Computes the WCAG 2.2 contrast of all visible text outside of pictures against its background.
 CONTRASTS = """
@@ -44,32 +45,8 @@ return contrasts;
 
 
 @pytest.fixture(scope="module")
-def browser():
-    chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver_path:
-        pytest.skip("system tool absent: chromium")
-    options = webdriver.ChromeOptions()
-    for name in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars"):
-        options.add_argument(f"--{name}")
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture(scope="module")
 def pages(site):
     return sorted(site.glob("*.html"))
-
-
-def show(browser, page, width=1280, scheme="light"):
-    view = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", view)
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    browser.get("about:blank")
-    browser.get(page.as_uri())
 
 
 @pytest.fixture
@@ -77,11 +54,8 @@ def sweep(browser, pages):
     """The page of a sweep, opened."""
     (page,) = [page for page in pages if re.search("run-.*allreduce-000", page.name)]
     show(browser, page)
+    WebDriverWait(browser, 30).until(lambda _: len(all_of(browser, ".chart.live")) == 2)
     return page
-
-
-def all_of(browser, selector):
-    return browser.find_elements(By.CSS_SELECTOR, selector)
 
 
 def seen(browser, selector):
@@ -140,7 +114,7 @@ def test_a_chart_is_read_and_zoomed_with_the_keyboard(browser, sweep):
     beside the chart has the values under it, and names switch lines off."""
     chart = all_of(browser, ".chart.live")[0]
     plot = chart.find_element(By.CSS_SELECTOR, ".plot")
-    place = chart.find_element(By.CSS_SELECTOR, ".readout thead")
+    place = chart.find_element(By.CSS_SELECTOR, ".readout thead th")
     assert (place.text, all_of(browser, ".chart.live svg")[0].is_displayed()) == ("32M", False)
     plot.send_keys(Keys.ARROW_LEFT)
     assert place.text == "1M"
@@ -194,3 +168,13 @@ def test_without_scripts_everything_is_shown(browser, sweep):
         assert all_of(browser, "input") == []
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_headers_sort_with_the_keyboard(browser, sweep):
+    """Sizes go by bytes, not by letters."""
+    (head, *_) = all_of(browser, "#sizes thead button")
+    sizes = ["16 KiB", "64 KiB", "1 MiB", "32 MiB"]
+    for order, state in ((1, "ascending"), (-1, "descending")):
+        head.send_keys(Keys.ENTER)
+        assert [cell.text for cell in all_of(browser, "#sizes tbody th")] == sizes[::order]
+        assert all_of(browser, "#sizes th[aria-sort]")[0].get_attribute("aria-sort") == state

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -104,10 +105,13 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     assert re.search(r"\n\| 16 KiB two-shot \| 1\.0\d\d \| `·+│·+-*●", in_view)
 
     page = html.read_text()
-    assert "http" not in page
+    assert not re.search("https?:", page)
     for words in ("REGRESSION: SLOWER", "1 of 4 cells", "<svg", "16 KiB two-shot"):
         assert words in page
-    assert not re.search("<(script|link|img|iframe)", page)
+    assert not re.search("<(script|link|img|iframe)[^>]* (src|href)=.(?!data:)", page)
+    assert '<meta property="og:image" content="page.html.png">' in page
+    picture = html.with_name("page.html.png").read_bytes()
+    assert struct.unpack(">II", picture[16:24]) == (1200, 630)
 
 
 def test_two_equal_variants_pass_and_a_run_is_not_compared_with_itself(alike, capsys):

@@ -143,8 +143,8 @@ def draw_banner(page: Page, path: Path) -> None:
     banner, drawing = page.banner, Figure((10, 5.25), dpi=120)
     axes = drawing.add_axes((0.05, 0.08, 0.9, 0.36))
     axes.axis("off")
-    texts = (banner.word, 36), (banner.sentence, 64), (" ".join(banner.facts[:2]), 100)
-    word, sentence, facts = (figure.fold(printable(text), most) for text, most in texts)
+    texts = (banner.word, 32), (banner.sentence, 18), (" ".join(banner.facts[:2]), 11)
+    word, sentence, facts = (figure.fold(printable(text), 8.0, size) for text, size in texts)
     light = {role: shades[0] for role, shades in figure.ROLES.items()}
     colour = light.get(banner.role or role_of(banner.word), light["ink"])
     drawing.text(0.05, 0.8, word, size=32, weight="bold", color=colour)

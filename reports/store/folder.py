@@ -7,23 +7,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from reports.store import untrusted
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.observations import Entry, entry_of
-from reports.store.result import (
-    MOST_LINE_BYTES,
-    NOT_JSON,
-    NewerSchemaError,
-    ResultError,
-    by_time,
-    end_with_parent,
-    read,
-    time_of,
-)
+from reports.store.result import ResultError, by_time, end_with_parent, read, time_of
 
 CHUNK_RUNS = 64  # that one process reads at a time
 Found = Entry | tuple[Path, ResultError]  # a run, or a file and why it holds none
@@ -45,12 +32,7 @@ class Contents:
     @property
     def left_out(self) -> list[tuple[Path, str]]:
         """Links, folders and files that hold no run, and why."""
-        newer, damaged = "of a newer schema", "not a run that can be read"
-        unread = [
-            (path, newer if isinstance(error, NewerSchemaError) else damaged)
-            for path, error in self.refused
-        ]
-        return [*self.problems, *unread]
+        return [*self.problems, *((path, "not a run that can be read") for path, _ in self.refused)]
 
 
 def read_store(folder: Path) -> Contents:
@@ -122,20 +104,3 @@ def _read(path: Path) -> Found:
         return entry_of(read(path))
     except ResultError as error:
         return path, error
-
-
-def environment_of(entry: Entry) -> dict[str, Any]:
-    """The recorded facts of a run, from the first line of its file, which takes 1 ms; all of it
-    takes 20. Raises ResultError if that cannot be read any more."""
-    try:
-        with untrusted.open_file(entry.path) as file:
-            head = msgspec.json.decode(file.readline(MOST_LINE_BYTES), type=_Facts)
-    except (OSError, *NOT_JSON) as error:
-        raise ResultError(f"{entry.path} cannot be read any more: {error}") from error
-
-    facts: dict[str, Any] = untrusted.printable_in(head.environment)
-    return facts
-
-
-class _Facts(msgspec.Struct):
-    environment: dict[str, Any]

@@ -19,7 +19,7 @@ from reports.tables.headline import Point
 from reports.tables.kinds import is_sweep, kind_of
 from reports.tables.long import long_rows
 from reports.tables.plot import Quantity, drawn_cases, quantities_of
-from reports.tables.rows import default_rows, named_in, ratio_text, views
+from reports.tables.rows import default_rows, named_in, ratio_text, speed_ups, views
 from reports.tables.sentences import algorithm_of, machine, number, start_time
 
 
@@ -33,7 +33,7 @@ def run_page(path: Path) -> Page:
     sections = sweep_sections(result) if is_sweep(result) else []
     sections += [
         Section("As the run printed it", text=show.text(result), folded=bool(sections)),
-        Section("Every cell", table="cells", rows=[*long_rows(cases)], folded=True),
+        Section("Every cell", table="cells", rows=long_rows(cases, speed_ups(result)), folded=True),
         Section("Notes", run.notes, folded=True),
         environment(run),
     ]

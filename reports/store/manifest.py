@@ -1,5 +1,5 @@
-"""Reads `campaign.jsonl` in a campaign's folder, which bench.campaign writes. Lines are only added:
-a launch of an older campaign that no longer counts has another line, with status `orphaned`."""
+"""Reads `campaign.jsonl` in a campaign's folder, which bench.campaign writes. Lines are only
+added."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,7 +13,6 @@ import msgspec
 from reports.store.result import ResultError, of_kind, read_lines, time_of
 
 SCHEMA = 1
-MOST_RECORDS = 10_000  # `add` compares an orphaned launch with all earlier launches
 MANIFEST, WORKTREES = "campaign.jsonl", "worktrees"
 BESIDE_A_RUN = {".samples", ".flight", ".output"}
 NO_RUNS = {"", ".part", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # reports, torn files
@@ -31,10 +30,8 @@ class Variant(msgspec.Struct, kw_only=True):
 class Campaign(msgspec.Struct, kw_only=True, tag="campaign", tag_field="kind"):
     schema: int = SCHEMA
     campaign_id: str
-    plan: str = ""  # of older campaigns: a hash of the command line
     version: str
     seed: int
-    design: str = "once"  # one look at all pairs; older campaigns: two-stage, grow
     pairs: Annotated[int, msgspec.Meta(ge=1)]
     margin: Annotated[float, msgspec.Meta(gt=0, lt=1)]  # 0.01 is 1 %
     variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]  # the first is the baseline
@@ -46,7 +43,7 @@ class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
     place: int
     variant: str
     attempt: int
-    status: Literal["finished", "died", "orphaned"]
+    status: Literal["finished", "died"]
     exit: int | None = None
     elapsed_s: float
     run: str | None = None  # the run's file, relative to the campaign's folder, if there is one
@@ -73,10 +70,8 @@ class Manifest:
     foreign: list[Path] = field(default_factory=list)  # files that the campaign did not write
 
     def add(self, record: msgspec.Struct) -> None:
-        """Adds the next line; an orphaned launch replaces its earlier line."""
+        """Adds the next line."""
         if isinstance(record, Launch):
-            if record.status == "orphaned" and record.run is not None:
-                self.launches = [launch for launch in self.launches if launch.run != record.run]
             self.launches.append(record)
         elif isinstance(record, Stage):
             self.stages.append(record)
@@ -90,10 +85,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     path = Path(folder) / MANIFEST
     records = read_lines(path, "manifest", (Campaign, Launch, Stage, CampaignEnd), SCHEMA)
 
-    if len(records) > MOST_RECORDS:
-        raise ResultError(f"{path} has more than the {MOST_RECORDS:,} records that are read")
-
-    manifest = Manifest(path.parent, of_kind(Campaign, records)[0])
+    manifest, own = Manifest(path.parent, of_kind(Campaign, records)[0]), {MANIFEST}
     for record in records:
         if isinstance(record, Launch) and record.run is not None:
             problem = None
@@ -101,15 +93,13 @@ def read_manifest(folder: Path | str) -> Manifest:
                 problem = "is outside the campaign"
             elif not (path.parent / record.run).is_file():
                 problem = "is not there"
-            elif record.status == "finished" and any(
-                other.run == record.run for other in manifest.launches
-            ):
+            elif record.run in own:
                 problem = "belongs to another launch"
             if problem:
                 raise ResultError(f"{path}: the run {record.run} {problem}")
+            own.add(record.run)
         manifest.add(record)
 
-    own = {MANIFEST, *(launch.run for launch in manifest.launches)}
     for parent, _, files in _folders(path.parent):
         for file in (Path(parent, name) for name in files):
             inside = file.relative_to(path.parent).as_posix()

@@ -43,9 +43,8 @@ OBSERVED = np.dtype(
 @dataclass(eq=False)
 class Entry:
     """A run in a store. `keys` and `statuses` are of its cases, `across_ranks` of all of them,
-    `observed` has its observations, (n,) of OBSERVED.
-    `run.environment` is empty (`environment_of` reads it). `left_out` says why the run does not
-    count in reports on many runs, and is empty if it does."""
+    `observed` has its observations, (n,) of OBSERVED. `left_out` says why the
+    run does not count in reports on many runs, and is empty if it does."""
 
     path: Path
     run: Run
@@ -89,7 +88,7 @@ def entry_of(result: Result) -> Entry:
     cases, keys = plan_of(msgspec.json.encode(result.run.cases))
     return Entry(
         result.path,
-        msgspec.structs.replace(result.run, environment={}, cases=cases),
+        msgspec.structs.replace(result.run, cases=cases),
         keys,
         result.end,
         tuple(case.status for case in result.cases),
@@ -208,16 +207,10 @@ def shared_states(
     counts = np.bincount(place, weights=n_blocks[is_probed])
     state[is_probed] = np.searchsorted(link_valleys(different, counts), bins)
     return state, [
-        _weighted_median(trips_ns[own], n_blocks[own])
+        float(np.quantile(trips_ns[own], 0.5, weights=n_blocks[own], method="inverted_cdf"))
         for number in range(state.max() + 1)
         for own in [is_probed & (state == number)]
     ]
-
-
-def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    order = np.argsort(values)
-    ends = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(ends, ends[-1] / 2)])
 
 
 @dataclass

@@ -38,10 +38,6 @@ class ResultError(Exception):
     exit_status = 2  # of a command that fails with it
 
 
-class NewerSchemaError(ResultError):
-    """A file from a later version of this program."""
-
-
 def content_of(path: Path, most_bytes: int = untrusted.MOST_BYTES) -> bytes:
     """The content of a regular file. Raises ResultError if it cannot be read or is too long."""
     try:
@@ -157,7 +153,7 @@ def read_lines(
         if not isinstance(tag, str) or tag not in by_tag:
             continue
         if isinstance(newer := raw.get("schema"), int) and newer > schema:
-            raise NewerSchemaError(
+            raise ResultError(
                 f"{place}: schema {newer} is newer than this program's "
                 f"{schema}; use a newer program"
             )

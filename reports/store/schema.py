@@ -332,7 +332,6 @@ class Rank(TypedDict, total=False):
     gpu: str | None
     node: Annotated[str, msgspec.Meta(max_length=64)] | None
     pci_bus_id: str | None
-    multiprocessors: int
 
 
 # The parts of a shape that reports need, by benchmark, and of a case with routing.

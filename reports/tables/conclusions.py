@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from reports.store.case import late_us
 from reports.tables import sentences
 from reports.tables.rows import SUSPECT, SizeRow
 
@@ -20,10 +19,7 @@ def against_library(rows: Sequence[SizeRow]) -> list[str]:
         span = _span(f"{min(ratios):.2f}x", f"{max(ratios):.2f}x")
         verdicts.append(f"{verdict} at {sizes} ({span})")
 
-    skew_us = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
-    late = f", with a rank late by {skew_us:g} us" if skew_us else ""
-
-    sentence = f"Against the library, in this one launch{late}, {ours} is {'; '.join(verdicts)}."
+    sentence = f"Against the library, in this one launch, {ours} is {'; '.join(verdicts)}."
     return [sentence] * bool(verdicts)
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from reports.store.case import CASE_KEY
 from reports.store.schema import FIGURES
 from reports.store.untrusted import printable, spreadsheet_cell
-from reports.store.writing import write_named
 from reports.tables.frame import PARTS, read_rows
 
 # The base unit of a figure by the end of its name, and the scale to it.
@@ -34,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="gauges in base units with the time of each run, for Prometheus",
     )
-    add("-o", "--out", metavar="FILE", type=Path, help="the file (standard output)")
 
 
 def export(arguments: argparse.Namespace) -> int:
@@ -48,13 +46,8 @@ def export(arguments: argparse.Namespace) -> int:
         print(f"reports: left out: {printable(sentence)}", file=sys.stderr)
 
     content = (as_csv(rows) if arguments.csv else as_openmetrics(rows)).encode()
-
-    if arguments.out:
-        write_named(arguments.out, content)
-    else:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(content)
-
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
     return 0
 
 
@@ -126,11 +119,7 @@ def gauges() -> Iterator[Gauge]:
     for field, shown in FIGURES.items():
         if not shown.gauge:
             continue
-        ending = next((end for end in UNITS if field.endswith(end)), None)
-        if ending is None:
-            raise ValueError(f"{field} is a gauge whose unit UNITS of {__name__} lacks")
-
-        unit, scale = UNITS[ending]
+        unit, scale = next(UNITS[end] for end in UNITS if field.endswith(end))
         columns = {"": (field, "")}
         if field in PARTS:
             columns = {"": (f"{field}_median", "Median over blocks: ")}

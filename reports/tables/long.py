@@ -1,11 +1,12 @@
 """The tables of all cases of a run, a row each, with every figure that schema.FIGURES declares."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
 
 from reports.store.schema import FIGURES, Case, Range, Result, Summary
+from reports.store.stats import Interval
 from reports.tables.rows import SUSPECT, ratio_text, speed_ups
 from reports.tables.sentences import (
     algorithm_of,
@@ -30,10 +31,10 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
     for mode in sorted({case.mode for case in result.cases}, reverse=True):
         cases = [case for case in result.cases if case.mode == mode]
         cases.sort(key=lambda case: (case.size_bytes, case.in_place))
-        rows = [_brief_row(case, ratio_text(ratios.get(case.case))) for case in cases]
+        rows = long_rows(cases, ratios)
         texts = {name: {row[name] for row in rows} for name in rows[0] if name not in LEFT_OUT}
-        alike = [name for name in FOLDED if len(texts[name]) == 1]
-        columns = [name for name in texts if name not in alike and texts[name] != {"-"}]
+        alike = [name for name in FOLDED if len(texts.get(name, ())) == 1]
+        columns = [name for name in texts if name not in alike]
         title = ", ".join([mode, *(f"{name} {rows[0][name]}" for name in alike)])
         headings = [name.replace(" ", "\n", 1) for name in columns]
         cells = [[row[name] for name in columns] for row in rows]
@@ -43,9 +44,15 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
     return tables
 
 
-def long_rows(cases: Iterable[Case]) -> list[dict[str, str]]:
-    """The cells of each case by their headings, without figures that no case has."""
-    rows = [_facts(case) | _figures(case) | {"status": _status(case)} for case in cases]
+def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> list[dict[str, str]]:
+    """The cells of each case by their headings, without figures that no case has; `ratios` of
+    `speed_ups`."""
+    rows = [
+        _facts(case)
+        | _figures(case)
+        | {"library/ this": ratio_text(ratios.get(case.case)), "status": _status(case)}
+        for case in cases
+    ]
     shown = [name for name in rows[0] if any(row[name] != "-" for row in rows)] if rows else []
     return [{name: row[name] for name in shown} for row in rows]
 
@@ -63,16 +70,6 @@ def _facts(case: Case) -> dict[str, str]:
     }
 
 
-def _brief_row(case: Case, ratio: str) -> dict[str, str]:
-    """The cells without percentiles, and with an interval of the whole cost alone."""
-    cells = _figures(case)
-    for name, shown in FIGURES.items():
-        text = cells[shown.heading].partition(" p95")[0]
-        cells[shown.heading] = text if name == "total_us" else text.partition(" [")[0]
-
-    return _facts(case) | cells | {"library/ this": ratio, "status": _status(case)}
-
-
 def _figures(case: Case) -> dict[str, str]:
     cells = {shown.heading: _text(name, getattr(case, name)) for name, shown in FIGURES.items()}
     cells["blocks"] = str(case.time_us.n_blocks) if case.time_us else "-"
@@ -84,12 +81,10 @@ def _figures(case: Case) -> dict[str, str]:
 
 
 def _text(name: str, value: Any) -> str:
-    """A figure in few digits: of a summary the median with its interval and 95th percentile."""
-    if isinstance(value, Summary):
-        tail = "" if value.p95 is None else f" p95 {number(value.p95)}"
-        return interval_text(value.median, value.ci_low, value.ci_high) + tail
-
-    if isinstance(value, Range):
+    """A figure in few digits: of a summary the median, with its interval for the whole cost."""
+    if name == "total_us" and value:
+        return interval_text(value.median, value.ci_low, value.ci_high)
+    if isinstance(value, Summary | Range):
         return number(value.median)
     if isinstance(value, dict):
         return " ".join(f"{part:.1f}" for part in value.values()) or "-"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from reports.store.case import MIN_STATE_BLOCKS
-from reports.store.folder import Contents, environment_of, read_store
+from reports.store.folder import Contents, read_store
 from reports.store.observations import MOST_STEAL, Entry, alike_of, costs_of
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
@@ -137,7 +137,7 @@ def recorded_facts(entry: Entry) -> dict[str, str]:
     run = entry.run
     facts = {"software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv)}
 
-    for name, fact in environment_of(entry).items():
+    for name, fact in entry.run.environment.items():
         facts[name] = str(fact.get("value") if isinstance(fact, dict) else fact)
 
     return facts

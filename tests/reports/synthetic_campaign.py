@@ -85,7 +85,6 @@ def write_campaign(
     commands = [Variant(name=name, argv=["mpirun", "-n", "2", "python"]) for name in variants]
     campaign = Campaign(
         campaign_id=f"{folder.name}-1",
-        plan="0123456789abcdef",
         version="0.1.0",
         seed=0,
         pairs=pairs,

@@ -10,7 +10,6 @@ pytestmark = pytest.mark.unit
 
 HEAD = Campaign(
     campaign_id="c",
-    plan="1a2b",
     version="0.1.0",
     seed=0,
     pairs=10,

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from reports.__main__ import main
-from reports.store.manifest import MANIFEST, MOST_RECORDS, read_manifest
+from reports.store.manifest import MANIFEST, read_manifest
 from reports.store.result import ResultError, read
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import rewrite_cases, write_run
@@ -138,15 +138,10 @@ def test_a_line_with_millions_of_values_is_refused(tmp_path):
         read(path)
 
 
-def test_a_manifest_names_no_run_outside_its_campaign_and_few_launches(tmp_path):
-    """Each orphaned launch is compared with all earlier ones: 200,000 lines took hours."""
+def test_a_manifest_names_no_run_outside_its_campaign(tmp_path):
     variants = {"base": no_effect, "new": no_effect}
     manifest = write_campaign(tmp_path / "campaign", variants, pairs=2) / MANIFEST
     text = manifest.read_text()
-    stage = text.splitlines(keepends=True)[1]
-    manifest.write_text(text + stage * MOST_RECORDS)
-    with pytest.raises(ResultError, match="more than the 10,000 records"):
-        read_manifest(manifest.parent)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "run.jsonl").touch()
     manifest.write_text(re.sub('"run":"[^"]*"', '"run":"../outside/run.jsonl"', text, count=1))

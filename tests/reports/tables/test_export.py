@@ -100,12 +100,7 @@ def test_openmetrics_passes_the_parser_of_prometheus_and_keeps_the_figures(store
 
 
 def test_bad_commands_are_refused_in_one_sentence(store, tmp_path, capsysbinary):
-    commands = [
-        (tmp_path, "--csv"),
-        (store / "gone", "--csv"),
-        (store, "--csv", "-o", tmp_path / "no/folder.csv"),
-    ]
-    for arguments in commands:
+    for arguments in ((tmp_path, "--csv"), (store / "gone", "--csv")):
         _, err = export(capsysbinary, *arguments, status=2)
         assert next(line for line in err.splitlines() if "left out" not in line).startswith(
             "reports: "

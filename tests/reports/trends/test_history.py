@@ -286,10 +286,9 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, history):
     assert "runs 2, machines 1" in text
     for reason in (
         "incomplete: 1",
-        "of a newer schema: 1",
         "with wrong results: 1",
         "slowed on purpose: 1",
-        "not a run that can be read: 1 (torn?[2J.jsonl)",
+        "not a run that can be read: 2 (",
         "a run once more: 1",
         "without a time in its run_id: 1",
         "with fewer than 5 blocks in one state of the link: 4 of 8 results",

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from reports.store.folder import COPY, Contents, environment_of, read_store
+from reports.store.folder import COPY, Contents, read_store
 from reports.store.observations import Entry
 from reports.store.schema import Run
 from reports.tables.command import command_of
@@ -70,7 +70,7 @@ def find(folder: Path) -> Store:
 
 def _model(entry: Entry) -> str:
     gpus = dict.fromkeys(rank.get("gpu") for rank in entry.run.world.get("ranks", []))
-    cpu = environment_of(entry).get("cpu.model")
+    cpu = entry.run.environment.get("cpu.model")
     return some([*filter(None, gpus)]) or fact_text(cpu or "unknown hardware")
 
 

@@ -4,14 +4,18 @@ import gc
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
+from reports.store import cache
+from reports.store.cache import Stamp
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.observations import Entry, entry_of
 from reports.store.result import ResultError, by_time, end_with_parent, read, time_of
 
+CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
 CHUNK_RUNS = 64  # that one process reads at a time
 Found = Entry | tuple[Path, ResultError]  # a run, or a file and why it holds none
 COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
@@ -21,13 +25,14 @@ SLOWED, TIMELESS = "slowed on purpose", "without a time in its run_id"
 @dataclass
 class Contents:
     """The content of a folder: its runs in order of time; manifests of campaigns; links and folders
-    that are left out, and why; files that are no runs."""
+    that are left out, and why; files that are no runs; how many files were read, not cached."""
 
     folder: Path
     entries: list[Entry] = field(default_factory=list)
     manifests: list[Path] = field(default_factory=list)
     problems: list[tuple[Path, str]] = field(default_factory=list)
     refused: list[tuple[Path, ResultError]] = field(default_factory=list)
+    n_read: int = 0
 
     @property
     def left_out(self) -> list[tuple[Path, str]]:
@@ -40,18 +45,37 @@ def read_store(folder: Path) -> Contents:
     if not folder.is_dir():
         raise ResultError(f"{folder} is not a folder of results")
 
-    store, paths = Contents(folder), list[Path]()
+    store, stamps = Contents(folder), dict[Path, Stamp]()
     for path, problem in run_files(folder):
         if problem:
             store.problems.append((path, problem))
         elif path.name == MANIFEST:
             store.manifests.append(path)
         else:
-            paths.append(path)
+            try:
+                status = path.stat()
+                stamps[path] = status.st_size, status.st_mtime_ns
+            except FileNotFoundError:  # deleted since it was listed
+                continue
+            except OSError:
+                stamps[path] = -1, -1  # `read` says why
 
-    found = _read_all(paths)
-    store.refused = [entry for entry in found if not isinstance(entry, Entry)]
-    store.entries = in_order(entry for entry in found if isinstance(entry, Entry))
+    is_cached = len(stamps) >= CACHED_RUNS
+    known = cache.read(folder, stamps) if is_cached else {}
+    missing = sorted(stamps.keys() - known.keys(), key=lambda path: (path.name, path))
+    store.n_read = len(missing)
+
+    for entry in _read_all(missing):
+        if isinstance(entry, Entry):
+            known[entry.path] = entry
+        else:
+            store.refused.append(entry)
+
+    if is_cached and len(store.refused) < len(missing):
+        with suppress(ResultError, OSError, RuntimeError):  # a cache spares time, and nothing else
+            cache.write(folder, list(known.values()), stamps)
+
+    store.entries = in_order(known.values())
     return store
 
 
@@ -84,13 +108,13 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
 
 def _read_all(paths: Sequence[Path]) -> list[Found]:
     """The runs of these files, in their order, or why they are none."""
-    if len(paths) <= CHUNK_RUNS:
-        return list(map(_read, paths))
+    chunks = [paths[at : at + CHUNK_RUNS] for at in range(0, len(paths), CHUNK_RUNS)]
+    if len(chunks) < 2:
+        return _read_chunk(paths)
 
-    with ProcessPoolExecutor(
-        os.cpu_count(), get_context("fork"), initializer=_begin_worker
-    ) as pool:
-        return list(pool.map(_read, paths, chunksize=CHUNK_RUNS))
+    workers = min(os.cpu_count() or 1, len(chunks))
+    with ProcessPoolExecutor(workers, get_context("fork"), initializer=_begin_worker) as pool:
+        return [entry for chunk in pool.map(_read_chunk, chunks) for entry in chunk]
 
 
 def _begin_worker() -> None:
@@ -99,8 +123,12 @@ def _begin_worker() -> None:
     end_with_parent()
 
 
-def _read(path: Path) -> Found:
-    try:
-        return entry_of(read(path))
-    except ResultError as error:
-        return path, error
+def _read_chunk(paths: Sequence[Path]) -> list[Found]:
+    read_runs = list[Found]()
+    for path in paths:
+        try:
+            read_runs.append(entry_of(read(path)))
+        except ResultError as error:
+            read_runs.append((path, error))
+
+    return read_runs

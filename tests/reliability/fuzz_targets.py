@@ -32,6 +32,7 @@ from collectives.operation import Algorithm, Row, Unsupported
 from collectives.registry import ALGORITHMS
 from reports import __main__ as program
 from reports.site.dashboard import MARKER
+from reports.store import folder as folders
 from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, ResultError
 from tests.collectives.test_choices import all_reduce, world
 from tests.reports.imports.test_import_damage import GATHER, HALF, IMB, OSU, REPORT
@@ -51,7 +52,7 @@ CORPUS = Path(__file__).parent / "corpus"
 SIZES = [4096, 16384, 1 << 20]
 MACHINE = Machine({}, [], None, "a1b2c3", "d4e5f6")  # of corpus/tuned.toml
 EXPLAINED = frozenset({0, 2, 4})  # a status of 2 or 4 comes with one sentence
-PLACE = "place"  # the folder of each input
+PLACE, CACHED = "place", ".cache"  # the folder of each input, and a home of caches in it
 WORDS = {
     "SIDES": "--baseline campaign/main --current campaign/new",
     "MACHINE": "--gpu r9700 --gpus 2 --weights q4",
@@ -82,7 +83,7 @@ def targets(table: str) -> list[Target]:
     return made
 
 
-TARGETS = targets("""
+TARGETS = targets(f"""
     run             cut        *.jsonl       -  show --long run.jsonl
     run             cut        *.jsonl       -  export --csv run.jsonl
     run             runs       */*.jsonl     -  compare base new
@@ -110,6 +111,8 @@ TARGETS = targets("""
     specification   boxes      *.toml        3  procure --html h SPEC.toml
     run             boxes      *.jsonl       3  procure --html h SPEC.toml
     run             runs       **/*.jsonl    -  wiretax.load .
+    cache           cached     {CACHED}/**/* -  cached history --json .
+    cache           cached     {CACHED}/**/* -  cached history .
     tuning_table    tables     tuned.toml    3  bench.allreduce --tuned tuned.toml
     tuning_table    tables     tuned.toml    3  bench.tune --table tuned.toml
     shipped_table   tables     tables/*      3  bench.allreduce
@@ -204,7 +207,7 @@ def write_logs(root: Path) -> None:
 
 
 def write_stores(root: Path) -> None:
-    """Writes what commands leave for later ones: a baseline and pages."""
+    """Writes what commands leave for later ones: a baseline, pages, and a cache of runs."""
     shutil.copytree(root / "runs" / "new", root / "kept" / "new")
     kept = root / "kept" / "kept"
     report("accept", "--baseline", kept, "--current", root / "runs" / "base", "--reason", "first")
@@ -212,6 +215,12 @@ def write_stores(root: Path) -> None:
         shutil.copytree(root / folder, root / "site" / folder)
     (root / "site" / "site").mkdir()
     (root / "site" / "site" / MARKER).write_text('["index.html", "former.html"]')
+    # A cache is of files with a path and times, which a copy at the same place keeps.
+    place = root.parent / PLACE
+    shutil.copytree(root / "runs", place)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert read_with_cache(["history", str(place)], place / CACHED) == 0
+    place.rename(root / "cached")
 
 
 def report(*words: object) -> None:
@@ -220,6 +229,13 @@ def report(*words: object) -> None:
 
 
 # The commands: those of reports, and those parts of the others that read files
+
+
+def read_with_cache(argv: list[str], home: Path = Path(CACHED)) -> int:
+    """A command of reports that keeps a cache of any folder, in `home`."""
+    at_home = mock.patch.dict(os.environ, XDG_CACHE_HOME=str(home))
+    with mock.patch.object(folders, "CACHED_RUNS", 4), at_home:
+        return program.main(argv)
 
 
 def load(argv: list[str]) -> int:
@@ -333,6 +349,7 @@ def end_survey(argv: list[str]) -> int:
 
 
 COMMANDS_OF_BENCH: dict[str, Callable[[list[str]], int]] = {
+    "cached": read_with_cache,
     "wiretax.load": load,
     "bench.allreduce": choose,
     "bench.tune": add_to_table,

@@ -1,4 +1,5 @@
-"""The observations of a folder of runs, and the one rule that says which runs count."""
+"""The observations of a folder of runs: the reports say the same with its cache and without it, and
+one rule says which runs count."""
 
 import json
 import shutil
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
-from reports.store.folder import read_store
+from reports.store import folder as folders
+from reports.store.folder import CACHED_RUNS, read_store
 from reports.store.observations import entry_of, shared_states, table
 from reports.store.result import read
 from tests.launch import ROOT
@@ -37,7 +39,7 @@ def write(folder, night, **options):
 
 
 @pytest.fixture
-def results(tmp_path):
+def results(tmp_path, monkeypatch):
     """Eight nights, one of which was cut off and one wrong, a copy, and a file that is no run."""
     folder = tmp_path / "results"
     for night in range(8):
@@ -45,7 +47,17 @@ def results(tmp_path):
     mark_wrong(folder / "week1" / f"{run_id(6)}.jsonl")
     shutil.copy(folder / "week0" / f"{run_id(1)}.jsonl", folder / "copy.jsonl")
     (folder / "other.jsonl").write_text("hello\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return folder
+
+
+@pytest.fixture
+def cached(results, monkeypatch):
+    """The same folder with a cache, which the file that is no run is in no part of."""
+    monkeypatch.setattr(folders, "CACHED_RUNS", 4)
+    assert read_store(results).n_read == 10
+    assert read_store(results).n_read == 1
+    return results
 
 
 def said(folder, capsys):
@@ -71,23 +83,59 @@ def test_one_rule_says_which_runs_count_and_in_which_order(results):
     assert ids == [run_id(night) for night in (0, 1, 2, 3, 4, 7)]
 
 
-def test_reports_at_the_same_time_as_writers_fail_nowhere(results, capsys):
+def test_reports_are_the_same_with_and_without_the_cache(results, cached, capsys, monkeypatch):
+    with_cache = said(cached, capsys)
+    monkeypatch.setattr(folders, "CACHED_RUNS", CACHED_RUNS)
+    assert said(results, capsys) == with_cache
+    beside = {path.suffix for path in results.rglob("*")} - {"", ".npy"}
+    assert beside == {".jsonl", ".samples"}  # the cache lies elsewhere
+
+
+def test_a_new_run_is_added_and_a_changed_one_read_again(cached):
+    write(cached / "week1", 20)
+    assert read_store(cached).n_read == 2  # and the file that is no run
+    cut_off = cached / "week1" / f"{run_id(5)}.jsonl"
+    cut_off.write_bytes(cut_off.read_bytes()[:-100])  # a run that is being written grows
+    shutil.rmtree(cached / "week0")
+    store = read_store(cached)
+    assert store.n_read == 2
+    assert len(store.entries) == 6
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "folder", "foreign", "bit"])
+def test_a_damaged_cache_costs_time_and_no_run(cached, capsys, tmp_path, damage):
+    before = said(cached, capsys)
+    [cache] = (tmp_path / "cache/wiretax/stores").iterdir()
+    content = cache.read_bytes()
+    cache.unlink()
+    if damage == "folder":
+        cache.mkdir()
+    elif damage == "foreign":
+        cache.write_bytes(msgspec.msgpack.encode([["other"], 1]))
+    elif damage == "bit":  # in the figures of the last run
+        cache.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    else:
+        cache.write_bytes(content[: 1000 * (damage == "cut")])
+    assert said(cached, capsys) == before
+
+
+def test_reports_at_the_same_time_as_writers_fail_nowhere(cached, capsys):
     program = (
-        "import sys; from pathlib import Path; from reports.store import folder; "
-        "[folder.read_store(Path(sys.argv[1])) for _ in range(8)]"
+        "import sys; from pathlib import Path; from reports.store import folder as o; "
+        "o.CACHED_RUNS = 4; [o.read_store(Path(sys.argv[1])) for _ in range(8)]"
     )
     readers = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(results)], cwd=ROOT, stderr=subprocess.PIPE
+            [sys.executable, "-c", program, str(cached)], cwd=ROOT, stderr=subprocess.PIPE
         )
         for _ in range(2)
     ]
     for night in range(20, 26):
-        write(results / "week2", night)
+        write(cached / "week2", night)
     assert [reader.communicate()[1] for reader in readers] == [b"", b""]
-    ids = {entry.run.run_id for entry in read_store(results).entries}
+    ids = {entry.run.run_id for entry in read_store(cached).entries}
     assert {run_id(night) for night in range(20, 26)} <= ids
-    assert json.loads(said(results, capsys))["runs"] == 12
+    assert json.loads(said(cached, capsys))["runs"] == 12
 
 
 def test_an_observation_is_the_median_cost_in_a_state_of_the_link(tmp_path):
@@ -121,5 +169,5 @@ def test_a_folder_that_is_none_is_refused(tmp_path, capsys):
 
 def test_a_large_folder_is_read_by_several_processes(results, monkeypatch):
     alone = [entry.path for entry in read_store(results).entries]
-    monkeypatch.setattr("reports.store.folder.CHUNK_RUNS", 2)
+    monkeypatch.setattr(folders, "CHUNK_RUNS", 2)
     assert [entry.path for entry in read_store(Path(results)).entries] == alone

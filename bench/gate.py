@@ -38,12 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     option("--budget", metavar="TIME", default="10m", help="time for all launches (10m)")
     option("--out", metavar="DIR", default="gate", help="a new folder for runs and pages (gate)")
     option("--min-effect", metavar="PERCENT", help="a slowdown below this passes")
-    option(
-        "--on-inconclusive",
-        choices=["fail", "pass"],
-        default="fail",
-        help="the result if such a slowdown could hide (fail)",
-    )
     values, rest = parser.parse_known_args(argv)
     folder = Path(values.out)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
@@ -59,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "regress",
             f"--baseline={folder / 'base'}",
             f"--current={folder / 'head'}",
-            f"--on-inconclusive={values.on_inconclusive}",
             *words,
         ]
     )

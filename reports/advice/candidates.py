@@ -43,11 +43,6 @@ class SpecTable(msgspec.Struct, forbid_unknown_fields=True):
     """A table of the spec."""
 
 
-class Electricity(SpecTable):
-    price_per_kwh: Positive
-    currency: Currency
-
-
 class Price(SpecTable):
     amount: Positive
     currency: Currency
@@ -77,9 +72,6 @@ class Spec(SpecTable):
     """The whole file. `read_spec` converts each candidate, so that an error can name it."""
 
     candidates: Annotated[dict[Name, Any], msgspec.Meta(min_length=1)]
-    electricity: Electricity
-    hours_per_year: Annotated[float, msgspec.Meta(gt=0, le=8784)]
-    lifetime_years: Positive
     models: dict[Name, Workload] = {}
     requirements: list[str] = []
 
@@ -218,28 +210,11 @@ def _tokens(
     return deployment.figures["tokens_per_s"], f"by arithmetic, {origin}"
 
 
-def money(offer: Offer, spec: Spec, figures: dict[FigureKey, Figure]) -> list[Figure]:
-    """The price, the power, and the cost of a million tokens of each model."""
-    price, power_w = offer.price, offer.power_w
-    source = "spec" if power_w else "data sheet"
-    power_w = power_w or offer.gpus * find("GPU", GPUS, offer.gpu).tdp_w
-    costs = [
-        Figure("price", price.currency, price.date.isoformat(), price.amount),
+def money(offer: Offer) -> list[Figure]:
+    """The price and the power."""
+    source = "spec" if offer.power_w else "data sheet"
+    power_w = offer.power_w or offer.gpus * find("GPU", GPUS, offer.gpu).tdp_w
+    return [
+        Figure("price", offer.price.currency, offer.price.date.isoformat(), offer.price.amount),
         Figure("power of the GPUs", "W", source, power_w),
     ]
-    hourly = price.amount / (spec.hours_per_year * spec.lifetime_years)
-    hourly += power_w / 1e3 * spec.electricity.price_per_kwh
-
-    for model in spec.models:
-        speed = figures["tok/s", model]
-        cost = Figure(f"a million tokens, {model}", price.currency, speed.note)
-        if spec.electricity.currency != price.currency:
-            cost.note = "electricity is in another currency"
-        else:
-            ends = speed.value, speed.high, speed.low  # the fastest speed gives the lowest cost
-            cost.value, cost.low, cost.high = (
-                hourly / 3600 * 1e6 / end if end else None for end in ends
-            )
-        costs.append(cost)
-
-    return costs

@@ -6,7 +6,7 @@ if one end of its interval is, so the chance of any wrong verdict is at most 2.5
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,13 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="candidates, prices and requirements; docs/buy.md has an example",
     )
-    add(
-        "runs",
-        metavar="RUN",
-        nargs="*",
-        help="NAME=RUN: another run, folder or quoted glob of a candidate; RUN for the only one",
-    )
-    add("--candidate", metavar="NAME", help="show and judge only this one")
     add("--html", metavar="FILE", type=Path, help="also write a page")
     parser.epilog = (
         f"{parser.epilog}; exit status: 0 every requirement passes, 1 one fails, 2 "
@@ -92,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def procure(arguments: argparse.Namespace) -> int:
     """Prints the table and returns the exit status. Raises ResultError for an unusable file."""
-    procurement = evaluate(arguments.spec, arguments.runs, arguments.candidate)
+    procurement = evaluate(arguments.spec)
     if arguments.html:
         page = procure_page(procurement, arguments.spec)
         write_named(arguments.html, to_html(page).encode())
@@ -114,24 +107,10 @@ def procure(arguments: argparse.Namespace) -> int:
     return 3 if set(procurement.verdicts) - {"PASS"} else 0
 
 
-def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> Procurement:
-    """Judges the candidates of the spec at `path`, or `only` one, with more `runs`, as on the
-    command line. Raises ResultError for an unusable spec or run."""
+def evaluate(path: Path) -> Procurement:
+    """Judges the candidates of the spec at `path`. Raises ResultError for an unusable spec or
+    run."""
     spec, offers, requirements = candidates.read_spec(path)
-    if only is not None:
-        if only not in offers:
-            raise ResultError(f"{path} has no candidate {only}: it has {', '.join(offers)}")
-        offers = {only: offers[only]}
-
-    for run in runs:
-        names = [name for name in offers if run.startswith(f"{name}=")]
-        if not names and len(offers) > 1:
-            raise ResultError(
-                f"{run}: which candidate? Use NAME={run} with NAME one of {', '.join(offers)}"
-            )
-        name = max(names or offers, key=len)
-        offers[name].runs.append(run.removeprefix(f"{name}="))
-
     n_verdicts = len(requirements) * len(offers)
     confidence = 1 - 2 * FAMILY_P / max(n_verdicts, 1)
     appraisals = [
@@ -149,7 +128,7 @@ def _appraise(
     name: str, offer: Offer, spec: Spec, requirements: Sequence[Requirement], confidence: float
 ) -> Appraisal:
     if not offer.runs and offer.gpus > 1:
-        raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
+        raise ResultError(f"candidate {name} has no run: name some in `runs`")
 
     launches = read_launches(offer.runs, offer.gpus)
     keys = [*ALWAYS, *(("tok/s", model) for model in spec.models)]
@@ -167,7 +146,7 @@ def _appraise(
             verdict = "UNDECIDED", hardware.partition(":")[0].rstrip(".")
         verdicts[requirement.text] = verdict
 
-    every = [*figures.values(), *candidates.money(offer, spec, figures)]
+    every = [*figures.values(), *candidates.money(offer)]
     return Appraisal(name, offer, launches, every, verdicts, notes)
 
 
@@ -377,11 +356,6 @@ def _sentences(
             "on that machine can PASS."
         )
 
-    lines.append(
-        f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, "
-        f"and {spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for "
-        "the GPUs alone; nothing is converted or ranked across currencies."
-    )
     lines += [
         f"{name}: {each.model}, {each.weights}, one stream with {each.context} tokens "
         "cached, split by tensor over all GPUs; the arithmetic of advise."

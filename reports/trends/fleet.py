@@ -21,7 +21,7 @@ from reports.store.result import ResultError
 from reports.store.schema import CaseFields, Run
 from reports.store.untrusted import printable
 from reports.tables.command import command_again
-from reports.tables.sentences import counted, left_out_lines, size_text, some, wrapped
+from reports.tables.sentences import counted, left_out_lines, some, wrapped
 from reports.trends.slow_nodes import (
     EQUAL,
     LEAST_LAUNCHES,
@@ -44,25 +44,21 @@ ROW = "{:<34.34} {:>5}  {:<8} {}"
 
 class Node(msgspec.Struct):
     """A node, or a pair of nodes. `excess` is (value, low, high), the share by which it is slower
-    than the median node, over all sizes, or at the slowest of `slow_sizes_bytes`, then without an
-    interval. `by_size` has that share at each size; NaN if it was not measured. `disturbed` are
-    the shares of the CPU time that the hypervisor withheld from its disturbed launches."""
+    than the median node, over all sizes. `by_size` has that share at each size; NaN if it was not
+    measured. `disturbed` are the shares of the CPU time that the hypervisor withheld from its
+    disturbed launches."""
 
     node: str
     runs: int
     verdict: str
     excess: tuple[float, float, float]
     by_size: list[float]
-    slow_sizes_bytes: list[int]
     disturbed: list[float]
 
     @property
     def slower(self) -> str:
-        """`+5.1% [+3.9% +6.2%]`, or `+5.1% at 16 KiB` of a node that is slow at some sizes only."""
+        """`+5.1% [+3.9% +6.2%]`."""
         value, low, high = self.excess
-        if self.slow_sizes_bytes:
-            return f"{value:+.1%} at {some(list(map(size_text, self.slow_sizes_bytes)), 2)}"
-
         return f"{value:+.1%} [{low:+.1%} {high:+.1%}]"
 
 
@@ -259,7 +255,6 @@ def _group(entries: Sequence[Entry], rows: "pd.DataFrame", p: float) -> Group:
             row.verdict,
             (row.slower, row.low, row.high),
             seen.by_size.loc[row.Index].tolist(),
-            row.slow_sizes,
             disturbed[row.Index],
         )
         for row in seen.nodes.itertuples()

@@ -1,5 +1,5 @@
-"""Slow nodes among equal ones: `screen` compares each node, or pair of nodes, with its peers, over
-all sizes and size by size; `slow_ends` names nodes by their slow pairs. Costs are logarithms; what
+"""Slow nodes among equal ones: `screen` compares each node, or pair of nodes, with its peers
+over all sizes; `slow_ends` names nodes by their slow pairs. Costs are logarithms; what
 a screen reports are shares of the cost."""
 
 from collections.abc import Sequence
@@ -22,9 +22,6 @@ LEAST_NODES = 4  # below, the spread of peers is unknown
 LEAST_LAUNCHES = 3  # that replicate a slow node; or pairs of a node, to tell it from its partners
 MOST_OF = 0.75  # the share of launches, or of pairs, that must be slow
 REPORT_P = 0.05  # chance of any alarm in a report on fleets without a slow node
-# Its share for the tests over all sizes, and for those of one size. They leave a fifth: with all of
-# it 5.6 % of 160 simulated reports had an alarm, for the limit is approximate.
-TEST_SHARE = 0.4
 # Deviations count up to CLIP robust standard deviations, so that slow nodes do not hide each other;
 # a normal distribution keeps KEPT of its variance. The standard deviation of n clipped values then
 # varies like one with FREEDOM (n - 1) degrees of freedom, by simulation for 4 to 200 values.
@@ -35,10 +32,9 @@ CLIP, KEPT, FREEDOM = 2.0, 0.7737, 0.75
 class Screen:
     """Nodes against their peers, in two DataFrames. `nodes` has a row for each, by its name:
     `launches`; `slower`, the share by which it is slower than the median node over all sizes, with
-    a 95 % interval from `low` to `high`, or at its slowest size, without one, if it is slow at
-    `slow_sizes` only; `verdict`. `by_size` has that share at each size (nodes, sizes), NaN if it
-    was not measured. `detectable` is the slowdown (0.03: 3 %) that would be found in four of five
-    fleets."""
+    a 95 % interval from `low` to `high`; `verdict`. `by_size` has that share at each size
+    (nodes, sizes), NaN if it was not measured. `detectable` is the slowdown (0.03: 3 %)
+    that would be found in four of five fleets."""
 
     nodes: Any
     by_size: Any
@@ -51,8 +47,8 @@ def screen(log_costs: "pd.DataFrame", p: float = REPORT_P) -> Screen:
     node is slow.
 
     A node's value is the median of its launches. It is compared with the median node, in robust
-    standard deviations of all nodes, by Student's test; Bonferroni's correction covers nodes and
-    sizes. Fewer than three launches cannot tell a slow node from disturbed launches."""
+    standard deviations of all nodes, by Student's test; Bonferroni's correction covers the nodes.
+    Fewer than three launches cannot tell a slow node from disturbed launches."""
     import pandas as pd  # takes 0.3 s
 
     of_node = log_costs.groupby(level=0).median()
@@ -62,22 +58,12 @@ def screen(log_costs: "pd.DataFrame", p: float = REPORT_P) -> Screen:
     level_of_launch = of_launch.mean(axis=1) - level.median()
     level -= level.median()
     launches = level_of_launch.groupby(level=0).size()
-    test_p = TEST_SHARE * p / len(level)
-    limits, errors = _limits(level, level_of_launch, test_p)
+    limits, errors = _limits(level, level_of_launch, p / len(level))
     is_slow = level > np.maximum(limits, np.log1p(LEAST_SLOWDOWN))
     is_certain = is_slow.copy()
 
     for node in level.index[is_slow]:
         is_certain[node] = agree(level_of_launch[node])
-
-    slow_sizes: dict[Any, list[Any]] = {node: [] for node in level.index}
-    for size, own in excess.items():
-        own, launches_there = own.dropna(), of_launch[size].dropna()
-        size_limits, _ = _limits(own, launches_there, test_p / excess.shape[1])
-        for node in own.index[own > np.maximum(size_limits, np.log1p(LEAST_SLOWDOWN))]:
-            if not is_slow[node]:
-                slow_sizes[node].append(size)
-                is_certain[node] |= agree(launches_there[node])
 
     half = _half_width(errors, level_of_launch, launches)
     nodes = pd.DataFrame(
@@ -86,14 +72,9 @@ def screen(log_costs: "pd.DataFrame", p: float = REPORT_P) -> Screen:
             "slower": np.expm1(level),
             "low": np.expm1(level - half),
             "high": np.expm1(level + half),
-            "slow_sizes": pd.Series(slow_sizes),
+            "verdict": np.select([is_certain, is_slow], [SLOW, SUSPECT], EQUAL),
         }
     )
-    at_sizes = nodes.slow_sizes.map(bool)
-    nodes.loc[at_sizes, "slower"] = np.expm1(excess[at_sizes].max(axis=1))
-    nodes.loc[at_sizes, ["low", "high"]] = np.nan
-    named = np.where(is_certain, SLOW, SUSPECT)
-    nodes["verdict"] = np.where(is_slow | at_sizes, named, EQUAL)
     found = np.expm1(np.median(limits) + ndtri(POWER) * np.median(errors))
     return Screen(nodes, np.expm1(excess), max(float(found), LEAST_SLOWDOWN))
 

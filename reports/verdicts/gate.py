@@ -23,8 +23,7 @@ STATUSES = [
     "the current is wrong, incomplete or lacks a case",
 ]
 # What a cell means for the gate.
-SLOWER_CELL, OPEN_CELL, FINE_CELL = "regression", "inconclusive", ""
-CONTROL_CELL, SKIPPED_CELL = "control", "skipped"
+SLOWER_CELL, OPEN_CELL, FINE_CELL, CONTROL_CELL = "regression", "inconclusive", "", "control"
 MOST_LISTED = 5  # cells and faults
 
 
@@ -59,7 +58,6 @@ def decide(
     comparison: Comparison,
     faults: Sequence[str] = (),
     min_effect: float | None = None,
-    passes_open: bool = False,
 ) -> Outcome:
     """The outcome. `min_effect`, the smallest slowdown that counts, is a share. By default every
     certain slowdown beyond the margin counts, and the resolvable one must be ruled out. Raises
@@ -80,16 +78,11 @@ def decide(
 
     words = outcomes(comparison, fails_from, must_rule_out)
     judged = comparison.cells[comparison.is_judged]
-
-    # With too few pairs for any verdict there is nothing to pass.
-    if passes_open and np.isfinite(judged.detectable).any():
-        words = words.replace(OPEN_CELL, SKIPPED_CELL)
-
     texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
     cells = comparison.cells.assign(text=texts, outcome=words)
     cells = cells.sort_values("ratio", ascending=False, kind="stable")
     slower = cells[cells.outcome == SLOWER_CELL]
-    undecided = cells[cells.outcome.isin([OPEN_CELL, SKIPPED_CELL])]
+    undecided = cells[cells.outcome == OPEN_CELL]
     faster = judged[judged.verdict == FASTER].sort_values("ratio")
     faults = [
         *faults,
@@ -106,7 +99,7 @@ def decide(
     answers = {
         UNUSABLE: (len(faults), f"UNUSABLE: {some(faults, 1)}"),
         REGRESSION: (len(slower), f"REGRESSION: {found}"),
-        INCONCLUSIVE: (OPEN_CELL in {*words}, f"INCONCLUSIVE: {can_hide}; {found}"),
+        INCONCLUSIVE: (len(undecided), f"INCONCLUSIVE: {can_hide}; {found}"),
         PASS: (True, f"PASS: {found}"),
     }
     status, text = next((status, text) for status, (applies, text) in answers.items() if applies)

@@ -32,7 +32,6 @@ TAGS = {
     "unusable": "error",
     "regression": "failure",
     "inconclusive": "failure",
-    "skipped": "skipped",
 }
 
 
@@ -56,12 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=percent,
         help="a slowdown below this passes (what the campaign decides)",
     )
-    option(
-        "--on-inconclusive",
-        choices=["fail", "pass"],
-        default="fail",
-        help="the result if such a slowdown could hide (fail)",
-    )
     add_allow(parser)
 
     for name, (content, _) in FILES.items():
@@ -79,8 +72,7 @@ def regress(arguments: argparse.Namespace) -> int:
         current = side_of(arguments.current)
         faults = faults_of(current)
         comparison = _compared(arguments, current)
-        passes_open = arguments.on_inconclusive == "pass"
-        outcome = decide(comparison, faults, arguments.min_effect, passes_open)
+        outcome = decide(comparison, faults, arguments.min_effect)
     except ResultError as error:
         sentence = str(error)
         if faults or isinstance(error, NothingInCommon):
@@ -150,7 +142,7 @@ def markdown(outcome: Outcome) -> str:
     figures = headline_of(*outcome.comparison.variant.launches)
     findings = [f"- {markdown_text(line)}\n" for line in outcome.findings]
     forest = f"\n{render.forest_markdown(outcome.comparison, MOST_DRAWN)}\n"
-    rows = render.as_markdown([outcome.comparison], MOST_ROWS)
+    rows = render.as_markdown(outcome.comparison, MOST_ROWS)
     table = f"<details><summary>all cells</summary>\n\n{rows}\n</details>\n"
     figures = f"\n**{markdown_text(figures)}**\n\n"
     return "".join([title, figures, *findings, forest, "\n", table])
@@ -173,7 +165,7 @@ def junit(outcome: Outcome) -> str:
         if word in TAGS:
             SubElement(case, TAGS[word], type=word, message=text)
 
-    counts = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
+    counts = {"tests": "testcase", "failures": "failure", "errors": "error"}
     for name, tag in counts.items():
         suite.set(name, str(len(list(suite.iter(tag)))))
 

@@ -60,7 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a difference up to this is none (the campaign's, else 1)",
     )
     option("--plot", metavar="OUT", type=Path, help="draw the ratios; .svg or .png")
-    option("--format", choices=FORMATS, default="text")
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +100,7 @@ def compare(arguments: argparse.Namespace) -> int:
         plot(comparisons, arguments.plot)
 
     if not arguments.json:
-        sys.stdout.write(FORMATS[arguments.format](comparisons))
+        sys.stdout.write(as_text(comparisons))
         return 0
 
     parts = [
@@ -131,16 +130,16 @@ def as_text(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def as_markdown(comparisons: Sequence[Comparison], most_rows: int | None = None) -> str:
+def as_markdown(comparison: Comparison, most_rows: int) -> str:
     """GitHub's Markdown: sentences as a list, and a table."""
-    parts = []
-    for comparison in comparisons:
-        title, *lines = sentences(comparison)
-        rows = rows_of(comparison)
-        shown = [f"| {' | '.join(map(markdown_text, row.values()))} |" for row in rows[:most_rows]]
-        if len(shown) < len(rows):
-            lines.append(f"{len(rows) - len(shown)} more rows do not fit here")
-        parts += [
+    title, *lines = sentences(comparison)
+    rows = rows_of(comparison)
+    shown = [f"| {' | '.join(map(markdown_text, row.values()))} |" for row in rows[:most_rows]]
+    if len(shown) < len(rows):
+        lines.append(f"{len(rows) - len(shown)} more rows do not fit here")
+
+    return "\n".join(
+        [
             f"### {markdown_text(title)}",
             "",
             *(f"- {markdown_text(line)}" for line in lines),
@@ -150,14 +149,7 @@ def as_markdown(comparisons: Sequence[Comparison], most_rows: int | None = None)
             *shown,
             "",
         ]
-
-    return "\n".join(parts)
-
-
-FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
-    "text": as_text,
-    "markdown": as_markdown,
-}
+    )
 
 
 def forest_markdown(comparison: Comparison, most: int) -> str:

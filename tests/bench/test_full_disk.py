@@ -30,10 +30,7 @@ TIGHT: dict[str, Any] = {
     "modes": ["isolated"],
     "n": 5,
 }
-SPEC = """electricity = {price_per_kwh = 0.30, currency = "EUR"}
-requirements = []
-hours_per_year = 6000
-lifetime_years = 4
+SPEC = """requirements = []
 [candidates.box]
 runs = ["results/*.jsonl"]
 gpu = "r9700"

@@ -161,8 +161,7 @@ def slow_nodes(machines: Machines, number: int, least: float, rng: Rng, n: int) 
         others.append(bool((seen.verdict[number:] != EQUAL).any()))
         truth = np.expm1(levels[:number].mean(axis=(1, 2)))
         covers = (seen.low[:number] <= truth) & (truth <= seen.high[:number])
-        has_interval = seen.low[:number].notna()
-        covered += [float(covers[has_interval].mean())] if has_interval.any() else []
+        covered.append(float(covers.mean()))
     name = f"{machines}, {number} slow"
     most = 0.10 if machines.outliers else 0.05
     return [

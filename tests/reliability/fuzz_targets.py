@@ -87,7 +87,7 @@ TARGETS = targets(f"""
     run             cut        *.jsonl       -  show --long run.jsonl
     run             cut        *.jsonl       -  export --csv run.jsonl
     run             runs       */*.jsonl     -  compare base new
-    run             runs       */*.jsonl     -  compare --format=markdown base new
+    run             runs       */*.jsonl     -  compare base new
     run             runs       **/*.jsonl    -  history --json .
     run             runs       base/*        -  fit --json base
     run             runs       **/*.jsonl    5  regress --baseline base --current new --html h

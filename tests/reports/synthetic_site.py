@@ -16,10 +16,7 @@ LOG = """# nThread 1 nGpus 2 minBytes 8 maxBytes 16 step: 2(factor) warmup iters
 # Out of bounds values : 0 OK
 # Avg bus bandwidth    : 19.32
 """
-SPEC = """hours_per_year = 6000
-lifetime_years = 4
-electricity = {price_per_kwh = 0.30, currency = "EUR"}
-requirements = ["16K <= 8 us"]
+SPEC = """requirements = ["16K <= 8 us"]
 [candidates.two-r9700]
 runs = ["2026-*.jsonl"]
 gpu = "r9700"

@@ -18,10 +18,6 @@ pytestmark = pytest.mark.unit
 
 SIZES = (16384, 33554432)
 R9700 = "AMD Radeon AI PRO R9700"
-HEAD = """hours_per_year = 6000
-lifetime_years = 4
-electricity = {price_per_kwh = 0.30, currency = "EUR"}
-"""
 MODELS = '[models]\n70b-q4 = {model = "llama-3.1-70b", weights = "q4", context = 0}\n'
 BOX = """[candidates.{name}]
 runs = ["{name}/*.jsonl"]
@@ -63,7 +59,7 @@ def launches(tmp_path_factory):
 
 def spec(folder, requirements=(), text=ONE_BOX):
     path = folder / "SPEC.toml"
-    path.write_text(f"{HEAD}requirements = {list(requirements)}\n{text}")
+    path.write_text(f"requirements = {list(requirements)}\n{text}")
     return path
 
 
@@ -194,7 +190,7 @@ def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path):
     assert (verdict, reason[:16]) == ("FAIL", "wrong results in")
 
 
-def test_token_rates_and_their_cost_use_the_advisors_arithmetic(launches):
+def test_token_rates_use_the_advisors_arithmetic(launches):
     """Otherwise a buyer would pay for tokens that the box does not make."""
     models = MODELS + 'big = {model = "llama-3.1-405b", weights = "fp16"}\n'
     path = spec(launches, ["big >= 1 tok/s"], models + BOX.format(name="box"))
@@ -203,18 +199,7 @@ def test_token_rates_and_their_cost_use_the_advisors_arithmetic(launches):
     us, speed = figure(procurement, "16 KiB"), figure(procurement, "70b-q4")
     step_us = specs.MODELS["llama-3.1-70b"].parameters * 4.5 / 8 / 2 / 640e3 + 160 * us.value
     assert speed.value == pytest.approx(1e6 / step_us, rel=1e-4)
-    hourly = 5200 / 24000 + 0.6 * 0.30  # two R9700s, 300 W each by their data sheet
-    million = figure(procurement, "a million tokens, 70b-q4")
-    costs = [hourly / rate / 3600 * 1e6 for rate in (speed.value, speed.high, speed.low)]
-    assert [million.value, million.low, million.high] == pytest.approx(costs)
-
-
-def test_currencies_are_not_converted(launches):
-    """Otherwise 5,000 dollars would look cheaper than 5,100 euros."""
-    box = BOX.format(name="box").replace('"EUR"', '"USD"')
-    procurement = evaluate(spec(launches, text=MODELS + box))
-    assert any("nothing is converted" in line for line in procurement.sentences)
-    assert figure(procurement, "a million tokens, 70b-q4").value is None
+    assert figure(procurement, "power of the GPUs").value == 600  # by their data sheet
 
 
 PRICE = "price = {amount = 5200, currency = 'EUR', date = 2026-11-01}"
@@ -225,7 +210,8 @@ BAD = [
     ("gpus = 2", "gpus = 4", "a run of 2 ranks, not of 4"),
     ("runs = ['box/*.jsonl']", "", "candidate box has no run"),
     ("requirements = []", "requirements = ['16K < 8 us']", "16K <= 8 us, 32M >= 50 GB/s (busbw)"),
-    ("lifetime_years = 4", "lifetime_years", "is not TOML"),
+    ("requirements = []", "requirements", "is not TOML"),
+    ("requirements = []", "lifetime_years = 4", "unknown field `lifetime_years`"),
 ]
 
 
@@ -268,8 +254,6 @@ def test_the_example_in_the_documentation_runs(tmp_path, capsys):
         write_launches(tmp_path / name, 6, gpu=gpu)
     status, out, error = ask(capsys, tmp_path / "SPEC.toml")
     assert (status, error) == (0, ""), out
-    delivered = f"two-r9700={tmp_path}/two-r9700/*.jsonl"
-    assert ask(capsys, tmp_path / "SPEC.toml", delivered, "--candidate", "two-r9700")[0] == 0
 
 
 def test_a_box_with_other_hardware_never_passes(tmp_path, capsys):

@@ -19,7 +19,6 @@ OSU_TITLE = re.compile(
     r"OSU (?:(?:MPI|[NRX]CCL|UPC|UPC\+\+|UPCXX|OpenSHMEM)(?:-\w+)? )?"
     r"([\w/ -]{1,60}) Test \(?(?:v|Version )([\w.]{1,12})\)?"
 )
-PAIRS = "osu_latency", "osu_bandwidth", "osu_bi_directional_bandwidth"  # tests of two ranks
 COLLECTIVE = re.compile(
     r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|"
     r"(?:gather|scatter)v?"
@@ -79,8 +78,7 @@ class MpiTest(LoggedTest):
             self.reason = logged.ENDED_EARLY
         elif self.figures and text:
             words = text.split()
-            first = words[:2] if self.is_osu else words[:1]
-            if all(word in ("Pass", "Fail") or LIKE_A_FIGURE.fullmatch(word) for word in first):
+            if all(word in ("Pass", "Fail") or LIKE_A_FIGURE.fullmatch(word) for word in words[:2]):
                 self._read_row(words, line_number)
 
     def _read_row(self, words: list[str], line_number: int) -> None:
@@ -126,9 +124,7 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
     for line_number, line in enumerate(lines, 1):
         text = line.strip(" #")
         if "OSU" in text and (osu := OSU_TITLE.fullmatch(" ".join(text.split()))):
-            name = _osu_name(osu[1].lower())
-            tests.append(MpiTest(f"OSU {osu[2]}", line_number, collective=name))
-            tests[-1].world_size = 2 if name in PAIRS else None
+            tests.append(MpiTest(f"OSU {osu[2]}", line_number, collective=_osu_name(osu[1])))
         elif imb := re.fullmatch(r"Benchmarking (\w{1,40})", text):
             if tests:
                 tests[-1].reason = None
@@ -148,6 +144,6 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
 
 def _osu_name(words: str) -> str:
     """The store's name of the operation, otherwise the title's words: `osu_latency`."""
-    base = re.sub(r"all-to-all([vw]?)(?: personalized exchange)?", r"alltoall\1", words)
+    base = re.sub(r"all-to-all([vw]?)(?: personalized exchange)?", r"alltoall\1", words.lower())
     name = re.sub("[^a-z]+", "_", base.removesuffix(" latency").removeprefix("mpi_"))
     return (COLLECTIVE.fullmatch(name) and collective_of(name)) or f"osu_{name}"

@@ -38,7 +38,7 @@ FAILURE = re.compile(
     r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+"
 )
 FOOTER = re.compile(
-    r"(?:(?P<bounds>Out of bounds values)|Avg bus bandwidth) *: *[\d.e+-]+(?P<failed> *FAILED)?"
+    r"(?:Out of bounds values|Avg bus bandwidth) *: *[\d.e+-]+(?P<failed> *FAILED)?"
 )
 # The store's names of the types, if they differ; `char` comes from NCCL 1.x, `fp8_` from RCCL.
 TYPES = {
@@ -150,7 +150,7 @@ class NcclTest(LoggedTest):
         """Sets the ranks, if the output is of one run, adds the rows, and sets the status."""
         if self.gpus and len(self.groups) == 1 and self.reason is None:
             self.world_size = max(self.gpus) + 1
-            self.hosts = None if None in self.host_names else len(self.host_names)
+            self.hosts = len(self.host_names)
 
         for line, text in self.texts:
             self.read_row(line, text)
@@ -284,8 +284,6 @@ class Reader:
         elif text.startswith("rccl-tests: Version "):
             self.test.format = "rccl-tests"
         elif footer := FOOTER.match(text):
-            if footer["bounds"] and self.test.part == Part.FOOTER:
-                self.test.reason = logged.TWO_RUNS
             self.test.part = Part.FOOTER
             self.test.status = "failed" if footer["failed"] else self.test.status
         else:

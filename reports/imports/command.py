@@ -1,7 +1,6 @@
 """`import`: logs of other benchmarks into the store, an ordinary run file for each test."""
 
 import argparse
-import contextlib
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -45,21 +44,21 @@ def import_logs(arguments: argparse.Namespace) -> int:
     status, records = 0, list[dict[str, Any]]()
     for path in arguments.files:
         try:
-            content = content_of(path)
-            tests = find_tests(path, content)
-            own = store(tests, path, content, arguments)
+            tests = find_tests(path, content := content_of(path))
+            records += store(tests, path, content, arguments)
         except ResultError as error:
             print(f"reports: {printable(str(error))}", file=sys.stderr)
             status = 2
             continue
-        records += own
-        if not arguments.json:
-            print("\n".join(map(sentence, own)))
-        if unread := unread_text(tests):
-            print(f"reports: {printable(str(path))}: {unread}", file=sys.stderr)
+        if unread := sorted({line for test in tests for line in test.unread}):
+            numbers = ", ".join(map(str, unread[:20]))
+            listed = f"rows that could not be read: {numbers} ({len(unread)} in all)"
+            print(f"reports: {printable(str(path))}: {listed}", file=sys.stderr)
 
     if arguments.json:
         write_json("import", tests=records)
+    else:
+        print("".join(map(sentence, records)), end="")
 
     return status
 
@@ -83,51 +82,29 @@ def store(
         notes = ["The log has no date: the run has that of its file."] * (not test.date)
         runs.append(run_of([test], run_id, printable(path.name), notes=notes))
 
+    with write_errors(arguments.out):
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        write_whole(arguments.out / run.path, content_of_run(run))
+
     return [
         {
             "log": printable(path.name),
-            "file": str(arguments.out / result.path),
+            "file": str(arguments.out / run.path),
             "format": test.format,
             "collective": test.collective,
             "ranks": test.world_size,
             "rows": len({row.line for row in test.rows}),
             "status": test.status,
             "reason": test.reason,
-            "dated_by": "log" if test.date else "file",
-            "stored": write(arguments.out / result.path, content_of_run(result)),
             "unread": test.unread,
         }
-        for test, result in zip(tests, runs, strict=True)
+        for test, run in zip(tests, runs, strict=True)
     ]
 
 
-def write(path: Path, content: bytes) -> str:
-    """Writes a run file, and says whether it was new. Raises ResultError."""
-    with contextlib.suppress(ResultError):
-        if content_of(path) == content:
-            return "is there already"
-
-    with write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-    write_whole(path, content)
-    return "new"
-
-
-def unread_text(tests: Sequence[LoggedTest]) -> str:
-    """Which lines look like data and could not be read; empty without any."""
-    unread = sorted({line for test in tests for line in test.unread})
-    numbers = ", ".join(map(str, unread[:20]))
-    listed = f"rows that could not be read: {numbers} ({len(unread)} in all)"
-    return listed * bool(unread)
-
-
 def sentence(record: dict[str, Any]) -> str:
-    """What was stored: `a.log: nccl-tests all_reduce: ranks 2, rows 25, complete: FILE`."""
-    counts = [f"{name} {record[name]}" for name in ("ranks", "rows") if record[name]]
+    """A line: `a.log: nccl-tests all_reduce: ranks 2, rows 25, complete: FILE`."""
     test = f"{record['log']}: {record['format']} {record['collective'] or 'unknown'}"
-    notes = [record["stored"]] * (record["stored"] != "new")
-    notes += ["dated by the file"] * (record["dated_by"] == "file")
-    notes += ["no busbw: --ranks N says how many"] * (not record["ranks"])
-    note = f" ({', '.join(notes)})" if notes else ""
-    return f"{test}: {', '.join([*counts, record['status']])}: {record['file']}{note}"
+    ranks = record["ranks"] or "unknown (no busbw: --ranks N says how many)"
+    return f"{test}: ranks {ranks}, rows {record['rows']}, {record['status']}: {record['file']}\n"

@@ -14,7 +14,7 @@ MEAN = "mean over iterations"
 MEAN_OVER_RANKS, SLOWEST = f"{MEAN} and ranks", f"{MEAN}, slowest rank"
 NO_ROWS, ENDED_EARLY = "it has no rows", "the run was ended before its time"
 CUT_OFF = "the log ends before the test does"
-NO_HEAD = "the log begins in the middle of the test"
+NO_HEAD = "its rows follow no heading"
 TWO_RUNS, WRONG_RESULTS = "two runs wrote into each other's lines", "the run found wrong results"
 UNKNOWN = "unknown"  # a collective or a type that the log does not name
 LONGEST_LINE = 2000
@@ -35,8 +35,6 @@ MESSAGE = re.compile(
 NUMBER = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 # A figure that may be negative, cut off or European.
 LIKE_A_FIGURE = re.compile(r"[+-]?(?:\.?\d[\w.,+-]*|nan|inf)")
-LAUNCHER = re.compile(r"\b(?:mpirun|mpiexec(?:\.hydra)?|srun|orterun|prun)\b")
-RANKS_FLAG = re.compile(r"\s(?:-np|-n|--n|--np|--ntasks)(?:=|\s*)(\d{1,8})(?=\s)")
 COLLECTIVES = {
     "allreduce": "all_reduce",
     "allgather": "all_gather",
@@ -100,8 +98,15 @@ class LoggedTest:
         else:
             self.rows.append(row)
 
-    def end(self, status: str, reason: str | None = None) -> None:
-        self.status, self.reason = status, reason
+    def set_status(self, lack: str | None) -> None:
+        """Sets the status and its reason. `lack`: why the test is incomplete, if nothing is known
+        from its lines."""
+        if self.status == "failed":
+            self.reason = "the run itself says so"
+        elif self.reason or lack or not self.rows:
+            self.status, self.reason = "incomplete", self.reason or lack or NO_ROWS
+        elif any(row.n_wrong for row in self.rows):
+            self.status, self.reason = "failed", WRONG_RESULTS
 
 
 def dates_of(lines: Sequence[str]) -> Iterator[tuple[int, datetime]]:
@@ -153,17 +158,9 @@ def whole_number(text: str) -> int | None:
     return int(value) if value is not None and value == int(value) else None
 
 
-def ranks_of(command: str) -> int | None:
-    """The number of processes that a launcher's command line starts, if it is certain."""
-    launched = LAUNCHER.split(command + " ", maxsplit=1)
-    counts = RANKS_FLAG.findall(launched[-1]) if len(launched) > 1 else []
-    return int(counts[0]) if len(counts) == 1 else None
-
-
-def nccl_version(code: str) -> str | None:
-    """`NCCL 2.29.2` for 22902; None for other text."""
-    n = whole_number(code)
-    return None if n is None else f"NCCL {n // 10000}.{n % 10000 // 100}.{n % 100}"
+def nccl_version(code: int) -> str:
+    """`NCCL 2.29.2` for 22902."""
+    return f"NCCL {code // 10000}.{code % 10000 // 100}.{code % 100}"
 
 
 def collective_of(name: str) -> str | None:

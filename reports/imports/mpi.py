@@ -19,21 +19,13 @@ OSU_TITLE = re.compile(
     r"OSU (?:(?:MPI|[NRX]CCL|UPC|UPC\+\+|UPCXX|OpenSHMEM)(?:-\w+)? )?"
     r"([\w/ -]{1,60}) Test \(?(?:v|Version )([\w.]{1,12})\)?"
 )
-PROGRAMS = {
-    "latency": "osu_latency",
-    "multiple bandwidth / message rate": "osu_mbw_mr",
-    "multi latency": "osu_multi_lat",
-    "bandwidth": "osu_bw",
-    "bi-directional bandwidth": "osu_bibw",
-}
-PAIRS = "osu_latency", "osu_bw", "osu_bibw"  # programs for two ranks
 COLLECTIVE = re.compile(
     r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|"
     r"(?:gather|scatter)v?"
 )
 # Collectives whose printed size is of the part that a rank sends to each other one, or to all.
 PER_RANK = re.compile(
-    r"(?:osu_)?i?(?:all_?gatherv?|all_?to_?all[vw]?|gatherv?|scatterv?|reduce_scatter_block)"
+    r"(?:osu_non_blocking_)?(?:all_?gatherv?|all_?to_?all[vw]?|gatherv?|scatterv?|reduce_scatter_block)"
 )
 OSU_COLUMN = re.compile(
     r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
@@ -60,12 +52,10 @@ ENDED = re.compile(
 
 @dataclass
 class MpiTest(LoggedTest):
-    """`figures` names the figure in each column. `reason` says why the test is incomplete so far;
-    `is_hello` is of a program that only says hello."""
+    """`figures` names the figure in each column; `reason` is why the test is incomplete so far."""
 
     statistic: str = logged.MEAN_OVER_RANKS
     figures: list[str] = field(default_factory=list)
-    is_hello: bool = False
 
     @property
     def is_osu(self) -> bool:
@@ -76,9 +66,7 @@ class MpiTest(LoggedTest):
         names = text.replace("#", " ").lower().split()
         is_osu_heading = text.startswith(("Size", "Message Size", "Avg Latency"))
 
-        if hello := re.match(r"This is a test with (\d{1,8}) processes", text):
-            self.world_size, self.is_hello = int(hello[1]), True
-        elif processes := re.match(r"processes = (\d{1,8})", text):
+        if processes := re.match(r"processes = (\d{1,8})", text):
             self.world_size = int(processes[1])
         elif is_osu_heading or "repetitions" in names[:2]:
             columns = OSU_COLUMN.findall(text) if is_osu_heading else names
@@ -88,12 +76,9 @@ class MpiTest(LoggedTest):
             self.reason = None
         elif ENDED.search(text):
             self.reason = logged.ENDED_EARLY
-        elif set(text) == {"-"}:
-            self.figures = []
         elif self.figures and text:
             words = text.split()
-            first = words[:2] if self.is_osu else words[:1]
-            if all(word in ("Pass", "Fail") or LIKE_A_FIGURE.fullmatch(word) for word in first):
+            if all(word in ("Pass", "Fail") or LIKE_A_FIGURE.fullmatch(word) for word in words[:2]):
                 self._read_row(words, line_number)
 
     def _read_row(self, words: list[str], line_number: int) -> None:
@@ -104,12 +89,7 @@ class MpiTest(LoggedTest):
         is_damaged = len(words) != len(self.figures) or any(
             number(word) is None for figure, word in pairs if figure != "validation"
         )
-        size, n = (whole_number(texts.get(figure, "")) for figure in ("size", "n"))
-
-        if is_damaged or (size is None and "size" in texts) or (n is None and "n" in texts):
-            self.unread.append(line_number)
-            return
-
+        size, n = whole_number(texts.get("size", "0")), whole_number(texts.get("n", "1"))
         time_us, slowest_us, mb_s = map(values.get, ("mean", "max", "mb_s"))
         mean_us = None
         if slowest_us is not None:
@@ -118,7 +98,7 @@ class MpiTest(LoggedTest):
         elif mb_s:
             time_us = (size or 0) / mb_s  # a megabyte has 10^6 bytes: bytes per microsecond
 
-        if time_us is None:
+        if is_damaged or time_us is None or size is None or n is None:
             self.unread.append(line_number)
             return
 
@@ -127,30 +107,24 @@ class MpiTest(LoggedTest):
         if "Fail" in words or values.get("defects"):
             n_wrong = 1
 
-        self.add(Row(size or 0, [time_us], line_number, n_wrong, n or 1, mean_us))
+        self.add(Row(size, [time_us], line_number, n_wrong, n, mean_us))
 
-    def set_status(self) -> None:
-        if any(row.n_wrong for row in self.rows):
-            self.end("failed", logged.WRONG_RESULTS)
-        elif self.reason or not (self.rows or self.is_hello):
-            self.end("incomplete", self.reason or logged.NO_ROWS)
-        elif self.is_osu and len(self.rows) > len({row.size_bytes for row in self.rows}):
-            self.end("incomplete", logged.TWO_RUNS)
+    def finish(self) -> None:
+        """Sets the status, and whether the sizes are of one rank."""
+        is_double = self.is_osu and len(self.rows) > len({row.size_bytes for row in self.rows})
+        self.set_status(logged.TWO_RUNS if is_double else None)
+        self.is_per_rank = PER_RANK.fullmatch(self.collective or "") is not None
 
 
 def parse_mpi(lines: list[str]) -> list[MpiTest]:
     """The OSU and IMB tests in cleaned lines."""
     tests: list[MpiTest] = []
-    command_ranks: int | None = None  # of the next test of OSU
     version = "IMB"
 
     for line_number, line in enumerate(lines, 1):
         text = line.strip(" #")
         if "OSU" in text and (osu := OSU_TITLE.fullmatch(" ".join(text.split()))):
-            name = _osu_name(osu[1].lower())
-            tests.append(MpiTest(f"OSU {osu[2]}", line_number, collective=name))
-            tests[-1].world_size = 2 if name in PAIRS else command_ranks
-            command_ranks = None
+            tests.append(MpiTest(f"OSU {osu[2]}", line_number, collective=_osu_name(osu[1])))
         elif imb := re.fullmatch(r"Benchmarking (\w{1,40})", text):
             if tests:
                 tests[-1].reason = None
@@ -158,29 +132,18 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
             tests[-1].reason = logged.CUT_OFF
         elif title := IMB_TITLE.match(text):
             version = f"IMB {title[1]}"
-        elif "osu_" in text:
-            command_ranks = logged.ranks_of(text.partition("osu_")[0])
         elif tests:
             tests[-1].read_line(text, line_number)
 
     for test in tests:
-        test.set_status()
-        test.is_per_rank = PER_RANK.fullmatch(test.collective or "") is not None
+        test.finish()
 
     # A line of IMB's list of its benchmarks is no test.
     return [test for test in tests if test.is_osu or test.world_size or test.rows]
 
 
 def _osu_name(words: str) -> str:
-    """The store's name of the operation, otherwise the name of the program."""
-    base = re.sub(r"all-to-all([vw]?)(?: personalized exchange)?", r"alltoall\1", words)
-    name = re.sub("[ -]", "_", base.removesuffix(" latency").removeprefix("mpi_"))
-
-    if words in PROGRAMS:
-        name = PROGRAMS[words]
-    elif name.startswith("non_blocking_"):
-        name = f"osu_i{name.removeprefix('non_blocking_')}"
-    elif not COLLECTIVE.fullmatch(name):
-        name = f"osu_{re.sub('[^a-z_]', '', name)}"
-
-    return collective_of(name) or "osu"
+    """The store's name of the operation, otherwise the title's words: `osu_latency`."""
+    base = re.sub(r"all-to-all([vw]?)(?: personalized exchange)?", r"alltoall\1", words.lower())
+    name = re.sub("[^a-z]+", "_", base.removesuffix(" latency").removeprefix("mpi_"))
+    return (COLLECTIVE.fullmatch(name) and collective_of(name)) or f"osu_{name}"

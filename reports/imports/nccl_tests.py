@@ -38,7 +38,7 @@ FAILURE = re.compile(
     r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+"
 )
 FOOTER = re.compile(
-    r"(?:(?P<bounds>Out of bounds values)|Avg bus bandwidth) *: *[\d.e+-]+(?P<failed> *FAILED)?"
+    r"(?:Out of bounds values|Avg bus bandwidth) *: *[\d.e+-]+(?P<failed> *FAILED)?"
 )
 # The store's names of the types, if they differ; `char` comes from NCCL 1.x, `fp8_` from RCCL.
 TYPES = {
@@ -52,12 +52,12 @@ TYPES = {
     "fp8_e4m3": "float8_e4m3",
     "fp8_e5m2": "float8_e5m2",
 }
+EARLY = "NCCL 1.x"  # prints milliseconds, and no footer
 # Columns under other names.
 COLUMNS = {"bytes": "size", "n": "count", "op": "redop"}
 FIGURE = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?|N/A|-?nan|-?inf")
 WORD = re.compile(r"[A-Za-z]\w{1,15}")
 VALUES = {"type": WORD, "redop": WORD, "root": re.compile(r"-?\d{1,9}")}  # others: FIGURE
-TIMESTAMP = re.compile(r" \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\s*$")
 
 
 class Column(NamedTuple):
@@ -71,7 +71,6 @@ class Column(NamedTuple):
 
 def read_heading(words: list[tuple[str, int]]) -> list[Column]:
     """The columns that a line names; empty if it is not the heading of a table."""
-    words = [word for word in words if word[0] != "timestamp"]
     names = [COLUMNS.get(word.lower(), word.lower()) for word, _ in words]
 
     if names[:2] != ["size", "count"] or not {"time", "algbw", "busbw"} <= set(names):
@@ -83,12 +82,11 @@ def read_heading(words: list[tuple[str, int]]) -> list[Column]:
 
 
 # The columns of a log that begins within its table.
-USUAL = read_heading(
-    cells(
-        "        size         count      type   redop    root     time   algbw   busbw  wrong"
-        "     time   algbw   busbw  wrong"
-    )
+USUAL_HEADING = (
+    "        size         count      type   redop    root     time   algbw   busbw  wrong"
+    "     time   algbw   busbw  wrong"
 )
+USUAL = read_heading(cells(USUAL_HEADING))
 
 
 @dataclass
@@ -99,7 +97,6 @@ class NcclTest(LoggedTest):
     part: Part = Part.BANNER
     columns: list[Column] = field(default_factory=lambda: USUAL)
     is_in_place: tuple[bool, ...] = (False, True)
-    milliseconds: bool = False
     texts: list[tuple[int, str]] = field(default_factory=list)
     groups: set[str | None] = field(default_factory=set)
     host_names: set[str | None] = field(default_factory=set)
@@ -120,7 +117,7 @@ class NcclTest(LoggedTest):
                 if time is None or (n_wrong is None and half.get("wrong", "N/A") != "N/A"):
                     self.unread.append(line)
                     continue
-                time_us = round(time * (1e3 if self.milliseconds else 1.0), 9)
+                time_us = round(time * (1e3 if self.format == EARLY else 1.0), 9)
                 self.add(
                     Row(times_us=[time_us], line=line, n_wrong=n_wrong, in_place=in_place, **fields)
                 )
@@ -128,7 +125,7 @@ class NcclTest(LoggedTest):
     def _split(self, text: str) -> list[dict[str, str]]:
         """The words before the times, and those of each half, by the name of their column. If some
         columns are blank, the ends of the words show which. Raises ValueError for another line."""
-        words = cells(TIMESTAMP.sub("", text))
+        words = cells(text)
         columns = self.columns
 
         if len(words) != len(columns):
@@ -153,22 +150,13 @@ class NcclTest(LoggedTest):
         """Sets the ranks, if the output is of one run, adds the rows, and sets the status."""
         if self.gpus and len(self.groups) == 1 and self.reason is None:
             self.world_size = max(self.gpus) + 1
-            self.hosts = None if None in self.host_names else len(self.host_names)
+            self.hosts = len(self.host_names)
 
         for line, text in self.texts:
             self.read_row(line, text)
 
-        has_end = self.part == Part.FOOTER or self.format in ("NCCL 1.x", "mscclpp-test")
-        if self.status == "failed":
-            self.end("failed", "the run itself says so")
-        elif self.reason:
-            self.end("incomplete", self.reason)
-        elif not self.rows:
-            self.end("incomplete", logged.NO_ROWS)
-        elif not has_end:
-            self.end("incomplete", logged.CUT_OFF)
-        elif any(row.n_wrong for row in self.rows):
-            self.end("failed", logged.WRONG_RESULTS)
+        has_end = self.part == Part.FOOTER or self.format in (EARLY, "mscclpp-test")
+        self.set_status(None if has_end else logged.CUT_OFF)
 
 
 def _fields_of(head: dict[str, str]) -> dict[str, Any]:
@@ -207,7 +195,7 @@ class Reader:
     tests: list[NcclTest] = field(default_factory=list)
     test: NcclTest = field(default_factory=lambda: NcclTest("", 0, part=Part.FOOTER))
     program: str | None = None
-    is_in_place: tuple[bool, ...] = ()
+    is_in_place: tuple[bool, ...] = (False, True)
 
     def begin(self, part: Part, line: int) -> None:
         """Goes on to a part, in a new test if the last test is past this part."""
@@ -255,7 +243,7 @@ class Reader:
                 return False
             test.reason = logged.TWO_RUNS
             self.begin(Part.BANNER, line)
-            self.test.reason = logged.TWO_RUNS if len(self.tests) > 1 else logged.NO_HEAD
+            self.test.reason = logged.NO_HEAD
         elif test.part < Part.TABLE:
             return False
 
@@ -276,13 +264,10 @@ class Reader:
 
         self.begin(Part.TABLE, line)
         test = self.test
-        test.columns, test.milliseconds = columns, "res" in texts
-
-        if len(self.is_in_place) == columns[-1].half:
-            test.is_in_place = self.is_in_place
-
-        self.is_in_place = ()
-        if "type" not in texts:
+        test.columns, test.is_in_place = columns, self.is_in_place
+        if "res" in texts:
+            test.format = EARLY
+        elif "type" not in texts:
             test.format, test.library = "mscclpp-test", "MSCCL++"
 
         return True
@@ -299,8 +284,6 @@ class Reader:
         elif text.startswith("rccl-tests: Version "):
             self.test.format = "rccl-tests"
         elif footer := FOOTER.match(text):
-            if footer["bounds"] and self.test.part == Part.FOOTER:
-                self.test.reason = logged.TWO_RUNS
             self.test.part = Part.FOOTER
             self.test.status = "failed" if footer["failed"] else self.test.status
         else:
@@ -311,7 +294,7 @@ class Reader:
     def _read_head(self, head: re.Match[str], text: str) -> None:
         test = self.test
         if head["library"]:
-            test.library = logged.nccl_version(head["library"])
+            test.library = logged.nccl_version(int(head["library"]))
         if head["name"]:
             test.collective = collective_of(head["name"])
 
@@ -319,4 +302,3 @@ class Reader:
             test.gpus[int(head["rank"] or head["device"])] = text[head.end() :]
             test.groups.add(head["group"])
             test.host_names.add(head["host"])
-            test.format = "NCCL 1.x" if head["device"] else test.format

@@ -51,7 +51,7 @@ def test_a_second_import_of_a_log_writes_no_copy_and_no_error(tmp_path, capsys):
     before = [path.read_bytes() for path in first]
     assert imported(tmp_path / "out", log) == first
     assert [path.read_bytes() for path in first] == before
-    assert capsys.readouterr().out.count("(is there already, dated by the file)\n") == 2
+    assert capsys.readouterr().err == ""
     os.utime(log, (0, 0))
     assert imported(tmp_path / "out", log) == first
     assert read(first[1]).run.imported_from == "a.log"
@@ -133,7 +133,7 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
     ("content", "sentence"),
     [
         (b" \n\n", "has no timings; known are nccl-tests"),
-        (b"\x7fELF\0\0\1", "is binary, not a log"),
+        (b"\x7fELF\0\0\1", "has no timings"),
         (b"just some words\n1 2 3\n", "has no timings; known are nccl-tests"),
         (b'{"a": 1}', "not what nccl-tests -J writes"),
         (b'{"version": 3, "conf', "is JSON that is cut off"),

@@ -61,7 +61,7 @@ def test_a_damaged_import_is_repaired(tmp_path, capsys):
         path.write_bytes(damaged)
         capsys.readouterr()
         assert imported(tmp_path / "out", log) == [path]
-        assert capsys.readouterr().out.endswith(f"{path} (dated by the file)\n")
+        assert capsys.readouterr().out.endswith(f"{path}\n")
         assert (path.read_bytes(), list(path.parent.iterdir())) == (whole, [path])
 
 

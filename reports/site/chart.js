@@ -91,14 +91,7 @@ function seriesOf({ kind, lines }, colour) {
   return { series, bands };
 }
 
-function roomy(plot, min, max) {
-  return [min / 1.05, max * 1.05];
-}
-
-function tight(plot, min, max) {
-  if (min < max) return [min, max];
-  return plot.scales.x.time ? [min - 43200, max + 43200] : roomy(plot, min, max);
-}
+const roomy = (_, min, max) => [min / 1.05, max * 1.05];
 
 // Round values on a logarithmic axis: decades, with 2 and 5 or more if these are few.
 function rounds(plot, axis, min, max) {
@@ -125,7 +118,7 @@ function axesOf({ kind, unit, is_log: isLog }, colour) {
     return value < 1000 ? `${short(value)} us` : `${short(value / 1000)} ms`;
   };
   return [
-    { ...axis, values: named(x), size: 32, space: kind === "time" ? 72 : 40 },
+    { ...axis, values: named(x), size: 32, space: kind === "time" ? 80 : 40 },
     { ...axis, values: named(y), size: 64, ...(isLog && { splits: rounds, filter: (_, all) => all }) },
   ];
 }
@@ -171,6 +164,11 @@ function draw(figure) {
   const height = Math.max(200, Math.min(place.clientWidth * 0.4, 360));
   const chart = { data };
   const read = reader(figure, data);
+  const isTime = data.kind === "time";
+  const across = (_, min, max) => {
+    if (data.kind === "price" || (min === max && !isTime)) return roomy(_, min, max);
+    return min < max ? [min, max] : [min - 43200, max + 43200];
+  };
   const selected = (plot) => {
     const { left, width } = plot.select;
     if (width) zoom(chart, [left, left + width].map((at) => plot.posToVal(at, "x")));
@@ -181,12 +179,7 @@ function draw(figure) {
     height,
     ...seriesOf(data, colour),
     scales: {
-      x: {
-        time: data.kind === "time",
-        distr: data.kind === "bytes" ? 3 : 1,
-        log: 2,
-        range: data.kind === "price" ? roomy : tight,
-      },
+      x: { time: isTime, distr: data.kind === "bytes" ? 3 : 1, log: 2, range: across },
       y: { distr: data.is_log ? 3 : 1, range: roomy },
     },
     axes: axesOf(data, colour),
@@ -211,7 +204,7 @@ function draw(figure) {
   new ResizeObserver(() => {
     if (place.clientWidth) chart.plot.setSize({ width: place.clientWidth, height });
   }).observe(place);
-  const range = data.kind === "time" && state.get("zoom")?.split("-").map(Number);
+  const range = isTime && state.get("zoom")?.split("-").map(Number);
   if (range) chart.plot.setScale("x", { min: range[0], max: range[1] });
   figure.classList.add("live");
 }

@@ -93,7 +93,8 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
 def _default_tables(
     title: str, result: Result, rows: Sequence[SizeRow], view: View
 ) -> list[tuple[str, Table]]:
-    """The table of a view; and those of further named algorithms and peers, without a title."""
+    """The table of a view; and those of further named algorithms and peers, without a title. No
+    column is empty."""
     named, peers = list(rows[0].named), {case.library for case in result.cases if is_peer(case)}
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     own = [name for name in named if name not in peers]
@@ -102,15 +103,7 @@ def _default_tables(
     has_library = any(row.library for row in rows)
     cells = [_cells(row, name, has_library, bool(late_us(view[1]))) for row in rows]
 
-    left_out = ["busbw\nGB/s"] * (result.run.world["size"] == 1)
     has_ours = any(row.ours for row in rows)
-    if named and not has_ours:  # peers beside the library alone
-        ours = f"{name}\n", f"library/{name}\n", "\nalgorithm", "busbw\n", "of\n"
-        left_out += [heading for heading in cells[0] if heading.startswith(ours)]
-    for of_row in cells:
-        for heading in left_out:
-            of_row.pop(heading, None)
-
     parts = [
         named[:1],
         *(named[at : at + NAMED_BESIDE] for at in range(1, len(named), NAMED_BESIDE)),
@@ -123,7 +116,9 @@ def _default_tables(
                 of_row |= _named_cells(row.named[other], other, name * has_ours, has_library)
         is_suspect = part is parts[0] and any(row.ours and row.ours.suspect for row in rows)
         footnotes = [SUSPECT] * is_suspect
-        table = plain_table(cells[0], [of_row.values() for of_row in cells], footnotes)
+        shown = [heading for heading in cells[0] if any(of_row[heading] != "-" for of_row in cells)]
+        lines = [[of_row[heading] for heading in shown] for of_row in cells]
+        table = plain_table(shown, lines, footnotes)
         tables.append((title, table))
         title, cells = "", [{"size\n": row.label} for row in rows]
 

@@ -16,8 +16,6 @@ if __name__ == "__main__":
 
 from reports.store.untrusted import printable
 
-# What a command is called elsewhere.
-OTHER_NAMES = {"gate": "regress judges stored runs; python -m bench.gate also launches them"}
 # For each command: the module with its arguments and its function, help, and an example.
 COMMANDS = {
     "show": ("tables.show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
@@ -87,7 +85,7 @@ def unknown_command(name: str, commands: Iterable[str]) -> str:
     """A sentence that suggests the command that the name may mean."""
     near = get_close_matches(name, commands, 1)
     hint = f"did you mean {near[0]}?" if near else "--help lists the commands"
-    return f"unknown command {name!r}: {OTHER_NAMES.get(name, hint)}"
+    return f"unknown command {name!r}: {hint}"
 
 
 def open_closed_streams() -> None:

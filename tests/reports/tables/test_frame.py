@@ -111,7 +111,6 @@ def test_show_without_a_file_shows_the_newest_run_below_results(
     ("line", "sentence"),
     [
         ("shw", "unknown command 'shw': did you mean show?"),
-        ("gate", "unknown command 'gate': regress judges stored runs; python -m bench.gate .*"),
         ("xyzzy", "unknown command 'xyzzy': --help lists the commands"),
         ("show --bogus", "unrecognized arguments: --bogus"),
     ],

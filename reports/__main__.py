@@ -5,7 +5,6 @@ import argparse
 import importlib
 import io
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -17,8 +16,6 @@ if __name__ == "__main__":
 
 from reports.store.untrusted import printable
 
-# What a command is called elsewhere.
-OTHER_NAMES = {"gate": "regress judges stored runs; python -m bench.gate also launches them"}
 # For each command: the module with its arguments and its function, help, and an example.
 COMMANDS = {
     "show": ("tables.show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
@@ -78,16 +75,9 @@ COMMANDS = {
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Refuses a command line in one sentence, without the usage. `options` are those of the
-    command, which an unknown one may mean."""
-
-    options: Iterable[str] = ()
+    """Refuses a command line in one sentence, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        option = re.match("unrecognized arguments: (--[^ =]+)", message)
-        near = get_close_matches(option[1], self.options, 1, 0.8) if option else []
-        if near:
-            message += f": did you mean {near[0]}?"
         self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
@@ -95,7 +85,7 @@ def unknown_command(name: str, commands: Iterable[str]) -> str:
     """A sentence that suggests the command that the name may mean."""
     near = get_close_matches(name, commands, 1)
     hint = f"did you mean {near[0]}?" if near else "--help lists the commands"
-    return f"unknown command {name!r}: {OTHER_NAMES.get(name, hint)}"
+    return f"unknown command {name!r}: {hint}"
 
 
 def open_closed_streams() -> None:
@@ -135,7 +125,6 @@ def main(argv: list[str] | None = None) -> int:
                 )
             function = "import_logs" if name == "import" else name  # `import` is no name in Python
             subparser.set_defaults(run_command=getattr(module, function))
-            parser.options = subparser._option_string_actions
 
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):

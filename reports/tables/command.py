@@ -2,30 +2,20 @@
 
 import re
 import shlex
-from collections import Counter
 from pathlib import Path
 
 from reports.store.schema import Run
-from reports.tables.sentences import host_names
 
 
 def command_of(run: Run) -> str:
-    """The command that made the run; its file has each path as `<path>`."""
+    """The command that made the run; its file has each path as `<path>`, and hosts are the user's
+    to name."""
     if run.imported_from:
         words = run.argv or ["python", "-m", "reports", "import", run.imported_from]
         return shlex.join(words)
 
-    program = f"mpirun {hosts_of(run)}-n {run.world['size']} python -m bench.{run.benchmark}"
+    program = f"mpirun -n {run.world['size']} python -m bench.{run.benchmark}"
     return " ".join([program, *map(shlex.quote, run.argv)])
-
-
-def hosts_of(run: Run) -> str:
-    """`-hosts a1b2:2,c3d4:2 ` with the label of each host and its number of ranks; "" for one."""
-    if run.world.get("hosts", 1) == 1 or not (names := host_names(run)):
-        return ""
-
-    option = "--host" if "Open MPI" in run.world.get("mpi_library", "") else "-hosts"
-    return f"{option} {','.join(f'{name}:{n}' for name, n in Counter(names).items())} "
 
 
 def command_without_seed(run: Run) -> str:

@@ -3,7 +3,6 @@ its figures."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 
 from rich.table import Table
 
@@ -131,8 +130,8 @@ def lay_out_run(
     brief: bool = False,
 ) -> str:
     """The whole text; or `brief` in MOST_LINES with the two lines of the paths: the first table
-    with its parts that have no title, and as much as fits of the other tables, the notes on this
-    run, the footnotes and the conclusions."""
+    with its parts that have no title, and as much as fits of the other tables, the footnotes, the
+    conclusions and the notes."""
     bold, head = [*opening(result), headline], [machine(result), *head]
     head += link_lines(find_states(result.blocks))
     notes = [f"note: {note}" for note in result.run.notes]
@@ -152,10 +151,7 @@ def lay_out_run(
             shown.append((title, table))
             room -= lines
 
-    # The notes from that on peer memory on are of this machine: they come last.
-    of_run = list(takewhile(lambda note: "Peer memory" not in note, notes))
-
-    for sentence in [*of_run, *below, *notes[len(of_run) :]]:
+    for sentence in [*below, *notes]:
         lines = len(wrapped([sentence]))
         if lines <= room:
             sentences.append(sentence)

@@ -171,24 +171,16 @@ def machine(result: Result) -> str:
     return f"{run.benchmark}: {count}{hosts} on {model}" + f", {cores}" * (not run.imported_from)
 
 
-def host_names(run: Run) -> list[str]:
-    """By rank: the name or label of its host, or `host 1`; [] if the run does not say."""
-    ranks = run.world.get("ranks", [])
-    if any(rank.get("host") is None for rank in ranks):
-        return []
-
-    return [
-        rank.get("hostname") or rank.get("node") or f"host {rank['host'] + 1}" for rank in ranks
-    ]
-
-
 def hosts_text(run: Run) -> str:
-    """`2 hosts (node-3f: 0 1, node-a2: 2 3)`, each with its ranks."""
-    ranks_of: dict[str, list[int]] = {}
-    for rank, name in enumerate(host_names(run)):
-        ranks_of.setdefault(name, []).append(rank)
+    """`2 hosts (node-3f: 0 1, node-a2: 2 3)`, each with its ranks, if the run says where they were:
+    by its name, its label, or as `host 1`."""
+    ranks, numbers_of = run.world.get("ranks", []), dict[str, list[str]]()
+    for number, rank in enumerate(ranks):
+        if rank.get("host") is not None:
+            name = rank.get("hostname") or rank.get("node") or f"host {rank['host'] + 1}"
+            numbers_of.setdefault(name, []).append(str(number))
 
-    texts = [f"{name}: {' '.join(map(str, ranks))}" for name, ranks in ranks_of.items()]
+    texts = [f"{name}: {' '.join(numbers)}" for name, numbers in numbers_of.items()]
     return f"{run.world['hosts']} hosts" + f" ({some(texts, MOST_HOSTS)})" * bool(texts)
 
 

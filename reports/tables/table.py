@@ -11,11 +11,12 @@ from rich.text import Text
 from reports.store.case import beside, find_states, is_peer, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences
-from reports.tables.conclusions import against_library, marks
+from reports.tables.conclusions import against_library
 from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
 from reports.tables.long import long_tables
 from reports.tables.rows import (
+    SUSPECT,
     Named,
     SizeRow,
     View,
@@ -92,7 +93,8 @@ def _title(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
 def _default_tables(
     title: str, result: Result, rows: Sequence[SizeRow], view: View
 ) -> list[tuple[str, Table]]:
-    """The table of a view; and those of further named algorithms and peers, without a title."""
+    """The table of a view; and those of further named algorithms and peers, without a title. No
+    column is empty."""
     named, peers = list(rows[0].named), {case.library for case in result.cases if is_peer(case)}
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     own = [name for name in named if name not in peers]
@@ -101,15 +103,7 @@ def _default_tables(
     has_library = any(row.library for row in rows)
     cells = [_cells(row, name, has_library, bool(late_us(view[1]))) for row in rows]
 
-    left_out = ["busbw\nGB/s"] * (result.run.world["size"] == 1)
     has_ours = any(row.ours for row in rows)
-    if named and not has_ours:  # peers beside the library alone
-        ours = f"{name}\n", f"library/{name}\n", "\nalgorithm", "busbw\n", "of\n"
-        left_out += [heading for heading in cells[0] if heading.startswith(ours)]
-    for of_row in cells:
-        for heading in left_out:
-            of_row.pop(heading, None)
-
     parts = [
         named[:1],
         *(named[at : at + NAMED_BESIDE] for at in range(1, len(named), NAMED_BESIDE)),
@@ -120,8 +114,11 @@ def _default_tables(
         for row, of_row in zip(rows, cells, strict=True):
             for other in part:
                 of_row |= _named_cells(row.named[other], other, name * has_ours, has_library)
-        footnotes = marks(rows) if part is parts[0] else []
-        table = plain_table(cells[0], [of_row.values() for of_row in cells], footnotes)
+        is_suspect = part is parts[0] and any(row.ours and row.ours.suspect for row in rows)
+        footnotes = [SUSPECT] * is_suspect
+        shown = [heading for heading in cells[0] if any(of_row[heading] != "-" for of_row in cells)]
+        lines = [[of_row[heading] for heading in shown] for of_row in cells]
+        table = plain_table(shown, lines, footnotes)
         tables.append((title, table))
         title, cells = "", [{"size\n": row.label} for row in rows]
 
@@ -140,12 +137,12 @@ def _named_cells(named: Named, name: str, ours: str, has_library: bool) -> dict[
 
 def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[str, str | Text]:
     """The cells of a row by their headings; a routed row shows the load that its skew makes."""
-    case, mark = row.ours or row.library, "*" * bool(row.better)
+    case = row.ours or row.library
     cells: dict[str, str | Text] = {"size\n": row.label}
 
     if case and case.routing:
         cells = {
-            "\nskew": row.label + mark,
+            "\nskew": row.label,
             "experts\nmax/mean": number(case.routing.get("expert_max_over_mean")),
             "ranks\nmax/mean": number(case.routing.get("rank_max_over_mean")),
             "leaves\nMB": number(max(case.routing.get("leaving_bytes", [0])) / 1e6),
@@ -157,7 +154,7 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
     cells[f"{ours}\nus"] = _cost(row.ours, row.ours_us)
     if case and not case.routing:
         name = row.ours.chosen or algorithm_of(row.ours) if row.ours else "-"
-        cells["\nalgorithm"] = re.sub(r"\+\S+", "", name) + mark
+        cells["\nalgorithm"] = re.sub(r"\+\S+", "", name)
 
     if has_library:
         cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)

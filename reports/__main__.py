@@ -5,6 +5,7 @@ import argparse
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -75,9 +76,16 @@ COMMANDS = {
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Refuses a command line in one sentence, without the usage."""
+    """Refuses a command line in one sentence, without the usage. `options` are those of the
+    command, which an unknown one may mean."""
+
+    options: Iterable[str] = ()
 
     def error(self, message: str) -> NoReturn:
+        option = re.match("unrecognized arguments: (--[^ =]+)", message)
+        near = get_close_matches(option[1], self.options, 1, 0.8) if option else []
+        if near:
+            message += f": did you mean {near[0]}?"
         self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
@@ -125,6 +133,7 @@ def main(argv: list[str] | None = None) -> int:
                 )
             function = "import_logs" if name == "import" else name  # `import` is no name in Python
             subparser.set_defaults(run_command=getattr(module, function))
+            parser.options = subparser._option_string_actions
 
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -1,10 +1,11 @@
-"""The sentence below a run's tables: the verdict against the library."""
+"""The sentences below a run's tables: marks, and the verdict against the library."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from reports.tables.rows import SizeRow
+from reports.tables import sentences
+from reports.tables.rows import SUSPECT, SizeRow
 
 
 def against_library(rows: Sequence[SizeRow]) -> list[str]:
@@ -13,7 +14,7 @@ def against_library(rows: Sequence[SizeRow]) -> list[str]:
     ours = "auto" if is_auto else "the best of ours"
     verdicts = []
 
-    for verdict, sizes in _sizes(rows).items():
+    for verdict, sizes in _sizes(rows, [row.verdict for row in rows]).items():
         ratios = [row.ratio[0] for row in rows if row.ratio and row.verdict == verdict]
         span = _span(f"{min(ratios):.2f}x", f"{max(ratios):.2f}x")
         verdicts.append(f"{verdict} at {sizes} ({span})")
@@ -22,15 +23,26 @@ def against_library(rows: Sequence[SizeRow]) -> list[str]:
     return [sentence] * bool(verdicts)
 
 
-def _sizes(rows: Sequence[SizeRow]) -> dict[str, str]:
-    """The sizes of the rows with each verdict: `16 KiB to 128 KiB, 4 MiB`."""
-    spans: dict[str, list[str]] = defaultdict(list)
-    for verdict, of_verdict in groupby(rows, key=lambda row: row.verdict):
-        labels = [row.label for row in of_verdict]
-        if verdict:
-            spans[verdict].append(_span(labels[0], labels[-1]))
+def marks(rows: Sequence[SizeRow]) -> list[str]:
+    """The footnotes of the marks in these rows."""
+    better = [
+        f"{sentences.spoken(row.better[0])} at {row.label} ({row.better[1]:.2f}x)"
+        for row in rows
+        if row.better
+    ]
+    lines = ["* another variant beat auto by more than 5 %: " + sentences.some(better, 4)]
+    return lines * bool(better) + [SUSPECT] * any(row.ours and row.ours.suspect for row in rows)
 
-    return {verdict: ", ".join(sizes) for verdict, sizes in spans.items()}
+
+def _sizes(rows: Sequence[SizeRow], names: Iterable[str | None]) -> dict[str, str]:
+    """The sizes of the rows with each name: `16 KiB to 128 KiB, 4 MiB`."""
+    spans: dict[str, list[str]] = defaultdict(list)
+    for name, pairs in groupby(zip(names, rows, strict=True), key=lambda pair: pair[0]):
+        labels = [row.label for _, row in pairs]
+        if name:
+            spans[name].append(_span(labels[0], labels[-1]))
+
+    return {name: ", ".join(of_name) for name, of_name in spans.items()}
 
 
 def _span(low: str, high: str) -> str:

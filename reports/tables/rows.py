@@ -26,6 +26,7 @@ from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import EVEN_RATIO, algorithm_of, digits, size_text
 
 SUSPECT = "! faster than the bound of the measured parts allows: suspect"  # a table's footnote
+BEATEN_BY = 1.05
 # An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
 TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
 
@@ -46,9 +47,10 @@ class Named:
 @dataclass
 class SizeRow:
     """One size, or one skew of a routed all-to-all. `library` is the library's best variant;
-    `ratio` its cost over ours; `n_wrong` counts wrong elements, None if nothing was checked;
-    `named` has the algorithms of `named_in`. The interval of `ratio` holds within this launch:
-    another launch may lie outside."""
+    `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`, and by which
+    factor; `n_wrong` counts wrong elements, None if nothing was checked; `named` has the algorithms
+    of `named_in`. The interval of `ratio` holds within this launch: another launch may lie
+    outside."""
 
     size_bytes: int
     skew: str | None
@@ -57,6 +59,7 @@ class SizeRow:
     library_us: float | None
     ours_us: float | None
     ratio: Interval | None
+    better: tuple[str, float] | None
     n_wrong: int | None
     named: dict[str, Named]
 
@@ -251,6 +254,7 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[SizeRow
                 _median_us(library, report),
                 _median_us(ours, report),
                 _ratio(library, ours, report, rho),
+                _better(ours, groups[key], costs, rho),
                 sum(counts) if counts else None,
                 named,
             )
@@ -269,6 +273,32 @@ def _fastest(
     cases = [case for each in candidates for case in each]
     was_chosen = any(len(each) > 1 for each in candidates)
     return fastest, rounds_of(cases, costs, 0) if was_chosen else costs
+
+
+def _better(
+    ours: Case | None, cases: Sequence[Case], costs: RoundCosts, rho: float
+) -> tuple[str, float] | None:
+    """The fastest other algorithm on odd rounds that beats `auto` on even ones, and its factor."""
+    if ours is None or ours.algorithm != "auto":
+        return None
+
+    others = [
+        case
+        for case in cases
+        if cost_us(case) is not None
+        and case.snr_db is None
+        and case.algorithm not in ("library", "auto")
+        and not is_peer(case)
+        and ours.chosen not in (case.algorithm, f"{case.algorithm} over {case.memory}")
+    ]
+    fastest = best(_candidates(others), costs)
+    gain = _ratio(ours, fastest, rounds_of(cases, costs, 0), rho)
+
+    if fastest is None or gain is None or gain[0] <= BEATEN_BY or (gain[1] or 0) <= 1:
+        return None
+
+    variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
+    return f"{algorithm_of(fastest)}{variant}", gain[0]
 
 
 def speed_ups(result: Result) -> dict[int, Interval | None]:

@@ -11,12 +11,11 @@ from rich.text import Text
 from reports.store.case import beside, find_states, is_peer, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences
-from reports.tables.conclusions import against_library
+from reports.tables.conclusions import against_library, marks
 from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
 from reports.tables.long import long_tables
 from reports.tables.rows import (
-    SUSPECT,
     Named,
     SizeRow,
     View,
@@ -114,8 +113,7 @@ def _default_tables(
         for row, of_row in zip(rows, cells, strict=True):
             for other in part:
                 of_row |= _named_cells(row.named[other], other, name * has_ours, has_library)
-        is_suspect = part is parts[0] and any(row.ours and row.ours.suspect for row in rows)
-        footnotes = [SUSPECT] * is_suspect
+        footnotes = marks(rows) if part is parts[0] else []
         shown = [heading for heading in cells[0] if any(of_row[heading] != "-" for of_row in cells)]
         lines = [[of_row[heading] for heading in shown] for of_row in cells]
         table = plain_table(shown, lines, footnotes)
@@ -137,12 +135,12 @@ def _named_cells(named: Named, name: str, ours: str, has_library: bool) -> dict[
 
 def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[str, str | Text]:
     """The cells of a row by their headings; a routed row shows the load that its skew makes."""
-    case = row.ours or row.library
+    case, mark = row.ours or row.library, "*" * bool(row.better)
     cells: dict[str, str | Text] = {"size\n": row.label}
 
     if case and case.routing:
         cells = {
-            "\nskew": row.label,
+            "\nskew": row.label + mark,
             "experts\nmax/mean": number(case.routing.get("expert_max_over_mean")),
             "ranks\nmax/mean": number(case.routing.get("rank_max_over_mean")),
             "leaves\nMB": number(max(case.routing.get("leaving_bytes", [0])) / 1e6),
@@ -154,7 +152,7 @@ def _cells(row: SizeRow, ours: str, has_library: bool, is_late: bool) -> dict[st
     cells[f"{ours}\nus"] = _cost(row.ours, row.ours_us)
     if case and not case.routing:
         name = row.ours.chosen or algorithm_of(row.ours) if row.ours else "-"
-        cells["\nalgorithm"] = re.sub(r"\+\S+", "", name)
+        cells["\nalgorithm"] = re.sub(r"\+\S+", "", name) + mark
 
     if has_library:
         cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)

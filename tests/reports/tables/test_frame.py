@@ -112,10 +112,11 @@ def test_show_without_a_file_shows_the_newest_run_below_results(
     [
         ("shw", "unknown command 'shw': did you mean show?"),
         ("xyzzy", "unknown command 'xyzzy': --help lists the commands"),
+        ("show --plott=a.svg", "unrecognized arguments: --plott=a.svg: did you mean --plot?"),
         ("show --bogus", "unrecognized arguments: --bogus"),
     ],
 )
-def test_a_mistyped_command_gets_a_suggestion_and_an_option_a_sentence(capsys, line, sentence):
+def test_a_mistyped_command_or_option_gets_a_suggestion(capsys, line, sentence):
     with pytest.raises(SystemExit, match="2"):
         reports(line.split())
     assert re.fullmatch(

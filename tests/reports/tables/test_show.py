@@ -135,6 +135,19 @@ def test_without_auto_the_best_algorithm_is_chosen_on_odd_rounds_and_shown_on_ev
     assert rows_of(text)["16 KiB"][:4] == ["9.00", "50.0", "one_shot_push", "0.18"]
 
 
+def test_an_algorithm_that_clearly_beats_auto_is_marked_and_named_once(tmp_path):
+    """At 16 KiB case 1 is auto, and case 2 is one_shot_push, which auto runs: it does not beat
+    itself."""
+    slowed = timed(lambda block: 1.6 if block.case in (1, 2) else 1)
+    text = shown(tmp_path / "a", n_blocks=16, change=slowed)
+    assert rows_of(text)["16 KiB"][2] == "one_shot_push*"
+    assert rows_of(text)["32 KiB"][2] == "one_shot_push"
+    words = r"\* another variant beat auto by more than 5 %: one-shot pull at 16 KiB \(1\.\d\dx\)"
+    assert re.search(words, " ".join(text.split()))
+    # Five even rounds of ten give no interval, so no algorithm clearly beats auto.
+    assert "*" not in shown(tmp_path / "b", n_blocks=10, change=slowed)
+
+
 def test_an_incomplete_run_starts_with_a_warning(tmp_path):
     def dropped(block):
         return None if block.case == 0 else block
@@ -283,12 +296,15 @@ def test_a_mark_never_stands_without_its_footnote(tmp_path):
     def suspect(case):
         case["suspect"] = case["mode"] == "chained" and case["algorithm"] == "auto"
 
-    run = write_run(tmp_path, n_blocks=16, sizes=SIZES[:6])
+    slowed = timed(lambda block: 1.6 if block.case % 6 in (1, 2) else 1)
+    run = write_run(tmp_path, n_blocks=16, change=slowed, sizes=SIZES[:6])
     result = read(rewrite_cases(run.path, suspect))
     result.run.notes[:0] = [f"Note {number}, at the beginning." for number in range(40)]
     for brief in (False, True):
         for part in render(result, brief=brief).split("\n\n"):
-            assert ("! faster than the bound" in part) == bool(re.search("%!(?= )", part))
+            cells = re.findall(r"(?:\w[*]|%!)(?= )", part)
+            assert ("* another variant beat auto" in part) == any("*" in cell for cell in cells)
+            assert ("! faster than the bound" in part) == any("!" in cell for cell in cells)
     assert "%!" in render(result)
     assert "! faster than the bound" in render(result, long=True)
 

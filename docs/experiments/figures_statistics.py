@@ -18,7 +18,6 @@ SUBJECTS = {
     "A kept baseline": "kept baseline",
     "The slowdown that a pilot": "pilot",
     "A fit": "fit",
-    "Crossovers": "fit",
     "A history": "history",
     "The same": "history",
     "Steps of": "history",

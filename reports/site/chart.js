@@ -118,7 +118,7 @@ function axesOf({ kind, unit, is_log: isLog }, colour) {
     return value < 1000 ? `${short(value)} us` : `${short(value / 1000)} ms`;
   };
   return [
-    { ...axis, values: named(x), size: 32, space: kind === "time" ? 80 : 40 },
+    { ...axis, values: named(x), size: 32, space: kind === "time" ? 76 : 40 },
     { ...axis, values: named(y), size: 64, ...(isLog && { splits: rounds, filter: (_, all) => all }) },
   ];
 }

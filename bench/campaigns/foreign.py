@@ -64,8 +64,8 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> Result
         environment=facts,
         argv=variant.recorded().argv,
         notes=[f"Rows that could not be read: {unread}."] * bool(unread),
+        imported_from=f"variant {variant.name}",
     )
-    result.run.imported_from = f"variant {variant.name}"
     if result.run.world["hosts"] in (None, 1):
         label = node.chosen_name() or node.host_label()
         for rank in result.run.world["ranks"]:

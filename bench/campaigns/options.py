@@ -30,11 +30,9 @@ LEAST_LAUNCH_S = 4.0
 RESERVED_NAMES = (manifest.MANIFEST, manifest.WORKTREES)
 # These store no run, or not in the campaign's folder.
 RESERVED_WORD = re.compile(r"(bench\.)?(campaign|soak|survey)|--(out|list|soak)(=.*)?")
-HARMLESS_WORD = re.compile(r"wiretax|mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
-# Of another harness's command also its program and its sizes.
-HARMLESS_FOREIGN = re.compile(
-    HARMLESS_WORD.pattern
-    + r"|\w+_perf|osu_\w+|IMB-\w+|\w+\.(py|sh)|\d+([.:]\d+)?[KMG]?B?|-\w|\{\w+\}"
+HARMLESS_WORD = re.compile(
+    r"wiretax|mpi(run|exec)|python[\d.]*|\w+_perf|osu_\w+|IMB-\w+|\w+\.(py|sh)|"
+    r"--?[A-Za-z][a-z-]*|\d{1,4}|\d+([.:]\d+)?[KMG]?B?|\{[a-z]+(:[\d.:,KMGB]*)?\}"
 )
 # In another harness's command; {out} and {seed} come from the campaign, the others from --set, or
 # else from the command itself. A shell's ${name} is none.
@@ -92,16 +90,12 @@ class Variant:
     def recorded(self) -> manifest.Variant:
         """The variant for the manifest. Before the benchmark's own words only options and counts
         stay: a launcher's other values can hold host names or secrets."""
+        words, ours = self.launcher[:-1], [*self.launcher[-1:], *self.arguments]
         if self.is_foreign:
-            words = [
-                PLACEHOLDER.sub(lambda each: each[2] or each[0], word) for word in self.arguments
-            ]
-            names = [Path(word).name for word in words]
-            argv = [word if HARMLESS_FOREIGN.fullmatch(word) else "<set>" for word in names]
-        else:
-            *launcher, benchmark = self.launcher
-            argv = [word if HARMLESS_WORD.fullmatch(word) else "<set>" for word in launcher]
-            argv += scrub_argv([benchmark, *self.arguments])
+            words, ours = ours, words
+        names = [Path(word).name for word in words]
+        argv = [name if HARMLESS_WORD.fullmatch(name) else "<set>" for name in names]
+        argv += scrub_argv(ours)
         values = {
             name: scrub_value(value) for name, value in self.variables.items() if name in VARIABLES
         }
@@ -183,9 +177,9 @@ class CampaignOptions:
     budget_s: float | None
     launch_s: float | None
     quiet: bool
-    settings: dict[str, str] = field(default_factory=dict)
-    ranks: int | None = None
-    keeps_output: bool = False
+    settings: dict[str, str]
+    ranks: int | None
+    keeps_output: bool
 
 
 def time_text(seconds: float) -> str:

@@ -138,6 +138,7 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
         "software_id": _digest(first.format, first.library or ""),
         "environment": {},
         "notes": [],
+        "imported_from": file,
     }
     ranks = range(min(sizes[0], 4096))  # so that a hostile number fills no memory
     run = Run(
@@ -149,7 +150,6 @@ def run_of(tests: Sequence[LoggedTest], run_id: str, file: str, **facts: Any) ->
             "ranks": [{"rank": rank, "gpu": first.gpus.get(rank)} for rank in ranks],
         },
         method={"harness": harness, "statistic": first.statistic},
-        imported_from=file,
         **head | facts,
     )
     run.notes.append(LOST.format(first.format, first.statistic))

@@ -54,8 +54,13 @@ def sweep(browser, pages):
     """The page of a sweep, opened."""
     (page,) = [page for page in pages if re.search("run-.*allreduce-000", page.name)]
     show(browser, page)
-    WebDriverWait(browser, 30).until(lambda _: len(all_of(browser, ".chart.live")) == 2)
+    wait_for_chart(browser, ".chart:nth-of-type(2)")
     return page
+
+
+def wait_for_chart(browser, selector):
+    """A chart is drawn when it has come into view."""
+    WebDriverWait(browser, 30).until(lambda _: all_of(browser, f"{selector}.live"))
 
 
 def seen(browser, selector):
@@ -137,6 +142,7 @@ def test_what_a_link_shows_is_what_its_sender_saw(browser, pages):
     """The zoom over time and the text of a filter are in the address."""
     (page,) = [page for page in pages if page.name.startswith("history-allreduce")]
     show(browser, page)
+    wait_for_chart(browser, "#each-size-over-time .chart")
     all_of(browser, "#each-size-over-time .plot")[0].send_keys("+")
     seen(browser, "details summary")[-2].click()
     all_of(browser, "#series")[0].find_element(By.XPATH, "../..//input").send_keys("two_shot")
@@ -144,6 +150,7 @@ def test_what_a_link_shows_is_what_its_sender_saw(browser, pages):
     assert "zoom=" in address
     browser.get("about:blank")
     browser.get(address)
+    wait_for_chart(browser, "#each-size-over-time .chart")
     assert all("two_shot" in row.text for row in seen(browser, "#series tbody tr"))
     zoomed = browser.execute_script("return charts[0].plot.scales.x")
     assert f"zoom={round(zoomed['min'])}-{round(zoomed['max'])}" in address

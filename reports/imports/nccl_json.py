@@ -9,7 +9,7 @@ from reports.imports.nccl_tests import USUAL_HEADING, NcclTest, parse_nccl
 
 def parse_json(text: str) -> list[NcclTest]:
     """The tests in a report or an array of reports. Raises JSONDecodeError for other text, and
-    AttributeError, KeyError, TypeError or ValueError for other JSON."""
+    AttributeError, KeyError, OverflowError, TypeError or ValueError for other JSON."""
     reports = json.loads(text)
     return list(map(_test_of, reports if isinstance(reports, list) else [reports]))
 
@@ -43,7 +43,7 @@ def _test_of(report: Any) -> NcclTest:
     (test,) = parse_nccl(list(map(clean_line, lines)))
     test.unread = [line - len(head) for line in test.unread]
     test.date = next((date for _, date in dates_of(head[:1])), None)
-    if any("per_iter" in name for row in results for name in row):  # of the option -I
+    if any("out_of_place_per_iter" in row for row in results):  # of the option -I
         test.statistic = "median over iterations"
     return test
 

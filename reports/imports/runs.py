@@ -54,6 +54,7 @@ def tests_of_json(path: Path, text: str) -> Sequence[LoggedTest]:
     except (
         AttributeError,
         KeyError,
+        OverflowError,
         RecursionError,
         TypeError,
         ValueError,

@@ -237,8 +237,8 @@ STATISTICS = {
 PARSERS = {
     "milliseconds-as-microseconds": Mutant(
         "reports/imports/nccl_tests.py",
-        "1e3 if self.milliseconds",
-        "1.0 if self.milliseconds",
+        "1e3 if self.format == EARLY",
+        "1.0 if self.format == EARLY",
         (FORMATS,),
     ),
     "blank-half-ignored": Mutant(
@@ -255,8 +255,8 @@ PARSERS = {
     ),
     "threads-not-multiplied": Mutant(
         "reports/imports/nccl_json.py",
-        '_index(config.get("nthreads", 1)) * _index(',
-        "1 * _index(",
+        "else n_threads * n_gpus",
+        "else n_gpus",
         (FORMATS,),
     ),
     "decimal-megabyte": Mutant(

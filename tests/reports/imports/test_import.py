@@ -138,6 +138,7 @@ def test_nights_of_logs_are_a_baseline_a_gate_and_a_series(tmp_path, capsys):
         (b'{"a": 1}', "not what nccl-tests -J writes"),
         (b'{"version": 3, "conf', "is JSON that is cut off"),
         (b"{" * 100_000, "is JSON that is cut off, damaged"),
+        (b'{"config": {"ngpus": Infinity}, "results": []}', "is JSON that is cut off, damaged"),
         (
             b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}',
             "is JSON that is cut off",

@@ -25,8 +25,8 @@ COLLECTIVE = re.compile(
 )
 # Collectives whose printed size is of the part that a rank sends to each other one, or to all.
 PER_RANK = re.compile(
-    r"(?:osu_non_blocking_)?(?:all_?gatherv?|all_?to_?all[vw]?|gatherv?|scatterv?|"
-    r"reduce_scatter_block)"
+    r"(?:osu_non_blocking_|i)?"  # also of IMB-NBC
+    r"(?:all_?gatherv?|all_?to_?all[vw]?|gatherv?|scatterv?|reduce_scatter_block)"
 )
 OSU_COLUMN = re.compile(
     r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"

@@ -392,6 +392,7 @@ def test_sizes_of_one_rank_become_sizes_of_all_ranks():
     assert (case.size_bytes, case.time_us.median, case.time_us.mean) == (4096, 3.0, 2.0)
     assert case.bus_bw_gb_s == pytest.approx(4096 / 3.0 / 1e3 * 3 / 4)
     assert case.across_ranks == "slowest"
+    assert only(IMB_GATHER.replace("Allgather", "Iallgather")).is_per_rank
     test.world_size = None
     with pytest.raises(ResultError, match="say how many: --ranks N"):
         run_of([test], "r", "f")

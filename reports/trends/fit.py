@@ -18,7 +18,7 @@ from reports.store.result import ResultError
 from reports.store.schema import Result, Run
 from reports.tables.headline import lines_text
 from reports.tables.sentences import lay_out, number, plain_table, spoken, tick_text, wrapped
-from reports.trends.alpha_beta import MIN_SIZES, Estimate, Fit, Regime, by_title, regimes_of
+from reports.trends.alpha_beta import MIN_SIZES, Estimate, Fit, Regime, regimes_of
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.sides import notes_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS, Floats, Integers
@@ -128,8 +128,11 @@ def fit(arguments: argparse.Namespace) -> int:
 
 def text(fits: Sequence[Fit]) -> str:
     """A table for each title, with sentences below it, in 80 columns."""
-    texts = []
-    for title, group in by_title(fits).items():
+    texts, by_title = [], dict[str, list[Fit]]()
+    for fit in fits:
+        by_title.setdefault(fit.title, []).append(fit)
+
+    for title, group in by_title.items():
         rows = [
             {"algorithm": fit.name, "runs": str(len(fit.run_ids)), **cells(regime)}
             for fit in group

@@ -48,9 +48,8 @@ class Appraisal:
     @property
     def word(self) -> str:
         """The verdict on all requirements: the worst, where undecided is worse than a pass."""
-        words = {word for word, _ in self.verdicts.values()}
-        order = "FAIL", "UNDECIDED", "UNVERIFIED", "PASS"
-        return next((word for word in order if word in words), "N/A")
+        words = {word for word, _ in self.verdicts.values()} - {"N/A"}
+        return max(words, key=NEAREST.index, default="N/A")
 
     @property
     def run_ids(self) -> list[str]:
@@ -326,7 +325,6 @@ def _record(appraisal: Appraisal) -> dict[str, object]:
         "gpu": appraisal.offer.gpu,
         "gpus": appraisal.offer.gpus,
         "run_ids": appraisal.run_ids,
-        "launches": len(appraisal.run_ids),
         "figures": list(map(vars, appraisal.figures)),
         "requirements": [
             {"requirement": requirement, "verdict": verdict, "reason": reason}

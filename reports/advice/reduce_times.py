@@ -49,7 +49,7 @@ def wire_factor(gpus: int) -> float:
 class Launches:
     """All-reduces of one machine: its runs that count; the names of runs with wrong results;
     sentences on runs that do not count. `times` has a row for each launch and
-    size: `launch` (its place in `runs`), `size_bytes`, `cost_us` with reading the result, `time_us`
+    size: `run` (its place in `runs`), `size_bytes`, `cost_us` with reading the result, `time_us`
     of the collective alone, and how it was measured (WAY)."""
 
     runs: Sequence[Entry]
@@ -110,8 +110,7 @@ def _measured_rows(entries: Sequence[Entry]) -> pd.DataFrame:
     rows, keys, _ = table(entries)
     rows["longest"] = rows.groupby(["run", "state"])["n_blocks"].transform("sum")
     rows = rows.sort_values("longest", kind="stable").drop_duplicates(["run", "key"], keep="last")
-    rows = rows.join(pd.DataFrame(keys, columns=CASE_KEY), on="key")
-    return rows.rename(columns={"run": "launch"})
+    return rows.join(pd.DataFrame(keys, columns=CASE_KEY), on="key")
 
 
 def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
@@ -124,16 +123,16 @@ def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
         names = [*rows.algorithm]
     is_sum = (rows.collective == "all_reduce") & rows.redop.eq("sum")
     is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(names)
-    rows = rows[is_plain & (rows.size_bytes > 0)].sort_values("launch", kind="stable")
+    rows = rows[is_plain & (rows.size_bytes > 0)].sort_values("run", kind="stable")
     ways = rows.groupby(WAY, dropna=False)
     rows["way"] = ways.ngroup()
     rows["other_type"] = ~rows.datatype.isin(HALF_TYPES)
     rows["other_mode"] = (rows["mode"] == "chained") != (rows.size_bytes <= CHAINED_UP_TO)
     rows["copied"] = rows.variant != "registered"
-    rows = rows[ways.launch.transform("nunique") == len(runs)]
+    rows = rows[ways["run"].transform("nunique") == len(runs)]
     order = ["other_type", "algorithm", "in_place", "other_mode", "copied", "way"]
     best = rows.sort_values(order).drop_duplicates("size_bytes")
-    return rows[rows.way.isin(best.way)].drop_duplicates(["launch", "way"])
+    return rows[rows.way.isin(best.way)].drop_duplicates(["run", "way"])
 
 
 @dataclass

@@ -4,13 +4,12 @@ added."""
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from reports.store.result import ResultError, of_kind, read_lines, time_of
+from reports.store.result import ResultError, by_time, of_kind, read_lines
 
 SCHEMA = 1
 MANIFEST, WORKTREES = "campaign.jsonl", "worktrees"
@@ -127,16 +126,10 @@ def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def runs_by_time(folder: Path) -> list[Path]:
-    """The files of runs below a folder, by the time in the name, or else of the file."""
-
-    def time_s(path: Path) -> float:
-        started = time_of(path.name)
-        return started.replace(tzinfo=timezone.utc).timestamp() if started else path.stat().st_mtime
-
-    return sorted(
-        (path for path, problem in run_files(folder) if not problem and path.name != MANIFEST),
-        key=time_s,
-    )
+    """The files of runs below a folder, by the time in the name."""
+    files = [path for path, problem in run_files(folder) if not problem]
+    runs = (path for path in files if path.name != MANIFEST)
+    return sorted(runs, key=lambda path: by_time(path.name))
 
 
 def _folders(

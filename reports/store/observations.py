@@ -163,14 +163,9 @@ def table(
             **{name: observed[name] for name in ("n_blocks", "cost_us", "time_us")},
         }
     )
-    cell = (rows.run * len(keys) + rows.key) * max(len(rtt_ns), 1) + rows.state
-
-    if not cell.is_unique:
-        # Of two states of a run that are one for all runs, the one with more blocks counts.
-        rows["cell"] = cell
-        rows = rows.sort_values("n_blocks", kind="stable").drop_duplicates("cell", keep="last")
-        rows = rows.drop(columns="cell").sort_index()
-
+    # Of two states of a run that are one for all runs, the one with more blocks counts.
+    rows = rows.sort_values("n_blocks", kind="stable")
+    rows = rows.drop_duplicates(["run", "key", "state"], keep="last").sort_index()
     return rows, keys, rtt_ns
 
 

@@ -2,12 +2,13 @@
 docs/results.md."""
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from reports.store.untrusted import printable
 
 SCHEMA = 1  # grows when the meaning of a field changes
 
@@ -15,27 +16,23 @@ SCHEMA = 1  # grows when the meaning of a field changes
 def write_json(command: str, **fields: Any) -> None:
     """Prints the fields, led by the schema and the command."""
     content = {"schema": SCHEMA, "command": command} | fields
-    print(json.dumps(plain(content), indent=1, allow_nan=False))
+    print(json.dumps(plain(content), indent=1))
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON has it: unknown and infinite figures are null, paths are texts, and tables of
-    pandas are lists of rows."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, msgspec.Struct):
-        return plain(msgspec.to_builtins(value))
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
+    """`value` as JSON has it: unknown and infinite figures are null, as msgspec writes them, paths
+    are texts, and tables of pandas are lists of rows."""
+    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_builtin))
+
+
+def _builtin(value: Any) -> Any:
     if hasattr(value, "to_dict"):
-        return plain(value.to_dict("records"))
+        return value.to_dict("records")
     if hasattr(value, "tolist"):  # numpy's arrays and scalars
-        return plain(value.tolist())
+        return value.tolist()
     if isinstance(value, Path):
-        return str(value)
+        return printable(str(value))
     if isinstance(value, Iterable):
-        return [plain(item) for item in value]
+        return list(value)
 
     raise TypeError(f"{type(value).__name__} has no form in JSON")

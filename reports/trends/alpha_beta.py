@@ -1,7 +1,6 @@
 """Lines through times: their records and statistics. `times_us` is (..., launches, sizes), `sizes`
 (sizes,) in bytes, ascending. Only the test of a line assumes a distribution of the launches."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -88,15 +87,6 @@ class Fit(msgspec.Struct, kw_only=True):
         """`two_shot`, `two_shot registered`, `MPICH 5.0.2`."""
         variant = f" {self.variant}" if self.variant not in ("copied", "plain") else ""
         return (self.library or algorithm_of(self)) + variant
-
-
-def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
-    """The fits by their title, in the order of the first fit with each title."""
-    groups: dict[str, list[Fit]] = {}
-    for fit in fits:
-        groups.setdefault(fit.title, []).append(fit)
-
-    return groups
 
 
 def regimes_of(sizes: Integers, times_us: Floats) -> list[Regime]:

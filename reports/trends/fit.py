@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, Key, method_of, world_of
+from reports.store.case import CASE_KEY, COMPUTE_BENCHMARKS, Key
 from reports.store.folder import in_order
-from reports.store.observations import costs_of, entry_of
+from reports.store.observations import alike_of, costs_of, entry_of
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.schema import Result, Run
 from reports.tables.headline import lines_text
-from reports.tables.sentences import lay_out, number, plain_table, spoken, tick_text, wrapped
-from reports.trends.alpha_beta import MIN_SIZES, Estimate, Fit, Regime, by_title, regimes_of
+from reports.tables.sentences import interval_text, lay_out, plain_table, spoken, tick_text, wrapped
+from reports.trends.alpha_beta import MIN_SIZES, Estimate, Fit, Regime, regimes_of
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.sides import notes_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS, Floats, Integers
@@ -30,15 +30,13 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     entries = [entry for entry in in_order(map(entry_of, results)) if not entry.left_out]
     runs = [entry.run for entry in entries]
 
-    for run in runs:
-        first, other = (
-            (r.machine_id, r.software_id, world_of(r), method_of(r)) for r in (runs[0], run)
+    kinds = {(alike_of(entry), entry.run.software_id): entry.run.run_id for entry in entries}
+    if len(kinds) > 1:
+        first, second, *_ = kinds.values()
+        raise Incomparable(
+            f"{first} and {second} are launches of different things: machine, software, world, "
+            "benchmark or method differ"
         )
-        if first != other:
-            raise Incomparable(
-                f"{runs[0].run_id} and {run.run_id} are launches of different things: machine, "
-                "software, world or method differ"
-            )
 
     costs = costs_of(entries)
     cases: dict[Key, dict[int, int]] = {}  # by key without a size: the column of each size
@@ -128,8 +126,11 @@ def fit(arguments: argparse.Namespace) -> int:
 
 def text(fits: Sequence[Fit]) -> str:
     """A table for each title, with sentences below it, in 80 columns."""
-    texts = []
-    for title, group in by_title(fits).items():
+    texts, by_title = [], dict[str, list[Fit]]()
+    for fit in fits:
+        by_title.setdefault(fit.title, []).append(fit)
+
+    for title, group in by_title.items():
         rows = [
             {"algorithm": fit.name, "runs": str(len(fit.run_ids)), **cells(regime)}
             for fit in group
@@ -157,8 +158,7 @@ def _with_interval(estimate: Estimate) -> str:
     if not estimate.is_resolved:
         return "-"
 
-    value, low, high = map(number, msgspec.structs.astuple(estimate))
-    return value if estimate.low is None else f"{value} [{low} {high}]"
+    return interval_text(*msgspec.structs.astuple(estimate))
 
 
 def sentences(fits: Sequence[Fit]) -> list[str]:

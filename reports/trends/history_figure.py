@@ -46,15 +46,9 @@ def _draw(axes: Any, series: "Series") -> None:
     for start, stop in pairwise(places):
         axes.hlines(np.median(costs_us[start:stop]), start - 0.5, stop - 0.5, color=role)
 
-    row_ends = list[float]()  # of the words: as many rows as do not touch
-    reach = WORDS_SHARE * len(costs_us)
-
-    for step in series.steps:
+    for row, step in enumerate(series.steps):
         at = step.first - 0.5
-        is_right = at + reach > len(costs_us)
-        left = at - reach if is_right else at
-        row = next((row for row, end in enumerate(row_ends) if end <= left), len(row_ends))
-        row_ends[row:] = [left + reach, *row_ends[row + 1 :]]
+        is_right = at > (1 - WORDS_SHARE) * len(costs_us)
         axes.axvspan(step.low - 0.5, step.high - 0.5, color=step.word, alpha=0.18, linewidth=0)
         axes.axvline(at, color=step.word)
         axes.annotate(
@@ -71,7 +65,7 @@ def _draw(axes: Any, series: "Series") -> None:
         )
 
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + (0.1 + 0.1 * len(row_ends)) * (high - low))  # room for the words
+    axes.set_ylim(low, high + (0.1 + 0.1 * len(series.steps)) * (high - low))  # room for the words
     ticks = np.linspace(0, len(costs_us) - 1, 3, dtype=int)
     axes.set_xticks(ticks, [f"{time_of(run_ids[tick]):%Y-%m-%d}" for tick in ticks])
     axes.set_title(fold(f"{series.label}, us", 0.9 * PANEL_IN[0]))

@@ -201,8 +201,19 @@ def _decoder(*kinds: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
 
 
 def _is_plain(text: bytes) -> bool:
-    """Whether all strings of this JSON are printable: it has no escape sequence."""
-    return text.isascii() and b"\\" not in text and b"\x7f" not in text
+    """Whether `printable_in` would leave all strings of this JSON as they are: it has no escape
+    sequence, and nowhere too many letters without a quotation mark."""
+    if not text.isascii() or b"\\" in text or b"\x7f" in text:
+        return False
+
+    start = 0
+    while len(text) - start > untrusted.MOST_LETTERS:
+        quote = text.rfind(b'"', start, start + untrusted.MOST_LETTERS)
+        if quote < 0:
+            return False
+        start = quote + 1
+
+    return True
 
 
 def of_kind(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:
@@ -279,9 +290,12 @@ def places(runs: Iterable[Run]) -> dict[str, int]:
 
 def latest(folder: Path) -> list[str]:
     """The runs in `folder` that no other run names: one, or several that ran at the same time. If
-    no run names others, because a former version wrote them, the last by time."""
+    no run names others, because a former version wrote them, the last by time. A file with
+    characters in its name that JSON or a terminal refuses is none of ours."""
     naming, silent, names = set[str](), set[str](), set[str]()  # the heads may need 160 MB
     for path in folder.glob("[0-9]*.jsonl"):
+        if not path.stem.isprintable():
+            continue
         with suppress(OSError), untrusted.open_file(path) as file:
             after = re.search(rb'"after":\[(.*?)\]', file.read(HEAD_BYTES))
             (naming if after else silent).add(path.stem)

@@ -92,7 +92,7 @@ class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     method: dict[str, Any] = msgspec.field(default_factory=dict)
     cases: Annotated[list[CaseHeader], msgspec.Meta(min_length=1)]
     memory: dict[str, Any] = msgspec.field(default_factory=dict)
-    notes: list[str] = msgspec.field(default_factory=list)
+    notes: Annotated[list[str], msgspec.Meta(max_length=100)] = msgspec.field(default_factory=list)
     link: dict[str, Any] = msgspec.field(default_factory=dict)
     clock_shared: bool = True
 

@@ -78,8 +78,8 @@ class Spec(SpecTable):
 
     candidates: Annotated[dict[Name, Any], msgspec.Meta(min_length=1)]
     electricity: Electricity
-    hours_per_year: Annotated[float, msgspec.Meta(gt=0, le=8784)]
-    lifetime_years: Positive
+    hours_per_year: Annotated[float, msgspec.Meta(ge=1, le=8784)]
+    lifetime_years: Annotated[float, msgspec.Meta(ge=0.01, le=1000)]
     models: dict[Name, Workload] = {}
     requirements: list[str] = []
 

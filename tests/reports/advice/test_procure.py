@@ -226,6 +226,7 @@ BAD = [
     ("runs = ['box/*.jsonl']", "", "candidate box has no run"),
     ("requirements = []", "requirements = ['16K < 8 us']", "16K <= 8 us, 32M >= 50 GB/s (busbw)"),
     ("lifetime_years = 4", "lifetime_years", "is not TOML"),
+    ("lifetime_years = 4", "lifetime_years = 1e-300", "Expected `float` >= 0.01"),
 ]
 
 

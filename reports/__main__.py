@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -103,6 +104,12 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end of the process
 
 
+def complain(sentence: str) -> None:
+    """Writes the sentence to standard error, which may be full: the exit status says enough."""
+    with suppress(OSError):
+        print(f"reports: {printable(sentence)}", file=sys.stderr, flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     from reports.store.result import ResultError  # not at the top: --help needs no numpy
@@ -146,14 +153,16 @@ def main(argv: list[str] | None = None) -> int:
         status = arguments.run_command(arguments)
         sys.stdout.flush()
     except ResultError as error:
-        print(f"reports: {printable(str(error))}", file=sys.stderr)
+        complain(str(error))
         return error.exit_status
+    except MemoryError:
+        complain("the memory is full")
+        return 2
     except OSError as error:
         # Python would complain again while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # otherwise the reader, such as `head`, has left
-            subject = printable(str(error.filename or "cannot write"))
-            print(f"reports: {subject}: {error.strerror}", file=sys.stderr)
+            complain(f"{error.filename or 'cannot write'}: {error.strerror}")
             return 2
 
     return status

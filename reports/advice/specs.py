@@ -50,7 +50,7 @@ class Transformer(msgspec.Struct, kw_only=True):
     top_k: Count = msgspec.field(name="num_experts_per_tok", default=1)
     tied: Any = msgspec.field(name="tie_word_embeddings", default=False)
     kv_layers: Count = 0
-    parameters: float = 0
+    parameters: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0
     expert_share: float = 0  # of the parameters
     active_share: float = 0  # of the parameters that one token is multiplied with
     kv_bytes_per_token: int = 0

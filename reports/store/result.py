@@ -174,8 +174,19 @@ def _decoder(*kinds: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
 
 
 def _is_plain(text: bytes) -> bool:
-    """Whether all strings of this JSON are printable: it has no escape sequence."""
-    return text.isascii() and b"\\" not in text and b"\x7f" not in text
+    """Whether `printable_in` would leave all strings of this JSON as they are: it has no escape
+    sequence, and nowhere too many letters without a quotation mark."""
+    if not text.isascii() or b"\\" in text or b"\x7f" in text:
+        return False
+
+    start = 0
+    while len(text) - start > untrusted.MOST_LETTERS:
+        quote = text.rfind(b'"', start, start + untrusted.MOST_LETTERS)
+        if quote < 0:
+            return False
+        start = quote + 1
+
+    return True
 
 
 def of_kind(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:

@@ -93,7 +93,7 @@ class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     method: dict[str, Any] = msgspec.field(default_factory=dict)
     cases: list[CaseHeader]
     memory: dict[str, Any] = msgspec.field(default_factory=dict)
-    notes: list[str] = msgspec.field(default_factory=list)
+    notes: Annotated[list[str], msgspec.Meta(max_length=100)] = msgspec.field(default_factory=list)
     link: dict[str, Any] = msgspec.field(default_factory=dict)
     clock_shared: bool = True
     imported_from: str | msgspec.UnsetType = msgspec.UNSET

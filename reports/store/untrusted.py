@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MOST_BYTES = 200_000_000  # a run stays below 50 MB, a log with NCCL's debug output below 100 MB
+MOST_LETTERS = 4000  # of a string in JSON; to lay out millions takes minutes
 # Control characters, line separators, and marks that turn the direction of writing.
 UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
@@ -48,9 +49,9 @@ def printable(text: str) -> str:
 
 
 def printable_in(value: Any) -> Any:
-    """A value from JSON, with every string in it printable."""
+    """A value from JSON, with every string in it printable, and cut if it is too long."""
     if isinstance(value, str):
-        return printable(value)
+        return printable(value[:MOST_LETTERS])
     if isinstance(value, dict):
         return {printable(name): printable_in(item) for name, item in value.items()}
 

@@ -3,8 +3,10 @@ FOLDER/<machine_id>/ stores the runs, each line of FOLDER/accepted.jsonl one mov
 line names its baseline's runs. After an interruption one of two baselines is complete."""
 
 import argparse
+import fcntl
 import os
 import sys
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
@@ -109,18 +111,23 @@ def _store(folder: Path, entry: Acceptance, current: Side) -> None:
     machine, log = folder / entry.machine_id, folder / ACCEPTED
     machine.mkdir(parents=True, exist_ok=True)
 
+    whole = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         inside = os.open(machine, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
+        os.close(whole)
         raise ResultError(f"{machine} is no folder of its own: {error.strerror}") from error
 
     try:
         machine = Path(f"/proc/self/fd/{inside}")  # whatever takes the folder's name meanwhile
+        with suppress(OSError):  # some file systems have no locks
+            fcntl.flock(whole, fcntl.LOCK_EX)  # two at once would lose a line
         for launch in current.launches:
             file = machine / f"{launch.run.run_id}.jsonl"
             write_whole(file, read_bytes(launch.path))
 
         lines = read_bytes(log, follow=False, most_bytes=MOST_BYTES) if log.exists() else b""
+        lines += b"\n" * (lines[-1:] not in (b"", b"\n"))  # an editor may leave out the last
         write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
 
         for file in machine.glob("*.jsonl*"):
@@ -128,6 +135,7 @@ def _store(folder: Path, entry: Acceptance, current: Side) -> None:
                 file.unlink()
     finally:
         os.close(inside)
+        os.close(whole)
 
 
 def baseline_side(argument: str, current: Side) -> Side:

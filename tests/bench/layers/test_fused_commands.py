@@ -127,6 +127,29 @@ def test_a_step_with_a_wrong_result_is_reported_and_not_timed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+SHORT = """from bench.layers.command import main
+from collectives.layers import steps
+split = steps.split_by_tensor
+
+def without_last_layer(batch, form, variant):
+    shares = batch.net.shares
+    batch.net.shares = shares if form == "compute" else shares[:-1]
+    bound = split(batch, form, variant)
+    batch.net.shares = shares
+    return bound
+
+steps.split_by_tensor = without_last_layer
+main("decode")
+"""
+
+
+def test_a_step_that_lacks_a_layer_is_wrong_although_bfloat16_rounds(tmp_path):
+    options = SMALL.replace("8b", "70b"), "--slots 1 -d bfloat16"
+    done = launch(tmp_path, *options, program=SHORT)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "so it is not timed" in done.stderr
+
+
 PILOTS_THAT_DIFFER = """
 from bench.harness import run
 from bench.layers.command import main

@@ -116,6 +116,7 @@ def test_a_config_file_defines_a_model(tmp_path):
         (json.dumps({"model_type": "llama"}), "missing required field `num_hidden_layers`"),
         (json.dumps(CONFIG | {"num_experts": 8}), "experts but no num_experts_per_tok"),
         (json.dumps(CONFIG | {"kv_lora_rank": 512}), "kv_lora_rank"),
+        (json.dumps(CONFIG | {"parameters": -1e300}), "Expected `float` >= 0.0"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(tmp_path, content, message):

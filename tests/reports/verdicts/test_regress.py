@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from reports.__main__ import main
+from reports.verdicts.gate import UNREADABLE
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import (
     no_effect,
@@ -331,3 +332,9 @@ def test_a_difference_ends_with_status_4_and_stays_visible_if_allowed(key, copie
     assert status == 0
     for shown in (printed, *(file.read_text() for file in files)):
         assert f"allowed to differ: {key} differs" in shown
+
+
+def test_a_full_disk_under_standard_error_is_no_regression():
+    command = [sys.executable, "-m", "reports", "regress", "--baseline", "a", "--current", "b"]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, cwd=ROOT, stderr=full).returncode == UNREADABLE

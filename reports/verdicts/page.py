@@ -3,20 +3,26 @@ which is a table with a drawing in each row."""
 
 from collections import Counter
 from shlex import quote
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from reports.site.chart import interval
-from reports.site.page import Banner, Cell, Page, Row, Section
+from reports.site.page import Banner, Page, Row, Section
 from reports.tables.sentences import counted, machine, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
 from reports.verdicts.gate import INCONCLUSIVE, PASS, REGRESSION, UNUSABLE, Outcome
 from reports.verdicts.judge import Comparison
 from reports.verdicts.sides import Side
+from reports.verdicts.verdict import FASTER, SAME, SLOWER
 
 MOST_ROWS = 300  # of the forest plot
 LEAST_REACH = 0.03  # of its scale
+ORDER = "worse", "unsure", "better", "steady"  # roles
+ROLES = {SLOWER: "worse", FASTER: "better", SAME: "steady"}
+FIGURES = "ratio [95 %]", "base us", "variant us", "MDE", "pairs"  # columns
 WORDS = {
     PASS: "PASS",
     REGRESSION: "REGRESSION",
@@ -98,19 +104,27 @@ def _named(side: Side) -> str:
 
 def forest(comparison: Comparison, table: str) -> Section:
     """The cells, grouped by verdict, the largest effect first, the library's as a control last."""
-    reach = 1.2 * np.nanmax([LEAST_REACH, *np.log(comparison.cells.ratio).abs().dropna()])
-    rows = list[Row]()
-
-    for cell, text, role in render.by_effect(comparison):
-        figure = np.log([cell.ratio, cell.low, cell.high]).tolist()
-        content: dict[str, Cell] = {
+    texts = render.rows_of(comparison)
+    roles = [ROLES.get(text["verdict"], "unsure") for text in texts]
+    cells = comparison.cells.assign(
+        text=pd.Series(texts),
+        role=pd.Categorical(roles, ORDER, ordered=True),
+        effect=-comparison.cells.log_ratio.abs().fillna(0),
+        is_control=~comparison.is_judged,
+    )
+    reach = 1.2 * max(LEAST_REACH, -cells.effect.min())
+    sorted_cells: Any = cells.sort_values(["is_control", "role", "effect"], kind="stable")
+    rows: list[Row] = [
+        {
             "case": cell.title,
-            "verdict": text["verdict"] + "\ncontrol" * (not cell.is_judged),
-            "faster < 1 < slower": interval(figure, (-reach, reach), 0.0, role),
-            "ratio [95 %]": text["ratio [95 %]"],
-            **{name: text[name] for name in ("base us", "variant us", "MDE", "pairs")},
+            "verdict": cell.text["verdict"] + "\ncontrol" * cell.is_control,
+            "faster < 1 < slower": interval(
+                np.log([cell.ratio, cell.low, cell.high]).tolist(), (-reach, reach), 0.0, cell.role
+            ),
+            **{name: cell.text[name] for name in FIGURES},
         }
-        rows.append(content)
+        for cell in sorted_cells.itertuples()
+    ]
 
     more = [f"Shown are {MOST_ROWS} of {len(rows)} cells."] * (len(rows) > MOST_ROWS)
     return Section(

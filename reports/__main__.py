@@ -34,7 +34,7 @@ COMMANDS = {
     "compare": (
         "verdicts.render",
         "compares runs or campaigns: ratios, intervals, verdicts",
-        "results/campaign-1a2b3c4d --plot ratios.svg",
+        "results/campaign-1a2b3c4d",
     ),
     "regress": (
         "verdicts.regress",

@@ -50,7 +50,6 @@ function pressed(chart, key) {
     const ends = [low + grow * (high - low), high - grow * (high - low)];
     zoom(chart, isLog ? ends.map(Math.exp) : ends);
   } else if (key === "Escape") zoom(chart, null);
-  else if (key === "Enter" && data.links[at]) location.href = data.links[at];
   else return false;
   return true;
 }

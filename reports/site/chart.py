@@ -18,7 +18,6 @@ from reports.tables.sentences import number, tick_text
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 24  # of a chart and its margins
 MOST_TICKS = 10
 MOST_MARKS = 120  # of a sparkline, the newest
-DAYS_WITH_HOURS = 4  # of an axis of time
 HOTTEST, DEEPEST = 0.1, 45  # a share from which heat is deepest, and its percentage of colour
 
 
@@ -119,9 +118,10 @@ class Chart:
         if self.kind == "price":
             return [(tick, number(tick)) for tick in axis.ticks()]
 
-        form = "%m-%d %H:%M" if axis.high - axis.low < DAYS_WITH_HOURS * 86400 else "%Y-%m-%d"
         seconds = np.linspace(axis.low, axis.high, 7)[1::2].tolist()
-        return [(at, datetime.fromtimestamp(at, timezone.utc).strftime(form)) for at in seconds]
+        return [
+            (at, f"{datetime.fromtimestamp(at, timezone.utc):%Y-%m-%d %H:%M}") for at in seconds
+        ]
 
 
 class Axis:

@@ -1,6 +1,5 @@
 """The page of a campaign: its comparisons, and the facts in which its variants differ."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,12 +18,10 @@ def campaign_page(folder: Path) -> Page:
     """A campaign: its comparisons, and the differences between its variants. Raises ResultError."""
     variants = read_sides([str(folder)])
     comparisons = compare(variants, list(COMPARABLE))
-    counts = Counter(word for each in comparisons for word in each.cells.verdict)
     banners = list(map(comparison_banner, comparisons))
     banner = banners[0]
     banner.facts = [
         *banner.facts,
-        f"{shared.counts_text(counts)}; of {counts.total()} cells.",
         *(f"{other.word}: {other.sentence}" for other in banners[1:]),
         *notes_of(variants),
     ]

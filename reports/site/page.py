@@ -35,8 +35,6 @@ ROLES = {
     **dict.fromkeys(("same", "steady", "complete", "n/a", "even", "fine"), "steady"),
 }
 
-# Of a picture: the light colours of page.css.
-
 # `5.23`, `3.65 us`, `+5.0% [+4.1% +5.9%]`, a cell of a heat map.
 NUMBER = re.compile(r"[-+]?\d[\d.]*%?( [\w/]+)?( \[[^]]*])?(\n|$)|<i class=.heat")
 
@@ -136,23 +134,18 @@ def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
 
 
 def draw_banner(page: Page, path: Path) -> None:
-    """The banner over the lines of the first chart, 1200 x 630 pixels: chats show that picture with
-    a link to the page. Raises ResultError."""
+    """The banner, 1200 x 630 pixels: chats show that picture with a link to the page. Raises
+    ResultError."""
     from matplotlib.figure import Figure
 
     banner, drawing = page.banner, Figure((10, 5.25), dpi=120)
-    axes = drawing.add_axes((0.05, 0.08, 0.9, 0.36))
-    axes.axis("off")
     texts = (banner.word, 32), (banner.sentence, 18), (" ".join(banner.facts[:2]), 11)
     word, sentence, facts = (figure.fold(printable(text), 8.0, size) for text, size in texts)
-    light = {role: shades[0] for role, shades in figure.ROLES.items()}
-    colour = light.get(banner.role or role_of(banner.word), light["ink"])
-    drawing.text(0.05, 0.8, word, size=32, weight="bold", color=colour)
-    drawing.text(0.05, 0.74, sentence, size=18, verticalalignment="top")
-    drawing.text(0.05, 0.46, facts, size=11, color=light["quiet"])
-    for chart in [chart for section in page.sections for chart in section.charts][:1]:
-        for line in chart.lines:
-            axes.plot(chart.x, line.points[0], color=light.get(line.role, light["bound"]))
+    colour, _ = figure.ROLES[banner.role or role_of(banner.word) or "ink"]
+    quiet, _ = figure.ROLES["quiet"]  # the light colours
+    drawing.text(0.05, 0.75, word, size=32, weight="bold", color=colour)
+    drawing.text(0.05, 0.67, sentence, size=18, verticalalignment="top")
+    drawing.text(0.05, 0.2, facts, size=11, color=quiet)
 
     try:
         drawing.savefig(path)

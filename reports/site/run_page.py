@@ -43,12 +43,7 @@ def run_page(path: Path) -> Page:
 def environment(run: Run) -> Section:
     """The facts of the machine."""
     rows: list[Row] = [
-        {
-            "name": name,
-            "value": shared.fact_text(fact),
-            "source": str(fact.get("source", "-")) if isinstance(fact, dict) else "-",
-        }
-        for name, fact in run.environment.items()
+        {"name": name, "value": shared.fact_text(fact)} for name, fact in run.environment.items()
     ]
     return Section("Environment", table="environment", rows=rows, folded=True)
 

@@ -27,7 +27,6 @@ SYMMETRIC = [name for name in MATRICES if name.startswith(("both", "ping"))]
 RATES = "push", "pull", "engine_push", "both_directions", "local_copy", "send_library"
 ONE_WAY = "push", "pull", "send_library"
 LATENCIES = "ping_pong", "ping_pong_library"
-CONTENTION = "disjoint_pairs", "host_copy_beside"
 
 
 def transfers(result: Result) -> tuple[Any, Any]:
@@ -188,21 +187,16 @@ def _slow_transfers(shown: Any) -> list[str]:
 
 
 def _contention(frame: Any) -> list[str]:
-    """The largest slowdown of pushes at once, and beside a host copy, over the slowest alone."""
+    """The largest slowdown of pushes at once over the slowest of them alone."""
     alone_us = frame[frame.algorithm == "push"].set_index(["src", "dst", "size_bytes"]).us.to_dict()
-    sentences = []
+    slowdowns = []
 
-    for algorithm in CONTENTION:
-        slowdowns = [(0.0, "")]
-        for case in frame[frame.algorithm == algorithm].itertuples():
-            slowest_us = max(alone_us.get((*pair, case.size_bytes), np.inf) for pair in case.pairs)
-            pairs = " and ".join(f"{src} to {dst}" for src, dst in case.pairs)
-            where = f"ranks {pairs}, {size_text(case.size_bytes)}"
-            slowdowns.append((case.us / slowest_us, where))
-        ratio, where = max(slowdowns)
-        if ratio:
-            sentences.append(
-                f"A push takes up to {ratio:.2f}x as long in {algorithm} as alone ({where})."
-            )
+    for case in frame[frame.algorithm == "disjoint_pairs"].itertuples():
+        slowest_us = max(alone_us.get((*pair, case.size_bytes), np.inf) for pair in case.pairs)
+        pairs = " and ".join(f"{src} to {dst}" for src, dst in case.pairs)
+        slowdowns.append((case.us / slowest_us, f"{pairs}, {size_text(case.size_bytes)}"))
 
-    return sentences
+    ratio, where = max(slowdowns, default=(0.0, ""))
+    return [
+        f"A push takes up to {ratio:.2f}x as long in disjoint_pairs as alone (ranks {where})."
+    ] * bool(ratio)

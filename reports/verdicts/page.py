@@ -1,41 +1,42 @@
 """The pages of the gate and of comparisons: the verdict, what to do next, and the forest plot,
 which is a table with a drawing in each row."""
 
-from collections import Counter
 from shlex import quote
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from reports.site.chart import interval
-from reports.site.page import Banner, Cell, Page, Row, Section
-from reports.tables.sentences import counted, machine, start_time
+from reports.site.page import Banner, Page, Row, Section
+from reports.tables.sentences import machine, start_time
 from reports.tables.show import headline_of
 from reports.verdicts import render
 from reports.verdicts.gate import INCONCLUSIVE, PASS, REGRESSION, UNUSABLE, Outcome
 from reports.verdicts.judge import Comparison
 from reports.verdicts.sides import Side
+from reports.verdicts.verdict import FASTER, SAME, SLOWER
 
 MOST_ROWS = 300  # of the forest plot
 LEAST_REACH = 0.03  # of its scale
-WORDS = {
-    PASS: "PASS",
-    REGRESSION: "REGRESSION",
-    INCONCLUSIVE: "NOT ENOUGH DATA",
-    UNUSABLE: "UNUSABLE",
-}
-# What to do next after each outcome, and the commands.
+ORDER = "worse", "unsure", "better", "steady"  # roles
+ROLES = {SLOWER: "worse", FASTER: "better", SAME: "steady"}
+FIGURES = "ratio [95 %]", "base us", "variant us", "MDE", "pairs"  # columns
+# After each outcome: its name, what to do next, and the commands.
 NEXT = {
-    PASS: ("Nothing: this can be merged.", ""),
+    PASS: ("PASS", "Nothing: this can be merged.", ""),
     REGRESSION: (
+        "REGRESSION",
         "Find out what made these cases slower; or, if that is the price of something better, "
         "make it the new baseline:",
         'python -m reports accept --baseline BASELINES --current CURRENT --reason "..."',
     ),
     INCONCLUSIVE: (
+        "NOT ENOUGH DATA",
         "Measure more pairs of launches, in turn, until such a slowdown would show:",
         "make gate BUDGET=30m",
     ),
-    UNUSABLE: ("Mend the current and measure it again:", "make gate"),
+    UNUSABLE: ("UNUSABLE", "Mend the current and measure it again:", "make gate"),
 }
 
 
@@ -43,21 +44,14 @@ def gate_page(outcome: Outcome) -> Page:
     """The verdict, what to do next, and the comparison with what explains it."""
     sentence = outcome.headline.partition(": ")[2].rpartition(" (exit status")[0]
     comparison = outcome.comparison
-    word = WORDS.get(outcome.status, "UNUSABLE")
+    word, todo, command = NEXT[outcome.status]
     sentence = sentence or outcome.headline
     banner = Banner(word, f"{sentence[:1].upper()}{sentence[1:]}.")
-    todo, command = NEXT.get(outcome.status, NEXT[UNUSABLE])
     sections = [Section("What to do next", [*outcome.findings[:-1], todo], text=command)]
 
     if comparison:
         sections[0].text = command.replace("CURRENT", quote(_typed(comparison.variant)))
-        judged = outcome.cells.outcome[comparison.is_judged]
-        counts = Counter(word or "fine" for word in judged)
-        cells = ", ".join(f"{n} {word}" for word, n in counts.items())
-        banner.facts = [
-            *facts_of(comparison),
-            f"{counted(len(judged), 'cell')}: {cells}. {headline_of(*comparison.variant.launches)}",
-        ]
+        banner.facts = [*facts_of(comparison), headline_of(*comparison.variant.launches)]
         more = explanation(comparison)
         more.sentences = [*outcome.findings[-1:], *more.sentences]
         sections += [forest(comparison, "cells-0"), more]
@@ -74,12 +68,14 @@ def comparison_banner(comparison: Comparison) -> Banner:
 
 
 def facts_of(comparison: Comparison) -> list[str]:
-    """What was compared, by how many launches, where and when."""
+    """What was compared, by how many launches, where and when, and how many cells have each
+    verdict."""
     variant = comparison.variant
     last = variant.launches[-1]
     against = f"{_named(variant)} against {_named(comparison.baseline)}"
     launches = render.head(comparison)[0].partition(": ")[2]
-    return [f"{against}: {launches}.", f"{machine(last)}, {start_time(last.run)}."]
+    place = f"{machine(last)}, {start_time(last.run)}."
+    return [f"{against}: {launches}.", place, f"{render.closing(comparison)[0]}."]
 
 
 def _typed(side: Side) -> str:
@@ -98,19 +94,27 @@ def _named(side: Side) -> str:
 
 def forest(comparison: Comparison, table: str) -> Section:
     """The cells, grouped by verdict, the largest effect first, the library's as a control last."""
-    reach = 1.2 * np.nanmax([LEAST_REACH, *np.log(comparison.cells.ratio).abs().dropna()])
-    rows = list[Row]()
-
-    for cell, text, role in render.by_effect(comparison):
-        figure = np.log([cell.ratio, cell.low, cell.high]).tolist()
-        content: dict[str, Cell] = {
+    texts = render.rows_of(comparison)
+    roles = [ROLES.get(text["verdict"], "unsure") for text in texts]
+    cells = comparison.cells.assign(
+        text=pd.Series(texts),
+        role=pd.Categorical(roles, ORDER, ordered=True),
+        effect=-comparison.cells.log_ratio.abs().fillna(0),
+        is_control=~comparison.is_judged,
+    )
+    reach = 1.2 * max(LEAST_REACH, -cells.effect.min())
+    sorted_cells: Any = cells.sort_values(["is_control", "role", "effect"], kind="stable")
+    rows: list[Row] = [
+        {
             "case": cell.title,
-            "verdict": text["verdict"] + "\ncontrol" * (not cell.is_judged),
-            "faster < 1 < slower": interval(figure, (-reach, reach), 0.0, role),
-            "ratio [95 %]": text["ratio [95 %]"],
-            **{name: text[name] for name in ("base us", "variant us", "MDE", "pairs")},
+            "verdict": cell.text["verdict"] + "\ncontrol" * cell.is_control,
+            "faster < 1 < slower": interval(
+                np.log([cell.ratio, cell.low, cell.high]).tolist(), (-reach, reach), 0.0, cell.role
+            ),
+            **{name: cell.text[name] for name in FIGURES},
         }
-        rows.append(content)
+        for cell in sorted_cells.itertuples()
+    ]
 
     more = [f"Shown are {MOST_ROWS} of {len(rows)} cells."] * (len(rows) > MOST_ROWS)
     return Section(

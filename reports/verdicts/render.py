@@ -1,6 +1,6 @@
-"""The command `compare`: the comparison of sides as text of at most 80 columns, Markdown, JSON and
-forest plot. `rows_of` has the texts of a table, `sentences` those around it; the gate and pages
-use both. Verdicts are words."""
+"""The command `compare`: the comparison of sides as text of at most 80 columns, Markdown and JSON.
+`rows_of` has the texts of a table, `sentences` those around it; the gate and pages use both.
+Verdicts are words."""
 
 import argparse
 import re
@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,30 +15,15 @@ import pandas as pd
 
 from reports.store.report_json import write_json
 from reports.store.untrusted import markdown_text
-from reports.tables.figure import figure, fold
 from reports.tables.headline import ratios_text
 from reports.tables.rows import is_noisy
-from reports.tables.sentences import (
-    MOST_STEAL_SHARE,
-    counted,
-    machine,
-    number,
-    size_text,
-    some,
-    start_time,
-    wrapped,
-)
+from reports.tables.sentences import MOST_STEAL_SHARE, counted, number, size_text, some, wrapped
 from reports.verdicts import judge
 from reports.verdicts.judge import WRONG, Comparison
 from reports.verdicts.sides import COMPARABLE, notes_of, read_sides
-from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER
+from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 
 DRAWN = 25  # letters of an interval
-MOST_DRAWN = 24  # cells of a forest plot
-FOREST_WIDTH_IN = 9
-COLUMNS_AT = 8, 124  # points to the right of the axes
-ORDER = "worse", "unsure", "better", "steady"  # roles in a forest plot
-ROLES = {SLOWER: "worse", FASTER: "better", SAME: "steady"}
 LINE = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<14} {6:>6} {7:>5}"  # without the algorithm
 
 
@@ -59,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=percent,
         help="a difference up to this is none (the campaign's, else 1)",
     )
-    option("--plot", metavar="OUT", type=Path, help="draw the ratios; .svg or .png")
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
@@ -89,15 +72,12 @@ def percent(text: str) -> float:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Prints the comparison and returns exit status 0. Raises Incomparable for sides that measured
-    different things, ResultError for a file that cannot be read or drawn."""
+    different things, ResultError for a file that cannot be read."""
     sides = read_sides(arguments.sides)
     comparisons = judge.compare(sides, arguments.allow, arguments.margin)
 
     for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
-
-    if arguments.plot:
-        plot(comparisons, arguments.plot)
 
     if not arguments.json:
         sys.stdout.write(as_text(comparisons))
@@ -332,75 +312,3 @@ def closing(comparison: Comparison) -> list[str]:
     lines = [f"{', '.join(counts)}; {of_cells}, with a margin of {comparison.margin:.1%}"]
     titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
     return lines + [f"note: {note}: {some(names)}" for note, names in titles.items()]
-
-
-def by_effect(comparison: Comparison) -> list[tuple[Any, dict[str, str], str]]:
-    """Each cell, its texts and the role of its verdict: grouped by verdict, the largest effect
-    first; the cells that are not judged are a control and last."""
-    texts = rows_of(comparison)
-    cells: Any = comparison.cells.assign(is_judged=comparison.is_judged).itertuples()
-    rows = [
-        (cell, text, ROLES.get(text["verdict"], "unsure"))
-        for cell, text in zip(cells, texts, strict=True)
-    ]
-
-    def order(row: tuple[Any, dict[str, str], str]) -> tuple[bool, int, float]:
-        cell, _, role = row
-        return not cell.is_judged, ORDER.index(role), -abs(np.nan_to_num(cell.log_ratio))
-
-    return sorted(rows, key=order)
-
-
-def plot(comparisons: Sequence[Comparison], target: Path) -> None:
-    """Draws a forest plot per comparison into an .svg or .png file. Raises ResultError
-    for a file that cannot be written."""
-    longest = min(max(len(each.cells) for each in comparisons), MOST_DRAWN)
-    last = comparisons[-1].variant.launches[-1]
-    title = "; ".join(
-        f"{each.variant.label}: {summary(each, each.resolvable_slowdown[0])}"
-        for each in comparisons
-    )
-    footer = (
-        "variant / baseline with its 95 % interval, the largest effect first; grey band: the "
-        f"margin; {machine(last)}; {start_time(last.run)}"
-    )
-    inches = FOREST_WIDTH_IN, 0.8 + 0.21 * longest
-
-    with figure(target, len(comparisons), inches, title, footer) as panels:
-        for axes, comparison in zip(panels, comparisons, strict=True):
-            _draw(axes, comparison)
-
-
-def _draw(axes: Any, comparison: Comparison) -> None:
-    """A row for each cell: its case, its interval, its ratio and its verdict in columns."""
-    rows = by_effect(comparison)
-    most = 1.2 * np.nanmax([0.03, (comparison.cells.ratio - 1).abs().max()])  # wider ones are cut
-    hidden = f", {MOST_DRAWN} of {len(rows)} cells" * (len(rows) > MOST_DRAWN)
-    rows = rows[:MOST_DRAWN]
-    margin = 1 + comparison.margin
-    axes.axvspan(1 / margin, margin, color="edge", alpha=0.5, linewidth=0)
-    axes.axvline(1, color="bound", linewidth=0.9)
-
-    for place, (cell, text, role) in enumerate(rows):
-        weight = "bold" if role in ("worse", "better") else "normal"
-        axes.plot([cell.low, cell.high], [place, place], color=role, linewidth=1.6)
-        axes.plot(cell.ratio, place, "o", color=role, markersize=5)
-        words = text["ratio [95 %]"], text["verdict"] + ", control" * (not cell.is_judged)
-        for at, word in zip(COLUMNS_AT, words, strict=True):
-            axes.annotate(
-                word,
-                (1, place),
-                (at, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                color=role,
-                weight=weight,
-                va="center",
-            )
-
-    axes.set_yticks(range(len(rows)), [cell.title for cell, *_ in rows], color="ink")
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(1 - most, 1 + most)
-    axes.set_xlabel("faster < 1 < slower")
-    title = f"{comparison.variant.label} against {comparison.baseline.label}{hidden}"
-    axes.set_title(fold(title, 0.8 * FOREST_WIDTH_IN))

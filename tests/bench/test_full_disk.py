@@ -161,7 +161,7 @@ def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
     sides = f"--baseline {campaign}/main --current {campaign}/new"
     commands = {
         "a.svg": f"show {run} --plot",
-        "b.png": f"compare {campaign} --plot",
+        "b.png": f"show {run} --plot",
         "junit.xml": f"regress {sides} --junit",
         "page.html": f"regress {sides} --html",
         "procure.html": f"procure {spec} --html",

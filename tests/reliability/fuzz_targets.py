@@ -99,7 +99,7 @@ TARGETS = targets(f"""
     flight_record   site       cut/run.f*/*  -  dashboard . -o site
     imported_run    imported   *             -  show run.jsonl
     log             logs       *             -  import LOG
-    manifest        campaigns  */*.jsonl     -  compare --plot o.svg campaign
+    manifest        campaigns  */*.jsonl     -  compare campaign
     manifest        campaigns  */*.jsonl     -  peers campaign
     manifest        campaigns  */*.jsonl     5  regress SIDES
     manifest        site       */*/c*.jsonl  -  dashboard . -o site

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
@@ -159,16 +158,6 @@ def test_an_algorithm_can_be_compared_with_another(tmp_path, compared):
     assert new_us / base_us > 1.1
     assert [row[2:6] for row in rows.values()] == [["too", "noisy", "undecided", "-"]] * 2
     assert out.startswith("16 KiB ring, 64 KiB ring undecided"), "a headline without a ratio"
-
-
-def test_the_ratios_are_drawn_and_a_bad_path_is_refused(campaign, compared, tmp_path):
-    out = tmp_path / "ratios.svg"
-    assert compared(campaign, "--plot", out)[0] == 0
-    texts = ["".join(element.itertext()) for element in ElementTree.parse(out).iter()]
-    assert any(text.startswith("SLOWER") for text in texts)
-    for bad in (tmp_path / "ratios.pdf", tmp_path / "none" / "ratios.svg"):
-        status, printed, err = compared(campaign, "--plot", bad)
-        assert (status, printed, err.count("\n"), str(bad) in err) == (2, "", 1, True)
 
 
 def damage_line(path, number, change):

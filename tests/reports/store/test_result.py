@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reports.store.result import ResultError, latest, read
+from reports.store.result import ResultError, read
 from reports.store.writing import RunFile, write_named, write_whole
 from reports.tables.export import as_csv
 from reports.tables.frame import case_rows
@@ -245,13 +245,6 @@ def test_a_runs_own_files_are_not_written_through_planted_links(tmp_path):
     assert not samples.is_symlink()
     assert samples.read_bytes() == b"samples"
     assert victim.read_text() == "kept"
-
-
-def test_a_file_with_a_strange_name_does_not_spoil_the_runs_after_it(tmp_path):
-    """Its name would get into their heads, where JSON refuses half a character."""
-    for name in (b"9\xff.jsonl", b"9\x1b[31m.jsonl"):
-        (tmp_path / os.fsdecode(name)).write_text("{}")
-    assert latest(tmp_path) == []
 
 
 def test_words_of_millions_of_letters_are_cut_and_too_many_notes_refused(tmp_path, stored):

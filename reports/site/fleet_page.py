@@ -17,7 +17,7 @@ def fleet_page(contents: Contents) -> Page:
     """The nodes of these runs. Raises ResultError without a labelled run."""
     fleet = fleet_of(contents)
     named = [*fleet.wrong, *fleet.failed]
-    named += [name for group in fleet.groups for name in _named(group)]
+    named += [node.node for group in fleet.groups for node in group.nodes if node.verdict != EQUAL]
     role = {FINE: "steady", FOUND: "worse"}.get(fleet.status, "unsure")
     word, sentence = "No node differs" if fleet.groups else "Too few nodes", headline(fleet)
     sentence = sentence[:1].upper() + sentence[1:]
@@ -28,10 +28,6 @@ def fleet_page(contents: Contents) -> Page:
     banner = Banner(word, f"{sentence}.", facts[:2], role)
     left_out = Section("Left out", fleet.left_out, folded=True)
     return Page("Fleet", banner, [_bad_runs(fleet), *map(_section, fleet.groups), left_out])
-
-
-def _named(group: Group) -> list[str]:
-    return [node.node for node in group.nodes if node.verdict != EQUAL]
 
 
 def _section(group: Group) -> Section:

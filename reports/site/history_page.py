@@ -56,7 +56,8 @@ def banner_of(history: History, machines: Machines) -> Banner:
     words = Counter(series.word for series in history.series)
     last = [*history.runs.values()][-1]
     newest = f"The newest of {counted(len(history.runs), 'run')}: {start_time(last)}."
-    counts = f"Series: {shared.counts_text(words)}."
+    counts = ", ".join(f"{word} {count}" for word, count in words.items())
+    counts = f"Series: {counts or 'none'}."
 
     if events := standing(history):
         worse = [event for event in events if event.changes[0][1].word == "worse"]

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -91,10 +91,6 @@ def status_text(run: Entry) -> str:
     wrong = run.statuses.count("wrong")
     status = "complete" if run.complete else "incomplete"
     return f"WRONG: {counted(wrong, 'case')}" if wrong else status
-
-
-def counts_text(counts: Counter[str]) -> str:
-    return ", ".join(f"{word} {count}" for word, count in counts.items()) or "none"
 
 
 def how_to_reproduce(run: Run) -> dict[str, str]:

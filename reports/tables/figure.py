@@ -123,7 +123,7 @@ def fold(text: str, width_in: float, size: float = 10) -> str:
     return textwrap.fill(text, int(width_in * 120 / size))
 
 
-def label_ends(axes: Any, *bold: str) -> None:
+def label_ends(axes: Any) -> None:
     """Writes the label of each line to the right of the axes, none over another. To be called when
     all lines are drawn."""
     from scipy.optimize import isotonic_regression
@@ -151,7 +151,6 @@ def label_ends(axes: Any, *bold: str) -> None:
             (1.04, height),
             textcoords=("axes fraction", "axes points"),
             color=line.get_color(),
-            weight="bold" if line.get_label() in bold else "normal",
             va="center",
             arrowprops={
                 "arrowstyle": "-",

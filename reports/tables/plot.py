@@ -156,4 +156,4 @@ def draw_against_size(axes: Any, lines: Sequence[Line], quantity: Quantity) -> N
 
     axes.set_title(f"{quantity.title}, {quantity.unit}")
     dress(axes, sorted({case.size_bytes for line in lines for case in line.cases}))
-    label_ends(axes, *(line.name for line in lines if line.is_named))
+    label_ends(axes)

@@ -1,7 +1,6 @@
 """The pages of the gate and of comparisons: the verdict, what to do next, and the forest plot,
 which is a table with a drawing in each row."""
 
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,6 @@ def gate_page(outcome: Outcome) -> Page:
     sections = [Section("What to do next", [*outcome.findings[:-1], todo], text=command)]
 
     if comparison:
-        sections[0].text = command.replace("CURRENT", quote(_typed(comparison.variant)))
         banner.facts = [*facts_of(comparison), headline_of(*comparison.variant.launches)]
         more = explanation(comparison)
         more.sentences = [*outcome.findings[-1:], *more.sentences]
@@ -76,11 +74,6 @@ def facts_of(comparison: Comparison) -> list[str]:
     launches = render.head(comparison)[0].partition(": ")[2]
     place = f"{machine(last)}, {start_time(last.run)}."
     return [f"{against}: {launches}.", place, f"{render.closing(comparison)[0]}."]
-
-
-def _typed(side: Side) -> str:
-    """The side as a command takes it."""
-    return f"{side.campaign.folder.name}/{side.variant}" if side.campaign else side.label
 
 
 def _named(side: Side) -> str:

@@ -296,7 +296,5 @@ def _break_even(load: Deployment, splits: dict[str, Deployment]) -> list[str]:
     return [
         f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
         f"{size_text(size)} takes {number(even_us)} us; here it takes "
-        f"{span_text(each_us, ' us')}.",
-        *["The known errors of these times reach both sides: measure before you decide."]
-        * bool(not load.times.spans and each_us[1] < even_us < each_us[2]),
+        f"{span_text(each_us, ' us')}."
     ]

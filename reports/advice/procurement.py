@@ -348,12 +348,6 @@ def _sentences(
             f"{FAMILY_P:.1%} (Bonferroni)."
         )
 
-    if any(verdict == "UNVERIFIED" for each in appraisals for verdict, _ in each.verdicts.values()):
-        lines.append(
-            "UNVERIFIED: the figure comes from a data sheet. Only five launches of an all-reduce "
-            "on that machine can PASS."
-        )
-
     lines += [
         f"{name}: {each.model}, {each.weights}, one stream with {each.context} tokens "
         "cached, split by tensor over all GPUs; the arithmetic of advise."

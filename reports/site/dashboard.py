@@ -21,7 +21,7 @@ from reports.site.page import Banner, Page, draw_banner, to_html
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.report_json import write_json
-from reports.store.result import NOT_JSON, ResultError, end_with_parent, read_once
+from reports.store.result import NOT_JSON, ResultError, end_with_parent
 from reports.store.writing import write_whole
 from reports.tables.sentences import counted
 from reports.trends.history import history_of
@@ -51,12 +51,12 @@ def dashboard(arguments: argparse.Namespace) -> int:
     results, site = arguments.results, arguments.out
     command = shlex.join(["dashboard", results.name or ".", "-o", site.name])
 
-    with read_once():
-        store = shared.find(results)
-        if not any([*store.contents.entries, *store.campaigns, *store.specs]):
-            raise ResultError(f"{results} holds nothing to show: no run, log or specification")
-        former = claim(site)
-        pages = build(store, f"python -m reports {command}")
+    store = shared.find(results)
+    if not any([*store.contents.entries, *store.campaigns, *store.specs]):
+        raise ResultError(f"{results} holds nothing to show: no run, log or specification")
+
+    former = claim(site)
+    pages = build(store, f"python -m reports {command}")
 
     # Until all pages are written, the marker lists the former ones too: a build can be killed.
     names = [page.file for page in pages]
@@ -107,7 +107,7 @@ def claim(site: Path) -> list[str]:
 
 def build(store: shared.Store, command: str) -> list[Page]:
     """Make every page, several at a time, the overview last. Adds to `store.left_out` what cannot
-    be shown. Processes share what was read before."""
+    be shown."""
     global _jobs
     jobs = _jobs = list(plan_pages(store))
     names = {"index.html": "Overview", **{file: name for file, name, _ in jobs}}

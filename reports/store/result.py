@@ -4,8 +4,8 @@ the records; `writing` writes them."""
 import ctypes
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cache, reduce
 from operator import attrgetter, or_
@@ -27,7 +27,6 @@ ENDED_EARLY = "the run ended first"
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 KEY_OF = attrgetter(*CASE_KEY)
-_results: dict[Path, Result] | None = None  # in `read_once`
 
 
 class ResultError(Exception):
@@ -49,18 +48,6 @@ def content_of(path: Path, most_bytes: int = untrusted.MOST_BYTES) -> bytes:
     return content
 
 
-@contextmanager
-def read_once() -> Iterator[None]:
-    """Makes `read` read each file once within this context, also for processes forked in it."""
-    global _results
-    _results = {}
-
-    try:
-        yield
-    finally:
-        _results = None
-
-
 def end_with_parent() -> None:
     """Initializes a pool's process, which would wait forever once its parent is killed."""
     if sys.platform == "linux":
@@ -71,9 +58,6 @@ def read(path: Path | str) -> Result:
     """The run in the file `path`, incomplete if its last line is. Raises ResultError for a file
     that is no run, is damaged earlier or has a newer schema."""
     path = Path(path)
-    if _results and path in _results:
-        return _results[path]
-
     lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, End), SCHEMA)
     [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
     result = Result(
@@ -102,9 +86,6 @@ def read(path: Path | str) -> Result:
         result.cases = build_cases(run, result.blocks, result.link_blocks, reason=ENDED_EARLY)
     elif [(case.case, KEY_OF(case)) for case in cases] != list(enumerate(map(KEY_OF, run.cases))):
         raise ResultError(f"{path}: its cases differ from the planned ones")
-
-    if _results is not None:
-        _results[path] = result
 
     return result
 

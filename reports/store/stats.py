@@ -16,7 +16,6 @@ RHOS = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95])
 STATE_RATIO = 1.5
 KERNEL_BINS = 8  # the width of the kernel that finds the states of the link
 BIN = np.log(STATE_RATIO) / 3 / KERNEL_BINS  # of a logarithm
-MOST_BIN = 30_000
 MOST_HALF = float(np.log(1e6))  # of an interval of logarithms: a wider one tells nothing
 
 
@@ -161,8 +160,7 @@ def ar1(noise: NDArray[Any], rho: ArrayLike) -> NDArray[Any]:
 
 def link_bins(log_rtt: ArrayLike) -> NDArray[np.int64]:
     """The bin of each logarithm of a flag round trip, (n,): a multiple of BIN."""
-    bins = np.rint(np.asarray(log_rtt, dtype=float) / BIN)
-    return np.asarray(np.clip(bins, -MOST_BIN, MOST_BIN), dtype=np.int64)
+    return np.asarray(np.rint(np.asarray(log_rtt) / BIN), dtype=np.int64)
 
 
 def link_valleys(bins: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

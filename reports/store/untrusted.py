@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MOST_BYTES = 200_000_000  # a run stays below 50 MB, a log with NCCL's debug output below 100 MB
 MOST_LETTERS = 4000  # of a string in JSON; to lay out millions takes minutes
@@ -16,30 +16,18 @@ UNPRINTABLE = re.compile(
 )
 
 
-def open_file(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> BinaryIO:
-    """Opens a regular file for reading. Raises OSError if this fails, or if the path is something
-    else, a file that is too large, or, unless `follow`, a link."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    file = open(os.open(path, flags), "rb")  # noqa: SIM115 - the caller closes it
-    status = os.fstat(file.fileno())
-    is_regular = stat.S_ISREG(status.st_mode)
-
-    if is_regular and status.st_size <= most_bytes:
-        return file
-
-    file.close()
-    problem = (
-        f"its {status.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB "
-        "that are read"
-        if is_regular
-        else "it is not an ordinary file"
-    )
-    raise OSError(0, problem, str(path))
-
-
 def read_bytes(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> bytes:
-    """The content of a regular file; raises OSError as `open_file` does."""
-    with open_file(path, follow, most_bytes) as file:
+    """The content of a regular file. Raises OSError if it cannot be read, or if the path is
+    something else, a file that is too large, or, unless `follow`, a link."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    with open(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "it is not an ordinary file", str(path))
+        if status.st_size > most_bytes:
+            size, most = (f"{n / 1e6:.0f} MB" for n in (status.st_size, most_bytes))
+            raise OSError(0, f"its {size} are more than the {most} that are read", str(path))
+
         return file.read()
 
 

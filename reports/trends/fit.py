@@ -5,7 +5,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,21 +14,19 @@ from reports.store.folder import in_order
 from reports.store.observations import alike_of, costs_of, entry_of
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
-from reports.store.schema import Result, Run
+from reports.store.schema import Result
 from reports.tables.headline import lines_text
 from reports.tables.sentences import interval_text, lay_out, plain_table, spoken, tick_text, wrapped
 from reports.trends.alpha_beta import MIN_SIZES, Estimate, Fit, Regime, regimes_of
 from reports.verdicts.judge import Incomparable
 from reports.verdicts.sides import notes_of, side_of
-from reports.verdicts.verdict import MIN_PAIRS, Floats, Integers
+from reports.verdicts.verdict import MIN_PAIRS
 
 
 def fits_of(results: Sequence[Result]) -> list[Fit]:
     """A fit for each case, over its sizes, and each state of the link, from the launches that
     count. Raises Incomparable for launches of different things."""
     entries = [entry for entry in in_order(map(entry_of, results)) if not entry.left_out]
-    runs = [entry.run for entry in entries]
-
     kinds = {(alike_of(entry), entry.run.software_id): entry.run.run_id for entry in entries}
     if len(kinds) > 1:
         first, second, *_ = kinds.values()
@@ -56,36 +53,27 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
         has_size = has_time.sum(axis=0) > is_there.sum() / 2
         is_whole = is_there & has_time[:, has_size].all(axis=1)
         if has_size.sum() >= MIN_SIZES and is_whole.any():
-            whole = [runs[row] for row in np.flatnonzero(is_whole).tolist()]
-            times_us = times_us[np.ix_(is_whole, has_size)]
-            rtt_ns = costs.rtt_ns[state] if costs.rtt_ns else None
-            fits.append(_fit(whole, dict(case), rtt_ns, sizes[has_size], times_us))
+            whole = [entries[row].run for row in np.flatnonzero(is_whole).tolist()]
+            times_us, sizes = times_us[np.ix_(is_whole, has_size)], sizes[has_size]
+            run, fields = whole[0], dict(case)
+            shape = fields.pop("shape")
+            fits.append(
+                Fit(
+                    **fields,
+                    shape=msgspec.json.decode(shape) if shape else None,
+                    run_ids=[run.run_id for run in whole],
+                    machine_id=run.machine_id,
+                    software_id=run.software_id,
+                    world_size=run.world["size"],
+                    hosts=run.world.get("hosts", 1),
+                    link_rtt_ns=costs.rtt_ns[state] if costs.rtt_ns else None,
+                    sizes_bytes=sizes.tolist(),
+                    times_us=times_us.tolist(),
+                    regimes=regimes_of(sizes, times_us),
+                )
+            )
 
     return fits
-
-
-def _fit(
-    runs: Sequence[Run],
-    case: dict[str, Any],
-    link_rtt_ns: float | None,
-    sizes: Integers,
-    times_us: Floats,
-) -> Fit:
-    """The fit of one case from its times, (runs, sizes)."""
-    run, shape = runs[0], case.pop("shape")
-    return Fit(
-        **case,
-        shape=msgspec.json.decode(shape) if shape else None,
-        run_ids=[run.run_id for run in runs],
-        machine_id=run.machine_id,
-        software_id=run.software_id,
-        world_size=run.world["size"],
-        hosts=run.world.get("hosts", 1),
-        link_rtt_ns=link_rtt_ns,
-        sizes_bytes=sizes.tolist(),
-        times_us=times_us.tolist(),
-        regimes=regimes_of(sizes, times_us),
-    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

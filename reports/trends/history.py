@@ -137,7 +137,7 @@ def recorded_facts(entry: Entry) -> dict[str, str]:
     run = entry.run
     facts = {"software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv)}
 
-    for name, fact in entry.run.environment.items():
+    for name, fact in run.environment.items():
         facts[name] = str(fact.get("value") if isinstance(fact, dict) else fact)
 
     return facts

@@ -177,8 +177,9 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
     factor = facts.case_bus_factor(case, run.world["size"])
     case.bus_bw_gb_s = case.alg_bw_gb_s * factor if factor else None
-    # The machine's parts are measured without background load.
-    terms = None if facts.beside(case.shape) else _bound_terms(case, run, links)
+    # The machine's parts are measured without background load, which older runs may have.
+    has_load = "beside" in (case.shape or {})
+    terms = None if has_load else _bound_terms(case, run, links)
 
     if terms is None:
         return

@@ -223,11 +223,6 @@ def late_us(shape: Any) -> float:
     return float((shape or {}).get("arrival_skew_us", 0))
 
 
-def beside(shape: Any) -> str | None:
-    """The background load that ran beside a case deliberately."""
-    return (shape or {}).get("beside")
-
-
 def bus_factor(collective: str, world_size: int) -> float:
     """busbw / algbw; 0 for one rank, an unknown number of them, and other work than moving data."""
     known = world_size > 1 and collective in BUS_FACTORS

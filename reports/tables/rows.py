@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from reports.store.case import (
     LinkStates,
     RoundCosts,
-    beside,
     costs_in,
     find_states,
     is_peer,
@@ -129,13 +128,13 @@ def view_of(case: Case) -> View:
 
 
 def views(result: Result) -> list[View]:
-    """The views of a run: isolated before chained, then late ranks, then those beside a matmul.
-    Unsupported cases have a view only if nothing else ran."""
+    """The views of a run: isolated before chained, then late ranks. Unsupported cases have a view
+    only if nothing else ran."""
     cases = [case for case in result.cases if case.status != "unsupported"] or result.cases
     distinct = {repr(view_of(case)): view_of(case) for case in cases}
     return sorted(
         distinct.values() or [("isolated", None)],  # another harness may have been cut off early
-        key=lambda view: (beside(view[1]) is not None, view[0] != "isolated", late_us(view[1])),
+        key=lambda view: (view[0] != "isolated", late_us(view[1])),
     )
 
 

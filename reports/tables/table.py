@@ -8,11 +8,10 @@ from functools import partial
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.case import beside, find_states, is_peer, late_us
+from reports.store.case import find_states, is_peer, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences
 from reports.tables.conclusions import against_library, marks
-from reports.tables.footprint import caption, footprint
 from reports.tables.headline import headline, points
 from reports.tables.long import long_tables
 from reports.tables.rows import (
@@ -49,9 +48,6 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     for type_name, cases in by_type(result).items():
         part = replace(result, cases=cases)
         for view in views(part):
-            if beside(view[1]) and view != first:
-                tables.append((caption(result, view), footprint(result, view, states)))
-                continue
             rows = default_rows(part, view, states)
             words = [type_name] * (cases[0] is not result.cases[0])
             words += _title(result, view, rows)

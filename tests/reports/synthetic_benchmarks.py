@@ -7,7 +7,7 @@ import shutil
 
 from reports.store.case import COMPUTE
 from tests.bench.synthetic_link import made_up
-from tests.reports.synthetic_run import rewrite, rewrite_cases, rewrite_head, write_run
+from tests.reports.synthetic_run import rewrite_cases, rewrite_head, write_run
 from tests.reports.synthetic_together import FUSED, LAYER, MPI, STEP, THEN, Made, always
 
 COLUMNS = {name: value for name, value in LAYER.items() if name != "inner"} | {"columns": 256}
@@ -49,11 +49,6 @@ def late(case):
     return {} if is_small(case) else {"shape": {"arrival_skew_us": 50.0}}
 
 
-def beside(case):
-    """The larger size becomes the smaller one beside a matmul."""
-    return {"size_bytes": 16384, "shape": None if is_small(case) else {"beside": "gemm"}}
-
-
 def quantised(case):
     return {"snr_db": {"normal": 30.5, "heavy tails": 21.0}} if case["algorithm"] == "ring" else {}
 
@@ -83,7 +78,6 @@ SWEEPS = {
     "allgather": ("allgather", SMALL, lambda case: GATHERED),
     "sendrecv": ("sendrecv", TWO, sent),
     "alltoall": ("alltoall", TWO, routed),
-    "footprint": ("footprint", TWO, beside),
 }
 FORMS = {COMPUTE: 10.0, FUSED: 11.0, MPI: 16.0, THEN: 15.0}
 SPLITS = {COMPUTE: 10e3, "tensor_parallel": 14e3, "pipeline_parallel": 20e3}
@@ -110,9 +104,6 @@ def write_benchmark(folder, name):
     else:
         path = made_up(folder, 4, lambda *_: 5.0, blocks=6).path
         rewrite_cases(path, lambda case: case.update(paired(case)))
-    if name == "footprint":
-        speed = {"matmul_gflop_s": 90.0, "matmul_alone_gflop_s": 100.0}
-        rewrite(path, lambda line: line.update(speed if line["kind"] == "block" else {}))
     for made_path in (path, path.with_suffix(".samples")):
         if made_path.exists():
             made_path.rename(folder / f"run{made_path.suffix}")

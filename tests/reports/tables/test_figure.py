@@ -72,9 +72,8 @@ def long_named(path):
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["allreduce", "footprint"])
-def test_no_picture_of_a_run_cuts_a_name(tmp_path, drawings, name):
-    write_benchmark(tmp_path, name)
+def test_no_picture_of_a_run_cuts_a_name(tmp_path, drawings):
+    write_benchmark(tmp_path, "allreduce")
     run = long_named(tmp_path / "run.jsonl")
     assert main(["show", run, "--plot", str(tmp_path / "a.svg")]) == 0
     (picture,) = drawings

@@ -15,7 +15,6 @@ from reports.store.stats import autocorrelation, median_interval
 
 Samples = dict[int, NDArray[np.floating[Any]]]
 OF_ITERATIONS = ("time_us", "consume_us", "total_us", "arrival_skew_us")
-OF_BLOCKS = ("chain_only_us", "matmul_gflop_s", "matmul_alone_gflop_s")
 
 
 def build_cases(
@@ -115,13 +114,13 @@ def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) 
     iterations = np.empty((0, 4)) if samples is None else _iterations(blocks, samples)
     n = sum(block.n for block in blocks)
 
-    for name in (*OF_ITERATIONS, *OF_BLOCKS):
+    for name in (*OF_ITERATIONS, "chain_only_us"):
         medians = [getattr(block, "cost_us" if name == "total_us" else name) for block in blocks]
         medians = [value for value in medians if value is not None]
         if not medians:
             continue
         summary = figures[name] = _summary(medians, rho)
-        if name in OF_BLOCKS:
+        if name == "chain_only_us":
             continue
         summary.n = n
         values = iterations[:, OF_ITERATIONS.index(name)]

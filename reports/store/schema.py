@@ -140,8 +140,6 @@ class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
     first_wrong: FirstWrong | None = None
     chosen: str | None = None
     gpus: list[dict[str, Any]] | None = None
-    matmul_gflop_s: Bounded | None = None  # of a matmul beside the case, as the mean over ranks
-    matmul_alone_gflop_s: Bounded | None = None  # beside an idle wait of the same length
 
     @property
     def cost_us(self) -> float:
@@ -225,13 +223,6 @@ class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
     ] = None
     exposed_us: Annotated[
         Summary | None, Shown("exposed us", "additional time of communication beside compute")
-    ] = None
-    matmul_gflop_s: Annotated[
-        Summary | None,
-        Shown("matmul GFLOP/s", "speed of a matmul beside the case, mean of ranks"),
-    ] = None
-    matmul_alone_gflop_s: Annotated[
-        Summary | None, Shown("alone GFLOP/s", "speed of that matmul beside an idle wait")
     ] = None
     link_rtt_ns: Annotated[
         Range | None, Shown("rtt ns", "round trip of a flag before and after the blocks")

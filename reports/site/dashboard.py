@@ -17,7 +17,7 @@ from reports.advice.procurement import evaluate, procure_page
 from reports.site import fleet_page, overview, shared
 from reports.site.compare_page import campaign_page
 from reports.site.history_page import KEY, history_page, leading, part_of, standing
-from reports.site.page import Banner, Page, draw_banner, to_html
+from reports.site.page import Banner, Page, banner_png, to_html
 from reports.site.run_page import run_page
 from reports.store import untrusted
 from reports.store.report_json import write_json
@@ -66,7 +66,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     for page in pages:
         write_whole(site / page.file, page.html.encode(errors="replace"))
 
-    draw_banner(pages[-1], site / overview.PICTURE)
+    write_whole(site / overview.PICTURE, banner_png(pages[-1]))
     for name in {*former} - files:
         (site / name).unlink(missing_ok=True)
 

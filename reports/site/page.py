@@ -4,6 +4,7 @@ every value and replaces control characters."""
 
 import base64
 import hashlib
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ import jinja2
 from markupsafe import Markup, escape
 
 from reports.site.chart import Chart
-from reports.store.result import ResultError
 from reports.store.untrusted import printable
 from reports.tables import figure
 
@@ -133,9 +133,8 @@ def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     )
 
 
-def draw_banner(page: Page, path: Path) -> None:
-    """The banner, 1200 x 630 pixels: chats show that picture with a link to the page. Raises
-    ResultError."""
+def banner_png(page: Page) -> bytes:
+    """The banner, 1200 x 630 pixels: chats show that picture with a link to the page."""
     from matplotlib.figure import Figure
 
     banner, drawing = page.banner, Figure((10, 5.25), dpi=120)
@@ -147,10 +146,9 @@ def draw_banner(page: Page, path: Path) -> None:
     drawing.text(0.05, 0.67, sentence, size=18, verticalalignment="top")
     drawing.text(0.05, 0.2, facts, size=11, color=quiet)
 
-    try:
-        drawing.savefig(path)
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+    content = io.BytesIO()
+    drawing.savefig(content, format="png")
+    return content.getvalue()
 
 
 def _content(*names: str) -> Markup:

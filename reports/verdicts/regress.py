@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from reports.site.page import draw_banner, to_html
+from reports.site.page import banner_png, to_html
 from reports.store.report_json import write_json
 from reports.store.result import ResultError
 from reports.store.untrusted import markdown_text
@@ -181,7 +181,7 @@ def write_page(outcome: Outcome, path: Path) -> None:
     page = gate_page(outcome)
     if path.suffix == ".html":
         page.picture = f"{path.name}.png"
-        draw_banner(page, path.with_name(page.picture))
+        write_named(path.with_name(page.picture), banner_png(page))
 
     write_named(path, to_html(page).encode())
 

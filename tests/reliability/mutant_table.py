@@ -282,11 +282,5 @@ ELSEWHERE = {
     "junit-counts-tests-as-failures": Mutant(
         "reports/verdicts/regress.py", '"failures": "failure"', '"failures": "testcase"', (REGRESS,)
     ),
-    "inconclusive-passes": Mutant(
-        "reports/verdicts/gate.py",
-        "if passes_open and",
-        "if not passes_open and",
-        (REGRESS,),
-    ),
 }
 MUTANTS: dict[str, Mutant] = KERNELS | HARNESS | STATISTICS | PARSERS | ELSEWHERE

@@ -334,9 +334,15 @@ def test_a_run_that_ends_while_compiling_leaves_no_files(out, tmp_path, number):
     assert {path.suffix for path in cache.iterdir()} <= {"", ".part"}
 
 
-@pytest.mark.parametrize("after_s", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
 def test_an_interrupt_before_the_first_block_prints_no_traceback(out, after_s):
+    """Python itself, which takes 0.02 s to begin, would print one."""
+
+    def has_begun(pid):
+        return sum(psutil.Process(pid).cpu_times()[:2]) > 0.05
+
     run = Launch(out)
+    wait_for(lambda: len(run.ranks()) == 2 and all(map(has_begun, run.ranks().values())))
     time.sleep(after_s)
     run.signal(run.process.pid, signal.SIGINT)
     done = run.end()

@@ -90,4 +90,5 @@ def test_no_line_is_written_inside_timed_work(tmp_path):
 
 
 def test_the_campaign_silences_its_launches():
-    assert Variant("base", [], []).environment(None)["WIRETAX_QUIET"] == "1"
+    launcher = ["python", "-m", "bench.allreduce"]
+    assert Variant("base", launcher, []).environment(None)["WIRETAX_QUIET"] == "1"

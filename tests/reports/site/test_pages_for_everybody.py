@@ -49,13 +49,13 @@ N_RUNS = 10_000
 def axe(request):
     """The source of axe-core, which npm fetches once."""
     if not shutil.which("npm"):
-        pytest.skip("system tool absent: npm")
+        pytest.skip("axe-core is fetched by npm, which is not here")
     folder = request.config.cache.mkdir("axe-core")
     archive = folder / f"{AXE.replace('@', '-')}.tgz"
     if not archive.exists():
         command = ["npm", "pack", "--silent", "--pack-destination", str(folder), AXE]
         if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("system tool absent: npm with a network")
+            pytest.skip("npm cannot fetch axe-core")
     with tarfile.open(archive) as package:
         file = package.extractfile("package/axe.min.js")
         assert file

@@ -67,7 +67,8 @@ class Build:
 def cpu_builds(varies: Sequence[str], size_bytes: int) -> Iterator[Build]:
     """The builds that ever beat all others by 3 % at a size, on two processors
     (docs/experiments/performance.md)."""
-    stores = STORES if "stores" in varies and size_bytes >= 1 << 20 else STORES[:1]
+    most = 4 if size_bytes >= 1 << 20 else 2 if size_bytes >= 64 << 10 else 1
+    stores = STORES[:most] if "stores" in varies else STORES[:1]
     is_cut = "chunks" in varies and size_bytes >= 512 << 10
     for chunk_bytes in (None, 128 << 10) if is_cut else (None,):
         for slab, receive in stores:

@@ -67,6 +67,7 @@ def facts_of(world: World, case: Case, round_trip_ns: float) -> dict[str, Any]:
     if world.device.is_cpu:
         facts |= {
             "round_trip_ns": round_trip_ns,
+            "l1_bytes": world.device.l1_bytes,
             "l2_bytes": world.device.l2_bytes,
             "oversubscribed": world.oversubscribed,
         }

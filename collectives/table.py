@@ -32,7 +32,8 @@ FACTS: dict[str, Any] = {
     "in_place": bool,
     "way": str,
     "round_trip_ns": Range,  # of a flag between two CPU cores
-    "l2_bytes": float | Range,  # of a CPU core
+    "l1_bytes": float | Range,  # of a CPU core, for data
+    "l2_bytes": float | Range,
     "oversubscribed": bool,  # whether ranks outnumber cores and take turns
 }
 MOST_EXTRAPOLATION = 8  # from a row's sizes to a case's

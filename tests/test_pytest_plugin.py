@@ -4,6 +4,7 @@ prints and stores."""
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -185,7 +186,7 @@ def test_another_harness_is_a_test_too(tmp_path):
     (tmp_path / "mine.py").write_text(
         f"import json, time\nprint(json.dumps({line} | {{'time_us': 5 + time.time() % 1}}))\n"
     )
-    command = f"{sys.executable} mine.py"
+    command = f"{shlex.quote(sys.executable)} mine.py"
     done = run_pytest(tmp_path, "--wiretax", command, "--wiretax-launches=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "allreduce[64 KiB program]" in done.stdout

@@ -22,8 +22,8 @@ from reports.store.schema import Result
 from reports.tables.tune import heats_of
 
 NEAR_BEST = 1.04  # builds up to this ratio to the best are as good: rows then share one
-LEAST_ROUNDS = 6  # of the build with most, for a cell to count
-LEAST_SHARE = 0.4  # of the rounds of the build with most, for a build to count
+LEAST_ROUNDS = 6  # of a build, for it to count
+LEAST_SHARE = 0.4  # of the rounds of the build with most, in the runs that tried it
 Group = tuple[str, frozenset[tuple[str, Any]]]  # a collective, and facts
 Measured = Mapping[str, tuple[float, int]]  # by build: us, and rounds
 
@@ -77,11 +77,11 @@ def ratios_of(runs: Sequence[Measured]) -> dict[str, float]:
     for measured in runs:
         rounds.update({name: n for name, (_, n) in measured.items()})
     shared = max(rounds, key=lambda name: (sum(name in each for each in runs), rounds[name]))
-    least_rounds = max(LEAST_ROUNDS, LEAST_SHARE * max(rounds.values()))
     ratios: dict[str, float] = {}
     for name, total in rounds.items():
         both = [each for each in runs if name in each and shared in each]
-        if both and total >= least_rounds:
+        most = sum(max(n for _, n in each.values()) for each in runs if name in each)
+        if both and total >= max(LEAST_ROUNDS, LEAST_SHARE * most):
             of_runs = [each[name][0] / each[shared][0] for each in both]
             ratios[name] = float(np.median(np.repeat(of_runs, [each[name][1] for each in both])))
     best = min(ratios.values(), default=1.0)
@@ -111,8 +111,9 @@ def facts_of(result: Result) -> dict[str, Any]:
     facts = {"device": device, "ranks": world["size"], "memory": memory}
     if result.run.clock_shared:
         caches = str(result.run.environment.get("cpu.caches", {}).get("value"))
-        if l2 := re.search(r"L2 (\d+)K", caches):
-            facts["l2_bytes"] = int(l2[1]) << 10
+        for name, found in (("l1_bytes", r"L1d (\d+)K"), ("l2_bytes", r"L2 (\d+)K")):
+            if cache := re.search(found, caches):
+                facts[name] = int(cache[1]) << 10
         cores = {cpu for rank in world["ranks"] for cpu in rank["cpus"]}
         facts["oversubscribed"] = len(cores) < world["size"]
     return facts

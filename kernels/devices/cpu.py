@@ -119,8 +119,8 @@ def cpu_model() -> tuple[str, str]:
 
 
 def cache_bytes(index: int) -> int:
-    """What a core's second-level cache (2) or third-level cache (3) holds; 0 without one, or if the
-    system does not say."""
+    """What a core's data cache (0), second-level (2) or third-level cache (3) holds; 0 without one,
+    or if the system does not say."""
     with contextlib.suppress(OSError, ValueError):
         size = Path(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").read_text()
         return int(size.rstrip("K\n")) << 10
@@ -174,7 +174,7 @@ class CpuDevice(Device):
         source = Path(__file__).with_name("loop_cpu.cpp")
         structures = NativeAction, NativeBlock, LibraryCall
         self.loop = CpuModule(compile_kernel(source, {}, structures))
-        self.l2_bytes = cache_bytes(2)
+        self.l1_bytes, self.l2_bytes = cache_bytes(0), cache_bytes(2)
         self.last_level_bytes = self.l2_bytes + cache_bytes(3)  # where L3 holds what L2 evicts
 
     def compile(self, stem: str, macros: Macros, structures: Structures = ()) -> CpuModule:

@@ -314,7 +314,8 @@ class Device(Protocol):
     sharers: int = 1  # ranks on it
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
     most_chunk_bytes: int  # the largest useful chunk of a message
-    l2_bytes: int = 0  # a CPU core's own cache; 0 if nobody knows
+    l1_bytes: int = 0  # a CPU core's first data cache; 0 if nobody knows
+    l2_bytes: int = 0  # and its second
     last_level_bytes: int = 0  # the last cache before memory; 0 if nobody knows
     facts: dict[str, Any]  # for readers of results
     xp: Any  # the array module of its memory, numpy or cupy

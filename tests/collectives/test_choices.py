@@ -40,7 +40,7 @@ def test_a_build_over_slabs_has_only_a_registered_variant_and_moves_what_the_cop
 def world(ranks: int = 2, is_cpu: bool = True, rows: Sequence[Row] = (), **facts: Any) -> Any:
     """Ranks of one host that map each other's memory."""
     return SimpleNamespace(
-        device=SimpleNamespace(is_cpu=is_cpu, l2_bytes=1 << 20),
+        device=SimpleNamespace(is_cpu=is_cpu, l1_bytes=32 << 10, l2_bytes=1 << 20),
         communicator=SimpleNamespace(size=ranks, hosts=1),
         **{"peers": None, "node": None, "rows": rows, "other_memory": (), "memory": "mapped"},
         oversubscribed=False,

@@ -141,7 +141,8 @@ def test_the_gate_answers_with_a_status_and_files(tmp_path, program, refused, ca
     assert "SLOWER" in (folder / "summary.md").read_text()
     assert {path.name for path in folder.iterdir()} >= {"junit.xml", "index.html", "base", "head"}
     capsys.readouterr()
-    short = [*commands, "--out", str(tmp_path / "short"), "--budget", "1s", "--ranks", "2"]
+    slow = f"sh -c 'sleep 0.3; echo $0' '{TIMED}'"
+    short = ["--base", slow, "--head", slow, "--out", str(tmp_path / "short"), "--budget", "1s"]
     status, message = refused(gate, *short, "--quiet")
     assert (status, message.startswith("--budget: 6 pairs of ")) == (2, True)
     assert not (tmp_path / "short" / "status").exists()
